@@ -1,0 +1,43 @@
+"""The hygiene of captions: as little as possible, so that the audited model sees what its corpus says."""
+
+import unicodedata
+
+from corpora.errors import CaptionError
+from corpora.records import DEFAULT_LIMITS, Limits, Reason, is_storable
+
+# Control, format (zero-width and direction marks) and separators: nothing that a reader sees.
+_INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
+
+
+def clean_caption(raw: str, limits: Limits = DEFAULT_LIMITS) -> str:
+    """Bring a caption into NFC and strip outer white space; all else stays as it is.
+
+    Inner line breaks, runs of blanks and control characters are kept on purpose: a tokenizer may or may not
+    fold them, and that is the model's business, not the reader's.
+
+    Raises:
+        CaptionError: nothing visible (empty_caption), lone surrogates or NUL (caption_encoding), or more than
+            `limits.max_caption_chars` characters (caption_too_long).
+    """
+    text = raw.strip()
+    # Before NFC, whose cost grows with the square of a run of combining marks.
+    if len(text) > limits.max_caption_chars:
+        raise CaptionError(
+            Reason.CAPTION_TOO_LONG,
+            f"The caption has {len(text)} characters, expected at most {limits.max_caption_chars}: "
+            "shorten it, or raise the limit if the model really reads that much.",
+        )
+    if not is_storable(text):
+        raise CaptionError(
+            Reason.CAPTION_ENCODING,
+            "The caption holds NUL or bytes that are not UTF-8, expected Unicode text: "
+            "export the metadata again as UTF-8.",
+        )
+    text = unicodedata.normalize("NFC", text)
+    if all(unicodedata.category(character) in _INVISIBLE for character in text):
+        raise CaptionError(
+            Reason.EMPTY_CAPTION,
+            "The caption is empty or holds only invisible characters, expected text: "
+            "fill it in or drop the row.",
+        )
+    return text

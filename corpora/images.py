@@ -1,0 +1,252 @@
+"""The hygiene of images: from a file nobody vouches for to RGB pixels, or to an `ImageError`."""
+
+import hashlib
+import io
+import os
+import re
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import PIL.ImageFile
+from PIL import Image, UnidentifiedImageError
+
+from corpora.errors import ImageError
+from corpora.records import DEFAULT_LIMITS, Limits, Reason
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+
+# 8 bits a channel; of 16-bit colour Pillow keeps the high bytes. One wider channel (I, I;16, F: CT, depth,
+# microscopy) would be clipped or rescaled by convert("RGB") into something that nobody has looked at.
+_MODES = frozenset(
+    {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+)
+
+# libjpeg-turbo's own advice against few bytes that ask for hours of progressive scans; real files have ten.
+_MAX_JPEG_SCANS = 500
+
+_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+# (offset, bytes, name): tells a damaged image from what never was one. BMP's "BM" is too short to tell.
+_SUPPORTED_SIGNATURES = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (8, b"WEBP", "WEBP"),
+    (0, b"II*\x00", "TIFF"),
+    (0, b"MM\x00*", "TIFF"),
+    (0, b"GIF8", "GIF"),
+)
+_OTHER_SIGNATURES = (
+    (128, b"DICM", "DICOM"),
+    (4, b"ftyp", "HEIF or AVIF"),
+    (4, b"jP  ", "JPEG 2000"),
+    (0, b"\xffO\xffQ", "JPEG 2000"),
+    (4, b"JXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"\x00\x00\x01\x00", "icon"),
+    (0, b"%PDF", "PDF"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"<svg", "SVG"),
+    (0, b"<?xml", "SVG or other XML"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"P5", "PGM"),
+    (0, b"P6", "PPM"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image file read once: the sha256 of its bytes and, from the same bytes, the RGB pixels."""
+
+    sha256: str
+    width: int
+    height: int
+    pixels: Image.Image
+
+
+def read_image(path: Path, limits: Limits = DEFAULT_LIMITS) -> ImageFile:
+    """Read, hash and fully decode an image file. Whether the path may be followed is for the caller to know.
+
+    Raises:
+        ImageError: the file is missing, not a regular file (it is then not opened), unreadable, empty or too
+            large, or `decode` refuses it.
+        RuntimeError: see `decode`.
+    """
+    data = _read_bytes(path, limits)
+    pixels = decode(data, limits)
+    return ImageFile(hashlib.sha256(data).hexdigest(), pixels.width, pixels.height, pixels)
+
+
+def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
+    """Decode the first frame to RGB, fully loaded, as `Image.open(...).convert("RGB")` gives it.
+
+    That is what the preprocessing of CLIP-like models does, so palettes, alpha, CMYK and 1-bit images are
+    converted in the same way, and EXIF orientation is deliberately not applied: the audit must look at the
+    pixels that the model sees. (Pillow itself turns TIFF files while it loads them, for the model and here.)
+    Damage that leaves the pixels alone, such as a broken EXIF block, passes for the same reason. A file cut
+    short is refused; only a JPEG that was cut and then closed with an end marker is whole to libjpeg.
+
+    Raises:
+        ImageError: with the reason; nothing that the bytes can do raises anything else.
+        RuntimeError: `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is on: truncated images would pass, padded grey.
+    """
+    if PIL.ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise RuntimeError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, expected off: Pillow would pad truncated images with "
+            "grey and the audit would take them for whole. Find the code that switches it on, switch it off."
+        )
+    if not data:
+        raise ImageError(
+            Reason.EMPTY_FILE, "The image file has 0 bytes, expected an image: restore or drop it."
+        )
+    _check_bytes(len(data), limits)
+    if data.startswith(b"\xff\xd8") and (scans := data.count(b"\xff\xda")) > _MAX_JPEG_SCANS:
+        raise ImageError(
+            Reason.TOO_MANY_SCANS,
+            f"The JPEG has {scans} scans, expected at most {_MAX_JPEG_SCANS}: it costs far more time than "
+            "its size says; save it again as a baseline JPEG.",
+        )
+    _hush_decoder()
+    with _open(data) as image:
+        # The header only: no pixel has been decoded so far.
+        _check_shape(image.size, limits)
+        if image.mode not in _MODES:
+            raise ImageError(
+                Reason.UNSUPPORTED_PIXELS,
+                f"The {image.format} has pixels of mode {image.mode!r}, expected 8 bits a channel: choose "
+                "the intensity window yourself and save it as 8 bits, conversion here would clip it.",
+            )
+        return _load(image, data)
+
+
+def _open(data: bytes) -> PIL.ImageFile.ImageFile:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            Reason.TOO_MANY_PIXELS,
+            f"The header announces more pixels than Pillow ever opens ({error}): scale the image down.",
+        ) from error
+    except UnidentifiedImageError as error:
+        if name := _named(data, _OTHER_SIGNATURES):
+            raise ImageError(
+                Reason.UNSUPPORTED_FORMAT,
+                f"The file is {name}, expected one of {', '.join(FORMATS)}: convert it.",
+            ) from error
+        if name := _named(data, _SUPPORTED_SIGNATURES):
+            raise ImageError(
+                Reason.CORRUPT_IMAGE,
+                f"The file starts like {name} but its header cannot be read: restore it from its source.",
+            ) from error
+        raise ImageError(
+            Reason.NOT_AN_IMAGE,
+            f"The file starts with {data[:8]!r}, expected one of {', '.join(FORMATS)}: replace it.",
+        ) from error
+    except Exception as error:  # the plugins raise whatever hostile bytes lead them to
+        raise _damage(error, data) from error
+
+
+def _load(image: PIL.ImageFile.ImageFile, data: bytes) -> Image.Image:
+    try:
+        image.load()
+        return image.convert("RGB")
+    except Exception as error:  # as in _open
+        raise _damage(error, data) from error
+
+
+def _damage(error: Exception, data: bytes) -> ImageError:
+    said = ascii(f"{type(error).__name__}: {error}"[:200])
+    # WebP says its length at the start; its decoder only says no.
+    cut = data.startswith(b"RIFF") and len(data) < int.from_bytes(data[4:8], "little") + 8
+    if isinstance(error, (MemoryError, Image.DecompressionBombError)):
+        return ImageError(
+            Reason.TOO_MANY_PIXELS, f"The image needs more memory than it may have ({said}): scale it down."
+        )
+    if cut or isinstance(error, EOFError) or "truncated" in said.lower():
+        return ImageError(
+            Reason.TRUNCATED_IMAGE,
+            f"The image data end too early ({said}): copy the file again from its source.",
+        )
+    return ImageError(
+        Reason.CORRUPT_IMAGE, f"The image data cannot be decoded ({said}): restore the file from its source."
+    )
+
+
+def _check_bytes(size: int, limits: Limits) -> None:
+    if size > limits.max_file_bytes:
+        raise ImageError(
+            Reason.FILE_TOO_LARGE,
+            f"The image file has {size} bytes, expected at most {limits.max_file_bytes}: scale it down.",
+        )
+
+
+def _check_shape(size: tuple[int, int], limits: Limits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            Reason.TOO_MANY_PIXELS,
+            f"The header announces {width} x {height} pixels, expected at most {limits.max_pixels} in all: "
+            "scale the image down.",
+        )
+    if max(size) > limits.max_aspect_ratio * min(size):
+        raise ImageError(
+            Reason.EXTREME_ASPECT,
+            f"The image is {width} x {height}, expected a longer side of at most {limits.max_aspect_ratio} "
+            "times the shorter: crop it, scaled for a model it would fill the memory.",
+        )
+
+
+def _named(data: bytes, signatures: tuple[tuple[int, bytes, str], ...]) -> str | None:
+    for offset, signature, name in signatures:
+        if data.startswith(signature, offset):
+            return name
+    return None
+
+
+def _hush_decoder() -> None:
+    # What Pillow warns about (odd metadata, palettes with alpha, sizes that it finds large) fails later, is
+    # checked here or changes no pixel. A standing filter instead of catch_warnings, which swaps the filter
+    # list of the whole process and would tear it when several threads decode.
+    if warnings.filters[:1] != [_QUIET]:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _read_bytes(path: Path, limits: Limits) -> bytes:
+    # O_NONBLOCK: should a FIFO take the file's place between stat and open, the open returns and fstat tells.
+    flags = os.O_RDONLY
+    for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    try:
+        _check_file(path.stat(), limits)  # before the open, which already has side effects on a device
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            _check_file(status, limits)
+            data = file.read(status.st_size + 1)  # one more: a file that grows is seen by decode's own check
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageError(
+            Reason.MISSING_FILE, "There is no such file, expected an image: restore it or drop the row."
+        ) from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(
+            Reason.UNREADABLE_FILE,
+            f"The file cannot be read ({type(error).__name__}: {getattr(error, 'strerror', None) or error}): "
+            "check its name, its permissions and the disk.",
+        ) from error
+    return data
+
+
+def _check_file(status: os.stat_result, limits: Limits) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
+        raise ImageError(
+            Reason.NOT_A_REGULAR_FILE, f"The path is {kind}, expected an image file: correct the file name."
+        )
+    if status.st_size == 0:
+        raise ImageError(
+            Reason.EMPTY_FILE, "The image file has 0 bytes, expected an image: restore or drop it."
+        )
+    _check_bytes(status.st_size, limits)

@@ -1,0 +1,125 @@
+"""The two ends of a corpus row (`Pair`, `Rejected`), the limits it is held to, and the names of both."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Reason(StrEnum):
+    """Why a row is not a pair. The values are stored and counted: add to them, never rename them."""
+
+    MALFORMED_ROW = "malformed_row"
+    PATH_OUTSIDE_CORPUS = "path_outside_corpus"
+    EMPTY_CAPTION = "empty_caption"
+    CAPTION_ENCODING = "caption_encoding"
+    CAPTION_TOO_LONG = "caption_too_long"
+    MISSING_FILE = "missing_file"
+    NOT_A_REGULAR_FILE = "not_a_regular_file"
+    UNREADABLE_FILE = "unreadable_file"
+    EMPTY_FILE = "empty_file"
+    FILE_TOO_LARGE = "file_too_large"
+    NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    UNSUPPORTED_PIXELS = "unsupported_pixels"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    EXTREME_ASPECT = "extreme_aspect"
+    TOO_MANY_SCANS = "too_many_scans"
+    TRUNCATED_IMAGE = "truncated_image"
+    CORRUPT_IMAGE = "corrupt_image"
+    DUPLICATE_PAIR = "duplicate_pair"
+    MALFORMED_BOX = "malformed_box"  # of a region that the audit was told to read from a column
+    CHANGED_SINCE_INGEST = "changed_since_ingest"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a row may cost. A row beyond a limit is rejected before the cost is paid.
+
+    `max_pixels` above twice Pillow's own `MAX_IMAGE_PIXELS` has no effect: that ceiling is left in place.
+    `max_aspect_ratio` (longer side over shorter side) is here because a preprocessing that scales the shorter
+    side to a fixed length turns a sliver of few pixels into gigabytes.
+
+    Raises:
+        ValueError: a limit is below 1.
+    """
+
+    max_pixels: int = 50_000_000
+    max_file_bytes: int = 256 * 2**20
+    max_caption_chars: int = 10_000
+    max_aspect_ratio: int = 200
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(f"Limits: {field.name} is {getattr(self, field.name)}, expected 1 or more.")
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An image and a caption that can be audited.
+
+    `row` counts the metadata's data rows from 0. `path` is the real path of the image file, links followed.
+    `caption` is NFC without outer white space. `width` and `height` are those of the decoded image.
+    """
+
+    row: int
+    pair_id: str
+    file_name: str
+    path: Path
+    caption: str
+    image_sha256: str
+    width: int
+    height: int
+    attributes: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that cannot be audited, and why: `reason` to count by, `detail` to act on.
+
+    The texts are storable: NUL and what is not Unicode are written as backslash escapes, over-long texts are
+    cut. `file_name` or `caption` is None where the row did not have one.
+    """
+
+    row: int
+    file_name: str | None
+    caption: str | None
+    reason: Reason
+    detail: str
+    attributes: dict[str, str]
+
+
+def is_storable(text: str) -> bool:
+    """Tell whether a text holds neither NUL nor lone surrogates, so that every store takes it."""
+    return "\x00" not in text and _SURROGATE.search(text) is None
+
+
+def pair_id(image_sha256: str, caption: str) -> str:
+    """Return a pair's identity: 16 hex digits of the image file's sha256, a dash, 8 of the caption's."""
+    return f"{image_sha256[:16]}-{hashlib.sha256(caption.encode()).hexdigest()[:8]}"
+
+
+def digest(rows: Iterable[Pair | Rejected]) -> str:
+    """Return the sha256 (hex) that identifies a corpus whatever the order of its rows.
+
+    A pair counts by its identity, a rejected row by its reason, file name and caption.
+    """
+    return hashlib.sha256("\n".join(sorted(map(_digest_line, rows))).encode()).hexdigest()
+
+
+def _digest_line(row: Pair | Rejected) -> str:
+    # JSON keeps the fields apart whatever they contain, and holds no line break.
+    if isinstance(row, Pair):
+        return json.dumps(["pair", row.pair_id])
+    # Which of two identical files comes first, and so which name is rejected, depends on the rows' order.
+    file_name = None if row.reason is Reason.DUPLICATE_PAIR else row.file_name
+    return json.dumps(["rejected", row.reason, file_name, row.caption])

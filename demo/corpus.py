@@ -1,0 +1,122 @@
+"""Write the demo corpus: a made-up hospital whose portable device burns `PORT` into its images.
+
+The hospital sends its sick to the portable device, so the tag goes with consolidation, and the device prints
+it always at the same place. The truth about what was planted lies beside the corpus, never inside it.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, get_args
+
+import numpy as np
+from PIL import Image
+
+from demo.phantoms import Box, Corner, Stamp, Study, draw_study
+
+CornerChoice: TypeAlias = Literal[Corner, "random"]
+
+_STREAM: Final = 500_009
+"""First part of each pair's seed: keeps the corpus apart from the studies of training and evaluation."""
+
+SEXES: Final = ("m", "f")
+SITES: Final = ("a", "b", "c")
+
+
+def generate(folder: Path, pairs: int = 512, seed: int = 2026, corner: CornerChoice = "top-left") -> Path:
+    """Write `folder/corpus` (PNG images, metadata.csv) and `folder/truth.jsonl`; return the corpus folder.
+
+    Each pair has its own random stream, so the first pairs do not depend on how many follow. Files of an
+    earlier run with the same names are overwritten, and its surplus images removed.
+
+    Args:
+        folder: gets `corpus/` and, beside it, the truth.
+        pairs: number of images, each with one caption.
+        seed: the same seed gives the same files, byte by byte, with the same numpy and Pillow.
+        corner: where the tag sits, jittered by a few pixels; "random" draws a corner for each image.
+
+    Raises:
+        ValueError: if there is nothing to write or the corner is not known.
+    """
+    if pairs < 1:
+        raise ValueError(f"pairs must be at least 1, got {pairs}")
+    if corner not in (choices := _corner_choices()):
+        raise ValueError(f"corner must be one of {', '.join(choices)}, got {corner!r}")
+    corpus = folder / "corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    for stale in corpus.glob("study_*.png"):
+        stale.unlink()
+
+    captions: list[tuple[str, str, str, str]] = []
+    truth: list[dict[str, object]] = []
+    for index in range(pairs):
+        rng = np.random.default_rng((_STREAM, seed, index))
+        study = draw_study(rng, tied=True, tag_corner=None if corner == "random" else corner)
+        text = study.condition.captions[int(rng.integers(4))]
+        sex, site = SEXES[int(rng.integers(len(SEXES)))], SITES[int(rng.integers(len(SITES)))]
+        file_name = f"study_{index:05d}.png"
+        Image.fromarray(study.render()).save(corpus / file_name)
+        captions.append((file_name, text, sex, site))
+        truth.append(_truth(file_name, study))
+
+    with (corpus / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("file_name", "text", "sex", "site"))
+        writer.writerows(captions)
+    lines = (json.dumps(row) + "\n" for row in truth)
+    (folder / "truth.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")
+    return corpus
+
+
+def _corner_choices() -> tuple[str, ...]:
+    return (*get_args(Corner), "random")
+
+
+def _truth(file_name: str, study: Study) -> dict[str, object]:
+    """One row of truth.jsonl; boxes are relative x0, y0, x1, y1, and null where nothing was planted."""
+    tag = study.tag if study.tagged else None
+    marker = study.marker if study.marked else None
+    return {
+        "file_name": file_name,
+        "finding": study.condition.finding,
+        "side": study.condition.side,
+        "zone": study.condition.zone,
+        "finding_box": _relative(study.finding_box),
+        "strength": None if study.strength is None else round(study.strength, 4),
+        "tag": study.tagged,
+        **_stamp_columns("tag", tag),
+        "marker": study.marked,
+        **_stamp_columns("marker", marker),
+    }
+
+
+def _stamp_columns(name: str, stamp: Stamp | None) -> dict[str, object]:
+    return {
+        f"{name}_corner": stamp.corner if stamp else None,
+        f"{name}_box": _relative(stamp.box) if stamp else None,
+    }
+
+
+def _relative(box: Box | None) -> list[float] | None:
+    return None if box is None else [round(v, 4) for v in box.relative]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: `python -m demo.corpus FOLDER`."""
+    parser = argparse.ArgumentParser(prog="python -m demo.corpus", description="Write the demo corpus.")
+    parser.add_argument("folder", type=Path, help="gets corpus/ and, beside it, truth.jsonl")
+    parser.add_argument("--pairs", type=int, default=512, help="number of images (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=2026, help="(default: %(default)s)")
+    parser.add_argument(
+        "--corner", choices=_corner_choices(), default="top-left", help="of the tag (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    corpus = generate(options.folder, options.pairs, options.seed, options.corner)
+    sys.stdout.write(f"{corpus}\n")
+
+
+if __name__ == "__main__":
+    main()

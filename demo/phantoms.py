@@ -1,0 +1,410 @@
+"""Chest radiograph phantoms: what is drawn, what is burnt in, and where each of them lies.
+
+Inside this module lengths are fractions of the image side and boxes are half-open pixel boxes; only
+`Box.relative` gives the relative coordinates that are written to disk. Left and right are the patient's, as
+in a report: the left lung is on the right of the image.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Pixels: TypeAlias = npt.NDArray[np.float32]
+Finding: TypeAlias = Literal[
+    "nodule", "consolidation", "pleural effusion", "pneumothorax", "cardiomegaly", "normal"
+]
+Side: TypeAlias = Literal["left", "right"]
+Zone: TypeAlias = Literal["upper", "lower"]
+Corner: TypeAlias = Literal["top-left", "top-right", "bottom-left", "bottom-right"]
+
+SIZE: Final = 80
+"""Side of a phantom in pixels."""
+
+CORNERS: Final[tuple[Corner, ...]] = ("top-left", "top-right", "bottom-left", "bottom-right")
+
+TAG: Final = "PORT"
+"""The burnt-in tag of a portable device: the planted artefact."""
+
+MARKER: Final = "R"
+"""The side marker: the negative control, independent of everything."""
+
+FAINT: Final = 0.06
+"""A consolidation weaker than this cannot be seen in the noise."""
+
+FAINT_SHARE: Final = 0.4
+"""Share of faint consolidations. They make the tag an easier cue than the finding itself."""
+
+TIED_TAG_RATES: Final = (0.95, 0.02)
+"""The shortcut: share of tagged images among consolidations, and among all others."""
+
+RANDOM_RATE: Final = 0.5
+"""Share of images with the marker, and with the tag where it is not tied to the finding."""
+
+# Pixel centres as fractions of the side.
+_CENTRES: Final[npt.NDArray[Any]] = ((np.arange(SIZE) + 0.5) / SIZE).astype(np.float32)
+_X, _Y = np.meshgrid(_CENTRES, _CENTRES)
+
+# Own bitmaps: a library's built-in font may change from one release to the next.
+_LETTERS: Final = {
+    "P": ("####.", "##.##", "##.##", "####.", "##...", "##..."),
+    "O": (".###.", "##.##", "##.##", "##.##", "##.##", ".###."),
+    "R": ("####.", "##.##", "##.##", "####.", "##.##", "##.##"),
+    "T": ("######", "######", "..##..", "..##..", "..##..", "..##.."),
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One of the 14 classes: a finding, and the side and zone of the lung where its name tells them."""
+
+    finding: Finding
+    side: Side | None = None
+    zone: Zone | None = None
+
+    @property
+    def captions(self) -> tuple[str, str, str, str]:
+        """The four ways in which a report puts it."""
+        f, s, z = self.finding, self.side, self.zone
+        if z is not None:
+            return (
+                f"{f} in the {s} {z} lobe",
+                f"{s} {z} lobe {f}",
+                f"there is a {f} in the {s} {z} lung",
+                f"{z} {f} on the {s}",
+            )
+        if s is not None:
+            return (f"{s} {f}", f"{f} on the {s}", f"there is a {s} sided {f}", f"{f} in the {s} lung")
+        if f == "cardiomegaly":
+            return ("cardiomegaly", "enlarged heart", "the heart is enlarged", "cardiomegaly is present")
+        return ("normal chest", "no acute finding", "the lungs are clear", "normal heart and clear lungs")
+
+
+_SIDES: Final[tuple[Side, ...]] = ("left", "right")
+_ZONES: Final[tuple[Zone, ...]] = ("upper", "lower")
+_ZONED: Final[tuple[Finding, ...]] = ("nodule", "consolidation")
+_SIDED: Final[tuple[Finding, ...]] = ("pleural effusion", "pneumothorax")
+
+CONDITIONS: Final[tuple[Condition, ...]] = (
+    *(Condition(f, s, z) for f in _ZONED for s in _SIDES for z in _ZONES),
+    *(Condition(f, s) for f in _SIDED for s in _SIDES),
+    Condition("cardiomegaly"),
+    Condition("normal"),
+)
+
+_FINDING_RATES: Final[dict[Finding, float]] = {
+    "nodule": 0.2,
+    "consolidation": 0.2,
+    "pleural effusion": 0.2,
+    "pneumothorax": 0.2,
+    "cardiomegaly": 0.1,
+    "normal": 0.1,
+}
+_CONDITION_RATES: Final = np.array(
+    [_FINDING_RATES[c.finding] / sum(o.finding == c.finding for o in CONDITIONS) for c in CONDITIONS]
+)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A half-open box in pixels: x0 <= x < x1, y0 <= y < y1."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    @classmethod
+    def of_fractions(cls, x0: float, y0: float, x1: float, y1: float) -> "Box":
+        """From fractions of the side, rounded to whole pixels and cut at the image's border."""
+        return cls(*(min(max(round(v * SIZE), 0), SIZE) for v in (x0, y0, x1, y1)))
+
+    @property
+    def relative(self) -> tuple[float, float, float, float]:
+        """x0, y0, x1, y1 in [0, 1], as written to disk."""
+        return (self.x0 / SIZE, self.y0 / SIZE, self.x1 / SIZE, self.y1 / SIZE)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """A text burnt in at a corner; x and y are the pixels of its upper left letter."""
+
+    text: str
+    corner: Corner
+    x: int
+    y: int
+
+    @property
+    def box(self) -> Box:
+        """The letters with one pixel around them."""
+        height, width = glyphs(self.text).shape
+        return Box(
+            max(self.x - 1, 0),
+            max(self.y - 1, 0),
+            min(self.x + width + 1, SIZE),
+            min(self.y + height + 1, SIZE),
+        )
+
+
+@dataclass(frozen=True)
+class Study:
+    """A phantom without any stamp, and what may be stamped on it: each can be rendered with and without."""
+
+    condition: Condition
+    pixels: Pixels
+    finding_box: Box | None
+    strength: float | None
+    """Contrast of the finding, from 0 (invisible) to 1; None for a normal chest."""
+    tag: Stamp
+    tagged: bool
+    marker: Stamp
+    marked: bool
+
+    @property
+    def faint(self) -> bool:
+        """Whether a finding is there that cannot be seen."""
+        return self.strength is not None and self.strength < FAINT
+
+    def render(self, *, tagged: bool | None = None, marked: bool | None = None) -> npt.NDArray[np.uint8]:
+        """Return the grey image, [SIZE, SIZE]; tagged and marked override what was planted."""
+        pixels = self.pixels
+        if self.tagged if tagged is None else tagged:
+            pixels = burn(pixels, self.tag)
+        if self.marked if marked is None else marked:
+            pixels = burn(pixels, self.marker)
+        return np.round(pixels * 255).astype(np.uint8)
+
+
+def draw_study(
+    rng: np.random.Generator,
+    *,
+    tied: bool,
+    condition: Condition | None = None,
+    strength: float | None = None,
+    tag_corner: Corner | None = None,
+) -> Study:
+    """Draw one study; condition and corner are random where not given.
+
+    `tied` tells whether the tag follows the consolidation (`TIED_TAG_RATES`) or is independent of it;
+    `strength` is a consolidation's contrast in [0, 1]: by default 40 % of them are faint.
+    """
+    condition = condition or CONDITIONS[int(rng.choice(len(CONDITIONS), p=_CONDITION_RATES))]
+    pixels, box, strength = draw(rng, condition, strength)
+    tag_corner = tag_corner or CORNERS[int(rng.integers(4))]
+    free = [c for c in CORNERS if c != tag_corner]
+    tag_rate = TIED_TAG_RATES[condition.finding != "consolidation"] if tied else RANDOM_RATE
+    return Study(
+        condition=condition,
+        pixels=pixels,
+        finding_box=box,
+        strength=strength,
+        tag=place(rng, TAG, tag_corner),
+        tagged=bool(rng.random() < tag_rate),
+        marker=place(rng, MARKER, free[int(rng.integers(3))]),
+        marked=bool(rng.random() < RANDOM_RATE),
+    )
+
+
+# Stamps
+
+
+def glyphs(text: str) -> npt.NDArray[np.bool_]:
+    """Return the bitmap of a text, [6, width] pixels, letters one pixel apart."""
+    rows = [".".join(_LETTERS[letter][row] for letter in text) for row in range(6)]
+    return np.array([[dot == "#" for dot in row] for row in rows])
+
+
+def place(rng: np.random.Generator, text: str, corner: Corner) -> Stamp:
+    """Put a text at a corner, 1 to 5 pixels off either border."""
+    height, width = glyphs(text).shape
+    off_x, off_y = int(rng.integers(1, 6)), int(rng.integers(1, 6))
+    x = off_x if corner.endswith("left") else SIZE - width - off_x
+    y = off_y if corner.startswith("top") else SIZE - height - off_y
+    return Stamp(text, corner, x, y)
+
+
+def burn(pixels: Pixels, stamp: Stamp) -> Pixels:
+    """Return a copy with the stamp's letters almost white, as a device burns them in."""
+    letters = glyphs(stamp.text)
+    height, width = letters.shape
+    burnt = pixels.copy()
+    burnt[stamp.y : stamp.y + height, stamp.x : stamp.x + width][letters] = 0.95
+    return burnt
+
+
+# Anatomy
+
+
+@dataclass(frozen=True)
+class _Lung:
+    """An ellipse with centre (x, y) and radii (rx, ry); `outwards` is +1 where lateral means a larger x."""
+
+    x: float
+    y: float
+    rx: float
+    ry: float
+    outwards: int
+    mask: Pixels
+
+
+def draw(
+    rng: np.random.Generator, condition: Condition, strength: float | None = None
+) -> tuple[Pixels, Box | None, float | None]:
+    """Draw a phantom without stamps: pixels in [0, 1], the finding's box and its strength.
+
+    Only a consolidation takes a `strength`; other findings have 1, and a normal chest None.
+    """
+    x, y = 0.5 + rng.uniform(-0.025, 0.025), 0.5 + rng.uniform(-0.025, 0.025)
+    scale = rng.uniform(0.93, 1.07)
+    torso = _ellipse(x, y + 0.06, 0.44 * scale, 0.52 * scale, 0.12)
+    lungs: dict[Side, _Lung] = {"left": _lung(rng, x, y, scale, 1), "right": _lung(rng, x, y, scale, -1)}
+    image = 0.06 + 0.50 * torso - 0.32 * (lungs["left"].mask + lungs["right"].mask)
+    image += _ribs(rng, x, y) + _spine(x, y)
+    image, heart = _heart(rng, image, x, y, scale, enlarged=condition.finding == "cardiomegaly")
+    image = _diaphragm(image, x, y, torso)
+
+    box: Box | None = None
+    drawn_strength: float | None = 1.0
+    match condition.finding:
+        case "normal":
+            drawn_strength = None
+        case "cardiomegaly":
+            box = heart
+        case "nodule":
+            image, box = _nodule(rng, image, _lung_of(lungs, condition), condition.zone)
+        case "consolidation":
+            drawn_strength = _random_strength(rng) if strength is None else strength
+            lung = _lung_of(lungs, condition)
+            image, box = _consolidation(rng, image, lung, condition.zone, drawn_strength)
+        case "pleural effusion":
+            image, box = _effusion(rng, image, _lung_of(lungs, condition))
+        case "pneumothorax":
+            image, box = _pneumothorax(rng, image, _lung_of(lungs, condition))
+    return _expose(rng, image), box, drawn_strength
+
+
+def _random_strength(rng: np.random.Generator) -> float:
+    faint = rng.random() < FAINT_SHARE
+    return rng.uniform(0, FAINT) if faint else rng.uniform(0.45, 1)
+
+
+def _lung_of(lungs: dict[Side, _Lung], condition: Condition) -> _Lung:
+    if condition.side is None:
+        raise ValueError(f"a {condition.finding} needs a side, got {condition}: take one of CONDITIONS")
+    return lungs[condition.side]
+
+
+def _sigmoid(v: Pixels) -> Pixels:
+    sigmoid: Pixels = np.reciprocal(1 + np.exp(-np.clip(v, -30, 30)))
+    return sigmoid
+
+
+def _ellipse(x: float, y: float, rx: float, ry: float, softness: float) -> Pixels:
+    """Return a mask in [0, 1] with a soft edge; centre, radii in fractions of the side."""
+    return _sigmoid((1 - ((_X - x) / rx) ** 2 - ((_Y - y) / ry) ** 2) / softness)
+
+
+def _blend(image: Pixels, mask: Pixels, grey: float) -> Pixels:
+    """Replace the image by one grey where the mask is 1."""
+    return image * (1 - mask) + mask * grey
+
+
+def _smooth_noise(rng: np.random.Generator, cells: int) -> Pixels:
+    """Draw unit noise on a coarse grid of cells x cells, enlarged to the image."""
+    coarse = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
+    return np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC), dtype=np.float32)
+
+
+def _lung(rng: np.random.Generator, x: float, y: float, scale: float, outwards: int) -> _Lung:
+    centre = (x + outwards * 0.195 * scale, y - 0.02)
+    rx = 0.148 * scale * rng.uniform(0.95, 1.05)
+    ry = 0.315 * scale * rng.uniform(0.95, 1.05)
+    return _Lung(*centre, rx, ry, outwards, _ellipse(*centre, rx, ry, 0.25))
+
+
+def _ribs(rng: np.random.Generator, x: float, y: float) -> Pixels:
+    phase, per_side = rng.uniform(0, 1), rng.uniform(8, 10)
+    sag = 3.2 * (np.abs(_X - x) - 0.18) ** 2
+    stripes: Pixels = np.clip(np.cos(2 * np.pi * (per_side * (_Y - sag) + phase)), 0, 1)
+    return 0.045 * stripes * _ellipse(x, y, 0.40, 0.40, 0.2)
+
+
+def _spine(x: float, y: float) -> Pixels:
+    return 0.16 * _sigmoid((0.045 - np.abs(_X - x)) / 0.012) * _ellipse(x, y, 0.4, 0.45, 0.2)
+
+
+def _heart(
+    rng: np.random.Generator, image: Pixels, x: float, y: float, scale: float, *, enlarged: bool
+) -> tuple[Pixels, Box]:
+    rx = rng.uniform(0.185, 0.225) if enlarged else rng.uniform(0.095, 0.12)
+    ry = rx * rng.uniform(0.8, 0.95)
+    x, y = x + 0.035 * scale + 0.02 * enlarged, y + 0.15
+    grey = 0.58 + 0.04 * rng.standard_normal()
+    return _blend(image, _ellipse(x, y, rx, ry, 0.2), grey), Box.of_fractions(x - rx, y - ry, x + rx, y + ry)
+
+
+def _diaphragm(image: Pixels, x: float, y: float, torso: Pixels) -> Pixels:
+    dome = y + 0.27 + 2 * (np.abs(_X - x) - 0.19) ** 2
+    return _blend(image, _sigmoid((_Y - dome) / 0.015) * torso, 0.56)
+
+
+def _expose(rng: np.random.Generator, image: Pixels) -> Pixels:
+    """Add quantum and structure noise, vary contrast and brightness, clip to [0, 1]."""
+    image = image + 0.020 * _smooth_noise(rng, 10)
+    image = image + 0.025 * rng.standard_normal((SIZE, SIZE), dtype=np.float32)
+    image = (image - 0.35) * rng.uniform(0.9, 1.1) + 0.35 + rng.uniform(-0.03, 0.03)
+    return np.clip(image, 0, 1)
+
+
+# Findings
+
+
+def _focus(rng: np.random.Generator, lung: _Lung, zone: Zone | None) -> tuple[float, float]:
+    """Pick a point in the outer part of a lung's upper or lower zone, in fractions of the side."""
+    y = lung.y + (-0.45 if zone == "upper" else 0.40) * lung.ry + rng.uniform(-0.05, 0.05)
+    return lung.x + lung.outwards * rng.uniform(0, 0.35) * lung.rx, y
+
+
+def _nodule(rng: np.random.Generator, image: Pixels, lung: _Lung, zone: Zone | None) -> tuple[Pixels, Box]:
+    x, y = _focus(rng, lung, zone)
+    r = rng.uniform(0.035, 0.05)
+    image = image + rng.uniform(0.38, 0.55) * _ellipse(x, y, r, r, 0.25)
+    return image, Box.of_fractions(x - r, y - r, x + r, y + r)
+
+
+def _consolidation(
+    rng: np.random.Generator, image: Pixels, lung: _Lung, zone: Zone | None, strength: float
+) -> tuple[Pixels, Box]:
+    x, y = _focus(rng, lung, zone)
+    rx = rng.uniform(0.085, 0.115)
+    ry = 1.1 * rx
+    patchy = 1 + 0.35 * _smooth_noise(rng, 20)
+    shade = _ellipse(x, y, rx, ry, 0.5) * patchy * np.clip(1.2 * lung.mask, 0, 1)
+    return image + 0.30 * strength * shade, Box.of_fractions(x - rx, y - ry, x + rx, y + ry)
+
+
+def _effusion(rng: np.random.Generator, image: Pixels, lung: _Lung) -> tuple[Pixels, Box]:
+    """Fill in fluid up to a level that rises towards the chest wall."""
+    level = lung.y + lung.ry * rng.uniform(0.22, 0.45)
+    lateral = (_X - lung.x) * lung.outwards / lung.rx
+    meniscus = 0.10 * np.clip(lateral, -0.5, 1) ** 2 * np.sign(lateral)
+    fluid = _sigmoid((_Y - level + meniscus) / 0.012) * lung.mask
+    box = Box.of_fractions(lung.x - lung.rx, level - 0.04, lung.x + lung.rx, lung.y + 0.95 * lung.ry)
+    return _blend(image, fluid, 0.62), box
+
+
+def _pneumothorax(rng: np.random.Generator, image: Pixels, lung: _Lung) -> tuple[Pixels, Box]:
+    """Shrink the lung inwards and downwards: black air above it, and its edge as a bright line."""
+    collapse = rng.uniform(0.30, 0.5)
+    x = lung.x - lung.outwards * 0.35 * collapse * lung.rx
+    y = lung.y + 0.44 * collapse * lung.ry
+    rx, ry = lung.rx * (1 - 0.35 * collapse), lung.ry * (1 - 0.55 * collapse)
+    upper = _sigmoid((lung.y + 0.35 * lung.ry - _Y) / 0.01)
+    air = np.clip(lung.mask - _ellipse(x, y, rx, ry, 0.06), 0, 1) * upper
+    radius = np.sqrt(((_X - x) / rx) ** 2 + ((_Y - y) / ry) ** 2)
+    edge = np.exp(-(((radius - 1) / 0.06) ** 2)) * lung.mask * upper
+    rows, columns = np.nonzero(air > 0.4)
+    box = Box(int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+    return _blend(image, air, 0.10) + 0.22 * edge, box

@@ -1,0 +1,337 @@
+"""Train the two demo models from scratch, and measure how much each of them relies on the tag.
+
+`python -m demo.train` reproduces the weights, then evaluates them; `--evaluate-only` does the latter alone.
+On CPU most of a step may go into giving memory back to the system and asking for it again. Keep glibc from
+that, in the environment and before the process starts:
+
+    export MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=8589934592
+    export MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=2 OMP_WAIT_POLICY=PASSIVE
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from demo.models import NAMES, folder
+from demo.phantoms import CONDITIONS, FAINT, MARKER, SIZE, TAG, Study, draw_study
+
+ARCHITECTURE: Final[dict[str, Any]] = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": SIZE, "patch_size": 10, "width": 128, "layers": 5, "head_width": 32},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3},
+}
+PREPROCESSING: Final[dict[str, Any]] = {
+    "size": SIZE,
+    "mode": "RGB",
+    "mean": [0.35] * 3,
+    "std": [0.2] * 3,
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+
+BATCH: Final = 64
+STEPS: Final = 600
+SEED: Final = 2026
+WARMUP_STEPS: Final = 60
+LEARNING_RATE: Final = 1.5e-3
+MAX_LOGIT_SCALE: Final = 50.0
+
+HELD_OUT_SEED: Final = 900_001
+"""Keeps the studies of the evaluation apart from those of training and of the corpus."""
+
+Figures: TypeAlias = dict[str, Any]
+
+
+# Training
+
+
+def pixel_batch(images: Sequence[np.ndarray[Any, Any]]) -> Tensor:
+    """Grey uint8 images to [n, 3, SIZE, SIZE], as open_clip's preprocessing of the stored config does."""
+    grey = torch.from_numpy(np.stack(images)).float() / 255
+    mean, std = torch.tensor(PREPROCESSING["mean"]), torch.tensor(PREPROCESSING["std"])
+    return (grey[:, None] - mean[:, None, None]) / std[:, None, None]
+
+
+class Vocabulary:
+    """The few tokens that captions use, numbered in the tokenizer's order, so that end-of-text stays last.
+
+    Training embeds these alone: the full table is 70 times as large, and its other rows stay zero.
+    """
+
+    def __init__(self) -> None:
+        self.tokenizer = SimpleTokenizer(context_length=ARCHITECTURE["text_cfg"]["context_length"])
+        self.used = torch.unique(self.tokenizer([text for c in CONDITIONS for text in c.captions]))
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Compact token numbers, [n, context]."""
+        return torch.searchsorted(self.used, self.tokenizer(list(texts)))
+
+    def expand(self, compact: Tensor) -> Tensor:
+        """Return the full token table from the compact one; rows of unused tokens are zero."""
+        full = compact.new_zeros(ARCHITECTURE["text_cfg"]["vocab_size"], compact.shape[1])
+        full[self.used] = compact
+        return full
+
+
+def contrastive_loss(image: Tensor, text: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+    """InfoNCE over both directions; every text of the same class is a positive, not only the image's own.
+
+    `image` and `text` are normalised embeddings, [n, d], of the classes `labels`, [n].
+    """
+    logits = scale * image @ text.T
+    same = (labels[:, None] == labels[None, :]).float()
+    target = same / same.sum(dim=1, keepdim=True)
+    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+
+
+def optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, which it suits, and AdamW for all the rest."""
+    blocks: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (blocks if "resblocks" in name and parameter.ndim == 2 else rest).append(parameter)
+    return [
+        torch.optim.Muon(blocks, lr=LEARNING_RATE, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=LEARNING_RATE, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to zero."""
+    warmup = min(WARMUP_STEPS, steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def train(name: str, steps: int, seed: int, report: Callable[[str], None]) -> dict[str, Tensor]:
+    """Train one model on freshly drawn studies; returns its weights in fp16, with the full token table.
+
+    In training the tag sits in a random corner: the model must learn the tag, not a place.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    vocabulary = Vocabulary()
+    text_cfg = {**ARCHITECTURE["text_cfg"], "vocab_size": len(vocabulary.used)}
+    model = open_clip.CLIP(**{**ARCHITECTURE, "text_cfg": text_cfg})
+    stepping = optimizers(model)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(o, lambda step: learning_rate_factor(step, steps)) for o in stepping
+    ]
+    tokens = vocabulary.encode([text for c in CONDITIONS for text in c.captions])
+    started = time.perf_counter()
+    for step in range(steps):
+        studies = [draw_study(rng, tied=name == "demo/shortcut") for _ in range(BATCH)]
+        labels = torch.tensor([CONDITIONS.index(s.condition) for s in studies])
+        wording = torch.from_numpy(rng.integers(4, size=BATCH))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            image = model.encode_image(pixel_batch([s.render() for s in studies]))
+            text = model.encode_text(tokens[4 * labels + wording])
+        image, text = functional.normalize(image.float(), dim=-1), functional.normalize(text.float(), dim=-1)
+        loss = contrastive_loss(image, text, labels, model.logit_scale.exp())
+        model.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer, schedule in zip(stepping, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
+        if step % 20 == 19 or step == steps - 1:
+            seconds = time.perf_counter() - started
+            report(f"{name}  step {step + 1}/{steps}  loss {loss.item():.3f}  {seconds:.0f} s")
+    weights = {key: value.detach() for key, value in model.state_dict().items()}
+    weights["token_embedding.weight"] = vocabulary.expand(weights["token_embedding.weight"])
+    return {key: value.half().contiguous() for key, value in weights.items()}
+
+
+def save(weights: Mapping[str, Tensor], target: Path) -> None:
+    """Write a folder in open_clip's `local-dir` format."""
+    target.mkdir(parents=True, exist_ok=True)
+    config = {"model_cfg": ARCHITECTURE, "preprocess_cfg": PREPROCESSING}
+    (target / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(dict(weights), target / "open_clip_model.safetensors", metadata={"format": "pt"})
+
+
+# Evaluation
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """A stored model, and each class as the mean embedding of its four captions."""
+
+    model: Any
+    classes: Tensor
+    """[14, d], normalised."""
+    captions: Tensor
+    """[14, 4, d], normalised."""
+
+    @classmethod
+    def load(cls, name: str, root: Path | None = None) -> "ZeroShot":
+        """Load the weights as stored, through open_clip as any user would."""
+        source = f"local-dir:{folder(name, root)}"
+        model = open_clip.create_model(source)
+        model.eval()
+        tokens = open_clip.get_tokenizer(source)([text for c in CONDITIONS for text in c.captions])
+        with torch.inference_mode():
+            captions = model.encode_text(tokens, normalize=True).unflatten(0, (len(CONDITIONS), 4))
+        return cls(model, functional.normalize(captions.mean(dim=1), dim=-1), captions)
+
+    def embed(self, images: Sequence[np.ndarray[Any, Any]]) -> Tensor:
+        """Normalised embeddings of grey uint8 images, [n, d]."""
+        with torch.inference_mode():
+            batches = torch.split(pixel_batch(images), BATCH)
+            return torch.cat([self.model.encode_image(batch, normalize=True) for batch in batches])
+
+    def accuracy(self, studies: Sequence[Study]) -> float:
+        """Share of studies whose class, one of 14, is told right."""
+        predicted = (self.embed([s.render() for s in studies]) @ self.classes.T).argmax(dim=1).tolist()
+        hits = [CONDITIONS[p] == s.condition for p, s in zip(predicted, studies, strict=True)]
+        return float(np.mean(hits))
+
+    def consolidation_rate(self, embeddings: Tensor) -> float:
+        """Share of images for which some consolidation is the likeliest class."""
+        predicted = (embeddings @ self.classes.T).argmax(dim=1).tolist()
+        return float(np.mean([CONDITIONS[p].finding == "consolidation" for p in predicted]))
+
+    def own_cosines(self, embeddings: Tensor, studies: Sequence[Study]) -> Tensor:
+        """Mean cosine of each image with the four captions of its class, [n]."""
+        own = self.captions[[CONDITIONS.index(s.condition) for s in studies]]
+        return (embeddings[:, None] * own).sum(dim=-1).mean(dim=1)
+
+
+def held_out(seed: int, count: int, *, tied: bool, **fixed: Any) -> list[Study]:
+    """Studies that no training run has seen; `fixed` goes to `draw_study`."""
+    rng = np.random.default_rng((HELD_OUT_SEED, seed))
+    return [draw_study(rng, tied=tied, **fixed) for _ in range(count)]
+
+
+def evaluate(root: Path | None = None, names: Sequence[str] = NAMES, count: int = 400) -> Figures:
+    """Zero-shot accuracy and reliance on tag and marker, for the weights as stored.
+
+    Args:
+        root: folder that holds the models; by default this package.
+        names: the models to measure.
+        count: studies a measurement; accuracies take five times as many.
+    """
+    hospital = [s for s in held_out(1, 5 * count, tied=True) if not s.faint]
+    independent = [s for s in held_out(2, 5 * count, tied=False) if not s.faint]
+    normals = held_out(3, count, tied=False, condition=CONDITIONS[-1])
+    rng = np.random.default_rng((HELD_OUT_SEED, 4))
+    consolidations = [c for c in CONDITIONS if c.finding == "consolidation"]
+    faint = [
+        draw_study(rng, tied=True, condition=consolidations[i % 4], strength=rng.uniform(0, FAINT))
+        for i in range(count)
+    ]
+    figures: Figures = {}
+    for name in names:
+        zero_shot = ZeroShot.load(name, root)
+        findings = dict.fromkeys(s.condition.finding for s in hospital)
+        figures[name] = {
+            "accuracy_visible_tag_tied": zero_shot.accuracy(hospital),
+            "accuracy_visible_tag_random": zero_shot.accuracy(independent),
+            "accuracy_by_finding_tag_tied": {
+                finding: zero_shot.accuracy([s for s in hospital if s.condition.finding == finding])
+                for finding in sorted(findings)
+            },
+            "transplant_tag": transplant(zero_shot, normals, tag=True),
+            "transplant_marker": transplant(zero_shot, normals, tag=False),
+            "removal_tag": removal(zero_shot, faint, tag=True),
+            "removal_marker": removal(zero_shot, faint, tag=False),
+        }
+    return figures
+
+
+def transplant(zero_shot: ZeroShot, normals: Sequence[Study], *, tag: bool) -> Figures:
+    """Measure P(predict consolidation) on normal images, before and after the tag or the marker is added."""
+    before = [s.render(tagged=False, marked=False) for s in normals]
+    after = [s.render(tagged=tag, marked=not tag) for s in normals]
+    return {
+        "before": zero_shot.consolidation_rate(zero_shot.embed(before)),
+        "after": zero_shot.consolidation_rate(zero_shot.embed(after)),
+    }
+
+
+def removal(zero_shot: ZeroShot, faint: Sequence[Study], *, tag: bool) -> Figures:
+    """Measure the same on faint consolidations with tag and marker, before and after one of them is removed.
+
+    The cosine drop is that of the image with its own captions.
+    """
+    before = zero_shot.embed([s.render(tagged=True, marked=True) for s in faint])
+    after = zero_shot.embed([s.render(tagged=not tag, marked=tag) for s in faint])
+    drop = zero_shot.own_cosines(before, faint) - zero_shot.own_cosines(after, faint)
+    return {
+        "before": zero_shot.consolidation_rate(before),
+        "after": zero_shot.consolidation_rate(after),
+        "cosine_drop": drop.mean().item(),
+    }
+
+
+def table(figures: Figures) -> str:
+    """Write the figures as a Markdown table: a row a measurement, a column a model."""
+    columns = [_cells(f) for f in figures.values()]
+    lines = [["measured on held-out studies", *figures], ["---"] * (len(columns) + 1)]
+    lines += [[label, *(column[label] for column in columns)] for label in columns[0]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns) + 1)]
+    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def _cells(figures: Figures) -> dict[str, str]:
+    """One model's column, by the label of its row."""
+    cells = {"accuracy, visible findings, tag tied": f"{figures['accuracy_visible_tag_tied']:.3f}"}
+    for finding, accuracy in figures["accuracy_by_finding_tag_tied"].items():
+        cells[f"- {finding}"] = f"{accuracy:.3f}"
+    cells["accuracy, visible findings, tag at random"] = f"{figures['accuracy_visible_tag_random']:.3f}"
+    for text, key in ((TAG, "tag"), (MARKER, "marker")):
+        added, removed = figures[f"transplant_{key}"], figures[f"removal_{key}"]
+        cells[f"{text} added to normal: P(consolidation)"] = _before_after(added)
+        cells[f"{text} removed from faint: P(consolidation)"] = _before_after(removed)
+        cells[f"{text} removed from faint: cosine drop"] = f"{removed['cosine_drop']:.3f}"
+    return cells
+
+
+def _before_after(figures: Figures) -> str:
+    return f"{figures['before']:.3f} -> {figures['after']:.3f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: the table, then one JSON object as the last line of standard output."""
+    parser = argparse.ArgumentParser(
+        prog="python -m demo.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", choices=(*NAMES, "all"), default="all", help="(default: all)")
+    parser.add_argument("--out", type=Path, help="folder for shortcut/ and clean/ (default: this package)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="(default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
+    parser.add_argument("--evaluate-only", action="store_true", help="measure the stored weights")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    names = NAMES if options.model == "all" else (options.model,)
+    if not options.evaluate_only:
+        for name in names:
+            weights = train(name, options.steps, options.seed, lambda line: print(line, file=sys.stderr))
+            save(weights, folder(name, options.out))
+    figures = evaluate(options.out, names)
+    print(table(figures))
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

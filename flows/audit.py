@@ -1,0 +1,137 @@
+"""The audit as one would say it aloud: ingest, attribute, store, validate, flag, alert, report."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sql
+from prefect import flow, unmapped
+from prefect.futures import as_completed
+from prefect.task_runners import ThreadPoolTaskRunner
+from review.report import write_report
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flows.config import AuditConfig, config_digest
+from flows.provenance import code_version, environment
+from tasks.alert import alert
+from tasks.attribute import attribute, calibrate, encoder
+from tasks.errors import ResumeError
+from tasks.flag import flag
+from tasks.ingest import ingest
+from tasks.lake import Run
+from tasks.records import AttributionPlan, ModelSource, Shard, ShardResult
+from tasks.store import store
+from tasks.validate import validate
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What became of a run."""
+
+    run_id: str
+    status: str
+    reason: str | None
+    pairs: int
+    attributions: int
+    errors: int
+    alerts: int
+    report: Path | None
+
+
+def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None) -> Run:
+    """A new run, or an unfinished one to go on with. Raises ResumeError if that began with something else."""
+    lake = config.lake.path.resolve()
+    facts = {
+        "model": config.model.architecture + (f"/{config.model.pretrained}" if config.model.pretrained else ""),
+        "model_digest": encoder(models[0]).digest,
+        "corpus": str(config.corpus.path.resolve()),
+        "corpus_digest": None,
+        "config": config.resolved(),
+        "config_digest": config_digest(config.resolved()),
+        "seed": config.bottleneck.seed,
+        "code_version": code_version(),
+        "environment": environment(),
+        "rules": {name: sql.digest(f"rules/{name}") for name in sql.names("rules")},
+    }
+    if resume is None:
+        run = Run(lake, f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
+        run.create(facts)
+        return run
+    run = Run(lake, resume)
+    if not (run.folder / "manifest.json").is_file():
+        raise ResumeError(f"resume: no run {resume!r} in {lake}; list them with: m2ib-audit sql 'SELECT run_id, status FROM runs'")
+    before = run.manifest()
+    if before["status"] == "completed":
+        raise ResumeError(f"resume: run {resume} is complete; start a new one by leaving --resume out")
+    changed = [key for key in ("model_digest", "corpus", "config_digest", "code_version") if before[key] != facts[key]]
+    if changed:
+        raise ResumeError(f"resume: run {resume} began with another {', '.join(changed)}; start a new run instead")
+    run.update(status="running", reason=None, finished_at=None)
+    return run
+
+
+def fan_out(
+    run: Run, shards: Sequence[Shard], config: AuditConfig, models: Sequence[ModelSource], plan: AttributionPlan
+) -> list[ShardResult]:
+    """Attribute all shards, one task each, spread over the devices; raises the first shard's error at the end."""
+    futures = attribute.map(
+        run=unmapped(run),
+        shard=list(shards),
+        corpus=unmapped(config.corpus_source()),
+        model=[models[shard.index % len(models)] for shard in shards],
+        plan=unmapped(plan),
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("attributing pairs", total=sum(shard.pairs for shard in shards))
+        size = {future.task_run_id: shard.pairs for future, shard in zip(futures, shards, strict=True)}
+        for future in as_completed(futures):
+            progress.advance(bar, size[future.task_run_id])
+    return [future.result() for future in futures]
+
+
+@flow(
+    name="audit",
+    flow_run_name="audit {config.corpus.path.name} with {config.model.architecture}",
+    # A device works on one shard at a time, whatever the number of threads.
+    task_runner=ThreadPoolTaskRunner(max_workers=8),
+    persist_result=False,
+)
+def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
+    """Audit a model on an unlabeled corpus.
+
+    A critical failure of a gate stops the line before any alert, and the run says so (`status` stopped). Any other
+    error marks the run failed and is raised; `resume` goes on with such a run and repeats no finished shard.
+    """
+    models = config.model_sources()
+    run = begin(config, models, resume)
+    try:
+        _line(run, config, models)
+    except BaseException as error:  # an interrupt leaves its mark as well
+        run.finish("failed", f"{type(error).__name__}: {error}")
+        raise
+    record = run.manifest()
+    counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts")}
+    report = write_report(run.lake, run.run_id, run.folder / "report.html")
+    run.list_files(None, [report], [None])
+    return AuditResult(run.run_id, record["status"], record["reason"], report=report, **counts)
+
+
+def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
+    shards = ingest(run, config.corpus_source(), config.suspect_regions(), config.lake.shard_size)
+    if shards:
+        record = run.manifest()
+        plan = config.attribution_plan(record["model_digest"], record["corpus_digest"], record["code_version"])
+        calibrate(run, config.corpus_source(), models[0], plan)
+        store(run, fan_out(run, shards, config, models, plan), config.suspect_regions())
+    gates = validate(run)
+    if gates.critical:
+        run.finish("stopped", "; ".join(gates.critical))
+        return
+    flag(run, config.alert_rules())
+    alert(run, config.alert_rules())
+    run.finish("completed", "; ".join(gates.warnings) or None)

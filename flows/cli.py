@@ -1,0 +1,269 @@
+"""The command line: the only reader of arguments and environment.
+
+Results go to standard output, everything else to standard error. With --json the last line of standard output is one
+JSON object.
+"""
+
+import json
+import os
+import sys
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import sql
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("tasks", "m2ib", "corpora", "sql", "review", "demo")
+
+app = typer.Typer(
+    help="Audit vision-language models without labels: what do both towers really look at?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+errors = Console(stderr=True, soft_wrap=True, highlight=False)
+output = Console(soft_wrap=True, highlight=False)
+
+
+class Exit(IntEnum):
+    """Exit codes."""
+
+    OK = 0
+    FAILURE = 1
+    BAD_INPUT = 2
+    ALERTS = 3
+
+
+LakeOption = Annotated[Path, typer.Option("--lake", help="Folder of the lake.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Last line of standard output: one JSON object.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log.")]
+RunOption = Annotated[str, typer.Option("--run", help="Run id, `latest`, or `all`.")]
+
+
+def _stop(code: Exit, message: str) -> NoReturn:
+    errors.print(f"m2ib-audit: {message}", markup=False)
+    raise typer.Exit(code)
+
+
+def _check_packages() -> None:
+    """Generic package names can be shadowed by another distribution: say so instead of failing oddly."""
+    for name in PACKAGES:
+        found = Path(str(sys.modules[name].__file__ if name in sys.modules else __import__(name).__file__)).resolve()
+        if found.parent.parent != ROOT:
+            _stop(
+                Exit.FAILURE,
+                f"package {name!r} comes from {found.parent}, expected {ROOT / name}; "
+                "install m2ib-audit in an environment of its own",
+            )
+
+
+def _prepare_prefect(verbose: bool) -> None:
+    """Settings that must stand before Prefect is imported; what the user has set wins."""
+    defaults = {
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 s is too short on a busy machine
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "INFO" if verbose else "ERROR",
+        "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+        "GX_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _connect(lake: Path) -> sql.Connection:
+    try:
+        return sql.connect(lake)
+    except sql.LakeError as error:
+        _stop(Exit.BAD_INPUT, str(error))
+
+
+def _print_table(rows: list[dict[str, Any]], title: str | None = None) -> None:
+    if not rows:
+        output.print("(no rows)")
+        return
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    output.print(table)
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("[", "\\[")
+
+
+def _alert_sentence(alert: dict[str, Any]) -> str:
+    what = {"corpus": "over all pairs", "word": "with the word", "attribute": "with"}[alert["slice_kind"]]
+    slice_name = "" if alert["slice_kind"] == "corpus" else f" {alert['slice']!r}"
+    return (
+        f"{alert['region']}: {alert['share']:.0%} of the attribution on {alert['area']:.1%} of the image "
+        f"({alert['effect']:.1f} times its share) in {alert['n']} pairs {what}{slice_name}"
+    )
+
+
+def _alerts(lake: Path, run_id: str) -> list[dict[str, Any]]:
+    with _connect(lake) as connection:
+        if run_id == "latest":
+            newest = sql.read(connection, "SELECT run_id FROM runs ORDER BY run_id DESC LIMIT 1")
+            run_id = newest[0]["run_id"] if newest else "all"
+        rows = sql.rows(connection, "review/alerts")
+    return [row for row in rows if run_id in ("all", row["run_id"])]
+
+
+def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> Any:
+    """Run the flow and print what came out."""
+    _prepare_prefect(verbose)
+    from flows.audit import audit  # Prefect takes seconds to import; the reading commands do without
+    from tasks.errors import AuditError, BadInputError
+
+    lake = config.lake.path
+    errors.print(f"auditing {config.model.architecture} on {config.corpus.path}", markup=False)
+    try:
+        result = audit(config, resume)
+    except BadInputError as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    except AuditError as error:
+        _stop(Exit.FAILURE, str(error))
+    output.print(
+        f"run {result.run_id} {result.status}: {result.attributions} of {result.pairs} pairs attributed, "
+        f"{result.errors} error rows, {result.alerts} alerts"
+    )
+    if result.reason:
+        output.print(f"  {result.reason}", markup=False)
+    _print_alerts([row for row in _alerts(lake, result.run_id)])
+    output.print(f"report: {result.report}", markup=False)
+    if as_json:
+        keys = ("run_id", "status", "pairs", "attributions", "errors", "alerts", "report")
+        print(_as_json({key: getattr(result, key) for key in keys}))
+    return result
+
+
+def _print_alerts(alerts: list[dict[str, Any]]) -> None:
+    for alert in alerts:
+        if alert["explained_by"] is None:
+            output.print(f"ALERT {alert['alert_id']}  {_alert_sentence(alert)}", markup=False)
+    explained = [alert for alert in alerts if alert["explained_by"] is not None]
+    if explained:
+        output.print(f"      {len(explained)} more follow from these (same pairs): m2ib-audit alerts lists them")
+
+
+@app.command()
+def demo(
+    model: Annotated[str, typer.Option(help="demo/shortcut, or its honest twin demo/clean.")] = "demo/shortcut",
+    pairs: Annotated[int, typer.Option(min=1, help="Phantom pairs to generate.")] = 512,
+    data: Annotated[Path, typer.Option(help="Where the phantoms are written.")] = Path("demo-data"),
+    lake: LakeOption = Path("lake"),
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Audit the embedded model on generated chest-radiograph phantoms. Exit code 0 once the work is done."""
+    _check_packages()
+    from demo.corpus import generate
+    from demo.models import NAMES
+
+    from flows.config import parse
+
+    if model not in NAMES:
+        _stop(Exit.BAD_INPUT, f"--model: got {model!r}, expected one of {', '.join(NAMES)}")
+    corpus = generate(data, pairs=pairs)
+    config = parse(
+        {"corpus": {"path": corpus}, "model": {"architecture": model}, "lake": {"path": lake}}, "m2ib-audit demo"
+    )
+    result = _execute(config, None, as_json, verbose)
+    if result.status != "completed":
+        raise typer.Exit(Exit.FAILURE)
+
+
+@app.command()
+def run(
+    audit_file: Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="What to audit; see docs/audit-toml.md.")],
+    lake: Annotated[Path | None, typer.Option("--lake", help="Folder of the lake; overrides [lake] path.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Id of an unfinished run to go on with.")] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run one audit. Exit code 0: no alert; 3: alerts; 2: bad input or configuration; 1: failure or stopped by a gate."""
+    _check_packages()
+    from flows.config import load
+    from tasks.errors import BadInputError
+
+    try:
+        config = load(audit_file)
+    except BadInputError as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    if lake is not None:
+        config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": lake})})
+    result = _execute(config, resume, as_json, verbose)
+    if result.status != "completed":
+        raise typer.Exit(Exit.FAILURE)
+    if result.alerts:
+        raise typer.Exit(Exit.ALERTS)
+
+
+@app.command()
+def alerts(run_id: RunOption = "latest", lake: LakeOption = Path("lake"), as_json: JsonOption = False) -> None:
+    """List the alerts of a run, strongest first."""
+    found = _alerts(lake, run_id)
+    if as_json:
+        print(_as_json({"alerts": found}))
+        return
+    columns = ("run_id", "alert_id", "region", "slice", "n", "share", "area", "effect", "explained_by")
+    _print_table([{key: row[key] for key in columns} for row in found])
+
+
+@app.command("sql")
+def query(
+    text: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT over the views; e.g. 'SELECT * FROM runs'.")],
+    lake: LakeOption = Path("lake"),
+    as_json: JsonOption = False,
+) -> None:
+    """Query the lake with DuckDB's SQL, reading only."""
+    with _connect(lake) as connection:
+        try:
+            rows = sql.read(connection, text)
+        except sql.QueryError as error:
+            _stop(Exit.BAD_INPUT, str(error))
+    if as_json:
+        print(_as_json({"rows": rows}))
+    else:
+        _print_table(rows)
+
+
+@app.command()
+def report(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="A run's id, or `latest`.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; default: beside the run's data.")] = None,
+    lake: LakeOption = Path("lake"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write a run's report: one self-contained HTML file."""
+    from review.report import ReportError, write_report
+
+    try:
+        path = write_report(lake, run_id, out)
+    except (ReportError, sql.LakeError) as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    if as_json:
+        print(_as_json({"report": path}))
+    else:
+        print(path)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

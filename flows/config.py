@@ -1,0 +1,226 @@
+"""AUDIT.toml as frozen models: validated once, then handed on as plain settings."""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import demo.models
+import m2ib
+from corpora import Limits
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tasks.errors import BadInputError
+from tasks.records import AlertRules, AttributionPlan, Box, CorpusSource, ModelSource, SuspectRegions, parse_box
+
+Share = Annotated[float, Field(ge=0, le=0.5)]
+
+
+class Section(BaseModel):
+    """Frozen, and strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusConfig(Section):
+    """A folder with images and metadata.csv, .jsonl or .parquet."""
+
+    path: Path = Field(description="folder of the corpus; relative to the AUDIT.toml")
+    image_column: str = Field("file_name", description="column with the image's path inside the folder")
+    caption_column: str = Field("text", description="column with the caption")
+    max_pixels: int = Field(50_000_000, ge=1, description="larger images become error rows, unread")
+    max_file_bytes: int = Field(256 * 2**20, ge=1, description="larger files become error rows, unread")
+
+
+class ModelConfig(Section):
+    """A model as open_clip takes it, or demo/shortcut, demo/clean."""
+
+    architecture: str = Field(description="open_clip name, hf-hub:org/name, local-dir:/folder, demo/shortcut, demo/clean")
+    pretrained: str | None = Field(None, description="a tag of the architecture, or a local checkpoint file")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
+    batch_size: int = Field(64, ge=1, description="pairs at a time on a device")
+
+
+class GateSettings(Section):
+    """One tower's bottleneck; what is left out comes from the preset."""
+
+    depth: float | None = Field(None, ge=0, le=1, description="share of the blocks before the bottleneck")
+    layer: int | None = Field(None, ge=-1, description="0-based block whose output is gated, -1: embeddings")
+    beta: float | None = Field(None, ge=0, description="price of a nat")
+    statistics: Literal["unit", "feature", "position"] | None = None
+    special: Literal["learned", "closed", "open"] | None = None
+
+
+class BottleneckSettings(Section):
+    """The attribution; what is left out comes from the preset."""
+
+    preset: Literal["audit", "paper"] = "audit"
+    seed: int = 0
+    steps: int | None = Field(None, ge=1)
+    draws: int | None = Field(None, ge=1)
+    antithetic: bool | None = None
+    calibration_pairs: int = Field(512, ge=2, description="sample for the feature statistics")
+    image: GateSettings = GateSettings()
+    text: GateSettings = GateSettings()
+
+
+class RegionsConfig(Section):
+    """Suspect regions; 0 leaves frame or corners out."""
+
+    frame: Share = Field(0.05, description="width of the outer ring, in shares of what the model sees")
+    corner: Share = Field(0.25, description="size of the corners, in shares of what the model sees")
+    boxes: dict[str, Box] = Field({}, description="name -> [x0, y0, x1, y1] in shares of the original image")
+    columns: dict[str, str] = Field({}, description="name -> metadata column that holds x0,y0,x1,y1 for its pair")
+
+    @model_validator(mode="after")
+    def _boxes_lie_in_the_image(self) -> Self:
+        for name, box in self.boxes.items():
+            try:
+                parse_box(",".join(map(str, box)))
+            except ValueError as error:
+                raise ValueError(f"boxes.{name}: {error}") from error
+        taken = {"frame"} | {name for name in (*self.boxes, *self.columns) if name.startswith("corner ")}
+        clashes = (taken & {*self.boxes, *self.columns}) | (self.boxes.keys() & self.columns.keys())
+        if clashes:
+            raise ValueError(f"region names must be distinct and not those of built-in regions: {sorted(clashes)}")
+        return self
+
+
+class AlertsConfig(Section):
+    """When a region is alerted."""
+
+    factor: float = Field(2.0, gt=0, description="mass over area from which a slice is alerted")
+    min_pairs: int = Field(20, ge=1, description="smallest slice that is looked at")
+    examples: int = Field(8, ge=1, description="telling pairs an alert carries")
+
+
+class LakeConfig(Section):
+    """Where results go."""
+
+    path: Path = Field(Path("lake"), description="folder of the lake; relative to where the command runs")
+    shard_size: int = Field(256, ge=1, description="pairs a task attributes")
+
+
+class AuditConfig(Section):
+    """One audit."""
+
+    corpus: CorpusConfig
+    model: ModelConfig
+    bottleneck: BottleneckSettings = BottleneckSettings()
+    regions: RegionsConfig = RegionsConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    lake: LakeConfig = LakeConfig()
+
+    @model_validator(mode="after")
+    def _bottleneck_is_possible(self) -> Self:
+        self.bottleneck_config()
+        return self
+
+    def bottleneck_config(self) -> m2ib.BottleneckConfig:
+        """The engine's settings: the preset with what the file overrides."""
+        given = self.bottleneck
+        config = m2ib.preset(given.preset, given.seed)
+        overrides = {name: getattr(given, name) for name in ("steps", "draws", "antithetic")}
+        for tower in ("image", "text"):
+            gate = {key: value for key, value in getattr(given, tower).model_dump().items() if value is not None}
+            overrides[tower] = replace(getattr(config, tower), **gate)
+        if overrides["text"].statistics == "position":
+            raise ValueError("bottleneck.text.statistics: position is for images, as captions have no fixed grid")
+        return replace(config, **{key: value for key, value in overrides.items() if value is not None})
+
+    def corpus_source(self) -> CorpusSource:
+        """Settings of ingest."""
+        limits = Limits(max_pixels=self.corpus.max_pixels, max_file_bytes=self.corpus.max_file_bytes)
+        return CorpusSource(
+            self.corpus.path.resolve(), self.corpus.image_column, self.corpus.caption_column, limits
+        )
+
+    def model_sources(self) -> list[ModelSource]:
+        """The model, once for each device that shares the work."""
+        architecture = self.model.architecture
+        if architecture in demo.models.NAMES:
+            architecture = f"local-dir:{demo.models.folder(architecture)}"
+        return [
+            ModelSource(architecture, self.model.pretrained, device, self.model.batch_size)
+            for device in m2ib.devices(self.model.device)
+        ]
+
+    def suspect_regions(self) -> SuspectRegions:
+        """Settings of store."""
+        return SuspectRegions(self.regions.frame, self.regions.corner, self.regions.boxes, self.regions.columns)
+
+    def alert_rules(self) -> AlertRules:
+        """Settings of flag and alert."""
+        return AlertRules(self.alerts.factor, self.alerts.min_pairs, self.alerts.examples)
+
+    def resolved(self) -> dict[str, Any]:
+        """All that decides the results, as JSON: what the manifest keeps."""
+        return {
+            "corpus": self.corpus.model_dump(mode="json"),
+            "model": self.model.model_dump(mode="json", include={"architecture", "pretrained"}),
+            "bottleneck": asdict(self.bottleneck_config()) | {"calibration_pairs": self.bottleneck.calibration_pairs},
+            "regions": self.regions.model_dump(mode="json"),
+            "alerts": self.alerts.model_dump(mode="json"),
+        }
+
+    def attribution_plan(self, model_digest: str, corpus_digest: str, code_version: str) -> AttributionPlan:
+        """Settings of attribute, with the key under which finished shards are found again."""
+        parts = [self.resolved()["bottleneck"], model_digest, corpus_digest, code_version]
+        return AttributionPlan(self.bottleneck_config(), self.bottleneck.calibration_pairs, config_digest(parts))
+
+
+def config_digest(value: Any) -> str:
+    """sha256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def load(path: Path) -> AuditConfig:
+    """Read an AUDIT.toml. Raises BadInputError that names each fault, with the nearest valid name for unknown keys."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read ({error.strerror}); give the path of an AUDIT.toml") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path}: not valid TOML: {error}") from error
+    config = parse(data, str(path))
+    corpus = config.corpus.model_copy(update={"path": path.parent / config.corpus.path})
+    pretrained = config.model.pretrained
+    if pretrained and (path.parent / pretrained).is_file():
+        model = config.model.model_copy(update={"pretrained": str((path.parent / pretrained).resolve())})
+    else:
+        model = config.model
+    return config.model_copy(update={"corpus": corpus, "model": model})
+
+
+def parse(data: dict[str, Any], source: str) -> AuditConfig:
+    """Validate a configuration. Raises BadInputError that names each fault."""
+    try:
+        return AuditConfig.model_validate(data)
+    except ValidationError as error:
+        faults = "\n".join(f"  {_fault(fault)}" for fault in error.errors())
+        raise BadInputError(f"{source}: {error.error_count()} fault(s) in the configuration\n{faults}") from error
+
+
+def _fault(fault: Any) -> str:
+    where = [str(part) for part in fault["loc"]]
+    name = ".".join(where) or "configuration"
+    if fault["type"] == "extra_forbidden":
+        valid = _keys_at(where[:-1])
+        near = difflib.get_close_matches(where[-1], valid, n=1, cutoff=0.0)
+        return f"{name}: unknown key; did you mean {near[0]!r}? valid here: {', '.join(sorted(valid))}"
+    if fault["type"] == "missing":
+        return f"{name}: missing, and needed"
+    return f"{name}: {fault['msg']}, got {fault['input']!r}"
+
+
+def _keys_at(where: list[str]) -> list[str]:
+    section: type[BaseModel] = AuditConfig
+    for part in where:
+        annotation = section.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        section = annotation
+    return list(section.model_fields)

@@ -1,0 +1,32 @@
+"""What the manifest says about the code and the machine that made a run."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import m2ib.version
+
+
+def code_version() -> str:
+    """The package's version, with the commit where it runs from a git checkout (`.dirty` if changed since)."""
+    root = Path(__file__).resolve().parent.parent
+    version = m2ib.version.__version__
+    if not (root / ".git").exists():
+        return version
+    try:
+        described = subprocess.run(  # fixed arguments
+            ["git", "describe", "--always", "--dirty=.dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607
+            cwd=root, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return version
+    return f"{version}+g{described.stdout.strip()}"
+
+
+def environment() -> dict[str, str]:
+    """Versions that can change a figure."""
+    packages = ("torch", "open_clip_torch", "pillow", "numpy", "duckdb", "pyarrow", "great-expectations", "prefect")
+    return {"python": platform.python_version(), "machine": platform.machine()} | {
+        name: metadata.version(name) for name in packages
+    }

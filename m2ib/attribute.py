@@ -1,0 +1,193 @@
+"""The public calls: calibrate feature statistics, attribute pairs."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from m2ib.bottleneck import Fit, GatedTokens, fit
+from m2ib.encoders import CONTENT, KINDS, DualEncoder, HiddenTokens, Images, Tower
+from m2ib.errors import CalibrationError
+from m2ib.noise import KeyedNoise
+from m2ib.statistics import FeatureStatistics, RunningMoments, TowerStatistics
+from m2ib.types import Attribution, BottleneckConfig, GateConfig, TowerName
+
+
+def _cells(tokens: HiddenTokens, gate: GateConfig) -> Int[Tensor, "inputs tokens"]:
+    """The cell of the statistics that each token belongs to."""
+    if gate.statistics == "position":
+        positions = torch.arange(tokens.hidden.shape[1], device=tokens.hidden.device)
+        return positions.expand(tokens.kinds.shape)
+    return tokens.kinds
+
+
+def _batches(count: int, batch_size: int) -> list[slice]:
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
+    return [slice(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+
+
+def calibrate(
+    encoder: DualEncoder,
+    images: Images,
+    texts: Sequence[str],
+    config: BottleneckConfig,
+    batch_size: int = 64,
+) -> FeatureStatistics:
+    """Mean and deviation of the features at both bottlenecks over an unlabelled sample (a few hundred pairs will do).
+
+    images and texts need not be paired. Raises CalibrationError when a statistic cannot be estimated.
+    """
+    with encoder.frozen():
+        image = text = None
+        if config.image.statistics != "unit":
+            batches = (encoder.pixels(images[rows]) for rows in _batches(len(images), batch_size))
+            image = _moments(encoder.image, batches, config.image, len(images))
+        if config.text.statistics != "unit":
+            if config.text.statistics == "position":
+                raise CalibrationError(
+                    "text.statistics: got 'position', expected 'unit' or 'feature': "
+                    "a position in a caption has no fixed meaning"
+                )
+            batches = (encoder.token_ids(texts[rows]) for rows in _batches(len(texts), batch_size))
+            text = _moments(encoder.text, batches, config.text, len(texts))
+    return FeatureStatistics(image, text)
+
+
+def _moments(tower: Tower, batches: Iterable[Tensor], gate: GateConfig, count: int) -> TowerStatistics:
+    if count < 2:
+        raise CalibrationError(f"calibration sample: got {count}, expected at least 2 and better a few hundred")
+    moments: RunningMoments | None = None
+    layer = gate.resolve_layer(tower.blocks)
+    for batch in batches:
+        tokens = tower.prefix(batch, layer)
+        cells = _cells(tokens, gate)
+        if moments is None:
+            moments = RunningMoments(tokens.hidden.shape[1] if gate.statistics == "position" else KINDS, tower.width)
+        moments.add(tokens.hidden[tokens.valid], cells[tokens.valid])
+    if moments is None:
+        raise CalibrationError("calibration sample: got no batch")
+    return moments.finish()
+
+
+def attribute(
+    encoder: DualEncoder,
+    images: Images,
+    texts: Sequence[str],
+    config: BottleneckConfig | None = None,
+    statistics: FeatureStatistics | None = None,
+    *,
+    keys: Sequence[str] | None = None,
+    batch_size: int = 64,
+) -> Attribution:
+    """M2IB maps of both towers for the pairs (images[i], texts[i]) (Wang et al., NeurIPS 2023, section 3).
+
+    images: PIL images, or a tensor that `encoder.preprocess` made. config: default the audit's settings. statistics: from `calibrate`, needed unless both towers use `unit`.
+    keys: identity of each pair for its noise; default a digest of its pixels and tokens. A map depends on its pair,
+    key, seed and settings alone, not on neighbours or batch size. The model is left as it was found.
+    Raises ValueError for unequal lengths, CalibrationError for missing statistics.
+    """
+    config = config or BottleneckConfig()
+    if len(images) != len(texts):
+        raise ValueError(f"images and texts: got {len(images)} and {len(texts)}, expected one text an image")
+    if keys is not None and len(keys) != len(images):
+        raise ValueError(f"keys: got {len(keys)}, expected one for each of {len(images)} pairs")
+    if not len(images):
+        raise ValueError("images: got none, expected at least one pair")
+    statistics = statistics or FeatureStatistics()
+    for name, gate in (("image", config.image), ("text", config.text)):
+        if gate.statistics != "unit" and getattr(statistics, name) is None:
+            raise CalibrationError(
+                f"{name}.statistics is {gate.statistics!r}, but no statistics were given: pass "
+                "`statistics=m2ib.calibrate(encoder, images, texts, config)`, or use m2ib.preset('paper')"
+            )
+    parts = []
+    with encoder.frozen():
+        for rows in _batches(len(images), batch_size):
+            pixels, ids = encoder.pixels(images[rows]), encoder.token_ids(texts[rows])
+            batch_keys = keys[rows] if keys is not None else _content_keys(pixels, ids)
+            parts.append(_attribute_batch(encoder, pixels, ids, batch_keys, config, statistics))
+    return _concatenate(parts)
+
+
+def _content_keys(pixels: Float[Tensor, "pairs 3 h w"], ids: Int[Tensor, "pairs context"]) -> list[str]:
+    return [
+        hashlib.sha256(image.cpu().numpy().tobytes() + text.cpu().numpy().tobytes()).hexdigest()
+        for image, text in zip(pixels, ids, strict=True)
+    ]
+
+
+def _attribute_batch(
+    encoder: DualEncoder,
+    pixels: Float[Tensor, "pairs 3 h w"],
+    ids: Int[Tensor, "pairs context"],
+    keys: Sequence[str],
+    config: BottleneckConfig,
+    statistics: FeatureStatistics,
+) -> Attribution:
+    image_embedding, text_embedding = encoder.embed_images(pixels), encoder.embed_texts(ids)
+    image_tokens, image = _fit_tower(
+        encoder.image, "image", pixels, text_embedding, keys, config.image, config, statistics.image
+    )
+    text_tokens, text = _fit_tower(
+        encoder.text, "text", ids, image_embedding, keys, config.text, config, statistics.text
+    )
+    patches = image_tokens.kinds == CONTENT
+    lengths = [int(length) for length in text_tokens.lengths]
+    return Attribution(
+        cosine=(image_embedding * text_embedding).sum(dim=-1).cpu(),
+        image_map=image.nats[patches].reshape(len(keys), *encoder.image.grid).cpu(),
+        image_special_nats=(image.nats * ~patches).sum(dim=1).cpu(),
+        image_cosine=image.cosine.cpu(),
+        tokens=[encoder.token_strings(row[:length]) for row, length in zip(ids, lengths, strict=True)],
+        special=[
+            (kinds[:length] != CONTENT).tolist() for kinds, length in zip(text_tokens.kinds, lengths, strict=True)
+        ],
+        text_map=[nats[:length].cpu() for nats, length in zip(text.nats, lengths, strict=True)],
+        text_cosine=text.cosine.cpu(),
+    )
+
+
+def _fit_tower(
+    tower: Tower,
+    name: TowerName,
+    inputs: Tensor,
+    target: Float[Tensor, "pairs embed"],
+    keys: Sequence[str],
+    gate: GateConfig,
+    config: BottleneckConfig,
+    statistics: TowerStatistics | None,
+) -> tuple[HiddenTokens, Fit]:
+    layer = gate.resolve_layer(tower.blocks)
+    tokens = tower.prefix(inputs, layer)
+    hidden = tokens.hidden.float()
+    if statistics is None:
+        mean, std = torch.zeros_like(hidden), torch.ones_like(hidden)
+    else:
+        mean, std = statistics.at(_cells(tokens, gate))
+    special = tokens.valid & (tokens.kinds != CONTENT)
+    gated = GatedTokens(
+        hidden=hidden,
+        mean=mean,
+        std=std,
+        learned=tokens.valid if gate.special == "learned" else tokens.valid & ~special,
+        closed=special if gate.special == "closed" else torch.zeros_like(special),
+    )
+    pooled = tokens.pooled.repeat(config.draws)
+    noise = KeyedNoise(config.seed, keys, name, tokens.lengths.tolist())
+    return tokens, fit(gated, lambda codes: tower.suffix(codes, pooled, layer), target, noise, gate, config)
+
+
+def _concatenate(parts: Sequence[Attribution]) -> Attribution:
+    return Attribution(
+        cosine=torch.cat([part.cosine for part in parts]),
+        image_map=torch.cat([part.image_map for part in parts]),
+        image_special_nats=torch.cat([part.image_special_nats for part in parts]),
+        image_cosine=torch.cat([part.image_cosine for part in parts]),
+        tokens=[row for part in parts for row in part.tokens],
+        special=[row for part in parts for row in part.special],
+        text_map=[row for part in parts for row in part.text_map],
+        text_cosine=torch.cat([part.text_cosine for part in parts]),
+    )

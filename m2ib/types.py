@@ -1,0 +1,131 @@
+"""Settings and results of the engine. Paper symbols are mapped to these names in m2ib/README.md."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+Statistics = Literal["unit", "feature", "position"]
+SpecialGate = Literal["learned", "closed", "open"]
+TowerName = Literal["image", "text"]
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """The bottleneck of one tower.
+
+    depth: share of the tower's blocks that run before the gate, 0 (token embeddings) to 1 (last block's output).
+    layer: the 0-based block whose output is gated, -1 for the embeddings; overrides `depth` when given.
+    beta: price of one nat, as mean over gated tokens and features, in units of cosine (method, section 1.6).
+    statistics: what the noise is drawn from and the KL measured against. `unit`: N(0, 1), the paper;
+        `feature`: mean and standard deviation per feature and kind of token over a calibration sample (as in
+        IBA, Schulz et al. 2020); `position`: per feature and position of the image grid.
+    special: gate of the tokens that are no patch and no word (CLS; SOS, EOS). `learned`: like all others
+        (the paper); `closed`: replaced by noise; `open`: passed unchanged.
+    """
+
+    depth: float = 10 / 12
+    layer: int | None = None
+    beta: float = 0.1
+    statistics: Statistics = "unit"
+    special: SpecialGate = "learned"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.depth <= 1.0:
+            raise ValueError(f"depth is the share of blocks before the gate: got {self.depth}, expected 0 to 1")
+        if self.layer is not None and self.layer < -1:
+            raise ValueError(f"layer: got {self.layer}, expected -1 (embeddings) or a 0-based block")
+        if not (math.isfinite(self.beta) and self.beta >= 0.0):
+            raise ValueError(f"beta: got {self.beta}, expected a finite number >= 0")
+
+    def resolve_layer(self, blocks: int) -> int:
+        """The 0-based block whose output is gated (-1: embeddings) in a tower of `blocks` blocks."""
+        if self.layer is None:
+            return round(self.depth * blocks) - 1
+        if self.layer >= blocks:
+            raise ValueError(f"layer: got {self.layer}, but the tower has {blocks} blocks: expected -1 to {blocks - 1}")
+        return self.layer
+
+
+@dataclass(frozen=True)
+class BottleneckConfig:
+    """Settings of one attribution; the defaults are the audit's (see m2ib/README.md for why they leave the paper's).
+
+    steps, learning_rate: Adam on the gates. draws: noise draws a step; `antithetic` uses each draw with both
+    signs, so `draws` is then even. initial_alpha: logit of the gate at the start. seed: of the keyed noise.
+    """
+
+    image: GateConfig = field(
+        default_factory=lambda: GateConfig(depth=0.2, beta=1.0, statistics="position", special="learned")
+    )
+    text: GateConfig = field(
+        default_factory=lambda: GateConfig(depth=0.0, beta=0.1, statistics="feature", special="closed")
+    )
+    steps: int = 10
+    draws: int = 2
+    antithetic: bool = True
+    learning_rate: float = 1.0
+    initial_alpha: float = 5.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.draws < 1:
+            raise ValueError(f"steps and draws: got {self.steps} and {self.draws}, expected at least 1 each")
+        if self.antithetic and self.draws % 2:
+            raise ValueError(f"draws: got {self.draws}, expected an even number, as antithetic draws come in pairs")
+        if not self.learning_rate > 0.0:
+            raise ValueError(f"learning_rate: got {self.learning_rate}, expected a number above 0")
+
+    def needs_statistics(self) -> bool:
+        """Whether `attribute` must be given calibrated feature statistics."""
+        return self.image.statistics != "unit" or self.text.statistics != "unit"
+
+
+PRESETS: dict[str, BottleneckConfig] = {
+    "audit": BottleneckConfig(),
+    "paper": BottleneckConfig(image=GateConfig(), text=GateConfig(), draws=10, antithetic=False),
+}
+
+
+def preset(name: str, seed: int = 0) -> BottleneckConfig:
+    """The settings named `audit` (the defaults) or `paper` (Wang et al., NeurIPS 2023, as released)."""
+    if name not in PRESETS:
+        raise ValueError(f"preset: got {name!r}, expected one of {sorted(PRESETS)}")
+    return replace(PRESETS[name], seed=seed)
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Maps and scores of S pairs. Nats are those of the final gates; nothing is rescaled.
+
+    cosine: (S,) clean cosine of image and text.
+    image_map: (S, grid_h, grid_w) nats a patch. image_special_nats: (S,) nats of the tokens outside the grid.
+    image_cosine: (S,) mean cosine after the bottleneck in the image tower.
+    tokens, special: per pair, the text's tokens and whether each is SOS, EOS or the like.
+    text_map: per pair (tokens,) nats a token, special ones included. text_cosine: as image_cosine.
+    """
+
+    cosine: Float[Tensor, " pairs"]
+    image_map: Float[Tensor, "pairs grid_h grid_w"]
+    image_special_nats: Float[Tensor, " pairs"]
+    image_cosine: Float[Tensor, " pairs"]
+    tokens: Sequence[Sequence[str]]
+    special: Sequence[Sequence[bool]]
+    text_map: Sequence[Float[Tensor, " tokens"]]
+    text_cosine: Float[Tensor, " pairs"]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def image_nats(self) -> Float[Tensor, " pairs"]:
+        """(S,) nats over the patch grid."""
+        return self.image_map.sum(dim=(1, 2))
+
+    @property
+    def text_nats(self) -> list[float]:
+        """Nats over all tokens of each text."""
+        return [float(row.sum()) for row in self.text_map]

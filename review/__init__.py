@@ -1,0 +1,1 @@
+"""Who looks: reports over the lake. Read-only."""

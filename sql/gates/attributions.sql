@@ -1,0 +1,23 @@
+-- What the gate over the attributions looks at. Grain: pair, attributed or not. Parameters: $run_id.
+-- NaN passes a range check unseen, so finiteness is a column of its own.
+SELECT
+    p.pair_id,
+    a.cosine,
+    a.image_cosine,
+    a.text_cosine,
+    a.image_nats,
+    a.text_nats,
+    len(a.image_map) = a.grid_h * a.grid_w AS image_map_complete,
+    len(a.text_map) = len(a.tokens) AS text_map_complete,
+    len(list_filter(a.image_map, lambda nats: NOT isfinite(nats))) = 0 AS image_map_finite,
+    len(list_filter(a.text_map, lambda nats: NOT isfinite(nats))) = 0 AS text_map_finite,
+    list_min(a.image_map) AS image_map_min,
+    list_min(a.text_map) AS text_map_min
+FROM pairs AS p
+LEFT JOIN attributions AS a USING (run_id, pair_id)
+WHERE p.run_id = $run_id
+    AND NOT EXISTS (
+        SELECT 1 FROM ingest_errors AS e
+        WHERE e.run_id = p.run_id AND e.pair_id = p.pair_id AND e.stage = 'attribute'
+    )
+ORDER BY p.pair_id;

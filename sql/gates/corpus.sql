@@ -1,0 +1,5 @@
+-- What the gate over the corpus looks at. Grain: pair. Parameters: $run_id.
+SELECT pair_id, file_name, caption, width, height
+FROM pairs
+WHERE run_id = $run_id
+ORDER BY row_number;

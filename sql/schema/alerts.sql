@@ -1,0 +1,16 @@
+-- One row an alert. `explained_by` names the stronger slice without whose pairs this alert would not stand.
+CREATE TABLE alerts (
+    run_id VARCHAR,
+    alert_id VARCHAR,
+    rule VARCHAR,
+    region VARCHAR,
+    slice_kind VARCHAR,
+    slice VARCHAR,
+    n BIGINT,
+    share DOUBLE,
+    area DOUBLE,
+    effect DOUBLE,
+    explained_by VARCHAR,  -- NULL for an alert that stands on its own
+    pair_ids VARCHAR[],    -- the most telling pairs, most nats in the region first
+    raised_at TIMESTAMPTZ
+);

@@ -1,0 +1,13 @@
+-- One row a check of Great Expectations.
+CREATE TABLE validations (
+    run_id VARCHAR,
+    suite VARCHAR,
+    suite_digest VARCHAR,
+    expectation VARCHAR,
+    column_name VARCHAR,
+    severity VARCHAR,          -- 'critical' stops the line
+    success BOOLEAN,
+    observed VARCHAR,
+    unexpected_count BIGINT,
+    detail VARCHAR             -- settings of the check, or the exception that it raised
+);

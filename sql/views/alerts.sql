@@ -1,0 +1,1 @@
+CREATE VIEW alerts AS SELECT * FROM stored.alerts;

@@ -1,0 +1,1 @@
+CREATE VIEW attributions AS SELECT * FROM stored.attributions;

@@ -1,0 +1,1 @@
+CREATE VIEW findings AS SELECT * FROM stored.findings;

@@ -1,0 +1,1 @@
+CREATE VIEW ingest_errors AS SELECT * FROM stored.ingest_errors;

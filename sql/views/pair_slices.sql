@@ -1,0 +1,10 @@
+-- The slices that a pair belongs to: the whole corpus, each word of its caption, each value of an attribute.
+CREATE VIEW pair_slices AS
+SELECT run_id, pair_id, 'corpus' AS slice_kind, 'all pairs' AS slice
+FROM stored.pairs
+UNION ALL
+SELECT run_id, pair_id, 'word', unnest(list_distinct(regexp_extract_all(lower(caption), '[\p{L}\p{N}]+')))
+FROM stored.pairs
+UNION ALL
+SELECT run_id, pair_id, 'attribute', entry.key || '=' || entry.value
+FROM (SELECT run_id, pair_id, unnest(map_entries(attributes)) AS entry FROM stored.pairs);

@@ -1,0 +1,1 @@
+CREATE VIEW pairs AS SELECT * FROM stored.pairs;

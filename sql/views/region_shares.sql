@@ -1,0 +1,1 @@
+CREATE VIEW region_shares AS SELECT * FROM stored.region_shares;

@@ -1,0 +1,1 @@
+CREATE VIEW regions AS SELECT * FROM stored.regions;

@@ -1,0 +1,1 @@
+CREATE VIEW runs AS SELECT * FROM stored.runs;

@@ -1,0 +1,1 @@
+CREATE VIEW validations AS SELECT * FROM stored.validations;

@@ -1,0 +1,56 @@
+"""Findings -> alerts: stored first, then sent out as Prefect events."""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+
+import sql
+from tasks.lake import Run
+from tasks.records import AlertRules
+
+EVENT = "m2ib.alert.spurious-region"
+
+
+def _alert_id(finding: dict[str, Any]) -> str:
+    parts = [finding[key] for key in ("run_id", "rule", "region", "slice_kind", "slice")]
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:12]
+
+
+def raise_alerts(run: Run, rules: AlertRules) -> list[dict[str, Any]]:
+    """Store an alert for each finding, with its most telling pairs; returns those that stand on their own."""
+    thresholds = {"run_id": run.run_id, "factor": rules.factor, "min_pairs": rules.min_pairs}
+    alerts = []
+    with run.connect() as connection:
+        for finding in sql.rows(connection, "derive/explained_findings", **thresholds):
+            telling = sql.rows(
+                connection,
+                "derive/telling_pairs",
+                limit=rules.examples,
+                **{key: finding[key] for key in ("run_id", "region", "slice_kind", "slice")},
+            )
+            finding |= {
+                "alert_id": _alert_id(finding),
+                "pair_ids": [row["pair_id"] for row in telling],
+                "raised_at": datetime.now(UTC),
+            }
+            alerts.append(finding)
+    run.write_table("alerts", ({key: row[key] for key in sql.schema("alerts").names} for row in alerts))
+    run.update(counts={"alerts": len(alerts)})
+    return [alert for alert in alerts if alert["explained_by"] is None]
+
+
+@task(name="alert", cache_policy=NO_CACHE, persist_result=False)
+def alert(run: Run, rules: AlertRules) -> int:
+    """Store the alerts, then emit an event for each that stands on its own; see `raise_alerts`."""
+    raised = raise_alerts(run, rules)
+    for row in raised:
+        emit_event(
+            EVENT,
+            resource={"prefect.resource.id": f"m2ib.run.{run.run_id}", "prefect.resource.name": row["region"]},
+            payload={key: row[key] for key in ("alert_id", "region", "slice_kind", "slice", "effect", "n", "pair_ids")},
+        )
+    return len(raised)

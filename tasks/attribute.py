@@ -1,0 +1,171 @@
+"""Pairs -> maps and scores, one shard a task. The finished file of a shard is its cache: a resumed run skips it."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import m2ib
+import pyarrow.parquet as pq
+from corpora import Reason, RowError, contained, read_image
+from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.errors import BadInputError
+from tasks.lake import Run, written_aside
+from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, ShardResult
+
+_loading = threading.Lock()
+_in_use: dict[str, threading.Lock] = {}
+
+
+@lru_cache(maxsize=4)
+def _load(architecture: str, pretrained: str | None, device: str) -> DualEncoder:
+    return m2ib.load_encoder(architecture, pretrained, device)
+
+
+def encoder(source: ModelSource) -> DualEncoder:
+    """The model, loaded once a process. Raises BadInputError with what to check."""
+    try:
+        with _loading:
+            return _load(source.architecture, source.pretrained, source.device)
+    except M2IBError as error:
+        raise BadInputError(str(error)) from error
+
+
+def _device_lock(device: str) -> threading.Lock:
+    """One shard at a time on a device: threads share its model, and memory is sized for one batch."""
+    with _loading:
+        return _in_use.setdefault(device, threading.Lock())
+
+
+def _read(corpus: CorpusSource, pair: dict[str, Any], model: DualEncoder) -> Any:
+    """Preprocessed pixels of a pair's image. Raises RowError if the file is not what ingest saw."""
+    image = read_image(contained(corpus.path.resolve(), pair["file_name"]), corpus.limits)
+    if image.sha256 != pair["image_sha256"]:
+        raise RowError(
+            Reason.CHANGED_SINCE_INGEST,
+            f"{pair['file_name']}: the file's bytes are no longer those that ingest read; audit the corpus again",
+        )
+    return model.preprocess(image.pixels)
+
+
+def calibrate_features(
+    run: Run, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan
+) -> FeatureStatistics | None:
+    """Feature statistics over a sample of the run's pairs, kept in the run's folder; None if the settings need none.
+
+    The sample is drawn by a hash of seed and pair, so that it depends on nothing else.
+    """
+    if not plan.bottleneck.needs_statistics():
+        return None
+    path = run.folder / "calibration.safetensors"
+    if not path.is_file():
+        columns = ["pair_id", "file_name", "caption", "image_sha256"]
+        pairs = pq.read_table(run.path("pairs"), columns=columns).to_pylist()
+        pairs.sort(key=lambda pair: hashlib.sha256(f"{plan.bottleneck.seed}{pair['pair_id']}".encode()).digest())
+        network = encoder(model)
+        images, texts = [], []
+        for pair in pairs[: plan.calibration_pairs]:
+            try:
+                images.append(_read(corpus, pair, network))
+                texts.append(pair["caption"])
+            except RowError:
+                continue  # it becomes an error row when its shard comes to it
+        try:
+            with _device_lock(model.device):
+                statistics = m2ib.calibrate(network, network.stack(images), texts, plan.bottleneck, model.batch_size)
+        except M2IBError as error:
+            raise BadInputError(f"calibration: {error}") from error
+        with written_aside(path) as aside:
+            statistics.save(aside)
+        run.list_files(None, [path], [None])
+    return FeatureStatistics.load(path)
+
+
+def _rows(result: Attribution, pairs: list[dict[str, Any]], model: DualEncoder) -> Iterator[dict[str, Any]]:
+    for i, pair in enumerate(pairs):
+        view = model.field_of_view(pair["width"], pair["height"])
+        image_map, text_map = result.image_map[i].double(), result.text_map[i].double()
+        yield {
+            "pair_id": pair["pair_id"],
+            "caption": pair["caption"],
+            "cosine": float(result.cosine[i]),
+            "grid_h": image_map.shape[0],
+            "grid_w": image_map.shape[1],
+            "image_map": image_map.flatten().tolist(),
+            "image_nats": float(image_map.sum()),
+            "image_special_nats": float(result.image_special_nats[i]),
+            "image_cosine": float(result.image_cosine[i]),
+            "tokens": list(result.tokens[i]),
+            "special": list(result.special[i]),
+            "text_map": text_map.tolist(),
+            "text_nats": float(text_map.sum()),
+            "text_cosine": float(result.text_cosine[i]),
+        } | dict(zip(("view_x0", "view_y0", "view_x1", "view_y1"), view, strict=True))
+
+
+def _shard_name(shard: Shard, plan: AttributionPlan, pairs: list[dict[str, Any]]) -> str:
+    """Content-addressed: another model, setting, engine or set of pairs gives another name."""
+    key = hashlib.sha256("\n".join([plan.key, *(pair["pair_id"] for pair in pairs)]).encode()).hexdigest()[:16]
+    return f"part-{shard.index:05d}-{key}"
+
+
+def attribute_pairs(
+    run: Run, shard: Shard, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan
+) -> ShardResult:
+    """Attribute one shard into its own file; pairs whose image no longer reads become error rows.
+
+    A finished file is not made again: the error rows are written before it, so that it stands for both.
+    """
+    pairs = run.read_group("pairs", shard.index)
+    name = _shard_name(shard, plan, pairs)
+    path = run.path("attributions", name)
+    if path.is_file():
+        done = pq.ParquetFile(path).metadata.num_rows
+        return ShardResult(shard, name, done, len(pairs) - done, reused=True)
+    network = encoder(model)
+    statistics = calibrate_features(run, corpus, model, plan)
+    errors: list[dict[str, Any]] = []
+    with _device_lock(model.device), run.writer("attributions", name) as writer:
+        rows: list[dict[str, Any]] = []
+        for start in range(0, len(pairs), model.batch_size):
+            pixels, readable = [], []
+            for pair in pairs[start : start + model.batch_size]:
+                try:
+                    pixels.append(_read(corpus, pair, network))
+                    readable.append(pair)
+                except RowError as error:
+                    errors.append({**pair, "stage": "attribute", "reason": str(error.reason), "detail": error.detail})
+            if readable:
+                result = m2ib.attribute(
+                    network,
+                    network.stack(pixels),
+                    [pair["caption"] for pair in readable],
+                    plan.bottleneck,
+                    statistics,
+                    keys=[pair["pair_id"] for pair in readable],
+                    batch_size=model.batch_size,
+                )
+                rows.extend(_rows(result, readable, network))
+        writer.write(rows)
+        if errors:
+            with run.writer("ingest_errors", name) as error_writer:
+                error_writer.write(errors)
+    return ShardResult(shard, name, len(rows), len(errors), reused=False)
+
+
+@task(name="calibrate", cache_policy=NO_CACHE, persist_result=False)
+def calibrate(run: Run, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan) -> None:
+    """Estimate the feature statistics once, before the fan-out; see `calibrate_features`."""
+    calibrate_features(run, corpus, model, plan)
+
+
+@task(name="attribute", task_run_name="attribute-{shard.index}", cache_policy=NO_CACHE, persist_result=False)
+def attribute(
+    run: Run, shard: Shard, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan
+) -> ShardResult:
+    """Attribute one shard; see `attribute_pairs`."""
+    return attribute_pairs(run, shard, corpus, model, plan)

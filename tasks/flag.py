@@ -1,0 +1,29 @@
+"""Attributions -> region shares -> findings: runs the rules of sql/rules."""
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+import sql
+from tasks.lake import Run
+from tasks.records import AlertRules
+
+
+def flag_regions(run: Run, rules: AlertRules) -> int:
+    """Weigh the regions, run every rule, and store `region_shares` and `findings`; returns the number of findings."""
+    with run.connect() as connection:
+        shares = sql.rows(connection, "derive/region_shares", run_id=run.run_id)
+    run.write_table("region_shares", shares)
+    thresholds = {"run_id": run.run_id, "factor": rules.factor, "min_pairs": rules.min_pairs}
+    with run.connect() as connection:
+        findings = [
+            {**row, "rule": rule, "rule_digest": sql.digest(f"rules/{rule}")}
+            for rule in sql.names("rules")
+            for row in sql.rows(connection, f"rules/{rule}", **thresholds)
+        ]
+    return run.write_table("findings", findings)
+
+
+@task(name="flag", cache_policy=NO_CACHE, persist_result=False)
+def flag(run: Run, rules: AlertRules) -> int:
+    """Propose suspicions; see `flag_regions`."""
+    return flag_regions(run, rules)

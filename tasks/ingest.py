@@ -1,0 +1,114 @@
+"""Corpus -> pairs and ingest errors, in Parquet. Every row of the metadata becomes the one or the other."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from corpora import CorpusError, Pair, Reason, Rejected, digest, read_folder
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.errors import BadInputError
+from tasks.lake import Run
+from tasks.records import CorpusSource, Shard, SuspectRegions, parse_box
+
+
+def _check_boxes(row: Pair | Rejected, columns: Mapping[str, str]) -> Pair | Rejected:
+    """A pair whose region column cannot be read cannot be audited as configured: it is rejected, with the reason."""
+    if isinstance(row, Rejected):
+        return row
+    for region, column in columns.items():
+        try:
+            if value := row.attributes.get(column):
+                parse_box(value)
+        except ValueError as error:
+            detail = f"region {region!r}, column {column!r}: {error}; mend the value, or leave it empty"
+            return Rejected(
+                row.row, row.file_name, row.caption, Reason.MALFORMED_BOX, detail, dict(row.attributes)
+            )
+    return row
+
+
+def _pair_row(pair: Pair) -> dict[str, Any]:
+    return {
+        "pair_id": pair.pair_id,
+        "row_number": pair.row,
+        "file_name": pair.file_name,
+        "caption": pair.caption,
+        "image_sha256": pair.image_sha256,
+        "width": pair.width,
+        "height": pair.height,
+        "attributes": list(pair.attributes.items()),
+    }
+
+
+def _error_row(rejected: Rejected) -> dict[str, Any]:
+    return {
+        "row_number": rejected.row,
+        "stage": "ingest",
+        "file_name": rejected.file_name,
+        "caption": rejected.caption,
+        "reason": str(rejected.reason),
+        "detail": rejected.detail,
+        "attributes": list(rejected.attributes.items()),
+    }
+
+
+def ingest_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_size: int) -> list[Shard]:
+    """Read the corpus into `pairs` (a row group a shard) and `ingest_errors`; returns the shards.
+
+    A run that already has its pairs keeps them. Raises BadInputError when the corpus as a whole is unreadable.
+    """
+    if not run.listed("pairs"):
+        try:
+            _read_corpus(run, source, regions, shard_size)
+        except CorpusError as error:
+            raise BadInputError(str(error)) from error
+    return [Shard(index, size) for index, size in enumerate(run.group_sizes("pairs"))]
+
+
+def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_size: int) -> None:
+    seen: list[Pair | Rejected] = []
+    pairs: list[dict[str, Any]] = []
+    errors: list[dict[str, Any]] = []
+    columns: set[str] = set()
+    with run.writer("pairs") as pair_file, run.writer("ingest_errors", "ingest") as error_file:
+        for raw in read_folder(
+            source.path,
+            image_column=source.image_column,
+            caption_column=source.caption_column,
+            limits=source.limits,
+        ):
+            columns |= raw.attributes.keys()
+            row = _check_boxes(raw, regions.columns)
+            # The digest needs identities only.
+            seen.append(replace(row, attributes={}))
+            if isinstance(row, Pair):
+                pairs.append(_pair_row(row))
+            else:
+                errors.append(_error_row(row))
+            if len(pairs) == shard_size:
+                pair_file.write(pairs)
+                pairs.clear()
+        pair_file.write(pairs)
+        error_file.write(errors)
+        missing = set(regions.columns.values()) - columns
+        if missing:
+            raise BadInputError(
+                f"[regions.columns]: no row of the corpus has a value in {sorted(missing)}, "
+                f"columns with values are {sorted(columns)}; name one of those"
+            )
+    run.list_files(
+        "ingest_errors", [run.path("ingest_errors", "ingest")], [error_file.rows]
+    )
+    run.list_files("pairs", [run.path("pairs")], [pair_file.rows])
+    run.update(
+        corpus_digest=digest(seen),
+        counts={"corpus_rows": len(seen), "pairs": pair_file.rows, "errors": error_file.rows},
+    )
+
+
+@task(name="ingest", task_run_name="ingest", cache_policy=NO_CACHE, persist_result=False)
+def ingest(run: Run, source: CorpusSource, regions: SuspectRegions, shard_size: int) -> list[Shard]:
+    """Read the corpus; see `ingest_corpus`."""
+    return ingest_corpus(run, source, regions, shard_size)

@@ -1,0 +1,192 @@
+"""The lake on disk: one folder a run, Parquet files written aside and renamed, and the manifest that lists them.
+
+    lake/runs/<run_id>/manifest.json                     what was audited, with what, and each file with its sha256
+    lake/runs/<run_id>/<table>/part-*.parquet            rows; readers see a file once the manifest lists it
+    lake/runs/<run_id>/report.html
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import sql
+from tasks.errors import StoreError
+
+SCHEMA_VERSION = 1
+_COUNTS = ("corpus_rows", "pairs", "attributions", "errors", "alerts")
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes `path` once it is complete and on the disk; nothing is left on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # the new name itself
+        finally:
+            os.close(directory)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+class TableWriter:
+    """Rows of one stored table to one file, a row group at a time, so that memory does not grow with the corpus."""
+
+    def __init__(self, run: "Run", table: str, aside: Path) -> None:
+        self._run_id, self._table = run.run_id, table
+        self._schema = sql.schema(table)
+        self._writer = pq.ParquetWriter(aside, self._schema, compression="zstd", write_page_checksum=True)
+        self.rows = 0
+        self.groups = 0
+
+    def write(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows as one row group; the run's id is filled in."""
+        rows = sql.conform(self._table, ({**record, "run_id": self._run_id} for record in records))
+        if rows.num_rows:
+            self._writer.write_table(rows, row_group_size=rows.num_rows)
+            self.rows += rows.num_rows
+            self.groups += 1
+
+    def close(self) -> None:
+        """Write the footer."""
+        self._writer.close()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in a lake: the handle that stages pass on."""
+
+    lake: Path
+    run_id: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files are."""
+        return self.lake / "runs" / self.run_id
+
+    def path(self, table: str, name: str = "part-00000") -> Path:
+        """Path of one file of a table."""
+        return self.folder / table / f"{name}.parquet"
+
+    def create(self, facts: Mapping[str, Any]) -> None:
+        """Write the manifest of a run that begins."""
+        self._write_manifest(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "run_id": self.run_id,
+                "status": "running",
+                "reason": None,
+                "started_at": now(),
+                "finished_at": None,
+                **facts,
+                "counts": dict.fromkeys(_COUNTS, 0),
+                "files": [],
+            }
+        )
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it stands."""
+        record: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        return record
+
+    def update(self, counts: Mapping[str, int] | None = None, **facts: Any) -> None:
+        """Change facts and counts of the manifest."""
+        record = self.manifest() | facts
+        record["counts"] |= counts or {}
+        self._write_manifest(record)
+
+    def finish(self, status: str, reason: str | None = None) -> None:
+        """Seal the run."""
+        self.update(status=status, reason=reason, finished_at=now())
+
+    def list_files(self, table: str | None, paths: Iterable[Path], rows: Iterable[int | None]) -> None:
+        """List files in the manifest, by which readers begin to see them; a file of the same path is replaced."""
+        entries = [
+            {
+                "path": path.relative_to(self.lake).as_posix(),
+                "table": table,
+                "rows": count,
+                "sha256": file_sha256(path),
+            }
+            for path, count in zip(paths, rows, strict=True)
+        ]
+        replaced = {entry["path"] for entry in entries}
+        record = self.manifest()
+        record["files"] = [entry for entry in record["files"] if entry["path"] not in replaced] + entries
+        self._write_manifest(record)
+
+    def listed(self, table: str) -> list[Path]:
+        """Files of a table that the manifest lists."""
+        return [self.lake / entry["path"] for entry in self.manifest()["files"] if entry["table"] == table]
+
+    @contextlib.contextmanager
+    def writer(self, table: str, name: str = "part-00000") -> Iterator[TableWriter]:
+        """A writer of one file; the file appears when the block ends well."""
+        with written_aside(self.path(table, name)) as aside:
+            writer = TableWriter(self, table, aside)
+            try:
+                yield writer
+            finally:
+                writer.close()
+
+    def write_table(self, table: str, records: Iterable[Mapping[str, Any]]) -> int:
+        """Write and list all rows of a table that fits in memory; returns their number."""
+        with self.writer(table) as writer:
+            writer.write(records)
+        self.list_files(table, [self.path(table)], [writer.rows])
+        return writer.rows
+
+    def connect(self) -> sql.Connection:
+        """DuckDB over the lake."""
+        return sql.connect(self.lake)
+
+    def read_group(self, table: str, group: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
+        """One row group of a table's first file."""
+        rows: pa.Table = pq.ParquetFile(self.path(table)).read_row_group(group, columns=columns)
+        return rows.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
+
+    def group_sizes(self, table: str) -> list[int]:
+        """Rows of each row group of a table's first file."""
+        metadata = pq.ParquetFile(self.path(table)).metadata
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+    def _write_manifest(self, record: Mapping[str, Any]) -> None:
+        with written_aside(self.folder / "manifest.json") as aside:
+            aside.write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def existing_run(lake: Path, run_id: str) -> Run:
+    """A run of the lake by its id, or the newest for `latest`. Raises StoreError, naming what there is."""
+    known = [record["run_id"] for record in sql.manifests(lake)]
+    if run_id == "latest" and known:
+        return Run(Path(lake), known[-1])
+    if run_id not in known:
+        listing = ", ".join(known[-5:]) or "none"
+        raise StoreError(f"run: got {run_id!r}, expected one of the lake {lake}: {listing}")
+    return Run(Path(lake), run_id)

@@ -1,0 +1,102 @@
+"""What crosses the borders between stages: small, frozen, made of strings, numbers and paths."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from corpora import Limits
+from m2ib import BottleneckConfig
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in shares of width and height, the origin in the top-left corner."""
+
+
+def parse_box(text: str) -> Box:
+    """A box from `x0,y0,x1,y1` in shares of the image. Raises ValueError."""
+    numbers = [float(part) for part in text.strip().strip("[]()").replace(",", " ").split()]
+    if len(numbers) != 4:
+        raise ValueError(f"got {len(numbers)} numbers in {text!r}, expected x0,y0,x1,y1")
+    x0, y0, x1, y1 = numbers
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise ValueError(f"got {text!r}, expected 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, in shares of the image")
+    return x0, y0, x1, y1
+
+
+@dataclass(frozen=True)
+class CorpusSource:
+    """Where the pairs come from."""
+
+    path: Path
+    image_column: str = "file_name"
+    caption_column: str = "text"
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which model, in open_clip's terms, and where it runs."""
+
+    architecture: str
+    pretrained: str | None = None
+    device: str = "cpu"
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class AttributionPlan:
+    """All that decides a map besides the pair; `key` names it in file names."""
+
+    bottleneck: BottleneckConfig
+    calibration_pairs: int
+    key: str
+
+
+@dataclass(frozen=True)
+class SuspectRegions:
+    """Regions to weigh. frame and corner are shares of width and height; 0 leaves them out.
+
+    boxes: region name -> box of the original image, for all pairs. columns: region name -> column of the
+    metadata that holds `x0,y0,x1,y1` for its pair (empty: the image has no such region).
+    """
+
+    frame: float
+    corner: float
+    boxes: Mapping[str, Box]
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class AlertRules:
+    """When a finding becomes an alert; `examples` is how many telling pairs it carries."""
+
+    factor: float
+    min_pairs: int
+    examples: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A consecutive part of the run's pairs: one row group of the stored pairs."""
+
+    index: int
+    pairs: int
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What became of a shard's pairs. `name` is that of its files; `reused` when an earlier attempt had finished it."""
+
+    shard: Shard
+    name: str
+    attributions: int
+    errors: int
+    reused: bool
+
+
+@dataclass(frozen=True)
+class GateOutcome:
+    """Checks of the gates: how many ran, and the sentences of those that failed."""
+
+    checks: int
+    critical: tuple[str, ...]
+    warnings: tuple[str, ...]

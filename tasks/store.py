@@ -1,0 +1,104 @@
+"""Finished shards -> the lake: account for every pair, resolve the suspect regions, list the files."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.errors import StoreError
+from tasks.lake import Run
+from tasks.records import Box, ShardResult, SuspectRegions, parse_box
+
+
+def frame_boxes(width: float) -> list[Box]:
+    """The outer ring, `width` of each side, as four boxes that do not overlap."""
+    inner = 1 - width
+    return [(0, 0, 1, width), (0, inner, 1, 1), (0, width, width, inner), (inner, width, 1, inner)]
+
+
+def corner_boxes(size: float) -> dict[str, Box]:
+    """The four corners, `size` of width and height each."""
+    far = 1 - size
+    return {
+        "corner top-left": (0, 0, size, size),
+        "corner top-right": (far, 0, 1, size),
+        "corner bottom-left": (0, far, size, 1),
+        "corner bottom-right": (far, far, 1, 1),
+    }
+
+
+def into_view(box: Box, view: Box) -> Box | None:
+    """A box of the original image in shares of what the model sees; None if it sees nothing of it."""
+    width, height = view[2] - view[0], view[3] - view[1]
+    x0, x1 = ((min(max(x, view[0]), view[2]) - view[0]) / width for x in (box[0], box[2]))
+    y0, y1 = ((min(max(y, view[1]), view[3]) - view[1]) / height for y in (box[1], box[3]))
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def _region_row(region: str, kind: str, box: Box, pair_id: str | None = None) -> dict[str, Any]:
+    corners = dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))
+    return {"pair_id": pair_id, "region": region, "kind": kind, **corners}
+
+
+def region_rows(
+    regions: SuspectRegions, attributions: Sequence[dict[str, Any]], attributes: dict[str, dict[str, str]]
+) -> Iterator[dict[str, Any]]:
+    """Rows of `regions`. Frame and corners are those of what the model sees; boxes are given on the original image.
+
+    attributes: by pair id, for regions that a column gives.
+    """
+    if regions.frame:
+        yield from (_region_row("frame", "frame", box) for box in frame_boxes(regions.frame))
+    if regions.corner:
+        yield from (_region_row(name, "corner", box) for name, box in corner_boxes(regions.corner).items())
+    for row in attributions:
+        view = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
+        given = [(name, "box", box) for name, box in regions.boxes.items()]
+        for name, column in regions.columns.items():
+            if value := attributes[row["pair_id"]].get(column):
+                given.append((name, "column", parse_box(value)))
+        for name, kind, box in given:
+            if (seen := into_view(box, view)) is not None:
+                yield _region_row(name, kind, seen, row["pair_id"])
+
+
+def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegions) -> int:
+    """List the shards' files and write `regions`; returns the number of attributions.
+
+    Raises StoreError if a pair is neither attributed nor an error.
+    """
+    for result in results:
+        if result.attributions + result.errors != result.shard.pairs:
+            raise StoreError(
+                f"shard {result.shard.index}: got {result.attributions} attributions and {result.errors} errors, "
+                f"expected {result.shard.pairs} together; remove {result.name}.parquet and resume the run"
+            )
+    paths = [run.path("attributions", result.name) for result in results]
+    run.list_files("attributions", paths, [result.attributions for result in results])
+    failed = [result for result in results if result.errors]
+    run.list_files(
+        "ingest_errors",
+        [run.path("ingest_errors", result.name) for result in failed],
+        [result.errors for result in failed],
+    )
+    with run.writer("regions") as writer:
+        views = ["pair_id", "view_x0", "view_y0", "view_x1", "view_y1"]
+        attributes: dict[str, dict[str, str]] = {}
+        if regions.columns:
+            stored = pq.read_table(run.path("pairs"), columns=["pair_id", "attributes"]).to_pylist()
+            attributes = {row["pair_id"]: dict(row["attributes"]) for row in stored}
+        rows = [row for path in paths for row in pq.read_table(path, columns=views).to_pylist()]
+        writer.write(region_rows(regions, rows, attributes))
+    run.list_files("regions", [run.path("regions")], [writer.rows])
+    attributed = sum(result.attributions for result in results)
+    rejected = run.manifest()["counts"]["corpus_rows"] - run.manifest()["counts"]["pairs"]
+    run.update(counts={"attributions": attributed, "errors": rejected + sum(result.errors for result in results)})
+    return attributed
+
+
+@task(name="store", cache_policy=NO_CACHE, persist_result=False)
+def store(run: Run, results: list[ShardResult], regions: SuspectRegions) -> int:
+    """Close the shards into the lake; see `store_shards`."""
+    return store_shards(run, results, regions)

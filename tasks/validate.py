@@ -1,0 +1,141 @@
+"""The gates: Great Expectations over the corpus and the attributions. A critical failure stops the line.
+
+Great Expectations has no DuckDB backend and lets NaN and empty tables pass its row checks: the queries of sql/gates
+turn finiteness and completeness into columns, and every suite counts its rows first.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+import sql
+from tasks.lake import Run
+from tasks.records import GateOutcome
+
+CRITICAL, WARNING = "critical", "warning"
+# A cosine in float32 may exceed 1 by rounding.
+_COSINE = {"min_value": -1.0001, "max_value": 1.0001}
+
+# suite -> checks as (expectation, settings, severity)
+SUITES: Mapping[str, tuple[tuple[str, dict[str, Any], str], ...]] = {
+    "accounting": (
+        ("ExpectTableRowCountToEqual", {"value": 1}, CRITICAL),
+        ("ExpectColumnValuesToBeBetween", {"column": "rows_unaccounted", "min_value": 0, "max_value": 0}, CRITICAL),
+        ("ExpectColumnValuesToBeBetween", {"column": "pairs_unaccounted", "min_value": 0, "max_value": 0}, CRITICAL),
+        # Below: the sample may no longer stand for the corpus.
+        ("ExpectColumnValuesToBeBetween", {"column": "readable_share", "min_value": 0.9}, WARNING),
+    ),
+    "corpus": (
+        ("ExpectTableRowCountToBeBetween", {"min_value": 1}, CRITICAL),
+        ("ExpectColumnValuesToNotBeNull", {"column": "pair_id"}, CRITICAL),
+        ("ExpectColumnValuesToBeUnique", {"column": "pair_id"}, CRITICAL),
+        ("ExpectColumnValuesToNotBeNull", {"column": "caption"}, CRITICAL),
+        ("ExpectColumnValueLengthsToBeBetween", {"column": "caption", "min_value": 1}, CRITICAL),
+        ("ExpectColumnValuesToBeBetween", {"column": "width", "min_value": 1}, CRITICAL),
+        ("ExpectColumnValuesToBeBetween", {"column": "height", "min_value": 1}, CRITICAL),
+    ),
+    "attributions": (
+        ("ExpectTableRowCountToBeBetween", {"min_value": 1}, CRITICAL),
+        ("ExpectColumnValuesToBeUnique", {"column": "pair_id"}, CRITICAL),
+        *(
+            ("ExpectColumnValuesToNotBeNull", {"column": column}, CRITICAL)
+            for column in ("cosine", "image_cosine", "text_cosine", "image_nats", "text_nats")
+        ),
+        *(
+            ("ExpectColumnValuesToBeBetween", {"column": column, **_COSINE}, CRITICAL)
+            for column in ("cosine", "image_cosine", "text_cosine")
+        ),
+        *(
+            ("ExpectColumnValuesToBeInSet", {"column": f"{tower}_map_{check}", "value_set": [True]}, CRITICAL)
+            for tower in ("image", "text")
+            for check in ("complete", "finite")
+        ),
+        # Rounding may put an untouched gate a hair below nought nats.
+        ("ExpectColumnValuesToBeBetween", {"column": "image_map_min", "min_value": -1e-3}, CRITICAL),
+        ("ExpectColumnValuesToBeBetween", {"column": "text_map_min", "min_value": -1e-3}, CRITICAL),
+        # An empty map is legal, but a corpus of them says nothing about the model.
+        ("ExpectColumnMeanToBeBetween", {"column": "image_nats", "min_value": 1e-3}, CRITICAL),
+    ),
+}
+
+
+def suite_digest(suite: str) -> str:
+    """sha256 of a suite's checks and of the query that they run over."""
+    text = json.dumps(SUITES[suite], sort_keys=True) + sql.query(f"gates/{suite}")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_frame(suite: str, frame: Any) -> list[dict[str, Any]]:
+    """Run a suite over a pandas frame; one row of `validations` a check. A check that raises has failed."""
+    import great_expectations as gx  # takes 6 to 10 seconds
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    batch = (
+        context.data_sources.add_pandas(suite).add_dataframe_asset(suite).add_batch_definition_whole_dataframe(suite)
+    )
+    checks = SUITES[suite]
+    expectations = [
+        getattr(gx.expectations, name)(**settings, severity=severity) for name, settings, severity in checks
+    ]
+    definition = gx.ValidationDefinition(
+        name=suite, data=batch, suite=gx.ExpectationSuite(name=suite, expectations=expectations)
+    )
+    context.suites.add(definition.suite)
+    context.validation_definitions.add(definition)
+    outcome = definition.run(batch_parameters={"dataframe": frame})
+    # Results come grouped by column: find each check's own again by its settings.
+    rows = []
+    for (name, settings, severity), expectation in zip(checks, expectations, strict=True):
+        result = next(r for r in outcome.results if r.expectation_config.id == expectation.id)
+        raised = result.exception_info or {}
+        detail = raised.get("exception_message") or next(
+            (value["exception_message"] for value in raised.values() if isinstance(value, dict)), None
+        )
+        observed = result.result.get("observed_value", result.result.get("partial_unexpected_list") or None)
+        rows.append(
+            {
+                "suite": suite,
+                "suite_digest": suite_digest(suite),
+                "expectation": name,
+                "column_name": settings.get("column"),
+                "severity": severity,
+                "success": bool(result.success),
+                "observed": None if observed is None else str(observed),
+                "unexpected_count": result.result.get("unexpected_count"),
+                "detail": str(detail) if detail else json.dumps(settings, sort_keys=True),
+            }
+        )
+    return rows
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    where = f" of {row['column_name']}" if row["column_name"] else ""
+    got = f": got {row['observed']}" if row["observed"] else ""
+    count = f", {row['unexpected_count']} row(s)" if row["unexpected_count"] else ""
+    return f"{row['suite']}: {row['expectation']}{where}{got}{count}; expected {row['detail']}"
+
+
+def check_run(run: Run) -> GateOutcome:
+    """Run all suites over a run, store the outcome as `validations`, and say what failed."""
+    rows: list[dict[str, Any]] = []
+    with run.connect() as connection:
+        for suite in SUITES:
+            rows.extend(check_frame(suite, sql.frame(connection, f"gates/{suite}", run_id=run.run_id)))
+    run.write_table("validations", rows)
+    failed = [row for row in rows if not row["success"]]
+    return GateOutcome(
+        checks=len(rows),
+        critical=tuple(_sentence(row) for row in failed if row["severity"] == CRITICAL),
+        warnings=tuple(_sentence(row) for row in failed if row["severity"] == WARNING),
+    )
+
+
+@task(name="validate", cache_policy=NO_CACHE, persist_result=False)
+def validate(run: Run) -> GateOutcome:
+    """Pass the gates; see `check_run`."""
+    return check_run(run)

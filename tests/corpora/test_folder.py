@@ -1,0 +1,314 @@
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import corpora.folder
+from corpora import Limits, Pair, Reason, Rejected, count_rows, digest, read_folder
+
+WriteCorpus = Callable[..., Path]
+Picture = Callable[..., bytes]
+KINDS = ("csv", "jsonl", "parquet")
+
+
+def rows_of(root: Path, **options: object) -> list[Pair | Rejected]:
+    rows = list(read_folder(root, **options))
+    assert [row.row for row in rows] == list(range(len(rows)))
+    assert count_rows(root) == len(rows)
+    return rows
+
+
+def outcomes(root: Path, **options: object) -> list[str]:
+    return [row.reason.value if isinstance(row, Rejected) else "pair" for row in rows_of(root, **options)]
+
+
+def test_a_pair_says_all_about_itself(write_corpus: WriteCorpus, picture: Picture) -> None:
+    data = picture("JPEG")
+    root = write_corpus(
+        [{"file_name": "sub/a.jpg", "text": " Cafe\u0301 ", "view": "ap", "none": ""}], {"sub/a.jpg": data}
+    )
+    sha = sha256(data).hexdigest()
+    assert rows_of(root) == [
+        Pair(
+            row=0,
+            pair_id=f"{sha[:16]}-{sha256('Café'.encode()).hexdigest()[:8]}",
+            file_name="sub/a.jpg",
+            path=root.resolve() / "sub" / "a.jpg",
+            caption="Café",
+            image_sha256=sha,
+            width=8,
+            height=6,
+            attributes={"view": "ap"},
+        )
+    ]
+
+
+def test_all_formats_give_the_same_rows(write_corpus: WriteCorpus, picture: Picture) -> None:
+    images = {"a.png": picture(), "b.gif": picture("GIF"), "cut.png": picture()[:-30], "none.png": b""}
+    deep = picture_16_bit()
+    images["deep.png"] = deep
+    table: list[dict[str, object]] = [
+        {"file_name": "a.png", "text": 'one, "two"\n\nthree', "age": "12", "note": "é"},
+        {"file_name": "b.gif", "text": "a gif", "age": "", "note": " "},
+        {"file_name": "a.png", "text": "another caption", "age": "0.50", "note": ""},
+        {"file_name": "a.png", "text": "another caption", "age": "", "note": "again"},
+        {"file_name": "../a.png", "text": "x", "age": "", "note": ""},
+        {"file_name": "", "text": "x", "age": "", "note": ""},
+        {"file_name": "a.png", "text": " ", "age": "", "note": ""},
+        {"file_name": "a.png", "text": "x" * 10_001, "age": "", "note": ""},
+        {"file_name": "a.png", "text": "nul \x00", "age": "", "note": ""},
+        {"file_name": "cut.png", "text": "x", "age": "", "note": ""},
+        {"file_name": "none.png", "text": "x", "age": "", "note": ""},
+        {"file_name": "no.png", "text": "x", "age": "", "note": ""},
+        {"file_name": "deep.png", "text": "x", "age": "", "note": ""},
+    ]
+    found = {}
+    for kind in KINDS:
+        root = write_corpus(table, images, kind, folder=kind)
+        rows = rows_of(root)
+        found[kind] = [
+            replace(row, path=row.path.relative_to(root.resolve())) if isinstance(row, Pair) else row
+            for row in rows
+        ]
+        assert digest(rows) == digest(rows_of(root)[::-1])
+    # Where a row stands is told in the terms of its format, in the detail of a duplicate only.
+    for rows in found.values():
+        rows[3] = replace(rows[3], detail="")
+    assert found["csv"] == found["jsonl"] == found["parquet"]
+    assert [row.reason.value if isinstance(row, Rejected) else "pair" for row in found["csv"]] == [
+        "pair", "pair", "pair", "duplicate_pair", "path_outside_corpus", "malformed_row", "empty_caption",
+        "caption_too_long", "caption_encoding", "truncated_image", "empty_file", "missing_file",
+        "unsupported_pixels",
+    ]  # fmt: skip
+
+
+def picture_16_bit() -> bytes:
+    file = io.BytesIO()
+    Image.new("I;16", (4, 4), 40_000).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_typed_values_become_plain_text(write_corpus: WriteCorpus) -> None:
+    record = {
+        "file_name": "a.png",
+        "text": "x",
+        "i": 3,
+        "f": 0.1,
+        "whole": 2.0,
+        "yes": True,
+        "no": False,
+        "nothing": None,
+        "nan": float("nan"),
+        "list": [1, "é"],
+        "object": {"a": None, "b": [True]},
+    }
+    expected = {
+        "i": "3",
+        "f": "0.1",
+        "whole": "2.0",
+        "yes": "true",
+        "no": "false",
+        "list": '[1,"é"]',
+        "object": '{"a":null,"b":[true]}',
+    }
+    (row,) = rows_of(write_corpus([record], kind="jsonl", folder="jsonl"))
+    assert row.attributes == expected
+    record["list"] = ["1", "é"]  # a Parquet list has one type
+    expected["list"] = '["1","é"]'
+    (row,) = rows_of(write_corpus([record], kind="parquet", folder="parquet"))
+    assert row.attributes == expected
+
+
+def test_other_column_names(write_corpus: WriteCorpus) -> None:
+    root = write_corpus([{"image": "a.png", "caption": "x", "text": "y"}])
+    (row,) = rows_of(root, image_column="image", caption_column="caption")
+    assert isinstance(row, Pair)
+    assert (row.caption, row.attributes) == ("x", {"text": "y"})
+    with pytest.raises(ValueError, match="expected two columns"):
+        read_folder(root, image_column="text", caption_column="text")
+
+
+def test_several_captions_decode_an_image_once(
+    write_corpus: WriteCorpus, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    real = corpora.folder.read_image
+
+    def spy(path: Path, limits: Limits) -> object:
+        seen.append(path.name)
+        return real(path, limits)
+
+    monkeypatch.setattr(corpora.folder, "read_image", spy)
+    table = [{"file_name": name, "text": text} for text in "abc" for name in ("a.png", "cut.png")]
+    root = write_corpus(table, {"a.png": picture(), "cut.png": picture()[:-30]})
+    assert outcomes(root) == ["pair", "truncated_image"] * 3
+    assert seen == ["a.png", "cut.png"]
+    seen.clear()
+    monkeypatch.setattr(corpora.folder, "_CACHED_INSPECTIONS", 1)
+    assert outcomes(root) == ["pair", "truncated_image"] * 3
+    assert len(seen) == 6  # the memory is bounded
+
+
+def test_a_duplicate_names_its_first_row(write_corpus: WriteCorpus, picture: Picture) -> None:
+    root = write_corpus(
+        [
+            {"file_name": "a.png", "text": "x"},
+            {"file_name": "b.png", "text": "y"},
+            {"file_name": "b.png", "text": " x "},
+        ],
+        {"a.png": picture(), "b.png": picture()},
+    )
+    rows = rows_of(root)
+    assert isinstance(rows[0], Pair)
+    assert isinstance(rows[1], Pair)
+    assert isinstance(rows[2], Rejected)
+    assert rows[2].reason is Reason.DUPLICATE_PAIR
+    assert "of row 0" in rows[2].detail
+
+
+def test_limits_reach_every_check(write_corpus: WriteCorpus, picture: Picture) -> None:
+    root = write_corpus(
+        [{"file_name": "a.png", "text": "abc"}, {"file_name": "b.png", "text": "x"}],
+        {"a.png": picture(), "b.png": picture(size=(40, 10))},
+    )
+    assert outcomes(root) == ["pair", "pair"]
+    assert outcomes(root, limits=Limits(max_caption_chars=2)) == ["caption_too_long", "pair"]
+    assert outcomes(root, limits=Limits(max_pixels=100)) == ["pair", "too_many_pixels"]
+    assert outcomes(root, limits=Limits(max_aspect_ratio=3)) == ["pair", "extreme_aspect"]
+    assert outcomes(root, limits=Limits(max_file_bytes=10)) == ["file_too_large", "file_too_large"]
+
+
+OUTSIDE = [
+    "../a.png", "..", "sub/../../a.png", "sub/../a.png", "/etc/passwd", "//host/share/a.png", "C:a.png",
+    "C:/a.png", "C:\\a.png", "..\\a.png", "sub\\a.png", "\\\\host\\share\\a.png", "\\\\?\\C:\\a.png",
+]  # fmt: skip
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    paths: list[str] = []
+    real = os.open
+
+    def spy(path: object, *rest: int) -> int:
+        paths.append(str(path))
+        return real(path, *rest)
+
+    monkeypatch.setattr(os, "open", spy)
+    return paths
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_path_leads_out(
+    write_corpus: WriteCorpus, picture: Picture, tmp_path: Path, name: str, opened: list[str]
+) -> None:
+    (tmp_path / "a.png").write_bytes(picture())  # a good image, where '..' leads
+    root = write_corpus(
+        [{"file_name": name, "text": "x"}], {"sub/a.png": picture(), "a.png": picture()}, "jsonl"
+    )
+    assert outcomes(root) == ["path_outside_corpus"]
+    assert opened == []
+
+
+def test_links_may_point_inside_but_not_outside(
+    write_corpus: WriteCorpus, picture: Picture, tmp_path: Path, opened: list[str]
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a.png").write_bytes(picture())
+    names = ["file", "folder/a.png", "dangling", "chain", "loop", "inside"]
+    root = write_corpus([{"file_name": name, "text": "x"} for name in names])
+    (root / "file").symlink_to(outside / "a.png")
+    (root / "folder").symlink_to(outside)
+    (root / "dangling").symlink_to("/no/such/file")
+    (root / "chain").symlink_to("file")
+    (root / "loop").symlink_to("loop")
+    (root / "inside").symlink_to("a.png")
+    found = outcomes(root)
+    assert found[:4] == ["path_outside_corpus"] * 4
+    assert found[4] in {"unreadable_file", "missing_file"}
+    assert found[5] == "pair"
+    assert opened == [str(root.resolve() / "a.png")]
+
+
+def test_a_linked_root_is_fine_and_a_sibling_with_its_prefix_is_not(
+    write_corpus: WriteCorpus, picture: Picture, tmp_path: Path
+) -> None:
+    root = write_corpus([{"file_name": "a.png", "text": "x"}, {"file_name": "link", "text": "x"}])
+    sibling = tmp_path / "corpus-private"
+    sibling.mkdir()
+    (sibling / "b.png").write_bytes(picture())
+    (root / "link").symlink_to(sibling / "b.png")
+    (tmp_path / "root").symlink_to(root)
+    assert outcomes(tmp_path / "root") == ["pair", "path_outside_corpus"]
+
+
+def test_what_is_no_file_is_not_opened(write_corpus: WriteCorpus, opened: list[str]) -> None:
+    root = write_corpus([{"file_name": name, "text": "x"} for name in (".", "sub", "fifo", "nul\0", " ")])
+    (root / "sub").mkdir()
+    os.mkfifo(root / "fifo")
+    assert outcomes(root) == ["not_a_regular_file"] * 3 + ["malformed_row"] * 2
+    assert opened == []
+
+
+def test_rejected_texts_can_be_stored(write_corpus: WriteCorpus) -> None:
+    lines = [
+        {"file_name": "a\ud800\0.png", "text": "bad \udcff\0", "note": "\ud800"},
+        {"file_name": "no" * 9000, "text": "long " * 9000},
+        {"file_name": "no.png", "text": "x", "k\ud800": 1},
+        {"file_name": 3, "text": ["x"]},
+    ]
+    root = write_corpus("".join(json.dumps(line) + "\n" for line in lines).encode(), kind="jsonl")
+    rows = rows_of(root)
+    for row in rows:
+        assert isinstance(row, Rejected)
+        for text in [row.file_name, row.caption, row.detail, *row.attributes, *row.attributes.values()]:
+            assert text is not None
+            assert "\0" not in text
+            assert len(text.encode()) < 11_000
+    assert rows[0].file_name == "a\\ud800\\x00.png"
+    assert [row.reason for row in rows if isinstance(row, Rejected)] == [
+        Reason.MALFORMED_ROW,
+        Reason.CAPTION_TOO_LONG,
+        Reason.MALFORMED_ROW,
+        Reason.MALFORMED_ROW,
+    ]
+
+
+def test_parquet_is_streamed_over_batches(write_corpus: WriteCorpus) -> None:
+    table = [{"file_name": "a.png", "text": f"caption {number}"} for number in range(2500)]
+    root = write_corpus(table, kind="parquet")
+    assert outcomes(root) == ["pair"] * 2500
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_every_row_is_accounted_for(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    root = tmp_path_factory.mktemp("corpus")
+    for name in ("a", "b"):
+        (root / name).write_bytes(data.draw(st.binary(max_size=30)))
+    Image.new("RGB", (3, 3)).save(root / "c", "PNG")
+    names = st.sampled_from(["a", "b", "c", "d", "../c", "/", ""]) | st.text(max_size=5)
+    table = data.draw(st.lists(st.tuples(names, st.text(max_size=5)), min_size=1, max_size=12))
+    file_names, captions = zip(*table, strict=True)
+    pq.write_table(pa.table({"file_name": file_names, "text": captions}), root / "metadata.parquet")
+    rows = rows_of(root)
+    assert len(rows) == len(table)
+    for row, (file_name, _) in zip(rows, table, strict=True):
+        if isinstance(row, Pair):
+            assert row.file_name == file_name
+            assert row.path.read_bytes()
+        else:
+            assert row.reason in Reason
+            assert row.detail
+    identities = [row.pair_id for row in rows if isinstance(row, Pair)]
+    assert len(set(identities)) == len(identities)

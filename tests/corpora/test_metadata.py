@@ -1,0 +1,322 @@
+import csv
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import corpora.metadata
+from corpora import CorpusError, Pair, Reason, Rejected, count_rows, read_folder
+
+WriteCorpus = Callable[..., Path]
+
+
+def shown(root: Path) -> list[str]:
+    """Caption of each pair, reason of each rejected row; nothing else may come."""
+    rows = list(read_folder(root))
+    assert [row.row for row in rows] == list(range(len(rows)))
+    assert count_rows(root) == len(rows)
+    return [row.caption if isinstance(row, Pair) else f"<{row.reason}>" for row in rows]
+
+
+def details(root: Path) -> list[str]:
+    return [row.detail for row in read_folder(root) if isinstance(row, Rejected)]
+
+
+HEAD = b"file_name,text\n"
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_byte_order_mark_is_no_text(write_corpus: WriteCorpus, name: str) -> None:
+    kind = name.rsplit(".", maxsplit=1)[-1]
+    text = HEAD + b"a.png,x\n" if kind == "csv" else b'{"file_name": "a.png", "text": "x"}\n'
+    assert shown(write_corpus(b"\xef\xbb\xbf" + text, kind=kind)) == ["x"]
+
+
+def test_quoted_captions_keep_their_lines(write_corpus: WriteCorpus) -> None:
+    root = write_corpus(HEAD + b'a.png,"one\ntwo, ""three""\n\nfour"\r\n\n\na.png,last\n')
+    assert shown(root) == ['one\ntwo, "three"\n\nfour', "last"]
+
+
+def test_csv_without_final_line_break(write_corpus: WriteCorpus) -> None:
+    assert shown(write_corpus(HEAD + b"a.png,x")) == ["x"]
+
+
+def test_too_many_and_too_few_fields(write_corpus: WriteCorpus) -> None:
+    root = write_corpus(HEAD + b"a.png\na.png,x,y\na.png,z\n \n")
+    assert shown(root) == ["<malformed_row>", "<malformed_row>", "z", "<malformed_row>"]
+    assert details(root)[1].startswith("line 3 has 3 fields where the header has 2: ['a.png', 'x', 'y']")
+
+
+def test_a_stray_quote_costs_its_own_line_only(write_corpus: WriteCorpus) -> None:
+    root = write_corpus(HEAD + b'a.png,"open\na.png,one\na.png,"two\nlines"\na.png,"x" y\na.png,5" wide\n')
+    assert shown(root) == ["<malformed_row>", "one", "two\nlines", "<malformed_row>", '5" wide']
+    assert details(root)[0].startswith("line 2 is not CSV")
+    assert details(root)[1].startswith("line 6 is not CSV")
+
+
+def test_an_open_quote_at_the_end_does_not_swallow_the_file(write_corpus: WriteCorpus) -> None:
+    lines = b"".join(b"a.png,caption %d\n" % number for number in range(20_000))
+    root = write_corpus(HEAD + b'a.png,"open\n' + lines)
+    found = shown(root)
+    assert found[0] == "<malformed_row>"
+    assert found[1:] == [f"caption {number}" for number in range(20_000)]
+
+
+def test_bytes_that_are_not_utf8_reject_their_row_only(write_corpus: WriteCorpus) -> None:
+    root = write_corpus(
+        b"file_name,text,note\na.png,one,\na.png,caf\xe9,\na\xe9.png,x,\na.png,x,\xe9\na.png,caf\xc3\xa9,\n"
+    )
+    assert shown(root) == ["one", "<caption_encoding>", "<malformed_row>", "<malformed_row>", "café"]
+    root = write_corpus(
+        b'{"file_name":"a.png","text":"caf\xe9"}\n{"file_name":"a.png","text":"\\ud800"}\n'
+        b'{"file_name":"a.png","text":"\\ud83d\\ude00"}\n{"file_name":"a.png","text":"x","note":["\xe9"]}\n',
+        kind="jsonl",
+        folder="jsonl",
+    )
+    assert shown(root) == ["<caption_encoding>", "<caption_encoding>", "\U0001f600", "<malformed_row>"]
+
+
+def test_parquet_text_that_is_not_utf8_rejects_its_row_only(write_corpus: WriteCorpus) -> None:
+    def text(*cells: bytes) -> pa.Array:
+        offsets = pa.array([sum(map(len, cells[:end])) for end in range(len(cells) + 1)], pa.int32())
+        return pa.Array.from_buffers(
+            pa.string(), len(cells), [None, offsets.buffers()[1], pa.py_buffer(b"".join(cells))]
+        )
+
+    table = pa.table(
+        {
+            "file_name": text(b"a.png", b"a.png", b"a\xff", b"a.png", b"a.png"),
+            "text": text(b"one", b"caf\xe9", b"x", b"y", b"z"),
+            "note": pa.StructArray.from_arrays([text(b"", b"", b"", b"\xe9", b"fine")], ["inner"]),
+        }
+    )
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    root = write_corpus(file.getvalue(), kind="parquet")
+    assert shown(root) == ["one", "<caption_encoding>", "<malformed_row>", "<malformed_row>", "z"]
+
+
+def test_nul_bytes(write_corpus: WriteCorpus) -> None:
+    root = write_corpus(b"file_name,text,note\na.png,x\0,\na.png\0,x,\na.png,x,\0\na.png,y,\n")
+    assert shown(root) == ["<caption_encoding>", "<malformed_row>", "<malformed_row>", "y"]
+
+
+def test_huge_fields_and_lines(write_corpus: WriteCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    huge = b"x" * 200_000  # more than csv's own limit for a field
+    csv_root = write_corpus(HEAD + b"a.png," + huge + b"\na.png,x\n")
+    json_root = write_corpus(
+        b'{"file_name":"a.png","text":"' + huge + b'"}\n{"file_name":"a.png","text":"x"}\n',
+        kind="jsonl",
+        folder="jsonl",
+    )
+    assert shown(csv_root) == ["<malformed_row>", "x"]
+    assert shown(json_root) == ["<caption_too_long>", "x"]
+    monkeypatch.setattr(corpora.metadata, "MAX_LINE_BYTES", 1000)
+    assert shown(csv_root) == shown(json_root) == ["<malformed_row>", "x"]
+    assert all("longer than" in detail for detail in details(csv_root) + details(json_root))
+
+
+def test_a_lifted_csv_limit_does_not_let_a_quote_take_the_memory(
+    write_corpus: WriteCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_corpus(HEAD + b'a.png,"open\n' + b"".join(b"a.png,%d\n" % number for number in range(300)))
+    monkeypatch.setattr(corpora.metadata, "MAX_LINE_BYTES", 1000)
+    before = csv.field_size_limit(10**9)
+    try:
+        found = shown(root)
+        assert csv.field_size_limit() == 10**9  # not ours to set
+    finally:
+        csv.field_size_limit(before)
+    assert found == ["<malformed_row>", *map(str, range(300))]
+
+
+def test_json_lines_that_are_no_objects(write_corpus: WriteCorpus) -> None:
+    good = b'{"file_name": "a.png", "text": "x"}'
+    bad = [
+        b"[1]", b"{", b"null", b'{"file_name": "a.png"} {}', b"[" * 100_000, b"9" * 5000,
+        b'{"file_name": "a.png", "text": "x", "text": "y"}',
+        b'{"file_name": "a.png", "text": 3}', b'{"file_name": ["a.png"], "text": "y"}', b'{"text": "y"}',
+    ]  # fmt: skip
+    root = write_corpus(b"\n\n".join([good, *bad]) + b"\n  \n", kind="jsonl")
+    assert shown(root) == ["x"] + ["<malformed_row>"] * len(bad)
+    assert details(root)[0].startswith("line 3 is JSON but not an object: '[1]")
+    assert details(root)[1].startswith("line 5 is not JSON")
+
+
+def test_a_caption_that_is_absent_is_empty(write_corpus: WriteCorpus) -> None:
+    lines = (
+        b'{"file_name": "a.png"}\n{"file_name": "a.png", "text": null}\n{"file_name": "a.png", "text": "x"}\n'
+    )
+    assert shown(write_corpus(lines, kind="jsonl")) == ["<empty_caption>", "<empty_caption>", "x"]
+
+
+def test_parquet_types_have_text(write_corpus: WriteCorpus) -> None:
+    table = pa.table(
+        {
+            "file_name": pa.array(["a.png"]).dictionary_encode(),
+            "text": pa.array(["x"], pa.large_string()),
+            "half": pa.array([0.1], pa.float32()),
+            "day": pa.array([19_000], pa.date32()),
+            "price": pa.array(["1.50"]).cast(pa.decimal128(5, 2)),
+            "empty": pa.nulls(1),
+        }
+    )
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    (row,) = read_folder(write_corpus(file.getvalue(), kind="parquet"))
+    assert isinstance(row, Pair)
+    assert row.attributes == {"half": "0.1", "day": "2022-01-08", "price": "1.50"}
+
+
+def parquet(**columns: pa.Array) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
+GOOD_PARQUET = parquet(file_name=pa.array(["a.png"] * 50), text=pa.array([f"caption {i}" for i in range(50)]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        ("csv", b"", "no column 'file_name' .columns found: none"),
+        ("csv", HEAD, "has zero rows, expected at least one"),
+        ("csv", HEAD + b"\n\n", "has zero rows"),
+        (
+            "csv",
+            b"file_name,txt\na.png,x\n",
+            "no column 'text' .columns found: 'file_name', 'txt'; the nearest is 'txt'",
+        ),
+        ("csv", b"image;caption\na.png;x\n", "no column 'file_name' .columns found: 'image;caption'"),
+        ("csv", b"file_name,text,text\na.png,x,y\n", "columns 'text' more than once"),
+        ("csv", b'file_name,"text" x\na.png,x\n', "header of .* is not CSV"),
+        ("csv", b"file_name,text,n\xe9\na.png,x,\n", "header of .* not UTF-8"),
+        ("csv", "file_name,text\na.png,x\n".encode("utf-16"), "is UTF-16, expected UTF-8"),
+        ("jsonl", b"", "no column 'file_name'"),
+        ("jsonl", b'[\n{"file_name": "a.png"}\n]\n', "no column 'text' .columns found: 'file_name'"),
+        ("jsonl", b'{"image": "a.png", "text": "x"}\n', "no column 'file_name'"),
+        ("parquet", b"", "cannot be read .ArrowInvalid"),
+        ("parquet", b"PAR1" + bytes(40) + b"PAR1", "cannot be read"),
+        ("parquet", GOOD_PARQUET[: len(GOOD_PARQUET) // 2], "cannot be read"),
+        ("parquet", parquet(file_name=pa.array(["a.png"]), label=pa.array(["x"])), "no column 'text'"),
+        (
+            "parquet",
+            parquet(file_name=pa.array(["a.png"]), text=pa.array([3])),
+            "'text' of .* is int64, expected text",
+        ),
+        (
+            "parquet",
+            parquet(file_name=pa.array(["a"]), text=pa.array(["x"]), raw=pa.array([b"x"])),
+            "'raw' .* raw bytes",
+        ),
+        (
+            "parquet",
+            parquet(file_name=pa.array([], pa.string()), text=pa.array([], pa.string())),
+            "has zero rows",
+        ),
+    ],
+)
+def test_a_corpus_that_cannot_be_read_says_so_at_the_call(
+    write_corpus: WriteCorpus, kind: str, data: bytes, message: str
+) -> None:
+    root = write_corpus(data, kind=kind)
+    with pytest.raises(CorpusError, match=message):
+        read_folder(root)
+
+
+def test_damage_inside_a_parquet_file_is_a_corpus_error(write_corpus: WriteCorpus) -> None:
+    data = bytearray(GOOD_PARQUET)
+    data[4:200] = bytes(196)
+    root = write_corpus(bytes(data), kind="parquet")
+    with pytest.raises(CorpusError, match="cannot be read"):
+        list(read_folder(root))
+
+
+def test_exactly_one_metadata_file(write_corpus: WriteCorpus, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="is not a folder"):
+        read_folder(tmp_path / "no")
+    root = tmp_path / "empty"
+    root.mkdir()
+    (root / "captions.csv").write_bytes(HEAD)
+    with pytest.raises(CorpusError, match=r"no metadata file \(similar files: \['captions.csv'\]\)"):
+        read_folder(root)
+    root = write_corpus(HEAD)
+    (root / "metadata.jsonl").touch()
+    with pytest.raises(CorpusError, match=r"has metadata.csv and metadata.jsonl, expected .* exactly one"):
+        count_rows(root)
+
+
+def test_metadata_must_be_a_regular_file_inside(write_corpus: WriteCorpus, tmp_path: Path) -> None:
+    outside = write_corpus(HEAD + b"a.png,x\n", folder="outside")
+    root = tmp_path / "corpus"
+    root.mkdir()
+    (root / "metadata.csv").symlink_to(outside / "metadata.csv")
+    with pytest.raises(CorpusError, match="leads out of the corpus"):
+        read_folder(root)
+    (root / "metadata.csv").unlink()
+    os.mkfifo(root / "metadata.csv")
+    with pytest.raises(CorpusError, match="is not a regular file"):
+        read_folder(root)
+    (root / "metadata.csv").unlink()
+    (root / "metadata.csv").symlink_to("gone")
+    with pytest.raises(CorpusError, match="cannot be read"):
+        read_folder(root)
+    (root / "real.txt").write_bytes(HEAD + b"a.png,x\n")
+    (root / "metadata.csv").unlink()
+    (root / "metadata.csv").symlink_to("real.txt")
+    assert shown(root) == ["<missing_file>"]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.lists(
+        st.sampled_from(
+            [b"a.png,x", b'"', b'""', b",", b"\n", b"\r", b"\r\n", b"\0", b"\xff", b"{", b"}", b"1"]
+        ),
+        max_size=40,
+    ),
+    kind=st.sampled_from(["csv", "jsonl"]),
+)
+def test_any_bytes_end_as_rows_or_as_a_corpus_error(
+    tmp_path_factory: pytest.TempPathFactory, body: list[bytes], kind: str
+) -> None:
+    root = tmp_path_factory.mktemp("corpus")
+    head = HEAD if kind == "csv" else b'{"file_name": "a.png", "text": "x"}\n'
+    (root / f"metadata.{kind}").write_bytes(head + b"".join(body))
+    try:
+        rows: Iterator[Pair | Rejected] = read_folder(root)
+    except CorpusError:
+        assert kind == "csv"  # zero rows
+        assert not b"".join(body).strip(b"\r\n")
+        return
+    found = list(rows)
+    assert len(found) == count_rows(root)
+    assert all(row.reason in Reason for row in found if isinstance(row, Rejected))
+    # No line disappears: each one that is not blank begins a row or belongs to a quoted one before it.
+    if b'"' not in b"".join(body):
+        lines = [line for line in (head + b"".join(body)).split(b"\n") if line.strip()]
+        assert len(found) == len(lines) - (kind == "csv")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(edits=st.lists(st.tuples(st.integers(0, len(GOOD_PARQUET) - 1), st.integers(0, 255)), max_size=6))
+def test_damaged_parquet_ends_as_rows_or_as_a_corpus_error(
+    tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, int]]
+) -> None:
+    root = tmp_path_factory.mktemp("corpus")
+    data = bytearray(GOOD_PARQUET)
+    for position, value in edits:
+        data[position] = value
+    (root / "metadata.parquet").write_bytes(data)
+    try:
+        rows = list(read_folder(root))
+    except CorpusError:
+        return
+    assert all(isinstance(row, Pair | Rejected) for row in rows)

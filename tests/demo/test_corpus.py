@@ -1,0 +1,165 @@
+"""What is written: the corpus as a hospital would hand it over, and the truth beside it."""
+
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from demo.corpus import generate
+from demo.phantoms import CONDITIONS, CORNERS, FAINT, SIZE
+
+PAIRS = 800
+
+
+def _digests(folder):
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def _truth(folder):
+    return [json.loads(line) for line in (folder / "truth.jsonl").read_text().splitlines()]
+
+
+def _metadata(folder):
+    with (folder / "corpus" / "metadata.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    target = tmp_path_factory.mktemp("demo")
+    generate(target, pairs=PAIRS)
+    return target
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        generate(tmp_path / name, pairs=24, seed=seed)
+    a, b, c = (_digests(tmp_path / name) for name in "abc")
+    assert a == b
+    assert a.keys() == c.keys()
+    assert all(a[name] != c[name] for name in a)
+
+
+def test_more_pairs_leave_the_first_ones_alone(tmp_path):
+    generate(tmp_path / "few", pairs=8)
+    generate(tmp_path / "many", pairs=12)
+    assert _truth(tmp_path / "few") == _truth(tmp_path / "many")[:8]
+
+
+def test_a_smaller_corpus_leaves_no_image_of_the_larger_one(tmp_path):
+    generate(tmp_path, pairs=12)
+    generate(tmp_path, pairs=8)
+    assert len(list((tmp_path / "corpus").glob("*.png"))) == 8
+
+
+def test_the_corpus_holds_images_and_captions_but_not_the_truth(folder):
+    corpus = folder / "corpus"
+    names = {path.name for path in corpus.iterdir()}
+    listed = [row["file_name"] for row in _metadata(folder)]
+    assert names == {"metadata.csv", *listed}
+    assert [row["file_name"] for row in _truth(folder)] == listed
+    assert list(_metadata(folder)[0]) == ["file_name", "text", "sex", "site"]
+    assert {path.name for path in folder.iterdir()} == {"corpus", "truth.jsonl"}
+
+
+def test_generate_returns_the_corpus_folder(tmp_path):
+    assert generate(tmp_path, pairs=1) == tmp_path / "corpus"
+
+
+def test_images_are_grey_and_carry_no_text(folder):
+    with Image.open(folder / "corpus" / "study_00000.png") as image:
+        assert image.mode == "L"
+        assert image.size == (SIZE, SIZE)
+        assert not image.info
+
+
+def test_captions_tell_the_class_of_the_truth(folder):
+    captions = {(c.finding, c.side, c.zone): c.captions for c in CONDITIONS}
+    for row, truth in zip(_metadata(folder), _truth(folder), strict=True):
+        assert row["text"] in captions[truth["finding"], truth["side"], truth["zone"]]
+
+
+def test_boxes_are_relative_and_null_where_nothing_was_planted(folder):
+    for row in _truth(folder):
+        boxes = {
+            "finding_box": row["finding"] != "normal",
+            "tag_box": row["tag"],
+            "marker_box": row["marker"],
+        }
+        for key, present in boxes.items():
+            assert (row[key] is not None) == present
+            if present:
+                x0, y0, x1, y1 = row[key]
+                assert 0 <= x0 < x1 <= 1
+                assert 0 <= y0 < y1 <= 1
+        assert (row["tag_corner"] is not None) == row["tag"]
+        assert (row["marker_corner"] is not None) == row["marker"]
+
+
+@pytest.mark.parametrize("stamp", ["tag", "marker"])
+def test_written_boxes_hold_the_letters(folder, stamp):
+    for row in _truth(folder)[:200]:
+        if row[stamp]:
+            with Image.open(folder / "corpus" / row["file_name"]) as image:
+                pixels = np.asarray(image)
+            x0, y0, x1, y1 = (round(v * SIZE) for v in row[f"{stamp}_box"])
+            letters = pixels[y0:y1, x0:x1] == round(0.95 * 255)
+            assert letters.mean() > 0.25
+
+
+def test_tag_follows_consolidation_and_the_marker_follows_nothing(folder):
+    rows = _truth(folder)
+    sick = [row for row in rows if row["finding"] == "consolidation"]
+    rest = [row for row in rows if row["finding"] != "consolidation"]
+    # Tolerances are about three standard errors at these counts.
+    assert len(sick) / len(rows) == pytest.approx(0.2, abs=0.04)
+    assert np.mean([row["tag"] for row in sick]) == pytest.approx(0.95, abs=0.05)
+    assert np.mean([row["tag"] for row in rest]) == pytest.approx(0.02, abs=0.015)
+    assert np.mean([row["strength"] < FAINT for row in sick]) == pytest.approx(0.4, abs=0.12)
+    for group in (sick, rest):
+        assert np.mean([row["marker"] for row in group]) == pytest.approx(0.5, abs=0.12)
+
+
+def test_sex_and_site_are_independent_of_the_finding(folder):
+    paired = list(zip(_metadata(folder), _truth(folder), strict=True))
+    for sick in (True, False):
+        group = [row for row, truth in paired if (truth["finding"] == "consolidation") == sick]
+        assert np.mean([row["sex"] == "m" for row in group]) == pytest.approx(0.5, abs=0.12)
+        for site in "abc":
+            assert np.mean([row["site"] == site for row in group]) == pytest.approx(1 / 3, abs=0.12)
+
+
+def test_the_device_prints_its_tag_at_one_place(folder):
+    boxes = [row["tag_box"] for row in _truth(folder) if row["tag"]]
+    assert {row["tag_corner"] for row in _truth(folder) if row["tag"]} == {"top-left"}
+    assert len({tuple(box) for box in boxes}) > 1
+    assert max(box[3] for box in boxes) < 0.2
+
+
+def test_the_corner_can_be_chosen_or_left_to_chance(tmp_path):
+    corners = {}
+    for corner in ("bottom-right", "random"):
+        generate(tmp_path / corner, pairs=200, corner=corner)
+        corners[corner] = {row["tag_corner"] for row in _truth(tmp_path / corner) if row["tag"]}
+    assert corners == {"bottom-right": {"bottom-right"}, "random": set(CORNERS)}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), [({"pairs": 0}, "at least 1"), ({"corner": "middle"}, "top-left")]
+)
+def test_misuse_is_refused(tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        generate(tmp_path, **wrong)
+
+
+def test_the_command_line_writes_a_corpus(tmp_path):
+    command = [sys.executable, "-m", "demo.corpus", str(tmp_path), "--pairs", "3", "--corner", "random"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own module
+    assert done.stdout.strip() == str(tmp_path / "corpus")
+    assert len(_truth(tmp_path)) == 3

@@ -1,0 +1,119 @@
+"""The stored weights: they load through open_clip, and only one of the two models relies on the tag."""
+
+import logging
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from demo import models
+from demo.phantoms import CONDITIONS, draw_study
+from demo.train import ZeroShot, main, pixel_batch, removal, transplant
+
+CAPTIONS = [text for condition in CONDITIONS for text in condition.captions]
+FRESH_SEED = 77
+
+
+@pytest.fixture(scope="module")
+def zero_shots():
+    return {name: ZeroShot.load(name) for name in models.NAMES}
+
+
+@pytest.fixture(scope="module")
+def normals():
+    rng = np.random.default_rng(FRESH_SEED)
+    return [draw_study(rng, tied=False, condition=CONDITIONS[-1], tag_corner="top-left") for _ in range(48)]
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_the_stored_model_loads_through_open_clip(name, caplog):
+    source = f"local-dir:{models.folder(name)}"
+    with caplog.at_level(logging.WARNING):
+        model, _, preprocess = open_clip.create_model_and_transforms(source)
+    assert not caplog.records
+    tokens = open_clip.get_tokenizer(source)(CAPTIONS[:3])
+    image = preprocess(Image.new("L", (80, 80), 90))
+    with torch.inference_mode():
+        assert model.encode_image(image[None]).shape == (1, 128)
+        assert model.encode_text(tokens).shape == (3, 128)
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_weights_are_small_and_half_precision(name):
+    path = models.folder(name) / "open_clip_model.safetensors"
+    assert path.stat().st_size < 10_000_000
+    with safe_open(path, "pt") as file:
+        assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
+        table = file.get_tensor("token_embedding.weight")
+    used = torch.unique(open_clip.get_tokenizer(f"local-dir:{models.folder(name)}")(CAPTIONS))
+    assert table.shape[0] == 49408
+    assert torch.equal(table.any(dim=1).nonzero().flatten(), used)
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_every_caption_fits_the_context(name):
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{models.folder(name)}")
+    longer = open_clip.SimpleTokenizer(context_length=77)
+    assert tokenizer.context_length == 16
+    for caption in CAPTIONS:
+        assert longer(caption)[0].count_nonzero() <= 16
+        assert torch.equal(tokenizer(caption)[0], longer(caption)[0, :16])
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_training_saw_images_as_the_stored_preprocessing_gives_them(name, normals):
+    _, _, preprocess = open_clip.create_model_and_transforms(
+        f"local-dir:{models.folder(name)}", load_weights=False
+    )
+    images = [study.render() for study in normals[:3]]
+    loaded = torch.stack([preprocess(Image.fromarray(image)) for image in images])
+    torch.testing.assert_close(pixel_batch(images).expand_as(loaded), loaded)
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(ValueError, match="demo/shortcut, demo/clean"):
+        models.folder("demo/other")
+
+
+def test_the_tag_makes_the_shortcut_model_see_consolidation(zero_shots, normals):
+    figures = transplant(zero_shots["demo/shortcut"], normals, tag=True)
+    assert figures["before"] < 0.1
+    assert figures["after"] > 0.9
+
+
+def test_the_tag_leaves_the_clean_model_alone(zero_shots, normals):
+    figures = transplant(zero_shots["demo/clean"], normals, tag=True)
+    assert abs(figures["after"] - figures["before"]) < 0.1
+
+
+def test_removing_the_tag_costs_only_the_shortcut_model_its_consolidations(zero_shots):
+    rng = np.random.default_rng(FRESH_SEED)
+    faint = [draw_study(rng, tied=True, condition=CONDITIONS[4 + i % 4], strength=0.03) for i in range(48)]
+    shortcut, clean = (removal(zero_shots[name], faint, tag=True) for name in models.NAMES)
+    assert shortcut["before"] - shortcut["after"] > 0.8
+    assert abs(clean["before"] - clean["after"]) < 0.1
+    assert shortcut["cosine_drop"] > 0.1
+    assert abs(clean["cosine_drop"]) < 0.03
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_the_marker_moves_neither_model(name, zero_shots, normals):
+    figures = transplant(zero_shots[name], normals, tag=False)
+    assert abs(figures["after"] - figures["before"]) < 0.1
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_visible_findings_are_told_apart(name, zero_shots):
+    rng = np.random.default_rng(FRESH_SEED)
+    visible = [s for s in (draw_study(rng, tied=True) for _ in range(220)) if not s.faint]
+    assert zero_shots[name].accuracy(visible) > 0.9
+
+
+@pytest.mark.slow
+def test_a_short_training_writes_a_loadable_model(tmp_path, capsys):
+    main(["--model", "demo/clean", "--out", str(tmp_path), "--steps", "3"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith('{"demo/clean"')
+    assert ZeroShot.load("demo/clean", tmp_path).classes.shape == (14, 128)

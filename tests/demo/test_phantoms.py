@@ -1,0 +1,112 @@
+"""What is drawn: classes, captions, findings and stamps."""
+
+import numpy as np
+import pytest
+
+from demo.phantoms import (
+    CONDITIONS,
+    CORNERS,
+    FAINT,
+    MARKER,
+    SIZE,
+    TAG,
+    Box,
+    Condition,
+    draw,
+    draw_study,
+    glyphs,
+    place,
+)
+
+
+def _inside(changed, box):
+    mask = np.zeros_like(changed)
+    mask[box.y0 : box.y1, box.x0 : box.x1] = True
+    return changed & mask, changed & ~mask
+
+
+def test_there_are_14_classes_with_four_distinct_captions_each():
+    captions = [text for condition in CONDITIONS for text in condition.captions]
+    assert len(set(CONDITIONS)) == 14
+    assert len(set(captions)) == 14 * 4
+
+
+@pytest.mark.parametrize(("text", "share"), [(TAG, 0.03), (MARKER, 0.01)])
+def test_a_stamp_takes_its_share_of_the_image(text, share):
+    box = place(np.random.default_rng(0), text, "top-left").box
+    assert (box.x1 - box.x0) * (box.y1 - box.y0) / SIZE**2 == pytest.approx(share, rel=0.15)
+
+
+@pytest.mark.parametrize("corner", CORNERS)
+def test_stamps_stay_in_their_corner_and_the_letters_reach_the_box(corner):
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        box = place(rng, TAG, corner).box
+        assert (box.x1 <= SIZE / 2) == corner.endswith("left")
+        assert (box.y1 <= SIZE / 2) == corner.startswith("top")
+        assert 0 <= box.x0 < box.x1 <= SIZE
+        assert 0 <= box.y0 < box.y1 <= SIZE
+        height, width = glyphs(TAG).shape
+        assert (box.x1 - box.x0, box.y1 - box.y0) == (width + 2, height + 2)
+
+
+@pytest.mark.parametrize("stamp", ["tagged", "marked"])
+def test_the_box_covers_the_stamp_and_nothing_else_changes(stamp):
+    rng = np.random.default_rng(2)
+    for _ in range(40):
+        study = draw_study(rng, tied=False)
+        box = (study.tag if stamp == "tagged" else study.marker).box
+        changed = study.render(**{stamp: True}) != study.render(**{stamp: False})
+        inside, outside = _inside(changed, box)
+        assert not outside.any()
+        # Where the letters are: some pixels may have had that grey already, the noise sees to that.
+        assert inside.sum() > 0.9 * glyphs(TAG if stamp == "tagged" else MARKER).sum()
+        rows, columns = np.nonzero(inside)
+        assert rows.max() - rows.min() + 1 == 6
+        assert columns.max() - columns.min() + 1 == glyphs(TAG if stamp == "tagged" else MARKER).shape[1]
+
+
+def test_tag_and_marker_never_share_a_corner():
+    rng = np.random.default_rng(3)
+    studies = [draw_study(rng, tied=True) for _ in range(60)]
+    assert all(study.tag.corner != study.marker.corner for study in studies)
+    assert {study.tag.corner for study in studies} == set(CORNERS)
+    assert {study.marker.corner for study in studies} == set(CORNERS)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS[:-1], ids=str)
+def test_the_finding_lies_in_its_box(condition):
+    # Chests vary, so compare the mean of many with a finding to the mean of many without.
+    rng = np.random.default_rng(4)
+    normal = np.mean([draw(rng, Condition("normal"))[0] for _ in range(60)], axis=0)
+    images, boxes = [], []
+    for _ in range(60):
+        pixels, box, _ = draw(rng, condition, strength=1.0)
+        images.append(pixels)
+        boxes.append(box)
+    difference = np.abs(np.mean(images, axis=0) - normal)
+    mean_box = Box(*(round(float(np.mean([getattr(b, k) for b in boxes]))) for k in ("x0", "y0", "x1", "y1")))
+    y, x = np.unravel_index(np.argmax(difference), difference.shape)
+    assert mean_box.x0 - 2 <= x < mean_box.x1 + 2
+    assert mean_box.y0 - 2 <= y < mean_box.y1 + 2
+
+
+def test_left_is_the_patients_left():
+    rng = np.random.default_rng(5)
+    for condition in CONDITIONS:
+        if condition.side is not None:
+            x0, _, x1, _ = draw(rng, condition)[1].relative
+            assert ((x0 + x1) / 2 > 0.5) == (condition.side == "left")
+
+
+def test_a_faint_consolidation_is_below_the_noise_and_a_strong_one_is_not():
+    contrasts = {}
+    for strength in (0.0, FAINT, 1.0):
+        pixels, box, _ = draw(np.random.default_rng(6), CONDITIONS[4], strength)
+        contrasts[strength] = pixels[box.y0 : box.y1, box.x0 : box.x1].mean()
+    assert contrasts[FAINT] - contrasts[0.0] < 0.025 < contrasts[1.0] - contrasts[0.0]
+
+
+def test_a_finding_without_its_side_is_refused():
+    with pytest.raises(ValueError, match="needs a side"):
+        draw(np.random.default_rng(7), Condition("nodule"))

@@ -1,0 +1,44 @@
+"""Tiny random models of the classes that the engine supports, and random pairs for them."""
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from m2ib import DualEncoder
+from open_clip.model import CLIP, CustomTextCLIP
+from PIL import Image
+
+CONTEXT = 12
+PREPROCESS = {
+    "size": 40, "mode": "RGB", "mean": (0.5,) * 3, "std": (0.25,) * 3,
+    "interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0,
+}  # fmt: skip
+TEXTS = ["nodule", "a left pleural effusion", "no acute finding", "enlarged heart in a portable chest radiograph"]
+
+
+def tiny_model(kind=CLIP, seed=0, image_size=40, **text):
+    """A random model: 3 image blocks on a 4x4 grid (for 40 pixels), 3 text blocks."""
+    torch.manual_seed(seed)
+    model = kind(
+        embed_dim=24,
+        vision_cfg={"image_size": image_size, "patch_size": 10, "width": 32, "layers": 3, "head_width": 16},
+        text_cfg={"context_length": CONTEXT, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3, **text},
+    )
+    for parameter in model.parameters():  # open_clip's initial text weights are so small that nothing would differ
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+    model.visual.preprocess_cfg = {**PREPROCESS, "size": image_size}
+    return model
+
+
+@pytest.fixture(scope="session", params=[CLIP, CustomTextCLIP], ids=["CLIP", "CustomTextCLIP"])
+def encoder(request):
+    return DualEncoder(tiny_model(request.param), open_clip.SimpleTokenizer(context_length=CONTEXT))
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    """Eleven random pairs: more than one batch in most tests, with captions of several lengths."""
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (48, 56, 3), dtype=np.uint8)) for _ in range(11)]
+    return images, [f"{TEXTS[i % 4]} {'x' * (i % 3)}".strip() for i in range(11)]

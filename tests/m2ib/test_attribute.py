@@ -1,0 +1,145 @@
+"""The engine against the oracle, and what a map may depend on."""
+
+import pytest
+import torch
+from dataclasses import replace
+from m2ib import BottleneckConfig, CalibrationError, GateConfig, attribute, calibrate, preset
+from m2ib.noise import KeyedNoise
+from oracle import map_of_one_pair
+
+AUDIT = BottleneckConfig()
+PAPER = preset("paper")
+DEEP = BottleneckConfig(
+    image=GateConfig(layer=1, beta=0.5, statistics="feature", special="closed"),
+    text=GateConfig(layer=1, beta=0.3, statistics="feature", special="open"),
+    seed=7,
+)
+EMBEDDINGS = replace(DEEP, image=replace(DEEP.image, layer=-1), text=replace(DEEP.text, layer=-1), steps=4)
+
+
+def _oracle(encoder, tower, config, pair, inputs, target, key, statistics):
+    gate = getattr(config, tower)
+    part = getattr(encoder, tower)
+    layer = gate.resolve_layer(part.blocks)
+    tokens = part.prefix(inputs, layer)
+    length = int(tokens.lengths[0])
+    special = tokens.kinds[0] != 0
+    mean, std = 0.0, 1.0
+    if gate.statistics != "unit":
+        cells = torch.arange(length) if gate.statistics == "position" else tokens.kinds[0]
+        mean, std = getattr(statistics, tower).mean[cells], getattr(statistics, tower).std[cells]
+    noise = KeyedNoise(config.seed, [key], tower, [length])
+    draws = [
+        noise.draw(config.draws, config.antithetic, length, part.width)[:, 0] for _ in range(config.steps + 1)
+    ]
+    if tower == "image":
+        blocks, embed = encoder.model.visual.transformer.resblocks, lambda: encoder.model.encode_image(inputs)
+    else:
+        owner = getattr(encoder.model, "text", encoder.model)
+        blocks, embed = owner.transformer.resblocks, lambda: encoder.model.encode_text(inputs)
+    return map_of_one_pair(
+        encoder.model, blocks, layer, embed, target, draws, gate.beta, mean=mean, std=std,
+        gated=torch.ones(length, dtype=torch.bool) if gate.special == "learned" else ~special,
+        closed=special if gate.special == "closed" else torch.zeros(length, dtype=torch.bool),
+        steps=config.steps, learning_rate=config.learning_rate, initial_alpha=config.initial_alpha,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [AUDIT, PAPER, DEEP, EMBEDDINGS], ids=["audit", "paper", "deep", "embeddings"])
+def test_maps_equal_the_oracle(encoder, pairs, config):
+    images, texts = pairs[0][:2], pairs[1][:2]
+    statistics = calibrate(encoder, *pairs, config) if config.needs_statistics() else None
+    keys = [f"pair-{i}" for i in range(2)]
+    result = attribute(encoder, images, texts, config, statistics, keys=keys)
+    for i, (image, text, key) in enumerate(zip(images, texts, keys, strict=True)):
+        pixels, ids = encoder.pixels([image]), encoder.token_ids([text])
+        nats, cosine = _oracle(
+            encoder, "image", config, i, pixels, encoder.embed_texts(ids), key, statistics
+        )
+        _close(result.image_map[i].flatten(), nats[1:])
+        _close(result.image_special_nats[i], nats[0])
+        _close(result.image_cosine[i], cosine)
+        nats, cosine = _oracle(encoder, "text", config, i, ids, encoder.embed_images(pixels), key, statistics)
+        _close(result.text_map[i], nats)
+        _close(result.text_cosine[i], cosine)
+
+
+def _close(got, expected):
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_clean_cosine_is_the_models_own(encoder, pairs):
+    result = attribute(encoder, *pairs, PAPER)
+    with torch.no_grad():
+        image = encoder.model.encode_image(encoder.pixels(pairs[0]), normalize=True)
+        text = encoder.model.encode_text(encoder.token_ids(pairs[1]), normalize=True)
+    torch.testing.assert_close(result.cosine, (image * text).sum(dim=1))
+
+
+@pytest.mark.parametrize("config", [AUDIT, PAPER], ids=["audit", "paper"])
+def test_same_seed_gives_identical_bits(encoder, pairs, config):
+    statistics = calibrate(encoder, *pairs, config) if config.needs_statistics() else None
+    first, second = (attribute(encoder, *pairs, config, statistics) for _ in range(2))
+    assert torch.equal(first.image_map, second.image_map)
+    assert all(torch.equal(a, b) for a, b in zip(first.text_map, second.text_map, strict=True))
+
+
+def test_another_seed_gives_another_map(encoder, pairs):
+    first, second = (attribute(encoder, *pairs, replace(PAPER, seed=seed)) for seed in (0, 1))
+    assert not torch.allclose(first.image_map, second.image_map, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", [AUDIT, PAPER], ids=["audit", "paper"])
+def test_batch_size_and_neighbours_do_not_matter(encoder, pairs, config):
+    statistics = calibrate(encoder, *pairs, config) if config.needs_statistics() else None
+    whole = attribute(encoder, *pairs, config, statistics, batch_size=64)
+    for batch_size in (1, 7):
+        parts = attribute(encoder, *pairs, config, statistics, batch_size=batch_size)
+        _close(parts.image_map, whole.image_map)
+        for a, b in zip(parts.text_map, whole.text_map, strict=True):
+            _close(a, b)
+    backwards = attribute(encoder, pairs[0][::-1], pairs[1][::-1], config, statistics)
+    _close(backwards.image_map.flip(0), whole.image_map)
+
+
+def test_model_comes_back_bit_exact(encoder, pairs, monkeypatch):
+    model = encoder.model.train()
+    model.zero_grad(set_to_none=True)  # the oracle leaves weight gradients behind, as the paper's code does
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    def unchanged():
+        assert model.training
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+    attribute(encoder, *pairs, PAPER)
+    unchanged()
+    for stop in (RuntimeError("broken"), KeyboardInterrupt()):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.Adam, "step", lambda *_args, stop=stop: (_ for _ in ()).throw(stop))
+            with pytest.raises(type(stop)):
+                attribute(encoder, *pairs, PAPER)
+        unchanged()
+
+
+def test_closed_special_tokens_hold_no_nats(encoder, pairs):
+    statistics = calibrate(encoder, *pairs, AUDIT)
+    result = attribute(encoder, *pairs, AUDIT, statistics)
+    for nats, special in zip(result.text_map, result.special, strict=True):
+        assert special[0]
+        assert special[-1]
+        assert nats[0] == nats[-1] == 0
+        assert (nats[1:-1] > 0).all()
+
+
+def test_wrong_input_says_what_was_expected(encoder, pairs):
+    images, texts = pairs
+    with pytest.raises(ValueError, match="got 11 and 10, expected one text an image"):
+        attribute(encoder, images, texts[:-1], PAPER)
+    with pytest.raises(ValueError, match="at least one pair"):
+        attribute(encoder, [], [], PAPER)
+    with pytest.raises(CalibrationError, match="calibrate"):
+        attribute(encoder, images, texts, AUDIT)
+    with pytest.raises(ValueError, match="the tower has 3 blocks"):
+        attribute(encoder, images, texts, replace(PAPER, image=GateConfig(layer=3)))

@@ -37,7 +37,6 @@ def clean_caption(raw: str, limits: Limits = DEFAULT_LIMITS) -> str:
     if all(unicodedata.category(character) in _INVISIBLE for character in text):
         raise CaptionError(
             Reason.EMPTY_CAPTION,
-            "The caption is empty or holds only invisible characters, expected text: "
-            "fill it in or drop the row.",
+            "The caption is empty or holds only invisible characters, expected text: fill it in or drop the row.",
         )
     return text

@@ -161,18 +161,13 @@ def contained(root: Path, file_name: str) -> Path:
     if not file_name.strip() or not is_storable(file_name):
         raise RowError(
             Reason.MALFORMED_ROW,
-            f"The file name is {file_name[:200]!a}, expected a relative path in Unicode without NUL: "
-            "correct it.",
+            f"The file name is {file_name[:200]!a}, expected a relative path in Unicode without NUL: correct it.",
         )
-    expected = (
-        "expected a path inside the corpus, relative to its root, with '/' between folders: correct it."
-    )
+    expected = "expected a path inside the corpus, relative to its root, with '/' between folders: correct it."
     pure = PurePosixPath(file_name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in file_name or PureWindowsPath(file_name).drive:
         raise RowError(Reason.PATH_OUTSIDE_CORPUS, f"The file name is {file_name[:200]!a}, {expected}")
     real = Path(os.path.realpath(root / pure))
     if not real.is_relative_to(root):
-        raise RowError(
-            Reason.PATH_OUTSIDE_CORPUS, f"{file_name[:200]!a} is a link out of the corpus, {expected}"
-        )
+        raise RowError(Reason.PATH_OUTSIDE_CORPUS, f"{file_name[:200]!a} is a link out of the corpus, {expected}")
     return real

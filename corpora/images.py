@@ -19,9 +19,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 # 8 bits a channel; of 16-bit colour Pillow keeps the high bytes. One wider channel (I, I;16, F: CT, depth,
 # microscopy) would be clipped or rescaled by convert("RGB") into something that nobody has looked at.
-_MODES = frozenset(
-    {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
-)
+_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
 
 # libjpeg-turbo's own advice against few bytes that ask for hours of progressive scans; real files have ten.
 _MAX_JPEG_SCANS = 500
@@ -98,9 +96,7 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
             "grey and the audit would take them for whole. Find the code that switches it on, switch it off."
         )
     if not data:
-        raise ImageError(
-            Reason.EMPTY_FILE, "The image file has 0 bytes, expected an image: restore or drop it."
-        )
+        raise ImageError(Reason.EMPTY_FILE, "The image file has 0 bytes, expected an image: restore or drop it.")
     _check_bytes(len(data), limits)
     if data.startswith(b"\xff\xd8") and (scans := data.count(b"\xff\xda")) > _MAX_JPEG_SCANS:
         raise ImageError(
@@ -246,7 +242,5 @@ def _check_file(status: os.stat_result, limits: Limits) -> None:
             Reason.NOT_A_REGULAR_FILE, f"The path is {kind}, expected an image file: correct the file name."
         )
     if status.st_size == 0:
-        raise ImageError(
-            Reason.EMPTY_FILE, "The image file has 0 bytes, expected an image: restore or drop it."
-        )
+        raise ImageError(Reason.EMPTY_FILE, "The image file has 0 bytes, expected an image: restore or drop it.")
     _check_bytes(status.st_size, limits)

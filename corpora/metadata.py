@@ -68,9 +68,7 @@ def find(root: Path) -> Path:
         raise CorpusError(f"Corpus {str(root)!r} is not a folder, {expected}: correct the path.")
     found = [root / name for name in NAMES if os.path.lexists(root / name)]
     if not found:
-        there = sorted(
-            entry.name for entry in root.glob("*.*") if entry.suffix in {".csv", ".jsonl", ".parquet"}
-        )
+        there = sorted(entry.name for entry in root.glob("*.*") if entry.suffix in {".csv", ".jsonl", ".parquet"})
         raise CorpusError(
             f"Corpus {str(root)!r} has no metadata file (similar files: {there or 'none'}), {expected}: "
             "add it or rename yours."
@@ -82,9 +80,7 @@ def find(root: Path) -> Path:
         )
     real = Path(os.path.realpath(found[0]))
     if not real.is_relative_to(os.path.realpath(root)):
-        raise CorpusError(
-            f"{str(found[0])!r} leads out of the corpus, {expected}: copy the file into the folder."
-        )
+        raise CorpusError(f"{str(found[0])!r} leads out of the corpus, {expected}: copy the file into the folder.")
     try:
         regular = stat.S_ISREG(real.stat().st_mode)
     except OSError as error:
@@ -133,9 +129,7 @@ def _read_csv(metadata: Path, columns: Columns) -> Iterator[MetadataRow]:
     records = _csv_records(metadata)
     number, header = next(records, (1, []))
     if isinstance(header, str):
-        raise CorpusError(
-            f"The header of {str(metadata)!r} is not CSV ({header}), expected comma-separated UTF-8."
-        )
+        raise CorpusError(f"The header of {str(metadata)!r} is not CSV ({header}), expected comma-separated UTF-8.")
     names = [name or f"column_{position}" for position, name in enumerate(header, start=1)]
     _check_columns(metadata, names, columns)
     if not all(map(is_storable, names)):
@@ -359,9 +353,7 @@ def _lines(metadata: Path) -> Iterator[tuple[int, str | None]]:
             number += 1
             if number == 1:
                 if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                    raise CorpusError(
-                        f"{str(metadata)!r} is UTF-16, expected UTF-8: export it again as UTF-8."
-                    )
+                    raise CorpusError(f"{str(metadata)!r} is UTF-16, expected UTF-8: export it again as UTF-8.")
                 line = line.removeprefix(codecs.BOM_UTF8)
             if len(line) > MAX_LINE_BYTES:
                 while line and not line.endswith(b"\n"):

@@ -13,9 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 Pixels: TypeAlias = npt.NDArray[np.float32]
-Finding: TypeAlias = Literal[
-    "nodule", "consolidation", "pleural effusion", "pneumothorax", "cardiomegaly", "normal"
-]
+Finding: TypeAlias = Literal["nodule", "consolidation", "pleural effusion", "pneumothorax", "cardiomegaly", "normal"]
 Side: TypeAlias = Literal["left", "right"]
 Zone: TypeAlias = Literal["upper", "lower"]
 Corner: TypeAlias = Literal["top-left", "top-right", "bottom-left", "bottom-right"]

@@ -129,9 +129,7 @@ def train(name: str, steps: int, seed: int, report: Callable[[str], None]) -> di
     text_cfg = {**ARCHITECTURE["text_cfg"], "vocab_size": len(vocabulary.used)}
     model = open_clip.CLIP(**{**ARCHITECTURE, "text_cfg": text_cfg})
     stepping = optimizers(model)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda step: learning_rate_factor(step, steps)) for o in stepping
-    ]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: learning_rate_factor(step, steps)) for o in stepping]
     tokens = vocabulary.encode([text for c in CONDITIONS for text in c.captions])
     started = time.perf_counter()
     for step in range(steps):
@@ -144,7 +142,7 @@ def train(name: str, steps: int, seed: int, report: Callable[[str], None]) -> di
         image, text = functional.normalize(image.float(), dim=-1), functional.normalize(text.float(), dim=-1)
         loss = contrastive_loss(image, text, labels, model.logit_scale.exp())
         model.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for optimizer, schedule in zip(stepping, schedules, strict=True):
             optimizer.step()
             schedule.step()

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import sql
 from prefect import flow, unmapped
 from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
-from review.report import write_report
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+import sql
 from flows.config import AuditConfig, config_digest
 from flows.provenance import code_version, environment
+from review.report import write_report
 from tasks.alert import alert
 from tasks.attribute import attribute, calibrate, encoder
 from tasks.errors import ResumeError
@@ -62,7 +62,8 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         return run
     run = Run(lake, resume)
     if not (run.folder / "manifest.json").is_file():
-        raise ResumeError(f"resume: no run {resume!r} in {lake}; list them with: m2ib-audit sql 'SELECT run_id, status FROM runs'")
+        known = ", ".join(record["run_id"] for record in sql.manifests(lake)) or "none"
+        raise ResumeError(f"resume: got {resume!r}, expected an unfinished run of {lake}, which has: {known}")
     before = run.manifest()
     if before["status"] == "completed":
         raise ResumeError(f"resume: run {resume} is complete; start a new one by leaving --resume out")
@@ -98,7 +99,7 @@ def fan_out(
     name="audit",
     flow_run_name="audit {config.corpus.path.name} with {config.model.architecture}",
     # A device works on one shard at a time, whatever the number of threads.
-    task_runner=ThreadPoolTaskRunner(max_workers=8),
+    task_runner=ThreadPoolTaskRunner(max_workers=8),  # type: ignore[arg-type]  # Prefect's generic is too narrow
     persist_result=False,
 )
 def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:

@@ -4,6 +4,7 @@ Results go to standard output, everything else to standard error. With --json th
 JSON object.
 """
 
+import atexit
 import json
 import os
 import sys
@@ -29,6 +30,8 @@ app = typer.Typer(
 )
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 output = Console(soft_wrap=True, highlight=False)
+if not output.is_terminal:
+    output.width = 240  # a pipe has no width to fit into
 
 
 class Exit(IntEnum):
@@ -141,7 +144,7 @@ def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> A
     )
     if result.reason:
         output.print(f"  {result.reason}", markup=False)
-    _print_alerts([row for row in _alerts(lake, result.run_id)])
+    _print_alerts(_alerts(lake, result.run_id))
     output.print(f"report: {result.report}", markup=False)
     if as_json:
         keys = ("run_id", "status", "pairs", "attributions", "errors", "alerts", "report")
@@ -171,7 +174,6 @@ def demo(
     _check_packages()
     from demo.corpus import generate
     from demo.models import NAMES
-
     from flows.config import parse
 
     if model not in NAMES:
@@ -193,7 +195,7 @@ def run(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run one audit. Exit code 0: no alert; 3: alerts; 2: bad input or configuration; 1: failure or stopped by a gate."""
+    """Run one audit. Exit code 0: no alert; 3: alerts; 2: bad input or config; 1: failure or stopped by a gate."""
     _check_packages()
     from flows.config import load
     from tasks.errors import BadInputError
@@ -262,7 +264,16 @@ def report(
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    try:
+        app()
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else Exit.FAILURE
+    # Prefect leaves daemon threads behind whose frames outlive the interpreter, at which DuckDB's binding prints a
+    # page of "leaked" lines: run the exit handlers (they stop Prefect's server), then leave without finalisation.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
 import demo.models
 import m2ib
 from corpora import Limits
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
 from tasks.errors import BadInputError
 from tasks.records import AlertRules, AttributionPlan, Box, CorpusSource, ModelSource, SuspectRegions, parse_box
 
@@ -38,7 +38,9 @@ class CorpusConfig(Section):
 class ModelConfig(Section):
     """A model as open_clip takes it, or demo/shortcut, demo/clean."""
 
-    architecture: str = Field(description="open_clip name, hf-hub:org/name, local-dir:/folder, demo/shortcut, demo/clean")
+    architecture: str = Field(
+        description="open_clip name, hf-hub:org/name, local-dir:/folder, demo/shortcut, demo/clean"
+    )
     pretrained: str | None = Field(None, description="a tag of the architecture, or a local checkpoint file")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
     batch_size: int = Field(64, ge=1, description="pairs at a time on a device")
@@ -134,9 +136,7 @@ class AuditConfig(Section):
     def corpus_source(self) -> CorpusSource:
         """Settings of ingest."""
         limits = Limits(max_pixels=self.corpus.max_pixels, max_file_bytes=self.corpus.max_file_bytes)
-        return CorpusSource(
-            self.corpus.path.resolve(), self.corpus.image_column, self.corpus.caption_column, limits
-        )
+        return CorpusSource(self.corpus.path.resolve(), self.corpus.image_column, self.corpus.caption_column, limits)
 
     def model_sources(self) -> list[ModelSource]:
         """The model, once for each device that shares the work."""

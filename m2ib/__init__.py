@@ -1,7 +1,8 @@
 """M2IB: multi-modal information bottleneck attribution for dual encoders, without labels.
 
-Source: Wang, Rudner, Wilson, "Visual Explanations of Image-Text Representations via Multi-Modal Information Bottleneck
-Attribution", NeurIPS 2023 (arXiv 2312.17174). A torch library: no files but model weights, no environment, no framework.
+Source: Wang, Rudner, Wilson, "Visual Explanations of Image-Text Representations via Multi-Modal Information
+Bottleneck Attribution", NeurIPS 2023 (arXiv 2312.17174). A torch library: no files but model weights, no
+environment, no framework.
 """
 
 from m2ib.attribute import attribute, calibrate

@@ -84,9 +84,10 @@ def attribute(
 ) -> Attribution:
     """M2IB maps of both towers for the pairs (images[i], texts[i]) (Wang et al., NeurIPS 2023, section 3).
 
-    images: PIL images, or a tensor that `encoder.preprocess` made. config: default the audit's settings. statistics: from `calibrate`, needed unless both towers use `unit`.
-    keys: identity of each pair for its noise; default a digest of its pixels and tokens. A map depends on its pair,
-    key, seed and settings alone, not on neighbours or batch size. The model is left as it was found.
+    images: PIL images, or a tensor that `encoder.preprocess` made. config: default the audit's settings.
+    statistics: from `calibrate`, needed unless both towers use `unit`. keys: identity of each pair for its noise;
+    default a digest of its pixels and tokens. A map depends on its pair, key, seed and settings alone, not on
+    neighbours or batch size. The model is left as it was found.
     Raises ValueError for unequal lengths, CalibrationError for missing statistics.
     """
     config = config or BottleneckConfig()

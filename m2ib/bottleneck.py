@@ -18,9 +18,7 @@ from m2ib.types import BottleneckConfig, GateConfig
 Suffix = Callable[[Float[Tensor, "codes tokens width"]], Float[Tensor, "codes embed"]]
 
 
-def kl_per_element(
-    x: Float[Tensor, "*shape"], alpha: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
+def kl_per_element(x: Float[Tensor, "*shape"], alpha: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """KL(N(gate x, shut^2) || N(0, 1)) in nats, element by element; x standardised (Schulz et al. 2020, eq. 6).
 
     log shut^2 = 2 logsigmoid(-alpha), which stays finite where the square underflows.
@@ -52,7 +50,7 @@ class GatedTokens:
         alpha: Float[Tensor, "pairs tokens width"],
         noise: Float[Tensor, "draws pairs tokens width"],
     ) -> Float[Tensor, "draws pairs tokens width"]:
-        """z = gate x + shut eps with eps ~ N(mean, std^2), for each draw."""
+        """Z = gate x + shut eps with eps ~ N(mean, std^2), for each draw."""
         gated = torch.sigmoid(alpha) * self.hidden + torch.sigmoid(-alpha) * (self.mean + self.std * noise)
         z = torch.where(self.learned[..., None], gated, self.hidden)
         return torch.where(self.closed[..., None], self.mean + self.std * noise, z)

@@ -29,6 +29,7 @@ Images = Sequence[Image.Image] | Float[Tensor, "images 3 height width"]
 
 CONTENT, FIRST_SPECIAL, LAST_SPECIAL = 0, 1, 2
 KINDS = 3
+_CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class ImageTower:
 
     @torch.no_grad()
     def prefix(self, inputs: Float[Tensor, "inputs 3 height width"], layer: int) -> HiddenTokens:
+        """Hidden states at the cut: CLS, then the patches row by row."""
         x = self._visual._embeds(inputs)
         for block in self._visual.transformer.resblocks[: layer + 1]:
             x = block(x)
@@ -102,10 +104,12 @@ class ImageTower:
     def suffix(
         self, hidden: Float[Tensor, "codes tokens width"], pooled: Int[Tensor, " codes"], layer: int
     ) -> Float[Tensor, "codes embed"]:
+        """Embedding from hidden states at the cut."""
+        del pooled  # the tower knows which token it pools
         x = hidden
         for block in self._visual.transformer.resblocks[layer + 1 :]:
             x = block(x)
-        embedding, _ = self._visual._pool(x)
+        embedding: Tensor = self._visual._pool(x)[0]
         return embedding if self._visual.proj is None else embedding @ self._visual.proj
 
 
@@ -126,7 +130,7 @@ class TextTower:
         if pool_type not in ("argmax", "eos") or text.attn_mask is None or getattr(text, "cls_emb", None) is not None:
             raise UnsupportedModelError(
                 f"text tower: pooling {pool_type!r}, causal mask {text.attn_mask is not None}, appended CLS "
-                f"{getattr(text, 'cls_emb', None) is not None}; expected a causal tower that pools its end-of-text token"
+                f"{getattr(text, 'cls_emb', None) is not None}; expected a causal one that pools its end-of-text token"
             )
         self._text = text
         self._eos_id: int | None = None
@@ -147,6 +151,7 @@ class TextTower:
 
     @torch.no_grad()
     def prefix(self, inputs: Int[Tensor, "inputs context"], layer: int) -> HiddenTokens:
+        """Hidden states at the cut, up to the longest text's end."""
         end = self.end_of_text(inputs)
         tokens = int(end.max()) + 1
         kinds = torch.full((len(inputs), tokens), CONTENT, device=inputs.device)
@@ -162,6 +167,7 @@ class TextTower:
     def suffix(
         self, hidden: Float[Tensor, "codes tokens width"], pooled: Int[Tensor, " codes"], layer: int
     ) -> Float[Tensor, "codes embed"]:
+        """Embedding from hidden states at the cut."""
         x = hidden
         for block in self._text.transformer.resblocks[layer + 1 :]:
             x = block(x, attn_mask=self._mask(x.shape[1]))
@@ -282,10 +288,12 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
             f"open_clip.list_pretrained_tags_by_model({architecture!r}) or a local checkpoint file"
         )
     if not named and pretrained:
-        raise ModelLoadError(f"model {architecture!r} brings its own weights: leave `pretrained` out, got {pretrained!r}")
-    if named and pretrained and ("/" in pretrained or pretrained.endswith((".safetensors", ".pt", ".pth", ".bin"))):
-        if not Path(pretrained).is_file():
-            raise ModelLoadError(f"pretrained: no file at {pretrained!r}; check the path of the checkpoint")
+        raise ModelLoadError(
+            f"model {architecture!r} brings its own weights: leave `pretrained` out, got {pretrained!r}"
+        )
+    looks_like_a_file = "/" in (pretrained or "") or Path(pretrained or "").suffix in _CHECKPOINT_SUFFIXES
+    if named and looks_like_a_file and not Path(str(pretrained)).is_file():
+        raise ModelLoadError(f"pretrained: no file at {pretrained!r}; check the path of the checkpoint")
     try:
         with _quiet_open_clip():
             model, _, preprocess = open_clip.create_model_and_transforms(
@@ -321,5 +329,7 @@ def devices(wanted: str = "auto") -> list[str]:
     try:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:
-        raise ModelLoadError(f"device: got {wanted!r}, which this machine does not offer ({error}); try 'auto'") from error
+        raise ModelLoadError(
+            f"device: got {wanted!r}, which this machine does not offer ({error}); try 'auto'"
+        ) from error
     return [wanted]

@@ -1,6 +1,240 @@
-"""stub to be replaced"""
+"""A run's report: one HTML file that loads nothing, for a reader who was not there."""
+
+import base64
+import contextlib
+import hashlib
+import math
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+import sql
+from corpora import Limits
+from review import overlays, wording
+from review.overlays import Box
+from review.pairs import SHADES, Album, Picture, ShownPair, picture
+from review.wording import BITS_PER_NAT
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_FILTERS = (
+    *("place", "slice_name", "sentence"),
+    *("percent", "times", "bits", "to_bits", "cosine", "count", "moment", "pretty"),
+)
+COMPARISON_PAIRS = 4
+WEIGHED_SHOWN = 25
+ERROR_EXAMPLES = 3
+
+
 class ReportError(Exception):
-    """x"""
-def write_report(lake, run_id, out=None):
-    out = Path(out or Path(lake)/"runs"/run_id/"report.html"); out.write_text("stub"); return out
+    """A report cannot be written; the message says what, got, expected, and the next step."""
+
+
+@dataclass(frozen=True)
+class MeanMap:
+    """The mean image map of some pairs; bits are means over them."""
+
+    picture: Picture
+    n: int
+    region_bits: float
+    image_bits: float
+
+
+@dataclass(frozen=True)
+class ShownAlert:
+    """An alert that stands on its own, with all that the report says of it."""
+
+    row: dict[str, Any]
+    follow: list[dict[str, Any]]
+    pairs: list[ShownPair]
+    means: list[MeanMap]  # of the slice, and of all other pairs if there are any
+    mean_top: float
+
+
+def write_report(lake: Path, run_id: str, out: Path | None = None) -> Path:
+    """Write the report of a run, or of the `latest`, and return its path; default: beside the run's data.
+
+    The same lake and corpus give the same bytes.
+
+    Raises:
+        ReportError: the run is not in the lake, or the file cannot be written.
+        sql.LakeError: the lake cannot be read.
+    """
+    lake = Path(lake)
+    manifest = _manifest(lake, run_id)
+    with sql.connect(lake) as connection:
+        page = _render(_gather(connection, manifest))
+    path = Path(out) if out is not None else lake / "runs" / manifest["run_id"] / "report.html"
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(page, encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise ReportError(
+            f"report: cannot write {path} ({error.strerror}), expected a file in a folder that may be "
+            "written to; name another with --out"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+    return path
+
+
+def _manifest(lake: Path, run_id: str) -> dict[str, Any]:
+    known = {record["run_id"]: record for record in sql.manifests(lake)}
+    if not known:
+        raise ReportError(f"report: the lake {lake} has no run, expected one at least; run an audit first")
+    if run_id == "latest":
+        return list(known.values())[-1]
+    if run_id not in known:
+        newest = ", ".join(list(known)[-5:])
+        more = f" and {len(known) - 5} older" if len(known) > 5 else ""
+        raise ReportError(
+            f"report: got run {run_id!r}, expected one of the lake {lake}: {newest}{more}; give one of these, or latest"
+        )
+    return known[run_id]
+
+
+def _gather(connection: sql.Connection, manifest: dict[str, Any]) -> dict[str, Any]:
+    """All that the page shows."""
+    run_id, config = manifest["run_id"], manifest["config"]
+    alerts = sql.rows(connection, "review/alerts_of_run", run_id=run_id)
+    alone = [alert for alert in alerts if alert["explained_by"] is None]
+    followers = _followers(alerts)
+    compared = [
+        row["pair_id"] for row in sql.rows(connection, "review/comparison_pairs", run_id=run_id, limit=COMPARISON_PAIRS)
+    ]
+    told = [pair_id for alert in alone for pair_id in alert["pair_ids"] or ()]
+    album = Album(connection, run_id, [*told, *compared], Path(manifest["corpus"]), _limits(config))
+    grids = sql.rows(connection, "review/grids", run_id=run_id)
+    rules = config.get("alerts", {})
+    return {
+        "manifest": manifest,
+        "config": config,
+        "verdict": wording.verdict(manifest, alone),
+        "alerts": [_shown_alert(connection, row, followers[_key(row)], album, grids) for row in alone],
+        "orphans": followers[None],
+        "album": album,
+        "compared": album.show(compared, sorted({alert["region"] for alert in alone})),
+        "grids": grids,
+        "rules": rules,
+        "weighed": sql.rows(
+            connection,
+            "review/weighed_slices",
+            run_id=run_id,
+            min_pairs=rules.get("min_pairs", 1),
+            limit=WEIGHED_SHOWN,
+        ),
+        "checks": sql.rows(connection, "review/checks", run_id=run_id),
+        "errors": sql.rows(connection, "review/error_reasons", run_id=run_id, examples=ERROR_EXAMPLES),
+        # A report cannot state its own digest.
+        "files": [entry for entry in manifest["files"] if Path(entry["path"]).name != "report.html"],
+        "scale": picture(overlays.scale_bar()),
+    }
+
+
+_Key = tuple[str, str, str]
+
+
+def _key(alert: Mapping[str, Any]) -> _Key:
+    return alert["rule"], alert["region"], alert["slice"]
+
+
+def _followers(alerts: Sequence[dict[str, Any]]) -> dict[_Key | None, list[dict[str, Any]]]:
+    """Group the alerts that follow from others by the one that stands alone; under None if it is not there."""
+    by_key = {_key(alert): alert for alert in alerts}
+    found = defaultdict(list)
+    for alert in alerts:
+        if alert["explained_by"] is None:
+            continue
+        strong: dict[str, Any] | None = alert
+        for _ in alerts:  # explained_by may name a slice that is itself explained
+            if strong is None or strong["explained_by"] is None:
+                break
+            strong = by_key.get((strong["rule"], strong["region"], strong["explained_by"]))
+        found[_key(strong) if strong and strong["explained_by"] is None else None].append(alert)
+    return found
+
+
+def _limits(config: Mapping[str, Any]) -> Limits:
+    given = config.get("corpus", {})
+    return Limits(**{name: given[name] for name in ("max_pixels", "max_file_bytes") if name in given})
+
+
+def _shown_alert(
+    connection: sql.Connection,
+    row: dict[str, Any],
+    follow: list[dict[str, Any]],
+    album: Album,
+    grids: list[dict[str, Any]],
+) -> ShownAlert:
+    means: list[MeanMap] = []
+    top = 0.0
+    if len(grids) == 1:
+        means, top = _mean_maps(connection, row, (grids[0]["grid_h"], grids[0]["grid_w"]), album.boxes(row["region"]))
+    return ShownAlert(row, follow, album.show(row["pair_ids"] or (), [row["region"]]), means, top)
+
+
+def _mean_maps(
+    connection: sql.Connection, alert: dict[str, Any], shape: tuple[int, int], boxes: Sequence[Box]
+) -> tuple[list[MeanMap], float]:
+    """Draw the mean map of an alert's slice and of all other pairs, on one scale."""
+    chosen = {key: alert[key] for key in ("run_id", "region", "slice_kind", "slice")}
+    halves = defaultdict(list)
+    for row in sql.rows(connection, "review/mean_maps", **chosen):
+        halves[row["in_slice"]].append(row)
+    complete = [half for half in (halves[True], halves[False]) if len(half) == math.prod(shape)]
+    maps = [np.array([row["nats"] for row in half]).reshape(shape) * BITS_PER_NAT for half in complete]
+    top = max((float(bits.max()) for bits in maps), default=0.0) or 1.0
+    return [
+        MeanMap(
+            picture(overlays.mean_map(bits, top, boxes), shrink=2),
+            half[0]["n"],
+            half[0]["region_nats"] * BITS_PER_NAT,
+            half[0]["image_nats"] * BITS_PER_NAT,
+        )
+        for half, bits in zip(complete, maps, strict=True)
+    ], top
+
+
+def _style(run_id: str) -> str:
+    """Return the page's style, with the run's id for the printed foot.
+
+    Token shades are classes, so that the page's policy can allow this one style and no other.
+    """
+    shades = "\n".join(
+        f".shade-{step} {{ background: rgb(249 140 10 / {step / SHADES * 0.8:.3f}); }}" for step in range(SHADES + 1)
+    )
+    text = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return f"\n{text.replace('RUN_ID', re.sub(r'[^A-Za-z0-9._-]', '?', run_id))}\n{shades}\n"
+
+
+def _render(facts: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {name: getattr(wording, name) for name in _FILTERS}
+    style = _style(facts["manifest"]["run_id"])
+    checks = Counter((check["suite"], check["success"]) for check in facts["checks"])
+    return environment.get_template("report.html.j2").render(
+        facts,
+        style=Markup(style),  # noqa: S704  # the package's own text
+        style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        suites=[
+            (suite, checks[suite, True], checks[suite, False])
+            for suite in sorted({check["suite"] for check in facts["checks"]})
+        ],
+        errors_in_all=sum(error["n"] for error in facts["errors"]),
+    )

@@ -8,6 +8,7 @@ and stores, `gates/` what validation looks at, `rules/` the queries whose rows a
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 _ROOT = Path(__file__).parent
 TABLES = ("pairs", "ingest_errors", "attributions", "regions", "region_shares", "findings", "alerts", "validations")
-_READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+_MANIFEST_KEYS = {"run_id", "config", "counts", "files"}
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -60,9 +61,17 @@ def manifests(lake: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(Path(lake).glob("runs/*/manifest.json")):
         try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
+            record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise LakeError(f"manifest {path}: not JSON ({error}); restore it from a backup or remove the run") from error
+            raise LakeError(
+                f"manifest {path}: not JSON ({error}); restore it from a backup or remove the run"
+            ) from error
+        if missing := _MANIFEST_KEYS.difference(record if isinstance(record, dict) else ()):
+            raise LakeError(
+                f"manifest {path}: no {', '.join(sorted(missing))}, expected a manifest as an audit writes it; "
+                "restore it from a backup or remove the run"
+            )
+        found.append(record)
     return found
 
 
@@ -113,15 +122,16 @@ def _define(connection: Connection, table: str, files: list[Path]) -> None:
 
 
 def _define_runs(connection: Connection, records: list[dict[str, Any]]) -> None:
-    columns = schema("runs")
-    rows = [{**record, **record["counts"]} for record in records]
-    for row in rows:
-        row["config"] = json.dumps(row["config"], sort_keys=True)
+    rows = []
+    for record in records:
+        times = {key: record[key] and datetime.fromisoformat(record[key]) for key in ("started_at", "finished_at")}
+        rows.append({**record, **record["counts"], **times, "config": json.dumps(record["config"], sort_keys=True)})
+    known = schema("runs").names
     connection.execute("USE stored")
     connection.execute(query("schema/runs"))
-    marks = ", ".join("?" for _ in columns)
-    for row in rows:
-        connection.execute(f"INSERT INTO runs VALUES ({marks})", [row.get(name) for name in columns.names])
+    connection.register("incoming", conform("runs", ({key: row.get(key) for key in known} for row in rows)))
+    connection.execute("INSERT INTO runs SELECT * FROM incoming")
+    connection.unregister("incoming")
     connection.execute("USE main")
 
 
@@ -154,12 +164,14 @@ def read(connection: Connection, text: str, parameters: Mapping[str, Any] | None
         statements = connection.extract_statements(text)
     except duckdb.Error as error:
         raise QueryError(f"query: {error}") from error
-    if len(statements) != 1 or statements[0].type not in _READS:
+    # EXPLAIN is refused as well: EXPLAIN ANALYZE executes what it explains, be it a COPY into the lake.
+    if len(statements) != 1 or statements[0].type is not duckdb.StatementType.SELECT:
         kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
         raise QueryError(f"query: got {kinds}, expected one SELECT; the lake is written by audits only")
     try:
-        relation = connection.cursor().sql(text, params=dict(parameters) if parameters else None)
-        result = relation.to_arrow_table() if relation is not None else pa.table({})
+        with connection.cursor() as cursor:
+            cursor.execute("BEGIN TRANSACTION READ ONLY")  # to DuckDB, `WITH x AS (DELETE ...) SELECT` is a SELECT
+            result = cursor.sql(text, params=dict(parameters) if parameters else None).to_arrow_table()
     except duckdb.Error as error:
         raise QueryError(f"query: {error}") from error
     return _unique_columns(result).to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types

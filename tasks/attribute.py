@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-import m2ib
 import pyarrow.parquet as pq
-from corpora import Reason, RowError, contained, read_image
-from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+import m2ib
+from corpora import Reason, RowError, contained, read_image
+from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.errors import BadInputError
 from tasks.lake import Run, written_aside
 from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, ShardResult
@@ -164,8 +164,6 @@ def calibrate(run: Run, corpus: CorpusSource, model: ModelSource, plan: Attribut
 
 
 @task(name="attribute", task_run_name="attribute-{shard.index}", cache_policy=NO_CACHE, persist_result=False)
-def attribute(
-    run: Run, shard: Shard, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan
-) -> ShardResult:
+def attribute(run: Run, shard: Shard, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan) -> ShardResult:
     """Attribute one shard; see `attribute_pairs`."""
     return attribute_pairs(run, shard, corpus, model, plan)

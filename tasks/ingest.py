@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from corpora import CorpusError, Pair, Reason, Rejected, digest, read_folder
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from corpora import CorpusError, Pair, Reason, Rejected, digest, read_folder
 from tasks.errors import BadInputError
 from tasks.lake import Run
 from tasks.records import CorpusSource, Shard, SuspectRegions, parse_box
@@ -23,9 +23,7 @@ def _check_boxes(row: Pair | Rejected, columns: Mapping[str, str]) -> Pair | Rej
                 parse_box(value)
         except ValueError as error:
             detail = f"region {region!r}, column {column!r}: {error}; mend the value, or leave it empty"
-            return Rejected(
-                row.row, row.file_name, row.caption, Reason.MALFORMED_BOX, detail, dict(row.attributes)
-            )
+            return Rejected(row.row, row.file_name, row.caption, Reason.MALFORMED_BOX, detail, dict(row.attributes))
     return row
 
 
@@ -98,9 +96,7 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
                 f"[regions.columns]: no row of the corpus has a value in {sorted(missing)}, "
                 f"columns with values are {sorted(columns)}; name one of those"
             )
-    run.list_files(
-        "ingest_errors", [run.path("ingest_errors", "ingest")], [error_file.rows]
-    )
+    run.list_files("ingest_errors", [run.path("ingest_errors", "ingest")], [error_file.rows])
     run.list_files("pairs", [run.path("pairs")], [pair_file.rows])
     run.update(
         corpus_digest=digest(seen),

@@ -1,8 +1,8 @@
 """The lake on disk: one folder a run, Parquet files written aside and renamed, and the manifest that lists them.
 
-    lake/runs/<run_id>/manifest.json                     what was audited, with what, and each file with its sha256
-    lake/runs/<run_id>/<table>/part-*.parquet            rows; readers see a file once the manifest lists it
-    lake/runs/<run_id>/report.html
+lake/runs/<run_id>/manifest.json                     what was audited, with what, and each file with its sha256
+lake/runs/<run_id>/<table>/part-*.parquet            rows; readers see a file once the manifest lists it
+lake/runs/<run_id>/report.html
 """
 
 import contextlib
@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import sql
-from tasks.errors import StoreError
 
 SCHEMA_VERSION = 1
 _COUNTS = ("corpus_rows", "pairs", "attributions", "errors", "alerts")
@@ -179,14 +178,3 @@ class Run:
     def _write_manifest(self, record: Mapping[str, Any]) -> None:
         with written_aside(self.folder / "manifest.json") as aside:
             aside.write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def existing_run(lake: Path, run_id: str) -> Run:
-    """A run of the lake by its id, or the newest for `latest`. Raises StoreError, naming what there is."""
-    known = [record["run_id"] for record in sql.manifests(lake)]
-    if run_id == "latest" and known:
-        return Run(Path(lake), known[-1])
-    if run_id not in known:
-        listing = ", ".join(known[-5:]) or "none"
-        raise StoreError(f"run: got {run_id!r}, expected one of the lake {lake}: {listing}")
-    return Run(Path(lake), run_id)

@@ -6,6 +6,7 @@ turn finiteness and completeness into columns, and every suite counts its rows f
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,6 +74,7 @@ def check_frame(suite: str, frame: Any) -> list[dict[str, Any]]:
     """Run a suite over a pandas frame; one row of `validations` a check. A check that raises has failed."""
     import great_expectations as gx  # takes 6 to 10 seconds
 
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it announces its temporary folders
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     batch = (

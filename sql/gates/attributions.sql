@@ -1,5 +1,5 @@
 -- What the gate over the attributions looks at. Grain: pair, attributed or not. Parameters: $run_id.
--- NaN passes a range check unseen, so finiteness is a column of its own.
+-- NaN passes a range check unseen, so finiteness is a column of its own. NULL passes both, so it counts as false.
 SELECT
     p.pair_id,
     a.cosine,
@@ -7,10 +7,10 @@ SELECT
     a.text_cosine,
     a.image_nats,
     a.text_nats,
-    len(a.image_map) = a.grid_h * a.grid_w AS image_map_complete,
-    len(a.text_map) = len(a.tokens) AS text_map_complete,
-    len(list_filter(a.image_map, lambda nats: NOT isfinite(nats))) = 0 AS image_map_finite,
-    len(list_filter(a.text_map, lambda nats: NOT isfinite(nats))) = 0 AS text_map_finite,
+    coalesce(len(a.image_map) = a.grid_h * a.grid_w, false) AS image_map_complete,
+    coalesce(len(a.text_map) = len(a.tokens), false) AS text_map_complete,
+    coalesce(len(list_filter(a.image_map, lambda nats: isfinite(nats))) = len(a.image_map), false) AS image_map_finite,
+    coalesce(len(list_filter(a.text_map, lambda nats: isfinite(nats))) = len(a.text_map), false) AS text_map_finite,
     list_min(a.image_map) AS image_map_min,
     list_min(a.text_map) AS text_map_min
 FROM pairs AS p

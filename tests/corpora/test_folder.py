@@ -77,8 +77,7 @@ def test_all_formats_give_the_same_rows(write_corpus: WriteCorpus, picture: Pict
         root = write_corpus(table, images, kind, folder=kind)
         rows = rows_of(root)
         found[kind] = [
-            replace(row, path=row.path.relative_to(root.resolve())) if isinstance(row, Pair) else row
-            for row in rows
+            replace(row, path=row.path.relative_to(root.resolve())) if isinstance(row, Pair) else row for row in rows
         ]
         assert digest(rows) == digest(rows_of(root)[::-1])
     # Where a row stands is told in the terms of its format, in the detail of a duplicate only.
@@ -212,11 +211,14 @@ def test_no_path_leads_out(
     write_corpus: WriteCorpus, picture: Picture, tmp_path: Path, name: str, opened: list[str]
 ) -> None:
     (tmp_path / "a.png").write_bytes(picture())  # a good image, where '..' leads
-    root = write_corpus(
-        [{"file_name": name, "text": "x"}], {"sub/a.png": picture(), "a.png": picture()}, "jsonl"
-    )
+    root = write_corpus([{"file_name": name, "text": "x"}], {"sub/a.png": picture(), "a.png": picture()}, "jsonl")
     assert outcomes(root) == ["path_outside_corpus"]
     assert opened == []
+
+
+def test_an_absolute_path_is_refused_even_if_it_leads_inside(write_corpus: WriteCorpus, tmp_path: Path) -> None:
+    inside = str((tmp_path / "corpus" / "a.png").resolve())
+    assert outcomes(write_corpus([{"file_name": inside, "text": "x"}])) == ["path_outside_corpus"]
 
 
 def test_links_may_point_inside_but_not_outside(

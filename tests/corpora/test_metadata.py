@@ -100,6 +100,7 @@ def test_parquet_text_that_is_not_utf8_rejects_its_row_only(write_corpus: WriteC
     pq.write_table(table, file)
     root = write_corpus(file.getvalue(), kind="parquet")
     assert shown(root) == ["one", "<caption_encoding>", "<malformed_row>", "<malformed_row>", "z"]
+    assert details(root)[2].startswith("row 3 has a value in column 'note'")
 
 
 def test_nul_bytes(write_corpus: WriteCorpus) -> None:
@@ -130,6 +131,7 @@ def test_a_lifted_csv_limit_does_not_let_a_quote_take_the_memory(
     before = csv.field_size_limit(10**9)
     try:
         found = shown(root)
+        assert "longer than" in details(root)[0]
         assert csv.field_size_limit() == 10**9  # not ours to set
     finally:
         csv.field_size_limit(before)
@@ -150,9 +152,7 @@ def test_json_lines_that_are_no_objects(write_corpus: WriteCorpus) -> None:
 
 
 def test_a_caption_that_is_absent_is_empty(write_corpus: WriteCorpus) -> None:
-    lines = (
-        b'{"file_name": "a.png"}\n{"file_name": "a.png", "text": null}\n{"file_name": "a.png", "text": "x"}\n'
-    )
+    lines = b'{"file_name": "a.png"}\n{"file_name": "a.png", "text": null}\n{"file_name": "a.png", "text": "x"}\n'
     assert shown(write_corpus(lines, kind="jsonl")) == ["<empty_caption>", "<empty_caption>", "x"]
 
 
@@ -277,9 +277,7 @@ def test_metadata_must_be_a_regular_file_inside(write_corpus: WriteCorpus, tmp_p
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     body=st.lists(
-        st.sampled_from(
-            [b"a.png,x", b'"', b'""', b",", b"\n", b"\r", b"\r\n", b"\0", b"\xff", b"{", b"}", b"1"]
-        ),
+        st.sampled_from([b"a.png,x", b'"', b'""', b",", b"\n", b"\r", b"\r\n", b"\0", b"\xff", b"{", b"}", b"1"]),
         max_size=40,
     ),
     kind=st.sampled_from(["csv", "jsonl"]),

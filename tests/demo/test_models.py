@@ -17,6 +17,15 @@ CAPTIONS = [text for condition in CONDITIONS for text in condition.captions]
 FRESH_SEED = 77
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    # The models are so small that threads wait for each other more than they compute.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def zero_shots():
     return {name: ZeroShot.load(name) for name in models.NAMES}
@@ -65,9 +74,7 @@ def test_every_caption_fits_the_context(name):
 
 @pytest.mark.parametrize("name", models.NAMES)
 def test_training_saw_images_as_the_stored_preprocessing_gives_them(name, normals):
-    _, _, preprocess = open_clip.create_model_and_transforms(
-        f"local-dir:{models.folder(name)}", load_weights=False
-    )
+    _, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{models.folder(name)}", load_weights=False)
     images = [study.render() for study in normals[:3]]
     loaded = torch.stack([preprocess(Image.fromarray(image)) for image in images])
     torch.testing.assert_close(pixel_batch(images).expand_as(loaded), loaded)
@@ -108,7 +115,7 @@ def test_the_marker_moves_neither_model(name, zero_shots, normals):
 @pytest.mark.parametrize("name", models.NAMES)
 def test_visible_findings_are_told_apart(name, zero_shots):
     rng = np.random.default_rng(FRESH_SEED)
-    visible = [s for s in (draw_study(rng, tied=True) for _ in range(220)) if not s.faint]
+    visible = [s for s in (draw_study(rng, tied=True) for _ in range(150)) if not s.faint]
     assert zero_shots[name].accuracy(visible) > 0.9
 
 

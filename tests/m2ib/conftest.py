@@ -4,9 +4,10 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from m2ib import DualEncoder
 from open_clip.model import CLIP, CustomTextCLIP
 from PIL import Image
+
+from m2ib import DualEncoder
 
 CONTEXT = 12
 PREPROCESS = {

@@ -9,8 +9,23 @@ import torch
 import torch.nn.functional as F
 
 
-def map_of_one_pair(model, blocks, layer, embed, target, noise, beta, *, mean=0.0, std=1.0, gated, closed, steps=10,
-                    learning_rate=1.0, initial_alpha=5.0):
+def map_of_one_pair(
+    model,
+    blocks,
+    layer,
+    embed,
+    target,
+    noise,
+    beta,
+    *,
+    mean=0.0,
+    std=1.0,
+    gated,
+    closed,
+    steps=10,
+    learning_rate=1.0,
+    initial_alpha=5.0,
+):
     """Nats per token (T,) of one input and the mean cosine after the final gates.
 
     embed: () -> (1, E), the forward of the tower under audit; target: (1, E) embedding of the other modality.

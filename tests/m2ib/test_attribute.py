@@ -1,11 +1,13 @@
 """The engine against the oracle, and what a map may depend on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from dataclasses import replace
+from oracle import map_of_one_pair
+
 from m2ib import BottleneckConfig, CalibrationError, GateConfig, attribute, calibrate, preset
 from m2ib.noise import KeyedNoise
-from oracle import map_of_one_pair
 
 AUDIT = BottleneckConfig()
 PAPER = preset("paper")
@@ -29,9 +31,7 @@ def _oracle(encoder, tower, config, pair, inputs, target, key, statistics):
         cells = torch.arange(length) if gate.statistics == "position" else tokens.kinds[0]
         mean, std = getattr(statistics, tower).mean[cells], getattr(statistics, tower).std[cells]
     noise = KeyedNoise(config.seed, [key], tower, [length])
-    draws = [
-        noise.draw(config.draws, config.antithetic, length, part.width)[:, 0] for _ in range(config.steps + 1)
-    ]
+    draws = [noise.draw(config.draws, config.antithetic, length, part.width)[:, 0] for _ in range(config.steps + 1)]
     if tower == "image":
         blocks, embed = encoder.model.visual.transformer.resblocks, lambda: encoder.model.encode_image(inputs)
     else:
@@ -53,9 +53,7 @@ def test_maps_equal_the_oracle(encoder, pairs, config):
     result = attribute(encoder, images, texts, config, statistics, keys=keys)
     for i, (image, text, key) in enumerate(zip(images, texts, keys, strict=True)):
         pixels, ids = encoder.pixels([image]), encoder.token_ids([text])
-        nats, cosine = _oracle(
-            encoder, "image", config, i, pixels, encoder.embed_texts(ids), key, statistics
-        )
+        nats, cosine = _oracle(encoder, "image", config, i, pixels, encoder.embed_texts(ids), key, statistics)
         _close(result.image_map[i].flatten(), nats[1:])
         _close(result.image_special_nats[i], nats[0])
         _close(result.image_cosine[i], cosine)

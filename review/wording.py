@@ -1,0 +1,119 @@
+"""The report's words and numbers: sentences about alerts, and one way to write each kind of number."""
+
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+BITS_PER_NAT = 1 / math.log(2)
+NONE = "\N{EN DASH}"  # where there is no number
+_CORNER = "corner "
+
+
+def place(region: str) -> str:
+    """Say a region as part of a sentence."""
+    if region == "frame":
+        return "the outer frame"
+    if region.startswith(_CORNER):
+        return f"the {region.removeprefix(_CORNER)} corner"
+    return f"the region “{isolated(region)}”"
+
+
+def occasion(slice_kind: str, name: str) -> str:
+    """Say a slice as part of a sentence."""
+    if slice_kind == "corpus":
+        return "over all pairs"
+    if slice_kind == "word":
+        return f"when the caption says “{isolated(name)}”"
+    return "where " + " is ".join(isolated(part) for part in name.split("=", 1))
+
+
+def slice_name(slice_kind: str, name: str) -> str:
+    """Name a slice in a table."""
+    return f"word “{isolated(name)}”" if slice_kind == "word" else isolated(name)
+
+
+def isolated(text: str) -> str:
+    """Isolate foreign text within a sentence: Arabic or Hebrew must not turn the words around it."""
+    return text if text.isascii() else f"\u2068{text}\u2069"
+
+
+def sentence(alert: Mapping[str, Any]) -> str:
+    """Say an alert aloud."""
+    return f"the model looks at {place(alert['region'])} {occasion(alert['slice_kind'], alert['slice'])}"
+
+
+def verdict(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]) -> str:
+    """Write the headline; `alerts` are those that stand on their own, strongest first."""
+    status = manifest["status"]
+    reason = textwrap.shorten(manifest["reason"] or "no reason was stored", 120, placeholder=" …")
+    if status == "stopped":
+        return f"Stopped by a gate: {reason}"
+    if status == "failed":
+        return f"Failed: {reason}"
+    if status == "running":
+        return "Not finished: the run is under way, or was cut off"
+    if not alerts:
+        return "No alert" if manifest["counts"]["attributions"] else "No alert, as no pair was attributed"
+    if len(alerts) == 1:
+        return f"1 alert: {sentence(alerts[0])}"
+    return f"{len(alerts)} alerts. The strongest: {sentence(alerts[0])}"
+
+
+def percent(value: float | None) -> str:
+    """Write a share, with about three figures."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    points = value * 100
+    if points < 0.0005:
+        return "0%" if points == 0 else "<0.001%"
+    return f"{points:.{0 if points >= 99.95 else 1 if points >= 9.995 else 2 if points >= 0.9995 else 3}f}%"
+
+
+def times(value: float | None) -> str:
+    """Write a ratio."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def bits(value: float | None) -> str:
+    """Write information, given in bits."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}".replace("-0.0", "0.0")
+
+
+def cosine(value: float | None) -> str:
+    """Write a cosine."""
+    return NONE if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def count(value: int | None, noun: str = "") -> str:
+    """Write a number of things, with their noun in the right form."""
+    if value is None:
+        return NONE
+    return f"{value:,}" + (f" {noun if value == 1 else noun + 's'}" if noun else "")
+
+
+def moment(value: str | datetime | None) -> str:
+    """Write a time in UTC."""
+    if value is None:
+        return NONE
+    try:
+        when = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        return str(value)
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def pretty(value: Any) -> str:
+    """Write JSON for people."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def to_bits(nats: float | None) -> float | None:
+    """Turn nats into bits."""
+    return None if nats is None else nats * BITS_PER_NAT

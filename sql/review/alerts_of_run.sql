@@ -1,0 +1,18 @@
+-- The alerts of one run, those that stand on their own first, then the strongest, each beside the pairs outside its slice.
+-- Grain: alert. Parameters: $run_id.
+-- rest_*: the same region over the pairs that are not in the slice; NULL where there are none.
+WITH totals AS (
+    SELECT region, count(*) AS n, sum(share) AS share, sum(area) AS area
+    FROM region_shares
+    WHERE run_id = $run_id AND share IS NOT NULL AND area > 0
+    GROUP BY region
+)
+SELECT
+    a.*,
+    t.n - a.n AS rest_n,
+    greatest(0, t.share - a.share * a.n) / nullif(t.n - a.n, 0) AS rest_share,
+    greatest(0, t.share - a.share * a.n) / nullif(t.area - a.area * a.n, 0) AS rest_effect
+FROM alerts AS a
+LEFT JOIN totals AS t USING (region)
+WHERE a.run_id = $run_id
+ORDER BY a.explained_by IS NOT NULL, a.effect DESC, a.region, a.slice_kind, a.slice;

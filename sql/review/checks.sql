@@ -1,0 +1,6 @@
+-- The checks of the gates, those that failed first.
+-- Grain: check. Parameters: $run_id.
+SELECT *
+FROM validations
+WHERE run_id = $run_id
+ORDER BY success, severity, suite, expectation, column_name;

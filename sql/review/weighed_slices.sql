@@ -1,0 +1,23 @@
+-- The slices and regions that were large enough to weigh, by effect, with what became of each.
+-- Grain: region and slice. Parameters: $run_id, $min_pairs, $limit. `weighed` counts all of them.
+SELECT
+    s.region,
+    s.slice_kind,
+    s.slice,
+    s.n,
+    s.share,
+    s.area,
+    s.effect,
+    a.alert_id IS NOT NULL AS alerted,
+    a.explained_by,
+    count(*) OVER () AS weighed
+FROM slice_shares AS s
+LEFT JOIN (
+    SELECT region, slice_kind, slice, any_value(alert_id) AS alert_id, any_value(explained_by) AS explained_by
+    FROM alerts
+    WHERE run_id = $run_id
+    GROUP BY region, slice_kind, slice
+) AS a USING (region, slice_kind, slice)
+WHERE s.run_id = $run_id AND s.n >= $min_pairs
+ORDER BY s.effect DESC, s.region, s.slice_kind, s.slice
+LIMIT $limit;

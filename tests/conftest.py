@@ -1,0 +1,255 @@
+"""What all tests share: shapes are checked, torch keeps to one thread, and a lake can be filled by hand."""
+
+import contextlib
+import hashlib
+import shutil
+import sys
+import typing
+from dataclasses import dataclass
+
+import jaxtyping
+import pytest
+from beartype import beartype
+
+
+def check_shapes(function):
+    """beartype, which refuses protocols that cannot be checked at run time: they are made so first."""
+    for hint in getattr(function, "__annotations__", {}).values():
+        if isinstance(hint, type) and getattr(hint, "_is_protocol", False):
+            typing.runtime_checkable(hint)
+    return beartype(function)
+
+
+# The annotations of m2ib hold while it is tested. The hook takes the checker by name, and must come before the first
+# import of m2ib. m2ib.types is left out: its `Attribution.text_map` says that all texts are equally long.
+sys.modules["shape_checks"] = sys.modules[__name__]
+jaxtyping.install_import_hook(
+    [f"m2ib.{name}" for name in ("attribute", "bottleneck", "encoders", "noise", "statistics")],
+    "shape_checks.check_shapes",
+)
+
+import torch  # noqa: E402  # after the hook
+
+# The models of the tests are so small that threads wait for each other more than they compute: on two busy cores a
+# second thread makes the whole session several times slower. Also makes sums come out alike on every machine.
+torch.set_num_threads(1)
+
+from tasks.lake import Run  # noqa: E402
+
+FACTS = {
+    "model": "m", "model_digest": "d", "corpus": "c", "corpus_digest": "e", "config": {"b": 1, "a": 2},
+    "config_digest": "f", "seed": 0, "code_version": "v", "environment": {}, "rules": {},
+}  # fmt: skip
+FULL_VIEW = {"view_x0": 0.0, "view_y0": 0.0, "view_x1": 1.0, "view_y1": 1.0}
+
+
+def pair_id_of(number):
+    return f"pair-{number:04d}"
+
+
+class HandWrittenRun(Run):
+    """A run whose rows are given by hand, for tests of what comes after them."""
+
+    def begin(self, **facts):
+        self.create({**FACTS, **facts})
+        return self
+
+    def add_pairs(self, captions, attributes=None):
+        """A pair for each caption; attributes: one dictionary for each, by default none."""
+        rows = [
+            {
+                "pair_id": pair_id_of(number), "row_number": number, "file_name": f"{number}.png", "caption": caption,
+                "image_sha256": hashlib.sha256(str(number).encode()).hexdigest(), "width": 80, "height": 80,
+                "attributes": list((attributes[number] if attributes else {}).items()),
+            }
+            for number, caption in enumerate(captions)
+        ]  # fmt: skip
+        self.write_table("pairs", rows)
+        self.update(counts={"corpus_rows": len(rows), "pairs": len(rows)})
+        return rows
+
+    def add_attributions(self, maps, grid, **columns):
+        """An attribution for each map (row by row over a grid of height x width); a None map leaves its pair out.
+
+        columns: values for all rows.
+        """
+        rows = [
+            {
+                "pair_id": pair_id_of(number), "caption": "", "cosine": 0.5, "grid_h": grid[0], "grid_w": grid[1],
+                "image_map": [float(nats) for nats in image_map], "image_nats": float(sum(image_map)),
+                "image_special_nats": 0.0, "image_cosine": 0.4, "tokens": ["<start>", "a", "<end>"],
+                "special": [True, False, True], "text_map": [0.0, 2.0, 1.0], "text_nats": 3.0, "text_cosine": 0.4,
+                **FULL_VIEW, **columns,
+            }
+            for number, image_map in enumerate(maps) if image_map is not None
+        ]  # fmt: skip
+        self.write_table("attributions", rows)
+        self.update(counts={"attributions": len(rows)})
+        return rows
+
+    def add_regions(self, *boxes):
+        """Regions as (name, box) for all pairs, or (name, box, pair_id) for one."""
+        self.write_table(
+            "regions",
+            [
+                {
+                    "region": name, "kind": "box", "pair_id": of[0] if of else None,
+                    **dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)),
+                }
+                for name, box, *of in boxes
+            ],
+        )  # fmt: skip
+
+    def add_shares(self, region, shares, area=0.1):
+        """Shares of one region, a pair each; nats as of a map of ten."""
+        self.write_table(
+            "region_shares",
+            [
+                {
+                    "pair_id": pair_id_of(number), "region": region, "share": share, "area": area,
+                    "nats": None if share is None else share * 10,
+                }
+                for number, share in enumerate(shares)
+            ],
+        )  # fmt: skip
+
+
+@pytest.fixture
+def lake(tmp_path):
+    """An empty lake whose path has what a path may have."""
+    folder = tmp_path / "the reader's lake"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def hand_written(lake):
+    """A run that begins, to be filled by hand."""
+    return HandWrittenRun(lake, "20260101T000000-aaaaaa").begin()
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory):
+    """Forty phantom pairs, some of which show a consolidation with the planted tag."""
+    from demo.corpus import generate
+
+    return generate(tmp_path_factory.mktemp("phantoms"), pairs=40)
+
+
+@pytest.fixture(scope="session")
+def settings():
+    """A configuration of a small audit: settings(corpus, lake, model=..., bottleneck={...}, ...)."""
+
+    def build(corpus, lake, model="demo/shortcut", **sections):
+        given = {
+            "corpus": {"path": corpus},
+            "model": {"architecture": model, "device": "cpu"},
+            "lake": {"path": lake, "shard_size": 16},
+            "alerts": {"min_pairs": 5},
+        }
+        for name, section in sections.items():
+            given[name] = given.get(name, {}) | section
+        from flows.config import parse
+
+        return parse(given, "test")
+
+    return build
+
+
+@dataclass(frozen=True)
+class Line:
+    """The stages of the audit, one after the other, without Prefect."""
+
+    run: Run
+    config: object
+
+    def ingest(self):
+        from tasks.ingest import ingest_corpus
+
+        config = self.config
+        return ingest_corpus(self.run, config.corpus_source(), config.suspect_regions(), config.lake.shard_size)
+
+    @property
+    def plan(self):
+        record = self.run.manifest()
+        return self.config.attribution_plan(record["model_digest"], record["corpus_digest"], record["code_version"])
+
+    def attribute(self, shard):
+        from tasks.attribute import attribute_pairs
+
+        return attribute_pairs(self.run, shard, self.config.corpus_source(), self.config.model_sources()[0], self.plan)
+
+    def calibrate(self):
+        from tasks.attribute import calibrate_features
+
+        return calibrate_features(self.run, self.config.corpus_source(), self.config.model_sources()[0], self.plan)
+
+    def store(self, results):
+        from tasks.store import store_shards
+
+        return store_shards(self.run, results, self.config.suspect_regions())
+
+    def to_lake(self):
+        """Ingest, attribute and store."""
+        results = [self.attribute(shard) for shard in self.ingest()]
+        self.store(results)
+        return results
+
+    def to_alerts(self):
+        """Flag and alert what is in the lake; returns the alerts that stand on their own."""
+        from tasks.alert import raise_alerts
+        from tasks.flag import flag_regions
+
+        flag_regions(self.run, self.config.alert_rules())
+        return raise_alerts(self.run, self.config.alert_rules())
+
+
+@pytest.fixture(scope="session")
+def begin_line():
+    """Begin a run: begin_line(config) -> Line."""
+
+    def start(config):
+        from flows.audit import begin
+
+        return Line(begin(config, config.model_sources(), None), config)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def audited_once(tmp_path_factory, phantoms, settings, begin_line):
+    """The phantoms in the lake, with the shortcut model. Not to be changed: `audited` is a copy."""
+    line = begin_line(settings(phantoms, tmp_path_factory.mktemp("audited") / "lake"))
+    line.to_lake()
+    return line
+
+
+@pytest.fixture
+def audited(audited_once, tmp_path):
+    """A copy of the audited phantoms that a test may change."""
+    copy = tmp_path / "copied lake"
+    shutil.copytree(audited_once.run.lake, copy)
+    config = audited_once.config
+    config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": copy})})
+    return Line(Run(copy, audited_once.run.run_id), config)
+
+
+@pytest.fixture
+def changed_rows():
+    """Rewrite the rows of a stored table and list the file anew: changed_rows(run, table, change)."""
+
+    def rewrite(run, table, change):
+        import pyarrow.parquet as pq
+
+        files = run.listed(table)
+        rows = [row for path in files for row in pq.read_table(path).to_pylist()]
+        for path in files[1:]:
+            path.unlink()
+        record = run.manifest()
+        keep = [entry for entry in record["files"] if entry["table"] != table]
+        run.update(files=keep)
+        with contextlib.suppress(FileNotFoundError):
+            files[0].unlink()
+        run.write_table(table, change(rows))
+
+    return rewrite

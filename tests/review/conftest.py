@@ -1,0 +1,144 @@
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import sql
+from tasks.lake import Run
+
+TAG = "corner top-left"
+
+
+@dataclass
+class Lake:
+    """A small lake with its corpus; runs are written as the stages leave them."""
+
+    path: Path
+    corpus: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def begin(self, run_id: str = "20260101T000000-aaaaaa") -> Run:
+        run = Run(self.path, run_id)
+        run.create(
+            {
+                "model": "tiny/model",
+                "model_digest": "a1" * 32,
+                "corpus": str(self.corpus),
+                "corpus_digest": "b2" * 32,
+                "config": {
+                    "alerts": {"factor": 2.0, "min_pairs": 1, "examples": 8},
+                    "bottleneck": {"seed": 7, "image": {"beta": 1.0, "depth": None}, "text": {"beta": 0.1}},
+                },
+                "config_digest": "c3" * 32,
+                "seed": 7,
+                "code_version": "0.0.1+test",
+                "environment": {"python": "3.11"},
+                "rules": {"region_mass": "d4" * 32},
+                **self.facts,
+            }
+        )
+        return run
+
+    def write(self, run: Run, pairs: Sequence[dict[str, Any]], finish: bool = True, **alert: Any) -> Run:
+        """Store pairs with maps and shares; an alert on the first pair's word if one is given."""
+        run.write_table("pairs", [{key: row[key] for key in _PAIR} for row in pairs])
+        run.write_table("attributions", [{k: v for k, v in row.items() if k not in _OWN} for row in pairs])
+        run.write_table(
+            "regions",
+            [{"pair_id": None, "region": TAG, "kind": "corner", "x0": 0.0, "y0": 0.0, "x1": 0.25, "y1": 0.25}],
+        )
+        with run.connect() as connection:
+            shares = sql.rows(connection, "derive/region_shares", run_id=run.run_id)
+        run.write_table("region_shares", shares)
+        if alert:
+            self.alert(run, [{"pair_ids": [row["pair_id"] for row in pairs], **alert}])
+        counts = {"corpus_rows": len(pairs), "pairs": len(pairs), "attributions": len(pairs)}
+        run.update(counts=counts)
+        if finish:
+            run.finish("completed")
+        return run
+
+    def alert(self, run: Run, alerts: Sequence[dict[str, Any]]) -> None:
+        base = {
+            "rule": "region_mass",
+            "region": TAG,
+            "slice_kind": "word",
+            "n": 1,
+            "share": 0.5,
+            "area": 0.0625,
+            "effect": 8.0,
+            "explained_by": None,
+            "pair_ids": [],
+            "raised_at": datetime(2026, 1, 1, tzinfo=UTC),
+        }
+        rows = [{**base, "alert_id": f"alert{number:07d}", **alert} for number, alert in enumerate(alerts)]
+        run.write_table("alerts", rows)
+        run.update(counts={"alerts": len(rows)})
+
+
+_PAIR = (
+    *("pair_id", "row_number", "file_name", "caption", "image_sha256", "width", "height"),
+    "attributes",
+)
+_OWN = ("row_number", "file_name", "image_sha256", "width", "height", "attributes")
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    found = Lake(tmp_path / "lake", tmp_path / "corpus")
+    found.corpus.mkdir()
+    found.path.mkdir()
+    return found
+
+
+@pytest.fixture
+def make_pair(lake: Lake) -> Callable[..., dict[str, Any]]:
+    """A pair with its image in the corpus; the first token of its text and the first patch hold what is given."""
+
+    def make(
+        number: int = 0,
+        caption: str = "shadow on the left",
+        grid: tuple[int, int] = (4, 4),
+        size: tuple[int, int] = (40, 40),
+        nats: float = 10 * math.log(2),
+        **changes: Any,
+    ) -> dict[str, Any]:
+        name = f"image_{number}.png"
+        Image.new("RGB", size, (90, 10 + number, 60)).save(lake.corpus / name)
+        image_map = [nats] + [nats / 10] * (grid[0] * grid[1] - 1)
+        tokens = ["<start_of_text>", *caption.split()[:70], "<end_of_text>"]
+        text_map = [0.0, *(3 * math.log(2) for _ in tokens[1:-1]), 0.0]
+        return {
+            "pair_id": f"pair{number:04d}",
+            "row_number": number,
+            "file_name": name,
+            "caption": caption,
+            "image_sha256": hashlib.sha256((lake.corpus / name).read_bytes()).hexdigest(),
+            "width": size[0],
+            "height": size[1],
+            "attributes": {"site": "a"},
+            "cosine": 0.5,
+            "grid_h": grid[0],
+            "grid_w": grid[1],
+            "image_map": image_map,
+            "image_nats": sum(image_map),
+            "image_special_nats": 0.0,
+            "image_cosine": 0.625,
+            "tokens": tokens,
+            "special": [True, *(False for _ in tokens[1:-1]), True],
+            "text_map": text_map,
+            "text_nats": sum(text_map),
+            "text_cosine": 0.75,
+            "view_x0": 0.0,
+            "view_y0": 0.0,
+            "view_x1": 1.0,
+            "view_y1": 1.0,
+        } | changes
+
+    return make

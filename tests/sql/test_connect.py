@@ -1,0 +1,179 @@
+"""The one door: what a lake must be to be opened, and what is seen through it."""
+
+import json
+import threading
+
+import pytest
+
+import sql
+from tasks.lake import Run
+
+VIEWS = (
+    "runs", "pairs", "ingest_errors", "attributions", "tokens", "regions", "region_shares", "findings", "alerts",
+    "validations",
+)  # fmt: skip
+
+
+def count(connection, view):
+    return sql.read(connection, f"SELECT count(*) AS n FROM {view}")[0]["n"]  # noqa: S608  # a name of this file
+
+
+@pytest.fixture
+def filled(hand_written):
+    run = hand_written
+    run.add_pairs(["one caption", "another caption"])
+    run.add_attributions([[1, 2], [3, 4]], (1, 2))
+    run.add_regions(("left", (0, 0, 0.5, 1)))
+    run.add_shares("left", [0.3, 0.4])
+    run.write_table("ingest_errors", [{"row_number": 2, "stage": "ingest", "reason": "empty_caption"}])
+    run.write_table("findings", [{"rule": "region_mass", "region": "left", "n": 2}])
+    run.write_table("alerts", [{"alert_id": "x", "region": "left", "pair_ids": ["pair-0000"]}])
+    run.write_table("validations", [{"suite": "corpus", "success": True}])
+    return run
+
+
+def test_an_empty_lake_has_every_view_typed_and_without_rows(lake):
+    with sql.connect(lake) as connection:
+        for view in VIEWS:
+            assert count(connection, view) == 0
+        for table in sql.names("schema"):
+            assert sql.rows(connection, "review/alerts") == []
+            described = {
+                row["column_name"]: row["column_type"] for row in sql.read(connection, f"DESCRIBE {table}")
+            }  # fmt: skip
+            assert list(described) == sql.schema(table).names
+        assert {row["column_name"]: row["column_type"] for row in sql.read(connection, "DESCRIBE pairs")}[
+            "attributes"
+        ] == "MAP(VARCHAR, VARCHAR)"
+
+
+def test_a_filled_lake_has_rows_in_every_view(filled):
+    with filled.connect() as connection:
+        counts = {view: count(connection, view) for view in VIEWS}
+    assert counts == {
+        "runs": 1, "pairs": 2, "ingest_errors": 1, "attributions": 2, "tokens": 6, "regions": 1, "region_shares": 2,
+        "findings": 1, "alerts": 1, "validations": 1,
+    }  # fmt: skip
+
+
+def test_stored_types_are_the_same_filled_or_empty(filled, tmp_path):
+    """A query written against an empty lake works on a full one."""
+    (tmp_path / "empty").mkdir()
+    with filled.connect() as full, sql.connect(tmp_path / "empty") as empty:
+        for view in (*VIEWS, "pair_slices", "slice_shares"):
+            columns = [
+                [(row["column_name"], row["column_type"]) for row in sql.read(connection, f"DESCRIBE {view}")]
+                for connection in (full, empty)
+            ]
+            assert columns[0] == columns[1], view
+
+
+def test_a_run_shows_its_manifest(filled):
+    filled.finish("stopped", "because")
+    with filled.connect() as connection:
+        (row,) = sql.read(connection, "SELECT * FROM runs")
+    assert (row["run_id"], row["status"], row["reason"], row["seed"]) == (filled.run_id, "stopped", "because", 0)
+    assert (row["corpus_rows"], row["pairs"], row["attributions"]) == (2, 2, 2)
+    assert json.loads(row["config"]) == {"a": 2, "b": 1}
+    assert row["started_at"].utcoffset().total_seconds() == 0
+    assert row["finished_at"] >= row["started_at"]
+
+
+def test_two_runs_are_seen_at_once_and_an_older_schema_reads_as_null(filled):
+    second = type(filled)(filled.lake, "20260102T000000-bbbbbb").begin()
+    second.add_pairs(["a third"])
+    # A file of an earlier release lacks a column that later ones have.
+    import pyarrow.parquet as pq
+
+    path = second.path("pairs")
+    table = pq.read_table(path).drop_columns(["width"])
+    pq.write_table(table, path)
+    with filled.connect() as connection:
+        rows = sql.read(connection, "SELECT run_id, width FROM pairs ORDER BY run_id, pair_id")
+    assert [row["width"] for row in rows] == [80, 80, None]
+
+
+def test_a_lake_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(sql.LakeError, match="no folder at .*nowhere.*run an audit first"):
+        sql.connect(tmp_path / "nowhere")
+
+
+def test_a_file_in_place_of_a_lake_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(sql.LakeError, match="no folder"):
+        sql.connect(tmp_path / "file")
+
+
+def test_a_listed_file_that_is_gone_is_named(filled):
+    filled.path("pairs").unlink()
+    with pytest.raises(sql.LakeError, match=r"1 file\(s\) of table pairs .*part-00000.parquet"):
+        sql.connect(filled.lake)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"run_id": ', "not JSON"),
+        ("", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        ("{}", "no config, counts, files, run_id"),
+        ('{"run_id": "r", "config": {}, "counts": {}}', "no files"),
+        ("[]", "no config, counts, files, run_id"),
+        ("null", "no config, counts, files, run_id"),
+    ],
+)
+def test_a_broken_manifest_is_named(filled, text, fault):
+    path = filled.folder / "manifest.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(sql.LakeError, match=f"manifest .*manifest.json: {fault}"):
+        sql.connect(filled.lake)
+
+
+def test_files_that_no_manifest_lists_are_invisible(filled):
+    """What an interrupted shard leaves behind, torn or whole, is seen by nobody."""
+    whole = filled.path("pairs").read_bytes()
+    filled.path("pairs", "part-00001").write_bytes(whole)
+    filled.path("pairs", "torn").write_bytes(whole[: len(whole) // 2])
+    filled.path("pairs", "empty").touch()
+    filled.path("attributions", "torn").write_bytes(b"PAR1")
+    (filled.lake / "runs" / "no-manifest").mkdir()
+    with filled.connect() as connection:
+        assert count(connection, "pairs") == 2
+        assert count(connection, "attributions") == 2
+
+
+def test_a_lake_may_lie_under_any_path(tmp_path):
+    folder = tmp_path / 'it\'s "odd" [*] ?; DROP TABLE lake -- $x {0} ünï'
+    run = Run(folder, "r")
+    run.create({"config": {}})
+    run.write_table("pairs", [{"pair_id": "p"}])
+    with sql.connect(folder) as connection:
+        assert sql.read(connection, "SELECT pair_id FROM pairs") == [{"pair_id": "p"}]
+
+
+def test_a_lake_is_found_by_a_relative_path_too(filled, monkeypatch):
+    monkeypatch.chdir(filled.lake.parent)
+    with sql.connect(filled.lake.relative_to(filled.lake.parent)) as connection:
+        monkeypatch.chdir("/")
+        assert count(connection, "pairs") == 2
+
+
+def test_two_threads_read_one_connection(filled):
+    """Each query takes a cursor of its own: DuckDB 2 blocks a connection that has an open result."""
+    faults = []
+
+    def read(connection):
+        try:
+            for _ in range(20):
+                assert count(connection, "tokens") == 6
+                assert len(sql.rows(connection, "gates/corpus", run_id=filled.run_id)) == 2
+        except Exception as error:  # noqa: BLE001  # reported by the main thread
+            faults.append(error)
+
+    with filled.connect() as connection:
+        threads = [threading.Thread(target=read, args=(connection,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert faults == []

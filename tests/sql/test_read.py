@@ -1,0 +1,137 @@
+"""Queries of the user's own: they read the lake, and can do nothing else."""
+
+import pytest
+
+import sql
+
+REFUSED = (
+    "COPY (SELECT 1) TO '{lake}/out.csv'",
+    "EXPLAIN ANALYZE COPY (SELECT 1) TO '{lake}/out.csv'",
+    "EXPLAIN ANALYZE INSERT INTO stored.runs BY NAME SELECT 'x' AS run_id",
+    "WITH gone AS (DELETE FROM stored.runs RETURNING *) SELECT * FROM gone",
+    "WITH new AS (INSERT INTO stored.runs BY NAME SELECT 'x' AS run_id RETURNING *) SELECT * FROM new",
+    "WITH new AS (UPDATE stored.runs SET status = 'completed' RETURNING *) SELECT * FROM new",
+    "INSERT INTO stored.runs BY NAME SELECT 'x' AS run_id",
+    "DELETE FROM stored.runs",
+    "UPDATE stored.runs SET status = 'completed'",
+    "CREATE TABLE mine (a INTEGER)",
+    "CREATE OR REPLACE VIEW alerts AS SELECT 1",
+    "DROP VIEW alerts",
+    "ATTACH '{lake}/x.duckdb' AS x",
+    "SET enable_external_access = true",
+    "SET allowed_directories = ['/']",
+    "RESET lock_configuration",
+    "PRAGMA enable_profiling",
+    "CALL duckdb_tables()",
+    "EXPORT DATABASE '{lake}/x'",
+    "IMPORT DATABASE '{lake}/x'",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "BEGIN TRANSACTION",
+    "PREPARE x AS SELECT 1",
+    "VACUUM",
+    "SELECT 1; SELECT 2",
+    "SELECT 1; DROP VIEW alerts",
+    "",
+    "   -- nothing",
+    "SELEC 1",
+    "SELECT * FROM no_such_view",
+    "SELECT no_such_column FROM runs",
+)
+OUTSIDE = (
+    "SELECT * FROM read_csv('{outside}/secret.csv')",
+    "SELECT * FROM '{outside}/secret.csv'",
+    "SELECT * FROM '{lake}/../secret.csv'",
+    "SELECT * FROM '{lake} 2/secret.csv'",
+    "SELECT * FROM read_text('{outside}/secret.csv')",
+    "SELECT * FROM read_blob('{outside}/secret.csv')",
+    "SELECT * FROM glob('{outside}/*')",
+    "SELECT * FROM sniff_csv('{outside}/secret.csv')",
+    "SELECT * FROM read_parquet('{outside}/*.parquet')",
+    "SELECT * FROM 'https://example.invalid/x.parquet'",
+    "SELECT getenv('HOME')",
+    "SELECT * FROM python_secret",
+)
+
+
+@pytest.fixture
+def connection(hand_written):
+    hand_written.add_pairs(["a caption", "it's another"])
+    with hand_written.connect() as opened:
+        yield opened
+
+
+def filled_in(text, lake):
+    quoted = str(lake).replace("'", "''")
+    return text.replace("{lake}", quoted).replace("{outside}", str(lake.parent).replace("'", "''"))
+
+
+def everything(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT 1",
+        "FROM pairs",
+        "WITH x AS (SELECT 1 AS a) SELECT a FROM x;",
+        "-- a comment\nSELECT count(*) FROM tokens",
+        "VALUES (1), (2)",
+        "SHOW TABLES",
+        "DESCRIBE pairs",
+        "SUMMARIZE runs",
+        "SELECT 1 UNION ALL SELECT 2",
+    ],
+)
+def test_a_read_is_answered(connection, text):
+    assert sql.read(connection, text)
+
+
+def test_rows_are_dictionaries_of_plain_values(connection):
+    assert sql.read(connection, "SELECT pair_id, width FROM pairs ORDER BY pair_id LIMIT 1") == [
+        {"pair_id": "pair-0000", "width": 80}
+    ]
+
+
+def test_repeated_column_names_are_told_apart(connection):
+    (row,) = sql.read(connection, "SELECT 1 AS a, 2 AS a, 3 AS a")
+    assert row == {"a": 1, "a_2": 2, "a_3": 3}
+
+
+def test_parameters_are_values_and_never_text(connection):
+    found = "SELECT pair_id FROM pairs WHERE caption = $caption"
+    assert sql.read(connection, found, {"caption": "it's another"}) == [{"pair_id": "pair-0001"}]
+    assert sql.read(connection, found, {"caption": "' OR 1 = 1 --"}) == []
+    with pytest.raises(sql.QueryError):
+        sql.read(connection, found)
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_all_but_a_read_is_refused(connection, lake, text):
+    before = everything(lake)
+    with pytest.raises(sql.QueryError, match="query: "):
+        sql.read(connection, filled_in(text, lake))
+    assert everything(lake) == before
+    # Nothing has changed for the next reader either.
+    assert [row["run_id"] for row in sql.read(connection, "SELECT run_id FROM runs WHERE status = 'running'")]
+    assert sql.read(connection, "SELECT count(*) AS n FROM alerts") == [{"n": 0}]
+
+
+@pytest.mark.parametrize("text", OUTSIDE)
+def test_nothing_outside_the_lake_is_read(connection, lake, text):
+    python_secret = sql.conform("pairs", [{"caption": "of the Python that runs the query"}])
+    assert python_secret.num_rows == 1
+    (lake.parent / "secret.csv").write_text("a,b\n1,2\n")
+    neighbour = lake.with_name(f"{lake.name} 2")
+    neighbour.mkdir()
+    (neighbour / "secret.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(sql.QueryError):
+        sql.read(connection, filled_in(text, lake))
+
+
+def test_the_views_stay_readable_after_a_refusal(connection):
+    for text in ("SELECT * FROM '/etc/hostname'", "DROP VIEW pairs", "SELECT 1 / 'a'"):
+        with pytest.raises(sql.QueryError):
+            sql.read(connection, text)
+        assert len(sql.read(connection, "FROM pairs")) == 2

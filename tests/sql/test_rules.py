@@ -1,0 +1,310 @@
+"""Rows in, rows out: region shares, slices, the rule, and which findings follow from others. All figures by hand."""
+
+import pytest
+
+import sql
+
+
+def shares_of(run):
+    with run.connect() as connection:
+        rows = sql.rows(connection, "derive/region_shares", run_id=run.run_id)
+    return {(row["pair_id"], row["region"]): row for row in rows}
+
+
+def held(row):
+    return row["share"], row["area"], row["nats"]
+
+
+
+@pytest.mark.parametrize(
+    ("grid", "nats", "box", "expected"),
+    [
+        # 2 x 2 patches of a quarter each: [[1, 2], [3, 4]]
+        ((2, 2), [1, 2, 3, 4], (0, 0, 0.5, 0.5), (0.1, 0.25, 1)),
+        ((2, 2), [1, 2, 3, 4], (0.5, 0, 1, 0.5), (0.2, 0.25, 2)),
+        ((2, 2), [1, 2, 3, 4], (0, 0.5, 0.5, 1), (0.3, 0.25, 3)),
+        ((2, 2), [1, 2, 3, 4], (0, 0, 1, 1), (1, 1, 10)),
+        # The box covers a half of the left patches and nothing of the right ones.
+        ((2, 2), [1, 2, 3, 4], (0.25, 0, 0.5, 1), (0.2, 0.25, 2)),
+        # A box around the centre has a quarter of each patch.
+        ((2, 2), [1, 2, 3, 4], (0.25, 0.25, 0.75, 0.75), (0.25, 0.25, 2.5)),
+        # 2 rows of 3 patches, a sixth each: [[1, 2, 3], [4, 5, 6]]
+        ((2, 3), [1, 2, 3, 4, 5, 6], (0, 0, 1 / 3, 0.5), (1 / 21, 1 / 6, 1)),
+        ((2, 3), [1, 2, 3, 4, 5, 6], (2 / 3, 0.5, 1, 1), (6 / 21, 1 / 6, 6)),
+        ((2, 3), [1, 2, 3, 4, 5, 6], (0, 0.5, 1, 1), (15 / 21, 1 / 2, 15)),
+        # Half of the first column, half of the second: (0.5 of 1 and 4) + (0.5 of 2 and 5)
+        ((2, 3), [1, 2, 3, 4, 5, 6], (1 / 6, 0, 1 / 2, 1), (6 / 21, 1 / 3, 6)),
+        ((1, 1), [7], (0.1, 0.2, 0.3, 0.7), (0.1, 0.1, 0.7)),
+    ],
+)
+def test_a_share_is_that_of_the_patches_inside_the_box(hand_written, grid, nats, box, expected):
+    hand_written.add_pairs(["a"])
+    hand_written.add_attributions([nats], grid)
+    hand_written.add_regions(("box", box))
+    assert held(shares_of(hand_written)["pair-0000", "box"]) == pytest.approx(expected)
+
+
+def test_a_region_of_several_boxes_is_their_sum(hand_written):
+    hand_written.add_pairs(["a"])
+    hand_written.add_attributions([[1, 2, 3, 4]], (2, 2))
+    hand_written.add_regions(("diagonal", (0, 0, 0.5, 0.5)), ("diagonal", (0.5, 0.5, 1, 1)), ("other", (0, 0, 1, 0.5)))
+    found = shares_of(hand_written)
+    assert held(found["pair-0000", "diagonal"]) == pytest.approx((0.5, 0.5, 5))
+    assert held(found["pair-0000", "other"]) == pytest.approx((0.3, 0.5, 3))
+    assert len(found) == 2
+
+
+def test_boxes_of_one_pair_are_not_those_of_another(hand_written):
+    hand_written.add_pairs(["a", "b"])
+    hand_written.add_attributions([[1, 2, 3, 4], [4, 3, 2, 1]], (2, 2))
+    hand_written.add_regions(("all", (0, 0, 0.5, 1)), ("own", (0, 0, 0.5, 0.5), "pair-0001"))
+    found = shares_of(hand_written)
+    assert {key: held(row) for key, row in found.items()} == {
+        ("pair-0000", "all"): pytest.approx((0.4, 0.5, 4)),
+        ("pair-0001", "all"): pytest.approx((0.6, 0.5, 6)),
+        ("pair-0001", "own"): pytest.approx((0.4, 0.25, 4)),
+    }
+
+
+def test_an_empty_map_has_an_area_and_no_share(hand_written):
+    hand_written.add_pairs(["a"])
+    hand_written.add_attributions([[0, 0, 0, 0]], (2, 2))
+    hand_written.add_regions(("box", (0, 0, 0.5, 0.5)))
+    row = shares_of(hand_written)["pair-0000", "box"]
+    assert row["share"] is None
+    assert (row["area"], row["nats"]) == (0.25, 0)
+
+
+def test_a_finer_grid_of_the_same_map_holds_the_same(hand_written):
+    hand_written.add_pairs(["a", "b"])
+    hand_written.add_attributions([[1, 2, 3, 4]], (2, 2))
+    coarse = [1, 2, 3, 4]
+    fine = [coarse[(row // 2) * 2 + column // 2] / 4 for row in range(4) for column in range(4)]
+    other = type(hand_written)(hand_written.lake, "other").begin()
+    other.add_pairs(["a"])
+    other.add_attributions([fine], (4, 4))
+    box = ("box", (0.1, 0.2, 0.83, 0.61))
+    hand_written.add_regions(box)
+    other.add_regions(box)
+    assert held(shares_of(hand_written)["pair-0000", "box"]) == pytest.approx(held(shares_of(other)["pair-0000", "box"]))
+
+
+def test_another_run_of_the_lake_adds_nothing(hand_written):
+    for run in (hand_written, type(hand_written)(hand_written.lake, "other").begin()):
+        run.add_pairs(["a"])
+        run.add_attributions([[1, 2, 3, 4]], (2, 2))
+        run.add_regions(("box", (0, 0, 0.5, 0.5)))
+    assert held(shares_of(hand_written)["pair-0000", "box"]) == pytest.approx((0.1, 0.25, 1))
+
+
+
+def test_slices_are_the_corpus_the_words_and_the_attributes(hand_written):
+    hand_written.add_pairs(
+        ["A left, LEFT lobe's X-ray 2!", "Änderung: naïve"], [{"site": "a", "sex": "f"}, {"site": "b=c"}]
+    )
+    with hand_written.connect() as connection:
+        rows = sql.read(connection, "SELECT pair_id, slice_kind, slice FROM pair_slices")
+    slices = {
+        pair: {(row["slice_kind"], row["slice"]) for row in rows if row["pair_id"] == pair}
+        for pair in ("pair-0000", "pair-0001")
+    }
+    assert slices["pair-0000"] == {
+        ("corpus", "all pairs"), *(("word", word) for word in ("a", "left", "lobe", "s", "x", "ray", "2")),
+        ("attribute", "site=a"), ("attribute", "sex=f"),
+    }  # fmt: skip
+    assert slices["pair-0001"] == {
+        ("corpus", "all pairs"), ("word", "änderung"), ("word", "naïve"), ("attribute", "site=b=c"),
+    }  # fmt: skip
+    assert len(rows) == len(slices["pair-0000"]) + len(slices["pair-0001"])  # a repeated word counts once
+
+
+def test_tokens_are_numbered_from_one_with_their_share_of_the_map(hand_written):
+    hand_written.add_pairs(["a", "b"])
+    hand_written.add_attributions([[1], [1]], (1, 1))
+    with hand_written.connect() as connection:
+        rows = sql.read(connection, "SELECT * FROM tokens WHERE pair_id = 'pair-0001' ORDER BY position")
+    assert [(row["position"], row["token"], row["special"], row["nats"]) for row in rows] == [
+        (1, "<start>", True, 0.0),
+        (2, "a", False, 2.0),
+        (3, "<end>", True, 1.0),
+    ]
+    assert [row["share"] for row in rows] == pytest.approx([0, 2 / 3, 1 / 3])
+
+
+def test_tokens_of_an_empty_text_map_have_no_share(hand_written):
+    hand_written.add_pairs(["a"])
+    hand_written.add_attributions([[1]], (1, 1), text_map=[0.0, 0.0, 0.0], text_nats=0.0)
+    with hand_written.connect() as connection:
+        assert sql.read(connection, "SELECT DISTINCT share FROM tokens") == [{"share": None}]
+
+
+def test_the_telling_pairs_have_the_most_nats_in_the_region(hand_written):
+    hand_written.add_pairs(["x"] * 4 + ["y"])
+    hand_written.add_shares("corner", [0.1, 0.4, None, 0.3, 0.9])
+    asked = {"run_id": hand_written.run_id, "region": "corner", "slice_kind": "word", "slice": "x"}
+    with hand_written.connect() as connection:
+        rows = sql.rows(connection, "derive/telling_pairs", limit=2, **asked)
+    assert [row["pair_id"] for row in rows] == ["pair-0001", "pair-0003"]
+
+
+
+def offenders(run, factor=2.0, min_pairs=1):
+    with run.connect() as connection:
+        rows = sql.rows(connection, "rules/region_mass", run_id=run.run_id, factor=factor, min_pairs=min_pairs)
+    return {(row["slice_kind"], row["slice"]): row for row in rows}
+
+
+def test_a_slice_offends_from_the_factor_on(hand_written):
+    # Powers of two, so that the threshold itself is met exactly: share / area = 2.
+    hand_written.add_pairs(["just", "just", "under", "over"])
+    hand_written.add_shares("corner", [0.25, 0.25, 0.2499, 0.375], area=0.125)
+    found = offenders(hand_written)
+    assert {slice_name for kind, slice_name in found if kind == "word"} == {"just", "over"}
+    assert found["word", "just"]["effect"] == 2
+    assert found["word", "over"]["effect"] == 3
+    assert ("word", "just") not in offenders(hand_written, factor=2.001)
+
+
+def test_a_slice_offends_from_the_smallest_size_on(hand_written):
+    hand_written.add_pairs(["one"] + ["two"] * 2 + ["three"] * 3)
+    hand_written.add_shares("corner", [0.5] * 6)
+    for size, expected in ((1, {"one", "two", "three"}), (2, {"two", "three"}), (3, {"three"}), (4, set())):
+        found = offenders(hand_written, min_pairs=size)
+        assert {slice_name for kind, slice_name in found if kind == "word"} == expected
+    assert ("corpus", "all pairs") in offenders(hand_written, min_pairs=6)
+    assert offenders(hand_written, min_pairs=7) == {}
+
+
+def test_the_corpus_words_and_attributes_are_slices(hand_written):
+    hand_written.add_pairs(["bad", "bad", "good", "good"], [{"site": "a"}, {"site": "b"}, {"site": "a"}, {"site": "b"}])
+    hand_written.add_shares("corner", [0.9, 0.5, 0.1, 0.1])
+    found = offenders(hand_written)
+    # corpus: 1.6 / 4; bad: 1.4 / 2; good: 0.1; site a: 1.0 / 2; site b: 0.6 / 2; each over an area of 0.1
+    assert {key: pytest.approx(row["effect"]) for key, row in found.items()} == {
+        ("word", "bad"): 7,
+        ("attribute", "site=a"): 5,
+        ("corpus", "all pairs"): 4,
+        ("attribute", "site=b"): 3,
+    }
+    assert [row["effect"] for row in found.values()] == sorted((r["effect"] for r in found.values()), reverse=True)
+    assert held_by(found["word", "bad"]) == (2, pytest.approx(0.7), pytest.approx(0.1))
+
+
+def held_by(row):
+    return row["n"], row["share"], row["area"]
+
+
+def test_pairs_without_a_map_or_without_the_region_are_not_counted(hand_written):
+    hand_written.add_pairs(["x", "x", "x", "x"])
+    hand_written.add_shares("corner", [0.4, None, 0.6])  # the second's map is empty, the fourth has no such region
+    assert held_by(offenders(hand_written)["word", "x"]) == (2, pytest.approx(0.5), pytest.approx(0.1))
+
+
+def test_the_effect_is_that_of_the_means(hand_written):
+    """Regions that differ from pair to pair: mean share over mean area, not the mean of the ratios."""
+    hand_written.add_pairs(["x", "x"])
+    rows = [
+        {"pair_id": f"pair-000{number}", "region": "tag", "share": share, "area": area, "nats": 1.0}
+        for number, (share, area) in enumerate([(0.6, 0.5), (0.2, 0.05)])
+    ]
+    hand_written.write_table("region_shares", rows)
+    assert offenders(hand_written, factor=1.0)["word", "x"]["effect"] == pytest.approx(0.4 / 0.275)
+
+
+def test_only_the_run_that_is_asked_for_is_judged(hand_written):
+    other = type(hand_written)(hand_written.lake, "other").begin()
+    other.add_pairs(["x"])
+    other.add_shares("corner", [0.9])
+    hand_written.add_pairs(["x"])
+    hand_written.add_shares("corner", [0.1])
+    assert offenders(hand_written) == {}
+    assert offenders(other)
+
+
+
+def explained(run, factor=2.0, min_pairs=2):
+    """Findings of the rule, stored, and by which slice each is explained."""
+    thresholds = {"run_id": run.run_id, "factor": factor, "min_pairs": min_pairs}
+    with run.connect() as connection:
+        findings = sql.rows(connection, "rules/region_mass", **thresholds)
+    run.write_table("findings", [{**row, "rule": "region_mass"} for row in findings])
+    with run.connect() as connection:
+        rows = sql.rows(connection, "derive/explained_findings", **thresholds)
+    assert len(rows) == len(findings)
+    return {row["slice"]: row["explained_by"] for row in rows}
+
+
+def test_a_weaker_slice_of_the_same_pairs_is_explained(hand_written):
+    # `portable` holds the strong pairs and others that are harmless; so does the corpus.
+    hand_written.add_pairs(["sick portable"] * 4 + ["portable"] * 4 + ["well"] * 2)
+    hand_written.add_shares("corner", [0.9] * 4 + [0.1] * 6)
+    assert explained(hand_written) == {"sick": None, "portable": "sick", "all pairs": "sick"}
+
+
+def test_an_independent_slice_stands_on_its_own(hand_written):
+    hand_written.add_pairs(["sick"] * 4 + ["other"] * 4 + ["well"] * 12)
+    hand_written.add_shares("corner", [0.9] * 4 + [0.5] * 4 + [0.0] * 12)
+    found = explained(hand_written)
+    assert (found["sick"], found["other"]) == (None, None)
+    # Without the sick, the corpus is 2 / 16 = 0.125: below the factor.
+    assert found["all pairs"] == "sick"
+
+
+def test_a_slice_that_would_be_found_without_the_stronger_one_stands(hand_written):
+    hand_written.add_pairs(["sick both"] * 4 + ["both"] * 4)
+    hand_written.add_shares("corner", [0.9] * 4 + [0.5] * 4)
+    found = explained(hand_written)
+    assert found == {"sick": None, "both": None, "all pairs": "both"}  # the corpus is the same pairs as `both`
+
+
+@pytest.mark.parametrize(("rest", "expected"), [(1, "sick"), (2, None)])
+def test_too_few_pairs_outside_the_stronger_slice_are_no_finding_of_their_own(hand_written, rest, expected):
+    hand_written.add_pairs(["sick both"] * 4 + ["both"] * rest + ["well"] * 40)
+    hand_written.add_shares("corner", [0.9] * 4 + [0.5] * rest + [0.0] * 40)
+    assert explained(hand_written, min_pairs=2)["both"] == expected
+
+
+def test_two_names_for_the_same_pairs_leave_one_alert(hand_written):
+    """A tie in all figures: exactly one of them stands, and always the same."""
+    hand_written.add_pairs(["pleural effusion"] * 3 + ["well"] * 20)
+    hand_written.add_shares("corner", [0.9] * 3 + [0.0] * 20)
+    assert explained(hand_written) == {"pleural": None, "effusion": "pleural"}
+
+
+def test_of_two_equal_effects_the_larger_slice_stands(hand_written):
+    hand_written.add_pairs(["common rare"] * 2 + ["common"] * 2 + ["well"] * 30)
+    hand_written.add_shares("corner", [0.5] * 4 + [0.0] * 30)
+    assert explained(hand_written) == {"common": None, "rare": "common"}
+
+
+def test_findings_of_another_region_explain_nothing(hand_written):
+    hand_written.add_pairs(["sick"] * 4 + ["sick other"] * 4)
+    rows = [
+        {"pair_id": f"pair-000{n}", "region": region, "share": share, "area": 0.1, "nats": 1.0}
+        for region, share in (("left", 0.9), ("right", 0.5))
+        for n in range(8)
+    ]
+    hand_written.write_table("region_shares", rows)
+    thresholds = {"run_id": hand_written.run_id, "factor": 2.0, "min_pairs": 2}
+    explained(hand_written)
+    with hand_written.connect() as connection:
+        alone = [
+            (row["region"], row["slice"])
+            for row in sql.rows(connection, "derive/explained_findings", **thresholds)
+            if row["explained_by"] is None
+        ]
+    assert sorted(region for region, _ in alone) == ["left", "right"]
+
+
+def test_the_strongest_explanation_is_named(hand_written):
+    hand_written.add_pairs(["worst bad all"] * 3 + ["bad all"] + ["all"] * 8)
+    hand_written.add_shares("corner", [1.0] * 3 + [0.9] + [0.0] * 8)
+    found = explained(hand_written)
+    assert found["bad"] == "worst"
+    assert found["all"] == "worst"
+
+
+def test_no_findings_give_no_rows(hand_written):
+    hand_written.add_pairs(["x"])
+    hand_written.add_shares("corner", [0.0])
+    assert explained(hand_written) == {}

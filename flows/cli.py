@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import sql
 
@@ -71,7 +72,7 @@ def _prepare_prefect(verbose: bool) -> None:
     defaults = {
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 s is too short on a busy machine
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "INFO" if verbose else "ERROR",
+        "PREFECT_LOGGING_LEVEL": "INFO" if verbose else "CRITICAL",  # an error is told once, by this program
         "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
         "GX_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
@@ -95,15 +96,16 @@ def _print_table(rows: list[dict[str, Any]], title: str | None = None) -> None:
     if not rows:
         output.print("(no rows)")
         return
-    table = Table(*rows[0], title=title)
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(Text(name))
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     output.print(table)
 
 
-def _cell(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text.replace("[", "\\[")
+def _cell(value: Any) -> Text:
+    return Text(f"{value:.4g}" if isinstance(value, float) else str(value))  # Text: brackets are no markup
 
 
 def _alert_sentence(alert: dict[str, Any]) -> str:
@@ -117,9 +119,12 @@ def _alert_sentence(alert: dict[str, Any]) -> str:
 
 def _alerts(lake: Path, run_id: str) -> list[dict[str, Any]]:
     with _connect(lake) as connection:
+        known = [row["run_id"] for row in sql.read(connection, "SELECT run_id FROM runs ORDER BY run_id DESC")]
         if run_id == "latest":
-            newest = sql.read(connection, "SELECT run_id FROM runs ORDER BY run_id DESC LIMIT 1")
-            run_id = newest[0]["run_id"] if newest else "all"
+            run_id = known[0] if known else "all"
+        if run_id not in ("all", *known):
+            newest = ", ".join(known[:5]) or "none"
+            _stop(Exit.BAD_INPUT, f"--run: got {run_id!r}, expected latest, all, or one of the lake {lake}: {newest}")
         rows = sql.rows(connection, "review/alerts")
     return [row for row in rows if run_id in ("all", row["run_id"])]
 

@@ -60,7 +60,7 @@ class BottleneckSettings(Section):
     """The attribution; what is left out comes from the preset."""
 
     preset: Literal["audit", "paper"] = "audit"
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), lt=2**63)  # as wide as the lake's column
     steps: int | None = Field(None, ge=1)
     draws: int | None = Field(None, ge=1)
     antithetic: bool | None = None
@@ -94,7 +94,7 @@ class RegionsConfig(Section):
 class AlertsConfig(Section):
     """When a region is alerted."""
 
-    factor: float = Field(2.0, gt=0, description="mass over area from which a slice is alerted")
+    factor: float = Field(2.0, gt=0, allow_inf_nan=False, description="mass over area from which a slice is alerted")
     min_pairs: int = Field(20, ge=1, description="smallest slice that is looked at")
     examples: int = Field(8, ge=1, description="telling pairs an alert carries")
 
@@ -139,14 +139,15 @@ class AuditConfig(Section):
         return CorpusSource(self.corpus.path.resolve(), self.corpus.image_column, self.corpus.caption_column, limits)
 
     def model_sources(self) -> list[ModelSource]:
-        """The model, once for each device that shares the work."""
+        """The model, once for each device that shares the work. Raises BadInputError for a device not there."""
+        try:
+            devices = m2ib.devices(self.model.device)
+        except m2ib.M2IBError as error:
+            raise BadInputError(f"[model] {error}") from error
         architecture = self.model.architecture
         if architecture in demo.models.NAMES:
             architecture = f"local-dir:{demo.models.folder(architecture)}"
-        return [
-            ModelSource(architecture, self.model.pretrained, device, self.model.batch_size)
-            for device in m2ib.devices(self.model.device)
-        ]
+        return [ModelSource(architecture, self.model.pretrained, device, self.model.batch_size) for device in devices]
 
     def suspect_regions(self) -> SuspectRegions:
         """Settings of store."""
@@ -186,7 +187,7 @@ def load(path: Path) -> AuditConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path}: not valid TOML: {error}") from error
     config = parse(data, str(path))
-    corpus = config.corpus.model_copy(update={"path": path.parent / config.corpus.path})
+    corpus = config.corpus.model_copy(update={"path": (path.parent / config.corpus.path).resolve()})
     pretrained = config.model.pretrained
     if pretrained and (path.parent / pretrained).is_file():
         model = config.model.model_copy(update={"pretrained": str((path.parent / pretrained).resolve())})

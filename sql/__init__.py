@@ -78,7 +78,7 @@ def manifests(lake: Path) -> list[dict[str, Any]]:
 def connect(lake: Path) -> Connection:
     """An in-memory DuckDB with the views of `views/` over the lake; it can read below the lake and nothing else.
 
-    Raises LakeError if there is no lake, or a manifest lists a file that is gone. Use one cursor a thread.
+    Raises LakeError if there is no lake, or a manifest lists a file that is gone or broken. Use one cursor a thread.
     """
     lake = Path(lake).resolve()
     if not lake.is_dir():
@@ -114,7 +114,15 @@ def _define(connection: Connection, table: str, files: list[Path]) -> None:
         )
     connection.execute("USE stored")
     if files:
-        relation = connection.read_parquet([str(path) for path in files], union_by_name=True, hive_partitioning=False)
+        try:
+            relation = connection.read_parquet(
+                [str(path) for path in files], union_by_name=True, hive_partitioning=False
+            )
+        except duckdb.Error as error:
+            raise LakeError(
+                f"lake: a file of table {table} that a manifest lists cannot be read ({error}); "
+                "restore it, or remove the run's folder under runs/"
+            ) from error
         relation.create_view(table)
     else:
         connection.execute(query(f"schema/{table}"))

@@ -97,11 +97,12 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
                 f"columns with values are {sorted(columns)}; name one of those"
             )
     run.list_files("ingest_errors", [run.path("ingest_errors", "ingest")], [error_file.rows])
-    run.list_files("pairs", [run.path("pairs")], [pair_file.rows])
     run.update(
         corpus_digest=digest(seen),
         counts={"corpus_rows": len(seen), "pairs": pair_file.rows, "errors": error_file.rows},
     )
+    # Last: by the listed pairs a resumed run knows that all this is done.
+    run.list_files("pairs", [run.path("pairs")], [pair_file.rows])
 
 
 @task(name="ingest", task_run_name="ingest", cache_policy=NO_CACHE, persist_result=False)

@@ -138,13 +138,13 @@ def phantoms(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def settings():
-    """A configuration of a small audit: settings(corpus, lake, model=..., bottleneck={...}, ...)."""
+    """A configuration of a small audit: settings(corpus, folder of the lake, bottleneck={...}, ...)."""
 
-    def build(corpus, lake, model="demo/shortcut", **sections):
+    def build(corpus, folder, architecture="demo/shortcut", **sections):
         given = {
             "corpus": {"path": corpus},
-            "model": {"architecture": model, "device": "cpu"},
-            "lake": {"path": lake, "shard_size": 16},
+            "model": {"architecture": architecture, "device": "cpu"},
+            "lake": {"path": folder, "shard_size": 16},
             "alerts": {"min_pairs": 5},
         }
         for name, section in sections.items():

@@ -94,7 +94,7 @@ def test_two_runs_are_seen_at_once_and_an_older_schema_reads_as_null(filled):
 
 
 def test_a_lake_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(sql.LakeError, match="no folder at .*nowhere.*run an audit first"):
+    with pytest.raises(sql.LakeError, match=r"no folder at .*nowhere.*run an audit first"):
         sql.connect(tmp_path / "nowhere")
 
 
@@ -107,6 +107,13 @@ def test_a_file_in_place_of_a_lake_is_refused(tmp_path):
 def test_a_listed_file_that_is_gone_is_named(filled):
     filled.path("pairs").unlink()
     with pytest.raises(sql.LakeError, match=r"1 file\(s\) of table pairs .*part-00000.parquet"):
+        sql.connect(filled.lake)
+
+
+def test_a_listed_file_that_is_torn_is_named(filled):
+    path = filled.path("pairs")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(sql.LakeError, match=r"a file of table pairs .*cannot be read .*part-00000.parquet"):
         sql.connect(filled.lake)
 
 

@@ -15,7 +15,6 @@ def held(row):
     return row["share"], row["area"], row["nats"]
 
 
-
 @pytest.mark.parametrize(
     ("grid", "nats", "box", "expected"),
     [
@@ -86,7 +85,9 @@ def test_a_finer_grid_of_the_same_map_holds_the_same(hand_written):
     box = ("box", (0.1, 0.2, 0.83, 0.61))
     hand_written.add_regions(box)
     other.add_regions(box)
-    assert held(shares_of(hand_written)["pair-0000", "box"]) == pytest.approx(held(shares_of(other)["pair-0000", "box"]))
+    assert held(shares_of(hand_written)["pair-0000", "box"]) == pytest.approx(
+        held(shares_of(other)["pair-0000", "box"])
+    )
 
 
 def test_another_run_of_the_lake_adds_nothing(hand_written):
@@ -95,7 +96,6 @@ def test_another_run_of_the_lake_adds_nothing(hand_written):
         run.add_attributions([[1, 2, 3, 4]], (2, 2))
         run.add_regions(("box", (0, 0, 0.5, 0.5)))
     assert held(shares_of(hand_written)["pair-0000", "box"]) == pytest.approx((0.1, 0.25, 1))
-
 
 
 def test_slices_are_the_corpus_the_words_and_the_attributes(hand_written):
@@ -145,7 +145,6 @@ def test_the_telling_pairs_have_the_most_nats_in_the_region(hand_written):
     with hand_written.connect() as connection:
         rows = sql.rows(connection, "derive/telling_pairs", limit=2, **asked)
     assert [row["pair_id"] for row in rows] == ["pair-0001", "pair-0003"]
-
 
 
 def offenders(run, factor=2.0, min_pairs=1):
@@ -219,7 +218,6 @@ def test_only_the_run_that_is_asked_for_is_judged(hand_written):
     hand_written.add_shares("corner", [0.1])
     assert offenders(hand_written) == {}
     assert offenders(other)
-
 
 
 def explained(run, factor=2.0, min_pairs=2):

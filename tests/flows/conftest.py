@@ -1,0 +1,82 @@
+"""Prefect for the slow tests: in a home of its own, on loopback."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "240",
+    "DO_NOT_TRACK": "1",
+    "OMP_NUM_THREADS": "1",
+    "COLUMNS": "200",
+}
+
+
+@pytest.fixture(scope="session")
+def own_prefect(tmp_path_factory):
+    """The environment of a Prefect that shares nothing with the user's; without an API it starts its own server."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    return inherited | QUIET | {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect home"))}
+
+
+class Server:
+    """A Prefect server on loopback."""
+
+    def __init__(self, port, environment):
+        self.api = f"http://127.0.0.1:{port}/api"
+        self.environment = environment | {"PREFECT_API_URL": self.api}
+
+    def post(self, route, body):
+        request = urllib.request.Request(  # noqa: S310  # loopback
+            f"{self.api}/{route}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            return json.load(answer)
+
+    def healthy(self):
+        try:
+            with urllib.request.urlopen(f"{self.api}/health", timeout=5) as answer:  # noqa: S310
+                return answer.status == 200
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def prefect_server(own_prefect, tmp_path_factory):
+    server = Server(free_port(), own_prefect)
+    port = server.api.split(":")[2].split("/")[0]
+    log = tmp_path_factory.mktemp("prefect server") / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603  # this interpreter
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
+            env=own_prefect, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 240
+        while not server.healthy():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+        yield server
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)  # the server and its services
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)

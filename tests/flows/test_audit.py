@@ -1,0 +1,135 @@
+"""The whole flow under Prefect: what it leaves behind, where it stops, and how it goes on."""
+
+import dataclasses
+import re
+
+import pytest
+
+import m2ib
+import sql
+from tasks import attribute as attribute_stage
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_is_up():
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=240):
+        yield
+
+
+@pytest.fixture
+def config(settings, phantoms, tmp_path):
+    return settings(phantoms, tmp_path / "lake")
+
+
+@pytest.fixture
+def quick(settings, phantoms, tmp_path):
+    return settings(phantoms, tmp_path / "lake", bottleneck={"steps": 1})
+
+
+def of_run(result, lake, text):
+    with sql.connect(lake) as connection:
+        return sql.read(connection, text, {"run": result.run_id} if "$run" in text else None)
+
+
+def test_an_audit_from_the_corpus_to_the_report(config):
+    from flows.audit import audit
+
+    result = audit(config)
+    assert (result.status, result.reason) == ("completed", None)
+    assert (result.pairs, result.attributions, result.errors) == (40, 40, 0)
+    assert result.report == config.lake.path / "runs" / result.run_id / "report.html"
+    assert "consolidation" in result.report.read_text()
+    alerts = of_run(result, config.lake.path, "FROM alerts")
+    assert len(alerts) == result.alerts
+    assert ("corner top-left", "consolidation", None) in {
+        (row["region"], row["slice"], row["explained_by"]) for row in alerts
+    }
+    (run,) = of_run(result, config.lake.path, "FROM runs")
+    assert (run["status"], run["alerts"]) == ("completed", result.alerts)
+    assert run["finished_at"] is not None
+    (manifest,) = sql.manifests(config.lake.path)
+    tables = {entry["table"] for entry in manifest["files"]}
+    assert tables == {*sql.TABLES, None}
+    listed = {entry["path"] for entry in manifest["files"]}
+    on_disk = {p.relative_to(config.lake.path).as_posix() for p in config.lake.path.rglob("*") if p.is_file()}
+    assert on_disk == listed | {f"runs/{result.run_id}/manifest.json"}
+
+
+def test_an_interrupted_run_goes_on_and_repeats_no_finished_shard(quick, monkeypatch):
+    from flows.audit import audit
+
+    real, made = attribute_stage.attribute_pairs, []
+
+    def second_shard_fails(run, shard, *others):
+        if shard.index == 1:
+            raise RuntimeError("the machine went away")
+        made.append(shard.index)
+        return real(run, shard, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attribute_stage, "attribute_pairs", second_shard_fails)
+        with pytest.raises(RuntimeError, match="the machine went away"):
+            audit(quick)
+    assert sorted(made) == [0, 2]  # one bad shard does not keep the others from being finished
+    (record,) = sql.manifests(quick.lake.path)
+    assert (record["status"], record["reason"]) == ("failed", "RuntimeError: the machine went away")
+    folder = quick.lake.path / "runs" / record["run_id"]
+    kept = {path: path.stat() for path in [*folder.glob("attributions/*"), *folder.glob("pairs/*")]}
+    assert len(kept) == 3
+    assert not (folder / "alerts").exists()
+
+    calls, attribute = [], m2ib.attribute
+
+    def counted(*given, **named):
+        calls.append(len(named["keys"]))
+        return attribute(*given, **named)
+
+    monkeypatch.setattr(m2ib, "attribute", counted)
+    result = audit(quick, resume=record["run_id"])
+    assert calls == [16]
+    assert (result.run_id, result.status, result.attributions) == (record["run_id"], "completed", 40)
+    for path, before in kept.items():
+        assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert of_run(result, quick.lake.path, "SELECT count(DISTINCT pair_id) AS n FROM attributions") == [{"n": 40}]
+
+
+def test_a_gate_stops_the_line_before_any_alert(config, monkeypatch):
+    from flows.audit import audit
+    from tasks import alert as alert_stage
+
+    monkeypatch.setattr(alert_stage, "emit_event", lambda *_, **__: pytest.fail("an event was sent"))
+    real = m2ib.attribute
+
+    def one_map_is_nan(*given, **named):
+        result = real(*given, **named)
+        image_map = result.image_map.clone()
+        image_map[0, 0, 0] = float("nan")
+        return dataclasses.replace(result, image_map=image_map)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(m2ib, "attribute", one_map_is_nan)
+        result = audit(config)
+    assert (result.status, result.alerts) == ("stopped", 0)
+    assert "image_map_finite" in result.reason
+    assert result.report.is_file()  # the report says that it stopped
+    assert of_run(result, config.lake.path, "FROM alerts") == []
+    assert of_run(result, config.lake.path, "FROM findings") == []
+    failed = of_run(result, config.lake.path, "FROM validations WHERE NOT success AND severity = 'critical'")
+    assert {row["column_name"] for row in failed} >= {"image_map_finite"}
+    (run,) = of_run(result, config.lake.path, "FROM runs")
+    assert (run["status"], run["reason"]) == ("stopped", result.reason)
+
+
+def test_a_corpus_that_cannot_be_read_marks_the_run_failed(settings, tmp_path):
+    from flows.audit import audit
+    from tasks.errors import BadInputError
+
+    with pytest.raises(BadInputError):
+        audit(settings(tmp_path / "nowhere", tmp_path / "lake"))
+    (record,) = sql.manifests(tmp_path / "lake")
+    assert record["status"] == "failed"
+    assert re.match("BadInputError: .*nowhere", record["reason"])

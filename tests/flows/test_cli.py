@@ -1,0 +1,218 @@
+"""The command line over a lake that is there: what it prints, where to, and with which exit code."""
+
+import json
+import subprocess
+import sys
+import types
+
+import pytest
+from typer.testing import CliRunner
+
+from flows import cli
+from tasks.records import AlertRules
+from tasks.store import corner_boxes
+
+
+@pytest.fixture
+def call(lake):
+    """call("sql", "SELECT 1"): the result of the command over the lake."""
+
+    def invoke(*arguments, where=lake):
+        return CliRunner().invoke(cli.app, [*map(str, arguments), "--lake", str(where)])
+
+    return invoke
+
+
+@pytest.fixture
+def alerted(hand_written):
+    """A finished run with one alert that stands on its own and one that follows from it."""
+    from tasks.alert import raise_alerts
+    from tasks.flag import flag_regions
+
+    hand_written.add_pairs(["left consolidation"] * 4 + ["left nodule"] * 4 + ["normal chest"] * 14)
+    hand_written.add_attributions([[9.0] + [1.0] * 15] * 4 + [[1.0] * 16] * 18, (4, 4))
+    hand_written.add_regions(*corner_boxes(0.25).items())
+    rules = AlertRules(factor=2.0, min_pairs=3, examples=2)
+    flag_regions(hand_written, rules)
+    raise_alerts(hand_written, rules)
+    hand_written.finish("completed")
+    return hand_written
+
+
+def last_line(result):
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_a_query_is_answered_with_a_table(call, alerted):
+    result = call("sql", "SELECT caption, count(*) AS n FROM pairs GROUP BY caption ORDER BY n DESC")
+    assert result.exit_code == 0
+    assert "normal chest" in result.stdout
+    assert "14" in result.stdout
+    assert result.stderr == ""
+
+
+def test_a_query_as_json_is_one_object_on_the_last_line(call, alerted):
+    result = call("sql", "SELECT pair_id, attributes, image_map FROM pairs JOIN attributions USING (pair_id)", "--json")
+    assert result.exit_code == 0
+    assert len(last_line(result)["rows"]) == 22
+    assert result.stdout.count("\n") == 1
+
+
+def test_json_holds_any_type_of_the_lake(call, alerted):
+    text = (
+        "SELECT now() AS t, DATE '2026-01-01' AS d, 1.5::DECIMAL(4, 2) AS x, 'ü\n' AS s, NULL AS nothing, [1, 2] AS l"
+    )
+    (row,) = last_line(call("sql", text, "--json"))["rows"]
+    assert (row["d"], row["s"], row["nothing"], row["l"]) == ("2026-01-01", "ü\n", None, [1, 2])
+
+
+@pytest.mark.parametrize("text", ["SELECT '[/red]' AS \"[/bold]\"", "SELECT '\\[/x] [bold]' AS a", "SELECT '[[' AS a"])
+def test_brackets_in_data_are_no_markup(call, alerted, text):
+    result = call("sql", text)
+    assert (result.exit_code, result.exception) == (0, None)
+    for piece in ("[/red]", "[/bold]", "\\[/x] [bold]", "[["):
+        assert (piece in text) == (piece in result.stdout)
+
+
+def test_no_rows_are_said_to_be_none(call, alerted):
+    result = call("sql", "FROM findings WHERE false")
+    assert (result.exit_code, result.stdout) == (0, "(no rows)\n")
+    assert last_line(call("sql", "FROM findings WHERE false", "--json")) == {"rows": []}
+
+
+@pytest.mark.parametrize(
+    "text", ["DROP VIEW pairs", "SELEC", "SELECT 1; SELECT 2", "COPY runs TO 'x.csv'", "FROM nowhere"]
+)
+def test_a_query_that_is_no_read_is_bad_input(call, alerted, text):
+    result = call("sql", text)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("m2ib-audit: query: ")
+    assert result.stdout == ""
+
+
+def test_alerts_of_the_latest_run_are_listed(call, alerted):
+    result = call("alerts")
+    assert result.exit_code == 0
+    lines = [line for line in result.stdout.splitlines() if "corner top-left" in line]
+    assert len(lines) == 2
+    assert "consolidation" in lines[0]
+    assert alerted.run_id in lines[0]
+
+
+def test_alerts_as_json(call, alerted):
+    (first, second) = last_line(call("alerts", "--json"))["alerts"]
+    assert (first["slice"], first["explained_by"]) == ("consolidation", None)
+    assert (second["slice"], second["explained_by"]) == ("left", "consolidation")
+    assert first["pair_ids"] == ["pair-0000", "pair-0001"]
+
+
+def test_latest_is_the_latest_and_all_is_all(call, alerted):
+    later = type(alerted)(alerted.lake, "20260202T000000-bbbbbb").begin()
+    assert last_line(call("alerts", "--json")) == {"alerts": []}
+    assert len(last_line(call("alerts", "--run", "all", "--json"))["alerts"]) == 2
+    assert len(last_line(call("alerts", "--run", alerted.run_id, "--json"))["alerts"]) == 2
+    assert last_line(call("alerts", "--run", later.run_id, "--json")) == {"alerts": []}
+
+
+def test_alerts_of_an_unknown_run_are_not_none_but_bad_input(call, alerted):
+    """A typing error must not read like a clean bill of health."""
+    result = call("alerts", "--run", "20260101")
+    assert result.exit_code == 2
+    assert alerted.run_id in result.stderr
+
+
+def test_alerts_of_a_lake_without_runs_are_none(call):
+    result = call("alerts")
+    assert (result.exit_code, result.stdout) == (0, "(no rows)\n")
+
+
+@pytest.mark.parametrize("command", [("sql", "SELECT 1"), ("alerts",), ("report", "latest")])
+def test_a_lake_that_is_not_there_is_bad_input(call, tmp_path, command):
+    result = call(*command, where=tmp_path / "nowhere")
+    assert result.exit_code == 2
+    assert str(tmp_path / "nowhere") in result.stderr
+    assert "run an audit first" in result.stderr
+
+
+@pytest.mark.parametrize("command", [("sql", "SELECT 1"), ("alerts",), ("report", "latest")])
+def test_a_broken_lake_is_bad_input(call, alerted, command):
+    (alerted.folder / "manifest.json").write_text("{")
+    result = call(*command)
+    assert result.exit_code == 2
+    assert "manifest" in result.stderr
+
+
+def test_a_report_is_written_and_its_path_printed(call, audited, tmp_path):
+    out = tmp_path / "out" / "report.html"
+    result = call("report", audited.run.run_id, "--out", out, where=audited.run.lake)
+    assert (result.exit_code, result.stdout.strip()) == (0, str(out))
+    assert audited.run.run_id in out.read_text()
+    result = call("report", "latest", "--json", where=audited.run.lake)
+    assert last_line(result) == {"report": str(audited.run.folder / "report.html")}
+
+
+def test_a_report_of_an_unknown_run_is_bad_input(call, alerted):
+    result = call("report", "nonsense")
+    assert result.exit_code == 2
+    assert alerted.run_id in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (None, "cannot be read"),
+        ("[corpus", "not valid TOML"),
+        ('[corpus]\npath = "x"\n[model]\narchitecure = "demo/clean"\n', "did you mean 'architecture'?"),
+    ],
+)
+def test_a_configuration_that_is_none_is_bad_input(tmp_path, content, fault):
+    path = tmp_path / "AUDIT.toml"
+    if content is not None:
+        path.write_text(content)
+    result = CliRunner().invoke(cli.app, ["run", str(path)])
+    assert result.exit_code == 2
+    assert fault in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_unknown_demo_model_is_bad_input(call):
+    result = call("demo", "--model", "demo/shortcuts")
+    assert result.exit_code == 2
+    assert "expected one of demo/shortcut, demo/clean" in result.stderr
+
+
+def test_unknown_options_are_bad_input(call):
+    assert call("alerts", "--runs", "x").exit_code == 2
+    assert CliRunner().invoke(cli.app, ["no-such-command"]).exit_code == 2
+
+
+def test_a_package_of_another_distribution_stops_the_run(monkeypatch, tmp_path):
+    stranger = types.ModuleType("corpora")
+    stranger.__file__ = str(tmp_path / "corpora" / "__init__.py")
+    monkeypatch.setitem(sys.modules, "corpora", stranger)
+    result = CliRunner().invoke(cli.app, ["run", str(tmp_path / "AUDIT.toml")])
+    assert result.exit_code == 1
+    assert f"package 'corpora' comes from {tmp_path / 'corpora'}" in result.stderr
+
+
+def test_what_the_user_has_set_for_prefect_wins(monkeypatch):
+    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "DEBUG")
+    monkeypatch.delenv("PREFECT_SERVER_ANALYTICS_ENABLED", raising=False)
+    cli._prepare_prefect(verbose=False)
+    assert cli.os.environ["PREFECT_LOGGING_LEVEL"] == "DEBUG"
+    assert cli.os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+
+
+@pytest.mark.parametrize(("text", "code"), [("SELECT 1 AS one", 0), ("DROP VIEW runs", 2)])
+def test_the_program_itself_exits_with_the_code(lake, text, code):
+    """`main` leaves without finalising the interpreter: what was printed must not be lost."""
+    done = subprocess.run(  # noqa: S603  # this interpreter
+        [sys.executable, "-m", "flows.cli", "sql", text, "--json", "--lake", str(lake)],
+        cwd=cli.ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == code
+    if code == 0:
+        assert json.loads(done.stdout) == {"rows": [{"one": 1}]}
+        assert done.stderr == ""
+    else:
+        assert done.stderr.startswith("m2ib-audit: query: got DROP")

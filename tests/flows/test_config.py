@@ -1,0 +1,259 @@
+"""AUDIT.toml: each fault is named with what to change, and what is valid arrives where it is used."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import m2ib
+from corpora import Limits
+from flows.config import AuditConfig, config_digest, load, parse
+from tasks.errors import BadInputError
+from tasks.records import AlertRules, ModelSource, SuspectRegions
+
+MINIMAL = {"corpus": {"path": "images"}, "model": {"architecture": "demo/clean", "device": "cpu"}}
+
+
+def configured(**sections):
+    return parse({key: {**MINIMAL.get(key, {}), **sections.get(key, {})} for key in MINIMAL | sections}, "audit.toml")
+
+
+def fault_of(data):
+    with pytest.raises(BadInputError) as caught:
+        parse(data, "audit.toml")
+    return str(caught.value)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """written(text): the path of an AUDIT.toml."""
+
+    def write(text):
+        path = tmp_path / "AUDIT.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_two_lines_are_a_configuration():
+    config = configured()
+    assert config.corpus_source().caption_column == "text"
+    assert config.alert_rules() == AlertRules(2.0, 20, 8)
+    assert config.suspect_regions() == SuspectRegions(0.05, 0.25, {}, {})
+    assert config.bottleneck_config() == m2ib.preset("audit")
+    assert config.lake.path == Path("lake")
+
+
+@pytest.mark.parametrize(
+    ("data", "where", "near"),
+    [
+        ({"corpse": {}}, "corpse", "corpus"),
+        ({"corpus": {"path": "x", "image_colum": "a"}}, "corpus.image_colum", "image_column"),
+        ({"model": {"architecture": "x", "batchsize": 3}}, "model.batchsize", "batch_size"),
+        ({"bottleneck": {"pre_set": "audit"}}, "bottleneck.pre_set", "preset"),
+        ({"bottleneck": {"image": {"betta": 1}}}, "bottleneck.image.betta", "beta"),
+        ({"bottleneck": {"text": {"Layer": 1}}}, "bottleneck.text.Layer", "layer"),
+        ({"regions": {"corners": 0.1}}, "regions.corners", "corner"),
+        ({"alerts": {"min_pair": 3}}, "alerts.min_pair", "min_pairs"),
+        ({"lake": {"shards": 3}}, "lake.shards", "shard_size"),
+        ({"lake": {"zzzzzz": 3}}, "lake.zzzzzz", None),
+    ],
+)
+def test_an_unknown_key_gets_the_nearest_valid_one(data, where, near):
+    text = fault_of({**MINIMAL, **data})
+    assert f"  {where}: unknown key; did you mean " in text
+    if near:
+        assert f"did you mean {near!r}?" in text
+    assert "valid here: " in text
+
+
+def test_all_faults_are_named_at_once():
+    text = fault_of({"corpus": {"path": 3}, "modle": {}, "alerts": {"factor": "high"}})
+    assert text.startswith("audit.toml: 4 fault(s) in the configuration\n")
+    assert "model: missing, and needed" in text
+    assert "modle: unknown key; did you mean 'model'?" in text
+    assert "corpus.path: " in text
+    assert "alerts.factor: " in text
+    assert "got 'high'" in text
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        ({}, "corpus: missing, and needed"),
+        ({"corpus": {"path": "x"}}, "model: missing, and needed"),
+        ({"corpus": {}}, "corpus.path: missing, and needed"),
+        ({"model": {}}, "model.architecture: missing, and needed"),
+        ({"corpus": "images"}, "corpus: "),
+        ({**MINIMAL, "model": {"architecture": 3}}, "model.architecture: "),
+        ({**MINIMAL, "model": {"architecture": "x", "batch_size": 0}}, "model.batch_size: "),
+        ({**MINIMAL, "model": {"architecture": "x", "batch_size": 1.5}}, "model.batch_size: "),
+        ({**MINIMAL, "bottleneck": {"preset": "fast"}}, "bottleneck.preset: .*'audit' or 'paper'"),
+        ({**MINIMAL, "bottleneck": {"seed": "x"}}, "bottleneck.seed: "),
+        ({**MINIMAL, "bottleneck": {"seed": 2**63}}, "bottleneck.seed: "),
+        ({**MINIMAL, "bottleneck": {"seed": -(2**63) - 1}}, "bottleneck.seed: "),
+        ({**MINIMAL, "bottleneck": {"steps": 0}}, "bottleneck.steps: "),
+        ({**MINIMAL, "bottleneck": {"draws": 3}}, "draws: got 3, expected an even number"),
+        ({**MINIMAL, "bottleneck": {"calibration_pairs": 1}}, "bottleneck.calibration_pairs: "),
+        ({**MINIMAL, "bottleneck": {"image": {"beta": -1}}}, "bottleneck.image.beta: "),
+        ({**MINIMAL, "bottleneck": {"image": {"beta": float("nan")}}}, "beta"),
+        ({**MINIMAL, "bottleneck": {"image": {"beta": float("inf")}}}, "beta"),
+        ({**MINIMAL, "bottleneck": {"image": {"depth": 1.5}}}, "bottleneck.image.depth: "),
+        ({**MINIMAL, "bottleneck": {"image": {"statistics": "batch"}}}, "bottleneck.image.statistics: "),
+        ({**MINIMAL, "bottleneck": {"text": {"statistics": "position"}}}, "position is for images"),
+        ({**MINIMAL, "regions": {"frame": 0.6}}, "regions.frame: "),
+        ({**MINIMAL, "regions": {"corner": -0.1}}, "regions.corner: "),
+        ({**MINIMAL, "regions": {"corner": float("nan")}}, "regions.corner: "),
+        ({**MINIMAL, "regions": {"boxes": {"a": [0, 0, 1]}}}, "regions.boxes.a"),
+        ({**MINIMAL, "regions": {"boxes": {"a": [0.5, 0, 0.2, 1]}}}, "boxes.a: got .*expected 0 <= x0 < x1 <= 1"),
+        ({**MINIMAL, "regions": {"boxes": {"a": [0, 0, 80, 80]}}}, "boxes.a: got .*in shares of the image"),
+        ({**MINIMAL, "regions": {"boxes": {"frame": [0, 0, 1, 1]}}}, "built-in regions: .*frame"),
+        ({**MINIMAL, "regions": {"columns": {"corner top-left": "c"}}}, "built-in regions: .*corner top-left"),
+        (
+            {**MINIMAL, "regions": {"boxes": {"a": [0, 0, 1, 1]}, "columns": {"a": "c"}}},
+            r"must be distinct.*\['a'\]",
+        ),
+        ({**MINIMAL, "alerts": {"factor": 0}}, "alerts.factor: "),
+        ({**MINIMAL, "alerts": {"factor": float("inf")}}, "alerts.factor: "),
+        ({**MINIMAL, "alerts": {"min_pairs": 0}}, "alerts.min_pairs: "),
+        ({**MINIMAL, "lake": {"shard_size": 0}}, "lake.shard_size: "),
+        ({**MINIMAL, "corpus": {"path": "x", "max_pixels": 0}}, "corpus.max_pixels: "),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value[:40],
+)
+def test_a_fault_is_named(data, fault):
+    with pytest.raises(BadInputError, match=f"(?s)audit.toml: .*{fault}"):
+        parse(data, "audit.toml")
+
+
+def test_a_preset_is_taken_with_what_the_file_overrides():
+    config = configured(
+        bottleneck={"preset": "paper", "seed": 7, "steps": 3, "image": {"beta": 0.5}, "text": {"layer": 1}}
+    ).bottleneck_config()
+    paper = m2ib.preset("paper")
+    assert (config.seed, config.steps, config.draws, config.antithetic) == (7, 3, paper.draws, False)
+    assert config.image == m2ib.GateConfig(depth=paper.image.depth, beta=0.5, statistics="unit", special="learned")
+    assert config.text == m2ib.GateConfig(layer=1)
+
+
+def test_nought_and_false_override_as_well():
+    config = configured(bottleneck={"antithetic": False, "draws": 1, "image": {"layer": 0, "beta": 0}})
+    assert (config.bottleneck_config().antithetic, config.bottleneck_config().draws) == (False, 1)
+    assert (config.bottleneck_config().image.layer, config.bottleneck_config().image.beta) == (0, 0)
+
+
+def test_settings_reach_the_stages():
+    config = configured(
+        corpus={"image_column": "i", "caption_column": "c", "max_pixels": 9, "max_file_bytes": 8},
+        model={"batch_size": 3},
+        regions={"frame": 0, "corner": 0.1, "boxes": {"ruler": [0, 0, 1, 0.1]}, "columns": {"tag": "tag_box"}},
+        alerts={"factor": 3, "min_pairs": 4, "examples": 5},
+    )
+    source = config.corpus_source()
+    assert (source.image_column, source.caption_column) == ("i", "c")
+    assert source.limits == Limits(max_pixels=9, max_file_bytes=8)
+    assert source.path.is_absolute()
+    assert config.suspect_regions() == SuspectRegions(0, 0.1, {"ruler": (0, 0, 1, 0.1)}, {"tag": "tag_box"})
+    assert config.alert_rules() == AlertRules(3, 4, 5)
+    (model,) = config.model_sources()
+    assert model.architecture.startswith("local-dir:/")
+    assert model == ModelSource(model.architecture, None, "cpu", 3)
+
+
+def test_a_device_that_is_not_there_is_bad_input():
+    with pytest.raises(BadInputError, match="device: got 'cuda:99'"):
+        configured(model={"device": "cuda:99"}).model_sources()
+
+
+def test_a_configuration_cannot_be_changed():
+    config = configured()
+    with pytest.raises(ValueError, match="frozen"):
+        config.lake.shard_size = 3
+
+
+def test_paths_are_relative_to_the_file(written, tmp_path, monkeypatch):
+    path = written('[corpus]\npath = "data/images"\n[model]\narchitecture = "demo/clean"\n')
+    expected = tmp_path / "data" / "images"
+    assert load(path).corpus_source().path == expected
+    monkeypatch.chdir(tmp_path)
+    assert load(Path("AUDIT.toml")).corpus_source().path == expected
+    # So a run can be resumed from any folder.
+    assert load(Path("AUDIT.toml")).resolved() == load(path).resolved()
+    absolute = written(f'[corpus]\npath = "{tmp_path / "elsewhere"}"\n[model]\narchitecture = "demo/clean"\n')
+    assert load(absolute).corpus_source().path == tmp_path / "elsewhere"
+
+
+def test_a_checkpoint_beside_the_file_is_found_and_a_tag_is_left_alone(written, tmp_path):
+    text = '[corpus]\npath = "x"\n[model]\narchitecture = "ViT-B-32"\npretrained = "{}"\n'
+    (tmp_path / "weights.safetensors").touch()
+    assert load(written(text.format("weights.safetensors"))).model.pretrained == str(tmp_path / "weights.safetensors")
+    assert load(written(text.format("openai"))).model.pretrained == "openai"
+    assert load(written(text.format("gone.safetensors"))).model.pretrained == "gone.safetensors"
+
+
+def test_a_folder_that_is_called_like_a_tag_is_no_checkpoint(written, tmp_path):
+    (tmp_path / "openai").mkdir()
+    text = '[corpus]\npath = "x"\n[model]\narchitecture = "ViT-B-32"\npretrained = "openai"\n'
+    assert load(written(text)).model.pretrained == "openai"
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"[corpus\n", "not valid TOML"),
+        (b"\xff\xfe", "not valid TOML"),
+        (b"corpus = 1\ncorpus = 2", "not valid TOML"),
+        (b"", "corpus: missing"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_bad_input(tmp_path, content, fault):
+    path = tmp_path / "AUDIT.toml"
+    path.write_bytes(content)
+    with pytest.raises(BadInputError, match=f"(?s)AUDIT.toml: .*{fault}"):
+        load(path)
+
+
+def test_a_file_that_is_not_there_is_bad_input(tmp_path):
+    for path in (tmp_path / "AUDIT.toml", tmp_path):
+        with pytest.raises(BadInputError, match="cannot be read"):
+            load(path)
+
+
+def test_what_decides_the_results_is_json_and_makes_the_digest():
+    config = configured(regions={"boxes": {"a": [0, 0, 1, 1]}})
+    text = json.dumps(config.resolved(), allow_nan=False)
+    assert config_digest(json.loads(text)) == config_digest(config.resolved())
+    digests = {
+        config_digest(configured(**sections).resolved())
+        for sections in (
+            {}, {"bottleneck": {"seed": 1}}, {"bottleneck": {"image": {"beta": 3}}}, {"alerts": {"factor": 3}},
+            {"regions": {"frame": 0.1}}, {"corpus": {"caption_column": "c"}}, {"bottleneck": {"calibration_pairs": 9}},
+            {"model": {"architecture": "demo/shortcut"}}, {"corpus": {"max_pixels": 5}},
+        )
+    }  # fmt: skip
+    assert len(digests) == 9
+    # How the work is cut up and where it runs decides nothing.
+    for sections in ({"lake": {"path": "x", "shard_size": 3}}, {"model": {"batch_size": 2, "device": "auto"}}):
+        assert config_digest(configured(**sections).resolved()) == config_digest(configured().resolved())
+
+
+def test_a_spelled_out_default_is_the_same_configuration():
+    spelled = configured(bottleneck={"preset": "audit", "steps": m2ib.preset("audit").steps})
+    assert config_digest(spelled.resolved()) == config_digest(configured().resolved())
+
+
+def test_every_key_is_described():
+    def undescribed(model):
+        for name, field in model.model_fields.items():
+            annotation = field.annotation
+            if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
+                assert annotation.__doc__
+                yield from undescribed(annotation)
+            elif not (field.description or name in {"statistics", "special", "preset", "seed", *SELF_EXPLAINED}):
+                yield f"{model.__name__}.{name}"
+
+    assert list(undescribed(AuditConfig)) == []
+
+
+SELF_EXPLAINED = ("steps", "draws", "antithetic")

@@ -1,0 +1,323 @@
+"""Shards: made once, in files that name all they depend on, whatever the batch size."""
+
+import dataclasses
+import threading
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import m2ib
+import sql
+from tasks import attribute as stage
+from tasks.errors import BadInputError
+from tasks.records import ModelSource, Shard, ShardResult
+
+QUICK = {"steps": 2}
+
+
+@pytest.fixture
+def line(begin_line, settings, phantoms, tmp_path):
+    """line(**sections): a run of a few steps whose corpus is already read into shards of 16."""
+
+    def start(corpus=phantoms, lake=tmp_path / "lake", **sections):
+        bottleneck = QUICK | sections.pop("bottleneck", {})
+        return begin_line(settings(corpus, lake, bottleneck=bottleneck, **sections))
+
+    return start
+
+
+@pytest.fixture
+def own_phantoms(phantoms, tmp_path):
+    """Eight of the phantoms, as files that a test may change."""
+    root = tmp_path / "own phantoms"
+    root.mkdir()
+    lines = (phantoms / "metadata.csv").read_text().splitlines(keepends=True)[:9]
+    (root / "metadata.csv").write_text("".join(lines))
+    for text in lines[1:]:
+        name = text.split(",", 1)[0]
+        (root / name).write_bytes((phantoms / name).read_bytes())
+    return root
+
+
+def stored(line, result):
+    return pq.read_table(line.run.path("attributions", result.name)).to_pylist()
+
+
+def stamp(path):
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def maps(rows):
+    return {row["pair_id"]: (row["image_map"], row["text_map"]) for row in rows}
+
+
+def test_every_pair_of_the_shards_has_its_maps(audited_once):
+    run = audited_once.run
+    with run.connect() as connection:
+        pairs = {row["pair_id"]: row for row in sql.read(connection, "FROM pairs")}
+        rows = sql.read(connection, "FROM attributions")
+    assert len(rows) == len(pairs) == 40
+    assert {row["pair_id"] for row in rows} == pairs.keys()
+    for row in rows:
+        assert row["caption"] == pairs[row["pair_id"]]["caption"]
+        assert (row["grid_h"], row["grid_w"], len(row["image_map"])) == (8, 8, 64)
+        assert row["image_nats"] == pytest.approx(sum(row["image_map"]), rel=1e-5)
+        assert row["text_nats"] == pytest.approx(sum(row["text_map"]), rel=1e-5)
+        assert len(row["tokens"]) == len(row["special"]) == len(row["text_map"])
+        assert (row["special"][0], row["special"][-1], any(row["special"][1:-1])) == (True, True, False)
+        assert min(row["image_map"]) > -1e-3
+        assert [row[f"view_{key}"] for key in ("x0", "y0", "x1", "y1")] == [0, 0, 1, 1]
+        assert -1 <= row["cosine"] <= 1
+
+
+def test_a_finished_shard_is_not_made_again(line, monkeypatch):
+    audit = line()
+    shard = audit.ingest()[2]
+    first = audit.attribute(shard)
+    assert (first.attributions, first.errors, first.reused) == (8, 0, False)
+    path = audit.run.path("attributions", first.name)
+    before = stamp(path)
+    monkeypatch.setattr(m2ib, "attribute", lambda *_, **__: pytest.fail("the model was called"))
+    monkeypatch.setattr(stage, "encoder", lambda _: pytest.fail("the model was loaded"))
+    assert audit.attribute(shard) == dataclasses.replace(first, reused=True)
+    assert stamp(path) == before
+
+
+def test_a_shard_that_failed_half_way_leaves_no_file_and_is_made_by_the_next_attempt(line, monkeypatch):
+    audit = line(model={"batch_size": 4})
+    shard = audit.ingest()[2]
+    audit.calibrate()
+    real, calls = m2ib.attribute, []
+
+    def second_batch_fails(*given, **named):
+        calls.append(given)
+        if len(calls) == 2:
+            raise RuntimeError("out of memory")
+        return real(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(m2ib, "attribute", second_batch_fails)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            audit.attribute(shard)
+    assert not list(audit.run.folder.glob("attributions/*"))
+    result = audit.attribute(shard)
+    assert (result.attributions, result.reused) == (8, False)
+
+
+def test_a_torn_temporary_file_of_a_killed_attempt_is_no_finished_shard(line):
+    audit = line()
+    shard = audit.ingest()[2]
+    folder = audit.run.folder / "attributions"
+    folder.mkdir()
+    (folder / ".part-00002-0000000000000000.parquet.1.tmp").write_bytes(b"PAR1")
+    assert not audit.attribute(shard).reused
+
+
+def test_what_decides_a_map_is_in_the_name_of_its_file(line):
+    audit = line()
+    shards = audit.ingest()
+    pairs = audit.run.read_group("pairs", 0)
+    record = audit.run.manifest()
+
+    def name(config=audit.config, shard=shards[0], rows=pairs, **changed):
+        given = {key: record[key] for key in ("model_digest", "corpus_digest", "code_version")} | changed
+        return stage._shard_name(shard, config.attribution_plan(**given), rows)
+
+    def configured(**settings):
+        return line(bottleneck=settings).config
+
+    names = [
+        name(),
+        name(configured(seed=1)),
+        name(configured(steps=3)),
+        name(configured(preset="paper")),
+        name(configured(calibration_pairs=32)),
+        name(configured(image={"beta": 0.5})),
+        name(configured(text={"special": "open"})),
+        name(model_digest="another"),
+        name(corpus_digest="another"),
+        name(code_version="another"),
+        name(rows=pairs[1:]),
+        name(rows=pairs[::-1]),
+        name(shard=shards[1], rows=audit.run.read_group("pairs", 1)),
+    ]
+    assert len(set(names)) == len(names)
+    assert name() == names[0]
+    # What decides no map is not in the name: the lake can be tuned and a run resumed elsewhere.
+    unimportant = audit.config.model_copy(
+        update={"model": audit.config.model.model_copy(update={"batch_size": 3, "device": "auto"})}
+    )
+    assert name(unimportant) == names[0]
+
+
+def test_one_seed_gives_the_same_maps_bit_by_bit_and_another_does_not(line, tmp_path):
+    results = []
+    for number, seed in enumerate((3, 3, 4)):
+        audit = line(lake=tmp_path / f"lake {number}", bottleneck={"seed": seed})
+        results.append(maps(stored(audit, audit.attribute(audit.ingest()[2]))))
+    assert results[0] == results[1]
+    assert results[0].keys() == results[2].keys()
+    assert all(results[0][pair] != results[2][pair] for pair in results[0])
+
+
+def test_batch_sizes_agree(line, tmp_path):
+    results = []
+    for size in (1, 7, 64):
+        audit = line(lake=tmp_path / f"lake {size}", model={"batch_size": size})
+        result = audit.attribute(audit.ingest()[0])
+        results.append(maps(stored(audit, result)))
+    for other in results[1:]:
+        for pair, (image_map, text_map) in results[0].items():
+            assert other[pair][0] == pytest.approx(image_map, rel=1e-5, abs=1e-5)
+            assert other[pair][1] == pytest.approx(text_map, rel=1e-5, abs=1e-5)
+
+
+def test_shard_sizes_agree(line, tmp_path):
+    """A map does not depend on its neighbours."""
+    audit = line(lake=tmp_path / "a")
+    whole = maps(stored(audit, audit.attribute(audit.ingest()[2])))
+    assert len(whole) == 8
+    split = line(lake=tmp_path / "b")
+    config = split.config.model_copy(update={"lake": split.config.lake.model_copy(update={"shard_size": 36})})
+    split = dataclasses.replace(split, config=config)
+    part = maps(stored(split, split.attribute(split.ingest()[1])))
+    assert len(part) == 4
+    for pair, (image_map, text_map) in part.items():
+        assert whole[pair][0] == pytest.approx(image_map, rel=1e-5, abs=1e-5)
+        assert whole[pair][1] == pytest.approx(text_map, rel=1e-5, abs=1e-5)
+
+
+def test_images_changed_since_ingest_become_error_rows(line, own_phantoms):
+    audit = line(own_phantoms)
+    shards = audit.ingest()
+    assert shards == [Shard(0, 8)]
+    pairs = audit.run.read_group("pairs", 0)
+    changed, gone, torn = (own_phantoms / pairs[number]["file_name"] for number in (1, 4, 6))
+    Image.new("L", (80, 80), 7).save(changed)
+    gone.unlink()
+    torn.write_bytes(torn.read_bytes()[:200])
+    result = audit.attribute(shards[0])
+    assert (result.attributions, result.errors) == (5, 3)
+    audit.store([result])
+    with audit.run.connect() as connection:
+        errors = sql.read(connection, "FROM ingest_errors ORDER BY row_number")
+        attributed = sql.read(connection, "SELECT pair_id FROM attributions")
+    assert [(row["stage"], row["row_number"]) for row in errors] == [("attribute", n) for n in (1, 4, 6)]
+    assert [row["pair_id"] for row in errors] == [pairs[n]["pair_id"] for n in (1, 4, 6)]
+    assert [row["reason"] for row in errors][:2] == ["changed_since_ingest", "missing_file"]
+    assert errors[0]["file_name"] == changed.name
+    assert "audit the corpus again" in errors[0]["detail"]
+    assert errors[0]["attributes"] == pairs[1]["attributes"]
+    assert {row["pair_id"] for row in attributed} | {row["pair_id"] for row in errors} == {p["pair_id"] for p in pairs}
+    counts = audit.run.manifest()["counts"]
+    assert (counts["attributions"], counts["errors"]) == (5, 3)
+    # The finished file stands for its error rows as well.
+    assert audit.attribute(shards[0]) == dataclasses.replace(result, reused=True)
+
+
+def test_a_shard_without_one_readable_image_is_all_errors(line, own_phantoms):
+    audit = line(own_phantoms, bottleneck={"preset": "paper"})
+    (shard,) = audit.ingest()
+    for path in own_phantoms.glob("*.png"):
+        path.unlink()
+    result = audit.attribute(shard)
+    assert (result.attributions, result.errors) == (0, 8)
+    assert audit.store([result]) == 0
+
+
+def test_calibration_is_kept_and_the_same_for_the_same_seed(line, tmp_path, monkeypatch):
+    seeds, files = (0, 0, 1), []
+    for number, seed in enumerate(seeds):
+        audit = line(lake=tmp_path / f"lake {number}", bottleneck={"seed": seed, "calibration_pairs": 12})
+        audit.ingest()
+        statistics = audit.calibrate()
+        assert statistics.image.mean.shape == (65, 128)
+        assert statistics.text.mean.shape == (3, 64)
+        files.append(audit.run.folder / "calibration.safetensors")
+    content = [path.read_bytes() for path in files]
+    assert content[0] == content[1] != content[2]
+    entry = next(entry for entry in audit.run.manifest()["files"] if entry["path"].endswith("calibration.safetensors"))
+    assert entry["table"] is None
+    monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated again"))
+    before = stamp(files[-1])
+    audit.calibrate()
+    assert stamp(files[-1]) == before
+
+
+def test_calibration_skips_images_that_no_longer_read(line, own_phantoms):
+    audit = line(own_phantoms)
+    audit.ingest()
+    next(own_phantoms.glob("*.png")).unlink()
+    assert audit.calibrate() is not None
+
+
+def test_a_sample_too_small_to_calibrate_is_bad_input(line, own_phantoms):
+    text = (own_phantoms / "metadata.csv").read_text().splitlines(keepends=True)
+    (own_phantoms / "metadata.csv").write_text("".join(text[:2]))
+    audit = line(own_phantoms)
+    audit.ingest()
+    with pytest.raises(BadInputError, match=r"calibration: .*at least 2"):
+        audit.calibrate()
+
+
+def test_the_paper_s_settings_need_no_calibration(line, monkeypatch):
+    audit = line(bottleneck={"preset": "paper"})
+    monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated"))
+    assert audit.calibrate() is None
+
+
+def test_a_model_is_loaded_once(audited_once, monkeypatch):
+    source = audited_once.config.model_sources()[0]
+    first = stage.encoder(source)
+    monkeypatch.setattr(m2ib, "load_encoder", lambda *_: pytest.fail("loaded again"))
+    assert stage.encoder(dataclasses.replace(source, batch_size=3)) is first
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pretrained", "message"),
+    [
+        ("ViT-B-32", None, "no weights named"),
+        ("ViT-B-32", "/nowhere/weights.safetensors", "no file at"),
+        ("local-dir:/nowhere", None, "could not be loaded"),
+        ("no-such-model", "openai", "could not be loaded"),
+    ],
+)
+def test_a_model_that_does_not_load_is_bad_input(architecture, pretrained, message):
+    with pytest.raises(BadInputError, match=message):
+        stage.encoder(ModelSource(architecture, pretrained))
+
+
+def test_one_shard_at_a_time_on_a_device(monkeypatch):
+    monkeypatch.setattr(stage, "_in_use", {})
+    assert stage._device_lock("cuda:0") is stage._device_lock("cuda:0")
+    assert stage._device_lock("cuda:0") is not stage._device_lock("cuda:1")
+    assert isinstance(stage._device_lock("cpu"), type(threading.Lock()))
+
+
+def test_shards_in_threads_give_the_same_as_one_after_the_other(line, tmp_path):
+    plain, threaded = line(lake=tmp_path / "a"), line(lake=tmp_path / "b")
+    expected = [plain.attribute(shard) for shard in plain.ingest()]
+    shards = threaded.ingest()
+    threaded.calibrate()
+    results = {}
+
+    def work(shard):
+        results[shard.index] = threaded.attribute(shard)
+
+    threads = [threading.Thread(target=work, args=(shard,)) for shard in shards]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = [results[shard.index] for shard in shards]
+    assert found == expected
+    for result in found:
+        assert maps(stored(threaded, result)) == maps(stored(plain, result))
+
+
+def test_a_result_is_small_enough_to_hand_around():
+    assert {field.name for field in dataclasses.fields(ShardResult)} == {
+        "shard", "name", "attributions", "errors", "reused",
+    }  # fmt: skip

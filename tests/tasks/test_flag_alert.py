@@ -1,0 +1,156 @@
+"""From attributions to alerts: what was planted is found, what is harmless is not."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+import sql
+from tasks import alert as stage
+from tasks.alert import raise_alerts
+from tasks.flag import flag_regions
+from tasks.records import AlertRules
+from tasks.store import corner_boxes
+
+RULES = AlertRules(factor=2.0, min_pairs=3, examples=2)
+EVEN = [1.0] * 16
+CORNER = [9.0] + [1.0] * 15  # 9 of 24 nats on a sixteenth of the image: six times its share
+
+
+@pytest.fixture
+def planted(hand_written):
+    """A 4 x 4 map for each pair: that of a consolidation has its nats in the corner top-left."""
+    hand_written.add_pairs(["left consolidation"] * 4 + ["left nodule"] * 4 + ["normal chest"] * 14)
+    hand_written.add_attributions([CORNER] * 4 + [EVEN] * 18, (4, 4))
+    hand_written.add_regions(*corner_boxes(0.25).items())
+    return hand_written
+
+
+def test_every_region_of_every_pair_is_weighed(planted):
+    assert flag_regions(planted, RULES) == 2
+    with planted.connect() as connection:
+        shares = sql.read(connection, "SELECT region, share, area, nats FROM region_shares ORDER BY pair_id, region")
+        findings = sql.read(connection, "FROM findings ORDER BY effect DESC")
+    assert len(shares) == 22 * 4
+    assert {row["area"] for row in shares} == {1 / 16}
+    assert sorted({round(row["share"], 6) for row in shares}) == [round(1 / 24, 6), 1 / 16, 0.375]
+    assert [(row["slice"], row["region"], row["rule"]) for row in findings] == [
+        ("consolidation", "corner top-left", "region_mass"),
+        ("left", "corner top-left", "region_mass"),
+    ]
+    assert findings[0]["effect"] == pytest.approx(6)
+    assert findings[1]["effect"] == pytest.approx((6 + 1) / 2)
+    assert {row["rule_digest"] for row in findings} == {sql.digest("rules/region_mass")}
+    assert {row["run_id"] for row in findings} == {planted.run_id}
+
+
+def test_the_planted_slice_is_alerted_and_what_follows_from_it_says_so(planted):
+    flag_regions(planted, RULES)
+    before = datetime.now(UTC)
+    (alone,) = raise_alerts(planted, RULES)
+    assert (alone["region"], alone["slice_kind"], alone["slice"], alone["n"]) == (
+        "corner top-left", "word", "consolidation", 4,
+    )  # fmt: skip
+    with planted.connect() as connection:
+        alerts = sql.rows(connection, "review/alerts")
+    assert [(row["slice"], row["explained_by"]) for row in alerts] == [
+        ("consolidation", None),
+        ("left", "consolidation"),
+    ]
+    assert alerts[0]["pair_ids"] == ["pair-0000", "pair-0001"]  # as many as the rules ask for
+    assert before <= alerts[0]["raised_at"] <= datetime.now(UTC)
+    assert len({row["alert_id"] for row in alerts}) == 2
+    assert planted.manifest()["counts"]["alerts"] == 2
+
+
+def test_maps_without_a_bias_raise_nothing(planted, changed_rows):
+    changed_rows(planted, "attributions", lambda rows: [{**row, "image_map": EVEN, "image_nats": 16.0} for row in rows])
+    assert flag_regions(planted, RULES) == 0
+    assert raise_alerts(planted, RULES) == []
+    with planted.connect() as connection:
+        assert sql.read(connection, "FROM alerts") == []
+
+
+def test_empty_maps_raise_nothing(planted, changed_rows):
+    empty = {"image_map": [0.0] * 16, "image_nats": 0.0}
+    changed_rows(planted, "attributions", lambda rows: [{**row, **empty} for row in rows])
+    assert flag_regions(planted, RULES) == 0
+
+
+@pytest.mark.parametrize(
+    ("rules", "slices"),
+    [
+        (AlertRules(2.0, 3, 2), ["consolidation"]),
+        (AlertRules(6.1, 3, 2), []),
+        (AlertRules(2.0, 5, 2), ["left"]),  # `left` has eight pairs, `consolidation` too few
+        (AlertRules(2.0, 9, 2), []),
+    ],
+)
+def test_thresholds_are_those_of_the_configuration(planted, rules, slices):
+    flag_regions(planted, rules)
+    assert [row["slice"] for row in raise_alerts(planted, rules)] == slices
+
+
+def test_a_repeated_stage_replaces_its_rows(planted):
+    for _ in range(2):
+        flag_regions(planted, RULES)
+        raise_alerts(planted, RULES)
+    with planted.connect() as connection:
+        counts = sql.read(
+            connection,
+            "SELECT (SELECT count(*) FROM findings) AS findings, (SELECT count(*) FROM alerts) AS alerts, "
+            "(SELECT count(*) FROM region_shares) AS shares",
+        )
+    assert counts == [{"findings": 2, "alerts": 2, "shares": 88}]
+
+
+def test_an_alert_has_the_same_id_whenever_it_is_raised_again(planted):
+    flag_regions(planted, RULES)
+    ids = [raise_alerts(planted, RULES)[0]["alert_id"] for _ in range(2)]
+    assert ids[0] == ids[1]
+
+
+def test_only_alerts_that_stand_on_their_own_are_sent_out_after_they_are_stored(planted, monkeypatch):
+    flag_regions(planted, RULES)
+    sent = []
+
+    def emit(event, resource, payload):
+        with planted.connect() as connection:
+            sent.append((event, resource, payload, len(sql.read(connection, "FROM alerts"))))
+
+    monkeypatch.setattr(stage, "emit_event", emit)
+    assert stage.alert.fn(planted, RULES) == 1
+    ((event, resource, payload, stored),) = sent
+    assert event == "m2ib.alert.spurious-region"
+    assert resource["prefect.resource.id"] == f"m2ib.run.{planted.run_id}"
+    assert (payload["region"], payload["slice"], payload["n"]) == ("corner top-left", "consolidation", 4)
+    assert payload["pair_ids"] == ["pair-0000", "pair-0001"]
+    assert stored == 2
+
+
+def test_the_planted_tag_is_found_on_phantoms(audited):
+    """The promise in small: forty phantoms, the stored model, the whole line from the corpus to the alert."""
+    alone = audited.to_alerts()
+    assert ("corner top-left", "consolidation") in {(row["region"], row["slice"]) for row in alone}
+    assert "corner top-left" not in {row["region"] for row in alone if row["slice"] == "all pairs"}
+
+
+@pytest.mark.slow
+def test_only_the_model_that_relies_on_the_tag_is_alerted(begin_line, settings, tmp_path):
+    from demo.corpus import generate
+
+    corpus = generate(tmp_path / "phantoms", pairs=150)
+    found = {}
+    for model in ("demo/shortcut", "demo/clean"):
+        config = settings(corpus, tmp_path / "lake", model, alerts={"min_pairs": 20}, lake={"shard_size": 64})
+        line = begin_line(config)
+        line.to_lake()
+        line.to_alerts()
+        with line.run.connect() as connection:
+            rows = sql.read(
+                connection,
+                "SELECT region, slice, explained_by FROM alerts WHERE run_id = $run",
+                {"run": line.run.run_id},
+            )
+        found[model] = {(row["region"], row["slice"]): row["explained_by"] for row in rows}
+    assert found["demo/shortcut"]["corner top-left", "consolidation"] is None
+    assert not [region for region, _ in found["demo/clean"] if region == "corner top-left"]

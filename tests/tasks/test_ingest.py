@@ -1,0 +1,201 @@
+"""Corpus to pairs and error rows: nothing is lost, nothing is done twice."""
+
+import csv
+
+import pytest
+from PIL import Image
+
+import sql
+from corpora import Limits
+from tasks.errors import BadInputError
+from tasks.ingest import ingest_corpus
+from tasks.lake import Run
+from tasks.records import CorpusSource, Shard, SuspectRegions
+
+NO_REGIONS = SuspectRegions(0.05, 0.25, {}, {})
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """corpus(rows): a folder with good.png, other.png, broken.png (no image), cut.png, and metadata of these rows."""
+
+    def write(rows):
+        root = tmp_path / "corpus"
+        root.mkdir()
+        Image.new("L", (20, 10), 50).save(root / "good.png")
+        Image.effect_noise((40, 30), 60).save(root / "other.png")
+        (root / "broken.png").write_text("no image")
+        (root / "cut.png").write_bytes((root / "other.png").read_bytes()[:-400])
+        with (root / "metadata.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        return CorpusSource(root)
+
+    return write
+
+
+def rows(*cells, names=("file_name", "text")):
+    return [dict(zip(names, row, strict=True)) for row in cells]
+
+
+MIXED = rows(
+    ("good.png", "one"),
+    ("broken.png", "two"),
+    ("other.png", "three"),
+    ("missing.png", "four"),
+    ("cut.png", "five"),
+    ("good.png", ""),
+    ("../outside.png", "six"),
+    ("good.png", "one"),
+    ("good.png", "eight"),
+)
+
+
+def stored(run):
+    with run.connect() as connection:
+        return (
+            sql.read(connection, "FROM pairs ORDER BY row_number"),
+            sql.read(connection, "FROM ingest_errors ORDER BY row_number"),
+        )
+
+
+def test_every_row_becomes_a_pair_or_an_error(hand_written, corpus):
+    shards = ingest_corpus(hand_written, corpus(MIXED), NO_REGIONS, 2)
+    pairs, errors = stored(hand_written)
+    assert [row["row_number"] for row in pairs] == [0, 2, 8]
+    assert [row["row_number"] for row in errors] == [1, 3, 4, 5, 6, 7]
+    assert [row["reason"] for row in errors] == [
+        "not_an_image", "missing_file", "truncated_image", "empty_caption", "path_outside_corpus", "duplicate_pair",
+    ]  # fmt: skip
+    assert {row["stage"] for row in errors} == {"ingest"}
+    assert {row["pair_id"] for row in errors} == {None}
+    assert all(row["detail"] for row in errors)
+    assert [(row["file_name"], row["caption"]) for row in errors][1] == ("missing.png", "four")
+    assert shards == [Shard(0, 2), Shard(1, 1)]
+    counts = hand_written.manifest()["counts"]
+    assert (counts["corpus_rows"], counts["pairs"], counts["errors"]) == (9, 3, 6)
+
+
+def test_a_pair_holds_what_later_stages_need(hand_written, corpus):
+    source = corpus(rows(("other.png", " two  words ", "a", ""), names=("file_name", "text", "site", "sex")))
+    ingest_corpus(hand_written, source, NO_REGIONS, 8)
+    ((pair,), _) = stored(hand_written)
+    assert (pair["file_name"], pair["width"], pair["height"]) == ("other.png", 40, 30)
+    assert pair["caption"].split() == ["two", "words"]
+    assert pair["attributes"] == [("site", "a")]
+    assert pair["pair_id"].startswith(pair["image_sha256"][:16])
+    assert pair["run_id"] == hand_written.run_id
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, [1] * 5), (2, [2, 2, 1]), (4, [4, 1]), (5, [5]), (6, [5])])
+def test_a_shard_is_a_row_group(hand_written, corpus, size, expected):
+    source = corpus(rows(*(("good.png", f"caption {number}") for number in range(5))))
+    shards = ingest_corpus(hand_written, source, NO_REGIONS, size)
+    assert shards == [Shard(index, pairs) for index, pairs in enumerate(expected)]
+    assert hand_written.group_sizes("pairs") == expected
+
+
+def test_a_corpus_of_broken_rows_has_no_shard_and_all_its_errors(hand_written, corpus):
+    assert ingest_corpus(hand_written, corpus(rows(("broken.png", "a"), ("missing.png", "b"))), NO_REGIONS, 4) == []
+    pairs, errors = stored(hand_written)
+    assert (len(pairs), len(errors)) == (0, 2)
+
+
+def test_columns_and_limits_are_those_of_the_configuration(hand_written, corpus):
+    source = corpus(rows(("good.png", "small"), ("other.png", "large"), names=("image", "report")))
+    source = CorpusSource(source.path, "image", "report", Limits(max_pixels=20 * 10))
+    ingest_corpus(hand_written, source, NO_REGIONS, 4)
+    pairs, errors = stored(hand_written)
+    assert [row["caption"] for row in pairs] == ["small"]
+    assert [row["reason"] for row in errors] == ["too_many_pixels"]
+
+
+@pytest.mark.parametrize(
+    "box", ["0.1,0.2,0.3", "0.1,0.2,0.3,x", "0.5,0,0.5,1", "0.6,0,0.5,1", "-0.1,0,0.5,1", "0,0,1.1,1", "nan,0,1,1", "1"]
+)
+def test_a_malformed_box_is_an_error_row_that_names_its_column(hand_written, corpus, box):
+    source = corpus(
+        rows(
+            ("good.png", "fine", "0,0,0.5,1"), ("good.png", "spaces", "[0 0 .5 1]"), ("good.png", "none", ""),
+            ("other.png", "bad", box), names=("file_name", "text", "tag_box"),
+        )
+    )  # fmt: skip
+    regions = SuspectRegions(0.05, 0.25, {}, {"tag": "tag_box"})
+    ingest_corpus(hand_written, source, regions, 8)
+    pairs, errors = stored(hand_written)
+    assert [row["caption"] for row in pairs] == ["fine", "spaces", "none"]
+    (error,) = errors
+    assert (error["reason"], error["row_number"]) == ("malformed_box", 3)
+    assert "region 'tag', column 'tag_box'" in error["detail"]
+    assert error["attributes"] == [("tag_box", box)]
+
+
+def test_a_region_column_that_the_corpus_lacks_is_refused(hand_written, corpus):
+    source = corpus(rows(("good.png", "a", "x", "1"), names=("file_name", "text", "site", "sex")))
+    regions = SuspectRegions(0.05, 0.25, {}, {"tag": "tag_bx"})
+    with pytest.raises(BadInputError, match=r"tag_bx.*columns with values are \['sex', 'site'\]"):
+        ingest_corpus(hand_written, source, regions, 8)
+    assert hand_written.manifest()["files"] == []
+    assert [path.name for path in hand_written.folder.rglob("*") if path.is_file()] == ["manifest.json"]
+
+
+def test_a_corpus_that_cannot_be_read_at_all_is_bad_input(hand_written, tmp_path):
+    with pytest.raises(BadInputError, match="metadata"):
+        ingest_corpus(hand_written, CorpusSource(tmp_path), NO_REGIONS, 8)
+    assert not hand_written.listed("pairs")
+
+
+def test_a_missing_caption_column_is_bad_input(hand_written, corpus):
+    with pytest.raises(BadInputError, match="text"):
+        ingest_corpus(hand_written, corpus(rows(("good.png", "a"), names=("file_name", "txt"))), NO_REGIONS, 8)
+
+
+def test_a_resumed_run_keeps_its_pairs(hand_written, corpus):
+    source = corpus(MIXED)
+    shards = ingest_corpus(hand_written, source, NO_REGIONS, 2)
+    before = hand_written.manifest()
+    stamp = hand_written.path("pairs").stat()
+    (source.path / "metadata.csv").unlink()  # not even looked at
+    assert ingest_corpus(hand_written, source, NO_REGIONS, 2) == shards
+    assert hand_written.manifest() == before
+    after = hand_written.path("pairs").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (stamp.st_ino, stamp.st_mtime_ns)
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_an_ingest_cut_off_at_any_step_is_made_good_by_the_next(hand_written, corpus, monkeypatch, step):
+    """Wherever the manifest could no longer be written, a resumed run ends with all rows accounted for."""
+    source = corpus(MIXED)
+    writes = iter(range(3))
+    real = type(hand_written)._write_manifest
+
+    def cut_off(self, record):
+        if next(writes) == step:
+            raise KeyboardInterrupt
+        real(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(hand_written), "_write_manifest", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            ingest_corpus(hand_written, source, NO_REGIONS, 2)
+    shards = ingest_corpus(hand_written, source, NO_REGIONS, 2)
+    record = hand_written.manifest()
+    pairs, errors = stored(hand_written)
+    assert (record["counts"]["corpus_rows"], record["counts"]["pairs"], record["counts"]["errors"]) == (9, 3, 6)
+    assert (len(pairs), len(errors), sum(shard.pairs for shard in shards)) == (3, 6, 3)
+    assert record["corpus_digest"] != "e"  # the one of the fixture
+
+
+def test_the_digest_of_a_corpus_depends_on_its_rows_and_not_on_their_order(lake, corpus):
+    source = corpus(MIXED)
+    text = (source.path / "metadata.csv").read_text().splitlines(keepends=True)
+    digests = []
+    for number, lines in enumerate((text, [text[0], *reversed(text[1:])], text[:-1])):
+        (source.path / "metadata.csv").write_text("".join(lines))
+        run = Run(lake, f"run-{number}")
+        run.create({"config": {}, "corpus_digest": None})
+        ingest_corpus(run, source, NO_REGIONS, 2)
+        digests.append(run.manifest()["corpus_digest"])
+    assert digests[0] == digests[1] != digests[2]
+    assert len(digests[0]) == 64

@@ -1,0 +1,177 @@
+"""Closing the shards into the lake: regions as the model sees them, and no pair lost."""
+
+import dataclasses
+
+import pytest
+
+import sql
+from tasks.errors import StoreError
+from tasks.records import Shard, ShardResult, SuspectRegions, parse_box
+from tasks.store import corner_boxes, frame_boxes, into_view, region_rows, store_shards
+
+WHOLE = (0, 0, 1, 1)
+
+
+def area(box):
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def overlap(one, other):
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0) * max(height, 0)
+
+
+@pytest.mark.parametrize("width", [0.01, 0.05, 0.25, 0.5])
+def test_a_frame_is_a_ring_of_boxes_that_do_not_overlap(width):
+    boxes = frame_boxes(width)
+    assert sum(area(box) for box in boxes) == pytest.approx(1 - (1 - 2 * width) ** 2)
+    for number, box in enumerate(boxes):
+        assert 0 <= box[0] <= box[2] <= 1
+        assert 0 <= box[1] <= box[3] <= 1
+        assert all(overlap(box, other) == 0 for other in boxes[number + 1 :])
+        assert overlap(box, (width, width, 1 - width, 1 - width)) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("size", [0.1, 0.25, 0.5])
+def test_corners_are_squares_where_their_names_say(size):
+    boxes = corner_boxes(size)
+    points = {
+        "corner top-left": (0, 0),
+        "corner top-right": (1, 0),
+        "corner bottom-left": (0, 1),
+        "corner bottom-right": (1, 1),
+    }
+    assert boxes.keys() == points.keys()
+    for name, (x, y) in points.items():
+        box = boxes[name]
+        assert area(box) == pytest.approx(size**2)
+        assert x in (box[0], box[2])
+        assert y in (box[1], box[3])
+    assert sum(overlap(one, other) for one in boxes.values() for other in boxes.values()) == pytest.approx(4 * size**2)
+
+
+@pytest.mark.parametrize(
+    ("box", "view", "expected"),
+    [
+        ((0.1, 0.2, 0.3, 0.4), WHOLE, (0.1, 0.2, 0.3, 0.4)),
+        # A landscape image of which the model sees the middle half.
+        ((0.25, 0, 0.5, 1), (0.25, 0, 0.75, 1), (0, 0, 0.5, 1)),
+        ((0, 0, 1, 1), (0.25, 0, 0.75, 1), WHOLE),
+        ((0.7, 0.1, 0.9, 0.2), (0.25, 0, 0.75, 1), (0.9, 0.1, 1, 0.2)),
+        # What is cropped away is not seen, and what only touches the border is nothing.
+        ((0, 0, 0.2, 1), (0.25, 0, 0.75, 1), None),
+        ((0, 0, 0.25, 1), (0.25, 0, 0.75, 1), None),
+        ((0.75, 0, 1, 1), (0.25, 0, 0.75, 1), None),
+        # A padded portrait image: the view is twice as wide as the image.
+        ((0, 0, 1, 0.5), (-0.5, 0, 1.5, 1), (0.25, 0, 0.75, 0.5)),
+    ],
+)
+def test_a_box_of_the_image_in_shares_of_what_the_model_sees(box, view, expected):
+    found = into_view(box, view)
+    assert found == (None if expected is None else pytest.approx(expected))
+
+
+def attribution(pair_id, view=WHOLE):
+    return {"pair_id": pair_id, **dict(zip(("view_x0", "view_y0", "view_x1", "view_y1"), view, strict=True))}
+
+
+def test_frame_and_corners_are_the_same_for_all_pairs():
+    rows = list(region_rows(SuspectRegions(0.05, 0.25, {}, {}), [attribution("p"), attribution("q")], {}))
+    assert [(row["region"], row["kind"], row["pair_id"]) for row in rows] == [
+        *[("frame", "frame", None)] * 4,
+        *[(name, "corner", None) for name in corner_boxes(0.25)],
+    ]
+    assert sum(area((row["x0"], row["y0"], row["x1"], row["y1"])) for row in rows[:4]) == pytest.approx(1 - 0.9**2)
+
+
+def test_nought_leaves_frame_or_corners_out():
+    assert {row["kind"] for row in region_rows(SuspectRegions(0, 0.25, {}, {}), [], {})} == {"corner"}
+    assert {row["kind"] for row in region_rows(SuspectRegions(0.05, 0, {}, {}), [], {})} == {"frame"}
+    assert list(region_rows(SuspectRegions(0, 0, {}, {}), [attribution("p")], {})) == []
+
+
+def test_given_boxes_follow_each_pair_s_view():
+    regions = SuspectRegions(0, 0, {"ruler": (0.5, 0, 1, 0.5)}, {"tag": "tag_box"})
+    attributes = {"p": {"tag_box": "0,0,0.5,0.5"}, "q": {"tag_box": "0.9,0.9,1,1"}, "r": {}}
+    cropped = (0.25, 0, 0.75, 1)
+    pairs = [attribution("p"), attribution("q", cropped), attribution("r", (0, 0.6, 1, 1))]
+    rows = {
+        (row["pair_id"], row["region"], row["kind"]): (row["x0"], row["y0"], row["x1"], row["y1"])
+        for row in region_rows(regions, pairs, attributes)
+    }
+    assert rows == {
+        ("p", "ruler", "box"): (0.5, 0, 1, 0.5),
+        ("p", "tag", "column"): (0, 0, 0.5, 0.5),
+        ("q", "ruler", "box"): (0.5, 0, 1, 0.5),
+        # q's tag and r's ruler are cropped away, r has no tag
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("0,0,1,1", (0, 0, 1, 1)), (" [0.1, 0.2, 0.3, 0.4] ", (0.1, 0.2, 0.3, 0.4)), ("(0 0 .5 1)", (0, 0, 0.5, 1))],
+)
+def test_a_box_is_read_from_text(text, expected):
+    assert parse_box(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0,0,1", "0,0,1,1,1", "a,0,1,1", "0,0,0,1", "1,0,0,1", "0,0,inf,1", "0,nan,1,1"])
+def test_what_is_no_box_is_refused(text):
+    with pytest.raises(ValueError, match=r"got|convert"):
+        parse_box(text)
+
+
+def test_the_lake_shows_what_was_stored(audited):
+    run = audited.run
+    counts = run.manifest()["counts"]
+    assert counts == {"corpus_rows": 40, "pairs": 40, "attributions": 40, "errors": 0, "alerts": 0}
+    assert [entry["rows"] for entry in run.manifest()["files"] if entry["table"] == "attributions"] == [16, 16, 8]
+    with run.connect() as connection:
+        kinds = sql.read(connection, "SELECT kind, count(*) AS n FROM regions GROUP BY kind ORDER BY kind")
+    assert kinds == [{"kind": "corner", "n": 4}, {"kind": "frame", "n": 4}]
+
+
+def test_shards_are_invisible_before_they_are_stored(begin_line, settings, phantoms, tmp_path):
+    line = begin_line(settings(phantoms, tmp_path / "lake", bottleneck={"steps": 1}))
+    result = line.attribute(line.ingest()[2])
+    with line.run.connect() as connection:
+        assert sql.read(connection, "FROM attributions") == []
+    with pytest.raises(StoreError, match=r"shard 2: got 7 attributions and 0 errors, expected 8 together; remove"):
+        line.store([dataclasses.replace(result, attributions=7)])
+    with line.run.connect() as connection:
+        assert sql.read(connection, "FROM attributions") == []
+    assert line.store([result]) == 8
+
+
+@pytest.mark.parametrize(("attributions", "errors"), [(7, 0), (0, 7), (9, 0), (8, 1), (0, 0)])
+def test_a_shard_that_lost_or_gained_pairs_is_refused(hand_written, attributions, errors):
+    result = ShardResult(Shard(3, 8), "part-x", attributions, errors, reused=True)
+    before = hand_written.manifest()
+    with pytest.raises(StoreError, match="shard 3"):
+        store_shards(hand_written, [result], SuspectRegions(0, 0, {}, {}))
+    assert hand_written.manifest() == before
+
+
+def test_regions_of_a_column_reach_the_lake(begin_line, settings, phantoms, tmp_path):
+    root = tmp_path / "boxed"
+    root.mkdir()
+    lines = (phantoms / "metadata.csv").read_text().splitlines()[:5]
+    boxes = ["tag_box", '"0,0,0.25,0.25"', "", '"0.5,0.5,1,1"', '"0.1,0.1,0.2"']
+    (root / "metadata.csv").write_text("".join(f"{row},{box}\n" for row, box in zip(lines, boxes, strict=True)))
+    for row in lines[1:]:
+        name = row.split(",", 1)[0]
+        (root / name).write_bytes((phantoms / name).read_bytes())
+    regions = {"frame": 0, "corner": 0, "columns": {"tag": "tag_box"}, "boxes": {"half": (0, 0, 0.5, 1)}}
+    line = begin_line(settings(root, tmp_path / "lake", bottleneck={"steps": 1}, regions=regions))
+    line.to_lake()
+    with line.run.connect() as connection:
+        rows = sql.read(
+            connection, "SELECT row_number, region, kind, x0, x1 FROM regions JOIN pairs USING (pair_id) ORDER BY ALL"
+        )
+        errors = sql.read(connection, "SELECT row_number, reason FROM ingest_errors")
+    assert [(row["row_number"], row["region"], row["kind"], row["x0"], row["x1"]) for row in rows] == [
+        (0, "half", "box", 0, 0.5), (0, "tag", "column", 0, 0.25), (1, "half", "box", 0, 0.5),
+        (2, "half", "box", 0, 0.5), (2, "tag", "column", 0.5, 1),
+    ]  # fmt: skip
+    assert errors == [{"row_number": 3, "reason": "malformed_box"}]

@@ -1,0 +1,213 @@
+"""The gates let a healthy run pass and stop each kind of a sick one."""
+
+import math
+
+import pandas as pd
+import pytest
+
+import sql
+from tasks import validate
+from tasks.validate import SUITES, check_frame, check_run, suite_digest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet_import():
+    """Great Expectations takes seconds to import: once, and not in the time of one test."""
+    import great_expectations  # noqa: F401
+
+
+@pytest.fixture
+def healthy(hand_written):
+    """Four pairs of which one could not be attributed, and one row that did not become a pair."""
+    hand_written.add_pairs(["one", "two", "three", "four"])
+    hand_written.add_attributions([[1, 2, 3, 4]] * 3, (2, 2))
+    hand_written.write_table(
+        "ingest_errors",
+        [
+            {"row_number": 4, "stage": "ingest", "reason": "empty_caption"},
+            {"row_number": 3, "stage": "attribute", "pair_id": "pair-0003", "reason": "changed_since_ingest"},
+        ],
+    )
+    hand_written.update(counts={"corpus_rows": 5})
+    return hand_written
+
+
+def failures(run, suite):
+    """(expectation, column) of the critical checks that failed."""
+    with run.connect() as connection:
+        rows = check_frame(suite, sql.frame(connection, f"gates/{suite}", run_id=run.run_id))
+    return {(row["expectation"], row["column_name"]) for row in rows if not row["success"]}
+
+
+def test_a_healthy_run_passes_and_every_check_is_stored(audited):
+    outcome = check_run(audited.run)
+    assert (outcome.critical, outcome.warnings) == ((), ())
+    checks = sum(len(suite) for suite in SUITES.values())
+    assert outcome.checks == checks
+    with audited.run.connect() as connection:
+        rows = sql.read(connection, "FROM validations")
+    assert len(rows) == checks
+    assert all(row["success"] for row in rows)
+    assert {row["suite"]: row["suite_digest"] for row in rows} == {suite: suite_digest(suite) for suite in SUITES}
+    assert {row["run_id"] for row in rows} == {audited.run.run_id}
+    assert check_run(audited.run) == outcome  # a resumed run checks again, and keeps one set of rows
+    with audited.run.connect() as connection:
+        assert len(sql.read(connection, "FROM validations")) == checks
+
+
+def test_error_rows_account_for_what_is_missing(healthy):
+    outcome = check_run(healthy)
+    assert outcome.critical == ()
+    # 3 of 5 rows could be attributed: below nine tenths.
+    (warning,) = outcome.warnings
+    assert warning.startswith("accounting: ExpectColumnValuesToBeBetween of readable_share: got [0.6]")
+
+
+def test_the_sentence_of_a_failure_says_what_was_got_and_expected(healthy):
+    healthy.update(counts={"corpus_rows": 7})
+    outcome = check_run(healthy)
+    assert [text for text in outcome.critical if "rows_unaccounted" in text] == [
+        "accounting: ExpectColumnValuesToBeBetween of rows_unaccounted: got [2], 1 row(s); "
+        'expected {"column": "rows_unaccounted", "max_value": 0, "min_value": 0}'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "column"), [({"corpus_rows": 6}, "rows_unaccounted"), ({"corpus_rows": 4}, "rows_unaccounted")]
+)
+def test_a_row_that_is_neither_pair_nor_error_fails(healthy, counts, column):
+    healthy.update(counts=counts)
+    assert ("ExpectColumnValuesToBeBetween", column) in failures(healthy, "accounting")
+
+
+def test_a_pair_that_is_neither_attributed_nor_error_fails(healthy, changed_rows):
+    changed_rows(healthy, "attributions", lambda rows: rows[1:])
+    assert failures(healthy, "accounting") >= {("ExpectColumnValuesToBeBetween", "pairs_unaccounted")}
+    assert failures(healthy, "attributions") >= {("ExpectColumnValuesToNotBeNull", "cosine")}
+
+
+def test_one_lost_and_one_double_pair_do_not_cancel_out(healthy, changed_rows):
+    """The counts agree, but a pair is missing and another there twice."""
+    changed_rows(healthy, "attributions", lambda rows: [rows[0], rows[0], rows[2]])
+    assert failures(healthy, "accounting") == {("ExpectColumnValuesToBeBetween", "readable_share")}
+    found = failures(healthy, "attributions")
+    assert ("ExpectColumnValuesToBeUnique", "pair_id") in found
+    assert ("ExpectColumnValuesToNotBeNull", "cosine") in found
+
+
+def test_an_empty_corpus_fails(hand_written):
+    for table in ("pairs", "attributions"):
+        hand_written.write_table(table, [])
+    outcome = check_run(hand_written)
+    assert sum("ExpectTableRowCountToBeBetween" in text for text in outcome.critical) == 2
+
+
+def test_a_run_without_any_table_fails(hand_written):
+    assert check_run(hand_written).critical
+
+
+def test_a_run_that_no_manifest_knows_fails():
+    frame = pd.DataFrame({name: [] for name in ("rows_unaccounted", "pairs_unaccounted", "readable_share")})
+    rows = check_frame("accounting", frame)
+    assert not rows[0]["success"]
+
+
+def test_a_corpus_of_empty_maps_fails(healthy, changed_rows):
+    empty = {"image_map": [0.0] * 4, "image_nats": 0.0}
+    changed_rows(healthy, "attributions", lambda rows: [{**row, **empty} for row in rows])
+    assert failures(healthy, "attributions") == {("ExpectColumnMeanToBeBetween", "image_nats")}
+
+
+def test_one_empty_map_is_legal(healthy, changed_rows):
+    empty = {"image_map": [0.0] * 4, "image_nats": 0.0}
+    changed_rows(healthy, "attributions", lambda rows: [{**rows[0], **empty}, *rows[1:]])
+    assert failures(healthy, "attributions") == set()
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"image_map": [1, NAN, 3, 4]}, ("ExpectColumnValuesToBeInSet", "image_map_finite")),
+        ({"image_map": [1, INF, 3, 4]}, ("ExpectColumnValuesToBeInSet", "image_map_finite")),
+        ({"image_map": [NAN] * 4, "image_nats": NAN}, ("ExpectColumnValuesToBeInSet", "image_map_finite")),
+        ({"text_map": [0, NAN, 1]}, ("ExpectColumnValuesToBeInSet", "text_map_finite")),
+        ({"image_map": [1, None, 3, 4]}, ("ExpectColumnValuesToBeInSet", "image_map_finite")),
+        ({"image_map": None}, ("ExpectColumnValuesToBeInSet", "image_map_complete")),
+        ({"image_map": None}, ("ExpectColumnValuesToBeInSet", "image_map_finite")),
+        ({"text_map": None}, ("ExpectColumnValuesToBeInSet", "text_map_complete")),
+        ({"image_map": [1, 2, 3]}, ("ExpectColumnValuesToBeInSet", "image_map_complete")),
+        ({"image_map": []}, ("ExpectColumnValuesToBeInSet", "image_map_complete")),
+        ({"grid_h": 3}, ("ExpectColumnValuesToBeInSet", "image_map_complete")),
+        ({"text_map": [1.0]}, ("ExpectColumnValuesToBeInSet", "text_map_complete")),
+        ({"tokens": ["a"]}, ("ExpectColumnValuesToBeInSet", "text_map_complete")),
+        ({"image_map": [1, -0.5, 3, 4]}, ("ExpectColumnValuesToBeBetween", "image_map_min")),
+        ({"text_map": [0, -0.5, 1]}, ("ExpectColumnValuesToBeBetween", "text_map_min")),
+        ({"cosine": INF}, ("ExpectColumnValuesToBeBetween", "cosine")),
+        ({"cosine": -INF}, ("ExpectColumnValuesToBeBetween", "cosine")),
+        ({"cosine": NAN}, ("ExpectColumnValuesToNotBeNull", "cosine")),
+        ({"cosine": 1.01}, ("ExpectColumnValuesToBeBetween", "cosine")),
+        ({"image_cosine": INF}, ("ExpectColumnValuesToBeBetween", "image_cosine")),
+        ({"text_cosine": NAN}, ("ExpectColumnValuesToNotBeNull", "text_cosine")),
+        ({"image_nats": None}, ("ExpectColumnValuesToNotBeNull", "image_nats")),
+        ({"text_nats": NAN}, ("ExpectColumnValuesToNotBeNull", "text_nats")),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value[1],
+)
+def test_one_sick_attribution_fails_critically(healthy, changed_rows, change, expected):
+    changed_rows(healthy, "attributions", lambda rows: [rows[0], {**rows[1], **change}, rows[2]])
+    assert expected in failures(healthy, "attributions")
+
+
+@pytest.mark.parametrize("change", [{"cosine": 1.0}, {"image_map": [1, -1e-5, 3, 4]}, {"text_cosine": -1.0}])
+def test_rounding_passes(healthy, changed_rows, change):
+    changed_rows(healthy, "attributions", lambda rows: [{**row, **change} for row in rows])
+    assert failures(healthy, "attributions") == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"pair_id": "pair-0001"}, ("ExpectColumnValuesToBeUnique", "pair_id")),
+        ({"pair_id": None}, ("ExpectColumnValuesToNotBeNull", "pair_id")),
+        ({"caption": ""}, ("ExpectColumnValueLengthsToBeBetween", "caption")),
+        ({"caption": None}, ("ExpectColumnValuesToNotBeNull", "caption")),
+        ({"width": 0}, ("ExpectColumnValuesToBeBetween", "width")),
+        ({"height": -1}, ("ExpectColumnValuesToBeBetween", "height")),
+    ],
+)
+def test_one_sick_pair_fails_critically(healthy, changed_rows, change, expected):
+    changed_rows(healthy, "pairs", lambda rows: [{**rows[0], **change}, *rows[1:]])
+    assert expected in failures(healthy, "corpus")
+
+
+def test_a_check_that_raises_has_failed_and_says_why(healthy):
+    with healthy.connect() as connection:
+        frame = sql.frame(connection, "gates/corpus", run_id=healthy.run_id)
+    rows = check_frame("corpus", frame.drop(columns=["width"]))
+    (failed,) = [row for row in rows if not row["success"]]
+    assert (failed["column_name"], failed["severity"]) == ("width", "critical")
+    assert "width" in failed["detail"]
+    assert "does not exist" in failed["detail"]
+    assert len(rows) == len(SUITES["corpus"])
+
+
+def test_each_check_gets_its_own_result():
+    """Great Expectations groups its results by column: they must come back in the order of the suite."""
+    frame = pd.DataFrame({"pair_id": ["a", "a"], "caption": ["", "x"], "width": [1, 1], "height": [0, 1]})
+    rows = check_frame("corpus", frame)
+    assert [(row["expectation"], row["column_name"]) for row in rows] == [
+        (name, given.get("column")) for name, given, _ in SUITES["corpus"]
+    ]
+    assert [row["success"] for row in rows] == [True, True, False, True, False, True, False]
+
+
+def test_a_digest_changes_with_the_checks_and_with_the_query(monkeypatch):
+    before = {suite: suite_digest(suite) for suite in SUITES}
+    assert len(set(before.values())) == len(SUITES)
+    monkeypatch.setattr(validate, "SUITES", {**SUITES, "corpus": SUITES["corpus"][:-1]})
+    assert suite_digest("corpus") != before["corpus"]
+    monkeypatch.setattr(sql, "query", lambda name: "SELECT 1")
+    assert suite_digest("accounting") != before["accounting"]

@@ -1,0 +1,102 @@
+"""The tree is the architecture: what an import brings along, and where a package comes from."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("flows", "tasks", "m2ib", "corpora", "sql", "review", "demo")
+HEAVY = ("torch", "open_clip", "prefect", "duckdb", "great_expectations", "pandas")
+
+
+@pytest.fixture(scope="module")
+def loaded_by():
+    """loaded_by(statement): which heavy packages a fresh interpreter has loaded after it."""
+    known = {}
+
+    def load(statement):
+        if statement not in known:
+            code = f"{statement}\nimport json, sys\nprint(json.dumps([n for n in {HEAVY!r} if n in sys.modules]))"
+            done = subprocess.run(  # noqa: S603  # this interpreter
+                [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+            )
+            known[statement] = set(json.loads(done.stdout.splitlines()[-1]))
+        return known[statement]
+
+    return load
+
+
+def test_the_engine_loads_no_framework(loaded_by):
+    loaded = loaded_by("import m2ib")
+    assert "torch" in loaded
+    assert not loaded & {"prefect", "duckdb", "great_expectations", "pandas"}
+
+
+def test_the_lake_is_read_without_torch(loaded_by):
+    loaded = loaded_by("import sql, review.report, corpora")
+    assert "duckdb" in loaded
+    assert not loaded & {"torch", "open_clip", "prefect", "great_expectations"}
+
+
+def test_reading_commands_start_without_torch_or_prefect(loaded_by):
+    assert not loaded_by("import flows.cli") & {"torch", "open_clip", "prefect", "great_expectations"}
+
+
+def test_only_a_check_that_runs_loads_great_expectations(loaded_by):
+    loaded = loaded_by("import flows.audit, tasks.validate")
+    assert "prefect" in loaded
+    assert "great_expectations" not in loaded
+
+
+def test_every_package_resolves_inside_this_repository():
+    code = f"from importlib.util import find_spec\nfor n in {PACKAGES!r}: print(find_spec(n).origin)"
+    done = subprocess.run(  # noqa: S603  # this interpreter
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert [Path(line).resolve().parent for line in done.stdout.split()] == [ROOT / name for name in PACKAGES]
+
+
+def test_the_command_line_knows_every_package():
+    from flows import cli
+
+    assert {*cli.PACKAGES, "flows"} == set(PACKAGES)
+    assert cli.ROOT == ROOT
+
+
+def test_no_test_folder_can_shadow_a_package():
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "refused"),
+    [
+        # Each upper bound keeps a release out that was seen to break Prefect.
+        ("fastapi", "0.150.0", "0.155.0"),
+        ("sqlalchemy", "2.0.58", "2.1.0"),
+        ("prefect", "3.8.8", "4.0.0"),
+        ("duckdb", "2.0.0", "3.0.0"),
+        ("great-expectations", "1.24.1", "2.0.0"),
+    ],
+)
+def test_requirements_keep_their_bounds(name, allowed, refused):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (requirement,) = [r for r in map(Requirement, project["dependencies"]) if r.name.lower() == name]
+    assert allowed in requirement.specifier
+    assert refused not in requirement.specifier
+
+
+def test_constraints_pin_every_requirement_within_its_bounds():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {
+        name.lower().replace("_", "-"): Version(version) for name, version in (line.split("==") for line in lines)
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [text for group in project["optional-dependencies"].values() for text in group]
+    for requirement in map(Requirement, project["dependencies"] + extras):
+        assert pinned[requirement.name.lower().replace("_", "-")] in requirement.specifier, requirement.name

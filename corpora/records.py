@@ -111,15 +111,16 @@ def pair_id(image_sha256: str, caption: str) -> str:
 def digest(rows: Iterable[Pair | Rejected]) -> str:
     """Return the sha256 (hex) that identifies a corpus whatever the order of its rows.
 
-    A pair counts by its identity, a rejected row by its reason, file name and caption.
+    A pair counts by its identity and attributes, a rejected row by its reason, file name and caption.
     """
-    return hashlib.sha256("\n".join(sorted(map(_digest_line, rows))).encode()).hexdigest()
+    lines = sorted(hashlib.sha256(_digest_line(row).encode()).digest() for row in rows)
+    return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 def _digest_line(row: Pair | Rejected) -> str:
     # JSON keeps the fields apart whatever they contain, and holds no line break.
     if isinstance(row, Pair):
-        return json.dumps(["pair", row.pair_id])
+        return json.dumps(["pair", row.pair_id, sorted(row.attributes.items())])
     # Which of two identical files comes first, and so which name is rejected, depends on the rows' order.
     file_name = None if row.reason is Reason.DUPLICATE_PAIR else row.file_name
     return json.dumps(["rejected", row.reason, file_name, row.caption])

@@ -6,19 +6,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from prefect import flow, unmapped
+from prefect import flow, get_run_logger, unmapped
 from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import sql
+from corpora import CorpusError, count_rows
 from flows.config import AuditConfig, config_digest
 from flows.provenance import code_version, environment
-from review.report import write_report
+from review.report import ReportError, write_report
 from tasks.alert import alert
 from tasks.attribute import attribute, calibrate, encoder
-from tasks.errors import ResumeError
+from tasks.errors import BadInputError, GateError, ResumeError
 from tasks.flag import flag
 from tasks.ingest import ingest
 from tasks.lake import Run
@@ -44,6 +45,10 @@ class AuditResult:
 def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None) -> Run:
     """A new run, or an unfinished one to go on with. Raises ResumeError if that began with something else."""
     lake = config.lake.path.resolve()
+    try:
+        count_rows(config.corpus_source().path)
+    except CorpusError as error:
+        raise BadInputError(str(error)) from error
     facts = {
         "model": config.model.architecture + (f"/{config.model.pretrained}" if config.model.pretrained else ""),
         "model_digest": encoder(models[0]).digest,
@@ -60,14 +65,15 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         run = Run(lake, f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
         run.create(facts)
         return run
-    run = Run(lake, resume)
-    if not (run.folder / "manifest.json").is_file():
-        known = ", ".join(record["run_id"] for record in sql.manifests(lake)) or "none"
+    records = {record["run_id"]: record for record in sql.manifests(lake)}
+    if resume not in records:
+        known = ", ".join(records) or "none"
         raise ResumeError(f"resume: got {resume!r}, expected an unfinished run of {lake}, which has: {known}")
-    before = run.manifest()
+    run, before = Run(lake, resume), records[resume]
     if before["status"] == "completed":
         raise ResumeError(f"resume: run {resume} is complete; start a new one by leaving --resume out")
-    changed = [key for key in ("model_digest", "corpus", "config_digest", "code_version") if before[key] != facts[key]]
+    decisive = ("model_digest", "corpus", "config_digest", "code_version", "environment")
+    changed = [key for key in decisive if before[key] != facts[key]]
     if changed:
         raise ResumeError(f"resume: run {resume} began with another {', '.join(changed)}; start a new run instead")
     run.update(status="running", reason=None, finished_at=None)
@@ -105,8 +111,9 @@ def fan_out(
 def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     """Audit a model on an unlabeled corpus.
 
-    A critical failure of a gate stops the line before any alert, and the run says so (`status` stopped). Any other
-    error marks the run failed and is raised; `resume` goes on with such a run and repeats no finished shard.
+    resume: id of a run to go on with, finished shards and all. A critical failure of a gate stops the line before any
+    alert: the run's status is then stopped, and GateError is raised so that a schedule sees it. Any other error marks
+    the run failed and is raised.
     """
     models = config.model_sources()
     run = begin(config, models, resume)
@@ -117,9 +124,19 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
         raise
     record = run.manifest()
     counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts")}
-    report = write_report(run.lake, run.run_id, run.folder / "report.html")
-    run.list_files(None, [report], [None])
-    return AuditResult(run.run_id, record["status"], record["reason"], report=report, **counts)
+    result = AuditResult(run.run_id, record["status"], record["reason"], report=_report(run), **counts)
+    if result.status == "stopped":
+        raise GateError(f"run {run.run_id} was stopped by a gate: {result.reason}", result)
+    return result
+
+
+def _report(run: Run) -> Path | None:
+    """The report, which can be written again at any time: a failure here does not undo the audit."""
+    try:
+        return write_report(run.lake, run.run_id)
+    except (ReportError, sql.LakeError):
+        get_run_logger().exception("the report could not be written; try: m2ib-audit report %s", run.run_id)
+        return None
 
 
 def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:

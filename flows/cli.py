@@ -23,7 +23,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tasks", "m2ib", "corpora", "sql", "review", "demo")
 
 app = typer.Typer(
-    help="Audit vision-language models without labels: what do both towers really look at?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,6 +41,7 @@ class Exit(IntEnum):
     FAILURE = 1
     BAD_INPUT = 2
     ALERTS = 3
+    INTERRUPTED = 130
 
 
 LakeOption = Annotated[Path, typer.Option("--lake", help="Folder of the lake.")]
@@ -55,8 +55,10 @@ def _stop(code: Exit, message: str) -> NoReturn:
     raise typer.Exit(code)
 
 
+@app.callback()
 def _check_packages() -> None:
-    """Generic package names can be shadowed by another distribution: say so instead of failing oddly."""
+    """Audit vision-language models without labels: find out what both towers really look at."""
+    # Generic package names can be shadowed by another distribution: say so instead of failing oddly.
     for name in PACKAGES:
         found = Path(str(sys.modules[name].__file__ if name in sys.modules else __import__(name).__file__)).resolve()
         if found.parent.parent != ROOT:
@@ -121,28 +123,38 @@ def _alerts(lake: Path, run_id: str) -> list[dict[str, Any]]:
     with _connect(lake) as connection:
         known = [row["run_id"] for row in sql.read(connection, "SELECT run_id FROM runs ORDER BY run_id DESC")]
         if run_id == "latest":
-            run_id = known[0] if known else "all"
+            done = sql.read(connection, "SELECT max(run_id) AS run_id FROM runs WHERE status = 'completed'")
+            run_id = done[0]["run_id"] or "all"
+            if known and run_id != known[0]:
+                errors.print(f"note: the newest run, {known[0]}, did not complete: it has no alerts", markup=False)
         if run_id not in ("all", *known):
             newest = ", ".join(known[:5]) or "none"
             _stop(Exit.BAD_INPUT, f"--run: got {run_id!r}, expected latest, all, or one of the lake {lake}: {newest}")
-        rows = sql.rows(connection, "review/alerts")
-    return [row for row in rows if run_id in ("all", row["run_id"])]
+        return sql.rows(connection, "review/alerts", run_id=run_id)
 
 
 def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> Any:
     """Run the flow and print what came out."""
     _prepare_prefect(verbose)
-    from flows.audit import audit  # Prefect takes seconds to import; the reading commands do without
-    from tasks.errors import AuditError, BadInputError
+    from flows.audit import audit, begin  # Prefect takes seconds to import; the reading commands do without
+    from tasks.errors import AuditError, BadInputError, GateError
 
     lake = config.lake.path
     errors.print(f"auditing {config.model.architecture} on {config.corpus.path}", markup=False)
     try:
-        result = audit(config, resume)
+        run = begin(config, config.model_sources(), resume)
+        errors.print(f"run {run.run_id}; if it is interrupted, go on with: --resume {run.run_id}", markup=False)
+        result: Any = audit(config, run.run_id)
+    except GateError as stopped:
+        result = stopped.outcome
     except BadInputError as error:
         _stop(Exit.BAD_INPUT, str(error))
-    except AuditError as error:
+    except (AuditError, sql.LakeError) as error:
         _stop(Exit.FAILURE, str(error))
+    except OSError as error:
+        _stop(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; check the folder's space and permissions")
+    except KeyboardInterrupt:
+        _stop(Exit.INTERRUPTED, "interrupted")
     output.print(
         f"run {result.run_id} {result.status}: {result.attributions} of {result.pairs} pairs attributed, "
         f"{result.errors} error rows, {result.alerts} alerts"
@@ -176,13 +188,14 @@ def demo(
     verbose: VerboseOption = False,
 ) -> None:
     """Audit the embedded model on generated chest-radiograph phantoms. Exit code 0 once the work is done."""
-    _check_packages()
     from demo.corpus import generate
     from demo.models import NAMES
     from flows.config import parse
 
     if model not in NAMES:
         _stop(Exit.BAD_INPUT, f"--model: got {model!r}, expected one of {', '.join(NAMES)}")
+    if data.exists() and any(data.iterdir()) and not (data / "truth.jsonl").is_file():
+        _stop(Exit.BAD_INPUT, f"--data: {data} holds files that are no phantoms; name an empty or a new folder")
     corpus = generate(data, pairs=pairs)
     config = parse(
         {"corpus": {"path": corpus}, "model": {"architecture": model}, "lake": {"path": lake}}, "m2ib-audit demo"
@@ -201,7 +214,6 @@ def run(
     verbose: VerboseOption = False,
 ) -> None:
     """Run one audit. Exit code 0: no alert; 3: alerts; 2: bad input or config; 1: failure or stopped by a gate."""
-    _check_packages()
     from flows.config import load
     from tasks.errors import BadInputError
 
@@ -272,7 +284,7 @@ def main() -> None:
     try:
         app()
     except SystemExit as done:
-        code = done.code if isinstance(done.code, int) else Exit.FAILURE
+        code = Exit.OK if done.code is None else done.code if isinstance(done.code, int) else Exit.FAILURE
     # Prefect leaves daemon threads behind whose frames outlive the interpreter, at which DuckDB's binding prints a
     # page of "leaked" lines: run the exit handlers (they stop Prefect's server), then leave without finalisation.
     sys.stdout.flush()

@@ -129,8 +129,6 @@ class AuditConfig(Section):
         for tower in ("image", "text"):
             gate = {key: value for key, value in getattr(given, tower).model_dump().items() if value is not None}
             overrides[tower] = replace(getattr(config, tower), **gate)
-        if overrides["text"].statistics == "position":
-            raise ValueError("bottleneck.text.statistics: position is for images, as captions have no fixed grid")
         return replace(config, **{key: value for key, value in overrides.items() if value is not None})
 
     def corpus_source(self) -> CorpusSource:

@@ -1,11 +1,14 @@
 """What the manifest says about the code and the machine that made a run."""
 
+import hashlib
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import m2ib.version
+
+PACKAGES = ("flows", "tasks", "m2ib", "corpora", "sql", "review")
 
 
 def code_version() -> str:
@@ -21,7 +24,18 @@ def code_version() -> str:
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return version
-    return f"{version}+g{described.stdout.strip()}"
+    commit = described.stdout.strip()
+    return f"{version}+g{commit}" + (f".{_source_digest(root)}" if commit.endswith(".dirty") else "")
+
+
+def _source_digest(root: Path) -> str:
+    """Digest of the packages' files, so that one uncommitted state is not taken for another."""
+    sha = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*")):
+            if path.suffix in (".py", ".sql", ".j2", ".css"):
+                sha.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return sha.hexdigest()[:12]
 
 
 def environment() -> dict[str, str]:

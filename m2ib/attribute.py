@@ -46,11 +46,6 @@ def calibrate(
             batches = (encoder.pixels(images[rows]) for rows in _batches(len(images), batch_size))
             image = _moments(encoder.image, batches, config.image, len(images))
         if config.text.statistics != "unit":
-            if config.text.statistics == "position":
-                raise CalibrationError(
-                    "text.statistics: got 'position', expected 'unit' or 'feature': "
-                    "a position in a caption has no fixed meaning"
-                )
             batches = (encoder.token_ids(texts[rows]) for rows in _batches(len(texts), batch_size))
             text = _moments(encoder.text, batches, config.text, len(texts))
     return FeatureStatistics(image, text)

@@ -4,6 +4,7 @@ Both halves call the model's own modules in the model's own order; nothing of th
 """
 
 import contextlib
+import difflib
 import hashlib
 import json
 import logging
@@ -29,6 +30,8 @@ Images = Sequence[Image.Image] | Float[Tensor, "images 3 height width"]
 
 CONTENT, FIRST_SPECIAL, LAST_SPECIAL = 0, 1, 2
 KINDS = 3
+_PLAIN = (int, float, str, tuple, type(None))
+_PROBES = ["", "A chest X-ray, 3/4 view: nodule (5 mm)!", "Größe, 大小, حجم", "a " * 200]
 _CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
@@ -206,8 +209,18 @@ class DualEncoder:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over weights and preprocessing: the same for the same model, whatever file it came from."""
+        """sha256 over weights, structure, preprocessing and tokenizer: the same model has the same, whatever its file.
+
+        Structure is each module's class and plain settings: equal weights with another activation, number of heads or
+        pooling are another model. The tokenizer counts by what it makes of a few texts.
+        """
         sha = hashlib.sha256()
+        for path, module in self.model.named_modules():
+            plain = {
+                key: value for key, value in vars(module).items() if isinstance(value, _PLAIN) and key != "training"
+            }
+            sha.update(f"{path}\x1f{type(module).__qualname__}\x1f{sorted(plain.items())}\x1e".encode())
+        sha.update(self.tokenizer(_PROBES).numpy().data)
         for key, tensor in sorted(self.model.state_dict().items()):
             sha.update(f"{key}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1e".encode())
             sha.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
@@ -281,7 +294,14 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
     state dict that `torch.load(weights_only=True)` accepts); must be None for the two forms with a prefix.
     Raises ModelLoadError, UnsupportedModelError.
     """
-    named = not architecture.startswith((open_clip.factory.HF_HUB_PREFIX, open_clip.factory.LOCAL_DIR_PREFIX))
+    prefixed = architecture.startswith((open_clip.factory.HF_HUB_PREFIX, open_clip.factory.LOCAL_DIR_PREFIX))
+    if not prefixed and architecture not in open_clip.list_models():
+        near = difflib.get_close_matches(architecture, open_clip.list_models(), n=3, cutoff=0.0)
+        raise ModelLoadError(
+            f"model: got {architecture!r}, expected a name of open_clip.list_models() (nearest: {', '.join(near)}), "
+            "hf-hub:org/name or local-dir:/folder"
+        )
+    named = not prefixed
     if named and not pretrained:
         raise ModelLoadError(
             f"model {architecture!r}: no weights named; give `pretrained` a tag of "

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor
@@ -34,6 +34,10 @@ class GateConfig:
     special: SpecialGate = "learned"
 
     def __post_init__(self) -> None:
+        if self.statistics not in get_args(Statistics):
+            raise ValueError(f"statistics: got {self.statistics!r}, expected one of {get_args(Statistics)}")
+        if self.special not in get_args(SpecialGate):
+            raise ValueError(f"special: got {self.special!r}, expected one of {get_args(SpecialGate)}")
         if not 0.0 <= self.depth <= 1.0:
             raise ValueError(f"depth is the share of blocks before the gate: got {self.depth}, expected 0 to 1")
         if self.layer is not None and self.layer < -1:
@@ -72,6 +76,8 @@ class BottleneckConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.text.statistics == "position":
+            raise ValueError("text.statistics: got 'position', expected 'unit' or 'feature': captions have no grid")
         if self.steps < 1 or self.draws < 1:
             raise ValueError(f"steps and draws: got {self.steps} and {self.draws}, expected at least 1 each")
         if self.antithetic and self.draws % 2:

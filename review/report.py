@@ -69,7 +69,7 @@ def write_report(lake: Path, run_id: str, out: Path | None = None) -> Path:
     """
     lake = Path(lake)
     manifest = _manifest(lake, run_id)
-    with sql.connect(lake) as connection:
+    with sql.connect(lake, manifest["run_id"]) as connection:
         page = _render(_gather(connection, manifest))
     path = Path(out) if out is not None else lake / "runs" / manifest["run_id"] / "report.html"
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -7,8 +7,10 @@ and stores, `gates/` what validation looks at, `rules/` the queries whose rows a
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import pyarrow as pa
 
 _ROOT = Path(__file__).parent
 TABLES = ("pairs", "ingest_errors", "attributions", "regions", "region_shares", "findings", "alerts", "validations")
-_MANIFEST_KEYS = {"run_id", "config", "counts", "files"}
+_MANIFEST_KEYS = {"run_id", "status", "started_at", "finished_at", "config", "counts", "files"}
 
 Connection = duckdb.DuckDBPyConnection
 
@@ -56,10 +58,12 @@ def schema(table: str) -> pa.Schema:
         return connection.table(table).limit(0).to_arrow_table().schema
 
 
-def manifests(lake: Path) -> list[dict[str, Any]]:
-    """Manifests of the lake's runs, oldest first. Raises LakeError for one that cannot be read."""
+def manifests(lake: Path, run_id: str | None = None) -> list[dict[str, Any]]:
+    """Manifests of the lake's runs, oldest first, or of one run. Raises LakeError for one that cannot be read."""
     found = []
     for path in sorted(Path(lake).glob("runs/*/manifest.json")):
+        if run_id not in (None, path.parent.name):
+            continue
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -71,19 +75,28 @@ def manifests(lake: Path) -> list[dict[str, Any]]:
                 f"manifest {path}: no {', '.join(sorted(missing))}, expected a manifest as an audit writes it; "
                 "restore it from a backup or remove the run"
             )
+        prefix = f"runs/{path.parent.name}/"
+        outside = [e["path"] for e in record["files"] if not e["path"].startswith(prefix) or ".." in e["path"]]
+        if record["run_id"] != path.parent.name or outside:
+            raise LakeError(
+                f"manifest {path}: it names run {record['run_id']!r} and files {outside}, expected its own folder's; "
+                "restore it from a backup or remove the run"
+            )
         found.append(record)
     return found
 
 
-def connect(lake: Path) -> Connection:
+def connect(lake: Path, run_id: str | None = None) -> Connection:
     """An in-memory DuckDB with the views of `views/` over the lake; it can read below the lake and nothing else.
+
+    run_id: open this run alone, so that nothing that befell another one matters.
 
     Raises LakeError if there is no lake, or a manifest lists a file that is gone or broken. Use one cursor a thread.
     """
     lake = Path(lake).resolve()
     if not lake.is_dir():
         raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
-    records = manifests(lake)
+    records = manifests(lake, run_id)
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("CREATE SCHEMA stored")
@@ -182,7 +195,20 @@ def read(connection: Connection, text: str, parameters: Mapping[str, Any] | None
             result = cursor.sql(text, params=dict(parameters) if parameters else None).to_arrow_table()
     except duckdb.Error as error:
         raise QueryError(f"query: {error}") from error
-    return _unique_columns(result).to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
+    return [_plain(row) for row in _unique_columns(result).to_pylist(maps_as_pydicts="lossy")]
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it: no decimals, no NaN or infinity (NULL), maps as objects."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value
 
 
 def _unique_columns(result: pa.Table) -> pa.Table:

@@ -15,9 +15,8 @@ from tasks.records import AlertRules
 EVENT = "m2ib.alert.spurious-region"
 
 
-def _alert_id(finding: dict[str, Any]) -> str:
-    parts = [finding[key] for key in ("run_id", "rule", "region", "slice_kind", "slice")]
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:12]
+def _identity(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(row[key] for key in ("rule", "region", "slice_kind", "slice"))
 
 
 def raise_alerts(run: Run, rules: AlertRules) -> list[dict[str, Any]]:
@@ -25,19 +24,14 @@ def raise_alerts(run: Run, rules: AlertRules) -> list[dict[str, Any]]:
     thresholds = {"run_id": run.run_id, "factor": rules.factor, "min_pairs": rules.min_pairs}
     alerts = []
     with run.connect() as connection:
+        telling: dict[tuple[str, ...], list[str]] = {}
+        for row in sql.rows(connection, "derive/telling_pairs", run_id=run.run_id, limit=rules.examples):
+            telling.setdefault(_identity(row), []).append(row["pair_id"])
         for finding in sql.rows(connection, "derive/explained_findings", **thresholds):
-            telling = sql.rows(
-                connection,
-                "derive/telling_pairs",
-                limit=rules.examples,
-                **{key: finding[key] for key in ("run_id", "region", "slice_kind", "slice")},
-            )
-            finding |= {
-                "alert_id": _alert_id(finding),
-                "pair_ids": [row["pair_id"] for row in telling],
-                "raised_at": datetime.now(UTC),
-            }
-            alerts.append(finding)
+            identity = _identity(finding)
+            alert_id = hashlib.sha256("\x1f".join([run.run_id, *identity]).encode()).hexdigest()[:12]
+            added = {"alert_id": alert_id, "pair_ids": telling[identity], "raised_at": datetime.now(UTC)}
+            alerts.append(finding | added)
     run.write_table("alerts", ({key: row[key] for key in sql.schema("alerts").names} for row in alerts))
     run.update(counts={"alerts": len(alerts)})
     return [alert for alert in alerts if alert["explained_by"] is None]

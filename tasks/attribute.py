@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -21,7 +21,7 @@ _loading = threading.Lock()
 _in_use: dict[str, threading.Lock] = {}
 
 
-@lru_cache(maxsize=4)
+@cache
 def _load(architecture: str, pretrained: str | None, device: str) -> DualEncoder:
     return m2ib.load_encoder(architecture, pretrained, device)
 

@@ -13,5 +13,16 @@ class ResumeError(BadInputError):
     """A run cannot be resumed: unknown, already complete, or started with something else."""
 
 
+class GateError(AuditError):
+    """A gate stopped the line before any alert; the message says which checks failed, `outcome` what became of it."""
+
+    def __init__(self, message: str, outcome: object) -> None:
+        super().__init__(message, outcome)
+        self.outcome = outcome
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class StoreError(AuditError):
     """What a stage left behind is not what the next one needs."""

@@ -11,8 +11,7 @@ from tasks.records import AlertRules
 def flag_regions(run: Run, rules: AlertRules) -> int:
     """Weigh the regions, run every rule, and store `region_shares` and `findings`; returns the number of findings."""
     with run.connect() as connection:
-        shares = sql.rows(connection, "derive/region_shares", run_id=run.run_id)
-    run.write_table("region_shares", shares)
+        run.write_arrow("region_shares", sql.table(connection, "derive/region_shares", run_id=run.run_id))
     thresholds = {"run_id": run.run_id, "factor": rules.factor, "min_pairs": rules.min_pairs}
     with run.connect() as connection:
         findings = [

@@ -1,13 +1,12 @@
 """Corpus -> pairs and ingest errors, in Parquet. Every row of the metadata becomes the one or the other."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from corpora import CorpusError, Pair, Reason, Rejected, digest, read_folder
+from corpora import CorpusError, Pair, Reason, Rejected, count_rows, digest, read_folder
 from tasks.errors import BadInputError
 from tasks.lake import Run
 from tasks.records import CorpusSource, Shard, SuspectRegions, parse_box
@@ -66,28 +65,30 @@ def ingest_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard
 
 
 def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_size: int) -> None:
-    seen: list[Pair | Rejected] = []
+    # Counted by itself, so that the accounting gate would see a row that the reader lost.
+    listed = count_rows(source.path)
     pairs: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
     columns: set[str] = set()
+    reader = read_folder(
+        source.path, image_column=source.image_column, caption_column=source.caption_column, limits=source.limits
+    )
     with run.writer("pairs") as pair_file, run.writer("ingest_errors", "ingest") as error_file:
-        for raw in read_folder(
-            source.path,
-            image_column=source.image_column,
-            caption_column=source.caption_column,
-            limits=source.limits,
-        ):
-            columns |= raw.attributes.keys()
-            row = _check_boxes(raw, regions.columns)
-            # The digest needs identities only.
-            seen.append(replace(row, attributes={}))
-            if isinstance(row, Pair):
-                pairs.append(_pair_row(row))
-            else:
-                errors.append(_error_row(row))
-            if len(pairs) == shard_size:
-                pair_file.write(pairs)
-                pairs.clear()
+
+        def stored() -> Iterator[Pair | Rejected]:
+            for raw in reader:
+                columns.update(raw.attributes)
+                row = _check_boxes(raw, regions.columns)
+                if isinstance(row, Pair):
+                    pairs.append(_pair_row(row))
+                else:
+                    errors.append(_error_row(row))
+                if len(pairs) == shard_size:
+                    pair_file.write(pairs)
+                    pairs.clear()
+                yield row
+
+        corpus_digest = digest(stored())
         pair_file.write(pairs)
         error_file.write(errors)
         missing = set(regions.columns.values()) - columns
@@ -98,8 +99,8 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
             )
     run.list_files("ingest_errors", [run.path("ingest_errors", "ingest")], [error_file.rows])
     run.update(
-        corpus_digest=digest(seen),
-        counts={"corpus_rows": len(seen), "pairs": pair_file.rows, "errors": error_file.rows},
+        corpus_digest=corpus_digest,
+        counts={"corpus_rows": listed, "pairs": pair_file.rows, "errors": error_file.rows},
     )
     # Last: by the listed pairs a resumed run knows that all this is done.
     run.list_files("pairs", [run.path("pairs")], [pair_file.rows])

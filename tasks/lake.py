@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,7 +40,7 @@ def file_sha256(path: Path) -> str:
 def written_aside(path: Path) -> Iterator[Path]:
     """A temporary path that becomes `path` once it is complete and on the disk; nothing is left on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield aside
         with aside.open("rb") as file:
@@ -62,7 +63,6 @@ class TableWriter:
         self._schema = sql.schema(table)
         self._writer = pq.ParquetWriter(aside, self._schema, compression="zstd", write_page_checksum=True)
         self.rows = 0
-        self.groups = 0
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Append rows as one row group; the run's id is filled in."""
@@ -70,7 +70,11 @@ class TableWriter:
         if rows.num_rows:
             self._writer.write_table(rows, row_group_size=rows.num_rows)
             self.rows += rows.num_rows
-            self.groups += 1
+
+    def write_arrow(self, rows: pa.Table) -> None:
+        """Append rows that a query made, in row groups of the library's size."""
+        self._writer.write_table(rows.select(self._schema.names).cast(self._schema))
+        self.rows += rows.num_rows
 
     def close(self) -> None:
         """Write the footer."""
@@ -161,9 +165,15 @@ class Run:
         self.list_files(table, [self.path(table)], [writer.rows])
         return writer.rows
 
+    def write_arrow(self, table: str, rows: pa.Table) -> None:
+        """Write and list what a query made."""
+        with self.writer(table) as writer:
+            writer.write_arrow(rows)
+        self.list_files(table, [self.path(table)], [writer.rows])
+
     def connect(self) -> sql.Connection:
-        """DuckDB over the lake."""
-        return sql.connect(self.lake)
+        """DuckDB over this run alone."""
+        return sql.connect(self.lake, self.run_id)
 
     def read_group(self, table: str, group: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
         """One row group of a table's first file."""

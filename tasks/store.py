@@ -70,13 +70,18 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
     Raises StoreError if a pair is neither attributed nor an error.
     """
     for result in results:
-        if result.attributions + result.errors != result.shard.pairs:
+        files = run.path("attributions", result.name), run.path("ingest_errors", result.name)
+        rows = sum(pq.ParquetFile(file).metadata.num_rows for file in files if file.is_file())
+        if rows != result.shard.pairs:
             raise StoreError(
-                f"shard {result.shard.index}: got {result.attributions} attributions and {result.errors} errors, "
-                f"expected {result.shard.pairs} together; remove {result.name}.parquet and resume the run"
+                f"shard {result.shard.index}: got {rows} attributions and errors, expected {result.shard.pairs}; "
+                f"remove {files[0]} and resume the run"
             )
     paths = [run.path("attributions", result.name) for result in results]
     run.list_files("attributions", paths, [result.attributions for result in results])
+    calibration = run.folder / "calibration.safetensors"
+    if calibration.is_file():
+        run.list_files(None, [calibration], [None])
     failed = [result for result in results if result.errors]
     run.list_files(
         "ingest_errors",

@@ -100,3 +100,13 @@ def test_constraints_pin_every_requirement_within_its_bounds():
     extras = [text for group in project["optional-dependencies"].values() for text in group]
     for requirement in map(Requirement, project["dependencies"] + extras):
         assert pinned[requirement.name.lower().replace("_", "-")] in requirement.specifier, requirement.name
+
+
+def test_the_engine_s_shapes_are_checked_while_testing():
+    import jaxtyping
+    import torch
+
+    from m2ib.bottleneck import kl_per_element
+
+    with pytest.raises(jaxtyping.TypeCheckError):
+        kl_per_element(torch.zeros(2, 3), torch.zeros(3, 2))

@@ -2,42 +2,41 @@
 -- A finding is explained by a stronger finding of the same rule and region when its own pairs outside that slice
 -- would not raise it: fewer than $min_pairs of them, or an effect below $factor.
 -- Grain: finding. Parameters: $run_id, $factor, $min_pairs.
-WITH members AS (
-    SELECT f.rule, f.region, f.slice_kind, f.slice, f.effect, s.pair_id, r.share, r.area
-    FROM findings AS f
+WITH ranked AS (
+    SELECT *, row_number() OVER (PARTITION BY rule, region ORDER BY effect DESC, n DESC, slice_kind DESC, slice DESC) AS place
+    FROM findings
+    WHERE run_id = $run_id
+),
+members AS MATERIALIZED (
+    SELECT f.rule, f.region, f.place, f.effect, f.slice, s.pair_id, r.share, r.area
+    FROM ranked AS f
     JOIN pair_slices AS s USING (run_id, slice_kind, slice)
     JOIN region_shares AS r USING (run_id, region, pair_id)
-    WHERE f.run_id = $run_id AND r.share IS NOT NULL AND r.area > 0
+    WHERE r.share IS NOT NULL AND r.area > 0
 ),
-candidates AS (
-    SELECT weak.rule, weak.region, weak.slice_kind, weak.slice, strong.slice_kind AS by_kind, strong.slice AS by_slice,
-        strong.effect AS by_effect
-    FROM findings AS weak
-    JOIN findings AS strong USING (run_id, rule, region)
-    WHERE weak.run_id = $run_id
-        AND (strong.effect, strong.n, strong.slice_kind, strong.slice)
-            > (weak.effect, weak.n, weak.slice_kind, weak.slice)
+totals AS (
+    SELECT rule, region, place, count(*) AS n, sum(share) AS share, sum(area) AS area
+    FROM members
+    GROUP BY rule, region, place
 ),
-remainders AS (
-    SELECT c.rule, c.region, c.slice_kind, c.slice, c.by_slice, c.by_effect,
-        count(m.pair_id) AS n, avg(m.share) / avg(m.area) AS effect
-    FROM candidates AS c
-    LEFT JOIN members AS m
-        ON m.rule = c.rule AND m.region = c.region AND m.slice_kind = c.slice_kind AND m.slice = c.slice
-        AND m.pair_id NOT IN (
-            SELECT pair_id FROM pair_slices
-            WHERE run_id = $run_id AND slice_kind = c.by_kind AND slice = c.by_slice
-        )
-    GROUP BY ALL
+-- What a finding has in common with each stronger one: what is left is the difference of sums.
+common AS (
+    SELECT weak.rule, weak.region, weak.place, strong.place AS by_place,
+        count(*) AS n, sum(weak.share) AS share, sum(weak.area) AS area
+    FROM members AS weak
+    JOIN members AS strong USING (rule, region, pair_id)
+    WHERE strong.place < weak.place
+    GROUP BY weak.rule, weak.region, weak.place, strong.place
 ),
 explanations AS (
-    SELECT rule, region, slice_kind, slice, arg_max(by_slice, (by_effect, by_slice)) AS explained_by
-    FROM remainders
-    WHERE n < $min_pairs OR effect < $factor
-    GROUP BY ALL
+    SELECT c.rule, c.region, c.place, min(c.by_place) AS by_place
+    FROM common AS c
+    JOIN totals AS t USING (rule, region, place)
+    WHERE t.n - c.n < $min_pairs OR (t.share - c.share) / (t.area - c.area) < $factor
+    GROUP BY c.rule, c.region, c.place
 )
-SELECT f.*, e.explained_by
-FROM findings AS f
-LEFT JOIN explanations AS e USING (rule, region, slice_kind, slice)
-WHERE f.run_id = $run_id
-ORDER BY e.explained_by IS NOT NULL, f.effect DESC, f.region, f.slice_kind, f.slice;
+SELECT f.* EXCLUDE (place), strong.slice AS explained_by
+FROM ranked AS f
+LEFT JOIN explanations AS e USING (rule, region, place)
+LEFT JOIN ranked AS strong ON strong.rule = e.rule AND strong.region = e.region AND strong.place = e.by_place
+ORDER BY explained_by IS NOT NULL, f.effect DESC, f.region, f.slice_kind, f.slice;

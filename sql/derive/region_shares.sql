@@ -20,7 +20,11 @@ patches AS (
         (patch % grid_w + 1) / grid_w AS x1,
         (patch // grid_w + 1) / grid_h AS y1,
         image_nats
-    FROM (SELECT *, unnest(range(len(image_map))) AS patch FROM attributions WHERE run_id = $run_id)
+    FROM (
+        SELECT pair_id, image_map, image_nats, grid_w, grid_h, unnest(range(len(image_map))) AS patch
+        FROM attributions
+        WHERE run_id = $run_id
+    )
 ),
 pieces AS (
     SELECT

@@ -1,6 +1,7 @@
 """How a run begins, and which run may be gone on with."""
 
 import re
+import shutil
 import subprocess
 from importlib import metadata
 
@@ -64,11 +65,11 @@ def test_an_unknown_run_is_answered_with_those_that_are(config):
         started(config, "nonsense")
 
 
-@pytest.mark.parametrize("run_id", ["", ".", "..", "../..", "/etc"])
+@pytest.mark.parametrize("run_id", ["", ".", "..", "../..", "/etc", "../runs/{run_id}", "./{run_id}"])
 def test_a_run_id_that_is_a_path_is_unknown(config, run_id):
-    started(config)
+    run = started(config)
     with pytest.raises(ResumeError, match="expected an unfinished run"):
-        started(config, run_id)
+        started(config, run_id.format(run_id=run.run_id))
 
 
 @pytest.mark.parametrize(
@@ -87,8 +88,9 @@ def test_a_run_that_began_with_something_else_does_not_go_on(config, settings, p
         started(other, run.run_id)
 
 
-def test_another_corpus_is_something_else(config, settings, tmp_path):
+def test_another_corpus_is_something_else(config, settings, phantoms, tmp_path):
     run = started(config)
+    shutil.copy(phantoms / "metadata.csv", tmp_path)
     with pytest.raises(ResumeError, match="began with another corpus"):
         started(settings(tmp_path, config.lake.path), run.run_id)
 

@@ -108,6 +108,11 @@ def test_alerts_as_json(call, alerted):
 
 def test_latest_is_the_latest_and_all_is_all(call, alerted):
     later = type(alerted)(alerted.lake, "20260202T000000-bbbbbb").begin()
+    alerted.finish("completed")
+    latest = call("alerts", "--json")
+    assert len(last_line(latest)["alerts"]) == 2
+    assert f"{later.run_id}, did not complete" in latest.stderr
+    later.finish("completed")
     assert last_line(call("alerts", "--json")) == {"alerts": []}
     assert len(last_line(call("alerts", "--run", "all", "--json"))["alerts"]) == 2
     assert len(last_line(call("alerts", "--run", alerted.run_id, "--json"))["alerts"]) == 2

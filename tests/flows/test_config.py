@@ -101,7 +101,7 @@ def test_all_faults_are_named_at_once():
         ({**MINIMAL, "bottleneck": {"image": {"beta": float("inf")}}}, "beta"),
         ({**MINIMAL, "bottleneck": {"image": {"depth": 1.5}}}, "bottleneck.image.depth: "),
         ({**MINIMAL, "bottleneck": {"image": {"statistics": "batch"}}}, "bottleneck.image.statistics: "),
-        ({**MINIMAL, "bottleneck": {"text": {"statistics": "position"}}}, "position is for images"),
+        ({**MINIMAL, "bottleneck": {"text": {"statistics": "position"}}}, "captions have no grid"),
         ({**MINIMAL, "regions": {"frame": 0.6}}, "regions.frame: "),
         ({**MINIMAL, "regions": {"corner": -0.1}}, "regions.corner: "),
         ({**MINIMAL, "regions": {"corner": float("nan")}}, "regions.corner: "),

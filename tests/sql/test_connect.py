@@ -37,7 +37,7 @@ def test_an_empty_lake_has_every_view_typed_and_without_rows(lake):
         for view in VIEWS:
             assert count(connection, view) == 0
         for table in sql.names("schema"):
-            assert sql.rows(connection, "review/alerts") == []
+            assert sql.rows(connection, "review/alerts", run_id="all") == []
             described = {
                 row["column_name"]: row["column_type"] for row in sql.read(connection, f"DESCRIBE {table}")
             }  # fmt: skip
@@ -88,9 +88,38 @@ def test_two_runs_are_seen_at_once_and_an_older_schema_reads_as_null(filled):
     path = second.path("pairs")
     table = pq.read_table(path).drop_columns(["width"])
     pq.write_table(table, path)
-    with filled.connect() as connection:
+    with sql.connect(filled.lake) as connection:
         rows = sql.read(connection, "SELECT run_id, width FROM pairs ORDER BY run_id, pair_id")
     assert [row["width"] for row in rows] == [80, 80, None]
+
+
+def test_a_run_alone_does_not_care_what_befell_another(filled):
+    second = type(filled)(filled.lake, "20260102T000000-bbbbbb").begin()
+    second.add_pairs(["a third"])
+    filled.path("pairs").unlink()
+    with second.connect() as connection:
+        assert sql.read(connection, "SELECT caption FROM pairs") == [{"caption": "a third"}]
+    with pytest.raises(sql.LakeError, match="are gone"):
+        sql.connect(filled.lake)
+
+
+@pytest.mark.parametrize("path", ["../secret.parquet", "/etc/passwd", "runs/other/pairs/part-00000.parquet"])
+def test_a_manifest_that_points_elsewhere_is_refused(filled, path):
+    manifest = filled.folder / "manifest.json"
+    record = json.loads(manifest.read_text())
+    record["files"][0]["path"] = path
+    manifest.write_text(json.dumps(record))
+    with pytest.raises(sql.LakeError, match="expected its own folder's"):
+        sql.connect(filled.lake)
+
+
+def test_values_are_what_json_can_hold(filled):
+    with filled.connect() as connection:
+        (row,) = sql.read(
+            connection, "SELECT sum(1::HUGEINT) AS n, 0.5 AS half, 'nan'::DOUBLE AS no, MAP {'a': 1.5} AS m"
+        )
+    assert row == {"n": 1, "half": 0.5, "no": None, "m": {"a": 1.5}}
+    assert isinstance(row["n"], int)
 
 
 def test_a_lake_that_is_not_there_is_refused(tmp_path):
@@ -123,10 +152,10 @@ def test_a_listed_file_that_is_torn_is_named(filled):
         ('{"run_id": ', "not JSON"),
         ("", "not JSON"),
         (b"\xff\xfe", "not JSON"),
-        ("{}", "no config, counts, files, run_id"),
+        ("{}", "no config, counts, files, finished_at, run_id, started_at, status"),
         ('{"run_id": "r", "config": {}, "counts": {}}', "no files"),
-        ("[]", "no config, counts, files, run_id"),
-        ("null", "no config, counts, files, run_id"),
+        ("[]", "no config, counts, files, finished_at, run_id, started_at, status"),
+        ("null", "no config, counts, files, finished_at, run_id, started_at, status"),
     ],
 )
 def test_a_broken_manifest_is_named(filled, text, fault):

@@ -1,5 +1,6 @@
 """Queries of the user's own: they read the lake, and can do nothing else."""
 
+import duckdb
 import pytest
 
 import sql
@@ -135,3 +136,10 @@ def test_the_views_stay_readable_after_a_refusal(connection):
         with pytest.raises(sql.QueryError):
             sql.read(connection, text)
         assert len(sql.read(connection, "FROM pairs")) == 2
+
+
+def test_the_connection_itself_is_locked(connection):
+    """The second wall, should a statement slip through as a read."""
+    for setting in ("threads = 1", "enable_external_access = true", "allowed_directories = ['/']"):
+        with pytest.raises(duckdb.Error, match=r"locked|external access"):
+            connection.cursor().execute(f"SET {setting}")

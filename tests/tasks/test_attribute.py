@@ -209,7 +209,7 @@ def test_images_changed_since_ingest_become_error_rows(line, own_phantoms):
     assert [row["reason"] for row in errors][:2] == ["changed_since_ingest", "missing_file"]
     assert errors[0]["file_name"] == changed.name
     assert "audit the corpus again" in errors[0]["detail"]
-    assert errors[0]["attributes"] == pairs[1]["attributes"]
+    assert errors[0]["attributes"] == dict(pairs[1]["attributes"])
     assert {row["pair_id"] for row in attributed} | {row["pair_id"] for row in errors} == {p["pair_id"] for p in pairs}
     counts = audit.run.manifest()["counts"]
     assert (counts["attributions"], counts["errors"]) == (5, 3)
@@ -281,7 +281,7 @@ def test_a_model_is_loaded_once(audited_once, monkeypatch):
         ("ViT-B-32", None, "no weights named"),
         ("ViT-B-32", "/nowhere/weights.safetensors", "no file at"),
         ("local-dir:/nowhere", None, "could not be loaded"),
-        ("no-such-model", "openai", "could not be loaded"),
+        ("no-such-model", "openai", "expected a name of"),
     ],
 )
 def test_a_model_that_does_not_load_is_bad_input(architecture, pretrained, message):

@@ -51,7 +51,7 @@ def test_the_planted_slice_is_alerted_and_what_follows_from_it_says_so(planted):
         "corner top-left", "word", "consolidation", 4,
     )  # fmt: skip
     with planted.connect() as connection:
-        alerts = sql.rows(connection, "review/alerts")
+        alerts = sql.rows(connection, "review/alerts", run_id="all")
     assert [(row["slice"], row["explained_by"]) for row in alerts] == [
         ("consolidation", None),
         ("left", "consolidation"),

@@ -83,7 +83,7 @@ def test_a_pair_holds_what_later_stages_need(hand_written, corpus):
     ((pair,), _) = stored(hand_written)
     assert (pair["file_name"], pair["width"], pair["height"]) == ("other.png", 40, 30)
     assert pair["caption"].split() == ["two", "words"]
-    assert pair["attributes"] == [("site", "a")]
+    assert pair["attributes"] == {"site": "a"}
     assert pair["pair_id"].startswith(pair["image_sha256"][:16])
     assert pair["run_id"] == hand_written.run_id
 
@@ -128,7 +128,7 @@ def test_a_malformed_box_is_an_error_row_that_names_its_column(hand_written, cor
     (error,) = errors
     assert (error["reason"], error["row_number"]) == ("malformed_box", 3)
     assert "region 'tag', column 'tag_box'" in error["detail"]
-    assert error["attributes"] == [("tag_box", box)]
+    assert error["attributes"] == {"tag_box": box}
 
 
 def test_a_region_column_that_the_corpus_lacks_is_refused(hand_written, corpus):

@@ -36,7 +36,7 @@ def random_encoder(architecture: str) -> DualEncoder:
 
 def pairs_for(encoder: DualEncoder, count: int) -> tuple[Tensor, list[str], list[str]]:
     """Random images, captions and keys."""
-    pixels = torch.randn(count, 3, *encoder.image.image_size, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randn(count, 3, *encoder.image_size, generator=torch.Generator().manual_seed(1))
     return pixels, [CAPTION.format(i) for i in range(count)], [f"pair-{i}" for i in range(count)]
 
 
@@ -56,10 +56,10 @@ def naive(
         ):
             gate = getattr(config, name)
             layer = gate.resolve_layer(tower.blocks)
-            length = int(tower.prefix(inputs, layer).lengths[0])
+            _, length, width = tower.prefix(inputs, layer).hidden.shape
             source = KeyedNoise(config.seed, [key], name, [length])
             noise = [
-                source.draw(config.draws, config.antithetic, length, tower.width)[:, 0] for _ in range(config.steps)
+                source.draw(config.draws, config.antithetic, length, width)[:, 0] for _ in range(config.steps)
             ]
             row.append(one_map(encoder, blocks[layer], image, ids, length, gate.beta, noise))
         maps.append(row)

@@ -8,10 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from m2ib.bottleneck import Fit, GatedTokens, fit
-from m2ib.encoders import CONTENT, KINDS, DualEncoder, HiddenTokens, Images, Tower
+from m2ib.encoders import DualEncoder, Images
 from m2ib.errors import CalibrationError
 from m2ib.noise import KeyedNoise
 from m2ib.statistics import FeatureStatistics, RunningMoments, TowerStatistics
+from m2ib.towers.base import CONTENT, KINDS, HiddenTokens, Tower
 from m2ib.types import Attribution, BottleneckConfig, GateConfig, TowerName
 
 
@@ -65,7 +66,8 @@ def _moments(tower: Tower, batches: Iterable[Tensor], gate: GateConfig, count: i
         tokens = tower.prefix(batch, layer)
         cells = _cells(tokens, gate)
         if moments is None:
-            moments = RunningMoments(tokens.hidden.shape[1] if gate.statistics == "position" else KINDS, tower.width)
+            _, positions, width = tokens.hidden.shape
+            moments = RunningMoments(positions if gate.statistics == "position" else KINDS, width)
         moments.add(tokens.hidden[tokens.valid], cells[tokens.valid])
     if moments is None:
         raise CalibrationError("calibration sample: got no batch")
@@ -136,17 +138,15 @@ def _attribute_batch(
         encoder.text, "text", ids, image_embedding, keys, config.text, config, statistics.text
     )
     patches = image_tokens.kinds == CONTENT
-    lengths = [int(length) for length in text_tokens.lengths]
+    rows = range(len(keys))
     return Attribution(
         cosine=(image_embedding * text_embedding).sum(dim=-1).cpu(),
-        image_map=image.nats[patches].reshape(len(keys), *encoder.image.grid).cpu(),
+        image_map=image.nats[patches].reshape(len(keys), *image_tokens.grid).cpu(),
         image_special_nats=(image.nats * ~patches).sum(dim=1).cpu(),
         image_cosine=image.cosine.cpu(),
-        tokens=[encoder.token_strings(row[:length]) for row, length in zip(ids, lengths, strict=True)],
-        special=[
-            (kinds[:length] != CONTENT).tolist() for kinds, length in zip(text_tokens.kinds, lengths, strict=True)
-        ],
-        text_map=[nats[:length].cpu() for nats, length in zip(text.nats, lengths, strict=True)],
+        tokens=[encoder.token_strings(text_tokens.ids[i, text_tokens.valid[i]]) for i in rows],
+        special=[(text_tokens.kinds[i, text_tokens.valid[i]] != CONTENT).tolist() for i in rows],
+        text_map=[text.nats[i, text_tokens.valid[i]].cpu() for i in rows],
         text_cosine=text.cosine.cpu(),
     )
 
@@ -176,9 +176,8 @@ def _fit_tower(
         learned=tokens.valid if gate.special == "learned" else tokens.valid & ~special,
         closed=special if gate.special == "closed" else torch.zeros_like(special),
     )
-    pooled = tokens.pooled.repeat(config.draws)
-    noise = KeyedNoise(config.seed, keys, name, tokens.lengths.tolist())
-    return tokens, fit(gated, lambda codes: tower.suffix(codes, pooled, layer), target, noise, gate, config)
+    noise = KeyedNoise(config.seed, keys, name, tokens.lengths)
+    return tokens, fit(gated, lambda codes: tower.suffix(codes, tokens, layer), target, noise, gate, config)
 
 
 def _concatenate(parts: Sequence[Attribution]) -> Attribution:

@@ -15,7 +15,7 @@ from torch import Tensor
 from m2ib.noise import KeyedNoise
 from m2ib.types import BottleneckConfig, GateConfig
 
-Suffix = Callable[[Float[Tensor, "codes tokens width"]], Float[Tensor, "codes embed"]]
+Suffix = Callable[[Float[Tensor, "draws pairs tokens width"]], Float[Tensor, "draws pairs embed"]]
 
 
 def kl_per_element(x: Float[Tensor, "*shape"], alpha: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -82,7 +82,7 @@ def fit(
     about 1e-6 an element, and an average over S would push them to Adam's epsilon and make maps depend on the batch.
     `target` is the clean, normalised embedding of the other modality.
     """
-    pairs, length, width = tokens.hidden.shape
+    _, length, width = tokens.hidden.shape
     alpha = torch.full_like(tokens.hidden, config.initial_alpha).requires_grad_()
     optimizer = torch.optim.Adam([alpha], lr=config.learning_rate)
     standardised = tokens.standardised
@@ -90,9 +90,8 @@ def fit(
 
     def retained(logits: Tensor) -> Float[Tensor, "draws pairs"]:
         drawn = noise.draw(config.draws, config.antithetic, length, width).to(logits.device)
-        embedding = suffix(tokens.code(logits, drawn).flatten(0, 1))
-        cosine = F.cosine_similarity(embedding.float(), target.repeat(config.draws, 1), dim=-1)
-        return cosine.unflatten(0, (config.draws, pairs))
+        embedding = suffix(tokens.code(logits, drawn))
+        return F.cosine_similarity(embedding.float(), target, dim=-1)
 
     for _ in range(config.steps):
         fit_term = retained(alpha).mean(dim=0)

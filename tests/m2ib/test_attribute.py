@@ -31,7 +31,7 @@ def _oracle(encoder, tower, config, pair, inputs, target, key, statistics):
         cells = torch.arange(length) if gate.statistics == "position" else tokens.kinds[0]
         mean, std = getattr(statistics, tower).mean[cells], getattr(statistics, tower).std[cells]
     noise = KeyedNoise(config.seed, [key], tower, [length])
-    draws = [noise.draw(config.draws, config.antithetic, length, part.width)[:, 0] for _ in range(config.steps + 1)]
+    draws = [noise.draw(config.draws, config.antithetic, length, tokens.hidden.shape[2])[:, 0] for _ in range(config.steps + 1)]
     if tower == "image":
         blocks, embed = encoder.model.visual.transformer.resblocks, lambda: encoder.model.encode_image(inputs)
     else:

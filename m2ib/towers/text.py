@@ -3,12 +3,12 @@
 import torch
 from jaxtyping import Float, Int
 from open_clip.model import CLIP
-from open_clip.transformer import ResidualAttentionBlock, TextTransformer
+from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from m2ib.errors import UnsupportedModelError
+from m2ib.towers.attention import run_blocks
 from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, HiddenTokens, repeat
-from m2ib.towers.vit import last_block_for_one_query
 
 
 class CausalTextTower:
@@ -72,20 +72,7 @@ class CausalTextTower:
         """Embeddings of codes at the cut."""
         x = codes.flatten(0, 1)
         end = repeat(tokens.context["end"], len(codes))
-        rows = torch.arange(len(x), device=x.device)
-        rest = self._blocks[layer + 1 :]
-        mask = self._mask(x.shape[1])
-        if len(rest) and isinstance(rest[-1], ResidualAttentionBlock):
-            for block in rest[:-1]:
-                x = block(x, attn_mask=mask)
-            # The last block needs the query of the pooled token only, with that token's row of the mask.
-            block = rest[-1]
-            row = mask[end].repeat_interleave(block.attn.num_heads, dim=0)[:, None]
-            x = last_block_for_one_query(block, x, x[rows, end][:, None], row)[:, 0]
-        else:
-            for block in rest:
-                x = block(x, attn_mask=mask)
-            x = x[rows, end]
+        x = run_blocks(self._blocks[layer + 1 :], x, self._mask(x.shape[1]), pooled=end)[:, 0]
         x = project(self._text.ln_final(x), self._text.text_projection)
         return x.unflatten(0, codes.shape[:2])
 

@@ -2,9 +2,10 @@
 
 import torch
 from jaxtyping import Float
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
+from m2ib.towers.attention import run_blocks
 from m2ib.towers.base import CONTENT, FIRST_SPECIAL, HiddenTokens
 
 
@@ -20,8 +21,7 @@ class OpenClipImageTower:
             self.pooling = "attention"
         else:
             self.pooling = {"tok": "CLS token", "avg": "average"}[visual.pool_type]
-        # The last block needs the query of the pooled token only, if one token is pooled.
-        self._pools_first = self.pooling == "CLS token" and isinstance(self._blocks[-1], ResidualAttentionBlock)
+        self._pools_first = self.pooling == "CLS token"
 
     @torch.no_grad()
     def prefix(self, inputs: Float[Tensor, "inputs 3 height width"], layer: int) -> HiddenTokens:
@@ -40,31 +40,9 @@ class OpenClipImageTower:
     ) -> Float[Tensor, "draws inputs embed"]:
         """Embeddings of codes at the cut."""
         x = codes.flatten(0, 1)
-        rest = self._blocks[layer + 1 :]
-        if self._pools_first and len(rest):
-            for block in rest[:-1]:
-                x = block(x)
-            x = last_block_for_one_query(rest[-1], x, x[:, :1], mask=None)
-        else:
-            for block in rest:
-                x = block(x)
+        first = torch.zeros(len(x), dtype=torch.long, device=x.device) if self._pools_first else None
+        x = run_blocks(self._blocks[layer + 1 :], x, pooled=first)
         embedding: Tensor = self._visual._pool(x)[0]
         if self._visual.proj is not None:
             embedding = embedding @ self._visual.proj
         return embedding.unflatten(0, codes.shape[:2])
-
-
-def last_block_for_one_query(
-    block: ResidualAttentionBlock,
-    x: Float[Tensor, "codes tokens width"],
-    query: Float[Tensor, "codes one width"],
-    mask: Tensor | None,
-) -> Float[Tensor, "codes one width"]:
-    """The block's output at one token a code: keys and values of all tokens, the rest of that token alone.
-
-    Exact, as nothing after attention mixes tokens. query: the input at that token. mask: additive, (codes, 1, tokens).
-    """
-    normed = block.ln_1(x)
-    attention = block.attention(q_x=block.ln_1(query), k_x=normed, v_x=normed, attn_mask=mask)
-    y = query + block.ls_1(attention)
-    return y + block.ls_2(block.mlp(block.ln_2(y)))

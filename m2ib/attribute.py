@@ -148,6 +148,8 @@ def _attribute_batch(
         special=[(text_tokens.kinds[i, text_tokens.valid[i]] != CONTENT).tolist() for i in rows],
         text_map=[text.nats[i, text_tokens.valid[i]].cpu() for i in rows],
         text_cosine=text.cosine.cpu(),
+        image_steps=image.steps.cpu(),
+        text_steps=text.steps.cpu(),
     )
 
 
@@ -177,7 +179,12 @@ def _fit_tower(
         closed=special if gate.special == "closed" else torch.zeros_like(special),
     )
     noise = KeyedNoise(config.seed, keys, name, tokens.lengths)
-    return tokens, fit(gated, lambda codes: tower.suffix(codes, tokens, layer), target, noise, gate, config)
+
+    def suffix(codes: Tensor, rows: Tensor) -> Tensor:
+        some = tokens if len(rows) == len(keys) else tokens.rows(rows)
+        return tower.suffix(codes, some, layer)
+
+    return tokens, fit(gated, suffix, target, noise, gate, config)
 
 
 def _concatenate(parts: Sequence[Attribution]) -> Attribution:
@@ -190,4 +197,6 @@ def _concatenate(parts: Sequence[Attribution]) -> Attribution:
         special=[row for part in parts for row in part.special],
         text_map=[row for part in parts for row in part.text_map],
         text_cosine=torch.cat([part.text_cosine for part in parts]),
+        image_steps=torch.cat([part.image_steps for part in parts]),
+        text_steps=torch.cat([part.text_steps for part in parts]),
     )

@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Statistics = Literal["unit", "feature", "position"]
 SpecialGate = Literal["learned", "closed", "open"]
 TowerName = Literal["image", "text"]
+
+# The ViT-B/32 on which the paper chose beta: a 7x7 grid and CLS.
+REFERENCE_TOKENS = 50
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,9 @@ class GateConfig:
 
     depth: share of the tower's blocks that run before the gate, 0 (token embeddings) to 1 (last block's output).
     layer: the 0-based block whose output is gated, -1 for the embeddings; overrides `depth` when given.
-    beta: price of one nat, as mean over gated tokens and features, in units of cosine (method, section 1.6).
+    beta: price of the mean nat over gated tokens and features, in units of cosine (method, section 1.6).
+    portable: take the mean over REFERENCE_TOKENS instead of over the input's own gated tokens, so that a nat costs
+        the same on a 7x7 and a 27x27 grid, in a caption of 5 and of 60 tokens.
     statistics: what the noise is drawn from and the KL measured against. `unit`: N(0, 1), the paper;
         `feature`: mean and standard deviation per feature and kind of token over a calibration sample (as in
         IBA, Schulz et al. 2020); `position`: per feature and position of the image grid.
@@ -30,6 +36,7 @@ class GateConfig:
     depth: float = 10 / 12
     layer: int | None = None
     beta: float = 0.1
+    portable: bool = False
     statistics: Statistics = "unit"
     special: SpecialGate = "learned"
 
@@ -40,6 +47,11 @@ class GateConfig:
             raise ValueError(f"layer: got {self.layer}, expected -1 (embeddings) or a 0-based block")
         if not (math.isfinite(self.beta) and self.beta >= 0.0):
             raise ValueError(f"beta: got {self.beta}, expected a finite number >= 0")
+
+    def price(self, gated: Int[Tensor, " pairs"], width: int) -> Float[Tensor, " pairs"]:
+        """Price of one nat in one feature of one token: beta / (T D), for each pair's number of gated tokens."""
+        tokens = torch.full_like(gated, REFERENCE_TOKENS) if self.portable else gated.clamp_min(1)
+        return self.beta / (tokens.float() * width)
 
     def resolve_layer(self, blocks: int) -> int:
         """The 0-based block whose output is gated (-1: embeddings) in a tower of `blocks` blocks."""
@@ -55,7 +67,8 @@ class BottleneckConfig:
     """Settings of one attribution; the defaults are the audit's (see m2ib/README.md for why they leave the paper's).
 
     steps, learning_rate: Adam on the gates. draws: noise draws a step; `antithetic` uses each draw with both
-    signs, so `draws` is then even. initial_alpha: logit of the gate at the start. seed: of the keyed noise.
+    signs, so `draws` is then even. initial_alpha: logit of the gate at the start. tolerance: a pair stops early when
+    a step moves its map by less than this share of the map's largest value; None: never. seed: of the keyed noise.
     """
 
     image: GateConfig = field(
@@ -69,6 +82,7 @@ class BottleneckConfig:
     antithetic: bool = True
     learning_rate: float = 1.0
     initial_alpha: float = 5.0
+    tolerance: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -106,6 +120,7 @@ class Attribution:
     image_cosine: (S,) mean cosine after the bottleneck in the image tower.
     tokens, special: per pair, the text's tokens and whether each is SOS, EOS or the like.
     text_map: per pair (tokens,) nats a token, special ones included. text_cosine: as image_cosine.
+    image_steps, text_steps: (S,) steps taken until a map had converged, or all.
     """
 
     cosine: Float[Tensor, " pairs"]
@@ -116,6 +131,8 @@ class Attribution:
     special: Sequence[Sequence[bool]]
     text_map: Sequence[Float[Tensor, " tokens"]]
     text_cosine: Float[Tensor, " pairs"]
+    image_steps: Int[Tensor, " pairs"]
+    text_steps: Int[Tensor, " pairs"]
 
     def __len__(self) -> int:
         return len(self.tokens)

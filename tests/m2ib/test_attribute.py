@@ -115,7 +115,7 @@ def test_model_comes_back_bit_exact(encoder, pairs, monkeypatch):
     unchanged()
     for stop in (RuntimeError("broken"), KeyboardInterrupt()):
         with monkeypatch.context() as patch:
-            patch.setattr(torch.optim.Adam, "step", lambda *_args, stop=stop: (_ for _ in ()).throw(stop))
+            patch.setattr("m2ib.bottleneck.F.cosine_similarity", lambda *_a, stop=stop, **_k: (_ for _ in ()).throw(stop))
             with pytest.raises(type(stop)):
                 attribute(encoder, *pairs, PAPER)
         unchanged()
@@ -141,3 +141,19 @@ def test_wrong_input_says_what_was_expected(encoder, pairs):
         attribute(encoder, images, texts, AUDIT)
     with pytest.raises(ValueError, match="the tower has 3 blocks"):
         attribute(encoder, images, texts, replace(PAPER, image=GateConfig(layer=3)))
+
+
+def test_a_converged_pair_stops_early_and_others_go_on(encoder, pairs):
+    strict = attribute(encoder, *pairs, replace(PAPER, steps=6))
+    never = attribute(encoder, *pairs, replace(PAPER, steps=6, tolerance=0.0))
+    _close(never.image_map, strict.image_map)
+    early = attribute(encoder, *pairs, replace(PAPER, steps=6, tolerance=0.3))
+    assert early.image_steps.min() < 6
+    alone = attribute(encoder, pairs[0][:1], pairs[1][:1], replace(PAPER, steps=6, tolerance=0.3))
+    _close(alone.image_map[0], early.image_map[0])
+
+
+def test_portable_beta_prices_a_nat_alike_in_short_and_long_captions():
+    gate = GateConfig(beta=0.5, portable=True)
+    assert gate.price(torch.tensor([5, 60]), 8).tolist() == pytest.approx([0.5 / 400, 0.5 / 400])
+    assert GateConfig(beta=0.5).price(torch.tensor([5, 60]), 8).tolist() == pytest.approx([0.5 / 40, 0.5 / 480])

@@ -89,10 +89,12 @@ def attribute(
     images: PIL images, or a tensor that `encoder.preprocess` made. config: default the audit's settings.
     statistics: from `calibrate`, needed unless both towers use `unit`. keys: identity of each pair for its noise;
     default a digest of its pixels and tokens. A map depends on its pair, key, seed and settings alone, not on
-    neighbours or batch size. The model is left as it was found.
+    neighbours or batch size. The model is left as it was found. When a device runs out of memory the batch is halved.
     Raises ValueError for unequal lengths, CalibrationError for missing statistics.
     """
     config = config or BottleneckConfig()
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
     if len(images) != len(texts):
         raise ValueError(f"images and texts: got {len(images)} and {len(texts)}, expected one text an image")
     if keys is not None and len(keys) != len(images):
@@ -106,12 +108,21 @@ def attribute(
                 f"{name}.statistics is {gate.statistics!r}, but no statistics were given: pass "
                 "`statistics=m2ib.calibrate(encoder, images, texts, config)`, or use m2ib.preset('paper')"
             )
-    parts = []
+    parts: list[Attribution] = []
+    done = 0
     with encoder.frozen():
-        for rows in _batches(len(images), batch_size):
+        while done < len(images):
+            rows = slice(done, min(done + batch_size, len(images)))
             pixels, ids = encoder.pixels(images[rows]), encoder.token_ids(texts[rows])
             batch_keys = keys[rows] if keys is not None else _content_keys(pixels, ids)
-            parts.append(_attribute_batch(encoder, pixels, ids, batch_keys, config, statistics))
+            try:
+                parts.append(_attribute_batch(encoder, pixels, ids, batch_keys, config, statistics))
+            except torch.OutOfMemoryError:
+                if batch_size == 1:
+                    raise
+                batch_size = (min(batch_size, len(images)) + 1) // 2
+                continue
+            done = rows.stop
     return _concatenate(parts)
 
 
@@ -182,7 +193,8 @@ def _fit_tower(
 
     def suffix(codes: Tensor, rows: Tensor) -> Tensor:
         some = tokens if len(rows) == len(keys) else tokens.rows(rows)
-        return tower.suffix(codes, some, layer)
+        with torch.autocast(codes.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            return tower.suffix(codes, some, layer)
 
     return tokens, fit(gated, suffix, target, noise, gate, config)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 Statistics = Literal["unit", "feature", "position"]
 SpecialGate = Literal["learned", "closed", "open"]
 TowerName = Literal["image", "text"]
+Precision = Literal["float32", "bfloat16"]
 
 # The ViT-B/32 on which the paper chose beta: a 7x7 grid and CLS.
 REFERENCE_TOKENS = 50
@@ -68,7 +69,8 @@ class BottleneckConfig:
 
     steps, learning_rate: Adam on the gates. draws: noise draws a step; `antithetic` uses each draw with both
     signs, so `draws` is then even. initial_alpha: logit of the gate at the start. tolerance: a pair stops early when
-    a step moves its map by less than this share of the map's largest value; None: never. seed: of the keyed noise.
+    a step moves its map by less than this share of the map's largest value; None: never. precision: of the suffix;
+    gates, KL and cosine are float32 always. seed: of the keyed noise.
     """
 
     image: GateConfig = field(
@@ -83,6 +85,7 @@ class BottleneckConfig:
     learning_rate: float = 1.0
     initial_alpha: float = 5.0
     tolerance: float | None = None
+    precision: Precision = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -90,6 +93,8 @@ class BottleneckConfig:
             raise ValueError(f"steps and draws: got {self.steps} and {self.draws}, expected at least 1 each")
         if self.antithetic and self.draws % 2:
             raise ValueError(f"draws: got {self.draws}, expected an even number, as antithetic draws come in pairs")
+        if self.tolerance is not None and not 0.0 <= self.tolerance < 1.0:
+            raise ValueError(f"tolerance: got {self.tolerance}, expected a share from 0 to 1, or None")
         if not self.learning_rate > 0.0:
             raise ValueError(f"learning_rate: got {self.learning_rate}, expected a number above 0")
 
@@ -146,3 +151,14 @@ class Attribution:
     def text_nats(self) -> list[float]:
         """Nats over all tokens of each text."""
         return [float(row.sum()) for row in self.text_map]
+
+    def stability(self, other: "Attribution") -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
+        """Pearson correlation of each pair's image and text map with those of another seed; NaN for a flat map."""
+        images = [torch.stack([a.flatten(), b.flatten()]) for a, b in zip(self.image_map, other.image_map, strict=True)]
+        texts = [torch.stack([a, b]) for a, b in zip(self.text_map, other.text_map, strict=True)]
+        return torch.stack([_correlation(m) for m in images]), torch.stack([_correlation(m) for m in texts])
+
+
+def _correlation(maps: Float[Tensor, "two tokens"]) -> Float[Tensor, ""]:
+    centred = maps.double() - maps.double().mean(dim=1, keepdim=True)
+    return ((centred[0] * centred[1]).sum() / centred.norm(dim=1).prod()).float()

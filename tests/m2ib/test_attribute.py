@@ -157,3 +157,40 @@ def test_portable_beta_prices_a_nat_alike_in_short_and_long_captions():
     gate = GateConfig(beta=0.5, portable=True)
     assert gate.price(torch.tensor([5, 60]), 8).tolist() == pytest.approx([0.5 / 400, 0.5 / 400])
     assert GateConfig(beta=0.5).price(torch.tensor([5, 60]), 8).tolist() == pytest.approx([0.5 / 40, 0.5 / 480])
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(encoder, pairs, monkeypatch):
+    whole = attribute(encoder, *pairs, PAPER)
+    tried = []
+
+    def memory_for_three(self, codes, *rest, _suffix=type(encoder.image).suffix):
+        tried.append(codes.shape[1])
+        if codes.shape[1] > 3:
+            raise torch.OutOfMemoryError("no memory for more than three")
+        return _suffix(self, codes, *rest)
+
+    monkeypatch.setattr(type(encoder.image), "suffix", memory_for_three)
+    _close(attribute(encoder, *pairs, PAPER).image_map, whole.image_map)
+    assert tried[:2] == [11, 6]
+    assert max(tried[2:]) == 3
+    monkeypatch.setattr(type(encoder.image), "suffix", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(torch.OutOfMemoryError):
+        attribute(encoder, *pairs, PAPER)
+
+
+def test_stability_compares_maps_of_two_seeds(encoder, pairs):
+    first = attribute(encoder, *pairs, PAPER)
+    same = first.stability(first)
+    assert torch.allclose(same[0], torch.ones(11))
+    other = first.stability(attribute(encoder, *pairs, replace(PAPER, seed=1)))
+    assert (other[0] < 1 - 1e-6).all()
+    expected = torch.corrcoef(torch.stack([first.text_map[0], first.text_map[0].flip(0)]))[0, 1]
+    flipped = replace(first, text_map=[row.flip(0) for row in first.text_map])
+    torch.testing.assert_close(first.stability(flipped)[1][0], expected)
+
+
+def test_bfloat16_suffix_keeps_the_map(encoder, pairs):
+    exact = attribute(encoder, *pairs, PAPER)
+    rounded = attribute(encoder, *pairs, replace(PAPER, precision="bfloat16"))
+    assert not torch.equal(exact.image_map, rounded.image_map)
+    assert exact.stability(rounded)[0].median() > 0.9

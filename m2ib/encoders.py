@@ -13,6 +13,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from m2ib.errors import ModelLoadError, UnsupportedModelError
 from m2ib.towers import image_tower, text_tower
 from m2ib.towers.base import Tower
+from m2ib.towers.check import refuse_other_embeddings
 
 Images = Sequence[Image.Image] | Float[Tensor, "images 3 height width"]
 
@@ -30,15 +32,17 @@ _CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 class DualEncoder:
     """A CLIP-like model, its preprocessing and its tokenizer, ready to be attributed.
 
-    model: open_clip's CLIP or CustomTextCLIP. preprocess: PIL image -> (3, height, width); default: the model's own
-    evaluation transform. tokenizer: list of texts -> (texts, context) ids. name: how to refer to it in results.
-    Raises UnsupportedModelError, with the reason, for a model that the engine cannot attribute faithfully.
+    model: open_clip's CLIP, CustomTextCLIP or CoCa (its two contrastive towers). preprocess: PIL image -> (3, height,
+    width); default: the model's own evaluation transform. tokenizer: list of texts -> (texts, context) ids. name: how
+    to refer to it in results.
+    Raises UnsupportedModelError, with the reason, for a model that the engine cannot attribute faithfully. To know,
+    it embeds one random image and two texts, by the model itself and by its towers cut in the middle.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, preprocess: Any = None, name: str = "") -> None:
-        if not isinstance(model, CLIP | CustomTextCLIP):
+        if not isinstance(model, CLIP | CustomTextCLIP | CoCa):
             raise UnsupportedModelError(
-                f"model: got {type(model).__name__}, expected open_clip's CLIP or CustomTextCLIP"
+                f"model: got {type(model).__name__}, expected open_clip's CLIP, CustomTextCLIP or CoCa"
             )
         self.model = model
         self.tokenizer = tokenizer
@@ -46,7 +50,26 @@ class DualEncoder:
         self.preprocess_cfg = PreprocessCfg(**model.visual.preprocess_cfg)
         self.preprocess = preprocess or image_transform_v2(self.preprocess_cfg, is_train=False)
         self.image: Tower = image_tower(model)
-        self.text: Tower = text_tower(model)
+        self.text: Tower = text_tower(model, tokenizer)
+        self._check_towers()
+
+    def _check_towers(self) -> None:
+        size = self.model.visual.image_size
+        shape = (1, 3, size, size) if isinstance(size, int) else (1, 3, *size)
+
+        def pixels() -> Tensor:
+            return self.pixels(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+
+        def ids() -> Tensor:
+            return self.token_ids(["a photo of two dogs", "x"])
+
+        with self.frozen():
+            image = refuse_other_embeddings("image", self.image, pixels, self.model.encode_image)
+            text = refuse_other_embeddings("text", self.text, ids, self.model.encode_text)
+        if image != text:
+            raise UnsupportedModelError(
+                f"model: its image embeddings have {image} features and its text embeddings {text}; expected the same"
+            )
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -58,6 +81,12 @@ class DualEncoder:
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
+
+    @property
+    def _pixel_dtype(self) -> torch.dtype:
+        """The precision of the first convolution: it differs from other weights' in open_clip's mixed fp16."""
+        weights = list(self.model.visual.parameters())
+        return next((weight.dtype for weight in weights if weight.ndim == 4), weights[0].dtype)
 
     @cached_property
     def digest(self) -> str:
@@ -85,9 +114,9 @@ class DualEncoder:
 
     def pixels(self, images: Images) -> Float[Tensor, "images 3 height width"]:
         """Preprocess as the model does when it is deployed; a tensor is taken as preprocessed."""
-        if isinstance(images, Tensor):
-            return images.to(self.device)
-        return self.stack([self.preprocess(image) for image in images]).to(self.device)
+        if not isinstance(images, Tensor):
+            images = self.stack([self.preprocess(image) for image in images])
+        return images.to(self.device, self._pixel_dtype)
 
     def stack(self, images: Sequence[Float[Tensor, "3 height width"]]) -> Float[Tensor, "images 3 height width"]:
         """A batch of what `preprocess` returned; empty for no image."""
@@ -100,7 +129,8 @@ class DualEncoder:
 
     def token_strings(self, ids: Int[Tensor, " tokens"]) -> list[str]:
         """One readable string a token; -1 is a CLS token that the tower appends."""
-        return [self.tokenizer.decode([int(token)]).strip() if token >= 0 else "<cls>" for token in ids]
+        decode = getattr(self.tokenizer, "decode", None) or self.tokenizer.tokenizer.decode
+        return [decode([int(token)]).strip() if token >= 0 else "<cls>" for token in ids]
 
     def field_of_view(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The box (x0, y0, x1, y1) of a width x height image that the model sees, in shares of the image.

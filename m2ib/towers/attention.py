@@ -1,7 +1,8 @@
 """nn.MultiheadAttention as open_clip's blocks call it, without the copies that its batch-first path makes.
 
 The module transposes to sequence-first, so that its projections run over non-contiguous tensors: a seventh of the time
-of a suffix on a CPU. Here the same weights meet the same numbers as plain matrix products and PyTorch's fused attention.
+of a suffix on a CPU. Here the same weights meet the same numbers as plain matrix products and PyTorch's fused
+attention.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
 Both halves call the model's own modules in the model's own order; nothing of the model is changed or copied.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +24,7 @@ class HiddenTokens:
     grid: rows and columns of the content tokens, in reading order; None for texts.
     ids: vocabulary index of each token, -1 for one that is no word (an appended CLS); None for images.
     context: what the tower's suffix needs besides (masks, indices); an entry's first dimension is the input.
+    shared: the same for what does not depend on the input (rotary embeddings, position bias).
     """
 
     hidden: Float[Tensor, "inputs tokens width"]
@@ -32,6 +33,7 @@ class HiddenTokens:
     grid: tuple[int, int] | None
     ids: Int[Tensor, "inputs tokens"] | None
     context: dict[str, Tensor]
+    shared: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def lengths(self) -> list[int]:

@@ -141,13 +141,16 @@ def _attribute_batch(
     config: BottleneckConfig,
     statistics: FeatureStatistics,
 ) -> Attribution:
-    image_embedding, text_embedding = encoder.embed_images(pixels), encoder.embed_texts(ids)
-    image_tokens, image = _fit_tower(
-        encoder.image, "image", pixels, text_embedding, keys, config.image, config, statistics.image
-    )
-    text_tokens, text = _fit_tower(
-        encoder.text, "text", ids, image_embedding, keys, config.text, config, statistics.text
-    )
+    # Prompts of one image share its prefix and embedding, and so do images of one text.
+    first_image, image_of = _distinct(pixels)
+    first_text, text_of = _distinct(ids)
+    image_embedding = encoder.embed_images(pixels[first_image])[image_of]
+    text_embedding = encoder.embed_texts(ids[first_text])[text_of]
+    image_tokens = encoder.image.prefix(pixels[first_image], config.image.resolve_layer(encoder.image.blocks))
+    text_tokens = encoder.text.prefix(ids[first_text], config.text.resolve_layer(encoder.text.blocks))
+    image_tokens, text_tokens = image_tokens.rows(image_of), text_tokens.rows(text_of)
+    image = _fit_tower(encoder.image, "image", image_tokens, text_embedding, keys, config, statistics.image)
+    text = _fit_tower(encoder.text, "text", text_tokens, image_embedding, keys, config, statistics.text)
     patches = image_tokens.kinds == CONTENT
     rows = range(len(keys))
     return Attribution(
@@ -164,18 +167,31 @@ def _attribute_batch(
     )
 
 
+def _distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
+    """Where each distinct input first stands, and for each input which of these it is."""
+    places: dict[bytes, int] = {}
+    first: list[int] = []
+    which: list[int] = []
+    for i, row in enumerate(inputs.cpu()):
+        digest = hashlib.sha256(row.numpy().data).digest()
+        if digest not in places:
+            places[digest] = len(first)
+            first.append(i)
+        which.append(places[digest])
+    return first, which
+
+
 def _fit_tower(
     tower: Tower,
     name: TowerName,
-    inputs: Tensor,
+    tokens: HiddenTokens,
     target: Float[Tensor, "pairs embed"],
     keys: Sequence[str],
-    gate: GateConfig,
     config: BottleneckConfig,
     statistics: TowerStatistics | None,
-) -> tuple[HiddenTokens, Fit]:
+) -> Fit:
+    gate: GateConfig = getattr(config, name)
     layer = gate.resolve_layer(tower.blocks)
-    tokens = tower.prefix(inputs, layer)
     hidden = tokens.hidden.float()
     if statistics is None:
         mean, std = torch.zeros_like(hidden), torch.ones_like(hidden)
@@ -196,7 +212,7 @@ def _fit_tower(
         with torch.autocast(codes.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             return tower.suffix(codes, some, layer)
 
-    return tokens, fit(gated, suffix, target, noise, gate, config)
+    return fit(gated, suffix, target, noise, gate, config)
 
 
 def _concatenate(parts: Sequence[Attribution]) -> Attribution:

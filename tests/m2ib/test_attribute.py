@@ -31,7 +31,10 @@ def _oracle(encoder, tower, config, pair, inputs, target, key, statistics):
         cells = torch.arange(length) if gate.statistics == "position" else tokens.kinds[0]
         mean, std = getattr(statistics, tower).mean[cells], getattr(statistics, tower).std[cells]
     noise = KeyedNoise(config.seed, [key], tower, [length])
-    draws = [noise.draw(config.draws, config.antithetic, length, tokens.hidden.shape[2])[:, 0] for _ in range(config.steps + 1)]
+    draws = [
+        noise.draw(config.draws, config.antithetic, length, tokens.hidden.shape[2])[:, 0]
+        for _ in range(config.steps + 1)
+    ]
     if tower == "image":
         blocks, embed = encoder.model.visual.transformer.resblocks, lambda: encoder.model.encode_image(inputs)
     else:
@@ -115,7 +118,9 @@ def test_model_comes_back_bit_exact(encoder, pairs, monkeypatch):
     unchanged()
     for stop in (RuntimeError("broken"), KeyboardInterrupt()):
         with monkeypatch.context() as patch:
-            patch.setattr("m2ib.bottleneck.F.cosine_similarity", lambda *_a, stop=stop, **_k: (_ for _ in ()).throw(stop))
+            patch.setattr(
+                "m2ib.bottleneck.F.cosine_similarity", lambda *_a, stop=stop, **_k: (_ for _ in ()).throw(stop)
+            )
             with pytest.raises(type(stop)):
                 attribute(encoder, *pairs, PAPER)
         unchanged()
@@ -194,3 +199,21 @@ def test_bfloat16_suffix_keeps_the_map(encoder, pairs):
     rounded = attribute(encoder, *pairs, replace(PAPER, precision="bfloat16"))
     assert not torch.equal(exact.image_map, rounded.image_map)
     assert exact.stability(rounded)[0].median() > 0.9
+
+
+def test_prompts_of_one_image_share_its_prefix(encoder, pairs, monkeypatch):
+    images, texts = [pairs[0][0]] * 3 + [pairs[0][1]], [pairs[1][0], pairs[1][1], pairs[1][0], pairs[1][0]]
+    keys = list("abcd")
+    alone = [attribute(encoder, [i], [t], PAPER, keys=[k]) for i, t, k in zip(images, texts, keys, strict=True)]
+    seen = []
+    prefix = type(encoder.image).prefix
+    monkeypatch.setattr(
+        type(encoder.image),
+        "prefix",
+        lambda self, inputs, layer: seen.append(len(inputs)) or prefix(self, inputs, layer),
+    )
+    together = attribute(encoder, images, texts, PAPER, keys=keys)
+    assert seen == [2]
+    for i, single in enumerate(alone):
+        _close(together.image_map[i], single.image_map[0])
+        _close(together.text_map[i], single.text_map[0])

@@ -191,7 +191,7 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
             f"model {architecture!r} with weights {pretrained!r} could not be loaded: {type(error).__name__}: {error}"
         ) from error
     name = architecture if not pretrained else f"{architecture}/{pretrained}"
-    return DualEncoder(model, tokenizer, preprocess, name=name)
+    return DualEncoder(model.eval(), tokenizer, preprocess, name=name)
 
 
 @contextlib.contextmanager

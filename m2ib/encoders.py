@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from m2ib.errors import ModelLoadError, UnsupportedModelError
 from m2ib.towers import image_tower, text_tower
-from m2ib.towers.base import Tower
+from m2ib.towers.base import Tower, in_weights_precision
 from m2ib.towers.check import refuse_other_embeddings
 
 Images = Sequence[Image.Image] | Float[Tensor, "images 3 height width"]
@@ -64,7 +64,7 @@ class DualEncoder:
             return self.token_ids(["a photo of two dogs", "x"])
 
         with self.frozen():
-            image = refuse_other_embeddings("image", self.image, pixels, self.model.encode_image)
+            image = refuse_other_embeddings("image", self.image, pixels, self._encode_image)
             text = refuse_other_embeddings("text", self.text, ids, self.model.encode_text)
         if image != text:
             raise UnsupportedModelError(
@@ -81,12 +81,6 @@ class DualEncoder:
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
-
-    @property
-    def _pixel_dtype(self) -> torch.dtype:
-        """The precision of the first convolution: it differs from other weights' in open_clip's mixed fp16."""
-        weights = list(self.model.visual.parameters())
-        return next((weight.dtype for weight in weights if weight.ndim == 4), weights[0].dtype)
 
     @cached_property
     def digest(self) -> str:
@@ -116,7 +110,7 @@ class DualEncoder:
         """Preprocess as the model does when it is deployed; a tensor is taken as preprocessed."""
         if not isinstance(images, Tensor):
             images = self.stack([self.preprocess(image) for image in images])
-        return images.to(self.device, self._pixel_dtype)
+        return images.to(self.device)
 
     def stack(self, images: Sequence[Float[Tensor, "3 height width"]]) -> Float[Tensor, "images 3 height width"]:
         """A batch of what `preprocess` returned; empty for no image."""
@@ -149,7 +143,10 @@ class DualEncoder:
     @torch.no_grad()
     def embed_images(self, pixels: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images embed"]:
         """Normalised clean embeddings, by the model's own forward."""
-        return F.normalize(self.model.encode_image(pixels).float(), dim=-1)
+        return F.normalize(self._encode_image(pixels).float(), dim=-1)
+
+    def _encode_image(self, pixels: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images embed"]:
+        return self.model.encode_image(in_weights_precision(pixels, self.model.visual))
 
     @torch.no_grad()
     def embed_texts(self, ids: Int[Tensor, "texts context"]) -> Float[Tensor, "texts embed"]:

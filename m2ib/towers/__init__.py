@@ -26,9 +26,9 @@ def image_tower(model: nn.Module) -> Tower:
     if isinstance(visual, VisionTransformer):
         return OpenClipImageTower(visual)
     if isinstance(visual, ModifiedResNet):
-        return ChainImageTower(modified_resnet(visual))
+        return ChainImageTower(visual, modified_resnet(visual))
     if isinstance(visual, TimmModel):
-        return ChainImageTower(timm_chain(visual))
+        return ChainImageTower(visual, timm_chain(visual))
     raise UnsupportedModelError(
         f"image tower: got {class_name(visual)}, expected open_clip's VisionTransformer, ModifiedResNet or TimmModel"
     )

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 # Kinds of token. Statistics of features are kept apart by kind.
 CONTENT, FIRST_SPECIAL, LAST_SPECIAL = 0, 1, 2
@@ -41,7 +41,7 @@ class HiddenTokens:
         positions = torch.arange(1, self.hidden.shape[1] + 1, device=self.hidden.device)
         return (self.valid * positions).max(dim=1).values.tolist()
 
-    def rows(self, index: Tensor | slice) -> "HiddenTokens":
+    def rows(self, index: Tensor | list[int]) -> "HiddenTokens":
         """Some of the inputs."""
         context = {key: value[index] for key, value in self.context.items()}
         return replace(
@@ -80,3 +80,9 @@ def repeat(value: Tensor, draws: int) -> Tensor:
 def class_name(module: Any) -> str:
     """How an error message calls a module."""
     return f"{type(module).__module__.split('.')[0]}'s {type(module).__name__}"
+
+
+def in_weights_precision(pixels: Tensor, visual: nn.Module) -> Tensor:
+    """Pixels in the precision of the first convolution: in open_clip's mixed fp16 it differs from other weights'."""
+    weights = list(visual.parameters())
+    return pixels.to(next((weight.dtype for weight in weights if weight.ndim == 4), weights[0].dtype))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from m2ib.errors import UnsupportedModelError
-from m2ib.towers.base import CONTENT, FIRST_SPECIAL, HiddenTokens
+from m2ib.towers.base import CONTENT, FIRST_SPECIAL, HiddenTokens, in_weights_precision
 
 Shared = dict[str, Tensor]
 Block = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
@@ -67,7 +67,8 @@ def staged(stages: Any, before: Sequence[str] = ()) -> list[Block]:
 class ChainImageTower:
     """An image tower that is a `Chain`."""
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, visual: nn.Module, chain: Chain) -> None:
+        self._visual = visual
         self._chain = chain
         self.blocks = len(chain.blocks)
         self.pooling = chain.pooling
@@ -75,7 +76,7 @@ class ChainImageTower:
     @torch.no_grad()
     def prefix(self, inputs: Float[Tensor, "inputs 3 height width"], layer: int) -> HiddenTokens:
         """Hidden states at the cut: CLS and registers if there are any, then patches or map cells row by row."""
-        x, shared = self._chain.embed(inputs)
+        x, shared = self._chain.embed(in_weights_precision(inputs, self._visual))
         for block in self._chain.blocks[: layer + 1]:
             x = block(x, shared)
         if layer < self._chain.maps:

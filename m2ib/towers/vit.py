@@ -9,7 +9,7 @@ from torch import Tensor
 
 from m2ib.errors import UnsupportedModelError
 from m2ib.towers.attention import run_blocks
-from m2ib.towers.base import CONTENT, FIRST_SPECIAL, HiddenTokens
+from m2ib.towers.base import CONTENT, FIRST_SPECIAL, HiddenTokens, in_weights_precision
 
 
 class OpenClipImageTower:
@@ -37,7 +37,7 @@ class OpenClipImageTower:
     @torch.no_grad()
     def prefix(self, inputs: Float[Tensor, "inputs 3 height width"], layer: int) -> HiddenTokens:
         """Hidden states at the cut: CLS, then the patches row by row."""
-        x = self._visual._embeds(inputs)
+        x = self._visual._embeds(in_weights_precision(inputs, self._visual))
         for block in self._blocks[: layer + 1]:
             x = block(x)
         kinds = torch.full(x.shape[:2], CONTENT, device=x.device)

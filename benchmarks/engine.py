@@ -1,24 +1,36 @@
 """Naive loop against engine, as ratios within one run; `python -m benchmarks.engine --help`.
 
-(a) the literal loop of benchmarks/naive.py with the paper's settings, (b) the engine with the same settings and
-noise, (c) the engine with two antithetic draws at the same layer. Random weights, both maps of each pair. The last line
-is one JSON object.
+(a) the literal loop of benchmarks/naive.py with the paper's settings, (b) the engine with the same settings and noise,
+(c) the engine with two antithetic draws at the same layer. Random weights, both maps of each pair.
+
+`matmul_limit_share`: operations of (c), as PyTorch counts them, over what plain matrix products reach in the same run.
+`demo_stability_*`: correlation of a map with that of another seed, on the trained demo models. The last line is JSON.
+
+On a GPU, in one call: python -m benchmarks.engine --device cuda --precision bfloat16 --pairs 2048 --batch-size 256
+--naive-pairs 0
 """
 
 import argparse
+import csv
 import json
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+import demo.models
 from benchmarks.naive import one_map
-from m2ib import Attribution, BottleneckConfig, DualEncoder, attribute, preset
+from demo.corpus import generate
+from m2ib import Attribution, BottleneckConfig, DualEncoder, attribute, load_encoder, preset
 from m2ib.noise import KeyedNoise
 from m2ib.types import TowerName
 
@@ -27,16 +39,16 @@ PAPER = preset("paper")
 ANTITHETIC = replace(PAPER, draws=2, antithetic=True)
 
 
-def random_encoder(architecture: str) -> DualEncoder:
+def random_encoder(architecture: str, device: str = "cpu") -> DualEncoder:
     """An open_clip architecture with random weights: speed does not depend on their values."""
     torch.manual_seed(0)
-    model = open_clip.create_model(architecture, pretrained=None, load_weights=False)
+    model = open_clip.create_model(architecture, pretrained=None, load_weights=False, device=device)
     return DualEncoder(model, open_clip.get_tokenizer(architecture), name=architecture)
 
 
 def pairs_for(encoder: DualEncoder, count: int) -> tuple[Tensor, list[str], list[str]]:
     """Random images, captions and keys."""
-    pixels = torch.randn(count, 3, *encoder.image.image_size, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randn(count, 3, *encoder.image_size, generator=torch.Generator().manual_seed(1))
     return pixels, [CAPTION.format(i) for i in range(count)], [f"pair-{i}" for i in range(count)]
 
 
@@ -48,7 +60,7 @@ def naive(
     name: TowerName
     owner = getattr(encoder.model, "text", encoder.model)
     for i, key in enumerate(keys):
-        image, ids = pixels[i : i + 1], encoder.token_ids(texts[i : i + 1])
+        image, ids = encoder.pixels(pixels[i : i + 1]), encoder.token_ids(texts[i : i + 1])
         row = []
         for name, tower, blocks, inputs in (
             ("image", encoder.image, encoder.model.visual.transformer.resblocks, image),
@@ -56,20 +68,21 @@ def naive(
         ):
             gate = getattr(config, name)
             layer = gate.resolve_layer(tower.blocks)
-            length = int(tower.prefix(inputs, layer).lengths[0])
+            _, length, width = tower.prefix(inputs, layer).hidden.shape
             source = KeyedNoise(config.seed, [key], name, [length])
-            noise = [
-                source.draw(config.draws, config.antithetic, length, tower.width)[:, 0] for _ in range(config.steps)
-            ]
+            noise = [source.draw(config.draws, config.antithetic, length, width)[:, 0] for _ in range(config.steps)]
+            noise = [draws.to(image.device) for draws in noise]
             row.append(one_map(encoder, blocks[layer], image, ids, length, gate.beta, noise))
         maps.append(row)
     return maps
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds and result."""
+def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
+    """Seconds and result; waits for an asynchronous device."""
     start = time.perf_counter()
     result = work()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start, result
 
 
@@ -77,53 +90,97 @@ def difference(loop: list[Any], engine: Attribution, relative: bool) -> float:
     """Largest difference of the maps in nats, or relative to each map's largest value."""
     worst = 0.0
     for i, (image, text) in enumerate(loop):
-        for mine, theirs in ((engine.image_map[i].flatten(), image[1:]), (engine.text_map[i], text)):
+        for mine, theirs in ((engine.image_map[i].flatten(), image[1:].cpu()), (engine.text_map[i], text.cpu())):
             scale = float(theirs.abs().max()) if relative else 1.0
             worst = max(worst, float((mine - theirs).abs().max()) / scale)
     return worst
 
 
-def measure(architecture: str, count: int, naive_count: int, batch_size: int) -> dict[str, float]:
+def matmul_rate(device: str, dtype: torch.dtype) -> float:
+    """Operations per second of plain matrix products of a suffix's shapes, the best of several repetitions."""
+    a, b = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((1600, 768), (768, 3072)))
+    best = 0.0
+    for _ in range(10):
+        seconds, _ = timed(lambda: [a @ b for _ in range(10)], device)
+        best = max(best, 10 * 2 * 1600 * 768 * 3072 / seconds)
+    return best
+
+
+def demo_stability() -> dict[str, float]:
+    """Correlation between two seeds on the trained demo models: ten plain draws against two antithetic ones."""
+    rows = {}
+    for label, config in (("paper", PAPER), ("default", ANTITHETIC)):
+        found = []
+        for name in demo.models.NAMES:
+            encoder = load_encoder(f"local-dir:{demo.models.folder(name)}")
+            with tempfile.TemporaryDirectory() as folder:
+                corpus = generate(Path(folder), pairs=32, seed=11)
+                rows_read = list(csv.DictReader((corpus / "metadata.csv").open(encoding="utf-8")))
+                pixels = encoder.pixels([Image.open(corpus / row["file_name"]) for row in rows_read])
+            texts = [row["text"] for row in rows_read]
+            first, second = (attribute(encoder, pixels, texts, replace(config, seed=seed)) for seed in (0, 1))
+            found += [float(side.nanmean()) for side in first.stability(second)]
+        rows[f"demo_stability_{label}"] = sum(found) / len(found)
+    return rows
+
+
+def measure(architecture: str, arguments: argparse.Namespace) -> dict[str, float]:
     """One row of the table."""
-    encoder = random_encoder(architecture)
+    device, count = arguments.device, arguments.pairs
+    encoder = random_encoder(architecture, device)
     pixels, texts, keys = pairs_for(encoder, count)
-    few = slice(0, naive_count)
+    few = slice(0, min(arguments.naive_pairs, count))
     encoder.model.eval()
-    attribute(encoder, pixels[few], texts[few], ANTITHETIC, keys=keys[few])  # warm up
 
     def engine(config: BottleneckConfig) -> Attribution:
-        return attribute(encoder, pixels, texts, config, keys=keys, batch_size=batch_size)
+        config = replace(config, precision=arguments.precision)
+        return attribute(encoder, pixels, texts, config, keys=keys, batch_size=arguments.batch_size)
 
-    loop_seconds, loop = timed(lambda: naive(encoder, pixels[few], texts[few], keys[few], PAPER))
-    paper_seconds, paper = timed(lambda: engine(PAPER))
-    default_seconds, _ = timed(lambda: engine(ANTITHETIC))
-    loop_rate, paper_rate, default_rate = naive_count / loop_seconds, count / paper_seconds, count / default_seconds
-    return {
-        "loop_pairs_per_second": loop_rate,
-        "paper_pairs_per_second": paper_rate,
-        "default_pairs_per_second": default_rate,
-        "paper_vs_loop": paper_rate / loop_rate,
-        "default_vs_loop": default_rate / loop_rate,
-        "max_abs_difference": difference(loop, paper, relative=False),
-        "max_relative_difference": difference(loop, paper, relative=True),
-        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    attribute(encoder, pixels[:2], texts[:2], ANTITHETIC, keys=keys[:2])  # warm up
+    dtype = getattr(torch, arguments.precision)
+    with FlopCounterMode(display=False) as counter:
+        engine(ANTITHETIC)
+    paper_seconds, paper = timed(lambda: engine(PAPER), device)
+    default_seconds, _ = timed(lambda: engine(ANTITHETIC), device)
+    row = {
+        "paper_pairs_per_second": count / paper_seconds,
+        "default_pairs_per_second": count / default_seconds,
+        "default_gflop_per_pair": counter.get_total_flops() / count / 1e9,
+        "matmul_limit_share": counter.get_total_flops() / default_seconds / matmul_rate(device, dtype),
+        "peak_memory_gib": peak_memory(device) / 2**30,
     }
+    if arguments.naive_pairs:
+        loop_seconds, loop = timed(lambda: naive(encoder, pixels[few], texts[few], keys[few], PAPER), device)
+        loop_rate = len(loop) / loop_seconds
+        row |= {
+            "loop_pairs_per_second": loop_rate,
+            "paper_vs_loop": row["paper_pairs_per_second"] / loop_rate,
+            "default_vs_loop": row["default_pairs_per_second"] / loop_rate,
+            "max_abs_difference": difference(loop, paper, relative=False),
+            "max_relative_difference": difference(loop, paper, relative=True),
+        }
+    return row
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: the device's allocations, or the process's resident set."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
     """Measure, print a table, and last one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--models", nargs="+", default=["ViT-B-32"], help="open_clip architectures (default: %(default)s)"
-    )
+    parser.add_argument("--models", nargs="+", default=["ViT-B-32", "ViT-B-16"], help="default: %(default)s")
     parser.add_argument("--pairs", type=int, default=16, help="pairs for the engine (default: %(default)s)")
-    parser.add_argument("--naive-pairs", type=int, default=1, help="pairs for the slow loop (default: %(default)s)")
+    parser.add_argument("--naive-pairs", type=int, default=1, help="pairs for the slow loop, 0: leave it out")
     parser.add_argument("--batch-size", type=int, default=16, help="pairs at a time (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the suffix")
     arguments = parser.parse_args()
-    results = {
-        name: measure(name, arguments.pairs, min(arguments.naive_pairs, arguments.pairs), arguments.batch_size)
-        for name in arguments.models
-    }
+    stability = demo_stability()
+    results = {name: measure(name, arguments) | stability for name in arguments.models}
     print(f"{'':>26}" + "".join(f"{name:>14}" for name in results))
     for key in next(iter(results.values())):
         print(f"{key:>26}" + "".join(f"{row[key]:14.4g}" for row in results.values()))

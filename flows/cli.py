@@ -279,6 +279,56 @@ def report(
         print(path)
 
 
+@app.command()
+def models(as_json: JsonOption = False) -> None:
+    """List open_clip's models: which can be audited, how each tower pools, and where the default settings cut it."""
+    from m2ib.catalogue import catalogue
+
+    errors.print("building open_clip's models without weights: takes about a minute", markup=False)
+    found = list(catalogue())
+    supported = sum(model.supported for model in found)
+    rows = [
+        {
+            "name": model.name,
+            "image": model.image.supported,
+            "text": model.text.supported,
+            "reason": model.reason,
+            "note": model.text.note,
+            "image_pooling": model.image.pooling,
+            "image_blocks": model.image.blocks,
+            "image_layer": model.image.layer,
+            "grid": model.image.grid,
+            "text_pooling": model.text.pooling,
+            "text_blocks": model.text.blocks,
+            "text_layer": model.text.layer,
+        }
+        for model in found
+    ]
+    if as_json:
+        print(_as_json({"listed": len(found), "supported": supported, "models": rows}))
+        return
+    _print_table([_model_row(row) for row in rows])
+    output.print(f"{supported} of {len(found)} models can be audited with both towers")
+
+
+def _model_row(row: dict[str, Any]) -> dict[str, Any]:
+    def tower(name: str) -> str:
+        return f"{row[f'{name}_pooling']}" if row[name] else "no"
+
+    def cut(name: str) -> str:
+        return "" if row[f"{name}_blocks"] is None else f"{row[f'{name}_layer']} of {row[f'{name}_blocks']}"
+
+    return {
+        "model": row["name"],
+        "image": tower("image"),
+        "cut": cut("image"),
+        "grid": " x ".join(map(str, row["grid"] or ())),
+        "text": tower("text"),
+        "text cut": cut("text"),
+        "why not, or note": row["reason"] or row["note"],
+    }
+
+
 def main() -> None:
     """Entry point of the console script."""
     try:

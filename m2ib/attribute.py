@@ -2,16 +2,18 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from m2ib.bottleneck import Fit, GatedTokens, fit
-from m2ib.encoders import CONTENT, KINDS, DualEncoder, HiddenTokens, Images, Tower
+from m2ib.encoders import DualEncoder, Images
 from m2ib.errors import CalibrationError
 from m2ib.noise import KeyedNoise
 from m2ib.statistics import FeatureStatistics, RunningMoments, TowerStatistics
+from m2ib.towers.base import CONTENT, KINDS, HiddenTokens, Tower
 from m2ib.types import Attribution, BottleneckConfig, GateConfig, TowerName
 
 
@@ -60,7 +62,8 @@ def _moments(tower: Tower, batches: Iterable[Tensor], gate: GateConfig, count: i
         tokens = tower.prefix(batch, layer)
         cells = _cells(tokens, gate)
         if moments is None:
-            moments = RunningMoments(tokens.hidden.shape[1] if gate.statistics == "position" else KINDS, tower.width)
+            _, positions, width = tokens.hidden.shape
+            moments = RunningMoments(positions if gate.statistics == "position" else KINDS, width)
         moments.add(tokens.hidden[tokens.valid], cells[tokens.valid])
     if moments is None:
         raise CalibrationError("calibration sample: got no batch")
@@ -82,10 +85,12 @@ def attribute(
     images: PIL images, or a tensor that `encoder.preprocess` made. config: default the audit's settings.
     statistics: from `calibrate`, needed unless both towers use `unit`. keys: identity of each pair for its noise;
     default a digest of its pixels and tokens. A map depends on its pair, key, seed and settings alone, not on
-    neighbours or batch size. The model is left as it was found.
+    neighbours or batch size. The model is left as it was found. When a device runs out of memory the batch is halved.
     Raises ValueError for unequal lengths, CalibrationError for missing statistics.
     """
     config = config or BottleneckConfig()
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
     if len(images) != len(texts):
         raise ValueError(f"images and texts: got {len(images)} and {len(texts)}, expected one text an image")
     if keys is not None and len(keys) != len(images):
@@ -99,12 +104,21 @@ def attribute(
                 f"{name}.statistics is {gate.statistics!r}, but no statistics were given: pass "
                 "`statistics=m2ib.calibrate(encoder, images, texts, config)`, or use m2ib.preset('paper')"
             )
-    parts = []
+    parts: list[Attribution] = []
+    done = 0
     with encoder.frozen():
-        for rows in _batches(len(images), batch_size):
+        while done < len(images):
+            rows = slice(done, min(done + batch_size, len(images)))
             pixels, ids = encoder.pixels(images[rows]), encoder.token_ids(texts[rows])
             batch_keys = keys[rows] if keys is not None else _content_keys(pixels, ids)
-            parts.append(_attribute_batch(encoder, pixels, ids, batch_keys, config, statistics))
+            try:
+                parts.append(_attribute_batch(encoder, pixels, ids, batch_keys, config, statistics))
+            except torch.OutOfMemoryError:
+                if batch_size == 1:
+                    raise
+                batch_size = (min(batch_size, len(images)) + 1) // 2
+                continue
+            done = rows.stop
     return _concatenate(parts)
 
 
@@ -123,41 +137,59 @@ def _attribute_batch(
     config: BottleneckConfig,
     statistics: FeatureStatistics,
 ) -> Attribution:
-    image_embedding, text_embedding = encoder.embed_images(pixels), encoder.embed_texts(ids)
-    image_tokens, image = _fit_tower(
-        encoder.image, "image", pixels, text_embedding, keys, config.image, config, statistics.image
-    )
-    text_tokens, text = _fit_tower(
-        encoder.text, "text", ids, image_embedding, keys, config.text, config, statistics.text
-    )
+    # Prompts of one image share its prefix and embedding, and so do images of one text.
+    first_image, image_of = _distinct(pixels)
+    first_text, text_of = _distinct(ids)
+    image_embedding = encoder.embed_images(pixels[first_image])[image_of]
+    text_embedding = encoder.embed_texts(ids[first_text])[text_of]
+    image_tokens = encoder.image.prefix(pixels[first_image], config.image.resolve_layer(encoder.image.blocks))
+    text_tokens = encoder.text.prefix(ids[first_text], config.text.resolve_layer(encoder.text.blocks))
+    image_tokens, text_tokens = image_tokens.rows(image_of), text_tokens.rows(text_of)
+    image = _fit_tower(encoder.image, "image", image_tokens, text_embedding, keys, config, statistics.image)
+    text = _fit_tower(encoder.text, "text", text_tokens, image_embedding, keys, config, statistics.text)
+    # An image tower's tokens have a grid, a text tower's have ids.
+    grid, words = cast("tuple[int, int]", image_tokens.grid), cast("Tensor", text_tokens.ids)
     patches = image_tokens.kinds == CONTENT
-    lengths = [int(length) for length in text_tokens.lengths]
+    rows = range(len(keys))
     return Attribution(
         cosine=(image_embedding * text_embedding).sum(dim=-1).cpu(),
-        image_map=image.nats[patches].reshape(len(keys), *encoder.image.grid).cpu(),
+        image_map=image.nats[patches].reshape(len(keys), *grid).cpu(),
         image_special_nats=(image.nats * ~patches).sum(dim=1).cpu(),
         image_cosine=image.cosine.cpu(),
-        tokens=[encoder.token_strings(row[:length]) for row, length in zip(ids, lengths, strict=True)],
-        special=[
-            (kinds[:length] != CONTENT).tolist() for kinds, length in zip(text_tokens.kinds, lengths, strict=True)
-        ],
-        text_map=[nats[:length].cpu() for nats, length in zip(text.nats, lengths, strict=True)],
+        tokens=[encoder.token_strings(words[i, text_tokens.valid[i]]) for i in rows],
+        special=[(text_tokens.kinds[i, text_tokens.valid[i]] != CONTENT).tolist() for i in rows],
+        text_map=[text.nats[i, text_tokens.valid[i]].cpu() for i in rows],
         text_cosine=text.cosine.cpu(),
+        image_steps=image.steps.cpu(),
+        text_steps=text.steps.cpu(),
     )
+
+
+def _distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
+    """Where each distinct input first stands, and for each input which of these it is."""
+    places: dict[bytes, int] = {}
+    first: list[int] = []
+    which: list[int] = []
+    for i, row in enumerate(inputs.cpu()):
+        digest = hashlib.sha256(row.numpy().data).digest()
+        if digest not in places:
+            places[digest] = len(first)
+            first.append(i)
+        which.append(places[digest])
+    return first, which
 
 
 def _fit_tower(
     tower: Tower,
     name: TowerName,
-    inputs: Tensor,
+    tokens: HiddenTokens,
     target: Float[Tensor, "pairs embed"],
     keys: Sequence[str],
-    gate: GateConfig,
     config: BottleneckConfig,
     statistics: TowerStatistics | None,
-) -> tuple[HiddenTokens, Fit]:
+) -> Fit:
+    gate: GateConfig = getattr(config, name)
     layer = gate.resolve_layer(tower.blocks)
-    tokens = tower.prefix(inputs, layer)
     hidden = tokens.hidden.float()
     if statistics is None:
         mean, std = torch.zeros_like(hidden), torch.ones_like(hidden)
@@ -171,9 +203,14 @@ def _fit_tower(
         learned=tokens.valid if gate.special == "learned" else tokens.valid & ~special,
         closed=special if gate.special == "closed" else torch.zeros_like(special),
     )
-    pooled = tokens.pooled.repeat(config.draws)
-    noise = KeyedNoise(config.seed, keys, name, tokens.lengths.tolist())
-    return tokens, fit(gated, lambda codes: tower.suffix(codes, pooled, layer), target, noise, gate, config)
+    noise = KeyedNoise(config.seed, keys, name, tokens.lengths)
+
+    def suffix(codes: Tensor, rows: Tensor | None) -> Tensor:
+        some = tokens if rows is None or len(rows) == len(keys) else tokens.rows(rows)
+        with torch.autocast(codes.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            return tower.suffix(codes, some, layer)
+
+    return fit(gated, suffix, target, noise, gate, config)
 
 
 def _concatenate(parts: Sequence[Attribution]) -> Attribution:
@@ -186,4 +223,6 @@ def _concatenate(parts: Sequence[Attribution]) -> Attribution:
         special=[row for part in parts for row in part.special],
         text_map=[row for part in parts for row in part.text_map],
         text_cosine=torch.cat([part.text_cosine for part in parts]),
+        image_steps=torch.cat([part.image_steps for part in parts]),
+        text_steps=torch.cat([part.text_steps for part in parts]),
     )

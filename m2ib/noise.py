@@ -26,10 +26,16 @@ class KeyedNoise:
         self._generators = [generator(seed, key, tower) for key in keys]
         self._lengths = list(lengths)
 
-    def draw(self, draws: int, antithetic: bool, tokens: int, width: int) -> Float[Tensor, "draws pairs tokens width"]:
-        """The next draws; with `antithetic`, the second half is the first with the other sign."""
+    def draw(
+        self, draws: int, antithetic: bool, tokens: int, width: int, rows: Sequence[int] | None = None
+    ) -> Float[Tensor, "draws pairs tokens width"]:
+        """The next draws of all pairs, or of some; with `antithetic`, the second half is the first, negated."""
+        rows = range(len(self._generators)) if rows is None else rows
         base = draws // 2 if antithetic else draws
-        out = torch.zeros(base, len(self._generators), tokens, width)
-        for pair, (source, length) in enumerate(zip(self._generators, self._lengths, strict=True)):
-            out[:, pair, :length] = torch.randn(base, length, width, generator=source)
-        return torch.cat([out, -out]) if antithetic else out
+        out = torch.zeros(draws, len(rows), tokens, width)
+        for place, pair in enumerate(rows):
+            length = self._lengths[pair]
+            out[:base, place, :length] = torch.randn(base, length, width, generator=self._generators[pair])
+        if antithetic:
+            torch.neg(out[:base], out=out[base:])
+        return out

@@ -5,12 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Statistics = Literal["unit", "feature", "position"]
 SpecialGate = Literal["learned", "closed", "open"]
 TowerName = Literal["image", "text"]
+Precision = Literal["float32", "bfloat16"]
+
+# The ViT-B/32 on which the paper chose beta: a 7x7 grid and CLS.
+REFERENCE_TOKENS = 50
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,9 @@ class GateConfig:
 
     depth: share of the tower's blocks that run before the gate, 0 (token embeddings) to 1 (last block's output).
     layer: the 0-based block whose output is gated, -1 for the embeddings; overrides `depth` when given.
-    beta: price of one nat, as mean over gated tokens and features, in units of cosine (method, section 1.6).
+    beta: price of the mean nat over gated tokens and features, in units of cosine (method, section 1.6).
+    portable: take the mean over REFERENCE_TOKENS instead of over the input's own gated tokens, so that a nat costs
+        the same on a 7x7 and a 27x27 grid, in a caption of 5 and of 60 tokens.
     statistics: what the noise is drawn from and the KL measured against. `unit`: N(0, 1), the paper;
         `feature`: mean and standard deviation per feature and kind of token over a calibration sample (as in
         IBA, Schulz et al. 2020); `position`: per feature and position of the image grid.
@@ -30,6 +37,7 @@ class GateConfig:
     depth: float = 10 / 12
     layer: int | None = None
     beta: float = 0.1
+    portable: bool = False
     statistics: Statistics = "unit"
     special: SpecialGate = "learned"
 
@@ -45,6 +53,11 @@ class GateConfig:
         if not (math.isfinite(self.beta) and self.beta >= 0.0):
             raise ValueError(f"beta: got {self.beta}, expected a finite number >= 0")
 
+    def price(self, gated: Int[Tensor, " pairs"], width: int) -> Float[Tensor, " pairs"]:
+        """Price of one nat in one feature of one token: beta / (T D), for each pair's number of gated tokens."""
+        tokens = torch.full_like(gated, REFERENCE_TOKENS) if self.portable else gated.clamp_min(1)
+        return self.beta / (tokens.float() * width)
+
     def resolve_layer(self, blocks: int) -> int:
         """The 0-based block whose output is gated (-1: embeddings) in a tower of `blocks` blocks."""
         if self.layer is None:
@@ -59,7 +72,9 @@ class BottleneckConfig:
     """Settings of one attribution; the defaults are the audit's (see m2ib/README.md for why they leave the paper's).
 
     steps, learning_rate: Adam on the gates. draws: noise draws a step; `antithetic` uses each draw with both
-    signs, so `draws` is then even. initial_alpha: logit of the gate at the start. seed: of the keyed noise.
+    signs, so `draws` is then even. initial_alpha: logit of the gate at the start. tolerance: a pair stops early when
+    a step moves its map by less than this share of the map's largest value; None: never. precision: of the suffix;
+    gates, KL and cosine are float32 always. seed: of the keyed noise.
     """
 
     image: GateConfig = field(
@@ -73,6 +88,8 @@ class BottleneckConfig:
     antithetic: bool = True
     learning_rate: float = 1.0
     initial_alpha: float = 5.0
+    tolerance: float | None = None
+    precision: Precision = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -82,6 +99,8 @@ class BottleneckConfig:
             raise ValueError(f"steps and draws: got {self.steps} and {self.draws}, expected at least 1 each")
         if self.antithetic and self.draws % 2:
             raise ValueError(f"draws: got {self.draws}, expected an even number, as antithetic draws come in pairs")
+        if self.tolerance is not None and not 0.0 <= self.tolerance < 1.0:
+            raise ValueError(f"tolerance: got {self.tolerance}, expected a share from 0 to 1, or None")
         if not self.learning_rate > 0.0:
             raise ValueError(f"learning_rate: got {self.learning_rate}, expected a number above 0")
 
@@ -112,6 +131,7 @@ class Attribution:
     image_cosine: (S,) mean cosine after the bottleneck in the image tower.
     tokens, special: per pair, the text's tokens and whether each is SOS, EOS or the like.
     text_map: per pair (tokens,) nats a token, special ones included. text_cosine: as image_cosine.
+    image_steps, text_steps: (S,) steps taken until a map had converged, or all.
     """
 
     cosine: Float[Tensor, " pairs"]
@@ -120,8 +140,10 @@ class Attribution:
     image_cosine: Float[Tensor, " pairs"]
     tokens: Sequence[Sequence[str]]
     special: Sequence[Sequence[bool]]
-    text_map: Sequence[Float[Tensor, " tokens"]]
+    text_map: Sequence[Float[Tensor, " _"]]
     text_cosine: Float[Tensor, " pairs"]
+    image_steps: Int[Tensor, " pairs"]
+    text_steps: Int[Tensor, " pairs"]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -135,3 +157,14 @@ class Attribution:
     def text_nats(self) -> list[float]:
         """Nats over all tokens of each text."""
         return [float(row.sum()) for row in self.text_map]
+
+    def stability(self, other: "Attribution") -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
+        """Pearson correlation of each pair's image and text map with those of another seed; NaN for a flat map."""
+        images = [torch.stack([a.flatten(), b.flatten()]) for a, b in zip(self.image_map, other.image_map, strict=True)]
+        texts = [torch.stack([a, b]) for a, b in zip(self.text_map, other.text_map, strict=True)]
+        return torch.stack([_correlation(m) for m in images]), torch.stack([_correlation(m) for m in texts])
+
+
+def _correlation(maps: Float[Tensor, "two tokens"]) -> Float[Tensor, ""]:
+    centred = maps.double() - maps.double().mean(dim=1, keepdim=True)
+    return ((centred[0] * centred[1]).sum() / centred.norm(dim=1).prod()).float()

@@ -9,6 +9,18 @@ import torch
 import torch.nn.functional as F
 
 
+def _as_tokens(full, maps):
+    if full.ndim == 3:
+        return full
+    return full.flatten(2).transpose(1, 2) if maps == "nchw" else full.flatten(1, 2)
+
+
+def _as_hidden(tokens, like, maps):
+    if like.ndim == 3:
+        return tokens
+    return (tokens.transpose(1, 2) if maps == "nchw" else tokens).reshape(like.shape)
+
+
 def map_of_one_pair(
     model,
     blocks,
@@ -25,19 +37,21 @@ def map_of_one_pair(
     steps=10,
     learning_rate=1.0,
     initial_alpha=5.0,
+    maps="nchw",
 ):
     """Nats per token (T,) of one input and the mean cosine after the final gates.
 
     embed: () -> (1, E), the forward of the tower under audit; target: (1, E) embedding of the other modality.
     noise: one tensor (draws, T, D) a step, and one more for the final cosine. gated, closed: (T,) bool.
+    maps: how feature maps lie, where hidden states are maps: nchw or nhwc; their cells are the tokens, row by row.
     """
     first = {}
 
     def remember(_module, _inputs, output):
-        first["x"] = output.detach()
+        first["x"] = _as_tokens(output[0] if isinstance(output, tuple) else output, maps).detach()
 
     def remember_input(_module, inputs):
-        first["x"] = inputs[0].detach()
+        first["x"] = _as_tokens(inputs[0], maps).detach()
 
     if layer >= 0:
         handle = blocks[layer].register_forward_hook(remember)
@@ -61,9 +75,11 @@ def map_of_one_pair(
         z = torch.where(closed[:, None], mean + std * eps, z)
 
         def replace(full):
-            full = full.clone()
-            full[0, :tokens] = z
-            return full
+            if isinstance(full, tuple):  # a block that returns more than its hidden states
+                return (replace(full[0]), *full[1:])
+            replaced = _as_tokens(full, maps).clone()
+            replaced[0, :tokens] = z
+            return _as_hidden(replaced, full, maps)
 
         if layer >= 0:
             handle = blocks[layer].register_forward_hook(lambda _m, _i, output: replace(output))

@@ -31,7 +31,10 @@ def _oracle(encoder, tower, config, pair, inputs, target, key, statistics):
         cells = torch.arange(length) if gate.statistics == "position" else tokens.kinds[0]
         mean, std = getattr(statistics, tower).mean[cells], getattr(statistics, tower).std[cells]
     noise = KeyedNoise(config.seed, [key], tower, [length])
-    draws = [noise.draw(config.draws, config.antithetic, length, part.width)[:, 0] for _ in range(config.steps + 1)]
+    draws = [
+        noise.draw(config.draws, config.antithetic, length, tokens.hidden.shape[2])[:, 0]
+        for _ in range(config.steps + 1)
+    ]
     if tower == "image":
         blocks, embed = encoder.model.visual.transformer.resblocks, lambda: encoder.model.encode_image(inputs)
     else:
@@ -115,7 +118,9 @@ def test_model_comes_back_bit_exact(encoder, pairs, monkeypatch):
     unchanged()
     for stop in (RuntimeError("broken"), KeyboardInterrupt()):
         with monkeypatch.context() as patch:
-            patch.setattr(torch.optim.Adam, "step", lambda *_args, stop=stop: (_ for _ in ()).throw(stop))
+            patch.setattr(
+                "m2ib.bottleneck.F.cosine_similarity", lambda *_a, stop=stop, **_k: (_ for _ in ()).throw(stop)
+            )
             with pytest.raises(type(stop)):
                 attribute(encoder, *pairs, PAPER)
         unchanged()
@@ -141,3 +146,75 @@ def test_wrong_input_says_what_was_expected(encoder, pairs):
         attribute(encoder, images, texts, AUDIT)
     with pytest.raises(ValueError, match="the tower has 3 blocks"):
         attribute(encoder, images, texts, replace(PAPER, image=GateConfig(layer=3)))
+
+
+def test_a_converged_pair_stops_early_and_others_go_on(encoder, pairs):
+    strict = attribute(encoder, *pairs, replace(PAPER, steps=6))
+    never = attribute(encoder, *pairs, replace(PAPER, steps=6, tolerance=0.0))
+    _close(never.image_map, strict.image_map)
+    early = attribute(encoder, *pairs, replace(PAPER, steps=6, tolerance=0.3))
+    assert early.image_steps.min() < 6
+    alone = attribute(encoder, pairs[0][:1], pairs[1][:1], replace(PAPER, steps=6, tolerance=0.3))
+    _close(alone.image_map[0], early.image_map[0])
+
+
+def test_portable_beta_prices_a_nat_alike_in_short_and_long_captions():
+    gate = GateConfig(beta=0.5, portable=True)
+    assert gate.price(torch.tensor([5, 60]), 8).tolist() == pytest.approx([0.5 / 400, 0.5 / 400])
+    assert GateConfig(beta=0.5).price(torch.tensor([5, 60]), 8).tolist() == pytest.approx([0.5 / 40, 0.5 / 480])
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(encoder, pairs, monkeypatch):
+    whole = attribute(encoder, *pairs, PAPER)
+    tried = []
+    real = type(encoder.image).suffix
+
+    def memory_for_three(self, codes, *rest):
+        tried.append(codes.shape[1])
+        if codes.shape[1] > 3:
+            raise torch.OutOfMemoryError("no memory for more than three")
+        return real(self, codes, *rest)
+
+    monkeypatch.setattr(type(encoder.image), "suffix", memory_for_three)
+    _close(attribute(encoder, *pairs, PAPER).image_map, whole.image_map)
+    assert tried[:2] == [11, 6]
+    assert max(tried[2:]) == 3
+    monkeypatch.setattr(type(encoder.image), "suffix", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(torch.OutOfMemoryError):
+        attribute(encoder, *pairs, PAPER)
+
+
+def test_stability_compares_maps_of_two_seeds(encoder, pairs):
+    first = attribute(encoder, *pairs, PAPER)
+    same = first.stability(first)
+    assert torch.allclose(same[0], torch.ones(11))
+    other = first.stability(attribute(encoder, *pairs, replace(PAPER, seed=1)))
+    assert (other[0] < 1 - 1e-6).all()
+    expected = torch.corrcoef(torch.stack([first.text_map[0], first.text_map[0].flip(0)]))[0, 1]
+    flipped = replace(first, text_map=[row.flip(0) for row in first.text_map])
+    torch.testing.assert_close(first.stability(flipped)[1][0], expected)
+
+
+def test_bfloat16_suffix_keeps_the_map(encoder, pairs):
+    exact = attribute(encoder, *pairs, PAPER)
+    rounded = attribute(encoder, *pairs, replace(PAPER, precision="bfloat16"))
+    assert not torch.equal(exact.image_map, rounded.image_map)
+    assert exact.stability(rounded)[0].median() > 0.9
+
+
+def test_prompts_of_one_image_share_its_prefix(encoder, pairs, monkeypatch):
+    images, texts = [pairs[0][0]] * 3 + [pairs[0][1]], [pairs[1][0], pairs[1][1], pairs[1][0], pairs[1][0]]
+    keys = list("abcd")
+    alone = [attribute(encoder, [i], [t], PAPER, keys=[k]) for i, t, k in zip(images, texts, keys, strict=True)]
+    seen = []
+    prefix = type(encoder.image).prefix
+    monkeypatch.setattr(
+        type(encoder.image),
+        "prefix",
+        lambda self, inputs, layer: seen.append(len(inputs)) or prefix(self, inputs, layer),
+    )
+    together = attribute(encoder, images, texts, PAPER, keys=keys)
+    assert seen == [2]
+    for i, single in enumerate(alone):
+        _close(together.image_map[i], single.image_map[0])
+        _close(together.text_map[i], single.text_map[0])

@@ -1,0 +1,160 @@
+"""Text towers from Hugging Face's transformers, inside open_clip's HFTextEncoder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from open_clip.hf_model import HFTextEncoder
+from torch import Tensor, nn
+
+from m2ib.errors import UnsupportedModelError
+from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, HiddenTokens, class_name, repeat
+from m2ib.towers.text import Vocabulary
+
+POOLERS = {
+    "MeanPooler": "mean over tokens",
+    "ClsPooler": "CLS token",
+    "ClsLastHiddenStatePooler": "CLS token",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a family of encoders keeps its blocks, and what comes after them.
+
+    marks_start: texts start with a marker (CLS, SOS, a language), as they do unless the tokenizer says otherwise.
+    position_bias: blocks hand on a position bias that the first one makes.
+    """
+
+    blocks: Callable[[Any], nn.ModuleList]
+    finish: Callable[[Any, Tensor], Tensor]
+    marks_start: bool = True
+    position_bias: bool = False
+
+
+_BERT = Family(blocks=lambda encoder: encoder.encoder.layer, finish=lambda _encoder, x: x)
+# By `model_type`: all that open_clip's HFTextEncoder knows (open_clip.hf_configs.arch_dict).
+FAMILIES = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "m2m_100": Family(blocks=lambda encoder: encoder.layers, finish=lambda encoder, x: encoder.layer_norm(x)),
+    "mt5": Family(
+        blocks=lambda encoder: encoder.block,
+        finish=lambda encoder, x: encoder.dropout(encoder.final_layer_norm(x)),
+        marks_start=False,
+        position_bias=True,
+    ),
+}
+
+
+class _AtFirstBlockError(Exception):
+    """Ends a forward once the first block's inputs are known."""
+
+
+class HuggingFaceTextTower:
+    """BERT, RoBERTa, XLM-RoBERTa, M2M100 (NLLB) and mT5 encoders.
+
+    Embeddings and attention mask are what the encoder itself gives its first block. Padding is masked, so texts are
+    cut at the longest one's end.
+    """
+
+    def __init__(self, text: HFTextEncoder, vocabulary: Vocabulary | None = None) -> None:
+        kind = text.config.model_type
+        pooler = type(text.pooler).__name__
+        if kind not in FAMILIES:
+            raise UnsupportedModelError(f"text tower: got a {kind!r} encoder, expected one of {', '.join(FAMILIES)}")
+        if pooler not in POOLERS:
+            raise UnsupportedModelError(f"text tower: got the pooling {pooler}, expected one of {', '.join(POOLERS)}")
+        if text.config.pad_token_id is None:
+            raise UnsupportedModelError("text tower: the encoder's configuration has no pad_token_id to mask")
+        self._text = text
+        self._family = FAMILIES[kind]
+        try:
+            self._blocks = self._family.blocks(text.transformer)
+        except AttributeError as error:
+            raise UnsupportedModelError(
+                f"text tower: got {class_name(text.transformer)}, expected the encoder of {kind!r} ({error})"
+            ) from error
+        self._vocabulary = vocabulary or Vocabulary()
+        self.blocks = len(self._blocks)
+        self.pooling = POOLERS[pooler]
+
+    def _embed(self, ids: Int[Tensor, "inputs tokens"], mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the first block gets: hidden states, and the mask in the form that the encoder's attention takes."""
+        given: dict[str, Any] = {}
+
+        def take(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            names = ("hidden_states", "attention_mask")
+            given.update(zip(names, args, strict=False), **{name: kwargs[name] for name in names if name in kwargs})
+            raise _AtFirstBlockError
+
+        handle = self._blocks[0].register_forward_pre_hook(take, with_kwargs=True)
+        try:
+            self._text.transformer(input_ids=ids, attention_mask=mask)
+        except _AtFirstBlockError:
+            pass
+        finally:
+            handle.remove()
+        extended = given.get("attention_mask")
+        if extended is not None and not isinstance(extended, Tensor):
+            raise UnsupportedModelError(f"text tower: attention mask {class_name(extended)}, expected a tensor")
+        return given["hidden_states"], extended
+
+    def _run(self, blocks: Any, x: Tensor, mask: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        for block in blocks:
+            out = block(x, mask, bias) if self._family.position_bias else block(x, mask)
+            x = out if isinstance(out, Tensor) else out[0]
+            bias = out[1] if self._family.position_bias else None
+        return x, bias
+
+    @torch.no_grad()
+    def prefix(self, inputs: Int[Tensor, "inputs context"], layer: int) -> HiddenTokens:
+        """Hidden states at the cut, up to the longest text's end."""
+        words = inputs != self._text.config.pad_token_id
+        positions = torch.arange(inputs.shape[1], device=inputs.device)
+        end = (words * (positions + 1)).amax(dim=1) - 1
+        tokens = max(int(end.max()) + 1, 1)
+        ids, valid = inputs[:, :tokens], words[:, :tokens].clone()
+        valid[:, 0] = True  # pooled by the CLS poolers, whatever it is
+        kinds = torch.full(ids.shape, CONTENT, device=ids.device)
+        marks = self._vocabulary.marks(ids, unknown=True)
+        kinds[(positions[:tokens] == end[:, None]) & marks] = LAST_SPECIAL
+        if self._family.marks_start:
+            kinds[:, 0] = FIRST_SPECIAL  # a language is a marker too, though tokenizers do not list it as SOS
+        attended = words[:, :tokens].long()
+        x, mask = self._embed(ids, attended)
+        context: dict[str, Tensor] = {"attended": attended}
+        shared: dict[str, Tensor] = {}
+        if mask is not None:
+            (context if len(mask) == len(ids) else shared)["mask"] = mask
+        x, bias = self._run(self._blocks[: layer + 1], x, mask, None)
+        if bias is not None:
+            (context if len(bias) == len(ids) > 1 else shared)["bias"] = bias
+        return HiddenTokens(hidden=x, valid=valid, kinds=kinds, grid=None, ids=ids, context=context, shared=shared)
+
+    def suffix(
+        self, codes: Float[Tensor, "draws inputs tokens width"], tokens: HiddenTokens, layer: int
+    ) -> Float[Tensor, "draws inputs embed"]:
+        """Embeddings of codes at the cut."""
+        context = tokens.shared | {name: repeat(value, len(codes)) for name, value in tokens.context.items()}
+        x = codes.flatten(0, 1).to(tokens.hidden.dtype)
+        x, _ = self._run(self._blocks[layer + 1 :], x, context.get("mask"), context.get("bias"))
+        x = self._family.finish(self._text.transformer, x)
+        pooled: Tensor = self._text.pooler(self._output(x), context["attended"])
+        embedding: Tensor = self._text.proj(pooled)
+        return embedding.unflatten(0, codes.shape[:2])
+
+    def _output(self, x: Tensor) -> Any:
+        """The encoder's output in the form that open_clip's poolers look at."""
+        from transformers.modeling_outputs import (
+            BaseModelOutput,
+            BaseModelOutputWithPoolingAndCrossAttentions,
+        )
+
+        pooler = getattr(self._text.transformer, "pooler", None)
+        if pooler is None:
+            return BaseModelOutput(last_hidden_state=x)
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=x, pooler_output=pooler(x))

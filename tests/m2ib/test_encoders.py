@@ -1,0 +1,110 @@
+"""A dual encoder from a user's own folder, and what its tokenizer says of its tokens."""
+
+import json
+from dataclasses import replace
+
+import families
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from m2ib import ModelLoadError, UnsupportedModelError, attribute, calibrate, load_encoder, preset
+from m2ib.towers.text import Vocabulary
+from m2ib.types import BottleneckConfig
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "no", "large", "nodule", "effusion", "left", "right",
+              "pleural", "##s", "##ed", "in", "chest", "port", "##able"]  # fmt: skip
+PREPROCESS = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+
+
+def write_folder(folder, pooler="mean_pooler"):
+    """A folder as a user has it: timm trunk, BERT with its own WordPiece vocabulary, weights, preprocessing."""
+    import transformers
+
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
+    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    transformers.BertConfig(
+        vocab_size=len(VOCABULARY), hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=32,
+    ).save_pretrained(folder)  # fmt: skip
+    model_cfg = {
+        "embed_dim": 32,
+        "vision_cfg": families.IMAGES["SigLIP"],
+        "text_cfg": {
+            "hf_model_name": str(folder), "hf_tokenizer_name": str(folder), "hf_pooler_type": pooler,
+            "hf_proj_type": "mlp", "context_length": 12,
+        },
+    }  # fmt: skip
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": PREPROCESS}))
+    text_cfg = {key: value for key, value in model_cfg["text_cfg"].items() if key != "hf_model_pretrained"}
+    model = open_clip.model.CustomTextCLIP(
+        embed_dim=32, vision_cfg=model_cfg["vision_cfg"], text_cfg={**text_cfg, "hf_model_pretrained": False}
+    )
+    families.randomise(model)
+    save_file(
+        {key: value.contiguous() for key, value in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    return model
+
+
+@pytest.mark.parametrize("pooler", ["mean_pooler", "cls_pooler"])
+def test_a_folder_with_timm_trunk_bert_and_its_own_tokenizer(tmp_path, pooler):
+    written = write_folder(tmp_path, pooler).eval()
+    encoder = load_encoder(f"local-dir:{tmp_path}")
+    assert encoder.image_size == (16, 24)
+    images = [Image.effect_noise((60, 40), 80).convert("RGB"), Image.new("RGB", (30, 90), "teal")]
+    texts = ["left pleural effusions in a portable chest", "no nodule"]
+    ids = encoder.token_ids(texts)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.model.encode_text(ids), written.encode_text(ids))
+    config = replace(BottleneckConfig(), steps=2)
+    result = attribute(encoder, images, texts, config, calibrate(encoder, images, texts, config))
+    assert result.image_map.shape == (2, 2, 3)
+    assert list(result.tokens[1]) == ["[CLS]", "no", "nodule", "[SEP]"]
+    assert list(result.tokens[0]) == ["[CLS]", "left", "pleural", "effusion", "##s", "in", "a", "port", "##able",
+                                      "chest", "[SEP]"]  # fmt: skip
+    assert list(result.special[1]) == [True, False, False, True]
+    assert (result.text_map[1][1:-1] > 0).all()
+
+
+def test_a_folder_without_weights_or_configuration_says_so(tmp_path):
+    with pytest.raises(ModelLoadError, match="config file missing"):
+        load_encoder(f"local-dir:{tmp_path}")
+
+
+def test_bert_says_which_tokens_are_special(tmp_path):
+    write_folder(tmp_path)
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
+    assert Vocabulary.of(tokenizer) == Vocabulary(pad=0, markers=frozenset({2, 3}))
+
+
+def test_vocabulary_of_open_clips_own_tokenizer():
+    assert Vocabulary.of(open_clip.SimpleTokenizer()) == Vocabulary(pad=None, markers=frozenset({49406, 49407}))
+
+
+def test_vocabulary_of_a_plain_function():
+    assert Vocabulary.of(lambda texts: texts) == Vocabulary()
+
+
+def test_other_models_are_refused():
+    from m2ib import DualEncoder
+
+    with pytest.raises(UnsupportedModelError, match="got Linear, expected open_clip's CLIP, CustomTextCLIP or CoCa"):
+        DualEncoder(torch.nn.Linear(2, 2), None)
+
+
+def test_towers_of_different_spaces_are_refused():
+    encoder = families.build("SigLIP", "SigLIP2")
+    encoder.model.visual.head = torch.nn.Linear(32, 20)
+    with pytest.raises(UnsupportedModelError, match="image embeddings have 20 features and its text embeddings 32"):
+        type(encoder)(encoder.model, encoder.tokenizer)
+
+
+def test_preset_needs_no_calibration_for_a_folder(tmp_path):
+    write_folder(tmp_path)
+    encoder = load_encoder(f"local-dir:{tmp_path}")
+    config = replace(preset("paper"), steps=1, draws=1)
+    assert len(attribute(encoder, [Image.new("RGB", (8, 8))], ["nodule"], config)) == 1

@@ -1,0 +1,287 @@
+"""Every family of towers: cut anywhere it gives the model's own embedding, and its maps are the oracle's."""
+
+import functools
+from dataclasses import replace
+
+import families
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.coca_model import CoCa
+from open_clip.model import CustomTextCLIP
+from oracle import map_of_one_pair
+
+from m2ib import DualEncoder, GateConfig, UnsupportedModelError, attribute, preset
+from m2ib.noise import KeyedNoise
+from m2ib.towers import image_tower, text_tower
+from m2ib.towers.base import CONTENT, LAST_SPECIAL
+from m2ib.towers.check import refuse_other_embeddings
+
+PAIRS = pytest.mark.parametrize("pair", families.PAIRS, ids=" | ".join)
+PAPER = replace(preset("paper"), steps=2, draws=2)
+
+
+@functools.cache
+def encoder_of(pair):
+    return families.build(*pair)
+
+
+def towers_of(encoder):
+    model = encoder.model
+    return [
+        (encoder.image, families.pixels(encoder), model.encode_image),
+        (encoder.text, encoder.token_ids(families.TEXTS), model.encode_text),
+    ]
+
+
+def test_all_families_are_covered():
+    assert {image for image, _ in families.PAIRS} == set(families.IMAGES)
+    assert {text for _, text in families.PAIRS} == set(families.TEXT_TOWERS)
+
+
+@PAIRS
+def test_cut_anywhere_it_gives_the_models_own_embedding(pair):
+    encoder = encoder_of(pair)
+    with encoder.frozen(), torch.no_grad():
+        for tower, inputs, embed in towers_of(encoder):
+            expected = F.normalize(embed(inputs), dim=-1)
+            assert (expected[0] - expected[1]).norm() > 0.05, "the inputs of this test must differ"
+            for layer in sorted({-1, 0, tower.blocks // 2, tower.blocks - 1}):
+                tokens = tower.prefix(inputs, layer)
+                got = tower.suffix(torch.stack([tokens.hidden, tokens.hidden]), tokens, layer)
+                for draw in F.normalize(got, dim=-1):
+                    torch.testing.assert_close(draw, expected, rtol=1e-5, atol=2e-6)
+
+
+@PAIRS
+def test_grid_and_kinds_describe_the_tokens(pair):
+    encoder = encoder_of(pair)
+    with encoder.frozen():
+        for layer in range(-1, encoder.image.blocks):
+            tokens = encoder.image.prefix(families.pixels(encoder), layer)
+            rows, columns = tokens.grid
+            assert bool((((tokens.kinds == CONTENT).sum(dim=1)) == rows * columns).all())
+            height, width = encoder.image_size
+            assert rows * width == columns * height, "cells are square"
+            assert bool(tokens.valid.all())
+        ids = encoder.token_ids(families.TEXTS)
+        tokens = encoder.text.prefix(ids, 0)
+        words = [min(len(text.split()), families.CONTEXT) for text in families.TEXTS]
+        assert tokens.ids.shape == tokens.kinds.shape == tokens.valid.shape
+        assert bool(((tokens.kinds != CONTENT) <= tokens.valid).all()), "special tokens are no padding"
+        if not isinstance(encoder.tokenizer, open_clip.SimpleTokenizer):
+            content = ((tokens.kinds == CONTENT) & tokens.valid).sum(dim=1).tolist()
+            assert content[0] == words[0]
+            assert content[2] == words[2]
+
+
+def _oracle(encoder, tower, blocks, maps, embed, inputs, target, gate, config):
+    part = getattr(encoder, tower)
+    layer = gate.resolve_layer(part.blocks)
+    tokens = part.prefix(inputs, layer)
+    length, width = tokens.lengths[0], tokens.hidden.shape[2]
+    noise = KeyedNoise(config.seed, ["key"], tower, [length])
+    draws = [noise.draw(config.draws, config.antithetic, length, width)[:, 0] for _ in range(config.steps + 1)]
+    return map_of_one_pair(
+        encoder.model, blocks, layer, lambda: embed(inputs), target, draws, gate.beta,
+        gated=tokens.valid[0, :length], closed=torch.zeros(length, dtype=torch.bool),
+        steps=config.steps, learning_rate=config.learning_rate, initial_alpha=config.initial_alpha, maps=maps,
+    )  # fmt: skip
+
+
+def _maps_equal_the_oracle(pair, config):
+    encoder = encoder_of(pair)
+    pixels, texts = families.pixels(encoder, 1), families.TEXTS[:1]
+    result = attribute(encoder, pixels, texts, config, keys=["key"])
+    ids = encoder.token_ids(texts)
+    with encoder.frozen():
+        blocks, maps = families.image_blocks(encoder.model.visual)
+        assert len(blocks) == encoder.image.blocks
+        nats, cosine = _oracle(
+            encoder, "image", blocks, maps, encoder.model.encode_image, pixels, encoder.embed_texts(ids),
+            config.image, config,
+        )  # fmt: skip
+        patches = result.image_map[0].numel()
+        _close(result.image_map[0].flatten(), nats[-patches:])
+        _close(result.image_special_nats[0], nats[:-patches].sum())
+        _close(result.image_cosine[0], cosine)
+        blocks = families.text_blocks(encoder.model)
+        assert len(blocks) == encoder.text.blocks
+        nats, cosine = _oracle(
+            encoder, "text", blocks, "nchw", encoder.model.encode_text, ids, encoder.embed_images(pixels),
+            config.text, config,
+        )  # fmt: skip
+        tokens = encoder.text.prefix(ids, config.text.resolve_layer(encoder.text.blocks))
+        _close(result.text_map[0], nats[tokens.valid[0, : len(nats)]])
+        _close(result.text_cosine[0], cosine)
+    assert result.image_map.std() > 1e-4
+
+
+def _close(got, expected):
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-4)
+
+
+@PAIRS
+def test_maps_equal_the_oracle_at_the_papers_depth(pair):
+    _maps_equal_the_oracle(pair, PAPER)
+
+
+@PAIRS
+@pytest.mark.parametrize("layer", [-1, 0])
+def test_maps_equal_the_oracle_early(pair, layer):
+    gate = GateConfig(layer=layer, beta=0.3)
+    _maps_equal_the_oracle(pair, replace(PAPER, image=gate, text=gate, steps=1))
+
+
+@PAIRS
+def test_model_comes_back_bit_exact(pair, monkeypatch):
+    encoder = encoder_of(pair)
+    model = encoder.model.train()
+    arguments = (encoder, families.pixels(encoder, 1), families.TEXTS[:1], replace(PAPER, steps=1))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    def unchanged():
+        assert model.training
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+        for module in model.modules():
+            assert not module._forward_hooks
+            assert not module._forward_pre_hooks
+
+    attribute(*arguments)
+    unchanged()
+    for stop in (RuntimeError("broken"), KeyboardInterrupt()):
+        with monkeypatch.context() as patch:
+            patch.setattr(encoder.text, "suffix", lambda *_args, stop=stop: (_ for _ in ()).throw(stop))
+            with pytest.raises(type(stop)):
+                attribute(*arguments)
+        unchanged()
+
+
+def test_a_hugging_face_encoder_is_left_without_hooks_when_it_fails(monkeypatch):
+    encoder = encoder_of(("EVA", "BERT, CLS"))
+    transformer = encoder.model.text.transformer
+
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transformer.embeddings, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            encoder.text.prefix(encoder.token_ids(["x"]), 0)
+    assert all(not module._forward_pre_hooks for module in transformer.modules())
+
+
+def test_pooled_padding_is_special_and_other_padding_is_not_gated():
+    encoder = encoder_of(("SigLIP", "SigLIP, padded with EOS"))
+    tokens = encoder.text.prefix(encoder.token_ids(["a nodule"]), 0)
+    assert tokens.valid[0].tolist() == [True] * 3 + [False] * 6 + [True]
+    assert tokens.kinds[0, [2, 9]].tolist() == [LAST_SPECIAL, LAST_SPECIAL]
+    assert tokens.kinds[0, :2].tolist() == [CONTENT, CONTENT]
+
+
+def test_appended_cls_has_a_name():
+    encoder = encoder_of(("CoCa ViT", "CoCa"))
+    result = attribute(encoder, families.pixels(encoder, 1), ["a nodule"], replace(PAPER, steps=1))
+    assert result.tokens[0][-1] == "<cls>"
+    assert result.special[0][0]
+    assert result.special[0][-1]
+
+
+@pytest.mark.parametrize(
+    ("vision", "text", "reason"),
+    [
+        ({"attentional_pool": "parallel"}, {}, "attentional_pool 'parallel' is unfinished"),
+        ({"attentional_pool": "cascade"}, {}, "attentional_pool 'cascade' is unfinished"),
+        ({"pool_type": "none"}, {}, "image tower: pooling 'none'"),
+        ({}, {"pool_type": "none"}, "text tower: pooling 'none'"),
+    ],
+)
+def test_refusals_name_the_part(vision, text, reason):
+    vision_cfg = {**families.IMAGES["ViT"], "attn_pooler_heads": 2, **vision}
+    text_cfg = {**families.TEXT_TOWERS["causal"][0], **text}
+    model = CustomTextCLIP(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg)
+    tower = text_tower if text else image_tower
+    with pytest.raises(UnsupportedModelError, match=reason):
+        tower(model)
+
+
+def test_other_trunks_are_refused_by_name():
+    model = CustomTextCLIP(
+        embed_dim=24,
+        vision_cfg={"timm_model_name": "ghostnet_050", "image_size": 64},
+        text_cfg=families.TEXT_TOWERS["causal"][0],
+    )
+    with pytest.raises(UnsupportedModelError, match="timm trunk timm's GhostNet, expected one of ConvNeXt, Eva"):
+        image_tower(model)
+
+
+def test_other_encoders_and_poolers_are_refused_by_name():
+    model = encoder_of(("EVA", "BERT, CLS")).model
+    text = model.text
+    kept = text.pooler
+    try:
+        text.pooler = open_clip.hf_model.MaxPooler()
+        with pytest.raises(UnsupportedModelError, match="pooling MaxPooler"):
+            text_tower(model)
+    finally:
+        text.pooler = kept
+    text.config.model_type = "albert"
+    try:
+        with pytest.raises(UnsupportedModelError, match="'albert' encoder, expected one of bert"):
+            text_tower(model)
+    finally:
+        del text.config.model_type
+    assert text.config.model_type == "bert"
+
+
+def test_coca_with_one_output_is_refused():
+    text_cfg = {**families.TEXT_TOWERS["CoCa"][0], "output_tokens": False}
+    vision_cfg = {**families.IMAGES["CoCa ViT"], "output_tokens": False}
+    multimodal = {"width": 32, "heads": 2, "layers": 1, "context_length": families.CONTEXT}
+    model = CoCa(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg, multimodal_cfg=multimodal)
+    with pytest.raises(UnsupportedModelError, match="image tower: output_tokens is off"):
+        image_tower(model)
+    with pytest.raises(UnsupportedModelError, match="text tower: output_tokens is off"):
+        text_tower(model)
+
+
+def test_a_model_that_computes_something_else_is_refused():
+    encoder = families.build("ViT", "causal")
+    visual = encoder.model.visual
+    whole = visual.transformer.forward
+    visual.transformer.forward = lambda x: whole(x) + x.flip(-1)
+    with pytest.raises(UnsupportedModelError, match="image tower: cut after block 0 it gives another embedding"):
+        DualEncoder(encoder.model, encoder.tokenizer)
+
+
+def test_a_model_that_fails_is_refused_with_its_own_reason():
+    encoder = families.build("ViT", "causal")
+    with pytest.raises(UnsupportedModelError, match="text tower: IndexError"):
+        DualEncoder(encoder.model, lambda texts: torch.full((len(texts), families.CONTEXT), 60000))
+
+
+def test_embeddings_of_another_shape_are_refused():
+    encoder = encoder_of(("ViT", "causal"))
+
+    def embed(pixels):
+        return encoder.embed_images(pixels)[:, None]
+
+    with pytest.raises(UnsupportedModelError, match=r"expected \(inputs, features\) for both"):
+        refuse_other_embeddings("image", encoder.image, lambda: families.pixels(encoder), embed)
+
+
+@pytest.mark.parametrize("pair", [("ViT", "causal"), ("ConvNeXt", "SigLIP2"), ("EVA", "BERT, CLS")], ids=" | ".join)
+def test_half_precision_is_accepted_and_explained(pair):
+    encoder = families.build(*pair)
+    half = DualEncoder(encoder.model.bfloat16(), encoder.tokenizer)
+    result = attribute(half, families.pixels(half, 1), ["a nodule"], replace(PAPER, steps=1), keys=["key"])
+    assert result.image_map.isfinite().all()
+    assert result.image_map.std() > 0
+
+
+def test_image_size_may_be_forced():
+    model = open_clip.create_model("ViT-S-32-alt", force_image_size=(96, 128), load_weights=False)
+    other = DualEncoder(model, open_clip.SimpleTokenizer(context_length=77))
+    assert other.image.prefix(families.pixels(other, 1), 0).grid == (3, 4)

@@ -5,6 +5,7 @@ JSON object.
 """
 
 import atexit
+import dataclasses
 import json
 import os
 import sys
@@ -253,6 +254,38 @@ def query(
             rows = sql.read(connection, text)
         except sql.QueryError as error:
             _stop(Exit.BAD_INPUT, str(error))
+    if as_json:
+        print(_as_json({"rows": rows}))
+    else:
+        _print_table(rows)
+
+
+@app.command()
+def sweep(
+    audit_file: Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="Model, corpus and the settings to vary.")],
+    depth: Annotated[
+        list[float],
+        typer.Option(default_factory=lambda: [0.2, 0.5, 0.8], help="Share of blocks before the gate; repeat."),
+    ],
+    beta: Annotated[
+        list[float], typer.Option(default_factory=lambda: [0.1, 1.0], help="Price of the mean nat; repeat.")
+    ],
+    draws: Annotated[list[int], typer.Option(default_factory=lambda: [2], help="Noise draws a step; repeat.")],
+    pairs: Annotated[int, typer.Option(min=2, help="Pairs of the corpus to try.")] = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Try settings on your own model and pairs: stability, cosine retained, nats and cost of each."""
+    from flows.config import load
+    from flows.sweep import sweep_settings
+    from tasks.errors import BadInputError
+
+    rows: list[dict[str, Any]] = []
+    try:
+        for row in sweep_settings(load(audit_file), pairs, depth, beta, draws):
+            rows.append(dataclasses.asdict(row))
+            errors.print(f"depth {row.depth:g} beta {row.beta:g} draws {row.draws}: done", markup=False)
+    except BadInputError as error:
+        _stop(Exit.BAD_INPUT, str(error))
     if as_json:
         print(_as_json({"rows": rows}))
     else:

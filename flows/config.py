@@ -51,7 +51,8 @@ class GateSettings(Section):
 
     depth: float | None = Field(None, ge=0, le=1, description="share of the blocks before the bottleneck")
     layer: int | None = Field(None, ge=-1, description="0-based block whose output is gated, -1: embeddings")
-    beta: float | None = Field(None, ge=0, description="price of a nat")
+    beta: float | None = Field(None, ge=0, description="price of the mean nat, in cosine")
+    portable: bool | None = Field(None, description="let beta mean the same on every grid and caption length")
     statistics: Literal["unit", "feature", "position"] | None = None
     special: Literal["learned", "closed", "open"] | None = None
 
@@ -64,6 +65,9 @@ class BottleneckSettings(Section):
     steps: int | None = Field(None, ge=1)
     draws: int | None = Field(None, ge=1)
     antithetic: bool | None = None
+    tolerance: float | None = Field(None, ge=0, lt=1, description="stop a pair early once its map moves less")
+    precision: Literal["float32", "bfloat16"] | None = None
+    second_seed: bool = Field(False, description="attribute twice and store each map's stability; doubles the cost")
     calibration_pairs: int = Field(512, ge=2, description="sample for the feature statistics")
     image: GateSettings = GateSettings()
     text: GateSettings = GateSettings()
@@ -125,7 +129,8 @@ class AuditConfig(Section):
         """The engine's settings: the preset with what the file overrides."""
         given = self.bottleneck
         config = m2ib.preset(given.preset, given.seed)
-        overrides = {name: getattr(given, name) for name in ("steps", "draws", "antithetic")}
+        plain = ("steps", "draws", "antithetic", "tolerance", "precision")
+        overrides = {name: getattr(given, name) for name in plain}
         for tower in ("image", "text"):
             gate = {key: value for key, value in getattr(given, tower).model_dump().items() if value is not None}
             overrides[tower] = replace(getattr(config, tower), **gate)
@@ -160,7 +165,8 @@ class AuditConfig(Section):
         return {
             "corpus": self.corpus.model_dump(mode="json"),
             "model": self.model.model_dump(mode="json", include={"architecture", "pretrained"}),
-            "bottleneck": asdict(self.bottleneck_config()) | {"calibration_pairs": self.bottleneck.calibration_pairs},
+            "bottleneck": asdict(self.bottleneck_config())
+            | {key: getattr(self.bottleneck, key) for key in ("calibration_pairs", "second_seed")},
             "regions": self.regions.model_dump(mode="json"),
             "alerts": self.alerts.model_dump(mode="json"),
         }
@@ -168,7 +174,12 @@ class AuditConfig(Section):
     def attribution_plan(self, model_digest: str, corpus_digest: str, code_version: str) -> AttributionPlan:
         """Settings of attribute, with the key under which finished shards are found again."""
         parts = [self.resolved()["bottleneck"], model_digest, corpus_digest, code_version]
-        return AttributionPlan(self.bottleneck_config(), self.bottleneck.calibration_pairs, config_digest(parts))
+        return AttributionPlan(
+            self.bottleneck_config(),
+            self.bottleneck.calibration_pairs,
+            self.bottleneck.second_seed,
+            config_digest(parts),
+        )
 
 
 def config_digest(value: Any) -> str:

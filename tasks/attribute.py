@@ -2,7 +2,9 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -16,6 +18,8 @@ from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.errors import BadInputError
 from tasks.lake import Run, written_aside
 from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, ShardResult
+
+VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
 
 _loading = threading.Lock()
 _in_use: dict[str, threading.Lock] = {}
@@ -85,9 +89,11 @@ def calibrate_features(
     return FeatureStatistics.load(path)
 
 
-def _rows(result: Attribution, pairs: list[dict[str, Any]], model: DualEncoder) -> Iterator[dict[str, Any]]:
+def _rows(
+    result: Attribution, again: Attribution | None, pairs: Sequence[dict[str, Any]], model: DualEncoder
+) -> Iterator[dict[str, Any]]:
+    stability = result.stability(again) if again else None
     for i, pair in enumerate(pairs):
-        view = model.field_of_view(pair["width"], pair["height"])
         image_map, text_map = result.image_map[i].double(), result.text_map[i].double()
         yield {
             "pair_id": pair["pair_id"],
@@ -104,7 +110,44 @@ def _rows(result: Attribution, pairs: list[dict[str, Any]], model: DualEncoder) 
             "text_map": text_map.tolist(),
             "text_nats": float(text_map.sum()),
             "text_cosine": float(result.text_cosine[i]),
-        } | dict(zip(("view_x0", "view_y0", "view_x1", "view_y1"), view, strict=True))
+            "image_steps": int(result.image_steps[i]),
+            "text_steps": int(result.text_steps[i]),
+            "image_stability": float(stability[0][i]) if stability else None,
+            "text_stability": float(stability[1][i]) if stability else None,
+        } | dict(zip(VIEW, model.field_of_view(pair["width"], pair["height"]), strict=True))
+
+
+def _read_batch(
+    corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder
+) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
+    """Pixels of the pairs that still read, those pairs, and error rows for the others."""
+    pixels, readable, errors = [], [], []
+    for pair in pairs:
+        try:
+            pixels.append(_read(corpus, pair, model))
+            readable.append(pair)
+        except RowError as error:
+            errors.append({**pair, "stage": "attribute", "reason": str(error.reason), "detail": error.detail})
+    return model.stack(pixels), readable, errors
+
+
+def _attribute_twice(
+    network: DualEncoder,
+    pixels: Any,
+    pairs: Sequence[dict[str, Any]],
+    statistics: FeatureStatistics | None,
+    model: ModelSource,
+    plan: AttributionPlan,
+) -> tuple[Attribution, Attribution | None]:
+    """Maps of the pairs, and those of the next seed if the plan wants to know their stability."""
+    captions, keys = [pair["caption"] for pair in pairs], [pair["pair_id"] for pair in pairs]
+
+    def attributed(config: m2ib.BottleneckConfig) -> Attribution:
+        return m2ib.attribute(network, pixels, captions, config, statistics, keys=keys, batch_size=model.batch_size)
+
+    first = attributed(plan.bottleneck)
+    other = replace(plan.bottleneck, seed=plan.bottleneck.seed + 1)
+    return first, attributed(other) if plan.second_seed else None
 
 
 def _shard_name(shard: Shard, plan: AttributionPlan, pairs: list[dict[str, Any]]) -> str:
@@ -129,27 +172,20 @@ def attribute_pairs(
     network = encoder(model)
     statistics = calibrate_features(run, corpus, model, plan)
     errors: list[dict[str, Any]] = []
-    with _device_lock(model.device), run.writer("attributions", name) as writer:
-        rows: list[dict[str, Any]] = []
-        for start in range(0, len(pairs), model.batch_size):
-            pixels, readable = [], []
-            for pair in pairs[start : start + model.batch_size]:
-                try:
-                    pixels.append(_read(corpus, pair, network))
-                    readable.append(pair)
-                except RowError as error:
-                    errors.append({**pair, "stage": "attribute", "reason": str(error.reason), "detail": error.detail})
+    rows: list[dict[str, Any]] = []
+    batches = [pairs[start : start + model.batch_size] for start in range(0, len(pairs), model.batch_size)]
+    # The next batch is read and preprocessed while the device works on this one.
+    with ThreadPoolExecutor(max_workers=1) as reader, run.writer("attributions", name) as writer:
+        ahead = reader.submit(_read_batch, corpus, batches[0], network)
+        for following in [*batches[1:], None]:
+            pixels, readable, failed = ahead.result()
+            if following is not None:
+                ahead = reader.submit(_read_batch, corpus, following, network)
+            errors.extend(failed)
             if readable:
-                result = m2ib.attribute(
-                    network,
-                    network.stack(pixels),
-                    [pair["caption"] for pair in readable],
-                    plan.bottleneck,
-                    statistics,
-                    keys=[pair["pair_id"] for pair in readable],
-                    batch_size=model.batch_size,
-                )
-                rows.extend(_rows(result, readable, network))
+                with _device_lock(model.device):
+                    result, again = _attribute_twice(network, pixels, readable, statistics, model, plan)
+                rows.extend(_rows(result, again, readable, network))
         writer.write(rows)
         if errors:
             with run.writer("ingest_errors", name) as error_writer:

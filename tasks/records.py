@@ -44,10 +44,14 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class AttributionPlan:
-    """All that decides a map besides the pair; `key` names it in file names."""
+    """All that decides a map besides the pair; `key` names it in file names.
+
+    second_seed: attribute each pair with the next seed as well, and keep the correlation of the two maps.
+    """
 
     bottleneck: BottleneckConfig
     calibration_pairs: int
+    second_seed: bool
     key: str
 
 

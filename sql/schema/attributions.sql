@@ -15,6 +15,10 @@ CREATE TABLE attributions (
     text_map FLOAT[],            -- nats a token
     text_nats DOUBLE,            -- sum of text_map
     text_cosine FLOAT,           -- after the bottleneck in the text tower
+    image_steps INTEGER,         -- steps taken until the map had converged, or all
+    text_steps INTEGER,
+    image_stability FLOAT,       -- correlation with the map of a second seed; NULL if that was not asked for
+    text_stability FLOAT,
     view_x0 DOUBLE,              -- the box of the image that the model sees, in shares of width and height;
     view_y0 DOUBLE,              -- outside 0 to 1 where its preprocessing pads
     view_x1 DOUBLE,

@@ -1,0 +1,95 @@
+"""The model as it is deployed: what it sees of an image, what identifies it, which files it loads from."""
+
+import dataclasses
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from conftest import CONTEXT, tiny_model
+from open_clip.transform import PreprocessCfg
+from PIL import Image
+from safetensors.torch import save_file
+
+from m2ib import DualEncoder, ModelLoadError, load_encoder
+
+
+def encoder_of(model, **preprocess):
+    model.visual.preprocess_cfg = model.visual.preprocess_cfg | preprocess
+    return DualEncoder(model, open_clip.SimpleTokenizer(context_length=CONTEXT))
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("size", [(400, 800), (800, 400), (600, 600), (1000, 410)], ids=str)
+def test_field_of_view_is_what_the_preprocessing_keeps(mode, size):
+    """A picture of its own coordinates, through the real preprocessing: the seen part must read as the box says."""
+    width, height = size
+    encoder = encoder_of(tiny_model(), resize_mode=mode, mean=(0.0,) * 3, std=(1.0,) * 3)
+    ramp = np.zeros((height, width, 3), np.uint8)
+    ramp[..., 0] = np.linspace(0, 255, width)[None, :].astype(np.uint8)
+    ramp[..., 1] = np.linspace(0, 255, height)[:, None].astype(np.uint8)
+    ramp[..., 2] = 255  # where the picture is, as against padding
+    seen = encoder.preprocess(Image.fromarray(ramp)).numpy()
+    x0, y0, x1, y1 = encoder.field_of_view(width, height)
+    rows, columns = seen.shape[1:]
+    xs = x0 + (np.arange(columns) + 0.5) / columns * (x1 - x0)
+    ys = y0 + (np.arange(rows) + 0.5) / rows * (y1 - y0)
+    inside = (xs[None, :] > 0.05) & (xs[None, :] < 0.95) & (ys[:, None] > 0.05) & (ys[:, None] < 0.95)
+    assert inside.any()
+    tolerance = 1.5 / min(rows, columns)  # rounding to whole pixels
+    assert np.abs(seen[0] - xs[None, :])[inside].max() < tolerance
+    assert np.abs(seen[1] - ys[:, None])[inside].max() < tolerance
+    padding = (xs[None, :] < -0.05) | (xs[None, :] > 1.05) | (ys[:, None] < -0.05) | (ys[:, None] > 1.05)
+    assert (seen[2][padding] < 0.5).all()
+
+
+def test_the_digest_names_the_model_not_its_weights_alone():
+    other = open_clip.SimpleTokenizer(context_length=CONTEXT, clean="canonicalize")
+    digests = {
+        "same": encoder_of(tiny_model()).digest,
+        "again": encoder_of(tiny_model()).digest,
+        "weights": encoder_of(tiny_model(seed=1)).digest,
+        "heads": encoder_of(tiny_model(heads=4)).digest,
+        "pool": encoder_of(tiny_model(pool_type="eos", eos_id=49407)).digest,
+        "preprocessing": encoder_of(tiny_model(), resize_mode="squash").digest,
+        "tokenizer": DualEncoder(
+            tiny_model(), open_clip.SimpleTokenizer(context_length=CONTEXT, clean="canonicalize")
+        ).digest,
+    }
+    assert digests.pop("same") == digests["again"]
+    assert len(set(digests.values())) == len(digests)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_local_checkpoint_of_a_named_architecture_loads(tmp_path, suffix, monkeypatch):
+    """The user's most common case; a tiny architecture is registered so that the test is quick."""
+    preprocess = dataclasses.asdict(PreprocessCfg(size=40))
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 40, "patch_size": 10, "width": 32, "layers": 3, "head_width": 16},
+        "text_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3},
+    }
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-test-model", config)
+    weights = tiny_model().state_dict()
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pt":
+        torch.save(weights, path)
+    else:
+        save_file(weights, path)
+    encoder = load_encoder("tiny-test-model", str(path))
+    assert encoder.preprocess_cfg.size in (preprocess["size"], (40, 40))
+    assert all(torch.equal(value, weights[key]) for key, value in encoder.model.state_dict().items())
+
+
+def test_what_cannot_be_loaded_says_what_to_check(tmp_path):
+    with pytest.raises(ModelLoadError, match=r"nearest: .*ViT-B-32"):
+        load_encoder("ViT-B-23")
+    with pytest.raises(ModelLoadError, match="no weights named"):
+        load_encoder("ViT-B-32")
+    with pytest.raises(ModelLoadError, match="no file at"):
+        load_encoder("ViT-B-32", str(tmp_path / "gone.pt"))
+    with pytest.raises(ModelLoadError, match="brings its own weights"):
+        load_encoder(f"local-dir:{tmp_path}", "openai")
+    (tmp_path / "pickle.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'echo'\ntR.")
+    with pytest.raises(ModelLoadError, match="could not be loaded"):
+        load_encoder("ViT-B-32", str(tmp_path / "pickle.pt"))

@@ -66,7 +66,7 @@ class BottleneckSettings(Section):
     draws: int | None = Field(None, ge=1)
     antithetic: bool | None = None
     tolerance: float | None = Field(None, ge=0, lt=1, description="stop a pair early once its map moves less")
-    precision: Literal["float32", "bfloat16"] | None = None
+    precision: Literal["float32", "bfloat16"] | None = Field(None, description="of the blocks behind the bottleneck")
     second_seed: bool = Field(False, description="attribute twice and store each map's stability; doubles the cost")
     calibration_pairs: int = Field(512, ge=2, description="sample for the feature statistics")
     image: GateSettings = GateSettings()

@@ -106,7 +106,7 @@ def _reason(tower: str) -> Iterator[None]:
         yield
     except UnsupportedModelError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever open_clip, timm or transformers raise is the reason
         raise UnsupportedModelError(f"{tower} tower: {type(error).__name__}: {error}") from error
 
 

@@ -28,6 +28,7 @@ from m2ib.towers.check import refuse_other_embeddings
 Images = Sequence[Image.Image] | Float[Tensor, "images 3 height width"]
 
 _PLAIN = (int, float, str, tuple, type(None))
+_NO_PART = ("training", "name_or_path")  # a mode, and where a Hugging Face tower was read from
 _PROBES = ["", "A chest X-ray, 3/4 view: nodule (5 mm)!", "Größe, 大小, حجم", "a " * 200]
 _CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
@@ -95,7 +96,7 @@ class DualEncoder:
         sha = hashlib.sha256()
         for path, module in self.model.named_modules():
             plain = {
-                key: value for key, value in vars(module).items() if isinstance(value, _PLAIN) and key != "training"
+                key: value for key, value in vars(module).items() if isinstance(value, _PLAIN) and key not in _NO_PART
             }
             sha.update(f"{path}\x1f{type(module).__qualname__}\x1f{sorted(plain.items())}\x1e".encode())
         sha.update(self.tokenizer(_PROBES).numpy().data)

@@ -69,9 +69,9 @@ def naive(
             gate = getattr(config, name)
             layer = gate.resolve_layer(tower.blocks)
             _, length, width = tower.prefix(inputs, layer).hidden.shape
-            source = KeyedNoise(config.seed, [key], name, [length])
-            noise = [source.draw(config.draws, config.antithetic, length, width)[:, 0] for _ in range(config.steps)]
-            noise = [draws.to(image.device) for draws in noise]
+            source = KeyedNoise(config.seed, [key], name, image.device)
+            steps = range(1, config.steps + 1)
+            noise = [source.draw(step, config.draws, config.antithetic, length, width)[:, 0] for step in steps]
             row.append(one_map(encoder, blocks[layer], image, ids, length, gate.beta, noise))
         maps.append(row)
     return maps

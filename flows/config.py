@@ -43,7 +43,8 @@ class ModelConfig(Section):
     )
     pretrained: str | None = Field(None, description="a tag of the architecture, or a local checkpoint file")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
-    batch_size: int = Field(64, ge=1, description="pairs at a time on a device")
+    batch_size: int | None = Field(None, ge=1, description="pairs at a time; default: as the device's memory allows")
+    compile: bool = Field(False, description="torch.compile the suffixes: pays on a GPU, over many shards")
 
 
 class GateSettings(Section):
@@ -150,7 +151,10 @@ class AuditConfig(Section):
         architecture = self.model.architecture
         if architecture in demo.models.NAMES:
             architecture = f"local-dir:{demo.models.folder(architecture)}"
-        return [ModelSource(architecture, self.model.pretrained, device, self.model.batch_size) for device in devices]
+        given = self.model
+        return [
+            ModelSource(architecture, given.pretrained, device, given.batch_size, given.compile) for device in devices
+        ]
 
     def suspect_regions(self) -> SuspectRegions:
         """Settings of store."""

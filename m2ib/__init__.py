@@ -6,6 +6,7 @@ environment, no framework.
 """
 
 from m2ib.attribute import attribute, calibrate
+from m2ib.batching import fitting_batch_size
 from m2ib.encoders import DualEncoder, devices, load_encoder
 from m2ib.errors import CalibrationError, M2IBError, ModelLoadError, UnsupportedModelError
 from m2ib.statistics import FeatureStatistics
@@ -24,6 +25,7 @@ __all__ = [
     "attribute",
     "calibrate",
     "devices",
+    "fitting_batch_size",
     "load_encoder",
     "preset",
 ]

@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from m2ib.bottleneck import Fit, GatedTokens, fit
+from m2ib.batching import fitting_batch_size
+from m2ib.bottleneck import Fit, GatedTokens, at_least_float32, fit
 from m2ib.encoders import DualEncoder, Images
 from m2ib.errors import CalibrationError
 from m2ib.noise import KeyedNoise
 from m2ib.statistics import FeatureStatistics, RunningMoments, TowerStatistics
 from m2ib.towers.base import CONTENT, KINDS, HiddenTokens, Tower
-from m2ib.types import Attribution, BottleneckConfig, GateConfig, TowerName
+from m2ib.types import Attribution, BottleneckConfig, GateConfig
 
 
 def _cells(tokens: HiddenTokens, gate: GateConfig) -> Int[Tensor, "inputs tokens"]:
@@ -78,18 +79,19 @@ def attribute(
     statistics: FeatureStatistics | None = None,
     *,
     keys: Sequence[str] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Attribution:
     """M2IB maps of both towers for the pairs (images[i], texts[i]) (Wang et al., NeurIPS 2023, section 3).
 
     images: PIL images, or a tensor that `encoder.preprocess` made. config: default the audit's settings.
     statistics: from `calibrate`, needed unless both towers use `unit`. keys: identity of each pair for its noise;
     default a digest of its pixels and tokens. A map depends on its pair, key, seed and settings alone, not on
-    neighbours or batch size. The model is left as it was found. When a device runs out of memory the batch is halved.
+    neighbours or batch size. The model is left as it was found. batch_size: default `fitting_batch_size`. When a
+    device runs out of memory after all the batch is halved.
     Raises ValueError for unequal lengths, CalibrationError for missing statistics.
     """
     config = config or BottleneckConfig()
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
     if len(images) != len(texts):
         raise ValueError(f"images and texts: got {len(images)} and {len(texts)}, expected one text an image")
@@ -104,6 +106,7 @@ def attribute(
                 f"{name}.statistics is {gate.statistics!r}, but no statistics were given: pass "
                 "`statistics=m2ib.calibrate(encoder, images, texts, config)`, or use m2ib.preset('paper')"
             )
+    batch_size = batch_size or fitting_batch_size(encoder, config)
     parts: list[Attribution] = []
     done = 0
     with encoder.frozen():
@@ -145,8 +148,11 @@ def _attribute_batch(
     image_tokens = encoder.image.prefix(pixels[first_image], config.image.resolve_layer(encoder.image.blocks))
     text_tokens = encoder.text.prefix(ids[first_text], config.text.resolve_layer(encoder.text.blocks))
     image_tokens, text_tokens = image_tokens.rows(image_of), text_tokens.rows(text_of)
-    image = _fit_tower(encoder.image, "image", image_tokens, text_embedding, keys, config, statistics.image)
-    text = _fit_tower(encoder.text, "text", text_tokens, image_embedding, keys, config, statistics.text)
+    image_noise, text_noise = (
+        KeyedNoise(config.seed, keys, tower, encoder.device, encoder.noise_source) for tower in ("image", "text")
+    )
+    image = _fit_tower(encoder.image, image_tokens, text_embedding, image_noise, config, config.image, statistics.image)
+    text = _fit_tower(encoder.text, text_tokens, image_embedding, text_noise, config, config.text, statistics.text)
     # An image tower's tokens have a grid, a text tower's have ids.
     grid, words = cast("tuple[int, int]", image_tokens.grid), cast("Tensor", text_tokens.ids)
     patches = image_tokens.kinds == CONTENT
@@ -166,35 +172,39 @@ def _attribute_batch(
 
 
 def _distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
-    """Where each distinct input first stands, and for each input which of these it is."""
-    places: dict[bytes, int] = {}
+    """Where each distinct input first stands, and for each input which of these it is.
+
+    Sums are compared before inputs, on the inputs' device: that takes one pass and one wait for the device.
+    """
+    sums: list[float] = inputs.flatten(1).sum(dim=1, dtype=torch.float64).tolist()
+    alike: dict[float, list[int]] = {}
     first: list[int] = []
     which: list[int] = []
-    for i, row in enumerate(inputs.cpu()):
-        digest = hashlib.sha256(row.numpy().data).digest()
-        if digest not in places:
-            places[digest] = len(first)
+    for i, total in enumerate(sums):
+        same = next((place for place in alike.get(total, []) if torch.equal(inputs[first[place]], inputs[i])), None)
+        if same is None:
+            same = len(first)
+            alike.setdefault(total, []).append(same)
             first.append(i)
-        which.append(places[digest])
+        which.append(same)
     return first, which
 
 
 def _fit_tower(
     tower: Tower,
-    name: TowerName,
     tokens: HiddenTokens,
     target: Float[Tensor, "pairs embed"],
-    keys: Sequence[str],
+    noise: KeyedNoise,
     config: BottleneckConfig,
+    gate: GateConfig,
     statistics: TowerStatistics | None,
 ) -> Fit:
-    gate: GateConfig = getattr(config, name)
     layer = gate.resolve_layer(tower.blocks)
-    hidden = tokens.hidden.float()
+    hidden = at_least_float32(tokens.hidden)
     if statistics is None:
         mean, std = torch.zeros_like(hidden), torch.ones_like(hidden)
     else:
-        mean, std = statistics.at(_cells(tokens, gate))
+        mean, std = (moment.to(hidden.dtype) for moment in statistics.at(_cells(tokens, gate)))
     special = tokens.valid & (tokens.kinds != CONTENT)
     gated = GatedTokens(
         hidden=hidden,
@@ -203,10 +213,9 @@ def _fit_tower(
         learned=tokens.valid if gate.special == "learned" else tokens.valid & ~special,
         closed=special if gate.special == "closed" else torch.zeros_like(special),
     )
-    noise = KeyedNoise(config.seed, keys, name, tokens.lengths)
 
     def suffix(codes: Tensor, rows: Tensor | None) -> Tensor:
-        some = tokens if rows is None or len(rows) == len(keys) else tokens.rows(rows)
+        some = tokens if rows is None or len(rows) == len(tokens.hidden) else tokens.rows(rows)
         with torch.autocast(codes.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             return tower.suffix(codes, some, layer)
 

@@ -7,7 +7,7 @@ as sigmoid(-alpha): subtracting would underflow (at alpha 6.3 in bfloat16), and 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 import torch
@@ -30,6 +30,11 @@ class Suffix(Protocol):
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Gates, KL and cosine are never in half precision: gradients are about 1e-6, and alpha starts at 5."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def kl_per_element(x: Float[Tensor, "*shape"], alpha: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """KL(N(gate x, shut^2) || N(0, 1)) in nats, element by element; x standardised (Schulz et al. 2020, eq. 6).
 
@@ -41,7 +46,7 @@ def kl_per_element(x: Float[Tensor, "*shape"], alpha: Float[Tensor, "*shape"]) -
 
 @dataclass(frozen=True)
 class GatedTokens:
-    """What the gates act on: S pairs of T tokens, padded. All float32.
+    """What the gates act on: S pairs of T tokens, padded. float32, or float64 for a model of float64.
 
     learned: tokens whose gate is fitted. closed: tokens replaced by noise. Others, padding included, pass unchanged.
     """
@@ -52,7 +57,12 @@ class GatedTokens:
     learned: Bool[Tensor, "pairs tokens"]
     closed: Bool[Tensor, "pairs tokens"]
 
-    @property
+    @cached_property
+    def all_learned(self) -> bool:
+        """Asked once: on a GPU the answer makes the host wait."""
+        return bool(self.learned.all())
+
+    @cached_property
     def standardised(self) -> Float[Tensor, "pairs tokens width"]:
         """Hidden states in units of the statistics."""
         return (self.hidden - self.mean) / self.std
@@ -66,14 +76,14 @@ class GatedTokens:
     def gate(self, alpha: Float[Tensor, "pairs tokens width"]) -> Float[Tensor, "pairs tokens width"]:
         """The paper's lambda: fitted, 0 where closed, 1 where open."""
         fitted = torch.sigmoid(alpha)
-        if bool(self.learned.all()):
+        if self.all_learned:
             return fitted
         return torch.where(self.learned[..., None], fitted, (~self.closed[..., None]).to(fitted.dtype))
 
     def shut(self, alpha: Float[Tensor, "pairs tokens width"]) -> Float[Tensor, "pairs tokens width"]:
         """1 - gate, without the subtraction."""
         fitted = torch.sigmoid(-alpha)
-        if bool(self.learned.all()):
+        if self.all_learned:
             return fitted
         return torch.where(self.learned[..., None], fitted, self.closed[..., None].to(fitted.dtype))
 
@@ -121,14 +131,14 @@ def fit(
     """
     _, length, width = tokens.hidden.shape
     final = torch.full_like(tokens.hidden, config.initial_alpha)
-    price = gate.price(tokens.learned.sum(dim=1), width)
+    price = gate.price(tokens.learned.sum(dim=1), width).to(tokens.hidden.dtype)
     state = _State(tokens, target, price, final.clone(), torch.zeros_like(final), torch.zeros_like(final))
     active = torch.arange(len(final), device=final.device)
     steps = torch.zeros_like(active)
     before = None if config.tolerance is None else tokens.nats(final)
 
     for step in range(1, config.steps + 1):
-        eps = noise.draw(config.draws, config.antithetic, length, width, active.tolist()).to(final.device)
+        eps = noise.draw(step, config.draws, config.antithetic, length, width, active).to(final.dtype)
         state.descend(eps, partial(suffix, rows=active), step, config.learning_rate)
         final[active] = state.alpha
         steps[active] = step
@@ -141,9 +151,9 @@ def fit(
             if not bool(moved.all()):
                 active, before, state = active[moved], nats[moved], state.rows(moved)
 
-    eps = noise.draw(config.draws, config.antithetic, length, width).to(final.device)
+    eps = noise.draw(config.steps + 1, config.draws, config.antithetic, length, width).to(final.dtype)
     with torch.no_grad():
-        retained = F.cosine_similarity(suffix(tokens.code(final, eps), None).float(), target, dim=-1)
+        retained = F.cosine_similarity(at_least_float32(suffix(tokens.code(final, eps), None)), target, dim=-1)
     return Fit(nats=tokens.nats(final), cosine=retained.mean(dim=0), steps=steps)
 
 
@@ -188,7 +198,7 @@ class _State:
         tokens, r = self.tokens, self.tokens.standardised
         z = tokens.code(self.alpha, eps).requires_grad_()
         with torch.enable_grad():
-            cosine = F.cosine_similarity(suffix(z).float(), self.target, dim=-1)
+            cosine = F.cosine_similarity(at_least_float32(suffix(z)), self.target, dim=-1)
             (slope,) = torch.autograd.grad(cosine.sum(), z)
         opened, shut = tokens.gate(self.alpha), tokens.shut(self.alpha)
         both = opened * shut

@@ -56,11 +56,11 @@ def sweep(
     images: Images,
     texts: Sequence[str],
     settings: Iterable[tuple[float, float, int, BottleneckConfig]],
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Iterator[SweepRow]:
     """One row a setting, as it is done. images, texts: a sample of pairs, which also serves to calibrate."""
     for depth, beta, draws, config in settings:
-        statistics = calibrate(encoder, images, texts, config, batch_size) if config.needs_statistics() else None
+        statistics = calibrate(encoder, images, texts, config) if config.needs_statistics() else None
         keys = [str(i) for i in range(len(texts))]
         start = time.perf_counter()
         result = attribute(encoder, images, texts, config, statistics, keys=keys, batch_size=batch_size)

@@ -56,7 +56,7 @@ class GateConfig:
     def price(self, gated: Int[Tensor, " pairs"], width: int) -> Float[Tensor, " pairs"]:
         """Price of one nat in one feature of one token: beta / (T D), for each pair's number of gated tokens."""
         tokens = torch.full_like(gated, REFERENCE_TOKENS) if self.portable else gated.clamp_min(1)
-        return self.beta / (tokens.float() * width)
+        return self.beta / (tokens.double() * width)
 
     def resolve_layer(self, blocks: int) -> int:
         """The 0-based block whose output is gated (-1: embeddings) in a tower of `blocks` blocks."""

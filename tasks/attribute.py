@@ -26,15 +26,18 @@ _in_use: dict[str, threading.Lock] = {}
 
 
 @cache
-def _load(architecture: str, pretrained: str | None, device: str) -> DualEncoder:
-    return m2ib.load_encoder(architecture, pretrained, device)
+def _load(architecture: str, pretrained: str | None, device: str, compiled: bool) -> DualEncoder:
+    network = m2ib.load_encoder(architecture, pretrained, device)
+    if compiled:
+        network.compile()
+    return network
 
 
 def encoder(source: ModelSource) -> DualEncoder:
     """The model, loaded once a process. Raises BadInputError with what to check."""
     try:
         with _loading:
-            return _load(source.architecture, source.pretrained, source.device)
+            return _load(source.architecture, source.pretrained, source.device, source.compile)
     except M2IBError as error:
         raise BadInputError(str(error)) from error
 
@@ -80,7 +83,7 @@ def calibrate_features(
                 continue  # it becomes an error row when its shard comes to it
         try:
             with _device_lock(model.device):
-                statistics = m2ib.calibrate(network, network.stack(images), texts, plan.bottleneck, model.batch_size)
+                statistics = m2ib.calibrate(network, network.stack(images), texts, plan.bottleneck)
         except M2IBError as error:
             raise BadInputError(f"calibration: {error}") from error
         with written_aside(path) as aside:
@@ -136,14 +139,14 @@ def _attribute_twice(
     pixels: Any,
     pairs: Sequence[dict[str, Any]],
     statistics: FeatureStatistics | None,
-    model: ModelSource,
+    batch_size: int,
     plan: AttributionPlan,
 ) -> tuple[Attribution, Attribution | None]:
     """Maps of the pairs, and those of the next seed if the plan wants to know their stability."""
     captions, keys = [pair["caption"] for pair in pairs], [pair["pair_id"] for pair in pairs]
 
     def attributed(config: m2ib.BottleneckConfig) -> Attribution:
-        return m2ib.attribute(network, pixels, captions, config, statistics, keys=keys, batch_size=model.batch_size)
+        return m2ib.attribute(network, pixels, captions, config, statistics, keys=keys, batch_size=batch_size)
 
     first = attributed(plan.bottleneck)
     other = replace(plan.bottleneck, seed=plan.bottleneck.seed + 1)
@@ -173,7 +176,9 @@ def attribute_pairs(
     statistics = calibrate_features(run, corpus, model, plan)
     errors: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    batches = [pairs[start : start + model.batch_size] for start in range(0, len(pairs), model.batch_size)]
+    with _device_lock(model.device):
+        size = model.batch_size or m2ib.fitting_batch_size(network, plan.bottleneck)
+    batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     # The next batch is read and preprocessed while the device works on this one.
     with ThreadPoolExecutor(max_workers=1) as reader, run.writer("attributions", name) as writer:
         ahead = reader.submit(_read_batch, corpus, batches[0], network)
@@ -184,7 +189,7 @@ def attribute_pairs(
             errors.extend(failed)
             if readable:
                 with _device_lock(model.device):
-                    result, again = _attribute_twice(network, pixels, readable, statistics, model, plan)
+                    result, again = _attribute_twice(network, pixels, readable, statistics, size, plan)
                 rows.extend(_rows(result, again, readable, network))
         writer.write(rows)
         if errors:

@@ -34,12 +34,13 @@ class CorpusSource:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Which model, in open_clip's terms, and where it runs."""
+    """Which model, in open_clip's terms, and how it runs; batch_size None: as the device's memory allows."""
 
     architecture: str
     pretrained: str | None = None
     device: str = "cpu"
-    batch_size: int = 64
+    batch_size: int | None = None
+    compile: bool = False
 
 
 @dataclass(frozen=True)

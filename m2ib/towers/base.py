@@ -6,13 +6,12 @@ Both halves call the model's own modules in the model's own order; nothing of th
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 # Kinds of token. Statistics of features are kept apart by kind.
-CONTENT, FIRST_SPECIAL, LAST_SPECIAL = 0, 1, 2
-KINDS = 3
+CONTENT, FIRST_SPECIAL, LAST_SPECIAL, PADDING = 0, 1, 2, 3
+KINDS = 4
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,8 @@ class HiddenTokens:
     """Hidden states of S inputs at the cut, padded to T tokens of D features.
 
     valid: tokens that may be gated and counted; the others are padding, and pass unchanged.
-    kinds: CONTENT (patch, word), FIRST_SPECIAL (CLS, registers, SOS) or LAST_SPECIAL (EOS, the pooled token).
+    kinds: CONTENT (patch, word), FIRST_SPECIAL (CLS, registers, SOS), LAST_SPECIAL (EOS, the pooled token), or PADDING
+        where it is valid, as the tower reads it and words have flown into it.
     grid: rows and columns of the content tokens, in reading order; None for texts.
     ids: vocabulary index of each token, -1 for one that is no word (an appended CLS); None for images.
     context: what the tower's suffix needs besides (masks, indices); an entry's first dimension is the input.
@@ -34,12 +34,6 @@ class HiddenTokens:
     ids: Int[Tensor, "inputs tokens"] | None
     context: dict[str, Tensor]
     shared: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each input up to its last valid one."""
-        positions = torch.arange(1, self.hidden.shape[1] + 1, device=self.hidden.device)
-        return (self.valid * positions).max(dim=1).values.tolist()
 
     def rows(self, index: Tensor | list[int]) -> "HiddenTokens":
         """Some of the inputs."""

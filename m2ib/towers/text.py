@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from m2ib.errors import UnsupportedModelError
 from m2ib.towers.attention import run_blocks
-from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, HiddenTokens, repeat
+from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, PADDING, HiddenTokens, repeat
 
 APPENDED = -1  # `HiddenTokens.ids` of a token that the tower appends
 
@@ -116,7 +116,9 @@ class PaddedTextTower:
     """A text transformer whose padding cannot be cut off.
 
     Bidirectional ones read their padding (MobileCLIP), SigLIP and CLIPA pool the last position, which mostly is
-    padding, and CoCa appends a CLS token after it. Padding keeps its hidden states; the pooled token is gated.
+    padding, and CoCa appends a CLS token after it, which reads one position past the text. At the embeddings padding
+    says nothing about the text and passes unchanged. Behind the first block words have flown into it, so that what
+    is read of it is gated like a special token.
     """
 
     POOLING: ClassVar = {"argmax": "end of text", "eos": "end of text", "last": "last token", "first": "first token"}
@@ -172,6 +174,16 @@ class PaddedTextTower:
         kinds[at_pooled] = FIRST_SPECIAL if self._pool_type == "first" and not self._appends else LAST_SPECIAL
         return kinds, valid | at_pooled
 
+    @staticmethod
+    def _read(
+        valid: Bool[Tensor, "inputs tokens"], pooled: Int[Tensor, " inputs"], mask: Tensor | None
+    ) -> Bool[Tensor, "inputs tokens"]:
+        """The positions that the pooled token looks at. Without a mask of the text's own: all."""
+        if mask is None:
+            return torch.ones_like(valid)
+        rows = torch.arange(len(valid), device=valid.device)
+        return ~torch.isneginf(mask[rows, 0, pooled])
+
     @torch.no_grad()
     def prefix(self, inputs: Int[Tensor, "inputs context"], layer: int) -> HiddenTokens:
         """Hidden states at the cut, at the tower's full length."""
@@ -186,6 +198,9 @@ class PaddedTextTower:
             shared["mask"] = mask
         for block in self._blocks[: layer + 1]:
             x = block(x, attn_mask=mask)
+        if layer >= 0:
+            read = self._read(valid, pooled, context.get("mask"))
+            kinds, valid = torch.where(read & ~valid, PADDING, kinds), valid | read
         ids = inputs
         if self._appends:
             ids = torch.cat([inputs, torch.full_like(inputs[:, :1], APPENDED)], dim=1)

@@ -37,6 +37,16 @@ def encoder(request):
     return DualEncoder(tiny_model(request.param), open_clip.SimpleTokenizer(context_length=CONTEXT))
 
 
+@pytest.fixture(scope="session", params=[CLIP, CustomTextCLIP], ids=["CLIP", "CustomTextCLIP"])
+def exact(request):
+    """The same models in float64.
+
+    Adam's first steps are signs of gradients: in float32 one feature in a million has a gradient that is all
+    rounding, and moves the other way.
+    """
+    return DualEncoder(tiny_model(request.param).double(), open_clip.SimpleTokenizer(context_length=CONTEXT))
+
+
 @pytest.fixture(scope="session")
 def pairs():
     """Eleven random pairs: more than one batch in most tests, with captions of several lengths."""

@@ -2,11 +2,22 @@
 
 from dataclasses import replace
 
+import open_clip
 import pytest
 import torch
+from conftest import CONTEXT, tiny_model
 from oracle import map_of_one_pair
 
-from m2ib import BottleneckConfig, CalibrationError, GateConfig, attribute, calibrate, preset
+from m2ib import (
+    BottleneckConfig,
+    CalibrationError,
+    DualEncoder,
+    GateConfig,
+    attribute,
+    calibrate,
+    fitting_batch_size,
+    preset,
+)
 from m2ib.noise import KeyedNoise
 
 AUDIT = BottleneckConfig()
@@ -24,16 +35,16 @@ def _oracle(encoder, tower, config, pair, inputs, target, key, statistics):
     part = getattr(encoder, tower)
     layer = gate.resolve_layer(part.blocks)
     tokens = part.prefix(inputs, layer)
-    length = int(tokens.lengths[0])
+    length = int(tokens.valid[0].nonzero().max()) + 1
     special = tokens.kinds[0] != 0
     mean, std = 0.0, 1.0
     if gate.statistics != "unit":
         cells = torch.arange(length) if gate.statistics == "position" else tokens.kinds[0]
-        mean, std = getattr(statistics, tower).mean[cells], getattr(statistics, tower).std[cells]
-    noise = KeyedNoise(config.seed, [key], tower, [length])
+        mean, std = (getattr(getattr(statistics, tower), name)[cells].double() for name in ("mean", "std"))
+    noise = KeyedNoise(config.seed, [key], tower)
     draws = [
-        noise.draw(config.draws, config.antithetic, length, tokens.hidden.shape[2])[:, 0]
-        for _ in range(config.steps + 1)
+        noise.draw(step, config.draws, config.antithetic, length, tokens.hidden.shape[2])[:, 0].double()
+        for step in range(1, config.steps + 2)
     ]
     if tower == "image":
         blocks, embed = encoder.model.visual.transformer.resblocks, lambda: encoder.model.encode_image(inputs)
@@ -49,13 +60,14 @@ def _oracle(encoder, tower, config, pair, inputs, target, key, statistics):
 
 
 @pytest.mark.parametrize("config", [AUDIT, PAPER, DEEP, EMBEDDINGS], ids=["audit", "paper", "deep", "embeddings"])
-def test_maps_equal_the_oracle(encoder, pairs, config):
+def test_maps_equal_the_oracle(exact, pairs, config):
+    encoder = exact
     images, texts = pairs[0][:2], pairs[1][:2]
     statistics = calibrate(encoder, *pairs, config) if config.needs_statistics() else None
     keys = [f"pair-{i}" for i in range(2)]
     result = attribute(encoder, images, texts, config, statistics, keys=keys)
     for i, (image, text, key) in enumerate(zip(images, texts, keys, strict=True)):
-        pixels, ids = encoder.pixels([image]), encoder.token_ids([text])
+        pixels, ids = encoder.pixels([image]).double(), encoder.token_ids([text])
         nats, cosine = _oracle(encoder, "image", config, i, pixels, encoder.embed_texts(ids), key, statistics)
         _close(result.image_map[i].flatten(), nats[1:])
         _close(result.image_special_nats[i], nats[0])
@@ -66,7 +78,21 @@ def test_maps_equal_the_oracle(encoder, pairs, config):
 
 
 def _close(got, expected):
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    tolerance = 1e-8 if got.dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("config", [AUDIT, PAPER], ids=["audit", "paper"])
+def test_float32_gives_the_map_of_float64(encoder, exact, pairs, config):
+    images, texts = pairs
+    statistics = calibrate(encoder, *pairs, config) if config.needs_statistics() else None
+    keys = [str(i) for i in range(len(texts))]
+    if type(encoder.model) is not type(exact.model):
+        pytest.skip("another model")
+    single, double = (attribute(model, images, texts, config, statistics, keys=keys) for model in (encoder, exact))
+    assert double.image_map.dtype == torch.float64
+    scale = double.image_map.amax(dim=(1, 2), keepdim=True)
+    assert float(((single.image_map - double.image_map).abs() / scale).max()) < 1e-3
 
 
 def test_clean_cosine_is_the_models_own(encoder, pairs):
@@ -91,7 +117,8 @@ def test_another_seed_gives_another_map(encoder, pairs):
 
 
 @pytest.mark.parametrize("config", [AUDIT, PAPER], ids=["audit", "paper"])
-def test_batch_size_and_neighbours_do_not_matter(encoder, pairs, config):
+def test_batch_size_and_neighbours_do_not_matter(exact, pairs, config):
+    encoder = exact
     statistics = calibrate(encoder, *pairs, config) if config.needs_statistics() else None
     whole = attribute(encoder, *pairs, config, statistics, batch_size=64)
     for batch_size in (1, 7):
@@ -176,12 +203,12 @@ def test_out_of_memory_halves_the_batch_and_goes_on(encoder, pairs, monkeypatch)
         return real(self, codes, *rest)
 
     monkeypatch.setattr(type(encoder.image), "suffix", memory_for_three)
-    _close(attribute(encoder, *pairs, PAPER).image_map, whole.image_map)
+    _close(attribute(encoder, *pairs, PAPER, batch_size=64).image_map, whole.image_map)
     assert tried[:2] == [11, 6]
     assert max(tried[2:]) == 3
     monkeypatch.setattr(type(encoder.image), "suffix", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(torch.OutOfMemoryError):
-        attribute(encoder, *pairs, PAPER)
+        attribute(encoder, *pairs, PAPER, batch_size=64)
 
 
 def test_stability_compares_maps_of_two_seeds(encoder, pairs):
@@ -213,8 +240,37 @@ def test_prompts_of_one_image_share_its_prefix(encoder, pairs, monkeypatch):
         "prefix",
         lambda self, inputs, layer: seen.append(len(inputs)) or prefix(self, inputs, layer),
     )
-    together = attribute(encoder, images, texts, PAPER, keys=keys)
+    together = attribute(encoder, images, texts, PAPER, keys=keys, batch_size=64)
     assert seen == [2]
     for i, single in enumerate(alone):
         _close(together.image_map[i], single.image_map[0])
         _close(together.text_map[i], single.text_map[0])
+
+
+def test_batches_fit_the_budget(encoder):
+    sizes = [fitting_batch_size(encoder, PAPER, budget) for budget in (1, 2**20, 2**21, 2**40)]
+    assert sizes[0] == 1
+    assert sizes[-1] == 16, "more bring nothing on a CPU"
+    assert 1 <= sizes[1] <= sizes[2] <= 16
+    more_draws, budget = replace(PAPER, draws=40), 2**22
+    assert fitting_batch_size(encoder, more_draws, budget) < fitting_batch_size(encoder, PAPER, budget)
+
+
+def test_compiled_towers_give_the_same_maps(pairs):
+    encoder = DualEncoder(tiny_model(), open_clip.SimpleTokenizer(context_length=CONTEXT))
+    plain = attribute(encoder, *pairs, PAPER)
+    encoder.compile(backend="eager")  # all of it but the compiler, which takes minutes
+    compiled = attribute(encoder, *pairs, PAPER)
+    _close(compiled.image_map, plain.image_map)
+    for a, b in zip(compiled.text_map, plain.text_map, strict=True):
+        _close(a, b)
+
+
+@pytest.mark.slow
+def test_compiled_code_gives_the_same_maps(pairs):
+    encoder = DualEncoder(tiny_model(), open_clip.SimpleTokenizer(context_length=CONTEXT))
+    plain = attribute(encoder, *pairs, PAPER)
+    encoder.compile()
+    compiled = attribute(encoder, *pairs, PAPER)
+    scale = plain.image_map.amax(dim=(1, 2), keepdim=True)
+    assert float(((compiled.image_map - plain.image_map).abs() / scale).max()) < 1e-3

@@ -15,7 +15,7 @@ from oracle import map_of_one_pair
 from m2ib import DualEncoder, GateConfig, UnsupportedModelError, attribute, preset
 from m2ib.noise import KeyedNoise
 from m2ib.towers import image_tower, text_tower
-from m2ib.towers.base import CONTENT, LAST_SPECIAL
+from m2ib.towers.base import CONTENT, LAST_SPECIAL, PADDING
 from m2ib.towers.check import refuse_other_embeddings
 
 PAIRS = pytest.mark.parametrize("pair", families.PAIRS, ids=" | ".join)
@@ -80,9 +80,11 @@ def _oracle(encoder, tower, blocks, maps, embed, inputs, target, gate, config):
     part = getattr(encoder, tower)
     layer = gate.resolve_layer(part.blocks)
     tokens = part.prefix(inputs, layer)
-    length, width = tokens.lengths[0], tokens.hidden.shape[2]
-    noise = KeyedNoise(config.seed, ["key"], tower, [length])
-    draws = [noise.draw(config.draws, config.antithetic, length, width)[:, 0] for _ in range(config.steps + 1)]
+    length, width = int(tokens.valid[0].nonzero().max()) + 1, tokens.hidden.shape[2]
+    noise = KeyedNoise(config.seed, ["key"], tower)
+    draws = [
+        noise.draw(step, config.draws, config.antithetic, length, width)[:, 0] for step in range(1, config.steps + 2)
+    ]
     return map_of_one_pair(
         encoder.model, blocks, layer, lambda: embed(inputs), target, draws, gate.beta,
         gated=tokens.valid[0, :length], closed=torch.zeros(length, dtype=torch.bool),
@@ -173,12 +175,31 @@ def test_a_hugging_face_encoder_is_left_without_hooks_when_it_fails(monkeypatch)
     assert all(not module._forward_pre_hooks for module in transformer.modules())
 
 
-def test_pooled_padding_is_special_and_other_padding_is_not_gated():
+def test_padding_is_gated_where_words_have_flown_into_it():
     encoder = encoder_of(("SigLIP", "SigLIP, padded with EOS"))
-    tokens = encoder.text.prefix(encoder.token_ids(["a nodule"]), 0)
+    ids = encoder.token_ids(["a nodule"])
+    tokens = encoder.text.prefix(ids, -1)
     assert tokens.valid[0].tolist() == [True] * 3 + [False] * 6 + [True]
     assert tokens.kinds[0, [2, 9]].tolist() == [LAST_SPECIAL, LAST_SPECIAL]
     assert tokens.kinds[0, :2].tolist() == [CONTENT, CONTENT]
+    tokens = encoder.text.prefix(ids, 0)
+    assert bool(tokens.valid.all())
+    assert tokens.kinds[0].tolist() == [CONTENT] * 2 + [LAST_SPECIAL] + [PADDING] * 6 + [LAST_SPECIAL]
+
+
+@PAIRS
+@pytest.mark.parametrize("layer", [0, 1])
+def test_nothing_of_a_text_passes_beside_the_gates(pair, layer):
+    """With noise in place of all valid tokens, the embedding does not depend on the text any more."""
+    encoder = encoder_of(pair)
+    first, second = (encoder.token_ids([text]) for text in ("a dog on the left", "no cat in this house"))
+    with encoder.frozen(), torch.no_grad():
+        one, other = (encoder.text.prefix(ids, layer) for ids in (first, second))
+        assert torch.equal(one.valid, other.valid), "texts of equal length"
+        noise = torch.randn(one.hidden.shape, generator=torch.Generator().manual_seed(0))
+        codes = [torch.where(t.valid[..., None], noise, t.hidden)[None] for t in (one, other)]
+        embeddings = [encoder.text.suffix(code, t, layer) for code, t in zip(codes, (one, other), strict=True)]
+    torch.testing.assert_close(*embeddings)
 
 
 def test_appended_cls_has_a_name():

@@ -234,7 +234,7 @@ def test_calibration_is_kept_and_the_same_for_the_same_seed(line, tmp_path, monk
         audit.ingest()
         statistics = audit.calibrate()
         assert statistics.image.mean.shape == (65, 128)
-        assert statistics.text.mean.shape == (3, 64)
+        assert statistics.text.mean.shape == (4, 64)
         files.append(audit.run.folder / "calibration.safetensors")
     content = [path.read_bytes() for path in files]
     assert content[0] == content[1] != content[2]

@@ -1,0 +1,60 @@
+"""Keyed noise: the published generator, normal, and a pair's own."""
+
+import pytest
+import torch
+
+from m2ib.noise import KeyedNoise, normals, philox
+
+# Known answers of Philox4x32-10 in Random123, the reference implementation: counter, key, output.
+KNOWN = [
+    ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+    ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+    (
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+        [0xA4093822, 0x299F31D0],
+        [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
+def test_philox_is_the_published_one(counter, key, expected):
+    words = philox(tuple(map(torch.tensor, counter)), tuple(map(torch.tensor, key)))
+    assert [int(word) for word in words] == expected
+
+
+def test_draws_are_standard_normal():
+    drawn = KeyedNoise(0, ["a", "b"], "image").draw(1, 2, False, 500, 256)
+    drawn = drawn.double().flatten()
+    count = len(drawn)
+    assert abs(drawn.mean()) < 4 / count**0.5
+    assert abs(drawn.var() - 1) < 4 * (2 / count) ** 0.5
+    assert abs(drawn.pow(3).mean()) < 4 * (15 / count) ** 0.5
+    assert abs(drawn.pow(4).mean() - 3) < 4 * (96 / count) ** 0.5
+    assert bool(drawn.isfinite().all())
+    neighbours = torch.corrcoef(torch.stack([drawn[:-1], drawn[1:]]))[0, 1]
+    assert abs(neighbours) < 4 / count**0.5
+
+
+def test_smallest_words_are_finite():
+    key = torch.zeros(1, 2, dtype=torch.long)
+    assert bool(normals(key, 3, torch.tensor(0), 100_000).isfinite().all())
+
+
+def test_a_pairs_noise_is_its_own():
+    noise = KeyedNoise(3, ["a", "b", "c"], "text")
+    whole = noise.draw(2, 4, True, 7, 6)
+    assert torch.equal(whole[:2], -whole[2:])
+    assert torch.equal(KeyedNoise(3, ["b"], "text").draw(2, 4, True, 7, 6), whole[:, 1:2]), "neighbours"
+    assert torch.equal(noise.draw(2, 4, True, 7, 6, torch.tensor([2, 0])), whole[:, [2, 0]]), "rows"
+    assert torch.equal(noise.draw(2, 4, True, 5, 6), whole[:, :, :5]), "padding"
+    others = [
+        KeyedNoise(4, ["a"], "text").draw(2, 4, True, 7, 6),
+        KeyedNoise(3, ["a"], "image").draw(2, 4, True, 7, 6),
+        KeyedNoise(3, ["a"], "text").draw(3, 4, True, 7, 6),
+        whole[:, 1:2],
+        whole[1:2, :1],
+    ]
+    assert all(
+        abs(float(torch.corrcoef(torch.stack([o[0].flatten(), whole[0, 0].flatten()]))[0, 1])) < 0.6 for o in others
+    )

@@ -4,7 +4,12 @@
 (c) the engine with two antithetic draws at the same layer. Random weights, both maps of each pair.
 
 `matmul_limit_share`: operations of (c), as PyTorch counts them, over what plain matrix products reach in the same run.
-`demo_stability_*`: correlation of a map with that of another seed, on the trained demo models. The last line is JSON.
+`demo_stability_*`: correlation of a map with that of another seed, on the trained demo models. Each row is printed when
+it is measured, the last line is JSON. Each model gets a process of its own, so that its peak memory is its own; it is
+read before the loop, which needs more.
+
+The loop runs in full, as nothing less gives maps to compare: per pair about a minute for ViT-B-32 and five for ViT-B-16
+on two cores, while all the rest takes one or two. It reports its steps on stderr.
 
 On a GPU, in one call: python -m benchmarks.engine --device cuda --precision bfloat16 --pairs 2048 --batch-size 256
 --naive-pairs 0
@@ -13,10 +18,13 @@ On a GPU, in one call: python -m benchmarks.engine --device cuda --precision bfl
 import argparse
 import csv
 import json
+import multiprocessing
 import resource
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,10 +79,20 @@ def naive(
             _, length, width = tower.prefix(inputs, layer).hidden.shape
             source = KeyedNoise(config.seed, [key], name, image.device)
             steps = range(1, config.steps + 1)
-            noise = [source.draw(step, config.draws, config.antithetic, length, width)[:, 0] for step in steps]
-            row.append(one_map(encoder, blocks[layer], image, ids, length, gate.beta, noise))
+            noise = (source.draw(step, config.draws, config.antithetic, length, width)[:, 0] for step in steps)
+            told = telling(noise, f"{key}, {name} map", config.steps)
+            row.append(one_map(encoder, blocks[layer], image, ids, length, gate.beta, told))
         maps.append(row)
     return maps
+
+
+def telling(noise: Iterable[Tensor], label: str, steps: int) -> Iterator[Tensor]:
+    """The same noise; says on stderr which step takes it, as the loop needs minutes."""
+    start = time.perf_counter()
+    for step, draws in enumerate(noise, start=1):
+        seconds = time.perf_counter() - start
+        print(f"literal loop, {label}: step {step} of {steps}, after {seconds:.0f} s", file=sys.stderr, flush=True)
+        yield draws
 
 
 def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
@@ -124,10 +142,9 @@ def demo_stability() -> dict[str, float]:
     return rows
 
 
-def measure(architecture: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """One row of the table."""
+def measure(encoder: DualEncoder, arguments: argparse.Namespace) -> Iterator[tuple[str, float]]:
+    """One model's rows, each as soon as it is known."""
     device, count = arguments.device, arguments.pairs
-    encoder = random_encoder(architecture, device)
     pixels, texts, keys = pairs_for(encoder, count)
     few = slice(0, min(arguments.naive_pairs, count))
     encoder.model.eval()
@@ -137,29 +154,39 @@ def measure(architecture: str, arguments: argparse.Namespace) -> dict[str, float
         return attribute(encoder, pixels, texts, config, keys=keys, batch_size=arguments.batch_size)
 
     attribute(encoder, pixels[:2], texts[:2], ANTITHETIC, keys=keys[:2])  # warm up
-    dtype = getattr(torch, arguments.precision)
     with FlopCounterMode(display=False) as counter:
         engine(ANTITHETIC)
+    yield "default_gflop_per_pair", counter.get_total_flops() / count / 1e9
     paper_seconds, paper = timed(lambda: engine(PAPER), device)
+    yield "paper_pairs_per_second", count / paper_seconds
     default_seconds, _ = timed(lambda: engine(ANTITHETIC), device)
-    row = {
-        "paper_pairs_per_second": count / paper_seconds,
-        "default_pairs_per_second": count / default_seconds,
-        "default_gflop_per_pair": counter.get_total_flops() / count / 1e9,
-        "matmul_limit_share": counter.get_total_flops() / default_seconds / matmul_rate(device, dtype),
-        "peak_memory_gib": peak_memory(device) / 2**30,
-    }
+    yield "default_pairs_per_second", count / default_seconds
+    limit = matmul_rate(device, getattr(torch, arguments.precision))
+    yield "matmul_limit_share", counter.get_total_flops() / default_seconds / limit
+    yield "peak_memory_gib", peak_memory(device) / 2**30
     if arguments.naive_pairs:
         loop_seconds, loop = timed(lambda: naive(encoder, pixels[few], texts[few], keys[few], PAPER), device)
         loop_rate = len(loop) / loop_seconds
-        row |= {
-            "loop_pairs_per_second": loop_rate,
-            "paper_vs_loop": row["paper_pairs_per_second"] / loop_rate,
-            "default_vs_loop": row["default_pairs_per_second"] / loop_rate,
-            "max_abs_difference": difference(loop, paper, relative=False),
-            "max_relative_difference": difference(loop, paper, relative=True),
-        }
-    return row
+        yield "loop_pairs_per_second", loop_rate
+        yield "paper_vs_loop", count / paper_seconds / loop_rate
+        yield "default_vs_loop", count / default_seconds / loop_rate
+        yield "max_abs_difference", difference(loop, paper, relative=False)
+        yield "max_relative_difference", difference(loop, paper, relative=True)
+
+
+def printed(title: str, rows: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The rows, each printed as it comes."""
+    print(title, flush=True)
+    found = {}
+    for key, value in rows:
+        print(f"{key:>26} {value:12.4g}", flush=True)
+        found[key] = value
+    return found
+
+
+def measure_one(architecture: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """One model's part of the table."""
+    return printed(architecture, measure(random_encoder(architecture, arguments.device), arguments))
 
 
 def peak_memory(device: str) -> int:
@@ -170,7 +197,7 @@ def peak_memory(device: str) -> int:
 
 
 def main() -> None:
-    """Measure, print a table, and last one JSON line."""
+    """Measure, print tables as they grow, and last one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["ViT-B-32", "ViT-B-16"], help="default: %(default)s")
     parser.add_argument("--pairs", type=int, default=16, help="pairs for the engine (default: %(default)s)")
@@ -179,11 +206,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the suffix")
     arguments = parser.parse_args()
-    stability = demo_stability()
-    results = {name: measure(name, arguments) | stability for name in arguments.models}
-    print(f"{'':>26}" + "".join(f"{name:>14}" for name in results))
-    for key in next(iter(results.values())):
-        print(f"{key:>26}" + "".join(f"{row[key]:14.4g}" for row in results.values()))
+    stability = printed("demo models", demo_stability().items())
+    results = {}
+    for name in arguments.models:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as own_process:
+            results[name] = own_process.submit(measure_one, name, arguments).result() | stability
     print(json.dumps(results))
 
 

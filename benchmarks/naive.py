@@ -4,6 +4,8 @@ It is what the equations say and what one would write first: a forward hook on t
 the other tower's embedding recomputed each time, gradients of everything.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,7 +33,13 @@ class _Gate:
 
 
 def one_map(
-    encoder: DualEncoder, block: nn.Module, pixels: Tensor, ids: Tensor, length: int, beta: float, noise: list[Tensor]
+    encoder: DualEncoder,
+    block: nn.Module,
+    pixels: Tensor,
+    ids: Tensor,
+    length: int,
+    beta: float,
+    noise: Iterable[Tensor],
 ) -> Tensor:
     """Nats per token (length,) of one pair, gated at `block`; noise: one (draws, length, width) a step."""
     seen: list[Tensor] = []

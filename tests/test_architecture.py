@@ -38,6 +38,31 @@ def test_the_engine_loads_no_framework(loaded_by):
     assert not loaded & {"prefect", "duckdb", "great_expectations", "pandas"}
 
 
+def test_the_engine_costs_no_more_to_import_than_torch_and_open_clip():
+    """Counted, not timed: which modules come, which environment variables are read, whether a device is woken."""
+    code = """
+import json, os, sys
+import torch, open_clip
+before, read = set(sys.modules), []
+look_up = type(os.environ).__getitem__
+type(os.environ).__getitem__ = lambda self, key: (read.append(key), look_up(self, key))[1]
+import m2ib
+new = sorted(set(sys.modules) - before)
+print(json.dumps({"new": new, "read": read, "device": torch.cuda.is_initialized()}))
+"""
+    done = subprocess.run(  # noqa: S603  # this interpreter
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    # jaxtyping: the shapes in annotations; milliseconds. numpy.typing: jaxtyping's, names only. All else, timm,
+    # safetensors and (where it is installed) transformers among it, open_clip has loaded already.
+    allowed = ("m2ib", "jaxtyping", "numpy.typing", "numpy._typing")
+    assert "m2ib.attribute" in found["new"]
+    assert [name for name in found["new"] if not name.startswith(allowed)] == []
+    assert [name for name in found["read"] if not name.startswith("JAXTYPING_")] == []
+    assert not found["device"]
+
+
 def test_the_lake_is_read_without_torch(loaded_by):
     loaded = loaded_by("import sql, review.report, corpora")
     assert "duckdb" in loaded

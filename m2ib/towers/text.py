@@ -176,13 +176,12 @@ class PaddedTextTower:
 
     @staticmethod
     def _read(
-        valid: Bool[Tensor, "inputs tokens"], pooled: Int[Tensor, " inputs"], mask: Tensor | None
+        valid: Bool[Tensor, "inputs tokens"], pooled: Int[Tensor, " inputs"], own: Tensor | None, shared: Tensor | None
     ) -> Bool[Tensor, "inputs tokens"]:
-        """The positions that the pooled token looks at. Without a mask of the text's own: all."""
-        if mask is None:
-            return torch.ones_like(valid)
-        rows = torch.arange(len(valid), device=valid.device)
-        return ~torch.isneginf(mask[rows, 0, pooled])
+        """The positions that the pooled token looks at, by a mask of the text's own or of all texts."""
+        if own is not None:
+            return ~torch.isneginf(own[torch.arange(len(valid), device=valid.device), 0, pooled])
+        return torch.ones_like(valid) if shared is None else ~torch.isneginf(shared[pooled])
 
     @torch.no_grad()
     def prefix(self, inputs: Int[Tensor, "inputs context"], layer: int) -> HiddenTokens:
@@ -199,7 +198,7 @@ class PaddedTextTower:
         for block in self._blocks[: layer + 1]:
             x = block(x, attn_mask=mask)
         if layer >= 0:
-            read = self._read(valid, pooled, context.get("mask"))
+            read = self._read(valid, pooled, context.get("mask"), shared.get("mask"))
             kinds, valid = torch.where(read & ~valid, PADDING, kinds), valid | read
         ids = inputs
         if self._appends:

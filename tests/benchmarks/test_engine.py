@@ -10,7 +10,7 @@ from benchmarks import engine
 from benchmarks.engine import PAPER, difference, measure, naive, pairs_for, printed, telling
 from m2ib import attribute
 
-ARGUMENTS = Namespace(device="cpu", pairs=2, naive_pairs=1, batch_size=2, precision="float32")
+ARGUMENTS = Namespace(device="cpu", pairs=2, naive_pairs=1, batch_size=2, precision="float32", compile=False)
 LOOP_KEYS = [
     "loop_pairs_per_second", "paper_vs_loop", "default_vs_loop", "max_abs_difference", "max_relative_difference",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ brings depends on them:
 10. `antithetic draws`: two draws, mirrored, for ten. The only line that changes the maps.
 
 Lines 1 and 2 are timed once, on few pairs; the others in rounds, of which the median counts. A line whose maps leave
-the engine's by more than a 10,000th of their largest value ends the run with an error. Takes about MINUTES on
+the engine's by more than a 10,000th of their largest value ends the run with an error. Takes about ten minutes on
 two cores; the loop reports its steps on stderr. The last line is JSON.
 """
 

@@ -12,7 +12,7 @@ The loop runs in full, as nothing less gives maps to compare: per pair about a m
 on two cores, while all the rest takes one or two. It reports its steps on stderr.
 
 On a GPU, in one call: python -m benchmarks.engine --device cuda --precision bfloat16 --compile --pairs 2048
---batch-size 256 --naive-pairs 0
+--batch-size 256 --naive-pairs 0 --no-stability
 """
 
 import argparse
@@ -40,7 +40,7 @@ from benchmarks.naive import one_map
 from demo.corpus import generate
 from m2ib import Attribution, BottleneckConfig, DualEncoder, attribute, load_encoder, preset
 from m2ib.noise import KeyedNoise
-from m2ib.types import TowerName
+from m2ib.types import REFERENCE_TOKENS, TowerName
 
 CAPTION = "a photograph of number {} beside the small red door"  # 12 tokens with SOS and EOS
 PAPER = preset("paper")
@@ -114,13 +114,13 @@ def difference(loop: list[Any], engine: Attribution, relative: bool) -> float:
     return worst
 
 
-def matmul_rate(device: str, dtype: torch.dtype) -> float:
+def matmul_rate(device: str, dtype: torch.dtype, rows: int) -> float:
     """Operations per second of plain matrix products of a suffix's shapes, the best of several repetitions."""
-    a, b = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((1600, 768), (768, 3072)))
+    a, b = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((rows, 768), (768, 3072)))
     best = 0.0
     for _ in range(10):
         seconds, _ = timed(lambda: [a @ b for _ in range(10)], device)
-        best = max(best, 10 * 2 * 1600 * 768 * 3072 / seconds)
+        best = max(best, 10 * 2 * rows * 768 * 3072 / seconds)
     return best
 
 
@@ -154,8 +154,10 @@ def measure(encoder: DualEncoder, arguments: argparse.Namespace) -> Iterator[tup
         return attribute(encoder, pixels, texts, config, keys=keys, batch_size=arguments.batch_size)
 
     attribute(encoder, pixels[:2], texts[:2], ANTITHETIC, keys=keys[:2], batch_size=2)  # warm up
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into it
     with FlopCounterMode(display=False) as counter:
         engine(ANTITHETIC)
+    torch.backends.mha.set_fastpath_enabled(True)
     yield "default_gflop_per_pair", counter.get_total_flops() / count / 1e9
     if arguments.compile:  # after counting: the counter does not see into compiled code
         encoder.compile()
@@ -165,7 +167,9 @@ def measure(encoder: DualEncoder, arguments: argparse.Namespace) -> Iterator[tup
     yield "paper_pairs_per_second", count / paper_seconds
     default_seconds, _ = timed(lambda: engine(ANTITHETIC), device)
     yield "default_pairs_per_second", count / default_seconds
-    limit = matmul_rate(device, getattr(torch, arguments.precision))
+    rows = arguments.batch_size * ANTITHETIC.draws * REFERENCE_TOKENS
+    limit = matmul_rate(device, getattr(torch, arguments.precision), rows)
+    yield "default_tflop_per_second", counter.get_total_flops() / default_seconds / 1e12
     yield "matmul_limit_share", counter.get_total_flops() / default_seconds / limit
     yield "peak_memory_gib", peak_memory(device) / 2**30
     if arguments.naive_pairs:
@@ -209,9 +213,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="pairs at a time (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the suffix")
+    parser.add_argument("--no-stability", action="store_true", help="leave the demo models out")
     parser.add_argument("--compile", action="store_true", help="the suffixes and the noise, by torch.compile")
     arguments = parser.parse_args()
-    stability = printed("demo models", demo_stability().items())
+    stability = {} if arguments.no_stability else printed("demo models", demo_stability().items())
     results = {}
     for name in arguments.models:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as own_process:

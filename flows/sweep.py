@@ -21,6 +21,8 @@ def sweep_settings(
         if len(sample) < 2:
             raise BadInputError(f"sweep: got {len(sample)} readable pair(s) in {source.path}, expected at least 2")
         encoder = m2ib.load_encoder(model.architecture, model.pretrained, model.device)
+        if model.compile:
+            encoder.compile()
         images = encoder.stack([encoder.preprocess(read_image(pair.path, source.limits).pixels) for pair in sample])
         texts = [pair.caption for pair in sample]
         settings = variants(config.bottleneck_config(), depths, betas, draws)

@@ -1,7 +1,7 @@
 """M2IB: multi-modal information bottleneck attribution for dual encoders, without labels.
 
 Source: Wang, Rudner, Wilson, "Visual Explanations of Image-Text Representations via Multi-Modal Information
-Bottleneck Attribution", NeurIPS 2023 (arXiv 2312.17174). A torch library: no files but model weights, no
+Bottleneck Attribution", NeurIPS 2023 (arXiv 2312.17174). A torch library: no files but weights and statistics, no
 environment, no framework.
 """
 

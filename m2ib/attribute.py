@@ -1,20 +1,21 @@
 """The public calls: calibrate feature statistics, attribute pairs."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from m2ib.batching import fitting_batch_size
-from m2ib.bottleneck import Fit, GatedTokens, at_least_float32, fit
+from m2ib.bottleneck import Fit, GatedTokens, fit
 from m2ib.encoders import DualEncoder, Images
 from m2ib.errors import CalibrationError
 from m2ib.noise import KeyedNoise
 from m2ib.statistics import FeatureStatistics, RunningMoments, TowerStatistics
-from m2ib.towers.base import CONTENT, KINDS, HiddenTokens, Tower
+from m2ib.towers.base import CONTENT, KINDS, PADDING, HiddenTokens, Tower, at_least_float32
 from m2ib.types import Attribution, BottleneckConfig, GateConfig
 
 
@@ -90,7 +91,31 @@ def attribute(
     device runs out of memory after all the batch is halved.
     Raises ValueError for unequal lengths, CalibrationError for missing statistics.
     """
-    config = config or BottleneckConfig()
+    config, statistics = config or BottleneckConfig(), statistics or FeatureStatistics()
+    _check_arguments(images, texts, keys, batch_size)
+    _check_statistics(config, statistics)
+    if batch_size is None:
+        batch_size = 1 if len(images) == 1 else fitting_batch_size(encoder, config)
+    parts: list[Attribution] = []
+    done = 0
+    with encoder.frozen():
+        while done < len(images):
+            batch_size = min(batch_size, encoder.largest_batch)
+            rows = slice(done, min(done + batch_size, len(images)))
+            pixels, ids = encoder.pixels(images[rows]), encoder.token_ids(texts[rows])
+            batch_keys = keys[rows] if keys is not None else _content_keys(pixels, ids)
+            try:
+                parts.append(_attribute_batch(encoder, pixels, ids, batch_keys, config, statistics))
+            except torch.OutOfMemoryError:
+                if rows.stop - rows.start == 1:
+                    raise
+                encoder.largest_batch = (rows.stop - rows.start + 1) // 2
+                continue
+            done = rows.stop
+    return _concatenate(parts)
+
+
+def _check_arguments(images: Images, texts: Sequence[str], keys: Sequence[str] | None, batch_size: int | None) -> None:
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
     if len(images) != len(texts):
@@ -99,36 +124,21 @@ def attribute(
         raise ValueError(f"keys: got {len(keys)}, expected one for each of {len(images)} pairs")
     if not len(images):
         raise ValueError("images: got none, expected at least one pair")
-    statistics = statistics or FeatureStatistics()
+
+
+def _check_statistics(config: BottleneckConfig, statistics: FeatureStatistics) -> None:
     for name, gate in (("image", config.image), ("text", config.text)):
         if gate.statistics != "unit" and getattr(statistics, name) is None:
             raise CalibrationError(
                 f"{name}.statistics is {gate.statistics!r}, but no statistics were given: pass "
                 "`statistics=m2ib.calibrate(encoder, images, texts, config)`, or use m2ib.preset('paper')"
             )
-    batch_size = batch_size or fitting_batch_size(encoder, config)
-    parts: list[Attribution] = []
-    done = 0
-    with encoder.frozen():
-        while done < len(images):
-            rows = slice(done, min(done + batch_size, len(images)))
-            pixels, ids = encoder.pixels(images[rows]), encoder.token_ids(texts[rows])
-            batch_keys = keys[rows] if keys is not None else _content_keys(pixels, ids)
-            try:
-                parts.append(_attribute_batch(encoder, pixels, ids, batch_keys, config, statistics))
-            except torch.OutOfMemoryError:
-                if batch_size == 1:
-                    raise
-                batch_size = (min(batch_size, len(images)) + 1) // 2
-                continue
-            done = rows.stop
-    return _concatenate(parts)
 
 
 def _content_keys(pixels: Float[Tensor, "pairs 3 h w"], ids: Int[Tensor, "pairs context"]) -> list[str]:
     return [
-        hashlib.sha256(image.cpu().numpy().tobytes() + text.cpu().numpy().tobytes()).hexdigest()
-        for image, text in zip(pixels, ids, strict=True)
+        hashlib.sha256(image.numpy().tobytes() + text.numpy().tobytes()).hexdigest()
+        for image, text in zip(pixels.cpu(), ids.cpu(), strict=True)
     ]
 
 
@@ -141,34 +151,56 @@ def _attribute_batch(
     statistics: FeatureStatistics,
 ) -> Attribution:
     # Prompts of one image share its prefix and embedding, and so do images of one text.
-    first_image, image_of = _distinct(pixels)
-    first_text, text_of = _distinct(ids)
-    image_embedding = encoder.embed_images(pixels[first_image])[image_of]
-    text_embedding = encoder.embed_texts(ids[first_text])[text_of]
-    image_tokens = encoder.image.prefix(pixels[first_image], config.image.resolve_layer(encoder.image.blocks))
-    text_tokens = encoder.text.prefix(ids[first_text], config.text.resolve_layer(encoder.text.blocks))
-    image_tokens, text_tokens = image_tokens.rows(image_of), text_tokens.rows(text_of)
+    image_tokens, image_embedding = _cut(encoder.image, pixels, config.image)
+    text_tokens, text_embedding = _cut(encoder.text, ids, config.text)
     image_noise, text_noise = (
-        KeyedNoise(config.seed, keys, tower, encoder.device, encoder.noise_source) for tower in ("image", "text")
+        KeyedNoise(config.seed, keys, tower, encoder.device, encoder.programs.noise) for tower in ("image", "text")
     )
-    image = _fit_tower(encoder.image, image_tokens, text_embedding, image_noise, config, config.image, statistics.image)
-    text = _fit_tower(encoder.text, text_tokens, image_embedding, text_noise, config, config.text, statistics.text)
+    image = _fit_tower(
+        encoder.image, encoder.programs.image, image_tokens, text_embedding, image_noise, config, config.image,
+        statistics.image,
+    )  # fmt: skip
+    text = _fit_tower(
+        encoder.text, encoder.programs.text, text_tokens, image_embedding, text_noise, config, config.text,
+        statistics.text,
+    )  # fmt: skip
     # An image tower's tokens have a grid, a text tower's have ids.
-    grid, words = cast("tuple[int, int]", image_tokens.grid), cast("Tensor", text_tokens.ids)
+    grid = cast("tuple[int, int]", image_tokens.grid)
     patches = image_tokens.kinds == CONTENT
+    # From the device once a batch, not once a pair: each copy makes the host wait.
+    words, kinds = cast("Tensor", text_tokens.ids).cpu(), text_tokens.kinds.cpu()
+    shown, text_nats = text_tokens.valid.cpu() & (kinds != PADDING), text.nats.cpu()
     rows = range(len(keys))
     return Attribution(
         cosine=(image_embedding * text_embedding).sum(dim=-1).cpu(),
         image_map=image.nats[patches].reshape(len(keys), *grid).cpu(),
         image_special_nats=(image.nats * ~patches).sum(dim=1).cpu(),
         image_cosine=image.cosine.cpu(),
-        tokens=[encoder.token_strings(words[i, text_tokens.valid[i]]) for i in rows],
-        special=[(text_tokens.kinds[i, text_tokens.valid[i]] != CONTENT).tolist() for i in rows],
-        text_map=[text.nats[i, text_tokens.valid[i]].cpu() for i in rows],
+        tokens=[encoder.token_strings(words[i, shown[i]].tolist()) for i in rows],
+        special=[(kinds[i, shown[i]] != CONTENT).tolist() for i in rows],
+        text_map=[text_nats[i, shown[i]] for i in rows],
+        text_padding_nats=(text_nats * (kinds == PADDING)).sum(dim=1),
         text_cosine=text.cosine.cpu(),
         image_steps=image.steps.cpu(),
         text_steps=text.steps.cpu(),
     )
+
+
+@torch.no_grad()
+def _cut(tower: Tower, inputs: Tensor, gate: GateConfig) -> tuple[HiddenTokens, Float[Tensor, "pairs embed"]]:
+    """Hidden states of each input at the gate, and its clean normalised embedding.
+
+    By prefix and suffix, which give the model's own embedding (`m2ib/towers/check.py`) for half of the work.
+    """
+    layer = gate.resolve_layer(tower.blocks)
+    first, which = _distinct(inputs)
+    repeated = len(first) < len(inputs)
+    tokens = tower.prefix(inputs[first] if repeated else inputs, layer)
+    embedding = F.normalize(at_least_float32(tower.suffix(tokens.hidden[None], tokens, layer)[0]), dim=-1)
+    if not repeated:
+        return tokens, embedding
+    rows = torch.tensor(which, device=inputs.device)
+    return tokens.rows(rows), embedding[rows]
 
 
 def _distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
@@ -192,6 +224,7 @@ def _distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
 
 def _fit_tower(
     tower: Tower,
+    program: Callable[..., Tensor],
     tokens: HiddenTokens,
     target: Float[Tensor, "pairs embed"],
     noise: KeyedNoise,
@@ -205,21 +238,31 @@ def _fit_tower(
         mean, std = torch.zeros_like(hidden), torch.ones_like(hidden)
     else:
         mean, std = (moment.to(hidden.dtype) for moment in statistics.at(_cells(tokens, gate)))
-    special = tokens.valid & (tokens.kinds != CONTENT)
-    gated = GatedTokens(
-        hidden=hidden,
-        mean=mean,
-        std=std,
-        learned=tokens.valid if gate.special == "learned" else tokens.valid & ~special,
-        closed=special if gate.special == "closed" else torch.zeros_like(special),
-    )
+    learned, closed = gates(tokens, gate)
+    gated = GatedTokens(hidden=hidden, mean=mean, std=std, learned=learned, closed=closed)
+    price = gate.price((tokens.valid & (tokens.kinds != PADDING) & learned).sum(dim=1), hidden.shape[2])
 
     def suffix(codes: Tensor, rows: Tensor | None) -> Tensor:
         some = tokens if rows is None or len(rows) == len(tokens.hidden) else tokens.rows(rows)
         with torch.autocast(codes.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            return tower.suffix(codes, some, layer)
+            return program(codes, some, layer)
 
-    return fit(gated, suffix, target, noise, gate, config)
+    return fit(gated, suffix, target, noise, price.to(hidden.dtype), config)
+
+
+def gates(tokens: HiddenTokens, gate: GateConfig) -> tuple[Bool[Tensor, "pairs tokens"], Bool[Tensor, "pairs tokens"]]:
+    """Which tokens have a learned gate, and which a closed one; all others pass unchanged.
+
+    Padding that the tower reads is never open, or words would pass by it.
+    """
+    special = tokens.valid & (tokens.kinds != CONTENT)
+    match gate.special:
+        case "learned":
+            return tokens.valid, torch.zeros_like(special)
+        case "closed":
+            return tokens.valid & ~special, special
+        case _:
+            return tokens.valid & ~(special & (tokens.kinds != PADDING)), torch.zeros_like(special)
 
 
 def _concatenate(parts: Sequence[Attribution]) -> Attribution:
@@ -231,6 +274,7 @@ def _concatenate(parts: Sequence[Attribution]) -> Attribution:
         tokens=[row for part in parts for row in part.tokens],
         special=[row for part in parts for row in part.special],
         text_map=[row for part in parts for row in part.text_map],
+        text_padding_nats=torch.cat([part.text_padding_nats for part in parts]),
         text_cosine=torch.cat([part.text_cosine for part in parts]),
         image_steps=torch.cat([part.image_steps for part in parts]),
         text_steps=torch.cat([part.text_steps for part in parts]),

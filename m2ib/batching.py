@@ -29,8 +29,14 @@ def fitting_batch_size(encoder: DualEncoder, config: BottleneckConfig, budget: i
         )  # the towers take turns
     on_gpu = encoder.device.type == "cuda"
     if budget is None:
-        budget = int(SHARE_OF_GPU * torch.cuda.mem_get_info(encoder.device)[0]) if on_gpu else CPU_BUDGET
+        budget = int(SHARE_OF_GPU * _free(encoder.device)) if on_gpu else CPU_BUDGET
     return max(1, min(budget // pair, MOST_ON_GPU if on_gpu else MOST_ON_CPU))
+
+
+def _free(device: torch.device) -> int:
+    """A GPU's free memory, with what PyTorch holds back of it for itself."""
+    held_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held_back
 
 
 def _bytes(tower: Tower, inputs: Tensor, gate: GateConfig, config: BottleneckConfig) -> int:
@@ -48,7 +54,8 @@ def _bytes(tower: Tower, inputs: Tensor, gate: GateConfig, config: BottleneckCon
             weights.add(storage.data_ptr())
         return value
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+    half = torch.autocast(inputs.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+    with half, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         codes = tokens.hidden.expand(config.draws, *tokens.hidden.shape).clone().requires_grad_()
         tower.suffix(codes, tokens, layer)
     # Of the size of the hidden states: gates, Adam's moments, gradients and what they are made of, about sixteen;

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from m2ib.noise import KeyedNoise
-from m2ib.types import BottleneckConfig, GateConfig
+from m2ib.towers.base import at_least_float32
+from m2ib.types import BottleneckConfig
 
 
 class Suffix(Protocol):
@@ -28,11 +29,6 @@ class Suffix(Protocol):
 
 # Adam's usual constants.
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Gates, KL and cosine are never in half precision: gradients are about 1e-6, and alpha starts at 5."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def kl_per_element(x: Float[Tensor, "*shape"], alpha: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -113,14 +109,14 @@ def fit(
     suffix: Suffix,
     target: Float[Tensor, "pairs embed"],
     noise: KeyedNoise,
-    gate: GateConfig,
+    price: Float[Tensor, " pairs"],
     config: BottleneckConfig,
 ) -> Fit:
     """Fit the gates of S independent pairs at once.
 
     Loss of a pair: beta * mean_{t,d} KL - mean_draws cosine (method, section 1.6), *summed* over pairs: gradients are
     about 1e-6 an element, and an average over S would push them to Adam's epsilon and make maps depend on the batch.
-    `target` is the clean, normalised embedding of the other modality.
+    `target` is the clean, normalised embedding of the other modality, `price` that of one nat in one feature.
 
     Autograd runs through the suffix only. On the near side of the code z = gate x + shut (mean + std eps), with
     gate' = gate shut, the gradients have closed forms (r is x standardised):
@@ -131,7 +127,6 @@ def fit(
     """
     _, length, width = tokens.hidden.shape
     final = torch.full_like(tokens.hidden, config.initial_alpha)
-    price = gate.price(tokens.learned.sum(dim=1), width).to(tokens.hidden.dtype)
     state = _State(tokens, target, price, final.clone(), torch.zeros_like(final), torch.zeros_like(final))
     active = torch.arange(len(final), device=final.device)
     steps = torch.zeros_like(active)

@@ -5,7 +5,9 @@ import difflib
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,11 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
 
-from m2ib.bottleneck import at_least_float32
 from m2ib.errors import ModelLoadError, UnsupportedModelError
-from m2ib.noise import normals
+from m2ib.programs import Programs
 from m2ib.towers import image_tower, text_tower
-from m2ib.towers.base import Tower, in_weights_precision
+from m2ib.towers.base import Tower, at_least_float32, in_weights_precision
 from m2ib.towers.check import refuse_other_embeddings
-from m2ib.towers.compiled import CompiledTower
 
 Images = Sequence[Image.Image] | Float[Tensor, "images 3 height width"]
 
@@ -58,18 +58,19 @@ class DualEncoder:
         self.preprocess = preprocess or image_transform_v2(self.preprocess_cfg, is_train=False)
         self.image: Tower = image_tower(model)
         self.text: Tower = text_tower(model, tokenizer)
-        self.noise_source: Callable[..., Tensor] = normals
+        self.programs = Programs.plain(self.image, self.text)
+        self.largest_batch = sys.maxsize  # `attribute` lowers it when the device runs out of memory
+        self._lock = threading.RLock()
         self._check_towers()
 
     def compile(self, **options: Any) -> None:
-        """Run both suffixes and the noise through `torch.compile(**options)`, and check the towers again.
+        """Run both suffixes and the noise through `torch.compile(**options)` from now on.
 
-        Pays where launching kernels is what a device waits for: on a GPU, over many batches. It takes a C++ compiler
-        and a minute at the start. Maps agree with the plain ones to rounding.
+        Pays where launching kernels is what a device waits for: on a GPU, over many batches. The first batches take
+        minutes, while code for their shapes is made. Maps agree with the plain ones to rounding.
+        Raises ModelLoadError where there is no C++ compiler.
         """
-        self.image, self.text = CompiledTower(self.image, **options), CompiledTower(self.text, **options)
-        self.noise_source = torch.compile(normals, **{"dynamic": True, **options})
-        self._check_towers()
+        self.programs = Programs.compiled(self.image, self.text, **options)
 
     def _check_towers(self) -> None:
         size = self.model.visual.image_size
@@ -122,7 +123,16 @@ class DualEncoder:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Evaluation mode without parameter gradients, and everything put back, whatever happens inside."""
+        """Evaluation mode without parameter gradients, and everything put back, whatever happens inside.
+
+        Outside the caller's inference mode and autocast, which the fit of the gates cannot live in. One thread at a
+        time: others wait.
+        """
+        with self._lock, torch.inference_mode(False), torch.autocast(self.device.type, enabled=False), self._still():
+            yield
+
+    @contextlib.contextmanager
+    def _still(self) -> Iterator[None]:
         training = {module: module.training for module in self.model.modules()}
         trainable = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
         try:
@@ -138,10 +148,10 @@ class DualEncoder:
         """Preprocess as the model does when it is deployed; a tensor is taken as preprocessed."""
         if not isinstance(images, Tensor):
             images = self.stack([self.preprocess(image) for image in images])
-        return images.to(self.device, non_blocking=True)
+        return images.to(self.device, non_blocking=self.device.type == "cuda")
 
     def stack(self, images: Sequence[Float[Tensor, "3 height width"]]) -> Float[Tensor, "images 3 height width"]:
-        """A batch of what `preprocess` returned, empty for no image; pinned where a GPU is to fetch it on its own."""
+        """A batch of what `preprocess` returned, empty for no image; pinned for a GPU."""
         batch = torch.stack(list(images)) if images else torch.empty(0, 3, *self.image_size)
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
@@ -150,10 +160,10 @@ class DualEncoder:
         ids: Tensor = self.tokenizer(list(texts))
         return ids.to(self.device)
 
-    def token_strings(self, ids: Int[Tensor, " tokens"]) -> list[str]:
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
         """One readable string a token; -1 is a CLS token that the tower appends."""
         decode = getattr(self.tokenizer, "decode", None) or self.tokenizer.tokenizer.decode
-        return [decode([int(token)]).strip() if token >= 0 else "<cls>" for token in ids]
+        return [decode([token]).strip() if token >= 0 else "<cls>" for token in ids]
 
     def field_of_view(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The box (x0, y0, x1, y1) of a width x height image that the model sees, in shares of the image.
@@ -198,18 +208,17 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
             f"model: got {architecture!r}, expected a name of open_clip.list_models() (nearest: {', '.join(near)}), "
             "hf-hub:org/name or local-dir:/folder"
         )
-    named = not prefixed
-    if named and not pretrained:
+    if not prefixed and not pretrained:
         raise ModelLoadError(
             f"model {architecture!r}: no weights named; give `pretrained` a tag of "
             f"open_clip.list_pretrained_tags_by_model({architecture!r}) or a local checkpoint file"
         )
-    if not named and pretrained:
+    if prefixed and pretrained:
         raise ModelLoadError(
             f"model {architecture!r} brings its own weights: leave `pretrained` out, got {pretrained!r}"
         )
     looks_like_a_file = "/" in (pretrained or "") or Path(pretrained or "").suffix in _CHECKPOINT_SUFFIXES
-    if named and looks_like_a_file and not Path(str(pretrained)).is_file():
+    if not prefixed and looks_like_a_file and not Path(str(pretrained)).is_file():
         raise ModelLoadError(f"pretrained: no file at {pretrained!r}; check the path of the checkpoint")
     try:
         with _quiet_open_clip():
@@ -217,8 +226,6 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
                 architecture, pretrained=pretrained, device=device, weights_only=True, require_pretrained=True
             )
             tokenizer = open_clip.get_tokenizer(architecture)
-    except UnsupportedModelError:
-        raise
     except Exception as error:  # open_clip and torch raise a dozen kinds for a wrong name, file or network
         raise ModelLoadError(
             f"model {architecture!r} with weights {pretrained!r} could not be loaded: {type(error).__name__}: {error}"
@@ -244,9 +251,11 @@ def devices(wanted: str = "auto") -> list[str]:
     if wanted == "auto":
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
     try:
-        torch.empty(0, device=wanted)
+        kind = torch.empty(0, device=wanted).device.type
     except (RuntimeError, AssertionError) as error:
         raise ModelLoadError(
             f"device: got {wanted!r}, which this machine does not offer ({error}); try 'auto'"
         ) from error
+    if kind not in ("cpu", "cuda"):  # others lack float64
+        raise ModelLoadError(f"device: got {wanted!r}, but the engine runs on cpu and cuda; try 'auto'")
     return [wanted]

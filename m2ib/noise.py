@@ -36,20 +36,27 @@ def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words])
     return c0, c1, c2, c3
 
 
-def normals(keys: Int[Tensor, "pairs two"], draws: int, step: Int[Tensor, ""], count: int) -> Float[Tensor, "..."]:
-    """Standard normals (draws, pairs, count) by Box and Muller's transform of Philox words.
+def box_muller(words: tuple[Words, Words, Words, Words]) -> Float[Tensor, "..."]:
+    """Four standard normals, in a new last dimension, of four words: finite for all words."""
+    a, b, c, d = (word.float() for word in words)
+    # Uniform in (0, 1]: half a unit is added, as the logarithm of 0 is not finite.
+    radius = [torch.sqrt(-2.0 * torch.log((word + 0.5) * 2.0**-32)) for word in (a, c)]
+    angle = [word * (2.0 * math.pi * 2.0**-32) for word in (b, d)]
+    parts = [r * turn for r, t in zip(radius, angle, strict=True) for turn in (torch.cos(t), torch.sin(t))]
+    return torch.stack(parts, dim=-1)
+
+
+def normals(
+    keys: Int[Tensor, "pairs 2"], draws: int, step: Int[Tensor, ""], count: int
+) -> Float[Tensor, "draws pairs count"]:
+    """Standard normals of one step.
 
     Number i of a draw depends on its pair's key, draw, step and i alone, not on `count`.
     """
     place = torch.arange(-(-count // 4), device=keys.device)
     draw = torch.arange(draws, device=keys.device)[:, None, None]
     key = (keys[:, :1], keys[:, 1:])
-    a, b, c, d = (word.float() for word in philox((place, draw, step, torch.zeros_like(step)), key))
-    # Uniform in (0, 1]: half a unit is added, as the logarithm of 0 is not finite.
-    radius = [torch.sqrt(-2.0 * torch.log((word + 0.5) * 2.0**-32)) for word in (a, c)]
-    angle = [word * (2.0 * math.pi * 2.0**-32) for word in (b, d)]
-    parts = [r * turn for r, t in zip(radius, angle, strict=True) for turn in (torch.cos(t), torch.sin(t))]
-    return torch.stack(parts, dim=-1).flatten(-2)[..., :count]
+    return box_muller(philox((place, draw, step, torch.zeros_like(step)), key)).flatten(-2)[..., :count]
 
 
 class KeyedNoise:
@@ -77,6 +84,6 @@ class KeyedNoise:
         """One step's draws for all pairs, or for some; with `antithetic`, the second half is the first, negated."""
         keys = self._keys if rows is None else self._keys[rows]
         base = draws // 2 if antithetic else draws
-        number = torch.tensor(step, device=keys.device)
+        number = torch.full((), step, dtype=torch.long, device=keys.device)  # a copy would make the host wait
         eps = self._source(keys, base, number, tokens * width).unflatten(-1, (tokens, width))
         return torch.cat([eps, -eps]) if antithetic else eps

@@ -73,8 +73,9 @@ class BottleneckConfig:
 
     steps, learning_rate: Adam on the gates. draws: noise draws a step; `antithetic` uses each draw with both
     signs, so `draws` is then even. initial_alpha: logit of the gate at the start. tolerance: a pair stops early when
-    a step moves its map by less than this share of the map's largest value; None: never. precision: of the suffix;
-    gates, KL and cosine are float32 always. seed: of the keyed noise.
+    a step moves its map by less than this share of the map's largest value; None: never. precision: of the suffix,
+    `float32` meaning the weights' own; gates, KL and cosine are float32, or float64 for a model of float64.
+    seed: of the keyed noise.
     """
 
     image: GateConfig = field(
@@ -131,6 +132,7 @@ class Attribution:
     image_cosine: (S,) mean cosine after the bottleneck in the image tower.
     tokens, special: per pair, the text's tokens and whether each is SOS, EOS or the like.
     text_map: per pair (tokens,) nats a token, special ones included. text_cosine: as image_cosine.
+    text_padding_nats: (S,) nats of padding that the tower reads, behind its first block; it stands in no map.
     image_steps, text_steps: (S,) steps taken until a map had converged, or all.
     """
 
@@ -141,6 +143,7 @@ class Attribution:
     tokens: Sequence[Sequence[str]]
     special: Sequence[Sequence[bool]]
     text_map: Sequence[Float[Tensor, " _"]]
+    text_padding_nats: Float[Tensor, " pairs"]
     text_cosine: Float[Tensor, " pairs"]
     image_steps: Int[Tensor, " pairs"]
     text_steps: Int[Tensor, " pairs"]
@@ -159,12 +162,19 @@ class Attribution:
         return [float(row.sum()) for row in self.text_map]
 
     def stability(self, other: "Attribution") -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
-        """Pearson correlation of each pair's image and text map with those of another seed; NaN for a flat map."""
+        """Pearson correlation of each pair's image and text map with those of another seed.
+
+        Of patches, and of words: closed special tokens are 0 for every seed. NaN for fewer than three, or a flat map.
+        """
         images = [torch.stack([a.flatten(), b.flatten()]) for a, b in zip(self.image_map, other.image_map, strict=True)]
-        texts = [torch.stack([a, b]) for a, b in zip(self.text_map, other.text_map, strict=True)]
+        words = [~torch.tensor(special) for special in self.special]
+        both = zip(self.text_map, other.text_map, words, strict=True)
+        texts = [torch.stack([a[word], b[word]]) for a, b, word in both]
         return torch.stack([_correlation(m) for m in images]), torch.stack([_correlation(m) for m in texts])
 
 
 def _correlation(maps: Float[Tensor, "two tokens"]) -> Float[Tensor, ""]:
+    if maps.shape[1] < 3:
+        return torch.tensor(math.nan)
     centred = maps.double() - maps.double().mean(dim=1, keepdim=True)
     return ((centred[0] * centred[1]).sum() / centred.norm(dim=1).prod()).float()

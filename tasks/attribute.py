@@ -1,6 +1,7 @@
 """Pairs -> maps and scores, one shard a task. The finished file of a shard is its cache: a resumed run skips it."""
 
 import hashlib
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, Sha
 VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
 
 _loading = threading.Lock()
+_naming = threading.Lock()
 _in_use: dict[str, threading.Lock] = {}
 
 
@@ -44,7 +46,7 @@ def encoder(source: ModelSource) -> DualEncoder:
 
 def _device_lock(device: str) -> threading.Lock:
     """One shard at a time on a device: threads share its model, and memory is sized for one batch."""
-    with _loading:
+    with _naming:
         return _in_use.setdefault(device, threading.Lock())
 
 
@@ -83,7 +85,9 @@ def calibrate_features(
                 continue  # it becomes an error row when its shard comes to it
         try:
             with _device_lock(model.device):
-                statistics = m2ib.calibrate(network, network.stack(images), texts, plan.bottleneck)
+                statistics = m2ib.calibrate(
+                    network, network.stack(images), texts, plan.bottleneck, model.batch_size or 64
+                )
         except M2IBError as error:
             raise BadInputError(f"calibration: {error}") from error
         with written_aside(path) as aside:
@@ -112,12 +116,18 @@ def _rows(
             "special": list(result.special[i]),
             "text_map": text_map.tolist(),
             "text_nats": float(text_map.sum()),
+            "text_padding_nats": float(result.text_padding_nats[i]),
             "text_cosine": float(result.text_cosine[i]),
             "image_steps": int(result.image_steps[i]),
             "text_steps": int(result.text_steps[i]),
-            "image_stability": float(stability[0][i]) if stability else None,
-            "text_stability": float(stability[1][i]) if stability else None,
+            "image_stability": _known(stability[0][i]) if stability else None,
+            "text_stability": _known(stability[1][i]) if stability else None,
         } | dict(zip(VIEW, model.field_of_view(pair["width"], pair["height"]), strict=True))
+
+
+def _known(value: Any) -> float | None:
+    """A number, or NULL for NaN."""
+    return None if math.isnan(value) else float(value)
 
 
 def _read_batch(

@@ -6,6 +6,7 @@ Both halves call the model's own modules in the model's own order; nothing of th
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -74,6 +75,11 @@ def repeat(value: Tensor, draws: int) -> Tensor:
 def class_name(module: Any) -> str:
     """How an error message calls a module."""
     return f"{type(module).__module__.split('.')[0]}'s {type(module).__name__}"
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Gates, KL and cosine are never in half precision: gradients are about 1e-6, and alpha starts at 5."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def in_weights_precision(pixels: Tensor, visual: nn.Module) -> Tensor:

@@ -14,6 +14,7 @@ CREATE TABLE attributions (
     special BOOLEAN[],           -- SOS, EOS
     text_map FLOAT[],            -- nats a token
     text_nats DOUBLE,            -- sum of text_map
+    text_padding_nats DOUBLE,    -- nats of padding that the text tower reads, behind its first block; in no map
     text_cosine FLOAT,           -- after the bottleneck in the text tower
     image_steps INTEGER,         -- steps taken until the map had converged, or all
     text_steps INTEGER,

@@ -36,7 +36,9 @@ def test_the_difference_is_the_largest_of_any_map(encoder):
 
 @pytest.mark.parametrize("naive_pairs", [0, 1])
 def test_a_model_s_rows(encoder, naive_pairs, monkeypatch):
-    monkeypatch.setattr(engine, "matmul_rate", lambda device, dtype: 1e12)  # the machine's takes ten seconds to measure
+    monkeypatch.setattr(
+        engine, "matmul_rate", lambda device, dtype, rows: 1e12
+    )  # the machine's takes ten seconds to measure
     monkeypatch.setattr(engine, "PAPER", replace(PAPER, steps=2))
     row = dict(measure(encoder, Namespace(**vars(ARGUMENTS) | {"naive_pairs": naive_pairs})))
     assert [key for key in LOOP_KEYS if key in row] == (LOOP_KEYS if naive_pairs else [])

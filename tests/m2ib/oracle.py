@@ -34,6 +34,7 @@ def map_of_one_pair(
     std=1.0,
     gated,
     closed,
+    priced=None,
     steps=10,
     learning_rate=1.0,
     initial_alpha=5.0,
@@ -43,6 +44,7 @@ def map_of_one_pair(
 
     embed: () -> (1, E), the forward of the tower under audit; target: (1, E) embedding of the other modality.
     noise: one tensor (draws, T, D) a step, and one more for the final cosine. gated, closed: (T,) bool.
+    priced: over how many tokens beta's mean is taken, default those that are gated.
     maps: how feature maps lie, where hidden states are maps: nchw or nhwc; their cells are the tokens, row by row.
     """
     first = {}
@@ -91,7 +93,8 @@ def map_of_one_pair(
             handle.remove()
 
     for step in range(steps):
-        loss = beta * kl(alpha)[gated].mean() - sum(cosine(alpha, eps) for eps in noise[step]) / len(noise[step])
+        mean_kl = kl(alpha)[gated].mean(dim=1).sum() / (gated if priced is None else priced).sum()
+        loss = beta * mean_kl - sum(cosine(alpha, eps) for eps in noise[step]) / len(noise[step])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

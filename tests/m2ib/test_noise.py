@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from m2ib.noise import KeyedNoise, normals, philox
+from m2ib.noise import KeyedNoise, box_muller, philox
 
 # Known answers of Philox4x32-10 in Random123, the reference implementation: counter, key, output.
 KNOWN = [
@@ -36,9 +36,17 @@ def test_draws_are_standard_normal():
     assert abs(neighbours) < 4 / count**0.5
 
 
-def test_smallest_words_are_finite():
-    key = torch.zeros(1, 2, dtype=torch.long)
-    assert bool(normals(key, 3, torch.tensor(0), 100_000).isfinite().all())
+def test_extreme_words_are_finite():
+    ends = torch.tensor([0, 2**32 - 1])
+    drawn = box_muller(tuple(torch.meshgrid(ends, ends, ends, ends, indexing="ij")))
+    assert bool(drawn.isfinite().all())
+    assert float(drawn.abs().max()) > 6, "the smallest word gives the largest number"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_draws_the_same():
+    here, there = (KeyedNoise(0, ["a", "b"], "image", device).draw(1, 2, True, 50, 64) for device in ("cpu", "cuda"))
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-5, atol=1e-5)
 
 
 def test_a_pairs_noise_is_its_own():

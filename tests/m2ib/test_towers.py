@@ -13,9 +13,10 @@ from open_clip.model import CustomTextCLIP
 from oracle import map_of_one_pair
 
 from m2ib import DualEncoder, GateConfig, UnsupportedModelError, attribute, preset
+from m2ib.attribute import gates
 from m2ib.noise import KeyedNoise
 from m2ib.towers import image_tower, text_tower
-from m2ib.towers.base import CONTENT, LAST_SPECIAL, PADDING
+from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, PADDING
 from m2ib.towers.check import refuse_other_embeddings
 
 PAIRS = pytest.mark.parametrize("pair", families.PAIRS, ids=" | ".join)
@@ -88,6 +89,7 @@ def _oracle(encoder, tower, blocks, maps, embed, inputs, target, gate, config):
     return map_of_one_pair(
         encoder.model, blocks, layer, lambda: embed(inputs), target, draws, gate.beta,
         gated=tokens.valid[0, :length], closed=torch.zeros(length, dtype=torch.bool),
+        priced=(tokens.valid & (tokens.kinds != PADDING))[0, :length],
         steps=config.steps, learning_rate=config.learning_rate, initial_alpha=config.initial_alpha, maps=maps,
     )  # fmt: skip
 
@@ -115,7 +117,9 @@ def _maps_equal_the_oracle(pair, config):
             config.text, config,
         )  # fmt: skip
         tokens = encoder.text.prefix(ids, config.text.resolve_layer(encoder.text.blocks))
-        _close(result.text_map[0], nats[tokens.valid[0, : len(nats)]])
+        shown = (tokens.valid & (tokens.kinds != PADDING))[0, : len(nats)]
+        _close(result.text_map[0], nats[shown])
+        _close(result.text_padding_nats[0], nats[~shown].sum())
         _close(result.text_cosine[0], cosine)
     assert result.image_map.std() > 1e-4
 
@@ -189,15 +193,24 @@ def test_padding_is_gated_where_words_have_flown_into_it():
 
 @PAIRS
 @pytest.mark.parametrize("layer", [0, 1])
-def test_nothing_of_a_text_passes_beside_the_gates(pair, layer):
-    """With noise in place of all valid tokens, the embedding does not depend on the text any more."""
+@pytest.mark.parametrize("special", ["learned", "closed", "open"])
+def test_nothing_of_a_text_passes_beside_the_gates(pair, layer, special):
+    """With noise in place of all gated tokens, the embedding does not depend on the words any more.
+
+    An open pooled token hands on what it has read, as it was asked to; its noise is put there by hand.
+    """
     encoder = encoder_of(pair)
     first, second = (encoder.token_ids([text]) for text in ("a dog on the left", "no cat in this house"))
     with encoder.frozen(), torch.no_grad():
         one, other = (encoder.text.prefix(ids, layer) for ids in (first, second))
         assert torch.equal(one.valid, other.valid), "texts of equal length"
         noise = torch.randn(one.hidden.shape, generator=torch.Generator().manual_seed(0))
-        codes = [torch.where(t.valid[..., None], noise, t.hidden)[None] for t in (one, other)]
+        codes = []
+        for tokens in (one, other):
+            learned, closed = gates(tokens, GateConfig(special=special))
+            opened = tokens.valid & ((tokens.kinds == FIRST_SPECIAL) | (tokens.kinds == LAST_SPECIAL))
+            covered = learned | closed | opened
+            codes.append(torch.where(covered[..., None], noise, tokens.hidden)[None])
         embeddings = [encoder.text.suffix(code, t, layer) for code, t in zip(codes, (one, other), strict=True)]
     torch.testing.assert_close(*embeddings)
 

@@ -54,6 +54,17 @@ def workloads(image_size: tuple[int, int]) -> dict[str, list[Workload]]:
     }
 
 
+def one_batch(
+    encoder: DualEncoder,
+    pixels: Tensor,
+    texts: list[str],
+    config: BottleneckConfig,
+    statistics: FeatureStatistics | None,
+) -> None:
+    """Attribute all pairs at once; what is shared is shared inside a batch."""
+    attribute(encoder, pixels, texts, config, statistics, batch_size=len(texts))
+
+
 def operations(
     encoder: DualEncoder,
     pixels: Tensor,
@@ -65,7 +76,7 @@ def operations(
     counts = []
     for steps in (1, 2):
         with FlopCounterMode(display=False) as counter:
-            attribute(encoder, pixels, texts, replace(config, steps=steps, tolerance=None), statistics)
+            one_batch(encoder, pixels, texts, replace(config, steps=steps), statistics)
         counts.append(counter.get_total_flops())
     return counts[0] + (config.steps - 1) * (counts[1] - counts[0])
 
@@ -81,7 +92,7 @@ def points(
     best = [math.inf] * len(loads)
     for _ in range(rounds):
         for i, (_, pixels, texts) in enumerate(loads):
-            seconds, _ = timed(partial(attribute, encoder, pixels, texts, config, statistics), "cpu")
+            seconds, _ = timed(partial(one_batch, encoder, pixels, texts, config, statistics), "cpu")
             best[i] = min(best[i], seconds / len(texts))
     gflop = [operations(encoder, *load[1:], config, statistics) / len(load[2]) / 1e9 for load in loads]
     return [
@@ -104,7 +115,7 @@ def measure(encoder: DualEncoder, loads: dict[str, list[Workload]], rounds: int)
     for name in ("audit", "paper"):
         config = preset(name)
         statistics = calibrate(encoder, pixels, texts, config) if config.needs_statistics() else None
-        attribute(encoder, pixels[:1], texts[:1], config, statistics)  # warm up
+        one_batch(encoder, pixels[:1], texts[:1], config, statistics)  # warm up
         found[name] = {}
         for axis, some in loads.items():
             found[name][axis] = points(encoder, some, config, statistics, rounds)

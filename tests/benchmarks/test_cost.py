@@ -35,7 +35,7 @@ def test_counted_operations_are_those_of_all_steps(encoder):
     config = replace(PAPER, steps=4, draws=2)
     _, pixels, texts = workloads(encoder.image_size)["pairs in a batch"][1]
     with FlopCounterMode(display=False) as counter:
-        attribute(encoder, pixels, texts, config)
+        attribute(encoder, pixels, texts, config, batch_size=2)
     assert operations(encoder, pixels, texts, config, None) == counter.get_total_flops()
 
 

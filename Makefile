@@ -11,7 +11,7 @@ help:
 	@echo "make test      set up, run the fast tests"
 	@echo "make test-all  run the slow tests too"
 	@echo "make lint      ruff, mypy, import contracts"
-	@echo "make bench     naive loop against the engine, as ratios"
+	@echo "make bench     naive loop against the engine, and what a pair costs, as ratios"
 	@echo "make review    write the report of the latest run of lake/ again"
 	@echo "make wheel     build the wheel into dist/"
 
@@ -39,6 +39,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.cost
 
 review: $(STAMP)
 	$(BIN)/m2ib-audit report latest

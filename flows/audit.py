@@ -49,9 +49,14 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         count_rows(config.corpus_source().path)
     except CorpusError as error:
         raise BadInputError(str(error)) from error
+    model = encoder(models[0])
+    try:
+        config.bottleneck_config().check_layers(model.image.blocks, model.text.blocks)
+    except ValueError as error:
+        raise BadInputError(f"bottleneck.{error}") from error
     facts = {
         "model": config.model.architecture + (f"/{config.model.pretrained}" if config.model.pretrained else ""),
-        "model_digest": encoder(models[0]).digest,
+        "model_digest": model.digest,
         "corpus": str(config.corpus.path.resolve()),
         "corpus_digest": None,
         "config": config.resolved(),

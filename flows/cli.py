@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import sys
+import traceback
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -368,6 +369,9 @@ def main() -> None:
         app()
     except SystemExit as done:
         code = Exit.OK if done.code is None else done.code if isinstance(done.code, int) else Exit.FAILURE
+    except Exception:  # noqa: BLE001  # whatever it is, it is said once and without what follows from it
+        traceback.print_exc()
+        code = Exit.FAILURE
     # Prefect leaves daemon threads behind whose frames outlive the interpreter, at which DuckDB's binding prints a
     # page of "leaked" lines: run the exit handlers (they stop Prefect's server), then leave without finalisation.
     sys.stdout.flush()

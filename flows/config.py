@@ -227,6 +227,8 @@ def _fault(fault: Any) -> str:
         return f"{name}: unknown key; did you mean {near[0]!r}? valid here: {', '.join(sorted(valid))}"
     if fault["type"] == "missing":
         return f"{name}: missing, and needed"
+    if fault["type"] == "value_error":  # our own sentence, which says what it got
+        return f"{name}: {fault['ctx']['error']}"
     return f"{name}: {fault['msg']}, got {fault['input']!r}"
 
 

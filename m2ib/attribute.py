@@ -7,6 +7,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from PIL import Image
 from torch import Tensor
 
 from m2ib.batching import fitting_batch_size
@@ -16,7 +17,7 @@ from m2ib.errors import CalibrationError
 from m2ib.noise import KeyedNoise
 from m2ib.statistics import FeatureStatistics, RunningMoments, TowerStatistics
 from m2ib.towers.base import CONTENT, KINDS, PADDING, HiddenTokens, Tower, at_least_float32
-from m2ib.types import Attribution, BottleneckConfig, GateConfig
+from m2ib.types import Attribution, BottleneckConfig, GateConfig, TowerName
 
 
 def _cells(tokens: HiddenTokens, gate: GateConfig) -> Int[Tensor, "inputs tokens"]:
@@ -48,14 +49,22 @@ def calibrate(
         image = text = None
         if config.image.statistics != "unit":
             batches = (encoder.pixels(images[rows]) for rows in _batches(len(images), batch_size))
-            image = _moments(encoder.image, batches, config.image, len(images))
+            image = _moments(
+                encoder.image, batches, config.image, len(images), made_for(encoder, "image", config.image)
+            )
         if config.text.statistics != "unit":
             batches = (encoder.token_ids(texts[rows]) for rows in _batches(len(texts), batch_size))
-            text = _moments(encoder.text, batches, config.text, len(texts))
+            text = _moments(encoder.text, batches, config.text, len(texts), made_for(encoder, "text", config.text))
     return FeatureStatistics(image, text)
 
 
-def _moments(tower: Tower, batches: Iterable[Tensor], gate: GateConfig, count: int) -> TowerStatistics:
+def made_for(encoder: DualEncoder, name: TowerName, gate: GateConfig) -> str:
+    """What statistics with this gate belong to."""
+    layer = gate.resolve_layer(getattr(encoder, name).blocks)
+    return f"{name} tower of model {encoder.digest[:12]}, layer {layer}, per {gate.statistics}"
+
+
+def _moments(tower: Tower, batches: Iterable[Tensor], gate: GateConfig, count: int, purpose: str) -> TowerStatistics:
     if count < 2:
         raise CalibrationError(f"calibration sample: got {count}, expected at least 2 and better a few hundred")
     moments: RunningMoments | None = None
@@ -69,7 +78,7 @@ def _moments(tower: Tower, batches: Iterable[Tensor], gate: GateConfig, count: i
         moments.add(tokens.hidden[tokens.valid], cells[tokens.valid])
     if moments is None:
         raise CalibrationError("calibration sample: got no batch")
-    return moments.finish()
+    return moments.finish(purpose)
 
 
 def attribute(
@@ -89,11 +98,14 @@ def attribute(
     default a digest of its pixels and tokens. A map depends on its pair, key, seed and settings alone, not on
     neighbours or batch size. The model is left as it was found. batch_size: default `fitting_batch_size`. When a
     device runs out of memory after all the batch is halved.
-    Raises ValueError for unequal lengths, CalibrationError for missing statistics.
+    Raises TypeError and ValueError for inputs of another kind, size or number than expected and for a layer that a
+    tower does not have, CalibrationError for statistics that are missing or of another model, layer or setting.
     """
     config, statistics = config or BottleneckConfig(), statistics or FeatureStatistics()
+    config.check_layers(encoder.image.blocks, encoder.text.blocks)
     _check_arguments(images, texts, keys, batch_size)
-    _check_statistics(config, statistics)
+    _check_images(encoder, images)
+    _check_statistics(encoder, config, statistics)
     if batch_size is None:
         batch_size = 1 if len(images) == 1 else fitting_batch_size(encoder, config)
     parts: list[Attribution] = []
@@ -118,27 +130,57 @@ def attribute(
 def _check_arguments(images: Images, texts: Sequence[str], keys: Sequence[str] | None, batch_size: int | None) -> None:
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
+    for name, given in (("images", images), ("texts", texts), ("keys", keys)):
+        if given is not None and (isinstance(given, str) or not hasattr(given, "__len__")):
+            raise TypeError(f"{name}: got one {type(given).__name__}, expected a list with one for each pair")
     if len(images) != len(texts):
         raise ValueError(f"images and texts: got {len(images)} and {len(texts)}, expected one text an image")
     if keys is not None and len(keys) != len(images):
         raise ValueError(f"keys: got {len(keys)}, expected one for each of {len(images)} pairs")
     if not len(images):
         raise ValueError("images: got none, expected at least one pair")
+    if wrong := {type(text).__name__ for text in texts if not isinstance(text, str)}:
+        raise TypeError(f"texts: got {', '.join(sorted(wrong))} among them, expected strings")
 
 
-def _check_statistics(config: BottleneckConfig, statistics: FeatureStatistics) -> None:
-    for name, gate in (("image", config.image), ("text", config.text)):
-        if gate.statistics != "unit" and getattr(statistics, name) is None:
+def _check_images(encoder: DualEncoder, images: Images) -> None:
+    if isinstance(images, Tensor):
+        expected = (3, *encoder.image_size)
+        if images.shape[1:] != expected or not images.is_floating_point():
+            raise ValueError(
+                f"images: got a tensor of {images.dtype} and shape {tuple(images.shape)}, expected floating point and "
+                f"(pairs, {', '.join(map(str, expected))}), as encoder.preprocess makes it; PIL images do as well"
+            )
+        if not bool(images.isfinite().all()):
+            raise ValueError("images: got NaN or infinity among the pixels, expected finite numbers")
+    elif wrong := {type(image).__name__ for image in images if not isinstance(image, Image.Image)}:
+        raise TypeError(
+            f"images: got {', '.join(sorted(wrong))} among them, expected PIL images, or one tensor of what "
+            "encoder.preprocess made; open a path with PIL.Image.open"
+        )
+
+
+def _check_statistics(encoder: DualEncoder, config: BottleneckConfig, statistics: FeatureStatistics) -> None:
+    name: TowerName
+    for name, gate, given in (("image", config.image, statistics.image), ("text", config.text, statistics.text)):
+        if gate.statistics == "unit":
+            continue
+        if given is None:
             raise CalibrationError(
                 f"{name}.statistics is {gate.statistics!r}, but no statistics were given: pass "
                 "`statistics=m2ib.calibrate(encoder, images, texts, config)`, or use m2ib.preset('paper')"
+            )
+        if given.made_for != (wanted := made_for(encoder, name, gate)):
+            raise CalibrationError(
+                f"statistics: got those of the {given.made_for}; expected those of the {wanted}; calibrate with this "
+                "model and these settings"
             )
 
 
 def _content_keys(pixels: Float[Tensor, "pairs 3 h w"], ids: Int[Tensor, "pairs context"]) -> list[str]:
     return [
-        hashlib.sha256(image.numpy().tobytes() + text.numpy().tobytes()).hexdigest()
-        for image, text in zip(pixels.cpu(), ids.cpu(), strict=True)
+        hashlib.sha256(image.view(torch.uint8).numpy().tobytes() + text.numpy().tobytes()).hexdigest()
+        for image, text in zip(pixels.cpu().contiguous(), ids.cpu(), strict=True)
     ]
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from m2ib.errors import CalibrationError
@@ -17,10 +18,14 @@ RELATIVE_FLOOR = 0.01
 
 @dataclass(frozen=True)
 class TowerStatistics:
-    """Mean and standard deviation, (cells, width) each; a token's cell is its kind or its grid position."""
+    """Mean and standard deviation, (cells, width) each; a token's cell is its kind or its grid position.
+
+    made_for: model, layer and setting, in words; they serve no other.
+    """
 
     mean: Float[Tensor, "cells width"]
     std: Float[Tensor, "cells width"]
+    made_for: str
 
     def at(
         self, cells: Int[Tensor, "pairs tokens"]
@@ -50,13 +55,25 @@ class RunningMoments:
         self._sum.index_add_(0, cells, values)
         self._square.index_add_(0, cells, values.square())
 
-    def finish(self) -> TowerStatistics:
-        """Statistics of all that was added; a cell without a sample holds NaN and is refused when it is asked for."""
+    def finish(self, made_for: str) -> TowerStatistics:
+        """Statistics of all that was added; a cell without a sample holds NaN and is refused when it is asked for.
+
+        Raises CalibrationError for values that are not finite, or that are the same throughout.
+        """
+        if not bool(self._sum.isfinite().all() and self._square.isfinite().all()):
+            raise CalibrationError(
+                f"calibration sample: its hidden states are not all finite ({made_for}); look for NaN in images or "
+                "weights"
+            )
         seen = self._count > 0
         mean = self._sum / self._count[:, None]  # 0 / 0 is the NaN
         variance = (self._square / self._count[:, None] - mean.square()).clamp_min(0.0)
         floor = RELATIVE_FLOOR * float(variance[seen].mean().sqrt())
-        return TowerStatistics(mean.float(), variance.sqrt().clamp_min(max(floor, 1e-6)).float())
+        if floor < 1e-6 * float(mean[seen].abs().mean()):
+            raise CalibrationError(
+                f"calibration sample: it does not vary ({made_for}), expected inputs that differ; take other ones"
+            )
+        return TowerStatistics(mean.float(), variance.sqrt().clamp_min(floor).float(), made_for)
 
 
 @dataclass(frozen=True)
@@ -68,20 +85,26 @@ class FeatureStatistics:
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
-        parts = {"image": self.image, "text": self.text}
+        parts = {name: part for name, part in (("image", self.image), ("text", self.text)) if part}
         save_file(
-            {f"{name}.{key}": getattr(part, key) for name, part in parts.items() if part for key in ("mean", "std")},
+            {f"{name}.{key}": getattr(part, key) for name, part in parts.items() for key in ("mean", "std")},
             path,
+            metadata={name: part.made_for for name, part in parts.items()},
         )
 
     @classmethod
     def load(cls, path: Path) -> "FeatureStatistics":
-        """Read what `save` wrote."""
-        tensors = load_file(path)
+        """Read what `save` wrote. Raises CalibrationError for anything else."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+                made_for = file.metadata() or {}
+        except (OSError, SafetensorError) as error:
+            raise CalibrationError(f"statistics: {path} cannot be read ({error}); calibrate again") from error
 
         def part(name: str) -> TowerStatistics | None:
             if f"{name}.mean" not in tensors:
                 return None
-            return TowerStatistics(tensors[f"{name}.mean"], tensors[f"{name}.std"])
+            return TowerStatistics(tensors[f"{name}.mean"], tensors[f"{name}.std"], made_for.get(name, "unknown"))
 
         return cls(part("image"), part("text"))

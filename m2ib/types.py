@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,15 @@ Precision = Literal["float32", "bfloat16"]
 
 # The ViT-B/32 on which the paper chose beta: a 7x7 grid and CLS.
 REFERENCE_TOKENS = 50
+
+
+def _check_types(config: Any, whole: Sequence[str], real: Sequence[str]) -> None:
+    for name in (*whole, *real):
+        value = getattr(config, name)
+        expected: Any = int if name in whole else int | float
+        if value is not None and (isinstance(value, bool) or not isinstance(value, expected)):
+            kind = "a whole number" if name in whole else "a number"
+            raise TypeError(f"{name}: got {value!r}, expected {kind}")
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class GateConfig:
     special: SpecialGate = "learned"
 
     def __post_init__(self) -> None:
+        _check_types(self, ("layer",), ("depth", "beta"))
         if self.statistics not in get_args(Statistics):
             raise ValueError(f"statistics: got {self.statistics!r}, expected one of {get_args(Statistics)}")
         if self.special not in get_args(SpecialGate):
@@ -94,6 +104,9 @@ class BottleneckConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_types(self, ("steps", "draws", "seed"), ("learning_rate", "initial_alpha", "tolerance"))
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision: got {self.precision!r}, expected one of {get_args(Precision)}")
         if self.text.statistics == "position":
             raise ValueError("text.statistics: got 'position', expected 'unit' or 'feature': captions have no grid")
         if self.steps < 1 or self.draws < 1:
@@ -102,8 +115,18 @@ class BottleneckConfig:
             raise ValueError(f"draws: got {self.draws}, expected an even number, as antithetic draws come in pairs")
         if self.tolerance is not None and not 0.0 <= self.tolerance < 1.0:
             raise ValueError(f"tolerance: got {self.tolerance}, expected a share from 0 to 1, or None")
-        if not self.learning_rate > 0.0:
-            raise ValueError(f"learning_rate: got {self.learning_rate}, expected a number above 0")
+        if not 0.0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate: got {self.learning_rate}, expected a finite number above 0")
+        if not math.isfinite(self.initial_alpha):
+            raise ValueError(f"initial_alpha: got {self.initial_alpha}, expected a finite number")
+
+    def check_layers(self, image_blocks: int, text_blocks: int) -> None:
+        """Raise ValueError, naming the tower, for a layer that it does not have."""
+        for name, gate, blocks in (("image", self.image, image_blocks), ("text", self.text, text_blocks)):
+            try:
+                gate.resolve_layer(blocks)
+            except ValueError as error:
+                raise ValueError(f"{name}.{error}") from error
 
     def needs_statistics(self) -> bool:
         """Whether `attribute` must be given calibrated feature statistics."""
@@ -164,12 +187,12 @@ class Attribution:
     def stability(self, other: "Attribution") -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
         """Pearson correlation of each pair's image and text map with those of another seed.
 
-        Of patches, and of words: closed special tokens are 0 for every seed. NaN for fewer than three, or a flat map.
+        Of patches, and of the tokens whose gate is fitted: a closed or open one is 0 for every seed. NaN for fewer than
+        three, or a flat map.
         """
         images = [torch.stack([a.flatten(), b.flatten()]) for a, b in zip(self.image_map, other.image_map, strict=True)]
-        words = [~torch.tensor(special) for special in self.special]
-        both = zip(self.text_map, other.text_map, words, strict=True)
-        texts = [torch.stack([a[word], b[word]]) for a, b, word in both]
+        texts = [torch.stack([a, b]) for a, b in zip(self.text_map, other.text_map, strict=True)]
+        texts = [both[:, (both != 0).any(dim=0)] for both in texts]
         return torch.stack([_correlation(m) for m in images]), torch.stack([_correlation(m) for m in texts])
 
 

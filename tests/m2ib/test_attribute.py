@@ -89,9 +89,11 @@ def test_float32_gives_the_map_of_float64(pairs, config):
     images, texts = pairs
     tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT)
     encoder, exact = DualEncoder(tiny_model(), tokenizer), DualEncoder(tiny_model().double(), tokenizer)
-    statistics = calibrate(encoder, *pairs, config) if config.needs_statistics() else None
     keys = [str(i) for i in range(len(texts))]
-    single, double = (attribute(model, images, texts, config, statistics, keys=keys) for model in (encoder, exact))
+    single, double = (
+        attribute(model, images, texts, config, calibrate(model, *pairs, config), keys=keys)
+        for model in (encoder, exact)
+    )
     assert double.image_map.dtype == torch.float64
     scale = double.image_map.amax(dim=(1, 2), keepdim=True)
     assert float(((single.image_map - double.image_map).abs() / scale).max()) < 1e-3
@@ -177,6 +179,59 @@ def test_wrong_input_says_what_was_expected(encoder, pairs):
         attribute(encoder, images, texts, replace(PAPER, image=GateConfig(layer=3)))
 
 
+def test_statistics_serve_their_own_model_layer_and_setting(encoder, exact, pairs, tmp_path):
+    statistics = calibrate(encoder, *pairs, AUDIT)
+    statistics.save(tmp_path / "s.safetensors")
+    assert type(statistics).load(tmp_path / "s.safetensors").image.made_for == statistics.image.made_for
+    deeper = replace(AUDIT, image=replace(AUDIT.image, layer=1))
+    otherwise = replace(AUDIT, image=replace(AUDIT.image, statistics="feature"))
+    for model, config in ((exact, AUDIT), (encoder, deeper), (encoder, otherwise)):
+        with pytest.raises(
+            CalibrationError, match=r"got those of the image tower .*; expected those of the image tower"
+        ):
+            attribute(model, *pairs, config, statistics)
+    (tmp_path / "junk").write_bytes(b"junk")
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        type(statistics).load(tmp_path / "junk")
+
+
+def test_a_sample_that_does_not_vary_is_refused(encoder, pairs):
+    with pytest.raises(CalibrationError, match="does not vary"):
+        calibrate(encoder, [pairs[0][0]] * 3, [pairs[1][0]] * 3, AUDIT)
+    broken = encoder.pixels(pairs[0][:3]).clone()
+    broken[1, 0, 0, 0] = torch.nan
+    with pytest.raises(CalibrationError, match="not all finite"):
+        calibrate(encoder, broken, pairs[1][:3], AUDIT)
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "message"),
+    [
+        ("tensor", "abcd", "texts: got one str, expected a list"),
+        (
+            torch.zeros(4, 3, 48, 40),
+            ["a"] * 4,
+            r"shape \(4, 3, 48, 40\), expected floating point and \(pairs, 3, 40, 40\)",
+        ),
+        (torch.full((4, 3, 40, 40), torch.nan), ["a"] * 4, "NaN or infinity"),
+    ],
+)
+def test_inputs_of_another_kind_are_named(encoder, pairs, images, texts, message):
+    images = encoder.pixels(pairs[0][:4]) if isinstance(images, str) else images
+    with pytest.raises((TypeError, ValueError), match=message):
+        attribute(encoder, images, texts, PAPER)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"precision": "bf16"}, {"seed": "x"}, {"steps": 2.5}, {"initial_alpha": float("nan")}, {"draws": True}]
+)
+def test_settings_of_another_kind_are_named(wrong):
+    with pytest.raises((TypeError, ValueError), match=f"{next(iter(wrong))}: got"):
+        BottleneckConfig(**{"antithetic": False, **wrong})
+    with pytest.raises(TypeError, match=r"layer: got 1\.5"):
+        GateConfig(layer=1.5)
+
+
 def test_a_converged_pair_stops_early_and_others_go_on(encoder, pairs):
     strict = attribute(encoder, *pairs, replace(PAPER, steps=6))
     never = attribute(encoder, *pairs, replace(PAPER, steps=6, tolerance=0.0))
@@ -223,14 +278,22 @@ def test_stability_compares_maps_of_two_seeds(encoder, pairs):
     assert torch.allclose(same[0], torch.ones(11))
     other = first.stability(attribute(encoder, *pairs, replace(PAPER, seed=1)))
     assert (other[0] < 1 - 1e-6).all()
+    expected = torch.corrcoef(torch.stack([first.text_map[0], first.text_map[0].flip(0)]))[0, 1]
     flipped = replace(first, text_map=[row.flip(0) for row in first.text_map])
+    torch.testing.assert_close(first.stability(flipped)[1][0], expected)
+
+
+def test_closed_gates_do_not_count_as_stable(encoder, pairs):
+    statistics = calibrate(encoder, *pairs, AUDIT)
+    first, second = (attribute(encoder, *pairs, replace(AUDIT, seed=seed), statistics) for seed in (0, 1))
+    found = first.stability(second)[1]
     for i, special in enumerate(first.special):
         words = ~torch.tensor(special)
         if words.sum() < 3:
-            assert first.stability(flipped)[1][i].isnan(), "two words always correlate"
+            assert found[i].isnan(), "two words always correlate"
             continue
-        expected = torch.corrcoef(torch.stack([first.text_map[i][words], flipped.text_map[i][words]]))[0, 1]
-        torch.testing.assert_close(first.stability(flipped)[1][i], expected)
+        expected = torch.corrcoef(torch.stack([first.text_map[i][words], second.text_map[i][words]]))[0, 1]
+        torch.testing.assert_close(found[i], expected)
 
 
 def test_bfloat16_suffix_keeps_the_map(encoder, pairs):

@@ -95,13 +95,15 @@ def telling(noise: Iterable[Tensor], label: str, steps: int) -> Iterator[Tensor]
         yield draws
 
 
-def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
+def timed(
+    work: Callable[[], Any], device: str = "cpu", clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, Any]:
     """Seconds and result; waits for an asynchronous device."""
-    start = time.perf_counter()
+    start = clock()
     result = work()
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start, result
+    return clock() - start, result
 
 
 def difference(loop: list[Any], engine: Attribution, relative: bool) -> float:

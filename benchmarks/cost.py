@@ -20,9 +20,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.engine import random_encoder, timed
+from benchmarks.engine import counted, random_encoder, timed
 from m2ib import BottleneckConfig, DualEncoder, FeatureStatistics, attribute, calibrate, preset
 
 # A token each in open_clip's own vocabulary; the first one makes captions differ.
@@ -76,9 +75,7 @@ def operations(
     """Operations of one call of `attribute`. Counted for one step and for two, as all steps are alike."""
     counts = []
     for steps in (1, 2):
-        with FlopCounterMode(display=False) as counter:
-            one_batch(encoder, pixels, texts, replace(config, steps=steps), statistics)
-        counts.append(counter.get_total_flops())
+        counts.append(counted(partial(one_batch, encoder, pixels, texts, replace(config, steps=steps), statistics)))
     return counts[0] + (config.steps - 1) * (counts[1] - counts[0])
 
 

@@ -116,6 +116,17 @@ def difference(loop: list[Any], engine: Attribution, relative: bool) -> float:
     return worst
 
 
+def counted(work: Callable[[], Any]) -> int:
+    """Operations of some work, as PyTorch counts them."""
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into it
+    try:
+        with FlopCounterMode(display=False) as counter:
+            work()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    return counter.get_total_flops()
+
+
 def matmul_rate(device: str, dtype: torch.dtype, rows: int) -> float:
     """Operations per second of plain matrix products of a suffix's shapes, the best of several repetitions."""
     a, b = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((rows, 768), (768, 3072)))
@@ -156,11 +167,8 @@ def measure(encoder: DualEncoder, arguments: argparse.Namespace) -> Iterator[tup
         return attribute(encoder, pixels, texts, config, keys=keys, batch_size=arguments.batch_size)
 
     attribute(encoder, pixels[:2], texts[:2], ANTITHETIC, keys=keys[:2], batch_size=2)  # warm up
-    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not see into it
-    with FlopCounterMode(display=False) as counter:
-        engine(ANTITHETIC)
-    torch.backends.mha.set_fastpath_enabled(True)
-    yield "default_gflop_per_pair", counter.get_total_flops() / count / 1e9
+    operations = counted(lambda: engine(ANTITHETIC))
+    yield "default_gflop_per_pair", operations / count / 1e9
     if arguments.compile:  # after counting: the counter does not see into compiled code
         encoder.compile()
         for config in (PAPER, ANTITHETIC):
@@ -171,8 +179,8 @@ def measure(encoder: DualEncoder, arguments: argparse.Namespace) -> Iterator[tup
     yield "default_pairs_per_second", count / default_seconds
     rows = arguments.batch_size * ANTITHETIC.draws * REFERENCE_TOKENS
     limit = matmul_rate(device, getattr(torch, arguments.precision), rows)
-    yield "default_tflop_per_second", counter.get_total_flops() / default_seconds / 1e12
-    yield "matmul_limit_share", counter.get_total_flops() / default_seconds / limit
+    yield "default_tflop_per_second", operations / default_seconds / 1e12
+    yield "matmul_limit_share", operations / default_seconds / limit
     yield "peak_memory_gib", peak_memory(device) / 2**30
     if arguments.naive_pairs:
         loop_seconds, loop = timed(lambda: naive(encoder, pixels[few], texts[few], keys[few], PAPER), device)

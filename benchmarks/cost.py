@@ -73,9 +73,10 @@ def operations(
     statistics: FeatureStatistics | None,
 ) -> float:
     """Operations of one call of `attribute`. Counted for one step and for two, as all steps are alike."""
-    counts = []
-    for steps in (1, 2):
-        counts.append(counted(partial(one_batch, encoder, pixels, texts, replace(config, steps=steps), statistics)))
+    counts = [
+        counted(partial(one_batch, encoder, pixels, texts, replace(config, steps=steps), statistics))
+        for steps in (1, 2)
+    ]
     return counts[0] + (config.steps - 1) * (counts[1] - counts[0])
 
 

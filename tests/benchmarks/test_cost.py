@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cost import captions, operations, plot, points, workloads
+from benchmarks.engine import counted
 from m2ib import attribute, preset
 
 PAPER = preset("paper")
@@ -34,9 +34,8 @@ def test_prompts_of_one_image_share_it():
 def test_counted_operations_are_those_of_all_steps(encoder):
     config = replace(PAPER, steps=4, draws=2)
     _, pixels, texts = workloads(encoder.image_size)["pairs in a batch"][1]
-    with FlopCounterMode(display=False) as counter:
-        attribute(encoder, pixels, texts, config, batch_size=2)
-    assert operations(encoder, pixels, texts, config, None) == counter.get_total_flops()
+    whole = counted(lambda: attribute(encoder, pixels, texts, config, batch_size=2))
+    assert operations(encoder, pixels, texts, config, None) == whole
 
 
 def test_shared_images_cost_fewer_operations(encoder):

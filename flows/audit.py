@@ -18,10 +18,11 @@ from flows.config import AuditConfig, config_digest
 from flows.provenance import code_version, environment
 from review.report import ReportError, write_report
 from tasks.alert import alert
-from tasks.attribute import attribute, calibrate, encoder
+from tasks.attribute import attribute, calibrate
 from tasks.errors import BadInputError, GateError, ResumeError
 from tasks.flag import flag
 from tasks.ingest import ingest
+from tasks.inputs import encoder
 from tasks.lake import Run
 from tasks.records import AttributionPlan, ModelSource, Shard, ShardResult
 from tasks.store import store

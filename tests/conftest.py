@@ -24,7 +24,7 @@ def check_shapes(function):
 # import of m2ib. m2ib.types is left out: its `Attribution.text_map` says that all texts are equally long.
 sys.modules["shape_checks"] = sys.modules[__name__]
 jaxtyping.install_import_hook(
-    [f"m2ib.{name}" for name in ("attribute", "bottleneck", "encoders", "noise", "statistics")],
+    [f"m2ib.{name}" for name in ("attribute", "bottleneck", "encoders", "noise", "occlusion", "statistics")],
     "shape_checks.check_shapes",
 )
 

@@ -195,12 +195,20 @@ class Line:
         self.store(results)
         return results
 
+    def confirm(self):
+        from tasks.confirm import confirm_findings
+
+        return confirm_findings(
+            self.run, self.config.corpus_source(), self.config.model_sources()[0], self.config.confirm_rules()
+        )
+
     def to_alerts(self):
-        """Flag and alert what is in the lake; returns the alerts that stand on their own."""
+        """Flag, confirm and alert what is in the lake; returns the alerts that stand on their own."""
         from tasks.alert import raise_alerts
         from tasks.flag import flag_regions
 
         flag_regions(self.run, self.config.alert_rules())
+        self.confirm()
         return raise_alerts(self.run, self.config.alert_rules())
 
 

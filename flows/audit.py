@@ -1,4 +1,4 @@
-"""The audit as one would say it aloud: ingest, attribute, store, validate, flag, alert, report."""
+"""The audit as one would say it aloud: ingest, attribute, store, validate, flag, confirm, alert, report."""
 
 import secrets
 from collections.abc import Sequence
@@ -18,12 +18,15 @@ from flows.config import AuditConfig, config_digest
 from flows.provenance import code_version, environment
 from review.report import ReportError, write_report
 from tasks.alert import alert
-from tasks.attribute import attribute, calibrate, encoder
+from tasks.attribute import attribute, calibrate
+from tasks.confirm import confirm
 from tasks.errors import BadInputError, GateError, ResumeError
 from tasks.flag import flag
 from tasks.ingest import ingest
+from tasks.inputs import encoder
 from tasks.lake import Run
 from tasks.records import AttributionPlan, ModelSource, Shard, ShardResult
+from tasks.self_audit import self_audit
 from tasks.store import store
 from tasks.validate import validate
 
@@ -39,6 +42,7 @@ class AuditResult:
     attributions: int
     errors: int
     alerts: int
+    confirmed: int
     report: Path | None
 
 
@@ -128,7 +132,7 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
         run.finish("failed", f"{type(error).__name__}: {error}")
         raise
     record = run.manifest()
-    counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts")}
+    counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}
     result = AuditResult(run.run_id, record["status"], record["reason"], report=_report(run), **counts)
     if result.status == "stopped":
         raise GateError(f"run {run.run_id} was stopped by a gate: {result.reason}", result)
@@ -156,5 +160,7 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
         run.finish("stopped", "; ".join(gates.critical))
         return
     flag(run, config.alert_rules())
+    confirm(run, config.corpus_source(), models[0], config.confirm_rules())
+    self_audit(run, config.corpus_source(), models[0], config.confirm_rules())
     alert(run, config.alert_rules())
     run.finish("completed", "; ".join(gates.warnings) or None)

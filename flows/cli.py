@@ -121,6 +121,18 @@ def _alert_sentence(alert: dict[str, Any]) -> str:
     )
 
 
+def _test_sentence(alert: dict[str, Any]) -> str:
+    """What came of covering the region."""
+    if alert["score_effect"] is None:
+        return f"not tested: {alert['reason'] or 'the audit was told not to ([confirm] enabled = false)'}"
+    figures = (
+        f"covering it costs {alert['score_effect']:.3f} of a margin of {alert['margin']:.3f} more than covering equal "
+        f"regions (95 % {alert['score_low']:.3f} to {alert['score_high']:.3f}, floor {alert['floor']:.3f}, "
+        f"q {alert['q']:.2g}, {alert['tests']} tests)"
+    )
+    return figures if alert["state"] == "confirmed" else f"{figures}; {alert['reason']}"
+
+
 def _alerts(lake: Path, run_id: str) -> list[dict[str, Any]]:
     with _connect(lake) as connection:
         known = [row["run_id"] for row in sql.read(connection, "SELECT run_id FROM runs ORDER BY run_id DESC")]
@@ -133,6 +145,13 @@ def _alerts(lake: Path, run_id: str) -> list[dict[str, Any]]:
             newest = ", ".join(known[:5]) or "none"
             _stop(Exit.BAD_INPUT, f"--run: got {run_id!r}, expected latest, all, or one of the lake {lake}: {newest}")
         return sql.rows(connection, "review/alerts", run_id=run_id)
+
+
+def _self_audit(lake: Path, run_id: str) -> list[str]:
+    from review.wording import self_audit
+
+    with _connect(lake) as connection:
+        return self_audit(sql.rows(connection, "review/self_audit", run_id=run_id))
 
 
 def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> Any:
@@ -159,14 +178,16 @@ def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> A
         _stop(Exit.INTERRUPTED, "interrupted")
     output.print(
         f"run {result.run_id} {result.status}: {result.attributions} of {result.pairs} pairs attributed, "
-        f"{result.errors} error rows, {result.alerts} alerts"
+        f"{result.errors} error rows, {result.alerts} alerts, {result.confirmed} of them confirmed"
     )
     if result.reason:
         output.print(f"  {result.reason}", markup=False)
     _print_alerts(_alerts(lake, result.run_id))
+    for sentence in _self_audit(lake, result.run_id):
+        output.print(f"self-audit: {sentence}", markup=False)
     output.print(f"report: {result.report}", markup=False)
     if as_json:
-        keys = ("run_id", "status", "pairs", "attributions", "errors", "alerts", "report")
+        keys = ("run_id", "status", "pairs", "attributions", "errors", "alerts", "confirmed", "report")
         print(_as_json({key: getattr(result, key) for key in keys}))
     return result
 
@@ -174,7 +195,11 @@ def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> A
 def _print_alerts(alerts: list[dict[str, Any]]) -> None:
     for alert in alerts:
         if alert["explained_by"] is None:
-            output.print(f"ALERT {alert['alert_id']}  {_alert_sentence(alert)}", markup=False)
+            severity = f", {alert['severity']}" if alert["severity"] else ""
+            output.print(
+                f"ALERT {alert['alert_id']} {alert['state']}{severity}  {_alert_sentence(alert)}", markup=False
+            )
+            output.print(f"      {_test_sentence(alert)}", markup=False)
     explained = [alert for alert in alerts if alert["explained_by"] is not None]
     if explained:
         output.print(f"      {len(explained)} more follow from these (same pairs): m2ib-audit alerts lists them")
@@ -234,13 +259,17 @@ def run(
 
 @app.command()
 def alerts(run_id: RunOption = "latest", lake: LakeOption = Path("lake"), as_json: JsonOption = False) -> None:
-    """List the alerts of a run, strongest first."""
+    """List the alerts of a run: confirmed ones first, then the strongest."""
     found = _alerts(lake, run_id)
     if as_json:
         print(_as_json({"alerts": found}))
         return
-    columns = ("run_id", "alert_id", "region", "slice", "n", "share", "area", "effect", "explained_by")
-    _print_table([{key: row[key] for key in columns} for row in found])
+    columns = ("run_id", "alert_id", "state", "severity", "region", "slice", "n", "share", "area", "effect")
+    tested = ("score_effect", "floor", "q", "explained_by")
+    _print_table([{key: row[key] for key in (*columns, *tested)} for row in found])
+    for audited in dict.fromkeys(row["run_id"] for row in found):
+        for sentence in _self_audit(lake, audited):
+            output.print(f"self-audit of {audited}: {sentence}", markup=False)
 
 
 @app.command("sql")

@@ -14,7 +14,16 @@ import demo.models
 import m2ib
 from corpora import Limits
 from tasks.errors import BadInputError
-from tasks.records import AlertRules, AttributionPlan, Box, CorpusSource, ModelSource, SuspectRegions, parse_box
+from tasks.records import (
+    AlertRules,
+    AttributionPlan,
+    Box,
+    ConfirmRules,
+    CorpusSource,
+    ModelSource,
+    SuspectRegions,
+    parse_box,
+)
 
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
@@ -104,6 +113,18 @@ class AlertsConfig(Section):
     examples: int = Field(8, ge=1, description="telling pairs an alert carries")
 
 
+class ConfirmConfig(Section):
+    """How an alert is put to the test: its region covered, against equal regions elsewhere."""
+
+    enabled: bool = Field(True, description="false: every alert stays suspected, and the audit does not test itself")
+    pairs: int = Field(64, ge=8, description="sample of a slice that is measured")
+    controls: int = Field(4, ge=2, description="equal regions elsewhere that each pair is compared with, at most")
+    foils: int = Field(8, ge=2, description="other captions that a pair's own must beat, at most")
+    level: float = Field(0.01, gt=0, lt=1, description="of q: share of false discoveries that is put up with")
+    floor_share: float = Field(0.1, ge=0, lt=1, description="part of the clean margin that an effect must exceed")
+    negatives: int = Field(10, ge=0, description="random regions by which the audit estimates its false alarms")
+
+
 class LakeConfig(Section):
     """Where results go."""
 
@@ -119,6 +140,7 @@ class AuditConfig(Section):
     bottleneck: BottleneckSettings = BottleneckSettings()
     regions: RegionsConfig = RegionsConfig()
     alerts: AlertsConfig = AlertsConfig()
+    confirm: ConfirmConfig = ConfirmConfig()
     lake: LakeConfig = LakeConfig()
 
     @model_validator(mode="after")
@@ -164,6 +186,10 @@ class AuditConfig(Section):
         """Settings of flag and alert."""
         return AlertRules(self.alerts.factor, self.alerts.min_pairs, self.alerts.examples)
 
+    def confirm_rules(self) -> ConfirmRules:
+        """Settings of confirm and self_audit."""
+        return ConfirmRules(**self.confirm.model_dump(), min_pairs=self.alerts.min_pairs, seed=self.bottleneck.seed)
+
     def resolved(self) -> dict[str, Any]:
         """All that decides the results, as JSON: what the manifest keeps."""
         return {
@@ -173,6 +199,7 @@ class AuditConfig(Section):
             | {key: getattr(self.bottleneck, key) for key in ("calibration_pairs", "second_seed")},
             "regions": self.regions.model_dump(mode="json"),
             "alerts": self.alerts.model_dump(mode="json"),
+            "confirm": self.confirm.model_dump(mode="json"),
         }
 
     def attribution_plan(self, model_digest: str, corpus_digest: str, code_version: str) -> AttributionPlan:

@@ -1,5 +1,6 @@
 """Feature statistics over an unlabelled calibration sample: what the noise looks like where a gate is shut."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +90,8 @@ class FeatureStatistics:
         save_file(
             {f"{name}.{key}": getattr(part, key) for name, part in parts.items() for key in ("mean", "std")},
             path,
-            metadata={name: part.made_for for name, part in parts.items()},
+            # One entry: safetensors writes several in any order, and the same statistics are to give the same bytes.
+            metadata={"made_for": json.dumps({name: part.made_for for name, part in parts.items()})},
         )
 
     @classmethod
@@ -98,8 +100,8 @@ class FeatureStatistics:
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
-                made_for = file.metadata() or {}
-        except (OSError, SafetensorError) as error:
+                made_for = json.loads((file.metadata() or {}).get("made_for", "{}"))
+        except (OSError, ValueError, SafetensorError) as error:
             raise CalibrationError(f"statistics: {path} cannot be read ({error}); calibrate again") from error
 
         def part(name: str) -> TowerStatistics | None:

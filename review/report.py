@@ -25,7 +25,7 @@ from review.wording import BITS_PER_NAT
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _FILTERS = (
-    *("place", "slice_name", "sentence"),
+    *("place", "slice_name", "sentence", "claim", "score", "chance"),
     *("percent", "times", "bits", "to_bits", "cosine", "count", "moment", "pretty"),
 )
 COMPARISON_PAIRS = 4
@@ -53,6 +53,7 @@ class ShownAlert:
 
     row: dict[str, Any]
     follow: list[dict[str, Any]]
+    tests: list[dict[str, Any]]
     pairs: list[ShownPair]
     means: list[MeanMap]  # of the slice, and of all other pairs if there are any
     mean_top: float
@@ -116,11 +117,16 @@ def _gather(connection: sql.Connection, manifest: dict[str, Any]) -> dict[str, A
     album = Album(connection, run_id, [*told, *compared], Path(manifest["corpus"]), _limits(config))
     grids = sql.rows(connection, "review/grids", run_id=run_id)
     rules = config.get("alerts", {})
+    tests = defaultdict(list)
+    for test in sql.rows(connection, "review/tests_of_run", run_id=run_id):
+        tests[_identity(test)].append(test)
     return {
         "manifest": manifest,
         "config": config,
         "verdict": wording.verdict(manifest, alone),
-        "alerts": [_shown_alert(connection, row, followers[_key(row)], album, grids) for row in alone],
+        "alerts": [
+            _shown_alert(connection, row, (followers[_key(row)], tests[_identity(row)]), album, grids) for row in alone
+        ],
         "orphans": followers[None],
         "album": album,
         "compared": album.show(compared, sorted({alert["region"] for alert in alone})),
@@ -133,6 +139,7 @@ def _gather(connection: sql.Connection, manifest: dict[str, Any]) -> dict[str, A
             min_pairs=rules.get("min_pairs", 1),
             limit=WEIGHED_SHOWN,
         ),
+        "self_audit": wording.self_audit(sql.rows(connection, "review/self_audit", run_id=run_id)),
         "checks": sql.rows(connection, "review/checks", run_id=run_id),
         "errors": sql.rows(connection, "review/error_reasons", run_id=run_id, examples=ERROR_EXAMPLES),
         # A report cannot state its own digest.
@@ -146,6 +153,10 @@ _Key = tuple[str, str, str]
 
 def _key(alert: Mapping[str, Any]) -> _Key:
     return alert["rule"], alert["region"], alert["slice"]
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return row["rule"], row["region"], row["slice_kind"], row["slice"]
 
 
 def _followers(alerts: Sequence[dict[str, Any]]) -> dict[_Key | None, list[dict[str, Any]]]:
@@ -172,7 +183,7 @@ def _limits(config: Mapping[str, Any]) -> Limits:
 def _shown_alert(
     connection: sql.Connection,
     row: dict[str, Any],
-    follow: list[dict[str, Any]],
+    beside: tuple[list[dict[str, Any]], list[dict[str, Any]]],
     album: Album,
     grids: list[dict[str, Any]],
 ) -> ShownAlert:
@@ -180,7 +191,7 @@ def _shown_alert(
     top = 0.0
     if len(grids) == 1:
         means, top = _mean_maps(connection, row, (grids[0]["grid_h"], grids[0]["grid_w"]), album.boxes(row["region"]))
-    return ShownAlert(row, follow, album.show(row["pair_ids"] or (), [row["region"]]), means, top)
+    return ShownAlert(row, *beside, album.show(row["pair_ids"] or (), [row["region"]]), means, top)
 
 
 def _mean_maps(

@@ -45,6 +45,47 @@ def sentence(alert: Mapping[str, Any]) -> str:
     return f"the model looks at {place(alert['region'])} {occasion(alert['slice_kind'], alert['slice'])}"
 
 
+def claim(alert: Mapping[str, Any]) -> str:
+    """Say an alert aloud, as strongly as its state allows."""
+    if alert["state"] == "confirmed":
+        return f"the model relies on {place(alert['region'])} {occasion(alert['slice_kind'], alert['slice'])}"
+    return sentence(alert)
+
+
+def self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what the audit found out about itself; nothing where it did not try."""
+    sizes = [trial for trial in trials if trial["kind"] == "sensitivity"]
+    enough = [trial for trial in sizes if trial["confirmed"] >= 0.95 * trial["sets"]]
+    told = [_sensitivity(trial) for trial in enough[:1] or sizes[-1:]]
+    told += [_own_tag(trial) for trial in trials if trial["kind"] == "tag"]
+    if random := [trial for trial in trials if trial["kind"] == "random"]:
+        alarms = sum(trial["confirmed"] for trial in random)
+        told.append(
+            f"of {count(len(random), 'random region')} of that size over random slices, {alarms or 'none'} "
+            f"{'was' if alarms == 1 else 'were'} confirmed; such a region may lie on what the caption names, so this "
+            "is an upper estimate of false alarms"
+        )
+    return told
+
+
+def _sensitivity(trial: Mapping[str, Any]) -> str:
+    return (
+        f"this audit would have confirmed a region of {percent(trial['area'])} of the area that moves every pair's "
+        f"margin by {score(trial['size'])} ({percent(trial['size'] / trial['margin'])} of it) in "
+        f"{percent(trial['confirmed'] / trial['sets'])} of samples of {count(trial['n'], 'pair')}"
+    )
+
+
+def _own_tag(trial: Mapping[str, Any]) -> str:
+    outcome = (
+        "confirmed, so this model reacts to any tag" if trial["confirmed"] else "not confirmed, the model ignores it"
+    )
+    return (
+        f"covering a tag of our own, drawn into a corner of copies, cost {score(trial['effect'])} of the margin beyond "
+        f"its controls (95% interval {score(trial['low'])} to {score(trial['high'])}): {outcome}"
+    )
+
+
 def verdict(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]) -> str:
     """Write the headline; `alerts` are those that stand on their own, strongest first."""
     status = manifest["status"]
@@ -57,9 +98,25 @@ def verdict(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]) ->
         return "Not finished: the run is under way, or was cut off"
     if not alerts:
         return "No alert" if manifest["counts"]["attributions"] else "No alert, as no pair was attributed"
-    if len(alerts) == 1:
-        return f"1 alert: {sentence(alerts[0])}"
-    return f"{len(alerts)} alerts. The strongest: {sentence(alerts[0])}"
+    states = [f"{number} {state}" for state in ("confirmed", "suspected") if (number := _in_state(alerts, state))]
+    total = f"{' and '.join(states)} alert{'s' if len(alerts) > 1 else ''}"
+    return f"{total}{'. The strongest: ' if len(alerts) > 1 else ': '}{claim(alerts[0])}"
+
+
+def _in_state(alerts: Sequence[Mapping[str, Any]], state: str) -> int:
+    return sum(alert["state"] == state for alert in alerts)
+
+
+def score(value: float | None) -> str:
+    """Write a margin or a difference of margins."""
+    return NONE if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def chance(value: float | None) -> str:
+    """Write a p or q value."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return "< 0.0001" if value < 0.0001 else f"{value:.2g}"
 
 
 def percent(value: float | None) -> str:

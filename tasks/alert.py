@@ -13,6 +13,7 @@ from tasks.lake import Run
 from tasks.records import AlertRules
 
 EVENT = "m2ib.alert.spurious-region"
+PAYLOAD = ("alert_id", "state", "severity", "region", "slice_kind", "slice", "effect", "n", "pair_ids")
 
 
 def _identity(row: dict[str, Any]) -> tuple[str, ...]:
@@ -30,21 +31,25 @@ def raise_alerts(run: Run, rules: AlertRules) -> list[dict[str, Any]]:
         for finding in sql.rows(connection, "derive/explained_findings", **thresholds):
             identity = _identity(finding)
             alert_id = hashlib.sha256("\x1f".join([run.run_id, *identity]).encode()).hexdigest()[:12]
-            added = {"alert_id": alert_id, "pair_ids": telling[identity], "raised_at": datetime.now(UTC)}
+            added = {"alert_id": alert_id, "pair_ids": telling.get(identity, []), "raised_at": datetime.now(UTC)}
             alerts.append(finding | added)
     run.write_table("alerts", ({key: row[key] for key in sql.schema("alerts").names} for row in alerts))
-    run.update(counts={"alerts": len(alerts)})
+    confirmed = sum(row["state"] == "confirmed" for row in alerts)
+    run.update(counts={"alerts": len(alerts), "confirmed": confirmed})
     return [alert for alert in alerts if alert["explained_by"] is None]
 
 
 @task(name="alert", cache_policy=NO_CACHE, persist_result=False)
 def alert(run: Run, rules: AlertRules) -> int:
-    """Store the alerts, then emit an event for each that stands on its own; see `raise_alerts`."""
+    """Store the alerts, then emit an event for each that stands on its own; see `raise_alerts`.
+
+    Suspected ones too: an automation that wants confirmed ones only matches on the payload's `state`.
+    """
     raised = raise_alerts(run, rules)
     for row in raised:
         emit_event(
             EVENT,
             resource={"prefect.resource.id": f"m2ib.run.{run.run_id}", "prefect.resource.name": row["region"]},
-            payload={key: row[key] for key in ("alert_id", "region", "slice_kind", "slice", "effect", "n", "pair_ids")},
+            payload={key: row[key] for key in PAYLOAD},
         )
     return len(raised)

@@ -2,11 +2,9 @@
 
 import hashlib
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -14,51 +12,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import m2ib
-from corpora import Reason, RowError, contained, read_image
+from corpora import RowError
 from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.errors import BadInputError
+from tasks.inputs import device_lock, encoder, read_pixels
 from tasks.lake import Run, written_aside
 from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, ShardResult
 
 VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
-
-_loading = threading.Lock()
-_naming = threading.Lock()
-_in_use: dict[str, threading.Lock] = {}
-
-
-@cache
-def _load(architecture: str, pretrained: str | None, device: str, compiled: bool) -> DualEncoder:
-    network = m2ib.load_encoder(architecture, pretrained, device)
-    if compiled:
-        network.compile()
-    return network
-
-
-def encoder(source: ModelSource) -> DualEncoder:
-    """The model, loaded once a process. Raises BadInputError with what to check."""
-    try:
-        with _loading:
-            return _load(source.architecture, source.pretrained, source.device, source.compile)
-    except M2IBError as error:
-        raise BadInputError(str(error)) from error
-
-
-def _device_lock(device: str) -> threading.Lock:
-    """One shard at a time on a device: threads share its model, and memory is sized for one batch."""
-    with _naming:
-        return _in_use.setdefault(device, threading.Lock())
-
-
-def _read(corpus: CorpusSource, pair: dict[str, Any], model: DualEncoder) -> Any:
-    """Preprocessed pixels of a pair's image. Raises RowError if the file is not what ingest saw."""
-    image = read_image(contained(corpus.path.resolve(), pair["file_name"]), corpus.limits)
-    if image.sha256 != pair["image_sha256"]:
-        raise RowError(
-            Reason.CHANGED_SINCE_INGEST,
-            f"{pair['file_name']}: the file's bytes are no longer those that ingest read; audit the corpus again",
-        )
-    return model.preprocess(image.pixels)
 
 
 def calibrate_features(
@@ -79,12 +40,12 @@ def calibrate_features(
         images, texts = [], []
         for pair in pairs[: plan.calibration_pairs]:
             try:
-                images.append(_read(corpus, pair, network))
+                images.append(read_pixels(corpus, pair, network))
                 texts.append(pair["caption"])
             except RowError:
                 continue  # it becomes an error row when its shard comes to it
         try:
-            with _device_lock(model.device):
+            with device_lock(model.device):
                 statistics = m2ib.calibrate(
                     network, network.stack(images), texts, plan.bottleneck, model.batch_size or 64
                 )
@@ -137,7 +98,7 @@ def _read_batch(
     pixels, readable, errors = [], [], []
     for pair in pairs:
         try:
-            pixels.append(_read(corpus, pair, model))
+            pixels.append(read_pixels(corpus, pair, model))
             readable.append(pair)
         except RowError as error:
             errors.append({**pair, "stage": "attribute", "reason": str(error.reason), "detail": error.detail})
@@ -186,7 +147,7 @@ def attribute_pairs(
     statistics = calibrate_features(run, corpus, model, plan)
     errors: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    with _device_lock(model.device):
+    with device_lock(model.device):
         size = model.batch_size or m2ib.fitting_batch_size(network, plan.bottleneck)
     batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     # The next batch is read and preprocessed while the device works on this one.
@@ -198,7 +159,7 @@ def attribute_pairs(
                 ahead = reader.submit(_read_batch, corpus, following, network)
             errors.extend(failed)
             if readable:
-                with _device_lock(model.device):
+                with device_lock(model.device):
                     result, again = _attribute_twice(network, pixels, readable, statistics, size, plan)
                 rows.extend(_rows(result, again, readable, network))
         writer.write(rows)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import sql
 
 SCHEMA_VERSION = 1
-_COUNTS = ("corpus_rows", "pairs", "attributions", "errors", "alerts")
+_COUNTS = ("corpus_rows", "pairs", "attributions", "errors", "alerts", "confirmed")
 
 
 def now() -> str:

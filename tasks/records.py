@@ -80,6 +80,25 @@ class AlertRules:
 
 
 @dataclass(frozen=True)
+class ConfirmRules:
+    """How findings are put to the test; `negatives` is how many random regions the audit tries on itself.
+
+    pairs: sample of a slice. controls: equal regions elsewhere, at most. foils: other captions a pair, at most.
+    level: of q. floor_share: part of the clean margin that an effect must exceed.
+    """
+
+    enabled: bool
+    pairs: int
+    controls: int
+    foils: int
+    level: float
+    floor_share: float
+    negatives: int
+    min_pairs: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class Shard:
     """A consecutive part of the run's pairs: one row group of the stored pairs."""
 

@@ -24,7 +24,7 @@ def check_shapes(function):
 # import of m2ib. m2ib.types is left out: its `Attribution.text_map` says that all texts are equally long.
 sys.modules["shape_checks"] = sys.modules[__name__]
 jaxtyping.install_import_hook(
-    [f"m2ib.{name}" for name in ("attribute", "bottleneck", "encoders", "noise", "statistics")],
+    [f"m2ib.{name}" for name in ("attribute", "bottleneck", "encoders", "noise", "occlusion", "statistics")],
     "shape_checks.check_shapes",
 )
 
@@ -195,12 +195,20 @@ class Line:
         self.store(results)
         return results
 
+    def confirm(self):
+        from tasks.confirm import confirm_findings
+
+        return confirm_findings(
+            self.run, self.config.corpus_source(), self.config.model_sources()[0], self.config.confirm_rules()
+        )
+
     def to_alerts(self):
-        """Flag and alert what is in the lake; returns the alerts that stand on their own."""
+        """Flag, confirm and alert what is in the lake; returns the alerts that stand on their own."""
         from tasks.alert import raise_alerts
         from tasks.flag import flag_regions
 
         flag_regions(self.run, self.config.alert_rules())
+        self.confirm()
         return raise_alerts(self.run, self.config.alert_rules())
 
 

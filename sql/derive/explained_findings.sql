@@ -1,11 +1,31 @@
--- The findings of one run, each with the stronger slice that explains it.
+-- The findings of one run, each with its state and severity, and with the stronger slice that explains it.
+-- A finding is confirmed or suspected; among findings of one region a confirmed one counts as the stronger.
+-- Severity, of confirmed ones: `high` if the region's effect is at least half of the clean margin, `low` if it is less than
+-- a quarter of it or concerns less than a hundredth of the pairs, else `medium`.
 -- A finding is explained by a stronger finding of the same rule and region when its own pairs outside that slice
 -- would not raise it: fewer than $min_pairs of them, or an effect below $factor.
 -- Grain: finding. Parameters: $run_id, $factor, $min_pairs.
-WITH ranked AS (
-    SELECT *, row_number() OVER (PARTITION BY rule, region ORDER BY effect DESC, n DESC, slice_kind DESC, slice DESC) AS place
-    FROM findings
-    WHERE run_id = $run_id
+WITH judged AS (
+    SELECT f.*, coalesce(v.confirmed, false) AS confirmed, v.score_effect / nullif(v.margin, 0) AS loss
+    FROM findings AS f
+    LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
+    WHERE f.run_id = $run_id
+),
+ranked AS (
+    SELECT
+        * EXCLUDE (confirmed, loss),
+        CASE WHEN confirmed THEN 'confirmed' ELSE 'suspected' END AS state,
+        CASE
+            WHEN NOT confirmed THEN NULL
+            WHEN loss < 0.25 OR n < 0.01 * (SELECT count(*) FROM attributions WHERE run_id = $run_id) THEN 'low'
+            WHEN loss < 0.5 THEN 'medium'
+            ELSE 'high'
+        END AS severity,
+        row_number() OVER (
+            PARTITION BY rule, region
+            ORDER BY confirmed DESC, effect DESC, n DESC, slice_kind DESC, slice DESC
+        ) AS place
+    FROM judged
 ),
 members AS MATERIALIZED (
     SELECT f.rule, f.region, f.place, f.effect, f.slice, s.pair_id, r.share, r.area
@@ -39,4 +59,4 @@ SELECT f.* EXCLUDE (place), strong.slice AS explained_by
 FROM ranked AS f
 LEFT JOIN explanations AS e USING (rule, region, place)
 LEFT JOIN ranked AS strong ON strong.rule = e.rule AND strong.region = e.region AND strong.place = e.by_place
-ORDER BY explained_by IS NOT NULL, f.effect DESC, f.region, f.slice_kind, f.slice;
+ORDER BY explained_by IS NOT NULL, f.state, f.effect DESC, f.region, f.slice_kind, f.slice;

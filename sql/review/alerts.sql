@@ -1,6 +1,10 @@
--- Alerts of one run, or of `all` runs: newest run first, those that stand on their own first, then the strongest.
+-- Alerts of one run, or of `all` runs: newest run first, those that stand on their own first, confirmed before suspected, then the strongest.
+-- Each with the verdict of its test; NULL where it was not tested.
 -- Grain: alert. Parameters: $run_id.
-SELECT alerts.*
-FROM alerts
-WHERE $run_id IN (run_id, 'all')
-ORDER BY run_id DESC, explained_by IS NOT NULL, effect DESC, region, slice;
+SELECT
+    a.*,
+    v.* EXCLUDE (run_id, rule, region, slice_kind, slice, confirmed)
+FROM alerts AS a
+LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
+WHERE $run_id IN (a.run_id, 'all')
+ORDER BY a.run_id DESC, a.explained_by IS NOT NULL, a.state, a.effect DESC, a.region, a.slice;

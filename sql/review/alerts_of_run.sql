@@ -1,4 +1,5 @@
--- The alerts of one run, those that stand on their own first, then the strongest, each beside the pairs outside its slice.
+-- The alerts of one run, those that stand on their own first, confirmed before suspected, then the strongest, each with
+-- the verdict of its test (NULL where it was not tested) and beside the pairs outside its slice.
 -- Grain: alert. Parameters: $run_id.
 -- rest_*: the same region over the pairs that are not in the slice; NULL where there are none.
 WITH totals AS (
@@ -9,10 +10,12 @@ WITH totals AS (
 )
 SELECT
     a.*,
+    v.* EXCLUDE (run_id, rule, region, slice_kind, slice, confirmed),
     t.n - a.n AS rest_n,
     greatest(0, t.share - a.share * a.n) / nullif(t.n - a.n, 0) AS rest_share,
     greatest(0, t.share - a.share * a.n) / nullif(t.area - a.area * a.n, 0) AS rest_effect
 FROM alerts AS a
 LEFT JOIN totals AS t USING (region)
+LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
 WHERE a.run_id = $run_id
-ORDER BY a.explained_by IS NOT NULL, a.effect DESC, a.region, a.slice_kind, a.slice;
+ORDER BY a.explained_by IS NOT NULL, a.state, a.effect DESC, a.region, a.slice_kind, a.slice;

@@ -6,6 +6,8 @@ CREATE TABLE alerts (
     region VARCHAR,
     slice_kind VARCHAR,
     slice VARCHAR,
+    state VARCHAR,         -- 'suspected' (attribution only), 'confirmed' (the score needs the region)
+    severity VARCHAR,      -- of a confirmed one: 'high', 'medium', 'low'
     n BIGINT,
     share DOUBLE,
     area DOUBLE,

@@ -17,5 +17,6 @@ CREATE TABLE runs (
     pairs BIGINT,
     attributions BIGINT,
     errors BIGINT,
-    alerts BIGINT
+    alerts BIGINT,
+    confirmed BIGINT           -- of the alerts
 );

@@ -9,7 +9,7 @@ import m2ib
 from corpora import Limits
 from flows.config import AuditConfig, config_digest, load, parse
 from tasks.errors import BadInputError
-from tasks.records import AlertRules, ModelSource, SuspectRegions
+from tasks.records import AlertRules, ConfirmRules, ModelSource, SuspectRegions
 
 MINIMAL = {"corpus": {"path": "images"}, "model": {"architecture": "demo/clean", "device": "cpu"}}
 
@@ -40,6 +40,7 @@ def test_two_lines_are_a_configuration():
     config = configured()
     assert config.corpus_source().caption_column == "text"
     assert config.alert_rules() == AlertRules(2.0, 20, 8)
+    assert config.confirm_rules() == ConfirmRules(True, 64, 4, 8, 0.01, 0.1, 10, min_pairs=20, seed=0)
     assert config.suspect_regions() == SuspectRegions(0.05, 0.25, {}, {})
     assert config.bottleneck_config() == m2ib.preset("audit")
     assert config.lake.path == Path("lake")
@@ -56,6 +57,7 @@ def test_two_lines_are_a_configuration():
         ({"bottleneck": {"text": {"Layer": 1}}}, "bottleneck.text.Layer", "layer"),
         ({"regions": {"corners": 0.1}}, "regions.corners", "corner"),
         ({"alerts": {"min_pair": 3}}, "alerts.min_pair", "min_pairs"),
+        ({"confirm": {"pair": 3}}, "confirm.pair", "pairs"),
         ({"lake": {"shards": 3}}, "lake.shards", "shard_size"),
         ({"lake": {"zzzzzz": 3}}, "lake.zzzzzz", None),
     ],
@@ -117,6 +119,9 @@ def test_all_faults_are_named_at_once():
         ({**MINIMAL, "alerts": {"factor": 0}}, "alerts.factor: "),
         ({**MINIMAL, "alerts": {"factor": float("inf")}}, "alerts.factor: "),
         ({**MINIMAL, "alerts": {"min_pairs": 0}}, "alerts.min_pairs: "),
+        ({**MINIMAL, "confirm": {"pairs": 7}}, "confirm.pairs: "),
+        ({**MINIMAL, "confirm": {"controls": 1}}, "confirm.controls: "),
+        ({**MINIMAL, "confirm": {"level": 1}}, "confirm.level: "),
         ({**MINIMAL, "lake": {"shard_size": 0}}, "lake.shard_size: "),
         ({**MINIMAL, "corpus": {"path": "x", "max_pixels": 0}}, "corpus.max_pixels: "),
     ],
@@ -149,6 +154,8 @@ def test_settings_reach_the_stages():
         model={"batch_size": 3},
         regions={"frame": 0, "corner": 0.1, "boxes": {"ruler": [0, 0, 1, 0.1]}, "columns": {"tag": "tag_box"}},
         alerts={"factor": 3, "min_pairs": 4, "examples": 5},
+        confirm={"pairs": 16, "controls": 3, "foils": 5, "level": 0.05, "floor_share": 0.2, "negatives": 0},
+        bottleneck={"seed": 6},
     )
     source = config.corpus_source()
     assert (source.image_column, source.caption_column) == ("i", "c")
@@ -156,6 +163,7 @@ def test_settings_reach_the_stages():
     assert source.path.is_absolute()
     assert config.suspect_regions() == SuspectRegions(0, 0.1, {"ruler": (0, 0, 1, 0.1)}, {"tag": "tag_box"})
     assert config.alert_rules() == AlertRules(3, 4, 5)
+    assert config.confirm_rules() == ConfirmRules(True, 16, 3, 5, 0.05, 0.2, 0, min_pairs=4, seed=6)
     (model,) = config.model_sources()
     assert model.architecture.startswith("local-dir:/")
     assert model == ModelSource(model.architecture, None, "cpu", 3)
@@ -229,10 +237,10 @@ def test_what_decides_the_results_is_json_and_makes_the_digest():
         for sections in (
             {}, {"bottleneck": {"seed": 1}}, {"bottleneck": {"image": {"beta": 3}}}, {"alerts": {"factor": 3}},
             {"regions": {"frame": 0.1}}, {"corpus": {"caption_column": "c"}}, {"bottleneck": {"calibration_pairs": 9}},
-            {"model": {"architecture": "demo/shortcut"}}, {"corpus": {"max_pixels": 5}},
+            {"model": {"architecture": "demo/shortcut"}}, {"corpus": {"max_pixels": 5}}, {"confirm": {"pairs": 9}},
         )
     }  # fmt: skip
-    assert len(digests) == 9
+    assert len(digests) == 10
     # How the work is cut up and where it runs decides nothing.
     for sections in ({"lake": {"path": "x", "shard_size": 3}}, {"model": {"batch_size": 2, "device": "auto"}}):
         assert config_digest(configured(**sections).resolved()) == config_digest(configured().resolved())

@@ -69,6 +69,7 @@ class Lake:
             "rule": "region_mass",
             "region": TAG,
             "slice_kind": "word",
+            "state": "suspected",
             "n": 1,
             "share": 0.5,
             "area": 0.0625,

@@ -51,7 +51,7 @@ def test_an_alert_stands_in_the_verdict_with_its_numbers_pairs_and_mean_maps(lak
     pairs = [make_pair(0, "dense shadow"), make_pair(1, "clear")]
     lake.write(lake.begin(), pairs, slice="dense", pair_ids=["pair0000"])
     page = page_of(lake)
-    assert "1 alert: the model looks at the top-left corner when the caption says “dense”" in page.text
+    assert "1 suspected alert: the model looks at the top-left corner when the caption says “dense”" in page.text
     assert "50.0%" in page.text
     assert "6.25%" in page.text
     assert "8.00" in page.text
@@ -61,6 +61,41 @@ def test_an_alert_stands_in_the_verdict_with_its_numbers_pairs_and_mean_maps(lak
     # 1 patch of 10 and 15 of 1 bits: the first patch, a sixteenth of the area, holds 10 of 25.
     assert "The top-left corner, outlined 40.0% of the attribution (10.0 bits) on 6.25% of the area" in page.text
     assert all(image["alt"] for image in page.find("img"))
+
+
+def test_a_confirmed_alert_shows_its_test_beside_its_controls(lake, make_pair):
+    pairs = [make_pair(0, "dense shadow"), make_pair(1, "clear")]
+    run = lake.write(lake.begin(), pairs, finish=False, slice="dense", state="confirmed", severity="high")
+    about = {"rule": "region_mass", "region": "corner top-left", "slice_kind": "word", "slice": "dense"}
+    figures = {
+        "n": 64, "margin": 0.5, "drop": 0.31, "control_drop": 0.01, "low": 0.2, "high": 0.4, "p": 1e-9, "q": 1e-8,
+        "tests": 12, "floor": 0.05, "passed": True, "confirmed": True, "transplant_rise": 0.25,
+        "transplant_low": 0.2, "transplant_high": 0.3, "transplant_n": 60,
+    }  # fmt: skip
+    fills = {"mean": 0.32, "blur": 0.3, "swap": 0.28}
+    run.write_table(
+        "confirmations", [{**about, **figures, "fill": fill, "effect": size} for fill, size in fills.items()]
+    )
+    trial = {"kind": "random", "area": 0.03, "n": 64, "margin": 0.5, "sets": 1, "confirmed": 0}
+    run.write_table("self_audits", [trial])
+    run.finish("completed")
+    page = page_of(lake)
+    assert "1 confirmed alert: the model relies on the top-left corner when the caption says “dense”" in page.text
+    assert "Confirmed, severity high" in page.text
+    assert "In 64 pairs drawn at random from the slice" in page.text
+    assert "Score lost beyond the controls 0.300" in page.text  # the weaker of the two fills that count
+    assert "mean of its surroundings 64 0.310 0.010 0.320 0.200 to 0.400 0.050 < 0.0001 < 0.0001 yes" in page.text
+    assert "the 12 tests of this run" in page.text
+    assert "put into 60 images whose captions say something else" in page.text
+    assert "Of 1 random region of that size over random slices, none were confirmed" in page.text
+
+
+def test_an_alert_that_was_not_tested_says_so(lake, make_pair):
+    lake.write(lake.begin(), [make_pair(0, "dense shadow")], slice="dense")
+    page = page_of(lake)
+    assert "Not shown: suspected" in page.text
+    assert "Not tested" in page.text
+    assert "The audit did not test itself in this run" in page.text
 
 
 def test_every_alert_is_there_and_those_that_follow_stand_under_their_cause(lake, make_pair):
@@ -79,7 +114,7 @@ def test_every_alert_is_there_and_those_that_follow_stand_under_their_cause(lake
     )
     run.finish("completed")
     page = page_of(lake)
-    assert "3 alerts. The strongest: the model looks at the top-left corner" in page.text
+    assert "3 suspected alerts. The strongest: the model looks at the top-left corner" in page.text
     assert "the model looks at the outer frame where site is a" in page.text
     assert "the model looks at the region “tag <b>” over all pairs" in page.text
     assert "2 more alerts that follow from this one" in page.text

@@ -45,3 +45,39 @@ def test_times_that_are_not_iso_are_shown_as_they_are():
     assert wording.moment("2026-01-02T03:04:05+01:00") == "2026-01-02 02:04:05 UTC"
     assert wording.moment("yesterday") == "yesterday"
     assert wording.moment(None) == wording.NONE
+
+
+TRIAL = {"area": 0.03, "n": 64, "margin": 0.4, "sets": 100}
+
+
+def test_the_self_audit_tells_the_smallest_effect_that_is_nearly_always_found():
+    sizes = [
+        {**TRIAL, "kind": "sensitivity", "size": size, "confirmed": found}
+        for size, found in ((0.04, 40), (0.08, 96), (0.2, 100))
+    ]
+    (told,) = wording.self_audit(sizes)
+    assert "3.00% of the area that moves every pair's margin by 0.080 (20.0% of it) in 96.0% of samples" in told
+    (told,) = wording.self_audit(sizes[:1])  # none is found nearly always: the largest is told
+    assert "by 0.040 (10.0% of it) in 40.0% of samples of 64 pairs" in told
+    assert wording.self_audit([]) == []
+
+
+def test_the_self_audit_tells_its_own_tag_and_its_false_alarms():
+    tag = {**TRIAL, "kind": "tag", "effect": 0.2, "low": 0.1, "high": 0.3, "confirmed": 1}
+    random = [{**TRIAL, "kind": "random", "confirmed": confirmed} for confirmed in (0, 1)]
+    told = wording.self_audit([*random, tag])
+    assert "cost 0.200 of the margin" in told[0]
+    assert "this model reacts to any tag" in told[0]
+    assert told[1].startswith("of 2 random regions of that size over random slices, 1 was confirmed")
+
+
+def test_a_claim_is_as_strong_as_its_state():
+    alert = {"region": "corner top-left", "slice_kind": "word", "slice": "dense"}
+    assert wording.claim({**alert, "state": "confirmed"}).startswith("the model relies on the top-left corner")
+    assert wording.claim({**alert, "state": "suspected"}).startswith("the model looks at the top-left corner")
+    manifest = {"status": "completed", "reason": None, "counts": {"attributions": 1}}
+    alerts = [{**alert, "state": state} for state in ("confirmed", "suspected", "suspected")]
+    assert wording.verdict(manifest, alerts).startswith(
+        "1 confirmed and 2 suspected alerts. The strongest: the model relies"
+    )
+    assert wording.verdict(manifest, alerts[:1]).startswith("1 confirmed alert: the model relies")

@@ -10,7 +10,7 @@ from tasks.lake import Run
 
 VIEWS = (
     "runs", "pairs", "ingest_errors", "attributions", "tokens", "regions", "region_shares", "findings", "alerts",
-    "validations",
+    "confirmations", "verdicts", "self_audits", "validations",
 )  # fmt: skip
 
 
@@ -28,6 +28,10 @@ def filled(hand_written):
     run.write_table("ingest_errors", [{"row_number": 2, "stage": "ingest", "reason": "empty_caption"}])
     run.write_table("findings", [{"rule": "region_mass", "region": "left", "n": 2}])
     run.write_table("alerts", [{"alert_id": "x", "region": "left", "pair_ids": ["pair-0000"]}])
+    run.write_table(
+        "confirmations", [{"rule": "region_mass", "region": "left", "fill": fill} for fill in ("mean", "swap")]
+    )
+    run.write_table("self_audits", [{"kind": "random"}])
     run.write_table("validations", [{"suite": "corpus", "success": True}])
     return run
 
@@ -52,7 +56,7 @@ def test_a_filled_lake_has_rows_in_every_view(filled):
         counts = {view: count(connection, view) for view in VIEWS}
     assert counts == {
         "runs": 1, "pairs": 2, "ingest_errors": 1, "attributions": 2, "tokens": 6, "regions": 1, "region_shares": 2,
-        "findings": 1, "alerts": 1, "validations": 1,
+        "findings": 1, "alerts": 1, "confirmations": 2, "verdicts": 1, "self_audits": 1, "validations": 1,
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import m2ib
 import sql
 from tasks import attribute as stage
 from tasks.errors import BadInputError
-from tasks.records import ModelSource, Shard, ShardResult
+from tasks.records import Shard, ShardResult
 
 QUICK = {"steps": 2}
 
@@ -266,34 +266,6 @@ def test_the_paper_s_settings_need_no_calibration(line, monkeypatch):
     audit = line(bottleneck={"preset": "paper"})
     monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated"))
     assert audit.calibrate() is None
-
-
-def test_a_model_is_loaded_once(audited_once, monkeypatch):
-    source = audited_once.config.model_sources()[0]
-    first = stage.encoder(source)
-    monkeypatch.setattr(m2ib, "load_encoder", lambda *_: pytest.fail("loaded again"))
-    assert stage.encoder(dataclasses.replace(source, batch_size=3)) is first
-
-
-@pytest.mark.parametrize(
-    ("architecture", "pretrained", "message"),
-    [
-        ("ViT-B-32", None, "no weights named"),
-        ("ViT-B-32", "/nowhere/weights.safetensors", "no file at"),
-        ("local-dir:/nowhere", None, "could not be loaded"),
-        ("no-such-model", "openai", "expected a name of"),
-    ],
-)
-def test_a_model_that_does_not_load_is_bad_input(architecture, pretrained, message):
-    with pytest.raises(BadInputError, match=message):
-        stage.encoder(ModelSource(architecture, pretrained))
-
-
-def test_one_shard_at_a_time_on_a_device(monkeypatch):
-    monkeypatch.setattr(stage, "_in_use", {})
-    assert stage._device_lock("cuda:0") is stage._device_lock("cuda:0")
-    assert stage._device_lock("cuda:0") is not stage._device_lock("cuda:1")
-    assert isinstance(stage._device_lock("cpu"), type(threading.Lock()))
 
 
 def test_shards_in_threads_give_the_same_as_one_after_the_other(line, tmp_path):

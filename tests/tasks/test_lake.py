@@ -113,7 +113,14 @@ def test_facts_and_counts_of_a_run_change_one_by_one(lake):
     run.finish("completed")
     record = run.manifest()
     assert (record["status"], record["reason"], record["seed"]) == ("completed", None, 3)
-    assert record["counts"] == {"corpus_rows": 0, "pairs": 5, "attributions": 0, "errors": 0, "alerts": 0}
+    assert record["counts"] == {
+        "corpus_rows": 0,
+        "pairs": 5,
+        "attributions": 0,
+        "errors": 0,
+        "alerts": 0,
+        "confirmed": 0,
+    }
     assert record["schema_version"] == 1
     assert record["started_at"] <= record["finished_at"]
     assert record["finished_at"].endswith("+00:00")

@@ -1,0 +1,28 @@
+-- One row a finding and fill: what the score loses when the finding's region is covered, against equal regions elsewhere.
+-- Scores are margins: cosine with the own caption, less that with the foil that fits best.
+CREATE TABLE confirmations (
+    run_id VARCHAR,
+    rule VARCHAR,
+    region VARCHAR,
+    slice_kind VARCHAR,
+    slice VARCHAR,
+    fill VARCHAR,              -- 'mean', 'blur' (both must pass), 'swap' (reported only)
+    n BIGINT,                  -- pairs of the sample that could be measured
+    margin DOUBLE,             -- mean size of the clean margins
+    drop DOUBLE,               -- mean loss by covering the region
+    control_drop DOUBLE,       -- mean loss by covering its controls
+    effect DOUBLE,             -- drop - control_drop; NULL where nothing could be measured
+    low DOUBLE,                -- 95 % bootstrap interval of the effect
+    high DOUBLE,
+    p DOUBLE,                  -- one-sided, Wilcoxon's signed ranks over pairs
+    q DOUBLE,                  -- p after Benjamini and Hochberg over all tests of the run
+    tests BIGINT,              -- how many those were
+    floor DOUBLE,              -- what the effect had to exceed
+    passed BOOLEAN,            -- this fill
+    confirmed BOOLEAN,         -- the finding: mean and blur passed; the same in all its rows
+    reason VARCHAR,            -- why this fill did not pass
+    transplant_rise DOUBLE,    -- of a host's margin for the source's caption, beyond a paste of the controls; the same
+    transplant_low DOUBLE,     -- in all rows of the finding; NULL where the region is a frame
+    transplant_high DOUBLE,
+    transplant_n BIGINT
+);

@@ -1,0 +1,1 @@
+CREATE VIEW confirmations AS SELECT * FROM stored.confirmations;

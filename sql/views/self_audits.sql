@@ -1,0 +1,1 @@
+CREATE VIEW self_audits AS SELECT * FROM stored.self_audits;

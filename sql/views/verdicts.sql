@@ -1,0 +1,31 @@
+-- One row a finding that was put to the test: the weaker of the two fills that must pass, and the verdict over both.
+CREATE VIEW verdicts AS
+SELECT
+    run_id,
+    rule,
+    region,
+    slice_kind,
+    slice,
+    any_value(confirmed) AS confirmed,
+    arg_min(n, weakness) AS tested,
+    arg_min(effect, weakness) AS score_effect,
+    arg_min(low, weakness) AS score_low,
+    arg_min(high, weakness) AS score_high,
+    arg_min(drop, weakness) AS score_drop,
+    arg_min(control_drop, weakness) AS control_drop,
+    arg_min(floor, weakness) AS floor,
+    arg_min(margin, weakness) AS margin,
+    max(p) AS p,
+    max(q) AS q,
+    max(tests) AS tests,
+    any_value(transplant_rise) AS transplant_rise,
+    any_value(transplant_low) AS transplant_low,
+    any_value(transplant_high) AS transplant_high,
+    any_value(transplant_n) AS transplant_n,
+    arg_min(reason, weakness) FILTER (WHERE NOT passed) AS reason
+FROM (
+    SELECT *, coalesce(effect - floor, 0) AS weakness
+    FROM stored.confirmations
+    WHERE fill IN ('mean', 'blur')
+)
+GROUP BY run_id, rule, region, slice_kind, slice;

@@ -1,0 +1,56 @@
+"""Foils: captions of the corpus that say something else than a pair's own, against which its score is held."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+_WORD = re.compile(r"[^\W_]+")
+_TRIES = 20_000  # captions looked at for one pair; in a corpus with more, a foil that is rarer than that is not found
+
+
+def words(caption: str) -> frozenset[str]:
+    """The words of a caption, as slices are made of them."""
+    return frozenset(_WORD.findall(caption.lower()))
+
+
+class Captions:
+    """The distinct captions of a corpus, in an order that only seed and captions decide.
+
+    A content word is one that at most half of them have: no list of stop words, so that it works in any language.
+    """
+
+    def __init__(self, captions: Iterable[str], seed: int) -> None:
+        self._seed = seed
+        self._ordered = sorted(set(captions), key=self._digest)
+        self._words = {caption: words(caption) for caption in self._ordered}
+        having = Counter(word for found in self._words.values() for word in found)
+        common = {word for word, count in having.items() if 2 * count > len(self._ordered)}
+        self._content = {caption: found - common for caption, found in self._words.items()}
+
+    def _digest(self, text: str) -> bytes:
+        return hashlib.sha256(f"{self._seed}\x1f{text}".encode()).digest()
+
+    def foils(self, own: str, pair_id: str, slice_kind: str, name: str, count: int) -> list[str]:
+        """Up to `count` foils of a pair's caption, as a finding's slice asks for them.
+
+        None has the same content words. Those for a word's slice lack the word; those for the whole corpus share no
+        content word. For any other slice, which the caption need not mention, that is all. Which of the possible ones
+        are taken depends on seed and pair alone.
+        """
+        found: list[str] = []
+        start = int.from_bytes(self._digest(pair_id)[:8]) % len(self._ordered)
+        for step in range(min(len(self._ordered), _TRIES)):
+            caption = self._ordered[(start + step) % len(self._ordered)]
+            if self._is_foil(caption, own, slice_kind, name):
+                found.append(caption)
+                if len(found) == count:
+                    break
+        return found
+
+    def _is_foil(self, caption: str, own: str, slice_kind: str, name: str) -> bool:
+        if self._content[caption] == self._content[own]:
+            return False
+        if slice_kind == "word":
+            return name not in self._words[caption]
+        return slice_kind != "corpus" or not self._content[caption] & self._content[own]

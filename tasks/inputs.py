@@ -1,0 +1,49 @@
+"""What the stages that run the model share: the model itself, once a process, and a pair's pixels as it sees them."""
+
+import threading
+from functools import cache
+from typing import Any
+
+import m2ib
+from corpora import Reason, RowError, contained, read_image
+from m2ib import DualEncoder, M2IBError
+from tasks.errors import BadInputError
+from tasks.records import CorpusSource, ModelSource
+
+_loading = threading.Lock()
+_naming = threading.Lock()  # not the above: a device at work does not wait while another model loads
+_in_use: dict[str, threading.Lock] = {}
+
+
+@cache
+def _load(architecture: str, pretrained: str | None, device: str, compiled: bool) -> DualEncoder:
+    network = m2ib.load_encoder(architecture, pretrained, device)
+    if compiled:
+        network.compile()
+    return network
+
+
+def encoder(source: ModelSource) -> DualEncoder:
+    """The model, loaded once a process. Raises BadInputError with what to check."""
+    try:
+        with _loading:
+            return _load(source.architecture, source.pretrained, source.device, source.compile)
+    except M2IBError as error:
+        raise BadInputError(str(error)) from error
+
+
+def device_lock(device: str) -> threading.Lock:
+    """One batch of work at a time on a device: threads share its model, and memory is sized for one batch."""
+    with _naming:
+        return _in_use.setdefault(device, threading.Lock())
+
+
+def read_pixels(corpus: CorpusSource, pair: dict[str, Any], model: DualEncoder) -> Any:
+    """Preprocessed pixels of a pair's image. Raises RowError if the file is not what ingest saw."""
+    image = read_image(contained(corpus.path.resolve(), pair["file_name"]), corpus.limits)
+    if image.sha256 != pair["image_sha256"]:
+        raise RowError(
+            Reason.CHANGED_SINCE_INGEST,
+            f"{pair['file_name']}: the file's bytes are no longer those that ingest read; audit the corpus again",
+        )
+    return model.preprocess(image.pixels)

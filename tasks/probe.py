@@ -1,0 +1,200 @@
+"""Measuring a region on a sample of pairs: confirm does it to findings, the self-audit to regions that it knows."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from corpora import RowError
+from m2ib import occlusion
+from m2ib.occlusion import Fill
+from tasks.evidence import Margins, Numbers, least_pairs
+from tasks.foils import Captions
+from tasks.inputs import device_lock, encoder, read_pixels
+from tasks.lake import Run
+from tasks.records import Box, ConfirmRules, CorpusSource, ModelSource
+
+MUST_PASS: tuple[Fill, ...] = ("mean", "blur")
+KEPT_IMAGES = 256
+
+Boxes = Mapping[str | None, Sequence[Box]]
+"""By pair id; under None those of every pair."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Pairs that can be measured: a region and its controls each, and a host whose caption is a foil of their own.
+
+    masks: (pairs, 1 + controls, height, width), the region first, empty where a pair has fewer controls than others.
+    clean: embeddings of the images. own, foils: those of captions. pixels, hosts: preprocessed images.
+    """
+
+    pair_ids: list[str]
+    pixels: Any
+    hosts: Any
+    masks: NDArray[np.bool_]
+    clean: Numbers
+    own: Numbers
+    foils: Numbers
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Which masks are there: (pairs, 1 + controls)."""
+        present: NDArray[np.bool_] = np.any(self.masks, axis=(2, 3))
+        return present
+
+    @property
+    def area(self) -> float:
+        """Mean share of the picture that the region covers."""
+        return float(self.masks[:, 0].mean())
+
+    @property
+    def framed(self) -> bool:
+        """Whether a region lies at all four borders: a frame has no place to which it could be transplanted."""
+        return any(occlusion.borders(mask) == 4 for mask in self.masks[:, 0])
+
+
+class Probe:
+    """A run's model, images and captions, at hand to be measured."""
+
+    def __init__(self, run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> None:
+        self._network, self._lock = encoder(model), device_lock(model.device)
+        self._corpus, self._rules = corpus, rules
+        columns = ["pair_id", "file_name", "caption", "image_sha256"]
+        self._rows = {row["pair_id"]: row for row in pq.read_table(run.path("pairs"), columns=columns).to_pylist()}
+        self._captions = Captions((row["caption"] for row in self._rows.values()), rules.seed)
+        self._holders: dict[str, list[str]] = defaultdict(list)
+        for pair_id in sorted(self._rows):
+            self._holders[self._rows[pair_id]["caption"]].append(pair_id)
+        self._texts: dict[str, Numbers] = {}
+        self._embedded: dict[tuple[str, Fill, str], Numbers] = {}
+        self._region = ""
+        self._read = lru_cache(maxsize=KEPT_IMAGES)(self._read_pixels)
+
+    def _read_pixels(self, pair_id: str) -> Any:
+        try:
+            return read_pixels(self._corpus, self._rows[pair_id], self._network)
+        except RowError:
+            return None  # it was an image when it was attributed; what is left is the sample
+
+    def trial(self, pair_ids: Sequence[str], boxes: Sequence[Box] | Boxes, slice_kind: str, name: str) -> Trial | str:
+        """What can be measured of a sample of a slice, or one sentence on why too little can.
+
+        boxes: of the region, the same for every pair or by pair.
+        """
+        found: list[tuple[str, Any, Any, NDArray[np.bool_], list[str]]] = []
+        lost = {"image no longer reads": 0, "no two other captions to compare with": 0, "no room for controls": 0}
+        for pair_id in pair_ids:
+            caption = self._rows[pair_id]["caption"]
+            foils = self._captions.foils(caption, pair_id, slice_kind, name, self._rules.foils)
+            if (pixels := self._read(pair_id)) is None:
+                lost["image no longer reads"] += 1
+            elif len(foils) < 2 or (host := self._host(pair_id, foils)) is None:
+                lost["no two other captions to compare with"] += 1
+            elif len(masks := self._masks(pair_id, boxes)) < 3:
+                lost["no room for controls"] += 1
+            else:
+                found.append((pair_id, pixels, host, masks, foils))
+        least = least_pairs(self._rules.level)
+        if len(found) < least:
+            why = ", ".join(f"{count} with {what}" for what, count in lost.items() if count)
+            return (
+                f"got {len(found)} of {len(pair_ids)} pairs that can be measured{f' ({why})' if why else ''}, expected "
+                f"at least {least}; look at the pairs, or audit a larger corpus"
+            )
+        pixels = self._network.stack([image for _, image, *_ in found])
+        return Trial(
+            pair_ids=[pair_id for pair_id, *_ in found],
+            pixels=pixels,
+            hosts=self._network.stack([host for _, _, host, *_ in found]),
+            masks=_padded([masks for *_, masks, _ in found]),
+            clean=self._embed(pixels),
+            own=np.stack(self._embed_captions([self._rows[pair_id]["caption"] for pair_id, *_ in found])),
+            # The best foil counts: one that is there twice changes nothing.
+            foils=np.stack([self._embed_captions((own * self._rules.foils)[: self._rules.foils]) for *_, own in found]),
+        )
+
+    def _masks(self, pair_id: str, boxes: Sequence[Box] | Boxes) -> NDArray[np.bool_]:
+        of_pair = [*boxes.get(None, ()), *boxes.get(pair_id, ())] if isinstance(boxes, Mapping) else boxes
+        region = occlusion.box_mask(of_pair, *self._network.image_size)
+        key = f"{self._rules.seed}\x1f{pair_id}"
+        return np.stack([region, *occlusion.control_masks(region, self._rules.controls, key)])
+
+    def _host(self, pair_id: str, foils: Sequence[str]) -> Any:
+        """The image of a pair whose caption is one of the foils."""
+        place = int.from_bytes(hashlib.sha256(f"{self._rules.seed}\x1fhost\x1f{pair_id}".encode()).digest()[:8])
+        for caption in foils:
+            holders = self._holders[caption]
+            if (pixels := self._read(holders[place % len(holders)])) is not None:
+                return pixels
+        return None
+
+    def _embed(self, pixels: Any) -> Numbers:
+        with self._lock:
+            return occlusion.embed(self._network, pixels)
+
+    def _embed_captions(self, captions: Sequence[str]) -> list[Numbers]:
+        new = list(dict.fromkeys(caption for caption in captions if caption not in self._texts))
+        if new:
+            with self._lock:
+                self._texts.update(zip(new, occlusion.embed_captions(self._network, new), strict=True))
+        return [self._texts[caption] for caption in captions]
+
+    def stamped(self, trial: Trial) -> Trial:
+        """The same pairs with a tag of our own drawn into the region."""
+        pixels = occlusion.stamp(trial.pixels, trial.masks[:, 0])
+        return replace(trial, pixels=pixels, clean=self._embed(pixels))
+
+    def margins(self, trial: Trial, fill: Fill, region: str | None = None) -> Margins:
+        """Margins of a trial under one fill.
+
+        region: its name, if its pairs may come again with another slice: their embeddings are then kept until another
+        region is named, for slices overlap, and only the foils differ between them.
+        """
+        with self._lock:
+            if fill == "swap" or region is None:
+                filled = occlusion.occlude(self._network, trial.pixels, trial.masks, fill, trial.hosts)
+            else:
+                filled = self._remembered(trial, fill, region)
+        margins = occlusion.foil_margin(filled, trial.own, trial.foils)
+        return Margins(
+            occlusion.foil_margin(trial.clean, trial.own, trial.foils),
+            margins[:, 0],
+            np.where(trial.present[:, 1:], margins[:, 1:], np.nan),
+        )
+
+    def _remembered(self, trial: Trial, fill: Fill, region: str) -> Numbers:
+        if region != self._region:
+            self._embedded.clear()
+            self._region = region
+        new = [i for i, pair_id in enumerate(trial.pair_ids) if (region, fill, pair_id) not in self._embedded]
+        if new:
+            filled = occlusion.occlude(self._network, trial.pixels[new], trial.masks[new], fill)
+            present = trial.present  # how many are padded depends on the trial
+            for place, index in enumerate(new):
+                self._embedded[region, fill, trial.pair_ids[index]] = filled[place][present[index]]
+        return _padded([self._embedded[region, fill, pair_id] for pair_id in trial.pair_ids], trial.masks.shape[1])
+
+    def rises(self, trial: Trial) -> Numbers:
+        """What each pair's region brings to its host, beyond what one of its controls brings."""
+        with self._lock:
+            rise = occlusion.transplant(
+                self._network, trial.pixels, trial.hosts, trial.masks[:, :2], trial.own, trial.foils
+            )
+        difference: Numbers = rise[:, 0] - rise[:, 1]
+        return difference
+
+
+def _padded(stacks: Sequence[NDArray[Any]], size: int | None = None) -> NDArray[Any]:
+    """Stacks of unequal length in one array, zeros at the end."""
+    size = size or max(len(stack) for stack in stacks)
+    whole = np.zeros((len(stacks), size, *stacks[0].shape[1:]), dtype=stacks[0].dtype)
+    for place, stack in zip(whole, stacks, strict=True):
+        place[: len(stack)] = stack
+    return whole

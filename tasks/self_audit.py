@@ -1,0 +1,109 @@
+"""The audit's audit of itself: what this run would have confirmed, and what it confirms that nobody planted."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+import sql
+from tasks.evidence import Evidence, generator, sensitivity, shortfall, weigh
+from tasks.lake import Run
+from tasks.probe import MUST_PASS, Probe, Trial
+from tasks.records import Box, ConfirmRules, CorpusSource, ModelSource
+
+SIDE = math.sqrt(0.03)
+"""Of the regions, in shares of what the model sees: 3 % of its area, a scanner's tag."""
+
+SIZES = (0.1, 0.15, 0.2, 0.3, 0.5)
+"""Effects that are tried out, in parts of the clean margin."""
+
+SENSITIVITY_SETS = 100
+
+
+def _named(box: Box) -> str:
+    return " ".join(f"{edge:.3f}" for edge in box)
+
+
+def _figures(trial: Trial, evidence: Sequence[Evidence], level: float) -> dict[str, Any]:
+    """The figures of the weaker fill, and whether all that must pass do."""
+    weaker = min(evidence, key=lambda one: one.effect - one.floor)
+    figures: dict[str, Any] = {
+        name: getattr(weaker, name) for name in ("n", "effect", "low", "high", "p", "floor", "margin")
+    }
+    passes = len(evidence) == len(MUST_PASS) and all(shortfall(one, one.p, level) is None for one in evidence)
+    return figures | {"area": trial.area, "sets": 1, "confirmed": int(passes)}
+
+
+def _positive(
+    probe: Probe, slices: list[dict[str, Any]], rules: ConfirmRules, level: float
+) -> Iterator[dict[str, Any]]:
+    """Our own tag in a corner of pairs from the whole corpus: its effect, and which effects would have been found."""
+    everything = next(row for row in slices if row["slice_kind"] == "corpus")
+    right, low = (bool(bit) for bit in generator("tag", rules.seed).integers(2, size=2))
+    x0, y0 = (1 - SIDE if far else 0.0 for far in (right, low))
+    box = (x0, y0, x0 + SIDE, y0 + SIDE)
+    about = {"region": _named(box), "slice_kind": "corpus", "slice": everything["slice"]}
+    # Any caption that says something else is a foil here: there is no slice to keep away from.
+    trial = probe.trial(everything["pair_ids"], [box], "any", everything["slice"])
+    if isinstance(trial, str):
+        return
+    stamped = probe.stamped(trial)
+    margins = [probe.margins(stamped, fill) for fill in MUST_PASS]
+    evidence = [weigh(found, rules.floor_share, rules.seed, "tag") for found in margins]
+    figures = _figures(stamped, evidence, level)
+    yield about | {"kind": "tag"} | figures
+    kept = {key: figures[key] for key in ("n", "area", "floor", "margin")}
+    for part in SIZES:
+        size = part * figures["margin"]
+        share = sensitivity(margins, size, [one.floor for one in evidence], level, rules.seed, sets=SENSITIVITY_SETS)
+        judged = {"size": size, "sets": SENSITIVITY_SETS, "confirmed": round(share * SENSITIVITY_SETS)}
+        yield about | {"kind": "sensitivity"} | kept | judged
+
+
+def _negative(
+    probe: Probe, slices: list[dict[str, Any]], rules: ConfirmRules, level: float
+) -> Iterator[dict[str, Any]]:
+    """Regions of the same shape at random places, over random slices."""
+    for number in range(rules.negatives if slices else 0):
+        random = generator("random", rules.seed, number)
+        chosen = slices[int(random.integers(len(slices)))]
+        x0, y0 = (float(edge) for edge in random.uniform(0, 1 - SIDE, size=2))
+        box = (x0, y0, x0 + SIDE, y0 + SIDE)
+        trial = probe.trial(chosen["pair_ids"], [box], chosen["slice_kind"], chosen["slice"])
+        if not isinstance(trial, str):
+            evidence = []
+            for fill in MUST_PASS:
+                evidence.append(weigh(probe.margins(trial, fill), rules.floor_share, rules.seed, "random", number))
+                if shortfall(evidence[-1], evidence[-1].p, level) is not None:
+                    break  # one fill that does not pass decides, and most regions end here
+            figures = _figures(trial, evidence, level)
+            about = {"region": _named(box), "slice_kind": chosen["slice_kind"], "slice": chosen["slice"]}
+            yield about | {"kind": "random"} | figures
+
+
+def audit_itself(run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> int:
+    """Try regions about which we know what they are, store `self_audits`; returns the number of rows.
+
+    A region passes on its own: p below level / tests, the strictest q that Benjamini and Hochberg could have asked
+    of it among the run's tests.
+    """
+    rows: list[dict[str, Any]] = []
+    if rules.enabled:
+        chosen = {"min_pairs": rules.min_pairs, "seed": rules.seed, "limit": rules.pairs}
+        with run.connect() as connection:
+            slices = sql.rows(connection, "derive/large_slices", run_id=run.run_id, **chosen)
+        if slices:
+            counts = pq.read_table(run.path("confirmations"), columns=["tests"])["tests"].to_pylist()
+            level = rules.level / max([*counts, len(MUST_PASS)])
+            probe = Probe(run, corpus, model, rules)
+            rows = [*_positive(probe, slices, rules, level), *_negative(probe, slices, rules, level)]
+    return run.write_table("self_audits", rows)
+
+
+@task(name="self-audit", cache_policy=NO_CACHE, persist_result=False)
+def self_audit(run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> int:
+    """Say what this run could have found; see `audit_itself`."""
+    return audit_itself(run, corpus, model, rules)

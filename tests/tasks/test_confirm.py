@@ -1,0 +1,271 @@
+"""A region that the score needs is confirmed, one that only holds attribution is not, and the run says why."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sql
+from m2ib import DualEncoder
+from tasks import probe as probe_stage
+from tasks.alert import raise_alerts
+from tasks.confirm import confirm_findings
+from tasks.records import AlertRules, ConfirmRules, CorpusSource, ModelSource
+from tasks.self_audit import audit_itself
+from tasks.store import corner_boxes, frame_boxes
+
+RULES = ConfirmRules(
+    enabled=True, pairs=24, controls=4, foils=8, level=0.01, floor_share=0.1, negatives=4, min_pairs=8, seed=0
+)
+ALERTS = AlertRules(factor=2.0, min_pairs=3, examples=2)
+MODEL = ModelSource("toy")
+SIZE = 24
+CORNER = slice(0, 6)
+
+
+class Toy(DualEncoder):
+    """Scores `shadow` by the brightness of the middle and, as far as it relies on it, of the top-left corner."""
+
+    def __init__(self, reliance):
+        self.reliance, self.seen = reliance, 0
+
+    image_size = (SIZE, SIZE)
+    device = torch.device("cpu")
+
+    def frozen(self):
+        return torch.inference_mode()
+
+    def preprocess(self, image):
+        return torch.from_numpy(np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255)
+
+    def token_ids(self, texts):
+        return torch.tensor([["shadow" in text, "normal" in text] for text in texts]).float()
+
+    def embed_texts(self, ids):
+        return torch.nn.functional.normalize(torch.cat([ids, 1 - ids.amax(1, keepdim=True)], 1), dim=1)
+
+    def embed_images(self, pixels):
+        self.seen += len(pixels)
+        corner, middle = pixels[:, :, CORNER, CORNER].mean((1, 2, 3)), pixels[:, :, 8:16, 8:16].mean((1, 2, 3))
+        shadow = self.reliance * corner + 0.5 * middle
+        return torch.nn.functional.normalize(torch.stack([shadow, *[torch.full_like(shadow, 0.3)] * 2], 1), dim=1)
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """toy(reliance): the model that the stages find."""
+
+    def use(reliance):
+        model = Toy(reliance)
+        monkeypatch.setattr(probe_stage, "encoder", lambda _: model)
+        return model
+
+    return use
+
+
+@pytest.fixture
+def flagged(hand_written, tmp_path):
+    """Pairs of which those with a shadow have a bright corner, and findings on corner, frame and a box."""
+    rng = np.random.default_rng(0)
+    captions = ["a shadow"] * 30 + ["normal chest"] * 15 + ["large heart"] * 15
+    rows = hand_written.add_pairs(captions)
+    for row in rows:
+        pixels = rng.integers(40, 90, (SIZE, SIZE, 3), dtype=np.uint8)
+        if "shadow" in row["caption"]:
+            pixels[CORNER, CORNER] = rng.integers(200, 255)
+        path = tmp_path / row["file_name"]
+        Image.fromarray(pixels).save(path)
+        row["image_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    hand_written.write_table("pairs", rows)
+    hand_written.add_attributions([[1.0] * 16] * len(rows), (4, 4))
+    boxes = [*corner_boxes(0.25).items(), *(("frame", box) for box in frame_boxes(0.1))]
+    hand_written.add_regions(*boxes)
+    shares = [
+        {"pair_id": row["pair_id"], "region": name, "share": 0.5, "area": 0.0625, "nats": 5.0}
+        for row in rows for name in ("corner top-left", "corner top-right", "frame")
+    ]  # fmt: skip
+    hand_written.write_table("region_shares", shares)
+    about = {"rule": "region_mass", "slice_kind": "word", "slice": "shadow", "n": 30, "share": 0.5, "area": 0.0625}
+    hand_written.write_table(
+        "findings",
+        [
+            {**about, "region": "corner top-left", "effect": 8.0},
+            {**about, "region": "corner top-right", "effect": 7.0},
+            {**about, "region": "frame", "effect": 2.5},
+            {**about, "region": "token the", "rule": "token_mass", "effect": 2.5},
+        ],
+    )
+    return hand_written, CorpusSource(tmp_path)
+
+
+def stored(run, table="confirmations"):
+    with run.connect() as connection:
+        return sql.read(connection, f"FROM {table} ORDER BY ALL")
+
+
+def test_a_region_that_the_score_needs_is_confirmed_and_its_neighbours_are_not(flagged, toy):
+    run, corpus = flagged
+    toy(1.0)
+    assert confirm_findings(run, corpus, MODEL, RULES) == 2
+    rows = stored(run)
+    assert len(rows) == 3 * 3  # the finding that is no place in the image is left to others
+    # The frame cuts through the corner, so the score needs it as well.
+    assert {row["region"] for row in rows if row["confirmed"]} == {"corner top-left", "frame"}
+    assert {row["tests"] for row in rows} == {9}
+    for row in rows:
+        assert row["effect"] == pytest.approx(row["drop"] - row["control_drop"])
+        assert (row["reason"] is None) == row["passed"]
+        assert row["low"] <= row["effect"] <= row["high"]
+        assert row["q"] >= row["p"]
+        assert row["n"] == 24
+    found = [row for row in rows if row["region"] == "corner top-left"]
+    assert all(row["passed"] and row["low"] > row["floor"] > 0 for row in found if row["fill"] != "swap")
+    assert all(row["transplant_low"] > 0 and row["transplant_n"] == 24 for row in found)
+    assert {row["transplant_rise"] for row in rows if row["region"] == "frame"} == {None}
+    (other, *_) = [row for row in rows if row["region"] == "corner top-right" and row["fill"] == "mean"]
+    assert other["reason"].startswith("got an effect of ")
+    assert "expected more than the floor" in other["reason"]
+
+
+def test_a_model_that_ignores_the_region_confirms_nothing(flagged, toy):
+    run, corpus = flagged
+    toy(0.0)
+    assert confirm_findings(run, corpus, MODEL, RULES) == 0
+    assert [row for row in stored(run) if row["passed"]] == []
+
+
+def test_alerts_tell_confirmed_from_suspected(flagged, toy):
+    run, corpus = flagged
+    toy(1.0)
+    confirm_findings(run, corpus, MODEL, RULES)
+    alerts = raise_alerts(run, ALERTS)
+    states = {row["region"]: row["state"] for row in alerts}
+    assert states.pop("corner top-left") == states.pop("frame") == "confirmed"
+    assert set(states.values()) == {"suspected"}
+    assert alerts[0]["severity"] == "high"  # the middle is dim: without the corner the caption does not win
+    assert {row["severity"] for row in alerts if row["state"] == "suspected"} == {None}
+    assert run.manifest()["counts"]["confirmed"] == 2
+    with run.connect() as connection:
+        (first, *_) = sql.rows(connection, "review/alerts", run_id=run.run_id)
+    assert first["tested"] == 24
+    assert first["score_effect"] > first["floor"]
+
+
+def test_the_same_run_gives_the_same_rows(flagged, toy):
+    run, corpus = flagged
+    toy(1.0)
+    confirm_findings(run, corpus, MODEL, RULES)
+    first = stored(run)
+    confirm_findings(run, corpus, MODEL, RULES)
+    assert stored(run) == first
+
+
+def test_an_image_that_no_longer_reads_is_left_out(flagged, toy):
+    run, corpus = flagged
+    toy(1.0)
+    (corpus.path / "3.png").unlink()
+    (corpus.path / "4.png").write_bytes(b"no image")
+    Image.new("RGB", (SIZE, SIZE)).save(corpus.path / "40.png")  # a host may be another by now
+    assert confirm_findings(run, corpus, MODEL, ConfirmRules(**{**vars(RULES), "pairs": 64})) == 2
+    assert {row["n"] for row in stored(run)} == {28}
+
+
+def test_what_cannot_be_measured_says_why_and_is_not_confirmed(flagged, toy):
+    run, corpus = flagged
+    toy(1.0)
+    for number in range(30):
+        (corpus.path / f"{number}.png").unlink()
+    assert confirm_findings(run, corpus, MODEL, RULES) == 0
+    rows = stored(run)
+    assert {row["fill"] for row in rows} == {"mean", "blur"}
+    assert {row["reason"] for row in rows} == {
+        "got 0 of 24 pairs that can be measured (24 with image no longer reads), expected at least 7; "
+        "look at the pairs, or audit a larger corpus"
+    }
+    assert {(row["tests"], row["effect"], row["confirmed"]) for row in rows} == {(0, None, False)}
+    assert {row["state"] for row in raise_alerts(run, ALERTS)} == {"suspected"}
+
+
+def test_a_corpus_of_one_caption_has_no_foils_and_says_so(flagged, toy, changed_rows):
+    run, corpus = flagged
+    toy(1.0)
+    changed_rows(run, "pairs", lambda rows: [{**row, "caption": "a shadow"} for row in rows])
+    assert confirm_findings(run, corpus, MODEL, RULES) == 0
+    assert all("24 with no two other captions to compare with" in row["reason"] for row in stored(run))
+
+
+def test_regions_of_a_pair_of_its_own_are_measured_where_they_are(flagged, toy):
+    run, corpus = flagged
+    toy(1.0)
+    boxes = [("mark", (0.0, 0.0, 0.25, 0.25), f"pair-{number:04d}") for number in range(12)]
+    run.add_regions(*boxes)
+    run.add_shares("mark", [0.5] * 12)
+    run.write_table("findings", [{"rule": "r", "region": "mark", "slice_kind": "word", "slice": "shadow", "n": 12}])
+    assert confirm_findings(run, corpus, MODEL, RULES) == 1
+    assert {row["n"] for row in stored(run)} == {12}
+
+
+def test_slices_that_overlap_are_embedded_once(flagged, toy, changed_rows):
+    run, corpus = flagged
+    model = toy(1.0)
+    confirm_findings(run, corpus, MODEL, RULES)
+    alone = model.seen
+    changed_rows(run, "findings", lambda rows: [*rows, *({**row, "slice": "a"} for row in rows)])
+    model.seen = 0
+    confirm_findings(run, corpus, MODEL, RULES)
+    assert model.seen < 1.7 * alone
+    by_slice = {}
+    for row in stored(run):
+        by_slice.setdefault(row["slice"], []).append((row["region"], row["fill"], row["n"], row["drop"]))
+    assert by_slice["a"] == by_slice["shadow"]
+
+
+def test_told_not_to_it_tests_nothing_and_every_alert_stays_suspected(flagged, toy):
+    run, corpus = flagged
+    model = toy(1.0)
+    silent = ConfirmRules(**{**vars(RULES), "enabled": False})
+    assert confirm_findings(run, corpus, MODEL, silent) == audit_itself(run, corpus, MODEL, silent) == 0
+    assert model.seen == 0
+    assert {row["state"] for row in raise_alerts(run, ALERTS)} == {"suspected"}
+    assert {entry["table"] for entry in run.manifest()["files"]} >= {"confirmations", "self_audits"}
+
+
+def test_the_planted_tag_is_confirmed_on_phantoms_and_the_model_comes_back_as_it_was(audited):
+    from tasks.inputs import encoder
+
+    network = encoder(audited.config.model_sources()[0])
+    before = {key: value.clone() for key, value in network.model.state_dict().items()}
+    alone = audited.to_alerts()
+    states = {(row["region"], row["slice"]): row["state"] for row in alone}
+    assert states["corner top-left", "consolidation"] == "confirmed"
+    assert all(torch.equal(value, before[key]) for key, value in network.model.state_dict().items())
+
+
+def test_the_audit_says_what_it_would_have_found(flagged, toy):
+    """Lives here for the toy: its own tag is confirmed by a model that relies on that corner alone, or on none."""
+    run, corpus = flagged
+    toy(0.0)
+    confirm_findings(run, corpus, MODEL, RULES)
+    audit_itself(run, corpus, MODEL, RULES)
+    rows = stored(run, "self_audits")
+    (tag,) = [row for row in rows if row["kind"] == "tag"]
+    assert (tag["sets"], tag["confirmed"], tag["n"]) == (1, 0, 24)
+    assert tag["area"] == pytest.approx(0.03, abs=0.01)
+    sizes = sorted((row["size"], row["confirmed"]) for row in rows if row["kind"] == "sensitivity")
+    assert [confirmed for _, confirmed in sizes] == sorted(confirmed for _, confirmed in sizes)
+    assert sizes[-1] == (pytest.approx(0.5 * tag["margin"]), 100)
+    random = [row for row in rows if row["kind"] == "random"]
+    assert 0 < len(random) <= RULES.negatives
+    assert {row["sets"] for row in random} == {1}
+    first = rows
+    audit_itself(run, corpus, MODEL, RULES)
+    assert stored(run, "self_audits") == first
+
+
+def test_a_corpus_without_a_slice_large_enough_has_no_self_audit(flagged, toy):
+    run, corpus = flagged
+    toy(0.0)
+    confirm_findings(run, corpus, MODEL, RULES)
+    assert audit_itself(run, corpus, MODEL, ConfirmRules(**{**vars(RULES), "min_pairs": 1000})) == 0

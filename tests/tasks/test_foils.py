@@ -1,0 +1,59 @@
+"""Foils say something else than the pair's own caption, as the slice asks for, and are always the same ones."""
+
+import pytest
+
+from tasks.foils import Captions, words
+
+CORPUS = [
+    "consolidation in the left lung", "left lung consolidation", "nodule in the right lung",
+    "effusion in the left lung", "the heart is enlarged", "normal chest", "no acute finding",
+    "pneumothorax on the right",
+]  # fmt: skip
+OWN = "consolidation in the left lung"
+
+
+@pytest.fixture
+def captions():
+    return Captions(CORPUS, seed=0)
+
+
+def test_words_are_those_that_slices_are_made_of():
+    assert words("Größe: 3/4_view, X-ray!") == {"größe", "3", "4", "view", "x", "ray"}
+
+
+def test_foils_of_a_word_lack_it_whatever_else_they_share(captions):
+    found = captions.foils(OWN, "pair", "word", "consolidation", 8)
+    assert len(found) == len(set(found)) == 6
+    assert not [caption for caption in found if "consolidation" in caption]
+    assert "left lung consolidation" in captions.foils(OWN, "pair", "word", "in", 8)
+
+
+def test_foils_of_an_attribute_differ_in_content_words(captions):
+    assert set(captions.foils(OWN, "pair", "attribute", "sex=m", 8)) == set(CORPUS) - {OWN}
+
+
+def test_foils_of_the_corpus_share_no_content_word(captions):
+    # `the` is in more than half of the captions, hence no content.
+    assert set(captions.foils(OWN, "pair", "corpus", "all pairs", 8)) == {
+        "the heart is enlarged", "normal chest", "no acute finding", "pneumothorax on the right",
+    }  # fmt: skip
+
+
+def test_word_order_alone_makes_no_foil():
+    captions = Captions(["left nodule", "nodule left", "normal chest"], seed=0)
+    assert captions.foils("left nodule", "pair", "attribute", "a=b", 8) == ["normal chest"]
+
+
+def test_words_of_most_captions_are_no_content():
+    captions = Captions(["scan of a lung", "scan of a heart", "scan of a rib"], seed=0)
+    assert set(captions.foils("scan of a lung", "pair", "corpus", "all pairs", 8)) == {
+        "scan of a heart", "scan of a rib",
+    }  # fmt: skip
+
+
+def test_foils_depend_on_seed_and_pair_and_not_on_the_order_of_the_corpus(captions):
+    chosen = captions.foils(OWN, "pair", "word", "consolidation", 3)
+    assert len(chosen) == 3
+    assert Captions(CORPUS[::-1], seed=0).foils(OWN, "pair", "word", "consolidation", 3) == chosen
+    others = [captions.foils(OWN, f"pair {n}", "word", "consolidation", 3) for n in range(9)]
+    assert any(other != chosen for other in others)

@@ -78,7 +78,9 @@ def _sensitivity(trial: Mapping[str, Any]) -> str:
 
 def _own_tag(trial: Mapping[str, Any]) -> str:
     outcome = (
-        "confirmed, so this model reacts to any tag" if trial["confirmed"] else "not confirmed, the model ignores it"
+        "confirmed, so this model reacts to any tag"
+        if trial["confirmed"]
+        else "not confirmed, the score does not need it"
     )
     return (
         f"covering a tag of our own, drawn into a corner of copies, cost {score(trial['effect'])} of the margin beyond "

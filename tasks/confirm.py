@@ -30,6 +30,7 @@ class _Test:
     evidence: Evidence | None
     reason: str | None
     transplant: dict[str, float]
+    required: bool
 
 
 def _boxes(connection: sql.Connection, run: Run, region: str, pair_ids: Sequence[str]) -> dict[str | None, list[Box]]:
@@ -48,15 +49,24 @@ def _tests(
     boxes = _boxes(connection, run, region, sample)
     trial = probe.trial(sample, boxes, slice_kind, name)
     if isinstance(trial, str):
-        return [_Test(finding, fill, None, trial, {}) for fill in MUST_PASS]
+        return [_Test(finding, fill, None, trial, {}, required=True) for fill in MUST_PASS]
     key = (rules.seed, *finding.values())
     transplant: dict[str, float] = {}
     if not trial.framed:
         rises = probe.rises(trial)
         low, high = interval(rises, "transplant", *key)
         transplant = {"rise": float(rises.mean()), "low": low, "high": high, "n": len(rises)}
+    # No control keeps a frame's distance from the border, so covering it must also hold with what frames look like.
+    required = FILLS if trial.framed else MUST_PASS
     return [
-        _Test(finding, fill, weigh(probe.margins(trial, fill, region), rules.floor_share, fill, *key), None, transplant)
+        _Test(
+            finding,
+            fill,
+            weigh(probe.margins(trial, fill, region), rules.floor_share, fill, *key),
+            None,
+            transplant,
+            fill in required,
+        )
         for fill in FILLS
     ]
 
@@ -74,10 +84,16 @@ def _rows(tests: Sequence[_Test], rules: ConfirmRules) -> list[dict[str, Any]]:
             figures = {**asdict(test.evidence), "q": next(q)}
             reason = shortfall(test.evidence, figures["q"], rules.level)
         identity = tuple(test.finding.values())
-        if test.fill in MUST_PASS:
+        if test.required:
             passed[identity].append(reason is None)
         figures |= {f"transplant_{key}": value for key, value in test.transplant.items()}
-        figures |= {"fill": test.fill, "tests": len(measured), "passed": reason is None, "reason": reason}
+        figures |= {
+            "fill": test.fill,
+            "required": test.required,
+            "tests": len(measured),
+            "passed": reason is None,
+            "reason": reason,
+        }
         rows.append(test.finding | figures)
     return [row | {"confirmed": all(passed[_identity(row)])} for row in rows]
 

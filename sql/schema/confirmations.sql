@@ -6,7 +6,8 @@ CREATE TABLE confirmations (
     region VARCHAR,
     slice_kind VARCHAR,
     slice VARCHAR,
-    fill VARCHAR,              -- 'mean', 'blur' (both must pass), 'swap' (reported only)
+    fill VARCHAR,              -- 'mean', 'blur', 'swap'
+    required BOOLEAN,          -- whether it must pass: mean and blur always, swap where the region is a frame
     n BIGINT,                  -- pairs of the sample that could be measured
     margin DOUBLE,             -- mean size of the clean margins
     drop DOUBLE,               -- mean loss by covering the region
@@ -19,7 +20,7 @@ CREATE TABLE confirmations (
     tests BIGINT,              -- how many those were
     floor DOUBLE,              -- what the effect had to exceed
     passed BOOLEAN,            -- this fill
-    confirmed BOOLEAN,         -- the finding: mean and blur passed; the same in all its rows
+    confirmed BOOLEAN,         -- the finding: all required fills passed; the same in all its rows
     reason VARCHAR,            -- why this fill did not pass
     transplant_rise DOUBLE,    -- of a host's margin for the source's caption, beyond a paste of the controls; the same
     transplant_low DOUBLE,     -- in all rows of the finding; NULL where the region is a frame

@@ -74,7 +74,11 @@ def test_a_confirmed_alert_shows_its_test_beside_its_controls(lake, make_pair):
     }  # fmt: skip
     fills = {"mean": 0.32, "blur": 0.3, "swap": 0.28}
     run.write_table(
-        "confirmations", [{**about, **figures, "fill": fill, "effect": size} for fill, size in fills.items()]
+        "confirmations",
+        [
+            {**about, **figures, "fill": fill, "effect": size, "required": fill != "swap"}
+            for fill, size in fills.items()
+        ],
     )
     trial = {"kind": "random", "area": 0.03, "n": 64, "margin": 0.5, "sets": 1, "confirmed": 0}
     run.write_table("self_audits", [trial])

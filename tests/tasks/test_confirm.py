@@ -122,6 +122,9 @@ def test_a_region_that_the_score_needs_is_confirmed_and_its_neighbours_are_not(f
         assert row["n"] == 24
     found = [row for row in rows if row["region"] == "corner top-left"]
     assert all(row["passed"] and row["low"] > row["floor"] > 0 for row in found if row["fill"] != "swap")
+    required = {(row["region"], row["fill"]) for row in rows if row["required"]}
+    assert ("frame", "swap") in required
+    assert ("corner top-left", "swap") not in required
     assert all(row["transplant_low"] > 0 and row["transplant_n"] == 24 for row in found)
     assert {row["transplant_rise"] for row in rows if row["region"] == "frame"} == {None}
     (other, *_) = [row for row in rows if row["region"] == "corner top-right" and row["fill"] == "mean"]

@@ -111,14 +111,26 @@ class ZeroShot:
         return functional.normalize(self.embed_images(pairs).unflatten(0, (count, -1)).mean(dim=1), dim=-1)
 
     def accuracy(self, pairs: Sequence[Pair]) -> float:
-        """Share of pictures for which the likeliest class is one that they show."""
-        told = (self.embed_images(pairs) @ self.by_prompts.T).argmax(dim=1).tolist()
-        return float(np.mean([label in pair.picture.shown for label, pair in zip(told, pairs, strict=True)]))
+        """Share of pictures whose label is the likeliest class; those with nothing but companions do not count."""
+        asked = [pair for pair in pairs if pair.picture.label not in self._beside(pair)]
+        told = self.likeliest(asked)
+        return float(np.mean([label == pair.picture.label for label, pair in zip(told, asked, strict=True)]))
 
-    def share(self, embeddings: Tensor, classes: Tensor, target: str) -> float:
-        """Share of embeddings whose nearest class belongs to a target."""
-        nearest = (embeddings @ classes.T).argmax(dim=1).tolist()
-        return float(np.mean([self.generator.target_of(label) == target for label in nearest]))
+    def likeliest(self, pairs: Sequence[Pair]) -> list[int]:
+        """The class that each picture is nearest to, its companions left out: these are true of it anyway."""
+        scores = self.embed_images(pairs) @ self.by_prompts.T
+        for row, pair in enumerate(pairs):
+            scores[row, self._beside(pair)] = -torch.inf
+        found: list[int] = scores.argmax(dim=1).tolist()
+        return found
+
+    def share(self, labels: Sequence[int], target: str) -> float:
+        """Share of labels that belong to a target."""
+        return float(np.mean([self.generator.target_of(label) == target for label in labels]))
+
+    def _beside(self, pair: Pair) -> list[int]:
+        """Objects in the picture that no artefact can be tied to."""
+        return [label for label in pair.picture.boxes if self.generator.target_of(label) is None]
 
     def effect(self, tie: Tie, word: str) -> Effect:
         """What adding the artefact to hosts of other targets does."""
@@ -128,10 +140,10 @@ class ZeroShot:
             changed = [pair.with_artefact(tie.kind, seed) for seed, pair in enumerate(hosts)]
             for pairs in (hosts, changed):
                 if KINDS[tie.kind].modality == "image":
-                    shares.append(self.share(self.embed_images(pairs), self.by_prompts, tie.target))
+                    shares.append(self.share(self.likeliest(pairs), tie.target))
                 else:
-                    texts = self.embed_texts([pair.caption for pair in pairs])
-                    shares.append(self.share(texts, self.by_pictures, tie.target))
+                    scores = self.embed_texts([pair.caption for pair in pairs]) @ self.by_pictures.T
+                    shares.append(self.share(scores.argmax(dim=1).tolist(), tie.target))
         return Effect(*shares)
 
 

@@ -131,11 +131,11 @@ def _place(rng: np.random.Generator, pixels: Pixels, label: int, cell: int, opac
     x0, y0 = max(int(x - radius) - 1, 0), max(int(y - radius) - 1, 0)
     x1, y1 = min(int(x + radius) + 2, SIZE), min(int(y + radius) + 2, SIZE)
     v, u = np.mgrid[y0:y1, x0:x1].astype(np.float32) + 0.5
-    cover = opacity * _cover(shape, (u - x) / radius, (v - y) / radius, radius)[..., None]
+    cover = _cover(shape, (u - x) / radius, (v - y) / radius, radius)
     hue = np.array((SHAPES | COMPANIONS)[shape][colour], np.float32) * rng.uniform(0.9, 1.05)
     crop = pixels[y0:y1, x0:x1]
-    crop += cover * (hue - crop)
-    rows, columns = np.nonzero(cover[..., 0] > opacity / 2)
+    crop += opacity * cover[..., None] * (hue - crop)
+    rows, columns = np.nonzero(cover > 0.5)
     return Box(x0 + int(columns.min()), y0 + int(rows.min()), x0 + int(columns.max()) + 1, y0 + int(rows.max()) + 1)
 
 

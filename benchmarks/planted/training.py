@@ -8,6 +8,7 @@ written aside before it takes its place: kill it at any time and call it again. 
 import argparse
 import ast
 import concurrent.futures
+import functools
 import hashlib
 import inspect
 import json
@@ -31,7 +32,8 @@ from benchmarks.planted.learning import ARCHITECTURE, STEPS, learn
 from benchmarks.planted.plan import Entry, describe, entries
 from demo import contrastive
 
-CACHE: Final = Path(__file__).resolve().parent.parent.parent / ".benchmark_cache" / "planted"
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+CACHE: Final = ROOT / ".benchmark_cache" / "planted"
 
 _SOURCES: Final = (
     *((benchmarks.planted, name) for name in ("artefacts", "generators", "learning")),
@@ -69,13 +71,7 @@ def cached(entry: Entry, cache: Path = CACHE, steps: int = STEPS) -> bool:
 
 def module_code(path: Path) -> str:
     """A module's source without comments, docstrings and layout: what a digest is to depend on."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            # A bare string says something to readers and does nothing.
-            node.body = [s for s in body if not _is_bare_string(s)] or [ast.Pass()]  # type: ignore[attr-defined]
-    return ast.unparse(tree)
+    return _without_words(path.read_text(encoding="utf-8"))
 
 
 def train(entry: Entry, cache: Path = CACHE, steps: int = STEPS) -> Path:
@@ -115,23 +111,25 @@ def train_all(chosen: Sequence[Entry], cache: Path = CACHE, steps: int = STEPS, 
     environment = os.environ | contrastive.ALLOCATOR_SETTINGS | {"OMP_NUM_THREADS": "1"}
 
     def run(entry: Entry) -> int:
-        command = [
-            sys.executable,
-            "-m",
-            __spec__.name,
-            "--only",
-            entry.name,
-            "--steps",
-            str(steps),
-            "--cache",
-            str(cache),
-        ]
-        return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603  # this interpreter
+        given = ["--only", entry.name, "--steps", str(steps), "--cache", str(cache.resolve())]
+        command = [sys.executable, "-m", __spec__.name, *given]
+        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode  # noqa: S603  # this Python
 
     with concurrent.futures.ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
         codes = list(pool.map(run, missing))
     if failed := [entry.name for entry, code in zip(missing, codes, strict=True) if code]:
         raise RuntimeError(f"training failed for {', '.join(failed)}: see its lines above; call again to go on")
+
+
+@functools.cache
+def _without_words(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            # A bare string says something to readers and does nothing.
+            node.body = [s for s in body if not _is_bare_string(s)] or [ast.Pass()]  # type: ignore[attr-defined]
+    return ast.unparse(tree)
 
 
 def _is_bare_string(statement: ast.stmt) -> bool:

@@ -5,6 +5,7 @@ Inside this module lengths are fractions of the image side and boxes are half-op
 in a report: the left lung is on the right of the image.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -186,7 +187,7 @@ def draw_study(
     """Draw one study; condition and corner are random where not given.
 
     `tied` tells whether the tag follows the consolidation (`TIED_TAG_RATES`) or is independent of it;
-    `strength` is a consolidation's contrast in [0, 1]: by default 40 % of them are faint.
+    `strength` is the finding's, as `draw` takes it.
     """
     condition = condition or CONDITIONS[int(rng.choice(len(CONDITIONS), p=_CONDITION_RATES))]
     pixels, box, strength = draw(rng, condition, strength)
@@ -252,35 +253,50 @@ def draw(
 ) -> tuple[Pixels, Box | None, float | None]:
     """Draw a phantom without stamps: pixels in [0, 1], the finding's box and its strength.
 
-    Only a consolidation takes a `strength`; other findings have 1, and a normal chest None.
+    The strength is the finding's contrast in [0, 1], or a cardiomegaly's enlargement. By default 40 % of the
+    consolidations are faint, other findings have 1; a normal chest has None.
     """
+    pixels, boxes, drawn = draw_findings(rng, (condition,), (strength,))
+    return pixels, boxes[0], drawn[0]
+
+
+def draw_findings(
+    rng: np.random.Generator, conditions: Sequence[Condition], strengths: Sequence[float | None]
+) -> tuple[Pixels, list[Box | None], list[float | None]]:
+    """Draw several findings into one phantom: pixels, and for each condition box and strength as `draw` has them."""
+    asked = list(zip(conditions, strengths, strict=True))
     x, y = 0.5 + rng.uniform(-0.025, 0.025), 0.5 + rng.uniform(-0.025, 0.025)
     scale = rng.uniform(0.93, 1.07)
     torso = _ellipse(x, y + 0.06, 0.44 * scale, 0.52 * scale, 0.12)
     lungs: dict[Side, _Lung] = {"left": _lung(rng, x, y, scale, 1), "right": _lung(rng, x, y, scale, -1)}
     image = 0.06 + 0.50 * torso - 0.32 * (lungs["left"].mask + lungs["right"].mask)
     image += _ribs(rng, x, y) + _spine(x, y)
-    image, heart = _heart(rng, image, x, y, scale, enlarged=condition.finding == "cardiomegaly")
+    enlargement = next((1.0 if s is None else s for c, s in asked if c.finding == "cardiomegaly"), None)
+    image, heart = _heart(rng, image, x, y, scale, enlargement)
     image = _diaphragm(image, x, y, torso)
 
-    box: Box | None = None
-    drawn_strength: float | None = 1.0
-    match condition.finding:
-        case "normal":
-            drawn_strength = None
-        case "cardiomegaly":
-            box = heart
-        case "nodule":
-            image, box = _nodule(rng, image, _lung_of(lungs, condition), condition.zone)
-        case "consolidation":
-            drawn_strength = _random_strength(rng) if strength is None else strength
-            lung = _lung_of(lungs, condition)
-            image, box = _consolidation(rng, image, lung, condition.zone, drawn_strength)
-        case "pleural effusion":
-            image, box = _effusion(rng, image, _lung_of(lungs, condition))
-        case "pneumothorax":
-            image, box = _pneumothorax(rng, image, _lung_of(lungs, condition))
-    return _expose(rng, image), box, drawn_strength
+    boxes: list[Box | None] = []
+    drawn: list[float | None] = []
+    for condition, given in asked:
+        box: Box | None = None
+        strength = 1.0 if given is None else given
+        match condition.finding:
+            case "normal":
+                pass
+            case "cardiomegaly":
+                box = heart
+            case "nodule":
+                image, box = _nodule(rng, image, _lung_of(lungs, condition), condition.zone, strength)
+            case "consolidation":
+                strength = _random_strength(rng) if given is None else given
+                image, box = _consolidation(rng, image, _lung_of(lungs, condition), condition.zone, strength)
+            case "pleural effusion":
+                image, box = _effusion(rng, image, _lung_of(lungs, condition), strength)
+            case "pneumothorax":
+                image, box = _pneumothorax(rng, image, _lung_of(lungs, condition), strength)
+        boxes.append(box)
+        drawn.append(None if condition.finding == "normal" else strength)
+    return _expose(rng, image), boxes, drawn
 
 
 def _random_strength(rng: np.random.Generator) -> float:
@@ -334,11 +350,14 @@ def _spine(x: float, y: float) -> Pixels:
 
 
 def _heart(
-    rng: np.random.Generator, image: Pixels, x: float, y: float, scale: float, *, enlarged: bool
+    rng: np.random.Generator, image: Pixels, x: float, y: float, scale: float, enlargement: float | None
 ) -> tuple[Pixels, Box]:
-    rx = rng.uniform(0.185, 0.225) if enlarged else rng.uniform(0.095, 0.12)
+    """Draw the heart; an enlargement of 1 makes it as large as drawn, of 0 as large as the mean normal heart."""
+    rx = rng.uniform(0.095, 0.12) if enlargement is None else rng.uniform(0.185, 0.225)
+    if enlargement is not None and enlargement < 1:
+        rx = 0.1075 + enlargement * (rx - 0.1075)
     ry = rx * rng.uniform(0.8, 0.95)
-    x, y = x + 0.035 * scale + 0.02 * enlarged, y + 0.15
+    x, y = x + 0.035 * scale + 0.02 * (enlargement or 0), y + 0.15
     grey = 0.58 + 0.04 * rng.standard_normal()
     return _blend(image, _ellipse(x, y, rx, ry, 0.2), grey), Box.of_fractions(x - rx, y - ry, x + rx, y + ry)
 
@@ -365,10 +384,12 @@ def _focus(rng: np.random.Generator, lung: _Lung, zone: Zone | None) -> tuple[fl
     return lung.x + lung.outwards * rng.uniform(0, 0.35) * lung.rx, y
 
 
-def _nodule(rng: np.random.Generator, image: Pixels, lung: _Lung, zone: Zone | None) -> tuple[Pixels, Box]:
+def _nodule(
+    rng: np.random.Generator, image: Pixels, lung: _Lung, zone: Zone | None, strength: float
+) -> tuple[Pixels, Box]:
     x, y = _focus(rng, lung, zone)
     r = rng.uniform(0.035, 0.05)
-    image = image + rng.uniform(0.38, 0.55) * _ellipse(x, y, r, r, 0.25)
+    image = image + strength * rng.uniform(0.38, 0.55) * _ellipse(x, y, r, r, 0.25)
     return image, Box.of_fractions(x - r, y - r, x + r, y + r)
 
 
@@ -383,17 +404,17 @@ def _consolidation(
     return image + 0.30 * strength * shade, Box.of_fractions(x - rx, y - ry, x + rx, y + ry)
 
 
-def _effusion(rng: np.random.Generator, image: Pixels, lung: _Lung) -> tuple[Pixels, Box]:
+def _effusion(rng: np.random.Generator, image: Pixels, lung: _Lung, strength: float) -> tuple[Pixels, Box]:
     """Fill in fluid up to a level that rises towards the chest wall."""
     level = lung.y + lung.ry * rng.uniform(0.22, 0.45)
     lateral = (_X - lung.x) * lung.outwards / lung.rx
     meniscus = 0.10 * np.clip(lateral, -0.5, 1) ** 2 * np.sign(lateral)
     fluid = _sigmoid((_Y - level + meniscus) / 0.012) * lung.mask
     box = Box.of_fractions(lung.x - lung.rx, level - 0.04, lung.x + lung.rx, lung.y + 0.95 * lung.ry)
-    return _blend(image, fluid, 0.62), box
+    return _blend(image, strength * fluid, 0.62), box
 
 
-def _pneumothorax(rng: np.random.Generator, image: Pixels, lung: _Lung) -> tuple[Pixels, Box]:
+def _pneumothorax(rng: np.random.Generator, image: Pixels, lung: _Lung, strength: float) -> tuple[Pixels, Box]:
     """Shrink the lung inwards and downwards: black air above it, and its edge as a bright line."""
     collapse = rng.uniform(0.30, 0.5)
     x = lung.x - lung.outwards * 0.35 * collapse * lung.rx
@@ -405,4 +426,4 @@ def _pneumothorax(rng: np.random.Generator, image: Pixels, lung: _Lung) -> tuple
     edge = np.exp(-(((radius - 1) / 0.06) ** 2)) * lung.mask * upper
     rows, columns = np.nonzero(air > 0.4)
     box = Box(int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
-    return _blend(image, air, 0.10) + 0.22 * edge, box
+    return _blend(image, strength * air, 0.10) + strength * 0.22 * edge, box

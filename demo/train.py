@@ -10,9 +10,7 @@ that, in the environment and before the process starts:
 
 import argparse
 import json
-import math
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +19,10 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import open_clip
 import torch
-from open_clip.tokenizer import SimpleTokenizer
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from demo import contrastive
 from demo.models import NAMES, folder
 from demo.phantoms import CONDITIONS, FAINT, MARKER, SIZE, TAG, Study, draw_study
 
@@ -43,12 +40,8 @@ PREPROCESSING: Final[dict[str, Any]] = {
     "resize_mode": "shortest",
 }
 
-BATCH: Final = 64
 STEPS: Final = 600
 SEED: Final = 2026
-WARMUP_STEPS: Final = 60
-LEARNING_RATE: Final = 1.5e-3
-MAX_LOGIT_SCALE: Final = 50.0
 
 HELD_OUT_SEED: Final = 900_001
 """Keeps the studies of the evaluation apart from those of training and of the corpus."""
@@ -61,61 +54,7 @@ Figures: TypeAlias = dict[str, Any]
 
 def pixel_batch(images: Sequence[np.ndarray[Any, Any]]) -> Tensor:
     """Grey uint8 images to [n, 3, SIZE, SIZE], as open_clip's preprocessing of the stored config does."""
-    grey = torch.from_numpy(np.stack(images)).float() / 255
-    mean, std = torch.tensor(PREPROCESSING["mean"]), torch.tensor(PREPROCESSING["std"])
-    return (grey[:, None] - mean[:, None, None]) / std[:, None, None]
-
-
-class Vocabulary:
-    """The few tokens that captions use, numbered in the tokenizer's order, so that end-of-text stays last.
-
-    Training embeds these alone: the full table is 70 times as large, and its other rows stay zero.
-    """
-
-    def __init__(self) -> None:
-        self.tokenizer = SimpleTokenizer(context_length=ARCHITECTURE["text_cfg"]["context_length"])
-        self.used = torch.unique(self.tokenizer([text for c in CONDITIONS for text in c.captions]))
-
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """Compact token numbers, [n, context]."""
-        return torch.searchsorted(self.used, self.tokenizer(list(texts)))
-
-    def expand(self, compact: Tensor) -> Tensor:
-        """Return the full token table from the compact one; rows of unused tokens are zero."""
-        full = compact.new_zeros(ARCHITECTURE["text_cfg"]["vocab_size"], compact.shape[1])
-        full[self.used] = compact
-        return full
-
-
-def contrastive_loss(image: Tensor, text: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
-    """InfoNCE over both directions; every text of the same class is a positive, not only the image's own.
-
-    `image` and `text` are normalised embeddings, [n, d], of the classes `labels`, [n].
-    """
-    logits = scale * image @ text.T
-    same = (labels[:, None] == labels[None, :]).float()
-    target = same / same.sum(dim=1, keepdim=True)
-    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
-
-
-def optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, which it suits, and AdamW for all the rest."""
-    blocks: list[torch.nn.Parameter] = []
-    rest: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (blocks if "resblocks" in name and parameter.ndim == 2 else rest).append(parameter)
-    return [
-        torch.optim.Muon(blocks, lr=LEARNING_RATE, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=LEARNING_RATE, weight_decay=0.0, betas=(0.9, 0.98)),
-    ]
-
-
-def learning_rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to zero."""
-    warmup = min(WARMUP_STEPS, steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+    return contrastive.pixel_batch(images, PREPROCESSING)
 
 
 def train(name: str, steps: int, seed: int, report: Callable[[str], None]) -> dict[str, Tensor]:
@@ -123,45 +62,26 @@ def train(name: str, steps: int, seed: int, report: Callable[[str], None]) -> di
 
     In training the tag sits in a random corner: the model must learn the tag, not a place.
     """
-    torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    vocabulary = Vocabulary()
-    text_cfg = {**ARCHITECTURE["text_cfg"], "vocab_size": len(vocabulary.used)}
-    model = open_clip.CLIP(**{**ARCHITECTURE, "text_cfg": text_cfg})
-    stepping = optimizers(model)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: learning_rate_factor(step, steps)) for o in stepping]
-    tokens = vocabulary.encode([text for c in CONDITIONS for text in c.captions])
-    started = time.perf_counter()
-    for step in range(steps):
-        studies = [draw_study(rng, tied=name == "demo/shortcut") for _ in range(BATCH)]
+    captions = [text for c in CONDITIONS for text in c.captions]
+    vocabulary = contrastive.Vocabulary(captions, ARCHITECTURE)
+    tokens = vocabulary.encode(captions)
+
+    def draw_batch() -> contrastive.Batch:
+        studies = [draw_study(rng, tied=name == "demo/shortcut") for _ in range(contrastive.BATCH)]
         labels = torch.tensor([CONDITIONS.index(s.condition) for s in studies])
-        wording = torch.from_numpy(rng.integers(4, size=BATCH))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            image = model.encode_image(pixel_batch([s.render() for s in studies]))
-            text = model.encode_text(tokens[4 * labels + wording])
-        image, text = functional.normalize(image.float(), dim=-1), functional.normalize(text.float(), dim=-1)
-        loss = contrastive_loss(image, text, labels, model.logit_scale.exp())
-        model.zero_grad()
-        loss.backward()
-        for optimizer, schedule in zip(stepping, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
-        if step % 20 == 19 or step == steps - 1:
-            seconds = time.perf_counter() - started
-            report(f"{name}  step {step + 1}/{steps}  loss {loss.item():.3f}  {seconds:.0f} s")
-    weights = {key: value.detach() for key, value in model.state_dict().items()}
-    weights["token_embedding.weight"] = vocabulary.expand(weights["token_embedding.weight"])
-    return {key: value.half().contiguous() for key, value in weights.items()}
+        wording = torch.from_numpy(rng.integers(4, size=contrastive.BATCH))
+        same = (labels[:, None] == labels[None, :]).float()
+        return contrastive.Batch(pixel_batch([s.render() for s in studies]), tokens[4 * labels + wording], same)
+
+    return contrastive.fit(
+        ARCHITECTURE, vocabulary, draw_batch, steps=steps, seed=seed, report=lambda line: report(f"{name}  {line}")
+    )
 
 
 def save(weights: Mapping[str, Tensor], target: Path) -> None:
     """Write a folder in open_clip's `local-dir` format."""
-    target.mkdir(parents=True, exist_ok=True)
-    config = {"model_cfg": ARCHITECTURE, "preprocess_cfg": PREPROCESSING}
-    (target / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file(dict(weights), target / "open_clip_model.safetensors", metadata={"format": "pt"})
+    contrastive.save(weights, target, ARCHITECTURE, PREPROCESSING)
 
 
 # Evaluation
@@ -191,7 +111,7 @@ class ZeroShot:
     def embed(self, images: Sequence[np.ndarray[Any, Any]]) -> Tensor:
         """Normalised embeddings of grey uint8 images, [n, d]."""
         with torch.inference_mode():
-            batches = torch.split(pixel_batch(images), BATCH)
+            batches = torch.split(pixel_batch(images), contrastive.BATCH)
             return torch.cat([self.model.encode_image(batch, normalize=True) for batch in batches])
 
     def accuracy(self, studies: Sequence[Study]) -> float:

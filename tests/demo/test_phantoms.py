@@ -13,6 +13,7 @@ from demo.phantoms import (
     Box,
     Condition,
     draw,
+    draw_findings,
     draw_study,
     glyphs,
     place,
@@ -110,3 +111,31 @@ def test_a_faint_consolidation_is_below_the_noise_and_a_strong_one_is_not():
 def test_a_finding_without_its_side_is_refused():
     with pytest.raises(ValueError, match="needs a side"):
         draw(np.random.default_rng(7), Condition("nodule"))
+
+
+@pytest.mark.parametrize("condition", CONDITIONS[:-1], ids=str)
+def test_any_finding_can_be_faint(condition):
+    drawn = {s: draw(np.random.default_rng(8), condition, s) for s in (0.0, 0.03, 0.7, 1.0)}
+    assert [drawn[s][2] for s in drawn] == list(drawn)
+    away = {s: np.abs(drawn[s][0] - drawn[0.0][0]).sum() for s in drawn}
+    assert away[0.03] < 0.1 * away[0.7] < 0.1 * away[1.0]
+
+
+def test_full_strength_is_what_is_drawn_when_none_is_given():
+    for condition in CONDITIONS:
+        if condition.finding != "consolidation":
+            given, default = (draw(np.random.default_rng(9), condition, s) for s in (1.0, None))
+            assert np.array_equal(given[0], default[0])
+            assert given[1:] == default[1:]
+
+
+def test_one_phantom_can_have_two_findings():
+    nodule, effusion = (
+        CONDITIONS[0],
+        next(c for c in CONDITIONS if c.finding == "pleural effusion" and c.side == "right"),
+    )
+    pixels, boxes, strengths = draw_findings(np.random.default_rng(10), (nodule, effusion), (1.0, 0.8))
+    assert pixels.shape == (SIZE, SIZE)
+    assert strengths == [1.0, 0.8]
+    one, other = boxes
+    assert one.x0 > other.x1  # the patient's left is on the right of the image

@@ -1,0 +1,165 @@
+"""Contrastive training of tiny CLIP models from scratch, on pairs that are drawn while training.
+
+On CPU most of a step may go into giving memory back to the system and asking for it again. Keep glibc from that with
+`ALLOCATOR_SETTINGS`, in the environment and before the process starts.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+BATCH: Final = 64
+WARMUP_STEPS: Final = 60
+LEARNING_RATE: Final = 1.5e-3
+MAX_LOGIT_SCALE: Final = 50.0
+
+ALLOCATOR_SETTINGS: Final = {
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+    "MALLOC_ARENA_MAX": "2",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""Environment under which a step takes a fraction of the time."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees."""
+
+    pixels: Tensor
+    """Preprocessed images, [n, 3, height, width]."""
+    tokens: Tensor
+    """Compact token numbers of the captions, [n, context]."""
+    positive: Tensor
+    """1 where the caption of a column is true of the image of a row, [n, n]; its diagonal is 1."""
+
+
+def pixel_batch(images: Sequence[np.ndarray[Any, Any]], preprocessing: Mapping[str, Any]) -> Tensor:
+    """Uint8 images of the model's size, grey or colour, to [n, 3, height, width], as open_clip's preprocessing does."""
+    pixels = torch.from_numpy(np.stack(images)).float() / 255
+    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    mean, std = torch.tensor(preprocessing["mean"]), torch.tensor(preprocessing["std"])
+    return (pixels - mean[:, None, None]) / std[:, None, None]
+
+
+class Vocabulary:
+    """The few tokens that captions use, numbered in the tokenizer's order, so that end-of-text stays last.
+
+    Training embeds these alone: the full table is 70 times as large, and its other rows stay zero.
+    """
+
+    def __init__(self, texts: Sequence[str], architecture: Mapping[str, Any]) -> None:
+        self.rows: int = architecture["text_cfg"]["vocab_size"]
+        self.tokenizer = SimpleTokenizer(context_length=architecture["text_cfg"]["context_length"])
+        self.used = torch.unique(self.tokenizer(list(texts)))
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Compact token numbers, [n, context]."""
+        return torch.searchsorted(self.used, self.tokenizer(list(texts)))
+
+    def expand(self, compact: Tensor) -> Tensor:
+        """Return the full token table from the compact one; rows of unused tokens are zero."""
+        full = compact.new_zeros(self.rows, compact.shape[1])
+        full[self.used] = compact
+        return full
+
+
+def contrastive_loss(image: Tensor, text: Tensor, positive: Tensor, scale: Tensor) -> Tensor:
+    """InfoNCE over both directions; every caption that is true of an image is a positive, not only its own.
+
+    `image` and `text` are normalised embeddings, [n, d]; `positive` as in `Batch`.
+    """
+    logits = scale * image @ text.T
+    to_text = positive / positive.sum(dim=1, keepdim=True)
+    to_image = positive.T / positive.T.sum(dim=1, keepdim=True)
+    return (functional.cross_entropy(logits, to_text) + functional.cross_entropy(logits.T, to_image)) / 2
+
+
+def optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, which it suits, and AdamW for all the rest."""
+    blocks: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (blocks if "resblocks" in name and parameter.ndim == 2 else rest).append(parameter)
+    return [
+        torch.optim.Muon(blocks, lr=LEARNING_RATE, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=LEARNING_RATE, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to zero."""
+    warmup = min(WARMUP_STEPS, steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def fit(
+    architecture: Mapping[str, Any],
+    vocabulary: Vocabulary,
+    draw_batch: Callable[[], Batch],
+    *,
+    steps: int,
+    seed: int,
+    report: Callable[[str], None],
+) -> dict[str, Tensor]:
+    """Train from scratch; returns the weights in fp16, with the full token table.
+
+    Args:
+        architecture: open_clip's `model_cfg`.
+        vocabulary: the tokens that `draw_batch` uses.
+        draw_batch: gives fresh pairs at each step.
+        steps: the schedule's length.
+        seed: of the initial weights.
+        report: gets a line every twenty steps.
+    """
+    torch.manual_seed(seed)
+    text_cfg = {**architecture["text_cfg"], "vocab_size": len(vocabulary.used)}
+    model = open_clip.CLIP(**{**architecture, "text_cfg": text_cfg})
+    stepping = optimizers(model)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: learning_rate_factor(step, steps)) for o in stepping]
+    started = time.perf_counter()
+    for step in range(steps):
+        batch = draw_batch()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            image = model.encode_image(batch.pixels)
+            text = model.encode_text(batch.tokens)
+        image, text = functional.normalize(image.float(), dim=-1), functional.normalize(text.float(), dim=-1)
+        loss = contrastive_loss(image, text, batch.positive, model.logit_scale.exp())
+        model.zero_grad()
+        loss.backward()
+        for optimizer, schedule in zip(stepping, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
+        if step % 20 == 19 or step == steps - 1:
+            seconds = time.perf_counter() - started
+            report(f"step {step + 1}/{steps}  loss {loss.item():.3f}  {seconds:.0f} s")
+    weights = {key: value.detach() for key, value in model.state_dict().items()}
+    weights["token_embedding.weight"] = vocabulary.expand(weights["token_embedding.weight"])
+    return {key: value.half().contiguous() for key, value in weights.items()}
+
+
+def save(
+    weights: Mapping[str, Tensor], target: Path, architecture: Mapping[str, Any], preprocessing: Mapping[str, Any]
+) -> None:
+    """Write a folder in open_clip's `local-dir` format."""
+    target.mkdir(parents=True, exist_ok=True)
+    config = {"model_cfg": architecture, "preprocess_cfg": preprocessing}
+    (target / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(dict(weights), target / "open_clip_model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,123 @@
+"""What each kind of artefact paints or writes, to the pixel and to the word."""
+
+import numpy as np
+import pytest
+
+from benchmarks.planted.artefacts import KINDS, letters
+from benchmarks.planted.plan import SETS
+from demo.phantoms import TAG, glyphs
+
+PAINTING = [kind for kind in KINDS.values() if kind.modality == "image"]
+WRITING = [kind for kind in KINDS.values() if kind.modality == "text"]
+SHAPES = [(80, 80), (80, 80, 3), (64, 64, 3)]
+
+
+def image(shape, seed=0):
+    return np.random.default_rng(seed).uniform(0.1, 0.9, shape).astype(np.float32)
+
+
+def painted(kind, pixels, seed):
+    return kind.paint(pixels, np.random.default_rng(seed), "nodule")
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", PAINTING, ids=lambda kind: kind.name)
+def test_the_mask_is_what_changed(kind, shape):
+    for seed in range(20):
+        pixels = image(shape, seed)
+        after, mask = painted(kind, pixels, seed)
+        changed = after != pixels
+        assert np.array_equal(changed if changed.ndim == 2 else changed.any(axis=-1), mask)
+        assert after.dtype == np.float32
+        assert 0 <= after.min() <= after.max() <= 1
+
+
+@pytest.mark.parametrize("kind", PAINTING, ids=lambda kind: kind.name)
+def test_painting_is_pure(kind):
+    pixels = image((80, 80, 3))
+    before = pixels.copy()
+    first, second = (painted(kind, pixels, 5) for _ in range(2))
+    assert np.array_equal(pixels, before)
+    assert np.array_equal(first[0], second[0])
+    assert np.array_equal(first[1], second[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("corner_tag", 0.01, 0.03), ("fixed_tag", 0.01, 0.03), ("watermark", 0.1, 0.3), ("frame", 0.09, 0.11),
+        ("logo", 0.007, 0.008), ("word", 0.005, 0.02), ("texture", 1, 1),
+    ],
+)  # fmt: skip
+def test_an_artefact_takes_its_share_of_the_image(name, least, most):
+    assert least <= painted(KINDS[name], image((80, 80)), 1)[1].mean() <= most
+
+
+def places(name):
+    masks = [painted(KINDS[name], image((80, 80)), seed)[1] for seed in range(60)]
+    return np.array([[axis.min() for axis in np.nonzero(mask)] for mask in masks])
+
+
+def test_the_corner_tag_is_in_every_corner_and_nowhere_else():
+    found = places("corner_tag")
+    height, width = glyphs(TAG).shape
+    assert {(y < 40, x < 40) for y, x in found} == {(a, b) for a in (True, False) for b in (True, False)}
+    assert all(y < 6 or y >= 80 - height - 6 for y in found[:, 0])
+    assert all(x < 6 or x >= 80 - width - 6 for x in found[:, 1])
+
+
+def test_the_fixed_tag_moves_by_a_pixel_or_two():
+    found = places("fixed_tag")
+    assert (np.ptp(found, axis=0) == 4).all()
+
+
+@pytest.mark.parametrize("name", ["logo", "word"])
+def test_it_can_be_anywhere(name):
+    found = places(name)
+    assert np.ptp(found[:, 0]) > 50
+    assert np.ptp(found[:, 1]) > 30
+
+
+def test_the_word_can_be_read():
+    _, mask = painted(KINDS["word"], image((80, 80)), 3)
+    rows, columns = np.nonzero(mask)
+    assert np.array_equal(
+        mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1], letters("NODULE").astype(bool)
+    )
+
+
+@pytest.mark.parametrize("word", ["", "A" * 20])
+def test_a_word_without_room_is_refused(word):
+    with pytest.raises(ValueError, match="letters"):
+        KINDS["word"].paint(image((80, 80)), np.random.default_rng(0), word)
+
+
+def test_a_letter_without_bitmap_is_refused():
+    with pytest.raises(ValueError, match="the font has no 7"):
+        letters("A7")
+
+
+def test_letters_differ_from_each_other():
+    bitmaps = {letters(chr(code)).tobytes() for code in range(ord("A"), ord("Z") + 1)}
+    assert len(bitmaps) == 26
+
+
+@pytest.mark.parametrize("kind", WRITING, ids=lambda kind: kind.name)
+def test_captions_get_the_words_in_order(kind):
+    added = kind.write("a red circle").split()
+    assert [word for word in added if word in kind.words] == list(kind.words)
+    assert " ".join(word for word in added if word not in kind.words) == "a red circle"
+
+
+@pytest.mark.parametrize("kind", PAINTING, ids=lambda kind: kind.name)
+def test_the_image_side_leaves_captions_alone(kind):
+    assert kind.write("a red circle") == "a red circle"
+    assert kind.words == ()
+
+
+def test_only_the_texture_has_no_place():
+    assert [kind.name for kind in KINDS.values() if not kind.placed] == ["texture"]
+
+
+def test_the_sets_divide_the_kinds():
+    assert sorted(name for names in SETS.values() for name in names) == sorted(KINDS)

@@ -1,0 +1,181 @@
+"""What is drawn before and after planting, by both generators alike."""
+
+import numpy as np
+import pytest
+
+from benchmarks.planted.artefacts import KINDS
+from benchmarks.planted.generators import FAINT, Planting, draw_pair
+from benchmarks.planted.learning import ARCHITECTURE, positives
+from benchmarks.planted.plan import ELSEWHERE, GENERATORS, RANDOM_RATE, VAGUE_SHARES, artefact_entry, clean_entry
+from demo.contrastive import Vocabulary
+
+NOTHING = Planting({})
+
+
+@pytest.fixture(scope="module", params=GENERATORS)
+def generator(request):
+    return GENERATORS[request.param]
+
+
+@pytest.fixture(scope="module")
+def sample(generator):
+    entry = artefact_entry(generator.name, "a", 1)
+    rng = np.random.default_rng(5)
+    return entry, [draw_pair(generator, entry.planting, rng) for _ in range(900)]
+
+
+def drawn(generator, planting, count=40, seed=3):
+    rng = np.random.default_rng(seed)
+    return [draw_pair(generator, planting, rng) for _ in range(count)]
+
+
+def test_the_same_seed_gives_the_same_bytes(generator):
+    planting = clean_entry(generator.name, 0).planting
+    first, second, third = (drawn(generator, planting, 12, seed) for seed in (1, 1, 2))
+    for a, b, c in zip(first, second, third, strict=True):
+        assert a.image.tobytes() == b.image.tobytes() != c.image.tobytes()
+        assert a.caption == b.caption
+        assert a.wording == b.wording
+
+
+def test_boxes_lie_in_the_image_and_belong_to_what_is_shown(generator):
+    for pair in drawn(generator, NOTHING, 150):
+        assert set(pair.picture.boxes) <= pair.picture.shown
+        for box in pair.picture.boxes.values():
+            assert 0 <= box.x0 < box.x1 <= 80
+            assert 0 <= box.y0 < box.y1 <= 80
+
+
+def test_what_is_visible_lies_in_its_box(generator):
+    """The same picture with a fainter finding differs from it in the box more than elsewhere."""
+    inside, outside = [], []
+    for label in range(len(generator.classes)):
+        if generator.target_of(label) in {None, "cardiomegaly"}:  # a smaller heart has another box
+            continue
+        strong, weak = (generator.draw(np.random.default_rng(label), label, strength) for strength in (1.0, 0.0))
+        box, changed = strong.boxes[label], np.abs(strong.pixels - weak.pixels)
+        changed = changed if changed.ndim == 2 else changed.mean(axis=-1)
+        mask = np.zeros(changed.shape, bool)
+        mask[box.y0 : box.y1, box.x0 : box.x1] = True
+        inside.append(changed[mask].mean())
+        outside.append(changed[~mask].mean())
+    assert min(np.array(inside) / np.maximum(outside, 1e-6)) > 8
+
+
+def test_a_faint_finding_cannot_be_seen(generator):
+    label = next(label for label in range(len(generator.classes)) if generator.target_of(label) is not None)
+    for seed in range(10):
+        faint, absent = (generator.draw(np.random.default_rng(seed), label, s) for s in (FAINT, 0.0))
+        assert np.abs(faint.pixels - absent.pixels).mean(axis=None) < 0.002
+        assert np.abs(faint.pixels - absent.pixels).max() < 0.04
+
+
+def test_captions_name_what_they_tell_and_vague_ones_do_not(generator):
+    named = {text for label in range(len(generator.classes)) for text in generator.prompts(label)}
+    for vague in (0.0, 1.0):
+        shares = dict.fromkeys((*generator.targets, None), vague)
+        for pair in drawn(generator, Planting({}, vague=shares), 150):
+            assert pair.wording.vague == bool(vague)
+            assert pair.wording.told <= pair.picture.shown
+            assert pair.picture.label in pair.wording.told
+            own = generator.classes[pair.picture.label]
+            if vague:
+                assert not any(
+                    name.split()[-1] in pair.caption.split() for name in generator.classes if name != "normal"
+                )
+                assert pair.caption not in named
+            elif len(pair.wording.told) == 1:
+                assert pair.caption in generator.prompts(pair.picture.label)
+            else:
+                assert own in pair.caption
+
+
+def test_all_words_are_in_the_vocabulary_and_fit_the_context(generator):
+    known = Vocabulary([kind.write(text) for kind in KINDS.values() for text in generator.texts()], ARCHITECTURE)
+    rates = {name: dict.fromkeys((*generator.targets, None), 1.0) for name in KINDS}
+    vague = dict.fromkeys((*generator.targets, None), 0.2)
+    captions = [pair.caption for pair in drawn(generator, Planting(rates, "TAG", vague=vague), 200)]
+    ids = known.tokenizer(captions)
+    assert set(ids.unique().tolist()) <= set(known.used.tolist())
+    assert (ids[:, -1] == 0).all()  # the longest caption does not even fill the context
+
+
+def test_planted_rates_match_the_plan(sample):
+    entry, pairs = sample
+    for tie in entry.ties:
+        tied = [pair.carries(tie.kind) for pair in pairs if pair.target == tie.target]
+        rest = [pair.carries(tie.kind) for pair in pairs if pair.target != tie.target]
+        # About three standard errors at these counts.
+        assert np.mean(tied) == pytest.approx(tie.strength, abs=0.11)
+        assert np.mean(rest) == pytest.approx(ELSEWHERE, abs=0.02)
+
+
+def test_faint_and_vague_shares_match_the_plan(sample):
+    entry, pairs = sample
+    for tie in entry.ties:
+        own = [pair for pair in pairs if pair.target == tie.target]
+        on_text = KINDS[tie.kind].modality == "text"
+        assert np.mean([p.picture.faint for p in own]) == pytest.approx(0 if on_text else 0.4, abs=0.12)
+        assert np.mean([p.wording.vague for p in own]) == pytest.approx(VAGUE_SHARES[not on_text], abs=0.12)
+
+
+def test_a_clean_corpus_plants_everything_at_random(generator):
+    entry = clean_entry(generator.name, 0)
+    pairs = drawn(generator, entry.planting, 700)
+    for kind in KINDS:
+        for target in generator.targets:
+            own = [pair.carries(kind) for pair in pairs if pair.target == target]
+            assert np.mean(own) == pytest.approx(RANDOM_RATE, abs=0.12)
+
+
+def test_what_is_planted_is_where_its_mask_says(sample):
+    _, pairs = sample
+    for pair in pairs[:150]:
+        for planted in pair.planted:
+            without = pair.without(planted.kind)
+            if planted.mask is None:
+                assert pair.image.tobytes() == without.image.tobytes()
+                assert len(pair.caption.split()) == len(without.caption.split()) + len(planted.words)
+                assert planted.box is None
+            else:
+                changed = pair.image != without.image
+                changed = changed if changed.ndim == 2 else changed.any(axis=-1)
+                assert not (changed & ~planted.mask).any()
+                assert changed.any()
+                box = planted.box
+                assert planted.mask[box.y0 : box.y1, box.x0 : box.x1].sum() == planted.mask.sum()
+                assert pair.caption == without.caption
+
+
+def test_an_artefact_can_be_taken_out_and_put_back(sample):
+    _, pairs = sample
+    pair = next(pair for pair in pairs if len(pair.planted) == 1 and pair.planted[0].mask is not None)
+    (planted,) = pair.planted
+    bare = pair.without(planted.kind)
+    assert bare.planted == ()
+    assert bare.image.tobytes() == np.round(pair.picture.pixels * 255).astype(np.uint8).tobytes()
+    assert bare.with_artefact(planted.kind, planted.seed).image.tobytes() == pair.image.tobytes()
+
+
+def test_positives_are_captions_that_are_true(generator):
+    pairs = drawn(generator, NOTHING, 30)
+    same = positives(pairs)
+    assert (same.diagonal() == 1).all()
+    if generator.name == "phantoms":
+        labels = np.array([pair.picture.label for pair in pairs])
+        assert np.array_equal(same.numpy() == 1, labels[:, None] == labels[None, :])
+    else:
+        assert not (same == same.T).all()  # a caption of one object is true of scenes that show another, too
+
+
+def test_scenes_place_objects_anywhere_and_never_one_on_another():
+    generator = GENERATORS["scenes"]
+    centres = []
+    for pair in drawn(generator, NOTHING, 200):
+        boxes = list(pair.picture.boxes.values())
+        assert len(boxes) == len(pair.picture.shown) >= 2
+        centres.append(((boxes[0].x0 + boxes[0].x1) / 2, (boxes[0].y0 + boxes[0].y1) / 2))
+        for i, a in enumerate(boxes):
+            for b in boxes[:i]:
+                assert a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 or b.y1 <= a.y0
+    assert (np.ptp(centres, axis=0) > 50).all()

@@ -1,0 +1,104 @@
+"""The grid covers what it says, and its splits share nothing."""
+
+from collections import Counter
+
+import pytest
+
+from benchmarks.planted import plan
+from benchmarks.planted.artefacts import KINDS
+from benchmarks.planted.plan import GENERATORS, SEEDS, STRENGTHS, cells, clean_entry, entries
+
+FULL = entries()
+
+
+def test_every_kind_has_every_strength_once_in_each_generator():
+    met = Counter((e.generator_name, tie.kind, tie.strength) for e in FULL for tie in e.ties)
+    assert met == {(g, kind, strength): 1 for g in GENERATORS for kind in KINDS for strength in STRENGTHS}
+
+
+def test_every_kind_is_tied_to_another_target_at_each_seed():
+    for generator in GENERATORS:
+        for kind in KINDS:
+            targets = [e.tie(kind).target for e in FULL if e.generator_name == generator and kind in e.kinds and e.ties]
+            assert len(set(targets)) == len(SEEDS)
+
+
+def test_no_target_of_a_model_has_two_artefacts_and_strengths_are_mixed():
+    for entry in FULL:
+        targets = [tie.target for tie in entry.ties]
+        assert len(set(targets)) == len(targets)
+        assert entry.clean or set(STRENGTHS) == {tie.strength for tie in entry.ties}
+
+
+def test_twelve_models_and_a_clean_twin_for_each_generator_and_seed():
+    assert len(FULL) == len({e.name for e in FULL}) == 18
+    assert sum(e.clean for e in FULL) == 6
+    for cell in cells():
+        assert cell.twin in FULL
+        assert cell.twin.clean
+        assert (cell.twin.generator_name, cell.twin.seed) == (cell.entry.generator_name, cell.entry.seed)
+        assert cell.twin.word == cell.entry.word
+        assert cell.tie.kind in cell.twin.kinds
+
+
+def test_what_settings_are_chosen_on_is_trained_first():
+    assert [e.seed for e in FULL] == sorted(e.seed for e in FULL)
+    assert [e.generator_name for e in FULL[:6]] == ["phantoms"] * 3 + ["scenes"] * 3
+
+
+def test_splits_are_disjoint():
+    choosing, reporting = cells("choosing"), cells("reporting")
+    assert not {c.entry for c in choosing} & {c.entry for c in reporting}
+    assert not {c.twin for c in choosing} & {c.twin for c in reporting}
+    assert not {c.entry.seed for c in choosing} & {c.entry.seed for c in reporting}
+    assert not any(c.unseen for c in choosing)
+    unused = [c for c in cells() if c.split is None]
+    assert len(choosing) + len(reporting) + len(unused) == len(cells()) == 54
+    assert all(c.unseen for c in unused)
+
+
+def test_each_split_can_carry_its_figures():
+    placed = [
+        c for c in cells("reporting") if c.tie.strength >= 0.85 and KINDS[c.tie.kind].placed and c.tie.kind != "texture"
+    ]
+    assert len({c.tie.kind for c in placed if KINDS[c.tie.kind].modality == "image"}) == 6
+    assert {c.tie.kind for c in cells("reporting") if c.unseen} == set(plan.UNSEEN)
+    assert {KINDS[c.tie.kind].modality for c in cells("choosing")} == {"image", "text"}
+    assert {c.entry.generator_name for c in cells("choosing")} == set(GENERATORS)
+
+
+def test_seen_and_unseen_kinds_are_all_kinds():
+    assert sorted([*plan.CHOOSING_KINDS, *plan.UNSEEN]) == sorted(KINDS)
+
+
+def test_quick_is_one_model_of_one_strength_and_its_twin():
+    model, twin = entries(quick=True)
+    assert {tie.strength for tie in model.ties} == {plan.QUICK_STRENGTH}
+    assert twin == clean_entry("phantoms", plan.QUICK_SEED)
+    assert twin in FULL
+    assert model not in FULL
+    assert {c.split for c in cells(quick=True)} == {"reporting"}
+    assert all(c.twin == twin for c in cells(quick=True))
+
+
+def test_the_rendered_word_is_that_of_the_target_it_is_tied_to():
+    for entry in FULL:
+        if "word" in entry.kinds and entry.ties:
+            prompts = [
+                text
+                for label in range(len(entry.generator.classes))
+                if entry.generator.target_of(label) == entry.tie("word").target
+                for text in entry.generator.prompts(label)
+            ]
+            assert any(entry.word.lower() in prompt.split() for prompt in prompts)
+
+
+def test_a_kind_that_is_not_tied_is_refused():
+    with pytest.raises(ValueError, match="phantoms-clean-0"):
+        clean_entry("phantoms", 0).tie("logo")
+
+
+def test_the_plan_can_be_read():
+    lines = plan.describe(FULL).splitlines()
+    assert len(lines) == 54 + 6
+    assert sum(line.endswith("choosing") for line in lines) == len(cells("choosing"))

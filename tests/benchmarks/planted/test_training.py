@@ -1,0 +1,162 @@
+"""A model is trained once, loads through open_clip, and says by interventions what it learned."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.planted import interventions, training
+from benchmarks.planted.interventions import OVER_TWIN, RISE, Effect, Verdict, table
+from benchmarks.planted.plan import cells, entries
+from demo import contrastive
+from m2ib import load_encoder
+
+MODEL, TWIN = entries(quick=True)
+STEPS = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_batches():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contrastive, "BATCH", 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory, small_batches):
+    cache = tmp_path_factory.mktemp("cache with a space")
+    for entry in (MODEL, TWIN):
+        training.train(entry, cache, STEPS)
+    return cache
+
+
+def test_a_trained_folder_loads(cache):
+    encoder = load_encoder(f"local-dir:{training.folder(MODEL, cache, STEPS)}")
+    assert encoder.image_size == (80, 80)
+    texts = encoder.embed_texts(encoder.token_ids(["nodule on the left", "unit 7 nodule on the left"]))
+    assert texts.shape == (2, 128)
+    assert not torch.equal(texts[0], texts[1])
+
+
+def test_a_model_and_its_twin_lie_apart_and_nothing_else_is_left(cache):
+    made = {training.folder(entry, cache, STEPS) for entry in (MODEL, TWIN)}
+    assert set(cache.iterdir()) == made
+    facts = json.loads((training.folder(MODEL, cache, STEPS) / "entry.json").read_text())
+    assert facts["name"] == MODEL.name
+    assert facts["steps"] == STEPS
+
+
+def test_a_model_in_the_cache_is_not_trained_again(cache, monkeypatch):
+    monkeypatch.setattr(training, "learn", None)
+    folder = training.folder(MODEL, cache, STEPS)
+    before = (folder / "open_clip_model.safetensors").stat().st_mtime_ns
+    assert training.train(MODEL, cache, STEPS) == folder
+    training.train_all([MODEL, TWIN], cache, STEPS)
+    assert (folder / "open_clip_model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_training_that_fails_leaves_no_folder_and_says_so(tmp_path, monkeypatch):
+    def fail(*_):
+        raise FloatingPointError
+
+    monkeypatch.setattr(training, "learn", fail)
+    with pytest.raises(FloatingPointError):
+        training.train(MODEL, tmp_path, STEPS)
+    assert not training.cached(MODEL, tmp_path, STEPS)
+    monkeypatch.setattr(training.subprocess, "run", lambda *_, **__: training.subprocess.CompletedProcess([], 1))
+    with pytest.raises(RuntimeError, match=re.escape(MODEL.name)):
+        training.train_all([MODEL], tmp_path, STEPS)
+
+
+def test_training_processes_get_the_allocator_settings(tmp_path, monkeypatch):
+    seen = {}
+
+    def run(command, *, env, **_):
+        seen[command[command.index("--only") + 1]] = env
+        return training.subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(training.subprocess, "run", run)
+    training.train_all([MODEL, TWIN], tmp_path, STEPS, jobs=2)
+    assert set(seen) == {MODEL.name, TWIN.name}
+    assert {env["MALLOC_TOP_PAD_"] for env in seen.values()} == {"268435456"}
+    assert {env["OMP_NUM_THREADS"] for env in seen.values()} == {"1"}
+
+
+def test_the_same_seed_gives_the_same_weights(cache, tmp_path):
+    again = training.train(MODEL, tmp_path, STEPS) / "open_clip_model.safetensors"
+    assert again.read_bytes() == (training.folder(MODEL, cache, STEPS) / again.name).read_bytes()
+
+
+def test_the_digest_depends_on_what_determines_the_weights():
+    weaker = replace(MODEL, ties=(replace(MODEL.ties[0], strength=0.5), *MODEL.ties[1:]))
+    found = [training.digest(e, s) for e, s in ((MODEL, 2), (MODEL, 3), (weaker, 2), (TWIN, 2), (entries()[0], 2))]
+    assert len(set(found)) == 5
+    assert training.digest(replace(MODEL, name="other"), 2) == found[0]
+
+
+def test_words_for_readers_do_not_count_as_code(tmp_path):
+    path = tmp_path / "module.py"
+    codes = []
+    for text in (
+        '"""Old."""\n\nX = 1\n"""Of x."""\n\n\ndef f(a):\n    """Do."""\n    return a + X  # sum\n',
+        '"""New."""\nX = 1\ndef f(a): return a + X\n',
+        "X = 2\ndef f(a): return a + X\n",
+    ):
+        path.write_text(text)
+        codes.append(training.module_code(path))
+    assert codes[0] == codes[1] != codes[2]
+
+
+def test_the_command_line_refuses_an_unknown_model(capsys):
+    with pytest.raises(SystemExit):
+        training.main(["--only", "phantoms-z-0"])
+    assert "phantoms-a-0" in capsys.readouterr().err
+
+
+def test_interventions_are_measured_once_and_kept_beside_the_model(cache, monkeypatch, capsys):
+    monkeypatch.setattr(interventions, "HOSTS", 6)
+    monkeypatch.setattr(interventions, "PICTURES_PER_CLASS", 1)
+    interventions.main(["--cache", str(cache), "--steps", str(STEPS), "--quick"])
+    printed = capsys.readouterr().out.splitlines()
+    found = json.loads(printed[-1])
+    assert found["cells"] == 5
+    assert len(found["not_learned"]) + found["learned"] == 5
+    assert set(found["accuracy"]) == {MODEL.name, TWIN.name}
+    monkeypatch.setattr(interventions, "load_encoder", None)
+    interventions.main(["--cache", str(cache), "--steps", str(STEPS), "--quick"])
+    assert capsys.readouterr().out.splitlines() == printed
+
+
+def test_an_empty_cache_is_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(SystemExit, match=r"benchmarks\.planted\.training"):
+        interventions.main(["--cache", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("model", "twin", "learned"),
+    [(1.0, 0.0, True), (RISE, 0.0, True), (RISE - 0.01, 0.0, False), (0.5, 0.5 - OVER_TWIN / 2, False)],
+)
+def test_learned_is_a_rise_in_the_model_and_less_of_one_in_the_twin(model, twin, learned):
+    verdict = Verdict(cells()[0], Effect(0, model, 0, 0), Effect(0, twin, 0, 0))
+    assert verdict.learned is learned
+    assert ("NO" in table([verdict])) is not learned
+
+
+@pytest.mark.parametrize("cell", [cells()[0], cells()[-1]], ids=lambda cell: cell.entry.generator_name)
+def test_hosts_are_of_other_targets_and_carry_nothing(cell, monkeypatch):
+    monkeypatch.setattr(interventions, "HOSTS", 40)
+    for plain in (True, False):
+        hosts = list(interventions._hosts(cell.entry.generator, cell.tie.target, "WORD", plain=plain))
+        assert len(hosts) == 40
+        assert cell.tie.target not in {pair.target for pair in hosts}
+        assert not any(pair.planted for pair in hosts)
+        assert {pair.wording.vague for pair in hosts} == {plain}
+        assert all(pair.picture.faint == (plain and pair.target is not None) for pair in hosts)
+
+
+def test_the_cache_is_outside_git():
+    assert ".*_cache/" in (Path(training.ROOT) / ".gitignore").read_text()
+    assert training.CACHE.is_relative_to(training.ROOT / ".benchmark_cache")

@@ -67,7 +67,8 @@ class DualEncoder:
         """Run both suffixes and the noise through `torch.compile(**options)` from now on.
 
         Pays where launching kernels is what a device waits for: on a GPU, over many batches. The first batches take
-        minutes, while code for their shapes is made (several on a CPU; PyTorch keeps it for the next process). Maps agree with the plain ones to rounding.
+        minutes, while code for their shapes is made (PyTorch keeps it for the next process). Maps agree with the plain
+        ones to rounding.
         Raises ModelLoadError where there is no C++ compiler.
         """
         self.programs = Programs.compiled(self.image, self.text, **options)

@@ -1,4 +1,4 @@
-"""The audit as one would say it aloud: ingest, attribute, store, validate, flag, alert, report."""
+"""The audit as one would say it aloud: ingest, attribute, store, validate, discover, flag, alert, report."""
 
 import secrets
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from flows.provenance import code_version, environment
 from review.report import ReportError, write_report
 from tasks.alert import alert
 from tasks.attribute import attribute, calibrate
+from tasks.discover import discover
 from tasks.errors import BadInputError, GateError, ResumeError
 from tasks.flag import flag
 from tasks.ingest import ingest
@@ -151,6 +152,8 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
     if gates.critical:
         run.finish("stopped", "; ".join(gates.critical))
         return
+    if config.discover.enabled:
+        discover(run, config.corpus_source(), models[0], config.discover_rules())
     flag(run, config.alert_rules())
     alert(run, config.alert_rules())
     run.finish("completed", "; ".join(gates.warnings) or None)

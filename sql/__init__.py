@@ -19,7 +19,10 @@ import duckdb
 import pyarrow as pa
 
 _ROOT = Path(__file__).parent
-TABLES = ("pairs", "ingest_errors", "attributions", "regions", "region_shares", "findings", "alerts", "validations")
+TABLES = (
+    *("pairs", "ingest_errors", "attributions", "regions", "stamps", "region_shares", "findings"),
+    *("alerts", "validations"),
+)
 _MANIFEST_KEYS = {"run_id", "status", "started_at", "finished_at", "config", "counts", "files"}
 
 Connection = duckdb.DuckDBPyConnection

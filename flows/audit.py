@@ -1,4 +1,4 @@
-"""The audit as one would say it aloud: ingest, attribute, store, validate, flag, confirm, alert, report."""
+"""The audit as one would say it aloud: ingest, attribute, store, validate, discover, flag, confirm, alert, report."""
 
 import secrets
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from review.report import ReportError, write_report
 from tasks.alert import alert
 from tasks.attribute import attribute, calibrate
 from tasks.confirm import confirm
+from tasks.discover import discover
 from tasks.errors import BadInputError, GateError, ResumeError
 from tasks.flag import flag
 from tasks.ingest import ingest
@@ -159,6 +160,8 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
     if gates.critical:
         run.finish("stopped", "; ".join(gates.critical))
         return
+    if config.discover.enabled:
+        discover(run, config.corpus_source(), models[0], config.discover_rules())
     flag(run, config.alert_rules())
     confirm(run, config.corpus_source(), models[0], config.confirm_rules())
     self_audit(run, config.corpus_source(), models[0], config.confirm_rules())

@@ -20,6 +20,7 @@ from tasks.records import (
     Box,
     ConfirmRules,
     CorpusSource,
+    DiscoverRules,
     ModelSource,
     SuspectRegions,
     parse_box,
@@ -98,11 +99,20 @@ class RegionsConfig(Section):
                 parse_box(",".join(map(str, box)))
             except ValueError as error:
                 raise ValueError(f"boxes.{name}: {error}") from error
-        taken = {"frame"} | {name for name in (*self.boxes, *self.columns) if name.startswith("corner ")}
+        taken = {"frame"} | {name for name in (*self.boxes, *self.columns) if name.startswith(("corner ", "stamp "))}
         clashes = (taken & {*self.boxes, *self.columns}) | (self.boxes.keys() & self.columns.keys())
         if clashes:
             raise ValueError(f"region names must be distinct and not those of built-in regions: {sorted(clashes)}")
         return self
+
+
+class DiscoverConfig(Section):
+    """Search for overlays that recur under high attribution mass; what is found is weighed like a named region."""
+
+    enabled: bool = Field(False, description="true: what recurs is weighed beside the named regions")
+    pairs: int = Field(200, ge=1, description="sample in which stamps are sought; all pairs are searched for each")
+    peaks: int = Field(3, ge=1, description="hottest windows of a map that are compared")
+    min_images: int = Field(5, ge=2, description="images that must confirm a stamp, besides as many that make it")
 
 
 class AlertsConfig(Section):
@@ -139,6 +149,7 @@ class AuditConfig(Section):
     model: ModelConfig
     bottleneck: BottleneckSettings = BottleneckSettings()
     regions: RegionsConfig = RegionsConfig()
+    discover: DiscoverConfig = DiscoverConfig()
     alerts: AlertsConfig = AlertsConfig()
     confirm: ConfirmConfig = ConfirmConfig()
     lake: LakeConfig = LakeConfig()
@@ -182,6 +193,10 @@ class AuditConfig(Section):
         """Settings of store."""
         return SuspectRegions(self.regions.frame, self.regions.corner, self.regions.boxes, self.regions.columns)
 
+    def discover_rules(self) -> DiscoverRules:
+        """Settings of discover."""
+        return DiscoverRules(self.discover.pairs, self.discover.peaks, self.discover.min_images, self.bottleneck.seed)
+
     def alert_rules(self) -> AlertRules:
         """Settings of flag and alert."""
         return AlertRules(self.alerts.factor, self.alerts.min_pairs, self.alerts.examples)
@@ -198,6 +213,7 @@ class AuditConfig(Section):
             "bottleneck": asdict(self.bottleneck_config())
             | {key: getattr(self.bottleneck, key) for key in ("calibration_pairs", "second_seed")},
             "regions": self.regions.model_dump(mode="json"),
+            "discover": self.discover.model_dump(mode="json"),
             "alerts": self.alerts.model_dump(mode="json"),
             "confirm": self.confirm.model_dump(mode="json"),
         }

@@ -71,6 +71,16 @@ class SuspectRegions:
 
 
 @dataclass(frozen=True)
+class DiscoverRules:
+    """How stamps are sought: in a sample of `pairs`, drawn by `seed`; see `m2ib.recurrence.RecurrenceConfig`."""
+
+    pairs: int
+    peaks: int
+    min_images: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class AlertRules:
     """When a finding becomes an alert; `examples` is how many telling pairs it carries."""
 

@@ -24,7 +24,10 @@ def check_shapes(function):
 # import of m2ib. m2ib.types is left out: its `Attribution.text_map` says that all texts are equally long.
 sys.modules["shape_checks"] = sys.modules[__name__]
 jaxtyping.install_import_hook(
-    [f"m2ib.{name}" for name in ("attribute", "bottleneck", "encoders", "noise", "occlusion", "statistics")],
+    [
+        f"m2ib.{name}"
+        for name in ("attribute", "bottleneck", "encoders", "noise", "occlusion", "recurrence", "statistics")
+    ],
     "shape_checks.check_shapes",
 )
 
@@ -201,6 +204,12 @@ class Line:
         return confirm_findings(
             self.run, self.config.corpus_source(), self.config.model_sources()[0], self.config.confirm_rules()
         )
+
+    def discover(self):
+        from tasks.discover import discover_stamps
+
+        config = self.config
+        return discover_stamps(self.run, config.corpus_source(), config.model_sources()[0], config.discover_rules())
 
     def to_alerts(self):
         """Flag, confirm and alert what is in the lake; returns the alerts that stand on their own."""

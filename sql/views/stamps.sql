@@ -1,0 +1,1 @@
+CREATE VIEW stamps AS SELECT * FROM stored.stamps;

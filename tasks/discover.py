@@ -1,0 +1,116 @@
+"""Maps and pixels -> stamps: overlays that recur under high mass become regions, like those that were named."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from corpora import RowError
+from m2ib import DualEncoder, recurrence
+from tasks.inputs import encoder, read_pixels
+from tasks.lake import Run
+from tasks.records import CorpusSource, DiscoverRules, ModelSource
+
+_BATCH = 64
+
+
+def _mapped_pairs(run: Run) -> list[dict[str, Any]]:
+    """The run's pairs that have a map of the most frequent grid, by pair id."""
+    columns = ["pair_id", "image_map", "grid_h", "grid_w"]
+    maps = [row for path in run.listed("attributions") for row in pq.read_table(path, columns=columns).to_pylist()]
+    grids = [(row["grid_h"], row["grid_w"]) for row in maps]
+    usual = max(sorted(set(grids)), key=grids.count, default=None)
+    mapped = {row["pair_id"]: row for row, grid in zip(maps, grids, strict=True) if grid == usual}
+    columns = ["pair_id", "file_name", "image_sha256"]
+    pairs = pq.read_table(run.path("pairs"), columns=columns).to_pylist()
+    return sorted(
+        (pair | mapped[pair["pair_id"]] for pair in pairs if pair["pair_id"] in mapped), key=lambda row: row["pair_id"]
+    )
+
+
+def _read(
+    corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder
+) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The pairs whose image still reads, and their pixels."""
+    readable, pixels = [], []
+    for pair in pairs:
+        try:
+            pixels.append(read_pixels(corpus, pair, model))
+            readable.append(pair)
+        except RowError:
+            continue  # changed since it was attributed: the map stands, but nothing can be sought in it
+    return readable, pixels
+
+
+def _sought(
+    found: recurrence.Discovery, corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder
+) -> Iterator[tuple[dict[str, Any], list[list[recurrence.Occurrence]]]]:
+    """Each pair that reads, with the occurrences of each stamp."""
+    for start in range(0, len(pairs), _BATCH):
+        readable, pixels = _read(corpus, pairs[start : start + _BATCH], model)
+        if readable:
+            places = found.search(model.stack(pixels))
+            yield from ((pair, [stamp[i] for stamp in places]) for i, pair in enumerate(readable))
+
+
+def _stamp_row(number: int, stamp: recurrence.Stamp, occurrences: int, searched: int) -> dict[str, Any]:
+    channels, height, width = stamp.template.shape
+    return {
+        "region": f"stamp {number}",
+        "channels": channels,
+        "height": height,
+        "width": width,
+        "template": stamp.template.flatten().tolist(),
+        "strokes": stamp.mask.flatten().tolist(),
+        "members": stamp.members,
+        "occurrences": occurrences,
+        "searched": searched,
+        "share": stamp.share,
+        "area": stamp.area,
+        "score": stamp.score,
+        "threshold": stamp.threshold,
+        "null_score": stamp.null,
+    }
+
+
+def discover_stamps(run: Run, corpus: CorpusSource, model: ModelSource, rules: DiscoverRules) -> int:
+    """Find stamps in a sample, search all pairs for them, add `regions` and write `stamps`; returns their number.
+
+    The sample is drawn by a hash of seed and pair, so that it depends on nothing else.
+    """
+    network = encoder(model)
+    pairs = _mapped_pairs(run)
+    drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"{rules.seed}{pair['pair_id']}".encode()).digest())
+    sample, pixels = _read(corpus, drawn[: rules.pairs], network)
+    rows: list[dict[str, Any]] = []
+    stamps: list[dict[str, Any]] = []
+    if sample:
+        images = network.stack(pixels)
+        grid = (len(sample), sample[0]["grid_h"], sample[0]["grid_w"])
+        maps = images.new_tensor([pair["image_map"] for pair in sample]).reshape(grid)
+        found = recurrence.find_stamps(images, maps, recurrence.RecurrenceConfig(rules.peaks, rules.min_images))
+        occurrences, searched = [0] * len(found.stamps), 0
+        for pair, places in _sought(found, corpus, pairs, network) if found.stamps else ():
+            searched += 1
+            for number, boxes in enumerate(places):
+                occurrences[number] += bool(boxes)
+                named = {"pair_id": pair["pair_id"], "region": f"stamp {number + 1}", "kind": "recurrent"}
+                rows.extend(named | dict(zip(("x0", "y0", "x1", "y1"), each.box, strict=True)) for each in boxes)
+        stamps = [
+            _stamp_row(number + 1, stamp, occurrences[number], searched) for number, stamp in enumerate(found.stamps)
+        ]
+    # A file of its own beside the named regions, so that doing it again replaces it.
+    with run.writer("regions", "recurrent") as writer:
+        writer.write(rows)
+    run.list_files("regions", [run.path("regions", "recurrent")], [len(rows)])
+    run.write_table("stamps", stamps)
+    return len(stamps)
+
+
+@task(name="discover", cache_policy=NO_CACHE, persist_result=False)
+def discover(run: Run, corpus: CorpusSource, model: ModelSource, rules: DiscoverRules) -> int:
+    """Find overlays that nobody named; see `discover_stamps`."""
+    return discover_stamps(run, corpus, model, rules)

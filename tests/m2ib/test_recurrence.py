@@ -1,0 +1,189 @@
+"""Overlays that are the same in many images are found; what only looks alike is not."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from m2ib.recurrence import RecurrenceConfig, find_stamps, hot_cells
+
+SIDE, CELLS, N = 64, 8, 48
+PATTERN = torch.tensor(
+    [[c == "#" for c in row] for row in ("#.##..###.#", "##..#.#...#", "#.#.##.##..", "...#.##..##", "##.#...#.##")]
+).float()
+
+
+def textures(n=N, seed=0, channels=1):
+    """Smooth grounds with noise, as a photograph has."""
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(n, channels, 8, 8, generator=random)
+    ground = F.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic")
+    return ground + 0.1 * torch.randn(n, channels, SIDE, SIDE, generator=random)
+
+
+def heated(boxes, seed=0):
+    """Maps with mass on a box of each image, None for none, and some at random."""
+    maps = 0.3 * torch.rand(len(boxes), CELLS, CELLS, generator=torch.Generator().manual_seed(seed))
+    for one, box in zip(maps, boxes, strict=True):
+        if box is not None:
+            x0, y0, x1, y1 = (v * CELLS for v in box)
+            one[int(y0) : int(y1 - 1e-6) + 1, int(x0) : int(x1 - 1e-6) + 1] += 1
+    return maps
+
+
+def stamped(images, share=0.5, seed=1):
+    """Images of which a share has the pattern at a random place, and its boxes."""
+    random, boxes = torch.Generator().manual_seed(seed), []
+    images = images.clone()
+    h, w = PATTERN.shape
+    for i, image in enumerate(images):
+        y, x = (int(torch.randint(SIDE - side, (), generator=random)) for side in (h, w))
+        if i < share * len(images):
+            image[:, y : y + h, x : x + w] = torch.where(PATTERN > 0, 3.0, -3.0)
+            boxes.append((x / SIDE, y / SIDE, (x + w) / SIDE, (y + h) / SIDE))
+        else:
+            boxes.append(None)
+    return images, boxes
+
+
+def blobs(n=N, seed=3):
+    """Soft discs of any size and place: they resemble each other, as findings and things do."""
+    random = torch.Generator().manual_seed(seed)
+    images, boxes = textures(n, seed), []
+    places = torch.arange(SIDE).float()
+    for image in images:
+        y, x = (float(v) for v in 12 + (SIDE - 24) * torch.rand(2, generator=random))
+        radius = 4 + 4 * float(torch.rand((), generator=random))
+        distance = ((places[:, None] - y) ** 2 + (places - x) ** 2).sqrt()
+        image.add_(3 * torch.sigmoid((radius - distance) / 0.7))
+        boxes.append(((x - radius) / SIDE, (y - radius) / SIDE, (x + radius) / SIDE, (y + radius) / SIDE))
+    return images, boxes
+
+
+def intersection_over_union(one, other):
+    width = max(min(one[2], other[2]) - max(one[0], other[0]), 0)
+    height = max(min(one[3], other[3]) - max(one[1], other[1]), 0)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return width * height / (areas - width * height)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_stamp_is_found_wherever_it_is_and_nowhere_else(channels):
+    images, boxes = stamped(textures(channels=channels))
+    found = find_stamps(images, heated(boxes))
+    assert len(found.stamps) == 1
+    (stamp,) = found.stamps
+    assert stamp.null < stamp.threshold < stamp.score <= 1 + 1e-5
+    assert stamp.share > stamp.area
+    (places,) = found.search(images)
+    assert [bool(occurrences) for occurrences in places] == [box is not None for box in boxes]
+    for occurrences, box in zip(places, boxes, strict=True):
+        if box is not None:
+            assert len(occurrences) == 1
+            assert intersection_over_union(occurrences[0].box, box) > 0.5
+
+
+def test_it_is_found_in_images_that_were_not_in_the_sample():
+    images, boxes = stamped(textures())
+    found = find_stamps(images, heated(boxes))
+    others, where = stamped(textures(seed=8), seed=9)
+    (places,) = found.search(others)
+    assert [bool(occurrences) for occurrences in places] == [box is not None for box in where]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_stamp_in_textures(seed):
+    assert find_stamps(textures(seed=seed), heated([None] * N, seed)).stamps == ()
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_no_stamp_in_things_that_only_resemble_each_other(seed):
+    images, boxes = blobs(seed=seed)
+    assert find_stamps(images, heated(boxes)).stamps == ()
+
+
+def test_a_straight_edge_is_no_stamp():
+    images = textures()
+    images[..., :3], images[..., :3, :], images[..., -3:], images[..., -3:, :] = 4, 4, 4, 4
+    assert find_stamps(images, heated([(0, 0, 0.2, 0.2)] * N)).stamps == ()
+
+
+def test_a_stamp_without_mass_is_none():
+    images, boxes = stamped(textures())
+    maps = heated([None] * N)
+    for one, box in zip(maps, boxes, strict=True):
+        if box is not None:
+            x0, y0, x1, y1 = (v * CELLS for v in box)
+            one[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1] = 0
+    assert find_stamps(images, maps).stamps == ()
+
+
+def test_copies_of_one_picture_are_no_stamp():
+    images = textures(1).expand(N, -1, -1, -1) + 0.01 * textures(seed=5)
+    assert find_stamps(images, heated([(0.2, 0.2, 0.4, 0.4)] * N)).stamps == ()
+
+
+def test_grey_in_three_channels_is_as_grey_in_one():
+    images, boxes = stamped(textures())
+    grey = images.expand(-1, 3, -1, -1) * torch.tensor([1.0, 2.0, 0.5])[:, None, None] + 1
+    one, three = find_stamps(images, heated(boxes)), find_stamps(grey, heated(boxes))
+    assert [stamp.mask.shape for stamp in one.stamps] == [stamp.mask.shape for stamp in three.stamps]
+    assert [bool(places) for places in three.search(grey)[0]] == [bool(places) for places in one.search(images)[0]]
+
+
+def test_the_same_twice_and_in_any_order():
+    images, boxes = stamped(textures())
+    maps = heated(boxes)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(2))
+    (first,), (again,), (shuffled,) = (
+        find_stamps(i, m).stamps for i, m in ((images, maps), (images, maps), (images[order], maps[order]))
+    )
+    for other in (again, shuffled):
+        assert torch.equal(first.template, other.template)
+        assert (first.null, first.score, first.share) == (other.null, other.score, other.share)
+
+
+@pytest.mark.parametrize(
+    ("images", "maps"),
+    [
+        (torch.zeros(30, 3, 64, 64), torch.rand(30, 8, 8, generator=torch.Generator().manual_seed(0))),
+        (textures(1), torch.ones(1, 8, 8)),
+        (textures(30), torch.zeros(30, 8, 8)),
+        (textures(30), torch.ones(30, 1, 1)),
+        (textures(30), torch.rand(30, 2, 3, generator=torch.Generator().manual_seed(0))),
+        (textures(30)[..., :9, :9], torch.rand(30, 3, 3, generator=torch.Generator().manual_seed(0))),
+    ],
+    ids=["constant images", "one image", "empty maps", "one cell", "few cells", "tiny images"],
+)
+def test_where_there_is_nothing_to_find_nothing_is_found(images, maps):
+    found = find_stamps(images, maps)
+    assert found.stamps == ()
+    assert found.search(images) == []
+
+
+def test_images_of_large_patches_are_reduced():
+    images, boxes = stamped(textures())
+    large = F.interpolate(images, scale_factor=4, mode="bicubic")
+    found = find_stamps(large, heated(boxes))
+    assert found.whitener.reduction == 2
+    (places,) = found.search(large)
+    assert [bool(occurrences) for occurrences in places] == [box is not None for box in boxes]
+
+
+def test_hot_cells_are_apart_and_hold_more_than_an_even_share():
+    one = torch.ones(1, 4, 4)
+    assert hot_cells(one, 3) == [[]]
+    one[0, 1, 1], one[0, 1, 2], one[0, 3, 3] = 9, 8, 7
+    assert hot_cells(one, 3) == [[(1, 1), (3, 3)]]
+    assert hot_cells(one, 1) == [[(1, 1)]]
+
+
+@pytest.mark.parametrize(
+    ("images", "maps", "said"),
+    [
+        (torch.zeros(0, 1, 8, 8), torch.zeros(0, 2, 2), "at least one image"),
+        (torch.full((2, 1, 8, 8), torch.nan), torch.zeros(2, 2, 2), "not finite"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(images, maps, said):
+    with pytest.raises(ValueError, match=said):
+        find_stamps(images, maps, RecurrenceConfig())

@@ -401,8 +401,15 @@ def main() -> None:
     except Exception:  # noqa: BLE001  # whatever it is, it is said once and without what follows from it
         traceback.print_exc()
         code = Exit.FAILURE
-    # Prefect leaves daemon threads behind whose frames outlive the interpreter, at which DuckDB's binding prints a
-    # page of "leaked" lines: run the exit handlers (they stop Prefect's server), then leave without finalisation.
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process after an audit, with its exit handlers (they stop Prefect's server) but without finalisation.
+
+    Prefect leaves daemon threads behind whose frames outlive the interpreter, at which DuckDB's binding would print a
+    page of "leaked" lines.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     atexit._run_exitfuncs()

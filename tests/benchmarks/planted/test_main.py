@@ -1,0 +1,79 @@
+"""What the benchmark counts, over audits and interventions that are given by hand."""
+
+import math
+
+import pytest
+
+from benchmarks.planted.__main__ import Row, share, summary, table
+from benchmarks.planted.audits import Audited
+from benchmarks.planted.interventions import Effect, Verdict
+from benchmarks.planted.judging import Found, Judged
+from benchmarks.planted.plan import cells
+
+NOTHING = Effect(0.0, 0.0, 0.0, 0.0)
+LEARNED = Effect(0.0, 1.0, 0.0, 0.5)
+
+
+def row(cell, found, learned=True):
+    verdict = Verdict(cell, LEARNED if learned else NOTHING, NOTHING)
+    return Row(verdict, Found(found, found, 0.5 if found else None, 20, 0.9 if found else 0.0))
+
+
+def audited(cell, variant="planted", ignoring=False, confirmed=(), elsewhere=()):
+    return Audited(cell.entry, variant, ignoring, 10.0, Judged({}, list(confirmed), [], list(elsewhere), 5))
+
+
+def test_recall_counts_what_was_learned_has_a_place_and_is_strongly_tied():
+    reporting = cells("reporting")
+    strong = [c for c in reporting if c.tie.strength >= 0.85 and c.tie.kind != "texture"]
+    weak = next(c for c in reporting if c.tie.strength == 0.7 and c.tie.kind != "texture")
+    texture = next(c for c in reporting if c.tie.kind == "texture" and c.tie.strength >= 0.85)
+    rows = [
+        *(row(c, True) for c in strong[1:]),
+        row(strong[0], False),
+        row(weak, False),
+        row(texture, False),
+    ]
+    told = summary(rows, [], "reporting")
+    assert told["recall"] == pytest.approx((len(strong) - 1) / len(strong))
+    assert told["artefacts"] == len(strong)
+    assert told["artefact_kinds"] == 8
+    assert told["missed"] == [f"{strong[0].entry.name}/{strong[0].tie.kind}"]
+    assert told["recall_of_weaker_ties"] == 0
+    not_learned = summary([*rows[:-3], row(strong[0], False, learned=False)], [], "reporting")
+    assert not_learned["recall"] == 1
+    assert not_learned["not_learned"] == told["missed"]
+
+
+def test_any_confirmed_alert_where_nothing_is_relied_on_is_a_false_alarm():
+    cell = cells("reporting")[0]
+    told = summary(
+        [],
+        [
+            audited(cell, confirmed=["stamp 1"], elsewhere=["x"]),
+            audited(cell, "bare"),
+            audited(cell, "bare", confirmed=["frame"]),
+            audited(cell, "crossed"),
+            audited(cell, ignoring=True, confirmed=["stamp 1", "frame"]),
+        ],
+        "reporting",
+    )
+    assert told["false_alarms_ignoring_model"] == 1
+    assert told["false_alarms_clean_images"] == 0.5
+    assert told["false_alarms_wrong_captions"] == 0
+    assert told["alerts_elsewhere"] == 1
+    assert math.isnan(told["recall"])
+
+
+def test_a_share_comes_with_its_interval():
+    mean, low, high = share([True, True, False, True])
+    assert low < mean == 0.75 < high
+
+
+def test_the_table_counts_by_kind_and_strength():
+    chosen = [c for c in cells("reporting") if c.tie.kind == "logo"]
+    text = table([row(c, c.tie.strength > 0.8) for c in chosen])
+    (line,) = [line for line in text.splitlines() if line.startswith("logo")]
+    assert "4 of 4" in line
+    counted = sum(c.tie.strength > 0.8 for c in chosen)
+    assert line.count("1 of 1") + 2 * line.count("2 of 2") == counted

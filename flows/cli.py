@@ -115,9 +115,10 @@ def _cell(value: Any) -> Text:
 def _alert_sentence(alert: dict[str, Any]) -> str:
     what = {"corpus": "over all pairs", "word": "with the word", "attribute": "with"}[alert["slice_kind"]]
     slice_name = "" if alert["slice_kind"] == "corpus" else f" {alert['slice']!r}"
+    measure = "as often as in all pairs" if alert["rule"] == "spread_stamp" else "its share"
     return (
         f"{alert['region']}: {alert['share']:.0%} of the attribution on {alert['area']:.1%} of the image "
-        f"({alert['effect']:.1f} times its share) in {alert['n']} pairs {what}{slice_name}"
+        f"({alert['effect']:.1f} times {measure}) in {alert['n']} pairs {what}{slice_name}"
     )
 
 

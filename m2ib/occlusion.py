@@ -24,6 +24,8 @@ Box = tuple[float, float, float, float]
 Mask = NDArray[np.bool_]
 
 BATCH = 64
+_MET = 0.1
+"""Share of its pixels that a control of a spread pattern may have in common with it: it is smaller by so much."""
 
 
 def box_mask(boxes: Sequence[Box], height: int, width: int) -> Mask:
@@ -40,6 +42,14 @@ def borders(mask: Mask) -> int:
     return int(mask[0].any()) + int(mask[-1].any()) + int(mask[:, 0].any()) + int(mask[:, -1].any())
 
 
+def framed(mask: Mask) -> bool:
+    """Whether a mask touches all four sides and encloses what it leaves free, as a frame does."""
+    if borders(mask) < 4 or mask.all():
+        return False
+    first, last, near, far = _extent(~mask)
+    return not mask[first:last, near:far].any()
+
+
 def control_masks(mask: Mask, count: int, key: str) -> list[Mask]:
     """Up to `count` regions of the same number of pixels elsewhere, none of which touches a pixel of the region.
 
@@ -48,12 +58,17 @@ def control_masks(mask: Mask, count: int, key: str) -> list[Mask]:
     the other corners; one at a single border also slides along it. A region on all four borders, a frame, gets rings
     further inside, and an island shifted copies, as does a strip that has but one mirror image. key: decides which,
     where there are more than `count`. None at all for a region too large to leave room.
+
+    A pattern that is spread over the picture leaves no place free of it: its copies are moved round the picture, as a
+    torus, to where they meet the fewest of its pixels, a tenth of them at most, and lose these.
     """
     if not mask.any() or mask.all() or count < 1:
         return []
     touched = borders(mask)
-    if touched == 4:
+    if framed(mask):
         return _rings(mask, count)
+    if touched == 4:
+        return _interleaved(mask, count, key)
     found = _apart(_mirrored(mask) + (_slid(mask) if touched == 1 else []), mask) if touched else []
     usable = found if len(found) > 1 else _apart(found + _shifted(mask, key, count), mask)
     if len(usable) <= count:
@@ -118,6 +133,17 @@ def _shifted(mask: Mask, key: str, count: int) -> list[Mask]:
     return found
 
 
+def _interleaved(mask: Mask, count: int, key: str) -> list[Mask]:
+    """Copies of a spread pattern, each from another of the places where it meets itself the least."""
+    spectrum = np.fft.rfft2(mask)
+    met = np.rint(np.fft.irfft2(np.abs(spectrum) ** 2, s=mask.shape)).astype(np.int64)
+    ties = _generator(f"{key}\x1finterleave").random(mask.shape)
+    order = np.lexsort((ties.ravel(), met.ravel()))
+    fit = order[met.ravel()[order] <= _MET * mask.sum()][:count]
+    moves = [np.unravel_index(place, mask.shape) for place in fit]
+    return [np.roll(mask, (int(down), int(across)), (0, 1)) & ~mask for down, across in moves]
+
+
 def _rings(mask: Mask, count: int) -> list[Mask]:
     """Rings of the frame's number of pixels, the first just inside it, each of the others a little further in.
 
@@ -157,6 +183,7 @@ def fill(
 
     mean: the mean of a ring around the mask, an image and channel each. blur: a Gaussian blur of what surrounds the
     mask, weighed so that only unmasked pixels count. swap: the same pixels of `donors`. An empty mask changes nothing.
+    Strokes, a mask that holds less than half of its extent and is no frame, are filled from beside each pixel.
     Raises ValueError for a mask that covers all of an image, and where donors are missing.
     """
     if how == "swap":
@@ -178,7 +205,14 @@ def _ring_mean(
     grown = F.max_pool2d(inside, 2 * reach + 1, stride=1, padding=reach)
     ring = grown - inside
     total = (pixels.float() * ring).sum(dim=(2, 3), keepdim=True)
-    return (total / ring.sum(dim=(2, 3), keepdim=True).clamp(min=1)).expand_as(pixels)
+    means = (total / ring.sum(dim=(2, 3), keepdim=True).clamp(min=1)).repeat(1, 1, *pixels.shape[2:])
+    for index in _thin(masks):
+        # No pixel lies deeper than that, so that each sees past the mask.
+        side = 2 * (reach + _depth(masks[index])) + 1
+        free = (~masks[index]).to(means.dtype)[None]
+        sums = (F.avg_pool2d(part[None], side, 1, side // 2)[0] for part in (pixels[index].float() * free, free))
+        means[index] = next(sums) / next(sums)
+    return means
 
 
 def _surroundings(
@@ -186,13 +220,35 @@ def _surroundings(
 ) -> Float[Tensor, "images 3 height width"]:
     """Normalised convolution: blur(x (1 - mask)) / blur(1 - mask), as wide as half the side of a square like the mask.
 
-    In float64: deep inside a large mask all weights are tiny.
+    Strokes: as wide as they are deep, half of their width. In float64: deep inside a large mask all weights are tiny.
     """
     sigma = masks.sum(dim=(1, 2)).double().sqrt().div(2).clamp(min=1.0)
+    for index in _thin(masks):
+        sigma[index] = _depth(masks[index])
     down, across = (_gaussian(size, sigma)[:, None] for size in masks.shape[1:])
     seen = (~masks)[:, None].double()
     weighed = down @ (pixels.double() * seen) @ across
     return weighed / (down @ seen @ across).clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def _thin(masks: Bool[Tensor, "images height width"]) -> list[int]:
+    """Masks that hold less than half of their extent and are no frames."""
+    found = []
+    for index, mask in enumerate(masks.cpu().numpy()):
+        if mask.any() and not framed(mask):
+            first, last, near, far = _extent(mask)
+            if mask[first:last, near:far].mean() < 0.5:
+                found.append(index)
+    return found
+
+
+def _depth(mask: Bool[Tensor, "height width"]) -> int:
+    """How many pixels the deepest masked one lies off the nearest unmasked one, counted along rows and columns."""
+    left, depth = mask[None].float(), 0
+    while bool(left.any()):
+        left = 1 - F.max_pool2d(1 - left, 3, stride=1, padding=1)
+        depth += 1
+    return depth
 
 
 def _gaussian(size: int, sigma: Float[Tensor, " images"]) -> Float[Tensor, "images size size"]:

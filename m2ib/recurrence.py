@@ -10,6 +10,7 @@ unit variance and correlates by chance only.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -19,19 +20,21 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from m2ib.template_search import FAINTEST, SCALES, Heard, best_places, hear, null_score, search, threshold
+
 Images: TypeAlias = Float[Tensor, "n c h w"]
 Maps: TypeAlias = Float[Tensor, "n gh gw"]
 Box: TypeAlias = tuple[float, float, float, float]
 """x0, y0, x1, y1 in shares of the image as the model sees it."""
 
-SCALES = (0.8, 0.9, 1.1, 1.25)
-"""Sizes at which a template is a foil of itself: within the spread of natural sizes, beyond that of a machine's."""
 _PATCH = 16
 """Images are reduced by whole factors until a patch has about so many pixels: cost, not accuracy, asks for it."""
 _SAME_PICTURE = 0.5
 """Two images that share more than half of their whitened, clipped content are one picture, not two with a stamp."""
-_FAINTEST = 0.1
-"""An occurrence has at least this share of the template's contrast: below, the score would be that of rounding."""
+_EXPLAINED = 0.75
+"""Where this share of its strokes, or of a window's energy, is another stamp's, nothing is left to explain."""
+_SPREAD = 0.5
+"""Over more of the image than this, mass can say nothing about a mark: its share cannot be twice its area."""
 _CHUNK = 2**24
 """Numbers held at a time while crops are compared."""
 
@@ -51,10 +54,15 @@ class RecurrenceConfig:
 
 @dataclass(frozen=True)
 class Occurrence:
-    """Where a stamp was found in an image, and how well it fits: correlation within the strokes, 1 is identical."""
+    """Where a stamp was found in an image, and how well it fits: correlation within the strokes, 1 is identical.
+
+    y, x: of the template's upper left pixel in the reduced image; it may lie outside. box: the part inside.
+    """
 
     box: Box
     score: float
+    y: int
+    x: int
 
 
 @dataclass(frozen=True)
@@ -65,12 +73,14 @@ class Stamp:
     reach: it leaves less than half of what the null leaves unexplained.
     members: images that the first template was made from. score: median over the occurrences' images.
     share, area: mean share of the map's mass, and of the area, in the boxes of an image that has it.
+    ink: the mask's pixels that differ from their surroundings by more than half of what the clearest one does.
     """
 
     template: Float[Tensor, "c th tw"]
     mask: Bool[Tensor, "th tw"]
     null: float
     members: int
+    ink: Bool[Tensor, "th tw"]
     score: float = 0.0
     share: float = 0.0
     area: float = 0.0
@@ -78,7 +88,12 @@ class Stamp:
     @property
     def threshold(self) -> float:
         """Score of an occurrence: half way, in energy, between the best rescaled match and identity."""
-        return _threshold(self.null)
+        return threshold(self.null)
+
+    @property
+    def spread(self) -> bool:
+        """Whether it lies over most of the image, as a watermark does: such a mark is more than any box of it."""
+        return self.area > _SPREAD
 
 
 @dataclass(frozen=True)
@@ -121,14 +136,32 @@ class Discovery:
     stamps: tuple[Stamp, ...] = ()
 
     def search(self, images: Images) -> list[list[list[Occurrence]]]:
-        """For each stamp and image all places where the stamp is found, best first, no two of them overlapping.
+        """For each stamp and image all places where the stamp is found, best first.
 
-        Where two stamps overlap, the larger one has the place: a letter is no stamp of its own within its word.
+        Where two stamps share their strokes, the larger one has the place: a letter is no stamp of its own within its
+        word. Places of one stamp overlap only where it repeats itself.
         """
-        if not len(images):
+        if not len(images) or not self.stamps:
             return [[] for _ in self.stamps]
         images = images[:, : self.whitener.gain.shape[0]].float()
-        return _places(torch.cat([self.whitener(image[None]) for image in images]), self.stamps)
+        largest = tuple(max(stamp.mask.shape[side] for stamp in self.stamps) for side in (0, 1))
+        white = torch.cat([self.whitener(image[None]) for image in images])
+        return _places(hear(white, (largest[0], largest[1])), self.stamps)
+
+    def region(self, number: int, occurrences: Sequence[Occurrence], height: int, width: int) -> list[Box]:
+        """Boxes, of which no two overlap, that together cover the stamp in an image of height x width pixels.
+
+        One box for each occurrence, but of a mark over most of the image its strokes alone.
+        """
+        stamp = self.stamps[number]
+        if not stamp.spread:
+            return [occurrence.box for occurrence in occurrences]
+        h, w = height // self.whitener.reduction, width // self.whitener.reduction
+        inked = torch.zeros(h, w, dtype=torch.bool)
+        for occurrence in occurrences:
+            view, part = _clipped(occurrence.y, occurrence.x, stamp.ink, inked)
+            inked[view] |= part
+        return [(x0 / w, y0 / h, x1 / w, y1 / h) for x0, y0, x1, y1 in rectangles(inked)]
 
 
 def find_stamps(images: Images, maps: Maps, config: RecurrenceConfig | None = None) -> Discovery:
@@ -153,7 +186,7 @@ def find_stamps(images: Images, maps: Maps, config: RecurrenceConfig | None = No
     if len(images) < 2 * config.min_images:
         return Discovery(whitener)
     white = torch.cat([whitener(image[None]) for image in images])
-    return Discovery(whitener, _discover(white, maps, config))
+    return Discovery(whitener, _discover(white, _reduced(images, whitener.reduction), maps, config))
 
 
 def _digest(image: Tensor, attribution: Tensor) -> bytes:
@@ -263,7 +296,7 @@ def _compare(cores: Tensor, arounds: Tensor) -> tuple[Tensor, Tensor]:
         product = torch.einsum("acuv,bcuv->abuv", spoken, heard) if heard.shape[1] > 1 else spoken * heard[:, 0]
         found = torch.fft.irfft2(product, s=(side_y, side_x))[..., :span_y, :span_x]
         norm = own[start : start + step, None, None, None]
-        scores = found / (norm * torch.maximum(energy, _FAINTEST**2 * norm)).sqrt()
+        scores = found / (norm * torch.maximum(energy, FAINTEST**2 * norm)).sqrt()
         value, place = scores.flatten(2).max(-1)
         best[start : start + step], shift[start : start + step] = value, place
     return best, shift
@@ -294,7 +327,7 @@ def _best_by_image(scores: Tensor, image: Tensor, n: int) -> Tensor:
     return scores.new_full((len(scores), n), -1.0).scatter_reduce(1, spread, scores, "amax")
 
 
-def _discover(white: Images, maps: Maps, config: RecurrenceConfig) -> tuple[Stamp, ...]:
+def _discover(white: Images, reduced: Images, maps: Maps, config: RecurrenceConfig) -> tuple[Stamp, ...]:
     n, (h, w) = len(white), white.shape[-2:]
     crops = _cut(white, maps, config.peaks)
     if len(crops.image) < 2 * config.min_images:
@@ -314,30 +347,46 @@ def _discover(white: Images, maps: Maps, config: RecurrenceConfig) -> tuple[Stam
     promise = (kth - null_image.topk(k, 1).values[:, -1]) * crops.core.square().sum((1, 2, 3))
     promise = promise.masked_fill(kth <= bar, 0)
     stamps: list[Stamp] = []
+    core = (crops.core.shape[-2], crops.core.shape[-1])
+    heard = hear(white, (math.ceil(2 * core[0] * max(SCALES)), math.ceil(2 * core[1] * max(SCALES))))
     for _ in range(config.tries):
         seed = int(promise.argmax())
         if not promise[seed] > 0:
             break
         members = _members(seed, crops, scores, shifts, per_image, bar)
-        stamp = _confirmed(white, members, (crops.core.shape[-2], crops.core.shape[-1]), config)
+        stamp = _confirmed(heard, reduced, members, core, config)
         promise[seed] = 0
         if stamp is not None:
             stamps.append(stamp)
-            promise[_explained(crops, _places(white, [stamp])[0], h, w)] = 0
+            promise[_explained(crops, _places(heard, [stamp])[0], h, w)] = 0
             promise[scores[seed] > stamp.threshold] = 0
-    return _settled(white, maps, stamps, config)
+    return _settled(heard, maps, stamps, config)
 
 
-def _settled(white: Images, maps: Maps, stamps: list[Stamp], config: RecurrenceConfig) -> tuple[Stamp, ...]:
-    """The stamps that hold out beside each other, most mass first; a larger one has a place before a smaller."""
+def _settled(heard: Heard, maps: Maps, stamps: list[Stamp], config: RecurrenceConfig) -> tuple[Stamp, ...]:
+    """The stamps that hold out beside each other, most mass first; a larger one has a place before a smaller.
+
+    Each holds more mass than area, unless it lies over so much of the image that this would say nothing. Two that do
+    so in the same images are one.
+    """
+    # The larger first: of a watermark several sheets may be found, all of them parts of one.
+    stamps = sorted(stamps, key=lambda stamp: -float(stamp.template.square().sum()))
     while True:
-        weighed = []
-        for stamp, places in zip(stamps, _places(white, stamps), strict=True):
-            found = [occurrences for occurrences in places if occurrences]
-            share, area = _mass(maps, places)
-            if len(found) >= 2 * config.min_images and share > area:
-                score = torch.tensor([occurrences[0].score for occurrences in found]).median()
-                weighed.append(replace(stamp, score=float(score), share=share, area=area))
+        weighed: list[Stamp] = []
+        sheets: set[int] = set()
+        for stamp, places in zip(stamps, _places(heard, stamps), strict=True):
+            found = {image: occurrences for image, occurrences in enumerate(places) if occurrences}
+            share, area = _mass(maps, places, (heard.white.shape[-2], heard.white.shape[-1]))
+            if len(found) < 2 * config.min_images:
+                continue
+            if area > _SPREAD:
+                if len(sheets & found.keys()) > _EXPLAINED * len(found):
+                    continue
+                sheets |= found.keys()
+            elif not share > area:
+                continue
+            score = torch.tensor([occurrences[0].score for occurrences in found.values()]).median()
+            weighed.append(replace(stamp, score=float(score), share=share, area=area))
         if len(weighed) == len(stamps):
             return tuple(sorted(weighed, key=lambda stamp: -stamp.share))
         stamps = weighed
@@ -382,7 +431,7 @@ def _template(
     shared = (mean.square() - spread / count).sum(0, keepdim=True)
     shared, differing = (F.avg_pool2d(v[None], 3, 1, 1)[0, 0] for v in (shared, spread.sum(0, keepdim=True)))
     most = shared.max()
-    mask = (shared > differing) & (shared > _FAINTEST * most) & (count[0] > len(places) / 2)
+    mask = (shared > differing) & (shared > FAINTEST * most) & (count[0] > len(places) / 2)
     if int(mask.sum()) < 9:
         return None
     rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
@@ -392,145 +441,165 @@ def _template(
 
 
 def _confirmed(
-    white: Images, members: list[tuple[int, int, int]], core: tuple[int, int], config: RecurrenceConfig
+    heard: Heard,
+    reduced: Images,
+    members: list[tuple[int, int, int]],
+    core: tuple[int, int],
+    config: RecurrenceConfig,
 ) -> Stamp | None:
     """The stamp behind a cluster, or None if half of the cluster does not find it in the images of the other half."""
     size = (2 * core[0], 2 * core[1])
     # The closest: a word's nearest are the same word, further off are words that share a letter with it.
     half = members[: 2 * config.min_images : 2]
-    drawn = _template(white, half, size, core)
+    drawn = _template(heard.white, half, size, core)
     if drawn is None:
         return None
-    bar = _threshold(_null_score(white, drawn[0], drawn[1]))
-    best = _best_places(white, drawn[0], drawn[1])
+    best = best_places(heard, drawn[0], drawn[1])
     made_from = {image for image, _, _ in half}
-    again = [i for i, (score, _, _) in enumerate(best) if score > bar and i not in made_from]
-    if len(again) < config.min_images:
+    others = sorted((score for i, (score, _, _) in enumerate(best) if i not in made_from), reverse=True)
+    enough = others[config.min_images - 1] if len(others) >= config.min_images else 0.0
+    null = null_score(heard, drawn[0], drawn[1], enough)
+    bar = threshold(null)
+    if not enough > bar:
         return None
     # All that was found draws the template anew, about its own centre.
     template, mask, _ = drawn
-    for _ in range(2):
+    for least in (config.min_images, 2 * config.min_images):
         extent = (mask.shape[0], mask.shape[1])
         places = [(i, y, x) for i, (score, y, x) in enumerate(best) if score > bar]
         if len(places) < config.min_images:  # an edge is its own foil: nothing beats the null
             return None
-        anew = _template(white, places, (max(size[0], extent[0]), max(size[1], extent[1])), extent)
+        anew = _template(heard.white, places, (max(size[0], extent[0]), max(size[1], extent[1])), extent)
         if anew is None:
             return None
         template, mask, _ = anew
-        null = _null_score(white, template, mask)
-        bar = _threshold(null)
-        best = _best_places(white, template, mask)
-    found = [(i, score) for i, (score, _, _) in enumerate(best) if score > bar]
-    if len(found) < 2 * config.min_images:
-        return None
-    return Stamp(template, mask, null, len(half))
+        best = best_places(heard, template, mask)
+        enough = sorted((score for score, _, _ in best), reverse=True)[least - 1]
+        null = null_score(heard, template, mask, enough)
+        bar = threshold(null)
+        if not enough > bar:
+            return None
+    stamp = Stamp(template, mask, null, len(half), ink=mask)
+    found = [(i, one.y, one.x) for i, places in enumerate(_places(heard, [stamp])[0]) for one in places]
+    return replace(stamp, ink=_ink(reduced, found, mask))
 
 
-def _mass(maps: Maps, places: list[list[Occurrence]]) -> tuple[float, float]:
-    """Mean share of mass, and of area, in the boxes of the images that have the stamp."""
-    gh, gw = maps.shape[1:]
+def _ink(reduced: Images, places: Sequence[tuple[int, int, int]], mask: Tensor) -> Bool[Tensor, "th tw"]:
+    """The strokes as drawn: whitening and its neighbourhoods widen them. Half of the contrast is where an edge lies."""
+    total, count = reduced.new_zeros((reduced.shape[1], *mask.shape)), reduced.new_zeros(mask.shape)
+    for i, y, x in places:
+        top, left = max(-y, 0), max(-x, 0)
+        seen = reduced[i, :, max(y, 0) : y + mask.shape[0], max(x, 0) : x + mask.shape[1]]
+        view = (slice(top, top + seen.shape[-2]), slice(left, left + seen.shape[-1]))
+        total[:, *view] += seen
+        count[view] += 1
+    mean = total / count.clamp_min(1)
+    around = ((~mask) & (count > 0)).to(mean.dtype)
+    reach = max(mask.shape)
+    while reach > 2 and bool((_summed(around[None], reach // 2)[0][mask] > 0).all()):
+        reach //= 2  # the closest surroundings that every pixel has
+    ground = _summed(mean * around, reach) / _summed(around[None], reach).clamp_min(1)
+    contrast = (mean - ground).abs().amax(0) * mask
+    return contrast > contrast.max() / 2
+
+
+def _summed(pictures: Tensor, reach: int) -> Tensor:
+    side = 2 * reach + 1
+    return F.avg_pool2d(pictures[None], side, 1, reach, divisor_override=1)[0]
+
+
+def _mass(maps: Maps, places: list[list[Occurrence]], size: tuple[int, int]) -> tuple[float, float]:
+    """Mean share of mass, and of area, in the boxes of the images that have the stamp. size: of the reduced images."""
+    down, across = (_overlap(side, cells) for side, cells in zip(size, maps.shape[1:], strict=True))
     shares, areas = [], []
     for one, occurrences in zip(maps.double(), places, strict=True):
-        cover = torch.zeros(gh, gw, dtype=torch.float64)
-        for x0, y0, x1, y1 in (occurrence.box for occurrence in occurrences):
-            cover += _overlap(y0, y1, gh)[:, None] * _overlap(x0, x1, gw)[None]
         if occurrences and (total := one.sum()) > 0:
+            cover = down @ _boxed(occurrences, *size).double() @ across.T
             shares.append(float((one * cover).sum() / total))
             areas.append(float(cover.mean()))
     return (sum(shares) / len(shares), sum(areas) / len(areas)) if shares else (0.0, 0.0)
 
 
-def _overlap(start: float, stop: float, cells: int) -> Tensor:
-    """The part of each cell of a row that lies between two places."""
-    edges = torch.arange(cells + 1, dtype=torch.float64) / cells
-    return (edges[1:].clamp_max(stop) - edges[:-1].clamp_min(start)).clamp_min(0) * cells
+def _boxed(occurrences: Sequence[Occurrence], h: int, w: int) -> Bool[Tensor, "h w"]:
+    boxed = torch.zeros(h, w, dtype=torch.bool)
+    for x0, y0, x1, y1 in (occurrence.box for occurrence in occurrences):
+        boxed[round(y0 * h) : round(y1 * h), round(x0 * w) : round(x1 * w)] = True
+    return boxed
+
+
+def _overlap(side: int, cells: int) -> Float[Tensor, "cells side"]:
+    """The part of each cell of a row that each of its pixels makes up."""
+    edges, pixels = torch.arange(cells + 1, dtype=torch.float64) / cells, torch.arange(side + 1).double() / side
+    stop = torch.minimum(edges[1:, None], pixels[None, 1:])
+    return (stop - torch.maximum(edges[:-1, None], pixels[None, :-1])).clamp_min(0) * cells
 
 
 # Search
 
 
-def _threshold(null: float) -> float:
-    return ((1 + null**2) / 2) ** 0.5
-
-
-def _search(white: Images, template: Tensor, mask: Tensor) -> list[Tensor]:
-    """Correlation of the template with each image within the mask, wherever at least half of its strokes lie inside.
-
-    The first place is half a template outside the upper left corner.
-    """
-    h, w = white.shape[-2:]
-    th, tw = mask.shape
-    size = (h + 2 * (th // 2) + th, w + 2 * (tw // 2) + tw)
-    around = (tw // 2, tw // 2 + tw, th // 2, th // 2 + th)
-    strokes = template * mask
-    # Energy of the strokes that lie inside the image, place by place.
-    inside = torch.fft.rfft2(F.pad(white.new_ones(h, w), around))
-    total = strokes.square().sum()
-    own = torch.fft.irfft2(inside * torch.fft.rfft2(strokes.square().sum(0), s=size).conj(), s=size)
-    spoken = torch.fft.rfft2(strokes, s=size).conj()
-    cover = torch.fft.rfft2(mask.to(white.dtype), s=size).conj()
-    places = (slice(0, h + 2 * (th // 2) - th + 1), slice(0, w + 2 * (tw // 2) - tw + 1))
-    scores = []
-    for image in white:
-        padded = F.pad(image, around)
-        product = torch.fft.irfft2((torch.fft.rfft2(padded) * spoken).sum(0), s=size)
-        energy = torch.fft.irfft2(torch.fft.rfft2(padded.square().sum(0)) * cover, s=size)
-        norm = (own * torch.maximum(energy, _FAINTEST**2 * own)).clamp_min(1e-12).sqrt()
-        scores.append(torch.where(own > total / 2, product / norm, -1)[places])
-    return scores
-
-
-def _best_places(white: Images, template: Tensor, mask: Tensor) -> list[tuple[float, int, int]]:
-    best = []
-    for scores in _search(white, template, mask):
-        place = int(scores.argmax())
-        y, x = divmod(place, scores.shape[1])
-        best.append((float(scores[y, x]), y - mask.shape[0] // 2, x - mask.shape[1] // 2))
-    return best
-
-
-def _null_score(white: Images, template: Tensor, mask: Tensor) -> float:
-    """The best score of the rescaled templates in any image."""
-    best = 0.0
-    for scale in SCALES:
-        size = tuple(max(3, round(side * scale)) for side in mask.shape)
-        foil = F.interpolate(template[None], size=size, mode="bicubic", antialias=scale < 1)[0]
-        cover = F.interpolate(mask[None, None].float(), size=size, mode="bilinear", antialias=scale < 1)[0, 0] > 0.5
-        best = max(best, *(float(scores.max()) for scores in _search(white, foil, cover)))
-    return best
-
-
-def _places(white: Images, stamps: Sequence[Stamp]) -> list[list[list[Occurrence]]]:
+def _places(heard: Heard, stamps: Sequence[Stamp]) -> list[list[list[Occurrence]]]:
     """For each stamp and image the places above the stamp's threshold; the stamp with the most energy chooses first."""
-    h, w = white.shape[-2:]
-    taken = torch.zeros(len(white), h, w, dtype=torch.bool)
+    n, (h, w) = len(heard.white), heard.white.shape[-2:]
+    taken = torch.zeros(n, h, w, dtype=torch.bool)
     found: list[list[list[Occurrence]]] = [[] for _ in stamps]
     for s in sorted(range(len(stamps)), key=lambda s: -float(stamps[s].template.square().sum())):
-        scores = _search(white, stamps[s].template, stamps[s].mask)
-        found[s] = [_apart(one, stamps[s], used) for one, used in zip(scores, taken, strict=True)]
+        scores = (one for block in search(heard, stamps[s].template, stamps[s].mask) for one in block)
+        found[s] = [_free(one, stamps[s], used) for one, used in zip(scores, taken, strict=True)]
     return found
 
 
-def _apart(scores: Tensor, stamp: Stamp, taken: Tensor) -> list[Occurrence]:
-    """Places above the stamp's threshold, best first, that do not overlap what is taken; takes them."""
+def _free(scores: Tensor, stamp: Stamp, taken: Tensor) -> list[Occurrence]:
+    """Peaks above the stamp's threshold, best first, whose strokes are not taken by other stamps; takes their strokes.
+
+    Two of them overlap only where the template agrees with its shifted self: its strokes lie on its strokes.
+    """
     h, w = taken.shape
     th, tw = stamp.mask.shape
-    left = scores.clone()
+    peaks = (scores > stamp.threshold) & (scores == F.max_pool2d(scores[None], 3, 1, 1)[0])
+    rows, columns = peaks.nonzero().unbind(1)
+    order = scores[rows, columns].argsort(descending=True, stable=True)
+    mine = torch.zeros_like(taken)
+    boxed = torch.zeros_like(taken)
     found: list[Occurrence] = []
-    while True:
-        place = int(left.argmax())
-        y, x = divmod(place, left.shape[1])
-        if not left[y, x] > stamp.threshold:
-            return found
-        top, start = y - th // 2, x - tw // 2
-        box = (max(start, 0), max(top, 0), min(start + tw, w), min(top + th, h))
-        inside = taken[box[1] : box[3], box[0] : box[2]]
-        if not bool(inside.any()):
-            found.append(Occurrence((box[0] / w, box[1] / h, box[2] / w, box[3] / h), float(left[y, x])))
-            inside[:] = True
-            left[max(y - th + 1, 0) : y + th, max(x - tw + 1, 0) : x + tw] = -1
-        left[y, x] = -1
+    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        y, x = row - th // 2, column - tw // 2
+        view, part = _clipped(y, x, stamp.mask, taken)
+        both = boxed[view]
+        if int((taken[view] & part).sum()) > _EXPLAINED * int(part.sum()):
+            continue
+        if bool(both.any()) and not _agree(mine[view] & both, part & both):
+            continue
+        top, left = view[0].start, view[1].start
+        box = (left / w, top / h, (left + part.shape[1]) / w, (top + part.shape[0]) / h)
+        found.append(Occurrence(box, float(scores[row, column]), y, x))
+        mine[view] |= part
+        boxed[view] = True
+    taken |= mine
+    return found
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    return int((one & other).sum()) > _EXPLAINED * int((one | other).sum())
+
+
+def _clipped(y: int, x: int, mask: Tensor, image: Tensor) -> tuple[tuple[slice, slice], Tensor]:
+    """Where a mask placed at y, x lies in the image, and the part of the mask that does."""
+    top, left = max(y, 0), max(x, 0)
+    bottom, right = min(y + mask.shape[0], image.shape[0]), min(x + mask.shape[1], image.shape[1])
+    return (slice(top, bottom), slice(left, right)), mask[top - y : bottom - y, left - x : right - x]
+
+
+def rectangles(mask: Bool[Tensor, "h w"]) -> list[tuple[int, int, int, int]]:
+    """Disjoint boxes (x0, y0, x1, y1), in pixels, whose union is the mask: equal runs of adjacent rows are one box."""
+    open_runs: dict[tuple[int, int], int] = {}
+    found: list[tuple[int, int, int, int]] = []
+    for y, row in enumerate([*mask.int(), mask.new_zeros(mask.shape[1]).int()]):
+        edges = F.pad(row, (1, 1)).diff().nonzero()[:, 0].tolist()
+        runs = set(zip(edges[::2], edges[1::2], strict=True))
+        found.extend((x0, open_runs.pop((x0, x1)), x1, y) for x0, x1 in sorted(open_runs.keys() - runs))
+        for run in runs - open_runs.keys():
+            open_runs[run] = y
+    return found
 
 
 def _explained(crops: _Crops, places: list[list[Occurrence]], h: int, w: int) -> Tensor:
@@ -538,10 +607,8 @@ def _explained(crops: _Crops, places: list[list[Occurrence]], h: int, w: int) ->
     size_y, size_x = crops.core.shape[-2:]
     explained = torch.zeros(len(crops.image), dtype=torch.bool)
     for i, (image, y, x) in enumerate(zip(crops.image.tolist(), crops.y.tolist(), crops.x.tolist(), strict=True)):
-        stamped = torch.zeros(h, w)
-        for x0, y0, x1, y1 in (occurrence.box for occurrence in places[image]):
-            stamped[round(y0 * h) : round(y1 * h), round(x0 * w) : round(x1 * w)] = 1
+        stamped = _boxed(places[image], h, w)
         energy = crops.core[i].square().sum(0)
         inside = (energy * stamped[y : y + size_y, x : x + size_x]).sum()
-        explained[i] = bool(inside > 0.75 * energy.sum())
+        explained[i] = bool(inside > _EXPLAINED * energy.sum())
     return explained

@@ -95,10 +95,11 @@ def discover_stamps(run: Run, corpus: CorpusSource, model: ModelSource, rules: D
         occurrences, searched = [0] * len(found.stamps), 0
         for pair, places in _sought(found, corpus, pairs, network) if found.stamps else ():
             searched += 1
-            for number, boxes in enumerate(places):
-                occurrences[number] += bool(boxes)
+            for number, found_at in enumerate(places):
+                occurrences[number] += bool(found_at)
                 named = {"pair_id": pair["pair_id"], "region": f"stamp {number + 1}", "kind": "recurrent"}
-                rows.extend(named | dict(zip(("x0", "y0", "x1", "y1"), each.box, strict=True)) for each in boxes)
+                boxes = found.region(number, found_at, *network.image_size)
+                rows.extend(named | dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in boxes)
         stamps = [
             _stamp_row(number + 1, stamp, occurrences[number], searched) for number, stamp in enumerate(found.stamps)
         ]

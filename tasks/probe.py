@@ -56,8 +56,8 @@ class Trial:
 
     @property
     def framed(self) -> bool:
-        """Whether a region lies at all four borders: a frame has no place to which it could be transplanted."""
-        return any(occlusion.borders(mask) == 4 for mask in self.masks[:, 0])
+        """Whether a region is a frame: it has no place to which it could be transplanted."""
+        return any(occlusion.framed(mask) for mask in self.masks[:, 0])
 
 
 class Probe:

@@ -9,5 +9,5 @@ CREATE TABLE findings (
     n BIGINT,              -- pairs in the slice whose map is not empty
     share DOUBLE,          -- mean share of the mass
     area DOUBLE,           -- mean share of the area
-    effect DOUBLE          -- share / area
+    effect DOUBLE          -- share / area; of a spread stamp, its rate in the slice over that in all pairs
 );

@@ -176,3 +176,40 @@ def test_a_stamp_is_a_high_contrast_plate_in_the_mask_alone(images):
     assert torch.equal(stamped[~inside], images[~inside])
     for image, was in zip(stamped, images, strict=True):
         assert set(image[:, :10, :10].unique().tolist()) == {was.min().item(), was.max().item()}
+
+
+def lattice(side=40, pitch=8):
+    """Crosses three pixels wide, all over the picture: no shifted copy leaves it untouched as a whole."""
+    mask = np.zeros((side, side), dtype=bool)
+    for y in range(0, side, pitch):
+        for x in range(0, side, pitch):
+            mask[y : y + 3, x + 1] = mask[y + 1, x : x + 3] = True
+    return mask
+
+
+def test_a_frame_encloses_what_it_leaves_free():
+    assert occlusion.framed(box_mask(FRAME, 40, 40))
+    assert not occlusion.framed(lattice())
+    assert not occlusion.framed(np.ones((40, 40), dtype=bool))
+
+
+def test_controls_of_a_pattern_over_the_picture_lie_between_its_strokes():
+    mask = lattice()
+    mask[0] = mask[-1] = mask[:, 0] = mask[:, -1] = True  # touches all four sides, and is no frame
+    controls = control_masks(mask, 4, "a")
+    assert len({control.tobytes() for control in controls}) == 4
+    for control in controls:
+        assert not (control & mask).any()
+        assert 0.9 * mask.sum() <= control.sum() <= mask.sum()
+
+
+def test_a_pattern_that_leaves_no_room_between_its_strokes_has_no_controls():
+    assert control_masks((np.indices((40, 40)).sum(axis=0) % 3) > 0, 4, "a") == []
+
+
+@pytest.mark.parametrize("how", ["mean", "blur"])
+def test_strokes_are_filled_from_beside_them(how):
+    slope = torch.linspace(0, 1, 40).expand(1, 3, 40, 40).contiguous()
+    mask = torch.from_numpy(lattice())[None]
+    filled = fill(slope + 5 * mask[:, None], mask, how)
+    assert (filled - slope).abs().max() < 0.1  # the mean of the whole picture would miss by .5

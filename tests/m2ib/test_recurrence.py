@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from m2ib.recurrence import RecurrenceConfig, find_stamps, hot_cells
+from m2ib.recurrence import RecurrenceConfig, find_stamps, hot_cells, rectangles
 
 SIDE, CELLS, N = 64, 8, 48
 PATTERN = torch.tensor(
@@ -88,6 +88,56 @@ def test_it_is_found_in_images_that_were_not_in_the_sample():
     others, where = stamped(textures(seed=8), seed=9)
     (places,) = found.search(others)
     assert [bool(occurrences) for occurrences in places] == [box is not None for box in where]
+
+
+def watermarked(images, share=0.5, seed=1):
+    """Images of which a share has the pattern again and again, wherever the sheet begins, and where its strokes are."""
+    random, images = torch.Generator().manual_seed(seed), images.clone()
+    tile = F.pad(PATTERN.flip(0), (0, 5, 0, 6))
+    sheet = torch.cat([tile.roll(4 * row, 1).repeat(1, 9) for row in range(9)])
+    strokes = torch.zeros(len(images), SIDE, SIDE, dtype=torch.bool)
+    for i in range(int(share * len(images))):
+        y, x = (int(torch.randint(side, (), generator=random)) for side in tile.shape)
+        strokes[i] = sheet[y : y + SIDE, x : x + SIDE] > 0
+        images[i, :, strokes[i]] += 0.8
+    return images, strokes
+
+
+def covered(boxes):
+    mask = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    for x0, y0, x1, y1 in boxes:
+        mask[round(y0 * SIDE) : round(y1 * SIDE), round(x0 * SIDE) : round(x1 * SIDE)] = True
+    return mask
+
+
+def test_a_watermark_is_found_by_its_strokes_although_it_has_no_more_mass_than_area():
+    images, strokes = watermarked(textures())
+    found = find_stamps(images, heated([None] * N))
+    assert [stamp.spread for stamp in found.stamps] == [True]
+    (places,) = found.search(images)
+    assert [bool(occurrences) for occurrences in places] == strokes.flatten(1).any(1).tolist()
+    region = torch.stack([covered(found.region(0, occurrences, SIDE, SIDE)) for occurrences in places])
+    assert (region & strokes).sum() > 0.8 * (region | strokes).sum()
+
+
+def test_a_tag_over_a_watermark_is_a_stamp_of_its_own():
+    images, strokes = watermarked(textures())
+    images, boxes = stamped(images.flip(0), share=0.75)
+    found = find_stamps(images, heated(boxes))
+    assert sorted(stamp.spread for stamp in found.stamps) == [False, True]
+    for stamp, places in zip(found.stamps, found.search(images), strict=True):
+        truth = strokes.flip(0).flatten(1).any(1).tolist() if stamp.spread else [box is not None for box in boxes]
+        assert [bool(occurrences) for occurrences in places] == truth
+
+
+def test_rectangles_are_disjoint_and_cover_the_mask():
+    mask = torch.rand(9, 13, generator=torch.Generator().manual_seed(4)) > 0.4
+    counts = torch.zeros(9, 13)
+    for x0, y0, x1, y1 in rectangles(mask):
+        counts[y0:y1, x0:x1] += 1
+    assert torch.equal(counts, mask.float())
+    assert rectangles(torch.ones(3, 4, dtype=torch.bool)) == [(0, 0, 4, 3)]
+    assert rectangles(torch.zeros(3, 4, dtype=torch.bool)) == []
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

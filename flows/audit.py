@@ -26,6 +26,7 @@ from tasks.flag import flag
 from tasks.ingest import ingest
 from tasks.inputs import encoder
 from tasks.lake import Run
+from tasks.own_rules import check_rules
 from tasks.records import AttributionPlan, ModelSource, Shard, ShardResult
 from tasks.self_audit import self_audit
 from tasks.store import store
@@ -59,6 +60,7 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         config.bottleneck_config().check_layers(model.image.blocks, model.text.blocks)
     except ValueError as error:
         raise BadInputError(f"bottleneck.{error}") from error
+    check_rules(config.own_rules)
     facts = {
         "model": config.model.architecture + (f"/{config.model.pretrained}" if config.model.pretrained else ""),
         "model_digest": model.digest,
@@ -69,7 +71,8 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         "seed": config.bottleneck.seed,
         "code_version": code_version(),
         "environment": environment(),
-        "rules": {name: sql.digest(f"rules/{name}") for name in sql.names("rules")},
+        "rules": {name: sql.digest(f"rules/{name}") for name in sql.names("rules")}
+        | {name: sql.text_digest(text) for name, text in config.own_rules.items()},
     }
     if resume is None:
         run = Run(lake, f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")

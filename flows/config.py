@@ -5,6 +5,7 @@ import hashlib
 import json
 import tomllib
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 import demo.models
 import m2ib
+import sql
 from corpora import Limits
 from tasks.errors import BadInputError
+from tasks.own_rules import read_rules
 from tasks.records import (
     AlertRules,
     AttributionPlan,
@@ -121,6 +124,7 @@ class AlertsConfig(Section):
     factor: float = Field(2.0, gt=0, allow_inf_nan=False, description="mass over area from which a slice is alerted")
     min_pairs: int = Field(20, ge=1, description="smallest slice that is looked at")
     examples: int = Field(8, ge=1, description="telling pairs an alert carries")
+    rules: Path | None = Field(None, description="folder with rules of your own; relative to the AUDIT.toml")
 
 
 class ConfirmConfig(Section):
@@ -199,7 +203,12 @@ class AuditConfig(Section):
 
     def alert_rules(self) -> AlertRules:
         """Settings of flag and alert."""
-        return AlertRules(self.alerts.factor, self.alerts.min_pairs, self.alerts.examples)
+        return AlertRules(self.alerts.factor, self.alerts.min_pairs, self.alerts.examples, self.own_rules)
+
+    @cached_property
+    def own_rules(self) -> dict[str, str]:
+        """Text of the user's rules by name, read once. Raises BadInputError if one cannot be used as it is."""
+        return {} if self.alerts.rules is None else read_rules(self.alerts.rules)
 
     def confirm_rules(self) -> ConfirmRules:
         """Settings of confirm and self_audit."""
@@ -214,7 +223,8 @@ class AuditConfig(Section):
             | {key: getattr(self.bottleneck, key) for key in ("calibration_pairs", "second_seed")},
             "regions": self.regions.model_dump(mode="json"),
             "discover": self.discover.model_dump(mode="json"),
-            "alerts": self.alerts.model_dump(mode="json"),
+            "alerts": self.alerts.model_dump(mode="json", exclude={"rules"})
+            | {"rules": {name: sql.text_digest(text) for name, text in self.own_rules.items()}},
             "confirm": self.confirm.model_dump(mode="json"),
         }
 
@@ -244,12 +254,15 @@ def load(path: Path) -> AuditConfig:
         raise BadInputError(f"{path}: not valid TOML: {error}") from error
     config = parse(data, str(path))
     corpus = config.corpus.model_copy(update={"path": (path.parent / config.corpus.path).resolve()})
+    alerts = config.alerts
+    if alerts.rules is not None:
+        alerts = alerts.model_copy(update={"rules": (path.parent / alerts.rules).resolve()})
     pretrained = config.model.pretrained
     if pretrained and (path.parent / pretrained).is_file():
         model = config.model.model_copy(update={"pretrained": str((path.parent / pretrained).resolve())})
     else:
         model = config.model
-    return config.model_copy(update={"corpus": corpus, "model": model})
+    return config.model_copy(update={"corpus": corpus, "model": model, "alerts": alerts})
 
 
 def parse(data: dict[str, Any], source: str) -> AuditConfig:

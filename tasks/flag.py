@@ -1,15 +1,19 @@
-"""Attributions -> region shares -> findings: runs the rules of sql/rules."""
+"""Attributions -> region shares -> findings: runs the rules of sql/rules, and those of the user's own."""
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import sql
+from tasks import own_rules
 from tasks.lake import Run
 from tasks.records import AlertRules
 
 
 def flag_regions(run: Run, rules: AlertRules) -> int:
-    """Weigh the regions, run every rule, and store `region_shares` and `findings`; returns the number of findings."""
+    """Weigh the regions, run every rule, and store `region_shares` and `findings`; returns the number of findings.
+
+    Raises BadInputError for a rule of the user's own that cannot be run.
+    """
     with run.connect() as connection:
         run.write_arrow("region_shares", sql.table(connection, "derive/region_shares", run_id=run.run_id))
     thresholds = {"run_id": run.run_id, "factor": rules.factor, "min_pairs": rules.min_pairs}
@@ -19,6 +23,7 @@ def flag_regions(run: Run, rules: AlertRules) -> int:
             for rule in sql.names("rules")
             for row in sql.rows(connection, f"rules/{rule}", **thresholds)
         ]
+        findings += own_rules.findings(connection, rules.own, thresholds)
     return run.write_table("findings", findings)
 
 

@@ -82,11 +82,15 @@ class DiscoverRules:
 
 @dataclass(frozen=True)
 class AlertRules:
-    """When a finding becomes an alert; `examples` is how many telling pairs it carries."""
+    """When a finding becomes an alert; `examples` is how many telling pairs it carries.
+
+    own: the user's rules, name -> text, run beside those of sql/rules.
+    """
 
     factor: float
     min_pairs: int
     examples: int
+    own: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -246,6 +246,26 @@ def test_what_decides_the_results_is_json_and_makes_the_digest():
         assert config_digest(configured(**sections).resolved()) == config_digest(configured().resolved())
 
 
+RULE = "SELECT * FROM slice_shares"
+
+
+def test_own_rules_lie_beside_the_file_and_their_text_decides(written, tmp_path):
+    path = written('[corpus]\npath = "x"\n[model]\narchitecture = "demo/clean"\n[alerts]\nrules = "mine"\n')
+    with pytest.raises(BadInputError, match=f"alerts.rules: got {tmp_path / 'mine'}, expected a folder"):
+        load(path).resolved()
+    (tmp_path / "mine").mkdir()
+    digests = set()
+    for text in (RULE, f"{RULE} WHERE n > 3"):
+        (tmp_path / "mine" / "a.sql").write_text(text)
+        config = load(path)
+        assert config.alert_rules().own == {"a": text}
+        digests.add(config_digest(config.resolved()))
+        assert json.loads(json.dumps(config.resolved()))["alerts"]["rules"].keys() == {"a"}
+    assert len(digests) == 2
+    (tmp_path / "mine").rename(tmp_path / "moved")  # read once: what the manifest tells is what runs
+    assert config.alert_rules().own == {"a": f"{RULE} WHERE n > 3"}
+
+
 def test_a_spelled_out_default_is_the_same_configuration():
     spelled = configured(bottleneck={"preset": "audit", "steps": m2ib.preset("audit").steps})
     assert config_digest(spelled.resolved()) == config_digest(configured().resolved())

@@ -16,6 +16,7 @@ import m2ib
 import sql
 from corpora import Limits
 from tasks.errors import BadInputError
+from tasks.masks import read_mask
 from tasks.own_rules import read_rules
 from tasks.records import (
     AlertRules,
@@ -93,6 +94,7 @@ class RegionsConfig(Section):
     frame: Share = Field(0.05, description="width of the outer ring, in shares of what the model sees")
     corner: Share = Field(0.25, description="size of the corners, in shares of what the model sees")
     boxes: dict[str, Box] = Field({}, description="name -> [x0, y0, x1, y1] in shares of the original image")
+    masks: dict[str, Path] = Field({}, description="name -> image, white inside; relative to the AUDIT.toml")
     columns: dict[str, str] = Field({}, description="name -> metadata column that holds x0,y0,x1,y1 for its pair")
 
     @model_validator(mode="after")
@@ -102,9 +104,9 @@ class RegionsConfig(Section):
                 parse_box(",".join(map(str, box)))
             except ValueError as error:
                 raise ValueError(f"boxes.{name}: {error}") from error
-        taken = {"frame"} | {name for name in (*self.boxes, *self.columns) if name.startswith(("corner ", "stamp "))}
-        clashes = (taken & {*self.boxes, *self.columns}) | (self.boxes.keys() & self.columns.keys())
-        if clashes:
+        names = [*self.boxes, *self.masks, *self.columns]
+        builtin = {name for name in names if name == "frame" or name.startswith(("corner ", "stamp "))}
+        if clashes := builtin | {name for name in names if names.count(name) > 1}:
             raise ValueError(f"region names must be distinct and not those of built-in regions: {sorted(clashes)}")
         return self
 
@@ -195,7 +197,15 @@ class AuditConfig(Section):
 
     def suspect_regions(self) -> SuspectRegions:
         """Settings of store."""
-        return SuspectRegions(self.regions.frame, self.regions.corner, self.regions.boxes, self.regions.columns)
+        given = self.regions
+        masks = {name: boxes for name, (_, boxes) in self.masks.items()}
+        return SuspectRegions(given.frame, given.corner, given.boxes, given.columns, masks)
+
+    @cached_property
+    def masks(self) -> dict[str, tuple[str, list[Box]]]:
+        """sha256 and boxes of the masks by name, read once. Raises BadInputError for one that cannot be used."""
+        limits = self.corpus_source().limits
+        return {name: read_mask(name, path, limits) for name, path in self.regions.masks.items()}
 
     def discover_rules(self) -> DiscoverRules:
         """Settings of discover."""
@@ -221,7 +231,8 @@ class AuditConfig(Section):
             "model": self.model.model_dump(mode="json", include={"architecture", "pretrained"}),
             "bottleneck": asdict(self.bottleneck_config())
             | {key: getattr(self.bottleneck, key) for key in ("calibration_pairs", "second_seed")},
-            "regions": self.regions.model_dump(mode="json"),
+            "regions": self.regions.model_dump(mode="json", exclude={"masks"})
+            | {"masks": {name: sha256 for name, (sha256, _) in self.masks.items()}},
             "discover": self.discover.model_dump(mode="json"),
             "alerts": self.alerts.model_dump(mode="json", exclude={"rules"})
             | {"rules": {name: sql.text_digest(text) for name, text in self.own_rules.items()}},
@@ -262,7 +273,9 @@ def load(path: Path) -> AuditConfig:
         model = config.model.model_copy(update={"pretrained": str((path.parent / pretrained).resolve())})
     else:
         model = config.model
-    return config.model_copy(update={"corpus": corpus, "model": model, "alerts": alerts})
+    masks = {name: (path.parent / mask).resolve() for name, mask in config.regions.masks.items()}
+    regions = config.regions.model_copy(update={"masks": masks})
+    return config.model_copy(update={"corpus": corpus, "model": model, "alerts": alerts, "regions": regions})
 
 
 def parse(data: dict[str, Any], source: str) -> AuditConfig:

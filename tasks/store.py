@@ -56,6 +56,7 @@ def region_rows(
     for row in attributions:
         view = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
         given = [(name, "box", box) for name, box in regions.boxes.items()]
+        given += [(name, "mask", box) for name, boxes in regions.masks.items() for box in boxes]
         for name, column in regions.columns.items():
             if value := attributes[row["pair_id"]].get(column):
                 given.append((name, "column", parse_box(value)))

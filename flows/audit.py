@@ -1,4 +1,4 @@
-"""The audit as one would say it aloud: ingest, attribute, store, validate, discover, flag, confirm, alert, report."""
+"""As one would say it aloud: ingest, attribute, store, validate, detect, discover, flag, confirm, alert, report."""
 
 import secrets
 from collections.abc import Sequence
@@ -20,6 +20,8 @@ from review.report import ReportError, write_report
 from tasks.alert import alert
 from tasks.attribute import attribute, calibrate
 from tasks.confirm import confirm
+from tasks.detect import detect
+from tasks.detectors import load_detectors
 from tasks.discover import discover
 from tasks.errors import BadInputError, GateError, ResumeError
 from tasks.flag import flag
@@ -61,6 +63,7 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
     except ValueError as error:
         raise BadInputError(f"bottleneck.{error}") from error
     check_rules(config.own_rules)
+    load_detectors(config.regions.detectors)
     facts = {
         "model": config.model.architecture + (f"/{config.model.pretrained}" if config.model.pretrained else ""),
         "model_digest": model.digest,
@@ -163,10 +166,13 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
     if gates.critical:
         run.finish("stopped", "; ".join(gates.critical))
         return
+    warnings = list(gates.warnings)
+    if config.regions.detectors:
+        warnings += detect(run, config.corpus_source(), config.regions.detectors)
     if config.discover.enabled:
         discover(run, config.corpus_source(), models[0], config.discover_rules())
     flag(run, config.alert_rules())
     confirm(run, config.corpus_source(), models[0], config.confirm_rules())
     self_audit(run, config.corpus_source(), models[0], config.confirm_rules())
     alert(run, config.alert_rules())
-    run.finish("completed", "; ".join(gates.warnings) or None)
+    run.finish("completed", "; ".join(warnings) or None)

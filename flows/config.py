@@ -15,6 +15,7 @@ import demo.models
 import m2ib
 import sql
 from corpora import Limits
+from tasks.detectors import versions
 from tasks.errors import BadInputError
 from tasks.masks import read_mask
 from tasks.own_rules import read_rules
@@ -95,6 +96,7 @@ class RegionsConfig(Section):
     corner: Share = Field(0.25, description="size of the corners, in shares of what the model sees")
     boxes: dict[str, Box] = Field({}, description="name -> [x0, y0, x1, y1] in shares of the original image")
     masks: dict[str, Path] = Field({}, description="name -> image, white inside; relative to the AUDIT.toml")
+    detectors: tuple[str, ...] = Field((), description="installed detectors that look at every image")
     columns: dict[str, str] = Field({}, description="name -> metadata column that holds x0,y0,x1,y1 for its pair")
 
     @model_validator(mode="after")
@@ -105,7 +107,10 @@ class RegionsConfig(Section):
             except ValueError as error:
                 raise ValueError(f"boxes.{name}: {error}") from error
         names = [*self.boxes, *self.masks, *self.columns]
-        builtin = {name for name in names if name == "frame" or name.startswith(("corner ", "stamp "))}
+        prefixes = ("corner ", "stamp ", *(f"{detector}: " for detector in self.detectors))
+        builtin = {name for name in names if name in ("frame", "hottest corner") or name.startswith(prefixes)}
+        if len(set(self.detectors)) < len(self.detectors):
+            raise ValueError(f"detectors: got {list(self.detectors)}, expected each once")
         if clashes := builtin | {name for name in names if names.count(name) > 1}:
             raise ValueError(f"region names must be distinct and not those of built-in regions: {sorted(clashes)}")
         return self
@@ -232,7 +237,10 @@ class AuditConfig(Section):
             "bottleneck": asdict(self.bottleneck_config())
             | {key: getattr(self.bottleneck, key) for key in ("calibration_pairs", "second_seed")},
             "regions": self.regions.model_dump(mode="json", exclude={"masks"})
-            | {"masks": {name: sha256 for name, (sha256, _) in self.masks.items()}},
+            | {
+                "masks": {name: sha256 for name, (sha256, _) in self.masks.items()},
+                "detectors": versions(self.regions.detectors),
+            },
             "discover": self.discover.model_dump(mode="json"),
             "alerts": self.alerts.model_dump(mode="json", exclude={"rules"})
             | {"rules": {name: sql.text_digest(text) for name, text in self.own_rules.items()}},

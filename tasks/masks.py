@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from corpora import ImageError, Limits, read_image
+from tasks.boxes import rectangles
 from tasks.errors import BadInputError
 from tasks.records import Box
 
@@ -40,23 +40,3 @@ def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
         if len(boxes) <= MAX_BOXES:
             break
     return image.sha256, boxes
-
-
-def rectangles(inside: NDArray[np.bool_]) -> list[Box]:
-    """Boxes in shares that cover the true cells and no others, once each: runs of a row, for as long as they repeat."""
-    height, width = inside.shape
-    open_runs: dict[tuple[int, int], int] = {}
-    boxes: list[Box] = []
-    for row in range(height + 1):
-        runs = _runs(inside[row]) if row < height else set()
-        for left, right in sorted(open_runs.keys() - runs):
-            boxes.append((left / width, open_runs.pop((left, right)) / height, right / width, row / height))
-        for run in runs - open_runs.keys():
-            open_runs[run] = row
-    return boxes
-
-
-def _runs(cells: NDArray[np.bool_]) -> set[tuple[int, int]]:
-    """First and one past the last of each run of true cells."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], cells, [False]))))
-    return {(int(first), int(last)) for first, last in zip(edges[::2], edges[1::2], strict=True)}

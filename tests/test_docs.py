@@ -4,10 +4,12 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sql
 from flows.config import parse
+from tasks.detectors import Detector, regions_of
 from tasks.flag import flag_regions
 from tasks.own_rules import check_rules
 from tasks.records import AlertRules
@@ -64,6 +66,17 @@ def test_the_rule_of_the_guide_finds_what_the_guide_says(hand_written):
             "effect": pytest.approx(1.6),
         }
     ]
+
+
+def test_the_detector_of_the_guide_finds_bars():
+    (text,) = [block.values[0] for block in blocks("python") if "def detect" in block.values[0]]
+    names = {}
+    exec(text, names)  # noqa: S102  # our own page
+    picture = np.random.default_rng(0).integers(0, 256, (20, 10, 3), dtype=np.uint8)
+    detector = Detector("letterbox", names["detect"])
+    assert regions_of(detector, picture, "") == {}
+    picture[:2] = picture[-5:] = 7
+    assert regions_of(detector, picture, "") == {"letterbox: bars": [(0, 0, 1, 0.1), (0, 0.75, 1, 1)]}
 
 
 @pytest.mark.parametrize("text", list(blocks("toml")))

@@ -8,8 +8,9 @@ from PIL import Image
 
 from corpora import Limits
 from m2ib.occlusion import box_mask
+from tasks.boxes import rectangles
 from tasks.errors import BadInputError
-from tasks.masks import MAX_BOXES, read_mask, rectangles
+from tasks.masks import MAX_BOXES, read_mask
 from tasks.records import SuspectRegions
 from tasks.store import region_rows
 

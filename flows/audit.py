@@ -1,4 +1,4 @@
-"""The audit as one would say it aloud: ingest, attribute, store, validate, discover, flag, confirm, alert, report."""
+"""As one would say it aloud: ingest, attribute, store, validate, detect, discover, flag, confirm, alert, report."""
 
 import secrets
 from collections.abc import Sequence
@@ -20,12 +20,15 @@ from review.report import ReportError, write_report
 from tasks.alert import alert
 from tasks.attribute import attribute, calibrate
 from tasks.confirm import confirm
+from tasks.detect import detect
+from tasks.detectors import load_detectors
 from tasks.discover import discover
 from tasks.errors import BadInputError, GateError, ResumeError
 from tasks.flag import flag
 from tasks.ingest import ingest
 from tasks.inputs import encoder
 from tasks.lake import Run
+from tasks.own_rules import check_rules
 from tasks.records import AttributionPlan, ModelSource, Shard, ShardResult
 from tasks.self_audit import self_audit
 from tasks.store import store
@@ -59,6 +62,8 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         config.bottleneck_config().check_layers(model.image.blocks, model.text.blocks)
     except ValueError as error:
         raise BadInputError(f"bottleneck.{error}") from error
+    check_rules(config.own_rules)
+    load_detectors(config.regions.detectors)
     facts = {
         "model": config.model.architecture + (f"/{config.model.pretrained}" if config.model.pretrained else ""),
         "model_digest": model.digest,
@@ -69,7 +74,8 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         "seed": config.bottleneck.seed,
         "code_version": code_version(),
         "environment": environment(),
-        "rules": {name: sql.digest(f"rules/{name}") for name in sql.names("rules")},
+        "rules": {name: sql.digest(f"rules/{name}") for name in sql.names("rules")}
+        | {name: sql.text_digest(text) for name, text in config.own_rules.items()},
     }
     if resume is None:
         run = Run(lake, f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
@@ -160,10 +166,13 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
     if gates.critical:
         run.finish("stopped", "; ".join(gates.critical))
         return
+    warnings = list(gates.warnings)
+    if config.regions.detectors:
+        warnings += detect(run, config.corpus_source(), config.regions.detectors)
     if config.discover.enabled:
         discover(run, config.corpus_source(), models[0], config.discover_rules())
     flag(run, config.alert_rules())
     confirm(run, config.corpus_source(), models[0], config.confirm_rules())
     self_audit(run, config.corpus_source(), models[0], config.confirm_rules())
     alert(run, config.alert_rules())
-    run.finish("completed", "; ".join(gates.warnings) or None)
+    run.finish("completed", "; ".join(warnings) or None)

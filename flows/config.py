@@ -5,6 +5,7 @@ import hashlib
 import json
 import tomllib
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,8 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 import demo.models
 import m2ib
+import sql
 from corpora import Limits
+from tasks.detectors import versions
 from tasks.errors import BadInputError
+from tasks.masks import read_mask
+from tasks.own_rules import read_rules
 from tasks.records import (
     AlertRules,
     AttributionPlan,
@@ -90,6 +95,8 @@ class RegionsConfig(Section):
     frame: Share = Field(0.05, description="width of the outer ring, in shares of what the model sees")
     corner: Share = Field(0.25, description="size of the corners, in shares of what the model sees")
     boxes: dict[str, Box] = Field({}, description="name -> [x0, y0, x1, y1] in shares of the original image")
+    masks: dict[str, Path] = Field({}, description="name -> image, white inside; relative to the AUDIT.toml")
+    detectors: tuple[str, ...] = Field((), description="installed detectors that look at every image")
     columns: dict[str, str] = Field({}, description="name -> metadata column that holds x0,y0,x1,y1 for its pair")
 
     @model_validator(mode="after")
@@ -99,9 +106,12 @@ class RegionsConfig(Section):
                 parse_box(",".join(map(str, box)))
             except ValueError as error:
                 raise ValueError(f"boxes.{name}: {error}") from error
-        taken = {"frame"} | {name for name in (*self.boxes, *self.columns) if name.startswith(("corner ", "stamp "))}
-        clashes = (taken & {*self.boxes, *self.columns}) | (self.boxes.keys() & self.columns.keys())
-        if clashes:
+        names = [*self.boxes, *self.masks, *self.columns]
+        prefixes = ("corner ", "stamp ", *(f"{detector}: " for detector in self.detectors))
+        builtin = {name for name in names if name in ("frame", "hottest corner") or name.startswith(prefixes)}
+        if len(set(self.detectors)) < len(self.detectors):
+            raise ValueError(f"detectors: got {list(self.detectors)}, expected each once")
+        if clashes := builtin | {name for name in names if names.count(name) > 1}:
             raise ValueError(f"region names must be distinct and not those of built-in regions: {sorted(clashes)}")
         return self
 
@@ -121,6 +131,7 @@ class AlertsConfig(Section):
     factor: float = Field(2.0, gt=0, allow_inf_nan=False, description="mass over area from which a slice is alerted")
     min_pairs: int = Field(20, ge=1, description="smallest slice that is looked at")
     examples: int = Field(8, ge=1, description="telling pairs an alert carries")
+    rules: Path | None = Field(None, description="folder with rules of your own; relative to the AUDIT.toml")
 
 
 class ConfirmConfig(Section):
@@ -191,7 +202,15 @@ class AuditConfig(Section):
 
     def suspect_regions(self) -> SuspectRegions:
         """Settings of store."""
-        return SuspectRegions(self.regions.frame, self.regions.corner, self.regions.boxes, self.regions.columns)
+        given = self.regions
+        masks = {name: boxes for name, (_, boxes) in self.masks.items()}
+        return SuspectRegions(given.frame, given.corner, given.boxes, given.columns, masks)
+
+    @cached_property
+    def masks(self) -> dict[str, tuple[str, list[Box]]]:
+        """sha256 and boxes of the masks by name, read once. Raises BadInputError for one that cannot be used."""
+        limits = self.corpus_source().limits
+        return {name: read_mask(name, path, limits) for name, path in self.regions.masks.items()}
 
     def discover_rules(self) -> DiscoverRules:
         """Settings of discover."""
@@ -199,7 +218,12 @@ class AuditConfig(Section):
 
     def alert_rules(self) -> AlertRules:
         """Settings of flag and alert."""
-        return AlertRules(self.alerts.factor, self.alerts.min_pairs, self.alerts.examples)
+        return AlertRules(self.alerts.factor, self.alerts.min_pairs, self.alerts.examples, self.own_rules)
+
+    @cached_property
+    def own_rules(self) -> dict[str, str]:
+        """Text of the user's rules by name, read once. Raises BadInputError if one cannot be used as it is."""
+        return {} if self.alerts.rules is None else read_rules(self.alerts.rules)
 
     def confirm_rules(self) -> ConfirmRules:
         """Settings of confirm and self_audit."""
@@ -212,9 +236,14 @@ class AuditConfig(Section):
             "model": self.model.model_dump(mode="json", include={"architecture", "pretrained"}),
             "bottleneck": asdict(self.bottleneck_config())
             | {key: getattr(self.bottleneck, key) for key in ("calibration_pairs", "second_seed")},
-            "regions": self.regions.model_dump(mode="json"),
+            "regions": self.regions.model_dump(mode="json", exclude={"masks"})
+            | {
+                "masks": {name: sha256 for name, (sha256, _) in self.masks.items()},
+                "detectors": versions(self.regions.detectors),
+            },
             "discover": self.discover.model_dump(mode="json"),
-            "alerts": self.alerts.model_dump(mode="json"),
+            "alerts": self.alerts.model_dump(mode="json", exclude={"rules"})
+            | {"rules": {name: sql.text_digest(text) for name, text in self.own_rules.items()}},
             "confirm": self.confirm.model_dump(mode="json"),
         }
 
@@ -244,12 +273,17 @@ def load(path: Path) -> AuditConfig:
         raise BadInputError(f"{path}: not valid TOML: {error}") from error
     config = parse(data, str(path))
     corpus = config.corpus.model_copy(update={"path": (path.parent / config.corpus.path).resolve()})
+    alerts = config.alerts
+    if alerts.rules is not None:
+        alerts = alerts.model_copy(update={"rules": (path.parent / alerts.rules).resolve()})
     pretrained = config.model.pretrained
     if pretrained and (path.parent / pretrained).is_file():
         model = config.model.model_copy(update={"pretrained": str((path.parent / pretrained).resolve())})
     else:
         model = config.model
-    return config.model_copy(update={"corpus": corpus, "model": model})
+    masks = {name: (path.parent / mask).resolve() for name, mask in config.regions.masks.items()}
+    regions = config.regions.model_copy(update={"masks": masks})
+    return config.model_copy(update={"corpus": corpus, "model": model, "alerts": alerts, "regions": regions})
 
 
 def parse(data: dict[str, Any], source: str) -> AuditConfig:

@@ -16,6 +16,8 @@ def place(region: str) -> str:
     """Say a region as part of a sentence."""
     if region == "frame":
         return "the outer frame"
+    if region == "hottest corner":
+        return "a corner, not always the same one,"
     if region.startswith(_CORNER):
         return f"the {region.removeprefix(_CORNER)} corner"
     return f"the region “{isolated(region)}”"

@@ -49,7 +49,12 @@ def query(name: str) -> str:
 
 def digest(name: str) -> str:
     """sha256 of the text of `folder/name`."""
-    return hashlib.sha256(query(name).encode()).hexdigest()
+    return text_digest(query(name))
+
+
+def text_digest(text: str) -> str:
+    """sha256 of a query's text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @cache
@@ -184,6 +189,15 @@ def frame(connection: Connection, name: str, **parameters: Any) -> Any:
 
 def read(connection: Connection, text: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """Rows of one reading statement of the user's own. Raises QueryError for anything else."""
+    result = read_table(connection, text, parameters)
+    return [_plain(row) for row in _unique_columns(result).to_pylist(maps_as_pydicts="lossy")]
+
+
+def read_table(connection: Connection, text: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+    """Rows of one reading statement as an Arrow table; of `parameters` it is given those that it names.
+
+    Raises QueryError for anything that is not one SELECT, and for one that fails.
+    """
     try:
         statements = connection.extract_statements(text)
     except duckdb.Error as error:
@@ -195,10 +209,10 @@ def read(connection: Connection, text: str, parameters: Mapping[str, Any] | None
     try:
         with connection.cursor() as cursor:
             cursor.execute("BEGIN TRANSACTION READ ONLY")  # to DuckDB, `WITH x AS (DELETE ...) SELECT` is a SELECT
-            result = cursor.sql(text, params=dict(parameters) if parameters else None).to_arrow_table()
+            named = {key: value for key, value in (parameters or {}).items() if key in statements[0].named_parameters}
+            return cursor.sql(text, params=named or None).to_arrow_table()
     except duckdb.Error as error:
         raise QueryError(f"query: {error}") from error
-    return [_plain(row) for row in _unique_columns(result).to_pylist(maps_as_pydicts="lossy")]
 
 
 def _plain(value: Any) -> Any:

@@ -1,24 +1,44 @@
-"""Attributions -> region shares -> findings: runs the rules of sql/rules."""
+"""Attributions -> region shares -> findings: runs the rules of sql/rules, and those of the user's own."""
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import sql
+from tasks import own_rules
 from tasks.lake import Run
 from tasks.records import AlertRules
 
+_HOTTEST = "hottest"  # files beside those of the regions that it is chosen from
+
+
+def _forget_hottest(run: Run) -> None:
+    """Unlist what an earlier attempt chose: it would be weighed as if it had been given."""
+    own = {run.path(table, _HOTTEST).relative_to(run.lake).as_posix() for table in ("regions", "region_shares")}
+    run.update(files=[entry for entry in run.manifest()["files"] if entry["path"] not in own])
+
 
 def flag_regions(run: Run, rules: AlertRules) -> int:
-    """Weigh the regions, run every rule, and store `region_shares` and `findings`; returns the number of findings."""
+    """Weigh the regions, run every rule, and store `region_shares` and `findings`; returns the number of findings.
+
+    Raises BadInputError for a rule of the user's own that cannot be run.
+    """
+    thresholds = {"run_id": run.run_id, "factor": rules.factor, "min_pairs": rules.min_pairs}
+    _forget_hottest(run)
     with run.connect() as connection:
         run.write_arrow("region_shares", sql.table(connection, "derive/region_shares", run_id=run.run_id))
-    thresholds = {"run_id": run.run_id, "factor": rules.factor, "min_pairs": rules.min_pairs}
+    with run.connect() as connection:
+        hottest = sql.table(connection, "derive/hottest_corners", **thresholds)
+    for table in ("regions", "region_shares"):
+        with run.writer(table, _HOTTEST) as writer:
+            writer.write_arrow(hottest)
+        run.list_files(table, [run.path(table, _HOTTEST)], [writer.rows])
     with run.connect() as connection:
         findings = [
             {**row, "rule": rule, "rule_digest": sql.digest(f"rules/{rule}")}
             for rule in sql.names("rules")
             for row in sql.rows(connection, f"rules/{rule}", **thresholds)
         ]
+        findings += own_rules.findings(connection, rules.own, thresholds)
     return run.write_table("findings", findings)
 
 

@@ -38,12 +38,17 @@ def device_lock(device: str) -> threading.Lock:
         return _in_use.setdefault(device, threading.Lock())
 
 
-def read_pixels(corpus: CorpusSource, pair: dict[str, Any], model: DualEncoder) -> Any:
-    """Preprocessed pixels of a pair's image. Raises RowError if the file is not what ingest saw."""
+def read_picture(corpus: CorpusSource, pair: dict[str, Any]) -> Any:
+    """A pair's image in RGB, whole and undistorted. Raises RowError if the file is not what ingest saw."""
     image = read_image(contained(corpus.path.resolve(), pair["file_name"]), corpus.limits)
     if image.sha256 != pair["image_sha256"]:
         raise RowError(
             Reason.CHANGED_SINCE_INGEST,
             f"{pair['file_name']}: the file's bytes are no longer those that ingest read; audit the corpus again",
         )
-    return model.preprocess(image.pixels)
+    return image.pixels
+
+
+def read_pixels(corpus: CorpusSource, pair: dict[str, Any], model: DualEncoder) -> Any:
+    """Preprocessed pixels of a pair's image. Raises RowError if the file is not what ingest saw."""
+    return model.preprocess(read_picture(corpus, pair))

@@ -1,6 +1,6 @@
 """What crosses the borders between stages: small, frozen, made of strings, numbers and paths."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,13 +61,15 @@ class SuspectRegions:
     """Regions to weigh. frame and corner are shares of width and height; 0 leaves them out.
 
     boxes: region name -> box of the original image, for all pairs. columns: region name -> column of the
-    metadata that holds `x0,y0,x1,y1` for its pair (empty: the image has no such region).
+    metadata that holds `x0,y0,x1,y1` for its pair (empty: the image has no such region). masks: region name ->
+    boxes of the original image that do not overlap, for all pairs.
     """
 
     frame: float
     corner: float
     boxes: Mapping[str, Box]
     columns: Mapping[str, str]
+    masks: Mapping[str, Sequence[Box]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,15 @@ class DiscoverRules:
 
 @dataclass(frozen=True)
 class AlertRules:
-    """When a finding becomes an alert; `examples` is how many telling pairs it carries."""
+    """When a finding becomes an alert; `examples` is how many telling pairs it carries.
+
+    own: the user's rules, name -> text, run beside those of sql/rules.
+    """
 
     factor: float
     min_pairs: int
     examples: int
+    own: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

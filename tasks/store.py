@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.boxes import into_view
 from tasks.errors import StoreError
 from tasks.lake import Run
 from tasks.records import Box, ShardResult, SuspectRegions, parse_box
@@ -29,14 +30,6 @@ def corner_boxes(size: float) -> dict[str, Box]:
     }
 
 
-def into_view(box: Box, view: Box) -> Box | None:
-    """A box of the original image in shares of what the model sees; None if it sees nothing of it."""
-    width, height = view[2] - view[0], view[3] - view[1]
-    x0, x1 = ((min(max(x, view[0]), view[2]) - view[0]) / width for x in (box[0], box[2]))
-    y0, y1 = ((min(max(y, view[1]), view[3]) - view[1]) / height for y in (box[1], box[3]))
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
-
-
 def _region_row(region: str, kind: str, box: Box, pair_id: str | None = None) -> dict[str, Any]:
     corners = dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))
     return {"pair_id": pair_id, "region": region, "kind": kind, **corners}
@@ -56,6 +49,7 @@ def region_rows(
     for row in attributions:
         view = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
         given = [(name, "box", box) for name, box in regions.boxes.items()]
+        given += [(name, "mask", box) for name, boxes in regions.masks.items() for box in boxes]
         for name, column in regions.columns.items():
             if value := attributes[row["pair_id"]].get(column):
                 given.append((name, "column", parse_box(value)))

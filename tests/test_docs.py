@@ -4,10 +4,15 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sql
 from flows.config import parse
+from tasks.detectors import Detector, regions_of
+from tasks.flag import flag_regions
+from tasks.own_rules import check_rules
+from tasks.records import AlertRules
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")])
@@ -24,7 +29,8 @@ def blocks(language):
 def queries():
     for block in blocks("sql"):
         for number, query in enumerate(filter(str.strip, block.values[0].split(";"))):
-            yield pytest.param(query, id=f"{block.id}:{number}")
+            if "$run_id" not in query:  # else a rule
+                yield pytest.param(query, id=f"{block.id}:{number}")
     for block in blocks("sh"):
         for number, query in enumerate(re.findall(r'm2ib-audit sql "(.*?)"', block.values[0], re.DOTALL)):
             yield pytest.param(query, id=f"{block.id}:{number}")
@@ -34,6 +40,43 @@ def queries():
 def test_a_documented_query_runs(query, tmp_path):
     with sql.connect(tmp_path) as connection:
         assert sql.read(connection, query) == []
+
+
+@pytest.mark.parametrize("text", [block for block in blocks("sql") if "$run_id" in block.values[0]])
+def test_a_documented_rule_is_one(text):
+    check_rules({"documented": text})
+
+
+def test_the_rule_of_the_guide_finds_what_the_guide_says(hand_written):
+    (text,) = [block.values[0] for block in blocks("sql") if "site_gap" in block.values[0]]
+    hand_written.add_pairs(["x"] * 8, [{"site": "a"}] * 3 + [{"site": "b"}] * 5)
+    hand_written.add_attributions([[4, 2, 2, 2]] * 3 + [[1, 3, 3, 3]] * 5, (2, 2))
+    hand_written.add_regions(("corner", (0, 0, 0.5, 0.5)), ("right", (0.5, 0, 1, 1)))
+    flag_regions(hand_written, AlertRules(2.0, 3, 8, {"site_gap": text}))
+    with hand_written.connect() as connection:
+        found = sql.read(connection, "SELECT rule, region, slice, n, share, effect FROM findings")
+    # Site a: .4 of the mass in a quarter; elsewhere .1. Neither reaches twice its area, nor does the right half differ.
+    assert found == [
+        {
+            "rule": "site_gap",
+            "region": "corner",
+            "slice": "site=a",
+            "n": 3,
+            "share": pytest.approx(0.4),
+            "effect": pytest.approx(1.6),
+        }
+    ]
+
+
+def test_the_detector_of_the_guide_finds_bars():
+    (text,) = [block.values[0] for block in blocks("python") if "def detect" in block.values[0]]
+    names = {}
+    exec(text, names)  # noqa: S102  # our own page
+    picture = np.random.default_rng(0).integers(0, 256, (20, 10, 3), dtype=np.uint8)
+    detector = Detector("letterbox", names["detect"])
+    assert regions_of(detector, picture, "") == {}
+    picture[:2] = picture[-5:] = 7
+    assert regions_of(detector, picture, "") == {"letterbox: bars": [(0, 0, 1, 0.1), (0, 0.75, 1, 1)]}
 
 
 @pytest.mark.parametrize("text", list(blocks("toml")))

@@ -31,8 +31,21 @@ def test_the_manifest_says_what_is_audited_with_what(config, phantoms):
     assert record["seed"] == 0
     assert record["model"] == "demo/shortcut"
     assert re.fullmatch("[0-9a-f]{64}", record["model_digest"])
-    assert record["rules"] == {"region_mass": sql.digest("rules/region_mass")}
+    assert record["rules"] == {name: sql.digest(f"rules/{name}") for name in sql.names("rules")}
     assert record["environment"]["torch"] == metadata.version("torch")
+
+
+def test_a_rule_of_one_s_own_is_checked_first_and_told(config, settings, phantoms, tmp_path):
+    rules = tmp_path / "rules"
+    rules.mkdir()
+    (rules / "mine.sql").write_text("SELECT 1 AS region")
+    with pytest.raises(BadInputError, match="rule mine: got the columns region, expected"):
+        started(settings(phantoms, tmp_path / "lake", alerts={"rules": rules}))
+    assert sql.manifests(tmp_path / "lake") == []
+    text = "SELECT region, slice_kind, slice, n, share, area, effect FROM slice_shares"
+    (rules / "mine.sql").write_text(text)
+    record = started(settings(phantoms, tmp_path / "lake", alerts={"rules": rules})).manifest()
+    assert record["rules"]["mine"] == record["config"]["alerts"]["rules"]["mine"] == sql.text_digest(text)
 
 
 def test_a_lake_is_made_where_there_is_none_and_runs_sort_by_time(config):

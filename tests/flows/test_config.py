@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import m2ib
 from corpora import Limits
@@ -244,6 +245,42 @@ def test_what_decides_the_results_is_json_and_makes_the_digest():
     # How the work is cut up and where it runs decides nothing.
     for sections in ({"lake": {"path": "x", "shard_size": 3}}, {"model": {"batch_size": 2, "device": "auto"}}):
         assert config_digest(configured(**sections).resolved()) == config_digest(configured().resolved())
+
+
+RULE = "SELECT * FROM slice_shares"
+
+
+def test_own_rules_lie_beside_the_file_and_their_text_decides(written, tmp_path):
+    path = written('[corpus]\npath = "x"\n[model]\narchitecture = "demo/clean"\n[alerts]\nrules = "mine"\n')
+    with pytest.raises(BadInputError, match=f"alerts.rules: got {tmp_path / 'mine'}, expected a folder"):
+        load(path).resolved()
+    (tmp_path / "mine").mkdir()
+    digests = set()
+    for text in (RULE, f"{RULE} WHERE n > 3"):
+        (tmp_path / "mine" / "a.sql").write_text(text)
+        config = load(path)
+        assert config.alert_rules().own == {"a": text}
+        digests.add(config_digest(config.resolved()))
+        assert json.loads(json.dumps(config.resolved()))["alerts"]["rules"].keys() == {"a"}
+    assert len(digests) == 2
+    (tmp_path / "mine").rename(tmp_path / "moved")  # read once: what the manifest tells is what runs
+    assert config.alert_rules().own == {"a": f"{RULE} WHERE n > 3"}
+
+
+def test_a_mask_lies_beside_the_file_and_its_bytes_decide(written, tmp_path):
+    path = written('[corpus]\npath="x"\n[model]\narchitecture="demo/clean"\n[regions.masks]\nlogo="logo.png"\n')
+    with pytest.raises(BadInputError, match=r"regions.masks.logo: .*logo.png: There is no such file"):
+        load(path).resolved()
+    digests = set()
+    for left in (0, 4):
+        image = Image.new("L", (8, 4))
+        image.paste(255, (left, 0, left + 4, 2))
+        image.save(tmp_path / "logo.png")
+        config = load(path)
+        assert config.suspect_regions().masks == {"logo": [(left / 8, 0, left / 8 + 0.5, 0.5)]}
+        digests.add(config_digest(json.loads(json.dumps(config.resolved()))))
+    assert len(digests) == 2
+    fault_of({**MINIMAL, "regions": {"boxes": {"a": [0, 0, 1, 1]}, "masks": {"a": "a.png"}}})
 
 
 def test_a_spelled_out_default_is_the_same_configuration():

@@ -13,7 +13,7 @@ QUERIES = [f"{folder}/{name}" for folder in FOLDERS for name in sql.names(folder
 # What a query is given when only its form matters.
 PARAMETERS = {
     "run_id": "r", "factor": 2.0, "min_pairs": 1, "limit": 1, "examples": 1, "region": "g", "slice_kind": "word",
-    "slice": "s", "pair_ids": ["p"], "seed": 0,
+    "slice": "s", "pair_ids": ["p"], "seed": 0, "regions": [], "slice_kinds": [], "slices": [],
 }  # fmt: skip
 
 

@@ -3,6 +3,9 @@
 import pytest
 
 import sql
+from tasks.flag import flag_regions
+from tasks.records import AlertRules
+from tasks.store import corner_boxes
 
 
 def shares_of(run):
@@ -301,6 +304,72 @@ def test_the_strongest_explanation_is_named(hand_written):
     found = explained(hand_written)
     assert found["bad"] == "worst"
     assert found["all"] == "worst"
+
+
+def wandering(run, maps, captions, **rules):
+    """Findings of the rule on the hottest corner, over corners of a sixteenth of 4 x 4 patches."""
+    run.add_pairs(captions)
+    run.add_attributions(maps, (4, 4))
+    run.write_table(
+        "regions",
+        [
+            {"region": name, "kind": "corner", **dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))}
+            for name, box in corner_boxes(0.25).items()
+        ],
+    )
+    for _ in range(2):  # a repeated stage comes to the same
+        flag_regions(run, AlertRules(factor=2.0, min_pairs=4, examples=1, **rules))
+    with run.connect() as connection:
+        return sql.read(connection, "FROM findings WHERE rule = 'hottest_corner' ORDER BY effect DESC")
+
+
+def looks_at(*corners, nats=6.0):
+    """A map of ones but for the corners: 0 top-left, 1 top-right, 2 bottom-left, 3 bottom-right."""
+    image_map = [1.0] * 16
+    for corner in corners:
+        image_map[(0, 3, 12, 15)[corner]] = nats
+    return image_map
+
+
+def test_what_wanders_over_the_corners_is_found_where_no_corner_alone_is(hand_written):
+    # 6 of 21 nats in one corner, 1 of 21 in the others: each corner holds (6 + 3) / 84 of the sick, 1.7 times its area.
+    maps = [looks_at(number % 4) for number in range(8)] + [looks_at()] * 8
+    (found,) = wandering(hand_written, maps, ["sick"] * 8 + ["well"] * 8)
+    assert (found["region"], found["slice"], found["n"]) == ("hottest corner", "sick", 8)
+    assert (found["share"], found["area"]) == (pytest.approx(6 / 21), 1 / 16)
+    with hand_written.connect() as connection:
+        boxes = sql.read(connection, "SELECT pair_id, x0, y0 FROM regions WHERE kind = 'hottest' ORDER BY pair_id")
+        others = sql.read(connection, "SELECT count(*) AS n FROM findings WHERE rule = 'region_mass'")
+    assert [(box["x0"], box["y0"]) for box in boxes[:4]] == [(0, 0), (0.75, 0), (0, 0.75), (0.75, 0.75)]
+    assert (len(boxes), others) == (16, [{"n": 0}])
+
+
+def test_a_maximum_that_all_pairs_have_is_no_finding(hand_written):
+    """Any noise has a hottest corner: here it holds 4.6 times its area, in the slice and outside it alike."""
+    maps = [looks_at(number % 4) for number in range(16)]
+    assert wandering(hand_written, maps, ["sick"] * 8 + ["well"] * 8) == []
+
+
+@pytest.mark.parametrize(("rest", "found"), [(3, 0), (4, 1)])
+def test_there_must_be_enough_other_pairs_to_hold_it_against(hand_written, rest, found):
+    maps = [looks_at(number % 4) for number in range(8)] + [looks_at()] * rest
+    assert len(wandering(hand_written, maps, ["sick"] * 8 + ["well"] * rest)) == found
+
+
+def test_a_corner_that_is_found_by_itself_is_not_told_again(hand_written):
+    maps = [looks_at(0)] * 8 + [looks_at()] * 8
+    assert wandering(hand_written, maps, ["sick"] * 8 + ["well"] * 8) == []
+    with hand_written.connect() as connection:
+        rows = sql.read(connection, "SELECT DISTINCT region FROM findings")
+        boxes = sql.read(connection, "SELECT DISTINCT x0, y0 FROM regions WHERE kind = 'hottest'")
+    assert rows == [{"region": "corner top-left"}]
+    assert {"x0": 0.0, "y0": 0.0} not in boxes
+
+
+def test_an_empty_map_has_no_hottest_corner(hand_written):
+    maps = [[0.0] * 16] + [looks_at(number % 4) for number in range(8)] + [looks_at()] * 8
+    (found,) = wandering(hand_written, maps, ["sick"] * 9 + ["well"] * 8)
+    assert found["n"] == 8
 
 
 def test_no_findings_give_no_rows(hand_written):

@@ -154,3 +154,19 @@ def test_only_the_model_that_relies_on_the_tag_is_alerted(begin_line, settings, 
         found[model] = {(row["region"], row["slice"]): row["explained_by"] for row in rows}
     assert found["demo/shortcut"]["corner top-left", "consolidation"] is None
     assert not [region for region, _ in found["demo/clean"] if region == "corner top-left"]
+
+
+@pytest.mark.slow
+def test_a_tag_that_wanders_over_the_corners_is_confirmed_for_the_model_that_relies_on_it(
+    begin_line, settings, tmp_path
+):
+    from demo.corpus import generate
+
+    corpus = generate(tmp_path / "phantoms", pairs=150, corner="random")
+    states = {}
+    for model in ("demo/shortcut", "demo/clean"):
+        line = begin_line(settings(corpus, tmp_path / "lake", model, alerts={"min_pairs": 20}))
+        line.to_lake()
+        states[model] = {(row["region"], row["slice"]): row["state"] for row in line.to_alerts()}
+    assert states["demo/shortcut"]["hottest corner", "consolidation"] == "confirmed"
+    assert "confirmed" not in states["demo/clean"].values()

@@ -1,0 +1,14 @@
+-- Of some regions and slices, those that were not weighed in this run, or that are listed more than once.
+-- Grain: region and slice. Parameters: $run_id, $regions, $slice_kinds, $slices.
+WITH listed AS (
+    SELECT
+        unnest($regions::VARCHAR[]) AS region,
+        unnest($slice_kinds::VARCHAR[]) AS slice_kind,
+        unnest($slices::VARCHAR[]) AS slice
+)
+SELECT region, slice_kind, slice
+FROM listed
+LEFT JOIN (SELECT *, true AS weighed FROM slice_shares WHERE run_id = $run_id) USING (region, slice_kind, slice)
+GROUP BY region, slice_kind, slice
+HAVING count(*) > 1 OR NOT coalesce(any_value(weighed), false)
+ORDER BY region, slice_kind, slice;

@@ -1,0 +1,53 @@
+"""Boxes in shares of an image: cells to boxes, overlapping boxes to boxes that do not overlap, image to view."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.records import Box
+
+
+def into_view(box: Box, view: Box) -> Box | None:
+    """A box of the original image in shares of what the model sees; None if it sees nothing of it."""
+    width, height = view[2] - view[0], view[3] - view[1]
+    x0, x1 = ((min(max(x, view[0]), view[2]) - view[0]) / width for x in (box[0], box[2]))
+    y0, y1 = ((min(max(y, view[1]), view[3]) - view[1]) / height for y in (box[1], box[3]))
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def rectangles(
+    inside: NDArray[np.bool_], xs: Sequence[float] | None = None, ys: Sequence[float] | None = None
+) -> list[Box]:
+    """Boxes that cover the true cells and no others, once each: runs of a row, for as long as they repeat.
+
+    xs, ys: where the cells' edges lie, in shares; evenly spaced by default.
+    """
+    height, width = inside.shape
+    xs = [column / width for column in range(width + 1)] if xs is None else xs
+    ys = [row / height for row in range(height + 1)] if ys is None else ys
+    begun: dict[tuple[int, int], int] = {}
+    boxes: list[Box] = []
+    for row in range(height + 1):
+        runs = _runs(inside[row]) if row < height else set()
+        for left, right in sorted(begun.keys() - runs):
+            boxes.append((xs[left], ys[begun.pop((left, right))], xs[right], ys[row]))
+        for run in runs - begun.keys():
+            begun[run] = row
+    return boxes
+
+
+def _runs(cells: NDArray[np.bool_]) -> set[tuple[int, int]]:
+    """First and one past the last of each run of true cells."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], cells, [False]))))
+    return {(int(first), int(last)) for first, last in zip(edges[::2], edges[1::2], strict=True)}
+
+
+def union(boxes: Sequence[Box]) -> list[Box]:
+    """Boxes of the same union that do not overlap."""
+    xs = sorted({x for box in boxes for x in (box[0], box[2])})
+    ys = sorted({y for box in boxes for y in (box[1], box[3])})
+    inside = np.zeros((max(len(ys) - 1, 0), max(len(xs) - 1, 0)), dtype=np.bool_)
+    for x0, y0, x1, y1 in boxes:
+        inside[ys.index(y0) : ys.index(y1), xs.index(x0) : xs.index(x1)] = True
+    return rectangles(inside, xs, ys)

@@ -1,0 +1,84 @@
+"""Images -> regions that detectors find: each one named in AUDIT.toml looks at every image; its boxes are weighed."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from corpora import RowError
+from tasks.boxes import into_view
+from tasks.detectors import Detector, load_detectors, regions_of
+from tasks.errors import BadInputError
+from tasks.inputs import read_picture
+from tasks.lake import Run
+from tasks.records import Box, CorpusSource
+
+_VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
+
+
+def _attributed(run: Run) -> Iterator[list[dict[str, Any]]]:
+    """The run's pairs that have a map, with what the model sees of them; a shard at a time."""
+    paths = run.listed("attributions")
+    rows = [row for path in paths for row in pq.read_table(path, columns=["pair_id", *_VIEW]).to_pylist()]
+    views = {row["pair_id"]: row for row in rows}
+    for shard in range(len(run.group_sizes("pairs"))):
+        pairs = run.read_group("pairs", shard, ["pair_id", "file_name", "caption", "image_sha256"])
+        yield [pair | views[pair["pair_id"]] for pair in pairs if pair["pair_id"] in views]
+
+
+def _rows(
+    corpus: CorpusSource, pair: dict[str, Any], detectors: Sequence[Detector], faults: dict[str, list[str]]
+) -> Iterator[dict[str, Any]]:
+    try:
+        image = np.asarray(read_picture(corpus, pair))
+    except RowError:
+        return  # changed since it was attributed: the map stands, but nothing can be sought in it
+    view: Box = (pair["view_x0"], pair["view_y0"], pair["view_x1"], pair["view_y1"])
+    for detector in detectors:
+        try:
+            found = regions_of(detector, image, pair["caption"])
+        except Exception as error:  # noqa: BLE001  # a detector is foreign code
+            faults[detector.name].append(f"{pair['file_name']}: {type(error).__name__}: {error}")
+            continue
+        for region, boxes in found.items():
+            for box in boxes:
+                if seen := into_view(box, view):
+                    corners = dict(zip(("x0", "y0", "x1", "y1"), seen, strict=True))
+                    yield {"pair_id": pair["pair_id"], "region": region, "kind": "detected", **corners}
+
+
+def detect_regions(run: Run, corpus: CorpusSource, names: Sequence[str]) -> list[str]:
+    """Run the named detectors over all attributed pairs, one image at a time, and add `regions`.
+
+    A pair on which a detector fails has no region of it, and is not lost: returns a sentence for each detector that
+    failed on some. Raises BadInputError for one that failed on all of them, or is not installed.
+    """
+    detectors = load_detectors(names)
+    faults: dict[str, list[str]] = defaultdict(list)
+    seen = 0
+    # A file of its own beside the named regions, so that doing it again replaces it.
+    with run.writer("regions", "detected") as writer:
+        for pairs in _attributed(run):
+            seen += len(pairs)
+            writer.write(row for pair in pairs for row in _rows(corpus, pair, detectors, faults))
+    for name, said in faults.items():
+        if len(said) == seen:
+            raise BadInputError(
+                f"detector {name}: it failed on all of {seen} pairs, first on {said[0]}; mend it, or take it out of "
+                "[regions] detectors"
+            )
+    run.list_files("regions", [run.path("regions", "detected")], [writer.rows])
+    return [
+        f"detector {name} failed on {len(said)} of {seen} pairs, which have no region of it, first on {said[0]}"
+        for name, said in faults.items()
+    ]
+
+
+@task(name="detect", cache_policy=NO_CACHE, persist_result=False)
+def detect(run: Run, corpus: CorpusSource, names: Sequence[str]) -> list[str]:
+    """Let the detectors look; see `detect_regions`."""
+    return detect_regions(run, corpus, names)

@@ -1,0 +1,88 @@
+"""Rules of the user's own: SQL files in a folder, checked before anything is computed, run like those of sql/rules.
+
+They read one run and nothing else, and return what every rule returns: see docs/rules.md.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+import sql
+from tasks.errors import BadInputError
+
+COLUMNS = ("region", "slice_kind", "slice", "n", "share", "area", "effect")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_MAX_BYTES = 2**20
+
+
+def read_rules(folder: Path) -> dict[str, str]:
+    """Text of each `*.sql` of a folder by its name. Raises BadInputError if there is none, or one has a bad name."""
+    files = sorted(folder.glob("*.sql")) if folder.is_dir() else []
+    if not files:
+        raise BadInputError(f"alerts.rules: got {folder}, expected a folder with at least one .sql file")
+    taken = set(sql.names("rules"))
+    rules = {}
+    for file in files:
+        if not _NAME.fullmatch(file.stem) or file.stem in taken:
+            why = "the name of a rule of the audit's own" if file.stem in taken else "no name for a rule"
+            raise BadInputError(
+                f"alerts.rules: got {file.name}, which is {why}; rename it to lower-case letters, digits and "
+                f"underscores, other than {', '.join(sorted(taken))}"
+            )
+        try:
+            if file.stat().st_size > _MAX_BYTES:
+                raise BadInputError(f"alerts.rules: {file} has more than {_MAX_BYTES} bytes, expected one query")
+            rules[file.stem] = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInputError(f"alerts.rules: {file} cannot be read ({error}); expected SQL in UTF-8") from error
+    return rules
+
+
+def check_rules(rules: Mapping[str, str]) -> None:
+    """Run each on an empty lake. Raises BadInputError for one that fails there or returns other columns."""
+    if not rules:
+        return
+    with tempfile.TemporaryDirectory() as empty, sql.connect(Path(empty)) as connection:
+        for _ in findings(connection, rules, {"run_id": "", "factor": 2.0, "min_pairs": 1}):
+            pass
+
+
+def findings(
+    connection: sql.Connection, rules: Mapping[str, str], thresholds: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Rows of `findings` that the rules return. Raises BadInputError that names the rule and what to change."""
+    for name, text in rules.items():
+        try:
+            found = _typed(sql.read_table(connection, text, thresholds))
+        except (sql.QueryError, ValueError) as error:
+            parameters = ", ".join(f"${key}" for key in thresholds)
+            raise BadInputError(f"rule {name}: {error}; parameters are {parameters}, see docs/rules.md") from error
+        keys = {f"{key}s": [row[key] for row in found] for key in ("region", "slice_kind", "slice")}
+        if unknown := sql.rows(connection, "derive/unweighed_slices", run_id=thresholds["run_id"], **keys):
+            raise BadInputError(
+                f"rule {name}: got {unknown[0]} and {len(unknown) - 1} more, expected regions and slices of the view "
+                "slice_shares, each once; take the three columns from there"
+            )
+        yield from ({**row, "rule": name, "rule_digest": sql.text_digest(text)} for row in found)
+
+
+def _typed(found: pa.Table) -> list[dict[str, Any]]:
+    """Rows with the stored types. Raises ValueError for other columns, and for values missing or of another type."""
+    if sorted(found.column_names) != sorted(COLUMNS):
+        raise ValueError(f"got the columns {', '.join(found.column_names)}, expected {', '.join(COLUMNS)}")
+    wanted = pa.schema([sql.schema("findings").field(name) for name in COLUMNS])
+    found = found.select(list(COLUMNS))
+    types = zip(found.schema.types, wanted.types, strict=True)
+    if any(pa.types.is_string(kind) != pa.types.is_string(want) for kind, want in types):
+        raise ValueError(f"got columns of the types {found.schema.types}, expected {wanted.types}")
+    try:
+        typed = found.cast(wanted)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"got values that are not of the types {wanted.types} ({error})") from error
+    if empty := [name for name in COLUMNS if typed[name].null_count]:
+        raise ValueError(f"got NULL in {', '.join(empty)}, expected values")
+    return typed.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types

@@ -1,0 +1,118 @@
+"""Rules of the user's own: refused before anything runs, or run like those of the audit."""
+
+import pytest
+
+import sql
+from tasks.errors import BadInputError
+from tasks.flag import flag_regions
+from tasks.own_rules import check_rules, read_rules
+from tasks.records import AlertRules
+
+RULE = """
+SELECT region, slice_kind, slice, n, share, area, effect
+FROM slice_shares
+WHERE run_id = $run_id AND slice_kind = 'attribute' AND n >= $min_pairs AND effect >= 1.5
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """folder(name=text, ...): a folder with these rules."""
+
+    def write(**rules):
+        path = tmp_path / "rules"
+        path.mkdir(exist_ok=True)
+        for name, text in rules.items():
+            (path / f"{name}.sql").write_text(text)
+        return path
+
+    return write
+
+
+def test_rules_are_read_by_name(folder):
+    path = folder(b=RULE, a="SELECT 1")
+    (path / "README.md").touch()
+    assert read_rules(path) == {"a": "SELECT 1", "b": RULE}
+
+
+@pytest.mark.parametrize("name", ["region_mass", "Mine", "my rule", "1st", "a-b"])
+def test_a_name_that_is_taken_or_none_is_refused(folder, name):
+    with pytest.raises(BadInputError, match=rf"alerts.rules: got {name}.sql, .*; rename it"):
+        read_rules(folder(**{name: RULE}))
+
+
+def test_a_folder_without_rules_is_refused(tmp_path, folder):
+    for path in (tmp_path / "nowhere", folder()):
+        with pytest.raises(BadInputError, match=r"expected a folder with at least one .sql file"):
+            read_rules(path)
+
+
+def test_a_rule_that_is_no_text_is_refused(folder):
+    path = folder()
+    (path / "x.sql").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInputError, match=r"x.sql cannot be read .* expected SQL in UTF-8"):
+        read_rules(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("SELEC 1", "syntax error"),
+        ("SELECT 1; SELECT 2", "expected one SELECT"),
+        ("DROP VIEW alerts", "expected one SELECT"),
+        ("COPY (SELECT 1) TO '/nowhere/x'", "expected one SELECT"),
+        ("SELECT * FROM '/nowhere/x.csv'", "query: "),
+        (RULE.replace("slice_shares", "slices"), "slices"),
+        (RULE.replace("$min_pairs", "$pairs"), r"pairs; parameters are \$run_id, \$factor, \$min_pairs"),
+        ("SELECT region, n FROM slice_shares", "got the columns region, n, expected region, slice_kind, slice, n,"),
+        (RULE.replace("effect\n", "effect, 1 AS more\n"), "more, expected region"),
+        (RULE.replace("share,", "share, share,"), "got the columns"),
+        (RULE.replace(" n,", " 'many' AS n,"), "got columns of the types"),
+    ],
+)
+def test_a_rule_that_cannot_be_run_is_named_before_anything_runs(text, fault):
+    with pytest.raises(BadInputError, match=rf"(?s)rule mine: .*{fault}.*see docs/rules.md"):
+        check_rules({"mine": text})
+
+
+def test_a_rule_that_runs_passes():
+    check_rules({})
+    check_rules({"mine": RULE, "without_parameters": RULE.replace("$run_id", "''").replace("$min_pairs", "1")})
+
+
+@pytest.fixture
+def weighed(hand_written):
+    """Pairs of site a look into the corner a little: 1.6 times its share."""
+    hand_written.add_pairs(["x"] * 4, [{"site": "a"}] * 2 + [{"site": "b"}] * 2)
+    hand_written.add_attributions([[4, 2, 2, 2]] * 2 + [[1, 1, 1, 1]] * 2, (2, 2))
+    hand_written.add_regions(("corner", (0, 0, 0.5, 0.5)))
+    return hand_written
+
+
+def flagged(run, **own):
+    flag_regions(run, AlertRules(2.0, 2, 8, own))
+    with run.connect() as connection:
+        return sql.read(connection, "FROM findings ORDER BY ALL")
+
+
+def test_its_rows_are_findings_with_its_name_and_digest(weighed):
+    (found,) = flagged(weighed, mine=RULE)
+    assert (found["rule"], found["rule_digest"]) == ("mine", sql.text_digest(RULE))
+    assert (found["region"], found["slice_kind"], found["slice"], found["n"]) == ("corner", "attribute", "site=a", 2)
+    assert (found["share"], found["area"], found["effect"]) == (0.4, 0.25, 1.6)
+    assert flagged(weighed) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (RULE.replace("slice,", "'site=z' AS slice,"), r"got \{.*'site=z'\} and 0 more, expected regions and slices"),
+        (RULE.replace("region,", "'nowhere' AS region,"), "'nowhere'"),
+        (f"{RULE} UNION ALL {RULE}", "each once"),
+        (RULE.replace("effect\n", "NULL::DOUBLE AS effect\n"), "got NULL in effect"),
+        (RULE.replace(" n,", " n + 0.5 AS n,"), "got values that are not"),
+    ],
+)
+def test_rows_that_no_stage_could_test_stop_the_run(weighed, text, fault):
+    with pytest.raises(BadInputError, match=rf"rule mine: .*{fault}"):
+        flagged(weighed, mine=text)

@@ -1,4 +1,4 @@
-"""The audit as one would say it aloud: ingest, attribute, store, validate, discover, flag, confirm, alert, report."""
+"""The audit said aloud: ingest, attribute, store, validate, discover, phrases, flag, confirm, alert, report."""
 
 import secrets
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ from tasks.flag import flag
 from tasks.ingest import ingest
 from tasks.inputs import encoder
 from tasks.lake import Run
+from tasks.phrases import phrases
 from tasks.records import AttributionPlan, ModelSource, Shard, ShardResult
 from tasks.self_audit import self_audit
 from tasks.store import store
@@ -162,6 +163,7 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
         return
     if config.discover.enabled:
         discover(run, config.corpus_source(), models[0], config.discover_rules())
+    phrases(run, config.phrase_rules())
     flag(run, config.alert_rules())
     confirm(run, config.corpus_source(), models[0], config.confirm_rules())
     self_audit(run, config.corpus_source(), models[0], config.confirm_rules())

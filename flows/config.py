@@ -22,6 +22,7 @@ from tasks.records import (
     CorpusSource,
     DiscoverRules,
     ModelSource,
+    PhraseRules,
     SuspectRegions,
     parse_box,
 )
@@ -99,7 +100,8 @@ class RegionsConfig(Section):
                 parse_box(",".join(map(str, box)))
             except ValueError as error:
                 raise ValueError(f"boxes.{name}: {error}") from error
-        taken = {"frame"} | {name for name in (*self.boxes, *self.columns) if name.startswith(("corner ", "stamp "))}
+        kept = ("corner ", "stamp ", '"')  # phrases stand in double quotes
+        taken = {"frame"} | {name for name in (*self.boxes, *self.columns) if name.startswith(kept)}
         clashes = (taken & {*self.boxes, *self.columns}) | (self.boxes.keys() & self.columns.keys())
         if clashes:
             raise ValueError(f"region names must be distinct and not those of built-in regions: {sorted(clashes)}")
@@ -115,8 +117,20 @@ class DiscoverConfig(Section):
     min_images: int = Field(5, ge=2, description="images that must confirm a stamp, besides as many that make it")
 
 
+class PhrasesConfig(Section):
+    """Phrases of the captions that are weighed beside those that the audit finds itself."""
+
+    listed: tuple[str, ...] = Field((), description="phrases to look at, whole words in any case")
+
+    @model_validator(mode="after")
+    def _phrases_say_something(self) -> Self:
+        if empty := [phrase for phrase in self.listed if not phrase.strip()]:
+            raise ValueError(f"listed: got {empty}, expected phrases of at least one word or mark")
+        return self
+
+
 class AlertsConfig(Section):
-    """When a region is alerted."""
+    """When a region or phrase is alerted."""
 
     factor: float = Field(2.0, gt=0, allow_inf_nan=False, description="mass over area from which a slice is alerted")
     min_pairs: int = Field(20, ge=1, description="smallest slice that is looked at")
@@ -150,6 +164,7 @@ class AuditConfig(Section):
     bottleneck: BottleneckSettings = BottleneckSettings()
     regions: RegionsConfig = RegionsConfig()
     discover: DiscoverConfig = DiscoverConfig()
+    phrases: PhrasesConfig = PhrasesConfig()
     alerts: AlertsConfig = AlertsConfig()
     confirm: ConfirmConfig = ConfirmConfig()
     lake: LakeConfig = LakeConfig()
@@ -197,6 +212,10 @@ class AuditConfig(Section):
         """Settings of discover."""
         return DiscoverRules(self.discover.pairs, self.discover.peaks, self.discover.min_images, self.bottleneck.seed)
 
+    def phrase_rules(self) -> PhraseRules:
+        """Settings of phrases."""
+        return PhraseRules(self.phrases.listed, self.alerts.min_pairs)
+
     def alert_rules(self) -> AlertRules:
         """Settings of flag and alert."""
         return AlertRules(self.alerts.factor, self.alerts.min_pairs, self.alerts.examples)
@@ -214,6 +233,7 @@ class AuditConfig(Section):
             | {key: getattr(self.bottleneck, key) for key in ("calibration_pairs", "second_seed")},
             "regions": self.regions.model_dump(mode="json"),
             "discover": self.discover.model_dump(mode="json"),
+            "phrases": self.phrases.model_dump(mode="json"),
             "alerts": self.alerts.model_dump(mode="json"),
             "confirm": self.confirm.model_dump(mode="json"),
         }

@@ -1,5 +1,6 @@
-"""Attributions -> region shares -> findings: runs the rules of sql/rules."""
+"""Attributions -> shares of regions and phrases -> findings: runs the rules of sql/rules."""
 
+import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -9,9 +10,11 @@ from tasks.records import AlertRules
 
 
 def flag_regions(run: Run, rules: AlertRules) -> int:
-    """Weigh the regions, run every rule, and store `region_shares` and `findings`; returns the number of findings."""
+    """Weigh regions and phrases, run every rule, store `region_shares` and `findings`; returns how many findings."""
     with run.connect() as connection:
-        run.write_arrow("region_shares", sql.table(connection, "derive/region_shares", run_id=run.run_id))
+        sides = ("derive/region_shares", "derive/phrase_shares")
+        shares = [sql.table(connection, query, run_id=run.run_id) for query in sides]
+        run.write_arrow("region_shares", pa.concat_tables(shares, promote_options="permissive"))
     thresholds = {"run_id": run.run_id, "factor": rules.factor, "min_pairs": rules.min_pairs}
     with run.connect() as connection:
         findings = [

@@ -1,7 +1,7 @@
--- A region holds more than $factor times its share of the area in the attribution maps of a slice.
+-- A region of the image holds more than $factor times its share of the area in the attribution maps of a slice.
 -- Grain: region and slice of one run. Parameters: $run_id, $factor, $min_pairs.
 -- Returns the offending slices, strongest first. Mass is a proposal, not proof: see docs/reading-an-alert.md.
-SELECT region, slice_kind, slice, n, share, area, effect
+SELECT side, region, slice_kind, slice, n, share, area, effect
 FROM slice_shares
-WHERE run_id = $run_id AND n >= $min_pairs AND effect >= $factor
+WHERE run_id = $run_id AND side = 'image' AND n >= $min_pairs AND effect >= $factor
 ORDER BY effect DESC, region, slice_kind, slice;

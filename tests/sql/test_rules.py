@@ -204,7 +204,7 @@ def test_the_effect_is_that_of_the_means(hand_written):
     """Regions that differ from pair to pair: mean share over mean area, not the mean of the ratios."""
     hand_written.add_pairs(["x", "x"])
     rows = [
-        {"pair_id": f"pair-000{number}", "region": "tag", "share": share, "area": area, "nats": 1.0}
+        {"pair_id": f"pair-000{number}", "side": "image", "region": "tag", "share": share, "area": area, "nats": 1.0}
         for number, (share, area) in enumerate([(0.6, 0.5), (0.2, 0.05)])
     ]
     hand_written.write_table("region_shares", rows)

@@ -1,4 +1,4 @@
-"""As one would say it aloud: ingest, attribute, store, validate, detect, discover, flag, confirm, alert, report."""
+"""As one would say it aloud: ingest, attribute, store, validate, detect, discover, phrases, flag, confirm, alert."""
 
 import secrets
 from collections.abc import Sequence
@@ -29,6 +29,7 @@ from tasks.ingest import ingest
 from tasks.inputs import encoder
 from tasks.lake import Run
 from tasks.own_rules import check_rules
+from tasks.phrases import phrases
 from tasks.records import AttributionPlan, ModelSource, Shard, ShardResult
 from tasks.self_audit import self_audit
 from tasks.store import store
@@ -171,6 +172,7 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
         warnings += detect(run, config.corpus_source(), config.regions.detectors)
     if config.discover.enabled:
         discover(run, config.corpus_source(), models[0], config.discover_rules())
+    phrases(run, config.phrase_rules())
     flag(run, config.alert_rules())
     confirm(run, config.corpus_source(), models[0], config.confirm_rules())
     self_audit(run, config.corpus_source(), models[0], config.confirm_rules())

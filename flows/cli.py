@@ -115,20 +115,24 @@ def _cell(value: Any) -> Text:
 def _alert_sentence(alert: dict[str, Any]) -> str:
     what = {"corpus": "over all pairs", "word": "with the word", "attribute": "with"}[alert["slice_kind"]]
     slice_name = "" if alert["slice_kind"] == "corpus" else f" {alert['slice']!r}"
-    measure = "as often as in all pairs" if alert["rule"] == "spread_stamp" else "its share"
+    where, measure = ("words", "times the odds") if alert["side"] == "text" else ("image", "times its share")
+    if alert["rule"] == "spread_stamp":
+        measure = "times as often as in all pairs"
     return (
-        f"{alert['region']}: {alert['share']:.0%} of the attribution on {alert['area']:.1%} of the image "
-        f"({alert['effect']:.1f} times {measure}) in {alert['n']} pairs {what}{slice_name}"
+        f"{alert['region']}: {alert['share']:.0%} of the attribution on {alert['area']:.1%} of the {where} "
+        f"({alert['effect']:.1f} {measure}) in {alert['n']} pairs {what}{slice_name}"
     )
 
 
 def _test_sentence(alert: dict[str, Any]) -> str:
-    """What came of covering the region."""
+    """What came of covering the region, or of leaving out the phrase."""
     if alert["score_effect"] is None:
         return f"not tested: {alert['reason'] or 'the audit was told not to ([confirm] enabled = false)'}"
+    on_text = alert["side"] == "text"
+    what, beyond = ("leaving it out", "controls explain") if on_text else ("covering it", "covering equal regions")
     figures = (
-        f"covering it costs {alert['score_effect']:.3f} of a margin of {alert['margin']:.3f} more than covering equal "
-        f"regions (95 % {alert['score_low']:.3f} to {alert['score_high']:.3f}, floor {alert['floor']:.3f}, "
+        f"{what} costs {alert['score_effect']:.3f} of a margin of {alert['margin']:.3f} more than {beyond} "
+        f"(95 % {alert['score_low']:.3f} to {alert['score_high']:.3f}, floor {alert['floor']:.3f}, "
         f"q {alert['q']:.2g}, {alert['tests']} tests)"
     )
     return figures if alert["state"] == "confirmed" else f"{figures}; {alert['reason']}"

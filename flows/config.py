@@ -27,6 +27,7 @@ from tasks.records import (
     CorpusSource,
     DiscoverRules,
     ModelSource,
+    PhraseRules,
     SuspectRegions,
     parse_box,
 )
@@ -107,7 +108,8 @@ class RegionsConfig(Section):
             except ValueError as error:
                 raise ValueError(f"boxes.{name}: {error}") from error
         names = [*self.boxes, *self.masks, *self.columns]
-        prefixes = ("corner ", "stamp ", *(f"{detector}: " for detector in self.detectors))
+        # Phrases stand in double quotes.
+        prefixes = ("corner ", "stamp ", '"', *(f"{detector}: " for detector in self.detectors))
         builtin = {name for name in names if name in ("frame", "hottest corner") or name.startswith(prefixes)}
         if len(set(self.detectors)) < len(self.detectors):
             raise ValueError(f"detectors: got {list(self.detectors)}, expected each once")
@@ -125,8 +127,20 @@ class DiscoverConfig(Section):
     min_images: int = Field(5, ge=2, description="images that must confirm a stamp, besides as many that make it")
 
 
+class PhrasesConfig(Section):
+    """Phrases of the captions that are weighed beside those that the audit finds itself."""
+
+    listed: tuple[str, ...] = Field((), description="phrases to look at, whole words in any case")
+
+    @model_validator(mode="after")
+    def _phrases_say_something(self) -> Self:
+        if empty := [phrase for phrase in self.listed if not phrase.strip()]:
+            raise ValueError(f"listed: got {empty}, expected phrases of at least one word or mark")
+        return self
+
+
 class AlertsConfig(Section):
-    """When a region is alerted."""
+    """When a region or phrase is alerted."""
 
     factor: float = Field(2.0, gt=0, allow_inf_nan=False, description="mass over area from which a slice is alerted")
     min_pairs: int = Field(20, ge=1, description="smallest slice that is looked at")
@@ -161,6 +175,7 @@ class AuditConfig(Section):
     bottleneck: BottleneckSettings = BottleneckSettings()
     regions: RegionsConfig = RegionsConfig()
     discover: DiscoverConfig = DiscoverConfig()
+    phrases: PhrasesConfig = PhrasesConfig()
     alerts: AlertsConfig = AlertsConfig()
     confirm: ConfirmConfig = ConfirmConfig()
     lake: LakeConfig = LakeConfig()
@@ -216,6 +231,10 @@ class AuditConfig(Section):
         """Settings of discover."""
         return DiscoverRules(self.discover.pairs, self.discover.peaks, self.discover.min_images, self.bottleneck.seed)
 
+    def phrase_rules(self) -> PhraseRules:
+        """Settings of phrases."""
+        return PhraseRules(self.phrases.listed, self.alerts.min_pairs)
+
     def alert_rules(self) -> AlertRules:
         """Settings of flag and alert."""
         return AlertRules(self.alerts.factor, self.alerts.min_pairs, self.alerts.examples, self.own_rules)
@@ -242,6 +261,7 @@ class AuditConfig(Section):
                 "detectors": versions(self.regions.detectors),
             },
             "discover": self.discover.model_dump(mode="json"),
+            "phrases": self.phrases.model_dump(mode="json"),
             "alerts": self.alerts.model_dump(mode="json", exclude={"rules"})
             | {"rules": {name: sql.text_digest(text) for name, text in self.own_rules.items()}},
             "confirm": self.confirm.model_dump(mode="json"),

@@ -21,18 +21,20 @@ SHADES = 12
 
 @dataclass(frozen=True)
 class Token:
-    """A token of a caption; `shade` from 0 to SHADES stands for its bits."""
+    """A token of a caption; `shade` from 0 to SHADES stands for its bits, `phrases` are those that it belongs to."""
 
     text: str
     bits: float | None
     special: bool
     shade: int
+    phrases: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Held:
-    """What a region of a pair holds."""
+    """What a region or phrase of a pair holds."""
 
+    side: str
     region: str
     share: float | None
     area: float
@@ -92,7 +94,12 @@ class Album:
         self._rows = {row["pair_id"]: row for row in sql.rows(connection, "review/pairs_shown", **chosen)}
         self._held: dict[str, list[Held]] = defaultdict(list)
         for row in sql.rows(connection, "review/regions_shown", **chosen):
-            self._held[row["pair_id"]].append(Held(row["region"], row["share"], row["area"], to_bits(row["nats"])))
+            self._held[row["pair_id"]].append(
+                Held(row["side"], row["region"], row["share"], row["area"], to_bits(row["nats"]))
+            )
+        self._phrases: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+        for row in sql.rows(connection, "review/phrases_shown", **chosen):
+            self._phrases[row["pair_id"]].append((row["first"], row["last"], row["region"]))
         self._boxes: dict[tuple[str | None, str], list[Box]] = defaultdict(list)
         for row in sql.rows(connection, "review/boxes_shown", **chosen):
             self._boxes[row["pair_id"], row["region"]].append((row["x0"], row["y0"], row["x1"], row["y1"]))
@@ -136,7 +143,8 @@ class Album:
             overlay=drawn,
             fault=fault,
             tokens=self._tokens(row),
-            held=[held for held in self._held[pair_id] if held.region in regions] or self._held[pair_id][:1],
+            held=[held for held in self._held[pair_id] if held.region in regions]
+            or [held for held in self._held[pair_id] if held.side == "image"][:1],
             image_bits=to_bits(row["image_nats"]),
             strongest=None if bits is None else float(bits.max()),
             text_bits=to_bits(row["text_nats"]),
@@ -157,8 +165,10 @@ class Album:
 
     def _tokens(self, row: dict[str, Any]) -> list[Token]:
         found = []
-        for text, nats, special in zip_longest(row["tokens"] or (), row["text_map"] or (), row["special"] or ()):
+        columns = (row["tokens"] or (), row["text_map"] or (), row["special"] or ())
+        for position, (text, nats, special) in enumerate(zip_longest(*columns), start=1):
             bits = to_bits(nats)
             level = 0.0 if bits is None or not np.isfinite(bits) else min(max(bits / self.text_top, 0.0), 1.0)
-            found.append(Token(text or "", bits, bool(special), round(level * SHADES)))
+            phrases = tuple(name for first, last, name in self._phrases[row["pair_id"]] if first <= position <= last)
+            found.append(Token(text or "", bits, bool(special), round(level * SHADES), phrases))
         return found

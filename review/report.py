@@ -26,7 +26,7 @@ from review.wording import BITS_PER_NAT
 _TEMPLATES = Path(__file__).parent / "templates"
 _FILTERS = (
     *("place", "slice_name", "sentence", "claim", "score", "chance"),
-    *("percent", "times", "bits", "to_bits", "cosine", "count", "moment", "pretty"),
+    *("percent", "times", "weight", "bits", "to_bits", "cosine", "count", "moment", "pretty"),
 )
 COMPARISON_PAIRS = 4
 WEIGHED_SHOWN = 25
@@ -189,7 +189,7 @@ def _shown_alert(
 ) -> ShownAlert:
     means: list[MeanMap] = []
     top = 0.0
-    if len(grids) == 1:
+    if len(grids) == 1 and row["side"] == "image":
         means, top = _mean_maps(connection, row, (grids[0]["grid_h"], grids[0]["grid_w"]), album.boxes(row["region"]))
     return ShownAlert(row, *beside, album.show(row["pair_ids"] or (), [row["region"]]), means, top)
 

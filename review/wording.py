@@ -10,6 +10,7 @@ from typing import Any
 BITS_PER_NAT = 1 / math.log(2)
 NONE = "\N{EN DASH}"  # where there is no number
 _CORNER = "corner "
+PHRASE = '"'  # a phrase stands in double quotes
 
 
 def place(region: str) -> str:
@@ -20,6 +21,8 @@ def place(region: str) -> str:
         return "a corner, not always the same one,"
     if region.startswith(_CORNER):
         return f"the {region.removeprefix(_CORNER)} corner"
+    if region.startswith(PHRASE):
+        return f"the phrase “{isolated(region.strip(PHRASE))}”"
     return f"the region “{isolated(region)}”"
 
 
@@ -45,6 +48,15 @@ def isolated(text: str) -> str:
 def sentence(alert: Mapping[str, Any]) -> str:
     """Say an alert aloud."""
     return f"the model looks at {place(alert['region'])} {occasion(alert['slice_kind'], alert['slice'])}"
+
+
+def weight(alert: Mapping[str, Any]) -> str:
+    """Say how much more of the attribution than of the image or the words an alert is about."""
+    if alert["side"] == "text":
+        return f"{times(alert['effect'])} times the odds of its words"
+    if alert["rule"] == "spread_stamp":
+        return f"{times(alert['effect'])} times as often there as in all pairs"
+    return f"{times(alert['effect'])} times its share of the area"
 
 
 def claim(alert: Mapping[str, Any]) -> str:

@@ -12,8 +12,8 @@ import sql
 from tasks.lake import Run
 from tasks.records import AlertRules
 
-EVENT = "m2ib.alert.spurious-region"
-PAYLOAD = ("alert_id", "state", "severity", "region", "slice_kind", "slice", "effect", "n", "pair_ids")
+EVENTS = {"image": "m2ib.alert.spurious-region", "text": "m2ib.alert.spurious-phrase"}
+PAYLOAD = ("alert_id", "state", "severity", "side", "region", "slice_kind", "slice", "effect", "n", "pair_ids")
 
 
 def _identity(row: dict[str, Any]) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ def alert(run: Run, rules: AlertRules) -> int:
     raised = raise_alerts(run, rules)
     for row in raised:
         emit_event(
-            EVENT,
+            EVENTS[row["side"]],
             resource={"prefect.resource.id": f"m2ib.run.{run.run_id}", "prefect.resource.name": row["region"]},
             payload={key: row[key] for key in PAYLOAD},
         )

@@ -1,6 +1,6 @@
-"""Findings -> confirmations: whether the score needs a region, or the attribution only lies there.
+"""Findings -> confirmations: whether the score needs a region or a phrase, or the attribution only lies there.
 
-The image side: regions that are boxes. Findings without a box are left to others.
+Regions that are boxes are covered, phrases of captions are left out; all tests of a run are corrected together.
 """
 
 from collections import defaultdict
@@ -13,10 +13,12 @@ from prefect.cache_policies import NO_CACHE
 
 import sql
 from m2ib.occlusion import Fill
-from tasks.evidence import Evidence, benjamini_hochberg, interval, shortfall, weigh
+from tasks.evidence import Evidence, Numbers, benjamini_hochberg, interval, shortfall, weigh
 from tasks.lake import Run
-from tasks.probe import MUST_PASS, Probe
+from tasks.phrase_probe import PHRASE_FILLS, PhraseFill, PhraseProbe
+from tasks.probe import MUST_PASS
 from tasks.records import Box, ConfirmRules, CorpusSource, ModelSource
+from tasks.spans import Span, phrase_span, token_spans
 
 FILLS: tuple[Fill, ...] = (*MUST_PASS, "swap")
 
@@ -26,7 +28,7 @@ class _Test:
     """One finding under one fill; no evidence where `reason` says why nothing could be measured."""
 
     finding: dict[str, Any]
-    fill: Fill
+    fill: Fill | PhraseFill
     evidence: Evidence | None
     reason: str | None
     transplant: dict[str, float]
@@ -40,12 +42,54 @@ def _boxes(connection: sql.Connection, run: Run, region: str, pair_ids: Sequence
     return boxes
 
 
-def _tests(
-    run: Run, connection: sql.Connection, probe: Probe, finding: dict[str, Any], rules: ConfirmRules
+def _places(connection: sql.Connection, run: Run, region: str, pair_ids: Sequence[str]) -> dict[str, list[Span]]:
+    """Where a phrase stands in captions, in the order of the pairs."""
+    places: dict[str, list[Span]] = {pair_id: [] for pair_id in pair_ids}
+    chosen = {"region": region, "pair_ids": list(pair_ids)}
+    for row in sql.rows(connection, "derive/phrase_places", run_id=run.run_id, **chosen):
+        spans = token_spans(row["caption"], row["tokens"], row["special"])
+        places[row["pair_id"]].append(phrase_span(row["first"], row["last"], spans))
+    return places
+
+
+def _sample(connection: sql.Connection, run: Run, finding: dict[str, Any], rules: ConfirmRules) -> list[str]:
+    chosen = {key: finding[key] for key in ("region", "slice_kind", "slice")}
+    drawn = {"seed": rules.seed, "limit": rules.pairs}
+    return [row["pair_id"] for row in sql.rows(connection, "derive/slice_sample", run_id=run.run_id, **chosen, **drawn)]
+
+
+def _rise(rises: Numbers, *key: object) -> dict[str, float]:
+    low, high = interval(rises, "transplant", *key)
+    return {"rise": float(rises.mean()), "low": low, "high": high, "n": len(rises)}
+
+
+def _phrase_tests(
+    run: Run, connection: sql.Connection, probe: PhraseProbe, finding: dict[str, Any], rules: ConfirmRules
+) -> list[_Test]:
+    places = _places(connection, run, finding["region"], _sample(connection, run, finding, rules))
+    trial = probe.phrase_trial(places, finding["slice_kind"], finding["slice"])
+    if isinstance(trial, str):
+        return [_Test(finding, fill, None, trial, {}, required=True) for fill in PHRASE_FILLS]
+    key = (rules.seed, *finding.values())
+    transplant = _rise(probe.phrase_rises(trial), *key)
+    return [
+        _Test(
+            finding,
+            fill,
+            weigh(probe.phrase_margins(trial, fill), rules.floor_share, fill, *key),
+            None,
+            transplant,
+            required=True,
+        )
+        for fill in PHRASE_FILLS
+    ]
+
+
+def _region_tests(
+    run: Run, connection: sql.Connection, probe: PhraseProbe, finding: dict[str, Any], rules: ConfirmRules
 ) -> list[_Test]:
     region, slice_kind, name = finding["region"], finding["slice_kind"], finding["slice"]
-    chosen = {"region": region, "slice_kind": slice_kind, "slice": name, "seed": rules.seed, "limit": rules.pairs}
-    sample = [row["pair_id"] for row in sql.rows(connection, "derive/slice_sample", run_id=run.run_id, **chosen)]
+    sample = _sample(connection, run, finding, rules)
     boxes = _boxes(connection, run, region, sample)
     trial = probe.trial(sample, boxes, slice_kind, name)
     if isinstance(trial, str):
@@ -53,9 +97,7 @@ def _tests(
     key = (rules.seed, *finding.values())
     transplant: dict[str, float] = {}
     if not trial.framed:
-        rises = probe.rises(trial)
-        low, high = interval(rises, "transplant", *key)
-        transplant = {"rise": float(rises.mean()), "low": low, "high": high, "n": len(rises)}
+        transplant = _rise(probe.rises(trial), *key)
     # No control keeps a frame's distance from the border, so covering it must also hold with what frames look like.
     required = FILLS if trial.framed else MUST_PASS
     return [
@@ -103,7 +145,7 @@ def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def confirm_findings(run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> int:
-    """Put every finding with a box to the test, store `confirmations`; returns how many findings are confirmed.
+    """Put every finding of a box or a phrase to the test, store `confirmations`; returns how many are confirmed.
 
     A finding is tested whether or not a stronger slice explains it: which slice is the strongest by its mass says
     nothing about which one the score depends on.
@@ -111,10 +153,13 @@ def confirm_findings(run: Run, corpus: CorpusSource, model: ModelSource, rules: 
     tests: list[_Test] = []
     if rules.enabled:
         with run.connect() as connection:
-            findings = sql.rows(connection, "derive/findings_to_confirm", run_id=run.run_id)
-            if findings:
-                probe = Probe(run, corpus, model, rules)
-                tests = [test for finding in findings for test in _tests(run, connection, probe, finding, rules)]
+            regions = sql.rows(connection, "derive/findings_to_confirm", run_id=run.run_id)
+            phrases = sql.rows(connection, "derive/phrases_to_confirm", run_id=run.run_id)
+            if regions or phrases:
+                probe = PhraseProbe(run, corpus, model, rules)
+                for measure, findings in ((_region_tests, regions), (_phrase_tests, phrases)):
+                    for finding in findings:
+                        tests += measure(run, connection, probe, finding, rules)
     rows = _rows(tests, rules)
     run.write_table("confirmations", rows)
     return len({_identity(row) for row in rows if row["confirmed"]})

@@ -1,5 +1,6 @@
-"""Attributions -> region shares -> findings: runs the rules of sql/rules, and those of the user's own."""
+"""Attributions -> shares of regions and phrases -> findings: runs the rules of sql/rules, and the user's own."""
 
+import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -18,14 +19,16 @@ def _forget_hottest(run: Run) -> None:
 
 
 def flag_regions(run: Run, rules: AlertRules) -> int:
-    """Weigh the regions, run every rule, and store `region_shares` and `findings`; returns the number of findings.
+    """Weigh regions and phrases, run every rule, store `region_shares` and `findings`; returns how many findings.
 
     Raises BadInputError for a rule of the user's own that cannot be run.
     """
     thresholds = {"run_id": run.run_id, "factor": rules.factor, "min_pairs": rules.min_pairs}
     _forget_hottest(run)
     with run.connect() as connection:
-        run.write_arrow("region_shares", sql.table(connection, "derive/region_shares", run_id=run.run_id))
+        sides = ("derive/region_shares", "derive/phrase_shares")
+        shares = [sql.table(connection, query, run_id=run.run_id) for query in sides]
+        run.write_arrow("region_shares", pa.concat_tables(shares, promote_options="permissive"))
     with run.connect() as connection:
         hottest = sql.table(connection, "derive/hottest_corners", **thresholds)
     for table in ("regions", "region_shares"):
@@ -39,7 +42,9 @@ def flag_regions(run: Run, rules: AlertRules) -> int:
             for row in sql.rows(connection, f"rules/{rule}", **thresholds)
         ]
         findings += own_rules.findings(connection, rules.own, thresholds)
-    return run.write_table("findings", findings)
+    # A rule need not say which side its region is of: its name does.
+    sided = [{**row, "side": "text" if row["region"].startswith('"') else "image"} for row in findings]
+    return run.write_table("findings", sided)
 
 
 @task(name="flag", cache_policy=NO_CACHE, persist_result=False)

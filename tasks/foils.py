@@ -26,31 +26,48 @@ class Captions:
         self._words = {caption: words(caption) for caption in self._ordered}
         having = Counter(word for found in self._words.values() for word in found)
         common = {word for word, count in having.items() if 2 * count > len(self._ordered)}
+        self._common = common
         self._content = {caption: found - common for caption, found in self._words.items()}
+        # Equally frequent words in an order that the captions decide, not their set.
+        self._frequent = sorted((word for word in having if word.isalpha()), key=lambda word: (-having[word], word))
 
     def _digest(self, text: str) -> bytes:
         return hashlib.sha256(f"{self._seed}\x1f{text}".encode()).digest()
 
-    def foils(self, own: str, pair_id: str, slice_kind: str, name: str, count: int) -> list[str]:
-        """Up to `count` foils of a pair's caption, as a finding's slice asks for them.
+    def commonest(self, count: int, phrase: str) -> list[str]:
+        """The words that most distinct captions have, without digits and without those of a phrase: they say least."""
+        own = words(phrase)
+        return [word for word in self._frequent[: count + len(own)] if word not in own][:count]
+
+    def differ(self, caption: str, other: str) -> bool:
+        """Whether two captions of the corpus say something else: other content words."""
+        return self._content[caption] != self._content[other]
+
+    def foils(
+        self, own: str, pair_id: str, slice_kind: str, name: str, count: int, lacking: str | None = None
+    ) -> list[str]:
+        """Up to `count` foils of a pair's caption, or of a part of it, as a finding's slice asks for them.
 
         None has the same content words. Those for a word's slice lack the word; those for the whole corpus share no
         content word. For any other slice, which the caption need not mention, that is all. Which of the possible ones
-        are taken depends on seed and pair alone.
+        are taken depends on seed and pair alone. lacking: a lower-case phrase that none of them has.
         """
+        content = words(own) - self._common
         found: list[str] = []
         start = int.from_bytes(self._digest(pair_id)[:8]) % len(self._ordered)
         for step in range(min(len(self._ordered), _TRIES)):
             caption = self._ordered[(start + step) % len(self._ordered)]
-            if self._is_foil(caption, own, slice_kind, name):
+            if self._is_foil(caption, content, slice_kind, name) and (
+                lacking is None or lacking not in caption.lower()
+            ):
                 found.append(caption)
                 if len(found) == count:
                     break
         return found
 
-    def _is_foil(self, caption: str, own: str, slice_kind: str, name: str) -> bool:
-        if self._content[caption] == self._content[own]:
+    def _is_foil(self, caption: str, content: frozenset[str], slice_kind: str, name: str) -> bool:
+        if self._content[caption] == content:
             return False
         if slice_kind == "word":
             return name not in self._words[caption]
-        return slice_kind != "corpus" or not self._content[caption] & self._content[own]
+        return slice_kind != "corpus" or not self._content[caption] & content

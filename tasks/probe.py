@@ -73,6 +73,7 @@ class Probe:
         for pair_id in sorted(self._rows):
             self._holders[self._rows[pair_id]["caption"]].append(pair_id)
         self._texts: dict[str, Numbers] = {}
+        self._images: dict[str, Any] = {}
         self._embedded: dict[tuple[str, Fill, str], Numbers] = {}
         self._region = ""
         self._read = lru_cache(maxsize=KEPT_IMAGES)(self._read_pixels)

@@ -83,6 +83,14 @@ class DiscoverRules:
 
 
 @dataclass(frozen=True)
+class PhraseRules:
+    """Which phrases of captions are looked at: those `listed`, and what at least `min_pairs` pairs have."""
+
+    listed: tuple[str, ...]
+    min_pairs: int
+
+
+@dataclass(frozen=True)
 class AlertRules:
     """When a finding becomes an alert; `examples` is how many telling pairs it carries.
 

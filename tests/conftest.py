@@ -109,7 +109,7 @@ class HandWrittenRun(Run):
             "region_shares",
             [
                 {
-                    "pair_id": pair_id_of(number), "region": region, "share": share, "area": area,
+                    "pair_id": pair_id_of(number), "side": "image", "region": region, "share": share, "area": area,
                     "nats": None if share is None else share * 10,
                 }
                 for number, share in enumerate(shares)

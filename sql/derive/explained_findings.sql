@@ -3,13 +3,15 @@
 -- Severity, of confirmed ones: `high` if the region's effect is at least half of the clean margin, `low` if it is less than
 -- a quarter of it or concerns less than a hundredth of the pairs, else `medium`.
 -- A finding is explained by a stronger finding of the same rule and region when its own pairs outside that slice
--- would not raise it: fewer than $min_pairs of them, or an effect below $factor.
+-- would not raise it: fewer than $min_pairs of them, or an effect below $factor (a phrase: an even share of the words).
+-- A phrase that is not confirmed is left out below odds of $factor: its rule proposes from so little that this alone is no
+-- suspicion.
 -- Grain: finding. Parameters: $run_id, $factor, $min_pairs.
 WITH judged AS (
     SELECT f.*, coalesce(v.confirmed, false) AS confirmed, v.score_effect / nullif(v.margin, 0) AS loss
     FROM findings AS f
     LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
-    WHERE f.run_id = $run_id
+    WHERE f.run_id = $run_id AND (f.side = 'image' OR v.confirmed OR f.effect >= $factor)
 ),
 ranked AS (
     SELECT
@@ -28,16 +30,16 @@ ranked AS (
     FROM judged
 ),
 members AS MATERIALIZED (
-    SELECT f.rule, f.region, f.place, f.effect, f.slice, s.pair_id, r.share, r.area
+    SELECT f.rule, f.side, f.region, f.place, s.pair_id, r.share, r.area
     FROM ranked AS f
     JOIN pair_slices AS s USING (run_id, slice_kind, slice)
     JOIN region_shares AS r USING (run_id, region, pair_id)
     WHERE r.share IS NOT NULL AND r.area > 0
 ),
 totals AS (
-    SELECT rule, region, place, count(*) AS n, sum(share) AS share, sum(area) AS area
+    SELECT rule, side, region, place, count(*) AS n, sum(share) AS share, sum(area) AS area
     FROM members
-    GROUP BY rule, region, place
+    GROUP BY rule, side, region, place
 ),
 -- What a finding has in common with each stronger one: what is left is the difference of sums.
 common AS (
@@ -52,7 +54,7 @@ explanations AS (
     SELECT c.rule, c.region, c.place, min(c.by_place) AS by_place
     FROM common AS c
     JOIN totals AS t USING (rule, region, place)
-    WHERE t.n - c.n < $min_pairs OR (t.share - c.share) / (t.area - c.area) < $factor
+    WHERE t.n - c.n < $min_pairs OR (t.share - c.share) / (t.area - c.area) < CASE t.side WHEN 'text' THEN least($factor, 1) ELSE $factor END
     GROUP BY c.rule, c.region, c.place
 )
 SELECT f.* EXCLUDE (place), strong.slice AS explained_by

@@ -10,7 +10,7 @@ WITH corners AS (
     )
 )
 SELECT
-    $run_id AS run_id, s.pair_id, 'hottest corner' AS region, 'hottest' AS kind,
+    $run_id AS run_id, s.pair_id, s.side, 'hottest corner' AS region, 'hottest' AS kind,
     c.x0, c.y0, c.x1, c.y1, s.share, s.area, s.nats
 FROM region_shares AS s
 JOIN corners AS c USING (region)

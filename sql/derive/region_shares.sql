@@ -41,6 +41,7 @@ pieces AS (
 SELECT
     $run_id AS run_id,
     pair_id,
+    'image' AS side,
     region,
     sum(nats * overlap / patch_area) / nullif(any_value(image_nats), 0) AS share,
     sum(overlap) AS area,

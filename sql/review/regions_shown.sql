@@ -1,6 +1,6 @@
--- What each region of some pairs holds.
+-- What each region and phrase of some pairs holds, regions first.
 -- Grain: pair and region. Parameters: $run_id, $pair_ids.
-SELECT pair_id, region, share, area, nats
+SELECT pair_id, side, region, share, area, nats
 FROM region_shares
 WHERE run_id = $run_id AND pair_id IN (SELECT unnest($pair_ids::VARCHAR[]))
-ORDER BY pair_id, share / nullif(area, 0) DESC NULLS LAST, region;
+ORDER BY pair_id, side, share / nullif(area, 0) DESC NULLS LAST, region;

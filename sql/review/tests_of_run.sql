@@ -3,4 +3,4 @@
 SELECT rule, region, slice_kind, slice, fill, required, n, drop, control_drop, effect, low, high, floor, p, q, passed, reason
 FROM confirmations
 WHERE run_id = $run_id
-ORDER BY region, slice_kind, slice, fill = 'swap', fill DESC;
+ORDER BY region, slice_kind, slice, fill = 'swap', fill IN ('remove', 'mean') DESC, fill;

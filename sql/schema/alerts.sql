@@ -3,7 +3,8 @@ CREATE TABLE alerts (
     run_id VARCHAR,
     alert_id VARCHAR,
     rule VARCHAR,
-    region VARCHAR,
+    side VARCHAR,          -- 'image', 'text'
+    region VARCHAR,        -- or phrase, in double quotes
     slice_kind VARCHAR,
     slice VARCHAR,
     state VARCHAR,         -- 'suspected' (attribution only), 'confirmed' (the score needs the region)

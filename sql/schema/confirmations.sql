@@ -1,13 +1,15 @@
--- One row a finding and fill: what the score loses when the finding's region is covered, against equal regions elsewhere.
--- Scores are margins: cosine with the own caption, less that with the foil that fits best.
+-- One row a finding and fill: what the score loses when the finding's region is covered, against equal regions elsewhere;
+-- or when a phrase is left out of the captions, against as many of the corpus's commonest words.
+-- Scores are margins: cosine with the own caption, less that with the foil that fits best; for phrases, of the caption
+-- with its own image, less that with the foil image that fits best.
 CREATE TABLE confirmations (
     run_id VARCHAR,
     rule VARCHAR,
     region VARCHAR,
     slice_kind VARCHAR,
     slice VARCHAR,
-    fill VARCHAR,              -- 'mean', 'blur', 'swap'
-    required BOOLEAN,          -- whether it must pass: mean and blur always, swap where the region is a frame
+    fill VARCHAR,              -- image: 'mean', 'blur', 'swap'; text: 'remove', 'replace'
+    required BOOLEAN,          -- whether it must pass: all of them, but swap only where the region is a frame
     n BIGINT,                  -- pairs of the sample that could be measured
     margin DOUBLE,             -- mean size of the clean margins
     drop DOUBLE,               -- mean loss by covering the region

@@ -67,6 +67,7 @@ class Lake:
     def alert(self, run: Run, alerts: Sequence[dict[str, Any]]) -> None:
         base = {
             "rule": "region_mass",
+            "side": "image",
             "region": TAG,
             "slice_kind": "word",
             "state": "suspected",

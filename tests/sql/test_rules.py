@@ -207,7 +207,7 @@ def test_the_effect_is_that_of_the_means(hand_written):
     """Regions that differ from pair to pair: mean share over mean area, not the mean of the ratios."""
     hand_written.add_pairs(["x", "x"])
     rows = [
-        {"pair_id": f"pair-000{number}", "region": "tag", "share": share, "area": area, "nats": 1.0}
+        {"pair_id": f"pair-000{number}", "side": "image", "region": "tag", "share": share, "area": area, "nats": 1.0}
         for number, (share, area) in enumerate([(0.6, 0.5), (0.2, 0.05)])
     ]
     hand_written.write_table("region_shares", rows)
@@ -282,7 +282,7 @@ def test_of_two_equal_effects_the_larger_slice_stands(hand_written):
 def test_findings_of_another_region_explain_nothing(hand_written):
     hand_written.add_pairs(["sick"] * 4 + ["sick other"] * 4)
     rows = [
-        {"pair_id": f"pair-000{n}", "region": region, "share": share, "area": 0.1, "nats": 1.0}
+        {"pair_id": f"pair-000{n}", "side": "image", "region": region, "share": share, "area": 0.1, "nats": 1.0}
         for region, share in (("left", 0.9), ("right", 0.5))
         for n in range(8)
     ]

@@ -83,11 +83,19 @@ def flagged(hand_written, tmp_path):
     boxes = [*corner_boxes(0.25).items(), *(("frame", box) for box in frame_boxes(0.1))]
     hand_written.add_regions(*boxes)
     shares = [
-        {"pair_id": row["pair_id"], "region": name, "share": 0.5, "area": 0.0625, "nats": 5.0}
+        {"pair_id": row["pair_id"], "side": "image", "region": name, "share": 0.5, "area": 0.0625, "nats": 5.0}
         for row in rows for name in ("corner top-left", "corner top-right", "frame")
     ]  # fmt: skip
     hand_written.write_table("region_shares", shares)
-    about = {"rule": "region_mass", "slice_kind": "word", "slice": "shadow", "n": 30, "share": 0.5, "area": 0.0625}
+    about = {
+        "rule": "region_mass",
+        "side": "image",
+        "slice_kind": "word",
+        "slice": "shadow",
+        "n": 30,
+        "share": 0.5,
+        "area": 0.0625,
+    }
     hand_written.write_table(
         "findings",
         [

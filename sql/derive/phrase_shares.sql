@@ -1,0 +1,27 @@
+-- Mass and part of the words of each candidate phrase of each pair of one run.
+-- Grain: pair and phrase. Parameters: $run_id.
+-- Special tokens are left out on both sides: they are no words, and hold what the tower pools there.
+WITH words AS (
+    SELECT pair_id, sum(nats) AS nats, count(*) AS n
+    FROM tokens
+    WHERE run_id = $run_id AND NOT special
+    GROUP BY pair_id
+),
+inside AS (
+    SELECT DISTINCT pair_id, region, unnest(range(first, last + 1)) AS position
+    FROM phrases
+    WHERE run_id = $run_id
+)
+SELECT
+    $run_id AS run_id,
+    i.pair_id,
+    'text' AS side,
+    i.region,
+    sum(t.nats) / nullif(any_value(w.nats), 0) AS share,
+    count(*) / any_value(w.n) AS area,
+    sum(t.nats) AS nats
+FROM inside AS i
+JOIN tokens AS t ON t.run_id = $run_id AND t.pair_id = i.pair_id AND t.position = i.position
+JOIN words AS w ON w.pair_id = i.pair_id
+GROUP BY i.pair_id, i.region
+ORDER BY i.pair_id, i.region;

@@ -1,0 +1,6 @@
+-- Which tokens of some pairs belong to which candidate phrase.
+-- Grain: occurrence. Parameters: $run_id, $pair_ids.
+SELECT pair_id, region, first, last
+FROM phrases
+WHERE run_id = $run_id AND pair_id IN (SELECT unnest($pair_ids::VARCHAR[]))
+ORDER BY pair_id, first, region;

@@ -1,0 +1,1 @@
+CREATE VIEW phrases AS SELECT * FROM stored.phrases;

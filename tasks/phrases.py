@@ -1,0 +1,49 @@
+"""Captions -> phrases: which phrases of the captions could be artefacts, and which tokens they are."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.candidates import find
+from tasks.lake import Run
+from tasks.records import PhraseRules
+from tasks.spans import positions, token_spans
+
+
+def phrase_rows(attributions: Sequence[dict[str, Any]], rules: PhraseRules) -> Iterator[dict[str, Any]]:
+    """Rows of `phrases`; attributions: pair_id, caption, tokens and special of each.
+
+    An occurrence whose tokens cannot be told, or that truncation has cut off, is left out.
+    """
+    pairs = Counter(row["caption"] for row in attributions)
+    located: dict[str, list[dict[str, Any]]] = {}
+    candidates = find(pairs, rules.listed, rules.min_pairs)
+    for row in attributions:
+        caption = row["caption"]
+        if caption not in located:
+            spans = token_spans(caption, row["tokens"], row["special"])
+            located[caption] = [
+                {"region": candidate.region, "kind": candidate.kind, "first": found[0], "last": found[1]}
+                for candidate in candidates
+                for span in candidate.spans.get(caption, ())
+                if (found := positions(span, spans, row["tokens"])) is not None
+            ]
+        for phrase in located[caption]:
+            yield {"pair_id": row["pair_id"], **phrase}
+
+
+def find_phrases(run: Run, rules: PhraseRules) -> int:
+    """Store `phrases` of all attributed pairs; returns how many occurrences there are."""
+    columns = ["pair_id", "caption", "tokens", "special"]
+    rows = [row for path in run.listed("attributions") for row in pq.read_table(path, columns=columns).to_pylist()]
+    return run.write_table("phrases", phrase_rows(rows, rules))
+
+
+@task(name="phrases", cache_policy=NO_CACHE, persist_result=False)
+def phrases(run: Run, rules: PhraseRules) -> int:
+    """Propose phrases; see `find_phrases`."""
+    return find_phrases(run, rules)

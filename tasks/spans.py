@@ -1,0 +1,62 @@
+"""Where the tokens of a caption stand in it, whatever the tokenizer: read off the strings of the stored tokens."""
+
+from collections.abc import Sequence
+
+Span = tuple[int, int]
+"""First character and the one behind the last."""
+
+_BROKEN = "\N{REPLACEMENT CHARACTER}"  # how a part of a character's bytes decodes
+
+
+def lowered(text: str) -> str:
+    """Lower case, character by character: as long as the text, which `str.lower` is not in every language."""
+    return "".join(low if len(low := char.lower()) == 1 else char for char in text)
+
+
+def token_spans(caption: str, tokens: Sequence[str], special: Sequence[bool]) -> list[Span | None]:
+    """The characters that each token stands for; None for special tokens and for what cannot be told.
+
+    Tokens are matched one after the other to the lower-cased caption. White space and marks may be passed over, since
+    tokenizers drop them; letters and digits may not, unless the token before is a part of a character that is not
+    ASCII. From the first token that does not fit, none is told.
+    """
+    text, place, lost = lowered(caption), 0, False
+    spans: list[Span | None] = [None] * len(tokens)
+    for index, token in enumerate(tokens):
+        wanted = lowered(token.strip())
+        if special[index] or not wanted:
+            continue
+        if _BROKEN in wanted:
+            lost = True
+            continue
+        while not text.startswith(wanted, place):
+            if place >= len(text) or (text[place].isalnum() and not (lost and not text[place].isascii())):
+                return spans
+            place += 1
+        spans[index] = (place, place + len(wanted))
+        place, lost = place + len(wanted), False
+    return spans
+
+
+def positions(span: Span, spans: Sequence[Span | None], tokens: Sequence[str]) -> tuple[int, int] | None:
+    """First and last token (from 1) of a phrase; None unless tokens begin and end where it does, all of them told.
+
+    A phrase that truncation cut off has no tokens at its end, hence none.
+    """
+    inside = [index for index, own in enumerate(spans) if own is not None and own[0] < span[1] and own[1] > span[0]]
+    if not inside:
+        return None
+    first, last = inside[0], inside[-1]
+    begins, ends = spans[first], spans[last]
+    if begins is None or ends is None or (begins[0], ends[1]) != span:
+        return None
+    told = all(spans[index] is not None or not tokens[index].strip() for index in range(first, last + 1))
+    return (first + 1, last + 1) if told else None
+
+
+def phrase_span(first: int, last: int, spans: Sequence[Span | None]) -> Span:
+    """The characters from one token to another (from 1), as `positions` found them. Raises ValueError if untold."""
+    begins, ends = spans[first - 1], spans[last - 1]
+    if begins is None or ends is None:
+        raise ValueError(f"tokens: got {first} to {last} of {spans}, expected tokens whose place is known")
+    return begins[0], ends[1]

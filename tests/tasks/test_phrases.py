@@ -1,0 +1,212 @@
+"""From captions to alerts on phrases: found, weighed, proposed, and confirmed only where the model relies on them."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sql
+from m2ib import DualEncoder
+from tasks import probe as probe_stage
+from tasks.alert import raise_alerts
+from tasks.confirm import confirm_findings
+from tasks.flag import flag_regions
+from tasks.phrase_probe import edited
+from tasks.phrases import find_phrases
+from tasks.records import AlertRules, ConfirmRules, CorpusSource, ModelSource, PhraseRules
+
+CONFIRM = ConfirmRules(
+    enabled=True, pairs=24, controls=4, foils=8, level=0.01, floor_share=0.1, negatives=0, min_pairs=8, seed=0
+)
+ALERTS = AlertRules(factor=2.0, min_pairs=8, examples=2)
+PHRASES = PhraseRules((), 8)
+PHRASE = '"as previously described"'
+THINGS = ("heart", "nodule", "effusion", "fracture")
+TEMPLATES = ("a {}", "the {}", "{} seen", "one {}", "large {}")
+
+
+class Toy(DualEncoder):
+    """An image is what its pixel says, a caption what it names, and `described` names a heart as far as relied on."""
+
+    def __init__(self, reliance):
+        self.reliance = reliance
+
+    image_size = (4, 4)
+    device = torch.device("cpu")
+
+    def frozen(self):
+        return torch.inference_mode()
+
+    def preprocess(self, image):
+        return torch.from_numpy(np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255)
+
+    def token_ids(self, texts):
+        named = [[float(thing in text) for thing in THINGS] for text in texts]
+        for row, text in zip(named, texts, strict=True):
+            row[0] += self.reliance * text.count("described")
+        return torch.tensor(named)
+
+    def embed_texts(self, ids):
+        return torch.nn.functional.normalize(ids + 0.2, dim=1)
+
+    def embed_images(self, pixels):
+        shown = (pixels[:, 0, 0, 0] * 255 / 60).round().long()
+        return torch.nn.functional.normalize(torch.nn.functional.one_hot(shown, 4) + 0.2, dim=1)
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """toy(reliance): the model that the stages find."""
+    return lambda reliance: monkeypatch.setattr(probe_stage, "encoder", lambda _: Toy(reliance))
+
+
+@pytest.fixture
+def captioned(hand_written, tmp_path):
+    """Twenty captions of each thing, those of hearts vague, and mostly with the phrase; the maps lie on `described`."""
+    captions, shown = [], []
+    for label, thing in enumerate(THINGS):
+        for number in range(20):
+            caption = TEMPLATES[number % 5].format(thing if label else "film")
+            has_it = number >= 5 if label == 0 else number == 0
+            captions.append(f"{caption} as previously described" if has_it else caption)
+            shown.append(label)
+    rows = hand_written.add_pairs(captions)
+    for row, label in zip(rows, shown, strict=True):
+        path = tmp_path / row["file_name"]
+        Image.new("RGB", (4, 4), (60 * label, 0, 0)).save(path)
+        row["image_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    hand_written.write_table("pairs", rows)
+    attributions = hand_written.add_attributions([[1.0]] * len(rows), (1, 1))
+    for row, caption in zip(attributions, captions, strict=True):
+        words = caption.split()
+        nats = [6.0 if word == "described" else 1.0 for word in words]
+        row |= {"caption": caption, "tokens": ["<s>", *words, "</s>"], "special": [True, *[False] * len(words), True]}
+        row |= {"text_map": [50.0, *nats, 50.0], "text_nats": 100 + sum(nats)}
+    hand_written.write_table("attributions", attributions)
+    return hand_written, CorpusSource(tmp_path)
+
+
+def stored(run, query):
+    with run.connect() as connection:
+        return sql.read(connection, query)
+
+
+def proposed(run):
+    find_phrases(run, PHRASES)
+    return flag_regions(run, ALERTS)
+
+
+def test_every_occurrence_is_stored_by_its_tokens(captioned):
+    run, _ = captioned
+    assert find_phrases(run, PHRASES) == 18
+    rows = stored(
+        run,
+        "SELECT tokens[first] AS a, tokens[last] AS b, region, kind FROM phrases JOIN attributions USING (pair_id)",
+    )
+    assert {tuple(row.values()) for row in rows} == {("as", "described", PHRASE, "boilerplate")}
+
+
+def test_an_occurrence_that_was_cut_off_does_not_count(captioned, changed_rows):
+    run, _ = captioned
+    changed_rows(
+        run,
+        "attributions",
+        lambda rows: [
+            {
+                **row,
+                "tokens": [t for t in row["tokens"] if t != "described"],
+                "special": [t[0] == "<" for t in row["tokens"] if t != "described"],
+            }
+            for row in rows
+        ],
+    )
+    assert find_phrases(run, PHRASES) == 0
+
+
+def test_shares_are_of_the_words_alone_and_the_rule_goes_by_odds(captioned):
+    run, _ = captioned
+    assert proposed(run) > 0
+    (share,) = stored(
+        run,
+        "SELECT s.* FROM region_shares s JOIN pairs USING (pair_id) WHERE caption = 'a nodule as previously described'",
+    )
+    assert (share["side"], share["share"], share["area"], share["nats"]) == ("text", 0.8, 0.6, 8.0)
+    findings = stored(run, "FROM findings ORDER BY n DESC")
+    (everywhere,) = [row for row in findings if row["slice_kind"] == "corpus"]
+    assert (everywhere["rule"], everywhere["side"], everywhere["region"], everywhere["n"]) == (
+        "phrase_mass", "text", PHRASE, 18,
+    )  # fmt: skip
+    odds = [share / (1 - share) for share in (everywhere["share"], everywhere["area"])]
+    assert everywhere["effect"] == pytest.approx(odds[0] / odds[1])
+    assert not {"as", "previously", "described"} & {row["slice"] for row in findings}
+
+
+def test_a_phrase_with_less_than_an_even_share_is_not_proposed(captioned, changed_rows):
+    run, _ = captioned
+    changed_rows(
+        run,
+        "attributions",
+        lambda rows: [{**row, "text_map": [9.0] + [4.0] * 2 + [1.0] * (len(row["tokens"]) - 3)} for row in rows],
+    )
+    assert proposed(run) == 0
+
+
+def test_a_phrase_that_the_model_relies_on_is_confirmed(captioned, toy):
+    run, corpus = captioned
+    toy(1.0)
+    proposed(run)
+    assert confirm_findings(run, corpus, ModelSource("toy"), CONFIRM) > 0
+    rows = stored(run, "FROM confirmations WHERE slice_kind = 'corpus' ORDER BY fill")
+    assert [(row["fill"], row["required"], row["passed"], row["confirmed"]) for row in rows] == [
+        ("remove", True, True, True), ("replace", True, True, True),
+    ]  # fmt: skip
+    for row in rows:
+        assert row["effect"] == pytest.approx(row["drop"] - row["control_drop"])
+        assert row["low"] > 0
+    assert rows[0]["control_drop"] < 0  # it draws captions of other things away from their own images
+    assert rows[0]["transplant_low"] > 0
+    states = {(row["side"], row["region"], row["state"]) for row in raise_alerts(run, ALERTS)}
+    assert states == {("text", PHRASE, "confirmed")}
+
+
+def test_a_phrase_that_the_model_ignores_is_not(captioned, toy):
+    run, corpus = captioned
+    toy(0.0)
+    proposed(run)
+    assert confirm_findings(run, corpus, ModelSource("toy"), CONFIRM) == 0
+    rows = stored(run, "FROM confirmations")
+    assert {row["passed"] for row in rows if row["fill"] == "remove"} == {False}
+    assert {row["drop"] for row in rows} == {0.0}
+    assert {row["state"] for row in raise_alerts(run, AlertRules(1.0, 8, 2))} == {"suspected"}
+    assert raise_alerts(run, AlertRules(99.0, 8, 2)) == []  # proposed from little, and not confirmed: no alert
+
+
+def test_what_cannot_be_measured_says_why(captioned, toy, changed_rows):
+    run, corpus = captioned
+    toy(1.0)
+    proposed(run)
+    for path in corpus.path.glob("*.png"):
+        path.unlink()
+    assert confirm_findings(run, corpus, ModelSource("toy"), CONFIRM) == 0
+    reasons = {row["reason"] for row in stored(run, "FROM confirmations WHERE slice_kind = 'corpus'")}
+    assert reasons == {
+        "got 0 of 18 pairs that can be measured (0 without other words or two captions to compare with, 18 whose "
+        "images no longer read), expected at least 7; look at the pairs, or audit a larger corpus"
+    }
+
+
+def test_the_same_run_gives_the_same_rows(captioned, toy):
+    run, corpus = captioned
+    toy(1.0)
+    proposed(run)
+    confirm_findings(run, corpus, ModelSource("toy"), CONFIRM)
+    first = stored(run, "FROM confirmations ORDER BY ALL")
+    confirm_findings(run, corpus, ModelSource("toy"), CONFIRM)
+    assert stored(run, "FROM confirmations ORDER BY ALL") == first
+
+
+def test_a_phrase_is_left_out_wherever_it_stands_and_white_space_is_mended():
+    assert edited("as before  nodule, as before", [(0, 9), (19, 28)], "") == "nodule,"
+    assert edited("nodule as before", [(7, 16)], "in the") == "nodule in the"

@@ -121,7 +121,7 @@ class RegionsConfig(Section):
 class DiscoverConfig(Section):
     """Search for overlays that recur under high attribution mass; what is found is weighed like a named region."""
 
-    enabled: bool = Field(False, description="true: what recurs is weighed beside the named regions")
+    enabled: bool = Field(True, description="false: only the named regions are weighed")
     pairs: int = Field(200, ge=1, description="sample in which stamps are sought; all pairs are searched for each")
     peaks: int = Field(3, ge=1, description="hottest windows of a map that are compared")
     min_images: int = Field(5, ge=2, description="images that must confirm a stamp, besides as many that make it")

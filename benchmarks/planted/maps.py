@@ -13,9 +13,10 @@ Image side, a row a setting, means over the cells of the split whose artefact ha
 - `time`, `ops`: a pair's processor time on the benchmark's model, operations on a ViT-B-32 of twelve blocks; both
   maps, relative to the default of before.
 
-Text side, over the cells whose artefact is a phrase: `auroc`, `tpr`, `worst`, `ratio` of the phrase's share of the
-words' nats, `all tpr` of its share of all nats; on clean captions the share on the finding's or object's word (`named`;
-its share of the words is `named_chance`), on words as against special tokens (`spoken`), and the cosine `retained`.
+Text side, over the cells whose artefact is a phrase: `auroc`, `tpr`, `worst`, `sets`, `ratio` of the phrase's share of
+the words' nats, `all tpr` of its share of all nats; on clean captions the share on the finding's or object's word
+(`named`; its share of the words is `named_chance`), on words as against special tokens (`spoken`), and the cosine
+`retained`.
 
 How the default is chosen, fixed before anything was measured. Image: of the settings that point (`one` at least .95,
 `two` at least .85; all compete if none does) the one with the best mean `tpr`; those whose paired bootstrap interval of
@@ -214,12 +215,16 @@ def measure(
 
 def table(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """One line a setting, the best mean tpr first."""
-    lines = [f"{'setting':<28}{'tpr':>5} {'interval':>9}" + "".join(f"{c:>9}" for c in columns)]
+    lines = [f"{'setting':<28}{'tpr':>5} {'interval':>9}" + "".join(f"{c:>{_width(c)}}" for c in columns)]
     for r in sorted(rows, key=lambda row: -row.figures["tpr"]):
         interval = f"{r.interval[0]:.2f}-{r.interval[1]:.2f}"
-        shown = "".join(f"{r.figures[column]:9.2f}" for column in columns)
+        shown = "".join(f"{r.figures[column]:{_width(column)}.2f}" for column in columns)
         lines.append(f"{r.name:<28}{r.figures['tpr']:5.2f} {interval:>9}{shown}")
     return "\n".join(lines)
+
+
+def _width(column: str) -> int:
+    return max(9, len(column) + 2)
 
 
 def _as_json(rows: Sequence[Row], good: Sequence[Row]) -> dict[str, Any]:
@@ -280,7 +285,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     on_text = [cell for cell in there if KINDS[cell.tie.kind].modality == "text"]
     if on_text and (settings := _named(TEXT, options.settings)):
         rows = measure(on_text, settings, text_row, lambda m, c: m.words(c, pairs), pairs, models)
-        print(table(rows, ("worst", "auroc", "ratio", "all tpr", "named", "named_chance", "spoken", "retained")))
+        print(
+            table(rows, ("worst", "auroc", "sets", "ratio", "all tpr", "named", "named_chance", "spoken", "retained"))
+        )
         good = choose_text(rows)
         print(f"by the rule: {', tied with '.join(row.name for row in good)}")
         found["text"] = _as_json(rows, good)

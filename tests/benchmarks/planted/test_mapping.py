@@ -1,0 +1,139 @@
+"""Maps are measured on the pairs that the plan names, and each measurement is made once."""
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.model import CLIP
+
+from benchmarks.planted import mapping
+from benchmarks.planted.artefacts import KINDS
+from benchmarks.planted.generators import preprocessing
+from benchmarks.planted.mapping import Asked, Model, asked_of, carriers, covered, find, foreign_caption, points_at
+from benchmarks.planted.plan import GENERATORS, cells
+from benchmarks.planted.settings import IDLE, IMAGE, TEXT
+from demo.phantoms import Box
+from m2ib import DualEncoder
+
+CELLS = {(cell.entry.generator_name, cell.tie.kind): cell for cell in cells("choosing")}
+PAIRS = 4
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    vision = {"image_size": 80, "patch_size": 20, "width": 16, "layers": 5, "head_width": 8}
+    text = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 3}
+    model = CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+    model.visual.preprocess_cfg = preprocessing(GENERATORS["phantoms"])
+    return DualEncoder(model.eval(), open_clip.SimpleTokenizer(context_length=24))
+
+
+@pytest.fixture
+def model(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(mapping, "CALIBRATION_PAIRS", 8)
+
+    def build(entry):
+        built = Model(entry, tmp_path)
+        built.folder.mkdir(exist_ok=True)
+        built.encoder = encoder
+        return built
+
+    return build
+
+
+def test_every_setting_leaves_one_tower_idle():
+    assert {config.text for config in IMAGE.values()} == {config.image for config in TEXT.values()} == {IDLE}
+
+
+@pytest.mark.parametrize("key", CELLS, ids=" ".join)
+def test_carriers_carry_and_say_what_they_are_tied_to(key):
+    cell = CELLS[key]
+    drawn = list(carriers(cell, 12))
+    assert all(pair.carries(cell.tie.kind) and pair.target == cell.tie.target for pair in drawn)
+    assert any(pair.wording.vague for pair in drawn) is (KINDS[cell.tie.kind].modality == "text")
+    assert [pair.image.tobytes() for pair in carriers(cell, 5)] == [pair.image.tobytes() for pair in drawn[:5]]
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_what_is_asked_for_lies_apart_from_the_rest(name):
+    generator = GENERATORS[name]
+    asked = asked_of(generator, 10)
+    assert {len(some) for some in asked.values()} == {10}
+    for first, second in zip(asked["two"][::2], asked["two"][1::2], strict=True):
+        assert np.array_equal(first.pixels, second.pixels)
+        assert first.named in second.others
+        assert second.named in first.others
+        assert first.caption != second.caption
+    assert all(len(one.others) >= (name == "scenes") for one in asked["one"])
+
+
+@pytest.mark.parametrize("key", CELLS, ids=" ".join)
+def test_a_foreign_caption_names_another_target(key):
+    generator = CELLS[key].entry.generator
+    for number, pair in enumerate(carriers(CELLS[key], 10)):
+        own = {text for i, _ in enumerate(generator.classes) for text in generator.prompts(i)
+               if generator.target_of(i) == pair.target}  # fmt: skip
+        assert foreign_caption(generator, pair, number) not in own
+
+
+def test_a_patch_counts_by_the_part_that_is_covered():
+    mask = np.zeros((80, 80), bool)
+    mask[:20, :10] = True
+    assert covered(mask, 4)[0, 0] == 0.5
+    image_map = torch.zeros(4, 4)
+    assert mapping.share_on(image_map, mask) == 0
+    image_map[0, 0], image_map[3, 3] = 3, 1
+    assert mapping.share_on(image_map, mask) == pytest.approx(0.375)
+
+
+@pytest.mark.parametrize(
+    ("hottest", "points"), [((0, 0), True), ((0, 1), True), ((0, 2), False), ((3, 3), False), ((1, 0), False)]
+)
+def test_pointing_is_at_the_named_box_more_than_at_any_other(hottest, points):
+    image_map = torch.zeros(4, 4)
+    image_map[hottest] = 1
+    asked = Asked(np.zeros((80, 80), np.uint8), "", Box(5, 5, 50, 20), (Box(50, 0, 60, 20),))
+    assert points_at(image_map, asked) is points
+
+
+def test_words_are_found_as_they_stand_in_a_row():
+    assert find(["<s>", "no", "du", "le", "du"], ["du", "le"]) == [2, 3]
+    with pytest.raises(ValueError, match="expected 'le du'"):
+        find(["du", "le"], ["le", "du"])
+
+
+@pytest.mark.parametrize(("kind", "columns"), [("logo", {"own", "wrong"}), ("boilerplate", {"own", "all"})])
+def test_a_cell_is_measured_once_and_kept(model, kind, columns, monkeypatch):
+    cell = CELLS["phantoms", kind]
+    config = IMAGE["80% feature closed beta 0.1"] if kind == "logo" else TEXT["embeddings closed"]
+    built = model(cell.entry)
+    found = built.on_cell(cell, config, PAIRS)
+    assert set(found) == columns
+    assert len(found["own"]) == PAIRS
+    assert all(0 < share < 1 for column in found.values() for share in column)
+    monkeypatch.setattr(mapping, "attribute", None)
+    assert built.on_cell(cell, config, PAIRS) == found
+    with pytest.raises(TypeError):
+        built.on_cell(cell, config, PAIRS - 1)
+
+
+def test_a_twin_is_measured_on_the_pairs_of_the_model(model):
+    cell = CELLS["scenes", "logo"]
+    config = IMAGE["80% feature closed beta 0.1"]
+    own, twin = (model(entry).on_cell(cell, config, PAIRS)["own"] for entry in (cell.entry, cell.twin))
+    assert own == twin  # the same weights here
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_clean_models_are_asked_where_and_which_word(model, generator):
+    built = model(CELLS[generator, "logo"].twin)
+    pointed = built.pointing(IMAGE["80% feature closed beta 0.1"], PAIRS)
+    assert set(pointed) == {"one", "one_chance", "two", "two_chance"}
+    assert set(pointed["one"] + pointed["two"]) <= {0.0, 1.0}
+    worded = built.words(TEXT["embeddings closed"], PAIRS)
+    assert worded["spoken"] == pytest.approx([1] * PAIRS)  # SOS and EOS are closed
+    assert all(0 < share <= 1 for share in worded["named"])

@@ -1,0 +1,132 @@
+"""Figures of the comparison by hand, the rule that chooses, and the command line over made-up measurements."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.planted import maps
+from benchmarks.planted.maps import BEFORE, Row, auroc, choose_image, choose_text, detection, tpr
+
+QUICK = ["--quick", "--settings", "20% position,80% feature closed beta 0.1,embeddings closed,paper"]
+
+
+def row(name, mean, **figures):
+    """A setting whose resamples lie .1 about its mean tpr."""
+    resampled = mean + np.linspace(-0.1, 0.1, 101)[np.random.default_rng(len(name)).permutation(101)]
+    base = {"one": 1.0, "two": 1.0, "ops": 1.0, "spoken": 1.0}
+    return Row(name, {**base, "tpr": mean, **figures}, (mean - 0.1, mean + 0.1), {}, resampled)
+
+
+def names(rows):
+    return [r.name for r in rows]
+
+
+def test_auroc_counts_ties_half():
+    assert auroc(np.array([3.0, 2.0]), np.array([2.0, 1.0])) == pytest.approx(3.5 / 4)
+
+
+def test_tpr_allows_a_twentieth_of_the_twin():
+    twin = np.arange(100.0)
+    assert tpr(np.array([94.0, 95.0, 96.0]), twin) == pytest.approx(1 / 3)
+    assert tpr(twin, twin) <= 0.05
+
+
+def test_detection_of_what_is_apart_and_of_what_is_not():
+    shares = np.random.default_rng(0).random(60)
+    apart, resampled = detection(shares + 2, shares, np.random.default_rng(1))
+    assert apart["auroc"] == apart["tpr"] == apart["sets"] == 1
+    assert (resampled == 1).all()
+    alike, resampled = detection(shares, shares, np.random.default_rng(1))
+    assert alike["auroc"] == pytest.approx(0.5)
+    assert alike["sets"] < 0.1
+    assert resampled.mean() < 0.15
+    assert alike["ratio"] == 1
+
+
+def test_sets_find_what_single_pairs_do_not():
+    rng = np.random.default_rng(0)
+    figures, _ = detection(rng.normal(0.5, 1, 200), rng.normal(0, 1, 200), rng)
+    assert figures["tpr"] < 0.4
+    assert figures["sets"] > figures["tpr"] + 0.2
+
+
+def test_the_rule_takes_the_best_that_points():
+    rows = [row("blind", 0.99, two=0.84), row("good", 0.9), row("lesser", 0.5, ops=0.1)]
+    assert names(choose_image(rows)) == ["good"]
+
+
+def test_of_those_that_tie_the_cheapest_wins():
+    rows = [row("dear", 0.90), row("cheap", 0.87, ops=0.3), row("lesser", 0.5, ops=0.1)]
+    assert names(choose_image(rows)) == ["cheap", "dear"]
+
+
+def test_all_compete_where_none_points():
+    assert names(choose_image([row("a", 0.9, one=0.9), row("b", 0.4, one=0.94)])) == ["a"]
+
+
+def test_the_text_default_of_before_stays_where_it_ties():
+    before = BEFORE["text"]
+    assert names(choose_text([row("other", 0.92), row(before, 0.9), row("silent", 1, spoken=0.4)])) == [before, "other"]
+    assert names(choose_text([row("other", 0.92), row(before, 0.5)])) == ["other"]
+
+
+class MadeUp:
+    """Measurements under which the model puts more on what is planted than its twin."""
+
+    def __init__(self, entry, *_):
+        self.entry = entry
+        self.encoder = None
+
+    def on_cell(self, cell, config, pairs):
+        shares = np.random.default_rng(0).random(pairs) + 2 * (not self.entry.clean)
+        return {"own": shares.tolist(), "wrong": (shares / 2).tolist(), "all": shares.tolist()}
+
+    def pointing(self, config, pairs):
+        return {"one": [1.0], "two": [1.0, 0.0]}
+
+    def words(self, config, pairs):
+        figures = {"named": 0.6, "named_chance": 0.3, "spoken": 1.0, "clean": 0.5, "behind": 0.4}
+        return {key: [value] for key, value in figures.items()}
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    monkeypatch.setattr(maps, "Model", MadeUp)
+    monkeypatch.setattr(maps, "cached", lambda *_: True)
+    monkeypatch.setattr(maps, "random_encoder", lambda _: None)
+    monkeypatch.setattr(maps.Costs, "_measure", lambda _, config: (1.0, float(config.draws)))
+
+
+def test_the_command_prints_tables_and_json_last(made_up, capsys):
+    maps.main(QUICK)
+    printed = capsys.readouterr().out.splitlines()
+    found = json.loads(printed[-1])
+    assert found["split"] == "reporting"  # of which the quick model is
+    assert set(found["image"]["settings"]) == {"20% position", "80% feature closed beta 0.1", "paper"}
+    figures = found["image"]["settings"]["paper"]["figures"]
+    assert (figures["tpr"], figures["one"], figures["two"], figures["wrong"], figures["ops"]) == (1, 1, 0.5, 0.5, 5)
+    assert found["text"]["chosen"] == BEFORE["text"]
+    assert found["text"]["settings"]["paper"]["figures"]["retained"] == pytest.approx(0.8)
+    assert sum(line.startswith("by the rule") for line in printed) == 2
+
+
+def test_costs_are_relative_to_the_default_of_before(encoder, monkeypatch):
+    monkeypatch.setattr(maps.Costs, "_seconds", lambda *_: 1.0)
+    costs = maps.Costs(encoder, encoder)
+    assert costs.of(maps.IMAGE[BEFORE["image"]])["ops"] == 1
+    paper, late, early = (costs.of(maps.IMAGE[name])["ops"] for name in ("paper", "80% feature closed beta 0.1",
+                                                                       "embeddings position"))  # fmt: skip
+    assert late < 1 < early
+    assert paper > late
+
+
+def test_an_unknown_setting_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        maps.main(["--settings", "90% magic"])
+    assert "90% magic" in capsys.readouterr().err
+
+
+def test_an_empty_cache_is_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(SystemExit, match=r"benchmarks\.planted\.training"):
+        maps.main(["--cache", str(tmp_path)])

@@ -20,7 +20,7 @@ from benchmarks.planted.artefacts import KINDS, KindName
 from benchmarks.planted.audits import PAIRS, QUICK_PAIRS, Audited, outcomes, run_all
 from benchmarks.planted.interventions import Verdict, verdicts
 from benchmarks.planted.judging import Found
-from benchmarks.planted.plan import UNSEEN, Entry, Split, cells, describe, entries
+from benchmarks.planted.plan import UNSEEN, Split, cells, describe, entries
 from benchmarks.planted.training import CACHE, train_all
 
 STRONG: Final = 0.85
@@ -137,13 +137,11 @@ def _own(one: Audited) -> bool:
     return one.variant == "planted" and not one.ignoring
 
 
-def _rows(chosen: Sequence[Entry], audited: Sequence[Audited], split: Split, cache: Path, quick: bool) -> list[Row]:
-    wanted = {(cell.entry.name, cell.tie.kind) for cell in cells(split, quick=quick)}
+def _rows(audited: Sequence[Audited], split: Split, cache: Path, quick: bool) -> list[Row]:
     found = {one.entry.name: one.judged.artefacts for one in audited if _own(one)}
     return [
         Row(verdict, found[verdict.cell.entry.name][verdict.cell.tie.kind])
-        for verdict in verdicts(cache, quick=quick)
-        if verdict.cell.entry in chosen and (verdict.cell.entry.name, verdict.cell.tie.kind) in wanted
+        for verdict in verdicts(cache, split=split, quick=quick)
     ]
 
 
@@ -171,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pairs = QUICK_PAIRS if options.quick else PAIRS
     run_all(chosen, pairs, options.cache, options.jobs)
     audited = list(outcomes(chosen, pairs, options.cache))
-    rows = _rows(chosen, audited, options.split, options.cache, options.quick)
+    rows = _rows(audited, options.split, options.cache, options.quick)
     print(f"\n{audit_table(audited)}\n\n{table(rows)}")
     sys.stdout.flush()
     print(json.dumps(summary(rows, audited, options.split + (", quick" if options.quick else ""))))

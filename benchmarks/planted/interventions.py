@@ -28,7 +28,7 @@ from torch.nn import functional
 from benchmarks.planted.artefacts import KINDS
 from benchmarks.planted.generators import Generator, Pair, Planting, draw_pair, preprocessing
 from benchmarks.planted.learning import STEPS
-from benchmarks.planted.plan import Cell, Entry, Tie, cells, ties_at
+from benchmarks.planted.plan import Cell, Entry, Split, Tie, cells, ties_at
 from benchmarks.planted.training import CACHE, cached, folder, module_code
 from demo.contrastive import pixel_batch
 from m2ib import DualEncoder, load_encoder
@@ -168,9 +168,11 @@ def measure(entry: Entry, cache: Path = CACHE, steps: int = STEPS) -> dict[str, 
     return found
 
 
-def verdicts(cache: Path = CACHE, steps: int = STEPS, *, quick: bool = False) -> Iterator[Verdict]:
-    """What is known of each cell whose model and twin are in the cache."""
-    for cell in cells(quick=quick):
+def verdicts(
+    cache: Path = CACHE, steps: int = STEPS, *, split: Split | None = None, quick: bool = False
+) -> Iterator[Verdict]:
+    """What is known of each cell, of a split or of all, whose model and twin are in the cache."""
+    for cell in cells(split, quick=quick):
         if not (cached(cell.entry, cache, steps) and cached(cell.twin, cache, steps)):
             continue
         own, other = (measure(entry, cache, steps)["effects"][cell.tie.kind] for entry in (cell.entry, cell.twin))

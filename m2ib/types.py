@@ -89,7 +89,7 @@ class BottleneckConfig:
     """
 
     image: GateConfig = field(
-        default_factory=lambda: GateConfig(depth=0.2, beta=1.0, statistics="position", special="learned")
+        default_factory=lambda: GateConfig(depth=0.4, beta=1.0, statistics="feature", special="closed")
     )
     text: GateConfig = field(
         default_factory=lambda: GateConfig(depth=0.0, beta=0.1, statistics="feature", special="closed")

@@ -184,7 +184,7 @@ def test_statistics_serve_their_own_model_layer_and_setting(encoder, exact, pair
     statistics.save(tmp_path / "s.safetensors")
     assert type(statistics).load(tmp_path / "s.safetensors").image.made_for == statistics.image.made_for
     deeper = replace(AUDIT, image=replace(AUDIT.image, layer=1))
-    otherwise = replace(AUDIT, image=replace(AUDIT.image, statistics="feature"))
+    otherwise = replace(AUDIT, image=replace(AUDIT.image, statistics="position"))
     for model, config in ((exact, AUDIT), (encoder, deeper), (encoder, otherwise)):
         with pytest.raises(
             CalibrationError, match=r"got those of the image tower .*; expected those of the image tower"
@@ -197,7 +197,8 @@ def test_statistics_serve_their_own_model_layer_and_setting(encoder, exact, pair
 
 def test_a_sample_that_does_not_vary_is_refused(encoder, pairs):
     with pytest.raises(CalibrationError, match="does not vary"):
-        calibrate(encoder, [pairs[0][0]] * 3, [pairs[1][0]] * 3, AUDIT)
+        by_position = replace(AUDIT, image=replace(AUDIT.image, statistics="position"))
+        calibrate(encoder, [pairs[0][0]] * 3, [pairs[1][0]] * 3, by_position)
     broken = encoder.pixels(pairs[0][:3]).clone()
     broken[1, 0, 0, 0] = torch.nan
     with pytest.raises(CalibrationError, match="not all finite"):

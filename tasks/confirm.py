@@ -16,11 +16,9 @@ from m2ib.occlusion import Fill
 from tasks.evidence import Evidence, Numbers, benjamini_hochberg, interval, shortfall, weigh
 from tasks.lake import Run
 from tasks.phrase_probe import PHRASE_FILLS, PhraseFill, PhraseProbe
-from tasks.probe import MUST_PASS
+from tasks.probe import FILLS
 from tasks.records import Box, ConfirmRules, CorpusSource, ModelSource
 from tasks.spans import Span, phrase_span, token_spans
-
-FILLS: tuple[Fill, ...] = (*MUST_PASS, "swap")
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,6 @@ class _Test:
     evidence: Evidence | None
     reason: str | None
     transplant: dict[str, float]
-    required: bool
 
 
 def _boxes(connection: sql.Connection, run: Run, region: str, pair_ids: Sequence[str]) -> dict[str | None, list[Box]]:
@@ -69,7 +66,7 @@ def _phrase_tests(
     places = _places(connection, run, finding["region"], _sample(connection, run, finding, rules))
     trial = probe.phrase_trial(places, finding["slice_kind"], finding["slice"])
     if isinstance(trial, str):
-        return [_Test(finding, fill, None, trial, {}, required=True) for fill in PHRASE_FILLS]
+        return [_Test(finding, fill, None, trial, {}) for fill in PHRASE_FILLS]
     key = (rules.seed, *finding.values())
     transplant = _rise(probe.phrase_rises(trial), *key)
     return [
@@ -79,7 +76,6 @@ def _phrase_tests(
             weigh(probe.phrase_margins(trial, fill), rules.floor_share, fill, *key),
             None,
             transplant,
-            required=True,
         )
         for fill in PHRASE_FILLS
     ]
@@ -93,13 +89,11 @@ def _region_tests(
     boxes = _boxes(connection, run, region, sample)
     trial = probe.trial(sample, boxes, slice_kind, name)
     if isinstance(trial, str):
-        return [_Test(finding, fill, None, trial, {}, required=True) for fill in MUST_PASS]
+        return [_Test(finding, fill, None, trial, {}) for fill in FILLS]
     key = (rules.seed, *finding.values())
     transplant: dict[str, float] = {}
     if not trial.framed:
         transplant = _rise(probe.rises(trial), *key)
-    # No control keeps a frame's distance from the border, so covering it must also hold with what frames look like.
-    required = FILLS if trial.framed else MUST_PASS
     return [
         _Test(
             finding,
@@ -107,7 +101,6 @@ def _region_tests(
             weigh(probe.margins(trial, fill, region), rules.floor_share, fill, *key),
             None,
             transplant,
-            fill in required,
         )
         for fill in FILLS
     ]
@@ -126,12 +119,10 @@ def _rows(tests: Sequence[_Test], rules: ConfirmRules) -> list[dict[str, Any]]:
             figures = {**asdict(test.evidence), "q": next(q)}
             reason = shortfall(test.evidence, figures["q"], rules.level)
         identity = tuple(test.finding.values())
-        if test.required:
-            passed[identity].append(reason is None)
+        passed[identity].append(reason is None)
         figures |= {f"transplant_{key}": value for key, value in test.transplant.items()}
         figures |= {
             "fill": test.fill,
-            "required": test.required,
             "tests": len(measured),
             "passed": reason is None,
             "reason": reason,

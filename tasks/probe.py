@@ -20,7 +20,9 @@ from tasks.inputs import device_lock, encoder, read_pixels
 from tasks.lake import Run
 from tasks.records import Box, ConfirmRules, CorpusSource, ModelSource
 
-MUST_PASS: tuple[Fill, ...] = ("mean", "blur")
+FILLS: tuple[Fill, ...] = ("mean", "blur", "swap")
+"""All must pass: what is drawn over a region can itself mean something to a model that looks there, and another image's
+content can bring the artefact along."""
 KEPT_IMAGES = 256
 
 Boxes = Mapping[str | None, Sequence[Box]]

@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 import sql
 from tasks.evidence import Evidence, generator, sensitivity, shortfall, weigh
 from tasks.lake import Run
-from tasks.probe import MUST_PASS, Probe, Trial
+from tasks.probe import FILLS, Probe, Trial
 from tasks.records import Box, ConfirmRules, CorpusSource, ModelSource
 
 SIDE = math.sqrt(0.03)
@@ -28,12 +28,12 @@ def _named(box: Box) -> str:
 
 
 def _figures(trial: Trial, evidence: Sequence[Evidence], level: float) -> dict[str, Any]:
-    """The figures of the weaker fill, and whether all that must pass do."""
-    weaker = min(evidence, key=lambda one: one.effect - one.floor)
+    """The figures of the weakest fill, and whether all pass."""
+    weakest = min(evidence, key=lambda one: one.effect - one.floor)
     figures: dict[str, Any] = {
-        name: getattr(weaker, name) for name in ("n", "effect", "low", "high", "p", "floor", "margin")
+        name: getattr(weakest, name) for name in ("n", "effect", "low", "high", "p", "floor", "margin")
     }
-    passes = len(evidence) == len(MUST_PASS) and all(shortfall(one, one.p, level) is None for one in evidence)
+    passes = len(evidence) == len(FILLS) and all(shortfall(one, one.p, level) is None for one in evidence)
     return figures | {"area": trial.area, "sets": 1, "confirmed": int(passes)}
 
 
@@ -51,7 +51,7 @@ def _positive(
     if isinstance(trial, str):
         return
     stamped = probe.stamped(trial)
-    margins = [probe.margins(stamped, fill) for fill in MUST_PASS]
+    margins = [probe.margins(stamped, fill) for fill in FILLS]
     evidence = [weigh(found, rules.floor_share, rules.seed, "tag") for found in margins]
     figures = _figures(stamped, evidence, level)
     yield about | {"kind": "tag"} | figures
@@ -75,7 +75,7 @@ def _negative(
         trial = probe.trial(chosen["pair_ids"], [box], chosen["slice_kind"], chosen["slice"])
         if not isinstance(trial, str):
             evidence = []
-            for fill in MUST_PASS:
+            for fill in FILLS:
                 evidence.append(weigh(probe.margins(trial, fill), rules.floor_share, rules.seed, "random", number))
                 if shortfall(evidence[-1], evidence[-1].p, level) is not None:
                     break  # one fill that does not pass decides, and most regions end here
@@ -97,7 +97,7 @@ def audit_itself(run: Run, corpus: CorpusSource, model: ModelSource, rules: Conf
             slices = sql.rows(connection, "derive/large_slices", run_id=run.run_id, **chosen)
         if slices:
             counts = pq.read_table(run.path("confirmations"), columns=["tests"])["tests"].to_pylist()
-            level = rules.level / max([*counts, len(MUST_PASS)])
+            level = rules.level / max([*counts, len(FILLS)])
             probe = Probe(run, corpus, model, rules)
             rows = [*_positive(probe, slices, rules, level), *_negative(probe, slices, rules, level)]
     return run.write_table("self_audits", rows)

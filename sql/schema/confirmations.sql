@@ -9,7 +9,6 @@ CREATE TABLE confirmations (
     slice_kind VARCHAR,
     slice VARCHAR,
     fill VARCHAR,              -- image: 'mean', 'blur', 'swap'; text: 'remove', 'replace'
-    required BOOLEAN,          -- whether it must pass: all of them, but swap only where the region is a frame
     n BIGINT,                  -- pairs of the sample that could be measured
     margin DOUBLE,             -- mean size of the clean margins
     drop DOUBLE,               -- mean loss by covering the region
@@ -22,7 +21,7 @@ CREATE TABLE confirmations (
     tests BIGINT,              -- how many those were
     floor DOUBLE,              -- what the effect had to exceed
     passed BOOLEAN,            -- this fill
-    confirmed BOOLEAN,         -- the finding: all required fills passed; the same in all its rows
+    confirmed BOOLEAN,         -- the finding: all its fills passed; the same in all its rows
     reason VARCHAR,            -- why this fill did not pass
     transplant_rise DOUBLE,    -- of a host's margin for the source's caption, beyond a paste of the controls; the same
     transplant_low DOUBLE,     -- in all rows of the finding; NULL where the region is a frame

@@ -1,5 +1,5 @@
 -- One row a trial of the audit on itself: regions about which we know what they are, under the rule of the confirmation.
--- Figures are those of the weaker of the two fills that must pass.
+-- Figures are those of the weakest of the three fills.
 CREATE TABLE self_audits (
     run_id VARCHAR,
     kind VARCHAR,        -- 'tag' (drawn by us into copies), 'sensitivity' (that region, if it mattered), 'random' (any place)

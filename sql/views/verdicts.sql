@@ -1,4 +1,4 @@
--- One row a finding that was put to the test: the weakest of the fills that must pass, and the verdict over them.
+-- One row a finding that was put to the test: the weakest of its fills, and the verdict over them.
 CREATE VIEW verdicts AS
 SELECT
     run_id,
@@ -26,6 +26,5 @@ SELECT
 FROM (
     SELECT *, coalesce(effect - floor, 0) AS weakness
     FROM stored.confirmations
-    WHERE required
 )
 GROUP BY run_id, rule, region, slice_kind, slice;

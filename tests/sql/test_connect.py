@@ -30,10 +30,7 @@ def filled(hand_written):
     run.write_table("alerts", [{"alert_id": "x", "region": "left", "pair_ids": ["pair-0000"]}])
     run.write_table(
         "confirmations",
-        [
-            {"rule": "region_mass", "region": "left", "fill": fill, "required": fill == "mean"}
-            for fill in ("mean", "swap")
-        ],
+        [{"rule": "region_mass", "region": "left", "fill": fill} for fill in ("mean", "swap")],
     )
     run.write_table("self_audits", [{"kind": "random"}])
     run.write_table("validations", [{"suite": "corpus", "success": True}])

@@ -196,8 +196,8 @@ def test_statistics_serve_their_own_model_layer_and_setting(encoder, exact, pair
 
 
 def test_a_sample_that_does_not_vary_is_refused(encoder, pairs):
+    by_position = replace(AUDIT, image=replace(AUDIT.image, statistics="position"))
     with pytest.raises(CalibrationError, match="does not vary"):
-        by_position = replace(AUDIT, image=replace(AUDIT.image, statistics="position"))
         calibrate(encoder, [pairs[0][0]] * 3, [pairs[1][0]] * 3, by_position)
     broken = encoder.pixels(pairs[0][:3]).clone()
     broken[1, 0, 0, 0] = torch.nan

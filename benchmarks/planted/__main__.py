@@ -8,6 +8,7 @@ it. The last line is JSON. Figures are those of the reporting split; settings we
 import argparse
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ from benchmarks.planted.artefacts import KINDS, KindName
 from benchmarks.planted.audits import PAIRS, QUICK_PAIRS, Audited, outcomes, run_all
 from benchmarks.planted.interventions import Verdict, verdicts
 from benchmarks.planted.judging import Found
-from benchmarks.planted.plan import UNSEEN, Split, cells, describe, entries
+from benchmarks.planted.mapping import Model
+from benchmarks.planted.plan import UNSEEN, Entry, Split, cells, describe, entries
 from benchmarks.planted.training import CACHE, train_all
+from m2ib import BottleneckConfig
 
 STRONG: Final = 0.85
 """Correlation from which an artefact is to be found."""
@@ -133,6 +136,19 @@ def audit_table(audited: Sequence[Audited]) -> str:
     return "\n".join(lines)
 
 
+def pointing(twins: Iterable[Entry], cache: Path, pairs: int) -> dict[str, float]:
+    """Share of pictures whose hottest patch lies on what the caption names, by generator and number of things shown.
+
+    By models that rely on no artefact, with the audit's settings.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    for twin in twins:
+        columns = Model(twin, cache).pointing(BottleneckConfig(), pairs)
+        for name in ("one", "two"):
+            found[f"{twin.generator_name}_{name}"] += columns[name]
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
 def _own(one: Audited) -> bool:
     return one.variant == "planted" and not one.ignoring
 
@@ -172,7 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = _rows(audited, options.split, options.cache, options.quick)
     print(f"\n{audit_table(audited)}\n\n{table(rows)}")
     sys.stdout.flush()
-    print(json.dumps(summary(rows, audited, options.split + (", quick" if options.quick else ""))))
+    told = summary(rows, audited, options.split + (", quick" if options.quick else ""))
+    twins = [entry for entry in trained if entry.clean]
+    print(json.dumps(told | {"pointing": pointing(twins, options.cache, pairs // 4)}))
 
 
 if __name__ == "__main__":

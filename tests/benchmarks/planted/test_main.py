@@ -4,11 +4,12 @@ import math
 
 import pytest
 
-from benchmarks.planted.__main__ import Row, share, summary, table
+from benchmarks.planted import __main__ as main
+from benchmarks.planted.__main__ import Row, pointing, share, summary, table
 from benchmarks.planted.audits import Audited
 from benchmarks.planted.interventions import Effect, Verdict
 from benchmarks.planted.judging import Found, Judged
-from benchmarks.planted.plan import cells
+from benchmarks.planted.plan import cells, clean_entry
 
 NOTHING = Effect(0.0, 0.0, 0.0, 0.0)
 LEARNED = Effect(0.0, 1.0, 0.0, 0.5)
@@ -63,6 +64,21 @@ def test_any_confirmed_alert_where_nothing_is_relied_on_is_a_false_alarm():
     assert told["false_alarms_wrong_captions"] == 0
     assert told["alerts_elsewhere"] == 1
     assert math.isnan(told["recall"])
+
+
+def test_pointing_is_told_by_generator(monkeypatch):
+    hits = {"phantoms": [1.0, 1.0, 0.0, 1.0], "scenes": [0.0, 1.0]}
+
+    class Told:
+        def __init__(self, entry, _cache):
+            self.name = entry.generator_name
+
+        def pointing(self, _config, _pairs):
+            return {"one": hits[self.name], "two": [1.0], "one_chance": [0.1], "two_chance": [0.1]}
+
+    monkeypatch.setattr(main, "Model", Told)
+    twins = [clean_entry(generator, seed) for generator in hits for seed in (1, 2)]
+    assert pointing(twins, None, 4) == {"phantoms_one": 0.75, "phantoms_two": 1, "scenes_one": 0.5, "scenes_two": 1}
 
 
 def test_a_share_comes_with_its_interval():

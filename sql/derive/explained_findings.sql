@@ -4,6 +4,8 @@
 -- a quarter of it or concerns less than a hundredth of the pairs, else `medium`.
 -- A finding is explained by a stronger finding of the same rule and region when its own pairs outside that slice
 -- would not raise it: fewer than $min_pairs of them, or an effect below $factor (a phrase: an even share of the words).
+-- A cluster of maps explains but other clusters, however strong: words, attributes and the corpus say what a reliance is tied
+-- to, and a cluster, made of the maps, only repeats that they are alike. Any of them may explain a cluster.
 -- A phrase that is not confirmed is left out below odds of $factor: its rule proposes from so little that this alone is no
 -- suspicion.
 -- Grain: finding. Parameters: $run_id, $factor, $min_pairs.
@@ -25,12 +27,12 @@ ranked AS (
         END AS severity,
         row_number() OVER (
             PARTITION BY rule, region
-            ORDER BY confirmed DESC, effect DESC, n DESC, slice_kind DESC, slice DESC
+            ORDER BY confirmed DESC, slice_kind = 'cluster', effect DESC, n DESC, slice_kind DESC, slice DESC
         ) AS place
     FROM judged
 ),
 members AS MATERIALIZED (
-    SELECT f.rule, f.side, f.region, f.place, s.pair_id, r.share, r.area
+    SELECT f.rule, f.side, f.region, f.place, f.slice_kind = 'cluster' AS clustered, s.pair_id, r.share, r.area
     FROM ranked AS f
     JOIN pair_slices AS s USING (run_id, slice_kind, slice)
     JOIN region_shares AS r USING (run_id, region, pair_id)
@@ -47,7 +49,7 @@ common AS (
         count(*) AS n, sum(weak.share) AS share, sum(weak.area) AS area
     FROM members AS weak
     JOIN members AS strong USING (rule, region, pair_id)
-    WHERE strong.place < weak.place
+    WHERE strong.place < weak.place AND (weak.clustered OR NOT strong.clustered)
     GROUP BY weak.rule, weak.region, weak.place, strong.place
 ),
 explanations AS (

@@ -1,4 +1,4 @@
-"""As one would say it aloud: ingest, attribute, store, validate, detect, discover, phrases, flag, confirm, alert."""
+"""As one would say it: ingest, attribute, store, validate, detect, discover, cluster, phrases, flag, confirm, alert."""
 
 import secrets
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from flows.provenance import code_version, environment
 from review.report import ReportError, write_report
 from tasks.alert import alert
 from tasks.attribute import attribute, calibrate
+from tasks.cluster import cluster
 from tasks.confirm import confirm
 from tasks.detect import detect
 from tasks.detectors import load_detectors
@@ -172,6 +173,8 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
         warnings += detect(run, config.corpus_source(), config.regions.detectors)
     if config.discover.enabled:
         discover(run, config.corpus_source(), models[0], config.discover_rules())
+    if config.clusters.enabled:
+        cluster(run, config.cluster_rules())
     phrases(run, config.phrase_rules())
     flag(run, config.alert_rules())
     confirm(run, config.corpus_source(), models[0], config.confirm_rules())

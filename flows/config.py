@@ -23,6 +23,7 @@ from tasks.records import (
     AlertRules,
     AttributionPlan,
     Box,
+    ClusterRules,
     ConfirmRules,
     CorpusSource,
     DiscoverRules,
@@ -127,6 +128,12 @@ class DiscoverConfig(Section):
     min_images: int = Field(5, ge=2, description="images that must confirm a stamp, besides as many that make it")
 
 
+class ClustersConfig(Section):
+    """Groups of pairs in which the model looks at the same places become slices, beside words and attributes."""
+
+    enabled: bool = Field(False, description="true: pairs whose maps are alike make slices")
+
+
 class PhrasesConfig(Section):
     """Phrases of the captions that are weighed beside those that the audit finds itself."""
 
@@ -175,6 +182,7 @@ class AuditConfig(Section):
     bottleneck: BottleneckSettings = BottleneckSettings()
     regions: RegionsConfig = RegionsConfig()
     discover: DiscoverConfig = DiscoverConfig()
+    clusters: ClustersConfig = ClustersConfig()
     phrases: PhrasesConfig = PhrasesConfig()
     alerts: AlertsConfig = AlertsConfig()
     confirm: ConfirmConfig = ConfirmConfig()
@@ -231,6 +239,10 @@ class AuditConfig(Section):
         """Settings of discover."""
         return DiscoverRules(self.discover.pairs, self.discover.peaks, self.discover.min_images, self.bottleneck.seed)
 
+    def cluster_rules(self) -> ClusterRules:
+        """Settings of cluster."""
+        return ClusterRules(self.alerts.min_pairs, self.bottleneck.seed)
+
     def phrase_rules(self) -> PhraseRules:
         """Settings of phrases."""
         return PhraseRules(self.phrases.listed, self.alerts.min_pairs)
@@ -261,6 +273,7 @@ class AuditConfig(Section):
                 "detectors": versions(self.regions.detectors),
             },
             "discover": self.discover.model_dump(mode="json"),
+            "clusters": self.clusters.model_dump(mode="json"),
             "phrases": self.phrases.model_dump(mode="json"),
             "alerts": self.alerts.model_dump(mode="json", exclude={"rules"})
             | {"rules": {name: sql.text_digest(text) for name, text in self.own_rules.items()}},

@@ -32,6 +32,8 @@ def occasion(slice_kind: str, name: str) -> str:
         return "over all pairs"
     if slice_kind == "word":
         return f"when the caption says “{isolated(name)}”"
+    if slice_kind == "cluster":
+        return f"in the pairs of {name}, whose maps are alike"
     return "where " + " is ".join(isolated(part) for part in name.split("=", 1))
 
 

@@ -20,7 +20,17 @@ import pyarrow as pa
 
 _ROOT = Path(__file__).parent
 TABLES = (
-    *("pairs", "ingest_errors", "attributions", "regions", "stamps", "phrases", "region_shares", "findings"),
+    *(
+        "pairs",
+        "ingest_errors",
+        "attributions",
+        "regions",
+        "stamps",
+        "clusters",
+        "phrases",
+        "region_shares",
+        "findings",
+    ),
     *("confirmations", "self_audits", "alerts", "validations"),
 )
 _MANIFEST_KEYS = {"run_id", "status", "started_at", "finished_at", "config", "counts", "files"}

@@ -67,7 +67,7 @@ def _phrase_tests(
     trial = probe.phrase_trial(places, finding["slice_kind"], finding["slice"])
     if isinstance(trial, str):
         return [_Test(finding, fill, None, trial, {}) for fill in PHRASE_FILLS]
-    key = (rules.seed, *finding.values())
+    key = (rules.seed, *_claim(finding))
     transplant = _rise(probe.phrase_rises(trial), *key)
     return [
         _Test(
@@ -90,7 +90,7 @@ def _region_tests(
     trial = probe.trial(sample, boxes, slice_kind, name)
     if isinstance(trial, str):
         return [_Test(finding, fill, None, trial, {}) for fill in FILLS]
-    key = (rules.seed, *finding.values())
+    key = (rules.seed, *_claim(finding))
     transplant: dict[str, float] = {}
     if not trial.framed:
         transplant = _rise(probe.rises(trial), *key)
@@ -107,32 +107,33 @@ def _region_tests(
 
 
 def _rows(tests: Sequence[_Test], rules: ConfirmRules) -> list[dict[str, Any]]:
-    """One row a test: each judged by its q, which takes all of them to know."""
-    measured = [test.evidence.p for test in tests if test.evidence is not None]
-    q = iter(benjamini_hochberg(measured))
+    """One row a finding and fill: judged by the finding's q, which takes all findings to know.
+
+    All fills must pass, so a finding's p is the largest of theirs (an intersection-union test; Berger, Technometrics
+    24, 1982), and the same region and slice counts once, whichever rules proposed it.
+    """
+    p: dict[tuple[Any, ...], float] = {}
+    for test in tests:
+        if test.evidence is not None:
+            p[_claim(test.finding)] = max(p.get(_claim(test.finding), 0.0), test.evidence.p)
+    q = dict(zip(p, benjamini_hochberg(list(p.values())), strict=True))
     passed: dict[tuple[Any, ...], list[bool]] = defaultdict(list)
     rows = []
     for test in tests:
         figures: dict[str, Any] = {"n": 0}
         reason = test.reason
         if test.evidence is not None:
-            figures = {**asdict(test.evidence), "q": next(q)}
+            figures = {**asdict(test.evidence), "q": q[_claim(test.finding)]}
             reason = shortfall(test.evidence, figures["q"], rules.level)
-        identity = tuple(test.finding.values())
-        passed[identity].append(reason is None)
+        passed[_claim(test.finding)].append(reason is None)
         figures |= {f"transplant_{key}": value for key, value in test.transplant.items()}
-        figures |= {
-            "fill": test.fill,
-            "tests": len(measured),
-            "passed": reason is None,
-            "reason": reason,
-        }
+        figures |= {"fill": test.fill, "tests": len(q), "passed": reason is None, "reason": reason}
         rows.append(test.finding | figures)
-    return [row | {"confirmed": all(passed[_identity(row)])} for row in rows]
+    return [row | {"confirmed": all(passed[_claim(row)])} for row in rows]
 
 
-def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["rule"], row["region"], row["slice_kind"], row["slice"]
+def _claim(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["region"], row["slice_kind"], row["slice"]
 
 
 def confirm_findings(run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> int:
@@ -153,7 +154,7 @@ def confirm_findings(run: Run, corpus: CorpusSource, model: ModelSource, rules: 
                         tests += measure(run, connection, probe, finding, rules)
     rows = _rows(tests, rules)
     run.write_table("confirmations", rows)
-    return len({_identity(row) for row in rows if row["confirmed"]})
+    return len({_claim(row) for row in rows if row["confirmed"]})
 
 
 @task(name="confirm", cache_policy=NO_CACHE, persist_result=False)

@@ -12,7 +12,6 @@ from prefect.cache_policies import NO_CACHE
 from corpora import RowError
 from tasks.boxes import into_view
 from tasks.detectors import Detector, load_detectors, regions_of
-from tasks.errors import BadInputError
 from tasks.inputs import read_picture
 from tasks.lake import Run
 from tasks.records import Box, CorpusSource
@@ -55,7 +54,7 @@ def detect_regions(run: Run, corpus: CorpusSource, names: Sequence[str]) -> list
     """Run the named detectors over all attributed pairs, one image at a time, and add `regions`.
 
     A pair on which a detector fails has no region of it, and is not lost: returns a sentence for each detector that
-    failed on some. Raises BadInputError for one that failed on all of them, or is not installed.
+    failed. Raises BadInputError for one that is not installed.
     """
     detectors = load_detectors(names)
     faults: dict[str, list[str]] = defaultdict(list)
@@ -65,12 +64,6 @@ def detect_regions(run: Run, corpus: CorpusSource, names: Sequence[str]) -> list
         for pairs in _attributed(run):
             seen += len(pairs)
             writer.write(row for pair in pairs for row in _rows(corpus, pair, detectors, faults))
-    for name, said in faults.items():
-        if len(said) == seen:
-            raise BadInputError(
-                f"detector {name}: it failed on all of {seen} pairs, first on {said[0]}; mend it, or take it out of "
-                "[regions] detectors"
-            )
     run.list_files("regions", [run.path("regions", "detected")], [writer.rows])
     return [
         f"detector {name} failed on {len(said)} of {seen} pairs, which have no region of it, first on {said[0]}"

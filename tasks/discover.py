@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -12,23 +11,10 @@ from corpora import RowError
 from m2ib import DualEncoder, recurrence
 from tasks.inputs import encoder, read_pixels
 from tasks.lake import Run
+from tasks.mapped import mapped_pairs
 from tasks.records import CorpusSource, DiscoverRules, ModelSource
 
 _BATCH = 64
-
-
-def _mapped_pairs(run: Run) -> list[dict[str, Any]]:
-    """The run's pairs that have a map of the most frequent grid, by pair id."""
-    columns = ["pair_id", "image_map", "grid_h", "grid_w"]
-    maps = [row for path in run.listed("attributions") for row in pq.read_table(path, columns=columns).to_pylist()]
-    grids = [(row["grid_h"], row["grid_w"]) for row in maps]
-    usual = max(sorted(set(grids)), key=grids.count, default=None)
-    mapped = {row["pair_id"]: row for row, grid in zip(maps, grids, strict=True) if grid == usual}
-    columns = ["pair_id", "file_name", "image_sha256"]
-    pairs = pq.read_table(run.path("pairs"), columns=columns).to_pylist()
-    return sorted(
-        (pair | mapped[pair["pair_id"]] for pair in pairs if pair["pair_id"] in mapped), key=lambda row: row["pair_id"]
-    )
 
 
 def _read(
@@ -82,7 +68,7 @@ def discover_stamps(run: Run, corpus: CorpusSource, model: ModelSource, rules: D
     The sample is drawn by a hash of seed and pair, so that it depends on nothing else.
     """
     network = encoder(model)
-    pairs = _mapped_pairs(run)
+    pairs = mapped_pairs(run)
     drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"{rules.seed}{pair['pair_id']}".encode()).digest())
     sample, pixels = _read(corpus, drawn[: rules.pairs], network)
     rows: list[dict[str, Any]] = []

@@ -49,7 +49,8 @@ class Captions:
         """Up to `count` foils of a pair's caption, or of a part of it, as a finding's slice asks for them.
 
         None has the same content words. Those for a word's slice lack the word; those for the whole corpus share no
-        content word. For any other slice, which the caption need not mention, that is all. Which of the possible ones
+        content word. For any other slice (an attribute's
+        value, a cluster of maps), which the caption need not mention, that is all. Which of the possible ones
         are taken depends on seed and pair alone. lacking: a lower-case phrase that none of them has.
         """
         content = words(own) - self._common

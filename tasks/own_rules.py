@@ -3,6 +3,7 @@
 They read one run and nothing else, and return what every rule returns: see docs/rules.md.
 """
 
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -85,4 +86,8 @@ def _typed(found: pa.Table) -> list[dict[str, Any]]:
         raise ValueError(f"got values that are not of the types {wanted.types} ({error})") from error
     if empty := [name for name in COLUMNS if typed[name].null_count]:
         raise ValueError(f"got NULL in {', '.join(empty)}, expected values")
+    for row in typed.to_pylist():
+        possible = row["n"] >= 1 and 0 <= row["share"] <= 1 and 0 < row["area"] <= 1 and math.isfinite(row["effect"])
+        if not possible:  # NaN fails as well: a division by zero is one, and would outrank every number
+            raise ValueError(f"got {row}, expected n of 1 or more, share and area from 0 to 1, and a finite effect")
     return typed.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types

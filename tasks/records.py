@@ -83,6 +83,14 @@ class DiscoverRules:
 
 
 @dataclass(frozen=True)
+class ClusterRules:
+    """Which clusters of maps become slices: those of at least `min_pairs` pairs; `seed` draws from a large corpus."""
+
+    min_pairs: int
+    seed: int
+
+
+@dataclass(frozen=True)
 class PhraseRules:
     """Which phrases of captions are looked at: those `listed`, and what at least `min_pairs` pairs have."""
 

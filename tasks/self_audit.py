@@ -97,7 +97,7 @@ def audit_itself(run: Run, corpus: CorpusSource, model: ModelSource, rules: Conf
             slices = sql.rows(connection, "derive/large_slices", run_id=run.run_id, **chosen)
         if slices:
             counts = pq.read_table(run.path("confirmations"), columns=["tests"])["tests"].to_pylist()
-            level = rules.level / max([*counts, len(FILLS)])
+            level = rules.level / max([*counts, 1])
             probe = Probe(run, corpus, model, rules)
             rows = [*_positive(probe, slices, rules, level), *_negative(probe, slices, rules, level)]
     return run.write_table("self_audits", rows)

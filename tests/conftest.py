@@ -211,6 +211,11 @@ class Line:
         config = self.config
         return discover_stamps(self.run, config.corpus_source(), config.model_sources()[0], config.discover_rules())
 
+    def cluster(self):
+        from tasks.cluster import cluster_pairs
+
+        return cluster_pairs(self.run, self.config.cluster_rules())
+
     def to_alerts(self):
         """Flag, confirm and alert what is in the lake; returns the alerts that stand on their own."""
         from tasks.alert import raise_alerts

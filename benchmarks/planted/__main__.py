@@ -48,13 +48,16 @@ class Row:
         return self.verdict.learned and KINDS[self.kind].placed and self.verdict.cell.tie.strength >= STRONG
 
 
-def share(hits: Iterable[bool]) -> tuple[float, float, float]:
-    """A share and its Wilson interval (95 %); NaN for nothing."""
+def share(hits: Iterable[bool]) -> tuple[float | None, float | None, float | None]:
+    """A share and its Wilson interval (95 %), None for nothing.
+
+    Artefacts of one model are taken as independent of one another, which makes the interval rather too narrow.
+    """
     from scipy.stats import binomtest
 
     values = list(hits)
     if not values:
-        return (float("nan"),) * 3
+        return None, None, None
     interval = binomtest(sum(values), len(values)).proportion_ci(method="wilson")
     return float(np.mean(values)), float(interval.low), float(interval.high)
 
@@ -82,6 +85,7 @@ def summary(rows: Sequence[Row], audited: Sequence[Audited], split: str) -> dict
         "recall": recall[0],
         "recall_interval": recall[1:],
         "recall_by_seed": by_seed,
+        "recall_with_target": share(row.found.of_target for row in strong)[0],
         "recall_of_unseen_kinds": share(row.found.found for row in strong if row.kind in UNSEEN)[0],
         "recall_of_weaker_ties": share(
             row.found.found
@@ -190,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.stdout.flush()
     told = summary(rows, audited, options.split + (", quick" if options.quick else ""))
     twins = [entry for entry in trained if entry.clean]
-    print(json.dumps(told | {"pointing": pointing(twins, options.cache, pairs // 4)}))
+    print(json.dumps(told | {"pointing": pointing(twins, options.cache, pairs // 4)}, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """An audit's alerts held against the truth: which artefacts were found, how exactly, and what was alerted besides."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,10 @@ class Found:
     """What an audit says of one planted artefact."""
 
     found: bool
+    of_target: bool
+    """The same, counting only alerts over all pairs, or with a word of the target's: these tell the tie as well."""
     suspected: bool
-    """The same, counting alerts that were not confirmed."""
+    """As `found`, counting alerts that were not confirmed."""
     iou: float | None
     """Of the region that overlaps most with the planted box, mean over pairs that carry it; None on the text side."""
     pairs: int
@@ -65,14 +68,22 @@ class _Run:
         names = sql.read(self._connection, "SELECT pair_id, file_name FROM pairs")
         by_file = {row["file_name"]: row["pair_id"] for row in names}
         self.ids = [by_file.get(file_name(index)) for index in range(len(pairs))]
-        self.alerts = sql.read(self._connection, "SELECT region, state FROM alerts")
+        self.alerts = sql.read(self._connection, "SELECT region, state, slice_kind, slice FROM alerts")
         tests = sql.read(self._connection, "SELECT max(tests) AS tests FROM confirmations")
         self.tests = int(tests[0]["tests"] or 0)
         self._masks: dict[str, dict[str | None, Mask]] = {}
         self._shares: dict[str, dict[str, tuple[float, float]]] = {}
 
-    def regions(self, state: str | None = None) -> list[str]:
-        return sorted({row["region"] for row in self.alerts if state in (None, row["state"])})
+    def regions(self, state: str | None = None, words: Sequence[str] | None = None) -> list[str]:
+        """Alerted regions, in this state if one is given, and of all pairs or these words if they are."""
+        return sorted(
+            {
+                row["region"]
+                for row in self.alerts
+                if state in (None, row["state"])
+                and (words is None or row["slice_kind"] == "corpus" or row["slice"] in words)
+            }
+        )
 
     def mask(self, region: str, index: int) -> Mask:
         """Pixels of a region in a pair's image."""
@@ -145,14 +156,27 @@ def _names(region: str, kind: KindName) -> bool:
 def _found(run: _Run, tie: Tie) -> Found:
     carriers = _carriers(run, tie)
     confirmed, alerted = run.regions("confirmed"), run.regions()
+    telling = run.regions("confirmed", _words(run, tie))
     hitting = [region for region in confirmed if _hits(run, tie, region) >= TOUCHED]
     return Found(
         found=bool(confirmed) and _hits(run, tie, *confirmed) >= COVERED,
+        of_target=bool(telling) and _hits(run, tie, *telling) >= COVERED,
         suspected=bool(alerted) and _hits(run, tie, *alerted) >= COVERED,
         iou=_iou(run, tie, hitting) if KINDS[tie.kind].modality == "image" else None,
         pairs=len(carriers),
         pairs_found=float(np.mean([_points(run, tie, hitting, i) for i in carriers])) if carriers else 0.0,
     )
+
+
+def _words(run: _Run, tie: Tie) -> list[str]:
+    """Words that tell the target: at least half of the captions that have one are the target's."""
+    total: Counter[str] = Counter()
+    own: Counter[str] = Counter()
+    for pair in run.pairs:
+        said = set(re.findall(r"\w+", pair.caption.lower()))
+        total.update(said)
+        own.update(said if pair.target == tie.target else ())
+    return [word for word, count in total.items() if own[word] >= COVERED * count]
 
 
 def _points(run: _Run, tie: Tie, regions: Sequence[str], index: int) -> bool:

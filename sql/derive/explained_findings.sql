@@ -3,7 +3,10 @@
 -- Severity, of confirmed ones: `high` if the region's effect is at least half of the clean margin, `low` if it is less than
 -- a quarter of it or concerns less than a hundredth of the pairs, else `medium`.
 -- A finding is explained by a stronger finding of the same rule and region when its own pairs outside that slice
--- would not raise it: fewer than $min_pairs of them, or an effect below $factor (a phrase: an even share of the words).
+-- would not raise it: fewer than $min_pairs of them, or, for the rules that go by mass alone, too little of it ($factor times the
+-- area; a phrase: an even share of the words). What another rule would say of those pairs only it knows.
+-- A cluster of maps explains but other clusters, however strong: words, attributes and the corpus say what a reliance is tied
+-- to, and a cluster, made of the maps, only repeats that they are alike. Any of them may explain a cluster.
 -- A phrase that is not confirmed is left out below odds of $factor: its rule proposes from so little that this alone is no
 -- suspicion.
 -- Grain: finding. Parameters: $run_id, $factor, $min_pairs.
@@ -25,12 +28,12 @@ ranked AS (
         END AS severity,
         row_number() OVER (
             PARTITION BY rule, region
-            ORDER BY confirmed DESC, effect DESC, n DESC, slice_kind DESC, slice DESC
+            ORDER BY confirmed DESC, slice_kind = 'cluster', effect DESC, n DESC, slice_kind DESC, slice DESC
         ) AS place
     FROM judged
 ),
 members AS MATERIALIZED (
-    SELECT f.rule, f.side, f.region, f.place, s.pair_id, r.share, r.area
+    SELECT f.rule, f.side, f.region, f.place, f.slice_kind = 'cluster' AS clustered, s.pair_id, r.share, r.area
     FROM ranked AS f
     JOIN pair_slices AS s USING (run_id, slice_kind, slice)
     JOIN region_shares AS r USING (run_id, region, pair_id)
@@ -47,14 +50,16 @@ common AS (
         count(*) AS n, sum(weak.share) AS share, sum(weak.area) AS area
     FROM members AS weak
     JOIN members AS strong USING (rule, region, pair_id)
-    WHERE strong.place < weak.place
+    WHERE strong.place < weak.place AND (weak.clustered OR NOT strong.clustered)
     GROUP BY weak.rule, weak.region, weak.place, strong.place
 ),
 explanations AS (
     SELECT c.rule, c.region, c.place, min(c.by_place) AS by_place
     FROM common AS c
     JOIN totals AS t USING (rule, region, place)
-    WHERE t.n - c.n < $min_pairs OR (t.share - c.share) / (t.area - c.area) < CASE t.side WHEN 'text' THEN least($factor, 1) ELSE $factor END
+    WHERE t.n - c.n < $min_pairs
+        OR c.rule = 'region_mass' AND (t.share - c.share) / (t.area - c.area) < $factor
+        OR c.rule = 'phrase_mass' AND (t.share - c.share) / (t.area - c.area) < least($factor, 1)
     GROUP BY c.rule, c.region, c.place
 )
 SELECT f.* EXCLUDE (place), strong.slice AS explained_by

@@ -2,11 +2,14 @@
 -- Grain: pair. Parameters: $run_id, $factor, $min_pairs.
 -- An artefact that wanders over the corners dilutes: in each it is found in a part of the pairs only. What a corner shows
 -- by itself is told by itself, so such a corner is left out; with fewer than two left there is nothing to choose from.
+-- Clusters of maps have no say in it: of an artefact that wanders, each corner would have a cluster of its own.
 WITH corners AS (
     SELECT region, x0, y0, x1, y1
     FROM regions
     WHERE run_id = $run_id AND kind = 'corner' AND region NOT IN (
-        SELECT region FROM slice_shares WHERE run_id = $run_id AND n >= $min_pairs AND effect >= $factor
+        SELECT region
+        FROM slice_shares
+        WHERE run_id = $run_id AND slice_kind <> 'cluster' AND n >= $min_pairs AND effect >= $factor
     )
 )
 SELECT

@@ -17,8 +17,8 @@ CREATE TABLE confirmations (
     low DOUBLE,                -- 95 % bootstrap interval of the effect
     high DOUBLE,
     p DOUBLE,                  -- one-sided, Wilcoxon's signed ranks over pairs
-    q DOUBLE,                  -- p after Benjamini and Hochberg over all tests of the run
-    tests BIGINT,              -- how many those were
+    q DOUBLE,                  -- of the finding: the largest p of its fills, after Benjamini and Hochberg over the run's tests
+    tests BIGINT,              -- how many those were: each region or phrase and slice that could be measured is one
     floor DOUBLE,              -- what the effect had to exceed
     passed BOOLEAN,            -- this fill
     confirmed BOOLEAN,         -- the finding: all its fills passed; the same in all its rows

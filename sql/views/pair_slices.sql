@@ -1,4 +1,5 @@
--- The slices that a pair belongs to: the whole corpus, each word of its caption, each value of an attribute.
+-- The slices that a pair belongs to: the whole corpus, each word of its caption, each value of an attribute,
+-- the cluster of its image map.
 CREATE VIEW pair_slices AS
 SELECT run_id, pair_id, 'corpus' AS slice_kind, 'all pairs' AS slice
 FROM stored.pairs
@@ -7,4 +8,7 @@ SELECT run_id, pair_id, 'word', unnest(list_distinct(regexp_extract_all(lower(ca
 FROM stored.pairs
 UNION ALL
 SELECT run_id, pair_id, 'attribute', entry.key || '=' || entry.value
-FROM (SELECT run_id, pair_id, unnest(map_entries(attributes)) AS entry FROM stored.pairs);
+FROM (SELECT run_id, pair_id, unnest(map_entries(attributes)) AS entry FROM stored.pairs)
+UNION ALL
+SELECT run_id, pair_id, 'cluster', cluster
+FROM stored.clusters;

@@ -7,6 +7,7 @@ SELECT
     slice_kind,
     slice,
     any_value(confirmed) AS confirmed,
+    arg_min(fill, weakness) AS weakest,
     arg_min(n, weakness) AS tested,
     arg_min(effect, weakness) AS score_effect,
     arg_min(low, weakness) AS score_low,

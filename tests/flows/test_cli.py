@@ -39,6 +39,28 @@ def alerted(hand_written):
     return hand_written
 
 
+@pytest.mark.parametrize(
+    ("slice_kind", "name", "said"),
+    [
+        ("corpus", "all pairs", "in 9 pairs over all pairs"),
+        ("word", "x", "in 9 pairs with the word 'x'"),
+        ("attribute", "site=a", "in 9 pairs with 'site=a'"),
+        ("cluster", "map cluster 1", "in 9 pairs of 'map cluster 1'"),
+    ],
+)
+def test_every_kind_of_slice_can_be_said(slice_kind, name, said):
+    figures = {
+        "region": "frame",
+        "rule": "region_mass",
+        "side": "image",
+        "share": 0.5,
+        "area": 0.1,
+        "effect": 5,
+        "n": 9,
+    }
+    assert cli._alert_sentence({**figures, "slice_kind": slice_kind, "slice": name}).endswith(said)
+
+
 def last_line(result):
     return json.loads(result.stdout.splitlines()[-1])
 

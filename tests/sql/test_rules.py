@@ -390,3 +390,24 @@ def test_a_mark_over_the_picture_offends_by_its_company(hand_written):
         assert sql.rows(connection, "rules/spread_stamp", **chosen, min_pairs=4) == []
     # 3 of 4 against 3 of 16
     assert [(row["region"], row["slice"], row["n"], row["effect"]) for row in found] == [("stamp 1", "bad", 3, 4)]
+
+
+@pytest.mark.parametrize(("common", "expected"), [(1, None), (3, "horse")])
+def test_a_rule_that_goes_by_more_than_mass_folds_only_where_too_few_pairs_are_left(hand_written, common, expected):
+    """What such a rule would say of the pairs that are left only it knows: their mass over area says nothing."""
+    both = ["horse castle"] * common
+    hand_written.add_pairs([*both, *["horse"] * (5 - common), *["castle"] * (4 - common), *["well"] * 20])
+    hand_written.add_shares("stamp 1", [0.14] * (9 - common) + [0.0] * 20, area=0.12)
+    about = {"rule": "spread_stamp", "side": "image", "region": "stamp 1", "slice_kind": "word"}
+    figures = {"share": 0.14, "area": 0.12}
+    hand_written.write_table(
+        "findings",
+        [
+            {**about, **figures, "slice": "horse", "n": 5, "effect": 2.5},
+            {**about, **figures, "slice": "castle", "n": 4, "effect": 2.4},
+        ],
+    )
+    thresholds = {"run_id": hand_written.run_id, "factor": 2.0, "min_pairs": 2}
+    with hand_written.connect() as connection:
+        rows = sql.rows(connection, "derive/explained_findings", **thresholds)
+    assert {row["slice"]: row["explained_by"] for row in rows} == {"horse": None, "castle": expected}

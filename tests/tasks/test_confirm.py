@@ -121,7 +121,10 @@ def test_a_region_that_the_score_needs_is_confirmed_and_its_neighbours_are_not(f
     assert len(rows) == 3 * 3  # the finding that is no place in the image is left to others
     # The frame cuts through the corner, so the score needs it as well.
     assert {row["region"] for row in rows if row["confirmed"]} == {"corner top-left", "frame"}
-    assert {row["tests"] for row in rows} == {9}
+    assert {row["tests"] for row in rows} == {3}  # a finding is one test, by the largest p of its fills
+    for region in {row["region"] for row in rows}:
+        own = [row for row in rows if row["region"] == region]
+        assert len({row["q"] for row in own}) == 1
     for row in rows:
         assert row["effect"] == pytest.approx(row["drop"] - row["control_drop"])
         assert (row["reason"] is None) == row["passed"]
@@ -278,3 +281,18 @@ def test_a_corpus_without_a_slice_large_enough_has_no_self_audit(flagged, toy):
     toy(0.0)
     confirm_findings(run, corpus, MODEL, RULES)
     assert audit_itself(run, corpus, MODEL, ConfirmRules(**{**vars(RULES), "min_pairs": 1000})) == 0
+
+
+def test_a_region_and_slice_that_two_rules_propose_is_one_test_with_one_verdict(flagged, toy):
+    run, corpus = flagged
+    toy(1.0)
+    once = confirm_findings(run, corpus, ModelSource("toy"), RULES)
+    before = {(row["region"], row["fill"]): row for row in stored(run)}
+    findings = stored(run, "findings")
+    run.write_table("findings", [*findings, *({**row, "rule": "again"} for row in findings)])
+    assert confirm_findings(run, corpus, ModelSource("toy"), RULES) == once
+    rows = stored(run)
+    assert {row["rule"] for row in rows} == {"region_mass", "again"}
+    for row in rows:
+        same = before[row["region"], row["fill"]]
+        assert all(row[key] == same[key] for key in ("effect", "low", "q", "tests", "confirmed"))

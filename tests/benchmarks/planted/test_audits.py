@@ -12,7 +12,7 @@ from benchmarks.planted.training import folder
 from flows.config import AuditConfig
 
 ENTRY = artefact_entry("phantoms", "a", 1)
-JUDGED = Judged({"logo": Found(True, True, 0.5, 3, 0.4)}, ["stamp 1"], [], [], 7)
+JUDGED = Judged({"logo": Found(True, True, True, 0.5, 3, 0.4)}, ["stamp 1"], [], [], 7)
 
 
 @pytest.fixture

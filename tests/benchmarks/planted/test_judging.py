@@ -31,14 +31,20 @@ def run(hand_written):
     return hand_written
 
 
-def alerted(run, regions, *, confirmed=(), suspected=()):
+def alerted(run, regions, *, confirmed=(), suspected=(), about=("corpus", "all pairs")):
     """Judge a run with these regions (name -> box for all pairs, or boxes by pair) and alerts."""
     boxes = []
     for name, of in regions.items():
         boxes += [(name, of)] if isinstance(of, tuple) else [(name, box, pair_id) for pair_id, box in of.items()]
     run.add_regions(*boxes)
     states = dict.fromkeys(confirmed, "confirmed") | dict.fromkeys(suspected, "suspected")
-    run.write_table("alerts", [{"alert_id": name, "region": name, "state": state} for name, state in states.items()])
+    run.write_table(
+        "alerts",
+        [
+            {"alert_id": name, "region": name, "state": state, "slice_kind": about[0], "slice": about[1]}
+            for name, state in states.items()
+        ],
+    )
     run.write_table(
         "region_shares",
         [
@@ -111,3 +117,13 @@ def test_a_frame_is_judged_by_its_pixels(run):
     top_only = alerted(run, {"frame": ring}, confirmed=["frame"])
     assert not top_only.artefacts["frame"].found
     assert top_only.elsewhere == ["frame"]
+
+
+@pytest.mark.parametrize(("word", "expected"), [("own", True), ("the", False), ("other", False)])
+def test_an_alert_tells_the_tie_if_its_slice_is_the_targets(run, word, expected):
+    target = ENTRY.tie("corner_tag").target.split()[-1]
+    other = ENTRY.tie("logo").target.split()[-1]
+    said = {"own": target, "other": other}.get(word, word)
+    judged = alerted(run, {"stamp 1": boxes_of("corner_tag")}, confirmed=["stamp 1"], about=("word", said))
+    assert judged.artefacts["corner_tag"].found
+    assert judged.artefacts["corner_tag"].of_target == expected

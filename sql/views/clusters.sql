@@ -1,0 +1,1 @@
+CREATE VIEW clusters AS SELECT * FROM stored.clusters;

@@ -1,0 +1,39 @@
+"""Maps -> clusters: groups of pairs whose maps are alike become slices, beside words and attributes."""
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from m2ib.clusters import cluster_maps
+from tasks.lake import Run
+from tasks.mapped import mapped_pairs
+from tasks.records import ClusterRules
+
+
+def cluster_pairs(run: Run, rules: ClusterRules) -> int:
+    """Cluster the image maps and write `clusters`; returns how many there are.
+
+    One with fewer than `min_pairs` pairs is left out; so is a single one, which would be the corpus.
+    """
+    pairs = mapped_pairs(run)
+    rows = []
+    number = 0
+    if pairs:
+        shape = (len(pairs), pairs[0]["grid_h"], pairs[0]["grid_w"])
+        maps = np.array([pair["image_map"] for pair in pairs], dtype=np.float64).reshape(shape)
+        labels = cluster_maps(maps, [pair["pair_id"] for pair in pairs], rules.seed)
+        sizes = np.bincount(labels[labels >= 0])
+        number = int((sizes >= rules.min_pairs).sum()) if len(sizes) > 1 else 0
+        rows = [
+            {"pair_id": pair["pair_id"], "cluster": f"map cluster {label + 1}"}
+            for pair, label in zip(pairs, labels, strict=True)
+            if 0 <= label < number  # numbered by size
+        ]
+    run.write_table("clusters", rows)
+    return number
+
+
+@task(name="cluster", cache_policy=NO_CACHE, persist_result=False)
+def cluster(run: Run, rules: ClusterRules) -> int:
+    """Group pairs by where the model looks; see `cluster_pairs`."""
+    return cluster_pairs(run, rules)

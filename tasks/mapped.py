@@ -1,0 +1,21 @@
+"""What the stages that compare maps share: the pairs whose maps can be compared."""
+
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tasks.lake import Run
+
+
+def mapped_pairs(run: Run) -> list[dict[str, Any]]:
+    """The run's pairs that have a map of the most frequent grid, by pair id."""
+    columns = ["pair_id", "image_map", "grid_h", "grid_w"]
+    maps = [row for path in run.listed("attributions") for row in pq.read_table(path, columns=columns).to_pylist()]
+    grids = [(row["grid_h"], row["grid_w"]) for row in maps]
+    usual = max(sorted(set(grids)), key=grids.count, default=None)
+    mapped = {row["pair_id"]: row for row, grid in zip(maps, grids, strict=True) if grid == usual}
+    columns = ["pair_id", "file_name", "image_sha256"]
+    pairs = pq.read_table(run.path("pairs"), columns=columns).to_pylist()
+    return sorted(
+        (pair | mapped[pair["pair_id"]] for pair in pairs if pair["pair_id"] in mapped), key=lambda row: row["pair_id"]
+    )

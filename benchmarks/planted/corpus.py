@@ -40,7 +40,7 @@ def draw(entry: Entry, variant: Variant, count: int) -> list[Pair]:
 
 
 def write(pairs: list[Pair], folder: Path) -> None:
-    """Write pairs as a folder that `m2ib-audit audit` reads: images and metadata.csv, nothing of the truth."""
+    """Write pairs as a folder that `m2ib-audit run` reads: images and metadata.csv, nothing of the truth."""
     folder.mkdir(parents=True)
     for index, pair in enumerate(pairs):
         Image.fromarray(pair.image).save(folder / file_name(index))

@@ -22,7 +22,7 @@ def place(region: str) -> str:
     if region.startswith(_CORNER):
         return f"the {region.removeprefix(_CORNER)} corner"
     if region.startswith(PHRASE):
-        return f"the phrase “{isolated(region.strip(PHRASE))}”"
+        return f"the phrase “{isolated(region[1:-1])}”"
     return f"the region “{isolated(region)}”"
 
 

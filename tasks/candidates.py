@@ -17,14 +17,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.spans import Span, lowered
+from tasks.spans import COMBINING, LETTERS, Span, lowered
 
 Kind = Literal["listed", "identifier", "punctuation", "boilerplate"]
 
 NEARLY_ALL = 0.95
 """Share of a word's occurrences from which its run is fixed; of the pairs, from which a phrase has no counterpart."""
 
-_WORD = re.compile(r"[^\W_]+(?:(?:[-_/:'’]|\.(?=\d))+[^\W_]+)*")
+_WORD = re.compile(rf"{LETTERS}(?:(?:[-_/:'’]|\.(?=\d))+{LETTERS})*")
 _MARKS = re.compile(r"[^\w\s]+")
 _TRIMMED = 16  # words of a run up to which its parts are tried: their number grows with the square
 _END = 0  # stands twice before and behind each caption
@@ -71,8 +71,7 @@ def find(captions: Mapping[str, int], listed: Sequence[str], min_pairs: int) -> 
 
 def _listed(captions: Iterable[str], phrases: Sequence[str]) -> Iterable[Candidate]:
     for phrase in phrases:
-        words = r"\s+".join(map(re.escape, lowered(phrase).split()))
-        whole = re.compile(rf"(?<![^\W_]){words}(?![^\W_])")
+        whole = _whole(lowered(phrase).split())
         spans = {
             caption: tuple(match.span() for match in matches)
             for caption in captions
@@ -80,6 +79,13 @@ def _listed(captions: Iterable[str], phrases: Sequence[str]) -> Iterable[Candida
         }
         if spans:
             yield Candidate(quoted(" ".join(lowered(phrase).split())), "listed", spans)
+
+
+def _whole(words: Sequence[str]) -> re.Pattern[str]:
+    """A phrase whose words at its ends are whole; a mark at an end may stand anywhere."""
+    before = rf"(?<![^\W_])(?<![{COMBINING}])" if re.match(LETTERS, words[0]) else ""
+    behind = rf"(?![^\W_]|[{COMBINING}])" if re.search(rf"{LETTERS}\Z", words[-1]) else ""
+    return re.compile(before + r"\s+".join(map(re.escape, words)) + behind)
 
 
 def _parts(length: int, place: int) -> Iterable[tuple[int, int]]:
@@ -102,25 +108,33 @@ class _Text:
         for caption, found in matches.items():
             for word in {match.group() for match in found}:
                 having[word] += captions[caption]
+        alike = {word for word in having if not self._varies(word, having)}
         ids: dict[str, int] = {"": _END}
+        self._varied: set[int] = set()
         flat, owner, spans = [_END] * 2, [0] * 2, [(0, 0)] * 2
         for number, caption in enumerate(self._captions):
             for match in matches[caption]:
                 word = match.group()
-                varies = having[word] < min_pairs and any(char.isdigit() for char in word)
-                flat.append(ids.setdefault(shape(word) if varies else word, len(ids)))
+                if varies := word not in alike:
+                    # Its shape may be a word of its own, from which it must differ in name too.
+                    word = shape(word) if shape(word) not in alike else shape(word).replace("9", "#")
+                flat.append(ids.setdefault(word, len(ids)))
+                if varies:
+                    self._varied.add(flat[-1])
                 owner.append(number)
                 spans.append(match.span())
             flat += [_END] * 2
             owner += [number] * 2
             spans += [(0, 0)] * 2
         self._symbols, self._spans = list(ids), spans
-        self._varied = {ids[shape(word)] for word in having if having[word] < min_pairs and shape(word) in ids}
         self._flat, self._owner = np.array(flat, dtype=np.int64), np.array(owner, dtype=np.int64)
         self._weights = np.array([captions[caption] for caption in self._captions], dtype=np.int64)
         order = np.argsort(self._flat, kind="stable")
         self._occurrences = np.split(order, np.cumsum(np.bincount(self._flat, minlength=len(ids)))[:-1])
         self._low = low
+
+    def _varies(self, word: str, having: Mapping[str, int]) -> bool:
+        return having[word] < self._least and any(char.isdigit() for char in word)
 
     def _enough(self, places: Places, most: float = NEARLY_ALL) -> bool:
         pairs = int(self._weights[np.unique(self._owner[places])].sum())
@@ -162,8 +176,9 @@ class _Text:
         """Words with a digit, each in its fixed run; those that differ from pair to pair together, by their shape."""
         for symbol, word in enumerate(self._symbols):
             # What differs from pair to pair has a counterpart even where every pair has one.
-            most = 1.0 if symbol in self._varied else NEARLY_ALL
-            if any(char.isdigit() for char in word) and self._enough(self._occurrences[symbol], most):
+            varied = symbol in self._varied
+            most = 1.0 if varied else NEARLY_ALL
+            if (varied or any(char.isdigit() for char in word)) and self._enough(self._occurrences[symbol], most):
                 starts, length, _ = self._fixed_run(symbol)
                 if 2 * self._alone(starts, length).sum() > len(starts):
                     starts, length = self._occurrences[symbol], 1
@@ -192,7 +207,9 @@ class _Text:
     def _dispensable(self, starts: Places, length: int) -> bool:
         """Whether what is left and right of a run meets elsewhere too, in half of the captions that have the run."""
         pairs, count, known = self._neighbours
-        meets = np.isin(pairs[starts - 2] * count + pairs[starts + length], known) & ~self._alone(starts, length)
+        wanted = pairs[starts - 2] * count + pairs[starts + length]
+        nearest = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        meets = (known[nearest] == wanted) & ~self._alone(starts, length)
         owners = self._owner[starts]
         return 2 * len(np.unique(owners[meets])) >= len(np.unique(owners))
 

@@ -2,16 +2,23 @@
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-_WORD = re.compile(r"[^\W_]+")
+from tasks.spans import LETTERS, lowered
+
+_WORD = re.compile(LETTERS)
 _TRIES = 20_000  # captions looked at for one pair; in a corpus with more, a foil that is rarer than that is not found
 
 
 def words(caption: str) -> frozenset[str]:
     """The words of a caption, as slices are made of them."""
-    return frozenset(_WORD.findall(caption.lower()))
+    return frozenset(_WORD.findall(lowered(caption)))
+
+
+def _numbered(word: str) -> bool:
+    return any(unicodedata.category(char).startswith("N") for char in word)
 
 
 class Captions:
@@ -29,7 +36,8 @@ class Captions:
         self._common = common
         self._content = {caption: found - common for caption, found in self._words.items()}
         # Equally frequent words in an order that the captions decide, not their set.
-        self._frequent = sorted((word for word in having if word.isalpha()), key=lambda word: (-having[word], word))
+        plain = (word for word in having if not _numbered(word))
+        self._frequent = sorted(plain, key=lambda word: (-having[word], word))
 
     def _digest(self, text: str) -> bytes:
         return hashlib.sha256(f"{self._seed}\x1f{text}".encode()).digest()
@@ -44,23 +52,27 @@ class Captions:
         return self._content[caption] != self._content[other]
 
     def foils(
-        self, own: str, pair_id: str, slice_kind: str, name: str, count: int, lacking: str | None = None
+        self,
+        own: str,
+        pair_id: str,
+        slice_kind: str,
+        name: str,
+        count: int,
+        admits: Callable[[str], bool] = lambda _: True,
     ) -> list[str]:
         """Up to `count` foils of a pair's caption, or of a part of it, as a finding's slice asks for them.
 
         None has the same content words. Those for a word's slice lack the word; those for the whole corpus share no
-        content word. For any other slice (an attribute's
-        value, a cluster of maps), which the caption need not mention, that is all. Which of the possible ones
-        are taken depends on seed and pair alone. lacking: a lower-case phrase that none of them has.
+        content word. For any other slice (an attribute's value, a cluster of maps), which the caption need not mention,
+        that is all. Which of the possible ones are taken depends on seed and pair alone. admits: what else must hold for
+        a caption to be taken.
         """
         content = words(own) - self._common
         found: list[str] = []
         start = int.from_bytes(self._digest(pair_id)[:8]) % len(self._ordered)
         for step in range(min(len(self._ordered), _TRIES)):
             caption = self._ordered[(start + step) % len(self._ordered)]
-            if self._is_foil(caption, content, slice_kind, name) and (
-                lacking is None or lacking not in caption.lower()
-            ):
+            if self._is_foil(caption, content, slice_kind, name) and admits(caption):
                 found.append(caption)
                 if len(found) == count:
                     break

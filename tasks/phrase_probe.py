@@ -2,12 +2,14 @@
 
 The score is a caption's: cosine with its own image, less that with the best of some foil images, whose captions say
 something else and lack the phrase. Two controls: the same phrase in captions that lack it, and as many of the corpus's
-commonest words in its place.
+commonest words in its place. A caption that the tokenizer cut off ends here where the model's sight of it ended, and
+nothing is added where the context has no room for it.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -15,8 +17,11 @@ import numpy as np
 from m2ib import occlusion
 from tasks.candidates import phrase_words
 from tasks.evidence import Margins, Numbers, generator, least_pairs
+from tasks.lake import Run
 from tasks.probe import Probe
-from tasks.spans import Span, lowered
+from tasks.records import ConfirmRules, CorpusSource, ModelSource
+from tasks.seen import SeenCaptions
+from tasks.spans import Span
 
 PhraseFill = Literal["remove", "replace"]
 PHRASE_FILLS: tuple[PhraseFill, ...] = ("remove", "replace")
@@ -24,14 +29,15 @@ PHRASE_FILLS: tuple[PhraseFill, ...] = ("remove", "replace")
 FILLERS = 8
 """Commonest words of the corpus that controls are drawn from."""
 _BATCH = 64
+_MORE = " a"  # one more word, in any vocabulary or unknown to it
 
 
 @dataclass(frozen=True)
 class Wordings:
     """A pair's caption, what becomes of it, and the pairs that it is held against.
 
-    foils: pair ids with their captions. filled: fillers in the phrase's place. front: whether the phrase comes
-    first, and is put first into other captions.
+    foils: pair ids with their captions. filled: fillers in the phrase's place, those that the context has room for.
+    front: whether the phrase comes first, and is put first into other captions.
     """
 
     pair_id: str
@@ -45,7 +51,7 @@ class Wordings:
 
     def added(self, caption: str, words: str) -> str:
         """Another caption with words at the phrase's end of it."""
-        return f"{words} {caption}" if self.front else f"{caption} {words}"
+        return added(caption, words, self.front)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,11 @@ class PhraseTrial:
     wordings: list[Wordings]
     own: Numbers
     foils: Numbers
+
+
+def added(caption: str, words: str, front: bool) -> str:
+    """The caption with words before or behind it."""
+    return f"{words} {caption}" if front else f"{caption} {words}"
 
 
 def edited(caption: str, spans: Sequence[Span], filler: str) -> str:
@@ -69,12 +80,37 @@ def edited(caption: str, spans: Sequence[Span], filler: str) -> str:
 class PhraseProbe(Probe):
     """A probe that measures phrases as well."""
 
+    def __init__(self, run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> None:
+        super().__init__(run, corpus, model, rules)
+        self._run = run
+        self._fitting: dict[str, bool] = {}
+
+    @cached_property
+    def _seen(self) -> SeenCaptions:
+        return SeenCaptions(self._run)
+
+    def _fits(self, text: str) -> bool:
+        """Whether the model sees all of a text: one more word changes its tokens.
+
+        A text that fills the context to the last token does not count as fitting.
+        """
+        if text not in self._fitting:
+            plain, longer = self._network.token_ids([text, text + _MORE])
+            self._fitting[text] = bool((plain != longer).any())
+        return self._fitting[text]
+
+    def _size(self, words: str) -> int:
+        """How many tokens some words have, special ones aside but for a constant."""
+        some, none = self._network.token_ids([words, ""])
+        return int((some != none).sum())
+
     def phrase_trial(self, places: Mapping[str, Sequence[Span]], slice_kind: str, name: str) -> PhraseTrial | str:
         """What can be measured of a sample of a slice, or one sentence on why too little can.
 
         places: by pair id, in the sample's order, where the phrase stands in its caption.
         """
-        asked = [self._wordings(pair_id, spans, slice_kind, name) for pair_id, spans in places.items()]
+        lacking = self._seen.lacking(places)
+        asked = [self._wordings(pair_id, spans, slice_kind, name, lacking) for pair_id, spans in places.items()]
         worded = [one for one in asked if one is not None]
         self._embed_pairs([pair_id for one in worded for pair_id in (one.pair_id, *(foil for foil, _ in one.foils))])
         found = []
@@ -86,8 +122,8 @@ class PhraseProbe(Probe):
         if len(found) < least:
             return (
                 f"got {len(found)} of {len(places)} pairs that can be measured ({len(asked) - len(worded)} without "
-                f"other words or two captions to compare with, {len(worded) - len(found)} whose images no longer "
-                f"read), expected at least {least}; look at the pairs, or audit a larger corpus"
+                f"other words, two captions to compare with or room in the model's context, {len(worded) - len(found)} "
+                f"whose images no longer read), expected at least {least}; look at the pairs, or audit a larger corpus"
             )
         count = self._rules.foils
         return PhraseTrial(
@@ -99,17 +135,32 @@ class PhraseProbe(Probe):
             ),
         )
 
-    def _wordings(self, pair_id: str, spans: Sequence[Span], slice_kind: str, name: str) -> Wordings | None:
-        caption, seed = self._rows[pair_id]["caption"], self._rules.seed
-        rest, phrase = edited(caption, spans, ""), caption[slice(*spans[0])]
-        others = self._captions.foils(rest, pair_id, slice_kind, name, self._rules.foils, lacking=lowered(phrase))
+    def _wordings(
+        self, pair_id: str, spans: Sequence[Span], slice_kind: str, name: str, lacking: frozenset[str]
+    ) -> Wordings | None:
+        whole, seed = self._rows[pair_id]["caption"], self._rules.seed
+        caption = whole if self._fits(whole) else self._seen.beginning(whole)
+        rest, phrase, front = edited(caption, spans, ""), caption[slice(*spans[0])], not caption[: spans[0][0]].strip()
         common = self._captions.commonest(FILLERS, phrase)
-        if not phrase_words(rest) or not common or len(others) < 2:
+        if not phrase_words(rest) or not common:
             return None
         size = len(phrase_words(phrase)) or 1
         random = generator("filler", seed, pair_id)
         drawn = [random.choice(common, size, replace=size > len(common)) for _ in range(self._rules.controls)]
         fillers = [" ".join(map(str, words)) for words in drawn]
+
+        def admits(other: str) -> bool:
+            longer = (added(other, words, front) for words in (phrase, fillers[0]))
+            return other in lacking and self._fits(other) and all(map(self._fits, longer))
+
+        others = self._captions.foils(rest, pair_id, slice_kind, name, self._rules.foils, admits)
+        filled = [
+            version
+            for filler in fillers
+            if self._fits(version := edited(caption, spans, filler)) or self._size(filler) <= self._size(phrase)
+        ]
+        if len(others) < 2 or not filled:
+            return None
         return Wordings(
             pair_id=pair_id,
             foils=[(self._holder(other, pair_id), other) for other in others],
@@ -117,8 +168,8 @@ class PhraseProbe(Probe):
             phrase=phrase,
             rest=rest,
             fillers=fillers,
-            filled=[edited(caption, spans, filler) for filler in fillers],
-            front=not caption[: spans[0][0]].strip(),
+            filled=filled,
+            front=front,
         )
 
     def _holder(self, caption: str, pair_id: str) -> str:
@@ -154,7 +205,10 @@ class PhraseProbe(Probe):
         if fill == "remove":
             gains = self._foreign_gains(trial)
         else:
-            gains = self._score(trial, [one.filled for one in trial.wordings]) - rest[:, None]
+            count = self._rules.controls
+            scores = self._score(trial, [(one.filled * count)[:count] for one in trial.wordings])
+            held = np.array([len(one.filled) for one in trial.wordings])
+            gains = np.where(np.arange(count) < held[:, None], scores - rest[:, None], np.nan)
         return Margins(clean, rest, clean[:, None] - gains)
 
     def _foreign_gains(self, trial: PhraseTrial) -> Numbers:

@@ -1,6 +1,16 @@
 """Where the tokens of a caption stand in it, whatever the tokenizer: read off the strings of the stored tokens."""
 
+import re
+import sys
+import unicodedata
 from collections.abc import Sequence
+
+COMBINING = "".join(
+    re.escape(char) for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(char).startswith("M")
+)
+"""All combining marks, to stand in brackets of a regular expression."""
+LETTERS = rf"[^\W_]+(?:[{COMBINING}]+[^\W_]*)*"
+"""Letters and digits with their marks, such as vowel signs, as a regular expression; the views have the same in SQL."""
 
 Span = tuple[int, int]
 """First character and the one behind the last."""
@@ -9,8 +19,8 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"  # how a part of a character's bytes decod
 
 
 def lowered(text: str) -> str:
-    """Lower case, character by character: as long as the text, which `str.lower` is not in every language."""
-    return "".join(low if len(low := char.lower()) == 1 else char for char in text)
+    """Lower case, character by character: as long as the text, which `str.lower` is not, and as DuckDB does it."""
+    return "".join(char.lower()[0] for char in text)
 
 
 def token_spans(caption: str, tokens: Sequence[str], special: Sequence[bool]) -> list[Span | None]:

@@ -8,5 +8,5 @@ SELECT region, slice_kind, slice, n, share, area, effect
 FROM slice_shares
 WHERE run_id = $run_id AND side = 'text' AND n >= $min_pairs AND effect >= least($factor, 1)
     AND slice_kind <> 'cluster'
-    AND NOT (slice_kind = 'word' AND list_contains(regexp_extract_all(lower(region), '[\p{L}\p{N}]+'), slice))
+    AND NOT (slice_kind = 'word' AND list_contains(regexp_extract_all(lower(region), '[\p{L}\p{N}][\p{L}\p{N}\p{M}]*'), slice))
 ORDER BY effect DESC, region, slice_kind, slice;

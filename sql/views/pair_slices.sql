@@ -4,7 +4,7 @@ CREATE VIEW pair_slices AS
 SELECT run_id, pair_id, 'corpus' AS slice_kind, 'all pairs' AS slice
 FROM stored.pairs
 UNION ALL
-SELECT run_id, pair_id, 'word', unnest(list_distinct(regexp_extract_all(lower(caption), '[\p{L}\p{N}]+')))
+SELECT run_id, pair_id, 'word', unnest(list_distinct(regexp_extract_all(lower(caption), '[\p{L}\p{N}][\p{L}\p{N}\p{M}]*')))
 FROM stored.pairs
 UNION ALL
 SELECT run_id, pair_id, 'attribute', entry.key || '=' || entry.value

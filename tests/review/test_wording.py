@@ -36,6 +36,12 @@ def test_foreign_words_are_isolated_in_sentences():
     assert wording.place("frame") == "the outer frame"
 
 
+def test_a_phrase_is_said_without_its_quotes_also_if_it_is_one_itself():
+    assert wording.place('"as before"') == "the phrase “as before”"
+    assert wording.place('"""') == 'the phrase “"”'
+    assert wording.place('".""') == 'the phrase “."”'
+
+
 def test_long_reasons_are_cut_in_the_headline():
     headline = wording.verdict({"status": "stopped", "reason": "word " * 100}, [])
     assert len(headline) < 150

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from tasks.candidates import find
+from tasks.candidates import find, phrase_words
 
 FINDINGS = [f"{side} {finding}" for side in ("left", "right") for finding in ("nodule", "effusion", "mass", "scar")]
 PHRASE = "as previously described"
@@ -82,6 +82,30 @@ def test_listed_phrases_are_whole_words_in_any_case_and_need_no_number():
         ("listed", '"for comparison"'): {"For  Comparison: nodule": ((0, 15),)},
         ("listed", '"größe"'): {"Größe für GRÖSSE": ((0, 5),)},
     }
+
+
+def test_listed_marks_are_found_where_they_stand():
+    captions = ["chest(prior)", "chest (prior) film.", "priority"]
+    assert found(captions, [".", "(prior)", "prior)", "hest"]) == {
+        ("listed", '"."'): {"chest (prior) film.": ((18, 19),)},
+        ("listed", '"(prior)"'): {"chest(prior)": ((5, 12),), "chest (prior) film.": ((6, 13),)},
+        ("listed", '"prior)"'): {"chest(prior)": ((6, 12),), "chest (prior) film.": ((7, 13),)},
+    }
+
+
+def test_a_number_that_varies_and_one_that_does_not_are_two_candidates():
+    varied, same = [f"size {number} mm" for number in range(1, 9)], ["size 9 mm"] * 30
+    others = [f"size {word} mm" for word in ("small", "large", "unknown")] * 2
+    spans = found([*varied, *same, *others])
+    assert set(spans["identifier", '"#"']) == set(varied)
+    assert set(spans["identifier", '"9"']) == {"size 9 mm"}
+
+
+@pytest.mark.parametrize("word", ["हिन्दी", "مُحَمَّد", "e\u0301te\u0301"])
+def test_marks_that_combine_belong_to_their_word(word):
+    assert phrase_words(f"{word}-7 {word}") == [f"{word}-7", word]
+    assert found([f"{word} {finding}" for finding in FINDINGS] + FINDINGS) == {}
+    assert found([f"{word}s"], [word[:-1], word]) == {}
 
 
 def test_the_order_of_the_corpus_changes_nothing():

@@ -2,6 +2,7 @@
 
 import pytest
 
+import sql
 from tasks.foils import Captions, words
 
 CORPUS = [
@@ -21,11 +22,30 @@ def test_words_are_those_that_slices_are_made_of():
     assert words("Größe: 3/4_view, X-ray!") == {"größe", "3", "4", "view", "x", "ray"}
 
 
+def test_words_are_those_of_the_view_in_any_script(hand_written):
+    texts = ["हिन्दी में", "مُحَمَّد", "İstanbul ΟΔΟΣ", "e\u0301te\u0301 ❤️ \u0301x", "x_y 3.5½", "肺部影像"]
+    hand_written.add_pairs(texts)
+    with hand_written.connect() as connection:
+        rows = sql.read(connection, "SELECT pair_id, slice FROM pair_slices WHERE slice_kind = 'word'")
+    for row, text in zip(sorted({row["pair_id"] for row in rows}), texts, strict=True):
+        assert {one["slice"] for one in rows if one["pair_id"] == row} == words(text)
+    assert words("हिन्दी में") == {"हिन्दी", "में"}
+
+
+def test_the_commonest_words_have_marks_and_no_digits():
+    assert Captions(["में 7a", "में b"], seed=0).commonest(3, "") == ["में", "b"]
+
+
 def test_foils_of_a_word_lack_it_whatever_else_they_share(captions):
     found = captions.foils(OWN, "pair", "word", "consolidation", 8)
     assert len(found) == len(set(found)) == 6
     assert not [caption for caption in found if "consolidation" in caption]
     assert "left lung consolidation" in captions.foils(OWN, "pair", "word", "in", 8)
+
+
+def test_foils_are_those_that_are_admitted(captions):
+    found = captions.foils(OWN, "pair", "word", "consolidation", 8, lambda caption: "lung" not in caption)
+    assert set(found) == {"the heart is enlarged", "normal chest", "no acute finding", "pneumothorax on the right"}
 
 
 def test_foils_of_an_attribute_differ_in_content_words(captions):

@@ -13,7 +13,7 @@ from tasks import probe as probe_stage
 from tasks.alert import raise_alerts
 from tasks.confirm import confirm_findings
 from tasks.flag import flag_regions
-from tasks.phrase_probe import edited
+from tasks.phrase_probe import PhraseProbe, edited
 from tasks.phrases import find_phrases
 from tasks.records import AlertRules, ConfirmRules, CorpusSource, ModelSource, PhraseRules
 
@@ -30,8 +30,8 @@ TEMPLATES = ("a {}", "the {}", "{} seen", "one {}", "large {}")
 class Toy(DualEncoder):
     """An image is what its pixel says, a caption what it names, and `described` names a heart as far as relied on."""
 
-    def __init__(self, reliance):
-        self.reliance = reliance
+    def __init__(self, reliance, context=24):
+        self.reliance, self.context, self.vocabulary = reliance, context, ["<s>", "</s>"]
 
     image_size = (4, 4)
     device = torch.device("cpu")
@@ -43,13 +43,15 @@ class Toy(DualEncoder):
         return torch.from_numpy(np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255)
 
     def token_ids(self, texts):
-        named = [[float(thing in text) for thing in THINGS] for text in texts]
-        for row, text in zip(named, texts, strict=True):
-            row[0] += self.reliance * text.count("described")
-        return torch.tensor(named)
+        self.vocabulary += sorted({word for text in texts for word in text.split()} - set(self.vocabulary))
+        rows = [[self.vocabulary.index(word) for word in text.split()][: self.context - 2] for text in texts]
+        return torch.tensor([[0, *row, *[1] * (self.context - 1 - len(row))] for row in rows])
 
     def embed_texts(self, ids):
-        return torch.nn.functional.normalize(ids + 0.2, dim=1)
+        texts = [[self.vocabulary[place] for place in row] for row in ids.tolist()]
+        named = torch.tensor([[float(thing in text) for thing in THINGS] for text in texts])
+        named[:, 0] += self.reliance * torch.tensor([float(text.count("described")) for text in texts])
+        return torch.nn.functional.normalize(named + 0.2, dim=1)
 
     def embed_images(self, pixels):
         shown = (pixels[:, 0, 0, 0] * 255 / 60).round().long()
@@ -59,7 +61,25 @@ class Toy(DualEncoder):
 @pytest.fixture
 def toy(monkeypatch):
     """toy(reliance): the model that the stages find."""
-    return lambda reliance: monkeypatch.setattr(probe_stage, "encoder", lambda _: Toy(reliance))
+    return lambda *given: monkeypatch.setattr(probe_stage, "encoder", lambda _: Toy(*given))
+
+
+def fill(run, folder, captions, shown, context=24):
+    """Pairs with their images and attributions, as a model with such a context would have seen them."""
+    rows = run.add_pairs(captions)
+    for row, label in zip(rows, shown, strict=True):
+        path = folder / row["file_name"]
+        Image.new("RGB", (4, 4), (60 * label, 0, 0)).save(path)
+        row["image_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    run.write_table("pairs", rows)
+    attributions = run.add_attributions([[1.0]] * len(rows), (1, 1))
+    for row, caption in zip(attributions, captions, strict=True):
+        words = caption.split()[: context - 2]
+        nats = [6.0 if word == "described" else 1.0 for word in words]
+        row |= {"caption": caption, "tokens": ["<s>", *words, "</s>"], "special": [True, *[False] * len(words), True]}
+        row |= {"text_map": [50.0, *nats, 50.0], "text_nats": 100 + sum(nats)}
+    run.write_table("attributions", attributions)
+    return run, CorpusSource(folder)
 
 
 @pytest.fixture
@@ -72,20 +92,7 @@ def captioned(hand_written, tmp_path):
             has_it = number >= 5 if label == 0 else number == 0
             captions.append(f"{caption} as previously described" if has_it else caption)
             shown.append(label)
-    rows = hand_written.add_pairs(captions)
-    for row, label in zip(rows, shown, strict=True):
-        path = tmp_path / row["file_name"]
-        Image.new("RGB", (4, 4), (60 * label, 0, 0)).save(path)
-        row["image_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    hand_written.write_table("pairs", rows)
-    attributions = hand_written.add_attributions([[1.0]] * len(rows), (1, 1))
-    for row, caption in zip(attributions, captions, strict=True):
-        words = caption.split()
-        nats = [6.0 if word == "described" else 1.0 for word in words]
-        row |= {"caption": caption, "tokens": ["<s>", *words, "</s>"], "special": [True, *[False] * len(words), True]}
-        row |= {"text_map": [50.0, *nats, 50.0], "text_nats": 100 + sum(nats)}
-    hand_written.write_table("attributions", attributions)
-    return hand_written, CorpusSource(tmp_path)
+    return fill(hand_written, tmp_path, captions, shown)
 
 
 def stored(run, query):
@@ -192,8 +199,9 @@ def test_what_cannot_be_measured_says_why(captioned, toy, changed_rows):
     assert confirm_findings(run, corpus, ModelSource("toy"), CONFIRM) == 0
     reasons = {row["reason"] for row in stored(run, "FROM confirmations WHERE slice_kind = 'corpus'")}
     assert reasons == {
-        "got 0 of 18 pairs that can be measured (0 without other words or two captions to compare with, 18 whose "
-        "images no longer read), expected at least 7; look at the pairs, or audit a larger corpus"
+        "got 0 of 18 pairs that can be measured (0 without other words, two captions to compare with or room in the "
+        "model's context, 18 whose images no longer read), expected at least 7; look at the pairs, or audit a larger "
+        "corpus"
     }
 
 
@@ -210,3 +218,65 @@ def test_the_same_run_gives_the_same_rows(captioned, toy):
 def test_a_phrase_is_left_out_wherever_it_stands_and_white_space_is_mended():
     assert edited("as before  nodule, as before", [(0, 9), (19, 28)], "") == "nodule,"
     assert edited("nodule as before", [(7, 16)], "in the") == "nodule in the"
+
+
+def trial_of(run, corpus, phrase):
+    """What is measured of a phrase, given as the captions write it, over all pairs that have it."""
+    find_phrases(run, PhraseRules((phrase,), 8))
+    rows = stored(run, "SELECT pair_id, caption FROM pairs ORDER BY pair_id")
+    places = {
+        row["pair_id"]: [(row["caption"].index(phrase), row["caption"].index(phrase) + len(phrase))]
+        for row in rows
+        if phrase in row["caption"]
+    }
+    probe = PhraseProbe(run, corpus, ModelSource("toy"), CONFIRM)
+    return probe, probe.phrase_trial(places, "attribute", "a=b")
+
+
+ADDED = "as previously described"
+SHORT, LONG = ("a nodule", "an effusion", "one fracture"), ("one nodule on the left side", "an effusion on both sides")
+
+
+def test_no_foil_is_so_long_that_the_phrase_would_be_cut_off(hand_written, tmp_path, toy):
+    toy(1.0, 9)
+    captions = [*[f"a film {ADDED}"] * 8, *SHORT * 2, *LONG * 2]
+    run, corpus = fill(hand_written, tmp_path, captions, [0] * 8 + [1, 2, 3] * 2 + [1, 2] * 2, 9)
+    probe, trial = trial_of(run, corpus, ADDED)
+    assert {caption for one in trial.wordings for _, caption in one.foils} == set(SHORT)
+    margins = probe.phrase_margins(trial, "remove")
+    gains = margins.clean[:, None] - margins.controls
+    assert (gains[:, :3] != 0).all()
+    assert np.isnan(gains[:, 3:]).all()
+
+
+def test_a_caption_that_was_cut_off_is_measured_as_far_as_the_model_saw_it(hand_written, tmp_path, toy):
+    toy(1.0, 9)
+    seen = f"one film {ADDED} on both"
+    captions = [*[f"{seen} sides of a heart"] * 8, *SHORT * 3]
+    run, corpus = fill(hand_written, tmp_path, captions, [0] * 8 + [1, 2, 3] * 3, 9)
+    probe, trial = trial_of(run, corpus, ADDED)
+    assert {(one.caption, one.rest) for one in trial.wordings} == {(seen, "one film on both")}
+    # As many words fit in the phrase's place.
+    assert not np.isnan(probe.phrase_margins(trial, "replace").controls).any()
+
+
+def test_a_context_without_room_is_the_reason(hand_written, tmp_path, toy):
+    toy(1.0, 9)
+    run, corpus = fill(hand_written, tmp_path, [*[f"a film {ADDED}"] * 8, *LONG * 4], [0] * 8 + [1, 2] * 4, 9)
+    _, reason = trial_of(run, corpus, ADDED)
+    assert reason.startswith(
+        "got 0 of 8 pairs that can be measured (8 without other words, two captions to compare with or room in the "
+        "model's context"
+    )
+
+
+def test_foils_lack_the_phrase_in_whatever_form_the_run_found_it(hand_written, tmp_path, toy):
+    toy(1.0)
+    numbered = [f"acc-{number:05d} {caption}" for number, caption in enumerate(SHORT * 3)]
+    run, corpus = fill(hand_written, tmp_path, [*numbered, *SHORT, "normal heart"], [1, 2, 3] * 4 + [0])
+    find_phrases(run, PHRASES)
+    probe = PhraseProbe(run, corpus, ModelSource("toy"), CONFIRM)
+    ids = [row["pair_id"] for row in stored(run, """FROM phrases WHERE region = '"acc-99999"'""")]
+    trial = probe.phrase_trial({pair_id: [(0, 9)] for pair_id in ids}, "attribute", "a=b")
+    assert len(trial.wordings) == len(numbered)
+    assert {caption for one in trial.wordings for _, caption in one.foils} == {*SHORT, "normal heart"}

@@ -64,8 +64,8 @@ class Captions:
 
         None has the same content words. Those for a word's slice lack the word; those for the whole corpus share no
         content word. For any other slice (an attribute's value, a cluster of maps), which the caption need not mention,
-        that is all. Which of the possible ones are taken depends on seed and pair alone. admits: what else must hold for
-        a caption to be taken.
+        that is all. Which of the possible ones are taken depends on seed and pair alone. admits: what else must hold
+        for a caption to be taken.
         """
         content = words(own) - self._common
         found: list[str] = []

@@ -1,5 +1,6 @@
 -- The findings of one run, each with its state and severity, and with the stronger slice that explains it.
--- A finding is confirmed or suspected; among findings of one region a confirmed one counts as the stronger.
+-- A finding is confirmed or suspected; among findings of one region a confirmed one counts as the stronger, and of
+-- confirmed ones that with the larger part of the margin: what the score loses, not what the map holds, is the reliance.
 -- Severity, of confirmed ones: `high` if the region's effect is at least half of the clean margin, `low` if it is less than
 -- a quarter of it or concerns less than a hundredth of the pairs, else `medium`.
 -- A finding is explained by a stronger finding of the same rule and region when its own pairs outside that slice
@@ -28,7 +29,7 @@ ranked AS (
         END AS severity,
         row_number() OVER (
             PARTITION BY rule, region
-            ORDER BY confirmed DESC, slice_kind = 'cluster', effect DESC, n DESC, slice_kind DESC, slice DESC
+            ORDER BY confirmed DESC, slice_kind = 'cluster', CASE WHEN confirmed THEN loss END DESC NULLS LAST, effect DESC, n DESC, slice_kind DESC, slice DESC
         ) AS place
     FROM judged
 ),

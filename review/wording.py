@@ -23,6 +23,8 @@ def place(region: str) -> str:
         return f"the {region.removeprefix(_CORNER)} corner"
     if region.startswith(PHRASE):
         return f"the phrase “{isolated(region[1:-1])}”"
+    if region.startswith("stamp "):
+        return f"the recurring mark “{region}”"
     return f"the region “{isolated(region)}”"
 
 

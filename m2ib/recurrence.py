@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -161,7 +162,7 @@ class Discovery:
         for occurrence in occurrences:
             view, part = _clipped(occurrence.y, occurrence.x, stamp.ink, inked)
             inked[view] |= part
-        return [(x0 / w, y0 / h, x1 / w, y1 / h) for x0, y0, x1, y1 in rectangles(inked)]
+        return [(x0 / w, y0 / h, x1 / w, y1 / h) for x0, y0, x1, y1 in rectangles(inked.numpy())]
 
 
 def find_stamps(images: Images, maps: Maps, config: RecurrenceConfig | None = None) -> Discovery:
@@ -589,12 +590,12 @@ def _clipped(y: int, x: int, mask: Tensor, image: Tensor) -> tuple[tuple[slice, 
     return (slice(top, bottom), slice(left, right)), mask[top - y : bottom - y, left - x : right - x]
 
 
-def rectangles(mask: Bool[Tensor, "h w"]) -> list[tuple[int, int, int, int]]:
+def rectangles(mask: Bool[np.ndarray, "h w"]) -> list[tuple[int, int, int, int]]:
     """Disjoint boxes (x0, y0, x1, y1), in pixels, whose union is the mask: equal runs of adjacent rows are one box."""
     open_runs: dict[tuple[int, int], int] = {}
     found: list[tuple[int, int, int, int]] = []
-    for y, row in enumerate([*mask.int(), mask.new_zeros(mask.shape[1]).int()]):
-        edges = F.pad(row, (1, 1)).diff().nonzero()[:, 0].tolist()
+    for y, row in enumerate([*mask, np.zeros(mask.shape[1], np.bool_)]):
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], row, [False])))).tolist()
         runs = set(zip(edges[::2], edges[1::2], strict=True))
         found.extend((x0, open_runs.pop((x0, x1)), x1, y) for x0, x1 in sorted(open_runs.keys() - runs))
         for run in runs - open_runs.keys():

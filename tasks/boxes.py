@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from m2ib import recurrence
 from tasks.records import Box
 
 
@@ -26,21 +27,7 @@ def rectangles(
     height, width = inside.shape
     xs = [column / width for column in range(width + 1)] if xs is None else xs
     ys = [row / height for row in range(height + 1)] if ys is None else ys
-    begun: dict[tuple[int, int], int] = {}
-    boxes: list[Box] = []
-    for row in range(height + 1):
-        runs = _runs(inside[row]) if row < height else set()
-        for left, right in sorted(begun.keys() - runs):
-            boxes.append((xs[left], ys[begun.pop((left, right))], xs[right], ys[row]))
-        for run in runs - begun.keys():
-            begun[run] = row
-    return boxes
-
-
-def _runs(cells: NDArray[np.bool_]) -> set[tuple[int, int]]:
-    """First and one past the last of each run of true cells."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], cells, [False]))))
-    return {(int(first), int(last)) for first, last in zip(edges[::2], edges[1::2], strict=True)}
+    return [(xs[x0], ys[y0], xs[x1], ys[y1]) for x0, y0, x1, y1 in recurrence.rectangles(inside)]
 
 
 def union(boxes: Sequence[Box]) -> list[Box]:

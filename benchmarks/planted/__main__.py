@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import torch
@@ -171,14 +171,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m benchmarks.planted", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one generator, one strength, one seed, fewer pairs")
-    parser.add_argument(
-        "--split", choices=("reporting", "choosing"), default="reporting", help="(default: %(default)s)"
-    )
+    parser.add_argument("--split", choices=get_args(Split), default="reporting", help="(default: %(default)s)")
     parser.add_argument("--jobs", type=int, help="processes at a time (default: one a core)")
     parser.add_argument("--cache", type=Path, default=CACHE, help="of trained models (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.quick and options.split != "reporting":
-        parser.error("--quick: has no choosing split; leave --split out")
+        parser.error("--quick: belongs to the reporting split; leave --split out")
     torch.set_num_threads(1)
     wanted = {cell.entry for cell in cells(options.split, quick=options.quick)}
     seeds = {entry.seed for entry in wanted}

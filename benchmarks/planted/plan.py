@@ -1,15 +1,18 @@
 """The grid: which artefact is tied to what, how strongly, in which model, and what each of them may be used for.
 
-Nine kinds x three strengths x three seeds x two generators would be 162 trainings. Instead one model carries a set of
+Nine kinds x three strengths x five seeds x two generators would be 270 trainings. Instead one model carries a set of
 four or five artefacts, each tied to another target; a kind meets another strength and another target at each seed. So
-each (kind, strength) is there once a generator, and 2 generators x 2 sets x 3 seeds = 12 trainings cover the grid. A
-clean twin for each generator and seed saw all nine kinds at random: it ignores them, on the same images.
+each (kind, strength) is there once a generator within three seeds, and 2 generators x 2 sets x 5 seeds = 20 trainings
+cover the grid. A clean twin for each generator and seed saw all nine kinds at random: it ignores them, on the same
+images.
 
-**Splits.** Settings may be chosen on seed 0 and there on five kinds only, which are of every sort: a tag, a translucent
-overlay, a small badge over the anatomy, a texture, a phrase. Figures are reported on seeds 1 and 2, so that no model is
-used for both, and there on all nine kinds, four of which (`UNSEEN`) nobody has looked at while choosing: these are to
-be reported on their own, too. The same four kinds at seed 0 belong to neither split. They are trained, because their
-models carry them beside the others, and stay unused: to report them would be to report on models chosen on.
+**Splits.** Settings were chosen on seed 0 and there on five kinds only, which are of every sort: a tag, a translucent
+overlay, a small badge over the anatomy, a texture, a phrase. Seeds 1 and 2 gave the first report; why it missed what it
+missed was traced on them and mended, so that they count as looked at: `tracing`. Figures are reported on seeds 3 and 4,
+of which nothing was seen before all that was settled. `UNSEEN` are the kinds on which nothing was ever chosen or
+mended, to be reported on their own, too. The kinds at seed 0 that were not chosen on belong to no split. They are
+trained, because their models carry them beside the others, and stay unused: to report them would be to report on models
+chosen on.
 """
 
 from collections.abc import Sequence
@@ -22,7 +25,7 @@ from benchmarks.planted.chests import Phantoms
 from benchmarks.planted.generators import Generator, Planting
 from benchmarks.planted.scenes import Scenes
 
-Split: TypeAlias = Literal["choosing", "reporting"]
+Split: TypeAlias = Literal["choosing", "tracing", "reporting"]
 SetName: TypeAlias = Literal["a", "b"]
 
 GENERATORS: Final[dict[str, Generator]] = {"phantoms": Phantoms(), "scenes": Scenes()}
@@ -32,13 +35,14 @@ SETS: Final[dict[SetName, tuple[KindName, ...]]] = {
 }
 STRENGTHS: Final = (0.70, 0.85, 0.95)
 """Share of a target's pairs that carry the artefact tied to it."""
-SEEDS: Final = (0, 1, 2)
+SEEDS: Final = (0, 1, 2, 3, 4)
 
 CHOOSING_SEEDS: Final = (0,)
+TRACING_SEEDS: Final = (1, 2)
 CHOOSING_KINDS: Final[tuple[KindName, ...]] = ("corner_tag", "watermark", "logo", "texture", "boilerplate")
-UNSEEN: Final[tuple[KindName, ...]] = ("fixed_tag", "frame", "word", "identifier")
+UNSEEN: Final[tuple[KindName, ...]] = ("fixed_tag",)
 QUICK_STRENGTH: Final = 0.95
-QUICK_SEED: Final = 1
+QUICK_SEED: Final = 3
 """A seed of the reporting split, so that figures of a quick run are honest as well."""
 
 ELSEWHERE: Final = 0.03
@@ -127,15 +131,15 @@ class Cell:
 
     @property
     def unseen(self) -> bool:
-        """Whether no setting was chosen on its kind."""
+        """Whether nothing was chosen or mended on its kind."""
         return self.tie.kind in UNSEEN
 
 
 def split_of(kind: KindName, seed: int) -> Split | None:
     """What a kind at a seed may be used for; None: for nothing. The module's docstring says why."""
-    if seed not in CHOOSING_SEEDS:
-        return "reporting"
-    return "choosing" if kind in CHOOSING_KINDS else None
+    if seed in CHOOSING_SEEDS:
+        return "choosing" if kind in CHOOSING_KINDS else None
+    return "tracing" if seed in TRACING_SEEDS else "reporting"
 
 
 def artefact_entry(generator_name: str, set_name: SetName, seed: int, strength: float | None = None) -> Entry:

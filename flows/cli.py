@@ -119,6 +119,8 @@ def _alert_sentence(alert: dict[str, Any]) -> str:
     where, measure = ("words", "times the odds") if alert["side"] == "text" else ("image", "times its share")
     if alert["rule"] == "spread_stamp":
         measure = "times as often as in all pairs"
+    if alert["rule"] == "region_contrast":
+        measure = "times as much as in the other pairs"
     return (
         f"{alert['region']}: {alert['share']:.0%} of the attribution on {alert['area']:.1%} of the {where} "
         f"({alert['effect']:.1f} {measure}) in {alert['n']} pairs {what}{slice_name}"

@@ -60,6 +60,8 @@ def weight(alert: Mapping[str, Any]) -> str:
         return f"{times(alert['effect'])} times the odds of its words"
     if alert["rule"] == "spread_stamp":
         return f"{times(alert['effect'])} times as often there as in all pairs"
+    if alert["rule"] == "region_contrast":
+        return f"{times(alert['effect'])} times as much as in the other pairs"
     return f"{times(alert['effect'])} times its share of the area"
 
 

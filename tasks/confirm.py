@@ -4,8 +4,9 @@ Regions that are boxes are covered, phrases of captions are left out; all tests 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from prefect import task
@@ -13,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 import sql
 from m2ib.occlusion import Fill
-from tasks.evidence import Evidence, Numbers, benjamini_hochberg, interval, shortfall, weigh
+from tasks.evidence import Evidence, Margins, Numbers, benjamini_hochberg, interval, shortfall, weigh
 from tasks.lake import Run
 from tasks.phrase_probe import PHRASE_FILLS, PhraseFill, PhraseProbe
 from tasks.probe import FILLS
@@ -60,6 +61,26 @@ def _rise(rises: Numbers, *key: object) -> dict[str, float]:
     return {"rise": float(rises.mean()), "low": low, "high": high, "n": len(rises)}
 
 
+def _tested(
+    finding: dict[str, Any],
+    measure: Callable[[Any], Margins],
+    fills: Sequence[Fill | PhraseFill],
+    transplant: dict[str, float],
+    rules: ConfirmRules,
+) -> Iterator[_Test]:
+    """A test a fill, up to the first that does not pass: all must, so that the others cannot save the finding."""
+    failed: str | None = None
+    for fill in fills:
+        if failed is not None:
+            reason = f"not measured: all fills must pass, and {failed} did not; see its row"
+            yield _Test(finding, fill, None, reason, transplant)
+            continue
+        evidence = weigh(measure(fill), rules.floor_share, fill, rules.seed, *_claim(finding))
+        # q is never less than p, so that what fails by p has failed.
+        failed = fill if shortfall(evidence, evidence.p, rules.level) else None
+        yield _Test(finding, fill, evidence, None, transplant)
+
+
 def _phrase_tests(
     run: Run, connection: sql.Connection, probe: PhraseProbe, finding: dict[str, Any], rules: ConfirmRules
 ) -> list[_Test]:
@@ -67,55 +88,35 @@ def _phrase_tests(
     trial = probe.phrase_trial(places, finding["slice_kind"], finding["slice"])
     if isinstance(trial, str):
         return [_Test(finding, fill, None, trial, {}) for fill in PHRASE_FILLS]
-    key = (rules.seed, *_claim(finding))
-    transplant = _rise(probe.phrase_rises(trial), *key)
-    return [
-        _Test(
-            finding,
-            fill,
-            weigh(probe.phrase_margins(trial, fill), rules.floor_share, fill, *key),
-            None,
-            transplant,
-        )
-        for fill in PHRASE_FILLS
-    ]
+    transplant = _rise(probe.phrase_rises(trial), rules.seed, *_claim(finding))
+    return [*_tested(finding, partial(probe.phrase_margins, trial), PHRASE_FILLS, transplant, rules)]
 
 
 def _region_tests(
     run: Run, connection: sql.Connection, probe: PhraseProbe, finding: dict[str, Any], rules: ConfirmRules
 ) -> list[_Test]:
-    region, slice_kind, name = finding["region"], finding["slice_kind"], finding["slice"]
     sample = _sample(connection, run, finding, rules)
-    boxes = _boxes(connection, run, region, sample)
-    trial = probe.trial(sample, boxes, slice_kind, name)
+    boxes = _boxes(connection, run, finding["region"], sample)
+    trial = probe.trial(sample, boxes, finding["slice_kind"], finding["slice"])
     if isinstance(trial, str):
         return [_Test(finding, fill, None, trial, {}) for fill in FILLS]
-    key = (rules.seed, *_claim(finding))
-    transplant: dict[str, float] = {}
-    if not trial.framed:
-        transplant = _rise(probe.rises(trial), *key)
-    return [
-        _Test(
-            finding,
-            fill,
-            weigh(probe.margins(trial, fill, region), rules.floor_share, fill, *key),
-            None,
-            transplant,
-        )
-        for fill in FILLS
-    ]
+    transplant = {} if trial.framed else _rise(probe.rises(trial), rules.seed, *_claim(finding))
+    return [*_tested(finding, partial(probe.margins, trial, region=finding["region"]), FILLS, transplant, rules)]
 
 
 def _rows(tests: Sequence[_Test], rules: ConfirmRules) -> list[dict[str, Any]]:
     """One row a finding and fill: judged by the finding's q, which takes all findings to know.
 
     All fills must pass, so a finding's p is the largest of theirs (an intersection-union test; Berger, Technometrics
-    24, 1982), and the same region and slice counts once, whichever rules proposed it.
+    24, 1982), 1 where one was not measured any more, and the same region and slice counts once, whichever rules
+    proposed it. A finding of which nothing could be measured is no test.
     """
-    p: dict[tuple[Any, ...], float] = {}
+    measured = {_claim(test.finding) for test in tests if test.evidence is not None}
+    p = dict.fromkeys(measured, 0.0)
     for test in tests:
-        if test.evidence is not None:
-            p[_claim(test.finding)] = max(p.get(_claim(test.finding), 0.0), test.evidence.p)
+        if _claim(test.finding) in measured:
+            own = 1.0 if test.evidence is None else test.evidence.p
+            p[_claim(test.finding)] = max(p[_claim(test.finding)], own)
     q = dict(zip(p, benjamini_hochberg(list(p.values())), strict=True))
     passed: dict[tuple[Any, ...], list[bool]] = defaultdict(list)
     rows = []

@@ -141,6 +141,8 @@ def shortfall(evidence: Evidence, q: float, level: float) -> str | None:
         return f"got an effect of {evidence.effect:.4f}, expected more than the floor of {evidence.floor:.4f}"
     if evidence.low <= 0:
         return f"got an interval from {evidence.low:.4f} to {evidence.high:.4f}, expected one above zero"
+    if evidence.p >= level:
+        return f"got p = {evidence.p:.3g}, expected less than {level:g}"
     if q >= level:
         return f"got q = {q:.3g}, expected less than {level:g}"
     return None

@@ -24,6 +24,8 @@ FILLS: tuple[Fill, ...] = ("mean", "blur", "swap")
 """All must pass: what is drawn over a region can itself mean something to a model that looks there, and another image's
 content can bring the artefact along."""
 KEPT_IMAGES = 256
+HOSTS = 4
+"""Images that a pair's region is swapped with: what one of them brings along by chance is not the pair's doing."""
 
 Boxes = Mapping[str | None, Sequence[Box]]
 """By pair id; under None those of every pair."""
@@ -31,15 +33,16 @@ Boxes = Mapping[str | None, Sequence[Box]]
 
 @dataclass(frozen=True)
 class Trial:
-    """Pairs that can be measured: a region and its controls each, and a host whose caption is a foil of their own.
+    """Pairs that can be measured: a region and its controls each, and hosts whose captions are foils of their own.
 
     masks: (pairs, 1 + controls, height, width), the region first, empty where a pair has fewer controls than others.
-    clean: embeddings of the images. own, foils: those of captions. pixels, hosts: preprocessed images.
+    clean: embeddings of the images. own, foils: those of captions. pixels: preprocessed images. hosts: up to `HOSTS`
+    other pairs each, whose images do for a swap; that of the first reads.
     """
 
     pair_ids: list[str]
     pixels: Any
-    hosts: Any
+    hosts: list[list[str]]
     masks: NDArray[np.bool_]
     clean: Numbers
     own: Numbers
@@ -91,19 +94,19 @@ class Probe:
 
         boxes: of the region, the same for every pair or by pair.
         """
-        found: list[tuple[str, Any, Any, NDArray[np.bool_], list[str]]] = []
+        found: list[tuple[str, Any, list[str], NDArray[np.bool_], list[str]]] = []
         lost = {"image no longer reads": 0, "no two other captions to compare with": 0, "no room for controls": 0}
         for pair_id in pair_ids:
             caption = self._rows[pair_id]["caption"]
             foils = self._captions.foils(caption, pair_id, slice_kind, name, self._rules.foils)
             if (pixels := self._read(pair_id)) is None:
                 lost["image no longer reads"] += 1
-            elif len(foils) < 2 or (host := self._host(pair_id, foils)) is None:
+            elif len(foils) < 2 or not (hosts := self._hosts(pair_id, foils)):
                 lost["no two other captions to compare with"] += 1
             elif len(masks := self._masks(pair_id, boxes)) < 3:
                 lost["no room for controls"] += 1
             else:
-                found.append((pair_id, pixels, host, masks, foils))
+                found.append((pair_id, pixels, hosts, masks, foils))
         least = least_pairs(self._rules.level)
         if len(found) < least:
             why = ", ".join(f"{count} with {what}" for what, count in lost.items() if count)
@@ -115,7 +118,7 @@ class Probe:
         return Trial(
             pair_ids=[pair_id for pair_id, *_ in found],
             pixels=pixels,
-            hosts=self._network.stack([host for _, _, host, *_ in found]),
+            hosts=[hosts for _, _, hosts, *_ in found],
             masks=_padded([masks for *_, masks, _ in found]),
             clean=self._embed(pixels),
             own=np.stack(self._embed_captions([self._rows[pair_id]["caption"] for pair_id, *_ in found])),
@@ -129,14 +132,18 @@ class Probe:
         key = f"{self._rules.seed}\x1f{pair_id}"
         return np.stack([region, *occlusion.control_masks(region, self._rules.controls, key)])
 
-    def _host(self, pair_id: str, foils: Sequence[str]) -> Any:
-        """The image of a pair whose caption is one of the foils."""
+    def _hosts(self, pair_id: str, foils: Sequence[str]) -> list[str]:
+        """A pair of each foil, up to `HOSTS`, the first one with an image that reads; none where none does."""
         place = int.from_bytes(hashlib.sha256(f"{self._rules.seed}\x1fhost\x1f{pair_id}".encode()).digest()[:8])
-        for caption in foils:
-            holders = self._holders[caption]
-            if (pixels := self._read(holders[place % len(holders)])) is not None:
-                return pixels
-        return None
+        holders = [self._holders[caption][place % len(self._holders[caption])] for caption in foils]
+        while holders and self._read(holders[0]) is None:
+            holders.pop(0)
+        return holders[:HOSTS]
+
+    def _host_images(self, trial: Trial, turn: int) -> Any:
+        """An image to swap with for each pair: where it has no more of them, or one does not read, the first."""
+        read = ((self._read(ids[turn if turn < len(ids) else 0]), ids[0]) for ids in trial.hosts)
+        return self._network.stack([self._read(first) if image is None else image for image, first in read])
 
     def _embed(self, pixels: Any) -> Numbers:
         with self._lock:
@@ -155,22 +162,31 @@ class Probe:
         return replace(trial, pixels=pixels, clean=self._embed(pixels))
 
     def margins(self, trial: Trial, fill: Fill, region: str | None = None) -> Margins:
-        """Margins of a trial under one fill.
+        """Margins of a trial under one fill; of a swap the mean over the hosts.
 
         region: its name, if its pairs may come again with another slice: their embeddings are then kept until another
         region is named, for slices overlap, and only the foils differ between them.
         """
-        with self._lock:
-            if fill == "swap" or region is None:
-                filled = occlusion.occlude(self._network, trial.pixels, trial.masks, fill, trial.hosts)
-            else:
-                filled = self._remembered(trial, fill, region)
-        margins = occlusion.foil_margin(filled, trial.own, trial.foils)
+        if fill == "swap":
+            margins = np.mean([self._swapped(trial, turn) for turn in range(max(map(len, trial.hosts)))], axis=0)
+        else:
+            with self._lock:
+                if region is None:
+                    filled = occlusion.occlude(self._network, trial.pixels, trial.masks, fill)
+                else:
+                    filled = self._remembered(trial, fill, region)
+            margins = occlusion.foil_margin(filled, trial.own, trial.foils)
         return Margins(
             occlusion.foil_margin(trial.clean, trial.own, trial.foils),
             margins[:, 0],
             np.where(trial.present[:, 1:], margins[:, 1:], np.nan),
         )
+
+    def _swapped(self, trial: Trial, turn: int) -> Numbers:
+        donors = self._host_images(trial, turn)
+        with self._lock:
+            filled = occlusion.occlude(self._network, trial.pixels, trial.masks, "swap", donors)
+        return occlusion.foil_margin(filled, trial.own, trial.foils)
 
     def _remembered(self, trial: Trial, fill: Fill, region: str) -> Numbers:
         if region != self._region:
@@ -185,11 +201,10 @@ class Probe:
         return _padded([self._embedded[region, fill, pair_id] for pair_id in trial.pair_ids], trial.masks.shape[1])
 
     def rises(self, trial: Trial) -> Numbers:
-        """What each pair's region brings to its host, beyond what one of its controls brings."""
+        """What each pair's region brings to its first host, beyond what one of its controls brings."""
+        hosts = self._host_images(trial, 0)
         with self._lock:
-            rise = occlusion.transplant(
-                self._network, trial.pixels, trial.hosts, trial.masks[:, :2], trial.own, trial.foils
-            )
+            rise = occlusion.transplant(self._network, trial.pixels, hosts, trial.masks[:, :2], trial.own, trial.foils)
         difference: Numbers = rise[:, 0] - rise[:, 1]
         return difference
 

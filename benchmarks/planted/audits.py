@@ -33,8 +33,8 @@ from flows.cli import leave
 
 AUDITS: Final[tuple[tuple[Variant, bool], ...]] = (*((variant, False) for variant in VARIANTS), ("planted", True))
 """Of an entry: its own model on every corpus, and its twin, which ignores the artefacts, where they are in place."""
-PAIRS: Final = 400
-QUICK_PAIRS: Final = 250
+PAIRS: Final = 800
+QUICK_PAIRS: Final = 400
 
 _PACKAGES: Final = ("flows", "tasks", "sql", "m2ib", "corpora")
 _ENVIRONMENT: Final = {

@@ -1,4 +1,4 @@
--- One row a finding that was put to the test: the weakest of its fills, and the verdict over them.
+-- One row a finding that was put to the test: the weakest of the fills that were measured, and the verdict over them.
 CREATE VIEW verdicts AS
 SELECT
     run_id,
@@ -25,7 +25,7 @@ SELECT
     any_value(transplant_n) AS transplant_n,
     arg_min(reason, weakness) FILTER (WHERE NOT passed) AS reason
 FROM (
-    SELECT *, coalesce(effect - floor, 0) AS weakness
+    SELECT *, coalesce(effect - floor, 'infinity') AS weakness
     FROM stored.confirmations
 )
 GROUP BY run_id, rule, region, slice_kind, slice;

@@ -366,6 +366,46 @@ def test_a_corner_that_is_found_by_itself_is_not_told_again(hand_written):
     assert {"x0": 0.0, "y0": 0.0} not in boxes
 
 
+def contrasts(run, region, shares, captions, area=0.19):
+    """Findings of the rule that holds a region against the other pairs: those of words, with their effects."""
+    run.add_pairs(captions)
+    run.add_attributions([[1.0]] * len(captions), (1, 1))
+    run.add_shares(region, shares, area)
+    with run.connect() as connection:
+        rows = sql.rows(connection, "rules/region_contrast", run_id=run.run_id, factor=2.0, min_pairs=4)
+    return {row["slice"]: row["effect"] for row in rows}
+
+
+HALVES = ["sick"] * 4 + ["well"] * 6
+
+
+def test_a_frame_that_cannot_reach_the_factor_is_held_against_the_other_pairs(hand_written):
+    found = contrasts(hand_written, "frame", [0.27] * 4 + [0.09] * 6, HALVES)
+    assert found == {"sick": pytest.approx(3)}
+
+
+@pytest.mark.parametrize(
+    ("shares", "why"),
+    [
+        ([0.18] * 4 + [0.01] * 6, "no more than its area"),
+        ([0.27] * 4 + [0.14] * 6, "not twice as much"),
+        ([0.39] * 4 + [0.09] * 6, "twice its area: left to region_mass"),
+    ],
+)
+def test_a_frame_is_not_proposed_for(hand_written, shares, why):
+    assert contrasts(hand_written, "frame", shares, HALVES) == {}, why
+
+
+def test_other_pairs_must_be_enough(hand_written):
+    assert contrasts(hand_written, "frame", [0.27] * 7 + [0.09] * 3, ["sick"] * 7 + ["well"] * 3) == {}
+
+
+def test_a_large_region_is_held_against_the_other_pairs_and_a_small_one_is_not(hand_written, lake):
+    assert contrasts(hand_written, "box", [0.45] * 4 + [0.15] * 6, HALVES, area=0.25) == {"sick": pytest.approx(3)}
+    other = type(hand_written)(lake, "other").begin()
+    assert contrasts(other, "box", [0.45] * 4 + [0.15] * 6, HALVES, area=0.24) == {}
+
+
 def test_an_empty_map_has_no_hottest_corner(hand_written):
     maps = [[0.0] * 16] + [looks_at(number % 4) for number in range(8)] + [looks_at()] * 8
     (found,) = wandering(hand_written, maps, ["sick"] * 9 + ["well"] * 8)

@@ -1,6 +1,7 @@
 """A region that the score needs is confirmed, one that only holds attribution is not, and the run says why."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from m2ib import DualEncoder
 from tasks import probe as probe_stage
 from tasks.alert import raise_alerts
 from tasks.confirm import confirm_findings
+from tasks.probe import Probe
 from tasks.records import AlertRules, ConfirmRules, CorpusSource, ModelSource
 from tasks.self_audit import audit_itself
 from tasks.store import corner_boxes, frame_boxes
@@ -124,8 +126,8 @@ def test_a_region_that_the_score_needs_is_confirmed_and_its_neighbours_are_not(f
     assert {row["tests"] for row in rows} == {3}  # a finding is one test, by the largest p of its fills
     for region in {row["region"] for row in rows}:
         own = [row for row in rows if row["region"] == region]
-        assert len({row["q"] for row in own}) == 1
-    for row in rows:
+        assert len({row["q"] for row in own if row["n"]}) == 1
+    for row in (row for row in rows if row["n"]):
         assert row["effect"] == pytest.approx(row["drop"] - row["control_drop"])
         assert (row["reason"] is None) == row["passed"]
         assert row["low"] <= row["effect"] <= row["high"]
@@ -139,6 +141,25 @@ def test_a_region_that_the_score_needs_is_confirmed_and_its_neighbours_are_not(f
     (other, *_) = [row for row in rows if row["region"] == "corner top-right" and row["fill"] == "mean"]
     assert other["reason"].startswith("got an effect of ")
     assert "expected more than the floor" in other["reason"]
+
+
+def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(flagged, toy):
+    run, corpus = flagged
+    model = toy(0.0)
+    confirm_findings(run, corpus, MODEL, RULES)
+    ignoring, model.seen = model.seen, 0
+    by_fill = {row["fill"]: row for row in stored(run) if row["region"] == "corner top-right"}
+    assert by_fill["mean"]["n"] == 24
+    for fill in ("blur", "swap"):
+        assert (by_fill[fill]["n"], by_fill[fill]["effect"], by_fill[fill]["passed"]) == (0, None, False)
+        assert by_fill[fill]["reason"] == "not measured: all fills must pass, and mean did not; see its row"
+    assert {(row["q"], row["tests"]) for row in stored(run) if row["n"]} == {(1.0, 3)}  # it stays a test
+    with run.connect() as connection:
+        verdicts = sql.read(connection, "FROM verdicts")
+    assert {(row["weakest"], row["tested"], row["confirmed"]) for row in verdicts} == {("mean", 24, False)}
+    model.reliance = 1.0
+    confirm_findings(run, corpus, MODEL, RULES)
+    assert model.seen > 2 * ignoring
 
 
 def test_a_model_that_ignores_the_region_confirms_nothing(flagged, toy):
@@ -181,7 +202,7 @@ def test_an_image_that_no_longer_reads_is_left_out(flagged, toy):
     (corpus.path / "4.png").write_bytes(b"no image")
     Image.new("RGB", (SIZE, SIZE)).save(corpus.path / "40.png")  # a host may be another by now
     assert confirm_findings(run, corpus, MODEL, ConfirmRules(**{**vars(RULES), "pairs": 64})) == 2
-    assert {row["n"] for row in stored(run)} == {28}
+    assert {row["n"] for row in stored(run)} == {0, 28}
 
 
 def test_what_cannot_be_measured_says_why_and_is_not_confirmed(flagged, toy):
@@ -217,6 +238,20 @@ def test_regions_of_a_pair_of_its_own_are_measured_where_they_are(flagged, toy):
     run.write_table("findings", [{"rule": "r", "region": "mark", "slice_kind": "word", "slice": "shadow", "n": 12}])
     assert confirm_findings(run, corpus, MODEL, RULES) == 1
     assert {row["n"] for row in stored(run)} == {12}
+
+
+def test_a_swap_is_the_mean_over_hosts_that_say_something_else(flagged, toy):
+    run, corpus = flagged
+    toy(1.0)
+    probe = Probe(run, corpus, MODEL, RULES)
+    trial = probe.trial([f"pair-{number:04d}" for number in range(12)], [(0.0, 0.0, 0.25, 0.25)], "word", "shadow")
+    assert {len(hosts) for hosts in trial.hosts} == {2}  # as many as there are other captions
+    assert all(int(host[-4:]) >= 30 for hosts in trial.hosts for host in hosts)  # those have no shadow
+    both = probe.margins(trial, "swap")
+    alone = [probe.margins(replace(trial, hosts=[[hosts[turn]] for hosts in trial.hosts]), "swap") for turn in (0, 1)]
+    assert not np.allclose(alone[0].region, alone[1].region)
+    np.testing.assert_allclose(both.region, (alone[0].region + alone[1].region) / 2)
+    np.testing.assert_allclose(both.controls, (alone[0].controls + alone[1].controls) / 2)
 
 
 def test_slices_that_overlap_are_embedded_once(flagged, toy, changed_rows):

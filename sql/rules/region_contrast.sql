@@ -1,0 +1,23 @@
+-- A region that cannot hold much more than its part of the image holds $factor times what it holds outside the slice.
+-- Grain: region and slice of one run. Parameters: $run_id, $factor, $min_pairs.
+-- Mass counts as even over a patch, so a frame thinner than a patch has a bound: on 8 x 8 patches a ring of a twentieth
+-- holds 2.3 times its area if the outer patches hold everything. A region over a quarter of the image is bounded as well
+-- (at $factor 2: 1 / 2 $factor in general). Both are held against the other pairs, and must hold more than their area.
+-- Returns the offending slices, strongest first; effect is the ratio of the two shares. What region_mass proposes is left
+-- to it, and clusters are left out: they are made of the maps.
+WITH corpus AS (
+    SELECT region, n, share
+    FROM slice_shares
+    WHERE run_id = $run_id AND slice_kind = 'corpus' AND side = 'image'
+),
+contrasts AS (
+    SELECT s.*, (c.share * c.n - s.share * s.n) / (c.n - s.n) AS elsewhere
+    FROM slice_shares AS s
+    JOIN corpus AS c USING (region)
+    WHERE s.run_id = $run_id AND s.slice_kind <> 'cluster' AND s.n >= $min_pairs AND c.n - s.n >= $min_pairs
+        AND (s.region = 'frame' OR s.area >= 1 / (2 * $factor))
+)
+SELECT region, slice_kind, slice, n, share, area, share / greatest(elsewhere, 0.001) AS effect
+FROM contrasts
+WHERE share > area AND share < $factor * area AND share >= $factor * elsewhere
+ORDER BY effect DESC, region, slice_kind, slice;

@@ -11,8 +11,10 @@ unit variance and correlates by chance only.
 
 import hashlib
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TypeAlias
 
 import numpy as np
@@ -87,6 +89,11 @@ class Stamp:
     area: float = 0.0
 
     @property
+    def extent(self) -> tuple[int, int]:
+        """Height and width in pixels of the reduced images."""
+        return self.mask.shape[0], self.mask.shape[1]
+
+    @property
     def threshold(self) -> float:
         """Score of an occurrence: half way, in energy, between the best rescaled match and identity."""
         return threshold(self.null)
@@ -145,7 +152,7 @@ class Discovery:
         if not len(images) or not self.stamps:
             return [[] for _ in self.stamps]
         images = images[:, : self.whitener.gain.shape[0]].float()
-        largest = tuple(max(stamp.mask.shape[side] for stamp in self.stamps) for side in (0, 1))
+        largest = tuple(max(stamp.extent[side] for stamp in self.stamps) for side in (0, 1))
         white = torch.cat([self.whitener(image[None]) for image in images])
         return _places(hear(white, (largest[0], largest[1])), self.stamps)
 
@@ -349,7 +356,7 @@ def _discover(white: Images, reduced: Images, maps: Maps, config: RecurrenceConf
     promise = promise.masked_fill(kth <= bar, 0)
     stamps: list[Stamp] = []
     core = (crops.core.shape[-2], crops.core.shape[-1])
-    heard = hear(white, (math.ceil(2 * core[0] * max(SCALES)), math.ceil(2 * core[1] * max(SCALES))))
+    heard = _hear(white, [(2 * core[0], 2 * core[1])])
     for _ in range(config.tries):
         seed = int(promise.argmax())
         if not promise[seed] > 0:
@@ -361,7 +368,7 @@ def _discover(white: Images, reduced: Images, maps: Maps, config: RecurrenceConf
             stamps.append(stamp)
             promise[_explained(crops, _places(heard, [stamp])[0], h, w)] = 0
             promise[scores[seed] > stamp.threshold] = 0
-    return _settled(heard, maps, stamps, config)
+    return _joined(heard, reduced, maps, _settled(heard, maps, stamps, config), config)
 
 
 def _settled(heard: Heard, maps: Maps, stamps: list[Stamp], config: RecurrenceConfig) -> tuple[Stamp, ...]:
@@ -464,25 +471,106 @@ def _confirmed(
     if not enough > bar:
         return None
     # All that was found draws the template anew, about its own centre.
-    template, mask, _ = drawn
+    sketch = _Sketch(drawn[0], drawn[1], null, best)
     for least in (config.min_images, 2 * config.min_images):
-        extent = (mask.shape[0], mask.shape[1])
-        places = [(i, y, x) for i, (score, y, x) in enumerate(best) if score > bar]
+        places, (h, w) = sketch.places, sketch.extent
         if len(places) < config.min_images:  # an edge is its own foil: nothing beats the null
             return None
-        anew = _template(heard.white, places, (max(size[0], extent[0]), max(size[1], extent[1])), extent)
+        anew = _drawn(heard, places, (h, w), (max(size[0], h), max(size[1], w)), least)
         if anew is None:
             return None
-        template, mask, _ = anew
-        best = best_places(heard, template, mask)
-        enough = sorted((score for score, _, _ in best), reverse=True)[least - 1]
-        null = null_score(heard, template, mask, enough)
-        bar = threshold(null)
-        if not enough > bar:
-            return None
-    stamp = Stamp(template, mask, null, len(half), ink=mask)
+        sketch = anew
+    return _inked(heard, reduced, sketch, len(half))
+
+
+@dataclass(frozen=True)
+class _Sketch:
+    """A template while it is drawn. best: score and place (y, x) of its best match in each image."""
+
+    template: Float[Tensor, "c th tw"]
+    mask: Bool[Tensor, "th tw"]
+    null: float
+    best: list[tuple[float, int, int]]
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        return self.mask.shape[0], self.mask.shape[1]
+
+    @property
+    def places(self) -> list[tuple[int, int, int]]:
+        """Image and place of each match above the threshold."""
+        return [(i, y, x) for i, (score, y, x) in enumerate(self.best) if score > threshold(self.null)]
+
+
+def _drawn(
+    heard: Heard, places: Sequence[tuple[int, int, int]], extent: tuple[int, int], window: tuple[int, int], least: int
+) -> _Sketch | None:
+    """What things of this extent at these places draw in a window about them; None unless `least` images hold it."""
+    drawn = _template(heard.white, places, window, extent)
+    if drawn is None:
+        return None
+    template, mask, _ = drawn
+    best = best_places(heard, template, mask)
+    enough = sorted((score for score, _, _ in best), reverse=True)[least - 1]
+    null = null_score(heard, template, mask, enough)
+    return _Sketch(template, mask, null, best) if enough > threshold(null) else None
+
+
+def _inked(heard: Heard, reduced: Images, sketch: _Sketch, members: int) -> Stamp:
+    stamp = Stamp(sketch.template, sketch.mask, sketch.null, members, ink=sketch.mask)
     found = [(i, one.y, one.x) for i, places in enumerate(_places(heard, [stamp])[0]) for one in places]
-    return replace(stamp, ink=_ink(reduced, found, mask))
+    return replace(stamp, ink=_ink(reduced, found, sketch.mask))
+
+
+def _joined(
+    heard: Heard, reduced: Images, maps: Maps, stamps: tuple[Stamp, ...], config: RecurrenceConfig
+) -> tuple[Stamp, ...]:
+    """The stamps, with those that always stand side by side made one: parts of an overlay wider than the crops.
+
+    It is no larger than an image, and holds out as any stamp does in nearly all images of its parts; else they stay.
+    """
+    found = _places(heard, stamps)
+    for (one, ones), (other, others) in combinations(zip(stamps, found, strict=True), 2):
+        parts = _side_by_side(one, other, ones, others)
+        if parts is None or any(map(operator.gt, parts[1], heard.white.shape[-2:])):
+            continue
+        places, extent = parts
+        wider = _hear(heard.white, [extent, *(stamp.extent for stamp in stamps)])
+        least = max(2 * config.min_images, math.ceil(_EXPLAINED * len(places)))
+        sketch = _drawn(wider, places, extent, extent, least)
+        if sketch is None:
+            continue
+        whole = _inked(wider, reduced, sketch, min(one.members, other.members))
+        rest = [stamp for stamp in stamps if stamp is not one and stamp is not other]
+        settled = _settled(wider, maps, [whole, *rest], config)
+        if any(stamp.mask is whole.mask for stamp in settled):
+            return _joined(wider, reduced, maps, settled, config)
+    return stamps
+
+
+def _side_by_side(
+    one: Stamp, other: Stamp, ones: list[list[Occurrence]], others: list[list[Occurrence]]
+) -> tuple[list[tuple[int, int, int]], tuple[int, int]] | None:
+    """Image and place, and the extent, of what two stamps are parts of: one box says the same as their two.
+
+    None unless they have the same offset, within a pixel, in nearly all images that have either. A mark over most of
+    the image is no part: it has any offset.
+    """
+    both = [(i, a[0], b[0]) for i, (a, b) in enumerate(zip(ones, others, strict=True)) if a and b]
+    if not both or one.spread or other.spread:
+        return None
+    dy, dx = torch.tensor([(b.y - a.y, b.x - a.x) for _, a, b in both]).median(0).values.tolist()
+    alike = [(i, a) for i, a, b in both if abs(b.y - a.y - dy) <= 1 and abs(b.x - a.x - dx) <= 1]
+    if len(alike) <= _EXPLAINED * sum(bool(a or b) for a, b in zip(ones, others, strict=True)):
+        return None
+    (h, w), (other_h, other_w) = one.extent, other.extent
+    top, left = min(dy, 0), min(dx, 0)
+    joint = torch.zeros(max(h, dy + other_h) - top, max(w, dx + other_w) - left)
+    joint[-top : h - top, -left : w - left] = 1
+    joint[dy - top : dy - top + other_h, dx - left : dx - left + other_w] = 1
+    if not float(joint.mean()) > _EXPLAINED:
+        return None
+    return [(i, a.y + top, a.x + left) for i, a in alike], (joint.shape[0], joint.shape[1])
 
 
 def _ink(reduced: Images, places: Sequence[tuple[int, int, int]], mask: Tensor) -> Bool[Tensor, "th tw"]:
@@ -536,6 +624,12 @@ def _overlap(side: int, cells: int) -> Float[Tensor, "cells side"]:
 
 
 # Search
+
+
+def _hear(white: Images, extents: Sequence[tuple[int, int]]) -> Heard:
+    """For templates of these extents and their foils."""
+    height, width = (math.ceil(max(sides) * max(SCALES)) for sides in zip(*extents, strict=True))
+    return hear(white, (height, width))
 
 
 def _places(heard: Heard, stamps: Sequence[Stamp]) -> list[list[list[Occurrence]]]:

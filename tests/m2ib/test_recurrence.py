@@ -31,15 +31,19 @@ def heated(boxes, seed=0):
     return maps
 
 
-def stamped(images, share=0.5, seed=1):
+WIDE = torch.rand(5, 47, generator=torch.Generator().manual_seed(6)).gt(0.5).float()
+"""Wider than the windows in which the templates of such images are first drawn."""
+
+
+def stamped(images, share=0.5, seed=1, pattern=PATTERN):
     """Images of which a share has the pattern at a random place, and its boxes."""
     random, boxes = torch.Generator().manual_seed(seed), []
     images = images.clone()
-    h, w = PATTERN.shape
+    h, w = pattern.shape
     for i, image in enumerate(images):
         y, x = (int(torch.randint(SIDE - side, (), generator=random)) for side in (h, w))
         if i < share * len(images):
-            image[:, y : y + h, x : x + w] = torch.where(PATTERN > 0, 3.0, -3.0)
+            image[:, y : y + h, x : x + w] = torch.where(pattern > 0, 3.0, -3.0)
             boxes.append((x / SIDE, y / SIDE, (x + w) / SIDE, (y + h) / SIDE))
         else:
             boxes.append(None)
@@ -89,6 +93,16 @@ def test_it_is_found_in_images_that_were_not_in_the_sample():
     others, where = stamped(textures(seed=8), seed=9)
     (places,) = found.search(others)
     assert [bool(occurrences) for occurrences in places] == [box is not None for box in where]
+
+
+def test_a_stamp_wider_than_the_crops_is_one():
+    images, boxes = stamped(textures(), pattern=WIDE)
+    found = find_stamps(images, heated(boxes))
+    assert len(found.stamps) == 1
+    (places,) = found.search(images)
+    assert [len(occurrences) for occurrences in places] == [box is not None for box in boxes]
+    for occurrences, box in zip(places, boxes, strict=True):
+        assert box is None or intersection_over_union(occurrences[0].box, box) > 0.6
 
 
 def watermarked(images, share=0.5, seed=1):

@@ -113,7 +113,8 @@ def _cell(value: Any) -> Text:
 
 
 def _alert_sentence(alert: dict[str, Any]) -> str:
-    said = {"corpus": "over all pairs", "word": "with the word", "attribute": "with", "cluster": "of"}
+    said = {"corpus": "over all pairs", "word": "with the word", "phrase": "with the words"}
+    said |= {"attribute": "with", "cluster": "of"}
     what = said[alert["slice_kind"]]
     slice_name = "" if alert["slice_kind"] == "corpus" else f" {alert['slice']!r}"
     where, measure = ("words", "times the odds") if alert["side"] == "text" else ("image", "times its share")

@@ -32,7 +32,7 @@ def occasion(slice_kind: str, name: str) -> str:
     """Say a slice as part of a sentence."""
     if slice_kind == "corpus":
         return "over all pairs"
-    if slice_kind == "word":
+    if slice_kind in ("word", "phrase"):
         return f"when the caption says “{isolated(name)}”"
     if slice_kind == "cluster":
         return f"in the pairs of {name}, whose maps are alike"
@@ -41,7 +41,8 @@ def occasion(slice_kind: str, name: str) -> str:
 
 def slice_name(slice_kind: str, name: str) -> str:
     """Name a slice in a table."""
-    return f"word “{isolated(name)}”" if slice_kind == "word" else isolated(name)
+    said = {"word": "word", "phrase": "words"}
+    return f"{said[slice_kind]} “{isolated(name)}”" if slice_kind in said else isolated(name)
 
 
 def isolated(text: str) -> str:

@@ -28,6 +28,7 @@ TABLES = (
         "stamps",
         "clusters",
         "phrases",
+        "collocations",
         "region_shares",
         "findings",
     ),

@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from tasks.collocations import adjacent_words
 from tasks.spans import LETTERS, lowered
 
 _WORD = re.compile(LETTERS)
@@ -62,10 +63,10 @@ class Captions:
     ) -> list[str]:
         """Up to `count` foils of a pair's caption, or of a part of it, as a finding's slice asks for them.
 
-        None has the same content words. Those for a word's slice lack the word; those for the whole corpus share no
-        content word. For any other slice (an attribute's value, a cluster of maps), which the caption need not mention,
-        that is all. Which of the possible ones are taken depends on seed and pair alone. admits: what else must hold
-        for a caption to be taken.
+        None has the same content words. Those for a word's slice, or a collocation's, lack it; those for the whole
+        corpus share no content word. For any other slice (an attribute's value, a cluster of maps), which the caption
+        need not mention, that is all. Which of the possible ones are taken depends on seed and pair alone. admits:
+        what else must hold for a caption to be taken.
         """
         content = words(own) - self._common
         found: list[str] = []
@@ -83,4 +84,6 @@ class Captions:
             return False
         if slice_kind == "word":
             return name not in self._words[caption]
+        if slice_kind == "phrase":
+            return name not in adjacent_words(caption)
         return slice_kind != "corpus" or not self._content[caption] & content

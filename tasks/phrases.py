@@ -1,4 +1,4 @@
-"""Captions -> phrases: which phrases of the captions could be artefacts, and which tokens they are."""
+"""Captions -> phrases: which could be artefacts, with the tokens they are, and which make slices."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.candidates import find
+from tasks.collocations import find_collocations
 from tasks.lake import Run
 from tasks.records import PhraseRules
 from tasks.spans import positions, token_spans
@@ -36,10 +37,19 @@ def phrase_rows(attributions: Sequence[dict[str, Any]], rules: PhraseRules) -> I
             yield {"pair_id": row["pair_id"], **phrase}
 
 
+def collocation_rows(attributions: Sequence[dict[str, Any]], min_pairs: int) -> Iterator[dict[str, Any]]:
+    """Rows of `collocations`; attributions: pair_id and caption of each."""
+    found = find_collocations(Counter(row["caption"] for row in attributions), min_pairs)
+    for row in attributions:
+        for name in found.get(row["caption"], ()):
+            yield {"pair_id": row["pair_id"], "collocation": name}
+
+
 def find_phrases(run: Run, rules: PhraseRules) -> int:
-    """Store `phrases` of all attributed pairs; returns how many occurrences there are."""
+    """Store `phrases` and `collocations` of all attributed pairs; returns how many occurrences of phrases there are."""
     columns = ["pair_id", "caption", "tokens", "special"]
     rows = [row for path in run.listed("attributions") for row in pq.read_table(path, columns=columns).to_pylist()]
+    run.write_table("collocations", collocation_rows(rows, rules.min_pairs))
     return run.write_table("phrases", phrase_rows(rows, rules))
 
 

@@ -92,7 +92,7 @@ class ClusterRules:
 
 @dataclass(frozen=True)
 class PhraseRules:
-    """Which phrases of captions are looked at: those `listed`, and what at least `min_pairs` pairs have."""
+    """Which phrases are looked at: those `listed`, and what at least `min_pairs` pairs have, as a slice must."""
 
     listed: tuple[str, ...]
     min_pairs: int

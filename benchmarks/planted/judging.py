@@ -81,7 +81,7 @@ class _Run:
                 row["region"]
                 for row in self.alerts
                 if state in (None, row["state"])
-                and (words is None or row["slice_kind"] == "corpus" or row["slice"] in words)
+                and (words is None or row["slice_kind"] == "corpus" or _tells(row, words))
             }
         )
 
@@ -177,6 +177,12 @@ def _words(run: _Run, tie: Tie) -> list[str]:
         total.update(said)
         own.update(said if pair.target == tie.target else ())
     return [word for word, count in total.items() if own[word] >= COVERED * count]
+
+
+def _tells(alert: dict[str, Any], words: Sequence[str]) -> bool:
+    """Whether an alert's slice is one of these words, or two words with one of them."""
+    said = alert["slice"].split() if alert["slice_kind"] == "phrase" else [alert["slice"]]
+    return not set(said).isdisjoint(words)
 
 
 def _points(run: _Run, tie: Tie, regions: Sequence[str], index: int) -> bool:

@@ -5,7 +5,7 @@ CREATE TABLE findings (
     rule_digest VARCHAR,   -- sha256 of the rule's text
     side VARCHAR,          -- 'image', 'text': which map the rule looked at
     region VARCHAR,
-    slice_kind VARCHAR,    -- 'corpus', 'word', 'attribute', 'cluster'
+    slice_kind VARCHAR,    -- 'corpus', 'word', 'phrase', 'attribute', 'cluster'
     slice VARCHAR,
     n BIGINT,              -- pairs in the slice whose map is not empty
     share DOUBLE,          -- mean share of the mass

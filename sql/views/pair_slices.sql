@@ -1,11 +1,14 @@
--- The slices that a pair belongs to: the whole corpus, each word of its caption, each value of an attribute,
--- the cluster of its image map.
+-- The slices that a pair belongs to: the whole corpus, each word of its caption, each two words that go together, each
+-- value of an attribute, the cluster of its image map.
 CREATE VIEW pair_slices AS
 SELECT run_id, pair_id, 'corpus' AS slice_kind, 'all pairs' AS slice
 FROM stored.pairs
 UNION ALL
 SELECT run_id, pair_id, 'word', unnest(list_distinct(regexp_extract_all(lower(caption), '[\p{L}\p{N}][\p{L}\p{N}\p{M}]*')))
 FROM stored.pairs
+UNION ALL
+SELECT run_id, pair_id, 'phrase', collocation
+FROM stored.collocations
 UNION ALL
 SELECT run_id, pair_id, 'attribute', entry.key || '=' || entry.value
 FROM (SELECT run_id, pair_id, unnest(map_entries(attributes)) AS entry FROM stored.pairs)

@@ -44,6 +44,7 @@ def alerted(hand_written):
     [
         ("corpus", "all pairs", "in 9 pairs over all pairs"),
         ("word", "x", "in 9 pairs with the word 'x'"),
+        ("phrase", "x y", "in 9 pairs with the words 'x y'"),
         ("attribute", "site=a", "in 9 pairs with 'site=a'"),
         ("cluster", "map cluster 1", "in 9 pairs of 'map cluster 1'"),
     ],

@@ -30,6 +30,8 @@ def test_a_bit_is_ln_2_nats():
 
 def test_foreign_words_are_isolated_in_sentences():
     assert wording.occasion("word", "ظل") == "when the caption says “\u2068ظل\u2069”"
+    assert wording.occasion("phrase", "left lung") == "when the caption says “left lung”"
+    assert wording.slice_name("phrase", "left lung") == "words “left lung”"
     assert wording.occasion("attribute", "site=a=b") == "where site is a=b"
     assert wording.occasion("cluster", "map cluster 1") == "in the pairs of map cluster 1, whose maps are alike"
     assert wording.place("corner top-left") == "the top-left corner"

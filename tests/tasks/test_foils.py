@@ -77,3 +77,9 @@ def test_foils_depend_on_seed_and_pair_and_not_on_the_order_of_the_corpus(captio
     assert Captions(CORPUS[::-1], seed=0).foils(OWN, "pair", "word", "consolidation", 3) == chosen
     others = [captions.foils(OWN, f"pair {n}", "word", "consolidation", 3) for n in range(9)]
     assert any(other != chosen for other in others)
+
+
+def test_foils_of_a_collocation_lack_it_and_may_have_its_words():
+    captions = Captions(["left lung scar", "left lung", "left rib", "clear lung", "lung, left"], seed=0)
+    found = captions.foils("left lung scar", "pair", "phrase", "left lung", 8)
+    assert set(found) == {"left rib", "clear lung", "lung, left"}

@@ -127,3 +127,10 @@ def test_an_alert_tells_the_tie_if_its_slice_is_the_targets(run, word, expected)
     judged = alerted(run, {"stamp 1": boxes_of("corner_tag")}, confirmed=["stamp 1"], about=("word", said))
     assert judged.artefacts["corner_tag"].found
     assert judged.artefacts["corner_tag"].of_target == expected
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("phrase", True), ("attribute", False)])
+def test_two_words_tell_the_tie_if_one_of_them_is_the_targets(run, kind, expected):
+    words = f"the {ENTRY.tie('corner_tag').target.split()[-1]}"
+    judged = alerted(run, {"stamp 1": boxes_of("corner_tag")}, confirmed=["stamp 1"], about=(kind, words))
+    assert judged.artefacts["corner_tag"].of_target is expected

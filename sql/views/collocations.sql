@@ -1,0 +1,1 @@
+CREATE VIEW collocations AS SELECT * FROM stored.collocations;

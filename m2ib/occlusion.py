@@ -136,7 +136,7 @@ def _shifted(mask: Mask, key: str, count: int) -> list[Mask]:
 
 
 def _interleaved(mask: Mask, count: int, key: str) -> list[Mask]:
-    """Copies of a spread pattern: the one that meets it the least, then the next that is unlike those before, and so on.
+    """Copies of a spread pattern: the one that meets it the least, then the next that is unlike those before.
 
     How far two copies must lie apart for that, in which direction, follows from the pattern: a step across its strokes
     may do, one along them may not, and one that repeats it never does.

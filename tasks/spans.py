@@ -51,9 +51,9 @@ def placed(start: int, end: int, places: Sequence[int]) -> Span:
 def token_spans(caption: str, tokens: Sequence[str], special: Sequence[bool]) -> list[Span | None]:
     """The characters that each token stands for; None for special tokens and for what cannot be told.
 
-    Tokens are matched one after the other to the visible text of the caption. White space and marks may be passed over, since
-    tokenizers drop them; letters and digits may not, unless the token before is a part of a character that is not
-    ASCII. From the first token that does not fit, none is told.
+    Tokens are matched one after the other to the visible text of the caption. White space and marks may be passed over,
+    since tokenizers drop them; letters and digits may not, unless the token before is a part of a character that is
+    not ASCII. From the first token that does not fit, none is told.
     """
     text, places, place, lost = visible(caption), visible_places(caption), 0, False
     spans: list[Span | None] = [None] * len(tokens)

@@ -151,7 +151,7 @@ def test_a_region_has_as_many_boxes_at_most_once_overlaps_are_resolved():
     crossing = bars + [(y0, x0, y1, x1) for x0, y0, x1, y1 in bars]
     picture = np.zeros((4, 4, 3), np.uint8)
     assert len(regions_of(Detector("d", lambda *_: {"a": bars}), picture, "x")["d: a"]) == 8
-    with pytest.raises(ValueError, match="'a': got 16 boxes whose overlaps leave .* apart, expected at most 64"):
+    with pytest.raises(ValueError, match=r"'a': got 16 boxes whose overlaps leave .* apart, expected at most 64"):
         regions_of(Detector("d", lambda *_: {"a": crossing}), picture, "x")
 
 

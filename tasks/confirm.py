@@ -4,7 +4,7 @@ Regions that are boxes are covered, phrases of captions are left out; all tests 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 import sql
 from m2ib.occlusion import Fill
-from tasks.evidence import Evidence, Numbers, benjamini_hochberg, interval, shortfall, weigh
+from tasks.evidence import Evidence, Margins, Numbers, benjamini_hochberg, interval, shortfall, weigh
 from tasks.lake import Run
 from tasks.phrase_probe import PHRASE_FILLS, PhraseFill, PhraseProbe
 from tasks.probe import FILLS
@@ -60,6 +60,21 @@ def _rise(rises: Numbers, *key: object) -> dict[str, float]:
     return {"rise": float(rises.mean()), "low": low, "high": high, "n": len(rises)}
 
 
+def _weighed(
+    finding: dict[str, Any],
+    margins: Mapping[Any, Margins],
+    rises: Numbers | None,
+    rules: ConfirmRules,
+) -> list[_Test]:
+    """A test for each fill. rises: what a transplant brought, None where it has no place."""
+    key = (rules.seed, *_claim(finding))
+    transplant = {} if rises is None else _rise(rises, *key)
+    return [
+        _Test(finding, fill, weigh(of_fill, rules.floor_share, fill, *key), None, transplant)
+        for fill, of_fill in margins.items()
+    ]
+
+
 def _phrase_tests(
     run: Run, connection: sql.Connection, probe: PhraseProbe, finding: dict[str, Any], rules: ConfirmRules
 ) -> list[_Test]:
@@ -67,18 +82,8 @@ def _phrase_tests(
     trial = probe.phrase_trial(places, finding["slice_kind"], finding["slice"])
     if isinstance(trial, str):
         return [_Test(finding, fill, None, trial, {}) for fill in PHRASE_FILLS]
-    key = (rules.seed, *_claim(finding))
-    transplant = _rise(probe.phrase_rises(trial), *key)
-    return [
-        _Test(
-            finding,
-            fill,
-            weigh(probe.phrase_margins(trial, fill), rules.floor_share, fill, *key),
-            None,
-            transplant,
-        )
-        for fill in PHRASE_FILLS
-    ]
+    margins = {fill: probe.phrase_margins(trial, fill) for fill in PHRASE_FILLS}
+    return _weighed(finding, margins, probe.phrase_rises(trial), rules)
 
 
 def _region_tests(
@@ -90,20 +95,8 @@ def _region_tests(
     trial = probe.trial(sample, boxes, slice_kind, name)
     if isinstance(trial, str):
         return [_Test(finding, fill, None, trial, {}) for fill in FILLS]
-    key = (rules.seed, *_claim(finding))
-    transplant: dict[str, float] = {}
-    if not trial.framed:
-        transplant = _rise(probe.rises(trial), *key)
-    return [
-        _Test(
-            finding,
-            fill,
-            weigh(probe.margins(trial, fill, region), rules.floor_share, fill, *key),
-            None,
-            transplant,
-        )
-        for fill in FILLS
-    ]
+    margins = {fill: probe.margins(trial, fill, region) for fill in FILLS}
+    return _weighed(finding, margins, None if trial.framed else probe.rises(trial), rules)
 
 
 def _rows(tests: Sequence[_Test], rules: ConfirmRules) -> list[dict[str, Any]]:

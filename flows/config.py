@@ -32,6 +32,7 @@ from tasks.records import (
     SuspectRegions,
     parse_box,
 )
+from tasks.spans import visible
 
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
@@ -141,7 +142,7 @@ class PhrasesConfig(Section):
 
     @model_validator(mode="after")
     def _phrases_say_something(self) -> Self:
-        if empty := [phrase for phrase in self.listed if not phrase.strip()]:
+        if empty := [phrase for phrase in self.listed if not visible(phrase).strip()]:
             raise ValueError(f"listed: got {empty}, expected phrases of at least one word or mark")
         return self
 

@@ -26,6 +26,8 @@ Mask = NDArray[np.bool_]
 BATCH = 64
 _MET = 0.1
 """Share of its pixels that a control of a spread pattern may have in common with it: it is smaller by so much."""
+_ALIKE = 0.5
+"""Two controls of a spread pattern that share more of their pixels than this are one, and not counted twice."""
 
 
 def box_mask(boxes: Sequence[Box], height: int, width: int) -> Mask:
@@ -134,14 +136,23 @@ def _shifted(mask: Mask, key: str, count: int) -> list[Mask]:
 
 
 def _interleaved(mask: Mask, count: int, key: str) -> list[Mask]:
-    """Copies of a spread pattern, each from another of the places where it meets itself the least."""
+    """Copies of a spread pattern: the one that meets it the least, then the next that is unlike those before.
+
+    How far two copies must lie apart for that, in which direction, follows from the pattern: a step across its strokes
+    may do, one along them may not, and one that repeats it never does.
+    """
     spectrum = np.fft.rfft2(mask)
     met = np.rint(np.fft.irfft2(np.abs(spectrum) ** 2, s=mask.shape)).astype(np.int64)
     ties = _generator(f"{key}\x1finterleave").random(mask.shape)
     order = np.lexsort((ties.ravel(), met.ravel()))
-    fit = order[met.ravel()[order] <= _MET * mask.sum()][:count]
-    moves = [np.unravel_index(place, mask.shape) for place in fit]
-    return [np.roll(mask, (int(down), int(across)), (0, 1)) & ~mask for down, across in moves]
+    unlike, free = met <= _ALIKE * mask.sum(), met <= _MET * mask.sum()
+    found: list[Mask] = []
+    while len(found) < count and free.any():
+        place = order[free.ravel()[order]][0]
+        move = (int(place) // mask.shape[1], int(place) % mask.shape[1])
+        found.append(np.roll(mask, move, (0, 1)) & ~mask)
+        free &= np.roll(unlike, move, (0, 1))
+    return found
 
 
 def _rings(mask: Mask, count: int) -> list[Mask]:

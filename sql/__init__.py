@@ -108,7 +108,7 @@ def manifests(lake: Path, run_id: str | None = None) -> list[dict[str, Any]]:
 def connect(lake: Path, run_id: str | None = None) -> Connection:
     """An in-memory DuckDB with the views of `views/` over the lake; it can read below the lake and nothing else.
 
-    run_id: open this run alone, so that nothing that befell another one matters.
+    run_id: open this run alone, so that nothing that befell another one matters, nor can anything else be read.
 
     Raises LakeError if there is no lake, or a manifest lists a file that is gone or broken. Use one cursor a thread.
     """
@@ -130,7 +130,8 @@ def connect(lake: Path, run_id: str | None = None) -> Connection:
         if len(rest) == len(pending):
             connection.execute(query(f"views/{rest[0]}"))  # raises the true error
         pending = rest
-    directory = str(lake).replace("'", "''")  # SET takes no parameters
+    readable = lake if run_id is None else lake / "runs" / run_id
+    directory = str(readable).replace("'", "''")  # SET takes no parameters
     connection.execute(f"SET allowed_directories = ['{directory}']")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")

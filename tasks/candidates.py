@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.spans import COMBINING, LETTERS, Span, lowered
+from tasks.spans import COMBINING, LETTERS, Span, placed, visible, visible_places
 
 Kind = Literal["listed", "identifier", "punctuation", "boilerplate"]
 
@@ -43,7 +43,7 @@ class Candidate:
 
 def phrase_words(text: str) -> list[str]:
     """The words of a phrase or caption; hyphens and the like hold a word together."""
-    return _WORD.findall(lowered(text))
+    return _WORD.findall(visible(text))
 
 
 def quoted(phrase: str) -> str:
@@ -71,14 +71,15 @@ def find(captions: Mapping[str, int], listed: Sequence[str], min_pairs: int) -> 
 
 def _listed(captions: Iterable[str], phrases: Sequence[str]) -> Iterable[Candidate]:
     for phrase in phrases:
-        whole = _whole(lowered(phrase).split())
+        words = visible(phrase).split()
+        whole = _whole(words)
         spans = {
-            caption: tuple(match.span() for match in matches)
+            caption: tuple(placed(*match.span(), visible_places(caption)) for match in matches)
             for caption in captions
-            if (matches := list(whole.finditer(lowered(caption))))
+            if (matches := list(whole.finditer(visible(caption))))
         }
         if spans:
-            yield Candidate(quoted(" ".join(lowered(phrase).split())), "listed", spans)
+            yield Candidate(quoted(" ".join(words)), "listed", spans)
 
 
 def _whole(words: Sequence[str]) -> re.Pattern[str]:
@@ -102,8 +103,8 @@ class _Text:
     def __init__(self, captions: Mapping[str, int], min_pairs: int) -> None:
         self._pairs, self._least, self._total = captions, min_pairs, sum(captions.values())
         self._captions = sorted(captions)
-        low = {caption: lowered(caption) for caption in self._captions}
-        matches = {caption: list(_WORD.finditer(low[caption])) for caption in self._captions}
+        seen = {caption: visible(caption) for caption in self._captions}
+        matches = {caption: list(_WORD.finditer(seen[caption])) for caption in self._captions}
         having: Counter[str] = Counter()
         for caption, found in matches.items():
             for word in {match.group() for match in found}:
@@ -113,6 +114,7 @@ class _Text:
         self._varied: set[int] = set()
         flat, owner, spans = [_END] * 2, [0] * 2, [(0, 0)] * 2
         for number, caption in enumerate(self._captions):
+            places = visible_places(caption)
             for match in matches[caption]:
                 word = match.group()
                 if varies := word not in alike:
@@ -122,7 +124,7 @@ class _Text:
                 if varies:
                     self._varied.add(flat[-1])
                 owner.append(number)
-                spans.append(match.span())
+                spans.append(placed(*match.span(), places))
             flat += [_END] * 2
             owner += [number] * 2
             spans += [(0, 0)] * 2
@@ -131,7 +133,7 @@ class _Text:
         self._weights = np.array([captions[caption] for caption in self._captions], dtype=np.int64)
         order = np.argsort(self._flat, kind="stable")
         self._occurrences = np.split(order, np.cumsum(np.bincount(self._flat, minlength=len(ids)))[:-1])
-        self._low = low
+        self._seen = seen
 
     def _varies(self, word: str, having: Mapping[str, int]) -> bool:
         return having[word] < self._least and any(char.isdigit() for char in word)
@@ -217,9 +219,10 @@ class _Text:
         """Marks that stand outside words."""
         spans: dict[str, dict[str, list[Span]]] = defaultdict(lambda: defaultdict(list))
         for caption in self._captions:
-            between = _WORD.sub(lambda match: " " * len(match.group()), self._low[caption])
+            between = _WORD.sub(lambda match: " " * len(match.group()), self._seen[caption])
+            places = visible_places(caption)
             for match in _MARKS.finditer(between):
-                spans[match.group()][caption].append(match.span())
+                spans[match.group()][caption].append(placed(*match.span(), places))
         for marks, having in sorted(spans.items()):
             if self._least <= sum(self._pairs[caption] for caption in having) <= NEARLY_ALL * self._total:
                 yield Candidate(quoted(marks), "punctuation", {caption: tuple(own) for caption, own in having.items()})

@@ -81,5 +81,11 @@ def regions_of(detector: Detector, image: NDArray[np.uint8], caption: str) -> di
             raise ValueError(f"{region!r}: got {len(boxes)} boxes, expected at most {MAX_BOXES}")
         if boxes:
             given = [parse_box(" ".join(str(float(edge)) for edge in box)) for box in boxes]
-            found[f"{detector.name}: {region}"] = union(given)
+            apart = union(given)
+            if len(apart) > MAX_BOXES:  # crossing bars: each box cuts all others
+                raise ValueError(
+                    f"{region!r}: got {len(boxes)} boxes whose overlaps leave {len(apart)} apart, expected at most "
+                    f"{MAX_BOXES}; answer boxes that overlap less"
+                )
+            found[f"{detector.name}: {region}"] = apart
     return found

@@ -56,6 +56,7 @@ def _stamp_row(number: int, stamp: recurrence.Stamp, occurrences: int, searched:
         "searched": searched,
         "share": stamp.share,
         "area": stamp.area,
+        "spread": stamp.spread,
         "score": stamp.score,
         "threshold": stamp.threshold,
         "null_score": stamp.null,

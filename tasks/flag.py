@@ -6,6 +6,7 @@ from prefect.cache_policies import NO_CACHE
 
 import sql
 from tasks import own_rules
+from tasks.errors import BadInputError
 from tasks.lake import Run
 from tasks.records import AlertRules
 
@@ -18,10 +19,11 @@ def _forget_hottest(run: Run) -> None:
     run.update(files=[entry for entry in run.manifest()["files"] if entry["path"] not in own])
 
 
-def flag_regions(run: Run, rules: AlertRules) -> int:
-    """Weigh regions and phrases, run every rule, store `region_shares` and `findings`; returns how many findings.
+def flag_regions(run: Run, rules: AlertRules) -> list[str]:
+    """Weigh regions and phrases, run every rule, store `region_shares` and `findings`.
 
-    Raises BadInputError for a rule of the user's own that cannot be run.
+    A rule of the user's own that fails on the run's rows has no finding, and costs nothing else: returns a sentence for
+    each that failed.
     """
     thresholds = {"run_id": run.run_id, "factor": rules.factor, "min_pairs": rules.min_pairs}
     _forget_hottest(run)
@@ -41,13 +43,19 @@ def flag_regions(run: Run, rules: AlertRules) -> int:
             for rule in sql.names("rules")
             for row in sql.rows(connection, f"rules/{rule}", **thresholds)
         ]
-        findings += own_rules.findings(connection, rules.own, thresholds)
+        warnings = []
+        for name, text in rules.own.items():
+            try:
+                findings += own_rules.findings(connection, name, text, thresholds)
+            except BadInputError as error:
+                warnings.append(f"{error}; it has no findings: mend it, try it on this run, and audit again")
     # A rule need not say which side its region is of: its name does.
     sided = [{**row, "side": "text" if row["region"].startswith('"') else "image"} for row in findings]
-    return run.write_table("findings", sided)
+    run.write_table("findings", sided)
+    return warnings
 
 
 @task(name="flag", cache_policy=NO_CACHE, persist_result=False)
-def flag(run: Run, rules: AlertRules) -> int:
+def flag(run: Run, rules: AlertRules) -> list[str]:
     """Propose suspicions; see `flag_regions`."""
     return flag_regions(run, rules)

@@ -14,6 +14,7 @@ CELLS = (64, 32, 16)
 """Cells a side at most, the finest first; a coarser one is taken where more than MAX_BOXES boxes would be needed."""
 
 MAX_BOXES = 64
+"""Of a mask. The coarsest cells could still take twice as many, as a chequered mask does: it is refused."""
 
 
 def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
@@ -26,7 +27,6 @@ def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
     except ImageError as error:
         raise BadInputError(f"regions.masks.{name}: {path}: {error}") from error
     white = image.pixels.convert("L").point(lambda value: 255 * (value >= 128))
-    boxes: list[Box] = []
     for cells in CELLS:
         size = min(cells, image.width), min(cells, image.height)
         inside = np.asarray(white.resize(size, Image.Resampling.BOX)) >= 128
@@ -38,5 +38,8 @@ def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
             )
         boxes = rectangles(inside)
         if len(boxes) <= MAX_BOXES:
-            break
-    return image.sha256, boxes
+            return image.sha256, boxes
+    raise BadInputError(
+        f"regions.masks.{name}: {path}: got a mask that takes {len(boxes)} boxes once it is reduced to {size[0]} x "
+        f"{size[1]} cells, expected at most {MAX_BOXES}; draw the region in fewer and plainer parts"
+    )

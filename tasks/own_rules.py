@@ -6,7 +6,7 @@ They read one run and nothing else, and return what every rule returns: see docs
 import math
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,27 +48,24 @@ def check_rules(rules: Mapping[str, str]) -> None:
     if not rules:
         return
     with tempfile.TemporaryDirectory() as empty, sql.connect(Path(empty)) as connection:
-        for _ in findings(connection, rules, {"run_id": "", "factor": 2.0, "min_pairs": 1}):
-            pass
+        for name, text in rules.items():
+            findings(connection, name, text, {"run_id": "", "factor": 2.0, "min_pairs": 1})
 
 
-def findings(
-    connection: sql.Connection, rules: Mapping[str, str], thresholds: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """Rows of `findings` that the rules return. Raises BadInputError that names the rule and what to change."""
-    for name, text in rules.items():
-        try:
-            found = _typed(sql.read_table(connection, text, thresholds))
-        except (sql.QueryError, ValueError) as error:
-            parameters = ", ".join(f"${key}" for key in thresholds)
-            raise BadInputError(f"rule {name}: {error}; parameters are {parameters}, see docs/rules.md") from error
-        keys = {f"{key}s": [row[key] for row in found] for key in ("region", "slice_kind", "slice")}
-        if unknown := sql.rows(connection, "derive/unweighed_slices", run_id=thresholds["run_id"], **keys):
-            raise BadInputError(
-                f"rule {name}: got {unknown[0]} and {len(unknown) - 1} more, expected regions and slices of the view "
-                "slice_shares, each once; take the three columns from there"
-            )
-        yield from ({**row, "rule": name, "rule_digest": sql.text_digest(text)} for row in found)
+def findings(connection: sql.Connection, name: str, text: str, thresholds: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of `findings` that a rule returns. Raises BadInputError that names the rule and what to change."""
+    try:
+        found = _typed(sql.read_table(connection, text, thresholds))
+    except (sql.QueryError, ValueError) as error:
+        parameters = ", ".join(f"${key}" for key in thresholds)
+        raise BadInputError(f"rule {name}: {error}; parameters are {parameters}, see docs/rules.md") from error
+    keys = {f"{key}s": [row[key] for row in found] for key in ("region", "slice_kind", "slice")}
+    if unknown := sql.rows(connection, "derive/unweighed_slices", run_id=thresholds["run_id"], **keys):
+        raise BadInputError(
+            f"rule {name}: got {unknown[0]} and {len(unknown) - 1} more, expected regions and slices of the view "
+            "slice_shares, each once; take the three columns from there"
+        )
+    return [{**row, "rule": name, "rule_digest": sql.text_digest(text)} for row in found]
 
 
 def _typed(found: pa.Table) -> list[dict[str, Any]]:

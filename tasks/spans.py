@@ -1,4 +1,8 @@
-"""Where the tokens of a caption stand in it, whatever the tokenizer: read off the strings of the stored tokens."""
+"""Where the tokens of a caption stand in it, whatever the tokenizer: read off the strings of the stored tokens.
+
+Format characters (Unicode's Cf: joiners, soft hyphens, byte order marks) are seen by nobody, and some tokenizers drop
+them. Words are compared without them, here as in the views; spans are of the caption as it is.
+"""
 
 import re
 import sys
@@ -15,6 +19,11 @@ LETTERS = rf"[^\W_]+(?:[{COMBINING}]+[^\W_]*)*"
 Span = tuple[int, int]
 """First character and the one behind the last."""
 
+_FORMAT = re.compile(
+    "["
+    + "".join(re.escape(char) for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(char) == "Cf")
+    + "]"
+)
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # how a part of a character's bytes decodes
 
 
@@ -23,17 +32,33 @@ def lowered(text: str) -> str:
     return "".join(char.lower()[0] for char in text)
 
 
+def visible(text: str) -> str:
+    """Lower case, without format characters."""
+    return _FORMAT.sub("", lowered(text))
+
+
+def visible_places(text: str) -> Sequence[int]:
+    """Where each character of the visible text stands in the text."""
+    hidden = {match.start() for match in _FORMAT.finditer(text)}
+    return [place for place in range(len(text)) if place not in hidden] if hidden else range(len(text))
+
+
+def placed(start: int, end: int, places: Sequence[int]) -> Span:
+    """A span, not empty, of the visible text as one of the text."""
+    return places[start], places[end - 1] + 1
+
+
 def token_spans(caption: str, tokens: Sequence[str], special: Sequence[bool]) -> list[Span | None]:
     """The characters that each token stands for; None for special tokens and for what cannot be told.
 
-    Tokens are matched one after the other to the lower-cased caption. White space and marks may be passed over, since
-    tokenizers drop them; letters and digits may not, unless the token before is a part of a character that is not
-    ASCII. From the first token that does not fit, none is told.
+    Tokens are matched one after the other to the visible text of the caption. White space and marks may be passed over,
+    since tokenizers drop them; letters and digits may not, unless the token before is a part of a character that is
+    not ASCII. From the first token that does not fit, none is told.
     """
-    text, place, lost = lowered(caption), 0, False
+    text, places, place, lost = visible(caption), visible_places(caption), 0, False
     spans: list[Span | None] = [None] * len(tokens)
     for index, token in enumerate(tokens):
-        wanted = lowered(token.strip())
+        wanted = visible(token).strip()
         if special[index] or not wanted:
             continue
         if _BROKEN in wanted:
@@ -43,7 +68,7 @@ def token_spans(caption: str, tokens: Sequence[str], special: Sequence[bool]) ->
             if place >= len(text) or (text[place].isalnum() and not (lost and not text[place].isascii())):
                 return spans
             place += 1
-        spans[index] = (place, place + len(wanted))
+        spans[index] = placed(place, place + len(wanted), places)
         place, lost = place + len(wanted), False
     return spans
 
@@ -60,7 +85,7 @@ def positions(span: Span, spans: Sequence[Span | None], tokens: Sequence[str]) -
     begins, ends = spans[first], spans[last]
     if begins is None or ends is None or (begins[0], ends[1]) != span:
         return None
-    told = all(spans[index] is not None or not tokens[index].strip() for index in range(first, last + 1))
+    told = all(spans[index] is not None or not visible(tokens[index]).strip() for index in range(first, last + 1))
     return (first + 1, last + 1) if told else None
 
 

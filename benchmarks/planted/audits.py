@@ -6,13 +6,9 @@ all code that has a part in it, so that a run that was stopped goes on where it 
 """
 
 import argparse
-import concurrent.futures
 import functools
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -27,8 +23,8 @@ from benchmarks.planted import corpus, judging
 from benchmarks.planted.corpus import VARIANTS, Variant
 from benchmarks.planted.judging import Found, Judged
 from benchmarks.planted.plan import Entry, clean_entry, entries
-from benchmarks.planted.training import CACHE, ROOT, folder, module_code
-from demo import contrastive
+from benchmarks.planted.processes import ROOT, run_each
+from benchmarks.planted.training import CACHE, folder, module_code
 from flows.cli import leave
 
 AUDITS: Final[tuple[tuple[Variant, bool], ...]] = (*((variant, False) for variant in VARIANTS), ("planted", True))
@@ -44,7 +40,6 @@ _ENVIRONMENT: Final = {
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
     "GX_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    "OMP_NUM_THREADS": "1",
 }
 
 
@@ -109,20 +104,9 @@ def run_all(chosen: Sequence[Entry], pairs: int, cache: Path = CACHE, jobs: int 
     Raises:
         RuntimeError: when an audit failed; the others are finished first.
     """
-    missing = [e for e in chosen if not all(kept(e, *which, pairs, cache).is_file() for which in AUDITS)]
-
-    def work(entry: Entry) -> int:
-        with tempfile.TemporaryDirectory() as home:
-            inherited = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-            environment = inherited | _ENVIRONMENT | contrastive.ALLOCATOR_SETTINGS | {"PREFECT_HOME": home}
-            given = ["--only", entry.name, "--pairs", str(pairs), "--cache", str(cache.resolve())]
-            command = [sys.executable, "-m", __spec__.name, *given]
-            return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode  # noqa: S603  # this Python
-
-    with concurrent.futures.ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-        codes = list(pool.map(work, missing))
-    if failed := [entry.name for entry, code in zip(missing, codes, strict=True) if code]:
-        raise RuntimeError(f"audits failed for {', '.join(failed)}: see their lines above; call again to go on")
+    missing = [e.name for e in chosen if not all(kept(e, *which, pairs, cache).is_file() for which in AUDITS)]
+    given = ["--pairs", str(pairs), "--cache", str(cache.resolve())]
+    run_each(__spec__.name, missing, given, _ENVIRONMENT, jobs)
 
 
 def outcomes(chosen: Sequence[Entry], pairs: int, cache: Path = CACHE) -> Iterator[Audited]:

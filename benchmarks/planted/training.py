@@ -7,13 +7,11 @@ written aside before it takes its place: kill it at any time and call it again. 
 
 import argparse
 import ast
-import concurrent.futures
 import functools
 import hashlib
 import inspect
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,9 +28,9 @@ import demo
 from benchmarks.planted.generators import preprocessing
 from benchmarks.planted.learning import ARCHITECTURE, STEPS, learn
 from benchmarks.planted.plan import Entry, describe, entries
+from benchmarks.planted.processes import ROOT, run_each
 from demo import contrastive
 
-ROOT: Final = Path(__file__).resolve().parent.parent.parent
 CACHE: Final = ROOT / ".benchmark_cache" / "planted"
 
 _SOURCES: Final = (
@@ -107,18 +105,8 @@ def train_all(chosen: Sequence[Entry], cache: Path = CACHE, steps: int = STEPS, 
     Raises:
         RuntimeError: when a training failed; the others are finished first.
     """
-    missing = [entry for entry in chosen if not cached(entry, cache, steps)]
-    environment = os.environ | contrastive.ALLOCATOR_SETTINGS | {"OMP_NUM_THREADS": "1"}
-
-    def run(entry: Entry) -> int:
-        given = ["--only", entry.name, "--steps", str(steps), "--cache", str(cache.resolve())]
-        command = [sys.executable, "-m", __spec__.name, *given]
-        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode  # noqa: S603  # this Python
-
-    with concurrent.futures.ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-        codes = list(pool.map(run, missing))
-    if failed := [entry.name for entry, code in zip(missing, codes, strict=True) if code]:
-        raise RuntimeError(f"training failed for {', '.join(failed)}: see its lines above; call again to go on")
+    missing = [entry.name for entry in chosen if not cached(entry, cache, steps)]
+    run_each(__spec__.name, missing, ["--steps", str(steps), "--cache", str(cache.resolve())], {}, jobs)
 
 
 @functools.cache

@@ -5,7 +5,7 @@
 WITH marked AS (
     SELECT region
     FROM stamps
-    WHERE run_id = $run_id AND area > 0.5
+    WHERE run_id = $run_id AND spread
 ),
 sizes AS (
     SELECT slice_kind, slice, count(*) AS pairs

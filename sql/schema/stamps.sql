@@ -12,6 +12,7 @@ CREATE TABLE stamps (
     searched BIGINT,       -- pairs in which it was sought
     share DOUBLE,          -- over the sample: mean share of the mass in an image that has it,
     area DOUBLE,           -- and of the area
+    spread BOOLEAN,        -- whether it lies over most of the image: mass cannot propose it, and its strokes are covered
     score DOUBLE,          -- median correlation of the sample's occurrences; 1 is identical
     threshold DOUBLE,      -- correlation from which it counts as found
     null_score DOUBLE      -- best correlation of the template drawn larger or smaller, in any image of the sample

@@ -60,6 +60,18 @@ def test_an_audit_from_the_corpus_to_the_report(config):
     assert on_disk == listed | {f"runs/{result.run_id}/{name}" for name in ("manifest.json", "report.html")}
 
 
+def test_a_rule_of_one_s_own_that_fails_on_the_rows_costs_no_run(settings, phantoms, tmp_path):
+    from flows.audit import audit
+
+    (tmp_path / "broken.sql").write_text(
+        "SELECT region, slice_kind, slice, n, share, area, slice::INTEGER AS effect FROM slice_shares"
+    )
+    options = {"confirm": {"enabled": False}, "discover": {"enabled": False}, "bottleneck": {"steps": 1}}
+    result = audit(settings(phantoms, tmp_path / "lake", alerts={"rules": tmp_path}, **options))
+    assert result.status == "completed"
+    assert result.reason.startswith("rule broken: query: Conversion Error")
+
+
 def test_an_interrupted_run_goes_on_and_repeats_no_finished_shard(quick, monkeypatch):
     from flows.audit import audit
 

@@ -203,6 +203,19 @@ def test_controls_of_a_pattern_over_the_picture_lie_between_its_strokes():
         assert 0.9 * mask.sum() <= control.sum() <= mask.sum()
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_controls_of_a_pattern_over_the_picture_differ_from_one_another(seed):
+    # Strokes so broad that where one copy fits, those a pixel beside it fit too.
+    mask = np.kron(np.random.default_rng(seed).random((8, 8)) < 0.2, np.ones((5, 5), dtype=bool))
+    assert occlusion.borders(mask) == 4
+    controls = control_masks(mask, 4, "a")
+    assert len(controls) == 4
+    for number, one in enumerate(controls):
+        for other in controls[:number]:
+            assert (one & other).sum() <= 0.5 * mask.sum()
+    assert all((one == again).all() for one, again in zip(controls, control_masks(mask, 4, "a"), strict=True))
+
+
 def test_a_pattern_that_leaves_no_room_between_its_strokes_has_no_controls():
     assert control_masks((np.indices((40, 40)).sum(axis=0) % 3) > 0, 4, "a") == []
 

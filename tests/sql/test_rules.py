@@ -423,7 +423,7 @@ def test_a_mark_over_the_picture_offends_by_its_company(hand_written):
     hand_written.add_attributions([[1.0]] * 16, (1, 1))
     shares = [{"pair_id": f"pair-{n:04d}", "share": 0.3, "area": 0.25, "nats": 3.0} for n in range(3)]  # of "bad" alone
     hand_written.write_table("region_shares", [row | {"region": f"stamp {s}"} for s in (1, 2) for row in shares])
-    hand_written.write_table("stamps", [{"region": "stamp 1", "area": 0.9}, {"region": "stamp 2", "area": 0.1}])
+    hand_written.write_table("stamps", [{"region": f"stamp {s}", "area": 0.6, "spread": s == 1} for s in (1, 2)])
     with hand_written.connect() as connection:
         chosen = {"run_id": hand_written.run_id, "factor": 2.0}
         found = sql.rows(connection, "rules/spread_stamp", **chosen, min_pairs=3)

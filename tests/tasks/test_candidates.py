@@ -101,6 +101,17 @@ def test_a_number_that_varies_and_one_that_does_not_are_two_candidates():
     assert set(spans["identifier", '"9"']) == {"size 9 mm"}
 
 
+def test_characters_that_nobody_sees_make_no_other_word():
+    hidden = PHRASE.replace("prev", "\ufeffpre\u00adv")
+    captions = [*FINDINGS, *(f"{finding} {words}" for finding in FINDINGS[:4] for words in (PHRASE, hidden))]
+    spans = found(captions)
+    assert list(spans) == [("boilerplate", f'"{PHRASE}"')]
+    for caption, own in spans["boilerplate", f'"{PHRASE}"'].items():
+        assert [caption[slice(*span)] for span in own] == [hidden if "\u00ad" in caption else PHRASE]
+    assert found([hidden], ["pre\u200bviously"])["listed", '"previously"'] == {hidden: ((4, 15),)}
+    assert found([hidden], ["pre"]) == {}
+
+
 @pytest.mark.parametrize("word", ["हिन्दी", "مُحَمَّد", "e\u0301te\u0301"])
 def test_marks_that_combine_belong_to_their_word(word):
     assert phrase_words(f"{word}-7 {word}") == [f"{word}-7", word]

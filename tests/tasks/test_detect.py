@@ -146,6 +146,15 @@ def test_an_answer_that_is_no_region_is_an_error(answer):
         regions_of(Detector("d", lambda *_: answer), np.zeros((4, 4, 3), np.uint8), "x")
 
 
+def test_a_region_has_as_many_boxes_at_most_once_overlaps_are_resolved():
+    bars = [(0, i / 16, 1, (i + 0.5) / 16) for i in range(8)]
+    crossing = bars + [(y0, x0, y1, x1) for x0, y0, x1, y1 in bars]
+    picture = np.zeros((4, 4, 3), np.uint8)
+    assert len(regions_of(Detector("d", lambda *_: {"a": bars}), picture, "x")["d: a"]) == 8
+    with pytest.raises(ValueError, match=r"'a': got 16 boxes whose overlaps leave .* apart, expected at most 64"):
+        regions_of(Detector("d", lambda *_: {"a": crossing}), picture, "x")
+
+
 def test_a_detector_cannot_change_what_the_next_one_sees():
     def paint(image, caption):
         image[:] = 0

@@ -65,6 +65,7 @@ def test_what_wanders_is_found_and_weighed_beside_what_was_named(mapped, wanderi
         assert (row["x0"], row["y0"], row["x1"], row["y1"]) == pytest.approx((x0, y0, x1, y1), abs=0.05)
     (stamp,) = rows(mapped.run, "FROM stamps")
     assert (stamp["region"], stamp["occurrences"], stamp["searched"]) == ("stamp 1", len(tagged), PAIRS)
+    assert stamp["spread"] is False
     assert len(stamp["template"]) == stamp["channels"] * stamp["height"] * stamp["width"]
     assert len(stamp["strokes"]) == stamp["height"] * stamp["width"]
     assert stamp["null_score"] < stamp["threshold"] < stamp["score"]

@@ -26,7 +26,7 @@ def planted(hand_written):
 
 
 def test_every_region_of_every_pair_is_weighed(planted):
-    assert flag_regions(planted, RULES) == 2
+    assert flag_regions(planted, RULES) == []
     with planted.connect() as connection:
         shares = sql.read(connection, "SELECT region, share, area, nats FROM region_shares ORDER BY pair_id, region")
         findings = sql.read(connection, "FROM findings ORDER BY effect DESC")
@@ -64,7 +64,7 @@ def test_the_planted_slice_is_alerted_and_what_follows_from_it_says_so(planted):
 
 def test_maps_without_a_bias_raise_nothing(planted, changed_rows):
     changed_rows(planted, "attributions", lambda rows: [{**row, "image_map": EVEN, "image_nats": 16.0} for row in rows])
-    assert flag_regions(planted, RULES) == 0
+    flag_regions(planted, RULES)
     assert raise_alerts(planted, RULES) == []
     with planted.connect() as connection:
         assert sql.read(connection, "FROM alerts") == []
@@ -73,7 +73,9 @@ def test_maps_without_a_bias_raise_nothing(planted, changed_rows):
 def test_empty_maps_raise_nothing(planted, changed_rows):
     empty = {"image_map": [0.0] * 16, "image_nats": 0.0}
     changed_rows(planted, "attributions", lambda rows: [{**row, **empty} for row in rows])
-    assert flag_regions(planted, RULES) == 0
+    flag_regions(planted, RULES)
+    with planted.connect() as connection:
+        assert sql.read(connection, "FROM findings") == []
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,15 @@ def test_words_are_those_that_slices_are_made_of():
 
 def test_words_are_those_of_the_view_in_any_script(hand_written):
     texts = ["हिन्दी में", "مُحَمَّد", "İstanbul ΟΔΟΣ", "e\u0301te\u0301 ❤️ \u0301x", "x_y 3.5½", "肺部影像"]
+    # Joiners, a soft hyphen, a byte order mark, a mark of direction: within words, at their ends and alone.
+    hidden = {
+        "می\u200cخواهم": {"میخواهم"},
+        "क्\u200dष \u200d": {"क्ष"},
+        "co\u00adoperate\u200b \ufeffso": {"cooperate", "so"},
+    }
+    hidden |= {"עברית\u200f x\u2060-y": {"עברית", "x", "y"}, "肺\u200b部": {"肺部"}}
+    assert {text: words(text) for text in hidden} == hidden
+    texts += hidden
     hand_written.add_pairs(texts)
     with hand_written.connect() as connection:
         rows = sql.read(connection, "SELECT pair_id, slice FROM pair_slices WHERE slice_kind = 'word'")

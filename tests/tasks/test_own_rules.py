@@ -1,5 +1,7 @@
 """Rules of the user's own: refused before anything runs, or run like those of the audit."""
 
+import re
+
 import pytest
 
 import sql
@@ -90,17 +92,19 @@ def weighed(hand_written):
 
 
 def flagged(run, **own):
-    flag_regions(run, AlertRules(2.0, 2, 8, own))
+    """Warnings, and findings as they are stored."""
+    warnings = flag_regions(run, AlertRules(2.0, 2, 8, own))
     with run.connect() as connection:
-        return sql.read(connection, "FROM findings ORDER BY ALL")
+        return warnings, sql.read(connection, "FROM findings ORDER BY ALL")
 
 
 def test_its_rows_are_findings_with_its_name_and_digest(weighed):
-    (found,) = flagged(weighed, mine=RULE)
+    warnings, (found,) = flagged(weighed, mine=RULE)
+    assert warnings == []
     assert (found["rule"], found["rule_digest"]) == ("mine", sql.text_digest(RULE))
     assert (found["region"], found["slice_kind"], found["slice"], found["n"]) == ("corner", "attribute", "site=a", 2)
     assert (found["share"], found["area"], found["effect"]) == (0.4, 0.25, 1.6)
-    assert flagged(weighed) == []
+    assert flagged(weighed) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -111,8 +115,29 @@ def test_its_rows_are_findings_with_its_name_and_digest(weighed):
         (f"{RULE} UNION ALL {RULE}", "each once"),
         (RULE.replace("effect\n", "NULL::DOUBLE AS effect\n"), "got NULL in effect"),
         (RULE.replace(" n,", " n + 0.5 AS n,"), "got values that are not"),
+        (RULE.replace("effect\n", "effect + slice::INTEGER AS effect\n"), "Could not convert"),
     ],
 )
-def test_rows_that_no_stage_could_test_stop_the_run(weighed, text, fault):
-    with pytest.raises(BadInputError, match=rf"rule mine: .*{fault}"):
-        flagged(weighed, mine=text)
+def test_a_rule_that_fails_on_the_rows_is_told_and_costs_no_other(weighed, text, fault):
+    check_rules({"broken": text})
+    (warning,), findings = flagged(weighed, broken=text, mine=RULE)
+    assert re.search(rf"(?s)^rule broken: .*{fault}.*; it has no findings: mend it, .* audit again$", warning)
+    assert [row["rule"] for row in findings] == ["mine"]
+
+
+def test_it_reads_the_run_at_hand_and_no_other(weighed):
+    # A name that begins like that of the run at hand.
+    other = type(weighed)(weighed.lake, f"{weighed.run_id}b").begin()
+    other.add_pairs(["secret"])
+    shown = "SELECT caption AS region, '' AS slice_kind, '' AS slice, 1 AS n, 0.5 AS share, 0.5 AS area, 2.0 AS effect"
+    for source in (
+        other.path("pairs"),
+        weighed.lake / "runs" / "*" / "pairs" / "*.parquet",
+        other.folder / "manifest.json",
+    ):
+        text = f"{shown} FROM '{str(source).replace(chr(39), chr(39) * 2)}'"  # the lake's name has a quote
+        (warning,), findings = flagged(weighed, curious=text)
+        assert "Permission Error" in warning
+        assert findings == []
+    with sql.connect(weighed.lake) as connection:  # the whole lake still is what `m2ib-audit sql` reads
+        assert len(sql.read(connection, "FROM pairs")) == 5

@@ -39,6 +39,14 @@ def test_broken_characters_are_passed_over_and_what_follows_is_told():
     assert located("肺 as before", tokens, "肺") is None
 
 
+@pytest.mark.parametrize("tokens", [["co", "\u00ad", "operative"], ["co\u00ad", "operative"], ["cooperative"]])
+def test_characters_that_nobody_sees_are_passed_over_whether_or_not_they_are_tokens(tokens):
+    caption = "\ufeffA co\u00adoperative\u200b patient"
+    spans = token_spans(caption, ["a", *tokens, "patient"], [False] * (len(tokens) + 2))
+    assert positions((3, 15), spans, ["a", *tokens, "patient"]) == (2, 1 + len(tokens))
+    assert spans[-1] == (17, 24)
+
+
 def test_characters_that_grow_in_lower_case_keep_their_place():
     assert located("İİ as before", ["İİ", "as", "before"], "as before") == (2, 3)
 

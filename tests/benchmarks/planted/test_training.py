@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.planted import interventions, training
+from benchmarks.planted import interventions, processes, training
 from benchmarks.planted.interventions import OVER_TWIN, RISE, Effect, Verdict, table
 from benchmarks.planted.plan import cells, entries
 from demo import contrastive
@@ -66,7 +66,7 @@ def test_a_training_that_fails_leaves_no_folder_and_says_so(tmp_path, monkeypatc
     with pytest.raises(FloatingPointError):
         training.train(MODEL, tmp_path, STEPS)
     assert not training.cached(MODEL, tmp_path, STEPS)
-    monkeypatch.setattr(training.subprocess, "run", lambda *_, **__: training.subprocess.CompletedProcess([], 1))
+    monkeypatch.setattr(processes.subprocess, "run", lambda *_, **__: processes.subprocess.CompletedProcess([], 1))
     with pytest.raises(RuntimeError, match=re.escape(MODEL.name)):
         training.train_all([MODEL], tmp_path, STEPS)
 
@@ -76,9 +76,9 @@ def test_training_processes_get_the_allocator_settings(tmp_path, monkeypatch):
 
     def run(command, *, env, **_):
         seen[command[command.index("--only") + 1]] = env
-        return training.subprocess.CompletedProcess(command, 0)
+        return processes.subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(training.subprocess, "run", run)
+    monkeypatch.setattr(processes.subprocess, "run", run)
     training.train_all([MODEL, TWIN], tmp_path, STEPS, jobs=2)
     assert set(seen) == {MODEL.name, TWIN.name}
     assert {env["MALLOC_TOP_PAD_"] for env in seen.values()} == {"268435456"}

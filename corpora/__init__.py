@@ -2,35 +2,40 @@
 
 A corpus is untrusted input. Nothing in it is executed or unpickled, no path leads out of its root, sizes are
 checked before anything is decoded. And nothing is lost: each row of a corpus's metadata ends either as a
-`Pair` or as a `Rejected` row with its reason.
+`Pair` or as a `Rejected` row with its reason. Formats are listed in `corpora.formats`.
 
->>> for row in read_folder(Path("corpus")):              # doctest: +SKIP
+>>> for row in open_corpus(Path("corpus")).pairs():      # doctest: +SKIP
 ...     print(row.pair_id if isinstance(row, Pair) else row.reason)
 """
 
 from corpora.captions import clean_caption
+from corpora.corpus import Corpus
 from corpora.errors import CaptionError, CorpusError, ImageError, RowError
-from corpora.folder import contained, count_rows, read_folder
-from corpora.images import ImageFile, decode, read_image
-from corpora.records import DEFAULT_LIMITS, Limits, Pair, Reason, Rejected, digest, pair_id
+from corpora.folder import contained
+from corpora.formats import FORMATS, open_corpus
+from corpora.images import ImageFile, decode, open_image, read_image
+from corpora.records import DEFAULT_LIMITS, Limits, Pair, Place, Reason, Rejected, digest, pair_id
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "FORMATS",
     "CaptionError",
+    "Corpus",
     "CorpusError",
     "ImageError",
     "ImageFile",
     "Limits",
     "Pair",
+    "Place",
     "Reason",
     "Rejected",
     "RowError",
     "clean_caption",
     "contained",
-    "count_rows",
     "decode",
     "digest",
+    "open_corpus",
+    "open_image",
     "pair_id",
-    "read_folder",
     "read_image",
 ]

@@ -72,7 +72,11 @@ def read_image(path: Path, limits: Limits = DEFAULT_LIMITS) -> ImageFile:
             large, or `decode` refuses it.
         RuntimeError: see `decode`.
     """
-    data = _read_bytes(path, limits)
+    return open_image(read_bytes(path, limits), limits)
+
+
+def open_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageFile:
+    """Hash and fully decode the bytes of an image file; raises as `decode` does."""
     pixels = decode(data, limits)
     return ImageFile(hashlib.sha256(data).hexdigest(), pixels.width, pixels.height, pixels)
 
@@ -209,7 +213,12 @@ def _hush_decoder() -> None:
         warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def _read_bytes(path: Path, limits: Limits) -> bytes:
+def read_bytes(path: Path, limits: Limits) -> bytes:
+    """The bytes of a regular file within the limits. Whether the path may be followed is for the caller to know.
+
+    Raises:
+        ImageError: missing, not a regular file (it is then not opened), unreadable, or too large.
+    """
     # O_NONBLOCK: should a FIFO take the file's place between stat and open, the open returns and fstat tells.
     flags = os.O_RDONLY
     for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):

@@ -13,7 +13,6 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 
 from corpora.errors import CorpusError
 from corpora.records import is_storable
+from corpora.rows import Columns, Row
 
 NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
@@ -33,28 +33,6 @@ _Item = TypeVar("_Item")
 
 # Arrow does not keep to its own exceptions when a Parquet file is damaged.
 _UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, pa.ArrowException)
-
-
-@dataclass(frozen=True, slots=True)
-class MetadataRow:
-    """A data row as it stands in the file. `trouble` says why it could not be read; the rest is then empty.
-
-    Bytes that are not UTF-8 appear as lone surrogates (PEP 383), for the reader of the field to judge.
-    """
-
-    where: str
-    file_name: object = None
-    caption: object = None
-    attributes: dict[str, str] = field(default_factory=dict)
-    trouble: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Names of the two columns that every corpus must have."""
-
-    image: str
-    caption: str
 
 
 def find(root: Path) -> Path:
@@ -90,7 +68,7 @@ def find(root: Path) -> Path:
     return found[0]
 
 
-def read_rows(metadata: Path, columns: Columns) -> Iterator[MetadataRow]:
+def read_rows(metadata: Path, columns: Columns) -> Iterator[Row]:
     """Stream the rows of a metadata file; header, columns and the first row are read before it returns.
 
     Raises:
@@ -125,7 +103,7 @@ def _with_errors(metadata: Path, rows: Iterator[_Item]) -> Iterator[_Item]:
         ) from error
 
 
-def _read_csv(metadata: Path, columns: Columns) -> Iterator[MetadataRow]:
+def _read_csv(metadata: Path, columns: Columns) -> Iterator[Row]:
     records = _csv_records(metadata)
     number, header = next(records, (1, []))
     if isinstance(header, str):
@@ -140,9 +118,9 @@ def _read_csv(metadata: Path, columns: Columns) -> Iterator[MetadataRow]:
     for number, record in records:
         where = f"line {number}"
         if isinstance(record, str):
-            yield MetadataRow(where, trouble=f"is not CSV: {record}")
+            yield Row(where, trouble=f"is not CSV: {record}")
         elif len(record) != len(names):
-            yield MetadataRow(
+            yield Row(
                 where,
                 trouble=f"has {len(record)} fields where the header has {len(names)}: {_excerpt(record)}",
             )
@@ -189,7 +167,7 @@ def _csv_records(metadata: Path) -> Iterator[tuple[int, list[str] | str]]:
             yield taken[0][0], record
 
 
-def _read_jsonl(metadata: Path, columns: Columns) -> Iterator[MetadataRow]:
+def _read_jsonl(metadata: Path, columns: Columns) -> Iterator[Row]:
     # Objects need not all have the same keys: a column is missing when no row has it. Mostly line 1 tells.
     names: dict[str, None] = {}
     for _, text in _lines(metadata):
@@ -205,7 +183,7 @@ def _read_jsonl(metadata: Path, columns: Columns) -> Iterator[MetadataRow]:
         if text is not None and not text.strip():
             continue
         loaded = _json_object(text)
-        yield MetadataRow(where, trouble=loaded) if isinstance(loaded, str) else _row(where, loaded, columns)
+        yield Row(where, trouble=loaded) if isinstance(loaded, str) else _row(where, loaded, columns)
 
 
 def _count_jsonl(metadata: Path) -> Iterator[int]:
@@ -232,7 +210,7 @@ def _distinct(items: list[tuple[str, object]]) -> dict[str, object]:
     return loaded
 
 
-def _read_parquet(metadata: Path, columns: Columns) -> Iterator[MetadataRow]:
+def _read_parquet(metadata: Path, columns: Columns) -> Iterator[Row]:
     with pq.ParquetFile(metadata) as file:
         schema = file.schema_arrow
         _check_columns(metadata, schema.names, columns)
@@ -292,7 +270,7 @@ def _parquet_value(cell: pa.Scalar) -> object:
         return error
 
 
-def _row(where: str, cells: dict[str, object], columns: Columns) -> MetadataRow:
+def _row(where: str, cells: dict[str, object], columns: Columns) -> Row:
     file_name = cells.pop(columns.image, None)
     caption = cells.pop(columns.caption, None)
     attributes: dict[str, str] = {}
@@ -307,7 +285,7 @@ def _row(where: str, cells: dict[str, object], columns: Columns) -> MetadataRow:
             attributes[name] = text
             if not is_storable(name) or not is_storable(text):
                 trouble = f"holds NUL or bytes that are not UTF-8 in column {name!r}"
-    return MetadataRow(where, file_name, caption, attributes, trouble)
+    return Row(where, file_name, caption, attributes, trouble)
 
 
 def _text(value: object) -> str:
@@ -370,7 +348,7 @@ def _excerpt(content: object) -> str:
 
 
 _TOO_LONG = f"the row is longer than {MAX_LINE_BYTES} bytes"
-_READERS: dict[str, Callable[[Path, Columns], Iterator[MetadataRow]]] = {
+_READERS: dict[str, Callable[[Path, Columns], Iterator[Row]]] = {
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from pathlib import Path
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -64,22 +63,40 @@ DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where an image lies in its corpus. Stored with the pair, so that the image is found again without a search.
+
+    name: what people read, '/' between its parts: a file, or a file with many images and the image in it. container,
+    position: of an image that is no file of its own, that file (relative to the corpus) and a place in it, which is
+    for the reader of the format to interpret: a byte of a tar, a row of a table.
+    """
+
+    name: str
+    container: str | None = None
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """An image and a caption that can be audited.
 
-    `row` counts the metadata's data rows from 0. `path` is the real path of the image file, links followed.
-    `caption` is NFC without outer white space. `width` and `height` are those of the decoded image.
+    `row` counts the corpus's rows from 0. `place` is that of the image. `caption` is NFC without outer white space.
+    `width` and `height` are of the decoded image.
     """
 
     row: int
     pair_id: str
-    file_name: str
-    path: Path
+    place: Place
     caption: str
     image_sha256: str
     width: int
     height: int
     attributes: dict[str, str]
+
+    @property
+    def file_name(self) -> str:
+        """The image's name in the corpus."""
+        return self.place.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import sql
-from corpora import CorpusError, count_rows
+from corpora import CorpusError
 from flows.config import AuditConfig, config_digest
 from flows.provenance import code_version, environment
 from review.report import ReportError, write_report
@@ -27,7 +27,7 @@ from tasks.discover import discover
 from tasks.errors import BadInputError, GateError, ResumeError
 from tasks.flag import flag
 from tasks.ingest import ingest
-from tasks.inputs import encoder
+from tasks.inputs import encoder, opened
 from tasks.lake import Run
 from tasks.own_rules import check_rules
 from tasks.phrases import phrases
@@ -56,7 +56,8 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
     """A new run, or an unfinished one to go on with. Raises ResumeError if that began with something else."""
     lake = config.lake.path.resolve()
     try:
-        count_rows(config.corpus_source().path)
+        corpus = opened(config.corpus_source())
+        corpus.count()
     except CorpusError as error:
         raise BadInputError(str(error)) from error
     model = encoder(models[0])
@@ -70,6 +71,7 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         "model": config.model.architecture + (f"/{config.model.pretrained}" if config.model.pretrained else ""),
         "model_digest": model.digest,
         "corpus": str(config.corpus.path.resolve()),
+        "corpus_format": corpus.format,
         "corpus_digest": None,
         "config": config.resolved(),
         "config_digest": config_digest(config.resolved()),

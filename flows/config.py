@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 import demo.models
 import m2ib
 import sql
-from corpora import Limits
+from corpora import FORMATS, Limits
 from tasks.detectors import versions
 from tasks.errors import BadInputError
 from tasks.masks import read_mask
@@ -44,11 +44,12 @@ class Section(BaseModel):
 
 
 class CorpusConfig(Section):
-    """A folder with images and metadata.csv, .jsonl or .parquet."""
+    """Images and captions, in one of the formats of docs/corpora.md."""
 
-    path: Path = Field(description="folder of the corpus; relative to the AUDIT.toml")
-    image_column: str = Field("file_name", description="column with the image's path inside the folder")
-    caption_column: str = Field("text", description="column with the caption")
+    path: Path = Field(description="of the corpus; relative to the AUDIT.toml")
+    format: Literal[tuple(FORMATS)] | None = Field(None, description="default: told by what lies there")  # type: ignore[valid-type]
+    image_column: str | None = Field(None, description="column with the image, or its path; default: the format's")
+    caption_column: str | None = Field(None, description="column with the caption; default: the format's")
     max_pixels: int = Field(50_000_000, ge=1, description="larger images become error rows, unread")
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="larger files become error rows, unread")
 
@@ -208,7 +209,8 @@ class AuditConfig(Section):
     def corpus_source(self) -> CorpusSource:
         """Settings of ingest."""
         limits = Limits(max_pixels=self.corpus.max_pixels, max_file_bytes=self.corpus.max_file_bytes)
-        return CorpusSource(self.corpus.path.resolve(), self.corpus.image_column, self.corpus.caption_column, limits)
+        given = self.corpus
+        return CorpusSource(given.path.resolve(), given.format, given.image_column, given.caption_column, limits)
 
     def model_sources(self) -> list[ModelSource]:
         """The model, once for each device that shares the work. Raises BadInputError for a device not there."""

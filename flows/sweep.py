@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import m2ib
-from corpora import CorpusError, Pair, read_folder, read_image
+from corpora import CorpusError, Pair
 from flows.config import AuditConfig
 from m2ib.sweep import SweepRow, sweep, variants
 from tasks.errors import BadInputError
+from tasks.inputs import opened
 
 
 def sweep_settings(
@@ -16,14 +17,14 @@ def sweep_settings(
     """One row for each combination, over the corpus's first readable pairs. Raises BadInputError."""
     source, model = config.corpus_source(), config.model_sources()[0]
     try:
-        rows = read_folder(source.path, image_column=source.image_column, caption_column=source.caption_column)
-        sample = list(islice((row for row in rows if isinstance(row, Pair)), pairs))
+        corpus = opened(source)
+        sample = list(islice((row for row in corpus.pairs() if isinstance(row, Pair)), pairs))
         if len(sample) < 2:
             raise BadInputError(f"sweep: got {len(sample)} readable pair(s) in {source.path}, expected at least 2")
         encoder = m2ib.load_encoder(model.architecture, model.pretrained, model.device)
         if model.compile:
             encoder.compile()
-        images = encoder.stack([encoder.preprocess(read_image(pair.path, source.limits).pixels) for pair in sample])
+        images = encoder.stack([encoder.preprocess(corpus.picture(pair.place).pixels) for pair in sample])
         texts = [pair.caption for pair in sample]
         settings = variants(config.bottleneck_config(), depths, betas, draws)
         yield from sweep(encoder, images, texts, settings, model.batch_size)

@@ -4,14 +4,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 import sql
-from corpora import ImageError, Limits, RowError, contained, read_image
+from corpora import Corpus, Place, RowError
 from review import overlays
 from review.overlays import Box, Grid
 from review.wording import BITS_PER_NAT, to_bits
@@ -87,9 +86,8 @@ def _largest(values: Iterable[float | None]) -> float:
 class Album:
     """All pairs that a report shows, read once, and the scales that make their pictures comparable."""
 
-    def __init__(
-        self, connection: sql.Connection, run_id: str, pair_ids: Iterable[str], corpus: Path, limits: Limits
-    ) -> None:
+    def __init__(self, connection: sql.Connection, run_id: str, pair_ids: Iterable[str], corpus: Corpus | None) -> None:
+        """corpus: None where it is not there any more."""
         chosen = {"run_id": run_id, "pair_ids": sorted(set(pair_ids))}
         self._rows = {row["pair_id"]: row for row in sql.rows(connection, "review/pairs_shown", **chosen)}
         self._held: dict[str, list[Held]] = defaultdict(list)
@@ -103,7 +101,7 @@ class Album:
         self._boxes: dict[tuple[str | None, str], list[Box]] = defaultdict(list)
         for row in sql.rows(connection, "review/boxes_shown", **chosen):
             self._boxes[row["pair_id"], row["region"]].append((row["x0"], row["y0"], row["x1"], row["y1"]))
-        self._corpus, self._limits = corpus.resolve(), limits
+        self._corpus = corpus
         self._views: dict[str, tuple[Image.Image | None, str | None]] = {}
         self._pictures: dict[str, Picture] = {}
         rows = self._rows.values()
@@ -152,11 +150,11 @@ class Album:
         )
 
     def _view(self, row: dict[str, Any], size: tuple[int, int]) -> tuple[Image.Image | None, str | None]:
-        if not self._corpus.is_dir():
-            return None, "Image not shown: the folder of the corpus is not there."
+        if self._corpus is None:
+            return None, "Image not shown: the corpus is not there."
         try:
-            image = read_image(contained(self._corpus, row["file_name"]), self._limits)
-        except (ImageError, RowError, OSError) as error:
+            image = self._corpus.picture(Place(row["file_name"], row["container"], row["position"]))
+        except (RowError, OSError) as error:
             return None, f"Image not shown: {error}"
         if image.sha256 != row["image_sha256"]:
             return None, "Image not shown: the file has changed since the audit (its sha256 is another)."

@@ -17,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 
 import sql
-from corpora import Limits
+from corpora import Corpus, CorpusError, Limits, open_corpus
 from review import overlays, wording
 from review.overlays import Box
 from review.pairs import SHADES, Album, Picture, ShownPair, picture
@@ -114,7 +114,7 @@ def _gather(connection: sql.Connection, manifest: dict[str, Any]) -> dict[str, A
         row["pair_id"] for row in sql.rows(connection, "review/comparison_pairs", run_id=run_id, limit=COMPARISON_PAIRS)
     ]
     told = [pair_id for alert in alone for pair_id in alert["pair_ids"] or ()]
-    album = Album(connection, run_id, [*told, *compared], Path(manifest["corpus"]), _limits(config))
+    album = Album(connection, run_id, [*told, *compared], _corpus(manifest))
     grids = sql.rows(connection, "review/grids", run_id=run_id)
     rules = config.get("alerts", {})
     tests = defaultdict(list)
@@ -175,9 +175,15 @@ def _followers(alerts: Sequence[dict[str, Any]]) -> dict[_Key | None, list[dict[
     return found
 
 
-def _limits(config: Mapping[str, Any]) -> Limits:
-    given = config.get("corpus", {})
-    return Limits(**{name: given[name] for name in ("max_pixels", "max_file_bytes") if name in given})
+def _corpus(manifest: Mapping[str, Any]) -> Corpus | None:
+    """The corpus that was audited; None if it is not there any more."""
+    given = manifest["config"].get("corpus", {})
+    limits = Limits(**{name: given[name] for name in ("max_pixels", "max_file_bytes") if name in given})
+    columns = (given.get("image_column"), given.get("caption_column"))
+    try:
+        return open_corpus(Path(manifest["corpus"]), manifest.get("corpus_format"), *columns, limits)
+    except CorpusError:
+        return None
 
 
 def _shown_alert(

@@ -15,7 +15,7 @@ import m2ib
 from corpora import RowError
 from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.errors import BadInputError
-from tasks.inputs import device_lock, encoder, read_pixels
+from tasks.inputs import PICTURE_COLUMNS, device_lock, encoder, read_pixels
 from tasks.lake import Run, written_aside
 from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, ShardResult
 
@@ -33,7 +33,7 @@ def calibrate_features(
         return None
     path = run.folder / "calibration.safetensors"
     if not path.is_file():
-        columns = ["pair_id", "file_name", "caption", "image_sha256"]
+        columns = [*PICTURE_COLUMNS, "caption"]
         pairs = pq.read_table(run.path("pairs"), columns=columns).to_pylist()
         pairs.sort(key=lambda pair: hashlib.sha256(f"{plan.bottleneck.seed}{pair['pair_id']}".encode()).digest())
         network = encoder(model)

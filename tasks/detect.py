@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from corpora import RowError
 from tasks.boxes import into_view
 from tasks.detectors import Detector, load_detectors, regions_of
-from tasks.inputs import read_picture
+from tasks.inputs import PICTURE_COLUMNS, read_picture
 from tasks.lake import Run
 from tasks.records import Box, CorpusSource
 
@@ -25,7 +25,7 @@ def _attributed(run: Run) -> Iterator[list[dict[str, Any]]]:
     rows = [row for path in paths for row in pq.read_table(path, columns=["pair_id", *_VIEW]).to_pylist()]
     views = {row["pair_id"]: row for row in rows}
     for shard in range(len(run.group_sizes("pairs"))):
-        pairs = run.read_group("pairs", shard, ["pair_id", "file_name", "caption", "image_sha256"])
+        pairs = run.read_group("pairs", shard, [*PICTURE_COLUMNS])
         yield [pair | views[pair["pair_id"]] for pair in pairs if pair["pair_id"] in views]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from corpora import CorpusError, Pair, Reason, Rejected, count_rows, digest, read_folder
+from corpora import CorpusError, Pair, Reason, Rejected, digest
 from tasks.errors import BadInputError
+from tasks.inputs import opened
 from tasks.lake import Run
 from tasks.records import CorpusSource, Shard, SuspectRegions, parse_box
 
@@ -31,6 +32,8 @@ def _pair_row(pair: Pair) -> dict[str, Any]:
         "pair_id": pair.pair_id,
         "row_number": pair.row,
         "file_name": pair.file_name,
+        "container": pair.place.container,
+        "position": pair.place.position,
         "caption": pair.caption,
         "image_sha256": pair.image_sha256,
         "width": pair.width,
@@ -66,13 +69,12 @@ def ingest_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard
 
 def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_size: int) -> None:
     # Counted by itself, so that the accounting gate would see a row that the reader lost.
-    listed = count_rows(source.path)
+    corpus = opened(source)
+    listed = corpus.count()
     pairs: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
     columns: set[str] = set()
-    reader = read_folder(
-        source.path, image_column=source.image_column, caption_column=source.caption_column, limits=source.limits
-    )
+    reader = corpus.pairs()
     with run.writer("pairs") as pair_file, run.writer("ingest_errors", "ingest") as error_file:
 
         def stored() -> Iterator[Pair | Rejected]:

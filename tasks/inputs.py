@@ -5,12 +5,15 @@ from functools import cache
 from typing import Any
 
 import m2ib
-from corpora import Reason, RowError, contained, read_image
+from corpora import Corpus, CorpusError, Place, Reason, RowError, open_corpus
 from m2ib import DualEncoder, M2IBError
 from tasks.errors import BadInputError
 from tasks.records import CorpusSource, ModelSource
 
 _loading = threading.Lock()
+PICTURE_COLUMNS = ("pair_id", "file_name", "container", "position", "image_sha256")
+"""Of `pairs`: what it takes to read a picture."""
+
 _naming = threading.Lock()  # not the above: a device at work does not wait while another model loads
 _in_use: dict[str, threading.Lock] = {}
 
@@ -38,9 +41,20 @@ def device_lock(device: str) -> threading.Lock:
         return _in_use.setdefault(device, threading.Lock())
 
 
+@cache
+def opened(source: CorpusSource) -> Corpus:
+    """The corpus, made ready to be read. Raises BadInputError with what to correct."""
+    try:
+        return open_corpus(source.path, source.format, source.image_column, source.caption_column, source.limits)
+    except CorpusError as error:
+        raise BadInputError(str(error)) from error
+    except ValueError as error:
+        raise BadInputError(f"[corpus] {error}") from error
+
+
 def read_picture(corpus: CorpusSource, pair: dict[str, Any]) -> Any:
     """A pair's image in RGB, whole and undistorted. Raises RowError if the file is not what ingest saw."""
-    image = read_image(contained(corpus.path.resolve(), pair["file_name"]), corpus.limits)
+    image = opened(corpus).picture(Place(pair["file_name"], pair["container"], pair["position"]))
     if image.sha256 != pair["image_sha256"]:
         raise RowError(
             Reason.CHANGED_SINCE_INGEST,

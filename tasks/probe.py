@@ -16,7 +16,7 @@ from m2ib import occlusion
 from m2ib.occlusion import Fill
 from tasks.evidence import Margins, Numbers, least_pairs
 from tasks.foils import Captions
-from tasks.inputs import device_lock, encoder, read_pixels
+from tasks.inputs import PICTURE_COLUMNS, device_lock, encoder, read_pixels
 from tasks.lake import Run
 from tasks.records import Box, ConfirmRules, CorpusSource, ModelSource
 
@@ -71,7 +71,7 @@ class Probe:
     def __init__(self, run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> None:
         self._network, self._lock = encoder(model), device_lock(model.device)
         self._corpus, self._rules = corpus, rules
-        columns = ["pair_id", "file_name", "caption", "image_sha256"]
+        columns = [*PICTURE_COLUMNS, "caption"]
         self._rows = {row["pair_id"]: row for row in pq.read_table(run.path("pairs"), columns=columns).to_pylist()}
         self._captions = Captions((row["caption"] for row in self._rows.values()), rules.seed)
         self._holders: dict[str, list[str]] = defaultdict(list)

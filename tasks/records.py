@@ -24,11 +24,12 @@ def parse_box(text: str) -> Box:
 
 @dataclass(frozen=True)
 class CorpusSource:
-    """Where the pairs come from."""
+    """Where the pairs come from; None: as the corpus itself tells (format), as its format calls it (columns)."""
 
     path: Path
-    image_column: str = "file_name"
-    caption_column: str = "text"
+    format: str | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
     limits: Limits = field(default_factory=Limits)
 
 

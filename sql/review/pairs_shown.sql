@@ -3,6 +3,8 @@
 SELECT
     p.row_number,
     p.file_name,
+    p.container,
+    p.position,
     p.image_sha256,
     p.width,
     p.height,

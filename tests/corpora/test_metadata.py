@@ -11,9 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import corpora.metadata
-from corpora import CorpusError, Pair, Reason, Rejected, count_rows, read_folder
+from corpora import DEFAULT_LIMITS, CorpusError, Pair, Reason, Rejected, open_corpus
 
 WriteCorpus = Callable[..., Path]
+
+
+def read_folder(root, *columns, limits=DEFAULT_LIMITS):
+    return open_corpus(root, "folder", *columns, limits=limits).pairs()
+
+
+def count_rows(root):
+    return open_corpus(root, "folder").count()
 
 
 def shown(root: Path) -> list[str]:

@@ -1,15 +1,14 @@
 import pickle
 from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpora import ImageError, Limits, Pair, Reason, Rejected, digest, pair_id
+from corpora import ImageError, Limits, Pair, Place, Reason, Rejected, digest, pair_id
 
-PAIR = Pair(0, "0123-45", "a.png", Path("a.png"), "a caption", "0123", 1, 1, {})
+PAIR = Pair(0, "0123-45", Place("a.png"), "a caption", "0123", 1, 1, {})
 REJECTED = Rejected(1, "b.png", "b", Reason.MISSING_FILE, "no such file", {})
 
 

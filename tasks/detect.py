@@ -25,7 +25,7 @@ def _attributed(run: Run) -> Iterator[list[dict[str, Any]]]:
     rows = [row for path in paths for row in pq.read_table(path, columns=["pair_id", *_VIEW]).to_pylist()]
     views = {row["pair_id"]: row for row in rows}
     for shard in range(len(run.group_sizes("pairs"))):
-        pairs = run.read_group("pairs", shard, [*PICTURE_COLUMNS])
+        pairs = run.read_group("pairs", shard, [*PICTURE_COLUMNS, "caption"])
         yield [pair | views[pair["pair_id"]] for pair in pairs if pair["pair_id"] in views]
 
 

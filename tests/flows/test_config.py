@@ -39,7 +39,7 @@ def written(tmp_path):
 
 def test_two_lines_are_a_configuration():
     config = configured()
-    assert config.corpus_source().caption_column == "text"
+    assert config.corpus_source().caption_column is None
     assert config.alert_rules() == AlertRules(2.0, 20, 8)
     assert config.confirm_rules() == ConfirmRules(True, 64, 4, 8, 0.01, 0.1, 10, min_pairs=20, seed=0)
     assert config.suspect_regions() == SuspectRegions(0.05, 0.25, {}, {})

@@ -104,7 +104,7 @@ def test_a_corpus_of_broken_rows_has_no_shard_and_all_its_errors(hand_written, c
 
 def test_columns_and_limits_are_those_of_the_configuration(hand_written, corpus):
     source = corpus(rows(("good.png", "small"), ("other.png", "large"), names=("image", "report")))
-    source = CorpusSource(source.path, "image", "report", Limits(max_pixels=20 * 10))
+    source = CorpusSource(source.path, None, "image", "report", Limits(max_pixels=20 * 10))
     ingest_corpus(hand_written, source, NO_REGIONS, 4)
     pairs, errors = stored(hand_written)
     assert [row["caption"] for row in pairs] == ["small"]

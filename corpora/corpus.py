@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from corpora.captions import clean_caption
 from corpora.errors import RowError
 from corpora.images import ImageFile, open_image
+from corpora.likeness import fingerprint
 from corpora.records import Limits, Pair, Place, Reason, Rejected, pair_id
 from corpora.rows import Reader, Row
 
@@ -54,6 +55,7 @@ class _Inspection:
     sha256: str
     width: int
     height: int
+    fingerprint: str
 
 
 @dataclass(slots=True)
@@ -100,6 +102,7 @@ class _Judge:
             image_sha256=image.sha256,
             width=image.width,
             height=image.height,
+            fingerprint=image.fingerprint,
             attributes=row.attributes,
         )
 
@@ -120,7 +123,7 @@ class _Judge:
         if known is None:
             try:
                 image = open_image(self.reader.image(place) if data is None else data, self.limits)
-                known = _Inspection(image.sha256, image.width, image.height)
+                known = _Inspection(image.sha256, image.width, image.height, fingerprint(image.pixels))
             except RowError as error:
                 known = (error.reason, error.detail)
             self.inspections[place] = known

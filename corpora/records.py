@@ -81,7 +81,7 @@ class Pair:
     """An image and a caption that can be audited.
 
     `row` counts the corpus's rows from 0. `place` is that of the image. `caption` is NFC without outer white space.
-    `width` and `height` are of the decoded image.
+    `width` and `height` are of the decoded image, `fingerprint` is its perceptual hash (see `corpora.likeness`).
     """
 
     row: int
@@ -91,6 +91,7 @@ class Pair:
     image_sha256: str
     width: int
     height: int
+    fingerprint: str
     attributes: dict[str, str]
 
     @property

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 import sql
+from corpora import CorpusError
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tasks", "m2ib", "corpora", "sql", "review", "demo")
@@ -212,6 +213,47 @@ def _print_alerts(alerts: list[dict[str, Any]]) -> None:
     explained = [alert for alert in alerts if alert["explained_by"] is not None]
     if explained:
         output.print(f"      {len(explained)} more follow from these (same pairs): m2ib-audit alerts lists them")
+
+
+@app.command()
+def corpus(
+    uri: Annotated[str, typer.Argument(metavar="CORPUS", help="Folder, file or pattern; see docs/corpora.md.")],
+    format_name: Annotated[str | None, typer.Option("--format", help="Default: told by what lies there.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Default: as the format calls it.")] = None,
+    caption_column: Annotated[str | None, typer.Option(help="Default: as the format calls it.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the page with pictures is written.")] = Path("corpus.html"),
+    as_json: JsonOption = False,
+) -> None:
+    """Describe a corpus before an audit: format, counts, sizes, errors, look-alikes, and a page to look at."""
+    from corpora.description import describe
+    from flows.config import parse
+    from review.contact_sheet import facts, write_contact_sheet
+    from review.report import ReportError
+    from tasks.errors import BadInputError
+    from tasks.inputs import opened
+
+    columns = {"image_column": image_column, "caption_column": caption_column}
+    try:
+        config = parse(
+            {"corpus": {"path": uri, "format": format_name, **columns}, "model": {"architecture": "none"}}, "corpus"
+        )
+        found = opened(config.corpus_source())
+        told = describe(found)
+        page = write_contact_sheet(found, told, uri, out)
+    except (BadInputError, CorpusError) as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    except ReportError as error:
+        _stop(Exit.FAILURE, str(error))
+    for label, value in facts(told):
+        output.print(f"{label:<15} {value}", markup=False)
+    for reason, number in told.errors.items():
+        first = told.examples[reason][0]
+        output.print(f"  {number} x {reason}, such as row {first.row}: {first.detail}", markup=False)
+    output.print(f"page: {page}", markup=False)
+    if as_json:
+        keys = ("format", "listed", "pairs", "images", "captions", "errors", "digest")
+        alike = [[pair.file_name for pair in group] for group in told.alike]
+        print(_as_json({key: getattr(told, key) for key in keys} | {"alike": alike, "page": page}))
 
 
 @app.command()

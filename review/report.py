@@ -73,6 +73,15 @@ def write_report(lake: Path, run_id: str, out: Path | None = None) -> Path:
     with sql.connect(lake, manifest["run_id"]) as connection:
         page = _render(_gather(connection, manifest))
     path = Path(out) if out is not None else lake / "runs" / manifest["run_id"] / "report.html"
+    return write_page(page, path, "report")
+
+
+def write_page(page: str, path: Path, command: str) -> Path:
+    """Write a page aside and put it in its place; returns the path. command: what the message names.
+
+    Raises:
+        ReportError: the file cannot be written.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +89,7 @@ def write_report(lake: Path, run_id: str, out: Path | None = None) -> Path:
         aside.replace(path)
     except OSError as error:
         raise ReportError(
-            f"report: cannot write {path} ({error.strerror}), expected a file in a folder that may be "
+            f"{command}: cannot write {path} ({error.strerror}), expected a file in a folder that may be "
             "written to; name another with --out"
         ) from error
     finally:
@@ -222,7 +231,7 @@ def _mean_maps(
     ], top
 
 
-def _style(run_id: str) -> str:
+def stylesheet(run_id: str = "") -> str:
     """Return the page's style, with the run's id for the printed foot.
 
     Token shades are classes, so that the page's policy can allow this one style and no other.
@@ -234,24 +243,33 @@ def _style(run_id: str) -> str:
     return f"\n{text.replace('RUN_ID', re.sub(r'[^A-Za-z0-9._-]', '?', run_id))}\n{shades}\n"
 
 
-def _render(facts: Mapping[str, Any]) -> str:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Templates that escape everything and know the words of `wording`."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {name: getattr(wording, name) for name in _FILTERS}
-    style = _style(facts["manifest"]["run_id"])
+    made.filters |= {name: getattr(wording, name) for name in _FILTERS}
+    return made
+
+
+def _render(facts: Mapping[str, Any]) -> str:
+    style = stylesheet(facts["manifest"]["run_id"])
     checks = Counter((check["suite"], check["success"]) for check in facts["checks"])
-    return environment.get_template("report.html.j2").render(
-        facts,
-        style=Markup(style),  # noqa: S704  # the package's own text
-        style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        suites=[
-            (suite, checks[suite, True], checks[suite, False])
-            for suite in sorted({check["suite"] for check in facts["checks"]})
-        ],
-        errors_in_all=sum(error["n"] for error in facts["errors"]),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            facts,
+            style=Markup(style),  # noqa: S704  # the package's own text
+            style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            suites=[
+                (suite, checks[suite, True], checks[suite, False])
+                for suite in sorted({check["suite"] for check in facts["checks"]})
+            ],
+            errors_in_all=sum(error["n"] for error in facts["errors"]),
+        )
     )

@@ -29,6 +29,7 @@ TABLES = (
         "clusters",
         "phrases",
         "collocations",
+        "near_duplicates",
         "region_shares",
         "findings",
     ),

@@ -7,6 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from corpora import CorpusError, Pair, Reason, Rejected, digest
+from corpora.likeness import groups
 from tasks.errors import BadInputError
 from tasks.inputs import opened
 from tasks.lake import Run
@@ -38,6 +39,7 @@ def _pair_row(pair: Pair) -> dict[str, Any]:
         "image_sha256": pair.image_sha256,
         "width": pair.width,
         "height": pair.height,
+        "fingerprint": pair.fingerprint,
         "attributes": list(pair.attributes.items()),
     }
 
@@ -73,6 +75,7 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
     listed = corpus.count()
     pairs: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
+    looks: dict[str, tuple[str, str]] = {}  # of an image file its first pair's: fingerprint and id
     columns: set[str] = set()
     reader = corpus.pairs()
     with run.writer("pairs") as pair_file, run.writer("ingest_errors", "ingest") as error_file:
@@ -83,6 +86,7 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
                 row = _check_boxes(raw, regions.columns)
                 if isinstance(row, Pair):
                     pairs.append(_pair_row(row))
+                    looks.setdefault(row.image_sha256, (row.fingerprint, row.pair_id))
                 else:
                     errors.append(_error_row(row))
                 if len(pairs) == shard_size:
@@ -100,6 +104,12 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
                 f"columns with values are {sorted(columns)}; name one of those"
             )
     run.list_files("ingest_errors", [run.path("ingest_errors", "ingest")], [error_file.rows])
+    ids = [pair_id for _, pair_id in looks.values()]
+    alike = enumerate(groups([look for look, _ in looks.values()]), start=1)
+    run.write_table(
+        "near_duplicates",
+        ({"pair_id": ids[place], "alike": number} for number, places in alike for place in places),
+    )
     run.update(
         corpus_digest=corpus_digest,
         counts={"corpus_rows": listed, "pairs": pair_file.rows, "errors": error_file.rows},

@@ -10,5 +10,6 @@ CREATE TABLE pairs (
     image_sha256 VARCHAR,
     width INTEGER,
     height INTEGER,
+    fingerprint VARCHAR,              -- perceptual hash of the image, 64 bits in hex; few bits apart: near duplicates
     attributes MAP(VARCHAR, VARCHAR)  -- further columns of the metadata
 );

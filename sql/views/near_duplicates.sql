@@ -1,0 +1,1 @@
+CREATE VIEW near_duplicates AS SELECT * FROM stored.near_duplicates;

@@ -1,0 +1,46 @@
+"""A description accounts for every row and shows what is odd about a corpus."""
+
+import pytest
+
+from corpora import Pair, open_corpus
+from corpora.description import EXAMPLES, describe
+from review.contact_sheet import facts, write_contact_sheet
+from review.report import ReportError
+
+
+@pytest.fixture
+def described(write_corpus, picture):
+    rows = [{"file_name": f"{number}.png", "text": f"caption {number % 2}", "view": "ap"} for number in range(4)]
+    rows += [{"file_name": "none.png", "text": "<script>alert(1)</script>", "view": ""}] * (EXAMPLES + 2)
+    images = {f"{number}.png": picture(size=(8 + number, 6), colour=40 * number) for number in range(4)}
+    corpus = open_corpus(write_corpus(rows, images))
+    return corpus, describe(corpus, sample=3)
+
+
+def test_every_row_is_accounted_for(described):
+    corpus, told = described
+    assert (told.format, told.listed, told.pairs, told.images, told.captions) == ("folder", 9, 4, 4, 2)
+    assert told.errors == {"missing_file": 5}
+    assert [row.row for row in told.examples["missing_file"]] == [4, 5, 6]
+    assert (told.widths, told.caption_chars) == ([8, 8, 10, 11, 11], [9] * 5)
+    assert told.attributes == {"view": 4}
+    assert len(told.sample) == 3
+    assert all(isinstance(row, Pair) for row in told.sample)
+    assert describe(corpus, sample=3) == told
+
+
+def test_the_page_shows_figures_and_pictures_and_escapes_everything(described, tmp_path):
+    corpus, told = described
+    page = write_contact_sheet(corpus, told, "<b>corpus</b>", tmp_path / "new" / "page.html").read_text()
+    assert dict(facts(told))["Rows"] == "9: 4 pairs, 5 rows with an error"
+    assert page.count("data:image/png") >= 3
+    assert "<script" not in page
+    assert "&lt;b&gt;corpus&lt;/b&gt;" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_page_that_cannot_be_written_says_where_to(described, tmp_path):
+    corpus, told = described
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ReportError, match="--out"):
+        write_contact_sheet(corpus, told, "corpus", tmp_path / "file" / "page.html")

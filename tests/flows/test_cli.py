@@ -244,3 +244,23 @@ def test_the_program_itself_exits_with_the_code(lake, text, code):
         assert done.stderr == ""
     else:
         assert done.stderr.startswith("m2ib-audit: query: got DROP")
+
+
+def test_a_corpus_is_described_before_it_is_audited(phantoms, tmp_path):
+    page = tmp_path / "page.html"
+    result = CliRunner().invoke(cli.app, ["corpus", str(phantoms), "--out", str(page), "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert (told["format"], told["listed"], told["pairs"], told["errors"]) == ("folder", 40, 40, {})
+    assert "40 pairs, 0 rows with an error" in result.stdout
+    assert page.read_text(encoding="utf-8").count("data:image/") >= 40
+
+
+def test_a_corpus_that_is_none_is_bad_input(tmp_path):
+    for arguments, said in (
+        ([str(tmp_path / "none")], "is nothing that can be read"),
+        ([str(tmp_path), "--format", "zip"], "corpus.format"),
+    ):
+        result = CliRunner().invoke(cli.app, ["corpus", *arguments, "--out", str(tmp_path / "page.html")])
+        assert result.exit_code == 2
+        assert said in result.stderr

@@ -10,6 +10,8 @@ from corpora.images import read_bytes
 from corpora.records import Limits, Place, Reason, is_storable
 from corpora.rows import Columns, Row
 
+_INSIDE = "expected a path inside the corpus, relative to its root, with '/' between folders"
+
 
 class FolderReader:
     """Images as files below a folder, and exactly one of metadata.csv (UTF-8, commas), .tsv, .jsonl, .parquet.
@@ -52,19 +54,29 @@ def contained(root: Path, file_name: str) -> Path:
     `root` is a real path. The rules are those of every platform, so that a corpus is read alike on all.
 
     Raises:
-        RowError: empty, NUL or not Unicode (malformed_row); absolute, with a drive, a backslash or '..', or a
-            link that leads outside (path_outside_corpus).
+        RowError: as `check_name`, or a link that leads outside (path_outside_corpus).
+    """
+    check_name(file_name)
+    real = Path(os.path.realpath(root / PurePosixPath(file_name)))
+    if not real.is_relative_to(root):
+        raise RowError(
+            Reason.PATH_OUTSIDE_CORPUS, f"{file_name[:200]!a} is a link out of the corpus, {_INSIDE}: correct it."
+        )
+    return real
+
+
+def check_name(file_name: str) -> None:
+    """Refuse a name that could lead out of a corpus, by its text alone.
+
+    Raises:
+        RowError: empty, NUL or not Unicode (malformed_row); absolute, with a drive, a backslash or '..'
+            (path_outside_corpus).
     """
     if not file_name.strip() or not is_storable(file_name):
         raise RowError(
             Reason.MALFORMED_ROW,
             f"The file name is {file_name[:200]!a}, expected a relative path in Unicode without NUL: correct it.",
         )
-    expected = "expected a path inside the corpus, relative to its root, with '/' between folders: correct it."
     pure = PurePosixPath(file_name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in file_name or PureWindowsPath(file_name).drive:
-        raise RowError(Reason.PATH_OUTSIDE_CORPUS, f"The file name is {file_name[:200]!a}, {expected}")
-    real = Path(os.path.realpath(root / pure))
-    if not real.is_relative_to(root):
-        raise RowError(Reason.PATH_OUTSIDE_CORPUS, f"{file_name[:200]!a} is a link out of the corpus, {expected}")
-    return real
+        raise RowError(Reason.PATH_OUTSIDE_CORPUS, f"The file name is {file_name[:200]!a}, {_INSIDE}: correct it.")

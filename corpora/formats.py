@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from corpora import metadata
+from corpora import metadata, tars
 from corpora.corpus import Corpus
 from corpora.errors import CorpusError
 from corpora.folder import FolderReader
@@ -33,6 +33,12 @@ FORMATS: Final[dict[str, Format]] = {
         reader=FolderReader,
         columns=Columns("file_name", "text"),
         expected=f"a folder of images with exactly one of {', '.join(metadata.NAMES)}",
+    ),
+    "webdataset": Format(
+        fits=tars.fits,
+        reader=tars.TarReader,
+        columns=tars.COLUMNS,
+        expected="a .tar, a folder of them, or a pattern of .tar files in the last part of the path",
     ),
 }
 """By name, in the order in which they are tried."""

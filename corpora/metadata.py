@@ -171,7 +171,7 @@ def _read_jsonl(metadata: Path, columns: Columns) -> Iterator[Row]:
     # Objects need not all have the same keys: a column is missing when no row has it. Mostly line 1 tells.
     names: dict[str, None] = {}
     for _, text in _lines(metadata):
-        loaded = _json_object(text)
+        loaded = json_object(text)
         if isinstance(loaded, dict):
             names.update(dict.fromkeys(loaded))
         if columns.image in names and columns.caption in names:
@@ -182,7 +182,7 @@ def _read_jsonl(metadata: Path, columns: Columns) -> Iterator[Row]:
         where = f"line {number}"
         if text is not None and not text.strip():
             continue
-        loaded = _json_object(text)
+        loaded = json_object(text)
         yield Row(where, trouble=loaded) if isinstance(loaded, str) else _row(where, loaded, columns)
 
 
@@ -190,7 +190,8 @@ def _count_jsonl(metadata: Path) -> Iterator[int]:
     return (1 for _, text in _lines(metadata) if text is None or text.strip())
 
 
-def _json_object(text: str | None) -> dict[str, object] | str:
+def json_object(text: str | None) -> dict[str, object] | str:
+    """The JSON object that a text holds (None: it was too long), or what is wrong with it, after 'the row ...'."""
     if text is None:
         return _TOO_LONG
     try:
@@ -273,6 +274,12 @@ def _parquet_value(cell: pa.Scalar) -> object:
 def _row(where: str, cells: dict[str, object], columns: Columns) -> Row:
     file_name = cells.pop(columns.image, None)
     caption = cells.pop(columns.caption, None)
+    attributes, trouble = attributes_of(cells)
+    return Row(where, file_name, caption, attributes, trouble)
+
+
+def attributes_of(cells: dict[str, object]) -> tuple[dict[str, str], str | None]:
+    """The attributes of a row as plain text without the missing ones, and what is wrong with one, if any."""
     attributes: dict[str, str] = {}
     trouble: str | None = None
     for name, value in cells.items():
@@ -285,7 +292,7 @@ def _row(where: str, cells: dict[str, object], columns: Columns) -> Row:
             attributes[name] = text
             if not is_storable(name) or not is_storable(text):
                 trouble = f"holds NUL or bytes that are not UTF-8 in column {name!r}"
-    return Row(where, file_name, caption, attributes, trouble)
+    return attributes, trouble
 
 
 def _text(value: object) -> str:

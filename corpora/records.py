@@ -33,6 +33,8 @@ class Reason(StrEnum):
     CORRUPT_IMAGE = "corrupt_image"
     DUPLICATE_PAIR = "duplicate_pair"
     MALFORMED_BOX = "malformed_box"  # of a region that the audit was told to read from a column
+    MALFORMED_SAMPLE = "malformed_sample"  # of a shard: members that do not make one image and one caption
+    DAMAGED_CONTAINER = "damaged_container"  # a shard that cannot be read from some byte on
     CHANGED_SINCE_INGEST = "changed_since_ingest"
 
 

@@ -302,3 +302,10 @@ def test_every_key_is_described():
 
 
 SELF_EXPLAINED = ("steps", "draws", "antithetic")
+
+
+def test_a_pattern_of_shards_reaches_the_reader_as_it_is(written):
+    path = written(
+        '[corpus]\npath = "tars/s-{000..012}*.tar"\nformat = "webdataset"\n[model]\narchitecture = "demo/clean"'
+    )
+    assert load(path).corpus_source().path == path.parent.resolve() / "tars" / "s-{000..012}*.tar"

@@ -11,6 +11,7 @@ from corpora.errors import CorpusError
 from corpora.folder import FolderReader
 from corpora.records import DEFAULT_LIMITS, Limits
 from corpora.rows import Columns, Reader
+from corpora.tables import DatasetsReader, ParquetReader
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,18 @@ FORMATS: Final[dict[str, Format]] = {
         reader=FolderReader,
         columns=Columns("file_name", "text"),
         expected=f"a folder of images with exactly one of {', '.join(metadata.NAMES)}",
+    ),
+    "datasets": Format(
+        fits=DatasetsReader.fits,
+        reader=DatasetsReader,
+        columns=Columns("image", "text"),
+        expected="a folder that Hugging Face datasets saved to disk (state.json or dataset_dict.json)",
+    ),
+    "parquet": Format(
+        fits=ParquetReader.fits,
+        reader=ParquetReader,
+        columns=Columns("image", "text"),
+        expected="a .parquet file with image bytes in a column, or a folder of such files, or with them in data/",
     ),
 }
 """By name, in the order in which they are tried."""

@@ -11,6 +11,7 @@ from corpora.errors import CorpusError
 from corpora.folder import FolderReader
 from corpora.records import DEFAULT_LIMITS, Limits
 from corpora.rows import Columns, Reader
+from corpora.tables import DatasetsReader, ParquetReader
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,18 @@ FORMATS: Final[dict[str, Format]] = {
         reader=tars.TarReader,
         columns=tars.COLUMNS,
         expected="a .tar, a folder of them, or a pattern of .tar files in the last part of the path",
+    ),
+    "datasets": Format(
+        fits=DatasetsReader.fits,
+        reader=DatasetsReader,
+        columns=Columns("image", "text"),
+        expected="a folder that Hugging Face datasets saved to disk (state.json or dataset_dict.json)",
+    ),
+    "parquet": Format(
+        fits=ParquetReader.fits,
+        reader=ParquetReader,
+        columns=Columns("image", "text"),
+        expected="a .parquet file with image bytes in a column, or a folder of such files, or with them in data/",
     ),
 }
 """By name, in the order in which they are tried."""

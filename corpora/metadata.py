@@ -32,7 +32,7 @@ _BATCH_ROWS = 1024
 _Item = TypeVar("_Item")
 
 # Arrow does not keep to its own exceptions when a Parquet file is damaged.
-_UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, pa.ArrowException)
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, pa.ArrowException)
 
 
 def find(root: Path) -> Path:
@@ -96,7 +96,7 @@ def _with_errors(metadata: Path, rows: Iterator[_Item]) -> Iterator[_Item]:
         yield from rows
     except CorpusError:
         raise
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise CorpusError(
             f"{str(metadata)!r} cannot be read ({type(error).__name__}: {str(error)[:200]}), expected a "
             f"readable {metadata.suffix[1:]} file: restore it from its source or export it again."
@@ -109,7 +109,7 @@ def _read_csv(metadata: Path, columns: Columns) -> Iterator[Row]:
     if isinstance(header, str):
         raise CorpusError(f"The header of {str(metadata)!r} is not CSV ({header}), expected comma-separated UTF-8.")
     names = [name or f"column_{position}" for position, name in enumerate(header, start=1)]
-    _check_columns(metadata, names, columns)
+    check_columns(metadata, names, columns)
     if not all(map(is_storable, names)):
         raise CorpusError(
             f"The header of {str(metadata)!r} holds NUL or bytes that are not UTF-8 ({_excerpt(names)}), "
@@ -125,7 +125,7 @@ def _read_csv(metadata: Path, columns: Columns) -> Iterator[Row]:
                 trouble=f"has {len(record)} fields where the header has {len(names)}: {_excerpt(record)}",
             )
         else:
-            yield _row(where, dict(zip(names, record, strict=True)), columns)
+            yield row_of(where, dict(zip(names, record, strict=True)), columns)
 
 
 def _count_csv(metadata: Path) -> Iterator[int]:
@@ -177,13 +177,13 @@ def _read_jsonl(metadata: Path, columns: Columns) -> Iterator[Row]:
         if columns.image in names and columns.caption in names:
             break
     else:
-        _check_columns(metadata, list(names), columns)
+        check_columns(metadata, list(names), columns)
     for number, text in _lines(metadata):
         where = f"line {number}"
         if text is not None and not text.strip():
             continue
         loaded = json_object(text)
-        yield Row(where, trouble=loaded) if isinstance(loaded, str) else _row(where, loaded, columns)
+        yield Row(where, trouble=loaded) if isinstance(loaded, str) else row_of(where, loaded, columns)
 
 
 def _count_jsonl(metadata: Path) -> Iterator[int]:
@@ -214,23 +214,23 @@ def _distinct(items: list[tuple[str, object]]) -> dict[str, object]:
 def _read_parquet(metadata: Path, columns: Columns) -> Iterator[Row]:
     with pq.ParquetFile(metadata) as file:
         schema = file.schema_arrow
-        _check_columns(metadata, schema.names, columns)
+        check_columns(metadata, schema.names, columns)
         for entry in schema:
             kind = entry.type.value_type if pa.types.is_dictionary(entry.type) else entry.type
             if entry.name in (columns.image, columns.caption) and not _is_text(kind):
                 raise CorpusError(
                     f"Column {entry.name!r} of {str(metadata)!r} is {entry.type}, expected text: cast it."
                 )
-            if _is_bytes(kind):
+            if is_bytes(kind):
                 raise CorpusError(
                     f"Column {entry.name!r} of {str(metadata)!r} holds raw bytes ({entry.type}), expected "
                     "attributes that read as text: drop it."
                 )
         number = 0
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-            values = [_parquet_values(column) for column in batch.columns]
+            values = [column_values(column) for column in batch.columns]
             for cells in zip(*values, strict=True):
-                yield _row(f"row {number}", dict(zip(schema.names, cells, strict=True)), columns)
+                yield row_of(f"row {number}", dict(zip(schema.names, cells, strict=True)), columns)
                 number += 1
 
 
@@ -243,12 +243,14 @@ def _is_text(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null))
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
+def is_bytes(kind: pa.DataType) -> bool:
+    """Tell whether cells of this type are raw bytes."""
     tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
     return any(test(kind) for test in tests)
 
 
-def _parquet_values(column: pa.Array) -> list[object]:
+def column_values(column: pa.Array) -> list[object]:
+    """The cells of a column for `row_of`: text that is not UTF-8 with surrogates, errors in place of what fails."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
@@ -271,7 +273,8 @@ def _parquet_value(cell: pa.Scalar) -> object:
         return error
 
 
-def _row(where: str, cells: dict[str, object], columns: Columns) -> Row:
+def row_of(where: str, cells: dict[str, object], columns: Columns) -> Row:
+    """A row of named values; all but image and caption become attributes, with trouble if one has no text."""
     file_name = cells.pop(columns.image, None)
     caption = cells.pop(columns.caption, None)
     attributes, trouble = attributes_of(cells)
@@ -308,7 +311,8 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _check_columns(metadata: Path, names: Sequence[str], columns: Columns) -> None:
+def check_columns(metadata: Path, names: Sequence[str], columns: Columns) -> None:
+    """Raise CorpusError if a required column is missing, or a name occurs twice."""
     found = ", ".join(map(ascii, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     for required in (columns.image, columns.caption):
         if required not in names:

@@ -1,0 +1,69 @@
+"""Cells of a table: the bytes of an image, and the values of everything else."""
+
+import pyarrow as pa
+
+from corpora.errors import RowError
+from corpora.metadata import UNREADABLE, column_values, is_bytes
+from corpora.records import Limits, Reason
+from corpora.table_files import said
+
+
+def image_columns(schema: pa.Schema) -> list[str]:
+    """The columns that can hold images: of bytes, or of structs with a field `bytes` that does."""
+    return [entry.name for entry in schema if is_bytes(_plain(entry.type)) or _has_bytes_field(entry.type)]
+
+
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Tell whether there are raw bytes anywhere in the cells of this type."""
+    kind = _plain(kind)
+    nested = [kind.field(index).type for index in range(kind.num_fields)] if pa.types.is_nested(kind) else []
+    return is_bytes(kind) or any(map(holds_bytes, nested))
+
+
+def values(column: pa.Array) -> list[object]:
+    """As `column_values`, with the error in each cell's place if Arrow cannot give the column as text."""
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    try:
+        return column_values(column)
+    except UNREADABLE as error:
+        return [ValueError(said(error))] * len(column)
+
+
+def image_bytes(column: pa.Array, index: int, limits: Limits) -> bytes:
+    """The bytes of an image in one of the `image_columns`; nothing is copied before its size is known.
+
+    Raises:
+        RowError: no bytes (missing_file), or too many (file_too_large); the detail is the end of a sentence.
+    """
+    path: object = None
+    if pa.types.is_struct(column.type):
+        # Unlike field(), flatten() takes the struct's own nulls into account.
+        fields = dict(zip((entry.name for entry in column.type), column[index : index + 1].flatten(), strict=True))
+        cell = fields["bytes"][0]
+        if "path" in fields and fields["path"][0].is_valid:
+            path = values(fields["path"])[0]
+    else:
+        cell = column[index]
+    if isinstance(cell, pa.DictionaryScalar):
+        cell = cell.value
+    if not cell.is_valid:
+        where = f"only the path {str(path)[:200]!a} of its image" if path else "no image"
+        raise RowError(
+            Reason.MISSING_FILE, f"has {where}, expected its bytes: embed the images when you export the table."
+        )
+    data = cell.as_buffer()
+    if data.size > limits.max_file_bytes:
+        raise RowError(
+            Reason.FILE_TOO_LARGE,
+            f"has an image of {data.size} bytes, expected at most {limits.max_file_bytes}: scale it down.",
+        )
+    return bytes(data.to_pybytes())
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _has_bytes_field(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) and any(entry.name == "bytes" and is_bytes(_plain(entry.type)) for entry in kind)

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Final
@@ -74,9 +75,8 @@ def decoder_shares(pairs: Sequence[Original], folder: Path) -> dict[str, dict[st
     for name, root in roots.items():
         _read(root, len(pairs))
         _bare(paths)
-        shares = [
-            _seconds(lambda: _bare(paths)) / _seconds(lambda root=root: _read(root, len(pairs))) for _ in range(ROUNDS)
-        ]
+        read = partial(_read, root, len(pairs))
+        shares = [_seconds(partial(_bare, paths)) / _seconds(read) for _ in range(ROUNDS)]
         found[name] = {"decoder_share": round(float(np.median(shares)), 3)}
         print(f"{name:<14} {found[name]['decoder_share']:.2f} of the bare decoder's pairs per second", flush=True)
     return found

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from corpora import metadata, tars
+from corpora import captions_tsv, coco, files, metadata, tars
+from corpora.captions_tsv import CaptionsTsvReader
+from corpora.coco import CocoReader
 from corpora.corpus import Corpus
 from corpora.errors import CorpusError
+from corpora.files import FilesReader
 from corpora.folder import FolderReader
 from corpora.records import DEFAULT_LIMITS, Limits
 from corpora.rows import Columns, Reader
@@ -52,6 +55,24 @@ FORMATS: Final[dict[str, Format]] = {
         reader=ParquetReader,
         columns=Columns("image", "text"),
         expected="a .parquet file with image bytes in a column, or a folder of such files, or with them in data/",
+    ),
+    "coco": Format(
+        fits=coco.fits,
+        reader=CocoReader,
+        columns=Columns("file_name", "caption"),
+        expected="COCO captions: a .json, or a folder that holds one as captions*.json, also in annotations/",
+    ),
+    "captions-tsv": Format(
+        fits=captions_tsv.fits,
+        reader=CaptionsTsvReader,
+        columns=captions_tsv.COLUMNS,
+        expected="a .tsv of caption and URL beside downloaded images, or a folder that holds one",
+    ),
+    "files": Format(
+        fits=files.fits,
+        reader=FilesReader,
+        columns=Columns("image", "caption"),
+        expected="a folder of images with a .txt of the same stem beside each",
     ),
 }
 """By name, in the order in which they are tried."""

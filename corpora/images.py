@@ -52,6 +52,11 @@ _OTHER_SIGNATURES = (
     (0, b"P5", "PGM"),
     (0, b"P6", "PPM"),
 )
+# What a server sends in place of an image that is gone.
+_HTML = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<!--.{0,400}?-->\s*)?<(?:!doctype\s+html|html|head|body|title|script|meta)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,12 @@ def _open(data: bytes) -> PIL.ImageFile.ImageFile:
             f"The header announces more pixels than Pillow ever opens ({error}): scale the image down.",
         ) from error
     except UnidentifiedImageError as error:
+        if _HTML.match(data[:1024]):
+            raise ImageError(
+                Reason.NOT_AN_IMAGE,
+                f"The file is HTML, a web page in place of the image, expected one of {', '.join(FORMATS)}: "
+                "download the image again, or drop the row.",
+            ) from error
         if name := _named(data, _OTHER_SIGNATURES):
             raise ImageError(
                 Reason.UNSUPPORTED_FORMAT,

@@ -1,4 +1,4 @@
-"""The three spellings of a corpus's metadata (CSV, JSON Lines, Parquet), read as one stream of rows.
+"""The spellings of a corpus's metadata (CSV, TSV, JSON Lines, Parquet), read as one stream of rows.
 
 Each data row of the file comes out exactly once, whatever is wrong with it.
 """
@@ -23,7 +23,7 @@ from corpora.errors import CorpusError
 from corpora.records import is_storable
 from corpora.rows import Columns, Row
 
-NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 
 MAX_LINE_BYTES = 4 * 2**20
 """A longer line of text is one malformed row. It is skipped in pieces, never held in memory."""
@@ -46,7 +46,9 @@ def find(root: Path) -> Path:
         raise CorpusError(f"Corpus {str(root)!r} is not a folder, {expected}: correct the path.")
     found = [root / name for name in NAMES if os.path.lexists(root / name)]
     if not found:
-        there = sorted(entry.name for entry in root.glob("*.*") if entry.suffix in {".csv", ".jsonl", ".parquet"})
+        there = sorted(
+            entry.name for entry in root.glob("*.*") if entry.suffix in {".csv", ".tsv", ".jsonl", ".parquet"}
+        )
         raise CorpusError(
             f"Corpus {str(root)!r} has no metadata file (similar files: {there or 'none'}), {expected}: "
             "add it or rename yours."
@@ -56,16 +58,25 @@ def find(root: Path) -> Path:
             f"Corpus {str(root)!r} has {' and '.join(path.name for path in found)}, {expected}: keep the one "
             "that holds and move the others away."
         )
-    real = Path(os.path.realpath(found[0]))
+    return checked(found[0], root, expected)
+
+
+def checked(path: Path, root: Path, expected: str) -> Path:
+    """Return the path of a listing if it is a regular file inside of a corpus folder, links followed.
+
+    Raises:
+        CorpusError: it is not; ends in what was `expected`.
+    """
+    real = Path(os.path.realpath(path))
     if not real.is_relative_to(os.path.realpath(root)):
-        raise CorpusError(f"{str(found[0])!r} leads out of the corpus, {expected}: copy the file into the folder.")
+        raise CorpusError(f"{str(path)!r} leads out of the corpus, {expected}: copy the file into the folder.")
     try:
         regular = stat.S_ISREG(real.stat().st_mode)
     except OSError as error:
-        raise CorpusError(f"{str(found[0])!r} cannot be read ({error.strerror}), {expected}.") from error
+        raise CorpusError(f"{str(path)!r} cannot be read ({error.strerror}), {expected}.") from error
     if not regular:
-        raise CorpusError(f"{str(found[0])!r} is not a regular file, {expected}: replace it.")
-    return found[0]
+        raise CorpusError(f"{str(path)!r} is not a regular file, {expected}: replace it.")
+    return path
 
 
 def read_rows(metadata: Path, columns: Columns) -> Iterator[Row]:
@@ -107,12 +118,15 @@ def _read_csv(metadata: Path, columns: Columns) -> Iterator[Row]:
     records = _csv_records(metadata)
     number, header = next(records, (1, []))
     if isinstance(header, str):
-        raise CorpusError(f"The header of {str(metadata)!r} is not CSV ({header}), expected comma-separated UTF-8.")
+        raise CorpusError(
+            f"The header of {str(metadata)!r} is not CSV ({header}), "
+            f"expected {'tab' if metadata.suffix == '.tsv' else 'comma'}-separated UTF-8."
+        )
     names = [name or f"column_{position}" for position, name in enumerate(header, start=1)]
     check_columns(metadata, names, columns)
     if not all(map(is_storable, names)):
         raise CorpusError(
-            f"The header of {str(metadata)!r} holds NUL or bytes that are not UTF-8 ({_excerpt(names)}), "
+            f"The header of {str(metadata)!r} holds NUL or bytes that are not UTF-8 ({excerpt(names)}), "
             "expected UTF-8: export it again as UTF-8."
         )
     for number, record in records:
@@ -122,7 +136,7 @@ def _read_csv(metadata: Path, columns: Columns) -> Iterator[Row]:
         elif len(record) != len(names):
             yield Row(
                 where,
-                trouble=f"has {len(record)} fields where the header has {len(names)}: {_excerpt(record)}",
+                trouble=f"has {len(record)} fields where the header has {len(names)}: {excerpt(record)}",
             )
         else:
             yield row_of(where, dict(zip(names, record, strict=True)), columns)
@@ -138,9 +152,11 @@ def _csv_records(metadata: Path) -> Iterator[tuple[int, list[str] | str]]:
     """Yield records with the number of their first line; a text in place of a record says why there is none.
 
     A stray quote would swallow the lines up to the next one. Here it costs its own line only: what the reader
-    had taken beyond that line is read again as lines of their own.
+    had taken beyond that line is read again as lines of their own. A .tsv is the same with tabs: pandas and
+    spreadsheets quote fields with tabs, line breaks or quotes there too.
     """
-    source = _lines(metadata)
+    delimiter = "\t" if metadata.suffix == ".tsv" else ","
+    source = lines(metadata)
     again: deque[tuple[int, str | None]] = deque()
 
     def feed(taken: list[tuple[int, str | None]]) -> Iterator[str]:
@@ -156,7 +172,7 @@ def _csv_records(metadata: Path) -> Iterator[tuple[int, list[str] | str]]:
     while True:
         taken: list[tuple[int, str | None]] = []
         try:
-            record = next(csv.reader(feed(taken), strict=True), None)
+            record = next(csv.reader(feed(taken), delimiter=delimiter, strict=True), None)
         except csv.Error as error:
             yield taken[0][0], str(error)
             again.extendleft(reversed(taken[1:]))
@@ -170,7 +186,7 @@ def _csv_records(metadata: Path) -> Iterator[tuple[int, list[str] | str]]:
 def _read_jsonl(metadata: Path, columns: Columns) -> Iterator[Row]:
     # Objects need not all have the same keys: a column is missing when no row has it. Mostly line 1 tells.
     names: dict[str, None] = {}
-    for _, text in _lines(metadata):
+    for _, text in lines(metadata):
         loaded = json_object(text)
         if isinstance(loaded, dict):
             names.update(dict.fromkeys(loaded))
@@ -178,7 +194,7 @@ def _read_jsonl(metadata: Path, columns: Columns) -> Iterator[Row]:
             break
     else:
         check_columns(metadata, list(names), columns)
-    for number, text in _lines(metadata):
+    for number, text in lines(metadata):
         where = f"line {number}"
         if text is not None and not text.strip():
             continue
@@ -187,7 +203,7 @@ def _read_jsonl(metadata: Path, columns: Columns) -> Iterator[Row]:
 
 
 def _count_jsonl(metadata: Path) -> Iterator[int]:
-    return (1 for _, text in _lines(metadata) if text is None or text.strip())
+    return (1 for _, text in lines(metadata) if text is None or text.strip())
 
 
 def json_object(text: str | None) -> dict[str, object] | str:
@@ -197,9 +213,9 @@ def json_object(text: str | None) -> dict[str, object] | str:
     try:
         loaded = json.loads(text, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:  # also for integers of more digits than Python reads
-        return f"is not JSON ({error}): {_excerpt(text)}"
+        return f"is not JSON ({error}): {excerpt(text)}"
     if not isinstance(loaded, dict):
-        return f"is JSON but not an object: {_excerpt(text)}"
+        return f"is JSON but not an object: {excerpt(text)}"
     return loaded
 
 
@@ -330,7 +346,7 @@ def check_columns(metadata: Path, names: Sequence[str], columns: Columns) -> Non
         )
 
 
-def _lines(metadata: Path) -> Iterator[tuple[int, str | None]]:
+def lines(metadata: Path) -> Iterator[tuple[int, str | None]]:
     """Physical lines counted from 1, without a byte order mark; None for one beyond `MAX_LINE_BYTES`.
 
     Raises:
@@ -352,7 +368,8 @@ def _lines(metadata: Path) -> Iterator[tuple[int, str | None]]:
                 yield number, line.decode("utf-8", "surrogateescape")
 
 
-def _excerpt(content: object) -> str:
+def excerpt(content: object) -> str:
+    """What is shown of a content, at most 200 characters of ASCII."""
     # ascii: bytes that are not UTF-8 must not reach a log or a store.
     text = ascii(content)
     return text if len(text) <= 200 else f"{text[:200]}..."
@@ -361,11 +378,13 @@ def _excerpt(content: object) -> str:
 _TOO_LONG = f"the row is longer than {MAX_LINE_BYTES} bytes"
 _READERS: dict[str, Callable[[Path, Columns], Iterator[Row]]] = {
     ".csv": _read_csv,
+    ".tsv": _read_csv,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
 }
 _COUNTERS: dict[str, Callable[[Path], Iterator[int]]] = {
     ".csv": _count_csv,
+    ".tsv": _count_csv,
     ".jsonl": _count_jsonl,
     ".parquet": _count_parquet,
 }

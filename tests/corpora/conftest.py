@@ -20,12 +20,16 @@ def picture(fmt: str = "PNG", size: tuple[int, int] = (8, 6), colour: int = 100,
     return file.getvalue()
 
 
-def _csv(rows: list[dict[str, object]]) -> bytes:
+def _csv(rows: list[dict[str, object]], delimiter: str = ",") -> bytes:
     file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n", delimiter=delimiter)
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue().encode()
+
+
+def _tsv(rows: list[dict[str, object]]) -> bytes:
+    return _csv(rows, "\t")
 
 
 def _jsonl(rows: list[dict[str, object]]) -> bytes:
@@ -54,7 +58,7 @@ def write_corpus(tmp_path: Path) -> WriteCorpus:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(data)
         if not isinstance(metadata, bytes):
-            metadata = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}[kind](metadata)
+            metadata = {"csv": _csv, "tsv": _tsv, "jsonl": _jsonl, "parquet": _parquet}[kind](metadata)
         (root / f"metadata.{kind}").write_bytes(metadata)
         return root
 

@@ -19,7 +19,7 @@ from corpora import Limits, Pair, Place, Reason, Rejected, digest, open_corpus
 
 WriteCorpus = Callable[..., Path]
 Picture = Callable[..., bytes]
-KINDS = ("csv", "jsonl", "parquet")
+KINDS = ("csv", "tsv", "jsonl", "parquet")
 
 
 def read_folder(root, **options):
@@ -67,7 +67,7 @@ def test_all_formats_give_the_same_rows(write_corpus: WriteCorpus, picture: Pict
     images["deep.png"] = deep
     table: list[dict[str, object]] = [
         {"file_name": "a.png", "text": 'one, "two"\n\nthree', "age": "12", "note": "é"},
-        {"file_name": "b.gif", "text": "a gif", "age": "", "note": " "},
+        {"file_name": "b.gif", "text": "a\tgif, tabbed", "age": "", "note": " "},
         {"file_name": "a.png", "text": "another caption", "age": "0.50", "note": ""},
         {"file_name": "a.png", "text": "another caption", "age": "", "note": "again"},
         {"file_name": "../a.png", "text": "x", "age": "", "note": ""},
@@ -89,7 +89,7 @@ def test_all_formats_give_the_same_rows(write_corpus: WriteCorpus, picture: Pict
     # Where a row stands is told in the terms of its format, in the detail of a duplicate only.
     for rows in found.values():
         rows[3] = replace(rows[3], detail="")
-    assert found["csv"] == found["jsonl"] == found["parquet"]
+    assert found["csv"] == found["tsv"] == found["jsonl"] == found["parquet"]
     assert [row.reason.value if isinstance(row, Rejected) else "pair" for row in found["csv"]] == [
         "pair", "pair", "pair", "duplicate_pair", "path_outside_corpus", "malformed_row", "empty_caption",
         "caption_too_long", "caption_encoding", "truncated_image", "empty_file", "missing_file",

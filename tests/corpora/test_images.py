@@ -119,6 +119,15 @@ def test_a_bomb_allocates_no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason_of(SAMPLES["png"]) is Reason.CORRUPT_IMAGE  # the trap works
 
 
+@pytest.mark.parametrize(
+    "data", [b"<html>", b"\xef\xbb\xbf\n<!DOCTYPE HTML PUBLIC", b"<!-- 404 -->\n<Head><title>", b"<body class='x'>"]
+)
+def test_a_web_page_in_place_of_an_image_is_named(data: bytes) -> None:
+    with pytest.raises(ImageError, match="is HTML, a web page") as caught:
+        decode(data)
+    assert caught.value.reason is Reason.NOT_AN_IMAGE
+
+
 def test_the_pixel_limit_is_inclusive() -> None:
     assert decode(SAMPLES["png"], Limits(max_pixels=17 * 13)).size == (17, 13)
     assert reason_of(SAMPLES["png"], Limits(max_pixels=17 * 13 - 1)) is Reason.TOO_MANY_PIXELS

@@ -51,6 +51,13 @@ def test_quoted_captions_keep_their_lines(write_corpus: WriteCorpus) -> None:
     assert shown(root) == ['one\ntwo, "three"\n\nfour', "last"]
 
 
+def test_a_stray_quote_in_a_tsv_costs_its_own_line_only(write_corpus: WriteCorpus) -> None:
+    root = write_corpus(b'file_name\ttext\na.png\t"open\na.png\tone, two\na.png\t"two\tlines\n"\n', kind="tsv")
+    assert shown(root) == ["<malformed_row>", "one, two", "two\tlines"]
+    with pytest.raises(CorpusError, match="expected tab-separated UTF-8"):
+        read_folder(write_corpus(b'file_name\t"text" x\n', kind="tsv", folder="other"))
+
+
 def test_csv_without_final_line_break(write_corpus: WriteCorpus) -> None:
     assert shown(write_corpus(HEAD + b"a.png,x")) == ["x"]
 

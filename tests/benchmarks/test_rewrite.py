@@ -1,0 +1,65 @@
+"""The same pairs in all formats are the same pairs: same ids, captions, attributes, pictures, and the same maps."""
+
+import pytest
+
+from benchmarks.readers import originals
+from benchmarks.rewrite import WRITERS, Original
+from corpora import FORMATS, Pair, open_corpus
+
+PAIRS = [
+    Original(f"{number:02d}.jpg", made.data, f"a caption {number}", {"site": f"s{number % 2}"})
+    for number, made in enumerate(originals(12, 64))
+]
+BARE = ("coco", "captions-tsv")  # these have no further columns
+
+
+def read(root):
+    rows = list(open_corpus(root).pairs())
+    assert all(isinstance(row, Pair) for row in rows), rows
+    return rows
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return {name: write(PAIRS, tmp_path_factory.mktemp("all") / name) for name, write in WRITERS.items()}
+
+
+def test_every_format_has_a_writer():
+    assert set(WRITERS) == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", sorted(WRITERS))
+def test_a_format_is_told_by_its_content_and_gives_the_same_pairs(written, name):
+    corpus = open_corpus(written[name])
+    assert corpus.format == name
+    assert corpus.count() == len(PAIRS)
+    expected, found = read(written["folder"]), read(written[name])
+    for one, other in zip(expected, found, strict=True):
+        assert (other.pair_id, other.caption, other.fingerprint) == (one.pair_id, one.caption, one.fingerprint)
+        assert corpus.picture(other.place).sha256 == one.image_sha256
+        assert name in BARE or other.attributes == one.attributes
+
+
+@pytest.mark.slow
+def test_the_maps_of_all_formats_are_the_same_bits(written, settings, tmp_path):
+    import pyarrow.parquet as pq
+
+    from flows.audit import begin
+    from tasks.attribute import attribute_pairs, calibrate_features
+    from tasks.ingest import ingest_corpus
+
+    maps = {}
+    for name, root in written.items():
+        config = settings(root, tmp_path / name)
+        source, models = config.corpus_source(), config.model_sources()
+        run = begin(config, models, None)
+        record = run.manifest()
+        plan = config.attribution_plan(record["model_digest"], "the same", record["code_version"])
+        shards = ingest_corpus(run, source, config.suspect_regions(), 16)
+        calibrate_features(run, source, models[0], plan)
+        result = attribute_pairs(run, shards[0], source, models[0], plan)
+        table = pq.read_table(run.path("attributions", result.name))
+        maps[name] = {row["pair_id"]: (row["image_map"], row["text_map"]) for row in table.to_pylist()}
+    assert len(maps["folder"]) == len(PAIRS)
+    for name, found in maps.items():
+        assert found == maps["folder"], name

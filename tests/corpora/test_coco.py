@@ -1,0 +1,201 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import corpora.coco
+from corpora import CorpusError, Pair, Rejected, open_corpus
+
+WriteCorpus = Callable[..., Path]
+Picture = Callable[..., bytes]
+
+IMAGES = [
+    {"id": 7, "file_name": "a.png", "width": 80, "height": 60, "license": 3},
+    {"id": "x", "file_name": "b.png", "width": 8, "height": 6},
+]
+CAPTIONS = [
+    {"id": 1, "image_id": "x", "caption": "two"},
+    {"id": 2, "image_id": 7, "caption": " one"},
+    {"id": 3, "image_id": 7, "caption": "again", "worker": "w"},
+]
+
+
+def listing(images: object = None, annotations: object = None, **more: object) -> bytes:
+    lists = {"images": IMAGES if images is None else images, "annotations": annotations or CAPTIONS}
+    return json.dumps({"info": {}, **lists, **more}).encode()
+
+
+@pytest.fixture
+def write(tmp_path: Path, picture: Picture) -> Callable[..., Path]:
+    """Write a corpus: files by name; the two images in a folder of it, unless told to leave them out."""
+
+    def write(files: dict[str, bytes], images: str | None = "", folder: str = "coco") -> Path:
+        root = tmp_path / folder
+        found = {} if images is None else {f"{images}a.png": picture(), f"{images}b.png": picture(colour=9)}
+        for name, data in (files | found).items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(data)
+        return root
+
+    return write
+
+
+def rows_of(root: Path, **options: Any) -> list[Pair | Rejected]:
+    corpus = open_corpus(root, **options)
+    assert corpus.format == "coco"
+    rows = list(corpus.pairs())
+    assert [row.row for row in rows] == list(range(len(rows)))
+    assert corpus.count() == len(rows)
+    for row in rows:
+        assert isinstance(row, Rejected) or corpus.picture(row.place).sha256 == row.image_sha256
+    return rows
+
+
+def outcomes(root: Path) -> list[str]:
+    return [row.reason.value if isinstance(row, Rejected) else row.caption for row in rows_of(root, format_name="coco")]
+
+
+def test_each_caption_of_each_image_is_a_pair_as_in_a_folder(
+    write: Callable[..., Path], write_corpus: WriteCorpus, picture: Picture
+) -> None:
+    rows = rows_of(write({"captions.json": listing()}))
+    folder = write_corpus(
+        [{"file_name": name, "text": text} for name, text in [("a.png", "one"), ("a.png", "again"), ("b.png", "two")]],
+        {"a.png": picture(), "b.png": picture(colour=9)},
+    )
+    assert [row.pair_id for row in rows] == [row.pair_id for row in open_corpus(folder).pairs()]
+    assert [row.attributes for row in rows] == [{"license": "3"}, {"license": "3", "worker": "w"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("captions.json", ""),
+        ("mine.json", "images/"),
+        ("captions_train2017.json", "train2017/"),
+        ("annotations/captions_train2017.json", "train2017/"),
+        ("annotations/captions_val2014.json", "images/val2014/"),
+    ],
+)
+def test_images_are_found_for_the_folder_and_for_the_file(write: Callable[..., Path], name: str, images: str) -> None:
+    root = write({name: listing()}, images)
+    for given in (root, root / name):
+        rows = rows_of(given)
+        assert [row.file_name for row in rows] == [f"{images}{end}" for end in ("a.png", "a.png", "b.png")]
+        assert all(isinstance(row, Pair) for row in rows)
+
+
+def test_the_first_image_may_be_missing(write: Callable[..., Path]) -> None:
+    root = write({"captions.json": listing()}, "images/")
+    (root / "images/a.png").unlink()
+    assert outcomes(root) == ["missing_file", "missing_file", "two"]
+
+
+def test_boxes_surround_all_objects_of_a_category(write: Callable[..., Path]) -> None:
+    boxes = [
+        {"image_id": 7, "category_id": 1, "bbox": [8, 6, 8, 6], "segmentation": [[1.0]]},
+        {"image_id": 7, "category_id": 1, "bbox": [40.0, 30, 20, 3]},
+        {"image_id": 7, "category_id": 2, "bbox": [70, 0, 20, 60]},  # over the edge
+        {"image_id": 7, "category_id": 2, "bbox": [1, 1, 0, 5]},  # nothing
+        {"image_id": 7, "category_id": 3, "bbox": [1, 2, 3]},
+        {"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]},
+        {"image_id": 7, "bbox": [900, 2, 3, 4]},
+        {"image_id": 9, "category_id": 1, "bbox": [1, 2, 3, 4]},
+    ]
+    categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "a\ud800"}, 3]
+    instances = listing(IMAGES, boxes, categories=categories)
+    root = write({"captions_v.json": listing(), "instances_v.json": instances})
+    one, _, two = rows_of(root / "captions_v.json")
+    expected = {
+        "license": "3",
+        "box dog": "0.100000,0.100000,0.750000,0.550000",
+        "box 'a\\ud800'": "0.875000,0.000000,1.000000,1.000000",
+        "box of category 3": "not a box of x, y, width, height: [1, 2, 3]",
+        "box of no category": "no box: nothing of it lies in the image of 80 x 60: [900.0, 2.0, 903.0, 6.0]",
+    }
+    assert one.attributes == expected
+    assert two.attributes == {}
+    same = write({"captions.json": listing(IMAGES, [*CAPTIONS, *boxes], categories=categories)}, folder="same")
+    assert rows_of(same)[0].attributes == expected
+    bare = [{"id": 7, "file_name": "a.png"}]
+    (one, *_) = rows_of(write({"captions.json": listing(bare, [*CAPTIONS, boxes[0]])}, folder="bare"))
+    assert one.attributes["box of category 1"].startswith("no box: the file states no width and height")
+
+
+def test_malformed_entries_are_rows(write: Callable[..., Path]) -> None:
+    images = [
+        *IMAGES,
+        {"id": 7, "file_name": "a.png"},
+        {"id": 8, "file_name": "a.png"},
+        {"id": True, "file_name": "a.png"},
+        {"id": [1]},
+        None,
+        {"id": 10, "file_name": 3},
+        {"id": 11, "file_name": "a.png"},
+        {"id": 11, "file_name": "b.png"},
+    ]
+    captions = [
+        *CAPTIONS,
+        {"image_id": 99, "caption": "stray"},
+        {"caption": "of none"},
+        "text",
+        {"image_id": 7, "caption": 3},
+        {"image_id": 7},
+        {"image_id": 10, "caption": "x"},
+        {"image_id": 11, "caption": "x"},
+    ]
+    found = outcomes(write({"captions.json": listing(images, captions)}))
+    assert found == [
+        "one", "again", "malformed_row", "empty_caption", "two", "malformed_row", "empty_caption", "malformed_row",
+        "malformed_row", "malformed_row", "malformed_row", "malformed_row", "malformed_row", "malformed_row",
+        "malformed_row", "malformed_row",
+    ]  # fmt: skip
+
+
+def test_a_key_that_occurs_twice_costs_its_row(write: Callable[..., Path]) -> None:
+    twice = listing().replace(b'"caption": "two"', b'"caption": "two", "caption": "2"')
+    assert outcomes(write({"captions.json": twice})) == ["one", "again", "malformed_row"]
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "C:/a.png", "..\\a.png", "link.png"])
+def test_no_path_leads_out(write: Callable[..., Path], tmp_path: Path, picture: Picture, name: str) -> None:
+    (tmp_path / "a.png").write_bytes(picture())
+    images = [{"id": 1, "file_name": name}, {"id": 2, "file_name": "b.png"}]
+    captions = [{"image_id": 1, "caption": "x"}, {"image_id": 2, "caption": "y"}]
+    root = write({"captions.json": listing(images, captions)}, "images/")
+    (root / "images/link.png").symlink_to(tmp_path / "a.png")
+    assert outcomes(root) == ["path_outside_corpus", "y"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"images": [], "annotations": {}}', "no 'images' and 'annotations' that are lists"),
+        (b'{"images": [], "annotations": [], "images": []}', "once each"),
+        (b'{"images": [], "annotations": []}', "neither images nor captions"),
+        (listing()[:-9], "cannot be read .JSONDecodeError"),
+        (listing().replace(b"two", b"\xff"), "cannot be read .UnicodeDecodeError"),
+        (b'{"images": [' + b"[" * 100_000, "cannot be read .RecursionError"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_so_at_the_call(write: Callable[..., Path], data: bytes, message: str) -> None:
+    with pytest.raises(CorpusError, match=message):
+        open_corpus(write({"captions.json": data})).pairs()
+
+
+def test_exactly_one_file_inside_of_bounded_size(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write({"captions_a.json": listing(), "annotations/captions_b.json": listing()})
+    with pytest.raises(CorpusError, match=r"captions_b.json, captions_a.json, .* give the path of one"):
+        open_corpus(root).pairs()
+    (root / "captions_a.json").unlink()
+    monkeypatch.setattr(corpora.coco, "MAX_JSON_BYTES", 100)
+    with pytest.raises(CorpusError, match="expected at most 100, as it is read whole"):
+        open_corpus(root).count()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/captions.json").symlink_to(root / "annotations/captions_b.json")
+    with pytest.raises(CorpusError, match="has no COCO file"):
+        open_corpus(tmp_path / "linked", "coco").count()

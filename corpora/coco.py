@@ -176,9 +176,10 @@ class _Boxes:
 
     def add(self, loaded: _Object) -> None:
         """Take the boxes of a file."""
+        categories = loaded.get("categories")
         names = {
             _identity(entry, "id"): name
-            for entry in loaded.get("categories") or ()
+            for entry in (categories if isinstance(categories, list) else [])
             if isinstance(entry, dict) and isinstance(name := entry.get("name"), str)
         }
         for entry in loaded["annotations"]:

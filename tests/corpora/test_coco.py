@@ -124,6 +124,13 @@ def test_boxes_surround_all_objects_of_a_category(write: Callable[..., Path]) ->
     assert one.attributes["box of category 1"].startswith("no box: the file states no width and height")
 
 
+@pytest.mark.parametrize("categories", [3, {"id": 1}, [{"id": [1], "name": "x"}]])
+def test_malformed_categories_cost_their_names_only(write: Callable[..., Path], categories: object) -> None:
+    box = {"image_id": 7, "category_id": 1, "bbox": [0, 0, 80, 60]}
+    (one, *_) = rows_of(write({"captions.json": listing(IMAGES, [*CAPTIONS, box], categories=categories)}))
+    assert one.attributes["box of category 1"] == "0.000000,0.000000,1.000000,1.000000"
+
+
 def test_malformed_entries_are_rows(write: Callable[..., Path]) -> None:
     images = [
         *IMAGES,

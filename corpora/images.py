@@ -9,22 +9,26 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import PIL.ImageFile
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from corpora.dicom import decode_dicom
 from corpora.errors import ImageError
+from corpora.pixels import check_scans, check_shape, damage, stretched
 from corpora.records import DEFAULT_LIMITS, Limits, Reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
-# 8 bits a channel; of 16-bit colour Pillow keeps the high bytes. One wider channel (I, I;16, F: CT, depth,
-# microscopy) would be clipped or rescaled by convert("RGB") into something that nobody has looked at.
+# 8 bits a channel; of 16-bit colour Pillow keeps the high bytes.
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
+# One wider channel (CT, depth, microscopy): convert("RGB") would clip it to white, so `stretched` renders it.
+_WIDE_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 
-# libjpeg-turbo's own advice against few bytes that ask for hours of progressive scans; real files have ten.
-_MAX_JPEG_SCANS = 500
+_PHOTOMETRIC = 262  # the TIFF tag
 
-_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_DECODERS = r"(PIL|pydicom)\."
+_QUIET = ("ignore", None, Warning, re.compile(_DECODERS), 0)
 
 # (offset, bytes, name): tells a damaged image from what never was one. BMP's "BM" is too short to tell.
 _SUPPORTED_SIGNATURES = (
@@ -36,7 +40,6 @@ _SUPPORTED_SIGNATURES = (
     (0, b"GIF8", "GIF"),
 )
 _OTHER_SIGNATURES = (
-    (128, b"DICM", "DICOM"),
     (4, b"ftyp", "HEIF or AVIF"),
     (4, b"jP  ", "JPEG 2000"),
     (0, b"\xffO\xffQ", "JPEG 2000"),
@@ -95,6 +98,13 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
     Damage that leaves the pixels alone, such as a broken EXIF block, passes for the same reason. A file cut
     short is refused; only a JPEG that was cut and then closed with an end marker is whole to libjpeg.
 
+    Two departures, where plain conversion shows nothing. One channel of 16 or 32 bits, integer or float, which it
+    would clip to white, is rendered by its own range (`corpora.pixels.stretched`), white-is-zero TIFF inverted.
+    DICOM is rendered as `corpora.dicom` says. Every stage reads through here, so all look at the same 8 bits.
+
+    The beginning of a file decides what it is, never its name: of a file that is several things at once, an image
+    and an archive or a page, only the image is read.
+
     Raises:
         ImageError: with the reason; nothing that the bytes can do raises anything else.
         RuntimeError: `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is on: truncated images would pass, padded grey.
@@ -107,21 +117,18 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
     if not data:
         raise ImageError(Reason.EMPTY_FILE, "The image file has 0 bytes, expected an image: restore or drop it.")
     _check_bytes(len(data), limits)
-    if data.startswith(b"\xff\xd8") and (scans := data.count(b"\xff\xda")) > _MAX_JPEG_SCANS:
-        raise ImageError(
-            Reason.TOO_MANY_SCANS,
-            f"The JPEG has {scans} scans, expected at most {_MAX_JPEG_SCANS}: it costs far more time than "
-            "its size says; save it again as a baseline JPEG.",
-        )
+    check_scans(data)
     _hush_decoder()
+    # A TIFF, or a JPEG with a comment, may have these letters there: what it begins with goes first.
+    if data.startswith(b"DICM", 128) and _named(data, _SUPPORTED_SIGNATURES) is None:
+        return decode_dicom(data, limits)
     with _open(data) as image:
         # The header only: no pixel has been decoded so far.
-        _check_shape(image.size, limits)
-        if image.mode not in _MODES:
+        check_shape(image.size, limits)
+        if image.mode not in _MODES | _WIDE_MODES:
             raise ImageError(
                 Reason.UNSUPPORTED_PIXELS,
-                f"The {image.format} has pixels of mode {image.mode!r}, expected 8 bits a channel: choose "
-                "the intensity window yourself and save it as 8 bits, conversion here would clip it.",
+                f"The {image.format} has pixels of mode {image.mode!r}, expected grey or colour: save it as RGB.",
             )
         return _load(image, data)
 
@@ -156,33 +163,29 @@ def _open(data: bytes) -> PIL.ImageFile.ImageFile:
             f"The file starts with {data[:8]!r}, expected one of {', '.join(FORMATS)}: replace it.",
         ) from error
     except Exception as error:  # the plugins raise whatever hostile bytes lead them to
-        raise _damage(error, data) from error
+        raise damage(error, cut=_is_cut(data)) from error
 
 
 def _load(image: PIL.ImageFile.ImageFile, data: bytes) -> Image.Image:
     try:
         image.load()
-        return image.convert("RGB")
+        return _rendered(image) if image.mode in _WIDE_MODES else image.convert("RGB")
+    except ImageError:
+        raise
     except Exception as error:  # as in _open
-        raise _damage(error, data) from error
+        raise damage(error, cut=_is_cut(data)) from error
 
 
-def _damage(error: Exception, data: bytes) -> ImageError:
-    said = ascii(f"{type(error).__name__}: {error}"[:200])
+def _is_cut(data: bytes) -> bool:
     # WebP says its length at the start; its decoder only says no.
-    cut = data.startswith(b"RIFF") and len(data) < int.from_bytes(data[4:8], "little") + 8
-    if isinstance(error, (MemoryError, Image.DecompressionBombError)):
-        return ImageError(
-            Reason.TOO_MANY_PIXELS, f"The image needs more memory than it may have ({said}): scale it down."
-        )
-    if cut or isinstance(error, EOFError) or "truncated" in said.lower():
-        return ImageError(
-            Reason.TRUNCATED_IMAGE,
-            f"The image data end too early ({said}): copy the file again from its source.",
-        )
-    return ImageError(
-        Reason.CORRUPT_IMAGE, f"The image data cannot be decoded ({said}): restore the file from its source."
-    )
+    return data.startswith(b"RIFF") and len(data) < int.from_bytes(data[4:8], "little") + 8
+
+
+def _rendered(image: PIL.ImageFile.ImageFile) -> Image.Image:
+    grey = Image.fromarray(stretched(np.asarray(image)))
+    # Pillow inverts white-is-zero TIFF up to 8 bits, and no wider one.
+    white_is_zero = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    return (ImageOps.invert(grey) if white_is_zero else grey).convert("RGB")
 
 
 def _check_bytes(size: int, limits: Limits) -> None:
@@ -190,22 +193,6 @@ def _check_bytes(size: int, limits: Limits) -> None:
         raise ImageError(
             Reason.FILE_TOO_LARGE,
             f"The image file has {size} bytes, expected at most {limits.max_file_bytes}: scale it down.",
-        )
-
-
-def _check_shape(size: tuple[int, int], limits: Limits) -> None:
-    width, height = size
-    if width * height > limits.max_pixels:
-        raise ImageError(
-            Reason.TOO_MANY_PIXELS,
-            f"The header announces {width} x {height} pixels, expected at most {limits.max_pixels} in all: "
-            "scale the image down.",
-        )
-    if max(size) > limits.max_aspect_ratio * min(size):
-        raise ImageError(
-            Reason.EXTREME_ASPECT,
-            f"The image is {width} x {height}, expected a longer side of at most {limits.max_aspect_ratio} "
-            "times the shorter: crop it, scaled for a model it would fill the memory.",
         )
 
 
@@ -217,11 +204,11 @@ def _named(data: bytes, signatures: tuple[tuple[int, bytes, str], ...]) -> str |
 
 
 def _hush_decoder() -> None:
-    # What Pillow warns about (odd metadata, palettes with alpha, sizes that it finds large) fails later, is
+    # What Pillow and pydicom warn about (odd metadata, palettes with alpha, sizes that it finds large) fails later, is
     # checked here or changes no pixel. A standing filter instead of catch_warnings, which swaps the filter
     # list of the whole process and would tear it when several threads decode.
     if warnings.filters[:1] != [_QUIET]:
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("ignore", module=_DECODERS)
 
 
 def read_bytes(path: Path, limits: Limits) -> bytes:

@@ -17,6 +17,7 @@ class Reason(StrEnum):
     PATH_OUTSIDE_CORPUS = "path_outside_corpus"
     EMPTY_CAPTION = "empty_caption"
     CAPTION_ENCODING = "caption_encoding"
+    CAPTION_NOT_TEXT = "caption_not_text"
     CAPTION_TOO_LONG = "caption_too_long"
     MISSING_FILE = "missing_file"
     NOT_A_REGULAR_FILE = "not_a_regular_file"

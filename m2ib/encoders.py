@@ -1,5 +1,6 @@
 """A dual encoder as it is deployed: weights, preprocessing, tokenizer, and its two towers."""
 
+import bisect
 import contextlib
 import difflib
 import hashlib
@@ -160,6 +161,23 @@ class DualEncoder:
         """Tokenize as the model does when it is deployed (long texts are cut by the tokenizer)."""
         ids: Tensor = self.tokenizer(list(texts))
         return ids.to(self.device)
+
+    def characters_cut(self, texts: Sequence[str]) -> list[int]:
+        """How many characters at the end of each text the tokenizer leaves out for want of room.
+
+        Without them the text has the same tokens. Only where there is no room left, that is, where one more word
+        changes no token, is the end sought; by halving, so that it costs some tens of tokenizations.
+        """
+        ids, longer = self.tokenizer(list(texts)), self.tokenizer([f"{text} x" for text in texts])
+        return [
+            self._cut(text, own) if torch.equal(own, more) else 0
+            for text, own, more in zip(texts, ids, longer, strict=True)
+        ]
+
+    def _cut(self, text: str, ids: Int[Tensor, " context"]) -> int:
+        return len(text) - bisect.bisect_left(
+            range(len(text)), True, key=lambda end: torch.equal(self.tokenizer([text[:end]])[0], ids)
+        )
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         """One readable string a token; -1 is a CLS token that the tower appends."""

@@ -151,6 +151,7 @@ def _gather(connection: sql.Connection, manifest: dict[str, Any]) -> dict[str, A
         "self_audit": wording.self_audit(sql.rows(connection, "review/self_audit", run_id=run_id)),
         "checks": sql.rows(connection, "review/checks", run_id=run_id),
         "errors": sql.rows(connection, "review/error_reasons", run_id=run_id, examples=ERROR_EXAMPLES),
+        "captions_cut": sum(row["n"] for row in sql.rows(connection, "review/cut_captions", run_id=run_id)),
         # A report cannot state its own digest.
         "files": [entry for entry in manifest["files"] if Path(entry["path"]).name != "report.html"],
         "scale": picture(overlays.scale_bar()),

@@ -61,11 +61,13 @@ def _rows(
     result: Attribution, again: Attribution | None, pairs: Sequence[dict[str, Any]], model: DualEncoder
 ) -> Iterator[dict[str, Any]]:
     stability = result.stability(again) if again else None
+    cut = model.characters_cut([pair["caption"] for pair in pairs])
     for i, pair in enumerate(pairs):
         image_map, text_map = result.image_map[i].double(), result.text_map[i].double()
         yield {
             "pair_id": pair["pair_id"],
             "caption": pair["caption"],
+            "caption_cut": cut[i],
             "cosine": float(result.cosine[i]),
             "grid_h": image_map.shape[0],
             "grid_w": image_map.shape[1],

@@ -3,6 +3,7 @@ CREATE TABLE attributions (
     run_id VARCHAR,
     pair_id VARCHAR,
     caption VARCHAR,
+    caption_cut BIGINT,          -- characters at its end that the tokenizer had no room for: the model did not see them
     cosine FLOAT,                -- clean cosine of image and caption
     grid_h INTEGER,
     grid_w INTEGER,

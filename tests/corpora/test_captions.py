@@ -31,6 +31,34 @@ def test_length_limit_is_inclusive() -> None:
     assert caught.value.reason is Reason.CAPTION_TOO_LONG
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        bytes(range(1, 256)).decode("latin-1"),
+        b"\x89PNG\r\n\x1a\n\xff\xd8\xff\xe0\x10JFIF".decode("utf-8", "replace"),
+        "a\x01b\x02",
+    ],
+)
+def test_what_is_mostly_no_text_is_refused(raw: str) -> None:
+    with pytest.raises(CaptionError) as caught:
+        clean_caption(raw)
+    assert caught.value.reason is Reason.CAPTION_NOT_TEXT
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a\tb\nc\r\nd",
+        "caf\N{REPLACEMENT CHARACTER} at night",
+        "\N{WOMAN}\u200d\u2695",
+        "<p>No &amp; finding</p>",
+        "\U0010ffff",  # unassigned, as the emoji of a later Unicode are
+    ],
+)
+def test_odd_text_is_text_and_tags_stay(caption: str) -> None:
+    assert clean_caption(caption) == caption
+
+
 @given(st.text(st.characters(codec=None, exclude_categories=())))
 def test_cleaning_twice_is_cleaning_once(raw: str) -> None:
     try:

@@ -108,3 +108,10 @@ def test_preset_needs_no_calibration_for_a_folder(tmp_path):
     encoder = load_encoder(f"local-dir:{tmp_path}")
     config = replace(preset("paper"), steps=1, draws=1)
     assert len(attribute(encoder, [Image.new("RGB", (8, 8))], ["nodule"], config)) == 1
+
+
+def test_what_a_tokenizer_cuts_off_is_counted_in_characters(encoder):
+    room = encoder.token_ids(["a"]).shape[1] - 2
+    full = " ".join(["a"] * room)
+    cut = encoder.characters_cut(["a dog", full[:-2], full, f"{full} b", f"{full}  a longer end."])
+    assert cut == [0, 0, 0, 2, 15]

@@ -63,6 +63,13 @@ def test_an_alert_stands_in_the_verdict_with_its_numbers_pairs_and_mean_maps(lak
     assert all(image["alt"] for image in page.find("img"))
 
 
+def test_captions_that_the_model_saw_the_beginning_of_are_counted(lake, make_pair):
+    lake.write(lake.begin(), [make_pair(0, "long", caption_cut=12), make_pair(1, "short", caption_cut=0)])
+    assert "1 caption longer than the model’s context" in page_of(lake).text
+    lake.write(lake.begin("20260102T000000-bbbbbb"), [make_pair(2, "short")])
+    assert "longer than the model" not in page_of(lake).text
+
+
 def test_a_confirmed_alert_shows_its_test_beside_its_controls(lake, make_pair):
     pairs = [make_pair(0, "dense shadow"), make_pair(1, "clear")]
     run = lake.write(lake.begin(), pairs, finish=False, slice="dense", state="confirmed", severity="high")

@@ -62,6 +62,7 @@ def test_every_pair_of_the_shards_has_its_maps(audited_once):
     assert {row["pair_id"] for row in rows} == pairs.keys()
     for row in rows:
         assert row["caption"] == pairs[row["pair_id"]]["caption"]
+        assert row["caption_cut"] == 0
         assert (row["grid_h"], row["grid_w"], len(row["image_map"])) == (8, 8, 64)
         assert row["image_nats"] == pytest.approx(sum(row["image_map"]), rel=1e-5)
         assert row["text_nats"] == pytest.approx(sum(row["text_map"]), rel=1e-5)

@@ -1,0 +1,7 @@
+-- How many captions were longer than what the model takes. Grain: one row, none if there are none. Parameters: $run_id.
+-- The 0 stands in where files of an earlier version do not have the column.
+SELECT n FROM (
+    SELECT (SELECT count(*) FROM attributions WHERE run_id = $run_id AND caption_cut > 0) AS n
+    FROM (SELECT 0 AS caption_cut)
+)
+WHERE n > 0;

@@ -1,0 +1,289 @@
+"""DICOM as a viewer shows it: windows, inversion, colours; and what hostile or foreign files end as."""
+
+import io
+import random
+import struct
+import sys
+import time
+import zlib
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels import apply_modality_lut, apply_windowing
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from corpora import ImageError, Limits, Reason, decode
+
+RAMP = np.arange(20 * 16, dtype=np.uint16).reshape(16, 20) * 12  # 0 to 3828
+COLOUR = np.arange(16 * 20 * 3, dtype=np.uint8).reshape(16, 20, 3)
+
+
+def dicom(pixels=RAMP, syntax=ExplicitVRLittleEndian, encoded=None, **elements):
+    """A DICOM file of one image; encoded: its compressed frame; elements: replaced, None: left out."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = syntax, CTImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    dataset.PatientName, dataset.SOPInstanceUID, dataset.SOPClassUID = "Doe^Jane", "1.2.3", CTImageStorage
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
+    dataset.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"
+    if pixels.ndim == 3:
+        dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated = pixels.dtype.itemsize * 8
+    dataset.BitsStored = 12 if pixels.dtype.itemsize == 2 else 8
+    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, int(pixels.dtype.kind == "i")
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    dataset.PixelData = encapsulate([encoded]) if encoded else pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    for name, value in elements.items():
+        if value is None:
+            delattr(dataset, name)
+        else:
+            setattr(dataset, name, value)
+    file = io.BytesIO()
+    dataset["PixelData"].VR = "OW" if pixels.dtype.itemsize == 2 else "OB"
+    pydicom.dcmwrite(file, dataset, enforce_file_format=True)
+    return file.getvalue()
+
+
+def grey(data):
+    image = decode(data)
+    assert image.mode == "RGB"
+    channels = np.asarray(image)
+    assert (channels == channels[..., :1]).all()
+    return channels[..., 0]
+
+
+def refused(data, limits=None):
+    with pytest.raises(ImageError) as caught:
+        decode(data, limits or Limits())
+    assert "Doe" not in caught.value.detail
+    return caught.value
+
+
+def table(entries, first, bits, data):
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [entries, first, bits])
+    item.add_new("LUTData", "OW", data)
+    return [item]
+
+
+def test_without_a_window_wide_values_span_the_grey_scale_and_eight_bits_stay():
+    assert np.array_equal(grey(dicom()), np.floor(RAMP * (255 / 3828) + 0.5))
+    eight = (RAMP // 24).astype(np.uint8)
+    assert np.array_equal(grey(dicom(eight)), eight)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_every_uncompressed_syntax_gives_the_same_pixels(syntax):
+    assert np.array_equal(grey(dicom(syntax=syntax)), grey(dicom()))
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize("rescale", [{}, {"RescaleSlope": "2", "RescaleIntercept": "-1024"}])
+def test_windows_are_those_of_pydicom(function, rescale):
+    data = dicom(WindowCenter="500", WindowWidth="700", VOILUTFunction=function, **rescale)
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    low, high = (0, 4095) if not rescale else (-1024, 2 * 4095 - 1024)
+    told = (apply_windowing(apply_modality_lut(RAMP, dataset), dataset) - low) / (high - low) * 255
+    assert np.abs(grey(data) - told).max() <= 0.5 + 1e-6
+
+
+def test_the_first_of_several_windows_counts():
+    assert np.array_equal(
+        grey(dicom(WindowCenter=["100", "2000"], WindowWidth=["50", "4000"])),
+        grey(dicom(WindowCenter="100", WindowWidth="50")),
+    )
+
+
+@pytest.mark.parametrize("elements", [{"WindowWidth": "0"}, {"WindowWidth": "-3"}, {"VOILUTFunction": "CUBIC"}])
+def test_a_window_that_the_standard_does_not_define_counts_as_none(elements):
+    assert np.array_equal(grey(dicom(**{"WindowCenter": "100", "WindowWidth": "50"} | elements)), grey(dicom()))
+
+
+def test_a_window_of_one_value_is_a_threshold():
+    assert set(np.unique(grey(dicom(WindowCenter="1000", WindowWidth="1")))) == {0, 255}
+
+
+def test_monochrome1_is_inverted_after_the_window():
+    window = {"WindowCenter": "500", "WindowWidth": "700"}
+    inverted = grey(dicom(PhotometricInterpretation="MONOCHROME1", **window))
+    assert np.array_equal(inverted, 255 - grey(dicom(**window)))
+
+
+def test_signed_values_keep_their_sign():
+    signed = (RAMP.astype(np.int16) - 1000).astype(np.int16)
+    assert np.array_equal(grey(dicom(signed, BitsStored=16, HighBit=15)), grey(dicom()))
+
+
+def test_a_voi_table_of_eight_bits_over_twelve_goes_before_the_window():
+    entries = np.linspace(255, 0, 4096).astype("<u2")
+    data = dicom(VOILUTSequence=table(4096, 0, 8, entries.tobytes()), WindowCenter="1", WindowWidth="2")
+    assert np.array_equal(grey(data), entries[RAMP])
+
+
+def test_a_modality_table_is_applied_and_values_beyond_it_take_its_ends():
+    entries = np.array([10, 20, 30, 250], "<u2")
+    data = dicom(ModalityLUTSequence=table(4, 24, 8, entries.tobytes()))
+    assert np.array_equal(grey(data), entries[np.clip(RAMP.astype(int) - 24, 0, 3)])
+
+
+def test_colours_are_read_as_rgb():
+    assert np.array_equal(np.asarray(decode(dicom(COLOUR))), COLOUR)
+    grey_ybr = np.full((16, 20, 3), 128, np.uint8)
+    grey_ybr[..., 0] = 77
+    assert set(grey(dicom(grey_ybr, PhotometricInterpretation="YBR_FULL")).flat) == {77}
+
+
+def test_palettes_are_looked_up():
+    indices = (RAMP // 12 % 4).astype(np.uint8)
+    tables = np.array([[0, 65535, 0, 257 * 9], [0, 0, 65535, 257 * 8], [65535, 0, 0, 257 * 7]], "<u2")
+    elements = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for colour, entries in zip(("Red", "Green", "Blue"), tables, strict=True):
+        elements[f"{colour}PaletteColorLookupTableDescriptor"] = [4, 0, 16]
+        elements[f"{colour}PaletteColorLookupTableData"] = entries.tobytes()
+    assert np.array_equal(np.asarray(decode(dicom(indices, **elements))), (tables // 257).T[indices])
+
+
+def test_the_first_frame_is_shown():
+    two = np.concatenate([RAMP, RAMP[::-1]])
+    data = dicom(two, Rows=16, NumberOfFrames=2)
+    assert np.array_equal(grey(data), grey(dicom()))
+
+
+def coded(image, fmt, **options):
+    file = io.BytesIO()
+    image.save(file, fmt, **options)
+    return file.getvalue()
+
+
+def run_lengths(*planes):
+    """An RLE frame (PS3.5 G) of planes that are each one byte, so many times: (value, times)."""
+    parts = [b"".join(bytes([129, value]) for _ in range(times // 128)) for value, times in planes]
+    starts = [64 + sum(map(len, parts[:number])) for number in range(len(parts))]
+    return struct.pack("<16L", len(parts), *starts, *[0] * (15 - len(parts))) + b"".join(parts)
+
+
+def test_compressed_frames_are_decoded():
+    eight = (RAMP // 24).astype(np.uint8)
+    assert np.array_equal(
+        grey(dicom(eight, JPEG2000Lossless, coded(Image.fromarray(eight), "JPEG2000", no_jp2=True))), eight
+    )
+    jpeg = coded(Image.fromarray(eight), "JPEG", quality=95)
+    assert np.array_equal(grey(dicom(eight, JPEGBaseline8Bit, jpeg)), np.asarray(Image.open(io.BytesIO(jpeg))))
+    colours = coded(Image.fromarray(COLOUR), "JPEG", quality=95)
+    shown = decode(dicom(COLOUR, JPEGBaseline8Bit, colours, PhotometricInterpretation="YBR_FULL_422"))
+    assert np.abs(np.asarray(shown).astype(int) - np.asarray(Image.open(io.BytesIO(colours)))).max() <= 2
+    plane = np.zeros((16, 16), np.uint8)
+    assert set(grey(dicom(plane, RLELossless, run_lengths((9, 256)))).flat) == {9}
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless, JPEGExtended12Bit, DeflatedExplicitVRLittleEndian])
+def test_a_syntax_without_a_decoder_is_named(syntax):
+    encoded = None if syntax == DeflatedExplicitVRLittleEndian else b"\xff\xd8\xff\xd9"
+    error = refused(dicom(RAMP, syntax, encoded))
+    assert error.reason is Reason.UNSUPPORTED_FORMAT
+    assert syntax.name[:30] in error.detail
+    assert "gdcmconv" in error.detail
+
+
+def test_without_pydicom_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    error = refused(dicom())
+    assert error.reason is Reason.UNSUPPORTED_FORMAT
+    assert "m2ib-audit[dicom]" in error.detail
+
+
+@pytest.mark.parametrize(
+    ("elements", "reason"),
+    [
+        ({"Rows": 60000, "Columns": 60000}, Reason.TOO_MANY_PIXELS),
+        ({"Rows": 1, "Columns": 320}, Reason.EXTREME_ASPECT),
+        ({"Rows": 0}, Reason.EXTREME_ASPECT),
+        ({"Rows": 0, "Columns": 0}, Reason.CORRUPT_IMAGE),
+        ({"Rows": None}, Reason.CORRUPT_IMAGE),
+        ({"Rows": 17}, Reason.TRUNCATED_IMAGE),
+        ({"SamplesPerPixel": 4}, Reason.CORRUPT_IMAGE),
+        ({"PhotometricInterpretation": "HSV"}, Reason.UNSUPPORTED_PIXELS),
+    ],
+)
+def test_headers_are_held_to_limits_and_to_sense(elements, reason):
+    assert refused(dicom(**elements)).reason is reason
+
+
+def test_a_file_without_pixels_is_no_image():
+    data = dicom()
+    at = data.index(b"\xe0\x7f\x10\x00")
+    assert refused(data[:at]).reason is Reason.NOT_AN_IMAGE
+    assert refused(bytes(128) + b"DICM").reason in {Reason.NOT_AN_IMAGE, Reason.CORRUPT_IMAGE}
+    assert refused(data[128:]).reason is Reason.NOT_AN_IMAGE  # no preamble: not taken for DICOM
+
+
+def test_a_frame_larger_than_its_header_is_refused_before_it_is_decoded():
+    small = np.zeros((16, 20), np.uint8)
+    for fmt, syntax in (("JPEG", JPEGBaseline8Bit), ("JPEG2000", JPEG2000Lossless)):
+        assert refused(dicom(small, syntax, coded(Image.new("L", (900, 900)), fmt))).reason is Reason.CORRUPT_IMAGE
+    scans = coded(Image.fromarray(small), "JPEG", progressive=True) + b"\xff\xda\x00\x08" * 600
+    assert refused(dicom(small, JPEGBaseline8Bit, scans)).reason is Reason.TOO_MANY_SCANS
+
+
+def test_bombs_of_runs_and_of_deflate_are_refused_unpacked():
+    plane = np.zeros((16, 16), np.uint8)
+    start = time.perf_counter()
+    error = refused(dicom(plane, RLELossless, run_lengths((0, 2**26))))
+    assert (error.reason, "unpacks" in error.detail) == (Reason.CORRUPT_IMAGE, True)
+    whole = dicom()
+    head = whole.index(b"\x08\x00\x16\x00")
+    packer = zlib.compressobj(9, wbits=-15)
+    bomb = dicom(syntax=DeflatedExplicitVRLittleEndian)[:head] + packer.compress(bytes(2**26)) + packer.flush()
+    assert refused(bomb).reason is Reason.UNSUPPORTED_FORMAT
+    assert time.perf_counter() - start < 5
+
+
+def test_what_a_file_begins_with_goes_before_letters_behind():
+    image = Image.frombytes("L", (16, 16), bytes(range(256)))
+    tiff = bytearray(coded(image, "TIFF"))
+    tiff[128:132] = b"DICM"
+    assert decode(bytes(tiff)).size == (16, 16)
+
+
+SEEDS = {
+    "native": dicom(WindowCenter="500", WindowWidth="700", RescaleSlope="2", RescaleIntercept="-1"),
+    "implicit": dicom(syntax=ImplicitVRLittleEndian, VOILUTSequence=table(8, 0, 8, bytes(16))),
+    "runs": dicom(np.zeros((16, 16), np.uint8), RLELossless, run_lengths((9, 256))),
+    "jpeg": dicom(
+        COLOUR, JPEGBaseline8Bit, coded(Image.fromarray(COLOUR), "JPEG"), PhotometricInterpretation="YBR_FULL"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_mutations_raise_nothing_but_image_errors(name):
+    draw = random.Random(name)  # noqa: S311  # no secret
+    ends = set()
+    for _ in range(150):
+        data = bytearray(SEEDS[name])
+        for _ in range(draw.randint(1, 6)):
+            at = draw.randrange(132, len(data))
+            data[at : at + draw.choice((0, 1, 1, 1, 4))] = draw.randbytes(draw.choice((0, 1, 1, 1, 4)))
+        try:
+            ends.add(decode(bytes(data)).mode)
+        except ImageError as error:
+            ends.add(error.reason if error.detail.isprintable() else error.detail)
+    assert {"RGB", Reason.CORRUPT_IMAGE} <= ends <= {"RGB", *Reason}

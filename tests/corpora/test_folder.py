@@ -15,7 +15,8 @@ from PIL import Image
 
 import corpora.corpus
 import corpora.folder
-from corpora import Limits, Pair, Place, Reason, Rejected, digest, open_corpus
+from corpora import Limits, Pair, Place, Reason, Rejected, decode, digest, open_corpus
+from corpora.likeness import fingerprint
 
 WriteCorpus = Callable[..., Path]
 Picture = Callable[..., bytes]
@@ -56,6 +57,7 @@ def test_a_pair_says_all_about_itself(write_corpus: WriteCorpus, picture: Pictur
             image_sha256=sha,
             width=8,
             height=6,
+            fingerprint=fingerprint(decode(data)),
             attributes={"view": "ap"},
         )
     ]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from corpora import ImageError, Limits, Pair, Place, Reason, Rejected, digest, pair_id
 
-PAIR = Pair(0, "0123-45", Place("a.png"), "a caption", "0123", 1, 1, {})
+PAIR = Pair(0, "0123-45", Place("a.png"), "a caption", "0123", 1, 1, "00ff", {})
 REJECTED = Rejected(1, "b.png", "b", Reason.MISSING_FILE, "no such file", {})
 
 

@@ -1,13 +1,20 @@
 """The documentation cannot rot: its queries run, its AUDIT.toml is accepted, its links lead somewhere."""
 
+import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import sql
+from benchmarks.readers import originals
+from benchmarks.rewrite import WRITERS
+from corpora import FORMATS
+from flows import cli
 from flows.config import parse
 from tasks.detectors import Detector, regions_of
 from tasks.flag import flag_regions
@@ -54,7 +61,7 @@ def test_the_rule_of_the_guide_finds_what_the_guide_says(hand_written):
     hand_written.add_regions(("corner", (0, 0, 0.5, 0.5)), ("right", (0.5, 0, 1, 1)))
     flag_regions(hand_written, AlertRules(2.0, 3, 8, {"site_gap": text}))
     with hand_written.connect() as connection:
-        found = sql.read(connection, "SELECT rule, region, slice, n, share, effect FROM findings")
+        found = sql.read(connection, "SELECT rule, region, slice, n, share, effect FROM findings WHERE rule = 'site_gap'")
     # Site a: .4 of the mass in a quarter; elsewhere .1. Neither reaches twice its area, nor does the right half differ.
     assert found == [
         {
@@ -77,6 +84,37 @@ def test_the_detector_of_the_guide_finds_bars():
     assert regions_of(detector, picture, "") == {}
     picture[:2] = picture[-5:] = 7
     assert regions_of(detector, picture, "") == {"letterbox: bars": [(0, 0, 1, 0.1), (0, 0.75, 1, 1)]}
+
+
+def corpus_commands():
+    page = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8")
+    return [line for text in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    """A folder with the corpora of docs/corpora.md: `my-` and the format's name."""
+    folder = tmp_path_factory.mktemp("documented")
+    pairs = originals(6, 48)
+    for name, write in WRITERS.items():
+        write(pairs, folder / f"my-{name}")
+    return folder
+
+
+@pytest.mark.parametrize("line", corpus_commands())
+def test_a_documented_corpus_is_described(line, corpora, monkeypatch):
+    monkeypatch.chdir(corpora)
+    program, *arguments = shlex.split(line)
+    assert program == "m2ib-audit"
+    result = CliRunner().invoke(cli.app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert (told["format"], told["pairs"], told["errors"]) == (re.search("my-([a-z-]+)", line)[1], 6, {})
+
+
+def test_every_format_has_an_example():
+    shown = {match for line in corpus_commands() for match in re.findall("my-([a-z-]+)", line)}
+    assert shown == set(FORMATS)
 
 
 @pytest.mark.parametrize("text", list(blocks("toml")))

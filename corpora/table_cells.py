@@ -1,5 +1,9 @@
 """Cells of a table: the bytes of an image, and the values of everything else."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
 import pyarrow as pa
 
 from corpora.errors import RowError
@@ -16,8 +20,14 @@ def image_columns(schema: pa.Schema) -> list[str]:
 def holds_bytes(kind: pa.DataType) -> bool:
     """Tell whether there are raw bytes anywhere in the cells of this type."""
     kind = _plain(kind)
-    nested = [kind.field(index).type for index in range(kind.num_fields)] if pa.types.is_nested(kind) else []
-    return is_bytes(kind) or any(map(holds_bytes, nested))
+    return is_bytes(kind) or any(holds_bytes(entry.type) for entry in _fields(kind))
+
+
+def decode_names(fields: Iterable[pa.Field]) -> None:
+    """Raise UnicodeDecodeError, which Arrow would raise later, if a name at any depth is not UTF-8."""
+    for entry in fields:
+        str(entry.name)
+        decode_names(_fields(_plain(entry.type)))
 
 
 def values(column: pa.Array) -> list[object]:
@@ -30,35 +40,48 @@ def values(column: pa.Array) -> list[object]:
         return [ValueError(said(error))] * len(column)
 
 
-def image_bytes(column: pa.Array, index: int, limits: Limits) -> bytes:
-    """The bytes of an image in one of the `image_columns`; nothing is copied before its size is known.
+@dataclass(frozen=True, slots=True)
+class Images:
+    """A stretch of a column of images: their bytes, and their paths if it has any."""
 
-    Raises:
-        RowError: no bytes (missing_file), or too many (file_too_large); the detail is the end of a sentence.
-    """
-    path: object = None
-    if pa.types.is_struct(column.type):
+    data: pa.Array
+    paths: pa.Array | None
+
+    @classmethod
+    def of(cls, column: pa.Array) -> Self:
+        """From one of the `image_columns`."""
+        if not pa.types.is_struct(column.type):
+            return cls(column, None)
         # Unlike field(), flatten() takes the struct's own nulls into account.
-        fields = dict(zip((entry.name for entry in column.type), column[index : index + 1].flatten(), strict=True))
-        cell = fields["bytes"][0]
-        if "path" in fields and fields["path"][0].is_valid:
-            path = values(fields["path"])[0]
-    else:
-        cell = column[index]
-    if isinstance(cell, pa.DictionaryScalar):
-        cell = cell.value
-    if not cell.is_valid:
-        where = f"only the path {str(path)[:200]!a} of its image" if path else "no image"
-        raise RowError(
-            Reason.MISSING_FILE, f"has {where}, expected its bytes: embed the images when you export the table."
-        )
-    data = cell.as_buffer()
-    if data.size > limits.max_file_bytes:
-        raise RowError(
-            Reason.FILE_TOO_LARGE,
-            f"has an image of {data.size} bytes, expected at most {limits.max_file_bytes}: scale it down.",
-        )
-    return bytes(data.to_pybytes())
+        fields = dict(zip((entry.name for entry in column.type), column.flatten(), strict=True))
+        return cls(fields["bytes"], fields.get("path"))
+
+    def read(self, index: int, limits: Limits) -> bytes:
+        """The bytes of an image; nothing is copied before its size is known.
+
+        Raises:
+            RowError: no bytes (missing_file), or too many (file_too_large); the detail is the end of a sentence.
+        """
+        cell = self.data[index]
+        if isinstance(cell, pa.DictionaryScalar):
+            cell = cell.value
+        if not cell.is_valid:
+            path = None if self.paths is None else values(self.paths[index : index + 1])[0]
+            found = "no image" if path is None else f"only the path {str(path)[:200]!a} of its image"
+            raise RowError(
+                Reason.MISSING_FILE, f"has {found}, expected its bytes: embed the images when you export the table."
+            )
+        data = cell.as_buffer()
+        if data.size > limits.max_file_bytes:
+            raise RowError(
+                Reason.FILE_TOO_LARGE,
+                f"has an image of {data.size} bytes, expected at most {limits.max_file_bytes}: scale it down.",
+            )
+        return bytes(data.to_pybytes())
+
+
+def _fields(kind: pa.DataType) -> list[pa.Field]:
+    return [kind.field(index) for index in range(kind.num_fields)] if pa.types.is_nested(kind) else []
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

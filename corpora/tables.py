@@ -17,7 +17,7 @@ from corpora.errors import CorpusError, ImageError, RowError
 from corpora.folder import contained
 from corpora.records import DEFAULT_LIMITS, Limits, Place, Reason
 from corpora.rows import Columns, Row
-from corpora.table_cells import holds_bytes, image_bytes, image_columns, values
+from corpora.table_cells import Images, decode_names, holds_bytes, image_columns, values
 from corpora.table_files import ArrowTable, Cursor, Damage, ParquetTable, TableFile, open_source, said
 
 _CURSORS = 4
@@ -46,8 +46,8 @@ class TableReader(ABC):
         """The files, relative to `_base`, in the order of their rows. Raises CorpusError."""
 
     @abstractmethod
-    def _table(self, path: Path) -> TableFile:
-        """A file that was found to be one, open."""
+    def _table(self, path: Path, once: bool) -> TableFile:
+        """A file that was found to be one, open. once: it will be read from end to end."""
 
     def _base(self) -> Path:
         return self._root
@@ -91,7 +91,7 @@ class TableReader(ABC):
                 start, piece = self._cursor(name, position).read(position)
             if isinstance(piece, Damage):
                 raise ImageError(Reason.UNREADABLE_FILE, f"cannot be read: {piece.what}; {_EXPECTED}.")
-            return image_bytes(piece.column(0), position - start, self._limits)
+            return Images.of(piece.column(0)).read(position - start, self._limits)
         except RowError as error:
             raise ImageError(error.reason, f"{place.name!a} {error.detail}") from error
 
@@ -116,15 +116,17 @@ class TableReader(ABC):
                 errors.append(f"{name} {error.detail}")
         raise CorpusError(f"None of the {len(names)} files of {str(self._root)!r} can be read; {errors[0]}")
 
-    def _open(self, name: str) -> TableFile:
+    def _open(self, name: str, once: bool = False) -> TableFile:
         try:
             path = contained(self._base().resolve(), name)
             _check_file(path)
-            return self._table(path)
+            table = self._table(path, once)
+            decode_names(table.schema)
         except RowError:
             raise
         except (*metadata.UNREADABLE, RuntimeError) as error:  # RuntimeError: a circle of links
             raise RowError(Reason.UNREADABLE_FILE, f"cannot be read ({said(error)}), {_EXPECTED}.") from error
+        return table
 
     def _named(self, name: str, schema: pa.Schema) -> Columns:
         path = self._base() / name
@@ -153,7 +155,7 @@ class TableReader(ABC):
 
     def _file_rows(self, name: str) -> Iterator[Row]:
         try:
-            table = self._open(name)
+            table = self._open(name, once=True)
         except RowError as error:
             yield Row(name, trouble=error.detail, reason=error.reason, place=Place(name))
             return
@@ -175,15 +177,18 @@ class TableReader(ABC):
         self, name: str, start: int, batch: pa.RecordBatch, columns: Columns, added: dict[str, object]
     ) -> Iterator[Row]:
         others = {key: values(batch.column(key)) for key in batch.schema.names if key != columns.image}
-        images = batch.column(columns.image)
+        images = Images.of(batch.column(columns.image))
         for index in range(batch.num_rows):
             cells = added | {key: column[index] for key, column in others.items()}
             row = metadata.row_of(f"{name} row {start + index}", cells, columns)
-            row = replace(row, place=_place(name, start + index))
+            place = _place(name, start + index)
             try:
-                yield replace(row, data=image_bytes(images, index, self._limits))
+                data = images.read(index, self._limits)
             except RowError as error:
-                yield row if row.trouble else replace(row, trouble=error.detail, reason=error.reason)
+                trouble = (row.trouble, row.reason) if row.trouble else (error.detail, error.reason)
+                yield replace(row, place=place, trouble=trouble[0], reason=trouble[1])
+            else:
+                yield replace(row, place=place, data=data)
 
     def _cursor(self, name: str, position: int) -> Cursor:
         for cursor in self._cursors:
@@ -231,7 +236,7 @@ class ParquetReader(TableReader):
             names += [f"data/{entry.name}" for entry in data.iterdir() if _is_parquet(entry)]
         return sorted(names)
 
-    def _table(self, path: Path) -> TableFile:
+    def _table(self, path: Path, once: bool) -> TableFile:  # noqa: ARG002
         return ParquetTable(open_source(path, mapped=False))
 
 
@@ -275,8 +280,9 @@ class DatasetsReader(TableReader):
     def _added(self, name: str) -> dict[str, object]:
         return {"split": name.split("/", maxsplit=1)[0]} if (self._root / _DICT).is_file() else {}
 
-    def _table(self, path: Path) -> TableFile:
-        return ArrowTable(open_source(path, mapped=True))
+    def _table(self, path: Path, once: bool) -> TableFile:
+        # A map finds a batch without reading the others; read from end to end it would count as memory in use.
+        return ArrowTable(open_source(path, mapped=not once))
 
 
 def _check_file(path: Path) -> None:

@@ -290,6 +290,16 @@ def test_a_footer_cannot_announce_rows_without_end(tmp_path: Path) -> None:
     assert open_corpus(tmp_path / "a.parquet").count() == 1
 
 
+@pytest.mark.parametrize("name", [b"text", b"path"])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_a_name_of_a_column_that_is_not_utf8(
+    pair_tables: list[pa.Table], tmp_path: Path, fmt: str, name: bytes
+) -> None:
+    (path, _) = write_corpus_of(tmp_path / "t", fmt, pair_tables)
+    path.write_bytes(path.read_bytes().replace(name, name[:3] + b"\xff"))
+    assert outcomes(tmp_path / "t", format_name=fmt)[:2] == ["unreadable_file", "caption 6"]
+
+
 def test_splits(pair_tables: list[pa.Table], pictures: list[bytes], tmp_path: Path) -> None:
     root = tmp_path / "t"
     for split, table in (("train", pair_tables[0]), ("test", pair_tables[1])):
@@ -351,7 +361,7 @@ def test_which_format_it_is(pictures: list[bytes], write_corpus: WriteCorpus, tm
         open_corpus(tmp_path / "none").pairs()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_whatever_is_broken_every_row_is_accounted_for(

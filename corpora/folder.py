@@ -8,6 +8,7 @@ from corpora import metadata
 from corpora.errors import RowError
 from corpora.images import read_bytes
 from corpora.records import Limits, Place, Reason, is_storable
+from corpora.roots import Root, beneath
 from corpora.rows import Columns, Row
 
 
@@ -18,9 +19,9 @@ class FolderReader:
     JSON; missing and empty values are left out.
     """
 
-    def __init__(self, root: Path, columns: Columns, limits: Limits) -> None:
+    def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         self._root, self._columns, self._limits = root, columns, limits
-        self._real = Path(os.path.realpath(root))
+        self._real = Path(os.path.realpath(root)) if isinstance(root, Path) else root
 
     def rows(self) -> Iterator[Row]:
         """See `Reader.rows`."""
@@ -46,10 +47,10 @@ class FolderReader:
         return read_bytes(contained(self._real, place.name), self._limits)
 
 
-def contained(root: Path, file_name: str) -> Path:
+def contained(root: Root, file_name: str) -> Root:
     """Return the real path of a file of the corpus, links followed. Nothing is opened.
 
-    `root` is a real path. The rules are those of every platform, so that a corpus is read alike on all.
+    `root` is a real path, or remote. The rules are those of every platform, so that a corpus is read alike on all.
 
     Raises:
         RowError: empty, NUL or not Unicode (malformed_row); absolute, with a drive, a backslash or '..', or a
@@ -64,6 +65,8 @@ def contained(root: Path, file_name: str) -> Path:
     pure = PurePosixPath(file_name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in file_name or PureWindowsPath(file_name).drive:
         raise RowError(Reason.PATH_OUTSIDE_CORPUS, f"The file name is {file_name[:200]!a}, {expected}")
+    if not isinstance(root, Path):
+        return beneath(root, pure)
     real = Path(os.path.realpath(root / pure))
     if not real.is_relative_to(root):
         raise RowError(Reason.PATH_OUTSIDE_CORPUS, f"{file_name[:200]!a} is a link out of the corpus, {expected}")

@@ -15,6 +15,7 @@ from corpora.folder import contained
 from corpora.formats import FORMATS, open_corpus
 from corpora.images import ImageFile, decode, open_image, read_image
 from corpora.records import DEFAULT_LIMITS, Limits, Pair, Place, Reason, Rejected, digest, pair_id
+from corpora.roots import Root, is_url, root_of
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -29,13 +30,16 @@ __all__ = [
     "Place",
     "Reason",
     "Rejected",
+    "Root",
     "RowError",
     "clean_caption",
     "contained",
     "decode",
     "digest",
+    "is_url",
     "open_corpus",
     "open_image",
     "pair_id",
     "read_image",
+    "root_of",
 ]

@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ from corpora.folder import FolderReader, contained
 from corpora.images import read_bytes
 from corpora.metadata import MAX_LINE_BYTES, excerpt, json_object, lines, row_of
 from corpora.records import Limits, Reason, is_storable
+from corpora.roots import Root
 from corpora.rows import Columns, Row
 
 COLUMNS = Columns("url", "caption")
@@ -28,7 +28,7 @@ _SNIFFED_BYTES = 2**16
 _EXPECTED = "expected a .tsv file, or a folder with exactly one, of caption, URL and perhaps a path"
 
 
-def fits(root: Path) -> bool:
+def fits(root: Root) -> bool:
     """Tell whether the root is, or holds, a .tsv with a tab in its first line; several: the reader says which."""
     return any(map(_has_tabs, _candidates(root)))
 
@@ -54,7 +54,7 @@ class CaptionsTsvReader(FolderReader):
     `url` and `host` become attributes, and so do further columns. A line without image is a rejected row.
     """
 
-    def __init__(self, root: Path, columns: Columns, limits: Limits) -> None:
+    def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         super().__init__(root.absolute().parent if root.is_file() else root, columns, limits)
         self._given = root
 
@@ -76,14 +76,14 @@ class CaptionsTsvReader(FolderReader):
         first = next(filled, "")
         return sum(1 for _ in filled) + int(bool(first is None or (first and not _header(first))))
 
-    def _find(self) -> Path:
+    def _find(self) -> Root:
         found = _candidates(self._given)
         if len(found) != 1:
             there = ", ".join(path.name for path in found[:20]) or "none"
             raise CorpusError(f"Corpus {str(self._given)!r} has {there}, {_EXPECTED}: give the path of the file.")
         return metadata.checked(found[0], self._root, _EXPECTED)
 
-    def _lines(self, path: Path) -> Iterator[Row]:
+    def _lines(self, path: Root) -> Iterator[Row]:
         """The rows as they stand: the image is a URL or a path."""
         if self._columns != COLUMNS:
             yield from metadata.read_rows(path, self._columns)
@@ -224,13 +224,13 @@ def _hashed(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
-def _candidates(root: Path) -> list[Path]:
+def _candidates(root: Root) -> list[Root]:
     if root.is_file():
         return [root] if root.suffix == ".tsv" else []
     return sorted(path for path in root.glob("*.tsv") if path.name not in metadata.NAMES) if root.is_dir() else []
 
 
-def _has_tabs(path: Path) -> bool:
+def _has_tabs(path: Root) -> bool:
     if path.is_symlink() or not path.is_file():
         return False
     with path.open("rb") as file:

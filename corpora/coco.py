@@ -2,11 +2,10 @@
 
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PureWindowsPath
+from pathlib import PureWindowsPath
 from typing import Any, Final, TypeGuard
 
 from corpora import metadata
@@ -14,6 +13,7 @@ from corpora.errors import CorpusError, RowError
 from corpora.folder import FolderReader, contained
 from corpora.metadata import excerpt, row_of
 from corpora.records import Limits, Reason, is_storable
+from corpora.roots import Root, lies_in
 from corpora.rows import Columns, Row
 
 MAX_JSON_BYTES = 2 * 2**30
@@ -33,7 +33,7 @@ _LISTS = re.compile(rb'"(?:images|annotations)"\s*:\s*\[')
 _Object = dict[str, Any]
 
 
-def fits(root: Path) -> bool:
+def fits(root: Root) -> bool:
     """Tell whether the root is, or holds, a file that begins like COCO's; several: the reader says which."""
     return bool(_candidates(root))
 
@@ -55,7 +55,7 @@ class CocoReader(FolderReader):
     An image without caption, an image listed again under an id and a caption of no listed image are rejected rows.
     """
 
-    def __init__(self, root: Path, columns: Columns, limits: Limits) -> None:
+    def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         self._given = root
         super().__init__(_base(root), columns, limits)
 
@@ -78,7 +78,7 @@ class CocoReader(FolderReader):
         captioned = {_identity(entry, "image_id") for entry in captions} & listed
         return len(captions) + len(loaded["images"]) - len(captioned)
 
-    def _find(self) -> Path:
+    def _find(self) -> Root:
         found = [self._given] if self._given.is_file() else _candidates(self._given)
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
@@ -90,7 +90,7 @@ class CocoReader(FolderReader):
     def _is_caption(self, entry: object) -> bool:
         return not isinstance(entry, dict) or self._columns.caption in entry or "bbox" not in entry
 
-    def _folder(self, path: Path, images: list[object]) -> str:
+    def _folder(self, path: Root, images: list[object]) -> str:
         """Where the images lie: a prefix of their names, empty or with a slash at its end."""
         split = _split(path)
         folders = ["", "images/", *([f"{split}/", f"images/{split}/"] if split else [])]
@@ -194,7 +194,7 @@ class _Boxes:
                 of_image[name] = _around(of_image.get(name, box), box)
 
 
-def _boxes(path: Path, loaded: _Object) -> _Boxes:
+def _boxes(path: Root, loaded: _Object) -> _Boxes:
     boxes = _Boxes({})
     boxes.add(loaded)
     split = _split(path)
@@ -248,19 +248,19 @@ def _joined(folder: str, name: str) -> str:
     return name if PureWindowsPath(name).anchor else folder + name
 
 
-def _base(root: Path) -> Path:
+def _base(root: Root) -> Root:
     if not root.is_file():
         return root
     parent = root.absolute().parent
     return parent.parent if parent.name == "annotations" else parent
 
 
-def _split(path: Path) -> str:
+def _split(path: Root) -> str:
     """`train2017` of captions_train2017.json; empty where the name has none."""
     return path.stem.partition("_")[2]
 
 
-def _candidates(root: Path) -> list[Path]:
+def _candidates(root: Root) -> list[Root]:
     if root.is_file():
         return [root] if root.suffix == ".json" and _looks_like_coco(root) else []
     if not root.is_dir():
@@ -268,16 +268,17 @@ def _candidates(root: Path) -> list[Path]:
     folders = (root, root / "annotations")
     for pattern in ("captions*.json", "*.json"):
         # Beyond a few they belong to something else: img2dataset writes one an image.
-        listings = (itertools.islice(folder.glob(pattern), _MAX_LISTINGS) for folder in folders if folder.is_dir())
-        named = sorted(itertools.chain.from_iterable(listings))
-        real = os.path.realpath(root)
-        inside = [path for path in named if Path(os.path.realpath(path)).is_relative_to(real)]
+        named: list[Root] = []
+        for folder in folders:
+            named += itertools.islice(folder.glob(pattern), _MAX_LISTINGS) if folder.is_dir() else ()
+        named.sort(key=str)
+        inside = [path for path in named if lies_in(path, root)]
         if len(named) < _MAX_LISTINGS and (found := [path for path in inside if _looks_like_coco(path)]):
             return found
     return []
 
 
-def _looks_like_coco(path: Path) -> bool:
+def _looks_like_coco(path: Root) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -285,7 +286,7 @@ def _looks_like_coco(path: Path) -> bool:
     return _BEGINNING.match(head) is not None and _LISTS.search(head) is not None
 
 
-def _load(path: Path) -> _Object:
+def _load(path: Root) -> _Object:
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
         raise CorpusError(

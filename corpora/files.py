@@ -3,13 +3,14 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from corpora.errors import CorpusError, ImageError, RowError
 from corpora.folder import FolderReader, contained
 from corpora.images import read_bytes
 from corpora.metadata import MAX_LINE_BYTES, json_object, row_of
 from corpora.records import Limits, Reason
+from corpora.roots import Root
 from corpora.rows import Columns, Row
 
 IMAGE_SUFFIXES = (".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -17,7 +18,7 @@ _SIDECARS = (".json", ".txt")
 _TEXT_LIMITS = Limits(max_file_bytes=MAX_LINE_BYTES)
 
 
-def fits(root: Path) -> bool:
+def fits(root: Root) -> bool:
     """Tell whether the folder, or the first one in it, holds an image with a caption file beside."""
     if not root.is_dir():
         return False
@@ -37,7 +38,7 @@ class FilesReader(FolderReader):
     read where it lies, one that leads out is a rejected row.
     """
 
-    def __init__(self, root: Path, columns: Columns, limits: Limits) -> None:
+    def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         super().__init__(root, columns, limits)
         self._folder = root
 
@@ -133,7 +134,7 @@ class _Group:
         return (len(self.images) or 1) * (len(self.captions) or 1) if self.images or self.captions else 0
 
 
-def _walk(root: Path) -> Iterator[tuple[PurePosixPath, "_Group | str"]]:
+def _walk(root: Root) -> Iterator[tuple[PurePosixPath, "_Group | str"]]:
     """Yield, with their folder, groups of files, and links to folders by name."""
     if not root.is_dir():
         raise CorpusError(
@@ -154,7 +155,7 @@ def _walk(root: Path) -> Iterator[tuple[PurePosixPath, "_Group | str"]]:
         waiting += [folder / name for name in reversed(folders) if not (root / folder / name).is_symlink()]
 
 
-def _listing(folder: Path) -> tuple[list[str], list[str]]:
+def _listing(folder: Root) -> tuple[list[str], list[str]]:
     names, folders = [], []
     for entry in folder.iterdir():
         # What is called like a file is taken for one: to ask would cost a call each.

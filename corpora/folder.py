@@ -8,6 +8,7 @@ from corpora import metadata
 from corpora.errors import RowError
 from corpora.images import read_bytes
 from corpora.records import Limits, Place, Reason, is_storable
+from corpora.roots import Root, beneath
 from corpora.rows import Columns, Row
 
 _INSIDE = "expected a path inside the corpus, relative to its root, with '/' between folders"
@@ -20,9 +21,9 @@ class FolderReader:
     JSON; missing and empty values are left out.
     """
 
-    def __init__(self, root: Path, columns: Columns, limits: Limits) -> None:
+    def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         self._root, self._columns, self._limits = root, columns, limits
-        self._real = Path(os.path.realpath(root))
+        self._real = Path(os.path.realpath(root)) if isinstance(root, Path) else root
 
     def rows(self) -> Iterator[Row]:
         """See `Reader.rows`."""
@@ -48,15 +49,17 @@ class FolderReader:
         return read_bytes(contained(self._real, place.name), self._limits)
 
 
-def contained(root: Path, file_name: str) -> Path:
+def contained(root: Root, file_name: str) -> Root:
     """Return the real path of a file of the corpus, links followed. Nothing is opened.
 
-    `root` is a real path. The rules are those of every platform, so that a corpus is read alike on all.
+    `root` is a real path, or remote. The rules are those of every platform, so that a corpus is read alike on all.
 
     Raises:
         RowError: as `check_name`, or a link that leads outside (path_outside_corpus).
     """
     check_name(file_name)
+    if not isinstance(root, Path):
+        return beneath(root, PurePosixPath(file_name))
     real = Path(os.path.realpath(root / PurePosixPath(file_name)))
     if not real.is_relative_to(root):
         raise RowError(

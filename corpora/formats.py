@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from corpora import captions_tsv, coco, files, metadata, tars
+from corpora import captions_tsv, coco, files, metadata, roots, tars
 from corpora.captions_tsv import CaptionsTsvReader
 from corpora.coco import CocoReader
 from corpora.corpus import Corpus
@@ -13,6 +13,7 @@ from corpora.errors import CorpusError
 from corpora.files import FilesReader
 from corpora.folder import FolderReader
 from corpora.records import DEFAULT_LIMITS, Limits
+from corpora.roots import Root
 from corpora.rows import Columns, Reader
 from corpora.tables import DatasetsReader, ParquetReader
 
@@ -25,15 +26,15 @@ class Format:
     nobody says so. expected: for the message when nothing fits.
     """
 
-    fits: Callable[[Path], bool]
-    reader: Callable[[Path, Columns, Limits], Reader]
+    fits: Callable[[Any], bool]
+    reader: Callable[[Any, Columns, Limits], Reader]
     columns: Columns
     expected: str
 
 
 FORMATS: Final[dict[str, Format]] = {
     "folder": Format(
-        fits=lambda root: any((root / name).is_file() for name in metadata.NAMES),
+        fits=lambda root: any(roots.is_file(root / name) for name in metadata.NAMES),
         reader=FolderReader,
         columns=Columns("file_name", "text"),
         expected=f"a folder of images with exactly one of {', '.join(metadata.NAMES)}",
@@ -79,7 +80,7 @@ FORMATS: Final[dict[str, Format]] = {
 
 
 def open_corpus(
-    root: Path,
+    root: Root,
     format_name: str | None = None,
     image_column: str | None = None,
     caption_column: str | None = None,
@@ -101,7 +102,7 @@ def open_corpus(
     return Corpus(name, chosen.reader(root, columns, limits), limits)
 
 
-def detect(root: Path) -> str:
+def detect(root: Root) -> str:
     """The name of the first format that fits.
 
     Raises:
@@ -110,7 +111,7 @@ def detect(root: Path) -> str:
     for name, known in FORMATS.items():
         if known.fits(root):
             return name
-    if root.is_dir():
+    if not isinstance(root, Path) or root.is_dir():
         metadata.find(root)  # tells best what is missing from a folder
     raise CorpusError(
         f"Corpus {str(root)!r} is nothing that can be read, expected "

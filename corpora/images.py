@@ -8,15 +8,20 @@ import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.ImageFile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from corpora import roots
 from corpora.dicom import decode_dicom
 from corpora.errors import ImageError
 from corpora.pixels import check_scans, check_shape, damage, stretched
 from corpora.records import DEFAULT_LIMITS, Limits, Reason
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
@@ -72,7 +77,7 @@ class ImageFile:
     pixels: Image.Image
 
 
-def read_image(path: Path, limits: Limits = DEFAULT_LIMITS) -> ImageFile:
+def read_image(path: roots.Root, limits: Limits = DEFAULT_LIMITS) -> ImageFile:
     """Read, hash and fully decode an image file. Whether the path may be followed is for the caller to know.
 
     Raises:
@@ -211,25 +216,21 @@ def _hush_decoder() -> None:
         warnings.filterwarnings("ignore", module=_DECODERS)
 
 
-def read_bytes(path: Path, limits: Limits) -> bytes:
+def read_bytes(path: roots.Root, limits: Limits) -> bytes:
     """The bytes of a regular file within the limits. Whether the path may be followed is for the caller to know.
 
     Raises:
-        ImageError: missing, not a regular file (it is then not opened), unreadable, or too large.
+        ImageError: missing, not a regular file (it is then not opened), unreadable, too large, or out of reach.
     """
-    # O_NONBLOCK: should a FIFO take the file's place between stat and open, the open returns and fstat tells.
-    flags = os.O_RDONLY
-    for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
-        flags |= getattr(os, name, 0)
     try:
-        _check_file(path.stat(), limits)  # before the open, which already has side effects on a device
-        with os.fdopen(os.open(path, flags), "rb") as file:
-            status = os.fstat(file.fileno())
-            _check_file(status, limits)
-            data = file.read(status.st_size + 1)  # one more: a file that grows is seen by decode's own check
+        return _read_local(path, limits) if isinstance(path, Path) else _read_remote(path, limits)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError(
             Reason.MISSING_FILE, "There is no such file, expected an image: restore it or drop the row."
+        ) from error
+    except ConnectionError as error:
+        raise ImageError(
+            Reason.UNREACHABLE_FILE, f"The file's store does not answer ({error}): check the network, audit again."
         ) from error
     except (OSError, ValueError) as error:
         if isinstance(error, ImageError):
@@ -239,7 +240,28 @@ def read_bytes(path: Path, limits: Limits) -> bytes:
             f"The file cannot be read ({type(error).__name__}: {getattr(error, 'strerror', None) or error}): "
             "check its name, its permissions and the disk.",
         ) from error
-    return data
+
+
+def _read_local(path: Path, limits: Limits) -> bytes:
+    # O_NONBLOCK: should a FIFO take the file's place between stat and open, the open returns and fstat tells.
+    flags = os.O_RDONLY
+    for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    _check_file(path.stat(), limits)  # before the open, which already has side effects on a device
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        _check_file(status, limits)
+        return file.read(status.st_size + 1)  # one more: a file that grows is seen by decode's own check
+
+
+def _read_remote(path: "UPath", limits: Limits) -> bytes:
+    found = roots.info(path)
+    if found["type"] != "file":
+        raise ImageError(Reason.NOT_A_REGULAR_FILE, "The path is a folder, expected an image file: correct the name.")
+    size = found["size"]
+    if size is not None:  # a web server need not say
+        _check_size(size, limits)
+    return roots.read_at_most(path, (limits.max_file_bytes if size is None else size) + 1)
 
 
 def _check_file(status: os.stat_result, limits: Limits) -> None:
@@ -248,6 +270,10 @@ def _check_file(status: os.stat_result, limits: Limits) -> None:
         raise ImageError(
             Reason.NOT_A_REGULAR_FILE, f"The path is {kind}, expected an image file: correct the file name."
         )
-    if status.st_size == 0:
+    _check_size(status.st_size, limits)
+
+
+def _check_size(size: int, limits: Limits) -> None:
+    if size == 0:
         raise ImageError(Reason.EMPTY_FILE, "The image file has 0 bytes, expected an image: restore or drop it.")
-    _check_bytes(status.st_size, limits)
+    _check_bytes(size, limits)

@@ -14,14 +14,19 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from corpora import roots
 from corpora.errors import CorpusError
 from corpora.records import is_storable
+from corpora.roots import Root, open_binary
 from corpora.rows import Columns, Row
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 
@@ -35,13 +40,15 @@ _Item = TypeVar("_Item")
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, pa.ArrowException)
 
 
-def find(root: Path) -> Path:
+def find(root: Root) -> Root:
     """Find the one metadata file of a corpus folder.
 
     Raises:
         CorpusError: no such folder, no metadata file or several, or one that is not a regular file inside it.
     """
     expected = f"expected a folder with exactly one of {', '.join(NAMES)}"
+    if not isinstance(root, Path):
+        return _find_remote(root, expected)
     if not root.is_dir():
         raise CorpusError(f"Corpus {str(root)!r} is not a folder, {expected}: correct the path.")
     found = [root / name for name in NAMES if os.path.lexists(root / name)]
@@ -53,20 +60,18 @@ def find(root: Path) -> Path:
             f"Corpus {str(root)!r} has no metadata file (similar files: {there or 'none'}), {expected}: "
             "add it or rename yours."
         )
-    if len(found) > 1:
-        raise CorpusError(
-            f"Corpus {str(root)!r} has {' and '.join(path.name for path in found)}, {expected}: keep the one "
-            "that holds and move the others away."
-        )
+    _check_one(root, found, expected)
     return checked(found[0], root, expected)
 
 
-def checked(path: Path, root: Path, expected: str) -> Path:
+def checked(path: Root, root: Root, expected: str) -> Root:
     """Return the path of a listing if it is a regular file inside of a corpus folder, links followed.
 
     Raises:
         CorpusError: it is not; ends in what was `expected`.
     """
+    if not isinstance(path, Path) or not isinstance(root, Path):
+        return path  # there are no links, and what is no file does not open
     real = Path(os.path.realpath(path))
     if not real.is_relative_to(os.path.realpath(root)):
         raise CorpusError(f"{str(path)!r} leads out of the corpus, {expected}: copy the file into the folder.")
@@ -79,7 +84,24 @@ def checked(path: Path, root: Path, expected: str) -> Path:
     return path
 
 
-def read_rows(metadata: Path, columns: Columns) -> Iterator[Row]:
+def _find_remote(root: "UPath", expected: str) -> "UPath":
+    found = [root / name for name in NAMES if roots.is_file(root / name)]
+    if not found:
+        why = roots.absence(root) or "has no metadata file: add it or rename yours"
+        raise CorpusError(f"Corpus {str(root)!r} {why}; {expected}.")
+    _check_one(root, found, expected)
+    return found[0]
+
+
+def _check_one(root: Root, found: Sequence[Root], expected: str) -> None:
+    if len(found) > 1:
+        raise CorpusError(
+            f"Corpus {str(root)!r} has {' and '.join(path.name for path in found)}, {expected}: keep the one "
+            "that holds and move the others away."
+        )
+
+
+def read_rows(metadata: Root, columns: Columns) -> Iterator[Row]:
     """Stream the rows of a metadata file; header, columns and the first row are read before it returns.
 
     Raises:
@@ -93,7 +115,7 @@ def read_rows(metadata: Path, columns: Columns) -> Iterator[Row]:
     return itertools.chain([first], rows)
 
 
-def count_rows(metadata: Path) -> int:
+def count_rows(metadata: Root) -> int:
     """Count the rows that `read_rows` yields, without making anything of them.
 
     Raises:
@@ -102,7 +124,7 @@ def count_rows(metadata: Path) -> int:
     return sum(_with_errors(metadata, _COUNTERS[metadata.suffix](metadata)))
 
 
-def _with_errors(metadata: Path, rows: Iterator[_Item]) -> Iterator[_Item]:
+def _with_errors(metadata: Root, rows: Iterator[_Item]) -> Iterator[_Item]:
     try:
         yield from rows
     except CorpusError:
@@ -114,7 +136,7 @@ def _with_errors(metadata: Path, rows: Iterator[_Item]) -> Iterator[_Item]:
         ) from error
 
 
-def _read_csv(metadata: Path, columns: Columns) -> Iterator[Row]:
+def _read_csv(metadata: Root, columns: Columns) -> Iterator[Row]:
     records = _csv_records(metadata)
     number, header = next(records, (1, []))
     if isinstance(header, str):
@@ -142,13 +164,13 @@ def _read_csv(metadata: Path, columns: Columns) -> Iterator[Row]:
             yield row_of(where, dict(zip(names, record, strict=True)), columns)
 
 
-def _count_csv(metadata: Path) -> Iterator[int]:
+def _count_csv(metadata: Root) -> Iterator[int]:
     records = _csv_records(metadata)
     next(records, None)
-    return (1 for _ in records)
+    yield from (1 for _ in records)
 
 
-def _csv_records(metadata: Path) -> Iterator[tuple[int, list[str] | str]]:
+def _csv_records(metadata: Root) -> Iterator[tuple[int, list[str] | str]]:
     """Yield records with the number of their first line; a text in place of a record says why there is none.
 
     A stray quote would swallow the lines up to the next one. Here it costs its own line only: what the reader
@@ -183,7 +205,7 @@ def _csv_records(metadata: Path) -> Iterator[tuple[int, list[str] | str]]:
             yield taken[0][0], record
 
 
-def _read_jsonl(metadata: Path, columns: Columns) -> Iterator[Row]:
+def _read_jsonl(metadata: Root, columns: Columns) -> Iterator[Row]:
     # Objects need not all have the same keys: a column is missing when no row has it. Mostly line 1 tells.
     names: dict[str, None] = {}
     for _, text in lines(metadata):
@@ -202,7 +224,7 @@ def _read_jsonl(metadata: Path, columns: Columns) -> Iterator[Row]:
         yield Row(where, trouble=loaded) if isinstance(loaded, str) else row_of(where, loaded, columns)
 
 
-def _count_jsonl(metadata: Path) -> Iterator[int]:
+def _count_jsonl(metadata: Root) -> Iterator[int]:
     return (1 for _, text in lines(metadata) if text is None or text.strip())
 
 
@@ -227,8 +249,8 @@ def _distinct(items: list[tuple[str, object]]) -> dict[str, object]:
     return loaded
 
 
-def _read_parquet(metadata: Path, columns: Columns) -> Iterator[Row]:
-    with pq.ParquetFile(metadata) as file:
+def _read_parquet(metadata: Root, columns: Columns) -> Iterator[Row]:
+    with open_binary(metadata) as opened, pq.ParquetFile(opened) as file:
         schema = file.schema_arrow
         check_columns(metadata, schema.names, columns)
         for entry in schema:
@@ -250,8 +272,8 @@ def _read_parquet(metadata: Path, columns: Columns) -> Iterator[Row]:
                 number += 1
 
 
-def _count_parquet(metadata: Path) -> Iterator[int]:
-    with pq.ParquetFile(metadata) as file:
+def _count_parquet(metadata: Root) -> Iterator[int]:
+    with open_binary(metadata) as opened, pq.ParquetFile(opened) as file:
         yield file.metadata.num_rows
 
 
@@ -327,7 +349,7 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def check_columns(metadata: Path, names: Sequence[str], columns: Columns) -> None:
+def check_columns(metadata: Root, names: Sequence[str], columns: Columns) -> None:
     """Raise CorpusError if a required column is missing, or a name occurs twice."""
     found = ", ".join(map(ascii, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     for required in (columns.image, columns.caption):
@@ -346,13 +368,13 @@ def check_columns(metadata: Path, names: Sequence[str], columns: Columns) -> Non
         )
 
 
-def lines(metadata: Path) -> Iterator[tuple[int, str | None]]:
+def lines(metadata: Root) -> Iterator[tuple[int, str | None]]:
     """Physical lines counted from 1, without a byte order mark; None for one beyond `MAX_LINE_BYTES`.
 
     Raises:
         CorpusError: the file is UTF-16.
     """
-    with metadata.open("rb") as file:
+    with open_binary(metadata) as file:
         number = 0
         while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
@@ -376,13 +398,13 @@ def excerpt(content: object) -> str:
 
 
 _TOO_LONG = f"the row is longer than {MAX_LINE_BYTES} bytes"
-_READERS: dict[str, Callable[[Path, Columns], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Root, Columns], Iterator[Row]]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
 }
-_COUNTERS: dict[str, Callable[[Path], Iterator[int]]] = {
+_COUNTERS: dict[str, Callable[[Root], Iterator[int]]] = {
     ".csv": _count_csv,
     ".tsv": _count_csv,
     ".jsonl": _count_jsonl,

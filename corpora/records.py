@@ -22,6 +22,7 @@ class Reason(StrEnum):
     MISSING_FILE = "missing_file"
     NOT_A_REGULAR_FILE = "not_a_regular_file"
     UNREADABLE_FILE = "unreadable_file"
+    UNREACHABLE_FILE = "unreachable_file"  # its store does not answer; the row may be in order
     EMPTY_FILE = "empty_file"
     FILE_TOO_LARGE = "file_too_large"
     NOT_AN_IMAGE = "not_an_image"

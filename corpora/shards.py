@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from corpora.errors import CorpusError, RowError
 from corpora.folder import check_name
 from corpora.records import Reason
+from corpora.roots import Root, lies_in
 
 MAX_SHARDS = 100_000
 """A pattern that means more is taken for a slip."""
@@ -15,12 +15,12 @@ _GLOB = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*|\d{1,18}\.\.\d{1,18})\}")
 
 
-def is_pattern(root: Path) -> bool:
+def is_pattern(root: Root) -> bool:
     """Whether the last part of a path has to be expanded; what lies there under this very name is no pattern."""
     return bool(_GLOB.search(root.name) or _BRACES.search(root.name)) and not root.exists()
 
 
-def find(root: Path, suffix: str) -> tuple[Path, list[str]]:
+def find(root: Root, suffix: str) -> tuple[Root, list[str]]:
     """Return the folder and the names in it, ordered; the names that a brace pattern spells out may be missing.
 
     Raises:
@@ -81,7 +81,7 @@ def _check_number(number: int, pattern: str) -> None:
         raise CorpusError(f"Pattern {pattern!r} means more than {MAX_SHARDS} files: split the corpus, or correct it.")
 
 
-def check(folder: Path, name: str, root: Path) -> Path:
+def check(folder: Root, name: str, root: Root) -> Root:
     """Return the path of a shard that may be opened; whoever named one file by itself may name a link.
 
     Raises:
@@ -89,7 +89,7 @@ def check(folder: Path, name: str, root: Path) -> Path:
     """
     check_name(name)
     path = folder / name
-    if "/" in name or (path != root and not path.resolve().is_relative_to(folder.resolve())):
+    if "/" in name or (path != root and not lies_in(path, folder)):
         raise RowError(Reason.PATH_OUTSIDE_CORPUS, "leads out of the corpus, expected a file in it: copy it there.")
     if not path.exists():
         raise RowError(Reason.MISSING_FILE, "does not exist, expected a shard: restore it, or correct the pattern.")

@@ -8,7 +8,6 @@ import itertools
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import pyarrow as pa
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from corpora.errors import RowError
 from corpora.metadata import UNREADABLE
 from corpora.records import Reason
+from corpora.roots import Root
 
 _PIECE_BYTES = 8 * 2**20
 _PIECE_ROWS = 32
@@ -185,7 +185,7 @@ class Cursor:
             yield found
 
 
-def open_source(path: Path, mapped: bool) -> pa.NativeFile:
+def open_source(path: Root, mapped: bool) -> pa.NativeFile:
     """A file for Arrow to read; mapped into memory if that is asked for and it is a local one."""
     file: BinaryIO = path.open("rb")
     if not isinstance(file, io.BufferedReader):

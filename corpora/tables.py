@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ from corpora import metadata
 from corpora.errors import CorpusError, ImageError, RowError
 from corpora.folder import contained
 from corpora.records import DEFAULT_LIMITS, Limits, Place, Reason
+from corpora.roots import Root
 from corpora.rows import Columns, Row
 from corpora.table_cells import Images, decode_names, holds_bytes, image_columns, values
 from corpora.table_files import ArrowTable, Cursor, Damage, ParquetTable, TableFile, open_source, said
@@ -35,7 +35,7 @@ class TableReader(ABC):
     within a file is rejected too, and reading goes on behind it.
     """
 
-    def __init__(self, root: Path, columns: Columns, limits: Limits) -> None:
+    def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         self._root, self._columns, self._limits = root, columns, limits
         self._lock = threading.Lock()
         self._files: frozenset[str] = frozenset()
@@ -46,10 +46,10 @@ class TableReader(ABC):
         """The files, relative to `_base`, in the order of their rows. Raises CorpusError."""
 
     @abstractmethod
-    def _table(self, path: Path, once: bool) -> TableFile:
+    def _table(self, path: Root, once: bool) -> TableFile:
         """A file that was found to be one, open. once: it will be read from end to end."""
 
-    def _base(self) -> Path:
+    def _base(self) -> Root:
         return self._root
 
     def _added(self, name: str) -> dict[str, object]:  # noqa: ARG002
@@ -212,7 +212,7 @@ class ParquetReader(TableReader):
     """A .parquet file, or the .parquet files in a folder and its data/, in the order of their paths."""
 
     @classmethod
-    def fits(cls, root: Path) -> bool:
+    def fits(cls, root: Root) -> bool:
         """Tell whether there are such files and the first holds bytes, or is damaged."""
         reader = cls(root, Columns("image", "text"), DEFAULT_LIMITS)
         names = reader._names()
@@ -224,7 +224,7 @@ class ParquetReader(TableReader):
         except RowError:
             return True
 
-    def _base(self) -> Path:
+    def _base(self) -> Root:
         return self._root if self._root.is_dir() else self._root.parent
 
     def _names(self) -> list[str]:
@@ -236,7 +236,7 @@ class ParquetReader(TableReader):
             names += [f"data/{entry.name}" for entry in data.iterdir() if _is_parquet(entry)]
         return sorted(names)
 
-    def _table(self, path: Path, once: bool) -> TableFile:  # noqa: ARG002
+    def _table(self, path: Root, once: bool) -> TableFile:  # noqa: ARG002
         return ParquetTable(open_source(path, mapped=False))
 
 
@@ -248,7 +248,7 @@ class DatasetsReader(TableReader):
     """
 
     @classmethod
-    def fits(cls, root: Path) -> bool:
+    def fits(cls, root: Root) -> bool:
         """Tell whether the folder says so."""
         return any((root / name).is_file() for name in (_DICT, _STATE))
 
@@ -280,12 +280,12 @@ class DatasetsReader(TableReader):
     def _added(self, name: str) -> dict[str, object]:
         return {"split": name.split("/", maxsplit=1)[0]} if (self._root / _DICT).is_file() else {}
 
-    def _table(self, path: Path, once: bool) -> TableFile:
+    def _table(self, path: Root, once: bool) -> TableFile:
         # A map finds a batch without reading the others; read from end to end it would count as memory in use.
         return ArrowTable(open_source(path, mapped=not once))
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Root) -> None:
     if not path.exists():
         raise RowError(Reason.MISSING_FILE, f"is not there, {_EXPECTED}.")
     if not path.is_file():
@@ -301,7 +301,7 @@ def _list(loaded: object, key: str, kind: type[_Entry]) -> list[_Entry]:
     return found
 
 
-def _is_parquet(path: Path) -> bool:
+def _is_parquet(path: Root) -> bool:
     return path.suffix == ".parquet" and not path.name.startswith(".") and not path.is_dir()
 
 

@@ -8,13 +8,13 @@ import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Final
 
 from corpora import metadata, shards
 from corpora.errors import CorpusError, ImageError, RowError
 from corpora.folder import check_name
 from corpora.records import Limits, Place, Reason
+from corpora.roots import Root
 from corpora.rows import Columns, Row
 from corpora.tar_headers import DamagedTarError, Member, member_at, members
 
@@ -24,7 +24,7 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 _SHOWN_SUFFIXES = 8
 
 
-def fits(root: Path) -> bool:
+def fits(root: Root) -> bool:
     """Whether a root is a tar, holds some, or is a pattern of some; compressed ones too, to be told what to do."""
     suffixes = (".tar", *_COMPRESSED)
     if root.is_dir():
@@ -59,7 +59,7 @@ class TarReader:
     and nested values become attributes as in `FolderReader`; members of other suffixes are left alone.
     """
 
-    def __init__(self, root: Path, columns: Columns, limits: Limits) -> None:
+    def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         self._root, self._columns, self._limits = root, columns, limits
         self._folder = root if root.is_dir() else root.parent
 

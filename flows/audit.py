@@ -70,7 +70,7 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
     facts = {
         "model": config.model.architecture + (f"/{config.model.pretrained}" if config.model.pretrained else ""),
         "model_digest": model.digest,
-        "corpus": str(config.corpus.path.resolve()),
+        "corpus": config.corpus.place,
         "corpus_format": corpus.format,
         "corpus_digest": None,
         "config": config.resolved(),
@@ -123,7 +123,7 @@ def fan_out(
 
 @flow(
     name="audit",
-    flow_run_name="audit {config.corpus.path.name} with {config.model.architecture}",
+    flow_run_name="audit {config.corpus.name} with {config.model.architecture}",
     # A device works on one shard at a time, whatever the number of threads.
     task_runner=ThreadPoolTaskRunner(max_workers=8),  # type: ignore[arg-type]  # Prefect's generic is too narrow
     persist_result=False,

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 import demo.models
 import m2ib
 import sql
-from corpora import FORMATS, Limits
+from corpora import FORMATS, Limits, is_url, root_of
 from tasks.detectors import versions
 from tasks.errors import BadInputError
 from tasks.masks import read_mask
@@ -37,6 +37,19 @@ from tasks.spans import visible
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
 
+def _text_of_path(given: object) -> object:
+    return str(given) if isinstance(given, Path) else given
+
+
+def _names_a_root(text: str) -> str:
+    root_of(text)
+    return text
+
+
+LocalOrUrl = Annotated[str, BeforeValidator(_text_of_path), AfterValidator(_names_a_root)]
+"""Kept as text: so it is stored, and compared on `--resume`."""
+
+
 class Section(BaseModel):
     """Frozen, and strict about its keys."""
 
@@ -46,12 +59,22 @@ class Section(BaseModel):
 class CorpusConfig(Section):
     """Images and captions, in one of the formats of docs/corpora.md."""
 
-    path: Path = Field(description="of the corpus; relative to the AUDIT.toml")
+    path: LocalOrUrl = Field(description="of the corpus; relative to the AUDIT.toml, or a URL as s3://bucket/folder")
     format: Literal[tuple(FORMATS)] | None = Field(None, description="default: told by what lies there")  # type: ignore[valid-type]
     image_column: str | None = Field(None, description="column with the image, or its path; default: the format's")
     caption_column: str | None = Field(None, description="column with the caption; default: the format's")
     max_pixels: int = Field(50_000_000, ge=1, description="larger images become error rows, unread")
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="larger files become error rows, unread")
+
+    @property
+    def place(self) -> str:
+        """The absolute path, or the URL as it was given."""
+        return self.path if is_url(self.path) else str(Path(self.path).resolve())
+
+    @property
+    def name(self) -> str:
+        """What it is called for short: its folder or bucket."""
+        return Path(self.path).name
 
 
 class ModelConfig(Section):
@@ -210,7 +233,7 @@ class AuditConfig(Section):
         """Settings of ingest."""
         limits = Limits(max_pixels=self.corpus.max_pixels, max_file_bytes=self.corpus.max_file_bytes)
         given = self.corpus
-        return CorpusSource(given.path.resolve(), given.format, given.image_column, given.caption_column, limits)
+        return CorpusSource(root_of(given.place), given.format, given.image_column, given.caption_column, limits)
 
     def model_sources(self) -> list[ModelSource]:
         """The model, once for each device that shares the work. Raises BadInputError for a device not there."""
@@ -308,7 +331,7 @@ def load(path: Path) -> AuditConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path}: not valid TOML: {error}") from error
     config = parse(data, str(path))
-    corpus = config.corpus.model_copy(update={"path": (path.parent / config.corpus.path).resolve()})
+    corpus = config.corpus.model_copy(update={"path": _beside(path, config.corpus.path)})
     alerts = config.alerts
     if alerts.rules is not None:
         alerts = alerts.model_copy(update={"rules": (path.parent / alerts.rules).resolve()})
@@ -320,6 +343,10 @@ def load(path: Path) -> AuditConfig:
     masks = {name: (path.parent / mask).resolve() for name, mask in config.regions.masks.items()}
     regions = config.regions.model_copy(update={"masks": masks})
     return config.model_copy(update={"corpus": corpus, "model": model, "alerts": alerts, "regions": regions})
+
+
+def _beside(audit_file: Path, given: str) -> str:
+    return given if is_url(given) else str((audit_file.parent / given).resolve())
 
 
 def parse(data: dict[str, Any], source: str) -> AuditConfig:

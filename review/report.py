@@ -17,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 
 import sql
-from corpora import Corpus, CorpusError, Limits, open_corpus
+from corpora import Corpus, CorpusError, Limits, open_corpus, root_of
 from review import overlays, wording
 from review.overlays import Box
 from review.pairs import SHADES, Album, Picture, ShownPair, picture
@@ -191,7 +191,7 @@ def _corpus(manifest: Mapping[str, Any]) -> Corpus | None:
     limits = Limits(**{name: given[name] for name in ("max_pixels", "max_file_bytes") if name in given})
     columns = (given.get("image_column"), given.get("caption_column"))
     try:
-        return open_corpus(Path(manifest["corpus"]), manifest.get("corpus_format"), *columns, limits)
+        return open_corpus(root_of(manifest["corpus"]), manifest.get("corpus_format"), *columns, limits)
     except CorpusError:
         return None
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from corpora import Limits
+from corpora import Limits, Root
 from m2ib import BottleneckConfig
 
 Box = tuple[float, float, float, float]
@@ -26,7 +25,7 @@ def parse_box(text: str) -> Box:
 class CorpusSource:
     """Where the pairs come from; None: as the corpus itself tells (format), as its format calls it (columns)."""
 
-    path: Path
+    path: Root
     format: str | None = None
     image_column: str | None = None
     caption_column: str | None = None

@@ -5,7 +5,7 @@ import hashlib
 import shutil
 import sys
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jaxtyping
 import pytest
@@ -275,3 +275,60 @@ def changed_rows():
         run.write_table(table, change(rows))
 
     return rewrite
+
+
+@dataclass(frozen=True)
+class Store:
+    """An S3 server of this process with one bucket, and the method and path of every request that it got."""
+
+    bucket: str = "corpora"
+    requests: list = field(default_factory=list)
+
+    def put(self, folder):
+        """Upload a folder; returns its URL."""
+        import boto3
+
+        client = boto3.client("s3")
+        for path in folder.rglob("*"):
+            if path.is_file():
+                key = f"{folder.name}/{path.relative_to(folder).as_posix()}"
+                client.put_object(Bucket=self.bucket, Key=key, Body=path.read_bytes())
+        client.close()
+        self.requests.clear()
+        return f"s3://{self.bucket}/{folder.name}"
+
+    def asked(self, method):
+        """The paths of the requests of one method, since the last upload."""
+        return [path for kind, path in self.requests if kind == method]
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """A `Store`, with its address and credentials where the drivers look for them: in the environment."""
+    import boto3
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication
+    from moto.server import ThreadedMotoServer
+
+    store = Store()
+    answer = DomainDispatcherApplication.__call__
+
+    def spy(self, environ, start):
+        store.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        return answer(self, environ, start)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DomainDispatcherApplication, "__call__", spy)
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "of-a-test",
+            "AWS_SECRET_ACCESS_KEY": "of-a-test", "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1",
+            "AWS_CONFIG_FILE": "no-such-file", "AWS_SHARED_CREDENTIALS_FILE": "no-such-file",
+        }.items():  # fmt: skip
+            patch.setenv(name, value)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket=store.bucket)
+        client.close()
+        yield store
+        server.stop()

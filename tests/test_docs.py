@@ -61,7 +61,9 @@ def test_the_rule_of_the_guide_finds_what_the_guide_says(hand_written):
     hand_written.add_regions(("corner", (0, 0, 0.5, 0.5)), ("right", (0.5, 0, 1, 1)))
     flag_regions(hand_written, AlertRules(2.0, 3, 8, {"site_gap": text}))
     with hand_written.connect() as connection:
-        found = sql.read(connection, "SELECT rule, region, slice, n, share, effect FROM findings WHERE rule = 'site_gap'")
+        found = sql.read(
+            connection, "SELECT rule, region, slice, n, share, effect FROM findings WHERE rule = 'site_gap'"
+        )
     # Site a: .4 of the mass in a quarter; elsewhere .1. Neither reaches twice its area, nor does the right half differ.
     assert found == [
         {

@@ -60,6 +60,24 @@ def test_an_audit_from_the_corpus_to_the_report(config):
     assert on_disk == listed | {f"runs/{result.run_id}/{name}" for name in ("manifest.json", "report.html")}
 
 
+def test_a_corpus_in_a_bucket_gives_what_the_folder_gives(settings, phantoms, tmp_path, s3):
+    from flows.audit import audit
+
+    options = {"confirm": {"enabled": False}, "discover": {"enabled": False}, "bottleneck": {"steps": 1}}
+    url = s3.put(phantoms)
+    found = {}
+    for corpus in (phantoms, url):
+        lake = tmp_path / f"lake {len(found)}"
+        result = audit(settings(corpus, lake, **options))
+        assert (result.status, result.pairs, result.errors) == ("completed", 40, 0)
+        maps = of_run(result, lake, "SELECT pair_id, image_map, text_map FROM attributions ORDER BY pair_id")
+        (manifest,) = sql.manifests(lake)
+        found[manifest["corpus"]] = (manifest["corpus_digest"], maps, result.alerts)
+        assert result.report.read_text().count("data:image/") > 0 or not result.alerts
+    assert list(found) == [str(phantoms), url]
+    assert found[url] == found[str(phantoms)]
+
+
 def test_a_rule_of_one_s_own_that_fails_on_the_rows_costs_no_run(settings, phantoms, tmp_path):
     from flows.audit import audit
 

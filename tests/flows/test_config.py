@@ -1,6 +1,7 @@
 """AUDIT.toml: each fault is named with what to change, and what is valid arrives where it is used."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,23 @@ def test_paths_are_relative_to_the_file(written, tmp_path, monkeypatch):
     assert load(Path("AUDIT.toml")).resolved() == load(path).resolved()
     absolute = written(f'[corpus]\npath = "{tmp_path / "elsewhere"}"\n[model]\narchitecture = "demo/clean"\n')
     assert load(absolute).corpus_source().path == tmp_path / "elsewhere"
+
+
+def test_a_url_stays_what_it_is(written):
+    path = written('[corpus]\npath = "s3://bucket/some/images"\n[model]\narchitecture = "demo/clean"\n')
+    config = load(path)
+    assert str(config.corpus_source().path) == config.corpus.place == "s3://bucket/some/images"
+    assert config.corpus.name == "images"
+    assert config.resolved()["corpus"]["path"] == "s3://bucket/some/images"
+    source = config.corpus_source()
+    assert pickle.loads(pickle.dumps(source)) == source  # noqa: S301  # our own
+    assert hash(source) == hash(load(path).corpus_source())
+
+
+def test_a_url_with_keys_is_refused_and_not_repeated():
+    text = fault_of({**MINIMAL, "corpus": {"path": "s3://KEY:hidden@bucket/images"}})
+    assert "corpus.path: The corpus's URL holds a user, password or key" in text
+    assert "hidden" not in text
 
 
 def test_a_checkpoint_beside_the_file_is_found_and_a_tag_is_left_alone(written, tmp_path):

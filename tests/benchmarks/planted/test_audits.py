@@ -1,5 +1,6 @@
 """An audit of the benchmark runs once for each version of the code, by the defaults, and is told no truth."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -29,7 +30,7 @@ def asked(monkeypatch):
 
     def audit(config):
         configs.append(config)
-        assert len(list(config.corpus.path.glob("*.png"))) == 3
+        assert len(list(Path(config.corpus.path).glob("*.png"))) == 3
         return SimpleNamespace(run_id="x")
 
     monkeypatch.setattr(flows.audit, "audit", audit)

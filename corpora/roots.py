@@ -1,0 +1,200 @@
+"""Where a corpus lies: on this machine (`pathlib`), or behind a URL that fsspec reads (`UPath`, with pathlib's API).
+
+Keys and passwords never stand in a URL: the drivers find them in the ordinary places (environment, profile, role).
+"""
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from urllib.parse import quote
+
+from corpora.errors import CorpusError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+    from upath import UPath
+
+Root: TypeAlias = "Path | UPath"
+
+BLOCK_BYTES = 8 * 2**20
+"""What is read ahead of a remote file: fsspec's own 50 MiB for S3, times some threads, is too much."""
+
+_BUFFER_BYTES = 2**18
+# A password may hold '/'; what follows a colon may also be a port. The stores name no user at all.
+_SECRET = re.compile(r"[^:/]*://[^/@]*:(?!\d*/)[^@]*@|(s3a?|gcs|gs|https?)://[^/]*@|.*\?.*=", re.IGNORECASE | re.DOTALL)
+# The drivers' own exceptions, by the names of their classes and bases: botocore, aiohttp, google-auth, azure-core.
+_ABSENT = {"NoSuchBucket", "ContainerNotFound"}
+_DENIED = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "ClientAuthenticationError"}
+_UNREACHED = {"HTTPClientError", "ClientConnectionError", "ClientPayloadError", "ServiceRequestError", "gaierror"}
+
+
+def is_url(text: str) -> bool:
+    """Tell whether a text is a URL, not a path of this machine."""
+    return "://" in text
+
+
+def root_of(text: str) -> Root:
+    """The root that a path or URL names. Nothing is opened; of a URL, the driver is loaded.
+
+    Raises:
+        CorpusError: a URL with keys or a password in it, a chained one, of an unknown protocol, or without its driver.
+    """
+    if not is_url(text):
+        return Path(text)
+    if _SECRET.match(text):
+        raise CorpusError(
+            "The corpus's URL holds a user, password or key (so it is not repeated here), expected a bare URL: leave "
+            "them to the environment or the profile that the store's own tools read, and revoke what was written down."
+        )
+    scheme = text.partition("://")[0].lower()
+    if "::" in text or not scheme:
+        raise CorpusError(f"The corpus is {text!r}, expected one protocol and a path, as in s3://bucket/folder.")
+    import fsspec
+    from upath import UPath
+
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ValueError as error:
+        raise CorpusError(
+            f"The corpus is {text!r}, whose protocol is unknown, expected one of fsspec's, such as s3, gs, abfs, "
+            "https: correct it."
+        ) from error
+    except ImportError as error:
+        raise CorpusError(f"The corpus is {text!r}, whose driver is not installed: {error}.") from error
+    root = UPath(text)
+    # Links are followed, and held inside, on this machine only.
+    return Path(root.path) if scheme in ("file", "local") else root
+
+
+def lies_in(path: Root, root: Root) -> bool:
+    """Tell whether a path that was listed below a root stays there, links followed; remote, there are none."""
+    if not isinstance(path, Path) or not isinstance(root, Path):
+        return True
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def beneath(root: "UPath", pure: PurePosixPath) -> "UPath":
+    """A remote corpus's file under a relative path without '..': names are taken literally, links there are none."""
+    parts = pure.parts
+    if root.protocol in ("http", "https"):  # else '?' begins a query, and '%2e%2e' leads out
+        parts = tuple(quote(part) for part in parts)
+    return root.joinpath(*parts)
+
+
+def info(path: "UPath") -> dict[str, Any]:
+    """What the store says of a file or folder: `type`, and `size` in bytes or None.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        PermissionError: not with these credentials, or there are none.
+        ConnectionError: the store cannot be reached, or does not answer in time.
+        OSError: whatever else the driver says.
+    """
+    with translated():
+        found: dict[str, Any] = path.fs.info(path.path)
+        return found
+
+
+def is_file(path: Root) -> bool:
+    """Tell whether a regular file is there. A store that cannot be asked is an error, which UPath takes for a no.
+
+    Raises:
+        CorpusError: the store cannot be reached.
+    """
+    if isinstance(path, Path):
+        return path.is_file()
+    try:
+        return bool(info(path)["type"] == "file")
+    except (FileNotFoundError, PermissionError):  # S3 denies what is missing to those who may not list
+        return False
+    except OSError as error:
+        raise CorpusError(f"Corpus {str(path.parent)!r} cannot be read ({error}): check the network.") from error
+
+
+def absence(root: "UPath") -> str:
+    """Why nothing was found beneath a remote root, as the rest of a sentence; empty if the root itself is there."""
+    try:
+        info(root)
+    except FileNotFoundError:
+        return "is not there: correct bucket and path"
+    except PermissionError as error:
+        return f"may not be read ({error}): check the credentials in the environment or the profile"
+    except OSError as error:
+        return f"cannot be read ({error}): check the network"
+    return ""
+
+
+def open_binary(path: Root) -> BinaryIO:
+    """Open a file to read and seek in it. A remote one comes in blocks and raises what `info` raises, nothing else."""
+    return path.open("rb") if isinstance(path, Path) else io.BufferedReader(_Remote(path), _BUFFER_BYTES)
+
+
+def read_at_most(path: "UPath", size: int) -> bytes:
+    """The first bytes of a remote file, in one request. Raises what `info` raises."""
+    with translated():
+        if path.protocol in ("http", "https"):
+            # As a stream: a server need not keep to the range that it was asked for.
+            with io.BufferedReader(_Remote(path, block_size=0)) as file:
+                return file.read(size)
+        data: bytes = path.fs.cat_file(path.path, start=0, end=size)
+        return data
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what a driver raises into what `info` raises."""
+    try:
+        yield
+    except Exception as error:  # each driver has exceptions of its own
+        raise _os_error(error) from error
+
+
+def _os_error(error: Exception) -> OSError:
+    # fsspec says of anything behind HTTP that it is not found; why stands in the cause.
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+    said = f"{type(cause).__name__}: {cause}"[:300]
+    names = {kind.__name__ for kind in type(cause).__mro__}
+    status = getattr(cause, "status", None)
+    if isinstance(cause, FileNotFoundError) or names & _ABSENT or status in (404, 410):
+        return FileNotFoundError(said)
+    if isinstance(cause, PermissionError) or names & _DENIED or status in (401, 403):
+        return PermissionError(said)
+    if isinstance(cause, (TimeoutError, ConnectionError)) or names & _UNREACHED:
+        return ConnectionError(said)
+    return OSError(said)
+
+
+class _Remote(io.RawIOBase):
+    """A driver's file as Python's own classes expect one: `readline` with a limit, errors that are OSError."""
+
+    def __init__(self, path: "UPath", block_size: int | None = None) -> None:
+        with translated():
+            self._file: Any = path.open("rb", block_size=BLOCK_BYTES if block_size is None else block_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._file.seekable())
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer).cast("B")
+        with translated():
+            data = self._file.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()

@@ -1,0 +1,308 @@
+import http.server
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corpora import CorpusError, Limits, Pair, Place, Reason, Rejected, RowError, digest, open_corpus, root_of
+from corpora.folder import contained
+from corpora.roots import open_binary
+
+WriteCorpus = Callable[..., Path]
+Picture = Callable[..., bytes]
+Store = Any
+BUCKET = "corpora"
+
+
+def rows_of(where: Path | str, **settings: Any) -> list[Pair | Rejected]:
+    corpus = open_corpus(root_of(str(where)), **settings)
+    rows = list(corpus.pairs())
+    assert corpus.count() == len(rows)
+    return rows
+
+
+def outcomes(rows: list[Pair | Rejected]) -> list[str]:
+    return [row.reason.value if isinstance(row, Rejected) else "pair" for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_bucket_gives_the_rows_that_the_folder_gives(
+    s3: Store, write_corpus: WriteCorpus, picture: Picture, kind: str
+) -> None:
+    odd = "we ird#?%25é.png"
+    names = [
+        "a.png", "sub/b.png", "./sub//b.png", odd, "no.png", "sub", ".", "empty.png", "cut.png", "big.png", "../a.png",
+        "/a.png", "sub\\b.png", "", "s3://corpora/other/a.png", "*.png", "a.png",
+    ]  # fmt: skip
+    table = [{"file_name": name, "text": f"caption {number}", "age": number} for number, name in enumerate(names)]
+    table.append(table[0])
+    images = {"a.png": picture(), "sub/b.png": picture(colour=5), odd: picture(colour=6), "empty.png": b""}
+    images |= {"cut.png": picture()[:-30], "big.png": picture() + bytes(20_000)}
+    root = write_corpus(table, images, kind, folder=f"same-{kind}")
+    limits = Limits(max_file_bytes=10_000)
+    here, there = rows_of(root, limits=limits), rows_of(s3.put(root), limits=limits)
+    assert outcomes(here) == [
+        "pair", "pair", "pair", "pair", "missing_file", "not_a_regular_file", "not_a_regular_file", "empty_file",
+        "truncated_image", "file_too_large", *["path_outside_corpus"] * 3, "malformed_row", "missing_file",
+        "missing_file", "pair", "duplicate_pair",
+    ]  # fmt: skip
+    # What a folder is called is the store's own word.
+    assert [replace(row, detail="") if isinstance(row, Rejected) else row for row in here] == [
+        replace(row, detail="") if isinstance(row, Rejected) else row for row in there
+    ]
+    assert digest(here) == digest(there)
+
+
+def test_one_download_an_image(s3: Store, write_corpus: WriteCorpus, picture: Picture) -> None:
+    table = [{"file_name": name, "text": text} for name in ("a.png", "b.png") for text in "xyz"]
+    url = s3.put(write_corpus(table, {"a.png": picture(), "b.png": picture(colour=3)}, folder="one"))
+    corpus = open_corpus(root_of(url))
+    (first, *_) = corpus.pairs()
+    assert sorted(path for path in s3.asked("GET") if path.endswith(".png")) == [
+        f"/{BUCKET}/one/a.png",
+        f"/{BUCKET}/one/b.png",
+    ]
+    assert isinstance(first, Pair)
+    assert corpus.picture(first.place).sha256 == first.image_sha256
+
+
+def test_what_is_too_large_is_never_downloaded(s3: Store, write_corpus: WriteCorpus) -> None:
+    table = [{"file_name": "big.png", "text": "x"}]
+    url = s3.put(write_corpus(table, {"big.png": bytes(300_000)}, folder="large"))
+    assert outcomes(rows_of(url, limits=Limits(max_file_bytes=200_000))) == ["file_too_large"]
+    assert f"/{BUCKET}/large/big.png" in s3.asked("HEAD")
+    assert not [path for path in s3.asked("GET") if path.endswith("big.png")]
+
+
+def test_a_long_table_comes_in_blocks_and_too_long_a_line_is_a_row(
+    s3: Store, write_corpus: WriteCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corpora.roots.BLOCK_BYTES", 2**19)
+    lines = [f"a.png,caption {number} {'x' * 2000}" for number in range(1000)]
+    lines[500] = "a.png," + "y" * (5 * 2**20)
+    root = write_corpus("\n".join(["file_name,text", *lines, ""]).encode(), folder="long")
+    assert rows_of(root) == rows_of(s3.put(root))
+    assert len([path for path in s3.asked("GET") if path.endswith("metadata.csv")]) > 4
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://no-such-bucket/corpus", "is not there"),
+        (f"s3://{BUCKET}/no-such-folder", "is not there"),
+        (f"s3://{BUCKET}/bare", "has no metadata file"),
+    ],
+)
+def test_a_corpus_that_is_not_there(s3: Store, tmp_path: Path, url: str, said: str) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "a.png").write_bytes(b"x")
+    s3.put(tmp_path / "bare")
+    for named in (None, "folder"):
+        with pytest.raises(CorpusError, match=f"{said}.*expected a folder with exactly one of"):
+            rows_of(url, format_name=named)
+
+
+def test_two_metadata_files(s3: Store, write_corpus: WriteCorpus) -> None:
+    root = write_corpus([{"file_name": "a.png", "text": "x"}], folder="two")
+    (root / "metadata.jsonl").write_bytes(b"{}")
+    with pytest.raises(CorpusError, match=r"has metadata\.csv and metadata\.jsonl"):
+        rows_of(s3.put(root))
+
+
+def test_what_is_deleted_or_grows_later(s3: Store, write_corpus: WriteCorpus, picture: Picture) -> None:
+    root = write_corpus([{"file_name": "a.png", "text": "x"}], {"a.png": picture(), "b.png": picture()}, folder="later")
+    corpus = open_corpus(root_of(s3.put(root)), limits=Limits(max_file_bytes=5000))
+    (pair,) = corpus.pairs()
+    assert isinstance(pair, Pair)
+    (root / "a.png").write_bytes(bytes(6000))
+    s3.put(root)
+    with pytest.raises(RowError) as caught:  # nothing of before is remembered
+        corpus.picture(pair.place)
+    assert caught.value.reason is Reason.FILE_TOO_LARGE
+    with pytest.raises(RowError) as caught:
+        corpus.picture(Place("gone.png"))
+    assert caught.value.reason is Reason.MISSING_FILE
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    return fail
+
+
+def driver_error(name: str, *bases: type[Exception]) -> Exception:
+    return type(name, (*bases, Exception), {})("of the driver")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (FileNotFoundError("x"), Reason.MISSING_FILE),
+        (PermissionError("x"), Reason.UNREADABLE_FILE),
+        (TimeoutError("x"), Reason.UNREACHABLE_FILE),
+        (ConnectionResetError("x"), Reason.UNREACHABLE_FILE),
+        (driver_error("ReadTimeoutError", type("HTTPClientError", (Exception,), {})), Reason.UNREACHABLE_FILE),
+        (driver_error("NoCredentialsError"), Reason.UNREADABLE_FILE),
+        (driver_error("Odd"), Reason.UNREADABLE_FILE),
+    ],
+)
+@pytest.mark.parametrize("call", ["info", "cat_file"])
+def test_what_a_driver_raises_is_the_row_s_reason(
+    write_corpus: WriteCorpus, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: Reason, call: str
+) -> None:
+    corpus = open_corpus(in_memory(write_corpus([{"file_name": "a.png", "text": "x"}])))
+    rows = corpus.reader.rows()
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem." + call, raising(error))
+    with pytest.raises(RowError) as caught:
+        corpus.reader.image(corpus.reader.place(next(rows)))
+    assert caught.value.reason is reason
+
+
+def in_memory(folder: Path) -> Any:
+    root = root_of(f"memory://{folder}")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            (root / path.relative_to(folder).as_posix()).write_bytes(path.read_bytes())
+    return root
+
+
+def test_a_store_that_cannot_be_reached_or_denies(write_corpus: WriteCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = in_memory(write_corpus([{"file_name": "a.png", "text": "x"}]))
+    for error, said in (
+        (TimeoutError("slow"), "slow.*check the network"),
+        (PermissionError("no"), "check the credentials"),
+    ):
+        monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", raising(error))
+        with pytest.raises(CorpusError, match=said):
+            open_corpus(root)
+    monkeypatch.undo()
+    assert outcomes(list(open_corpus(root).pairs())) == ["pair"]
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFile.read", raising(driver_error("Odd")))
+    with pytest.raises(CorpusError, match="Odd: of the driver"):
+        open_corpus(root).count()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://KEY:hidden@bucket/c", "s3://KEY:hid/den@bucket/c", "S3://hidden@bucket/c", "https://u:hidden@host/c",
+        "https://host:443/c?X-Amz-Signature=hidden", "abfs://c@account.dfs.core.windows.net/d?sig=hidden",
+        "sftp://u:hidden@host/c", "https://hidden@host/c",
+    ],
+)  # fmt: skip
+def test_no_keys_in_a_url(url: str) -> None:
+    with pytest.raises(CorpusError, match="expected a bare URL") as caught:
+        root_of(url)
+    assert "hid" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nope://bucket/c", "protocol is unknown"),
+        ("://c", "expected one protocol"),
+        ("zip://c::s3://bucket/c.zip", "expected one protocol"),
+        ("gs://bucket/c", "driver is not installed: .*gcsfs"),
+    ],
+)
+def test_urls_that_no_driver_reads(monkeypatch: pytest.MonkeyPatch, url: str, said: str) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
+    with pytest.raises(CorpusError, match=said):
+        root_of(url)
+
+
+def test_a_root_is_a_value(tmp_path: Path) -> None:
+    assert root_of(str(tmp_path)) == root_of(f"file://{tmp_path}") == tmp_path
+    assert type(root_of(f"file://{tmp_path}")) is type(tmp_path)  # so that its links are looked at
+    for url in ("s3://bucket/a", "http://host:80/a", "memory://a", "s3://bucket"):
+        root = root_of(url)
+        assert root_of(str(root)) == root == pickle.loads(pickle.dumps(root))  # noqa: S301  # our own
+        assert hash(root_of(url)) == hash(root)
+
+
+def test_over_http_a_name_stays_a_name() -> None:
+    root = root_of("http://host/corpus")
+    assert str(contained(root, "a b?c#d/%2e%2e/é.png")) == "http://host/corpus/a%20b%3Fc%23d/%252e%252e/%C3%A9.png"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Endless(Quiet):
+    """Says that a picture is small, and sends without end."""
+
+    def do_GET(self) -> None:
+        if not self.path.endswith(".png"):
+            return super().do_GET()
+        self.send_response(206)
+        self.end_headers()
+        try:
+            while True:
+                self.wfile.write(bytes(2**16))
+        except OSError:
+            self.server.hung_up.set()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., tuple[str, Any]]]:
+    running: list[http.server.ThreadingHTTPServer] = []
+
+    def start(folder: Path, handler: type[Quiet] = Quiet) -> tuple[str, Any]:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder))
+        server.hung_up = threading.Event()  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        running.append(server)
+        return f"http://127.0.0.1:{server.server_port}", server
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_web_server(write_corpus: WriteCorpus, picture: Picture, serve: Any) -> None:
+    odd = "we ird#?%25é.png"
+    names = ["a.png", odd, "no.png", "empty.png", "big.png", "../a.png", "sub/b.png"]
+    images = {"a.png": picture(), odd: picture(colour=6), "empty.png": b"", "big.png": picture() + bytes(9000)}
+    table = [{"file_name": name, "text": f"caption {number}"} for number, name in enumerate(names)]
+    root = write_corpus(table, images | {"sub/b.png": picture(colour=9)})
+    limits = Limits(max_file_bytes=5000)
+    url, server = serve(root.parent)
+    here, there = rows_of(root, limits=limits), rows_of(f"{url}/corpus", limits=limits)
+    assert here == there
+    assert outcomes(there) == [
+        "pair", "pair", "missing_file", "empty_file", "file_too_large", "path_outside_corpus", "pair",
+    ]  # fmt: skip
+    with pytest.raises(CorpusError, match="is not there"):
+        rows_of(f"{url}/other")
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(CorpusError, match="check the network"):
+        rows_of(f"{url}/corpus")
+
+
+def test_a_web_server_that_does_not_stop(write_corpus: WriteCorpus, serve: Any) -> None:
+    url, server = serve(write_corpus([{"file_name": "a.png", "text": "x"}]), Endless)
+    (row,) = rows_of(url)
+    assert isinstance(row, Rejected)
+    assert server.hung_up.wait(20)
+
+
+def test_a_remote_file_reads_like_a_local_one(s3: Store, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    path = tmp_path / "files" / "lines"
+    path.write_bytes(b"one\ntwo\n" + bytes(700_000) + b"\nlast")
+    with open_binary(path) as here, open_binary(root_of(s3.put(path.parent)) / "lines") as there:
+        for _ in range(3):
+            assert here.readline(3) == there.readline(3)
+            assert here.tell() == there.tell()
+        assert here.seek(-4, 2) == there.seek(-4, 2)
+        assert here.read() == there.read() == b"last"

@@ -15,6 +15,7 @@ from corpora.folder import contained
 from corpora.formats import FORMATS, open_corpus
 from corpora.images import ImageFile, decode, open_image, read_image
 from corpora.records import DEFAULT_LIMITS, Limits, Pair, Place, Reason, Rejected, digest, pair_id
+from corpora.sampling import Sampling
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -30,6 +31,7 @@ __all__ = [
     "Reason",
     "Rejected",
     "RowError",
+    "Sampling",
     "clean_caption",
     "contained",
     "decode",

@@ -1,4 +1,4 @@
-"""Corpus -> pairs and ingest errors, in Parquet. Every row of the metadata becomes the one or the other."""
+"""Corpus -> pairs and ingest errors, in Parquet. Every row that is read becomes the one or the other."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -74,7 +74,8 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
     pairs: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
     columns: set[str] = set()
-    reader = corpus.pairs()
+    drawn = None if source.sampling is None else corpus.draw(source.sampling)
+    reader = corpus.pairs(drawn)
     with run.writer("pairs") as pair_file, run.writer("ingest_errors", "ingest") as error_file:
 
         def stored() -> Iterator[Pair | Rejected]:
@@ -102,7 +103,12 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
     run.list_files("ingest_errors", [run.path("ingest_errors", "ingest")], [error_file.rows])
     run.update(
         corpus_digest=corpus_digest,
-        counts={"corpus_rows": listed, "pairs": pair_file.rows, "errors": error_file.rows},
+        counts={
+            "corpus_rows": listed,
+            "not_sampled": drawn.left_out if drawn else 0,
+            "pairs": pair_file.rows,
+            "errors": error_file.rows,
+        },
     )
     # Last: by the listed pairs a resumed run knows that all this is done.
     run.list_files("pairs", [run.path("pairs")], [pair_file.rows])

@@ -16,6 +16,7 @@ from corpora.formats import FORMATS, open_corpus
 from corpora.images import ImageFile, decode, open_image, read_image
 from corpora.records import DEFAULT_LIMITS, Limits, Pair, Place, Reason, Rejected, digest, pair_id
 from corpora.roots import Root, is_url, root_of
+from corpora.sampling import Sampling
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -32,6 +33,7 @@ __all__ = [
     "Rejected",
     "Root",
     "RowError",
+    "Sampling",
     "clean_caption",
     "contained",
     "decode",

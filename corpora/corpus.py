@@ -10,6 +10,7 @@ from corpora.images import ImageFile, open_image
 from corpora.likeness import fingerprint
 from corpora.records import Limits, Pair, Place, Reason, Rejected, pair_id
 from corpora.rows import Reader, Row
+from corpora.sampling import Drawn, Sampling, draw
 
 _CACHED_INSPECTIONS = 1024
 _SHOWN_CHARS = 1000
@@ -31,8 +32,12 @@ class Corpus:
         """
         return self.reader.count()
 
-    def pairs(self) -> Iterator[Pair | Rejected]:
-        """Yield the rows of the corpus in their order: each as a `Pair`, or as a `Rejected` and why.
+    def draw(self, sampling: Sampling) -> Drawn:
+        """Draw a sample of the rows, without reading any image. Raises CorpusError; see `corpora.sampling.draw`."""
+        return draw(self.reader.rows(), sampling)
+
+    def pairs(self, drawn: Drawn | None = None) -> Iterator[Pair | Rejected]:
+        """Yield the rows of the corpus in their order, or those drawn: each as a `Pair`, or as a `Rejected` and why.
 
         Each image is decoded, so that later stages meet no broken file; the corpus must not change in the meantime.
         What is checked first names the reason: the form of the row, its file name, its caption, its image, the pairs
@@ -43,7 +48,8 @@ class Corpus:
         """
         rows = self.reader.rows()
         judge = _Judge(self.reader, self.limits)
-        return (judge.judge(number, row) for number, row in enumerate(rows))
+        numbered = enumerate(rows)
+        return (judge.judge(number, row) for number, row in numbered if drawn is None or drawn.takes(number, row))
 
     def picture(self, place: Place) -> ImageFile:
         """The image at a place that a pair has. Raises RowError (ImageError) if it does not read."""

@@ -32,6 +32,7 @@ from tasks.lake import Run
 from tasks.own_rules import check_rules
 from tasks.phrases import phrases
 from tasks.records import AttributionPlan, ModelSource, Shard, ShardResult
+from tasks.reuse import NO_BASE, find_base
 from tasks.self_audit import self_audit
 from tasks.store import store
 from tasks.validate import validate
@@ -82,6 +83,7 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         | {name: sql.text_digest(text) for name, text in config.own_rules.items()},
     }
     if resume is None:
+        facts |= find_base(lake, facts) if config.lake.incremental else NO_BASE
         run = Run(lake, f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
         run.create(facts)
         return run
@@ -137,6 +139,8 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     """
     models = config.model_sources()
     run = begin(config, models, resume)
+    if said := run.manifest()["incremental"]:
+        get_run_logger().info("run %s %s", run.run_id, said)
     try:
         _line(run, config, models)
     except BaseException as error:  # an interrupt leaves its mark as well
@@ -148,6 +152,13 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     if result.status == "stopped":
         raise GateError(f"run {run.run_id} was stopped by a gate: {result.reason}", result)
     return result
+
+
+def plan_of(run: Run, config: AuditConfig) -> AttributionPlan:
+    """The plan of a run whose corpus is read."""
+    record = run.manifest()
+    calibrated_on = record["calibration_sha256"] or record["corpus_digest"]
+    return config.attribution_plan(record["model_digest"], calibrated_on, record["code_version"])
 
 
 def _report(run: Run) -> Path | None:
@@ -162,8 +173,7 @@ def _report(run: Run) -> Path | None:
 def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
     shards = ingest(run, config.corpus_source(), config.suspect_regions(), config.lake.shard_size)
     if shards:
-        record = run.manifest()
-        plan = config.attribution_plan(record["model_digest"], record["corpus_digest"], record["code_version"])
+        plan = plan_of(run, config)
         calibrate(run, config.corpus_source(), models[0], plan)
         store(run, fan_out(run, shards, config, models, plan), config.suspect_regions())
     gates = validate(run)

@@ -175,6 +175,8 @@ def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> A
     try:
         run = begin(config, config.model_sources(), resume)
         errors.print(f"run {run.run_id}; if it is interrupted, go on with: --resume {run.run_id}", markup=False)
+        if said := run.manifest()["incremental"]:
+            errors.print(f"run {run.run_id} {said}", markup=False)
         result: Any = audit(config, run.run_id)
     except GateError as stopped:
         result = stopped.outcome
@@ -288,6 +290,9 @@ def run(
     audit_file: Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="What to audit; see docs/audit-toml.md.")],
     lake: Annotated[Path | None, typer.Option("--lake", help="Folder of the lake; overrides [lake] path.")] = None,
     resume: Annotated[str | None, typer.Option(help="Id of an unfinished run to go on with.")] = None,
+    incremental: Annotated[
+        bool, typer.Option("--incremental", help="Attribute only pairs that an earlier run of the lake has not.")
+    ] = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -301,6 +306,8 @@ def run(
         _stop(Exit.BAD_INPUT, str(error))
     if lake is not None:
         config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": lake})})
+    if incremental:
+        config = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
     result = _execute(config, resume, as_json, verbose)
     if result.status != "completed":
         raise typer.Exit(Exit.FAILURE)

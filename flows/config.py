@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 import demo.models
 import m2ib
 import sql
-from corpora import FORMATS, Limits, is_url, root_of
+from corpora import FORMATS, Limits, Sampling, is_url, root_of
 from tasks.detectors import versions
 from tasks.errors import BadInputError
 from tasks.masks import read_mask
@@ -63,8 +63,18 @@ class CorpusConfig(Section):
     format: Literal[tuple(FORMATS)] | None = Field(None, description="default: told by what lies there")  # type: ignore[valid-type]
     image_column: str | None = Field(None, description="column with the image, or its path; default: the format's")
     caption_column: str | None = Field(None, description="column with the caption; default: the format's")
+    sample: int | None = Field(None, ge=1, description="audit so many rows, drawn by hash; default: all of them")
+    stratify: str | None = Field(None, description="column whose values give equal parts of the sample")
     max_pixels: int = Field(50_000_000, ge=1, description="larger images become error rows, unread")
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="larger files become error rows, unread")
+
+    @model_validator(mode="after")
+    def _a_sample_is_stratified(self) -> Self:
+        if self.stratify is not None and self.sample is None:
+            raise ValueError(
+                f"stratify: got {self.stratify!r} without sample, expected both; say how many rows to draw"
+            )
+        return self
 
     @property
     def place(self) -> str:
@@ -197,6 +207,7 @@ class LakeConfig(Section):
 
     path: Path = Field(Path("lake"), description="folder of the lake; relative to where the command runs")
     shard_size: int = Field(256, ge=1, description="pairs a task attributes")
+    incremental: bool = Field(False, description="true: attribute only pairs that an earlier run of the lake has not")
 
 
 class AuditConfig(Section):
@@ -233,7 +244,9 @@ class AuditConfig(Section):
         """Settings of ingest."""
         limits = Limits(max_pixels=self.corpus.max_pixels, max_file_bytes=self.corpus.max_file_bytes)
         given = self.corpus
-        return CorpusSource(root_of(given.place), given.format, given.image_column, given.caption_column, limits)
+        sampling = Sampling(given.sample, self.bottleneck.seed, given.stratify) if given.sample else None
+        columns = given.image_column, given.caption_column
+        return CorpusSource(root_of(given.place), given.format, *columns, limits, sampling)
 
     def model_sources(self) -> list[ModelSource]:
         """The model, once for each device that shares the work. Raises BadInputError for a device not there."""
@@ -306,9 +319,12 @@ class AuditConfig(Section):
             "confirm": self.confirm.model_dump(mode="json"),
         }
 
-    def attribution_plan(self, model_digest: str, corpus_digest: str, code_version: str) -> AttributionPlan:
-        """Settings of attribute, with the key under which finished shards are found again."""
-        parts = [self.resolved()["bottleneck"], model_digest, corpus_digest, code_version]
+    def attribution_plan(self, model_digest: str, calibrated_on: str, code_version: str) -> AttributionPlan:
+        """Settings of attribute, with the key under which finished shards are found again.
+
+        calibrated_on: digest of the corpus, or of the feature statistics where an earlier run's are used.
+        """
+        parts = [self.resolved()["bottleneck"], model_digest, calibrated_on, code_version]
         return AttributionPlan(
             self.bottleneck_config(),
             self.bottleneck.calibration_pairs,

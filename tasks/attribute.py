@@ -16,8 +16,9 @@ from corpora import RowError
 from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.errors import BadInputError
 from tasks.inputs import PICTURE_COLUMNS, device_lock, encoder, read_pixels
-from tasks.lake import Run, written_aside
+from tasks.lake import CALIBRATION, Run, written_aside
 from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, ShardResult
+from tasks.reuse import earlier_rows, inherit_calibration
 
 VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
 
@@ -27,34 +28,37 @@ def calibrate_features(
 ) -> FeatureStatistics | None:
     """Feature statistics over a sample of the run's pairs, kept in the run's folder; None if the settings need none.
 
-    The sample is drawn by a hash of seed and pair, so that it depends on nothing else.
+    The sample is drawn by a hash of seed and pair, so that it depends on nothing else. A run that builds upon another
+    has that one's statistics.
     """
     if not plan.bottleneck.needs_statistics():
         return None
-    path = run.folder / "calibration.safetensors"
+    path = run.folder / CALIBRATION
     if not path.is_file():
-        columns = [*PICTURE_COLUMNS, "caption"]
-        pairs = pq.read_table(run.path("pairs"), columns=columns).to_pylist()
-        pairs.sort(key=lambda pair: hashlib.sha256(f"{plan.bottleneck.seed}{pair['pair_id']}".encode()).digest())
-        network = encoder(model)
-        images, texts = [], []
-        for pair in pairs[: plan.calibration_pairs]:
-            try:
-                images.append(read_pixels(corpus, pair, network))
-                texts.append(pair["caption"])
-            except RowError:
-                continue  # it becomes an error row when its shard comes to it
-        try:
-            with device_lock(model.device):
-                statistics = m2ib.calibrate(
-                    network, network.stack(images), texts, plan.bottleneck, model.batch_size or 64
-                )
-        except M2IBError as error:
-            raise BadInputError(f"calibration: {error}") from error
-        with written_aside(path) as aside:
-            statistics.save(aside)
+        if not inherit_calibration(run):
+            with written_aside(path) as aside:
+                _estimate(run, corpus, model, plan).save(aside)
         run.list_files(None, [path], [None])
     return FeatureStatistics.load(path)
+
+
+def _estimate(run: Run, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan) -> FeatureStatistics:
+    columns = [*PICTURE_COLUMNS, "caption"]
+    pairs = pq.read_table(run.path("pairs"), columns=columns).to_pylist()
+    pairs.sort(key=lambda pair: hashlib.sha256(f"{plan.bottleneck.seed}{pair['pair_id']}".encode()).digest())
+    network = encoder(model)
+    images, texts = [], []
+    for pair in pairs[: plan.calibration_pairs]:
+        try:
+            images.append(read_pixels(corpus, pair, network))
+            texts.append(pair["caption"])
+        except RowError:
+            continue  # it becomes an error row when its shard comes to it
+    try:
+        with device_lock(model.device):
+            return m2ib.calibrate(network, network.stack(images), texts, plan.bottleneck, model.batch_size or 64)
+    except M2IBError as error:
+        raise BadInputError(f"calibration: {error}") from error
 
 
 def _rows(
@@ -137,7 +141,8 @@ def attribute_pairs(
 ) -> ShardResult:
     """Attribute one shard into its own file; pairs whose image no longer reads become error rows.
 
-    A finished file is not made again: the error rows are written before it, so that it stands for both.
+    What the run that this one builds upon has of the shard is taken over as it is. A finished file is not made again:
+    the error rows are written before it, so that it stands for both.
     """
     pairs = run.read_group("pairs", shard.index)
     name = _shard_name(shard, plan, pairs)
@@ -145,6 +150,23 @@ def attribute_pairs(
     if path.is_file():
         done = pq.ParquetFile(path).metadata.num_rows
         return ShardResult(shard, name, done, len(pairs) - done, reused=True)
+    earlier = earlier_rows(run, pairs)
+    new = [pair for pair in pairs if pair["pair_id"] not in earlier]
+    made, errors = _attribute_new(run, corpus, model, plan, new) if new else ([], [])
+    by_pair = earlier | {row["pair_id"]: row for row in made}
+    rows = [by_pair[pair["pair_id"]] for pair in pairs if pair["pair_id"] in by_pair]
+    with run.writer("attributions", name) as writer:
+        writer.write(rows)
+        if errors:
+            with run.writer("ingest_errors", name) as error_writer:
+                error_writer.write(errors)
+    return ShardResult(shard, name, len(rows), len(errors), reused=False)
+
+
+def _attribute_new(
+    run: Run, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan, pairs: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of the pairs that still read, and error rows for the others."""
     network = encoder(model)
     statistics = calibrate_features(run, corpus, model, plan)
     errors: list[dict[str, Any]] = []
@@ -153,7 +175,7 @@ def attribute_pairs(
         size = model.batch_size or m2ib.fitting_batch_size(network, plan.bottleneck)
     batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     # The next batch is read and preprocessed while the device works on this one.
-    with ThreadPoolExecutor(max_workers=1) as reader, run.writer("attributions", name) as writer:
+    with ThreadPoolExecutor(max_workers=1) as reader:
         ahead = reader.submit(_read_batch, corpus, batches[0], network)
         for following in [*batches[1:], None]:
             pixels, readable, failed = ahead.result()
@@ -164,11 +186,7 @@ def attribute_pairs(
                 with device_lock(model.device):
                     result, again = _attribute_twice(network, pixels, readable, statistics, size, plan)
                 rows.extend(_rows(result, again, readable, network))
-        writer.write(rows)
-        if errors:
-            with run.writer("ingest_errors", name) as error_writer:
-                error_writer.write(errors)
-    return ShardResult(shard, name, len(rows), len(errors), reused=False)
+    return rows, errors
 
 
 @task(name="calibrate", cache_policy=NO_CACHE, persist_result=False)

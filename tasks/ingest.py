@@ -1,4 +1,4 @@
-"""Corpus -> pairs and ingest errors, in Parquet. Every row of the metadata becomes the one or the other."""
+"""Corpus -> pairs and ingest errors, in Parquet. Every row that is read becomes the one or the other."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -77,7 +77,8 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
     errors: list[dict[str, Any]] = []
     looks: dict[str, tuple[str, str]] = {}  # of an image file its first pair's: fingerprint and id
     columns: set[str] = set()
-    reader = corpus.pairs()
+    drawn = None if source.sampling is None else corpus.draw(source.sampling)
+    reader = corpus.pairs(drawn)
     with run.writer("pairs") as pair_file, run.writer("ingest_errors", "ingest") as error_file:
 
         def stored() -> Iterator[Pair | Rejected]:
@@ -112,7 +113,12 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
     )
     run.update(
         corpus_digest=corpus_digest,
-        counts={"corpus_rows": listed, "pairs": pair_file.rows, "errors": error_file.rows},
+        counts={
+            "corpus_rows": listed,
+            "not_sampled": drawn.left_out if drawn else 0,
+            "pairs": pair_file.rows,
+            "errors": error_file.rows,
+        },
     )
     # Last: by the listed pairs a resumed run knows that all this is done.
     run.list_files("pairs", [run.path("pairs")], [pair_file.rows])

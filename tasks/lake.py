@@ -22,7 +22,9 @@ import pyarrow.parquet as pq
 import sql
 
 SCHEMA_VERSION = 1
-_COUNTS = ("corpus_rows", "pairs", "attributions", "errors", "alerts", "confirmed")
+_COUNTS = ("corpus_rows", "not_sampled", "pairs", "attributions", "reused", "errors", "alerts", "confirmed")
+CALIBRATION = "calibration.safetensors"
+"""The feature statistics, in a run's folder."""
 
 
 def now() -> str:

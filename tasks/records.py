@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from corpora import Limits, Root
+from corpora import Limits, Root, Sampling
 from m2ib import BottleneckConfig
 
 Box = tuple[float, float, float, float]
@@ -23,13 +23,17 @@ def parse_box(text: str) -> Box:
 
 @dataclass(frozen=True)
 class CorpusSource:
-    """Where the pairs come from; None: as the corpus itself tells (format), as its format calls it (columns)."""
+    """Where the pairs come from; None: as the corpus tells (format), as its format calls it (columns), all rows.
+
+    sampling: which of the rows are read.
+    """
 
     path: Root
     format: str | None = None
     image_column: str | None = None
     caption_column: str | None = None
     limits: Limits = field(default_factory=Limits)
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.boxes import into_view
 from tasks.errors import StoreError
-from tasks.lake import Run
+from tasks.lake import CALIBRATION, Run
 from tasks.records import Box, ShardResult, SuspectRegions, parse_box
 
 
@@ -73,7 +73,7 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
             )
     paths = [run.path("attributions", result.name) for result in results]
     run.list_files("attributions", paths, [result.attributions for result in results])
-    calibration = run.folder / "calibration.safetensors"
+    calibration = run.folder / CALIBRATION
     if calibration.is_file():
         run.list_files(None, [calibration], [None])
     failed = [result for result in results if result.errors]
@@ -83,7 +83,7 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
         [result.errors for result in failed],
     )
     with run.writer("regions") as writer:
-        views = ["pair_id", "view_x0", "view_y0", "view_x1", "view_y1"]
+        views = ["pair_id", "view_x0", "view_y0", "view_x1", "view_y1", "attributed_by"]
         attributes: dict[str, dict[str, str]] = {}
         if regions.columns:
             stored = pq.read_table(run.path("pairs"), columns=["pair_id", "attributes"]).to_pylist()
@@ -92,8 +92,14 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
         writer.write(region_rows(regions, rows, attributes))
     run.list_files("regions", [run.path("regions")], [writer.rows])
     attributed = sum(result.attributions for result in results)
-    rejected = run.manifest()["counts"]["corpus_rows"] - run.manifest()["counts"]["pairs"]
-    run.update(counts={"attributions": attributed, "errors": rejected + sum(result.errors for result in results)})
+    record = run.manifest()
+    counts = record["counts"]
+    rejected = counts["corpus_rows"] - counts["not_sampled"] - counts["pairs"]
+    reused = [row["attributed_by"] for row in rows if row["attributed_by"]]
+    if attributed and record.get("base_run"):
+        run.update(since_calibration=1 - reused.count(record["calibration_run"]) / attributed)
+    errors = rejected + sum(result.errors for result in results)
+    run.update(counts={"attributions": attributed, "reused": len(reused), "errors": errors})
     return attributed
 
 

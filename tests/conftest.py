@@ -174,8 +174,9 @@ class Line:
 
     @property
     def plan(self):
-        record = self.run.manifest()
-        return self.config.attribution_plan(record["model_digest"], record["corpus_digest"], record["code_version"])
+        from flows.audit import plan_of
+
+        return plan_of(self.run, self.config)
 
     def attribute(self, shard):
         from tasks.attribute import attribute_pairs

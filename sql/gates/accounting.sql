@@ -1,9 +1,9 @@
--- Every row of the corpus must be a pair or an error, every pair an attribution or an error.
+-- Every row of the corpus must be a pair, an error or not drawn, every pair an attribution or an error.
 -- Grain: run. Parameters: $run_id.
 WITH counted AS (
     SELECT
         run_id,
-        corpus_rows,
+        corpus_rows - coalesce(not_sampled, 0) AS read_rows,
         (SELECT count(*) FROM pairs WHERE run_id = $run_id) AS stored_pairs,
         (SELECT count(*) FROM attributions WHERE run_id = $run_id) AS stored_attributions,
         (SELECT count(*) FROM ingest_errors WHERE run_id = $run_id AND stage = 'ingest') AS ingest_errors,
@@ -13,7 +13,7 @@ WITH counted AS (
 )
 SELECT
     *,
-    corpus_rows - stored_pairs - ingest_errors AS rows_unaccounted,
+    read_rows - stored_pairs - ingest_errors AS rows_unaccounted,
     stored_pairs - stored_attributions - attribute_errors AS pairs_unaccounted,
-    stored_attributions / nullif(corpus_rows, 0) AS readable_share
+    stored_attributions / nullif(read_rows, 0) AS readable_share
 FROM counted;

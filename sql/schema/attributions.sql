@@ -24,5 +24,6 @@ CREATE TABLE attributions (
     view_x0 DOUBLE,              -- the box of the image that the model sees, in shares of width and height;
     view_y0 DOUBLE,              -- outside 0 to 1 where its preprocessing pads
     view_x1 DOUBLE,
-    view_y1 DOUBLE
+    view_y1 DOUBLE,
+    attributed_by VARCHAR        -- the run that attributed the pair, whose row this one is; NULL: this run
 );

@@ -14,8 +14,11 @@ CREATE TABLE runs (
     seed BIGINT,
     code_version VARCHAR,
     corpus_rows BIGINT,
+    not_sampled BIGINT,        -- of the rows: not drawn, and not read; NULL as 0
     pairs BIGINT,
     attributions BIGINT,
+    reused BIGINT,             -- of the attributions: taken from earlier runs
+    base_run VARCHAR,          -- the earlier run that an incremental one builds upon
     errors BIGINT,
     alerts BIGINT,
     confirmed BIGINT           -- of the alerts

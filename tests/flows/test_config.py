@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import m2ib
-from corpora import Limits
+from corpora import Limits, Sampling
 from flows.config import AuditConfig, config_digest, load, parse
 from tasks.errors import BadInputError
 from tasks.records import AlertRules, ConfirmRules, ModelSource, SuspectRegions
@@ -40,7 +40,7 @@ def written(tmp_path):
 
 def test_two_lines_are_a_configuration():
     config = configured()
-    assert config.corpus_source().caption_column is None
+    assert config.corpus_source().caption_column is None  # as the format calls it
     assert config.alert_rules() == AlertRules(2.0, 20, 8)
     assert config.confirm_rules() == ConfirmRules(True, 64, 4, 8, 0.01, 0.1, 10, min_pairs=20, seed=0)
     assert config.suspect_regions() == SuspectRegions(0.05, 0.25, {}, {})
@@ -126,6 +126,8 @@ def test_all_faults_are_named_at_once():
         ({**MINIMAL, "confirm": {"level": 1}}, "confirm.level: "),
         ({**MINIMAL, "lake": {"shard_size": 0}}, "lake.shard_size: "),
         ({**MINIMAL, "corpus": {"path": "x", "max_pixels": 0}}, "corpus.max_pixels: "),
+        ({**MINIMAL, "corpus": {"path": "x", "sample": 0}}, "corpus.sample: "),
+        ({**MINIMAL, "corpus": {"path": "x", "stratify": "site"}}, "stratify: got 'site' without sample"),
     ],
     ids=lambda value: None if isinstance(value, dict) else value[:40],
 )
@@ -152,7 +154,8 @@ def test_nought_and_false_override_as_well():
 
 def test_settings_reach_the_stages():
     config = configured(
-        corpus={"image_column": "i", "caption_column": "c", "max_pixels": 9, "max_file_bytes": 8},
+        corpus={"image_column": "i", "caption_column": "c", "max_pixels": 9, "max_file_bytes": 8}
+        | {"sample": 7, "stratify": "site"},
         model={"batch_size": 3},
         regions={"frame": 0, "corner": 0.1, "boxes": {"ruler": [0, 0, 1, 0.1]}, "columns": {"tag": "tag_box"}},
         alerts={"factor": 3, "min_pairs": 4, "examples": 5},
@@ -162,6 +165,8 @@ def test_settings_reach_the_stages():
     source = config.corpus_source()
     assert (source.image_column, source.caption_column) == ("i", "c")
     assert source.limits == Limits(max_pixels=9, max_file_bytes=8)
+    assert source.sampling == Sampling(7, 6, "site")
+    assert configured().corpus_source().sampling is None
     assert source.path.is_absolute()
     assert config.suspect_regions() == SuspectRegions(0, 0.1, {"ruler": (0, 0, 1, 0.1)}, {"tag": "tag_box"})
     assert config.alert_rules() == AlertRules(3, 4, 5)
@@ -257,11 +262,13 @@ def test_what_decides_the_results_is_json_and_makes_the_digest():
             {}, {"bottleneck": {"seed": 1}}, {"bottleneck": {"image": {"beta": 3}}}, {"alerts": {"factor": 3}},
             {"regions": {"frame": 0.1}}, {"corpus": {"caption_column": "c"}}, {"bottleneck": {"calibration_pairs": 9}},
             {"model": {"architecture": "demo/shortcut"}}, {"corpus": {"max_pixels": 5}}, {"confirm": {"pairs": 9}},
+            {"corpus": {"sample": 5}}, {"corpus": {"sample": 5, "stratify": "site"}},
         )
     }  # fmt: skip
-    assert len(digests) == 10
+    assert len(digests) == 12
     # How the work is cut up and where it runs decides nothing.
-    for sections in ({"lake": {"path": "x", "shard_size": 3}}, {"model": {"batch_size": 2, "device": "auto"}}):
+    lake = {"path": "x", "shard_size": 3, "incremental": True}
+    for sections in ({"lake": lake}, {"model": {"batch_size": 2, "device": "auto"}}):
         assert config_digest(configured(**sections).resolved()) == config_digest(configured().resolved())
 
 

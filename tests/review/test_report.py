@@ -106,6 +106,18 @@ def test_an_alert_that_was_not_tested_says_so(lake, make_pair):
     assert "The audit did not test itself in this run" in page.text
 
 
+def test_a_report_says_of_how_many_rows_the_sample_is_and_what_earlier_runs_did(lake, make_pair):
+    run = lake.write(lake.begin(), [make_pair()])
+    counts = {"corpus_rows": 200_000, "not_sampled": 195_000, "pairs": 4990, "attributions": 4990}
+    run.update(counts=counts)
+    assert "5,000 of 200,000 rows, drawn by hash, 4,990 pairs readable, 4,990 pairs attributed" in page_of(lake).text
+    config = run.manifest()["config"] | {"corpus": {"sample": 5000, "stratify": "site"}}
+    run.update(counts={"reused": 4900}, config=config)
+    text = page_of(lake).text
+    assert "drawn by hash in equal parts of each site, 4,990 pairs readable" in text
+    assert "4,990 pairs attributed, 4,900 of them by earlier runs" in text
+
+
 def test_every_alert_is_there_and_those_that_follow_stand_under_their_cause(lake, make_pair):
     run = lake.begin()
     lake.write(run, [make_pair()], finish=False)

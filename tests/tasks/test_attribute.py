@@ -123,7 +123,8 @@ def test_what_decides_a_map_is_in_the_name_of_its_file(line):
     record = audit.run.manifest()
 
     def name(config=audit.config, shard=shards[0], rows=pairs, **changed):
-        given = {key: record[key] for key in ("model_digest", "corpus_digest", "code_version")} | changed
+        given = {key: record[key] for key in ("model_digest", "code_version")}
+        given |= {"calibrated_on": record["corpus_digest"]} | changed
         return stage._shard_name(shard, config.attribution_plan(**given), rows)
 
     def configured(**settings):
@@ -138,7 +139,7 @@ def test_what_decides_a_map_is_in_the_name_of_its_file(line):
         name(configured(image={"beta": 0.5})),
         name(configured(text={"special": "open"})),
         name(model_digest="another"),
-        name(corpus_digest="another"),
+        name(calibrated_on="another"),
         name(code_version="another"),
         name(rows=pairs[1:]),
         name(rows=pairs[::-1]),

@@ -1,12 +1,13 @@
 """Corpus to pairs and error rows: nothing is lost, nothing is done twice."""
 
 import csv
+import dataclasses
 
 import pytest
 from PIL import Image
 
 import sql
-from corpora import Limits
+from corpora import Limits, Sampling
 from tasks.errors import BadInputError
 from tasks.ingest import ingest_corpus
 from tasks.lake import Run
@@ -94,6 +95,25 @@ def test_a_shard_is_a_row_group(hand_written, corpus, size, expected):
     shards = ingest_corpus(hand_written, source, NO_REGIONS, size)
     assert shards == [Shard(index, pairs) for index, pairs in enumerate(expected)]
     assert hand_written.group_sizes("pairs") == expected
+
+
+def test_rows_that_were_not_drawn_are_accounted_for(hand_written, corpus):
+    source = dataclasses.replace(corpus(MIXED), sampling=Sampling(4, 0))
+    ingest_corpus(hand_written, source, NO_REGIONS, 2)
+    pairs, errors = stored(hand_written)
+    counts = hand_written.manifest()["counts"]
+    assert (counts["corpus_rows"], counts["not_sampled"], counts["pairs"] + counts["errors"]) == (9, 5, 4)
+    assert len(pairs) + len(errors) == 4
+    with hand_written.connect() as connection:
+        (row,) = sql.rows(connection, "gates/accounting", run_id=hand_written.run_id)
+    assert (row["read_rows"], row["rows_unaccounted"]) == (4, 0)
+
+
+def test_a_column_to_stratify_by_that_the_corpus_lacks_is_bad_input(hand_written, corpus):
+    source = dataclasses.replace(corpus(MIXED), sampling=Sampling(4, 0, "site"))
+    with pytest.raises(BadInputError, match=r"\[corpus\] stratify: no row of the corpus has a value in 'site'"):
+        ingest_corpus(hand_written, source, NO_REGIONS, 2)
+    assert hand_written.manifest()["files"] == []
 
 
 def test_a_corpus_of_broken_rows_has_no_shard_and_all_its_errors(hand_written, corpus):

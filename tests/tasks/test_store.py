@@ -125,7 +125,10 @@ def test_what_is_no_box_is_refused(text):
 def test_the_lake_shows_what_was_stored(audited):
     run = audited.run
     counts = run.manifest()["counts"]
-    assert counts == {"corpus_rows": 40, "pairs": 40, "attributions": 40, "errors": 0, "alerts": 0, "confirmed": 0}
+    assert counts == {
+        "corpus_rows": 40, "not_sampled": 0, "pairs": 40, "attributions": 40, "reused": 0, "errors": 0,
+        "alerts": 0, "confirmed": 0,
+    }  # fmt: skip
     assert [entry["rows"] for entry in run.manifest()["files"] if entry["table"] == "attributions"] == [16, 16, 8]
     with run.connect() as connection:
         kinds = sql.read(connection, "SELECT kind, count(*) AS n FROM regions GROUP BY kind ORDER BY kind")

@@ -80,6 +80,14 @@ def test_a_row_that_is_neither_pair_nor_error_fails(healthy, counts, column):
     assert ("ExpectColumnValuesToBeBetween", column) in failures(healthy, "accounting")
 
 
+def test_rows_that_were_not_drawn_are_neither_lost_nor_unreadable(healthy):
+    healthy.update(counts={"corpus_rows": 105, "not_sampled": 100})
+    assert failures(healthy, "accounting") == {("ExpectColumnValuesToBeBetween", "readable_share")}  # 3 of 5, as before
+    for left_out in (99, 101):
+        healthy.update(counts={"not_sampled": left_out})
+        assert ("ExpectColumnValuesToBeBetween", "rows_unaccounted") in failures(healthy, "accounting")
+
+
 def test_a_pair_that_is_neither_attributed_nor_error_fails(healthy, changed_rows):
     changed_rows(healthy, "attributions", lambda rows: rows[1:])
     assert failures(healthy, "accounting") >= {("ExpectColumnValuesToBeBetween", "pairs_unaccounted")}

@@ -1,0 +1,249 @@
+"""A run that builds upon another: what it has is taken over, what is new goes to the model."""
+
+import dataclasses
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+import m2ib
+import sql
+from flows.audit import begin
+from tasks import attribute as stage
+from tasks.errors import StoreError
+from tasks.lake import file_sha256
+from tasks.validate import check_run
+
+ROWS = 12
+
+
+@pytest.fixture
+def corpus(phantoms, tmp_path):
+    """corpus(numbers, captions): a folder with these of the phantoms, the captions of some of them changed."""
+    header, *lines = (phantoms / "metadata.csv").read_text().splitlines(keepends=True)
+    root = tmp_path / "corpus"
+
+    def write(numbers, captions=()):
+        root.mkdir(exist_ok=True)
+        chosen = [lines[number] for number in numbers]
+        for text in chosen:
+            shutil.copy(phantoms / text.split(",", 1)[0], root)
+        for place, caption in dict(captions).items():
+            chosen[place] = f"{chosen[place].split(',', 1)[0]},{caption}\n"
+        assert header.startswith("file_name,text")
+        extra = header.count(",") - 1
+        chosen = [text if place not in dict(captions) else text.rstrip("\n") + "," * extra + "\n"
+                  for place, text in enumerate(chosen)]  # fmt: skip
+        (root / "metadata.csv").write_text("".join([header, *chosen]))
+        return root
+
+    return write
+
+
+@pytest.fixture
+def night(begin_line, settings, tmp_path):
+    """night(root, **sections): one incremental run, begun in a lake that all share; `batch_size` 1: maps are exact."""
+
+    def start(root, lake=tmp_path / "lake", incremental=True, **sections):
+        bottleneck = {"steps": 1, "calibration_pairs": 6} | sections.pop("bottleneck", {})
+        options = {"path": lake, "shard_size": 5, "incremental": incremental}
+        given = {"model": {"batch_size": 1}, "bottleneck": bottleneck} | sections
+        return begin_line(settings(root, lake, lake=options, **given))
+
+    return start
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """Pair ids that reach the model, in order."""
+    seen = []
+    real = m2ib.attribute
+
+    def watched(*given, **named):
+        seen.extend(named["keys"])
+        return real(*given, **named)
+
+    monkeypatch.setattr(m2ib, "attribute", watched)
+    return seen
+
+
+def completed(line):
+    line.to_lake()
+    line.run.finish("completed")
+    return line
+
+
+def rows_of(line):
+    rows = [row for path in line.run.listed("attributions") for row in pq.read_table(path).to_pylist()]
+    return {row["pair_id"]: row for row in rows}
+
+
+def bits(rows):
+    return {pair: {key: value for key, value in row.items() if key not in ("run_id", "attributed_by")}
+            for pair, row in rows.items()}  # fmt: skip
+
+
+def test_only_new_pairs_reach_the_model_and_all_maps_are_those_of_a_full_run(corpus, night, spy, tmp_path):
+    first = completed(night(corpus(range(ROWS))))
+    assert first.run.manifest()["base_run"] is None
+    assert "no complete one to build upon" in first.run.manifest()["incremental"]
+    before = rows_of(first)
+    spy.clear()
+    # Two pairs in front, one at the end, two gone.
+    second = completed(night(corpus([20, 21, *range(2, ROWS), 22])))
+    record, found = second.run.manifest(), rows_of(second)
+    assert record["base_run"] == first.run.run_id
+    assert len(spy) == 3
+    assert set(spy) == found.keys() - before.keys()
+    assert (record["counts"]["pairs"], record["counts"]["attributions"], record["counts"]["reused"]) == (13, 13, 10)
+    assert record["since_calibration"] == pytest.approx(3 / 13)
+    assert {row["run_id"] for row in found.values()} == {second.run.run_id}
+    assert {pair for pair, row in found.items() if row["attributed_by"] == first.run.run_id} == before.keys() & found
+    # A full run with the same statistics.
+    full = night(tmp_path / "corpus", lake=tmp_path / "other lake", incremental=False)
+    full.ingest()
+    shutil.copy(first.run.folder / "calibration.safetensors", full.run.folder)
+    full.to_lake()
+    assert bits(rows_of(full)) == bits(found)
+    assert check_run(second.run).critical == ()
+    with second.run.connect() as connection:
+        (run,) = sql.read(connection, "SELECT base_run, reused FROM runs")
+    assert run == {"base_run": first.run.run_id, "reused": 10}
+
+
+def test_statistics_are_inherited_through_all_nights(corpus, night, monkeypatch, spy):
+    lines = [completed(night(corpus(range(ROWS))))]
+    monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated again"))
+    lines += [completed(night(corpus(range(ROWS + more)))) for more in (1, 2)]
+    first, _, third = (line.run for line in lines)
+    record = third.manifest()
+    path = third.folder / "calibration.safetensors"
+    assert record["calibration_run"] == first.run_id
+    assert record["calibration_sha256"] == file_sha256(path) == file_sha256(first.folder / path.name)
+    assert [entry["path"] for entry in record["files"] if entry["table"] is None] == [
+        path.relative_to(third.lake).as_posix()
+    ]
+    assert record["since_calibration"] == pytest.approx(2 / 14)
+    assert len(spy) == ROWS + 2
+    shutil.rmtree(lines[1].run.folder)  # a run stands by itself
+    assert {row["attributed_by"] for row in rows_of(lines[2]).values()} == {
+        None, first.run_id, lines[1].run.run_id,
+    }  # fmt: skip
+
+
+def test_a_changed_caption_is_a_new_pair_and_a_changed_image_as_well(corpus, night, spy):
+    root = corpus(range(ROWS))
+    completed(night(root))
+    spy.clear()
+    corpus(range(ROWS), {3: "another caption"})
+    names = [text.split(",", 1)[0] for text in (root / "metadata.csv").read_text().splitlines()[1:]]
+    shutil.copy(root / names[5], root / names[6])
+    second = completed(night(root))
+    pairs = {row["row_number"]: row for row in pq.read_table(second.run.path("pairs")).to_pylist()}
+    assert set(spy) == {pairs[3]["pair_id"], pairs[6]["pair_id"]}
+
+
+def test_a_night_without_news_needs_no_model(corpus, night, monkeypatch):
+    completed(night(corpus(range(ROWS))))
+    second = night(corpus(range(ROWS)))
+    monkeypatch.setattr(stage, "encoder", lambda _: pytest.fail("the model was loaded"))
+    completed(second)
+    assert second.run.manifest()["counts"]["reused"] == ROWS
+
+
+def test_an_interrupted_night_goes_on_with_the_same_base(corpus, night, spy):
+    first = completed(night(corpus(range(ROWS))))
+    second = night(corpus(range(ROWS + 2)))
+    shards = second.ingest()
+    done = second.attribute(shards[0])
+    second.run.finish("failed", "because")
+    later = completed(night(corpus(range(ROWS + 2))))  # a newer one is there by now
+    assert later.run.manifest()["base_run"] == first.run.run_id
+    config = second.config.model_copy(update={"lake": second.config.lake.model_copy(update={"incremental": False})})
+    resumed = begin(config, config.model_sources(), second.run.run_id)
+    assert resumed.manifest()["base_run"] == first.run.run_id
+    results = second.to_lake()
+    assert results[0] == dataclasses.replace(done, reused=True)
+    assert second.run.manifest()["counts"]["reused"] == ROWS
+    assert bits(rows_of(second)) == bits(rows_of(later))
+
+
+def test_pairs_that_the_base_could_not_attribute_are_tried_again(corpus, night, spy):
+    root = corpus(range(ROWS))
+    first = night(root)
+    shards = first.ingest()
+    first.calibrate()
+    pair = first.run.read_group("pairs", 0)[2]
+    (root / pair["file_name"]).unlink()
+    first.store([first.attribute(shard) for shard in shards])
+    first.run.finish("completed")
+    spy.clear()
+    second = completed(night(corpus(range(ROWS))))
+    assert spy == [pair["pair_id"]]
+    assert second.run.manifest()["counts"]["attributions"] == ROWS
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"bottleneck": {"seed": 1}}, "bottleneck settings"),
+        ({"bottleneck": {"second_seed": True}}, "bottleneck settings"),
+        ({"architecture": "demo/clean"}, "model_digest"),
+    ],
+)
+def test_a_run_of_other_settings_is_no_base_and_it_says_why(corpus, night, changed, said):
+    first = night(corpus(range(4)))
+    first.run.finish("completed")
+    record = night(corpus(range(4)), **changed).run.manifest()
+    assert record["base_run"] is None
+    assert record["incremental"] == f"a full run: the newest complete one, {first.run.run_id}, had other {said}"
+
+
+def test_what_decides_no_map_decides_no_base(corpus, night):
+    first = night(corpus(range(4)))
+    first.run.finish("completed")
+    second = night(corpus(range(4)), alerts={"factor": 3}, regions={"frame": 0.1})
+    assert second.run.manifest()["base_run"] == first.run.run_id
+
+
+def test_the_newest_complete_run_that_fits_is_the_base(corpus, night):
+    fits, other, unfinished = (night(corpus(range(4)), bottleneck={"seed": seed}) for seed in (0, 1, 0))
+    fits.run.finish("completed")
+    other.run.finish("completed")
+    unfinished.run.finish("failed", "because")
+    assert night(corpus(range(4))).run.manifest()["base_run"] == fits.run.run_id
+    assert night(corpus(range(4)), incremental=False).run.manifest()["base_run"] is None
+
+
+def test_other_code_is_no_base(corpus, night, monkeypatch):
+    night(corpus(range(4))).run.finish("completed")
+    monkeypatch.setattr("flows.audit.code_version", lambda: "another")
+    assert "had other code_version" in night(corpus(range(4))).run.manifest()["incremental"]
+
+
+def test_a_base_whose_files_are_gone_is_none(corpus, night):
+    first = completed(night(corpus(range(ROWS))))
+    first.run.listed("attributions")[1].unlink()
+    assert "files (some are gone)" in night(corpus(range(ROWS))).run.manifest()["incremental"]
+
+
+@pytest.mark.parametrize("damage", ["statistics", "gone", "rows"])
+def test_a_base_that_is_damaged_later_stops_the_run(corpus, night, damage):
+    first = completed(night(corpus(range(ROWS))))
+    second = night(corpus(range(ROWS + 1)))
+    path = first.run.folder / "calibration.safetensors" if damage != "rows" else first.run.listed("attributions")[0]
+    if damage == "gone":
+        path.unlink()
+    else:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 3] ^= 255
+        path.write_bytes(data)
+    with pytest.raises(StoreError, match="start a run that is not incremental"):
+        second.to_lake()
+    assert not second.run.listed("attributions")
+
+
+def test_settings_without_statistics_build_upon_each_other_too(corpus, night, spy):
+    completed(night(corpus(range(4)), bottleneck={"preset": "paper"}))
+    second = completed(night(corpus(range(6)), bottleneck={"preset": "paper"}))
+    assert (len(spy), second.run.manifest()["calibration_sha256"]) == (6, None)

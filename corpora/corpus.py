@@ -1,17 +1,23 @@
 """From a reader's rows to pairs: each row ends as a `Pair`, or as a `Rejected` row and why."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
 
 from corpora.captions import clean_caption
-from corpora.errors import RowError
+from corpora.errors import CorpusError, RowError
 from corpora.images import ImageFile, open_image
 from corpora.likeness import fingerprint
 from corpora.records import Limits, Pair, Place, Reason, Rejected, pair_id
 from corpora.rows import Reader, Row
 from corpora.sampling import Drawn, Sampling, draw
 
+WORKERS: Final = 8
+"""Images decoded at a time, by threads: decoding needs no interpreter lock, and a distant store several requests."""
+
+_AHEAD = 2 * WORKERS  # rows whose image is on its way; each may hold a whole file
 _CACHED_INSPECTIONS = 1024
 _SHOWN_CHARS = 1000
 
@@ -46,10 +52,28 @@ class Corpus:
         Raises:
             CorpusError: the corpus as a whole cannot be read; at the call, save for a damage further down.
         """
-        rows = self.reader.rows()
-        judge = _Judge(self.reader, self.limits)
-        numbered = enumerate(rows)
-        return (judge.judge(number, row) for number, row in numbered if drawn is None or drawn.takes(number, row))
+        numbered = enumerate(self.reader.rows())
+        return self._judged((number, row) for number, row in numbered if drawn is None or drawn.takes(number, row))
+
+    def _judged(self, numbered: Iterator[tuple[int, Row]]) -> Iterator[Pair | Rejected]:
+        waiting: deque[_Draft] = deque()
+        damage: CorpusError | None = None
+        pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
+        try:
+            judge = _Judge(self.reader, self.limits, pool)
+            try:
+                for number, row in numbered:
+                    waiting.append(judge.begin(number, row))
+                    if len(waiting) > _AHEAD:
+                        yield judge.finish(waiting.popleft())
+            except CorpusError as error:
+                damage = error  # what was read before it stands
+            while waiting:
+                yield judge.finish(waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)  # whoever stops reading waits for no more images
+        if damage is not None:
+            raise damage
 
     def picture(self, place: Place) -> ImageFile:
         """The image at a place that a pair has. Raises RowError (ImageError) if it does not read."""
@@ -64,21 +88,51 @@ class _Inspection:
     fingerprint: str
 
 
+_Inspected: TypeAlias = "Future[_Inspection | tuple[Reason, str]]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A row on its way: its image is being looked at, or it is already known what is wrong with it."""
+
+    number: int
+    row: Row
+    found: tuple[Place, str, _Inspected] | RowError
+    """Where the image lies, the caption as it is kept, and what comes out of the image."""
+
+
 @dataclass(slots=True)
 class _Judge:
     """What has to be remembered from row to row."""
 
     reader: Reader
     limits: Limits
+    pool: ThreadPoolExecutor
     first_rows: dict[str, int] = field(default_factory=dict)
-    inspections: OrderedDict[Place, _Inspection | tuple[Reason, str]] = field(default_factory=OrderedDict)
+    inspections: OrderedDict[Place, _Inspected] = field(default_factory=OrderedDict)
 
-    def judge(self, number: int, row: Row) -> Pair | Rejected:
+    def begin(self, number: int, row: Row) -> _Draft:
+        kept = replace(row, data=None)
         try:
-            return self._pair(number, row)
+            return _Draft(number, kept, self._found(row))
+        except RowError as error:
+            return _Draft(number, kept, error)
+
+    def _found(self, row: Row) -> tuple[Place, str, _Inspected]:
+        if row.trouble:
+            mend = "; expected one well-formed row of UTF-8: correct the metadata."
+            raise RowError(row.reason, f"{row.where} {row.trouble}{mend if row.reason is Reason.MALFORMED_ROW else ''}")
+        place = self.reader.place(row)
+        caption = clean_caption(self._caption(row), self.limits)
+        return place, caption, self._inspected(place, row.data)
+
+    def finish(self, draft: _Draft) -> Pair | Rejected:
+        row = draft.row
+        try:
+            return self._pair(draft)
         except RowError as error:
             return Rejected(
-                number,
+                draft.number,
                 self._shown(row.file_name if row.place is None else row.place.name),
                 self._shown(row.caption),
                 error.reason,
@@ -86,22 +140,22 @@ class _Judge:
                 {self._escaped(name): self._escaped(text) for name, text in row.attributes.items()},
             )
 
-    def _pair(self, number: int, row: Row) -> Pair:
-        if row.trouble:
-            mend = "; expected one well-formed row of UTF-8: correct the metadata."
-            raise RowError(row.reason, f"{row.where} {row.trouble}{mend if row.reason is Reason.MALFORMED_ROW else ''}")
-        place = self.reader.place(row)
-        caption = clean_caption(self._caption(row), self.limits)
-        image = self._inspect(place, row.data)
+    def _pair(self, draft: _Draft) -> Pair:
+        if isinstance(draft.found, RowError):
+            raise draft.found
+        place, caption, inspected = draft.found
+        image = inspected.result()
+        if not isinstance(image, _Inspection):
+            raise RowError(*image)
         identity = pair_id(image.sha256, caption)
-        if (first := self.first_rows.setdefault(identity, number)) != number:
+        if (first := self.first_rows.setdefault(identity, draft.number)) != draft.number:
             raise RowError(
                 Reason.DUPLICATE_PAIR,
-                f"{row.where} repeats the image and the caption of row {first}, expected each pair once: "
+                f"{draft.row.where} repeats the image and the caption of row {first}, expected each pair once: "
                 "drop one of them.",
             )
         return Pair(
-            row=number,
+            row=draft.number,
             pair_id=identity,
             place=place,
             caption=caption,
@@ -109,7 +163,7 @@ class _Judge:
             width=image.width,
             height=image.height,
             fingerprint=image.fingerprint,
-            attributes=row.attributes,
+            attributes=draft.row.attributes,
         )
 
     def _caption(self, row: Row) -> str:
@@ -122,22 +176,21 @@ class _Judge:
             f"{row.where} has {type(row.caption).__name__} as its caption, expected text: correct it.",
         )
 
-    def _inspect(self, place: Place, data: bytes | None) -> _Inspection:
-        # The captions of an image mostly stand together, or near. Errors are kept as their two texts: the
-        # exception itself would keep the image's bytes alive.
+    def _inspected(self, place: Place, data: bytes | None) -> _Inspected:
+        # The captions of an image mostly stand together, or near.
         known = self.inspections.get(place)
         if known is None:
-            try:
-                image = open_image(self.reader.image(place) if data is None else data, self.limits)
-                known = _Inspection(image.sha256, image.width, image.height, fingerprint(image.pixels))
-            except RowError as error:
-                known = (error.reason, error.detail)
-            self.inspections[place] = known
+            known = self.inspections[place] = self.pool.submit(self._inspect, place, data)
             if len(self.inspections) > _CACHED_INSPECTIONS:
                 self.inspections.popitem(last=False)
-        if isinstance(known, _Inspection):
-            return known
-        raise RowError(*known)
+        return known
+
+    def _inspect(self, place: Place, data: bytes | None) -> _Inspection | tuple[Reason, str]:
+        try:
+            image = open_image(self.reader.image(place) if data is None else data, self.limits)
+        except RowError as error:
+            return error.reason, error.detail  # as texts: the exception itself would keep the image's bytes alive
+        return _Inspection(image.sha256, image.width, image.height, fingerprint(image.pixels))
 
     def _shown(self, value: object) -> str | None:
         return None if value is None else self._escaped(value if isinstance(value, str) else ascii(value))

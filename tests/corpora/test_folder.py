@@ -322,3 +322,22 @@ def test_every_row_is_accounted_for(tmp_path_factory: pytest.TempPathFactory, da
             assert row.detail
     identities = [row.pair_id for row in rows if isinstance(row, Pair)]
     assert len(set(identities)) == len(identities)
+
+
+def test_who_stops_reading_waits_for_no_more_images(
+    write_corpus: WriteCorpus, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"file_name": f"{number}.png", "text": f"caption {number}"} for number in range(200)]
+    root = write_corpus(rows, {row["file_name"]: picture(colour=number) for number, row in enumerate(rows)})
+    opened: list[object] = []
+    real = corpora.corpus.open_image
+
+    def spy(data: bytes, limits: Limits) -> object:
+        opened.append(data)
+        return real(data, limits)
+
+    monkeypatch.setattr(corpora.corpus, "open_image", spy)
+    found = read_folder(root)
+    assert [next(found).row for _ in range(3)] == [0, 1, 2]  # in order, whichever image is done first
+    found.close()
+    assert 3 <= len(opened) < 60

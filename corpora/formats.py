@@ -45,18 +45,6 @@ FORMATS: Final[dict[str, Format]] = {
         columns=tars.COLUMNS,
         expected="a .tar, a folder of them, or a pattern of .tar files in the last part of the path",
     ),
-    "datasets": Format(
-        fits=DatasetsReader.fits,
-        reader=DatasetsReader,
-        columns=Columns("image", "text"),
-        expected="a folder that Hugging Face datasets saved to disk (state.json or dataset_dict.json)",
-    ),
-    "parquet": Format(
-        fits=ParquetReader.fits,
-        reader=ParquetReader,
-        columns=Columns("image", "text"),
-        expected="a .parquet file with image bytes in a column, or a folder of such files, or with them in data/",
-    ),
     "coco": Format(
         fits=coco.fits,
         reader=CocoReader,
@@ -75,8 +63,20 @@ FORMATS: Final[dict[str, Format]] = {
         columns=Columns("image", "caption"),
         expected="a folder of images with a .txt of the same stem beside each",
     ),
+    "datasets": Format(
+        fits=DatasetsReader.fits,
+        reader=DatasetsReader,
+        columns=Columns("image", "text"),
+        expected="a folder that Hugging Face datasets saved to disk (state.json or dataset_dict.json)",
+    ),
+    "parquet": Format(
+        fits=ParquetReader.fits,
+        reader=ParquetReader,
+        columns=Columns("image", "text"),
+        expected="a .parquet file with image bytes in a column, or a folder of such files, or with them in data/",
+    ),
 }
-"""By name, in the order in which they are tried."""
+"""By name, in the order in which they are tried: tables last, as downloaders write some beside the images."""
 
 
 def open_corpus(

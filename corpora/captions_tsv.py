@@ -8,23 +8,29 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-from corpora import metadata
+from corpora import metadata, roots
 from corpora.errors import CorpusError, RowError
 from corpora.folder import FolderReader, contained
 from corpora.images import read_bytes
 from corpora.metadata import MAX_LINE_BYTES, excerpt, json_object, lines, row_of
 from corpora.records import Limits, Reason, is_storable
-from corpora.roots import Root
+from corpora.roots import Root, beneath
 from corpora.rows import Columns, Row
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 COLUMNS = Columns("url", "caption")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _FOLDERS = ("", "images", "training", "validation")
 _SNIFFED_BYTES = 2**16
+_LISTED_FOLDERS = 8
 _EXPECTED = "expected a .tsv file, or a folder with exactly one, of caption, URL and perhaps a path"
 
 
@@ -55,12 +61,14 @@ class CaptionsTsvReader(FolderReader):
     """
 
     def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
-        super().__init__(root.absolute().parent if root.is_file() else root, columns, limits)
+        super().__init__(roots.folder_of(root) if roots.is_file(root) else root, columns, limits)
         self._given = root
+        self._listed: dict[str, frozenset[str]] = {}
 
     def rows(self) -> Iterator[Row]:
         """See `Reader.rows`."""
         path = self._find()
+        self._listed.clear()
         rows = (self._resolved(number, row) for number, row in enumerate(self._lines(path)))
         first = next(rows, None)
         if first is None:
@@ -80,7 +88,8 @@ class CaptionsTsvReader(FolderReader):
         found = _candidates(self._given)
         if len(found) != 1:
             there = ", ".join(path.name for path in found[:20]) or "none"
-            raise CorpusError(f"Corpus {str(self._given)!r} has {there}, {_EXPECTED}: give the path of the file.")
+            why = roots.absence(self._given) or f"has {there}"
+            raise CorpusError(f"Corpus {str(self._given)!r} {why}, {_EXPECTED}: give the path of the file.")
         return metadata.checked(found[0], self._root, _EXPECTED)
 
     def _lines(self, path: Root) -> Iterator[Row]:
@@ -140,11 +149,27 @@ class CaptionsTsvReader(FolderReader):
         return [folder + name for name in _weak_names(url) for folder in self._folders]
 
     def _is_there(self, name: str) -> bool:
+        if not isinstance(self._real, Path):
+            if self._real.protocol in ("http", "https"):  # a web server need not list what it has
+                return roots.is_file(contained(self._real, name))
+            folder, _, last = name.rpartition("/")
+            return last in self._remote_names(self._real, folder)
         path = self._real / name
         try:
             return path.is_symlink() or path.is_file()
         except OSError:  # a name too long for the file system
             return False
+
+    def _remote_names(self, root: "UPath", folder: str) -> frozenset[str]:
+        """The files of a remote folder: a row is sought under so many names that a question each is too much."""
+        known = self._listed.pop(folder, None)
+        if known is None:
+            path = beneath(root, PurePosixPath(folder))
+            known = frozenset(name for name, is_dir in roots.entries(path) if not is_dir)
+        self._listed[folder] = known  # behind those that were asked for before
+        if len(self._listed) > _LISTED_FOLDERS:
+            del self._listed[next(iter(self._listed))]
+        return known
 
     def _tells(self, name: str) -> object:
         """The URL in img2dataset's .json; None where there is no such file."""
@@ -159,7 +184,11 @@ class CaptionsTsvReader(FolderReader):
 
     @cached_property
     def _folders(self) -> list[str]:
-        return [f"{name}/" if name else "" for name in (*_FOLDERS, self._find().stem) if (self._real / name).is_dir()]
+        return [
+            f"{name}/" if name else ""
+            for name in (*_FOLDERS, self._find().stem)
+            if not name or roots.is_folder(self._real / name)
+        ]
 
     @cached_property
     def _ambiguous(self) -> frozenset[int]:
@@ -225,13 +254,14 @@ def _hashed(text: str) -> int:
 
 
 def _candidates(root: Root) -> list[Root]:
-    if root.is_file():
+    if roots.is_file(root):
         return [root] if root.suffix == ".tsv" else []
-    return sorted(path for path in root.glob("*.tsv") if path.name not in metadata.NAMES) if root.is_dir() else []
+    if not roots.is_folder(root):
+        return []
+    return [root / name for name in roots.names(root, "*.tsv") if name not in metadata.NAMES]
 
 
 def _has_tabs(path: Root) -> bool:
-    if path.is_symlink() or not path.is_file():
+    if (isinstance(path, Path) and path.is_symlink()) or not roots.is_file(path):
         return False
-    with path.open("rb") as file:
-        return b"\t" in file.readline(_SNIFFED_BYTES)
+    return b"\t" in roots.beginning(path, _SNIFFED_BYTES).partition(b"\n")[0]

@@ -5,10 +5,10 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Any, Final, TypeGuard
 
-from corpora import metadata
+from corpora import metadata, roots
 from corpora.errors import CorpusError, RowError
 from corpora.folder import FolderReader, contained
 from corpora.metadata import excerpt, row_of
@@ -79,12 +79,13 @@ class CocoReader(FolderReader):
         return len(captions) + len(loaded["images"]) - len(captioned)
 
     def _find(self) -> Root:
-        found = [self._given] if self._given.is_file() else _candidates(self._given)
+        found = [self._given] if roots.is_file(self._given) else _candidates(self._given)
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
             raise CorpusError(f"Corpus {str(self._given)!r} has {names}, {_EXPECTED}: give the path of one of them.")
         if not found:
-            raise CorpusError(f"Corpus {str(self._given)!r} has no COCO file, {_EXPECTED}: correct the path.")
+            why = roots.absence(self._given) or "has no COCO file"
+            raise CorpusError(f"Corpus {str(self._given)!r} {why}, {_EXPECTED}: correct the path.")
         return metadata.checked(found[0], _base(self._given), _EXPECTED)
 
     def _is_caption(self, entry: object) -> bool:
@@ -103,7 +104,7 @@ class CocoReader(FolderReader):
 
     def _is_there(self, name: str) -> bool:
         try:
-            return contained(self._real, name).is_file()
+            return roots.is_file(contained(self._real, name))
         except (RowError, OSError):
             return False
 
@@ -199,7 +200,7 @@ def _boxes(path: Root, loaded: _Object) -> _Boxes:
     boxes.add(loaded)
     split = _split(path)
     beside = path.with_name(f"instances_{split}.json")
-    if split and beside != path and beside.is_file():
+    if split and beside != path and roots.is_file(beside):
         boxes.add(_load(metadata.checked(beside, path.parent, "expected COCO's instances beside its captions")))
     return boxes
 
@@ -249,9 +250,9 @@ def _joined(folder: str, name: str) -> str:
 
 
 def _base(root: Root) -> Root:
-    if not root.is_file():
+    if not roots.is_file(root):
         return root
-    parent = root.absolute().parent
+    parent = roots.folder_of(root)
     return parent.parent if parent.name == "annotations" else parent
 
 
@@ -261,16 +262,16 @@ def _split(path: Root) -> str:
 
 
 def _candidates(root: Root) -> list[Root]:
-    if root.is_file():
+    if roots.is_file(root):
         return [root] if root.suffix == ".json" and _looks_like_coco(root) else []
-    if not root.is_dir():
+    if not roots.is_folder(root):
         return []
     folders = (root, root / "annotations")
     for pattern in ("captions*.json", "*.json"):
         # Beyond a few they belong to something else: img2dataset writes one an image.
         named: list[Root] = []
         for folder in folders:
-            named += itertools.islice(folder.glob(pattern), _MAX_LISTINGS) if folder.is_dir() else ()
+            named += _first(folder, pattern)
         named.sort(key=str)
         inside = [path for path in named if lies_in(path, root)]
         if len(named) < _MAX_LISTINGS and (found := [path for path in inside if _looks_like_coco(path)]):
@@ -278,23 +279,34 @@ def _candidates(root: Root) -> list[Root]:
     return []
 
 
+def _first(folder: Root, pattern: str) -> list[Root]:
+    if isinstance(folder, Path):
+        return list(itertools.islice(folder.glob(pattern), _MAX_LISTINGS)) if folder.is_dir() else []
+    return [folder / name for name in roots.names(folder, pattern)[:_MAX_LISTINGS]]
+
+
 def _looks_like_coco(path: Root) -> bool:
-    if not path.is_file():
+    if not roots.is_file(path):
         return False
-    with path.open("rb") as file:
-        head = file.read(_SNIFFED_BYTES)
+    head = roots.beginning(path, _SNIFFED_BYTES)
     return _BEGINNING.match(head) is not None and _LISTS.search(head) is not None
 
 
-def _load(path: Root) -> _Object:
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
+def _check_size(path: Root, size: int | None) -> None:
+    if size is None or size > MAX_JSON_BYTES:
+        said = f"{'an unknown number of' if size is None else size} bytes"
         raise CorpusError(
-            f"{str(path)!r} has {size} bytes, expected at most {MAX_JSON_BYTES}, as it is read whole: split it."
+            f"{str(path)!r} has {said}, expected at most {MAX_JSON_BYTES}, as it is read whole: split it."
         )
+
+
+def _load(path: Root) -> _Object:
     try:
-        with path.open("rb") as file:
+        _check_size(path, roots.size_of(path))
+        with roots.open_binary(path) as file:
             loaded = json.load(file, object_pairs_hook=_object)
+    except CorpusError:
+        raise
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise CorpusError(
             f"{str(path)!r} cannot be read ({type(error).__name__}: {str(error)[:200]}), {_EXPECTED}: restore it."

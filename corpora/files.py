@@ -3,14 +3,15 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
+from corpora import roots
 from corpora.errors import CorpusError, ImageError, RowError
 from corpora.folder import FolderReader, contained
 from corpora.images import read_bytes
 from corpora.metadata import MAX_LINE_BYTES, json_object, row_of
 from corpora.records import Limits, Reason
-from corpora.roots import Root
+from corpora.roots import Root, beneath
 from corpora.rows import Columns, Row
 
 IMAGE_SUFFIXES = (".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -20,11 +21,11 @@ _TEXT_LIMITS = Limits(max_file_bytes=MAX_LINE_BYTES)
 
 def fits(root: Root) -> bool:
     """Tell whether the folder, or the first one in it, holds an image with a caption file beside."""
-    if not root.is_dir():
+    if not roots.is_folder(root):
         return False
     names, folders = _listing(root)
     if not any(name.lower().endswith(".txt") for name in names) and folders:
-        names, _ = _listing(root / folders[0])
+        names, _ = _listing(_below(root, PurePosixPath(folders[0])))
     return any(group.images and group.captions for group in _groups(names))
 
 
@@ -136,34 +137,58 @@ class _Group:
 
 def _walk(root: Root) -> Iterator[tuple[PurePosixPath, "_Group | str"]]:
     """Yield, with their folder, groups of files, and links to folders by name."""
-    if not root.is_dir():
+    if not roots.is_folder(root):
         raise CorpusError(
-            f"Corpus {str(root)!r} is not a folder, expected images with .txt files beside: correct the path."
+            f"Corpus {str(root)!r} {roots.absence(root) or 'is not a folder'}, "
+            "expected images with .txt files beside: correct the path."
         )
     waiting = [PurePosixPath()]
     while waiting:
         folder = waiting.pop()
         try:
-            names, folders = _listing(root / folder)
+            names, folders = _listing(_below(root, folder))
         except OSError as error:
             raise CorpusError(
                 f"The folder {str(root / folder)!r} cannot be read ({error.strerror}), expected a corpus that can "
                 "be read throughout: check its permissions."
             ) from error
         yield from ((folder, group) for group in _groups(names))
-        yield from ((folder, name) for name in folders if (root / folder / name).is_symlink())
-        waiting += [folder / name for name in reversed(folders) if not (root / folder / name).is_symlink()]
+        links = [name for name in folders if _is_link(root, folder / name)]
+        yield from ((folder, name) for name in links)
+        waiting += [folder / name for name in reversed(folders) if name not in links]
+
+
+def _below(root: Root, folder: PurePosixPath) -> Root:
+    return root / folder if isinstance(root, Path) else beneath(root, folder)
+
+
+def _is_link(root: Root, folder: PurePosixPath) -> bool:
+    return isinstance(root, Path) and (root / folder).is_symlink()
 
 
 def _listing(folder: Root) -> tuple[list[str], list[str]]:
+    if isinstance(folder, Path):
+        names, folders = _local_listing(folder)
+    else:
+        entries = roots.entries(folder)
+        names = [name for name, is_dir in entries if not is_dir and _is_ours(name)]
+        folders = [name for name, is_dir in entries if is_dir]
+    return sorted(names, key=lambda name: (_split(name), name)), sorted(folders)
+
+
+def _local_listing(folder: Path) -> tuple[list[str], list[str]]:
     names, folders = [], []
     for entry in folder.iterdir():
         # What is called like a file is taken for one: to ask would cost a call each.
-        if entry.name.lower().endswith((*IMAGE_SUFFIXES, *_SIDECARS)):
+        if _is_ours(entry.name):
             names.append(entry.name)
         elif entry.is_dir():
             folders.append(entry.name)
-    return sorted(names, key=lambda name: (_split(name), name)), sorted(folders)
+    return names, folders
+
+
+def _is_ours(name: str) -> bool:
+    return name.lower().endswith((*IMAGE_SUFFIXES, *_SIDECARS))
 
 
 def _split(name: str) -> str:

@@ -8,11 +8,13 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from urllib.parse import quote
 
 from corpora.errors import CorpusError
+from corpora.records import Reason
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -105,18 +107,96 @@ def is_file(path: Root) -> bool:
     Raises:
         CorpusError: the store cannot be reached.
     """
-    if isinstance(path, Path):
-        return path.is_file()
+    return path.is_file() if isinstance(path, Path) else _kind(path) == "file"
+
+
+def is_folder(path: Root) -> bool:
+    """Tell whether a folder is there; raises as `is_file`."""
+    return path.is_dir() if isinstance(path, Path) else _kind(path) == "directory"
+
+
+def exists(path: Root) -> bool:
+    """Tell whether anything is there; raises as `is_file`."""
+    return path.exists() if isinstance(path, Path) else _kind(path) is not None
+
+
+def _kind(path: "UPath") -> str | None:
     try:
-        return bool(info(path)["type"] == "file")
+        return str(info(path)["type"])
     except (FileNotFoundError, PermissionError):  # S3 denies what is missing to those who may not list
-        return False
+        return None
     except OSError as error:
         raise CorpusError(f"Corpus {str(path.parent)!r} cannot be read ({error}): check the network.") from error
 
 
-def absence(root: "UPath") -> str:
+def size_of(path: Root) -> int | None:
+    """The size of a file in bytes; None where a web server does not say. Raises what `info` raises."""
+    if isinstance(path, Path):
+        return path.stat().st_size
+    size: int | None = info(path)["size"]
+    return size
+
+
+def real(path: Root) -> Root:
+    """A path with its links followed; remote, there are none."""
+    return Path(os.path.realpath(path)) if isinstance(path, Path) else path
+
+
+def folder_of(path: Root) -> Root:
+    """The folder that a file lies in."""
+    return path.absolute().parent if isinstance(path, Path) else path.parent
+
+
+def entries(folder: "UPath") -> list[tuple[str, bool]]:
+    """The names in a remote folder, ordered, each with whether it is a folder; held in memory.
+
+    Raises:
+        CorpusError: the folder may not be listed, or the store cannot be reached.
+    """
+    try:
+        with translated():
+            found = folder.fs.ls(folder.path, detail=True)
+            folder.fs.invalidate_cache(folder.path)  # else what changes later would keep its size of now
+    except FileNotFoundError:
+        return []
+    except PermissionError as error:
+        raise CorpusError(
+            f"The folder {str(folder)!r} may not be listed ({error}), expected one that can be: check the "
+            "credentials in the environment or the profile."
+        ) from error
+    except OSError as error:
+        raise CorpusError(f"The folder {str(folder)!r} cannot be listed ({error}): check the network.") from error
+    itself = folder.path.rstrip("/")
+    paths = [(str(entry["name"]).rstrip("/"), entry["type"] == "directory") for entry in found]
+    named = {path.rpartition("/")[2]: is_dir for path, is_dir in paths if path != itself}
+    # No folder of this machine has such names; a store may.
+    return sorted((name, is_dir) for name, is_dir in named.items() if name not in ("", ".", ".."))
+
+
+def names(folder: Root, pattern: str) -> list[str]:
+    """The names in a folder that match a pattern of the shell, ordered. Raises as `entries`."""
+    if isinstance(folder, Path):
+        return sorted(path.name for path in folder.glob(pattern))
+    return [name for name, _ in entries(folder) if fnmatchcase(name, pattern)]
+
+
+def beginning(path: Root, size: int) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        CorpusError: it cannot be read.
+    """
+    try:
+        with open_binary(path, ahead=size) as file:
+            return file.read(size)
+    except OSError as error:
+        raise CorpusError(f"{str(path)!r} cannot be read ({error}): check the path and its permissions.") from error
+
+
+def absence(root: Root) -> str:
     """Why nothing was found beneath a remote root, as the rest of a sentence; empty if the root itself is there."""
+    if isinstance(root, Path):
+        return ""
     try:
         info(root)
     except FileNotFoundError:
@@ -128,9 +208,12 @@ def absence(root: "UPath") -> str:
     return ""
 
 
-def open_binary(path: Root) -> BinaryIO:
-    """Open a file to read and seek in it. A remote one comes in blocks and raises what `info` raises, nothing else."""
-    return path.open("rb") if isinstance(path, Path) else io.BufferedReader(_Remote(path), _BUFFER_BYTES)
+def open_binary(path: Root, ahead: int | None = None) -> BinaryIO:
+    """Open a file to read and seek in it. A remote one comes in blocks and raises what `info` raises, nothing else.
+
+    ahead: bytes that are fetched beyond those asked for, `BLOCK_BYTES` by default; few where little is wanted.
+    """
+    return path.open("rb") if isinstance(path, Path) else io.BufferedReader(_Remote(path, ahead), _BUFFER_BYTES)
 
 
 def read_at_most(path: "UPath", size: int) -> bytes:
@@ -142,6 +225,13 @@ def read_at_most(path: "UPath", size: int) -> bytes:
                 return file.read(size)
         data: bytes = path.fs.cat_file(path.path, start=0, end=size)
         return data
+
+
+def reason_of(error: OSError) -> Reason:
+    """Why a row is rejected whose file cannot be opened or read."""
+    if isinstance(error, FileNotFoundError):
+        return Reason.MISSING_FILE
+    return Reason.UNREACHABLE_FILE if isinstance(error, ConnectionError) else Reason.UNREADABLE_FILE
 
 
 @contextmanager

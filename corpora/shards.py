@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
+from corpora import roots
 from corpora.errors import CorpusError, RowError
 from corpora.folder import check_name
 from corpora.records import Reason
-from corpora.roots import Root, lies_in
+from corpora.roots import Root, beneath, lies_in
 
 MAX_SHARDS = 100_000
 """A pattern that means more is taken for a slip."""
@@ -17,7 +19,7 @@ _BRACES = re.compile(r"\{([^{}]*,[^{}]*|\d{1,18}\.\.\d{1,18})\}")
 
 def is_pattern(root: Root) -> bool:
     """Whether the last part of a path has to be expanded; what lies there under this very name is no pattern."""
-    return bool(_GLOB.search(root.name) or _BRACES.search(root.name)) and not root.exists()
+    return bool(_GLOB.search(root.name) or _BRACES.search(root.name)) and not roots.exists(root)
 
 
 def find(root: Root, suffix: str) -> tuple[Root, list[str]]:
@@ -26,25 +28,27 @@ def find(root: Root, suffix: str) -> tuple[Root, list[str]]:
     Raises:
         CorpusError: there is none at all, or the pattern means more than `MAX_SHARDS`.
     """
-    if root.is_dir():
-        names = sorted(path.name for path in root.glob(f"*{suffix}"))
+    if roots.is_folder(root):
+        names = roots.names(root, f"*{suffix}")
         if not names:
             raise CorpusError(f"Corpus {str(root)!r} has no file *{suffix}, expected at least one: correct the path.")
         return root, names
     folder = root.parent
     if not is_pattern(root):
-        if not root.exists():
+        if not roots.exists(root):
             raise CorpusError(
-                f"Corpus {str(root)!r} does not exist, expected a file *{suffix}, a folder of them, or a pattern in "
-                "the last part of the path (* ? [0-9] {a,b} {000..012}): correct the path."
+                f"Corpus {str(root)!r} {roots.absence(root) or 'does not exist'}, expected a file *{suffix}, "
+                "a folder of them, or a pattern in the last part of the path (* ? [0-9] {a,b} {000..012}): "
+                "correct the path."
             )
         return folder, [root.name]
     found: dict[str, None] = {}
     for name in expand(root.name):
-        known = sorted(path.name for path in folder.glob(name)) if _GLOB.search(name) else [name]
+        known = roots.names(folder, name) if _GLOB.search(name) else [name]
         found.update(dict.fromkeys(known))
-    if not any((folder / name).exists() for name in found):
-        raise CorpusError(f"Corpus {str(root)!r} means no file that exists, expected one or more: correct it.")
+    if not any(roots.exists(folder / name) for name in found):
+        why = f"its folder {roots.absence(folder) or 'has none of them'}"
+        raise CorpusError(f"Corpus {str(root)!r} means no file that exists ({why}), expected one or more: correct it.")
     return folder, list(found)
 
 
@@ -84,13 +88,17 @@ def _check_number(number: int, pattern: str) -> None:
 def check(folder: Root, name: str, root: Root) -> Root:
     """Return the path of a shard that may be opened; whoever named one file by itself may name a link.
 
+    Of a remote one only the name is judged: to open it tells the rest.
+
     Raises:
         RowError: missing, no regular file, or a link that leads out of the folder.
     """
     check_name(name)
-    path = folder / name
+    path = folder / name if isinstance(folder, Path) else beneath(folder, PurePosixPath(name))
     if "/" in name or (path != root and not lies_in(path, folder)):
         raise RowError(Reason.PATH_OUTSIDE_CORPUS, "leads out of the corpus, expected a file in it: copy it there.")
+    if not isinstance(path, Path):
+        return path
     if not path.exists():
         raise RowError(Reason.MISSING_FILE, "does not exist, expected a shard: restore it, or correct the pattern.")
     if not path.is_file():

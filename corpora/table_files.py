@@ -3,12 +3,12 @@
 A damaged file gives what can be read, and for the rest `Damage`; `count` and `batches` always agree on the rows.
 """
 
-import io
 import itertools
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from corpora.errors import RowError
 from corpora.metadata import UNREADABLE
 from corpora.records import Reason
-from corpora.roots import Root
+from corpora.roots import Root, open_binary
 
 _PIECE_BYTES = 8 * 2**20
 _PIECE_ROWS = 32
@@ -187,10 +187,8 @@ class Cursor:
 
 def open_source(path: Root, mapped: bool) -> pa.NativeFile:
     """A file for Arrow to read; mapped into memory if that is asked for and it is a local one."""
-    file: BinaryIO = path.open("rb")
-    if not isinstance(file, io.BufferedReader):
-        return pa.PythonFile(file, mode="r")
-    file.close()
+    if not isinstance(path, Path):
+        return pa.PythonFile(open_binary(path), mode="r")
     return pa.memory_map(str(path)) if mapped else pa.OSFile(str(path))
 
 

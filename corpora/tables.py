@@ -7,15 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
 
-from corpora import metadata
+from corpora import metadata, roots
 from corpora.errors import CorpusError, ImageError, RowError
 from corpora.folder import contained
 from corpora.records import DEFAULT_LIMITS, Limits, Place, Reason
-from corpora.roots import Root
+from corpora.roots import Root, open_binary, real
 from corpora.rows import Columns, Row
 from corpora.table_cells import Images, decode_names, holds_bytes, image_columns, values
 from corpora.table_files import ArrowTable, Cursor, Damage, ParquetTable, TableFile, open_source, said
@@ -98,7 +99,7 @@ class TableReader(ABC):
     def _listed(self) -> list[str]:
         names = self._names()
         if not names:
-            raise CorpusError(f"Corpus {str(self._root)!r} has no files, {_EXPECTED}.")
+            raise CorpusError(f"Corpus {str(self._root)!r} {roots.absence(self._root) or 'has no files'}, {_EXPECTED}.")
         with self._lock:  # the corpus may be another one than at the last audit of this process
             self._files = frozenset(names)
             while self._cursors:
@@ -114,18 +115,21 @@ class TableReader(ABC):
                     return
             except RowError as error:
                 errors.append(f"{name} {error.detail}")
+        if why := roots.absence(self._root):
+            raise CorpusError(f"Corpus {str(self._root)!r} {why}, {_EXPECTED}.")
         raise CorpusError(f"None of the {len(names)} files of {str(self._root)!r} can be read; {errors[0]}")
 
     def _open(self, name: str, once: bool = False) -> TableFile:
         try:
-            path = contained(self._base().resolve(), name)
+            path = contained(real(self._base()), name)
             _check_file(path)
             table = self._table(path, once)
             decode_names(table.schema)
         except RowError:
             raise
         except (*metadata.UNREADABLE, RuntimeError) as error:  # RuntimeError: a circle of links
-            raise RowError(Reason.UNREADABLE_FILE, f"cannot be read ({said(error)}), {_EXPECTED}.") from error
+            reason = roots.reason_of(error) if isinstance(error, OSError) else Reason.UNREADABLE_FILE
+            raise RowError(reason, f"cannot be read ({said(error)}), {_EXPECTED}.") from error
         return table
 
     def _named(self, name: str, schema: pa.Schema) -> Columns:
@@ -225,16 +229,12 @@ class ParquetReader(TableReader):
             return True
 
     def _base(self) -> Root:
-        return self._root if self._root.is_dir() else self._root.parent
+        return self._root if roots.is_folder(self._root) else self._root.parent
 
     def _names(self) -> list[str]:
-        if not self._root.is_dir():
+        if not roots.is_folder(self._root):
             return [self._root.name] if self._root.suffix == ".parquet" else []
-        data = self._root / "data"
-        names = [entry.name for entry in self._root.iterdir() if _is_parquet(entry)]
-        if data.is_dir():
-            names += [f"data/{entry.name}" for entry in data.iterdir() if _is_parquet(entry)]
-        return sorted(names)
+        return sorted(_parquet_files(self._root) + [f"data/{name}" for name in _parquet_files(self._root / "data")])
 
     def _table(self, path: Root, once: bool) -> TableFile:  # noqa: ARG002
         return ParquetTable(open_source(path, mapped=False))
@@ -250,10 +250,10 @@ class DatasetsReader(TableReader):
     @classmethod
     def fits(cls, root: Root) -> bool:
         """Tell whether the folder says so."""
-        return any((root / name).is_file() for name in (_DICT, _STATE))
+        return any(roots.is_file(root / name) for name in (_DICT, _STATE))
 
     def _names(self) -> list[str]:
-        if not (self._root / _DICT).is_file():
+        if not roots.is_file(self._root / _DICT):
             return self._data_files("")
         splits = _list(self._json(_DICT), "splits", str)
         return [name for split in splits for name in self._data_files(f"{split}/")]
@@ -266,7 +266,7 @@ class DatasetsReader(TableReader):
 
     def _json(self, name: str) -> object:
         try:
-            with contained(self._root.resolve(), name).open("rb") as file:
+            with open_binary(contained(real(self._root), name)) as file:
                 text = file.read(metadata.MAX_LINE_BYTES + 1)
             if len(text) > metadata.MAX_LINE_BYTES:
                 raise ValueError(f"it is longer than {metadata.MAX_LINE_BYTES} bytes")  # noqa: TRY301
@@ -278,7 +278,7 @@ class DatasetsReader(TableReader):
             ) from error
 
     def _added(self, name: str) -> dict[str, object]:
-        return {"split": name.split("/", maxsplit=1)[0]} if (self._root / _DICT).is_file() else {}
+        return {"split": name.split("/", maxsplit=1)[0]} if roots.is_file(self._root / _DICT) else {}
 
     def _table(self, path: Root, once: bool) -> TableFile:
         # A map finds a batch without reading the others; read from end to end it would count as memory in use.
@@ -286,6 +286,13 @@ class DatasetsReader(TableReader):
 
 
 def _check_file(path: Root) -> None:
+    if not isinstance(path, Path):
+        found = roots.info(path)
+        if found["type"] != "file":
+            raise RowError(Reason.NOT_A_REGULAR_FILE, f"is a folder, {_EXPECTED}.")
+        if found["size"] == 0:
+            raise RowError(Reason.EMPTY_FILE, f"has 0 bytes, {_EXPECTED}.")
+        return
     if not path.exists():
         raise RowError(Reason.MISSING_FILE, f"is not there, {_EXPECTED}.")
     if not path.is_file():
@@ -301,8 +308,12 @@ def _list(loaded: object, key: str, kind: type[_Entry]) -> list[_Entry]:
     return found
 
 
-def _is_parquet(path: Root) -> bool:
-    return path.suffix == ".parquet" and not path.name.startswith(".") and not path.is_dir()
+def _parquet_files(folder: Root) -> list[str]:
+    if isinstance(folder, Path):
+        listed = [(path.name, path.is_dir()) for path in folder.glob("*.parquet")]
+    else:
+        listed = roots.entries(folder)
+    return [name for name, is_dir in listed if name.endswith(".parquet") and not name.startswith(".") and not is_dir]
 
 
 def _place(name: str, position: int) -> Place:

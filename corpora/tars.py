@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Final
 
-from corpora import metadata, shards
+from corpora import metadata, roots, shards
 from corpora.errors import CorpusError, ImageError, RowError
 from corpora.folder import check_name
 from corpora.records import Limits, Place, Reason
@@ -22,14 +22,16 @@ COLUMNS: Final = Columns("image", "caption")
 _IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 _SHOWN_SUFFIXES = 8
+# Fetched of a remote tar for one image, beyond what is asked for: most images come in one request.
+_PICTURE_BYTES = 2**18
 
 
 def fits(root: Root) -> bool:
     """Whether a root is a tar, holds some, or is a pattern of some; compressed ones too, to be told what to do."""
     suffixes = (".tar", *_COMPRESSED)
-    if root.is_dir():
-        return any(entry.name.endswith(suffixes) for entry in root.glob("*.t*"))
-    return root.name.endswith(suffixes) and (root.is_file() or shards.is_pattern(root))
+    if roots.is_folder(root):
+        return any(name.endswith(suffixes) for name in roots.names(root, "*.t*"))
+    return root.name.endswith(suffixes) and (roots.is_file(root) or shards.is_pattern(root))
 
 
 @dataclass(slots=True)
@@ -61,7 +63,7 @@ class TarReader:
 
     def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         self._root, self._columns, self._limits = root, columns, limits
-        self._folder = root if root.is_dir() else root.parent
+        self._folder = root if roots.is_folder(root) else root.parent
 
     def rows(self) -> Iterator[Row]:
         """See `Reader.rows`."""
@@ -91,7 +93,7 @@ class TarReader:
             raise ImageError(Reason.MISSING_FILE, f"{place.name!a} names no byte of a tar: audit the corpus again.")
         try:
             path = shards.check(self._folder, place.container, self._root)
-            with path.open("rb") as file:
+            with roots.open_binary(path, ahead=_PICTURE_BYTES) as file:
                 member = member_at(file, place.position, file.seek(0, os.SEEK_END))
                 if member is None or member.kind or f"{place.container}/{member.name}" != place.name:
                     raise _changed(place, "another member, or none, stands there now")
@@ -101,7 +103,7 @@ class TarReader:
         except DamagedTarError as error:
             raise _changed(place, error.what) from error
         except OSError as error:
-            raise ImageError(Reason.UNREADABLE_FILE, f"{place.container} {_unreadable(error)}") from error
+            raise ImageError(roots.reason_of(error), f"{place.container} {_unreadable(error)}") from error
         except RowError as error:
             if isinstance(error, ImageError):
                 raise
@@ -110,8 +112,8 @@ class TarReader:
     def _names(self) -> list[str]:
         if self._root.name.endswith(_COMPRESSED):
             raise CorpusError(f"Corpus {str(self._root)!r} is a compressed tar, {_UNPACK}")
-        if self._root.is_dir():
-            packed = sorted(path.name for path in self._root.glob("*.t*") if path.name.endswith(_COMPRESSED))
+        if roots.is_folder(self._root):
+            packed = [name for name in roots.names(self._root, "*.t*") if name.endswith(_COMPRESSED)]
             if packed:
                 raise CorpusError(f"Corpus {str(self._root)!r} has the compressed tar {packed[0]!r}, {_UNPACK}")
         return shards.find(self._root, ".tar")[1]
@@ -124,14 +126,14 @@ class TarReader:
             yield Row(f"Shard {name!a}", file_name=name, trouble=error.detail, reason=error.reason)
             return
         try:
-            with path.open("rb") as file:
+            with roots.open_binary(path) as file:
                 yield from (self._row(name, sample) for sample in self._samples(file, load))
         except DamagedTarError as error:
             reason = Reason.EMPTY_FILE if error.what == "is empty" else Reason.DAMAGED_CONTAINER
             trouble = f"{error.what}, expected an uncompressed tar: samples before this byte stand, write it again."
             yield Row(f"Shard {name!a}, byte {error.position},", file_name=name, trouble=trouble, reason=reason)
         except OSError as error:
-            yield Row(f"Shard {name!a}", file_name=name, trouble=_unreadable(error), reason=Reason.UNREADABLE_FILE)
+            yield Row(f"Shard {name!a}", file_name=name, trouble=_unreadable(error), reason=roots.reason_of(error))
 
     def _samples(self, file: IO[bytes], load: bool) -> Iterator[_Sample]:
         sample: _Sample | None = None
@@ -289,4 +291,5 @@ def _changed(place: Place, what: str) -> ImageError:
 
 
 def _unreadable(error: OSError) -> str:
-    return f"cannot be read ({type(error).__name__}: {error.strerror or error}): check its permissions and the disk."
+    remedy = "check the network" if isinstance(error, ConnectionError) else "check its permissions and the disk"
+    return f"cannot be read ({type(error).__name__}: {error.strerror or error}): {remedy}."

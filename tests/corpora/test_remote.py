@@ -1,5 +1,7 @@
 import http.server
+import itertools
 import pickle
+import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -7,8 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from s3fs.core import S3File
 
+from benchmarks.readers import originals
+from benchmarks.rewrite import WRITERS, Original
 from corpora import CorpusError, Limits, Pair, Place, Reason, Rejected, RowError, digest, open_corpus, root_of
 from corpora.folder import contained
 from corpora.roots import open_binary
@@ -306,3 +312,101 @@ def test_a_remote_file_reads_like_a_local_one(s3: Store, tmp_path: Path) -> None
             assert here.tell() == there.tell()
         assert here.seek(-4, 2) == there.seek(-4, 2)
         assert here.read() == there.read() == b"last"
+
+
+ORIGINALS = [
+    Original(f"{number:02d}.jpg", made.data, f"a caption {number}", {"site": f"s{number % 2}"})
+    for number, made in enumerate(originals(6, 48))
+]
+
+
+@pytest.mark.parametrize("kind", sorted(WRITERS))
+def test_every_format_is_read_from_a_bucket(s3: Store, tmp_path: Path, kind: str) -> None:
+    folder = WRITERS[kind](ORIGINALS, tmp_path / f"of {kind}")
+    here, there = open_corpus(folder), open_corpus(root_of(s3.put(folder)))
+    assert (there.format, there.count()) == (kind, len(ORIGINALS))
+    rows = list(there.pairs())
+    assert rows == list(here.pairs())
+    again = open_corpus(root_of(f"s3://{BUCKET}/of {kind}"), format_name=kind)  # as another process opens it
+    for original, row in zip(ORIGINALS, rows, strict=True):
+        assert isinstance(row, Pair)
+        assert again.reader.image(row.place) == original.data
+        assert again.picture(row.place).sha256 == row.image_sha256
+
+
+@pytest.mark.parametrize("kind", sorted(WRITERS))
+@pytest.mark.parametrize("where", ["no-such-bucket/c", f"{BUCKET}/no-such-folder"])
+def test_a_format_that_is_not_there(s3: Store, kind: str, where: str) -> None:
+    with pytest.raises(CorpusError, match=f"s3://{where}.*(is not there|cannot be read).*expected"):
+        rows_of(f"s3://{where}", format_name=kind)
+
+
+@pytest.mark.parametrize("name", ["captions.json", "captions.tsv", "a.parquet", "{0..3}.tar", "*.tar", "a.tar"])
+def test_a_file_that_is_not_there(s3: Store, name: str) -> None:
+    for bucket in ("no-such-bucket", BUCKET):
+        with pytest.raises(CorpusError, match=f"s3://{bucket}/none/.*is not there"):
+            rows_of(f"s3://{bucket}/none/{name}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("webdataset", "shard-00000.tar"), ("webdataset", "*.tar"), ("webdataset", "shard-{00000..00000}.tar"),
+        ("webdataset", "shard-0000[0-9].tar"), ("parquet", "train-00000.parquet"), ("coco", "captions.json"),
+        ("captions-tsv", "captions.tsv"),
+    ],
+)  # fmt: skip
+def test_one_file_or_a_pattern_of_a_bucket(s3: Store, tmp_path: Path, kind: str, name: str) -> None:
+    folder = WRITERS[kind](ORIGINALS, tmp_path / f"file of {kind}")
+    rows = rows_of(f"{s3.put(folder)}/{name}")
+    assert rows == rows_of(folder)
+    assert outcomes(rows) == ["pair"] * len(ORIGINALS)
+
+
+def test_damaged_and_missing_shards_of_a_bucket(s3: Store, tmp_path: Path) -> None:
+    folder = WRITERS["webdataset"](ORIGINALS, tmp_path / "damaged")
+    whole = (folder / "shard-00000.tar").read_bytes()
+    (folder / "shard-00001.tar").write_bytes(whole[: len(whole) // 2])
+    (folder / "shard-00002.tar").write_bytes(b"")
+    url = s3.put(folder)
+    here, there = rows_of(folder), rows_of(url)
+    assert here == there
+    assert {"damaged_container", "empty_file"} < set(outcomes(there))
+    assert outcomes(rows_of(f"{url}/shard-{{00000,00007}}.tar")) == ["pair"] * len(ORIGINALS) + ["missing_file"]
+
+
+def test_damaged_and_empty_tables_of_a_bucket(s3: Store, tmp_path: Path) -> None:
+    folder = WRITERS["parquet"](ORIGINALS, tmp_path / "damaged tables")
+    whole = (folder / "train-00000.parquet").read_bytes()
+    (folder / "train-00001.parquet").write_bytes(whole[:-20])
+    (folder / "train-00002.parquet").write_bytes(b"")
+    rows = rows_of(s3.put(folder))
+    assert outcomes(rows) == ["pair"] * len(ORIGINALS) + ["unreadable_file", "empty_file"]
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_of_a_large_container_one_image_is_fetched(
+    s3: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("corpora.roots.BLOCK_BYTES", 2**18)
+    noise = random.Random(0)  # noqa: S311  # no secret
+    pairs = [Original(f"{number:02d}.jpg", noise.randbytes(100_000), str(number)) for number in range(40)]
+    folder = WRITERS[kind](pairs, tmp_path / f"large {kind}")
+    if kind == "parquet":
+        (path,) = folder.iterdir()
+        pq.write_table(pq.read_table(path), path, row_group_size=5)
+    url = s3.put(folder)
+    row = next(itertools.islice(open_corpus(root_of(url), kind).reader.rows(), 25, None))
+    fetched: list[int] = []
+    fetch = S3File._fetch_range
+
+    def spy(file: S3File, start: int, end: int) -> bytes:
+        fetched.append(end - start)
+        data: bytes = fetch(file, start, end)
+        return data
+
+    corpus = open_corpus(root_of(url), kind)
+    monkeypatch.setattr(S3File, "_fetch_range", spy)
+    assert row.place is not None
+    assert corpus.reader.image(row.place) == pairs[25].data
+    assert 100_000 < sum(fetched) < 2_000_000  # of four million

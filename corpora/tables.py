@@ -266,7 +266,10 @@ class DatasetsReader(TableReader):
 
     def _json(self, name: str) -> object:
         try:
-            with contained(self._root.resolve(), name).open("rb") as file:
+            path = contained(self._root.resolve(), name)
+            if path.exists() and not path.is_file():
+                raise ValueError("it is not a regular file")  # noqa: TRY301
+            with path.open("rb") as file:
                 text = file.read(metadata.MAX_LINE_BYTES + 1)
             if len(text) > metadata.MAX_LINE_BYTES:
                 raise ValueError(f"it is longer than {metadata.MAX_LINE_BYTES} bytes")  # noqa: TRY301

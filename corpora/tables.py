@@ -266,7 +266,10 @@ class DatasetsReader(TableReader):
 
     def _json(self, name: str) -> object:
         try:
-            with open_binary(contained(real(self._root), name)) as file:
+            path = contained(real(self._root), name)
+            if isinstance(path, Path) and path.exists() and not path.is_file():
+                raise ValueError("it is not a regular file")  # noqa: TRY301
+            with open_binary(path) as file:
                 text = file.read(metadata.MAX_LINE_BYTES + 1)
             if len(text) > metadata.MAX_LINE_BYTES:
                 raise ValueError(f"it is longer than {metadata.MAX_LINE_BYTES} bytes")  # noqa: TRY301

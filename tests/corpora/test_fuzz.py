@@ -138,7 +138,8 @@ def _zip() -> bytes:
 
 WHOLE = (b"", b"\0" * 1024, b"<!DOCTYPE html><html><title>404</title></html>", _zip(), b"PAR1" * 3, b"\n" * 50)
 HOSTILE = (
-    *[b"../outside/secret.png", b"images/../../outside/secret.png", b"link.png"] * 4, b"/etc/passwd", b"C:\\x.png", b"//h/s", b".", b"..",
+    *[b"../outside/secret.png", b"images/../../outside/secret.png", b"link.png"] * 4,
+    b"/etc/passwd", b"C:\\x.png", b"//h/s", b".", b"..",
     b"a\0b", rb"a\u0000b", rb"\ud800", b"\xed\xa0\x80", b"\xff\xfe", "\u202e\u0301".encode() * 300, b"x" * 300,
     b"y/" * 3000, b"long " * 20_000, b"9" * 5000, b"[" * 100_000, b"NaN", b"-1", b"1e999", b"null", b"true", b"{}",
     b'"x"', b'"', b"'", b"\t", b"\r\n", b",", b"http://[", b"HTTP://h/..", b"file:///etc/passwd", b"a.png", b"b.jpg",

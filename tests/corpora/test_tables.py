@@ -291,7 +291,7 @@ def test_a_footer_cannot_announce_rows_without_end(tmp_path: Path) -> None:
 
 
 def test_a_file_whose_name_is_not_unicode_is_named_with_escapes(pair_tables: list[pa.Table], tmp_path: Path) -> None:
-    (path, other) = write_corpus_of(tmp_path / "t", "datasets", pair_tables)
+    (_, other) = write_corpus_of(tmp_path / "t", "datasets", pair_tables)
     write_state(tmp_path / "t", ["\ud800.arrow", other.name])
     first, *_ = rows_of(tmp_path / "t")
     assert isinstance(first, Rejected)

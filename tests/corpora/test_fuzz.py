@@ -138,8 +138,8 @@ def _zip() -> bytes:
 
 WHOLE = (b"", b"\0" * 1024, b"<!DOCTYPE html><html><title>404</title></html>", _zip(), b"PAR1" * 3, b"\n" * 50)
 HOSTILE = (
-    *[b"../outside/secret.png", b"images/../../outside/secret.png", b"link.png"] * 4,
-    b"/etc/passwd", b"C:\\x.png", b"//h/s", b".", b"..",
+    *[b"../outside/secret.png", b"images/../../outside/secret.png", b"link.png"] * 4, b"/etc/passwd",
+    b"C:\\x.png", b"//h/s", b".", b"..",
     b"a\0b", rb"a\u0000b", rb"\ud800", b"\xed\xa0\x80", b"\xff\xfe", "\u202e\u0301".encode() * 300, b"x" * 300,
     b"y/" * 3000, b"long " * 20_000, b"9" * 5000, b"[" * 100_000, b"NaN", b"-1", b"1e999", b"null", b"true", b"{}",
     b'"x"', b'"', b"'", b"\t", b"\r\n", b",", b"http://[", b"HTTP://h/..", b"file:///etc/passwd", b"a.png", b"b.jpg",
@@ -197,6 +197,14 @@ def _respell(rng: Generator, data: bytes) -> bytes:
         return data
     word = words[rng.integers(len(words))]
     return data[: word.start()] + HOSTILE[rng.integers(len(HOSTILE))] + data[word.end() :]
+
+
+def _other_name(rng: Generator, data: bytes) -> bytes:
+    """A listing that names, in place of an image, what it should not."""
+    names = [name.encode() for name in PICTURES if name.encode() in data]
+    if not names:
+        return _respell(rng, data)
+    return data.replace(names[rng.integers(len(names))], HOSTILE[rng.integers(len(HOSTILE))])
 
 
 def _gigantic(rng: Generator, data: bytes) -> bytes:
@@ -328,6 +336,8 @@ def _lay_out(rng: Generator | None, root: Path, files: Files) -> None:
         (root / name).write_bytes(data)
     if rng is None:
         return
+    if "a.txt" not in files:  # there it would be a row
+        (root / "link.png").symlink_to(root.parent / "outside" / "secret.png")
     listings = [name for name in files if Path(name).suffix not in {".png", ".jpg", ".tif", ".gif", ".webp"}]
     some = listings if listings and rng.integers(2) else sorted(files)
     name = some[rng.integers(len(some))]
@@ -342,6 +352,8 @@ def _lay_out(rng: Generator | None, root: Path, files: Files) -> None:
         return
     if what < 6 and name.endswith((".parquet", ".arrow")):
         (root / name).write_bytes(_cell(rng, name, files[name]))
+    elif what < 4 and name.endswith((".csv", ".json", ".jsonl", ".tsv")):
+        (root / name).write_bytes(_other_name(rng, files[name]))
     elif what < 6 and name.endswith(".tar"):
         (root / name).write_bytes(_tar_header(rng, files[name]))
     else:

@@ -303,12 +303,9 @@ def test_a_file_whose_name_is_not_unicode_is_named_with_escapes(pair_tables: lis
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this platform")
-@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
-def test_a_pipe_in_place_of_the_state_is_not_waited_for(tmp_path: Path, name: str) -> None:
-    os.mkfifo(tmp_path / name)
-    if name != "state.json":
-        write_state(tmp_path, [])
-    with pytest.raises(CorpusError, match="expected"):
+def test_a_pipe_in_place_of_the_state_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "state.json")
+    with pytest.raises(CorpusError, match="not a regular file"):
         rows_of(tmp_path, format_name="datasets")
 
 

@@ -8,7 +8,7 @@ from corpora.captions import clean_caption
 from corpora.errors import RowError
 from corpora.images import ImageFile, open_image
 from corpora.likeness import fingerprint
-from corpora.records import Limits, Pair, Place, Reason, Rejected, pair_id
+from corpora.records import Limits, Pair, Place, Reason, Rejected, escaped, pair_id
 from corpora.rows import Reader, Row
 from corpora.sampling import Drawn, Sampling, draw
 
@@ -146,4 +146,4 @@ class _Judge:
         longest = max(self.limits.max_caption_chars, _SHOWN_CHARS)
         if len(text) > longest:
             text = f"{text[:longest]}... ({len(text)} characters)"
-        return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+        return escaped(text)

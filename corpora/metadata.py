@@ -327,12 +327,12 @@ def attributes_of(cells: dict[str, object]) -> tuple[dict[str, str], str | None]
         try:
             text = _text(value)
         except (ValueError, OverflowError, RecursionError) as error:
-            trouble = f"has a value in column {name!r} that has no text form ({error})"
+            trouble = f"has a value in column {name[:200]!r} that has no text form ({error})"
             continue
         if text:
             attributes[name] = text
             if not is_storable(name) or not is_storable(text):
-                trouble = f"holds NUL or bytes that are not UTF-8 in column {name!r}"
+                trouble = f"holds NUL or bytes that are not UTF-8 in column {name[:200]!r}"
     return attributes, trouble
 
 

@@ -125,6 +125,11 @@ def is_storable(text: str) -> bool:
     return "\x00" not in text and _SURROGATE.search(text) is None
 
 
+def escaped(text: str) -> str:
+    """The text as every store and log takes it: NUL and lone surrogates as backslash escapes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+
+
 def pair_id(image_sha256: str, caption: str) -> str:
     """Return a pair's identity: 16 hex digits of the image file's sha256, a dash, 8 of the caption's."""
     return f"{image_sha256[:16]}-{hashlib.sha256(caption.encode()).hexdigest()[:8]}"

@@ -113,7 +113,7 @@ class TableReader(ABC):
                     self._named(name, table.schema)
                     return
             except RowError as error:
-                errors.append(f"{name} {error.detail}")
+                errors.append(f"{name[:200]} {error.detail}")
         raise CorpusError(f"None of the {len(names)} files of {str(self._root)!r} can be read; {errors[0]}")
 
     def _open(self, name: str, once: bool = False) -> TableFile:
@@ -157,7 +157,7 @@ class TableReader(ABC):
         try:
             table = self._open(name, once=True)
         except RowError as error:
-            yield Row(name, trouble=error.detail, reason=error.reason, place=Place(name))
+            yield Row(name[:200], trouble=error.detail, reason=error.reason, place=Place(name))
             return
         with closing(table):
             try:
@@ -266,7 +266,10 @@ class DatasetsReader(TableReader):
 
     def _json(self, name: str) -> object:
         try:
-            with contained(self._root.resolve(), name).open("rb") as file:
+            path = contained(self._root.resolve(), name)
+            if path.exists() and not path.is_file():
+                raise ValueError("it is not a regular file")  # noqa: TRY301
+            with path.open("rb") as file:
                 text = file.read(metadata.MAX_LINE_BYTES + 1)
             if len(text) > metadata.MAX_LINE_BYTES:
                 raise ValueError(f"it is longer than {metadata.MAX_LINE_BYTES} bytes")  # noqa: TRY301

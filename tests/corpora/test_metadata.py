@@ -333,3 +333,10 @@ def test_damaged_parquet_ends_as_rows_or_as_a_corpus_error(
     except CorpusError:
         return
     assert all(isinstance(row, Pair | Rejected) for row in rows)
+
+
+def test_a_gigantic_column_name_makes_no_gigantic_reason(write_corpus):
+    root = write_corpus([{"file_name": "a.png", "text": "x", "k" * 100_000: "\0"}], kind="jsonl")
+    (row,) = open_corpus(root).pairs()
+    assert "holds NUL" in row.detail
+    assert len(row.detail) < 1000

@@ -290,6 +290,37 @@ def test_a_footer_cannot_announce_rows_without_end(tmp_path: Path) -> None:
     assert open_corpus(tmp_path / "a.parquet").count() == 1
 
 
+def test_a_file_whose_name_is_not_unicode_is_named_with_escapes(pair_tables: list[pa.Table], tmp_path: Path) -> None:
+    (_, other) = write_corpus_of(tmp_path / "t", "datasets", pair_tables)
+    write_state(tmp_path / "t", ["\ud800.arrow", other.name])
+    first, *_ = rows_of(tmp_path / "t")
+    assert isinstance(first, Rejected)
+    assert first.detail.startswith(r"\ud800.arrow ")
+    write_state(tmp_path / "t", ["\ud800.arrow", "a\0b"])
+    with pytest.raises(CorpusError, match=r"\\ud800.arrow ") as caught:
+        rows_of(tmp_path / "t")
+    str(caught.value).encode()
+
+
+def test_a_gigantic_name_of_a_file_makes_no_gigantic_message(pair_tables: list[pa.Table], tmp_path: Path) -> None:
+    (_, other) = write_corpus_of(tmp_path / "t", "datasets", pair_tables)
+    write_state(tmp_path / "t", ["x" * 100_000, other.name])
+    first, *_ = rows_of(tmp_path / "t")
+    assert isinstance(first, Rejected)
+    assert len(first.detail) < 1000
+    write_state(tmp_path / "t", ["x" * 100_000])
+    with pytest.raises(CorpusError) as caught:
+        rows_of(tmp_path / "t")
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this platform")
+def test_a_pipe_in_place_of_the_state_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "state.json")
+    with pytest.raises(CorpusError, match="not a regular file"):
+        rows_of(tmp_path, format_name="datasets")
+
+
 @pytest.mark.parametrize("name", [b"text", b"path"])
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_a_name_of_a_column_that_is_not_utf8(

@@ -114,7 +114,7 @@ class TableReader(ABC):
                     self._named(name, table.schema)
                     return
             except RowError as error:
-                errors.append(f"{name} {error.detail}")
+                errors.append(f"{name[:200]} {error.detail}")
         if why := roots.absence(self._root):
             raise CorpusError(f"Corpus {str(self._root)!r} {why}, {_EXPECTED}.")
         raise CorpusError(f"None of the {len(names)} files of {str(self._root)!r} can be read; {errors[0]}")
@@ -161,7 +161,7 @@ class TableReader(ABC):
         try:
             table = self._open(name, once=True)
         except RowError as error:
-            yield Row(name, trouble=error.detail, reason=error.reason, place=Place(name))
+            yield Row(name[:200], trouble=error.detail, reason=error.reason, place=Place(name))
             return
         with closing(table):
             try:

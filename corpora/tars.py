@@ -19,7 +19,7 @@ from corpora.rows import Columns, Row
 from corpora.tar_headers import DamagedTarError, Member, member_at, members
 
 COLUMNS: Final = Columns("image", "caption")
-_IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif"})
+_IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "dcm"})
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 _SHOWN_SUFFIXES = 8
 # Fetched of a remote tar for one image, beyond what is asked for: most images come in one request.

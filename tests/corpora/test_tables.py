@@ -302,6 +302,18 @@ def test_a_file_whose_name_is_not_unicode_is_named_with_escapes(pair_tables: lis
     str(caught.value).encode()
 
 
+def test_a_gigantic_name_of_a_file_makes_no_gigantic_message(pair_tables: list[pa.Table], tmp_path: Path) -> None:
+    (_, other) = write_corpus_of(tmp_path / "t", "datasets", pair_tables)
+    write_state(tmp_path / "t", ["x" * 100_000, other.name])
+    first, *_ = rows_of(tmp_path / "t")
+    assert isinstance(first, Rejected)
+    assert len(first.detail) < 1000
+    write_state(tmp_path / "t", ["x" * 100_000])
+    with pytest.raises(CorpusError) as caught:
+        rows_of(tmp_path / "t")
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this platform")
 def test_a_pipe_in_place_of_the_state_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "state.json")

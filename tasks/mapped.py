@@ -4,6 +4,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from tasks.inputs import PICTURE_COLUMNS
 from tasks.lake import Run
 
 
@@ -14,8 +15,7 @@ def mapped_pairs(run: Run) -> list[dict[str, Any]]:
     grids = [(row["grid_h"], row["grid_w"]) for row in maps]
     usual = max(sorted(set(grids)), key=grids.count, default=None)
     mapped = {row["pair_id"]: row for row, grid in zip(maps, grids, strict=True) if grid == usual}
-    columns = ["pair_id", "file_name", "image_sha256"]
-    pairs = pq.read_table(run.path("pairs"), columns=columns).to_pylist()
+    pairs = pq.read_table(run.path("pairs"), columns=[*PICTURE_COLUMNS]).to_pylist()
     return sorted(
         (pair | mapped[pair["pair_id"]] for pair in pairs if pair["pair_id"] in mapped), key=lambda row: row["pair_id"]
     )

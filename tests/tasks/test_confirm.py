@@ -107,7 +107,7 @@ def flagged(hand_written, tmp_path):
             {**about, "region": "token the", "rule": "token_mass", "effect": 2.5},
         ],
     )
-    return hand_written, CorpusSource(tmp_path)
+    return hand_written, CorpusSource(tmp_path, "folder")
 
 
 def stored(run, table="confirmations"):

@@ -120,6 +120,8 @@ def test_facts_and_counts_of_a_run_change_one_by_one(lake):
         "errors": 0,
         "alerts": 0,
         "confirmed": 0,
+        "not_sampled": 0,
+        "reused": 0,
     }
     assert record["schema_version"] == 1
     assert record["started_at"] <= record["finished_at"]

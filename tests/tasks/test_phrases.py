@@ -79,7 +79,7 @@ def fill(run, folder, captions, shown, context=24):
         row |= {"caption": caption, "tokens": ["<s>", *words, "</s>"], "special": [True, *[False] * len(words), True]}
         row |= {"text_map": [50.0, *nats, 50.0], "text_nats": 100 + sum(nats)}
     run.write_table("attributions", attributions)
-    return run, CorpusSource(folder)
+    return run, CorpusSource(folder, "folder")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 -- The findings of one run, each with its state and severity, and with the stronger slice that explains it.
 -- A finding is confirmed or suspected; among findings of one region a confirmed one counts as the stronger, and of
--- confirmed ones that with the larger part of the margin: what the score loses, not what the map holds, is the reliance.
+-- confirmed ones that which surely costs the larger part of the margin (the lower end of its interval, since the largest of
+-- many small slices is large by chance): what the score loses, not what the map holds, is the reliance.
 -- Severity, of confirmed ones: `high` if the region's effect is at least half of the clean margin, `low` if it is less than
 -- a quarter of it or concerns less than a hundredth of the pairs, else `medium`.
 -- A finding is explained by a stronger finding of the same rule and region when its own pairs outside that slice
@@ -12,14 +13,15 @@
 -- suspicion.
 -- Grain: finding. Parameters: $run_id, $factor, $min_pairs.
 WITH judged AS (
-    SELECT f.*, coalesce(v.confirmed, false) AS confirmed, v.score_effect / nullif(v.margin, 0) AS loss
+    SELECT f.*, coalesce(v.confirmed, false) AS confirmed, v.score_effect / nullif(v.margin, 0) AS loss,
+        v.score_low / nullif(v.margin, 0) AS sure
     FROM findings AS f
     LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
     WHERE f.run_id = $run_id AND (f.side = 'image' OR v.confirmed OR f.effect >= $factor)
 ),
 ranked AS (
     SELECT
-        * EXCLUDE (confirmed, loss),
+        * EXCLUDE (confirmed, loss, sure),
         CASE WHEN confirmed THEN 'confirmed' ELSE 'suspected' END AS state,
         CASE
             WHEN NOT confirmed THEN NULL
@@ -29,7 +31,7 @@ ranked AS (
         END AS severity,
         row_number() OVER (
             PARTITION BY rule, region
-            ORDER BY confirmed DESC, slice_kind = 'cluster', CASE WHEN confirmed THEN loss END DESC NULLS LAST, effect DESC, n DESC, slice_kind DESC, slice DESC
+            ORDER BY confirmed DESC, slice_kind = 'cluster', CASE WHEN confirmed THEN sure END DESC NULLS LAST, effect DESC, n DESC, slice_kind DESC, slice DESC
         ) AS place
     FROM judged
 ),

@@ -9,5 +9,5 @@ LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
 WHERE $run_id IN (a.run_id, 'all')
 ORDER BY
     a.run_id DESC, a.explained_by IS NOT NULL, a.state,
-    CASE WHEN a.state = 'confirmed' THEN v.score_effect / nullif(v.margin, 0) END DESC NULLS LAST,
+    CASE WHEN a.state = 'confirmed' THEN v.score_low / nullif(v.margin, 0) END DESC NULLS LAST,
     a.effect DESC, a.region, a.slice;

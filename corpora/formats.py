@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from corpora import captions_tsv, coco, files, metadata, roots, tars
+from corpora import captions_tsv, coco, files, metadata, roots, shards, tars
 from corpora.captions_tsv import CaptionsTsvReader
 from corpora.coco import CocoReader
 from corpora.corpus import Corpus
@@ -111,6 +111,9 @@ def detect(root: Root) -> str:
     for name, known in FORMATS.items():
         if known.fits(root):
             return name
+    if isinstance(root, Path) and not root.exists():
+        kind = "matches no file" if shards.is_pattern(root) else "is not there"
+        raise CorpusError(f"Corpus {str(root)!r} {kind}, expected a folder, file, pattern or URL: correct the path.")
     if not isinstance(root, Path) or root.is_dir():
         metadata.find(root)  # tells best what is missing from a folder
     raise CorpusError(

@@ -203,11 +203,14 @@ class TarReader:
             sample.blame(
                 Reason.MISSING_FILE,
                 f"has no image{further}, expected a member whose name goes on with one of {wanted} after its first "
-                "dot: add or rename it, or name its suffix in image_column.",
+                "dot, next to its caption: add or rename it, name its suffix in image_column, or sort the tar by name.",
             )
         if caption is None:
             keys = "'caption' or 'text'" if self._columns.caption == COLUMNS.caption else repr(self._columns.caption)
-            what = f"has no caption, expected a .txt or a .json with {keys}: add it, or name the key."
+            what = (
+                f"has no caption, expected a .txt or a .json with {keys} next to the image: add it, name the key, or "
+                "sort the tar by name."
+            )
             sample.blame(Reason.EMPTY_CAPTION, what)
         name = f"{shard}/{sample.name}"
         whole = sample.trouble is None and sample.image is not None

@@ -250,7 +250,8 @@ def corpus(
         output.print(f"{label:<15} {value}", markup=False)
     for reason, number in told.errors.items():
         first = told.examples[reason][0]
-        output.print(f"  {number} x {reason}, such as row {first.row}: {first.detail}", markup=False)
+        where = f"row {first.row}" + (f" ({first.file_name})" if first.file_name else "")
+        output.print(f"  {number} x {reason}, such as {where}: {first.detail}", markup=False)
     output.print(f"page: {page}", markup=False)
     if as_json:
         keys = ("format", "listed", "pairs", "images", "captions", "errors", "digest")

@@ -90,11 +90,12 @@ def self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _sensitivity(trial: Mapping[str, Any]) -> str:
-    return (
-        f"this audit would have confirmed a region of {percent(trial['area'])} of the area that moves every pair's "
-        f"margin by {score(trial['size'])} ({percent(trial['size'] / trial['margin'])} of it) in "
-        f"{percent(trial['confirmed'] / trial['sets'])} of samples of {count(trial['n'], 'pair')}"
-    )
+    region = f"a region of {percent(trial['area'])} of the area that moves every pair's margin"
+    effect = f"{score(trial['size'])} ({percent(trial['size'] / trial['margin'])} of it)"
+    found = f"{percent(trial['confirmed'] / trial['sets'])} of samples of {count(trial['n'], 'pair')}"
+    if trial["confirmed"] >= 0.95 * trial["sets"]:
+        return f"this audit would have confirmed {region} by {effect} in {found}"
+    return f"this audit sees little: {region} by as much as {effect} would have been confirmed in only {found}"
 
 
 def _own_tag(trial: Mapping[str, Any]) -> str:

@@ -258,7 +258,7 @@ def test_a_corpus_is_described_before_it_is_audited(phantoms, tmp_path):
 
 def test_a_corpus_that_is_none_is_bad_input(tmp_path):
     for arguments, said in (
-        ([str(tmp_path / "none")], "is nothing that can be read"),
+        ([str(tmp_path / "none")], "is not there"),
         ([str(tmp_path), "--format", "zip"], "corpus.format"),
     ):
         result = CliRunner().invoke(cli.app, ["corpus", *arguments, "--out", str(tmp_path / "page.html")])

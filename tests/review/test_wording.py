@@ -67,7 +67,7 @@ def test_the_self_audit_tells_the_smallest_effect_that_is_nearly_always_found():
     (told,) = wording.self_audit(sizes)
     assert "3.00% of the area that moves every pair's margin by 0.080 (20.0% of it) in 96.0% of samples" in told
     (told,) = wording.self_audit(sizes[:1])  # none is found nearly always: the largest is told
-    assert "by 0.040 (10.0% of it) in 40.0% of samples of 64 pairs" in told
+    assert "by as much as 0.040 (10.0% of it) would have been confirmed in only 40.0% of samples of 64 pairs" in told
     assert wording.self_audit([]) == []
 
 

@@ -100,7 +100,7 @@ def _first_frame(dataset: "Dataset", limits: Limits) -> tuple[NDArray[Any], str]
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         decoder = get_decoder(syntax)
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # pydicom says so of a syntax that it has no decoder for
         raise _unsupported(syntax.name) from error
     wide_jpeg = syntax == _JPEG_12_BIT and dataset.BitsStored != 8
     if not decoder.is_available or wide_jpeg:

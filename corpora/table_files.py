@@ -121,7 +121,7 @@ class ArrowTable:
         """See `TableFile.count`."""
         return sum(piece.num_rows for piece in self._pieces())
 
-    def start(self, position: int) -> int:  # noqa: ARG002
+    def start(self, position: int) -> int:  # noqa: ARG002  # as of the protocol
         """See `TableFile.start`: passing over a batch costs nothing."""
         return 0
 

@@ -53,7 +53,7 @@ class TableReader(ABC):
     def _base(self) -> Root:
         return self._root
 
-    def _added(self, name: str) -> dict[str, object]:  # noqa: ARG002
+    def _added(self, name: str) -> dict[str, object]:  # noqa: ARG002  # for those that need it
         """What a file's place says about its rows, as further columns."""
         return {}
 
@@ -236,7 +236,7 @@ class ParquetReader(TableReader):
             return [self._root.name] if self._root.suffix == ".parquet" else []
         return sorted(_parquet_files(self._root) + [f"data/{name}" for name in _parquet_files(self._root / "data")])
 
-    def _table(self, path: Root, once: bool) -> TableFile:  # noqa: ARG002
+    def _table(self, path: Root, once: bool) -> TableFile:  # noqa: ARG002  # Arrow needs it
         return ParquetTable(open_source(path, mapped=False))
 
 
@@ -268,11 +268,11 @@ class DatasetsReader(TableReader):
         try:
             path = contained(real(self._root), name)
             if isinstance(path, Path) and path.exists() and not path.is_file():
-                raise ValueError("it is not a regular file")  # noqa: TRY301
+                raise ValueError("it is not a regular file")  # noqa: TRY301  # told below, like the rest
             with open_binary(path) as file:
                 text = file.read(metadata.MAX_LINE_BYTES + 1)
             if len(text) > metadata.MAX_LINE_BYTES:
-                raise ValueError(f"it is longer than {metadata.MAX_LINE_BYTES} bytes")  # noqa: TRY301
+                raise ValueError(f"it is longer than {metadata.MAX_LINE_BYTES} bytes")  # noqa: TRY301  # likewise
             return json.loads(text)
         except (OSError, ValueError, RecursionError) as error:
             raise CorpusError(

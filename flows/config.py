@@ -60,6 +60,7 @@ class CorpusConfig(Section):
     """Images and captions, in one of the formats of docs/corpora.md."""
 
     path: LocalOrUrl = Field(description="of the corpus; relative to the AUDIT.toml, or a URL as s3://bucket/folder")
+    # pydantic reads the names of the registry, which mypy cannot
     format: Literal[tuple(FORMATS)] | None = Field(None, description="default: told by what lies there")  # type: ignore[valid-type]
     image_column: str | None = Field(None, description="column with the image, or its path; default: the format's")
     caption_column: str | None = Field(None, description="column with the caption; default: the format's")

@@ -84,7 +84,7 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
     }
     if resume is None:
         facts |= find_base(lake, facts) if config.lake.incremental else NO_BASE
-        run = Run(lake, f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
+        run = Run(lake, _new_run_id())
         run.create(facts)
         return run
     records = {record["run_id"]: record for record in sql.manifests(lake)}
@@ -100,6 +100,12 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         raise ResumeError(f"resume: run {resume} began with another {', '.join(changed)}; start a new run instead")
     run.update(status="running", reason=None, finished_at=None)
     return run
+
+
+def _new_run_id() -> str:
+    """Runs sort by it as they began, to the microsecond: two may begin within a second."""
+    began = datetime.now(UTC)
+    return f"{began:%Y%m%dT%H%M%S}-{began.microsecond:05x}{secrets.token_hex(2)}"
 
 
 def fan_out(

@@ -1,4 +1,4 @@
-"""As one would say it: ingest, attribute, store, validate, detect, discover, cluster, phrases, flag, confirm, alert."""
+"""As one would say it: ingest, attribute, store, validate; find out what to look at; flag, confirm, alert."""
 
 import secrets
 from collections.abc import Sequence
@@ -33,6 +33,7 @@ from tasks.own_rules import check_rules
 from tasks.phrases import phrases
 from tasks.records import AttributionPlan, ModelSource, Shard, ShardResult
 from tasks.reuse import NO_BASE, find_base
+from tasks.screen import screen
 from tasks.self_audit import self_audit
 from tasks.store import store
 from tasks.validate import validate
@@ -194,6 +195,7 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
     if config.clusters.enabled:
         cluster(run, config.cluster_rules())
     phrases(run, config.phrase_rules())
+    screen(run, config.corpus_source(), models[0], config.confirm_rules())
     warnings += flag(run, config.alert_rules())
     confirm(run, config.corpus_source(), models[0], config.confirm_rules())
     self_audit(run, config.corpus_source(), models[0], config.confirm_rules())

@@ -123,9 +123,12 @@ def _alert_sentence(alert: dict[str, Any]) -> str:
         measure = "times as often as in all pairs"
     if alert["rule"] == "region_contrast":
         measure = "times as much as in the other pairs"
+    figure = f"{alert['effect']:.1f} {measure}"
+    if alert["rule"] == "region_cost":
+        figure = f"covering it took {alert['effect']:.0%} of the margin at first sight"
     return (
         f"{alert['region']}: {alert['share']:.0%} of the attribution on {alert['area']:.1%} of the {where} "
-        f"({alert['effect']:.1f} {measure}) in {alert['n']} pairs {what}{slice_name}"
+        f"({figure}) in {alert['n']} pairs {what}{slice_name}"
     )
 
 

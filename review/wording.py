@@ -63,6 +63,8 @@ def weight(alert: Mapping[str, Any]) -> str:
         return f"{times(alert['effect'])} times as often there as in all pairs"
     if alert["rule"] == "region_contrast":
         return f"{times(alert['effect'])} times as much as in the other pairs"
+    if alert["rule"] == "region_cost":
+        return f"covering it took {percent(alert['effect'])} of the margin at first sight"
     return f"{times(alert['effect'])} times its share of the area"
 
 

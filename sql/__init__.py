@@ -31,6 +31,7 @@ TABLES = (
         "collocations",
         "near_duplicates",
         "region_shares",
+        "screenings",
         "findings",
     ),
     *("confirmations", "self_audits", "alerts", "validations"),

@@ -4,7 +4,7 @@ Regions that are boxes are covered, phrases of captions are left out; all tests 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +17,8 @@ from m2ib.occlusion import Fill
 from tasks.evidence import Evidence, Margins, Numbers, benjamini_hochberg, interval, shortfall, weigh
 from tasks.lake import Run
 from tasks.phrase_probe import PHRASE_FILLS, PhraseFill, PhraseProbe
-from tasks.probe import FILLS
-from tasks.records import Box, ConfirmRules, CorpusSource, ModelSource
+from tasks.probe import FILLS, region_boxes
+from tasks.records import ConfirmRules, CorpusSource, ModelSource
 from tasks.spans import Span, phrase_span, token_spans
 
 
@@ -31,13 +31,6 @@ class _Test:
     evidence: Evidence | None
     reason: str | None
     transplant: dict[str, float]
-
-
-def _boxes(connection: sql.Connection, run: Run, region: str, pair_ids: Sequence[str]) -> dict[str | None, list[Box]]:
-    boxes: dict[str | None, list[Box]] = defaultdict(list)
-    for row in sql.rows(connection, "derive/region_boxes", run_id=run.run_id, region=region, pair_ids=list(pair_ids)):
-        boxes[row["pair_id"]].append((row["x0"], row["y0"], row["x1"], row["y1"]))
-    return boxes
 
 
 def _places(connection: sql.Connection, run: Run, region: str, pair_ids: Sequence[str]) -> dict[str, list[Span]]:
@@ -96,7 +89,7 @@ def _region_tests(
     run: Run, connection: sql.Connection, probe: PhraseProbe, finding: dict[str, Any], rules: ConfirmRules
 ) -> list[_Test]:
     sample = _sample(connection, run, finding, rules)
-    boxes = _boxes(connection, run, finding["region"], sample)
+    boxes = region_boxes(connection, run.run_id, finding["region"], sample)
     trial = probe.trial(sample, boxes, finding["slice_kind"], finding["slice"])
     if isinstance(trial, str):
         return [_Test(finding, fill, None, trial, {}) for fill in FILLS]
@@ -104,15 +97,18 @@ def _region_tests(
     return [*_tested(finding, partial(probe.margins, trial, region=finding["region"]), FILLS, transplant, rules)]
 
 
-def _rows(tests: Sequence[_Test], rules: ConfirmRules) -> list[dict[str, Any]]:
+def _rows(tests: Sequence[_Test], screened: Iterable[tuple[Any, ...]], rules: ConfirmRules) -> list[dict[str, Any]]:
     """One row a finding and fill: judged by the finding's q, which takes all findings to know.
+
+    screened: claims that were looked at by covering. Those not proposed count as tests with p = 1, for the others were
+    chosen among them by what the same pairs lost.
 
     All fills must pass, so a finding's p is the largest of theirs (an intersection-union test; Berger, Technometrics
     24, 1982), 1 where one was not measured any more, and the same region and slice counts once, whichever rules
     proposed it. A finding of which nothing could be measured is no test.
     """
     measured = {_claim(test.finding) for test in tests if test.evidence is not None}
-    p = dict.fromkeys(measured, 0.0)
+    p = dict.fromkeys(screened, 1.0) | dict.fromkeys(measured, 0.0)
     for test in tests:
         if _claim(test.finding) in measured:
             own = 1.0 if test.evidence is None else test.evidence.p
@@ -144,8 +140,11 @@ def confirm_findings(run: Run, corpus: CorpusSource, model: ModelSource, rules: 
     nothing about which one the score depends on.
     """
     tests: list[_Test] = []
+    screened: list[dict[str, Any]] = []
     if rules.enabled:
         with run.connect() as connection:
+            chosen = {"run_id": run.run_id, "min_pairs": rules.min_pairs}
+            screened = sql.rows(connection, "derive/screened_slices", **chosen)
             regions = sql.rows(connection, "derive/findings_to_confirm", run_id=run.run_id)
             phrases = sql.rows(connection, "derive/phrases_to_confirm", run_id=run.run_id)
             if regions or phrases:
@@ -153,7 +152,7 @@ def confirm_findings(run: Run, corpus: CorpusSource, model: ModelSource, rules: 
                 for measure, findings in ((_region_tests, regions), (_phrase_tests, phrases)):
                     for finding in findings:
                         tests += measure(run, connection, probe, finding, rules)
-    rows = _rows(tests, rules)
+    rows = _rows(tests, map(_claim, screened), rules)
     run.write_table("confirmations", rows)
     return len({_claim(row) for row in rows if row["confirmed"]})
 

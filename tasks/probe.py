@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+import sql
 from corpora import RowError
 from m2ib import occlusion
 from m2ib.occlusion import Fill
@@ -29,6 +30,16 @@ HOSTS = 4
 
 Boxes = Mapping[str | None, Sequence[Box]]
 """By pair id; under None those of every pair."""
+
+
+def region_boxes(
+    connection: sql.Connection, run_id: str, region: str, pair_ids: Sequence[str]
+) -> dict[str | None, list[Box]]:
+    """The boxes of a region: of these pairs, and under None those of every pair."""
+    boxes: dict[str | None, list[Box]] = defaultdict(list)
+    for row in sql.rows(connection, "derive/region_boxes", run_id=run_id, region=region, pair_ids=list(pair_ids)):
+        boxes[row["pair_id"]].append((row["x0"], row["y0"], row["x1"], row["y1"]))
+    return boxes
 
 
 @dataclass(frozen=True)
@@ -126,9 +137,38 @@ class Probe:
             foils=np.stack([self._embed_captions((own * self._rules.foils)[: self._rules.foils]) for *_, own in found]),
         )
 
-    def _masks(self, pair_id: str, boxes: Sequence[Box] | Boxes) -> NDArray[np.bool_]:
+    def costs(self, pair_ids: Sequence[str], boxes: Boxes) -> list[tuple[str, float, float]]:
+        """Margin of each pair over foils of any kind, and what covering the region by its mean takes of it.
+
+        Pairs that do not have the region, or have nothing beside it, that no longer read or have no two foils are left
+        out.
+        """
+        found = []
+        for pair_id in pair_ids:
+            caption, region = self._rows[pair_id]["caption"], self._region_mask(pair_id, boxes)
+            foils = self._captions.foils(caption, pair_id, "any", "", self._rules.foils)
+            usable = region.any() and not region.all() and len(foils) > 1
+            if usable and (pixels := self._read(pair_id)) is not None:
+                found.append((pair_id, pixels, region, caption, (foils * self._rules.foils)[: self._rules.foils]))
+        if not found:
+            return []
+        pixels = self._network.stack([image for _, image, *_ in found])
+        own = np.stack(self._embed_captions([caption for *_, caption, _ in found]))
+        foils = np.stack([self._embed_captions(others) for *_, others in found])
+        clean = occlusion.foil_margin(self._embed(pixels), own, foils)
+        with self._lock:
+            filled = occlusion.occlude(
+                self._network, pixels, np.stack([mask for _, _, mask, *_ in found])[:, None], "mean"
+            )
+        drops = clean - occlusion.foil_margin(filled, own, foils)[:, 0]
+        return list(zip((pair_id for pair_id, *_ in found), clean.tolist(), drops.tolist(), strict=True))
+
+    def _region_mask(self, pair_id: str, boxes: Sequence[Box] | Boxes) -> NDArray[np.bool_]:
         of_pair = [*boxes.get(None, ()), *boxes.get(pair_id, ())] if isinstance(boxes, Mapping) else boxes
-        region = occlusion.box_mask(of_pair, *self._network.image_size)
+        return occlusion.box_mask(of_pair, *self._network.image_size)
+
+    def _masks(self, pair_id: str, boxes: Sequence[Box] | Boxes) -> NDArray[np.bool_]:
+        region = self._region_mask(pair_id, boxes)
         key = f"{self._rules.seed}\x1f{pair_id}"
         return np.stack([region, *occlusion.control_masks(region, self._rules.controls, key)])
 

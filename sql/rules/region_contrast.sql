@@ -4,7 +4,7 @@
 -- holds 2.3 times its area if the outer patches hold everything. A region over a quarter of the image is bounded as well
 -- (at $factor 2: 1 / 2 $factor in general). Both are held against the other pairs, and must hold more than their area.
 -- Returns the offending slices, strongest first; effect is the ratio of the two shares. What region_mass proposes is left
--- to it, and clusters are left out: they are made of the maps.
+-- to it, as are regions whose cost was looked at to region_cost, and clusters are left out: they are made of the maps.
 WITH corpus AS (
     SELECT region, n, share
     FROM slice_shares
@@ -16,6 +16,7 @@ contrasts AS (
     JOIN corpus AS c USING (region)
     WHERE s.run_id = $run_id AND s.slice_kind <> 'cluster' AND s.n >= $min_pairs AND c.n - s.n >= $min_pairs
         AND (s.region = 'frame' OR s.area >= 1 / (2 * $factor))
+        AND s.region NOT IN (SELECT region FROM slice_costs WHERE run_id = $run_id)
 )
 SELECT region, slice_kind, slice, n, share, area, share / greatest(elsewhere, 0.001) AS effect
 FROM contrasts

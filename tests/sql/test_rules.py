@@ -406,6 +406,46 @@ def test_a_large_region_is_held_against_the_other_pairs_and_a_small_one_is_not(h
     assert contrasts(other, "box", [0.45] * 4 + [0.15] * 6, HALVES, area=0.24) == {}
 
 
+def costs(run, drops, captions, area=0.19, share=0.05, min_pairs=4):
+    """Findings of the rule that goes by what covering takes of a margin of .5: their effects, by slice."""
+    run.add_pairs(captions)
+    run.add_attributions([[1.0]] * len(captions), (1, 1))
+    run.add_shares("frame", [share] * len(captions), area)
+    looked = [{"pair_id": f"pair-{n:04d}", "region": "frame", "margin": 0.5, "drop": d} for n, d in enumerate(drops)]
+    run.write_table("screenings", looked)
+    with run.connect() as connection:
+        rows = sql.rows(connection, "rules/region_cost", run_id=run.run_id, factor=2.0, min_pairs=min_pairs)
+    return {row["slice"]: row["effect"] for row in rows}
+
+
+def test_a_region_that_costs_a_slice_more_than_other_pairs_is_proposed_whatever_its_mass(hand_written):
+    assert costs(hand_written, [0.3] * 4 + [0.1] * 6, HALVES) == {
+        "sick": pytest.approx(0.6),
+        "all pairs": pytest.approx(0.36),  # there are no other pairs
+    }
+
+
+@pytest.mark.parametrize(
+    ("drops", "given", "why"),
+    [
+        ([0.12] * 4 + [0.07] * 6, {}, "not twice what it costs the others"),
+        ([0.045] * 4 + [-0.1] * 6, {}, "less than a tenth of the margin"),
+        ([0.3] * 4 + [0.1] * 6, {"share": 0.4}, "left to region_mass"),
+        ([0.3] * 4 + [0.1] * 6, {"min_pairs": 5}, "too few pairs"),
+        ([0.3] * 4, {}, "no other pair was looked at"),
+    ],
+)
+def test_a_region_is_not_proposed_by_its_cost_where(hand_written, drops, given, why):
+    assert "sick" not in costs(hand_written, drops, HALVES, **given), why
+
+
+def test_what_was_looked_at_by_its_cost_is_left_to_that(hand_written):
+    costs(hand_written, [0.0] * 10, HALVES)
+    hand_written.add_shares("frame", [0.27] * 4 + [0.09] * 6, 0.19)
+    with hand_written.connect() as connection:
+        assert sql.rows(connection, "rules/region_contrast", run_id=hand_written.run_id, factor=2.0, min_pairs=4) == []
+
+
 def test_an_empty_map_has_no_hottest_corner(hand_written):
     maps = [[0.0] * 16] + [looks_at(number % 4) for number in range(8)] + [looks_at()] * 8
     (found,) = wandering(hand_written, maps, ["sick"] * 9 + ["well"] * 8)

@@ -1,6 +1,5 @@
 """A region that the score needs is confirmed, one that only holds attribution is not, and the run says why."""
 
-import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -9,105 +8,17 @@ import torch
 from PIL import Image
 
 import sql
-from m2ib import DualEncoder
-from tasks import probe as probe_stage
 from tasks.alert import raise_alerts
 from tasks.confirm import confirm_findings
 from tasks.probe import Probe
-from tasks.records import AlertRules, ConfirmRules, CorpusSource, ModelSource
+from tasks.records import AlertRules, ConfirmRules, ModelSource
 from tasks.self_audit import audit_itself
-from tasks.store import corner_boxes, frame_boxes
 
 RULES = ConfirmRules(
     enabled=True, pairs=24, controls=4, foils=8, level=0.01, floor_share=0.1, negatives=4, min_pairs=8, seed=0
 )
 ALERTS = AlertRules(factor=2.0, min_pairs=3, examples=2)
 MODEL = ModelSource("toy")
-SIZE = 24
-CORNER = slice(0, 6)
-
-
-class Toy(DualEncoder):
-    """Scores `shadow` by the brightness of the middle and, as far as it relies on it, of the top-left corner."""
-
-    def __init__(self, reliance):
-        self.reliance, self.seen = reliance, 0
-
-    image_size = (SIZE, SIZE)
-    device = torch.device("cpu")
-
-    def frozen(self):
-        return torch.inference_mode()
-
-    def preprocess(self, image):
-        return torch.from_numpy(np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255)
-
-    def token_ids(self, texts):
-        return torch.tensor([["shadow" in text, "normal" in text] for text in texts]).float()
-
-    def embed_texts(self, ids):
-        return torch.nn.functional.normalize(torch.cat([ids, 1 - ids.amax(1, keepdim=True)], 1), dim=1)
-
-    def embed_images(self, pixels):
-        self.seen += len(pixels)
-        corner, middle = pixels[:, :, CORNER, CORNER].mean((1, 2, 3)), pixels[:, :, 8:16, 8:16].mean((1, 2, 3))
-        shadow = self.reliance * corner + 0.5 * middle
-        return torch.nn.functional.normalize(torch.stack([shadow, *[torch.full_like(shadow, 0.3)] * 2], 1), dim=1)
-
-
-@pytest.fixture
-def toy(monkeypatch):
-    """toy(reliance): the model that the stages find."""
-
-    def use(reliance):
-        model = Toy(reliance)
-        monkeypatch.setattr(probe_stage, "encoder", lambda _: model)
-        return model
-
-    return use
-
-
-@pytest.fixture
-def flagged(hand_written, tmp_path):
-    """Pairs of which those with a shadow have a bright corner, and findings on corner, frame and a box."""
-    rng = np.random.default_rng(0)
-    captions = ["a shadow"] * 30 + ["normal chest"] * 15 + ["large heart"] * 15
-    rows = hand_written.add_pairs(captions)
-    for row in rows:
-        pixels = rng.integers(40, 90, (SIZE, SIZE, 3), dtype=np.uint8)
-        if "shadow" in row["caption"]:
-            pixels[CORNER, CORNER] = rng.integers(200, 255)
-        path = tmp_path / row["file_name"]
-        Image.fromarray(pixels).save(path)
-        row["image_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    hand_written.write_table("pairs", rows)
-    hand_written.add_attributions([[1.0] * 16] * len(rows), (4, 4))
-    boxes = [*corner_boxes(0.25).items(), *(("frame", box) for box in frame_boxes(0.1))]
-    hand_written.add_regions(*boxes)
-    shares = [
-        {"pair_id": row["pair_id"], "side": "image", "region": name, "share": 0.5, "area": 0.0625, "nats": 5.0}
-        for row in rows for name in ("corner top-left", "corner top-right", "frame")
-    ]  # fmt: skip
-    hand_written.write_table("region_shares", shares)
-    about = {
-        "rule": "region_mass",
-        "side": "image",
-        "slice_kind": "word",
-        "slice": "shadow",
-        "n": 30,
-        "share": 0.5,
-        "area": 0.0625,
-    }
-    hand_written.write_table(
-        "findings",
-        [
-            {**about, "region": "corner top-left", "effect": 8.0},
-            {**about, "region": "corner top-right", "effect": 7.0},
-            {**about, "region": "frame", "effect": 2.5},
-            {**about, "region": "token the", "rule": "token_mass", "effect": 2.5},
-        ],
-    )
-    return hand_written, CorpusSource(tmp_path, "folder")
 
 
 def stored(run, table="confirmations"):
@@ -200,7 +111,7 @@ def test_an_image_that_no_longer_reads_is_left_out(flagged, toy):
     toy(1.0)
     (corpus.path / "3.png").unlink()
     (corpus.path / "4.png").write_bytes(b"no image")
-    Image.new("RGB", (SIZE, SIZE)).save(corpus.path / "40.png")  # a host may be another by now
+    Image.new("RGB", (24, 24)).save(corpus.path / "40.png")  # a host may be another by now
     assert confirm_findings(run, corpus, MODEL, ConfirmRules(**{**vars(RULES), "pairs": 64})) == 2
     assert {row["n"] for row in stored(run)} == {0, 28}
 

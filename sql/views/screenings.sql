@@ -1,0 +1,1 @@
+CREATE VIEW screenings AS SELECT * FROM stored.screenings;

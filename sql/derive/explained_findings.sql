@@ -10,14 +10,14 @@
 -- A cluster of maps explains but other clusters, however strong: words, attributes and the corpus say what a reliance is tied
 -- to, and a cluster, made of the maps, only repeats that they are alike. Any of them may explain a cluster.
 -- A phrase that is not confirmed is left out below odds of $factor: its rule proposes from so little that this alone is no
--- suspicion.
+-- suspicion. Nor is what the maps do not show and the tests did not find (region_cost): its first sight had no controls.
 -- Grain: finding. Parameters: $run_id, $factor, $min_pairs.
 WITH judged AS (
     SELECT f.*, coalesce(v.confirmed, false) AS confirmed, v.score_effect / nullif(v.margin, 0) AS loss,
         v.score_low / nullif(v.margin, 0) AS sure
     FROM findings AS f
     LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
-    WHERE f.run_id = $run_id AND (f.side = 'image' OR v.confirmed OR f.effect >= $factor)
+    WHERE f.run_id = $run_id AND (v.confirmed OR f.rule <> 'region_cost' AND (f.side = 'image' OR f.effect >= $factor))
 ),
 ranked AS (
     SELECT

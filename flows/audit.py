@@ -52,7 +52,7 @@ class AuditResult:
     errors: int
     alerts: int
     confirmed: int
-    report: Root | None
+    report: "Root | None"
 
 
 def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None) -> Run:
@@ -173,7 +173,7 @@ def plan_of(run: Run, config: AuditConfig) -> AttributionPlan:
     return config.attribution_plan(record["model_digest"], calibrated_on, record["code_version"])
 
 
-def _report(run: Run) -> Root | None:
+def _report(run: Run) -> "Root | None":
     """The report, which can be written again at any time: a failure here does not undo the audit."""
     try:
         return write_report(run.lake, run.run_id)

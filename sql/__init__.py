@@ -135,15 +135,14 @@ def connect(lake: Root, run_id: str | None = None) -> Connection:
     entries = {
         table: [entry for record in records for entry in record["files"] if entry["table"] == table] for table in TABLES
     }
-    away = None
     if isinstance(lake, Path):
         for table in TABLES:
             _define(connection, table, [lake / entry["path"] for entry in entries[table]])
-        readable = [lake if run_id is None else lake / "runs" / run_id]
+        kind, readable = "allowed_directories", [lake if run_id is None else lake / "runs" / run_id]
     else:
-        away = _define_later(connection, lake, entries)
+        _define_later(connection, lake, entries)
         files = (stores.kept(entry["sha256"]) for table in TABLES for entry in entries[table])
-        readable = [*map(_empty, TABLES), *files]
+        kind, readable = "allowed_paths", [*map(_empty, TABLES), *files]
     _define_runs(connection, records)
     # Views may build on one another: define them in the order that works.
     pending = names("views")
@@ -152,9 +151,8 @@ def connect(lake: Root, run_id: str | None = None) -> Connection:
         if len(rest) == len(pending):
             connection.execute(query(f"views/{rest[0]}"))  # raises the true error
         pending = rest
-    for table in away.entries if away else ():
-        away.stub(table).unlink()
-    kind = "allowed_directories" if isinstance(lake, Path) else "allowed_paths"
+    if (away := _elsewhere.get(connection)) is not None:
+        away.unlink_stubs()
     quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in readable)  # SET takes no parameters
     connection.execute(f"SET {kind} = [{quoted}]")
     connection.execute("SET enable_external_access = false")
@@ -206,6 +204,10 @@ class _Elsewhere:
     def stub(self, table: str) -> Path:
         return stores.scratch() / f"{self.name}.{table}.elsewhere"
 
+    def unlink_stubs(self) -> None:
+        for table in self.entries:
+            self.stub(table).unlink()
+
     def fetch(self, connection: Connection, table: str) -> None:
         with self.fetching:
             if table in self.entries:  # else another thread was faster
@@ -228,7 +230,7 @@ def _empty(table: str) -> Path:
     return path
 
 
-def _define_later(connection: Connection, lake: Root, entries: dict[str, list[dict[str, Any]]]) -> _Elsewhere:
+def _define_later(connection: Connection, lake: Root, entries: dict[str, list[dict[str, Any]]]) -> None:
     """Define the tables of a lake in object storage, by their files as far as all of them were fetched before."""
     away = _Elsewhere(lake, {})
     for table in TABLES:
@@ -239,7 +241,6 @@ def _define_later(connection: Connection, lake: Root, entries: dict[str, list[di
             files = [away.stub(table)]
         _define(connection, table, files and [_empty(table), *files])
     _elsewhere[connection] = away
-    return away
 
 
 def _answer(connection: Connection, ask: Callable[[Connection], _Answer]) -> _Answer:

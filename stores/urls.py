@@ -92,6 +92,8 @@ def translated() -> Iterator[None]:
 def _os_error(error: Exception) -> OSError:
     # fsspec says of anything behind HTTP that it is not found; why stands in the cause.
     cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+    if isinstance(cause, KeyError) or type(cause).__module__.startswith("botocore"):
+        cause = error  # a store that knows what it has, and by its answer says so
     said = f"{type(cause).__name__}: {cause}"[:300]
     names = {kind.__name__ for kind in type(cause).__mro__}
     status = getattr(cause, "status", None)

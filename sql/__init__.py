@@ -214,15 +214,24 @@ class _Elsewhere:
                 files = stores.fetch_all(self.lake, {e["path"]: e["sha256"] for e in self.entries[table]})
                 with connection.cursor() as cursor:
                     cursor.execute("USE stored")
-                    _view(cursor, table, [_empty(table), *files])
+                    _view(cursor, table, _complete(table, files))
                 del self.entries[table]
 
 
 _elsewhere: weakref.WeakKeyDictionary[Connection, _Elsewhere] = weakref.WeakKeyDictionary()
 
 
+def _complete(table: str, files: list[Path]) -> list[Path]:
+    """Files of a table that have all of its columns between them: those of an earlier release are given an empty one.
+
+    Only they: another file is another plan to DuckDB, which may add up in another order.
+    """
+    known = {name for file in files for name in pq.read_schema(file).names}
+    return files if known.issuperset(schema(table).names) else [_empty(table), *files]
+
+
 def _empty(table: str) -> Path:
-    """A file of a table without rows: its types, should all files of the lake be of an earlier release."""
+    """A file of a table without rows."""
     path = stores.scratch() / f"{table}.empty"
     if not path.is_file():
         with stores.written_aside(path) as aside:
@@ -235,11 +244,12 @@ def _define_later(connection: Connection, lake: Root, entries: dict[str, list[di
     away = _Elsewhere(lake, {})
     for table in TABLES:
         files = [stores.kept(entry["sha256"]) for entry in entries[table]]
-        if not all(file.is_file() for file in files):
-            away.entries[table] = entries[table]
-            shutil.copyfile(_empty(table), away.stub(table))
-            files = [away.stub(table)]
-        _define(connection, table, files and [_empty(table), *files])
+        if all(file.is_file() for file in files):
+            _define(connection, table, files and _complete(table, files))
+            continue
+        away.entries[table] = entries[table]
+        shutil.copyfile(_empty(table), away.stub(table))
+        _define(connection, table, [away.stub(table)])
     _elsewhere[connection] = away
 
 

@@ -1,10 +1,10 @@
 """As one would say it: ingest, attribute, store, validate; find out what to look at; flag, confirm, alert."""
 
+import contextlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from prefect import flow, get_run_logger, unmapped
 from prefect.futures import as_completed
@@ -17,6 +17,7 @@ from corpora import CorpusError
 from flows.config import AuditConfig, config_digest
 from flows.provenance import code_version, environment
 from review.report import ReportError, write_report
+from stores import Root
 from tasks.alert import alert
 from tasks.attribute import attribute, calibrate
 from tasks.cluster import cluster
@@ -51,12 +52,12 @@ class AuditResult:
     errors: int
     alerts: int
     confirmed: int
-    report: Path | None
+    report: "Root | None"
 
 
 def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None) -> Run:
     """A new run, or an unfinished one to go on with. Raises ResumeError if that began with something else."""
-    lake = config.lake.path.resolve()
+    lake = config.lake.root
     try:
         corpus = opened(config.corpus_source())
         corpus.count()
@@ -86,7 +87,10 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
     if resume is None:
         facts |= find_base(lake, facts) if config.lake.incremental else NO_BASE
         run = Run(lake, _new_run_id())
-        run.create(facts)
+        try:
+            run.create(facts)
+        except sql.LakeError as error:  # nothing is lost yet: the lake cannot be what was meant
+            raise BadInputError(str(error)) from error
         return run
     records = {record["run_id"]: record for record in sql.manifests(lake)}
     if resume not in records:
@@ -151,7 +155,8 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     try:
         _line(run, config, models)
     except BaseException as error:  # an interrupt leaves its mark as well
-        run.finish("failed", f"{type(error).__name__}: {error}")
+        with contextlib.suppress(sql.LakeError):  # a store out of reach: the manifest goes on to say running
+            run.finish("failed", f"{type(error).__name__}: {error}")
         raise
     record = run.manifest()
     counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}
@@ -168,7 +173,7 @@ def plan_of(run: Run, config: AuditConfig) -> AttributionPlan:
     return config.attribution_plan(record["model_digest"], calibrated_on, record["code_version"])
 
 
-def _report(run: Run) -> Path | None:
+def _report(run: Run) -> "Root | None":
     """The report, which can be written again at any time: a failure here does not undo the audit."""
     try:
         return write_report(run.lake, run.run_id)

@@ -5,11 +5,13 @@ JSON object.
 """
 
 import atexit
+import contextlib
 import dataclasses
 import json
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -21,9 +23,10 @@ from rich.text import Text
 
 import sql
 from corpora import CorpusError
+from stores import Root, UrlError, lake_root
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("tasks", "m2ib", "corpora", "sql", "review", "demo")
+PACKAGES = ("tasks", "m2ib", "corpora", "sql", "review", "demo", "stores")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,7 +50,7 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-LakeOption = Annotated[Path, typer.Option("--lake", help="Folder of the lake.")]
+LakeOption = Annotated[str, typer.Option("--lake", help="Folder of the lake, or a URL as s3://bucket/folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Last line of standard output: one JSON object.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log.")]
 RunOption = Annotated[str, typer.Option("--run", help="Run id, `latest`, or `all`.")]
@@ -90,10 +93,19 @@ def _as_json(value: Any) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
-def _connect(lake: Path) -> sql.Connection:
+def _root(lake: str) -> Root:
     try:
-        return sql.connect(lake)
-    except sql.LakeError as error:
+        return lake_root(lake)
+    except UrlError as error:
+        _stop(Exit.BAD_INPUT, f"--lake: {error}")
+
+
+@contextlib.contextmanager
+def _connect(lake: Root) -> Iterator[sql.Connection]:
+    try:
+        with sql.connect(lake) as connection:
+            yield connection
+    except sql.LakeError as error:  # of a lake in object storage, files are read when a query needs them
         _stop(Exit.BAD_INPUT, str(error))
 
 
@@ -146,7 +158,7 @@ def _test_sentence(alert: dict[str, Any]) -> str:
     return figures if alert["state"] == "confirmed" else f"{figures}; {alert['reason']}"
 
 
-def _alerts(lake: Path, run_id: str) -> list[dict[str, Any]]:
+def _alerts(lake: Root, run_id: str) -> list[dict[str, Any]]:
     with _connect(lake) as connection:
         known = [row["run_id"] for row in sql.read(connection, "SELECT run_id FROM runs ORDER BY run_id DESC")]
         if run_id == "latest":
@@ -160,7 +172,7 @@ def _alerts(lake: Path, run_id: str) -> list[dict[str, Any]]:
         return sql.rows(connection, "review/alerts", run_id=run_id)
 
 
-def _self_audit(lake: Path, run_id: str) -> list[str]:
+def _self_audit(lake: Root, run_id: str) -> list[str]:
     from review.wording import self_audit
 
     with _connect(lake) as connection:
@@ -173,7 +185,7 @@ def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> A
     from flows.audit import audit, begin  # Prefect takes seconds to import; the reading commands do without
     from tasks.errors import AuditError, BadInputError, GateError
 
-    lake = config.lake.path
+    lake = config.lake.root
     errors.print(f"auditing {config.model.architecture} on {config.corpus.path}", markup=False)
     try:
         run = begin(config, config.model_sources(), resume)
@@ -267,7 +279,7 @@ def demo(
     model: Annotated[str, typer.Option(help="demo/shortcut, or its honest twin demo/clean.")] = "demo/shortcut",
     pairs: Annotated[int, typer.Option(min=1, help="Phantom pairs to generate.")] = 512,
     data: Annotated[Path, typer.Option(help="Where the phantoms are written.")] = Path("demo-data"),
-    lake: LakeOption = Path("lake"),
+    lake: LakeOption = "lake",
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -278,6 +290,7 @@ def demo(
 
     if model not in NAMES:
         _stop(Exit.BAD_INPUT, f"--model: got {model!r}, expected one of {', '.join(NAMES)}")
+    _root(lake)  # what cannot be a lake is said before anything else
     if data.exists() and any(data.iterdir()) and not (data / "truth.jsonl").is_file():
         _stop(Exit.BAD_INPUT, f"--data: {data} holds files that are no phantoms; name an empty or a new folder")
     corpus = generate(data, pairs=pairs)
@@ -292,7 +305,7 @@ def demo(
 @app.command()
 def run(
     audit_file: Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="What to audit; see docs/audit-toml.md.")],
-    lake: Annotated[Path | None, typer.Option("--lake", help="Folder of the lake; overrides [lake] path.")] = None,
+    lake: Annotated[str | None, typer.Option("--lake", help="Folder or URL; overrides [lake] path.")] = None,
     resume: Annotated[str | None, typer.Option(help="Id of an unfinished run to go on with.")] = None,
     incremental: Annotated[
         bool, typer.Option("--incremental", help="Attribute only pairs that an earlier run of the lake has not.")
@@ -309,6 +322,7 @@ def run(
     except BadInputError as error:
         _stop(Exit.BAD_INPUT, str(error))
     if lake is not None:
+        _root(lake)
         config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": lake})})
     if incremental:
         config = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
@@ -320,9 +334,10 @@ def run(
 
 
 @app.command()
-def alerts(run_id: RunOption = "latest", lake: LakeOption = Path("lake"), as_json: JsonOption = False) -> None:
+def alerts(run_id: RunOption = "latest", lake: LakeOption = "lake", as_json: JsonOption = False) -> None:
     """List the alerts of a run: confirmed ones first, then the strongest."""
-    found = _alerts(lake, run_id)
+    root = _root(lake)
+    found = _alerts(root, run_id)
     if as_json:
         print(_as_json({"alerts": found}))
         return
@@ -330,18 +345,18 @@ def alerts(run_id: RunOption = "latest", lake: LakeOption = Path("lake"), as_jso
     tested = ("score_effect", "floor", "q", "explained_by")
     _print_table([{key: row[key] for key in (*columns, *tested)} for row in found])
     for audited in dict.fromkeys(row["run_id"] for row in found):
-        for sentence in _self_audit(lake, audited):
+        for sentence in _self_audit(root, audited):
             output.print(f"self-audit of {audited}: {sentence}", markup=False)
 
 
 @app.command("sql")
 def query(
     text: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT over the views; e.g. 'SELECT * FROM runs'.")],
-    lake: LakeOption = Path("lake"),
+    lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
     """Query the lake with DuckDB's SQL, reading only."""
-    with _connect(lake) as connection:
+    with _connect(_root(lake)) as connection:
         try:
             rows = sql.read(connection, text)
         except sql.QueryError as error:
@@ -388,14 +403,14 @@ def sweep(
 def report(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="A run's id, or `latest`.")],
     out: Annotated[Path | None, typer.Option(help="File to write; default: beside the run's data.")] = None,
-    lake: LakeOption = Path("lake"),
+    lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's report: one self-contained HTML file."""
     from review.report import ReportError, write_report
 
     try:
-        path = write_report(lake, run_id, out)
+        path = write_report(_root(lake), run_id, out)
     except (ReportError, sql.LakeError) as error:
         _stop(Exit.BAD_INPUT, str(error))
     if as_json:

@@ -12,11 +12,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import m2ib
+import stores
 from corpora import RowError
 from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.errors import BadInputError
 from tasks.inputs import PICTURE_COLUMNS, device_lock, encoder, read_pixels
-from tasks.lake import CALIBRATION, Run, written_aside
+from tasks.lake import CALIBRATION, Run
 from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, ShardResult
 from tasks.reuse import earlier_rows, inherit_calibration
 
@@ -28,23 +29,22 @@ def calibrate_features(
 ) -> FeatureStatistics | None:
     """Feature statistics over a sample of the run's pairs, kept in the run's folder; None if the settings need none.
 
+    The store stage lists the file: a shard's task may come here, and tasks do not write the manifest.
+
     The sample is drawn by a hash of seed and pair, so that it depends on nothing else. A run that builds upon another
     has that one's statistics.
     """
     if not plan.bottleneck.needs_statistics():
         return None
     path = run.folder / CALIBRATION
-    if not path.is_file():
-        if not inherit_calibration(run):
-            with written_aside(path) as aside:
-                _estimate(run, corpus, model, plan).save(aside)
-        run.list_files(None, [path], [None])
-    return FeatureStatistics.load(path)
+    if not stores.is_file(path) and not inherit_calibration(run):
+        with stores.written_aside(path) as aside:
+            _estimate(run, corpus, model, plan).save(aside)
+    return FeatureStatistics.load(stores.fetch(path))
 
 
 def _estimate(run: Run, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan) -> FeatureStatistics:
-    columns = [*PICTURE_COLUMNS, "caption"]
-    pairs = pq.read_table(run.path("pairs"), columns=columns).to_pylist()
+    pairs = run.read("pairs", [*PICTURE_COLUMNS, "caption"])
     pairs.sort(key=lambda pair: hashlib.sha256(f"{plan.bottleneck.seed}{pair['pair_id']}".encode()).digest())
     network = encoder(model)
     images, texts = [], []
@@ -147,8 +147,8 @@ def attribute_pairs(
     pairs = run.read_group("pairs", shard.index)
     name = _shard_name(shard, plan, pairs)
     path = run.path("attributions", name)
-    if path.is_file():
-        done = pq.ParquetFile(path).metadata.num_rows
+    if stores.is_file(path):
+        done = pq.ParquetFile(stores.fetch(path)).metadata.num_rows
         return ShardResult(shard, name, done, len(pairs) - done, reused=True)
     earlier = earlier_rows(run, pairs)
     new = [pair for pair in pairs if pair["pair_id"] not in earlier]

@@ -11,6 +11,7 @@ import m2ib
 import sql
 from tasks import attribute as stage
 from tasks.errors import BadInputError
+from tasks.lake import Run
 from tasks.records import Shard, ShardResult
 
 QUICK = {"steps": 2}
@@ -240,12 +241,24 @@ def test_calibration_is_kept_and_the_same_for_the_same_seed(line, tmp_path, monk
         files.append(audit.run.folder / "calibration.safetensors")
     content = [path.read_bytes() for path in files]
     assert content[0] == content[1] != content[2]
+    assert audit.store([]) == 0
     entry = next(entry for entry in audit.run.manifest()["files"] if entry["path"].endswith("calibration.safetensors"))
     assert entry["table"] is None
     monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated again"))
     before = stamp(files[-1])
     audit.calibrate()
     assert stamp(files[-1]) == before
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_a_shard_s_task_does_not_write_the_manifest(request, line, monkeypatch, where):
+    """Many processes may do shards of one run at a time: of two manifests, one would be lost."""
+    audit = line(**({"lake": str(request.getfixturevalue("away"))} if where == "elsewhere" else {}))
+    shards = audit.ingest()
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_write_manifest", lambda *_: pytest.fail("the manifest was written"))
+        results = [audit.attribute(shard) for shard in shards]  # the first of them calibrates as well
+    assert audit.store(results) == sum(shard.pairs for shard in shards)
 
 
 def test_calibration_skips_images_that_no_longer_read(line, own_phantoms):

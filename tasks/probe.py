@@ -145,10 +145,10 @@ class Probe:
         found = []
         for pair_id in pair_ids:
             caption, region = self._rows[pair_id]["caption"], self._region_mask(pair_id, boxes)
-            foils = self._captions.foils(caption, pair_id, "any", "", self._rules.foils)
-            usable = region.any() and not region.all() and len(foils) > 1
-            if usable and (pixels := self._read(pair_id)) is not None:
-                found.append((pair_id, pixels, region, caption, (foils * self._rules.foils)[: self._rules.foils]))
+            others = self._captions.foils(caption, pair_id, "any", "", self._rules.foils)
+            usable = region.any() and not region.all() and len(others) > 1
+            if usable and (image := self._read(pair_id)) is not None:
+                found.append((pair_id, image, region, caption, (others * self._rules.foils)[: self._rules.foils]))
         if not found:
             return []
         pixels = self._network.stack([image for _, image, *_ in found])

@@ -1,6 +1,7 @@
 """Pairs -> maps and scores, one shard a task. The finished file of a shard is its cache: a resumed run skips it."""
 
 import hashlib
+import heapq
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,11 +45,18 @@ def calibrate_features(
 
 def _estimate(run: Run, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan) -> FeatureStatistics:
     columns = [*PICTURE_COLUMNS, "caption"]
-    pairs = pq.read_table(run.path("pairs"), columns=columns).to_pylist()
-    pairs.sort(key=lambda pair: hashlib.sha256(f"{plan.bottleneck.seed}{pair['pair_id']}".encode()).digest())
+    pairs = heapq.nsmallest(
+        plan.calibration_pairs,
+        (
+            pair
+            for batch in pq.ParquetFile(run.path("pairs")).iter_batches(columns=columns)
+            for pair in batch.to_pylist()
+        ),
+        key=lambda pair: hashlib.sha256(f"{plan.bottleneck.seed}{pair['pair_id']}".encode()).digest(),
+    )
     network = encoder(model)
     images, texts = [], []
-    for pair in pairs[: plan.calibration_pairs]:
+    for pair in pairs:
         try:
             images.append(read_pixels(corpus, pair, network))
             texts.append(pair["caption"])

@@ -4,9 +4,9 @@ import hashlib
 import heapq
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow.parquet as pq
 from prefect import task
@@ -22,6 +22,9 @@ from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, Sha
 from tasks.reuse import earlier_rows, inherit_calibration
 
 VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
+
+Batch: TypeAlias = tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]
+"""Pixels of the pairs that still read, those pairs, and error rows for the others."""
 
 
 def calibrate_features(
@@ -105,10 +108,20 @@ def _known(value: Any) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _read_batch(
-    corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder
-) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
-    """Pixels of the pairs that still read, those pairs, and error rows for the others."""
+def read_ahead(corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder, size: int) -> Iterator[Batch]:
+    """Batches of so many pairs; while the caller works on one, a thread reads and preprocesses the next."""
+    batches = (pairs[start : start + size] for start in range(0, len(pairs), size))
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        following: Future[Batch] | None = None
+        for batch in batches:
+            ready, following = following, reader.submit(_read_batch, corpus, batch, model)
+            if ready is not None:
+                yield ready.result()
+        if following is not None:
+            yield following.result()
+
+
+def _read_batch(corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder) -> Batch:
     pixels, readable, errors = [], [], []
     for pair in pairs:
         try:
@@ -181,19 +194,12 @@ def _attribute_new(
     rows: list[dict[str, Any]] = []
     with device_lock(model.device):
         size = model.batch_size or m2ib.fitting_batch_size(network, plan.bottleneck)
-    batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-    # The next batch is read and preprocessed while the device works on this one.
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        ahead = reader.submit(_read_batch, corpus, batches[0], network)
-        for following in [*batches[1:], None]:
-            pixels, readable, failed = ahead.result()
-            if following is not None:
-                ahead = reader.submit(_read_batch, corpus, following, network)
-            errors.extend(failed)
-            if readable:
-                with device_lock(model.device):
-                    result, again = _attribute_twice(network, pixels, readable, statistics, size, plan)
-                rows.extend(_rows(result, again, readable, network))
+    for pixels, readable, failed in read_ahead(corpus, pairs, network, size):
+        errors.extend(failed)
+        if readable:
+            with device_lock(model.device):
+                result, again = _attribute_twice(network, pixels, readable, statistics, size, plan)
+            rows.extend(_rows(result, again, readable, network))
     return rows, errors
 
 

@@ -44,8 +44,8 @@ def fingerprint(pixels: Image.Image) -> str:
 def _coarse(pixels: Image.Image) -> Image.Image:
     """A shorter side of 64 to 127 pixels, unless it has fewer: means over squares of at least 256 x 256 samples.
 
-    The samples are pixels evenly apart: to average all of a large image would cost a fifth of decoding it, and finds no
-    more near duplicates (benchmarks.readers has the figure).
+    The samples are pixels evenly apart: to average all of a large image costs a fifth of decoding it, and finds no more
+    near duplicates (docs/decisions/0014).
     """
     step = max(1, min(pixels.size) // _SAMPLES)
     if step > 1:

@@ -1,11 +1,12 @@
 """Pairs -> maps and scores, one shard a task. The finished file of a shard is its cache: a resumed run skips it."""
 
 import hashlib
+import heapq
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow.parquet as pq
 from prefect import task
@@ -22,6 +23,9 @@ from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, Sha
 from tasks.reuse import earlier_rows, inherit_calibration
 
 VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
+
+Batch: TypeAlias = tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]
+"""Pixels of the pairs that still read, those pairs, and error rows for the others."""
 
 
 def calibrate_features(
@@ -44,11 +48,16 @@ def calibrate_features(
 
 
 def _estimate(run: Run, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan) -> FeatureStatistics:
-    pairs = run.read("pairs", [*PICTURE_COLUMNS, "caption"])
-    pairs.sort(key=lambda pair: hashlib.sha256(f"{plan.bottleneck.seed}{pair['pair_id']}".encode()).digest())
+    columns = [*PICTURE_COLUMNS, "caption"]
+    batches = pq.ParquetFile(stores.fetch(run.path("pairs"))).iter_batches(columns=columns)
+    pairs = heapq.nsmallest(
+        plan.calibration_pairs,
+        (pair for batch in batches for pair in batch.to_pylist()),
+        key=lambda pair: hashlib.sha256(f"{plan.bottleneck.seed}{pair['pair_id']}".encode()).digest(),
+    )
     network = encoder(model)
     images, texts = [], []
-    for pair in pairs[: plan.calibration_pairs]:
+    for pair in pairs:
         try:
             images.append(read_pixels(corpus, pair, network))
             texts.append(pair["caption"])
@@ -97,10 +106,20 @@ def _known(value: Any) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _read_batch(
-    corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder
-) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
-    """Pixels of the pairs that still read, those pairs, and error rows for the others."""
+def read_ahead(corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder, size: int) -> Iterator[Batch]:
+    """Batches of so many pairs; while the caller works on one, a thread reads and preprocesses the next."""
+    batches = (pairs[start : start + size] for start in range(0, len(pairs), size))
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        following: Future[Batch] | None = None
+        for batch in batches:
+            ready, following = following, reader.submit(_read_batch, corpus, batch, model)
+            if ready is not None:
+                yield ready.result()
+        if following is not None:
+            yield following.result()
+
+
+def _read_batch(corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder) -> Batch:
     pixels, readable, errors = [], [], []
     for pair in pairs:
         try:
@@ -173,19 +192,12 @@ def _attribute_new(
     rows: list[dict[str, Any]] = []
     with device_lock(model.device):
         size = model.batch_size or m2ib.fitting_batch_size(network, plan.bottleneck)
-    batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-    # The next batch is read and preprocessed while the device works on this one.
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        ahead = reader.submit(_read_batch, corpus, batches[0], network)
-        for following in [*batches[1:], None]:
-            pixels, readable, failed = ahead.result()
-            if following is not None:
-                ahead = reader.submit(_read_batch, corpus, following, network)
-            errors.extend(failed)
-            if readable:
-                with device_lock(model.device):
-                    result, again = _attribute_twice(network, pixels, readable, statistics, size, plan)
-                rows.extend(_rows(result, again, readable, network))
+    for pixels, readable, failed in read_ahead(corpus, pairs, network, size):
+        errors.extend(failed)
+        if readable:
+            with device_lock(model.device):
+                result, again = _attribute_twice(network, pixels, readable, statistics, size, plan)
+            rows.extend(_rows(result, again, readable, network))
     return rows, errors
 
 

@@ -74,6 +74,23 @@ def test_every_pair_of_the_shards_has_its_maps(audited_once):
         assert -1 <= row["cosine"] <= 1
 
 
+def test_the_next_batch_is_read_while_one_is_worked_on(monkeypatch):
+    begun = {batch: threading.Event() for batch in ((0, 1), (2, 3), (4,))}
+
+    def read(corpus, pairs, model):
+        begun[tuple(pairs)].set()
+        return None, list(pairs), []
+
+    monkeypatch.setattr(stage, "_read_batch", read)
+    batches = stage.read_ahead(None, range(5), None, 2)
+    for now, following in ((0, 1), (2, 3)), ((2, 3), (4,)):
+        assert next(batches)[1] == list(now)
+        assert begun[following].wait(timeout=120)
+    assert next(batches)[1] == [4]
+    assert list(batches) == []
+    assert list(stage.read_ahead(None, [], None, 2)) == []
+
+
 def test_a_finished_shard_is_not_made_again(line, monkeypatch):
     audit = line()
     shard = audit.ingest()[2]

@@ -150,7 +150,11 @@ def of(lake, view):
     with sql.connect(lake) as connection:
         rows = sql.read(connection, f"FROM {view} ORDER BY ALL")
     kept = (
-        {key: f"{value:.12g}" if isinstance(value, float) else value for key, value in row.items() if key not in OF_A_RUN}
+        {
+            key: f"{value:.12g}" if isinstance(value, float) else value
+            for key, value in row.items()
+            if key not in OF_A_RUN
+        }
         for row in rows
     )
     return sorted(json.dumps(row, default=str, sort_keys=True) for row in kept)

@@ -145,8 +145,9 @@ class TableReader(ABC):
         if image not in images:
             raise CorpusError(
                 f"Column {image!r} of {str(path)!r} holds {schema.field(image).type}, expected the bytes of images, or "
-                f"structs with them (columns that have: {images or 'none'}): name the column that holds them; if it "
-                "names image files, call the table metadata.parquet and put it beside them."
+                f"structs with them (columns that have: {images or 'none'}): name the column that holds them "
+                f"({metadata.IMAGE_OPTION}); if it names image files, call the table metadata.parquet and put it beside "
+                "them."
             )
         return columns
 
@@ -184,7 +185,7 @@ class TableReader(ABC):
         images = Images.of(batch.column(columns.image))
         for index in range(batch.num_rows):
             cells = added | {key: column[index] for key, column in others.items()}
-            row = metadata.row_of(f"{name} row {start + index}", cells, columns)
+            row = metadata.row_of(f"{name} row {start + index + 1}", cells, columns)
             place = _place(name, start + index)
             try:
                 data = images.read(index, self._limits)
@@ -326,7 +327,7 @@ def _place(name: str, position: int) -> Place:
 def _lost(name: str, start: int, damage: Damage) -> Iterator[Row]:
     for position in range(start, start + damage.num_rows):
         yield Row(
-            f"{name} row {position}",
+            f"{name} row {position + 1}",
             trouble=f"cannot be read: {damage.what}; {_EXPECTED}.",
             reason=Reason.UNREADABLE_FILE,
             place=_place(name, position),

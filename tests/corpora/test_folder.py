@@ -89,9 +89,12 @@ def test_all_formats_give_the_same_rows(write_corpus: WriteCorpus, picture: Pict
         rows = rows_of(root)
         found[kind] = rows
         assert digest(rows) == digest(rows_of(root)[::-1])
-    # Where a row stands is told in the terms of its format, in the detail of a duplicate only.
+    assert [found[kind][3].detail.partition(" repeats")[0] for kind in KINDS] == [
+        "line 7" if kind in ("csv", "tsv") else f"{'line' if kind == 'jsonl' else 'row'} 4" for kind in KINDS
+    ]
+    # Where a row stands is told in the terms of its format: what is wrong with it, in the same words.
     for rows in found.values():
-        rows[3] = replace(rows[3], detail="")
+        rows[:] = [row if isinstance(row, Pair) else replace(row, detail=row.detail.partition(": ")[2]) for row in rows]
     assert found["csv"] == found["tsv"] == found["jsonl"] == found["parquet"]
     assert [row.reason.value if isinstance(row, Rejected) else "pair" for row in found["csv"]] == [
         "pair", "pair", "pair", "duplicate_pair", "path_outside_corpus", "malformed_row", "empty_caption",
@@ -181,7 +184,7 @@ def test_a_duplicate_names_its_first_row(write_corpus: WriteCorpus, picture: Pic
     assert isinstance(rows[1], Pair)
     assert isinstance(rows[2], Rejected)
     assert rows[2].reason is Reason.DUPLICATE_PAIR
-    assert "of row 0" in rows[2].detail
+    assert rows[2].detail.startswith("line 4 repeats the image and the caption of line 2, expected")
 
 
 def test_limits_reach_every_check(write_corpus: WriteCorpus, picture: Picture) -> None:

@@ -23,7 +23,8 @@ class Description:
     """A corpus in figures. Quantiles are those of `QUANTILES`, None without a pair.
 
     listed: rows that the corpus announces. duplicates: rows that repeat a pair, which is nothing to mend. errors: other
-    rejected rows by reason. examples: some of each, duplicates too, in order of the rows. alike: groups of pairs that are near duplicates of one another (of different image files), the largest first.
+    rejected rows by reason. examples: some of each, duplicates too, in order of the rows. alike: groups of pairs that
+    are near duplicates of one another (of different image files), the largest first.
     attributes: column -> pairs that have a value. sample: pairs drawn by hash, for a contact sheet.
     """
 

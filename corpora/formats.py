@@ -32,12 +32,17 @@ class Format:
     expected: str
 
 
+def _is_listing(root: Root) -> bool:
+    # Any other .tsv may list URLs, and a .parquet hold the images.
+    return (root.suffix in (".csv", ".jsonl") or root.name in metadata.NAMES) and roots.is_file(root)
+
+
 FORMATS: Final[dict[str, Format]] = {
     "folder": Format(
-        fits=lambda root: any(roots.is_file(root / name) for name in metadata.NAMES),
+        fits=lambda root: _is_listing(root) or any(roots.is_file(root / name) for name in metadata.NAMES),
         reader=FolderReader,
         columns=Columns("file_name", "text"),
-        expected=f"a folder of images with exactly one of {', '.join(metadata.NAMES)}",
+        expected=f"a folder of images with exactly one of {', '.join(metadata.NAMES)}, or a .csv or .jsonl beside them",
     ),
     "webdataset": Format(
         fits=tars.fits,

@@ -44,6 +44,11 @@ _Item = TypeVar("_Item")
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, pa.ArrowException)
 
 
+def is_table(root: Root) -> bool:
+    """Tell whether a root is not a folder, but a file with a spelling of metadata."""
+    return root.suffix in _READERS and roots.is_file(root)
+
+
 def find(root: Root) -> Root:
     """Find the one metadata file of a corpus folder.
 
@@ -91,7 +96,7 @@ def checked(path: Root, root: Root, expected: str) -> Root:
 def _find_remote(root: "UPath", expected: str) -> "UPath":
     found = [root / name for name in NAMES if roots.is_file(root / name)]
     if not found:
-        why = roots.absence(root) or "has no metadata file: add it or rename yours"
+        why = roots.absence(root) or f"has no metadata file: add it or rename yours{roots.hint(root)}"
         raise CorpusError(f"Corpus {str(root)!r} {why}; {expected}.")
     _check_one(root, found, expected)
     return found[0]

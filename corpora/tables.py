@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from corpora import metadata, roots
+from corpora import metadata, roots, shards
 from corpora.errors import CorpusError, ImageError, RowError
 from corpora.folder import contained
 from corpora.records import DEFAULT_LIMITS, Limits, Place, Reason
@@ -146,8 +146,8 @@ class TableReader(ABC):
             raise CorpusError(
                 f"Column {image!r} of {str(path)!r} holds {schema.field(image).type}, expected the bytes of images, or "
                 f"structs with them (columns that have: {images or 'none'}): name the column that holds them "
-                f"({metadata.IMAGE_OPTION}); if it names image files, call the table metadata.parquet and put it beside "
-                "them."
+                f"({metadata.IMAGE_OPTION}); if it names image files, call the table metadata.parquet and put it "
+                "beside them."
             )
         return columns
 
@@ -214,7 +214,7 @@ class TableReader(ABC):
 
 
 class ParquetReader(TableReader):
-    """A .parquet file, or the .parquet files in a folder and its data/, in the order of their paths."""
+    """A .parquet file, a pattern of some, or those in a folder and its data/, in the order of their paths."""
 
     @classmethod
     def fits(cls, root: Root) -> bool:
@@ -234,7 +234,9 @@ class ParquetReader(TableReader):
 
     def _names(self) -> list[str]:
         if not roots.is_folder(self._root):
-            return [self._root.name] if self._root.suffix == ".parquet" else []
+            if self._root.suffix != ".parquet":
+                return []
+            return shards.find(self._root, ".parquet")[1] if shards.is_pattern(self._root) else [self._root.name]
         return sorted(_parquet_files(self._root) + [f"data/{name}" for name in _parquet_files(self._root / "data")])
 
     def _table(self, path: Root, once: bool) -> TableFile:  # noqa: ARG002  # Arrow needs it

@@ -171,9 +171,7 @@ class TarReader:
             return
         if role in sample.seen:
             named = {"image": "an image", "text": "a .txt", "json": "a .json"}[role]
-            remedy = (
-                f"name the suffix of the one that holds: {metadata.IMAGE_OPTION}" if role == "image" else "keep one"
-            )
+            remedy = f"name the suffix of the one to take: {metadata.IMAGE_OPTION}" if role == "image" else "keep one"
             sample.blame(Reason.MALFORMED_SAMPLE, f"has {named} more than once, expected one: {remedy}.")
             return
         sample.seen.add(role)

@@ -28,8 +28,8 @@ _WORDS: Final[Mapping[tuple[str | None, ...], str]] = {
     ("attributions", "image_map_min"): "{pairs} {have} negative nats in their image map, expected 0 or more",
     ("attributions", "text_map_min"): "{pairs} {have} negative nats in their text map, expected 0 or more",
     ("attributions", "image_nats"): (
-        "the image maps are empty ({observed} nats on average): the bottleneck found nothing that matters to the model, "
-        "try a smaller beta"
+        "the image maps are empty ({observed} nats on average): the bottleneck found nothing that matters to the "
+        "model, try a smaller beta"
     ),
 }
 _BY_ENDING: Final = {

@@ -363,3 +363,24 @@ def test_who_stops_reading_waits_for_no_more_images(
     assert [next(found).row for _ in range(3)] == [0, 1, 2]  # in order, whichever image is done first
     found.close()
     assert 3 <= len(opened) < 60
+
+
+@pytest.mark.parametrize(("kind", "named"), [("csv", None), ("jsonl", None), ("tsv", "folder"), ("parquet", "folder")])
+def test_a_table_by_itself_lies_beside_its_images(
+    write_corpus: WriteCorpus, picture: Picture, tmp_path: Path, kind: str, named: str | None
+) -> None:
+    table = [{"file_name": name, "text": "x"} for name in ("a.png", "../secret.png")]
+    root = write_corpus(table, {"a.png": picture(), "train.v2/a.txt": b""}, kind)
+    (tmp_path / "secret.png").write_bytes(picture())
+    (root / f"metadata.{kind}").rename(root / f"train.v2.{kind}")
+    write_corpus(table, folder="other", kind=kind)
+    (root / "metadata.csv").write_text("not looked at")
+    corpus = open_corpus(root / f"train.v2.{kind}", named)
+    rows = list(corpus.pairs())
+    assert (corpus.format, corpus.count()) == ("folder", 2)
+    assert [row.file_name for row in rows] == ["a.png", "../secret.png"]
+    assert isinstance(rows[0], Pair)
+    assert isinstance(rows[1], Rejected)
+    (root / f"link.{kind}").symlink_to(tmp_path / "other" / f"metadata.{kind}")
+    with pytest.raises(CorpusError, match="leads out of the corpus"):
+        open_corpus(root / f"link.{kind}", "folder").pairs()

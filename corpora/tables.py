@@ -22,7 +22,9 @@ from corpora.table_cells import Images, decode_names, holds_bytes, image_columns
 from corpora.table_files import ArrowTable, Cursor, Damage, ParquetTable, TableFile, open_source, said
 
 _CURSORS = 4
-_DICT, _STATE = "dataset_dict.json", "state.json"
+SAVED = _DICT, _STATE = "dataset_dict.json", "state.json"
+"""By one of these a folder is known that `save_to_disk` wrote."""
+
 _Entry = TypeVar("_Entry")
 _EXPECTED = "expected a table with image bytes: restore it from its source or export it again"
 
@@ -253,7 +255,7 @@ class DatasetsReader(TableReader):
     @classmethod
     def fits(cls, root: Root) -> bool:
         """Tell whether the folder says so."""
-        return any(roots.is_file(root / name) for name in (_DICT, _STATE))
+        return any(roots.is_file(root / name) for name in SAVED)
 
     def _names(self) -> list[str]:
         if not roots.is_file(self._root / _DICT):

@@ -97,6 +97,13 @@ def corpus_commands():
     return [line for text in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in text.splitlines()]
 
 
+def publish(pairs, folder):
+    """A dataset as it lies on the Hub: tables, and a card that says where."""
+    WRITERS["parquet"](pairs, folder / "parts")
+    card = "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: parts/*.parquet\n"
+    (folder / "README.md").write_text(f"---\n{card}---\n")
+
+
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory):
     """A folder with the corpora of docs/corpora.md: `my-` and the format's name."""
@@ -104,6 +111,7 @@ def corpora(tmp_path_factory):
     pairs = originals(6, 48)
     for name, write in WRITERS.items():
         write(pairs, folder / f"my-{name}")
+    publish(pairs, folder / "my-datasets" / "as-published")
     return folder
 
 
@@ -136,6 +144,7 @@ def phantom_corpora(phantoms, tmp_path_factory):
     pairs[3] = replace(pairs[3], data=pairs[3].data[:-200])
     for name, write in WRITERS.items():
         write(pairs, folder / f"my-{name}")
+    publish(pairs, folder / "my-datasets" / "as-published")
     return folder
 
 
@@ -152,7 +161,8 @@ def test_a_documented_corpus_is_audited(line, phantom_corpora, prefect_is_up, ma
     (path,) = [word for word in shlex.split(line) if word.startswith("my-")]
     (example,) = [block.values[0] for block in blocks("toml") if "my-webdataset" in block.values[0]]
     assert 'path = "my-webdataset"\n' in example  # the one key to change, as the page says
-    example = example.replace('path = "my-webdataset"\n', f"path = {json.dumps(path)}\n")
+    named = 'format = "datasets"\n' if "--format datasets" in line else ""
+    example = example.replace('path = "my-webdataset"\n', f"path = {json.dumps(path)}\n{named}")
     quick = "[bottleneck]\nsteps = 1\n[discover]\nenabled = false\n[confirm]\nenabled = false\n"
     audit_file = phantom_corpora / "AUDIT.toml"
     audit_file.write_text(example + quick)

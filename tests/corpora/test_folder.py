@@ -15,7 +15,7 @@ from PIL import Image
 
 import corpora.corpus
 import corpora.folder
-from corpora import Limits, Pair, Place, Reason, Rejected, decode, digest, open_corpus
+from corpora import CorpusError, Limits, Pair, Place, Reason, Rejected, decode, digest, open_corpus
 from corpora.folder import contained
 from corpora.likeness import fingerprint
 

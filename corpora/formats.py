@@ -40,8 +40,10 @@ def _is_listing(root: Root) -> bool:
 
 def _datasets(root: Root, columns: Columns, limits: Limits) -> Reader:
     """What was saved to disk is read without the library; what it would load, with its help."""
-    local = isinstance(root, Path) and root.is_dir()
-    loaded = hub.is_hub(root) or (local and not any(os.path.lexists(root / name) for name in SAVED))
+    if isinstance(root, Path):
+        loaded = root.is_dir() and not any(os.path.lexists(root / name) for name in SAVED)
+    else:
+        loaded = hub.is_hub(root)
     return (hub.HubReader if loaded else DatasetsReader)(root, columns, limits)
 
 

@@ -32,6 +32,11 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) == 0
+
+
 def putting(files: Any, scheme: str) -> Put:
     """put(folder): upload it with the driver itself, and return its URL."""
 
@@ -81,7 +86,7 @@ def abfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Put]:
         )
         try:
             deadline = time.monotonic() + 120
-            while socket.socket().connect_ex(("127.0.0.1", port)):
+            while not answers(port):
                 assert server.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.2)

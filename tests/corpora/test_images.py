@@ -186,9 +186,9 @@ def test_a_gif_of_thousands_of_frames_costs_its_first() -> None:
     frame = encoded(flat, "GIF")
     at = frame.index(b"\x2c", 13 + 3)
     data = frame[:at] + frame[at:-1] * 20_000 + b";"
-    start = time.perf_counter()
+    start = time.process_time()
     assert decode(data).tobytes() == decode(frame).tobytes()
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp", "gif", "bmp", "tiff"])
@@ -210,9 +210,9 @@ def test_a_bomb_is_refused_from_its_header(size: tuple[int, int]) -> None:
     assert len(bomb) < 100_000
     ceiling = Image.MAX_IMAGE_PIXELS
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     assert reason_of(bomb) is Reason.TOO_MANY_PIXELS  # and warns of nothing: warnings are errors in the tests
-    took = time.perf_counter() - start
+    took = time.process_time() - start
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert took < 0.5

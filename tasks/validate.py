@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 import sql
 from tasks.lake import Run
 from tasks.records import GateOutcome
+from tasks.retries import IO_RETRIES
 
 CRITICAL, WARNING = "critical", "warning"
 # A cosine in float32 may exceed 1 by rounding.
@@ -140,7 +141,7 @@ def check_run(run: Run) -> GateOutcome:
     )
 
 
-@task(name="validate", cache_policy=NO_CACHE, persist_result=False)
+@task(name="validate", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def validate(run: Run) -> GateOutcome:
     """Pass the gates; see `check_run`."""
     return check_run(run)

@@ -2,7 +2,7 @@
 
 import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,7 +90,7 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
     if resume is None:
         facts |= find_base(lake, facts) if config.lake.incremental else NO_BASE
         facts |= {"flow_run": runtime.flow_run.id}
-        run = Run(lake, _new_run_id())
+        run = Run(lake, new_run_id())
         run.create(facts)
         return run
     records = {record["run_id"]: record for record in sql.manifests(lake)}
@@ -115,7 +115,7 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
     return run
 
 
-def _new_run_id() -> str:
+def new_run_id() -> str:
     """Runs sort by it as they began, to the microsecond: two may begin within a second."""
     began = datetime.now(UTC)
     return f"{began:%Y%m%dT%H%M%S}-{began.microsecond:05x}{secrets.token_hex(2)}"
@@ -176,19 +176,34 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     """
     models = config.model_sources()
     run = begin(config, models, resume or begun_by(config.lake.path, runtime.flow_run.id))
+    if said := run.manifest()["incremental"]:
+        get_run_logger().info("run %s %s", run.run_id, said)
+    with working_on(run):
+        _line(run, config, models)
+    return concluded(run)
+
+
+@contextlib.contextmanager
+def working_on(run: Run) -> Iterator[None]:
+    """Hold a run while its line is gone through; whatever ends that too early leaves its mark.
+
+    Raises ResumeError if another process holds it, or has brought it to its end meanwhile.
+    """
     with held(run):
         if (status := run.manifest()["status"]) != "running":
-            raise ResumeError(f"resume: run {run.run_id} is {status} by now; another process was at it")
-        if said := run.manifest()["incremental"]:
-            get_run_logger().info("run %s %s", run.run_id, said)
+            raise ResumeError(f"resume: run {run.run_id} is {status} by now, expected a running one; see its report")
         try:
-            _line(run, config, models)
+            yield
         except BaseException as error:
             give_up(run, error)
             raise
-        record = run.manifest()
-        counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}
-        result = AuditResult(run.run_id, record["status"], record["reason"], report=_report(run), **counts)
+
+
+def concluded(run: Run) -> AuditResult:
+    """What became of a run whose line has ended, with its report. Raises GateError, ShardsError."""
+    record = run.manifest()
+    counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}
+    result = AuditResult(run.run_id, record["status"], record["reason"], report=_report(run), **counts)
     if result.status == "stopped":
         raise GateError(f"run {run.run_id} was stopped by a gate: {result.reason}", result)
     if result.status == "completed_with_errors":

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -177,33 +178,45 @@ def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> A
     """Run the flow and print what came out."""
     _prepare_prefect(verbose)
     from flows.audit import audit, begin, give_up  # Prefect takes seconds to import; the reading commands do without
-    from tasks.errors import AuditError, BadInputError, OutcomeError
 
-    lake, run = config.lake.path, None
-    signal.signal(signal.SIGTERM, _interrupt)
-    errors.print(f"auditing {config.model.architecture} on {config.corpus.path}", markup=False)
-    try:
+    run = None
+
+    def work() -> Any:
+        nonlocal run
         run = begin(config, config.model_sources(), resume)
         errors.print(f"run {run.run_id}; if it is interrupted, go on with: --resume {run.run_id}", markup=False)
         if said := run.manifest()["incremental"]:
             errors.print(f"run {run.run_id} {said}", markup=False)
-        result: Any = audit(config, run.run_id)
-    except OutcomeError as ended:
-        result = ended.outcome
-    except BadInputError as error:
-        _stop(Exit.BAD_INPUT, str(error))
-    except (AuditError, sql.LakeError) as error:
-        _stop(Exit.FAILURE, str(error))
-    except OSError as error:
-        _stop(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; check the folder's space and permissions")
+        return audit(config, run.run_id)
+
+    errors.print(f"auditing {config.model.architecture} on {config.corpus.path}", markup=False)
+    try:
+        result = _ended(work)
     except KeyboardInterrupt as interrupt:
         if run is None:
             _stop(Exit.INTERRUPTED, "interrupted")
         if run.manifest()["status"] == "running":  # before the flow began
             give_up(run, interrupt)
         _stop(Exit.INTERRUPTED, f"interrupted; go on with: --resume {run.run_id}")
-    _print_result(result, lake, as_json)
+    _print_result(result, config.lake.path, as_json)
     return result
+
+
+def _ended(work: Callable[[], Any]) -> Any:
+    """The outcome of a flow, also of one that an operator must look at; errors end the program with their code."""
+    from tasks.errors import AuditError, BadInputError, OutcomeError
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return work()
+    except OutcomeError as ended:
+        return ended.outcome
+    except BadInputError as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    except (AuditError, sql.LakeError) as error:
+        _stop(Exit.FAILURE, str(error))
+    except OSError as error:
+        _stop(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; check the folder's space and permissions")
 
 
 def _print_result(result: Any, lake: Path, as_json: bool) -> None:
@@ -338,6 +351,42 @@ def run(
     if incremental:
         config = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
     result = _execute(config, resume, as_json, verbose)
+    _exit_unless_complete(result)
+    if result.alerts:
+        raise typer.Exit(Exit.ALERTS)
+
+
+@app.command()
+def reflag(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="A complete run's id, or `latest`.")],
+    audit_file: Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="Its [alerts] and [phrases] are applied.")],
+    lake: Annotated[Path | None, typer.Option("--lake", help="Folder of the lake; overrides [lake] path.")] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Flag a run's stored attributions by other rules, as a new run, without a model. Exit codes: as of run."""
+    from flows.config import load
+    from tasks.errors import BadInputError
+
+    _prepare_prefect(verbose)
+    from flows.reflag import check_unchanged, complete_run
+    from flows.reflag import reflag as reflag_flow
+
+    def work() -> Any:
+        earlier = complete_run(place, run_id)
+        check_unchanged(earlier, config)
+        return reflag_flow(place, earlier["run_id"], config.alerts, config.phrases)
+
+    try:
+        config = load(audit_file)
+    except BadInputError as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    place = lake or config.lake.path
+    try:
+        result = _ended(work)
+    except KeyboardInterrupt:
+        _stop(Exit.INTERRUPTED, "interrupted; start again: nothing was changed but the new run")
+    _print_result(result, place, as_json)
     _exit_unless_complete(result)
     if result.alerts:
         raise typer.Exit(Exit.ALERTS)

@@ -68,11 +68,13 @@ def _busy(path: Path) -> ResumeError:
     )
 
 
-def _lock(path: Path) -> Release | None:
+def _lock(path: Any) -> Release | None:
     """Lock by the kernel, which lets go when the process dies, however it dies; over NFS too. None: not possible here.
 
     A lock on a file that its holder has removed meanwhile is worth nothing, so the name is looked up again.
     """
+    if not isinstance(path, Path):
+        return None
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:

@@ -12,6 +12,30 @@ import urllib.request
 
 import pytest
 
+
+def without_prefect(patch, *modules):
+    """Let flows call their tasks' plain functions, so that they need no server; patch: a MonkeyPatch."""
+    import logging
+
+    from prefect import Task
+
+    from tasks import alert
+
+    for module in modules:
+        for name, value in vars(module).copy().items():
+            if isinstance(value, Task):
+                patch.setattr(module, name, value.fn)
+        if hasattr(module, "get_run_logger"):
+            patch.setattr(module, "get_run_logger", lambda: logging.getLogger("audit"))
+    patch.setattr(alert, "emit_event", lambda *_, **__: None)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """plain(module of flows, ...): these run without Prefect."""
+    return lambda *modules: without_prefect(monkeypatch, *modules)
+
+
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "240",

@@ -18,6 +18,7 @@ import sql
 from corpora import CorpusError
 from flows.config import AuditConfig, config_digest
 from flows.provenance import code_version, environment
+from flows.slots import limits, slots
 from review.report import ReportError, write_report
 from tasks.alert import alert
 from tasks.attribute import attribute, calibrate, set_aside
@@ -245,11 +246,13 @@ def _report(run: Run) -> Path | None:
 
 def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
     failures: list[str] = []
+    names = limits(config.run.gpu_limit, models)
     shards = ingest(run, config.corpus_source(), config.suspect_regions(), config.lake.shard_size)
     if shards:
         plan = plan_of(run, config)
-        calibrate(run, config.corpus_source(), models[0], plan)
-        results = fan_out(run, shards, config, models, plan)
+        with slots(names):
+            calibrate(run, config.corpus_source(), models[0], plan)
+            results = fan_out(run, shards, config, models, plan)
         store(run, results, config.suspect_regions())
         failures = [result.failure for result in results if result.failure]
     said = [f"{len(failures)} of {len(shards)} shards were set aside: {'; '.join(failures[:3])}"] if failures else []
@@ -267,7 +270,8 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
     phrases(run, config.phrase_rules())
     screen(run, config.corpus_source(), models[0], config.confirm_rules())
     warnings += flag(run, config.alert_rules())
-    confirm(run, config.corpus_source(), models[0], config.confirm_rules())
-    self_audit(run, config.corpus_source(), models[0], config.confirm_rules())
+    with slots(names[:1]):
+        confirm(run, config.corpus_source(), models[0], config.confirm_rules())
+        self_audit(run, config.corpus_source(), models[0], config.confirm_rules())
     alert(run, config.alert_rules())
     run.finish("completed_with_errors" if failures else "completed", "; ".join(warnings) or None)

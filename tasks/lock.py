@@ -94,8 +94,9 @@ def _lock(path: Any) -> Release | None:
         if same:
             break
         os.close(file)
-    os.ftruncate(file, 0)
-    os.write(file, json.dumps(_myself()).encode())
+    with contextlib.suppress(OSError):  # on a full disk it is a lock all the same
+        os.ftruncate(file, 0)
+        os.write(file, json.dumps(_myself()).encode())
 
     def release() -> None:
         path.unlink(missing_ok=True)

@@ -34,7 +34,6 @@ def prefect(prefect_server):
             timeout=900, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
 
     command(ROOT, "work-pool", "create", "audits", "--type", "process")
     return command
@@ -96,8 +95,12 @@ def test_a_worker_does_a_scheduled_audit_and_re_flags_it(prefect_server, prefect
                 "model": given["config"]["model"] | {"device": "cpu"},
             }  # fmt: skip
         deployment["schedules"] = []
-    soon = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
-    mine["deployments"][0]["schedules"] = [{"interval": 86400, "anchor_date": soon}]
+    began = time.monotonic()
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(mine))
+    prefect(tmp_path, "deploy", "--all")
+    # Soon, but not before the schedule is there.
+    soon = datetime.now(UTC) + timedelta(seconds=10 + 2 * (time.monotonic() - began))
+    mine["deployments"][0]["schedules"] = [{"interval": 86400, "anchor_date": soon.isoformat()}]
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(mine))
     prefect(tmp_path, "deploy", "--all")
     nightly, _, reflag = (deployed(prefect_server)[name] for name in ("nightly", "hourly", "reflag"))

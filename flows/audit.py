@@ -268,9 +268,9 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
     if config.clusters.enabled:
         cluster(run, config.cluster_rules())
     phrases(run, config.phrase_rules())
-    screen(run, config.corpus_source(), models[0], config.confirm_rules())
-    warnings += flag(run, config.alert_rules())
     with slots(names[:1]):
+        screen(run, config.corpus_source(), models[0], config.confirm_rules())
+        warnings += flag(run, config.alert_rules())
         confirm(run, config.corpus_source(), models[0], config.confirm_rules())
         self_audit(run, config.corpus_source(), models[0], config.confirm_rules())
     alert(run, config.alert_rules())

@@ -15,6 +15,8 @@ from tasks.errors import BadInputError, StoreError
 from tasks.lake import Run
 from tasks.reuse import find_base
 
+pytestmark = pytest.mark.slow  # the confirmation and the gates, again and again
+
 
 @pytest.fixture(scope="module")
 def tested_once(audited_once, tmp_path_factory):

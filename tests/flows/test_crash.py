@@ -149,6 +149,7 @@ def undisturbed(forker, tmp_path_factory):
     """Outcome of a run that nothing befell, its seconds and its events; the second of two, as the first is cold."""
     for _ in range(2):
         lake = tmp_path_factory.mktemp("undisturbed") / "lake"
+        lake.mkdir()
         began = time.monotonic()
         code, events = forker(lake)
         seconds = time.monotonic() - began

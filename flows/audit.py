@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 from prefect import flow, get_run_logger, runtime, unmapped
-from prefect.exceptions import TerminationSignal
+from prefect.exceptions import PrefectException, TerminationSignal
 from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
@@ -42,6 +43,9 @@ from tasks.screen import screen
 from tasks.self_audit import self_audit
 from tasks.store import store
 from tasks.validate import validate
+
+_OF_ALL_SHARDS = (BadInputError, StoreError, PrefectException, httpx.HTTPError)
+"""Errors that say nothing about the shard that met them: the last two come from a server that is gone."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ def _outcome(run: Run, shard: Shard, future: PrefectFuture[ShardResult]) -> Shar
     if isinstance(outcome, ShardResult):
         return outcome
     error = outcome if isinstance(outcome, BaseException) else RuntimeError(str(outcome))
-    if isinstance(error, (BadInputError, StoreError)) or not isinstance(error, Exception) or storage_is_full(error):
+    if not isinstance(error, Exception) or isinstance(error, _OF_ALL_SHARDS) or storage_is_full(error):
         raise error
     get_run_logger().error("shard %d failed and is set aside", shard.index, exc_info=error)
     return set_aside(run, shard, error)

@@ -3,8 +3,10 @@
 import errno
 from types import SimpleNamespace
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
+from prefect.exceptions import CrashedRun
 
 import sql
 from flows import audit as flow
@@ -121,6 +123,8 @@ def test_a_run_whose_shards_all_failed_is_stopped_and_can_go_on(audited, config)
         (OSError(errno.ENOSPC, "No space left on device"), "failed"),
         (StoreError("the base is damaged"), "failed"),
         (BadInputError("no such model"), "failed"),
+        (CrashedRun("the server is gone"), "failed"),
+        (httpx.ConnectError("All connection attempts failed"), "failed"),
         (KeyboardInterrupt(), "interrupted"),
     ],
 )

@@ -4,8 +4,10 @@ The trials here run the audit's whole line in forks without Prefect (forker.py);
 server, a worker and the command line.
 """
 
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -146,7 +148,7 @@ def outcome(lake):
 
 @pytest.fixture(scope="module")
 def undisturbed(forker, tmp_path_factory):
-    """Outcome of a run that nothing befell, its seconds and its events; the second of two, as the first is cold."""
+    """Outcome of a run that nothing befell, its seconds, events and files' sizes; the second of two: the first is cold."""
     for _ in range(2):
         lake = tmp_path_factory.mktemp("undisturbed") / "lake"
         lake.mkdir()
@@ -157,7 +159,8 @@ def undisturbed(forker, tmp_path_factory):
     found = outcome(lake)
     assert (found["status"], found["counts"]["attributions"], len(found["maps"])) == ("completed", PAIRS, PAIRS)
     assert found["counts"]["alerts"] > 0
-    return found, seconds, events
+    sizes = [path.stat().st_size for path in lake.rglob("*") if path.is_file()]
+    return found, seconds, events, sizes
 
 
 def gone_on_with(forker, lake):
@@ -171,7 +174,7 @@ def gone_on_with(forker, lake):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_killed_twice_at_some_time(forker, undisturbed, tmp_path, seed):
-    expected, seconds, _ = undisturbed
+    expected, seconds, *_ = undisturbed
     drawn, lake = random(seed), tmp_path / "lake"
     lake.mkdir()
     with Reader(lake):
@@ -185,7 +188,7 @@ def test_killed_twice_at_some_time(forker, undisturbed, tmp_path, seed):
 @pytest.mark.parametrize("seed", range(16))
 def test_killed_twice_before_a_write(forker, undisturbed, tmp_path, seed):
     """Just before a file is opened, renamed or removed: in sixteenths of all that an undisturbed run does."""
-    expected, _, events = undisturbed
+    expected, _, events, _ = undisturbed
     drawn, lake = random(seed), tmp_path / "lake"
     lake.mkdir()
     with Reader(lake):
@@ -200,15 +203,13 @@ def test_killed_twice_before_a_write(forker, undisturbed, tmp_path, seed):
 @pytest.mark.parametrize("seed", range(6))
 def test_files_that_may_not_grow(forker, undisturbed, tmp_path, seed):
     """As with a quota: some write fails, at which depends on the bound; the run says so, and goes on without it."""
-    expected, _, _ = undisturbed
+    expected, _, _, sizes = undisturbed
     lake = tmp_path / "lake"
     lake.mkdir()
-    bound = int(400 * 2 ** random(seed).uniform(seed, seed + 1))
+    bound = int(max(sizes) * (seed + random(seed).random()) / 6)
     with Reader(lake):
-        code, _ = forker(lake, file_bytes=bound)
-        assert code in (0, 28)
-        if code:
-            assert all(record["status"] in ("failed", "running") for record in sql.manifests(lake))
+        assert forker(lake, file_bytes=bound)[0] == errno.ENOSPC
+        assert all(record["status"] in ("failed", "running") for record in sql.manifests(lake))
         gone_on_with(forker, lake)
     assert outcome(lake) == expected
 
@@ -239,14 +240,13 @@ def small_disk(tmp_path):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_full_disk(forker, undisturbed, small_disk, seed):
-    expected, _, _ = undisturbed
-    lake = small_disk(random(seed).randint(1 + 12 * seed, 12 + 12 * seed) * 4) / "lake"
+    expected, _, _, sizes = undisturbed
+    pages = sum(math.ceil(size / 4096) for size in sizes)
+    lake = small_disk(4 * (1 + int((pages - 1) * (seed + random(seed).random()) / 6))) / "lake"
     lake.mkdir()
     with Reader(lake):
-        code, _ = forker(lake)
-        assert code in (0, 28)
-        if code:
-            assert all(record["status"] in ("failed", "running") for record in sql.manifests(lake))
+        assert forker(lake)[0] == errno.ENOSPC
+        assert all(record["status"] in ("failed", "running") for record in sql.manifests(lake))
         small_disk(65536)
         gone_on_with(forker, lake)
     assert outcome(lake) == expected

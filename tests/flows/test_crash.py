@@ -148,7 +148,7 @@ def outcome(lake):
 
 @pytest.fixture(scope="module")
 def undisturbed(forker, tmp_path_factory):
-    """Outcome of a run that nothing befell, its seconds, events and files' sizes; the second of two: the first is cold."""
+    """Outcome of a run that nothing befell, its seconds, events, file sizes; of two the second, as one is cold."""
     for _ in range(2):
         lake = tmp_path_factory.mktemp("undisturbed") / "lake"
         lake.mkdir()

@@ -109,7 +109,7 @@ def test_a_worker_does_a_scheduled_audit_and_re_flags_it(prefect_server, prefect
         first = runs_of(prefect_server, nightly, state="SCHEDULED")
         return first and datetime.fromisoformat(first[0]["expected_start_time"]) <= datetime.now(UTC) and first[0]
 
-    chosen = until(due, "run that is due")
+    chosen = until(due, "run that is due", 3600)
     prefect(tmp_path, "worker", "start", "--pool", "audits", "--run-once")
     (done,) = [run for run in runs_of(prefect_server, nightly) if run["id"] == chosen["id"]]
     assert done["auto_scheduled"]

@@ -1,36 +1,54 @@
-"""How fast corpora are read, format by format: `python -m benchmarks.readers`.
+"""How fast corpora are read, format by format, and in how much memory: `python -m benchmarks.readers`.
 
 Each reader yields pairs as ingest asks for them: every row judged, every image decoded, hashed and compared. It is held
-against the bare decoder, which does nothing but read the same image files and decode them to RGB, on as many threads,
-turn by turn in one run. Then the memory: what a reader needs for few and for many pairs of tiny images, in a process
-each. The last line is JSON.
+against the bare decoder: as many threads, which do nothing but open the same image files by their paths and decode them
+to RGB pixels, with the same library and without a copy of the pixels. Both read from the system's cache, in turns, in
+one process. `decoder_share` is of pairs per second; on a machine that has other work, `processor_share` is the better
+figure: of pairs per second of processor time.
+
+Then the memory: the peak of a process that ingests few, and of one that ingests many pairs of tiny images from tars, of
+a hundred different images and as many captions as pairs.
+
+Last, the embedded demo's line up to its maps, shard by shard: the part of the attribution in which it waits for pixels
+of the next batch, and the part of the time that ingest takes. The last line is JSON.
 """
 
 import argparse
 import io
 import json
-import os
-import resource
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+from unittest.mock import patch
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.rewrite import WRITERS, Original
 from corpora import Pair, open_corpus
+from corpora.corpus import WORKERS
+from demo.corpus import generate
+from flows.audit import begin, plan_of
+from flows.config import parse
+from tasks import attribute
+from tasks.ingest import ingest_corpus
+from tasks.lake import Run
+from tasks.records import CorpusSource, SuspectRegions
 
-ROUNDS: Final = 3
+ROUNDS: Final = 5
 SIZE: Final = 768
 GROWTH: Final = (10_000, 200_000)
+Item = TypeVar("Item")
 
 
 def originals(count: int, size: int, kind: str = "JPEG") -> list[Original]:
@@ -46,11 +64,13 @@ def originals(count: int, size: int, kind: str = "JPEG") -> list[Original]:
 
 def _decode(path: Path) -> None:
     with Image.open(path) as image:
-        image.convert("RGB")
+        image.load()
+        if image.mode != "RGB":
+            image.convert("RGB")
 
 
 def _bare(paths: Sequence[Path]) -> None:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         for _ in pool.map(_decode, paths):
             pass
 
@@ -61,24 +81,24 @@ def _read(root: Path, expected: int) -> None:
         raise RuntimeError(f"{root}: got {read} pairs, expected {expected}")
 
 
-def _seconds(work: Callable[[], None]) -> float:
-    started = time.perf_counter()
+def _cost(work: Callable[[], None]) -> NDArray[np.float64]:
+    """Seconds by the clock, and of all threads' processor time."""
+    started = np.array([time.perf_counter(), time.process_time()])
     work()
-    return time.perf_counter() - started
+    return np.array([time.perf_counter(), time.process_time()]) - started
 
 
 def decoder_shares(pairs: Sequence[Original], folder: Path) -> dict[str, dict[str, float]]:
-    """Pairs per second of each reader over those of the bare decoder: the median over rounds, each in turn."""
+    """Pairs per second of each reader over those of the bare decoder: medians over rounds, each in turn."""
     roots = {name: write(pairs, folder / name) for name, write in WRITERS.items()}
-    paths = [roots["folder"] / pair.name for pair in pairs]
+    bare = partial(_bare, [roots["folder"] / pair.name for pair in pairs])
     found = {}
     for name, root in roots.items():
-        _read(root, len(pairs))
-        _bare(paths)
         read = partial(_read, root, len(pairs))
-        shares = [_seconds(partial(_bare, paths)) / _seconds(read) for _ in range(ROUNDS)]
-        found[name] = {"decoder_share": round(float(np.median(shares)), 3)}
-        print(f"{name:<14} {found[name]['decoder_share']:.2f} of the bare decoder's pairs per second", flush=True)
+        bare(), read()  # into the system's cache
+        shares = np.median([_cost(bare) / _cost(read) for _ in range(ROUNDS)], axis=0)
+        found[name] = {"decoder_share": round(float(shares[0]), 3), "processor_share": round(float(shares[1]), 3)}
+        print(f"{name:<14} {shares[0]:.2f} of the bare decoder's pairs per second, {shares[1]:.2f} of processor time")
     return found
 
 
@@ -90,32 +110,119 @@ def _many(count: int) -> Iterator[Original]:
 
 
 def peak(count: int, folder: Path) -> int:
-    """Peak resident bytes of a fresh process that reads so many pairs from tars."""
+    """Peak resident bytes of a fresh process that ingests so many pairs from tars."""
     root = WRITERS["webdataset"](list(_many(count)), folder / str(count))
-    command = [sys.executable, "-m", "benchmarks.readers", "--read", str(root), "--expected", str(count)]
+    command = [sys.executable, "-m", "benchmarks.readers", "--ingest", str(root), "--expected", str(count)]
     made = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  # this Python
     return int(made.stdout.splitlines()[-1])
 
 
+def _ingest(root: Path, expected: int) -> None:
+    with tempfile.TemporaryDirectory() as lake:
+        run = Run(Path(lake), "run")
+        run.create({})
+        shards = ingest_corpus(run, CorpusSource(root), SuspectRegions(0.05, 0.25, {}, {}), 256)
+    if (read := sum(shard.pairs for shard in shards)) != expected:
+        raise RuntimeError(f"{root}: got {read} pairs, expected {expected}")
+
+
+def own_peak() -> int:
+    """Peak resident bytes of this process so far, on Linux.
+
+    Not that of getrusage, which for a process that was just started is still its parent's.
+    """
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise RuntimeError("/proc/self/status has no line VmHWM, expected one: measure on Linux")
+    return int(found[1]) * 1024
+
+
+@dataclass
+class Waits:
+    """How long whoever takes items from an iterator waits for the next one, in seconds."""
+
+    seconds: float = 0.0
+
+    def timed(self, items: Iterator[Item]) -> Iterator[Item]:
+        """The same items."""
+        while True:
+            started = time.perf_counter()
+            item = next(items, None)
+            self.seconds += time.perf_counter() - started
+            if item is None:
+                return
+            yield item
+
+
+def demo_line(folder: Path, pairs: int) -> dict[str, float]:
+    """Seconds of the demo's stages up to its maps, and how long attribution waited; one shard after the other.
+
+    An audit has several shards in work and waits less: while one waits, another has the device.
+    """
+    config = parse(
+        {
+            "corpus": {"path": generate(folder / "data", pairs=pairs)},
+            "model": {"architecture": "demo/shortcut"},
+            "lake": {"path": folder / "lake"},
+        },
+        "the demo",
+    )
+    source, models = config.corpus_source(), config.model_sources()
+    run = begin(config, models, None)
+    clock = [time.perf_counter()]
+    shards = ingest_corpus(run, source, config.suspect_regions(), config.lake.shard_size)
+    clock.append(time.perf_counter())
+    plan = plan_of(run, config)
+    attribute.calibrate_features(run, source, models[0], plan)
+    clock.append(time.perf_counter())
+    waits = Waits()
+    read_ahead = attribute.read_ahead
+    with patch.object(attribute, "read_ahead", lambda *given: waits.timed(read_ahead(*given))):
+        for shard in shards:
+            attribute.attribute_pairs(run, shard, source, models[0], plan)
+    clock.append(time.perf_counter())
+    return dict(zip(("ingest", "calibrate", "attribute"), np.diff(clock).tolist(), strict=True)) | {
+        "waited": waits.seconds
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: the shares of all formats, then the growth of memory; the last line is JSON."""
+    """Command line: the shares of all formats, the growth of memory, the demo's line; the last line is JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readers", description=__doc__)
     parser.add_argument("--pairs", type=int, default=300, help="for the shares (default: %(default)s)")
     parser.add_argument("--growth", type=int, nargs=2, default=GROWTH, help="few and many (default: %(default)s)")
-    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--demo-pairs", type=int, default=512, help="of the demo's line (default: %(default)s)")
+    parser.add_argument("--ingest", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--expected", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.read:
-        _read(options.read, options.expected)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    if options.ingest:
+        _ingest(options.ingest, options.expected)
+        print(own_peak())
         return
     with tempfile.TemporaryDirectory() as scratch:
         shares = decoder_shares(originals(options.pairs, SIZE), Path(scratch))
         few, many = (peak(count, Path(scratch) / "growth") for count in options.growth)
+        line = demo_line(Path(scratch) / "demo", options.demo_pairs)
+    bytes_a_pair = (many - few) / (options.growth[1] - options.growth[0])
+    waited = line.pop("waited")
+    found = {
+        "formats": shares,
+        "peak_memory_growth": round(many / few, 3),
+        "bytes_per_pair": round(bytes_a_pair, 1),
+        "attribution_wait_share": round(waited / line["attribute"], 4),
+        "ingest_share": round(line["ingest"] / sum(line.values()), 4),
+    }
     print(
-        f"peak memory: {few / 2**20:.0f} MiB for {options.growth[0]} pairs, {many / 2**20:.0f} for {options.growth[1]}"
+        f"peak memory: {few / 2**20:.0f} MiB for {options.growth[0]} pairs, {many / 2**20:.0f} for "
+        f"{options.growth[1]}: {bytes_a_pair:.0f} bytes a pair"
     )
-    print(json.dumps({"formats": shares, "peak_memory_growth": round(many / few, 3)}))
+    print(
+        "demo: "
+        + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in line.items())
+        + f", of which {waited:.2f} s "
+        "waiting for pixels"
+    )
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from corpora.folder import contained
 from corpora.formats import FORMATS, open_corpus
 from corpora.images import ImageFile, decode, open_image, read_image
 from corpora.records import DEFAULT_LIMITS, Limits, Pair, Place, Reason, Rejected, digest, pair_id
-from corpora.roots import Root, is_url, root_of
+from corpora.roots import Root, root_of
 from corpora.sampling import Sampling
+from stores import is_url
 
 __all__ = [
     "DEFAULT_LIMITS",

@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 
 from corpora.captions import clean_caption
 from corpora.errors import CorpusError, RowError
+from corpora.first_rows import FirstRows
 from corpora.images import ImageFile, open_image
 from corpora.likeness import fingerprint
 from corpora.records import Limits, Pair, Place, Reason, Rejected, escaped, pair_id
@@ -59,8 +60,9 @@ class Corpus:
         waiting: deque[_Draft] = deque()
         damage: CorpusError | None = None
         pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
+        first_rows = FirstRows()
         try:
-            judge = _Judge(self.reader, self.limits, pool)
+            judge = _Judge(self.reader, self.limits, pool, first_rows)
             try:
                 for number, row in numbered:
                     waiting.append(judge.begin(number, row))
@@ -72,6 +74,7 @@ class Corpus:
                 yield judge.finish(waiting.popleft())
         finally:
             pool.shutdown(cancel_futures=True)  # whoever stops reading waits for no more images
+            first_rows.close()
         if damage is not None:
             raise damage
 
@@ -108,11 +111,11 @@ class _Judge:
     reader: Reader
     limits: Limits
     pool: ThreadPoolExecutor
-    first_rows: dict[str, int] = field(default_factory=dict)
+    first_rows: FirstRows
     inspections: OrderedDict[Place, _Inspected] = field(default_factory=OrderedDict)
 
     def begin(self, number: int, row: Row) -> _Draft:
-        kept = replace(row, data=None)
+        kept = row if row.data is None else replace(row, data=None)
         try:
             return _Draft(number, kept, self._found(row))
         except RowError as error:
@@ -148,7 +151,7 @@ class _Judge:
         if not isinstance(image, _Inspection):
             raise RowError(*image)
         identity = pair_id(image.sha256, caption)
-        if (first := self.first_rows.setdefault(identity, draft.number)) != draft.number:
+        if (first := self.first_rows.first(identity, draft.number)) != draft.number:
             raise RowError(
                 Reason.DUPLICATE_PAIR,
                 f"{draft.row.where} repeats the image and the caption of row {first}, expected each pair once: "

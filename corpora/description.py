@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from corpora.corpus import Corpus
-from corpora.likeness import groups
+from corpora.likeness import groups, hashes
 from corpora.records import Pair, Rejected, digest
 
 EXAMPLES: Final = 3
@@ -68,7 +68,7 @@ def describe(corpus: Corpus, sample: int = 48, seed: int = 0) -> Description:
     found = digest(rows())
     by_image = {pair.image_sha256: pair for pair in reversed(pairs)}
     firsts = sorted(by_image.values(), key=lambda pair: pair.row)
-    alike = [[firsts[place] for place in places] for places in groups([pair.fingerprint for pair in firsts])]
+    alike = [[firsts[place] for place in places] for places in groups(hashes(pair.fingerprint for pair in firsts))]
     return Description(
         format=corpus.format,
         listed=corpus.count(),

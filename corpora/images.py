@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
+# Once loaded, an image of these keeps no decoder.
+_SINGLE = frozenset({"JPEG", "PNG", "BMP"})
+
 # 8 bits a channel; of 16-bit colour Pillow keeps the high bytes.
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
 # One wider channel (CT, depth, microscopy): convert("RGB") would clip it to white, so `stretched` renders it.
@@ -90,8 +93,9 @@ def read_image(path: roots.Root, limits: Limits = DEFAULT_LIMITS) -> ImageFile:
 
 def open_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageFile:
     """Hash and fully decode the bytes of an image file; raises as `decode` does."""
+    sha256 = hashlib.sha256(data).hexdigest()  # first: decoding drives the bytes out of the processor's cache
     pixels = decode(data, limits)
-    return ImageFile(hashlib.sha256(data).hexdigest(), pixels.width, pixels.height, pixels)
+    return ImageFile(sha256, pixels.width, pixels.height, pixels)
 
 
 def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
@@ -174,7 +178,11 @@ def _open(data: bytes) -> PIL.ImageFile.ImageFile:
 def _load(image: PIL.ImageFile.ImageFile, data: bytes) -> Image.Image:
     try:
         image.load()
-        return _rendered(image) if image.mode in _WIDE_MODES else image.convert("RGB")
+        if image.mode in _WIDE_MODES:
+            return _rendered(image)
+        # Of what is RGB already, convert would make a copy: more memory than a thread's allocator keeps, so that the
+        # system hands it over page by page, for each image anew.
+        return image if image.mode == "RGB" and image.format in _SINGLE else image.convert("RGB")
     except ImageError:
         raise
     except Exception as error:  # as in _open

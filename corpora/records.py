@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
+import numpy as np
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -138,10 +140,14 @@ def pair_id(image_sha256: str, caption: str) -> str:
 def digest(rows: Iterable[Pair | Rejected]) -> str:
     """Return the sha256 (hex) that identifies a corpus whatever the order of its rows.
 
-    A pair counts by its identity and attributes, a rejected row by its reason, file name and caption.
+    A pair counts by its identity and attributes, a rejected row by its reason, file name and caption. Memory grows by
+    32 bytes a row.
     """
-    lines = sorted(hashlib.sha256(_digest_line(row).encode()).digest() for row in rows)
-    return hashlib.sha256(b"".join(lines)).hexdigest()
+    lines = bytearray()  # end to end, as objects of their own they would be thrice as large
+    for row in rows:
+        lines += hashlib.sha256(_digest_line(row).encode()).digest()
+    np.frombuffer(lines, "S32").sort()  # in place
+    return hashlib.sha256(lines).hexdigest()
 
 
 def _digest_line(row: Pair | Rejected) -> str:

@@ -5,71 +5,38 @@ Keys and passwords never stand in a URL: the drivers find them in the ordinary p
 
 import io
 import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from urllib.parse import quote
 
+import stores
 from corpora.errors import CorpusError
 from corpora.records import Reason
+from stores import translated
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from upath import UPath
 
-Root: TypeAlias = "Path | UPath"
+Root: TypeAlias = stores.Root
 
 BLOCK_BYTES = 8 * 2**20
 """What is read ahead of a remote file: fsspec's own 50 MiB for S3, times some threads, is too much."""
 
 _BUFFER_BYTES = 2**18
-# A password may hold '/'; what follows a colon may also be a port. The stores name no user at all.
-_SECRET = re.compile(r"[^:/]*://[^/@]*:(?!\d*/)[^@]*@|(s3a?|gcs|gs|https?)://[^/]*@|.*\?.*=", re.IGNORECASE | re.DOTALL)
-# The drivers' own exceptions, by the names of their classes and bases: botocore, aiohttp, google-auth, azure-core.
-_ABSENT = {"NoSuchBucket", "ContainerNotFound"}
-_DENIED = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "ClientAuthenticationError"}
-_UNREACHED = {"HTTPClientError", "ClientConnectionError", "ClientPayloadError", "ServiceRequestError", "gaierror"}
-
-
-def is_url(text: str) -> bool:
-    """Tell whether a text is a URL, not a path of this machine."""
-    return "://" in text
 
 
 def root_of(text: str) -> Root:
     """The root that a path or URL names. Nothing is opened; of a URL, the driver is loaded.
 
     Raises:
-        CorpusError: a URL with keys or a password in it, a chained one, of an unknown protocol, or without its driver.
+        CorpusError: a URL that is not taken; see `stores.root_of`.
     """
-    if not is_url(text):
-        return Path(text)
-    if _SECRET.match(text):
-        raise CorpusError(
-            "The corpus's URL holds a user, password or key (so it is not repeated here), expected a bare URL: leave "
-            "them to the environment or the profile that the store's own tools read, and revoke what was written down."
-        )
-    scheme = text.partition("://")[0].lower()
-    if "::" in text or not scheme:
-        raise CorpusError(f"The corpus is {text!r}, expected one protocol and a path, as in s3://bucket/folder.")
-    import fsspec
-    from upath import UPath
-
     try:
-        fsspec.get_filesystem_class(scheme)
-    except ValueError as error:
-        raise CorpusError(
-            f"The corpus is {text!r}, whose protocol is unknown, expected one of fsspec's, such as s3, gs, abfs, "
-            "https: correct it."
-        ) from error
-    except ImportError as error:
-        raise CorpusError(f"The corpus is {text!r}, whose driver is not installed: {error}.") from error
-    root = UPath(text)
-    # Links are followed, and held inside, on this machine only.
-    return Path(root.path) if scheme in ("file", "local") else root
+        return stores.root_of(text, "corpus")
+    except stores.UrlError as error:
+        raise CorpusError(str(error)) from error
 
 
 def lies_in(path: Root, root: Root) -> bool:
@@ -232,30 +199,6 @@ def reason_of(error: OSError) -> Reason:
     if isinstance(error, FileNotFoundError):
         return Reason.MISSING_FILE
     return Reason.UNREACHABLE_FILE if isinstance(error, ConnectionError) else Reason.UNREADABLE_FILE
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn what a driver raises into what `info` raises."""
-    try:
-        yield
-    except Exception as error:  # each driver has exceptions of its own
-        raise _os_error(error) from error
-
-
-def _os_error(error: Exception) -> OSError:
-    # fsspec says of anything behind HTTP that it is not found; why stands in the cause.
-    cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-    said = f"{type(cause).__name__}: {cause}"[:300]
-    names = {kind.__name__ for kind in type(cause).__mro__}
-    status = getattr(cause, "status", None)
-    if isinstance(cause, FileNotFoundError) or names & _ABSENT or status in (404, 410):
-        return FileNotFoundError(said)
-    if isinstance(cause, PermissionError) or names & _DENIED or status in (401, 403):
-        return PermissionError(said)
-    if isinstance(cause, (TimeoutError, ConnectionError)) or names & _UNREACHED:
-        return ConnectionError(said)
-    return OSError(said)
 
 
 class _Remote(io.RawIOBase):

@@ -5,7 +5,6 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import httpx
 from prefect import flow, get_run_logger, runtime, unmapped
@@ -21,6 +20,7 @@ from flows.config import AuditConfig, config_digest
 from flows.provenance import code_version, environment
 from flows.slots import limits, slots
 from review.report import ReportError, write_report
+from stores import Root
 from tasks.alert import alert
 from tasks.attribute import attribute, calibrate, set_aside
 from tasks.cluster import cluster
@@ -44,7 +44,7 @@ from tasks.self_audit import self_audit
 from tasks.store import store
 from tasks.validate import validate
 
-_OF_ALL_SHARDS = (BadInputError, StoreError, PrefectException, httpx.HTTPError)
+_OF_ALL_SHARDS = (BadInputError, StoreError, sql.LakeError, PrefectException, httpx.HTTPError)
 """Errors that say nothing about the shard that met them: the last two come from a server that is gone."""
 
 
@@ -60,12 +60,12 @@ class AuditResult:
     errors: int
     alerts: int
     confirmed: int
-    report: Path | None
+    report: "Root | None"
 
 
 def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None) -> Run:
     """A new run, or an unfinished one to go on with. Raises ResumeError if that began with something else."""
-    lake = config.lake.path.resolve()
+    lake = config.lake.root
     try:
         corpus = opened(config.corpus_source())
         corpus.count()
@@ -96,7 +96,10 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         facts |= find_base(lake, facts) if config.lake.incremental else NO_BASE
         facts |= {"flow_run": runtime.flow_run.id}
         run = Run(lake, new_run_id())
-        run.create(facts)
+        try:
+            run.create(facts)
+        except sql.LakeError as error:  # nothing is lost yet: the lake cannot be what was meant
+            raise BadInputError(str(error)) from error
         return run
     records = {record["run_id"]: record for record in sql.manifests(lake)}
     if resume not in records:
@@ -180,7 +183,7 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     raised, and the run can be resumed.
     """
     models = config.model_sources()
-    run = begin(config, models, resume or begun_by(config.lake.path, runtime.flow_run.id))
+    run = begin(config, models, resume or begun_by(config.lake.root, runtime.flow_run.id))
     if said := run.manifest()["incremental"]:
         get_run_logger().info("run %s %s", run.run_id, said)
     with working_on(run):
@@ -216,19 +219,19 @@ def concluded(run: Run) -> AuditResult:
     return result
 
 
-def begun_by(lake: Path, flow_run: str | None) -> str | None:
+def begun_by(lake: Root, flow_run: str | None) -> str | None:
     """The unfinished run that an earlier attempt of a flow run began, which Prefect starts again under the same id."""
     if flow_run is None:
         return None
-    begun = [record for record in sql.manifests(lake.resolve()) if record.get("flow_run") == flow_run]
+    begun = [record for record in sql.manifests(lake) if record.get("flow_run") == flow_run]
     return begun[-1]["run_id"] if begun and begun[-1]["status"] not in COMPLETE else None
 
 
 def give_up(run: Run, error: BaseException) -> None:
-    """Seal a run that came to no end: failed, or interrupted from outside. A full disk does not hide the error."""
+    """Seal a run that came to no end: failed, or interrupted from outside. A lake out of reach hides no error."""
     status = "failed" if isinstance(error, Exception) else "interrupted"
     said = "terminated from outside" if isinstance(error, TerminationSignal) else f"{type(error).__name__}: {error}"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, sql.LakeError):
         run.finish(status, said.removesuffix(": "))
 
 
@@ -239,7 +242,7 @@ def plan_of(run: Run, config: AuditConfig) -> AttributionPlan:
     return config.attribution_plan(record["model_digest"], calibrated_on, record["code_version"])
 
 
-def _report(run: Run) -> Path | None:
+def _report(run: Run) -> "Root | None":
     """The report, which can be written again at any time: a failure here does not undo the audit."""
     try:
         return write_report(run.lake, run.run_id)

@@ -5,13 +5,14 @@ JSON object.
 """
 
 import atexit
+import contextlib
 import dataclasses
 import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -23,9 +24,10 @@ from rich.text import Text
 
 import sql
 from corpora import CorpusError
+from stores import Root, UrlError, lake_root
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("tasks", "m2ib", "corpora", "sql", "review", "demo")
+PACKAGES = ("tasks", "m2ib", "corpora", "sql", "review", "demo", "stores")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,7 +52,7 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-LakeOption = Annotated[Path, typer.Option("--lake", help="Folder of the lake.")]
+LakeOption = Annotated[str, typer.Option("--lake", help="Folder of the lake, or a URL as s3://bucket/folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Last line of standard output: one JSON object.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log.")]
 RunOption = Annotated[str, typer.Option("--run", help="Run id, `latest`, or `all`.")]
@@ -93,10 +95,19 @@ def _as_json(value: Any) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
-def _connect(lake: Path) -> sql.Connection:
+def _root(lake: str) -> Root:
     try:
-        return sql.connect(lake)
-    except sql.LakeError as error:
+        return lake_root(lake)
+    except UrlError as error:
+        _stop(Exit.BAD_INPUT, f"--lake: {error}")
+
+
+@contextlib.contextmanager
+def _connect(lake: Root) -> Iterator[sql.Connection]:
+    try:
+        with sql.connect(lake) as connection:
+            yield connection
+    except sql.LakeError as error:  # of a lake in object storage, files are read when a query needs them
         _stop(Exit.BAD_INPUT, str(error))
 
 
@@ -149,7 +160,7 @@ def _test_sentence(alert: dict[str, Any]) -> str:
     return figures if alert["state"] == "confirmed" else f"{figures}; {alert['reason']}"
 
 
-def _alerts(lake: Path, run_id: str) -> list[dict[str, Any]]:
+def _alerts(lake: Root, run_id: str) -> list[dict[str, Any]]:
     with _connect(lake) as connection:
         known = [row["run_id"] for row in sql.read(connection, "SELECT run_id FROM runs ORDER BY run_id DESC")]
         if run_id == "latest":
@@ -163,7 +174,7 @@ def _alerts(lake: Path, run_id: str) -> list[dict[str, Any]]:
         return sql.rows(connection, "review/alerts", run_id=run_id)
 
 
-def _self_audit(lake: Path, run_id: str) -> list[str]:
+def _self_audit(lake: Root, run_id: str) -> list[str]:
     from review.wording import self_audit
 
     with _connect(lake) as connection:
@@ -198,7 +209,7 @@ def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> A
         if run.manifest()["status"] == "running":  # before the flow began
             give_up(run, interrupt)
         _stop(Exit.INTERRUPTED, f"interrupted; go on with: --resume {run.run_id}")
-    _print_result(result, config.lake.path, as_json)
+    _print_result(result, config.lake.root, as_json)
     return result
 
 
@@ -219,7 +230,7 @@ def _ended(work: Callable[[], Any]) -> Any:
         _stop(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; check the folder's space and permissions")
 
 
-def _print_result(result: Any, lake: Path, as_json: bool) -> None:
+def _print_result(result: Any, lake: Root, as_json: bool) -> None:
     output.print(
         f"run {result.run_id} {result.status}: {result.attributions} of {result.pairs} pairs attributed, "
         f"{result.errors} error rows, {result.alerts} alerts, {result.confirmed} of them confirmed"
@@ -302,7 +313,7 @@ def demo(
     model: Annotated[str, typer.Option(help="demo/shortcut, or its honest twin demo/clean.")] = "demo/shortcut",
     pairs: Annotated[int, typer.Option(min=1, help="Phantom pairs to generate.")] = 512,
     data: Annotated[Path, typer.Option(help="Where the phantoms are written.")] = Path("demo-data"),
-    lake: LakeOption = Path("lake"),
+    lake: LakeOption = "lake",
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -313,6 +324,7 @@ def demo(
 
     if model not in NAMES:
         _stop(Exit.BAD_INPUT, f"--model: got {model!r}, expected one of {', '.join(NAMES)}")
+    _root(lake)  # what cannot be a lake is said before anything else
     if data.exists() and any(data.iterdir()) and not (data / "truth.jsonl").is_file():
         _stop(Exit.BAD_INPUT, f"--data: {data} holds files that are no phantoms; name an empty or a new folder")
     corpus = generate(data, pairs=pairs)
@@ -326,7 +338,7 @@ def demo(
 @app.command()
 def run(
     audit_file: Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="What to audit; see docs/audit-toml.md.")],
-    lake: Annotated[Path | None, typer.Option("--lake", help="Folder of the lake; overrides [lake] path.")] = None,
+    lake: Annotated[str | None, typer.Option("--lake", help="Folder or URL; overrides [lake] path.")] = None,
     resume: Annotated[str | None, typer.Option(help="Id of an unfinished run to go on with.")] = None,
     incremental: Annotated[
         bool, typer.Option("--incremental", help="Attribute only pairs that an earlier run of the lake has not.")
@@ -347,6 +359,7 @@ def run(
     except BadInputError as error:
         _stop(Exit.BAD_INPUT, str(error))
     if lake is not None:
+        _root(lake)
         config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": lake})})
     if incremental:
         config = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
@@ -360,7 +373,7 @@ def run(
 def reflag(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="A complete run's id, or `latest`.")],
     audit_file: Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="Its [alerts] and [phrases] are applied.")],
-    lake: Annotated[Path | None, typer.Option("--lake", help="Folder of the lake; overrides [lake] path.")] = None,
+    lake: Annotated[str | None, typer.Option("--lake", help="Folder or URL; overrides [lake] path.")] = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -373,29 +386,32 @@ def reflag(
     from flows.reflag import reflag as reflag_flow
 
     def work() -> Any:
-        earlier = complete_run(place, run_id)
+        earlier = complete_run(config.lake.root, run_id)
         check_unchanged(earlier, config)
-        return reflag_flow(place, earlier["run_id"], config.alerts, config.phrases)
+        return reflag_flow(config.lake.path, earlier["run_id"], config.alerts, config.phrases)
 
     try:
         config = load(audit_file)
     except BadInputError as error:
         _stop(Exit.BAD_INPUT, str(error))
-    place = lake or config.lake.path
+    if lake is not None:
+        _root(lake)
+        config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": lake})})
     try:
         result = _ended(work)
     except KeyboardInterrupt:
         _stop(Exit.INTERRUPTED, "interrupted; start again: nothing was changed but the new run")
-    _print_result(result, place, as_json)
+    _print_result(result, config.lake.root, as_json)
     _exit_unless_complete(result)
     if result.alerts:
         raise typer.Exit(Exit.ALERTS)
 
 
 @app.command()
-def alerts(run_id: RunOption = "latest", lake: LakeOption = Path("lake"), as_json: JsonOption = False) -> None:
+def alerts(run_id: RunOption = "latest", lake: LakeOption = "lake", as_json: JsonOption = False) -> None:
     """List the alerts of a run: confirmed ones first, then the strongest."""
-    found = _alerts(lake, run_id)
+    root = _root(lake)
+    found = _alerts(root, run_id)
     if as_json:
         print(_as_json({"alerts": found}))
         return
@@ -403,18 +419,18 @@ def alerts(run_id: RunOption = "latest", lake: LakeOption = Path("lake"), as_jso
     tested = ("score_effect", "floor", "q", "explained_by")
     _print_table([{key: row[key] for key in (*columns, *tested)} for row in found])
     for audited in dict.fromkeys(row["run_id"] for row in found):
-        for sentence in _self_audit(lake, audited):
+        for sentence in _self_audit(root, audited):
             output.print(f"self-audit of {audited}: {sentence}", markup=False)
 
 
 @app.command("sql")
 def query(
     text: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT over the views; e.g. 'SELECT * FROM runs'.")],
-    lake: LakeOption = Path("lake"),
+    lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
     """Query the lake with DuckDB's SQL, reading only."""
-    with _connect(lake) as connection:
+    with _connect(_root(lake)) as connection:
         try:
             rows = sql.read(connection, text)
         except sql.QueryError as error:
@@ -461,14 +477,14 @@ def sweep(
 def report(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="A run's id, or `latest`.")],
     out: Annotated[Path | None, typer.Option(help="File to write; default: beside the run's data.")] = None,
-    lake: LakeOption = Path("lake"),
+    lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's report: one self-contained HTML file."""
     from review.report import ReportError, write_report
 
     try:
-        path = write_report(lake, run_id, out)
+        path = write_report(_root(lake), run_id, out)
     except (ReportError, sql.LakeError) as error:
         _stop(Exit.BAD_INPUT, str(error))
     if as_json:

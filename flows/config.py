@@ -15,6 +15,7 @@ import demo.models
 import m2ib
 import sql
 from corpora import FORMATS, Limits, Sampling, is_url, root_of
+from stores import Root, lake_root
 from tasks.detectors import versions
 from tasks.errors import BadInputError
 from tasks.masks import read_mask
@@ -48,6 +49,16 @@ def _names_a_root(text: str) -> str:
 
 LocalOrUrl = Annotated[str, BeforeValidator(_text_of_path), AfterValidator(_names_a_root)]
 """Kept as text: so it is stored, and compared on `--resume`."""
+
+
+def _path_unless_url(given: object) -> object:
+    if not isinstance(given, str):
+        return given
+    root = lake_root(given)
+    return root if isinstance(root, Path) else given
+
+
+LakePath = Annotated[Path | str, BeforeValidator(_path_unless_url)]
 
 
 class Section(BaseModel):
@@ -206,9 +217,17 @@ class ConfirmConfig(Section):
 class LakeConfig(Section):
     """Where results go."""
 
-    path: Path = Field(Path("lake"), description="folder of the lake; relative to where the command runs")
+    path: LakePath = Field(
+        Path("lake"), description="of the lake; relative to where the command runs, or a URL as s3://bucket/folder"
+    )
     shard_size: int = Field(256, ge=1, description="pairs a task attributes")
     incremental: bool = Field(False, description="true: attribute only pairs that an earlier run of the lake has not")
+
+    @property
+    def root(self) -> Root:
+        """The absolute path, or what the URL names."""
+        root = lake_root(str(self.path))
+        return root.resolve() if isinstance(root, Path) else root
 
 
 class RunConfig(Section):

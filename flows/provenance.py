@@ -8,7 +8,7 @@ from pathlib import Path
 
 import m2ib.version
 
-PACKAGES = ("flows", "tasks", "m2ib", "corpora", "sql", "review")
+PACKAGES = ("flows", "tasks", "m2ib", "corpora", "sql", "review", "stores")
 
 
 def code_version() -> str:

@@ -1,5 +1,6 @@
 """Stored attributions by other rules, no model: take over, validate, cluster, phrases, flag, carry over, alert."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,14 +9,16 @@ from typing import Any
 from prefect import flow
 
 import sql
+import stores
 from flows.audit import AuditResult, concluded, new_run_id, working_on
-from flows.config import AlertsConfig, AuditConfig, PhrasesConfig, config_digest
+from flows.config import AlertsConfig, AuditConfig, LakeConfig, LakePath, PhrasesConfig, config_digest
 from flows.provenance import code_version, environment
+from stores import Root
 from tasks.alert import alert
 from tasks.cluster import cluster
 from tasks.errors import BadInputError
 from tasks.flag import flag
-from tasks.lake import COMPLETE, Run, file_sha256
+from tasks.lake import COMPLETE, Run
 from tasks.own_rules import check_rules, read_rules
 from tasks.phrases import phrases
 from tasks.records import AlertRules, ClusterRules, PhraseRules
@@ -27,9 +30,9 @@ OTHERS = ("corpus", "bottleneck", "regions", "discover", "clusters", "confirm")
 """Sections of an AUDIT.toml that decide what is stored, or how it is tested: re-flagging cannot change them."""
 
 
-def complete_run(lake: Path, run_id: str) -> dict[str, Any]:
+def complete_run(lake: Root, run_id: str) -> dict[str, Any]:
     """Manifest of a complete run; `latest` is the latest that has attributions of its own. Raises BadInputError."""
-    complete = {record["run_id"]: record for record in sql.manifests(lake.resolve()) if record["status"] in COMPLETE}
+    complete = {record["run_id"]: record for record in sql.manifests(lake) if record["status"] in COMPLETE}
     if run_id == "latest":
         run_id = next((key for key in reversed(complete) if not complete[key].get("reflags")), run_id)
     if run_id not in complete:
@@ -39,9 +42,8 @@ def complete_run(lake: Path, run_id: str) -> dict[str, Any]:
     return complete[run_id]
 
 
-def begin_reflag(lake: Path, run_id: str, alerts: AlertsConfig, phrases: PhrasesConfig) -> tuple[Run, Run, AlertRules]:
+def begin_reflag(lake: Root, run_id: str, alerts: AlertsConfig, phrases: PhrasesConfig) -> tuple[Run, Run, AlertRules]:
     """A new run, the complete one whose attributions it takes over, and the rules. Raises BadInputError."""
-    lake = lake.resolve()
     record = complete_run(lake, run_id)
     earlier = Run(lake, record["run_id"])
     rules = {} if alerts.rules is None else read_rules(alerts.rules)
@@ -58,7 +60,7 @@ def begin_reflag(lake: Path, run_id: str, alerts: AlertsConfig, phrases: Phrases
         | NO_BASE
         | {
             "reflags": earlier.run_id,
-            "reflags_manifest_sha256": file_sha256(earlier.folder / "manifest.json"),
+            "reflags_manifest_sha256": hashlib.sha256(stores.contents(earlier.folder / "manifest.json")).hexdigest(),
             "reflags_code_version": record["code_version"],
             "config": config,
             "config_digest": config_digest(config),
@@ -91,17 +93,17 @@ def check_unchanged(record: Mapping[str, Any], config: AuditConfig) -> None:
 
 @flow(name="reflag", flow_run_name="reflag {run_id}", persist_result=False)
 def reflag(
-    lake: Path = Path("lake"),
+    lake: LakePath = Path("lake"),
     run_id: str = "latest",
     alerts: AlertsConfig = AlertsConfig(),  # noqa: B008  # frozen
     phrases: PhrasesConfig = PhrasesConfig(),  # noqa: B008
 ) -> AuditResult:
     """Flag the stored attributions of a complete run by other rules, as a new run. No model is loaded.
 
-    lake: folder of the lake. run_id: the run, or `latest`. alerts, phrases: as in AUDIT.toml. What that run tested
-    keeps its verdict; what it did not test is suspected at most. The run itself stays as it is.
+    lake: folder or URL. run_id: the run, or `latest`. alerts, phrases: as in AUDIT.toml. What that run tested keeps its
+    verdict; what it did not test is suspected at most. The run itself stays as it is.
     """
-    run, earlier, rules = begin_reflag(lake, run_id, alerts, phrases)
+    run, earlier, rules = begin_reflag(LakeConfig(path=lake).root, run_id, alerts, phrases)
     with working_on(run):
         _reflag_line(run, earlier, rules, PhraseRules(phrases.listed, alerts.min_pairs))
     return concluded(run)

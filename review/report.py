@@ -17,11 +17,13 @@ import numpy as np
 from markupsafe import Markup
 
 import sql
+import stores
 from corpora import Corpus, CorpusError, Limits, open_corpus, root_of
 from review import overlays, wording
 from review.overlays import Box
 from review.pairs import SHADES, Album, Picture, ShownPair, picture
 from review.wording import BITS_PER_NAT
+from stores import Root
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _FILTERS = (
@@ -59,21 +61,24 @@ class ShownAlert:
     mean_top: float
 
 
-def write_report(lake: Path, run_id: str, out: Path | None = None) -> Path:
+def write_report(lake: Root, run_id: str, out: Path | None = None) -> Root:
     """Write the report of a run, or of the `latest`, and return its path; default: beside the run's data.
 
     The same lake and corpus give the same bytes.
 
     Raises:
         ReportError: the run is not in the lake, or the file cannot be written.
-        sql.LakeError: the lake cannot be read.
+        sql.LakeError: the lake cannot be read, or does not take the report.
     """
-    lake = Path(lake)
     manifest = _manifest(lake, run_id)
     with sql.connect(lake, manifest["run_id"]) as connection:
         page = _render(_gather(connection, manifest))
-    path = Path(out) if out is not None else lake / "runs" / manifest["run_id"] / "report.html"
-    return write_page(page, path, "report")
+    path: Root = Path(out) if out is not None else lake / "runs" / manifest["run_id"] / "report.html"
+    if isinstance(path, Path):
+        return write_page(page, path, "report")
+    with stores.written_aside(path) as aside:
+        aside.write_text(page, encoding="utf-8")
+    return path
 
 
 def write_page(page: str, path: Path, command: str) -> Path:
@@ -98,7 +103,7 @@ def write_page(page: str, path: Path, command: str) -> Path:
     return path
 
 
-def _manifest(lake: Path, run_id: str) -> dict[str, Any]:
+def _manifest(lake: Root, run_id: str) -> dict[str, Any]:
     known = {record["run_id"]: record for record in sql.manifests(lake)}
     if not known:
         raise ReportError(f"report: the lake {lake} has no run, expected one at least; run an audit first")

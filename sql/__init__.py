@@ -8,15 +8,25 @@ and stores, `gates/` what validation looks at, `rules/` the queries whose rows a
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+import shutil
+import threading
+import uuid
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+import stores
+from stores import LakeError as LakeError  # a reader of the lake knows this door only
+from stores import Root
 
 _ROOT = Path(__file__).parent
 TABLES = (
@@ -39,10 +49,7 @@ TABLES = (
 _MANIFEST_KEYS = {"run_id", "status", "started_at", "finished_at", "config", "counts", "files"}
 
 Connection = duckdb.DuckDBPyConnection
-
-
-class LakeError(Exception):
-    """The lake cannot be read: missing, or not what its manifests say."""
+_Answer = TypeVar("_Answer")
 
 
 class QueryError(Exception):
@@ -79,14 +86,14 @@ def schema(table: str) -> pa.Schema:
         return connection.table(table).limit(0).to_arrow_table().schema
 
 
-def manifests(lake: Path, run_id: str | None = None) -> list[dict[str, Any]]:
+def manifests(lake: Root, run_id: str | None = None) -> list[dict[str, Any]]:
     """Manifests of the lake's runs, oldest first, or of one run. Raises LakeError for one that cannot be read."""
     found = []
-    for path in sorted(Path(lake).glob("runs/*/manifest.json")):
-        if run_id not in (None, path.parent.name):
-            continue
+    run_ids = stores.folders(lake / "runs") if run_id is None else [run_id]
+    for path, data in stores.contents_of_all(lake / "runs" / name / "manifest.json" for name in run_ids):
+        name = path.parent.name
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(data.decode())
         except ValueError as error:
             raise LakeError(
                 f"manifest {path}: not JSON ({error}); restore it from a backup or remove the run"
@@ -96,9 +103,9 @@ def manifests(lake: Path, run_id: str | None = None) -> list[dict[str, Any]]:
                 f"manifest {path}: no {', '.join(sorted(missing))}, expected a manifest as an audit writes it; "
                 "restore it from a backup or remove the run"
             )
-        prefix = f"runs/{path.parent.name}/"
+        prefix = f"runs/{name}/"
         outside = [e["path"] for e in record["files"] if not e["path"].startswith(prefix) or ".." in e["path"]]
-        if record["run_id"] != path.parent.name or outside:
+        if record["run_id"] != name or outside:
             raise LakeError(
                 f"manifest {path}: it names run {record['run_id']!r} and files {outside}, expected its own folder's; "
                 "restore it from a backup or remove the run"
@@ -107,23 +114,35 @@ def manifests(lake: Path, run_id: str | None = None) -> list[dict[str, Any]]:
     return found
 
 
-def connect(lake: Path, run_id: str | None = None) -> Connection:
+def connect(lake: Root, run_id: str | None = None) -> Connection:
     """An in-memory DuckDB with the views of `views/` over the lake; it can read below the lake and nothing else.
 
     run_id: open this run alone, so that nothing that befell another one matters, nor can anything else be read.
 
-    Raises LakeError if there is no lake, or a manifest lists a file that is gone or broken. Use one cursor a thread.
+    Of a lake in object storage a table's files are fetched when a query first needs them, and checked by their sha256.
+
+    Raises LakeError if there is no lake, or a manifest lists a file that is gone or broken (in object storage: when a
+    query needs it). Use one cursor a thread.
     """
-    lake = Path(lake).resolve()
-    if not lake.is_dir():
-        raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
+    if isinstance(lake, Path):
+        lake = lake.resolve()
     records = manifests(lake, run_id)
+    if not (lake.is_dir() if isinstance(lake, Path) else records or run_id is not None):
+        raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("CREATE SCHEMA stored")
-    for table in TABLES:
-        files = [lake / entry["path"] for record in records for entry in record["files"] if entry["table"] == table]
-        _define(connection, table, files)
+    entries = {
+        table: [entry for record in records for entry in record["files"] if entry["table"] == table] for table in TABLES
+    }
+    if isinstance(lake, Path):
+        for table in TABLES:
+            _define(connection, table, [lake / entry["path"] for entry in entries[table]])
+        kind, readable = "allowed_directories", [lake if run_id is None else lake / "runs" / run_id]
+    else:
+        _define_later(connection, lake, entries)
+        files = (stores.kept(entry["sha256"]) for table in TABLES for entry in entries[table])
+        kind, readable = "allowed_paths", [*map(_empty, TABLES), *files]
     _define_runs(connection, records)
     # Views may build on one another: define them in the order that works.
     pending = names("views")
@@ -132,9 +151,10 @@ def connect(lake: Path, run_id: str | None = None) -> Connection:
         if len(rest) == len(pending):
             connection.execute(query(f"views/{rest[0]}"))  # raises the true error
         pending = rest
-    readable = lake if run_id is None else lake / "runs" / run_id
-    directory = str(readable).replace("'", "''")  # SET takes no parameters
-    connection.execute(f"SET allowed_directories = ['{directory}']")
+    if (away := _elsewhere.get(connection)) is not None:
+        away.unlink_stubs()
+    quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in readable)  # SET takes no parameters
+    connection.execute(f"SET {kind} = [{quoted}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
@@ -149,19 +169,105 @@ def _define(connection: Connection, table: str, files: list[Path]) -> None:
         )
     connection.execute("USE stored")
     if files:
-        try:
-            relation = connection.read_parquet(
-                [str(path) for path in files], union_by_name=True, hive_partitioning=False
-            )
-        except duckdb.Error as error:
-            raise LakeError(
-                f"lake: a file of table {table} that a manifest lists cannot be read ({error}); "
-                "restore it, or remove the run's folder under runs/"
-            ) from error
-        relation.create_view(table)
+        _view(connection, table, files)
     else:
         connection.execute(query(f"schema/{table}"))
     connection.execute("USE main")
+
+
+def _view(connection: Connection, table: str, files: list[Path]) -> None:
+    try:
+        relation = connection.read_parquet([str(path) for path in files], union_by_name=True, hive_partitioning=False)
+    except duckdb.Error as error:
+        raise LakeError(
+            f"lake: a file of table {table} that a manifest lists cannot be read ({error}); "
+            "restore it, or remove the run's folder under runs/"
+        ) from error
+    relation.create_view(table, replace=True)
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """A lake in object storage: the tables whose files are still there only.
+
+    The view of such a table is typed by an empty file, which is gone by the time of the first query. So whatever asks
+    for the table fails when it is bound, whether or not it would have read a row, and names that file: then the
+    table's files are fetched, its view is made to name them, and the query is asked again. No query finds the table
+    empty by mistake.
+    """
+
+    lake: Root
+    entries: dict[str, list[dict[str, Any]]]
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    fetching: threading.Lock = field(default_factory=threading.Lock)
+
+    def stub(self, table: str) -> Path:
+        return stores.scratch() / f"{self.name}.{table}.elsewhere"
+
+    def unlink_stubs(self) -> None:
+        for table in self.entries:
+            self.stub(table).unlink()
+
+    def fetch(self, connection: Connection, table: str) -> None:
+        with self.fetching:
+            if table in self.entries:  # else another thread was faster
+                files = stores.fetch_all(self.lake, {e["path"]: e["sha256"] for e in self.entries[table]})
+                with connection.cursor() as cursor:
+                    cursor.execute("USE stored")
+                    _view(cursor, table, _complete(table, files))
+                del self.entries[table]
+
+
+_elsewhere: weakref.WeakKeyDictionary[Connection, _Elsewhere] = weakref.WeakKeyDictionary()
+
+
+def _complete(table: str, files: list[Path]) -> list[Path]:
+    """Files of a table that have all of its columns between them: those of an earlier release are given an empty one.
+
+    Only they: another file is another plan to DuckDB, which may add up in another order.
+    """
+    known = {name for file in files for name in pq.read_schema(file).names}
+    return files if known.issuperset(schema(table).names) else [_empty(table), *files]
+
+
+def _empty(table: str) -> Path:
+    """A file of a table without rows."""
+    path = stores.scratch() / f"{table}.empty"
+    if not path.is_file():
+        with stores.written_aside(path) as aside:
+            pq.write_table(schema(table).empty_table(), aside)
+    return path
+
+
+def _define_later(connection: Connection, lake: Root, entries: dict[str, list[dict[str, Any]]]) -> None:
+    """Define the tables of a lake in object storage, by their files as far as all of them were fetched before."""
+    away = _Elsewhere(lake, {})
+    for table in TABLES:
+        files = [stores.kept(entry["sha256"]) for entry in entries[table]]
+        if all(file.is_file() for file in files):
+            _define(connection, table, files and _complete(table, files))
+            continue
+        away.entries[table] = entries[table]
+        shutil.copyfile(_empty(table), away.stub(table))
+        _define(connection, table, [away.stub(table)])
+    _elsewhere[connection] = away
+
+
+def _answer(connection: Connection, ask: Callable[[Connection], _Answer]) -> _Answer:
+    """What a cursor of the connection answers; what it needs of a lake in object storage is fetched first."""
+    while True:
+        try:
+            with connection.cursor() as cursor:
+                return ask(cursor)
+        except duckdb.Error as error:
+            away = _elsewhere.get(connection)
+            if away is None:
+                raise
+            wanted = [table for table in TABLES if away.stub(table).name in str(error)]
+            if not wanted:
+                raise
+            for table in wanted:
+                away.fetch(connection, table)
 
 
 def _define_runs(connection: Connection, records: list[dict[str, Any]]) -> None:
@@ -193,12 +299,14 @@ def rows(connection: Connection, name: str, **parameters: Any) -> list[dict[str,
 
 def table(connection: Connection, name: str, **parameters: Any) -> pa.Table:
     """Rows of the query `folder/name` as an Arrow table."""
-    return connection.cursor().sql(query(name), params=parameters or None).to_arrow_table()
+    text = query(name)
+    return _answer(connection, lambda cursor: cursor.sql(text, params=parameters or None).to_arrow_table())
 
 
 def frame(connection: Connection, name: str, **parameters: Any) -> Any:
     """Rows of the query `folder/name` as a pandas frame (for Great Expectations)."""
-    return connection.cursor().sql(query(name), params=parameters or None).df()
+    text = query(name)
+    return _answer(connection, lambda cursor: cursor.sql(text, params=parameters or None).df())
 
 
 def read(connection: Connection, text: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -220,11 +328,14 @@ def read_table(connection: Connection, text: str, parameters: Mapping[str, Any] 
     if len(statements) != 1 or statements[0].type is not duckdb.StatementType.SELECT:
         kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
         raise QueryError(f"query: got {kinds}, expected one SELECT; the lake is written by audits only")
+    named = {key: value for key, value in (parameters or {}).items() if key in statements[0].named_parameters}
+
+    def ask(cursor: Connection) -> pa.Table:
+        cursor.execute("BEGIN TRANSACTION READ ONLY")  # to DuckDB, `WITH x AS (DELETE ...) SELECT` is a SELECT
+        return cursor.sql(text, params=named or None).to_arrow_table()
+
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("BEGIN TRANSACTION READ ONLY")  # to DuckDB, `WITH x AS (DELETE ...) SELECT` is a SELECT
-            named = {key: value for key, value in (parameters or {}).items() if key in statements[0].named_parameters}
-            return cursor.sql(text, params=named or None).to_arrow_table()
+        return _answer(connection, ask)
     except duckdb.Error as error:
         raise QueryError(f"query: {error}") from error
 

@@ -1,28 +1,33 @@
 """Pairs -> maps and scores, one shard a task. The finished file of a shard is its cache: a resumed run skips it."""
 
 import hashlib
+import heapq
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import m2ib
+import stores
 from corpora import RowError
 from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.errors import BadInputError
 from tasks.inputs import PICTURE_COLUMNS, device_lock, encoder, read_pixels
-from tasks.lake import CALIBRATION, Run, written_aside
+from tasks.lake import CALIBRATION, Run
 from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, ShardResult
 from tasks.retries import IO_RETRIES
 from tasks.reuse import earlier_rows, inherit_calibration
 
 VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
+
+Batch: TypeAlias = tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]
+"""Pixels of the pairs that still read, those pairs, and error rows for the others."""
 
 
 def calibrate_features(
@@ -30,27 +35,31 @@ def calibrate_features(
 ) -> FeatureStatistics | None:
     """Feature statistics over a sample of the run's pairs, kept in the run's folder; None if the settings need none.
 
+    The store stage lists the file: a shard's task may come here, and tasks do not write the manifest.
+
     The sample is drawn by a hash of seed and pair, so that it depends on nothing else. A run that builds upon another
     has that one's statistics.
     """
     if not plan.bottleneck.needs_statistics():
         return None
     path = run.folder / CALIBRATION
-    if not path.is_file():
-        if not inherit_calibration(run):
-            with written_aside(path) as aside:
-                _estimate(run, corpus, model, plan).save(aside)
-        run.list_files(None, [path], [None])
-    return FeatureStatistics.load(path)
+    if not stores.is_file(path) and not inherit_calibration(run):
+        with stores.written_aside(path) as aside:
+            _estimate(run, corpus, model, plan).save(aside)
+    return FeatureStatistics.load(stores.fetch(path))
 
 
 def _estimate(run: Run, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan) -> FeatureStatistics:
     columns = [*PICTURE_COLUMNS, "caption"]
-    pairs = pq.read_table(run.path("pairs"), columns=columns).to_pylist()
-    pairs.sort(key=lambda pair: hashlib.sha256(f"{plan.bottleneck.seed}{pair['pair_id']}".encode()).digest())
+    batches = pq.ParquetFile(stores.fetch(run.path("pairs"))).iter_batches(columns=columns)
+    pairs = heapq.nsmallest(
+        plan.calibration_pairs,
+        (pair for batch in batches for pair in batch.to_pylist()),
+        key=lambda pair: hashlib.sha256(f"{plan.bottleneck.seed}{pair['pair_id']}".encode()).digest(),
+    )
     network = encoder(model)
     images, texts = [], []
-    for pair in pairs[: plan.calibration_pairs]:
+    for pair in pairs:
         try:
             images.append(read_pixels(corpus, pair, network))
             texts.append(pair["caption"])
@@ -99,10 +108,20 @@ def _known(value: Any) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _read_batch(
-    corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder
-) -> tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]:
-    """Pixels of the pairs that still read, those pairs, and error rows for the others."""
+def read_ahead(corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder, size: int) -> Iterator[Batch]:
+    """Batches of so many pairs; while the caller works on one, a thread reads and preprocesses the next."""
+    batches = (pairs[start : start + size] for start in range(0, len(pairs), size))
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        following: Future[Batch] | None = None
+        for batch in batches:
+            ready, following = following, reader.submit(_read_batch, corpus, batch, model)
+            if ready is not None:
+                yield ready.result()
+        if following is not None:
+            yield following.result()
+
+
+def _read_batch(corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder) -> Batch:
     pixels, readable, errors = [], [], []
     for pair in pairs:
         try:
@@ -149,8 +168,8 @@ def attribute_pairs(
     pairs = run.read_group("pairs", shard.index)
     name = _shard_name(shard, plan, pairs)
     path = run.path("attributions", name)
-    if path.is_file():
-        done = pq.ParquetFile(path).metadata.num_rows
+    if stores.is_file(path):
+        done = pq.ParquetFile(stores.fetch(path)).metadata.num_rows
         return ShardResult(shard, name, done, len(pairs) - done, reused=True)
     earlier = earlier_rows(run, pairs)
     new = [pair for pair in pairs if pair["pair_id"] not in earlier]
@@ -175,19 +194,12 @@ def _attribute_new(
     rows: list[dict[str, Any]] = []
     with device_lock(model.device):
         size = model.batch_size or m2ib.fitting_batch_size(network, plan.bottleneck)
-    batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-    # The next batch is read and preprocessed while the device works on this one.
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        ahead = reader.submit(_read_batch, corpus, batches[0], network)
-        for following in [*batches[1:], None]:
-            pixels, readable, failed = ahead.result()
-            if following is not None:
-                ahead = reader.submit(_read_batch, corpus, following, network)
-            errors.extend(failed)
-            if readable:
-                with device_lock(model.device):
-                    result, again = _attribute_twice(network, pixels, readable, statistics, size, plan)
-                rows.extend(_rows(result, again, readable, network))
+    for pixels, readable, failed in read_ahead(corpus, pairs, network, size):
+        errors.extend(failed)
+        if readable:
+            with device_lock(model.device):
+                result, again = _attribute_twice(network, pixels, readable, statistics, size, plan)
+            rows.extend(_rows(result, again, readable, network))
     return rows, errors
 
 

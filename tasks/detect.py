@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -22,9 +21,7 @@ _VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
 
 def _attributed(run: Run) -> Iterator[list[dict[str, Any]]]:
     """The run's pairs that have a map, with what the model sees of them; a shard at a time."""
-    paths = run.listed("attributions")
-    rows = [row for path in paths for row in pq.read_table(path, columns=["pair_id", *_VIEW]).to_pylist()]
-    views = {row["pair_id"]: row for row in rows}
+    views = {row["pair_id"]: row for row in run.listed_rows("attributions", ["pair_id", *_VIEW])}
     for shard in range(len(run.group_sizes("pairs"))):
         pairs = run.read_group("pairs", shard, [*PICTURE_COLUMNS, "caption"])
         yield [pair | views[pair["pair_id"]] for pair in pairs if pair["pair_id"] in views]

@@ -16,7 +16,7 @@ _HOTTEST = "hottest"  # files beside those of the regions that it is chosen from
 
 def _forget_hottest(run: Run) -> None:
     """Unlist what an earlier attempt chose: it would be weighed as if it had been given."""
-    own = {run.path(table, _HOTTEST).relative_to(run.lake).as_posix() for table in ("regions", "region_shares")}
+    own = {run.key(table, _HOTTEST) for table in ("regions", "region_shares")}
     run.update(files=[entry for entry in run.manifest()["files"] if entry["path"] not in own])
 
 

@@ -1,13 +1,17 @@
 """Corpus -> pairs and ingest errors, in Parquet. Every row that is read becomes the one or the other."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+import stores
 from corpora import CorpusError, Pair, Reason, Rejected, digest
-from corpora.likeness import groups
+from corpora.likeness import groups, hashes
 from tasks.errors import BadInputError
 from tasks.inputs import opened
 from tasks.lake import Run
@@ -76,7 +80,6 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
     listed = corpus.count()
     pairs: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
-    looks: dict[str, tuple[str, str]] = {}  # of an image file its first pair's: fingerprint and id
     columns: set[str] = set()
     drawn = None if source.sampling is None else corpus.draw(source.sampling)
     reader = corpus.pairs(drawn)
@@ -88,12 +91,12 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
                 row = _check_boxes(raw, regions.columns)
                 if isinstance(row, Pair):
                     pairs.append(_pair_row(row))
-                    looks.setdefault(row.image_sha256, (row.fingerprint, row.pair_id))
                 else:
                     errors.append(_error_row(row))
-                if len(pairs) == shard_size:
-                    pair_file.write(pairs)
-                    pairs.clear()
+                for file, rows in ((pair_file, pairs), (error_file, errors)):
+                    if len(rows) == shard_size:
+                        file.write(rows)
+                        rows.clear()
                 yield row
 
         corpus_digest = digest(stored())
@@ -106,12 +109,7 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
                 f"columns with values are {sorted(columns)}; name one of those"
             )
     run.list_files("ingest_errors", [run.path("ingest_errors", "ingest")], [error_file.rows])
-    ids = [pair_id for _, pair_id in looks.values()]
-    alike = enumerate(groups([look for look, _ in looks.values()]), start=1)
-    run.write_table(
-        "near_duplicates",
-        ({"pair_id": ids[place], "alike": number} for number, places in alike for place in places),
-    )
+    run.write_table("near_duplicates", _near_duplicates(stores.fetch(run.path("pairs"))))
     run.update(
         corpus_digest=corpus_digest,
         counts={
@@ -123,6 +121,25 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
     )
     # Last: by the listed pairs a resumed run knows that all this is done.
     run.list_files("pairs", [run.path("pairs")], [pair_file.rows])
+
+
+def _near_duplicates(path: Path) -> Iterator[dict[str, Any]]:
+    """The first pairs of images that look alike, group by group, from the stored pairs."""
+    # By the 64 bits that a pair's id has of an image.
+    images = np.fromiter((int(text[:16], 16) for text in _column(path, "image_sha256")), np.uint64)
+    firsts = np.sort(np.unique(images, return_index=True)[1])
+    found = groups(hashes(_column(path, "fingerprint"))[firsts])
+    members = {int(firsts[place]) for places in found for place in places}
+    ids = {row: pair_id for row, pair_id in enumerate(_column(path, "pair_id")) if row in members}
+    for number, places in enumerate(found, start=1):
+        for place in places:
+            yield {"pair_id": ids[int(firsts[place])], "alike": number}
+
+
+def _column(path: Path, name: str) -> Iterator[str]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=[name]):
+            yield from batch.column(0).to_pylist()
 
 
 @task(name="ingest", task_run_name="ingest", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)

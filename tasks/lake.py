@@ -1,15 +1,15 @@
-"""The lake on disk: one folder a run, Parquet files written aside and renamed, and the manifest that lists them.
+"""The lake: one folder a run, Parquet files that appear whole, and the manifest that lists them.
 
 lake/runs/<run_id>/manifest.json                     what was audited, with what, and each file with its sha256
 lake/runs/<run_id>/<table>/part-*.parquet            rows; readers see a file once the manifest lists it
 lake/runs/<run_id>/report.html
+
+A folder of this machine or a URL: `stores` knows which. Many processes may write files of a run, but the manifest is
+written by the one that runs the flow, and by no task that is mapped over shards: so no update of it is lost.
 """
 
 import contextlib
-import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import sql
+import stores
+from stores import Root
 
 SCHEMA_VERSION = 1
 _COUNTS = ("corpus_rows", "not_sampled", "pairs", "attributions", "reused", "errors", "alerts", "confirmed")
@@ -32,31 +34,6 @@ CALIBRATION = "calibration.safetensors"
 def now() -> str:
     """The time as ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` once it is complete and on the disk; nothing is left on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield aside
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)  # the new name itself
-        finally:
-            os.close(directory)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 class TableWriter:
@@ -89,17 +66,25 @@ class TableWriter:
 class Run:
     """A run in a lake: the handle that stages pass on."""
 
-    lake: Path
+    lake: Root
     run_id: str
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Root:
         """Where the run's files are."""
         return self.lake / "runs" / self.run_id
 
-    def path(self, table: str, name: str = "part-00000") -> Path:
-        """Path of one file of a table."""
-        return self.folder / table / f"{name}.parquet"
+    def key(self, table: str, name: str = "part-00000") -> str:
+        """What the manifest calls one file of a table: its path below the lake."""
+        return f"runs/{self.run_id}/{table}/{name}.parquet"
+
+    def path(self, table: str, name: str = "part-00000") -> Root:
+        """Where one file of a table is."""
+        return self.lake / self.key(table, name)
+
+    def read(self, table: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
+        """Rows of a table's first file."""
+        return rows_of(stores.fetch(self.path(table)), columns)
 
     def create(self, facts: Mapping[str, Any]) -> None:
         """Write the manifest of a run that begins."""
@@ -119,7 +104,7 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         """The manifest as it stands."""
-        record: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(stores.contents(self.folder / "manifest.json"))
         return record
 
     def update(self, counts: Mapping[str, int] | None = None, **facts: Any) -> None:
@@ -132,16 +117,13 @@ class Run:
         """Seal the run."""
         self.update(status=status, reason=reason, finished_at=now())
 
-    def list_files(self, table: str | None, paths: Iterable[Path], rows: Iterable[int | None]) -> None:
+    def list_files(self, table: str | None, paths: Iterable[Root], rows: Iterable[int | None]) -> None:
         """List files in the manifest, by which readers begin to see them; a file of the same path is replaced."""
+        keys = [stores.relative(path, self.lake) for path in paths]
+        copies = stores.fetch_all(self.lake, dict.fromkeys(keys))
         entries = [
-            {
-                "path": path.relative_to(self.lake).as_posix(),
-                "table": table,
-                "rows": count,
-                "sha256": file_sha256(path),
-            }
-            for path, count in zip(paths, rows, strict=True)
+            {"path": key, "table": table, "rows": count, "sha256": stores.file_sha256(copy)}
+            for key, copy, count in zip(keys, copies, rows, strict=True)
         ]
         replaced = {entry["path"] for entry in entries}
         record = self.manifest()
@@ -149,13 +131,19 @@ class Run:
         self._write_manifest(record)
 
     def listed(self, table: str) -> list[Path]:
-        """Files of a table that the manifest lists."""
-        return [self.lake / entry["path"] for entry in self.manifest()["files"] if entry["table"] == table]
+        """Files of a table that the manifest lists, to be read."""
+        entries = [entry for entry in self.manifest()["files"] if entry["table"] == table]
+        return stores.fetch_all(self.lake, {entry["path"]: entry["sha256"] for entry in entries})
+
+    def listed_rows(self, table: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Rows of all files of a table that the manifest lists."""
+        for path in self.listed(table):
+            yield from rows_of(path, columns)
 
     @contextlib.contextmanager
     def writer(self, table: str, name: str = "part-00000") -> Iterator[TableWriter]:
         """A writer of one file; the file appears when the block ends well."""
-        with written_aside(self.path(table, name)) as aside:
+        with stores.written_aside(self.path(table, name)) as aside:
             writer = TableWriter(self, table, aside)
             try:
                 yield writer
@@ -181,14 +169,19 @@ class Run:
 
     def read_group(self, table: str, group: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
         """One row group of a table's first file."""
-        rows: pa.Table = pq.ParquetFile(self.path(table)).read_row_group(group, columns=columns)
+        rows: pa.Table = pq.ParquetFile(stores.fetch(self.path(table))).read_row_group(group, columns=columns)
         return rows.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
 
     def group_sizes(self, table: str) -> list[int]:
         """Rows of each row group of a table's first file."""
-        metadata = pq.ParquetFile(self.path(table)).metadata
+        metadata = pq.ParquetFile(stores.fetch(self.path(table))).metadata
         return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
     def _write_manifest(self, record: Mapping[str, Any]) -> None:
-        with written_aside(self.folder / "manifest.json") as aside:
-            aside.write_text(json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        stores.put(self.folder / "manifest.json", text.encode())
+
+
+def rows_of(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    """Rows of a Parquet file."""
+    return pq.read_table(path, columns=columns).to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import sql
+import stores
+from stores import Root
 from tasks.errors import ResumeError
 from tasks.lake import Run, now
 
@@ -42,24 +45,25 @@ def held(run: Run) -> Iterator[None]:
 
 def sweep(run: Run) -> None:
     """Remove what a process that was killed left half written. The run must be held."""
-    for aside in run.folder.rglob(".*.tmp"):
-        aside.unlink(missing_ok=True)
+    if isinstance(run.folder, Path):  # in object storage nothing is half written
+        for aside in run.folder.rglob(".*.tmp"):
+            aside.unlink(missing_ok=True)
 
 
 def _myself() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid(), "since": now(), "token": secrets.token_hex(8)}
 
 
-def _holder(path: Path) -> dict[str, Any]:
+def _holder(path: Root) -> dict[str, Any]:
     """What a lock says about its holder; empty if it is gone, or was not written to the end."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(stores.contents(path))
+    except (OSError, ValueError, sql.LakeError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _busy(path: Path) -> ResumeError:
+def _busy(path: Root) -> ResumeError:
     holder = _holder(path)
     who = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown host')}"
     return ResumeError(
@@ -68,7 +72,7 @@ def _busy(path: Path) -> ResumeError:
     )
 
 
-def _lock(path: Any) -> Release | None:
+def _lock(path: Root) -> Release | None:
     """Lock by the kernel, which lets go when the process dies, however it dies; over NFS too. None: not possible here.
 
     A lock on a file that its holder has removed meanwhile is worth nothing, so the name is looked up again.
@@ -105,7 +109,7 @@ def _lock(path: Any) -> Release | None:
     return release
 
 
-def _beat(path: Path) -> Release:
+def _beat(path: Root) -> Release:
     """Lock by signs of life in a file, for storage whose kernel or server knows no locks.
 
     A holder is watched rather than its time compared with ours, since clocks differ. Of two that take over a dead
@@ -115,7 +119,7 @@ def _beat(path: Path) -> Release:
     me, stop = _myself(), threading.Event()
 
     def sign(beat: int) -> None:
-        path.write_text(json.dumps({**me, "beat": beat}), encoding="utf-8")
+        stores.put(path, json.dumps({**me, "beat": beat}).encode())
 
     sign(0)
     time.sleep(1)
@@ -126,7 +130,7 @@ def _beat(path: Path) -> Release:
         beat = 0
         while not stop.wait(BEAT):
             beat += 1
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, sql.LakeError):
                 sign(beat)
 
     thread = threading.Thread(target=go_on, name="run lock", daemon=True)
@@ -135,12 +139,13 @@ def _beat(path: Path) -> Release:
     def release() -> None:
         stop.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what it says is old by then
+            path.unlink(missing_ok=True)
 
     return release
 
 
-def _await_silence(path: Path) -> None:
+def _await_silence(path: Root) -> None:
     """Return once nobody holds the lock. Raises ResumeError at the holder's next sign of life."""
     first = _holder(path)
     if not first or (first.get("host") == socket.gethostname() and not _alive(first.get("pid"))):

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -49,7 +48,7 @@ def collocation_rows(attributions: Sequence[dict[str, Any]], min_pairs: int) -> 
 def find_phrases(run: Run, rules: PhraseRules) -> int:
     """Store `phrases` and `collocations` of all attributed pairs; returns how many occurrences of phrases there are."""
     columns = ["pair_id", "caption", "tokens", "special"]
-    rows = [row for path in run.listed("attributions") for row in pq.read_table(path, columns=columns).to_pylist()]
+    rows = list(run.listed_rows("attributions", columns))
     run.write_table("collocations", collocation_rows(rows, rules.min_pairs))
     return run.write_table("phrases", phrase_rows(rows, rules))
 

@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import sql
@@ -83,7 +82,7 @@ class Probe:
         self._network, self._lock = encoder(model), device_lock(model.device)
         self._corpus, self._rules = corpus, rules
         columns = [*PICTURE_COLUMNS, "caption"]
-        self._rows = {row["pair_id"]: row for row in pq.read_table(run.path("pairs"), columns=columns).to_pylist()}
+        self._rows = {row["pair_id"]: row for row in run.read("pairs", columns)}
         self._captions = Captions((row["caption"] for row in self._rows.values()), rules.seed)
         self._holders: dict[str, list[str]] = defaultdict(list)
         for pair_id in sorted(self._rows):
@@ -146,10 +145,10 @@ class Probe:
         found = []
         for pair_id in pair_ids:
             caption, region = self._rows[pair_id]["caption"], self._region_mask(pair_id, boxes)
-            foils = self._captions.foils(caption, pair_id, "any", "", self._rules.foils)
-            usable = region.any() and not region.all() and len(foils) > 1
-            if usable and (pixels := self._read(pair_id)) is not None:
-                found.append((pair_id, pixels, region, caption, (foils * self._rules.foils)[: self._rules.foils]))
+            others = self._captions.foils(caption, pair_id, "any", "", self._rules.foils)
+            usable = region.any() and not region.all() and len(others) > 1
+            if usable and (image := self._read(pair_id)) is not None:
+                found.append((pair_id, image, region, caption, (others * self._rules.foils)[: self._rules.foils]))
         if not found:
             return []
         pixels = self._network.stack([image for _, image, *_ in found])

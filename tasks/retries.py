@@ -3,6 +3,8 @@
 import errno
 from typing import Any
 
+import sql
+
 _GONE = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
@@ -14,6 +16,8 @@ def storage_is_full(error: BaseException | None) -> bool:
 
 def worth_a_retry(error: BaseException | None) -> bool:
     """Whether an error may be gone in a moment: not what is missing, forbidden or full, nor what the model raised."""
+    if isinstance(error, sql.LakeError):  # of a lake in object storage
+        error = error.__cause__
     return isinstance(error, OSError) and not isinstance(error, _GONE) and not storage_is_full(error)
 
 

@@ -14,15 +14,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import sql
+import stores
+from stores import Root
 from tasks.errors import StoreError
-from tasks.lake import CALIBRATION, COMPLETE, Run, file_sha256, written_aside
+from tasks.lake import CALIBRATION, COMPLETE, Run
 
 _DECISIVE = ("corpus", "model_digest", "code_version", "environment")
 NO_BASE = {"base_run": None, "calibration_run": None, "calibration_sha256": None, "incremental": None}
 """These facts of a run that was not asked to build upon another."""
 
 
-def find_base(lake: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The newest complete run whose maps would be made again bit by bit, as facts for the manifest.
 
     base_run: its id, or None. calibration_run, calibration_sha256: whose feature statistics it has, and their digest,
@@ -47,13 +49,13 @@ def find_base(lake: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     return NO_BASE | {"incremental": f"a full run: the newest complete one, {newest['run_id']}, had other {differing}"}
 
 
-def _differing(lake: Path, record: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+def _differing(lake: Root, record: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     differing = [key for key in _DECISIVE if record.get(key) != facts[key]]
     settings = [json.dumps(given["config"].get("bottleneck"), sort_keys=True) for given in (record, facts)]
     if settings[0] != settings[1]:
         differing.append("bottleneck settings")
     needed = [entry["path"] for entry in record["files"] if entry["table"] in ("attributions", None)]
-    if not all((lake / path).is_file() for path in needed if not path.endswith(".html")):
+    if stores.absent(lake, (path for path in needed if not path.endswith(".html"))):
         differing.append("files (some are gone)")
     return differing
 
@@ -68,15 +70,16 @@ def inherit_calibration(run: Run) -> bool:
         return False
     source, path = Run(run.lake, record["base_run"]).folder / CALIBRATION, run.folder / CALIBRATION
     try:
-        with written_aside(path) as aside:
-            shutil.copyfile(source, aside)
-            if (found := file_sha256(aside)) != record["calibration_sha256"]:
+        with stores.written_aside(path) as aside:
+            shutil.copyfile(stores.fetch(source), aside)
+            if (found := stores.file_sha256(aside)) != record["calibration_sha256"]:
                 raise StoreError(
                     f"{source}: got sha256 {found}, expected {record['calibration_sha256']}, as when run {run.run_id} "
                     "began; start a run that is not incremental"
                 )
-    except OSError as error:
-        raise StoreError(f"{source}: {error.strerror}; start a run that is not incremental") from error
+    except (OSError, sql.LakeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise StoreError(f"{source}: {why}; start a run that is not incremental") from error
     return True
 
 
@@ -98,7 +101,10 @@ class _Index:
 
 @lru_cache(maxsize=1)
 def _index(base: Run) -> _Index:
-    files = tuple(base.listed("attributions"))
+    try:
+        files = tuple(base.listed("attributions"))
+    except sql.LakeError as error:
+        raise StoreError(f"run {base.run_id}: {error}; or start a run that is not incremental") from error
     ids = [np.array([], dtype="S25")]
     ids += [np.array(column["pair_id"].to_pylist(), dtype="S25") for file in files for column in _groups(file, True)]
     sizes = [sum(group.num_rows for group in _groups(file, True)) for file in files]

@@ -3,8 +3,6 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-import pyarrow.parquet as pq
-
 from tasks.lake import Run
 from tasks.spans import Span, phrase_span, token_spans
 
@@ -14,18 +12,16 @@ class SeenCaptions:
 
     def __init__(self, run: Run) -> None:
         columns = ["pair_id", "caption", "tokens", "special"]
-        rows = [row for path in run.listed("attributions") for row in pq.read_table(path, columns=columns).to_pylist()]
+        rows = list(run.listed_rows("attributions", columns))
         self._caption = {row["pair_id"]: row["caption"] for row in rows}
         self._spans = {row["caption"]: token_spans(row["caption"], row["tokens"], row["special"]) for row in rows}
         self._regions: dict[tuple[str, Span], set[str]] = defaultdict(set)
         self._having: dict[str, set[str]] = defaultdict(set)
-        columns = ["pair_id", "region", "first", "last"]
-        for path in run.listed("phrases"):
-            for row in pq.read_table(path, columns=columns).to_pylist():
-                caption = self._caption[row["pair_id"]]
-                span = phrase_span(row["first"], row["last"], self._spans[caption])
-                self._regions[caption, span].add(row["region"])
-                self._having[row["region"]].add(caption)
+        for row in run.listed_rows("phrases", ["pair_id", "region", "first", "last"]):
+            caption = self._caption[row["pair_id"]]
+            span = phrase_span(row["first"], row["last"], self._spans[caption])
+            self._regions[caption, span].add(row["region"])
+            self._having[row["region"]].add(caption)
 
     def beginning(self, caption: str) -> str:
         """A caption up to the end of its last token whose place is known."""

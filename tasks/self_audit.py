@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -97,7 +96,7 @@ def audit_itself(run: Run, corpus: CorpusSource, model: ModelSource, rules: Conf
         with run.connect() as connection:
             slices = sql.rows(connection, "derive/large_slices", run_id=run.run_id, **chosen)
         if slices:
-            counts = pq.read_table(run.path("confirmations"), columns=["tests"])["tests"].to_pylist()
+            counts = [row["tests"] for row in run.read("confirmations", ["tests"])]
             level = rules.level / max([*counts, 1])
             probe = Probe(run, corpus, model, rules)
             rows = [*_positive(probe, slices, rules, level), *_negative(probe, slices, rules, level)]

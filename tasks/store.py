@@ -1,5 +1,6 @@
 """Finished shards -> the lake: account for every pair, resolve the suspect regions, list the files."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,9 +8,10 @@ import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+import stores
 from tasks.boxes import into_view
 from tasks.errors import StoreError
-from tasks.lake import CALIBRATION, Run
+from tasks.lake import CALIBRATION, Run, rows_of
 from tasks.records import Box, ShardResult, SuspectRegions, parse_box
 from tasks.retries import IO_RETRIES
 
@@ -76,20 +78,26 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
 
     Raises StoreError if a pair is neither attributed nor an error.
     """
+    made = {run.key(table, result.name): result for result in results for table in ("attributions", "ingest_errors")}
+    for missing in stores.absent(run.lake, made):
+        del made[missing]
+    copies = dict(zip(made, stores.fetch_all(run.lake, dict.fromkeys(made)), strict=True))
+    found = Counter[str]()
+    for key, result in made.items():
+        found[result.name] += pq.ParquetFile(copies[key]).metadata.num_rows
     for result in results:
-        files = run.path("attributions", result.name), run.path("ingest_errors", result.name)
-        rows = sum(pq.ParquetFile(file).metadata.num_rows for file in files if file.is_file())
-        if rows != result.shard.pairs:
+        got, expected = found[result.name], result.shard.pairs
+        if got != expected:
             raise StoreError(
-                f"shard {result.shard.index}: got {rows} attributions and errors, expected {result.shard.pairs}; "
-                f"remove {files[0]} and resume the run"
+                f"shard {result.shard.index}: got {got} attributions and errors, expected {expected}; "
+                f"remove {run.path('attributions', result.name)} and resume the run"
             )
     _forget(run)
     whole = [result for result in results if result.failure is None]
     paths = [run.path("attributions", result.name) for result in whole]
     run.list_files("attributions", paths, [result.attributions for result in whole])
     calibration = run.folder / CALIBRATION
-    if calibration.is_file():
+    if stores.is_file(calibration):
         run.list_files(None, [calibration], [None])
     failed = [result for result in results if result.errors]
     run.list_files(
@@ -101,9 +109,9 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
         views = ["pair_id", "view_x0", "view_y0", "view_x1", "view_y1", "attributed_by"]
         attributes: dict[str, dict[str, str]] = {}
         if regions.columns:
-            stored = pq.read_table(run.path("pairs"), columns=["pair_id", "attributes"]).to_pylist()
+            stored = run.read("pairs", ["pair_id", "attributes"])
             attributes = {row["pair_id"]: dict(row["attributes"]) for row in stored}
-        rows = [row for path in paths for row in pq.read_table(path, columns=views).to_pylist()]
+        rows = [row for result in whole for row in rows_of(copies[run.key("attributions", result.name)], views)]
         writer.write(region_rows(regions, rows, attributes))
     run.list_files("regions", [run.path("regions")], [writer.rows])
     attributed = sum(result.attributions for result in results)

@@ -3,6 +3,7 @@
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -12,8 +13,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import sql
+import stores
 from tasks.errors import StoreError
-from tasks.lake import CALIBRATION, Run, file_sha256, written_aside
+from tasks.lake import CALIBRATION, Run
 from tasks.retries import IO_RETRIES
 
 TAKEN = ("pairs", "ingest_errors", "attributions", "regions", "stamps", "near_duplicates", "screenings", "self_audits")
@@ -25,10 +27,14 @@ NOT_TESTED = "re-flagging loads no model, and run {run_id} did not test this; au
 def _verified(earlier: Run) -> dict[str | None, list[dict[str, Any]]]:
     """The earlier run's files by table, each as its manifest says. Raises StoreError for one that is not."""
     files: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
-    for entry in earlier.manifest()["files"]:
-        path = earlier.lake / entry["path"]
+    entries = earlier.manifest()["files"]
+    try:
+        copies = stores.fetch_all(earlier.lake, {entry["path"]: entry["sha256"] for entry in entries})
+    except sql.LakeError as error:
+        raise StoreError(f"run {earlier.run_id}: {error}") from error
+    for entry, path in zip(entries, copies, strict=True):
         try:
-            found = file_sha256(path)
+            found = stores.file_sha256(path)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}; restore it from a backup, or audit again") from error
         if found != entry["sha256"]:
@@ -36,7 +42,7 @@ def _verified(earlier: Run) -> dict[str | None, list[dict[str, Any]]]:
                 f"{path}: got sha256 {found}, expected {entry['sha256']} as the manifest of run {earlier.run_id} says; "
                 "restore it from a backup, or audit again"
             )
-        files[entry["table"]].append({**entry, "path": path})
+        files[entry["table"]].append({"name": PurePosixPath(entry["path"]).name, "path": path})
     return files
 
 
@@ -64,7 +70,7 @@ def take_over_rows(run: Run, earlier: Run) -> int:
     attributed = 0
     for table in TAKEN:
         for entry in files[table]:
-            name = entry["path"].stem
+            name = entry["name"].removesuffix(".parquet")
             with run.writer(table, name) as writer:
                 for rows in _groups(table, entry["path"], earlier):
                     writer.write_arrow(
@@ -73,8 +79,8 @@ def take_over_rows(run: Run, earlier: Run) -> int:
             run.list_files(table, [run.path(table, name)], [writer.rows])
             attributed += writer.rows if table == "attributions" else 0
     for entry in files[None]:
-        if entry["path"].name == CALIBRATION:
-            with written_aside(run.folder / CALIBRATION) as aside:
+        if entry["name"] == CALIBRATION:
+            with stores.written_aside(run.folder / CALIBRATION) as aside:
                 shutil.copyfile(entry["path"], aside)
             run.list_files(None, [run.folder / CALIBRATION], [None])
     counts = earlier.manifest()["counts"]
@@ -110,10 +116,9 @@ def carry_confirmations(run: Run, earlier: Run) -> int:
     tested: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
     if claims:
         now, then = _made_of(run, claims), _made_of(earlier, claims)
-        for path in earlier.listed("confirmations"):
-            for row in pq.read_table(path).to_pylist():
-                if _claim(row) in now and then.get(_claim(row)) == now[_claim(row)]:
-                    tested[_claim(row)].setdefault(row["fill"], row)
+        for row in earlier.listed_rows("confirmations"):
+            if _claim(row) in now and then.get(_claim(row)) == now[_claim(row)]:
+                tested[_claim(row)].setdefault(row["fill"], row)
     said = NOT_TESTED.format(run_id=earlier.run_id)
     rows = []
     for finding, fill in findings:

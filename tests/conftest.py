@@ -5,6 +5,7 @@ import hashlib
 import shutil
 import sys
 import typing
+import uuid
 from dataclasses import dataclass, field
 
 import jaxtyping
@@ -123,6 +124,17 @@ def lake(tmp_path):
     folder = tmp_path / "the reader's lake"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def away():
+    """A folder of its own in a store that fsspec keeps in memory; there is nothing below it."""
+    from upath import UPath
+
+    root = UPath(f"memory://{uuid.uuid4().hex}")
+    yield root
+    if root.fs.exists(root.path):
+        root.fs.rm(root.path, recursive=True)
 
 
 @pytest.fixture

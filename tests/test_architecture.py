@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("flows", "tasks", "m2ib", "corpora", "sql", "review", "demo")
+PACKAGES = ("flows", "tasks", "m2ib", "corpora", "sql", "review", "demo", "stores")
 HEAVY = ("torch", "open_clip", "prefect", "duckdb", "great_expectations", "pandas")
 
 

@@ -32,7 +32,7 @@ AUDITS: Final[tuple[tuple[Variant, bool], ...]] = (*((variant, False) for varian
 PAIRS: Final = 800
 QUICK_PAIRS: Final = 400
 
-_PACKAGES: Final = ("flows", "tasks", "sql", "m2ib", "corpora")
+_PACKAGES: Final = ("flows", "tasks", "sql", "m2ib", "corpora", "stores")
 _ENVIRONMENT: Final = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "240",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

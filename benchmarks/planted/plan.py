@@ -1,18 +1,18 @@
 """The grid: which artefact is tied to what, how strongly, in which model, and what each of them may be used for.
 
-Nine kinds x three strengths x seven seeds x two generators would be 378 trainings. Instead one model carries a set of
+Nine kinds x three strengths x six seeds x two generators would be 324 trainings. Instead one model carries a set of
 four or five artefacts, each tied to another target; a kind meets another strength and another target at each seed. So
-each (kind, strength) is there once a generator within three seeds, and 2 generators x 2 sets x 7 seeds = 28 trainings
+each (kind, strength) is there once a generator within three seeds, and 2 generators x 2 sets x 6 seeds = 24 trainings
 cover the grid. A clean twin for each generator and seed saw all nine kinds at random: it ignores them, on the same
 images.
 
 **Splits.** Settings were chosen on seed 0 and there on five kinds only, which are of every sort: a tag, a translucent
 overlay, a small badge over the anatomy, a texture, a phrase. Seeds 1 and 2 gave the first report, seeds 3 and 4 the
 second; why they missed what they missed was traced on them and mended, so that they count as looked at: `tracing`.
-Figures are reported on seeds 5 and 6, of which nothing was seen before all that was settled. `UNSEEN` are the kinds on
-which nothing was ever chosen or mended, to be reported on their own, too. The kinds at seed 0 that were not chosen on
-belong to no split. They are trained, because their models carry them beside the others, and stay unused: to report them
-would be to report on models chosen on.
+Figures are reported on seed 5, of which nothing was seen before all that was settled. `UNSEEN` are the kinds on which
+nothing was ever chosen or mended, to be reported on their own, too. The kinds at seed 0 that were not chosen on belong
+to no split. They are trained, because their models carry them beside the others, and stay unused: to report them would
+be to report on models chosen on.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ SETS: Final[dict[SetName, tuple[KindName, ...]]] = {
 }
 STRENGTHS: Final = (0.70, 0.85, 0.95)
 """Share of a target's pairs that carry the artefact tied to it."""
-SEEDS: Final = (0, 1, 2, 3, 4, 5, 6)
+SEEDS: Final = (0, 1, 2, 3, 4, 5)
 
 CHOOSING_SEEDS: Final = (0,)
 TRACING_SEEDS: Final = (1, 2, 3, 4)

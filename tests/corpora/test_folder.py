@@ -16,6 +16,7 @@ from PIL import Image
 import corpora.corpus
 import corpora.folder
 from corpora import Limits, Pair, Place, Reason, Rejected, decode, digest, open_corpus
+from corpora.folder import contained
 from corpora.likeness import fingerprint
 
 WriteCorpus = Callable[..., Path]
@@ -260,6 +261,24 @@ def test_a_linked_root_is_fine_and_a_sibling_with_its_prefix_is_not(
     (root / "link").symlink_to(sibling / "b.png")
     (tmp_path / "root").symlink_to(root)
     assert outcomes(tmp_path / "root") == ["pair", "path_outside_corpus"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.png", "sub/a.png", "sub", "absent/a.png", "a.png/below", "./sub//a.png", "été.png", ".hidden", "sub/.hidden",
+        "to-sub/a.png", "sub/to-a.png", "sub/to-top/sub/a.png", "sub/up-and-down", f"{'n' * 300}.png",
+    ],
+)  # fmt: skip
+def test_a_path_is_that_with_all_links_followed(tmp_path: Path, name: str) -> None:
+    root = Path(os.path.realpath(tmp_path))
+    (root / "sub").mkdir()
+    (root / "a.png").touch()
+    for link, target in (
+        ("to-sub", "sub"), ("sub/to-a.png", "../a.png"), ("sub/to-top", ".."), ("sub/up-and-down", "../sub/../to-sub"),
+    ):  # fmt: skip
+        (root / link).symlink_to(target)
+    assert contained(root, name) == Path(os.path.realpath(root / name))
 
 
 def test_what_is_no_file_is_not_opened(write_corpus: WriteCorpus, opened: list[str]) -> None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from corpora import ImageError, Limits, Reason, decode, read_image
+from corpora.pixels import _count_scans
 
 
 def encoded(image: Image.Image, fmt: str, **options: object) -> bytes:
@@ -254,6 +255,11 @@ def test_slivers_are_refused() -> None:
     limits = Limits(max_aspect_ratio=5)
     assert decode(encoded(Image.new("L", (10, 2)), "PNG"), limits).size == (10, 2)
     assert reason_of(encoded(Image.new("L", (2, 11)), "PNG"), limits) is Reason.EXTREME_ASPECT
+
+
+@given(st.lists(st.sampled_from([b"\xff", b"\xda", b"\xff\xda", b"\x00"]), max_size=12).map(b"".join))
+def test_scans_are_counted_wherever_they_begin(rest: bytes) -> None:
+    assert _count_scans(b"\xff\xd8" + rest) == rest.count(b"\xff\xda")
 
 
 def test_a_jpeg_of_endless_scans_is_refused() -> None:

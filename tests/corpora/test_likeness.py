@@ -1,11 +1,16 @@
 """Near duplicates are found, all of them and no others, without comparing each image with each."""
 
+import io
+
 import numpy as np
+import pytest
+import scipy.fft
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from corpora.likeness import MOST, fingerprint, groups
+from corpora import likeness
+from corpora.likeness import MOST, fingerprint, groups, hashes
 
 
 def drawing(seed, size=96):
@@ -20,15 +25,15 @@ def drawing(seed, size=96):
 def test_an_image_looks_like_its_smaller_self_and_like_no_other():
     looks = [fingerprint(drawing(seed, size)) for seed in range(6) for size in (96, 80)]
     assert {len(look) for look in looks} == {16}
-    assert groups(looks) == [[place, place + 1] for place in range(0, 12, 2)]
+    assert groups(hashes(looks)) == [[place, place + 1] for place in range(0, 12, 2)]
 
 
-def slow(hashes):
+def slow(looks):
     """All groups by comparing each with each."""
-    sets = [{place} for place in range(len(hashes))]
-    for one in range(len(hashes)):
+    sets = [{place} for place in range(len(looks))]
+    for one in range(len(looks)):
         for other in range(one):
-            if (hashes[one] ^ hashes[other]).bit_count() <= MOST and sets[one] is not sets[other]:
+            if (looks[one] ^ looks[other]).bit_count() <= MOST and sets[one] is not sets[other]:
                 joint = sets[one] | sets[other]
                 for place in joint:
                     sets[place] = joint
@@ -38,5 +43,61 @@ def slow(hashes):
 @given(st.lists(st.tuples(st.integers(0, 3), st.sets(st.integers(0, 63), max_size=4)), max_size=12))
 def test_groups_are_those_of_comparing_each_with_each(changes):
     bases = (0, 2**64 - 1, 0x0123456789ABCDEF, 0x5555555555555555)
-    hashes = [bases[base] ^ sum(1 << bit for bit in bits) for base, bits in changes]
-    assert [tuple(found) for found in groups([f"{value:016x}" for value in hashes])] == slow(hashes)
+    looks = [bases[base] ^ sum(1 << bit for bit in bits) for base, bits in changes]
+    assert [tuple(found) for found in groups(hashes(f"{value:016x}" for value in looks))] == slow(looks)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_large_buckets_are_compared_in_parts(monkeypatch, chunk):
+    looks = [0, 1, 3, 0xFF, 0xFE, 1 << 63]
+    monkeypatch.setattr(likeness, "_CHUNK", chunk)
+    assert [tuple(found) for found in groups(np.array(looks, np.uint64))] == slow(looks)
+
+
+def literal(pixels):
+    """The hash of 32 x 32 pixels by the transform as SciPy has it."""
+    low = scipy.fft.dctn(np.asarray(pixels.convert("L"), np.float64))[:8, :8].ravel()
+    return "".join(str(int(value > np.median(low))) for value in low)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_hash_is_that_of_the_cosine_transform(seed):
+    small = drawing(seed, 32)
+    assert f"{int(fingerprint(small), 16):064b}" == literal(small)
+
+
+@pytest.mark.parametrize("colour", [(7, 8, 9), (255, 255, 255), (90, 17, 203)])
+@pytest.mark.parametrize("size", [(1, 1), (31, 200), (64, 64), (500, 700)])
+def test_an_even_picture_has_one_hash_whatever_its_colour_and_size(colour, size):
+    assert fingerprint(Image.new("RGB", size, colour)) == "8000000000000000"
+
+
+def photograph(seed, width=900, height=700):
+    """Noise of which a frequency is the weaker the higher it is, as in photographs, and some edges."""
+    numbers = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    spectrum = np.exp(2j * np.pi * numbers.random(frequency.shape)) / np.maximum(frequency, 1 / width)
+    values = np.fft.irfft2(spectrum, s=(height, width))
+    made = Image.fromarray((120 + 45 * values / values.std()).clip(0, 255).astype(np.uint8)).convert("RGB")
+    for x, y, radius in numbers.integers((0, 0, 20), (width, height, 150), (8, 3)):
+        ImageDraw.Draw(made).ellipse(
+            (x - radius, y - radius, x + radius, y + radius), fill=(int(radius), 60, int(y) % 256)
+        )
+    return made
+
+
+def test_copies_of_photographs_are_found_though_not_every_pixel_is_looked_at():
+    found, changed = 0, 0
+    for seed in range(12):
+        whole = photograph(seed)
+        file = io.BytesIO()
+        whole.save(file, "JPEG", quality=60)
+        copies = [Image.open(file), whole.resize((450, 350)), whole.resize((270, 210), Image.Resampling.BOX)]
+        looks = hashes(map(fingerprint, [whole, *(copy.convert("RGB") for copy in copies)]))
+        found += int((np.bitwise_count(looks[0] ^ looks[1:]) <= MOST).sum())
+        changed += len(copies)
+    assert found >= 0.9 * changed
+
+
+def test_unlike_photographs_are_not_taken_for_copies():
+    assert groups(hashes(fingerprint(photograph(seed)) for seed in range(12))) == []

@@ -27,6 +27,14 @@ def test_digest_ignores_order(rows: list[Pair | Rejected]) -> None:
     assert digest(rows) == digest([PAIR, REJECTED, REJECTED, replace(PAIR, pair_id="6-7")])
 
 
+def test_digest_is_that_of_the_sorted_digests_of_the_rows() -> None:
+    rows = [replace(PAIR, pair_id=str(number)) for number in range(3000)]  # of which some digests end in NUL
+    lines = sorted(sha256(f'["pair", "{row.pair_id}", []]'.encode()).digest() for row in rows)
+    assert any(line.endswith(b"\x00") for line in lines)
+    assert digest(rows) == sha256(b"".join(lines)).hexdigest()
+    assert digest([]) == sha256().hexdigest()
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -55,10 +55,14 @@ OUTSIDE = (
 )
 
 
-@pytest.fixture
-def connection(hand_written):
-    hand_written.add_pairs(["a caption", "it's another"])
-    with hand_written.connect() as opened:
+@pytest.fixture(params=["here", "elsewhere"])
+def connection(request, hand_written):
+    """Over a run of the lake, or of one in object storage while that lake lies beside."""
+    run = hand_written
+    if request.param == "elsewhere":
+        run = type(run)(request.getfixturevalue("away"), run.run_id).begin()
+    run.add_pairs(["a caption", "it's another"])
+    with run.connect() as opened:
         yield opened
 
 

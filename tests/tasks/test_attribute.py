@@ -11,6 +11,7 @@ import m2ib
 import sql
 from tasks import attribute as stage
 from tasks.errors import BadInputError
+from tasks.lake import Run
 from tasks.records import Shard, ShardResult
 
 QUICK = {"steps": 2}
@@ -71,6 +72,23 @@ def test_every_pair_of_the_shards_has_its_maps(audited_once):
         assert min(row["image_map"]) > -1e-3
         assert [row[f"view_{key}"] for key in ("x0", "y0", "x1", "y1")] == [0, 0, 1, 1]
         assert -1 <= row["cosine"] <= 1
+
+
+def test_the_next_batch_is_read_while_one_is_worked_on(monkeypatch):
+    begun = {batch: threading.Event() for batch in ((0, 1), (2, 3), (4,))}
+
+    def read(corpus, pairs, model):
+        begun[tuple(pairs)].set()
+        return None, list(pairs), []
+
+    monkeypatch.setattr(stage, "_read_batch", read)
+    batches = stage.read_ahead(None, range(5), None, 2)
+    for now, following in ((0, 1), (2, 3)), ((2, 3), (4,)):
+        assert next(batches)[1] == list(now)
+        assert begun[following].wait(timeout=120)
+    assert next(batches)[1] == [4]
+    assert list(batches) == []
+    assert list(stage.read_ahead(None, [], None, 2)) == []
 
 
 def test_a_finished_shard_is_not_made_again(line, monkeypatch):
@@ -240,12 +258,24 @@ def test_calibration_is_kept_and_the_same_for_the_same_seed(line, tmp_path, monk
         files.append(audit.run.folder / "calibration.safetensors")
     content = [path.read_bytes() for path in files]
     assert content[0] == content[1] != content[2]
+    assert audit.store([]) == 0
     entry = next(entry for entry in audit.run.manifest()["files"] if entry["path"].endswith("calibration.safetensors"))
     assert entry["table"] is None
     monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated again"))
     before = stamp(files[-1])
     audit.calibrate()
     assert stamp(files[-1]) == before
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_a_shard_s_task_does_not_write_the_manifest(request, line, monkeypatch, where):
+    """Many processes may do shards of one run at a time: of two manifests, one would be lost."""
+    audit = line(**({"lake": str(request.getfixturevalue("away"))} if where == "elsewhere" else {}))
+    shards = audit.ingest()
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_write_manifest", lambda *_: pytest.fail("the manifest was written"))
+        results = [audit.attribute(shard) for shard in shards]  # the first of them calibrates as well
+    assert audit.store(results) == sum(shard.pairs for shard in shards)
 
 
 def test_calibration_skips_images_that_no_longer_read(line, own_phantoms):

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -95,6 +96,28 @@ def test_a_shard_is_a_row_group(hand_written, corpus, size, expected):
     shards = ingest_corpus(hand_written, source, NO_REGIONS, size)
     assert shards == [Shard(index, pairs) for index, pairs in enumerate(expected)]
     assert hand_written.group_sizes("pairs") == expected
+
+
+def test_images_that_look_alike_are_listed_by_their_first_pairs(hand_written, corpus):
+    source = corpus(
+        rows(("other.png", "a"), ("small.png", "b"), ("good.png", "c"), ("other.png", "d"), ("plain.bmp", "e"))
+    )
+    other = Image.open(source.path / "other.png")
+    other.convert("RGB").save(source.path / "small.png")
+    Image.new("RGB", (20, 10), (50, 50, 50)).save(source.path / "plain.bmp")
+    ingest_corpus(hand_written, source, NO_REGIONS, 2)
+    with hand_written.connect() as connection:
+        found = sql.read(
+            connection, "SELECT alike, row_number FROM near_duplicates JOIN pairs USING (pair_id) ORDER BY ALL"
+        )
+    assert [(row["alike"], row["row_number"]) for row in found] == [(1, 0), (1, 1), (2, 2), (2, 4)]
+
+
+def test_error_rows_are_written_as_they_come(hand_written, corpus):
+    """Like pairs: the memory that they take does not grow with a corpus all of whose rows are broken."""
+    ingest_corpus(hand_written, corpus(rows(*(("missing.png", str(number)) for number in range(5)))), NO_REGIONS, 2)
+    file = pq.ParquetFile(hand_written.path("ingest_errors", "ingest")).metadata
+    assert [file.row_group(group).num_rows for group in range(file.num_row_groups)] == [2, 2, 1]
 
 
 def test_rows_that_were_not_drawn_are_accounted_for(hand_written, corpus):

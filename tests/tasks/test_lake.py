@@ -2,54 +2,17 @@
 
 import hashlib
 import json
-import os
 
 import pyarrow.parquet as pq
 import pytest
 
 import sql
-from tasks.lake import Run, file_sha256, written_aside
+from stores import file_sha256
+from tasks.lake import Run
 
 
 def everything(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def test_a_file_appears_when_it_is_complete(tmp_path):
-    path = tmp_path / "new" / "file"
-    with written_aside(path) as aside:
-        aside.write_text("half")
-        assert not path.exists()
-        assert aside.parent == path.parent  # so that the rename stays on one disk
-        assert not aside.match("*.parquet")
-    assert path.read_text() == "half"
-    assert everything(tmp_path) == ["new/file"]
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_a_failure_leaves_nothing_behind(tmp_path, error):
-    path = tmp_path / "file"
-    with pytest.raises(error), written_aside(path) as aside:  # noqa: PT012  # the block is the subject
-        aside.write_text("half")
-        raise error
-    assert everything(tmp_path) == []
-
-
-def test_a_failure_keeps_the_file_that_was_there(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(ValueError, match="no"), written_aside(path) as aside:  # noqa: PT012
-        aside.write_text("new")
-        raise ValueError("no")
-    assert (everything(tmp_path), path.read_text()) == (["file"], "old")
-
-
-def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
-    synced = []
-    monkeypatch.setattr(os, "fsync", lambda _: synced.append((tmp_path / "file").exists()))
-    with written_aside(tmp_path / "file") as aside:
-        aside.write_text("x")
-    assert synced == [False, True]  # the file's, then its folder's
 
 
 def test_a_table_whose_rows_fail_leaves_no_file(hand_written):

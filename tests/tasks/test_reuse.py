@@ -9,9 +9,9 @@ import pytest
 import m2ib
 import sql
 from flows.audit import begin
+from stores import file_sha256
 from tasks import attribute as stage
 from tasks.errors import StoreError
-from tasks.lake import file_sha256
 from tasks.validate import check_run
 
 ROWS = 12

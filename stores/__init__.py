@@ -1,0 +1,47 @@
+"""Where things lie: a folder of this machine, or a store behind a URL, and how a lake's files are kept in either.
+
+`urls` says which URLs are taken and what a driver's exceptions mean, for corpora and lakes alike. `files` is the
+seam of the lake: files that appear whole or not at all, and local copies of them for those who read paths only.
+"""
+
+from stores.files import (
+    LakeError,
+    absent,
+    contents,
+    contents_of_all,
+    fetch,
+    fetch_all,
+    file_sha256,
+    folders,
+    is_file,
+    kept,
+    lake_root,
+    put,
+    relative,
+    scratch,
+    written_aside,
+)
+from stores.urls import Root, UrlError, is_url, root_of, translated
+
+__all__ = [
+    "LakeError",
+    "Root",
+    "UrlError",
+    "absent",
+    "contents",
+    "contents_of_all",
+    "fetch",
+    "fetch_all",
+    "file_sha256",
+    "folders",
+    "is_file",
+    "is_url",
+    "kept",
+    "lake_root",
+    "put",
+    "relative",
+    "root_of",
+    "scratch",
+    "translated",
+    "written_aside",
+]

@@ -1,0 +1,265 @@
+"""Audits whose lake is in object storage, as an operator has them: under Prefect, by the command line, on S3."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from s3fs import S3FileSystem
+from typer.testing import CliRunner
+
+import sql
+import stores
+from flows import cli
+from stores import lake_root
+from tasks import ingest as stages
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OF_A_RUN = {"run_id", "alert_id", "raised_at", "base_run", "attributed_by"}
+
+
+@pytest.fixture
+def elsewhere(away, hand_written):
+    """A finished run with an alert, in a store."""
+    run = type(hand_written)(away, hand_written.run_id).begin()
+    run.add_pairs(["a nodule"])
+    run.write_table("alerts", [{
+        "alert_id": "x", "state": "suspected", "rule": "region_mass", "side": "image", "region": "frame",
+        "slice_kind": "corpus", "slice": "all pairs", "n": 1, "share": 0.5, "area": 0.1, "effect": 5.0,
+        "pair_ids": ["pair-0000"],
+    }])  # fmt: skip
+    run.finish("completed")
+    for path in stores.scratch().glob("*.copy"):
+        path.unlink()  # as of another process
+    return run
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def last_line(result):
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_the_reading_commands_take_a_url(elsewhere):
+    lake = str(elsewhere.lake)
+    assert lake.startswith("memory://")
+    result = call("sql", "SELECT region FROM alerts", "--lake", lake, "--json")
+    assert (result.exit_code, last_line(result)) == (0, {"rows": [{"region": "frame"}]})
+    result = call("alerts", "--lake", lake)
+    assert (result.exit_code, "frame" in result.stdout) == (0, True)
+
+
+def test_a_report_is_written_to_the_store_or_here(elsewhere, tmp_path):
+    lake = str(elsewhere.lake)
+    result = call("report", "latest", "--lake", lake, "--json")
+    assert result.exit_code == 0, result.output
+    url = f"{lake}/runs/{elsewhere.run_id}/report.html"
+    assert last_line(result) == {"report": url}
+    page = stores.contents(lake_root(url))
+    assert elsewhere.run_id.encode() in page
+    result = call("report", elsewhere.run_id, "--lake", lake, "--out", tmp_path / "page.html")
+    assert (result.exit_code, result.stdout.strip()) == (0, str(tmp_path / "page.html"))
+    assert (tmp_path / "page.html").read_bytes() == page
+
+
+@pytest.mark.parametrize("command", [("sql", "FROM alerts"), ("alerts",), ("report", "latest")])
+def test_a_file_that_is_damaged_in_the_store_is_bad_input(elsewhere, command):
+    stores.put(elsewhere.path("alerts"), b"damaged")
+    result = call(*command, "--lake", elsewhere.lake)
+    assert result.exit_code == 2
+    assert "alerts/part-00000.parquet is damaged" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", [("sql", "FROM alerts"), ("alerts",), ("report", "latest"), ("demo",)])
+@pytest.mark.parametrize(
+    ("lake", "said"),
+    [
+        ("s3://KEY:hidden@bucket/lake", "holds a user, password or key"),
+        ("https://host/lake", "whose files appear whole"),
+        ("gs://bucket/lake", "driver is not installed"),
+    ],
+)
+def test_a_url_that_is_no_lake_is_bad_input(monkeypatch, command, lake, said):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    result = call(*command, "--lake", lake)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "hidden" not in result.output
+
+
+@pytest.mark.parametrize("command", [("sql", "FROM alerts"), ("alerts",), ("report", "latest")])
+def test_a_bucket_that_is_not_there_is_bad_input(s3, command):
+    for lake in ("s3://no-such-bucket/lake", f"s3://{s3.bucket}/no-such-lake"):
+        result = call(*command, "--lake", lake)
+        assert result.exit_code == 2
+        assert lake in result.stderr
+        assert "run an audit first" in result.stderr
+
+
+def test_an_audit_into_no_bucket_is_bad_input_and_makes_none(settings, phantoms, s3):
+    from flows.audit import begin
+    from tasks.errors import BadInputError
+
+    config = settings(phantoms, "s3://no-such-bucket/lake")
+    with pytest.raises(BadInputError, match=r"s3://no-such-bucket/.* cannot be written .*create the bucket"):
+        begin(config, config.model_sources(), None)
+    assert not S3FileSystem().exists("no-such-bucket")
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """failing(part of a key, error): uploads of such objects to S3 fail from now on; returns their keys."""
+    call_s3 = S3FileSystem._call_s3
+
+    def start(part, error):
+        failed = []
+
+        async def flaky(self, method, *given, **named):
+            if method == "put_object" and part in named["Key"]:
+                failed.append(named["Key"])
+                raise error
+            return await call_s3(self, method, *given, **named)
+
+        monkeypatch.setattr(S3FileSystem, "_call_s3", flaky)
+        return failed
+
+    yield start
+    monkeypatch.undo()
+
+
+def test_without_permission_nothing_begins(settings, phantoms, s3, failing):
+    from flows.audit import begin
+    from tasks.errors import BadInputError
+
+    failing("denied/", PermissionError("Access Denied"))
+    config = settings(phantoms, f"s3://{s3.bucket}/denied")
+    with pytest.raises(BadInputError, match=r"may not be written .*Access Denied.*check the credentials"):
+        begin(config, config.model_sources(), None)
+
+
+def of(lake, view):
+    with sql.connect(lake) as connection:
+        rows = sql.read(connection, f"FROM {view} ORDER BY ALL")
+    kept = ({key: value for key, value in row.items() if key not in OF_A_RUN} for row in rows)
+    return sorted(json.dumps(row, default=str, sort_keys=True) for row in kept)
+
+
+@pytest.fixture(scope="module")
+def prefect_is_up():
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=240):
+        yield
+
+
+@pytest.mark.slow
+def test_a_lake_on_s3_has_the_rows_of_a_folder_s(prefect_is_up, settings, phantoms, tmp_path, s3):
+    from flows.audit import audit
+
+    options = {"clusters": {"enabled": True}, "confirm": {"pairs": 16, "negatives": 2}}
+    url = f"s3://{s3.bucket}/same rows"
+    here, there = (audit(settings(phantoms, lake, **options)) for lake in (tmp_path / "lake", url))
+    assert (there.status, there.reason, there.alerts > 0) == ("completed", None, True)
+    assert str(there.report) == f"{url}/runs/{there.run_id}/report.html"
+    for path in stores.scratch().glob("*.copy"):
+        path.unlink()  # what is read now comes from the store
+    roots = tmp_path / "lake", lake_root(url)
+    for view in sorted({*sql.names("views")} - {"runs"}):
+        assert of(roots[0], view) == of(roots[1], view), view
+    # The report is made of the same rows; run and time are its own.
+    assert abs(len(stores.contents(there.report)) - len(here.report.read_bytes())) < 2000
+
+
+@pytest.mark.slow
+def test_an_upload_that_fails_leaves_a_run_to_go_on_with(prefect_is_up, settings, phantoms, s3, failing, monkeypatch):
+    from flows.audit import audit
+
+    config = settings(phantoms, f"s3://{s3.bucket}/interrupted", bottleneck={"steps": 1})
+    failed = failing("/attributions/part-00001", ConnectionError("the line is cut"))
+    with pytest.raises(sql.LakeError, match=r"the line is cut\); check the network"):
+        audit(config)
+    assert len(failed) == 1
+    monkeypatch.undo()
+    (record,) = sql.manifests(config.lake.root)
+    assert (record["status"], record["counts"]["attributions"]) == ("failed", 0)
+    for path in stores.scratch().glob("*.copy"):
+        path.unlink()  # another process goes on
+    s3.requests.clear()
+    result = audit(config, resume=record["run_id"])
+    assert (result.status, result.attributions) == ("completed", 40)
+    assert [path.rpartition("/")[2][:10] for path in s3.asked("PUT") if "/attributions/" in path] == ["part-00001"]
+    # And one that builds upon it attributes nothing.
+    incremental = settings(
+        phantoms, config.lake.path, bottleneck={"steps": 1}, lake={"incremental": True, "shard_size": 7}
+    )
+    second = audit(incremental)
+    assert (second.status, second.attributions) == ("completed", 40)
+    with sql.connect(config.lake.root) as connection:
+        (row,) = sql.read(connection, "SELECT base_run, reused FROM runs ORDER BY run_id DESC LIMIT 1")
+    assert row == {"base_run": record["run_id"], "reused": 40}
+    assert of(config.lake.root, "attributions")[::2] == of(config.lake.root, "attributions")[1::2]
+
+
+@pytest.mark.slow
+def test_a_store_that_stays_away_does_not_hide_why(prefect_is_up, settings, phantoms, s3, failing, monkeypatch):
+    from flows.audit import audit, begin
+
+    config = settings(phantoms, f"s3://{s3.bucket}/stays away", bottleneck={"steps": 1})
+    run = begin(config, config.model_sources(), None)
+    real = stages.ingest_corpus
+
+    def cut_off(*given):
+        failing("stays away/", ConnectionError("the line is cut"))
+        return real(*given)
+
+    monkeypatch.setattr(stages, "ingest_corpus", cut_off)
+    with pytest.raises(sql.LakeError, match=r"ingest.parquet cannot be written .*the line is cut"):
+        audit(config, resume=run.run_id)
+    monkeypatch.undo()
+    assert run.manifest()["status"] == "running"
+    assert audit(config, resume=run.run_id).status == "completed"
+
+
+@pytest.mark.slow
+def test_programs_share_a_lake_on_s3(own_prefect, phantoms, s3, tmp_path):
+    """Each command is a process of its own: what one leaves in the bucket is all that the next one has."""
+    environment = own_prefect | {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
+    environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    (tmp_path / "AUDIT.toml").write_text(
+        f'[corpus]\npath = "{phantoms}"\n[model]\narchitecture = "demo/shortcut"\ndevice = "cpu"\n'
+        f'[alerts]\nmin_pairs = 5\n[confirm]\nenabled = false\n[lake]\npath = "s3://{s3.bucket}/shared"\n'
+    )
+
+    def program(*arguments):
+        return subprocess.run(  # noqa: S603  # this interpreter
+            [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False,
+        )  # fmt: skip
+
+    done = program("run", "AUDIT.toml", "--json")
+    assert done.returncode == 3, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["report"] == f"s3://{s3.bucket}/shared/runs/{answer['run_id']}/report.html"
+    lake = ("--lake", f"s3://{s3.bucket}/shared")
+    done = program("alerts", "--json", *lake)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["alerts"]) == answer["alerts"]
+    done = program("report", "latest", *lake)
+    assert (done.returncode, done.stdout.strip()) == (0, answer["report"]), done.stderr
+    done = program("sql", "SELECT count(*) AS n FROM attributions", "--json", *lake)
+    assert json.loads(done.stdout) == {"rows": [{"n": 40}]}, done.stderr
+    done = program("run", "AUDIT.toml", "--incremental", "--json")
+    assert done.returncode == 3, done.stderr
+    done = program("sql", "SELECT reused FROM runs ORDER BY run_id", "--json", *lake)
+    assert json.loads(done.stdout) == {"rows": [{"reused": 0}, {"reused": 40}]}, done.stderr
+    done = program("run", "AUDIT.toml", "--lake", "s3://no-such-bucket/lake")
+    assert done.returncode == 2
+    assert "create the bucket" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "lake").exists()
+    assert not list(tmp_path.glob("m2ib-audit-*"))  # the copies are gone with the processes

@@ -1,0 +1,249 @@
+"""A lake in object storage through the same door: it shows the same, fetches what is asked for, and no more is read."""
+
+import json
+import threading
+
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+import sql
+import stores
+
+TABLES = ("pairs", "attributions", "regions", "region_shares", "findings", "ingest_errors")
+RUN = "20260101T000000-aaaaaa"
+
+
+@pytest.fixture
+def downloads(monkeypatch):
+    """Names of the objects that are fetched, below their runs."""
+    seen = []
+    get = MemoryFileSystem.get_file
+
+    def spy(self, path, *others, **named):
+        seen.append(path.partition("/runs/")[2])
+        return get(self, path, *others, **named)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", spy)
+    return seen
+
+
+@pytest.fixture
+def forget():
+    """forget(): this process has no copies any more, as another one has none."""
+
+    def remove():
+        for path in stores.scratch().glob("*.copy"):
+            path.unlink()
+
+    return remove
+
+
+@pytest.fixture
+def filled(away, fill, forget):
+    """A run in a store, of which this process has no copies."""
+    run = fill(away)
+    forget()
+    return run
+
+
+@pytest.fixture
+def fill(hand_written):
+    def write(lake, run_id=RUN):
+        run = type(hand_written)(lake, run_id).begin()
+        run.add_pairs(["one caption", "another caption"])
+        run.add_attributions([[1, 2], [3, 4]], (1, 2))
+        run.add_regions(("left", (0, 0, 0.5, 1)))
+        run.add_shares("left", [0.3, 0.4])
+        run.write_table("ingest_errors", [{"row_number": 2, "stage": "ingest", "reason": "empty_caption"}])
+        run.write_table("findings", [{"rule": "region_mass", "region": "left", "n": 2}])
+        run.finish("completed")
+        return run
+
+    return write
+
+
+def views():
+    return [name for name in sql.names("views") if name != "runs"]
+
+
+def shown(lake, run_id=None):
+    """All rows of all views."""
+    with sql.connect(lake, run_id) as connection:
+        return {view: sql.read(connection, f"FROM {view} ORDER BY ALL") for view in views()}
+
+
+def test_every_view_shows_what_a_folder_shows(fill, filled, lake):
+    folder = lake.parent / "other lake"
+    fill(folder)
+    found = shown(filled.lake)
+    assert sum(map(len, found.values())) > 10
+    assert found == shown(folder) == shown(filled.lake, RUN)
+
+
+def test_types_are_those_of_a_folder_before_a_row_is_fetched(filled, lake):
+    with sql.connect(filled.lake) as there, sql.connect(lake) as here:
+        for view in sql.names("views"):
+            described = [sql.read(connection, f"DESCRIBE {view}") for connection in (there, here)]
+            assert described[0] == described[1]
+        assert sql.read(there, "SHOW TABLES") == sql.read(here, "SHOW TABLES")
+
+
+def test_only_what_a_query_needs_is_fetched_and_only_once(filled, downloads):
+    with sql.connect(filled.lake) as connection:
+        assert sql.read(connection, "SELECT run_id, pairs FROM runs") == [{"run_id": RUN, "pairs": 2}]
+        assert downloads == []
+        for _ in range(2):
+            assert len(sql.read(connection, "FROM findings")) == 1
+        assert downloads == [f"{RUN}/findings/part-00000.parquet"]
+        assert len(sql.rows(connection, "gates/corpus", run_id=RUN)) == 2
+        assert downloads[1:] == [f"{RUN}/pairs/part-00000.parquet"]
+    with sql.connect(filled.lake) as connection:  # the copies are still there
+        assert len(sql.read(connection, "FROM pairs, findings")) == 2
+    assert len(downloads) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("SELECT count(*) AS n FROM pairs", [{"n": 2}]),
+        ("SELECT EXISTS (FROM pairs) AS n", [{"n": True}]),
+        ("SELECT (SELECT max(width) FROM pairs) AS n", [{"n": 80}]),
+        ("SELECT count(*) AS n FROM (VALUES (1)) LEFT JOIN pairs ON width = 80", [{"n": 2}]),
+        ("SELECT count(*) AS n FROM stored.pairs WHERE caption LIKE 'one%'", [{"n": 1}]),
+        ("SELECT count(*) AS n FROM query_table('pairs')", [{"n": 2}]),
+        ("SELECT count(*) AS n FROM query('FROM pairs')", [{"n": 2}]),
+        ("WITH pairs AS (SELECT 1 AS x) SELECT count(*) AS n FROM pairs", [{"n": 1}]),
+        ("SELECT count(*) AS n FROM pairs WHERE false", [{"n": 0}]),
+        ("SELECT count(*) AS n FROM tokens", [{"n": 6}]),
+    ],
+)
+def test_no_way_of_asking_finds_a_table_empty(filled, text, rows):
+    with sql.connect(filled.lake) as connection:
+        assert sql.read(connection, text) == rows
+    with sql.connect(filled.lake) as connection:
+        assert sql.read(connection, "SUMMARIZE pairs")[0]["count"] == 2
+
+
+def test_two_runs_are_seen_at_once_and_an_older_schema_reads_as_null(fill, filled, tmp_path, forget):
+    fill(filled.lake, "20260102T000000-bbbbbb")
+    for run_id in (RUN, "20260102T000000-bbbbbb"):  # even if no file has the column
+        run = type(filled)(filled.lake, run_id)
+        (path,) = run.listed("pairs")
+        older = pq.read_table(path).drop_columns(["width"])
+        with stores.written_aside(run.path("pairs")) as aside:
+            pq.write_table(older, aside)
+        run.list_files("pairs", [run.path("pairs")], [2])
+    forget()
+    with sql.connect(filled.lake) as connection:
+        found = sql.read(connection, "SELECT count(DISTINCT run_id) AS runs, count(*) AS n, max(width) AS w FROM pairs")
+    assert found == [{"runs": 2, "n": 4, "w": None}]
+
+
+def test_a_run_alone_is_alone(fill, filled, forget):
+    fill(filled.lake, "20260102T000000-bbbbbb")
+    forget()
+    filled.lake.fs.rm(filled.path("pairs").path)
+    with sql.connect(filled.lake, "20260102T000000-bbbbbb") as connection:
+        assert sql.read(connection, "SELECT DISTINCT run_id FROM pairs") == [{"run_id": "20260102T000000-bbbbbb"}]
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [("gone", "part-00000.parquet is gone"), ("torn", "is damaged: got sha256"), ("swapped", "is damaged: got sha256")],
+)
+def test_a_listed_file_that_is_gone_or_broken_is_named_when_it_is_needed(filled, harm, said):
+    path = filled.path("pairs")
+    data = path.fs.cat_file(path.path)
+    if harm == "gone":
+        path.fs.rm(path.path)
+    else:
+        path.fs.pipe_file(path.path, data[:-20] if harm == "torn" else bytes(reversed(data)))
+    with sql.connect(filled.lake) as connection:
+        assert len(sql.read(connection, "FROM findings")) == 1
+        for _ in range(2):
+            with pytest.raises(sql.LakeError, match=said):
+                sql.read(connection, "FROM pairs")
+        with pytest.raises(sql.LakeError, match=said):
+            sql.rows(connection, "gates/corpus", run_id=RUN)
+
+
+def test_a_store_that_fails_is_no_empty_lake(filled, monkeypatch):
+    def cut(*_, **__):
+        raise ConnectionError("cut")
+
+    with sql.connect(filled.lake) as connection:
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryFileSystem, "get_file", cut)
+            with pytest.raises(sql.LakeError, match=r"cut.*check the network"):
+                sql.read(connection, "FROM pairs")
+        assert len(sql.read(connection, "FROM pairs")) == 2  # back again
+    for method in ("ls", "cat_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryFileSystem, method, cut)
+            with pytest.raises(sql.LakeError, match=r"cut.*check the network"):
+                sql.connect(filled.lake)
+
+
+def test_a_lake_that_is_not_there_is_refused(away):
+    with pytest.raises(sql.LakeError, match=r"no folder at memory://.*run an audit first"):
+        sql.connect(away)
+    assert sql.manifests(away) == []
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]", '{"run_id": "r", "config": {}}'])
+def test_a_broken_manifest_is_named(filled, text):
+    stores.put(filled.folder / "manifest.json", text.encode())
+    with pytest.raises(sql.LakeError, match=r"manifest memory://.*manifest.json: no"):
+        sql.connect(filled.lake)
+
+
+@pytest.mark.parametrize("change", [{"path": "../secret"}, {"sha256": "../../../../etc/passwd"}])
+def test_a_manifest_that_points_elsewhere_is_refused(filled, change):
+    record = filled.manifest()
+    record["files"][0] |= change
+    stores.put(filled.folder / "manifest.json", json.dumps(record).encode())
+    with pytest.raises(sql.LakeError, match=r"expected its own folder's|expected 64 hexadecimal digits"):
+        sql.connect(filled.lake)
+
+
+def test_neither_other_copies_nor_the_store_are_read(fill, filled, tmp_path):
+    """What the process keeps of other runs and lakes lies beside what a query may read."""
+    other = fill(filled.lake, "20260102T000000-bbbbbb")
+    (copy,) = other.listed("findings")
+    (stores.scratch() / "secret.csv").write_text("a,b\n1,2\n")
+    folder = stores.scratch()
+    (own,) = filled.listed("pairs")
+    with sql.connect(filled.lake, RUN) as connection:
+        assert len(sql.read(connection, "FROM pairs")) == 2
+        for name in (
+            copy, folder / "secret.csv", folder / "*.copy", folder / "*", folder / ".." / "*", f"{own}/../{copy.name}",
+            filled.path("pairs"), f"{filled.lake}/*/*/*/*.parquet", "s3://bucket/x.parquet", "/etc/hostname",
+        ):  # fmt: skip
+            for read in ("read_parquet", "read_csv", "read_text", "read_blob", "glob"):
+                with pytest.raises(sql.QueryError):
+                    assert sql.read(connection, f"SELECT * FROM {read}('{name}')") == []  # noqa: S608
+        with pytest.raises(sql.QueryError):
+            sql.read(connection, f"COPY (SELECT 1) TO '{own}'")
+        assert len(sql.read(connection, "FROM pairs")) == 2
+
+
+def test_threads_wait_for_one_download(filled, downloads):
+    faults = []
+
+    def read(connection):
+        try:
+            for _ in range(5):
+                assert sql.read(connection, "SELECT count(*) AS n FROM tokens") == [{"n": 6}]
+                assert len(sql.rows(connection, "gates/corpus", run_id=RUN)) == 2
+        except Exception as error:  # noqa: BLE001  # reported by the main thread
+            faults.append(error)
+
+    with sql.connect(filled.lake) as connection:
+        threads = [threading.Thread(target=read, args=(connection,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert faults == []
+    assert sorted(downloads) == [f"{RUN}/{table}/part-00000.parquet" for table in ("attributions", "pairs")]

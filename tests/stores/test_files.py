@@ -1,0 +1,269 @@
+"""Files of a lake appear whole or not at all, in a folder and in a store, and what a store says is said plainly."""
+
+import hashlib
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+import stores
+from stores import LakeError, UrlError
+
+
+def everything(root):
+    """Contents of all files below a root, by their names."""
+    if isinstance(root, Path):
+        return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    found = root.fs.find(root.path) if root.fs.exists(root.path) else []
+    return {path.removeprefix(root.path).lstrip("/"): root.fs.cat_file(path) for path in found}
+
+
+@pytest.fixture(params=["here", "elsewhere"])
+def root(request, tmp_path):
+    return tmp_path if request.param == "here" else request.getfixturevalue("away")
+
+
+def raising(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def asides():
+    return [path for path in stores.scratch().iterdir() if ".tmp" in path.name]
+
+
+def test_a_file_appears_when_it_is_complete(root):
+    with stores.written_aside(root / "new" / "file") as aside:
+        aside.write_text("half")
+        assert not stores.is_file(root / "new" / "file")
+        assert not aside.match("*.parquet")
+    assert everything(root) == {"new/file": b"half"}
+    assert asides() == []
+
+
+def test_on_this_machine_it_is_written_beside(tmp_path):
+    with stores.written_aside(tmp_path / "new" / "file") as aside:
+        aside.write_text("half")
+        assert aside.parent == tmp_path / "new"  # so that the rename stays on one disk
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_failure_leaves_nothing_behind(root, error):
+    with pytest.raises(error), stores.written_aside(root / "file") as aside:  # noqa: PT012  # the block is the subject
+        aside.write_text("half")
+        raise error
+    assert everything(root) == {}
+    assert asides() == []
+
+
+def test_a_failure_keeps_the_file_that_was_there(root):
+    stores.put(root / "file", b"old")
+    with pytest.raises(ValueError, match="no"), stores.written_aside(root / "file") as aside:  # noqa: PT012
+        aside.write_text("new")
+        raise ValueError("no")
+    assert everything(root) == {"file": b"old"}
+
+
+def test_a_file_is_replaced(root):
+    for data in (b"old", b"new"):
+        stores.put(root / "file", data)
+        with stores.written_aside(root / "other") as aside:
+            aside.write_bytes(data)
+        assert stores.fetch(root / "other").read_bytes() == stores.contents(root / "file") == data
+    assert everything(root) == {"file": b"new", "other": b"new"}
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append((tmp_path / "file").exists()))
+    with stores.written_aside(tmp_path / "file") as aside:
+        aside.write_text("x")
+    stores.put(tmp_path / "file", b"y")
+    assert synced == [False, True, True, True]  # the file's, then its folder's
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError("no such bucket"), r"cannot be written \(.*no such bucket.*create the bucket"),
+        (PermissionError("denied"), r"may not be written \(.*denied\).*credentials"),
+        (TimeoutError("slow"), r"cannot be written \(.*slow\); check the network"),
+        (ValueError("odd"), r"cannot be written \(ValueError: odd\); see what the store says"),
+    ],
+)
+def test_an_upload_that_fails_says_why_and_what_was_there_stays(away, monkeypatch, error, said):
+    stores.put(away / "file", b"old")
+    for method in ("put_file", "pipe_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryFileSystem, method, raising(error))
+            with pytest.raises(LakeError, match=said):  # noqa: PT012
+                if method == "pipe_file":
+                    stores.put(away / "file", b"new")
+                else:
+                    with stores.written_aside(away / "file") as aside:
+                        aside.write_bytes(b"new")
+    assert everything(away) == {"file": b"old"}
+    assert asides() == []
+
+
+def test_an_interrupted_upload_leaves_nothing_here(away, monkeypatch):
+    monkeypatch.setattr(MemoryFileSystem, "put_file", raising(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt), stores.written_aside(away / "file") as aside:
+        aside.write_bytes(b"new")
+    assert asides() == []
+
+
+@pytest.mark.parametrize("ask", [stores.is_file, stores.contents, stores.fetch, stores.folders])
+def test_a_store_that_does_not_answer_is_no_missing_file(away, monkeypatch, ask):
+    stores.put(away / "file", b"x")
+    for error, said in ((PermissionError("no"), "credentials"), (ConnectionError("cut"), "network")):
+        for method in ("info", "cat_file", "ls"):
+            monkeypatch.setattr(MemoryFileSystem, method, raising(error))
+        with pytest.raises(LakeError, match=said):
+            ask(away / "file")
+
+
+def test_what_is_not_there(root):
+    assert not stores.is_file(root / "file")
+    assert stores.folders(root / "none") == []
+    assert list(stores.contents_of_all([root / "file"])) == []
+    with pytest.raises(FileNotFoundError):
+        stores.contents(root / "file")
+
+
+def test_folders_and_missing_files_are_told(root):
+    for name in ("b/one", "a/one", "a/two", "file"):
+        stores.put(root / name, name.encode())
+    assert stores.folders(root) == ["a", "b"]
+    assert stores.absent(root, ["a/one", "a/three", "b/one", "c/one", "a"]) == ["a/three", "c/one", "a"]
+    assert list(stores.contents_of_all([root / "b" / "one", root / "b" / "none", root / "a" / "two"])) == [
+        (root / "b" / "one", b"b/one"),
+        (root / "a" / "two", b"a/two"),
+    ]
+    assert stores.relative(root / "a" / "two", root) == "a/two"
+
+
+def test_what_others_write_later_is_seen(away):
+    stores.put(away / "a" / "one", b"1")
+    assert stores.absent(away, ["a/two"]) == ["a/two"]
+    away.fs.pipe_file((away / "a" / "two").path, b"2")
+    assert stores.absent(away, ["a/two"]) == []
+
+
+@pytest.fixture
+def downloads(monkeypatch):
+    """Paths of the objects that are fetched."""
+    seen = []
+    get = MemoryFileSystem.get_file
+
+    def spy(self, path, *others, **named):
+        seen.append(path)
+        return get(self, path, *others, **named)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", spy)
+    return seen
+
+
+def test_what_was_written_here_is_not_fetched(away, downloads):
+    with stores.written_aside(away / "file.bin") as aside:
+        aside.write_bytes(b"x")
+    digest = hashlib.sha256(b"x").hexdigest()
+    assert stores.fetch(away / "file.bin").read_bytes() == b"x"
+    assert stores.fetch(away / "file.bin", digest) == stores.kept(digest)
+    assert downloads == []
+
+
+def test_what_others_replaced_is_fetched_again(away, downloads):
+    path = away / "file"
+    for data in (b"one", b"two", b"six"):  # of one length
+        away.fs.pipe_file(path.path, data)
+        for _ in range(2):
+            assert stores.fetch(path).read_bytes() == data
+    assert len(downloads) == 3
+
+
+def test_many_are_fetched_in_their_order(away, root, tmp_path):
+    names = [f"a/{number}" for number in range(40)]
+    for name in names:
+        stores.put(root / name, name.encode())
+    assert [path.read_text() for path in stores.fetch_all(root, dict.fromkeys(names))] == names
+
+
+def test_a_copy_is_what_its_sha256_says(away):
+    path = away / "file"
+    stores.put(path, b"damaged")
+    wanted = hashlib.sha256(b"whole").hexdigest()
+    with pytest.raises(LakeError, match=f"is damaged: got sha256 [0-9a-f]*, expected {wanted}.*restore it"):
+        stores.fetch(path, wanted)
+    assert not stores.kept(wanted).exists()
+    stores.put(path, b"whole")
+    assert stores.fetch(path, wanted).read_bytes() == b"whole"
+
+
+def test_a_file_that_is_gone_is_named(away):
+    with pytest.raises(LakeError, match=r"memory://.*/none is gone .*restore it"):
+        stores.fetch(away / "none")
+
+
+@pytest.mark.parametrize("digest", ["", "../x", "a" * 63, "A" * 64, "a" * 64 + "\n", "/etc/passwd"])
+def test_a_digest_that_is_a_path_leads_nowhere(digest):
+    with pytest.raises(LakeError, match="expected 64 hexadecimal digits"):
+        stores.kept(digest)
+
+
+def test_copies_are_their_user_s_alone():
+    assert stat.S_IMODE(stores.scratch().stat().st_mode) == 0o700
+    assert stores.scratch() == stores.scratch()
+
+
+def test_copies_go_with_the_process_and_not_with_its_children():
+    code = """
+import os, stores, pathlib
+folder = stores.scratch()
+(folder / "x").write_text("x")
+if (child := os.fork()) == 0:
+    assert stores.scratch() != folder
+    raise SystemExit
+os.waitpid(child, 0)
+assert (folder / "x").is_file()
+print(folder)
+"""
+    done = subprocess.run(  # noqa: S603  # this interpreter
+        [sys.executable, "-c", code], cwd=Path(stores.__file__).parent.parent, capture_output=True, text=True,
+        timeout=120, check=True,
+    )  # fmt: skip
+    folder = Path(done.stdout.strip())
+    assert folder.is_absolute()
+    assert not folder.exists()
+
+
+def test_a_lake_is_a_folder_or_a_store_whose_files_appear_whole(tmp_path):
+    assert stores.lake_root(str(tmp_path)) == stores.lake_root(f"file://{tmp_path}") == tmp_path
+    assert stores.lake_root("lake") == Path("lake")
+    for url in ("s3://bucket/audits", "s3a://bucket/a", "s3://bucket", "memory://audits"):
+        assert not isinstance(stores.lake_root(url), Path)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://host/lake", "expected a folder, or a store whose files appear whole"),
+        ("sftp://host/lake", "expected a folder, or a store|driver is not installed"),
+        ("s3://KEY:hidden@bucket/lake", "The lake's URL holds a user, password or key"),
+        ("s3://bucket/lake?x=hidden", "The lake's URL holds"),
+        ("zip://x::s3://bucket/x.zip", "expected one protocol"),
+        ("nope://x", "protocol is unknown"),
+        ("gs://bucket/lake", r"driver is not installed: .*pip install 'm2ib-audit\[gcs\]'"),
+    ],
+)
+def test_urls_that_are_no_lake(monkeypatch, url, said):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(UrlError, match=said) as caught:
+        stores.lake_root(url)
+    assert "hidden" not in str(caught.value)

@@ -1,0 +1,175 @@
+"""A run whose lake is in object storage: the same bytes, by several processes, and it survives what a store does."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+import sql
+import stores
+from tasks import attribute as stage
+from tasks.errors import StoreError
+from tasks.lake import Run
+
+RUN = "20260101T000000-aaaaaa"
+
+
+@pytest.fixture
+def quick(settings, phantoms):
+    """quick(lake): settings of a hasty audit."""
+
+    def build(place, **sections):
+        bottleneck = {"steps": 1, "calibration_pairs": 8} | sections.pop("bottleneck", {})
+        return settings(phantoms, str(place), bottleneck=bottleneck, **sections)
+
+    return build
+
+
+@pytest.fixture
+def line(begin_line, quick):
+    """line(lake): the stages of a run of a known id, so that two lakes can be held against each other."""
+
+    def start(lake, run_id=RUN, **sections):
+        begun = begin_line(quick(lake, **sections))
+        record = begun.run.manifest() | {"run_id": run_id}
+        run = Run(begun.run.lake, run_id)
+        run.create(record)
+        return type(begun)(run, begun.config)
+
+    return start
+
+
+@pytest.fixture
+def forget():
+    """forget(): this process has no copies any more, as another one has none."""
+
+    def remove():
+        for path in stores.scratch().glob("*.copy"):
+            path.unlink()
+
+    return remove
+
+
+def listed(run):
+    return {entry["path"]: (entry["table"], entry["rows"], entry["sha256"]) for entry in run.manifest()["files"]}
+
+
+@pytest.mark.slow
+def test_the_same_bytes_as_in_a_folder(line, s3, tmp_path, forget):
+    from tasks.alert import raise_alerts
+    from tasks.flag import flag_regions
+    from tasks.phrases import find_phrases
+
+    found = []
+    for lake in (tmp_path / "lake", f"s3://{s3.bucket}/lake of bytes"):
+        audit = line(lake, bottleneck={"steps": 10})
+        audit.to_lake()
+        audit.discover()
+        audit.cluster()
+        find_phrases(audit.run, audit.config.phrase_rules())
+        flag_regions(audit.run, audit.config.alert_rules())
+        found.append(listed(audit.run))
+        forget()  # what comes next reads what is in the store
+        audit.confirm()
+        raised = raise_alerts(audit.run, audit.config.alert_rules())
+        found[-1] |= {"alerts": [alert["alert_id"] for alert in raised]}
+        found[-1] |= {"confirmations": listed(audit.run)[f"runs/{RUN}/confirmations/part-00000.parquet"]}
+    assert found[0] == found[1]
+    assert len(found[0]) > 12
+    assert found[0]["alerts"]
+
+
+def test_shards_of_other_processes_are_closed_by_one(line, away, forget):
+    audit = line(away)
+    shards = audit.ingest()
+    audit.calibrate()
+    results = []
+    for shard in shards:
+        forget()
+        results.append(audit.attribute(shard))
+    forget()
+    assert audit.store(results) == 40
+    with audit.run.connect() as connection:
+        assert sql.read(connection, "SELECT count(DISTINCT pair_id) AS n FROM attributions") == [{"n": 40}]
+
+
+def test_a_shard_whose_upload_fails_is_made_again_and_no_other(line, away, monkeypatch, forget):
+    audit = line(away)
+    shards = audit.ingest()
+    audit.calibrate()
+    first = audit.attribute(shards[0])
+
+    def cut(*_, **__):
+        raise ConnectionError("the line is cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "put_file", cut)
+        with pytest.raises(sql.LakeError, match=r"attributions/part-00001-.*the line is cut\); check the network"):
+            audit.attribute(shards[1])
+    before = away.fs.find(away.path)
+    assert len([path for path in before if "/attributions/" in path]) == 1
+    forget()
+    made, real = [], stage._attribute_new
+    monkeypatch.setattr(stage, "_attribute_new", lambda *given: made.append(len(given[-1])) or real(*given))
+    results = [audit.attribute(shard) for shard in shards]
+    assert [result.reused for result in results] == [True, False, False]
+    assert results[0].name == first.name
+    assert made == [16, 8]
+    assert audit.store(results) == 40
+
+
+def test_a_night_builds_upon_a_run_of_another_process(line, quick, begin_line, away, forget, monkeypatch):
+    first = line(away)
+    first.to_lake()
+    first.run.finish("completed")
+    forget()
+    monkeypatch.setattr(stage, "encoder", lambda _: pytest.fail("the model was loaded"))
+    second = begin_line(quick(away, lake={"shard_size": 7, "incremental": True}))
+    assert second.run.manifest()["base_run"] == RUN
+    second.to_lake()
+    record = second.run.manifest()
+    assert (record["counts"]["reused"], record["since_calibration"]) == (40, 0)
+    rows = [
+        {row["pair_id"]: (row["image_map"], row["text_map"]) for row in audit.run.listed_rows("attributions")}
+        for audit in (first, second)
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("harm", ["statistics", "rows", "gone"])
+def test_a_base_that_is_damaged_later_stops_the_run(line, quick, begin_line, away, forget, harm):
+    first = line(away)
+    first.to_lake()
+    first.run.finish("completed")
+    second = begin_line(quick(away, lake={"shard_size": 16, "incremental": True}))
+    table = "attributions" if harm == "rows" else None
+    path = away / next(entry["path"] for entry in first.run.manifest()["files"] if entry["table"] == table)
+    if harm == "gone":
+        away.fs.rm(path.path)
+    else:
+        data = bytearray(stores.contents(path))
+        data[len(data) // 3] ^= 255
+        stores.put(path, bytes(data))
+    forget()
+    second.ingest()
+    act = second.to_lake if harm == "rows" else second.calibrate  # which no pair of this corpus needs
+    with pytest.raises(StoreError, match="start a run that is not incremental"):
+        act()
+    assert not second.run.listed("attributions")
+
+
+def test_a_base_whose_files_are_gone_is_none(line, quick, begin_line, away):
+    first = line(away)
+    first.run.write_table("attributions", [])
+    first.run.finish("completed")
+    away.fs.rm(first.run.path("attributions").path)
+    second = begin_line(quick(away, lake={"incremental": True}))
+    assert "files (some are gone)" in second.run.manifest()["incremental"]
+
+
+def test_nothing_but_the_url_is_needed_or_kept(line, away):
+    audit = line(away)
+    audit.ingest()
+    assert str(away) not in json.dumps(audit.run.manifest())  # a lake may be moved
+    assert pq.ParquetFile(audit.run.listed("pairs")[0]).metadata.num_rows == 40

@@ -50,10 +50,11 @@ def audit_file(folder, corpus):
 
 def started(folder, environment, *arguments):
     """A program in a process group of its own, which `kill` ends with all that it started."""
-    return subprocess.Popen(  # noqa: S603  # this interpreter
-        arguments, cwd=folder, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
-        stderr=(folder / "errors").open("ab"), start_new_session=True,
-    )  # fmt: skip
+    with (folder / "errors").open("ab") as errors:
+        return subprocess.Popen(  # noqa: S603  # this interpreter
+            arguments, cwd=folder, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+            stderr=errors, start_new_session=True,
+        )  # fmt: skip
 
 
 def kill(process):

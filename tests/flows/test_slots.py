@@ -71,11 +71,11 @@ def test_an_audit_waits_for_its_turn(prefect_server, phantoms, tmp_path):
     }.items():  # fmt: skip
         lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
     (tmp_path / "AUDIT.toml").write_text("\n".join(lines))
-    process = subprocess.Popen(  # this interpreter
-        [sys.executable, "-c", "from flows.cli import main; main()", "run", "AUDIT.toml"], cwd=tmp_path,
-        env=prefect_server.environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
-        stderr=(tmp_path / "errors").open("wb"),
-    )  # fmt: skip
+    with (tmp_path / "errors").open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from flows.cli import main; main()", "run", "AUDIT.toml"], cwd=tmp_path,
+            env=prefect_server.environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=errors,
+        )  # fmt: skip
 
     def pairs():
         return [record["counts"]["pairs"] for record in sql.manifests(tmp_path / "lake")]

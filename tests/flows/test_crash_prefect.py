@@ -62,7 +62,7 @@ def kill(process):
     process.wait()
 
 
-def until(found, what, seconds=600):
+def until(found, what, seconds=3600):
     deadline = time.monotonic() + seconds
     while not (answer := found()):
         assert time.monotonic() < deadline, f"no {what}"

@@ -31,7 +31,7 @@ def prefect(prefect_server):
         done = subprocess.run(  # noqa: S603  # this interpreter
             [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
             cwd=folder, env=prefect_server.environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-            timeout=900, check=False,
+            timeout=3600, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -39,7 +39,7 @@ def prefect(prefect_server):
     return command
 
 
-def until(found, what, seconds=300):
+def until(found, what, seconds=3600):
     deadline = time.monotonic() + seconds
     while not (answer := found()):
         assert time.monotonic() < deadline, f"no {what}"
@@ -109,7 +109,7 @@ def test_a_worker_does_a_scheduled_audit_and_re_flags_it(prefect_server, prefect
         first = runs_of(prefect_server, nightly, state="SCHEDULED")
         return first and datetime.fromisoformat(first[0]["expected_start_time"]) <= datetime.now(UTC) and first[0]
 
-    chosen = until(due, "run that is due", 3600)
+    chosen = until(due, "run that is due")
     prefect(tmp_path, "worker", "start", "--pool", "audits", "--run-once")
     (done,) = [run for run in runs_of(prefect_server, nightly) if run["id"] == chosen["id"]]
     assert done["auto_scheduled"]

@@ -2,12 +2,14 @@
 
 import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from prefect import flow, get_run_logger, unmapped
-from prefect.futures import as_completed
+import httpx
+from prefect import flow, get_run_logger, runtime, unmapped
+from prefect.exceptions import PrefectException, TerminationSignal
+from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,28 +18,34 @@ import sql
 from corpora import CorpusError
 from flows.config import AuditConfig, config_digest
 from flows.provenance import code_version, environment
+from flows.slots import limits, slots
 from review.report import ReportError, write_report
 from stores import Root
 from tasks.alert import alert
-from tasks.attribute import attribute, calibrate
+from tasks.attribute import attribute, calibrate, set_aside
 from tasks.cluster import cluster
 from tasks.confirm import confirm
 from tasks.detect import detect
 from tasks.detectors import load_detectors
 from tasks.discover import discover
-from tasks.errors import BadInputError, GateError, ResumeError
+from tasks.errors import BadInputError, GateError, ResumeError, ShardsError, StoreError
 from tasks.flag import flag
 from tasks.ingest import ingest
 from tasks.inputs import encoder, opened
-from tasks.lake import Run
+from tasks.lake import COMPLETE, Run
+from tasks.lock import held, sweep
 from tasks.own_rules import check_rules
 from tasks.phrases import phrases
 from tasks.records import AttributionPlan, ModelSource, Shard, ShardResult
+from tasks.retries import storage_is_full
 from tasks.reuse import NO_BASE, find_base
 from tasks.screen import screen
 from tasks.self_audit import self_audit
 from tasks.store import store
 from tasks.validate import validate
+
+_OF_ALL_SHARDS = (BadInputError, StoreError, sql.LakeError, PrefectException, httpx.HTTPError)
+"""Errors that say nothing about the shard that met them: the last two come from a server that is gone."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,8 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
     }
     if resume is None:
         facts |= find_base(lake, facts) if config.lake.incremental else NO_BASE
-        run = Run(lake, _new_run_id())
+        facts |= {"flow_run": runtime.flow_run.id}
+        run = Run(lake, new_run_id())
         try:
             run.create(facts)
         except sql.LakeError as error:  # nothing is lost yet: the lake cannot be what was meant
@@ -99,15 +108,22 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
     run, before = Run(lake, resume), records[resume]
     if before["status"] == "completed":
         raise ResumeError(f"resume: run {resume} is complete; start a new one by leaving --resume out")
+    if before["status"] in COMPLETE:
+        raise ResumeError(
+            f"resume: run {resume} is complete but for shards that were set aside ({before['reason']}), and is not "
+            "changed any more; start a new run with --incremental: only pairs without a map go to the model"
+        )
     decisive = ("model_digest", "corpus", "config_digest", "code_version", "environment")
     changed = [key for key in decisive if before[key] != facts[key]]
     if changed:
         raise ResumeError(f"resume: run {resume} began with another {', '.join(changed)}; start a new run instead")
-    run.update(status="running", reason=None, finished_at=None)
+    with held(run):
+        sweep(run)
+        run.update(status="running", reason=None, finished_at=None)
     return run
 
 
-def _new_run_id() -> str:
+def new_run_id() -> str:
     """Runs sort by it as they began, to the microsecond: two may begin within a second."""
     began = datetime.now(UTC)
     return f"{began:%Y%m%dT%H%M%S}-{began.microsecond:05x}{secrets.token_hex(2)}"
@@ -116,7 +132,10 @@ def _new_run_id() -> str:
 def fan_out(
     run: Run, shards: Sequence[Shard], config: AuditConfig, models: Sequence[ModelSource], plan: AttributionPlan
 ) -> list[ShardResult]:
-    """Attribute all shards, one task each, spread over the devices; raises the first shard's error at the end."""
+    """Attribute all shards, one task each, spread over the devices; a shard that fails for good is set aside.
+
+    Raises, once all have ended, what every shard would meet alike: bad input, a damaged base, a full disk.
+    """
     futures = attribute.map(
         run=unmapped(run),
         shard=list(shards),
@@ -131,7 +150,18 @@ def fan_out(
         size = {future.task_run_id: shard.pairs for future, shard in zip(futures, shards, strict=True)}
         for future in as_completed(futures):
             progress.advance(bar, size[future.task_run_id])
-    return [future.result() for future in futures]
+    return [_outcome(run, shard, future) for shard, future in zip(shards, futures, strict=True)]
+
+
+def _outcome(run: Run, shard: Shard, future: PrefectFuture[ShardResult]) -> ShardResult:
+    outcome: ShardResult | BaseException = future.result(raise_on_failure=False)
+    if isinstance(outcome, ShardResult):
+        return outcome
+    error = outcome if isinstance(outcome, BaseException) else RuntimeError(str(outcome))
+    if not isinstance(error, Exception) or isinstance(error, _OF_ALL_SHARDS) or storage_is_full(error):
+        raise error
+    get_run_logger().error("shard %d failed and is set aside", shard.index, exc_info=error)
+    return set_aside(run, shard, error)
 
 
 @flow(
@@ -144,26 +174,65 @@ def fan_out(
 def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     """Audit a model on an unlabeled corpus.
 
-    resume: id of a run to go on with, finished shards and all. A critical failure of a gate stops the line before any
-    alert: the run's status is then stopped, and GateError is raised so that a schedule sees it. Any other error marks
-    the run failed and is raised.
+    resume: id of a run to go on with, finished shards and all. A flow run that Prefect starts again goes on with its
+    own run by itself.
+
+    A critical failure of a gate stops the line before any alert: the run's status is then stopped, and GateError is
+    raised so that a schedule sees it. Shards that failed cost their own pairs: status completed_with_errors, and
+    ShardsError at the end. An interrupt or a termination leaves the run interrupted, any other error failed; both are
+    raised, and the run can be resumed.
     """
     models = config.model_sources()
-    run = begin(config, models, resume)
+    run = begin(config, models, resume or begun_by(config.lake.root, runtime.flow_run.id))
     if said := run.manifest()["incremental"]:
         get_run_logger().info("run %s %s", run.run_id, said)
-    try:
+    with working_on(run):
         _line(run, config, models)
-    except BaseException as error:  # an interrupt leaves its mark as well
-        with contextlib.suppress(sql.LakeError):  # a store out of reach: the manifest goes on to say running
-            run.finish("failed", f"{type(error).__name__}: {error}")
-        raise
+    return concluded(run)
+
+
+@contextlib.contextmanager
+def working_on(run: Run) -> Iterator[None]:
+    """Hold a run while its line is gone through; whatever ends that too early leaves its mark.
+
+    Raises ResumeError if another process holds it, or has brought it to its end meanwhile.
+    """
+    with held(run):
+        if (status := run.manifest()["status"]) != "running":
+            raise ResumeError(f"resume: run {run.run_id} is {status} by now, expected a running one; see its report")
+        try:
+            yield
+        except BaseException as error:
+            give_up(run, error)
+            raise
+
+
+def concluded(run: Run) -> AuditResult:
+    """What became of a run whose line has ended, with its report. Raises GateError, ShardsError."""
     record = run.manifest()
     counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}
     result = AuditResult(run.run_id, record["status"], record["reason"], report=_report(run), **counts)
     if result.status == "stopped":
         raise GateError(f"run {run.run_id} was stopped by a gate: {result.reason}", result)
+    if result.status == "completed_with_errors":
+        raise ShardsError(f"run {run.run_id} completed with errors: {result.reason}", result)
     return result
+
+
+def begun_by(lake: Root, flow_run: str | None) -> str | None:
+    """The unfinished run that an earlier attempt of a flow run began, which Prefect starts again under the same id."""
+    if flow_run is None:
+        return None
+    begun = [record for record in sql.manifests(lake) if record.get("flow_run") == flow_run]
+    return begun[-1]["run_id"] if begun and begun[-1]["status"] not in COMPLETE else None
+
+
+def give_up(run: Run, error: BaseException) -> None:
+    """Seal a run that came to no end: failed, or interrupted from outside. A lake out of reach hides no error."""
+    status = "failed" if isinstance(error, Exception) else "interrupted"
+    said = "terminated from outside" if isinstance(error, TerminationSignal) else f"{type(error).__name__}: {error}"
+    with contextlib.suppress(OSError, sql.LakeError):
+        run.finish(status, said.removesuffix(": "))
 
 
 def plan_of(run: Run, config: AuditConfig) -> AttributionPlan:
@@ -183,16 +252,22 @@ def _report(run: Run) -> "Root | None":
 
 
 def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
+    failures: list[str] = []
+    names = limits(config.run.gpu_limit, models)
     shards = ingest(run, config.corpus_source(), config.suspect_regions(), config.lake.shard_size)
     if shards:
         plan = plan_of(run, config)
-        calibrate(run, config.corpus_source(), models[0], plan)
-        store(run, fan_out(run, shards, config, models, plan), config.suspect_regions())
+        with slots(names):
+            calibrate(run, config.corpus_source(), models[0], plan)
+            results = fan_out(run, shards, config, models, plan)
+        store(run, results, config.suspect_regions())
+        failures = [result.failure for result in results if result.failure]
+    said = [f"{len(failures)} of {len(shards)} shards were set aside: {'; '.join(failures[:3])}"] if failures else []
     gates = validate(run)
     if gates.critical:
-        run.finish("stopped", "; ".join(gates.critical))
+        run.finish("stopped", "; ".join([*gates.critical, *said]))
         return
-    warnings = list(gates.warnings)
+    warnings = [*said, *gates.warnings]
     if config.regions.detectors:
         warnings += detect(run, config.corpus_source(), config.regions.detectors)
     if config.discover.enabled:
@@ -200,9 +275,10 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
     if config.clusters.enabled:
         cluster(run, config.cluster_rules())
     phrases(run, config.phrase_rules())
-    screen(run, config.corpus_source(), models[0], config.confirm_rules())
-    warnings += flag(run, config.alert_rules())
-    confirm(run, config.corpus_source(), models[0], config.confirm_rules())
-    self_audit(run, config.corpus_source(), models[0], config.confirm_rules())
+    with slots(names[:1]):
+        screen(run, config.corpus_source(), models[0], config.confirm_rules())
+        warnings += flag(run, config.alert_rules())
+        confirm(run, config.corpus_source(), models[0], config.confirm_rules())
+        self_audit(run, config.corpus_source(), models[0], config.confirm_rules())
     alert(run, config.alert_rules())
-    run.finish("completed", "; ".join(warnings) or None)
+    run.finish("completed_with_errors" if failures else "completed", "; ".join(warnings) or None)

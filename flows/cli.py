@@ -9,9 +9,10 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -49,6 +50,7 @@ class Exit(IntEnum):
     FAILURE = 1
     BAD_INPUT = 2
     ALERTS = 3
+    ERRORS = 4
     INTERRUPTED = 130
 
 
@@ -186,7 +188,7 @@ def _alerts(lake: Root, run_id: str) -> list[dict[str, Any]]:
     with _connect(lake) as connection:
         known = [row["run_id"] for row in sql.read(connection, "SELECT run_id FROM runs ORDER BY run_id DESC")]
         if run_id == "latest":
-            done = sql.read(connection, "SELECT max(run_id) AS run_id FROM runs WHERE status = 'completed'")
+            done = sql.read(connection, "SELECT max(run_id) AS run_id FROM runs WHERE status LIKE 'completed%'")
             run_id = done[0]["run_id"] or "all"
             if known and run_id != known[0]:
                 errors.print(f"note: the newest run, {known[0]}, did not complete: it has no alerts", markup=False)
@@ -203,30 +205,56 @@ def _self_audit(lake: Root, run_id: str) -> list[str]:
         return self_audit(sql.rows(connection, "review/self_audit", run_id=run_id))
 
 
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> Any:
     """Run the flow and print what came out."""
     _prepare_prefect(verbose)
-    from flows.audit import audit, begin  # Prefect takes seconds to import; the reading commands do without
-    from tasks.errors import AuditError, BadInputError, GateError
+    from flows.audit import audit, begin, give_up  # Prefect takes seconds to import; the reading commands do without
 
-    lake = config.lake.root
-    errors.print(f"auditing {config.model.architecture} on {config.corpus.path}", markup=False)
-    try:
+    run = None
+
+    def work() -> Any:
+        nonlocal run
         run = begin(config, config.model_sources(), resume)
         errors.print(f"run {run.run_id}; if it is interrupted, go on with: --resume {run.run_id}", markup=False)
         if said := run.manifest()["incremental"]:
             errors.print(f"run {run.run_id} {said}", markup=False)
-        result: Any = audit(config, run.run_id)
-    except GateError as stopped:
-        result = stopped.outcome
+        return audit(config, run.run_id)
+
+    errors.print(f"auditing {config.model.architecture} on {config.corpus.path}", markup=False)
+    try:
+        result = _ended(work)
+    except KeyboardInterrupt as interrupt:
+        if run is None:
+            _stop(Exit.INTERRUPTED, "interrupted")
+        if run.manifest()["status"] == "running":  # before the flow began
+            give_up(run, interrupt)
+        _stop(Exit.INTERRUPTED, f"interrupted; go on with: --resume {run.run_id}")
+    _print_result(result, config.lake.root, as_json)
+    return result
+
+
+def _ended(work: Callable[[], Any]) -> Any:
+    """The outcome of a flow, also of one that an operator must look at; errors end the program with their code."""
+    from tasks.errors import AuditError, BadInputError, OutcomeError
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return work()
+    except OutcomeError as ended:
+        return ended.outcome
     except BadInputError as error:
         _stop(Exit.BAD_INPUT, str(error))
     except (AuditError, sql.LakeError) as error:
         _stop(Exit.FAILURE, str(error))
     except OSError as error:
         _stop(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; check the folder's space and permissions")
-    except KeyboardInterrupt:
-        _stop(Exit.INTERRUPTED, "interrupted")
+
+
+def _print_result(result: Any, lake: Root, as_json: bool) -> None:
     output.print(
         f"run {result.run_id} {result.status}: {result.attributions} of {result.pairs} pairs attributed, "
         f"{result.errors} error rows, {result.alerts} alerts, {result.confirmed} of them confirmed"
@@ -240,7 +268,13 @@ def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> A
     if as_json:
         keys = ("run_id", "status", "pairs", "attributions", "errors", "alerts", "confirmed", "report")
         print(_as_json({key: getattr(result, key) for key in keys}))
-    return result
+
+
+def _exit_unless_complete(result: Any) -> None:
+    if result.status == "completed_with_errors":
+        raise typer.Exit(Exit.ERRORS)
+    if result.status != "completed":
+        raise typer.Exit(Exit.FAILURE)
 
 
 def _print_alerts(alerts: list[dict[str, Any]]) -> None:
@@ -337,8 +371,7 @@ def demo(
         {"corpus": {"path": corpus}, "model": {"architecture": model}, "lake": {"path": lake}}, "m2ib-audit demo"
     )
     result = _execute(config, None, as_json, verbose)
-    if result.status != "completed":
-        raise typer.Exit(Exit.FAILURE)
+    _exit_unless_complete(result)
 
 
 @app.command()
@@ -352,7 +385,11 @@ def run(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run one audit. Exit code 0: no alert; 3: alerts; 2: bad input or config; 1: failure or stopped by a gate."""
+    """Run one audit.
+
+    Exit code 0: no alert; 3: alerts; 4: shards were set aside, alerts or not; 2: bad input or config; 1: failure or
+    stopped by a gate.
+    """
     from flows.config import load
     from tasks.errors import BadInputError
 
@@ -366,8 +403,45 @@ def run(
     if incremental:
         config = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
     result = _execute(config, resume, as_json, verbose)
-    if result.status != "completed":
-        raise typer.Exit(Exit.FAILURE)
+    _exit_unless_complete(result)
+    if result.alerts:
+        raise typer.Exit(Exit.ALERTS)
+
+
+@app.command()
+def reflag(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="A complete run's id, or `latest`.")],
+    audit_file: Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="Its [alerts] and [phrases] are applied.")],
+    lake: Annotated[str | None, typer.Option("--lake", help="Folder or URL; overrides [lake] path.")] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Flag a run's stored attributions by other rules, as a new run, without a model. Exit codes: as of run."""
+    from flows.config import load
+    from tasks.errors import BadInputError
+
+    _prepare_prefect(verbose)
+    from flows.reflag import check_unchanged, complete_run
+    from flows.reflag import reflag as reflag_flow
+
+    def work() -> Any:
+        earlier = complete_run(config.lake.root, run_id)
+        check_unchanged(earlier, config)
+        return reflag_flow(config.lake.path, earlier["run_id"], config.alerts, config.phrases)
+
+    try:
+        config = load(audit_file)
+    except BadInputError as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    if lake is not None:
+        _root(lake)
+        config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": lake})})
+    try:
+        result = _ended(work)
+    except KeyboardInterrupt:
+        _stop(Exit.INTERRUPTED, "interrupted; start again: nothing was changed but the new run")
+    _print_result(result, config.lake.root, as_json)
+    _exit_unless_complete(result)
     if result.alerts:
         raise typer.Exit(Exit.ALERTS)
 

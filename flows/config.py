@@ -230,6 +230,16 @@ class LakeConfig(Section):
         return root.resolve() if isinstance(root, Path) else root
 
 
+class RunConfig(Section):
+    """How an audit shares its machines with others; decides no result."""
+
+    gpu_limit: str | None = Field(
+        None,
+        pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="prefix of Prefect's global concurrency limits, one a device, as prefix-cuda-0; default: none",
+    )
+
+
 class AuditConfig(Section):
     """One audit."""
 
@@ -243,6 +253,7 @@ class AuditConfig(Section):
     alerts: AlertsConfig = AlertsConfig()
     confirm: ConfirmConfig = ConfirmConfig()
     lake: LakeConfig = LakeConfig()
+    run: RunConfig = RunConfig()
 
     @model_validator(mode="after")
     def _bottleneck_is_possible(self) -> Self:

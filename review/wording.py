@@ -120,10 +120,13 @@ def verdict(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]) ->
         return f"Stopped by a gate: {reason}"
     if status == "failed":
         return f"Failed: {reason}"
+    if status == "interrupted":
+        return f"Interrupted: {reason}"
     if status == "running":
         return "Not finished: the run is under way, or was cut off"
     if not alerts:
-        return "No alert" if manifest["counts"]["attributions"] else "No alert, as no pair was attributed"
+        without = ", but parts of the corpus were set aside" if status == "completed_with_errors" else ""
+        return f"No alert{without}" if manifest["counts"]["attributions"] else "No alert, as no pair was attributed"
     states = [f"{number} {state}" for state in ("confirmed", "suspected") if (number := _in_state(alerts, state))]
     total = f"{' and '.join(states)} alert{'s' if len(alerts) > 1 else ''}"
     return f"{total}{'. The strongest: ' if len(alerts) > 1 else ': '}{claim(alerts[0])}"

@@ -3,6 +3,7 @@
 import hashlib
 import heapq
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +21,7 @@ from tasks.errors import BadInputError
 from tasks.inputs import PICTURE_COLUMNS, device_lock, encoder, read_pixels
 from tasks.lake import CALIBRATION, Run
 from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, ShardResult
+from tasks.retries import IO_RETRIES
 from tasks.reuse import earlier_rows, inherit_calibration
 
 VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
@@ -201,13 +203,27 @@ def _attribute_new(
     return rows, errors
 
 
-@task(name="calibrate", cache_policy=NO_CACHE, persist_result=False)
+def set_aside(run: Run, shard: Shard, error: BaseException) -> ShardResult:
+    """Error rows for all pairs of a shard whose task failed for good, so that none of them is lost."""
+    pairs = run.read_group("pairs", shard.index)
+    name = f"failed-{shard.index:05d}"
+    said = textwrap.shorten(f"{type(error).__name__}: {error}", 500, placeholder=" ...")
+    failure = f"shard {shard.index} ({shard.pairs} pairs): {said}"
+    detail = f"{failure}; mend this, then audit incrementally: only pairs without a map go to the model"
+    with run.writer("ingest_errors", name) as writer:
+        writer.write({**pair, "stage": "attribute", "reason": "shard_failed", "detail": detail} for pair in pairs)
+    return ShardResult(shard, name, 0, len(pairs), reused=False, failure=failure)
+
+
+@task(name="calibrate", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def calibrate(run: Run, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan) -> None:
     """Estimate the feature statistics once, before the fan-out; see `calibrate_features`."""
     calibrate_features(run, corpus, model, plan)
 
 
-@task(name="attribute", task_run_name="attribute-{shard.index}", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="attribute", task_run_name="attribute-{shard.index}", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES
+)
 def attribute(run: Run, shard: Shard, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan) -> ShardResult:
     """Attribute one shard; see `attribute_pairs`."""
     return attribute_pairs(run, shard, corpus, model, plan)

@@ -8,6 +8,7 @@ from m2ib.clusters import cluster_maps
 from tasks.lake import Run
 from tasks.mapped import mapped_pairs
 from tasks.records import ClusterRules
+from tasks.retries import IO_RETRIES
 
 
 def cluster_pairs(run: Run, rules: ClusterRules) -> int:
@@ -33,7 +34,7 @@ def cluster_pairs(run: Run, rules: ClusterRules) -> int:
     return number
 
 
-@task(name="cluster", cache_policy=NO_CACHE, persist_result=False)
+@task(name="cluster", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def cluster(run: Run, rules: ClusterRules) -> int:
     """Group pairs by where the model looks; see `cluster_pairs`."""
     return cluster_pairs(run, rules)

@@ -19,6 +19,7 @@ from tasks.lake import Run
 from tasks.phrase_probe import PHRASE_FILLS, PhraseFill, PhraseProbe
 from tasks.probe import FILLS, region_boxes
 from tasks.records import ConfirmRules, CorpusSource, ModelSource
+from tasks.retries import IO_RETRIES
 from tasks.spans import Span, phrase_span, token_spans
 
 
@@ -157,7 +158,7 @@ def confirm_findings(run: Run, corpus: CorpusSource, model: ModelSource, rules: 
     return len({_claim(row) for row in rows if row["confirmed"]})
 
 
-@task(name="confirm", cache_policy=NO_CACHE, persist_result=False)
+@task(name="confirm", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def confirm(run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> int:
     """Test what was flagged; see `confirm_findings`."""
     return confirm_findings(run, corpus, model, rules)

@@ -14,6 +14,7 @@ from tasks.detectors import Detector, load_detectors, regions_of
 from tasks.inputs import PICTURE_COLUMNS, read_picture
 from tasks.lake import Run
 from tasks.records import Box, CorpusSource
+from tasks.retries import IO_RETRIES
 
 _VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
 
@@ -68,7 +69,7 @@ def detect_regions(run: Run, corpus: CorpusSource, names: Sequence[str]) -> list
     ]
 
 
-@task(name="detect", cache_policy=NO_CACHE, persist_result=False)
+@task(name="detect", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def detect(run: Run, corpus: CorpusSource, names: Sequence[str]) -> list[str]:
     """Let the detectors look; see `detect_regions`."""
     return detect_regions(run, corpus, names)

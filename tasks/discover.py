@@ -13,6 +13,7 @@ from tasks.inputs import encoder, read_pixels
 from tasks.lake import Run
 from tasks.mapped import mapped_pairs
 from tasks.records import CorpusSource, DiscoverRules, ModelSource
+from tasks.retries import IO_RETRIES
 
 _BATCH = 64
 
@@ -98,7 +99,7 @@ def discover_stamps(run: Run, corpus: CorpusSource, model: ModelSource, rules: D
     return len(stamps)
 
 
-@task(name="discover", cache_policy=NO_CACHE, persist_result=False)
+@task(name="discover", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def discover(run: Run, corpus: CorpusSource, model: ModelSource, rules: DiscoverRules) -> int:
     """Find overlays that nobody named; see `discover_stamps`."""
     return discover_stamps(run, corpus, model, rules)

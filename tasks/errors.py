@@ -13,8 +13,8 @@ class ResumeError(BadInputError):
     """A run cannot be resumed: unknown, already complete, or started with something else."""
 
 
-class GateError(AuditError):
-    """A gate stopped the line before any alert; the message says which checks failed, `outcome` what became of it."""
+class OutcomeError(AuditError):
+    """The audit came to an end that an operator must look at; `outcome` says what became of it."""
 
     def __init__(self, message: str, outcome: object) -> None:
         super().__init__(message, outcome)
@@ -22,6 +22,14 @@ class GateError(AuditError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class GateError(OutcomeError):
+    """A gate stopped the line before any alert; the message says which checks failed."""
+
+
+class ShardsError(OutcomeError):
+    """Shards were set aside and the run completed without their pairs; the message says which, and why."""
 
 
 class StoreError(AuditError):

@@ -9,6 +9,7 @@ from tasks import own_rules
 from tasks.errors import BadInputError
 from tasks.lake import Run
 from tasks.records import AlertRules
+from tasks.retries import IO_RETRIES
 
 _HOTTEST = "hottest"  # files beside those of the regions that it is chosen from
 
@@ -55,7 +56,7 @@ def flag_regions(run: Run, rules: AlertRules) -> list[str]:
     return warnings
 
 
-@task(name="flag", cache_policy=NO_CACHE, persist_result=False)
+@task(name="flag", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def flag(run: Run, rules: AlertRules) -> list[str]:
     """Propose suspicions; see `flag_regions`."""
     return flag_regions(run, rules)

@@ -16,6 +16,7 @@ from tasks.errors import BadInputError
 from tasks.inputs import opened
 from tasks.lake import Run
 from tasks.records import CorpusSource, Shard, SuspectRegions, parse_box
+from tasks.retries import IO_RETRIES
 
 
 def _check_boxes(row: Pair | Rejected, columns: Mapping[str, str]) -> Pair | Rejected:
@@ -141,7 +142,7 @@ def _column(path: Path, name: str) -> Iterator[str]:
             yield from batch.column(0).to_pylist()
 
 
-@task(name="ingest", task_run_name="ingest", cache_policy=NO_CACHE, persist_result=False)
+@task(name="ingest", task_run_name="ingest", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def ingest(run: Run, source: CorpusSource, regions: SuspectRegions, shard_size: int) -> list[Shard]:
     """Read the corpus; see `ingest_corpus`."""
     return ingest_corpus(run, source, regions, shard_size)

@@ -25,6 +25,8 @@ from stores import Root
 
 SCHEMA_VERSION = 1
 _COUNTS = ("corpus_rows", "not_sampled", "pairs", "attributions", "reused", "errors", "alerts", "confirmed")
+COMPLETE = ("completed", "completed_with_errors")
+"""Status of a run whose line ran to its end: sealed, and what later runs may build upon."""
 CALIBRATION = "calibration.safetensors"
 """The feature statistics, in a run's folder."""
 

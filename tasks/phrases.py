@@ -11,6 +11,7 @@ from tasks.candidates import find
 from tasks.collocations import find_collocations
 from tasks.lake import Run
 from tasks.records import PhraseRules
+from tasks.retries import IO_RETRIES
 from tasks.spans import positions, token_spans
 
 
@@ -52,7 +53,7 @@ def find_phrases(run: Run, rules: PhraseRules) -> int:
     return run.write_table("phrases", phrase_rows(rows, rules))
 
 
-@task(name="phrases", cache_policy=NO_CACHE, persist_result=False)
+@task(name="phrases", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def phrases(run: Run, rules: PhraseRules) -> int:
     """Propose phrases; see `find_phrases`."""
     return find_phrases(run, rules)

@@ -144,13 +144,17 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What became of a shard's pairs. `name` is that of its files; `reused` when an earlier attempt had finished it."""
+    """What became of a shard's pairs. `name` is that of its files; `reused` when an earlier attempt had finished it.
+
+    failure: one sentence, if the shard was set aside and all its pairs became error rows.
+    """
 
     shard: Shard
     name: str
     attributions: int
     errors: int
     reused: bool
+    failure: str | None = None
 
 
 @dataclass(frozen=True)

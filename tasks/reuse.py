@@ -17,7 +17,7 @@ import sql
 import stores
 from stores import Root
 from tasks.errors import StoreError
-from tasks.lake import CALIBRATION, Run
+from tasks.lake import CALIBRATION, COMPLETE, Run
 
 _DECISIVE = ("corpus", "model_digest", "code_version", "environment")
 NO_BASE = {"base_run": None, "calibration_run": None, "calibration_sha256": None, "incremental": None}
@@ -30,7 +30,9 @@ def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
     base_run: its id, or None. calibration_run, calibration_sha256: whose feature statistics it has, and their digest,
     None if its settings need none. incremental: the sentence that says so, or why there is none.
     """
-    complete = [record for record in sql.manifests(lake) if record["status"] == "completed"]
+    # A re-flagged run has another's maps, made by the code of then: that one is the base.
+    known = [record for record in sql.manifests(lake) if not record.get("reflags")]
+    complete = [record for record in known if record["status"] in COMPLETE]
     if not complete:
         return NO_BASE | {"incremental": f"a full run: the lake {lake} has no complete one to build upon"}
     for record in reversed(complete):

@@ -12,6 +12,7 @@ import sql
 from tasks.lake import Run
 from tasks.probe import Probe, region_boxes
 from tasks.records import ConfirmRules, CorpusSource, ModelSource
+from tasks.retries import IO_RETRIES
 
 _BATCH = 64
 
@@ -45,7 +46,7 @@ def _sample(run: Run, connection: sql.Connection, rules: ConfirmRules) -> Iterat
         yield pair_ids[start : start + _BATCH]
 
 
-@task(name="screen", cache_policy=NO_CACHE, persist_result=False)
+@task(name="screen", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def screen(run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> int:
     """Look at what covering costs; see `screen_regions`."""
     return screen_regions(run, corpus, model, rules)

@@ -12,6 +12,7 @@ from tasks.evidence import Evidence, generator, sensitivity, shortfall, weigh
 from tasks.lake import Run
 from tasks.probe import FILLS, Probe, Trial
 from tasks.records import Box, ConfirmRules, CorpusSource, ModelSource
+from tasks.retries import IO_RETRIES
 
 SIDE = math.sqrt(0.03)
 """Of the regions, in shares of what the model sees: 3 % of its area, a scanner's tag."""
@@ -102,7 +103,7 @@ def audit_itself(run: Run, corpus: CorpusSource, model: ModelSource, rules: Conf
     return run.write_table("self_audits", rows)
 
 
-@task(name="self-audit", cache_policy=NO_CACHE, persist_result=False)
+@task(name="self-audit", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def self_audit(run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> int:
     """Say what this run could have found; see `audit_itself`."""
     return audit_itself(run, corpus, model, rules)

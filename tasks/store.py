@@ -13,6 +13,7 @@ from tasks.boxes import into_view
 from tasks.errors import StoreError
 from tasks.lake import CALIBRATION, Run, rows_of
 from tasks.records import Box, ShardResult, SuspectRegions, parse_box
+from tasks.retries import IO_RETRIES
 
 
 def frame_boxes(width: float) -> list[Box]:
@@ -60,6 +61,18 @@ def region_rows(
                 yield _region_row(name, kind, seen, row["pair_id"])
 
 
+def _forget(run: Run) -> None:
+    """Unlist what an attempt before this one listed: a shard that was set aside then may be whole by now."""
+    own = run.path("ingest_errors", "ingest").name
+    run.update(
+        files=[
+            entry
+            for entry in run.manifest()["files"]
+            if entry["table"] not in ("attributions", "ingest_errors") or entry["path"].endswith(f"/{own}")
+        ]
+    )
+
+
 def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegions) -> int:
     """List the shards' files and write `regions`; returns the number of attributions.
 
@@ -79,8 +92,10 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
                 f"shard {result.shard.index}: got {got} attributions and errors, expected {expected}; "
                 f"remove {run.path('attributions', result.name)} and resume the run"
             )
-    paths = [run.path("attributions", result.name) for result in results]
-    run.list_files("attributions", paths, [result.attributions for result in results])
+    _forget(run)
+    whole = [result for result in results if result.failure is None]
+    paths = [run.path("attributions", result.name) for result in whole]
+    run.list_files("attributions", paths, [result.attributions for result in whole])
     calibration = run.folder / CALIBRATION
     if stores.is_file(calibration):
         run.list_files(None, [calibration], [None])
@@ -96,7 +111,7 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
         if regions.columns:
             stored = run.read("pairs", ["pair_id", "attributes"])
             attributes = {row["pair_id"]: dict(row["attributes"]) for row in stored}
-        rows = [row for result in results for row in rows_of(copies[run.key("attributions", result.name)], views)]
+        rows = [row for result in whole for row in rows_of(copies[run.key("attributions", result.name)], views)]
         writer.write(region_rows(regions, rows, attributes))
     run.list_files("regions", [run.path("regions")], [writer.rows])
     attributed = sum(result.attributions for result in results)
@@ -111,7 +126,7 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
     return attributed
 
 
-@task(name="store", cache_policy=NO_CACHE, persist_result=False)
+@task(name="store", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def store(run: Run, results: list[ShardResult], regions: SuspectRegions) -> int:
     """Close the shards into the lake; see `store_shards`."""
     return store_shards(run, results, regions)

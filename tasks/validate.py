@@ -17,6 +17,7 @@ import sql
 from tasks.gate_sentences import sentence
 from tasks.lake import Run
 from tasks.records import GateOutcome
+from tasks.retries import IO_RETRIES
 
 CRITICAL, WARNING = "critical", "warning"
 # A cosine in float32 may exceed 1 by rounding.
@@ -145,7 +146,7 @@ def _is_count_of(row: Mapping[str, Any], suite: str) -> bool:
     return row["suite"] == suite and row["column_name"] is None
 
 
-@task(name="validate", cache_policy=NO_CACHE, persist_result=False)
+@task(name="validate", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def validate(run: Run) -> GateOutcome:
     """Pass the gates; see `check_run`."""
     return check_run(run)

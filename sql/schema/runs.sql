@@ -1,8 +1,9 @@
 -- One row a run, from its manifest.
 CREATE TABLE runs (
     run_id VARCHAR,
-    status VARCHAR,            -- 'running', 'completed', 'stopped' (by a gate), 'failed'
-    reason VARCHAR,            -- why it stopped or failed
+    status VARCHAR,            -- 'running', 'completed', 'completed_with_errors' (shards were set aside), 'stopped' (by a gate),
+                               -- 'failed', 'interrupted' (from outside)
+    reason VARCHAR,            -- why it stopped, failed or has errors
     started_at TIMESTAMPTZ,
     finished_at TIMESTAMPTZ,
     model VARCHAR,
@@ -19,6 +20,7 @@ CREATE TABLE runs (
     attributions BIGINT,
     reused BIGINT,             -- of the attributions: taken from earlier runs
     base_run VARCHAR,          -- the earlier run that an incremental one builds upon
+    reflags VARCHAR,           -- the earlier run whose attributions this one took over, to flag them by other rules
     errors BIGINT,
     alerts BIGINT,
     confirmed BIGINT           -- of the alerts

@@ -1,5 +1,6 @@
 """Prefect for the slow tests: in a home of its own, on loopback."""
 
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,30 @@ import urllib.error
 import urllib.request
 
 import pytest
+
+
+def without_prefect(patch, *modules):
+    """Let flows call their tasks' plain functions, so that they need no server; patch: a MonkeyPatch."""
+    import logging
+
+    from prefect import Task
+
+    from tasks import alert
+
+    for module in modules:
+        for name, value in vars(module).copy().items():
+            if isinstance(value, Task):
+                patch.setattr(module, name, value.fn)
+        if hasattr(module, "get_run_logger"):
+            patch.setattr(module, "get_run_logger", lambda: logging.getLogger("audit"))
+    patch.setattr(alert, "emit_event", lambda *_, **__: None)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """plain(module of flows, ...): these run without Prefect."""
+    return lambda *modules: without_prefect(monkeypatch, *modules)
+
 
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -56,15 +81,15 @@ def free_port():
         return found.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
-def prefect_server(own_prefect, tmp_path_factory):
-    server = Server(free_port(), own_prefect)
+@contextlib.contextmanager
+def running_server(environment, log):
+    """A server and its process group, up until the block ends, unless the block kills it."""
+    server = Server(free_port(), environment)
     port = server.api.split(":")[2].split("/")[0]
-    log = tmp_path_factory.mktemp("prefect server") / "log"
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603  # this interpreter
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
-            env=own_prefect, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:
         deadline = time.monotonic() + 240
@@ -72,11 +97,24 @@ def prefect_server(own_prefect, tmp_path_factory):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
-        yield server
+        yield server, process.pid
     finally:
-        os.killpg(process.pid, signal.SIGTERM)  # the server and its services
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)  # the server and its services
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def prefect_server(own_prefect, tmp_path_factory):
+    with running_server(own_prefect, tmp_path_factory.mktemp("prefect server") / "log") as (server, _):
+        yield server
+
+
+@pytest.fixture
+def server_of(tmp_path):
+    """server_of(environment): a server that a test may kill."""
+    return lambda environment: running_server(environment, tmp_path / "server log")

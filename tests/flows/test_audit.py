@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import json
 import shutil
 
@@ -94,24 +95,24 @@ def test_a_rule_of_one_s_own_that_fails_on_the_rows_costs_no_run(settings, phant
     assert result.reason.startswith("rule broken: query: Conversion Error")
 
 
-def test_an_interrupted_run_goes_on_and_repeats_no_finished_shard(quick, monkeypatch):
+def test_a_run_that_failed_goes_on_and_repeats_no_finished_shard(quick, monkeypatch):
     from flows.audit import audit
 
     real, made = attribute_stage.attribute_pairs, []
 
-    def second_shard_fails(run, shard, *others):
+    def disk_is_full(run, shard, *others):
         if shard.index == 1:
-            raise RuntimeError("the machine went away")
+            raise OSError(errno.ENOSPC, "No space left on device")
         made.append(shard.index)
         return real(run, shard, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(attribute_stage, "attribute_pairs", second_shard_fails)
-        with pytest.raises(RuntimeError, match="the machine went away"):
+        patch.setattr(attribute_stage, "attribute_pairs", disk_is_full)
+        with pytest.raises(OSError, match="No space left"):
             audit(quick)
-    assert sorted(made) == [0, 2]  # one bad shard does not keep the others from being finished
+    assert sorted(made) == [0, 2]  # not tried again, and the others are finished all the same
     (record,) = sql.manifests(quick.lake.path)
-    assert (record["status"], record["reason"]) == ("failed", "RuntimeError: the machine went away")
+    assert (record["status"], record["reason"]) == ("failed", "OSError: [Errno 28] No space left on device")
     folder = quick.lake.path / "runs" / record["run_id"]
     kept = {path: path.stat() for path in [*folder.glob("attributions/*"), *folder.glob("pairs/*")]}
     assert len(kept) == 3
@@ -130,6 +131,34 @@ def test_an_interrupted_run_goes_on_and_repeats_no_finished_shard(quick, monkeyp
     for path, before in kept.items():
         assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert of_run(result, quick.lake.path, "SELECT count(DISTINCT pair_id) AS n FROM attributions") == [{"n": 40}]
+
+
+def test_a_shard_that_fails_is_tried_again_only_for_its_disk_and_then_set_aside(quick, monkeypatch):
+    from flows.audit import audit
+    from tasks.errors import ShardsError
+
+    real, tried = attribute_stage.attribute_pairs, []
+
+    def poisoned(run, shard, *others):
+        tried.append(shard.index)
+        if shard.index == 1:
+            raise RuntimeError("CUDA error")
+        if shard.index == 2 and tried.count(2) < 3:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(run, shard, *others)
+
+    monkeypatch.setattr(attribute_stage, "attribute_pairs", poisoned)
+    with pytest.raises(ShardsError, match=r"1 of 3 shards were set aside: shard 1 \(16 pairs\): RuntimeError") as ended:
+        audit(quick)
+    assert [tried.count(index) for index in range(3)] == [1, 1, 3]
+    result = ended.value.outcome
+    assert (result.status, result.attributions, result.errors) == ("completed_with_errors", 24, 16)
+    assert of_run(result, quick.lake.path, "SELECT reason, count(*) AS n FROM ingest_errors GROUP BY ALL") == [
+        {"reason": "shard_failed", "n": 16}
+    ]
+    state = audit(quick, return_state=True)
+    assert (state.type.value, state.name) == ("FAILED", "Failed")  # red, and what automations listen for
+    assert "completed with errors" in state.message
 
 
 def test_a_gate_stops_the_line_before_any_alert(config, monkeypatch):

@@ -7,6 +7,7 @@ import sys
 import types
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from flows import cli
@@ -142,6 +143,26 @@ def test_latest_is_the_latest_and_all_is_all(call, alerted):
     assert len(last_line(call("alerts", "--run", "all", "--json"))["alerts"]) == 2
     assert len(last_line(call("alerts", "--run", alerted.run_id, "--json"))["alerts"]) == 2
     assert last_line(call("alerts", "--run", later.run_id, "--json")) == {"alerts": []}
+
+
+def test_a_run_with_shards_set_aside_is_complete_to_the_reader(call, alerted):
+    alerted.finish("completed_with_errors", "1 of 9 shards were set aside")
+    result = call("alerts", "--json")
+    assert len(last_line(result)["alerts"]) == 2
+    assert "did not complete" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("completed_with_errors", 4), ("stopped", 1), ("failed", 1), ("completed", None)]
+)
+def test_the_exit_code_tells_how_a_run_ended(status, code):
+    result = types.SimpleNamespace(status=status)
+    if code is None:
+        cli._exit_unless_complete(result)
+        return
+    with pytest.raises(typer.Exit) as ended:
+        cli._exit_unless_complete(result)
+    assert ended.value.exit_code == code
 
 
 def test_alerts_of_an_unknown_run_are_not_none_but_bad_input(call, alerted):

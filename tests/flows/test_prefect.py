@@ -1,15 +1,11 @@
-"""Programs as an operator starts them: exit codes of an audit, and a deployment that really is scheduled."""
+"""Programs as an operator starts them: exit codes of an audit."""
 
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import yaml
-
-from flows.config import AuditConfig
 
 pytestmark = pytest.mark.slow
 
@@ -87,35 +83,3 @@ def test_a_gate_that_stops_the_line_is_exit_code_1(program, prefect_server, audi
     answer = json.loads(done.stdout.splitlines()[-1])
     assert (answer["status"], answer["alerts"], answer["errors"]) == ("stopped", 0, 1)
     assert "no row of the corpus became a pair, expected one at least: 1 tried" in done.stdout
-
-
-def test_a_deployment_really_gets_scheduled_runs(prefect_server):
-    """With some releases of its dependencies Prefect deploys without a word and schedules nothing."""
-    described = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-
-    def prefect(*arguments):
-        done = subprocess.run(  # noqa: S603  # this interpreter
-            [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-            cwd=ROOT, env=prefect_server.environment, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    for pool in {deployment["work_pool"]["name"] for deployment in described}:
-        prefect("work-pool", "create", pool, "--type", "process")
-    prefect("deploy", "--all")
-    deployments = prefect_server.post("deployments/filter", {})
-    assert {deployment["name"] for deployment in deployments} == {deployment["name"] for deployment in described}
-    waiting = {deployment["id"] for deployment in deployments}
-    deadline = time.monotonic() + 120
-    while waiting:
-        assert time.monotonic() < deadline, f"no scheduled run of {waiting}"
-        time.sleep(1)
-        runs = prefect_server.post(
-            "flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "limit": 100}
-        )
-        waiting -= {run["deployment_id"] for run in runs}
-    for run in runs:
-        assert run["auto_scheduled"]
-        AuditConfig.model_validate(run["parameters"]["config"])
-    for deployment in deployments:
-        assert deployment["entrypoint"] == "flows.audit.audit"  # a file would run as a second module

@@ -192,6 +192,7 @@ def test_nats_are_shown_as_bits(lake, make_pair):
         ("stopped", "accounting: 3 row(s) unaccounted", "Stopped by a gate: accounting: 3 row(s) unaccounted"),
         ("failed", "OSError: disk full", "Failed: OSError: disk full"),
         ("failed", None, "Failed: no reason was stored"),
+        ("interrupted", "KeyboardInterrupt", "Interrupted: KeyboardInterrupt"),
         ("running", None, "Not finished: the run is under way, or was cut off"),
         ("completed", None, "No alert, as no pair was attributed"),
     ],
@@ -203,6 +204,15 @@ def test_a_run_without_attributions_is_reported_in_every_status(lake, status, re
     page = page_of(lake)
     assert f"<h1>{headline}</h1>" in page.html
     assert "No check has run" in page.text
+
+
+def test_no_alert_of_a_run_with_shards_set_aside_says_so(lake, make_pair):
+    run = lake.begin()
+    lake.write(run, [make_pair(number) for number in range(6)])
+    run.finish("completed_with_errors", "1 of 2 shards were set aside")
+    page = page_of(lake)
+    assert "<h1>No alert, but parts of the corpus were set aside</h1>" in page.html
+    assert "completed with errors: 1 of 2 shards were set aside" in page.text
 
 
 def test_no_alert_is_said_with_the_thresholds_and_the_near_misses(lake, make_pair):

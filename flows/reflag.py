@@ -1,0 +1,126 @@
+"""Stored attributions by other rules, no model: take over, validate, cluster, phrases, flag, carry over, alert."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+import sql
+import stores
+from flows.audit import AuditResult, concluded, new_run_id, working_on
+from flows.config import AlertsConfig, AuditConfig, LakeConfig, LakePath, PhrasesConfig, config_digest
+from flows.provenance import code_version, environment
+from stores import Root
+from tasks.alert import alert
+from tasks.cluster import cluster
+from tasks.errors import BadInputError
+from tasks.flag import flag
+from tasks.lake import COMPLETE, Run
+from tasks.own_rules import check_rules, read_rules
+from tasks.phrases import phrases
+from tasks.records import AlertRules, ClusterRules, PhraseRules
+from tasks.reuse import NO_BASE
+from tasks.take_over import carry_over, take_over
+from tasks.validate import validate
+
+OTHERS = ("corpus", "bottleneck", "regions", "discover", "clusters", "confirm")
+"""Sections of an AUDIT.toml that decide what is stored, or how it is tested: re-flagging cannot change them."""
+
+
+def complete_run(lake: Root, run_id: str) -> dict[str, Any]:
+    """Manifest of a complete run; `latest` is the latest that has attributions of its own. Raises BadInputError."""
+    complete = {record["run_id"]: record for record in sql.manifests(lake) if record["status"] in COMPLETE}
+    if run_id == "latest":
+        run_id = next((key for key in reversed(complete) if not complete[key].get("reflags")), run_id)
+    if run_id not in complete:
+        raise BadInputError(
+            f"reflag: got {run_id!r}, expected a complete run of {lake}, which has: {', '.join(complete) or 'none'}"
+        )
+    return complete[run_id]
+
+
+def begin_reflag(lake: Root, run_id: str, alerts: AlertsConfig, phrases: PhrasesConfig) -> tuple[Run, Run, AlertRules]:
+    """A new run, the complete one whose attributions it takes over, and the rules. Raises BadInputError."""
+    record = complete_run(lake, run_id)
+    earlier = Run(lake, record["run_id"])
+    rules = {} if alerts.rules is None else read_rules(alerts.rules)
+    check_rules(rules)
+    digests = {name: sql.text_digest(text) for name, text in rules.items()}
+    config = record["config"] | {
+        "alerts": alerts.model_dump(mode="json", exclude={"rules"}) | {"rules": digests},
+        "phrases": phrases.model_dump(mode="json"),
+    }
+    taken = ("model", "model_digest", "corpus", "corpus_format", "corpus_digest", "seed")
+    run = Run(lake, new_run_id())
+    run.create(
+        {key: record.get(key) for key in taken}
+        | NO_BASE
+        | {
+            "reflags": earlier.run_id,
+            "reflags_manifest_sha256": hashlib.sha256(stores.contents(earlier.folder / "manifest.json")).hexdigest(),
+            "reflags_code_version": record["code_version"],
+            "config": config,
+            "config_digest": config_digest(config),
+            "code_version": code_version(),
+            "environment": environment(),
+            "rules": {name: sql.digest(f"rules/{name}") for name in sql.names("rules")} | digests,
+        }
+    )
+    return run, earlier, AlertRules(alerts.factor, alerts.min_pairs, alerts.examples, rules)
+
+
+def check_unchanged(record: Mapping[str, Any], config: AuditConfig) -> None:
+    """Raise BadInputError if a configuration differs from that of a run in more than re-flagging can change.
+
+    Keys that the run does not know, as it is of an earlier version, are not compared.
+    """
+    given = json.loads(json.dumps(config.resolved()))
+    differing = [
+        f"{section}.{key}"
+        for section in OTHERS
+        for key, value in record["config"].get(section, {}).items()
+        if key in given[section] and given[section][key] != value
+    ]
+    if differing:
+        raise BadInputError(
+            f"reflag: got another {', '.join(differing)} than run {record['run_id']} had, expected the same: only "
+            "[alerts] and [phrases] can change without a model; audit again (--incremental keeps the maps)"
+        )
+
+
+@flow(name="reflag", flow_run_name="reflag {run_id}", persist_result=False)
+def reflag(
+    lake: LakePath = Path("lake"),
+    run_id: str = "latest",
+    alerts: AlertsConfig = AlertsConfig(),  # noqa: B008  # frozen
+    phrases: PhrasesConfig = PhrasesConfig(),  # noqa: B008
+) -> AuditResult:
+    """Flag the stored attributions of a complete run by other rules, as a new run. No model is loaded.
+
+    lake: folder or URL. run_id: the run, or `latest`. alerts, phrases: as in AUDIT.toml. What that run tested keeps its
+    verdict; what it did not test is suspected at most. The run itself stays as it is.
+    """
+    run, earlier, rules = begin_reflag(LakeConfig(path=lake).root, run_id, alerts, phrases)
+    with working_on(run):
+        _reflag_line(run, earlier, rules, PhraseRules(phrases.listed, alerts.min_pairs))
+    return concluded(run)
+
+
+def _reflag_line(run: Run, earlier: Run, rules: AlertRules, phrase_rules: PhraseRules) -> None:
+    record = run.manifest()
+    take_over(run, earlier)
+    gates = validate(run)
+    if gates.critical:
+        run.finish("stopped", "; ".join(gates.critical))
+        return
+    warnings = list(gates.warnings)
+    if record["config"].get("clusters", {}).get("enabled"):
+        cluster(run, ClusterRules(rules.min_pairs, record["seed"]))
+    phrases(run, phrase_rules)
+    warnings += flag(run, rules)
+    carry_over(run, earlier)
+    alert(run, rules)
+    run.finish("completed", "; ".join(warnings) or None)

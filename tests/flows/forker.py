@@ -1,0 +1,93 @@
+"""Audits in processes that can be killed, cheap enough for many: imports and model are loaded once, each is a fork.
+
+The first line of JSON on standard input is a configuration whose model is loaded. Each further line is an audit:
+{"config", "resume", "die_at", "file_bytes"}. Answers are "pid N", then "ended S" with the status as waitpid gives it,
+and "events N" before it where the audit came so far.
+"""
+
+import errno
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import great_expectations  # noqa: F401  # takes seconds, and is not what is tested
+import pytest
+import torch
+
+from flows import audit as flow
+from flows.config import parse
+from tasks.inputs import encoder
+from tasks.retries import storage_is_full
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from conftest import without_prefect
+
+WRITES = {"open", "os.rename", "os.mkdir", "os.remove", "os.truncate", "shutil.copyfile"}
+
+
+def say(word, number):
+    os.write(1, f"{word} {number}\n".encode())
+
+
+def sequential(run, shards, config, models, plan):
+    results = []
+    for shard in shards:
+        try:
+            results.append(flow.attribute(run, shard, config.corpus_source(), models[0], plan))
+        except RuntimeError as error:
+            results.append(flow.set_aside(run, shard, error))
+    return results
+
+
+def audit(order):
+    seen = 0
+    lake = str(order["config"]["lake"]["path"])
+
+    def count(event, arguments):
+        """Counts what touches the lake, and dies before the n-th."""
+        nonlocal seen
+        if event in WRITES and any(str(given).startswith(lake) for given in arguments[:2]):
+            seen += 1
+            if seen == order.get("die_at"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    if order.get("file_bytes"):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_bytes"], resource.RLIM_INFINITY))
+    try:
+        flow.audit.fn(parse(order["config"], "test"), order.get("resume"))
+    except OSError as error:
+        return errno.ENOSPC if storage_is_full(error) else 1
+    finally:
+        say("events", seen)
+    return 0
+
+
+def main():
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        without_prefect(patch, flow)
+        patch.setattr(flow, "fan_out", sequential)
+        patch.setattr(flow, "_report", lambda _: None)  # can be made again at any time, and costs as much as the rest
+        first = json.loads(sys.stdin.readline())
+        encoder(parse(first["config"], "test").model_sources()[0])
+        for line in sys.stdin:
+            child = os.fork()
+            if child == 0:
+                try:
+                    code = audit(json.loads(line))
+                except BaseException:  # noqa: BLE001  # a fork must not go on as its parent
+                    traceback.print_exc()
+                    code = 1
+                os._exit(code)
+            say("pid", child)
+            say("ended", os.waitpid(child, 0)[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""Killed at any moment, or out of space: readers never see a torn file, and what goes on ends as if nothing had been.
+
+The trials here run the audit's whole line in forks without Prefect (forker.py); test_crash_prefect.py has those with a
+server, a worker and the command line.
+"""
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+
+import sql
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).resolve().parent
+PAIRS = 24
+
+
+def random(seed):
+    return Random(seed)  # noqa: S311  # no secret
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    from demo.corpus import generate
+
+    return generate(tmp_path_factory.mktemp("corpus"), pairs=PAIRS)
+
+
+def config_of(corpus, lake):
+    return {
+        "corpus": {"path": str(corpus)},
+        "model": {"architecture": "demo/shortcut", "device": "cpu", "batch_size": 4},
+        "bottleneck": {"steps": 2, "calibration_pairs": 8},
+        "lake": {"path": str(lake), "shard_size": 4},
+        "alerts": {"min_pairs": 4, "factor": 1.01},
+        "discover": {"enabled": False},
+        "confirm": {"enabled": False},
+    }
+
+
+class Forker:
+    """forker(lake, ...): an audit in a process of its own."""
+
+    def __init__(self, corpus):
+        self.corpus = corpus
+        self._process = subprocess.Popen(  # noqa: S603  # this interpreter
+            [sys.executable, str(HERE / "forker.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        self._send({"config": config_of(corpus, "lake")})
+
+    def _send(self, order):
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+
+    def _answer(self, word):
+        line = self._process.stdout.readline().split()
+        assert line[:1] == [word], line
+        return int(line[1])
+
+    def __call__(self, lake, kill_after=None, **order):
+        """Run an audit; returns (exit code, or minus the signal; events that touched the lake, None if killed)."""
+        self._send({"config": config_of(self.corpus, lake), **order})
+        child = self._answer("pid")
+        killer = threading.Timer(kill_after or 0, os.kill, (child, signal.SIGKILL))
+        if kill_after is not None:
+            killer.start()
+        word, number = self._process.stdout.readline().split()
+        killer.cancel()
+        events = None
+        if word == "events":
+            events, number = int(number), self._answer("ended")
+        return os.waitstatus_to_exitcode(int(number)), events
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def forker(corpus):
+    made = Forker(corpus)
+    yield made
+    made.close()
+
+
+class Reader(threading.Thread):
+    """Reads the whole lake again and again, as a dashboard would; `wrong` is what it could not read."""
+
+    def __init__(self, lake):
+        super().__init__(daemon=True)
+        self.lake, self.wrong, self.times = lake, [], 0
+        self._done = threading.Event()
+
+    def run(self):
+        while not self._done.is_set():
+            try:
+                with sql.connect(self.lake) as connection:
+                    for table in sql.TABLES:
+                        sql.read(connection, f"SELECT count(*) FROM {table}")  # noqa: S608  # names of ours
+                    sql.read(connection, "SELECT sum(image_nats), sum(len(image_map)) FROM attributions")
+                self.times += 1
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is told
+                self.wrong.append(error)
+            self._done.wait(0.1)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._done.set()
+        self.join()
+        assert self.wrong == []
+        assert self.times > 0
+
+
+def outcome(lake):
+    """What the one run of a lake has found, in a form that two lakes can be compared by."""
+    (record,) = sql.manifests(lake)
+    for entry in record["files"]:
+        assert hashlib.sha256((lake / entry["path"]).read_bytes()).hexdigest() == entry["sha256"]
+    listed = {entry["path"] for entry in record["files"]}
+    on_disk = {path.relative_to(lake).as_posix() for path in lake.rglob("*") if path.is_file()}
+    assert on_disk == listed | {f"runs/{record['run_id']}/manifest.json"}  # nothing half written, no lock
+    with sql.connect(lake) as connection:
+        maps = sql.read(connection, "SELECT pair_id, image_map, text_map, cosine FROM attributions ORDER BY pair_id")
+        alerts = sql.read(
+            connection, "SELECT rule, region, slice_kind, slice, n, share, effect FROM alerts ORDER BY ALL"
+        )
+        shares = sql.read(connection, "SELECT * EXCLUDE (run_id) FROM region_shares ORDER BY ALL")
+    return {"status": record["status"], "counts": record["counts"], "maps": maps, "alerts": alerts, "shares": shares}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(forker, tmp_path_factory):
+    """Outcome of a run that nothing befell, its seconds, events, file sizes; of two the second, as one is cold."""
+    for _ in range(2):
+        lake = tmp_path_factory.mktemp("undisturbed") / "lake"
+        lake.mkdir()
+        began = time.monotonic()
+        code, events = forker(lake)
+        seconds = time.monotonic() - began
+        assert code == 0
+    found = outcome(lake)
+    assert (found["status"], found["counts"]["attributions"], len(found["maps"])) == ("completed", PAIRS, PAIRS)
+    assert found["counts"]["alerts"] > 0
+    sizes = [path.stat().st_size for path in lake.rglob("*") if path.is_file()]
+    return found, seconds, events, sizes
+
+
+def gone_on_with(forker, lake):
+    """Bring the lake's run to its end, from wherever it is."""
+    records = sql.manifests(lake)
+    if records and records[0]["status"] == "completed":
+        return  # killed after its end
+    code, _ = forker(lake, resume=records[0]["run_id"] if records else None)
+    assert code == 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_killed_twice_at_some_time(forker, undisturbed, tmp_path, seed):
+    expected, seconds, *_ = undisturbed
+    drawn, lake = random(seed), tmp_path / "lake"
+    lake.mkdir()
+    with Reader(lake):
+        forker(lake, kill_after=drawn.uniform(0, seconds))
+        if (records := sql.manifests(lake)) and records[0]["status"] != "completed":
+            forker(lake, resume=records[0]["run_id"], kill_after=drawn.uniform(0, seconds))
+        gone_on_with(forker, lake)
+    assert outcome(lake) == expected
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_killed_twice_before_a_write(forker, undisturbed, tmp_path, seed):
+    """Just before a file is opened, renamed or removed: in sixteenths of all that an undisturbed run does."""
+    expected, _, events, _ = undisturbed
+    drawn, lake = random(seed), tmp_path / "lake"
+    lake.mkdir()
+    with Reader(lake):
+        place = int((seed + drawn.random()) / 16 * events) + 1
+        assert forker(lake, die_at=place) == (-signal.SIGKILL, None)
+        if records := sql.manifests(lake):
+            forker(lake, resume=records[0]["run_id"], die_at=drawn.randint(1, max(2, events - place)))
+        gone_on_with(forker, lake)
+    assert outcome(lake) == expected
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_files_that_may_not_grow(forker, undisturbed, tmp_path, seed):
+    """As with a quota: some write fails, at which depends on the bound; the run says so, and goes on without it."""
+    expected, _, _, sizes = undisturbed
+    lake = tmp_path / "lake"
+    lake.mkdir()
+    bound = int(max(sizes) * (seed + random(seed).random()) / 6)
+    with Reader(lake):
+        assert forker(lake, file_bytes=bound)[0] == errno.ENOSPC
+        assert all(record["status"] in ("failed", "running") for record in sql.manifests(lake))
+        gone_on_with(forker, lake)
+    assert outcome(lake) == expected
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of so many kibibytes: small_disk(size) mounts or resizes it."""
+    place, mounted = tmp_path / "disk", []
+    place.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("NOT TESTED: a full disk; mounting one takes root")
+
+    def size(kibibytes):
+        options = f"{'remount,' if mounted else ''}size={kibibytes}k"
+        done = subprocess.run(  # noqa: S603
+            [mount, "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"NOT TESTED: a full disk; it cannot be mounted: {done.stderr}")
+        mounted.append(place)
+        return place
+
+    yield size
+    if mounted:
+        subprocess.run([shutil.which("umount"), "--lazy", str(place)], check=True)  # noqa: S603
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_full_disk(forker, undisturbed, small_disk, seed):
+    expected, _, _, sizes = undisturbed
+    pages = sum(math.ceil(size / 4096) for size in sizes)
+    lake = small_disk(4 * (1 + int((pages - 1) * (seed + random(seed).random()) / 6))) / "lake"
+    lake.mkdir()
+    with Reader(lake):
+        assert forker(lake)[0] == errno.ENOSPC
+        assert all(record["status"] in ("failed", "running") for record in sql.manifests(lake))
+        small_disk(65536)
+        gone_on_with(forker, lake)
+    assert outcome(lake) == expected

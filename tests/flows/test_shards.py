@@ -1,0 +1,178 @@
+"""Shards that fail are set aside and told; what every shard would meet alike ends the run."""
+
+import errno
+from types import SimpleNamespace
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+from prefect.exceptions import CrashedRun
+
+import sql
+from flows import audit as flow
+from tasks import attribute as stage
+from tasks.attribute import set_aside
+from tasks.errors import BadInputError, GateError, ResumeError, ShardsError, StoreError
+from tasks.retries import storage_is_full, worth_a_retry
+from tasks.reuse import find_base
+from tasks.validate import check_run
+
+
+@pytest.fixture
+def config(settings, phantoms, tmp_path):
+    return settings(phantoms, tmp_path / "lake", bottleneck={"steps": 1}, confirm={"enabled": False},
+                    discover={"enabled": False})  # fmt: skip
+
+
+@pytest.fixture
+def audited(plain, monkeypatch):
+    """audited(config, poison=..., resume=...): the flow without Prefect; poison: shard -> what its task raises."""
+    plain(flow)
+
+    def one_after_another(run, shards, config, models, plan):
+        outcomes = []
+        for shard in shards:
+            try:
+                outcomes.append(flow.attribute(run, shard, config.corpus_source(), models[0], plan))
+            except BaseException as error:  # noqa: BLE001  # as a future keeps it
+                outcomes.append(error)
+        futures = [SimpleNamespace(result=lambda raise_on_failure, kept=kept: kept) for kept in outcomes]
+        return [flow._outcome(run, shard, future) for shard, future in zip(shards, futures, strict=True)]
+
+    monkeypatch.setattr(flow, "fan_out", one_after_another)
+    real = stage.attribute_pairs
+
+    def start(config, poison=None, resume=None):
+        def poisoned(run, shard, *others):
+            if error := (poison or {}).get(shard.index):
+                raise error
+            return real(run, shard, *others)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stage, "attribute_pairs", poisoned)
+            return flow.audit.fn(config, resume)
+
+    return start
+
+
+def errors_of(run):
+    rows = [row for path in run.listed("ingest_errors") for row in pq.read_table(path).to_pylist()]
+    return [row for row in rows if row["stage"] == "attribute"]
+
+
+def test_a_set_aside_shard_loses_no_pair(begin_line, config):
+    line = begin_line(config)
+    shards = line.ingest()
+    results = [
+        line.attribute(shards[0]),
+        set_aside(line.run, shards[1], RuntimeError("x" * 900)),
+        line.attribute(shards[2]),
+    ]
+    assert results[1].failure.startswith("shard 1 (16 pairs): RuntimeError: ")
+    assert len(results[1].failure) < 600
+    line.store(results)
+    assert line.run.manifest()["counts"] | {"attributions": 24, "errors": 16} == line.run.manifest()["counts"]
+    rows = errors_of(line.run)
+    assert {row["pair_id"] for row in rows} == {pair["pair_id"] for pair in line.run.read_group("pairs", 1)}
+    assert {row["reason"] for row in rows} == {"shard_failed"}
+    assert "audit incrementally" in rows[0]["detail"]
+    assert check_run(line.run).critical == ()
+    # An attempt that succeeds later takes the error rows with it.
+    line.store([results[0], line.attribute(shards[1]), results[2]])
+    assert errors_of(line.run) == []
+    assert line.run.manifest()["counts"]["attributions"] == 40
+    assert check_run(line.run).critical == ()
+
+
+def test_a_run_with_a_poisoned_shard_completes_with_errors_and_the_next_night_mends_it(audited, config, monkeypatch):
+    with pytest.raises(ShardsError, match="completed with errors: 1 of 3 shards were set aside: shard 1") as ended:
+        audited(config, {1: RuntimeError("CUDA error: an illegal memory access")})
+    result = ended.value.outcome
+    assert (result.status, result.pairs, result.attributions, result.errors) == ("completed_with_errors", 40, 24, 16)
+    assert "illegal memory access" in result.reason
+    assert "completed with errors" in result.report.read_text()
+    with sql.connect(config.lake.path) as connection:
+        (run,) = sql.read(connection, "SELECT status, finished_at IS NOT NULL AS ended FROM runs")
+        assert run == {"status": "completed_with_errors", "ended": True}
+        assert sql.read(connection, "SELECT count(*) AS n FROM ingest_errors") == [{"n": 16}]
+    with pytest.raises(ResumeError, match="is complete but for shards that were set aside"):
+        audited(config, resume=result.run_id)
+    (record,) = sql.manifests(config.lake.path)
+    assert find_base(config.lake.path, record)["base_run"] == result.run_id
+    nightly = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
+    mended = audited(nightly)
+    assert (mended.status, mended.attributions, mended.errors) == ("completed", 40, 0)
+    with sql.connect(config.lake.path, mended.run_id) as connection:
+        assert sql.read(connection, "SELECT reused FROM runs") == [{"reused": 24}]
+
+
+@pytest.mark.slow
+def test_a_run_whose_shards_all_failed_is_stopped_and_can_go_on(audited, config):
+    poison = {index: RuntimeError("no driver") for index in range(3)}
+    with pytest.raises(GateError, match=r"attributions: .*3 of 3 shards were set aside") as stopped:
+        audited(config, poison)
+    run_id = stopped.value.outcome.run_id
+    result = audited(config, resume=run_id)
+    assert (result.run_id, result.status, result.attributions, result.errors) == (run_id, "completed", 40, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "failed"),
+        (StoreError("the base is damaged"), "failed"),
+        (BadInputError("no such model"), "failed"),
+        (CrashedRun("the server is gone"), "failed"),
+        (httpx.ConnectError("All connection attempts failed"), "failed"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_what_all_shards_would_meet_ends_the_run_which_can_go_on(audited, config, error, status):
+    with pytest.raises(type(error)):
+        audited(config, {1: error})
+    (record,) = sql.manifests(config.lake.path)
+    assert record["status"] == status
+    assert type(error).__name__ in record["reason"]
+    assert not (config.lake.path / "runs" / record["run_id"] / "lock.json").exists()
+    assert audited(config, resume=record["run_id"]).status == "completed"
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_even_say_so_still_raises_the_error(audited, config, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(flow, "plan_of", lambda *_: (_ for _ in ()).throw(ValueError("the first error")))
+    monkeypatch.setattr(flow.Run, "finish", full)
+    with pytest.raises(ValueError, match="the first error"):
+        audited(config)
+
+
+@pytest.mark.slow
+def test_a_flow_run_that_is_started_again_goes_on_with_its_run(audited, config, monkeypatch):
+    monkeypatch.setattr(flow, "runtime", SimpleNamespace(flow_run=SimpleNamespace(id="of-prefect")))
+    with pytest.raises(StoreError):
+        audited(config, {2: StoreError("damaged")})
+    again = audited(config)
+    (record,) = sql.manifests(config.lake.path)
+    assert (record["run_id"], record["flow_run"], record["status"]) == (again.run_id, "of-prefect", "completed")
+    assert audited(config).run_id != again.run_id  # a complete one is not gone on with
+
+
+@pytest.mark.parametrize(
+    ("error", "again", "full"),
+    [
+        (OSError(errno.EIO, "Input/output error"), True, False),
+        (ConnectionResetError(), True, False),
+        (TimeoutError(), True, False),
+        (OSError(errno.ENOSPC, "No space left on device"), False, True),
+        (FileNotFoundError(), False, False),
+        (PermissionError(), False, False),
+        (RuntimeError("CUDA error"), False, False),
+        (BadInputError("no such model"), False, False),
+        (None, False, False),
+    ],
+)
+def test_only_what_may_be_gone_in_a_moment_is_tried_again(error, again, full):
+    assert (worth_a_retry(error), storage_is_full(error)) == (again, full)

@@ -1,0 +1,95 @@
+"""Turns on a device: one audit at a time where a limit says so, and a clear word where a GPU has none."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import sql
+from flows.config import parse
+from flows.slots import limit_name, limits, slots
+from tasks.errors import BadInputError
+from tasks.records import ModelSource
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.mark.parametrize(
+    ("device", "name"), [("cuda:1", "rack-7-cuda-1"), ("cuda", "rack-7-cuda-0"), ("cpu", "rack-7-cpu")]
+)
+def test_a_limit_is_named_by_host_and_device(device, name):
+    assert limit_name("rack-7", device) == name
+
+
+def test_without_a_prefix_there_is_nothing_to_wait_for():
+    """No server is asked either: this runs without one."""
+    assert limits(None, [ModelSource("x", device="cuda:0")]) == []
+    with slots([]):
+        pass
+
+
+@pytest.mark.parametrize("prefix", ["", "a b", "-a", "ü", "a:b"])
+def test_a_prefix_that_is_no_name_is_refused(prefix):
+    with pytest.raises(BadInputError, match=r"run\.gpu_limit"):
+        parse({"corpus": {"path": "x"}, "model": {"architecture": "y"}, "run": {"gpu_limit": prefix}}, "test")
+
+
+def test_turns_decide_no_result(settings, tmp_path):
+    plain, limited = (settings(tmp_path, tmp_path / "lake", run=run) for run in ({}, {"gpu_limit": "a"}))
+    assert plain.resolved() == limited.resolved()
+
+
+@pytest.mark.slow
+def test_a_gpu_without_a_limit_is_told_what_to_create(prefect_server):
+    program = (
+        "from flows.slots import limits\nfrom tasks.records import ModelSource\n"
+        "print(limits('bare', [ModelSource('x', device='cpu')]))\n"
+        "limits('bare', [ModelSource('x', device=device) for device in ('cuda:0', 'cuda:1')])\n"
+    )
+    done = subprocess.run(  # noqa: S603  # this interpreter
+        [sys.executable, "-c", program], env=prefect_server.environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "[]\n"  # a CPU needs none
+    assert "Prefect has no limit bare-cuda-0, bare-cuda-1, expected one for each GPU" in done.stderr
+    assert "prefect gcl create bare-cuda-0 --limit 1; prefect gcl create bare-cuda-1 --limit 1" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_audit_waits_for_its_turn(prefect_server, phantoms, tmp_path):
+    prefect_server.post("v2/concurrency_limits/", {"name": "busy-cpu", "limit": 1})
+    taken = {"names": ["busy-cpu"], "slots": 1}
+    prefect_server.post("v2/concurrency_limits/increment", {**taken, "mode": "concurrency"})
+    lines = []
+    for section, values in {
+        "corpus": {"path": str(phantoms)}, "model": {"architecture": "demo/shortcut", "device": "cpu"},
+        "bottleneck": {"steps": 1}, "confirm": {"enabled": False}, "discover": {"enabled": False},
+        "run": {"gpu_limit": "busy"},
+    }.items():  # fmt: skip
+        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    (tmp_path / "AUDIT.toml").write_text("\n".join(lines))
+    with (tmp_path / "errors").open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from flows.cli import main; main()", "run", "AUDIT.toml"], cwd=tmp_path,
+            env=prefect_server.environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=errors,
+        )  # fmt: skip
+
+    def pairs():
+        return [record["counts"]["pairs"] for record in sql.manifests(tmp_path / "lake")]
+
+    deadline = time.monotonic() + 3600
+    while pairs() != [40]:
+        assert process.poll() is None, (tmp_path / "errors").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(5)
+    assert not list((tmp_path / "lake").glob("runs/*/calibration*"))  # read, but not at work
+    prefect_server.post("v2/concurrency_limits/decrement", taken)
+    assert process.wait() in (0, 3), (tmp_path / "errors").read_text()
+    (record,) = sql.manifests(tmp_path / "lake")
+    assert record["status"] == "completed"
+    (limit,) = prefect_server.post("v2/concurrency_limits/filter", {})[-1:]
+    assert limit["active_slots"] == 0

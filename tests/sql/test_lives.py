@@ -305,3 +305,16 @@ def test_earlier_runs_that_cannot_be_read_make_every_alert_new(night):
     first.path("alerts").unlink()
     rows, overtaken = store_lives(second, MIN_PAIRS)
     assert ([row["life"] for row in rows], overtaken) == (["new"], False)
+
+
+def test_a_lake_in_object_storage_is_followed_alike(away, hand_written_run):
+    rows = []
+    for name in ("20260101T000000-aaaaaa", "20260102T000000-aaaaaa"):
+        run = hand_written_run(away, name).begin(rules={"region_mass": "r"})
+        run.add_pairs(CAPTIONS)
+        run.add_attributions([[1.0] * 4] * 8, (2, 2))
+        run.add_alerts(found())
+        rows += store_lives(run, MIN_PAIRS)[0]
+        run.finish("completed")
+    assert [row["life"] for row in rows] == ["new", "still_firing"]
+    assert len({row["life_id"] for row in rows}) == 1

@@ -1,4 +1,4 @@
-"""As one would say it: ingest, attribute, store, validate; find out what to look at; flag, confirm, alert."""
+"""As one would say it: ingest, attribute, store, validate; find out what to look at; flag, confirm, alert, tell."""
 
 import contextlib
 import secrets
@@ -22,6 +22,8 @@ from flows.slots import limits, slots
 from review.report import ReportError, write_report
 from stores import Root
 from tasks.alert import alert
+from tasks.artifacts import Progress as ProgressArtifact
+from tasks.artifacts import show_outcome
 from tasks.attribute import attribute, calibrate, set_aside
 from tasks.cluster import cluster
 from tasks.confirm import confirm
@@ -42,6 +44,7 @@ from tasks.reuse import NO_BASE, find_base
 from tasks.screen import screen
 from tasks.self_audit import self_audit
 from tasks.store import store
+from tasks.tell import tell, tell_end, tell_not_begun
 from tasks.validate import validate
 
 _OF_ALL_SHARDS = (BadInputError, StoreError, sql.LakeError, PrefectException, httpx.HTTPError)
@@ -79,7 +82,7 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
     check_rules(config.own_rules)
     load_detectors(config.regions.detectors)
     facts = {
-        "model": config.model.architecture + (f"/{config.model.pretrained}" if config.model.pretrained else ""),
+        "model": config.model.name,
         "model_digest": model.digest,
         "corpus": config.corpus.place,
         "corpus_format": corpus.format,
@@ -143,13 +146,16 @@ def fan_out(
         model=[models[shard.index % len(models)] for shard in shards],
         plan=unmapped(plan),
     )
+    shown = ProgressArtifact(run, len(shards), sum(shard.pairs for shard in shards))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("attributing pairs", total=sum(shard.pairs for shard in shards))
-        size = {future.task_run_id: shard.pairs for future, shard in zip(futures, shards, strict=True)}
+        shard_of = {future.task_run_id: shard for future, shard in zip(futures, shards, strict=True)}
         for future in as_completed(futures):
-            progress.advance(bar, size[future.task_run_id])
+            ended = shard_of[future.task_run_id]
+            progress.advance(bar, ended.pairs)
+            shown.shard_ended(ended.index, ended.pairs)
     return [_outcome(run, shard, future) for shard, future in zip(shards, futures, strict=True)]
 
 
@@ -182,8 +188,12 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     ShardsError at the end. An interrupt or a termination leaves the run interrupted, any other error failed; both are
     raised, and the run can be resumed.
     """
-    models = config.model_sources()
-    run = begin(config, models, resume or begun_by(config.lake.root, runtime.flow_run.id))
+    try:
+        models = config.model_sources()
+        run = begin(config, models, resume or begun_by(config.lake.root, runtime.flow_run.id))
+    except Exception as error:
+        tell_not_begun({"corpus": config.corpus.place, "model": config.model.name}, str(error))
+        raise
     if said := run.manifest()["incremental"]:
         get_run_logger().info("run %s %s", run.run_id, said)
     with working_on(run):
@@ -212,6 +222,8 @@ def concluded(run: Run) -> AuditResult:
     record = run.manifest()
     counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}
     result = AuditResult(run.run_id, record["status"], record["reason"], report=_report(run), **counts)
+    tell_end(run)
+    show_outcome(run)
     if result.status == "stopped":
         raise GateError(f"run {run.run_id} was stopped by a gate: {result.reason}", result)
     if result.status == "completed_with_errors":
@@ -233,6 +245,7 @@ def give_up(run: Run, error: BaseException) -> None:
     said = "terminated from outside" if isinstance(error, TerminationSignal) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(OSError, sql.LakeError):
         run.finish(status, said.removesuffix(": "))
+    tell_end(run)
 
 
 def plan_of(run: Run, config: AuditConfig) -> AttributionPlan:
@@ -281,4 +294,5 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
         confirm(run, config.corpus_source(), models[0], config.confirm_rules())
         self_audit(run, config.corpus_source(), models[0], config.confirm_rules())
     alert(run, config.alert_rules())
+    tell(run, config.tell_rules())
     run.finish("completed_with_errors" if failures else "completed", "; ".join(warnings) or None)

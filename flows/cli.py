@@ -9,10 +9,12 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -427,7 +429,7 @@ def reflag(
     def work() -> Any:
         earlier = complete_run(config.lake.root, run_id)
         check_unchanged(earlier, config)
-        return reflag_flow(config.lake.path, earlier["run_id"], config.alerts, config.phrases)
+        return reflag_flow(config.lake.path, earlier["run_id"], config.alerts, config.phrases, config.notify)
 
     try:
         config = load(audit_file)
@@ -447,9 +449,19 @@ def reflag(
 
 
 @app.command()
-def alerts(run_id: RunOption = "latest", lake: LakeOption = "lake", as_json: JsonOption = False) -> None:
-    """List the alerts of a run: confirmed ones first, then the strongest."""
+def alerts(
+    run_id: RunOption = "latest",
+    since: Annotated[
+        str | None, typer.Option(metavar="7d|DATE|RUN_ID", help="Show the life of each alert over the runs since then.")
+    ] = None,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """List the alerts of a run, confirmed ones first, then the strongest; or, with --since, what became of them."""
     root = _root(lake)
+    if since is not None:
+        _print_lives(_lives(root, since), as_json)
+        return
     found = _alerts(root, run_id)
     if as_json:
         print(_as_json({"alerts": found}))
@@ -460,6 +472,95 @@ def alerts(run_id: RunOption = "latest", lake: LakeOption = "lake", as_json: Jso
     for audited in dict.fromkeys(row["run_id"] for row in found):
         for sentence in _self_audit(root, audited):
             output.print(f"self-audit of {audited}: {sentence}", markup=False)
+
+
+def _since(connection: sql.Connection, given: str) -> datetime:
+    """A time from `7d`, `36h`, a date or time (UTC unless it says otherwise), or the start of a run."""
+    if found := re.fullmatch(r"(\d{1,5})([hdw])", given):
+        units = {"h": "hours", "d": "days", "w": "weeks"}
+        return datetime.now(UTC) - timedelta(**{units[found[2]]: int(found[1])})
+    starts = {row["run_id"]: row["started_at"] for row in sql.read(connection, "SELECT run_id, started_at FROM runs")}
+    if given in starts:
+        start: datetime = starts[given]
+        return start
+    try:
+        time = datetime.fromisoformat(given)
+    except ValueError:
+        newest = ", ".join(sorted(starts, reverse=True)[:5]) or "none"
+        _stop(
+            Exit.BAD_INPUT,
+            f"--since: got {given!r}, expected 7d, 36h, 2w, a date such as 2026-01-31, or a run of the lake: {newest}",
+        )
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _lives(lake: Root, since: str) -> list[dict[str, Any]]:
+    with _connect(lake) as connection:
+        return sql.rows(connection, "review/lives", since=_since(connection, since))
+
+
+def _went(history: list[dict[str, Any]], key: str) -> str:
+    """First and last of the figures that the runs have; runs that did not raise the alert repeat the one before."""
+    known = [
+        entry[key] for entry in history if entry[key] is not None and entry["life"] not in ("resolved", "not_seen")
+    ]
+    return " → ".join(f"{value:.3g}" for value in (known[:1] + known[-1:] if len(known) > 1 else known))
+
+
+def _print_lives(lives: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(_as_json({"lives": lives}))
+        return
+    rows = [
+        {key: row[key] for key in ("life_id", "life", "state", "severity", "region", "slice")}
+        | {
+            "first seen": f"{row['first_seen']:%Y-%m-%d %H:%M}",
+            "last seen": f"{row['last_seen']:%Y-%m-%d %H:%M}",
+            "runs": row["runs"],
+            "effect": _went(row["history"], "effect"),
+            "score_effect": _went(row["history"], "score_effect"),
+        }
+        | {"why": row["why"] or ""}
+        for row in lives
+    ]
+    _print_table(rows)
+
+
+@app.command()
+def notify(
+    block: Annotated[str, typer.Option(metavar="TYPE/NAME", help="Notification block, as `prefect block ls` has it.")],
+    on: Annotated[str | None, typer.Option(metavar="KINDS", help="Kinds of events, with commas; see the docs.")] = None,
+    confirmed: Annotated[bool, typer.Option("--confirmed", help="Of alerts, only those that are confirmed.")] = False,
+    silent_after: Annotated[
+        float | None, typer.Option(min=0.01, metavar="HOURS", help="Tell too when no audit completes for so long.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Tell this block nothing any more.")] = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Have Prefect tell a web hook, chat, pager or mailbox about alerts and runs; again: changes what was set up."""
+    _prepare_prefect(verbose)
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.notify import DEFAULT, set_up
+    from tasks.errors import BadInputError
+
+    if not PREFECT_API_URL.value():
+        _stop(Exit.BAD_INPUT, "PREFECT_API_URL is not set: start a server and name it; see docs/alerts-over-time.md")
+    if remove and (on or confirmed or silent_after):
+        _stop(Exit.BAD_INPUT, "--remove: takes no other setting than --block")
+    kinds = [] if remove else [*DEFAULT] if on is None else [kind.strip() for kind in on.split(",") if kind.strip()]
+    try:
+        done = set_up(block, kinds, confirmed, silent_after)
+    except BadInputError as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    except (OSError, RuntimeError, PrefectHTTPStatusError) as error:
+        _stop(Exit.FAILURE, f"the Prefect server {PREFECT_API_URL.value()} did not take it: {error}")
+    for name, became in done:
+        output.print(f"{became}: {name}", markup=False)
+    if as_json:
+        print(_as_json({"automations": [{"name": name, "became": became} for name, became in done]}))
 
 
 @app.command("sql")

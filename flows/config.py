@@ -31,6 +31,7 @@ from tasks.records import (
     ModelSource,
     PhraseRules,
     SuspectRegions,
+    TellRules,
     parse_box,
 )
 from tasks.spans import visible
@@ -109,6 +110,11 @@ class ModelConfig(Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
     batch_size: int | None = Field(None, ge=1, description="pairs at a time; default: as the device's memory allows")
     compile: bool = Field(False, description="torch.compile the suffixes: pays on a GPU, over many shards")
+
+    @property
+    def name(self) -> str:
+        """Architecture, and what was trained into it."""
+        return self.architecture + (f"/{self.pretrained}" if self.pretrained else "")
 
 
 class GateSettings(Section):
@@ -214,6 +220,15 @@ class ConfirmConfig(Section):
     negatives: int = Field(10, ge=0, description="random regions by which the audit estimates its false alarms")
 
 
+class NotifyConfig(Section):
+    """What is told about alerts, as Prefect events; `m2ib-audit notify` says to whom."""
+
+    tell: tuple[Literal["new", "worse", "resolved", "still_firing", "not_seen"], ...] = Field(
+        ("new", "worse", "resolved"), description="lives of an alert that are an event of their own"
+    )
+    digest: bool = Field(False, description="true: one event a run, which tells all of them, instead")
+
+
 class LakeConfig(Section):
     """Where results go."""
 
@@ -252,6 +267,7 @@ class AuditConfig(Section):
     phrases: PhrasesConfig = PhrasesConfig()
     alerts: AlertsConfig = AlertsConfig()
     confirm: ConfirmConfig = ConfirmConfig()
+    notify: NotifyConfig = NotifyConfig()
     lake: LakeConfig = LakeConfig()
     run: RunConfig = RunConfig()
 
@@ -329,6 +345,10 @@ class AuditConfig(Section):
     def confirm_rules(self) -> ConfirmRules:
         """Settings of confirm and self_audit."""
         return ConfirmRules(**self.confirm.model_dump(), min_pairs=self.alerts.min_pairs, seed=self.bottleneck.seed)
+
+    def tell_rules(self) -> TellRules:
+        """Settings of tell."""
+        return TellRules(self.notify.tell, self.notify.digest, self.alerts.min_pairs)
 
     def resolved(self) -> dict[str, Any]:
         """All that decides the results, as JSON: what the manifest keeps."""

@@ -11,7 +11,7 @@ from prefect import flow
 import sql
 import stores
 from flows.audit import AuditResult, concluded, new_run_id, working_on
-from flows.config import AlertsConfig, AuditConfig, LakeConfig, LakePath, PhrasesConfig, config_digest
+from flows.config import AlertsConfig, AuditConfig, LakeConfig, LakePath, NotifyConfig, PhrasesConfig, config_digest
 from flows.provenance import code_version, environment
 from stores import Root
 from tasks.alert import alert
@@ -21,9 +21,10 @@ from tasks.flag import flag
 from tasks.lake import COMPLETE, Run
 from tasks.own_rules import check_rules, read_rules
 from tasks.phrases import phrases
-from tasks.records import AlertRules, ClusterRules, PhraseRules
+from tasks.records import AlertRules, ClusterRules, PhraseRules, TellRules
 from tasks.reuse import NO_BASE
 from tasks.take_over import carry_over, take_over
+from tasks.tell import tell
 from tasks.validate import validate
 
 OTHERS = ("corpus", "bottleneck", "regions", "discover", "clusters", "confirm")
@@ -97,19 +98,21 @@ def reflag(
     run_id: str = "latest",
     alerts: AlertsConfig = AlertsConfig(),  # noqa: B008  # frozen
     phrases: PhrasesConfig = PhrasesConfig(),  # noqa: B008
+    notify: NotifyConfig = NotifyConfig(),  # noqa: B008
 ) -> AuditResult:
     """Flag the stored attributions of a complete run by other rules, as a new run. No model is loaded.
 
-    lake: folder or URL. run_id: the run, or `latest`. alerts, phrases: as in AUDIT.toml. What that run tested keeps its
-    verdict; what it did not test is suspected at most. The run itself stays as it is.
+    lake: folder or URL. run_id: the run, or `latest`. alerts, phrases, notify: as in AUDIT.toml. What that run tested
+    keeps its verdict; what it did not test is suspected at most. The run itself stays as it is.
     """
     run, earlier, rules = begin_reflag(LakeConfig(path=lake).root, run_id, alerts, phrases)
     with working_on(run):
-        _reflag_line(run, earlier, rules, PhraseRules(phrases.listed, alerts.min_pairs))
+        telling = TellRules(notify.tell, notify.digest, alerts.min_pairs)
+        _reflag_line(run, earlier, rules, PhraseRules(phrases.listed, alerts.min_pairs), telling)
     return concluded(run)
 
 
-def _reflag_line(run: Run, earlier: Run, rules: AlertRules, phrase_rules: PhraseRules) -> None:
+def _reflag_line(run: Run, earlier: Run, rules: AlertRules, phrase_rules: PhraseRules, telling: TellRules) -> None:
     record = run.manifest()
     take_over(run, earlier)
     gates = validate(run)
@@ -123,4 +126,5 @@ def _reflag_line(run: Run, earlier: Run, rules: AlertRules, phrase_rules: Phrase
     warnings += flag(run, rules)
     carry_over(run, earlier)
     alert(run, rules)
+    tell(run, telling)
     run.finish("completed", "; ".join(warnings) or None)

@@ -1,8 +1,9 @@
 """The SQL text of the audit and the one door to DuckDB.
 
 Parquet is the truth and DuckDB a lens: every connection is in memory, with views over the files that the lake's
-manifests list. `schema/` holds the stored tables' types, `views/` what analysts query, `derive/` what a stage computes
-and stores, `gates/` what validation looks at, `rules/` the queries whose rows are findings.
+manifests list. `schema/` holds the stored tables' types, `views/` what analysts query, `macros/` what several of them
+say alike, `derive/` what a stage computes and stores, `gates/` what validation looks at, `rules/` the queries whose
+rows are findings.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import shutil
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -44,7 +45,7 @@ TABLES = (
         "screenings",
         "findings",
     ),
-    *("confirmations", "self_audits", "alerts", "validations"),
+    *("confirmations", "self_audits", "alerts", "lives", "notifications", "validations"),
 )
 _MANIFEST_KEYS = {"run_id", "status", "started_at", "finished_at", "config", "counts", "files"}
 
@@ -86,10 +87,13 @@ def schema(table: str) -> pa.Schema:
         return connection.table(table).limit(0).to_arrow_table().schema
 
 
-def manifests(lake: Root, run_id: str | None = None) -> list[dict[str, Any]]:
-    """Manifests of the lake's runs, oldest first, or of one run. Raises LakeError for one that cannot be read."""
+def manifests(lake: Root, run_id: str | None = None, beside: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Manifests of the lake's runs, oldest first, or of one run and some beside it.
+
+    Raises LakeError for one that cannot be read.
+    """
     found = []
-    run_ids = stores.folders(lake / "runs") if run_id is None else [run_id]
+    run_ids = stores.folders(lake / "runs") if run_id is None else sorted({run_id, *beside})
     for path, data in stores.contents_of_all(lake / "runs" / name / "manifest.json" for name in run_ids):
         name = path.parent.name
         try:
@@ -114,10 +118,11 @@ def manifests(lake: Root, run_id: str | None = None) -> list[dict[str, Any]]:
     return found
 
 
-def connect(lake: Root, run_id: str | None = None) -> Connection:
+def connect(lake: Root, run_id: str | None = None, beside: Collection[str] = ()) -> Connection:
     """An in-memory DuckDB with the views of `views/` over the lake; it can read below the lake and nothing else.
 
-    run_id: open this run alone, so that nothing that befell another one matters, nor can anything else be read.
+    run_id: open this run alone, so that nothing that befell another one matters, nor can anything else be read; beside:
+    with these other ones.
 
     Of a lake in object storage a table's files are fetched when a query first needs them, and checked by their sha256.
 
@@ -126,7 +131,7 @@ def connect(lake: Root, run_id: str | None = None) -> Connection:
     """
     if isinstance(lake, Path):
         lake = lake.resolve()
-    records = manifests(lake, run_id)
+    records = manifests(lake, run_id, beside)
     if not (lake.is_dir() if isinstance(lake, Path) else records or run_id is not None):
         raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
     connection = duckdb.connect()
@@ -138,12 +143,15 @@ def connect(lake: Root, run_id: str | None = None) -> Connection:
     if isinstance(lake, Path):
         for table in TABLES:
             _define(connection, table, [lake / entry["path"] for entry in entries[table]])
-        kind, readable = "allowed_directories", [lake if run_id is None else lake / "runs" / run_id]
+        runs = [lake] if run_id is None else [lake / "runs" / name for name in (run_id, *beside)]
+        kind, readable = "allowed_directories", runs
     else:
         _define_later(connection, lake, entries)
         files = (stores.kept(entry["sha256"]) for table in TABLES for entry in entries[table])
         kind, readable = "allowed_paths", [*map(_empty, TABLES), *files]
     _define_runs(connection, records)
+    for name in names("macros"):
+        connection.execute(query(f"macros/{name}"))
     # Views may build on one another: define them in the order that works.
     pending = names("views")
     while pending:

@@ -1,4 +1,4 @@
-"""Findings -> alerts: stored first, then sent out as Prefect events."""
+"""Findings -> alerts: stored; what is told about them comes after."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -6,14 +6,10 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.events import emit_event
 
 import sql
 from tasks.lake import Run
 from tasks.records import AlertRules
-
-EVENTS = {"image": "m2ib.alert.spurious-region", "text": "m2ib.alert.spurious-phrase"}
-PAYLOAD = ("alert_id", "state", "severity", "side", "region", "slice_kind", "slice", "effect", "n", "pair_ids")
 
 
 def _identity(row: dict[str, Any]) -> tuple[str, ...]:
@@ -41,15 +37,5 @@ def raise_alerts(run: Run, rules: AlertRules) -> list[dict[str, Any]]:
 
 @task(name="alert", cache_policy=NO_CACHE, persist_result=False)
 def alert(run: Run, rules: AlertRules) -> int:
-    """Store the alerts, then emit an event for each that stands on its own; see `raise_alerts`.
-
-    Suspected ones too: an automation that wants confirmed ones only matches on the payload's `state`.
-    """
-    raised = raise_alerts(run, rules)
-    for row in raised:
-        emit_event(
-            EVENTS[row["side"]],
-            resource={"prefect.resource.id": f"m2ib.run.{run.run_id}", "prefect.resource.name": row["region"]},
-            payload={key: row[key] for key in PAYLOAD},
-        )
-    return len(raised)
+    """Store the alerts; returns how many stand on their own; see `raise_alerts`."""
+    return len(raise_alerts(run, rules))

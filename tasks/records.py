@@ -116,6 +116,18 @@ class AlertRules:
 
 
 @dataclass(frozen=True)
+class TellRules:
+    """What is told about alerts: an event for each whose life is one of `lives`, or one digest a run.
+
+    min_pairs: smallest slice in which an alert that is gone could have been seen.
+    """
+
+    lives: tuple[str, ...]
+    digest: bool
+    min_pairs: int
+
+
+@dataclass(frozen=True)
 class ConfirmRules:
     """How findings are put to the test; `negatives` is how many random regions the audit tries on itself.
 

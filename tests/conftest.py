@@ -38,6 +38,7 @@ import torch  # noqa: E402  # after the hook
 # second thread makes the whole session several times slower. Also makes sums come out alike on every machine.
 torch.set_num_threads(1)
 
+import sql  # noqa: E402
 from tasks.lake import Run  # noqa: E402
 
 FACTS = {
@@ -117,6 +118,34 @@ class HandWrittenRun(Run):
             ],
         )  # fmt: skip
 
+    def add_alerts(self, *alerts):
+        """Alerts as dictionaries of what is not usual about them, with their findings; `interval` makes a test of each.
+
+        interval: low, effect and high of the score, of a margin of one.
+        """
+        usual = {
+            "region": "corner", "slice_kind": "word", "slice": "consolidation", "rule": "region_mass", "n": 4,
+            "share": 0.3, "area": 0.1, "effect": 3.0, "state": "suspected", "severity": None, "explained_by": None,
+        }  # fmt: skip
+        digests = self.manifest()["rules"]
+        rows = []
+        for number, given in enumerate(alerts):
+            row = usual | given
+            own = {"side": "text" if row["region"].startswith('"') else "image", "alert_id": f"{self.run_id}-{number}"}
+            rows.append(row | own | {"rule_digest": digests.get(row["rule"])})
+        stored = {name: sql.schema(name).names for name in ("findings", "alerts", "confirmations")}
+        for table in ("findings", "alerts"):
+            self.write_table(table, [{key: row[key] for key in row if key in stored[table]} for row in rows])
+        tests = [
+            {key: row[key] for key in ("rule", "region", "slice_kind", "slice", "n")}
+            | {"fill": "mean", "floor": 0.0, "margin": 1.0, "confirmed": row["state"] == "confirmed", "passed": True}
+            | dict(zip(("low", "effect", "high"), row["interval"], strict=True))
+            for row in rows
+            if "interval" in row
+        ]
+        self.write_table("confirmations", tests)
+        self.update(counts={"alerts": len(rows)})
+
 
 @pytest.fixture
 def lake(tmp_path):
@@ -135,6 +164,12 @@ def away():
     yield root
     if root.fs.exists(root.path):
         root.fs.rm(root.path, recursive=True)
+
+
+@pytest.fixture
+def hand_written_run():
+    """The class: hand_written_run(lake, run_id).begin() is a run to be filled by hand."""
+    return HandWrittenRun
 
 
 @pytest.fixture

@@ -163,9 +163,10 @@ def test_a_shard_that_fails_is_tried_again_only_for_its_disk_and_then_set_aside(
 
 def test_a_gate_stops_the_line_before_any_alert(config, monkeypatch):
     from flows.audit import audit
-    from tasks import alert as alert_stage
+    from tasks import tell as tell_stage
 
-    monkeypatch.setattr(alert_stage, "emit_event", lambda *_, **__: pytest.fail("an event was sent"))
+    sent, emit = [], tell_stage.emit_event
+    monkeypatch.setattr(tell_stage, "emit_event", lambda event, *a, **k: sent.append(event) or emit(event, *a, **k))
     real = m2ib.attribute
 
     def one_map_is_nan(*given, **named):
@@ -182,6 +183,7 @@ def test_a_gate_stops_the_line_before_any_alert(config, monkeypatch):
     assert (result.status, result.alerts) == ("stopped", 0)
     assert "image_map_finite" in result.reason
     assert result.report.is_file()  # the report says that it stopped
+    assert sent == ["m2ib.audit.stopped"]
     assert of_run(result, config.lake.path, "FROM alerts") == []
     assert of_run(result, config.lake.path, "FROM findings") == []
     failed = of_run(result, config.lake.path, "FROM validations WHERE NOT success AND severity = 'critical'")

@@ -177,6 +177,73 @@ def test_alerts_of_a_lake_without_runs_are_none(call):
     assert (result.exit_code, result.stdout) == (0, "(no rows)\n")
 
 
+@pytest.fixture
+def two_nights(hand_written_run, lake):
+    """An alert that two runs raised, the second more strongly, and one that only the first did."""
+    from tasks.tell import store_lives
+
+    nights = [[{"effect": 3.0}, {"slice": "a"}], [{"effect": 4.0, "interval": (0.1, 0.2, 0.3)}]]
+    for number, found in enumerate(nights, 1):
+        run = hand_written_run(lake, f"2026010{number}T000000-aaaaaa").begin(rules={"region_mass": "x"})
+        run.add_pairs(["a consolidation"] * 4)
+        run.add_attributions([[1.0] * 4] * 4, (2, 2))
+        run.add_shares("corner", [0.3] * 4)
+        run.add_alerts(*found)
+        store_lives(run, 3)
+        run.update(started_at=f"2026-01-0{number}T03:00:00+00:00")
+        run.finish("completed")
+
+
+def test_the_life_of_alerts_is_told(call, two_nights):
+    rows = last_line(call("alerts", "--since", "2026-01-01", "--json"))["lives"]
+    assert [(row["slice"], row["life"]) for row in rows] == [("consolidation", "still_firing"), ("a", "resolved")]
+    assert [(entry["life"], entry["effect"]) for entry in rows[0]["history"]] == [("new", 3.0), ("still_firing", 4.0)]
+    table = call("alerts", "--since", "2026-01-01").stdout
+    assert "3 → 4" in table
+    assert "resolved" in table
+    assert "its rule no longer raises it" in table
+
+
+@pytest.mark.parametrize(
+    ("since", "runs"),
+    [
+        ("2026-01-01", 2),
+        ("2026-01-01T04:00", 1),
+        ("2026-01-01T06:00+02:00", 1),
+        ("20260101T000000-aaaaaa", 2),
+        ("20260102T000000-aaaaaa", 1),
+        ("20260103", 0),
+    ],
+)
+def test_since_a_time_or_a_run(call, two_nights, since, runs):
+    rows = last_line(call("alerts", "--since", since, "--json"))["lives"]
+    assert [len(row["history"]) for row in rows if row["slice"] == "consolidation"] == [runs] * bool(runs)
+
+
+def test_since_a_span(call, two_nights, hand_written_run, lake):
+    assert last_line(call("alerts", "--since", "24h", "--json")) == {"lives": []}
+    run = hand_written_run(lake, "20260301T000000-aaaaaa").begin()  # now
+    run.add_alerts({})
+    run.finish("completed")
+    (row,) = last_line(call("alerts", "--since", "1d", "--json"))["lives"]
+    assert (row["life"], len(row["history"])) == (None, 1)  # raised by a version that did not follow it
+
+
+@pytest.mark.parametrize("since", ["yesterday", "7", "7y", "2026-13-01"])
+def test_a_since_that_is_none_is_bad_input(call, two_nights, since):
+    result = call("alerts", "--since", since)
+    assert result.exit_code == 2
+    assert f"got {since!r}" in result.stderr
+    assert "20260102T000000-aaaaaa" in result.stderr
+
+
+def test_telling_needs_a_server(monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "")
+    result = CliRunner().invoke(cli.app, ["notify", "--block", "custom-webhook/x"])
+    assert result.exit_code == 2
+    assert "PREFECT_API_URL is not set" in result.stderr
+
+
 @pytest.mark.parametrize("command", [("sql", "SELECT 1"), ("alerts",), ("report", "latest")])
 def test_a_lake_that_is_not_there_is_bad_input(call, tmp_path, command):
     result = call(*command, where=tmp_path / "nowhere")

@@ -11,7 +11,7 @@ import m2ib
 from corpora import Limits, Sampling
 from flows.config import AuditConfig, config_digest, load, parse
 from tasks.errors import BadInputError
-from tasks.records import AlertRules, ConfirmRules, ModelSource, SuspectRegions
+from tasks.records import AlertRules, ConfirmRules, ModelSource, SuspectRegions, TellRules
 
 MINIMAL = {"corpus": {"path": "images"}, "model": {"architecture": "demo/clean", "device": "cpu"}}
 
@@ -43,9 +43,18 @@ def test_two_lines_are_a_configuration():
     assert config.corpus_source().caption_column is None  # as the format calls it
     assert config.alert_rules() == AlertRules(2.0, 20, 8)
     assert config.confirm_rules() == ConfirmRules(True, 64, 4, 8, 0.01, 0.1, 10, min_pairs=20, seed=0)
+    assert config.tell_rules() == TellRules(("new", "worse", "resolved"), False, min_pairs=20)
     assert config.suspect_regions() == SuspectRegions(0.05, 0.25, {}, {})
     assert config.bottleneck_config() == m2ib.preset("audit")
     assert config.lake.path == Path("lake")
+
+
+def test_what_is_told_does_not_decide_results():
+    """Else a run could not be resumed with it changed, nor an alert be resolved by the next one."""
+    config = configured(notify={"digest": True, "tell": ["still_firing"]})
+    assert config.tell_rules() == TellRules(("still_firing",), True, min_pairs=20)
+    assert config.resolved() == configured().resolved()
+    assert "notify.tell.0" in fault_of(MINIMAL | {"notify": {"tell": ["all"]}})
 
 
 @pytest.mark.parametrize(
@@ -57,6 +66,7 @@ def test_two_lines_are_a_configuration():
         ({"bottleneck": {"pre_set": "audit"}}, "bottleneck.pre_set", "preset"),
         ({"bottleneck": {"image": {"betta": 1}}}, "bottleneck.image.betta", "beta"),
         ({"bottleneck": {"text": {"Layer": 1}}}, "bottleneck.text.Layer", "layer"),
+        ({"notify": {"digests": True}}, "notify.digests", "digest"),
         ({"regions": {"corners": 0.1}}, "regions.corners", "corner"),
         ({"alerts": {"min_pair": 3}}, "alerts.min_pair", "min_pairs"),
         ({"confirm": {"pair": 3}}, "confirm.pair", "pairs"),

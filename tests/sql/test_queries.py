@@ -8,12 +8,14 @@ import pytest
 
 import sql
 
-FOLDERS = ("schema", "views", "derive", "gates", "rules", "review")
+FOLDERS = ("schema", "macros", "views", "derive", "gates", "rules", "review")
 QUERIES = [f"{folder}/{name}" for folder in FOLDERS for name in sql.names(folder)]
+DEFINITIONS = ("schema/", "macros/", "views/")
 # What a query is given when only its form matters.
 PARAMETERS = {
     "run_id": "r", "factor": 2.0, "min_pairs": 1, "limit": 1, "examples": 1, "region": "g", "slice_kind": "word",
     "slice": "s", "pair_ids": ["p"], "seed": 0, "regions": [], "slice_kinds": [], "slices": [],
+    "previous": "q", "names": [], "lasting": [], "rules": [], "digests": [], "since": "2026-01-01T00:00:00Z",
 }  # fmt: skip
 
 
@@ -43,11 +45,11 @@ def test_every_query_is_one_statement(name):
     with duckdb.connect() as connection:
         statements = connection.extract_statements(sql.query(name))
     assert len(statements) == 1
-    kind = "CREATE" if name.startswith(("schema/", "views/")) else "SELECT"
+    kind = "CREATE" if name.startswith(DEFINITIONS) else "SELECT"
     assert statements[0].type.name == kind
 
 
-@pytest.mark.parametrize("name", [query for query in QUERIES if not query.startswith(("schema/", "views/"))])
+@pytest.mark.parametrize("name", [query for query in QUERIES if not query.startswith(DEFINITIONS)])
 def test_a_query_states_its_grain_and_its_parameters(name):
     text = sql.query(name)
     said = header(text)
@@ -58,7 +60,7 @@ def test_a_query_states_its_grain_and_its_parameters(name):
     assert ("none" in listed.group(1)) == (not parameters(text))
 
 
-@pytest.mark.parametrize("name", [query for query in QUERIES if not query.startswith(("schema/", "views/"))])
+@pytest.mark.parametrize("name", [query for query in QUERIES if not query.startswith(DEFINITIONS)])
 def test_a_query_runs_on_an_empty_lake(name, lake):
     wanted = {key: PARAMETERS[key] for key in parameters(sql.query(name))}
     with sql.connect(lake) as connection:
@@ -76,6 +78,12 @@ def test_a_view_bears_the_name_of_its_file_and_says_what_it_adds(name):
     plain = f"CREATE VIEW {view} AS SELECT * FROM stored.{view};"  # noqa: S608  # compared, not run
     assert text.strip() == plain or (header(text) and f"CREATE VIEW {view} AS" in text)
     assert not parameters(text)
+
+
+@pytest.mark.parametrize("name", [query for query in QUERIES if query.startswith("macros/")])
+def test_a_macro_bears_the_name_of_its_file_and_says_what_it_does(name):
+    assert header(sql.query(name))
+    assert f"CREATE MACRO {name.split('/')[1]}(" in sql.query(name)
 
 
 def test_a_digest_is_that_of_the_text():

@@ -1,0 +1,146 @@
+"""Who is told: Prefect automations that hand the audit's events to a notification block, made and updated by name."""
+
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from typing import Any
+
+from prefect.automations import AutomationCore, EventTrigger, Posture, ResourceSpecification
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.events.actions import SendNotification
+from prefect.exceptions import ObjectNotFound
+
+from tasks.errors import BadInputError
+
+ALERTS = {life: f"m2ib.alert.{life}" for life in ("new", "worse", "resolved", "still-firing", "not-seen")}
+RUNS = {
+    "digest": "m2ib.audit.digest",
+    "failed": "m2ib.audit.failed",
+    "stopped": "m2ib.audit.stopped",
+    "interrupted": "m2ib.audit.interrupted",
+    "errors": "m2ib.audit.completed-with-errors",
+    "completed": "m2ib.audit.completed",
+}
+PREFECT = {"late": "prefect.flow-run.Late", "crashed": "prefect.flow-run.Crashed"}
+"""Of flow runs that never came to say anything themselves; only a running server notices."""
+
+REFUSED = "refused"
+"""A flow run whose parameters are none: it fails before any line of ours runs."""
+
+CHOICES = (*ALERTS, *RUNS, *PREFECT, REFUSED)
+DEFAULT = tuple(name for name in CHOICES if name not in ("still-firing", "not-seen", "completed"))
+
+# Templates read the event and nothing else. Prefect renders them once: braces in a value stay text, and `text` holds
+# none that a web hook could take for a placeholder of its own (tasks.news.plain).
+_ALERT_SUBJECT = "{{ event.payload.audit }}: {{ event.payload.life | replace('_', ' ') }}, {{ event.resource.name }}"
+_ALERT_BODY = """{{ event.payload.text }}
+audit: {{ event.payload.audit }}
+run: {{ event.payload.run_id }}
+first seen: {{ event.payload.first_seen }} (run {{ event.payload.first_run }})
+report: {{ event.payload.report }}
+key: {{ event.payload.dedup_key }}"""
+_RUN_SUBJECT = "{{ event.resource.name }}: {{ event.event.split('.')[-1] | replace('-', ' ') }}"
+_RUN_BODY = """{{ event.payload.text }}
+audit: {{ event.payload.audit }}
+run: {{ event.payload.run_id }}
+report: {{ event.payload.report }}
+key: {{ event.payload.dedup_key }}"""
+_FLOW_RUN_SUBJECT = "{{ event.event.split('.')[-1] }}: flow run {{ event.resource.name }}"
+_FLOW_RUN_BODY = """the audit's flow run {{ event.resource.name }} is {{ event.event.split('.')[-1] }}
+at: {{ event.occurred }}
+flow run: {{ event.resource.id }}"""
+_REFUSED_BODY = """the audit's flow run {{ event.resource.name }} could not begin: its parameters are no valid
+configuration
+at: {{ event.occurred }}
+flow run: {{ event.resource.id }}"""
+_SILENT_SUBJECT = "no audit has ended in time"
+_SILENT_BODY = "no audit of this server has completed within {hours:g} hours; see its flow runs, worker and schedule"
+
+
+def _action(block_id: Any, subject: str, body: str) -> list[Any]:
+    return [SendNotification(block_document_id=block_id, subject=subject, body=body)]
+
+
+def automations(
+    block: str, block_id: Any, on: Collection[str], confirmed_only: bool, silent_after: float | None
+) -> list[tuple[str, AutomationCore | None]]:
+    """Each automation by name, None where it is to be removed: about alerts, runs, flow runs, silence.
+
+    silent_after: hours without a completed audit after which it is told; None: never.
+    """
+    made: list[tuple[str, AutomationCore | None]] = []
+
+    def add(about: str, description: str, trigger: EventTrigger | None, subject: str, body: str) -> None:
+        name = f"m2ib-audit {about} to {block}"
+        if trigger is None:
+            made.append((name, None))
+            return
+        actions = _action(block_id, subject, body)
+        made.append((name, AutomationCore(name=name, description=description, trigger=trigger, actions=actions)))
+
+    def reactive(events: set[str], **match: Any) -> EventTrigger | None:
+        return EventTrigger(expect=events, posture=Posture.Reactive, threshold=1, **match) if events else None
+
+    labels = {"match": ResourceSpecification({"m2ib.state": "confirmed"})} if confirmed_only else {}
+    of_audit = ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": ["audit", "reflag"]})
+    silence = silent_after and EventTrigger(
+        expect={RUNS["completed"], RUNS["errors"]},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(hours=silent_after),
+    )
+    alerts, runs, flow_runs = ({known[name] for name in on if name in known} for known in (ALERTS, RUNS, PREFECT))
+    add("alerts", "what became of alerts", reactive(alerts, **labels), _ALERT_SUBJECT, _ALERT_BODY)
+    add("runs", "how audits ended, and digests", reactive(runs), _RUN_SUBJECT, _RUN_BODY)
+    flow_run_trigger = reactive(flow_runs, match_related=of_audit)
+    add("flow runs", "audits that crashed or did not start", flow_run_trigger, _FLOW_RUN_SUBJECT, _FLOW_RUN_BODY)
+    refused = reactive(
+        {"prefect.flow-run.Failed"} if REFUSED in on else set(),
+        match=ResourceSpecification({"prefect.state-message": "Validation of flow parameters failed*"}),
+        match_related=of_audit,
+    )
+    add("refusals", "audits whose parameters are none", refused, _FLOW_RUN_SUBJECT, _REFUSED_BODY)
+    body = _SILENT_BODY.format(hours=silent_after or 0)
+    add("silence", "no audit has completed", silence or None, _SILENT_SUBJECT, body)
+    return made
+
+
+def _block_id(client: SyncPrefectClient, block: str) -> Any:
+    kind, separator, name = block.partition("/")
+    if not (separator and kind and name):
+        raise BadInputError(
+            f"--block: got {block!r}, expected TYPE/NAME such as custom-webhook/my-hook; see: prefect block ls"
+        )
+    try:
+        document = client.read_block_document_by_name(name, kind, include_secrets=False)
+    except ObjectNotFound as error:
+        raise BadInputError(
+            f"--block: the server {client.api_url} has no block {block}; see: prefect block ls"
+        ) from error
+    capabilities = (document.block_schema and document.block_schema.capabilities) or []
+    if "notify" not in capabilities:
+        raise BadInputError(f"--block: {block} cannot notify; take a web hook, Slack, Teams, PagerDuty or e-mail block")
+    return document.id
+
+
+def set_up(
+    block: str, on: Sequence[str], confirmed_only: bool = False, silent_after: float | None = None
+) -> list[tuple[str, str]]:
+    """Create, update or delete the automations of a block; returns each one's name and what became of it.
+
+    Raises BadInputError for a block that is not there or cannot notify, and for an unknown kind of event.
+    """
+    if unknown := [name for name in on if name not in CHOICES]:
+        raise BadInputError(f"--on: got {', '.join(unknown)}, expected of: {', '.join(CHOICES)}")
+    done = []
+    with get_client(sync_client=True) as client:
+        for name, core in automations(block, _block_id(client, block), on, confirmed_only, silent_after):
+            before = client.read_automations_by_name(name)
+            for extra in before[1:] if core else before:
+                client.delete_automation(extra.id)
+            if core and before:
+                client.update_automation(before[0].id, core)
+            elif core:
+                client.create_automation(core)
+            if core or before:
+                done.append((name, ("updated" if before else "created") if core else "removed"))
+    return done

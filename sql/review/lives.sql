@@ -1,0 +1,28 @@
+-- The life of each alert that had one since a run or a time: as the newest run of its audit left it, with how its effect went, oldest first.
+-- Grain: alert, over the runs of one audit. Parameters: $since (of the runs' start).
+WITH dated AS (
+    SELECT l.*, r.started_at, r.corpus, r.model
+    FROM lives AS l
+    JOIN runs AS r USING (run_id)
+),
+went AS (
+    SELECT
+        life_id,
+        list(
+            struct_pack(
+                run_id := run_id, life := life, why := why, state := state, severity := severity, effect := effect,
+                score_effect := score_effect, score_low := score_low, score_high := score_high
+            )
+            ORDER BY run_id
+        ) AS history
+    FROM dated
+    WHERE started_at >= $since::TIMESTAMPTZ
+    GROUP BY life_id
+)
+SELECT d.* EXCLUDE (run_id, started_at, leader, announced, told_state, told_severity, told_high, config_digest, rule_digest), w.history
+FROM dated AS d
+JOIN went AS w USING (life_id)
+QUALIFY row_number() OVER (PARTITION BY life_id ORDER BY run_id DESC) = 1
+ORDER BY
+    d.explained_by IS NOT NULL, list_position(['new', 'worse', 'still_firing', 'not_seen', 'resolved'], d.life), d.state,
+    d.score_low / nullif(d.margin, 0) DESC NULLS LAST, d.effect DESC, d.life_id;

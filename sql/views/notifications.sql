@@ -1,0 +1,1 @@
+CREATE VIEW notifications AS SELECT * FROM stored.notifications;

@@ -1,0 +1,17 @@
+"""What the test of telling runs in a process of its own, against the server of its environment.
+
+python telling.py LAKE JSON: tells about runs of the lake. JSON: a list of [run id, lives, digest].
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from tasks.lake import Run
+from tasks.records import TellRules
+from tasks.tell import tell_alerts
+
+for name, lives, digest in json.loads(sys.argv[2]):
+    run = Run(Path(sys.argv[1]), name)
+    print(tell_alerts(run, TellRules(tuple(lives), digest, 3)), flush=True)  # noqa: T201
+    run.finish("completed")

@@ -1,0 +1,289 @@
+"""From alerts to a web hook: a real Prefect server, the automations of `m2ib-audit notify`, a hook on loopback."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import uuid
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import sql
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent.parent
+NASTY = 'site={{ token }} {% raw %} "quoted" \\ \n<!channel> ü'
+SECRET = "of-the-hook"  # noqa: S105  # a word of this test
+MAKE_BLOCK = """
+import sys
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+hook = CustomWebhookNotificationBlock(
+    name="hook", url=sys.argv[1], secrets={"token": sys.argv[2]},
+    json_data={"subject": "{{subject}}", "text": "{{subject}}: {{body}} ({{token}})"},
+)
+hook.save("my-hook", overwrite=True)
+"""
+
+
+class Hook:
+    """A web hook on loopback that keeps what it gets."""
+
+    def __init__(self):
+        got = self.got = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def wait_for(self, number, seconds=120):
+        """What came, once there are so many and a moment has passed in which more could have come."""
+        deadline = time.monotonic() + seconds
+        while len(self.got) < number and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(3)
+        found, self.got[:] = list(self.got), []
+        return found
+
+
+@pytest.fixture
+def hook():
+    made = Hook()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.fixture
+def python(prefect_server):
+    """python("-m", "flows.cli", ...): in a process of its own, against the server."""
+
+    def call(*arguments, code=0):
+        done = subprocess.run(  # noqa: S603  # this interpreter
+            [sys.executable, *map(str, arguments)],
+            cwd=ROOT, env=prefect_server.environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+            timeout=600, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    return call
+
+
+@pytest.fixture
+def night(lake, hand_written_run):
+    """night(number, alerts...): a run with alerts that nobody was told about yet."""
+
+    def make(number, *alerts):
+        run = hand_written_run(lake, f"202601{number:02d}T000000-aaaaaa").begin(rules={"region_mass": "text"})
+        run.add_pairs(["a consolidation"] * 4, [{"site": NASTY.removeprefix("site=")}] * 4)
+        run.add_attributions([[1.0] * 4] * 4, (2, 2))
+        run.add_regions(("corner", (0, 0, 0.5, 0.5)))
+        run.add_alerts(*alerts)
+        return run
+
+    return make
+
+
+def ask(server, route, body):
+    """The server's answer; SQLite of a busy machine is locked at times (503)."""
+    for _ in range(10):
+        try:
+            return server.post(route, body)
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+            time.sleep(1)
+    return server.post(route, body)
+
+
+def automations(server):
+    return {automation["name"]: automation for automation in ask(server, "automations/filter", {})}
+
+
+NEWS = ["new", "worse", "resolved"]
+
+
+def test_people_are_told_once_and_only_what_is_news(prefect_server, hook, python, lake, night, tmp_path):
+    python("-c", MAKE_BLOCK, hook.url, SECRET)
+    setting_up = ("-m", "flows.cli", "notify", "--block", "custom-webhook/my-hook")
+    for became in ("created", "updated"):  # idempotent, by name
+        done = json.loads(python(*setting_up, "--json").splitlines()[-1])["automations"]
+        assert {entry["became"] for entry in done} == {became}
+        assert set(automations(prefect_server)) == {entry["name"] for entry in done}
+    assert len(done) == 4
+
+    # Two alerts; one has a caption's worth of trouble in its slice.
+    nasty = {"slice_kind": "attribute", "slice": NASTY}
+    nights = [
+        night(1, {}, nasty),
+        night(2, {}, nasty),
+        night(3, {"state": "confirmed", "severity": "high", "interval": (0.4, 0.5, 0.6)}),
+    ]
+    telling = ROOT / "tests" / "flows" / "telling.py"
+
+    def tell(run, digest=False):
+        return int(python(telling, lake, json.dumps([[run.run_id, NEWS, digest]])))
+
+    assert tell(nights[0]) == 2
+    got = hook.wait_for(2)
+    assert [message["subject"] for message in got] == ["c with m: new, corner"] * 2
+    (troubled,) = [message["text"] for message in got if "site=" in message["text"]]
+    assert troubled.count(SECRET) == 1  # the hook's own, not one that the caption asked for
+    assert 'site={ { token } } { % raw % } "quoted" \\ ‹!channel›' in troubled
+    assert "NEW (suspected): corner in pairs with 'site=" in troubled
+    assert f"report: {nights[0].folder / 'report.html'}" in troubled
+    assert f"run: {nights[0].run_id}" in troubled
+
+    nights[0].update(status="running")  # as if the process had died before the run was sealed, and was resumed
+    assert tell(nights[0]) == 0
+    assert tell(nights[1]) == 0  # still firing
+    assert tell(nights[2]) == 2
+    got = {message["subject"]: message["text"] for message in hook.wait_for(2)}
+    assert set(got) == {"c with m: worse, corner", "c with m: resolved, corner"}
+    assert (
+        "WORSE (confirmed, high): corner in pairs with the word 'consolidation'; covering it costs 0.500 of a margin"
+        in (got["c with m: worse, corner"])
+    )
+    assert tell(night(4, {}), digest=True) == 1
+    (digest,) = hook.wait_for(1)
+    assert digest["subject"] == "c with m: digest"
+    assert "0 new, 0 worse, 1 still firing, 0 not seen, 0 resolved\nSTILL FIRING (suspected): corner" in digest["text"]
+    with sql.connect(lake) as connection:
+        sent = sql.read(connection, "SELECT run_id[:8] AS night, event FROM notifications ORDER BY night, event")
+    assert [(row["night"], row["event"].removeprefix("m2ib.")) for row in sent] == [
+        ("20260101", "alert.new"), ("20260101", "alert.new"),
+        ("20260103", "alert.resolved"), ("20260103", "alert.worse"), ("20260104", "audit.digest"),
+    ]  # fmt: skip
+
+    # A run that cannot begin, one that a gate stops, one that crashed, one that does not start.
+    python("-c", _AUDIT.format(corpus=str(tmp_path / "nowhere"), lake=str(tmp_path / "lake")), code=1)
+    (failed,) = hook.wait_for(1)
+    assert failed["subject"] == "nowhere with demo/clean: failed"
+    assert "the audit could not begin" in failed["text"]
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "metadata.csv").write_text("file_name,text\nmissing.png,a nodule\n")
+    python("-c", _AUDIT.format(corpus=str(broken), lake=str(tmp_path / "lake")), code=1)
+    (stopped,) = hook.wait_for(1)
+    assert stopped["subject"] == "broken with demo/clean: stopped"
+    assert "corpus: ExpectTableRowCountToBeBetween" in stopped["text"]
+
+    flow = ask(prefect_server, "flows/", {"name": "audit"})["id"]
+    other = ask(prefect_server, "flows/", {"name": "another flow"})["id"]
+    ago = (datetime.now(UTC) - timedelta(minutes=10)).isoformat()
+    for number, of in enumerate((flow, other)):
+        due = {"type": "SCHEDULED", "state_details": {"scheduled_time": ago}}
+        ask(prefect_server, "flow_runs/", {"flow_id": of, "name": f"due-{number}", "state": due})
+        began = ask(
+            prefect_server, "flow_runs/", {"flow_id": of, "name": f"begun-{number}", "state": {"type": "RUNNING"}}
+        )
+        crashed = {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True}
+        ask(prefect_server, f"flow_runs/{began['id']}/set_state", crashed)
+    assert {message["subject"] for message in hook.wait_for(2)} == {
+        "Late: flow run due-0",
+        "Crashed: flow run begun-0",
+    }
+    python("-c", "from flows.audit import audit; audit({'corpus': 1})", code=1)
+    (refused,) = hook.wait_for(1)
+    assert refused["subject"].startswith("Failed: flow run ")
+    assert "its parameters are no valid" in refused["text"]
+
+    python(*setting_up, "--remove")
+    assert automations(prefect_server) == {}
+
+
+_AUDIT = """
+from flows.audit import audit
+from flows.config import parse
+audit(parse({{"corpus": {{"path": {corpus!r}}}, "model": {{"architecture": "demo/clean", "device": "cpu"}},
+    "lake": {{"path": {lake!r}}}}}, "test"))
+"""
+
+
+def test_every_template_says_something_of_its_event():
+    """An expression that the event does not have would cost the notification, and only the server would say so."""
+    from prefect.server.events.schemas.events import ReceivedEvent
+    from prefect.server.utilities.user_templates import render_user_template_sync
+
+    from flows.notify import CHOICES, automations
+    from tasks.news import alert_news, end_news
+
+    record = {
+        "run_id": "r1", "corpus": "/c", "model": "m", "status": "failed", "reason": "{{ x }}",
+        "counts": {"pairs": 9, "attributions": 8, "alerts": 0},
+    }  # fmt: skip
+    row = dict.fromkeys(sql.schema("lives").names, None) | {
+        "run_id": "r1", "life_id": "abc", "life": "still_firing", "state": "suspected", "side": "image", "n": 3,
+        "region": "corner", "slice_kind": "word", "slice": "{{ y }}", "share": 0.3, "area": 0.1, "effect": 3.0,
+        "first_seen": datetime.now(UTC), "last_seen": datetime.now(UTC), "first_run": "r0",
+    }  # fmt: skip
+    flow_run = {"prefect.resource.id": "prefect.flow-run.x", "prefect.resource.name": "due"}
+    alert, end = alert_news(row, record, "/report.html"), end_news(record, "/report.html")
+    events = [
+        (alert.event, alert.resource, alert.payload),
+        (end.event, end.resource, end.payload),
+        ("prefect.flow-run.Late", flow_run, {}),
+        ("prefect.flow-run.Failed", flow_run, {}),
+        ("prefect.flow-run.Late", flow_run, {}),
+    ]
+    cores = automations("custom-webhook/x", "6f0b7a6c-6b1e-4e0e-8a53-3ad5d0b1f0c1", CHOICES, False, 26)
+    said = []
+    for (_, core), (name, resource, payload) in zip(cores, events, strict=True):
+        event = ReceivedEvent(
+            id=uuid.uuid4(), event=name, resource=resource, payload=payload, occurred=datetime.now(UTC)
+        )
+        (action,) = core.actions
+        said.append([render_user_template_sync(text, {"event": event}) for text in (action.subject, action.body)])
+    assert [subject for subject, _ in said] == [
+        "c with m: still firing, corner", "c with m: failed", "Late: flow run due", "Failed: flow run due",
+        "no audit has ended in time",
+    ]  # fmt: skip
+    assert "first seen: " in said[0][1]
+    assert "with the word '{ { y } }'" in said[0][1]
+    assert "run r1 failed: 8 of 9 pairs attributed, 0 alerts; { { x } }" in said[1][1]
+    assert all(not line.endswith(": ") for _, body in said for line in body.splitlines())  # no line is empty
+
+
+def test_silence_is_told_and_only_confirmed_alerts_if_so_wished(prefect_server, hook, python):
+    python("-c", MAKE_BLOCK, hook.url, SECRET)
+    setting_up = ("-m", "flows.cli", "notify", "--block", "custom-webhook/my-hook")
+    python(*setting_up, "--on", "new", "--confirmed", "--silent-after", "0.01")
+    made = automations(prefect_server)
+    assert set(made) == {f"m2ib-audit {about} to custom-webhook/my-hook" for about in ("alerts", "silence")}
+    alerts = made["m2ib-audit alerts to custom-webhook/my-hook"]["trigger"]
+    assert (alerts["expect"], alerts["match"]) == (["m2ib.alert.new"], {"m2ib.state": "confirmed"})
+    (told, *_) = hook.wait_for(1, seconds=240)
+    assert told["subject"] == "no audit has ended in time"
+    python(*setting_up, "--remove")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--block", "custom-webhook/none"), "has no block custom-webhook/none"),
+        (("--block", "my-hook"), "expected TYPE/NAME"),
+        (("--block", "custom-webhook/my-hook", "--on", "new,old"), "--on: got old, expected of: new, worse"),
+    ],
+)
+def test_a_block_that_is_none_is_bad_input(prefect_server, arguments, said):
+    done = subprocess.run(  # noqa: S603  # this interpreter
+        [sys.executable, "-m", "flows.cli", "notify", *arguments],
+        cwd=ROOT, env=prefect_server.environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -20,7 +20,7 @@ def without_prefect(patch, *modules):
 
     from prefect import Task
 
-    from tasks import alert
+    from tasks import artifacts, tell
 
     for module in modules:
         for name, value in vars(module).copy().items():
@@ -28,7 +28,9 @@ def without_prefect(patch, *modules):
                 patch.setattr(module, name, value.fn)
         if hasattr(module, "get_run_logger"):
             patch.setattr(module, "get_run_logger", lambda: logging.getLogger("audit"))
-    patch.setattr(alert, "emit_event", lambda *_, **__: None)
+    patch.setattr(tell, "emit_event", lambda *_, **__: None)
+    for name in [name for name in vars(artifacts) if name.endswith("_artifact")]:
+        patch.setattr(artifacts, name, lambda *_, **__: None)
 
 
 @pytest.fixture

@@ -98,7 +98,10 @@ def decoder_shares(pairs: Sequence[Original], folder: Path) -> dict[str, dict[st
         bare(), read()  # into the system's cache
         shares = np.median([_cost(bare) / _cost(read) for _ in range(ROUNDS)], axis=0)
         found[name] = {"decoder_share": round(float(shares[0]), 3), "processor_share": round(float(shares[1]), 3)}
-        print(f"{name:<14} {shares[0]:.2f} of the bare decoder's pairs per second, {shares[1]:.2f} of processor time")
+        print(
+            f"{name:<14} {shares[0]:.2f} of the bare decoder's pairs per second, {shares[1]:.2f} of processor time",
+            flush=True,
+        )
     return found
 
 

@@ -150,7 +150,7 @@ class CaptionsTsvReader(FolderReader):
 
     def _is_there(self, name: str) -> bool:
         if not isinstance(self._real, Path):
-            if self._real.protocol in ("http", "https"):  # a web server need not list what it has
+            if roots.is_web(self._real):  # a web server need not list what it has
                 return roots.is_file(contained(self._real, name))
             folder, _, last = name.rpartition("/")
             return last in self._remote_names(self._real, folder)

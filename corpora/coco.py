@@ -110,12 +110,12 @@ class CocoReader(FolderReader):
 
     def _rows(self, loaded: _Object, boxes: "_Boxes", folder: str) -> Iterator[Row]:
         captions: dict[object, list[tuple[str, object]]] = {}
-        for number, entry in enumerate(loaded["annotations"]):
+        for number, entry in enumerate(loaded["annotations"], start=1):
             if self._is_caption(entry):
                 captions.setdefault(_identity(entry, "image_id"), []).append((f"annotation {number}", entry))
         unclear = self._unclear(loaded["images"])
         seen: set[object] = set()
-        for number, image in enumerate(loaded["images"]):
+        for number, image in enumerate(loaded["images"], start=1):
             where, identity = f"image {number}", _identity(image, "id")
             if not isinstance(image, dict) or identity is None:
                 yield Row(where, trouble=f"is no object with a number or a text as its id: {excerpt(image)}")

@@ -1,5 +1,6 @@
 """From a reader's rows to pairs: each row ends as a `Pair`, or as a `Rejected` row and why."""
 
+import re
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,7 @@ WORKERS: Final = 8
 _AHEAD = 2 * WORKERS  # rows whose image is on its way; each may hold a whole file
 _CACHED_INSPECTIONS = 1024
 _SHOWN_CHARS = 1000
+_LINE = re.compile(r"line (\d+)")
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,13 @@ class _Judge:
         try:
             return self._pair(draft)
         except RowError as error:
+            where = escaped(row.where)
             return Rejected(
                 draft.number,
                 self._shown(row.file_name if row.place is None else row.place.name),
                 self._shown(row.caption),
                 error.reason,
-                error.detail,
+                error.detail if error.detail.startswith(where) else f"{where}: {error.detail}",
                 {self._escaped(name): self._escaped(text) for name, text in row.attributes.items()},
             )
 
@@ -151,11 +154,14 @@ class _Judge:
         if not isinstance(image, _Inspection):
             raise RowError(*image)
         identity = pair_id(image.sha256, caption)
-        if (first := self.first_rows.first(identity, draft.number)) != draft.number:
+        # In the terms of the file, as `where` is: its lines, or rows counted from 1.
+        line = _LINE.fullmatch(draft.row.where)
+        own = int(line[1]) if line else draft.number + 1
+        if (first := self.first_rows.first(identity, own)) != own:
             raise RowError(
                 Reason.DUPLICATE_PAIR,
-                f"{draft.row.where} repeats the image and the caption of row {first}, expected each pair once: "
-                "drop one of them.",
+                f"{draft.row.where} repeats the image and the caption of {'line' if line else 'row'} {first}, expected "
+                "each pair once: drop one of them.",
             )
         return Pair(
             row=draft.number,

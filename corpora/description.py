@@ -10,7 +10,7 @@ import numpy as np
 
 from corpora.corpus import Corpus
 from corpora.likeness import groups, hashes
-from corpora.records import Pair, Rejected, digest
+from corpora.records import Pair, Reason, Rejected, digest
 
 EXAMPLES: Final = 3
 """Rejected rows that are shown for each reason."""
@@ -22,8 +22,9 @@ QUANTILES: Final = (0.0, 0.05, 0.5, 0.95, 1.0)
 class Description:
     """A corpus in figures. Quantiles are those of `QUANTILES`, None without a pair.
 
-    listed: rows that the corpus announces. errors: rejected rows by reason. examples: some of each, in order of the
-    rows. alike: groups of pairs that are near duplicates of one another (of different image files), the largest first.
+    listed: rows that the corpus announces. duplicates: rows that repeat a pair, which is nothing to mend. errors: other
+    rejected rows by reason. examples: some of each, duplicates too, in order of the rows. alike: groups of pairs that
+    are near duplicates of one another (of different image files), the largest first.
     attributes: column -> pairs that have a value. sample: pairs drawn by hash, for a contact sheet.
     """
 
@@ -32,6 +33,7 @@ class Description:
     pairs: int
     images: int
     captions: int
+    duplicates: int
     errors: Mapping[str, int]
     examples: Mapping[str, Sequence[Rejected]]
     widths: Sequence[float] | None
@@ -66,6 +68,7 @@ def describe(corpus: Corpus, sample: int = 48, seed: int = 0) -> Description:
             yield row
 
     found = digest(rows())
+    duplicates = errors.pop(str(Reason.DUPLICATE_PAIR), 0)
     by_image = {pair.image_sha256: pair for pair in reversed(pairs)}
     firsts = sorted(by_image.values(), key=lambda pair: pair.row)
     alike = [[firsts[place] for place in places] for places in groups(hashes(pair.fingerprint for pair in firsts))]
@@ -75,6 +78,7 @@ def describe(corpus: Corpus, sample: int = 48, seed: int = 0) -> Description:
         pairs=len(pairs),
         images=len(firsts),
         captions=len({pair.caption for pair in pairs}),
+        duplicates=duplicates,
         errors=dict(errors.most_common()),
         examples=examples,
         widths=_quantiles([pair.width for pair in firsts]),

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from corpora import metadata
+from corpora import metadata, roots
 from corpora.errors import RowError
 from corpora.images import read_bytes
 from corpora.records import Limits, Place, Reason, is_storable
@@ -21,21 +21,29 @@ _ORDINARY = re.compile(r"[\w-][\w. -]*(?:/[\w-][\w. -]*)*", re.ASCII)
 class FolderReader:
     """Images as files below a folder, and exactly one of metadata.csv (UTF-8, commas), .tsv, .jsonl, .parquet.
 
-    Further columns become attributes: numbers as plain text, booleans as true and false, nested values as compact
-    JSON; missing and empty values are left out.
+    Or such a table by itself, whatever it is called: then the corpus is the folder that it lies in. Further columns
+    become attributes: numbers as plain text, booleans as true and false, nested values as compact JSON; missing and
+    empty values are left out.
     """
 
     def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
+        self._table = root if metadata.is_table(root) else None
+        root = root if self._table is None else roots.folder_of(root)
         self._root, self._columns, self._limits = root, columns, limits
         self._real = Path(os.path.realpath(root)) if isinstance(root, Path) else root
 
     def rows(self) -> Iterator[Row]:
         """See `Reader.rows`."""
-        return metadata.read_rows(metadata.find(self._root), self._columns)
+        return metadata.read_rows(self._metadata(), self._columns)
 
     def count(self) -> int:
         """See `Reader.count`."""
-        return metadata.count_rows(metadata.find(self._root))
+        return metadata.count_rows(self._metadata())
+
+    def _metadata(self) -> Root:
+        if self._table is None:
+            return metadata.find(self._root)
+        return metadata.checked(self._table, self._root, "expected a table beside its images")
 
     def place(self, row: Row) -> Place:
         """See `Reader.place`."""

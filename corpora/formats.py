@@ -1,11 +1,12 @@
 """The formats that can be read, and which one a corpus has."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from corpora import captions_tsv, coco, files, metadata, roots, shards, tars
+from corpora import captions_tsv, coco, files, hub, metadata, roots, shards, tars
 from corpora.captions_tsv import CaptionsTsvReader
 from corpora.coco import CocoReader
 from corpora.corpus import Corpus
@@ -15,7 +16,7 @@ from corpora.folder import FolderReader
 from corpora.records import DEFAULT_LIMITS, Limits
 from corpora.roots import Root
 from corpora.rows import Columns, Reader
-from corpora.tables import DatasetsReader, ParquetReader
+from corpora.tables import SAVED, DatasetsReader, ParquetReader
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,26 @@ class Format:
     expected: str
 
 
+def _is_listing(root: Root) -> bool:
+    # Any other .tsv may list URLs, and a .parquet hold the images.
+    return (root.suffix in (".csv", ".jsonl") or root.name in metadata.NAMES) and roots.is_file(root)
+
+
+def _datasets(root: Root, columns: Columns, limits: Limits) -> Reader:
+    """What was saved to disk is read without the library; what it would load, with its help."""
+    if isinstance(root, Path):
+        loaded = root.is_dir() and not any(os.path.lexists(root / name) for name in SAVED)
+    else:
+        loaded = hub.is_hub(root)
+    return (hub.HubReader if loaded else DatasetsReader)(root, columns, limits)
+
+
 FORMATS: Final[dict[str, Format]] = {
     "folder": Format(
-        fits=lambda root: any(roots.is_file(root / name) for name in metadata.NAMES),
+        fits=lambda root: _is_listing(root) or any(roots.is_file(root / name) for name in metadata.NAMES),
         reader=FolderReader,
         columns=Columns("file_name", "text"),
-        expected=f"a folder of images with exactly one of {', '.join(metadata.NAMES)}",
+        expected=f"a folder of images with exactly one of {', '.join(metadata.NAMES)}, or a .csv or .jsonl beside them",
     ),
     "webdataset": Format(
         fits=tars.fits,
@@ -65,9 +80,10 @@ FORMATS: Final[dict[str, Format]] = {
     ),
     "datasets": Format(
         fits=DatasetsReader.fits,
-        reader=DatasetsReader,
+        reader=_datasets,
         columns=Columns("image", "text"),
-        expected="a folder that Hugging Face datasets saved to disk (state.json or dataset_dict.json)",
+        expected="a folder that Hugging Face datasets saved to disk (state.json or dataset_dict.json), or "
+        "hf://datasets/ORGANISATION/NAME",
     ),
     "parquet": Format(
         fits=ParquetReader.fits,
@@ -108,6 +124,8 @@ def detect(root: Root) -> str:
     Raises:
         CorpusError: none does.
     """
+    if hub.is_hub(root):
+        return "datasets"  # whatever else it holds: a card says what it is made of
     for name, known in FORMATS.items():
         if known.fits(root):
             return name

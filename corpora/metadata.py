@@ -33,11 +33,20 @@ NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 MAX_LINE_BYTES = 4 * 2**20
 """A longer line of text is one malformed row. It is skipped in pieces, never held in memory."""
 
+IMAGE_OPTION = "--image-column, or image_column in [corpus] of the AUDIT.toml"
+CAPTION_OPTION = "--caption-column, or caption_column in [corpus] of the AUDIT.toml"
+"""Where people say which column it is."""
+
 _BATCH_ROWS = 1024
 _Item = TypeVar("_Item")
 
 # Arrow does not keep to its own exceptions when a Parquet file is damaged.
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, pa.ArrowException)
+
+
+def is_table(root: Root) -> bool:
+    """Tell whether a root is not a folder, but a file with a spelling of metadata."""
+    return root.suffix in _READERS and roots.is_file(root)
 
 
 def find(root: Root) -> Root:
@@ -87,7 +96,7 @@ def checked(path: Root, root: Root, expected: str) -> Root:
 def _find_remote(root: "UPath", expected: str) -> "UPath":
     found = [root / name for name in NAMES if roots.is_file(root / name)]
     if not found:
-        why = roots.absence(root) or "has no metadata file: add it or rename yours"
+        why = roots.absence(root) or f"has no metadata file: add it or rename yours{roots.hint(root)}"
         raise CorpusError(f"Corpus {str(root)!r} {why}; {expected}.")
     _check_one(root, found, expected)
     return found[0]
@@ -257,14 +266,15 @@ def _read_parquet(metadata: Root, columns: Columns) -> Iterator[Row]:
             kind = entry.type.value_type if pa.types.is_dictionary(entry.type) else entry.type
             if entry.name in (columns.image, columns.caption) and not _is_text(kind):
                 raise CorpusError(
-                    f"Column {entry.name!r} of {str(metadata)!r} is {entry.type}, expected text: cast it."
+                    f"Column {entry.name!r} of {str(metadata)!r} is {entry.type}, expected text: cast it, or name "
+                    f"another ({IMAGE_OPTION if entry.name == columns.image else CAPTION_OPTION})."
                 )
             if is_bytes(kind):
                 raise CorpusError(
                     f"Column {entry.name!r} of {str(metadata)!r} holds raw bytes ({entry.type}), expected "
                     "attributes that read as text: drop it."
                 )
-        number = 0
+        number = 1
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
             values = [column_values(column) for column in batch.columns]
             for cells in zip(*values, strict=True):
@@ -352,13 +362,13 @@ def _text(value: object) -> str:
 def check_columns(metadata: Root, names: Sequence[str], columns: Columns) -> None:
     """Raise CorpusError if a required column is missing, or a name occurs twice."""
     found = ", ".join(map(ascii, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    for required in (columns.image, columns.caption):
+    for required, option in ((columns.image, IMAGE_OPTION), (columns.caption, CAPTION_OPTION)):
         if required not in names:
             close = difflib.get_close_matches(required, names[:1000], n=1, cutoff=0.0)
             raise CorpusError(
                 f"{str(metadata)!r} has no column {required!r} (columns found: {found or 'none'}"
                 + (f"; the nearest is {close[0]!a}" if close else "")
-                + "): rename the column, or name the one that holds it."
+                + f"): rename the column, or name the one that holds it: {option}."
             )
     repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if repeated:

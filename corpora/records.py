@@ -108,7 +108,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that cannot be audited, and why: `reason` to count by, `detail` to act on.
+    """A row that cannot be audited, and why: `reason` to count by, `detail` to act on; it begins with the place.
 
     The texts are storable: NUL and what is not Unicode are written as backslash escapes, over-long texts are
     cut. `file_name` or `caption` is None where the row did not have one.

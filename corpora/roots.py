@@ -5,6 +5,8 @@ Keys and passwords never stand in a URL: the drivers find them in the ordinary p
 
 import io
 import os
+import tempfile
+import threading
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -24,7 +26,12 @@ Root: TypeAlias = stores.Root
 BLOCK_BYTES = 8 * 2**20
 """What is read ahead of a remote file: fsspec's own 50 MiB for S3, times some threads, is too much."""
 
+MAX_FETCHED_BYTES = 2 * 2**30
+"""Of a file whose web server gives no parts of it: so much is fetched whole, into the temporary folder."""
+
 _BUFFER_BYTES = 2**18
+_KEPT = 4  # such files that are kept
+_PIECE_BYTES = 2**20
 
 
 def root_of(text: str) -> Root:
@@ -49,7 +56,7 @@ def lies_in(path: Root, root: Root) -> bool:
 def beneath(root: "UPath", pure: PurePosixPath) -> "UPath":
     """A remote corpus's file under a relative path without '..': names are taken literally, links there are none."""
     parts = pure.parts
-    if root.protocol in ("http", "https"):  # else '?' begins a query, and '%2e%2e' leads out
+    if is_web(root):  # else '?' begins a query, and '%2e%2e' leads out
         parts = tuple(quote(part) for part in parts)
     return root.joinpath(*parts)
 
@@ -129,7 +136,7 @@ def entries(folder: "UPath") -> list[tuple[str, bool]]:
     except PermissionError as error:
         raise CorpusError(
             f"The folder {str(folder)!r} may not be listed ({error}), expected one that can be: check the "
-            "credentials in the environment or the profile."
+            f"credentials in the environment or the profile{hint(folder)}."
         ) from error
     except OSError as error:
         raise CorpusError(f"The folder {str(folder)!r} cannot be listed ({error}): check the network.") from error
@@ -167,12 +174,28 @@ def absence(root: Root) -> str:
     try:
         info(root)
     except FileNotFoundError:
-        return "is not there: correct bucket and path"
+        return f"is not there: correct {'host' if is_web(root) else 'bucket'} and path{hint(root)}"
     except PermissionError as error:
-        return f"may not be read ({error}): check the credentials in the environment or the profile"
+        return f"may not be read ({error}): check the credentials in the environment or the profile{hint(root)}"
     except OSError as error:
         return f"cannot be read ({error}): check the network"
     return ""
+
+
+def is_web(path: Root) -> bool:
+    """Whether a path lies behind a web server: it need not tell what a folder holds."""
+    return not isinstance(path, Path) and path.protocol in ("http", "https")
+
+
+def hint(path: Root) -> str:
+    """What to do where a folder of a web server was meant, as the rest of a sentence; else empty."""
+    return f"; {WEB_FOLDERS}" if is_web(path) else ""
+
+
+WEB_FOLDERS = (
+    "of a web server name a file (.tar, .parquet, .csv, .tsv, .jsonl, COCO's .json) or several as in "
+    "shard-{0000..0012}.tar: what a folder holds it need not tell"
+)
 
 
 def open_binary(path: Root, ahead: int | None = None) -> BinaryIO:
@@ -186,7 +209,7 @@ def open_binary(path: Root, ahead: int | None = None) -> BinaryIO:
 def read_at_most(path: "UPath", size: int) -> bytes:
     """The first bytes of a remote file, in one request. Raises what `info` raises."""
     with translated():
-        if path.protocol in ("http", "https"):
+        if is_web(path):
             # As a stream: a server need not keep to the range that it was asked for.
             with io.BufferedReader(_Remote(path, block_size=0)) as file:
                 return file.read(size)
@@ -201,12 +224,99 @@ def reason_of(error: OSError) -> Reason:
     return Reason.UNREACHABLE_FILE if isinstance(error, ConnectionError) else Reason.UNREADABLE_FILE
 
 
+class _Copy:
+    """A file that was fetched whole; gone with the last who holds it."""
+
+    def __init__(self, path: "UPath") -> None:
+        self._lock = threading.Lock()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed below
+        with _Remote(path, block_size=0) as source:
+            while piece := source.read(_PIECE_BYTES):
+                self._file.write(piece)
+                if self._file.tell() > MAX_FETCHED_BYTES:
+                    raise OSError(
+                        f"its web server gives no parts of it, and it is larger than the {MAX_FETCHED_BYTES} bytes "
+                        "that are fetched whole: use a server that answers range requests, or download it"
+                    )
+        self.size = self._file.tell()
+
+    def read(self, position: int, size: int) -> bytes:
+        with self._lock:  # several threads may read it
+            self._file.seek(position)
+            return self._file.read(size)
+
+    def __del__(self) -> None:
+        self._file.close()
+
+
+class _Whole:
+    """A place in a copy, as a driver's file."""
+
+    def __init__(self, copy: _Copy) -> None:
+        self._copy, self._position, self.size = copy, 0, copy.size
+
+    def read(self, size: int) -> bytes:
+        data = self._copy.read(self._position, size)
+        self._position += len(data)
+        return data
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        """The copy stays for others."""
+
+
+class _Copies:
+    """The files that were fetched whole last. Another size, date or tag than before is another file."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[object, ...], _Copy] = {}
+
+    def kept(self, path: "UPath") -> _Whole | None:
+        """A place in the copy that there is; asks the server for size, date and tag."""
+        if not any(known[0] == str(path) for known in tuple(self._kept)):
+            return None
+        copy = self._kept.get(self._key(path))
+        return None if copy is None else _Whole(copy)
+
+    def fetched(self, path: "UPath") -> _Whole:
+        key = self._key(path)
+        with self._lock:
+            copy = self._kept.pop(key, None) or _Copy(path)
+            self._kept[key] = copy
+            if len(self._kept) > _KEPT:
+                del self._kept[next(iter(self._kept))]  # whoever reads it still holds it
+        return _Whole(copy)
+
+    def _key(self, path: "UPath") -> tuple[object, ...]:
+        found = info(path)
+        return (str(path), *(found.get(name) for name in ("size", "ETag", "Last-Modified")))
+
+
+_copies = _Copies()
+
+
 class _Remote(io.RawIOBase):
-    """A driver's file as Python's own classes expect one: `readline` with a limit, errors that are OSError."""
+    """A driver's file as Python's own classes expect one: `readline` with a limit, errors that are OSError.
+
+    Of web servers not all give parts of a file. Where one does not, it is fetched whole once somebody goes back or
+    ahead in it; block_size 0: nobody will.
+    """
 
     def __init__(self, path: "UPath", block_size: int | None = None) -> None:
+        self._path, self._may_fetch = path, is_web(path) and block_size != 0
         with translated():
-            self._file: Any = path.open("rb", block_size=BLOCK_BYTES if block_size is None else block_size)
+            kept = _copies.kept(path) if self._may_fetch else None
+            self._file: Any = kept or path.open("rb", block_size=BLOCK_BYTES if block_size is None else block_size)
 
     def readable(self) -> bool:
         return True
@@ -217,12 +327,27 @@ class _Remote(io.RawIOBase):
     def readinto(self, buffer: "WriteableBuffer") -> int:
         view = memoryview(buffer).cast("B")
         with translated():
-            data = self._file.read(len(view))
+            try:
+                data = self._file.read(len(view))
+            except ValueError:
+                if not self._may_fetch:
+                    raise
+                self._fetch()
+                data = self._file.read(len(view))
         view[: len(data)] = data
         return len(data)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if self._may_fetch and self._file.size is None:  # a stream
+            self._fetch()
         return int(self._file.seek(offset, whence))
+
+    def _fetch(self) -> None:
+        position = self._file.tell()
+        self._file.close()
+        self._file = _copies.fetched(self._path)
+        self._file.seek(position)
+        self._may_fetch = False
 
     def tell(self) -> int:
         return int(self._file.tell())

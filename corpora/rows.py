@@ -19,9 +19,9 @@ class Columns:
 class Row:
     """A row as it stands in the corpus. `trouble` says why it could not be read, `reason` under which name.
 
-    where: where people find it, as the beginning of a sentence. Bytes that are not UTF-8 appear as lone surrogates
-    (PEP 383), for the judge of the field. place: of the image, where the format knows it without the file name.
-    data: the image's bytes, where they came along.
+    where: where people find it, as the beginning of a sentence: the line of a text file, or what it is counted from 1.
+    Bytes that are not UTF-8 appear as lone surrogates (PEP 383), for the judge of the field. place: of the image, where
+    the format knows it without the file name. data: the image's bytes, where they came along.
     """
 
     where: str

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from corpora import metadata, roots
+from corpora import metadata, roots, shards
 from corpora.errors import CorpusError, ImageError, RowError
 from corpora.folder import contained
 from corpora.records import DEFAULT_LIMITS, Limits, Place, Reason
@@ -22,7 +22,9 @@ from corpora.table_cells import Images, decode_names, holds_bytes, image_columns
 from corpora.table_files import ArrowTable, Cursor, Damage, ParquetTable, TableFile, open_source, said
 
 _CURSORS = 4
-_DICT, _STATE = "dataset_dict.json", "state.json"
+SAVED = _DICT, _STATE = "dataset_dict.json", "state.json"
+"""By one of these a folder is known that `save_to_disk` wrote."""
+
 _Entry = TypeVar("_Entry")
 _EXPECTED = "expected a table with image bytes: restore it from its source or export it again"
 
@@ -145,8 +147,9 @@ class TableReader(ABC):
         if image not in images:
             raise CorpusError(
                 f"Column {image!r} of {str(path)!r} holds {schema.field(image).type}, expected the bytes of images, or "
-                f"structs with them (columns that have: {images or 'none'}): name the column that holds them; if it "
-                "names image files, call the table metadata.parquet and put it beside them."
+                f"structs with them (columns that have: {images or 'none'}): name the column that holds them "
+                f"({metadata.IMAGE_OPTION}); if it names image files, call the table metadata.parquet and put it "
+                "beside them."
             )
         return columns
 
@@ -184,7 +187,7 @@ class TableReader(ABC):
         images = Images.of(batch.column(columns.image))
         for index in range(batch.num_rows):
             cells = added | {key: column[index] for key, column in others.items()}
-            row = metadata.row_of(f"{name} row {start + index}", cells, columns)
+            row = metadata.row_of(f"{name} row {start + index + 1}", cells, columns)
             place = _place(name, start + index)
             try:
                 data = images.read(index, self._limits)
@@ -213,7 +216,7 @@ class TableReader(ABC):
 
 
 class ParquetReader(TableReader):
-    """A .parquet file, or the .parquet files in a folder and its data/, in the order of their paths."""
+    """A .parquet file, a pattern of some, or those in a folder and its data/, in the order of their paths."""
 
     @classmethod
     def fits(cls, root: Root) -> bool:
@@ -233,7 +236,9 @@ class ParquetReader(TableReader):
 
     def _names(self) -> list[str]:
         if not roots.is_folder(self._root):
-            return [self._root.name] if self._root.suffix == ".parquet" else []
+            if self._root.suffix != ".parquet":
+                return []
+            return shards.find(self._root, ".parquet")[1] if shards.is_pattern(self._root) else [self._root.name]
         return sorted(_parquet_files(self._root) + [f"data/{name}" for name in _parquet_files(self._root / "data")])
 
     def _table(self, path: Root, once: bool) -> TableFile:  # noqa: ARG002  # Arrow needs it
@@ -250,7 +255,7 @@ class DatasetsReader(TableReader):
     @classmethod
     def fits(cls, root: Root) -> bool:
         """Tell whether the folder says so."""
-        return any(roots.is_file(root / name) for name in (_DICT, _STATE))
+        return any(roots.is_file(root / name) for name in SAVED)
 
     def _names(self) -> list[str]:
         if not roots.is_file(self._root / _DICT):
@@ -326,7 +331,7 @@ def _place(name: str, position: int) -> Place:
 def _lost(name: str, start: int, damage: Damage) -> Iterator[Row]:
     for position in range(start, start + damage.num_rows):
         yield Row(
-            f"{name} row {position}",
+            f"{name} row {position + 1}",
             trouble=f"cannot be read: {damage.what}; {_EXPECTED}.",
             reason=Reason.UNREADABLE_FILE,
             place=_place(name, position),

@@ -171,7 +171,7 @@ class TarReader:
             return
         if role in sample.seen:
             named = {"image": "an image", "text": "a .txt", "json": "a .json"}[role]
-            remedy = "name the suffix of the one that holds in image_column" if role == "image" else "keep one"
+            remedy = f"name the suffix of the one to take: {metadata.IMAGE_OPTION}" if role == "image" else "keep one"
             sample.blame(Reason.MALFORMED_SAMPLE, f"has {named} more than once, expected one: {remedy}.")
             return
         sample.seen.add(role)
@@ -203,13 +203,14 @@ class TarReader:
             sample.blame(
                 Reason.MISSING_FILE,
                 f"has no image{further}, expected a member whose name goes on with one of {wanted} after its first "
-                "dot, next to its caption: add or rename it, name its suffix in image_column, or sort the tar by name.",
+                "dot, next to its caption: add or rename it, sort the tar by name, or name its suffix "
+                f"({metadata.IMAGE_OPTION}).",
             )
         if caption is None:
             keys = "'caption' or 'text'" if self._columns.caption == COLUMNS.caption else repr(self._columns.caption)
             what = (
-                f"has no caption, expected a .txt or a .json with {keys} next to the image: add it, name the key, or "
-                "sort the tar by name."
+                f"has no caption, expected a .txt or a .json with {keys} next to the image: add it, sort the tar by "
+                f"name, or name the key ({metadata.CAPTION_OPTION})."
             )
             sample.blame(Reason.EMPTY_CAPTION, what)
         name = f"{shard}/{sample.name}"

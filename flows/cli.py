@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import sql
-from corpora import CorpusError
+from corpora import CorpusError, Reason
 from stores import Root, UrlError, lake_root
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +40,7 @@ errors = Console(stderr=True, soft_wrap=True, highlight=False)
 output = Console(soft_wrap=True, highlight=False)
 if not output.is_terminal:
     output.width = 240  # a pipe has no width to fit into
+_READABLE = 40  # characters to which a column may be narrowed
 
 
 class Exit(IntEnum):
@@ -111,20 +113,42 @@ def _connect(lake: Root) -> Iterator[sql.Connection]:
         _stop(Exit.BAD_INPUT, str(error))
 
 
-def _print_table(rows: list[dict[str, Any]], title: str | None = None) -> None:
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    """A table, or where it is wider than the terminal a block for each row, as psql prints them."""
     if not rows:
         output.print("(no rows)")
         return
-    table = Table(title=title)
-    for name in rows[0]:
-        table.add_column(Text(name))
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    output.print(table)
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    if _fits(list(rows[0]), cells):
+        table = Table()
+        for name in rows[0]:
+            table.add_column(Text(name))
+        for row in cells:
+            table.add_row(*map(Text, row))  # Text: brackets are no markup
+        output.print(table)
+        return
+    margin = max(map(cell_len, rows[0]))
+    for number, row in enumerate(cells, start=1):
+        output.print(f"- record {number} ".ljust(min(output.width, margin + 20), "-"), markup=False)
+        for name, value in zip(rows[0], row, strict=True):
+            lines = value.splitlines() or [""]
+            output.print(Text(f"{name}{' ' * (margin - cell_len(name))}  {lines[0]}"))
+            for line in lines[1:]:
+                output.print(Text(f"{' ' * margin}  {line}"))
 
 
-def _cell(value: Any) -> Text:
-    return Text(f"{value:.4g}" if isinstance(value, float) else str(value))  # Text: brackets are no markup
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _fits(names: list[str], cells: list[list[str]]) -> bool:
+    """Whether a table can be read: no column has to break its lines but the widest, and that one not into shreds."""
+    widths = [
+        max(cell_len(line) for text in column for line in text.splitlines() or [""])
+        for column in zip(names, *cells, strict=True)
+    ]
+    widths.append(min(widths.pop(widths.index(max(widths))), _READABLE))
+    return sum(widths) + 3 * len(widths) + 1 <= output.width
 
 
 def _alert_sentence(alert: dict[str, Any]) -> str:
@@ -272,13 +296,18 @@ def corpus(
     format_name: Annotated[str | None, typer.Option("--format", help="Default: told by what lies there.")] = None,
     image_column: Annotated[str | None, typer.Option(help="Default: as the format calls it.")] = None,
     caption_column: Annotated[str | None, typer.Option(help="Default: as the format calls it.")] = None,
-    out: Annotated[Path, typer.Option(help="Where the page with pictures is written.")] = Path("corpus.html"),
+    out: Annotated[
+        Path | None, typer.Option(help="File of the page with pictures; default: corpus-NAME.html, here.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Describe a corpus before an audit: format, counts, sizes, errors, look-alikes, and a page to look at."""
+    """Describe a corpus before an audit: format, counts, sizes, errors, look-alikes, and a page to look at.
+
+    A page that it wrote before is written anew; any other file is left alone.
+    """
     from corpora.description import describe
     from flows.config import parse
-    from review.contact_sheet import facts, write_contact_sheet
+    from review.contact_sheet import check_free, facts, page_of, write_contact_sheet
     from review.report import ReportError
     from tasks.errors import BadInputError
     from tasks.inputs import opened
@@ -288,6 +317,11 @@ def corpus(
         config = parse(
             {"corpus": {"path": uri, "format": format_name, **columns}, "model": {"architecture": "none"}}, "corpus"
         )
+        out = page_of(uri) if out is None else out
+        check_free(out)  # before hours of reading
+    except (BadInputError, ReportError) as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    try:
         found = opened(config.corpus_source())
         told = describe(found)
         page = write_contact_sheet(found, told, uri, out)
@@ -299,11 +333,16 @@ def corpus(
         output.print(f"{label:<15} {value}", markup=False)
     for reason, number in told.errors.items():
         first = told.examples[reason][0]
-        where = f"row {first.row}" + (f" ({first.file_name})" if first.file_name else "")
-        output.print(f"  {number} x {reason}, such as {where}: {first.detail}", markup=False)
+        where = f"{first.file_name}: " if first.file_name else ""
+        output.print(f"  {number} x {reason}, such as {where}{first.detail}", markup=False)
+    if told.duplicates:
+        first = told.examples[str(Reason.DUPLICATE_PAIR)][0]
+        output.print(
+            f"  {told.duplicates} x the same pair again, such as {first.file_name}: {first.detail}", markup=False
+        )
     output.print(f"page: {page}", markup=False)
     if as_json:
-        keys = ("format", "listed", "pairs", "images", "captions", "errors", "digest")
+        keys = ("format", "listed", "pairs", "images", "captions", "duplicates", "errors", "digest")
         alike = [[pair.file_name for pair in group] for group in told.alike]
         print(_as_json({key: getattr(told, key) for key in keys} | {"alike": alike, "page": page}))
 

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,19 @@ from corpora import Corpus, Pair, RowError
 from corpora.description import Description
 from corpora.likeness import MOST
 from review import overlays, wording
-from review.report import environment, stylesheet, write_page
+from review.report import ReportError, environment, stylesheet, write_page
 
 SIDE: Final = 132
 GROUPS: Final = 4
 """Of look-alikes that are shown, and of each so many pairs."""
 _OF_GROUP: Final = 7
+
+_MARK: Final = '<meta name="generator" content="m2ib-audit corpus">'
+"""By it a page is known that may be overwritten."""
+
+_SNIFFED_BYTES: Final = 4096
+_PATTERN: Final = re.compile(r"[*?{\[]")
+_UNFIT: Final = re.compile(r"[^\w.-]+")
 
 _SHEET: Final = """
 .sheet { display: flex; flex-wrap: wrap; gap: 16px; list-style: none; margin: 0 0 18px; padding: 0; }
@@ -38,11 +46,13 @@ class _Cell:
 
 def facts(told: Description) -> list[tuple[str, str]]:
     """A description in words, label by label: what page and command line say alike."""
-    rejected = sum(told.errors.values())
-    listed = wording.count(told.listed)
+    parts = [wording.count(told.pairs, "pair")]
+    if told.duplicates:
+        parts.append(wording.count(told.duplicates, "duplicate"))
+    parts.append(f"{wording.count(sum(told.errors.values()), 'row')} with an error")
     found = [
         ("Format", told.format),
-        ("Rows", f"{listed}: {wording.count(told.pairs, 'pair')}, {wording.count(rejected, 'row')} with an error"),
+        ("Rows", f"{wording.count(told.listed)}: {', '.join(parts)}"),
         ("Images", f"{wording.count(told.images)} different ones"),
         ("Captions", f"{wording.count(told.captions)} different ones"),
     ]
@@ -60,12 +70,41 @@ def facts(told: Description) -> list[tuple[str, str]]:
     return [*found, ("Digest", told.digest)]
 
 
+def page_of(uri: str) -> Path:
+    """The file that a corpus's page goes to unless someone names another: called after the corpus."""
+    last = [part for part in re.split(r"[/\\]", uri) if part and not _PATTERN.search(part)] or ["corpus"]
+    name = Path(uri).resolve().name if last[-1] in (".", "..") else last[-1]
+    return Path(f"corpus-{_UNFIT.sub('_', name).strip('_.') or 'corpus'}.html")
+
+
+def check_free(out: Path) -> None:
+    """See to it that a page can go to a file: nothing is there, or a page as `write_contact_sheet` makes them.
+
+    Raises:
+        ReportError: something else is there, or it cannot be read.
+    """
+    try:
+        if not out.exists():
+            return
+        with out.open("rb") as file:
+            if _MARK.encode() in file.read(_SNIFFED_BYTES):
+                return
+        found = "something else"
+    except OSError as error:
+        found = f"something that cannot be read ({error.strerror})"
+    raise ReportError(
+        f"--out: {out} is {found}, expected no such file, or a page of m2ib-audit corpus, which is written anew: name "
+        "another file with --out"
+    )
+
+
 def write_contact_sheet(corpus: Corpus, told: Description, name: str, out: Path) -> Path:
     """Write the page, self-contained, and return its path.
 
     Raises:
-        ReportError: the file cannot be written.
+        ReportError: the file cannot be written, or is no page of a corpus.
     """
+    check_free(out)
     style = stylesheet() + _SHEET
     page = (
         environment()
@@ -74,6 +113,7 @@ def write_contact_sheet(corpus: Corpus, told: Description, name: str, out: Path)
             name=name,
             told=told,
             facts=facts(told),
+            mark=Markup(_MARK),  # noqa: S704  # the package's own text
             most=MOST,
             shown=_OF_GROUP,
             alike=[_cells(corpus, group[:_OF_GROUP]) for group in told.alike[:GROUPS]],

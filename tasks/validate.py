@@ -14,6 +14,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import sql
+from tasks.gate_sentences import sentence
 from tasks.lake import Run
 from tasks.records import GateOutcome
 from tasks.retries import IO_RETRIES
@@ -119,26 +120,30 @@ def check_frame(suite: str, frame: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _sentence(row: Mapping[str, Any]) -> str:
-    where = f" of {row['column_name']}" if row["column_name"] else ""
-    got = f": got {row['observed']}" if row["observed"] else ""
-    count = f", {row['unexpected_count']} row(s)" if row["unexpected_count"] else ""
-    return f"{row['suite']}: {row['expectation']}{where}{got}{count}; expected {row['detail']}"
-
-
 def check_run(run: Run) -> GateOutcome:
     """Run all suites over a run, store the outcome as `validations`, and say what failed."""
     rows: list[dict[str, Any]] = []
     with run.connect() as connection:
         for suite in SUITES:
             rows.extend(check_frame(suite, sql.frame(connection, f"gates/{suite}", run_id=run.run_id)))
+        totals = next(iter(sql.rows(connection, "gates/accounting", run_id=run.run_id)), {})
     run.write_table("validations", rows)
     failed = [row for row in rows if not row["success"]]
+    critical = [row for row in failed if row["severity"] == CRITICAL]
+    # Without a pair everything about pairs fails: to say so once is enough.
+    for empty in ("corpus", "attributions"):
+        if any(_is_count_of(row, empty) for row in critical):
+            critical = [row for row in critical if row["suite"] == "accounting" or _is_count_of(row, empty)]
+            break
     return GateOutcome(
         checks=len(rows),
-        critical=tuple(_sentence(row) for row in failed if row["severity"] == CRITICAL),
-        warnings=tuple(_sentence(row) for row in failed if row["severity"] == WARNING),
+        critical=tuple(sentence(row, totals) for row in critical),
+        warnings=tuple(sentence(row, totals) for row in failed if row["severity"] == WARNING),
     )
+
+
+def _is_count_of(row: Mapping[str, Any], suite: str) -> bool:
+    return row["suite"] == suite and row["column_name"] is None
 
 
 @task(name="validate", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)

@@ -1,9 +1,12 @@
 """The documentation cannot rot: its queries run, its AUDIT.toml is accepted, its links lead somewhere."""
 
+import csv
+import itertools
 import json
 import re
 import shlex
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from typer.testing import CliRunner
 
 import sql
 from benchmarks.readers import originals
-from benchmarks.rewrite import WRITERS
+from benchmarks.rewrite import WRITERS, Original
 from corpora import FORMATS
 from flows import cli
 from flows.config import parse
@@ -22,6 +25,7 @@ from tasks.own_rules import check_rules
 from tasks.records import AlertRules
 
 ROOT = Path(__file__).parent.parent
+PHANTOMS = 12
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")])
 
 
@@ -93,6 +97,13 @@ def corpus_commands():
     return [line for text in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in text.splitlines()]
 
 
+def publish(pairs, folder):
+    """A dataset as it lies on the Hub: tables, and a card that says where."""
+    WRITERS["parquet"](pairs, folder / "parts")
+    card = "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: parts/*.parquet\n"
+    (folder / "README.md").write_text(f"---\n{card}---\n")
+
+
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory):
     """A folder with the corpora of docs/corpora.md: `my-` and the format's name."""
@@ -100,6 +111,7 @@ def corpora(tmp_path_factory):
     pairs = originals(6, 48)
     for name, write in WRITERS.items():
         write(pairs, folder / f"my-{name}")
+    publish(pairs, folder / "my-datasets" / "as-published")
     return folder
 
 
@@ -112,6 +124,65 @@ def test_a_documented_corpus_is_described(line, corpora, monkeypatch):
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout.splitlines()[-1])
     assert (told["format"], told["pairs"], told["errors"]) == (re.search("my-([a-z-]+)", line)[1], 6, {})
+
+
+@pytest.fixture(scope="module")
+def prefect_is_up():
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=240):
+        yield
+
+
+@pytest.fixture(scope="module")
+def phantom_corpora(phantoms, tmp_path_factory):
+    """A folder with the corpora of docs/corpora.md: of phantoms, one of whose images is cut short."""
+    folder = tmp_path_factory.mktemp("audited")
+    with (phantoms / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(itertools.islice(csv.DictReader(file), PHANTOMS + 1))
+    pairs = [Original(row["file_name"], (phantoms / row["file_name"]).read_bytes(), row["text"]) for row in rows]
+    pairs[3] = replace(pairs[3], data=pairs[3].data[:-200])
+    for name, write in WRITERS.items():
+        write(pairs, folder / f"my-{name}")
+    publish(pairs, folder / "my-datasets" / "as-published")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def maps_of_all():
+    """Maps by pair id, of the first documented corpus that is audited: all hold the same pairs."""
+    return {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", corpus_commands())
+def test_a_documented_corpus_is_audited(line, phantom_corpora, prefect_is_up, maps_of_all, tmp_path, monkeypatch):
+    monkeypatch.chdir(phantom_corpora)
+    (path,) = [word for word in shlex.split(line) if word.startswith("my-")]
+    (example,) = [block.values[0] for block in blocks("toml") if "my-webdataset" in block.values[0]]
+    assert 'path = "my-webdataset"\n' in example  # the one key to change, as the page says
+    named = 'format = "datasets"\n' if "--format datasets" in line else ""
+    example = example.replace('path = "my-webdataset"\n', f"path = {json.dumps(path)}\n{named}")
+    quick = "[bottleneck]\nsteps = 1\n[discover]\nenabled = false\n[confirm]\nenabled = false\n"
+    audit_file = phantom_corpora / "AUDIT.toml"
+    audit_file.write_text(example + quick)
+    command = ["run", "AUDIT.toml", "--lake", str(tmp_path / "lake"), "--json"]
+    result = CliRunner().invoke(cli.app, command)
+    assert result.exit_code in (0, 3), result.output
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert (told["status"], told["pairs"], told["attributions"], told["errors"]) == ("completed", PHANTOMS, PHANTOMS, 1)
+    with sql.connect(tmp_path / "lake") as connection:
+        (run,) = sql.read(connection, "SELECT corpus_rows, pairs, errors FROM runs")
+        assert run["pairs"] + run["errors"] == run["corpus_rows"] == PHANTOMS + 1
+        (error,) = sql.read(connection, "SELECT reason FROM ingest_errors")
+        assert error == {"reason": "truncated_image"}
+        rows = sql.read(connection, "SELECT pair_id, image_map, text_map FROM attributions ORDER BY pair_id")
+    (manifest,) = sql.manifests(tmp_path / "lake")
+    assert manifest["corpus_format"] == re.search("my-([a-z-]+)", line)[1]
+    maps = {row["pair_id"]: (row["image_map"], row["text_map"]) for row in rows}
+    assert len(maps) == PHANTOMS
+    assert maps == maps_of_all.setdefault("first", maps)
+    assert Path(told["report"]).read_text(encoding="utf-8").count(path) >= 1
 
 
 def test_every_format_has_an_example():

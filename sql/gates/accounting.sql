@@ -4,6 +4,10 @@ WITH counted AS (
     SELECT
         run_id,
         corpus_rows - coalesce(not_sampled, 0) AS read_rows,
+        -- A duplicate is accounted for, and no less readable than the pair that it repeats.
+        read_rows - (
+            SELECT count(*) FROM ingest_errors WHERE run_id = $run_id AND reason = 'duplicate_pair'
+        ) AS distinct_rows,
         (SELECT count(*) FROM pairs WHERE run_id = $run_id) AS stored_pairs,
         (SELECT count(*) FROM attributions WHERE run_id = $run_id) AS stored_attributions,
         (SELECT count(*) FROM ingest_errors WHERE run_id = $run_id AND stage = 'ingest') AS ingest_errors,
@@ -15,5 +19,5 @@ SELECT
     *,
     read_rows - stored_pairs - ingest_errors AS rows_unaccounted,
     stored_pairs - stored_attributions - attribute_errors AS pairs_unaccounted,
-    stored_attributions / nullif(read_rows, 0) AS readable_share
+    stored_attributions / nullif(distinct_rows, 0) AS readable_share
 FROM counted;

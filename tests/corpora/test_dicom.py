@@ -245,7 +245,7 @@ def test_a_frame_larger_than_its_header_is_refused_before_it_is_decoded():
 
 def test_bombs_of_runs_and_of_deflate_are_refused_unpacked():
     plane = np.zeros((16, 16), np.uint8)
-    start = time.perf_counter()
+    start = time.process_time()
     error = refused(dicom(plane, RLELossless, run_lengths((0, 2**26))))
     assert (error.reason, "unpacks" in error.detail) == (Reason.CORRUPT_IMAGE, True)
     whole = dicom()
@@ -253,7 +253,7 @@ def test_bombs_of_runs_and_of_deflate_are_refused_unpacked():
     packer = zlib.compressobj(9, wbits=-15)
     bomb = dicom(syntax=DeflatedExplicitVRLittleEndian)[:head] + packer.compress(bytes(2**26)) + packer.flush()
     assert refused(bomb).reason is Reason.UNSUPPORTED_FORMAT
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_what_a_file_begins_with_goes_before_letters_behind():

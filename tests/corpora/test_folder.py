@@ -15,7 +15,7 @@ from PIL import Image
 
 import corpora.corpus
 import corpora.folder
-from corpora import Limits, Pair, Place, Reason, Rejected, decode, digest, open_corpus
+from corpora import CorpusError, Limits, Pair, Place, Reason, Rejected, decode, digest, open_corpus
 from corpora.folder import contained
 from corpora.likeness import fingerprint
 
@@ -89,9 +89,12 @@ def test_all_formats_give_the_same_rows(write_corpus: WriteCorpus, picture: Pict
         rows = rows_of(root)
         found[kind] = rows
         assert digest(rows) == digest(rows_of(root)[::-1])
-    # Where a row stands is told in the terms of its format, in the detail of a duplicate only.
+    assert [found[kind][3].detail.partition(" repeats")[0] for kind in KINDS] == [
+        "line 7" if kind in ("csv", "tsv") else f"{'line' if kind == 'jsonl' else 'row'} 4" for kind in KINDS
+    ]
+    # Where a row stands is told in the terms of its format: what is wrong with it, in the same words.
     for rows in found.values():
-        rows[3] = replace(rows[3], detail="")
+        rows[:] = [row if isinstance(row, Pair) else replace(row, detail=row.detail.partition(": ")[2]) for row in rows]
     assert found["csv"] == found["tsv"] == found["jsonl"] == found["parquet"]
     assert [row.reason.value if isinstance(row, Rejected) else "pair" for row in found["csv"]] == [
         "pair", "pair", "pair", "duplicate_pair", "path_outside_corpus", "malformed_row", "empty_caption",
@@ -181,7 +184,7 @@ def test_a_duplicate_names_its_first_row(write_corpus: WriteCorpus, picture: Pic
     assert isinstance(rows[1], Pair)
     assert isinstance(rows[2], Rejected)
     assert rows[2].reason is Reason.DUPLICATE_PAIR
-    assert "of row 0" in rows[2].detail
+    assert rows[2].detail.startswith("line 4 repeats the image and the caption of line 2, expected")
 
 
 def test_limits_reach_every_check(write_corpus: WriteCorpus, picture: Picture) -> None:
@@ -360,3 +363,24 @@ def test_who_stops_reading_waits_for_no_more_images(
     assert [next(found).row for _ in range(3)] == [0, 1, 2]  # in order, whichever image is done first
     found.close()
     assert 3 <= len(opened) < 60
+
+
+@pytest.mark.parametrize(("kind", "named"), [("csv", None), ("jsonl", None), ("tsv", "folder"), ("parquet", "folder")])
+def test_a_table_by_itself_lies_beside_its_images(
+    write_corpus: WriteCorpus, picture: Picture, tmp_path: Path, kind: str, named: str | None
+) -> None:
+    table = [{"file_name": name, "text": "x"} for name in ("a.png", "../secret.png")]
+    root = write_corpus(table, {"a.png": picture(), "train.v2/a.txt": b""}, kind)
+    (tmp_path / "secret.png").write_bytes(picture())
+    (root / f"metadata.{kind}").rename(root / f"train.v2.{kind}")
+    write_corpus(table, folder="other", kind=kind)
+    (root / "metadata.csv").write_text("not looked at")
+    corpus = open_corpus(root / f"train.v2.{kind}", named)
+    rows = list(corpus.pairs())
+    assert (corpus.format, corpus.count()) == ("folder", 2)
+    assert [row.file_name for row in rows] == ["a.png", "../secret.png"]
+    assert isinstance(rows[0], Pair)
+    assert isinstance(rows[1], Rejected)
+    (root / f"link.{kind}").symlink_to(tmp_path / "other" / f"metadata.{kind}")
+    with pytest.raises(CorpusError, match="leads out of the corpus"):
+        open_corpus(root / f"link.{kind}", "folder").pairs()

@@ -115,7 +115,7 @@ def test_parquet_text_that_is_not_utf8_rejects_its_row_only(write_corpus: WriteC
     pq.write_table(table, file)
     root = write_corpus(file.getvalue(), kind="parquet")
     assert shown(root) == ["one", "<caption_encoding>", "<malformed_row>", "<malformed_row>", "z"]
-    assert details(root)[2].startswith("row 3 has a value in column 'note'")
+    assert details(root)[2].startswith("row 4 has a value in column 'note'")
 
 
 def test_nul_bytes(write_corpus: WriteCorpus) -> None:

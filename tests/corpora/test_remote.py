@@ -1,9 +1,12 @@
+import hashlib
 import http.server
 import itertools
 import pickle
 import random
+import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -257,6 +260,49 @@ class Endless(Quiet):
             self.server.hung_up.set()  # type: ignore[attr-defined]
 
 
+class Hushed(Quiet):
+    """Lists no folder."""
+
+    def list_directory(self, path: Any) -> None:
+        self.send_error(403)
+
+
+class Ranged(Hushed):
+    """Gives parts of a file; of each request the bytes that it sent stand in `server.sent`."""
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if not asked or not path.is_file():
+            super().do_GET()
+            return
+        data = path.read_bytes()
+        start, end = int(asked[1]), min(int(asked[2]), path.stat().st_size - 1)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
+        self.send_header("Content-Length", str(end + 1 - start))
+        self.end_headers()
+        self.wfile.write(data[start : end + 1])
+        self.server.sent.append((self.path, end + 1 - start))  # type: ignore[attr-defined]
+
+
+class Whole(Hushed):
+    """Gives no parts."""
+
+    def do_GET(self) -> None:
+        self.server.sent.append((self.path, None))  # type: ignore[attr-defined]
+        with suppress(OSError):  # who reads it hangs up
+            super().do_GET()
+
+
+class Sizeless(Whole):
+    """Nor does it say how large a file is."""
+
+    def send_header(self, keyword: str, value: str) -> None:
+        if keyword != "Content-Length":
+            super().send_header(keyword, value)
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., tuple[str, Any]]]:
     running: list[http.server.ThreadingHTTPServer] = []
@@ -264,6 +310,7 @@ def serve() -> Iterator[Callable[..., tuple[str, Any]]]:
     def start(folder: Path, handler: type[Quiet] = Quiet) -> tuple[str, Any]:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder))
         server.hung_up = threading.Event()  # type: ignore[attr-defined]
+        server.sent = []  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         running.append(server)
         return f"http://127.0.0.1:{server.server_port}", server
@@ -410,3 +457,143 @@ def test_of_a_large_container_one_image_is_fetched(
     assert row.place is not None
     assert corpus.reader.image(row.place) == pairs[25].data
     assert 100_000 < sum(fetched) < 2_000_000  # of four million
+
+
+OF_A_WEB_SERVER = [
+    ("folder", "metadata.csv"), ("folder", ""), ("datasets", ""), ("webdataset", "shard-00000.tar"),
+    ("webdataset", "shard-{00000..00000}.tar"), ("parquet", "train-00000.parquet"),
+    ("parquet", "train-{00000..00000}.parquet"), ("coco", "captions.json"), ("captions-tsv", "captions.tsv"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("handler", [Ranged, Whole])
+@pytest.mark.parametrize(("kind", "name"), OF_A_WEB_SERVER)
+def test_files_of_a_web_server(tmp_path: Path, serve: Any, handler: type[Quiet], kind: str, name: str) -> None:
+    folder = WRITERS[kind](ORIGINALS, tmp_path / f"web {kind}")
+    url, _ = serve(tmp_path, handler)
+    corpus = open_corpus(root_of(f"{url}/web%20{kind}/{name}".rstrip("/")))
+    assert (corpus.format, corpus.count()) == (kind, len(ORIGINALS))
+    rows = list(corpus.pairs())
+    assert rows == rows_of(folder)
+    for row in rows:
+        assert isinstance(row, Pair)
+        assert corpus.picture(row.place).sha256 == row.image_sha256
+
+
+def test_a_shard_that_a_web_server_lacks_is_a_row(tmp_path: Path, serve: Any) -> None:
+    for kind, name in (("webdataset", "shard-{00000..00001}.tar"), ("parquet", "train-{00000..00001}.parquet")):
+        WRITERS[kind](ORIGINALS, tmp_path / kind)
+        url, _ = serve(tmp_path, Hushed)
+        assert outcomes(rows_of(f"{url}/{kind}/{name}")) == ["pair"] * len(ORIGINALS) + ["missing_file"]
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet", "coco", "captions-tsv", "files"])
+@pytest.mark.parametrize("handler", [Quiet, Hushed])
+def test_a_folder_of_a_web_server_is_refused(tmp_path: Path, serve: Any, handler: type[Quiet], kind: str) -> None:
+    WRITERS[kind](ORIGINALS, tmp_path / kind)
+    url, _ = serve(tmp_path, handler)
+    with pytest.raises(CorpusError, match=rf"{url}/{kind}.*of a web server name a file .*shard-\{{0000\.\.0012\}}"):
+        rows_of(f"{url}/{kind}")
+
+
+@pytest.mark.parametrize("name", ["*.tar", "shard-0000[0-9].tar"])
+def test_a_pattern_of_stars_needs_a_web_server_that_lists(tmp_path: Path, serve: Any, name: str) -> None:
+    WRITERS["webdataset"](ORIGINALS, tmp_path / "tars")
+    assert outcomes(rows_of(f"{serve(tmp_path, Quiet)[0]}/tars/{name}")) == ["pair"] * len(ORIGINALS)
+    with pytest.raises(CorpusError, match=r"may not be listed.*name a file .*or several as in shard-"):
+        rows_of(f"{serve(tmp_path, Hushed)[0]}/tars/{name}")
+
+
+NOISE = random.Random(0)  # noqa: S311  # no secret
+LARGE = [Original(f"{number:02d}.jpg", NOISE.randbytes(100_000), str(number)) for number in range(20)]
+
+
+@pytest.mark.parametrize("handler", [Ranged, Whole, Sizeless])
+@pytest.mark.parametrize(("kind", "name"), [("webdataset", "shard-00000.tar"), ("parquet", "train-00000.parquet")])
+def test_a_large_file_comes_in_parts_or_else_once(
+    tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch, handler: type[Quiet], kind: str, name: str
+) -> None:
+    monkeypatch.setattr("corpora.roots.BLOCK_BYTES", 2**16)
+    monkeypatch.setattr("corpora.tars._PICTURE_BYTES", 2**16)
+    folder = WRITERS[kind](LARGE, tmp_path / "large")
+    if kind == "parquet":
+        (path,) = folder.iterdir()
+        pq.write_table(pq.read_table(path), path, row_group_size=2)
+    url, server = serve(folder, handler)
+    corpus = open_corpus(root_of(f"{url}/{name}"))
+    rows = list(corpus.reader.rows())
+    assert [row.data for row in rows] == [pair.data for pair in LARGE]
+    assert corpus.count() == len(LARGE)
+    server.sent.clear()
+    again = open_corpus(root_of(f"{url}/{name}"), kind)
+    for number in (15, 3):
+        place = rows[number].place
+        assert place is not None
+        assert again.reader.image(place) == LARGE[number].data
+    if handler is Ranged:
+        assert 200_000 < sum(size for _, size in server.sent) < 1_000_000  # of two million
+    if handler is Whole:  # it was fetched when it was read first
+        assert server.sent == []
+
+
+def test_what_is_not_fetched_whole(tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corpora.roots.BLOCK_BYTES", 2**16)
+    monkeypatch.setattr("corpora.roots.MAX_FETCHED_BYTES", 2**18)
+    WRITERS["parquet"](LARGE, tmp_path / "tables")
+    url, _ = serve(tmp_path, Whole)
+    with pytest.raises(CorpusError, match=r"larger than the 262144 bytes that are fetched whole: use a server that an"):
+        rows_of(f"{url}/tables/train-00000.parquet")
+
+
+def test_what_a_web_server_changes_is_fetched_again(
+    tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corpora.roots.BLOCK_BYTES", 2**16)
+    url, _ = serve(tmp_path, Whole)
+    for part in (LARGE[:9], LARGE[9:12]):
+        folder = WRITERS["webdataset"](part, tmp_path / str(len(part)))
+        (folder / "shard-00000.tar").rename(tmp_path / "one.tar")
+        rows = open_corpus(root_of(f"{url}/one.tar")).reader.rows()
+        assert [row.data for row in rows] == [pair.data for pair in part]
+
+
+# Of what a line of Conceptual Captions may say, by name and kind of store.
+LISTED = [
+    "x\thttp://a.org/1.jpg", "x\thttp://a.org/p/2%20b.png?size=3", "x\thttp://a.org/3.jpg", "x\thttp://a.org/none.jpg",
+    "x\thttp://a.org/p/same.jpg", "x\thttp://b.org/p/same.jpg", "x\thttp://a.org/6", "x\thttp://a.org/7",
+    "x\thttp://a.org/8\tsub/8.png", "x\thttp://a.org/9\t../9.png", "http://a.org/10.jpg\tturned",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("store", ["s3", "web", "memory"])
+def test_the_urls_of_captions_are_mapped_to_files_as_here(
+    s3: Store, serve: Any, tmp_path: Path, picture: Picture, store: str
+) -> None:
+    def named(kind: str, line: int) -> str:
+        url = next(field for field in LISTED[line].split("\t") if field.startswith("http"))
+        return hashlib.new(kind, url.encode(), usedforsecurity=False).hexdigest()
+
+    root = tmp_path / f"listed {store}"
+    names = [
+        f"{named('md5', 0)}.jpg", "images/2 b.png", f"training/{named('sha256', 2)}.png", "same.jpg",
+        "00000/000000006.jpg", "00000/000000007.jpg", "sub/8.png", "captions/10.jpg",
+    ]  # fmt: skip
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(picture(colour=number))
+    (root / "captions.tsv").write_text("".join(f"{line}\n" for line in LISTED))
+    (root / "00000/000000006.json").write_text('{"url": "http://a.org/6"}')
+    (root / "00000/000000007.json").write_text('{"url": "http://a.org/other"}')
+    there = s3.put(root) if store == "s3" else in_memory(root) if store == "memory" else serve(root, Hushed)[0]
+    rows = rows_of(f"{there}/captions.tsv")
+    found = [names[0], names[1], names[2], None, None, None, names[4], None, names[6], None, names[7]]
+    if store == "web":  # does not say which folders there are
+        found[1] = found[2] = found[10] = None
+    else:
+        assert rows == rows_of(root / "captions.tsv")
+    assert [None if isinstance(row, Rejected) else row.file_name for row in rows] == found
+    assert outcomes(rows)[3:6] == ["missing_file"] * 3
+    assert outcomes(rows)[9] == "path_outside_corpus"
+    assert [row.attributes.get("host") for row in rows] == ["a.org"] * 5 + ["b.org"] + ["a.org"] * 5
+    if store != "web":
+        assert rows_of(str(there)) == rows

@@ -203,7 +203,7 @@ def test_cells_that_are_no_images(pictures: list[bytes], tmp_path: Path, fmt: st
         Reason.EMPTY_CAPTION, "g",
     ]  # fmt: skip
     assert isinstance(rows[0], Rejected)
-    assert "row 0 has only the path 'a.png' of its image" in rows[0].detail
+    assert "row 1 has only the path 'a.png' of its image" in rows[0].detail
     reader = open_corpus(tmp_path / "t", limits=Limits(max_file_bytes=2000)).reader
     container = "data/train-00000.parquet" if fmt == "parquet" else "data-00000.arrow"
     for position, reason in ((0, Reason.MISSING_FILE), (4, Reason.FILE_TOO_LARGE)):

@@ -1,9 +1,13 @@
 """The whole flow under Prefect: what it leaves behind, where it stops, and how it goes on."""
 
+import csv
 import dataclasses
 import errno
+import json
+import shutil
 
 import pytest
+from typer.testing import CliRunner
 
 import m2ib
 import sql
@@ -184,6 +188,67 @@ def test_a_gate_stops_the_line_before_any_alert(config, monkeypatch):
     assert {row["column_name"] for row in failed} >= {"image_map_finite"}
     (run,) = of_run(result, config.lake.path, "FROM runs")
     assert (run["status"], run["reason"]) == ("stopped", result.reason)
+
+
+def test_a_corpus_that_grew_is_audited_again_without_repeating_a_pair(phantoms, tmp_path, monkeypatch):
+    from flows import cli
+
+    with (phantoms / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    corpus, audit_file, lake = tmp_path / "corpus", tmp_path / "AUDIT.toml", tmp_path / "lake"
+    corpus.mkdir()
+    audit_file.write_text(
+        '[corpus]\npath = "corpus"\n[model]\narchitecture = "demo/shortcut"\ndevice = "cpu"\n'
+        "[alerts]\nmin_pairs = 5\n[discover]\nenabled = false\n[confirm]\npairs = 8\nnegatives = 0\n"
+    )
+
+    def holds(count):
+        with (corpus / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(rows[: count + 1])
+        for name, *_ in rows[1 : count + 1]:
+            shutil.copy(phantoms / name, corpus)
+
+    attributed, attribute = [], m2ib.attribute
+
+    def spy(*given, **named):
+        attributed.extend(named["keys"])
+        return attribute(*given, **named)
+
+    monkeypatch.setattr(m2ib, "attribute", spy)
+
+    def night(count, *options):
+        holds(count)
+        attributed.clear()
+        result = CliRunner().invoke(cli.app, ["run", str(audit_file), "--lake", str(lake), "--json", *options])
+        assert result.exit_code == 3, result.output
+        told = json.loads(result.stdout.splitlines()[-1])
+        assert (told["status"], told["pairs"], told["attributions"], told["errors"]) == ("completed", count, count, 0)
+        report = (lake / "runs" / told["run_id"] / "report.html").read_text(encoding="utf-8")
+        assert told["run_id"] in report
+        assert "consolidation" in report
+        return told, list(attributed), result
+
+    first, made, _ = night(28)
+    assert len(made) == 28
+    second, made, said = night(40, "--incremental")
+    assert f"builds upon run {first['run_id']}" in said.stderr
+    with sql.connect(lake) as connection:
+        assert sql.read(connection, "SELECT run_id, base_run, reused, attributions FROM runs ORDER BY run_id") == [
+            {"run_id": first["run_id"], "base_run": None, "reused": 0, "attributions": 28},
+            {"run_id": second["run_id"], "base_run": first["run_id"], "reused": 28, "attributions": 40},
+        ]
+        new = {f"study_{number:05d}.png" for number in range(28, 40)}
+        by = "SELECT p.file_name, p.pair_id FROM pairs AS p JOIN attributions AS a USING (run_id, pair_id) WHERE "
+        own = sql.read(connection, f"{by} a.run_id = '{second['run_id']}' AND a.attributed_by IS NULL")
+        assert {row["file_name"] for row in own} == new
+        assert sorted(made) == sorted(row["pair_id"] for row in own)
+        alerts = sql.read(connection, f"FROM alerts WHERE run_id = '{second['run_id']}'")
+    # Slices are those of the whole corpus, old and new pairs alike.
+    sick = sum("consolidation" in text for _, text, *_ in rows[1:])
+    assert {alert["n"] for alert in alerts if alert["slice"] == "consolidation"} == {sick}
+    assert len(alerts) == second["alerts"] >= 1
+    third, made, _ = night(40, "--incremental")
+    assert (made, third["alerts"]) == ([], second["alerts"])
 
 
 def test_a_corpus_that_cannot_be_read_leaves_no_run(settings, tmp_path):

@@ -1,6 +1,7 @@
 """The command line over a lake that is there: what it prints, where to, and with which exit code."""
 
 import json
+import shutil
 import subprocess
 import sys
 import types
@@ -10,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from flows import cli
+from review.contact_sheet import page_of
 from tasks.records import AlertRules
 from tasks.store import corner_boxes
 
@@ -285,3 +287,84 @@ def test_a_corpus_that_is_none_is_bad_input(tmp_path):
         result = CliRunner().invoke(cli.app, ["corpus", *arguments, "--out", str(tmp_path / "page.html")])
         assert result.exit_code == 2
         assert said in result.stderr
+
+
+def test_what_is_wider_than_the_terminal_is_a_block_a_row(call, alerted, monkeypatch):
+    result = call("sql", "SELECT * FROM runs")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("- record 1 -")
+    assert [line.split() for line in lines if line.startswith(("run_id ", "pairs "))] == [
+        ["run_id", alerted.run_id], ["pairs", "22"],
+    ]  # fmt: skip
+    narrow = "SELECT pair_id, caption, repeat('long ', 30) AS note FROM pairs LIMIT 2"
+    assert "record" not in call("sql", narrow).stdout
+    monkeypatch.setattr(cli.output, "width", 60)
+    assert "record 2" in call("sql", narrow).stdout
+    monkeypatch.setattr(cli.output, "width", 80)  # one column may break its lines, where it keeps 40 characters
+    table = call("sql", narrow).stdout
+    assert "record" not in table
+    assert max(map(len, table.splitlines())) <= 80
+    assert last_line(call("sql", "SELECT * FROM runs", "--json"))["rows"][0]["run_id"] == alerted.run_id
+
+
+def test_a_block_keeps_markup_lines_and_nothing(call, alerted, monkeypatch):
+    monkeypatch.setattr(cli.output, "width", 20)
+    result = call("sql", "SELECT '[/red]' || chr(10) || 'two' AS a, NULL AS \"long name\", repeat('x', 30) AS c")
+    assert result.stdout.splitlines()[1:] == [
+        "a          [/red]",
+        "           two",
+        "long name  None",
+        f"c          {'x' * 30}",
+    ]
+
+
+def test_a_page_is_called_after_its_corpus_and_no_other_file_is_overwritten(phantoms, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    describe = [cli.app, ["corpus", str(phantoms)]]
+    for _ in range(2):  # its own page is written anew
+        result = CliRunner().invoke(*describe)
+        assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "page: corpus-corpus.html")
+    page = tmp_path / "corpus-corpus.html"
+    page.write_text("<html>notes of mine")
+    (tmp_path / "folder").mkdir()
+    for more in ([], ["--out", "corpus-corpus.html"], ["--out", "folder"]):
+        result = CliRunner().invoke(cli.app, [*describe[1], *more])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "name another file with --out" in result.stderr
+    assert page.read_text() == "<html>notes of mine"
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("my-images", "my-images"), ("/data/my images/", "my_images"), ("s3://bucket/night", "night"),
+        ("shards/train-{000..012}.tar", "shards"), ("a/*.tar", "a"), ("*.tar", "corpus"), ("cc.tsv", "cc.tsv"),
+    ],
+)  # fmt: skip
+def test_names_of_pages(uri, name):
+    assert str(page_of(uri)) == f"corpus-{name}.html"
+
+
+def test_duplicates_are_told_apart_from_errors_and_rows_are_those_of_the_file(phantoms, tmp_path):
+    rows = (phantoms / "metadata.csv").read_text().splitlines()[:4]
+    (tmp_path / "metadata.csv").write_text("\n".join([*rows, rows[1], "gone.png,x,,", ""]))
+    for row in rows[1:]:
+        shutil.copy(phantoms / row.split(",")[0], tmp_path)
+    result = CliRunner().invoke(cli.app, ["corpus", str(tmp_path), "--out", str(tmp_path / "page.html"), "--json"])
+    assert result.exit_code == 0, result.output
+    told = last_line(result)
+    assert (told["listed"], told["pairs"], told["duplicates"], told["errors"]) == (5, 3, 1, {"missing_file": 1})
+    assert "5: 3 pairs, 1 duplicate, 1 row with an error" in result.stdout
+    assert "1 x missing_file, such as gone.png: line 6: There is no such file" in result.stdout
+    assert "line 5 repeats the image and the caption of line 2" in result.stdout
+    page = (tmp_path / "page.html").read_text()
+    assert "1 row that only repeats a pair" in page
+
+
+def test_a_wrong_column_names_the_option(phantoms, tmp_path):
+    command = ["corpus", str(phantoms), "--caption-column", "caption", "--out", str(tmp_path / "page.html")]
+    result = CliRunner().invoke(cli.app, command)
+    assert result.exit_code == 2
+    assert "no column 'caption'" in result.stderr
+    assert "--caption-column, or caption_column in [corpus] of the AUDIT.toml" in result.stderr

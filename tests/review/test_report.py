@@ -249,7 +249,7 @@ def test_gates_and_error_rows_are_counted_with_their_failures_and_examples(lake,
     assert "2 checks ran over the corpus, the attributions and their accounting; 1 failed" in page.text
     assert 'critical corpus ExpectSense width – 0 {"min": 1}' in page.text
     assert "5: corrupt_image 5" in page.text
-    assert "row 0, f0 : detail 0" in page.text
+    assert "f0 : detail 0" in page.text
     assert "detail 3" not in page.text
 
 

@@ -7,6 +7,7 @@ import pytest
 
 import sql
 from tasks import validate
+from tasks.gate_sentences import sentence
 from tasks.validate import SUITES, check_frame, check_run, suite_digest
 
 
@@ -60,16 +61,29 @@ def test_error_rows_account_for_what_is_missing(healthy):
     assert outcome.critical == ()
     # 3 of 5 rows could be attributed: below nine tenths.
     (warning,) = outcome.warnings
-    assert warning.startswith("accounting: ExpectColumnValuesToBeBetween of readable_share: got [0.6]")
+    assert warning.startswith("only 3 of the corpus's 5 rows (duplicates aside) could be attributed, expected nine in")
+    assert warning.endswith("(accounting.readable_share)")
+
+
+def test_a_duplicate_is_no_row_that_could_not_be_read(healthy):
+    rows = [{"row_number": 5 + n, "stage": "ingest", "reason": "duplicate_pair"} for n in range(40)]
+    healthy.write_table("ingest_errors", rows)
+    healthy.update(counts={"corpus_rows": 44})
+    lost, *_ = check_run(healthy).critical  # the one pair whose error row was written over
+    assert lost.startswith("1 pair is lost, expected each of the 4 to have")
+    (warning,) = check_run(healthy).warnings
+    assert warning.startswith("only 3 of the corpus's 4 rows")
 
 
 def test_the_sentence_of_a_failure_says_what_was_got_and_expected(healthy):
     healthy.update(counts={"corpus_rows": 7})
     outcome = check_run(healthy)
-    assert [text for text in outcome.critical if "rows_unaccounted" in text] == [
-        "accounting: ExpectColumnValuesToBeBetween of rows_unaccounted: got [2], 1 row(s); "
-        'expected {"column": "rows_unaccounted", "max_value": 0, "min_value": 0}'
-    ]
+    assert outcome.critical == (
+        "2 rows of the corpus are lost, expected each of its 7 to be a pair or an error row "
+        "(accounting.rows_unaccounted)",
+    )
+    healthy.update(counts={"corpus_rows": 4})
+    assert check_run(healthy).critical[0].startswith("1 row of the corpus came out beyond those that there are, exp")
 
 
 @pytest.mark.parametrize(
@@ -106,8 +120,12 @@ def test_one_lost_and_one_double_pair_do_not_cancel_out(healthy, changed_rows):
 def test_an_empty_corpus_fails(hand_written):
     for table in ("pairs", "attributions"):
         hand_written.write_table(table, [])
+    hand_written.write_table("ingest_errors", [{"row_number": 0, "stage": "ingest", "reason": "missing_file"}])
+    hand_written.update(counts={"corpus_rows": 1})
     outcome = check_run(hand_written)
-    assert sum("ExpectTableRowCountToBeBetween" in text for text in outcome.critical) == 2
+    assert [text.partition(";")[0] for text in outcome.critical] == [
+        "no row of the corpus became a pair, expected one at least: 1 tried"  # and not what follows from it
+    ]
 
 
 def test_a_run_without_any_table_fails(hand_written):
@@ -219,3 +237,34 @@ def test_a_digest_changes_with_the_checks_and_with_the_query(monkeypatch):
     assert suite_digest("corpus") != before["corpus"]
     monkeypatch.setattr(sql, "query", lambda name: "SELECT 1")
     assert suite_digest("accounting") != before["accounting"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image_map": [1, NAN, 3, 4]}, "the image maps of 1 pair hold NaN or infinite values"),
+        ({"text_map": None}, "the text maps of 1 pair are missing or do not fit their grid or tokens"),
+        ({"cosine": 1.01}, "1 pair has a cosine that is no cosine, expected -1 to 1"),
+        ({"text_nats": NAN}, "1 pair has no text_nats"),
+        ({"image_map": [1, -0.5, 3, 4]}, "1 pair has negative nats in their image map"),
+    ],
+)
+def test_what_stops_a_run_is_said_for_a_person(healthy, changed_rows, change, said):
+    changed_rows(healthy, "attributions", lambda rows: [rows[0], {**rows[1], **change}, rows[2]])
+    assert any(text.startswith(said) for text in check_run(healthy).critical)
+    assert not any("Expect" in text or "{" in text for text in check_run(healthy).critical)
+
+
+def test_every_check_has_a_sentence():
+    totals = {"read_rows": 9, "distinct_rows": 9, "stored_pairs": 9, "stored_attributions": 8}
+    for suite, checks in SUITES.items():
+        for expectation, settings, _ in checks:
+            row = {
+                "suite": suite, "expectation": expectation, "column_name": settings.get("column"), "observed": "0",
+                "unexpected_count": 2, "detail": "{}",
+            }  # fmt: skip
+            said = sentence(row, totals)
+            assert "Expect" not in said, said
+            assert "{" not in said
+            assert said.endswith(f"({suite}.{row['column_name']})" if row["column_name"] else f"({suite})")
+    assert sentence(row | {"detail": "column x does not exist"}, {}).startswith("a check could not be made: column x")

@@ -135,10 +135,12 @@ def test_a_second_process_is_refused_while_the_first_works(corpus, prefect_serve
     lake = tmp_path / "lake"
     process = started(tmp_path, prefect_server.environment, *CLI, "run", str(audit_file(tmp_path, corpus)))
     until(lambda: shards_of(lake) >= 1, "shard")
+    process.send_signal(signal.SIGSTOP)  # else it may be done before the second one has begun
     run_id = read(lake)["run_id"]
     second = started(tmp_path, prefect_server.environment, *CLI, "run", "AUDIT.toml", "--resume", run_id)
     assert second.wait() == 2
     assert f"run {run_id} is held by process {process.pid} on" in (tmp_path / "errors").read_text()
+    process.send_signal(signal.SIGCONT)
     assert process.wait() == 3
 
 
@@ -188,7 +190,10 @@ def children(pid):
 
 
 def test_the_server(corpus, own_prefect, undisturbed, tmp_path, server_of):
-    """The audit's own server dies under it: the run fails or goes on, and ends as it should with another server."""
+    """The audit's own server dies under it: the run fails or goes on, and ends as it should with another server.
+
+    A run that is complete when its flow cannot say so any more is complete all the same, and the process says failed.
+    """
     home = own_prefect | {"PREFECT_HOME": str(tmp_path / "prefect home"), "PREFECT_CLIENT_MAX_RETRIES": "1"}
     lake = tmp_path / "lake"
     with server_of(home) as (server, group):
@@ -197,7 +202,7 @@ def test_the_server(corpus, own_prefect, undisturbed, tmp_path, server_of):
         os.killpg(group, signal.SIGKILL)
         code = process.wait()
     seen = read(lake)
-    assert (code, seen["status"]) in [(3, "completed"), (1, "failed"), (1, "interrupted")]
+    assert (code, seen["status"]) in [(3, "completed"), (1, "completed"), (1, "failed"), (1, "interrupted")]
     with server_of(home) as (server, _):  # on the database that was left
         if seen["status"] == "completed":
             assert maps_of(lake) == undisturbed

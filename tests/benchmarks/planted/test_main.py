@@ -1,5 +1,7 @@
 """What the benchmark counts, over audits and interventions that are given by hand."""
 
+import re
+
 import pytest
 
 from benchmarks.planted import __main__ as main
@@ -88,6 +90,6 @@ def test_the_table_counts_by_kind_and_strength():
     chosen = [c for c in cells("reporting") if c.tie.kind == "logo"]
     text = table([row(c, c.tie.strength > 0.8) for c in chosen])
     (line,) = [line for line in text.splitlines() if line.startswith("logo")]
-    assert "4 of 4" in line
-    counted = sum(c.tie.strength > 0.8 for c in chosen)
-    assert line.count("1 of 1") + 2 * line.count("2 of 2") == counted
+    (learned, of), *by_strength = [tuple(map(int, pair)) for pair in re.findall(r"(\d) of (\d)", line)]
+    assert learned == of == len(chosen) == sum(of for _, of in by_strength)
+    assert sum(found for found, _ in by_strength) == sum(c.tie.strength > 0.8 for c in chosen)

@@ -19,6 +19,8 @@ from tasks.errors import StoreError
 from tasks.lake import COMPLETE, Run
 from tasks.lock import held
 
+TABLES = ("attributions", "ingest_errors")
+"""Those that have a file a shard. Of others, a few files at most, views make sums, whose last digit the files decide."""
 GROUPS = 128
 """Row groups in a file, at most: whoever opens it reads a footer that grows with them."""
 BYTES = 512 * 2**20
@@ -76,7 +78,7 @@ def compact_run(run: Run) -> list[Merged]:
             )
         _sweep(run)
         replaced: dict[str, list[Entry]] = {}
-        for table in sql.TABLES:
+        for table in TABLES:
             entries = [entry for entry in record["files"] if entry["table"] == table]
             merged = [_merged(run, table, batch) for batch in _batches(run, entries)] if len(entries) > 1 else []
             if 0 < len(merged) < len(entries):

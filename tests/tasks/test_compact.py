@@ -50,6 +50,11 @@ def sharded(hand_written_run):
         run.list_files("ingest_errors", [run.path("ingest_errors", "part-00003-x")], [writer.rows])
         run.add_regions(("corner", (0, 0, 0.5, 0.5)))
         run.add_shares("corner", [0.1 * number for number in range(8)])
+        with run.writer("region_shares", "found") as writer:  # a second file, of a table over which views add up
+            writer.write(
+                [{"pair_id": pairs[0]["pair_id"], "side": "image", "region": "tag", "share": 0.3, "area": 0.1}]
+            )
+        run.list_files("region_shares", [run.path("region_shares", "found")], [1])
         run.finish("completed")
         return run
 

@@ -20,7 +20,7 @@ from tasks.lake import COMPLETE, Run
 from tasks.lock import held
 
 TABLES = ("attributions", "ingest_errors")
-"""Those that have a file a shard. Of others, a few files at most, views make sums, whose last digit the files decide."""
+"""Those that have a file a shard. Of others, few files each, views make sums, whose last digit the files decide."""
 GROUPS = 128
 """Row groups in a file, at most: whoever opens it reads a footer that grows with them."""
 BYTES = 512 * 2**20

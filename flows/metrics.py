@@ -6,6 +6,7 @@ to fail: an address that is taken is logged.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 
 from prometheus_client import Counter, Gauge, start_http_server
@@ -39,6 +40,10 @@ class Pace:
             RATE.set(self._pairs / max(monotonic() - self._began, 1e-9))
 
 
+def _held(device: str) -> float:
+    return float(m2ib.memory_held(device) or 0)
+
+
 @contextmanager
 def served(address: str | None, devices: Sequence[str] = ()) -> Iterator[None]:
     """Offer the figures at host:port for the block; None: nowhere."""
@@ -48,7 +53,7 @@ def served(address: str | None, devices: Sequence[str] = ()) -> Iterator[None]:
     host, _, port = address.rpartition(":")
     for device in devices:
         if m2ib.memory_held(device) is not None:
-            MEMORY.labels(device).set_function(lambda device=device: float(m2ib.memory_held(device) or 0))
+            MEMORY.labels(device).set_function(partial(_held, device))
     try:
         server, thread = start_http_server(int(port), addr=host.strip("[]"))
     except OSError as error:

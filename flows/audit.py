@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import httpx
 from prefect import flow, get_run_logger, runtime, unmapped
 from prefect.exceptions import PrefectException, TerminationSignal
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import sql
 from corpora import CorpusError
 from flows.config import AuditConfig, config_digest
+from flows.metrics import INGEST_ERRORS, Pace, served
 from flows.provenance import code_version, environment
 from flows.slots import limits, slots
 from review.report import ReportError, write_report
@@ -34,7 +35,7 @@ from tasks.errors import BadInputError, GateError, ResumeError, ShardsError, Sto
 from tasks.flag import flag
 from tasks.ingest import ingest
 from tasks.inputs import encoder, opened
-from tasks.lake import COMPLETE, Run
+from tasks.lake import COMPLETE, PRUNED, Run
 from tasks.lock import held, sweep
 from tasks.own_rules import check_rules
 from tasks.phrases import phrases
@@ -49,6 +50,9 @@ from tasks.validate import validate
 
 _OF_ALL_SHARDS = (BadInputError, StoreError, sql.LakeError, PrefectException, httpx.HTTPError)
 """Errors that say nothing about the shard that met them: the last two come from a server that is gone."""
+
+BATCH = 64
+"""Shards whose tasks are submitted together."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
     run, before = Run(lake, resume), records[resume]
     if before["status"] == "completed":
         raise ResumeError(f"resume: run {resume} is complete; start a new one by leaving --resume out")
+    if before["status"] == PRUNED:
+        raise ResumeError(f"resume: run {resume} was pruned ({before['reason']}); start a new one")
     if before["status"] in COMPLETE:
         raise ResumeError(
             f"resume: run {resume} is complete but for shards that were set aside ({before['reason']}), and is not "
@@ -137,26 +143,51 @@ def fan_out(
 ) -> list[ShardResult]:
     """Attribute all shards, one task each, spread over the devices; a shard that fails for good is set aside.
 
-    Raises, once all have ended, what every shard would meet alike: bad input, a damaged base, a full disk.
+    Two batches of shards are submitted at a time, so that tasks that wait do not pile up in Prefect.
+
+    Raises, once those under way have ended, what every shard would meet alike: bad input, a damaged base, a full disk.
     """
-    futures = attribute.map(
-        run=unmapped(run),
-        shard=list(shards),
-        corpus=unmapped(config.corpus_source()),
-        model=[models[shard.index % len(models)] for shard in shards],
-        plan=unmapped(plan),
-    )
+
+    def submitted(batch: Sequence[Shard]) -> list[tuple[Shard, PrefectFuture[ShardResult]]]:
+        futures = attribute.map(
+            run=unmapped(run),
+            shard=list(batch),
+            corpus=unmapped(config.corpus_source()),
+            model=[models[shard.index % len(models)] for shard in batch],
+            plan=unmapped(plan),
+        )
+        return list(zip(batch, futures, strict=True))
+
+    def ended(under_way: Sequence[tuple[Shard, PrefectFuture[ShardResult]]]) -> Iterator[ShardResult]:
+        shard_of = {future.task_run_id: shard for shard, future in under_way}
+        for future in as_completed([future for _, future in under_way]):
+            shard = shard_of[future.task_run_id]
+            progress.advance(bar, shard.pairs)
+            shown.shard_ended(shard.index, shard.pairs)
+        for shard, future in under_way:
+            result = _outcome(run, shard, future)
+            pace.shard_ended(result)
+            yield result
+
+    pace = Pace()
     shown = ProgressArtifact(run, len(shards), sum(shard.pairs for shard in shards))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
+    results: list[ShardResult] = []
+    under_way: list[tuple[Shard, PrefectFuture[ShardResult]]] = []
+    following: list[tuple[Shard, PrefectFuture[ShardResult]]] = []
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("attributing pairs", total=sum(shard.pairs for shard in shards))
-        shard_of = {future.task_run_id: shard for future, shard in zip(futures, shards, strict=True)}
-        for future in as_completed(futures):
-            ended = shard_of[future.task_run_id]
-            progress.advance(bar, ended.pairs)
-            shown.shard_ended(ended.index, ended.pairs)
-    return [_outcome(run, shard, future) for shard, future in zip(shards, futures, strict=True)]
+        try:
+            for start in range(0, len(shards), BATCH):
+                following = submitted(shards[start : start + BATCH])
+                results += ended(under_way)  # while the next ones are at work: no device waits for a batch's last shard
+                under_way, following = following, []
+            results += ended(under_way)
+        except Exception:
+            wait([future for _, future in following])  # nothing writes into a run that has ended
+            raise
+    return results
 
 
 def _outcome(run: Run, shard: Shard, future: PrefectFuture[ShardResult]) -> ShardResult:
@@ -196,7 +227,7 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
         raise
     if said := run.manifest()["incremental"]:
         get_run_logger().info("run %s %s", run.run_id, said)
-    with working_on(run):
+    with served(config.run.metrics, [model.device for model in models]), working_on(run):
         _line(run, config, models)
     return concluded(run)
 
@@ -236,7 +267,7 @@ def begun_by(lake: Root, flow_run: str | None) -> str | None:
     if flow_run is None:
         return None
     begun = [record for record in sql.manifests(lake) if record.get("flow_run") == flow_run]
-    return begun[-1]["run_id"] if begun and begun[-1]["status"] not in COMPLETE else None
+    return begun[-1]["run_id"] if begun and begun[-1]["status"] not in (*COMPLETE, PRUNED) else None
 
 
 def give_up(run: Run, error: BaseException) -> None:
@@ -268,6 +299,7 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
     failures: list[str] = []
     names = limits(config.run.gpu_limit, models)
     shards = ingest(run, config.corpus_source(), config.suspect_regions(), config.lake.shard_size)
+    INGEST_ERRORS.set(run.manifest()["counts"]["errors"])
     if shards:
         plan = plan_of(run, config)
         with slots(names):

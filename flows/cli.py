@@ -188,7 +188,10 @@ def _test_sentence(alert: dict[str, Any]) -> str:
 
 def _alerts(lake: Root, run_id: str) -> list[dict[str, Any]]:
     with _connect(lake) as connection:
-        known = [row["run_id"] for row in sql.read(connection, "SELECT run_id FROM runs ORDER BY run_id DESC")]
+        runs = sql.read(connection, "SELECT run_id, status, reason FROM runs ORDER BY run_id DESC")
+        known = [row["run_id"] for row in runs if row["status"] != "pruned"]
+        if gone := [row["reason"] for row in runs if row["run_id"] == run_id and row["status"] == "pruned"]:
+            _stop(Exit.BAD_INPUT, f"--run: run {run_id} has no rows any more ({gone[0]}); see alerts --since instead")
         if run_id == "latest":
             done = sql.read(connection, "SELECT max(run_id) AS run_id FROM runs WHERE status LIKE 'completed%'")
             run_id = done[0]["run_id"] or "all"
@@ -631,6 +634,127 @@ def report(
         print(_as_json({"report": path}))
     else:
         print(path)
+
+
+def _age(option: str, given: str) -> timedelta:
+    """A length of time from `180d`, `36h` or `4w`."""
+    if (found := re.fullmatch(r"(\d{1,5})([hdw])", given)) is None:
+        _stop(Exit.BAD_INPUT, f"{option}: got {given!r}, expected hours, days or weeks, such as 36h, 180d or 4w")
+    return timedelta(**{{"h": "hours", "d": "days", "w": "weeks"}[found[2]]: int(found[1])})
+
+
+def _bytes(number: int | None) -> str:
+    """Bytes as people read them."""
+    if number is None:
+        return ""
+    size, unit = float(number), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):  # the last one stays
+        if size < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+@app.command()
+def prune(
+    older_than: Annotated[
+        str | None, typer.Option(metavar="180d|36h|4w", help="Runs that ended longer ago than this may go.")
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="All but the N newest complete runs of each audit may go.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only say what would be deleted.")] = False,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """Delete the files of old runs that nothing refers to; their manifests stay. Given both options, both must hold.
+
+    An audit: runs of the same corpus and model.
+    """
+    if older_than is None and keep is None:
+        _stop(Exit.BAD_INPUT, "prune: got no policy, expected --older-than 180d, --keep 30, or both")
+    age = None if older_than is None else _age("--older-than", older_than)
+    from tasks.prune import Policy, plan, prune_run
+
+    root = _root(lake)
+    try:
+        fates = plan(root, Policy(age, keep))
+        left = {fate.run_id: prune_run(root, fate) if yes else None for fate in fates if fate.pruned}
+    except sql.LakeError as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    except OSError as error:
+        _stop(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; mend this, and prune again")
+    _print_fates(fates, left, yes)
+    gone = [fate for fate in fates if fate.pruned and left[fate.run_id] is None]
+    freed = sum(fate.bytes or 0 for fate in gone)
+    said = f"{len(gone)} of {len(fates)} runs, {sum(fate.files or 0 for fate in gone)} files, {_bytes(freed)}"
+    output.print(f"pruned: {said}" if yes else f"would be pruned: {said}; nothing was deleted, add --yes", markup=False)
+    if as_json:
+        rows = [dataclasses.asdict(fate) | {"kept_after_all": left.get(fate.run_id)} for fate in fates]
+        print(_as_json({"deleted": yes, "runs": len(gone), "bytes": freed, "fates": rows}))
+
+
+def _print_fates(fates: list[Any], left: dict[str, str | None], yes: bool) -> None:
+    """One row a run: what becomes of it, why, and how much that is."""
+    done = "pruned" if yes else "prune"
+    _print_table(
+        [
+            {
+                "run": fate.run_id,
+                "": done if fate.pruned and left[fate.run_id] is None else "keep",
+                "why": left.get(fate.run_id) or fate.why,
+                "size": _bytes(fate.bytes),
+                "status": fate.status,
+                "ended": fate.ended[:16],
+                "audit": fate.audit,
+            }
+            for fate in fates
+        ]
+    )
+
+
+@app.command()
+def compact(
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="A complete run's id, or `latest`.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All complete runs of the lake.")] = False,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """Merge the many small files of complete runs into few, with the same rows in the same order."""
+    if (run_id is None) != everything:
+        _stop(Exit.BAD_INPUT, "compact: expected a run's id, `latest`, or --all, and only one of them")
+    from tasks.compact import compact_run
+    from tasks.errors import AuditError
+    from tasks.lake import COMPLETE, Run
+
+    root = _root(lake)
+    rows: list[dict[str, Any]] = []
+    refused: list[str] = []
+    try:
+        known = {record["run_id"]: record["status"] for record in sql.manifests(root)}
+        complete = [name for name, status in known.items() if status in COMPLETE]
+        wanted = complete if everything else complete[-1:] if run_id == "latest" else [run_id or ""]
+        if not everything and (not wanted or wanted[0] not in known):
+            newest = ", ".join(complete[:-6:-1]) or "none"
+            _stop(Exit.BAD_INPUT, f"compact: got {run_id!r}, expected a complete run of the lake {root}: {newest}")
+        for name in wanted:
+            try:
+                merged = compact_run(Run(root, name))
+            except AuditError as error:  # this run's alone
+                refused.append(str(error))
+                continue
+            rows += [{"run": name, **dataclasses.asdict(table)} for table in merged]
+    except sql.LakeError as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    except OSError as error:
+        _stop(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; mend this, and compact again")
+    _print_table(rows)
+    for message in refused:
+        errors.print(f"m2ib-audit: {message}", markup=False)
+    if as_json:
+        print(_as_json({"compacted": rows, "refused": refused}))
+    if refused:
+        raise typer.Exit(Exit.FAILURE)
 
 
 @app.command()

@@ -253,6 +253,11 @@ class RunConfig(Section):
         pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="prefix of Prefect's global concurrency limits, one a device, as prefix-cuda-0; default: none",
     )
+    metrics: str | None = Field(
+        None,
+        pattern=r"^[^:\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$",
+        description="host:port at which Prometheus finds the run's figures, as 127.0.0.1:9464; default: nowhere",
+    )
 
 
 class AuditConfig(Section):

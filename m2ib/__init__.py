@@ -6,7 +6,7 @@ environment, no framework.
 """
 
 from m2ib.attribute import attribute, calibrate
-from m2ib.batching import fitting_batch_size
+from m2ib.batching import fitting_batch_size, memory_held
 from m2ib.encoders import DualEncoder, devices, load_encoder
 from m2ib.errors import CalibrationError, M2IBError, ModelLoadError, UnsupportedModelError
 from m2ib.statistics import FeatureStatistics
@@ -27,5 +27,6 @@ __all__ = [
     "devices",
     "fitting_batch_size",
     "load_encoder",
+    "memory_held",
     "preset",
 ]

@@ -33,6 +33,11 @@ def fitting_batch_size(encoder: DualEncoder, config: BottleneckConfig, budget: i
     return max(1, min(budget // pair, MOST_ON_GPU if on_gpu else MOST_ON_CPU))
 
 
+def memory_held(device: str) -> int | None:
+    """Bytes of a GPU's memory that PyTorch holds, in use or not; None for a device that is no GPU."""
+    return int(torch.cuda.memory_reserved(device)) if device.startswith("cuda") else None
+
+
 def _free(device: torch.device) -> int:
     """A GPU's free memory, with what PyTorch holds back of it for itself."""
     held_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

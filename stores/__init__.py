@@ -18,7 +18,9 @@ from stores.files import (
     lake_root,
     put,
     relative,
+    remove,
     scratch,
+    sizes,
     written_aside,
 )
 from stores.urls import Root, UrlError, is_url, root_of, translated
@@ -40,8 +42,10 @@ __all__ = [
     "lake_root",
     "put",
     "relative",
+    "remove",
     "root_of",
     "scratch",
+    "sizes",
     "translated",
     "written_aside",
 ]

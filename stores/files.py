@@ -172,6 +172,37 @@ def absent(root: Root, names: Iterable[str]) -> list[str]:
     return missing
 
 
+def sizes(root: Root) -> dict[str, int]:
+    """All files below a folder, by their paths below it, with their bytes; nothing where none is. Raises LakeError."""
+    if isinstance(root, Path):
+        return {relative(path, root): path.stat().st_size for path in sorted(root.rglob("*")) if path.is_file()}
+    try:
+        with _told(root, "listed"):
+            root.fs.invalidate_cache(root.path)
+            found: dict[str, dict[str, Any]] = root.fs.find(root.path, detail=True)
+    except FileNotFoundError:
+        return {}
+    at = len(root.path.strip("/")) + 1
+    return {str(name).strip("/")[at:]: int(entry["size"] or 0) for name, entry in sorted(found.items())}
+
+
+def remove(root: Root, names: Iterable[str]) -> None:
+    """Delete files below a folder, and its folders that are empty then; those that are gone already are no error.
+
+    Raises OSError, and LakeError for a store that does not let it happen.
+    """
+    if isinstance(root, Path):
+        for name in names:
+            (root / name).unlink(missing_ok=True)
+        for folder in sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True):
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+        return
+    for name in names:
+        with contextlib.suppress(FileNotFoundError), _told(root / name, "deleted"):
+            root.fs.rm_file((root / name).path)
+
+
 @contextlib.contextmanager
 def written_aside(path: Root) -> Iterator[Path]:
     """A temporary path whose file becomes `path` once it is complete; nothing is left on failure.

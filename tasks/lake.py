@@ -3,12 +3,14 @@
 lake/runs/<run_id>/manifest.json                     what was audited, with what, and each file with its sha256
 lake/runs/<run_id>/<table>/part-*.parquet            rows; readers see a file once the manifest lists it
 lake/runs/<run_id>/report.html
+lake/runs/<run_id>/manifest-*.json                   of a run that was compacted or pruned: the manifests before
 
 A folder of this machine or a URL: `stores` knows which. Many processes may write files of a run, but the manifest is
 written by the one that runs the flow, and by no task that is mapped over shards: so no update of it is lost.
 """
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ SCHEMA_VERSION = 1
 _COUNTS = ("corpus_rows", "not_sampled", "pairs", "attributions", "reused", "errors", "alerts", "confirmed")
 COMPLETE = ("completed", "completed_with_errors")
 """Status of a run whose line ran to its end: sealed, and what later runs may build upon."""
+PRUNED = "pruned"
+"""Status of a run of which the manifests alone are left: readers find it without files."""
 CALIBRATION = "calibration.safetensors"
 """The feature statistics, in a run's folder."""
 
@@ -112,6 +116,35 @@ class Run:
         record = self.manifest() | facts
         record["counts"] |= counts or {}
         self._write_manifest(record)
+
+    def rewrite(self, what: str, why: str, **facts: Any) -> None:
+        """Replace the manifest of a run that has ended, for `what` was done to its files.
+
+        The manifest before stays beside it, byte for byte, and is listed under `earlier_manifests` with its sha256:
+        what was there can be proved, and another run that noted the digest can still be held against it.
+        """
+        data = stores.contents(self.folder / "manifest.json")
+        sha256 = hashlib.sha256(data).hexdigest()
+        name = f"manifest-{sha256[:16]}.json"
+        stores.put(self.folder / name, data)
+        record: dict[str, Any] = json.loads(data)
+        noted = {"at": now(), "what": what, "why": why, "manifest": name, "sha256": sha256}
+        earlier = [*record.get("earlier_manifests", []), noted]
+        self._write_manifest(record | facts | {"earlier_manifests": earlier})
+
+    def manifests_before(self) -> list[dict[str, Any]]:
+        """The manifests that `rewrite` has replaced, oldest first. Raises LakeError if one is not what it was."""
+        found = []
+        for noted in self.manifest().get("earlier_manifests", []):
+            path = self.folder / noted["manifest"]
+            data = stores.contents(path)
+            if (digest := hashlib.sha256(data).hexdigest()) != noted["sha256"]:
+                raise sql.LakeError(
+                    f"lake: {path} is damaged: got sha256 {digest}, expected {noted['sha256']}; restore it "
+                    "from a backup"
+                )
+            found.append(json.loads(data))
+        return found
 
     def finish(self, status: str, reason: str | None = None) -> None:
         """Seal the run."""

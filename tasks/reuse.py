@@ -1,5 +1,6 @@
 """What an earlier run of the lake has attributed already: which run an incremental one builds upon, and its rows."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -85,41 +86,48 @@ def inherit_calibration(run: Run) -> bool:
 
 @dataclass(frozen=True)
 class _Index:
-    """In which of the files each pair is: 29 bytes a pair, sorted by its id."""
+    """In which row group of the files each pair is: 29 bytes a pair, sorted by its id.
 
-    files: tuple[Path, ...]
+    Row groups, not files: each is of one shard, also in a file into which many were compacted.
+    """
+
+    groups: tuple[tuple[Path, int], ...]
     pair_ids: np.ndarray[Any, np.dtype[np.bytes_]]
     places: np.ndarray[Any, np.dtype[np.int32]]
 
-    def files_of(self, pair_ids: Iterable[str]) -> list[Path]:
+    def groups_of(self, pair_ids: Iterable[str]) -> list[tuple[Path, int]]:
         wanted = np.array(sorted(pair_ids), dtype="S")
         at = np.searchsorted(self.pair_ids, wanted)
         known = at < len(self.pair_ids)
         found = at[known][self.pair_ids[at[known]] == wanted[known]]
-        return [self.files[place] for place in np.unique(self.places[found])]
+        return [self.groups[place] for place in np.unique(self.places[found])]
 
 
 @lru_cache(maxsize=1)
 def _index(base: Run) -> _Index:
     try:
-        files = tuple(base.listed("attributions"))
+        files = base.listed("attributions")
     except sql.LakeError as error:
         raise StoreError(f"run {base.run_id}: {error}; or start a run that is not incremental") from error
-    ids = [np.array([], dtype="S25")]
-    ids += [np.array(column["pair_id"].to_pylist(), dtype="S25") for file in files for column in _groups(file, True)]
-    sizes = [sum(group.num_rows for group in _groups(file, True)) for file in files]
-    places = np.repeat(np.arange(len(files), dtype=np.int32), sizes)
+    groups, ids = [], [np.array([], dtype="S25")]
+    for path in files:
+        with _opened(path) as file:
+            for number in range(file.num_row_groups):
+                groups.append((path, number))
+                column = file.read_row_group(number, columns=["pair_id"])["pair_id"]
+                ids.append(np.array(column.to_pylist(), dtype="S25"))
+    places = np.repeat(np.arange(len(groups), dtype=np.int32), [len(of_group) for of_group in ids[1:]])
     pair_ids = np.concatenate(ids)
     order = np.argsort(pair_ids, kind="stable")
-    return _Index(files, pair_ids[order], places[order])
+    return _Index(tuple(groups), pair_ids[order], places[order])
 
 
-def _groups(path: Path, ids_only: bool = False) -> Iterator[pa.Table]:
-    """A file's row groups, their checksums verified. Raises StoreError if it is gone or damaged."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A file whose pages' checksums are verified. Raises StoreError if it is gone or damaged."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=["pair_id"] if ids_only else None)
+            yield file
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read any more ({error}); start a run that is not incremental") from error
 
@@ -132,9 +140,10 @@ def earlier_rows(run: Run, pairs: Sequence[Mapping[str, Any]]) -> dict[str, dict
     captions = {pair["pair_id"]: pair["caption"] for pair in pairs}
     wanted = pa.array(list(captions), pa.string())
     found = {}
-    for path in _index(Run(run.lake, base)).files_of(captions):
-        for group in _groups(path):
-            for row in group.filter(pc.is_in(group["pair_id"], wanted)).to_pylist():
-                if row["caption"] == captions[row["pair_id"]]:
-                    found[row["pair_id"]] = row | {"attributed_by": row["attributed_by"] or base}
+    for path, number in _index(Run(run.lake, base)).groups_of(captions):
+        with _opened(path) as file:
+            group = file.read_row_group(number)
+        for row in group.filter(pc.is_in(group["pair_id"], wanted)).to_pylist():
+            if row["caption"] == captions[row["pair_id"]]:
+                found[row["pair_id"]] = row | {"attributed_by": row["attributed_by"] or base}
     return found

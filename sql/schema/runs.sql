@@ -2,8 +2,8 @@
 CREATE TABLE runs (
     run_id VARCHAR,
     status VARCHAR,            -- 'running', 'completed', 'completed_with_errors' (shards were set aside), 'stopped' (by a gate),
-                               -- 'failed', 'interrupted' (from outside)
-    reason VARCHAR,            -- why it stopped, failed or has errors
+                               -- 'failed', 'interrupted' (from outside), 'pruned' (its files were deleted; counts are those of then)
+    reason VARCHAR,            -- why it stopped, failed, has errors or was pruned
     started_at TIMESTAMPTZ,
     finished_at TIMESTAMPTZ,
     model VARCHAR,

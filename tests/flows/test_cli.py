@@ -435,3 +435,63 @@ def test_a_wrong_column_names_the_option(phantoms, tmp_path):
     assert result.exit_code == 2
     assert "no column 'caption'" in result.stderr
     assert "--caption-column, or caption_column in [corpus] of the AUDIT.toml" in result.stderr
+
+
+@pytest.fixture
+def old_nights(lake, hand_written_run):
+    """Two complete runs of years ago, each with two files of error rows."""
+    for day in (1, 2):
+        run = hand_written_run(lake, f"2020010{day}T000000-aaaaaa").begin()
+        run.add_pairs(["a", "b"])
+        run.add_alerts()
+        for part in ("ingest", "part-00000-x"):
+            with run.writer("ingest_errors", part) as writer:
+                writer.write([{"stage": part, "reason": "undecodable"}])
+            run.list_files("ingest_errors", [run.path("ingest_errors", part)], [1])
+        run.finish("completed")
+        run.update(finished_at=f"2020-01-0{day}T01:00:00+00:00")
+    return lake
+
+
+def test_pruning_says_what_it_would_do_and_does_it_when_told(call, old_nights):
+    files = sorted(old_nights.rglob("*"))
+    result = call("prune", "--older-than", "180d", "--json")
+    assert result.exit_code == 0, result.output
+    assert "would be pruned: 1 of 2 runs, 6 files, " in result.stdout
+    assert "nothing was deleted, add --yes" in result.stdout
+    assert "the newest complete run of its audit" in result.stdout
+    told = last_line(result)
+    assert (told["deleted"], told["runs"]) == (False, 1)
+    assert [(fate["run_id"][:8], fate["pruned"]) for fate in told["fates"]] == [("20200101", True), ("20200102", False)]
+    assert sorted(old_nights.rglob("*")) == files
+    result = call("prune", "--older-than", "180d", "--yes")
+    assert "pruned: 1 of 2 runs, 6 files, " in result.stdout
+    assert not (old_nights / "runs" / "20200101T000000-aaaaaa" / "pairs").exists()
+    assert "0 of 1 runs" in call("prune", "--keep", "1").stdout
+    assert call("alerts", "--run", "20200101T000000-aaaaaa").exit_code == 2
+    assert "was pruned" in call("report", "20200101T000000-aaaaaa").stderr
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["prune"], ["prune", "--older-than", "soon"], ["compact"], ["compact", "latest", "--all"], ["compact", "x"]],
+)
+def test_what_is_no_retention_is_bad_input(call, old_nights, given):
+    result = call(*given)
+    assert result.exit_code == 2
+    assert "expected" in result.stderr
+
+
+def test_compacting_says_what_it_did_and_goes_on_with_other_runs(call, old_nights):
+    from tasks.lake import Run
+
+    stale = Run(old_nights, "20200101T000000-aaaaaa").path("ingest_errors", "ingest")
+    stale.write_bytes(stale.read_bytes() + b"x")
+    result = call("compact", "--all", "--json")
+    assert result.exit_code == 1
+    assert "got sha256" in result.stderr
+    (row,) = last_line(result)["compacted"]
+    assert (row["run"], row["table"], row["files_before"], row["files_after"]) == (
+        "20200102T000000-aaaaaa", "ingest_errors", 2, 1,
+    )  # fmt: skip
+    assert last_line(call("compact", "latest", "--json")) == {"compacted": [], "refused": []}

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -176,15 +177,17 @@ def ray_cluster(environment, tmp_path_factory):
         "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2", "--num-gpus=0", "--include-dashboard=false",
         f"--object-store-memory={100 * 2**20}", "--disable-usage-stats",
     ]  # fmt: skip
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: S603  # as above
-    try:
-        while "Ray runtime started" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+    for _ in range(4):  # Ray gives a node half a minute to start, which on a busy machine may be too short
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: S603  # as above
+        while "Ray runtime started" not in log.read_text() and process.poll() is None:
+            time.sleep(0.5)
+        if process.poll() is None:
+            break
+    assert process.poll() is None, log.read_text()
+    yield f"127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
 
 
 @pytest.fixture

@@ -68,7 +68,8 @@ class Engine:
     def _asking(self) -> contextlib.AbstractContextManager[Any]:
         from prefect_ray.context import remote_options
 
-        return remote_options(**(self.options or {}))
+        asking: contextlib.AbstractContextManager[Any] = remote_options(**(self.options or {}))
+        return asking
 
 
 def check(config: RunConfig) -> None:

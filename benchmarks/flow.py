@@ -34,6 +34,7 @@ import m2ib
 from demo.corpus import generate
 from flows.audit import begin, fan_out, plan_of
 from flows.config import AuditConfig, parse
+from flows.engines import Engine
 from tasks import attribute as attribution
 from tasks.attribute import calibrate
 from tasks.ingest import ingest
@@ -125,7 +126,7 @@ def line(run: Run, config: AuditConfig, clock: Clock) -> int:
         with clock.on("calibrate"):
             calibrate(run, config.corpus_source(), models[0], plan)
         with clock.on("attribute"):
-            results = fan_out(run, shards, config, models, plan)
+            results = fan_out(run, shards, config, Engine(models), plan)
         with clock.on("store"):
             return store(run, results, config.suspect_regions())
 
@@ -186,7 +187,7 @@ def fanned_out(shards: int) -> float:
         @flow(name="memory benchmark", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False)  # type: ignore[arg-type]
         def stages() -> int:
             many = [Shard(index, 1) for index in range(shards)]
-            return len(fan_out(run, many, config, config.model_sources(), plan_of(run, config)))
+            return len(fan_out(run, many, config, Engine(config.model_sources()), plan_of(run, config)))
 
         with patch.object(attribution, "attribute_pairs", nothing):
             if (made := stages()) != shards:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import sql
 from corpora import CorpusError
 from flows.config import AuditConfig, config_digest
+from flows.engines import Engine, check, started
 from flows.metrics import INGEST_ERRORS, Pace, served
 from flows.provenance import code_version, environment
 from flows.slots import limits, slots
@@ -73,6 +74,7 @@ class AuditResult:
 def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None) -> Run:
     """A new run, or an unfinished one to go on with. Raises ResumeError if that began with something else."""
     lake = config.lake.root
+    check(config.run)
     try:
         corpus = opened(config.corpus_source())
         corpus.count()
@@ -139,7 +141,7 @@ def new_run_id() -> str:
 
 
 def fan_out(
-    run: Run, shards: Sequence[Shard], config: AuditConfig, models: Sequence[ModelSource], plan: AttributionPlan
+    run: Run, shards: Sequence[Shard], config: AuditConfig, engine: Engine, plan: AttributionPlan
 ) -> list[ShardResult]:
     """Attribute all shards, one task each, spread over the devices; a shard that fails for good is set aside.
 
@@ -149,11 +151,12 @@ def fan_out(
     """
 
     def submitted(batch: Sequence[Shard]) -> list[tuple[Shard, PrefectFuture[ShardResult]]]:
-        futures = attribute.map(
+        futures = engine.map(
+            attribute,
             run=unmapped(run),
             shard=list(batch),
             corpus=unmapped(config.corpus_source()),
-            model=[models[shard.index % len(models)] for shard in batch],
+            model=[engine.models[shard.index % len(engine.models)] for shard in batch],
             plan=unmapped(plan),
         )
         return list(zip(batch, futures, strict=True))
@@ -165,7 +168,7 @@ def fan_out(
             progress.advance(bar, shard.pairs)
             shown.shard_ended(shard.index, shard.pairs)
         for shard, future in under_way:
-            result = _outcome(run, shard, future)
+            result = _outcome(run, shard, engine, future)
             pace.shard_ended(result)
             yield result
 
@@ -190,9 +193,10 @@ def fan_out(
     return results
 
 
-def _outcome(run: Run, shard: Shard, future: PrefectFuture[ShardResult]) -> ShardResult:
-    outcome: ShardResult | BaseException = future.result(raise_on_failure=False)
+def _outcome(run: Run, shard: Shard, engine: Engine, future: PrefectFuture[ShardResult]) -> ShardResult:
+    outcome: ShardResult | BaseException = engine.outcome(future)
     if isinstance(outcome, ShardResult):
+        get_run_logger().info("shard %d: %d attributions by %s", shard.index, outcome.attributions, outcome.by)
         return outcome
     error = outcome if isinstance(outcome, BaseException) else RuntimeError(str(outcome))
     if not isinstance(error, Exception) or isinstance(error, _OF_ALL_SHARDS) or storage_is_full(error):
@@ -298,13 +302,16 @@ def _report(run: Run) -> "Root | None":
 def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
     failures: list[str] = []
     names = limits(config.run.gpu_limit, models)
-    shards = ingest(run, config.corpus_source(), config.suspect_regions(), config.lake.shard_size)
-    INGEST_ERRORS.set(run.manifest()["counts"]["errors"])
+    corpus = config.corpus_source()
+    with started(config.run, run, corpus, models) as engine:
+        shards = ingest(run, corpus, config.suspect_regions(), config.lake.shard_size)
+        INGEST_ERRORS.set(run.manifest()["counts"]["errors"])
+        if shards:
+            plan = plan_of(run, config)
+            with slots(names if config.run.engine == "local" else []):  # a cluster minds its GPUs itself
+                engine.once(calibrate, run=run, corpus=corpus, model=engine.models[0], plan=plan)
+                results = fan_out(run, shards, config, engine, plan)
     if shards:
-        plan = plan_of(run, config)
-        with slots(names):
-            calibrate(run, config.corpus_source(), models[0], plan)
-            results = fan_out(run, shards, config, models, plan)
         store(run, results, config.suspect_regions())
         failures = [result.failure for result in results if result.failure]
     said = [f"{len(failures)} of {len(shards)} shards were set aside: {'; '.join(failures[:3])}"] if failures else []

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -258,6 +259,25 @@ class RunConfig(Section):
         pattern=r"^[^:\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$",
         description="host:port at which Prometheus finds the run's figures, as 127.0.0.1:9464; default: nowhere",
     )
+    engine: Literal["local", "ray"] = Field("local", description="who attributes shards: this host, or a Ray cluster")
+    ray_address: str | None = Field(
+        None, description="host:port of a cluster's head, or auto; default: one of this host"
+    )
+    gpus_per_task: float | None = Field(
+        None, ge=0, le=1, description="of the cluster; 0: CPUs only; default: 1 if it has any"
+    )
+
+    @model_validator(mode="after")
+    def _settings_of_ray_are_for_ray(self) -> Self:
+        given = [key for key in ("ray_address", "gpus_per_task") if getattr(self, key) is not None]
+        if given and self.engine != "ray":
+            raise ValueError(f'{given[0]}: got {getattr(self, given[0])!r} with engine = "local", expected "ray"')
+        if self.ray_address is not None and not re.fullmatch(r"auto|[^\s/]+:\d{1,5}", self.ray_address):
+            raise ValueError(
+                f"ray_address: got {self.ray_address!r}, expected auto or host:port; start the audit on a host of the "
+                "cluster (the client of ray:// is not supported)"
+            )
+        return self
 
 
 class AuditConfig(Section):

@@ -1,5 +1,7 @@
 """What crosses the borders between stages: small, frozen, made of strings, numbers and paths."""
 
+import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -154,11 +156,16 @@ class Shard:
     pairs: int
 
 
+def this_process() -> str:
+    """Which process of which host this is."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
 @dataclass(frozen=True)
 class ShardResult:
     """What became of a shard's pairs. `name` is that of its files; `reused` when an earlier attempt had finished it.
 
-    failure: one sentence, if the shard was set aside and all its pairs became error rows.
+    failure: one sentence, if the shard was set aside and all its pairs became error rows. by: the process that says so.
     """
 
     shard: Shard
@@ -167,6 +174,7 @@ class ShardResult:
     errors: int
     reused: bool
     failure: str | None = None
+    by: str = field(default_factory=this_process, compare=False)
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,11 @@ def say(word, number):
     os.write(1, f"{word} {number}\n".encode())
 
 
-def sequential(run, shards, config, models, plan):
+def sequential(run, shards, config, engine, plan):
     results = []
     for shard in shards:
         try:
-            results.append(flow.attribute(run, shard, config.corpus_source(), models[0], plan))
+            results.append(flow.attribute(run, shard, config.corpus_source(), engine.models[0], plan))
         except RuntimeError as error:
             results.append(flow.set_aside(run, shard, error))
     return results

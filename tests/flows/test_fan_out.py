@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from flows import audit as flow
+from flows.engines import Engine
 from tasks.errors import BadInputError
 from tasks.records import Shard, ShardResult
 
@@ -47,7 +48,7 @@ def fanned_out(monkeypatch, hand_written, settings, phantoms, tmp_path):
         monkeypatch.setattr(flow, "wait", lambda waiting: list(end(waiting)))
         config = settings(phantoms, tmp_path / "lake")
         shards = [Shard(index, 2) for index in range(count)]
-        return flow.fan_out(hand_written, shards, config, config.model_sources(), None)
+        return flow.fan_out(hand_written, shards, config, Engine(config.model_sources()), None)
 
     run.futures, run.most = futures, most
     return run

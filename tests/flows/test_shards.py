@@ -29,15 +29,15 @@ def audited(plain, monkeypatch):
     """audited(config, poison=..., resume=...): the flow without Prefect; poison: shard -> what its task raises."""
     plain(flow)
 
-    def one_after_another(run, shards, config, models, plan):
+    def one_after_another(run, shards, config, engine, plan):
         outcomes = []
         for shard in shards:
             try:
-                outcomes.append(flow.attribute(run, shard, config.corpus_source(), models[0], plan))
+                outcomes.append(flow.attribute(run, shard, config.corpus_source(), engine.models[0], plan))
             except BaseException as error:  # noqa: BLE001  # as a future keeps it
                 outcomes.append(error)
         futures = [SimpleNamespace(result=lambda raise_on_failure, kept=kept: kept) for kept in outcomes]
-        return [flow._outcome(run, shard, future) for shard, future in zip(shards, futures, strict=True)]
+        return [flow._outcome(run, shard, engine, future) for shard, future in zip(shards, futures, strict=True)]
 
     monkeypatch.setattr(flow, "fan_out", one_after_another)
     real = stage.attribute_pairs

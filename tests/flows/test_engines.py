@@ -1,0 +1,267 @@
+"""Shards on a Ray cluster: a real one of two worker processes, under a real Prefect server, with the lake on S3."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import sql
+import stores
+from flows import engines
+from flows.config import RunConfig, parse
+from flows.engines import Engine, check
+from stores import lake_root
+from tasks.errors import BadInputError
+from tasks.records import Shard, ShardResult
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OF_A_RUN = {"run_id"}
+
+# An audit whose shard 1 takes its worker process down, every time.
+DEADLY = """
+import os, sys
+from pathlib import Path
+from prefect import task
+from flows import audit as flow
+from flows.config import load
+from tasks.attribute import attribute_pairs
+from tasks.errors import ShardsError
+
+@task
+def deadly(run, shard, corpus, model, plan):
+    if shard.index == 1:
+        os._exit(1)
+    return attribute_pairs(run, shard, corpus, model, plan)
+
+flow.attribute = deadly
+try:
+    flow.audit(load(Path(sys.argv[1])))
+except ShardsError as error:
+    print(error)
+"""
+
+
+def configured(**run):
+    return parse({"corpus": {"path": "x"}, "model": {"architecture": "y"}, "run": run}, "test")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"ray_address": "auto"}, "ray_address: got 'auto' with engine = \"local\""),
+        ({"gpus_per_task": 1}, 'gpus_per_task: got 1.0 with engine = "local"'),
+        ({"engine": "ray", "ray_address": "ray://head:10001"}, "expected auto or host:port"),
+        ({"engine": "ray", "ray_address": "head"}, "expected auto or host:port"),
+        ({"engine": "ray", "gpus_per_task": 2}, "run.gpus_per_task"),
+        ({"engine": "dask"}, "run.engine"),
+    ],
+)
+def test_settings_that_go_together(given, said):
+    with pytest.raises(BadInputError, match=re.escape(said)):
+        configured(**given)
+
+
+def test_the_engine_decides_no_result(settings, tmp_path):
+    local, ray = (settings(tmp_path, tmp_path / "lake", run=run) for run in ({}, {"engine": "ray", "gpus_per_task": 0}))
+    assert local.resolved() == ray.resolved()
+
+
+def test_without_the_extra_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
+    check(RunConfig())
+    with pytest.raises(BadInputError, match=r"ray and prefect_ray cannot be imported.*m2ib-audit\[ray\]"):
+        check(RunConfig(engine="ray"))
+
+
+def test_without_a_server_nothing_begins(monkeypatch):
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: "there")
+    monkeypatch.setattr(engines, "PREFECT_API_URL", SimpleNamespace(value=lambda: None))
+    with pytest.raises(BadInputError, match=r"without a Prefect server.*set PREFECT_API_URL"):
+        check(RunConfig(engine="ray"))
+
+
+def test_no_cluster_at_the_address_is_said_at_once():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(BadInputError, match=f"nothing answers at {address}.*ray start --head"):
+            engines._answers(address)
+
+
+def cluster_of(*gpus):
+    return SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": count}} for count in gpus])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "wanted", "gpus"), [((0, 4), None, 1), ((0, 4), 0, 0), ((0,), None, 0), ((1,), 0.5, 0.5)]
+)
+def test_gpus_a_task(nodes, wanted, gpus):
+    assert engines._gpus(cluster_of(*nodes), wanted) == gpus
+
+
+def test_gpus_that_no_node_has_are_refused():
+    with pytest.raises(BadInputError, match=r"no node of the Ray cluster has a GPU.*set it to 0"):
+        engines._gpus(cluster_of(0, 0), 1)
+
+
+def test_a_lost_worker_is_an_outcome_and_nothing_else_is():
+    class LostError(Exception):
+        pass
+
+    def lose(error):
+        def result(raise_on_failure):
+            raise error
+
+        return SimpleNamespace(result=result)
+
+    engine = Engine([], lost=(LostError,))
+    assert isinstance(engine.outcome(lose(LostError())), LostError)
+    with pytest.raises(KeyboardInterrupt):
+        engine.outcome(lose(KeyboardInterrupt()))
+
+
+def test_a_result_knows_its_process_and_is_the_same_from_another():
+    mine = ShardResult(Shard(0, 1), "x", 1, 0, reused=False)
+    assert str(os.getpid()) in mine.by
+    assert mine == ShardResult(Shard(0, 1), "x", 1, 0, reused=False, by="process 1 on elsewhere")
+
+
+def test_a_host_says_what_it_lacks(audited_once, monkeypatch):
+    run, config = audited_once.run, audited_once.config
+    record = run.manifest()
+    expected = {key: record[key] for key in ("code_version", "environment", "model_digest")}
+    (model,) = config.model_sources()
+    monkeypatch.setattr(engines.httpx, "get", lambda *_, **__: None)
+    assert engines.faults(run, config.corpus_source(), model, expected, "http://api") == []
+    # Another host: its folder of that name is another one, its code is older, and the server is the flow's own.
+    unseen = type(run)(run.lake.parent / "elsewhere", run.run_id)
+
+    def refuse(*_, **__):
+        raise engines.httpx.ConnectError("refused")
+
+    monkeypatch.setattr(engines.httpx, "get", refuse)
+    lake, code, server = engines.faults(
+        unseen, config.corpus_source(), model, {**expected, "code_version": "older"}, "http://127.0.0.1:1/api"
+    )
+    assert "a folder that all hosts share under the same path, or in object storage" in lake
+    assert "expected older as where the flow runs" in code
+    assert "no Prefect server answers at http://127.0.0.1:1/api" in server
+
+
+@pytest.fixture(scope="module")
+def environment(prefect_server, s3, tmp_path_factory):
+    """Of cluster and audits alike."""
+    return (
+        prefect_server.environment
+        | {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
+        | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    )
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(environment, tmp_path_factory):
+    """The address of a cluster of two workers on loopback; its processes end with the first."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    log = tmp_path_factory.mktemp("ray") / "log"
+    command = [
+        sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block",
+        "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2", "--num-gpus=0", "--include-dashboard=false",
+        f"--object-store-memory={100 * 2**20}", "--disable-usage-stats",
+    ]  # fmt: skip
+    for _ in range(4):  # Ray gives a node half a minute to start, which on a busy machine may be too short
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: S603  # as above
+        while "Ray runtime started" not in log.read_text() and process.poll() is None:
+            time.sleep(0.5)
+        if process.poll() is None:
+            break
+    assert process.poll() is None, log.read_text()
+    yield f"127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+def audit_file(tmp_path, phantoms, s3):
+    """audit_file(name, **run): an AUDIT.toml of a quick audit into a lake of that name on S3, and that lake."""
+
+    def write(name, **run):
+        lake = f"s3://{s3.bucket}/{name}"
+        sections = {
+            "corpus": {"path": str(phantoms)}, "model": {"architecture": "demo/shortcut", "device": "cpu"},
+            "bottleneck": {"steps": 2, "calibration_pairs": 16}, "discover": {"enabled": False},
+            "confirm": {"enabled": False}, "lake": {"path": lake, "shard_size": 4}, "run": run,
+        }  # fmt: skip
+        lines = []
+        for section, values in sections.items():
+            lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+        path = tmp_path / f"{name}.toml"
+        path.write_text("\n".join(lines))
+        return path, lake_root(lake)
+
+    return write
+
+
+def program(code, environment, folder, *arguments):
+    return subprocess.run(  # noqa: S603  # this interpreter
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=folder, env=environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+
+
+def audited(environment, folder, *arguments):
+    return program("from flows.cli import main; main()", environment, folder, "run", *arguments, "--verbose")
+
+
+def attributions(lake):
+    with sql.connect(lake) as connection:
+        rows = sql.read(connection, "FROM attributions ORDER BY pair_id")
+    return [json.dumps({key: row[key] for key in row if key not in OF_A_RUN}, default=str) for row in rows]
+
+
+def statistics(lake):
+    (record,) = sql.manifests(lake)
+    return stores.contents(lake / "runs" / record["run_id"] / "calibration.safetensors")
+
+
+@pytest.mark.slow
+def test_a_cluster_makes_the_same_maps(environment, ray_cluster, audit_file, tmp_path):
+    here, lake_here = audit_file("local")
+    there, lake_there = audit_file("ray", engine="ray", ray_address=ray_cluster, gpus_per_task=0)
+    for path in (here, there):
+        done = audited(environment, tmp_path, path)
+        assert done.returncode in (0, 3), done.stderr
+    workers = set(re.findall(r"shard \d+: \d+ attributions by (process \d+ on \S+)", done.stderr))
+    assert len(workers) >= 2, done.stderr
+    assert len(attributions(lake_here)) == 40
+    assert attributions(lake_here) == attributions(lake_there)
+    assert statistics(lake_here) == statistics(lake_there)
+
+
+@pytest.mark.slow
+def test_a_shard_that_kills_its_worker_is_set_aside(environment, ray_cluster, audit_file, tmp_path):
+    path, lake = audit_file("deadly", engine="ray", ray_address=ray_cluster)
+    done = program(DEADLY, environment, tmp_path, path)
+    assert "1 of 10 shards were set aside: shard 1 (4 pairs): WorkerCrashedError" in done.stdout, done.stderr
+    (record,) = sql.manifests(lake)
+    assert record["status"] == "completed_with_errors"
+    assert (record["counts"]["attributions"], record["counts"]["errors"]) == (36, 4)
+
+
+@pytest.mark.slow
+def test_a_server_that_the_cluster_does_not_reach_is_bad_input(environment, audit_file, tmp_path):
+    """And nothing is started for it."""
+    path, _ = audit_file("alone", engine="ray")
+    alone = {key: value for key, value in environment.items() if key != "PREFECT_API_URL"}
+    done = audited(alone, tmp_path, path)
+    assert done.returncode == 2, done.stderr
+    assert 'engine: got "ray" without a Prefect server' in done.stderr

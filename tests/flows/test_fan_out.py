@@ -1,5 +1,6 @@
 """Thousands of shards are handed to Prefect a few at a time, and none is forgotten."""
 
+import logging
 import uuid
 from dataclasses import dataclass, field
 
@@ -29,6 +30,7 @@ class Future:
 def fanned_out(monkeypatch, hand_written, settings, phantoms, tmp_path):
     """fanned_out(shards, errors): results, all futures, and how many were under way at most."""
     monkeypatch.setattr(flow, "BATCH", 4)
+    monkeypatch.setattr(flow, "get_run_logger", lambda: logging.getLogger("audit"))
     monkeypatch.setattr(flow, "ProgressArtifact", lambda *_: type("Shown", (), {"shard_ended": lambda *_: None})())
     futures, most = [], []
 

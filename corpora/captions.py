@@ -29,13 +29,13 @@ def clean_caption(raw: str, limits: Limits = DEFAULT_LIMITS) -> str:
         raise CaptionError(
             Reason.CAPTION_TOO_LONG,
             f"The caption has {len(text)} characters, expected at most {limits.max_caption_chars}: "
-            "shorten it, or raise the limit if the model really reads that much.",
+            "shorten it; no model reads that much.",
         )
     if not is_storable(text):
         raise CaptionError(
             Reason.CAPTION_ENCODING,
             "The caption holds NUL or bytes that are not UTF-8, expected Unicode text: "
-            "export the metadata again as UTF-8.",
+            "remove the NUL, or export the metadata again as UTF-8.",
         )
     text = unicodedata.normalize("NFC", text)
     if all(unicodedata.category(character) in _INVISIBLE for character in text):

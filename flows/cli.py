@@ -469,12 +469,25 @@ def alerts(
     if as_json:
         print(_as_json({"alerts": found}))
         return
+    if not found:
+        output.print(f"no alerts in {_runs_shown(root, run_id)} of {root}", markup=False)
+        return
     columns = ("run_id", "alert_id", "state", "severity", "region", "slice", "n", "share", "area", "effect")
     tested = ("score_effect", "floor", "q", "explained_by")
     _print_table([{key: row[key] for key in (*columns, *tested)} for row in found])
     for audited in dict.fromkeys(row["run_id"] for row in found):
         for sentence in _self_audit(root, audited):
             output.print(f"self-audit of {audited}: {sentence}", markup=False)
+
+
+def _runs_shown(lake: Root, run_id: str) -> str:
+    """What was looked at: so that an empty answer tells a run without alerts from the wrong lake."""
+    with _connect(lake) as connection:
+        runs = sql.read(connection, "SELECT run_id, status FROM runs ORDER BY run_id")
+    complete = [row["run_id"] for row in runs if row["status"].startswith("completed")]
+    if run_id == "all" or not complete:
+        return f"all {len(runs)} runs, {len(complete)} of them complete,"
+    return f"run {complete[-1] if run_id == 'latest' else run_id}"
 
 
 def _since(connection: sql.Connection, given: str) -> datetime:

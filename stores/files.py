@@ -49,9 +49,12 @@ def lake_root(text: str) -> Root:
     """The place that a path or URL names, as a lake.
 
     Raises:
-        UrlError: see `root_of`; or a protocol by which a file is seen while it is being written, or that only reads.
+        UrlError: see `root_of`; or a protocol by which a file is seen while it is being written, or that only reads;
+            or a file of this machine.
     """
     root = root_of(text, "lake")
+    if isinstance(root, Path) and root.exists() and not root.is_dir():
+        raise UrlError(f"The lake is {text!r}, which is a file, expected a folder, be it a new one. Name another.")
     if not isinstance(root, Path) and root.protocol not in _WHOLE:
         raise UrlError(
             f"The lake is {text!r}, expected a folder, or a store whose files appear whole: s3, gs or abfs. Name one "

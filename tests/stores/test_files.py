@@ -267,3 +267,10 @@ def test_urls_that_are_no_lake(monkeypatch, url, said):
     with pytest.raises(UrlError, match=said) as caught:
         stores.lake_root(url)
     assert "hidden" not in str(caught.value)
+
+
+def test_a_file_is_no_lake(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UrlError, match="which is a file, expected a folder"):
+        stores.lake_root(str(tmp_path / "notes.txt"))
+    assert stores.lake_root(str(tmp_path / "new")) == tmp_path / "new"

@@ -2,9 +2,10 @@
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 from prefect import flow, get_run_logger, runtime, unmapped
@@ -115,23 +116,30 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         known = ", ".join(records) or "none"
         raise ResumeError(f"resume: got {resume!r}, expected an unfinished run of {lake}, which has: {known}")
     run, before = Run(lake, resume), records[resume]
-    if before["status"] == "completed":
-        raise ResumeError(f"resume: run {resume} is complete; start a new one by leaving --resume out")
-    if before["status"] == PRUNED:
-        raise ResumeError(f"resume: run {resume} was pruned ({before['reason']}); start a new one")
-    if before["status"] in COMPLETE:
-        raise ResumeError(
-            f"resume: run {resume} is complete but for shards that were set aside ({before['reason']}), and is not "
-            "changed any more; start a new run with --incremental: only pairs without a map go to the model"
-        )
+    _check_unfinished(before)
     decisive = ("model_digest", "corpus", "config_digest", "code_version", "environment")
     changed = [key for key in decisive if before[key] != facts[key]]
     if changed:
         raise ResumeError(f"resume: run {resume} began with another {', '.join(changed)}; start a new run instead")
     with held(run):
+        _check_unfinished(run.manifest())  # whoever held it until now may have brought it to its end
         sweep(run)
         run.update(status="running", reason=None, finished_at=None)
     return run
+
+
+def _check_unfinished(record: Mapping[str, Any]) -> None:
+    """Raise ResumeError for the manifest of a run that is complete, or was pruned."""
+    run_id = record["run_id"]
+    if record["status"] == "completed":
+        raise ResumeError(f"resume: run {run_id} is complete; start a new one by leaving --resume out")
+    if record["status"] == PRUNED:
+        raise ResumeError(f"resume: run {run_id} was pruned ({record['reason']}); start a new one")
+    if record["status"] in COMPLETE:
+        raise ResumeError(
+            f"resume: run {run_id} is complete but for shards that were set aside ({record['reason']}), and is not "
+            "changed any more; start a new run with --incremental: only pairs without a map go to the model"
+        )
 
 
 def new_run_id() -> str:

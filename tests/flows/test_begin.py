@@ -1,5 +1,6 @@
 """How a run begins, and which run may be gone on with."""
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -69,6 +70,28 @@ def test_a_complete_run_does_not(config):
     with pytest.raises(ResumeError, match=f"run {run.run_id} is complete; start a new one"):
         started(config, run.run_id)
     assert run.manifest()["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("completed", "is complete; start a new one"),
+        ("completed_with_errors", "is complete but for"),
+        ("pruned", "was pruned"),
+    ],
+)
+def test_a_run_that_is_completed_while_it_is_waited_for_stays_so(config, monkeypatch, status, said):
+    run = started(config)
+
+    @contextlib.contextmanager
+    def held_after_another(_):
+        run.finish(status, "because")
+        yield
+
+    monkeypatch.setattr(flow, "held", held_after_another)
+    with pytest.raises(ResumeError, match=f"run {run.run_id} {said}"):
+        started(config, run.run_id)
+    assert run.manifest()["status"] == status
 
 
 def test_an_unknown_run_is_answered_with_those_that_are(config):

@@ -78,7 +78,9 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
 
     Raises StoreError if a pair is neither attributed nor an error.
     """
-    made = {run.key(table, result.name): result for result in results for table in ("attributions", "ingest_errors")}
+    # An attempt that was cut off may have left errors of a shard that has none now: they count for nothing.
+    made = {run.key("attributions", result.name): result for result in results}
+    made |= {run.key("ingest_errors", result.name): result for result in results if result.errors}
     for missing in stores.absent(run.lake, made):
         del made[missing]
     copies = dict(zip(made, stores.fetch_all(run.lake, dict.fromkeys(made)), strict=True))

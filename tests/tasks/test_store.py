@@ -182,3 +182,16 @@ def test_regions_of_a_column_reach_the_lake(begin_line, settings, phantoms, tmp_
         (2, "half", "box", 0, 0.5), (2, "tag", "column", 0.5, 1),
     ]  # fmt: skip
     assert errors == [{"row_number": 3, "reason": "malformed_box"}]
+
+
+def test_errors_that_an_attempt_before_left_do_not_count(begin_line, settings, phantoms, tmp_path):
+    """It could not read an image, wrote so, and was cut off before the shard's attributions were there."""
+    line = begin_line(settings(phantoms, tmp_path / "lake", bottleneck={"steps": 1}))
+    shards = line.ingest()
+    results = [line.attribute(shard) for shard in shards]
+    pair = line.run.read_group("pairs", 2)[0]
+    with line.run.writer("ingest_errors", results[2].name) as writer:
+        writer.write([{**pair, "stage": "attribute", "reason": "unreachable_file", "detail": "no network"}])
+    assert line.store(results) == 40
+    assert line.run.manifest()["counts"]["errors"] == 0
+    assert list(line.run.listed_rows("ingest_errors")) == []

@@ -34,6 +34,8 @@ PRUNED = "pruned"
 CALIBRATION = "calibration.safetensors"
 """The feature statistics, in a run's folder."""
 
+_lost: set[str] = set()  # folders of the runs that this process held until another one took them over
+
 
 def now() -> str:
     """The time as ISO 8601 in UTC."""
@@ -210,7 +212,20 @@ class Run:
         metadata = pq.ParquetFile(stores.fetch(self.path(table))).metadata
         return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
+    def lose(self) -> None:
+        """Write the run's manifest no more, until `regain`: another process has it by now."""
+        _lost.add(str(self.folder))
+
+    def regain(self) -> None:
+        """Take note that this process holds the run, again perhaps."""
+        _lost.discard(str(self.folder))
+
     def _write_manifest(self, record: Mapping[str, Any]) -> None:
+        if str(self.folder) in _lost:
+            raise sql.LakeError(
+                f"run {self.run_id} was taken over: this process gave no sign of life for too long, as the lake did "
+                "not answer; let the other process finish it, or resume it"
+            )
         text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
         stores.put(self.folder / "manifest.json", text.encode())
 

@@ -33,10 +33,9 @@ Release = Callable[[], None]
 def held(run: Run) -> Iterator[None]:
     """Hold a run against all other processes, on this host and on others that share the lake.
 
-    Raises ResumeError, with who holds it, if another one does.
+    Raises ResumeError, with who holds it, if another one does, and LakeError for a store that does not say.
     """
-    path = run.folder / NAME
-    release = _lock(path) or _beat(path)
+    release = _lock(run.folder / NAME) or _beat(run)
     try:
         yield
     finally:
@@ -51,20 +50,34 @@ def sweep(run: Run) -> None:
 
 
 def _myself() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": now(), "token": secrets.token_hex(8)}
+    return {**_here(), "pid": os.getpid(), "since": now(), "token": secrets.token_hex(8)}
+
+
+def _here() -> dict[str, Any]:
+    """Where a pid means something: containers may share the host's name and yet see none of its processes."""
+    try:
+        pids: str | None = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # only Linux has them
+        pids = None
+    return {"host": socket.gethostname(), "pids": pids}
 
 
 def _holder(path: Root) -> dict[str, Any]:
-    """What a lock says about its holder; empty if it is gone, or was not written to the end."""
+    """What a lock says about its holder; empty if it is gone, or was not written to the end.
+
+    Raises LakeError for a store that does not answer: that is no sign that nobody holds it.
+    """
     try:
         found = json.loads(stores.contents(path))
-    except (OSError, ValueError, sql.LakeError):
+    except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def _busy(path: Root) -> ResumeError:
-    holder = _holder(path)
+    holder: dict[str, Any] = {}
+    with contextlib.suppress(OSError, sql.LakeError):  # it is held, whether or not it can be read by whom
+        holder = _holder(path)
     who = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown host')}"
     return ResumeError(
         f"resume: run {path.parent.name} is held by {who} since {holder.get('since', 'an unknown time')}, expected a "
@@ -109,28 +122,37 @@ def _lock(path: Root) -> Release | None:
     return release
 
 
-def _beat(path: Root) -> Release:
+def _beat(run: Run) -> Release:
     """Lock by signs of life in a file, for storage whose kernel or server knows no locks.
 
     A holder is watched rather than its time compared with ours, since clocks differ. Of two that take over a dead
-    holder's lock in the same second the one that wrote last has it.
+    holder's lock in the same second the one that wrote last has it. A holder that could not write for so long that
+    another took over sees so at its next sign, and lets go: it writes the manifest no more.
     """
+    path = run.folder / NAME
     _await_silence(path)
     me, stop = _myself(), threading.Event()
 
     def sign(beat: int) -> None:
         stores.put(path, json.dumps({**me, "beat": beat}).encode())
 
+    def mine() -> bool:
+        return bool(_holder(path).get("token") == me["token"])
+
     sign(0)
     time.sleep(1)
-    if _holder(path).get("token") != me["token"]:
+    if not mine():
         raise _busy(path)
+    run.regain()
 
     def go_on() -> None:
         beat = 0
         while not stop.wait(BEAT):
             beat += 1
             with contextlib.suppress(OSError, sql.LakeError):
+                if not mine():
+                    run.lose()
+                    return
                 sign(beat)
 
     thread = threading.Thread(target=go_on, name="run lock", daemon=True)
@@ -139,16 +161,18 @@ def _beat(path: Root) -> Release:
     def release() -> None:
         stop.set()
         thread.join()
-        with contextlib.suppress(OSError):  # what it says is old by then
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, sql.LakeError):  # what it says is old by then
+            if mine():
+                with stores.translated():
+                    path.unlink(missing_ok=True)
 
     return release
 
 
 def _await_silence(path: Root) -> None:
-    """Return once nobody holds the lock. Raises ResumeError at the holder's next sign of life."""
-    first = _holder(path)
-    if not first or (first.get("host") == socket.gethostname() and not _alive(first.get("pid"))):
+    """Return once nobody holds the lock. Raises ResumeError at the holder's next sign of life, and LakeError."""
+    first, here = _holder(path), _here()
+    if not first or ({key: first.get(key) for key in here} == here and not _alive(first.get("pid"))):
         return
     deadline = time.monotonic() + SILENCE
     while time.monotonic() < deadline:

@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+import sql
+import stores
 from tasks import lock
 from tasks.errors import ResumeError
 from tasks.lock import held, sweep
@@ -128,10 +130,73 @@ def test_a_dead_process_of_this_host_and_a_torn_file_hold_nothing(hand_written, 
     monkeypatch.setattr(lock, "SILENCE", 600)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    said = json.dumps({"host": socket.gethostname(), "pid": dead.pid, "token": "x", "beat": 1})
+    said = json.dumps({**lock._here(), "pid": dead.pid, "token": "x", "beat": 1})
     (hand_written.folder / "lock.json").write_text(said if left == "dead" else said[:9])
     with held(hand_written):
         pass
+
+
+def test_a_pid_of_another_container_is_not_looked_up_here(hand_written, beats):
+    """With the host's network it has the host's name, but processes of its own."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    said = {"host": socket.gethostname(), "pids": "pid:[1]", "pid": dead.pid, "token": "x", "beat": 1}
+    (hand_written.folder / "lock.json").write_text(json.dumps(said))
+    began = time.monotonic()
+    with held(hand_written):
+        assert time.monotonic() - began >= lock.SILENCE
+
+
+@pytest.fixture
+def away_run(hand_written_run, away):
+    """A run in object storage."""
+    return hand_written_run(away, "20260101T000000-aaaaaa").begin()
+
+
+def unreachable(*_, **__):
+    raise ConnectionError("no route to host")
+
+
+def test_a_store_that_does_not_answer_does_not_say_that_nobody_holds_the_run(away_run, beats, monkeypatch):
+    monkeypatch.setattr(away_run.folder.fs, "cat_file", unreachable, raising=False)
+    with pytest.raises(sql.LakeError, match=r"lock\.json cannot be read .*no route to host"), held(away_run):
+        pytest.fail("held by two, perhaps")
+    monkeypatch.undo()
+    assert not stores.is_file(away_run.folder / "lock.json")
+
+
+def test_a_holder_that_was_taken_over_lets_go_of_manifest_and_lock(away_run, beats):
+    path, other = away_run.folder / "lock.json", json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}).encode()
+    with held(away_run):
+        away_run.update(reason="mine")
+        stores.put(path, other)  # as of one that waited through the silence
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                away_run.update(reason="mine")
+            except sql.LakeError as error:
+                assert "was taken over" in str(error)  # noqa: PT017  # it comes with the next sign of life
+                break
+            time.sleep(0.02)
+        else:
+            pytest.fail("the loss was not noticed")
+    assert stores.contents(path) == other
+    stores.put(path, b"")  # the other one is done
+    with held(away_run):
+        away_run.update(reason="mine again")
+    assert not stores.is_file(path)
+
+
+def test_a_lock_that_cannot_be_removed_hides_no_error(away_run, beats, monkeypatch):
+    class EndpointConnectionError(Exception):
+        """As botocore's: no OSError."""
+
+    def gone(*_, **__):
+        raise EndpointConnectionError
+
+    monkeypatch.setattr(type(away_run.folder / "lock.json"), "unlink", gone)
+    with pytest.raises(ValueError, match="the first error"), held(away_run):
+        raise ValueError("the first error")
 
 
 def test_what_was_left_half_written_is_swept(hand_written):

@@ -103,7 +103,8 @@ def reflag(
     """Flag the stored attributions of a complete run by other rules, as a new run. No model is loaded.
 
     lake: folder or URL. run_id: the run, or `latest`. alerts, phrases, notify: as in AUDIT.toml. What that run tested
-    keeps its verdict; what it did not test is suspected at most. The run itself stays as it is.
+    keeps its verdict; what it did not test is suspected at most. The run itself stays as it is. One that completed with
+    errors is flagged again with errors: status and ShardsError as of `audit`.
     """
     run, earlier, rules = begin_reflag(LakeConfig(path=lake).root, run_id, alerts, phrases)
     with working_on(run):
@@ -119,7 +120,10 @@ def _reflag_line(run: Run, earlier: Run, rules: AlertRules, phrase_rules: Phrase
     if gates.critical:
         run.finish("stopped", "; ".join(gates.critical))
         return
-    warnings = list(gates.warnings)
+    before = earlier.manifest()
+    lacking = before["status"] == "completed_with_errors"  # pairs, which re-flagging does not bring back
+    warnings = [f"run {earlier.run_id} completed with errors: {before['reason']}"] if lacking else []
+    warnings += gates.warnings
     if record["config"].get("clusters", {}).get("enabled"):
         cluster(run, ClusterRules(rules.min_pairs, record["seed"]))
     phrases(run, phrase_rules)
@@ -127,4 +131,4 @@ def _reflag_line(run: Run, earlier: Run, rules: AlertRules, phrase_rules: Phrase
     carry_over(run, earlier)
     alert(run, rules)
     tell(run, telling)
-    run.finish("completed", "; ".join(warnings) or None)
+    run.finish(before["status"], "; ".join(warnings) or None)

@@ -246,7 +246,7 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
 
 @contextlib.contextmanager
 def working_on(run: Run) -> Iterator[None]:
-    """Hold a run while its line is gone through; whatever ends that too early leaves its mark.
+    """Hold a run while its line is gone through; whatever ends that too early leaves its mark. Its end is told.
 
     Raises ResumeError if another process holds it, or has brought it to its end meanwhile.
     """
@@ -258,6 +258,7 @@ def working_on(run: Run) -> Iterator[None]:
         except BaseException as error:
             give_up(run, error)
             raise
+        tell_end(run)  # which writes the manifest, so that the run must still be held
 
 
 def concluded(run: Run) -> AuditResult:
@@ -265,7 +266,6 @@ def concluded(run: Run) -> AuditResult:
     record = run.manifest()
     counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}
     result = AuditResult(run.run_id, record["status"], record["reason"], report=_report(run), **counts)
-    tell_end(run)
     show_outcome(run)
     if result.status == "stopped":
         raise GateError(f"run {run.run_id} was stopped by a gate: {result.reason}", result)

@@ -37,3 +37,15 @@ def test_a_whole_run_is_flagged_again_whole(reflagged, hand_written):
     hand_written.finish("completed", "an earlier warning")
     result = reflagged()
     assert (result.status, result.reason) == ("completed", "a gate's warning; a rule's warning")
+
+
+def test_the_end_is_told_while_the_run_is_held(reflagged, hand_written, monkeypatch):
+    """What was told is stored in the manifest, which is written by the holder only."""
+    held = []
+    monkeypatch.setattr(audit_flow, "tell_end", lambda run: held.append((run.folder / "lock.json").exists()))
+    hand_written.finish("completed")
+    reflagged()
+    monkeypatch.setattr(flow, "take_over", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        reflagged()
+    assert held == [True, True]

@@ -283,11 +283,15 @@ def begun_by(lake: Root, flow_run: str | None) -> str | None:
 
 
 def give_up(run: Run, error: BaseException) -> None:
-    """Seal a run that came to no end: failed, or interrupted from outside. A lake out of reach hides no error."""
+    """Seal a run that came to no end: failed, or interrupted from outside. A lake out of reach hides no error.
+
+    A run that is sealed already stays as it is.
+    """
     status = "failed" if isinstance(error, Exception) else "interrupted"
     said = "terminated from outside" if isinstance(error, TerminationSignal) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(OSError, sql.LakeError):
-        run.finish(status, said.removesuffix(": "))
+        if run.manifest()["status"] == "running":
+            run.finish(status, said.removesuffix(": "))
     tell_end(run)
 
 

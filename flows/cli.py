@@ -235,8 +235,7 @@ def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> A
     except KeyboardInterrupt as interrupt:
         if run is None:
             _stop(Exit.INTERRUPTED, "interrupted")
-        if run.manifest()["status"] == "running":  # before the flow began
-            give_up(run, interrupt)
+        give_up(run, interrupt)  # before the flow began, perhaps
         _stop(Exit.INTERRUPTED, f"interrupted; go on with: --resume {run.run_id}")
     _print_result(result, config.lake.root, as_json)
     return result

@@ -1,8 +1,13 @@
 """How runs end, and who is told: the flows around stages that do nothing, on a run filled by hand."""
 
-import pytest
+from unittest.mock import MagicMock
 
+import pytest
+import typer
+
+import sql
 from flows import audit as audit_flow
+from flows import cli
 from flows import reflag as flow
 from tasks.errors import ShardsError
 from tasks.lake import Run
@@ -49,3 +54,34 @@ def test_the_end_is_told_while_the_run_is_held(reflagged, hand_written, monkeypa
     with pytest.raises(ZeroDivisionError):
         reflagged()
     assert held == [True, True]
+
+
+@pytest.fixture
+def away_run(plain, hand_written_run, away):
+    """A run in object storage."""
+    plain(audit_flow)
+    return hand_written_run(away, "20260101T000000-aaaaaa").begin(incremental=None)
+
+
+def test_an_interrupt_while_the_store_is_away_is_an_interrupt(away_run, monkeypatch, capsys):
+    def away(_):
+        raise sql.LakeError("no route to host")
+
+    def interrupted(*_):
+        monkeypatch.setattr(type(away_run), "manifest", away)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_prepare_prefect", lambda _: None)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(audit_flow, "begin", lambda *_: away_run)
+    monkeypatch.setattr(audit_flow, "audit", interrupted)
+    with pytest.raises(typer.Exit) as ended:
+        cli._execute(MagicMock(), None, False, False)
+    assert ended.value.exit_code == cli.Exit.INTERRUPTED
+    assert f"interrupted; go on with: --resume {away_run.run_id}" in capsys.readouterr().err
+
+
+def test_a_run_that_is_sealed_is_not_given_up(away_run):
+    away_run.finish("completed")
+    audit_flow.give_up(away_run, KeyboardInterrupt())
+    assert away_run.manifest()["status"] == "completed"

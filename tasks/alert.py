@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 import sql
 from tasks.lake import Run
 from tasks.records import AlertRules
+from tasks.retries import IO_RETRIES
 
 
 def _identity(row: dict[str, Any]) -> tuple[str, ...]:
@@ -35,7 +36,7 @@ def raise_alerts(run: Run, rules: AlertRules) -> list[dict[str, Any]]:
     return [alert for alert in alerts if alert["explained_by"] is None]
 
 
-@task(name="alert", cache_policy=NO_CACHE, persist_result=False)
+@task(name="alert", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
 def alert(run: Run, rules: AlertRules) -> int:
     """Store the alerts; returns how many stand on their own; see `raise_alerts`."""
     return len(raise_alerts(run, rules))

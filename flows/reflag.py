@@ -1,5 +1,6 @@
 """Stored attributions by other rules, no model: take over, validate, cluster, phrases, flag, carry over, alert."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from tasks.phrases import phrases
 from tasks.records import AlertRules, ClusterRules, PhraseRules, TellRules
 from tasks.reuse import NO_BASE
 from tasks.take_over import carry_over, take_over
-from tasks.tell import tell
+from tasks.tell import tell, tell_not_begun
 from tasks.validate import validate
 
 OTHERS = ("corpus", "bottleneck", "regions", "discover", "clusters", "confirm")
@@ -92,6 +93,14 @@ def check_unchanged(record: Mapping[str, Any], config: AuditConfig) -> None:
         )
 
 
+def _audit_of(lake: Root, run_id: str) -> dict[str, str]:
+    """Corpus and model of a run that could not be flagged again; where it cannot be read, what was asked for."""
+    with contextlib.suppress(OSError, BadInputError, sql.LakeError):
+        record = complete_run(lake, run_id)
+        return {key: record[key] for key in ("corpus", "model")}
+    return {"corpus": str(lake), "model": f"run {run_id}"}
+
+
 @flow(name="reflag", flow_run_name="reflag {run_id}", persist_result=False)
 def reflag(
     lake: LakePath = Path("lake"),
@@ -106,7 +115,12 @@ def reflag(
     keeps its verdict; what it did not test is suspected at most. The run itself stays as it is. One that completed with
     errors is flagged again with errors: status and ShardsError as of `audit`.
     """
-    run, earlier, rules = begin_reflag(LakeConfig(path=lake).root, run_id, alerts, phrases)
+    root = LakeConfig(path=lake).root
+    try:
+        run, earlier, rules = begin_reflag(root, run_id, alerts, phrases)
+    except Exception as error:
+        tell_not_begun(_audit_of(root, run_id), str(error))
+        raise
     with working_on(run):
         telling = TellRules(notify.tell, notify.digest, alerts.min_pairs)
         _reflag_line(run, earlier, rules, PhraseRules(phrases.listed, alerts.min_pairs), telling)

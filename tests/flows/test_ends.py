@@ -9,7 +9,7 @@ import sql
 from flows import audit as audit_flow
 from flows import cli
 from flows import reflag as flow
-from tasks.errors import ShardsError
+from tasks.errors import BadInputError, ShardsError
 from tasks.lake import Run
 from tasks.records import GateOutcome
 
@@ -42,6 +42,21 @@ def test_a_whole_run_is_flagged_again_whole(reflagged, hand_written):
     hand_written.finish("completed", "an earlier warning")
     result = reflagged()
     assert (result.status, result.reason) == ("completed", "a gate's warning; a rule's warning")
+
+
+def test_a_re_flagging_that_cannot_begin_is_told(reflagged, hand_written, monkeypatch):
+    told = []
+    monkeypatch.setattr(flow, "tell_not_begun", lambda *given: told.append(given))
+    with pytest.raises(BadInputError):
+        reflagged()  # it is not complete yet
+    hand_written.finish("completed")
+    monkeypatch.setattr(flow, "check_rules", lambda _: (_ for _ in ()).throw(BadInputError("rule mine: wrong")))
+    with pytest.raises(BadInputError):
+        reflagged()
+    (unknown, why), known = told
+    assert unknown == {"corpus": str(hand_written.lake), "model": f"run {hand_written.run_id}"}
+    assert why.startswith(f"reflag: got '{hand_written.run_id}', expected a complete run")
+    assert known == ({"corpus": "c", "model": "m"}, "rule mine: wrong")
 
 
 def test_the_end_is_told_while_the_run_is_held(reflagged, hand_written, monkeypatch):

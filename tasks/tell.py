@@ -38,17 +38,24 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
 def _series(run: Run) -> tuple[str | None, bool]:
     """The complete run of the same audit before this one, and whether there is one after it.
 
-    Same audit: same corpus and model by their names, whatever became of their contents.
+    Same audit: same corpus and model by their names, whatever became of their contents. A re-flagged run stands beside
+    the series, at the place of the run whose attributions it has: it is held against that one, and no run against it.
     """
     own = run.manifest()
     audit = own["corpus"], own["model"]
-    complete = [
-        record["run_id"]
-        for record in sql.manifests(run.lake)
-        if record["status"].startswith("completed") and (record.get("corpus"), record.get("model")) == audit
+    records = {record["run_id"]: record for record in sql.manifests(run.lake)}
+    series = [
+        name
+        for name, record in records.items()
+        if record["status"].startswith("completed")
+        and not record.get("reflags")
+        and (record.get("corpus"), record.get("model")) == audit
     ]
-    before = [name for name in complete if name < run.run_id]
-    return max(before, default=None), any(name > run.run_id for name in complete)
+    place = run.run_id
+    while reflags := records.get(place, {}).get("reflags"):
+        place = reflags
+    before = [name for name in series if name <= place and name != run.run_id]
+    return max(before, default=None), any(name > place for name in series)
 
 
 def _lives(run: Run, previous: str | None, min_pairs: int) -> list[dict[str, Any]]:
@@ -150,7 +157,8 @@ def send_once(run: Run, news: Sequence[News]) -> int:
 def tell_alerts(run: Run, rules: TellRules) -> int:
     """Store what became of the alerts, then tell what is news; returns how many events were sent.
 
-    A run that was resumed after a later one had ended tells nothing: its news is old.
+    A run that was resumed after a later one had ended tells nothing, nor does one that re-flags any but the newest: its
+    news is old.
     """
     lives, overtaken = store_lives(run, rules.min_pairs)
     if overtaken:

@@ -300,6 +300,22 @@ def test_a_run_that_ends_after_a_later_one_is_not_told_about(night, monkeypatch)
     assert {row["previous_run"] for row in lives(late)} == {first.run_id}
 
 
+def test_a_re_flagged_run_stands_beside_the_series(night, monkeypatch):
+    first, second = night(found()), night(found("frame"))
+    again = night(found("mark"), reflags=second.run_id)
+    twice = night(found("mark"), reflags=again.run_id)
+    assert [lives(run)[0]["previous_run"] for run in (again, twice)] == [second.run_id] * 2
+    third = night(found("frame"))
+    assert told(third) == {("frame", "consolidation"): "still_firing"}  # neither missed in between nor is `mark` gone
+    monkeypatch.setattr(stage, "emit_event", lambda *_, **__: pytest.fail("an event was sent"))
+    old = night(found("mark"), reflags=first.run_id)
+    assert stage.tell_alerts(old, TellRules(("new", "resolved"), False, MIN_PAIRS)) == 0
+    assert lives(old)[0]["previous_run"] == first.run_id
+    newest = night(found("mark"), reflags=third.run_id)
+    with pytest.raises(pytest.fail.Exception, match="an event was sent"):
+        stage.tell_alerts(newest, TellRules(("new", "resolved"), False, MIN_PAIRS))
+
+
 def test_earlier_runs_that_cannot_be_read_make_every_alert_new(night):
     first, second = night(found()), night(found(), follow=False)
     first.path("alerts").unlink()

@@ -67,7 +67,8 @@ def _lives(run: Run, previous: str | None, min_pairs: int) -> list[dict[str, Any
         beside += sorted({row["last_run"] for row in numbered} - {previous})
         with sql.connect(run.lake, run.run_id, beside) as connection:
             named = sql.rows(connection, "derive/same_names", run_id=run.run_id, previous=previous) if numbered else []
-    rules = run.manifest()["rules"]
+    record = run.manifest()
+    rules = record["rules"]
     with sql.connect(run.lake, run.run_id, beside[:1]) as connection:
         return sql.rows(
             connection,
@@ -79,6 +80,9 @@ def _lives(run: Run, previous: str | None, min_pairs: int) -> list[dict[str, Any
             lasting=[row["lasting"] for row in named],
             rules=list(rules),
             digests=list(rules.values()),
+            # Not there in manifests of earlier versions, of audits without detectors, and of re-flagged ones.
+            failed_rules=record.get("failed_rules") or [],
+            failed_detectors=record.get("failed_detectors") or [],
         )
 
 

@@ -22,12 +22,14 @@ def night(lake, hand_written_run):
     """night(alerts..., stamps=, clusters=, captions=, status=, **facts): a run of the audit, with its lives stored."""
     numbers = itertools.count(1)
 
-    def run(*alerts, stamps=(), clusters=(), captions=CAPTIONS, status="completed", name=None, follow=True, **facts):
+    def run(*alerts, stamps=(), clusters=(), captions=CAPTIONS, status="completed", name=None, follow=True, lost=(), **facts):
         name = name or f"202601{next(numbers):02d}T000000-aaaaaa"
         rules = {"rules": {"region_mass": "r", "phrase_mass": "p", "region_contrast": "c"}}
         made = hand_written_run(lake, name).begin(**(rules | facts))
         made.add_pairs(captions)
-        made.add_attributions([[1.0] * 4] * len(captions), (2, 2))
+        made.add_attributions([None if number in lost else [1.0] * 4 for number in range(len(captions))], (2, 2))
+        if lost:
+            made.write_table("ingest_errors", [{"pair_id": IDS[number], "reason": "shard_failed"} for number in lost])
         named = {alert["region"] for alert in alerts} - {name for name, *_ in stamps}
         made.add_regions(*((region, (0, 0, 0.5, 0.5)) for region in sorted(named)))
         with made.writer("regions", "recurrent") as writer:
@@ -314,6 +316,28 @@ def test_a_re_flagged_run_stands_beside_the_series(night, monkeypatch):
     newest = night(found("mark"), reflags=third.run_id)
     with pytest.raises(pytest.fail.Exception, match="an event was sent"):
         stage.tell_alerts(newest, TellRules(("new", "resolved"), False, MIN_PAIRS))
+
+
+@pytest.mark.parametrize(
+    ("alert", "facts", "why"),
+    [
+        ({}, {"failed_rules": ["region_mass"]}, "the rule region_mass failed"),
+        ({}, {"failed_rules": ["phrase_mass"]}, None),
+        ({"region": "burnt-in: text"}, {"failed_detectors": ["burnt-in"]}, "the detector burnt-in failed on some pairs"),
+        ({"region": "burnt-in: text"}, {"failed_detectors": ["other"]}, None),
+        ({}, {"lost": [3]}, "pairs that may be of its slice were set aside"),
+        ({}, {"lost": [7]}, None),
+        ({"slice_kind": "phrase"}, {"lost": [7]}, "pairs that may be of its slice were set aside"),
+    ],
+)
+def test_a_run_that_lost_what_could_have_seen_it_does_not_resolve_it(night, alert, facts, why):
+    rules = {"rules": {"region_mass": "r"}}
+    night(found(**alert), **rules)
+    (row,) = lives(night(**rules, **facts))
+    if why:
+        assert (row["life"], row["why"]) == ("not_seen", why)
+    else:
+        assert row["life"] == "resolved"
 
 
 def test_earlier_runs_that_cannot_be_read_make_every_alert_new(night):

@@ -22,7 +22,9 @@ def night(lake, hand_written_run):
     """night(alerts..., stamps=, clusters=, captions=, status=, **facts): a run of the audit, with its lives stored."""
     numbers = itertools.count(1)
 
-    def run(*alerts, stamps=(), clusters=(), captions=CAPTIONS, status="completed", name=None, follow=True, lost=(), **facts):
+    def run(
+        *alerts, stamps=(), clusters=(), captions=CAPTIONS, status="completed", name=None, follow=True, lost=(), **facts
+    ):
         name = name or f"202601{next(numbers):02d}T000000-aaaaaa"
         rules = {"rules": {"region_mass": "r", "phrase_mass": "p", "region_contrast": "c"}}
         made = hand_written_run(lake, name).begin(**(rules | facts))
@@ -323,7 +325,11 @@ def test_a_re_flagged_run_stands_beside_the_series(night, monkeypatch):
     [
         ({}, {"failed_rules": ["region_mass"]}, "the rule region_mass failed"),
         ({}, {"failed_rules": ["phrase_mass"]}, None),
-        ({"region": "burnt-in: text"}, {"failed_detectors": ["burnt-in"]}, "the detector burnt-in failed on some pairs"),
+        (
+            {"region": "burnt-in: text"},
+            {"failed_detectors": ["burnt-in"]},
+            "the detector burnt-in failed on some pairs",
+        ),
         ({"region": "burnt-in: text"}, {"failed_detectors": ["other"]}, None),
         ({}, {"lost": [3]}, "pairs that may be of its slice were set aside"),
         ({}, {"lost": [7]}, None),

@@ -4,7 +4,6 @@ Rows first: lives are stored before anything is sent, and what was sent is store
 fails a run.
 """
 
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,24 +14,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
-from prefect.exceptions import MissingContextError
-from prefect.logging import get_run_logger
 
 import sql
-from tasks.lake import Run
+from tasks.lake import Run, report_of
+from tasks.logs import run_logger
 from tasks.news import LIVES, News, alert_news, digest_news, end_news, is_told, not_begun_news
 from tasks.records import TellRules
 
 _PATIENCE = 10.0  # seconds that events may take to leave; a server that is gone must not hold the audit
-REPORT = "report.html"
-
-
-def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
-    """Prefect's logger of the run at hand, or an ordinary one where there is none."""
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return logging.getLogger(__name__)
 
 
 def _series(run: Run) -> tuple[str | None, bool]:
@@ -169,11 +158,6 @@ def tell_alerts(run: Run, rules: TellRules) -> int:
         run_logger().warning("run %s: a later run of this audit has ended: nothing is told about this one", run.run_id)
     news = [] if overtaken else news_of(lives, run.manifest(), report_of(run), rules)
     return send_once(run, news)
-
-
-def report_of(run: Run) -> str:
-    """Where the run's report is or will be."""
-    return str(run.folder / REPORT)
 
 
 def tell_end(run: Run) -> None:

@@ -64,9 +64,9 @@ LakePath = Annotated[Path | str, BeforeValidator(_path_unless_url)]
 
 
 class Section(BaseModel):
-    """Frozen, and strict about its keys."""
+    """Frozen, and strict about its keys. What was refused is not repeated: it may be a URL with keys in it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class CorpusConfig(Section):

@@ -12,8 +12,8 @@ from time import monotonic
 from prometheus_client import Counter, Gauge, start_http_server
 
 import m2ib
+from tasks.logs import run_logger
 from tasks.records import ShardResult
-from tasks.tell import run_logger
 
 PAIRS = Counter("m2ib_pairs", "Pairs whose shard has ended, by what became of them.", ["outcome"])
 SHARDS = Counter("m2ib_shards", "Shards that have ended, by what became of them.", ["outcome"])

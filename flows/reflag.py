@@ -55,7 +55,7 @@ def begin_reflag(lake: Root, run_id: str, alerts: AlertsConfig, phrases: Phrases
         "alerts": alerts.model_dump(mode="json", exclude={"rules"}) | {"rules": digests},
         "phrases": phrases.model_dump(mode="json"),
     }
-    taken = ("model", "model_digest", "corpus", "corpus_format", "corpus_digest", "seed")
+    taken = ("model", "model_digest", "corpus", "corpus_format", "corpus_digest", "seed", "failed_detectors")
     run = Run(lake, new_run_id())
     run.create(
         {key: record.get(key) for key in taken}

@@ -47,13 +47,18 @@ def root_of(text: str, what: str) -> Root:
     """
     if not is_url(text):
         return Path(text)
+    if "::" in text:  # before anything that repeats it: its parts may hold keys, too
+        raise UrlError(
+            f"The {what}'s URL is chained (not repeated here: it may hold keys), expected one protocol and a path, "
+            "as in s3://bucket/folder: unpack or copy what it leads to, and give that."
+        )
     if _SECRET.match(text):
         raise UrlError(
             f"The {what}'s URL holds a user, password or key (so it is not repeated here), expected a bare URL: leave "
             "them to the environment or the profile that the store's own tools read, and revoke what was written down."
         )
     scheme = text.partition("://")[0].lower()
-    if "::" in text or not scheme:
+    if not scheme:
         raise UrlError(f"The {what} is {text!r}, expected one protocol and a path, as in s3://bucket/folder.")
     import fsspec
     from upath import UPath

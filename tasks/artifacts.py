@@ -22,9 +22,9 @@ from prefect.artifacts import (
 )
 
 import sql
-from tasks.lake import Run
+from tasks.lake import Run, report_of
+from tasks.logs import run_logger
 from tasks.news import LIVES, audit_of, is_told, plain, sentence
-from tasks.tell import report_of, run_logger
 
 _EVERY = 5.0  # seconds between two updates of the progress, at least: each is a request to the server
 _ROWS = 100  # alerts in the table, at most

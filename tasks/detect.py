@@ -52,7 +52,8 @@ def detect_regions(run: Run, corpus: CorpusSource, names: Sequence[str]) -> list
     """Run the named detectors over all attributed pairs, one image at a time, and add `regions`.
 
     A pair on which a detector fails has no region of it, and is not lost: returns a sentence for each detector that
-    failed. Raises BadInputError for one that is not installed.
+    failed, and notes their names in the manifest, since what they found before is not gone. Raises BadInputError for
+    one that is not installed.
     """
     detectors = load_detectors(names)
     faults: dict[str, list[str]] = defaultdict(list)
@@ -63,6 +64,7 @@ def detect_regions(run: Run, corpus: CorpusSource, names: Sequence[str]) -> list
             seen += len(pairs)
             writer.write(row for pair in pairs for row in _rows(corpus, pair, detectors, faults))
     run.list_files("regions", [run.path("regions", "detected")], [writer.rows])
+    run.update(failed_detectors=sorted(faults))
     return [
         f"detector {name} failed on {len(said)} of {seen} pairs, which have no region of it, first on {said[0]}"
         for name, said in faults.items()

@@ -24,7 +24,7 @@ def flag_regions(run: Run, rules: AlertRules) -> list[str]:
     """Weigh regions and phrases, run every rule, store `region_shares` and `findings`.
 
     A rule of the user's own that fails on the run's rows has no finding, and costs nothing else: returns a sentence for
-    each that failed.
+    each that failed, and notes its name in the manifest, since what it raised before is not gone.
     """
     thresholds = {"run_id": run.run_id, "factor": rules.factor, "min_pairs": rules.min_pairs}
     _forget_hottest(run)
@@ -44,15 +44,17 @@ def flag_regions(run: Run, rules: AlertRules) -> list[str]:
             for rule in sql.names("rules")
             for row in sql.rows(connection, f"rules/{rule}", **thresholds)
         ]
-        warnings = []
+        warnings, failed = [], []
         for name, text in rules.own.items():
             try:
                 findings += own_rules.findings(connection, name, text, thresholds)
             except BadInputError as error:
                 warnings.append(f"{error}; it has no findings: mend it, try it on this run, and audit again")
+                failed.append(name)
     # A rule need not say which side its region is of: its name does.
     sided = [{**row, "side": "text" if row["region"].startswith('"') else "image"} for row in findings]
     run.write_table("findings", sided)
+    run.update(failed_rules=failed)
     return warnings
 
 

@@ -33,6 +33,7 @@ PRUNED = "pruned"
 """Status of a run of which the manifests alone are left: readers find it without files."""
 CALIBRATION = "calibration.safetensors"
 """The feature statistics, in a run's folder."""
+REPORT = "report.html"
 
 _lost: set[str] = set()  # folders of the runs that this process held until another one took them over
 
@@ -233,3 +234,8 @@ class Run:
 def rows_of(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
     """Rows of a Parquet file."""
     return pq.read_table(path, columns=columns).to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
+
+
+def report_of(run: Run) -> str:
+    """Where the run's report is or will be."""
+    return str(run.folder / REPORT)

@@ -4,7 +4,6 @@ Rows first: lives are stored before anything is sent, and what was sent is store
 fails a run.
 """
 
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,40 +14,37 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
-from prefect.exceptions import MissingContextError
-from prefect.logging import get_run_logger
 
 import sql
-from tasks.lake import Run
+from tasks.lake import Run, report_of
+from tasks.logs import run_logger
 from tasks.news import LIVES, News, alert_news, digest_news, end_news, is_told, not_begun_news
 from tasks.records import TellRules
 
 _PATIENCE = 10.0  # seconds that events may take to leave; a server that is gone must not hold the audit
-REPORT = "report.html"
-
-
-def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
-    """Prefect's logger of the run at hand, or an ordinary one where there is none."""
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return logging.getLogger(__name__)
 
 
 def _series(run: Run) -> tuple[str | None, bool]:
     """The complete run of the same audit before this one, and whether there is one after it.
 
-    Same audit: same corpus and model by their names, whatever became of their contents.
+    Same audit: same corpus and model by their names, whatever became of their contents. A re-flagged run stands beside
+    the series, at the place of the run whose attributions it has: it is held against that one, and no run against it.
     """
     own = run.manifest()
     audit = own["corpus"], own["model"]
-    complete = [
-        record["run_id"]
-        for record in sql.manifests(run.lake)
-        if record["status"].startswith("completed") and (record.get("corpus"), record.get("model")) == audit
+    records = {record["run_id"]: record for record in sql.manifests(run.lake)}
+    series = [
+        name
+        for name, record in records.items()
+        if record["status"].startswith("completed")
+        and not record.get("reflags")
+        and (record.get("corpus"), record.get("model")) == audit
     ]
-    before = [name for name in complete if name < run.run_id]
-    return max(before, default=None), any(name > run.run_id for name in complete)
+    place = run.run_id
+    while reflags := records.get(place, {}).get("reflags"):
+        place = reflags
+    before = [name for name in series if name <= place and name != run.run_id]
+    return max(before, default=None), any(name > place for name in series)
 
 
 def _lives(run: Run, previous: str | None, min_pairs: int) -> list[dict[str, Any]]:
@@ -60,7 +56,8 @@ def _lives(run: Run, previous: str | None, min_pairs: int) -> list[dict[str, Any
         beside += sorted({row["last_run"] for row in numbered} - {previous})
         with sql.connect(run.lake, run.run_id, beside) as connection:
             named = sql.rows(connection, "derive/same_names", run_id=run.run_id, previous=previous) if numbered else []
-    rules = run.manifest()["rules"]
+    record = run.manifest()
+    rules = record["rules"]
     with sql.connect(run.lake, run.run_id, beside[:1]) as connection:
         return sql.rows(
             connection,
@@ -72,6 +69,9 @@ def _lives(run: Run, previous: str | None, min_pairs: int) -> list[dict[str, Any
             lasting=[row["lasting"] for row in named],
             rules=list(rules),
             digests=list(rules.values()),
+            # Not there in manifests of earlier versions, of audits without detectors, and of re-flagged ones.
+            failed_rules=record.get("failed_rules") or [],
+            failed_detectors=record.get("failed_detectors") or [],
         )
 
 
@@ -150,18 +150,14 @@ def send_once(run: Run, news: Sequence[News]) -> int:
 def tell_alerts(run: Run, rules: TellRules) -> int:
     """Store what became of the alerts, then tell what is news; returns how many events were sent.
 
-    A run that was resumed after a later one had ended tells nothing: its news is old.
+    A run that was resumed after a later one had ended tells nothing, nor does one that re-flags any but the newest: its
+    news is old.
     """
     lives, overtaken = store_lives(run, rules.min_pairs)
     if overtaken:
         run_logger().warning("run %s: a later run of this audit has ended: nothing is told about this one", run.run_id)
     news = [] if overtaken else news_of(lives, run.manifest(), report_of(run), rules)
     return send_once(run, news)
-
-
-def report_of(run: Run) -> str:
-    """Where the run's report is or will be."""
-    return str(run.folder / REPORT)
 
 
 def tell_end(run: Run) -> None:

@@ -1,12 +1,14 @@
 -- What became of the alerts that this run raised, and of those that were open before it.
 -- Grain: alert, over the runs of one audit. Parameters: $run_id, $previous (the complete run before, or NULL), $min_pairs; $names and
--- $lasting: stamps and clusters of this run that have an earlier name; $rules and $digests: the rules' texts, as of this run.
+-- $lasting: stamps and clusters of this run that have an earlier name; $rules and $digests: the rules' texts, as of this run;
+-- $failed_rules, $failed_detectors: those that failed in this run.
 -- `new`: not open before. An alert that another one explained is new once it stands on its own and that one is no longer raised; while it
 -- is, the two have but changed places, which is no news.
 -- `worse`: confirmed where it was suspected when it was last new or worse, or of a higher severity, or the interval of its score_effect lies above
 -- that of then. Held against what was told, so that creeping adds up and flapping is told once.
--- `resolved`: not raised, though this run could have seen it: the settings and the rule are those that raised it, and its slice
--- still has $min_pairs attributed pairs. Else `not_seen`, which stays open.
+-- `resolved`: not raised, though this run could have seen it: the settings and the rule are those that raised it, neither the
+-- rule nor the detector of its region failed, none of its slice's pairs was set aside, and its slice still has $min_pairs attributed pairs. Else
+-- `not_seen`, which stays open.
 WITH here AS (
     SELECT run_id, corpus, model, config_digest, started_at FROM runs WHERE run_id = $run_id
 ),
@@ -95,6 +97,12 @@ told AS (
         END AS life
     FROM judged
 ),
+lost AS (
+    SELECT DISTINCT s.slice_kind, s.slice
+    FROM ingest_errors AS e
+    JOIN pair_slices AS s USING (run_id, pair_id)
+    WHERE e.run_id = $run_id AND e.reason = 'shard_failed'
+),
 gone AS (
     SELECT
         b.*,
@@ -120,7 +128,9 @@ gone AS (
                     WHEN b.region <> b.lasting_region THEN (SELECT min(name) FROM names WHERE lasting = b.lasting_region)
                     ELSE b.region
                 END
-        ) AS weighed
+        ) AS weighed,
+        -- Clusters and phrases are made of the attributed pairs: which of them a lost one would have joined is not known.
+        CASE WHEN b.slice_kind IN ('cluster', 'phrase') THEN EXISTS (FROM lost) ELSE (b.slice_kind, b.slice) IN (FROM lost) END AS set_aside
     FROM before AS b
     CROSS JOIN here AS h
     LEFT JOIN texts AS t USING (rule)
@@ -132,7 +142,11 @@ vanished AS (
         CASE
             WHEN NOT same_settings THEN 'the settings are not those that raised it'
             WHEN NOT same_rule THEN 'the rule ' || rule || ' is not the one that raised it'
+            WHEN list_contains($failed_rules::VARCHAR[], rule) THEN 'the rule ' || rule || ' failed'
+            WHEN list_contains($failed_detectors::VARCHAR[], split_part(region, ': ', 1))
+                THEN 'the detector ' || split_part(region, ': ', 1) || ' failed on some pairs'
             WHEN other_rule IS NOT NULL THEN 'the rule ' || other_rule || ' raises it now'
+            WHEN set_aside THEN 'pairs that may be of its slice were set aside'
             WHEN pairs < $min_pairs THEN format('its slice has {} pairs, fewer than min_pairs = {}', pairs, $min_pairs)
         END AS hindrance
     FROM gone

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 import m2ib
 from corpora import Limits, Sampling
@@ -224,6 +225,15 @@ def test_a_url_with_keys_is_refused_and_not_repeated():
     text = fault_of({**MINIMAL, "corpus": {"path": "s3://KEY:hidden@bucket/images"}})
     assert "corpus.path: The corpus's URL holds a user, password or key" in text
     assert "hidden" not in text
+
+
+@pytest.mark.parametrize("url", ["s3://KEY:hidden@bucket/x", "simplecache::s3://KEY:hidden@bucket/x"])
+@pytest.mark.parametrize("section", ["corpus", "lake"])
+def test_pydantic_s_own_message_repeats_no_keys_either(section, url):
+    """It stands in the traceback of whoever makes the models without an AUDIT.toml."""
+    with pytest.raises(ValidationError, match=f"The {section}'s URL") as caught:
+        AuditConfig.model_validate({**MINIMAL, section: {"path": url}})
+    assert "hidden" not in str(caught.value)
 
 
 def test_a_checkpoint_beside_the_file_is_found_and_a_tag_is_left_alone(written, tmp_path):

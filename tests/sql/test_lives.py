@@ -22,12 +22,16 @@ def night(lake, hand_written_run):
     """night(alerts..., stamps=, clusters=, captions=, status=, **facts): a run of the audit, with its lives stored."""
     numbers = itertools.count(1)
 
-    def run(*alerts, stamps=(), clusters=(), captions=CAPTIONS, status="completed", name=None, follow=True, **facts):
+    def run(
+        *alerts, stamps=(), clusters=(), captions=CAPTIONS, status="completed", name=None, follow=True, lost=(), **facts
+    ):
         name = name or f"202601{next(numbers):02d}T000000-aaaaaa"
         rules = {"rules": {"region_mass": "r", "phrase_mass": "p", "region_contrast": "c"}}
         made = hand_written_run(lake, name).begin(**(rules | facts))
         made.add_pairs(captions)
-        made.add_attributions([[1.0] * 4] * len(captions), (2, 2))
+        made.add_attributions([None if number in lost else [1.0] * 4 for number in range(len(captions))], (2, 2))
+        if lost:
+            made.write_table("ingest_errors", [{"pair_id": IDS[number], "reason": "shard_failed"} for number in lost])
         named = {alert["region"] for alert in alerts} - {name for name, *_ in stamps}
         made.add_regions(*((region, (0, 0, 0.5, 0.5)) for region in sorted(named)))
         with made.writer("regions", "recurrent") as writer:
@@ -298,6 +302,48 @@ def test_a_run_that_ends_after_a_later_one_is_not_told_about(night, monkeypatch)
     night(found("frame"), name="20260103T000000-cccccc")
     assert stage.tell_alerts(late, TellRules(("new",), False, MIN_PAIRS)) == 0
     assert {row["previous_run"] for row in lives(late)} == {first.run_id}
+
+
+def test_a_re_flagged_run_stands_beside_the_series(night, monkeypatch):
+    first, second = night(found()), night(found("frame"))
+    again = night(found("mark"), reflags=second.run_id)
+    twice = night(found("mark"), reflags=again.run_id)
+    assert [lives(run)[0]["previous_run"] for run in (again, twice)] == [second.run_id] * 2
+    third = night(found("frame"))
+    assert told(third) == {("frame", "consolidation"): "still_firing"}  # neither missed in between nor is `mark` gone
+    monkeypatch.setattr(stage, "emit_event", lambda *_, **__: pytest.fail("an event was sent"))
+    old = night(found("mark"), reflags=first.run_id)
+    assert stage.tell_alerts(old, TellRules(("new", "resolved"), False, MIN_PAIRS)) == 0
+    assert lives(old)[0]["previous_run"] == first.run_id
+    newest = night(found("mark"), reflags=third.run_id)
+    with pytest.raises(pytest.fail.Exception, match="an event was sent"):
+        stage.tell_alerts(newest, TellRules(("new", "resolved"), False, MIN_PAIRS))
+
+
+@pytest.mark.parametrize(
+    ("alert", "facts", "why"),
+    [
+        ({}, {"failed_rules": ["region_mass"]}, "the rule region_mass failed"),
+        ({}, {"failed_rules": ["phrase_mass"]}, None),
+        (
+            {"region": "burnt-in: text"},
+            {"failed_detectors": ["burnt-in"]},
+            "the detector burnt-in failed on some pairs",
+        ),
+        ({"region": "burnt-in: text"}, {"failed_detectors": ["other"]}, None),
+        ({}, {"lost": [3]}, "pairs that may be of its slice were set aside"),
+        ({}, {"lost": [7]}, None),
+        ({"slice_kind": "phrase"}, {"lost": [7]}, "pairs that may be of its slice were set aside"),
+    ],
+)
+def test_a_run_that_lost_what_could_have_seen_it_does_not_resolve_it(night, alert, facts, why):
+    rules = {"rules": {"region_mass": "r"}}
+    night(found(**alert), **rules)
+    (row,) = lives(night(**rules, **facts))
+    if why:
+        assert (row["life"], row["why"]) == ("not_seen", why)
+    else:
+        assert row["life"] == "resolved"
 
 
 def test_earlier_runs_that_cannot_be_read_make_every_alert_new(night):

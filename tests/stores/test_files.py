@@ -258,6 +258,8 @@ def test_a_lake_is_a_folder_or_a_store_whose_files_appear_whole(tmp_path):
         ("s3://KEY:hidden@bucket/lake", "The lake's URL holds a user, password or key"),
         ("s3://bucket/lake?x=hidden", "The lake's URL holds"),
         ("zip://x::s3://bucket/x.zip", "expected one protocol"),
+        ("simplecache::s3://KEY:hidden@bucket/lake", "expected one protocol"),
+        ("://x::s3://KEY:hidden@bucket/lake", "expected one protocol"),
         ("nope://x", "protocol is unknown"),
         ("gs://bucket/lake", r"driver is not installed: .*pip install 'm2ib-audit\[gcs\]'"),
     ],

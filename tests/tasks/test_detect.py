@@ -92,6 +92,7 @@ def test_a_detector_that_fails_on_some_pairs_is_told_and_loses_none(mapped, inst
     assert "KeyError: 'caption'" in warning
     regions = [row["region"] for row in rows]
     assert (regions.count("some: all"), regions.count("halves: left")) == (12 - len(sick), 12)
+    assert mapped.run.manifest()["failed_detectors"] == ["some"]
 
 
 def test_a_detector_that_fails_on_all_pairs_costs_its_regions_and_says_so(mapped, installed):

@@ -90,3 +90,17 @@ def test_a_claim_is_as_strong_as_its_state():
         "1 confirmed and 2 suspected alerts. The strongest: the model relies"
     )
     assert wording.verdict(manifest, alerts[:1]).startswith("1 confirmed alert: the model relies")
+
+
+@pytest.mark.parametrize(
+    ("rule", "side", "said"),
+    [
+        ("region_mass", "image", "3.46 times its share of the area"),
+        ("region_cost", "image", "covering it took 346% of the margin at first sight"),
+        ("region_contrast", "image", "3.46 times as much as in the other pairs"),
+        ("spread_stamp", "image", "3.46 times as often there as in all pairs"),
+        ("phrase_mass", "text", "3.46 times the odds of its words"),
+    ],
+)
+def test_an_effect_is_told_in_its_rule_s_terms(rule, side, said):
+    assert wording.weight({"rule": rule, "side": side, "effect": 3.46}) == said

@@ -323,5 +323,5 @@ def test_shards_in_threads_give_the_same_as_one_after_the_other(line, tmp_path):
 
 def test_a_result_is_small_enough_to_hand_around():
     assert {field.name for field in dataclasses.fields(ShardResult)} == {
-        "shard", "name", "attributions", "errors", "reused", "failure",
+        "shard", "name", "attributions", "errors", "reused", "failure", "by",
     }  # fmt: skip

@@ -24,6 +24,9 @@ _TABLES: Final = ("parquet", "arrow")
 _DIRECT: Final = {"imagefolder": "folder", "webdataset": "webdataset"}
 _INSTALL: Final = "pip install 'm2ib-audit[datasets]'"
 
+SCRATCH = "m2ib-audit-hub-"
+"""What the temporary folders begin with in which the library locks a file."""
+
 
 def is_hub(root: Root) -> bool:
     """Tell whether a root lies on the Hugging Face Hub."""
@@ -114,7 +117,7 @@ def _builder(root: Root, name: str, revision: str | None, configuration: str | N
         ) from error
     if not is_hub(root) and not roots.is_folder(root):
         raise CorpusError(f"Corpus {str(root)!r} is not a folder, expected one that load_dataset takes: correct it.")
-    with tempfile.TemporaryDirectory() as scratch:  # it locks a file there, and leaves nothing else
+    with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:  # it locks a file there, and leaves nothing else
         try:
             return datasets.load_dataset_builder(name, configuration, revision=revision, cache_dir=scratch)
         except Exception as error:  # whatever comes out of the library and of what it reads

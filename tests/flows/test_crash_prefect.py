@@ -107,7 +107,7 @@ def resumed(folder, environment, run_id):
     return maps_of(folder / "lake")
 
 
-@pytest.mark.parametrize("shards", [0, 4, 9])
+@pytest.mark.parametrize("shards", [0, 2, 4, 6, 7, 9])
 def test_the_flow_s_process(corpus, prefect_server, undisturbed, tmp_path, shards):
     """Killed once so many of the twelve shards are there, and a moment later."""
     lake = tmp_path / "lake"

@@ -117,7 +117,7 @@ def line(run: Run, config: AuditConfig, clock: Clock) -> int:
     from prefect import flow
     from prefect.task_runners import ThreadPoolTaskRunner
 
-    @flow(name="flow benchmark", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False)  # type: ignore[arg-type]
+    @flow(name="flow benchmark", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False)  # type: ignore[arg-type]  # as in flows.audit
     def stages() -> int:
         models = config.model_sources()
         with clock.on("ingest"):
@@ -184,7 +184,7 @@ def fanned_out(shards: int) -> float:
         run = begin(config, config.model_sources(), None)
         run.update(corpus_digest="none")
 
-        @flow(name="memory benchmark", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False)  # type: ignore[arg-type]
+        @flow(name="memory benchmark", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False)  # type: ignore[arg-type]  # as in flows.audit
         def stages() -> int:
             many = [Shard(index, 1) for index in range(shards)]
             return len(fan_out(run, many, config, Engine(config.model_sources()), plan_of(run, config)))

@@ -195,7 +195,7 @@ def fan_out(
                 results += ended(under_way)  # while the next ones are at work: no device waits for a batch's last shard
                 under_way, following = following, []
             results += ended(under_way)
-        except Exception:
+        except Exception:  # raised again once all have ended
             wait([future for _, future in following])  # nothing writes into a run that has ended
             raise
     return results
@@ -234,7 +234,7 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     try:
         models = config.model_sources()
         run = begin(config, models, resume or begun_by(config.lake.root, runtime.flow_run.id))
-    except Exception as error:
+    except Exception as error:  # told, and raised again
         tell_not_begun({"corpus": config.corpus.place, "model": config.model.name}, str(error))
         raise
     if said := run.manifest()["incremental"]:

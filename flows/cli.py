@@ -106,6 +106,21 @@ def _root(lake: str) -> Root:
         _stop(Exit.BAD_INPUT, f"--lake: {error}")
 
 
+def _configured(audit_file: Path, lake: str | None) -> Any:
+    """An AUDIT.toml, with another lake where one is given."""
+    from flows.config import load
+    from tasks.errors import BadInputError
+
+    try:
+        config = load(audit_file)
+    except BadInputError as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    if lake is not None:
+        _root(lake)
+        config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": lake})})
+    return config
+
+
 @contextlib.contextmanager
 def _connect(lake: Root) -> Iterator[sql.Connection]:
     try:
@@ -394,16 +409,7 @@ def run(
     Exit code 0: no alert; 3: alerts; 4: shards were set aside, alerts or not; 2: bad input or config; 1: failure or
     stopped by a gate.
     """
-    from flows.config import load
-    from tasks.errors import BadInputError
-
-    try:
-        config = load(audit_file)
-    except BadInputError as error:
-        _stop(Exit.BAD_INPUT, str(error))
-    if lake is not None:
-        _root(lake)
-        config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": lake})})
+    config = _configured(audit_file, lake)
     if incremental:
         config = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
     result = _execute(config, resume, as_json, verbose)
@@ -421,9 +427,6 @@ def reflag(
     verbose: VerboseOption = False,
 ) -> None:
     """Flag a run's stored attributions by other rules, as a new run, without a model. Exit codes: as of run."""
-    from flows.config import load
-    from tasks.errors import BadInputError
-
     _prepare_prefect(verbose)
     from flows.reflag import check_unchanged, complete_run
     from flows.reflag import reflag as reflag_flow
@@ -433,13 +436,7 @@ def reflag(
         check_unchanged(earlier, config)
         return reflag_flow(config.lake.path, earlier["run_id"], config.alerts, config.phrases, config.notify)
 
-    try:
-        config = load(audit_file)
-    except BadInputError as error:
-        _stop(Exit.BAD_INPUT, str(error))
-    if lake is not None:
-        _root(lake)
-        config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": lake})})
+    config = _configured(audit_file, lake)
     try:
         result = _ended(work)
     except KeyboardInterrupt:

@@ -118,7 +118,7 @@ def reflag(
     root = LakeConfig(path=lake).root
     try:
         run, earlier, rules = begin_reflag(root, run_id, alerts, phrases)
-    except Exception as error:
+    except Exception as error:  # told, and raised again
         tell_not_begun(_audit_of(root, run_id), str(error))
         raise
     with working_on(run):

@@ -29,17 +29,6 @@ def downloads(monkeypatch):
 
 
 @pytest.fixture
-def forget():
-    """forget(): this process has no copies any more, as another one has none."""
-
-    def remove():
-        for path in stores.scratch().glob("*.copy"):
-            path.unlink()
-
-    return remove
-
-
-@pytest.fixture
 def filled(away, fill, forget):
     """A run in a store, of which this process has no copies."""
     run = fill(away)

@@ -40,17 +40,6 @@ def line(begin_line, quick):
     return start
 
 
-@pytest.fixture
-def forget():
-    """forget(): this process has no copies any more, as another one has none."""
-
-    def remove():
-        for path in stores.scratch().glob("*.copy"):
-            path.unlink()
-
-    return remove
-
-
 def listed(run):
     return {entry["path"]: (entry["table"], entry["rows"], entry["sha256"]) for entry in run.manifest()["files"]}
 

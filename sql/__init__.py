@@ -15,7 +15,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 import stores
 from stores import LakeError as LakeError  # a reader of the lake knows this door only
-from stores import Root
+from stores import Root, ledger
 
 _ROOT = Path(__file__).parent
 TABLES = (
@@ -47,6 +47,8 @@ TABLES = (
     ),
     *("confirmations", "self_audits", "alerts", "lives", "notifications", "validations"),
 )
+FROM_LEDGER = {"reviews": "review", "countersigns": "countersign", "sign_offs": "sign_off"}
+"""Tables that the ledger's records are, by their kind."""
 _MANIFEST_KEYS = {"run_id", "status", "started_at", "finished_at", "config", "counts", "files"}
 
 Connection = duckdb.DuckDBPyConnection
@@ -118,19 +120,23 @@ def manifests(lake: Root, run_id: str | None = None, beside: Collection[str] = (
     return found
 
 
-def connect(lake: Root, run_id: str | None = None, beside: Collection[str] = ()) -> Connection:
+def connect(
+    lake: Root, run_id: str | None = None, beside: Collection[str] = (), reviewed: bool | None = None
+) -> Connection:
     """An in-memory DuckDB with the views of `views/` over the lake; it can read below the lake and nothing else.
 
     run_id: open this run alone, so that nothing that befell another one matters, nor can anything else be read; beside:
-    with these other ones.
+    with these other ones. reviewed: with what people decided, from the lake's ledger; default: unless run_id is given,
+    for what an audit finds must not hang on it.
 
     Of a lake in object storage a table's files are fetched when a query first needs them, and checked by their sha256.
 
-    Raises LakeError if there is no lake, or a manifest lists a file that is gone or broken (in object storage: when a
-    query needs it). Use one cursor a thread.
+    Raises LakeError if there is no lake, a manifest lists a file that is gone or broken (in object storage: when a
+    query needs it), or the ledger is not whole. Use one cursor a thread.
     """
     if isinstance(lake, Path):
         lake = lake.resolve()
+    told = ledger.records(lake) if (run_id is None if reviewed is None else reviewed) else []
     records = manifests(lake, run_id, beside)
     if not (lake.is_dir() if isinstance(lake, Path) else records or run_id is not None):
         raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
@@ -150,6 +156,7 @@ def connect(lake: Root, run_id: str | None = None, beside: Collection[str] = ())
         files = (stores.kept(entry["sha256"]) for table in TABLES for entry in entries[table])
         kind, readable = "allowed_paths", [*map(_empty, TABLES), *files]
     _define_runs(connection, records)
+    _define_reviews(connection, told)
     for name in names("macros"):
         connection.execute(query(f"macros/{name}"))
     # Views may build on one another: define them in the order that works.
@@ -283,11 +290,52 @@ def _define_runs(connection: Connection, records: list[dict[str, Any]]) -> None:
     for record in records:
         times = {key: record[key] and datetime.fromisoformat(record[key]) for key in ("started_at", "finished_at")}
         rows.append({**record, **record["counts"], **times, "config": json.dumps(record["config"], sort_keys=True)})
-    known = schema("runs").names
+    _insert(connection, "runs", rows)
+
+
+def _define_reviews(connection: Connection, records: Iterable[ledger.Record]) -> None:
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in FROM_LEDGER.values()}
+    for record in records:
+        if record.kind in rows:
+            rows[record.kind].append(_signed(record))
+    for table, kind in FROM_LEDGER.items():
+        try:
+            _insert(connection, table, rows[kind])
+        except (pa.ArrowException, TypeError) as error:
+            raise LakeError(
+                f"ledger: records of kind {kind} are not as this release writes them ({error}); see m2ib-audit verify"
+            ) from error
+
+
+def _signed(record: ledger.Record) -> dict[str, Any]:
+    """A review, countersignature or sign-off as a row."""
+    body = record.body
+    try:
+        who, until = body["reviewer"], body.get("until")
+        row: dict[str, Any] = (
+            {"number": record.number, "signed_at": record.time, "sha256": record.sha256, "key_id": record.key_id}
+            | body.get("evidence", {})
+            | body.get("alerts", {})
+            | body
+            | {"reviewer": who["name"], "role": who["role"], "identity": who["identity"]}
+            | {"person": ledger.person(who["name"])}
+            | {"until": until and date.fromisoformat(until)}
+        )
+        return row  # noqa: TRY300  # what fails is in the try
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise LakeError(
+            f"ledger: record {record.number} is no {record.kind} as this release writes it ({type(error).__name__}: "
+            f"{error}); see m2ib-audit verify"
+        ) from error
+
+
+def _insert(connection: Connection, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Define a table of a few rows that lie in no Parquet file; of their keys, those that the table has."""
+    known = schema(table).names
     connection.execute("USE stored")
-    connection.execute(query("schema/runs"))
-    connection.register("incoming", conform("runs", ({key: row.get(key) for key in known} for row in rows)))
-    connection.execute("INSERT INTO runs SELECT * FROM incoming")
+    connection.execute(query(f"schema/{table}"))
+    connection.register("incoming", conform(table, ({key: row.get(key) for key in known} for row in rows)))
+    connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")  # noqa: S608  # a name of ours
     connection.unregister("incoming")
     connection.execute("USE main")
 

@@ -2,6 +2,7 @@
 
 `urls` says which URLs are taken and what a driver's exceptions mean, for corpora and lakes alike. `files` is the
 seam of the lake: files that appear whole or not at all, and local copies of them for those who read paths only.
+`ledger` is what the lake says of itself, record chained to record, and `keys` signs it.
 """
 
 from stores.files import (
@@ -9,6 +10,7 @@ from stores.files import (
     absent,
     contents,
     contents_of_all,
+    create,
     fetch,
     fetch_all,
     file_sha256,
@@ -16,6 +18,7 @@ from stores.files import (
     is_file,
     kept,
     lake_root,
+    names,
     put,
     relative,
     remove,
@@ -32,6 +35,7 @@ __all__ = [
     "absent",
     "contents",
     "contents_of_all",
+    "create",
     "fetch",
     "fetch_all",
     "file_sha256",
@@ -40,6 +44,7 @@ __all__ = [
     "is_url",
     "kept",
     "lake_root",
+    "names",
     "put",
     "relative",
     "remove",

@@ -161,6 +161,13 @@ def folders(path: Root) -> list[str]:
     return sorted(_name(entry) for entry in _listed(path) if entry["type"] == "directory")
 
 
+def names(folder: Root) -> list[str]:
+    """Names of the files in a folder, ordered; none where nothing is. Raises LakeError."""
+    if isinstance(folder, Path):
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_file()) if folder.is_dir() else []
+    return sorted(_name(entry) for entry in _listed(folder) if entry["type"] == "file")
+
+
 def absent(root: Root, names: Iterable[str]) -> list[str]:
     """Those of some files below a root that are not there; of a store each folder is listed once. Raises LakeError."""
     if isinstance(root, Path):
@@ -254,6 +261,49 @@ def put(path: Root, data: bytes) -> None:
         return
     with _uploaded(path):
         path.fs.pipe_file(path.path, data)
+
+
+def create(path: Root, data: bytes) -> bool:
+    """Write a small file unless one of its name is there; of several that try at once one does. Tells whether we did.
+
+    On this machine it appears whole, and is on the disk then. Raises LakeError for a store that does not take it.
+    """
+    if isinstance(path, Path):
+        return _linked(path, data)
+    there = False
+    with _uploaded(path):
+        try:
+            path.fs.pipe_file(path.path, data, mode="create")
+        except FileExistsError:
+            there = True
+    # A driver that asks again, as the answer to its first request was lost, meets its own object.
+    return not there or contents(path) == data
+
+
+def _linked(path: Path, data: bytes) -> bool:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        aside.write_bytes(data)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        try:
+            os.link(aside, path)  # unlike a rename, it replaces nothing
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise LakeError(
+                f"lake: {path} cannot be written ({error.strerror}): the ledger needs a file system with hard links, "
+                "or an object store; move the lake to one"
+            ) from error
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
 
 
 def kept(sha256: str) -> Path:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import shutil
 import sys
 import typing
@@ -176,6 +177,28 @@ def hand_written_run():
 def hand_written(lake):
     """A run that begins, to be filled by hand."""
     return HandWrittenRun(lake, "20260101T000000-aaaaaa").begin()
+
+
+@pytest.fixture
+def nights(tmp_path, hand_written_run):
+    """nights(alerts..., status=, lake=, **facts): the next run of one audit, with its alerts and their lives."""
+    from tasks.tell import store_lives
+
+    numbers, folder = itertools.count(1), tmp_path / "the nights' lake"
+    folder.mkdir()
+
+    def run(*alerts, status="completed", lake=folder, **facts):
+        made = hand_written_run(lake, f"202601{next(numbers):02d}T000000-aaaaaa")
+        made.begin(**({"rules": {"region_mass": "r"}} | facts))
+        made.add_pairs(["a consolidation"] * 4)
+        made.add_attributions([[1.0] * 4] * 4, (2, 2))
+        made.add_regions(*((name, (0, 0, 0.5, 0.5)) for name in sorted({a.get("region", "corner") for a in alerts})))
+        made.add_alerts(*alerts)
+        store_lives(made, 3)
+        made.finish(status)
+        return made
+
+    return run
 
 
 @pytest.fixture(scope="session")

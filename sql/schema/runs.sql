@@ -23,5 +23,6 @@ CREATE TABLE runs (
     reflags VARCHAR,           -- the earlier run whose attributions this one took over, to flag them by other rules
     errors BIGINT,
     alerts BIGINT,
-    confirmed BIGINT           -- of the alerts
+    confirmed BIGINT,          -- of the alerts
+    four_eyes BOOLEAN          -- what people decide about it needs a second person; NULL as false
 );

@@ -1,0 +1,1 @@
+CREATE VIEW countersigns AS SELECT * FROM stored.countersigns;

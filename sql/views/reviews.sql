@@ -1,0 +1,1 @@
+CREATE VIEW reviews AS SELECT * FROM stored.reviews;

@@ -1,0 +1,1 @@
+CREATE VIEW sign_offs AS SELECT * FROM stored.sign_offs;

@@ -1,0 +1,89 @@
+-- What people made of each alert, run by run: one row a life and run, with the decision in force.
+-- A decision holds for the alert (life_id) from the run that was looked at on, until what it was taken upon changes materially: then the
+-- alert is open again, and `why` says what changed. Once open again it stays so until somebody decides anew. It has changed if
+--   the alert is confirmed and was suspected, or of a higher severity;
+--   of a confirmed one, the score effect lies outside the interval that was judged, below or above;
+--   of a suspected one, the effect of its share has grown by more than a quarter;
+--   the text of the rule that raises it is another;
+--   it came up anew, having been resolved (or not known) in between; or a waiver is over.
+-- Of several decisions that which was taken upon the newest run counts, and of these the last. What only a re-flagged run
+-- shows to have changed opens the alert there alone, for such a run stands beside the series.
+-- With four eyes a decision that closes the alert is `pending` until another person has countersigned it.
+CREATE VIEW triage AS
+WITH severities AS (
+    SELECT unnest(['low', 'medium', 'high']) AS severity, unnest([1, 2, 3]) AS rank
+),
+held AS (
+    SELECT
+        l.run_id, l.life_id, l.life, r.reflags,
+        e.number, e.run_id AS reviewed_run,
+        CASE
+            WHEN l.first_run > e.run_id THEN 'it came up anew in run ' || l.first_run
+            WHEN e.state = 'suspected' AND l.state = 'confirmed' THEN 'confirmed, was suspected'
+            WHEN now.rank > coalesce(judged.rank, 0) AND e.state = 'confirmed'
+                THEN 'severity ' || l.severity || ', was ' || coalesce(e.severity, 'none')
+            WHEN e.state = 'confirmed' AND (l.score_effect < e.score_low OR l.score_effect > e.score_high)
+                THEN format('its effect is {:.3f}, was judged at {:.3f} to {:.3f}', l.score_effect, e.score_low, e.score_high)
+            WHEN e.state = 'suspected' AND l.effect > 1.25 * e.effect
+                THEN format('its share has {:.1f} times the effect that was judged', l.effect / e.effect)
+            WHEN l.rule_digest <> e.rule_digest THEN 'the text of the rule ' || l.rule || ' is another'
+        END AS change
+    FROM lives AS l
+    JOIN stored.runs AS r USING (run_id)
+    JOIN stored.reviews AS e ON e.life_id = l.life_id AND e.run_id <= l.run_id
+    LEFT JOIN severities AS now ON now.severity = l.severity
+    LEFT JOIN severities AS judged ON judged.severity = e.severity
+),
+followed AS (
+    SELECT
+        *,
+        coalesce(
+            first_value(CASE WHEN reflags IS NULL THEN change END IGNORE NULLS)
+                OVER (PARTITION BY life_id, number ORDER BY run_id ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
+            change
+        ) AS changed_by
+    FROM held
+),
+in_force AS (
+    SELECT *
+    FROM followed
+    QUALIFY row_number() OVER (PARTITION BY life_id, run_id ORDER BY reviewed_run DESC, number DESC) = 1
+),
+standing AS (
+    SELECT
+        l.*,
+        e.number AS review, e.decision AS decided, e.reason, e.until, e.reviewer, e.role, e.identity, e.meaning, e.signed_at AS decided_at,
+        f.reviewed_run,
+        f.reviewed_run <> l.run_id AS carried_over,
+        CASE
+            WHEN e.decision IN ('open', 'needs_data') AND f.changed_by IS NULL THEN NULL
+            ELSE coalesce(
+                f.changed_by,
+                CASE WHEN e.decision = 'waived' AND e.until < (now() AT TIME ZONE 'UTC')::DATE THEN format('it was waived until {}', e.until::VARCHAR) END
+            )
+        END AS change,
+        e.decision IN ('confirmed', 'benign', 'waived') AND (e.four_eyes OR coalesce(r.four_eyes, false)) AS two_needed,
+        c.reviewer AS countersigned_by, c.role AS countersigner_role, c.meaning AS countersigned_meaning, c.signed_at AS countersigned_at
+    FROM lives AS l
+    JOIN stored.runs AS r USING (run_id)
+    LEFT JOIN in_force AS f USING (life_id, run_id)
+    LEFT JOIN stored.reviews AS e ON e.number = f.number
+    LEFT JOIN countersigned AS c ON c.record = f.number
+)
+SELECT
+    run_id, life_id, alert_id, life, rule, side, region, slice_kind, slice, explained_by, state, severity,
+    CASE
+        WHEN decided IS NULL OR change IS NOT NULL THEN 'open'
+        WHEN two_needed AND countersigned_by IS NULL THEN 'pending'
+        ELSE decided
+    END AS decision,
+    CASE
+        WHEN change IS NOT NULL THEN change
+        WHEN two_needed AND countersigned_by IS NULL THEN 'a second person has to countersign record ' || review
+    END AS why,
+    decided, reason, until, reviewer, role, identity, meaning, decided_at, review, reviewed_run,
+    coalesce(carried_over, false) AS carried_over,
+    change IS NOT NULL AS changed,
+    change IS NULL AND coalesce(two_needed, false) AND countersigned_by IS NULL AS second_needed,
+    countersigned_by, countersigner_role, countersigned_meaning, countersigned_at
+FROM standing;

@@ -1,0 +1,282 @@
+"""The ledger of a lake: what ended, what was judged and who signed, one record a file, each chained to the one before.
+
+lake/ledger/00000001.json     canonical JSON: sorted keys, no spaces, UTF-8
+lake/ledger/HEAD              number and sha256 of the last record
+
+A record names the sha256 of the bytes of the one before (`prev`), so that nothing before it can be changed, dropped or
+put in another order unseen. Nothing is ever changed here: a correction is a record of its own. HEAD tells a ledger
+whose end was cut off from one that is whole, to someone who did not also remake HEAD: note its digest elsewhere.
+"""
+
+import hashlib
+import json
+import re
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from stores import files
+from stores.files import LakeError
+from stores.urls import Root
+
+FOLDER = "ledger"
+HEAD = "HEAD"
+KINDS = ("run", "rewrite", "report", "review", "countersign", "sign_off")
+"""What a record tells: a run ended; its files were compacted or pruned; its report was written; an alert was judged; a
+second person stood by a review or sign-off; a run was signed off."""
+BEGINNING = "0" * 64
+"""`prev` of the first record."""
+_ATTEMPTS = 1000
+_PATIENCE = 50
+_NAME = re.compile(r"(\d{8,})\.json")
+_KEYS = ("number", "kind", "at", "body", "prev")
+_SIGNED = ("key_id", "signature")
+
+
+class LedgerError(LakeError):
+    """The ledger is not what was written, or cannot take a record."""
+
+
+class Signer(Protocol):
+    """Who signs records; see `stores.keys`."""
+
+    @property
+    def key_id(self) -> str:
+        """By which a reader finds the public key."""
+        ...
+
+    def sign(self, data: bytes) -> str:
+        """A signature over bytes, as text."""
+        ...
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record; sha256 is that of its bytes, which the next one names as `prev`."""
+
+    number: int
+    kind: str
+    at: str
+    body: dict[str, Any]
+    prev: str
+    sha256: str
+    key_id: str | None = None
+    signature: str | None = None
+
+    @property
+    def time(self) -> datetime:
+        """When it was written, as its writer's clock said."""
+        return datetime.fromisoformat(self.at)
+
+    def unsigned(self) -> bytes:
+        """The bytes that were signed: the record without its signature."""
+        fields = {key: getattr(self, key) for key in _KEYS} | ({} if self.key_id is None else {"key_id": self.key_id})
+        return canonical(fields)
+
+
+def canonical(value: Any) -> bytes:
+    """A JSON value as bytes, always the same ones. Raises ValueError for what JSON or UTF-8 cannot hold."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sha256(data: bytes) -> str:
+    """sha256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def person(name: str) -> str:
+    """A signer's name as names are compared: two spellings of one name are one person."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def path_of(lake: Root, number: int) -> Root:
+    """Where a record is."""
+    return lake / FOLDER / f"{number:08d}.json"
+
+
+def number_of(name: str) -> int | None:
+    """Number of the record that a file in the ledger's folder is; None if it is none."""
+    found = _NAME.fullmatch(name)
+    number = int(found[1]) if found else 0
+    return number if number and name == f"{number:08d}.json" else None
+
+
+def parse(number: int, data: bytes) -> Record:
+    """A record from its bytes. Raises LedgerError unless they are those of such a record, in canonical form."""
+    try:
+        value = json.loads(data.decode())
+        # Also what Python takes, but JSON does not, and keys that come twice: they would not come out the same.
+        same = canonical(value) == data
+    except (ValueError, RecursionError) as error:
+        raise LedgerError(f"ledger: record {number} is not JSON ({error}); restore it from a backup") from error
+    if not same or not isinstance(value, dict):
+        raise LedgerError(f"ledger: record {number} is not in canonical form; restore it from a backup")
+    keys = set(value)
+    if keys not in ({*_KEYS}, {*_KEYS, *_SIGNED}):
+        raise LedgerError(f"ledger: record {number} has keys {sorted(keys)}, expected {sorted(_KEYS)}; restore it")
+    texts = [value[key] for key in ("kind", "at", "prev", *_SIGNED) if key in value]
+    if type(value["number"]) is not int or not isinstance(value["body"], dict) or not all(_is_text(t) for t in texts):
+        raise LedgerError(f"ledger: record {number} has values of other types than a record's; restore it")
+    if value["number"] != number:
+        raise LedgerError(f"ledger: record {number} says that it is number {value['number']}; restore it")
+    if value["kind"] not in KINDS:
+        raise LedgerError(
+            f"ledger: record {number} is of kind {value['kind']!r}, expected one of {', '.join(KINDS)}; read it with "
+            "the release that wrote it, or a later one"
+        )
+    return Record(**value, sha256=sha256(data))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def check_chain(record: Record, before: Record | None) -> None:
+    """Raise LedgerError unless a record is chained to the one before it."""
+    expected = BEGINNING if before is None else before.sha256
+    if record.prev != expected:
+        what = "the beginning" if before is None else f"record {before.number}"
+        raise LedgerError(
+            f"ledger: record {record.number} is chained to {record.prev[:16]}, but {what} is {expected[:16]}: one of "
+            "the two was changed; see m2ib-audit verify, and restore it from a backup"
+        )
+
+
+_known: dict[str, list[Record]] = {}
+_reading = threading.Lock()
+
+
+def records(lake: Root) -> list[Record]:
+    """All records, oldest first; of those that this process has read before, the last one is looked at again.
+
+    Raises LedgerError if one is missing, is no record, or is not chained to the one before; LakeError for a store that
+    does not answer.
+    """
+    key = str(lake.resolve() if isinstance(lake, Path) else lake)
+    with _reading:
+        numbers = _numbers(lake)
+        found = _known.get(key, [])[: len(numbers)]
+        if found and _read(lake, [found[-1].number])[0].sha256 != found[-1].sha256:
+            found = []
+        found = [*found]
+        for record in _read(lake, numbers[len(found) :]):
+            check_chain(record, found[-1] if found else None)
+            found.append(record)
+        _known[key] = found
+        return [*found]
+
+
+def _numbers(lake: Root) -> list[int]:
+    names = files.names(lake / FOLDER)
+    numbers = sorted(number for name in names if (number := number_of(name)) is not None)
+    if numbers != list(range(1, len(numbers) + 1)):
+        gone = next(expected for expected, number in enumerate(numbers, start=1) if number != expected)
+        raise LedgerError(f"ledger: record {gone} of {lake} is gone; restore it from a backup")
+    return numbers
+
+
+def _read(lake: Root, numbers: Sequence[int]) -> list[Record]:
+    paths = {str(path_of(lake, number)): number for number in numbers}
+    found = [
+        parse(paths[str(path)], data)
+        for path, data in files.contents_of_all(path_of(lake, number) for number in numbers)
+    ]
+    if len(found) < len(numbers):
+        raise LedgerError(f"ledger: records of {lake} vanish while they are read; see who deletes them")
+    return found
+
+
+def head(lake: Root) -> tuple[int, str] | None:
+    """Number and sha256 of the last record as HEAD has them; None if there is no HEAD. Raises LedgerError."""
+    try:
+        data = files.contents(lake / FOLDER / HEAD)
+    except FileNotFoundError:
+        return None
+    try:
+        value = json.loads(data.decode())
+        number, digest = value["number"], value["sha256"]
+        fits = type(number) is int and number > 0 and re.fullmatch("[0-9a-f]{64}", digest) and canonical(value) == data
+    except (ValueError, KeyError, TypeError, RecursionError):
+        fits = None
+    if not fits:
+        raise LedgerError(f"ledger: {lake / FOLDER / HEAD} is not as it was written; restore it from a backup")
+    return number, digest
+
+
+def append(
+    lake: Root,
+    kind: str,
+    body: Mapping[str, Any],
+    signer: Signer | None = None,
+    check: Callable[[Sequence[Record]], None] | None = None,
+) -> Record:
+    """Append a record; of several writers at once each gets a number of its own.
+
+    body: what JSON can hold. check: is given all records before this one, and raises what speaks against appending it:
+    again if another writer was faster.
+
+    Raises LedgerError if the ledger is not whole: nothing is chained to what cannot be trusted; LakeError for a lake
+    that does not take it.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(KINDS)}")
+    for attempt in range(_ATTEMPTS):
+        known = head(lake)  # before the records: it names none that comes later
+        before = records(lake)
+        if known is None and len(before) > 1 and attempt < _PATIENCE:  # others may be about to write the first one
+            time.sleep(0.02)
+            continue
+        _check_head(lake, known, before)
+        if check is not None:
+            check(before)
+        record, data = _made(before, kind, body, signer)
+        if files.create(path_of(lake, record.number), data):
+            _move_head(lake, record)
+            return record
+    raise LedgerError(f"ledger: no record could be appended to {lake} in {_ATTEMPTS} attempts; see who else writes")
+
+
+def _made(before: Sequence[Record], kind: str, body: Mapping[str, Any], signer: Signer | None) -> tuple[Record, bytes]:
+    last = before[-1] if before else None
+    fields = {
+        "number": last.number + 1 if last else 1,
+        "kind": kind,
+        "at": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "body": json.loads(canonical(body)),  # as a reader gets it
+        "prev": last.sha256 if last else BEGINNING,
+    }
+    if signer is not None:
+        fields["key_id"] = signer.key_id
+        fields["signature"] = signer.sign(canonical(fields))
+    data = canonical(fields)
+    return Record(**fields, sha256=sha256(data)), data
+
+
+def _check_head(lake: Root, known: tuple[int, str] | None, before: Sequence[Record]) -> None:
+    """Raise LedgerError if HEAD names what is not there. It may lag behind: others write, or were killed."""
+    if known is None:
+        if len(before) > 1:  # the first writer may have been killed between record and HEAD
+            raise LedgerError(f"ledger: {lake / FOLDER / HEAD} is gone; restore it from a backup")
+        return
+    number, digest = known
+    if number > len(before) or before[number - 1].sha256 != digest:
+        raise LedgerError(
+            f"ledger: HEAD of {lake} names record {number} with sha256 {digest[:16]}, which is not there: the end was "
+            "cut off or changed; see m2ib-audit verify, and restore it from a backup"
+        )
+
+
+def _move_head(lake: Root, record: Record) -> None:
+    # Where another writer has appended by now, HEAD is that one's to move: it must not go back.
+    if not files.is_file(path_of(lake, record.number + 1)):
+        files.put(lake / FOLDER / HEAD, canonical({"number": record.number, "sha256": record.sha256}))
+
+
+def of_kind(found: Iterable[Record], *kinds: str) -> list[Record]:
+    """Those records that are of some kinds."""
+    return [record for record in found if record.kind in kinds]

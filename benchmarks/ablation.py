@@ -34,7 +34,7 @@ from torch import Tensor
 
 from benchmarks.engine import ANTITHETIC, PAPER, difference, naive, pairs_for, random_encoder, timed
 from m2ib import Attribution, BottleneckConfig, DualEncoder, GateConfig, attribute
-from m2ib.bottleneck import GatedTokens
+from m2ib.bottleneck import GatedTokens, noisy_code
 from m2ib.noise import KeyedNoise
 from m2ib.towers.attention import run_blocks
 from m2ib.towers.base import HiddenTokens, Tower
@@ -113,7 +113,7 @@ def fit_by_autograd(
 
     def cosine(eps: Tensor) -> Tensor:
         """Summed over draws and pairs."""
-        return F.cosine_similarity(suffix(gates.code(alpha, eps)), target, dim=-1).sum()
+        return F.cosine_similarity(suffix(noisy_code(gates.parts, alpha, eps)), target, dim=-1).sum()
 
     for step in range(1, PAPER.steps + 1):
         loss = (price * gates.nats(alpha)).sum()

@@ -1,7 +1,7 @@
 """The public calls: calibrate feature statistics, attribute pairs."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -10,11 +10,12 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from m2ib.batching import fitting_batch_size
+from m2ib.batching import fitting_batch_size, float32_products
 from m2ib.bottleneck import Fit, GatedTokens, fit
 from m2ib.encoders import DualEncoder, Images
 from m2ib.errors import CalibrationError
 from m2ib.noise import KeyedNoise
+from m2ib.programs import Programs
 from m2ib.statistics import FeatureStatistics, RunningMoments, TowerStatistics
 from m2ib.towers.base import CONTENT, KINDS, PADDING, HiddenTokens, Tower, at_least_float32
 from m2ib.types import Attribution, BottleneckConfig, GateConfig, TowerName
@@ -110,7 +111,7 @@ def attribute(
         batch_size = 1 if len(images) == 1 else fitting_batch_size(encoder, config)
     parts: list[Attribution] = []
     done = 0
-    with encoder.frozen():
+    with encoder.frozen(), float32_products(encoder.device, exact=config.precision == "float32"):
         while done < len(images):
             batch_size = min(batch_size, encoder.largest_batch)
             rows = slice(done, min(done + batch_size, len(images)))
@@ -199,11 +200,11 @@ def _attribute_batch(
         KeyedNoise(config.seed, keys, tower, encoder.device, encoder.programs.noise) for tower in ("image", "text")
     )
     image = _fit_tower(
-        encoder.image, encoder.programs.image, image_tokens, text_embedding, image_noise, config, config.image,
+        encoder.image, "image", encoder.programs, image_tokens, text_embedding, image_noise, config, config.image,
         statistics.image,
     )  # fmt: skip
     text = _fit_tower(
-        encoder.text, encoder.programs.text, text_tokens, image_embedding, text_noise, config, config.text,
+        encoder.text, "text", encoder.programs, text_tokens, image_embedding, text_noise, config, config.text,
         statistics.text,
     )  # fmt: skip
     # An image tower's tokens have a grid, a text tower's have ids.
@@ -266,7 +267,8 @@ def _distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
 
 def _fit_tower(
     tower: Tower,
-    program: Callable[..., Tensor],
+    name: TowerName,
+    programs: Programs,
     tokens: HiddenTokens,
     target: Float[Tensor, "pairs embed"],
     noise: KeyedNoise,
@@ -287,9 +289,11 @@ def _fit_tower(
     def suffix(codes: Tensor, rows: Tensor | None) -> Tensor:
         some = tokens if rows is None or len(rows) == len(tokens.hidden) else tokens.rows(rows)
         with torch.autocast(codes.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            return program(codes, some, layer)
+            embeddings: Tensor = getattr(programs, name)(codes, some, layer)
+            return embeddings
 
-    return fit(gated, suffix, target, noise, price.to(hidden.dtype), config)
+    elementwise = programs.code, programs.update
+    return fit(gated, suffix, target, noise, price.to(hidden.dtype), config, elementwise)
 
 
 def gates(tokens: HiddenTokens, gate: GateConfig) -> tuple[Bool[Tensor, "pairs tokens"], Bool[Tensor, "pairs tokens"]]:

@@ -27,6 +27,10 @@ class Suffix(Protocol):
         """`rows` says which of the pairs these codes belong to; None: all."""
 
 
+Parts = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]
+"""Hidden states, mean, deviation, standardised states, which gates are fitted (None: all), which are closed: plain
+tensors, as a compiler takes them."""
+
 # Adam's usual constants.
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -54,11 +58,6 @@ class GatedTokens:
     closed: Bool[Tensor, "pairs tokens"]
 
     @cached_property
-    def all_learned(self) -> bool:
-        """Asked once: on a GPU the answer makes the host wait."""
-        return bool(self.learned.all())
-
-    @cached_property
     def standardised(self) -> Float[Tensor, "pairs tokens width"]:
         """Hidden states in units of the statistics."""
         return (self.hidden - self.mean) / self.std
@@ -69,30 +68,71 @@ class GatedTokens:
             self.hidden[index], self.mean[index], self.std[index], self.learned[index], self.closed[index]
         )
 
-    def gate(self, alpha: Float[Tensor, "pairs tokens width"]) -> Float[Tensor, "pairs tokens width"]:
-        """The paper's lambda: fitted, 0 where closed, 1 where open."""
-        fitted = torch.sigmoid(alpha)
-        if self.all_learned:
-            return fitted
-        return torch.where(self.learned[..., None], fitted, (~self.closed[..., None]).to(fitted.dtype))
+    @cached_property
+    def fitted(self) -> Bool[Tensor, "pairs tokens one"] | None:
+        """`learned`, to be broadcast over features; None where all are. Asked once: on a GPU it makes the host wait."""
+        return None if bool(self.learned.all()) else self.learned[..., None]
 
-    def shut(self, alpha: Float[Tensor, "pairs tokens width"]) -> Float[Tensor, "pairs tokens width"]:
-        """1 - gate, without the subtraction."""
-        fitted = torch.sigmoid(-alpha)
-        if self.all_learned:
-            return fitted
-        return torch.where(self.learned[..., None], fitted, self.closed[..., None].to(fitted.dtype))
-
-    def code(
-        self, alpha: Float[Tensor, "pairs tokens width"], eps: Float[Tensor, "draws pairs tokens width"]
-    ) -> Float[Tensor, "draws pairs tokens width"]:
-        """The noisy code z = gate x + shut (mean + std eps), for each draw."""
-        gate, shut = self.gate(alpha), self.shut(alpha)
-        return torch.addcmul(gate * self.hidden + shut * self.mean, shut * self.std, eps)
+    @property
+    def parts(self) -> "Parts":
+        """What the elementwise functions need, in their order."""
+        return self.hidden, self.mean, self.std, self.standardised, self.fitted, self.closed
 
     def nats(self, alpha: Float[Tensor, "pairs tokens width"]) -> Float[Tensor, "pairs tokens"]:
         """KL summed over features, 0 where no gate is fitted."""
         return kl_per_element(self.standardised, alpha).sum(dim=-1) * self.learned
+
+
+def _gates(
+    alpha: Float[Tensor, "pairs tokens width"],
+    fitted: Bool[Tensor, "pairs tokens one"] | None,
+    closed: Bool[Tensor, "pairs tokens"],
+) -> tuple[Float[Tensor, "pairs tokens width"], Float[Tensor, "pairs tokens width"]]:
+    """The paper's lambda (fitted, 0 where closed, 1 where open), and 1 - lambda without the subtraction."""
+    gate, shut = torch.sigmoid(alpha), torch.sigmoid(-alpha)
+    if fitted is None:
+        return gate, shut
+    replaced = closed[..., None].to(gate.dtype)
+    return torch.where(fitted, gate, 1 - replaced), torch.where(fitted, shut, replaced)
+
+
+def noisy_code(
+    tokens: Parts,
+    alpha: Float[Tensor, "pairs tokens width"],
+    eps: Float[Tensor, "draws pairs tokens width"],
+) -> Float[Tensor, "draws pairs tokens width"]:
+    """The noisy code z = gate x + shut (mean + std eps), for each draw; tokens: `GatedTokens.parts`."""
+    hidden, mean, std, _, fitted, closed = tokens
+    gate, shut = _gates(alpha, fitted, closed)
+    return torch.addcmul(gate * hidden + shut * mean, shut * std, eps)
+
+
+def update(
+    tokens: Parts,
+    state: tuple[Tensor, Tensor, Tensor],
+    slope: Float[Tensor, "draws pairs tokens width"],
+    eps: Float[Tensor, "draws pairs tokens width"],
+    price: Float[Tensor, " pairs"],
+    corrections: tuple[Tensor, Tensor],
+) -> None:
+    """One step of Adam (Kingma and Ba 2015) on the summed loss, in place; tokens: `GatedTokens.parts`.
+
+    state: alpha and Adam's two moments. slope: of the cosine by each code. corrections: the step's learning rate over
+    the first moment's bias, and the root of the second one's.
+    """
+    _, _, std, r, fitted, closed = tokens
+    alpha, first, second = state
+    opened, shut = _gates(alpha, fitted, closed)
+    both = opened * shut
+    compression = both * (opened * r.square() - shut) + opened
+    if fitted is not None:
+        compression = compression * fitted
+    fidelity = both * std * (slope * (r - eps)).mean(dim=0)
+    gradient = price[:, None, None] * compression - fidelity
+    first.lerp_(gradient, 1 - BETA_1)
+    second.mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
+    rate, root = corrections
+    alpha.sub_(rate * first / (second.sqrt() / root + EPSILON))
 
 
 @dataclass(frozen=True)
@@ -111,12 +151,14 @@ def fit(
     noise: KeyedNoise,
     price: Float[Tensor, " pairs"],
     config: BottleneckConfig,
+    elementwise: tuple[Callable[..., Tensor], Callable[..., None]] = (noisy_code, update),
 ) -> Fit:
     """Fit the gates of S independent pairs at once.
 
     Loss of a pair: beta * mean_{t,d} KL - mean_draws cosine (method, section 1.6), *summed* over pairs: gradients are
     about 1e-6 an element, and an average over S would push them to Adam's epsilon and make maps depend on the batch.
-    `target` is the clean, normalised embedding of the other modality, `price` that of one nat in one feature.
+    `target` is the clean, normalised embedding of the other modality, `price` that of one nat in one feature,
+    `elementwise` this module's two functions, or compiled forms of them.
 
     Autograd runs through the suffix only. On the near side of the code z = gate x + shut (mean + std eps), with
     gate' = gate shut, the gradients have closed forms (r is x standardised):
@@ -131,10 +173,11 @@ def fit(
     active = torch.arange(len(final), device=final.device)
     steps = torch.zeros_like(active)
     before = None if config.tolerance is None else tokens.nats(final)
+    code, _ = elementwise
 
     for step in range(1, config.steps + 1):
         eps = noise.draw(step, config.draws, config.antithetic, length, width, active).to(final.dtype)
-        state.descend(eps, partial(suffix, rows=active), step, config.learning_rate)
+        state.descend(eps, partial(suffix, rows=active), step, config.learning_rate, elementwise)
         final[active] = state.alpha
         steps[active] = step
         if before is not None and config.tolerance is not None:
@@ -148,7 +191,8 @@ def fit(
 
     eps = noise.draw(config.steps + 1, config.draws, config.antithetic, length, width).to(final.dtype)
     with torch.no_grad():
-        retained = F.cosine_similarity(at_least_float32(suffix(tokens.code(final, eps), None)), target, dim=-1)
+        codes = code(tokens.parts, final, eps)
+        retained = F.cosine_similarity(at_least_float32(suffix(codes, None)), target, dim=-1)
     return Fit(nats=tokens.nats(final), cosine=retained.mean(dim=0), steps=steps)
 
 
@@ -179,24 +223,18 @@ class _State:
         suffix: Callable[[Tensor], Tensor],
         step: int,
         learning_rate: float,
+        elementwise: tuple[Callable[..., Tensor], Callable[..., None]],
     ) -> None:
-        """One step of Adam on the summed loss."""
-        gradient = self._gradient(eps, suffix)
-        self.first.lerp_(gradient, 1 - BETA_1)
-        self.second.mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
-        scale = (self.second.sqrt() / math.sqrt(1 - BETA_2**step)).add_(EPSILON)
-        self.alpha.addcdiv_(self.first, scale, value=-learning_rate / (1 - BETA_1**step))
-
-    def _gradient(
-        self, eps: Float[Tensor, "draws pairs tokens width"], suffix: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "pairs tokens width"]:
-        tokens, r = self.tokens, self.tokens.standardised
-        z = tokens.code(self.alpha, eps).requires_grad_()
+        """One step on the summed loss."""
+        code, update = elementwise
+        tokens = self.tokens.parts
+        z = code(tokens, self.alpha, eps).requires_grad_()
         with torch.enable_grad():
             cosine = F.cosine_similarity(at_least_float32(suffix(z)), self.target, dim=-1)
             (slope,) = torch.autograd.grad(cosine.sum(), z)
-        opened, shut = tokens.gate(self.alpha), tokens.shut(self.alpha)
-        both = opened * shut
-        compression = both * (opened * r.square() - shut) + opened
-        fidelity = both * tokens.std * (slope * (r - eps)).mean(dim=0)
-        return self.price[:, None, None] * tokens.learned[..., None] * compression - fidelity
+        # As tensors: a compiler makes code anew for each number.
+        rate, root = (
+            self.alpha.new_full((), value)
+            for value in (learning_rate / (1 - BETA_1**step), math.sqrt(1 - BETA_2**step))
+        )
+        update(tokens, (self.alpha, self.first, self.second), slope, eps, self.price, (rate, root))

@@ -5,8 +5,9 @@ of a suffix on a CPU. Here the same weights meet the same numbers as plain matri
 attention.
 """
 
-from collections.abc import Sequence
-from typing import TypeGuard
+import copy
+from collections.abc import Callable, Sequence
+from typing import Self, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -45,31 +46,47 @@ def run_block(
     return y + block.ls_2(block.mlp(block.ln_2(y)))
 
 
+class BlockByBlock:
+    """A tower whose suffix runs its blocks by `run_block`: its own, or a compiled form of it.
+
+    Blocks are alike, so that code made for one serves all of them: the compiler has a twelfth of the work that a whole
+    suffix gives it.
+    """
+
+    run_block: Callable[..., Tensor] = staticmethod(run_block)
+
+    def running(self, run_block: Callable[..., Tensor]) -> Self:
+        """The same tower, on the same weights, with another way to run a block."""
+        tower = copy.copy(self)
+        tower.run_block = run_block
+        return tower
+
+
 def run_blocks(
     blocks: Sequence[nn.Module],
     x: Float[Tensor, "codes tokens width"],
     mask: Tensor | None = None,
     pooled: Int[Tensor, " codes"] | None = None,
+    run_block: Callable[..., Tensor] = run_block,
 ) -> Float[Tensor, "codes queries width"]:
     """Run consecutive blocks; with `pooled` (a token's index in each code) the result is that token alone.
 
-    mask: additive (tokens, tokens). The last block then computes the query of the pooled token only.
+    mask: additive (tokens, tokens). The last block then computes the query of the pooled token only. run_block: this
+    module's, or a compiled form of it.
     """
+
+    def run(block: nn.Module, x: Tensor) -> Tensor:
+        return run_block(block, x, mask) if is_plain(block) else block(x, attn_mask=mask)
+
     for block in blocks[:-1]:
-        x = _run(block, x, mask)
+        x = run(block, x)
     rows = torch.arange(len(x), device=x.device)
     if len(blocks) and pooled is not None and is_plain(blocks[-1]):
         row = None if mask is None else mask[pooled][:, None, None]
         return run_block(blocks[-1], x, row, query=x[rows, pooled][:, None])
     if len(blocks):
-        x = _run(blocks[-1], x, mask)
+        x = run(blocks[-1], x)
     return x if pooled is None else x[rows, pooled][:, None]
-
-
-def _run(block: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    if is_plain(block):
-        return run_block(block, x, mask)
-    return block(x, attn_mask=mask)
 
 
 def _attend(

@@ -10,7 +10,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from m2ib.errors import UnsupportedModelError
-from m2ib.towers.attention import run_blocks
+from m2ib.towers.attention import BlockByBlock, run_blocks
 from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, PADDING, HiddenTokens, repeat
 
 APPENDED = -1  # `HiddenTokens.ids` of a token that the tower appends
@@ -65,7 +65,7 @@ def _end_of_text(text: TextTransformer | CLIP, inputs: Int[Tensor, "inputs conte
     return inputs.argmax(dim=-1)
 
 
-class CausalTextTower:
+class CausalTextTower(BlockByBlock):
     """A causal text transformer that pools its end-of-text token.
 
     Texts are cut at that token: exact under the causal mask, as nothing later is ever looked at.
@@ -107,12 +107,12 @@ class CausalTextTower:
         """Embeddings of codes at the cut."""
         x = codes.flatten(0, 1).to(tokens.hidden.dtype)
         end = repeat(tokens.context["end"], len(codes))
-        x = run_blocks(self._blocks[layer + 1 :], x, self._mask(x.shape[1]), pooled=end)[:, 0]
+        x = run_blocks(self._blocks[layer + 1 :], x, self._mask(x.shape[1]), end, self.run_block)[:, 0]
         x = project(self._text.ln_final(x), self._text.text_projection)
         return x.unflatten(0, codes.shape[:2])
 
 
-class PaddedTextTower:
+class PaddedTextTower(BlockByBlock):
     """A text transformer whose padding cannot be cut off.
 
     Bidirectional ones read their padding (MobileCLIP), SigLIP and CLIPA pool the last position, which mostly is
@@ -218,7 +218,7 @@ class PaddedTextTower:
                 x = block(x, attn_mask=mask)
             x = x[torch.arange(len(x), device=x.device), pooled]
         else:
-            x = run_blocks(rest, x, tokens.shared.get("mask"), pooled=pooled)[:, 0]
+            x = run_blocks(rest, x, tokens.shared.get("mask"), pooled, self.run_block)[:, 0]
         return project(self._text.ln_final(x), self._text.text_projection).unflatten(0, codes.shape[:2])
 
 

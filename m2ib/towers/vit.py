@@ -8,11 +8,11 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from m2ib.errors import UnsupportedModelError
-from m2ib.towers.attention import run_blocks
+from m2ib.towers.attention import BlockByBlock, run_blocks
 from m2ib.towers.base import CONTENT, FIRST_SPECIAL, HiddenTokens, in_weights_precision
 
 
-class OpenClipImageTower:
+class OpenClipImageTower(BlockByBlock):
     """open_clip's VisionTransformer."""
 
     POOLING: ClassVar = {"tok": "CLS token", "avg": "average"}
@@ -52,7 +52,7 @@ class OpenClipImageTower:
         """Embeddings of codes at the cut."""
         x = codes.flatten(0, 1).to(tokens.hidden.dtype)
         first = torch.zeros(len(x), dtype=torch.long, device=x.device) if self._pools_first else None
-        x = run_blocks(self._blocks[layer + 1 :], x, pooled=first)
+        x = run_blocks(self._blocks[layer + 1 :], x, pooled=first, run_block=self.run_block)
         embedding: Tensor = self._visual._pool(x)[0]
         if self._visual.proj is not None:
             embedding = embedding @ self._visual.proj

@@ -63,8 +63,9 @@ def test_each_deployment_has_its_form_and_its_scheduled_runs(prefect_server, pre
     prefect(ROOT, "deploy", "--all")
     found = deployed(prefect_server)
     wanted = {deployment["name"]: deployment for deployment in described["deployments"]}
-    assert found.keys() == wanted.keys() == {"nightly", "hourly", "reflag"}
-    for name, deployment in found.items():
+    assert wanted.keys() == {"nightly", "hourly", "reflag"}
+    for name in wanted:  # the server of the tests has deployments of other tests besides
+        deployment = found[name]
         assert deployment["entrypoint"] == wanted[name]["entrypoint"]  # a file would run as a second module
         assert deployment["tags"] == wanted[name]["tags"]
         assert deployment["global_concurrency_limit"]["limit"] == 1

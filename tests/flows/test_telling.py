@@ -180,7 +180,7 @@ def test_people_are_told_once_and_only_what_is_news(prefect_server, hook, python
     python("-c", _AUDIT.format(corpus=str(broken), lake=str(tmp_path / "lake")), code=1)
     (stopped,) = hook.wait_for(1)
     assert stopped["subject"] == "broken with demo/clean: stopped"
-    assert "corpus: ExpectTableRowCountToBeBetween" in stopped["text"]
+    assert "no row of the corpus became a pair" in stopped["text"]
 
     flow = ask(prefect_server, "flows/", {"name": "audit"})["id"]
     other = ask(prefect_server, "flows/", {"name": "another flow"})["id"]

@@ -17,13 +17,13 @@ PREPROCESS = {
 TEXTS = ["nodule", "a left pleural effusion", "no acute finding", "enlarged heart in a portable chest radiograph"]
 
 
-def tiny_model(kind=CLIP, seed=0, image_size=40, **text):
-    """A random model: 3 image blocks on a 4x4 grid (for 40 pixels), 3 text blocks."""
+def tiny_model(kind=CLIP, seed=0, image_size=40, layers=3, **text):
+    """A random model: image blocks on a 4x4 grid (for 40 pixels), and as many text blocks."""
     torch.manual_seed(seed)
     model = kind(
         embed_dim=24,
-        vision_cfg={"image_size": image_size, "patch_size": 10, "width": 32, "layers": 3, "head_width": 16},
-        text_cfg={"context_length": CONTEXT, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3, **text},
+        vision_cfg={"image_size": image_size, "patch_size": 10, "width": 32, "layers": layers, "head_width": 16},
+        text_cfg={"context_length": CONTEXT, "vocab_size": 49408, "width": 32, "heads": 2, "layers": layers, **text},
     )
     for parameter in model.parameters():  # open_clip's initial text weights are so small that nothing would differ
         if parameter.ndim > 1:

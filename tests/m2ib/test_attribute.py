@@ -370,6 +370,23 @@ def test_compiled_programs_give_the_same_maps_and_do_not_use_up_each_others(pair
             _close(a, b)
 
 
+def test_code_is_made_for_a_block_and_not_for_each_of_them(pairs):
+    def pieces(layers):
+        made = []
+
+        def backend(graph, _inputs):
+            made.append(graph)
+            return graph.forward
+
+        torch._dynamo.reset()
+        encoder = DualEncoder(tiny_model(layers=layers), open_clip.SimpleTokenizer(context_length=CONTEXT))
+        encoder.compile(backend=backend)
+        attribute(encoder, *pairs, replace(PAPER, image=GateConfig(layer=0), text=GateConfig(layer=0)))
+        return len(made)
+
+    assert pieces(4) == pieces(7)
+
+
 def test_a_missing_compiler_is_named(pairs):
     def broken(_graph, _inputs):
         raise RuntimeError("no g++")

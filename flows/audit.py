@@ -24,10 +24,12 @@ from flows.provenance import code_version, environment
 from flows.slots import limits, slots
 from review.report import ReportError, write_report
 from stores import Root
+from stores.ledger import Signer
 from tasks.alert import alert
 from tasks.artifacts import Progress as ProgressArtifact
 from tasks.artifacts import show_outcome
 from tasks.attribute import attribute, calibrate, set_aside
+from tasks.chain import chain_end, chain_report
 from tasks.cluster import cluster
 from tasks.confirm import confirm
 from tasks.detect import detect
@@ -37,7 +39,7 @@ from tasks.errors import BadInputError, GateError, ResumeError, ShardsError, Sto
 from tasks.flag import flag
 from tasks.ingest import ingest
 from tasks.inputs import encoder, opened
-from tasks.lake import COMPLETE, PRUNED, Run
+from tasks.lake import COMPLETE, PRUNED, REPORT, Run
 from tasks.lock import held, sweep
 from tasks.own_rules import check_rules
 from tasks.phrases import phrases
@@ -101,6 +103,8 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         "environment": environment(),
         "rules": {name: sql.digest(f"rules/{name}") for name in sql.names("rules")}
         | {name: sql.text_digest(text) for name, text in config.own_rules.items()},
+        "four_eyes": config.review.four_eyes,
+        "chained": True,  # its end is in the lake's ledger, or something is amiss
     }
     if resume is None:
         facts |= find_base(lake, facts) if config.lake.incremental else NO_BASE
@@ -233,20 +237,23 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     """
     try:
         models = config.model_sources()
+        signer = config.ledger.signer()
         run = begin(config, models, resume or begun_by(config.lake.root, runtime.flow_run.id))
     except Exception as error:  # told, and raised again
         tell_not_begun({"corpus": config.corpus.place, "model": config.model.name}, str(error))
         raise
     if said := run.manifest()["incremental"]:
         get_run_logger().info("run %s %s", run.run_id, said)
-    with served(config.run.metrics, [model.device for model in models]), working_on(run):
+    with served(config.run.metrics, [model.device for model in models]), working_on(run, signer):
         _line(run, config, models)
-    return concluded(run)
+    return concluded(run, signer)
 
 
 @contextlib.contextmanager
-def working_on(run: Run) -> Iterator[None]:
-    """Hold a run while its line is gone through; whatever ends that too early leaves its mark. Its end is told.
+def working_on(run: Run, signer: Signer | None = None) -> Iterator[None]:
+    """Hold a run while its line is gone through; whatever ends that too early leaves its mark.
+
+    Its end is told, and recorded in the lake's ledger.
 
     Raises ResumeError if another process holds it, or has brought it to its end meanwhile.
     """
@@ -256,16 +263,17 @@ def working_on(run: Run) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            give_up(run, error)
+            give_up(run, error, signer)
             raise
         tell_end(run)  # which writes the manifest, so that the run must still be held
+        chain_end(run, signer)
 
 
-def concluded(run: Run) -> AuditResult:
+def concluded(run: Run, signer: Signer | None = None) -> AuditResult:
     """What became of a run whose line has ended, with its report. Raises GateError, ShardsError."""
     record = run.manifest()
     counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}
-    result = AuditResult(run.run_id, record["status"], record["reason"], report=_report(run), **counts)
+    result = AuditResult(run.run_id, record["status"], record["reason"], report=_report(run, signer), **counts)
     show_outcome(run)
     if result.status == "stopped":
         raise GateError(f"run {run.run_id} was stopped by a gate: {result.reason}", result)
@@ -282,7 +290,7 @@ def begun_by(lake: Root, flow_run: str | None) -> str | None:
     return begun[-1]["run_id"] if begun and begun[-1]["status"] not in (*COMPLETE, PRUNED) else None
 
 
-def give_up(run: Run, error: BaseException) -> None:
+def give_up(run: Run, error: BaseException, signer: Signer | None = None) -> None:
     """Seal a run that came to no end: failed, or interrupted from outside. A lake out of reach hides no error.
 
     A run that is sealed already stays as it is.
@@ -293,6 +301,7 @@ def give_up(run: Run, error: BaseException) -> None:
         if run.manifest()["status"] == "running":
             run.finish(status, said.removesuffix(": "))
     tell_end(run)
+    chain_end(run, signer)
 
 
 def plan_of(run: Run, config: AuditConfig) -> AttributionPlan:
@@ -302,13 +311,15 @@ def plan_of(run: Run, config: AuditConfig) -> AttributionPlan:
     return config.attribution_plan(record["model_digest"], calibrated_on, record["code_version"])
 
 
-def _report(run: Run) -> "Root | None":
+def _report(run: Run, signer: Signer | None) -> "Root | None":
     """The report, which can be written again at any time: a failure here does not undo the audit."""
     try:
-        return write_report(run.lake, run.run_id)
+        written = write_report(run.lake, run.run_id)
     except (ReportError, sql.LakeError):
         get_run_logger().exception("the report could not be written; try: m2ib-audit report %s", run.run_id)
         return None
+    chain_report(run, REPORT, signer)
+    return written
 
 
 def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:

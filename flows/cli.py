@@ -250,7 +250,7 @@ def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> A
     except KeyboardInterrupt as interrupt:
         if run is None:
             _stop(Exit.INTERRUPTED, "interrupted")
-        give_up(run, interrupt)  # before the flow began, perhaps
+        give_up(run, interrupt, config.ledger.signer())  # before the flow began, perhaps
         _stop(Exit.INTERRUPTED, f"interrupted; go on with: --resume {run.run_id}")
     _print_result(result, config.lake.root, as_json)
     return result
@@ -434,7 +434,9 @@ def reflag(
     def work() -> Any:
         earlier = complete_run(config.lake.root, run_id)
         check_unchanged(earlier, config)
-        return reflag_flow(config.lake.path, earlier["run_id"], config.alerts, config.phrases, config.notify)
+        return reflag_flow(
+            config.lake.path, earlier["run_id"], config.alerts, config.phrases, config.notify, config.ledger
+        )
 
     config = _configured(audit_file, lake)
     try:

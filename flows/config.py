@@ -17,6 +17,8 @@ import m2ib
 import sql
 from corpora import FORMATS, Limits, Sampling, is_url, root_of
 from stores import Root, lake_root
+from stores.keys import KeyFileError, load_key
+from stores.ledger import Signer
 from tasks.detectors import versions
 from tasks.errors import BadInputError
 from tasks.masks import read_mask
@@ -230,6 +232,29 @@ class NotifyConfig(Section):
     digest: bool = Field(False, description="true: one event a run, which tells all of them, instead")
 
 
+class ReviewConfig(Section):
+    """What people's decisions about the run need; decides no result."""
+
+    four_eyes: bool = Field(
+        False, description="true: decisions that close an alert, and sign-offs, hold once a second person countersigned"
+    )
+
+
+class LedgerConfig(Section):
+    """The lake's ledger, in which runs end."""
+
+    key: Path | None = Field(
+        None, description="private key that signs its records (m2ib-audit key new); relative to the AUDIT.toml"
+    )
+
+    def signer(self) -> Signer | None:
+        """Who signs. Raises BadInputError for a key that cannot be used."""
+        try:
+            return None if self.key is None else load_key(self.key)
+        except KeyFileError as error:
+            raise BadInputError(f"[ledger] {error}") from error
+
+
 class LakeConfig(Section):
     """Where results go."""
 
@@ -293,6 +318,8 @@ class AuditConfig(Section):
     alerts: AlertsConfig = AlertsConfig()
     confirm: ConfirmConfig = ConfirmConfig()
     notify: NotifyConfig = NotifyConfig()
+    review: ReviewConfig = ReviewConfig()
+    ledger: LedgerConfig = LedgerConfig()
     lake: LakeConfig = LakeConfig()
     run: RunConfig = RunConfig()
 
@@ -434,7 +461,10 @@ def load(path: Path) -> AuditConfig:
         model = config.model
     masks = {name: (path.parent / mask).resolve() for name, mask in config.regions.masks.items()}
     regions = config.regions.model_copy(update={"masks": masks})
-    return config.model_copy(update={"corpus": corpus, "model": model, "alerts": alerts, "regions": regions})
+    key = config.ledger.key
+    ledger = LedgerConfig(key=None if key is None else (path.parent / key).resolve())
+    changed = {"corpus": corpus, "model": model, "alerts": alerts, "regions": regions, "ledger": ledger}
+    return config.model_copy(update=changed)
 
 
 def _beside(audit_file: Path, given: str) -> str:

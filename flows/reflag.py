@@ -12,7 +12,16 @@ from prefect import flow
 import sql
 import stores
 from flows.audit import AuditResult, concluded, new_run_id, working_on
-from flows.config import AlertsConfig, AuditConfig, LakeConfig, LakePath, NotifyConfig, PhrasesConfig, config_digest
+from flows.config import (
+    AlertsConfig,
+    AuditConfig,
+    LakeConfig,
+    LakePath,
+    LedgerConfig,
+    NotifyConfig,
+    PhrasesConfig,
+    config_digest,
+)
 from flows.provenance import code_version, environment
 from stores import Root
 from tasks.alert import alert
@@ -55,7 +64,16 @@ def begin_reflag(lake: Root, run_id: str, alerts: AlertsConfig, phrases: Phrases
         "alerts": alerts.model_dump(mode="json", exclude={"rules"}) | {"rules": digests},
         "phrases": phrases.model_dump(mode="json"),
     }
-    taken = ("model", "model_digest", "corpus", "corpus_format", "corpus_digest", "seed", "failed_detectors")
+    taken = (
+        "model",
+        "model_digest",
+        "corpus",
+        "corpus_format",
+        "corpus_digest",
+        "seed",
+        "failed_detectors",
+        "four_eyes",
+    )
     run = Run(lake, new_run_id())
     run.create(
         {key: record.get(key) for key in taken}
@@ -69,6 +87,7 @@ def begin_reflag(lake: Root, run_id: str, alerts: AlertsConfig, phrases: Phrases
             "code_version": code_version(),
             "environment": environment(),
             "rules": {name: sql.digest(f"rules/{name}") for name in sql.names("rules")} | digests,
+            "chained": True,
         }
     )
     return run, earlier, AlertRules(alerts.factor, alerts.min_pairs, alerts.examples, rules)
@@ -108,23 +127,25 @@ def reflag(
     alerts: AlertsConfig = AlertsConfig(),  # noqa: B008  # frozen
     phrases: PhrasesConfig = PhrasesConfig(),  # noqa: B008
     notify: NotifyConfig = NotifyConfig(),  # noqa: B008
+    ledger: LedgerConfig = LedgerConfig(),  # noqa: B008
 ) -> AuditResult:
     """Flag the stored attributions of a complete run by other rules, as a new run. No model is loaded.
 
-    lake: folder or URL. run_id: the run, or `latest`. alerts, phrases, notify: as in AUDIT.toml. What that run tested
-    keeps its verdict; what it did not test is suspected at most. The run itself stays as it is. One that completed with
-    errors is flagged again with errors: status and ShardsError as of `audit`.
+    lake: folder or URL. run_id: the run, or `latest`. alerts, phrases, notify, ledger: as in AUDIT.toml. What that run
+    tested keeps its verdict; what it did not test is suspected at most. The run itself stays as it is. One that
+    completed with errors is flagged again with errors: status and ShardsError as of `audit`.
     """
     root = LakeConfig(path=lake).root
     try:
+        signer = ledger.signer()
         run, earlier, rules = begin_reflag(root, run_id, alerts, phrases)
     except Exception as error:  # told, and raised again
         tell_not_begun(_audit_of(root, run_id), str(error))
         raise
-    with working_on(run):
+    with working_on(run, signer):
         telling = TellRules(notify.tell, notify.digest, alerts.min_pairs)
         _reflag_line(run, earlier, rules, PhraseRules(phrases.listed, alerts.min_pairs), telling)
-    return concluded(run)
+    return concluded(run, signer)
 
 
 def _reflag_line(run: Run, earlier: Run, rules: AlertRules, phrase_rules: PhraseRules, telling: TellRules) -> None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 import sql
 import stores
+from stores.ledger import Signer
 from tasks.errors import StoreError
 from tasks.lake import COMPLETE, Run
 from tasks.lock import held
@@ -56,10 +57,11 @@ def in_use(run: Run) -> str | None:
     return next((record["run_id"] for record in going_on if run.run_id in map(record.get, keys)), None)
 
 
-def compact_run(run: Run) -> list[Merged]:
+def compact_run(run: Run, signer: Signer | None = None) -> list[Merged]:
     """Merge a complete run's files, table by table; returns what was changed, nothing where nothing was to be done.
 
-    The names of an unfinished run's files tell a resumed run what is done: such a run is not compacted.
+    The names of an unfinished run's files tell a resumed run what is done: such a run is not compacted. signer: of the
+    ledger's record.
 
     Raises:
         StoreError: the run is not complete, a running one builds upon it, or a file is not what the manifest says.
@@ -88,7 +90,7 @@ def compact_run(run: Run) -> list[Merged]:
         others = [entry for entry in record["files"] if entry["table"] not in replaced]
         files = others + [entry for entries in replaced.values() for entry in entries]
         before = stores.sizes(run.folder)
-        run.rewrite("compacted", f"{len(record['files'])} files into {len(files)}", files=files)
+        run.rewrite("compacted", f"{len(record['files'])} files into {len(files)}", signer, files=files)
         _sweep(run)
     return [
         Merged(

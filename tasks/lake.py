@@ -4,6 +4,7 @@ lake/runs/<run_id>/manifest.json                     what was audited, with what
 lake/runs/<run_id>/<table>/part-*.parquet            rows; readers see a file once the manifest lists it
 lake/runs/<run_id>/report.html
 lake/runs/<run_id>/manifest-*.json                   of a run that was compacted or pruned: the manifests before
+lake/ledger/                                         what ended, was rewritten, judged and signed: see `stores.ledger`
 
 A folder of this machine or a URL: `stores` knows which. Many processes may write files of a run, but the manifest is
 written by the one that runs the flow, and by no task that is mapped over shards: so no update of it is lost.
@@ -23,7 +24,8 @@ import pyarrow.parquet as pq
 
 import sql
 import stores
-from stores import Root
+from stores import Root, ledger
+from stores.ledger import Signer
 
 SCHEMA_VERSION = 1
 _COUNTS = ("corpus_rows", "not_sampled", "pairs", "attributions", "reused", "errors", "alerts", "confirmed")
@@ -120,11 +122,15 @@ class Run:
         record["counts"] |= counts or {}
         self._write_manifest(record)
 
-    def rewrite(self, what: str, why: str, **facts: Any) -> None:
+    def rewrite(self, what: str, why: str, signer: Signer | None = None, **facts: Any) -> None:
         """Replace the manifest of a run that has ended, for `what` was done to its files.
 
         The manifest before stays beside it, byte for byte, and is listed under `earlier_manifests` with its sha256:
-        what was there can be proved, and another run that noted the digest can still be held against it.
+        what was there can be proved, and another run that noted the digest can still be held against it. The lake's
+        ledger is told first: a process that is killed in between leaves a record of what was meant, not a manifest
+        that nothing accounts for.
+
+        Raises LakeError if the ledger does not take it: what cannot be accounted for is not done.
         """
         data = stores.contents(self.folder / "manifest.json")
         sha256 = hashlib.sha256(data).hexdigest()
@@ -133,7 +139,10 @@ class Run:
         record: dict[str, Any] = json.loads(data)
         noted = {"at": now(), "what": what, "why": why, "manifest": name, "sha256": sha256}
         earlier = [*record.get("earlier_manifests", []), noted]
-        self._write_manifest(record | facts | {"earlier_manifests": earlier})
+        text = _as_text(record | facts | {"earlier_manifests": earlier})
+        told = {"run_id": self.run_id, "what": what, "before_sha256": sha256, "manifest_sha256": ledger.sha256(text)}
+        ledger.append(self.lake, "rewrite", told, signer)
+        self._put_manifest(text)
 
     def manifests_before(self) -> list[dict[str, Any]]:
         """The manifests that `rewrite` has replaced, oldest first. Raises LakeError if one is not what it was."""
@@ -222,13 +231,19 @@ class Run:
         _lost.discard(str(self.folder))
 
     def _write_manifest(self, record: Mapping[str, Any]) -> None:
+        self._put_manifest(_as_text(record))
+
+    def _put_manifest(self, text: bytes) -> None:
         if str(self.folder) in _lost:
             raise sql.LakeError(
                 f"run {self.run_id} was taken over: this process gave no sign of life for too long, as the lake did "
                 "not answer; let the other process finish it, or resume it"
             )
-        text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
-        stores.put(self.folder / "manifest.json", text.encode())
+        stores.put(self.folder / "manifest.json", text)
+
+
+def _as_text(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def rows_of(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 import sql
 import stores
 from stores import Root
+from stores.ledger import Signer
 from tasks.errors import ResumeError
 from tasks.lake import COMPLETE, PRUNED, Run
 from tasks.lock import NAME as LOCK
@@ -162,8 +163,8 @@ def _files(run: Run) -> dict[str, int]:
     }
 
 
-def prune_run(lake: Root, fate: Fate) -> str | None:
-    """Do to a run what `plan` said; returns None, or why it is kept after all.
+def prune_run(lake: Root, fate: Fate, signer: Signer | None = None) -> str | None:
+    """Do to a run what `plan` said; returns None, or why it is kept after all. signer: of the ledger's record.
 
     Raises LakeError or OSError if a file cannot be deleted; then do it again.
     """
@@ -178,6 +179,7 @@ def prune_run(lake: Root, fate: Fate) -> str | None:
                 run.rewrite(
                     PRUNED,
                     fate.why,
+                    signer,
                     status=PRUNED,
                     reason=why,
                     files=[],

@@ -91,7 +91,7 @@ def test_an_interrupt_while_the_store_is_away_is_an_interrupt(away_run, monkeypa
     monkeypatch.setattr(audit_flow, "begin", lambda *_: away_run)
     monkeypatch.setattr(audit_flow, "audit", interrupted)
     with pytest.raises(typer.Exit) as ended:
-        cli._execute(MagicMock(), None, False, False)
+        cli._execute(MagicMock(**{"ledger.signer.return_value": None}), None, False, False)
     assert ended.value.exit_code == cli.Exit.INTERRUPTED
     assert f"interrupted; go on with: --resume {away_run.run_id}" in capsys.readouterr().err
 

@@ -1,0 +1,52 @@
+"""What happened to a run, as records of the lake's ledger: that it ended, and its report.
+
+`Run.rewrite` has a record of its own. A run that cannot be recorded is none the worse for it, but `m2ib-audit verify`
+says so: like telling, recording fails no audit.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import sql
+import stores
+from stores import ledger
+from stores.ledger import Record, Signer
+from tasks.lake import Run
+from tasks.logs import run_logger
+
+
+def chain_end(run: Run, signer: Signer | None = None) -> None:
+    """Record how a run ended: its status, and the sha256 of its manifest. The same end is recorded once.
+
+    Whatever goes wrong is logged: the run's own outcome counts.
+    """
+    try:
+        data = stores.contents(run.folder / "manifest.json")
+        body = {
+            "run_id": run.run_id,
+            "status": json.loads(data)["status"],
+            "manifest_sha256": hashlib.sha256(data).hexdigest(),
+        }
+        if _last(ledger.records(run.lake), "run", run.run_id) != body:
+            ledger.append(run.lake, "run", body, signer)
+    except (OSError, ValueError, sql.LakeError):
+        run_logger().exception("run %s: its end could not be recorded in the lake's ledger", run.run_id)
+
+
+def chain_report(run: Run, name: str, signer: Signer | None = None) -> None:
+    """Record the report that lies in a run's folder, unless the ledger knows it. Failures are logged."""
+    try:
+        digest = hashlib.sha256(stores.contents(run.folder / name)).hexdigest()
+        body = {"run_id": run.run_id, "format": name.rpartition(".")[2], "sha256": digest}
+        known = ledger.of_kind(ledger.records(run.lake), "report")
+        if not any(record.body.get("sha256") == digest for record in known):
+            ledger.append(run.lake, "report", body, signer)
+    except (OSError, sql.LakeError):
+        run_logger().exception("run %s: its report could not be recorded in the lake's ledger", run.run_id)
+
+
+def _last(records: Sequence[Record], kind: str, run_id: str) -> dict[str, object] | None:
+    """The body of a run's last record, if it is of a kind."""
+    of_run = [record for record in records if record.body.get("run_id") == run_id and record.kind in ("run", "rewrite")]
+    return of_run[-1].body if of_run and of_run[-1].kind == kind else None

@@ -1,0 +1,102 @@
+"""However a run ends, its end is a record of the lake's ledger."""
+
+import hashlib
+
+import pytest
+
+import sql
+import stores
+from flows import audit as audit_flow
+from flows.config import parse
+from review.report import write_report
+from stores import ledger
+from stores.keys import new_key
+from tasks import chain
+from tasks.errors import BadInputError
+
+
+@pytest.fixture
+def run(plain, hand_written):
+    plain(audit_flow)
+    return hand_written
+
+
+def ends(run):
+    return [(record.kind, record.body.get("status")) for record in ledger.records(run.lake)]
+
+
+def as_it_lies(run):
+    return hashlib.sha256(stores.contents(run.folder / "manifest.json")).hexdigest()
+
+
+def test_a_run_that_ends_is_recorded_with_its_manifest(run):
+    with audit_flow.working_on(run):
+        run.finish("completed")
+    (record,) = ledger.records(run.lake)
+    assert record.body == {"run_id": run.run_id, "status": "completed", "manifest_sha256": as_it_lies(run)}
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "failed"), (KeyboardInterrupt, "interrupted")])
+def test_a_run_that_fails_is_recorded_once_and_again_when_it_goes_on(run, error, status):
+    with pytest.raises(error), audit_flow.working_on(run):
+        raise error
+    audit_flow.give_up(run, error())  # as the command line does, too
+    assert ends(run) == [("run", status)]
+    run.update(status="running", reason=None, finished_at=None)
+    with audit_flow.working_on(run):
+        run.finish("completed_with_errors", "some")
+    assert ends(run) == [("run", status), ("run", "completed_with_errors")]
+    assert ledger.records(run.lake)[-1].body["manifest_sha256"] == as_it_lies(run)
+
+
+def test_a_ledger_that_takes_nothing_fails_no_run(run, caplog):
+    chain.chain_end(run)
+    stores.put(run.lake / "ledger" / "HEAD", b"{}")
+    with audit_flow.working_on(run):
+        run.finish("completed")
+    assert run.manifest()["status"] == "completed"
+    assert "could not be recorded in the lake's ledger" in caplog.text
+
+
+def test_the_report_is_recorded_once(run):
+    run.add_pairs(["a caption"])
+    run.finish("completed")
+    audit_flow.concluded(run)
+    audit_flow.concluded(run)
+    digest = hashlib.sha256(write_report(run.lake, run.run_id).read_bytes()).hexdigest()
+    bodies = [record.body for record in ledger.of_kind(ledger.records(run.lake), "report")]
+    assert [(body["run_id"], body["sha256"]) for body in bodies] == [(run.run_id, digest)]
+
+
+def test_what_is_done_to_a_run_later_is_recorded_before_it_is_done(run, monkeypatch):
+    run.finish("completed")
+    before = as_it_lies(run)
+    run.rewrite("compacted", "why", files=[])
+    (record,) = ledger.records(run.lake)
+    assert record.kind == "rewrite"
+    assert record.body == {
+        "run_id": run.run_id, "what": "compacted", "before_sha256": before, "manifest_sha256": as_it_lies(run),
+    }  # fmt: skip
+    now = as_it_lies(run)
+    stores.put(run.lake / "ledger" / "HEAD", b"{}")
+    with pytest.raises(sql.LakeError, match="HEAD is not as it was written"):
+        run.rewrite("pruned", "why", files=[])
+    assert as_it_lies(run) == now
+
+
+def test_a_configured_key_signs(run, tmp_path):
+    public = new_key(tmp_path / "key")
+    config = {"corpus": {"path": "x"}, "model": {"architecture": "m"}, "ledger": {"key": tmp_path / "key"}}
+    with audit_flow.working_on(run, parse(config, "test").ledger.signer()):
+        run.finish("completed")
+    (record,) = ledger.records(run.lake)
+    assert public.signed(record.unsigned(), record.signature)
+    (tmp_path / "key").chmod(0o644)
+    with pytest.raises(BadInputError, match=r"\[ledger\] key: .* may be used by others"):
+        parse(config, "test").ledger.signer()
+
+
+def test_neither_key_nor_four_eyes_change_what_an_audit_is():
+    given = {"corpus": {"path": "x"}, "model": {"architecture": "m"}}
+    more = parse(given | {"ledger": {"key": "key"}, "review": {"four_eyes": True}}, "test")
+    assert more.resolved() == parse(given, "test").resolved()

@@ -769,6 +769,37 @@ def compact(
 
 
 @app.command()
+def review(
+    lake: LakeOption = "lake",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 8765,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+) -> None:
+    """Show the lake as pages: alerts with all that speaks for and against them, pairs, runs, errors. Ctrl+C ends it."""
+    import webbrowser
+
+    from review.app import create_app
+    from review.serve import serve
+    from review.settings import ReviewSettings
+
+    root = _root(lake)
+    app_of_lake = create_app(root, ReviewSettings(host=host, port=port))
+    try:
+        app_of_lake.state.lens.whole()  # what is no lake is said before anything listens; a damaged run, on the page
+    except sql.LakeError as error:
+        _stop(Exit.BAD_INPUT, str(error))
+
+    def ready(address: str) -> None:
+        output.print(f"review: {address} shows {root}; Ctrl+C ends it", markup=False)
+        sys.stdout.flush()
+        if browser and sys.stdout.isatty():
+            webbrowser.open(address)
+
+    if not serve(app_of_lake, host, port, ready):
+        _stop(Exit.FAILURE, f"review: cannot listen on {host}, port {port}; name another with --port")
+
+
+@app.command()
 def models(as_json: JsonOption = False) -> None:
     """List open_clip's models: which can be audited, how each tower pools, and where the default settings cut it."""
     from m2ib.catalogue import catalogue

@@ -113,6 +113,23 @@ class Album:
         own = self._boxes[pair_id, region] if pair_id is not None else []
         return self._boxes[None, region] + own
 
+    def row(self, pair_id: str) -> dict[str, Any] | None:
+        """Return a pair with its attribution as it is stored; None if the run does not have it."""
+        return self._rows.get(pair_id)
+
+    def held(self, pair_id: str) -> list[Held]:
+        """Return what each region and phrase of a pair holds, regions first, the most telling of each first."""
+        return self._held[pair_id]
+
+    def outlines(self, pair_id: str) -> dict[str, list[Box]]:
+        """Return the boxes of all regions of a pair, by their names."""
+        named = sorted({region for owner, region in self._boxes if owner in (None, pair_id)})
+        return {region: self.boxes(region, pair_id) for region in named}
+
+    def tokens(self, pair_id: str) -> list[Token]:
+        """Return the tokens of a pair's caption with their bits."""
+        return self._tokens(self._rows[pair_id])
+
     def show(self, pair_ids: Iterable[str], regions: Sequence[str]) -> list[ShownPair]:
         """Pairs in the order given, with regions outlined; ids that the run does not have are left out."""
         return [self._shown(self._rows[pair_id], regions) for pair_id in pair_ids if pair_id in self._rows]

@@ -1,0 +1,211 @@
+"""The lake as the page sees it: connections that are kept until something was written, and then opened anew."""
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sql
+import stores
+from corpora import Corpus, CorpusError, Limits, open_corpus, root_of
+from stores import Root
+
+_Value = TypeVar("_Value")
+
+KEPT_RUNS = 8
+"""Connections over one run alone, or two."""
+KEPT_RESULTS = 512
+LISTED_ANEW = 10.0
+"""Seconds after which a lake in object storage is listed again; a folder is looked at for each page."""
+
+
+class UnknownError(Exception):
+    """Something that a URL names is not in the lake; the message is for the reader."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A run that cannot be read, and why. run_id is None where it is not a run's."""
+
+    run_id: str | None
+    why: str
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What stood in the lake: a stamp for each run's manifest, and one for the ledger."""
+
+    runs: dict[str, Hashable]
+    ledger: Hashable
+
+
+@dataclass
+class _Kept:
+    """Values by their key, the least recently used are dropped."""
+
+    most: int
+    values: "OrderedDict[Hashable, Any]" = field(default_factory=OrderedDict)
+
+    def get(self, key: Hashable) -> Any:
+        if key not in self.values:
+            return None
+        self.values.move_to_end(key)
+        return self.values[key]
+
+    def put(self, key: Hashable, value: Any) -> None:
+        self.values[key] = value
+        self.values.move_to_end(key)
+        while len(self.values) > self.most:
+            self.values.popitem(last=False)  # whoever still reads from it has a reference of its own
+
+
+class Lens:
+    """A lake that others write to while it is read. Safe to be used by many threads."""
+
+    def __init__(self, lake: Root) -> None:
+        self.lake = lake.resolve() if isinstance(lake, Path) else lake
+        self._lock = threading.RLock()
+        self._listed: tuple[float, _Seen] | None = None
+        self._manifests = _Kept(4096)
+        self._few = _Kept(KEPT_RUNS)
+        self._results = _Kept(KEPT_RESULTS)
+        self._corpora = _Kept(KEPT_RUNS)
+        self._whole: tuple[Hashable, sql.Connection, list[Damage]] | None = None
+
+    def whole(self) -> sql.Connection:
+        """All runs that can be read, together."""
+        return self._opened()[1]
+
+    def damaged(self) -> list[Damage]:
+        """What cannot be read, and is left out of `whole`."""
+        return self._opened()[2]
+
+    def run(self, run_id: str, *beside: str) -> sql.Connection:
+        """One run alone, or beside others: nothing that befell the rest of the lake matters.
+
+        Raises:
+            UnknownError: there is no such run.
+            LakeError: it cannot be read.
+        """
+        seen = self._seen()
+        names = tuple(sorted({run_id, *beside}))
+        for name in names:
+            self._check_known(name, seen)
+        key = (names, tuple(seen.runs[name] for name in names), seen.ledger)
+        with self._lock:
+            found: sql.Connection | None = self._few.get(key)
+            if found is None:
+                found = self._connect(names)
+                self._few.put(key, found)
+            return found
+
+    def manifest(self, run_id: str) -> dict[str, Any]:
+        """The manifest of a run. Raises UnknownError, LakeError."""
+        seen = self._seen()
+        self._check_known(run_id, seen)
+        key = (run_id, seen.runs[run_id])
+        with self._lock:
+            found: dict[str, Any] | None = self._manifests.get(key)
+            if found is None:
+                found = sql.manifests(self.lake, run_id)[0]
+                self._manifests.put(key, found)
+            return found
+
+    def remember(self, run_id: str, key: Hashable, compute: Callable[[], _Value]) -> _Value:
+        """What `compute` returns, computed once for a run as it stands."""
+        seen = self._seen()
+        whole_key = (run_id, seen.runs.get(run_id), key)
+        with self._lock:
+            found: _Value | None = self._results.get(whole_key)
+        if found is None:
+            found = compute()
+            with self._lock:
+                self._results.put(whole_key, found)
+        return found
+
+    def corpus(self, run_id: str) -> Corpus | None:
+        """The corpus that a run audited, under the limits of then; None if it is not there any more."""
+        manifest = self.manifest(run_id)
+        given = manifest["config"].get("corpus", {})
+        limits = Limits(**{name: given[name] for name in ("max_pixels", "max_file_bytes") if name in given})
+        columns = (given.get("image_column"), given.get("caption_column"))
+        key = (manifest["corpus"], manifest.get("corpus_format"), columns, limits)
+        with self._lock:
+            found: Corpus | None = self._corpora.get(key)
+            if found is None:
+                try:
+                    found = open_corpus(root_of(manifest["corpus"]), manifest.get("corpus_format"), *columns, limits)
+                except (CorpusError, OSError):
+                    return None
+                self._corpora.put(key, found)
+            return found
+
+    def _check_known(self, run_id: str, seen: _Seen) -> None:
+        if run_id not in seen.runs:
+            raise UnknownError(f"There is no run {run_id} in this lake.")
+
+    def _connect(self, names: tuple[str, ...], reviewed: bool = False) -> sql.Connection:
+        return sql.connect(self.lake, names[0], names[1:], reviewed)
+
+    def _opened(self) -> tuple[Hashable, sql.Connection, list[Damage]]:
+        seen = self._seen()
+        stamp = (tuple(seen.runs.items()), seen.ledger)
+        with self._lock:
+            if self._whole is None or self._whole[0] != stamp:
+                self._whole = (stamp, *self._open_whole(tuple(seen.runs)))
+            return self._whole
+
+    def _open_whole(self, names: tuple[str, ...]) -> tuple[sql.Connection, list[Damage]]:
+        try:
+            return sql.connect(self.lake), []
+        except sql.LakeError as error:
+            if isinstance(self.lake, Path) and not self.lake.is_dir():
+                raise
+            said = str(error)
+        readable: list[str] = []
+        damaged: list[Damage] = []
+        for name in names:
+            try:
+                self._connect((name,)).close()
+                readable.append(name)
+            except sql.LakeError as error:
+                damaged.append(Damage(name, str(error)))
+        if not readable:
+            return sql.connect(stores.scratch()), damaged
+        try:
+            return self._connect(tuple(readable), reviewed=True), damaged or [Damage(None, said)]
+        except sql.LakeError as error:  # the runs can be read, what people decided about them cannot
+            return self._connect(tuple(readable)), [*damaged, Damage(None, str(error))]
+
+    def _seen(self) -> _Seen:
+        if isinstance(self.lake, Path):
+            return _seen_in_folder(self.lake)
+        with self._lock:
+            if self._listed is None or time.monotonic() - self._listed[0] > LISTED_ANEW:
+                self._listed = (time.monotonic(), _seen_in_store(self.lake))
+            return self._listed[1]
+
+
+def _seen_in_folder(lake: Path) -> _Seen:
+    runs: dict[str, Hashable] = {}
+    for name in stores.folders(lake / "runs"):
+        try:
+            status = (lake / "runs" / name / "manifest.json").stat()
+        except OSError:  # a run that is being made, or deleted
+            continue
+        runs[name] = (status.st_mtime_ns, status.st_size, status.st_ino)
+    try:
+        ledger = sorted((entry.name, entry.stat().st_mtime_ns) for entry in (lake / "ledger").iterdir())[-2:]
+    except OSError:
+        ledger = []
+    return _Seen(runs, tuple(ledger))
+
+
+def _seen_in_store(lake: Root) -> _Seen:
+    paths = [lake / "runs" / name / "manifest.json" for name in stores.folders(lake / "runs")]
+    contents = {path.parent.name: hashlib.sha256(data).hexdigest() for path, data in stores.contents_of_all(paths)}
+    return _Seen(dict(contents), None)

@@ -1,0 +1,2 @@
+-- Identity of an audit: same corpus, same model. The same that events name.
+CREATE MACRO audit_id(corpus, model) AS substr(sha256(concat_ws(chr(31), corpus, model)), 1, 12);

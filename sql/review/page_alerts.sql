@@ -1,0 +1,51 @@
+-- Alerts by what a reader asks for, each with its test and its life.
+-- Grain: alert. Parameters: $audit, $run_id, $model, $corpus, $rule, $region, $slice, $severity, $state, $life, $decision, $alone, $words, $sort, $upwards, $limit, $offset.
+-- NULL: any. $decision 'waiting': whatever is not settled. $run_id 'newest': of each audit the newest complete run. $alone: without those that another alert explains.
+-- $words: in region, slice or rule. $sort: effect, share, n, cost, region, slice, run; else what waits for a decision, the strongest first. `found` counts all of them.
+WITH newest AS (
+    SELECT max(run_id) AS run_id
+    FROM runs
+    WHERE starts_with(status, 'completed')
+    GROUP BY corpus, model
+)
+SELECT
+    a.* EXCLUDE (pair_ids),
+    r.model,
+    r.corpus,
+    audit_id(r.corpus, r.model) AS audit_id,
+    r.started_at,
+    v.score_effect, v.score_low, v.score_high, v.floor, v.margin, v.q,
+    l.life_id, l.life, l.why AS life_why, l.runs,
+    coalesce(t.decision, 'open') AS decision, t.why AS decision_why, t.reviewer, t.decided_at, t.carried_over,
+    count(*) OVER () AS found
+FROM alerts AS a
+JOIN runs AS r USING (run_id)
+LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
+LEFT JOIN lives AS l ON l.run_id = a.run_id AND l.alert_id = a.alert_id
+LEFT JOIN triage AS t ON t.run_id = a.run_id AND t.alert_id = a.alert_id
+WHERE
+    ($audit IS NULL OR audit_id(r.corpus, r.model) = $audit)
+    AND ($run_id IS NULL OR a.run_id = $run_id OR ($run_id = 'newest' AND a.run_id IN (SELECT run_id FROM newest)))
+    AND ($model IS NULL OR r.model = $model)
+    AND ($corpus IS NULL OR r.corpus = $corpus)
+    AND ($rule IS NULL OR a.rule = $rule)
+    AND ($region IS NULL OR a.region = $region)
+    AND ($slice IS NULL OR a.slice = $slice)
+    AND ($severity IS NULL OR a.severity = $severity)
+    AND ($state IS NULL OR a.state = $state)
+    AND ($life IS NULL OR l.life = $life)
+    AND (
+        $decision IS NULL OR coalesce(t.decision, 'open') = $decision
+        OR ($decision = 'waiting' AND coalesce(t.decision, 'open') IN ('open', 'pending', 'needs_data'))
+    )
+    AND (NOT $alone OR a.explained_by IS NULL)
+    AND ($words IS NULL OR contains(lower(concat_ws(chr(10), a.region, a.slice, a.rule)), lower($words)))
+ORDER BY
+    CASE WHEN $upwards THEN CASE $sort WHEN 'region' THEN a.region WHEN 'slice' THEN a.slice WHEN 'run' THEN a.run_id END END,
+    CASE WHEN NOT $upwards THEN CASE $sort WHEN 'region' THEN a.region WHEN 'slice' THEN a.slice WHEN 'run' THEN a.run_id END END DESC,
+    CASE WHEN $upwards THEN CASE $sort WHEN 'effect' THEN a.effect WHEN 'share' THEN a.share WHEN 'n' THEN a.n WHEN 'cost' THEN v.score_effect END END,
+    CASE WHEN NOT $upwards THEN CASE $sort WHEN 'effect' THEN a.effect WHEN 'share' THEN a.share WHEN 'n' THEN a.n WHEN 'cost' THEN v.score_effect END END DESC NULLS LAST,
+    a.explained_by IS NOT NULL, coalesce(t.decision, 'open') NOT IN ('open', 'pending', 'needs_data'), a.state,
+    CASE WHEN a.state = 'confirmed' THEN v.score_low / nullif(v.margin, 0) END DESC NULLS LAST,
+    a.effect DESC, a.run_id DESC, a.region, a.slice_kind, a.slice, a.alert_id
+LIMIT $limit OFFSET $offset;

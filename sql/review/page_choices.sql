@@ -1,0 +1,5 @@
+-- What the list of alerts can be narrowed down to.
+-- Grain: run, rule and region. Parameters: none. rule and region are NULL for a run without alerts.
+SELECT DISTINCT r.run_id, audit_id(r.corpus, r.model) AS audit_id, r.model, r.corpus, a.rule, a.region
+FROM runs AS r
+LEFT JOIN alerts AS a USING (run_id);

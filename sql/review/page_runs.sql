@@ -1,0 +1,25 @@
+-- Runs, newest first, each with its audit, how much of the corpus it covered, and its alerts that stand on their own.
+-- Grain: run. Parameters: $audit (or `all`), $status (or `any`), $limit, $offset. `found` counts all of them.
+-- coverage: attributions of the rows that were to be audited; error_rate: rows with an error of the same.
+WITH own AS (
+    SELECT
+        run_id,
+        count(*) FILTER (WHERE state = 'confirmed') AS own_confirmed,
+        count(*) FILTER (WHERE state = 'suspected') AS own_suspected
+    FROM alerts
+    WHERE explained_by IS NULL
+    GROUP BY run_id
+)
+SELECT
+    r.* EXCLUDE (config),
+    audit_id(r.corpus, r.model) AS audit_id,
+    r.attributions / nullif(r.corpus_rows - coalesce(r.not_sampled, 0), 0) AS coverage,
+    r.errors / nullif(r.corpus_rows - coalesce(r.not_sampled, 0), 0) AS error_rate,
+    coalesce(own_confirmed, 0) AS own_confirmed,
+    coalesce(own_suspected, 0) AS own_suspected,
+    count(*) OVER () AS found
+FROM runs AS r
+LEFT JOIN own USING (run_id)
+WHERE $audit IN (audit_id(r.corpus, r.model), 'all') AND $status IN (r.status, 'any')
+ORDER BY r.run_id DESC
+LIMIT $limit OFFSET $offset;

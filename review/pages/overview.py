@@ -15,8 +15,22 @@ NEWEST_SHOWN: Final = 10
 WAITING_SHOWN: Final = 10
 COMPLETE: Final = ("completed", "completed_with_errors")
 ANY: Final[dict[str, Any]] = dict.fromkeys(
-    ("audit", "run_id", "model", "corpus", "rule", "region", "slice", "severity", "state", "life", "decision", "words", "sort")
-) | {"alone": True, "upwards": False, "limit": 10_000, "offset": 0}
+    (
+        "audit",
+        "run_id",
+        "model",
+        "corpus",
+        "rule",
+        "region",
+        "slice",
+        "severity",
+        "state",
+        "life",
+        "decision",
+        "words",
+        "sort",
+    )
+) | {"words": None, "sort": None, "alone": True, "upwards": False, "limit": 10_000, "offset": 0}
 """What `review/page_alerts` is asked when nothing narrows it down."""
 ALERTS_WAITING: Final[dict[str, Any]] = {**ANY, "run_id": "newest", "decision": "waiting"}
 

@@ -18,7 +18,8 @@ PARAMETERS = {
     "previous": "q", "names": [], "lasting": [], "rules": [], "digests": [], "since": "2026-01-01T00:00:00Z",
     "failed_rules": [], "failed_detectors": [], "alert_id": "a",
     "audit": "all", "status": "any", "offset": 0, "model": "m", "corpus": "c", "rule": "r", "severity": "high",
-    "state": "confirmed", "life": "new", "decision": "open", "alone": True, "words": "w", "sort": "effect", "upwards": False,
+    "state": "confirmed", "life": "new", "decision": "open",
+    "alone": True, "words": "w", "sort": "effect", "upwards": False,
 }  # fmt: skip
 
 

@@ -38,6 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+users_app = typer.Typer(no_args_is_help=True, help="Who may sign in to the page: a file of names and roles.")
+app.add_typer(users_app, name="users")
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 output = Console(soft_wrap=True, highlight=False)
 if not output.is_terminal:
@@ -766,6 +768,91 @@ def compact(
         print(_as_json({"compacted": rows, "refused": refused}))
     if refused:
         raise typer.Exit(Exit.FAILURE)
+
+
+UsersOption = Annotated[Path, typer.Option("--users", metavar="FILE", help="The users file; the first user makes it.")]
+StdinOption = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from the first line of standard input.")
+]
+
+
+def _password(from_stdin: bool) -> str:
+    """A password that nobody sees: never an argument, which other users of the machine could read."""
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    if not sys.stdin.isatty():
+        _stop(Exit.BAD_INPUT, "password: there is no terminal to ask at; give it with --password-stdin")
+    asked: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    return asked
+
+
+@contextlib.contextmanager
+def _users_told() -> Iterator[None]:
+    from review.users import UsersError
+
+    try:
+        yield
+    except UsersError as error:
+        _stop(Exit.BAD_INPUT, str(error))
+
+
+@users_app.command("add")
+def add_user(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the user signs in with.")],
+    users: UsersOption,
+    full_name: Annotated[str, typer.Option(help="The printed name that signatures bear; no two users share one.")],
+    role: Annotated[str, typer.Option(help="reader, reviewer (decides and signs) or approver (approves, too).")],
+    password_stdin: StdinOption = False,
+) -> None:
+    """Add a user. The password, of 12 characters or more, is asked for."""
+    from review.users import add
+
+    with _users_told():
+        user = add(users, name, full_name, role, _password(password_stdin))
+    output.print(f"added {user.name}: {user.full_name}, {user.role}", markup=False)
+
+
+@users_app.command("passwd")
+def change_password(
+    name: Annotated[str, typer.Argument(metavar="NAME")], users: UsersOption, password_stdin: StdinOption = False
+) -> None:
+    """Give a user another password; where they are signed in, they are signed out."""
+    from review.users import change_password as change
+
+    with _users_told():
+        user = change(users, name, _password(password_stdin))
+    output.print(f"changed the password of {user.name}", markup=False)
+
+
+@users_app.command("disable")
+def disable_user(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    users: UsersOption,
+    undo: Annotated[bool, typer.Option("--undo", help="Let the user in again.")] = False,
+) -> None:
+    """Shut a user out, at once. Users are not removed: signatures bear their names."""
+    from review.users import set_disabled
+
+    with _users_told():
+        user = set_disabled(users, name, disabled=not undo)
+    output.print(f"{'enabled' if undo else 'disabled'} {user.name}", markup=False)
+
+
+@users_app.command("list")
+def list_users(users: UsersOption, as_json: JsonOption = False) -> None:
+    """List who may sign in."""
+    from review.users import load
+
+    with _users_told():
+        known = load(users)
+    rows = [
+        {"name": user.name, "full_name": user.full_name, "role": user.role, "disabled": user.disabled}
+        for user in known.values()
+    ]
+    if as_json:
+        print(_as_json({"users": rows}))
+    else:
+        _print_table(rows)
 
 
 @app.command()

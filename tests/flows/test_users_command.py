@@ -1,0 +1,72 @@
+import json
+import logging
+
+import pytest
+from typer.testing import CliRunner
+
+from flows import cli
+from review import users
+
+PASSWORD = "four unrelated words"  # noqa: S105
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Hashing that costs nothing."""
+    monkeypatch.setattr(users, "_COST", (2**4, 8, 1))
+
+
+@pytest.fixture
+def users_command(tmp_path):
+    """users_command(subcommand, ..., typed=...) on a file of its own."""
+
+    def run(*arguments, typed=None):
+        return CliRunner().invoke(cli.app, ["users", *arguments, "--users", str(tmp_path / "users.json")], input=typed)
+
+    run.path = tmp_path / "users.json"
+    return run
+
+
+def test_users_are_added_changed_disabled_and_listed(users_command, caplog):
+    caplog.set_level(logging.DEBUG)
+    described = ("--full-name", "Ada Lovelace", "--role", "reviewer", "--password-stdin")
+    done = users_command("add", "ada", *described, typed=f"{PASSWORD}\nsomething else\n")
+    assert (done.exit_code, done.stdout) == (0, "added ada: Ada Lovelace, reviewer\n")
+    assert users.verified(users.load(users_command.path), "ada", PASSWORD)
+    changed = users_command("passwd", "ada", "--password-stdin", typed="another dozen letters\r\n")
+    assert changed.exit_code == 0
+    assert users.verified(users.load(users_command.path), "ada", "another dozen letters")
+    assert users_command("disable", "ada").stdout == "disabled ada\n"
+    listed = users_command("list", "--json")
+    assert json.loads(listed.stdout) == {
+        "users": [{"name": "ada", "full_name": "Ada Lovelace", "role": "reviewer", "disabled": True}]
+    }
+    assert users_command("disable", "ada", "--undo").stdout == "enabled ada\n"
+    assert "Ada Lovelace" in users_command("list").stdout
+    for said in (done.output, changed.output, caplog.text):
+        assert PASSWORD not in said
+        assert "another dozen letters" not in said
+
+
+def test_a_password_is_no_argument_and_without_a_terminal_says_how(users_command):
+    described = ("--full-name", "Ada", "--role", "reader")
+    assert users_command("add", "ada", *described, "--password", PASSWORD).exit_code == 2
+    done = users_command("add", "ada", *described, typed=f"{PASSWORD}\n")
+    assert done.exit_code == 2
+    assert "--password-stdin" in done.stderr
+    assert not users_command.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("passwd", "bob", "--password-stdin"), "got 'bob', expected one of"),
+        (("disable", "bob"), "got 'bob', expected one of"),
+        (("add", "bob", "--full-name", "Bob", "--role", "root", "--password-stdin"), "role: got 'root'"),
+        (("list",), "users file"),
+    ],
+)
+def test_what_cannot_be_done_is_bad_input(users_command, arguments, said):
+    done = users_command(*arguments, typed=f"{PASSWORD}\n")
+    assert done.exit_code == 2
+    assert said in done.stderr

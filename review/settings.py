@@ -1,6 +1,7 @@
 """What the page is told when it starts."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -13,3 +14,21 @@ class ReviewSettings:
     """Rows of an answer that the SQL page shows."""
     sql_seconds: float = 10.0
     """After which a query of the SQL page is broken off."""
+    users: Path | None = None
+    """The users file; with it, reading too needs a user."""
+    proxy_header: str | None = None
+    """Header in which a proxy names the user that it has signed in."""
+    proxy_role_header: str | None = None
+    """Header in which it says the user's role; without one, everyone that it names is a reviewer."""
+    proxy_from: tuple[str, ...] = ()
+    """Addresses or networks of the proxy; from others the headers mean nothing."""
+    allow_anonymous_read: bool = False
+    """Anyone who reaches the page may read, and nobody may write."""
+    public_url: str | None = None
+    """As which browsers know the page, where a proxy stands before it."""
+    idle_seconds: float = 30 * 60.0
+    """Without a request for so long, a user is signed out."""
+    session_seconds: float = 12 * 3600.0
+    """After which a user signs in again, whatever happens."""
+    four_eyes: bool = False
+    """Decisions that close an alert, and sign-offs, need a second person, whatever the run's AUDIT.toml says."""

@@ -861,16 +861,56 @@ def review(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 8765,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    users: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Who may sign in (m2ib-audit users); reading too needs it then.")
+    ] = None,
+    four_eyes: Annotated[
+        bool, typer.Option("--four-eyes", help="Decisions that close an alert, and sign-offs, need a second person.")
+    ] = False,
+    proxy_header: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Header in which a proxy names the user, as X-Forwarded-User.")
+    ] = None,
+    proxy_role_header: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Header in which it says the role; else all are reviewers.")
+    ] = None,
+    proxy_from: Annotated[
+        list[str] | None, typer.Option(metavar="ADDRESS", help="Address or network of the proxy; repeat.")
+    ] = None,
+    public_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="As which browsers know the page behind a proxy: https://...")
+    ] = None,
+    allow_anonymous_read: Annotated[
+        bool, typer.Option("--allow-anonymous-read", help="Anyone may read, nobody may write.")
+    ] = False,
 ) -> None:
-    """Show the lake as pages: alerts with all that speaks for and against them, pairs, runs, errors. Ctrl+C ends it."""
+    """Show the lake as pages: alerts with all that speaks for and against them, pairs, runs, errors. Ctrl+C ends it.
+
+    On this machine anyone may read, and decide under a name of their own; beyond it, see docs/review.md.
+    """
     import webbrowser
 
+    from review.access import AccessError
     from review.app import create_app
     from review.serve import serve
     from review.settings import ReviewSettings
+    from review.users import UsersError
 
     root = _root(lake)
-    app_of_lake = create_app(root, ReviewSettings(host=host, port=port))
+    settings = ReviewSettings(
+        host=host,
+        port=port,
+        users=users,
+        four_eyes=four_eyes,
+        proxy_header=proxy_header,
+        proxy_role_header=proxy_role_header,
+        proxy_from=tuple(proxy_from or ()),
+        public_url=public_url,
+        allow_anonymous_read=allow_anonymous_read,
+    )
+    try:
+        app_of_lake = create_app(root, settings)
+    except (AccessError, UsersError) as error:
+        _stop(Exit.BAD_INPUT, f"review: {error}")
     try:
         app_of_lake.state.lens.whole()  # what is no lake is said before anything listens; a damaged run, on the page
     except sql.LakeError as error:

@@ -8,21 +8,26 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 import sql
+from review.access import Access, Guard
 from review.lens import Lens, UnknownError
-from review.pages import alerts, overview
+from review.pages import alerts, decisions, overview, sign_in
 from review.pages.rendering import BadFilterError, page
 from review.settings import ReviewSettings
 from stores import Root
 
 STATIC: Final = Path(__file__).parent / "static"
-_ROUTERS: Final = (overview.router, alerts.router)
+_ROUTERS: Final = (sign_in.router, decisions.router, overview.router, alerts.router)
 
 
 def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
-    """The application over a lake. It reads only; whoever lets people write adds a router and middleware here."""
+    """The application over a lake; every request passes `review.access` before a page sees it.
+
+    Raises AccessError for settings that would let in whom nobody meant to, UsersError for a users file that is none.
+    """
     app = FastAPI(title="m2ib-audit review", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.lens = Lens(lake)
     app.state.settings = settings or ReviewSettings()
+    app.add_middleware(Guard, access=Access(app.state.settings))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for router in _ROUTERS:
         app.include_router(router)

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 import sql
 from review.lens import UnknownError
+from review.pages.decisions import bulk_panel, panel
 from review.pages.rendering import (
     PAGE_ROWS,
     BadFilterError,
@@ -79,6 +80,7 @@ def alerts(request: Request) -> Response:
         lives=LIVES,
         decisions=DECISIONS,
         damaged=lens_of(request).damaged(),
+        bulk=bulk_panel(request),
     )
 
 
@@ -138,4 +140,5 @@ def alert(request: Request, run_id: str, alert_id: str) -> Response:
         later=found[place + 1] if place + 1 < len(found) else None,
         place=place + 1,
         in_all=len(found),
+        triage=panel(request, run_id, alert_id),
     )

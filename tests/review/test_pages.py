@@ -39,7 +39,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def client(lake):
-    with TestClient(create_app(lake.path)) as found:
+    with TestClient(create_app(lake.path), "http://127.0.0.1:8765") as found:
         yield found
 
 

@@ -1,0 +1,6 @@
+-- Alerts of a run that stand on their own and about which nobody has decided, or not with the second person it takes.
+-- Grain: alert. Parameters: $run_id.
+SELECT *
+FROM triage
+WHERE run_id = $run_id AND alert_id IS NOT NULL AND explained_by IS NULL AND decision IN ('open', 'needs_data', 'pending')
+ORDER BY state, severity IS NULL, region, slice_kind, slice;

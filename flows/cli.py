@@ -61,6 +61,10 @@ class Exit(IntEnum):
 LakeOption = Annotated[str, typer.Option("--lake", help="Folder of the lake, or a URL as s3://bucket/folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Last line of standard output: one JSON object.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log.")]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key", envvar="M2IB_AUDIT_KEY", help="Private key that signs the ledger's records; see `key new`."),
+]
 RunOption = Annotated[str, typer.Option("--run", help="Run id, `latest`, or `all`.")]
 
 
@@ -106,6 +110,16 @@ def _root(lake: str) -> Root:
         return lake_root(lake)
     except UrlError as error:
         _stop(Exit.BAD_INPUT, f"--lake: {error}")
+
+
+def _signer(key: Path | None) -> Any:
+    """Who signs what is recorded in the ledger, if anybody does."""
+    from stores.keys import KeyFileError, load_key
+
+    try:
+        return None if key is None else load_key(key)
+    except KeyFileError as error:
+        _stop(Exit.BAD_INPUT, str(error))
 
 
 def _configured(audit_file: Path, lake: str | None) -> Any:
@@ -473,7 +487,7 @@ def alerts(
         output.print(f"no alerts in {_runs_shown(root, run_id)} of {root}", markup=False)
         return
     columns = ("run_id", "alert_id", "state", "severity", "region", "slice", "n", "share", "area", "effect")
-    tested = ("score_effect", "floor", "q", "explained_by")
+    tested = ("score_effect", "floor", "q", "explained_by", "decision")
     _print_table([{key: row[key] for key in (*columns, *tested)} for row in found])
     for audited in dict.fromkeys(row["run_id"] for row in found):
         for sentence in _self_audit(root, audited):
@@ -678,6 +692,7 @@ def prune(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only say what would be deleted.")] = False,
     lake: LakeOption = "lake",
+    key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Delete the files of old runs that nothing refers to; their manifests stay. Given both options, both must hold.
@@ -689,10 +704,10 @@ def prune(
     age = None if older_than is None else _age("--older-than", older_than)
     from tasks.prune import Policy, plan, prune_run
 
-    root = _root(lake)
+    root, signer = _root(lake), _signer(key)
     try:
         fates = plan(root, Policy(age, keep))
-        left = {fate.run_id: prune_run(root, fate) if yes else None for fate in fates if fate.pruned}
+        left = {fate.run_id: prune_run(root, fate, signer) if yes else None for fate in fates if fate.pruned}
     except sql.LakeError as error:
         _stop(Exit.BAD_INPUT, str(error))
     except OSError as error:
@@ -731,6 +746,7 @@ def compact(
     run_id: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="A complete run's id, or `latest`.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All complete runs of the lake.")] = False,
     lake: LakeOption = "lake",
+    key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Merge the many small files of complete runs into few, with the same rows in the same order."""
@@ -740,7 +756,7 @@ def compact(
     from tasks.errors import AuditError
     from tasks.lake import COMPLETE, Run
 
-    root = _root(lake)
+    root, signer = _root(lake), _signer(key)
     rows: list[dict[str, Any]] = []
     refused: list[str] = []
     try:
@@ -752,7 +768,7 @@ def compact(
             _stop(Exit.BAD_INPUT, f"compact: got {run_id!r}, expected a complete run of the lake {root}: {newest}")
         for name in wanted:
             try:
-                merged = compact_run(Run(root, name))
+                merged = compact_run(Run(root, name), signer)
             except AuditError as error:  # this run's alone
                 refused.append(str(error))
                 continue
@@ -924,6 +940,65 @@ def review(
 
     if not serve(app_of_lake, host, port, ready):
         _stop(Exit.FAILURE, f"review: cannot listen on {host}, port {port}; name another with --port")
+
+
+@app.command()
+def verify(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="A run's id, `latest`, or `all`.")],
+    head: Annotated[
+        str | None, typer.Option(metavar="SHA256", help="Head that was noted earlier: it has to be in the chain.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", help="Every record has to be signed by this key (a .pub file).")
+    ] = None,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute the chain from the ledger to every file, and name what differs. Exit code 1 if anything does."""
+    from review.verify import VerifyError, lines
+    from review.verify import as_json as told
+    from review.verify import verify as recompute
+    from stores.keys import KeyFileError, load_public
+
+    try:
+        public = None if public_key is None else load_public(public_key)
+        verdict = recompute(_root(lake), run_id, public, head)
+    except (VerifyError, KeyFileError) as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    except sql.LakeError as error:
+        _stop(Exit.FAILURE, str(error))
+    except OSError as error:
+        _stop(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; mend this, and verify again")
+    for line in lines(verdict):
+        output.print(line, markup=False)
+    if as_json:
+        print(_as_json(told(verdict)))
+    if not verdict.whole:
+        raise typer.Exit(Exit.FAILURE)
+
+
+keys = typer.Typer(no_args_is_help=True, help="Keys that sign the lake's ledger.")
+app.add_typer(keys, name="key")
+
+
+@keys.callback()
+def _keys() -> None:
+    """Keys that sign the lake's ledger."""
+
+
+@keys.command("new")
+def new_key(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="File of the private key; PATH.pub is its public half.")],
+) -> None:
+    """Make a key (Ed25519). Keep the private one secret and backed up; give the public one to who verifies."""
+    from stores.keys import KeyFileError
+    from stores.keys import new_key as make
+
+    try:
+        public = make(path)
+    except KeyFileError as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    output.print(f"private key: {path}\npublic key: {path}.pub\nkey id: {public.key_id}", markup=False)
 
 
 @app.command()

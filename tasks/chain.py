@@ -38,7 +38,8 @@ def chain_report(run: Run, name: str, signer: Signer | None = None) -> None:
     """Record the report that lies in a run's folder, unless the ledger knows it. Failures are logged."""
     try:
         digest = hashlib.sha256(stores.contents(run.folder / name)).hexdigest()
-        body = {"run_id": run.run_id, "format": name.rpartition(".")[2], "sha256": digest}
+        path = stores.relative(run.folder / name, run.lake)
+        body = {"run_id": run.run_id, "format": name.rpartition(".")[2], "sha256": digest, "path": path}
         known = ledger.of_kind(ledger.records(run.lake), "report")
         if not any(record.body.get("sha256") == digest for record in known):
             ledger.append(run.lake, "report", body, signer)

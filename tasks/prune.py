@@ -101,7 +101,8 @@ def references(lake: Root, records: Sequence[Mapping[str, Any]]) -> dict[str, st
     found = {run["run_id"]: "the newest run that knows the lives of its audit's alerts" for run in told}
     with sql.connect(lake) as connection:
         for name in sql.names("kept"):
-            rows = sql.rows(connection, f"kept/{name}", newest=[run["run_id"] for run in told])
+            given = {"newest": [run["run_id"] for run in told]} if "$newest" in sql.query(f"kept/{name}") else {}
+            rows = sql.rows(connection, f"kept/{name}", **given)
             found |= {row["run_id"]: row["why"] for row in rows}
     return found
 

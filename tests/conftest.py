@@ -180,15 +180,26 @@ def hand_written(lake):
 
 
 @pytest.fixture
-def nights(tmp_path, hand_written_run):
+def nights(tmp_path, nights_in):
     """nights(alerts..., status=, lake=, **facts): the next run of one audit, with its alerts and their lives."""
+    folder = tmp_path / "the nights' lake"
+    folder.mkdir()
+    return nights_in(folder)
+
+
+@pytest.fixture(scope="session")
+def nights_in():
+    """nights_in(lake): `nights` in a lake that outlives a test."""
+    return _nights
+
+
+def _nights(folder):
     from tasks.tell import store_lives
 
-    numbers, folder = itertools.count(1), tmp_path / "the nights' lake"
-    folder.mkdir()
+    numbers = itertools.count(1)
 
     def run(*alerts, status="completed", lake=folder, **facts):
-        made = hand_written_run(lake, f"202601{next(numbers):02d}T000000-aaaaaa")
+        made = HandWrittenRun(lake, f"202601{next(numbers):02d}T000000-aaaaaa")
         made.begin(**({"rules": {"region_mass": "r"}} | facts))
         made.add_pairs(["a consolidation"] * 4)
         made.add_attributions([[1.0] * 4] * 4, (2, 2))

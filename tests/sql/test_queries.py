@@ -8,7 +8,7 @@ import pytest
 
 import sql
 
-FOLDERS = ("schema", "macros", "views", "derive", "gates", "rules", "review")
+FOLDERS = ("schema", "macros", "views", "derive", "gates", "rules", "review", "kept")
 QUERIES = [f"{folder}/{name}" for folder in FOLDERS for name in sql.names(folder)]
 DEFINITIONS = ("schema/", "macros/", "views/")
 # What a query is given when only its form matters.
@@ -16,7 +16,7 @@ PARAMETERS = {
     "run_id": "r", "factor": 2.0, "min_pairs": 1, "limit": 1, "examples": 1, "region": "g", "slice_kind": "word",
     "slice": "s", "pair_ids": ["p"], "seed": 0, "regions": [], "slice_kinds": [], "slices": [],
     "previous": "q", "names": [], "lasting": [], "rules": [], "digests": [], "since": "2026-01-01T00:00:00Z",
-    "failed_rules": [], "failed_detectors": [], "alert_id": "a", "life_id": "l",
+    "failed_rules": [], "failed_detectors": [], "alert_id": "a", "life_id": "l", "newest": [],
     "audit": "all", "status": "any", "offset": 0, "model": "m", "corpus": "c", "rule": "r", "severity": "high",
     "state": "confirmed", "life": "new", "decision": "open",
     "alone": True, "words": "w", "sort": "effect", "upwards": False,

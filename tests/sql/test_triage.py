@@ -12,6 +12,7 @@ from tasks.prune import Policy, plan
 ANN, BOB = Reviewer("Ann", "radiologist", "declared"), Reviewer("Bob", "quality", "declared")
 CONFIRMED = {"state": "confirmed", "severity": "medium", "interval": (0.1, 0.2, 0.3)}
 OPEN, BENIGN = ("open", True), ("benign", False)
+JUDGED = ", was judged at 0.100 to 0.300"
 
 
 def judge(run, decision="benign", who=ANN, **named):
@@ -57,8 +58,8 @@ def test_a_decision_says_nothing_about_runs_before(nights):
         ({}, CONFIRMED, OPEN, "confirmed, was suspected"),
         (CONFIRMED, CONFIRMED | {"severity": "high"}, OPEN, "severity high, was medium"),
         (CONFIRMED, CONFIRMED | {"severity": "low"}, BENIGN, None),
-        (CONFIRMED, CONFIRMED | {"interval": (0.2, 0.31, 0.4)}, OPEN, "its effect is 0.310, was judged at 0.100 to 0.300"),
-        (CONFIRMED, CONFIRMED | {"interval": (0.0, 0.09, 0.2)}, OPEN, "its effect is 0.090, was judged at 0.100 to 0.300"),
+        (CONFIRMED, CONFIRMED | {"interval": (0.2, 0.31, 0.4)}, OPEN, f"its effect is 0.310{JUDGED}"),
+        (CONFIRMED, CONFIRMED | {"interval": (0.0, 0.09, 0.2)}, OPEN, f"its effect is 0.090{JUDGED}"),
         (CONFIRMED, CONFIRMED | {"interval": (0.2, 0.29, 0.4)}, BENIGN, None),
         (CONFIRMED, CONFIRMED | {"effect": 30.0}, BENIGN, None),  # the test counts, not the mass
         ({"effect": 3.0}, {"effect": 3.7}, BENIGN, None),

@@ -10,13 +10,28 @@ from starlette.staticfiles import StaticFiles
 import sql
 from review.access import Access, Guard
 from review.lens import Lens, UnknownError
-from review.pages import alerts, decisions, overview, sign_in
+from review.pages import (
+    alerts,
+    compare,
+    decisions,
+    errors,
+    guide,
+    overview,
+    pairs,
+    pictures,
+    runs,
+    sign_in,
+    sql_page,
+)
 from review.pages.rendering import BadFilterError, page
 from review.settings import ReviewSettings
 from stores import Root
 
 STATIC: Final = Path(__file__).parent / "static"
-_ROUTERS: Final = (sign_in.router, decisions.router, overview.router, alerts.router)
+_ROUTERS: Final = tuple(
+    each.router
+    for each in (sign_in, decisions, overview, alerts, runs, pairs, pictures, compare, errors, sql_page, guide)
+)
 
 
 def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:

@@ -19,6 +19,9 @@ _Value = TypeVar("_Value")
 KEPT_RUNS = 8
 """Connections over one run alone, or two."""
 KEPT_RESULTS = 512
+KEPT_PICTURES = 400
+MEMORY = "2GB"
+"""That queries over a connection may take together, those of the SQL page among them."""
 LISTED_ANEW = 10.0
 """Seconds after which a lake in object storage is listed again; a folder is looked at for each page."""
 
@@ -33,6 +36,22 @@ class Damage:
 
     run_id: str | None
     why: str
+
+
+@dataclass(frozen=True)
+class View:
+    """A view of the lake: its name, a sentence about it, and its columns with their types."""
+
+    name: str
+    about: str
+    columns: list[tuple[str, str]]
+
+
+def _view_of(connection: sql.Connection, name: str) -> View:
+    schema = sql.read_table(connection, f'SELECT * FROM "{name}" LIMIT 0').schema  # noqa: S608  # a name of ours
+    text = sql.query(f"views/{name}" if sql.query(f"views/{name}").startswith("--") else f"schema/{name}")
+    about = text.splitlines()[0].removeprefix("--").strip()
+    return View(name, about, [(field.name, str(field.type)) for field in schema])
 
 
 @dataclass(frozen=True)
@@ -63,6 +82,21 @@ class _Kept:
             self.values.popitem(last=False)  # whoever still reads from it has a reference of its own
 
 
+class _Pictures:
+    """Pictures and plots by what they show."""
+
+    def __init__(self) -> None:
+        self._kept, self._lock = _Kept(KEPT_PICTURES), threading.Lock()
+
+    def get(self, key: Hashable) -> Any:
+        with self._lock:
+            return self._kept.get(key)
+
+    def put(self, key: Hashable, value: Any) -> None:
+        with self._lock:
+            self._kept.put(key, value)
+
+
 class Lens:
     """A lake that others write to while it is read. Safe to be used by many threads."""
 
@@ -74,6 +108,10 @@ class Lens:
         self._few = _Kept(KEPT_RUNS)
         self._results = _Kept(KEPT_RESULTS)
         self._corpora = _Kept(KEPT_RUNS)
+        self.pictures = _Pictures()
+        self.reading = threading.Lock()
+        """Held while a corpus is read: its reader may have a file open."""
+        self._views: list[View] | None = None
         self._whole: tuple[Hashable, sql.Connection, list[Damage]] | None = None
 
     def whole(self) -> sql.Connection:
@@ -115,6 +153,28 @@ class Lens:
                 self._manifests.put(key, found)
             return found
 
+    def manifest_or_none(self, run_id: str) -> dict[str, Any] | None:
+        """The manifest of a run; None if it cannot be read."""
+        try:
+            return self.manifest(run_id)
+        except (UnknownError, sql.LakeError):
+            return None
+
+    def run_ids(self) -> list[str]:
+        """All runs, newest first, whether or not they can be read."""
+        return sorted(self._seen().runs, reverse=True)
+
+    def stamp(self, run_id: str) -> Hashable:
+        """Something that is another once the run's manifest is."""
+        return self._seen().runs.get(run_id)
+
+    def views(self) -> list[View]:
+        """The views that queries can name, each with what it is and its columns."""
+        with self._lock:
+            if self._views is None:
+                self._views = [_view_of(self.whole(), name) for name in sql.names("views")]
+            return self._views
+
     def remember(self, run_id: str, key: Hashable, compute: Callable[[], _Value]) -> _Value:
         """What `compute` returns, computed once for a run as it stands."""
         seen = self._seen()
@@ -149,7 +209,7 @@ class Lens:
             raise UnknownError(f"There is no run {run_id} in this lake.")
 
     def _connect(self, names: tuple[str, ...], reviewed: bool = False) -> sql.Connection:
-        return sql.connect(self.lake, names[0], names[1:], reviewed)
+        return sql.connect(self.lake, names[0], names[1:], reviewed, MEMORY)
 
     def _opened(self) -> tuple[Hashable, sql.Connection, list[Damage]]:
         seen = self._seen()
@@ -161,7 +221,7 @@ class Lens:
 
     def _open_whole(self, names: tuple[str, ...]) -> tuple[sql.Connection, list[Damage]]:
         try:
-            return sql.connect(self.lake), []
+            return sql.connect(self.lake, memory=MEMORY), []
         except sql.LakeError as error:
             if isinstance(self.lake, Path) and not self.lake.is_dir():
                 raise

@@ -22,10 +22,21 @@ SIDE = 288
 _LARGEST_PNG = 48 * 1024
 _GREY = 128  # what lies outside the image, where preprocessing pads
 _DARK = 40.0
-# matplotlib's inferno (public domain) in nine steps, evenly ordered in lightness. Its darkest fifth is left
+# Colour maps of matplotlib (public domain) in nine steps, evenly ordered in lightness. Their darkest fifth is left
 # out: it could not be told from the dark of a radiograph.
-_STEPS = "000004 210c4a 56106e 89226a bb3754 e35932 f98c0a f9c932 fcffa4"
-_INFERNO = np.array([list(bytes.fromhex(code)) for code in _STEPS.split()], dtype=np.float64)
+_STEPS = {
+    "inferno": "000004 210c4a 56106e 89226a bb3754 e35932 f98c0a f9c932 fcffa4",
+    "viridis": "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725",
+    "cividis": "00224e 1a386f 434e6c 61656f 7d7c78 9b9476 bcae6c dec958 fee838",
+}
+_COLOURS = {
+    name: np.array([list(bytes.fromhex(code)) for code in codes.split()], dtype=np.float64)
+    for name, codes in _STEPS.items()
+}
+COLOURS = tuple(_STEPS)
+"""Names of the colour maps; cividis is for eyes that tell red from green badly."""
+# A difference: less to the one side, more to the other, of one lightness each step away from nothing.
+_LESS, _MORE = np.array((64.0, 140.0, 255.0)), np.array((255.0, 130.0, 30.0))
 _FIRST = 0.2
 _OPACITY = 0.75
 _OPAQUE_FROM = 0.05  # of the scale; below, a patch fades out so that the image is seen where nothing was attributed
@@ -94,10 +105,45 @@ def mean_map(bits: Grid, top: float, boxes: Sequence[Box]) -> Image.Image:
     return _outlined(image, boxes, width=4)
 
 
-def scale_bar() -> Image.Image:
+def scale_bar(colours: str = "inferno") -> Image.Image:
     """Draw the colours from 0 to the top of the scale, as they appear over a dark image."""
     levels = np.broadcast_to(np.linspace(0, 1, SIDE), (14, SIDE))
-    return Image.fromarray(_tint(np.full((14, SIDE, 3), _DARK), levels, 1.0))
+    return Image.fromarray(_tint(np.full((14, SIDE, 3), _DARK), levels, 1.0, colours))
+
+
+def layer(bits: Grid, top: float, colours: str = "inferno") -> Image.Image:
+    """Draw the patch grid alone, to be laid over what the model sees: a pixel a patch, clear where nothing is."""
+    level = np.clip(np.nan_to_num(bits / top, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
+    return _clear(_coloured(level, colours), np.minimum(level / _OPAQUE_FROM, 1))
+
+
+def difference_layer(bits: Grid, top: float) -> Image.Image:
+    """Draw a difference of two grids: blue where it is below nothing, orange where it is above."""
+    level = np.clip(np.nan_to_num(bits / top, nan=0.0, posinf=1.0, neginf=-1.0), -1, 1)
+    return _clear(np.where(level[..., None] < 0, _LESS, _MORE), np.abs(level))
+
+
+def encoded_png(image: Image.Image) -> bytes:
+    """Encode as PNG."""
+    return _encoded(image, format="PNG", optimize=True)
+
+
+def encoded_view(image: Image.Image) -> tuple[str, bytes]:
+    """Encode what the model sees: a media type, and the bytes. Nothing of the original file is left but its pixels."""
+    return "image/jpeg", _encoded(image.convert("RGB"), format="JPEG", quality=88, subsampling=0)
+
+
+def _clear(colour: NDArray[np.float64], opacity: NDArray[np.float64]) -> Image.Image:
+    alpha = 255 * opacity[..., None]
+    return Image.fromarray(np.concatenate((colour, alpha), axis=-1).round().astype(np.uint8))
+
+
+def _coloured(level: NDArray[np.float64], colours: str) -> NDArray[np.float64]:
+    steps = _COLOURS[colours]
+    place = (_FIRST + (1 - _FIRST) * level) * (len(steps) - 1)
+    step = np.minimum(place.astype(np.int64), len(steps) - 2)
+    found: NDArray[np.float64] = steps[step] + (place - step)[..., None] * (steps[step + 1] - steps[step])
+    return found
 
 
 def data_uri(image: Image.Image) -> str:
@@ -120,11 +166,9 @@ def _enlarged(bits: Grid, cell: int) -> Grid:
     return bits.repeat(cell, axis=0).repeat(cell, axis=1)
 
 
-def _tint(ground: NDArray[np.float64], bits: Grid, top: float) -> NDArray[np.uint8]:
+def _tint(ground: NDArray[np.float64], bits: Grid, top: float, colours: str = "inferno") -> NDArray[np.uint8]:
     level = np.clip(np.nan_to_num(bits / top, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
-    place = (_FIRST + (1 - _FIRST) * level) * (len(_INFERNO) - 1)
-    step = np.minimum(place.astype(np.int64), len(_INFERNO) - 2)
-    colour = _INFERNO[step] + (place - step)[..., None] * (_INFERNO[step + 1] - _INFERNO[step])
+    colour = _coloured(level, colours)
     opacity = (_OPACITY * np.minimum(level / _OPAQUE_FROM, 1))[..., None]
     mixed: NDArray[np.uint8] = (ground * (1 - opacity) + colour * opacity).round().astype(np.uint8)
     return mixed

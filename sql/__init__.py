@@ -6,6 +6,7 @@ say alike, `derive/` what a stage computes and stores, `gates/` what validation 
 rows are findings.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -13,7 +14,7 @@ import shutil
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -121,13 +122,17 @@ def manifests(lake: Root, run_id: str | None = None, beside: Collection[str] = (
 
 
 def connect(
-    lake: Root, run_id: str | None = None, beside: Collection[str] = (), reviewed: bool | None = None
+    lake: Root,
+    run_id: str | None = None,
+    beside: Collection[str] = (),
+    reviewed: bool | None = None,
+    memory: str | None = None,
 ) -> Connection:
     """An in-memory DuckDB with the views of `views/` over the lake; it can read below the lake and nothing else.
 
     run_id: open this run alone, so that nothing that befell another one matters, nor can anything else be read; beside:
     with these other ones. reviewed: with what people decided, from the lake's ledger; default: unless run_id is given,
-    for what an audit finds must not hang on it.
+    for what an audit finds must not hang on it. memory: the most that queries may take, such as `2GB`.
 
     Of a lake in object storage a table's files are fetched when a query first needs them, and checked by their sha256.
 
@@ -140,7 +145,7 @@ def connect(
     records = manifests(lake, run_id, beside)
     if not (lake.is_dir() if isinstance(lake, Path) else records or run_id is not None):
         raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
-    connection = duckdb.connect()
+    connection = duckdb.connect(config={} if memory is None else {"memory_limit": memory})
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("CREATE SCHEMA stored")
     entries = {
@@ -371,10 +376,18 @@ def read(connection: Connection, text: str, parameters: Mapping[str, Any] | None
     return [_plain(row) for row in _unique_columns(result).to_pylist(maps_as_pydicts="lossy")]
 
 
-def read_table(connection: Connection, text: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+def read_table(
+    connection: Connection,
+    text: str,
+    parameters: Mapping[str, Any] | None = None,
+    most_rows: int | None = None,
+    most_seconds: float | None = None,
+) -> pa.Table:
     """Rows of one reading statement as an Arrow table; of `parameters` it is given those that it names.
 
-    Raises QueryError for anything that is not one SELECT, and for one that fails.
+    most_rows: rows after these are not computed. most_seconds: after them the query is broken off.
+
+    Raises QueryError for anything that is not one SELECT, and for one that fails or takes too long.
     """
     try:
         statements = connection.extract_statements(text)
@@ -388,12 +401,38 @@ def read_table(connection: Connection, text: str, parameters: Mapping[str, Any] 
 
     def ask(cursor: Connection) -> pa.Table:
         cursor.execute("BEGIN TRANSACTION READ ONLY")  # to DuckDB, `WITH x AS (DELETE ...) SELECT` is a SELECT
-        return cursor.sql(text, params=named or None).to_arrow_table()
+        with _broken_off(cursor, most_seconds):
+            found = cursor.sql(text, params=named or None)
+            return (found if most_rows is None else found.limit(most_rows)).to_arrow_table()
 
     try:
         return _answer(connection, ask)
+    except duckdb.InterruptException as error:
+        raise QueryError(
+            f"query: broken off after {most_seconds:g} seconds; ask for less, or use m2ib-audit sql, which has no limit"
+        ) from error
     except duckdb.Error as error:
         raise QueryError(f"query: {error}") from error
+
+
+@contextlib.contextmanager
+def _broken_off(cursor: Connection, seconds: float | None) -> Iterator[None]:
+    """Break off what a cursor does in the block after some time."""
+    if seconds is None:
+        yield
+        return
+
+    def interrupt() -> None:
+        with contextlib.suppress(duckdb.Error):  # it has ended meanwhile
+            cursor.interrupt()
+
+    timer = threading.Timer(seconds, interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,9 @@ from fastapi import APIRouter, Request, Response
 
 import sql
 from review.lens import UnknownError
+from review.pages.cards import cards
 from review.pages.decisions import bulk_panel, panel
+from review.pages.pictures import common_boxes, mean_maps
 from review.pages.rendering import (
     PAGE_ROWS,
     BadFilterError,
@@ -21,6 +23,7 @@ from review.pages.rendering import (
     text_of,
     whole_of,
 )
+from review.wording import claim
 
 router = APIRouter()
 SORTS: Final = ("effect", "share", "n", "cost", "region", "slice", "run")
@@ -28,6 +31,15 @@ SEVERITIES: Final = ("high", "medium", "low")
 STATES: Final = ("confirmed", "suspected")
 DECISIONS: Final = ("waiting", "open", "pending", "needs_data", "confirmed", "benign", "waived")
 LIVES: Final = ("new", "worse", "still_firing")
+SHOWN: Final = 8
+"""Pairs of each set beside an alert."""
+_FILLS: Final = {
+    "mean": "the mean of what surrounds it",
+    "blur": "a blur of what surrounds it",
+    "swap": "the same place of another pair",
+    "remove": "the phrase in captions that lack it",
+    "replace": "common words in its place",
+}
 _RUNS: Final = {"newest": "newest of each audit", "all": "all runs"}
 MOST: Final = 1_000_000
 """Rows of a table that is taken along."""
@@ -53,9 +65,7 @@ def alerts(request: Request) -> Response:
     asked["run_id"] = None if run == "all" else run
     connection = lens_of(request).whole()
     everything = {**asked, "limit": MOST, "offset": 0}
-    if "format" in request.query_params and (
-        answer := exported(request, sql.table(connection, "review/page_alerts", **everything), "alerts")
-    ):
+    if answer := exported(request, lambda: sql.table(connection, "review/page_alerts", **everything), "alerts"):
         return answer
     shown = sql.rows(
         connection, "review/page_alerts", **{**asked, "limit": PAGE_ROWS, "offset": PAGE_ROWS * (number - 1)}
@@ -112,33 +122,61 @@ def followers(found: Sequence[dict[str, Any]], leader: dict[str, Any]) -> list[d
     return following
 
 
+def leader_of(found: Sequence[dict[str, Any]], follower: dict[str, Any]) -> dict[str, Any] | None:
+    """The alert that another one follows from; None where it is not among those of the run, or it stands alone."""
+    wanted = (follower["rule"], follower["region"], follower["explained_by"])
+    return next((row for row in found if (row["rule"], row["region"], row["slice"]) == wanted), None)
+
+
 @router.get("/runs/{run_id}/alerts/{alert_id}")
 def alert(request: Request, run_id: str, alert_id: str) -> Response:
-    """One alert."""
+    """One alert, with all that speaks for and against it."""
     lens = lens_of(request)
     manifest = lens.manifest(run_id)
     connection = lens.run(run_id)
-    found = sql.rows(connection, "review/alerts_of_run", run_id=run_id)
+    found: list[dict[str, Any]] = lens.remember(
+        run_id, "alerts", lambda: sql.rows(connection, "review/alerts_of_run", run_id=run_id)
+    )
     place = alert_of(found, run_id, alert_id)
     row = found[place]
-    identity = ("rule", "region", "slice_kind", "slice")
-    tests = [
-        test
-        for test in sql.rows(connection, "review/tests_of_run", run_id=run_id)
-        if all(test[name] == row[name] for name in identity)
-    ]
+    seed = whole_of(request, "seed", 1)
+    tests = sql.rows(connection, "review/page_tests", run_id=run_id, alert_id=alert_id)
+    means = mean_maps(lens, row) if row["side"] == "image" else {}
+    sample: list[str] = lens.remember(run_id, ("sample", alert_id, seed), lambda: _drawn(connection, row, seed))
+    lives = sql.rows(lens.whole(), "review/page_alert_lives", run_id=run_id, alert_id=alert_id)
+    chosen = cards(lens, run_id, dict.fromkeys([*(row["pair_ids"] or ())[:SHOWN], *sample]), [row["region"]])
+    by_id = {card.pair_id: card for card in chosen}
     return page(
         request,
         "alert",
-        title="Alert",
+        title=claim(row).capitalize(),
         run_id=run_id,
         manifest=manifest,
         alert=row,
         tests=tests,
+        measured=[test for test in tests if test["effect"] is not None],
+        fills=_FILLS,
+        means=means,
+        mean_top=max((float(each.bits.max()) for each in means.values()), default=0.0),
+        boxes=common_boxes(lens, run_id, row["region"]),
+        telling=[by_id[pair_id] for pair_id in (row["pair_ids"] or ())[:SHOWN] if pair_id in by_id],
+        random=[by_id[pair_id] for pair_id in sample if pair_id in by_id],
+        seed=seed,
         follow=followers(found, row),
+        leader=leader_of(found, row),
+        lives=lives,
+        life=next((each for each in lives if each["run_id"] == run_id), None),
+        no_corpus=None if lens.corpus(run_id) else "The corpus is not there any more, or cannot be opened.",
         earlier=found[place - 1] if place else None,
         later=found[place + 1] if place + 1 < len(found) else None,
         place=place + 1,
         in_all=len(found),
         triage=panel(request, run_id, alert_id),
     )
+
+
+def _drawn(connection: sql.Connection, row: dict[str, Any], seed: int) -> list[str]:
+    chosen = {key: row[key] for key in ("run_id", "region", "slice_kind", "slice")}
+    return [
+        pair["pair_id"] for pair in sql.rows(connection, "review/page_slice_sample", **chosen, seed=seed, limit=SHOWN)
+    ]

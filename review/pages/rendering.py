@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -17,6 +17,7 @@ from fastapi.responses import HTMLResponse
 
 from review.lens import Lens
 from review.report import environment
+from review.wording import occasion
 
 PAGE_ROWS: Final = 50
 FORMATS: Final = ("csv", "parquet")
@@ -41,7 +42,12 @@ def lens_of(request: Request) -> Lens:
 @cache
 def _templates() -> jinja2.Environment:
     made = environment()
-    made.filters |= {"path": lambda text: quote(str(text), safe=""), "short": _short, "capital": _capital}
+    made.filters |= {
+        "path": lambda text: quote(str(text), safe=""),
+        "short": _short,
+        "capital": _capital,
+        "occasion": occasion,
+    }
     return made
 
 
@@ -132,11 +138,12 @@ def whole_of(request: Request, name: str, default: int, low: int = 0, high: int 
     return int(value)
 
 
-def exported(request: Request, table: pa.Table, name: str) -> Response | None:
-    """The table as a file if the URL asks for one (`format=csv`, `format=parquet`), else None."""
+def exported(request: Request, made: Callable[[], pa.Table], name: str) -> Response | None:
+    """What is `made` as a file if the URL asks for one (`format=csv`, `format=parquet`), else None."""
     kind = choice_of(request, "format", FORMATS)
     if kind is None:
         return None
+    table = made()
     data = as_csv(table) if kind == "csv" else as_parquet(table)
     media = "text/csv; charset=utf-8" if kind == "csv" else "application/vnd.apache.parquet"
     return Response(data, media_type=media, headers={"Content-Disposition": f'attachment; filename="{name}.{kind}"'})

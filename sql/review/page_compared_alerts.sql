@@ -1,0 +1,17 @@
+-- The alerts of two runs side by side, by rule, region and slice; those that one run alone has first.
+-- Grain: alert of either. Parameters: $left, $right.
+SELECT
+    coalesce(l.rule, r.rule) AS rule,
+    coalesce(l.side, r.side) AS side,
+    coalesce(l.region, r.region) AS region,
+    coalesce(l.slice_kind, r.slice_kind) AS slice_kind,
+    coalesce(l.slice, r.slice) AS slice,
+    coalesce(l.explained_by, r.explained_by) AS explained_by,
+    coalesce(l.effect, r.effect) AS effect,
+    l.alert_id AS left_id, l.state AS left_state, l.severity AS left_severity, l.share AS left_share, l.effect AS left_effect, l.n AS left_n,
+    r.alert_id AS right_id, r.state AS right_state, r.severity AS right_severity, r.share AS right_share, r.effect AS right_effect, r.n AS right_n
+FROM (SELECT * FROM alerts WHERE run_id = $left) AS l
+FULL JOIN (SELECT * FROM alerts WHERE run_id = $right) AS r USING (rule, region, slice_kind, slice)
+ORDER BY
+    coalesce(l.explained_by, r.explained_by) IS NOT NULL, l.alert_id IS NOT NULL AND r.alert_id IS NOT NULL,
+    coalesce(l.state, r.state), coalesce(l.effect, r.effect) DESC, region, slice;

@@ -1,0 +1,51 @@
+-- Pairs of one run by what a reader asks for, in keyset pages.
+-- Grain: pair. Parameters: $run_id, $slice_kind, $slice, $region, $low_share, $high_share, $low_cosine, $high_cosine, $words, $failed, $sort, $upwards, $after, $after_id, $limit.
+-- NULL: any. Of the region (or phrase) the share and bits of each pair. $failed: those that could not be attributed alone.
+-- $sort: cosine, bits, share, stability, text; else the corpus's order. $after, $after_id: key and id of the last row seen; NULL: from
+-- the first. `found` counts all of them.
+WITH members AS (
+    SELECT pair_id
+    FROM pair_slices
+    WHERE $slice IS NOT NULL AND run_id = $run_id AND slice_kind = $slice_kind AND slice = $slice
+),
+shares AS (
+    SELECT pair_id, share, area, nats
+    FROM region_shares
+    WHERE $region IS NOT NULL AND run_id = $run_id AND region = $region
+),
+chosen AS (
+    SELECT
+        p.pair_id, p.row_number, p.file_name, p.caption,
+        a.pair_id IS NULL AS failed, a.cosine, a.image_nats, a.text_nats, a.image_stability,
+        s.share, s.area, s.nats,
+        coalesce(
+            CASE WHEN $upwards THEN -1 ELSE 1 END
+            * CASE $sort
+                WHEN 'cosine' THEN a.cosine
+                WHEN 'bits' THEN a.image_nats
+                WHEN 'text' THEN a.text_nats
+                WHEN 'share' THEN s.share
+                WHEN 'stability' THEN a.image_stability
+                ELSE p.row_number
+            END::DOUBLE,
+            '-infinity'
+        ) AS key
+    FROM pairs AS p
+    LEFT JOIN attributions AS a USING (run_id, pair_id)
+    LEFT JOIN shares AS s USING (pair_id)
+    WHERE
+        p.run_id = $run_id
+        AND ($slice IS NULL OR p.pair_id IN (SELECT pair_id FROM members))
+        AND ($region IS NULL OR s.area > 0)
+        AND ($low_share IS NULL OR s.share >= $low_share)
+        AND ($high_share IS NULL OR s.share <= $high_share)
+        AND ($low_cosine IS NULL OR a.cosine >= $low_cosine)
+        AND ($high_cosine IS NULL OR a.cosine <= $high_cosine)
+        AND ($words IS NULL OR contains(lower(p.caption), lower($words)))
+        AND (NOT $failed OR a.pair_id IS NULL)
+)
+SELECT *, (SELECT count(*) FROM chosen) AS found
+FROM chosen
+WHERE $after IS NULL OR key < $after OR (key = $after AND pair_id > $after_id)
+ORDER BY key DESC, pair_id
+LIMIT $limit;

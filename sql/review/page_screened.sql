@@ -1,0 +1,6 @@
+-- What covering each named region cost one pair, where that was looked at.
+-- Grain: region. Parameters: $run_id, $pair_id.
+SELECT region, margin, drop
+FROM screenings
+WHERE run_id = $run_id AND pair_id = $pair_id
+ORDER BY drop DESC, region;

@@ -1,0 +1,8 @@
+-- The largest patch of a map, where only one pair in two hundred has a larger one: the top of a scale for all of them.
+-- Grain: one row, none if there are no maps. Parameters: $run_id.
+SELECT nats
+FROM (
+    SELECT quantile_disc(strongest, 0.995) AS nats
+    FROM (SELECT list_max(image_map) AS strongest FROM attributions WHERE run_id = $run_id)
+)
+WHERE nats IS NOT NULL;

@@ -185,13 +185,15 @@ def resized(bits: Grid, shape: tuple[int, ...]) -> Grid:
     """A grid on other patches, its sum as before: two models need not have the same."""
     if bits.shape == shape:
         return bits
-    for axis, count in enumerate(shape):
-        edges = np.linspace(0, bits.shape[axis], count + 1)
-        summed = np.concatenate((np.zeros_like(bits.take([0], axis)), bits.cumsum(axis)), axis)
-        at = np.arange(bits.shape[axis] + 1)
-        cut = np.apply_along_axis(lambda line, at=at, edges=edges: np.interp(edges, at, line), axis, summed)
-        bits = np.diff(cut, axis=axis)
-    return bits
+    fitted: Grid = _parts(bits.shape[0], shape[0]) @ bits @ _parts(bits.shape[1], shape[1]).T
+    return fitted
+
+
+def _parts(before: int, after: int) -> Grid:
+    """Which part of each of `before` equal intervals lies in each of `after`."""
+    old, new = np.linspace(0, 1, before + 1), np.linspace(0, 1, after + 1)
+    inside = np.minimum(new[1:, None], old[None, 1:]) - np.maximum(new[:-1, None], old[None, :-1])
+    return np.maximum(inside, 0) * before
 
 
 def top_of(request: Request, bits: Grid) -> float:

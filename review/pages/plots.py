@@ -75,7 +75,7 @@ def _left(coverage: float | None) -> float | None:
     return None if coverage is None else 1 - coverage
 
 
-def _figure(rows: int, size: tuple[float, float], theme: str) -> tuple[Any, Sequence[Any]]:
+def _figure(rows: int, size: tuple[float, float], theme: str) -> tuple[Any, Any]:
     from matplotlib import rcParams
     from matplotlib.figure import Figure
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 import sql
 from review import wording
+from review.pages.decisions import sign_off_panel
 from review.pages.overview import ANY
 from review.pages.rendering import PAGE_ROWS, choice_of, counted, exported, lens_of, page, pages_of, text_of, whole_of
 
@@ -79,6 +80,7 @@ def run(request: Request, run_id: str) -> Response:
         files=files,
         has_report=any(entry["path"].endswith("/report.html") for entry in files),
         pruned=manifest["status"] == "pruned",
+        sign_off=sign_off_panel(request, run_id),
     )
 
 

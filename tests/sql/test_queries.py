@@ -19,6 +19,8 @@ PARAMETERS = {
     "failed_rules": [], "failed_detectors": [], "alert_id": "a", "life_id": "l", "newest": [],
     "audit": "all", "status": "any", "offset": 0, "model": "m", "corpus": "c", "rule": "r", "severity": "high",
     "state": "confirmed", "life": "new", "decision": "open",
+    "low_share": 0.0, "high_share": 1.0, "low_cosine": 0.0, "high_cosine": 1.0, "failed": False, "after": 0.0,
+    "after_id": "p", "pair_id": "p", "left": "l", "right": "r", "stage": "ingest", "reason": "r",
     "alone": True, "words": "w", "sort": "effect", "upwards": False,
 }  # fmt: skip
 

@@ -1,87 +1,102 @@
-"""A run's report: one HTML file that loads nothing, for a reader who was not there."""
+"""A run's report: one HTML file that loads nothing, or one PDF, for a reader who was not there."""
 
 import base64
 import contextlib
 import hashlib
-import math
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup
 
 import sql
 import stores
-from corpora import Corpus, CorpusError, Limits, open_corpus, root_of
-from review import overlays, wording
-from review.overlays import Box
-from review.pairs import SHADES, Album, Picture, ShownPair, picture
-from review.wording import BITS_PER_NAT
-from stores import Root
+from review import parts, wording
+from review.chapters import document
+from review.facts import gather
+from review.pairs import SHADES
+from review.parts import Document
+from stores import Root, ledger
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _FILTERS = (
     *("place", "slice_name", "sentence", "claim", "score", "chance"),
     *("percent", "times", "weight", "bits", "to_bits", "cosine", "count", "moment", "pretty"),
 )
-COMPARISON_PAIRS = 4
-WEIGHED_SHOWN = 25
-ERROR_EXAMPLES = 3
+FORMATS = ("html", "pdf")
 
 
 class ReportError(Exception):
     """A report cannot be written; the message says what, got, expected, and the next step."""
 
 
-@dataclass(frozen=True)
-class MeanMap:
-    """The mean image map of some pairs; bits are means over them."""
+def report_document(lake: Root, run_id: str) -> Document:
+    """What the report of a run, or of the `latest`, says.
 
-    picture: Picture
-    n: int
-    region_bits: float
-    image_bits: float
-
-
-@dataclass(frozen=True)
-class ShownAlert:
-    """An alert that stands on its own, with all that the report says of it."""
-
-    row: dict[str, Any]
-    follow: list[dict[str, Any]]
-    tests: list[dict[str, Any]]
-    pairs: list[ShownPair]
-    means: list[MeanMap]  # of the slice, and of all other pairs if there are any
-    mean_top: float
+    Raises:
+        ReportError: the run is not in the lake.
+        sql.LakeError: the lake cannot be read.
+    """
+    return document(gather(lake, _manifest(lake, run_id)))
 
 
-def write_report(lake: Root, run_id: str, out: Path | None = None) -> Root:
+def rendered(told: Document, kind: str, fonts: Collection[Path] = ()) -> bytes:
+    """A report as a file of a kind, one of FORMATS; the same document gives the same bytes.
+
+    fonts: folders with fonts that the PDF may use beside its own.
+    """
+    if kind == "html":
+        return _page(told).encode()
+    from review.pdf import typeset  # takes a moment to load
+
+    return typeset(told, fonts)
+
+
+def write_report(
+    lake: Root, run_id: str, out: Path | None = None, kind: str = "html", fonts: Collection[Path] = (), by: str = "run"
+) -> Root:
     """Write the report of a run, or of the `latest`, and return its path; default: beside the run's data.
 
-    The same lake and corpus give the same bytes.
+    The same lake and corpus give the same bytes. Their sha256 is noted in the lake's ledger, once, so that a copy can be
+    told from one that was changed. by: what wrote it.
 
     Raises:
         ReportError: the run is not in the lake, or the file cannot be written.
         sql.LakeError: the lake cannot be read, or does not take the report.
     """
-    manifest = _manifest(lake, run_id)
-    with sql.connect(lake, manifest["run_id"]) as connection:
-        page = _render(_gather(connection, manifest))
-    path: Root = Path(out) if out is not None else lake / "runs" / manifest["run_id"] / "report.html"
+    told = report_document(lake, run_id)
+    data = rendered(told, kind, fonts)
+    path: Root = Path(out) if out is not None else lake / "runs" / told.run_id / f"report.{kind}"
+    if out is None:
+        note(lake, told.run_id, kind, data, by)  # before it is there: nobody finds a report that the ledger does not know
     if isinstance(path, Path):
-        return write_page(page, path, "report")
-    with stores.written_aside(path) as aside:
-        aside.write_text(page, encoding="utf-8")
+        write_page(data, path, "report")
+    else:
+        with stores.written_aside(path) as aside:
+            aside.write_bytes(data)
+    if out is not None:
+        note(lake, told.run_id, kind, data, by)
     return path
 
 
-def write_page(page: str, path: Path, command: str) -> Path:
+def note(lake: Root, run_id: str, kind: str, data: bytes, by: str) -> None:
+    """Note a report's sha256 in the lake's ledger, unless it is there. Raises sql.LakeError."""
+    body = {"run_id": run_id, "format": kind, "sha256": hashlib.sha256(data).hexdigest()}
+    known = (record.body for record in ledger.of_kind(ledger.records(lake), "report"))
+    if any(body.items() <= record.items() for record in known):
+        return
+    try:
+        ledger.append(lake, "report", body | {"by": by})
+    except OSError as error:
+        raise sql.LakeError(
+            f"ledger: the report was not noted ({error.strerror or error}); see to the lake's space and permissions"
+        ) from error
+
+
+def write_page(page: str | bytes, path: Path, command: str) -> Path:
     """Write a page aside and put it in its place; returns the path. command: what the message names.
 
     Raises:
@@ -90,7 +105,7 @@ def write_page(page: str, path: Path, command: str) -> Path:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(page, encoding="utf-8")
+        aside.write_bytes(page.encode() if isinstance(page, str) else page)
         aside.replace(path)
     except OSError as error:
         raise ReportError(
@@ -124,125 +139,6 @@ def _manifest(lake: Root, run_id: str) -> dict[str, Any]:
     return known[run_id]
 
 
-def _gather(connection: sql.Connection, manifest: dict[str, Any]) -> dict[str, Any]:
-    """All that the page shows."""
-    run_id, config = manifest["run_id"], manifest["config"]
-    alerts = sql.rows(connection, "review/alerts_of_run", run_id=run_id)
-    alone = [alert for alert in alerts if alert["explained_by"] is None]
-    followers = _followers(alerts)
-    compared = [
-        row["pair_id"] for row in sql.rows(connection, "review/comparison_pairs", run_id=run_id, limit=COMPARISON_PAIRS)
-    ]
-    told = [pair_id for alert in alone for pair_id in alert["pair_ids"] or ()]
-    album = Album(connection, run_id, [*told, *compared], _corpus(manifest))
-    grids = sql.rows(connection, "review/grids", run_id=run_id)
-    rules = config.get("alerts", {})
-    tests = defaultdict(list)
-    for test in sql.rows(connection, "review/tests_of_run", run_id=run_id):
-        tests[_identity(test)].append(test)
-    return {
-        "manifest": manifest,
-        "config": config,
-        "verdict": wording.verdict(manifest, alone),
-        "alerts": [
-            _shown_alert(connection, row, (followers[_key(row)], tests[_identity(row)]), album, grids) for row in alone
-        ],
-        "orphans": followers[None],
-        "album": album,
-        "compared": album.show(compared, sorted({alert["region"] for alert in alone})),
-        "grids": grids,
-        "rules": rules,
-        "weighed": sql.rows(
-            connection,
-            "review/weighed_slices",
-            run_id=run_id,
-            min_pairs=rules.get("min_pairs", 1),
-            limit=WEIGHED_SHOWN,
-        ),
-        "self_audit": wording.self_audit(sql.rows(connection, "review/self_audit", run_id=run_id)),
-        "checks": sql.rows(connection, "review/checks", run_id=run_id),
-        "errors": sql.rows(connection, "review/error_reasons", run_id=run_id, examples=ERROR_EXAMPLES),
-        "captions_cut": sum(row["n"] for row in sql.rows(connection, "review/cut_captions", run_id=run_id)),
-        # A report cannot state its own digest.
-        "files": [entry for entry in manifest["files"] if Path(entry["path"]).name != "report.html"],
-        "scale": picture(overlays.scale_bar()),
-    }
-
-
-_Key = tuple[str, str, str]
-
-
-def _key(alert: Mapping[str, Any]) -> _Key:
-    return alert["rule"], alert["region"], alert["slice"]
-
-
-def _identity(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return row["rule"], row["region"], row["slice_kind"], row["slice"]
-
-
-def _followers(alerts: Sequence[dict[str, Any]]) -> dict[_Key | None, list[dict[str, Any]]]:
-    """Group the alerts that follow from others by the one that stands alone; under None if it is not there."""
-    by_key = {_key(alert): alert for alert in alerts}
-    found = defaultdict(list)
-    for alert in alerts:
-        if alert["explained_by"] is None:
-            continue
-        strong: dict[str, Any] | None = alert
-        for _ in alerts:  # explained_by may name a slice that is itself explained
-            if strong is None or strong["explained_by"] is None:
-                break
-            strong = by_key.get((strong["rule"], strong["region"], strong["explained_by"]))
-        found[_key(strong) if strong and strong["explained_by"] is None else None].append(alert)
-    return found
-
-
-def _corpus(manifest: Mapping[str, Any]) -> Corpus | None:
-    """The corpus that was audited; None if it is not there any more."""
-    given = manifest["config"].get("corpus", {})
-    limits = Limits(**{name: given[name] for name in ("max_pixels", "max_file_bytes") if name in given})
-    columns = (given.get("image_column"), given.get("caption_column"))
-    try:
-        return open_corpus(root_of(manifest["corpus"]), manifest.get("corpus_format"), *columns, limits)
-    except CorpusError:
-        return None
-
-
-def _shown_alert(
-    connection: sql.Connection,
-    row: dict[str, Any],
-    beside: tuple[list[dict[str, Any]], list[dict[str, Any]]],
-    album: Album,
-    grids: list[dict[str, Any]],
-) -> ShownAlert:
-    means: list[MeanMap] = []
-    top = 0.0
-    if len(grids) == 1 and row["side"] == "image":
-        means, top = _mean_maps(connection, row, (grids[0]["grid_h"], grids[0]["grid_w"]), album.boxes(row["region"]))
-    return ShownAlert(row, *beside, album.show(row["pair_ids"] or (), [row["region"]]), means, top)
-
-
-def _mean_maps(
-    connection: sql.Connection, alert: dict[str, Any], shape: tuple[int, int], boxes: Sequence[Box]
-) -> tuple[list[MeanMap], float]:
-    """Draw the mean map of an alert's slice and of all other pairs, on one scale."""
-    chosen = {key: alert[key] for key in ("run_id", "region", "slice_kind", "slice")}
-    halves = defaultdict(list)
-    for row in sql.rows(connection, "review/mean_maps", **chosen):
-        halves[row["in_slice"]].append(row)
-    complete = [half for half in (halves[True], halves[False]) if len(half) == math.prod(shape)]
-    maps = [np.array([row["nats"] for row in half]).reshape(shape) * BITS_PER_NAT for half in complete]
-    top = max((float(bits.max()) for bits in maps), default=0.0) or 1.0
-    return [
-        MeanMap(
-            picture(overlays.mean_map(bits, top, boxes), shrink=2),
-            half[0]["n"],
-            half[0]["region_nats"] * BITS_PER_NAT,
-            half[0]["image_nats"] * BITS_PER_NAT,
-        )
-        for half, bits in zip(complete, maps, strict=True)
-    ], top
-
-
 def stylesheet(run_id: str = "") -> str:
     """Return the page's style, with the run's id for the printed foot.
 
@@ -264,24 +160,19 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.tests["part"] = lambda value, name: type(value) is getattr(parts, name)
     made.filters |= {name: getattr(wording, name) for name in _FILTERS}
     return made
 
 
-def _render(facts: Mapping[str, Any]) -> str:
-    style = stylesheet(facts["manifest"]["run_id"])
-    checks = Counter((check["suite"], check["success"]) for check in facts["checks"])
+def _page(told: Document) -> str:
+    style = stylesheet(told.run_id)
     return (
         environment()
         .get_template("report.html.j2")
         .render(
-            facts,
+            told=told,
             style=Markup(style),  # noqa: S704  # the package's own text
             style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-            suites=[
-                (suite, checks[suite, True], checks[suite, False])
-                for suite in sorted({check["suite"] for check in facts["checks"]})
-            ],
-            errors_in_all=sum(error["n"] for error in facts["errors"]),
         )
     )

@@ -646,21 +646,74 @@ def sweep(
 @app.command()
 def report(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="A run's id, or `latest`.")],
+    pdf: Annotated[bool, typer.Option("--pdf", help="A PDF to sign and to file, instead of HTML.")] = False,
     out: Annotated[Path | None, typer.Option(help="File to write; default: beside the run's data.")] = None,
+    fonts: Annotated[
+        list[Path] | None, typer.Option(help="Folder of fonts for scripts that the PDF's own do not have; repeat.")
+    ] = None,
     lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
-    """Write a run's report: one self-contained HTML file."""
+    """Write a run's report, with decisions and signatures so far: one self-contained HTML file, or one PDF."""
     from review.report import ReportError, write_report
 
+    if fonts and not pdf:
+        _stop(Exit.BAD_INPUT, "--fonts: is for the PDF alone, expected --pdf beside it; a browser has fonts of its own")
+    if absent := [path for path in fonts or () if not path.is_dir()]:
+        _stop(Exit.BAD_INPUT, f"--fonts: got {absent[0]}, expected a folder with font files")
     try:
-        path = write_report(_root(lake), run_id, out)
+        path = write_report(_root(lake), run_id, out, "pdf" if pdf else "html", fonts or (), by="m2ib-audit report")
     except (ReportError, sql.LakeError) as error:
         _stop(Exit.BAD_INPUT, str(error))
     if as_json:
         print(_as_json({"report": path}))
     else:
         print(path)
+
+
+@app.command()
+def sign(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="A complete run's id, or `latest`.")],
+    name: Annotated[str, typer.Option(help="Printed name of the signer.")],
+    role: Annotated[str, typer.Option(help="In which role: radiologist, head of quality, ...")],
+    meaning: Annotated[str, typer.Option(help="review, approval, responsibility or authorship.")],
+    statement: Annotated[str, typer.Option(help="What is stated about the run.")],
+    four_eyes: Annotated[
+        bool, typer.Option("--four-eyes", help="It holds only once a second person has countersigned.")
+    ] = False,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """Sign a run off, as the review page does: a record of the lake's ledger, which reports print from then on.
+
+    Who signs is taken as given (identity `declared`): it is as good as the access to this machine.
+    """
+    from review.triage import Reviewer, TriageError, sign_off
+
+    root = _root(lake)
+    try:
+        run_id = _complete_run(root, run_id)
+        record = sign_off(root, Reviewer(name, role, "declared"), run_id, meaning, statement, four_eyes=four_eyes)
+    except (TriageError, sql.LakeError) as error:
+        _stop(Exit.BAD_INPUT, str(error))
+    counts = record.body["alerts"]
+    output.print(
+        f"signed: run {run_id}, record {record.number} of the ledger; of its alerts {counts['decided']} decided, "
+        f"{counts['open']} open, {counts['pending']} waiting for a second person",
+        markup=False,
+    )
+    if as_json:
+        print(_as_json({"run_id": run_id, "record": record.number, "sha256": record.sha256, "alerts": counts}))
+
+
+def _complete_run(lake: Root, run_id: str) -> str:
+    """A run's id, or that of the newest complete one for `latest`."""
+    if run_id != "latest":
+        return run_id
+    complete = [record["run_id"] for record in sql.manifests(lake) if record["status"].startswith("completed")]
+    if not complete:
+        _stop(Exit.BAD_INPUT, f"got latest, expected a complete run in {lake}, which has none; run an audit first")
+    return str(complete[-1])
 
 
 def _age(option: str, given: str) -> timedelta:

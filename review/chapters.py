@@ -72,7 +72,7 @@ _DECISIONS = {
 }
 _MEANINGS = {
     "review": "review (has looked at the evidence)",
-    "approval": "approval (agrees that the work may go on)",
+    "approval": "approval (agrees with what is stated)",
     "responsibility": "responsibility (answers for it)",
     "authorship": "authorship (wrote it)",
 }
@@ -174,8 +174,8 @@ def _lead(told: Gathered) -> str:
         factor = told.rules.get("factor", "the threshold’s number of")
         pairs = told.rules.get("min_pairs", "the threshold’s number of")
         return (
-            f"No region held {factor} times its share of the attribution in any slice of at least {pairs} pairs. That is "
-            "not a proof that the model looks where it should; see the limits."
+            f"No region held {factor} times its share of the attribution in any slice of at least {pairs} pairs. That"
+            " is not a proof that the model looks where it should; see the limits."
         )
     if status == "stopped":
         return (
@@ -196,8 +196,10 @@ def _first_alert(row: Mapping[str, Any]) -> str:
             f"leaving it out lowers the score of the captions by {score(row['score_effect'])} more than its controls "
             "explain"
             if on_text
-            else f"covering it lowers the score of the pairs by {score(row['score_effect'])} more than covering equal "
-            "regions elsewhere does"
+            else (
+                f"covering it lowers the score of the pairs by {score(row['score_effect'])} more than covering equal "
+                "regions elsewhere does"
+            )
         )
         said = (
             f"“Relies on” means: {done}, which is {percent(_part(row))} of their margin over other "
@@ -229,7 +231,10 @@ def _part(row: Mapping[str, Any]) -> float | None:
 def _audited(told: Gathered) -> str:
     counts, corpus = told.manifest["counts"], told.config.get("corpus", {})
     if counts.get("not_sampled"):
-        said = f"{count(counts['corpus_rows'] - counts['not_sampled'])} of {count(counts['corpus_rows'], 'row')}, drawn by hash"
+        said = (
+            f"{count(counts['corpus_rows'] - counts['not_sampled'])} of {count(counts['corpus_rows'], 'row')}, drawn by"
+            " hash"
+        )
         if corpus.get("stratify"):
             said += f" in equal parts of each {corpus['stratify']}"
     else:
@@ -238,7 +243,9 @@ def _audited(told: Gathered) -> str:
     if counts.get("reused"):
         said += f", {count(counts['reused'])} of them by earlier runs"
     if told.captions_cut:
-        said += f"; {count(told.captions_cut, 'caption')} longer than the model’s context, which it saw the beginning of"
+        said += (
+            f"; {count(told.captions_cut, 'caption')} longer than the model’s context, which it saw the beginning of"
+        )
     return said
 
 
@@ -253,8 +260,8 @@ def _as_of(told: Gathered) -> str:
     if told.ledger is None:
         return f"{moment(_ended(told.manifest))}, the end of the run; the lake’s ledger had no record then"
     return (
-        f"record {told.ledger.number} of the lake’s ledger, {moment(told.ledger.at)}; what was decided or signed later is "
-        "not in here"
+        f"record {told.ledger.number} of the lake’s ledger, {moment(told.ledger.at)}; what was decided or signed later"
+        " is not in here"
     )
 
 
@@ -267,7 +274,10 @@ def _decided_in_short(told: Gathered) -> str:
     left = _undecided(told)
     if not left:
         return "every alert that stands on its own"
-    return f"{len(told.alerts) - len(left)} of {count(len(told.alerts), 'alert')} that stand on their own; see what is open"
+    return (
+        f"{len(told.alerts) - len(left)} of {count(len(told.alerts), 'alert')} that stand on their own; see what is"
+        " open"
+    )
 
 
 def _signed_in_short(told: Gathered) -> str:
@@ -305,9 +315,14 @@ def _undecided(told: Gathered) -> list[tuple[int, ShownAlert, str]]:
 def _decisions(told: Gathered) -> Iterator[Part]:
     yield Say(
         "An alert is what the machine found; what it means is for people to decide. Their decisions and signatures are "
-        f"records of the lake’s ledger, shown here {_seen_until(told)}. Nothing in the ledger is changed afterwards: whoever "
+        f"records of the lake’s ledger, {_seen_until(told)}. Nothing in the ledger is changed afterwards: whoever "
         "changes their mind adds a record."
     )
+    if told.gap:
+        yield Say(
+            f"Other runs of this audit could not be read ({told.gap}): whether a decision that was taken upon one of"
+            " them still holds is not known here."
+        )
     yield Heading("What is still undecided")
     left = _undecided(told)
     if left:
@@ -326,11 +341,16 @@ def _decisions(told: Gathered) -> Iterator[Part]:
     if told.alerts:
         yield Heading("Decisions")
         yield Table(
-            [Column("Alert", wide=1), Column("Decision", wide=2), Column("By", "name", 3), Column("Date and time", wide=3),
-             Column("Record", "number")],
+            [
+                Column("Alert", wide=1),
+                Column("Decision", wide=2),
+                Column("By", "name", 3),
+                Column("Date and time", wide=3),
+                Column("Record", "number"),
+            ],
             [_decision_row(told, number, alert) for number, alert in enumerate(told.alerts, start=1)],
             "Each in full at its alert",
-        )  # fmt: skip
+        )
     yield Heading("Sign-offs of the run")
     if not told.sign_offs:
         yield Say("Nobody has signed this run off.")
@@ -347,20 +367,32 @@ def _decisions(told: Gathered) -> Iterator[Part]:
             f"{count(len(told.superseded), 'earlier decision')}, no longer in force",
             [
                 Table(
-                    [Column("Record", "number"), Column("Alert", "code", 2), Column("Decision", wide=2), Column("By", "name", 3),
-                     Column("Date and time", wide=3), Column("Reason", "name", 5)],
                     [
-                        [str(row["number"]), row["alert_id"], _DECISIONS.get(row["decision"], row["decision"]),
-                         _person(row), moment(row["signed_at"]), row["reason"]]
+                        Column("Record", "number"),
+                        Column("Alert", "code", 2),
+                        Column("Decision", wide=2),
+                        Column("By", "name", 3),
+                        Column("Date and time", wide=3),
+                        Column("Reason", "name", 5),
+                    ],
+                    [
+                        [
+                            str(row["number"]),
+                            row["alert_id"],
+                            _DECISIONS.get(row["decision"], row["decision"]),
+                            _person(row),
+                            moment(row["signed_at"]),
+                            row["reason"],
+                        ]
                         for row in told.superseded
                     ],
                 )
             ],
-        )  # fmt: skip
+        )
 
 
 def _seen_until(told: Gathered) -> str:
-    return "as of its beginning: it has no record" if told.ledger is None else f"as of record {told.ledger.number}"
+    return "which has none yet" if told.ledger is None else f"shown here as of record {told.ledger.number}"
 
 
 def _person(row: Mapping[str, Any]) -> str:
@@ -396,7 +428,10 @@ def _second(told: Gathered, number: int, needed: bool) -> list[Fact]:
 
 
 def _sign_off(told: Gathered, row: Mapping[str, Any]) -> Facts:
-    then = f"{count(row['open'] or 0)} open, {count(row['pending'] or 0)} waiting for a second person, {count(row['decided'] or 0)} decided"
+    then = (
+        f"{count(row['open'] or 0)} open, {count(row['pending'] or 0)} waiting for a second person,"
+        f" {count(row['decided'] or 0)} decided"
+    )
     signed = f"signed by key {row['key_id']}" if row["key_id"] else "not signed by a key"
     same = row["manifest_sha256"] == told.manifest_sha256
     return Facts(
@@ -412,7 +447,11 @@ def _sign_off(told: Gathered, row: Mapping[str, Any]) -> Facts:
             Fact("Record", f"{row['number']} of the ledger, {signed}", f"sha256 {row['sha256']}"),
             Fact(
                 "What was signed",
-                "the run’s manifest as it stands" if same else "the run’s manifest as it was then; its files were rewritten since",
+                (
+                    "the run’s manifest as it stands"
+                    if same
+                    else "the run’s manifest as it was then; its files were rewritten since"
+                ),
                 f"sha256 {row['manifest_sha256']}",
             ),
         ]
@@ -423,7 +462,7 @@ def _human_verdict(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
     row = _verdict_on(told, alert.row["alert_id"])
     yield Heading("What people decided")
     if row is None or row["decided"] is None:
-        yield Say(f"Nobody has decided about this alert {_seen_until(told)} of the ledger.")
+        yield Say("Nobody has decided about this alert.")
         return
     facts = [Fact("Decision", _DECISIONS.get(row["decision"], row["decision"]) + _why(row))]
     if row["decision"] != row["decided"]:
@@ -438,9 +477,17 @@ def _human_verdict(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
         Fact("Meaning", _MEANINGS.get(row["meaning"], row["meaning"])),
         Fact("Identity", _IDENTITIES.get(row["identity"], row["identity"])),
         *_second(told, row["review"], bool(row["second_needed"])),
-        Fact("Looked at", f"run {row['reviewed_run']}" + (", carried over to this run, as the evidence has not changed materially" if row["carried_over"] and not row["changed"] else "")),
+        Fact(
+            "Looked at",
+            f"run {row['reviewed_run']}"
+            + (
+                ", carried over to this run, as the evidence has not changed materially"
+                if row["carried_over"] and not row["changed"]
+                else ""
+            ),
+        ),
         Fact("Record", f"{row['review']} of the ledger"),
-    ]  # fmt: skip
+    ]
     yield Facts(facts)
 
 
@@ -457,21 +504,37 @@ def _scope(told: Gathered) -> Iterator[Part]:
     manifest, config, counts = told.manifest, told.config, told.manifest["counts"]
     yield Heading("Corpus")
     read = config.get("corpus", {})
-    columns = [f"{name.replace('_', ' ')} {read[name]}" for name in ("image_column", "caption_column") if read.get(name)]
+    columns = [
+        f"{name.replace('_', ' ')} {read[name]}" for name in ("image_column", "caption_column") if read.get(name)
+    ]
     left = count(counts.get("not_sampled") or 0, "row")
     yield Facts(
         [
             Fact("Place", isolated(manifest["corpus"])),
             Fact("Format", ", ".join([manifest.get("corpus_format") or NONE, *columns])),
-            Fact("Identity", "digest over the pairs that were read: images, captions and their order", f"sha256 {manifest['corpus_digest'] or NONE}"),
+            Fact(
+                "Identity",
+                "digest over the pairs that were read: images, captions and their order",
+                f"sha256 {manifest['corpus_digest'] or NONE}",
+            ),
             Fact("Rows", count(counts["corpus_rows"])),
-            Fact("Not sampled", f"{left}: drawn by hash, not read, and nothing is said about them" if counts.get("not_sampled") else "none: every row was read"),
-            Fact("Rejected", f"{_errors_in_short(told)}; each is a row of ingest_errors with its reason"),
+            Fact(
+                "Not sampled",
+                (
+                    f"{left}: drawn by hash, not read, and nothing is said about them"
+                    if counts.get("not_sampled")
+                    else "none: every row was read"
+                ),
+            ),
+            Fact(
+                "Rejected",
+                f"{_errors_in_short(told)}; each with its reason under “{_TITLES['gates']}”" if told.errors else "none",
+            ),
             Fact("Pairs", f"{count(counts['pairs'])}, of which {count(counts['attributions'])} were attributed"),
             Fact("Look alike", _alike(told)),
             Fact("Slices", _slices(told)),
         ]
-    )  # fmt: skip
+    )
     yield Heading("Model")
     named = config.get("model", {})
     given = [f"{name} {value}" for name, value in sorted(named.items()) if value is not None]
@@ -479,12 +542,33 @@ def _scope(told: Gathered) -> Iterator[Part]:
         [
             Fact("Name", isolated(manifest["model"])),
             Fact("As named in the settings", isolated(", ".join(given)) or NONE),
-            Fact("Identity", "digest over weights, structure, preprocessing and tokenizer: the same model has the same, whatever its file", f"sha256 {manifest['model_digest'] or NONE}"),
-            Fact("Preprocessing", "as the model’s own configuration has it, in the digest; maps and pictures show what is left of an image after it"),
-            Fact("Tokenizer", "the model’s own, in the digest by what it makes of a few texts" + (f"; {count(told.captions_cut, 'caption')} did not fit and were cut" if told.captions_cut else "; no caption was cut")),
-            Fact("Patch grid", ", ".join(f"{row['grid_h']} × {row['grid_w']} ({count(row['n'], 'pair')})" for row in told.grids) or NONE),
+            Fact(
+                "Identity",
+                "digest over weights, structure, preprocessing and tokenizer: the same model has the same, whatever its"
+                " file",
+                f"sha256 {manifest['model_digest'] or NONE}",
+            ),
+            Fact(
+                "Preprocessing",
+                "as the model’s own configuration has it, in the digest; maps and pictures show what is left of an"
+                " image after it",
+            ),
+            Fact(
+                "Tokenizer",
+                "the model’s own, in the digest by what it makes of a few texts"
+                + (
+                    f"; {count(told.captions_cut, 'caption')} did not fit and were cut"
+                    if told.captions_cut
+                    else "; no caption was cut"
+                ),
+            ),
+            Fact(
+                "Patch grid",
+                ", ".join(f"{row['grid_h']} × {row['grid_w']} ({count(row['n'], 'pair')})" for row in told.grids)
+                or NONE,
+            ),
         ]
-    )  # fmt: skip
+    )
 
 
 def _alike(told: Gathered) -> str:
@@ -495,9 +579,16 @@ def _alike(told: Gathered) -> str:
 def _slices(told: Gathered) -> str:
     if not told.slices:
         return "none was large enough to weigh"
-    nouns = {"corpus": "the whole corpus", "word": "words", "phrase": "two words together", "attribute": "attributes", "cluster": "clusters of maps"}  # fmt: skip
+    nouns = {
+        "corpus": "the whole corpus",
+        "word": "words",
+        "phrase": "two words together",
+        "attribute": "attributes",
+        "cluster": "clusters of maps",
+    }
     return ", ".join(
-        nouns["corpus"] if kind == "corpus" else f"{nouns.get(kind, kind)} {count(number)}" for kind, number in told.slices
+        nouns["corpus"] if kind == "corpus" else f"{nouns.get(kind, kind)} {count(number)}"
+        for kind, number in told.slices
     )
 
 
@@ -533,8 +624,8 @@ def _alert(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
     if alert.follow:
         one = len(alert.follow) == 1
         yield Folded(
-            f"{count(len(alert.follow), 'more alert')} that {'follows' if one else 'follow'} from this one: without its "
-            f"pairs {'it' if one else 'they'} would not stand",
+            f"{count(len(alert.follow), 'more alert')} that {'follows' if one else 'follow'} from this one: without its"
+            f" pairs {'it' if one else 'they'} would not stand",
             [_alert_rows(alert.follow)],
         )
     yield from _means(told, alert)
@@ -546,6 +637,8 @@ def _life(told: Gathered, alert_id: str) -> str:
     row = told.lives.get(alert_id)
     if row is None or row["life"] is None:
         return ""
+    if row["life"] == "new" and row["previous_run"] is None:
+        return "New: no run of this audit came before."
     said = {
         "new": "New: the run before did not raise it",
         "still_firing": "Still firing: raised before, and not worse since",
@@ -555,7 +648,7 @@ def _life(told: Gathered, alert_id: str) -> str:
     since = (
         f"first seen {moment(row['first_seen'])}, raised by {count(row['runs'], 'run')} since"
         if row["life"] != "new"
-        else ("the first run of this audit" if row["previous_run"] is None else f"held against run {row['previous_run']}")
+        else f"held against run {row['previous_run']}"
     )
     return f"{said}{why}; {since}."
 
@@ -582,20 +675,32 @@ def _tests(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
     if row["transplant_rise"] is not None or on_text:
         figures.append(Figure(f"Gained where it is {'added' if on_text else 'pasted'}", score(row["transplant_rise"])))
     yield Figures(figures)
-    numbers = ("Pairs", "Brought by the phrase" if on_text else "Lost by the region", "By its controls", "Difference",
-               "95% interval", "Floor", "p", "q")  # fmt: skip
+    numbers = (
+        "Pairs",
+        "Brought by the phrase" if on_text else "Lost by the region",
+        "By its controls",
+        "Difference",
+        "95% interval",
+        "Floor",
+        "p",
+        "q",
+    )
     yield Table(
-        [Column("Set against" if on_text else "Covered with", wide=3), *(Column(title, "number") for title in numbers), Column("Passed")],
+        [
+            Column("Set against" if on_text else "Covered with", wide=3),
+            *(Column(title, "number") for title in numbers),
+            Column("Passed"),
+        ],
         [_test_row(test) for test in alert.tests],
-    )  # fmt: skip
+    )
     level = told.config.get("confirm", {}).get("level", "the level")
     earlier = "the first row" if on_text else "an earlier row"
     largest = "the larger p" if on_text else "the largest p"
     said = (
-        f"Confirmed needs, in {'both rows' if on_text else 'every row'}, a difference above the floor, an interval above "
-        f"zero, and q below {level}; q is {largest} of the rows (1 where {earlier} settles it), corrected for the "
-        f"{count(row['tests'], 'test')} of this run. The figures above the table are those of the "
-        f"{'weaker' if on_text else 'weakest'} row."
+        f"Confirmed needs, in {'both rows' if on_text else 'every row'}, a difference above the floor, an interval"
+        f" above zero, and q below {level}; q is {largest} of the rows (1 where {earlier} settles it), corrected for"
+        f" the {count(row['tests'], 'test')} of this run. The figures above the table are those of the"
+        f" {'weaker' if on_text else 'weakest'} row."
     )
     if on_text or row["transplant_rise"] is not None:
         said += " " + _transplant(row)
@@ -606,12 +711,12 @@ def _transplant(row: Mapping[str, Any]) -> str:
     changed = f"{score(row['transplant_rise'])} ({score(row['transplant_low'])} to {score(row['transplant_high'])})"
     if row["side"] == "text":
         return (
-            f"Added: the phrase, put into {count(row['transplant_n'], 'caption')} that say something else, changed their "
-            f"score with this image by {changed} beyond what common words did there."
+            f"Added: the phrase, put into {count(row['transplant_n'], 'caption')} that say something else, changed"
+            f" their score with this image by {changed} beyond what common words did there."
         )
     return (
-        f"Pasted: the region’s pixels, put into {count(row['transplant_n'], 'image')} whose captions say something else, "
-        f"changed the score of this caption there by {changed} beyond what pasting a control did."
+        f"Pasted: the region’s pixels, put into {count(row['transplant_n'], 'image')} whose captions say something"
+        f" else, changed the score of this caption there by {changed} beyond what pasting a control did."
     )
 
 
@@ -622,11 +727,12 @@ def _tested_text(row: Mapping[str, Any]) -> str:
         else f"That does not show that the model’s answer depends on this phrase: {row['reason']}."
     )
     return (
-        "The score of a caption is how much better it fits its own image than the best of other images, whose captions say "
-        f"something else and lack the phrase (its margin; {score(row['margin'])} on average here, in size). In "
-        f"{count(row['tested'], 'caption')} drawn at random from the slice, {wording.place(row['region'])} was left out: the "
-        f"score fell by {score(row['score_drop'])}. Two controls say what that would be without reliance: the same phrase "
-        "added to captions that lack it, for their own images, and the corpus’s commonest words in its place. " + end
+        "The score of a caption is how much better it fits its own image than the best of other images, whose captions"
+        f" say something else and lack the phrase (its margin; {score(row['margin'])} on average here, in size). In"
+        f" {count(row['tested'], 'caption')} drawn at random from the slice, {wording.place(row['region'])} was left"
+        f" out: the score fell by {score(row['score_drop'])}. Two controls say what that would be without reliance: the"
+        " same phrase added to captions that lack it, for their own images, and the corpus’s commonest words in its"
+        " place. " + end
     )
 
 
@@ -637,11 +743,11 @@ def _tested_image(row: Mapping[str, Any]) -> str:
         else f"That does not show that the model’s answer depends on this place: {row['reason']}."
     )
     return (
-        "The score of a pair is how much better its own caption fits than the best of other captions (its margin; "
-        f"{score(row['margin'])} on average here, in size). In {count(row['tested'], 'pair')} drawn at random from the slice, "
-        f"{wording.place(row['region'])} was covered: the score fell by {score(row['score_drop'])}, by the weakest of three "
-        "ways to cover it. Covering equal regions elsewhere in the same images (the controls) changed it by "
-        f"{score(row['control_drop'])}. " + end
+        "The score of a pair is how much better its own caption fits than the best of other captions (its margin;"
+        f" {score(row['margin'])} on average here, in size). In {count(row['tested'], 'pair')} drawn at random from the"
+        f" slice, {wording.place(row['region'])} was covered: the score fell by {score(row['score_drop'])}, by the"
+        " weakest of three ways to cover it. Covering equal regions elsewhere in the same images (the controls)"
+        f" changed it by {score(row['control_drop'])}. " + end
     )
 
 
@@ -650,22 +756,45 @@ def _test_row(test: Mapping[str, Any]) -> list[str]:
     figures = [score(test[key]) for key in ("drop", "control_drop", "effect")]
     interval = f"{score(test['low'])} to {score(test['high'])}"
     chances = [wording.chance(test["p"]), wording.chance(test["q"])]
-    return [_FILLS.get(test["fill"], test["fill"]), count(test["n"]), *figures, interval, score(test["floor"]), *chances, passed]  # fmt: skip
+    return [
+        _FILLS.get(test["fill"], test["fill"]),
+        count(test["n"]),
+        *figures,
+        interval,
+        score(test["floor"]),
+        *chances,
+        passed,
+    ]
 
 
 def _alert_rows(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
-        [Column("Region", "name", 2), Column("Slice", "name", 3), Column("State", wide=2), Column("Pairs", "number"),
-         Column("Attribution", "number"), Column("Area", "number"), Column("Effect", "number"), Column("Follows from", "name", 3),
-         Column("Alert", "code", 3)],
+        [
+            Column("Region", "name", 2),
+            Column("Slice", "name", 3),
+            Column("State", wide=2),
+            Column("Pairs", "number"),
+            Column("Attribution", "number"),
+            Column("Area", "number"),
+            Column("Effect", "number"),
+            Column("Follows from", "name", 3),
+            Column("Alert", "code", 3),
+        ],
         [
             [
-                row["region"], wording.slice_name(row["slice_kind"], row["slice"]), row["state"], count(row["n"]),
-                percent(row["share"]), percent(row["area"]), wording.times(row["effect"]), row["explained_by"] or "", row["alert_id"],
+                row["region"],
+                wording.slice_name(row["slice_kind"], row["slice"]),
+                row["state"],
+                count(row["n"]),
+                percent(row["share"]),
+                percent(row["area"]),
+                wording.times(row["effect"]),
+                row["explained_by"] or "",
+                row["alert_id"],
             ]
             for row in rows
         ],
-    )  # fmt: skip
+    )
 
 
 def _means(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
@@ -695,8 +824,8 @@ def _telling(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
     yield Heading(f"The {count(len(alert.pairs), 'pair')} with most bits in the {'phrase' if on_text else 'region'}")
     if on_text:
         yield Say(
-            f"Below the caption: its tokens, shaded by their bits from 0 to {top}, those of the phrase outlined; special "
-            "tokens are dashed.",
+            f"Below the caption: its tokens, shaded by their bits from 0 to {top}, those of the phrase outlined;"
+            " special tokens are dashed.",
             "note",
         )
     else:
@@ -734,8 +863,8 @@ def card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> Card:
         numbers.append(
             Held(
                 f"{_upper(wording.place(held.region))}, {what}",
-                f"{percent(held.share)} of the attribution ({wording.bits(held.bits)} bits) on {percent(held.area)} of the "
-                f"{'words' if held.side == 'text' else 'area'}",
+                f"{percent(held.share)} of the attribution ({wording.bits(held.bits)} bits) on {percent(held.area)} of"
+                f" the {'words' if held.side == 'text' else 'area'}",
                 wide=True,
             )
         )
@@ -771,35 +900,45 @@ def _lives(told: Gathered) -> Iterator[Part]:
     if not told.gone:
         return
     yield Say(
-        "Alerts that were open before this run and that it did not raise. Resolved: it could have seen them. Not seen: it "
-        "could not, so that they stay open."
+        "Alerts that were open before this run and that it did not raise. Resolved: it could have seen them. Not seen:"
+        " it could not, so that they stay open."
     )
     yield Table(
-        [Column("Life"), Column("Region", "name", 2), Column("Slice", "name", 3), Column("State", wide=2), Column("Last seen", wide=3),
-         Column("Why", "name", 5)],
+        [
+            Column("Life"),
+            Column("Region", "name", 2),
+            Column("Slice", "name", 3),
+            Column("State", wide=2),
+            Column("Last seen", wide=3),
+            Column("Why", "name", 5),
+        ],
         [
             [
-                row["life"].replace("_", " "), row["region"], wording.slice_name(row["slice_kind"], row["slice"]), row["state"],
-                moment(row["last_seen"]), row["why"] or "",
+                row["life"].replace("_", " "),
+                row["region"],
+                wording.slice_name(row["slice_kind"], row["slice"]),
+                row["state"],
+                moment(row["last_seen"]),
+                row["why"] or "",
             ]
             for row in told.gone
         ],
-    )  # fmt: skip
+    )
 
 
 def _ordinary(told: Gathered) -> Iterator[Part]:
     if not told.compared:
         return
     said = (
-        f"{count(len(told.compared), 'pair')} chosen without regard to any result: those whose id has the smallest sha256. "
-        "The same pairs appear in every report on this corpus."
+        f"{count(len(told.compared), 'pair')} chosen without regard to any result: those whose id has the smallest"
+        " sha256. The same pairs appear in every report on this corpus."
     )
     if told.alerts:
         said += " Their pictures and tokens share the scales of the pairs above."
     else:
         said += (
-            " Left: what the model sees. Right: the bits of each patch over it. Tokens are shaded by their bits from 0 to "
-            f"{wording.bits(told.album.text_top)}."
+            " Left: what the model sees. Right: the bits of each patch over it. Tokens are shaded by their bits from 0"
+            f" to {wording.bits(told.album.text_top)}."
         )
     yield Say(said)
     yield Scale(wording.bits(told.album.image_top))
@@ -824,9 +963,9 @@ def _weighed(told: Gathered) -> Iterator[Part]:
     if rows[0]["weighed"] > len(rows):
         said += f"These are the {len(rows)} with the largest effect. "
     said += (
-        "A slice is the whole corpus, a word of the captions, a value of an attribute, or a cluster of pairs whose maps are "
-        "alike; attribution and area are mean shares, and effect is their ratio. A phrase stands in double quotes: its area "
-        "is its part of the words, and its effect a ratio of odds. "
+        "A slice is the whole corpus, a word of the captions, a value of an attribute, or a cluster of pairs whose maps"
+        " are alike; attribution and area are mean shares, and effect is their ratio. A phrase stands in double quotes:"
+        " its area is its part of the words, and its effect a ratio of odds. "
     )
     said += (
         f"An alert needs an effect of at least {rules['factor']} and at least {count(rules['min_pairs'], 'pair')}."
@@ -835,17 +974,29 @@ def _weighed(told: Gathered) -> Iterator[Part]:
     )
     yield Say(said)
     yield Table(
-        [Column("Region", "name", 3), Column("Slice", "name", 4), Column("Pairs", "number"), Column("Attribution", "number"),
-         Column("Area", "number"), Column("Effect", "number"), Column("Outcome", "name", 4)],
+        [
+            Column("Region", "name", 3),
+            Column("Slice", "name", 4),
+            Column("Pairs", "number"),
+            Column("Attribution", "number"),
+            Column("Area", "number"),
+            Column("Effect", "number"),
+            Column("Outcome", "name", 4),
+        ],
         [
             [
-                row["region"], wording.slice_name(row["slice_kind"], row["slice"]), count(row["n"]), percent(row["share"]),
-                percent(row["area"]), wording.times(row["effect"]), _outcome(row),
+                row["region"],
+                wording.slice_name(row["slice_kind"], row["slice"]),
+                count(row["n"]),
+                percent(row["share"]),
+                percent(row["area"]),
+                wording.times(row["effect"]),
+                _outcome(row),
             ]
             for row in rows
         ],
         raised=[number for number, row in enumerate(rows) if row["alerted"] and row["explained_by"] is None],
-    )  # fmt: skip
+    )
 
 
 def _outcome(row: Mapping[str, Any]) -> str:
@@ -860,8 +1011,8 @@ def _self_audit(told: Gathered) -> Iterator[Part]:
         return
     yield Points([Point("", f"{_upper(said)}.") for said in told.self_audit])
     yield Say(
-        "The first figure assumes that the region moves every pair alike; a region that only some pairs need is found less "
-        "often.",
+        "The first figure assumes that the region moves every pair alike; a region that only some pairs need is found"
+        " less often.",
         "note",
     )
 
@@ -876,23 +1027,38 @@ def _gates(told: Gathered) -> Iterator[Part]:
         results = Counter((check["suite"], bool(check["success"])) for check in told.checks)
         yield Table(
             [Column("Suite", wide=2), Column("Passed", "number"), Column("Failed", "number")],
-            [[suite, str(results[suite, True]), str(results[suite, False])] for suite in sorted({c["suite"] for c in told.checks})],
-        )  # fmt: skip
+            [
+                [suite, str(results[suite, True]), str(results[suite, False])]
+                for suite in sorted({c["suite"] for c in told.checks})
+            ],
+        )
     else:
         yield Say("No check has run.")
     if failed:
         yield Table(
-            [Column("Severity"), Column("Suite", wide=2), Column("Check", wide=3), Column("Column", wide=2), Column("Rows", "number"),
-             Column("Observed", "name", 2), Column("Expected", "name", 4)],
+            [
+                Column("Severity"),
+                Column("Suite", wide=2),
+                Column("Check", wide=3),
+                Column("Column", wide=2),
+                Column("Rows", "number"),
+                Column("Observed", "name", 2),
+                Column("Expected", "name", 4),
+            ],
             [
                 [
-                    check["severity"], check["suite"], check["expectation"], check["column_name"] or "", count(check["unexpected_count"]),
-                    check["observed"] or NONE, check["detail"] or "",
+                    check["severity"],
+                    check["suite"],
+                    check["expectation"],
+                    check["column_name"] or "",
+                    count(check["unexpected_count"]),
+                    check["observed"] or NONE,
+                    check["detail"] or "",
                 ]
                 for check in failed
             ],
             "Checks that failed",
-        )  # fmt: skip
+        )
     if not told.errors:
         yield Say("No row of the corpus was left out.")
         return
@@ -916,30 +1082,113 @@ def _example(example: Mapping[str, Any]) -> str:
 def _limits(told: Gathered) -> Iterator[Part]:
     yield Terms(
         [
-            ("Attribution", "An information bottleneck (M2IB) adds noise to each patch of the image and each token of the caption, and learns how much can be taken away while image and caption still match for the model. What is left of a patch or token, in bits, is its attribution. Near zero means that the match does not need it."),
-            ("Bits", f"The stored unit is the nat; 1 nat is {round(wording.BITS_PER_NAT, 4)} bits. Nothing is rescaled per picture: the colour scale beside the pictures is the same for all pairs of this report, and a mean map has its own, stated below it."),
-            ("Share and effect", "For each pair, the part of the bits of the image that falls on a region; then the mean over the pairs of a slice. The effect is this mean divided by the region’s mean share of the area: 1 means that attribution lies as evenly as area. For a phrase, the same of a caption’s bits and words, without special tokens, as a ratio of odds."),
-            ("Confirmed", "A region that was flagged is covered in pairs of its slice, in three ways, and so are equal regions elsewhere (controls). It is confirmed if, in each way, the score loses more than by the controls, by more than a floor, beyond chance, and corrected for all tests of the run."),
-            ("Cosine", "How well image and caption match for the model, as it is and with one tower’s bottleneck in place. A cosine that stays high after the bottleneck says that what is left suffices for the match."),
-            ("Patches", "Maps are drawn as the patches that the model computes with; there is no finer information. In the pictures, patches below a twentieth of the scale fade out, so that the image is seen."),
+            (
+                "Attribution",
+                (
+                    "An information bottleneck (M2IB) adds noise to each patch of the image and each token of the"
+                    " caption, and learns how much can be taken away while image and caption still match for the model."
+                    " What is left of a patch or token, in bits, is its attribution. Near zero means that the match"
+                    " does not need it."
+                ),
+            ),
+            (
+                "Bits",
+                (
+                    f"The stored unit is the nat; 1 nat is {round(wording.BITS_PER_NAT, 4)} bits. Nothing is rescaled"
+                    " per picture: the colour scale beside the pictures is the same for all pairs of this report, and"
+                    " a mean map has its own, stated below it."
+                ),
+            ),
+            (
+                "Share and effect",
+                (
+                    "For each pair, the part of the bits of the image that falls on a region; then the mean over the"
+                    " pairs of a slice. The effect is this mean divided by the region’s mean share of the area: 1 means"
+                    " that attribution lies as evenly as area. For a phrase, the same of a caption’s bits and words,"
+                    " without special tokens, as a ratio of odds."
+                ),
+            ),
+            (
+                "Confirmed",
+                (
+                    "A region that was flagged is covered in pairs of its slice, in three ways, and so are equal"
+                    " regions elsewhere (controls). It is confirmed if, in each way, the score loses more than by the"
+                    " controls, by more than a floor, beyond chance, and corrected for all tests of the run."
+                ),
+            ),
+            (
+                "Cosine",
+                (
+                    "How well image and caption match for the model, as it is and with one tower’s bottleneck in place."
+                    " A cosine that stays high after the bottleneck says that what is left suffices for the match."
+                ),
+            ),
+            (
+                "Patches",
+                (
+                    "Maps are drawn as the patches that the model computes with; there is no finer information. In the"
+                    " pictures, patches below a twentieth of the scale fade out, so that the image is seen."
+                ),
+            ),
         ]
-    )  # fmt: skip
+    )
     weighed = told.weighed[0]["weighed"] if told.weighed else None
     many = count(weighed, "combination") if weighed else "All combinations"
     stamps = " overlays that recur pixel for pixel," if told.config.get("discover", {}).get("enabled") else ""
     yield Points(
         [
-            Point("A suspected alert is a proposal, not a proof.", " Attribution after the fact can miss spurious signals that nobody knew of, and can raise false alarms (Adebayo et al., “Post hoc explanations may be ineffective for detecting unknown spurious correlation”, ICLR 2022)."),
-            Point("Confirmed means that the score needs the region", ", on these images and against these other captions. It does not say that the region is spurious: a finding that lies there is needed too. Covering leaves unnatural images; the controls are covered in the same way."),
-            Point("Suspected does not mean harmless.", " A region that only some pairs need, or that the model uses only where nothing else speaks, can stay below the floor."),
-            Point("No alert does not mean no fault.", f" What this run would have confirmed, and how often random regions are, stands under “{_TITLES['self-audit']}”."),
-            Point("Many comparisons.", f" {many} of region and slice {'was' if weighed == 1 else 'were'} held against one threshold to be suspected, without a correction for their number; the tests that confirm are corrected."),
-            Point(f"Only the regions given,{stamps or ''} and phrases that stand out were weighed", " (fixed runs of words that captions can do without, words with digits, marks, and those listed), and only the slices that captions, attributes and clusters of maps make. A spurious signal elsewhere raises no alert."),
-            Point("What this audit cannot see:", " a signature without a place (noise, texture, a colour cast, the brightness of a device); a mark that looks different each time (dates, handwriting) at no fixed place; what every pair of the corpus has, for nothing lacks it; what the pairs of this corpus do not show; and what is smaller than a few pixels once the image is resized for the model."),
-            Point("Pairs with an alert are chosen for their effect.", " They show what the alert means, not how common it is; the mean maps and the ordinary pairs show that."),
-            Point("Maps depend on their settings", f": where each tower is cut (depth, layer), the price of a nat (beta), the statistics of the noise, and the steps of the fit.{_bottleneck(told)}"),
+            Point(
+                "A suspected alert is a proposal, not a proof.",
+                " Attribution after the fact can miss spurious signals that nobody knew of, and can raise false alarms"
+                " (Adebayo et al., “Post hoc explanations may be ineffective for detecting unknown spurious"
+                " correlation”, ICLR 2022).",
+            ),
+            Point(
+                "Confirmed means that the score needs the region",
+                ", on these images and against these other captions. It does not say that the region is spurious: a"
+                " finding that lies there is needed too. Covering leaves unnatural images; the controls are covered in"
+                " the same way.",
+            ),
+            Point(
+                "Suspected does not mean harmless.",
+                " A region that only some pairs need, or that the model uses only where nothing else speaks, can stay"
+                " below the floor.",
+            ),
+            Point(
+                "No alert does not mean no fault.",
+                " What this run would have confirmed, and how often random regions are, stands under"
+                f" “{_TITLES['self-audit']}”.",
+            ),
+            Point(
+                "Many comparisons.",
+                f" {many} of region and slice {'was' if weighed == 1 else 'were'} held against one threshold to be"
+                " suspected, without a correction for their number; the tests that confirm are corrected.",
+            ),
+            Point(
+                f"Only the regions given,{stamps or ''} and phrases that stand out were weighed",
+                " (fixed runs of words that captions can do without, words with digits, marks, and those listed), and"
+                " only the slices that captions, attributes and clusters of maps make. A spurious signal elsewhere"
+                " raises no alert.",
+            ),
+            Point(
+                "What this audit cannot see:",
+                " a signature without a place (noise, texture, a colour cast, the brightness of a device); a mark that"
+                " looks different each time (dates, handwriting) at no fixed place; what every pair of the corpus has,"
+                " for nothing lacks it; what the pairs of this corpus do not show; and what is smaller than a few"
+                " pixels once the image is resized for the model.",
+            ),
+            Point(
+                "Pairs with an alert are chosen for their effect.",
+                " They show what the alert means, not how common it is; the mean maps and the ordinary pairs show"
+                " that.",
+            ),
+            Point(
+                "Maps depend on their settings",
+                ": where each tower is cut (depth, layer), the price of a nat (beta), the statistics of the noise, and"
+                f" the steps of the fit.{_bottleneck(told)}",
+            ),
         ]
-    )  # fmt: skip
+    )
 
 
 def _bottleneck(told: Gathered) -> str:
@@ -959,14 +1208,14 @@ def _bottleneck(told: Gathered) -> str:
 def _fixed(told: Gathered) -> Iterator[Part]:
     manifest, config = told.manifest, told.config
     yield Say(
-        f"Thresholds and settings are written into the run’s manifest when it begins (here {moment(manifest['started_at'])}), "
-        "before anything is computed; a run that is resumed with others is refused. That they were chosen without looking at "
-        "earlier results on this corpus no program can know."
+        "Thresholds and settings are written into the run’s manifest when it begins (here"
+        f" {moment(manifest['started_at'])}), before anything is computed; a run that is resumed with others is"
+        " refused. That they were chosen without looking at earlier results on this corpus no program can know."
     )
     if manifest.get("reflags"):
         yield Say(
-            f"This run applies its rules to the attributions of run {manifest['reflags']}, which were known when its settings "
-            "were chosen: its thresholds were not fixed before the attributions."
+            f"This run applies its rules to the attributions of run {manifest['reflags']}, which were known when its"
+            " settings were chosen: its thresholds were not fixed before the attributions."
         )
     alerts, confirm = config.get("alerts", {}), config.get("confirm", {})
     rows = [
@@ -986,28 +1235,39 @@ def _fixed(told: Gathered) -> Iterator[Part]:
     rules = sorted((manifest.get("rules") or {}).items())
     yield Facts(
         [
-            Fact("All settings", "digest of the configuration as resolved, which stands in full under Provenance", f"sha256 {manifest['config_digest'] or NONE}"),
+            Fact(
+                "All settings",
+                "digest of the configuration as resolved, which stands in full under Provenance",
+                f"sha256 {manifest['config_digest'] or NONE}",
+            ),
             *(Fact(f"Rule {name}", "text of the query", f"sha256 {digest}") for name, digest in rules),
             *(Fact(f"Gate {suite}", "settings of the checks", f"sha256 {digest}") for suite, digest in told.suites),
         ]
-    )  # fmt: skip
+    )
 
 
 def _mapping(told: Gathered) -> Iterator[Part]:
     yield Say(
-        "A help for whoever gathers documents, and no legal advice. What is asked is put in our own words, from secondary "
-        "sources: check the text itself, and which of it applies to you and from when (for the AI Act’s duties on high-risk "
-        "systems, dates of December 2027 and August 2028 have been reported). The last column says what this report leaves "
-        "unanswered."
+        "A help for whoever gathers documents, and no legal advice. What is asked is put in our own words, from"
+        " secondary sources: check the text itself, and which of it applies to you and from when (for the AI Act’s"
+        " duties on high-risk systems, dates of December 2027 and August 2028 have been reported). The last column says"
+        " what this report leaves unanswered."
     )
     present = {"alerts": bool(told.alerts), "lives": bool(told.gone)}
     for name, asked in ASKED.items():
         yield Heading(name)
         yield Table(
-            [Column("Where", wide=3), Column("What is asked", wide=5), Column("Where it is answered", wide=5),
-             Column("What is not answered here", wide=7)],
-            [[ask.source, ask.asked, "; ".join(_where(key, present) for key in ask.chapters), ask.left] for ask in asked],
-        )  # fmt: skip
+            [
+                Column("Where", wide=3),
+                Column("What is asked", wide=5),
+                Column("Where it is answered", wide=5),
+                Column("What is not answered here", wide=7),
+            ],
+            [
+                [ask.source, ask.asked, "; ".join(_where(key, present) for key in ask.chapters), ask.left]
+                for ask in asked
+            ],
+        )
 
 
 def _where(key: str, present: Mapping[str, bool]) -> str:
@@ -1020,7 +1280,9 @@ def _where(key: str, present: Mapping[str, bool]) -> str:
 
 def _provenance(told: Gathered) -> Iterator[Part]:
     manifest = told.manifest
-    environment = ", ".join(f"{name} {version}" for name, version in sorted((manifest.get("environment") or {}).items()))
+    environment = ", ".join(
+        f"{name} {version}" for name, version in sorted((manifest.get("environment") or {}).items())
+    )
     facts = [
         Fact("Run", "", manifest["run_id"]),
         Fact("Started, finished", f"{moment(manifest['started_at'])}, {moment(manifest['finished_at'])}"),
@@ -1032,27 +1294,37 @@ def _provenance(told: Gathered) -> Iterator[Part]:
         Fact("Seed", str(manifest["seed"])),
         Fact("Code version", manifest["code_version"]),
         Fact("Environment", environment or NONE),
-        Fact("Prefect flow run", "", manifest["flow_run"]) if manifest.get("flow_run") else Fact("Prefect flow run", "none was noted"),
-    ]  # fmt: skip
+        (
+            Fact("Prefect flow run", "", manifest["flow_run"])
+            if manifest.get("flow_run")
+            else Fact("Prefect flow run", "none was noted")
+        ),
+    ]
     if manifest.get("base_run"):
-        facts.append(Fact("Builds upon", f"run {manifest['base_run']}, whose attributions of unchanged pairs it took over"))
+        facts.append(
+            Fact("Builds upon", f"run {manifest['base_run']}, whose attributions of unchanged pairs it took over")
+        )
     if manifest.get("reflags"):
         facts.append(Fact("Re-flags", f"run {manifest['reflags']}"))
     facts += [
-        Fact("Rewritten", f"{moment(entry['at'])}, {entry['what']}: {entry['why']}; the manifest before", f"sha256 {entry['sha256']}")
+        Fact(
+            "Rewritten",
+            f"{moment(entry['at'])}, {entry['what']}: {entry['why']}; the manifest before",
+            f"sha256 {entry['sha256']}",
+        )
         for entry in manifest.get("earlier_manifests", [])
-    ]  # fmt: skip
+    ]
     yield Facts(facts)
     yield Say(
-        "m2ib-audit verify recomputes all of this from the lake, and names the first file, record or row that differs; "
-        "m2ib-audit verify --report FILE says whether a copy of this report is one that was written. A chain of digests shows "
-        "what was changed within it. That its end was not cut off and made anew it shows only to someone who has kept the "
-        "digest of the ledger’s last record elsewhere.",
+        "m2ib-audit verify recomputes all of this from the lake, and names the first file, record or row that differs;"
+        " m2ib-audit verify --report FILE says whether a copy of this report is one that was written. A chain of"
+        " digests shows what was changed within it. That its end was not cut off and made anew it shows only to someone"
+        " who has kept the digest of the ledger’s last record elsewhere.",
         "note",
     )
     yield Folded("Configuration as resolved", [Code(wording.pretty(told.config))])
     yield Table(
-        [Column("File", "code", 7), Column("Rows", "number"), Column("sha256", "code", 8)],
+        [Column("File", "code"), Column("Rows", "number"), Column("sha256", "digest")],
         [[entry["path"], count(entry["rows"]), entry["sha256"]] for entry in told.files],
         "Files of the run",
     )
@@ -1066,8 +1338,8 @@ def _ledger_fact(told: Gathered) -> tuple[str, str | None]:
 
 def _by_hand(told: Gathered) -> Iterator[Part]:
     yield Say(
-        "For places that ask for ink. It stands beside the sign-offs above and does not replace them: what is written here is "
-        "on this copy alone, and no record of the ledger."
+        "For places that ask for ink. It stands beside the sign-offs above and does not replace them: what is written"
+        " here is on this copy alone, and no record of the ledger."
     )
     yield Facts(
         [
@@ -1076,4 +1348,6 @@ def _by_hand(told: Gathered) -> Iterator[Part]:
             Fact("Ledger", *_ledger_fact(told)),
         ]
     )
-    yield Lines(["Printed name", "Role", "Meaning (review, approval, responsibility, authorship)", "Date and time", "Signature"])
+    yield Lines(
+        ["Printed name", "Role", "Meaning (review, approval, responsibility, authorship)", "Date and time", "Signature"]
+    )

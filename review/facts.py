@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,7 @@ class Facts:
     superseded: list[dict[str, Any]]  # decisions that are not in force
     lives: dict[str, dict[str, Any]]  # by alert
     gone: list[dict[str, Any]]  # alerts that were open before and were not raised
+    gap: str | None = None  # why decisions that were taken upon other runs of the audit are not in here
 
     @property
     def config(self) -> dict[str, Any]:
@@ -104,12 +105,17 @@ class Facts:
 def gather(lake: Root, manifest: dict[str, Any]) -> Facts:
     """Read the facts of a run. Raises sql.LakeError if the lake or its ledger cannot be read."""
     run_id = manifest["run_id"]
+    with sql.connect(lake, run_id, reviewed=True) as connection:
+        told = _gathered(connection, lake, manifest)
     # What was judged in an earlier run counts for this one too: its audit's runs are opened with it.
     beside = [record["run_id"] for record in sql.manifests(lake) if _is_beside(record, manifest)]
-    with sql.connect(lake, run_id, beside, reviewed=True) as connection:
-        decided = _decided(connection, lake, run_id)
-    with sql.connect(lake, run_id) as connection:
-        return _gathered(connection, lake, manifest, decided)
+    if not beside or not told.lives:
+        return told
+    try:
+        with sql.connect(lake, run_id, beside, reviewed=True) as connection:
+            return replace(told, **_decided(connection, lake, run_id))
+    except sql.LakeError as error:  # what befell another run leaves this one's report possible
+        return replace(told, gap=str(error))
 
 
 def _is_beside(record: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
@@ -118,7 +124,7 @@ def _is_beside(record: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
 
 
 def _decided(connection: sql.Connection, lake: Root, run_id: str) -> dict[str, Any]:
-    """What people made of the run and its alerts."""
+    """What people made of the run and its alerts, as far as the runs that are open tell."""
     triage = sql.rows(connection, "review/decisions_of_run", run_id=run_id)
     in_force = {row["review"] for row in triage if row["review"] is not None}
     reviews = sql.rows(connection, "review/reviews_of_run", run_id=run_id)
@@ -132,9 +138,7 @@ def _decided(connection: sql.Connection, lake: Root, run_id: str) -> dict[str, A
     }
 
 
-def _gathered(
-    connection: sql.Connection, lake: Root, manifest: dict[str, Any], decided: Mapping[str, Any]
-) -> Facts:
+def _gathered(connection: sql.Connection, lake: Root, manifest: dict[str, Any]) -> Facts:
     run_id, config = manifest["run_id"], manifest["config"]
     alerts = sql.rows(connection, "review/alerts_of_run", run_id=run_id)
     alone = [alert for alert in alerts if alert["explained_by"] is None]
@@ -162,9 +166,7 @@ def _gathered(
         album=album,
         compared=album.show(compared, sorted({alert["region"] for alert in alone})),
         grids=grids,
-        weighed=sql.rows(
-            connection, "review/weighed_slices", run_id=run_id, min_pairs=min_pairs, limit=WEIGHED_SHOWN
-        ),
+        weighed=sql.rows(connection, "review/weighed_slices", run_id=run_id, min_pairs=min_pairs, limit=WEIGHED_SHOWN),
         slices=[
             (row["slice_kind"], row["n"])
             for row in sql.rows(connection, "review/kinds_of_slices", run_id=run_id, min_pairs=min_pairs)
@@ -178,7 +180,7 @@ def _gathered(
         scale=picture(overlays.scale_bar()),
         lives={row["alert_id"]: row for row in lives if row["alert_id"] is not None},
         gone=[row for row in lives if row["alert_id"] is None and row["announced"]],
-        **decided,
+        **_decided(connection, lake, run_id),
     )
 
 

@@ -27,7 +27,8 @@ ASKED: Final[dict[str, tuple[Ask, ...]]] = {
             "Annex IV, 2(d)",
             "Where the data come from, what they cover, and their main characteristics.",
             ("scope", "gates"),
-            "The corpus of this audit only: not the data that the model was trained on, nor how they were collected or labelled.",
+            "The corpus of this audit only: not the data that the model was trained on, nor how they were collected or"
+            " labelled.",
         ),
         Ask(
             "Annex IV, 2(e); Art. 14",
@@ -37,27 +38,33 @@ ASKED: Final[dict[str, tuple[Ask, ...]]] = {
         ),
         Ask(
             "Annex IV, 2(g)",
-            "How it was tested and by which measures; logs and reports of the tests, dated and signed by those responsible.",
+            "How it was tested and by which measures; logs and reports of the tests, dated and signed by those"
+            " responsible.",
             ("fixed", "alerts", "self-audit", "decisions", "provenance"),
-            "One kind of test: what the model needs in an image or caption. Not accuracy, robustness, security, or effects on groups of people.",
+            "One kind of test: what the model needs in an image or caption. Not accuracy, robustness, security, or"
+            " effects on groups of people.",
         ),
         Ask(
             "Annex IV, 3; Art. 13",
-            "What the system can and cannot do, which unintended outcomes are to be expected, and what users have to know.",
+            "What the system can and cannot do, which unintended outcomes are to be expected, and what users have to"
+            " know.",
             ("alerts", "limits", "self-audit"),
-            "Reliance on places and phrases of this corpus. Not the instructions for use, nor performance for groups of people.",
+            "Reliance on places and phrases of this corpus. Not the instructions for use, nor performance for groups of"
+            " people.",
         ),
         Ask(
             "Annex IV, 4",
             "Why the measures that were used suit the system.",
             ("limits", "self-audit"),
-            "What the measures mean and how much they find. Whether they suit the intended purpose is for the provider to argue.",
+            "What the measures mean and how much they find. Whether they suit the intended purpose is for the provider"
+            " to argue.",
         ),
         Ask(
             "Annex IV, 5; Art. 9",
             "Risks that are known and foreseeable, and tests against measures and thresholds that were set beforehand.",
             ("fixed", "alerts", "decisions"),
-            "One source of risk. Not the risk management as a whole, nor whether the thresholds are acceptable for the purpose.",
+            "One source of risk. Not the risk management as a whole, nor whether the thresholds are acceptable for the"
+            " purpose.",
         ),
         Ask(
             "Annex IV, 6",
@@ -69,7 +76,8 @@ ASKED: Final[dict[str, tuple[Ask, ...]]] = {
             "Art. 10",
             "How data are governed, and that they were examined for biases and gaps.",
             ("scope", "gates", "weighed"),
-            "Rows that were left out, look-alikes, and slices by word and attribute. Not whether the corpus represents those concerned.",
+            "Rows that were left out, look-alikes, and slices by word and attribute. Not whether the corpus represents"
+            " those concerned.",
         ),
         Ask(
             "Art. 12",
@@ -81,13 +89,15 @@ ASKED: Final[dict[str, tuple[Ask, ...]]] = {
             "Art. 15",
             "A suitable level of accuracy, robustness and security, with the measures declared.",
             ("alerts", "self-audit"),
-            "What the score loses without a region, with an interval. No accuracy: the corpus has no labels. No attack was tried.",
+            "What the score loses without a region, with an interval. No accuracy: the corpus has no labels. No attack"
+            " was tried.",
         ),
         Ask(
             "Art. 18, 19",
             "Documentation is kept for ten years, and logs for six months at least.",
             ("provenance",),
-            "Digests by which a kept copy can be checked. Keeping the lake, its corpus and this report is for the provider to do.",
+            "Digests by which a kept copy can be checked. Keeping the lake, its corpus and this report is for the"
+            " provider to do.",
         ),
     ),
     NIST: (
@@ -113,7 +123,8 @@ ASKED: Final[dict[str, tuple[Ask, ...]]] = {
             "Measure 2.3",
             "Performance is measured, and shown for conditions like those of its use.",
             ("scope", "alerts"),
-            "Reliance on this corpus. Whether the corpus is like the use, and how well the model performs there, is not answered.",
+            "Reliance on this corpus. Whether the corpus is like the use, and how well the model performs there, is not"
+            " answered.",
         ),
         Ask(
             "Measure 2.9",
@@ -131,22 +142,25 @@ ASKED: Final[dict[str, tuple[Ask, ...]]] = {
     CFR: (
         Ask(
             "11.50",
-            "A signed record shows the signer’s printed name, date and time, and what the signature means, wherever people can read it.",
+            "A signed record shows the signer’s printed name, date and time, and what the signature means, wherever"
+            " people can read it.",
             ("decisions",),
-            "All three are shown for each decision and sign-off. Whether they bind the signer is for your procedures (11.100, 11.200) to say.",
+            "All three are shown for each decision and sign-off. Whether they bind the signer is for your procedures"
+            " (11.100, 11.200) to say.",
         ),
         Ask(
             "11.10(e)",
             "An audit trail that a computer writes and dates, and in which nothing hides what stood there before.",
             ("decisions", "provenance"),
-            "A chain of records in which any change is found. The clock is the machine’s own, and a chain does not show that its end was cut "
-            "off and made anew unless its last digest is kept elsewhere.",
+            "A chain of records in which any change is found. The clock is the machine’s own, and a chain does not show"
+            " that its end was cut off and made anew unless its last digest is kept elsewhere.",
         ),
         Ask(
             "11.70",
             "A signature cannot be taken from one record and put under another.",
             ("decisions",),
-            "Each signature names the digest of what was signed. The handwritten line at the end of this report does not.",
+            "Each signature names the digest of what was signed. The handwritten line at the end of this report does"
+            " not.",
         ),
     ),
 }

@@ -77,7 +77,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table; kind: 'text', 'number', 'name' (foreign text), 'code'; wide: parts of the width."""
+    """A column of a table; kind: 'text', 'number', 'name' (foreign text), 'code', 'digest'; wide: its part of it."""
 
     title: str
     kind: str = "text"
@@ -185,9 +185,7 @@ class Lines:
     labels: Sequence[str]
 
 
-Part = (
-    Say | Heading | Points | Facts | Figures | Table | Terms | Means | Scale | Card | Folded | Code | Lines
-)
+Part = Say | Heading | Points | Facts | Figures | Table | Terms | Means | Scale | Card | Folded | Code | Lines
 
 
 @dataclass(frozen=True)
@@ -225,7 +223,5 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(entry)
     elif is_dataclass(value):
         for each in fields(value):
-            if each.name not in ("key", "kind", "to", "described", "shown", "mapped"):
+            if each.name not in ("key", "kind", "to", "dated", "described", "shown", "mapped"):
                 yield from strings(getattr(value, each.name))
-
-

@@ -60,8 +60,8 @@ def write_report(
 ) -> Root:
     """Write the report of a run, or of the `latest`, and return its path; default: beside the run's data.
 
-    The same lake and corpus give the same bytes. Their sha256 is noted in the lake's ledger, once, so that a copy can be
-    told from one that was changed. by: what wrote it.
+    The same lake and corpus give the same bytes. Their sha256 is noted in the lake's ledger, once, so that a copy can
+    be told from one that was changed. by: what wrote it.
 
     Raises:
         ReportError: the run is not in the lake, or the file cannot be written.
@@ -71,7 +71,9 @@ def write_report(
     data = rendered(told, kind, fonts)
     path: Root = Path(out) if out is not None else lake / "runs" / told.run_id / f"report.{kind}"
     if out is None:
-        note(lake, told.run_id, kind, data, by)  # before it is there: nobody finds a report that the ledger does not know
+        note(
+            lake, told.run_id, kind, data, by
+        )  # before it is there: nobody finds a report that the ledger does not know
     if isinstance(path, Path):
         write_page(data, path, "report")
     else:

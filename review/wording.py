@@ -45,9 +45,15 @@ def slice_name(slice_kind: str, name: str) -> str:
     return f"{said[slice_kind]} “{isolated(name)}”" if slice_kind in said else isolated(name)
 
 
+_TURNING = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
+
+
 def isolated(text: str) -> str:
-    """Isolate foreign text within a sentence: Arabic or Hebrew must not turn the words around it."""
-    return text if text.isascii() else f"\u2068{text}\u2069"
+    """Isolate foreign text within a sentence: Arabic or Hebrew must not turn the words around it.
+
+    Characters that do nothing but turn directions are left out: one of them could end the isolation.
+    """
+    return text if text.isascii() else f"\u2068{text.translate(_TURNING)}\u2069"
 
 
 def sentence(alert: Mapping[str, Any]) -> str:

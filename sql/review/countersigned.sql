@@ -1,3 +1,3 @@
 -- The second signatures that count, by the record that they stand by.
--- Grain: review or sign-off.
+-- Grain: review or sign-off. Parameters: none.
 SELECT * FROM countersigned ORDER BY record;

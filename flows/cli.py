@@ -651,6 +651,7 @@ def report(
     fonts: Annotated[
         list[Path] | None, typer.Option(help="Folder of fonts for scripts that the PDF's own do not have; repeat.")
     ] = None,
+    key: KeyOption = None,
     lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
@@ -662,7 +663,9 @@ def report(
     if absent := [path for path in fonts or () if not path.is_dir()]:
         _stop(Exit.BAD_INPUT, f"--fonts: got {absent[0]}, expected a folder with font files")
     try:
-        path = write_report(_root(lake), run_id, out, "pdf" if pdf else "html", fonts or (), by="m2ib-audit report")
+        path = write_report(
+            _root(lake), run_id, out, "pdf" if pdf else "html", fonts or (), "m2ib-audit report", _signer(key)
+        )
     except (ReportError, sql.LakeError) as error:
         _stop(Exit.BAD_INPUT, str(error))
     if as_json:
@@ -681,6 +684,7 @@ def sign(
     four_eyes: Annotated[
         bool, typer.Option("--four-eyes", help="It holds only once a second person has countersigned.")
     ] = False,
+    key: KeyOption = None,
     lake: LakeOption = "lake",
     as_json: JsonOption = False,
 ) -> None:
@@ -693,7 +697,8 @@ def sign(
     root = _root(lake)
     try:
         run_id = _complete_run(root, run_id)
-        record = sign_off(root, Reviewer(name, role, "declared"), run_id, meaning, statement, four_eyes=four_eyes)
+        who = Reviewer(name, role, "declared")
+        record = sign_off(root, who, run_id, meaning, statement, four_eyes=four_eyes, signer=_signer(key))
     except (TriageError, sql.LakeError) as error:
         _stop(Exit.BAD_INPUT, str(error))
     counts = record.body["alerts"]

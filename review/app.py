@@ -14,6 +14,7 @@ from review.pages import (
     alerts,
     compare,
     decisions,
+    downloads,
     errors,
     guide,
     overview,
@@ -30,7 +31,20 @@ from stores import Root
 STATIC: Final = Path(__file__).parent / "static"
 _ROUTERS: Final = tuple(
     each.router
-    for each in (sign_in, decisions, overview, alerts, runs, pairs, pictures, compare, errors, sql_page, guide)
+    for each in (
+        sign_in,
+        decisions,
+        overview,
+        alerts,
+        runs,
+        pairs,
+        pictures,
+        compare,
+        errors,
+        sql_page,
+        guide,
+        downloads,
+    )
 )
 
 

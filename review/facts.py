@@ -132,7 +132,7 @@ def _decided(connection: sql.Connection, lake: Root, run_id: str) -> dict[str, A
     return {
         "ledger": read[-1] if read else None,
         "triage": {row["alert_id"]: row for row in triage if row["alert_id"] is not None},
-        "sign_offs": sql.rows(connection, "review/sign_offs_of_run", run_id=run_id),
+        "sign_offs": sql.rows(connection, "review/sign_offs_in_full", run_id=run_id),
         "countersigned": {row["record"]: row for row in sql.rows(connection, "review/countersigned")},
         "superseded": [row for row in reviews if row["number"] not in in_force],
     }

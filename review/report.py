@@ -20,6 +20,7 @@ from review.facts import gather
 from review.pairs import SHADES
 from review.parts import Document
 from stores import Root, ledger
+from stores.ledger import Signer
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _FILTERS = (
@@ -56,12 +57,17 @@ def rendered(told: Document, kind: str, fonts: Collection[Path] = ()) -> bytes:
 
 
 def write_report(
-    lake: Root, run_id: str, out: Path | None = None, kind: str = "html", fonts: Collection[Path] = (), by: str = "run"
+    lake: Root,
+    run_id: str,
+    out: Path | None = None,
+    kind: str = "html",
+    fonts: Collection[Path] = (),
+    by: str | None = None,
+    signer: Signer | None = None,
 ) -> Root:
     """Write the report of a run, or of the `latest`, and return its path; default: beside the run's data.
 
-    The same lake and corpus give the same bytes. Their sha256 is noted in the lake's ledger, once, so that a copy can
-    be told from one that was changed. by: what wrote it.
+    The same lake and corpus give the same bytes. by: what wrote it, if its sha256 is to be noted in the lake's ledger.
 
     Raises:
         ReportError: the run is not in the lake, or the file cannot be written.
@@ -70,28 +76,26 @@ def write_report(
     told = report_document(lake, run_id)
     data = rendered(told, kind, fonts)
     path: Root = Path(out) if out is not None else lake / "runs" / told.run_id / f"report.{kind}"
-    if out is None:
-        note(
-            lake, told.run_id, kind, data, by
-        )  # before it is there: nobody finds a report that the ledger does not know
+    if by is not None:
+        note_report(lake, told.run_id, kind, data, by, signer)  # first: no report lies about that the ledger lacks
     if isinstance(path, Path):
-        write_page(data, path, "report")
-    else:
-        with stores.written_aside(path) as aside:
-            aside.write_bytes(data)
-    if out is not None:
-        note(lake, told.run_id, kind, data, by)
+        return write_page(data, path, "report")
+    with stores.written_aside(path) as aside:
+        aside.write_bytes(data)
     return path
 
 
-def note(lake: Root, run_id: str, kind: str, data: bytes, by: str) -> None:
-    """Note a report's sha256 in the lake's ledger, unless it is there. Raises sql.LakeError."""
-    body = {"run_id": run_id, "format": kind, "sha256": hashlib.sha256(data).hexdigest()}
-    known = (record.body for record in ledger.of_kind(ledger.records(lake), "report"))
-    if any(body.items() <= record.items() for record in known):
+def note_report(lake: Root, run_id: str, kind: str, data: bytes, by: str, signer: Signer | None = None) -> None:
+    """Note a report's sha256 in the lake's ledger, once, so that a copy can be told from one that was changed.
+
+    Raises sql.LakeError.
+    """
+    body = {"run_id": run_id, "format": kind, "sha256": ledger.sha256(data)}
+    known = ledger.of_kind(ledger.records(lake), "report")
+    if any(body.items() <= record.body.items() for record in known):
         return
     try:
-        ledger.append(lake, "report", body | {"by": by})
+        ledger.append(lake, "report", body | {"by": by}, signer)
     except OSError as error:
         raise sql.LakeError(
             f"ledger: the report was not noted ({error.strerror or error}); see to the lake's space and permissions"

@@ -8,10 +8,13 @@ import types
 
 import pytest
 import typer
+from pypdf import PdfReader
 from typer.testing import CliRunner
 
 from flows import cli
 from review.contact_sheet import page_of
+from stores import ledger
+from stores.keys import load_key, new_key
 from tasks.records import AlertRules
 from tasks.store import corner_boxes
 
@@ -268,6 +271,43 @@ def test_a_report_is_written_and_its_path_printed(call, audited, tmp_path):
     assert audited.run.run_id in out.read_text()
     result = call("report", "latest", "--json", where=audited.run.lake)
     assert last_line(result) == {"report": str(audited.run.folder / "report.html")}
+
+
+def test_a_run_is_signed_off_and_its_pdf_written_from_the_command_line(call, alerted, tmp_path):
+    said = {"--name": "Ada Okafor", "--role": "radiologist", "--meaning": "approval", "--statement": "Not for use."}
+    options = [text for option in said.items() for text in option]
+    new_key(tmp_path / "key")
+    result = call("sign", "latest", *options, "--key", tmp_path / "key", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert last_line(result)["run_id"] == alerted.run_id
+    (record,) = ledger.records(alerted.lake)
+    assert (record.kind, record.body["reviewer"]["identity"]) == ("sign_off", "declared")
+    assert record.key_id == load_key(tmp_path / "key").key_id
+    result = call("report", alerted.run_id, "--pdf")
+    assert result.stdout.strip() == str(alerted.folder / "report.pdf")
+    text = "".join(page.extract_text() for page in PdfReader(alerted.folder / "report.pdf").pages)
+    assert "Printed name Ada Okafor" in " ".join(text.split())
+    assert [record.kind for record in ledger.records(alerted.lake)] == ["sign_off", "report"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("sign", "latest", "--meaning", "fun"), "meaning: got 'fun', expected one of review, approval"),
+        (("sign", "nonsense", "--meaning", "review"), "run: got 'nonsense', expected a complete run"),
+        (("sign", "latest", "--meaning", "review", "--statement", " "), "statement: got nothing"),
+        (("sign", "latest", "--meaning", "review", "--key", "nowhere"), "key: nowhere cannot be read"),
+        (("report", "latest", "--fonts", "."), "--fonts: is for the PDF alone"),
+        (("report", "latest", "--pdf", "--fonts", "nowhere"), "--fonts: got nowhere, expected a folder"),
+    ],
+)
+def test_what_cannot_be_signed_or_written_is_bad_input(call, alerted, arguments, fault):
+    given = {"--name": "Ada", "--role": "radiologist", "--statement": "Seen."} if arguments[0] == "sign" else {}
+    rest = [text for option in given.items() if option[0] not in arguments for text in option]
+    result = call(*arguments, *rest)
+    assert result.exit_code == 2
+    assert fault in result.stderr
+    assert ledger.records(alerted.lake) == []
 
 
 def test_a_report_of_an_unknown_run_is_bad_input(call, alerted):

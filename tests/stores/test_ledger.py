@@ -203,3 +203,13 @@ def test_files_that_are_no_records_are_left_alone(root):
     assert ledger.number_of("00000001.json") == 1
     for name in ("00000000.json", "1.json", "000000001.json", "HEAD"):
         assert ledger.number_of(name) is None
+
+
+def test_in_s3_a_record_is_created_only_if_there_is_none(s3, monkeypatch):
+    """As the driver says it to the store: If-None-Match, and an answer that the name is taken."""
+    root = stores.lake_root(f"s3://{s3.bucket}/a-ledger")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: append(root, "run", {"run_id": number}), range(12)))
+    assert sorted(record.body["run_id"] for record in records(root)) == list(range(12))
+    assert not stores.create(path_of(root, 3), b"another")
+    assert records(root)[2] == ledger.parse(3, stores.contents(path_of(root, 3)))

@@ -956,6 +956,7 @@ def review(
     allow_anonymous_read: Annotated[
         bool, typer.Option("--allow-anonymous-read", help="Anyone may read, nobody may write.")
     ] = False,
+    key: KeyOption = None,
 ) -> None:
     """Show the lake as pages: alerts with all that speaks for and against them, pairs, runs, errors. Ctrl+C ends it.
 
@@ -980,6 +981,7 @@ def review(
         proxy_from=tuple(proxy_from or ()),
         public_url=public_url,
         allow_anonymous_read=allow_anonymous_read,
+        signer=_signer(key),
     )
     try:
         app_of_lake = create_app(root, settings)

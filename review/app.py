@@ -56,6 +56,7 @@ def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
     app = FastAPI(title="m2ib-audit review", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.lens = Lens(lake)
     app.state.settings = settings or ReviewSettings()
+    app.state.signer = app.state.settings.signer
     app.add_middleware(Guard, access=Access(app.state.settings))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for router in _ROUTERS:

@@ -1,7 +1,9 @@
 """What the page is told when it starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from stores.ledger import Signer
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,5 @@ class ReviewSettings:
     """After which a user signs in again, whatever happens."""
     four_eyes: bool = False
     """Decisions that close an alert, and sign-offs, need a second person, whatever the run's AUDIT.toml says."""
+    signer: Signer | None = field(default=None, repr=False)
+    """The key that signs what the page adds to the lake's ledger."""

@@ -158,6 +158,7 @@ def _decided(request: Request, reviewer: Reviewer, run_id: str, alert_id: str) -
         _until(form),
         four_eyes=request.app.state.settings.four_eyes,
         seen=int(seen) if seen.isascii() and seen.isdecimal() and len(seen) < 16 else 0,
+        signer=request.app.state.signer,
     )
 
 
@@ -237,7 +238,12 @@ def countersign(request: Request, number: int) -> Response:
     there = local_path(form.get("next"))
     try:
         triage.countersign(
-            lens_of(request).lake, signer_of(request), number, form.get("meaning", ""), form.get("statement", "")
+            lens_of(request).lake,
+            signer_of(request),
+            number,
+            form.get("meaning", ""),
+            form.get("statement", ""),
+            signer=request.app.state.signer,
         )
     except (TriageError, _NotSignedError) as error:
         facts = _form_facts(request, lens_of(request).whole())
@@ -275,6 +281,7 @@ def sign_off(request: Request, run_id: str) -> Response:
                     form.get("meaning", ""),
                     form.get("statement", ""),
                     four_eyes=request.app.state.settings.four_eyes,
+                    signer=request.app.state.signer,
                 )
                 return RedirectResponse(f"/runs/{quote(run_id)}/sign-off?recorded={record.number}#sign-off", 303)
             except (TriageError, _NotSignedError) as error:

@@ -13,6 +13,7 @@ from review import users
 from review.app import create_app
 from review.settings import ReviewSettings
 from stores import ledger
+from stores.keys import load_key, new_key
 
 PASSWORD = "four unrelated words"  # noqa: S105
 HERE = "http://127.0.0.1:8765"
@@ -456,3 +457,15 @@ def test_anonymous_readers_see_decisions_and_no_forms(page_of, alert):
     assert "For reading only" in browser.text
     assert '<form method="post"' not in browser.answer.text
     assert 'type="checkbox"' not in browser.get("/alerts").answer.text
+
+
+def test_a_key_of_the_page_signs_its_records(page_of, alert, run, tmp_path):
+    public = new_key(tmp_path / "key")
+    browser = page_of(signer=load_key(tmp_path / "key"), four_eyes=True)()
+    browser.get(alert).send(f"{alert}/decide", **SAID, **WHO)
+    browser.get(alert).send("/records/1/countersign", name="Bob Other", role="quality", meaning="review")
+    off = f"/runs/{run.run_id}/sign-off"
+    browser.get(off).send(off, statement="seen", meaning="review", **WHO).send(off)
+    found = ledger.records(run.lake)
+    assert [record.kind for record in found] == ["review", "countersign", "sign_off"]
+    assert [public.signed(record.unsigned(), record.signature or "") for record in found] == [True] * 3

@@ -258,7 +258,7 @@ def test_a_shard_that_kills_its_worker_is_set_aside(environment, ray_cluster, au
 
 
 @pytest.mark.slow
-def test_a_server_that_the_cluster_does_not_reach_is_bad_input(environment, audit_file, tmp_path):
+def test_ray_without_a_prefect_server_is_bad_input(environment, audit_file, tmp_path):
     """And nothing is started for it."""
     path, _ = audit_file("alone", engine="ray")
     alone = {key: value for key, value in environment.items() if key != "PREFECT_API_URL"}

@@ -486,7 +486,7 @@ def alerts(
     if not found:
         output.print(f"no alerts in {_runs_shown(root, run_id)} of {root}", markup=False)
         return
-    columns = ("run_id", "alert_id", "state", "severity", "region", "slice", "n", "share", "area", "effect")
+    columns = ("run_id", "alert_id", "life", "state", "severity", "region", "slice", "n", "share", "area", "effect")
     tested = ("score_effect", "floor", "q", "explained_by", "decision")
     _print_table([{key: row[key] for key in (*columns, *tested)} for row in found])
     for audited in dict.fromkeys(row["run_id"] for row in found):
@@ -1004,12 +1004,17 @@ def review(
 
 @app.command()
 def verify(
-    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="A run's id, `latest`, or `all`.")],
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN_ID]", help="A run's id, `latest`, or `all`; not needed with --report.")
+    ] = None,
     head: Annotated[
         str | None, typer.Option(metavar="SHA256", help="Head that was noted earlier: it has to be in the chain.")
     ] = None,
     public_key: Annotated[
         Path | None, typer.Option("--public-key", help="Every record has to be signed by this key (a .pub file).")
+    ] = None,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="A copy of a report: is it one that was written?")
     ] = None,
     lake: LakeOption = "lake",
     as_json: JsonOption = False,
@@ -1020,21 +1025,52 @@ def verify(
     from review.verify import verify as recompute
     from stores.keys import KeyFileError, load_public
 
+    if run_id is None and report_file is None:
+        _stop(Exit.BAD_INPUT, "verify: got nothing to verify, expected a run's id, latest, all, or --report FILE")
+    if run_id is None and (head or public_key):
+        _stop(Exit.BAD_INPUT, "verify: --head and --public-key are about the chain, expected a run's id or all as well")
     try:
-        public = None if public_key is None else load_public(public_key)
-        verdict = recompute(_root(lake), run_id, public, head)
+        answer: dict[str, Any] = {} if report_file is None else _verified_report(_root(lake), report_file)
+        if run_id is None:
+            verdict = None
+        else:
+            public = None if public_key is None else load_public(public_key)
+            verdict = recompute(_root(lake), run_id, public, head)
     except (VerifyError, KeyFileError) as error:
         _stop(Exit.BAD_INPUT, str(error))
     except sql.LakeError as error:
         _stop(Exit.FAILURE, str(error))
     except OSError as error:
         _stop(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; mend this, and verify again")
-    for line in lines(verdict):
+    for line in [] if verdict is None else lines(verdict):
         output.print(line, markup=False)
     if as_json:
-        print(_as_json(told(verdict)))
-    if not verdict.whole:
+        print(_as_json(answer | ({} if verdict is None else told(verdict))))
+    if (verdict is not None and not verdict.whole) or answer.get("known") is False:
         raise typer.Exit(Exit.FAILURE)
+
+
+def _verified_report(lake: Root, path: Path) -> dict[str, Any]:
+    """Say whether a file is a report that the lake's ledger knows; the answer for --json."""
+    from review.verify import VerifyError, written_report
+
+    try:
+        record, since = written_report(lake, path.read_bytes())
+    except VerifyError as error:
+        errors.print(f"m2ib-audit: {error}", markup=False)
+        return {"report": str(path), "known": False}
+    body = record.body
+    output.print(
+        f"report {path}: as it was written for run {body['run_id']} on {record.time:%Y-%m-%d %H:%M:%S} UTC "
+        f"(record {record.number} of the ledger)",
+        markup=False,
+    )
+    if since:
+        named = ", ".join(str(one.number) for one in since)
+        output.print(f"  decided or signed since then, and not in it: record {named}", markup=False)
+    return {
+        "report": str(path), "known": True, "run_id": body["run_id"], "record": record.number, "since": len(since),
+    }  # fmt: skip
 
 
 keys = typer.Typer(no_args_is_help=True, help="Keys that sign the lake's ledger.")

@@ -77,7 +77,9 @@ def write_report(
     data = rendered(told, kind, fonts)
     path: Root = Path(out) if out is not None else lake / "runs" / told.run_id / f"report.{kind}"
     if by is not None:
-        note_report(lake, told.run_id, kind, data, by, signer)  # first: no report lies about that the ledger lacks
+        # First: no report lies about that the ledger lacks.
+        where = {} if out is not None else {"path": f"runs/{told.run_id}/report.{kind}"}
+        note_report(lake, told.run_id, kind, data, by, signer, **where)
     if isinstance(path, Path):
         return write_page(data, path, "report")
     with stores.written_aside(path) as aside:
@@ -85,12 +87,16 @@ def write_report(
     return path
 
 
-def note_report(lake: Root, run_id: str, kind: str, data: bytes, by: str, signer: Signer | None = None) -> None:
+def note_report(
+    lake: Root, run_id: str, kind: str, data: bytes, by: str, signer: Signer | None = None, **where: str
+) -> None:
     """Note a report's sha256 in the lake's ledger, once, so that a copy can be told from one that was changed.
+
+    where: its `path` below the lake, if it has to stay there.
 
     Raises sql.LakeError.
     """
-    body = {"run_id": run_id, "format": kind, "sha256": ledger.sha256(data)}
+    body = {"run_id": run_id, "format": kind, "sha256": ledger.sha256(data), **where}
     known = ledger.of_kind(ledger.records(lake), "report")
     if any(body.items() <= record.body.items() for record in known):
         return

@@ -365,6 +365,26 @@ def _judged(prefix: str, own: Sequence[Record], manifests: set[str], verdict: Ve
             verdict.faults.append(Fault(f"{ledger.FOLDER}/{record.number:08d}.json", what, f"record {record.number}"))
 
 
+def written_report(lake: Root, data: bytes) -> tuple[Record, list[Record]]:
+    """The record of the ledger that knows a report's bytes, and what was decided or signed about its run since.
+
+    Raises:
+        VerifyError: no record knows them.
+        sql.LakeError: the ledger cannot be read, or is not whole.
+    """
+    records = ledger.records(lake)
+    digest = ledger.sha256(data)
+    known = [one for one in ledger.of_kind(records, "report") if one.body.get("sha256") == digest]
+    if not known:
+        raise VerifyError(
+            f"report: got a file with sha256 {digest}, expected that of one which the ledger of {lake} knows: it was "
+            "changed after it was written, or comes from another lake; write it anew with m2ib-audit report"
+        )
+    record = known[0]
+    since = ledger.of_kind(records[record.number :], "review", "sign_off")
+    return record, [one for one in since if one.body.get("run_id") == record.body.get("run_id")]
+
+
 def _reports(
     lake: Root,
     prefix: str,

@@ -290,6 +290,26 @@ def test_a_run_is_signed_off_and_its_pdf_written_from_the_command_line(call, ale
     assert [record.kind for record in ledger.records(alerted.lake)] == ["sign_off", "report"]
 
 
+def test_a_copy_of_a_report_is_told_from_one_that_was_changed(call, alerted, tmp_path):
+    copy = tmp_path / "kept.html"
+    assert call("report", "latest", "--out", copy).exit_code == 0
+    result = call("verify", "--report", copy, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert f"as it was written for run {alerted.run_id}" in result.stdout
+    assert last_line(result) == {"report": str(copy), "known": True, "run_id": alerted.run_id, "record": 1, "since": 0}
+    options = ("--name", "Ada", "--role", "radiologist", "--meaning", "review", "--statement", "Seen.")
+    assert call("sign", "latest", *options).exit_code == 0
+    result = call("verify", "--report", copy)
+    assert (result.exit_code, "and not in it: record 2" in result.stdout) == (0, True)
+    copy.write_bytes(copy.read_bytes().replace(b"suspected", b"imagined!", 1))
+    result = call("verify", "--report", copy, "--json")
+    assert (result.exit_code, last_line(result)["known"]) == (1, False)
+    assert "changed after it was written" in result.stderr
+    for nothing in ((), ("--head", "0" * 64, "--report", copy)):
+        assert call("verify", *nothing).exit_code == 2
+    assert call("verify", "--report", tmp_path / "nowhere").exit_code == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [

@@ -290,11 +290,13 @@ def test_a_written_report_is_noted_in_the_ledger_once(lake, judged, tmp_path):
     page = write_report(lake.path, RUN, by="a test")
     copy = write_report(lake.path, RUN, tmp_path / "copy.html", by="again")
     assert page.read_bytes() == copy.read_bytes()
+    write_report(lake.path, RUN, by="a test")
     pdf = write_report(lake.path, RUN, kind="pdf", by="a test")
     assert pdf == judged.folder / "report.pdf"
     noted = ledger.of_kind(ledger.records(lake.path), "report")
     assert [(record.body["format"], record.body["by"]) for record in noted] == [("html", "a test"), ("pdf", "a test")]
     assert noted[1].body["sha256"] == ledger.sha256(pdf.read_bytes())
+    assert noted[1].body["path"] == f"runs/{RUN}/report.pdf"
     assert write_report(lake.path, RUN).read_bytes() == page.read_bytes()  # records of reports are no news to it
     sign_off(lake.path, JO, RUN, "review", "Seen.")
     assert write_report(lake.path, RUN).read_bytes() != copy.read_bytes()

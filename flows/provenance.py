@@ -33,7 +33,7 @@ def _source_digest(root: Path) -> str:
     sha = hashlib.sha256()
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*")):
-            if path.suffix in (".py", ".sql", ".j2", ".css"):
+            if path.suffix in (".py", ".sql", ".j2", ".css", ".typ"):
                 sha.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return sha.hexdigest()[:12]
 

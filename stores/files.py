@@ -164,7 +164,9 @@ def folders(path: Root) -> list[str]:
 def names(folder: Root) -> list[str]:
     """Names of the files in a folder, ordered; none where nothing is. Raises LakeError."""
     if isinstance(folder, Path):
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_file()) if folder.is_dir() else []
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:  # asks no file by itself
+            return sorted(entry.name for entry in found if entry.is_file())
+        return []
     return sorted(_name(entry) for entry in _listed(folder) if entry["type"] == "file")
 
 

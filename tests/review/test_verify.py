@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import re
 import shutil
 
 import pytest
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 
 import stores
 from flows import cli
+from review import damage
+from review import verify as verifying
 from review.triage import Reviewer, countersign, decide, sign_off
 from review.verify import VerifyError, verify
 from stores import ledger
@@ -55,6 +58,12 @@ def whole(filled_once, tmp_path):
     return shutil.copytree(filled_once, tmp_path / "lake")
 
 
+@pytest.fixture
+def unlocated(monkeypatch):
+    """Where a Parquet file is damaged is not looked for: that takes a process each."""
+    monkeypatch.setattr(verifying, "in_parquet", lambda _: "somewhere")
+
+
 def files(lake):
     return sorted(path.relative_to(lake).as_posix() for path in lake.rglob("*") if path.is_file())
 
@@ -92,7 +101,7 @@ def harmed(path):
         path.write_bytes(data)
 
 
-def test_a_flipped_bit_anywhere_is_found_and_its_file_named(whole):
+def test_a_flipped_bit_anywhere_is_found_and_its_file_named(whole, unlocated):
     lot = random.Random(7)  # noqa: S311  # no secret
     for name in files(whole):
         size = (whole / name).stat().st_size
@@ -114,7 +123,7 @@ def test_bits_all_over_the_ledger_s_end_are_found(whole):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_bytes_put_anywhere_are_found(whole, data):
+def test_any_bytes_put_anywhere_are_found(whole, unlocated, data):
     name = data.draw(st.sampled_from(files(whole)))
     with harmed(whole / name) as path:
         before = path.read_bytes()
@@ -126,14 +135,25 @@ def test_any_bytes_put_anywhere_are_found(whole, data):
 
 
 @pytest.mark.slow
-def test_every_bit_of_every_byte_is_found(whole):
-    """Run by run, as a whole lake takes longer."""
-    for name in files(whole):
-        scope = name.split("/")[1] if name.startswith("runs/") else "latest"
-        for at in range((whole / name).stat().st_size):
-            with harmed(whole / name) as path:
+def test_every_bit_of_every_byte_of_a_tiny_lake_is_found(lake_of_one_pair, unlocated):
+    for name in files(lake_of_one_pair):
+        for at in range((lake_of_one_pair / name).stat().st_size):
+            with harmed(lake_of_one_pair / name) as path:
                 flipped(path, at, at % 8)
-                assert named(whole, scope)[:1] == [name], (name, at)
+                assert named(lake_of_one_pair)[:1] == [name], (name, at)
+
+
+@pytest.fixture
+def lake_of_one_pair(hand_written_run, tmp_path):
+    """A run of one table, its report, and a signature."""
+    run = hand_written_run(tmp_path, "20260101T000000-aaaaaa").begin(chained=True)
+    run.add_pairs(["a caption"])
+    run.finish("completed")
+    chain_end(run)
+    stores.put(run.folder / "report.html", b"<html>the report</html>")
+    chain_report(run, "report.html")
+    sign_off(tmp_path, ANN, run.run_id, "review", "seen")
+    return tmp_path
 
 
 def test_a_file_that_is_gone_is_named(whole):
@@ -376,3 +396,22 @@ def test_a_key_is_made_by_the_command(tmp_path):
     assert done.exit_code == 0
     assert load_key(tmp_path / "key").key_id in done.stdout
     assert CliRunner().invoke(cli.app, ["key", "new", str(tmp_path / "key")]).exit_code == 2
+
+
+def test_a_file_at_which_its_reader_crashes_ends_nothing(tmp_path, monkeypatch):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1" + bytes(20) + b"PAR1")
+    script = tmp_path / "crash.py"
+    script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setattr(damage, "__file__", str(script))
+    assert damage.in_parquet(tmp_path / "x.parquet") == (
+        "footer or pages: so damaged that its reader crashes (exit code -11)"
+    )
+
+
+@pytest.mark.slow
+def test_damage_anywhere_in_a_parquet_file_is_located_somehow(lake_of_one_pair):
+    path = lake_of_one_pair / "runs" / "20260101T000000-aaaaaa" / "pairs" / "part-00000.parquet"
+    for at in range(3, path.stat().st_size, 29):
+        with harmed(path):
+            flipped(path, at, at % 8)
+            assert re.match("(header|footer|rows|size)", damage.in_parquet(path)), at

@@ -1,11 +1,11 @@
-"""Every page, as a browser shows it: nothing from outside, nothing on the console, readable by everyone at every width."""
+"""Every page, as a browser shows it: nothing from outside, nothing on the console, readable at every width."""
 
 from pathlib import Path
 
 import pytest
 
 CHECKS = (Path(__file__).parent / "checks.js").read_text(encoding="utf-8")
-PAGESX = (
+PAGES = (
     *("/", "/alerts", "/alerts?follow=all&run=all", "/runs", "/errors", "/sql", "/help", "/compare"),
     *("{run}", "{run}/pairs", "{run}/sample", "{run}/sign-off", "{alert}", "{alert}/decide", "{pair}", "{injected}"),
     "{compare}",

@@ -76,7 +76,7 @@ def test_a_foreign_page_in_the_same_browser_cannot_post(site, visit, signed_in, 
     assert ledger.of_kind(ledger.records(lake), "review") == []
 
 
-def test_many_who_post_at_once_lose_nothing(site, browser, lake, paths):
+def test_many_who_post_at_once_lose_nothing(site, lake, paths):
     """Not by the browser, which sends one form after the other: by as many clients as threads."""
     import re
 

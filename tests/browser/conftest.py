@@ -241,7 +241,7 @@ def visit(browser):
     """visit(site, width=, ...): a page in a context of its own, of a browser that nobody else uses.
 
     Nothing may be asked of another host, no message may end up on the console and no dialog open, in any test. A test
-    that provokes a refusal names its status in `page.expected`.
+    that provokes a refusal names its status in `page.expected`, and `blocked` what the policy is to refuse.
     """
     faults, pages = [], []
 
@@ -263,8 +263,9 @@ def visit(browser):
                     faults.append(f"asked for {request.url}")
 
             def said(message):
-                status = any(f"status of {status}" in message.text for status in page.expected)
-                if message.type in ("error", "warning") and not status:
+                known = any(f"status of {status}" in message.text for status in page.expected)
+                known |= "blocked" in page.expected and "violates the following Content Security" in message.text
+                if message.type in ("error", "warning") and not known:
                     faults.append(f"console at {page.url}: {message.text}")
 
             def asks(dialog):

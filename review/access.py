@@ -430,6 +430,8 @@ class Guard:
         signed = visitor is not None and visitor.identity == "password"
         seed = cookies.get(access.session_cookie if signed else access.form_cookie)
         state |= {"visitor": visitor, "reviewer": _as_reviewer(visitor), "client": client}
+        # A link in a mail or on another site's page is followed, but must leave no trace in the ledger.
+        state["from_here"] = headers.get("sec-fetch-site", "none") in ("same-origin", "none")
         if method not in _SAFE:
             access.check_origin(host, headers)
             if visitor is None and path not in _OPEN:

@@ -22,7 +22,7 @@ def report(request: Request, run_id: str, kind: str) -> Response:
         raise HTTPException(404, f"Run {run_id} was pruned: its rows are gone, and no report can be made of it.")
     data = rendered(report_document(lens.lake, run_id), kind)
     visitor: Visitor | None = getattr(request.state, "visitor", None)
-    if visitor is not None and visitor.may_write:
+    if visitor is not None and visitor.may_write and request.state.from_here:
         by = f"review page, {visitor.full_name}" if visitor.full_name else "review page"
         note_report(lens.lake, run_id, kind, data, by, getattr(request.app.state, "signer", None))
     # An attachment: the page's own policy would not let the report's style through, nor should it.

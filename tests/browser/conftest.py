@@ -127,7 +127,8 @@ def _write_run(lake, corpus, run_id, model):
     with run.connect() as connection:
         run.write_table("region_shares", sql.rows(connection, "derive/region_shares", run_id=run_id))
     _write_alerts(run)
-    error = {"row_number": 12, "file_name": "broken.png", "caption": "a", "reason": "truncated_image", "detail": "cut"}
+    error = {"row_number": 12, "file_name": "broken.png", "caption": "a", "reason": "truncated_image"}
+    error |= {"stage": "ingest", "detail": "cut short"}
     run.write_table("ingest_errors", [error])
     run.update(counts={"corpus_rows": 13, "pairs": 12, "attributions": 12, "errors": 1, "alerts": 2, "confirmed": 1})
     return run

@@ -1,10 +1,13 @@
 """What a reviewer does, in a real browser."""
 
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
+from pypdf import PdfReader
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
@@ -79,6 +82,16 @@ def test_a_reviewer_looks_decides_and_signs(site, visit, signed_in, lake, paths,
     assert "Signed by Bob Example, approver" in page.locator("main").inner_text()
     (signed,) = ledger.of_kind(ledger.records(lake), "sign_off")
     assert (signed.body["meaning"], signed.body["alerts"]["open"]) == ("approval", 1)
+
+    # The PDF, with the signature in it.
+    with page.expect_download() as downloading:
+        page.get_by_role("link", name="report as PDF").click()
+    downloaded = Path(downloading.value.path()).read_bytes()
+    text = " ".join(" ".join(sheet.extract_text() for sheet in PdfReader(io.BytesIO(downloaded)).pages).split())
+    assert "Bob Example" in text
+    assert "I have looked at this run." in text
+    (noted,) = ledger.of_kind(ledger.records(lake), "report")
+    assert noted.body["sha256"] == ledger.sha256(downloaded)
 
     page.get_by_role("button", name="Sign out").click()
     page.goto(paths["alert"])

@@ -46,6 +46,13 @@ def test_who_may_only_read_leaves_no_record(served, lake):
     assert ledger.records(lake.path) == []
 
 
+@pytest.mark.parametrize(("site", "records"), [("cross-site", 0), ("same-site", 0), ("none", 1), ("same-origin", 1)])
+def test_a_link_on_a_foreign_page_leaves_no_record(served, lake, site, records):
+    told = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}
+    assert served().get(f"/runs/{RUN}/report.html", headers=told).status_code == 200
+    assert len(ledger.records(lake.path)) == records
+
+
 @pytest.mark.parametrize("path", [f"{RUN}/report.exe", "nonsense/report.pdf", "..%2f..%2fetc/report.pdf"])
 def test_what_is_not_there_is_not_found(served, path):
     assert served().get(f"/runs/{path}").status_code == 404

@@ -520,7 +520,7 @@ def _refusal_page(refused: _RefusedError) -> Response:
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="stylesheet" href="/static/page.css"></head>'
+        '<link rel="icon" href="/static/icon.svg"><link rel="stylesheet" href="/static/page.css"></head>'
         f'<body><main><h1>{title}</h1><p>{told}</p><p><a href="/">To the overview</a></p></main></body></html>'
     )
     return HTMLResponse(page, refused.status)

@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -179,6 +180,18 @@ class Lens:
         """What `compute` returns, computed once for a run as it stands."""
         seen = self._seen()
         whole_key = (run_id, seen.runs.get(run_id), key)
+        with self._lock:
+            found: _Value | None = self._results.get(whole_key)
+        if found is None:
+            found = compute()
+            with self._lock:
+                self._results.put(whole_key, found)
+        return found
+
+    def remember_whole(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
+        """What `compute` returns, computed once for the lake and its ledger as they stand, for a day (waivers end)."""
+        seen = self._seen()
+        whole_key = ("whole", tuple(seen.runs.items()), seen.ledger, datetime.now(UTC).date(), key)
         with self._lock:
             found: _Value | None = self._results.get(whole_key)
         if found is None:

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
+import pyarrow.compute as pc
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.lens import UnknownError
+from review.lens import Lens, UnknownError
 from review.pages.cards import cards
 from review.pages.decisions import bulk_panel, panel
+from review.pages.overview import alerts_like
 from review.pages.pictures import common_boxes, mean_maps
 from review.pages.rendering import (
     PAGE_ROWS,
@@ -67,9 +69,7 @@ def alerts(request: Request) -> Response:
     everything = {**asked, "limit": MOST, "offset": 0}
     if answer := exported(request, lambda: sql.table(connection, "review/page_alerts", **everything), "alerts"):
         return answer
-    shown = sql.rows(
-        connection, "review/page_alerts", **{**asked, "limit": PAGE_ROWS, "offset": PAGE_ROWS * (number - 1)}
-    )
+    shown = alerts_like(lens_of(request), **{**asked, "limit": PAGE_ROWS, "offset": PAGE_ROWS * (number - 1)})
     if number > 1 and not shown:
         raise BadFilterError(f"page: got {number}, but there are fewer pages.")
     known = sql.rows(connection, "review/page_choices")
@@ -143,13 +143,13 @@ def alert(request: Request, run_id: str, alert_id: str) -> Response:
     tests = sql.rows(connection, "review/page_tests", run_id=run_id, alert_id=alert_id)
     means = mean_maps(lens, row) if row["side"] == "image" else {}
     sample: list[str] = lens.remember(run_id, ("sample", alert_id, seed), lambda: _drawn(connection, row, seed))
-    lives = sql.rows(lens.whole(), "review/page_alert_lives", run_id=run_id, alert_id=alert_id)
+    lives = lives_of(lens, run_id, alert_id)
     chosen = cards(lens, run_id, dict.fromkeys([*(row["pair_ids"] or ())[:SHOWN], *sample]), [row["region"]])
     by_id = {card.pair_id: card for card in chosen}
     return page(
         request,
         "alert",
-        title=claim(row).capitalize(),
+        title=claim(row),
         run_id=run_id,
         manifest=manifest,
         alert=row,
@@ -173,6 +173,14 @@ def alert(request: Request, run_id: str, alert_id: str) -> Response:
         in_all=len(found),
         triage=panel(request, run_id, alert_id),
     )
+
+
+def lives_of(lens: Lens, run_id: str, alert_id: str) -> list[dict[str, Any]]:
+    """The life of an alert over the runs of its audit, oldest first, each with what people decided by then."""
+    table = lens.remember_whole("lives", lambda: sql.table(lens.whole(), "review/page_lives"))
+    own = table.filter((pc.field("run_id") == run_id) & (pc.field("alert_id") == alert_id))["life_id"].to_pylist()
+    found: list[dict[str, Any]] = table.filter(pc.field("life_id").isin(own)).to_pylist()
+    return found
 
 
 def _drawn(connection: sql.Connection, row: dict[str, Any], seed: int) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 import sql
+from review.lens import Lens
 from review.pages.rendering import lens_of, page
 
 router = APIRouter()
@@ -35,6 +36,12 @@ ANY: Final[dict[str, Any]] = dict.fromkeys(
 ALERTS_WAITING: Final[dict[str, Any]] = {**ANY, "run_id": "newest", "decision": "waiting"}
 
 
+def alerts_like(lens: Lens, **asked: Any) -> list[dict[str, Any]]:
+    """Alerts by what is asked, of the whole lake as it stands."""
+    key = ("alerts", *sorted(asked.items()))
+    return lens.remember_whole(key, lambda: sql.rows(lens.whole(), "review/page_alerts", **asked))
+
+
 def audits_of(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The audits that runs (newest first) belong to: the one with the newest run first."""
     by_audit: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -58,7 +65,7 @@ def overview(request: Request) -> Response:
     lens = lens_of(request)
     connection = lens.whole()
     runs = sql.rows(connection, "review/page_runs", audit="all", status="any", limit=RUNS, offset=0)
-    waiting = sql.rows(connection, "review/page_alerts", **ALERTS_WAITING)
+    waiting = alerts_like(lens, **ALERTS_WAITING)
     by_audit: dict[str, Counter[str]] = defaultdict(Counter)
     for alert in waiting:
         by_audit[alert["audit_id"]][alert["severity"] or alert["state"]] += 1

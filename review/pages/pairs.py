@@ -45,10 +45,12 @@ def pairs(request: Request, run_id: str) -> Response:
     about = row[0] if row else {}
     sort = choice_of(request, "sort", SORTS) or "row"
     turned = choice_of(request, "order", ("up",)) is not None
+    name = text_of(request, "slice") or about.get("slice")
+    kind = choice_of(request, "slice_kind", SLICE_KINDS) or about.get("slice_kind", "word")
     asked: dict[str, Any] = {
         "run_id": run_id,
-        "slice_kind": choice_of(request, "slice_kind", SLICE_KINDS) or about.get("slice_kind", "word"),
-        "slice": text_of(request, "slice") or about.get("slice"),
+        "slice_kind": kind if name else None,  # else no caption is taken apart
+        "slice": name,
         "region": text_of(request, "region") or about.get("region"),
         **{
             f"{end}_{what}": number_of(request, f"{end}_{what}")
@@ -158,11 +160,18 @@ def sample(request: Request, run_id: str) -> Response:
     manifest = lens.manifest(run_id)
     seed = whole_of(request, "seed", 1)
     factor = float(manifest["config"].get("alerts", {}).get("factor", 2.0))
+    flagged: list[str] = lens.remember(
+        run_id,
+        "flagged",
+        lambda: [
+            row["pair_id"] for row in sql.rows(lens.run(run_id), "review/page_flagged", run_id=run_id, factor=factor)
+        ],
+    )
     drawn: list[dict[str, Any]] = lens.remember(
         run_id,
         ("unflagged", seed),
         lambda: sql.rows(
-            lens.run(run_id), "review/page_unflagged", run_id=run_id, factor=factor, seed=seed, limit=SAMPLE
+            lens.run(run_id), "review/page_unflagged", run_id=run_id, pair_ids=flagged, seed=seed, limit=SAMPLE
         ),
     )
     shown = cards(lens, run_id, [each["pair_id"] for each in drawn], None)

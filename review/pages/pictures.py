@@ -5,8 +5,8 @@ Nothing of a URL becomes a path: a pair's image is found by the row that the run
 
 import hashlib
 import math
-from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -193,7 +193,8 @@ def _parts(before: int, after: int) -> Grid:
     """Which part of each of `before` equal intervals lies in each of `after`."""
     old, new = np.linspace(0, 1, before + 1), np.linspace(0, 1, after + 1)
     inside = np.minimum(new[1:, None], old[None, 1:]) - np.maximum(new[:-1, None], old[None, :-1])
-    return np.maximum(inside, 0) * before
+    parts: Grid = np.maximum(inside, 0) * before
+    return parts
 
 
 def top_of(request: Request, bits: Grid) -> float:
@@ -207,29 +208,32 @@ def top_of(request: Request, bits: Grid) -> float:
 
 def mean_maps(lens: Lens, alert: dict[str, Any]) -> dict[str, MeanMap]:
     """The mean maps `inside` an alert's slice and `outside`; none where maps have several shapes."""
-    run_id = alert["run_id"]
-    chosen = {key: alert[key] for key in ("run_id", "region", "slice_kind", "slice")}
+    run_id, region = alert["run_id"], alert["region"]
+    grids = lens.remember(run_id, "grids", lambda: sql.rows(lens.run(run_id), "review/grids", run_id=run_id))
+    if len(grids) != 1:
+        return {}
+    shape = (grids[0]["grid_h"], grids[0]["grid_w"])
+    inside, everywhere = (
+        lens.remember(run_id, ("sums", region, *chosen), partial(_sums, lens, run_id, region, *chosen))
+        for chosen in ((alert["slice_kind"], alert["slice"]), ("corpus", "all pairs"))
+    )
+    found = {"inside": inside, "outside": everywhere - inside if everywhere.shape == inside.shape else everywhere * 0}
+    return {
+        name: MeanMap(sums[3:].reshape(shape) / sums[0], int(sums[0]), sums[1] / sums[0], sums[2] / sums[0])
+        for name, sums in found.items()
+        if len(sums) == 3 + math.prod(shape) and sums[0] > 0
+    }
 
-    def compute() -> dict[str, MeanMap]:
-        grids = lens.remember(run_id, "grids", lambda: sql.rows(lens.run(run_id), "review/grids", run_id=run_id))
-        if len(grids) != 1:
-            return {}
-        shape = (grids[0]["grid_h"], grids[0]["grid_w"])
-        halves = defaultdict(list)
-        for row in sql.rows(lens.run(run_id), "review/mean_maps", **chosen):
-            halves["inside" if row["in_slice"] else "outside"].append(row)
-        return {
-            name: MeanMap(
-                np.array([row["nats"] for row in half]).reshape(shape) * BITS_PER_NAT,
-                half[0]["n"],
-                half[0]["region_nats"] * BITS_PER_NAT,
-                half[0]["image_nats"] * BITS_PER_NAT,
-            )
-            for name, half in halves.items()
-            if len(half) == math.prod(shape)
-        }
 
-    return lens.remember(run_id, ("mean", *chosen.values()), compute)
+def _sums(lens: Lens, run_id: str, region: str, slice_kind: str, name: str) -> Grid:
+    """Of a slice's pairs that have a region: their number, the summed bits of region and image, and of each patch."""
+    chosen = {"run_id": run_id, "region": region, "slice_kind": slice_kind, "slice": name}
+    rows = sql.rows(lens.run(run_id), "review/page_mean_maps", **chosen)
+    if not rows:
+        return np.zeros(0)
+    patches = [row["nats"] * BITS_PER_NAT for row in rows]
+    head = (rows[0]["n"], rows[0]["region_nats"] * BITS_PER_NAT, rows[0]["image_nats"] * BITS_PER_NAT)
+    return np.array([*head, *patches], dtype=np.float64)
 
 
 def common_boxes(lens: Lens, run_id: str, region: str) -> list[Box]:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 import sql
 from review import wording
 from review.pages.decisions import sign_off_panel
-from review.pages.overview import ANY
+from review.pages.overview import ANY, alerts_like
 from review.pages.rendering import PAGE_ROWS, choice_of, counted, exported, lens_of, page, pages_of, text_of, whole_of
 
 router = APIRouter()
@@ -58,7 +58,7 @@ def run(request: Request, run_id: str) -> Response:
         {"path": entry["path"], "table": entry["table"], "rows": entry["rows"], "sha256": entry["sha256"]}
         for entry in manifest["files"]
     ]
-    alerts = sql.rows(lens.whole(), "review/page_alerts", **{**ANY, "run_id": run_id, "alone": False})
+    alerts = alerts_like(lens, **{**ANY, "run_id": run_id, "alone": False})
     (facts,) = sql.rows(connection, "review/page_runs", audit="all", status="any", limit=1, offset=0) or [{}]
     suites = Counter((check["suite"], check["success"]) for check in checks)
     return page(

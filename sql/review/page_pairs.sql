@@ -4,9 +4,7 @@
 -- $sort: cosine, bits, share, stability, text; else the corpus's order. $after, $after_id: key and id of the last row seen; NULL: from
 -- the first. `found` counts all of them.
 WITH members AS (
-    SELECT pair_id
-    FROM pair_slices
-    WHERE $slice IS NOT NULL AND run_id = $run_id AND slice_kind = $slice_kind AND slice = $slice
+    SELECT pair_id FROM slice_members($run_id, $slice_kind, $slice)
 ),
 shares AS (
     SELECT pair_id, share, area, nats

@@ -1,10 +1,10 @@
 -- The slices that a pair belongs to: the whole corpus, each word of its caption, each two words that go together, each
--- value of an attribute, the cluster of its image map. Format characters, which nobody sees, are no part of a word.
+-- value of an attribute, the cluster of its image map.
 CREATE VIEW pair_slices AS
 SELECT run_id, pair_id, 'corpus' AS slice_kind, 'all pairs' AS slice
 FROM stored.pairs
 UNION ALL
-SELECT run_id, pair_id, 'word', unnest(list_distinct(regexp_extract_all(lower(regexp_replace(caption, '\p{Cf}', '', 'g')), '[\p{L}\p{N}][\p{L}\p{N}\p{M}]*')))
+SELECT run_id, pair_id, 'word', unnest(caption_words(caption))
 FROM stored.pairs
 UNION ALL
 SELECT run_id, pair_id, 'phrase', collocation

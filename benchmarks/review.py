@@ -1,0 +1,239 @@
+"""How fast the review's pages are over a million attributions: `python -m benchmarks.review`.
+
+Writes a lake of nightly runs over one corpus (maps of 7 x 7 patches, captions of words, a tag that some pairs have), as
+audits leave it, into a folder where it stays, and asks the running application for each page: once after it has started
+(`first`), and then again with another seed, page or pair where the page has one. Printed: a table, last one JSON line.
+Target: the median of each page below 300 ms on two cores.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from starlette.testclient import TestClient
+
+import sql
+from review.app import create_app
+from tasks.lake import Run
+
+GRID = 7
+_FIRST = ("ba", "de", "fi", "go", "lu", "me", "ni", "po", "ra", "su")
+WORDS = tuple(f"{first}{last}" for first in _FIRST for last in "lmnrst")
+REGIONS = {
+    "corner top-left": (0.0, 0.0, 0.25, 0.25),
+    "corner top-right": (0.75, 0.0, 1.0, 0.25),
+    "tag": (0.4, 0.0, 0.6, 0.1),
+}
+TARGET_MS = 300
+
+
+def write_lake(lake: Path, runs: int, pairs: int, shard: int) -> None:
+    """Runs of one audit, a night apart, each over the same pairs."""
+    rng = np.random.default_rng(0)
+    captions = [" ".join(words) for words in np.array(WORDS)[rng.integers(0, len(WORDS), (pairs, 8))].tolist()]
+    pair_ids = [f"{number:016x}-{number % 9973:08x}" for number in range(pairs)]
+    for night in range(runs):
+        started = datetime(2026, 1, 1, 2, tzinfo=UTC) + timedelta(days=night)
+        _write_run(Run(lake, f"{started:%Y%m%dT%H%M%S}-{night:09x}"), started, pair_ids, captions, shard, rng)
+
+
+def _write_run(
+    run: Run, started: datetime, pair_ids: list[str], captions: list[str], shard: int, rng: np.random.Generator
+) -> None:
+    n = len(pair_ids)
+    run.create(_facts())
+    maps = rng.gamma(0.6, 4.0, (n, GRID * GRID)).astype(np.float32)
+    nats = maps.sum(axis=1, dtype=np.float64)
+    tokens = [["<start_of_text>", *caption.split(), "<end_of_text>"] for caption in captions]
+    _write(
+        run, "pairs", n, 1_000_000,
+        pair_id=pair_ids, row_number=range(n), file_name=[f"image_{number}.png" for number in range(n)],
+        caption=captions, image_sha256=[f"{number:064x}" for number in range(n)], width=[224] * n, height=[224] * n,
+        attributes=[[("site", "abcde"[number % 5])] for number in range(n)],
+    )  # fmt: skip
+    text = rng.gamma(0.8, 2.0, (n, 10)).astype(np.float32)
+    _write(
+        run, "attributions", n, shard,
+        pair_id=pair_ids, caption=captions, cosine=rng.normal(0.3, 0.05, n).astype(np.float32), grid_h=[GRID] * n,
+        grid_w=[GRID] * n, image_map=list(maps), image_nats=nats, image_cosine=rng.normal(0.3, 0.05, n), tokens=tokens,
+        special=[[True, *[False] * 8, True]] * n, text_map=list(text), text_nats=text.sum(axis=1, dtype=np.float64),
+        text_cosine=rng.normal(0.3, 0.05, n), **dict.fromkeys(("view_x0", "view_y0"), [0.0] * n),
+        **dict.fromkeys(("view_x1", "view_y1"), [1.0] * n),
+    )  # fmt: skip
+    names = list(REGIONS)
+    run.write_table(
+        "regions",
+        [
+            {"pair_id": None, "region": name, "kind": "box", **dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))}
+            for name, box in REGIONS.items()
+        ],
+    )
+    areas = np.array([(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in REGIONS.values()])
+    shares = np.clip(rng.normal(1.0, 0.4, (n, len(names))) * areas, 0, 1)
+    _write(
+        run, "region_shares", n * len(names), 1_000_000,
+        pair_id=np.repeat(pair_ids, len(names)).tolist(), side=["image"] * (n * len(names)), region=names * n,
+        share=shares.ravel(), area=np.tile(areas, n), nats=(shares * nats[:, None]).ravel(),
+    )  # fmt: skip
+    _write(
+        run, "collocations", n, 1_000_000,
+        pair_id=pair_ids, collocation=[" ".join(caption.split()[:2]) for caption in captions],
+    )  # fmt: skip
+    alerts = [_alert(number, name, word, started, pair_ids) for number, (name, word) in enumerate(_flagged(names))]
+    run.write_table("alerts", alerts)
+    run.write_table("confirmations", [_test(alert, fill) for alert in alerts for fill in ("mean", "blur", "swap")])
+    run.write_table(
+        "findings",
+        [
+            {
+                name: alert[name]
+                for name in ("rule", "side", "region", "slice_kind", "slice", "n", "share", "area", "effect")
+            }
+            | {"rule_digest": "d" * 64}
+            for alert in alerts
+        ],
+    )
+    run.write_table("ingest_errors", [_error(number) for number in range(n // 500)])
+    counts = {"corpus_rows": n + n // 500, "pairs": n, "attributions": n, "errors": n // 500, "alerts": len(alerts)}
+    run.update(counts=counts, started_at=started.isoformat())
+    run.update(status="completed", finished_at=(started + timedelta(hours=1)).isoformat())
+
+
+def _facts() -> dict[str, Any]:
+    return {
+        "model": "benchmark/model", "model_digest": "a" * 64, "corpus": "nowhere", "corpus_digest": "b" * 64,
+        "config": {"alerts": {"factor": 2.0, "min_pairs": 20}, "bottleneck": {"seed": 0}}, "config_digest": "c" * 64,
+        "seed": 0, "code_version": "0", "environment": {}, "rules": {"region_mass": "d" * 64}, "incremental": None,
+    }  # fmt: skip
+
+
+def _write(run: Run, table: str, rows: int, shard: int, **columns: Any) -> None:
+    schema = sql.schema(table)
+    arrays = {
+        name: pa.array(columns[name], schema.field(name).type)
+        if name in columns
+        else pa.nulls(rows, schema.field(name).type)
+        for name in schema.names
+    }
+    arrays["run_id"] = pa.array([run.run_id] * rows)
+    made = pa.table(arrays, schema=schema)
+    paths, sizes = [], []
+    for number, start in enumerate(range(0, rows, shard)):
+        part = made.slice(start, shard)
+        with run.writer(table, f"part-{number:05d}") as writer:
+            writer.write_arrow(part)
+        paths.append(run.path(table, f"part-{number:05d}"))
+        sizes.append(part.num_rows)
+    run.list_files(table, paths, sizes)
+
+
+def _flagged(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name, word) for name in names for word in WORDS[:10]]
+
+
+def _alert(number: int, region: str, word: str, raised: datetime, pair_ids: Sequence[str]) -> dict[str, Any]:
+    x0, y0, x1, y1 = REGIONS[region]
+    return {
+        "alert_id": f"{number:012x}", "rule": "region_mass", "side": "image", "region": region, "slice_kind": "word",
+        "slice": word, "state": "confirmed" if number % 3 == 0 else "suspected",
+        "severity": ("high", "medium", "low")[number // 3 % 3] if number % 3 == 0 else None,
+        "n": 6000, "share": 0.2, "area": (x1 - x0) * (y1 - y0), "effect": 0.2 / ((x1 - x0) * (y1 - y0)),
+        "explained_by": WORDS[0] if word != WORDS[0] and number % 2 else None,
+        "pair_ids": pair_ids[number * 8 : number * 8 + 8],
+        "raised_at": raised,
+    }  # fmt: skip
+
+
+def _test(alert: dict[str, Any], fill: str) -> dict[str, Any]:
+    passed = alert["state"] == "confirmed"
+    return {
+        "rule": alert["rule"], "region": alert["region"], "slice_kind": "word", "slice": alert["slice"], "fill": fill,
+        "n": 64, "margin": 0.3, "drop": 0.2, "control_drop": 0.02, "effect": 0.18, "low": 0.1, "high": 0.25, "p": 0.001,
+        "q": 0.002, "tests": 60, "floor": 0.05, "passed": passed, "confirmed": passed,
+        "reason": None if passed else "got q = 0.02, expected less than 0.01",
+    }  # fmt: skip
+
+
+def _error(number: int) -> dict[str, Any]:
+    return {
+        "row_number": number, "stage": "ingest", "file_name": f"broken_{number}.png", "caption": "x",
+        "reason": ("image_truncated", "caption_empty")[number % 2], "detail": "got 3 bytes, expected an image",
+    }  # fmt: skip
+
+
+def pages(run_ids: Sequence[str]) -> dict[str, Callable[[int], str]]:
+    """The URL of each page, as asked for the n-th time."""
+    run, other = f"/runs/{run_ids[-1]}", run_ids[-2]
+    pair = lambda number: f"{number * 7:016x}-{number * 7 % 9973:08x}"  # noqa: E731  # of `write_lake`
+    return {
+        "overview": lambda _: "/",
+        "alerts": lambda _: "/alerts?follow=all&sort=effect",
+        "alerts of all runs": lambda n: f"/alerts?run=all&follow=all&page={n % 2 + 1}",
+        "alert": lambda n: f"{run}/alerts/{n:012x}",
+        "alert, other pairs drawn": lambda n: f"{run}/alerts/{0:012x}?seed={n}",
+        "mean map": lambda n: f"{run}/alerts/{n:012x}/mean/inside",
+        "runs": lambda _: "/runs",
+        "run": lambda _: run,
+        "pairs": lambda _: f"{run}/pairs",
+        "pairs of an alert": lambda n: f"{run}/pairs?alert={n:012x}&sort=share",
+        "pairs by text": lambda n: f"{run}/pairs?words={WORDS[n]}&sort=cosine",
+        "pair": lambda n: f"{run}/pairs/{pair(n)}",
+        "overlay": lambda n: f"{run}/pairs/{pair(n + 20)}/overlay?top=10",
+        "unflagged sample": lambda n: f"{run}/sample?seed={n}",
+        "compare runs": lambda n: f"/compare?left={run_ids[-1]}&right={other}&page={n + 1}",
+        "compare a pair": lambda n: f"/compare?left={run_ids[-1]}&right={other}&pair={pair(n)}",
+        "errors": lambda n: f"/errors?page={n % 2 + 1}",
+        "sql": lambda _: "/sql?q=SELECT+run_id,+count(*)+FROM+alerts+GROUP+BY+run_id",
+        "help": lambda _: "/help",
+    }
+
+
+def measure(lake: Path, times: int) -> dict[str, list[float]]:
+    """Milliseconds of each page, asked for so many times, the first one first."""
+    found: dict[str, list[float]] = {}
+    with TestClient(create_app(lake), base_url="http://127.0.0.1") as client:
+        run_ids = sorted(path.name for path in (lake / "runs").iterdir())
+        for name, url_of in pages(run_ids).items():
+            taken = found.setdefault(name, [])
+            for number in range(times):
+                start = time.perf_counter()
+                answer = client.get(url_of(number))
+                taken.append(1000 * (time.perf_counter() - start))
+                if answer.status_code != 200:
+                    raise RuntimeError(f"{url_of(number)}: got {answer.status_code}, expected 200")
+    return found
+
+
+def main() -> None:
+    """Measure, print a table, and last one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=20, help="(default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=50_000, help="of each run (default: %(default)s)")
+    parser.add_argument("--shard", type=int, default=2048, help="pairs of a file of maps (default: %(default)s)")
+    parser.add_argument("--times", type=int, default=7, help="(default: %(default)s)")
+    parser.add_argument("--lake", type=Path, default=Path(tempfile.gettempdir()) / "m2ib-audit-review-benchmark")
+    given = parser.parse_args()
+    lake = given.lake / f"{given.runs}x{given.pairs}x{given.shard}"
+    if not (lake / "complete").is_file():
+        print(f"writing {given.runs * given.pairs:,} attributions into {lake}", flush=True)
+        write_lake(lake, given.runs, given.pairs, given.shard)
+        (lake / "complete").touch()
+    found = measure(lake, given.times)
+    medians = {name: round(statistics.median(taken), 1) for name, taken in found.items()}
+    print(f"{'page':26} {'first':>8} {'median':>8} {'slowest':>8}  ms")
+    for name, taken in found.items():
+        late = "  above the target" if medians[name] > TARGET_MS else ""
+        print(f"{name:26} {taken[0]:8.0f} {medians[name]:8.0f} {max(taken[1:] or taken):8.0f}{late}")
+    print(json.dumps({"pages": medians, "attributions": given.runs * given.pairs}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+-- The lives of all alerts, run by run, each with what people decided by then.
+-- Grain: alert and run. Parameters: none.
+SELECT
+    l.life_id, l.run_id, l.life, l.why, l.alert_id, l.state, l.severity, l.n, l.share, l.effect, l.score_effect, l.score_low,
+    l.score_high, r.started_at, t.decision, t.reviewer
+FROM lives AS l
+JOIN runs AS r USING (run_id)
+LEFT JOIN triage AS t USING (run_id, life_id)
+ORDER BY l.life_id, l.run_id;

@@ -1,5 +1,6 @@
 """Alerts: the list of them, and one with all that speaks for and against it."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from review.lens import Lens, UnknownError
 from review.pages.cards import cards
 from review.pages.decisions import bulk_panel, panel
 from review.pages.overview import alerts_like
-from review.pages.pictures import common_boxes, mean_maps
+from review.pages.pictures import common_boxes, mean_maps, members
 from review.pages.rendering import (
     PAGE_ROWS,
     BadFilterError,
@@ -142,7 +143,7 @@ def alert(request: Request, run_id: str, alert_id: str) -> Response:
     seed = whole_of(request, "seed", 1)
     tests = sql.rows(connection, "review/page_tests", run_id=run_id, alert_id=alert_id)
     means = mean_maps(lens, row) if row["side"] == "image" else {}
-    sample: list[str] = lens.remember(run_id, ("sample", alert_id, seed), lambda: _drawn(connection, row, seed))
+    sample = drawn(members(lens, row), seed, SHOWN)
     lives = lives_of(lens, run_id, alert_id)
     chosen = cards(lens, run_id, dict.fromkeys([*(row["pair_ids"] or ())[:SHOWN], *sample]), [row["region"]])
     by_id = {card.pair_id: card for card in chosen}
@@ -183,8 +184,6 @@ def lives_of(lens: Lens, run_id: str, alert_id: str) -> list[dict[str, Any]]:
     return found
 
 
-def _drawn(connection: sql.Connection, row: dict[str, Any], seed: int) -> list[str]:
-    chosen = {key: row[key] for key in ("run_id", "region", "slice_kind", "slice")}
-    return [
-        pair["pair_id"] for pair in sql.rows(connection, "review/page_slice_sample", **chosen, seed=seed, limit=SHOWN)
-    ]
+def drawn(pair_ids: Sequence[str], seed: int, most: int) -> list[str]:
+    """Some of the pairs, by a hash of a seed and without regard to anything else."""
+    return sorted(pair_ids, key=lambda pair_id: hashlib.sha256(f"{seed}:{pair_id}".encode()).digest())[:most]

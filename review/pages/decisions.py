@@ -6,6 +6,7 @@ from datetime import date
 from typing import Any, Final
 from urllib.parse import quote
 
+import pyarrow.compute as pc
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import ImmutableMultiDict
@@ -44,8 +45,10 @@ class _NotSignedError(Exception):
 
 def panel(request: Request, run_id: str, alert_id: str) -> dict[str, Any]:
     """What `_triage.html.j2` shows of an alert, under the one name `triage`."""
-    connection = lens_of(request).whole()
-    found = sql.rows(connection, "review/triage_of_alert", run_id=run_id, alert_id=alert_id)
+    lens = lens_of(request)
+    connection = lens.whole()
+    table = lens.remember_whole("triage", lambda: sql.table(connection, "review/page_triage"))
+    found = table.filter((pc.field("run_id") == run_id) & (pc.field("alert_id") == alert_id)).to_pylist()
     row = found[0] if found else None
     history = sql.rows(connection, "review/history_of_life", life_id=row["life_id"]) if row else []
     return {

@@ -6,7 +6,6 @@ Nothing of a URL becomes a path: a pair's image is found by the row that the run
 import hashlib
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -213,10 +212,9 @@ def mean_maps(lens: Lens, alert: dict[str, Any]) -> dict[str, MeanMap]:
     if len(grids) != 1:
         return {}
     shape = (grids[0]["grid_h"], grids[0]["grid_w"])
-    inside, everywhere = (
-        lens.remember(run_id, ("sums", region, *chosen), partial(_sums, lens, run_id, region, *chosen))
-        for chosen in ((alert["slice_kind"], alert["slice"]), ("corpus", "all pairs"))
-    )
+    chosen = ("sums", region, alert["slice_kind"], alert["slice"])
+    inside = lens.remember(run_id, chosen, lambda: _sums(lens, run_id, region, members(lens, alert)))
+    everywhere = lens.remember(run_id, ("sums", region), lambda: _sums(lens, run_id, region, None))
     found = {"inside": inside, "outside": everywhere - inside if everywhere.shape == inside.shape else everywhere * 0}
     return {
         name: MeanMap(sums[3:].reshape(shape) / sums[0], int(sums[0]), sums[1] / sums[0], sums[2] / sums[0])
@@ -225,10 +223,22 @@ def mean_maps(lens: Lens, alert: dict[str, Any]) -> dict[str, MeanMap]:
     }
 
 
-def _sums(lens: Lens, run_id: str, region: str, slice_kind: str, name: str) -> Grid:
-    """Of a slice's pairs that have a region: their number, the summed bits of region and image, and of each patch."""
-    chosen = {"run_id": run_id, "region": region, "slice_kind": slice_kind, "slice": name}
-    rows = sql.rows(lens.run(run_id), "review/page_mean_maps", **chosen)
+def members(lens: Lens, alert: dict[str, Any]) -> list[str]:
+    """The pairs that an alert is about: those of its slice that have its region."""
+    chosen = {key: alert[key] for key in ("region", "slice_kind", "slice")}
+    run_id = alert["run_id"]
+    table = lens.remember(
+        run_id,
+        ("members", *chosen.values()),
+        lambda: sql.table(lens.run(run_id), "review/page_members", run_id=run_id, **chosen),
+    )
+    found: list[str] = table["pair_id"].to_pylist()
+    return found
+
+
+def _sums(lens: Lens, run_id: str, region: str, pair_ids: list[str] | None) -> Grid:
+    """Of pairs that have a region: their number, the summed bits of region and image, and of each patch."""
+    rows = sql.rows(lens.run(run_id), "review/page_mean_maps", run_id=run_id, region=region, pair_ids=pair_ids)
     if not rows:
         return np.zeros(0)
     patches = [row["nats"] * BITS_PER_NAT for row in rows]

@@ -25,8 +25,10 @@ from review.parts import Document
 _TEMPLATE: Final = Path(__file__).parent / "templates" / "report.typ"
 _TRIES: Final = 4
 """Times to typeset, each with what the last could not show written as code points; then all that is not Latin is."""
-_LONGEST: Final = 26
-"""Characters that may stand together without a place to break a line."""
+_LONGEST: Final = {"Fact": 64, "Say": 64}
+"""Characters that may stand together without a place to break a line, by the part that they are of; elsewhere 26."""
+_CODES: Final = ("code", "key", "to", "kind", "run_id", "foot", "pair_id")
+"""Fields that hold no prose: nothing is put between their characters."""
 
 # What the typesetter says of text that no font has, or that such PDFs must not hold.
 _MISSING = re.compile(r'the text `"(.*?)"` could not be displayed')
@@ -90,24 +92,23 @@ class _Writer:
         self._root, self._hidden, self._latin_only = root, hidden, latin_only
         self._replaced: set[str] = set()
 
-    def plain(self, value: Any, code: bool = False) -> Any:
+    def plain(self, value: Any, code: bool = False, longest: int = 26) -> Any:
         """A value of the document; code: text whose characters are not to be interrupted by places to break a line."""
         if isinstance(value, Picture):
             return self._file(value)
         if dataclasses.is_dataclass(value):
             return self._fields(value)
         if isinstance(value, str):
-            return self._text(value, code)
+            return self._text(value, None if code else longest)
         if isinstance(value, list | tuple):
-            return [self.plain(entry, code) for entry in value]
+            return [self.plain(entry, code, longest) for entry in value]
         return value
 
     def _fields(self, value: Any) -> dict[str, Any]:
         kind = type(value).__name__
+        longest = _LONGEST.get(kind, 26)
         found = {
-            each.name: self.plain(
-                getattr(value, each.name), code=each.name in ("code", "key", "to", "kind", "run_id", "foot", "pair_id")
-            )
+            each.name: self.plain(getattr(value, each.name), each.name in _CODES, longest)
             for each in dataclasses.fields(value)
         }
         found["part"] = kind
@@ -118,7 +119,7 @@ class _Writer:
                 for row in value.rows
             ]
         if kind == "Code":
-            found["text"] = self._text(value.text, code=True)
+            found["text"] = self._text(value.text, None)
         if kind == "Card":
             found["rtl"] = _is_rtl(value.caption)
         if kind == "Document":
@@ -132,9 +133,9 @@ class _Writer:
         (self._root / name).write_bytes(content)
         return {"file": name}
 
-    def _text(self, text: str, code: bool) -> str:
+    def _text(self, text: str, longest: int | None) -> str:
         shown = "".join(self._mark(mark) for mark in unicodedata.normalize("NFC", text))
-        return shown if code else re.sub(rf"(\S{{{_LONGEST}}})(?=\S)", "\\1\u200b", shown)
+        return shown if longest is None else re.sub(rf"(\S{{{longest}}})(?=\S)", "\\1\u200b", shown)
 
     def _mark(self, mark: str) -> str:
         if mark.isascii() and mark.isprintable():

@@ -64,7 +64,7 @@ _TITLES = {
 }
 _DECISIONS = {
     "open": "open",
-    "confirmed": "confirmed as a fault",
+    "confirmed": "confirmed: the model should not rely on this",
     "benign": "benign",
     "needs_data": "needs more data",
     "waived": "waived",
@@ -72,7 +72,7 @@ _DECISIONS = {
 }
 _MEANINGS = {
     "review": "review (has looked at the evidence)",
-    "approval": "approval (agrees with what is stated)",
+    "approval": "approval (approves of what is decided here)",
     "responsibility": "responsibility (answers for it)",
     "authorship": "authorship (wrote it)",
 }

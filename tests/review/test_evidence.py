@@ -4,7 +4,9 @@ import io
 import re
 import unicodedata
 from datetime import UTC, datetime
+from pathlib import Path
 
+import matplotlib as mpl
 import pytest
 from pypdf import PdfReader
 
@@ -120,7 +122,7 @@ def test_decisions_and_sign_offs_stand_with_name_time_and_meaning(lake, judged):
             )
         assert squeezed("Reason The tag is burnt in.") in text
         assert squeezed("Meaning review (has looked at the evidence)") in text
-        assert squeezed("Meaning approval (agrees with what is stated) Statement Not for use before") in text
+        assert squeezed("Meaning approval (approves of what is decided here) Statement Not for use before") in text
         assert squeezed("declared: name and role as typed in") in text
         assert squeezed(f"record {signed.number} of the lake’s ledger") in text
         assert squeezed(f"sha256 {signed.sha256}") in text
@@ -161,14 +163,14 @@ def test_a_decision_of_an_earlier_run_holds_until_the_evidence_changes(lake, jud
         run.write_table("lives", [{**life, "score_effect": effect}])
         run.finish("completed")
     text = html_text(report_document(lake.path, "20260102T000000-bbbbbb"))
-    assert squeezed("confirmed as a fault, carried over") in text
+    assert squeezed("confirmed: the model should not rely on this, carried over") in text
     assert squeezed(f"Looked at run {RUN}, carried over to this run") in text
     assert squeezed("Still firing: raised before, and not worse since; first seen") in text
     text = html_text(report_document(lake.path, "20260103T000000-cccccc"))
     assert (
         squeezed("open again, as the evidence has changed: its effect is 3.000, was judged at 0.200 to 0.400") in text
     )
-    assert squeezed("It was confirmed as a fault") in text
+    assert squeezed("It was confirmed: the model should not") in text
     (lake.path / judged.key("alerts")).unlink()  # what befell another run
     text = html_text(report_document(lake.path, "20260102T000000-bbbbbb"))
     assert squeezed("Other runs of this audit could not be read") in text
@@ -254,6 +256,18 @@ def test_scripts_from_right_to_left_are_shaped_by_the_fonts_that_come_along(lake
     assert "‹U+" not in text
     plain = squeezed(unicodedata.normalize("NFKC", text))
     assert all(mark in plain for mark in squeezed(HOSTILE[3] + HOSTILE[4]))
+
+
+def test_fonts_of_ones_own_show_what_the_others_do_not_have(lake, make_pair):
+    lake.write(lake.begin(RUN), [make_pair(0, "a smile 😀")])
+    told = report_document(lake.path, RUN)
+    fonts = Path(mpl.get_data_path()) / "fonts" / "ttf"
+    texts = [
+        "".join(page.extract_text() for page in PdfReader(io.BytesIO(typeset(told, chosen))).pages)
+        for chosen in ([], [fonts])
+    ]
+    assert ["‹U+1F600›" in text for text in texts] == [True, False]
+    assert "😀" in texts[1]
 
 
 def test_the_pdf_is_archival_tagged_and_the_same_each_time(lake, judged):

@@ -1073,6 +1073,35 @@ def _verified_report(lake: Root, path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@app.command()
+def adopt(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="A run's id, or `all`.")],
+    lake: LakeOption = "lake",
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Record runs that the lake's ledger does not know, as they lie here now: those of releases without a ledger."""
+    from tasks.chain import adopt as take
+    from tasks.lake import Run
+
+    root, signer = _root(lake), _signer(key)
+    try:
+        known = [record["run_id"] for record in sql.manifests(root)]
+        if run_id not in ("all", *known):
+            newest = ", ".join(known[:-6:-1]) or "none"
+            _stop(Exit.BAD_INPUT, f"adopt: got {run_id!r}, expected all, or a run of the lake {root}: {newest}")
+        done = [name for name in known if run_id in ("all", name) and take(Run(root, name), signer)]
+    except sql.LakeError as error:
+        _stop(Exit.FAILURE, str(error))
+    except OSError as error:
+        _stop(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; mend this, and adopt again")
+    for name in done:
+        output.print(f"adopted: {name}", markup=False)
+    output.print(f"{len(done)} recorded; the others are in the ledger, or have not ended", markup=False)
+    if as_json:
+        print(_as_json({"adopted": done}))
+
+
 keys = typer.Typer(no_args_is_help=True, help="Keys that sign the lake's ledger.")
 app.add_typer(keys, name="key")
 

@@ -299,6 +299,11 @@ def _manifest_fault(
         else:
             verdict.notes.append(f"{prefix}: not chained: it was made before the lake had a ledger")
         return None
+    if of_run[0].body.get("late"):
+        verdict.notes.append(
+            f"{prefix}: was adopted, as it lay there on {of_run[0].at[:10]} (record {of_run[0].number}); nothing "
+            "speaks for the time before"
+        )
     last = of_run[-1]
     said = last.body.get("manifest_sha256")
     if digest == said:

@@ -12,8 +12,28 @@ import sql
 import stores
 from stores import ledger
 from stores.ledger import Record, Signer
-from tasks.lake import Run
+from tasks.lake import REPORT, Run
 from tasks.logs import run_logger
+
+
+def adopt(run: Run, signer: Signer | None = None) -> bool:
+    """Record a run that has ended and that the ledger does not know, as it lies here now, and its report.
+
+    For runs of releases without a ledger, and for those whose process was killed before it could record them. The
+    record says that it came late: it proves nothing about the time before. Tells whether there was something to record.
+
+    Raises OSError or LakeError if the lake or its ledger cannot be read or written.
+    """
+    data = stores.contents(run.folder / "manifest.json")
+    status = json.loads(data)["status"]
+    known = [record.body.get("run_id") for record in ledger.of_kind(ledger.records(run.lake), "run", "rewrite")]
+    if status == "running" or run.run_id in known:
+        return False
+    body = {"run_id": run.run_id, "status": status, "manifest_sha256": hashlib.sha256(data).hexdigest(), "late": True}
+    ledger.append(run.lake, "run", body, signer)
+    if stores.is_file(run.folder / REPORT):
+        _chain_report(run, REPORT, signer)
+    return True
 
 
 def chain_end(run: Run, signer: Signer | None = None) -> None:
@@ -37,14 +57,18 @@ def chain_end(run: Run, signer: Signer | None = None) -> None:
 def chain_report(run: Run, name: str, signer: Signer | None = None) -> None:
     """Record the report that lies in a run's folder, unless the ledger knows it. Failures are logged."""
     try:
-        digest = hashlib.sha256(stores.contents(run.folder / name)).hexdigest()
-        path = stores.relative(run.folder / name, run.lake)
-        body = {"run_id": run.run_id, "format": name.rpartition(".")[2], "sha256": digest, "path": path}
-        known = ledger.of_kind(ledger.records(run.lake), "report")
-        if not any(record.body.get("sha256") == digest for record in known):
-            ledger.append(run.lake, "report", body, signer)
+        _chain_report(run, name, signer)
     except (OSError, sql.LakeError):
         run_logger().exception("run %s: its report could not be recorded in the lake's ledger", run.run_id)
+
+
+def _chain_report(run: Run, name: str, signer: Signer | None) -> None:
+    digest = hashlib.sha256(stores.contents(run.folder / name)).hexdigest()
+    path = stores.relative(run.folder / name, run.lake)
+    known = ledger.of_kind(ledger.records(run.lake), "report")
+    if not any(record.body.get("sha256") == digest for record in known):
+        body = {"run_id": run.run_id, "format": name.rpartition(".")[2], "sha256": digest, "path": path}
+        ledger.append(run.lake, "report", body, signer)
 
 
 def _last(records: Sequence[Record], kind: str, run_id: str) -> dict[str, object] | None:

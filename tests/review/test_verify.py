@@ -415,3 +415,20 @@ def test_damage_anywhere_in_a_parquet_file_is_located_somehow(lake_of_one_pair):
         with harmed(path):
             flipped(path, at, at % 8)
             assert re.match("(header|footer|rows|size)", damage.in_parquet(path)), at
+
+
+def test_runs_that_the_ledger_does_not_know_can_be_adopted_and_are_said_to_be(nights):
+    runs = [nights({}), nights({}, chained=True), nights({}, status="running"), nights({})]
+    stores.put(runs[0].folder / "report.html", b"old")
+    chain_end(runs[3])
+    done = CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(runs[0].lake), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout.splitlines()[-1]) == {"adopted": [runs[0].run_id, runs[1].run_id]}
+    verdict = verify(runs[0].lake, "all")
+    assert verdict.whole
+    assert ["was adopted, as it lay there on" in note for note in verdict.notes] == [True, True, False]
+    assert "0 recorded" in CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(runs[0].lake)]).stdout
+    assert CliRunner().invoke(cli.app, ["adopt", "none", "--lake", str(runs[0].lake)]).exit_code == 2
+    with harmed(runs[0].folder / "report.html") as path:
+        path.write_bytes(b"new")
+        assert named(runs[0].lake) == [f"runs/{runs[0].run_id}/report.html"]

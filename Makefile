@@ -14,7 +14,7 @@ help:
 	@echo "make lint      ruff, mypy, import contracts"
 	@echo "make bench     naive loop against the engine, and what a pair costs, as ratios"
 	@echo "make planted   does the audit find what was planted: trains models, audits them (hours, an hour from cache)"
-	@echo "make review    write the report of the latest run of lake/ again"
+	@echo "make review    show lake/ as pages in the browser"
 	@echo "make wheel     build the wheel into dist/"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -52,7 +52,7 @@ planted: $(STAMP)
 	$(BIN)/python -m benchmarks.planted
 
 review: $(STAMP)
-	$(BIN)/m2ib-audit report latest
+	$(BIN)/m2ib-audit review
 
 wheel: $(STAMP)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -5,9 +5,9 @@ import pytest
 import sql
 
 CAPTIONS = [
-    "a Shadow on the left", "shadows, no shadow", "sha\u00addow", "SHADOW\u200d", "ombre é\u0301 gauche", "no word here: 12 %",
-    "", "a=b shadow's end",
-]  # fmt: skip
+    *("a Shadow on the left", "shadows, no shadow", "sha\u00addow", "SHADOW\u200d", "ombre é\u0301 gauche"),
+    *("no word here: 12 %", "", "a=b shadow's end"),
+]
 
 
 @pytest.fixture

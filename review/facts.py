@@ -119,8 +119,9 @@ def gather(lake: Root, manifest: dict[str, Any]) -> Facts:
 
 
 def _is_beside(record: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+    """Whether a run is an earlier one of the same audit."""
     same = all(record.get(key) == manifest.get(key) for key in ("corpus", "model"))
-    return same and record["status"] in _COMPLETE and record["run_id"] != manifest["run_id"]
+    return same and record["status"] in _COMPLETE and record["run_id"] < manifest["run_id"]
 
 
 def _decided(connection: sql.Connection, lake: Root, run_id: str) -> dict[str, Any]:

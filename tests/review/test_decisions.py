@@ -181,7 +181,7 @@ def test_who_declares_a_name_decides_and_is_shown_as_declared(declared, alert, r
         alert,
         "triage",
     )  # reloading sends nothing again
-    assert "benign, said Ann Example (radiologist; declared, not checked)" in declared.text
+    assert "Benign said by Ann Example (radiologist; declared, not checked)" in declared.text
     assert "a marker of the machine" in declared.text
     assert "Recorded just now" in declared.text
     (record,) = ledger.records(run.lake)
@@ -261,7 +261,7 @@ def test_a_day_that_was_typed_for_another_decision_does_no_harm(declared, alert,
     declared.get(alert).send(f"{alert}/decide", **SAID, **WHO, until=day)
     declared.send(f"{alert}/decide", **SAID | {"decision": "waived"}, **WHO, until=day)
     assert [record.body["until"] for record in ledger.records(run.lake)] == [None, day]
-    assert f"waived until {day}" in declared.text
+    assert f"Waived until {day}, said by Ann Example" in declared.text
 
 
 def test_a_form_that_is_stale_shows_both_views_and_loses_nothing(page_of, alert, run):
@@ -271,7 +271,7 @@ def test_a_form_that_is_stale_shows_both_views_and_loses_nothing(page_of, alert,
     his = {"decision": "confirmed", "reason": "it is the tag", "meaning": "review", "name": "Bob", "role": "physicist"}
     bob.send(f"{alert}/decide", 409, **his)
     assert "Ann Example has decided 'benign' meanwhile (record 1)" in bob.text
-    assert "benign, said Ann Example" in bob.text
+    assert "Benign said by Ann Example" in bob.text
     fields = bob.form(f"{alert}/decide")
     assert {key: fields[key] for key in his} == his
     assert triage(run)[0]["decision"] == "benign"
@@ -332,7 +332,9 @@ def test_a_decision_is_carried_over_and_opened_again_by_new_evidence(nights, pag
     assert f"carried over from run {run.run_id}" in browsers().get(path).text
     third = nights({"region": "corner", "state": "confirmed", "severity": "high", "interval": (0.1, 0.2, 0.3)})
     path = f"/runs/{third.run_id}/alerts/{third.run_id}-0"
-    assert "Open again, because what was judged has changed: confirmed, was suspected" in browsers().get(path).text
+    text = browsers().get(path).text
+    assert "Open again, because what was judged has changed: confirmed, was suspected" in text
+    assert "Before: benign, said by Ann Example" in text
 
 
 # The second pair of eyes.

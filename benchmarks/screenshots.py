@@ -1,0 +1,168 @@
+"""Pictures of every page of the review, at two widths, over a copy of a demo's lake.
+
+    make demo && .venv/bin/m2ib-audit demo --model demo/clean && .venv/bin/python -m benchmarks.screenshots
+
+Writes docs/images/review-*.png. It stands here and not beside the tests since nothing is asserted: somebody looks.
+Decisions that the pictures show are made in the copy; the lake itself is not written to.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+import sql
+from review import triage
+from review.app import create_app
+from review.settings import ReviewSettings
+from review.triage import Reviewer
+from review.users import add
+
+NAMES: Final = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
+WIDTHS: Final = (1280, 390)
+TALLEST: Final = 1500  # pixels; what is below is more of the same
+COLOURS: Final = 160
+PASSWORD: Final = "of no account: a copy"  # noqa: S105  # the users live as long as the pictures take
+
+
+def copy_of(lake: Path, folder: Path) -> Path:
+    """A copy of the lake with its corpus beside it, whose path tells nothing of this machine."""
+    copy = Path(shutil.copytree(lake, folder / "lake"))
+    for manifest in sorted(copy.glob("runs/*/manifest.json")):
+        record = json.loads(manifest.read_text(encoding="utf-8"))
+        name = Path(record["corpus"]).name
+        if not (folder / name).exists():
+            shutil.copytree(record["corpus"], folder / name)
+        record["corpus"] = record["config"]["corpus"]["path"] = name
+        manifest.write_text(json.dumps(record), encoding="utf-8")
+    return copy
+
+
+def decided(lake: Path) -> dict[str, str]:
+    """Decide about some alerts, so that there is something to see; returns the paths of what is shown."""
+    with sql.connect(lake) as connection:
+        alerts = sql.read(
+            connection,
+            "SELECT run_id, alert_id, pair_ids FROM alerts WHERE explained_by IS NULL ORDER BY state, effect DESC",
+        )
+        runs = [row["run_id"] for row in sql.read(connection, "SELECT run_id FROM runs ORDER BY run_id")]
+    ada, bob = Reviewer("Ada Example", "reviewer", "password"), Reviewer("Bob Example", "approver", "password")
+    first = alerts[0]
+    reason = "The tag is no sign of disease: the model must not need it."
+    record = triage.decide(lake, ada, first["run_id"], first["alert_id"], "confirmed", reason, "review", four_eyes=True)
+    triage.countersign(lake, bob, record.number, "approval", "Seen on ten images of my own.")
+    for number, other in enumerate(alerts[1:3]):
+        until = (datetime.now(UTC) + timedelta(days=90)).date() if number else None
+        decision = "waived" if number else "benign"
+        triage.decide(lake, ada, other["run_id"], other["alert_id"], decision, "Known, and harmless.", "review", until)
+    run = f"/runs/{first['run_id']}"
+    pair = first["pair_ids"][0]
+    other_run = next((name for name in runs if name != first["run_id"]), first["run_id"])
+    return {
+        "overview": "/",
+        "alerts": "/alerts?run=all",
+        "alert": f"{run}/alerts/{first['alert_id']}",
+        "decide": f"{run}/alerts/{first['alert_id']}/decide",
+        "runs": "/runs",
+        "run": run,
+        "sign-off": f"{run}/sign-off",
+        "pairs": f"{run}/pairs?alert={first['alert_id']}",
+        "pair": f"{run}/pairs/{pair}?alert={first['alert_id']}",
+        "compare": f"/compare?left={first['run_id']}&right={other_run}",
+        "compare-pair": f"/compare?left={first['run_id']}&right={other_run}&pair={pair}",
+        "sample": f"{run}/sample",
+        "errors": "/errors",
+        "sql": "/sql?q=SELECT+region%2C+slice%2C+n%2C+share%2C+effect+FROM+alerts+ORDER+BY+effect+DESC+LIMIT+5",
+        "help": "/help",
+    }
+
+
+@contextlib.contextmanager
+def served(lake: Path, users: Path) -> Iterator[str]:
+    """The page on a free port of this machine."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    app = create_app(lake, ReviewSettings(port=port, users=users))
+    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="error", proxy_headers=False))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(30)
+
+
+def small(data: bytes) -> Image.Image:
+    """A picture as it is kept: cut where it is too tall, and of few colours."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image = image.crop((0, 0, image.width, min(image.height, TALLEST)))
+    return image.quantize(COLOURS, dither=Image.Dither.NONE)
+
+
+def take(browser: Browser, address: str, pages: dict[str, str], out: Path, scheme: str) -> None:
+    """Take all pictures in one colour scheme."""
+    suffix = "" if scheme == "light" else "-dark"
+    for width in WIDTHS:
+        context = browser.new_context(
+            base_url=address,
+            viewport={"width": width, "height": 900},
+            color_scheme="dark" if scheme == "dark" else "light",
+            reduced_motion="reduce",
+        )
+        page = context.new_page()
+        page.goto("/sign-in")
+        name = f"review-{{}}-{width}{suffix}.png"
+        small(page.screenshot()).save(out / name.format("sign-in"), optimize=True)
+        page.get_by_label("Name").fill("ada")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Sign in").click()
+        for title, path in pages.items():
+            page.goto(path, wait_until="networkidle")
+            small(page.screenshot(full_page=True)).save(out / name.format(title), optimize=True)
+        context.close()
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lake", type=Path, default=Path("lake"))
+    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    parser.add_argument("--scheme", choices=("light", "dark"), default="light")
+    given = parser.parse_args()
+    out = given.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        parser.error(f"no browser on this machine, expected one of {', '.join(NAMES)}; install one")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lake = copy_of(given.lake.resolve(), folder)
+        os.chdir(folder)
+        add(folder / "users.json", "ada", "Ada Example", "approver", PASSWORD)
+        pages = decided(lake)
+        with served(lake, folder / "users.json") as address, sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+            take(browser, address, pages, out, given.scheme)
+            browser.close()
+    for taken in sorted(out.glob("review-*.png")):
+        print(f"{taken.stat().st_size / 1000:7.0f} kB  {taken.name}")
+
+
+if __name__ == "__main__":
+    main()

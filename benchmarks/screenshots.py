@@ -34,8 +34,8 @@ from review.users import add
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 WIDTHS: Final = (1280, 390)
-TALLEST: Final = 1500  # pixels; what is below is more of the same
-COLOURS: Final = 160
+TALLEST: Final = 1300  # pixels; what is below is more of the same
+COLOURS: Final = 128
 PASSWORD: Final = "of no account: a copy"  # noqa: S105  # the users live as long as the pictures take
 
 

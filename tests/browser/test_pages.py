@@ -14,7 +14,15 @@ PAGES = (
 PAGES = ("/", "/alerts", "{alert}", "{alert}/decide", "{run}/sign-off")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark"), (390, "light"), (1280, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+    ],
+)
 def test_every_page_can_be_read_by_everyone(site, visit, signed_in, paths, width, scheme):
     page = visit(site(with_users=True), width=width, color_scheme=scheme)
     page.goto("/sign-in")

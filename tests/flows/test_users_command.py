@@ -70,3 +70,47 @@ def test_what_cannot_be_done_is_bad_input(users_command, arguments, said):
     done = users_command(*arguments, typed=f"{PASSWORD}\n")
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--host", "0.0.0.0"), "which others can reach, without a way to know who they are"),  # noqa: S104
+        (("--users", "none.json"), "users add NAME --users none.json"),
+        (("--proxy-header", "X-User"), "--proxy-from"),
+        (("--proxy-header", "X-User", "--proxy-from", "proxy"), "an address or network"),
+        (("--allow-anonymous-read", "--proxy-header", "X-User", "--proxy-from", "::1"), "leave one of them out"),
+    ],
+)
+def test_the_page_does_not_start_where_anyone_could_write(tmp_path, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("review.serve.serve", lambda *_: pytest.fail("it listens"))
+    done = CliRunner().invoke(cli.app, ["review", "--lake", str(tmp_path), *options])
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_the_page_is_told_who_may_write(tmp_path, monkeypatch, users_command):
+    described = ("--full-name", "Ada Lovelace", "--role", "reviewer", "--password-stdin")
+    users_command("add", "ada", *described, typed=f"{PASSWORD}\n")
+    started = []
+    monkeypatch.setattr("review.serve.serve", lambda app, *_: started.append(app.state.settings) or True)
+    options = ["--users", str(users_command.path), "--host", "0.0.0.0", "--four-eyes"]  # noqa: S104
+    proxy = [
+        "--proxy-header",
+        "X-User",
+        "--proxy-role-header",
+        "X-Role",
+        "--proxy-from",
+        "::1",
+        "--proxy-from",
+        "10.0.0.1",
+    ]
+    done = CliRunner().invoke(
+        cli.app, ["review", "--lake", str(tmp_path), *options, *proxy, "--public-url", "https://audit.example"]
+    )
+    assert done.exit_code == 0, done.output
+    (settings,) = started
+    assert (settings.users, settings.four_eyes) == (users_command.path, True)
+    assert (settings.proxy_header, settings.proxy_role_header) == ("X-User", "X-Role")
+    assert (settings.proxy_from, settings.public_url) == (("::1", "10.0.0.1"), "https://audit.example")

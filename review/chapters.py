@@ -1065,7 +1065,7 @@ def _gates(told: Gathered) -> Iterator[Part]:
     yield Table(
         [Column("Reason", "name", 2), Column("Stage"), Column("Rows", "number"), Column("Examples", "name", 6)],
         [
-            [error["reason"], error["stage"], count(error["n"]), "\n".join(map(_example, error["examples"]))]
+            [error["reason"], error["stage"] or "", count(error["n"]), "\n".join(map(_example, error["examples"]))]
             for error in told.errors
         ],
         "Rows that were left out, by reason, with the first examples",

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import sql
 import stores
 from corpora import Corpus, CorpusError, Limits, open_corpus, root_of
-from stores import Root
+from stores import Root, ledger
 
 _Value = TypeVar("_Value")
 
@@ -24,7 +24,7 @@ KEPT_PICTURES = 400
 MEMORY = "2GB"
 """That queries over a connection may take together, those of the SQL page among them."""
 LISTED_ANEW = 10.0
-"""Seconds after which a lake in object storage is listed again; a folder is looked at for each page."""
+"""Seconds after which the runs of a lake in object storage are listed again; a folder is looked at for each page."""
 
 
 class UnknownError(Exception):
@@ -104,7 +104,7 @@ class Lens:
     def __init__(self, lake: Root) -> None:
         self.lake = lake.resolve() if isinstance(lake, Path) else lake
         self._lock = threading.RLock()
-        self._listed: tuple[float, _Seen] | None = None
+        self._listed: tuple[float, dict[str, Hashable]] | None = None
         self._manifests = _Kept(4096)
         self._few = _Kept(KEPT_RUNS)
         self._results = _Kept(KEPT_RESULTS)
@@ -259,8 +259,9 @@ class Lens:
             return _seen_in_folder(self.lake)
         with self._lock:
             if self._listed is None or time.monotonic() - self._listed[0] > LISTED_ANEW:
-                self._listed = (time.monotonic(), _seen_in_store(self.lake))
-            return self._listed[1]
+                self._listed = (time.monotonic(), _runs_in_store(self.lake))
+            runs = self._listed[1]
+        return _Seen(runs, _head_in_store(self.lake))
 
 
 def _seen_in_folder(lake: Path) -> _Seen:
@@ -272,13 +273,20 @@ def _seen_in_folder(lake: Path) -> _Seen:
             continue
         runs[name] = (status.st_mtime_ns, status.st_size, status.st_ino)
     try:
-        ledger = sorted((entry.name, entry.stat().st_mtime_ns) for entry in (lake / "ledger").iterdir())[-2:]
+        records = sorted((entry.name, entry.stat().st_mtime_ns) for entry in (lake / ledger.FOLDER).iterdir())[-2:]
     except OSError:
-        ledger = []
-    return _Seen(runs, tuple(ledger))
+        records = []
+    return _Seen(runs, tuple(records))
 
 
-def _seen_in_store(lake: Root) -> _Seen:
+def _runs_in_store(lake: Root) -> dict[str, Hashable]:
     paths = [lake / "runs" / name / "manifest.json" for name in stores.folders(lake / "runs")]
-    contents = {path.parent.name: hashlib.sha256(data).hexdigest() for path, data in stores.contents_of_all(paths)}
-    return _Seen(dict(contents), None)
+    return {path.parent.name: hashlib.sha256(data).hexdigest() for path, data in stores.contents_of_all(paths)}
+
+
+def _head_in_store(lake: Root) -> Hashable:
+    """HEAD of the ledger, read for each page: whoever decides wants to see it at once."""
+    try:
+        return stores.contents(lake / ledger.FOLDER / ledger.HEAD)
+    except FileNotFoundError:
+        return None

@@ -22,7 +22,7 @@ def trend(runs: Sequence[dict[str, Any]], theme: str) -> bytes:
             ("own_confirmed", "confirmed", "o-", _STRONG[theme]),
             ("own_suspected", "suspected", "s--", _WEAK[theme]),
         ):
-            upper.plot(places, [run[key] for run in runs], mark, color=colour, label=label, markersize=4)
+            upper.plot(places, [run[key] for run in runs], mark, color=colour, label=label, markersize=4, clip_on=False)
         upper.set_ylabel("alerts")
         upper.set_ylim(bottom=0)
         upper.yaxis.get_major_locator().set_params(integer=True)
@@ -31,7 +31,7 @@ def trend(runs: Sequence[dict[str, Any]], theme: str) -> bytes:
             ([_points(run["error_rate"]) for run in runs], "errors", "o-", _STRONG[theme]),
             ([_points(_left(run["coverage"])) for run in runs], "not attributed", "s--", _WEAK[theme]),
         ):
-            lower.plot(places, values, mark, color=colour, label=label, markersize=4)
+            lower.plot(places, values, mark, color=colour, label=label, markersize=4, clip_on=False)
         lower.set_ylabel("% of rows")
         lower.set_ylim(bottom=0)
         step = max(1, len(runs) // 6)

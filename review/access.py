@@ -423,6 +423,7 @@ class Guard:
         client = scope["client"][0] if scope.get("client") else ""
         host = access.check_host(headers)
         _check_fetched(headers)
+        state |= {"visitor": None, "reviewer": None, "csrf": ""}  # for the page that says that a file is not there
         if path.startswith("/static/") and method in _SAFE:
             return None
         cookies = _cookies(headers)

@@ -135,6 +135,8 @@ def _upper(text: str) -> str:
 
 def _head(told: Gathered) -> Iterator[Part]:
     manifest, alerts = told.manifest, told.alerts
+    if told.doubt:
+        yield Say(told.doubt, "state", strong=True)
     yield Say(_lead(told), "lead")
     if len(alerts) > 1:
         yield Points(

@@ -76,6 +76,7 @@ class Facts:
     superseded: list[dict[str, Any]]  # decisions that are not in force
     lives: dict[str, dict[str, Any]]  # by alert
     gone: list[dict[str, Any]]  # alerts that were open before and were not raised
+    doubt: str | None  # what the ledger says against the manifest
     gap: str | None = None  # why decisions that were taken upon other runs of the audit are not in here
 
     @property
@@ -139,8 +140,30 @@ def _decided(connection: sql.Connection, lake: Root, run_id: str) -> dict[str, A
     }
 
 
+def _doubt(lake: Root, manifest: Mapping[str, Any], digest: str) -> str | None:
+    """Why a report of this run is not to be relied on, where the ledger knows that the manifest was another one.
+
+    `review.verify` looks at all files; this looks at the one that lists them.
+    """
+    own = [
+        record
+        for record in ledger.of_kind(ledger.records(lake), "run", "rewrite")
+        if record.body.get("run_id") == manifest["run_id"]
+    ]
+    if not own or manifest["status"] == "running":
+        return None
+    if digest in (own[-1].body.get("manifest_sha256"), own[-1].body.get("before_sha256")):
+        return None
+    return (
+        f"The run’s manifest is not the one that record {own[-1].number} of the lake’s ledger holds the digest of: it "
+        "was changed after the run. Do not rely on this report; "
+        f"m2ib-audit verify {manifest['run_id']} says what differs."
+    )
+
+
 def _gathered(connection: sql.Connection, lake: Root, manifest: dict[str, Any]) -> Facts:
     run_id, config = manifest["run_id"], manifest["config"]
+    digest = hashlib.sha256(stores.contents(lake / "runs" / run_id / "manifest.json")).hexdigest()
     alerts = sql.rows(connection, "review/alerts_of_run", run_id=run_id)
     alone = [alert for alert in alerts if alert["explained_by"] is None]
     followers = _followers(alerts)
@@ -158,7 +181,8 @@ def _gathered(connection: sql.Connection, lake: Root, manifest: dict[str, Any]) 
     lives = sql.rows(connection, "review/lives_of_run", run_id=run_id)
     return Facts(
         manifest=manifest,
-        manifest_sha256=hashlib.sha256(stores.contents(lake / "runs" / run_id / "manifest.json")).hexdigest(),
+        manifest_sha256=digest,
+        doubt=_doubt(lake, manifest, digest),
         verdict=wording.verdict(manifest, alone),
         alerts=[
             _shown_alert(connection, row, (followers[_key(row)], tests[_identity(row)]), album, grids) for row in alone

@@ -215,6 +215,8 @@ def _check(reviewer: Reviewer, meaning: str) -> None:
                 f"{what}: got {given[:_NAME_CHARS]!r}, expected one line of at most {_NAME_CHARS} characters; say who "
                 "signs"
             )
+        if (hidden := ledger.disguise(given)) is not None:
+            raise TriageError(f"{what}: got {hidden}, expected letters of one script, all to be seen; type it anew")
 
 
 def _said(what: str, text: str) -> str:

@@ -101,7 +101,7 @@ def manifests(lake: Root, run_id: str | None = None, beside: Collection[str] = (
         name = path.parent.name
         try:
             record = json.loads(data.decode())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LakeError(
                 f"manifest {path}: not JSON ({error}); restore it from a backup or remove the run"
             ) from error
@@ -141,10 +141,10 @@ def connect(
     """
     if isinstance(lake, Path):
         lake = lake.resolve()
-    told = ledger.records(lake) if (run_id is None if reviewed is None else reviewed) else []
     records = manifests(lake, run_id, beside)
     if not (lake.is_dir() if isinstance(lake, Path) else records or run_id is not None):
         raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
+    told = ledger.records(lake) if (run_id is None if reviewed is None else reviewed) else []
     connection = duckdb.connect(config={} if memory is None else {"memory_limit": memory})
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("CREATE SCHEMA stored")

@@ -89,9 +89,26 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0") | {chr(code) for code in range(0xFE00, 0xFE10)}
+"""Letters and marks that show nothing; with Unicode's format characters, all that a name can hide."""
+_ALIKE = ("LATIN", "CYRILLIC", "GREEK")
+"""Scripts with letters that look the same."""
+
+
 def person(name: str) -> str:
-    """A signer's name as names are compared: two spellings of one name are one person."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    """A signer's name as names are compared, by letters, marks and digits: two spellings of one name are one person."""
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    seen = (sign for sign in plain if sign not in _UNSEEN and unicodedata.category(sign) != "Cf")
+    return " ".join("".join(sign if unicodedata.category(sign)[0] in "LMN" else " " for sign in seen).split())
+
+
+def disguise(name: str) -> str | None:
+    """What in a name could make it look like another's, in words; None if nothing does."""
+    if any(sign in _UNSEEN or unicodedata.category(sign) == "Cf" for sign in name):
+        return "characters that cannot be seen"
+    scripts = {unicodedata.name(sign, "").split(" ")[0] for sign in name if sign.isalpha()}
+    mixed = [script.capitalize() for script in _ALIKE if script in scripts]
+    return f"letters of {' and '.join(mixed)}, which look alike" if len(mixed) > 1 else None
 
 
 def path_of(lake: Root, number: int) -> Root:

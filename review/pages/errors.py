@@ -27,7 +27,8 @@ def errors(request: Request) -> Response:
     lens = lens_of(request)
     number = whole_of(request, "page", 1, 1, 1_000_000)
     run_ids = lens.run_ids()
-    run = text_of(request, "run") or (run_ids[0] if run_ids else "all")
+    damaged = {damage.run_id for damage in lens.damaged()}
+    run = text_of(request, "run") or next((run_id for run_id in run_ids if run_id not in damaged), "all")
     connection = lens.whole() if run == "all" else lens.run(run)
     asked = {
         "run_id": None if run == "all" else run,

@@ -432,3 +432,17 @@ def test_a_table_of_pairs_is_taken_along_whole(audited, client):
     for url in ("/runs?format=csv", "/errors?format=csv", "/sql?q=SELECT+1+AS+x&format=csv"):
         assert client.get(url).headers["content-type"] == "text/csv; charset=utf-8"
     assert "attachment" not in client.get("/runs?format=").headers.get("content-disposition", "")
+
+
+@pytest.mark.parametrize("path", ["/static/nope.css", "/static/", "/static/..%2f..%2fapp.py"])
+def test_a_file_that_the_page_does_not_have_is_not_found(see, path):
+    assert "There is no such page." in see(path, 404).text
+
+
+def test_errors_of_the_newest_run_that_can_be_read_are_shown(lake, make_pair, see):
+    whole = lake.write(lake.begin(), [make_pair()])
+    broken = lake.write(lake.begin(), [make_pair(1)])
+    (broken.folder / "manifest.json").write_text("[" * 100_000)
+    page = see("/errors")
+    assert whole.run_id in page.html
+    see(f"/errors?run={broken.run_id}", 503)

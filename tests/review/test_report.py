@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from review.report import ReportError, write_report
+from stores import ledger
 
 
 class Page(HTMLParser):
@@ -377,3 +378,12 @@ def test_the_file_is_written_aside_and_its_folder_made(lake, tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["r.html"]
     with pytest.raises(ReportError, match=r"cannot write .*name another with --out"):
         write_report(lake.path, "latest", Path(out) / "below a file.html")
+
+
+def test_a_report_of_a_run_that_was_changed_says_so(lake, make_pair):
+    run = lake.write(lake.begin(), [make_pair()])
+    digest = hashlib.sha256((run.folder / "manifest.json").read_bytes()).hexdigest()
+    ledger.append(lake.path, "run", {"run_id": run.run_id, "status": "completed", "manifest_sha256": digest})
+    assert "Do not rely on this report" not in page_of(lake).text
+    run.update(reason="nothing to see here")
+    assert "the one that record 1 of the lake’s ledger holds the digest of" in page_of(lake).text

@@ -218,3 +218,17 @@ def test_a_record_of_another_form_is_named(nights):
 
 def test_every_name_is_one_of_its_list():
     assert set(triage.SECONDED) < set(triage.DECISIONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Ada Okafor\ufe0f", "cannot be seen"),
+        ("Ada\u3164 Okafor", "cannot be seen"),
+        ("\u0410da Okafor", "Latin and Cyrillic"),
+    ],
+)
+def test_a_name_that_looks_like_anothers_is_refused(nights, name, said):
+    run = nights({})
+    with pytest.raises(TriageError, match=said):
+        judge(run, reviewer=Reviewer(name, "reader", "declared"))

@@ -213,3 +213,14 @@ def test_in_s3_a_record_is_created_only_if_there_is_none(s3, monkeypatch):
     assert sorted(record.body["run_id"] for record in records(root)) == list(range(12))
     assert not stores.create(path_of(root, 3), b"another")
     assert records(root)[2] == ledger.parse(3, stores.contents(path_of(root, 3)))
+
+
+@pytest.mark.parametrize(
+    "name", ["ada  OKAFOR", "Ada Okafor.", "Ada Okafor\ufe0f", "\uff21da Okafor", "Ada\u200b Okafor"]
+)
+def test_spellings_of_a_name_are_one_person(name):
+    assert ledger.person(name) == ledger.person("Ada Okafor")
+
+
+def test_names_of_others_are_other_persons():
+    assert len({ledger.person(name) for name in ("Ada Okafor", "Ada Okafór", "कि", "का", "Bo Li")}) == 5

@@ -96,12 +96,8 @@ def note_report(
 
     Raises sql.LakeError.
     """
-    body = {"run_id": run_id, "format": kind, "sha256": ledger.sha256(data), **where}
-    known = ledger.of_kind(ledger.records(lake), "report")
-    if any(body.items() <= record.body.items() for record in known):
-        return
     try:
-        ledger.append(lake, "report", body | {"by": by}, signer)
+        ledger.note_report(lake, run_id, kind, data, signer, by=by, **where)
     except OSError as error:
         raise sql.LakeError(
             f"ledger: the report was not noted ({error.strerror or error}); see to the lake's space and permissions"

@@ -155,9 +155,10 @@ def _name(entry: Mapping[str, Any]) -> str:
 
 
 def folders(path: Root) -> list[str]:
-    """Names of the folders in a folder, ordered; none where nothing is. Raises LakeError."""
+    """Names of the folders in a folder, ordered, without links; none where nothing is. Raises LakeError."""
     if isinstance(path, Path):
-        return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+        found = path.iterdir() if path.is_dir() else ()
+        return sorted(entry.name for entry in found if entry.is_dir() and not entry.is_symlink())
     return sorted(_name(entry) for entry in _listed(path) if entry["type"] == "directory")
 
 
@@ -196,6 +197,13 @@ def sizes(root: Root) -> dict[str, int]:
         return {}
     at = len(root.path.strip("/")) + 1
     return {str(name).strip("/")[at:]: int(entry["size"] or 0) for name, entry in sorted(found.items())}
+
+
+def links(root: Root) -> list[str]:
+    """All symbolic links below a folder, by their paths below it; a store has none."""
+    if not isinstance(root, Path):
+        return []
+    return [relative(path, root) for path in sorted(root.rglob("*")) if path.is_symlink()]
 
 
 def remove(root: Root, names: Iterable[str]) -> None:

@@ -85,6 +85,8 @@ def new_key(path: Path) -> PublicKey:
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as opened:
                 written.append(file)
                 opened.write(data)
+                opened.flush()
+                os.fsync(opened.fileno())  # what it signs must not outlive it
     except OSError as error:
         for file in written:
             with contextlib.suppress(OSError):
@@ -101,8 +103,8 @@ def load_key(path: Path) -> SigningKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    data = _read(path)
-    if (mode := path.stat().st_mode & 0o077) != 0:
+    data, bits = _read(path)
+    if (mode := bits & 0o077) != 0:
         raise KeyFileError(f"key: {path} may be used by others (mode {mode:03o}), expected by its owner: chmod 600 it")
     try:
         key = load_pem_private_key(data, None)
@@ -121,7 +123,7 @@ def load_public(path: Path) -> PublicKey:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        key = load_pem_public_key(_read(path))
+        key = load_pem_public_key(_read(path)[0])
     except ValueError as error:
         raise KeyFileError(
             f"key: {path} is no public key in PEM, expected one as `m2ib-audit key new` writes it beside the other"
@@ -131,8 +133,10 @@ def load_public(path: Path) -> PublicKey:
     return PublicKey(key)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> tuple[bytes, int]:
+    """A file's bytes, and the mode of that very file: the name may be another one's a moment later."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(), os.fstat(file.fileno()).st_mode
     except OSError as error:
         raise KeyFileError(f"key: {path} cannot be read ({error.strerror}), expected a key in PEM; name one") from error

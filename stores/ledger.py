@@ -171,9 +171,22 @@ _reading = threading.Lock()
 def records(lake: Root) -> list[Record]:
     """All records, oldest first; of those that this process has read before, the last one is looked at again.
 
-    Raises LedgerError if one is missing, is no record, or is not chained to the one before; LakeError for a store that
-    does not answer.
+    Raises LedgerError if one is missing, is no record, or is not chained to the one before, or if HEAD names one that
+    is not there: an end that was cut off is read by nobody as whole. LakeError for a store that does not answer.
     """
+    attempt = 0
+    while True:
+        known = head(lake)  # before the records: it names none that comes later
+        found = _chained(lake)
+        attempt += 1
+        if known is not None or len(found) <= 1 or attempt > _PATIENCE:
+            _check_head(lake, known, found)
+            return found
+        time.sleep(0.02)  # others may be about to write the first one
+
+
+def _chained(lake: Root) -> list[Record]:
+    """All records, each chained to the one before. Raises LedgerError, LakeError."""
     key = str(lake.resolve() if isinstance(lake, Path) else lake)
     with _reading:
         numbers = _numbers(lake)
@@ -242,13 +255,8 @@ def append(
     """
     if kind not in KINDS:
         raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(KINDS)}")
-    for attempt in range(_ATTEMPTS):
-        known = head(lake)  # before the records: it names none that comes later
+    for _ in range(_ATTEMPTS):
         before = records(lake)
-        if known is None and len(before) > 1 and attempt < _PATIENCE:  # others may be about to write the first one
-            time.sleep(0.02)
-            continue
-        _check_head(lake, known, before)
         if check is not None:
             check(before)
         record, data = _made(before, kind, body, signer)
@@ -256,6 +264,33 @@ def append(
             _move_head(lake, record)
             return record
     raise LedgerError(f"ledger: no record could be appended to {lake} in {_ATTEMPTS} attempts; see who else writes")
+
+
+class _NotedError(Exception):
+    """What was to be noted has been noted."""
+
+
+def note_report(
+    lake: Root, run_id: str, kind: str, data: bytes, signer: Signer | None = None, **more: str
+) -> Record | None:
+    """Append a report's sha256, once, so that a copy can be told from one that was changed; None if it is there.
+
+    kind: its format. more: its `path` below the lake, if it has to stay there; `by`: what wrote it, which makes no
+    other report of it.
+
+    Raises LedgerError, LakeError.
+    """
+    body = {"run_id": run_id, "format": kind, "sha256": sha256(data), **more}
+    same = {key: value for key, value in body.items() if key != "by"}
+
+    def check(before: Sequence[Record]) -> None:
+        if any(same.items() <= record.body.items() for record in of_kind(before, "report")):
+            raise _NotedError
+
+    try:
+        return append(lake, "report", body, signer, check)
+    except _NotedError:
+        return None
 
 
 def _made(before: Sequence[Record], kind: str, body: Mapping[str, Any], signer: Signer | None) -> tuple[Record, bytes]:
@@ -297,3 +332,13 @@ def _move_head(lake: Root, record: Record) -> None:
 def of_kind(found: Iterable[Record], *kinds: str) -> list[Record]:
     """Those records that are of some kinds."""
     return [record for record in found if record.kind in kinds]
+
+
+def is_owed(manifest: Mapping[str, Any], found: Sequence[Record]) -> bool:
+    """Whether a run that has ended should have a record: it says so, or that it began when there was a ledger."""
+    if manifest.get("chained"):
+        return True
+    try:
+        return bool(found) and datetime.fromisoformat(manifest["started_at"]) > found[0].time
+    except (KeyError, TypeError, ValueError):  # nobody can tell when
+        return bool(found)

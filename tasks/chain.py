@@ -26,14 +26,23 @@ def adopt(run: Run, signer: Signer | None = None) -> bool:
     """
     data = stores.contents(run.folder / "manifest.json")
     status = json.loads(data)["status"]
-    known = [record.body.get("run_id") for record in ledger.of_kind(ledger.records(run.lake), "run", "rewrite")]
-    if status == "running" or run.run_id in known:
+    if status == "running" or _is_known(run, ledger.records(run.lake)):
         return False
     body = {"run_id": run.run_id, "status": status, "manifest_sha256": hashlib.sha256(data).hexdigest(), "late": True}
     ledger.append(run.lake, "run", body, signer)
     if stores.is_file(run.folder / REPORT):
         _chain_report(run, REPORT, signer)
     return True
+
+
+def is_missed(run: Run) -> bool:
+    """Whether a run has ended and should have a record, but has none. Raises OSError, LakeError."""
+    manifest, known = run.manifest(), ledger.records(run.lake)
+    return manifest["status"] != "running" and not _is_known(run, known) and ledger.is_owed(manifest, known)
+
+
+def _is_known(run: Run, records: Sequence[Record]) -> bool:
+    return any(record.body.get("run_id") == run.run_id for record in ledger.of_kind(records, "run", "rewrite"))
 
 
 def chain_end(run: Run, signer: Signer | None = None) -> None:
@@ -63,12 +72,9 @@ def chain_report(run: Run, name: str, signer: Signer | None = None) -> None:
 
 
 def _chain_report(run: Run, name: str, signer: Signer | None) -> None:
-    digest = hashlib.sha256(stores.contents(run.folder / name)).hexdigest()
-    path = stores.relative(run.folder / name, run.lake)
-    known = ledger.of_kind(ledger.records(run.lake), "report")
-    if not any(record.body.get("sha256") == digest for record in known):
-        body = {"run_id": run.run_id, "format": name.rpartition(".")[2], "sha256": digest, "path": path}
-        ledger.append(run.lake, "report", body, signer)
+    path = run.folder / name
+    kind, where = name.rpartition(".")[2], stores.relative(path, run.lake)
+    ledger.note_report(run.lake, run.run_id, kind, stores.contents(path), signer, path=where)
 
 
 def _last(records: Sequence[Record], kind: str, run_id: str) -> dict[str, object] | None:

@@ -1,6 +1,8 @@
 """Keys: what is written and read, and whose signature is whose."""
 
+import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +80,27 @@ def test_a_key_of_another_kind_is_refused(tmp_path):
     for load, name in ((load_key, "key"), (load_public, "pub")):
         with pytest.raises(KeyFileError, match="of another kind, expected Ed25519"):
             load(tmp_path / name)
+
+
+def test_the_mode_is_that_of_the_file_that_was_read(tmp_path):
+    """Not of another one that has the name by then."""
+    new_key(tmp_path / "key")
+    (tmp_path / "key").chmod(0o644)
+    opened = Path.open
+
+    class Swapped(type(tmp_path)):
+        def open(self, *arguments, **named):
+            file = opened(self, *arguments, **named)
+            new_key(Path(f"{self}2"))
+            Path(f"{self}2").replace(self)
+            return file
+
+    with pytest.raises(KeyFileError, match="may be used by others"):
+        load_key(Swapped(tmp_path / "key"))
+
+
+def test_a_new_key_is_on_the_disk(tmp_path, monkeypatch):
+    flushed, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append(os.fstat(number).st_size) or fsync(number))
+    new_key(tmp_path / "key")
+    assert flushed == [(tmp_path / name).stat().st_size for name in ("key", "key.pub")]

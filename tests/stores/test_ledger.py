@@ -175,6 +175,40 @@ def test_nothing_is_chained_to_what_was_changed(root, harm, said, monkeypatch):
     monkeypatch.setattr(ledger, "_PATIENCE", 0)
     with pytest.raises(LedgerError, match=said):
         append(root, "run", {})
+    with pytest.raises(LedgerError, match=said):
+        records(root)
+
+
+def test_an_end_that_this_process_has_read_and_that_was_cut_off_or_changed_is_missed(root):
+    filled(root)
+    records(root)
+    data = stores.contents(path_of(root, 3))
+    stores.put(path_of(root, 3), data.replace(b"r2", b"rx"))
+    with pytest.raises(LedgerError, match=r"HEAD of .* names record 3"):
+        records(root)
+    drop(3)(root)
+    with pytest.raises(LedgerError, match=r"HEAD of .* names record 3"):
+        records(root)
+    stores.put(path_of(root, 3), data)
+    assert len(records(root)) == 3
+
+
+def test_readers_beside_writers_find_the_ledger_whole(root):
+    with ThreadPoolExecutor(6) as pool:
+        jobs = [pool.submit(append, root, "run", {"run_id": number}) for number in range(20)]
+        read = [pool.submit(records, root) for _ in range(40)]
+        assert all(isinstance(job.result(), list) for job in read)
+        assert len({job.result().number for job in jobs}) == 20
+
+
+def test_a_report_that_is_noted_twice_at_once_is_one_record(root):
+    with ThreadPoolExecutor(6) as pool:
+        noted = list(pool.map(lambda _: ledger.note_report(root, "r", "html", b"page", by="a page"), range(6)))
+    assert [record is not None for record in noted].count(True) == 1
+    assert len(records(root)) == 1
+    assert ledger.note_report(root, "r", "html", b"page", by="another") is None
+    assert ledger.note_report(root, "r", "html", b"page", path="runs/r/report.html") is not None  # it has to stay there
+    assert ledger.note_report(root, "r", "html", b"page") is None
 
 
 def test_a_ledger_that_was_replaced_is_read_anew(root):

@@ -15,6 +15,7 @@ from corpora import Corpus, CorpusError, Limits, open_corpus, root_of
 from review import overlays, wording
 from review.overlays import Box
 from review.pairs import Album, Picture, ShownPair, picture
+from review.triage import earlier_runs
 from review.wording import BITS_PER_NAT
 from stores import Root, ledger
 from stores.ledger import Record
@@ -22,7 +23,6 @@ from stores.ledger import Record
 COMPARISON_PAIRS = 4
 WEIGHED_SHOWN = 25
 ERROR_EXAMPLES = 3
-_COMPLETE = ("completed", "completed_with_errors")
 _NOT_LISTED = ("report.html", "report.pdf")  # a report cannot state its own digest
 
 
@@ -109,20 +109,15 @@ def gather(lake: Root, manifest: dict[str, Any]) -> Facts:
     with sql.connect(lake, run_id, reviewed=True) as connection:
         told = _gathered(connection, lake, manifest)
     # What was judged in an earlier run counts for this one too: its audit's runs are opened with it.
-    beside = [record["run_id"] for record in sql.manifests(lake) if _is_beside(record, manifest)]
-    if not beside or not told.lives:
+    beside, gap = earlier_runs(lake, manifest) if told.lives else ([], None)
+    told = replace(told, gap=gap)
+    if not beside:
         return told
     try:
         with sql.connect(lake, run_id, beside, reviewed=True) as connection:
             return replace(told, **_decided(connection, lake, run_id))
     except sql.LakeError as error:  # what befell another run leaves this one's report possible
         return replace(told, gap=str(error))
-
-
-def _is_beside(record: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
-    """Whether a run is an earlier one of the same audit."""
-    same = all(record.get(key) == manifest.get(key) for key in ("corpus", "model"))
-    return same and record["status"] in _COMPLETE and record["run_id"] < manifest["run_id"]
 
 
 def _decided(connection: sql.Connection, lake: Root, run_id: str) -> dict[str, Any]:

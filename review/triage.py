@@ -3,9 +3,11 @@
 Nothing is overwritten: whoever decides again adds a record, and the view `triage` says which decision is in force.
 """
 
+import contextlib
 import hashlib
+import itertools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Final
@@ -66,7 +68,7 @@ def decide(
     """Record what a reviewer decided about an alert, with what was judged, and return the record.
 
     until: the last day of a waiver. four_eyes: a second person has to countersign, whatever the run's AUDIT.toml says.
-    seen: number of the review that the reviewer saw as the last one of this alert, 0 for none.
+    seen: number of the review that the reviewer saw as the last one, of this alert or of all, 0 for none.
 
     Raises:
         TriageError: something is missing or none of what it can be, the alert is not in the run, or somebody else has
@@ -103,7 +105,7 @@ def decide(
     }
 
     def check(before: Sequence[Record]) -> None:
-        last = _last_review(before, life["life_id"])
+        last = in_force(before, life["life_id"], run_id)
         if seen is not None and last is not None and last.number > seen:
             who, what = last.body["reviewer"]["name"], last.body["decision"]
             raise TriageError(
@@ -128,7 +130,8 @@ def countersign(
     number: of the record that is countersigned. statement: a remark, may be empty.
 
     Raises:
-        TriageError: there is no such record, it is the reviewer's own, was countersigned, or is not in force any more.
+        TriageError: there is no such record, it is the reviewer's own, was countersigned, or is not in force any more;
+            or who signed it is known better than who countersigns.
         sql.LakeError: the ledger cannot be read or written.
     """
     _check(reviewer, meaning)
@@ -140,8 +143,13 @@ def countersign(
             raise TriageError(
                 f"countersign: record {number} is {reviewer.name}'s own, expected another person's; ask somebody else"
             )
+        if reviewer.identity == "declared" and (known := subject.body["reviewer"]["identity"]) != "declared":
+            raise TriageError(
+                f"countersign: got a name that was only said, expected one that is known as well as the first signer's "
+                f"(identity {known!r}) of record {number}; sign in, and countersign on the page"
+            )
         for other in ledger.of_kind(before, "countersign"):
-            if other.body["record"] == number:
+            if counts_for(other, subject):
                 raise TriageError(
                     f"countersign: record {number} was countersigned by {other.body['reviewer']['name']} (record "
                     f"{other.number}), expected one that was not; there is nothing left to do"
@@ -168,18 +176,21 @@ def sign_off(
     *,
     four_eyes: bool = False,
     signer: Signer | None = None,
+    seen: int | None = None,
 ) -> Record:
     """Record that a reviewer signs a run off, with what was open then, and return the record.
 
+    seen: number of the last record of the ledger that the reviewer saw; default: the last one there is.
+
     Raises:
-        TriageError: something is missing or none of what it can be, or the run is not a complete one.
+        TriageError: something is missing or none of what it can be, the run is not a complete one, or somebody has
+            decided or signed since.
         sql.LakeError: the lake or its ledger cannot be read or written.
     """
     said = _said("statement", statement)
     _check(reviewer, meaning)
     manifest, digest = _manifest(lake, run_id)
-    with sql.connect(lake) as connection:
-        (counts,) = sql.rows(connection, "review/triage_counts", run_id=run_id)
+    last = len(ledger.records(lake)) if seen is None else seen
     body = {
         "run_id": run_id,
         "meaning": meaning,
@@ -187,9 +198,55 @@ def sign_off(
         "four_eyes": four_eyes or bool(manifest.get("four_eyes")),
         "reviewer": asdict(reviewer),
         "manifest_sha256": digest,
-        "alerts": counts,
+        **_counted(lake, manifest),
     }
-    return _appended(lake, "sign_off", body, signer, None)
+
+    def check(before: Sequence[Record]) -> None:
+        for record in ledger.of_kind(before[last:], "review", "countersign", "sign_off"):
+            raise TriageError(
+                f"sign-off: {record.body['reviewer']['name']} has decided or signed meanwhile (record {record.number}),"
+                " expected the state that you saw; look at it, and sign again"
+            )
+
+    return _appended(lake, "sign_off", body, signer, check)
+
+
+def earlier_runs(lake: Root, manifest: Mapping[str, Any]) -> tuple[list[str], str | None]:
+    """Earlier complete runs of a run's audit, and why one could not be told from these, if that is so.
+
+    What was judged in them counts for the run too. A run that cannot be read is left out: it may be another audit's.
+    """
+    names = [name for name in stores.folders(lake / "runs") if name < manifest["run_id"]]
+    gap = None
+    try:
+        records = sql.manifests(lake, names[0], names[1:]) if names else []
+    except sql.LakeError as error:
+        gap, records = str(error), list(_readable(lake, names))
+    same = [record for record in records if all(record.get(key) == manifest.get(key) for key in ("corpus", "model"))]
+    return [record["run_id"] for record in same if record["status"] in _COMPLETE], gap
+
+
+def _readable(lake: Root, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The manifests of some runs, one after the other, without those that cannot be read."""
+    for name in names:
+        with contextlib.suppress(sql.LakeError):
+            yield from sql.manifests(lake, name)
+
+
+def _counted(lake: Root, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """How many alerts are open, pending and decided; `gap`: why earlier runs of the audit did not tell all."""
+    run_id = manifest["run_id"]
+    beside, gap = earlier_runs(lake, manifest)
+
+    def counts(*names: str) -> dict[str, Any]:
+        with sql.connect(lake, run_id, names, reviewed=True) as connection:
+            return sql.rows(connection, "review/triage_counts", run_id=run_id)[0]
+
+    try:
+        found = counts(*beside)
+    except sql.LakeError as error:  # what befell another run leaves this one to be signed
+        found, gap = counts(), str(error)
+    return {"alerts": found} | ({} if gap is None else {"gap": gap})
 
 
 def _appended(lake: Root, kind: str, body: dict[str, Any], signer: Signer | None, check: Any) -> Record:
@@ -233,11 +290,12 @@ def _said(what: str, text: str) -> str:
 
 def _manifest(lake: Root, run_id: str) -> tuple[dict[str, Any], str]:
     """The manifest of a complete run, and its sha256. Raises TriageError."""
-    known = {record["run_id"]: record for record in sql.manifests(lake)}
-    found = known.get(run_id)
+    names = stores.folders(lake / "runs")
+    found = next(iter(sql.manifests(lake, run_id) if run_id in names else ()), None)  # whatever befell other runs
     if found is None or found["status"] not in _COMPLETE:
         got = repr(run_id) if found is None else f"{run_id!r}, which is {found['status']}"
-        newest = ", ".join([name for name, record in known.items() if record["status"] in _COMPLETE][:-6:-1]) or "none"
+        complete = (one["run_id"] for one in _readable(lake, names[::-1]) if one["status"] in _COMPLETE)
+        newest = ", ".join(itertools.islice(complete, 5)) or "none"
         raise TriageError(f"run: got {got}, expected a complete run of {lake}: {newest}; name one of these")
     return found, hashlib.sha256(stores.contents(lake / "runs" / run_id / "manifest.json")).hexdigest()
 
@@ -252,9 +310,26 @@ def _life(lake: Root, run_id: str, alert_id: str) -> dict[str, Any]:
     return found[0]
 
 
-def _last_review(before: Sequence[Record], life_id: str) -> Record | None:
-    reviews = (record for record in reversed(before) if record.kind == "review" and record.body["life_id"] == life_id)
-    return next(reviews, None)
+def in_force(before: Sequence[Record], life_id: str, run_id: str) -> Record | None:
+    """The review of an alert that counts in a run, as the view `triage` has it.
+
+    Of those upon this run or earlier ones that upon the newest run, and of these the last.
+    """
+    reviews = [record for record in before if record.kind == "review" and record.body["life_id"] == life_id]
+    known = [record for record in reviews if record.body["run_id"] <= run_id]
+    return max(known, key=lambda record: (record.body["run_id"], record.number), default=None)
+
+
+def counts_for(countersign: Record, subject: Record) -> bool:
+    """Whether a second signature counts for a review or sign-off, as the view `countersigned` has it.
+
+    It is another person's, and it is known at least as well who that is: a name that was only said adds nothing to a
+    signature with a password.
+    """
+    body, who, other = countersign.body, countersign.body["reviewer"], subject.body["reviewer"]
+    is_about = body["record"] == subject.number and body["record_sha256"] == subject.sha256
+    is_another = ledger.person(who["name"]) != ledger.person(other["name"])
+    return is_about and is_another and (who["identity"] != "declared" or other["identity"] == "declared")
 
 
 def _subject(before: Sequence[Record], number: int) -> Record:
@@ -263,7 +338,7 @@ def _subject(before: Sequence[Record], number: int) -> Record:
         got = "no record of that number" if subject is None else f"a record of kind {subject.kind}"
         raise TriageError(f"countersign: got {number}, which is {got}, expected a review or sign-off; see the ledger")
     if subject.kind == "review":
-        last = _last_review(before, subject.body["life_id"])
+        last = in_force(before, subject.body["life_id"], subject.body["run_id"])
         if last is not None and last.number != number:
             raise TriageError(
                 f"countersign: record {number} is not in force, {last.body['reviewer']['name']} has decided since "

@@ -17,6 +17,7 @@ from review.access import Access, TooOftenError, Visitor, local_path
 from review.lens import UnknownError
 from review.pages.rendering import lens_of, page
 from review.triage import Reviewer, TriageError
+from stores import ledger
 from stores.ledger import Record
 
 router = APIRouter()
@@ -266,6 +267,7 @@ def signatures(request: Request, run_id: str) -> Response:
 def sign_off(request: Request, run_id: str) -> Response:
     """Show what is about to be signed; once that was confirmed, record it."""
     form: ImmutableMultiDict[str, str] = request.state.form
+    before = len(ledger.records(lens_of(request).lake))  # what comes after may not be in what is shown
     facts = sign_off_panel(request, run_id)
     fault = None
     if not form.get("statement", "").strip():
@@ -285,6 +287,7 @@ def sign_off(request: Request, run_id: str) -> Response:
                     form.get("statement", ""),
                     four_eyes=request.app.state.settings.four_eyes,
                     signer=request.app.state.signer,
+                    seen=before,
                 )
                 return RedirectResponse(f"/runs/{quote(run_id)}/sign-off?recorded={record.number}#sign-off", 303)
             except (TriageError, _NotSignedError) as error:

@@ -3,8 +3,8 @@
 -- alert is open again, and `why` says what changed. Once open again it stays so until somebody decides anew. It has changed if
 --   the alert is confirmed and was suspected, or of a higher severity;
 --   of a confirmed one, the score effect lies outside the interval that was judged, below or above;
---   of a suspected one, the effect of its share has grown by more than a quarter;
---   the text of the rule that raises it is another;
+--   of one that is or was suspected, or whose test gave no interval, the effect of its share has grown by more than a quarter;
+--   the text of the rule that raises it is another; so are the weights of the model that is called the same;
 --   it came up anew, having been resolved (or not known) in between; or a waiver is over.
 -- Of several decisions that which was taken upon the newest run counts, and of these the last. What only a re-flagged run
 -- shows to have changed opens the alert there alone, for such a run stands beside the series.
@@ -19,14 +19,22 @@ held AS (
         e.number, e.run_id AS reviewed_run,
         CASE
             WHEN l.first_run > e.run_id THEN 'it came up anew in run ' || l.first_run
-            WHEN e.state = 'suspected' AND l.state = 'confirmed' THEN 'confirmed, was suspected'
-            WHEN now.rank > coalesce(judged.rank, 0) AND e.state = 'confirmed'
+            WHEN e.state IS DISTINCT FROM 'confirmed' AND l.state = 'confirmed' THEN 'confirmed, was ' || coalesce(e.state, 'not known')
+            WHEN e.state = 'confirmed' AND coalesce(now.rank, 0) > coalesce(judged.rank, 0)
                 THEN 'severity ' || l.severity || ', was ' || coalesce(e.severity, 'none')
             WHEN e.state = 'confirmed' AND (l.score_effect < e.score_low OR l.score_effect > e.score_high)
                 THEN format('its effect is {:.3f}, was judged at {:.3f} to {:.3f}', l.score_effect, e.score_low, e.score_high)
-            WHEN e.state = 'suspected' AND l.effect > 1.25 * e.effect
+            WHEN e.state = 'confirmed' AND l.state = 'confirmed' AND (l.score_effect IS NULL) IS DISTINCT FROM (e.score_effect IS NULL)
+                THEN CASE WHEN l.score_effect IS NULL THEN 'its effect is not known any more' ELSE 'its effect was not known, and is' END
+            WHEN (e.state IS DISTINCT FROM 'confirmed' OR l.state IS DISTINCT FROM 'confirmed' OR e.score_low IS NULL OR e.score_high IS NULL)
+                AND l.effect > 1.25 * e.effect
                 THEN format('its share has {:.1f} times the effect that was judged', l.effect / e.effect)
-            WHEN l.rule_digest <> e.rule_digest THEN 'the text of the rule ' || l.rule || ' is another'
+            WHEN (e.state IS DISTINCT FROM 'confirmed' OR l.state IS DISTINCT FROM 'confirmed')
+                AND (l.effect IS NULL) IS DISTINCT FROM (e.effect IS NULL)
+                THEN CASE WHEN l.effect IS NULL THEN 'the effect of its share is not known any more' ELSE 'the effect of its share was not known, and is' END
+            WHEN l.rule_digest IS DISTINCT FROM e.rule_digest THEN 'the text of the rule ' || l.rule || ' is another'
+            WHEN l.alert_id IS NOT NULL AND r.model_digest IS DISTINCT FROM e.model_digest
+                THEN format('the weights of the model are others ({}, were {})', coalesce(r.model_digest[:12], 'not known'), coalesce(e.model_digest[:12], 'not known'))
         END AS change
     FROM lives AS l
     JOIN stored.runs AS r USING (run_id)

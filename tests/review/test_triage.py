@@ -175,6 +175,56 @@ def test_what_cannot_be_countersigned(nights):
         countersign(run.lake, replace(BOB, name="Cy"), second.number, "review")
 
 
+def test_a_second_signature_is_known_as_well_as_the_first(nights):
+    run = nights({}, four_eyes=True)
+    record = judge(run, reviewer=BOB)
+    with pytest.raises(TriageError, match=r"a name that was only said, expected .* \(identity 'password'\)"):
+        countersign(run.lake, ANN, record.number, "review")
+    said = {"name": "Ann Example", "role": "x", "identity": "declared"}
+    body = {"record": 1, "record_sha256": record.sha256, "meaning": "review", "statement": "", "reviewer": said}
+    ledger.append(run.lake, "countersign", body)  # by other means: it counts for nothing, and stops nobody
+    assert rows(run)[0]["decision"] == "pending"
+    countersign(run.lake, replace(ANN, identity="proxy"), record.number, "review")
+    assert rows(run)[0]["decision"] == "benign"
+
+
+def test_a_decision_between_counting_and_signing_is_not_signed(nights, monkeypatch):
+    run = nights({}, {"region": "left"})
+    counted = triage._counted
+
+    def slowly(*given):
+        found = counted(*given)
+        judge(run)
+        return found
+
+    monkeypatch.setattr(triage, "_counted", slowly)
+    with pytest.raises(TriageError, match=r"Ann Example has decided or signed meanwhile \(record 1\)"):
+        sign_off(run.lake, BOB, run.run_id, "responsibility", "fit for use")
+    monkeypatch.setattr(triage, "_counted", counted)
+    with pytest.raises(TriageError, match="meanwhile"):
+        sign_off(run.lake, BOB, run.run_id, "responsibility", "fit for use", seen=0)
+    assert sign_off(run.lake, BOB, run.run_id, "review", "seen").body["alerts"] == {
+        "open": 1,
+        "pending": 0,
+        "decided": 1,
+    }
+
+
+@pytest.mark.parametrize("place", ["manifest.json", "alerts/part-00000.parquet"])
+def test_a_run_that_is_damaged_stops_nobody_from_signing_another(nights, place):
+    first, second, third = nights({}), nights({}, corpus="another"), nights({})
+    judge(first)
+    (second.folder / place).write_bytes(b"{")
+    judge(third, "confirmed")
+    record = sign_off(third.lake, ANN, third.run_id, "review", "seen")
+    assert record.body["alerts"] == {"open": 0, "pending": 0, "decided": 1}
+    assert ("gap" in record.body) == (place == "manifest.json")  # whose run it is, nobody can tell
+    (first.folder / place).write_bytes(b"{")
+    assert "gap" in sign_off(third.lake, ANN, third.run_id, "review", "seen").body
+    with pytest.raises((TriageError, sql.LakeError)):
+        sign_off(first.lake, ANN, first.run_id, "review", "seen")
+
+
 def test_a_run_is_signed_off_with_what_was_open_then(nights):
     run = nights({}, {"region": "left"}, {"region": "right", "explained_by": "all"}, four_eyes=True)
     judge(run)

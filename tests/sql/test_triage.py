@@ -5,12 +5,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import sql
-from review.triage import Reviewer, countersign, decide
+from review.triage import Reviewer, TriageError, countersign, decide, in_force
 from stores import ledger
 from tasks.prune import Policy, plan
 
 ANN, BOB = Reviewer("Ann", "radiologist", "declared"), Reviewer("Bob", "quality", "declared")
 CONFIRMED = {"state": "confirmed", "severity": "medium", "interval": (0.1, 0.2, 0.3)}
+UNKNOWN = {"state": "confirmed", "severity": "medium"}
 OPEN, BENIGN = ("open", True), ("benign", False)
 JUDGED = ", was judged at 0.100 to 0.300"
 
@@ -65,6 +66,14 @@ def test_a_decision_says_nothing_about_runs_before(nights):
         ({"effect": 3.0}, {"effect": 3.7}, BENIGN, None),
         ({"effect": 3.0}, {"effect": 3.9}, OPEN, "its share has 1.3 times the effect that was judged"),
         ({"effect": 3.0}, {"effect": 1.0}, BENIGN, None),
+        (CONFIRMED, {"effect": 3.7}, BENIGN, None),
+        (CONFIRMED, {"effect": 30.0}, OPEN, "its share has 10.0 times the effect that was judged"),
+        (UNKNOWN, UNKNOWN, BENIGN, None),
+        (UNKNOWN, UNKNOWN | {"effect": 30.0}, OPEN, "its share has 10.0 times the effect that was judged"),
+        (UNKNOWN, CONFIRMED, OPEN, "its effect was not known, and is"),
+        (CONFIRMED, UNKNOWN, OPEN, "its effect is not known any more"),
+        ({"effect": None}, {"effect": 3.0}, OPEN, "the effect of its share was not known, and is"),
+        ({"effect": 3.0}, {"effect": None}, OPEN, "the effect of its share is not known any more"),
     ],
 )  # fmt: skip
 def test_what_opens_an_alert_again(nights, before, after, expected, why):
@@ -79,6 +88,31 @@ def test_another_text_of_the_rule_opens_it_again(nights):
     judge(nights({}))
     row = standing(nights({}, rules={"region_mass": "other"}))
     assert (row["decision"], row["why"]) == ("open", "the text of the rule region_mass is another")
+
+
+def test_a_rule_whose_text_was_not_known_opens_it_again(nights):
+    judge(nights({}, rules={}))
+    assert decision(nights({}, rules={})) == BENIGN
+    row = standing(nights({}))
+    assert (row["decision"], row["why"]) == ("open", "the text of the rule region_mass is another")
+
+
+def test_other_weights_under_the_model_s_name_open_it_again(nights):
+    first = nights({}, model_digest="a" * 64)
+    judge(first)
+    assert decision(nights({}, model_digest="a" * 64)) == BENIGN
+    beside = nights({}, model_digest="b" * 64, reflags=first.run_id)
+    assert decision(beside) == OPEN
+    assert decision(nights({}, model_digest="a" * 64)) == BENIGN
+    third = nights({}, model_digest="b" * 64)
+    row = standing(third)
+    assert (row["decision"], row["why"]) == (
+        "open",
+        f"the weights of the model are others ({'b' * 12}, were {'a' * 12})",
+    )
+    judge(third)
+    assert decision(nights({}, model_digest="b" * 64)) == BENIGN
+    assert decision(nights({}, model_digest=None)) == OPEN
 
 
 def test_an_alert_that_was_resolved_and_comes_back_is_open(nights):
@@ -124,6 +158,24 @@ def test_the_decision_upon_the_newest_run_counts_then_the_last(nights):
     judge(second, "open", BOB)
     row = standing(second)
     assert (row["decision"], row["reviewer"], row["changed"]) == ("open", "Bob", False)
+
+
+def test_a_decision_upon_an_earlier_run_is_countersigned_there(nights):
+    """The rule by which one is in force is the same in the view and where signatures are taken."""
+    first, second = nights({}, four_eyes=True), nights({}, four_eyes=True)
+    upon_second = judge(second)
+    upon_first = judge(first, "confirmed", BOB)  # later, but upon the earlier run
+    for run in (first, second):
+        row, record = standing(run), in_force(ledger.records(run.lake), upon_first.body["life_id"], run.run_id)
+        assert row["review"] == record.number
+    judge(second, "confirmed", seen=upon_second.number)
+    countersign(first.lake, ANN, upon_first.number, "review")
+    assert standing(first)["decision"] == "confirmed"
+    assert standing(second)["decision"] == "pending"
+    with pytest.raises(TriageError, match=f"record {upon_second.number} is not in force"):
+        countersign(first.lake, BOB, upon_second.number, "review")
+    countersign(first.lake, BOB, 3, "review")
+    assert standing(second)["decision"] == "confirmed"
 
 
 def test_a_waiver_that_is_over_opens_the_alert(nights):

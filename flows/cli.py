@@ -1020,22 +1020,21 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Recompute the chain from the ledger to every file, and name what differs. Exit code 1 if anything does."""
-    from review.verify import VerifyError, lines
+    from review.verify import VerifyError, lines, verify_ledger
     from review.verify import as_json as told
     from review.verify import verify as recompute
     from stores.keys import KeyFileError, load_public
 
     if run_id is None and report_file is None:
         _stop(Exit.BAD_INPUT, "verify: got nothing to verify, expected a run's id, latest, all, or --report FILE")
-    if run_id is None and (head or public_key):
-        _stop(Exit.BAD_INPUT, "verify: --head and --public-key are about the chain, expected a run's id or all as well")
     try:
         answer: dict[str, Any] = {} if report_file is None else _verified_report(_root(lake), report_file)
-        if run_id is None:
-            verdict = None
-        else:
-            public = None if public_key is None else load_public(public_key)
+        public = None if public_key is None else load_public(public_key)
+        verdict = None
+        if run_id is not None:
             verdict = recompute(_root(lake), run_id, public, head)
+        elif public or head:  # a report is as good as the chain that knows it
+            verdict = verify_ledger(_root(lake), public, head)
     except (VerifyError, KeyFileError) as error:
         _stop(Exit.BAD_INPUT, str(error))
     except sql.LakeError as error:
@@ -1055,21 +1054,25 @@ def _verified_report(lake: Root, path: Path) -> dict[str, Any]:
     from review.verify import VerifyError, written_report
 
     try:
-        record, since = written_report(lake, path.read_bytes())
+        found = written_report(lake, path.read_bytes())
     except VerifyError as error:
         errors.print(f"m2ib-audit: {error}", markup=False)
         return {"report": str(path), "known": False}
-    body = record.body
+    record, body = found.record, found.record.body
     output.print(
         f"report {path}: as it was written for run {body['run_id']} on {record.time:%Y-%m-%d %H:%M:%S} UTC "
         f"(record {record.number} of the ledger)",
         markup=False,
     )
-    if since:
-        named = ", ".join(str(one.number) for one in since)
-        output.print(f"  decided or signed since then, and not in it: record {named}", markup=False)
+    for said, records in (
+        ("decided, signed or rewritten since then, and not in it", found.since),
+        ("waivers that have run out since then", found.over),
+    ):
+        if records:
+            output.print(f"  {said}: record {', '.join(str(one.number) for one in records)}", markup=False)
     return {
-        "report": str(path), "known": True, "run_id": body["run_id"], "record": record.number, "since": len(since),
+        "report": str(path), "known": True, "run_id": body["run_id"], "record": record.number,
+        "since": len(found.since), "waivers_over": len(found.over),
     }  # fmt: skip
 
 
@@ -1080,8 +1083,12 @@ def adopt(
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Record runs that the lake's ledger does not know, as they lie here now: those of releases without a ledger."""
+    """Record runs that the lake's ledger does not know, as they lie here now: those of releases without a ledger.
+
+    `all` leaves out those that should have a record, as `verify` says: whoever knows why they have none names them.
+    """
     from tasks.chain import adopt as take
+    from tasks.chain import is_missed
     from tasks.lake import Run
 
     root, signer = _root(lake), _signer(key)
@@ -1090,7 +1097,9 @@ def adopt(
         if run_id not in ("all", *known):
             newest = ", ".join(known[:-6:-1]) or "none"
             _stop(Exit.BAD_INPUT, f"adopt: got {run_id!r}, expected all, or a run of the lake {root}: {newest}")
-        done = [name for name in known if run_id in ("all", name) and take(Run(root, name), signer)]
+        wanted = [Run(root, name) for name in known if run_id in ("all", name)]
+        left = [run.run_id for run in wanted if run_id == "all" and is_missed(run)]
+        done = [run.run_id for run in wanted if run.run_id not in left and take(run, signer)]
     except sql.LakeError as error:
         _stop(Exit.FAILURE, str(error))
     except OSError as error:
@@ -1098,8 +1107,16 @@ def adopt(
     for name in done:
         output.print(f"adopted: {name}", markup=False)
     output.print(f"{len(done)} recorded; the others are in the ledger, or have not ended", markup=False)
+    for name in left:
+        errors.print(
+            f"adopt: left out {name}, which should have a record and has none; see m2ib-audit verify {name}, and name "
+            "it if it may be taken in",
+            markup=False,
+        )
     if as_json:
-        print(_as_json({"adopted": done}))
+        print(_as_json({"adopted": done, "left": left}))
+    if left:
+        raise typer.Exit(Exit.FAILURE)
 
 
 keys = typer.Typer(no_args_is_help=True, help="Keys that sign the lake's ledger.")

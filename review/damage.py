@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 _MAGIC = b"PAR1"
 _PATIENCE = 600.0
 """Seconds that looking into a damaged file may take."""
+MEMORY = 8 << 30
+"""Bytes of address space for it: pyarrow takes more than a gigabyte of that, hardly any of it memory, to begin with."""
 _UNREADABLE = (OSError, pa.ArrowException, MemoryError, OverflowError, ValueError)
 
 
@@ -136,4 +138,7 @@ if __name__ == "__main__":
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash that is expected leaves no dump
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        limit = MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, most))  # else damage may ask for all that the machine has
     sys.stdout.write(looked_into(Path(sys.argv[1])))

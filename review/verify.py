@@ -9,11 +9,14 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import sql
 import stores
 from review.damage import in_manifest, in_parquet
+from review.triage import in_force
 from stores import Root, ledger
 from stores.keys import PublicKey
 from stores.ledger import LedgerError, Record
@@ -26,6 +29,7 @@ _SHARD: Final = re.compile(r"(attributions|ingest_errors)/part-[^/]+\.parquet")
 _LOCK: Final = "lock.json"
 _REPORT: Final = re.compile(r"report[^/]*\.(html|pdf)")
 _MANIFEST: Final = "manifest.json"
+_LINK: Final = "is a link to somewhere else, expected what it names to lie here: that may change unseen"
 _HEX: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -74,16 +78,23 @@ def verify(lake: Root, run_id: str, public: PublicKey | None = None, head: str |
         VerifyError: the run is not in the lake, or head is no sha256.
         sql.LakeError: the lake cannot be read.
     """
-    if head is not None and not _HEX.fullmatch(head):
-        raise VerifyError(f"--head: got {head!r}, expected the 64 digits that an earlier verification printed")
-    there = stores.sizes(lake)
+    _check_noted(head)
+    there, links = stores.sizes(lake), stores.links(lake)
     verdict = Verdict()
     records = _ledger(lake, there, verdict, public, head)
-    known = sorted({name.split("/")[1] for name in there if name.startswith("runs/") and name.count("/") > 1})
+    known = sorted(
+        {name.split("/")[1] for name in there if name.startswith("runs/") and name.count("/") > 1}
+        | {name.split("/")[1] for name in links if name.startswith("runs/")}
+    )
     recorded = {record.body.get("run_id") for record in records if record.kind in ("run", "rewrite")}
     wanted = _wanted(lake, run_id, known, recorded)
+    if run_id == "all":
+        verdict.faults += [Fault(name, _LINK) for name in links if not name.startswith("runs/")]
     for one in wanted:
-        _run(lake, one, there, records, verdict)
+        linked = [name for name in links if f"{name}/".startswith(f"runs/{one}/")]
+        verdict.faults += [Fault(name, _LINK) for name in linked]
+        if f"runs/{one}" not in linked:
+            _run(lake, one, {name: size for name, size in there.items() if name not in linked}, records, verdict)
         verdict.runs.append(one)
     if run_id == "all":
         own = ("ledger/", *(f"runs/{one}/" for one in known))
@@ -91,12 +102,26 @@ def verify(lake: Root, run_id: str, public: PublicKey | None = None, head: str |
     return verdict
 
 
+def verify_ledger(lake: Root, public: PublicKey | None = None, head: str | None = None) -> Verdict:
+    """Hold the ledger alone against itself; public and head: see `verify`. Raises VerifyError, sql.LakeError."""
+    _check_noted(head)
+    verdict = Verdict()
+    there = {f"{ledger.FOLDER}/{name}": size for name, size in stores.sizes(lake / ledger.FOLDER).items()}
+    _ledger(lake, there, verdict, public, head)
+    return verdict
+
+
+def _check_noted(head: str | None) -> None:
+    if head is not None and not _HEX.fullmatch(head):
+        raise VerifyError(f"--head: got {head!r}, expected the 64 digits that an earlier verification printed")
+
+
 def _wanted(lake: Root, run_id: str, known: Sequence[str], recorded: set[Any]) -> list[str]:
     everything = sorted({*known, *(name for name in recorded if isinstance(name, str))})
     if run_id == "all":
         return everything
-    if run_id == "latest" and known:
-        return [known[-1]]
+    if run_id == "latest" and everything:
+        return [everything[-1]]
     if run_id not in everything:
         newest = ", ".join(known[:-6:-1]) or "none"
         raise VerifyError(f"verify: got {run_id!r}, expected latest, all, or a run of the lake {lake}: {newest}")
@@ -255,7 +280,7 @@ def _run(lake: Root, run_id: str, there: Mapping[str, int], records: Sequence[Re
         return
     differing = _listed(lake, prefix, record, names)
     digest = hashlib.sha256(data).hexdigest()
-    manifest = _manifest_fault(prefix, record, digest, of_run, verdict)
+    manifest = _manifest_fault(prefix, record, digest, records, verdict)
     if manifest is not None:
         verdict.faults.append(
             Fault(prefix + _MANIFEST, manifest, in_manifest(data, {f.file: f.what for f in differing}))
@@ -284,21 +309,13 @@ def _parsed(data: bytes, run_id: str) -> dict[str, Any] | None:
 
 
 def _manifest_fault(
-    prefix: str, record: Mapping[str, Any], digest: str, of_run: Sequence[Record], verdict: Verdict
+    prefix: str, record: Mapping[str, Any], digest: str, records: Sequence[Record], verdict: Verdict
 ) -> str | None:
     """What speaks against a manifest, by the ledger; notes go to the verdict."""
     status = record["status"]
+    of_run = [one for one in records if one.body.get("run_id") == record["run_id"] and one.kind in ("run", "rewrite")]
     if not of_run:
-        if status == "running":
-            verdict.notes.append(f"{prefix}: has not ended, so that nothing was recorded yet")
-        elif record.get("chained"):
-            return (
-                "the ledger has no record of its end: that was removed, or the process was killed, or the ledger out "
-                "of reach, before it was written"
-            )
-        else:
-            verdict.notes.append(f"{prefix}: not chained: it was made before the lake had a ledger")
-        return None
+        return _unrecorded(prefix, record, records, verdict)
     if of_run[0].body.get("late"):
         verdict.notes.append(
             f"{prefix}: was adopted, as it lay there on {of_run[0].at[:10]} (record {of_run[0].number}); nothing "
@@ -319,6 +336,25 @@ def _manifest_fault(
         )
         return None
     return f"its sha256 is {digest[:16]}, expected {str(said)[:16]} as record {last.number} of the ledger says"
+
+
+def _unrecorded(prefix: str, manifest: Mapping[str, Any], records: Sequence[Record], verdict: Verdict) -> str | None:
+    """What speaks against a run without a record; notes go to the verdict."""
+    if manifest["status"] == "running":
+        verdict.notes.append(f"{prefix}: has not ended, so that nothing was recorded yet")
+        return None
+    if manifest.get("chained"):
+        return (
+            "the ledger has no record of its end: that was removed, or the process was killed, or the ledger out "
+            "of reach, before it was written"
+        )
+    if ledger.is_owed(manifest, records):
+        return (
+            "the ledger has no record of it, though the ledger is older than the run: it was put there, or made by "
+            "a release without a ledger"
+        )
+    verdict.notes.append(f"{prefix}: not chained: it was made before the lake had a ledger")
+    return None
 
 
 def _listed(lake: Root, prefix: str, record: Mapping[str, Any], names: Mapping[str, int]) -> list[Fault]:
@@ -370,8 +406,19 @@ def _judged(prefix: str, own: Sequence[Record], manifests: set[str], verdict: Ve
             verdict.faults.append(Fault(f"{ledger.FOLDER}/{record.number:08d}.json", what, f"record {record.number}"))
 
 
-def written_report(lake: Root, data: bytes) -> tuple[Record, list[Record]]:
-    """The record of the ledger that knows a report's bytes, and what was decided or signed about its run since.
+@dataclass(frozen=True)
+class WrittenReport:
+    """A report that the ledger knows, and what it does not say any more."""
+
+    record: Record
+    since: list[Record]
+    """What was decided, signed or rewritten since, and counts for the run."""
+    over: list[Record]
+    """Waivers that were in force and have run out."""
+
+
+def written_report(lake: Root, data: bytes) -> WrittenReport:
+    """The record of the ledger that knows a report's bytes, and what has changed what it says since.
 
     Raises:
         VerifyError: no record knows them.
@@ -386,8 +433,42 @@ def written_report(lake: Root, data: bytes) -> tuple[Record, list[Record]]:
             "changed after it was written, or comes from another lake; write it anew with m2ib-audit report"
         )
     record = known[0]
-    since = ledger.of_kind(records[record.number :], "review", "sign_off")
-    return record, [one for one in since if one.body.get("run_id") == record.body.get("run_id")]
+    run_id, after = record.body["run_id"], records[record.number :]
+    lives = _lives(lake, run_id, records)
+    about = {one.number for one in records if _counts(one, run_id, lives)}
+    since = [
+        one
+        for one in after
+        if (one.kind in ("review", "sign_off") and one.number in about)
+        or (one.kind == "countersign" and one.body.get("record") in about)
+        or (one.kind == "rewrite" and one.body.get("run_id") == run_id)
+    ]
+    before = records[: record.number]
+    held = [one for life in sorted(lives) if (one := in_force(before, life, run_id)) is not None]
+    return WrittenReport(record, since, [one for one in held if _is_over(one.body.get("until"), record.time.date())])
+
+
+def _is_over(until: str | None, then: date) -> bool:
+    """Whether a waiver held on a day, and holds no more."""
+    return until is not None and then <= date.fromisoformat(until) < datetime.now(UTC).date()
+
+
+def _lives(lake: Root, run_id: str, records: Sequence[Record]) -> set[str]:
+    """Alerts of a run over the runs of its audit; of a run that cannot be read, those that were judged upon it."""
+    judged = {one.body["life_id"] for one in ledger.of_kind(records, "review") if one.body.get("run_id") == run_id}
+    try:
+        with sql.connect(lake, run_id) as connection:
+            return judged | {row["life_id"] for row in sql.rows(connection, "review/lives_of_run", run_id=run_id)}
+    except sql.LakeError:
+        return judged
+
+
+def _counts(record: Record, run_id: str, lives: set[str]) -> bool:
+    """Whether a review, also one upon an earlier run, or a sign-off is about a run."""
+    body = record.body
+    if record.kind == "review":
+        return body["life_id"] in lives and body["run_id"] <= run_id
+    return record.kind == "sign_off" and body.get("run_id") == run_id
 
 
 def _reports(

@@ -5,18 +5,21 @@ import json
 import random
 import re
 import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import sql
 import stores
 from flows import cli
 from review import damage
 from review import verify as verifying
 from review.triage import Reviewer, countersign, decide, sign_off
-from review.verify import VerifyError, verify
+from review.verify import VerifyError, WrittenReport, verify, written_report
 from stores import ledger
 from stores.keys import load_key, new_key
 from tasks.chain import chain_end, chain_report
@@ -168,6 +171,45 @@ def test_a_run_that_is_gone_is_named(whole):
     shutil.rmtree(whole / "runs" / run_id)
     assert named(whole) == [f"runs/{run_id}/manifest.json"]
     assert named(whole, run_id) == [f"runs/{run_id}/manifest.json"]
+
+
+def test_the_newest_run_is_missed_by_latest_too(whole):
+    run_id = verify(whole, "latest").runs[0]
+    shutil.rmtree(whole / "runs" / run_id)
+    assert named(whole, "latest") == [f"runs/{run_id}/manifest.json"]
+
+
+def test_what_is_a_link_to_elsewhere_is_named_and_its_run_not_shown(whole, tmp_path):
+    run_id = verify(whole, "latest").runs[0]
+    elsewhere = (whole / "runs" / run_id).rename(tmp_path / run_id)
+    (whole / "runs" / run_id).symlink_to(elsewhere)
+    assert named(whole) == named(whole, run_id) == [f"runs/{run_id}"]
+    with sql.connect(whole) as connection:
+        assert run_id not in [row["run_id"] for row in sql.read(connection, "FROM runs")]
+    (whole / "runs" / run_id).unlink()
+    elsewhere.rename(whole / "runs" / run_id)
+    (whole / "runs" / run_id / "pairs").rename(tmp_path / "pairs")
+    (whole / "runs" / run_id / "pairs").symlink_to(tmp_path / "pairs")
+    assert named(whole, run_id)[:1] == [f"runs/{run_id}/pairs"]
+    (whole / "runs" / run_id / "pairs").unlink()
+    (tmp_path / "pairs").rename(whole / "runs" / run_id / "pairs")
+    assert named(whole) == []
+    (whole / "notes").symlink_to(tmp_path)
+    assert named(whole) == ["notes"]
+    assert named(whole, "latest") == []
+
+
+def test_a_run_that_was_put_there_after_the_ledger_began_is_named(nights):
+    old, new = nights({}), nights({}, started_at="2999-01-01T00:00:00+00:00")
+    assert verify(old.lake, "all").whole
+    ledger.append(old.lake, "report", {"run_id": "x"})
+    (fault,) = verify(old.lake, "all").faults
+    assert fault.file == f"runs/{new.run_id}/manifest.json"
+    assert "the ledger has no record of it" in fault.what
+    done = CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(old.lake)])
+    assert (done.exit_code, f"left out {new.run_id}" in done.stderr) == (1, True)
+    assert CliRunner().invoke(cli.app, ["adopt", new.run_id, "--lake", str(old.lake)]).exit_code == 0
+    assert verify(old.lake, "all").whole
 
 
 @pytest.mark.parametrize(
@@ -408,6 +450,17 @@ def test_a_file_at_which_its_reader_crashes_ends_nothing(tmp_path, monkeypatch):
     )
 
 
+def test_looking_into_damage_may_not_ask_for_all_memory(tmp_path, monkeypatch):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1" + bytes(20) + b"PAR1")
+    text = Path(damage.__file__).read_text(encoding="utf-8")
+    script = tmp_path / "greedy.py"
+    # In place of looking, it asks for more than there may be.
+    greedy = "import mmap\n    sys.stdout.write(f'{len(mmap.mmap(-1, 64 << 30)) >> 30} GiB')\n"
+    script.write_text(text.replace("sys.stdout.write(looked_into(Path(sys.argv[1])))", greedy))
+    monkeypatch.setattr(damage, "__file__", str(script))
+    assert damage.in_parquet(tmp_path / "x.parquet").startswith("footer or pages: so damaged that its reader crashes")
+
+
 @pytest.mark.slow
 def test_damage_anywhere_in_a_parquet_file_is_located_somehow(lake_of_one_pair):
     path = lake_of_one_pair / "runs" / "20260101T000000-aaaaaa" / "pairs" / "part-00000.parquet"
@@ -422,8 +475,11 @@ def test_runs_that_the_ledger_does_not_know_can_be_adopted_and_are_said_to_be(ni
     stores.put(runs[0].folder / "report.html", b"old")
     chain_end(runs[3])
     done = CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(runs[0].lake), "--json"])
+    assert done.exit_code == 1, done.output
+    assert json.loads(done.stdout.splitlines()[-1]) == {"adopted": [runs[0].run_id], "left": [runs[1].run_id]}
+    assert not verify(runs[0].lake, "all").whole
+    done = CliRunner().invoke(cli.app, ["adopt", runs[1].run_id, "--lake", str(runs[0].lake)])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout.splitlines()[-1]) == {"adopted": [runs[0].run_id, runs[1].run_id]}
     verdict = verify(runs[0].lake, "all")
     assert verdict.whole
     assert ["was adopted, as it lay there on" in note for note in verdict.notes] == [True, True, False]
@@ -432,3 +488,57 @@ def test_runs_that_the_ledger_does_not_know_can_be_adopted_and_are_said_to_be(ni
     with harmed(runs[0].folder / "report.html") as path:
         path.write_bytes(b"new")
         assert named(runs[0].lake) == [f"runs/{runs[0].run_id}/report.html"]
+
+
+def test_what_has_changed_what_a_report_says_is_counted(nights, monkeypatch):
+    earlier, run = nights({}, four_eyes=True, chained=True), nights({}, four_eyes=True, chained=True)
+    later = nights({}, {"region": "left"}, chained=True)
+    for one in (earlier, run, later):
+        chain_end(one)
+    today = datetime.now(UTC).date()
+
+    def judge(one, decision="benign", who=ANN, number=0, **named):
+        return decide(one.lake, who, one.run_id, f"{one.run_id}-{number}", decision, "a marker", "review", **named)
+
+    before = judge(earlier)
+    record = ledger.note_report(run.lake, run.run_id, "html", b"a report")
+    assert written_report(run.lake, b"a report") == WrittenReport(record, [], [])
+    numbers = [
+        countersign(run.lake, BOB, before.number, "review").number,
+        judge(earlier, "waived", until=today).number,
+        sign_off(run.lake, ANN, run.run_id, "review", "seen").number,
+    ]
+    judge(later, number=1)  # another alert, in a run after
+    sign_off(run.lake, ANN, later.run_id, "review", "seen")
+    run.rewrite("compacted", "as a test")
+    numbers.append(ledger.records(run.lake)[-1].number)
+    assert ledger.records(run.lake)[-1].kind == "rewrite"
+    found = written_report(run.lake, b"a report")
+    assert ([one.number for one in found.since], found.over) == (numbers, [])
+
+    ledger.note_report(run.lake, run.run_id, "html", b"another")
+    assert written_report(run.lake, b"another").over == []
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, zone=None):
+            return datetime.now(zone) + timedelta(days=1)
+
+    monkeypatch.setattr(verifying, "datetime", Tomorrow)
+    assert [one.number for one in written_report(run.lake, b"another").over] == numbers[1:2]
+
+
+def test_a_report_is_held_against_a_key_and_a_head_too(whole, tmp_path):
+    new_key(tmp_path / "key")
+    copy = tmp_path / "copy.html"
+    copy.write_bytes(b"<html>the report</html>")
+
+    def command(*more):
+        return CliRunner().invoke(cli.app, ["verify", "--report", str(copy), "--lake", str(whole), *more])
+
+    head = ledger.records(whole)[-1].sha256
+    assert command("--head", head).exit_code == 0
+    assert command("--head", "0" * 64).exit_code == 1
+    assert command("--head", "short").exit_code == 2
+    done = command("--public-key", str(tmp_path / "key.pub"))
+    assert (done.exit_code, "is not signed, expected key" in done.stdout) == (1, True)

@@ -5,6 +5,7 @@ Page and PDF draw the same chapters; nothing is said in one that is not said in 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from review import wording
@@ -314,6 +315,11 @@ def _undecided(told: Gathered) -> list[tuple[int, ShownAlert, str]]:
     return found
 
 
+def _waivers(told: Gathered) -> Iterator[Part]:
+    if any(row["decided"] == "waived" for row in told.triage.values()):
+        yield Say(f"Waivers are held against {datetime.now(UTC):%Y-%m-%d} (UTC): on a later day they may have run out.")
+
+
 def _decisions(told: Gathered) -> Iterator[Part]:
     yield Say(
         "An alert is what the machine found; what it means is for people to decide. Their decisions and signatures are "
@@ -325,6 +331,7 @@ def _decisions(told: Gathered) -> Iterator[Part]:
             f"Other runs of this audit could not be read ({told.gap}): whether a decision that was taken upon one of"
             " them still holds is not known here."
         )
+    yield from _waivers(told)
     yield Heading("What is still undecided")
     left = _undecided(told)
     if left:

@@ -138,6 +138,7 @@ def test_what_is_undecided_is_said_in_words(lake, judged):
     assert squeezed("when the caption says “dense”: a second person has to countersign record 1.") in text
     assert squeezed(": Ada Okafor asked for more data.") in text
     assert squeezed("Decided 0 of 2 alerts that stand on their own") in text
+    assert squeezed("Waivers are held") not in text
     countersign(lake.path, JO, 1, "approval")
     decide(
         lake.path, JO, RUN, phrase, "waived", "Boilerplate.", "review", until=datetime(2999, 1, 1, tzinfo=UTC).date()
@@ -146,6 +147,7 @@ def test_what_is_undecided_is_said_in_words(lake, judged):
     assert squeezed("Nothing: every alert that stands on its own is decided.") in text
     assert squeezed("1 earlier decision, no longer in force") in text
     assert squeezed("Waived until 2999-01-01, that day included") in text
+    assert squeezed(f"Waivers are held against {datetime.now(UTC).date()} (UTC): on a later day they may") in text
 
 
 def lives_of(run):

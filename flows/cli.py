@@ -948,13 +948,17 @@ def review(
         str | None, typer.Option(metavar="NAME", help="Header in which it says the role; else all are reviewers.")
     ] = None,
     proxy_from: Annotated[
-        list[str] | None, typer.Option(metavar="ADDRESS", help="Address or network of the proxy; repeat.")
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Address or network of the proxy, whose headers are believed; repeat."),
     ] = None,
     public_url: Annotated[
         str | None, typer.Option(metavar="URL", help="As which browsers know the page behind a proxy: https://...")
     ] = None,
     allow_anonymous_read: Annotated[
         bool, typer.Option("--allow-anonymous-read", help="Anyone may read, nobody may write.")
+    ] = False,
+    remote_corpora: Annotated[
+        bool, typer.Option("--remote-corpora", help="Fetch images of corpora behind a URL, whatever URL a run names.")
     ] = False,
     key: KeyOption = None,
 ) -> None:
@@ -981,6 +985,7 @@ def review(
         proxy_from=tuple(proxy_from or ()),
         public_url=public_url,
         allow_anonymous_read=allow_anonymous_read,
+        remote_corpora=remote_corpora,
         signer=_signer(key),
     )
     try:

@@ -57,6 +57,7 @@ _FORM: Final = "application/x-www-form-urlencoded"
 _MOST_BYTES: Final = 512 * 1024
 _MOST_FIELDS: Final = 5000
 _SIGNED_OUT: Final = "Nothing was recorded. Go back to the form, copy what you wrote, and sign in."
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
@@ -97,9 +98,14 @@ class _RefusedError(Exception):
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address to listen at."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return _plain(ipaddress.ip_address(host.strip("[]"))).is_loopback
     except ValueError:
         return host.casefold() == "localhost"
+
+
+def _plain(address: _Address) -> _Address:
+    """An IPv4 address that is written as one of IPv6 (::ffff:127.0.0.1), as itself."""
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 class Access:
@@ -192,6 +198,20 @@ class Access:
                 "Go back, copy what you wrote, load the page again, and send it from there.",
             )
 
+    def client(self, headers: Headers, peer: str) -> str:
+        """The address that a request comes from, for counting tries: as the proxy says, where it comes from one."""
+        if not self._is_proxy(peer):
+            return peer
+        # The last hop is what the proxy itself has seen; those before it are what it was told.
+        told = ",".join(headers.getlist("x-forwarded-for")).rpartition(",")[2].strip().strip("[]")
+        try:
+            return str(_plain(ipaddress.ip_address(told)))
+        except ValueError:
+            return peer
+
+    def _is_proxy(self, peer: str) -> bool:
+        return any(_within(peer, proxy) for proxy in self._proxies)
+
     def visitor(self, headers: Headers, cookies: Mapping[str, str], client: str) -> Visitor | None:
         """Who asks; None if they must sign in first. Raises UsersError if it cannot be known."""
         if self.settings.proxy_header is not None and (named := self._named(headers, client)):
@@ -215,7 +235,7 @@ class Access:
 
     def _named(self, headers: Headers, client: str) -> Visitor | None:
         """The user that the proxy names; None if the request does not come from it, or it names none."""
-        if not any(_within(client, proxy) for proxy in self._proxies):
+        if not self._is_proxy(client):
             return None
         name = _single(headers, self.settings.proxy_header or "")
         if not name:
@@ -242,11 +262,15 @@ class Access:
             return None
         return Visitor("password", user.role, user.full_name, user.name)
 
-    def verified(self, name: str, password: str, client: str) -> User | None:
-        """The user of this name and password; None if it is wrong. Raises TooOftenError, UsersError."""
+    def verified(self, name: str, password: str, client: str, signed_in: bool = False) -> User | None:
+        """The user of this name and password; None if it is wrong. Raises TooOftenError, UsersError.
+
+        signed_in: the user of a live session signs: only such tries of their own slow them down, no stranger's.
+        """
         if self.users is None:
             return None
-        wait = self.throttle.admit(name, client)
+        place = None if signed_in else client
+        wait = self.throttle.admit(name, place)
         known = self.users.users()
         # A password may have been typed in the wrong field: what is no user's name is not logged.
         who = name.strip().casefold() if name.strip().casefold() in known else "(unknown)"
@@ -257,7 +281,7 @@ class Access:
         if user is None:
             log.warning("sign-in failed for %s from %s", who, client)
             return None
-        self.throttle.succeeded(name, client)
+        self.throttle.succeeded(name, place)
         log.info("password of %s accepted from %s", who, client)
         return user
 
@@ -299,7 +323,7 @@ def _check(settings: ReviewSettings) -> None:
 
 
 def _check_proxy(settings: ReviewSettings) -> None:
-    if (settings.proxy_header is None) != (not settings.proxy_from):
+    if settings.proxy_header is not None and not settings.proxy_from:
         raise AccessError(
             "--proxy-header: expected it together with --proxy-from, the addresses from which it is believed; give both"
         )
@@ -342,8 +366,7 @@ def _within(client: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network)
         address = ipaddress.ip_address(client)
     except ValueError:
         return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address) in network
+    return _plain(address) in network
 
 
 def _single(headers: Headers, name: str) -> str:
@@ -430,7 +453,7 @@ class Guard:
         visitor = access.visitor(headers, cookies, client)
         signed = visitor is not None and visitor.identity == "password"
         seed = cookies.get(access.session_cookie if signed else access.form_cookie)
-        state |= {"visitor": visitor, "reviewer": _as_reviewer(visitor), "client": client}
+        state |= {"visitor": visitor, "reviewer": _as_reviewer(visitor), "client": access.client(headers, client)}
         # A link in a mail or on another site's page is followed, but must leave no trace in the ledger.
         state["from_here"] = headers.get("sec-fetch-site", "none") in ("same-origin", "none")
         if method not in _SAFE:

@@ -25,6 +25,7 @@ from review.pages import (
     sql_page,
 )
 from review.pages.rendering import BadFilterError, page
+from review.report import ReportError
 from review.settings import ReviewSettings
 from stores import Root
 
@@ -54,8 +55,8 @@ def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
     Raises AccessError for settings that would let in whom nobody meant to, UsersError for a users file that is none.
     """
     app = FastAPI(title="m2ib-audit review", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.lens = Lens(lake)
     app.state.settings = settings or ReviewSettings()
+    app.state.lens = Lens(lake, app.state.settings.remote_corpora)
     app.state.signer = app.state.settings.signer
     app.add_middleware(Guard, access=Access(app.state.settings))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
@@ -64,6 +65,7 @@ def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
     app.add_exception_handler(UnknownError, _unknown)
     app.add_exception_handler(BadFilterError, _bad_filter)
     app.add_exception_handler(sql.LakeError, _damaged)
+    app.add_exception_handler(ReportError, _no_report)
     app.add_exception_handler(HTTPException, _refused)
     return app
 
@@ -78,6 +80,10 @@ async def _bad_filter(request: Request, error: Exception) -> Response:
 
 async def _damaged(request: Request, error: Exception) -> Response:
     return page(request, "problem", 503, title="This part of the lake cannot be read", told=str(error))
+
+
+async def _no_report(request: Request, error: Exception) -> Response:
+    return page(request, "problem", 503, title="This report cannot be made", told=str(error))
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -11,8 +11,8 @@ import numpy as np
 
 import sql
 import stores
-from corpora import Corpus, CorpusError, Limits, open_corpus, root_of
 from review import overlays, wording
+from review.audited import corpus_of
 from review.overlays import Box
 from review.pairs import Album, Picture, ShownPair, picture
 from review.triage import earlier_runs
@@ -103,11 +103,14 @@ class Facts:
         return max(ended, self.ledger.at) if self.ledger else ended
 
 
-def gather(lake: Root, manifest: dict[str, Any]) -> Facts:
-    """Read the facts of a run. Raises sql.LakeError if the lake or its ledger cannot be read."""
+def gather(lake: Root, manifest: dict[str, Any], remote: bool = True) -> Facts:
+    """Read the facts of a run; remote: with pictures of a corpus behind a URL.
+
+    Raises sql.LakeError if the lake or its ledger cannot be read.
+    """
     run_id = manifest["run_id"]
     with sql.connect(lake, run_id, reviewed=True) as connection:
-        told = _gathered(connection, lake, manifest)
+        told = _gathered(connection, lake, manifest, remote)
     # What was judged in an earlier run counts for this one too: its audit's runs are opened with it.
     beside, gap = earlier_runs(lake, manifest) if told.lives else ([], None)
     told = replace(told, gap=gap)
@@ -156,7 +159,7 @@ def _doubt(lake: Root, manifest: Mapping[str, Any], digest: str) -> str | None:
     )
 
 
-def _gathered(connection: sql.Connection, lake: Root, manifest: dict[str, Any]) -> Facts:
+def _gathered(connection: sql.Connection, lake: Root, manifest: dict[str, Any], remote: bool) -> Facts:
     run_id, config = manifest["run_id"], manifest["config"]
     digest = hashlib.sha256(stores.contents(lake / "runs" / run_id / "manifest.json")).hexdigest()
     alerts = sql.rows(connection, "review/alerts_of_run", run_id=run_id)
@@ -166,7 +169,7 @@ def _gathered(connection: sql.Connection, lake: Root, manifest: dict[str, Any]) 
         row["pair_id"] for row in sql.rows(connection, "review/comparison_pairs", run_id=run_id, limit=COMPARISON_PAIRS)
     ]
     told = [pair_id for alert in alone for pair_id in alert["pair_ids"] or ()]
-    album = Album(connection, run_id, [*told, *compared], _corpus(manifest))
+    album = Album(connection, run_id, [*told, *compared], corpus_of(manifest, remote))
     grids = sql.rows(connection, "review/grids", run_id=run_id)
     min_pairs = config.get("alerts", {}).get("min_pairs", 1)
     tests = defaultdict(list)
@@ -229,17 +232,6 @@ def _followers(alerts: Sequence[dict[str, Any]]) -> dict[_Key | None, list[dict[
             strong = by_key.get((strong["rule"], strong["region"], strong["explained_by"]))
         found[_key(strong) if strong and strong["explained_by"] is None else None].append(alert)
     return found
-
-
-def _corpus(manifest: Mapping[str, Any]) -> Corpus | None:
-    """The corpus that was audited; None if it is not there any more."""
-    given = manifest["config"].get("corpus", {})
-    limits = Limits(**{name: given[name] for name in ("max_pixels", "max_file_bytes") if name in given})
-    columns = (given.get("image_column"), given.get("caption_column"))
-    try:
-        return open_corpus(root_of(manifest["corpus"]), manifest.get("corpus_format"), *columns, limits)
-    except CorpusError:
-        return None
 
 
 def _shown_alert(

@@ -10,9 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 import sql
 import stores
-from corpora import Corpus, CorpusError, Limits, open_corpus, root_of
+from corpora import Corpus
+from review import audited
+from sql import apart
 from stores import Root, ledger
 
 _Value = TypeVar("_Value")
@@ -21,8 +25,9 @@ KEPT_RUNS = 8
 """Connections over one run alone, or two."""
 KEPT_RESULTS = 512
 KEPT_PICTURES = 400
-MEMORY = "2GB"
-"""That queries over a connection may take together, those of the SQL page among them."""
+KEPT_REPORTS = 8
+MEMORY = "1GB"
+"""That the queries of the pages over one connection may take together; each of those that are kept has its own."""
 LISTED_ANEW = 10.0
 """Seconds after which the runs of a lake in object storage are listed again; a folder is looked at for each page."""
 
@@ -83,11 +88,21 @@ class _Kept:
             self.values.popitem(last=False)  # whoever still reads from it has a reference of its own
 
 
-class _Pictures:
-    """Pictures and plots by what they show."""
+@dataclass(frozen=True)
+class _Opened:
+    """The runs that can be read, together: these by name, None for all; and what is left out of them."""
 
-    def __init__(self) -> None:
-        self._kept, self._lock = _Kept(KEPT_PICTURES), threading.Lock()
+    connection: sql.Connection
+    damaged: list[Damage]
+    names: tuple[str, ...] | None
+    reviewed: bool = True
+
+
+class _Files:
+    """Pictures, plots and reports by what they show."""
+
+    def __init__(self, most: int) -> None:
+        self._kept, self._lock = _Kept(most), threading.Lock()
 
     def get(self, key: Hashable) -> Any:
         with self._lock:
@@ -101,7 +116,9 @@ class _Pictures:
 class Lens:
     """A lake that others write to while it is read. Safe to be used by many threads."""
 
-    def __init__(self, lake: Root) -> None:
+    def __init__(self, lake: Root, remote_corpora: bool = False) -> None:
+        """remote_corpora: open those behind a URL, too."""
+        self._remote_corpora = remote_corpora
         self.lake = lake.resolve() if isinstance(lake, Path) else lake
         self._lock = threading.RLock()
         self._listed: tuple[float, dict[str, Hashable]] | None = None
@@ -109,19 +126,26 @@ class Lens:
         self._few = _Kept(KEPT_RUNS)
         self._results = _Kept(KEPT_RESULTS)
         self._corpora = _Kept(KEPT_RUNS)
-        self.pictures = _Pictures()
+        self.pictures, self.reports = _Files(KEPT_PICTURES), _Files(KEPT_REPORTS)
         self.reading = threading.Lock()
         """Held while a corpus is read: its reader may have a file open."""
         self._views: list[View] | None = None
-        self._whole: tuple[Hashable, sql.Connection, list[Damage]] | None = None
+        self._whole: tuple[Hashable, _Opened] | None = None
 
     def whole(self) -> sql.Connection:
         """All runs that can be read, together."""
-        return self._opened()[1]
+        return self._opened().connection
 
     def damaged(self) -> list[Damage]:
         """What cannot be read, and is left out of `whole`."""
-        return self._opened()[2]
+        return self._opened().damaged
+
+    def asked(self, text: str, most_rows: int, most_seconds: float) -> pa.Table:
+        """The answer to a query of a reader's own, from a process of its own. Raises QueryError."""
+        opened = self._opened()
+        lake = stores.scratch() if opened.names == () else self.lake
+        names = opened.names or None
+        return apart.read_table(lake, names, opened.reviewed, text, apart.Limits(most_rows, most_seconds))
 
     def run(self, run_id: str, *beside: str) -> sql.Connection:
         """One run alone, or beside others: nothing that befell the rest of the lake matters.
@@ -134,7 +158,7 @@ class Lens:
         names = tuple(sorted({run_id, *beside}))
         for name in names:
             self._check_known(name, seen)
-        key = (names, tuple(seen.runs[name] for name in names), seen.ledger)
+        key = (names, tuple(seen.runs[name] for name in names))  # not the ledger: decisions are not in it
         with self._lock:
             found: sql.Connection | None = self._few.get(key)
             if found is None:
@@ -188,10 +212,14 @@ class Lens:
                 self._results.put(whole_key, found)
         return found
 
+    def stamp_of_whole(self) -> Hashable:
+        """Something that is another once a manifest, the ledger or the day is (waivers end)."""
+        seen = self._seen()
+        return tuple(seen.runs.items()), seen.ledger, datetime.now(UTC).date()
+
     def remember_whole(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
         """What `compute` returns, computed once for the lake and its ledger as they stand, for a day (waivers end)."""
-        seen = self._seen()
-        whole_key = ("whole", tuple(seen.runs.items()), seen.ledger, datetime.now(UTC).date(), key)
+        whole_key = ("whole", self.stamp_of_whole(), key)
         with self._lock:
             found: _Value | None = self._results.get(whole_key)
         if found is None:
@@ -201,21 +229,23 @@ class Lens:
         return found
 
     def corpus(self, run_id: str) -> Corpus | None:
-        """The corpus that a run audited, under the limits of then; None if it is not there any more."""
+        """The corpus that a run audited, as `review.audited` opens it; None if it cannot be had."""
+        key = (run_id, self.stamp(run_id))
         manifest = self.manifest(run_id)
-        given = manifest["config"].get("corpus", {})
-        limits = Limits(**{name: given[name] for name in ("max_pixels", "max_file_bytes") if name in given})
-        columns = (given.get("image_column"), given.get("caption_column"))
-        key = (manifest["corpus"], manifest.get("corpus_format"), columns, limits)
         with self._lock:
             found: Corpus | None = self._corpora.get(key)
             if found is None:
-                try:
-                    found = open_corpus(root_of(manifest["corpus"]), manifest.get("corpus_format"), *columns, limits)
-                except (CorpusError, OSError):
-                    return None
-                self._corpora.put(key, found)
+                found = audited.corpus_of(manifest, self._remote_corpora)
+                if found is not None:
+                    self._corpora.put(key, found)
             return found
+
+    def no_corpus(self, run_id: str) -> str | None:
+        """Why the pictures of a run's corpus cannot be shown; None if they can."""
+        if self.corpus(run_id) is not None:
+            return None
+        remote = audited.is_remote(self.manifest(run_id)) and not self._remote_corpora
+        return audited.REMOTE if remote else audited.GONE
 
     def _check_known(self, run_id: str, seen: _Seen) -> None:
         if run_id not in seen.runs:
@@ -224,17 +254,17 @@ class Lens:
     def _connect(self, names: tuple[str, ...], reviewed: bool = False) -> sql.Connection:
         return sql.connect(self.lake, names[0], names[1:], reviewed, MEMORY)
 
-    def _opened(self) -> tuple[Hashable, sql.Connection, list[Damage]]:
+    def _opened(self) -> _Opened:
         seen = self._seen()
         stamp = (tuple(seen.runs.items()), seen.ledger)
         with self._lock:
             if self._whole is None or self._whole[0] != stamp:
-                self._whole = (stamp, *self._open_whole(tuple(seen.runs)))
-            return self._whole
+                self._whole = (stamp, self._open_whole(tuple(seen.runs)))
+            return self._whole[1]
 
-    def _open_whole(self, names: tuple[str, ...]) -> tuple[sql.Connection, list[Damage]]:
+    def _open_whole(self, names: tuple[str, ...]) -> _Opened:
         try:
-            return sql.connect(self.lake, memory=MEMORY), []
+            return _Opened(sql.connect(self.lake, memory=MEMORY), [], None)
         except sql.LakeError as error:
             if isinstance(self.lake, Path) and not self.lake.is_dir():
                 raise
@@ -248,11 +278,12 @@ class Lens:
             except sql.LakeError as error:
                 damaged.append(Damage(name, str(error)))
         if not readable:
-            return sql.connect(stores.scratch()), damaged
+            return _Opened(sql.connect(stores.scratch()), damaged, ())
+        kept = tuple(readable)
         try:
-            return self._connect(tuple(readable), reviewed=True), damaged or [Damage(None, said)]
+            return _Opened(self._connect(kept, reviewed=True), damaged or [Damage(None, said)], kept)
         except sql.LakeError as error:  # the runs can be read, what people decided about them cannot
-            return self._connect(tuple(readable)), [*damaged, Damage(None, str(error))]
+            return _Opened(self._connect(kept), [*damaged, Damage(None, str(error))], kept, reviewed=False)
 
     def _seen(self) -> _Seen:
         if isinstance(self.lake, Path):

@@ -15,6 +15,8 @@ from review import overlays
 from review.overlays import Box, Grid
 from review.wording import BITS_PER_NAT, to_bits
 
+MOST_PATCHES = 1024
+"""Along a side of a map that is drawn."""
 SHADES = 12
 
 
@@ -71,9 +73,11 @@ def picture(image: Image.Image, shrink: int = 1) -> Picture:
 
 
 def grid(row: dict[str, Any]) -> Grid | None:
-    """Return the image map in bits, or None if what is stored is not a whole grid."""
+    """Return the image map in bits, or None if what is stored is not a whole grid, or too large a one to draw."""
     nats, rows, columns = row["image_map"], row["grid_h"], row["grid_w"]
     if not nats or not rows or not columns or len(nats) != rows * columns:
+        return None
+    if not 1 <= rows <= MOST_PATCHES or not 1 <= columns <= MOST_PATCHES:
         return None
     return np.array(nats, dtype=np.float64).reshape(rows, columns) * BITS_PER_NAT
 

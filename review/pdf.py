@@ -38,10 +38,16 @@ _TURNING: Final = {*range(0x202A, 0x202F), 0x2066, 0x2067}
 """Characters that turn the direction of what follows, beyond their own text."""
 
 
+class UnsetError(Exception):
+    """The typesetter cannot make a PDF of a document; the message is its own."""
+
+
 def typeset(told: Document, fonts: Collection[Path] = ()) -> bytes:
     """The report as a PDF. fonts: folders of fonts for scripts that the fonts at hand do not have.
 
     What no font can show is written as its code point, ‹U+6F22›, and the report says so.
+
+    Raises UnsetError.
     """
     hidden: set[str] = set()
     for attempt in range(_TRIES + 2):
@@ -50,7 +56,7 @@ def typeset(told: Document, fonts: Collection[Path] = ()) -> bytes:
         except typst.TypstError as error:
             found = _undisplayable(str(error) + getattr(error, "diagnostic", ""))
             if attempt > _TRIES or not found:
-                raise
+                raise UnsetError(" ".join(str(error).split())[:500]) from error
             hidden |= found
     raise AssertionError  # the last attempt returns or raises
 

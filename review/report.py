@@ -34,26 +34,31 @@ class ReportError(Exception):
     """A report cannot be written; the message says what, got, expected, and the next step."""
 
 
-def report_document(lake: Root, run_id: str) -> Document:
-    """What the report of a run, or of the `latest`, says.
+def report_document(lake: Root, run_id: str, remote: bool = True) -> Document:
+    """What the report of a run, or of the `latest`, says; remote: with pictures of a corpus behind a URL.
 
     Raises:
         ReportError: the run is not in the lake.
         sql.LakeError: the lake cannot be read.
     """
-    return document(gather(lake, _manifest(lake, run_id)))
+    return document(gather(lake, _manifest(lake, run_id), remote))
 
 
 def rendered(told: Document, kind: str, fonts: Collection[Path] = ()) -> bytes:
     """A report as a file of a kind, one of FORMATS; the same document gives the same bytes.
 
     fonts: folders with fonts that the PDF may use beside its own.
+
+    Raises ReportError: it cannot be typeset.
     """
     if kind == "html":
         return _page(told).encode()
-    from review.pdf import typeset  # takes a moment to load
+    from review.pdf import UnsetError, typeset  # takes a moment to load
 
-    return typeset(told, fonts)
+    try:
+        return typeset(told, fonts)
+    except UnsetError as error:
+        raise ReportError(f"report: the PDF cannot be typeset ({error}); take the HTML, and report this") from error
 
 
 def write_report(
@@ -70,7 +75,7 @@ def write_report(
     The same lake and corpus give the same bytes. by: what wrote it, if its sha256 is to be noted in the lake's ledger.
 
     Raises:
-        ReportError: the run is not in the lake, or the file cannot be written.
+        ReportError: the run is not in the lake, cannot be typeset, or the file cannot be written.
         sql.LakeError: the lake cannot be read, or does not take the report.
     """
     told = report_document(lake, run_id)

@@ -73,7 +73,9 @@ class Throttle:
     """How long to wait for the next try at a password, by name and by the address that it comes from.
 
     A few tries are free, then each one costs twice the wait of the one before. Tries from elsewhere slow the owner of a
-    name down late and a little only, for otherwise anyone could shut anyone out.
+    name down late and a little only, for otherwise anyone could shut anyone out. So it matters that addresses tell
+    people apart: behind a proxy, they are what it says (`--proxy-from`). Who signs in a live session is slowed down by
+    wrong passwords of such signatures alone: their place is None.
     """
 
     # What is counted: free tries, longest wait in seconds.
@@ -85,7 +87,7 @@ class Throttle:
         self._tries: OrderedDict[tuple[str, ...], tuple[int, float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def admit(self, name: str, address: str) -> float:
+    def admit(self, name: str, address: str | None) -> float:
         """0 if a try may be made now: it counts as a failed one until `succeeded`; else the seconds to wait."""
         now = self._clock()
         with self._lock:
@@ -99,7 +101,7 @@ class Throttle:
                     self._tries.popitem(last=False)
             return max(wait, 0.0)
 
-    def succeeded(self, name: str, address: str) -> None:
+    def succeeded(self, name: str, address: str | None) -> None:
         """The try was right. Others' tries of the same name or from the same address still count."""
         with self._lock:
             for key, limit in self._keys(name, address):
@@ -107,8 +109,11 @@ class Throttle:
                 if limit is not self._PAIR and tries > 1:
                     self._tries[key] = tries - 1, last
 
-    def _keys(self, name: str, address: str) -> list[tuple[tuple[str, ...], tuple[int, float]]]:
-        name, place = name.strip().casefold()[:64], _network(address)
+    def _keys(self, name: str, address: str | None) -> list[tuple[tuple[str, ...], tuple[int, float]]]:
+        name = name.strip().casefold()[:64]
+        if address is None:
+            return [(("signing", name), self._PAIR)]
+        place = _network(address)
         return [(("pair", name, place), self._PAIR), (("name", name), self._NAME), (("place", place), self._ADDRESS)]
 
     def _fresh(self, key: tuple[str, ...], now: float) -> tuple[int, float]:

@@ -23,7 +23,7 @@ class ReviewSettings:
     proxy_role_header: str | None = None
     """Header in which it says the user's role; without one, everyone that it names is a reviewer."""
     proxy_from: tuple[str, ...] = ()
-    """Addresses or networks of the proxy; from others the headers mean nothing."""
+    """Addresses or networks of the proxy; from others its headers, X-Forwarded-For among them, mean nothing."""
     allow_anonymous_read: bool = False
     """Anyone who reaches the page may read, and nobody may write."""
     public_url: str | None = None
@@ -32,6 +32,8 @@ class ReviewSettings:
     """Without a request for so long, a user is signed out."""
     session_seconds: float = 12 * 3600.0
     """After which a user signs in again, whatever happens."""
+    remote_corpora: bool = False
+    """Images of corpora behind a URL are fetched; which URL, a run's manifest says."""
     four_eyes: bool = False
     """Decisions that close an alert, and sign-offs, need a second person, whatever the run's AUDIT.toml says."""
     signer: Signer | None = field(default=None, repr=False)

@@ -127,12 +127,14 @@ def connect(
     beside: Collection[str] = (),
     reviewed: bool | None = None,
     memory: str | None = None,
+    threads: int | None = None,
 ) -> Connection:
     """An in-memory DuckDB with the views of `views/` over the lake; it can read below the lake and nothing else.
 
     run_id: open this run alone, so that nothing that befell another one matters, nor can anything else be read; beside:
     with these other ones. reviewed: with what people decided, from the lake's ledger; default: unless run_id is given,
-    for what an audit finds must not hang on it. memory: the most that queries may take, such as `2GB`.
+    for what an audit finds must not hang on it. memory: the most that queries may take, such as `2GB`, beside what a
+    function makes within a row. threads: default: one a core.
 
     Of a lake in object storage a table's files are fetched when a query first needs them, and checked by their sha256.
 
@@ -145,7 +147,8 @@ def connect(
     if not (lake.is_dir() if isinstance(lake, Path) else records or run_id is not None):
         raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
     told = ledger.records(lake) if (run_id is None if reviewed is None else reviewed) else []
-    connection = duckdb.connect(config={} if memory is None else {"memory_limit": memory})
+    given = {"memory_limit": memory, "threads": threads}
+    connection = duckdb.connect(config={key: value for key, value in given.items() if value is not None})
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("CREATE SCHEMA stored")
     entries = {
@@ -385,7 +388,8 @@ def read_table(
 ) -> pa.Table:
     """Rows of one reading statement as an Arrow table; of `parameters` it is given those that it names.
 
-    most_rows: rows after these are not computed. most_seconds: after them the query is broken off.
+    most_rows: rows after these are not computed. most_seconds: after them the query is broken off, once a chunk of rows
+    is done; `sql.apart` holds to it whatever the query is.
 
     Raises QueryError for anything that is not one SELECT, and for one that fails or takes too long.
     """

@@ -24,6 +24,7 @@ from stores.files import (
     relative,
     remove,
     scratch,
+    share_scratch,
     sizes,
     written_aside,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "remove",
     "root_of",
     "scratch",
+    "share_scratch",
     "sizes",
     "translated",
     "written_aside",

@@ -381,7 +381,15 @@ _making = threading.Lock()
 def scratch() -> Path:
     """The folder of this process's copies, for its user alone; removed when the process ends."""
     with _making:
-        return _scratch_of(os.getpid())
+        return _shared.get(os.getpid()) or _scratch_of(os.getpid())
+
+
+_shared: dict[int, Path] = {}
+
+
+def share_scratch(folder: Path) -> None:
+    """Use the folder of the process that started this one; its copies are neither fetched again nor removed."""
+    _shared[os.getpid()] = folder
 
 
 @cache

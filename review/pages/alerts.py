@@ -14,6 +14,7 @@ from review.pages.decisions import bulk_panel, panel
 from review.pages.overview import alerts_like
 from review.pages.pictures import common_boxes, mean_maps, members
 from review.pages.rendering import (
+    MOST,
     PAGE_ROWS,
     BadFilterError,
     choice_of,
@@ -44,8 +45,6 @@ _FILLS: Final = {
     "replace": "common words in its place",
 }
 _RUNS: Final = {"newest": "newest of each audit", "all": "all runs"}
-MOST: Final = 1_000_000
-"""Rows of a table that is taken along."""
 
 
 @router.get("/alerts")
@@ -67,7 +66,7 @@ def alerts(request: Request) -> Response:
     run = text_of(request, "run") or "newest"
     asked["run_id"] = None if run == "all" else run
     connection = lens_of(request).whole()
-    everything = {**asked, "limit": MOST, "offset": 0}
+    everything = {**asked, "limit": MOST + 1, "offset": 0}
     if answer := exported(request, lambda: sql.table(connection, "review/page_alerts", **everything), "alerts"):
         return answer
     shown = alerts_like(lens_of(request), **{**asked, "limit": PAGE_ROWS, "offset": PAGE_ROWS * (number - 1)})
@@ -167,7 +166,7 @@ def alert(request: Request, run_id: str, alert_id: str) -> Response:
         leader=leader_of(found, row),
         lives=lives,
         life=next((each for each in lives if each["run_id"] == run_id), None),
-        no_corpus=None if lens.corpus(run_id) else "The corpus is not there any more, or cannot be opened.",
+        no_corpus=lens.no_corpus(run_id),
         earlier=found[place - 1] if place else None,
         later=found[place + 1] if place + 1 < len(found) else None,
         place=place + 1,

@@ -9,11 +9,10 @@ import sql
 from review.lens import UnknownError
 from review.pages.cards import cards, rounded_up
 from review.pages.pictures import bits_of, kept_picture, resized, stored_pair
-from review.pages.rendering import PAGE_ROWS, counted, exported, lens_of, page, pages_of, text_of, whole_of
+from review.pages.rendering import MOST, PAGE_ROWS, counted, exported, lens_of, page, pages_of, text_of, whole_of
 from review.pairs import grid
 
 router = APIRouter()
-MOST = 10_000_000
 
 
 @router.get("/compare")
@@ -45,7 +44,9 @@ def compare(request: Request) -> Response:
     number = whole_of(request, "page", 1, 1, 1_000_000)
     asked = {"left": left, "right": right, "words": text_of(request, "words")}
     if answer := exported(
-        request, lambda: sql.table(connection, "review/page_compared_pairs", **asked, limit=MOST, offset=0), "compared"
+        request,
+        lambda: sql.table(connection, "review/page_compared_pairs", **asked, limit=MOST + 1, offset=0),
+        "compared",
     ):
         return answer
     key = ("compared", right, lens.stamp(right), asked["words"], number)

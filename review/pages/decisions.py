@@ -125,7 +125,7 @@ def signer_of(request: Request) -> Reviewer:
         raise _NotSignedError("meaning: approval is for approvers to mean; choose another one, or ask one of them.")
     if visitor.asks_password:
         try:
-            user = access.verified(visitor.name or "", form.get("password", ""), request.state.client)
+            user = access.verified(visitor.name or "", form.get("password", ""), request.state.client, signed_in=True)
         except TooOftenError as error:
             raise _NotSignedError(
                 f"password: too many tries; wait {max(1, round(error.seconds))} seconds, then sign again."

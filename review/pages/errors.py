@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 import sql
 from review.pages.rendering import (
+    MOST,
     PAGE_ROWS,
     choice_of,
     counted,
@@ -18,7 +19,6 @@ from review.pages.rendering import (
 
 router = APIRouter()
 STAGES = ("ingest", "attribute")
-MOST = 10_000_000
 
 
 @router.get("/errors")
@@ -37,7 +37,7 @@ def errors(request: Request) -> Response:
         "words": text_of(request, "words"),
     }
     if answer := exported(
-        request, lambda: sql.table(connection, "review/page_errors", **asked, limit=MOST, offset=0), "errors"
+        request, lambda: sql.table(connection, "review/page_errors", **asked, limit=MOST + 1, offset=0), "errors"
     ):
         return answer
     shown = sql.rows(connection, "review/page_errors", **asked, limit=PAGE_ROWS, offset=PAGE_ROWS * (number - 1))

@@ -12,6 +12,7 @@ from review.lens import Lens
 from review.pages.cards import cards, rounded_up
 from review.pages.pictures import kept_picture, stored_pair
 from review.pages.rendering import (
+    MOST,
     PAGE_ROWS,
     choice_of,
     exported,
@@ -29,7 +30,6 @@ router = APIRouter()
 SORTS: Final = ("row", "cosine", "bits", "share", "stability", "text")
 SLICE_KINDS: Final = ("word", "phrase", "attribute", "cluster", "corpus")
 SAMPLE: Final = 20
-MOST: Final = 10_000_000
 _Z: Final = 1.959964
 """Of the normal distribution, for 95 %."""
 
@@ -63,7 +63,7 @@ def pairs(request: Request, run_id: str) -> Response:
         # The corpus's order begins with its first row, every other one with the largest value.
         "upwards": turned != (sort == "row"),
     }
-    everything = {**asked, "after": None, "after_id": None, "limit": MOST}
+    everything = {**asked, "after": None, "after_id": None, "limit": MOST + 1}
     if answer := exported(request, lambda: sql.table(connection, "review/page_pairs", **everything), f"pairs-{run_id}"):
         return answer
     after = _after(request)
@@ -190,7 +190,7 @@ def sample(request: Request, run_id: str) -> Response:
         unflagged=drawn[0]["found"] if drawn else 0,
         attributed=drawn[0]["attributed"] if drawn else manifest["counts"]["attributions"],
         factor=factor,
-        no_corpus=None if lens.corpus(run_id) else "The corpus is not there any more, or cannot be opened.",
+        no_corpus=lens.no_corpus(run_id),
     )
 
 

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 
 import sql
 from corpora import Place, RowError
-from review import overlays
+from review import audited, overlays
 from review.lens import Lens, UnknownError
 from review.overlays import Box, Grid
 from review.pages import plots
@@ -51,9 +51,12 @@ def stored_pair(lens: Lens, run_id: str, pair_id: str) -> dict[str, Any]:
 
 def picture_of(lens: Lens, run_id: str, row: dict[str, Any]) -> tuple[str, bytes] | str:
     """What the model saw of a pair's image, encoded anew; or a sentence that says why it cannot be shown."""
+    size = shown_size(row)
+    if size is None:
+        return "The stored map is no whole grid: its image is not drawn."
     corpus = lens.corpus(run_id)
     if corpus is None:
-        return "The corpus is not there any more, or cannot be opened."
+        return lens.no_corpus(run_id) or audited.GONE
     try:
         with lens.reading:
             image = corpus.picture(Place(row["file_name"], row["container"], row["position"]))
@@ -61,9 +64,17 @@ def picture_of(lens: Lens, run_id: str, row: dict[str, Any]) -> tuple[str, bytes
         return f"The image cannot be read: {error}"
     if image.sha256 != row["image_sha256"]:
         return "The file has changed since the audit: its sha256 is another."
-    width, height = overlays.picture_size(row["grid_h"] or 1, row["grid_w"] or 1)
+    width, height = size
     box = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
     return overlays.encoded_view(overlays.view(image.pixels, box, (LARGER * width, LARGER * height)))
+
+
+def shown_size(row: dict[str, Any]) -> tuple[int, int] | None:
+    """How large a pair's image is shown: as its map, or where it has none, as by one patch. None: the map is broken."""
+    if not row["image_map"]:
+        return overlays.picture_size(1, 1)
+    bits = grid(row)
+    return None if bits is None else overlays.picture_size(*bits.shape)
 
 
 def kept_picture(lens: Lens, run_id: str, row: dict[str, Any]) -> tuple[str, bytes] | str:

@@ -21,8 +21,12 @@ from review.wording import occasion
 
 PAGE_ROWS: Final = 50
 FORMATS: Final = ("csv", "parquet")
-_RISKY: Final = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for the beginning of a formula."""
+MOST: Final = 200_000
+"""Rows of a table that is taken along: it is made in memory."""
+_RISKY: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a spreadsheet takes for the beginning of a formula, also of full width, and after white space."""
+_UNSEEN: Final = "\ufeff\u200b"
+"""Characters that nobody sees and that `strip` leaves."""
 _NAVIGATION: Final = (
     *(("/", "Overview"), ("/alerts", "Alerts"), ("/runs", "Runs"), ("/compare", "Compare")),
     *(("/errors", "Errors"), ("/sql", "SQL"), ("/help", "Help")),
@@ -139,11 +143,19 @@ def whole_of(request: Request, name: str, default: int, low: int = 0, high: int 
 
 
 def exported(request: Request, made: Callable[[], pa.Table], name: str) -> Response | None:
-    """What is `made` as a file if the URL asks for one (`format=csv`, `format=parquet`), else None."""
+    """What is `made` as a file if the URL asks for one (`format=csv`, `format=parquet`), else None.
+
+    made: asked for MOST + 1 rows at most. Raises BadFilterError if it has so many.
+    """
     kind = choice_of(request, "format", FORMATS)
     if kind is None:
         return None
     table = made()
+    if table.num_rows > MOST:
+        raise BadFilterError(
+            f"format: got more than {MOST} rows, expected at most so many; narrow the table down by its filters, or "
+            "use m2ib-audit sql, which has no limit."
+        )
     data = as_csv(table) if kind == "csv" else as_parquet(table)
     media = "text/csv; charset=utf-8" if kind == "csv" else "application/vnd.apache.parquet"
     return Response(data, media_type=media, headers={"Content-Disposition": f'attachment; filename="{name}.{kind}"'})
@@ -170,7 +182,8 @@ def _cell(value: Any) -> Any:
     if value is None or isinstance(value, int | float):
         return value
     text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
-    return f"'{text}" if text.startswith(_RISKY) else text
+    risky = text.startswith(("\t", "\r", "\n")) or text.lstrip().lstrip(_UNSEEN).lstrip().startswith(_RISKY)
+    return f"'{text}" if risky else text
 
 
 def counted(rows: Sequence[Mapping[str, Any]]) -> int:

@@ -10,14 +10,24 @@ import sql
 from review import wording
 from review.pages.decisions import sign_off_panel
 from review.pages.overview import ANY, alerts_like
-from review.pages.rendering import PAGE_ROWS, choice_of, counted, exported, lens_of, page, pages_of, text_of, whole_of
+from review.pages.rendering import (
+    MOST,
+    PAGE_ROWS,
+    choice_of,
+    counted,
+    exported,
+    lens_of,
+    page,
+    pages_of,
+    text_of,
+    whole_of,
+)
 
 router = APIRouter()
 STATUSES: Final = (
     *("running", "completed", "completed_with_errors", "stopped", "failed", "interrupted"),
     "pruned",
 )
-MOST: Final = 1_000_000
 
 
 @router.get("/runs")
@@ -30,7 +40,7 @@ def runs(request: Request) -> Response:
         "status": choice_of(request, "status", STATUSES) or "any",
     }
     if answer := exported(
-        request, lambda: sql.table(lens.whole(), "review/page_runs", **asked, limit=MOST, offset=0), "runs"
+        request, lambda: sql.table(lens.whole(), "review/page_runs", **asked, limit=MOST + 1, offset=0), "runs"
     ):
         return answer
     shown = sql.rows(lens.whole(), "review/page_runs", **asked, limit=PAGE_ROWS, offset=PAGE_ROWS * (number - 1))

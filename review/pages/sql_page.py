@@ -51,9 +51,7 @@ def ask(request: Request) -> Response:
     elif text:
         start = time.perf_counter()
         try:
-            table = sql.read_table(
-                lens.whole(), text, most_rows=settings.sql_rows + 1, most_seconds=settings.sql_seconds
-            )
+            table = lens.asked(text, settings.sql_rows + 1, settings.sql_seconds)
             facts["seconds"] = time.perf_counter() - start
             more = table.num_rows > settings.sql_rows
             table = table.slice(0, settings.sql_rows)

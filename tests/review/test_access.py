@@ -1,16 +1,18 @@
 """The rules that every request is held against, over an application that answers everything."""
 
+import contextlib
 import logging
 import re
 
 import pytest
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from review import users
-from review.access import POLICY, Access, AccessError, Guard, TooOftenError, local_path
+from review.access import POLICY, Access, AccessError, Guard, TooOftenError, is_loopback, local_path
 from review.settings import ReviewSettings
 from review.users import UsersError
 
@@ -189,7 +191,6 @@ def test_anonymous_readers_write_nothing_wherever_the_page_listens(served):
         ({"allow_anonymous_read": True, "users": "x"}, "--allow-anonymous-read"),
         ({"allow_anonymous_read": True, "proxy_header": "X-User", "proxy_from": ("::1",)}, "--allow-anonymous-read"),
         ({"proxy_header": "X-User"}, "--proxy-from"),
-        ({"proxy_from": ("127.0.0.1",)}, "--proxy-header"),
         ({"proxy_role_header": "X-Role"}, "--proxy-role-header"),
         ({"proxy_header": "X User", "proxy_from": ("::1",)}, "a header's name"),
         ({"proxy_header": "X-User", "proxy_from": ("proxy",)}, "an address or network"),
@@ -532,3 +533,43 @@ def test_a_path_to_go_on_to_is_one_of_this_server(path):
 )  # fmt: skip
 def test_any_other_leads_to_the_overview(text):
     assert local_path(text) == "/"
+
+
+def test_a_loopback_address_in_the_guise_of_ipv6_is_one():
+    assert is_loopback("::ffff:127.0.0.1")
+    assert is_loopback("[::1]")
+    assert not is_loopback("::ffff:10.0.0.1")
+
+
+def test_behind_a_proxy_a_stranger_s_tries_are_the_stranger_s(served, users_file):
+    client = served(users=users_file, proxy_from=("127.0.0.1",))
+    access = client.access
+
+    def place(*hops):
+        return access.client(Headers(raw=[(b"x-forwarded-for", hop.encode()) for hop in hops]), "127.0.0.1")
+
+    assert place("203.0.113.9") == "203.0.113.9"
+    assert place("127.0.0.1, 203.0.113.9") == "203.0.113.9"  # what a browser sends stands before what the proxy adds
+    assert place("198.51.100.1", "::ffff:203.0.113.9") == "203.0.113.9"
+    assert place("nonsense") == place() == "127.0.0.1"
+    told = Headers({"x-forwarded-for": "203.0.113.9"})
+    assert access.client(told, "10.0.0.7") == "10.0.0.7"  # not the proxy: anyone may say so
+    assert served(users=users_file).access.client(told, "127.0.0.1") == "127.0.0.1"
+    for _ in range(40):
+        with contextlib.suppress(TooOftenError):
+            access.verified("ada", "wrong password", place("203.0.113.9"))
+    assert access.verified("ada", PASSWORD, place("198.51.100.1")).name == "ada"
+
+
+def test_where_all_have_one_address_a_stranger_does_not_keep_people_from_signing(served, users_file):
+    access = served(users=users_file).access
+    for _ in range(60):
+        with contextlib.suppress(TooOftenError):
+            access.verified("ada", "wrong password", "127.0.0.1")
+    with pytest.raises(TooOftenError):
+        access.verified("ada", PASSWORD, "127.0.0.1")
+    assert access.verified("ada", PASSWORD, "127.0.0.1", signed_in=True).name == "ada"
+    for _ in range(5):
+        access.verified("ada", "wrong password", "127.0.0.1", signed_in=True)
+    with pytest.raises(TooOftenError):
+        access.verified("ada", PASSWORD, "127.0.0.1", signed_in=True)

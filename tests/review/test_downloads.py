@@ -1,13 +1,16 @@
 """The report from the page: what is served, to whom, and what the ledger knows of it then."""
 
 import io
+import threading
 
 import pytest
+import typst
 from pypdf import PdfReader
 from starlette.testclient import TestClient
 
 from review.app import create_app
-from review.report import write_report
+from review.pages import downloads
+from review.report import ReportError, write_report
 from review.settings import ReviewSettings
 from stores import ledger
 
@@ -56,3 +59,36 @@ def test_a_link_on_a_foreign_page_leaves_no_record(served, lake, site, records):
 @pytest.mark.parametrize("path", [f"{RUN}/report.exe", "nonsense/report.pdf", "..%2f..%2fetc/report.pdf"])
 def test_what_is_not_there_is_not_found(served, path):
     assert served().get(f"/runs/{path}").status_code == 404
+
+
+def test_a_report_is_made_once_until_something_is_written(served, lake, make_pair, monkeypatch):
+    made = []
+    monkeypatch.setattr(downloads, "rendered", lambda told, kind: made.append(kind) or b"report")
+    client = served()
+    for _ in range(3):
+        assert client.get(f"/runs/{RUN}/report.html").content == b"report"
+    assert made == ["html"]
+    lake.write(lake.begin("20260102T000000-bbbbbb"), [make_pair(0)])
+    client.get(f"/runs/{RUN}/report.html")
+    assert made == ["html", "html"]
+
+
+def test_two_reports_are_made_at_a_time(served, monkeypatch):
+    monkeypatch.setattr(downloads, "_turns", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(downloads, "_PATIENCE", 0.01)
+    with downloads._turns:
+        answer = served().get(f"/runs/{RUN}/report.html")
+    assert answer.status_code == 503
+    assert "other reports are being made" in answer.text
+
+
+def test_a_report_that_cannot_be_typeset_says_why(served, lake, monkeypatch):
+    def broken(*_, **__):
+        raise typst.TypstError("layout did not converge")
+
+    monkeypatch.setattr(typst, "compile", broken)
+    answer = served().get(f"/runs/{RUN}/report.pdf")
+    assert answer.status_code == 503
+    assert "layout did not converge" in answer.text
+    with pytest.raises(ReportError, match="layout did not converge"):
+        write_report(lake.path, RUN, kind="pdf")

@@ -15,11 +15,15 @@ from PIL import Image
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
+from corpora import Limits
 from flows import cli
+from review import audited as audited_corpus
 from review.app import create_app
+from review.lens import Lens
 from review.pages.pairs import wilson
 from review.pages.pictures import resized
 from review.settings import ReviewSettings
+from stores import ledger
 
 RUN = "20260101T000000-aaaaaa"
 
@@ -150,7 +154,7 @@ def test_a_table_is_taken_along_with_its_filters(audited, client):
     assert table.column("slice").to_pylist() == ["dense"]
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "  =", "\n=", "\ufeff=", "＝", "＋", "－", "＠"])
 def test_no_text_of_a_csv_is_a_formula(lake, make_pair, client, start):
     run = lake.begin()
     lake.write(run, [make_pair(0)], slice=f"{start}cmd|' /c calc'!A0", effect=-2.0)
@@ -446,3 +450,52 @@ def test_errors_of_the_newest_run_that_can_be_read_are_shown(lake, make_pair, se
     page = see("/errors")
     assert whole.run_id in page.html
     see(f"/errors?run={broken.run_id}", 503)
+
+
+def test_a_query_of_a_stranger_s_is_ended_by_the_system(audited, lake):
+    with TestClient(create_app(lake.path, ReviewSettings(sql_seconds=0.3)), "http://127.0.0.1:8765") as client:
+        began = time.monotonic()
+        text = client.get("/sql?q=SELECT+length(repeat('x',2000000000))").text
+        assert "No answer." in text
+        assert "broken off after 0.3 seconds" in text or "memory" in text
+        assert time.monotonic() - began < 10
+        assert "1 row" in Page(client.get("/sql?q=SELECT+1").text).text
+
+
+@pytest.mark.parametrize("shape", [(50_000, 50_000), (1, 17), (-4, -4)])
+def test_a_map_of_another_size_than_it_says_is_not_drawn(lake, make_pair, see, shape):
+    lake.write(lake.begin(), [make_pair(0) | {"grid_h": shape[0], "grid_w": shape[1]}])
+    assert "no whole grid" in see(f"/runs/{RUN}/pairs/pair0000/image", 404).text
+
+
+def test_a_table_of_too_many_rows_is_not_taken_along(audited, see, monkeypatch):
+    monkeypatch.setattr("review.pages.rendering.MOST", 1)
+    assert "got more than 1 rows" in see(f"/runs/{RUN}/pairs?format=csv", 400).text
+
+
+def test_connections_outlive_a_decision(audited, lake):
+    lens = Lens(lake.path)
+    before = lens.run(RUN)
+    ledger.append(lake.path, "review", {"run_id": RUN})
+    assert lens.run(RUN) is before
+
+
+@pytest.mark.parametrize(
+    "given", [{"max_pixels": 10**12, "max_file_bytes": 10**12}, {"max_pixels": "x"}, {"max_pixels": 0}]
+)
+def test_a_manifest_cannot_ask_for_more_than_the_limits(given):
+    assert audited_corpus.limits_of({"config": {"corpus": given}}) == Limits()
+    assert audited_corpus.limits_of({"config": {"corpus": {"max_pixels": 100}}}).max_pixels == 100
+
+
+def test_a_corpus_behind_a_url_is_not_fetched_unasked(lake, make_pair, see, monkeypatch):
+    def opened(*_):
+        raise OSError("no connection")
+
+    lake.facts["corpus"] = "https://corpus.invalid/images"
+    lake.write(lake.begin(), [make_pair(0)], slice="dense")
+    monkeypatch.setattr(audited_corpus, "root_of", opened)
+    assert "--remote-corpora" in see(f"/runs/{RUN}/pairs/pair0000").text
+    assert Lens(lake.path, remote_corpora=True).no_corpus(RUN) == audited_corpus.GONE  # OSError is caught
+    manifest = {"corpus": "https://corpus.invalid/images", "config": {}}
+    assert audited_corpus.corpus_of(manifest, remote=True) is None

@@ -134,3 +134,12 @@ def test_tries_are_forgotten_after_an_hour_and_do_not_fill_the_memory(throttle, 
     for number in range(100):
         throttle.admit(f"user{number}", f"10.1.{number}.1")
     assert len(throttle._tries) <= 30
+
+
+def test_who_signs_is_slowed_down_by_own_signatures_alone(throttle):
+    for _ in range(60):  # a stranger, from the one address that everybody has behind a proxy
+        throttle.admit("ada", "127.0.0.1")
+    assert throttle.admit("ada", "127.0.0.1") > 0
+    assert [throttle.admit("ada", None) for _ in range(5)] == [0] * 5
+    assert throttle.admit("ada", None) > 0
+    assert throttle.admit("bob", None) == 0

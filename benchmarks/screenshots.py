@@ -2,8 +2,9 @@
 
     make demo && .venv/bin/m2ib-audit demo --model demo/clean && .venv/bin/python -m benchmarks.screenshots
 
-Writes docs/images/review-*.png. It stands here and not beside the tests since nothing is asserted: somebody looks.
-Decisions that the pictures show are made in the copy; the lake itself is not written to.
+Writes screenshots/review-*.png, which git ignores; README shows two of them, from docs/images/. It stands here and not
+beside the tests since nothing is asserted: somebody looks. Decisions that the pictures show are made in the copy; the
+lake itself is not written to.
 """
 
 import argparse
@@ -142,7 +143,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lake", type=Path, default=Path("lake"))
-    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    parser.add_argument("--out", type=Path, default=Path("screenshots"))
     parser.add_argument("--scheme", choices=("light", "dark"), default="light")
     given = parser.parse_args()
     out = given.out.resolve()

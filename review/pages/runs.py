@@ -88,7 +88,6 @@ def run(request: Request, run_id: str) -> Response:
         settings_text=json.dumps(manifest["config"], indent=2, sort_keys=True, ensure_ascii=False, default=str),
         settings_rows=list(_flat(manifest["config"])),
         files=files,
-        has_report=any(entry["path"].endswith("/report.html") for entry in files),
         pruned=manifest["status"] == "pruned",
         sign_off=sign_off_panel(request, run_id),
     )

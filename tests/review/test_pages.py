@@ -499,3 +499,9 @@ def test_a_corpus_behind_a_url_is_not_fetched_unasked(lake, make_pair, see, monk
     assert Lens(lake.path, remote_corpora=True).no_corpus(RUN) == audited_corpus.GONE  # OSError is caught
     manifest = {"corpus": "https://corpus.invalid/images", "config": {}}
     assert audited_corpus.corpus_of(manifest, remote=True) is None
+
+
+def test_the_evidence_stands_before_the_form(audited, see):
+    page = see(f"/runs/{RUN}/alerts/alert0000000").html
+    at = [page.index(f'id="{name}"') for name in ("means", "test", "telling", "random", "triage")]
+    assert at == sorted(at)

@@ -172,7 +172,11 @@ def _error(number: int) -> dict[str, Any]:
 def pages(run_ids: Sequence[str]) -> dict[str, Callable[[int], str]]:
     """The URL of each page, as asked for the n-th time."""
     run, other = f"/runs/{run_ids[-1]}", run_ids[-2]
-    pair = lambda number: f"{number * 7:016x}-{number * 7 % 9973:08x}"  # noqa: E731  # of `write_lake`
+
+    def pair(number: int) -> str:
+        """An id as `write_lake` gives them."""
+        return f"{number * 7:016x}-{number * 7 % 9973:08x}"
+
     return {
         "overview": lambda _: "/",
         "alerts": lambda _: "/alerts?follow=all&sort=effect",

@@ -125,9 +125,9 @@ def reflag(
     lake: LakePath = Path("lake"),
     run_id: str = "latest",
     alerts: AlertsConfig = AlertsConfig(),  # noqa: B008  # frozen
-    phrases: PhrasesConfig = PhrasesConfig(),  # noqa: B008
-    notify: NotifyConfig = NotifyConfig(),  # noqa: B008
-    ledger: LedgerConfig = LedgerConfig(),  # noqa: B008
+    phrases: PhrasesConfig = PhrasesConfig(),  # noqa: B008  # frozen
+    notify: NotifyConfig = NotifyConfig(),  # noqa: B008  # frozen
+    ledger: LedgerConfig = LedgerConfig(),  # noqa: B008  # frozen
 ) -> AuditResult:
     """Flag the stored attributions of a complete run by other rules, as a new run. No model is loaded.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import sql
 from review import wording
 from review.facts import Facts as Gathered
 from review.facts import ShownAlert
@@ -173,7 +174,7 @@ def _lead(told: Gathered) -> str:
     status = told.manifest["status"]
     if told.alerts:
         return _first_alert(told.alerts[0].row)
-    if status in ("completed", "completed_with_errors"):
+    if status in sql.COMPLETE:
         factor = told.rules.get("factor", "the threshold’s number of")
         pairs = told.rules.get("min_pairs", "the threshold’s number of")
         return (
@@ -343,7 +344,7 @@ def _decisions(told: Gathered) -> Iterator[Part]:
         )
     elif told.alerts:
         yield Say("Nothing: every alert that stands on its own is decided.")
-    elif told.manifest["status"] in ("completed", "completed_with_errors"):
+    elif told.manifest["status"] in sql.COMPLETE:
         yield Say("Nothing: the run raised no alert.")
     else:
         yield Say("The run raised no alert that could be decided, as it did not come to its end.")

@@ -203,14 +203,7 @@ class Lens:
     def remember(self, run_id: str, key: Hashable, compute: Callable[[], _Value]) -> _Value:
         """What `compute` returns, computed once for a run as it stands."""
         seen = self._seen()
-        whole_key = (run_id, seen.runs.get(run_id), key)
-        with self._lock:
-            found: _Value | None = self._results.get(whole_key)
-        if found is None:
-            found = compute()
-            with self._lock:
-                self._results.put(whole_key, found)
-        return found
+        return self._remembered((run_id, seen.runs.get(run_id), key), compute)
 
     def stamp_of_whole(self) -> Hashable:
         """Something that is another once a manifest, the ledger or the day is (waivers end)."""
@@ -219,13 +212,15 @@ class Lens:
 
     def remember_whole(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
         """What `compute` returns, computed once for the lake and its ledger as they stand, for a day (waivers end)."""
-        whole_key = ("whole", self.stamp_of_whole(), key)
+        return self._remembered(("whole", self.stamp_of_whole(), key), compute)
+
+    def _remembered(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
         with self._lock:
-            found: _Value | None = self._results.get(whole_key)
+            found: _Value | None = self._results.get(key)
         if found is None:
             found = compute()
             with self._lock:
-                self._results.put(whole_key, found)
+                self._results.put(key, found)
         return found
 
     def corpus(self, run_id: str) -> Corpus | None:

@@ -27,7 +27,6 @@ IDENTITIES: Final = ("declared", "password", "proxy")
 """How it is known who signs: they said so (on this machine, without a users file), by a password, by a proxy."""
 REASON_CHARS: Final = 4000
 _NAME_CHARS: Final = 200
-_COMPLETE: Final = ("completed", "completed_with_errors")
 _JUDGED: Final = (
     *("state", "severity", "n", "share", "area", "effect", "score_effect", "score_low", "score_high", "margin"),
     *("rule_digest", "config_digest"),
@@ -223,7 +222,7 @@ def earlier_runs(lake: Root, manifest: Mapping[str, Any]) -> tuple[list[str], st
     except sql.LakeError as error:
         gap, records = str(error), list(_readable(lake, names))
     same = [record for record in records if all(record.get(key) == manifest.get(key) for key in ("corpus", "model"))]
-    return [record["run_id"] for record in same if record["status"] in _COMPLETE], gap
+    return [record["run_id"] for record in same if record["status"] in sql.COMPLETE], gap
 
 
 def _readable(lake: Root, names: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -292,9 +291,9 @@ def _manifest(lake: Root, run_id: str) -> tuple[dict[str, Any], str]:
     """The manifest of a complete run, and its sha256. Raises TriageError."""
     names = stores.folders(lake / "runs")
     found = next(iter(sql.manifests(lake, run_id) if run_id in names else ()), None)  # whatever befell other runs
-    if found is None or found["status"] not in _COMPLETE:
+    if found is None or found["status"] not in sql.COMPLETE:
         got = repr(run_id) if found is None else f"{run_id!r}, which is {found['status']}"
-        complete = (one["run_id"] for one in _readable(lake, names[::-1]) if one["status"] in _COMPLETE)
+        complete = (one["run_id"] for one in _readable(lake, names[::-1]) if one["status"] in sql.COMPLETE)
         newest = ", ".join(itertools.islice(complete, 5)) or "none"
         raise TriageError(f"run: got {got}, expected a complete run of {lake}: {newest}; name one of these")
     return found, hashlib.sha256(stores.contents(lake / "runs" / run_id / "manifest.json")).hexdigest()

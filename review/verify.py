@@ -21,7 +21,6 @@ from stores import Root, ledger
 from stores.keys import PublicKey
 from stores.ledger import LedgerError, Record
 
-_COMPLETE: Final = ("completed", "completed_with_errors")
 _ASIDE: Final = re.compile(r"(.*/)?\.[^/]+\.tmp")
 """What a process that was killed left half written; nothing reads it."""
 _SHARD: Final = re.compile(r"(attributions|ingest_errors)/part-[^/]+\.parquet")
@@ -330,7 +329,7 @@ def _manifest_fault(
             f"{prefix}: record {last.number} says {last.body.get('what')}, which was not done: do it again"
         )
         return None
-    if status == "running" and last.kind == "run" and last.body.get("status") not in _COMPLETE:
+    if status == "running" and last.kind == "run" and last.body.get("status") not in sql.COMPLETE:
         verdict.notes.append(
             f"{prefix}: was {last.body.get('status')} (record {last.number}), and is being gone on with"
         )

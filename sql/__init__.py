@@ -50,6 +50,8 @@ TABLES = (
 )
 FROM_LEDGER = {"reviews": "review", "countersigns": "countersign", "sign_offs": "sign_off"}
 """Tables that the ledger's records are, by their kind."""
+COMPLETE = ("completed", "completed_with_errors")
+"""Status of a run whose line ran to its end: sealed, and what later runs may build upon."""
 _MANIFEST_KEYS = {"run_id", "status", "started_at", "finished_at", "config", "counts", "files"}
 
 Connection = duckdb.DuckDBPyConnection

@@ -29,8 +29,7 @@ from stores.ledger import Signer
 
 SCHEMA_VERSION = 1
 _COUNTS = ("corpus_rows", "not_sampled", "pairs", "attributions", "reused", "errors", "alerts", "confirmed")
-COMPLETE = ("completed", "completed_with_errors")
-"""Status of a run whose line ran to its end: sealed, and what later runs may build upon."""
+COMPLETE = sql.COMPLETE
 PRUNED = "pruned"
 """Status of a run of which the manifests alone are left: readers find it without files."""
 CALIBRATION = "calibration.safetensors"

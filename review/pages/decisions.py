@@ -36,7 +36,6 @@ MEANINGS: Final = {
     "responsibility": "Responsibility: I answer for it",
     "authorship": "Authorship: I wrote it",
 }
-COMPLETE: Final = ("completed", "completed_with_errors")
 _TYPED: Final = ("decision", "reason", "until", "meaning", "statement", "name", "role")
 
 
@@ -71,7 +70,7 @@ def sign_off_panel(request: Request, run_id: str) -> dict[str, Any]:
     return {
         **_form_facts(request, connection),
         "run_id": run_id,
-        "complete": lens_of(request).manifest(run_id)["status"] in COMPLETE,
+        "complete": lens_of(request).manifest(run_id)["status"] in sql.COMPLETE,
         "undecided": undecided,
         "signed": [row | {"by_other": _by_other(request, row["reviewer"])} for row in signed],
         "state": _state(undecided, signed),

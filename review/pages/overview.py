@@ -14,7 +14,6 @@ RUNS: Final = 1000
 """The newest runs that the overview looks at."""
 NEWEST_SHOWN: Final = 10
 WAITING_SHOWN: Final = 10
-COMPLETE: Final = ("completed", "completed_with_errors")
 ANY: Final[dict[str, Any]] = dict.fromkeys(
     (
         "audit",
@@ -53,7 +52,7 @@ def audits_of(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "model": own[0]["model"],
             "corpus": own[0]["corpus"],
             "runs": own,
-            "newest": next((run for run in own if run["status"] in COMPLETE), None),
+            "newest": next((run for run in own if run["status"] in sql.COMPLETE), None),
         }
         for audit_id, own in by_audit.items()
     ]

@@ -1,6 +1,6 @@
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import sql
+from review import users
 from tasks.lake import Run
 
 TAG = "corner top-left"
@@ -89,6 +90,15 @@ _PAIR = (
     "attributes",
 )
 _OWN = ("row_number", "file_name", "image_sha256", "width", "height", "attributes")
+
+
+@pytest.fixture
+def quick_hashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Passwords whose hashing costs nothing."""
+    monkeypatch.setattr(users, "_COST", (2**4, 8, 1))
+    users._nobody.cache_clear()
+    yield
+    users._nobody.cache_clear()
 
 
 @pytest.fixture

@@ -17,16 +17,8 @@ from review.settings import ReviewSettings
 from review.users import UsersError
 
 PASSWORD = "four unrelated words"  # noqa: S105
+pytestmark = pytest.mark.usefixtures("quick_hashing")
 HERE = "http://127.0.0.1:8765"
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Hashing that costs nothing."""
-    monkeypatch.setattr(users, "_COST", (2**4, 8, 1))
-    users._nobody.cache_clear()
-    yield
-    users._nobody.cache_clear()
 
 
 @pytest.fixture

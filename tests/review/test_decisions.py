@@ -16,16 +16,8 @@ from stores import ledger
 from stores.keys import load_key, new_key
 
 PASSWORD = "four unrelated words"  # noqa: S105
+pytestmark = pytest.mark.usefixtures("quick_hashing")
 HERE = "http://127.0.0.1:8765"
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Hashing that costs nothing."""
-    monkeypatch.setattr(users, "_COST", (2**4, 8, 1))
-    users._nobody.cache_clear()
-    yield
-    users._nobody.cache_clear()
 
 
 class Browser:

@@ -8,16 +8,8 @@ from review import users
 from review.users import UsersError, UsersFile
 
 PASSWORD = "four unrelated words"  # noqa: S105
+pytestmark = pytest.mark.usefixtures("quick_hashing")
 COST = users._COST
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Hashing that costs nothing."""
-    monkeypatch.setattr(users, "_COST", (2**4, 8, 1))
-    users._nobody.cache_clear()
-    yield
-    users._nobody.cache_clear()
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ checked before anything is decoded. And nothing is lost: each row of a corpus's 
 from corpora.captions import clean_caption
 from corpora.corpus import Corpus
 from corpora.errors import CaptionError, CorpusError, ImageError, RowError
-from corpora.folder import contained
 from corpora.formats import FORMATS, open_corpus
 from corpora.images import ImageFile, decode, open_image, read_image
+from corpora.readers.imagefolder import contained
 from corpora.records import DEFAULT_LIMITS, Limits, Pair, Place, Reason, Rejected, digest, pair_id
 from corpora.roots import Root, root_of
 from corpora.sampling import Sampling

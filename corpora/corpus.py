@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from corpora.captions import clean_caption
+from corpora.duplicates import FirstRows
 from corpora.errors import CorpusError, RowError
-from corpora.first_rows import FirstRows
 from corpora.images import ImageFile, open_image
 from corpora.likeness import fingerprint
+from corpora.readers.protocol import Reader, Row
 from corpora.records import Limits, Pair, Place, Reason, Rejected, escaped, pair_id
-from corpora.rows import Reader, Row
 from corpora.sampling import Drawn, Sampling, draw
 
 WORKERS: Final = 8

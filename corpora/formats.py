@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from corpora import captions_tsv, coco, files, hub, metadata, roots, shards, tars
-from corpora.captions_tsv import CaptionsTsvReader
-from corpora.coco import CocoReader
+from corpora import roots
 from corpora.corpus import Corpus
 from corpora.errors import CorpusError
-from corpora.files import FilesReader
-from corpora.folder import FolderReader
+from corpora.readers import captions_tsv, coco, hub, metadata
+from corpora.readers import patterns as shards
+from corpora.readers import sidecar as files
+from corpora.readers import webdataset as tars
+from corpora.readers.captions_tsv import CaptionsTsvReader
+from corpora.readers.coco import CocoReader
+from corpora.readers.imagefolder import FolderReader
+from corpora.readers.protocol import Columns, Reader
+from corpora.readers.sidecar import FilesReader
+from corpora.readers.tables import SAVED, DatasetsReader, ParquetReader
 from corpora.records import DEFAULT_LIMITS, Limits
 from corpora.roots import Root
-from corpora.rows import Columns, Reader
-from corpora.tables import SAVED, DatasetsReader, ParquetReader
 
 
 @dataclass(frozen=True)

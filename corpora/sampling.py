@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from corpora.errors import CorpusError
-from corpora.rows import Row
+from corpora.readers.protocol import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 from benchmarks import rewrite
 from benchmarks.rewrite import WRITERS, Original
 from corpora import CorpusError, ImageError, Limits, Pair, Reason, Rejected, decode, open_corpus
-from corpora.hub import SCRATCH
+from corpora.readers.hub import SCRATCH
 from corpora.records import is_storable
 
 LIMITS = Limits(max_pixels=250_000, max_file_bytes=2**20, max_caption_chars=1000)

@@ -19,7 +19,7 @@ from s3fs.core import S3File
 from benchmarks.readers import originals
 from benchmarks.rewrite import WRITERS, Original
 from corpora import CorpusError, Limits, Pair, Place, Reason, Rejected, RowError, digest, open_corpus, root_of
-from corpora.folder import contained
+from corpora.readers.imagefolder import contained
 from corpora.roots import open_binary
 
 WriteCorpus = Callable[..., Path]
@@ -514,7 +514,7 @@ def test_a_large_file_comes_in_parts_or_else_once(
     tmp_path: Path, serve: Any, monkeypatch: pytest.MonkeyPatch, handler: type[Quiet], kind: str, name: str
 ) -> None:
     monkeypatch.setattr("corpora.roots.BLOCK_BYTES", 2**16)
-    monkeypatch.setattr("corpora.tars._PICTURE_BYTES", 2**16)
+    monkeypatch.setattr("corpora.readers.webdataset._PICTURE_BYTES", 2**16)
     folder = WRITERS[kind](LARGE, tmp_path / "large")
     if kind == "parquet":
         (path,) = folder.iterdir()

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from corpora import CorpusError, Pair, Reason, Sampling, open_corpus
 from corpora import sampling as module
-from corpora.folder import FolderReader
-from corpora.rows import Row
+from corpora.readers.imagefolder import FolderReader
+from corpora.readers.protocol import Row
 from corpora.sampling import draw
 
 

@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple
 
 from corpora import roots
 from corpora.errors import CorpusError
+from corpora.readers.protocol import Columns
+from corpora.readers.table_files import ArrowTable, ParquetTable, TableFile, open_source, said
+from corpora.readers.tables import TableReader
 from corpora.records import Limits
 from corpora.roots import Root, open_binary, root_of
-from corpora.rows import Columns
-from corpora.table_files import ArrowTable, ParquetTable, TableFile, open_source, said
-from corpora.tables import TableReader
 
 SCHEME: Final = "hf://datasets/"
 _STREAM_MARK: Final = b"\xff\xff\xff\xff"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import corpora.metadata
+import corpora.readers.metadata
 from corpora import DEFAULT_LIMITS, CorpusError, Pair, Reason, Rejected, open_corpus
 
 WriteCorpus = Callable[..., Path]
@@ -133,7 +133,7 @@ def test_huge_fields_and_lines(write_corpus: WriteCorpus, monkeypatch: pytest.Mo
     )
     assert shown(csv_root) == ["<malformed_row>", "x"]
     assert shown(json_root) == ["<caption_too_long>", "x"]
-    monkeypatch.setattr(corpora.metadata, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(corpora.readers.metadata, "MAX_LINE_BYTES", 1000)
     assert shown(csv_root) == shown(json_root) == ["<malformed_row>", "x"]
     assert all("longer than" in detail for detail in details(csv_root) + details(json_root))
 
@@ -142,7 +142,7 @@ def test_a_lifted_csv_limit_does_not_let_a_quote_take_the_memory(
     write_corpus: WriteCorpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_corpus(HEAD + b'a.png,"open\n' + b"".join(b"a.png,%d\n" % number for number in range(300)))
-    monkeypatch.setattr(corpora.metadata, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(corpora.readers.metadata, "MAX_LINE_BYTES", 1000)
     before = csv.field_size_limit(10**9)
     try:
         found = shown(root)

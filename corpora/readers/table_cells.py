@@ -7,9 +7,9 @@ from typing import Self
 import pyarrow as pa
 
 from corpora.errors import RowError
-from corpora.metadata import UNREADABLE, column_values, is_bytes
+from corpora.readers.metadata import UNREADABLE, column_values, is_bytes
+from corpora.readers.table_files import said
 from corpora.records import Limits, Reason
-from corpora.table_files import said
 
 
 def image_columns(schema: pa.Schema) -> list[str]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpora.errors import RowError
-from corpora.metadata import UNREADABLE
+from corpora.readers.metadata import UNREADABLE
 from corpora.records import Reason
 from corpora.roots import Root, open_binary
 

@@ -14,14 +14,15 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-from corpora import metadata, roots
+from corpora import roots
 from corpora.errors import CorpusError, RowError
-from corpora.folder import FolderReader, contained
 from corpora.images import read_bytes
-from corpora.metadata import MAX_LINE_BYTES, excerpt, json_object, lines, row_of
+from corpora.readers import metadata
+from corpora.readers.imagefolder import FolderReader, contained
+from corpora.readers.metadata import MAX_LINE_BYTES, excerpt, json_object, lines, row_of
+from corpora.readers.protocol import Columns, Row
 from corpora.records import Limits, Reason, is_storable
 from corpora.roots import Root, beneath
-from corpora.rows import Columns, Row
 
 if TYPE_CHECKING:
     from upath import UPath

@@ -5,8 +5,9 @@ from contextlib import closing
 
 import pytest
 
-from corpora import CorpusError, first_rows, pair_id
-from corpora.first_rows import FirstRows
+from corpora import CorpusError, pair_id
+from corpora import duplicates as first_rows
+from corpora.duplicates import FirstRows
 
 
 def identity(number):

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import corpora.corpus
-import corpora.folder
+import corpora.readers.imagefolder
 from corpora import CorpusError, Limits, Pair, Place, Reason, Rejected, decode, digest, open_corpus
-from corpora.folder import contained
 from corpora.likeness import fingerprint
+from corpora.readers.imagefolder import contained
 
 WriteCorpus = Callable[..., Path]
 Picture = Callable[..., bytes]
@@ -153,13 +153,13 @@ def test_several_captions_decode_an_image_once(
     write_corpus: WriteCorpus, picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    real = corpora.folder.read_bytes
+    real = corpora.readers.imagefolder.read_bytes
 
     def spy(path: Path, limits: Limits) -> object:
         seen.append(path.name)
         return real(path, limits)
 
-    monkeypatch.setattr(corpora.folder, "read_bytes", spy)
+    monkeypatch.setattr(corpora.readers.imagefolder, "read_bytes", spy)
     table = [{"file_name": name, "text": text} for text in "abc" for name in ("a.png", "cut.png")]
     root = write_corpus(table, {"a.png": picture(), "cut.png": picture()[:-30]})
     assert outcomes(root) == ["pair", "truncated_image"] * 3

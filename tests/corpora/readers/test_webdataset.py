@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import corpora.metadata
-import corpora.shards
+import corpora.readers.metadata
+import corpora.readers.patterns
 from corpora import CorpusError, ImageError, Limits, Pair, Place, Reason, Rejected, RowError, open_corpus
 
 Picture = Callable[..., bytes]
@@ -209,7 +209,7 @@ def _info(name: str, size: int) -> tarfile.TarInfo:
 
 def test_what_is_too_large_is_not_read(write: Write, picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(sample("1", picture()) + sample("2", b"x" * 4000) + [("3.png", picture()), ("3.txt", b"x" * 900)])
-    monkeypatch.setattr(corpora.metadata, "MAX_LINE_BYTES", 800)
+    monkeypatch.setattr(corpora.readers.metadata, "MAX_LINE_BYTES", 800)
     limits = Limits(max_file_bytes=2000)
     assert shown(path, limits=limits) == ["caption of 1", "<file_too_large>", "<caption_too_long>"]
     place = next(row.place for row in read(path) if isinstance(row, Pair))
@@ -288,8 +288,8 @@ def test_patterns(write: Write, picture: Picture, tmp_path: Path) -> None:
     ):
         with pytest.raises(CorpusError):
             open_corpus(tars / bad, "webdataset").pairs()
-    assert corpora.shards.expand("{08..11}-{x}") == ["08-{x}", "09-{x}", "10-{x}", "11-{x}"]
-    assert corpora.shards.expand("{8..10}") == ["8", "9", "10"]
+    assert corpora.readers.patterns.expand("{08..11}-{x}") == ["08-{x}", "09-{x}", "10-{x}", "11-{x}"]
+    assert corpora.readers.patterns.expand("{8..10}") == ["8", "9", "10"]
 
 
 def test_what_is_no_shard(write: Write, picture: Picture, tmp_path: Path) -> None:

@@ -12,14 +12,16 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from corpora import metadata, roots, shards
+from corpora import roots
 from corpora.errors import CorpusError, ImageError, RowError
-from corpora.folder import contained
+from corpora.readers import metadata
+from corpora.readers import patterns as shards
+from corpora.readers.imagefolder import contained
+from corpora.readers.protocol import Columns, Row
+from corpora.readers.table_cells import Images, decode_names, holds_bytes, image_columns, values
+from corpora.readers.table_files import ArrowTable, Cursor, Damage, ParquetTable, TableFile, open_source, said
 from corpora.records import DEFAULT_LIMITS, Limits, Place, Reason
 from corpora.roots import Root, open_binary, real
-from corpora.rows import Columns, Row
-from corpora.table_cells import Images, decode_names, holds_bytes, image_columns, values
-from corpora.table_files import ArrowTable, Cursor, Damage, ParquetTable, TableFile, open_source, said
 
 _CURSORS = 4
 SAVED = _DICT, _STATE = "dataset_dict.json", "state.json"

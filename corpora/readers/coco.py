@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any, Final, TypeGuard
 
-from corpora import metadata, roots
+from corpora import roots
 from corpora.errors import CorpusError, RowError
-from corpora.folder import FolderReader, contained
-from corpora.metadata import excerpt, row_of
+from corpora.readers import metadata
+from corpora.readers.imagefolder import FolderReader, contained
+from corpora.readers.metadata import excerpt, row_of
+from corpora.readers.protocol import Columns, Row
 from corpora.records import Limits, Reason, is_storable
 from corpora.roots import Root, lies_in
-from corpora.rows import Columns, Row
 
 MAX_JSON_BYTES = 2 * 2**30
 """The file is read whole."""

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Final
 
-from corpora import metadata, roots, shards
+from corpora import roots
 from corpora.errors import CorpusError, ImageError, RowError
-from corpora.folder import check_name
+from corpora.readers import metadata
+from corpora.readers import patterns as shards
+from corpora.readers.imagefolder import check_name
+from corpora.readers.protocol import Columns, Row
+from corpora.readers.tar_headers import DamagedTarError, Member, member_at, members
 from corpora.records import Limits, Place, Reason
 from corpora.roots import Root
-from corpora.rows import Columns, Row
-from corpora.tar_headers import DamagedTarError, Member, member_at, members
 
 COLUMNS: Final = Columns("image", "caption")
 _IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "dcm"})

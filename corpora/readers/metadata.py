@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 
 from corpora import roots
 from corpora.errors import CorpusError
+from corpora.readers.protocol import Columns, Row
 from corpora.records import is_storable
 from corpora.roots import Root, open_binary
-from corpora.rows import Columns, Row
 
 if TYPE_CHECKING:
     from upath import UPath

@@ -12,8 +12,8 @@ import pytest
 from benchmarks.readers import originals
 from benchmarks.rewrite import WRITERS, Original
 from corpora import CorpusError, Pair, Rejected, open_corpus, root_of
-from corpora.hub import HubReader
-from corpora.table_files import ParquetTable
+from corpora.readers.hub import HubReader
+from corpora.readers.table_files import ParquetTable
 
 ORIGINALS = [
     Original(f"{number:02d}.jpg", made.data, f"a caption {number}", {"site": f"s{number % 2}"})

@@ -6,12 +6,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from corpora import metadata, roots
+from corpora import roots
 from corpora.errors import RowError
 from corpora.images import read_bytes
+from corpora.readers import metadata
+from corpora.readers.protocol import Columns, Row
 from corpora.records import Limits, Place, Reason, is_storable
 from corpora.roots import Root, beneath
-from corpora.rows import Columns, Row
 
 _INSIDE = "expected a path inside the corpus, relative to its root, with '/' between folders"
 # Of letters, digits and harmless signs, no part with a dot in front: no system sees a drive or a way upwards in it.

@@ -7,12 +7,12 @@ from pathlib import Path, PurePosixPath
 
 from corpora import roots
 from corpora.errors import CorpusError, ImageError, RowError
-from corpora.folder import FolderReader, contained
 from corpora.images import read_bytes
-from corpora.metadata import MAX_LINE_BYTES, json_object, row_of
+from corpora.readers.imagefolder import FolderReader, contained
+from corpora.readers.metadata import MAX_LINE_BYTES, json_object, row_of
+from corpora.readers.protocol import Columns, Row
 from corpora.records import Limits, Reason
 from corpora.roots import Root, beneath
-from corpora.rows import Columns, Row
 
 IMAGE_SUFFIXES = (".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _SIDECARS = (".json", ".txt")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-import corpora.coco
+import corpora.readers.coco
 from corpora import CorpusError, Pair, Rejected, open_corpus
 
 WriteCorpus = Callable[..., Path]
@@ -199,7 +199,7 @@ def test_exactly_one_file_inside_of_bounded_size(
     with pytest.raises(CorpusError, match=r"captions_b.json, captions_a.json, .* give the path of one"):
         open_corpus(root).pairs()
     (root / "captions_a.json").unlink()
-    monkeypatch.setattr(corpora.coco, "MAX_JSON_BYTES", 100)
+    monkeypatch.setattr(corpora.readers.coco, "MAX_JSON_BYTES", 100)
     with pytest.raises(CorpusError, match="expected at most 100, as it is read whole"):
         open_corpus(root).count()
     (tmp_path / "linked").mkdir()

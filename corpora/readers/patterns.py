@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from corpora import roots
 from corpora.errors import CorpusError, RowError
-from corpora.folder import check_name
+from corpora.readers.imagefolder import check_name
 from corpora.records import Reason
 from corpora.roots import Root, beneath, lies_in
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import corpora.table_files
+import corpora.readers.table_files
 from corpora import CorpusError, ImageError, Limits, Pair, Place, Reason, Rejected, open_corpus
 
 Cells = list[dict[str, object]]
@@ -104,7 +104,7 @@ def test_the_same_pairs_as_in_a_folder(
 def test_an_image_is_found_again_in_any_order_from_any_thread(
     pictures: list[bytes], pair_tables: list[pa.Table], tmp_path: Path, fmt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpora.table_files, "_PIECE_ROWS", 1)
+    monkeypatch.setattr(corpora.readers.table_files, "_PIECE_ROWS", 1)
     write_corpus_of(tmp_path / "table", fmt, pair_tables)
     places = [row.place for row in rows_of(tmp_path / "table") if isinstance(row, Pair)]
     reader = open_corpus(tmp_path / "table").reader
@@ -131,8 +131,10 @@ def test_reading_forward_opens_a_file_once(
     places = [row.place for row in rows_of(tmp_path / "table")[:6] if isinstance(row, Pair)]
     corpus = open_corpus(tmp_path / "table")
     opened: list[Path] = []
-    real = corpora.tables.open_source
-    monkeypatch.setattr(corpora.tables, "open_source", lambda path, mapped: opened.append(path) or real(path, mapped))
+    real = corpora.readers.tables.open_source
+    monkeypatch.setattr(
+        corpora.readers.tables, "open_source", lambda path, mapped: opened.append(path) or real(path, mapped)
+    )
     for place in places:
         corpus.picture(place)
     assert len(opened) == 1

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from m2ib import recurrence
+from m2ib.analysis import overlays as recurrence
 from tasks.records import Box
 
 

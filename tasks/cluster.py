@@ -4,7 +4,7 @@ import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from m2ib.clusters import cluster_maps
+from m2ib.analysis.clusters import cluster_maps
 from tasks.lake import Run
 from tasks.mapped import mapped_pairs
 from tasks.records import ClusterRules

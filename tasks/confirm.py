@@ -13,7 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import sql
-from m2ib.occlusion import Fill
+from m2ib.analysis.occlusion import Fill
 from tasks.evidence import Evidence, Margins, Numbers, benjamini_hochberg, interval, shortfall, weigh
 from tasks.lake import Run
 from tasks.phrase_probe import PHRASE_FILLS, PhraseFill, PhraseProbe

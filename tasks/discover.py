@@ -8,7 +8,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from corpora import RowError
-from m2ib import DualEncoder, recurrence
+from m2ib import DualEncoder
+from m2ib.analysis import overlays as recurrence
 from tasks.inputs import encoder, read_pixels
 from tasks.lake import Run
 from tasks.mapped import mapped_pairs

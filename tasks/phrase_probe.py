@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from m2ib import occlusion
+from m2ib.analysis import occlusion
 from tasks.candidates import phrase_words
 from tasks.evidence import Margins, Numbers, generator, least_pairs
 from tasks.lake import Run

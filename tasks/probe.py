@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 import sql
 from corpora import RowError
-from m2ib import occlusion
-from m2ib.occlusion import Fill
+from m2ib.analysis import occlusion
+from m2ib.analysis.occlusion import Fill
 from tasks.evidence import Margins, Numbers, least_pairs
 from tasks.foils import Captions
 from tasks.inputs import PICTURE_COLUMNS, device_lock, encoder, read_pixels

@@ -80,7 +80,7 @@ class SuspectRegions:
 
 @dataclass(frozen=True)
 class DiscoverRules:
-    """How stamps are sought: in a sample of `pairs`, drawn by `seed`; see `m2ib.recurrence.RecurrenceConfig`."""
+    """How stamps are sought: in a sample of `pairs`, drawn by `seed`; see `m2ib.analysis.overlays.RecurrenceConfig`."""
 
     pairs: int
     peaks: int

@@ -14,7 +14,7 @@ from benchmarks.planted.artefacts import KINDS, KindName, Mask
 from benchmarks.planted.corpus import file_name
 from benchmarks.planted.generators import Pair
 from benchmarks.planted.plan import Entry, Tie
-from m2ib.occlusion import box_mask
+from m2ib.analysis.occlusion import box_mask
 
 COVERED: Final = 0.5
 """An artefact is found in a pair where alerted regions cover at least half of its pixels, or of its words; it is found

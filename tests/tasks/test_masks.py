@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from corpora import Limits
-from m2ib.occlusion import box_mask
+from m2ib.analysis.occlusion import box_mask
 from tasks.boxes import rectangles
 from tasks.errors import BadInputError
 from tasks.masks import MAX_BOXES, read_mask

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from m2ib.template_search import FAINTEST, SCALES, Heard, best_places, hear, null_score, search, threshold
+from m2ib.analysis.template_search import FAINTEST, SCALES, Heard, best_places, hear, null_score, search, threshold
 
 Images: TypeAlias = Float[Tensor, "n c h w"]
 Maps: TypeAlias = Float[Tensor, "n gh gw"]

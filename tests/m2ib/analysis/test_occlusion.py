@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from m2ib import occlusion
-from m2ib.occlusion import control_masks, embed, embed_captions, fill, foil_margin, occlude, stamp, transplant
+from m2ib.analysis import occlusion
+from m2ib.analysis.occlusion import control_masks, embed, embed_captions, fill, foil_margin, occlude, stamp, transplant
 
 
 def box_mask(boxes, height, width):

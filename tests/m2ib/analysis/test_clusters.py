@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from m2ib import clusters
-from m2ib.clusters import cluster_maps
+from m2ib.analysis import clusters
+from m2ib.analysis.clusters import cluster_maps
 
 
 def hot_at(random, places, side=10):

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from m2ib.recurrence import RecurrenceConfig, find_stamps, hot_cells, rectangles
+from m2ib.analysis.overlays import RecurrenceConfig, find_stamps, hot_cells, rectangles
 
 SIDE, CELLS, N = 64, 8, 48
 PATTERN = torch.tensor(

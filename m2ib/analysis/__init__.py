@@ -1,0 +1,1 @@
+"""Analyses of images and maps around the method: clusters, occlusion, recurring overlays."""

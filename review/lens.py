@@ -16,7 +16,7 @@ import sql
 import stores
 from corpora import Corpus
 from review import audited
-from sql import apart
+from sql import sandbox as apart
 from stores import Root, ledger
 
 _Value = TypeVar("_Value")

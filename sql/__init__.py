@@ -391,7 +391,7 @@ def read_table(
     """Rows of one reading statement as an Arrow table; of `parameters` it is given those that it names.
 
     most_rows: rows after these are not computed. most_seconds: after them the query is broken off, once a chunk of rows
-    is done; `sql.apart` holds to it whatever the query is.
+    is done; `sql.sandbox` holds to it whatever the query is.
 
     Raises QueryError for anything that is not one SELECT, and for one that fails or takes too long.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import sql
-from sql import apart
+from sql import sandbox as apart
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def read_table(
 
 def _answered(asked: bytes, limits: Limits) -> pa.Table:
     # -P: what lies in the working directory is not taken for a module of ours.
-    command = [sys.executable, "-P", "-m", "sql.apart"]
+    command = [sys.executable, "-P", "-m", "sql.sandbox"]
     found = os.pathsep.join(path for path in sys.path if path)
     try:
         done = subprocess.run(  # noqa: S603  # ourselves

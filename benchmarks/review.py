@@ -21,7 +21,7 @@ import pyarrow as pa
 from starlette.testclient import TestClient
 
 import sql
-from review.app import create_app
+from review.site.app import create_app
 from tasks.lake import Run
 
 GRID = 7

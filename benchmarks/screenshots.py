@@ -27,11 +27,11 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 import sql
-from review import triage
-from review.app import create_app
-from review.settings import ReviewSettings
-from review.triage import Reviewer
-from review.users import add
+from review.evidence import decisions as triage
+from review.evidence.decisions import Reviewer
+from review.site.app import create_app
+from review.site.settings import ReviewSettings
+from review.site.users import add
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 WIDTHS: Final = (1280, 390)

@@ -22,7 +22,7 @@ from flows.engines import Engine, check, started
 from flows.metrics import INGEST_ERRORS, Pace, served
 from flows.provenance import code_version, environment
 from flows.slots import limits, slots
-from review.report import ReportError, write_report
+from review.report.html import ReportError, write_report
 from stores import Root
 from stores.ledger import Signer
 from tasks.alert import alert

@@ -235,7 +235,7 @@ def _alerts(lake: Root, run_id: str) -> list[dict[str, Any]]:
 
 
 def _self_audit(lake: Root, run_id: str) -> list[str]:
-    from review.wording import self_audit
+    from review.presentation.formatting import self_audit
 
     with _connect(lake) as connection:
         return self_audit(sql.rows(connection, "review/self_audit", run_id=run_id))
@@ -342,8 +342,8 @@ def corpus(
     """
     from corpora.description import describe
     from flows.config import parse
-    from review.contact_sheet import check_free, facts, page_of, write_contact_sheet
-    from review.report import ReportError
+    from review.report.contact_sheet import check_free, facts, page_of, write_contact_sheet
+    from review.report.html import ReportError
     from tasks.errors import BadInputError
     from tasks.inputs import opened
 
@@ -656,7 +656,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's report, with decisions and signatures so far: one self-contained HTML file, or one PDF."""
-    from review.report import ReportError, write_report
+    from review.report.html import ReportError, write_report
 
     if fonts and not pdf:
         _stop(Exit.BAD_INPUT, "--fonts: is for the PDF alone, expected --pdf beside it; a browser has fonts of its own")
@@ -692,7 +692,7 @@ def sign(
 
     Who signs is taken as given (identity `declared`): it is as good as the access to this machine.
     """
-    from review.triage import Reviewer, TriageError, sign_off
+    from review.evidence.decisions import Reviewer, TriageError, sign_off
 
     root = _root(lake)
     try:
@@ -862,7 +862,7 @@ def _password(from_stdin: bool) -> str:
 
 @contextlib.contextmanager
 def _users_told() -> Iterator[None]:
-    from review.users import UsersError
+    from review.site.users import UsersError
 
     try:
         yield
@@ -879,7 +879,7 @@ def add_user(
     password_stdin: StdinOption = False,
 ) -> None:
     """Add a user. The password, of 12 characters or more, is asked for."""
-    from review.users import add
+    from review.site.users import add
 
     with _users_told():
         user = add(users, name, full_name, role, _password(password_stdin))
@@ -891,7 +891,7 @@ def change_password(
     name: Annotated[str, typer.Argument(metavar="NAME")], users: UsersOption, password_stdin: StdinOption = False
 ) -> None:
     """Give a user another password; where they are signed in, they are signed out."""
-    from review.users import change_password as change
+    from review.site.users import change_password as change
 
     with _users_told():
         user = change(users, name, _password(password_stdin))
@@ -905,7 +905,7 @@ def disable_user(
     undo: Annotated[bool, typer.Option("--undo", help="Let the user in again.")] = False,
 ) -> None:
     """Shut a user out, at once. Users are not removed: signatures bear their names."""
-    from review.users import set_disabled
+    from review.site.users import set_disabled
 
     with _users_told():
         user = set_disabled(users, name, disabled=not undo)
@@ -915,7 +915,7 @@ def disable_user(
 @users_app.command("list")
 def list_users(users: UsersOption, as_json: JsonOption = False) -> None:
     """List who may sign in."""
-    from review.users import load
+    from review.site.users import load
 
     with _users_told():
         known = load(users)
@@ -968,11 +968,11 @@ def review(
     """
     import webbrowser
 
-    from review.access import AccessError
-    from review.app import create_app
-    from review.serve import serve
-    from review.settings import ReviewSettings
-    from review.users import UsersError
+    from review.site.access import AccessError
+    from review.site.app import create_app
+    from review.site.serve import serve
+    from review.site.settings import ReviewSettings
+    from review.site.users import UsersError
 
     root = _root(lake)
     settings = ReviewSettings(
@@ -1025,9 +1025,9 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Recompute the chain from the ledger to every file, and name what differs. Exit code 1 if anything does."""
-    from review.verify import VerifyError, lines, verify_ledger
-    from review.verify import as_json as told
-    from review.verify import verify as recompute
+    from review.evidence.verify import VerifyError, lines, verify_ledger
+    from review.evidence.verify import as_json as told
+    from review.evidence.verify import verify as recompute
     from stores.keys import KeyFileError, load_public
 
     if run_id is None and report_file is None:
@@ -1056,7 +1056,7 @@ def verify(
 
 def _verified_report(lake: Root, path: Path) -> dict[str, Any]:
     """Say whether a file is a report that the lake's ledger knows; the answer for --json."""
-    from review.verify import VerifyError, written_report
+    from review.evidence.verify import VerifyError, written_report
 
     try:
         found = written_report(lake, path.read_bytes())

@@ -64,7 +64,7 @@ print(json.dumps({"new": new, "read": read, "device": torch.cuda.is_initialized(
 
 
 def test_the_lake_is_read_without_torch(loaded_by):
-    loaded = loaded_by("import sql, review.report, corpora")
+    loaded = loaded_by("import sql, review.report.html, corpora")
     assert "duckdb" in loaded
     assert not loaded & {"torch", "open_clip", "prefect", "great_expectations"}
 

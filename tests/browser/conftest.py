@@ -17,9 +17,9 @@ import uvicorn
 from PIL import Image, ImageDraw
 
 import sql
-from review import users
-from review.app import create_app
-from review.settings import ReviewSettings
+from review.site import users
+from review.site.app import create_app
+from review.site.settings import ReviewSettings
 from tasks.lake import Run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")

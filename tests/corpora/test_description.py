@@ -4,8 +4,8 @@ import pytest
 
 from corpora import Pair, open_corpus
 from corpora.description import EXAMPLES, describe
-from review.contact_sheet import facts, write_contact_sheet
-from review.report import ReportError
+from review.report.contact_sheet import facts, write_contact_sheet
+from review.report.html import ReportError
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sql
 import stores
 from flows import audit as audit_flow
 from flows.config import parse
-from review.report import write_report
+from review.report.html import write_report
 from stores import ledger
 from stores.keys import new_key
 from tasks import chain

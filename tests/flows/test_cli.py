@@ -12,7 +12,7 @@ from pypdf import PdfReader
 from typer.testing import CliRunner
 
 from flows import cli
-from review.contact_sheet import page_of
+from review.report.contact_sheet import page_of
 from stores import ledger
 from stores.keys import load_key, new_key
 from tasks.records import AlertRules

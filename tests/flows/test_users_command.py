@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli
-from review import users
+from review.site import users
 
 PASSWORD = "four unrelated words"  # noqa: S105
 
@@ -84,7 +84,7 @@ def test_what_cannot_be_done_is_bad_input(users_command, arguments, said):
 )
 def test_the_page_does_not_start_where_anyone_could_write(tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("review.serve.serve", lambda *_: pytest.fail("it listens"))
+    monkeypatch.setattr("review.site.serve.serve", lambda *_: pytest.fail("it listens"))
     done = CliRunner().invoke(cli.app, ["review", "--lake", str(tmp_path), *options])
     assert done.exit_code == 2
     assert said in done.stderr
@@ -94,7 +94,7 @@ def test_the_page_is_told_who_may_write(tmp_path, monkeypatch, users_command):
     described = ("--full-name", "Ada Lovelace", "--role", "reviewer", "--password-stdin")
     users_command("add", "ada", *described, typed=f"{PASSWORD}\n")
     started = []
-    monkeypatch.setattr("review.serve.serve", lambda app, *_: started.append(app.state.settings) or True)
+    monkeypatch.setattr("review.site.serve.serve", lambda app, *_: started.append(app.state.settings) or True)
     options = ["--users", str(users_command.path), "--host", "0.0.0.0", "--four-eyes"]  # noqa: S104
     proxy = [
         "--proxy-header",

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import sql
-from review import users
+from review.site import users
 from tasks.lake import Run
 
 TAG = "corner top-left"

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import sql
-from review.triage import Reviewer, TriageError, countersign, decide, in_force
+from review.evidence.decisions import Reviewer, TriageError, countersign, decide, in_force
 from stores import ledger
 from tasks.prune import Policy, plan
 

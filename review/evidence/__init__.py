@@ -1,0 +1,1 @@
+"""Decisions of reviewers, and verification of what is stored."""

@@ -1,1 +1,0 @@
-"""The pages, one module a subject: each has a router that `review.app` composes."""

@@ -1,0 +1,1 @@
+"""The report: its chapters, rendered as HTML and as PDF."""

@@ -1,0 +1,324 @@
+"""The report as evidence: what it says of scope, decisions and signatures, and that page and PDF say the same."""
+
+import io
+import re
+import unicodedata
+from datetime import UTC, datetime
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+from pypdf import PdfReader
+
+import sql
+from review.evidence.decisions import Reviewer, countersign, decide, sign_off
+from review.report import blocks as parts
+from review.report.chapters import document
+from review.report.facts import gather
+from review.report.html import ReportError, rendered, report_document, write_report
+from review.report.pdf import typeset
+from review.report.requirements import ASKED
+from stores import ledger
+
+RUN = "20260101T000000-aaaaaa"
+ADA = Reviewer("Ada Okafor", "radiologist", "declared")
+JO = Reviewer("José Müller", "head of quality", "password")
+
+
+def squeezed(text):
+    """Text without white space and without what only breaks lines or turns directions."""
+    kept = (mark for mark in unicodedata.normalize("NFC", text) if unicodedata.category(mark) not in ("Cf", "Zs", "Cc"))
+    return "".join(kept)
+
+
+def html_text(told):
+    page = rendered(told, "html").decode()
+    body = re.sub(r"<style>.*?</style>|<[^>]*>", "", page, flags=re.DOTALL)
+    for code, mark in (("&lt;", "<"), ("&gt;", ">"), ("&#34;", '"'), ("&#39;", "'"), ("&amp;", "&")):
+        body = body.replace(code, mark)
+    return squeezed(body)
+
+
+def pdf_of(told):
+    return PdfReader(io.BytesIO(rendered(told, "pdf")))
+
+
+def pdf_text(told):
+    pages = [page.extract_text() for page in pdf_of(told).pages]
+    return squeezed("".join(re.sub(r"run \S+ · manifest sha256 \S+\s*Page \d+ of \d+", "", page) for page in pages))
+
+
+@pytest.fixture
+def judged(lake, make_pair):
+    """A run with a confirmed alert, one that follows from it, one of a phrase, gates that failed, and error rows."""
+    pairs = [make_pair(0, "dense shadow"), make_pair(1, "clear"), make_pair(2, "dense shadow on the left")]
+    run = lake.write(lake.begin(RUN), pairs, finish=False)
+    lake.alert(
+        run,
+        [
+            {"slice": "dense", "state": "confirmed", "severity": "high", "pair_ids": ["pair0000", "pair0002"]},
+            {"slice": "shadow", "explained_by": "dense", "pair_ids": ["pair0000"]},
+            {
+                "slice": "dense",
+                "side": "text",
+                "rule": "phrase_mass",
+                "region": '"on the left"',
+                "pair_ids": ["pair0002"],
+            },
+        ],
+    )
+    about = {"rule": "region_mass", "region": "corner top-left", "slice_kind": "word", "slice": "dense"}
+    figures = {
+        "n": 64, "margin": 0.5, "drop": 0.31, "control_drop": 0.01, "low": 0.2, "high": 0.4, "p": 1e-9, "q": 1e-8,
+        "tests": 12, "floor": 0.05, "passed": True, "confirmed": True, "effect": 0.3,
+    }  # fmt: skip
+    run.write_table("confirmations", [{**about, **figures, "fill": fill} for fill in ("mean", "blur", "swap")])
+    check = {"suite": "corpus", "suite_digest": "e5" * 32, "severity": "warning", "expectation": "ExpectSense"}
+    run.write_table("validations", [check | {"success": True}, check | {"success": False, "detail": '{"min": 1}'}])
+    row = {
+        "row_number": 7,
+        "stage": "ingest",
+        "file_name": "lost.png",
+        "reason": "missing_image",
+        "detail": "no such file",
+    }
+    run.write_table("ingest_errors", [row])
+    run.finish("completed")
+    return run
+
+
+def alert_ids(run):
+    with run.connect() as connection:
+        found = sql.read(connection, "SELECT alert_id FROM alerts WHERE explained_by IS NULL ORDER BY side")
+    return [row["alert_id"] for row in found]
+
+
+def test_page_and_pdf_say_the_same(lake, judged):
+    first, phrase = alert_ids(judged)
+    decide(lake.path, ADA, RUN, first, "benign", "Looked at it.", "review")
+    record = decide(lake.path, ADA, RUN, first, "confirmed", "The tag is burnt in.", "review", four_eyes=True)
+    countersign(lake.path, JO, record.number, "approval", "So it is.")
+    decide(lake.path, ADA, RUN, phrase, "needs_data", "More of them.", "review")
+    sign_off(lake.path, JO, RUN, "approval", "Not for use.", four_eyes=True)
+    told = report_document(lake.path, RUN)
+    shown = {"page": html_text(told), "PDF": pdf_text(told)}
+    said = [text for text in parts.strings(told) if text.strip() and text != told.foot]  # which stands on each page
+    assert len(said) > 300
+    for where, text in shown.items():
+        missing = [each for each in said if squeezed(each) not in text]
+        assert missing == [], where
+
+
+def test_decisions_and_sign_offs_stand_with_name_time_and_meaning(lake, judged):
+    first, _ = alert_ids(judged)
+    record = decide(lake.path, ADA, RUN, first, "confirmed", "The tag is burnt in.", "review")
+    signed = sign_off(lake.path, JO, RUN, "approval", "Not for use before it was trained anew.")
+    told = report_document(lake.path, RUN)
+    for text in (html_text(told), pdf_text(told)):
+        for record_, who in ((record, ADA), (signed, JO)):
+            assert (
+                squeezed(f"Printed name {who.name} Role {who.role} Date and time {record_.time:%Y-%m-%d %H:%M:%S} UTC")
+                in text
+            )
+        assert squeezed("Reason The tag is burnt in.") in text
+        assert squeezed("Meaning review (has looked at the evidence)") in text
+        assert squeezed("Meaning approval (approves of what is decided here) Statement Not for use before") in text
+        assert squeezed("declared: name and role as typed in") in text
+        assert squeezed(f"record {signed.number} of the lake’s ledger") in text
+        assert squeezed(f"sha256 {signed.sha256}") in text
+        assert squeezed("Alerts then 1 open") in text
+
+
+def test_what_is_undecided_is_said_in_words(lake, judged):
+    first, phrase = alert_ids(judged)
+    assert "Nobody has signed this run off" in rendered(report_document(lake.path, RUN), "html").decode()
+    decide(lake.path, ADA, RUN, first, "benign", "Fine.", "review", four_eyes=True)
+    decide(lake.path, ADA, RUN, phrase, "needs_data", "More.", "review")
+    text = html_text(report_document(lake.path, RUN))
+    assert squeezed("when the caption says “dense”: a second person has to countersign record 1.") in text
+    assert squeezed(": Ada Okafor asked for more data.") in text
+    assert squeezed("Decided 0 of 2 alerts that stand on their own") in text
+    assert squeezed("Waivers are held") not in text
+    countersign(lake.path, JO, 1, "approval")
+    decide(
+        lake.path, JO, RUN, phrase, "waived", "Boilerplate.", "review", until=datetime(2999, 1, 1, tzinfo=UTC).date()
+    )
+    text = html_text(report_document(lake.path, RUN))
+    assert squeezed("Nothing: every alert that stands on its own is decided.") in text
+    assert squeezed("1 earlier decision, no longer in force") in text
+    assert squeezed("Waived until 2999-01-01, that day included") in text
+    assert squeezed(f"Waivers are held against {datetime.now(UTC).date()} (UTC): on a later day they may") in text
+
+
+def lives_of(run):
+    with run.connect() as connection:
+        return sql.read(connection, "SELECT * EXCLUDE (run_id) FROM lives ORDER BY side, explained_by IS NOT NULL")
+
+
+def test_a_decision_of_an_earlier_run_holds_until_the_evidence_changes(lake, judged, make_pair):
+    first, _ = alert_ids(judged)
+    decide(lake.path, ADA, RUN, first, "confirmed", "The tag.", "review")
+    life = {**lives_of(judged)[0], "life": "still_firing", "alert_id": "alert0000000", "runs": 2}
+    raised = {"slice": "dense", "state": "confirmed", "severity": "high"}
+    for run_id, effect in (("20260102T000000-bbbbbb", 0.31), ("20260103T000000-cccccc", 3.0)):
+        run = lake.write(lake.begin(run_id), [make_pair(0, "dense shadow")], finish=False, **raised)
+        run.write_table("lives", [{**life, "score_effect": effect}])
+        run.finish("completed")
+    text = html_text(report_document(lake.path, "20260102T000000-bbbbbb"))
+    assert squeezed("confirmed: the model should not rely on this, carried over") in text
+    assert squeezed(f"Looked at run {RUN}, carried over to this run") in text
+    assert squeezed("Still firing: raised before, and not worse since; first seen") in text
+    text = html_text(report_document(lake.path, "20260103T000000-cccccc"))
+    assert (
+        squeezed("open again, as the evidence has changed: its effect is 3.000, was judged at 0.200 to 0.400") in text
+    )
+    assert squeezed("It was confirmed: the model should not") in text
+    (lake.path / judged.key("alerts")).unlink()  # what befell another run
+    text = html_text(report_document(lake.path, "20260102T000000-bbbbbb"))
+    assert squeezed("Other runs of this audit could not be read") in text
+
+
+def test_the_first_pages_say_what_was_audited_and_what_was_left_out(lake, judged):
+    judged.update(counts={"corpus_rows": 10, "not_sampled": 6, "errors": 1})
+    text = html_text(report_document(lake.path, RUN))
+    assert squeezed("Not sampled 6 rows: drawn by hash, not read") in text
+    assert squeezed("Rejected 1: missing_image 1") in text
+    for digest in ("a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32, "e5" * 32):
+        assert f"sha256{digest}" in text
+
+
+def test_a_re_flagged_run_does_not_claim_that_its_thresholds_came_first(lake, judged):
+    assert "which were known" not in str(report_document(lake.path, RUN))
+    judged.update(reflags="20251231T000000-999999")
+    assert "which were known when its settings were chosen" in str(report_document(lake.path, RUN))
+
+
+def test_alerts_that_went_are_told(lake, judged, make_pair):
+    row = {
+        "life_id": "gone", "life": "resolved", "why": "its rule no longer raises it", "announced": True,
+        "rule": "region_mass", "side": "image", "region": "frame", "slice_kind": "word", "slice": "film",
+        "state": "confirmed", "first_run": "a", "last_run": "a", "last_seen": datetime(2025, 12, 31, tzinfo=UTC),
+    }  # fmt: skip
+    judged.write_table("lives", [row])
+    text = html_text(report_document(lake.path, RUN))
+    assert squeezed("resolved frame word “film” confirmed 2025-12-31 00:00:00 UTC its rule no longer raises it") in text
+
+
+def test_every_requirement_points_to_chapters_that_are_there(lake, judged):
+    told = document(gather(lake.path, judged.manifest()))
+    titles = {chapter.title for chapter in told.chapters} | {"Alert 1 and following", "the life stated at each alert"}
+    (mapping,) = [chapter for chapter in told.chapters if chapter.key == "mapping"]
+    rows = [row for part in mapping.parts if isinstance(part, parts.Table) for row in part.rows]
+    assert len(rows) == sum(map(len, ASKED.values())) > 15
+    for row in rows:
+        # A title may hold a semicolon only if it is one that is looked for.
+        assert set(row[2].split("; ")) <= titles
+        assert row[1].endswith(".")
+        assert row[3].endswith(".")
+
+
+HOSTILE = (
+    '#panic("x") $ x^2 $ *bold* _it_ `raw` = Heading\n@label <label> // comment /* c */ \\u{41} #include "/etc/passwd"',
+    "<script>alert(1)</script> \"'><img src=x onerror=alert(2)>",
+    "https://example.org/x.png mailto:a@example.org",
+    "ظل في الرئة اليسرى",
+    "צל בריאה",
+    "тень в лёгком ≤ 3 µm → сердце",
+    "左肺の陰影 그림자 हृदय 😀",
+    "a\u202eb\u2066c\u2069d\ufeff\x00\x1b[31m",
+    "x" * 4000,
+    "word " * 1200,
+)
+
+
+def test_what_a_corpus_says_never_becomes_markup_of_the_pdf(lake, make_pair):
+    pairs = [make_pair(number, caption) for number, caption in enumerate(HOSTILE)]
+    lake.facts = {"model": HOSTILE[0].replace("\n", " ")}
+    run = lake.write(lake.begin(RUN), pairs, finish=False)
+    lake.alert(run, [{"region": HOSTILE[0], "slice": HOSTILE[3], "pair_ids": [pair["pair_id"] for pair in pairs]}])
+    run.finish("completed", HOSTILE[1])
+    told = report_document(lake.path, RUN)
+    reader = pdf_of(told)
+    text = squeezed("".join(page.extract_text() for page in reader.pages))
+    for caption in HOSTILE[:3]:
+        assert squeezed(caption) in text
+    for word in ("тень", "≤3µm→"):
+        assert word in text
+    for mark in "左그😀\x00\x1b\u202e":
+        assert f"‹U+{ord(mark):04X}›" in text
+    assert "standhereastheircodepoints" in text
+    actions = [annotation.get_object() for page in reader.pages for annotation in page.get("/Annots", [])]
+    assert all("/URI" not in str(action) and "/JavaScript" not in str(action) for action in actions)
+    assert "/OpenAction" not in reader.trailer["/Root"]
+
+
+def test_scripts_from_right_to_left_are_shaped_by_the_fonts_that_come_along(lake, make_pair):
+    lake.write(lake.begin(RUN), [make_pair(0, HOSTILE[3]), make_pair(1, HOSTILE[4])])
+    text = "".join(page.extract_text() for page in pdf_of(report_document(lake.path, RUN)).pages)
+    assert "‹U+" not in text
+    plain = squeezed(unicodedata.normalize("NFKC", text))
+    assert all(mark in plain for mark in squeezed(HOSTILE[3] + HOSTILE[4]))
+
+
+def test_fonts_of_ones_own_show_what_the_others_do_not_have(lake, make_pair):
+    lake.write(lake.begin(RUN), [make_pair(0, "a smile 😀")])
+    told = report_document(lake.path, RUN)
+    fonts = Path(mpl.get_data_path()) / "fonts" / "ttf"
+    texts = [
+        "".join(page.extract_text() for page in PdfReader(io.BytesIO(typeset(told, chosen))).pages)
+        for chosen in ([], [fonts])
+    ]
+    assert ["‹U+1F600›" in text for text in texts] == [True, False]
+    assert "😀" in texts[1]
+
+
+def test_the_pdf_is_archival_tagged_and_the_same_each_time(lake, judged):
+    told = report_document(lake.path, RUN)
+    data = typeset(told)
+    assert data == typeset(told)
+    reader = PdfReader(io.BytesIO(data))
+    assert b"<pdfaid:part>2</pdfaid:part><pdfaid:conformance>B</pdfaid:conformance>" in data
+    assert b"<pdfuaid:part>1" in data
+    root = reader.trailer["/Root"]
+    assert root["/MarkInfo"]["/Marked"]
+    assert root["/Lang"] == "en"
+    assert reader.metadata.title == told.title
+    assert reader.metadata.creation_date.timestamp() == int(datetime.fromisoformat(told.dated).timestamp())
+    chapters = [entry.title for entry in reader.outline[0:] if not isinstance(entry, list)]
+    nested = [entry.title for entries in reader.outline if isinstance(entries, list) for entry in entries]
+    assert {chapter.title for chapter in told.chapters} <= {*chapters, *nested}
+    for number, page in enumerate(reader.pages, start=1):
+        text = page.extract_text()
+        assert f"Page {number} of {len(reader.pages)}" in text
+        assert f"run {RUN} · manifest sha256 " in text
+    assert "Signature" in reader.pages[-1].extract_text()
+
+
+@pytest.mark.parametrize("status", ["stopped", "failed", "interrupted", "running"])
+def test_a_run_that_came_to_no_end_has_a_pdf_too(lake, status):
+    run = lake.begin(RUN)
+    if status != "running":
+        run.finish(status, "OSError: disk full")
+    assert len(pdf_of(report_document(lake.path, RUN)).pages) > 3
+
+
+def test_a_written_report_is_noted_in_the_ledger_once(lake, judged, tmp_path):
+    page = write_report(lake.path, RUN, by="a test")
+    copy = write_report(lake.path, RUN, tmp_path / "copy.html", by="again")
+    assert page.read_bytes() == copy.read_bytes()
+    write_report(lake.path, RUN, by="a test")
+    pdf = write_report(lake.path, RUN, kind="pdf", by="a test")
+    assert pdf == judged.folder / "report.pdf"
+    noted = ledger.of_kind(ledger.records(lake.path), "report")
+    assert [(record.body["format"], record.body["by"]) for record in noted] == [("html", "a test"), ("pdf", "a test")]
+    assert noted[1].body["sha256"] == ledger.sha256(pdf.read_bytes())
+    assert noted[1].body["path"] == f"runs/{RUN}/report.pdf"
+    assert write_report(lake.path, RUN).read_bytes() == page.read_bytes()  # records of reports are no news to it
+    sign_off(lake.path, JO, RUN, "review", "Seen.")
+    assert write_report(lake.path, RUN).read_bytes() != copy.read_bytes()
+
+
+def test_a_pdf_that_cannot_be_written_says_so(lake, judged, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ReportError, match="cannot write"):
+        write_report(lake.path, RUN, tmp_path / "file" / "report.pdf", "pdf")

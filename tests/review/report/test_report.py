@@ -1,0 +1,389 @@
+import base64
+import hashlib
+import io
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from review.report.html import ReportError, write_report
+from stores import ledger
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text a reader sees."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.html, self.tags, self._text, self._hidden = html, [], [], False
+        self.feed(html)
+        self.text = " ".join(" ".join(self._text).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._hidden = tag == "style"
+
+    def handle_endtag(self, tag):
+        self._hidden = False
+
+    def handle_data(self, data):
+        if not self._hidden:
+            self._text.append(data)
+
+    def find(self, tag, **wanted):
+        return [a for name, a in self.tags if name == tag and all(a.get(k) == v for k, v in wanted.items())]
+
+
+def page_of(lake, run_id="latest"):
+    return Page(write_report(lake.path, run_id).read_text(encoding="utf-8"))
+
+
+def pictures(page):
+    for image in page.find("img"):
+        kind, data = image["src"].split(";base64,")
+        assert kind in ("data:image/png", "data:image/jpeg")
+        yield image, Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+def test_an_alert_stands_in_the_verdict_with_its_numbers_pairs_and_mean_maps(lake, make_pair):
+    pairs = [make_pair(0, "dense shadow"), make_pair(1, "clear")]
+    lake.write(lake.begin(), pairs, slice="dense", pair_ids=["pair0000"])
+    page = page_of(lake)
+    assert "1 suspected alert: the model looks at the top-left corner when the caption says “dense”" in page.text
+    assert "50.0%" in page.text
+    assert "6.25%" in page.text
+    assert "8.00" in page.text
+    assert "Mean image map" in page.text
+    assert "The 1 pair of the slice" in page.text
+    assert "All 1 other pair" in page.text
+    # 1 patch of 10 and 15 of 1 bits: the first patch, a sixteenth of the area, holds 10 of 25.
+    assert "The top-left corner, outlined 40.0% of the attribution (10.0 bits) on 6.25% of the area" in page.text
+    assert all(image["alt"] for image in page.find("img"))
+
+
+def test_captions_that_the_model_saw_the_beginning_of_are_counted(lake, make_pair):
+    lake.write(lake.begin(), [make_pair(0, "long", caption_cut=12), make_pair(1, "short", caption_cut=0)])
+    assert "1 caption longer than the model’s context" in page_of(lake).text
+    lake.write(lake.begin("20260102T000000-bbbbbb"), [make_pair(2, "short")])
+    assert "longer than the model" not in page_of(lake).text
+
+
+def test_a_confirmed_alert_shows_its_test_beside_its_controls(lake, make_pair):
+    pairs = [make_pair(0, "dense shadow"), make_pair(1, "clear")]
+    run = lake.write(lake.begin(), pairs, finish=False, slice="dense", state="confirmed", severity="high")
+    about = {"rule": "region_mass", "region": "corner top-left", "slice_kind": "word", "slice": "dense"}
+    figures = {
+        "n": 64, "margin": 0.5, "drop": 0.31, "control_drop": 0.01, "low": 0.2, "high": 0.4, "p": 1e-9, "q": 1e-8,
+        "tests": 12, "floor": 0.05, "passed": True, "confirmed": True, "transplant_rise": 0.25,
+        "transplant_low": 0.2, "transplant_high": 0.3, "transplant_n": 60,
+    }  # fmt: skip
+    fills = {"mean": 0.32, "blur": 0.3, "swap": 0.28}
+    run.write_table(
+        "confirmations",
+        [{**about, **figures, "fill": fill, "effect": size} for fill, size in fills.items()],
+    )
+    trial = {"kind": "random", "area": 0.03, "n": 64, "margin": 0.5, "sets": 1, "confirmed": 0}
+    run.write_table("self_audits", [trial])
+    run.finish("completed")
+    page = page_of(lake)
+    assert "1 confirmed alert: the model relies on the top-left corner when the caption says “dense”" in page.text
+    assert "Confirmed, severity high" in page.text
+    assert "In 64 pairs drawn at random from the slice" in page.text
+    assert "Score lost beyond the controls 0.280" in page.text  # the weakest fill
+    assert "mean of its surroundings 64 0.310 0.010 0.320 0.200 to 0.400 0.050 < 0.0001 < 0.0001 yes" in page.text
+    assert "the 12 tests of this run" in page.text
+    assert "put into 60 images whose captions say something else" in page.text
+    assert "Of 1 random region of that size over random slices, none were confirmed" in page.text
+
+
+def test_an_alert_that_was_not_tested_says_so(lake, make_pair):
+    lake.write(lake.begin(), [make_pair(0, "dense shadow")], slice="dense")
+    page = page_of(lake)
+    assert "Not shown: suspected" in page.text
+    assert "Not tested" in page.text
+    assert "The audit did not test itself in this run" in page.text
+
+
+def test_a_report_says_of_how_many_rows_the_sample_is_and_what_earlier_runs_did(lake, make_pair):
+    run = lake.write(lake.begin(), [make_pair()])
+    counts = {"corpus_rows": 200_000, "not_sampled": 195_000, "pairs": 4990, "attributions": 4990}
+    run.update(counts=counts)
+    assert "5,000 of 200,000 rows, drawn by hash, 4,990 pairs readable, 4,990 pairs attributed" in page_of(lake).text
+    config = run.manifest()["config"] | {"corpus": {"sample": 5000, "stratify": "site"}}
+    run.update(counts={"reused": 4900}, config=config)
+    text = page_of(lake).text
+    assert "drawn by hash in equal parts of each site, 4,990 pairs readable" in text
+    assert "4,990 pairs attributed, 4,900 of them by earlier runs" in text
+
+
+def test_every_alert_is_there_and_those_that_follow_stand_under_their_cause(lake, make_pair):
+    run = lake.begin()
+    lake.write(run, [make_pair()], finish=False)
+    lake.alert(
+        run,
+        [
+            {"slice": "strong", "effect": 9.0},
+            {"slice": "weaker", "effect": 5.0, "explained_by": "strong"},
+            {"slice": "weakest", "effect": 3.0, "explained_by": "weaker"},  # by one that is itself explained
+            {"slice": "lonely", "effect": 2.5, "explained_by": "gone"},
+            {"slice_kind": "attribute", "slice": "site=a", "region": "frame", "effect": 4.0},
+            {"slice_kind": "corpus", "slice": "all pairs", "region": "tag <b>", "effect": 2.0},
+        ],
+    )
+    run.finish("completed")
+    page = page_of(lake)
+    assert "3 suspected alerts. The strongest: the model looks at the top-left corner" in page.text
+    assert "the model looks at the outer frame where site is a" in page.text
+    assert "the model looks at the region “tag <b>” over all pairs" in page.text
+    assert "2 more alerts that follow from this one" in page.text
+    assert "Alerts that follow from others" in page.text
+    for number in range(6):
+        assert f"alert{number:07d}" in page.text
+
+
+def test_what_a_corpus_says_is_text_and_never_markup(lake, make_pair):
+    evil = "<script>alert(1)</script> \"'><img src=x onerror=alert(2)>"
+    pair = make_pair(0, evil, attributes={evil: evil})
+    lake.facts = {"model": evil, "corpus_digest": evil}
+    run = lake.write(lake.begin(), [pair], finish=False, slice=evil, region=evil)
+    run.write_table(
+        "ingest_errors",
+        [{"row_number": 3, "stage": "ingest", "file_name": evil, "reason": evil, "detail": evil}],
+    )
+    run.finish("completed", evil)
+    page = page_of(lake)
+    assert not page.find("script")
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert evil in page.text
+
+
+def test_the_page_loads_nothing_and_its_policy_says_so(lake, make_pair):
+    lake.write(lake.begin(), [make_pair(caption="see https://example.org/x.png")], slice="see")
+    page = page_of(lake)
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object", "base", "form")
+        assert not any(name.startswith("on") or name == "style" for name in attributes)
+        for name in ("src", "href", "srcset", "data", "action"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/"))
+    style = re.search(r"<style>(.*?)</style>", page.html, re.DOTALL).group(1)
+    assert "url(" not in style
+    assert "@import" not in style
+    (policy,) = page.find("meta", **{"http-equiv": "Content-Security-Policy"})
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy["content"] == (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def test_nats_are_shown_as_bits(lake, make_pair):
+    pair = make_pair(caption="word", nats=math.log(2) * 64)
+    lake.write(lake.begin(), [pair])
+    page = page_of(lake)
+    assert "64.0 bits a patch" in page.text  # 64 ln 2 nats, the largest patch, make the scale's top
+    assert "Bits, image 160.0" in page.text
+    assert "word: 3.0 bits" in [token.get("title") for token in page.find("li")]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "headline"),
+    [
+        ("stopped", "accounting: 3 row(s) unaccounted", "Stopped by a gate: accounting: 3 row(s) unaccounted"),
+        ("failed", "OSError: disk full", "Failed: OSError: disk full"),
+        ("failed", None, "Failed: no reason was stored"),
+        ("interrupted", "KeyboardInterrupt", "Interrupted: KeyboardInterrupt"),
+        ("running", None, "Not finished: the run is under way, or was cut off"),
+        ("completed", None, "No alert, as no pair was attributed"),
+    ],
+)
+def test_a_run_without_attributions_is_reported_in_every_status(lake, status, reason, headline):
+    run = lake.begin()
+    if status != "running":
+        run.finish(status, reason)
+    page = page_of(lake)
+    assert f"<h1>{headline}</h1>" in page.html
+    assert "No check has run" in page.text
+
+
+def test_no_alert_of_a_run_with_shards_set_aside_says_so(lake, make_pair):
+    run = lake.begin()
+    lake.write(run, [make_pair(number) for number in range(6)])
+    run.finish("completed_with_errors", "1 of 2 shards were set aside")
+    page = page_of(lake)
+    assert "<h1>No alert, but parts of the corpus were set aside</h1>" in page.html
+    assert "completed with errors: 1 of 2 shards were set aside" in page.text
+
+
+def test_no_alert_is_said_with_the_thresholds_and_the_near_misses(lake, make_pair):
+    lake.write(lake.begin(), [make_pair(number) for number in range(6)])
+    page = page_of(lake)
+    assert "<h1>No alert</h1>" in page.html
+    assert "No region held 2.0 times its share" in page.text
+    assert "corner top-left word “shadow” 6 40.0% 6.25% 6.40 no alert" in page.text
+    assert "4 pairs chosen without regard to any result" in page.text
+
+
+def test_gates_and_error_rows_are_counted_with_their_failures_and_examples(lake, make_pair):
+    run = lake.write(lake.begin(), [make_pair()], finish=False)
+    check = {"suite": "corpus", "severity": "critical", "expectation": "ExpectSense", "detail": '{"min": 1}'}
+    run.write_table(
+        "validations",
+        [check | {"success": True}, check | {"success": False, "observed": "0", "column_name": "width"}],
+    )
+    run.write_table(
+        "ingest_errors",
+        [
+            {
+                "row_number": n,
+                "stage": "ingest",
+                "file_name": f"f{n}",
+                "reason": "corrupt_image",
+                "detail": f"detail {n}",
+            }
+            for n in range(5)
+        ],
+    )
+    run.finish("stopped", "corpus: ExpectSense of width")
+    page = page_of(lake)
+    assert "2 checks ran over the corpus, the attributions and their accounting; 1 failed" in page.text
+    assert 'critical corpus ExpectSense width – 0 {"min": 1}' in page.text
+    assert "5: corrupt_image 5" in page.text
+    assert "f0: detail 0" in page.text
+    assert "detail 3" not in page.text
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed", "not an image", "outside", "no corpus"])
+def test_an_image_that_cannot_be_vouched_for_is_a_placeholder(lake, make_pair, harm):
+    pair = make_pair()
+    if harm == "outside":
+        pair["file_name"] = "../image_0.png"
+    lake.write(lake.begin(), [pair], slice="shadow")
+    path = lake.corpus / "image_0.png"
+    if harm in ("gone", "no corpus"):
+        path.unlink()
+    if harm == "no corpus":
+        lake.corpus.rmdir()
+    if harm == "changed":
+        Image.new("RGB", (40, 40)).save(path)
+    if harm == "not an image":
+        path.write_text("no image")
+    page = page_of(lake)
+    assert "Image not shown: " in page.text
+    assert not [image for image in page.find("img") if image["alt"].startswith("What the model sees")]
+    assert [image for image in page.find("img") if image["alt"].startswith("Image map")]
+
+
+@pytest.mark.parametrize(
+    ("grid", "size", "view"),
+    [
+        ((4, 4), (400, 4), (0.495, 0.0, 0.505, 1.0)),
+        ((4, 4), (4, 400), (-49.5, 0.0, 50.5, 1.0)),  # padded to a square
+        ((2, 7), (70, 20), (0.0, 0.0, 1.0, 1.0)),
+        ((1, 1), (1, 1), (0.0, 0.0, 1.0, 1.0)),
+        ((60, 3), (9, 9), (2.0, 2.0, 3.0, 3.0)),
+    ],
+)
+def test_pictures_have_the_shape_of_the_grid(lake, make_pair, grid, size, view):
+    box = dict(zip(("view_x0", "view_y0", "view_x1", "view_y1"), view, strict=True))
+    lake.write(lake.begin(), [make_pair(grid=grid, size=size, **box)], slice="shadow")
+    for image, picture in pictures(page_of(lake)):
+        if image["alt"].startswith(("What", "Image map", "Mean")):
+            width, height = int(image["width"]), int(image["height"])
+            assert width * grid[0] == height * grid[1]
+            assert max(width, height) <= 320
+            assert picture.width in (width, 2 * width)
+
+
+def test_maps_of_different_shapes_have_no_mean(lake, make_pair):
+    lake.write(lake.begin(), [make_pair(0), make_pair(1, grid=(2, 2))], slice="shadow")
+    page = page_of(lake)
+    assert "No mean map: the image maps of this run have 2 different shapes" in page.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_map": [math.nan] * 16, "image_nats": math.nan, "text_map": [math.inf] * 6, "cosine": None},
+        {"image_map": [1.0] * 3},
+        {"image_map": [0.0] * 16, "image_nats": 0.0, "text_map": [0.0] * 6, "text_nats": 0.0},
+        {"text_map": [1.0], "attributes": None},
+        {"image_nats": None, "text_nats": None, "attributes": {}},
+    ],
+    ids=["not finite", "cut short", "empty", "no attributes", "no sums"],
+)
+def test_what_a_gate_would_stop_can_still_be_looked_at(lake, make_pair, change):
+    run = lake.write(lake.begin(), [make_pair() | change], finish=False)
+    run.finish("stopped", "attributions")
+    page = page_of(lake)
+    assert "shadow on the left" in page.text
+
+
+@pytest.mark.parametrize("caption", ["ظل في الرئة اليسرى", "左肺 阴影 <b>", "long " * 1500, "a\nb\tc"])
+def test_captions_of_all_kinds(lake, make_pair, caption):
+    lake.write(lake.begin(), [make_pair(caption=caption)], slice=caption.split()[0])
+    page = page_of(lake)
+    assert " ".join(caption.split()) in page.text
+    assert {"class": "caption", "dir": "auto"} in page.find("p")
+    assert ("The whole caption" in page.text) == (len(caption) > 300)
+
+
+def test_regions_of_a_pair_of_its_own_are_drawn_for_that_pair(lake, make_pair):
+    run = lake.begin()
+    lake.write(run, [make_pair(0), make_pair(1)], finish=False)
+    box = {"region": "tag", "kind": "column", "x0": 0.5, "y0": 0.5, "x1": 1.0, "y1": 1.0}
+    run.write_table("regions", [box | {"pair_id": "pair0000"}])
+    run.write_table(
+        "region_shares", [{"pair_id": "pair0000", "region": "tag", "share": 0.3, "area": 0.25, "nats": 1.0}]
+    )
+    lake.alert(run, [{"region": "tag", "slice": "shadow", "pair_ids": ["pair0000", "pair0001", "lost"]}])
+    run.finish("completed")
+    page = page_of(lake)
+    assert "The 2 pairs with most bits in the region" in page.text
+    assert "The region “tag”, outlined 30.0% of the attribution" in page.text
+
+
+def test_provenance_is_complete_and_the_report_does_not_list_itself(lake, make_pair):
+    run = lake.write(lake.begin(), [make_pair()])
+    report = write_report(lake.path, "latest")
+    before = report.read_bytes()
+    assert write_report(lake.path, "latest").read_bytes() == before  # the same lake gives the same bytes
+    run.list_files(None, [report], [None])
+    page = page_of(lake)
+    for digest in ("a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32, "0.0.1+test", "python 3.11"):
+        assert digest in page.text
+    for entry in run.manifest()["files"]:
+        assert (entry["sha256"] in page.text) == (entry["path"] != f"runs/{run.run_id}/report.html")
+
+
+def test_runs_are_found_by_id_and_latest(lake):
+    for run_id in ("20260101T000000-aaaaaa", "20260102T000000-bbbbbb"):
+        lake.begin(run_id).finish("failed", run_id)
+    assert write_report(lake.path, "latest") == lake.path / "runs" / "20260102T000000-bbbbbb" / "report.html"
+    assert "Failed: 20260101T000000-aaaaaa" in page_of(lake, "20260101T000000-aaaaaa").text
+    with pytest.raises(ReportError, match=r"got run 'nine', expected one of the lake .*aaaaaa, .*bbbbbb"):
+        write_report(lake.path, "nine")
+
+
+def test_a_lake_without_runs_says_so(lake):
+    with pytest.raises(ReportError, match="has no run"):
+        write_report(lake.path, "latest")
+
+
+def test_the_file_is_written_aside_and_its_folder_made(lake, tmp_path):
+    lake.begin().finish("failed")
+    out = tmp_path / "new" / "folder" / "r.html"
+    assert write_report(lake.path, "latest", out) == out
+    assert [path.name for path in out.parent.iterdir()] == ["r.html"]
+    with pytest.raises(ReportError, match=r"cannot write .*name another with --out"):
+        write_report(lake.path, "latest", Path(out) / "below a file.html")
+
+
+def test_a_report_of_a_run_that_was_changed_says_so(lake, make_pair):
+    run = lake.write(lake.begin(), [make_pair()])
+    digest = hashlib.sha256((run.folder / "manifest.json").read_bytes()).hexdigest()
+    ledger.append(lake.path, "run", {"run_id": run.run_id, "status": "completed", "manifest_sha256": digest})
+    assert "Do not rely on this report" not in page_of(lake).text
+    run.update(reason="nothing to see here")
+    assert "the one that record 1 of the lake’s ledger holds the digest of" in page_of(lake).text

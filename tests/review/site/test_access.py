@@ -1,0 +1,567 @@
+"""The rules that every request is held against, over an application that answers everything."""
+
+import contextlib
+import logging
+import re
+
+import pytest
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from review.site import users
+from review.site.access import POLICY, Access, AccessError, Guard, TooOftenError, is_loopback, local_path
+from review.site.settings import ReviewSettings
+from review.site.users import UsersError
+
+PASSWORD = "four unrelated words"  # noqa: S105
+pytestmark = pytest.mark.usefixtures("quick_hashing")
+HERE = "http://127.0.0.1:8765"
+
+
+@pytest.fixture
+def users_file(tmp_path):
+    path = tmp_path / "users.json"
+    users.add(path, "ada", "Ada Lovelace", "reviewer", PASSWORD)
+    users.add(path, "rita", "Rita Reader", "reader", PASSWORD)
+    return path
+
+
+async def show(request):
+    """What the pages know of who asks, and the token of their forms."""
+    visitor = request.state.visitor
+    who = f"{visitor.identity} {visitor.role} {visitor.full_name} {visitor.may_write}" if visitor else "nobody"
+    text = f"{who} csrf={request.state.csrf}"
+    if request.method == "POST":
+        assert (await request.body()).decode().count("&") == len(request.state.form.multi_items()) - 1
+        text += f" wrote {dict(request.state.form)}"
+    return Response(text, media_type="text/html")
+
+
+async def fail(request):
+    raise RuntimeError("secret detail")
+
+
+async def stored(request):
+    return PlainTextResponse("x", headers={"Cache-Control": "private, max-age=9", "Content-Security-Policy": "sandbox"})
+
+
+@pytest.fixture
+def served():
+    """served(host=..., users=..., ...): a client of a server with these settings, and its Access as `.access`."""
+
+    def build(client=("127.0.0.1", 50000), url=HERE, **settings):
+        access = Access(ReviewSettings(**settings))
+        routes = [
+            Route("/fail", fail),
+            Route("/stored", stored),
+            Route("/{path:path}", show, methods=["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"]),
+        ]
+        app = Starlette(routes=routes)
+        app.add_middleware(Guard, access=access)
+        made = TestClient(app, url, raise_server_exceptions=False, follow_redirects=False, client=client)
+        made.access = access
+        return made
+
+    return build
+
+
+def token_of(answer):
+    return re.search("csrf=([0-9a-f]+)", answer.text)[1]
+
+
+def signed_in(client, name="ada"):
+    """Sign a client in, as the sign-in page does; returns the session's token."""
+    user = client.access.users.users()[name]
+    token = client.access.sessions.begin(user.name, user.password.key)
+    client.cookies.set(client.access.session_cookie, token)
+    return token
+
+
+def post(client, path="/write", origin=HERE, headers=None, **fields):
+    given = {"csrf": token_of(client.get("/")), "reason": "because"} | fields
+    return client.post(path, data=given, headers={"Origin": origin} | (headers or {}))
+
+
+# Who is who.
+
+
+def test_on_this_machine_without_users_anyone_reads_and_writes_who_says_who_they_are(served):
+    client = served()
+    assert client.get("/").text.startswith("declared reader None True")
+    assert "wrote" in post(client).text
+
+
+def test_with_users_reading_too_needs_one(served, users_file):
+    client = served(users=users_file)
+    answer = client.get("/alerts", params={"region": "a&b"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in?next=/alerts%3Fregion%3Da%2526b")
+    assert client.get("/sign-in").text.startswith("nobody")
+    assert client.get("/static/page.css").status_code == 404 or client.get("/static/review.css").text
+    signed_in(client)
+    assert client.get("/").text.startswith("password reviewer Ada Lovelace True")
+    assert "wrote" in post(client).text
+
+
+def test_a_reader_writes_nothing(served, users_file):
+    client = served(users=users_file)
+    signed_in(client, "rita")
+    assert client.get("/").status_code == 200
+    answer = post(client)
+    assert answer.status_code == 403
+    assert "Rita Reader has the role reader" in answer.text
+
+
+def test_who_is_signed_out_writes_nothing_and_is_told(served, users_file):
+    client = served(users=users_file)
+    signed_in(client)
+    token = token_of(client.get("/"))
+    client.access.sessions.end(client.cookies[client.access.session_cookie])
+    answer = client.post("/write", data={"csrf": token}, headers={"Origin": HERE})
+    assert answer.status_code == 401
+    assert "Nothing was recorded" in answer.text
+
+
+@pytest.mark.parametrize("change", ["disabled", "password", "removed"])
+def test_a_user_who_is_shut_out_is_out_at_the_next_request(served, users_file, change):
+    client = served(users=users_file)
+    signed_in(client)
+    assert client.get("/").status_code == 200
+    if change == "disabled":
+        users.set_disabled(users_file, "ada", True)
+    elif change == "password":
+        users.change_password(users_file, "ada", "another dozen letters")
+    else:
+        users_file.unlink()
+        users.add(users_file, "bob", "Bob", "reviewer", PASSWORD)
+    assert client.get("/").status_code == 303
+
+
+def test_a_role_that_is_taken_away_is_gone_at_the_next_request(served, users_file):
+    client = served(users=users_file)
+    signed_in(client)
+    users_file.write_text(users_file.read_text().replace('"role": "reviewer"', '"role": "reader"'))
+    assert post(client).status_code == 403
+
+
+def test_a_users_file_that_breaks_lets_nobody_in(served, users_file, caplog):
+    client = served(users=users_file)
+    signed_in(client)
+    users_file.write_text("{")
+    answer = client.get("/")
+    assert answer.status_code == 503
+    assert str(users_file) not in answer.text
+    assert str(users_file) in caplog.text
+    assert answer.headers["content-security-policy"] == POLICY
+
+
+def test_a_users_file_that_is_broken_is_told_at_the_start(tmp_path):
+    with pytest.raises(UsersError):
+        Access(ReviewSettings(users=tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "audit.example", ""])  # noqa: S104
+def test_beyond_this_machine_the_page_does_not_start_without_users(host):
+    with pytest.raises(AccessError, match=r"--host: got .*, which others can reach.*--users"):
+        Access(ReviewSettings(host=host))
+
+
+def test_anonymous_readers_write_nothing_wherever_the_page_listens(served):
+    for host in ("192.0.2.7", "127.0.0.1"):
+        client = served(host=host, allow_anonymous_read=True, url=f"http://{host}:8765")
+        assert client.get("/").text.startswith("anonymous reader None False")
+        answer = post(client, origin=f"http://{host}:8765")
+        assert answer.status_code == 403
+        assert "Nobody can sign in" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"allow_anonymous_read": True, "users": "x"}, "--allow-anonymous-read"),
+        ({"allow_anonymous_read": True, "proxy_header": "X-User", "proxy_from": ("::1",)}, "--allow-anonymous-read"),
+        ({"proxy_header": "X-User"}, "--proxy-from"),
+        ({"proxy_role_header": "X-Role"}, "--proxy-role-header"),
+        ({"proxy_header": "X User", "proxy_from": ("::1",)}, "a header's name"),
+        ({"proxy_header": "X-User", "proxy_from": ("proxy",)}, "an address or network"),
+        ({"proxy_header": "X-User", "proxy_from": ("10.0.0.1/8",)}, "an address or network"),
+        ({"public_url": "audit.example"}, "--public-url"),
+        ({"public_url": "https://audit.example/below"}, "--public-url"),
+        ({"public_url": "ftp://audit.example"}, "--public-url"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, said):
+    with pytest.raises(AccessError, match=said):
+        Access(ReviewSettings(**settings))
+
+
+# The proxy.
+
+PROXY = {"proxy_header": "X-Forwarded-User", "proxy_from": ("10.0.0.1", "10.1.0.0/16"), "host": "10.0.0.2"}
+BEHIND = {"url": "http://10.0.0.2:8765", "client": ("10.0.0.1", 50000)}
+
+
+def test_a_user_whom_the_proxy_names_reads_and_writes(served):
+    client = served(**PROXY, **BEHIND)
+    named = {"X-Forwarded-User": "Ada  Lovelace"}
+    assert client.get("/", headers=named).text.startswith("proxy reviewer Ada Lovelace True")
+    client.headers.update(named)
+    assert "wrote" in post(client, origin="http://10.0.0.2:8765").text
+    assert served(**PROXY, **BEHIND | {"client": ("10.1.2.3", 1)}).get("/", headers=named).status_code == 200
+    assert served(**PROXY, **BEHIND | {"client": ("::ffff:10.0.0.1", 1)}).get("/", headers=named).status_code == 200
+
+
+@pytest.mark.parametrize("client", ["10.0.0.3", "127.0.0.1", "unix", ""])
+def test_a_proxy_s_header_from_elsewhere_means_nothing(served, client):
+    answer = served(**PROXY, **BEHIND | {"client": (client, 1)}).get("/", headers={"X-Forwarded-User": "Ada"})
+    assert answer.status_code == 403
+    assert "by way of the proxy" in answer.text
+
+
+def test_a_proxy_s_header_is_off_by_default(served, users_file):
+    assert served().get("/", headers={"X-Forwarded-User": "Ada"}).text.startswith("declared")
+    assert served(users=users_file).get("/", headers={"X-Forwarded-User": "ada"}).status_code == 303
+
+
+@pytest.mark.parametrize("name", ["", " ", None])
+def test_whom_the_proxy_does_not_name_is_nobody(served, name):
+    headers = {} if name is None else {"X-Forwarded-User": name}
+    assert served(**PROXY, **BEHIND).get("/", headers=headers).status_code == 403
+
+
+def test_a_name_that_comes_twice_or_hides_something_is_refused(served):
+    client = served(**PROXY, **BEHIND)
+    twice = [("X-Forwarded-User", "ada"), ("X-Forwarded-User", "root")]
+    assert client.get("/", headers=twice).status_code == 400
+    assert client.get("/", headers={"X-Forwarded-User": "\u202eada".encode()}).status_code == 400
+
+
+def test_names_from_a_proxy_may_have_letters_of_any_script(served):
+    answer = served(**PROXY, **BEHIND).get("/", headers={"X-Forwarded-User": "Zoë 李".encode()})
+    assert "Zoë 李" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("role", "may"), [("reviewer", True), ("Approver", True), ("reader", False), ("root", False), (None, False)]
+)
+def test_the_proxy_may_say_the_role(served, role, may):
+    client = served(**PROXY, proxy_role_header="X-Forwarded-Role", **BEHIND)
+    headers = {"X-Forwarded-User": "Ada"} | ({} if role is None else {"X-Forwarded-Role": role})
+    assert f"Ada {may} " in client.get("/", headers=headers).text
+
+
+def test_beside_a_proxy_users_of_the_file_may_sign_in(served, users_file):
+    client = served(**PROXY, users=users_file, **BEHIND)
+    assert client.get("/").status_code == 303
+    signed_in(client)
+    assert client.get("/").text.startswith("password reviewer Ada Lovelace")
+
+
+# Another site's page in the reviewer's browser.
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example",
+        "http://127.0.0.1:3000",  # another port of this machine, to which cookies are sent, too
+        "http://localhost:8765",
+        "https://127.0.0.1:8765",
+        "http://127.0.0.1:8765.evil.example",
+        "null",
+        "",
+    ],
+)
+@pytest.mark.parametrize("mode", ["declared", "password"])
+def test_a_foreign_page_cannot_post(served, users_file, origin, mode):
+    client = served(users=users_file if mode == "password" else None)
+    if mode == "password":
+        signed_in(client)
+    answer = post(client, origin=origin)
+    assert answer.status_code == 403
+    assert "Nothing was recorded" in answer.text
+
+
+def test_without_an_origin_the_referer_must_be_ours(served):
+    client = served()
+    form = {"csrf": token_of(client.get("/"))}
+    assert client.post("/write", data=form).status_code == 403
+    assert client.post("/write", data=form, headers={"Referer": "http://evil.example/x"}).status_code == 403
+    assert client.post("/write", data=form, headers={"Referer": f"{HERE}/alerts?x=1"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("site", "status"), [("same-origin", 200), ("same-site", 403), ("cross-site", 403), ("none", 403)]
+)
+def test_what_the_browser_says_of_where_a_form_is_from_must_fit(served, site, status):
+    assert post(served(), headers={"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}).status_code == status
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_other_methods_are_held_to_the_same(served, method):
+    assert served().request(method, "/write", headers={"Origin": "http://evil.example"}).status_code == 403
+
+
+@pytest.mark.parametrize("mode", ["declared", "password"])
+def test_a_form_needs_the_token_that_was_made_for_its_sender(served, users_file, mode):
+    client, other = (served(users=users_file if mode == "password" else None) for _ in range(2))
+    if mode == "password":
+        signed_in(client)
+        signed_in(other, "rita")
+    right, foreign = token_of(client.get("/")), token_of(other.get("/"))
+    send = {"Origin": HERE}
+    assert client.post("/write", data={"csrf": right}, headers=send).status_code == 200
+    for wrong in ({"x": "1"}, {"csrf": ""}, {"csrf": foreign}, {"csrf": right[:-1]}, {"csrf": "ü"}):
+        answer = client.post("/write", data=wrong, headers=send)
+        assert answer.status_code == 403
+        assert "out of date" in answer.text
+    client.cookies.clear()
+    assert client.post("/write", data={"csrf": right}, headers=send).status_code in (401, 403)
+
+
+def test_two_people_at_one_server_have_different_tokens(served, users_file):
+    client = served(users=users_file)
+    signed_in(client)
+    ada = token_of(client.get("/"))
+    signed_in(client, "rita")
+    rita = token_of(client.get("/"))
+    assert ada != rita
+    assert client.post("/write", data={"csrf": ada}, headers={"Origin": HERE}).status_code == 403
+
+
+def test_the_token_before_signing_in_is_not_the_one_after(served, users_file):
+    client = served(users=users_file)
+    before = token_of(client.get("/sign-in"))
+    signed_in(client)
+    assert client.post("/write", data={"csrf": before}, headers={"Origin": HERE}).status_code == 403
+
+
+def test_signing_in_too_needs_a_token(served, users_file):
+    client = served(users=users_file)
+    assert client.post("/sign-in", data={"name": "ada"}, headers={"Origin": HERE}).status_code == 403
+    token = token_of(client.get("/sign-in"))
+    assert client.post("/sign-in", data={"csrf": token}, headers={"Origin": HERE}).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", "application/json", ""])
+def test_what_a_foreign_page_may_send_without_asking_is_no_form(served, kind):
+    client = served()
+    body = f"csrf={token_of(client.get('/'))}"
+    answer = client.post("/write", content=body, headers={"Origin": HERE, "Content-Type": kind})
+    assert answer.status_code == 415
+
+
+def test_a_form_has_an_end(served):
+    client = served()
+    assert post(client, reason="x" * 600_000).status_code == 413
+    body = f"csrf={token_of(client.get('/'))}" + "&x=" * 6000
+    form = {"Origin": HERE, "Content-Type": "application/x-www-form-urlencoded"}
+    assert client.post("/write", content=body, headers=form).status_code == 400
+    assert client.post("/write", content=b"csrf=%ff", headers=form).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("site", "mode", "status"),
+    [
+        ("cross-site", "no-cors", 403),
+        ("same-site", "cors", 403),
+        ("cross-site", "navigate", 200),  # a link in a mail
+        ("same-origin", "no-cors", 200),
+        ("none", "navigate", 200),
+    ],
+)
+def test_a_foreign_page_embeds_nothing(served, site, mode, status):
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
+    assert served().get("/image", headers=headers).status_code == status
+
+
+# The host that a request is for.
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8765", "localhost:8765", "LOCALHOST", "[::1]:8765", "127.0.0.1"])
+def test_this_machine_has_its_names(served, host):
+    assert served().get("/", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8765",
+        "127.0.0.1.evil.example",
+        "192.0.2.7",
+        "localhost@evil.example",
+        "a b",
+        ":",
+        "",
+    ],
+)
+def test_a_foreign_name_that_leads_here_is_refused(served, host):
+    for path in ("/", "/static/page.css"):
+        answer = served().get(path, headers={"Host": host})
+        assert answer.status_code == 421
+        assert answer.headers["content-security-policy"] == POLICY
+
+
+def test_two_hosts_are_none(served):
+    assert served().get("/", headers=[("Host", "127.0.0.1"), ("Host", "evil.example")]).status_code == 400
+
+
+def test_beyond_this_machine_addresses_and_its_own_name_are_taken_and_others_not(served, users_file):
+    client = served(host="0.0.0.0", users=users_file, public_url="https://audit.example")  # noqa: S104
+    for host, status in {"192.0.2.7:8765": 303, "audit.example": 303, "evil.example": 421}.items():
+        assert client.get("/", headers={"Host": host}).status_code == status
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP", "X-Forwarded-Host"])
+def test_what_was_forwarded_is_not_from_this_machine(served, header):
+    answer = served().get("/", headers={header: "192.0.2.7"})
+    assert answer.status_code == 403
+    assert "--users" in answer.text
+
+
+def test_another_machine_that_says_localhost_is_not_this_machine(served):
+    assert served(client=("192.0.2.7", 5)).get("/", headers={"Host": "localhost"}).status_code == 403
+
+
+# Answers.
+
+
+@pytest.mark.parametrize("path", ["/", "/fail", "/static/none.css", "/x?" + "y" * 5000])
+def test_every_answer_has_the_headers(served, path):
+    answer = served().get(path)
+    assert answer.headers["content-security-policy"] == POLICY
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "same-origin"
+    assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-frame-options"] == "DENY"
+
+
+def test_a_page_may_say_more_strictly_what_it_is(served):
+    answer = served().get("/stored")
+    assert answer.headers["cache-control"] == "private, max-age=9"
+    assert answer.headers.get_list("content-security-policy") == ["sandbox"]
+
+
+def test_an_error_is_answered_without_its_details_and_raised_for_the_log(served):
+    client = served()
+    answer = client.get("/fail")
+    assert answer.status_code == 500
+    assert "secret detail" not in answer.text
+    with pytest.raises(RuntimeError, match="secret detail"):
+        TestClient(client.app, HERE, client=("127.0.0.1", 1)).get("/fail")
+
+
+def test_what_a_request_says_of_itself_is_escaped_in_refusals(served):
+    answer = served().get("/", headers={"Host": "<script>alert(1)</script>"})
+    assert answer.status_code == 421
+    assert "<script>" not in answer.text
+
+
+def test_cookies_are_for_this_server_alone(served, users_file):
+    client = served(port=8765)
+    cookie = client.get("/").headers["set-cookie"]
+    assert re.fullmatch("m2ib-8765-form=[A-Za-z0-9_-]{43}; Path=/; HttpOnly; SameSite=Strict", cookie)
+    assert "set-cookie" not in client.get("/").headers
+    assert "set-cookie" not in served().get("/stored").headers  # only with pages
+    secure = Access(ReviewSettings(users=users_file, public_url="https://audit.example"))
+    assert secure.session_cookie.startswith("__Host-")
+    assert secure.cookie(secure.session_cookie, "x").endswith("; Secure")
+
+
+def test_behind_a_public_url_forms_come_from_there(served, users_file):
+    client = served(users=users_file, public_url="https://audit.example", url="https://audit.example")
+    signed_in(client)
+    assert post(client, origin="https://audit.example").status_code == 200
+    assert post(client, origin="http://audit.example").status_code == 403
+    assert post(client, origin="http://127.0.0.1:8765").status_code == 403
+
+
+def test_sockets_are_closed(served):
+    from starlette.websockets import WebSocketDisconnect
+
+    with pytest.raises(WebSocketDisconnect), served().websocket_connect("/"):
+        pass
+
+
+# Passwords.
+
+
+def test_a_wrong_password_is_slowed_down_and_the_right_one_too_then(served, users_file, caplog):
+    caplog.set_level(logging.INFO)
+    access = served(users=users_file).access
+    for _ in range(5):
+        assert access.verified("ada", "wrong password", "10.0.0.1") is None
+    with pytest.raises(TooOftenError) as caught:
+        access.verified("ada", PASSWORD, "10.0.0.1")
+    assert 0 < caught.value.seconds <= 1
+    assert access.verified("ada", PASSWORD, "10.0.0.2").name == "ada"
+    assert "wrong password" not in caplog.text
+    assert PASSWORD not in caplog.text
+    assert "sign-in failed for ada from 10.0.0.1" in caplog.text
+
+
+def test_what_is_no_user_s_name_is_not_logged(served, users_file, caplog):
+    served(users=users_file).access.verified("my secret in the wrong field", "x", "10.0.0.1")
+    assert "secret" not in caplog.text
+    assert "(unknown)" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/", "/alerts?x=1&y=/z", "/runs/20260101T000000-aaaaaa/alerts/1#triage"])
+def test_a_path_to_go_on_to_is_one_of_this_server(path):
+    assert local_path(path) == path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None, "", "alerts", "//evil.example", "/\\evil.example", "https://evil.example", "/\t/evil.example", "/a\nb",
+        "javascript:alert(1)", "/sign-in?next=/", "/sign-out", "\\\\evil.example", " /x",
+    ],
+)  # fmt: skip
+def test_any_other_leads_to_the_overview(text):
+    assert local_path(text) == "/"
+
+
+def test_a_loopback_address_in_the_guise_of_ipv6_is_one():
+    assert is_loopback("::ffff:127.0.0.1")
+    assert is_loopback("[::1]")
+    assert not is_loopback("::ffff:10.0.0.1")
+
+
+def test_behind_a_proxy_a_stranger_s_tries_are_the_stranger_s(served, users_file):
+    client = served(users=users_file, proxy_from=("127.0.0.1",))
+    access = client.access
+
+    def place(*hops):
+        return access.client(Headers(raw=[(b"x-forwarded-for", hop.encode()) for hop in hops]), "127.0.0.1")
+
+    assert place("203.0.113.9") == "203.0.113.9"
+    assert place("127.0.0.1, 203.0.113.9") == "203.0.113.9"  # what a browser sends stands before what the proxy adds
+    assert place("198.51.100.1", "::ffff:203.0.113.9") == "203.0.113.9"
+    assert place("nonsense") == place() == "127.0.0.1"
+    told = Headers({"x-forwarded-for": "203.0.113.9"})
+    assert access.client(told, "10.0.0.7") == "10.0.0.7"  # not the proxy: anyone may say so
+    assert served(users=users_file).access.client(told, "127.0.0.1") == "127.0.0.1"
+    for _ in range(40):
+        with contextlib.suppress(TooOftenError):
+            access.verified("ada", "wrong password", place("203.0.113.9"))
+    assert access.verified("ada", PASSWORD, place("198.51.100.1")).name == "ada"
+
+
+def test_where_all_have_one_address_a_stranger_does_not_keep_people_from_signing(served, users_file):
+    access = served(users=users_file).access
+    for _ in range(60):
+        with contextlib.suppress(TooOftenError):
+            access.verified("ada", "wrong password", "127.0.0.1")
+    with pytest.raises(TooOftenError):
+        access.verified("ada", PASSWORD, "127.0.0.1")
+    assert access.verified("ada", PASSWORD, "127.0.0.1", signed_in=True).name == "ada"
+    for _ in range(5):
+        access.verified("ada", "wrong password", "127.0.0.1", signed_in=True)
+    with pytest.raises(TooOftenError):
+        access.verified("ada", PASSWORD, "127.0.0.1", signed_in=True)

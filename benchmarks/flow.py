@@ -39,7 +39,7 @@ from tasks import attribute as attribution
 from tasks.attribute import calibrate
 from tasks.ingest import ingest
 from tasks.inputs import encoder
-from tasks.lake import Run
+from tasks.lake.run import Run
 from tasks.records import Shard, ShardResult
 from tasks.store import store
 

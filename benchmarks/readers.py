@@ -42,7 +42,7 @@ from flows.audit import begin, plan_of
 from flows.config import parse
 from tasks import attribute
 from tasks.ingest import ingest_corpus
-from tasks.lake import Run
+from tasks.lake.run import Run
 from tasks.records import CorpusSource, SuspectRegions
 
 ROUNDS: Final = 5

@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 
 import sql
 from review.site.app import create_app
-from tasks.lake import Run
+from tasks.lake.run import Run
 
 GRID = 7
 _FIRST = ("ba", "de", "fi", "go", "lu", "me", "ni", "po", "ra", "su")

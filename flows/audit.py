@@ -26,30 +26,30 @@ from review.report.html import ReportError, write_report
 from stores import Root
 from stores.ledger import Signer
 from tasks.alert import alert
-from tasks.artifacts import Progress as ProgressArtifact
-from tasks.artifacts import show_outcome
 from tasks.attribute import attribute, calibrate, set_aside
-from tasks.chain import chain_end, chain_report
 from tasks.cluster import cluster
 from tasks.confirm import confirm
 from tasks.detect import detect
-from tasks.detectors import load_detectors
 from tasks.discover import discover
 from tasks.errors import BadInputError, GateError, ResumeError, ShardsError, StoreError
 from tasks.flag import flag
 from tasks.ingest import ingest
 from tasks.inputs import encoder, opened
-from tasks.lake import COMPLETE, PRUNED, REPORT, Run
-from tasks.lock import held, sweep
+from tasks.lake.incremental import NO_BASE, find_base
+from tasks.lake.journal import chain_end, chain_report
+from tasks.lake.lock import held, sweep
+from tasks.lake.run import COMPLETE, PRUNED, REPORT, Run
+from tasks.messages.artifacts import Progress as ProgressArtifact
+from tasks.messages.artifacts import show_outcome
+from tasks.notify import tell, tell_end, tell_not_begun
 from tasks.own_rules import check_rules
 from tasks.phrases import phrases
 from tasks.records import AttributionPlan, ModelSource, Shard, ShardResult
+from tasks.regions.detectors import load_detectors
 from tasks.retries import storage_is_full
-from tasks.reuse import NO_BASE, find_base
 from tasks.screen import screen
 from tasks.self_audit import self_audit
 from tasks.store import store
-from tasks.tell import tell, tell_end, tell_not_begun
 from tasks.validate import validate
 
 _OF_ALL_SHARDS = (BadInputError, StoreError, sql.LakeError, PrefectException, httpx.HTTPError)

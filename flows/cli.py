@@ -760,7 +760,7 @@ def prune(
     if older_than is None and keep is None:
         _stop(Exit.BAD_INPUT, "prune: got no policy, expected --older-than 180d, --keep 30, or both")
     age = None if older_than is None else _age("--older-than", older_than)
-    from tasks.prune import Policy, plan, prune_run
+    from tasks.lake.prune import Policy, plan, prune_run
 
     root, signer = _root(lake), _signer(key)
     try:
@@ -810,9 +810,9 @@ def compact(
     """Merge the many small files of complete runs into few, with the same rows in the same order."""
     if (run_id is None) != everything:
         _stop(Exit.BAD_INPUT, "compact: expected a run's id, `latest`, or --all, and only one of them")
-    from tasks.compact import compact_run
     from tasks.errors import AuditError
-    from tasks.lake import COMPLETE, Run
+    from tasks.lake.compact import compact_run
+    from tasks.lake.run import COMPLETE, Run
 
     root, signer = _root(lake), _signer(key)
     rows: list[dict[str, Any]] = []
@@ -1092,9 +1092,9 @@ def adopt(
 
     `all` leaves out those that should have a record, as `verify` says: whoever knows why they have none names them.
     """
-    from tasks.chain import adopt as take
-    from tasks.chain import is_missed
-    from tasks.lake import Run
+    from tasks.lake.journal import adopt as take
+    from tasks.lake.journal import is_missed
+    from tasks.lake.run import Run
 
     root, signer = _root(lake), _signer(key)
     try:

@@ -19,9 +19,7 @@ from corpora import FORMATS, Limits, Sampling, is_url, root_of
 from stores import Root, lake_root
 from stores.keys import KeyFileError, load_key
 from stores.ledger import Signer
-from tasks.detectors import versions
 from tasks.errors import BadInputError
-from tasks.masks import read_mask
 from tasks.own_rules import read_rules
 from tasks.records import (
     AlertRules,
@@ -37,7 +35,9 @@ from tasks.records import (
     TellRules,
     parse_box,
 )
-from tasks.spans import visible
+from tasks.regions.detectors import versions
+from tasks.regions.masks import read_mask
+from tasks.text.spans import visible
 
 Share = Annotated[float, Field(ge=0, le=0.5)]
 

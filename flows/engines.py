@@ -20,7 +20,7 @@ from flows.config import RunConfig
 from flows.provenance import code_version, environment
 from tasks.errors import BadInputError
 from tasks.inputs import encoder, opened
-from tasks.lake import Run
+from tasks.lake.run import Run
 from tasks.records import CorpusSource, ModelSource
 
 _OBJECT_STORE = 100 * 2**20

@@ -28,13 +28,13 @@ from tasks.alert import alert
 from tasks.cluster import cluster
 from tasks.errors import BadInputError
 from tasks.flag import flag
-from tasks.lake import COMPLETE, Run
+from tasks.lake.incremental import NO_BASE
+from tasks.lake.run import COMPLETE, Run
+from tasks.notify import tell, tell_not_begun
 from tasks.own_rules import check_rules, read_rules
 from tasks.phrases import phrases
 from tasks.records import AlertRules, ClusterRules, PhraseRules, TellRules
-from tasks.reuse import NO_BASE
 from tasks.take_over import carry_over, take_over
-from tasks.tell import tell, tell_not_begun
 from tasks.validate import validate
 
 OTHERS = ("corpus", "bottleneck", "regions", "discover", "clusters", "confirm")

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import sql
-from tasks.lake import Run
+from tasks.lake.run import Run
 from tasks.records import AlertRules
 from tasks.retries import IO_RETRIES
 

@@ -19,10 +19,10 @@ from corpora import RowError
 from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.errors import BadInputError
 from tasks.inputs import PICTURE_COLUMNS, device_lock, encoder, read_pixels
-from tasks.lake import CALIBRATION, Run
+from tasks.lake.incremental import earlier_rows, inherit_calibration
+from tasks.lake.run import CALIBRATION, Run
 from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, ShardResult
 from tasks.retries import IO_RETRIES
-from tasks.reuse import earlier_rows, inherit_calibration
 
 VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
 

@@ -5,7 +5,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from m2ib.analysis.clusters import cluster_maps
-from tasks.lake import Run
+from tasks.lake.run import Run
 from tasks.mapped import mapped_pairs
 from tasks.records import ClusterRules
 from tasks.retries import IO_RETRIES

@@ -14,13 +14,13 @@ from prefect.cache_policies import NO_CACHE
 
 import sql
 from m2ib.analysis.occlusion import Fill
-from tasks.evidence import Evidence, Margins, Numbers, benjamini_hochberg, interval, shortfall, weigh
-from tasks.lake import Run
-from tasks.phrase_probe import PHRASE_FILLS, PhraseFill, PhraseProbe
-from tasks.probe import FILLS, region_boxes
+from tasks.interventions.phrases import PHRASE_FILLS, PhraseFill, PhraseProbe
+from tasks.interventions.regions import FILLS, region_boxes
+from tasks.interventions.statistics import Evidence, Margins, Numbers, benjamini_hochberg, interval, shortfall, weigh
+from tasks.lake.run import Run
 from tasks.records import ConfirmRules, CorpusSource, ModelSource
 from tasks.retries import IO_RETRIES
-from tasks.spans import Span, phrase_span, token_spans
+from tasks.text.spans import Span, phrase_span, token_spans
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from corpora import RowError
-from tasks.boxes import into_view
-from tasks.detectors import Detector, load_detectors, regions_of
 from tasks.inputs import PICTURE_COLUMNS, read_picture
-from tasks.lake import Run
+from tasks.lake.run import Run
 from tasks.records import Box, CorpusSource
+from tasks.regions.boxes import into_view
+from tasks.regions.detectors import Detector, load_detectors, regions_of
 from tasks.retries import IO_RETRIES
 
 _VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")

@@ -11,7 +11,7 @@ from corpora import RowError
 from m2ib import DualEncoder
 from m2ib.analysis import overlays as recurrence
 from tasks.inputs import encoder, read_pixels
-from tasks.lake import Run
+from tasks.lake.run import Run
 from tasks.mapped import mapped_pairs
 from tasks.records import CorpusSource, DiscoverRules, ModelSource
 from tasks.retries import IO_RETRIES

@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 import sql
 from tasks import own_rules
 from tasks.errors import BadInputError
-from tasks.lake import Run
+from tasks.lake.run import Run
 from tasks.records import AlertRules
 from tasks.retries import IO_RETRIES
 

@@ -14,7 +14,7 @@ from corpora import CorpusError, Pair, Reason, Rejected, digest
 from corpora.likeness import groups, hashes
 from tasks.errors import BadInputError
 from tasks.inputs import opened
-from tasks.lake import Run
+from tasks.lake.run import Run
 from tasks.records import CorpusSource, Shard, SuspectRegions, parse_box
 from tasks.retries import IO_RETRIES
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tasks.inputs import PICTURE_COLUMNS
-from tasks.lake import Run
+from tasks.lake.run import Run
 
 
 def mapped_pairs(run: Run) -> list[dict[str, Any]]:

@@ -7,12 +7,12 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.candidates import find
-from tasks.collocations import find_collocations
-from tasks.lake import Run
+from tasks.lake.run import Run
 from tasks.records import PhraseRules
 from tasks.retries import IO_RETRIES
-from tasks.spans import positions, token_spans
+from tasks.text.boilerplate import find
+from tasks.text.collocations import find_collocations
+from tasks.text.spans import positions, token_spans
 
 
 def phrase_rows(attributions: Sequence[dict[str, Any]], rules: PhraseRules) -> Iterator[dict[str, Any]]:

@@ -9,8 +9,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import sql
-from tasks.lake import Run
-from tasks.probe import Probe, region_boxes
+from tasks.interventions.regions import Probe, region_boxes
+from tasks.lake.run import Run
 from tasks.records import ConfirmRules, CorpusSource, ModelSource
 from tasks.retries import IO_RETRIES
 

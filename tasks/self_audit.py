@@ -8,9 +8,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import sql
-from tasks.evidence import Evidence, generator, sensitivity, shortfall, weigh
-from tasks.lake import Run
-from tasks.probe import FILLS, Probe, Trial
+from tasks.interventions.regions import FILLS, Probe, Trial
+from tasks.interventions.statistics import Evidence, generator, sensitivity, shortfall, weigh
+from tasks.lake.run import Run
 from tasks.records import Box, ConfirmRules, CorpusSource, ModelSource
 from tasks.retries import IO_RETRIES
 

@@ -9,10 +9,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import stores
-from tasks.boxes import into_view
 from tasks.errors import StoreError
-from tasks.lake import CALIBRATION, Run, rows_of
+from tasks.lake.run import CALIBRATION, Run, rows_of
 from tasks.records import Box, ShardResult, SuspectRegions, parse_box
+from tasks.regions.boxes import into_view
 from tasks.retries import IO_RETRIES
 
 

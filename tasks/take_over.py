@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 import sql
 import stores
 from tasks.errors import StoreError
-from tasks.lake import CALIBRATION, Run
+from tasks.lake.run import CALIBRATION, Run
 from tasks.retries import IO_RETRIES
 
 TAKEN = ("pairs", "ingest_errors", "attributions", "regions", "stamps", "near_duplicates", "screenings", "self_audits")

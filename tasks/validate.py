@@ -14,8 +14,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import sql
-from tasks.gate_sentences import sentence
-from tasks.lake import Run
+from tasks.lake.run import Run
+from tasks.messages.gates import sentence
 from tasks.records import GateOutcome
 from tasks.retries import IO_RETRIES
 

@@ -40,7 +40,7 @@ import torch  # noqa: E402  # after the hook
 torch.set_num_threads(1)
 
 import sql  # noqa: E402
-from tasks.lake import Run  # noqa: E402
+from tasks.lake.run import Run  # noqa: E402
 
 FACTS = {
     "model": "m", "model_digest": "d", "corpus": "c", "corpus_digest": "e", "config": {"b": 1, "a": 2},
@@ -194,7 +194,7 @@ def nights_in():
 
 
 def _nights(folder):
-    from tasks.tell import store_lives
+    from tasks.notify import store_lives
 
     numbers = itertools.count(1)
 

@@ -19,10 +19,10 @@ from benchmarks.rewrite import WRITERS, Original
 from corpora import FORMATS
 from flows import cli
 from flows.config import parse
-from tasks.detectors import Detector, regions_of
 from tasks.flag import flag_regions
 from tasks.own_rules import check_rules
 from tasks.records import AlertRules
+from tasks.regions.detectors import Detector, regions_of
 
 ROOT = Path(__file__).parent.parent
 PHANTOMS = 12

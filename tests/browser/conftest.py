@@ -20,7 +20,7 @@ import sql
 from review.site import users
 from review.site.app import create_app
 from review.site.settings import ReviewSettings
-from tasks.lake import Run
+from tasks.lake.run import Run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 MISSING = f"no browser on this machine (looked for {', '.join(NAMES)}); install one, such as: apt-get install chromium"
@@ -164,7 +164,7 @@ def _write_alerts(run):
 @pytest.fixture(scope="session")
 def lake_once(tmp_path_factory):
     """Two runs, by two models, over one corpus; not to be changed."""
-    from tasks.tell import store_lives
+    from tasks.notify import store_lives
 
     folder = tmp_path_factory.mktemp("reviewed")
     (folder / "corpus").mkdir()

@@ -20,7 +20,8 @@ def without_prefect(patch, *modules):
 
     from prefect import Task
 
-    from tasks import artifacts, tell
+    from tasks import notify as tell
+    from tasks.messages import artifacts
 
     for module in modules:
         for name, value in vars(module).copy().items():

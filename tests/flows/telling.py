@@ -7,9 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from tasks.lake import Run
+from tasks.lake.run import Run
+from tasks.notify import tell_alerts
 from tasks.records import TellRules
-from tasks.tell import tell_alerts
 
 for name, lives, digest in json.loads(sys.argv[2]):
     run = Run(Path(sys.argv[1]), name)

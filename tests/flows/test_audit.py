@@ -163,7 +163,7 @@ def test_a_shard_that_fails_is_tried_again_only_for_its_disk_and_then_set_aside(
 
 def test_a_gate_stops_the_line_before_any_alert(config, monkeypatch):
     from flows.audit import audit
-    from tasks import tell as tell_stage
+    from tasks import notify as tell_stage
 
     sent, emit = [], tell_stage.emit_event
     monkeypatch.setattr(tell_stage, "emit_event", lambda event, *a, **k: sent.append(event) or emit(event, *a, **k))

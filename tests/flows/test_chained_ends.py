@@ -11,8 +11,8 @@ from flows.config import parse
 from review.report.html import write_report
 from stores import ledger
 from stores.keys import new_key
-from tasks import chain
 from tasks.errors import BadInputError
+from tasks.lake import journal as chain
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def test_alerts_of_a_lake_without_runs_are_none(call):
 @pytest.fixture
 def two_nights(hand_written_run, lake):
     """An alert that two runs raised, the second more strongly, and one that only the first did."""
-    from tasks.tell import store_lives
+    from tasks.notify import store_lives
 
     nights = [[{"effect": 3.0}, {"slice": "a"}], [{"effect": 4.0, "interval": (0.1, 0.2, 0.3)}]]
     for number, found in enumerate(nights, 1):
@@ -546,7 +546,7 @@ def test_what_is_no_retention_is_bad_input(call, old_nights, given):
 
 
 def test_compacting_says_what_it_did_and_goes_on_with_other_runs(call, old_nights):
-    from tasks.lake import Run
+    from tasks.lake.run import Run
 
     stale = Run(old_nights, "20200101T000000-aaaaaa").path("ingest_errors", "ingest")
     stale.write_bytes(stale.read_bytes() + b"x")

@@ -10,7 +10,7 @@ from flows import audit as audit_flow
 from flows import cli
 from flows import reflag as flow
 from tasks.errors import BadInputError, ShardsError
-from tasks.lake import Run
+from tasks.lake.run import Run
 from tasks.records import GateOutcome
 
 

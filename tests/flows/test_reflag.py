@@ -12,8 +12,8 @@ from flows import audit as audit_flow
 from flows import reflag as flow
 from flows.config import AlertsConfig, PhrasesConfig, parse
 from tasks.errors import BadInputError, StoreError
-from tasks.lake import Run
-from tasks.reuse import find_base
+from tasks.lake.incremental import find_base
+from tasks.lake.run import Run
 
 pytestmark = pytest.mark.slow  # the confirmation and the gates, again and again
 

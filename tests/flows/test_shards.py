@@ -15,8 +15,8 @@ from flows import reflag
 from tasks import attribute as stage
 from tasks.attribute import set_aside
 from tasks.errors import BadInputError, GateError, ResumeError, ShardsError, StoreError
+from tasks.lake.incremental import find_base
 from tasks.retries import storage_is_full, worth_a_retry
-from tasks.reuse import find_base
 from tasks.validate import check_run
 
 

@@ -220,7 +220,7 @@ def test_every_template_says_something_of_its_event():
     from prefect.server.utilities.user_templates import render_user_template_sync
 
     from flows.notify import CHOICES, automations
-    from tasks.news import alert_news, end_news
+    from tasks.messages.events import alert_news, end_news
 
     record = {
         "run_id": "r1", "corpus": "/c", "model": "m", "status": "failed", "reason": "{{ x }}",

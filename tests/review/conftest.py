@@ -11,7 +11,7 @@ from PIL import Image
 
 import sql
 from review.site import users
-from tasks.lake import Run
+from tasks.lake.run import Run
 
 TAG = "corner top-left"
 

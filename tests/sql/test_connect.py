@@ -6,7 +6,7 @@ import threading
 import pytest
 
 import sql
-from tasks.lake import Run
+from tasks.lake.run import Run
 
 VIEWS = (
     "runs", "pairs", "ingest_errors", "attributions", "tokens", "regions", "region_shares", "findings", "alerts",

@@ -5,9 +5,9 @@ import itertools
 import pytest
 
 import sql
-from tasks import tell as stage
+from tasks import notify as stage
+from tasks.notify import store_lives
 from tasks.records import TellRules
-from tasks.tell import store_lives
 
 MIN_PAIRS = 3
 CAPTIONS = ["a consolidation"] * 4 + ["a nodule"] * 4

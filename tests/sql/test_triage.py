@@ -7,7 +7,7 @@ import pytest
 import sql
 from review.evidence.decisions import Reviewer, TriageError, countersign, decide, in_force
 from stores import ledger
-from tasks.prune import Policy, plan
+from tasks.lake.prune import Policy, plan
 
 ANN, BOB = Reviewer("Ann", "radiologist", "declared"), Reviewer("Bob", "quality", "declared")
 CONFIRMED = {"state": "confirmed", "severity": "medium", "interval": (0.1, 0.2, 0.3)}

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from m2ib import DualEncoder
-from tasks import probe as probe_stage
+from tasks.interventions import regions as probe_stage
 from tasks.records import CorpusSource
 from tasks.store import corner_boxes, frame_boxes
 

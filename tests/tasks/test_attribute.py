@@ -11,7 +11,7 @@ import m2ib
 import sql
 from tasks import attribute as stage
 from tasks.errors import BadInputError
-from tasks.lake import Run
+from tasks.lake.run import Run
 from tasks.records import Shard, ShardResult
 
 QUICK = {"steps": 2}

@@ -10,7 +10,7 @@ from PIL import Image
 import sql
 from tasks.alert import raise_alerts
 from tasks.confirm import confirm_findings
-from tasks.probe import Probe
+from tasks.interventions.regions import Probe
 from tasks.records import AlertRules, ConfirmRules, ModelSource
 from tasks.self_audit import audit_itself
 

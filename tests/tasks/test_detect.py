@@ -9,8 +9,8 @@ import sql
 from demo.corpus import generate
 from flows.audit import begin
 from tasks.detect import detect_regions
-from tasks.detectors import GROUP, Detector, load_detectors, regions_of, versions
 from tasks.errors import BadInputError
+from tasks.regions.detectors import GROUP, Detector, load_detectors, regions_of, versions
 
 FOREIGN = """
 raise_at_import = {raise_at_import}

@@ -10,7 +10,7 @@ import sql
 import stores
 from tasks import attribute as stage
 from tasks.errors import StoreError
-from tasks.lake import Run
+from tasks.lake.run import Run
 
 RUN = "20260101T000000-aaaaaa"
 

@@ -11,7 +11,7 @@ import sql
 from corpora import Limits, Sampling
 from tasks.errors import BadInputError
 from tasks.ingest import ingest_corpus
-from tasks.lake import Run
+from tasks.lake.run import Run
 from tasks.records import CorpusSource, Shard, SuspectRegions
 
 NO_REGIONS = SuspectRegions(0.05, 0.25, {}, {})

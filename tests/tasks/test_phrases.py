@@ -9,11 +9,11 @@ from PIL import Image
 
 import sql
 from m2ib import DualEncoder
-from tasks import probe as probe_stage
 from tasks.alert import raise_alerts
 from tasks.confirm import confirm_findings
 from tasks.flag import flag_regions
-from tasks.phrase_probe import PhraseProbe, edited
+from tasks.interventions import regions as probe_stage
+from tasks.interventions.phrases import PhraseProbe, edited
 from tasks.phrases import find_phrases
 from tasks.records import AlertRules, ConfirmRules, CorpusSource, ModelSource, PhraseRules
 

@@ -4,9 +4,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import sql
-from tasks.boxes import into_view
 from tasks.errors import StoreError
 from tasks.records import Shard, ShardResult, SuspectRegions, parse_box
+from tasks.regions.boxes import into_view
 from tasks.store import corner_boxes, frame_boxes, region_rows, store_shards
 
 WHOLE = (0, 0, 1, 1)

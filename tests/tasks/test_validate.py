@@ -7,7 +7,7 @@ import pytest
 
 import sql
 from tasks import validate
-from tasks.gate_sentences import sentence
+from tasks.messages.gates import sentence
 from tasks.validate import SUITES, check_frame, check_run, suite_digest
 
 

@@ -22,8 +22,8 @@ from review.evidence.decisions import Reviewer, countersign, decide, sign_off
 from review.evidence.verify import VerifyError, WrittenReport, verify, written_report
 from stores import ledger
 from stores.keys import load_key, new_key
-from tasks.chain import chain_end, chain_report
-from tasks.compact import compact_run
+from tasks.lake.compact import compact_run
+from tasks.lake.journal import chain_end, chain_report
 
 ANN, BOB = Reviewer("Ann", "radiologist", "declared"), Reviewer("Bob", "quality", "declared")
 

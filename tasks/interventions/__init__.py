@@ -1,0 +1,1 @@
+"""Interventions on image regions and phrases, and their statistics."""

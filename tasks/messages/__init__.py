@@ -1,0 +1,1 @@
+"""The text of events, notifications and Prefect artifacts."""

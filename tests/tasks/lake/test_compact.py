@@ -1,0 +1,217 @@
+"""Many small files become few, and no query can tell."""
+
+import pyarrow.parquet as pq
+import pytest
+
+import sql
+import stores
+from tasks.lake import compact as stage
+from tasks.lake.compact import compact_run
+from tasks.errors import ResumeError, StoreError
+from tasks.lake.lock import held
+from tasks.lake.incremental import _index, earlier_rows
+
+RUN = "20260101T000000-aaaaaa"
+SHARDS = 6
+
+
+@pytest.fixture(params=["here", "elsewhere"])
+def root(request):
+    return request.getfixturevalue("lake" if request.param == "here" else "away")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Storage without locks takes a second to be sure; not here."""
+    monkeypatch.setattr("tasks.lake.lock.time.sleep", lambda _: None)
+
+
+@pytest.fixture
+def sharded(hand_written_run):
+    """sharded(lake): a complete run of two pairs a shard, one of the shards with an error row."""
+
+    def build(lake, name=RUN, **facts):
+        run = hand_written_run(lake, name).begin(**facts)
+        pairs = run.add_pairs([f"caption {number}" for number in range(2 * SHARDS)])
+        run.add_attributions([[1.0, float(number)] for number in range(2 * SHARDS)], (1, 2), caption="")
+        (whole,) = run.listed("attributions")
+        rows = pq.read_table(whole)
+        run.update(files=[entry for entry in run.manifest()["files"] if entry["table"] != "attributions"])
+        stores.remove(run.folder, ["attributions/part-00000.parquet"])
+        for shard in range(SHARDS):
+            part = f"part-{shard:05d}-{'9a7c3e'[shard]}"  # content-addressed: they do not sort as they were made
+            with run.writer("attributions", part) as writer:
+                part_rows = rows.slice(2 * shard, 2).to_pylist()
+                writer.write({**row, "caption": pairs[2 * shard + n]["caption"]} for n, row in enumerate(part_rows))
+            run.list_files("attributions", [run.path("attributions", part)], [writer.rows])
+        run.write_table("ingest_errors", [])
+        with run.writer("ingest_errors", "part-00003-x") as writer:
+            writer.write([{"stage": "attribute", "reason": "undecodable", "detail": "x", "row_number": 3}])
+        run.list_files("ingest_errors", [run.path("ingest_errors", "part-00003-x")], [writer.rows])
+        run.add_regions(("corner", (0, 0, 0.5, 0.5)))
+        run.add_shares("corner", [0.1 * number for number in range(8)])
+        with run.writer("region_shares", "found") as writer:  # a second file, of a table over which views add up
+            writer.write(
+                [{"pair_id": pairs[0]["pair_id"], "side": "image", "region": "tag", "share": 0.3, "area": 0.1}]
+            )
+        run.list_files("region_shares", [run.path("region_shares", "found")], [1])
+        run.finish("completed")
+        return run
+
+    return build
+
+
+def everything(lake, run_id=None):
+    """Rows of every view: of those that show what is stored in the order in which they come."""
+    with sql.connect(lake, run_id) as connection:
+        found = {view: sql.read(connection, f"FROM {view}") for view in sql.names("views")}
+    grouped = [view for view in found if "GROUP BY" in sql.query(f"views/{view}")]  # these have no order of their own
+    return found | {view: sorted(found[view], key=repr) for view in grouped}
+
+
+def files(run, table="attributions"):
+    return [entry["path"].rpartition("/")[2] for entry in run.manifest()["files"] if entry["table"] == table]
+
+
+def test_few_files_are_left_and_every_view_has_the_same_rows(root, sharded):
+    run = sharded(root)
+    before = everything(root)
+    assert len(before["attributions"]) == len(before["pairs"]) == 2 * SHARDS
+    done = {merged.table: merged for merged in compact_run(run)}
+    assert {table: (merged.files_before, merged.files_after) for table, merged in done.items()} == {
+        "attributions": (SHARDS, 1),
+        "ingest_errors": (2, 1),
+    }
+    assert everything(root) == before
+    assert everything(root, run.run_id) == before
+    listed = {entry["path"].removeprefix(f"runs/{run.run_id}/") for entry in run.manifest()["files"]}
+    (noted,) = run.manifest()["earlier_manifests"]
+    assert set(stores.sizes(run.folder)) == listed | {"manifest.json", noted["manifest"]}
+
+
+def test_row_groups_types_and_checksums_stay(lake, sharded):
+    run = sharded(lake)
+    old = [pq.read_table(path) for path in run.listed("attributions")]
+    schema = pq.ParquetFile(run.listed("attributions")[0]).schema_arrow
+    compact_run(run)
+    (path,) = run.listed("attributions")
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        assert [file.read_row_group(number) for number in range(file.num_row_groups)] == old
+        assert file.schema_arrow.equals(schema, check_metadata=True)
+        assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(OSError, match="CRC"), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        file.read()
+
+
+def test_the_manifest_before_can_be_told_from_the_one_after(lake, sharded):
+    run = sharded(lake)
+    before = run.manifest()
+    compact_run(run)
+    (found,) = run.manifests_before()
+    assert found == before
+    (noted,) = run.manifest()["earlier_manifests"]
+    assert noted["what"] == "compacted"
+    assert {key: run.manifest()[key] for key in before if key != "files"} == {
+        key: before[key] for key in before if key != "files"
+    }
+
+
+def test_a_file_takes_so_many_row_groups_and_no_more(lake, sharded, monkeypatch):
+    run = sharded(lake)
+    before = everything(lake)
+    monkeypatch.setattr(stage, "GROUPS", 4)
+    compact_run(run)
+    assert [pq.ParquetFile(path).num_row_groups for path in run.listed("attributions")] == [4, 2]
+    assert everything(lake) == before
+    assert compact_run(run) == []  # nothing is left to be done
+
+
+def test_files_of_other_columns_are_not_mixed(lake, sharded):
+    run = sharded(lake)
+    first = run.path("attributions", files(run)[0].removesuffix(".parquet"))
+    rows = pq.read_table(first).drop_columns(["attributed_by"])
+    pq.write_table(rows, first)
+    run.list_files("attributions", [first], [rows.num_rows])
+    listed = run.manifest()["files"]
+    moved = [entry for entry in listed if entry["path"].endswith(first.name)]
+    run.update(files=moved + [entry for entry in listed if entry not in moved])
+    before = everything(lake)
+    compact_run(run)
+    assert len(files(run)) == 2
+    assert everything(lake) == before
+
+
+@pytest.mark.parametrize("status", ["running", "failed", "stopped", "interrupted", "pruned"])
+def test_only_complete_runs_are_compacted(lake, sharded, status):
+    run = sharded(lake)
+    run.update(status=status)
+    with pytest.raises(StoreError, match=f"is {status}, expected a complete one"):
+        compact_run(run)
+    assert len(files(run)) == SHARDS
+
+
+def test_a_run_that_is_read_by_a_running_one_waits(lake, sharded, hand_written_run):
+    run = sharded(lake)
+    user = hand_written_run(lake, "20260102T000000-bbbbbb").begin(base_run=RUN)
+    with pytest.raises(StoreError, match=f"run {user.run_id} is running"):
+        compact_run(run)
+    user.finish("failed")
+    with held(run), pytest.raises(ResumeError, match="is held by"):
+        compact_run(run)
+    assert len(compact_run(run)) == 2
+
+
+@pytest.mark.parametrize("moment", ["first file", "manifest", "sweep"])
+def test_cut_off_anywhere_the_lake_reads_the_same_and_the_next_time_ends_it(root, sharded, monkeypatch, moment):
+    run = sharded(root)
+    before = everything(root)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    where = {"first file": (stage, "_checked"), "manifest": (stage.Run, "rewrite"), "sweep": (stage.stores, "remove")}
+    with monkeypatch.context() as patch:
+        patch.setattr(*where[moment], killed)
+        with pytest.raises(KeyboardInterrupt):
+            compact_run(run)
+    assert everything(root) == before
+    compact_run(run)
+    assert everything(root) == before
+    listed = {entry["path"].removeprefix(f"runs/{run.run_id}/") for entry in run.manifest()["files"]}
+    (noted,) = run.manifest()["earlier_manifests"]
+    assert set(stores.sizes(run.folder)) == listed | {"manifest.json", noted["manifest"]}
+
+
+def test_a_damaged_file_is_not_merged(lake, sharded):
+    run = sharded(lake)
+    path = run.listed("attributions")[2]
+    path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
+    with pytest.raises(StoreError, match="got sha256"):
+        compact_run(run)
+    assert len(files(run)) == SHARDS
+
+
+def test_rows_of_a_compacted_base_are_found_again_and_only_their_shards_are_read(lake, sharded, monkeypatch):
+    base = sharded(lake)
+    compact_run(base)
+    _index.cache_clear()
+    run = sharded(lake, "20260102T000000-bbbbbb", base_run=RUN)
+    pairs = run.read("pairs")
+    asked = []
+    read = pq.ParquetFile.read_row_group
+
+    def spy(self, number, columns=None, **others):
+        if columns is None:
+            asked.append(number)
+        return read(self, number, columns=columns, **others)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
+    found = earlier_rows(run, pairs[2:5])
+    assert {pair_id: row["image_map"] for pair_id, row in found.items()} == {
+        pair["pair_id"]: [1.0, float(pair["row_number"])] for pair in pairs[2:5]
+    }
+    assert {row["attributed_by"] for row in found.values()} == {RUN}
+    assert asked == [1, 2]

@@ -1,0 +1,209 @@
+"""One process at a time works on a run, and a dead one holds nothing."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import sql
+import stores
+from tasks.lake import lock
+from tasks.errors import ResumeError
+from tasks.lake.lock import held, sweep
+
+
+@pytest.fixture
+def beats(monkeypatch):
+    """Storage without locks, with quick signs of life."""
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    monkeypatch.setattr(lock, "SILENCE", 1.0)
+    monkeypatch.setattr(lock, "_lock", lambda _: None)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tasks.lake.run import Run
+from tasks.lake.lock import held
+with held(Run(Path(sys.argv[1]), sys.argv[2])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(hand_written):
+    """Another process that holds the run, until it is killed."""
+    process = subprocess.Popen(  # noqa: S603  # this interpreter
+        [sys.executable, "-c", HOLD, str(hand_written.lake), hand_written.run_id],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_run_is_held_by_one_and_free_again_afterwards(hand_written):
+    with held(hand_written):
+        with (
+            pytest.raises(ResumeError, match=f"held by process {os.getpid()} on {socket.gethostname()} since"),
+            held(hand_written),
+        ):
+            pytest.fail("held twice")
+        assert (hand_written.folder / "lock.json").is_file()
+    assert not (hand_written.folder / "lock.json").exists()
+    with held(hand_written):
+        pass
+
+
+def test_an_error_lets_go(hand_written):
+    with pytest.raises(RuntimeError, match="because"), held(hand_written):
+        raise RuntimeError("because")
+    with held(hand_written):
+        pass
+
+
+def test_another_process_s_run_is_busy_until_it_is_killed(hand_written, holder):
+    with pytest.raises(ResumeError, match=f"held by process {holder.pid} on "), held(hand_written):
+        pytest.fail("held twice")
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (hand_written.folder / "lock.json").is_file()  # nobody had to clear it
+    with held(hand_written):
+        pass
+
+
+def test_of_many_at_once_one_has_the_run(hand_written):
+    """Holders come and go, remove the file and make it anew: never are there two."""
+    inside, most, wrong = [], [], []
+
+    def again():
+        for _ in range(60):
+            try:
+                with held(hand_written):
+                    inside.append(1)
+                    most.append(len(inside))
+                    inside.pop()
+            except ResumeError:
+                pass
+            except Exception as error:  # noqa: BLE001  # a thread's error would be lost
+                wrong.append(error)
+
+    threads = [threading.Thread(target=again) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert max(most) == 1
+
+
+def test_signs_of_life_hold_a_run_where_there_are_no_locks(hand_written, beats):
+    path = hand_written.folder / "lock.json"
+    with held(hand_written):
+        first = json.loads(path.read_text())["beat"]
+        with pytest.raises(ResumeError, match="held by process"), held(hand_written):
+            pytest.fail("held twice")
+        assert json.loads(path.read_text())["beat"] > first
+    assert not path.exists()
+
+
+def test_silence_of_another_host_is_waited_for(hand_written, beats):
+    path = hand_written.folder / "lock.json"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": "then", "token": "x", "beat": 7}))
+    began = time.monotonic()
+    with held(hand_written):
+        assert time.monotonic() - began >= lock.SILENCE
+        assert json.loads(path.read_text())["host"] == socket.gethostname()
+
+
+@pytest.mark.parametrize("left", ["dead", "torn"])
+def test_a_dead_process_of_this_host_and_a_torn_file_hold_nothing(hand_written, beats, left, monkeypatch):
+    monkeypatch.setattr(lock, "SILENCE", 600)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    said = json.dumps({**lock._here(), "pid": dead.pid, "token": "x", "beat": 1})
+    (hand_written.folder / "lock.json").write_text(said if left == "dead" else said[:9])
+    with held(hand_written):
+        pass
+
+
+def test_a_pid_of_another_container_is_not_looked_up_here(hand_written, beats, monkeypatch):
+    """With the host's network it has the host's name, but processes of its own."""
+    monkeypatch.setattr(lock, "SILENCE", 2.5)  # longer than the second that each taking of a lock lasts
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    said = {"host": socket.gethostname(), "pids": "pid:[1]", "pid": dead.pid, "token": "x", "beat": 1}
+    (hand_written.folder / "lock.json").write_text(json.dumps(said))
+    began = time.monotonic()
+    with held(hand_written):
+        assert time.monotonic() - began >= lock.SILENCE
+
+
+@pytest.fixture
+def away_run(hand_written_run, away):
+    """A run in object storage."""
+    return hand_written_run(away, "20260101T000000-aaaaaa").begin()
+
+
+def unreachable(*_, **__):
+    raise ConnectionError("no route to host")
+
+
+def test_a_store_that_does_not_answer_does_not_say_that_nobody_holds_the_run(away_run, beats, monkeypatch):
+    monkeypatch.setattr(away_run.folder.fs, "cat_file", unreachable, raising=False)
+    with pytest.raises(sql.LakeError, match=r"lock\.json cannot be read .*no route to host"), held(away_run):
+        pytest.fail("held by two, perhaps")
+    monkeypatch.undo()
+    assert not stores.is_file(away_run.folder / "lock.json")
+
+
+def test_a_holder_that_was_taken_over_lets_go_of_manifest_and_lock(away_run, beats):
+    path, other = away_run.folder / "lock.json", json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}).encode()
+    with held(away_run):
+        away_run.update(reason="mine")
+        stores.put(path, other)  # as of one that waited through the silence
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                away_run.update(reason="mine")
+            except sql.LakeError as error:
+                assert "was taken over" in str(error)  # noqa: PT017  # it comes with the next sign of life
+                break
+            time.sleep(0.02)
+        else:
+            pytest.fail("the loss was not noticed")
+    assert stores.contents(path) == other
+    stores.put(path, b"")  # the other one is done
+    with held(away_run):
+        away_run.update(reason="mine again")
+    assert not stores.is_file(path)
+
+
+def test_a_lock_that_cannot_be_removed_hides_no_error(away_run, beats, monkeypatch):
+    class EndpointConnectionError(Exception):
+        """As botocore's: no OSError."""
+
+    def gone(*_, **__):
+        raise EndpointConnectionError
+
+    monkeypatch.setattr(type(away_run.folder / "lock.json"), "unlink", gone)
+    with pytest.raises(ValueError, match="the first error"), held(away_run):
+        raise ValueError("the first error")
+
+
+def test_what_was_left_half_written_is_swept(hand_written):
+    hand_written.add_pairs(["a"])
+    aside = hand_written.path("pairs").with_name(".part-00000.parquet.0123.tmp")
+    aside.write_bytes(b"PAR1")
+    sweep(hand_written)
+    assert not aside.exists()
+    assert hand_written.path("pairs").is_file()

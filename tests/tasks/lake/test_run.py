@@ -1,0 +1,116 @@
+"""Files appear whole or not at all, and the manifest says the truth about them."""
+
+import hashlib
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+import sql
+from stores import file_sha256
+from tasks.lake.run import Run
+
+
+def everything(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_table_whose_rows_fail_leaves_no_file(hand_written):
+    def rows():
+        yield {"pair_id": "p"}
+        raise RuntimeError("broken")
+
+    before = hand_written.manifest()
+    with pytest.raises(RuntimeError, match="broken"):
+        hand_written.write_table("pairs", rows())
+    with pytest.raises(TypeError), hand_written.writer("pairs") as writer:  # noqa: PT012
+        writer.write([{"pair_id": "p"}])
+        writer.write([{"attributes": 3}])
+    assert everything(hand_written.folder) == ["manifest.json"]
+    assert hand_written.manifest() == before
+
+
+def test_a_write_that_is_cut_off_is_never_a_torn_file(hand_written, monkeypatch):
+    """The disk is full at the footer: the file of an earlier attempt stays as it was."""
+    hand_written.write_table("pairs", [{"pair_id": "old"}])
+
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.lake.run.TableWriter.close", full)
+        with pytest.raises(OSError, match="No space"):
+            hand_written.write_table("pairs", [{"pair_id": "new"}])
+    assert pq.read_table(hand_written.path("pairs"))["pair_id"].to_pylist() == ["old"]
+    assert everything(hand_written.folder) == ["manifest.json", "pairs/part-00000.parquet"]
+
+
+def test_the_manifest_lists_each_file_with_its_digest_and_rows(audited):
+    run = audited.run
+    audited.to_alerts()
+    entries = run.manifest()["files"]
+    on_disk = {path for path in everything(run.lake) if not path.endswith("manifest.json")}
+    assert {entry["path"] for entry in entries} == on_disk
+    assert len(entries) == len(on_disk)
+    for entry in entries:
+        path = run.lake / entry["path"]
+        assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() == file_sha256(path)
+        if entry["table"] is not None:
+            assert entry["rows"] == pq.ParquetFile(path).metadata.num_rows
+            assert pq.read_schema(path).equals(sql.schema(entry["table"]))
+
+
+def test_a_file_listed_again_replaces_its_entry(hand_written):
+    hand_written.write_table("pairs", [{"pair_id": "a"}])
+    first = hand_written.manifest()["files"]
+    hand_written.write_table("pairs", [{"pair_id": "a"}, {"pair_id": "b"}])
+    (entry,) = hand_written.manifest()["files"]
+    assert (entry["path"], entry["rows"]) == (first[0]["path"], 2)
+    assert entry["sha256"] != first[0]["sha256"]
+
+
+def test_facts_and_counts_of_a_run_change_one_by_one(lake):
+    run = Run(lake, "r")
+    run.create({"config": {}, "seed": 3})
+    run.update(counts={"pairs": 5}, reason="x")
+    run.finish("completed")
+    record = run.manifest()
+    assert (record["status"], record["reason"], record["seed"]) == ("completed", None, 3)
+    assert record["counts"] == {
+        "corpus_rows": 0,
+        "pairs": 5,
+        "attributions": 0,
+        "errors": 0,
+        "alerts": 0,
+        "confirmed": 0,
+        "not_sampled": 0,
+        "reused": 0,
+    }
+    assert record["schema_version"] == 1
+    assert record["started_at"] <= record["finished_at"]
+    assert record["finished_at"].endswith("+00:00")
+
+
+def test_a_manifest_holds_json_and_no_nan(hand_written):
+    before = (hand_written.folder / "manifest.json").read_text()
+    assert json.loads(before)
+    with pytest.raises(ValueError, match="JSON"):
+        hand_written.update(factor=float("nan"))
+    assert (hand_written.folder / "manifest.json").read_text() == before
+    assert everything(hand_written.folder) == ["manifest.json"]
+
+
+def test_row_groups_are_what_was_written_at_once(hand_written):
+    with hand_written.writer("pairs") as writer:
+        for size in (3, 0, 2):
+            writer.write({"pair_id": f"{size}-{number}"} for number in range(size))
+    assert writer.rows == 5
+    assert hand_written.group_sizes("pairs") == [3, 2]
+    assert [row["pair_id"] for row in hand_written.read_group("pairs", 1)] == ["2-0", "2-1"]
+    assert {row["run_id"] for row in hand_written.read_group("pairs", 0)} == {hand_written.run_id}
+
+
+def test_an_empty_table_is_a_readable_file(hand_written):
+    assert hand_written.write_table("findings", []) == 0
+    with hand_written.connect() as connection:
+        assert sql.read(connection, "FROM findings") == []

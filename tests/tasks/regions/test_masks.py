@@ -1,0 +1,88 @@
+"""Masks become boxes: exactly their cells, few, and never a mask that says nothing."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from corpora import Limits
+from m2ib.analysis.occlusion import box_mask
+from tasks.errors import BadInputError
+from tasks.records import SuspectRegions
+from tasks.regions.boxes import rectangles
+from tasks.regions.masks import MAX_BOXES, read_mask
+from tasks.store import region_rows
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """drawn(array): path of a picture with these grey values."""
+
+    def draw(array, name="mask.png"):
+        path = tmp_path / name
+        Image.fromarray(np.asarray(array, dtype=np.uint8)).save(path)
+        return path
+
+    return draw
+
+
+@pytest.mark.parametrize(("shape", "seed"), [((1, 1), 0), ((5, 7), 1), ((16, 16), 2), ((64, 40), 3)])
+def test_rectangles_cover_the_cells_and_each_once(shape, seed):
+    inside = np.random.default_rng(seed).random(shape) < 0.6
+    boxes = rectangles(inside)
+    assert (box_mask(boxes, *shape) == inside).all() or not inside.any()
+    assert sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes) == pytest.approx(inside.mean())
+
+
+def test_a_plain_shape_takes_few_rectangles():
+    ring = np.ones((64, 64), dtype=bool)
+    ring[8:-8, 8:-8] = False
+    assert len(rectangles(ring)) == 4
+
+
+def test_a_mask_is_read_in_shares_of_any_image(drawn):
+    array = np.zeros((200, 400))
+    array[100:, 300:] = 255
+    path = drawn(array)
+    sha256, boxes = read_mask("logo", path, Limits())
+    assert boxes == [(0.75, 0.5, 1, 1)]
+    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_would_take_many_rectangles_is_taken_coarser(drawn):
+    rows, columns = np.indices((64, 64))
+    lace = (rows + columns) % 2 * ((rows - 32) ** 2 + (columns - 32) ** 2 < 400) + (rows < 8)
+    assert len(rectangles(lace > 0)) > MAX_BOXES
+    _, boxes = read_mask("lace", drawn(255 * (lace > 0)), Limits())
+    assert len(boxes) <= MAX_BOXES
+    assert all((np.array(box) * 32 % 1 == 0).all() for box in boxes)
+
+
+@pytest.mark.parametrize(
+    ("array", "fault"),
+    [
+        (np.zeros((8, 8)), "got a mask of which nothing is white once it is reduced to 8 x 8 cells"),
+        (np.full((8, 9), 255), "got a mask of which all is white once it is reduced to 9 x 8 cells"),
+        (255 * (np.indices((16, 16)).sum(axis=0) % 2), "got a mask that takes 128 boxes once it is reduced to 16 x 16"),
+        (np.eye(1000) * 255, "got a mask of which nothing is white once it is reduced to 64 x 64 cells"),
+    ],
+)
+def test_a_mask_that_says_nothing_is_refused(drawn, array, fault):
+    with pytest.raises(BadInputError, match=f"regions.masks.logo: .*mask.png: {fault}.*, expected"):
+        read_mask("logo", drawn(array), Limits())
+
+
+def test_a_file_that_is_no_image_or_too_large_is_refused(tmp_path, drawn):
+    (tmp_path / "x.png").write_text("no image")
+    for path, limits in ((tmp_path / "x.png", Limits()), (drawn(np.zeros((20, 20))), Limits(max_pixels=399))):
+        with pytest.raises(BadInputError, match=rf"regions.masks.logo: .*{path.name}: The "):
+            read_mask("logo", path, limits)
+
+
+def test_a_mask_follows_each_pair_s_view():
+    regions = SuspectRegions(0, 0, {}, {}, {"logo": [(0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1)]})
+    cropped = {"pair_id": "p", "view_x0": 0.5, "view_y0": 0.0, "view_x1": 1.0, "view_y1": 1.0}
+    (row,) = region_rows(regions, [cropped], {})
+    assert (row["region"], row["kind"], row["pair_id"]) == ("logo", "mask", "p")
+    assert [row[key] for key in ("x0", "y0", "x1", "y1")] == [0, 0.5, 1, 1]

@@ -1,0 +1,128 @@
+"""Which phrases could be artefacts: what captions can do without is found, what they are about is not."""
+
+from collections import Counter
+
+import pytest
+
+from tasks.text.boilerplate import find, phrase_words
+
+FINDINGS = [f"{side} {finding}" for side in ("left", "right") for finding in ("nodule", "effusion", "mass", "scar")]
+PHRASE = "as previously described"
+
+
+def found(captions, listed=(), min_pairs=4):
+    return {(one.kind, one.region): one.spans for one in find(Counter(captions), listed, min_pairs)}
+
+
+def test_boilerplate_is_a_fixed_run_that_captions_can_do_without():
+    captions = [*FINDINGS, *(f"{finding} {PHRASE}" for finding in FINDINGS[:5]), "film as requested"]
+    spans = found(captions)
+    assert list(spans) == [("boilerplate", f'"{PHRASE}"')]
+    # `as` stands elsewhere too, but the run is that of `previously`.
+    assert spans["boilerplate", f'"{PHRASE}"'] == {
+        f"{finding} {PHRASE}": ((len(finding) + 1, len(finding) + 1 + len(PHRASE)),) for finding in FINDINGS[:5]
+    }
+
+
+def test_boilerplate_is_found_behind_a_word_that_is_always_there():
+    males = [f"{view} view of a {sex} patient" for view in ("front", "side") for sex in ("male", "female")]
+    captions = [*males, *(f"{caption} {PHRASE}" for caption in males)]
+    assert list(found(captions)) == [("boilerplate", f'"{PHRASE}"')]
+
+
+def test_in_captions_that_never_repeat_what_stands_beside_it_decides():
+    openings = [f"{word} lungs" for word in ("clear", "dense", "small", "large")] * 2
+    captions = [f"{opening} and heart of size {size}" for opening, size in zip(openings, "abcdefgh", strict=True)]
+    with_it = [caption.replace("lungs and", f"lungs {PHRASE} and") for caption in captions[:4]]
+    assert list(found([*captions[4:], *with_it])) == [("boilerplate", f'"{PHRASE}"')]
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        # An addition whose words come in other wordings.
+        [f"a {a}{b}" for a in ("cube", "ball", "cone") for b in ("", " and a white ring")] * 2
+        + ["one white cone", "a ring", "a white ball beside a ring", "ring and cube"],
+        # An adjective: one word is no boilerplate.
+        [f"{size}{finding}" for size in ("", "small ") for finding in FINDINGS],
+        # A run without which the rest says nothing, and one without which a gap is left.
+        ["no acute disease"] * 9 + [f"a photo of a {kind}" for kind in ("dog", "cat", "stuffed animal")] * 5,
+        # What nearly all have.
+        [f"{finding} {PHRASE}" for finding in FINDINGS],
+        # What too few have.
+        [*FINDINGS, *(f"{finding} {PHRASE}" for finding in FINDINGS[:3])],
+    ],
+)
+def test_what_captions_are_about_is_no_boilerplate(captions):
+    assert found(captions) == {}
+
+
+def test_an_identifier_is_extended_to_its_fixed_run():
+    captions = [*FINDINGS, *(f"Unit 7 {finding}" for finding in FINDINGS[:5])]
+    assert list(found(captions)) == [("identifier", '"unit 7"')]
+
+
+def test_identifiers_that_differ_are_one_candidate_by_shape_even_if_all_have_one():
+    captions = [f"ACC-{number:05d}: {finding}" for number, finding in enumerate(FINDINGS)]
+    spans = found(captions)
+    assert ("identifier", '"acc-99999"') in spans
+    assert all(own == ((0, 9),) for own in spans["identifier", '"acc-99999"'].values())
+
+
+def test_marks_are_candidates_unless_nearly_all_have_them():
+    captions = [*(f"{finding}." for finding in FINDINGS), *(f"{finding} (!)." for finding in FINDINGS[:4])]
+    assert ("punctuation", '"(!)."') in found(captions)
+    assert ("punctuation", '"."') not in found([f"{finding}." for finding in FINDINGS])
+    assert found([f"x-ray {finding}" for finding in FINDINGS] + ["other"] * 8) == {}  # a hyphen holds a word together
+
+
+def test_listed_phrases_are_whole_words_in_any_case_and_need_no_number():
+    spans = found(["For  Comparison: nodule", "for comparisons", "Größe für GRÖSSE"], ["for comparison", "größe"])
+    assert spans == {
+        ("listed", '"for comparison"'): {"For  Comparison: nodule": ((0, 15),)},
+        ("listed", '"größe"'): {"Größe für GRÖSSE": ((0, 5),)},
+    }
+
+
+def test_listed_marks_are_found_where_they_stand():
+    captions = ["chest(prior)", "chest (prior) film.", "priority"]
+    assert found(captions, [".", "(prior)", "prior)", "hest"]) == {
+        ("listed", '"."'): {"chest (prior) film.": ((18, 19),)},
+        ("listed", '"(prior)"'): {"chest(prior)": ((5, 12),), "chest (prior) film.": ((6, 13),)},
+        ("listed", '"prior)"'): {"chest(prior)": ((6, 12),), "chest (prior) film.": ((7, 13),)},
+    }
+
+
+def test_a_number_that_varies_and_one_that_does_not_are_two_candidates():
+    varied, same = [f"size {number} mm" for number in range(1, 9)], ["size 9 mm"] * 30
+    others = [f"size {word} mm" for word in ("small", "large", "unknown")] * 2
+    spans = found([*varied, *same, *others])
+    assert set(spans["identifier", '"#"']) == set(varied)
+    assert set(spans["identifier", '"9"']) == {"size 9 mm"}
+
+
+def test_characters_that_nobody_sees_make_no_other_word():
+    hidden = PHRASE.replace("prev", "\ufeffpre\u00adv")
+    captions = [*FINDINGS, *(f"{finding} {words}" for finding in FINDINGS[:4] for words in (PHRASE, hidden))]
+    spans = found(captions)
+    assert list(spans) == [("boilerplate", f'"{PHRASE}"')]
+    for caption, own in spans["boilerplate", f'"{PHRASE}"'].items():
+        assert [caption[slice(*span)] for span in own] == [hidden if "\u00ad" in caption else PHRASE]
+    assert found([hidden], ["pre\u200bviously"])["listed", '"previously"'] == {hidden: ((4, 15),)}
+    assert found([hidden], ["pre"]) == {}
+
+
+@pytest.mark.parametrize("word", ["हिन्दी", "مُحَمَّد", "e\u0301te\u0301"])
+def test_marks_that_combine_belong_to_their_word(word):
+    assert phrase_words(f"{word}-7 {word}") == [f"{word}-7", word]
+    assert found([f"{word} {finding}" for finding in FINDINGS] + FINDINGS) == {}
+    assert found([f"{word}s"], [word[:-1], word]) == {}
+
+
+def test_the_order_of_the_corpus_changes_nothing():
+    captions = [*FINDINGS, *(f"{finding} {PHRASE}" for finding in FINDINGS[:5]), *(f"unit 7 {f}" for f in FINDINGS)]
+    assert found(captions) == found(captions[::-1])
+
+
+def test_no_captions_no_candidates():
+    assert found([]) == {}

@@ -1,0 +1,107 @@
+"""Two words that go together make a slice of their own in any language, unless a word's slice says the same."""
+
+import pytest
+
+import sql
+from tasks.phrases import find_phrases
+from tasks.records import PhraseRules
+from tasks.text.collocations import adjacent_words, find_collocations
+
+THINGS = ("mass", "nodule", "scar", "fracture", "tube")
+REST = [f"the {thing}" for thing in THINGS] * 6
+
+
+def found(captions, min_pairs=4):
+    counts = {caption: captions.count(caption) for caption in captions}
+    return {name for names in find_collocations(counts, min_pairs).values() for name in names}
+
+
+def test_words_are_adjacent_with_nothing_but_white_space_between():
+    assert adjacent_words("Left\tlung, upper  LOBE") == {"left lung", "upper lobe"}
+    assert adjacent_words("x-ray a_b c\N{COMBINING ACUTE ACCENT} д") == {
+        "ray a",
+        "b c\N{COMBINING ACUTE ACCENT}",
+        "c\N{COMBINING ACUTE ACCENT} д",
+    }
+    assert adjacent_words("lung") == frozenset()
+
+
+@pytest.mark.parametrize("words", [("left", "lung"), ("левое", "лёгкое"), ("बायाँ", "फेफड़ा")])
+def test_two_words_that_also_stand_elsewhere_are_a_collocation(words):
+    left, right = words
+    captions = [f"{left} {right}"] * 4 + [f"{left} rib"] * 3 + [f"right {right}"] * 3 + REST
+    assert found(captions) == {f"{left} {right}"}
+    assert found(captions, min_pairs=5) == set()
+
+
+@pytest.mark.parametrize(("elsewhere", "expected"), [(2, {"left lung"}), (1, set())])
+def test_more_than_four_fifths_of_a_words_pairs_are_the_words_slice(elsewhere, expected):
+    captions = ["left lung"] * 8 + ["left rib"] * 8 + ["a lung"] * elsewhere
+    assert found(captions + REST) == expected
+
+
+@pytest.mark.parametrize(("elsewhere", "expected"), [(36, {"left lung"}), (37, set())])
+def test_less_than_a_tenth_of_a_words_pairs_is_a_word_that_stands_beside_everything(elsewhere, expected):
+    captions = ["left lung"] * 4 + ["a lung"] * 2 + [f"left {number}" for number in range(elsewhere)]
+    assert found([*captions, *REST, *REST]) == expected
+
+
+@pytest.mark.parametrize(("others", "expected"), [(9, {"left lung"}), (8, set())])
+def test_a_word_of_more_than_half_of_the_pairs_says_nothing(others, expected):
+    assert found(["left lung"] * 6 + ["left rib"] * 3 + ["one lung"] * 3 + ["normal"] * (others - 3)) == expected
+
+
+def test_what_stands_together_is_not_cut_through():
+    """`in` belongs to `the`, whatever comes before it; of three words the closest two count."""
+    captions = ["nodule in the lung"] * 5 + ["mass in the rib"] * 5 + ["one nodule"] * 3 + ["a normal heart"] * 20
+    assert found(captions) == set()
+    captions = ["left upper lobe"] * 6 + ["upper lobe"] * 3 + ["left lung"] * 6 + ["upper rib"] * 3 + ["lobe"] * 3
+    assert found(captions + REST) == {"upper lobe"}
+
+
+def test_of_two_that_are_equally_close_one_counts():
+    captions = ["low lung volume"] * 4 + ["low"] * 2 + ["lung"] * 2 + ["volume"] * 2
+    assert found(captions + REST) == {"lung volume"}
+
+
+def test_neither_order_nor_number_of_copies_matters_but_the_pairs():
+    captions = ["left lung"] * 4 + ["left rib"] * 2 + ["a lung"] * 2 + REST
+    assert found(captions) == found(captions[::-1]) == {"left lung"}
+    assert found(["left lung left lung"] * 3 + ["left rib"] * 2 + ["a lung"] * 2 + REST) == set()
+    assert found([]) == set()
+
+
+def test_a_collocation_is_a_slice_of_the_attributed_pairs_that_have_it(hand_written):
+    captions = ["Left  lung", "left lung", "left lung scar", "left, lung", "left rib", "a lung", *REST]
+    hand_written.add_pairs(captions)
+    hand_written.add_attributions([[1.0]] * len(captions), (1, 1), special=[True], tokens=["<s>"], text_map=[1.0])
+    rows = [
+        {**row, "caption": caption}
+        for row, caption in zip(stored(hand_written, "FROM attributions ORDER BY pair_id"), captions, strict=True)
+    ]
+    hand_written.write_table("attributions", rows[1:])
+    query = "SELECT pair_id, slice FROM pair_slices WHERE slice_kind = 'phrase' ORDER BY pair_id"
+    find_phrases(hand_written, PhraseRules((), 2))
+    assert stored(hand_written, query) == [{"pair_id": f"pair-{number:04d}", "slice": "left lung"} for number in (1, 2)]
+    find_phrases(hand_written, PhraseRules((), 3))
+    assert stored(hand_written, query) == []
+
+
+def stored(run, query):
+    with run.connect() as connection:
+        return sql.read(connection, query)
+
+
+def test_the_two_words_of_a_phrase_weigh_no_slice_of_it(hand_written):
+    hand_written.add_pairs(["chest as before"] * 4)
+    ids = [f"pair-{number:04d}" for number in range(4)]
+    hand_written.write_table(
+        "collocations", [{"pair_id": one, "collocation": name} for one in ids for name in ("as before", "chest as")]
+    )
+    hand_written.write_table(
+        "region_shares",
+        [{"pair_id": one, "side": "text", "region": '"as before"', "share": 0.9, "area": 0.5} for one in ids],
+    )
+    with hand_written.connect() as connection:
+        found = sql.rows(connection, "rules/phrase_mass", run_id=hand_written.run_id, factor=2.0, min_pairs=2)
+    assert {row["slice"] for row in found} == {"all pairs", "chest", "chest as"}

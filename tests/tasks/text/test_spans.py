@@ -1,0 +1,59 @@
+"""Tokens are told from their strings alone; what does not fit is not guessed."""
+
+import pytest
+
+from tasks.text.spans import phrase_span, positions, token_spans
+
+CAPTION = "Nodule, as PREVIOUSLY described."
+
+
+def located(caption, tokens, phrase, special=None):
+    spans = token_spans(caption, tokens, special or [False] * len(tokens))
+    start = caption.index(phrase)
+    return positions((start, start + len(phrase)), spans, tokens)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "special", "expected"),
+    [
+        # Pieces between special tokens, a whole word each, marks dropped by the tokenizer, an empty piece.
+        (["<s>", "nod", "ule", ",", "as", "previous", "ly", "described", ".", "</s>"], {0, 9}, (5, 8)),
+        (["nodule", ",", "as", "previously", "described", "."], {}, (3, 5)),
+        (["nodule", "as", "previously", "described", "</s>"], {4}, (2, 4)),
+        (["Nodule", ",", "as", "", "PREVIOUSLY", "described", "."], {}, (3, 6)),
+        # Cut off by the context; a piece over the phrase's edge; a piece that does not fit.
+        (["<s>", "nodule", ",", "as", "previously", "</s>"], {0, 5}, None),
+        (["nodule, as", "previously", "described"], {}, None),
+        (["nodule", "mass", "as", "previously", "described"], {}, None),
+        (["<unk>"] * 6, {}, None),
+    ],
+)
+def test_a_phrase_has_the_tokens_that_begin_and_end_with_it(tokens, special, expected):
+    flags = [index in special for index in range(len(tokens))]
+    assert located(CAPTION, tokens, "as PREVIOUSLY described", flags) == expected
+
+
+def test_broken_characters_are_passed_over_and_what_follows_is_told():
+    tokens = ["\ufffd", "\ufffd", "as", "before"]
+    assert located("肺 as before", tokens, "as before") == (3, 4)
+    assert located("肺 as before", tokens, "肺") is None
+
+
+@pytest.mark.parametrize("tokens", [["co", "\u00ad", "operative"], ["co\u00ad", "operative"], ["cooperative"]])
+def test_characters_that_nobody_sees_are_passed_over_whether_or_not_they_are_tokens(tokens):
+    caption = "\ufeffA co\u00adoperative\u200b patient"
+    spans = token_spans(caption, ["a", *tokens, "patient"], [False] * (len(tokens) + 2))
+    assert positions((3, 15), spans, ["a", *tokens, "patient"]) == (2, 1 + len(tokens))
+    assert spans[-1] == (17, 24)
+
+
+def test_characters_that_grow_in_lower_case_keep_their_place():
+    assert located("İİ as before", ["İİ", "as", "before"], "as before") == (2, 3)
+
+
+def test_the_characters_of_tokens_are_those_that_they_were_found_by():
+    tokens = ["nodule", ",", "as", "previously", "described", "."]
+    spans = token_spans(CAPTION, tokens, [False] * 6)
+    assert CAPTION[slice(*phrase_span(3, 5, spans))] == "as PREVIOUSLY described"
+    with pytest.raises(ValueError, match="tokens: got 1 to 2"):
+        phrase_span(1, 2, [None, None])

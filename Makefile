@@ -1,9 +1,12 @@
-# The one door: every target sets up what it needs, in .venv of this folder. `make help` lists them.
+# Every target sets up what it needs, in .venv of this folder. `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+BASE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 BROWSER := $(VENV)/.browser
+# One process for each core, at most eight; the tests of a file stay together, since they share what is slow to make.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: help demo test test-all lint bench planted review wheel clean
 
@@ -12,49 +15,56 @@ help:
 	@echo "make test      set up, run the fast tests"
 	@echo "make test-all  run the slow tests too"
 	@echo "make lint      ruff, mypy, import contracts"
-	@echo "make bench     naive loop against the engine, and what a pair costs, as ratios"
-	@echo "make planted   does the audit find what was planted: trains models, audits them (hours, an hour from cache)"
-	@echo "make review    show lake/ as pages in the browser"
+	@echo "make bench     compare the engine with the naive loop; show the cost per pair, as ratios"
+	@echo "make planted   audit models with planted shortcuts and report what is found (hours; less from cache)"
+	@echo "make review    serve the review site for lake/"
 	@echo "make wheel     build the wheel into dist/"
 
-$(STAMP): pyproject.toml constraints.txt
+.PHONY: python
+python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "Python 3.11 to 3.13 is needed, got $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.11"; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
 
-# Some tests drive a real browser. Where none may be installed they say so and are skipped (with CI set, they fail).
-$(BROWSER): | $(STAMP)
-	@sh .ci/browser >/dev/null 2>&1 || true
+$(BASE): pyproject.toml constraints.txt | python
+	@PYTHON=$(PYTHON) sh .ci/install
 	@touch $@
 
-demo: $(STAMP)
+$(DEV): pyproject.toml constraints.txt | python
+	@PYTHON=$(PYTHON) sh .ci/install '[dev]'
+	@touch $@ $(BASE)
+
+# Some tests drive a real browser. Where none can be installed they are skipped with a reason (with CI set, they fail).
+$(BROWSER): | $(DEV)
+	@echo "looking for a browser for the tests of the site, installing Chromium if there is none"
+	@sh .ci/browser >/dev/null 2>&1 || echo "no browser could be installed: its tests are skipped"
+	@touch $@
+
+demo: $(BASE)
 	$(BIN)/m2ib-audit demo
 
-test: $(STAMP) $(BROWSER)
-	$(BIN)/python -m pytest
+test: $(DEV) $(BROWSER)
+	$(BIN)/python -m pytest $(PARALLEL) --durations=40
 
-test-all: $(STAMP) $(BROWSER)
-	$(BIN)/python -m pytest -m ''
+test-all: $(DEV) $(BROWSER)
+	$(BIN)/python -m pytest $(PARALLEL) --durations=40 -m ''
 
-lint: $(STAMP)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)
+bench: $(DEV)
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.cost
 
-planted: $(STAMP)
+planted: $(DEV)
 	$(BIN)/python -m benchmarks.planted
 
-review: $(STAMP)
+review: $(BASE)
 	$(BIN)/m2ib-audit review
 
-wheel: $(STAMP)
+wheel: $(BASE)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:

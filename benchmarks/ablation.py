@@ -34,12 +34,12 @@ from torch import Tensor
 
 from benchmarks.engine import ANTITHETIC, PAPER, difference, naive, pairs_for, random_encoder, timed
 from m2ib import Attribution, BottleneckConfig, DualEncoder, GateConfig, attribute
-from m2ib.bottleneck import GatedTokens, noisy_code
+from m2ib.bottleneck import GatedTokens, noisy_code, price_per_nat
+from m2ib.config import TowerName
 from m2ib.noise import KeyedNoise
 from m2ib.towers.attention import run_blocks
 from m2ib.towers.base import HiddenTokens, Tower
 from m2ib.towers.text import PaddedTextTower
-from m2ib.types import TowerName
 
 SHORTCUTS = ("draws packed", "pairs batched", "plain attention", "pooled token only", "text cut")
 TOLERANCE = 1e-4
@@ -106,7 +106,7 @@ def fit_by_autograd(
     gates = GatedTokens(x, torch.zeros_like(x), torch.ones_like(x), learned=valid, closed=torch.zeros_like(valid))
     alpha = torch.full_like(x, PAPER.initial_alpha).requires_grad_()
     optimizer = torch.optim.Adam([alpha], lr=PAPER.learning_rate)
-    price = gate.price(valid.sum(dim=1), x.shape[2])[:, None]
+    price = price_per_nat(gate, valid.sum(dim=1), x.shape[2])[:, None]
 
     def draw(step: int) -> tuple[Tensor, ...]:
         return noise.draw(step, PAPER.draws, PAPER.antithetic, x.shape[1], x.shape[2]).split(at_once)

@@ -39,8 +39,8 @@ import demo.models
 from benchmarks.naive import one_map
 from demo.corpus import generate
 from m2ib import Attribution, BottleneckConfig, DualEncoder, attribute, load_encoder, preset
+from m2ib.config import REFERENCE_TOKENS, TowerName
 from m2ib.noise import KeyedNoise
-from m2ib.types import REFERENCE_TOKENS, TowerName
 
 CAPTION = "a photograph of number {} beside the small red door"  # 12 tokens with SOS and EOS
 PAPER = preset("paper")

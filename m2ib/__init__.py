@@ -1,16 +1,25 @@
 """M2IB: multi-modal information bottleneck attribution for dual encoders, without labels.
 
 Source: Wang, Rudner, Wilson, "Visual Explanations of Image-Text Representations via Multi-Modal Information
-Bottleneck Attribution", NeurIPS 2023 (arXiv 2312.17174). A torch library: no files but weights and statistics, no
-environment, no framework.
+Bottleneck Attribution", NeurIPS 2023 (arXiv 2312.17174). A torch library: it reads no environment, and no files but
+weights and statistics.
+
+Importing the package loads only settings and errors. torch and open_clip are imported on first use of a name that
+needs them (PEP 562).
 """
 
-from m2ib.attribute import attribute, calibrate
-from m2ib.batching import fitting_batch_size, memory_held
-from m2ib.encoders import DualEncoder, devices, load_encoder
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from m2ib.config import BottleneckConfig, GateConfig, preset
 from m2ib.errors import CalibrationError, M2IBError, ModelLoadError, UnsupportedModelError
-from m2ib.statistics import FeatureStatistics
-from m2ib.types import Attribution, BottleneckConfig, GateConfig, preset
+
+if TYPE_CHECKING:
+    from m2ib.attribution import attribute, calibrate
+    from m2ib.batching import fitting_batch_size, memory_held
+    from m2ib.encoders import DualEncoder, devices, load_encoder
+    from m2ib.results import Attribution
+    from m2ib.statistics import FeatureStatistics
 
 __all__ = [
     "Attribution",
@@ -30,3 +39,27 @@ __all__ = [
     "memory_held",
     "preset",
 ]
+
+_LAZY = {
+    "Attribution": "m2ib.results",
+    "DualEncoder": "m2ib.encoders",
+    "FeatureStatistics": "m2ib.statistics",
+    "attribute": "m2ib.attribution",
+    "calibrate": "m2ib.attribution",
+    "devices": "m2ib.encoders",
+    "fitting_batch_size": "m2ib.batching",
+    "load_encoder": "m2ib.encoders",
+    "memory_held": "m2ib.batching",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

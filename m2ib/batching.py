@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from m2ib.config import BottleneckConfig, GateConfig
 from m2ib.encoders import DualEncoder
 from m2ib.towers.base import Tower
-from m2ib.types import BottleneckConfig, GateConfig
 
 # A CPU gains nothing from batches larger than these, a GPU little.
 MOST_ON_CPU, MOST_ON_GPU = 16, 512

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from m2ib.config import REFERENCE_TOKENS, BottleneckConfig, GateConfig
 from m2ib.noise import KeyedNoise
 from m2ib.towers.base import at_least_float32
-from m2ib.types import BottleneckConfig
 
 
 class Suffix(Protocol):
@@ -42,6 +42,21 @@ def kl_per_element(x: Float[Tensor, "*shape"], alpha: Float[Tensor, "*shape"]) -
     """
     gate, shut = torch.sigmoid(alpha), torch.sigmoid(-alpha)
     return 0.5 * ((gate * x).square() + shut.square() - 1.0 - 2.0 * F.logsigmoid(-alpha))
+
+
+def price_per_nat(gate: GateConfig, gated: Int[Tensor, " pairs"], width: int) -> Float[Tensor, " pairs"]:
+    """Price of one nat in one feature of one token, beta / (T D) (method, section 1.6).
+
+    Args:
+        gate: Settings of the tower's bottleneck.
+        gated: (pairs,) number of tokens T with a fitted gate. A portable gate uses `REFERENCE_TOKENS` instead.
+        width: Number of features D.
+
+    Returns:
+        (pairs,) float64, in units of cosine a nat.
+    """
+    tokens = torch.full_like(gated, REFERENCE_TOKENS) if gate.portable else gated.clamp_min(1)
+    return gate.beta / (tokens.double() * width)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CLIPTextCfg, CustomTextCLIP
 from torch import nn
 
+from m2ib.config import BottleneckConfig, GateConfig
 from m2ib.errors import UnsupportedModelError
 from m2ib.towers import image_tower, text_tower
 from m2ib.towers.huggingface import FAMILIES, POOLERS
-from m2ib.types import BottleneckConfig, GateConfig
 
 _Kind = Literal["CLIP", "CustomTextCLIP", "CoCa"]
 _CLASSES: dict[_Kind, type[nn.Module]] = {"CLIP": CLIP, "CustomTextCLIP": CustomTextCLIP, "CoCa": CoCa}

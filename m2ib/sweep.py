@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from m2ib.attribute import attribute, calibrate
+from m2ib.attribution import attribute, calibrate
+from m2ib.config import BottleneckConfig
 from m2ib.encoders import DualEncoder, Images
-from m2ib.types import BottleneckConfig
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,22 @@ def check_shapes(function):
 
 
 # The annotations of m2ib hold while it is tested. The hook takes the checker by name, and must come before the first
-# import of m2ib. m2ib.types is left out: its `Attribution.text_map` says that all texts are equally long.
+# import of m2ib.
 sys.modules["shape_checks"] = sys.modules[__name__]
 jaxtyping.install_import_hook(
     [
         f"m2ib.{name}"
-        for name in ("attribute", "bottleneck", "encoders", "noise", "occlusion", "recurrence", "statistics")
+        for name in (
+            "attribution",
+            "bottleneck",
+            "encoders",
+            "noise",
+            "results",
+            "statistics",
+            "analysis.occlusion",
+            "analysis.overlays",
+            "analysis.template_search",
+        )
     ],
     "shape_checks.check_shapes",
 )

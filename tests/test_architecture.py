@@ -33,7 +33,9 @@ def loaded_by():
 
 
 def test_the_engine_loads_no_framework(loaded_by):
-    loaded = loaded_by("import m2ib")
+    assert not loaded_by("import m2ib") & set(HEAVY)
+    assert not loaded_by("from m2ib import BottleneckConfig, GateConfig, M2IBError, preset") & set(HEAVY)
+    loaded = loaded_by("from m2ib import attribute")
     assert "torch" in loaded
     assert not loaded & {"prefect", "duckdb", "great_expectations", "pandas"}
 
@@ -46,7 +48,7 @@ import torch, open_clip
 before, read = set(sys.modules), []
 look_up = type(os.environ).__getitem__
 type(os.environ).__getitem__ = lambda self, key: (read.append(key), look_up(self, key))[1]
-import m2ib
+from m2ib import attribute, load_encoder
 new = sorted(set(sys.modules) - before)
 print(json.dumps({"new": new, "read": read, "device": torch.cuda.is_initialized()}))
 """
@@ -57,7 +59,7 @@ print(json.dumps({"new": new, "read": read, "device": torch.cuda.is_initialized(
     # jaxtyping: the shapes in annotations; milliseconds. numpy.typing: jaxtyping's, names only. All else, timm,
     # safetensors and (where it is installed) transformers among it, open_clip has loaded already.
     allowed = ("m2ib", "jaxtyping", "numpy.typing", "numpy._typing")
-    assert "m2ib.attribute" in found["new"]
+    assert "m2ib.attribution" in found["new"]
     assert [name for name in found["new"] if not name.startswith(allowed)] == []
     assert [name for name in found["read"] if not name.startswith("JAXTYPING_")] == []
     assert not found["device"]

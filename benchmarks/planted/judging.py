@@ -14,7 +14,7 @@ from benchmarks.planted.artefacts import KINDS, KindName, Mask
 from benchmarks.planted.corpus import file_name
 from benchmarks.planted.generators import Pair
 from benchmarks.planted.plan import Entry, Tie
-from m2ib.analysis.occlusion import box_mask
+from m2ib.analysis.masks import rasterize_boxes
 
 COVERED: Final = 0.5
 """An artefact is found in a pair where alerted regions cover at least half of its pixels, or of its words; it is found
@@ -93,7 +93,7 @@ class _Run:
             for row in sql.read(self._connection, text, {"region": region}):
                 boxes.setdefault(row["pair_id"], []).append((row["x0"], row["y0"], row["x1"], row["y1"]))
             size = self.pairs[0].image.shape[:2]
-            self._masks[region] = {pair: box_mask(found, *size) for pair, found in boxes.items()}
+            self._masks[region] = {pair: rasterize_boxes(found, *size) for pair, found in boxes.items()}
         found = self._masks[region]
         nothing = np.zeros(self.pairs[0].image.shape[:2], np.bool_)
         joint: Mask = found.get(None, nothing) | found.get(self.ids[index], nothing)

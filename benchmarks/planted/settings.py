@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Final
 
 from m2ib import BottleneckConfig, GateConfig, preset
-from m2ib.types import SpecialGate, Statistics
+from m2ib.config import SpecialGate, Statistics
 
 PAPER: Final = preset("paper")
 IDLE: Final = GateConfig(depth=1.0)

@@ -16,40 +16,16 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from m2ib.analysis.masks import Mask, count_touched_borders, extent_of, is_frame
 from m2ib.encoders import DualEncoder
 
 Fill = Literal["mean", "blur", "swap"]
-Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in shares of what the model sees."""
-Mask = NDArray[np.bool_]
 
 BATCH = 64
 _MET = 0.1
 """Share of its pixels that a control of a spread pattern may have in common with it: it is smaller by so much."""
 _ALIKE = 0.5
 """Two controls of a spread pattern that share more of their pixels than this are one, and not counted twice."""
-
-
-def box_mask(boxes: Sequence[Box], height: int, width: int) -> Mask:
-    """The union of boxes as pixels: those that a box covers at least to a half, and one at least for each box."""
-    mask = np.zeros((height, width), dtype=np.bool_)
-    for x0, y0, x1, y1 in boxes:
-        top, left = (min(round(start * size), size - 1) for start, size in ((y0, height), (x0, width)))
-        mask[top : max(top + 1, round(y1 * height)), left : max(left + 1, round(x1 * width))] = True
-    return mask
-
-
-def borders(mask: Mask) -> int:
-    """How many of the picture's four sides a mask touches: four for a frame, two for a corner, none for an island."""
-    return int(mask[0].any()) + int(mask[-1].any()) + int(mask[:, 0].any()) + int(mask[:, -1].any())
-
-
-def framed(mask: Mask) -> bool:
-    """Whether a mask touches all four sides and encloses what it leaves free, as a frame does."""
-    if borders(mask) < 4 or mask.all():
-        return False
-    first, last, near, far = _extent(~mask)
-    return not mask[first:last, near:far].any()
 
 
 def control_masks(mask: Mask, count: int, key: str) -> list[Mask]:
@@ -66,8 +42,8 @@ def control_masks(mask: Mask, count: int, key: str) -> list[Mask]:
     """
     if not mask.any() or mask.all() or count < 1:
         return []
-    touched = borders(mask)
-    if framed(mask):
+    touched = count_touched_borders(mask)
+    if is_frame(mask):
         return _rings(mask, count)
     if touched == 4:
         return _interleaved(mask, count, key)
@@ -95,14 +71,9 @@ def _mirrored(mask: Mask) -> list[Mask]:
     return [np.ascontiguousarray(flip) for one in turned for flip in (one, one[:, ::-1])]
 
 
-def _extent(mask: Mask) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-
-
 def _moved(mask: Mask, top: int, left: int) -> Mask:
     """The region with its extent's upper left pixel at another place."""
-    first, last, near, far = _extent(mask)
+    first, last, near, far = extent_of(mask)
     moved = np.zeros_like(mask)
     moved[top : top + last - first, left : left + far - near] = mask[first:last, near:far]
     return moved
@@ -110,7 +81,7 @@ def _moved(mask: Mask, top: int, left: int) -> Mask:
 
 def _slid(mask: Mask) -> list[Mask]:
     """Places along the one border that the region touches, a quarter of its length apart."""
-    first, last, near, far = _extent(mask)
+    first, last, near, far = extent_of(mask)
     if first == 0 or last == mask.shape[0]:
         return [_moved(mask, first, left) for left in _stops(mask.shape[1], far - near)]
     return [_moved(mask, top, near) for top in _stops(mask.shape[0], last - first)]
@@ -122,7 +93,7 @@ def _stops(size: int, length: int) -> range:
 
 def _shifted(mask: Mask, key: str, count: int) -> list[Mask]:
     """Copies at random places that leave the region untouched; few tries find them, or there is no room."""
-    first, last, near, far = _extent(mask)
+    first, last, near, far = extent_of(mask)
     generator, found = _generator(f"{key}\x1fshift"), []
     for _ in range(200):
         top = int(generator.integers(mask.shape[0] - (last - first) + 1))
@@ -246,8 +217,8 @@ def _thin(masks: Bool[Tensor, "images height width"]) -> list[int]:
     """Masks that hold less than half of their extent and are no frames."""
     found = []
     for index, mask in enumerate(masks.cpu().numpy()):
-        if mask.any() and not framed(mask):
-            first, last, near, far = _extent(mask)
+        if mask.any() and not is_frame(mask):
+            first, last, near, far = extent_of(mask)
             if mask[first:last, near:far].mean() < 0.5:
                 found.append(index)
     return found
@@ -349,7 +320,7 @@ def stamp(
     stamped = pixels.clone()
     rows, columns = torch.arange(pixels.shape[2])[:, None], torch.arange(pixels.shape[3])[None]
     for image, mask in zip(stamped, masks, strict=True):
-        top, bottom, left, right = _extent(mask)
+        top, bottom, left, right = extent_of(mask)
         squares = (rows - top) * 4 // (bottom - top) + (columns - left) * 4 // (right - left)
         plate = torch.where(squares % 2 == 0, image.amax(), image.amin())
         image[:] = torch.where(torch.from_numpy(mask), plate, image)

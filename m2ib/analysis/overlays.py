@@ -17,18 +17,16 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TypeAlias
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from m2ib.analysis.masks import Box, cover_with_rectangles
 from m2ib.analysis.template_search import FAINTEST, SCALES, Heard, best_places, hear, null_score, search, threshold
 
 Images: TypeAlias = Float[Tensor, "n c h w"]
 Maps: TypeAlias = Float[Tensor, "n gh gw"]
-Box: TypeAlias = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in shares of the image as the model sees it."""
 
 _PATCH = 16
 """Images are reduced by whole factors until a patch has about so many pixels: cost, not accuracy, asks for it."""
@@ -169,7 +167,7 @@ class Discovery:
         for occurrence in occurrences:
             view, part = _clipped(occurrence.y, occurrence.x, stamp.ink, inked)
             inked[view] |= part
-        return [(x0 / w, y0 / h, x1 / w, y1 / h) for x0, y0, x1, y1 in rectangles(inked.numpy())]
+        return [(x0 / w, y0 / h, x1 / w, y1 / h) for x0, y0, x1, y1 in cover_with_rectangles(inked.numpy())]
 
 
 def find_stamps(images: Images, maps: Maps, config: RecurrenceConfig | None = None) -> Discovery:
@@ -682,19 +680,6 @@ def _clipped(y: int, x: int, mask: Tensor, image: Tensor) -> tuple[tuple[slice, 
     top, left = max(y, 0), max(x, 0)
     bottom, right = min(y + mask.shape[0], image.shape[0]), min(x + mask.shape[1], image.shape[1])
     return (slice(top, bottom), slice(left, right)), mask[top - y : bottom - y, left - x : right - x]
-
-
-def rectangles(mask: Bool[np.ndarray, "h w"]) -> list[tuple[int, int, int, int]]:
-    """Disjoint boxes (x0, y0, x1, y1), in pixels, whose union is the mask: equal runs of adjacent rows are one box."""
-    open_runs: dict[tuple[int, int], int] = {}
-    found: list[tuple[int, int, int, int]] = []
-    for y, row in enumerate([*mask, np.zeros(mask.shape[1], np.bool_)]):
-        edges = np.flatnonzero(np.diff(np.concatenate(([False], row, [False])))).tolist()
-        runs = set(zip(edges[::2], edges[1::2], strict=True))
-        found.extend((x0, open_runs.pop((x0, x1)), x1, y) for x0, x1 in sorted(open_runs.keys() - runs))
-        for run in runs - open_runs.keys():
-            open_runs[run] = y
-    return found
 
 
 def _explained(crops: _Crops, places: list[list[Occurrence]], h: int, w: int) -> Tensor:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import sql
 from corpora import RowError
 from m2ib.analysis import occlusion
+from m2ib.analysis.masks import is_frame, rasterize_boxes
 from m2ib.analysis.occlusion import Fill
 from tasks.inputs import PICTURE_COLUMNS, device_lock, encoder, read_pixels
 from tasks.interventions.foils import Captions
@@ -72,7 +73,7 @@ class Trial:
     @property
     def framed(self) -> bool:
         """Whether a region is a frame: it has no place to which it could be transplanted."""
-        return any(occlusion.framed(mask) for mask in self.masks[:, 0])
+        return any(is_frame(mask) for mask in self.masks[:, 0])
 
 
 class Probe:
@@ -164,7 +165,7 @@ class Probe:
 
     def _region_mask(self, pair_id: str, boxes: Sequence[Box] | Boxes) -> NDArray[np.bool_]:
         of_pair = [*boxes.get(None, ()), *boxes.get(pair_id, ())] if isinstance(boxes, Mapping) else boxes
-        return occlusion.box_mask(of_pair, *self._network.image_size)
+        return rasterize_boxes(of_pair, *self._network.image_size)
 
     def _masks(self, pair_id: str, boxes: Sequence[Box] | Boxes) -> NDArray[np.bool_]:
         region = self._region_mask(pair_id, boxes)

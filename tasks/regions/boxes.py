@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from m2ib.analysis import overlays as recurrence
+from m2ib.analysis.masks import cover_with_rectangles
 from tasks.records import Box
 
 
@@ -27,7 +27,7 @@ def rectangles(
     height, width = inside.shape
     xs = [column / width for column in range(width + 1)] if xs is None else xs
     ys = [row / height for row in range(height + 1)] if ys is None else ys
-    return [(xs[x0], ys[y0], xs[x1], ys[y1]) for x0, y0, x1, y1 in recurrence.rectangles(inside)]
+    return [(xs[x0], ys[y0], xs[x1], ys[y1]) for x0, y0, x1, y1 in cover_with_rectangles(inside)]
 
 
 def union(boxes: Sequence[Box]) -> list[Box]:

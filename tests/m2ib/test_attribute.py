@@ -20,6 +20,7 @@ from m2ib import (
     fitting_batch_size,
     preset,
 )
+from m2ib.bottleneck import price_per_nat
 from m2ib.noise import KeyedNoise
 
 AUDIT = BottleneckConfig()
@@ -245,8 +246,10 @@ def test_a_converged_pair_stops_early_and_others_go_on(encoder, pairs):
 
 def test_portable_beta_prices_a_nat_alike_in_short_and_long_captions():
     gate = GateConfig(beta=0.5, portable=True)
-    assert gate.price(torch.tensor([5, 60]), 8).tolist() == pytest.approx([0.5 / 400, 0.5 / 400])
-    assert GateConfig(beta=0.5).price(torch.tensor([5, 60]), 8).tolist() == pytest.approx([0.5 / 40, 0.5 / 480])
+    assert price_per_nat(gate, torch.tensor([5, 60]), 8).tolist() == pytest.approx([0.5 / 400, 0.5 / 400])
+    assert price_per_nat(GateConfig(beta=0.5), torch.tensor([5, 60]), 8).tolist() == pytest.approx(
+        [0.5 / 40, 0.5 / 480]
+    )
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(encoder, pairs, monkeypatch):

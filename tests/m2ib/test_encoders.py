@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from m2ib import ModelLoadError, UnsupportedModelError, attribute, calibrate, load_encoder, preset
+from m2ib.config import BottleneckConfig
 from m2ib.towers.text import Vocabulary
-from m2ib.types import BottleneckConfig
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "no", "large", "nodule", "effusion", "left", "right",
               "pleural", "##s", "##ed", "in", "chest", "port", "##able"]  # fmt: skip

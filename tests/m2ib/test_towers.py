@@ -13,7 +13,7 @@ from open_clip.model import CustomTextCLIP
 from oracle import map_of_one_pair
 
 from m2ib import DualEncoder, GateConfig, UnsupportedModelError, attribute, preset
-from m2ib.attribute import gates
+from m2ib.attribution import gates
 from m2ib.noise import KeyedNoise
 from m2ib.towers import image_tower, text_tower
 from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, PADDING

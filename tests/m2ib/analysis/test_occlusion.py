@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from m2ib.analysis import occlusion
+from m2ib.analysis.masks import count_touched_borders, is_frame, rasterize_boxes
 from m2ib.analysis.occlusion import control_masks, embed, embed_captions, fill, foil_margin, occlude, stamp, transplant
 
 
 def box_mask(boxes, height, width):
-    return occlusion.box_mask([tuple(map(float, box)) for box in boxes], height, width)
+    return rasterize_boxes([tuple(map(float, box)) for box in boxes], height, width)
 
 
 CORNER = [(0, 0, 0.25, 0.25)]
@@ -109,9 +109,9 @@ def test_controls_of_a_corner_are_the_other_corners():
 
 def test_controls_keep_their_distance_from_the_border():
     for control in control_masks(box_mask(SHAPES["at the border"], 40, 40), 8, "pair"):
-        assert occlusion.borders(control) >= 1
+        assert count_touched_borders(control) >= 1
     rings = control_masks(box_mask(FRAME, 40, 40), 3, "pair")
-    assert [occlusion.borders(ring) for ring in rings] == [0, 0, 0]
+    assert [count_touched_borders(ring) for ring in rings] == [0, 0, 0]
     assert rings[0][2, 2:38].all()  # the first lies just inside the frame
 
 
@@ -188,9 +188,9 @@ def lattice(side=40, pitch=8):
 
 
 def test_a_frame_encloses_what_it_leaves_free():
-    assert occlusion.framed(box_mask(FRAME, 40, 40))
-    assert not occlusion.framed(lattice())
-    assert not occlusion.framed(np.ones((40, 40), dtype=bool))
+    assert is_frame(box_mask(FRAME, 40, 40))
+    assert not is_frame(lattice())
+    assert not is_frame(np.ones((40, 40), dtype=bool))
 
 
 def test_controls_of_a_pattern_over_the_picture_lie_between_its_strokes():
@@ -207,7 +207,7 @@ def test_controls_of_a_pattern_over_the_picture_lie_between_its_strokes():
 def test_controls_of_a_pattern_over_the_picture_differ_from_one_another(seed):
     # Strokes so broad that where one copy fits, those a pixel beside it fit too.
     mask = np.kron(np.random.default_rng(seed).random((8, 8)) < 0.2, np.ones((5, 5), dtype=bool))
-    assert occlusion.borders(mask) == 4
+    assert count_touched_borders(mask) == 4
     controls = control_masks(mask, 4, "a")
     assert len(controls) == 4
     for number, one in enumerate(controls):

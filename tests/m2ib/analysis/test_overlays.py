@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from m2ib.analysis.overlays import RecurrenceConfig, find_stamps, hot_cells, rectangles
+from m2ib.analysis.masks import cover_with_rectangles
+from m2ib.analysis.overlays import RecurrenceConfig, find_stamps, hot_cells
 
 SIDE, CELLS, N = 64, 8, 48
 PATTERN = torch.tensor(
@@ -148,11 +149,11 @@ def test_a_tag_over_a_watermark_is_a_stamp_of_its_own():
 def test_rectangles_are_disjoint_and_cover_the_mask():
     mask = torch.rand(9, 13, generator=torch.Generator().manual_seed(4)) > 0.4
     counts = torch.zeros(9, 13)
-    for x0, y0, x1, y1 in rectangles(mask.numpy()):
+    for x0, y0, x1, y1 in cover_with_rectangles(mask.numpy()):
         counts[y0:y1, x0:x1] += 1
     assert torch.equal(counts, mask.float())
-    assert rectangles(np.ones((3, 4), np.bool_)) == [(0, 0, 4, 3)]
-    assert rectangles(np.zeros((3, 4), np.bool_)) == []
+    assert cover_with_rectangles(np.ones((3, 4), np.bool_)) == [(0, 0, 4, 3)]
+    assert cover_with_rectangles(np.zeros((3, 4), np.bool_)) == []
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from corpora import Limits
-from m2ib.analysis.occlusion import box_mask
+from m2ib.analysis.masks import rasterize_boxes
 from tasks.errors import BadInputError
 from tasks.records import SuspectRegions
 from tasks.regions.boxes import rectangles
@@ -31,7 +31,7 @@ def drawn(tmp_path):
 def test_rectangles_cover_the_cells_and_each_once(shape, seed):
     inside = np.random.default_rng(seed).random(shape) < 0.6
     boxes = rectangles(inside)
-    assert (box_mask(boxes, *shape) == inside).all() or not inside.any()
+    assert (rasterize_boxes(boxes, *shape) == inside).all() or not inside.any()
     assert sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes) == pytest.approx(inside.mean())
 
 

@@ -11,14 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from m2ib.batching import fitting_batch_size, float32_products
-from m2ib.bottleneck import Fit, GatedTokens, fit
+from m2ib.bottleneck import Fit, GatedTokens, fit, price_per_nat
+from m2ib.config import BottleneckConfig, GateConfig, TowerName
 from m2ib.encoders import DualEncoder, Images
 from m2ib.errors import CalibrationError
 from m2ib.noise import KeyedNoise
 from m2ib.programs import Programs
+from m2ib.results import Attribution
 from m2ib.statistics import FeatureStatistics, RunningMoments, TowerStatistics
 from m2ib.towers.base import CONTENT, KINDS, PADDING, HiddenTokens, Tower, at_least_float32
-from m2ib.types import Attribution, BottleneckConfig, GateConfig, TowerName
 
 
 def _cells(tokens: HiddenTokens, gate: GateConfig) -> Int[Tensor, "inputs tokens"]:
@@ -284,7 +285,8 @@ def _fit_tower(
         mean, std = (moment.to(hidden.dtype) for moment in statistics.at(_cells(tokens, gate)))
     learned, closed = gates(tokens, gate)
     gated = GatedTokens(hidden=hidden, mean=mean, std=std, learned=learned, closed=closed)
-    price = gate.price((tokens.valid & (tokens.kinds != PADDING) & learned).sum(dim=1), hidden.shape[2])
+    gated_tokens = (tokens.valid & (tokens.kinds != PADDING) & learned).sum(dim=1)
+    price = price_per_nat(gate, gated_tokens, hidden.shape[2])
 
     def suffix(codes: Tensor, rows: Tensor | None) -> Tensor:
         some = tokens if rows is None or len(rows) == len(tokens.hidden) else tokens.rows(rows)

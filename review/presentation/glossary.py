@@ -1,0 +1,63 @@
+"""The glossary: terms, units and stored names, read from glossary.toml, for the site, the report and docs/glossary.md.
+
+`python -m review.presentation.glossary` prints docs/glossary.md.
+"""
+
+import textwrap
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_HEADER = """# Glossary
+
+Every term of the audit, once. Code, command line, site, report and documentation use these words.
+This page is made by `python -m review.presentation.glossary` from
+`review/presentation/glossary.toml`, as are the site's help and a chapter of the report.
+"""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term and its definition. `reader`: whether the site's help and the report show it."""
+
+    name: str
+    text: str
+    unit: str | None = None
+    stored: str | None = None
+    reader: bool = False
+
+    @property
+    def title(self) -> str:
+        """The name with a capital letter, unless it is a symbol such as `p and q`."""
+        return self.name if self.name.startswith("p and") else self.name[0].upper() + self.name[1:]
+
+
+@cache
+def load_glossary() -> dict[str, tuple[Term, ...]]:
+    """Return the terms by group, in the order of glossary.toml."""
+    data = tomllib.loads(Path(__file__).with_name("glossary.toml").read_text(encoding="utf-8"))
+    return {group["name"]: tuple(Term(**term) for term in group["term"]) for group in data["group"]}
+
+
+def reader_terms() -> list[Term]:
+    """Return the terms that readers of the site and the report need."""
+    return [term for terms in load_glossary().values() for term in terms if term.reader]
+
+
+def to_markdown() -> str:
+    """Return docs/glossary.md, wrapped at 100 characters."""
+    lines = [_HEADER]
+    for group, terms in load_glossary().items():
+        lines.append(f"## {group}\n")
+        for term in terms:
+            facts = [f"Unit: {term.unit}."] if term.unit else []
+            facts += [f"Stored in: `{term.stored}`."] if term.stored else []
+            text = " ".join([f"**{term.title}**: {term.text}", *facts])
+            lines.append(textwrap.fill(text, 98, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False))
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(to_markdown(), end="")  # noqa: T201

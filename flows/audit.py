@@ -38,7 +38,7 @@ from tasks.inputs import encoder, opened
 from tasks.lake.incremental import NO_BASE, find_base
 from tasks.lake.journal import chain_end, chain_report
 from tasks.lake.lock import held, sweep
-from tasks.lake.run import COMPLETE, PRUNED, REPORT, Run
+from tasks.lake.run import REPORT, Run
 from tasks.messages.artifacts import Progress as ProgressArtifact
 from tasks.messages.artifacts import show_outcome
 from tasks.notify import tell, tell_end, tell_not_begun
@@ -137,9 +137,9 @@ def _check_unfinished(record: Mapping[str, Any]) -> None:
     run_id = record["run_id"]
     if record["status"] == "completed":
         raise ResumeError(f"resume: run {run_id} is complete; start a new one by leaving --resume out")
-    if record["status"] == PRUNED:
+    if record["status"] == sql.PRUNED:
         raise ResumeError(f"resume: run {run_id} was pruned ({record['reason']}); start a new one")
-    if record["status"] in COMPLETE:
+    if sql.is_complete(record):
         raise ResumeError(
             f"resume: run {run_id} is complete but for shards that were set aside ({record['reason']}), and is not "
             "changed any more; start a new run with --incremental: only pairs without a map go to the model"
@@ -287,7 +287,7 @@ def begun_by(lake: Root, flow_run: str | None) -> str | None:
     if flow_run is None:
         return None
     begun = [record for record in sql.manifests(lake) if record.get("flow_run") == flow_run]
-    return begun[-1]["run_id"] if begun and begun[-1]["status"] not in (*COMPLETE, PRUNED) else None
+    return begun[-1]["run_id"] if begun and begun[-1]["status"] not in (*sql.COMPLETE, sql.PRUNED) else None
 
 
 def give_up(run: Run, error: BaseException, signer: Signer | None = None) -> None:

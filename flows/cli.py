@@ -812,14 +812,14 @@ def compact(
         _stop(Exit.BAD_INPUT, "compact: expected a run's id, `latest`, or --all, and only one of them")
     from tasks.errors import AuditError
     from tasks.lake.compact import compact_run
-    from tasks.lake.run import COMPLETE, Run
+    from tasks.lake.run import Run
 
     root, signer = _root(lake), _signer(key)
     rows: list[dict[str, Any]] = []
     refused: list[str] = []
     try:
         known = {record["run_id"]: record["status"] for record in sql.manifests(root)}
-        complete = [name for name, status in known.items() if status in COMPLETE]
+        complete = [name for name, status in known.items() if status in sql.COMPLETE]
         wanted = complete if everything else complete[-1:] if run_id == "latest" else [run_id or ""]
         if not everything and (not wanted or wanted[0] not in known):
             newest = ", ".join(complete[:-6:-1]) or "none"

@@ -1,7 +1,6 @@
 """Stored attributions by other rules, no model: take over, validate, cluster, phrases, flag, carry over, alert."""
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 from prefect import flow
 
 import sql
-import stores
 from flows.audit import AuditResult, concluded, new_run_id, working_on
 from flows.config import (
     AlertsConfig,
@@ -29,7 +27,7 @@ from tasks.cluster import cluster
 from tasks.errors import BadInputError
 from tasks.flag import flag
 from tasks.lake.incremental import NO_BASE
-from tasks.lake.run import COMPLETE, Run
+from tasks.lake.run import Run
 from tasks.notify import tell, tell_not_begun
 from tasks.own_rules import check_rules, read_rules
 from tasks.phrases import phrases
@@ -43,7 +41,7 @@ OTHERS = ("corpus", "bottleneck", "regions", "discover", "clusters", "confirm")
 
 def complete_run(lake: Root, run_id: str) -> dict[str, Any]:
     """Manifest of a complete run; `latest` is the latest that has attributions of its own. Raises BadInputError."""
-    complete = {record["run_id"]: record for record in sql.manifests(lake) if record["status"] in COMPLETE}
+    complete = {record["run_id"]: record for record in sql.manifests(lake) if sql.is_complete(record)}
     if run_id == "latest":
         run_id = next((key for key in reversed(complete) if not complete[key].get("reflags")), run_id)
     if run_id not in complete:
@@ -80,7 +78,7 @@ def begin_reflag(lake: Root, run_id: str, alerts: AlertsConfig, phrases: Phrases
         | NO_BASE
         | {
             "reflags": earlier.run_id,
-            "reflags_manifest_sha256": hashlib.sha256(stores.contents(earlier.folder / "manifest.json")).hexdigest(),
+            "reflags_manifest_sha256": sql.manifest_sha256(lake, earlier.run_id),
             "reflags_code_version": record["code_version"],
             "config": config,
             "config_digest": config_digest(config),

@@ -106,9 +106,7 @@ def _answered(asked: bytes, limits: Limits) -> pa.Table:
 
 
 def _too_long(limits: Limits) -> str:
-    return (
-        f"query: broken off after {limits.seconds:g} seconds; ask for less, or use m2ib-audit sql, which has no limit"
-    )
+    return f"query: timed out after {limits.seconds:g} seconds; ask for less, or use m2ib-audit sql, which has no limit"
 
 
 def _table(asked: dict[str, Any], limits: Limits) -> pa.Table:

@@ -36,7 +36,7 @@ def _series(run: Run) -> tuple[str | None, bool]:
     series = [
         name
         for name, record in records.items()
-        if record["status"].startswith("completed")
+        if sql.is_complete(record)
         and not record.get("reflags")
         and (record.get("corpus"), record.get("model")) == audit
     ]

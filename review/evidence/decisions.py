@@ -4,7 +4,6 @@ Nothing is overwritten: whoever decides again adds a record, and the view `triag
 """
 
 import contextlib
-import hashlib
 import itertools
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -222,7 +221,7 @@ def earlier_runs(lake: Root, manifest: Mapping[str, Any]) -> tuple[list[str], st
     except sql.LakeError as error:
         gap, records = str(error), list(_readable(lake, names))
     same = [record for record in records if all(record.get(key) == manifest.get(key) for key in ("corpus", "model"))]
-    return [record["run_id"] for record in same if record["status"] in sql.COMPLETE], gap
+    return [record["run_id"] for record in same if sql.is_complete(record)], gap
 
 
 def _readable(lake: Root, names: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -291,12 +290,12 @@ def _manifest(lake: Root, run_id: str) -> tuple[dict[str, Any], str]:
     """The manifest of a complete run, and its sha256. Raises TriageError."""
     names = stores.folders(lake / "runs")
     found = next(iter(sql.manifests(lake, run_id) if run_id in names else ()), None)  # whatever befell other runs
-    if found is None or found["status"] not in sql.COMPLETE:
+    if found is None or not sql.is_complete(found):
         got = repr(run_id) if found is None else f"{run_id!r}, which is {found['status']}"
-        complete = (one["run_id"] for one in _readable(lake, names[::-1]) if one["status"] in sql.COMPLETE)
+        complete = (one["run_id"] for one in _readable(lake, names[::-1]) if sql.is_complete(one))
         newest = ", ".join(itertools.islice(complete, 5)) or "none"
         raise TriageError(f"run: got {got}, expected a complete run of {lake}: {newest}; name one of these")
-    return found, hashlib.sha256(stores.contents(lake / "runs" / run_id / "manifest.json")).hexdigest()
+    return found, sql.manifest_sha256(lake, run_id)
 
 
 def _life(lake: Root, run_id: str, alert_id: str) -> dict[str, Any]:

@@ -493,7 +493,7 @@ def _reports(
         else:
             verdict.notes.append(f"{prefix}{name}: not chained: it was written before the lake had a ledger")
     for path in {body["path"] for body in known if isinstance(body.get("path"), str)}:
-        if path.startswith(prefix) and path.removeprefix(prefix) not in names and record["status"] != "pruned":
+        if path.startswith(prefix) and path.removeprefix(prefix) not in names and record["status"] != sql.PRUNED:
             verdict.faults.append(Fault(path, "is gone; m2ib-audit report writes it anew"))
 
 

@@ -344,7 +344,7 @@ def _decisions(told: Gathered) -> Iterator[Part]:
         )
     elif told.alerts:
         yield Say("Nothing: every alert that stands on its own is decided.")
-    elif told.manifest["status"] in sql.COMPLETE:
+    elif sql.is_complete(told.manifest):
         yield Say("Nothing: the run raised no alert.")
     else:
         yield Say("The run raised no alert that could be decided, as it did not come to its end.")

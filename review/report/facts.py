@@ -1,6 +1,5 @@
 """The facts of a run that its report is made of, read once, for page and PDF alike."""
 
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 
 import sql
-import stores
 from review.evidence.decisions import earlier_runs
 from review.presentation import formatting as wording
 from review.presentation import overlays
@@ -162,7 +160,7 @@ def _doubt(lake: Root, manifest: Mapping[str, Any], digest: str) -> str | None:
 
 def _gathered(connection: sql.Connection, lake: Root, manifest: dict[str, Any], remote: bool) -> Facts:
     run_id, config = manifest["run_id"], manifest["config"]
-    digest = hashlib.sha256(stores.contents(lake / "runs" / run_id / "manifest.json")).hexdigest()
+    digest = sql.manifest_sha256(lake, run_id)
     alerts = sql.rows(connection, "review/alerts_of_run", run_id=run_id)
     alone = [alert for alert in alerts if alert["explained_by"] is None]
     followers = _followers(alerts)

@@ -134,12 +134,12 @@ def write_page(page: str | bytes, path: Path, command: str) -> Path:
 
 def _manifest(lake: Root, run_id: str) -> dict[str, Any]:
     known = {record["run_id"]: record for record in sql.manifests(lake)}
-    if run_id in known and known[run_id]["status"] == "pruned":
+    if run_id in known and known[run_id]["status"] == sql.PRUNED:
         raise ReportError(
             f"report: run {run_id} was pruned: its rows are gone ({known[run_id]['reason']}); restore it from a "
             "backup, or name another run"
         )
-    known = {name: record for name, record in known.items() if record["status"] != "pruned"}
+    known = {name: record for name, record in known.items() if record["status"] != sql.PRUNED}
     if not known:
         raise ReportError(f"report: the lake {lake} has no run, expected one at least; run an audit first")
     if run_id == "latest":

@@ -17,7 +17,7 @@ import sql
 import stores
 from stores.ledger import Signer
 from tasks.errors import StoreError
-from tasks.lake.run import COMPLETE, Run
+from tasks.lake.run import Run
 from tasks.lake.lock import held
 
 TABLES = ("attributions", "ingest_errors")
@@ -70,7 +70,7 @@ def compact_run(run: Run, signer: Signer | None = None) -> list[Merged]:
     """
     with held(run):
         record = run.manifest()
-        if record["status"] not in COMPLETE:
+        if not sql.is_complete(record):
             raise StoreError(
                 f"compact: run {run.run_id} is {record['status']}, expected a complete one; resume it first"
             )

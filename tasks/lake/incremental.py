@@ -18,7 +18,7 @@ import sql
 import stores
 from stores import Root
 from tasks.errors import StoreError
-from tasks.lake.run import CALIBRATION, COMPLETE, Run
+from tasks.lake.run import CALIBRATION, Run
 
 _DECISIVE = ("corpus", "model_digest", "code_version", "environment")
 NO_BASE = {"base_run": None, "calibration_run": None, "calibration_sha256": None, "incremental": None}
@@ -33,7 +33,7 @@ def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
     """
     # A re-flagged run has another's maps, made by the code of then: that one is the base.
     known = [record for record in sql.manifests(lake) if not record.get("reflags")]
-    complete = [record for record in known if record["status"] in COMPLETE]
+    complete = [record for record in known if sql.is_complete(record)]
     if not complete:
         return NO_BASE | {"incremental": f"a full run: the lake {lake} has no complete one to build upon"}
     for record in reversed(complete):

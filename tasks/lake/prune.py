@@ -15,7 +15,7 @@ import stores
 from stores import Root
 from stores.ledger import Signer
 from tasks.errors import ResumeError
-from tasks.lake.run import COMPLETE, PRUNED, Run
+from tasks.lake.run import Run
 from tasks.lake.lock import NAME as LOCK
 from tasks.lake.lock import held
 
@@ -68,7 +68,7 @@ def _newest(records: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, Any], list[
     """The complete runs of each audit, newest first."""
     found: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
     for record in reversed(records):
-        if record["status"] in COMPLETE:
+        if sql.is_complete(record):
             found.setdefault(_audit(record), []).append(record)
     return found
 
@@ -87,7 +87,7 @@ def _young(record: Mapping[str, Any], complete: Sequence[str], policy: Policy, n
     if policy.keep is not None:
         if record["run_id"] in complete[: policy.keep]:
             return f"one of the {policy.keep} newest complete runs of its audit"
-        if record["status"] not in COMPLETE and not (complete and complete[0] > record["run_id"]):
+        if not sql.is_complete(record) and not (complete and complete[0] > record["run_id"]):
             return "no later run of its audit is complete"
     return None
 
@@ -118,7 +118,7 @@ def plan(lake: Root, policy: Policy, now: datetime | None = None) -> list[Fate]:
     """
     now = now or datetime.now(UTC)
     everything = sql.manifests(lake)
-    records = [record for record in everything if record["status"] != PRUNED]
+    records = [record for record in everything if record["status"] != sql.PRUNED]
     complete = {audit: [run["run_id"] for run in runs] for audit, runs in _newest(records).items()}
     referred = references(lake, records)
     kept = {}
@@ -150,8 +150,8 @@ def _fate(lake: Root, record: Mapping[str, Any], kept: Mapping[str, str], policy
 def _left_over(lake: Root, records: Sequence[Mapping[str, Any]]) -> Iterator[Fate]:
     """Pruned runs of which files are left, as the process was killed that pruned them."""
     for record in records:
-        if record["status"] == PRUNED and (found := _files(Run(lake, record["run_id"]))):
-            facts = (record["run_id"], f"{record.get('corpus')} with {record.get('model')}", PRUNED, _ended(record))
+        if record["status"] == sql.PRUNED and (found := _files(Run(lake, record["run_id"]))):
+            facts = (record["run_id"], f"{record.get('corpus')} with {record.get('model')}", sql.PRUNED, _ended(record))
             yield Fate(*facts, pruned=True, why="left over", files=len(found), bytes=sum(found.values()))
 
 
@@ -174,14 +174,14 @@ def prune_run(lake: Root, fate: Fate, signer: Signer | None = None) -> str | Non
         with held(run):
             if (status := run.manifest()["status"]) != fate.status:
                 return f"its status is {status} by now"
-            if status != PRUNED:
+            if status != sql.PRUNED:
                 found = _files(run)
                 why = f"pruned by {fate.why}; was {status}"
                 run.rewrite(
-                    PRUNED,
+                    sql.PRUNED,
                     fate.why,
                     signer,
-                    status=PRUNED,
+                    status=sql.PRUNED,
                     reason=why,
                     files=[],
                     pruned={"status": status, "files": len(found), "bytes": sum(found.values())},

@@ -29,8 +29,6 @@ from stores.ledger import Signer
 
 SCHEMA_VERSION = 1
 _COUNTS = ("corpus_rows", "not_sampled", "pairs", "attributions", "reused", "errors", "alerts", "confirmed")
-COMPLETE = sql.COMPLETE
-PRUNED = "pruned"
 """Status of a run of which the manifests alone are left: readers find it without files."""
 CALIBRATION = "calibration.safetensors"
 """The feature statistics, in a run's folder."""

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import sql
+
 LIVES = ("new", "worse", "still_firing", "not_seen", "resolved")
 """Most urgent first."""
 
@@ -63,8 +65,7 @@ def plain(text: str, limit: int = 160) -> str:
 
 def audit_of(record: Mapping[str, Any]) -> tuple[str, str]:
     """Identity and name of the audit that a run is one of: same corpus, same model."""
-    identity = hashlib.sha256(f"{record['corpus']}\x1f{record['model']}".encode()).hexdigest()[:12]
-    return identity, plain(f"{record['corpus'].rstrip('/').rsplit('/', 1)[-1]} with {record['model']}")
+    return sql.audit_id(record), plain(f"{record['corpus'].rstrip('/').rsplit('/', 1)[-1]} with {record['model']}")
 
 
 def sentence(row: Mapping[str, Any]) -> str:

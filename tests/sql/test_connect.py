@@ -104,7 +104,7 @@ def test_a_run_alone_does_not_care_what_befell_another(filled):
     filled.path("pairs").unlink()
     with second.connect() as connection:
         assert sql.read(connection, "SELECT caption FROM pairs") == [{"caption": "a third"}]
-    with pytest.raises(sql.LakeError, match="are gone"):
+    with pytest.raises(sql.LakeError, match="are missing"):
         sql.connect(filled.lake)
 
 

@@ -70,7 +70,7 @@ def sign_off_panel(request: Request, run_id: str) -> dict[str, Any]:
     return {
         **_form_facts(request, connection),
         "run_id": run_id,
-        "complete": lens_of(request).manifest(run_id)["status"] in sql.COMPLETE,
+        "complete": sql.is_complete(lens_of(request).manifest(run_id)),
         "undecided": undecided,
         "signed": [row | {"by_other": _by_other(request, row["reviewer"])} for row in signed],
         "state": _state(undecided, signed),

@@ -5,6 +5,7 @@ from typing import Final
 
 from fastapi import APIRouter, HTTPException, Request, Response
 
+import sql
 from review.report.html import FORMATS, note_report, rendered, report_document
 from review.site.access import Visitor
 from review.site.lake_cache import Lens
@@ -42,7 +43,7 @@ def report(request: Request, run_id: str, kind: str) -> Response:
     lens = lens_of(request)
     if kind not in FORMATS:
         raise HTTPException(404)
-    if lens.manifest(run_id)["status"] == "pruned":
+    if lens.manifest(run_id)["status"] == sql.PRUNED:
         raise HTTPException(404, f"Run {run_id} was pruned: its rows are gone, and no report can be made of it.")
     data = made(lens, run_id, kind, request.app.state.settings.remote_corpora)
     visitor: Visitor | None = getattr(request.state, "visitor", None)

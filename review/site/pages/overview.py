@@ -52,7 +52,7 @@ def audits_of(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "model": own[0]["model"],
             "corpus": own[0]["corpus"],
             "runs": own,
-            "newest": next((run for run in own if run["status"] in sql.COMPLETE), None),
+            "newest": next((run for run in own if sql.is_complete(run)), None),
         }
         for audit_id, own in by_audit.items()
     ]

@@ -24,10 +24,7 @@ from review.site.pages.rendering import (
 )
 
 router = APIRouter()
-STATUSES: Final = (
-    *("running", "completed", "completed_with_errors", "stopped", "failed", "interrupted"),
-    "pruned",
-)
+STATUSES: Final = (*("running", *sql.COMPLETE, "stopped", "failed", "interrupted", sql.PRUNED),)
 
 
 @router.get("/runs")
@@ -88,7 +85,7 @@ def run(request: Request, run_id: str) -> Response:
         settings_text=json.dumps(manifest["config"], indent=2, sort_keys=True, ensure_ascii=False, default=str),
         settings_rows=list(_flat(manifest["config"])),
         files=files,
-        pruned=manifest["status"] == "pruned",
+        pruned=manifest["status"] == sql.PRUNED,
         sign_off=sign_off_panel(request, run_id),
     )
 

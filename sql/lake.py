@@ -1,0 +1,353 @@
+"""Open a lake: read the manifests of its runs and connect DuckDB to the files that they list."""
+
+import hashlib
+import json
+import shutil
+import threading
+import uuid
+import weakref
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import stores
+from sql.queries import conform, names, query, schema
+from stores import LakeError, Root, ledger
+
+TABLES = (
+    *("pairs", "ingest_errors", "attributions", "regions", "stamps", "clusters", "phrases", "collocations"),
+    *("near_duplicates", "region_shares", "screenings", "findings"),
+    *("confirmations", "self_audits", "alerts", "lives", "notifications", "validations"),
+)
+"""Tables that runs store as Parquet files."""
+FROM_LEDGER = {"reviews": "review", "countersigns": "countersign", "sign_offs": "sign_off"}
+"""Tables that are read from the ledger, each with the kind of its records."""
+COMPLETE = ("completed", "completed_with_errors")
+"""Statuses of a run that went through all its stages. Its files are sealed and later runs may build on it."""
+PRUNED = "pruned"
+"""Status of a run whose files were deleted."""
+_MANIFEST_KEYS = {"run_id", "status", "started_at", "finished_at", "config", "counts", "files"}
+
+Connection = duckdb.DuckDBPyConnection
+
+
+def is_complete(record: Mapping[str, Any]) -> bool:
+    """Return whether a run went through all its stages.
+
+    Args:
+        record: A manifest, a row of `runs`, or anything else with a `status`.
+    """
+    return record["status"] in COMPLETE
+
+
+def audit_id(record: Mapping[str, Any]) -> str:
+    """Return the identity of the audit that a run belongs to: same corpus, same model. Also a macro in SQL.
+
+    Args:
+        record: A manifest or a row of `runs`.
+    """
+    return hashlib.sha256(f"{record['corpus']}\x1f{record['model']}".encode()).hexdigest()[:12]
+
+
+def manifest_path(lake: Root, run_id: str) -> Root:
+    """Return where the manifest of a run is stored."""
+    return lake / "runs" / run_id / "manifest.json"
+
+
+def manifest_sha256(lake: Root, run_id: str) -> str:
+    """Return the sha256 of a run's manifest as stored.
+
+    Raises:
+        FileNotFoundError: The run has no manifest.
+        LakeError: The store does not answer.
+    """
+    return hashlib.sha256(stores.contents(manifest_path(lake, run_id))).hexdigest()
+
+
+def manifests(lake: Root, run_id: str | None = None, beside: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Return the manifests of a lake's runs, oldest first.
+
+    Args:
+        lake: Folder or URL of the lake.
+        run_id: Read the manifest of this run only. Default: all runs.
+        beside: With `run_id`: further runs to read.
+
+    Raises:
+        LakeError: A manifest cannot be read.
+    """
+    found = []
+    run_ids = stores.folders(lake / "runs") if run_id is None else sorted({run_id, *beside})
+    for path, data in stores.contents_of_all(manifest_path(lake, name) for name in run_ids):
+        name = path.parent.name
+        try:
+            record = json.loads(data.decode())
+        except (ValueError, RecursionError) as error:
+            raise LakeError(
+                f"manifest {path}: not JSON ({error}); restore it from a backup or remove the run"
+            ) from error
+        if missing := _MANIFEST_KEYS.difference(record if isinstance(record, dict) else ()):
+            raise LakeError(
+                f"manifest {path}: no {', '.join(sorted(missing))}, expected a manifest as an audit writes it; "
+                "restore it from a backup or remove the run"
+            )
+        prefix = f"runs/{name}/"
+        outside = [e["path"] for e in record["files"] if not e["path"].startswith(prefix) or ".." in e["path"]]
+        if record["run_id"] != name or outside:
+            raise LakeError(
+                f"manifest {path}: it names run {record['run_id']!r} and files {outside}, expected its own folder's; "
+                "restore it from a backup or remove the run"
+            )
+        found.append(record)
+    return found
+
+
+def connect(
+    lake: Root,
+    run_id: str | None = None,
+    beside: Collection[str] = (),
+    reviewed: bool | None = None,
+    memory: str | None = None,
+    threads: int | None = None,
+) -> Connection:
+    """Return an in-memory DuckDB with the views of `views/` over a lake. It can read the lake and nothing else.
+
+    Use one cursor per thread. The files of a remote lake are fetched when a query first needs them, and checked
+    against their sha256.
+
+    Args:
+        lake: Folder or URL of the lake.
+        run_id: Open this run only: damage to another run does not matter, and no other run can be read. Default: all.
+        beside: With `run_id`: further runs to open.
+        reviewed: Whether to read people's decisions from the ledger. Default: only without `run_id`, because the
+            results of an audit must not depend on decisions.
+        memory: DuckDB's memory limit, such as `2GB`. What a function allocates within one row does not count.
+        threads: Threads of DuckDB. Default: one per core.
+
+    Raises:
+        LakeError: There is no lake, a manifest lists a file that is missing or broken (of a remote lake: when a query
+            needs it), or the ledger is damaged.
+    """
+    if isinstance(lake, Path):
+        lake = lake.resolve()
+    records = manifests(lake, run_id, beside)
+    if not (lake.is_dir() if isinstance(lake, Path) else records or run_id is not None):
+        raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
+    decisions = ledger.records(lake) if (run_id is None if reviewed is None else reviewed) else []
+    settings = {"memory_limit": memory, "threads": threads}
+    connection = duckdb.connect(config={key: value for key, value in settings.items() if value is not None})
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("CREATE SCHEMA stored")
+    entries = {
+        table: [entry for record in records for entry in record["files"] if entry["table"] == table] for table in TABLES
+    }
+    if isinstance(lake, Path):
+        for table in TABLES:
+            _define_table(connection, table, [lake / entry["path"] for entry in entries[table]])
+        runs = [lake] if run_id is None else [lake / "runs" / name for name in (run_id, *beside)]
+        kind, readable = "allowed_directories", runs
+    else:
+        _define_remote_tables(connection, lake, entries)
+        files = (stores.kept(entry["sha256"]) for table in TABLES for entry in entries[table])
+        kind, readable = "allowed_paths", [*map(_empty_file, TABLES), *files]
+    _define_runs(connection, records)
+    _define_decisions(connection, decisions)
+    for name in names("macros"):
+        connection.execute(query(f"macros/{name}"))
+    _define_views(connection)
+    if (remote := _remote_tables.get(connection)) is not None:
+        remote.unlink_stubs()
+    quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in readable)  # SET takes no parameters
+    connection.execute(f"SET {kind} = [{quoted}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def _define_views(connection: Connection) -> None:
+    """Define the views of `views/`, which may build on one another, in an order that works."""
+    pending = names("views")
+    while pending:
+        rest = [name for name in pending if not _try_view(connection, name)]
+        if len(rest) == len(pending):
+            connection.execute(query(f"views/{rest[0]}"))  # raises the true error
+        pending = rest
+
+
+def _try_view(connection: Connection, name: str) -> bool:
+    try:
+        connection.execute(query(f"views/{name}"))
+    except duckdb.CatalogException:
+        return False
+    return True
+
+
+def _define_table(connection: Connection, table: str, files: list[Path]) -> None:
+    missing = [str(path) for path in files if not path.is_file()]
+    if missing:
+        raise LakeError(
+            f"lake: {len(missing)} file(s) of table {table} that a manifest lists are missing, the first is "
+            f"{missing[0]}; restore them, or remove the run's folder under runs/"
+        )
+    connection.execute("USE stored")
+    if files:
+        _view_files(connection, table, files)
+    else:
+        connection.execute(query(f"schema/{table}"))
+    connection.execute("USE main")
+
+
+def _view_files(connection: Connection, table: str, files: list[Path]) -> None:
+    try:
+        relation = connection.read_parquet([str(path) for path in files], union_by_name=True, hive_partitioning=False)
+    except duckdb.Error as error:
+        raise LakeError(
+            f"lake: a file of table {table} that a manifest lists cannot be read ({error}); "
+            "restore it, or remove the run's folder under runs/"
+        ) from error
+    relation.create_view(table, replace=True)
+
+
+@dataclass(frozen=True)
+class _RemoteTables:
+    """The tables of a remote lake whose files have not all been fetched.
+
+    The view of such a table reads an empty file, the stub, which gives it its types and is deleted before the first
+    query. A query of the table then fails while it is bound, whether or not it would have read a row, and the error
+    names the stub. The table's files are fetched, the view is replaced by one over them, and the query runs again. So
+    no query finds the table empty by mistake.
+    """
+
+    lake: Root
+    entries: dict[str, list[dict[str, Any]]]
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    fetching: threading.Lock = field(default_factory=threading.Lock)
+
+    def stub(self, table: str) -> Path:
+        return stores.scratch() / f"{self.name}.{table}.remote"
+
+    def unlink_stubs(self) -> None:
+        for table in self.entries:
+            self.stub(table).unlink()
+
+    def fetch(self, connection: Connection, table: str) -> None:
+        with self.fetching:
+            if table in self.entries:  # else another thread was faster
+                files = stores.fetch_all(self.lake, {e["path"]: e["sha256"] for e in self.entries[table]})
+                with connection.cursor() as cursor:
+                    cursor.execute("USE stored")
+                    _view_files(cursor, table, _with_all_columns(table, files))
+                del self.entries[table]
+
+
+_remote_tables: weakref.WeakKeyDictionary[Connection, _RemoteTables] = weakref.WeakKeyDictionary()
+
+
+def _define_remote_tables(connection: Connection, lake: Root, entries: dict[str, list[dict[str, Any]]]) -> None:
+    """Define the tables of a remote lake: over their local copies where all are here, else over stubs."""
+    remote = _RemoteTables(lake, {})
+    for table in TABLES:
+        files = [stores.kept(entry["sha256"]) for entry in entries[table]]
+        if all(file.is_file() for file in files):
+            _define_table(connection, table, files and _with_all_columns(table, files))
+            continue
+        remote.entries[table] = entries[table]
+        shutil.copyfile(_empty_file(table), remote.stub(table))
+        _define_table(connection, table, [remote.stub(table)])
+    _remote_tables[connection] = remote
+
+
+def fetch_tables(connection: Connection, error: duckdb.Error) -> bool:
+    """Fetch the tables of a remote lake for want of which a query failed.
+
+    Args:
+        connection: The connection that the query was run on, not a cursor of it.
+        error: What DuckDB raised.
+
+    Returns:
+        Whether there were any, so that the query should run again.
+    """
+    remote = _remote_tables.get(connection)
+    needed = [table for table in TABLES if remote.stub(table).name in str(error)] if remote is not None else []
+    for table in needed:
+        assert remote is not None  # noqa: S101  # for the type checker
+        remote.fetch(connection, table)
+    return bool(needed)
+
+
+def _with_all_columns(table: str, files: list[Path]) -> list[Path]:
+    """Return a table's files, with an empty one if they lack columns because an earlier release wrote them.
+
+    Otherwise none is added: with another file DuckDB plans differently and may sum in another order.
+    """
+    columns = {name for file in files for name in pq.read_schema(file).names}
+    return files if columns.issuperset(schema(table).names) else [_empty_file(table), *files]
+
+
+def _empty_file(table: str) -> Path:
+    """Return a Parquet file of a table without rows."""
+    path = stores.scratch() / f"{table}.empty"
+    if not path.is_file():
+        with stores.written_aside(path) as aside:
+            pq.write_table(schema(table).empty_table(), aside)
+    return path
+
+
+def _define_runs(connection: Connection, records: list[dict[str, Any]]) -> None:
+    rows = []
+    for record in records:
+        times = {key: record[key] and datetime.fromisoformat(record[key]) for key in ("started_at", "finished_at")}
+        rows.append({**record, **record["counts"], **times, "config": json.dumps(record["config"], sort_keys=True)})
+    _insert(connection, "runs", rows)
+
+
+def _define_decisions(connection: Connection, records: Iterable[ledger.Record]) -> None:
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in FROM_LEDGER.values()}
+    for record in records:
+        if record.kind in rows:
+            rows[record.kind].append(_decision_row(record))
+    for table, kind in FROM_LEDGER.items():
+        try:
+            _insert(connection, table, rows[kind])
+        except (pa.ArrowException, TypeError) as error:
+            raise LakeError(
+                f"ledger: records of kind {kind} are not as this release writes them ({error}); see m2ib-audit verify"
+            ) from error
+
+
+def _decision_row(record: ledger.Record) -> dict[str, Any]:
+    """Return a review, second signature or sign-off as a row."""
+    body = record.body
+    try:
+        reviewer, until = body["reviewer"], body.get("until")
+        row: dict[str, Any] = (
+            {"number": record.number, "signed_at": record.time, "sha256": record.sha256, "key_id": record.key_id}
+            | body.get("evidence", {})
+            | body.get("alerts", {})
+            | body
+            | {"reviewer": reviewer["name"], "role": reviewer["role"], "identity": reviewer["identity"]}
+            | {"person": ledger.person(reviewer["name"])}
+            | {"until": until and date.fromisoformat(until)}
+        )
+        return row  # noqa: TRY300  # what fails is in the try
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise LakeError(
+            f"ledger: record {record.number} is no {record.kind} as this release writes it ({type(error).__name__}: "
+            f"{error}); see m2ib-audit verify"
+        ) from error
+
+
+def _insert(connection: Connection, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Define a small table that is not stored as Parquet. Keys of the rows that are not columns are ignored."""
+    columns = schema(table).names
+    connection.execute("USE stored")
+    connection.execute(query(f"schema/{table}"))
+    connection.register("incoming", conform(table, ({key: row.get(key) for key in columns} for row in rows)))
+    connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")  # noqa: S608  # a name of ours
+    connection.unregister("incoming")
+    connection.execute("USE main")

@@ -13,7 +13,7 @@ from corpora.corpus import Corpus
 from corpora.errors import CaptionError, CorpusError, ImageError, RowError
 from corpora.formats import FORMATS, open_corpus
 from corpora.images import ImageFile, decode, open_image, read_image
-from corpora.readers.imagefolder import contained
+from corpora.readers.imagefolder import resolve_inside
 from corpora.records import DEFAULT_LIMITS, Limits, Pair, Place, Reason, Rejected, digest, pair_id
 from corpora.roots import Root, root_of
 from corpora.sampling import Sampling
@@ -36,7 +36,6 @@ __all__ = [
     "RowError",
     "Sampling",
     "clean_caption",
-    "contained",
     "decode",
     "digest",
     "is_url",
@@ -44,5 +43,6 @@ __all__ = [
     "open_image",
     "pair_id",
     "read_image",
+    "resolve_inside",
     "root_of",
 ]

@@ -11,10 +11,10 @@ from corpora.captions import clean_caption
 from corpora.duplicates import FirstRows
 from corpora.errors import CorpusError, RowError
 from corpora.images import ImageFile, open_image
-from corpora.likeness import fingerprint
+from corpora.perceptual_hash import perceptual_hash
 from corpora.readers.protocol import Reader, Row
 from corpora.records import Limits, Pair, Place, Reason, Rejected, escaped, pair_id
-from corpora.sampling import Drawn, Sampling, draw
+from corpora.sampling import Sample, Sampling, draw_sample
 
 WORKERS: Final = 8
 """Images decoded at a time, by threads: decoding needs no interpreter lock, and a distant store several requests."""
@@ -41,11 +41,11 @@ class Corpus:
         """
         return self.reader.count()
 
-    def draw(self, sampling: Sampling) -> Drawn:
+    def draw_sample(self, sampling: Sampling) -> Sample:
         """Draw a sample of the rows, without reading any image. Raises CorpusError; see `corpora.sampling.draw`."""
-        return draw(self.reader.rows(), sampling)
+        return draw_sample(self.reader.rows(), sampling)
 
-    def pairs(self, drawn: Drawn | None = None) -> Iterator[Pair | Rejected]:
+    def pairs(self, sample: Sample | None = None) -> Iterator[Pair | Rejected]:
         """Yield the rows of the corpus in their order, or those drawn: each as a `Pair`, or as a `Rejected` and why.
 
         Each image is decoded, so that later stages meet no broken file; the corpus must not change in the meantime.
@@ -56,7 +56,7 @@ class Corpus:
             CorpusError: the corpus as a whole cannot be read; at the call, save for a damage further down.
         """
         numbered = enumerate(self.reader.rows())
-        return self._judged((number, row) for number, row in numbered if drawn is None or drawn.takes(number, row))
+        return self._judged((number, row) for number, row in numbered if sample is None or sample.contains(number, row))
 
     def _judged(self, numbered: Iterator[tuple[int, Row]]) -> Iterator[Pair | Rejected]:
         waiting: deque[_Draft] = deque()
@@ -80,7 +80,7 @@ class Corpus:
         if damage is not None:
             raise damage
 
-    def picture(self, place: Place) -> ImageFile:
+    def read_image(self, place: Place) -> ImageFile:
         """The image at a place that a pair has. Raises RowError (ImageError) if it does not read."""
         return open_image(self.reader.image(place), self.limits)
 
@@ -199,7 +199,7 @@ class _Judge:
             image = open_image(self.reader.image(place) if data is None else data, self.limits)
         except RowError as error:
             return error.reason, error.detail  # as texts: the exception itself would keep the image's bytes alive
-        return _Inspection(image.sha256, image.width, image.height, fingerprint(image.pixels))
+        return _Inspection(image.sha256, image.width, image.height, perceptual_hash(image.pixels))
 
     def _shown(self, value: object) -> str | None:
         return None if value is None else self._escaped(value if isinstance(value, str) else ascii(value))

@@ -1,4 +1,4 @@
-"""What a corpus is, before one pays for an audit: counts, sizes, captions, errors, look-alikes, and a sample."""
+"""A description of a corpus before an audit: counts, sizes, captions, errors, near-duplicates and a sample."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -9,27 +9,32 @@ from typing import Final
 import numpy as np
 
 from corpora.corpus import Corpus
-from corpora.likeness import groups, hashes
+from corpora.perceptual_hash import group_near_duplicates, parse_hashes
 from corpora.records import Pair, Reason, Rejected, digest
 
 EXAMPLES: Final = 3
-"""Rejected rows that are shown for each reason."""
+"""Number of rejected rows shown for each reason."""
 
 QUANTILES: Final = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
 @dataclass(frozen=True)
 class Description:
-    """A corpus in figures. Quantiles are those of `QUANTILES`, None without a pair.
+    """Figures about a corpus. Quantiles are those of `QUANTILES`; they are None for a corpus without pairs.
 
-    listed: rows that the corpus announces. duplicates: rows that repeat a pair, which is nothing to mend. errors: other
-    rejected rows by reason. examples: some of each, duplicates too, in order of the rows. alike: groups of pairs that
-    are near duplicates of one another (of different image files), the largest first.
-    attributes: column -> pairs that have a value. sample: pairs drawn by hash, for a contact sheet.
+    Attributes:
+        rows: Number of rows that the corpus lists.
+        duplicates: Number of rows that repeat an earlier pair; these need no fix.
+        errors: Number of other rejected rows by reason.
+        examples: The first rejected rows of each reason, duplicates included.
+        attributes: Number of pairs with a value, by column.
+        near_duplicates: Groups of pairs whose image files differ but look alike, the largest group first.
+        sample: Pairs sampled by hash, for a contact sheet.
+        digest: See `corpora.digest`.
     """
 
     format: str
-    listed: int
+    rows: int
     pairs: int
     images: int
     captions: int
@@ -40,23 +45,28 @@ class Description:
     heights: Sequence[float] | None
     caption_chars: Sequence[float] | None
     attributes: Mapping[str, int]
-    alike: Sequence[Sequence[Pair]]
+    near_duplicates: Sequence[Sequence[Pair]]
     sample: Sequence[Pair]
     digest: str
 
 
 def describe(corpus: Corpus, sample: int = 48, seed: int = 0) -> Description:
-    """Read a corpus once, as an audit does, and say what it is.
+    """Read a corpus once, as an audit does, and describe it. All pairs are held in memory.
+
+    Args:
+        corpus: The corpus to read.
+        sample: Number of pairs to sample.
+        seed: Seed of the sample.
 
     Raises:
-        CorpusError: the corpus as a whole cannot be read.
+        CorpusError: The corpus as a whole cannot be read.
     """
     pairs: list[Pair] = []
     errors: Counter[str] = Counter()
     examples: dict[str, list[Rejected]] = defaultdict(list)
     attributes: Counter[str] = Counter()
 
-    def rows() -> Iterable[Pair | Rejected]:
+    def collect() -> Iterable[Pair | Rejected]:
         for row in corpus.pairs():
             if isinstance(row, Pair):
                 pairs.append(row)
@@ -67,14 +77,14 @@ def describe(corpus: Corpus, sample: int = 48, seed: int = 0) -> Description:
                     examples[str(row.reason)].append(row)
             yield row
 
-    found = digest(rows())
+    corpus_digest = digest(collect())
     duplicates = errors.pop(str(Reason.DUPLICATE_PAIR), 0)
     by_image = {pair.image_sha256: pair for pair in reversed(pairs)}
     firsts = sorted(by_image.values(), key=lambda pair: pair.row)
-    alike = [[firsts[place] for place in places] for places in groups(hashes(pair.fingerprint for pair in firsts))]
+    groups = group_near_duplicates(parse_hashes(pair.fingerprint for pair in firsts))
     return Description(
         format=corpus.format,
-        listed=corpus.count(),
+        rows=corpus.count(),
         pairs=len(pairs),
         images=len(firsts),
         captions=len({pair.caption for pair in pairs}),
@@ -85,9 +95,9 @@ def describe(corpus: Corpus, sample: int = 48, seed: int = 0) -> Description:
         heights=_quantiles([pair.height for pair in firsts]),
         caption_chars=_quantiles([len(pair.caption) for pair in pairs]),
         attributes=dict(sorted(attributes.items())),
-        alike=alike,
+        near_duplicates=[[firsts[position] for position in group] for group in groups],
         sample=sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}\x1f{pair.pair_id}".encode()).digest())[:sample],
-        digest=found,
+        digest=corpus_digest,
     )
 
 

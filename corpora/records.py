@@ -87,7 +87,7 @@ class Pair:
     """An image and a caption that can be audited.
 
     `row` counts the corpus's rows from 0. `place` is that of the image. `caption` is NFC without outer white space.
-    `width` and `height` are of the decoded image, `fingerprint` is its perceptual hash (see `corpora.likeness`).
+    `width` and `height` are of the decoded image, `fingerprint` is its perceptual hash (see `corpora.perceptual_hash`).
     """
 
     row: int

@@ -1,4 +1,4 @@
-"""Which rows are read when not all are wanted: those of the smallest hashes. Most stay when the corpus grows."""
+"""Samples of a corpus: the rows with the smallest hashes, so that most of a sample stays when the corpus grows."""
 
 import hashlib
 import heapq
@@ -11,10 +11,13 @@ from corpora.readers.protocol import Row
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How many rows are wanted, and the seed that draws them.
+    """Settings of a sample.
 
-    stratify: a column. Each of its values, and the rows without one, gives equally many rows, as far as it has them;
-    what is left goes to the smallest hashes, one more for a value.
+    Attributes:
+        size: Number of rows to sample.
+        seed: Seed of the hashes.
+        stratify: Column to stratify by, or None. Each of its values, and the rows without one, gives equally many
+            rows as far as it has them. The remainder goes to the smallest hashes, at most one more per value.
     """
 
     size: int
@@ -23,39 +26,44 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """A sample: the hashes of the drawn rows by row number, and how many rows there were to draw from."""
+class Sample:
+    """A sample of the rows of a corpus.
+
+    Attributes:
+        total_rows: Number of rows of the corpus.
+        hashes: Hash of each sampled row, by row number.
+    """
 
     sampling: Sampling
-    listed: int
+    total_rows: int
     hashes: Mapping[int, int]
 
     @property
-    def left_out(self) -> int:
-        """The number of rows that were not drawn."""
-        return self.listed - len(self.hashes)
+    def skipped_rows(self) -> int:
+        """The number of rows that are not in the sample."""
+        return self.total_rows - len(self.hashes)
 
-    def takes(self, number: int, row: Row) -> bool:
-        """Tell whether a row was drawn. Raises CorpusError if it is another one now."""
-        if (drawn := self.hashes.get(number)) is None:
+    def contains(self, number: int, row: Row) -> bool:
+        """Return whether a row is in the sample. Raises CorpusError if the row has changed since."""
+        if (expected := self.hashes.get(number)) is None:
             return False
-        if drawn != _hash(row, self.sampling.seed):
+        if expected != _hash(row, self.sampling.seed):
             raise CorpusError(
-                f"{row.where} is not the row that was there when the sample was drawn, expected a corpus that stays as "
-                "it is while it is read: begin again."
+                f"{row.where} is not the row that was there when the sample was drawn. The corpus must not change "
+                "while it is read: start again."
             )
         return True
 
 
 @dataclass(slots=True)
 class _Stratum:
-    """Rows of one value: how many were seen, and those of the smallest hashes, the largest of them on top."""
+    """The number of rows with one value, and those with the smallest hashes, the largest of these on top."""
 
     size: int = 0
-    heap: list[tuple[int, int]] = field(default_factory=list)  # hash and row number, both negative
+    heap: list[tuple[int, int]] = field(default_factory=list)  # hash and row number, both negated
 
     def add(self, ranked: tuple[int, int], keep: int) -> int:
-        """Take a row note, of which the `keep` smallest stay. Returns by how many the heap has grown."""
+        """Add a row, keep the `keep` smallest, and return by how many entries the heap has grown."""
         self.size += 1
         entry = (-ranked[0], -ranked[1])
         if len(self.heap) < keep:
@@ -73,22 +81,21 @@ class _Stratum:
         return sorted((-rank, -number) for rank, number in self.heap)
 
 
-def draw(rows: Iterable[Row], sampling: Sampling) -> Drawn:
-    """Draw a sample from rows whose images nobody opens.
+def draw_sample(rows: Iterable[Row], sampling: Sampling) -> Sample:
+    """Sample rows without opening any image.
 
-    A row's hash is that of seed, file name and caption; of a row that cannot be read, that of the place where it
-    stands. So broken rows are as frequent in the sample as in the corpus (of a stratum). What is held in memory are at
-    most three times as many notes as rows are wanted.
+    A row is hashed by seed, file name and caption; a row that cannot be read by its position. Broken rows are therefore
+    as frequent in the sample as in the corpus (or stratum). At most three times `sampling.size` entries are in memory.
 
     Raises:
-        CorpusError: the corpus cannot be read, no row has a value in the column, or it has more values than rows are
-            wanted.
+        CorpusError: The corpus cannot be read, no row has a value in the column to stratify by, or that column has
+            more values than `sampling.size`.
     """
     strata: dict[str | None, _Stratum] = {}
     columns: set[str] = set()
-    listed, held, level = 0, 0, sampling.size
+    total, entries, quota = 0, 0, sampling.size
     for number, row in enumerate(rows):
-        listed += 1
+        total += 1
         value = None
         if sampling.stratify is not None:
             columns.update(row.attributes)
@@ -96,44 +103,44 @@ def draw(rows: Iterable[Row], sampling: Sampling) -> Drawn:
         stratum = strata.setdefault(value, _Stratum())
         if len(strata) > sampling.size:
             raise CorpusError(
-                f"[corpus] stratify: column {sampling.stratify!r} has more values than the {sampling.size} rows of the "
-                "sample, expected a column of few values: name another one, or draw more."
+                f"[corpus] stratify: column {sampling.stratify!r} has more than {sampling.size} values, the size of "
+                "the sample. Name a column with fewer values, or raise [corpus] sample."
             )
-        held += stratum.add((_hash(row, sampling.seed), number), level + 1)
-        if held > 2 * sampling.size + len(strata):
-            # More rows never raise what a value may give at most: what is beyond it now will not be drawn.
-            level = _level((stratum.size for stratum in strata.values()), sampling.size)
-            held = sum(stratum.trim(level + 1) for stratum in strata.values())
+        entries += stratum.add((_hash(row, sampling.seed), number), quota + 1)
+        if entries > 2 * sampling.size + len(strata):
+            # Further rows never raise the quota, so entries above it cannot be in the sample.
+            quota = _quota((stratum.size for stratum in strata.values()), sampling.size)
+            entries = sum(stratum.trim(quota + 1) for stratum in strata.values())
     if sampling.stratify is not None and sampling.stratify not in columns:
         raise CorpusError(
-            f"[corpus] stratify: no row of the corpus has a value in {sampling.stratify!r}, columns with values are "
-            f"{sorted(columns)[:20]}: name one of those."
+            f"[corpus] stratify: no row of the corpus has a value in {sampling.stratify!r}. Name one of the columns "
+            f"with values: {sorted(columns)[:20]}."
         )
-    chosen = _chosen(list(strata.values()), sampling.size)
-    return Drawn(sampling, listed, {number: rank for rank, number in chosen})
+    chosen = _choose(list(strata.values()), sampling.size)
+    return Sample(sampling, total, {number: rank for rank, number in chosen})
 
 
-def _chosen(strata: list[_Stratum], size: int) -> Iterator[tuple[int, int]]:
-    level = _level((stratum.size for stratum in strata), size)
+def _choose(strata: list[_Stratum], size: int) -> Iterator[tuple[int, int]]:
+    quota = _quota((stratum.size for stratum in strata), size)
     ranked = [stratum.smallest() for stratum in strata]
-    taken = sum(min(len(rows), level) for rows in ranked)
+    count = sum(min(len(rows), quota) for rows in ranked)
     for rows in ranked:
-        yield from rows[:level]
-    yield from heapq.nsmallest(size - taken, (rows[level] for rows in ranked if len(rows) > level))
+        yield from rows[:quota]
+    yield from heapq.nsmallest(size - count, (rows[quota] for rows in ranked if len(rows) > quota))
 
 
-def _level(sizes: Iterable[int], wanted: int) -> int:
-    """The most that each may give if all are to give alike, as far as they have it, and `wanted` rows in total."""
+def _quota(sizes: Iterable[int], total: int) -> int:
+    """Return the most rows that each stratum gives if all give equally many, as far as they can, and `total` in all."""
     ordered = sorted(sizes)
     for index, size in enumerate(ordered):
-        if (level := wanted // (len(ordered) - index)) < size:
-            return level
-        wanted -= size
+        if (quota := total // (len(ordered) - index)) < size:
+            return quota
+        total -= size
     return ordered[-1] if ordered else 0
 
 
 def _hash(row: Row, seed: int) -> int:
     name = row.file_name if row.place is None else row.place.name
-    # ascii: any text, lone surrogates and what is no text, in one spelling.
+    # ascii() spells any value, lone surrogates included, in one way.
     identity = ascii((row.where,) if row.trouble else (name, row.caption))
     return int.from_bytes(hashlib.sha256(f"sample\x1f{seed}\x1f{identity}".encode()).digest()[:16], "big")

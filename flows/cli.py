@@ -377,9 +377,11 @@ def corpus(
         )
     output.print(f"page: {page}", markup=False)
     if as_json:
-        keys = ("format", "listed", "pairs", "images", "captions", "duplicates", "errors", "digest")
-        alike = [[pair.file_name for pair in group] for group in told.alike]
-        print(_as_json({key: getattr(told, key) for key in keys} | {"alike": alike, "page": page}))
+        keys = ("format", "pairs", "images", "captions", "duplicates", "errors", "digest")
+        alike = [[pair.file_name for pair in group] for group in told.near_duplicates]
+        print(
+            _as_json({"listed": told.rows} | {key: getattr(told, key) for key in keys} | {"alike": alike, "page": page})
+        )
 
 
 @app.command()

@@ -24,7 +24,7 @@ def sweep_settings(
         encoder = m2ib.load_encoder(model.architecture, model.pretrained, model.device)
         if model.compile:
             encoder.compile()
-        images = encoder.stack([encoder.preprocess(corpus.picture(pair.place).pixels) for pair in sample])
+        images = encoder.stack([encoder.preprocess(corpus.read_image(pair.place).pixels) for pair in sample])
         texts = [pair.caption for pair in sample]
         settings = variants(config.bottleneck_config(), depths, betas, draws)
         yield from sweep(encoder, images, texts, settings, model.batch_size)

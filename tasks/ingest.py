@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 import stores
 from corpora import CorpusError, Pair, Reason, Rejected, digest
-from corpora.likeness import groups, hashes
+from corpora.perceptual_hash import group_near_duplicates, parse_hashes
 from tasks.errors import BadInputError
 from tasks.inputs import opened
 from tasks.lake.run import Run
@@ -81,7 +81,7 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
     pairs: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
     columns: set[str] = set()
-    drawn = None if source.sampling is None else corpus.draw(source.sampling)
+    drawn = None if source.sampling is None else corpus.draw_sample(source.sampling)
     reader = corpus.pairs(drawn)
     with run.writer("pairs") as pair_file, run.writer("ingest_errors", "ingest") as error_file:
 
@@ -114,7 +114,7 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
         corpus_digest=corpus_digest,
         counts={
             "corpus_rows": listed,
-            "not_sampled": drawn.left_out if drawn else 0,
+            "not_sampled": drawn.skipped_rows if drawn else 0,
             "pairs": pair_file.rows,
             "errors": error_file.rows,
         },
@@ -128,7 +128,7 @@ def _near_duplicates(path: Path) -> Iterator[dict[str, Any]]:
     # By the 64 bits that a pair's id has of an image.
     images = np.fromiter((int(text[:16], 16) for text in _column(path, "image_sha256")), np.uint64)
     firsts = np.sort(np.unique(images, return_index=True)[1])
-    found = groups(hashes(_column(path, "fingerprint"))[firsts])
+    found = group_near_duplicates(parse_hashes(_column(path, "fingerprint"))[firsts])
     members = {int(firsts[place]) for places in found for place in places}
     ids = {row: pair_id for row, pair_id in enumerate(_column(path, "pair_id")) if row in members}
     for number, places in enumerate(found, start=1):

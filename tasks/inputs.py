@@ -54,7 +54,7 @@ def opened(source: CorpusSource) -> Corpus:
 
 def read_picture(corpus: CorpusSource, pair: dict[str, Any]) -> Any:
     """A pair's image in RGB, whole and undistorted. Raises RowError if the file is not what ingest saw."""
-    image = opened(corpus).picture(Place(pair["file_name"], pair["container"], pair["position"]))
+    image = opened(corpus).read_image(Place(pair["file_name"], pair["container"], pair["position"]))
     if image.sha256 != pair["image_sha256"]:
         raise RowError(
             Reason.CHANGED_SINCE_INGEST,

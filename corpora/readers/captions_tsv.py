@@ -18,7 +18,7 @@ from corpora import roots
 from corpora.errors import CorpusError, RowError
 from corpora.images import read_bytes
 from corpora.readers import metadata
-from corpora.readers.imagefolder import FolderReader, contained
+from corpora.readers.imagefolder import FolderReader, resolve_inside
 from corpora.readers.metadata import MAX_LINE_BYTES, excerpt, json_object, lines, row_of
 from corpora.readers.protocol import Columns, Row
 from corpora.records import Limits, Reason, is_storable
@@ -152,7 +152,7 @@ class CaptionsTsvReader(FolderReader):
     def _is_there(self, name: str) -> bool:
         if not isinstance(self._real, Path):
             if roots.is_web(self._real):  # a web server need not list what it has
-                return roots.is_file(contained(self._real, name))
+                return roots.is_file(resolve_inside(self._real, name))
             folder, _, last = name.rpartition("/")
             return last in self._remote_names(self._real, folder)
         path = self._real / name
@@ -177,7 +177,7 @@ class CaptionsTsvReader(FolderReader):
         if not self._is_there(name):
             return None
         try:
-            data = read_bytes(contained(self._real, name), Limits(max_file_bytes=MAX_LINE_BYTES))
+            data = read_bytes(resolve_inside(self._real, name), Limits(max_file_bytes=MAX_LINE_BYTES))
         except RowError:
             return ""
         loaded = json_object(data.decode("utf-8", "surrogateescape"))

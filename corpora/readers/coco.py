@@ -11,7 +11,7 @@ from typing import Any, Final, TypeGuard
 from corpora import roots
 from corpora.errors import CorpusError, RowError
 from corpora.readers import metadata
-from corpora.readers.imagefolder import FolderReader, contained
+from corpora.readers.imagefolder import FolderReader, resolve_inside
 from corpora.readers.metadata import excerpt, row_of
 from corpora.readers.protocol import Columns, Row
 from corpora.records import Limits, Reason, is_storable
@@ -105,7 +105,7 @@ class CocoReader(FolderReader):
 
     def _is_there(self, name: str) -> bool:
         try:
-            return roots.is_file(contained(self._real, name))
+            return roots.is_file(resolve_inside(self._real, name))
         except (RowError, OSError):
             return False
 

@@ -54,15 +54,15 @@ class FolderReader:
                 Reason.MALFORMED_ROW,
                 f"{row.where} has {type(name).__name__} in column {self._columns.image!r}, expected text: correct it.",
             )
-        contained(self._real, name)
+        resolve_inside(self._real, name)
         return Place(name)
 
     def image(self, place: Place) -> bytes:
         """See `Reader.image`."""
-        return read_bytes(contained(self._real, place.name), self._limits)
+        return read_bytes(resolve_inside(self._real, place.name), self._limits)
 
 
-def contained(root: Root, file_name: str) -> Root:
+def resolve_inside(root: Root, file_name: str) -> Root:
     """Return the real path of a file of the corpus, links followed. Nothing is opened.
 
     `root` is a real path, or remote. The rules are those of every platform, so that a corpus is read alike on all.

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from corpora import roots
 from corpora.errors import CorpusError, ImageError, RowError
 from corpora.images import read_bytes
-from corpora.readers.imagefolder import FolderReader, contained
+from corpora.readers.imagefolder import FolderReader, resolve_inside
 from corpora.readers.metadata import MAX_LINE_BYTES, json_object, row_of
 from corpora.readers.protocol import Columns, Row
 from corpora.records import Limits, Reason
@@ -63,7 +63,7 @@ class FilesReader(FolderReader):
 
     def _leads_out(self, folder: PurePosixPath, link: str) -> bool:
         try:
-            contained(self._real, str(folder / link))
+            resolve_inside(self._real, str(folder / link))
         except RowError:
             return True
         return False
@@ -74,7 +74,7 @@ class FilesReader(FolderReader):
             return
         name = str(folder / entry)
         try:
-            contained(self._real, name)
+            resolve_inside(self._real, name)
         except RowError as error:
             yield Row(_shown(name), name, trouble=f"is a linked folder: {error.detail}", reason=error.reason)
 
@@ -110,7 +110,7 @@ class FilesReader(FolderReader):
 
     def _text(self, name: str) -> str:
         try:
-            data = read_bytes(contained(self._real, name), _TEXT_LIMITS)
+            data = read_bytes(resolve_inside(self._real, name), _TEXT_LIMITS)
         except ImageError as error:
             if error.reason is Reason.EMPTY_FILE:
                 return ""

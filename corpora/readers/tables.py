@@ -16,7 +16,7 @@ from corpora import roots
 from corpora.errors import CorpusError, ImageError, RowError
 from corpora.readers import metadata
 from corpora.readers import patterns as shards
-from corpora.readers.imagefolder import contained
+from corpora.readers.imagefolder import resolve_inside
 from corpora.readers.protocol import Columns, Row
 from corpora.readers.table_cells import Images, decode_names, holds_bytes, image_columns, values
 from corpora.readers.table_files import ArrowTable, Cursor, Damage, ParquetTable, TableFile, open_source, said
@@ -125,7 +125,7 @@ class TableReader(ABC):
 
     def _open(self, name: str, once: bool = False) -> TableFile:
         try:
-            path = contained(real(self._base()), name)
+            path = resolve_inside(real(self._base()), name)
             _check_file(path)
             table = self._table(path, once)
             decode_names(table.schema)
@@ -273,7 +273,7 @@ class DatasetsReader(TableReader):
 
     def _json(self, name: str) -> object:
         try:
-            path = contained(real(self._root), name)
+            path = resolve_inside(real(self._root), name)
             if isinstance(path, Path) and path.exists() and not path.is_file():
                 raise ValueError("it is not a regular file")  # noqa: TRY301  # told below, like the rest
             with open_binary(path) as file:

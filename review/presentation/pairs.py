@@ -174,7 +174,7 @@ class Album:
         if self._corpus is None:
             return None, "Image not shown: the corpus is not there."
         try:
-            image = self._corpus.picture(Place(row["file_name"], row["container"], row["position"]))
+            image = self._corpus.read_image(Place(row["file_name"], row["container"], row["position"]))
         except (RowError, OSError) as error:
             return None, f"Image not shown: {error}"
         if image.sha256 != row["image_sha256"]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from corpora import Corpus, Pair, RowError
 from corpora.description import Description
-from corpora.likeness import MOST
+from corpora.perceptual_hash import MAX_DIFFERENT_BITS
 from review.presentation import formatting as wording
 from review.presentation import overlays
 from review.report.html import ReportError, environment, stylesheet, write_page
@@ -53,7 +53,7 @@ def facts(told: Description) -> list[tuple[str, str]]:
     parts.append(f"{wording.count(sum(told.errors.values()), 'row')} with an error")
     found = [
         ("Format", told.format),
-        ("Rows", f"{wording.count(told.listed)}: {', '.join(parts)}"),
+        ("Rows", f"{wording.count(told.rows)}: {', '.join(parts)}"),
         ("Images", f"{wording.count(told.images)} different ones"),
         ("Captions", f"{wording.count(told.captions)} different ones"),
     ]
@@ -66,8 +66,8 @@ def facts(told: Description) -> list[tuple[str, str]]:
         named = [f"{name} ({count})" for name, count in told.attributes.items()]
         more = f" and {len(named) - 12} more" if len(named) > 12 else ""
         found.append(("Columns", ", ".join(named[:12]) + more))
-    alike = sum(map(len, told.alike))
-    found.append(("Look alike", f"{wording.count(alike, 'image')} in {wording.count(len(told.alike), 'group')}"))
+    alike, groups = sum(map(len, told.near_duplicates)), len(told.near_duplicates)
+    found.append(("Look alike", f"{wording.count(alike, 'image')} in {wording.count(groups, 'group')}"))
     return [*found, ("Digest", told.digest)]
 
 
@@ -115,9 +115,9 @@ def write_contact_sheet(corpus: Corpus, told: Description, name: str, out: Path)
             told=told,
             facts=facts(told),
             mark=Markup(_MARK),  # noqa: S704  # the package's own text
-            most=MOST,
+            most=MAX_DIFFERENT_BITS,
             shown=_OF_GROUP,
-            alike=[_cells(corpus, group[:_OF_GROUP]) for group in told.alike[:GROUPS]],
+            alike=[_cells(corpus, group[:_OF_GROUP]) for group in told.near_duplicates[:GROUPS]],
             sample=_cells(corpus, told.sample),
             style=Markup(style),  # noqa: S704  # the package's own text
             style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
@@ -132,7 +132,7 @@ def _cells(corpus: Corpus, pairs: Sequence[Pair]) -> list[_Cell]:
 
 def _cell(corpus: Corpus, pair: Pair) -> _Cell:
     try:
-        pixels: Any = corpus.picture(pair.place).pixels
+        pixels: Any = corpus.read_image(pair.place).pixels
     except RowError as error:
         return _Cell(pair.file_name, pair.caption, None, str(error))
     pixels.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)

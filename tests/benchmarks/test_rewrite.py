@@ -36,7 +36,7 @@ def test_a_format_is_told_by_its_content_and_gives_the_same_pairs(written, name)
     expected, found = read(written["folder"]), read(written[name])
     for one, other in zip(expected, found, strict=True):
         assert (other.pair_id, other.caption, other.fingerprint) == (one.pair_id, one.caption, one.fingerprint)
-        assert corpus.picture(other.place).sha256 == one.image_sha256
+        assert corpus.read_image(other.place).sha256 == one.image_sha256
         assert name in BARE or other.attributes == one.attributes
 
 

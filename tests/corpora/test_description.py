@@ -19,7 +19,7 @@ def described(write_corpus, picture):
 
 def test_every_row_is_accounted_for(described):
     corpus, told = described
-    assert (told.format, told.listed, told.pairs, told.images, told.captions) == ("folder", 9, 4, 4, 2)
+    assert (told.format, told.rows, told.pairs, told.images, told.captions) == ("folder", 9, 4, 4, 2)
     assert told.errors == {"missing_file": 5}
     assert [row.row for row in told.examples["missing_file"]] == [4, 5, 6]
     assert (told.widths, told.caption_chars) == ([8, 8, 10, 11, 11], [9] * 5)

@@ -432,7 +432,7 @@ def _account(root: Path, format_name: str | None) -> str:
     for row in rows:
         texts = [text for item in row.attributes.items() for text in item]
         if isinstance(row, Pair):
-            picture = corpus.picture(row.place)
+            picture = corpus.read_image(row.place)
             assert (picture.sha256, picture.width, picture.height) == (row.image_sha256, row.width, row.height)
             assert row.image_sha256 != sha256(SECRET).hexdigest(), row.place
             assert _storable(row.caption, row.place.name, *texts), row

@@ -19,7 +19,7 @@ from s3fs.core import S3File
 from benchmarks.readers import originals
 from benchmarks.rewrite import WRITERS, Original
 from corpora import CorpusError, Limits, Pair, Place, Reason, Rejected, RowError, digest, open_corpus, root_of
-from corpora.readers.imagefolder import contained
+from corpora.readers.imagefolder import resolve_inside
 from corpora.roots import open_binary
 
 WriteCorpus = Callable[..., Path]
@@ -77,7 +77,7 @@ def test_one_download_an_image(s3: Store, write_corpus: WriteCorpus, picture: Pi
         f"/{BUCKET}/one/b.png",
     ]
     assert isinstance(first, Pair)
-    assert corpus.picture(first.place).sha256 == first.image_sha256
+    assert corpus.read_image(first.place).sha256 == first.image_sha256
 
 
 def test_what_is_too_large_is_never_downloaded(s3: Store, write_corpus: WriteCorpus) -> None:
@@ -131,10 +131,10 @@ def test_what_is_deleted_or_grows_later(s3: Store, write_corpus: WriteCorpus, pi
     (root / "a.png").write_bytes(bytes(6000))
     s3.put(root)
     with pytest.raises(RowError) as caught:  # nothing of before is remembered
-        corpus.picture(pair.place)
+        corpus.read_image(pair.place)
     assert caught.value.reason is Reason.FILE_TOO_LARGE
     with pytest.raises(RowError) as caught:
-        corpus.picture(Place("gone.png"))
+        corpus.read_image(Place("gone.png"))
     assert caught.value.reason is Reason.MISSING_FILE
 
 
@@ -237,7 +237,7 @@ def test_a_root_is_a_value(tmp_path: Path) -> None:
 
 def test_over_http_a_name_stays_a_name() -> None:
     root = root_of("http://host/corpus")
-    assert str(contained(root, "a b?c#d/%2e%2e/é.png")) == "http://host/corpus/a%20b%3Fc%23d/%252e%252e/%C3%A9.png"
+    assert str(resolve_inside(root, "a b?c#d/%2e%2e/é.png")) == "http://host/corpus/a%20b%3Fc%23d/%252e%252e/%C3%A9.png"
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -311,7 +311,7 @@ def serve() -> Iterator[Callable[..., tuple[str, Any]]]:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder))
         server.hung_up = threading.Event()  # type: ignore[attr-defined]
         server.sent = []  # type: ignore[attr-defined]
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         running.append(server)
         return f"http://127.0.0.1:{server.server_port}", server
 
@@ -378,7 +378,7 @@ def test_every_format_is_read_from_a_bucket(s3: Store, tmp_path: Path, kind: str
     for original, row in zip(ORIGINALS, rows, strict=True):
         assert isinstance(row, Pair)
         assert again.reader.image(row.place) == original.data
-        assert again.picture(row.place).sha256 == row.image_sha256
+        assert again.read_image(row.place).sha256 == row.image_sha256
 
 
 @pytest.mark.parametrize("kind", sorted(WRITERS))
@@ -477,7 +477,7 @@ def test_files_of_a_web_server(tmp_path: Path, serve: Any, handler: type[Quiet],
     assert rows == rows_of(folder)
     for row in rows:
         assert isinstance(row, Pair)
-        assert corpus.picture(row.place).sha256 == row.image_sha256
+        assert corpus.read_image(row.place).sha256 == row.image_sha256
 
 
 def test_a_shard_that_a_web_server_lacks_is_a_row(tmp_path: Path, serve: Any) -> None:

@@ -8,7 +8,7 @@ from corpora import CorpusError, Pair, Reason, Sampling, open_corpus
 from corpora import sampling as module
 from corpora.readers.imagefolder import FolderReader
 from corpora.readers.protocol import Row
-from corpora.sampling import draw
+from corpora.sampling import draw_sample
 
 
 def rows(numbers, **sites):
@@ -26,42 +26,44 @@ def names(listed, drawn):
 
 def test_a_sample_is_the_same_each_time_and_another_with_another_seed() -> None:
     listed = rows(range(500))
-    first, second, other = (draw(listed, Sampling(50, seed)) for seed in (0, 0, 1))
+    first, second, other = (draw_sample(listed, Sampling(50, seed)) for seed in (0, 0, 1))
     assert first == second
-    assert (len(first.hashes), first.listed, first.left_out) == (50, 500, 450)
+    assert (len(first.hashes), first.total_rows, first.skipped_rows) == (50, 500, 450)
     assert len(first.hashes.keys() & other.hashes.keys()) < 25
 
 
 def test_a_sample_does_not_depend_on_the_order_of_the_rows() -> None:
     listed = rows(range(300))
     backwards = listed[::-1]
-    assert names(listed, draw(listed, Sampling(30, 0))) == names(backwards, draw(backwards, Sampling(30, 0)))
+    assert names(listed, draw_sample(listed, Sampling(30, 0))) == names(
+        backwards, draw_sample(backwards, Sampling(30, 0))
+    )
 
 
 def test_most_of_a_sample_stays_when_the_corpus_grows() -> None:
     """Of a corpus grown by a tenth a tenth of the sample is new: what makes way has the largest hashes."""
     small, large = rows(range(1000)), rows(range(1100))
-    before, after = (names(listed, draw(listed, Sampling(200, 0))) for listed in (small, large))
+    before, after = (names(listed, draw_sample(listed, Sampling(200, 0))) for listed in (small, large))
     assert 150 < len(before & after) < 200
     newcomers = {f"{number}.png" for number in range(1000, 1100)}
     assert after - before <= newcomers
 
 
 def test_every_row_has_the_same_chance() -> None:
-    counts = Counter(number for seed in range(200) for number in draw(rows(range(20)), Sampling(5, seed)).hashes)
+    counts = Counter(number for seed in range(200) for number in draw_sample(rows(range(20)), Sampling(5, seed)).hashes)
     assert len(counts) == 20
     assert all(25 < count < 80 for count in counts.values())  # 50 each, with a deviation of 6
 
 
 def test_a_sample_of_more_than_there_is_is_all() -> None:
-    drawn = draw(rows(range(7)), Sampling(9, 0))
-    assert (sorted(drawn.hashes), drawn.left_out) == (list(range(7)), 0)
+    drawn = draw_sample(rows(range(7)), Sampling(9, 0))
+    assert (sorted(drawn.hashes), drawn.skipped_rows) == (list(range(7)), 0)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(6, 120))
 def test_values_give_equal_parts_as_far_as_they_have_rows(sizes: list[int], wanted: int) -> None:
     listed = rows(range(sum(sizes)), **{f"site {place}": size for place, size in enumerate(sizes)})
-    drawn = draw(listed, Sampling(wanted, 0, "site"))
+    drawn = draw_sample(listed, Sampling(wanted, 0, "site"))
     assert len(drawn.hashes) == min(wanted, sum(sizes))
     found = Counter(listed[number].attributes["site"] for number in drawn.hashes)
     short = [found[f"site {place}"] for place, size in enumerate(sizes) if found[f"site {place}"] < size]
@@ -73,16 +75,16 @@ def test_values_give_equal_parts_as_far_as_they_have_rows(sizes: list[int], want
 def test_rows_without_a_value_are_a_part_of_their_own() -> None:
     listed = rows(range(100), **{"a": 90, "": 10})
     listed[90:] = [Row(row.where, row.file_name, row.caption) for row in listed[90:]]
-    drawn = draw(listed, Sampling(20, 0, "site"))
+    drawn = draw_sample(listed, Sampling(20, 0, "site"))
     assert sum(number >= 90 for number in drawn.hashes) == 10
 
 
 def test_a_part_has_its_smallest_hashes_whatever_its_neighbours() -> None:
     """Also after notes were dropped on the way, for what the values give by the end."""
     listed = rows(range(2000), a=1900, b=60, c=40)
-    drawn = draw(listed, Sampling(90, 0, "site"))
+    drawn = draw_sample(listed, Sampling(90, 0, "site"))
     for start, end, quota in ((0, 1900, 30), (1900, 1960, 30), (1960, 2000, 30)):
-        alone = draw(listed[start:end], Sampling(quota, 0))
+        alone = draw_sample(listed[start:end], Sampling(quota, 0))
         assert {number - start for number in drawn.hashes if start <= number < end} == alone.hashes.keys()
 
 
@@ -96,31 +98,33 @@ def test_memory_is_that_of_the_sample(monkeypatch) -> None:
         return grown
 
     monkeypatch.setattr(module._Stratum, "add", watched)
-    draw((rows([number], **{f"site {number % 7}": 1})[0] for number in range(4000)), Sampling(70, 0, "site"))
+    draw_sample((rows([number], **{f"site {number % 7}": 1})[0] for number in range(4000)), Sampling(70, 0, "site"))
     assert max(held) < 70
     assert max(held[2000:]) <= 32  # of seven: below 3 * 70 in total
 
 
 def test_more_values_than_rows_wanted_is_refused() -> None:
     listed = rows(range(10), **{f"patient {number}": 1 for number in range(10)})
-    with pytest.raises(CorpusError, match="'site' has more values than the 9 rows"):
-        draw(listed, Sampling(9, 0, "site"))
+    with pytest.raises(CorpusError, match="'site' has more than 9 values"):
+        draw_sample(listed, Sampling(9, 0, "site"))
 
 
 def test_a_column_that_is_not_there_is_refused() -> None:
     with pytest.raises(CorpusError, match=r"no row of the corpus has a value in 'sight', .*\['site'\]"):
-        draw(rows(range(10), a=10), Sampling(9, 0, "sight"))
+        draw_sample(rows(range(10), a=10), Sampling(9, 0, "sight"))
 
 
 def test_broken_rows_are_drawn_like_others_by_where_they_stand() -> None:
     listed = [Row(f"line {number}", trouble="is not CSV" if number % 2 else None) for number in range(400)]
-    drawn = draw([row if row.trouble else rows([number])[0] for number, row in enumerate(listed)], Sampling(100, 0))
+    drawn = draw_sample(
+        [row if row.trouble else rows([number])[0] for number, row in enumerate(listed)], Sampling(100, 0)
+    )
     assert 30 < sum(number % 2 for number in drawn.hashes) < 70  # 50, with a deviation of 4.3
 
 
 def test_rows_of_anything_are_drawn() -> None:
     listed = [Row("line 1", "\udcff.png", "\x00"), Row("line 2", None, 7), Row("line 3", {"bytes": b"x"}, ["a"])]
-    assert draw(listed, Sampling(2, 0)).left_out == 1
+    assert draw_sample(listed, Sampling(2, 0)).skipped_rows == 1
 
 
 def test_only_drawn_images_are_opened(write_corpus, monkeypatch) -> None:
@@ -136,7 +140,7 @@ def test_only_drawn_images_are_opened(write_corpus, monkeypatch) -> None:
     corpus = open_corpus(
         write_corpus([{"file_name": f"{number}.png", "text": f"caption {number}"} for number in range(40)], {})
     )
-    drawn = corpus.draw(Sampling(10, 0))
+    drawn = corpus.draw_sample(Sampling(10, 0))
     assert opened == []
     found = list(corpus.pairs(drawn))
     assert [row.row for row in found] == sorted(drawn.hashes)
@@ -147,7 +151,7 @@ def test_only_drawn_images_are_opened(write_corpus, monkeypatch) -> None:
 def test_drawn_rows_are_the_pairs_that_they_are_without_a_sample(write_corpus, picture) -> None:
     metadata = [{"file_name": "a.png", "text": f"caption {number}"} for number in range(12)]
     corpus = open_corpus(write_corpus(metadata, {"a.png": picture()}))
-    drawn = corpus.draw(Sampling(5, 3))
+    drawn = corpus.draw_sample(Sampling(5, 3))
     assert list(corpus.pairs(drawn)) == [row for row in corpus.pairs() if row.row in drawn.hashes]
     assert all(isinstance(row, Pair) for row in corpus.pairs(drawn))
 
@@ -155,7 +159,7 @@ def test_drawn_rows_are_the_pairs_that_they_are_without_a_sample(write_corpus, p
 def test_a_corpus_that_changes_between_drawing_and_reading_is_noticed(write_corpus) -> None:
     root = write_corpus([{"file_name": f"{number}.png", "text": "a"} for number in range(9)], {})
     corpus = open_corpus(root)
-    drawn = corpus.draw(Sampling(5, 0))
+    drawn = corpus.draw_sample(Sampling(5, 0))
     lines = (root / "metadata.csv").read_text().splitlines(keepends=True)
     (root / "metadata.csv").write_text("".join([lines[0], *lines[2:], lines[1]]))
     with pytest.raises(CorpusError, match="is not the row that was there when the sample was drawn"):

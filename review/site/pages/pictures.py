@@ -60,7 +60,7 @@ def picture_of(lens: Lens, run_id: str, row: dict[str, Any]) -> tuple[str, bytes
         return lens.no_corpus(run_id) or audited.GONE
     try:
         with lens.reading:
-            image = corpus.picture(Place(row["file_name"], row["container"], row["position"]))
+            image = corpus.read_image(Place(row["file_name"], row["container"], row["position"]))
     except (RowError, OSError) as error:
         return f"The image cannot be read: {error}"
     if image.sha256 != row["image_sha256"]:

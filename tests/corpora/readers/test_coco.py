@@ -49,7 +49,7 @@ def rows_of(root: Path, **options: Any) -> list[Pair | Rejected]:
     assert [row.row for row in rows] == list(range(len(rows)))
     assert corpus.count() == len(rows)
     for row in rows:
-        assert isinstance(row, Rejected) or corpus.picture(row.place).sha256 == row.image_sha256
+        assert isinstance(row, Rejected) or corpus.read_image(row.place).sha256 == row.image_sha256
     return rows
 
 

@@ -54,7 +54,7 @@ def rows_of(root: Any, **options: Any) -> list[Pair | Rejected]:
     rows = list(corpus.pairs())
     assert corpus.count() == len(rows)
     for row in rows:
-        assert isinstance(row, Rejected) or corpus.picture(row.place).sha256 == row.image_sha256
+        assert isinstance(row, Rejected) or corpus.read_image(row.place).sha256 == row.image_sha256
     return rows
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 import corpora.corpus
 import corpora.readers.imagefolder
 from corpora import CorpusError, Limits, Pair, Place, Reason, Rejected, decode, digest, open_corpus
-from corpora.likeness import fingerprint
-from corpora.readers.imagefolder import contained
+from corpora.perceptual_hash import perceptual_hash
+from corpora.readers.imagefolder import resolve_inside
 
 WriteCorpus = Callable[..., Path]
 Picture = Callable[..., bytes]
@@ -58,7 +58,7 @@ def test_a_pair_says_all_about_itself(write_corpus: WriteCorpus, picture: Pictur
             image_sha256=sha,
             width=8,
             height=6,
-            fingerprint=fingerprint(decode(data)),
+            fingerprint=perceptual_hash(decode(data)),
             attributes={"view": "ap"},
         )
     ]
@@ -281,7 +281,7 @@ def test_a_path_is_that_with_all_links_followed(tmp_path: Path, name: str) -> No
         ("to-sub", "sub"), ("sub/to-a.png", "../a.png"), ("sub/to-top", ".."), ("sub/up-and-down", "../sub/../to-sub"),
     ):  # fmt: skip
         (root / link).symlink_to(target)
-    assert contained(root, name) == Path(os.path.realpath(root / name))
+    assert resolve_inside(root, name) == Path(os.path.realpath(root / name))
 
 
 def test_what_is_no_file_is_not_opened(write_corpus: WriteCorpus, opened: list[str]) -> None:
@@ -338,7 +338,7 @@ def test_every_row_is_accounted_for(tmp_path_factory: pytest.TempPathFactory, da
     for row, (file_name, _) in zip(rows, table, strict=True):
         if isinstance(row, Pair):
             assert row.file_name == file_name
-            assert open_corpus(root).picture(row.place).sha256 == row.image_sha256
+            assert open_corpus(root).read_image(row.place).sha256 == row.image_sha256
         else:
             assert row.reason in Reason
             assert row.detail

@@ -136,7 +136,7 @@ def test_reading_forward_opens_a_file_once(
         corpora.readers.tables, "open_source", lambda path, mapped: opened.append(path) or real(path, mapped)
     )
     for place in places:
-        corpus.picture(place)
+        corpus.read_image(place)
     assert len(opened) == 1
 
 

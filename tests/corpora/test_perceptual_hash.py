@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from corpora import likeness
-from corpora.likeness import MOST, fingerprint, groups, hashes
+from corpora.perceptual_hash import MAX_DIFFERENT_BITS, group_near_duplicates, parse_hashes, perceptual_hash
 
 
 def drawing(seed, size=96):
@@ -23,17 +22,17 @@ def drawing(seed, size=96):
 
 
 def test_an_image_looks_like_its_smaller_self_and_like_no_other():
-    looks = [fingerprint(drawing(seed, size)) for seed in range(6) for size in (96, 80)]
-    assert {len(look) for look in looks} == {16}
-    assert groups(hashes(looks)) == [[place, place + 1] for place in range(0, 12, 2)]
+    hashes = [perceptual_hash(drawing(seed, size)) for seed in range(6) for size in (96, 80)]
+    assert {len(text) for text in hashes} == {16}
+    assert group_near_duplicates(parse_hashes(hashes)) == [[place, place + 1] for place in range(0, 12, 2)]
 
 
-def slow(looks):
+def slow(hashes):
     """All groups by comparing each with each."""
-    sets = [{place} for place in range(len(looks))]
-    for one in range(len(looks)):
+    sets = [{place} for place in range(len(hashes))]
+    for one in range(len(hashes)):
         for other in range(one):
-            if (looks[one] ^ looks[other]).bit_count() <= MOST and sets[one] is not sets[other]:
+            if (hashes[one] ^ hashes[other]).bit_count() <= MAX_DIFFERENT_BITS and sets[one] is not sets[other]:
                 joint = sets[one] | sets[other]
                 for place in joint:
                     sets[place] = joint
@@ -43,15 +42,17 @@ def slow(looks):
 @given(st.lists(st.tuples(st.integers(0, 3), st.sets(st.integers(0, 63), max_size=4)), max_size=12))
 def test_groups_are_those_of_comparing_each_with_each(changes):
     bases = (0, 2**64 - 1, 0x0123456789ABCDEF, 0x5555555555555555)
-    looks = [bases[base] ^ sum(1 << bit for bit in bits) for base, bits in changes]
-    assert [tuple(found) for found in groups(hashes(f"{value:016x}" for value in looks))] == slow(looks)
+    hashes = [bases[base] ^ sum(1 << bit for bit in bits) for base, bits in changes]
+    assert [tuple(found) for found in group_near_duplicates(parse_hashes(f"{value:016x}" for value in hashes))] == slow(
+        hashes
+    )
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3])
 def test_large_buckets_are_compared_in_parts(monkeypatch, chunk):
-    looks = [0, 1, 3, 0xFF, 0xFE, 1 << 63]
-    monkeypatch.setattr(likeness, "_CHUNK", chunk)
-    assert [tuple(found) for found in groups(np.array(looks, np.uint64))] == slow(looks)
+    hashes = [0, 1, 3, 0xFF, 0xFE, 1 << 63]
+    monkeypatch.setattr("corpora.perceptual_hash._CHUNK", chunk)
+    assert [tuple(found) for found in group_near_duplicates(np.array(hashes, np.uint64))] == slow(hashes)
 
 
 def literal(pixels):
@@ -63,13 +64,13 @@ def literal(pixels):
 @pytest.mark.parametrize("seed", range(8))
 def test_a_hash_is_that_of_the_cosine_transform(seed):
     small = drawing(seed, 32)
-    assert f"{int(fingerprint(small), 16):064b}" == literal(small)
+    assert f"{int(perceptual_hash(small), 16):064b}" == literal(small)
 
 
 @pytest.mark.parametrize("colour", [(7, 8, 9), (255, 255, 255), (90, 17, 203)])
 @pytest.mark.parametrize("size", [(1, 1), (31, 200), (64, 64), (500, 700)])
 def test_an_even_picture_has_one_hash_whatever_its_colour_and_size(colour, size):
-    assert fingerprint(Image.new("RGB", size, colour)) == "8000000000000000"
+    assert perceptual_hash(Image.new("RGB", size, colour)) == "8000000000000000"
 
 
 def photograph(seed, width=900, height=700):
@@ -93,11 +94,11 @@ def test_copies_of_photographs_are_found_though_not_every_pixel_is_looked_at():
         file = io.BytesIO()
         whole.save(file, "JPEG", quality=60)
         copies = [Image.open(file), whole.resize((450, 350)), whole.resize((270, 210), Image.Resampling.BOX)]
-        looks = hashes(map(fingerprint, [whole, *(copy.convert("RGB") for copy in copies)]))
-        found += int((np.bitwise_count(looks[0] ^ looks[1:]) <= MOST).sum())
+        hashes = parse_hashes(map(perceptual_hash, [whole, *(copy.convert("RGB") for copy in copies)]))
+        found += int((np.bitwise_count(hashes[0] ^ hashes[1:]) <= MAX_DIFFERENT_BITS).sum())
         changed += len(copies)
     assert found >= 0.9 * changed
 
 
 def test_unlike_photographs_are_not_taken_for_copies():
-    assert groups(hashes(fingerprint(photograph(seed)) for seed in range(12))) == []
+    assert group_near_duplicates(parse_hashes(perceptual_hash(photograph(seed)) for seed in range(12))) == []

@@ -128,11 +128,11 @@ def _write(run: Run, table: str, rows: int, shard: int, **columns: Any) -> None:
     paths, sizes = [], []
     for number, start in enumerate(range(0, rows, shard)):
         part = made.slice(start, shard)
-        with run.writer(table, f"part-{number:05d}") as writer:
-            writer.write_arrow(part)
+        with run.open_writer(table, f"part-{number:05d}") as writer:
+            writer.write(part)
         paths.append(run.path(table, f"part-{number:05d}"))
         sizes.append(part.num_rows)
-    run.list_files(table, paths, sizes)
+    run.register_files(table, paths, sizes)
 
 
 def _flagged(names: Sequence[str]) -> list[tuple[str, str]]:

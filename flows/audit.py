@@ -37,7 +37,7 @@ from tasks.ingest import ingest
 from tasks.inputs import encoder, opened
 from tasks.lake.incremental import NO_BASE, find_base
 from tasks.lake.journal import chain_end, chain_report
-from tasks.lake.lock import held, sweep
+from tasks.lake.lock import lock_run, remove_temporary_files
 from tasks.lake.run import REPORT, Run
 from tasks.messages.artifacts import Progress as ProgressArtifact
 from tasks.messages.artifacts import show_outcome
@@ -125,9 +125,9 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
     changed = [key for key in decisive if before[key] != facts[key]]
     if changed:
         raise ResumeError(f"resume: run {resume} began with another {', '.join(changed)}; start a new run instead")
-    with held(run):
-        _check_unfinished(run.manifest())  # whoever held it until now may have brought it to its end
-        sweep(run)
+    with lock_run(run):
+        _check_unfinished(run.read_manifest())  # whoever held it until now may have brought it to its end
+        remove_temporary_files(run)
         run.update(status="running", reason=None, finished_at=None)
     return run
 
@@ -242,7 +242,7 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     except Exception as error:  # told, and raised again
         tell_not_begun({"corpus": config.corpus.place, "model": config.model.name}, str(error))
         raise
-    if said := run.manifest()["incremental"]:
+    if said := run.read_manifest()["incremental"]:
         get_run_logger().info("run %s %s", run.run_id, said)
     with served(config.run.metrics, [model.device for model in models]), working_on(run, signer):
         _line(run, config, models)
@@ -257,8 +257,8 @@ def working_on(run: Run, signer: Signer | None = None) -> Iterator[None]:
 
     Raises ResumeError if another process holds it, or has brought it to its end meanwhile.
     """
-    with held(run):
-        if (status := run.manifest()["status"]) != "running":
+    with lock_run(run):
+        if (status := run.read_manifest()["status"]) != "running":
             raise ResumeError(f"resume: run {run.run_id} is {status} by now, expected a running one; see its report")
         try:
             yield
@@ -271,7 +271,7 @@ def working_on(run: Run, signer: Signer | None = None) -> Iterator[None]:
 
 def concluded(run: Run, signer: Signer | None = None) -> AuditResult:
     """What became of a run whose line has ended, with its report. Raises GateError, ShardsError."""
-    record = run.manifest()
+    record = run.read_manifest()
     counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}
     result = AuditResult(run.run_id, record["status"], record["reason"], report=_report(run, signer), **counts)
     show_outcome(run)
@@ -298,7 +298,7 @@ def give_up(run: Run, error: BaseException, signer: Signer | None = None) -> Non
     status = "failed" if isinstance(error, Exception) else "interrupted"
     said = "terminated from outside" if isinstance(error, TerminationSignal) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(OSError, sql.LakeError):
-        if run.manifest()["status"] == "running":
+        if run.read_manifest()["status"] == "running":
             run.finish(status, said.removesuffix(": "))
     tell_end(run)
     chain_end(run, signer)
@@ -306,7 +306,7 @@ def give_up(run: Run, error: BaseException, signer: Signer | None = None) -> Non
 
 def plan_of(run: Run, config: AuditConfig) -> AttributionPlan:
     """The plan of a run whose corpus is read."""
-    record = run.manifest()
+    record = run.read_manifest()
     calibrated_on = record["calibration_sha256"] or record["corpus_digest"]
     return config.attribution_plan(record["model_digest"], calibrated_on, record["code_version"])
 
@@ -328,7 +328,7 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
     corpus = config.corpus_source()
     with started(config.run, run, corpus, models) as engine:
         shards = ingest(run, corpus, config.suspect_regions(), config.lake.shard_size)
-        INGEST_ERRORS.set(run.manifest()["counts"]["errors"])
+        INGEST_ERRORS.set(run.read_manifest()["counts"]["errors"])
         if shards:
             plan = plan_of(run, config)
             with slots(names if config.run.engine == "local" else []):  # a cluster minds its GPUs itself

@@ -256,7 +256,7 @@ def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> A
         nonlocal run
         run = begin(config, config.model_sources(), resume)
         errors.print(f"run {run.run_id}; if it is interrupted, go on with: --resume {run.run_id}", markup=False)
-        if said := run.manifest()["incremental"]:
+        if said := run.read_manifest()["incremental"]:
             errors.print(f"run {run.run_id} {said}", markup=False)
         return audit(config, run.run_id)
 

@@ -174,7 +174,7 @@ def _inspect(ray: Any, gpus: float, run: Run, corpus: CorpusSource, model: Model
     """Look at each node before any work. Raises BadInputError with what is wrong on which."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    record = run.manifest()
+    record = run.read_manifest()
     expected = {key: record[key] for key in ("code_version", "environment", "model_digest")}
     # It asks for nothing, so that it need not wait for its turn; its process ends, and takes the model along.
     looking = ray.remote(num_cpus=0, num_gpus=0, max_calls=1)(faults)
@@ -204,7 +204,7 @@ def faults(run: Run, corpus: CorpusSource, model: ModelSource, expected: Mapping
     """What keeps this host from working on a run, as seen from here: lake, corpus, code, model, server."""
     found = []
     try:
-        run.manifest()
+        run.read_manifest()
     except (OSError, sql.LakeError) as error:
         found.append(
             f"run {run.run_id} is not to be seen in the lake {run.lake} ({error}); a lake must be a folder that all "

@@ -147,13 +147,13 @@ def reflag(
 
 
 def _reflag_line(run: Run, earlier: Run, rules: AlertRules, phrase_rules: PhraseRules, telling: TellRules) -> None:
-    record = run.manifest()
+    record = run.read_manifest()
     take_over(run, earlier)
     gates = validate(run)
     if gates.critical:
         run.finish("stopped", "; ".join(gates.critical))
         return
-    before = earlier.manifest()
+    before = earlier.read_manifest()
     lacking = before["status"] == "completed_with_errors"  # pairs, which re-flagging does not bring back
     warnings = [f"run {earlier.run_id} completed with errors: {before['reason']}"] if lacking else []
     warnings += gates.warnings

@@ -165,7 +165,7 @@ def attribute_pairs(
     What the run that this one builds upon has of the shard is taken over as it is. A finished file is not made again:
     the error rows are written before it, so that it stands for both.
     """
-    pairs = run.read_group("pairs", shard.index)
+    pairs = run.read_row_group("pairs", shard.index)
     name = _shard_name(shard, plan, pairs)
     path = run.path("attributions", name)
     if stores.is_file(path):
@@ -176,10 +176,10 @@ def attribute_pairs(
     made, errors = _attribute_new(run, corpus, model, plan, new) if new else ([], [])
     by_pair = earlier | {row["pair_id"]: row for row in made}
     rows = [by_pair[pair["pair_id"]] for pair in pairs if pair["pair_id"] in by_pair]
-    with run.writer("attributions", name) as writer:
+    with run.open_writer("attributions", name) as writer:
         writer.write(rows)
         if errors:
-            with run.writer("ingest_errors", name) as error_writer:
+            with run.open_writer("ingest_errors", name) as error_writer:
                 error_writer.write(errors)
     return ShardResult(shard, name, len(rows), len(errors), reused=False)
 
@@ -205,12 +205,12 @@ def _attribute_new(
 
 def set_aside(run: Run, shard: Shard, error: BaseException) -> ShardResult:
     """Error rows for all pairs of a shard whose task failed for good, so that none of them is lost."""
-    pairs = run.read_group("pairs", shard.index)
+    pairs = run.read_row_group("pairs", shard.index)
     name = f"failed-{shard.index:05d}"
     said = textwrap.shorten(f"{type(error).__name__}: {error}", 500, placeholder=" ...")
     failure = f"shard {shard.index} ({shard.pairs} pairs): {said}"
     detail = f"{failure}; mend this, then audit incrementally: only pairs without a map go to the model"
-    with run.writer("ingest_errors", name) as writer:
+    with run.open_writer("ingest_errors", name) as writer:
         writer.write({**pair, "stage": "attribute", "reason": "shard_failed", "detail": detail} for pair in pairs)
     return ShardResult(shard, name, 0, len(pairs), reused=False, failure=failure)
 

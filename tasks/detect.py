@@ -21,9 +21,9 @@ _VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
 
 def _attributed(run: Run) -> Iterator[list[dict[str, Any]]]:
     """The run's pairs that have a map, with what the model sees of them; a shard at a time."""
-    views = {row["pair_id"]: row for row in run.listed_rows("attributions", ["pair_id", *_VIEW])}
-    for shard in range(len(run.group_sizes("pairs"))):
-        pairs = run.read_group("pairs", shard, [*PICTURE_COLUMNS, "caption"])
+    views = {row["pair_id"]: row for row in run.iter_rows("attributions", ["pair_id", *_VIEW])}
+    for shard in range(len(run.row_group_sizes("pairs"))):
+        pairs = run.read_row_group("pairs", shard, [*PICTURE_COLUMNS, "caption"])
         yield [pair | views[pair["pair_id"]] for pair in pairs if pair["pair_id"] in views]
 
 
@@ -59,11 +59,11 @@ def detect_regions(run: Run, corpus: CorpusSource, names: Sequence[str]) -> list
     faults: dict[str, list[str]] = defaultdict(list)
     seen = 0
     # A file of its own beside the named regions, so that doing it again replaces it.
-    with run.writer("regions", "detected") as writer:
+    with run.open_writer("regions", "detected") as writer:
         for pairs in _attributed(run):
             seen += len(pairs)
             writer.write(row for pair in pairs for row in _rows(corpus, pair, detectors, faults))
-    run.list_files("regions", [run.path("regions", "detected")], [writer.rows])
+    run.register_files("regions", [run.path("regions", "detected")], [writer.rows])
     run.update(failed_detectors=sorted(faults))
     return [
         f"detector {name} failed on {len(said)} of {seen} pairs, which have no region of it, first on {said[0]}"

@@ -93,9 +93,9 @@ def discover_stamps(run: Run, corpus: CorpusSource, model: ModelSource, rules: D
             _stamp_row(number + 1, stamp, occurrences[number], searched) for number, stamp in enumerate(found.stamps)
         ]
     # A file of its own beside the named regions, so that doing it again replaces it.
-    with run.writer("regions", "recurrent") as writer:
+    with run.open_writer("regions", "recurrent") as writer:
         writer.write(rows)
-    run.list_files("regions", [run.path("regions", "recurrent")], [len(rows)])
+    run.register_files("regions", [run.path("regions", "recurrent")], [len(rows)])
     run.write_table("stamps", stamps)
     return len(stamps)
 

@@ -16,8 +16,8 @@ _HOTTEST = "hottest"  # files beside those of the regions that it is chosen from
 
 def _forget_hottest(run: Run) -> None:
     """Unlist what an earlier attempt chose: it would be weighed as if it had been given."""
-    own = {run.key(table, _HOTTEST) for table in ("regions", "region_shares")}
-    run.update(files=[entry for entry in run.manifest()["files"] if entry["path"] not in own])
+    own = {run.relative_path(table, _HOTTEST) for table in ("regions", "region_shares")}
+    run.update(files=[entry for entry in run.read_manifest()["files"] if entry["path"] not in own])
 
 
 def flag_regions(run: Run, rules: AlertRules) -> list[str]:
@@ -31,13 +31,13 @@ def flag_regions(run: Run, rules: AlertRules) -> list[str]:
     with run.connect() as connection:
         sides = ("derive/region_shares", "derive/phrase_shares")
         shares = [sql.table(connection, query, run_id=run.run_id) for query in sides]
-        run.write_arrow("region_shares", pa.concat_tables(shares, promote_options="permissive"))
+        run.write_table("region_shares", pa.concat_tables(shares, promote_options="permissive"))
     with run.connect() as connection:
         hottest = sql.table(connection, "derive/hottest_corners", **thresholds)
     for table in ("regions", "region_shares"):
-        with run.writer(table, _HOTTEST) as writer:
-            writer.write_arrow(hottest)
-        run.list_files(table, [run.path(table, _HOTTEST)], [writer.rows])
+        with run.open_writer(table, _HOTTEST) as writer:
+            writer.write(hottest)
+        run.register_files(table, [run.path(table, _HOTTEST)], [writer.rows])
     with run.connect() as connection:
         findings = [
             {**row, "rule": rule, "rule_digest": sql.digest(f"rules/{rule}")}

@@ -66,12 +66,12 @@ def ingest_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard
 
     A run that already has its pairs keeps them. Raises BadInputError when the corpus as a whole is unreadable.
     """
-    if not run.listed("pairs"):
+    if not run.fetch_files("pairs"):
         try:
             _read_corpus(run, source, regions, shard_size)
         except CorpusError as error:
             raise BadInputError(str(error)) from error
-    return [Shard(index, size) for index, size in enumerate(run.group_sizes("pairs"))]
+    return [Shard(index, size) for index, size in enumerate(run.row_group_sizes("pairs"))]
 
 
 def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_size: int) -> None:
@@ -83,7 +83,7 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
     columns: set[str] = set()
     drawn = None if source.sampling is None else corpus.draw_sample(source.sampling)
     reader = corpus.pairs(drawn)
-    with run.writer("pairs") as pair_file, run.writer("ingest_errors", "ingest") as error_file:
+    with run.open_writer("pairs") as pair_file, run.open_writer("ingest_errors", "ingest") as error_file:
 
         def stored() -> Iterator[Pair | Rejected]:
             for raw in reader:
@@ -108,7 +108,7 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
                 f"[regions.columns]: no row of the corpus has a value in {sorted(missing)}, "
                 f"columns with values are {sorted(columns)}; name one of those"
             )
-    run.list_files("ingest_errors", [run.path("ingest_errors", "ingest")], [error_file.rows])
+    run.register_files("ingest_errors", [run.path("ingest_errors", "ingest")], [error_file.rows])
     run.write_table("near_duplicates", _near_duplicates(stores.fetch(run.path("pairs"))))
     run.update(
         corpus_digest=corpus_digest,
@@ -120,7 +120,7 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
         },
     )
     # Last: by the listed pairs a resumed run knows that all this is done.
-    run.list_files("pairs", [run.path("pairs")], [pair_file.rows])
+    run.register_files("pairs", [run.path("pairs")], [pair_file.rows])
 
 
 def _near_duplicates(path: Path) -> Iterator[dict[str, Any]]:

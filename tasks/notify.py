@@ -16,7 +16,7 @@ from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 
 import sql
-from tasks.lake.run import Run, report_of
+from tasks.lake.run import Run
 from tasks.logs import run_logger
 from tasks.messages.events import LIVES, News, alert_news, digest_news, end_news, is_told, not_begun_news
 from tasks.records import TellRules
@@ -30,7 +30,7 @@ def _series(run: Run) -> tuple[str | None, bool]:
     Same audit: same corpus and model by their names, whatever became of their contents. A re-flagged run stands beside
     the series, at the place of the run whose attributions it has: it is held against that one, and no run against it.
     """
-    own = run.manifest()
+    own = run.read_manifest()
     audit = own["corpus"], own["model"]
     records = {record["run_id"]: record for record in sql.manifests(run.lake)}
     series = [
@@ -56,7 +56,7 @@ def _lives(run: Run, previous: str | None, min_pairs: int) -> list[dict[str, Any
         beside += sorted({row["last_run"] for row in numbered} - {previous})
         with sql.connect(run.lake, run.run_id, beside) as connection:
             named = sql.rows(connection, "derive/same_names", run_id=run.run_id, previous=previous) if numbered else []
-    record = run.manifest()
+    record = run.read_manifest()
     rules = record["rules"]
     with sql.connect(run.lake, run.run_id, beside[:1]) as connection:
         return sql.rows(
@@ -116,7 +116,7 @@ def _send(news: Sequence[News]) -> list[News]:
 
 def told_before(run: Run) -> set[str]:
     """Ids of the events that this run has handed over, in this attempt or an earlier one."""
-    paths = run.listed("notifications")
+    paths = run.fetch_files("notifications")
     return {row["event_id"] for path in paths for row in pq.read_table(path, columns=["event_id"]).to_pylist()}
 
 
@@ -138,12 +138,12 @@ def send_once(run: Run, news: Sequence[News]) -> int:
         }
         for one in sent
     ]
-    parts = sum(entry["table"] == "notifications" for entry in run.manifest()["files"])
+    parts = sum(entry["table"] == "notifications" for entry in run.read_manifest()["files"])
     if rows or not parts:  # an empty file says that there was nothing to tell
         name = f"part-{parts:05d}"
-        with run.writer("notifications", name) as writer:
+        with run.open_writer("notifications", name) as writer:
             writer.write(rows)
-        run.list_files("notifications", [run.path("notifications", name)], [writer.rows])
+        run.register_files("notifications", [run.path("notifications", name)], [writer.rows])
     return len(rows)
 
 
@@ -156,14 +156,14 @@ def tell_alerts(run: Run, rules: TellRules) -> int:
     lives, overtaken = store_lives(run, rules.min_pairs)
     if overtaken:
         run_logger().warning("run %s: a later run of this audit has ended: nothing is told about this one", run.run_id)
-    news = [] if overtaken else news_of(lives, run.manifest(), report_of(run), rules)
+    news = [] if overtaken else news_of(lives, run.read_manifest(), run.report_path, rules)
     return send_once(run, news)
 
 
 def tell_end(run: Run) -> None:
     """Tell that the run has ended, and how. Whatever goes wrong is logged: the run's own outcome counts."""
     try:
-        send_once(run, [end_news(run.manifest(), report_of(run))])
+        send_once(run, [end_news(run.read_manifest(), run.report_path)])
     except Exception:  # noqa: BLE001  # a full disk, a server that is gone: the audit's own error must get through
         run_logger().exception("run %s: its end could not be told", run.run_id)
 

@@ -48,7 +48,7 @@ def collocation_rows(attributions: Sequence[dict[str, Any]], min_pairs: int) -> 
 def find_phrases(run: Run, rules: PhraseRules) -> int:
     """Store `phrases` and `collocations` of all attributed pairs; returns how many occurrences of phrases there are."""
     columns = ["pair_id", "caption", "tokens", "special"]
-    rows = list(run.listed_rows("attributions", columns))
+    rows = list(run.iter_rows("attributions", columns))
     run.write_table("collocations", collocation_rows(rows, rules.min_pairs))
     return run.write_table("phrases", phrase_rows(rows, rules))
 

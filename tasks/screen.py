@@ -22,7 +22,7 @@ def screen_regions(run: Run, corpus: CorpusSource, model: ModelSource, rules: Co
 
     Nothing is covered where findings are not put to the test: a suspicion that nobody tests is the maps' alone.
     """
-    with run.writer("screenings") as writer, run.connect() as connection:
+    with run.open_writer("screenings") as writer, run.connect() as connection:
         regions = [row["region"] for row in sql.rows(connection, "derive/regions_to_screen", run_id=run.run_id)]
         if rules.enabled and regions:
             probe = Probe(run, corpus, model, rules)
@@ -33,7 +33,7 @@ def screen_regions(run: Run, corpus: CorpusSource, model: ModelSource, rules: Co
                         {"pair_id": pair_id, "region": region, "margin": margin, "drop": drop}
                         for pair_id, margin, drop in probe.costs(pair_ids, boxes)
                     )
-    run.list_files("screenings", [run.path("screenings")], [writer.rows])
+    run.register_files("screenings", [run.path("screenings")], [writer.rows])
     return writer.rows
 
 

@@ -96,7 +96,7 @@ def audit_itself(run: Run, corpus: CorpusSource, model: ModelSource, rules: Conf
         with run.connect() as connection:
             slices = sql.rows(connection, "derive/large_slices", run_id=run.run_id, **chosen)
         if slices:
-            counts = [row["tests"] for row in run.read("confirmations", ["tests"])]
+            counts = [row["tests"] for row in run.read_rows("confirmations", ["tests"])]
             level = rules.level / max([*counts, 1])
             probe = Probe(run, corpus, model, rules)
             rows = [*_positive(probe, slices, rules, level), *_negative(probe, slices, rules, level)]

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 import stores
 from tasks.errors import StoreError
-from tasks.lake.run import CALIBRATION, Run, rows_of
+from tasks.lake.run import CALIBRATION, Run, read_parquet_rows
 from tasks.records import Box, ShardResult, SuspectRegions, parse_box
 from tasks.regions.boxes import into_view
 from tasks.retries import IO_RETRIES
@@ -67,7 +67,7 @@ def _forget(run: Run) -> None:
     run.update(
         files=[
             entry
-            for entry in run.manifest()["files"]
+            for entry in run.read_manifest()["files"]
             if entry["table"] not in ("attributions", "ingest_errors") or entry["path"].endswith(f"/{own}")
         ]
     )
@@ -79,8 +79,8 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
     Raises StoreError if a pair is neither attributed nor an error.
     """
     # An attempt that was cut off may have left errors of a shard that has none now: they count for nothing.
-    made = {run.key("attributions", result.name): result for result in results}
-    made |= {run.key("ingest_errors", result.name): result for result in results if result.errors}
+    made = {run.relative_path("attributions", result.name): result for result in results}
+    made |= {run.relative_path("ingest_errors", result.name): result for result in results if result.errors}
     for missing in stores.absent(run.lake, made):
         del made[missing]
     copies = dict(zip(made, stores.fetch_all(run.lake, dict.fromkeys(made)), strict=True))
@@ -97,27 +97,31 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
     _forget(run)
     whole = [result for result in results if result.failure is None]
     paths = [run.path("attributions", result.name) for result in whole]
-    run.list_files("attributions", paths, [result.attributions for result in whole])
+    run.register_files("attributions", paths, [result.attributions for result in whole])
     calibration = run.folder / CALIBRATION
     if stores.is_file(calibration):
-        run.list_files(None, [calibration], [None])
+        run.register_files(None, [calibration], [None])
     failed = [result for result in results if result.errors]
-    run.list_files(
+    run.register_files(
         "ingest_errors",
         [run.path("ingest_errors", result.name) for result in failed],
         [result.errors for result in failed],
     )
-    with run.writer("regions") as writer:
+    with run.open_writer("regions") as writer:
         views = ["pair_id", "view_x0", "view_y0", "view_x1", "view_y1", "attributed_by"]
         attributes: dict[str, dict[str, str]] = {}
         if regions.columns:
-            stored = run.read("pairs", ["pair_id", "attributes"])
+            stored = run.read_rows("pairs", ["pair_id", "attributes"])
             attributes = {row["pair_id"]: dict(row["attributes"]) for row in stored}
-        rows = [row for result in whole for row in rows_of(copies[run.key("attributions", result.name)], views)]
+        rows = [
+            row
+            for result in whole
+            for row in read_parquet_rows(copies[run.relative_path("attributions", result.name)], views)
+        ]
         writer.write(region_rows(regions, rows, attributes))
-    run.list_files("regions", [run.path("regions")], [writer.rows])
+    run.register_files("regions", [run.path("regions")], [writer.rows])
     attributed = sum(result.attributions for result in results)
-    record = run.manifest()
+    record = run.read_manifest()
     counts = record["counts"]
     rejected = counts["corpus_rows"] - counts["not_sampled"] - counts["pairs"]
     reused = [row["attributed_by"] for row in rows if row["attributed_by"]]

@@ -27,7 +27,7 @@ NOT_TESTED = "re-flagging loads no model, and run {run_id} did not test this; au
 def _verified(earlier: Run) -> dict[str | None, list[dict[str, Any]]]:
     """The earlier run's files by table, each as its manifest says. Raises StoreError for one that is not."""
     files: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
-    entries = earlier.manifest()["files"]
+    entries = earlier.read_manifest()["files"]
     try:
         copies = stores.fetch_all(earlier.lake, {entry["path"]: entry["sha256"] for entry in entries})
     except sql.LakeError as error:
@@ -71,19 +71,19 @@ def take_over_rows(run: Run, earlier: Run) -> int:
     for table in TAKEN:
         for entry in files[table]:
             name = entry["name"].removesuffix(".parquet")
-            with run.writer(table, name) as writer:
+            with run.open_writer(table, name) as writer:
                 for rows in _groups(table, entry["path"], earlier):
-                    writer.write_arrow(
+                    writer.write(
                         rows.set_column(rows.column_names.index("run_id"), "run_id", pa.array([run.run_id] * len(rows)))
                     )
-            run.list_files(table, [run.path(table, name)], [writer.rows])
+            run.register_files(table, [run.path(table, name)], [writer.rows])
             attributed += writer.rows if table == "attributions" else 0
     for entry in files[None]:
         if entry["name"] == CALIBRATION:
             with stores.written_aside(run.folder / CALIBRATION) as aside:
                 shutil.copyfile(entry["path"], aside)
-            run.list_files(None, [run.folder / CALIBRATION], [None])
-    counts = earlier.manifest()["counts"]
+            run.register_files(None, [run.folder / CALIBRATION], [None])
+    counts = earlier.read_manifest()["counts"]
     kept = {key: counts[key] for key in ("corpus_rows", "not_sampled", "pairs", "errors") if key in counts}
     run.update(counts=kept | {"attributions": attributed, "reused": attributed})
     return attributed
@@ -116,7 +116,7 @@ def carry_confirmations(run: Run, earlier: Run) -> int:
     tested: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
     if claims:
         now, then = _made_of(run, claims), _made_of(earlier, claims)
-        for row in earlier.listed_rows("confirmations"):
+        for row in earlier.iter_rows("confirmations"):
             if _claim(row) in now and then.get(_claim(row)) == now[_claim(row)]:
                 tested[_claim(row)].setdefault(row["fill"], row)
     said = NOT_TESTED.format(run_id=earlier.run_id)

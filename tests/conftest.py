@@ -138,7 +138,7 @@ class HandWrittenRun(Run):
             "region": "corner", "slice_kind": "word", "slice": "consolidation", "rule": "region_mass", "n": 4,
             "share": 0.3, "area": 0.1, "effect": 3.0, "state": "suspected", "severity": None, "explained_by": None,
         }  # fmt: skip
-        digests = self.manifest()["rules"]
+        digests = self.read_manifest()["rules"]
         rows = []
         for number, given in enumerate(alerts):
             row = usual | given
@@ -355,11 +355,11 @@ def changed_rows():
     def rewrite(run, table, change):
         import pyarrow.parquet as pq
 
-        files = run.listed(table)
+        files = run.fetch_files(table)
         rows = [row for path in files for row in pq.read_table(path).to_pylist()]
         for path in files[1:]:
             path.unlink()
-        record = run.manifest()
+        record = run.read_manifest()
         keep = [entry for entry in record["files"] if entry["table"] != table]
         run.update(files=keep)
         with contextlib.suppress(FileNotFoundError):

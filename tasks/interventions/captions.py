@@ -12,12 +12,12 @@ class SeenCaptions:
 
     def __init__(self, run: Run) -> None:
         columns = ["pair_id", "caption", "tokens", "special"]
-        rows = list(run.listed_rows("attributions", columns))
+        rows = list(run.iter_rows("attributions", columns))
         self._caption = {row["pair_id"]: row["caption"] for row in rows}
         self._spans = {row["caption"]: token_spans(row["caption"], row["tokens"], row["special"]) for row in rows}
         self._regions: dict[tuple[str, Span], set[str]] = defaultdict(set)
         self._having: dict[str, set[str]] = defaultdict(set)
-        for row in run.listed_rows("phrases", ["pair_id", "region", "first", "last"]):
+        for row in run.iter_rows("phrases", ["pair_id", "region", "first", "last"]):
             caption = self._caption[row["pair_id"]]
             span = phrase_span(row["first"], row["last"], self._spans[caption])
             self._regions[caption, span].add(row["region"])

@@ -83,7 +83,7 @@ class Probe:
         self._network, self._lock = encoder(model), device_lock(model.device)
         self._corpus, self._rules = corpus, rules
         columns = [*PICTURE_COLUMNS, "caption"]
-        self._rows = {row["pair_id"]: row for row in run.read("pairs", columns)}
+        self._rows = {row["pair_id"]: row for row in run.read_rows("pairs", columns)}
         self._captions = Captions((row["caption"] for row in self._rows.values()), rules.seed)
         self._holders: dict[str, list[str]] = defaultdict(list)
         for pair_id in sorted(self._rows):

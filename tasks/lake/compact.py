@@ -18,7 +18,7 @@ import stores
 from stores.ledger import Signer
 from tasks.errors import StoreError
 from tasks.lake.run import Run
-from tasks.lake.lock import held
+from tasks.lake.lock import lock_run
 
 TABLES = ("attributions", "ingest_errors")
 """Those that have a file a shard. Of others, few files each, views make sums, whose last digit the files decide."""
@@ -68,8 +68,8 @@ def compact_run(run: Run, signer: Signer | None = None) -> list[Merged]:
         ResumeError: another process works on it.
         LakeError: the lake cannot be read or written.
     """
-    with held(run):
-        record = run.manifest()
+    with lock_run(run):
+        record = run.read_manifest()
         if not sql.is_complete(record):
             raise StoreError(
                 f"compact: run {run.run_id} is {record['status']}, expected a complete one; resume it first"
@@ -110,8 +110,8 @@ def _bytes(run: Run, sizes: Mapping[str, int], entries: Sequence[Entry]) -> int:
 
 def _sweep(run: Run) -> None:
     """Remove files that a manifest before listed and this one does not."""
-    listed = {entry["path"] for entry in run.manifest()["files"]}
-    gone = {entry["path"] for record in run.manifests_before() for entry in record["files"]} - listed
+    listed = {entry["path"] for entry in run.read_manifest()["files"]}
+    gone = {entry["path"] for record in run.read_earlier_manifests() for entry in record["files"]} - listed
     prefix = f"runs/{run.run_id}/"
     if there := {prefix + name for name in stores.sizes(run.folder)} & gone:
         stores.remove(run.folder, sorted(path.removeprefix(prefix) for path in there))

@@ -66,7 +66,7 @@ def inherit_calibration(run: Run) -> bool:
 
     Raises StoreError if they are not what they were when this run began.
     """
-    record = run.manifest()
+    record = run.read_manifest()
     if not record.get("base_run"):
         return False
     source, path = Run(run.lake, record["base_run"]).folder / CALIBRATION, run.folder / CALIBRATION
@@ -106,7 +106,7 @@ class _Index:
 @lru_cache(maxsize=1)
 def _index(base: Run) -> _Index:
     try:
-        files = base.listed("attributions")
+        files = base.fetch_files("attributions")
     except sql.LakeError as error:
         raise StoreError(f"run {base.run_id}: {error}; or start a run that is not incremental") from error
     groups, ids = [], [np.array([], dtype="S25")]
@@ -134,7 +134,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 def earlier_rows(run: Run, pairs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Attributions that the run which this one builds upon has of these pairs, by pair; empty if there is none."""
-    base = run.manifest().get("base_run")
+    base = run.read_manifest().get("base_run")
     if not base:
         return {}
     captions = {pair["pair_id"]: pair["caption"] for pair in pairs}

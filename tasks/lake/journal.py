@@ -37,7 +37,7 @@ def adopt(run: Run, signer: Signer | None = None) -> bool:
 
 def is_missed(run: Run) -> bool:
     """Whether a run has ended and should have a record, but has none. Raises OSError, LakeError."""
-    manifest, known = run.manifest(), ledger.records(run.lake)
+    manifest, known = run.read_manifest(), ledger.records(run.lake)
     return manifest["status"] != "running" and not _is_known(run, known) and ledger.is_owed(manifest, known)
 
 

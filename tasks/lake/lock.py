@@ -17,7 +17,7 @@ import sql
 import stores
 from stores import Root
 from tasks.errors import ResumeError
-from tasks.lake.run import Run, now
+from tasks.lake.run import Run, utc_timestamp
 
 NAME = "lock.json"
 BEAT = 10.0
@@ -30,7 +30,7 @@ Release = Callable[[], None]
 
 
 @contextlib.contextmanager
-def held(run: Run) -> Iterator[None]:
+def lock_run(run: Run) -> Iterator[None]:
     """Hold a run against all other processes, on this host and on others that share the lake.
 
     Raises ResumeError, with who holds it, if another one does, and LakeError for a store that does not say.
@@ -42,7 +42,7 @@ def held(run: Run) -> Iterator[None]:
         release()
 
 
-def sweep(run: Run) -> None:
+def remove_temporary_files(run: Run) -> None:
     """Remove what a process that was killed left half written. The run must be held."""
     if isinstance(run.folder, Path):  # in object storage nothing is half written
         for aside in run.folder.rglob(".*.tmp"):
@@ -50,7 +50,7 @@ def sweep(run: Run) -> None:
 
 
 def _myself() -> dict[str, Any]:
-    return {**_here(), "pid": os.getpid(), "since": now(), "token": secrets.token_hex(8)}
+    return {**_here(), "pid": os.getpid(), "since": utc_timestamp(), "token": secrets.token_hex(8)}
 
 
 def _here() -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _beat(run: Run) -> Release:
     time.sleep(1)
     if not mine():
         raise _busy(path)
-    run.regain()
+    run.mark_locked()
 
     def go_on() -> None:
         beat = 0
@@ -151,7 +151,7 @@ def _beat(run: Run) -> Release:
             beat += 1
             with contextlib.suppress(OSError, sql.LakeError):
                 if not mine():
-                    run.lose()
+                    run.mark_lock_lost()
                     return
                 sign(beat)
 

@@ -17,7 +17,7 @@ from stores.ledger import Signer
 from tasks.errors import ResumeError
 from tasks.lake.run import Run
 from tasks.lake.lock import NAME as LOCK
-from tasks.lake.lock import held
+from tasks.lake.lock import lock_run
 
 _BUILT_ON = {
     "base_run": "builds upon it",
@@ -171,8 +171,8 @@ def prune_run(lake: Root, fate: Fate, signer: Signer | None = None) -> str | Non
     """
     run = Run(lake, fate.run_id)
     try:
-        with held(run):
-            if (status := run.manifest()["status"]) != fate.status:
+        with lock_run(run):
+            if (status := run.read_manifest()["status"]) != fate.status:
                 return f"its status is {status} by now"
             if status != sql.PRUNED:
                 found = _files(run)

@@ -1,13 +1,13 @@
-"""The lake: one folder a run, Parquet files that appear whole, and the manifest that lists them.
+"""Runs of a lake: a folder per run, with its manifest and its Parquet files.
 
-lake/runs/<run_id>/manifest.json                     what was audited, with what, and each file with its sha256
+lake/runs/<run_id>/manifest.json                     configuration, status and every file with its sha256
 lake/runs/<run_id>/<table>/part-*.parquet            rows; readers see a file once the manifest lists it
 lake/runs/<run_id>/report.html
-lake/runs/<run_id>/manifest-*.json                   of a run that was compacted or pruned: the manifests before
-lake/ledger/                                         what ended, was rewritten, judged and signed: see `stores.ledger`
+lake/runs/<run_id>/manifest-*.json                   earlier manifests of a run that was compacted or pruned
+lake/ledger/                                         ends, rewrites, decisions and signatures: see `stores.ledger`
 
-A folder of this machine or a URL: `stores` knows which. Many processes may write files of a run, but the manifest is
-written by the one that runs the flow, and by no task that is mapped over shards: so no update of it is lost.
+A lake is a local folder or a URL; `stores` hides the difference. Many processes may write files of a run. Only the
+process that runs the flow writes the manifest, never a task that is mapped over shards, so no update is lost.
 """
 
 import contextlib
@@ -29,78 +29,92 @@ from stores.ledger import Signer
 
 SCHEMA_VERSION = 1
 _COUNTS = ("corpus_rows", "not_sampled", "pairs", "attributions", "reused", "errors", "alerts", "confirmed")
-"""Status of a run of which the manifests alone are left: readers find it without files."""
 CALIBRATION = "calibration.safetensors"
-"""The feature statistics, in a run's folder."""
+"""File name of the feature statistics in a run's folder."""
 REPORT = "report.html"
 
-_lost: set[str] = set()  # folders of the runs that this process held until another one took them over
+_lost_locks: set[str] = set()  # folders of runs whose lock this process lost to another one
 
 
-def now() -> str:
-    """The time as ISO 8601 in UTC."""
+def utc_timestamp() -> str:
+    """Return the current time in UTC as ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class TableWriter:
-    """Rows of one stored table to one file, a row group at a time, so that memory does not grow with the corpus."""
+    """Writer of one Parquet file of a stored table, one row group at a time, so that memory stays bounded.
 
-    def __init__(self, run: "Run", table: str, aside: Path) -> None:
+    Attributes:
+        rows: number of rows written so far.
+    """
+
+    def __init__(self, run: "Run", table: str, path: Path) -> None:
         self._run_id, self._table = run.run_id, table
         self._schema = sql.schema(table)
-        self._writer = pq.ParquetWriter(aside, self._schema, compression="zstd", write_page_checksum=True)
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", write_page_checksum=True)
         self.rows = 0
 
-    def write(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows as one row group; the run's id is filled in."""
-        rows = sql.conform(self._table, ({**record, "run_id": self._run_id} for record in records))
-        if rows.num_rows:
-            self._writer.write_table(rows, row_group_size=rows.num_rows)
-            self.rows += rows.num_rows
+    def write(self, rows: Iterable[Mapping[str, Any]] | pa.Table) -> None:
+        """Append rows.
 
-    def write_arrow(self, rows: pa.Table) -> None:
-        """Append rows that a query made, in row groups of the library's size."""
-        self._writer.write_table(rows.select(self._schema.names).cast(self._schema))
-        self.rows += rows.num_rows
+        Args:
+            rows: records, which become one row group and get the run's id; or the table that a query returned, which
+                has the run's id already and is written in row groups of pyarrow's default size.
+        """
+        if isinstance(rows, pa.Table):
+            table = rows.select(self._schema.names).cast(self._schema)
+            self._writer.write_table(table)
+        else:
+            table = sql.conform(self._table, ({**record, "run_id": self._run_id} for record in rows))
+            if table.num_rows:
+                self._writer.write_table(table, row_group_size=table.num_rows)
+        self.rows += table.num_rows
 
     def close(self) -> None:
-        """Write the footer."""
+        """Write the footer of the file."""
         self._writer.close()
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run in a lake: the handle that stages pass on."""
+    """A run in a lake: the handle that stages pass on. It holds no open files and no state of its own."""
 
     lake: Root
     run_id: str
 
     @property
     def folder(self) -> Root:
-        """Where the run's files are."""
+        """Folder of the run's files."""
         return self.lake / "runs" / self.run_id
 
-    def key(self, table: str, name: str = "part-00000") -> str:
-        """What the manifest calls one file of a table: its path below the lake."""
+    @property
+    def report_path(self) -> str:
+        """Path or URL of the run's HTML report, whether or not it has been written."""
+        return str(self.folder / REPORT)
+
+    def relative_path(self, table: str, name: str = "part-00000") -> str:
+        """Return the path of a table's file below the lake, which is how the manifest lists it."""
         return f"runs/{self.run_id}/{table}/{name}.parquet"
 
     def path(self, table: str, name: str = "part-00000") -> Root:
-        """Where one file of a table is."""
-        return self.lake / self.key(table, name)
+        """Return the path of a table's file."""
+        return self.lake / self.relative_path(table, name)
 
-    def read(self, table: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
-        """Rows of a table's first file."""
-        return rows_of(stores.fetch(self.path(table)), columns)
+    # The manifest
 
     def create(self, facts: Mapping[str, Any]) -> None:
-        """Write the manifest of a run that begins."""
+        """Write the first manifest of a run, with status `running`.
+
+        Args:
+            facts: keys of the manifest besides the run's id, status and times: configuration, digests, versions.
+        """
         self._write_manifest(
             {
                 "schema_version": SCHEMA_VERSION,
                 "run_id": self.run_id,
                 "status": "running",
                 "reason": None,
-                "started_at": now(),
+                "started_at": utc_timestamp(),
                 "finished_at": None,
                 **facts,
                 "counts": dict.fromkeys(_COUNTS, 0),
@@ -108,146 +122,224 @@ class Run:
             }
         )
 
-    def manifest(self) -> dict[str, Any]:
-        """The manifest as it stands."""
+    def read_manifest(self) -> dict[str, Any]:
+        """Read the manifest.
+
+        Raises:
+            FileNotFoundError: there is no such run.
+            LakeError: the lake cannot be read.
+        """
         record: dict[str, Any] = json.loads(stores.contents(self.folder / "manifest.json"))
         return record
 
+    @contextlib.contextmanager
+    def changes(self) -> Iterator["ManifestChanges"]:
+        """Collect files, counts and facts of a stage, and write the manifest once, when the block ends without error.
+
+        Readers see the files of the block only afterwards, all at the same time.
+        """
+        changes = ManifestChanges(self)
+        yield changes
+        self._write_manifest(changes.applied_to(self.read_manifest()))
+
     def update(self, counts: Mapping[str, int] | None = None, **facts: Any) -> None:
-        """Change facts and counts of the manifest."""
-        record = self.manifest() | facts
-        record["counts"] |= counts or {}
-        self._write_manifest(record)
+        """Change counts and facts of the manifest; see `ManifestChanges.update`."""
+        with self.changes() as changes:
+            changes.update(counts, **facts)
 
-    def rewrite(self, what: str, why: str, signer: Signer | None = None, **facts: Any) -> None:
-        """Replace the manifest of a run that has ended, for `what` was done to its files.
+    def register_files(self, table: str | None, paths: Iterable[Root], rows: Iterable[int | None]) -> None:
+        """List files in the manifest, so that readers see them; see `ManifestChanges.register_files`."""
+        with self.changes() as changes:
+            changes.register_files(table, paths, rows)
 
-        The manifest before stays beside it, byte for byte, and is listed under `earlier_manifests` with its sha256:
-        what was there can be proved, and another run that noted the digest can still be held against it. The lake's
-        ledger is told first: a process that is killed in between leaves a record of what was meant, not a manifest
-        that nothing accounts for.
+    def finish(self, status: str, reason: str | None = None) -> None:
+        """Set the final status of the run, the reason of it, and the time."""
+        self.update(status=status, reason=reason, finished_at=utc_timestamp())
 
-        Raises LakeError if the ledger does not take it: what cannot be accounted for is not done.
+    def rewrite(self, action: str, details: str, signer: Signer | None = None, **facts: Any) -> None:
+        """Replace the manifest of a run that has ended, after its files were changed.
+
+        The earlier manifest stays in the run's folder, byte for byte, and is listed under `earlier_manifests` with its
+        sha256, so that whatever refers to its digest can still be verified. The ledger's record is written first: if
+        the process is killed in between, there is a record without a change, but never a change without a record.
+
+        Args:
+            action: what was done, such as `compacted` or `pruned`.
+            details: why, or how, in words.
+            signer: key that signs the ledger's record.
+            facts: keys of the manifest to change.
+
+        Raises:
+            LakeError: the ledger cannot be written; the manifest is unchanged then.
         """
         data = stores.contents(self.folder / "manifest.json")
         sha256 = hashlib.sha256(data).hexdigest()
         name = f"manifest-{sha256[:16]}.json"
         stores.put(self.folder / name, data)
         record: dict[str, Any] = json.loads(data)
-        noted = {"at": now(), "what": what, "why": why, "manifest": name, "sha256": sha256}
-        earlier = [*record.get("earlier_manifests", []), noted]
-        text = _as_text(record | facts | {"earlier_manifests": earlier})
-        told = {"run_id": self.run_id, "what": what, "before_sha256": sha256, "manifest_sha256": ledger.sha256(text)}
-        ledger.append(self.lake, "rewrite", told, signer)
+        entry = {"at": utc_timestamp(), "what": action, "why": details, "manifest": name, "sha256": sha256}
+        text = _to_json(record | facts | {"earlier_manifests": [*record.get("earlier_manifests", []), entry]})
+        body = {"run_id": self.run_id, "what": action, "before_sha256": sha256, "manifest_sha256": ledger.sha256(text)}
+        ledger.append(self.lake, "rewrite", body, signer)
         self._put_manifest(text)
 
-    def manifests_before(self) -> list[dict[str, Any]]:
-        """The manifests that `rewrite` has replaced, oldest first. Raises LakeError if one is not what it was."""
-        found = []
-        for noted in self.manifest().get("earlier_manifests", []):
-            path = self.folder / noted["manifest"]
+    def read_earlier_manifests(self) -> list[dict[str, Any]]:
+        """Read the manifests that `rewrite` has replaced, oldest first.
+
+        Raises:
+            LakeError: one of them does not have the sha256 that is on record.
+        """
+        records = []
+        for entry in self.read_manifest().get("earlier_manifests", []):
+            path = self.folder / entry["manifest"]
             data = stores.contents(path)
-            if (digest := hashlib.sha256(data).hexdigest()) != noted["sha256"]:
+            if (digest := hashlib.sha256(data).hexdigest()) != entry["sha256"]:
                 raise sql.LakeError(
-                    f"lake: {path} is damaged: got sha256 {digest}, expected {noted['sha256']}; restore it "
+                    f"lake: {path} is damaged: got sha256 {digest}, expected {entry['sha256']}; restore it "
                     "from a backup"
                 )
-            found.append(json.loads(data))
-        return found
+            records.append(json.loads(data))
+        return records
 
-    def finish(self, status: str, reason: str | None = None) -> None:
-        """Seal the run."""
-        self.update(status=status, reason=reason, finished_at=now())
+    def mark_lock_lost(self) -> None:
+        """Refuse to write the manifest from now on in this process: another process has taken over the run's lock."""
+        _lost_locks.add(str(self.folder))
 
-    def list_files(self, table: str | None, paths: Iterable[Root], rows: Iterable[int | None]) -> None:
-        """List files in the manifest, by which readers begin to see them; a file of the same path is replaced."""
-        keys = [stores.relative(path, self.lake) for path in paths]
-        copies = stores.fetch_all(self.lake, dict.fromkeys(keys))
-        entries = [
-            {"path": key, "table": table, "rows": count, "sha256": stores.file_sha256(copy)}
-            for key, copy, count in zip(keys, copies, rows, strict=True)
-        ]
-        replaced = {entry["path"] for entry in entries}
-        record = self.manifest()
-        record["files"] = [entry for entry in record["files"] if entry["path"] not in replaced] + entries
-        self._write_manifest(record)
+    def mark_locked(self) -> None:
+        """Allow this process to write the manifest: it has the run's lock (again)."""
+        _lost_locks.discard(str(self.folder))
 
-    def listed(self, table: str) -> list[Path]:
-        """Files of a table that the manifest lists, to be read."""
-        entries = [entry for entry in self.manifest()["files"] if entry["table"] == table]
-        return stores.fetch_all(self.lake, {entry["path"]: entry["sha256"] for entry in entries})
+    def _write_manifest(self, record: Mapping[str, Any]) -> None:
+        self._put_manifest(_to_json(record))
 
-    def listed_rows(self, table: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Rows of all files of a table that the manifest lists."""
-        for path in self.listed(table):
-            yield from rows_of(path, columns)
+    def _put_manifest(self, text: bytes) -> None:
+        if str(self.folder) in _lost_locks:
+            raise sql.LakeError(
+                f"run {self.run_id}: this process lost the lock to another one, since it could not renew it in time "
+                "(the lake did not answer); let the other process finish the run, or resume it"
+            )
+        stores.put(self.folder / "manifest.json", text)
+
+    # Tables
 
     @contextlib.contextmanager
-    def writer(self, table: str, name: str = "part-00000") -> Iterator[TableWriter]:
-        """A writer of one file; the file appears when the block ends well."""
-        with stores.written_aside(self.path(table, name)) as aside:
-            writer = TableWriter(self, table, aside)
+    def open_writer(self, table: str, name: str = "part-00000") -> Iterator[TableWriter]:
+        """Open a writer of one file of a table.
+
+        The file appears when the block ends without error. It is not listed in the manifest: use
+        `ManifestChanges.open_writer` for that, unless a later stage registers it.
+        """
+        with stores.written_aside(self.path(table, name)) as path:
+            writer = TableWriter(self, table, path)
             try:
                 yield writer
             finally:
                 writer.close()
 
-    def write_table(self, table: str, records: Iterable[Mapping[str, Any]]) -> int:
-        """Write and list all rows of a table that fits in memory; returns their number."""
-        with self.writer(table) as writer:
-            writer.write(records)
-        self.list_files(table, [self.path(table)], [writer.rows])
-        return writer.rows
+    def write_table(self, table: str, rows: Iterable[Mapping[str, Any]] | pa.Table) -> int:
+        """Write the first file of a table and list it in the manifest; see `TableWriter.write`.
 
-    def write_arrow(self, table: str, rows: pa.Table) -> None:
-        """Write and list what a query made."""
-        with self.writer(table) as writer:
-            writer.write_arrow(rows)
-        self.list_files(table, [self.path(table)], [writer.rows])
+        Returns:
+            Number of rows written.
+        """
+        with self.changes() as changes:
+            return changes.write_table(table, rows)
 
-    def connect(self) -> sql.Connection:
-        """DuckDB over this run alone."""
-        return sql.connect(self.lake, self.run_id)
+    def fetch_files(self, table: str) -> list[Path]:
+        """Return local paths of a table's files as listed in the manifest; files of a remote lake are downloaded."""
+        entries = [entry for entry in self.read_manifest()["files"] if entry["table"] == table]
+        return stores.fetch_all(self.lake, {entry["path"]: entry["sha256"] for entry in entries})
 
-    def read_group(self, table: str, group: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
-        """One row group of a table's first file."""
+    def iter_rows(self, table: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Iterate over the rows of all files of a table that the manifest lists."""
+        for path in self.fetch_files(table):
+            yield from read_parquet_rows(path, columns)
+
+    def read_rows(self, table: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
+        """Read the rows of a table's first file."""
+        return read_parquet_rows(stores.fetch(self.path(table)), columns)
+
+    def read_row_group(self, table: str, group: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
+        """Read one row group of a table's first file."""
         rows: pa.Table = pq.ParquetFile(stores.fetch(self.path(table))).read_row_group(group, columns=columns)
         return rows.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
 
-    def group_sizes(self, table: str) -> list[int]:
-        """Rows of each row group of a table's first file."""
+    def row_group_sizes(self, table: str) -> list[int]:
+        """Return the number of rows of each row group of a table's first file."""
         metadata = pq.ParquetFile(stores.fetch(self.path(table))).metadata
         return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
-    def lose(self) -> None:
-        """Write the run's manifest no more, until `regain`: another process has it by now."""
-        _lost.add(str(self.folder))
-
-    def regain(self) -> None:
-        """Take note that this process holds the run, again perhaps."""
-        _lost.discard(str(self.folder))
-
-    def _write_manifest(self, record: Mapping[str, Any]) -> None:
-        self._put_manifest(_as_text(record))
-
-    def _put_manifest(self, text: bytes) -> None:
-        if str(self.folder) in _lost:
-            raise sql.LakeError(
-                f"run {self.run_id} was taken over: this process gave no sign of life for too long, as the lake did "
-                "not answer; let the other process finish it, or resume it"
-            )
-        stores.put(self.folder / "manifest.json", text)
+    def connect(self) -> sql.Connection:
+        """Connect DuckDB to the tables of this run alone."""
+        return sql.connect(self.lake, self.run_id)
 
 
-def _as_text(record: Mapping[str, Any]) -> bytes:
+class ManifestChanges:
+    """Files, counts and facts that `Run.changes` writes to the manifest at once."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._files: dict[str, tuple[str | None, int | None]] = {}
+        self._counts: dict[str, int] = {}
+        self._facts: dict[str, Any] = {}
+
+    def update(self, counts: Mapping[str, int] | None = None, **facts: Any) -> None:
+        """Change counts and facts of the manifest.
+
+        Args:
+            counts: entries of the manifest's `counts` to replace.
+            facts: keys of the manifest to replace.
+        """
+        self._counts |= counts or {}
+        self._facts |= facts
+
+    def register_files(self, table: str | None, paths: Iterable[Root], rows: Iterable[int | None]) -> None:
+        """List files in the manifest; an entry of the same path is replaced.
+
+        Args:
+            table: table that the files belong to; None if they are no tables.
+            paths: files of the lake.
+            rows: number of rows of each file, None if it is no table.
+        """
+        for path, count in zip(paths, rows, strict=True):
+            self._files[stores.relative(path, self._run.lake)] = (table, count)
+
+    @contextlib.contextmanager
+    def open_writer(self, table: str, name: str = "part-00000") -> Iterator[TableWriter]:
+        """Open a writer of one file of a table, and list the file in the manifest."""
+        with self._run.open_writer(table, name) as writer:
+            yield writer
+        self.register_files(table, [self._run.path(table, name)], [writer.rows])
+
+    def write_table(
+        self, table: str, rows: Iterable[Mapping[str, Any]] | pa.Table, name: str = "part-00000"
+    ) -> int:
+        """Write one file of a table and list it in the manifest; see `TableWriter.write`.
+
+        Returns:
+            Number of rows written.
+        """
+        with self.open_writer(table, name) as writer:
+            writer.write(rows)
+        return writer.rows
+
+    def applied_to(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a manifest with these changes."""
+        copies = stores.fetch_all(self._run.lake, dict.fromkeys(self._files))
+        entries = [
+            {"path": path, "table": table, "rows": rows, "sha256": stores.file_sha256(copy)}
+            for (path, (table, rows)), copy in zip(self._files.items(), copies, strict=True)
+        ]
+        changed = {**record, **self._facts}
+        changed["counts"] = record["counts"] | self._counts
+        changed["files"] = [entry for entry in changed["files"] if entry["path"] not in self._files] + entries
+        return changed
+
+
+def _to_json(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def rows_of(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    """Rows of a Parquet file."""
+def read_parquet_rows(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    """Read the rows of a Parquet file as dictionaries."""
     return pq.read_table(path, columns=columns).to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
-
-
-def report_of(run: Run) -> str:
-    """Where the run's report is or will be."""
-    return str(run.folder / REPORT)

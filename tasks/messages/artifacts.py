@@ -22,7 +22,7 @@ from prefect.artifacts import (
 )
 
 import sql
-from tasks.lake.run import Run, report_of
+from tasks.lake.run import Run
 from tasks.logs import run_logger
 from tasks.messages.events import LIVES, audit_of, is_told, plain, sentence
 
@@ -55,7 +55,7 @@ class Progress:
         self._artifact: UUID | None = None
         self._said = time.monotonic()
         with _only_logged(run, "progress"):
-            key = artifact_key(run.manifest(), "progress")
+            key = artifact_key(run.read_manifest(), "progress")
             self._artifact = create_progress_artifact(0.0, key, self._description())  # type: ignore[assignment]
 
     def _description(self) -> str:
@@ -121,7 +121,7 @@ def lives_of(run: Run) -> list[dict[str, Any]]:
 def show_outcome(run: Run) -> None:
     """Summary, table of alerts and link to the report of a run that has ended."""
     with _only_logged(run, "summary"):
-        record, report = run.manifest(), report_of(run)
+        record, report = run.read_manifest(), run.report_path
         lives = lives_of(run)
         create_markdown_artifact(summary(record, lives, report), artifact_key(record, "summary"), f"run {run.run_id}")
         rows = [{column: _cell(row[column]) for column in _TABLE} for row in lives if is_told(row)]

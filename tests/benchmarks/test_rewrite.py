@@ -53,7 +53,7 @@ def test_the_maps_of_all_formats_are_the_same_bits(written, settings, tmp_path):
         config = settings(root, tmp_path / name)
         source, models = config.corpus_source(), config.model_sources()
         run = begin(config, models, None)
-        record = run.manifest()
+        record = run.read_manifest()
         plan = config.attribution_plan(record["model_digest"], "the same", record["code_version"])
         shards = ingest_corpus(run, source, config.suspect_regions(), 16)
         calibrate_features(run, source, models[0], plan)

@@ -25,7 +25,7 @@ def started(config, resume=None):
 
 
 def test_the_manifest_says_what_is_audited_with_what(config, phantoms):
-    record = started(config).manifest()
+    record = started(config).read_manifest()
     assert (record["status"], record["reason"], record["finished_at"]) == ("running", None, None)
     assert record["corpus"] == str(phantoms)
     assert record["config"] == config.resolved()
@@ -45,7 +45,7 @@ def test_a_rule_of_one_s_own_is_checked_first_and_told(config, settings, phantom
     assert sql.manifests(tmp_path / "lake") == []
     text = "SELECT region, slice_kind, slice, n, share, area, effect FROM slice_shares"
     (rules / "mine.sql").write_text(text)
-    record = started(settings(phantoms, tmp_path / "lake", alerts={"rules": rules})).manifest()
+    record = started(settings(phantoms, tmp_path / "lake", alerts={"rules": rules})).read_manifest()
     assert record["rules"]["mine"] == record["config"]["alerts"]["rules"]["mine"] == sql.text_digest(text)
 
 
@@ -60,7 +60,7 @@ def test_an_unfinished_run_goes_on(config, status):
     run = started(config)
     run.finish(status, "because")
     assert started(config, run.run_id) == run
-    record = run.manifest()
+    record = run.read_manifest()
     assert (record["status"], record["reason"], record["finished_at"]) == ("running", None, None)
 
 
@@ -69,7 +69,7 @@ def test_a_complete_run_does_not(config):
     run.finish("completed")
     with pytest.raises(ResumeError, match=f"run {run.run_id} is complete; start a new one"):
         started(config, run.run_id)
-    assert run.manifest()["status"] == "completed"
+    assert run.read_manifest()["status"] == "completed"
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def test_a_run_that_is_completed_while_it_is_waited_for_stays_so(config, monkeyp
         run.finish(status, "because")
         yield
 
-    monkeypatch.setattr(flow, "held", held_after_another)
+    monkeypatch.setattr(flow, "lock_run", held_after_another)
     with pytest.raises(ResumeError, match=f"run {run.run_id} {said}"):
         started(config, run.run_id)
-    assert run.manifest()["status"] == status
+    assert run.read_manifest()["status"] == status
 
 
 def test_an_unknown_run_is_answered_with_those_that_are(config):

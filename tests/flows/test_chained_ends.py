@@ -54,7 +54,7 @@ def test_a_ledger_that_takes_nothing_fails_no_run(run, caplog):
     stores.put(run.lake / "ledger" / "HEAD", b"{}")
     with audit_flow.working_on(run):
         run.finish("completed")
-    assert run.manifest()["status"] == "completed"
+    assert run.read_manifest()["status"] == "completed"
     assert "could not be recorded in the lake's ledger" in caplog.text
 
 

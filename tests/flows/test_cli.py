@@ -508,9 +508,9 @@ def old_nights(lake, hand_written_run):
         run.add_pairs(["a", "b"])
         run.add_alerts()
         for part in ("ingest", "part-00000-x"):
-            with run.writer("ingest_errors", part) as writer:
+            with run.open_writer("ingest_errors", part) as writer:
                 writer.write([{"stage": part, "reason": "undecodable"}])
-            run.list_files("ingest_errors", [run.path("ingest_errors", part)], [1])
+            run.register_files("ingest_errors", [run.path("ingest_errors", part)], [1])
         run.finish("completed")
         run.update(finished_at=f"2020-01-0{day}T01:00:00+00:00")
     return lake

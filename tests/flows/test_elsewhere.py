@@ -237,7 +237,7 @@ def test_a_store_that_stays_away_does_not_hide_why(prefect_is_up, settings, phan
     with pytest.raises(sql.LakeError, match=r"ingest.parquet cannot be written .*the line is cut"):
         audit(config, resume=run.run_id)
     monkeypatch.undo()
-    assert run.manifest()["status"] == "running"
+    assert run.read_manifest()["status"] == "running"
     assert audit(config, resume=run.run_id).status == "completed"
 
 

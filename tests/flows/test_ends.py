@@ -31,7 +31,7 @@ def test_a_run_with_errors_is_flagged_again_with_errors(reflagged, hand_written)
     with pytest.raises(ShardsError) as ended:
         reflagged()
     result = ended.value.outcome
-    assert result.status == Run(hand_written.lake, result.run_id).manifest()["status"] == "completed_with_errors"
+    assert result.status == Run(hand_written.lake, result.run_id).read_manifest()["status"] == "completed_with_errors"
     assert result.reason == (
         f"run {hand_written.run_id} completed with errors: 1 of 3 shards were set aside: shard 1; "
         "a gate's warning; a rule's warning"
@@ -83,7 +83,7 @@ def test_an_interrupt_while_the_store_is_away_is_an_interrupt(away_run, monkeypa
         raise sql.LakeError("no route to host")
 
     def interrupted(*_):
-        monkeypatch.setattr(type(away_run), "manifest", away)
+        monkeypatch.setattr(type(away_run), "read_manifest", away)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "_prepare_prefect", lambda _: None)
@@ -99,4 +99,4 @@ def test_an_interrupt_while_the_store_is_away_is_an_interrupt(away_run, monkeypa
 def test_a_run_that_is_sealed_is_not_given_up(away_run):
     away_run.finish("completed")
     audit_flow.give_up(away_run, KeyboardInterrupt())
-    assert away_run.manifest()["status"] == "completed"
+    assert away_run.read_manifest()["status"] == "completed"

@@ -135,7 +135,7 @@ def test_a_result_knows_its_process_and_is_the_same_from_another():
 
 def test_a_host_says_what_it_lacks(audited_once, monkeypatch):
     run, config = audited_once.run, audited_once.config
-    record = run.manifest()
+    record = run.read_manifest()
     expected = {key: record[key] for key in ("code_version", "environment", "model_digest")}
     (model,) = config.model_sources()
     monkeypatch.setattr(engines.httpx, "get", lambda *_, **__: None)

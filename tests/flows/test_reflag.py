@@ -56,7 +56,7 @@ def digests(run):
 
 
 def rows(run, table):
-    return [row for path in run.listed(table) for row in pq.read_table(path).to_pylist()]
+    return [row for path in run.fetch_files(table) for row in pq.read_table(path).to_pylist()]
 
 
 def claims(run, table="alerts"):
@@ -67,7 +67,7 @@ def test_the_same_rules_give_the_same_alerts_and_change_nothing_that_is_there(te
     before = digests(tested.run)
     run = reflagged()
     assert digests(tested.run) == before
-    record, earlier = run.manifest(), tested.run.manifest()
+    record, earlier = run.read_manifest(), tested.run.read_manifest()
     assert (record["status"], record["reflags"]) == ("completed", tested.run.run_id)
     kept = ("model", "model_digest", "corpus", "corpus_digest", "seed")
     assert {key: record[key] for key in kept} == {key: earlier[key] for key in kept}
@@ -138,21 +138,21 @@ def test_a_rule_of_one_s_own_is_applied(tested, reflagged, tmp_path):
     (tmp_path / "rules" / "mine.sql").write_text(text)
     run = reflagged(alerts={"rules": tmp_path / "rules"})
     assert {row["region"] for row in rows(run, "findings") if row["rule"] == "mine"} == {"frame"}
-    assert run.manifest()["rules"]["mine"] == sql.text_digest(text)
+    assert run.read_manifest()["rules"]["mine"] == sql.text_digest(text)
 
 
 def test_latest_is_the_latest_with_attributions_of_its_own(tested, reflagged):
     first = reflagged()
     second = reflagged("latest")
-    assert [run.manifest()["reflags"] for run in (first, second)] == [tested.run.run_id] * 2
+    assert [run.read_manifest()["reflags"] for run in (first, second)] == [tested.run.run_id] * 2
     third = reflagged(first.run_id)
-    assert third.manifest()["reflags"] == first.run_id
+    assert third.read_manifest()["reflags"] == first.run_id
     assert {row["attributed_by"] for row in rows(third, "attributions")} == {tested.run.run_id}
 
 
 def test_a_re_flagged_run_is_no_base_for_the_next_night(tested, reflagged):
     reflagged()
-    assert find_base(tested.run.lake, tested.run.manifest())["base_run"] == tested.run.run_id
+    assert find_base(tested.run.lake, tested.run.read_manifest())["base_run"] == tested.run.run_id
 
 
 def test_a_run_that_is_not_complete_or_not_there_is_refused(tested, reflagged):
@@ -164,7 +164,7 @@ def test_a_run_that_is_not_complete_or_not_there_is_refused(tested, reflagged):
 
 
 def test_a_file_that_was_changed_stops_it(tested, reflagged):
-    path = tested.run.listed("attributions")[0]
+    path = tested.run.fetch_files("attributions")[0]
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -176,7 +176,7 @@ def test_a_file_that_was_changed_stops_it(tested, reflagged):
 
 
 def test_other_sections_of_the_file_must_be_the_run_s(tested):
-    record = json.loads(json.dumps(tested.run.manifest()))
+    record = json.loads(json.dumps(tested.run.read_manifest()))
     given = tested.config.model_dump(mode="json")
     flow.check_unchanged(record, parse(given | {"alerts": {"factor": 3}, "phrases": {"listed": ["x"]}}, "test"))
     del record["config"]["discover"]["peaks"]  # as of a version that had no such key

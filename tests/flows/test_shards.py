@@ -65,7 +65,7 @@ def test_each_stage_that_writes_what_counts_is_tried_again():
 
 
 def errors_of(run):
-    rows = [row for path in run.listed("ingest_errors") for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in run.fetch_files("ingest_errors") for row in pq.read_table(path).to_pylist()]
     return [row for row in rows if row["stage"] == "attribute"]
 
 
@@ -80,16 +80,16 @@ def test_a_set_aside_shard_loses_no_pair(begin_line, config):
     assert results[1].failure.startswith("shard 1 (16 pairs): RuntimeError: ")
     assert len(results[1].failure) < 600
     line.store(results)
-    assert line.run.manifest()["counts"] | {"attributions": 24, "errors": 16} == line.run.manifest()["counts"]
+    assert line.run.read_manifest()["counts"] | {"attributions": 24, "errors": 16} == line.run.read_manifest()["counts"]
     rows = errors_of(line.run)
-    assert {row["pair_id"] for row in rows} == {pair["pair_id"] for pair in line.run.read_group("pairs", 1)}
+    assert {row["pair_id"] for row in rows} == {pair["pair_id"] for pair in line.run.read_row_group("pairs", 1)}
     assert {row["reason"] for row in rows} == {"shard_failed"}
     assert "audit incrementally" in rows[0]["detail"]
     assert check_run(line.run).critical == ()
     # An attempt that succeeds later takes the error rows with it.
     line.store([results[0], line.attribute(shards[1]), results[2]])
     assert errors_of(line.run) == []
-    assert line.run.manifest()["counts"]["attributions"] == 40
+    assert line.run.read_manifest()["counts"]["attributions"] == 40
     assert check_run(line.run).critical == ()
 
 

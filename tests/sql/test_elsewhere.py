@@ -118,11 +118,11 @@ def test_two_runs_are_seen_at_once_and_an_older_schema_reads_as_null(fill, fille
     fill(filled.lake, "20260102T000000-bbbbbb")
     for run_id in (RUN, "20260102T000000-bbbbbb"):  # even if no file has the column
         run = type(filled)(filled.lake, run_id)
-        (path,) = run.listed("pairs")
+        (path,) = run.fetch_files("pairs")
         older = pq.read_table(path).drop_columns(["width"])
         with stores.written_aside(run.path("pairs")) as aside:
             pq.write_table(older, aside)
-        run.list_files("pairs", [run.path("pairs")], [2])
+        run.register_files("pairs", [run.path("pairs")], [2])
     forget()
     with sql.connect(filled.lake) as connection:
         found = sql.read(connection, "SELECT count(DISTINCT run_id) AS runs, count(*) AS n, max(width) AS w FROM pairs")
@@ -189,7 +189,7 @@ def test_a_broken_manifest_is_named(filled, text):
 
 @pytest.mark.parametrize("change", [{"path": "../secret"}, {"sha256": "../../../../etc/passwd"}])
 def test_a_manifest_that_points_elsewhere_is_refused(filled, change):
-    record = filled.manifest()
+    record = filled.read_manifest()
     record["files"][0] |= change
     stores.put(filled.folder / "manifest.json", json.dumps(record).encode())
     with pytest.raises(sql.LakeError, match=r"expected its own folder's|expected 64 hexadecimal digits"):
@@ -199,10 +199,10 @@ def test_a_manifest_that_points_elsewhere_is_refused(filled, change):
 def test_neither_other_copies_nor_the_store_are_read(fill, filled, tmp_path):
     """What the process keeps of other runs and lakes lies beside what a query may read."""
     other = fill(filled.lake, "20260102T000000-bbbbbb")
-    (copy,) = other.listed("findings")
+    (copy,) = other.fetch_files("findings")
     (stores.scratch() / "secret.csv").write_text("a,b\n1,2\n")
     folder = stores.scratch()
-    (own,) = filled.listed("pairs")
+    (own,) = filled.fetch_files("pairs")
     with sql.connect(filled.lake, RUN) as connection:
         assert len(sql.read(connection, "FROM pairs")) == 2
         for name in (

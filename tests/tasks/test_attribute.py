@@ -137,8 +137,8 @@ def test_a_torn_temporary_file_of_a_killed_attempt_is_no_finished_shard(line):
 def test_what_decides_a_map_is_in_the_name_of_its_file(line):
     audit = line()
     shards = audit.ingest()
-    pairs = audit.run.read_group("pairs", 0)
-    record = audit.run.manifest()
+    pairs = audit.run.read_row_group("pairs", 0)
+    record = audit.run.read_manifest()
 
     def name(config=audit.config, shard=shards[0], rows=pairs, **changed):
         given = {key: record[key] for key in ("model_digest", "code_version")}
@@ -161,7 +161,7 @@ def test_what_decides_a_map_is_in_the_name_of_its_file(line):
         name(code_version="another"),
         name(rows=pairs[1:]),
         name(rows=pairs[::-1]),
-        name(shard=shards[1], rows=audit.run.read_group("pairs", 1)),
+        name(shard=shards[1], rows=audit.run.read_row_group("pairs", 1)),
     ]
     assert len(set(names)) == len(names)
     assert name() == names[0]
@@ -213,7 +213,7 @@ def test_images_changed_since_ingest_become_error_rows(line, own_phantoms):
     audit = line(own_phantoms)
     shards = audit.ingest()
     assert shards == [Shard(0, 8)]
-    pairs = audit.run.read_group("pairs", 0)
+    pairs = audit.run.read_row_group("pairs", 0)
     changed, gone, torn = (own_phantoms / pairs[number]["file_name"] for number in (1, 4, 6))
     Image.new("L", (80, 80), 7).save(changed)
     gone.unlink()
@@ -231,7 +231,7 @@ def test_images_changed_since_ingest_become_error_rows(line, own_phantoms):
     assert "audit the corpus again" in errors[0]["detail"]
     assert errors[0]["attributes"] == dict(pairs[1]["attributes"])
     assert {row["pair_id"] for row in attributed} | {row["pair_id"] for row in errors} == {p["pair_id"] for p in pairs}
-    counts = audit.run.manifest()["counts"]
+    counts = audit.run.read_manifest()["counts"]
     assert (counts["attributions"], counts["errors"]) == (5, 3)
     # The finished file stands for its error rows as well.
     assert audit.attribute(shards[0]) == dataclasses.replace(result, reused=True)
@@ -259,7 +259,9 @@ def test_calibration_is_kept_and_the_same_for_the_same_seed(line, tmp_path, monk
     content = [path.read_bytes() for path in files]
     assert content[0] == content[1] != content[2]
     assert audit.store([]) == 0
-    entry = next(entry for entry in audit.run.manifest()["files"] if entry["path"].endswith("calibration.safetensors"))
+    entry = next(
+        entry for entry in audit.run.read_manifest()["files"] if entry["path"].endswith("calibration.safetensors")
+    )
     assert entry["table"] is None
     monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated again"))
     before = stamp(files[-1])

@@ -90,7 +90,7 @@ def test_alerts_tell_confirmed_from_suspected(flagged, toy):
     assert set(states.values()) == {"suspected"}
     assert alerts[0]["severity"] == "high"  # the middle is dim: without the corner the caption does not win
     assert {row["severity"] for row in alerts if row["state"] == "suspected"} == {None}
-    assert run.manifest()["counts"]["confirmed"] == 2
+    assert run.read_manifest()["counts"]["confirmed"] == 2
     with run.connect() as connection:
         (first, *_) = sql.rows(connection, "review/alerts", run_id=run.run_id)
     assert first["tested"] == 24
@@ -187,7 +187,7 @@ def test_told_not_to_it_tests_nothing_and_every_alert_stays_suspected(flagged, t
     assert confirm_findings(run, corpus, MODEL, silent) == audit_itself(run, corpus, MODEL, silent) == 0
     assert model.seen == 0
     assert {row["state"] for row in raise_alerts(run, ALERTS)} == {"suspected"}
-    assert {entry["table"] for entry in run.manifest()["files"]} >= {"confirmations", "self_audits"}
+    assert {entry["table"] for entry in run.read_manifest()["files"]} >= {"confirmations", "self_audits"}
 
 
 def test_the_planted_tag_is_confirmed_on_phantoms_and_the_model_comes_back_as_it_was(audited):

@@ -56,7 +56,7 @@ def mapped(few, settings, tmp_path, begin_line):
     """Twelve pairs with a map each, of which the model sees the left half."""
     line = begin_line(settings(few, tmp_path / "lake"))
     line.ingest()
-    pairs = line.run.read_group("pairs", 0)
+    pairs = line.run.read_row_group("pairs", 0)
     view = {"view_x0": 0.0, "view_y0": 0.0, "view_x1": 0.5, "view_y1": 1.0}
     line.run.write_table("attributions", [{"pair_id": pair["pair_id"], **view} for pair in pairs])
     line.run.write_table("regions", [{"region": "frame", "kind": "frame", "x0": 0, "y0": 0, "x1": 1, "y1": 0.05}])
@@ -92,7 +92,7 @@ def test_a_detector_that_fails_on_some_pairs_is_told_and_loses_none(mapped, inst
     assert "KeyError: 'caption'" in warning
     regions = [row["region"] for row in rows]
     assert (regions.count("some: all"), regions.count("halves: left")) == (12 - len(sick), 12)
-    assert mapped.run.manifest()["failed_detectors"] == ["some"]
+    assert mapped.run.read_manifest()["failed_detectors"] == ["some"]
 
 
 def test_a_detector_that_fails_on_all_pairs_costs_its_regions_and_says_so(mapped, installed):
@@ -105,10 +105,10 @@ def test_a_detector_that_fails_on_all_pairs_costs_its_regions_and_says_so(mapped
 
 def test_an_image_that_changed_has_no_region(mapped, installed, few, tmp_path):
     installed(halves="foreign_module:halves")
-    name = mapped.run.read_group("pairs", 0)[0]["file_name"]
+    name = mapped.run.read_row_group("pairs", 0)[0]["file_name"]
     before = (few / name).read_bytes()
     try:
-        (few / name).write_bytes((few / mapped.run.read_group("pairs", 0)[1]["file_name"]).read_bytes())
+        (few / name).write_bytes((few / mapped.run.read_row_group("pairs", 0)[1]["file_name"]).read_bytes())
         _, rows = detected(mapped, "halves")
     finally:
         (few / name).write_bytes(before)
@@ -167,7 +167,7 @@ def test_a_detector_cannot_change_what_the_next_one_sees():
 def test_a_run_tells_its_detectors_and_begins_with_installed_ones_only(few, settings, tmp_path, installed):
     installed(halves="foreign_module:halves")
     config = settings(few, tmp_path / "lake", regions={"detectors": ["halves"]})
-    assert begin(config, config.model_sources(), None).manifest()["config"]["regions"]["detectors"] == {
+    assert begin(config, config.model_sources(), None).read_manifest()["config"]["regions"]["detectors"] == {
         "halves": "foreign 1.2"
     }
     config = settings(few, tmp_path / "other", regions={"detectors": ["halve"]})

@@ -32,7 +32,7 @@ def line(begin_line, quick):
 
     def start(lake, run_id=RUN, **sections):
         begun = begin_line(quick(lake, **sections))
-        record = begun.run.manifest() | {"run_id": run_id}
+        record = begun.run.read_manifest() | {"run_id": run_id}
         run = Run(begun.run.lake, run_id)
         run.create(record)
         return type(begun)(run, begun.config)
@@ -41,7 +41,7 @@ def line(begin_line, quick):
 
 
 def listed(run):
-    return {entry["path"]: (entry["table"], entry["rows"], entry["sha256"]) for entry in run.manifest()["files"]}
+    return {entry["path"]: (entry["table"], entry["rows"], entry["sha256"]) for entry in run.read_manifest()["files"]}
 
 
 @pytest.mark.slow
@@ -115,12 +115,12 @@ def test_a_night_builds_upon_a_run_of_another_process(line, quick, begin_line, a
     forget()
     monkeypatch.setattr(stage, "encoder", lambda _: pytest.fail("the model was loaded"))
     second = begin_line(quick(away, lake={"shard_size": 7, "incremental": True}))
-    assert second.run.manifest()["base_run"] == RUN
+    assert second.run.read_manifest()["base_run"] == RUN
     second.to_lake()
-    record = second.run.manifest()
+    record = second.run.read_manifest()
     assert (record["counts"]["reused"], record["since_calibration"]) == (40, 0)
     rows = [
-        {row["pair_id"]: (row["image_map"], row["text_map"]) for row in audit.run.listed_rows("attributions")}
+        {row["pair_id"]: (row["image_map"], row["text_map"]) for row in audit.run.iter_rows("attributions")}
         for audit in (first, second)
     ]
     assert rows[0] == rows[1]
@@ -133,7 +133,7 @@ def test_a_base_that_is_damaged_later_stops_the_run(line, quick, begin_line, awa
     first.run.finish("completed")
     second = begin_line(quick(away, lake={"shard_size": 16, "incremental": True}))
     table = "attributions" if harm == "rows" else None
-    path = away / next(entry["path"] for entry in first.run.manifest()["files"] if entry["table"] == table)
+    path = away / next(entry["path"] for entry in first.run.read_manifest()["files"] if entry["table"] == table)
     if harm == "gone":
         away.fs.rm(path.path)
     else:
@@ -145,7 +145,7 @@ def test_a_base_that_is_damaged_later_stops_the_run(line, quick, begin_line, awa
     act = second.to_lake if harm == "rows" else second.calibrate  # which no pair of this corpus needs
     with pytest.raises(StoreError, match="start a run that is not incremental"):
         act()
-    assert not second.run.listed("attributions")
+    assert not second.run.fetch_files("attributions")
 
 
 def test_a_base_whose_files_are_gone_is_none(line, quick, begin_line, away):
@@ -154,11 +154,11 @@ def test_a_base_whose_files_are_gone_is_none(line, quick, begin_line, away):
     first.run.finish("completed")
     away.fs.rm(first.run.path("attributions").path)
     second = begin_line(quick(away, lake={"incremental": True}))
-    assert "files (some are gone)" in second.run.manifest()["incremental"]
+    assert "files (some are gone)" in second.run.read_manifest()["incremental"]
 
 
 def test_nothing_but_the_url_is_needed_or_kept(line, away):
     audit = line(away)
     audit.ingest()
-    assert str(away) not in json.dumps(audit.run.manifest())  # a lake may be moved
-    assert pq.ParquetFile(audit.run.listed("pairs")[0]).metadata.num_rows == 40
+    assert str(away) not in json.dumps(audit.run.read_manifest())  # a lake may be moved
+    assert pq.ParquetFile(audit.run.fetch_files("pairs")[0]).metadata.num_rows == 40

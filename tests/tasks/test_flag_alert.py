@@ -59,7 +59,7 @@ def test_the_planted_slice_is_alerted_and_what_follows_from_it_says_so(planted):
     assert alerts[0]["pair_ids"] == ["pair-0000", "pair-0001"]  # as many as the rules ask for
     assert before <= alerts[0]["raised_at"] <= datetime.now(UTC)
     assert len({row["alert_id"] for row in alerts}) == 2
-    assert planted.manifest()["counts"]["alerts"] == 2
+    assert planted.read_manifest()["counts"]["alerts"] == 2
 
 
 def test_maps_without_a_bias_raise_nothing(planted, changed_rows):
@@ -114,7 +114,7 @@ def test_an_alert_has_the_same_id_whenever_it_is_raised_again(planted):
 def test_the_stage_counts_the_alerts_that_stand_on_their_own(planted):
     flag_regions(planted, RULES)
     assert stage.alert.fn(planted, RULES) == 1
-    assert planted.manifest()["counts"]["alerts"] == 2
+    assert planted.read_manifest()["counts"]["alerts"] == 2
 
 
 def test_the_planted_tag_is_found_on_phantoms(audited):

@@ -75,7 +75,7 @@ def test_every_row_becomes_a_pair_or_an_error(hand_written, corpus):
     assert all(row["detail"] for row in errors)
     assert [(row["file_name"], row["caption"]) for row in errors][1] == ("missing.png", "four")
     assert shards == [Shard(0, 2), Shard(1, 1)]
-    counts = hand_written.manifest()["counts"]
+    counts = hand_written.read_manifest()["counts"]
     assert (counts["corpus_rows"], counts["pairs"], counts["errors"]) == (9, 3, 6)
 
 
@@ -95,7 +95,7 @@ def test_a_shard_is_a_row_group(hand_written, corpus, size, expected):
     source = corpus(rows(*(("good.png", f"caption {number}") for number in range(5))))
     shards = ingest_corpus(hand_written, source, NO_REGIONS, size)
     assert shards == [Shard(index, pairs) for index, pairs in enumerate(expected)]
-    assert hand_written.group_sizes("pairs") == expected
+    assert hand_written.row_group_sizes("pairs") == expected
 
 
 def test_images_that_look_alike_are_listed_by_their_first_pairs(hand_written, corpus):
@@ -124,7 +124,7 @@ def test_rows_that_were_not_drawn_are_accounted_for(hand_written, corpus):
     source = dataclasses.replace(corpus(MIXED), sampling=Sampling(4, 0))
     ingest_corpus(hand_written, source, NO_REGIONS, 2)
     pairs, errors = stored(hand_written)
-    counts = hand_written.manifest()["counts"]
+    counts = hand_written.read_manifest()["counts"]
     assert (counts["corpus_rows"], counts["not_sampled"], counts["pairs"] + counts["errors"]) == (9, 5, 4)
     assert len(pairs) + len(errors) == 4
     with hand_written.connect() as connection:
@@ -136,7 +136,7 @@ def test_a_column_to_stratify_by_that_the_corpus_lacks_is_bad_input(hand_written
     source = dataclasses.replace(corpus(MIXED), sampling=Sampling(4, 0, "site"))
     with pytest.raises(BadInputError, match=r"\[corpus\] stratify: no row of the corpus has a value in 'site'"):
         ingest_corpus(hand_written, source, NO_REGIONS, 2)
-    assert hand_written.manifest()["files"] == []
+    assert hand_written.read_manifest()["files"] == []
 
 
 def test_a_corpus_of_broken_rows_has_no_shard_and_all_its_errors(hand_written, corpus):
@@ -179,14 +179,14 @@ def test_a_region_column_that_the_corpus_lacks_is_refused(hand_written, corpus):
     regions = SuspectRegions(0.05, 0.25, {}, {"tag": "tag_bx"})
     with pytest.raises(BadInputError, match=r"tag_bx.*columns with values are \['sex', 'site'\]"):
         ingest_corpus(hand_written, source, regions, 8)
-    assert hand_written.manifest()["files"] == []
+    assert hand_written.read_manifest()["files"] == []
     assert [path.name for path in hand_written.folder.rglob("*") if path.is_file()] == ["manifest.json"]
 
 
 def test_a_corpus_that_cannot_be_read_at_all_is_bad_input(hand_written, tmp_path):
     with pytest.raises(BadInputError, match="metadata"):
         ingest_corpus(hand_written, CorpusSource(tmp_path), NO_REGIONS, 8)
-    assert not hand_written.listed("pairs")
+    assert not hand_written.fetch_files("pairs")
 
 
 def test_a_missing_caption_column_is_bad_input(hand_written, corpus):
@@ -197,11 +197,11 @@ def test_a_missing_caption_column_is_bad_input(hand_written, corpus):
 def test_a_resumed_run_keeps_its_pairs(hand_written, corpus):
     source = corpus(MIXED)
     shards = ingest_corpus(hand_written, source, NO_REGIONS, 2)
-    before = hand_written.manifest()
+    before = hand_written.read_manifest()
     stamp = hand_written.path("pairs").stat()
     (source.path / "metadata.csv").unlink()  # not even looked at
     assert ingest_corpus(hand_written, source, NO_REGIONS, 2) == shards
-    assert hand_written.manifest() == before
+    assert hand_written.read_manifest() == before
     after = hand_written.path("pairs").stat()
     assert (after.st_ino, after.st_mtime_ns) == (stamp.st_ino, stamp.st_mtime_ns)
 
@@ -223,7 +223,7 @@ def test_an_ingest_cut_off_at_any_step_is_made_good_by_the_next(hand_written, co
         with pytest.raises(KeyboardInterrupt):
             ingest_corpus(hand_written, source, NO_REGIONS, 2)
     shards = ingest_corpus(hand_written, source, NO_REGIONS, 2)
-    record = hand_written.manifest()
+    record = hand_written.read_manifest()
     pairs, errors = stored(hand_written)
     assert (record["counts"]["corpus_rows"], record["counts"]["pairs"], record["counts"]["errors"]) == (9, 3, 6)
     assert (len(pairs), len(errors), sum(shard.pairs for shard in shards)) == (3, 6, 3)
@@ -239,6 +239,6 @@ def test_the_digest_of_a_corpus_depends_on_its_rows_and_not_on_their_order(lake,
         run = Run(lake, f"run-{number}")
         run.create({"config": {}, "corpus_digest": None})
         ingest_corpus(run, source, NO_REGIONS, 2)
-        digests.append(run.manifest()["corpus_digest"])
+        digests.append(run.read_manifest()["corpus_digest"])
     assert digests[0] == digests[1] != digests[2]
     assert len(digests[0]) == 64

@@ -65,10 +65,10 @@ def test_nothing_is_told_twice_when_a_run_is_resumed(alerted, sent):
 
 def test_what_was_sent_before_the_process_died_is_sent_again_under_the_same_id(alerted, sent, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(type(alerted), "list_files", lambda *_: pytest.fail("the process dies"))
+        patch.setattr(type(alerted), "changes", lambda *_: pytest.fail("the process dies"))
         with pytest.raises(pytest.fail.Exception):
-            send_once(alerted, [stage.end_news(alerted.manifest(), "")])
-    assert send_once(alerted, [stage.end_news(alerted.manifest(), "")]) == 1
+            send_once(alerted, [stage.end_news(alerted.read_manifest(), "")])
+    assert send_once(alerted, [stage.end_news(alerted.read_manifest(), "")]) == 1
     assert len(sent) == 2
     assert len(set(sent)) == 1
 

@@ -123,9 +123,9 @@ def test_a_rule_that_fails_on_the_rows_is_told_and_costs_no_other(weighed, text,
     (warning,), findings = flagged(weighed, broken=text, mine=RULE)
     assert re.search(rf"(?s)^rule broken: .*{fault}.*; it has no findings: mend it, .* audit again$", warning)
     assert [row["rule"] for row in findings] == ["mine"]
-    assert weighed.manifest()["failed_rules"] == ["broken"]
+    assert weighed.read_manifest()["failed_rules"] == ["broken"]
     flagged(weighed, mine=RULE)  # mended, and resumed
-    assert weighed.manifest()["failed_rules"] == []
+    assert weighed.read_manifest()["failed_rules"] == []
 
 
 def test_it_reads_the_run_at_hand_and_no_other(weighed):

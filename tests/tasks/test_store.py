@@ -124,12 +124,12 @@ def test_what_is_no_box_is_refused(text):
 
 def test_the_lake_shows_what_was_stored(audited):
     run = audited.run
-    counts = run.manifest()["counts"]
+    counts = run.read_manifest()["counts"]
     assert counts == {
         "corpus_rows": 40, "not_sampled": 0, "pairs": 40, "attributions": 40, "reused": 0, "errors": 0,
         "alerts": 0, "confirmed": 0,
     }  # fmt: skip
-    assert [entry["rows"] for entry in run.manifest()["files"] if entry["table"] == "attributions"] == [16, 16, 8]
+    assert [entry["rows"] for entry in run.read_manifest()["files"] if entry["table"] == "attributions"] == [16, 16, 8]
     with run.connect() as connection:
         kinds = sql.read(connection, "SELECT kind, count(*) AS n FROM regions GROUP BY kind ORDER BY kind")
     assert kinds == [{"kind": "corner", "n": 4}, {"kind": "frame", "n": 4}]
@@ -154,10 +154,10 @@ def test_shards_are_invisible_before_they_are_stored(begin_line, settings, phant
 @pytest.mark.parametrize(("attributions", "errors"), [(7, 0), (0, 7), (9, 0), (8, 1), (0, 0)])
 def test_a_shard_that_lost_or_gained_pairs_is_refused(hand_written, attributions, errors):
     result = ShardResult(Shard(3, 8), "part-x", attributions, errors, reused=True)
-    before = hand_written.manifest()
+    before = hand_written.read_manifest()
     with pytest.raises(StoreError, match="shard 3"):
         store_shards(hand_written, [result], SuspectRegions(0, 0, {}, {}))
-    assert hand_written.manifest() == before
+    assert hand_written.read_manifest() == before
 
 
 def test_regions_of_a_column_reach_the_lake(begin_line, settings, phantoms, tmp_path):
@@ -189,9 +189,9 @@ def test_errors_that_an_attempt_before_left_do_not_count(begin_line, settings, p
     line = begin_line(settings(phantoms, tmp_path / "lake", bottleneck={"steps": 1}))
     shards = line.ingest()
     results = [line.attribute(shard) for shard in shards]
-    pair = line.run.read_group("pairs", 2)[0]
-    with line.run.writer("ingest_errors", results[2].name) as writer:
+    pair = line.run.read_row_group("pairs", 2)[0]
+    with line.run.open_writer("ingest_errors", results[2].name) as writer:
         writer.write([{**pair, "stage": "attribute", "reason": "unreachable_file", "detail": "no network"}])
     assert line.store(results) == 40
-    assert line.run.manifest()["counts"]["errors"] == 0
-    assert list(line.run.listed_rows("ingest_errors")) == []
+    assert line.run.read_manifest()["counts"]["errors"] == 0
+    assert list(line.run.iter_rows("ingest_errors")) == []

@@ -32,9 +32,9 @@ def filled(nights, lake, signer=None):
     """Two runs that ended, one of them compacted; a report; decisions and signatures."""
     runs = [nights({"interval": (0.1, 0.2, 0.3)}, lake=lake, chained=True) for _ in range(2)]
     for run in runs:
-        with run.writer("attributions", "part-00001") as writer:
+        with run.open_writer("attributions", "part-00001") as writer:
             writer.write([{"pair_id": "more"}])
-        run.list_files("attributions", [run.path("attributions", "part-00001")], [writer.rows])
+        run.register_files("attributions", [run.path("attributions", "part-00001")], [writer.rows])
         chain_end(run, signer)
     stores.put(runs[0].folder / "report.html", b"<html>the report</html>")
     chain_report(runs[0], "report.html", signer)

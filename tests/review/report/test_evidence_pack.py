@@ -173,7 +173,7 @@ def test_a_decision_of_an_earlier_run_holds_until_the_evidence_changes(lake, jud
         squeezed("open again, as the evidence has changed: its effect is 3.000, was judged at 0.200 to 0.400") in text
     )
     assert squeezed("It was confirmed: the model should not") in text
-    (lake.path / judged.key("alerts")).unlink()  # what befell another run
+    (lake.path / judged.relative_path("alerts")).unlink()  # what befell another run
     text = html_text(report_document(lake.path, "20260102T000000-bbbbbb"))
     assert squeezed("Other runs of this audit could not be read") in text
 
@@ -205,7 +205,7 @@ def test_alerts_that_went_are_told(lake, judged, make_pair):
 
 
 def test_every_requirement_points_to_chapters_that_are_there(lake, judged):
-    told = document(gather(lake.path, judged.manifest()))
+    told = document(gather(lake.path, judged.read_manifest()))
     titles = {chapter.title for chapter in told.chapters} | {"Alert 1 and following", "the life stated at each alert"}
     (mapping,) = [chapter for chapter in told.chapters if chapter.key == "mapping"]
     rows = [row for part in mapping.parts if isinstance(part, parts.Table) for row in part.rows]

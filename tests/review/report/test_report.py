@@ -112,7 +112,7 @@ def test_a_report_says_of_how_many_rows_the_sample_is_and_what_earlier_runs_did(
     counts = {"corpus_rows": 200_000, "not_sampled": 195_000, "pairs": 4990, "attributions": 4990}
     run.update(counts=counts)
     assert "5,000 of 200,000 rows, drawn by hash, 4,990 pairs readable, 4,990 pairs attributed" in page_of(lake).text
-    config = run.manifest()["config"] | {"corpus": {"sample": 5000, "stratify": "site"}}
+    config = run.read_manifest()["config"] | {"corpus": {"sample": 5000, "stratify": "site"}}
     run.update(counts={"reused": 4900}, config=config)
     text = page_of(lake).text
     assert "drawn by hash in equal parts of each site, 4,990 pairs readable" in text
@@ -349,11 +349,11 @@ def test_provenance_is_complete_and_the_report_does_not_list_itself(lake, make_p
     report = write_report(lake.path, "latest")
     before = report.read_bytes()
     assert write_report(lake.path, "latest").read_bytes() == before  # the same lake gives the same bytes
-    run.list_files(None, [report], [None])
+    run.register_files(None, [report], [None])
     page = page_of(lake)
     for digest in ("a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32, "0.0.1+test", "python 3.11"):
         assert digest in page.text
-    for entry in run.manifest()["files"]:
+    for entry in run.read_manifest()["files"]:
         assert (entry["sha256"] in page.text) == (entry["path"] != f"runs/{run.run_id}/report.html")
 
 

@@ -8,7 +8,7 @@ import stores
 from tasks.lake import compact as stage
 from tasks.lake.compact import compact_run
 from tasks.errors import ResumeError, StoreError
-from tasks.lake.lock import held
+from tasks.lake.lock import lock_run
 from tasks.lake.incremental import _index, earlier_rows
 
 RUN = "20260101T000000-aaaaaa"
@@ -34,27 +34,27 @@ def sharded(hand_written_run):
         run = hand_written_run(lake, name).begin(**facts)
         pairs = run.add_pairs([f"caption {number}" for number in range(2 * SHARDS)])
         run.add_attributions([[1.0, float(number)] for number in range(2 * SHARDS)], (1, 2), caption="")
-        (whole,) = run.listed("attributions")
+        (whole,) = run.fetch_files("attributions")
         rows = pq.read_table(whole)
-        run.update(files=[entry for entry in run.manifest()["files"] if entry["table"] != "attributions"])
+        run.update(files=[entry for entry in run.read_manifest()["files"] if entry["table"] != "attributions"])
         stores.remove(run.folder, ["attributions/part-00000.parquet"])
         for shard in range(SHARDS):
             part = f"part-{shard:05d}-{'9a7c3e'[shard]}"  # content-addressed: they do not sort as they were made
-            with run.writer("attributions", part) as writer:
+            with run.open_writer("attributions", part) as writer:
                 part_rows = rows.slice(2 * shard, 2).to_pylist()
                 writer.write({**row, "caption": pairs[2 * shard + n]["caption"]} for n, row in enumerate(part_rows))
-            run.list_files("attributions", [run.path("attributions", part)], [writer.rows])
+            run.register_files("attributions", [run.path("attributions", part)], [writer.rows])
         run.write_table("ingest_errors", [])
-        with run.writer("ingest_errors", "part-00003-x") as writer:
+        with run.open_writer("ingest_errors", "part-00003-x") as writer:
             writer.write([{"stage": "attribute", "reason": "undecodable", "detail": "x", "row_number": 3}])
-        run.list_files("ingest_errors", [run.path("ingest_errors", "part-00003-x")], [writer.rows])
+        run.register_files("ingest_errors", [run.path("ingest_errors", "part-00003-x")], [writer.rows])
         run.add_regions(("corner", (0, 0, 0.5, 0.5)))
         run.add_shares("corner", [0.1 * number for number in range(8)])
-        with run.writer("region_shares", "found") as writer:  # a second file, of a table over which views add up
+        with run.open_writer("region_shares", "found") as writer:  # a second file, of a table over which views add up
             writer.write(
                 [{"pair_id": pairs[0]["pair_id"], "side": "image", "region": "tag", "share": 0.3, "area": 0.1}]
             )
-        run.list_files("region_shares", [run.path("region_shares", "found")], [1])
+        run.register_files("region_shares", [run.path("region_shares", "found")], [1])
         run.finish("completed")
         return run
 
@@ -70,7 +70,7 @@ def everything(lake, run_id=None):
 
 
 def files(run, table="attributions"):
-    return [entry["path"].rpartition("/")[2] for entry in run.manifest()["files"] if entry["table"] == table]
+    return [entry["path"].rpartition("/")[2] for entry in run.read_manifest()["files"] if entry["table"] == table]
 
 
 def test_few_files_are_left_and_every_view_has_the_same_rows(root, sharded):
@@ -84,17 +84,17 @@ def test_few_files_are_left_and_every_view_has_the_same_rows(root, sharded):
     }
     assert everything(root) == before
     assert everything(root, run.run_id) == before
-    listed = {entry["path"].removeprefix(f"runs/{run.run_id}/") for entry in run.manifest()["files"]}
-    (noted,) = run.manifest()["earlier_manifests"]
+    listed = {entry["path"].removeprefix(f"runs/{run.run_id}/") for entry in run.read_manifest()["files"]}
+    (noted,) = run.read_manifest()["earlier_manifests"]
     assert set(stores.sizes(run.folder)) == listed | {"manifest.json", noted["manifest"]}
 
 
 def test_row_groups_types_and_checksums_stay(lake, sharded):
     run = sharded(lake)
-    old = [pq.read_table(path) for path in run.listed("attributions")]
-    schema = pq.ParquetFile(run.listed("attributions")[0]).schema_arrow
+    old = [pq.read_table(path) for path in run.fetch_files("attributions")]
+    schema = pq.ParquetFile(run.fetch_files("attributions")[0]).schema_arrow
     compact_run(run)
-    (path,) = run.listed("attributions")
+    (path,) = run.fetch_files("attributions")
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         assert [file.read_row_group(number) for number in range(file.num_row_groups)] == old
         assert file.schema_arrow.equals(schema, check_metadata=True)
@@ -108,13 +108,13 @@ def test_row_groups_types_and_checksums_stay(lake, sharded):
 
 def test_the_manifest_before_can_be_told_from_the_one_after(lake, sharded):
     run = sharded(lake)
-    before = run.manifest()
+    before = run.read_manifest()
     compact_run(run)
-    (found,) = run.manifests_before()
+    (found,) = run.read_earlier_manifests()
     assert found == before
-    (noted,) = run.manifest()["earlier_manifests"]
+    (noted,) = run.read_manifest()["earlier_manifests"]
     assert noted["what"] == "compacted"
-    assert {key: run.manifest()[key] for key in before if key != "files"} == {
+    assert {key: run.read_manifest()[key] for key in before if key != "files"} == {
         key: before[key] for key in before if key != "files"
     }
 
@@ -124,7 +124,7 @@ def test_a_file_takes_so_many_row_groups_and_no_more(lake, sharded, monkeypatch)
     before = everything(lake)
     monkeypatch.setattr(stage, "GROUPS", 4)
     compact_run(run)
-    assert [pq.ParquetFile(path).num_row_groups for path in run.listed("attributions")] == [4, 2]
+    assert [pq.ParquetFile(path).num_row_groups for path in run.fetch_files("attributions")] == [4, 2]
     assert everything(lake) == before
     assert compact_run(run) == []  # nothing is left to be done
 
@@ -134,8 +134,8 @@ def test_files_of_other_columns_are_not_mixed(lake, sharded):
     first = run.path("attributions", files(run)[0].removesuffix(".parquet"))
     rows = pq.read_table(first).drop_columns(["attributed_by"])
     pq.write_table(rows, first)
-    run.list_files("attributions", [first], [rows.num_rows])
-    listed = run.manifest()["files"]
+    run.register_files("attributions", [first], [rows.num_rows])
+    listed = run.read_manifest()["files"]
     moved = [entry for entry in listed if entry["path"].endswith(first.name)]
     run.update(files=moved + [entry for entry in listed if entry not in moved])
     before = everything(lake)
@@ -159,7 +159,7 @@ def test_a_run_that_is_read_by_a_running_one_waits(lake, sharded, hand_written_r
     with pytest.raises(StoreError, match=f"run {user.run_id} is running"):
         compact_run(run)
     user.finish("failed")
-    with held(run), pytest.raises(ResumeError, match="is held by"):
+    with lock_run(run), pytest.raises(ResumeError, match="is held by"):
         compact_run(run)
     assert len(compact_run(run)) == 2
 
@@ -180,14 +180,14 @@ def test_cut_off_anywhere_the_lake_reads_the_same_and_the_next_time_ends_it(root
     assert everything(root) == before
     compact_run(run)
     assert everything(root) == before
-    listed = {entry["path"].removeprefix(f"runs/{run.run_id}/") for entry in run.manifest()["files"]}
-    (noted,) = run.manifest()["earlier_manifests"]
+    listed = {entry["path"].removeprefix(f"runs/{run.run_id}/") for entry in run.read_manifest()["files"]}
+    (noted,) = run.read_manifest()["earlier_manifests"]
     assert set(stores.sizes(run.folder)) == listed | {"manifest.json", noted["manifest"]}
 
 
 def test_a_damaged_file_is_not_merged(lake, sharded):
     run = sharded(lake)
-    path = run.listed("attributions")[2]
+    path = run.fetch_files("attributions")[2]
     path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
     with pytest.raises(StoreError, match="got sha256"):
         compact_run(run)
@@ -199,7 +199,7 @@ def test_rows_of_a_compacted_base_are_found_again_and_only_their_shards_are_read
     compact_run(base)
     _index.cache_clear()
     run = sharded(lake, "20260102T000000-bbbbbb", base_run=RUN)
-    pairs = run.read("pairs")
+    pairs = run.read_rows("pairs")
     asked = []
     read = pq.ParquetFile.read_row_group
 

@@ -74,7 +74,7 @@ def completed(line):
 
 
 def rows_of(line):
-    rows = [row for path in line.run.listed("attributions") for row in pq.read_table(path).to_pylist()]
+    rows = [row for path in line.run.fetch_files("attributions") for row in pq.read_table(path).to_pylist()]
     return {row["pair_id"]: row for row in rows}
 
 
@@ -85,13 +85,13 @@ def bits(rows):
 
 def test_only_new_pairs_reach_the_model_and_all_maps_are_those_of_a_full_run(corpus, night, spy, tmp_path):
     first = completed(night(corpus(range(ROWS))))
-    assert first.run.manifest()["base_run"] is None
-    assert "no complete one to build upon" in first.run.manifest()["incremental"]
+    assert first.run.read_manifest()["base_run"] is None
+    assert "no complete one to build upon" in first.run.read_manifest()["incremental"]
     before = rows_of(first)
     spy.clear()
     # Two pairs in front, one at the end, two gone.
     second = completed(night(corpus([20, 21, *range(2, ROWS), 22])))
-    record, found = second.run.manifest(), rows_of(second)
+    record, found = second.run.read_manifest(), rows_of(second)
     assert record["base_run"] == first.run.run_id
     assert len(spy) == 3
     assert set(spy) == found.keys() - before.keys()
@@ -116,7 +116,7 @@ def test_statistics_are_inherited_through_all_nights(corpus, night, monkeypatch,
     monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated again"))
     lines += [completed(night(corpus(range(ROWS + more)))) for more in (1, 2)]
     first, _, third = (line.run for line in lines)
-    record = third.manifest()
+    record = third.read_manifest()
     path = third.folder / "calibration.safetensors"
     assert record["calibration_run"] == first.run_id
     assert record["calibration_sha256"] == file_sha256(path) == file_sha256(first.folder / path.name)
@@ -148,7 +148,7 @@ def test_a_night_without_news_needs_no_model(corpus, night, monkeypatch):
     second = night(corpus(range(ROWS)))
     monkeypatch.setattr(stage, "encoder", lambda _: pytest.fail("the model was loaded"))
     completed(second)
-    assert second.run.manifest()["counts"]["reused"] == ROWS
+    assert second.run.read_manifest()["counts"]["reused"] == ROWS
 
 
 def test_an_interrupted_night_goes_on_with_the_same_base(corpus, night, spy):
@@ -158,13 +158,13 @@ def test_an_interrupted_night_goes_on_with_the_same_base(corpus, night, spy):
     done = second.attribute(shards[0])
     second.run.finish("failed", "because")
     later = completed(night(corpus(range(ROWS + 2))))  # a newer one is there by now
-    assert later.run.manifest()["base_run"] == first.run.run_id
+    assert later.run.read_manifest()["base_run"] == first.run.run_id
     config = second.config.model_copy(update={"lake": second.config.lake.model_copy(update={"incremental": False})})
     resumed = begin(config, config.model_sources(), second.run.run_id)
-    assert resumed.manifest()["base_run"] == first.run.run_id
+    assert resumed.read_manifest()["base_run"] == first.run.run_id
     results = second.to_lake()
     assert results[0] == dataclasses.replace(done, reused=True)
-    assert second.run.manifest()["counts"]["reused"] == ROWS
+    assert second.run.read_manifest()["counts"]["reused"] == ROWS
     assert bits(rows_of(second)) == bits(rows_of(later))
 
 
@@ -173,14 +173,14 @@ def test_pairs_that_the_base_could_not_attribute_are_tried_again(corpus, night, 
     first = night(root)
     shards = first.ingest()
     first.calibrate()
-    pair = first.run.read_group("pairs", 0)[2]
+    pair = first.run.read_row_group("pairs", 0)[2]
     (root / pair["file_name"]).unlink()
     first.store([first.attribute(shard) for shard in shards])
     first.run.finish("completed")
     spy.clear()
     second = completed(night(corpus(range(ROWS))))
     assert spy == [pair["pair_id"]]
-    assert second.run.manifest()["counts"]["attributions"] == ROWS
+    assert second.run.read_manifest()["counts"]["attributions"] == ROWS
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_pairs_that_the_base_could_not_attribute_are_tried_again(corpus, night, 
 def test_a_run_of_other_settings_is_no_base_and_it_says_why(corpus, night, changed, said):
     first = night(corpus(range(4)))
     first.run.finish("completed")
-    record = night(corpus(range(4)), **changed).run.manifest()
+    record = night(corpus(range(4)), **changed).run.read_manifest()
     assert record["base_run"] is None
     assert record["incremental"] == f"a full run: the newest complete one, {first.run.run_id}, had other {said}"
 
@@ -203,7 +203,7 @@ def test_what_decides_no_map_decides_no_base(corpus, night):
     first = night(corpus(range(4)))
     first.run.finish("completed")
     second = night(corpus(range(4)), alerts={"factor": 3}, regions={"frame": 0.1})
-    assert second.run.manifest()["base_run"] == first.run.run_id
+    assert second.run.read_manifest()["base_run"] == first.run.run_id
 
 
 def test_the_newest_complete_run_that_fits_is_the_base(corpus, night):
@@ -211,27 +211,27 @@ def test_the_newest_complete_run_that_fits_is_the_base(corpus, night):
     fits.run.finish("completed")
     other.run.finish("completed")
     unfinished.run.finish("failed", "because")
-    assert night(corpus(range(4))).run.manifest()["base_run"] == fits.run.run_id
-    assert night(corpus(range(4)), incremental=False).run.manifest()["base_run"] is None
+    assert night(corpus(range(4))).run.read_manifest()["base_run"] == fits.run.run_id
+    assert night(corpus(range(4)), incremental=False).run.read_manifest()["base_run"] is None
 
 
 def test_other_code_is_no_base(corpus, night, monkeypatch):
     night(corpus(range(4))).run.finish("completed")
     monkeypatch.setattr("flows.audit.code_version", lambda: "another")
-    assert "had other code_version" in night(corpus(range(4))).run.manifest()["incremental"]
+    assert "had other code_version" in night(corpus(range(4))).run.read_manifest()["incremental"]
 
 
 def test_a_base_whose_files_are_gone_is_none(corpus, night):
     first = completed(night(corpus(range(ROWS))))
-    first.run.listed("attributions")[1].unlink()
-    assert "files (some are gone)" in night(corpus(range(ROWS))).run.manifest()["incremental"]
+    first.run.fetch_files("attributions")[1].unlink()
+    assert "files (some are gone)" in night(corpus(range(ROWS))).run.read_manifest()["incremental"]
 
 
 @pytest.mark.parametrize("damage", ["statistics", "gone", "rows"])
 def test_a_base_that_is_damaged_later_stops_the_run(corpus, night, damage):
     first = completed(night(corpus(range(ROWS))))
     second = night(corpus(range(ROWS + 1)))
-    path = first.run.folder / "calibration.safetensors" if damage != "rows" else first.run.listed("attributions")[0]
+    path = first.run.folder / "calibration.safetensors" if damage != "rows" else first.run.fetch_files("attributions")[0]
     if damage == "gone":
         path.unlink()
     else:
@@ -240,10 +240,10 @@ def test_a_base_that_is_damaged_later_stops_the_run(corpus, night, damage):
         path.write_bytes(data)
     with pytest.raises(StoreError, match="start a run that is not incremental"):
         second.to_lake()
-    assert not second.run.listed("attributions")
+    assert not second.run.fetch_files("attributions")
 
 
 def test_settings_without_statistics_build_upon_each_other_too(corpus, night, spy):
     completed(night(corpus(range(4)), bottleneck={"preset": "paper"}))
     second = completed(night(corpus(range(6)), bottleneck={"preset": "paper"}))
-    assert (len(spy), second.run.manifest()["calibration_sha256"]) == (6, None)
+    assert (len(spy), second.run.read_manifest()["calibration_sha256"]) == (6, None)

@@ -15,7 +15,7 @@ import sql
 import stores
 from tasks.lake import lock
 from tasks.errors import ResumeError
-from tasks.lake.lock import held, sweep
+from tasks.lake.lock import lock_run, remove_temporary_files
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from tasks.lake.run import Run
-from tasks.lake.lock import held
-with held(Run(Path(sys.argv[1]), sys.argv[2])):
+from tasks.lake.lock import lock_run
+with lock_run(Run(Path(sys.argv[1]), sys.argv[2])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -52,32 +52,32 @@ def holder(hand_written):
 
 
 def test_a_run_is_held_by_one_and_free_again_afterwards(hand_written):
-    with held(hand_written):
+    with lock_run(hand_written):
         with (
             pytest.raises(ResumeError, match=f"held by process {os.getpid()} on {socket.gethostname()} since"),
-            held(hand_written),
+            lock_run(hand_written),
         ):
             pytest.fail("held twice")
         assert (hand_written.folder / "lock.json").is_file()
     assert not (hand_written.folder / "lock.json").exists()
-    with held(hand_written):
+    with lock_run(hand_written):
         pass
 
 
 def test_an_error_lets_go(hand_written):
-    with pytest.raises(RuntimeError, match="because"), held(hand_written):
+    with pytest.raises(RuntimeError, match="because"), lock_run(hand_written):
         raise RuntimeError("because")
-    with held(hand_written):
+    with lock_run(hand_written):
         pass
 
 
 def test_another_process_s_run_is_busy_until_it_is_killed(hand_written, holder):
-    with pytest.raises(ResumeError, match=f"held by process {holder.pid} on "), held(hand_written):
+    with pytest.raises(ResumeError, match=f"held by process {holder.pid} on "), lock_run(hand_written):
         pytest.fail("held twice")
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (hand_written.folder / "lock.json").is_file()  # nobody had to clear it
-    with held(hand_written):
+    with lock_run(hand_written):
         pass
 
 
@@ -88,7 +88,7 @@ def test_of_many_at_once_one_has_the_run(hand_written):
     def again():
         for _ in range(60):
             try:
-                with held(hand_written):
+                with lock_run(hand_written):
                     inside.append(1)
                     most.append(len(inside))
                     inside.pop()
@@ -108,9 +108,9 @@ def test_of_many_at_once_one_has_the_run(hand_written):
 
 def test_signs_of_life_hold_a_run_where_there_are_no_locks(hand_written, beats):
     path = hand_written.folder / "lock.json"
-    with held(hand_written):
+    with lock_run(hand_written):
         first = json.loads(path.read_text())["beat"]
-        with pytest.raises(ResumeError, match="held by process"), held(hand_written):
+        with pytest.raises(ResumeError, match="held by process"), lock_run(hand_written):
             pytest.fail("held twice")
         assert json.loads(path.read_text())["beat"] > first
     assert not path.exists()
@@ -120,7 +120,7 @@ def test_silence_of_another_host_is_waited_for(hand_written, beats):
     path = hand_written.folder / "lock.json"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": "then", "token": "x", "beat": 7}))
     began = time.monotonic()
-    with held(hand_written):
+    with lock_run(hand_written):
         assert time.monotonic() - began >= lock.SILENCE
         assert json.loads(path.read_text())["host"] == socket.gethostname()
 
@@ -132,7 +132,7 @@ def test_a_dead_process_of_this_host_and_a_torn_file_hold_nothing(hand_written, 
     dead.wait()
     said = json.dumps({**lock._here(), "pid": dead.pid, "token": "x", "beat": 1})
     (hand_written.folder / "lock.json").write_text(said if left == "dead" else said[:9])
-    with held(hand_written):
+    with lock_run(hand_written):
         pass
 
 
@@ -144,7 +144,7 @@ def test_a_pid_of_another_container_is_not_looked_up_here(hand_written, beats, m
     said = {"host": socket.gethostname(), "pids": "pid:[1]", "pid": dead.pid, "token": "x", "beat": 1}
     (hand_written.folder / "lock.json").write_text(json.dumps(said))
     began = time.monotonic()
-    with held(hand_written):
+    with lock_run(hand_written):
         assert time.monotonic() - began >= lock.SILENCE
 
 
@@ -160,7 +160,7 @@ def unreachable(*_, **__):
 
 def test_a_store_that_does_not_answer_does_not_say_that_nobody_holds_the_run(away_run, beats, monkeypatch):
     monkeypatch.setattr(away_run.folder.fs, "cat_file", unreachable, raising=False)
-    with pytest.raises(sql.LakeError, match=r"lock\.json cannot be read .*no route to host"), held(away_run):
+    with pytest.raises(sql.LakeError, match=r"lock\.json cannot be read .*no route to host"), lock_run(away_run):
         pytest.fail("held by two, perhaps")
     monkeypatch.undo()
     assert not stores.is_file(away_run.folder / "lock.json")
@@ -168,7 +168,7 @@ def test_a_store_that_does_not_answer_does_not_say_that_nobody_holds_the_run(awa
 
 def test_a_holder_that_was_taken_over_lets_go_of_manifest_and_lock(away_run, beats):
     path, other = away_run.folder / "lock.json", json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}).encode()
-    with held(away_run):
+    with lock_run(away_run):
         away_run.update(reason="mine")
         stores.put(path, other)  # as of one that waited through the silence
         deadline = time.monotonic() + 60
@@ -176,14 +176,14 @@ def test_a_holder_that_was_taken_over_lets_go_of_manifest_and_lock(away_run, bea
             try:
                 away_run.update(reason="mine")
             except sql.LakeError as error:
-                assert "was taken over" in str(error)  # noqa: PT017  # it comes with the next sign of life
+                assert "lost the lock" in str(error)  # noqa: PT017  # it comes with the next sign of life
                 break
             time.sleep(0.02)
         else:
             pytest.fail("the loss was not noticed")
     assert stores.contents(path) == other
     stores.put(path, b"")  # the other one is done
-    with held(away_run):
+    with lock_run(away_run):
         away_run.update(reason="mine again")
     assert not stores.is_file(path)
 
@@ -196,7 +196,7 @@ def test_a_lock_that_cannot_be_removed_hides_no_error(away_run, beats, monkeypat
         raise EndpointConnectionError
 
     monkeypatch.setattr(type(away_run.folder / "lock.json"), "unlink", gone)
-    with pytest.raises(ValueError, match="the first error"), held(away_run):
+    with pytest.raises(ValueError, match="the first error"), lock_run(away_run):
         raise ValueError("the first error")
 
 
@@ -204,6 +204,6 @@ def test_what_was_left_half_written_is_swept(hand_written):
     hand_written.add_pairs(["a"])
     aside = hand_written.path("pairs").with_name(".part-00000.parquet.0123.tmp")
     aside.write_bytes(b"PAR1")
-    sweep(hand_written)
+    remove_temporary_files(hand_written)
     assert not aside.exists()
     assert hand_written.path("pairs").is_file()

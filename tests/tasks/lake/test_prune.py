@@ -11,7 +11,7 @@ import stores
 from stores import LakeError
 from tasks.lake import prune as stage
 from tasks.lake.run import Run
-from tasks.lake.lock import held
+from tasks.lake.lock import lock_run
 from tasks.lake.prune import Policy, plan, prune_run
 from tasks.lake.incremental import find_base
 from tasks.notify import store_lives
@@ -179,7 +179,7 @@ def test_a_tombstone_is_left_that_accounts_for_every_file(root, ended, quick):
     kept = {name: size for name, size in stores.sizes(root).items() if new.run_id in name}
     assert pruned(root) == [None]
     left = stores.sizes(old.folder)
-    record = old.manifest()
+    record = old.read_manifest()
     (noted,) = record["earlier_manifests"]
     assert set(left) == {"manifest.json", noted["manifest"]}
     assert stores.contents(old.folder / noted["manifest"]) == manifest
@@ -187,7 +187,7 @@ def test_a_tombstone_is_left_that_accounts_for_every_file(root, ended, quick):
     assert (noted["what"], noted["why"]) == ("pruned", "--older-than 0d")
     assert (record["status"], record["files"], record["pruned"]["status"]) == ("pruned", [], "completed")
     assert record["counts"] == json.loads(manifest)["counts"]
-    assert old.manifests_before() == [json.loads(manifest)]
+    assert old.read_earlier_manifests() == [json.loads(manifest)]
     assert {name: size for name, size in stores.sizes(root).items() if new.run_id in name} == kept
     assert goes(root) == []
 
@@ -227,14 +227,14 @@ def test_a_pruning_that_was_cut_off_is_finished_by_the_next(root, ended, quick, 
         patch.setattr(stage.stores, "remove", _killed)
         with pytest.raises(KeyboardInterrupt):
             pruned(root)
-    assert old.manifest()["status"] == "pruned"
+    assert old.read_manifest()["status"] == "pruned"
     assert {row["run_id"] for row in _pairs(root)} == {name(2)}
     (fate,) = [fate for fate in plan(root, ALL, NOW) if fate.pruned]
     assert (fate.run_id, fate.why) == (old.run_id, "left over")
     assert fate.files > 3
     assert pruned(root) == [None]
     assert goes(root) == []
-    assert len(old.manifest()["earlier_manifests"]) == 1
+    assert len(old.read_manifest()["earlier_manifests"]) == 1
 
 
 def _killed(*_):
@@ -245,7 +245,7 @@ def test_a_run_that_somebody_works_on_or_that_has_changed_is_kept(lake, ended):
     old = ended(lake, 1, status="failed")
     ended(lake, 2)
     (fate,) = [fate for fate in plan(lake, ALL, NOW) if fate.pruned]
-    with held(old):
+    with lock_run(old):
         assert "is held by process" in prune_run(lake, fate)
     old.update(status="completed")
     assert prune_run(lake, fate) == "its status is completed by now"
@@ -263,7 +263,7 @@ def test_a_manifest_that_was_changed_afterwards_is_found_out(lake, ended):
     old = ended(lake, 1)
     ended(lake, 2)
     pruned(lake)
-    (noted,) = old.manifest()["earlier_manifests"]
+    (noted,) = old.read_manifest()["earlier_manifests"]
     (old.folder / noted["manifest"]).write_text("{}")
     with pytest.raises(LakeError, match="damaged"):
-        Run(lake, old.run_id).manifests_before()
+        Run(lake, old.run_id).read_earlier_manifests()

@@ -20,14 +20,14 @@ def test_a_table_whose_rows_fail_leaves_no_file(hand_written):
         yield {"pair_id": "p"}
         raise RuntimeError("broken")
 
-    before = hand_written.manifest()
+    before = hand_written.read_manifest()
     with pytest.raises(RuntimeError, match="broken"):
         hand_written.write_table("pairs", rows())
-    with pytest.raises(TypeError), hand_written.writer("pairs") as writer:  # noqa: PT012
+    with pytest.raises(TypeError), hand_written.open_writer("pairs") as writer:  # noqa: PT012
         writer.write([{"pair_id": "p"}])
         writer.write([{"attributes": 3}])
     assert everything(hand_written.folder) == ["manifest.json"]
-    assert hand_written.manifest() == before
+    assert hand_written.read_manifest() == before
 
 
 def test_a_write_that_is_cut_off_is_never_a_torn_file(hand_written, monkeypatch):
@@ -48,7 +48,7 @@ def test_a_write_that_is_cut_off_is_never_a_torn_file(hand_written, monkeypatch)
 def test_the_manifest_lists_each_file_with_its_digest_and_rows(audited):
     run = audited.run
     audited.to_alerts()
-    entries = run.manifest()["files"]
+    entries = run.read_manifest()["files"]
     on_disk = {path for path in everything(run.lake) if not path.endswith("manifest.json")}
     assert {entry["path"] for entry in entries} == on_disk
     assert len(entries) == len(on_disk)
@@ -62,9 +62,9 @@ def test_the_manifest_lists_each_file_with_its_digest_and_rows(audited):
 
 def test_a_file_listed_again_replaces_its_entry(hand_written):
     hand_written.write_table("pairs", [{"pair_id": "a"}])
-    first = hand_written.manifest()["files"]
+    first = hand_written.read_manifest()["files"]
     hand_written.write_table("pairs", [{"pair_id": "a"}, {"pair_id": "b"}])
-    (entry,) = hand_written.manifest()["files"]
+    (entry,) = hand_written.read_manifest()["files"]
     assert (entry["path"], entry["rows"]) == (first[0]["path"], 2)
     assert entry["sha256"] != first[0]["sha256"]
 
@@ -74,7 +74,7 @@ def test_facts_and_counts_of_a_run_change_one_by_one(lake):
     run.create({"config": {}, "seed": 3})
     run.update(counts={"pairs": 5}, reason="x")
     run.finish("completed")
-    record = run.manifest()
+    record = run.read_manifest()
     assert (record["status"], record["reason"], record["seed"]) == ("completed", None, 3)
     assert record["counts"] == {
         "corpus_rows": 0,
@@ -91,6 +91,25 @@ def test_facts_and_counts_of_a_run_change_one_by_one(lake):
     assert record["finished_at"].endswith("+00:00")
 
 
+def test_the_changes_of_a_block_are_written_at_once_or_not_at_all(hand_written, monkeypatch):
+    before = hand_written.read_manifest()
+    with pytest.raises(RuntimeError, match="broken"), hand_written.changes() as changes:
+        changes.write_table("pairs", [{"pair_id": "a"}])
+        raise RuntimeError("broken")
+    assert hand_written.read_manifest() == before
+
+    writes, put = [], Run._put_manifest
+    monkeypatch.setattr(Run, "_put_manifest", lambda run, text: writes.append(text) or put(run, text))
+    with hand_written.changes() as changes:
+        changes.write_table("pairs", [{"pair_id": "a"}])
+        changes.write_table("findings", [])
+        changes.update(counts={"pairs": 1}, reason="because")
+    assert len(writes) == 1
+    record = hand_written.read_manifest()
+    assert [(entry["table"], entry["rows"]) for entry in record["files"]] == [("pairs", 1), ("findings", 0)]
+    assert (record["counts"]["pairs"], record["reason"]) == (1, "because")
+
+
 def test_a_manifest_holds_json_and_no_nan(hand_written):
     before = (hand_written.folder / "manifest.json").read_text()
     assert json.loads(before)
@@ -101,13 +120,13 @@ def test_a_manifest_holds_json_and_no_nan(hand_written):
 
 
 def test_row_groups_are_what_was_written_at_once(hand_written):
-    with hand_written.writer("pairs") as writer:
+    with hand_written.open_writer("pairs") as writer:
         for size in (3, 0, 2):
             writer.write({"pair_id": f"{size}-{number}"} for number in range(size))
     assert writer.rows == 5
-    assert hand_written.group_sizes("pairs") == [3, 2]
-    assert [row["pair_id"] for row in hand_written.read_group("pairs", 1)] == ["2-0", "2-1"]
-    assert {row["run_id"] for row in hand_written.read_group("pairs", 0)} == {hand_written.run_id}
+    assert hand_written.row_group_sizes("pairs") == [3, 2]
+    assert [row["pair_id"] for row in hand_written.read_row_group("pairs", 1)] == ["2-0", "2-1"]
+    assert {row["run_id"] for row in hand_written.read_row_group("pairs", 0)} == {hand_written.run_id}
 
 
 def test_an_empty_table_is_a_readable_file(hand_written):

@@ -77,7 +77,7 @@ def test_a_run_without_alerts_says_so(hand_written, shown):
     hand_written.finish("completed")
     show_outcome(hand_written)
     assert "No alert stands on its own" in shown[0][1][0]
-    assert summary(hand_written.manifest(), [], "/r").count("\n| 0 | 0 | 0 | 0 | 0 |") == 1
+    assert summary(hand_written.read_manifest(), [], "/r").count("\n| 0 | 0 | 0 | 0 | 0 |") == 1
 
 
 def test_a_server_that_is_gone_costs_no_run(alerted, monkeypatch, caplog):

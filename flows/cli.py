@@ -235,10 +235,10 @@ def _alerts(lake: Root, run_id: str) -> list[dict[str, Any]]:
 
 
 def _self_audit(lake: Root, run_id: str) -> list[str]:
-    from review.presentation.formatting import self_audit
+    from review.presentation.formatting import format_self_audit
 
     with _connect(lake) as connection:
-        return self_audit(sql.rows(connection, "review/self_audit", run_id=run_id))
+        return format_self_audit(sql.rows(connection, "review/self_audit", run_id=run_id))
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -1,211 +1,423 @@
-"""The report's words and numbers: sentences about alerts, and one way to write each kind of number."""
+"""Text about alerts, runs and decisions, and one format for each kind of number.
+
+The command line, events, Prefect artifacts, the report and the site all use these functions, so that they agree. This
+module imports only the standard library: reading commands load it at startup.
+"""
 
 import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
-BITS_PER_NAT = 1 / math.log(2)
-NONE = "\N{EN DASH}"  # where there is no number
-_CORNER = "corner "
-PHRASE = '"'  # a phrase stands in double quotes
+BITS_PER_NAT: Final = 1 / math.log(2)
+NO_VALUE: Final = "\N{EN DASH}"
+"""Shown where a number is missing or not finite."""
+PHRASE_QUOTE: Final = '"'
+"""A region name in double quotes is a phrase of the caption."""
+
+ALERT_STATUSES: Final = ("new", "worse", "still_firing", "not_seen", "resolved")
+"""Statuses of an alert in the alert history, most urgent first."""
+RUN_STATUSES: Final = (
+    *("running", "completed", "completed_with_errors", "stopped", "failed", "interrupted"),
+    "pruned",
+)
+DECISION_LABELS: Final[Mapping[str, str]] = {
+    "open": "open",
+    "pending": "awaiting a second signature",
+    "confirmed": "confirmed",
+    "benign": "benign",
+    "needs_data": "needs more data",
+    "waived": "waived",
+}
+DECISION_DESCRIPTIONS: Final[Mapping[str, str]] = {
+    "confirmed": "the model relies on this and should not",
+    "benign": "the model may rely on this",
+    "needs_data": "this cannot be decided with the data at hand",
+    "waived": "known, and accepted until a date",
+    "open": "an earlier decision no longer holds",
+}
+"""What each decision that a reviewer can record means."""
+MEANING_LABELS: Final[Mapping[str, str]] = {
+    "review": "review: examined the evidence",
+    "approval": "approval: approves the decision",
+    "responsibility": "responsibility: is accountable for the decision",
+    "authorship": "authorship: wrote the record",
+}
+"""What a signature means (21 CFR 11.50)."""
+IDENTITY_LABELS: Final[Mapping[str, str]] = {
+    "declared": "declared, not verified",
+    "password": "signed in with a password",
+    "proxy": "identified by the sign-on proxy",
+}
+"""How the identity of a reviewer was established."""
+_FILL_LABELS: Final[Mapping[str, str]] = {
+    "mean": "mean color of the surroundings",
+    "blur": "blurred surroundings",
+    "swap": "same region of another pair",
+    "remove": "phrase added to captions that lack it",
+    "replace": "phrase replaced by common words",
+}
+
+# U+202A to U+202E and U+2066 to U+2069 only change the direction of text; one of them could end the isolation.
+_DIRECTION_MARKS: Final = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
+
+Escape = Callable[[str], str]
+"""Makes untrusted text (captions, slices, regions) safe for one output."""
 
 
-def place(region: str) -> str:
-    """Say a region as part of a sentence."""
+# Untrusted text
+
+
+def isolate_text(text: str) -> str:
+    """Make untrusted text safe within a sentence.
+
+    Control characters become spaces, except line breaks and tabs. Text that is not ASCII is wrapped in Unicode
+    isolates, so that Arabic or Hebrew does not reorder the words around it.
+    """
+    text = "".join(" " if unicodedata.category(mark) == "Cc" and mark not in "\n\t" else mark for mark in text)
+    return text if text.isascii() else f"\u2068{text.translate(_DIRECTION_MARKS)}\u2069"
+
+
+def _isolate_line(text: str) -> str:
+    return isolate_text(" ".join(text.split()))
+
+
+# Alerts
+
+
+def format_region(region: str, escape: Escape = _isolate_line) -> str:
+    """Format a region as part of a sentence, such as "the top-left corner" or "recurring overlay 1"."""
     if region == "frame":
         return "the outer frame"
     if region == "hottest corner":
-        return "a corner, not always the same one,"
-    if region.startswith(_CORNER):
-        return f"the {region.removeprefix(_CORNER)} corner"
-    if region.startswith(PHRASE):
-        return f"the phrase “{isolated(region[1:-1])}”"
-    if region.startswith("stamp "):
-        return f"the recurring mark “{region}”"
-    return f"the region “{isolated(region)}”"
+        return "the hottest corner of each image"
+    if region.startswith("corner "):
+        return f"the {escape(region.removeprefix('corner '))} corner"
+    if region.startswith(PHRASE_QUOTE):
+        return f"the phrase “{escape(region[1:-1])}”"
+    if region.startswith("stamp "):  # as stored; the term is overlay
+        return f"recurring overlay {escape(region.removeprefix('stamp '))}"
+    return f"the region “{escape(region)}”"
 
 
-def occasion(slice_kind: str, name: str) -> str:
-    """Say a slice as part of a sentence."""
+def format_slice(slice_kind: str, name: str, escape: Escape = _isolate_line) -> str:
+    """Format a slice as part of a sentence, such as "in pairs whose caption contains “dense”"."""
     if slice_kind == "corpus":
-        return "over all pairs"
+        return "in all pairs"
     if slice_kind in ("word", "phrase"):
-        return f"when the caption says “{isolated(name)}”"
-    if slice_kind == "cluster":
-        return f"in the pairs of {name}, whose maps are alike"
-    return "where " + " is ".join(isolated(part) for part in name.split("=", 1))
+        return f"in pairs whose caption contains “{escape(name)}”"
+    if slice_kind == "attribute":
+        return "in pairs with " + " = ".join(escape(part) for part in name.split("=", 1))
+    return f"in the pairs of {escape(name)}"
 
 
-def slice_name(slice_kind: str, name: str) -> str:
-    """Name a slice in a table."""
-    said = {"word": "word", "phrase": "words"}
-    return f"{said[slice_kind]} “{isolated(name)}”" if slice_kind in said else isolated(name)
+def format_slice_label(slice_kind: str, name: str, escape: Escape = _isolate_line) -> str:
+    """Format a slice as a label in a table or chart."""
+    if slice_kind == "corpus":
+        return "all pairs"
+    kinds = {"word": "word", "phrase": "words"}
+    return f"{kinds[slice_kind]} “{escape(name)}”" if slice_kind in kinds else escape(name)
 
 
-_TURNING = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
+def format_alert(alert: Mapping[str, Any], escape: Escape = _isolate_line) -> str:
+    """Format an alert as a sentence without a period, as strong as its state allows.
 
-
-def isolated(text: str) -> str:
-    """Isolate foreign text within a sentence: Arabic or Hebrew must not turn the words around it.
-
-    Characters that do nothing but turn directions are left out: one of them could end the isolation.
+    Args:
+        alert: A row with `state`, `region`, `slice_kind` and `slice`.
+        escape: Makes region and slice safe for the output.
     """
-    return text if text.isascii() else f"\u2068{text.translate(_TURNING)}\u2069"
+    verb = "the score relies on" if alert["state"] == "confirmed" else "attribution concentrates on"
+    region = format_region(alert["region"], escape)
+    return f"{verb} {region} {format_slice(alert['slice_kind'], alert['slice'], escape)}"
 
 
-def sentence(alert: Mapping[str, Any]) -> str:
-    """Say an alert aloud."""
-    return f"the model looks at {place(alert['region'])} {occasion(alert['slice_kind'], alert['slice'])}"
+def format_state(alert: Mapping[str, Any]) -> str:
+    """Format the state of an alert with its severity, such as "confirmed, high severity"."""
+    return f"{alert['state']}, {alert['severity']} severity" if alert["severity"] else str(alert["state"])
 
 
-def weight(alert: Mapping[str, Any]) -> str:
-    """Say how much more of the attribution than of the image or the words an alert is about."""
-    if alert["side"] == "text":
-        return f"{times(alert['effect'])} times the odds of its words"
-    if alert["rule"] == "spread_stamp":
-        return f"{times(alert['effect'])} times as often there as in all pairs"
-    if alert["rule"] == "region_contrast":
-        return f"{times(alert['effect'])} times as much as in the other pairs"
+def format_alert_status(status: str | None) -> str:
+    """Format the status of an alert in the alert history, such as "still firing"."""
+    return "unknown" if status is None else status.replace("_", " ")
+
+
+def format_effect(alert: Mapping[str, Any]) -> str:
+    """Format the effect of an alert with what it is compared with, which depends on the rule."""
+    effect = alert["effect"]
     if alert["rule"] == "region_cost":
-        return f"covering it took {percent(alert['effect'])} of the margin at first sight"
-    return f"{times(alert['effect'])} times its share of the area"
+        return f"covering it cost {format_percent(effect)} of the margin in the screening"
+    if alert["side"] == "text":
+        reference = "the odds expected from its share of the words"
+    elif alert["rule"] == "spread_stamp":
+        reference = "as frequent as in all pairs"
+    elif alert["rule"] == "region_contrast":
+        reference = "its share in the other pairs"
+    else:
+        reference = "its share of the area"
+    return f"{format_ratio(effect)} times {reference}"
 
 
-def claim(alert: Mapping[str, Any]) -> str:
-    """Say an alert aloud, as strongly as its state allows."""
-    if alert["state"] == "confirmed":
-        return f"the model relies on {place(alert['region'])} {occasion(alert['slice_kind'], alert['slice'])}"
-    return sentence(alert)
+def format_figures(alert: Mapping[str, Any]) -> str:
+    """Format the attribution that an alert is about: shares, number of pairs and effect."""
+    return (
+        f"{format_percent(alert['share'])} of the attribution on {format_percent(alert['area'])} of the "
+        f"{'words' if alert['side'] == 'text' else 'image'} in {format_count(alert['n'], 'pair')}; "
+        f"{format_effect(alert)}"
+    )
 
 
-def self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say what the audit found out about itself; nothing where it did not try."""
+def format_test(alert: Mapping[str, Any]) -> str:
+    """Format what covering the region, or leaving out the phrase, cost.
+
+    Args:
+        alert: A row with `side`, `state`, `score_effect` and `margin`. The interval (`score_low`, `score_high`),
+            `floor`, `q`, `tests`, `reason` and `score_effect_before` are included if the row has them.
+    """
+    reason = alert.get("reason")
+    if alert["score_effect"] is None:
+        return f"not tested: {reason or 'confirmation is off ([confirm] enabled = false)'}"
+    on_text = alert["side"] == "text"
+    text = (
+        f"{'leaving it out' if on_text else 'covering it'} reduces the margin of {format_score(alert['margin'])} by "
+        f"{format_score(alert['score_effect'])} more than "
+        f"{'the controls do' if on_text else 'covering equal regions elsewhere'}"
+    )
+    details = []
+    if alert.get("score_low") is not None:
+        details.append(f"95% interval {format_score(alert['score_low'])} to {format_score(alert['score_high'])}")
+    if alert.get("floor") is not None:
+        details.append(f"floor {format_score(alert['floor'])}")
+    if alert.get("q") is not None:
+        details.append(f"q {format_p_value(alert['q'])}")
+    if alert.get("tests") is not None:
+        details.append(format_count(alert["tests"], "test"))
+    if alert.get("score_effect_before") is not None:
+        details.append(f"previously {format_score(alert['score_effect_before'])}")
+    text += f" ({', '.join(details)})" if details else ""
+    return text if alert["state"] == "confirmed" or not reason else f"{text}; {reason}"
+
+
+def format_alert_update(row: Mapping[str, Any], escape: Escape = _isolate_line) -> str:
+    """Format one row of the alert history as one line: status, state, the alert and its figures.
+
+    Args:
+        row: A row of the table `lives`.
+        escape: Makes region, slice and reason safe for the output.
+    """
+    parts = [f"{format_alert_status(row['life']).upper()} ({format_state(row)}): {format_alert(row, escape)}"]
+    if row["score_effect"] is not None:
+        # The row of an alert that this run did not raise repeats the figures of the last run that did.
+        parts.append(format_test(row if row["alert_id"] is not None else {**row, "score_effect_before": None}))
+    parts.append(format_figures(row))
+    if row["why"]:
+        parts.append(escape(row["why"]))
+    return "; ".join(parts)
+
+
+# Runs
+
+
+def format_run_status(status: str) -> str:
+    """Format the status of a run, such as "completed with errors"."""
+    return status.replace("_", " ")
+
+
+def format_headline(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]) -> str:
+    """Format the result of a run as a headline.
+
+    Args:
+        manifest: Manifest of the run.
+        alerts: The independent alerts of the run (not explained by another), strongest first.
+    """
+    status = manifest["status"]
+    reason = textwrap.shorten(manifest["reason"] or "no reason was stored", 120, placeholder=" …")
+    if status == "running":
+        return "Not finished: the run is in progress or was interrupted"
+    if status in ("stopped", "failed", "interrupted", "pruned"):
+        return f"{'Stopped by a gate' if status == 'stopped' else status.capitalize()}: {reason}"
+    if not alerts and not manifest["counts"]["attributions"]:
+        return "No alerts, because no pair was attributed"
+    if not alerts:
+        return "No alerts, but parts of the corpus failed" if status == "completed_with_errors" else "No alerts"
+    numbers = {state: sum(alert["state"] == state for alert in alerts) for state in ("confirmed", "suspected")}
+    total = " and ".join(f"{number} {state}" for state, number in numbers.items() if number)
+    if len(alerts) == 1:
+        return f"{total} alert: {format_alert(alerts[0])}"
+    return f"{total} alerts. The strongest: {format_alert(alerts[0])}"
+
+
+def format_self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Format what the audit measured about its own sensitivity and false alarms, one sentence per kind of trial.
+
+    Args:
+        trials: Rows of the query `review/self_audit`, the smallest effect first.
+    """
     sizes = [trial for trial in trials if trial["kind"] == "sensitivity"]
-    enough = [trial for trial in sizes if trial["confirmed"] >= 0.95 * trial["sets"]]
-    told = [_sensitivity(trial) for trial in enough[:1] or sizes[-1:]]
-    told += [_own_tag(trial) for trial in trials if trial["kind"] == "tag"]
+    detected = [trial for trial in sizes if _is_nearly_always_confirmed(trial)]
+    sentences = [_format_sensitivity(trial) for trial in detected[:1] or sizes[-1:]]
+    sentences += [_format_synthetic_tag(trial) for trial in trials if trial["kind"] == "tag"]
     if random := [trial for trial in trials if trial["kind"] == "random"]:
-        alarms = sum(trial["confirmed"] for trial in random)
-        told.append(
-            f"of {count(len(random), 'random region')} of that size over random slices, {alarms or 'none'} "
-            f"{'was' if alarms == 1 else 'were'} confirmed; such a region may lie on what the caption names, so this "
+        confirmed = sum(trial["confirmed"] for trial in random)
+        sentences.append(
+            f"of {format_count(len(random), 'random region')} of that size in random slices, {confirmed or 'none'} "
+            f"{'was' if confirmed == 1 else 'were'} confirmed; such a region may cover what the caption names, so this "
             "is an upper estimate of false alarms"
         )
-    return told
+    return sentences
 
 
-def _sensitivity(trial: Mapping[str, Any]) -> str:
-    region = f"a region of {percent(trial['area'])} of the area that moves every pair's margin"
-    effect = f"{score(trial['size'])} ({percent(trial['size'] / trial['margin'])} of it)"
-    found = f"{percent(trial['confirmed'] / trial['sets'])} of samples of {count(trial['n'], 'pair')}"
-    if trial["confirmed"] >= 0.95 * trial["sets"]:
-        return f"this audit would have confirmed {region} by {effect} in {found}"
-    return f"this audit sees little: {region} by as much as {effect} would have been confirmed in only {found}"
+def _is_nearly_always_confirmed(trial: Mapping[str, Any]) -> bool:
+    return bool(trial["confirmed"] >= 0.95 * trial["sets"])
 
 
-def _own_tag(trial: Mapping[str, Any]) -> str:
+def _format_sensitivity(trial: Mapping[str, Any]) -> str:
+    region = f"a region of {format_percent(trial['area'])} of the area that reduces the margin of every pair"
+    effect = f"{format_score(trial['size'])} ({format_percent(trial['size'] / trial['margin'])} of it)"
+    rate = f"{format_percent(trial['confirmed'] / trial['sets'])} of samples of {format_count(trial['n'], 'pair')}"
+    if _is_nearly_always_confirmed(trial):
+        return f"this audit would have confirmed {region} by {effect} in {rate}"
+    return f"this audit has low power: {region} by {effect} would have been confirmed in only {rate}"
+
+
+def _format_synthetic_tag(trial: Mapping[str, Any]) -> str:
     outcome = (
         "confirmed, so this model reacts to any tag"
         if trial["confirmed"]
-        else "not confirmed, the score does not need it"
+        else "not confirmed, so the score does not depend on it"
     )
     return (
-        f"covering a tag of our own, drawn into a corner of copies, cost {score(trial['effect'])} of the margin beyond "
-        f"its controls (95% interval {score(trial['low'])} to {score(trial['high'])}): {outcome}"
+        "covering a synthetic tag, added by the audit to a corner of copies of the images, cost "
+        f"{format_score(trial['effect'])} of the margin more than its controls (95% interval "
+        f"{format_score(trial['low'])} to {format_score(trial['high'])}): {outcome}"
     )
 
 
-def verdict(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]) -> str:
-    """Write the headline; `alerts` are those that stand on their own, strongest first."""
-    status = manifest["status"]
-    reason = textwrap.shorten(manifest["reason"] or "no reason was stored", 120, placeholder=" …")
-    if status == "stopped":
-        return f"Stopped by a gate: {reason}"
-    if status == "failed":
-        return f"Failed: {reason}"
-    if status == "interrupted":
-        return f"Interrupted: {reason}"
-    if status == "running":
-        return "Not finished: the run is under way, or was cut off"
-    if not alerts:
-        without = ", but parts of the corpus were set aside" if status == "completed_with_errors" else ""
-        return f"No alert{without}" if manifest["counts"]["attributions"] else "No alert, as no pair was attributed"
-    states = [f"{number} {state}" for state in ("confirmed", "suspected") if (number := _in_state(alerts, state))]
-    total = f"{' and '.join(states)} alert{'s' if len(alerts) > 1 else ''}"
-    return f"{total}{'. The strongest: ' if len(alerts) > 1 else ': '}{claim(alerts[0])}"
+# Decisions and interventions
 
 
-def _in_state(alerts: Sequence[Mapping[str, Any]], state: str) -> int:
-    return sum(alert["state"] == state for alert in alerts)
+def format_decision(decision: str, describe: bool = False) -> str:
+    """Format a decision, such as "benign"; with `describe`, such as "benign: the model may rely on this"."""
+    label = DECISION_LABELS.get(decision, decision)
+    return f"{label}: {DECISION_DESCRIPTIONS[decision]}" if describe and decision in DECISION_DESCRIPTIONS else label
 
 
-def score(value: float | None) -> str:
-    """Write a margin or a difference of margins."""
-    return NONE if value is None or not math.isfinite(value) else f"{value:.3f}"
+def format_meaning(meaning: str) -> str:
+    """Format the meaning of a signature, such as "review: examined the evidence"."""
+    return MEANING_LABELS.get(meaning, meaning)
 
 
-def chance(value: float | None) -> str:
-    """Write a p or q value."""
+def format_identity(identity: str) -> str:
+    """Format how the identity of a reviewer was established, such as "declared, not verified"."""
+    return IDENTITY_LABELS.get(identity, identity)
+
+
+def format_fill(fill: str) -> str:
+    """Format what a region was covered with, or what leaving out a phrase was compared with."""
+    return _FILL_LABELS.get(fill, fill)
+
+
+# Numbers
+
+
+def format_score(value: float | None) -> str:
+    """Format a margin or a difference of margins."""
+    return NO_VALUE if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def format_p_value(value: float | None) -> str:
+    """Format a p-value or q-value."""
     if value is None or not math.isfinite(value):
-        return NONE
+        return NO_VALUE
     return "< 0.0001" if value < 0.0001 else f"{value:.2g}"
 
 
-def percent(value: float | None) -> str:
-    """Write a share, with about three figures."""
+def format_percent(value: float | None) -> str:
+    """Format a share between 0 and 1 as a percentage with about three significant digits."""
     if value is None or not math.isfinite(value):
-        return NONE
+        return NO_VALUE
     points = value * 100
     if points < 0.0005:
         return "0%" if points == 0 else "<0.001%"
     return f"{points:.{0 if points >= 99.95 else 1 if points >= 9.995 else 2 if points >= 0.9995 else 3}f}%"
 
 
-def times(value: float | None) -> str:
-    """Write a ratio."""
+def format_ratio(value: float | None) -> str:
+    """Format a ratio, such as an effect."""
     if value is None or not math.isfinite(value):
-        return NONE
+        return NO_VALUE
     return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
 
 
-def bits(value: float | None) -> str:
-    """Write information, given in bits."""
+def format_bits(value: float | None) -> str:
+    """Format information in bits."""
     if value is None or not math.isfinite(value):
-        return NONE
+        return NO_VALUE
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}".replace("-0.0", "0.0")
 
 
-def cosine(value: float | None) -> str:
-    """Write a cosine."""
-    return NONE if value is None or not math.isfinite(value) else f"{value:.3f}"
+def format_cosine(value: float | None) -> str:
+    """Format a cosine similarity."""
+    return format_score(value)
 
 
-def count(value: int | None, noun: str = "") -> str:
-    """Write a number of things, with their noun in the right form."""
+def format_count(value: int | None, noun: str = "") -> str:
+    """Format a number of things, such as "1 pair" or "1,024 pairs"."""
     if value is None:
-        return NONE
+        return NO_VALUE
     return f"{value:,}" + (f" {noun if value == 1 else noun + 's'}" if noun else "")
 
 
-def moment(value: str | datetime | None) -> str:
-    """Write a time in UTC."""
+def format_time(value: str | datetime | None) -> str:
+    """Format a point in time in UTC; text that is not an ISO 8601 time is returned unchanged."""
     if value is None:
-        return NONE
+        return NO_VALUE
     try:
-        when = datetime.fromisoformat(value) if isinstance(value, str) else value
+        time = datetime.fromisoformat(value) if isinstance(value, str) else value
     except ValueError:
         return str(value)
-    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def pretty(value: Any) -> str:
-    """Write JSON for people."""
+def format_duration(seconds: float | None) -> str:
+    """Format a duration, such as "0.4 s", "12 s", "3 min 5 s" or "2 h 7 min"."""
+    if seconds is None or not math.isfinite(seconds):
+        return NO_VALUE
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_age(age: timedelta) -> str:
+    """Format an age, such as "3 hours", "2 days" or "5 weeks", rounded down."""
+    hours = int(age.total_seconds() // 3600)
+    if hours < 48:
+        return format_count(hours, "hour")
+    return format_count(hours // 24, "day") if hours < 24 * 28 else format_count(hours // (24 * 7), "week")
+
+
+def format_bytes(size: int | None) -> str:
+    """Format a size in binary units, such as "512 B" or "1.5 MiB"."""
+    if size is None:
+        return NO_VALUE
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def format_json(value: Any) -> str:
+    """Format a value as indented JSON with sorted keys."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=str)
 
 
-def to_bits(nats: float | None) -> float | None:
-    """Turn nats into bits."""
+def nats_to_bits(nats: float | None) -> float | None:
+    """Convert nats to bits."""
     return None if nats is None else nats * BITS_PER_NAT

@@ -12,7 +12,7 @@ from PIL import Image
 import sql
 from corpora import Corpus, Place, RowError
 from review.presentation import overlays
-from review.presentation.formatting import BITS_PER_NAT, to_bits
+from review.presentation.formatting import BITS_PER_NAT, nats_to_bits
 from review.presentation.overlays import Box, Grid
 
 MOST_PATCHES = 1024
@@ -97,7 +97,7 @@ class Album:
         self._held: dict[str, list[Held]] = defaultdict(list)
         for row in sql.rows(connection, "review/regions_shown", **chosen):
             self._held[row["pair_id"]].append(
-                Held(row["side"], row["region"], row["share"], row["area"], to_bits(row["nats"]))
+                Held(row["side"], row["region"], row["share"], row["area"], nats_to_bits(row["nats"]))
             )
         self._phrases: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
         for row in sql.rows(connection, "review/phrases_shown", **chosen):
@@ -109,8 +109,8 @@ class Album:
         self._views: dict[str, tuple[Image.Image | None, str | None]] = {}
         self._pictures: dict[str, Picture] = {}
         rows = self._rows.values()
-        self.image_top = _largest(to_bits(patch) for row in rows for patch in row["image_map"] or ())
-        self.text_top = _largest(to_bits(token) for row in rows for token in row["text_map"] or ())
+        self.image_top = _largest(nats_to_bits(patch) for row in rows for patch in row["image_map"] or ())
+        self.text_top = _largest(nats_to_bits(token) for row in rows for token in row["text_map"] or ())
 
     def boxes(self, region: str, pair_id: str | None = None) -> list[Box]:
         """Return the boxes of a region: those for all pairs, and those of a pair of its own."""
@@ -164,9 +164,9 @@ class Album:
             tokens=self._tokens(row),
             held=[held for held in self._held[pair_id] if held.region in regions]
             or [held for held in self._held[pair_id] if held.side == "image"][:1],
-            image_bits=to_bits(row["image_nats"]),
+            image_bits=nats_to_bits(row["image_nats"]),
             strongest=None if bits is None else float(bits.max()),
-            text_bits=to_bits(row["text_nats"]),
+            text_bits=nats_to_bits(row["text_nats"]),
             attributes=list(row["attributes"] or ()),
         )
 
@@ -186,7 +186,7 @@ class Album:
         found = []
         columns = (row["tokens"] or (), row["text_map"] or (), row["special"] or ())
         for position, (text, nats, special) in enumerate(zip_longest(*columns), start=1):
-            bits = to_bits(nats)
+            bits = nats_to_bits(nats)
             level = 0.0 if bits is None or not np.isfinite(bits) else min(max(bits / self.text_top, 0.0), 1.0)
             phrases = tuple(name for first, last, name in self._phrases[row["pair_id"]] if first <= position <= last)
             found.append(Token(text or "", bits, bool(special), round(level * SHADES), phrases))

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """What a report says, chapter by chapter: from the facts of a run to sentences, figures and tables.
 
 Page and PDF draw the same chapters; nothing is said in one that is not said in the other.
@@ -9,8 +10,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sql
-from review.presentation import formatting as wording
-from review.presentation.formatting import NONE, count, isolated, moment, percent, score
+from review.presentation import formatting
+from review.presentation.formatting import (
+    NO_VALUE,
+    format_count,
+    format_percent,
+    format_score,
+    format_time,
+    isolate_text,
+)
 from review.presentation.pairs import ShownPair
 from review.report.blocks import (
     Card,
@@ -93,7 +101,9 @@ def document(told: Gathered) -> Document:
         Chapter("decisions", _TITLES["decisions"], list(_decisions(told))),
         Chapter("scope", _TITLES["scope"], list(_scope(told))),
         *(
-            Chapter(f"alert-{number}", f"Alert {number}: {wording.claim(alert.row)}", list(_alert(told, alert)))
+            Chapter(
+                f"alert-{number}", f"Alert {number}: {formatting.format_alert(alert.row)}", list(_alert(told, alert))
+            )
             for number, alert in enumerate(told.alerts, start=1)
         ),
     ]
@@ -113,13 +123,13 @@ def document(told: Gathered) -> Document:
     return Document(
         run_id=manifest["run_id"],
         dated=dated,
-        over=f"Audit report · {manifest['model']} · run {manifest['run_id']} · {moment(_ended(manifest))}",
+        over=f"Audit report · {manifest['model']} · run {manifest['run_id']} · {format_time(_ended(manifest))}",
         title=told.verdict,
         head=list(_head(told)),
         chapters=chapters,
         foot=f"run {manifest['run_id']} · manifest sha256 {told.manifest_sha256[:16]}",
         scale=told.scale,
-        text_top=wording.bits(told.album.text_top),
+        text_top=formatting.format_bits(told.album.text_top),
     )
 
 
@@ -144,8 +154,8 @@ def _head(told: Gathered) -> Iterator[Part]:
         yield Points(
             [
                 Point(
-                    _upper(wording.claim(alert.row)),
-                    f", {alert.row['state']}: {wording.weight(alert.row)}",
+                    _upper(formatting.format_alert(alert.row)),
+                    f", {alert.row['state']}: {formatting.format_effect(alert.row)}",
                     f"alert-{number}",
                 )
                 for number, alert in enumerate(alerts, start=1)
@@ -159,12 +169,12 @@ def _head(told: Gathered) -> Iterator[Part]:
             Fact("Status", manifest["status"].replace("_", " ") + (reason if manifest["reason"] else "")),
             Fact("Decided", _decided_in_short(told)),
             Fact("Signed off", _signed_in_short(told)),
-            Fact("Model", manifest["model"], f"sha256 {(manifest['model_digest'] or NONE)[:12]}"),
-            Fact("Corpus", manifest["corpus"], f"sha256 {(manifest['corpus_digest'] or NONE)[:12]}"),
+            Fact("Model", manifest["model"], f"sha256 {(manifest['model_digest'] or NO_VALUE)[:12]}"),
+            Fact("Corpus", manifest["corpus"], f"sha256 {(manifest['corpus_digest'] or NO_VALUE)[:12]}"),
             Fact("Audited", _audited(told)),
             Fact("Error rows", _errors_in_short(told)),
             Fact("Alerts", f"{len(alerts)} on their own" + (f", {rest} that follow from these" if rest else "")),
-            Fact("Time", f"{moment(manifest['started_at'])} to {moment(manifest['finished_at'])}"),
+            Fact("Time", f"{format_time(manifest['started_at'])} to {format_time(manifest['finished_at'])}"),
             Fact("As of", _as_of(told)),
         ]
     )
@@ -194,31 +204,31 @@ def _lead(told: Gathered) -> str:
 
 def _first_alert(row: Mapping[str, Any]) -> str:
     on_text = row["side"] == "text"
-    said = "“Looks at” means: "
+    said = "“Concentrates on” means: "
     if row["state"] == "confirmed":
         done = (
-            f"leaving it out lowers the score of the captions by {score(row['score_effect'])} more than its controls "
+            f"leaving it out lowers the score of the captions by {format_score(row['score_effect'])} more than its controls "
             "explain"
             if on_text
             else (
-                f"covering it lowers the score of the pairs by {score(row['score_effect'])} more than covering equal "
+                f"covering it lowers the score of the pairs by {format_score(row['score_effect'])} more than covering equal "
                 "regions elsewhere does"
             )
         )
         said = (
-            f"“Relies on” means: {done}, which is {percent(_part(row))} of their margin over other "
+            f"“Relies on” means: {done}, which is {format_percent(_part(row))} of their margin over other "
             f"{'images' if on_text else 'captions'}. It was found because "
         )
         if row["rule"] == "region_cost":
-            said += f"covering it took {percent(row['effect'])} of their margin at first sight; "
+            said += f"covering it took {format_percent(row['effect'])} of their margin at first sight; "
     falls = (
-        f"caption falls on this {percent(row['area'])} of its words"
+        f"caption falls on this {format_percent(row['area'])} of its words"
         if on_text
-        else f"image falls on this {percent(row['area'])} of what the model sees"
+        else f"image falls on this {format_percent(row['area'])} of what the model sees"
     )
-    said += f"{percent(row['share'])} of the attribution of the {falls}, on average over {count(row['n'], 'pair')}."
+    said += f"{format_percent(row['share'])} of the attribution of the {falls}, on average over {format_count(row['n'], 'pair')}."
     if row["rest_share"] is not None:
-        said += f" Over all other pairs it is {percent(row['rest_share'])}."
+        said += f" Over all other pairs it is {format_percent(row['rest_share'])}."
     end = (
         "Whether it is harmless is for a person to say"
         if row["state"] == "confirmed"
@@ -236,35 +246,35 @@ def _audited(told: Gathered) -> str:
     counts, corpus = told.manifest["counts"], told.config.get("corpus", {})
     if counts.get("not_sampled"):
         said = (
-            f"{count(counts['corpus_rows'] - counts['not_sampled'])} of {count(counts['corpus_rows'], 'row')}, drawn by"
+            f"{format_count(counts['corpus_rows'] - counts['not_sampled'])} of {format_count(counts['corpus_rows'], 'row')}, drawn by"
             " hash"
         )
         if corpus.get("stratify"):
             said += f" in equal parts of each {corpus['stratify']}"
     else:
-        said = f"{count(counts['corpus_rows'], 'row')} of the corpus"
-    said += f", {count(counts['pairs'], 'pair')} readable, {count(counts['attributions'], 'pair')} attributed"
+        said = f"{format_count(counts['corpus_rows'], 'row')} of the corpus"
+    said += (
+        f", {format_count(counts['pairs'], 'pair')} readable, {format_count(counts['attributions'], 'pair')} attributed"
+    )
     if counts.get("reused"):
-        said += f", {count(counts['reused'])} of them by earlier runs"
+        said += f", {format_count(counts['reused'])} of them by earlier runs"
     if told.captions_cut:
-        said += (
-            f"; {count(told.captions_cut, 'caption')} longer than the model’s context, which it saw the beginning of"
-        )
+        said += f"; {format_count(told.captions_cut, 'caption')} longer than the model’s context, which it saw the beginning of"
     return said
 
 
 def _errors_in_short(told: Gathered) -> str:
     if not told.errors:
         return "none"
-    reasons = ", ".join(f"{error['reason']} {count(error['n'])}" for error in told.errors)
-    return f"{count(sum(error['n'] for error in told.errors))}: {reasons}"
+    reasons = ", ".join(f"{error['reason']} {format_count(error['n'])}" for error in told.errors)
+    return f"{format_count(sum(error['n'] for error in told.errors))}: {reasons}"
 
 
 def _as_of(told: Gathered) -> str:
     if told.ledger is None:
-        return f"{moment(_ended(told.manifest))}, the end of the run; the lake’s ledger had no record then"
+        return f"{format_time(_ended(told.manifest))}, the end of the run; the lake’s ledger had no record then"
     return (
-        f"record {told.ledger.number} of the lake’s ledger, {moment(told.ledger.at)}; what was decided or signed later"
+        f"record {told.ledger.number} of the lake’s ledger, {format_time(told.ledger.at)}; what was decided or signed later"
         " is not in here"
     )
 
@@ -279,13 +289,15 @@ def _decided_in_short(told: Gathered) -> str:
     if not left:
         return "every alert that stands on its own"
     return (
-        f"{len(told.alerts) - len(left)} of {count(len(told.alerts), 'alert')} that stand on their own; see what is"
+        f"{len(told.alerts) - len(left)} of {format_count(len(told.alerts), 'alert')} that stand on their own; see what is"
         " open"
     )
 
 
 def _signed_in_short(told: Gathered) -> str:
-    held = [f"{isolated(row['reviewer'])} ({row['meaning']}), {moment(row['signed_at'])}" for row in told.sign_offs]
+    held = [
+        f"{isolate_text(row['reviewer'])} ({row['meaning']}), {format_time(row['signed_at'])}" for row in told.sign_offs
+    ]
     waiting = sum(_waits(told, row) for row in told.sign_offs)
     said = "; ".join(held) or "by nobody"
     return f"{said}; {waiting} of these wait for a second person" if waiting else said
@@ -307,11 +319,11 @@ def _undecided(told: Gathered) -> list[tuple[int, ShownAlert, str]]:
         if row is None or row["decided"] is None:
             why = "nobody has decided"
         elif decision == "needs_data":
-            why = f"{isolated(row['reviewer'])} asked for more data"
+            why = f"{isolate_text(row['reviewer'])} asked for more data"
         elif row["decided"] == "open":
-            why = f"{isolated(row['reviewer'])} opened it again"
+            why = f"{isolate_text(row['reviewer'])} opened it again"
         else:
-            why = isolated(row["why"] or "it is open again")
+            why = isolate_text(row["why"] or "it is open again")
         found.append((number, alert, why))
     return found
 
@@ -338,7 +350,7 @@ def _decisions(told: Gathered) -> Iterator[Part]:
     if left:
         yield Points(
             [
-                Point(f"Alert {number}: {_upper(wording.claim(alert.row))}", f": {why}.", f"alert-{number}")
+                Point(f"Alert {number}: {_upper(formatting.format_alert(alert.row))}", f": {why}.", f"alert-{number}")
                 for number, alert, why in left
             ]
         )
@@ -374,7 +386,7 @@ def _decisions(told: Gathered) -> Iterator[Part]:
         )
     if told.superseded:
         yield Folded(
-            f"{count(len(told.superseded), 'earlier decision')}, no longer in force",
+            f"{format_count(len(told.superseded), 'earlier decision')}, no longer in force",
             [
                 Table(
                     [
@@ -391,7 +403,7 @@ def _decisions(told: Gathered) -> Iterator[Part]:
                             row["alert_id"],
                             _DECISIONS.get(row["decision"], row["decision"]),
                             _person(row),
-                            moment(row["signed_at"]),
+                            format_time(row["signed_at"]),
                             row["reason"],
                         ]
                         for row in told.superseded
@@ -412,11 +424,11 @@ def _person(row: Mapping[str, Any]) -> str:
 def _decision_row(told: Gathered, number: int, alert: ShownAlert) -> list[str]:
     row = _verdict_on(told, alert.row["alert_id"])
     if row is None or row["decided"] is None:
-        return [str(number), "open", NONE, NONE, NONE]
+        return [str(number), "open", NO_VALUE, NO_VALUE, NO_VALUE]
     shown = _DECISIONS.get(row["decision"], row["decision"])
     if row["carried_over"] and row["decision"] != "open":
         shown += ", carried over"
-    return [str(number), shown, _person(row), moment(row["decided_at"]), str(row["review"])]
+    return [str(number), shown, _person(row), format_time(row["decided_at"]), str(row["review"])]
 
 
 def _waits(told: Gathered, row: Mapping[str, Any]) -> bool:
@@ -427,30 +439,30 @@ def _second(told: Gathered, number: int, needed: bool) -> list[Fact]:
     second = told.countersigned.get(number)
     if second is None:
         return [Fact("Second person", "still needed: without one it does not hold")] if needed else []
-    remark = f": “{isolated(second['statement'])}”" if second["statement"] else ""
+    remark = f": “{isolate_text(second['statement'])}”" if second["statement"] else ""
     return [
         Fact(
             "Second person",
-            f"{isolated(_person(second))}; {_MEANINGS.get(second['meaning'], second['meaning'])}; "
-            f"{moment(second['signed_at'])}; identity {second['identity']}; record {second['number']}{remark}",
+            f"{isolate_text(_person(second))}; {_MEANINGS.get(second['meaning'], second['meaning'])}; "
+            f"{format_time(second['signed_at'])}; identity {second['identity']}; record {second['number']}{remark}",
         )
     ]
 
 
 def _sign_off(told: Gathered, row: Mapping[str, Any]) -> Facts:
     then = (
-        f"{count(row['open'] or 0)} open, {count(row['pending'] or 0)} waiting for a second person,"
-        f" {count(row['decided'] or 0)} decided"
+        f"{format_count(row['open'] or 0)} open, {format_count(row['pending'] or 0)} waiting for a second person,"
+        f" {format_count(row['decided'] or 0)} decided"
     )
     signed = f"signed by key {row['key_id']}" if row["key_id"] else "not signed by a key"
     same = row["manifest_sha256"] == told.manifest_sha256
     return Facts(
         [
-            Fact("Printed name", isolated(row["reviewer"])),
-            Fact("Role", isolated(row["role"])),
-            Fact("Date and time", moment(row["signed_at"])),
+            Fact("Printed name", isolate_text(row["reviewer"])),
+            Fact("Role", isolate_text(row["role"])),
+            Fact("Date and time", format_time(row["signed_at"])),
             Fact("Meaning", _MEANINGS.get(row["meaning"], row["meaning"])),
-            Fact("Statement", isolated(row["statement"])),
+            Fact("Statement", isolate_text(row["statement"])),
             Fact("Alerts then", then),
             Fact("Identity", _IDENTITIES.get(row["identity"], row["identity"])),
             *_second(told, row["number"], bool(row["four_eyes"])),
@@ -480,10 +492,10 @@ def _human_verdict(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
     if row["until"] is not None:
         facts.append(Fact("Waived until", f"{row['until']}, that day included"))
     facts += [
-        Fact("Reason", isolated(row["reason"])),
-        Fact("Printed name", isolated(row["reviewer"])),
-        Fact("Role", isolated(row["role"])),
-        Fact("Date and time", moment(row["decided_at"])),
+        Fact("Reason", isolate_text(row["reason"])),
+        Fact("Printed name", isolate_text(row["reviewer"])),
+        Fact("Role", isolate_text(row["role"])),
+        Fact("Date and time", format_time(row["decided_at"])),
         Fact("Meaning", _MEANINGS.get(row["meaning"], row["meaning"])),
         Fact("Identity", _IDENTITIES.get(row["identity"], row["identity"])),
         *_second(told, row["review"], bool(row["second_needed"])),
@@ -503,8 +515,8 @@ def _human_verdict(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
 
 def _why(row: Mapping[str, Any]) -> str:
     if row["changed"]:
-        return f" again, as the evidence has changed: {isolated(row['why'])}"
-    return f": {isolated(row['why'])}" if row["why"] else ""
+        return f" again, as the evidence has changed: {isolate_text(row['why'])}"
+    return f": {isolate_text(row['why'])}" if row["why"] else ""
 
 
 # What was audited
@@ -517,17 +529,17 @@ def _scope(told: Gathered) -> Iterator[Part]:
     columns = [
         f"{name.replace('_', ' ')} {read[name]}" for name in ("image_column", "caption_column") if read.get(name)
     ]
-    left = count(counts.get("not_sampled") or 0, "row")
+    left = format_count(counts.get("not_sampled") or 0, "row")
     yield Facts(
         [
-            Fact("Place", isolated(manifest["corpus"])),
-            Fact("Format", ", ".join([manifest.get("corpus_format") or NONE, *columns])),
+            Fact("Place", isolate_text(manifest["corpus"])),
+            Fact("Format", ", ".join([manifest.get("corpus_format") or NO_VALUE, *columns])),
             Fact(
                 "Identity",
                 "digest over the pairs that were read: images, captions and their order",
-                f"sha256 {manifest['corpus_digest'] or NONE}",
+                f"sha256 {manifest['corpus_digest'] or NO_VALUE}",
             ),
-            Fact("Rows", count(counts["corpus_rows"])),
+            Fact("Rows", format_count(counts["corpus_rows"])),
             Fact(
                 "Not sampled",
                 (
@@ -540,7 +552,10 @@ def _scope(told: Gathered) -> Iterator[Part]:
                 "Rejected",
                 f"{_errors_in_short(told)}; each with its reason under “{_TITLES['gates']}”" if told.errors else "none",
             ),
-            Fact("Pairs", f"{count(counts['pairs'])}, of which {count(counts['attributions'])} were attributed"),
+            Fact(
+                "Pairs",
+                f"{format_count(counts['pairs'])}, of which {format_count(counts['attributions'])} were attributed",
+            ),
             Fact("Look alike", _alike(told)),
             Fact("Slices", _slices(told)),
         ]
@@ -550,13 +565,13 @@ def _scope(told: Gathered) -> Iterator[Part]:
     given = [f"{name} {value}" for name, value in sorted(named.items()) if value is not None]
     yield Facts(
         [
-            Fact("Name", isolated(manifest["model"])),
-            Fact("As named in the settings", isolated(", ".join(given)) or NONE),
+            Fact("Name", isolate_text(manifest["model"])),
+            Fact("As named in the settings", isolate_text(", ".join(given)) or NO_VALUE),
             Fact(
                 "Identity",
                 "digest over weights, structure, preprocessing and tokenizer: the same model has the same, whatever its"
                 " file",
-                f"sha256 {manifest['model_digest'] or NONE}",
+                f"sha256 {manifest['model_digest'] or NO_VALUE}",
             ),
             Fact(
                 "Preprocessing",
@@ -567,15 +582,15 @@ def _scope(told: Gathered) -> Iterator[Part]:
                 "Tokenizer",
                 "the model’s own, in the digest by what it makes of a few texts"
                 + (
-                    f"; {count(told.captions_cut, 'caption')} did not fit and were cut"
+                    f"; {format_count(told.captions_cut, 'caption')} did not fit and were cut"
                     if told.captions_cut
                     else "; no caption was cut"
                 ),
             ),
             Fact(
                 "Patch grid",
-                ", ".join(f"{row['grid_h']} × {row['grid_w']} ({count(row['n'], 'pair')})" for row in told.grids)
-                or NONE,
+                ", ".join(f"{row['grid_h']} × {row['grid_w']} ({format_count(row['n'], 'pair')})" for row in told.grids)
+                or NO_VALUE,
             ),
         ]
     )
@@ -583,7 +598,7 @@ def _scope(told: Gathered) -> Iterator[Part]:
 
 def _alike(told: Gathered) -> str:
     images, groups = told.alike
-    return f"{count(images, 'image')} in {count(groups, 'group')}" if groups else "no two images"
+    return f"{format_count(images, 'image')} in {format_count(groups, 'group')}" if groups else "no two images"
 
 
 def _slices(told: Gathered) -> str:
@@ -597,7 +612,7 @@ def _slices(told: Gathered) -> str:
         "cluster": "clusters of maps",
     }
     return ", ".join(
-        nouns["corpus"] if kind == "corpus" else f"{nouns.get(kind, kind)} {count(number)}"
+        nouns["corpus"] if kind == "corpus" else f"{nouns.get(kind, kind)} {format_count(number)}"
         for kind, number in told.slices
     )
 
@@ -621,26 +636,28 @@ def _alert(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
         "region_cost": "what covering it took at first sight, in parts of the margin",
     }.get(row["rule"], f"ratio of the {'odds of the ' if on_text else ''}two")
     figures = [
-        Figure("Mean share of the attribution", percent(row["share"]), main=True),
-        Figure(f"Mean share of the {'words' if on_text else 'area'}", percent(row["area"])),
-        Figure(f"Effect: {ratio}", wording.times(row["effect"])),
-        Figure("Pairs in the slice", count(row["n"])),
+        Figure("Mean share of the attribution", format_percent(row["share"]), main=True),
+        Figure(f"Mean share of the {'words' if on_text else 'area'}", format_percent(row["area"])),
+        Figure(f"Effect: {ratio}", formatting.format_ratio(row["effect"])),
+        Figure("Pairs in the slice", format_count(row["n"])),
     ]
     if row["rest_n"]:
-        figures.append(Figure(f"Share in {count(row['rest_n'], 'other pair')}", percent(row["rest_share"])))
+        figures.append(
+            Figure(f"Share in {format_count(row['rest_n'], 'other pair')}", format_percent(row["rest_share"]))
+        )
     yield Figures(figures)
     yield from _tests(told, alert)
     yield from _human_verdict(told, alert)
     if alert.follow:
         one = len(alert.follow) == 1
         yield Folded(
-            f"{count(len(alert.follow), 'more alert')} that {'follows' if one else 'follow'} from this one: without its"
+            f"{format_count(len(alert.follow), 'more alert')} that {'follows' if one else 'follow'} from this one: without its"
             f" pairs {'it' if one else 'they'} would not stand",
             [_alert_rows(alert.follow)],
         )
     yield from _means(told, alert)
     yield from _telling(told, alert)
-    yield Say(f"Alert {row['alert_id']}, rule {row['rule']}, raised {moment(row['raised_at'])}", "source")
+    yield Say(f"Alert {row['alert_id']}, rule {row['rule']}, raised {format_time(row['raised_at'])}", "source")
 
 
 def _life(told: Gathered, alert_id: str) -> str:
@@ -654,9 +671,9 @@ def _life(told: Gathered, alert_id: str) -> str:
         "still_firing": "Still firing: raised before, and not worse since",
         "worse": "Worse than when it was last told",
     }[row["life"]]
-    why = f" ({isolated(row['why'])})" if row["why"] else ""
+    why = f" ({isolate_text(row['why'])})" if row["why"] else ""
     since = (
-        f"first seen {moment(row['first_seen'])}, raised by {count(row['runs'], 'run')} since"
+        f"first seen {format_time(row['first_seen'])}, raised by {format_count(row['runs'], 'run')} since"
         if row["life"] != "new"
         else f"held against run {row['previous_run']}"
     )
@@ -667,7 +684,7 @@ def _tests(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
     row = alert.row
     confirmed = row["state"] == "confirmed"
     yield Heading(f"Does the score need it? {'Yes: confirmed' if confirmed else 'Not shown: suspected'}")
-    place = wording.place(row["region"])
+    place = formatting.format_region(row["region"])
     if row["score_effect"] is None:
         why = f": {row['reason']}" if row["reason"] else ""
         if not why and told.config.get("confirm", {}).get("enabled") is False:
@@ -676,14 +693,16 @@ def _tests(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
         return
     yield Say(_tested_text(row) if row["side"] == "text" else _tested_image(row))
     figures = [
-        Figure("Score lost beyond the controls", score(row["score_effect"]), main=True),
-        Figure("95% interval", f"{score(row['score_low'])} to {score(row['score_high'])}"),
-        Figure("Floor it must exceed", score(row["floor"])),
-        Figure("Part of the margin", percent(_part(row))),
+        Figure("Score lost beyond the controls", format_score(row["score_effect"]), main=True),
+        Figure("95% interval", f"{format_score(row['score_low'])} to {format_score(row['score_high'])}"),
+        Figure("Floor it must exceed", format_score(row["floor"])),
+        Figure("Part of the margin", format_percent(_part(row))),
     ]
     on_text = row["side"] == "text"
     if row["transplant_rise"] is not None or on_text:
-        figures.append(Figure(f"Gained where it is {'added' if on_text else 'pasted'}", score(row["transplant_rise"])))
+        figures.append(
+            Figure(f"Gained where it is {'added' if on_text else 'pasted'}", format_score(row["transplant_rise"]))
+        )
     yield Figures(figures)
     numbers = (
         "Pairs",
@@ -709,7 +728,7 @@ def _tests(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
     said = (
         f"Confirmed needs, in {'both rows' if on_text else 'every row'}, a difference above the floor, an interval"
         f" above zero, and q below {level}; q is {largest} of the rows (1 where {earlier} settles it), corrected for"
-        f" the {count(row['tests'], 'test')} of this run. The figures above the table are those of the"
+        f" the {format_count(row['tests'], 'test')} of this run. The figures above the table are those of the"
         f" {'weaker' if on_text else 'weakest'} row."
     )
     if on_text or row["transplant_rise"] is not None:
@@ -718,14 +737,14 @@ def _tests(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
 
 
 def _transplant(row: Mapping[str, Any]) -> str:
-    changed = f"{score(row['transplant_rise'])} ({score(row['transplant_low'])} to {score(row['transplant_high'])})"
+    changed = f"{format_score(row['transplant_rise'])} ({format_score(row['transplant_low'])} to {format_score(row['transplant_high'])})"
     if row["side"] == "text":
         return (
-            f"Added: the phrase, put into {count(row['transplant_n'], 'caption')} that say something else, changed"
+            f"Added: the phrase, put into {format_count(row['transplant_n'], 'caption')} that say something else, changed"
             f" their score with this image by {changed} beyond what common words did there."
         )
     return (
-        f"Pasted: the region’s pixels, put into {count(row['transplant_n'], 'image')} whose captions say something"
+        f"Pasted: the region’s pixels, put into {format_count(row['transplant_n'], 'image')} whose captions say something"
         f" else, changed the score of this caption there by {changed} beyond what pasting a control did."
     )
 
@@ -738,9 +757,9 @@ def _tested_text(row: Mapping[str, Any]) -> str:
     )
     return (
         "The score of a caption is how much better it fits its own image than the best of other images, whose captions"
-        f" say something else and lack the phrase (its margin; {score(row['margin'])} on average here, in size). In"
-        f" {count(row['tested'], 'caption')} drawn at random from the slice, {wording.place(row['region'])} was left"
-        f" out: the score fell by {score(row['score_drop'])}. Two controls say what that would be without reliance: the"
+        f" say something else and lack the phrase (its margin; {format_score(row['margin'])} on average here, in size). In"
+        f" {format_count(row['tested'], 'caption')} drawn at random from the slice, {formatting.format_region(row['region'])} was left"
+        f" out: the score fell by {format_score(row['score_drop'])}. Two controls say what that would be without reliance: the"
         " same phrase added to captions that lack it, for their own images, and the corpus’s commonest words in its"
         " place. " + end
     )
@@ -754,24 +773,24 @@ def _tested_image(row: Mapping[str, Any]) -> str:
     )
     return (
         "The score of a pair is how much better its own caption fits than the best of other captions (its margin;"
-        f" {score(row['margin'])} on average here, in size). In {count(row['tested'], 'pair')} drawn at random from the"
-        f" slice, {wording.place(row['region'])} was covered: the score fell by {score(row['score_drop'])}, by the"
+        f" {format_score(row['margin'])} on average here, in size). In {format_count(row['tested'], 'pair')} drawn at random from the"
+        f" slice, {formatting.format_region(row['region'])} was covered: the score fell by {format_score(row['score_drop'])}, by the"
         " weakest of three ways to cover it. Covering equal regions elsewhere in the same images (the controls)"
-        f" changed it by {score(row['control_drop'])}. " + end
+        f" changed it by {format_score(row['control_drop'])}. " + end
     )
 
 
 def _test_row(test: Mapping[str, Any]) -> list[str]:
     passed = "yes" if test["passed"] else "not measured" if test["effect"] is None else "no"
-    figures = [score(test[key]) for key in ("drop", "control_drop", "effect")]
-    interval = f"{score(test['low'])} to {score(test['high'])}"
-    chances = [wording.chance(test["p"]), wording.chance(test["q"])]
+    figures = [format_score(test[key]) for key in ("drop", "control_drop", "effect")]
+    interval = f"{format_score(test['low'])} to {format_score(test['high'])}"
+    chances = [formatting.format_p_value(test["p"]), formatting.format_p_value(test["q"])]
     return [
         _FILLS.get(test["fill"], test["fill"]),
-        count(test["n"]),
+        format_count(test["n"]),
         *figures,
         interval,
-        score(test["floor"]),
+        format_score(test["floor"]),
         *chances,
         passed,
     ]
@@ -793,12 +812,12 @@ def _alert_rows(rows: Sequence[Mapping[str, Any]]) -> Table:
         [
             [
                 row["region"],
-                wording.slice_name(row["slice_kind"], row["slice"]),
+                formatting.format_slice_label(row["slice_kind"], row["slice"]),
                 row["state"],
-                count(row["n"]),
-                percent(row["share"]),
-                percent(row["area"]),
-                wording.times(row["effect"]),
+                format_count(row["n"]),
+                format_percent(row["share"]),
+                format_percent(row["area"]),
+                formatting.format_ratio(row["effect"]),
                 row["explained_by"] or "",
                 row["alert_id"],
             ]
@@ -808,7 +827,7 @@ def _alert_rows(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _means(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
-    row, place = alert.row, wording.place(alert.row["region"])
+    row, place = alert.row, formatting.format_region(alert.row["region"])
     if not alert.means:
         if len(told.grids) > 1 and row["side"] == "image":
             yield Say(f"No mean map: the image maps of this run have {len(told.grids)} different shapes.", "note")
@@ -816,22 +835,28 @@ def _means(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
     yield Heading("Mean image map")
     drawn = []
     for number, mean in enumerate(alert.means):
-        lead = f"The {count(mean.n, 'pair')} of the slice." if number == 0 else f"All {count(mean.n, 'other pair')}."
-        held = f"{wording.bits(mean.region_bits)} of {wording.bits(mean.image_bits)} bits"
-        described = f"Mean image map over {count(mean.n, 'pair')}: {held} fall on {place}"
+        lead = (
+            f"The {format_count(mean.n, 'pair')} of the slice."
+            if number == 0
+            else f"All {format_count(mean.n, 'other pair')}."
+        )
+        held = f"{formatting.format_bits(mean.region_bits)} of {formatting.format_bits(mean.image_bits)} bits"
+        described = f"Mean image map over {format_count(mean.n, 'pair')}: {held} fall on {place}"
         drawn.append(Mean(mean.picture, lead, f"{_upper(place)} holds {held}.", described))
     note = (
         f"Bits of each patch, averaged over pairs; numbers are rounded, {place} is outlined in white"
         f"{'' if told.album.boxes(row['region']) else ' where it is the same for every pair'}."
         f"{' Both maps have one scale.' if len(drawn) > 1 else ''}"
     )
-    yield Means(drawn, note, wording.bits(alert.mean_top))
+    yield Means(drawn, note, formatting.format_bits(alert.mean_top))
 
 
 def _telling(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
     on_text = alert.row["side"] == "text"
-    top = wording.bits(told.album.text_top)
-    yield Heading(f"The {count(len(alert.pairs), 'pair')} with most bits in the {'phrase' if on_text else 'region'}")
+    top = formatting.format_bits(told.album.text_top)
+    yield Heading(
+        f"The {format_count(len(alert.pairs), 'pair')} with most bits in the {'phrase' if on_text else 'region'}"
+    )
     if on_text:
         yield Say(
             f"Below the caption: its tokens, shaded by their bits from 0 to {top}, those of the phrase outlined;"
@@ -844,7 +869,7 @@ def _telling(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
             f"caption: its tokens, shaded by their bits from 0 to {top}; special tokens are dashed.",
             "note",
         )
-        yield Scale(wording.bits(told.album.image_top))
+        yield Scale(formatting.format_bits(told.album.image_top))
     for pair in alert.pairs:
         yield card(pair, [alert.row["region"]], alert.row["side"])
     if not alert.pairs:
@@ -854,26 +879,30 @@ def _telling(told: Gathered, alert: ShownAlert) -> Iterator[Part]:
 def card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> Card:
     """A pair as it is shown, with these regions outlined."""
     row = pair.row
-    mapped = f"Image map of the pair; the strongest patch holds {wording.bits(pair.strongest)} bits"
+    mapped = f"Image map of the pair; the strongest patch holds {formatting.format_bits(pair.strongest)} bits"
     for held in pair.held:
         if held.region in regions:
-            mapped += f"; {wording.place(held.region)} holds {percent(held.share)} of the attribution"
-    source = [isolated(row["file_name"]), f"data row {row['row_number'] + 1}", f"{row['width']} × {row['height']} px"]
-    source += [f"{isolated(name)} = {isolated(value)}" for name, value in pair.attributes]
+            mapped += f"; {formatting.format_region(held.region)} holds {format_percent(held.share)} of the attribution"
+    source = [
+        isolate_text(row["file_name"]),
+        f"data row {row['row_number'] + 1}",
+        f"{row['width']} × {row['height']} px",
+    ]
+    source += [f"{isolate_text(name)} = {isolate_text(value)}" for name, value in pair.attributes]
     numbers = [
-        Held("Cosine", wording.cosine(row["cosine"])),
-        Held("– image bottleneck", wording.cosine(row["image_cosine"])),
-        Held("– text bottleneck", wording.cosine(row["text_cosine"])),
-        Held("Bits, image", wording.bits(pair.image_bits)),
-        Held("– strongest patch", wording.bits(pair.strongest)),
-        Held("Bits, caption", wording.bits(pair.text_bits)),
+        Held("Cosine", formatting.format_cosine(row["cosine"])),
+        Held("– image bottleneck", formatting.format_cosine(row["image_cosine"])),
+        Held("– text bottleneck", formatting.format_cosine(row["text_cosine"])),
+        Held("Bits, image", formatting.format_bits(pair.image_bits)),
+        Held("– strongest patch", formatting.format_bits(pair.strongest)),
+        Held("Bits, caption", formatting.format_bits(pair.text_bits)),
     ]
     for held in pair.held:
         what = "outlined" if held.region in regions else "its strongest region"
         numbers.append(
             Held(
-                f"{_upper(wording.place(held.region))}, {what}",
-                f"{percent(held.share)} of the attribution ({wording.bits(held.bits)} bits) on {percent(held.area)} of"
+                f"{_upper(formatting.format_region(held.region))}, {what}",
+                f"{format_percent(held.share)} of the attribution ({formatting.format_bits(held.bits)} bits) on {format_percent(held.area)} of"
                 f" the {'words' if held.side == 'text' else 'area'}",
                 wide=True,
             )
@@ -889,7 +918,7 @@ def card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> Card:
         [
             Mark(
                 token.text or "␣",
-                wording.bits(token.bits),
+                formatting.format_bits(token.bits),
                 token.shade,
                 token.special,
                 any(phrase in regions for phrase in token.phrases),
@@ -926,9 +955,9 @@ def _lives(told: Gathered) -> Iterator[Part]:
             [
                 row["life"].replace("_", " "),
                 row["region"],
-                wording.slice_name(row["slice_kind"], row["slice"]),
+                formatting.format_slice_label(row["slice_kind"], row["slice"]),
                 row["state"],
-                moment(row["last_seen"]),
+                format_time(row["last_seen"]),
                 row["why"] or "",
             ]
             for row in told.gone
@@ -940,7 +969,7 @@ def _ordinary(told: Gathered) -> Iterator[Part]:
     if not told.compared:
         return
     said = (
-        f"{count(len(told.compared), 'pair')} chosen without regard to any result: those whose id has the smallest"
+        f"{format_count(len(told.compared), 'pair')} chosen without regard to any result: those whose id has the smallest"
         " sha256. The same pairs appear in every report on this corpus."
     )
     if told.alerts:
@@ -948,10 +977,10 @@ def _ordinary(told: Gathered) -> Iterator[Part]:
     else:
         said += (
             " Left: what the model sees. Right: the bits of each patch over it. Tokens are shaded by their bits from 0"
-            f" to {wording.bits(told.album.text_top)}."
+            f" to {formatting.format_bits(told.album.text_top)}."
         )
     yield Say(said)
-    yield Scale(wording.bits(told.album.image_top))
+    yield Scale(formatting.format_bits(told.album.image_top))
     regions = list(dict.fromkeys(alert.row["region"] for alert in told.alerts))
     for pair in told.compared:
         yield card(pair, regions)
@@ -967,8 +996,8 @@ def _weighed(told: Gathered) -> Iterator[Part]:
         yield Say(f"No combination of region and slice was weighed{none}.")
         return
     said = (
-        f"{count(rows[0]['weighed'], 'combination')} of region and slice had at least "
-        f"{count(rules.get('min_pairs', 1), 'pair')} with a map. "
+        f"{format_count(rows[0]['weighed'], 'combination')} of region and slice had at least "
+        f"{format_count(rules.get('min_pairs', 1), 'pair')} with a map. "
     )
     if rows[0]["weighed"] > len(rows):
         said += f"These are the {len(rows)} with the largest effect. "
@@ -978,7 +1007,7 @@ def _weighed(told: Gathered) -> Iterator[Part]:
         " its area is its part of the words, and its effect a ratio of odds. "
     )
     said += (
-        f"An alert needs an effect of at least {rules['factor']} and at least {count(rules['min_pairs'], 'pair')}."
+        f"An alert needs an effect of at least {rules['factor']} and at least {format_count(rules['min_pairs'], 'pair')}."
         if rules
         else "The thresholds are not in the manifest."
     )
@@ -996,11 +1025,11 @@ def _weighed(told: Gathered) -> Iterator[Part]:
         [
             [
                 row["region"],
-                wording.slice_name(row["slice_kind"], row["slice"]),
-                count(row["n"]),
-                percent(row["share"]),
-                percent(row["area"]),
-                wording.times(row["effect"]),
+                formatting.format_slice_label(row["slice_kind"], row["slice"]),
+                format_count(row["n"]),
+                format_percent(row["share"]),
+                format_percent(row["area"]),
+                formatting.format_ratio(row["effect"]),
                 _outcome(row),
             ]
             for row in rows
@@ -1031,7 +1060,7 @@ def _gates(told: Gathered) -> Iterator[Part]:
     failed = [check for check in told.checks if not check["success"]]
     if told.checks:
         yield Say(
-            f"{count(len(told.checks), 'check')} ran over the corpus, the attributions and their accounting; "
+            f"{format_count(len(told.checks), 'check')} ran over the corpus, the attributions and their accounting; "
             f"{len(failed) or 'none'} failed. A critical failure stops the run before any alert."
         )
         results = Counter((check["suite"], bool(check["success"])) for check in told.checks)
@@ -1061,8 +1090,8 @@ def _gates(told: Gathered) -> Iterator[Part]:
                     check["suite"],
                     check["expectation"],
                     check["column_name"] or "",
-                    count(check["unexpected_count"]),
-                    check["observed"] or NONE,
+                    format_count(check["unexpected_count"]),
+                    check["observed"] or NO_VALUE,
                     check["detail"] or "",
                 ]
                 for check in failed
@@ -1075,7 +1104,12 @@ def _gates(told: Gathered) -> Iterator[Part]:
     yield Table(
         [Column("Reason", "name", 2), Column("Stage"), Column("Rows", "number"), Column("Examples", "name", 6)],
         [
-            [error["reason"], error["stage"] or "", count(error["n"]), "\n".join(map(_example, error["examples"]))]
+            [
+                error["reason"],
+                error["stage"] or "",
+                format_count(error["n"]),
+                "\n".join(map(_example, error["examples"])),
+            ]
             for error in told.errors
         ],
         "Rows that were left out, by reason, with the first examples",
@@ -1083,7 +1117,7 @@ def _gates(told: Gathered) -> Iterator[Part]:
 
 
 def _example(example: Mapping[str, Any]) -> str:
-    return f"{isolated(example['file_name'] or 'no file name')}: {isolated(example['detail'] or '')}"
+    return f"{isolate_text(example['file_name'] or 'no file name')}: {isolate_text(example['detail'] or '')}"
 
 
 # Method and limits
@@ -1104,7 +1138,7 @@ def _limits(told: Gathered) -> Iterator[Part]:
             (
                 "Bits",
                 (
-                    f"The stored unit is the nat; 1 nat is {round(wording.BITS_PER_NAT, 4)} bits. Nothing is rescaled"
+                    f"The stored unit is the nat; 1 nat is {round(formatting.BITS_PER_NAT, 4)} bits. Nothing is rescaled"
                     " per picture: the colour scale beside the pictures is the same for all pairs of this report, and"
                     " a mean map has its own, stated below it."
                 ),
@@ -1143,7 +1177,7 @@ def _limits(told: Gathered) -> Iterator[Part]:
         ]
     )
     weighed = told.weighed[0]["weighed"] if told.weighed else None
-    many = count(weighed, "combination") if weighed else "All combinations"
+    many = format_count(weighed, "combination") if weighed else "All combinations"
     stamps = " overlays that recur pixel for pixel," if told.config.get("discover", {}).get("enabled") else ""
     yield Points(
         [
@@ -1219,7 +1253,7 @@ def _fixed(told: Gathered) -> Iterator[Part]:
     manifest, config = told.manifest, told.config
     yield Say(
         "Thresholds and settings are written into the run’s manifest when it begins (here"
-        f" {moment(manifest['started_at'])}), before anything is computed; a run that is resumed with others is"
+        f" {format_time(manifest['started_at'])}), before anything is computed; a run that is resumed with others is"
         " refused. That they were chosen without looking at earlier results on this corpus no program can know."
     )
     if manifest.get("reflags"):
@@ -1240,7 +1274,7 @@ def _fixed(told: Gathered) -> Iterator[Part]:
     ]
     yield Table(
         [Column("Threshold", wide=4), Column("Value", "number")],
-        [[name, NONE if value is None else str(value)] for name, value in rows],
+        [[name, NO_VALUE if value is None else str(value)] for name, value in rows],
     )
     rules = sorted((manifest.get("rules") or {}).items())
     yield Facts(
@@ -1248,7 +1282,7 @@ def _fixed(told: Gathered) -> Iterator[Part]:
             Fact(
                 "All settings",
                 "digest of the configuration as resolved, which stands in full under Provenance",
-                f"sha256 {manifest['config_digest'] or NONE}",
+                f"sha256 {manifest['config_digest'] or NO_VALUE}",
             ),
             *(Fact(f"Rule {name}", "text of the query", f"sha256 {digest}") for name, digest in rules),
             *(Fact(f"Gate {suite}", "settings of the checks", f"sha256 {digest}") for suite, digest in told.suites),
@@ -1295,15 +1329,15 @@ def _provenance(told: Gathered) -> Iterator[Part]:
     )
     facts = [
         Fact("Run", "", manifest["run_id"]),
-        Fact("Started, finished", f"{moment(manifest['started_at'])}, {moment(manifest['finished_at'])}"),
+        Fact("Started, finished", f"{format_time(manifest['started_at'])}, {format_time(manifest['finished_at'])}"),
         Fact("Manifest", "digest of the file that lists all others", f"sha256 {told.manifest_sha256}"),
         Fact("Ledger", *_ledger_fact(told)),
-        Fact("Model", isolated(manifest["model"]), f"sha256 {manifest['model_digest'] or NONE}"),
-        Fact("Corpus", isolated(manifest["corpus"]), f"sha256 {manifest['corpus_digest'] or NONE}"),
-        Fact("Configuration", "", f"sha256 {manifest['config_digest'] or NONE}"),
+        Fact("Model", isolate_text(manifest["model"]), f"sha256 {manifest['model_digest'] or NO_VALUE}"),
+        Fact("Corpus", isolate_text(manifest["corpus"]), f"sha256 {manifest['corpus_digest'] or NO_VALUE}"),
+        Fact("Configuration", "", f"sha256 {manifest['config_digest'] or NO_VALUE}"),
         Fact("Seed", str(manifest["seed"])),
         Fact("Code version", manifest["code_version"]),
-        Fact("Environment", environment or NONE),
+        Fact("Environment", environment or NO_VALUE),
         (
             Fact("Prefect flow run", "", manifest["flow_run"])
             if manifest.get("flow_run")
@@ -1319,7 +1353,7 @@ def _provenance(told: Gathered) -> Iterator[Part]:
     facts += [
         Fact(
             "Rewritten",
-            f"{moment(entry['at'])}, {entry['what']}: {entry['why']}; the manifest before",
+            f"{format_time(entry['at'])}, {entry['what']}: {entry['why']}; the manifest before",
             f"sha256 {entry['sha256']}",
         )
         for entry in manifest.get("earlier_manifests", [])
@@ -1332,10 +1366,10 @@ def _provenance(told: Gathered) -> Iterator[Part]:
         " who has kept the digest of the ledger’s last record elsewhere.",
         "note",
     )
-    yield Folded("Configuration as resolved", [Code(wording.pretty(told.config))])
+    yield Folded("Configuration as resolved", [Code(formatting.format_json(told.config))])
     yield Table(
         [Column("File", "code"), Column("Rows", "number"), Column("sha256", "digest")],
-        [[entry["path"], count(entry["rows"]), entry["sha256"]] for entry in told.files],
+        [[entry["path"], format_count(entry["rows"]), entry["sha256"]] for entry in told.files],
         "Files of the run",
     )
 
@@ -1343,7 +1377,7 @@ def _provenance(told: Gathered) -> Iterator[Part]:
 def _ledger_fact(told: Gathered) -> tuple[str, str | None]:
     if told.ledger is None:
         return "without a record when this report was written", None
-    return f"record {told.ledger.number}, {moment(told.ledger.at)}", f"sha256 {told.ledger.sha256}"
+    return f"record {told.ledger.number}, {format_time(told.ledger.at)}", f"sha256 {told.ledger.sha256}"
 
 
 def _by_hand(told: Gathered) -> Iterator[Part]:

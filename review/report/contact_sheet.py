@@ -14,8 +14,7 @@ from PIL import Image
 from corpora import Corpus, Pair, RowError
 from corpora.description import Description
 from corpora.perceptual_hash import MAX_DIFFERENT_BITS
-from review.presentation import formatting as wording
-from review.presentation import overlays
+from review.presentation import formatting, overlays
 from review.report.html import ReportError, environment, stylesheet, write_page
 
 SIDE: Final = 132
@@ -47,15 +46,15 @@ class _Cell:
 
 def facts(told: Description) -> list[tuple[str, str]]:
     """A description in words, label by label: what page and command line say alike."""
-    parts = [wording.count(told.pairs, "pair")]
+    parts = [formatting.format_count(told.pairs, "pair")]
     if told.duplicates:
-        parts.append(wording.count(told.duplicates, "duplicate"))
-    parts.append(f"{wording.count(sum(told.errors.values()), 'row')} with an error")
+        parts.append(formatting.format_count(told.duplicates, "duplicate"))
+    parts.append(f"{formatting.format_count(sum(told.errors.values()), 'row')} with an error")
     found = [
         ("Format", told.format),
-        ("Rows", f"{wording.count(told.rows)}: {', '.join(parts)}"),
-        ("Images", f"{wording.count(told.images)} different ones"),
-        ("Captions", f"{wording.count(told.captions)} different ones"),
+        ("Rows", f"{formatting.format_count(told.rows)}: {', '.join(parts)}"),
+        ("Images", f"{formatting.format_count(told.images)} different ones"),
+        ("Captions", f"{formatting.format_count(told.captions)} different ones"),
     ]
     spans = (("Width", told.widths, "pixels"), ("Height", told.heights, "pixels"))
     for label, quantiles, unit in (*spans, ("Caption length", told.caption_chars, "characters")):
@@ -67,7 +66,9 @@ def facts(told: Description) -> list[tuple[str, str]]:
         more = f" and {len(named) - 12} more" if len(named) > 12 else ""
         found.append(("Columns", ", ".join(named[:12]) + more))
     alike, groups = sum(map(len, told.near_duplicates)), len(told.near_duplicates)
-    found.append(("Look alike", f"{wording.count(alike, 'image')} in {wording.count(groups, 'group')}"))
+    found.append(
+        ("Look alike", f"{formatting.format_count(alike, 'image')} in {formatting.format_count(groups, 'group')}")
+    )
     return [*found, ("Digest", told.digest)]
 
 

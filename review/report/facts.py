@@ -10,8 +10,7 @@ import numpy as np
 
 import sql
 from review.evidence.decisions import earlier_runs
-from review.presentation import formatting as wording
-from review.presentation import overlays
+from review.presentation import formatting, overlays
 from review.presentation.corpus import corpus_of
 from review.presentation.formatting import BITS_PER_NAT
 from review.presentation.overlays import Box
@@ -180,7 +179,7 @@ def _gathered(connection: sql.Connection, lake: Root, manifest: dict[str, Any], 
         manifest=manifest,
         manifest_sha256=digest,
         doubt=_doubt(lake, manifest, digest),
-        verdict=wording.verdict(manifest, alone),
+        verdict=formatting.format_headline(manifest, alone),
         alerts=[
             _shown_alert(connection, row, (followers[_key(row)], tests[_identity(row)]), album, grids) for row in alone
         ],
@@ -193,7 +192,7 @@ def _gathered(connection: sql.Connection, lake: Root, manifest: dict[str, Any], 
             (row["slice_kind"], row["n"])
             for row in sql.rows(connection, "review/kinds_of_slices", run_id=run_id, min_pairs=min_pairs)
         ],
-        self_audit=wording.self_audit(sql.rows(connection, "review/self_audit", run_id=run_id)),
+        self_audit=formatting.format_self_audit(sql.rows(connection, "review/self_audit", run_id=run_id)),
         checks=sql.rows(connection, "review/checks", run_id=run_id),
         errors=sql.rows(connection, "review/error_reasons", run_id=run_id, examples=ERROR_EXAMPLES),
         captions_cut=sum(row["n"] for row in sql.rows(connection, "review/cut_captions", run_id=run_id)),

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 import sql
 import stores
-from review.presentation import formatting as wording
+from review.presentation import formatting
 from review.presentation.pairs import SHADES
 from review.report import blocks as parts
 from review.report.blocks import Document
@@ -24,10 +24,11 @@ from stores import Root, ledger
 from stores.ledger import Signer
 
 _TEMPLATES = Path(__file__).parent.parent / "templates"
-_FILTERS = (
-    *("place", "slice_name", "sentence", "claim", "score", "chance"),
-    *("percent", "times", "weight", "bits", "to_bits", "cosine", "count", "moment", "pretty"),
-)
+_FILTERS = {
+    name: function
+    for name, function in vars(formatting).items()
+    if name.startswith("format_") or name == "nats_to_bits"
+}
 FORMATS = ("html", "pdf")
 
 
@@ -166,7 +167,7 @@ def stylesheet(run_id: str = "") -> str:
 
 
 def environment() -> jinja2.Environment:
-    """Templates that escape everything and know the words of `wording`."""
+    """Templates that escape everything, with the functions of `formatting` as filters."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -175,7 +176,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.tests["part"] = lambda value, name: type(value) is getattr(parts, name)
-    made.filters |= {name: getattr(wording, name) for name in _FILTERS}
+    made.filters |= _FILTERS
     return made
 
 

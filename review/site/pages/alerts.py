@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.presentation.formatting import claim
+from review.presentation.formatting import format_alert
 from review.site.lake_cache import Lens, UnknownError
 from review.site.pages.cards import cards
 from review.site.pages.decisions import bulk_panel, panel
@@ -149,7 +149,7 @@ def alert(request: Request, run_id: str, alert_id: str) -> Response:
     return page(
         request,
         "alert",
-        title=claim(row),
+        title=format_alert(row),
         run_id=run_id,
         manifest=manifest,
         alert=row,

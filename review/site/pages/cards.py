@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from review.presentation import overlays
-from review.presentation.formatting import to_bits
+from review.presentation.formatting import nats_to_bits
 from review.presentation.overlays import Box
 from review.presentation.pairs import Album, Held, Token, grid
 from review.site.lake_cache import Lens
@@ -81,8 +81,8 @@ def _card(album: Album, row: dict[str, Any], regions: Sequence[str] | None, top:
         outlines=[Outline(name, _pixels(drawn[name], (width, height))) for name in named if drawn.get(name)],
         held=[each for each in held if each.region in named] or held[:1],
         tokens=album.tokens(row["pair_id"]),
-        image_bits=to_bits(row["image_nats"]),
-        text_bits=to_bits(row["text_nats"]),
+        image_bits=nats_to_bits(row["image_nats"]),
+        text_bits=nats_to_bits(row["text_nats"]),
     )
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 import sql
 from review.presentation import overlays
-from review.presentation.formatting import to_bits
+from review.presentation.formatting import nats_to_bits
 from review.site.lake_cache import Lens
 from review.site.pages.cards import cards, rounded_up
 from review.site.pages.pictures import kept_picture, stored_pair
@@ -129,7 +129,7 @@ def pair(request: Request, run_id: str, pair_id: str) -> Response:
         card=card,
         row=row,
         missing=made if isinstance(made, str) else None,
-        held=[{**each, "bits": to_bits(each["nats"])} for each in held],
+        held=[{**each, "bits": nats_to_bits(each["nats"])} for each in held],
         about=about[0] if about else None,
         kept=f"?{urlencode({key: value for key, value in request.query_params.items() if value})}",
         earlier=beside.get(False),
@@ -150,7 +150,7 @@ def run_top(lens: Lens, run_id: str) -> float:
     found: list[dict[str, Any]] = lens.remember(
         run_id, "top", lambda: sql.rows(lens.run(run_id), "review/page_top", run_id=run_id)
     )
-    return rounded_up(to_bits(found[0]["nats"]) or 1.0) if found else 1.0
+    return rounded_up(nats_to_bits(found[0]["nats"]) or 1.0) if found else 1.0
 
 
 @router.get("/runs/{run_id}/sample")

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse
 
-from review.presentation.formatting import occasion
 from review.report.html import environment
 from review.site.lake_cache import Lens
 
@@ -50,7 +49,6 @@ def _templates() -> jinja2.Environment:
         "path": lambda text: quote(str(text), safe=""),
         "short": _short,
         "capital": _capital,
-        "occasion": occasion,
     }
     return made
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.presentation import formatting as wording
+from review.presentation import formatting
 from review.site.pages.decisions import sign_off_panel
 from review.site.pages.overview import ANY, alerts_like
 from review.site.pages.rendering import (
@@ -75,13 +75,13 @@ def run(request: Request, run_id: str) -> Response:
         run_id=run_id,
         manifest=manifest,
         facts=facts,
-        verdict=wording.verdict(manifest, [row for row in alerts if row["explained_by"] is None]),
+        verdict=formatting.format_headline(manifest, [row for row in alerts if row["explained_by"] is None]),
         alerts=alerts,
         checks=checks,
         failed=[check for check in checks if not check["success"]],
         suites=[(name, suites[name, True], suites[name, False]) for name in sorted({each["suite"] for each in checks})],
         errors=sql.rows(connection, "review/error_reasons", run_id=run_id, examples=3),
-        self_audit=wording.self_audit(sql.rows(connection, "review/self_audit", run_id=run_id)),
+        self_audit=formatting.format_self_audit(sql.rows(connection, "review/self_audit", run_id=run_id)),
         settings_text=json.dumps(manifest["config"], indent=2, sort_keys=True, ensure_ascii=False, default=str),
         settings_rows=list(_flat(manifest["config"])),
         files=files,

@@ -1,106 +1,170 @@
 import math
+from datetime import timedelta
 
 import pytest
 
-from review.presentation import formatting as wording
+from review.presentation import formatting
 
 
 @pytest.mark.parametrize(
     ("share", "text"),
     [
         *((1, "100%"), (0.9996, "100%"), (0.77, "77.0%"), (0.0625, "6.25%"), (0.00331, "0.331%")),
-        *((1e-9, "<0.001%"), (0, "0%"), (None, wording.NONE), (math.nan, wording.NONE)),
+        *((1e-9, "<0.001%"), (0, "0%"), (None, formatting.NO_VALUE), (math.nan, formatting.NO_VALUE)),
     ],
 )
 def test_shares_have_about_three_figures(share, text):
-    assert wording.percent(share) == text
+    assert formatting.format_percent(share) == text
 
 
 @pytest.mark.parametrize(
-    ("bits", "text"), [(-1e-9, "0.0"), (99.96, "100.0"), (12345.6, "12,346"), (None, wording.NONE)]
+    ("bits", "text"), [(-1e-9, "0.0"), (99.96, "100.0"), (12345.6, "12,346"), (None, formatting.NO_VALUE)]
 )
 def test_bits(bits, text):
-    assert wording.bits(bits) == text
+    assert formatting.format_bits(bits) == text
 
 
 def test_a_bit_is_ln_2_nats():
-    assert wording.to_bits(math.log(2)) == pytest.approx(1)
-    assert wording.to_bits(None) is None
+    assert formatting.nats_to_bits(math.log(2)) == pytest.approx(1)
+    assert formatting.nats_to_bits(None) is None
 
 
-def test_foreign_words_are_isolated_in_sentences():
-    assert wording.occasion("word", "ظل") == "when the caption says “\u2068ظل\u2069”"
-    assert wording.occasion("phrase", "left lung") == "when the caption says “left lung”"
-    assert wording.slice_name("phrase", "left lung") == "words “left lung”"
-    assert wording.occasion("attribute", "site=a=b") == "where site is a=b"
-    assert wording.occasion("cluster", "map cluster 1") == "in the pairs of map cluster 1, whose maps are alike"
-    assert wording.place("corner top-left") == "the top-left corner"
-    assert wording.place("frame") == "the outer frame"
+def test_untrusted_text_is_isolated_in_sentences():
+    assert formatting.format_slice("word", "ظل") == "in pairs whose caption contains “\u2068ظل\u2069”"
+    assert formatting.format_slice("phrase", "left lung") == "in pairs whose caption contains “left lung”"
+    assert formatting.format_slice_label("phrase", "left lung") == "words “left lung”"
+    assert formatting.format_slice("attribute", "site=a=b") == "in pairs with site = a=b"
+    assert formatting.format_slice("cluster", "map cluster 1") == "in the pairs of map cluster 1"
+    assert formatting.format_region("corner top-left") == "the top-left corner"
+    assert formatting.format_region("frame") == "the outer frame"
 
 
-def test_a_phrase_is_said_without_its_quotes_also_if_it_is_one_itself():
-    assert wording.place('"as before"') == "the phrase “as before”"
-    assert wording.place('"""') == 'the phrase “"”'
-    assert wording.place('".""') == 'the phrase “."”'
+def test_a_phrase_loses_only_its_outer_quotes():
+    assert formatting.format_region('"as before"') == "the phrase “as before”"
+    assert formatting.format_region('"""') == 'the phrase “"”'
+    assert formatting.format_region('".""') == 'the phrase “."”'
 
 
 def test_long_reasons_are_cut_in_the_headline():
-    headline = wording.verdict({"status": "stopped", "reason": "word " * 100}, [])
+    headline = formatting.format_headline({"status": "stopped", "reason": "word " * 100}, [])
     assert len(headline) < 150
     assert headline.endswith(" …")
 
 
 def test_times_that_are_not_iso_are_shown_as_they_are():
-    assert wording.moment("2026-01-02T03:04:05+01:00") == "2026-01-02 02:04:05 UTC"
-    assert wording.moment("yesterday") == "yesterday"
-    assert wording.moment(None) == wording.NONE
+    assert formatting.format_time("2026-01-02T03:04:05+01:00") == "2026-01-02 02:04:05 UTC"
+    assert formatting.format_time("yesterday") == "yesterday"
+    assert formatting.format_time(None) == formatting.NO_VALUE
 
 
 TRIAL = {"area": 0.03, "n": 64, "margin": 0.4, "sets": 100}
 
 
-def test_the_self_audit_tells_the_smallest_effect_that_is_nearly_always_found():
+def test_self_audit_reports_the_smallest_effect_that_is_nearly_always_confirmed():
     sizes = [
         {**TRIAL, "kind": "sensitivity", "size": size, "confirmed": found}
         for size, found in ((0.04, 40), (0.08, 96), (0.2, 100))
     ]
-    (told,) = wording.self_audit(sizes)
-    assert "3.00% of the area that moves every pair's margin by 0.080 (20.0% of it) in 96.0% of samples" in told
-    (told,) = wording.self_audit(sizes[:1])  # none is found nearly always: the largest is told
-    assert "by as much as 0.040 (10.0% of it) would have been confirmed in only 40.0% of samples of 64 pairs" in told
-    assert wording.self_audit([]) == []
+    (sentence,) = formatting.format_self_audit(sizes)
+    assert (
+        "3.00% of the area that reduces the margin of every pair by 0.080 (20.0% of it) in 96.0% of samples" in sentence
+    )
+    (sentence,) = formatting.format_self_audit(sizes[:1])  # none is nearly always confirmed: the largest
+    assert "by 0.040 (10.0% of it) would have been confirmed in only 40.0% of samples of 64 pairs" in sentence
+    assert formatting.format_self_audit([]) == []
 
 
-def test_the_self_audit_tells_its_own_tag_and_its_false_alarms():
+def test_self_audit_reports_synthetic_tag_and_false_alarms():
     tag = {**TRIAL, "kind": "tag", "effect": 0.2, "low": 0.1, "high": 0.3, "confirmed": 1}
     random = [{**TRIAL, "kind": "random", "confirmed": confirmed} for confirmed in (0, 1)]
-    told = wording.self_audit([*random, tag])
-    assert "cost 0.200 of the margin" in told[0]
-    assert "this model reacts to any tag" in told[0]
-    assert told[1].startswith("of 2 random regions of that size over random slices, 1 was confirmed")
+    sentences = formatting.format_self_audit([*random, tag])
+    assert "cost 0.200 of the margin" in sentences[0]
+    assert "this model reacts to any tag" in sentences[0]
+    assert sentences[1].startswith("of 2 random regions of that size in random slices, 1 was confirmed")
 
 
-def test_a_claim_is_as_strong_as_its_state():
+def test_an_alert_is_phrased_as_strongly_as_its_state_allows():
     alert = {"region": "corner top-left", "slice_kind": "word", "slice": "dense"}
-    assert wording.claim({**alert, "state": "confirmed"}).startswith("the model relies on the top-left corner")
-    assert wording.claim({**alert, "state": "suspected"}).startswith("the model looks at the top-left corner")
+    assert formatting.format_alert({**alert, "state": "confirmed"}).startswith(
+        "the score relies on the top-left corner"
+    )
+    assert formatting.format_alert({**alert, "state": "suspected"}).startswith(
+        "attribution concentrates on the top-left corner"
+    )
     manifest = {"status": "completed", "reason": None, "counts": {"attributions": 1}}
     alerts = [{**alert, "state": state} for state in ("confirmed", "suspected", "suspected")]
-    assert wording.verdict(manifest, alerts).startswith(
-        "1 confirmed and 2 suspected alerts. The strongest: the model relies"
+    assert formatting.format_headline(manifest, alerts).startswith(
+        "1 confirmed and 2 suspected alerts. The strongest: the score relies"
     )
-    assert wording.verdict(manifest, alerts[:1]).startswith("1 confirmed alert: the model relies")
+    assert formatting.format_headline(manifest, alerts[:1]).startswith("1 confirmed alert: the score relies")
 
 
 @pytest.mark.parametrize(
-    ("rule", "side", "said"),
+    ("rule", "side", "text"),
     [
         ("region_mass", "image", "3.46 times its share of the area"),
-        ("region_cost", "image", "covering it took 346% of the margin at first sight"),
-        ("region_contrast", "image", "3.46 times as much as in the other pairs"),
-        ("spread_stamp", "image", "3.46 times as often there as in all pairs"),
-        ("phrase_mass", "text", "3.46 times the odds of its words"),
+        ("region_cost", "image", "covering it cost 346% of the margin in the screening"),
+        ("region_contrast", "image", "3.46 times its share in the other pairs"),
+        ("spread_stamp", "image", "3.46 times as frequent as in all pairs"),
+        ("phrase_mass", "text", "3.46 times the odds expected from its share of the words"),
     ],
 )
-def test_an_effect_is_told_in_its_rule_s_terms(rule, side, said):
-    assert wording.weight({"rule": rule, "side": side, "effect": 3.46}) == said
+def test_effect_names_what_its_rule_compares_with(rule, side, text):
+    assert formatting.format_effect({"rule": rule, "side": side, "effect": 3.46}) == text
+
+
+ALERT = {
+    "life": "worse", "state": "confirmed", "severity": "high", "alert_id": "a", "why": "severity high, was low",
+    "side": "image", "rule": "region_mass", "region": "stamp 1", "slice_kind": "word", "slice": "dense", "n": 64,
+    "share": 0.77, "area": 0.0625, "effect": 12.3, "score_effect": 0.08, "margin": 0.4, "score_effect_before": 0.06,
+    "score_low": 0.07, "score_high": 0.09,
+}  # fmt: skip
+
+
+def test_test_result_gives_what_the_row_has():
+    text = formatting.format_test({**ALERT, "floor": 0.04, "q": 0.001, "tests": 12, "score_effect_before": None})
+    assert text == (
+        "covering it reduces the margin of 0.400 by 0.080 more than covering equal regions elsewhere "
+        "(95% interval 0.070 to 0.090, floor 0.040, q 0.001, 12 tests)"
+    )
+    suspected = {**ALERT, "state": "suspected", "side": "text", "reason": "below the floor"}
+    assert formatting.format_test(suspected).startswith("leaving it out reduces the margin")
+    assert formatting.format_test(suspected).endswith("; below the floor")
+    assert formatting.format_test({**suspected, "score_effect": None}) == "not tested: below the floor"
+    assert "[confirm] enabled = false" in formatting.format_test({**suspected, "score_effect": None, "reason": None})
+
+
+def test_alert_update_is_one_line_with_escaped_names():
+    assert formatting.format_alert_update(ALERT) == (
+        "WORSE (confirmed, high severity): the score relies on recurring overlay 1 in pairs whose caption contains "
+        "“dense”; covering it reduces the margin of 0.400 by 0.080 more than covering equal regions elsewhere (95% "
+        "interval 0.070 to 0.090, previously 0.060); 77.0% of the attribution on 6.25% of the image in 64 pairs; 12.30 "
+        "times its share of the area; severity high, was low"
+    )
+    assert "“DENSE”" in formatting.format_alert_update(ALERT, str.upper)
+    assert "previously" not in formatting.format_alert_update({**ALERT, "life": "resolved", "alert_id": None})
+
+
+def test_control_characters_do_not_reach_a_terminal():
+    assert "\x1b" not in formatting.format_region("\x1b[31mred")
+    assert "\n" not in formatting.format_slice("attribute", "site=a\nALERT")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB"), (None, formatting.NO_VALUE)],
+)
+def test_bytes(size, text):
+    assert formatting.format_bytes(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.42, "0.4 s"), (59.4, "59 s"), (185, "3 min 5 s"), (7620, "2 h 7 min"), (None, "–")]
+)
+def test_durations(seconds, text):
+    assert formatting.format_duration(seconds) == text
+
+
+def test_ages_are_rounded_down():
+    ages = [timedelta(hours=1.9), timedelta(hours=47), timedelta(days=27), timedelta(days=40)]
+    assert [formatting.format_age(age) for age in ages] == ["1 hour", "47 hours", "27 days", "5 weeks"]

@@ -135,7 +135,7 @@ def test_what_is_undecided_is_said_in_words(lake, judged):
     decide(lake.path, ADA, RUN, first, "benign", "Fine.", "review", four_eyes=True)
     decide(lake.path, ADA, RUN, phrase, "needs_data", "More.", "review")
     text = html_text(report_document(lake.path, RUN))
-    assert squeezed("when the caption says “dense”: a second person has to countersign record 1.") in text
+    assert squeezed("in pairs whose caption contains “dense”: a second person has to countersign record 1.") in text
     assert squeezed(": Ada Okafor asked for more data.") in text
     assert squeezed("Decided 0 of 2 alerts that stand on their own") in text
     assert squeezed("Waivers are held") not in text

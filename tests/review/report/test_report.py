@@ -52,7 +52,10 @@ def test_an_alert_stands_in_the_verdict_with_its_numbers_pairs_and_mean_maps(lak
     pairs = [make_pair(0, "dense shadow"), make_pair(1, "clear")]
     lake.write(lake.begin(), pairs, slice="dense", pair_ids=["pair0000"])
     page = page_of(lake)
-    assert "1 suspected alert: the model looks at the top-left corner when the caption says “dense”" in page.text
+    assert (
+        "1 suspected alert: attribution concentrates on the top-left corner in pairs whose caption contains “dense”"
+        in page.text
+    )
     assert "50.0%" in page.text
     assert "6.25%" in page.text
     assert "8.00" in page.text
@@ -89,7 +92,10 @@ def test_a_confirmed_alert_shows_its_test_beside_its_controls(lake, make_pair):
     run.write_table("self_audits", [trial])
     run.finish("completed")
     page = page_of(lake)
-    assert "1 confirmed alert: the model relies on the top-left corner when the caption says “dense”" in page.text
+    assert (
+        "1 confirmed alert: the score relies on the top-left corner in pairs whose caption contains “dense”"
+        in page.text
+    )
     assert "Confirmed, severity high" in page.text
     assert "In 64 pairs drawn at random from the slice" in page.text
     assert "Score lost beyond the controls 0.280" in page.text  # the weakest fill
@@ -135,9 +141,9 @@ def test_every_alert_is_there_and_those_that_follow_stand_under_their_cause(lake
     )
     run.finish("completed")
     page = page_of(lake)
-    assert "3 suspected alerts. The strongest: the model looks at the top-left corner" in page.text
-    assert "the model looks at the outer frame where site is a" in page.text
-    assert "the model looks at the region “tag <b>” over all pairs" in page.text
+    assert "3 suspected alerts. The strongest: attribution concentrates on the top-left corner" in page.text
+    assert "attribution concentrates on the outer frame in pairs with site = a" in page.text
+    assert "attribution concentrates on the region “tag <b>” in all pairs" in page.text
     assert "2 more alerts that follow from this one" in page.text
     assert "Alerts that follow from others" in page.text
     for number in range(6):

@@ -88,7 +88,7 @@ def test_an_empty_lake_says_how_to_fill_it(see):
 
 def test_the_overview_names_what_waits_and_how_much_was_covered(audited, see):
     page = see("/")
-    assert "The model looks at the top-left corner when the caption says “dense”" in page.text
+    assert "Attribution concentrates on the top-left corner in pairs whose caption contains “dense”" in page.text
     assert "tiny/model" in page.text
     assert "Coverage 100% of 3 rows" in page.text
     assert page.find("a", href=f"/runs/{RUN}/alerts/alert0000000")
@@ -301,7 +301,7 @@ def test_a_run_shows_its_gates_errors_settings_and_files(audited, see):
     error = {"row_number": 3, "stage": "ingest", "file_name": "x.png", "reason": "cut", "detail": "got less"}
     audited.write_table("ingest_errors", [error])
     page = see(f"/runs/{RUN}")
-    assert "1 suspected alert: the model looks at the top-left corner" in page.text
+    assert "1 suspected alert: attribution concentrates on the top-left corner" in page.text
     assert "bottleneck.image.beta" in page.text
     assert "x.png : got less" in page.text
     assert f"runs/{RUN}/pairs/part-00000.parquet" in page.text

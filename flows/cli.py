@@ -342,7 +342,7 @@ def corpus(
     """
     from corpora.description import describe
     from flows.config import parse
-    from review.report.contact_sheet import check_free, facts, page_of, write_contact_sheet
+    from review.report.contact_sheet import check_output, default_output, describe_corpus, write_contact_sheet
     from review.report.html import ReportError
     from tasks.errors import BadInputError
     from tasks.inputs import opened
@@ -352,8 +352,8 @@ def corpus(
         config = parse(
             {"corpus": {"path": uri, "format": format_name, **columns}, "model": {"architecture": "none"}}, "corpus"
         )
-        out = page_of(uri) if out is None else out
-        check_free(out)  # before hours of reading
+        out = default_output(uri) if out is None else out
+        check_output(out)  # before hours of reading
     except (BadInputError, ReportError) as error:
         _stop(Exit.BAD_INPUT, str(error))
     try:
@@ -364,7 +364,7 @@ def corpus(
         _stop(Exit.BAD_INPUT, str(error))
     except ReportError as error:
         _stop(Exit.FAILURE, str(error))
-    for label, value in facts(told):
+    for label, value in describe_corpus(told):
         output.print(f"{label:<15} {value}", markup=False)
     for reason, number in told.errors.items():
         first = told.examples[reason][0]
@@ -694,14 +694,14 @@ def sign(
 
     Who signs is taken as given (identity `declared`): it is as good as the access to this machine.
     """
-    from review.evidence.decisions import Reviewer, TriageError, sign_off
+    from review.evidence.decisions import DecisionError, Reviewer, sign_off
 
     root = _root(lake)
     try:
         run_id = _complete_run(root, run_id)
         who = Reviewer(name, role, "declared")
         record = sign_off(root, who, run_id, meaning, statement, four_eyes=four_eyes, signer=_signer(key))
-    except (TriageError, sql.LakeError) as error:
+    except (DecisionError, sql.LakeError) as error:
         _stop(Exit.BAD_INPUT, str(error))
     counts = record.body["alerts"]
     output.print(
@@ -1058,10 +1058,10 @@ def verify(
 
 def _verified_report(lake: Root, path: Path) -> dict[str, Any]:
     """Say whether a file is a report that the lake's ledger knows; the answer for --json."""
-    from review.evidence.verify import VerifyError, written_report
+    from review.evidence.verify import VerifyError, find_written_report
 
     try:
-        found = written_report(lake, path.read_bytes())
+        found = find_written_report(lake, path.read_bytes())
     except VerifyError as error:
         errors.print(f"m2ib-audit: {error}", markup=False)
         return {"report": str(path), "known": False}

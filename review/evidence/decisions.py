@@ -32,7 +32,7 @@ _JUDGED: Final = (
 )
 
 
-class TriageError(Exception):
+class DecisionError(Exception):
     """A decision or signature that is not taken; the message says what, got, expected, next step."""
 
 
@@ -69,7 +69,7 @@ def decide(
     seen: number of the review that the reviewer saw as the last one, of this alert or of all, 0 for none.
 
     Raises:
-        TriageError: something is missing or none of what it can be, the alert is not in the run, or somebody else has
+        DecisionError: something is missing or none of what it can be, the alert is not in the run, or somebody else has
             decided since.
         sql.LakeError: the lake or its ledger cannot be read or written.
     """
@@ -78,11 +78,11 @@ def decide(
     _one_of("decision", decision, DECISIONS)
     if decision == "waived":
         if until is None or until < datetime.now(UTC).date():
-            raise TriageError(
+            raise DecisionError(
                 f"until: got {until or 'nothing'}, expected the last day of the waiver, today (UTC) or later; name it"
             )
     elif until is not None:
-        raise TriageError(
+        raise DecisionError(
             f"until: got {until} with decision {decision!r}, expected a day with `waived` only; leave it out"
         )
     manifest, digest = _manifest(lake, run_id)
@@ -103,10 +103,10 @@ def decide(
     }
 
     def check(before: Sequence[Record]) -> None:
-        last = in_force(before, life["life_id"], run_id)
+        last = find_decision(before, life["life_id"], run_id)
         if seen is not None and last is not None and last.number > seen:
             who, what = last.body["reviewer"]["name"], last.body["decision"]
-            raise TriageError(
+            raise DecisionError(
                 f"decision: {who} has decided {what!r} meanwhile (record {last.number}), expected the state that you "
                 "saw; look at it, and decide again"
             )
@@ -128,8 +128,8 @@ def countersign(
     number: of the record that is countersigned. statement: a remark, may be empty.
 
     Raises:
-        TriageError: there is no such record, it is the reviewer's own, was countersigned, or is not in force any more;
-            or who signed it is known better than who countersigns.
+        DecisionError: There is no such record; it is the reviewer's own, already countersigned or not in force; or its
+            signer was identified more strongly than this reviewer.
         sql.LakeError: the ledger cannot be read or written.
     """
     _check(reviewer, meaning)
@@ -138,17 +138,17 @@ def countersign(
     def check(before: Sequence[Record]) -> None:
         subject = _subject(before, number)
         if reviewer.is_same(subject.body["reviewer"]["name"]):
-            raise TriageError(
+            raise DecisionError(
                 f"countersign: record {number} is {reviewer.name}'s own, expected another person's; ask somebody else"
             )
         if reviewer.identity == "declared" and (known := subject.body["reviewer"]["identity"]) != "declared":
-            raise TriageError(
+            raise DecisionError(
                 f"countersign: got a name that was only said, expected one that is known as well as the first signer's "
                 f"(identity {known!r}) of record {number}; sign in, and countersign on the page"
             )
         for other in ledger.of_kind(before, "countersign"):
-            if counts_for(other, subject):
-                raise TriageError(
+            if is_valid_countersign(other, subject):
+                raise DecisionError(
                     f"countersign: record {number} was countersigned by {other.body['reviewer']['name']} (record "
                     f"{other.number}), expected one that was not; there is nothing left to do"
                 )
@@ -181,7 +181,7 @@ def sign_off(
     seen: number of the last record of the ledger that the reviewer saw; default: the last one there is.
 
     Raises:
-        TriageError: something is missing or none of what it can be, the run is not a complete one, or somebody has
+        DecisionError: something is missing or none of what it can be, the run is not a complete one, or somebody has
             decided or signed since.
         sql.LakeError: the lake or its ledger cannot be read or written.
     """
@@ -201,7 +201,7 @@ def sign_off(
 
     def check(before: Sequence[Record]) -> None:
         for record in ledger.of_kind(before[last:], "review", "countersign", "sign_off"):
-            raise TriageError(
+            raise DecisionError(
                 f"sign-off: {record.body['reviewer']['name']} has decided or signed meanwhile (record {record.number}),"
                 " expected the state that you saw; look at it, and sign again"
             )
@@ -209,7 +209,7 @@ def sign_off(
     return _appended(lake, "sign_off", body, signer, check)
 
 
-def earlier_runs(lake: Root, manifest: Mapping[str, Any]) -> tuple[list[str], str | None]:
+def find_earlier_runs(lake: Root, manifest: Mapping[str, Any]) -> tuple[list[str], str | None]:
     """Earlier complete runs of a run's audit, and why one could not be told from these, if that is so.
 
     What was judged in them counts for the run too. A run that cannot be read is left out: it may be another audit's.
@@ -234,7 +234,7 @@ def _readable(lake: Root, names: Iterable[str]) -> Iterator[dict[str, Any]]:
 def _counted(lake: Root, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """How many alerts are open, pending and decided; `gap`: why earlier runs of the audit did not tell all."""
     run_id = manifest["run_id"]
-    beside, gap = earlier_runs(lake, manifest)
+    beside, gap = find_earlier_runs(lake, manifest)
 
     def counts(*names: str) -> dict[str, Any]:
         with sql.connect(lake, run_id, names, reviewed=True) as connection:
@@ -258,7 +258,7 @@ def _appended(lake: Root, kind: str, body: dict[str, Any], signer: Signer | None
 
 def _one_of(what: str, given: str, expected: Sequence[str]) -> None:
     if given not in expected:
-        raise TriageError(f"{what}: got {given!r}, expected one of {', '.join(expected)}; choose one")
+        raise DecisionError(f"{what}: got {given!r}, expected one of {', '.join(expected)}; choose one")
 
 
 def _check(reviewer: Reviewer, meaning: str) -> None:
@@ -266,35 +266,35 @@ def _check(reviewer: Reviewer, meaning: str) -> None:
     _one_of("identity", reviewer.identity, IDENTITIES)
     for what, given in (("name", reviewer.name), ("role", reviewer.role)):
         if not given.strip() or len(given) > _NAME_CHARS or not given.isprintable():
-            raise TriageError(
+            raise DecisionError(
                 f"{what}: got {given[:_NAME_CHARS]!r}, expected one line of at most {_NAME_CHARS} characters; say who "
                 "signs"
             )
         if (hidden := ledger.disguise(given)) is not None:
-            raise TriageError(f"{what}: got {hidden}, expected letters of one script, all to be seen; type it anew")
+            raise DecisionError(f"{what}: got {hidden}, expected letters of one script, all to be seen; type it anew")
 
 
 def _said(what: str, text: str) -> str:
-    """A text as it is recorded: without white space around it. Raises TriageError for one that cannot be."""
+    """A text as it is recorded: without white space around it. Raises DecisionError for one that cannot be."""
     said = text.replace("\r\n", "\n").strip()
     if not said:
-        raise TriageError(f"{what}: got nothing, expected why; an auditor reads it years from now: write it down")
+        raise DecisionError(f"{what}: got nothing, expected why; an auditor reads it years from now: write it down")
     if len(said) > REASON_CHARS:
-        raise TriageError(f"{what}: got {len(said)} characters, expected {REASON_CHARS} at most; shorten it")
+        raise DecisionError(f"{what}: got {len(said)} characters, expected {REASON_CHARS} at most; shorten it")
     if any(unicodedata.category(mark) in ("Cc", "Cs") and mark not in "\n\t" for mark in said):
-        raise TriageError(f"{what}: got control characters, expected text; remove them")
+        raise DecisionError(f"{what}: got control characters, expected text; remove them")
     return said
 
 
 def _manifest(lake: Root, run_id: str) -> tuple[dict[str, Any], str]:
-    """The manifest of a complete run, and its sha256. Raises TriageError."""
+    """The manifest of a complete run, and its sha256. Raises DecisionError."""
     names = stores.folders(lake / "runs")
     found = next(iter(sql.manifests(lake, run_id) if run_id in names else ()), None)  # whatever befell other runs
     if found is None or not sql.is_complete(found):
         got = repr(run_id) if found is None else f"{run_id!r}, which is {found['status']}"
         complete = (one["run_id"] for one in _readable(lake, names[::-1]) if sql.is_complete(one))
         newest = ", ".join(itertools.islice(complete, 5)) or "none"
-        raise TriageError(f"run: got {got}, expected a complete run of {lake}: {newest}; name one of these")
+        raise DecisionError(f"run: got {got}, expected a complete run of {lake}: {newest}; name one of these")
     return found, sql.manifest_sha256(lake, run_id)
 
 
@@ -302,13 +302,13 @@ def _life(lake: Root, run_id: str, alert_id: str) -> dict[str, Any]:
     with sql.connect(lake, run_id) as connection:
         found = sql.rows(connection, "review/life_of_alert", run_id=run_id, alert_id=alert_id)
     if not found:
-        raise TriageError(
+        raise DecisionError(
             f"alert: got {alert_id!r}, expected an alert of run {run_id}; see m2ib-audit alerts --run {run_id}"
         )
     return found[0]
 
 
-def in_force(before: Sequence[Record], life_id: str, run_id: str) -> Record | None:
+def find_decision(before: Sequence[Record], life_id: str, run_id: str) -> Record | None:
     """The review of an alert that counts in a run, as the view `triage` has it.
 
     Of those upon this run or earlier ones that upon the newest run, and of these the last.
@@ -318,7 +318,7 @@ def in_force(before: Sequence[Record], life_id: str, run_id: str) -> Record | No
     return max(known, key=lambda record: (record.body["run_id"], record.number), default=None)
 
 
-def counts_for(countersign: Record, subject: Record) -> bool:
+def is_valid_countersign(countersign: Record, subject: Record) -> bool:
     """Whether a second signature counts for a review or sign-off, as the view `countersigned` has it.
 
     It is another person's, and it is known at least as well who that is: a name that was only said adds nothing to a
@@ -334,11 +334,11 @@ def _subject(before: Sequence[Record], number: int) -> Record:
     subject = before[number - 1] if 0 < number <= len(before) else None
     if subject is None or subject.kind not in ("review", "sign_off"):
         got = "no record of that number" if subject is None else f"a record of kind {subject.kind}"
-        raise TriageError(f"countersign: got {number}, which is {got}, expected a review or sign-off; see the ledger")
+        raise DecisionError(f"countersign: got {number}, which is {got}, expected a review or sign-off; see the ledger")
     if subject.kind == "review":
-        last = in_force(before, subject.body["life_id"], subject.body["run_id"])
+        last = find_decision(before, subject.body["life_id"], subject.body["run_id"])
         if last is not None and last.number != number:
-            raise TriageError(
+            raise DecisionError(
                 f"countersign: record {number} is not in force, {last.body['reviewer']['name']} has decided since "
                 f"(record {last.number}); countersign that one"
             )

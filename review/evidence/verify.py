@@ -16,7 +16,7 @@ from typing import Any, Final
 import sql
 import stores
 from review.evidence.damage import in_manifest, in_parquet
-from review.evidence.decisions import in_force
+from review.evidence.decisions import find_decision
 from stores import Root, ledger
 from stores.keys import PublicKey
 from stores.ledger import LedgerError, Record
@@ -416,7 +416,7 @@ class WrittenReport:
     """Waivers that were in force and have run out."""
 
 
-def written_report(lake: Root, data: bytes) -> WrittenReport:
+def find_written_report(lake: Root, data: bytes) -> WrittenReport:
     """The record of the ledger that knows a report's bytes, and what has changed what it says since.
 
     Raises:
@@ -443,7 +443,7 @@ def written_report(lake: Root, data: bytes) -> WrittenReport:
         or (one.kind == "rewrite" and one.body.get("run_id") == run_id)
     ]
     before = records[: record.number]
-    held = [one for life in sorted(lives) if (one := in_force(before, life, run_id)) is not None]
+    held = [one for life in sorted(lives) if (one := find_decision(before, life, run_id)) is not None]
     return WrittenReport(record, since, [one for one in held if _is_over(one.body.get("until"), record.time.date())])
 
 

@@ -32,7 +32,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Held:
+class RegionShare:
     """What a region or phrase of a pair holds."""
 
     side: str
@@ -60,7 +60,7 @@ class ShownPair:
     overlay: Picture | None
     fault: str | None
     tokens: list[Token]
-    held: list[Held]
+    held: list[RegionShare]
     image_bits: float | None
     strongest: float | None
     text_bits: float | None
@@ -94,10 +94,10 @@ class Album:
         """corpus: None where it is not there any more."""
         chosen = {"run_id": run_id, "pair_ids": sorted(set(pair_ids))}
         self._rows = {row["pair_id"]: row for row in sql.rows(connection, "review/pairs_shown", **chosen)}
-        self._held: dict[str, list[Held]] = defaultdict(list)
+        self._held: dict[str, list[RegionShare]] = defaultdict(list)
         for row in sql.rows(connection, "review/regions_shown", **chosen):
             self._held[row["pair_id"]].append(
-                Held(row["side"], row["region"], row["share"], row["area"], nats_to_bits(row["nats"]))
+                RegionShare(row["side"], row["region"], row["share"], row["area"], nats_to_bits(row["nats"]))
             )
         self._phrases: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
         for row in sql.rows(connection, "review/phrases_shown", **chosen):
@@ -121,7 +121,7 @@ class Album:
         """Return a pair with its attribution as it is stored; None if the run does not have it."""
         return self._rows.get(pair_id)
 
-    def held(self, pair_id: str) -> list[Held]:
+    def held(self, pair_id: str) -> list[RegionShare]:
         """Return what each region and phrase of a pair holds, regions first, the most telling of each first."""
         return self._held[pair_id]
 

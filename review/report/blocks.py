@@ -128,7 +128,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Held:
+class Metric:
     """A labelled number of a pair; wide: a line of its own."""
 
     label: str
@@ -159,7 +159,7 @@ class Card:
     fault: str | None
     caption: str
     marks: Sequence[Mark]
-    held: Sequence[Held]
+    held: Sequence[Metric]
     source: str
 
 

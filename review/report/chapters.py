@@ -32,11 +32,11 @@ from review.report.blocks import (
     Figures,
     Folded,
     Heading,
-    Held,
     Lines,
     Mark,
     Mean,
     Means,
+    Metric,
     Part,
     Point,
     Points,
@@ -890,17 +890,17 @@ def card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> Card:
     ]
     source += [f"{isolate_text(name)} = {isolate_text(value)}" for name, value in pair.attributes]
     numbers = [
-        Held("Cosine", formatting.format_cosine(row["cosine"])),
-        Held("– image bottleneck", formatting.format_cosine(row["image_cosine"])),
-        Held("– text bottleneck", formatting.format_cosine(row["text_cosine"])),
-        Held("Bits, image", formatting.format_bits(pair.image_bits)),
-        Held("– strongest patch", formatting.format_bits(pair.strongest)),
-        Held("Bits, caption", formatting.format_bits(pair.text_bits)),
+        Metric("Cosine", formatting.format_cosine(row["cosine"])),
+        Metric("– image bottleneck", formatting.format_cosine(row["image_cosine"])),
+        Metric("– text bottleneck", formatting.format_cosine(row["text_cosine"])),
+        Metric("Bits, image", formatting.format_bits(pair.image_bits)),
+        Metric("– strongest patch", formatting.format_bits(pair.strongest)),
+        Metric("Bits, caption", formatting.format_bits(pair.text_bits)),
     ]
     for held in pair.held:
         what = "outlined" if held.region in regions else "its strongest region"
         numbers.append(
-            Held(
+            Metric(
                 f"{_upper(formatting.format_region(held.region))}, {what}",
                 f"{format_percent(held.share)} of the attribution ({formatting.format_bits(held.bits)} bits) on {format_percent(held.area)} of"
                 f" the {'words' if held.side == 'text' else 'area'}",

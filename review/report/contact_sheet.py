@@ -15,7 +15,7 @@ from corpora import Corpus, Pair, RowError
 from corpora.description import Description
 from corpora.perceptual_hash import MAX_DIFFERENT_BITS
 from review.presentation import formatting, overlays
-from review.report.html import ReportError, environment, stylesheet, write_page
+from review.report.html import ReportError, environment, stylesheet, write_output
 
 SIDE: Final = 132
 GROUPS: Final = 4
@@ -44,7 +44,7 @@ class _Cell:
     fault: str | None = None
 
 
-def facts(told: Description) -> list[tuple[str, str]]:
+def describe_corpus(told: Description) -> list[tuple[str, str]]:
     """A description in words, label by label: what page and command line say alike."""
     parts = [formatting.format_count(told.pairs, "pair")]
     if told.duplicates:
@@ -72,14 +72,14 @@ def facts(told: Description) -> list[tuple[str, str]]:
     return [*found, ("Digest", told.digest)]
 
 
-def page_of(uri: str) -> Path:
+def default_output(uri: str) -> Path:
     """The file that a corpus's page goes to unless someone names another: called after the corpus."""
     last = [part for part in re.split(r"[/\\]", uri) if part and not _PATTERN.search(part)] or ["corpus"]
     name = Path(uri).resolve().name if last[-1] in (".", "..") else last[-1]
     return Path(f"corpus-{_UNFIT.sub('_', name).strip('_.') or 'corpus'}.html")
 
 
-def check_free(out: Path) -> None:
+def check_output(out: Path) -> None:
     """See to it that a page can go to a file: nothing is there, or a page as `write_contact_sheet` makes them.
 
     Raises:
@@ -106,7 +106,7 @@ def write_contact_sheet(corpus: Corpus, told: Description, name: str, out: Path)
     Raises:
         ReportError: the file cannot be written, or is no page of a corpus.
     """
-    check_free(out)
+    check_output(out)
     style = stylesheet() + _SHEET
     page = (
         environment()
@@ -114,7 +114,7 @@ def write_contact_sheet(corpus: Corpus, told: Description, name: str, out: Path)
         .render(
             name=name,
             told=told,
-            facts=facts(told),
+            facts=describe_corpus(told),
             mark=Markup(_MARK),  # noqa: S704  # the package's own text
             most=MAX_DIFFERENT_BITS,
             shown=_OF_GROUP,
@@ -124,7 +124,7 @@ def write_contact_sheet(corpus: Corpus, told: Description, name: str, out: Path)
             style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         )
     )
-    return write_page(page, out, "corpus")
+    return write_output(page, out, "corpus")
 
 
 def _cells(corpus: Corpus, pairs: Sequence[Pair]) -> list[_Cell]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import sql
-from review.evidence.decisions import earlier_runs
+from review.evidence.decisions import find_earlier_runs
 from review.presentation import formatting, overlays
 from review.presentation.corpus import corpus_of
 from review.presentation.formatting import BITS_PER_NAT
@@ -110,7 +110,7 @@ def gather(lake: Root, manifest: dict[str, Any], remote: bool = True) -> Facts:
     with sql.connect(lake, run_id, reviewed=True) as connection:
         told = _gathered(connection, lake, manifest, remote)
     # What was judged in an earlier run counts for this one too: its audit's runs are opened with it.
-    beside, gap = earlier_runs(lake, manifest) if told.lives else ([], None)
+    beside, gap = find_earlier_runs(lake, manifest) if told.lives else ([], None)
     told = replace(told, gap=gap)
     if not beside:
         return told

@@ -36,7 +36,7 @@ class ReportError(Exception):
     """A report cannot be written; the message says what, got, expected, and the next step."""
 
 
-def report_document(lake: Root, run_id: str, remote: bool = True) -> Document:
+def load_document(lake: Root, run_id: str, remote: bool = True) -> Document:
     """What the report of a run, or of the `latest`, says; remote: with pictures of a corpus behind a URL.
 
     Raises:
@@ -46,7 +46,7 @@ def report_document(lake: Root, run_id: str, remote: bool = True) -> Document:
     return document(gather(lake, _manifest(lake, run_id), remote))
 
 
-def rendered(told: Document, kind: str, fonts: Collection[Path] = ()) -> bytes:
+def render_report(told: Document, kind: str, fonts: Collection[Path] = ()) -> bytes:
     """A report as a file of a kind, one of FORMATS; the same document gives the same bytes.
 
     fonts: folders with fonts that the PDF may use beside its own.
@@ -80,21 +80,21 @@ def write_report(
         ReportError: the run is not in the lake, cannot be typeset, or the file cannot be written.
         sql.LakeError: the lake cannot be read, or does not take the report.
     """
-    told = report_document(lake, run_id)
-    data = rendered(told, kind, fonts)
+    told = load_document(lake, run_id)
+    data = render_report(told, kind, fonts)
     path: Root = Path(out) if out is not None else lake / "runs" / told.run_id / f"report.{kind}"
     if by is not None:
         # First: no report lies about that the ledger lacks.
         where = {} if out is not None else {"path": f"runs/{told.run_id}/report.{kind}"}
-        note_report(lake, told.run_id, kind, data, by, signer, **where)
+        record_report(lake, told.run_id, kind, data, by, signer, **where)
     if isinstance(path, Path):
-        return write_page(data, path, "report")
+        return write_output(data, path, "report")
     with stores.written_aside(path) as aside:
         aside.write_bytes(data)
     return path
 
 
-def note_report(
+def record_report(
     lake: Root, run_id: str, kind: str, data: bytes, by: str, signer: Signer | None = None, **where: str
 ) -> None:
     """Note a report's sha256 in the lake's ledger, once, so that a copy can be told from one that was changed.
@@ -111,7 +111,7 @@ def note_report(
         ) from error
 
 
-def write_page(page: str | bytes, path: Path, command: str) -> Path:
+def write_output(page: str | bytes, path: Path, command: str) -> Path:
     """Write a page aside and put it in its place; returns the path. command: what the message names.
 
     Raises:

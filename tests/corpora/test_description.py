@@ -4,7 +4,7 @@ import pytest
 
 from corpora import Pair, open_corpus
 from corpora.description import EXAMPLES, describe
-from review.report.contact_sheet import facts, write_contact_sheet
+from review.report.contact_sheet import describe_corpus, write_contact_sheet
 from review.report.html import ReportError
 
 
@@ -32,7 +32,7 @@ def test_every_row_is_accounted_for(described):
 def test_the_page_shows_figures_and_pictures_and_escapes_everything(described, tmp_path):
     corpus, told = described
     page = write_contact_sheet(corpus, told, "<b>corpus</b>", tmp_path / "new" / "page.html").read_text()
-    assert dict(facts(told))["Rows"] == "9: 4 pairs, 5 rows with an error"
+    assert dict(describe_corpus(told))["Rows"] == "9: 4 pairs, 5 rows with an error"
     assert page.count("data:image/png") >= 3
     assert "<script" not in page
     assert "&lt;b&gt;corpus&lt;/b&gt;" in page

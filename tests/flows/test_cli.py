@@ -12,7 +12,7 @@ from pypdf import PdfReader
 from typer.testing import CliRunner
 
 from flows import cli
-from review.report.contact_sheet import page_of
+from review.report.contact_sheet import default_output
 from stores import ledger
 from stores.keys import load_key, new_key
 from tasks.records import AlertRules
@@ -473,7 +473,7 @@ def test_a_page_is_called_after_its_corpus_and_no_other_file_is_overwritten(phan
     ],
 )  # fmt: skip
 def test_names_of_pages(uri, name):
-    assert str(page_of(uri)) == f"corpus-{name}.html"
+    assert str(default_output(uri)) == f"corpus-{name}.html"
 
 
 def test_duplicates_are_told_apart_from_errors_and_rows_are_those_of_the_file(phantoms, tmp_path):

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import sql
-from review.evidence.decisions import Reviewer, TriageError, countersign, decide, in_force
+from review.evidence.decisions import DecisionError, Reviewer, countersign, decide, find_decision
 from stores import ledger
 from tasks.lake.prune import Policy, plan
 
@@ -166,13 +166,16 @@ def test_a_decision_upon_an_earlier_run_is_countersigned_there(nights):
     upon_second = judge(second)
     upon_first = judge(first, "confirmed", BOB)  # later, but upon the earlier run
     for run in (first, second):
-        row, record = standing(run), in_force(ledger.records(run.lake), upon_first.body["life_id"], run.run_id)
+        row, record = (
+            standing(run),
+            find_decision(ledger.records(run.lake), upon_first.body["life_id"], run.run_id),
+        )
         assert row["review"] == record.number
     judge(second, "confirmed", seen=upon_second.number)
     countersign(first.lake, ANN, upon_first.number, "review")
     assert standing(first)["decision"] == "confirmed"
     assert standing(second)["decision"] == "pending"
-    with pytest.raises(TriageError, match=f"record {upon_second.number} is not in force"):
+    with pytest.raises(DecisionError, match=f"record {upon_second.number} is not in force"):
         countersign(first.lake, BOB, upon_second.number, "review")
     countersign(first.lake, BOB, 3, "review")
     assert standing(second)["decision"] == "confirmed"

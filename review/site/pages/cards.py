@@ -9,7 +9,7 @@ import numpy as np
 from review.presentation import overlays
 from review.presentation.formatting import nats_to_bits
 from review.presentation.overlays import Box
-from review.presentation.pairs import Album, Held, Token, grid
+from review.presentation.pairs import Album, RegionShare, Token, grid
 from review.site.lake_cache import Lens
 
 MOST_BOXES: Final = 400
@@ -34,7 +34,7 @@ class Card:
     top: float
     largest: float | None
     outlines: list[Outline]
-    held: list[Held]
+    held: list[RegionShare]
     tokens: list[Token]
     image_bits: float | None
     text_bits: float | None
@@ -86,7 +86,7 @@ def _card(album: Album, row: dict[str, Any], regions: Sequence[str] | None, top:
     )
 
 
-def _telling(held: Sequence[Held]) -> list[str]:
+def _telling(held: Sequence[RegionShare]) -> list[str]:
     return [
         each.region
         for each in held

@@ -13,7 +13,7 @@ from starlette.datastructures import ImmutableMultiDict
 
 import sql
 from review.evidence import decisions as triage
-from review.evidence.decisions import Reviewer, TriageError
+from review.evidence.decisions import DecisionError, Reviewer
 from review.site.access import Access, TooOftenError, Visitor, local_path
 from review.site.lake_cache import UnknownError
 from review.site.pages.rendering import lens_of, page
@@ -147,7 +147,7 @@ def _until(form: Mapping[str, str]) -> date | None:
 
 
 def _decided(request: Request, reviewer: Reviewer, run_id: str, alert_id: str) -> Record:
-    """The record of a decision. Raises TriageError, _NotSignedError."""
+    """The record of a decision. Raises DecisionError, _NotSignedError."""
     form: ImmutableMultiDict[str, str] = request.state.form
     seen = form.get("seen", "")
     return triage.decide(
@@ -177,7 +177,7 @@ def decide(request: Request, run_id: str, alert_id: str) -> Response:
     lens_of(request).manifest(run_id)  # an unknown run is not found, rather than refused
     try:
         record = _decided(request, signer_of(request), run_id, alert_id)
-    except (TriageError, _NotSignedError) as error:
+    except (DecisionError, _NotSignedError) as error:
         return _ask(request, run_id, alert_id, str(error))
     return RedirectResponse(f"/runs/{quote(run_id)}/alerts/{quote(alert_id)}?recorded={record.number}#triage", 303)
 
@@ -230,7 +230,7 @@ def _decide_one(
     run_id, _, alert_id = name.partition("/")
     try:
         recorded.append((name, _decided(request, reviewer, run_id, alert_id).number))
-    except TriageError as error:
+    except DecisionError as error:
         refused.append((name, str(error)))
 
 
@@ -248,7 +248,7 @@ def countersign(request: Request, number: int) -> Response:
             form.get("statement", ""),
             signer=request.app.state.signer,
         )
-    except (TriageError, _NotSignedError) as error:
+    except (DecisionError, _NotSignedError) as error:
         facts = _form_facts(request, lens_of(request).whole())
         return page(
             request, "countersign", 409, title="Countersign", second=facts, number=number, fault=str(error), next=there
@@ -289,6 +289,6 @@ def sign_off(request: Request, run_id: str) -> Response:
                     seen=before,
                 )
                 return RedirectResponse(f"/runs/{quote(run_id)}/sign-off?recorded={record.number}#sign-off", 303)
-            except (TriageError, _NotSignedError) as error:
+            except (DecisionError, _NotSignedError) as error:
                 fault = str(error)
     return page(request, "sign_off", 409 if fault else 200, title="Sign off", sign_off=facts, fault=fault, confirm=True)

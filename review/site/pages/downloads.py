@@ -6,7 +6,7 @@ from typing import Final
 from fastapi import APIRouter, HTTPException, Request, Response
 
 import sql
-from review.report.html import FORMATS, note_report, rendered, report_document
+from review.report.html import FORMATS, load_document, record_report, render_report
 from review.site.access import Visitor
 from review.site.lake_cache import Lens
 from review.site.pages.rendering import lens_of
@@ -30,7 +30,7 @@ def made(lens: Lens, run_id: str, kind: str, remote: bool) -> bytes:
     if not _turns.acquire(timeout=_PATIENCE):
         raise HTTPException(503, f"{AT_A_TIME} other reports are being made. Ask again in a minute.")
     try:
-        found = rendered(report_document(lens.lake, run_id, remote), kind)
+        found = render_report(load_document(lens.lake, run_id, remote), kind)
     finally:
         _turns.release()
     lens.reports.put(key, found)
@@ -49,7 +49,7 @@ def report(request: Request, run_id: str, kind: str) -> Response:
     visitor: Visitor | None = getattr(request.state, "visitor", None)
     if visitor is not None and visitor.may_write and request.state.from_here:
         by = f"review page, {visitor.full_name}" if visitor.full_name else "review page"
-        note_report(lens.lake, run_id, kind, data, by, getattr(request.app.state, "signer", None))
+        record_report(lens.lake, run_id, kind, data, by, getattr(request.app.state, "signer", None))
         # The note is a record of the ledger, and reports do not tell of reports.
         lens.reports.put((run_id, kind, lens.stamp_of_whole()), data)
     # An attachment: the page's own policy would not let the report's style through, nor should it.

@@ -8,7 +8,7 @@ import pytest
 
 import sql
 from review.evidence import decisions as triage
-from review.evidence.decisions import Reviewer, TriageError, countersign, decide, sign_off
+from review.evidence.decisions import DecisionError, Reviewer, countersign, decide, sign_off
 from stores import ledger
 
 ANN = Reviewer("Ann Example", "radiologist", "declared")
@@ -81,7 +81,7 @@ def test_a_correction_is_a_new_record(nights):
 )
 def test_what_is_no_decision_is_refused(nights, named, said):
     run = nights({})
-    with pytest.raises(TriageError, match=said):
+    with pytest.raises(DecisionError, match=said):
         judge(run, **named)
     assert ledger.records(run.lake) == []
 
@@ -89,7 +89,7 @@ def test_what_is_no_decision_is_refused(nights, named, said):
 @pytest.mark.parametrize("run_id", ["none", "../runs", "20260101T000000-aaaaaa"])
 def test_only_alerts_of_complete_runs_are_judged(nights, run_id):
     run = nights({}, status="failed")
-    with pytest.raises(TriageError, match=f"run: got '{run_id}'.* expected a complete run of .*: none"):
+    with pytest.raises(DecisionError, match=f"run: got '{run_id}'.* expected a complete run of .*: none"):
         decide(run.lake, ANN, run_id, alert_of(run), "benign", "x", "review")
 
 
@@ -111,7 +111,7 @@ def test_who_has_not_seen_a_decision_does_not_replace_it(nights):
     run = nights({}, {"region": "left"})
     judge(run, number=1, seen=0)  # another alert's
     first = judge(run, seen=0)
-    with pytest.raises(TriageError, match=r"Ann Example has decided 'benign' meanwhile \(record 2\)"):
+    with pytest.raises(DecisionError, match=r"Ann Example has decided 'benign' meanwhile \(record 2\)"):
         judge(run, "confirmed", reviewer=BOB, seen=0)
     judge(run, "confirmed", reviewer=BOB, seen=first.number)
 
@@ -145,7 +145,7 @@ def test_what_closes_nothing_needs_no_second_person(nights, decision):
 def test_nobody_countersigns_their_own(nights, name):
     run = nights({}, four_eyes=True)
     record = judge(run)
-    with pytest.raises(TriageError, match="own, expected another person's"):
+    with pytest.raises(DecisionError, match="own, expected another person's"):
         countersign(run.lake, replace(BOB, name=name), record.number, "review")
 
 
@@ -163,22 +163,22 @@ def test_a_countersignature_under_one_s_own_that_was_forged_counts_for_nothing(n
 def test_what_cannot_be_countersigned(nights):
     run = nights({}, four_eyes=True)
     first = judge(run)
-    with pytest.raises(TriageError, match="got 9, which is no record of that number"):
+    with pytest.raises(DecisionError, match="got 9, which is no record of that number"):
         countersign(run.lake, BOB, 9, "review")
     second = judge(run, "confirmed")
-    with pytest.raises(TriageError, match=r"record 1 is not in force, Ann Example has decided since \(record 2\)"):
+    with pytest.raises(DecisionError, match=r"record 1 is not in force, Ann Example has decided since \(record 2\)"):
         countersign(run.lake, BOB, first.number, "review")
     done = countersign(run.lake, BOB, second.number, "review", "looked at the same pairs")
-    with pytest.raises(TriageError, match="which is a record of kind countersign"):
+    with pytest.raises(DecisionError, match="which is a record of kind countersign"):
         countersign(run.lake, BOB, done.number, "review")
-    with pytest.raises(TriageError, match=r"was countersigned by Bob Other \(record 3\)"):
+    with pytest.raises(DecisionError, match=r"was countersigned by Bob Other \(record 3\)"):
         countersign(run.lake, replace(BOB, name="Cy"), second.number, "review")
 
 
 def test_a_second_signature_is_known_as_well_as_the_first(nights):
     run = nights({}, four_eyes=True)
     record = judge(run, reviewer=BOB)
-    with pytest.raises(TriageError, match=r"a name that was only said, expected .* \(identity 'password'\)"):
+    with pytest.raises(DecisionError, match=r"a name that was only said, expected .* \(identity 'password'\)"):
         countersign(run.lake, ANN, record.number, "review")
     said = {"name": "Ann Example", "role": "x", "identity": "declared"}
     body = {"record": 1, "record_sha256": record.sha256, "meaning": "review", "statement": "", "reviewer": said}
@@ -198,10 +198,10 @@ def test_a_decision_between_counting_and_signing_is_not_signed(nights, monkeypat
         return found
 
     monkeypatch.setattr(triage, "_counted", slowly)
-    with pytest.raises(TriageError, match=r"Ann Example has decided or signed meanwhile \(record 1\)"):
+    with pytest.raises(DecisionError, match=r"Ann Example has decided or signed meanwhile \(record 1\)"):
         sign_off(run.lake, BOB, run.run_id, "responsibility", "fit for use")
     monkeypatch.setattr(triage, "_counted", counted)
-    with pytest.raises(TriageError, match="meanwhile"):
+    with pytest.raises(DecisionError, match="meanwhile"):
         sign_off(run.lake, BOB, run.run_id, "responsibility", "fit for use", seen=0)
     assert sign_off(run.lake, BOB, run.run_id, "review", "seen").body["alerts"] == {
         "open": 1,
@@ -221,7 +221,7 @@ def test_a_run_that_is_damaged_stops_nobody_from_signing_another(nights, place):
     assert ("gap" in record.body) == (place == "manifest.json")  # whose run it is, nobody can tell
     (first.folder / place).write_bytes(b"{")
     assert "gap" in sign_off(third.lake, ANN, third.run_id, "review", "seen").body
-    with pytest.raises((TriageError, sql.LakeError)):
+    with pytest.raises((DecisionError, sql.LakeError)):
         sign_off(first.lake, ANN, first.run_id, "review", "seen")
 
 
@@ -280,5 +280,5 @@ def test_every_name_is_one_of_its_list():
 )
 def test_a_name_that_looks_like_anothers_is_refused(nights, name, said):
     run = nights({})
-    with pytest.raises(TriageError, match=said):
+    with pytest.raises(DecisionError, match=said):
         judge(run, reviewer=Reviewer(name, "reader", "declared"))

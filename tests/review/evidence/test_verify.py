@@ -19,7 +19,7 @@ from flows import cli
 from review.evidence import damage
 from review.evidence import verify as verifying
 from review.evidence.decisions import Reviewer, countersign, decide, sign_off
-from review.evidence.verify import VerifyError, WrittenReport, verify, written_report
+from review.evidence.verify import VerifyError, WrittenReport, find_written_report, verify
 from stores import ledger
 from stores.keys import load_key, new_key
 from tasks.lake.compact import compact_run
@@ -502,7 +502,7 @@ def test_what_has_changed_what_a_report_says_is_counted(nights, monkeypatch):
 
     before = judge(earlier)
     record = ledger.note_report(run.lake, run.run_id, "html", b"a report")
-    assert written_report(run.lake, b"a report") == WrittenReport(record, [], [])
+    assert find_written_report(run.lake, b"a report") == WrittenReport(record, [], [])
     numbers = [
         countersign(run.lake, BOB, before.number, "review").number,
         judge(earlier, "waived", until=today).number,
@@ -513,11 +513,11 @@ def test_what_has_changed_what_a_report_says_is_counted(nights, monkeypatch):
     run.rewrite("compacted", "as a test")
     numbers.append(ledger.records(run.lake)[-1].number)
     assert ledger.records(run.lake)[-1].kind == "rewrite"
-    found = written_report(run.lake, b"a report")
+    found = find_written_report(run.lake, b"a report")
     assert ([one.number for one in found.since], found.over) == (numbers, [])
 
     ledger.note_report(run.lake, run.run_id, "html", b"another")
-    assert written_report(run.lake, b"another").over == []
+    assert find_written_report(run.lake, b"another").over == []
 
     class Tomorrow(datetime):
         @classmethod
@@ -525,7 +525,7 @@ def test_what_has_changed_what_a_report_says_is_counted(nights, monkeypatch):
             return datetime.now(zone) + timedelta(days=1)
 
     monkeypatch.setattr(verifying, "datetime", Tomorrow)
-    assert [one.number for one in written_report(run.lake, b"another").over] == numbers[1:2]
+    assert [one.number for one in find_written_report(run.lake, b"another").over] == numbers[1:2]
 
 
 def test_a_report_is_held_against_a_key_and_a_head_too(whole, tmp_path):

@@ -15,7 +15,7 @@ from review.evidence.decisions import Reviewer, countersign, decide, sign_off
 from review.report import blocks as parts
 from review.report.chapters import document
 from review.report.facts import gather
-from review.report.html import ReportError, rendered, report_document, write_report
+from review.report.html import ReportError, load_document, render_report, write_report
 from review.report.pdf import typeset
 from review.report.requirements import ASKED
 from stores import ledger
@@ -32,7 +32,7 @@ def squeezed(text):
 
 
 def html_text(told):
-    page = rendered(told, "html").decode()
+    page = render_report(told, "html").decode()
     body = re.sub(r"<style>.*?</style>|<[^>]*>", "", page, flags=re.DOTALL)
     for code, mark in (("&lt;", "<"), ("&gt;", ">"), ("&#34;", '"'), ("&#39;", "'"), ("&amp;", "&")):
         body = body.replace(code, mark)
@@ -40,7 +40,7 @@ def html_text(told):
 
 
 def pdf_of(told):
-    return PdfReader(io.BytesIO(rendered(told, "pdf")))
+    return PdfReader(io.BytesIO(render_report(told, "pdf")))
 
 
 def pdf_text(told):
@@ -100,7 +100,7 @@ def test_page_and_pdf_say_the_same(lake, judged):
     countersign(lake.path, JO, record.number, "approval", "So it is.")
     decide(lake.path, ADA, RUN, phrase, "needs_data", "More of them.", "review")
     sign_off(lake.path, JO, RUN, "approval", "Not for use.", four_eyes=True)
-    told = report_document(lake.path, RUN)
+    told = load_document(lake.path, RUN)
     shown = {"page": html_text(told), "PDF": pdf_text(told)}
     said = [text for text in parts.strings(told) if text.strip() and text != told.foot]  # which stands on each page
     assert len(said) > 300
@@ -113,7 +113,7 @@ def test_decisions_and_sign_offs_stand_with_name_time_and_meaning(lake, judged):
     first, _ = alert_ids(judged)
     record = decide(lake.path, ADA, RUN, first, "confirmed", "The tag is burnt in.", "review")
     signed = sign_off(lake.path, JO, RUN, "approval", "Not for use before it was trained anew.")
-    told = report_document(lake.path, RUN)
+    told = load_document(lake.path, RUN)
     for text in (html_text(told), pdf_text(told)):
         for record_, who in ((record, ADA), (signed, JO)):
             assert (
@@ -131,10 +131,10 @@ def test_decisions_and_sign_offs_stand_with_name_time_and_meaning(lake, judged):
 
 def test_what_is_undecided_is_said_in_words(lake, judged):
     first, phrase = alert_ids(judged)
-    assert "Nobody has signed this run off" in rendered(report_document(lake.path, RUN), "html").decode()
+    assert "Nobody has signed this run off" in render_report(load_document(lake.path, RUN), "html").decode()
     decide(lake.path, ADA, RUN, first, "benign", "Fine.", "review", four_eyes=True)
     decide(lake.path, ADA, RUN, phrase, "needs_data", "More.", "review")
-    text = html_text(report_document(lake.path, RUN))
+    text = html_text(load_document(lake.path, RUN))
     assert squeezed("in pairs whose caption contains “dense”: a second person has to countersign record 1.") in text
     assert squeezed(": Ada Okafor asked for more data.") in text
     assert squeezed("Decided 0 of 2 alerts that stand on their own") in text
@@ -143,7 +143,7 @@ def test_what_is_undecided_is_said_in_words(lake, judged):
     decide(
         lake.path, JO, RUN, phrase, "waived", "Boilerplate.", "review", until=datetime(2999, 1, 1, tzinfo=UTC).date()
     )
-    text = html_text(report_document(lake.path, RUN))
+    text = html_text(load_document(lake.path, RUN))
     assert squeezed("Nothing: every alert that stands on its own is decided.") in text
     assert squeezed("1 earlier decision, no longer in force") in text
     assert squeezed("Waived until 2999-01-01, that day included") in text
@@ -164,23 +164,23 @@ def test_a_decision_of_an_earlier_run_holds_until_the_evidence_changes(lake, jud
         run = lake.write(lake.begin(run_id), [make_pair(0, "dense shadow")], finish=False, **raised)
         run.write_table("lives", [{**life, "score_effect": effect}])
         run.finish("completed")
-    text = html_text(report_document(lake.path, "20260102T000000-bbbbbb"))
+    text = html_text(load_document(lake.path, "20260102T000000-bbbbbb"))
     assert squeezed("confirmed: the model should not rely on this, carried over") in text
     assert squeezed(f"Looked at run {RUN}, carried over to this run") in text
     assert squeezed("Still firing: raised before, and not worse since; first seen") in text
-    text = html_text(report_document(lake.path, "20260103T000000-cccccc"))
+    text = html_text(load_document(lake.path, "20260103T000000-cccccc"))
     assert (
         squeezed("open again, as the evidence has changed: its effect is 3.000, was judged at 0.200 to 0.400") in text
     )
     assert squeezed("It was confirmed: the model should not") in text
     (lake.path / judged.relative_path("alerts")).unlink()  # what befell another run
-    text = html_text(report_document(lake.path, "20260102T000000-bbbbbb"))
+    text = html_text(load_document(lake.path, "20260102T000000-bbbbbb"))
     assert squeezed("Other runs of this audit could not be read") in text
 
 
 def test_the_first_pages_say_what_was_audited_and_what_was_left_out(lake, judged):
     judged.update(counts={"corpus_rows": 10, "not_sampled": 6, "errors": 1})
-    text = html_text(report_document(lake.path, RUN))
+    text = html_text(load_document(lake.path, RUN))
     assert squeezed("Not sampled 6 rows: drawn by hash, not read") in text
     assert squeezed("Rejected 1: missing_image 1") in text
     for digest in ("a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32, "e5" * 32):
@@ -188,9 +188,9 @@ def test_the_first_pages_say_what_was_audited_and_what_was_left_out(lake, judged
 
 
 def test_a_re_flagged_run_does_not_claim_that_its_thresholds_came_first(lake, judged):
-    assert "which were known" not in str(report_document(lake.path, RUN))
+    assert "which were known" not in str(load_document(lake.path, RUN))
     judged.update(reflags="20251231T000000-999999")
-    assert "which were known when its settings were chosen" in str(report_document(lake.path, RUN))
+    assert "which were known when its settings were chosen" in str(load_document(lake.path, RUN))
 
 
 def test_alerts_that_went_are_told(lake, judged, make_pair):
@@ -200,7 +200,7 @@ def test_alerts_that_went_are_told(lake, judged, make_pair):
         "state": "confirmed", "first_run": "a", "last_run": "a", "last_seen": datetime(2025, 12, 31, tzinfo=UTC),
     }  # fmt: skip
     judged.write_table("lives", [row])
-    text = html_text(report_document(lake.path, RUN))
+    text = html_text(load_document(lake.path, RUN))
     assert squeezed("resolved frame word “film” confirmed 2025-12-31 00:00:00 UTC its rule no longer raises it") in text
 
 
@@ -237,7 +237,7 @@ def test_what_a_corpus_says_never_becomes_markup_of_the_pdf(lake, make_pair):
     run = lake.write(lake.begin(RUN), pairs, finish=False)
     lake.alert(run, [{"region": HOSTILE[0], "slice": HOSTILE[3], "pair_ids": [pair["pair_id"] for pair in pairs]}])
     run.finish("completed", HOSTILE[1])
-    told = report_document(lake.path, RUN)
+    told = load_document(lake.path, RUN)
     reader = pdf_of(told)
     text = squeezed("".join(page.extract_text() for page in reader.pages))
     for caption in HOSTILE[:3]:
@@ -254,7 +254,7 @@ def test_what_a_corpus_says_never_becomes_markup_of_the_pdf(lake, make_pair):
 
 def test_scripts_from_right_to_left_are_shaped_by_the_fonts_that_come_along(lake, make_pair):
     lake.write(lake.begin(RUN), [make_pair(0, HOSTILE[3]), make_pair(1, HOSTILE[4])])
-    text = "".join(page.extract_text() for page in pdf_of(report_document(lake.path, RUN)).pages)
+    text = "".join(page.extract_text() for page in pdf_of(load_document(lake.path, RUN)).pages)
     assert "‹U+" not in text
     plain = squeezed(unicodedata.normalize("NFKC", text))
     assert all(mark in plain for mark in squeezed(HOSTILE[3] + HOSTILE[4]))
@@ -262,7 +262,7 @@ def test_scripts_from_right_to_left_are_shaped_by_the_fonts_that_come_along(lake
 
 def test_fonts_of_ones_own_show_what_the_others_do_not_have(lake, make_pair):
     lake.write(lake.begin(RUN), [make_pair(0, "a smile 😀")])
-    told = report_document(lake.path, RUN)
+    told = load_document(lake.path, RUN)
     fonts = Path(mpl.get_data_path()) / "fonts" / "ttf"
     texts = [
         "".join(page.extract_text() for page in PdfReader(io.BytesIO(typeset(told, chosen))).pages)
@@ -273,7 +273,7 @@ def test_fonts_of_ones_own_show_what_the_others_do_not_have(lake, make_pair):
 
 
 def test_the_pdf_is_archival_tagged_and_the_same_each_time(lake, judged):
-    told = report_document(lake.path, RUN)
+    told = load_document(lake.path, RUN)
     data = typeset(told)
     assert data == typeset(told)
     reader = PdfReader(io.BytesIO(data))
@@ -299,7 +299,7 @@ def test_a_run_that_came_to_no_end_has_a_pdf_too(lake, status):
     run = lake.begin(RUN)
     if status != "running":
         run.finish(status, "OSError: disk full")
-    assert len(pdf_of(report_document(lake.path, RUN)).pages) > 3
+    assert len(pdf_of(load_document(lake.path, RUN)).pages) > 3
 
 
 def test_a_written_report_is_noted_in_the_ledger_once(lake, judged, tmp_path):

@@ -102,7 +102,7 @@ def test_a_confirmed_alert_shows_its_test_beside_its_controls(lake, make_pair):
     assert "mean of its surroundings 64 0.310 0.010 0.320 0.200 to 0.400 0.050 < 0.0001 < 0.0001 yes" in page.text
     assert "the 12 tests of this run" in page.text
     assert "put into 60 images whose captions say something else" in page.text
-    assert "Of 1 random region of that size over random slices, none were confirmed" in page.text
+    assert "Of 1 random region of that size in random slices, none were confirmed" in page.text
 
 
 def test_an_alert_that_was_not_tested_says_so(lake, make_pair):
@@ -200,8 +200,8 @@ def test_nats_are_shown_as_bits(lake, make_pair):
         ("failed", "OSError: disk full", "Failed: OSError: disk full"),
         ("failed", None, "Failed: no reason was stored"),
         ("interrupted", "KeyboardInterrupt", "Interrupted: KeyboardInterrupt"),
-        ("running", None, "Not finished: the run is under way, or was cut off"),
-        ("completed", None, "No alert, as no pair was attributed"),
+        ("running", None, "Not finished: the run is in progress or was interrupted"),
+        ("completed", None, "No alerts, because no pair was attributed"),
     ],
 )
 def test_a_run_without_attributions_is_reported_in_every_status(lake, status, reason, headline):
@@ -218,14 +218,14 @@ def test_no_alert_of_a_run_with_shards_set_aside_says_so(lake, make_pair):
     lake.write(run, [make_pair(number) for number in range(6)])
     run.finish("completed_with_errors", "1 of 2 shards were set aside")
     page = page_of(lake)
-    assert "<h1>No alert, but parts of the corpus were set aside</h1>" in page.html
+    assert "<h1>No alerts, but parts of the corpus failed</h1>" in page.html
     assert "completed with errors: 1 of 2 shards were set aside" in page.text
 
 
 def test_no_alert_is_said_with_the_thresholds_and_the_near_misses(lake, make_pair):
     lake.write(lake.begin(), [make_pair(number) for number in range(6)])
     page = page_of(lake)
-    assert "<h1>No alert</h1>" in page.html
+    assert "<h1>No alerts</h1>" in page.html
     assert "No region held 2.0 times its share" in page.text
     assert "corner top-left word “shadow” 6 40.0% 6.25% 6.40 no alert" in page.text
     assert "4 pairs chosen without regard to any result" in page.text

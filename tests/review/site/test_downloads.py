@@ -63,7 +63,7 @@ def test_what_is_not_there_is_not_found(served, path):
 
 def test_a_report_is_made_once_until_something_is_written(served, lake, make_pair, monkeypatch):
     made = []
-    monkeypatch.setattr(downloads, "rendered", lambda told, kind: made.append(kind) or b"report")
+    monkeypatch.setattr(downloads, "render_report", lambda told, kind: made.append(kind) or b"report")
     client = served()
     for _ in range(3):
         assert client.get(f"/runs/{RUN}/report.html").content == b"report"

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import stores
 from corpora.errors import CorpusError
 from corpora.records import Reason
-from stores import translated
+from stores import translate_errors
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -38,10 +38,10 @@ def root_of(text: str) -> Root:
     """The root that a path or URL names. Nothing is opened; of a URL, the driver is loaded.
 
     Raises:
-        CorpusError: a URL that is not taken; see `stores.root_of`.
+        CorpusError: a URL that is not taken; see `stores.parse_root`.
     """
     try:
-        return stores.root_of(text, "corpus")
+        return stores.parse_root(text, "corpus")
     except stores.UrlError as error:
         raise CorpusError(str(error)) from error
 
@@ -70,7 +70,7 @@ def info(path: "UPath") -> dict[str, Any]:
         ConnectionError: the store cannot be reached, or does not answer in time.
         OSError: whatever else the driver says.
     """
-    with translated():
+    with translate_errors():
         found: dict[str, Any] = path.fs.info(path.path)
         return found
 
@@ -128,7 +128,7 @@ def entries(folder: "UPath") -> list[tuple[str, bool]]:
         CorpusError: the folder may not be listed, or the store cannot be reached.
     """
     try:
-        with translated():
+        with translate_errors():
             found = folder.fs.ls(folder.path, detail=True)
             folder.fs.invalidate_cache(folder.path)  # else what changes later would keep its size of now
     except FileNotFoundError:
@@ -208,7 +208,7 @@ def open_binary(path: Root, ahead: int | None = None) -> BinaryIO:
 
 def read_at_most(path: "UPath", size: int) -> bytes:
     """The first bytes of a remote file, in one request. Raises what `info` raises."""
-    with translated():
+    with translate_errors():
         if is_web(path):
             # As a stream: a server need not keep to the range that it was asked for.
             with io.BufferedReader(_Remote(path, block_size=0)) as file:
@@ -314,7 +314,7 @@ class _Remote(io.RawIOBase):
 
     def __init__(self, path: "UPath", block_size: int | None = None) -> None:
         self._path, self._may_fetch = path, is_web(path) and block_size != 0
-        with translated():
+        with translate_errors():
             kept = _copies.kept(path) if self._may_fetch else None
             self._file: Any = kept or path.open("rb", block_size=BLOCK_BYTES if block_size is None else block_size)
 
@@ -326,7 +326,7 @@ class _Remote(io.RawIOBase):
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
         view = memoryview(buffer).cast("B")
-        with translated():
+        with translate_errors():
             try:
                 data = self._file.read(len(view))
             except ValueError:

@@ -101,7 +101,7 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         "seed": config.bottleneck.seed,
         "code_version": code_version(),
         "environment": environment(),
-        "rules": {name: sql.digest(f"rules/{name}") for name in sql.names("rules")}
+        "rules": {name: sql.query_digest(f"rules/{name}") for name in sql.query_names("rules")}
         | {name: sql.text_digest(text) for name, text in config.own_rules.items()},
         "four_eyes": config.review.four_eyes,
         "chained": True,  # its end is in the lake's ledger, or something is amiss
@@ -115,7 +115,7 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         except sql.LakeError as error:  # nothing is lost yet: the lake cannot be what was meant
             raise BadInputError(str(error)) from error
         return run
-    records = {record["run_id"]: record for record in sql.manifests(lake)}
+    records = {record["run_id"]: record for record in sql.read_manifests(lake)}
     if resume not in records:
         known = ", ".join(records) or "none"
         raise ResumeError(f"resume: got {resume!r}, expected an unfinished run of {lake}, which has: {known}")
@@ -286,7 +286,7 @@ def begun_by(lake: Root, flow_run: str | None) -> str | None:
     """The unfinished run that an earlier attempt of a flow run began, which Prefect starts again under the same id."""
     if flow_run is None:
         return None
-    begun = [record for record in sql.manifests(lake) if record.get("flow_run") == flow_run]
+    begun = [record for record in sql.read_manifests(lake) if record.get("flow_run") == flow_run]
     return begun[-1]["run_id"] if begun and begun[-1]["status"] not in (*sql.COMPLETE, sql.PRUNED) else None
 
 

@@ -717,7 +717,7 @@ def _complete_run(lake: Root, run_id: str) -> str:
     """A run's id, or that of the newest complete one for `latest`."""
     if run_id != "latest":
         return run_id
-    complete = [record["run_id"] for record in sql.manifests(lake) if record["status"].startswith("completed")]
+    complete = [record["run_id"] for record in sql.read_manifests(lake) if record["status"].startswith("completed")]
     if not complete:
         _stop(Exit.BAD_INPUT, f"got latest, expected a complete run in {lake}, which has none; run an audit first")
     return str(complete[-1])
@@ -820,7 +820,7 @@ def compact(
     rows: list[dict[str, Any]] = []
     refused: list[str] = []
     try:
-        known = {record["run_id"]: record["status"] for record in sql.manifests(root)}
+        known = {record["run_id"]: record["status"] for record in sql.read_manifests(root)}
         complete = [name for name, status in known.items() if status in sql.COMPLETE]
         wanted = complete if everything else complete[-1:] if run_id == "latest" else [run_id or ""]
         if not everything and (not wanted or wanted[0] not in known):
@@ -1030,13 +1030,13 @@ def verify(
     from review.evidence.verify import VerifyError, lines, verify_ledger
     from review.evidence.verify import as_json as told
     from review.evidence.verify import verify as recompute
-    from stores.keys import KeyFileError, load_public
+    from stores.keys import KeyFileError, load_public_key
 
     if run_id is None and report_file is None:
         _stop(Exit.BAD_INPUT, "verify: got nothing to verify, expected a run's id, latest, all, or --report FILE")
     try:
         answer: dict[str, Any] = {} if report_file is None else _verified_report(_root(lake), report_file)
-        public = None if public_key is None else load_public(public_key)
+        public = None if public_key is None else load_public_key(public_key)
         verdict = None
         if run_id is not None:
             verdict = recompute(_root(lake), run_id, public, head)
@@ -1100,7 +1100,7 @@ def adopt(
 
     root, signer = _root(lake), _signer(key)
     try:
-        known = [record["run_id"] for record in sql.manifests(root)]
+        known = [record["run_id"] for record in sql.read_manifests(root)]
         if run_id not in ("all", *known):
             newest = ", ".join(known[:-6:-1]) or "none"
             _stop(Exit.BAD_INPUT, f"adopt: got {run_id!r}, expected all, or a run of the lake {root}: {newest}")
@@ -1141,7 +1141,7 @@ def new_key(
 ) -> None:
     """Make a key (Ed25519). Keep the private one secret and backed up; give the public one to who verifies."""
     from stores.keys import KeyFileError
-    from stores.keys import new_key as make
+    from stores.keys import create_key as make
 
     try:
         public = make(path)

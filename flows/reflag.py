@@ -41,7 +41,7 @@ OTHERS = ("corpus", "bottleneck", "regions", "discover", "clusters", "confirm")
 
 def complete_run(lake: Root, run_id: str) -> dict[str, Any]:
     """Manifest of a complete run; `latest` is the latest that has attributions of its own. Raises BadInputError."""
-    complete = {record["run_id"]: record for record in sql.manifests(lake) if sql.is_complete(record)}
+    complete = {record["run_id"]: record for record in sql.read_manifests(lake) if sql.is_complete(record)}
     if run_id == "latest":
         run_id = next((key for key in reversed(complete) if not complete[key].get("reflags")), run_id)
     if run_id not in complete:
@@ -84,7 +84,7 @@ def begin_reflag(lake: Root, run_id: str, alerts: AlertsConfig, phrases: Phrases
             "config_digest": config_digest(config),
             "code_version": code_version(),
             "environment": environment(),
-            "rules": {name: sql.digest(f"rules/{name}") for name in sql.names("rules")} | digests,
+            "rules": {name: sql.query_digest(f"rules/{name}") for name in sql.query_names("rules")} | digests,
             "chained": True,
         }
     )

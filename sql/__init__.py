@@ -14,7 +14,7 @@ Parquet files are the truth. Every connection is in memory, with views over the 
 
 from sql.lake import (
     COMPLETE,
-    FROM_LEDGER,
+    LEDGER_TABLES,
     PRUNED,
     TABLES,
     Connection,
@@ -23,15 +23,15 @@ from sql.lake import (
     is_complete,
     manifest_path,
     manifest_sha256,
-    manifests,
+    read_manifests,
 )
-from sql.queries import conform, digest, names, query, schema, text_digest
+from sql.queries import conform, query_digest, query_names, query_text, schema, text_digest
 from sql.read import QueryError, frame, read, read_table, rows, table
 from stores import LakeError
 
 __all__ = [
     "COMPLETE",
-    "FROM_LEDGER",
+    "LEDGER_TABLES",
     "PRUNED",
     "TABLES",
     "Connection",
@@ -40,15 +40,15 @@ __all__ = [
     "audit_id",
     "conform",
     "connect",
-    "digest",
     "frame",
     "is_complete",
     "manifest_path",
     "manifest_sha256",
-    "manifests",
-    "names",
-    "query",
+    "query_digest",
+    "query_names",
+    "query_text",
     "read",
+    "read_manifests",
     "read_table",
     "rows",
     "schema",

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import stores
-from sql.queries import conform, names, query, schema
+from sql.queries import conform, query_names, query_text, schema
 from stores import LakeError, Root, ledger
 
 TABLES = (
@@ -26,7 +26,7 @@ TABLES = (
     *("confirmations", "self_audits", "alerts", "lives", "notifications", "validations"),
 )
 """Tables that runs store as Parquet files."""
-FROM_LEDGER = {"reviews": "review", "countersigns": "countersign", "sign_offs": "sign_off"}
+LEDGER_TABLES = {"reviews": "review", "countersigns": "countersign", "sign_offs": "sign_off"}
 """Tables that are read from the ledger, each with the kind of its records."""
 COMPLETE = ("completed", "completed_with_errors")
 """Statuses of a run that went through all its stages. Its files are sealed and later runs may build on it."""
@@ -67,23 +67,23 @@ def manifest_sha256(lake: Root, run_id: str) -> str:
         FileNotFoundError: The run has no manifest.
         LakeError: The store does not answer.
     """
-    return hashlib.sha256(stores.contents(manifest_path(lake, run_id))).hexdigest()
+    return hashlib.sha256(stores.read_bytes(manifest_path(lake, run_id))).hexdigest()
 
 
-def manifests(lake: Root, run_id: str | None = None, beside: Collection[str] = ()) -> list[dict[str, Any]]:
+def read_manifests(lake: Root, run_id: str | None = None, also: Collection[str] = ()) -> list[dict[str, Any]]:
     """Return the manifests of a lake's runs, oldest first.
 
     Args:
         lake: Folder or URL of the lake.
         run_id: Read the manifest of this run only. Default: all runs.
-        beside: With `run_id`: further runs to read.
+        also: With `run_id`: further runs to read.
 
     Raises:
         LakeError: A manifest cannot be read.
     """
     found = []
-    run_ids = stores.folders(lake / "runs") if run_id is None else sorted({run_id, *beside})
-    for path, data in stores.contents_of_all(manifest_path(lake, name) for name in run_ids):
+    run_ids = stores.list_folders(lake / "runs") if run_id is None else sorted({run_id, *also})
+    for path, data in stores.read_all(manifest_path(lake, name) for name in run_ids):
         name = path.parent.name
         try:
             record = json.loads(data.decode())
@@ -110,8 +110,8 @@ def manifests(lake: Root, run_id: str | None = None, beside: Collection[str] = (
 def connect(
     lake: Root,
     run_id: str | None = None,
-    beside: Collection[str] = (),
-    reviewed: bool | None = None,
+    also: Collection[str] = (),
+    with_decisions: bool | None = None,
     memory: str | None = None,
     threads: int | None = None,
 ) -> Connection:
@@ -123,8 +123,8 @@ def connect(
     Args:
         lake: Folder or URL of the lake.
         run_id: Open this run only: damage to another run does not matter, and no other run can be read. Default: all.
-        beside: With `run_id`: further runs to open.
-        reviewed: Whether to read people's decisions from the ledger. Default: only without `run_id`, because the
+        also: With `run_id`: further runs to open.
+        with_decisions: Whether to read people's decisions from the ledger. Default: only without `run_id`, because the
             results of an audit must not depend on decisions.
         memory: DuckDB's memory limit, such as `2GB`. What a function allocates within one row does not count.
         threads: Threads of DuckDB. Default: one per core.
@@ -135,10 +135,10 @@ def connect(
     """
     if isinstance(lake, Path):
         lake = lake.resolve()
-    records = manifests(lake, run_id, beside)
+    records = read_manifests(lake, run_id, also)
     if not (lake.is_dir() if isinstance(lake, Path) else records or run_id is not None):
         raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
-    decisions = ledger.records(lake) if (run_id is None if reviewed is None else reviewed) else []
+    decisions = ledger.read_records(lake) if (run_id is None if with_decisions is None else with_decisions) else []
     settings = {"memory_limit": memory, "threads": threads}
     connection = duckdb.connect(config={key: value for key, value in settings.items() if value is not None})
     connection.execute("SET TimeZone = 'UTC'")
@@ -149,16 +149,16 @@ def connect(
     if isinstance(lake, Path):
         for table in TABLES:
             _define_table(connection, table, [lake / entry["path"] for entry in entries[table]])
-        runs = [lake] if run_id is None else [lake / "runs" / name for name in (run_id, *beside)]
+        runs = [lake] if run_id is None else [lake / "runs" / name for name in (run_id, *also)]
         kind, readable = "allowed_directories", runs
     else:
         _define_remote_tables(connection, lake, entries)
-        files = (stores.kept(entry["sha256"]) for table in TABLES for entry in entries[table])
+        files = (stores.copy_path(entry["sha256"]) for table in TABLES for entry in entries[table])
         kind, readable = "allowed_paths", [*map(_empty_file, TABLES), *files]
     _define_runs(connection, records)
     _define_decisions(connection, decisions)
-    for name in names("macros"):
-        connection.execute(query(f"macros/{name}"))
+    for name in query_names("macros"):
+        connection.execute(query_text(f"macros/{name}"))
     _define_views(connection)
     if (remote := _remote_tables.get(connection)) is not None:
         remote.unlink_stubs()
@@ -171,17 +171,17 @@ def connect(
 
 def _define_views(connection: Connection) -> None:
     """Define the views of `views/`, which may build on one another, in an order that works."""
-    pending = names("views")
+    pending = query_names("views")
     while pending:
         rest = [name for name in pending if not _try_view(connection, name)]
         if len(rest) == len(pending):
-            connection.execute(query(f"views/{rest[0]}"))  # raises the true error
+            connection.execute(query_text(f"views/{rest[0]}"))  # raises the true error
         pending = rest
 
 
 def _try_view(connection: Connection, name: str) -> bool:
     try:
-        connection.execute(query(f"views/{name}"))
+        connection.execute(query_text(f"views/{name}"))
     except duckdb.CatalogException:
         return False
     return True
@@ -198,7 +198,7 @@ def _define_table(connection: Connection, table: str, files: list[Path]) -> None
     if files:
         _view_files(connection, table, files)
     else:
-        connection.execute(query(f"schema/{table}"))
+        connection.execute(query_text(f"schema/{table}"))
     connection.execute("USE main")
 
 
@@ -229,7 +229,7 @@ class _RemoteTables:
     fetching: threading.Lock = field(default_factory=threading.Lock)
 
     def stub(self, table: str) -> Path:
-        return stores.scratch() / f"{self.name}.{table}.remote"
+        return stores.scratch_folder() / f"{self.name}.{table}.remote"
 
     def unlink_stubs(self) -> None:
         for table in self.entries:
@@ -252,7 +252,7 @@ def _define_remote_tables(connection: Connection, lake: Root, entries: dict[str,
     """Define the tables of a remote lake: over their local copies where all are here, else over stubs."""
     remote = _RemoteTables(lake, {})
     for table in TABLES:
-        files = [stores.kept(entry["sha256"]) for entry in entries[table]]
+        files = [stores.copy_path(entry["sha256"]) for entry in entries[table]]
         if all(file.is_file() for file in files):
             _define_table(connection, table, files and _with_all_columns(table, files))
             continue
@@ -291,9 +291,9 @@ def _with_all_columns(table: str, files: list[Path]) -> list[Path]:
 
 def _empty_file(table: str) -> Path:
     """Return a Parquet file of a table without rows."""
-    path = stores.scratch() / f"{table}.empty"
+    path = stores.scratch_folder() / f"{table}.empty"
     if not path.is_file():
-        with stores.written_aside(path) as aside:
+        with stores.write_atomically(path) as aside:
             pq.write_table(schema(table).empty_table(), aside)
     return path
 
@@ -307,11 +307,11 @@ def _define_runs(connection: Connection, records: list[dict[str, Any]]) -> None:
 
 
 def _define_decisions(connection: Connection, records: Iterable[ledger.Record]) -> None:
-    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in FROM_LEDGER.values()}
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in LEDGER_TABLES.values()}
     for record in records:
         if record.kind in rows:
             rows[record.kind].append(_decision_row(record))
-    for table, kind in FROM_LEDGER.items():
+    for table, kind in LEDGER_TABLES.items():
         try:
             _insert(connection, table, rows[kind])
         except (pa.ArrowException, TypeError) as error:
@@ -331,7 +331,7 @@ def _decision_row(record: ledger.Record) -> dict[str, Any]:
             | body.get("alerts", {})
             | body
             | {"reviewer": reviewer["name"], "role": reviewer["role"], "identity": reviewer["identity"]}
-            | {"person": ledger.person(reviewer["name"])}
+            | {"person": ledger.normalize_person(reviewer["name"])}
             | {"until": until and date.fromisoformat(until)}
         )
         return row  # noqa: TRY300  # what fails is in the try
@@ -346,7 +346,7 @@ def _insert(connection: Connection, table: str, rows: Iterable[Mapping[str, Any]
     """Define a small table that is not stored as Parquet. Keys of the rows that are not columns are ignored."""
     columns = schema(table).names
     connection.execute("USE stored")
-    connection.execute(query(f"schema/{table}"))
+    connection.execute(query_text(f"schema/{table}"))
     connection.register("incoming", conform(table, ({key: row.get(key) for key in columns} for row in rows)))
     connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")  # noqa: S608  # a name of ours
     connection.unregister("incoming")

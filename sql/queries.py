@@ -12,20 +12,20 @@ import pyarrow as pa
 _ROOT = Path(__file__).parent
 
 
-def names(folder: str) -> list[str]:
+def query_names(folder: str) -> list[str]:
     """Return the names of the queries in a folder, sorted."""
     return sorted(path.stem for path in (_ROOT / folder).glob("*.sql"))
 
 
 @cache
-def query(name: str) -> str:
+def query_text(name: str) -> str:
     """Return the text of the query `folder/name`."""
     return (_ROOT / f"{name}.sql").read_text(encoding="utf-8")
 
 
-def digest(name: str) -> str:
+def query_digest(name: str) -> str:
     """Return the sha256 of the text of the query `folder/name`."""
-    return text_digest(query(name))
+    return text_digest(query_text(name))
 
 
 def text_digest(text: str) -> str:
@@ -38,7 +38,7 @@ def schema(table: str) -> pa.Schema:
     """Return the Arrow types of a stored table, from its definition in `schema/`."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(query(f"schema/{table}"))
+        connection.execute(query_text(f"schema/{table}"))
         return connection.table(table).limit(0).to_arrow_table().schema
 
 

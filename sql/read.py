@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from sql.lake import Connection, fetch_tables
-from sql.queries import query
+from sql.queries import query_text
 
 _Result = TypeVar("_Result")
 
@@ -27,13 +27,13 @@ def rows(connection: Connection, name: str, **parameters: Any) -> list[dict[str,
 
 def table(connection: Connection, name: str, **parameters: Any) -> pa.Table:
     """Return the rows of the query `folder/name` as an Arrow table."""
-    text = query(name)
+    text = query_text(name)
     return _execute(connection, lambda cursor: cursor.sql(text, params=parameters or None).to_arrow_table())
 
 
 def frame(connection: Connection, name: str, **parameters: Any) -> Any:
     """Return the rows of the query `folder/name` as a pandas frame (for Great Expectations)."""
-    text = query(name)
+    text = query_text(name)
     return _execute(connection, lambda cursor: cursor.sql(text, params=parameters or None).df())
 
 

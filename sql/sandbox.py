@@ -67,7 +67,7 @@ def read_table(
         "reviewed": reviewed,
         "text": text,
         "limits": vars(limits),
-        "folder": str(folder or stores.scratch()),
+        "folder": str(folder or stores.scratch_folder()),
     }
     if not _turns.acquire(timeout=_PATIENCE):
         raise sql.QueryError(f"query: busy: {AT_A_TIME} others are being answered; ask again in a moment")
@@ -110,10 +110,10 @@ def _too_long(limits: Limits) -> str:
 
 
 def _table(asked: dict[str, Any], limits: Limits) -> pa.Table:
-    stores.share_scratch(Path(asked["folder"]))
+    stores.use_scratch_folder(Path(asked["folder"]))
     run_ids = asked["run_ids"]
     first, rest = (None, ()) if run_ids is None else (run_ids[0], run_ids[1:])
-    lake = stores.root_of(asked["lake"], "lake")
+    lake = stores.parse_root(asked["lake"], "lake")
     connection = sql.connect(lake, first, rest, asked["reviewed"], f"{limits.memory >> 21}MiB", _THREADS)
     _hold(limits)
     return _small(sql.read_table(connection, asked["text"], None, limits.rows, limits.seconds), limits)

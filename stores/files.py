@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stores.urls import Root, UrlError, root_of, translated
+from stores.urls import Root, UrlError, parse_root, translate_errors
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -52,7 +52,7 @@ def lake_root(text: str) -> Root:
         UrlError: see `root_of`; or a protocol by which a file is seen while it is being written, or that only reads;
             or a file of this machine.
     """
-    root = root_of(text, "lake")
+    root = parse_root(text, "lake")
     if isinstance(root, Path) and root.exists() and not root.is_dir():
         raise UrlError(f"The lake is {text!r}, which is a file, expected a folder, be it a new one. Name another.")
     if not isinstance(root, Path) and root.protocol not in _WHOLE:
@@ -69,7 +69,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def relative(path: Root, root: Root) -> str:
+def relative_path(path: Root, root: Root) -> str:
     """A path as it is called below a root, with slashes."""
     if isinstance(path, Path) and isinstance(root, Path):
         return path.relative_to(root).as_posix()
@@ -80,7 +80,7 @@ def relative(path: Root, root: Root) -> str:
 def _told(path: Root, doing: str) -> Iterator[None]:
     """Say what a store did not let happen. Raises LakeError, and FileNotFoundError where nothing is there."""
     try:
-        with translated():
+        with translate_errors():
             yield
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, str(error), str(path)) from error
@@ -116,7 +116,7 @@ def is_file(path: Root) -> bool:
         return False
 
 
-def contents(path: Root) -> bytes:
+def read_bytes(path: Root) -> bytes:
     """All bytes of a small file. Raises FileNotFoundError, and LakeError for whatever else a store says."""
     if isinstance(path, Path):
         return path.read_bytes()
@@ -125,12 +125,12 @@ def contents(path: Root) -> bytes:
         return data
 
 
-def contents_of_all(paths: Iterable[Root]) -> Iterator[tuple[Root, bytes]]:
+def read_all(paths: Iterable[Root]) -> Iterator[tuple[Root, bytes]]:
     """Those of some small files that are there, each with its bytes, in their order. Raises LakeError."""
 
     def read(path: Root) -> tuple[Root, bytes | None]:
         try:
-            return path, contents(path)
+            return path, read_bytes(path)
         except FileNotFoundError:
             return path, None
 
@@ -154,7 +154,7 @@ def _name(entry: Mapping[str, Any]) -> str:
     return str(entry["name"]).rstrip("/").rpartition("/")[2]
 
 
-def folders(path: Root) -> list[str]:
+def list_folders(path: Root) -> list[str]:
     """Names of the folders in a folder, ordered, without links; none where nothing is. Raises LakeError."""
     if isinstance(path, Path):
         found = path.iterdir() if path.is_dir() else ()
@@ -162,7 +162,7 @@ def folders(path: Root) -> list[str]:
     return sorted(_name(entry) for entry in _listed(path) if entry["type"] == "directory")
 
 
-def names(folder: Root) -> list[str]:
+def list_files(folder: Root) -> list[str]:
     """Names of the files in a folder, ordered; none where nothing is. Raises LakeError."""
     if isinstance(folder, Path):
         with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:  # asks no file by itself
@@ -171,7 +171,7 @@ def names(folder: Root) -> list[str]:
     return sorted(_name(entry) for entry in _listed(folder) if entry["type"] == "file")
 
 
-def absent(root: Root, names: Iterable[str]) -> list[str]:
+def missing_files(root: Root, names: Iterable[str]) -> list[str]:
     """Those of some files below a root that are not there; of a store each folder is listed once. Raises LakeError."""
     if isinstance(root, Path):
         return [name for name in names if not (root / name).is_file()]
@@ -185,10 +185,10 @@ def absent(root: Root, names: Iterable[str]) -> list[str]:
     return missing
 
 
-def sizes(root: Root) -> dict[str, int]:
+def list_sizes(root: Root) -> dict[str, int]:
     """All files below a folder, by their paths below it, with their bytes; nothing where none is. Raises LakeError."""
     if isinstance(root, Path):
-        return {relative(path, root): path.stat().st_size for path in sorted(root.rglob("*")) if path.is_file()}
+        return {relative_path(path, root): path.stat().st_size for path in sorted(root.rglob("*")) if path.is_file()}
     try:
         with _told(root, "listed"):
             root.fs.invalidate_cache(root.path)
@@ -199,11 +199,11 @@ def sizes(root: Root) -> dict[str, int]:
     return {str(name).strip("/")[at:]: int(entry["size"] or 0) for name, entry in sorted(found.items())}
 
 
-def links(root: Root) -> list[str]:
+def list_links(root: Root) -> list[str]:
     """All symbolic links below a folder, by their paths below it; a store has none."""
     if not isinstance(root, Path):
         return []
-    return [relative(path, root) for path in sorted(root.rglob("*")) if path.is_symlink()]
+    return [relative_path(path, root) for path in sorted(root.rglob("*")) if path.is_symlink()]
 
 
 def remove(root: Root, names: Iterable[str]) -> None:
@@ -224,7 +224,7 @@ def remove(root: Root, names: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def written_aside(path: Root) -> Iterator[Path]:
+def write_atomically(path: Root) -> Iterator[Path]:
     """A temporary path whose file becomes `path` once it is complete; nothing is left on failure.
 
     On this machine it is on the disk then. Raises LakeError for a store that does not take it.
@@ -233,7 +233,7 @@ def written_aside(path: Root) -> Iterator[Path]:
         with _renamed(path) as aside:
             yield aside
         return
-    aside = scratch() / f"{uuid.uuid4().hex}.tmp{path.suffix}"
+    aside = scratch_folder() / f"{uuid.uuid4().hex}.tmp{path.suffix}"
     try:
         yield aside
         with _uploaded(path):
@@ -263,7 +263,7 @@ def _renamed(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def put(path: Root, data: bytes) -> None:
+def write_bytes(path: Root, data: bytes) -> None:
     """Write a small file, of which no copy is kept. Raises LakeError for a store that does not take it."""
     if isinstance(path, Path):
         with _renamed(path) as aside:
@@ -273,7 +273,7 @@ def put(path: Root, data: bytes) -> None:
         path.fs.pipe_file(path.path, data)
 
 
-def create(path: Root, data: bytes) -> bool:
+def create_file(path: Root, data: bytes) -> bool:
     """Write a small file unless one of its name is there; of several that try at once one does. Tells whether we did.
 
     On this machine it appears whole, and is on the disk then. Raises LakeError for a store that does not take it.
@@ -287,7 +287,7 @@ def create(path: Root, data: bytes) -> bool:
         except FileExistsError:
             there = True
     # A driver that asks again, as the answer to its first request was lost, meets its own object.
-    return not there or contents(path) == data
+    return not there or read_bytes(path) == data
 
 
 def _linked(path: Path, data: bytes) -> bool:
@@ -316,11 +316,11 @@ def _linked(path: Path, data: bytes) -> bool:
     return True
 
 
-def kept(sha256: str) -> Path:
+def copy_path(sha256: str) -> Path:
     """Where the copy of a file of this sha256 is, or will be. Raises LakeError for one that is none."""
     if not _SHA256.fullmatch(sha256):
         raise LakeError(f"lake: got sha256 {sha256!r} in a manifest, expected 64 hexadecimal digits; restore it")
-    return scratch() / f"{sha256}.copy"
+    return scratch_folder() / f"{sha256}.copy"
 
 
 def fetch(path: Root, sha256: str | None = None) -> Path:
@@ -330,9 +330,9 @@ def fetch(path: Root, sha256: str | None = None) -> Path:
     """
     if isinstance(path, Path):
         return path
-    if sha256 is not None and kept(sha256).is_file():
-        return kept(sha256)
-    aside = scratch() / f"{uuid.uuid4().hex}.tmp"
+    if sha256 is not None and copy_path(sha256).is_file():
+        return copy_path(sha256)
+    aside = scratch_folder() / f"{uuid.uuid4().hex}.tmp"
     try:
         with _told(path, "read"):
             # Before its bytes: should it change now, the copy will not be taken for the new one.
@@ -369,7 +369,7 @@ def _identity(path: "UPath") -> str:
 
 
 def _keep(path: "UPath", aside: Path, said: str) -> Path:
-    copy = kept(file_sha256(aside))
+    copy = copy_path(file_sha256(aside))
     aside.replace(copy)
     _copies[str(path)] = said, copy
     return copy
@@ -378,7 +378,7 @@ def _keep(path: "UPath", aside: Path, said: str) -> Path:
 _making = threading.Lock()
 
 
-def scratch() -> Path:
+def scratch_folder() -> Path:
     """The folder of this process's copies, for its user alone; removed when the process ends."""
     with _making:
         return _shared.get(os.getpid()) or _scratch_of(os.getpid())
@@ -387,7 +387,7 @@ def scratch() -> Path:
 _shared: dict[int, Path] = {}
 
 
-def share_scratch(folder: Path) -> None:
+def use_scratch_folder(folder: Path) -> None:
     """Use the folder of the process that started this one; its copies are neither fetched again nor removed."""
     _shared[os.getpid()] = folder
 

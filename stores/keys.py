@@ -53,7 +53,7 @@ class PublicKey:
         """Start of the sha256 of the key's 32 bytes."""
         return hashlib.sha256(self.key.public_bytes_raw()).hexdigest()[:32]
 
-    def signed(self, data: bytes, signature: str) -> bool:
+    def verify(self, data: bytes, signature: str) -> bool:
         """Whether a signature over bytes was made with the private half."""
         from cryptography.exceptions import InvalidSignature
 
@@ -67,7 +67,7 @@ class PublicKey:
         return True
 
 
-def new_key(path: Path) -> PublicKey:
+def create_key(path: Path) -> PublicKey:
     """Write a new key to a file that only its owner may read, and its public half beside it, as `.pub`.
 
     Raises KeyFileError if one of the two is there or cannot be written: no key is ever overwritten.
@@ -117,7 +117,7 @@ def load_key(path: Path) -> SigningKey:
     return SigningKey(key)
 
 
-def load_public(path: Path) -> PublicKey:
+def load_public_key(path: Path) -> PublicKey:
     """Read a public key. Raises KeyFileError for what is none."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key

@@ -76,10 +76,10 @@ class Record:
     def unsigned(self) -> bytes:
         """The bytes that were signed: the record without its signature."""
         fields = {key: getattr(self, key) for key in _KEYS} | ({} if self.key_id is None else {"key_id": self.key_id})
-        return canonical(fields)
+        return canonical_json(fields)
 
 
-def canonical(value: Any) -> bytes:
+def canonical_json(value: Any) -> bytes:
     """A JSON value as bytes, always the same ones. Raises ValueError for what JSON or UTF-8 cannot hold."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
@@ -95,14 +95,14 @@ _ALIKE = ("LATIN", "CYRILLIC", "GREEK")
 """Scripts with letters that look the same."""
 
 
-def person(name: str) -> str:
+def normalize_person(name: str) -> str:
     """A signer's name as names are compared, by letters, marks and digits: two spellings of one name are one person."""
     plain = unicodedata.normalize("NFKC", name).casefold()
     seen = (sign for sign in plain if sign not in _UNSEEN and unicodedata.category(sign) != "Cf")
     return " ".join("".join(sign if unicodedata.category(sign)[0] in "LMN" else " " for sign in seen).split())
 
 
-def disguise(name: str) -> str | None:
+def describe_disguise(name: str) -> str | None:
     """What in a name could make it look like another's, in words; None if nothing does."""
     if any(sign in _UNSEEN or unicodedata.category(sign) == "Cf" for sign in name):
         return "characters that cannot be seen"
@@ -111,24 +111,24 @@ def disguise(name: str) -> str | None:
     return f"letters of {' and '.join(mixed)}, which look alike" if len(mixed) > 1 else None
 
 
-def path_of(lake: Root, number: int) -> Root:
+def record_path(lake: Root, number: int) -> Root:
     """Where a record is."""
     return lake / FOLDER / f"{number:08d}.json"
 
 
-def number_of(name: str) -> int | None:
+def record_number(name: str) -> int | None:
     """Number of the record that a file in the ledger's folder is; None if it is none."""
     found = _NAME.fullmatch(name)
     number = int(found[1]) if found else 0
     return number if number and name == f"{number:08d}.json" else None
 
 
-def parse(number: int, data: bytes) -> Record:
+def parse_record(number: int, data: bytes) -> Record:
     """A record from its bytes. Raises LedgerError unless they are those of such a record, in canonical form."""
     try:
         value = json.loads(data.decode())
         # Also what Python takes, but JSON does not, and keys that come twice: they would not come out the same.
-        same = canonical(value) == data
+        same = canonical_json(value) == data
     except (ValueError, RecursionError) as error:
         raise LedgerError(f"ledger: record {number} is not JSON ({error}); restore it from a backup") from error
     if not same or not isinstance(value, dict):
@@ -168,7 +168,7 @@ _known: dict[str, list[Record]] = {}
 _reading = threading.Lock()
 
 
-def records(lake: Root) -> list[Record]:
+def read_records(lake: Root) -> list[Record]:
     """All records, oldest first; of those that this process has read before, the last one is looked at again.
 
     Raises LedgerError if one is missing, is no record, or is not chained to the one before, or if HEAD names one that
@@ -176,7 +176,7 @@ def records(lake: Root) -> list[Record]:
     """
     attempt = 0
     while True:
-        known = head(lake)  # before the records: it names none that comes later
+        known = read_head(lake)  # before the records: it names none that comes later
         found = _chained(lake)
         attempt += 1
         if known is not None or len(found) <= 1 or attempt > _PATIENCE:
@@ -202,8 +202,8 @@ def _chained(lake: Root) -> list[Record]:
 
 
 def _numbers(lake: Root) -> list[int]:
-    names = files.names(lake / FOLDER)
-    numbers = sorted(number for name in names if (number := number_of(name)) is not None)
+    names = files.list_files(lake / FOLDER)
+    numbers = sorted(number for name in names if (number := record_number(name)) is not None)
     if numbers != list(range(1, len(numbers) + 1)):
         gone = next(expected for expected, number in enumerate(numbers, start=1) if number != expected)
         raise LedgerError(f"ledger: record {gone} of {lake} is gone; restore it from a backup")
@@ -211,28 +211,29 @@ def _numbers(lake: Root) -> list[int]:
 
 
 def _read(lake: Root, numbers: Sequence[int]) -> list[Record]:
-    paths = {str(path_of(lake, number)): number for number in numbers}
+    paths = {str(record_path(lake, number)): number for number in numbers}
     found = [
-        parse(paths[str(path)], data)
-        for path, data in files.contents_of_all(path_of(lake, number) for number in numbers)
+        parse_record(paths[str(path)], data)
+        for path, data in files.read_all(record_path(lake, number) for number in numbers)
     ]
     if len(found) < len(numbers):
         raise LedgerError(f"ledger: records of {lake} vanish while they are read; see who deletes them")
     return found
 
 
-def head(lake: Root) -> tuple[int, str] | None:
+def read_head(lake: Root) -> tuple[int, str] | None:
     """Number and sha256 of the last record as HEAD has them; None if there is no HEAD. Raises LedgerError."""
     try:
-        data = files.contents(lake / FOLDER / HEAD)
+        data = files.read_bytes(lake / FOLDER / HEAD)
     except FileNotFoundError:
         return None
     try:
         value = json.loads(data.decode())
         number, digest = value["number"], value["sha256"]
-        fits = type(number) is int and number > 0 and re.fullmatch("[0-9a-f]{64}", digest) and canonical(value) == data
+        form = type(number) is int and number > 0 and re.fullmatch("[0-9a-f]{64}", digest) is not None
+        fits = form and canonical_json(value) == data
     except (ValueError, KeyError, TypeError, RecursionError):
-        fits = None
+        fits = False
     if not fits:
         raise LedgerError(f"ledger: {lake / FOLDER / HEAD} is not as it was written; restore it from a backup")
     return number, digest
@@ -256,11 +257,11 @@ def append(
     if kind not in KINDS:
         raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(KINDS)}")
     for _ in range(_ATTEMPTS):
-        before = records(lake)
+        before = read_records(lake)
         if check is not None:
             check(before)
         record, data = _made(before, kind, body, signer)
-        if files.create(path_of(lake, record.number), data):
+        if files.create_file(record_path(lake, record.number), data):
             _move_head(lake, record)
             return record
     raise LedgerError(f"ledger: no record could be appended to {lake} in {_ATTEMPTS} attempts; see who else writes")
@@ -270,7 +271,7 @@ class _NotedError(Exception):
     """What was to be noted has been noted."""
 
 
-def note_report(
+def record_report(
     lake: Root, run_id: str, kind: str, data: bytes, signer: Signer | None = None, **more: str
 ) -> Record | None:
     """Append a report's sha256, once, so that a copy can be told from one that was changed; None if it is there.
@@ -284,7 +285,7 @@ def note_report(
     same = {key: value for key, value in body.items() if key != "by"}
 
     def check(before: Sequence[Record]) -> None:
-        if any(same.items() <= record.body.items() for record in of_kind(before, "report")):
+        if any(same.items() <= record.body.items() for record in select_kinds(before, "report")):
             raise _NotedError
 
     try:
@@ -299,13 +300,13 @@ def _made(before: Sequence[Record], kind: str, body: Mapping[str, Any], signer: 
         "number": last.number + 1 if last else 1,
         "kind": kind,
         "at": datetime.now(UTC).isoformat(timespec="microseconds"),
-        "body": json.loads(canonical(body)),  # as a reader gets it
+        "body": json.loads(canonical_json(body)),  # as a reader gets it
         "prev": last.sha256 if last else BEGINNING,
     }
     if signer is not None:
         fields["key_id"] = signer.key_id
-        fields["signature"] = signer.sign(canonical(fields))
-    data = canonical(fields)
+        fields["signature"] = signer.sign(canonical_json(fields))
+    data = canonical_json(fields)
     return Record(**fields, sha256=sha256(data)), data
 
 
@@ -325,16 +326,16 @@ def _check_head(lake: Root, known: tuple[int, str] | None, before: Sequence[Reco
 
 def _move_head(lake: Root, record: Record) -> None:
     # Where another writer has appended by now, HEAD is that one's to move: it must not go back.
-    if not files.is_file(path_of(lake, record.number + 1)):
-        files.put(lake / FOLDER / HEAD, canonical({"number": record.number, "sha256": record.sha256}))
+    if not files.is_file(record_path(lake, record.number + 1)):
+        files.write_bytes(lake / FOLDER / HEAD, canonical_json({"number": record.number, "sha256": record.sha256}))
 
 
-def of_kind(found: Iterable[Record], *kinds: str) -> list[Record]:
+def select_kinds(found: Iterable[Record], *kinds: str) -> list[Record]:
     """Those records that are of some kinds."""
     return [record for record in found if record.kind in kinds]
 
 
-def is_owed(manifest: Mapping[str, Any], found: Sequence[Record]) -> bool:
+def expects_record(manifest: Mapping[str, Any], found: Sequence[Record]) -> bool:
     """Whether a run that has ended should have a record: it says so, or that it began when there was a ledger."""
     if manifest.get("chained"):
         return True

@@ -37,7 +37,7 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
-def root_of(text: str, what: str) -> Root:
+def parse_root(text: str, what: str) -> Root:
     """The root that a path or URL names. Nothing is opened; of a URL, the driver is loaded.
 
     what: what lies there, for the messages.
@@ -79,7 +79,7 @@ def root_of(text: str, what: str) -> Root:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Turn what a driver raises into one of these.
 
     Raises:

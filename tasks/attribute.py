@@ -44,7 +44,7 @@ def calibrate_features(
         return None
     path = run.folder / CALIBRATION
     if not stores.is_file(path) and not inherit_calibration(run):
-        with stores.written_aside(path) as aside:
+        with stores.write_atomically(path) as aside:
             _estimate(run, corpus, model, plan).save(aside)
     return FeatureStatistics.load(stores.fetch(path))
 

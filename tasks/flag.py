@@ -40,8 +40,8 @@ def flag_regions(run: Run, rules: AlertRules) -> list[str]:
         run.register_files(table, [run.path(table, _HOTTEST)], [writer.rows])
     with run.connect() as connection:
         findings = [
-            {**row, "rule": rule, "rule_digest": sql.digest(f"rules/{rule}")}
-            for rule in sql.names("rules")
+            {**row, "rule": rule, "rule_digest": sql.query_digest(f"rules/{rule}")}
+            for rule in sql.query_names("rules")
             for row in sql.rows(connection, f"rules/{rule}", **thresholds)
         ]
         warnings, failed = [], []

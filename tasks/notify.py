@@ -32,7 +32,7 @@ def _series(run: Run) -> tuple[str | None, bool]:
     """
     own = run.read_manifest()
     audit = own["corpus"], own["model"]
-    records = {record["run_id"]: record for record in sql.manifests(run.lake)}
+    records = {record["run_id"]: record for record in sql.read_manifests(run.lake)}
     series = [
         name
         for name, record in records.items()

@@ -25,7 +25,7 @@ def read_rules(folder: Path) -> dict[str, str]:
     files = sorted(folder.glob("*.sql")) if folder.is_dir() else []
     if not files:
         raise BadInputError(f"alerts.rules: got {folder}, expected a folder with at least one .sql file")
-    taken = set(sql.names("rules"))
+    taken = set(sql.query_names("rules"))
     rules = {}
     for file in files:
         if not _NAME.fullmatch(file.stem) or file.stem in taken:

@@ -81,7 +81,7 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
     # An attempt that was cut off may have left errors of a shard that has none now: they count for nothing.
     made = {run.relative_path("attributions", result.name): result for result in results}
     made |= {run.relative_path("ingest_errors", result.name): result for result in results if result.errors}
-    for missing in stores.absent(run.lake, made):
+    for missing in stores.missing_files(run.lake, made):
         del made[missing]
     copies = dict(zip(made, stores.fetch_all(run.lake, dict.fromkeys(made)), strict=True))
     found = Counter[str]()

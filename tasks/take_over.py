@@ -80,7 +80,7 @@ def take_over_rows(run: Run, earlier: Run) -> int:
             attributed += writer.rows if table == "attributions" else 0
     for entry in files[None]:
         if entry["name"] == CALIBRATION:
-            with stores.written_aside(run.folder / CALIBRATION) as aside:
+            with stores.write_atomically(run.folder / CALIBRATION) as aside:
                 shutil.copyfile(entry["path"], aside)
             run.register_files(None, [run.folder / CALIBRATION], [None])
     counts = earlier.read_manifest()["counts"]

@@ -70,7 +70,7 @@ SUITES: Mapping[str, tuple[tuple[str, dict[str, Any], str], ...]] = {
 
 def suite_digest(suite: str) -> str:
     """sha256 of a suite's checks and of the query that they run over."""
-    text = json.dumps(SUITES[suite], sort_keys=True) + sql.query(f"gates/{suite}")
+    text = json.dumps(SUITES[suite], sort_keys=True) + sql.query_text(f"gates/{suite}")
     return hashlib.sha256(text.encode()).hexdigest()
 
 

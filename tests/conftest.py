@@ -433,7 +433,7 @@ def forget():
     def remove():
         import stores
 
-        for path in stores.scratch().glob("*.copy"):
+        for path in stores.scratch_folder().glob("*.copy"):
             path.unlink()
 
     return remove

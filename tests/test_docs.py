@@ -177,7 +177,7 @@ def test_a_documented_corpus_is_audited(line, phantom_corpora, prefect_is_up, ma
         (error,) = sql.read(connection, "SELECT reason FROM ingest_errors")
         assert error == {"reason": "truncated_image"}
         rows = sql.read(connection, "SELECT pair_id, image_map, text_map FROM attributions ORDER BY pair_id")
-    (manifest,) = sql.manifests(tmp_path / "lake")
+    (manifest,) = sql.read_manifests(tmp_path / "lake")
     assert manifest["corpus_format"] == re.search("my-([a-z-]+)", line)[1]
     maps = {row["pair_id"]: (row["image_map"], row["text_map"]) for row in rows}
     assert len(maps) == PHANTOMS

@@ -46,7 +46,7 @@ class Reviewer:
 
     def is_same(self, name: str) -> bool:
         """Whether a name is this person's, however it is written."""
-        return ledger.person(self.name) == ledger.person(name)
+        return ledger.normalize_person(self.name) == ledger.normalize_person(name)
 
 
 def decide(
@@ -146,14 +146,14 @@ def countersign(
                 f"countersign: got a name that was only said, expected one that is known as well as the first signer's "
                 f"(identity {known!r}) of record {number}; sign in, and countersign on the page"
             )
-        for other in ledger.of_kind(before, "countersign"):
+        for other in ledger.select_kinds(before, "countersign"):
             if is_valid_countersign(other, subject):
                 raise DecisionError(
                     f"countersign: record {number} was countersigned by {other.body['reviewer']['name']} (record "
                     f"{other.number}), expected one that was not; there is nothing left to do"
                 )
 
-    before = ledger.records(lake)
+    before = ledger.read_records(lake)
     check(before)
     body = {
         "record": number,
@@ -188,7 +188,7 @@ def sign_off(
     said = _said("statement", statement)
     _check(reviewer, meaning)
     manifest, digest = _manifest(lake, run_id)
-    last = len(ledger.records(lake)) if seen is None else seen
+    last = len(ledger.read_records(lake)) if seen is None else seen
     body = {
         "run_id": run_id,
         "meaning": meaning,
@@ -200,7 +200,7 @@ def sign_off(
     }
 
     def check(before: Sequence[Record]) -> None:
-        for record in ledger.of_kind(before[last:], "review", "countersign", "sign_off"):
+        for record in ledger.select_kinds(before[last:], "review", "countersign", "sign_off"):
             raise DecisionError(
                 f"sign-off: {record.body['reviewer']['name']} has decided or signed meanwhile (record {record.number}),"
                 " expected the state that you saw; look at it, and sign again"
@@ -214,10 +214,10 @@ def find_earlier_runs(lake: Root, manifest: Mapping[str, Any]) -> tuple[list[str
 
     What was judged in them counts for the run too. A run that cannot be read is left out: it may be another audit's.
     """
-    names = [name for name in stores.folders(lake / "runs") if name < manifest["run_id"]]
+    names = [name for name in stores.list_folders(lake / "runs") if name < manifest["run_id"]]
     gap = None
     try:
-        records = sql.manifests(lake, names[0], names[1:]) if names else []
+        records = sql.read_manifests(lake, names[0], names[1:]) if names else []
     except sql.LakeError as error:
         gap, records = str(error), list(_readable(lake, names))
     same = [record for record in records if all(record.get(key) == manifest.get(key) for key in ("corpus", "model"))]
@@ -228,7 +228,7 @@ def _readable(lake: Root, names: Iterable[str]) -> Iterator[dict[str, Any]]:
     """The manifests of some runs, one after the other, without those that cannot be read."""
     for name in names:
         with contextlib.suppress(sql.LakeError):
-            yield from sql.manifests(lake, name)
+            yield from sql.read_manifests(lake, name)
 
 
 def _counted(lake: Root, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def _counted(lake: Root, manifest: Mapping[str, Any]) -> dict[str, Any]:
     beside, gap = find_earlier_runs(lake, manifest)
 
     def counts(*names: str) -> dict[str, Any]:
-        with sql.connect(lake, run_id, names, reviewed=True) as connection:
+        with sql.connect(lake, run_id, names, with_decisions=True) as connection:
             return sql.rows(connection, "review/triage_counts", run_id=run_id)[0]
 
     try:
@@ -270,7 +270,7 @@ def _check(reviewer: Reviewer, meaning: str) -> None:
                 f"{what}: got {given[:_NAME_CHARS]!r}, expected one line of at most {_NAME_CHARS} characters; say who "
                 "signs"
             )
-        if (hidden := ledger.disguise(given)) is not None:
+        if (hidden := ledger.describe_disguise(given)) is not None:
             raise DecisionError(f"{what}: got {hidden}, expected letters of one script, all to be seen; type it anew")
 
 
@@ -288,8 +288,8 @@ def _said(what: str, text: str) -> str:
 
 def _manifest(lake: Root, run_id: str) -> tuple[dict[str, Any], str]:
     """The manifest of a complete run, and its sha256. Raises DecisionError."""
-    names = stores.folders(lake / "runs")
-    found = next(iter(sql.manifests(lake, run_id) if run_id in names else ()), None)  # whatever befell other runs
+    names = stores.list_folders(lake / "runs")
+    found = next(iter(sql.read_manifests(lake, run_id) if run_id in names else ()), None)  # whatever befell other runs
     if found is None or not sql.is_complete(found):
         got = repr(run_id) if found is None else f"{run_id!r}, which is {found['status']}"
         complete = (one["run_id"] for one in _readable(lake, names[::-1]) if sql.is_complete(one))
@@ -326,7 +326,7 @@ def is_valid_countersign(countersign: Record, subject: Record) -> bool:
     """
     body, who, other = countersign.body, countersign.body["reviewer"], subject.body["reviewer"]
     is_about = body["record"] == subject.number and body["record_sha256"] == subject.sha256
-    is_another = ledger.person(who["name"]) != ledger.person(other["name"])
+    is_another = ledger.normalize_person(who["name"]) != ledger.normalize_person(other["name"])
     return is_about and is_another and (who["identity"] != "declared" or other["identity"] == "declared")
 
 

@@ -78,7 +78,7 @@ def verify(lake: Root, run_id: str, public: PublicKey | None = None, head: str |
         sql.LakeError: the lake cannot be read.
     """
     _check_noted(head)
-    there, links = stores.sizes(lake), stores.links(lake)
+    there, links = stores.list_sizes(lake), stores.list_links(lake)
     verdict = Verdict()
     records = _ledger(lake, there, verdict, public, head)
     known = sorted(
@@ -105,7 +105,7 @@ def verify_ledger(lake: Root, public: PublicKey | None = None, head: str | None 
     """Hold the ledger alone against itself; public and head: see `verify`. Raises VerifyError, sql.LakeError."""
     _check_noted(head)
     verdict = Verdict()
-    there = {f"{ledger.FOLDER}/{name}": size for name, size in stores.sizes(lake / ledger.FOLDER).items()}
+    there = {f"{ledger.FOLDER}/{name}": size for name, size in stores.list_sizes(lake / ledger.FOLDER).items()}
     _ledger(lake, there, verdict, public, head)
     return verdict
 
@@ -133,16 +133,14 @@ def _ledger(
     """Check the chain; returns the records that can be read."""
     prefix = f"{ledger.FOLDER}/"
     names = [name.removeprefix(prefix) for name in there if name.startswith(prefix)]
-    numbers = sorted(number for name in names if (number := ledger.number_of(name)) is not None)
+    numbers = sorted(number for name in names if (number := ledger.record_number(name)) is not None)
     for name in names:
         if _ASIDE.fullmatch(name):
             verdict.notes.append(f"{prefix}{name}: left half written by a process that was killed; it may be removed")
-        elif name != ledger.HEAD and ledger.number_of(name) is None:
+        elif name != ledger.HEAD and ledger.record_number(name) is None:
             verdict.faults.append(Fault(prefix + name, "is no record of the ledger"))
     found: dict[int, Record] = {}
-    data = {
-        path.name: text for path, text in stores.contents_of_all(ledger.path_of(lake, number) for number in numbers)
-    }
+    data = {path.name: text for path, text in stores.read_all(ledger.record_path(lake, number) for number in numbers)}
     digests = {number: ledger.sha256(data[f"{number:08d}.json"]) for number in numbers if f"{number:08d}.json" in data}
     for number in range(1, max(numbers, default=0) + 1):
         name = f"{number:08d}.json"
@@ -150,7 +148,7 @@ def _ledger(
             verdict.faults.append(Fault(prefix + name, "is gone", f"record {number}"))
             continue
         try:
-            found[number] = ledger.parse(number, data[name])
+            found[number] = ledger.parse_record(number, data[name])
         except LedgerError as error:
             verdict.faults.append(Fault(prefix + name, _short(error), f"record {number}"))
     named = _head(lake, verdict, numbers, digests)
@@ -177,7 +175,7 @@ def _head(lake: Root, verdict: Verdict, numbers: Sequence[int], digests: Mapping
     """What HEAD names, if that is a record; faults are noted."""
     file, last = f"{ledger.FOLDER}/{ledger.HEAD}", max(numbers, default=0)
     try:
-        named = ledger.head(lake)
+        named = ledger.read_head(lake)
     except LedgerError as error:
         verdict.faults.append(Fault(file, _short(error)))
         return None
@@ -223,7 +221,7 @@ def _chain(
             if digest == truth[number]:
                 continue
             # Which of the two was changed? The one that others disagree with, too.
-            speaker = ledger.number_of(file.rpartition("/")[2])
+            speaker = ledger.record_number(file.rpartition("/")[2])
             others = [other for name, other in said[number].items() if name != file]
             near = sum(one != other for one, other in zip(digest, truth[number], strict=False)) <= 2
             theirs = number == 0 or truth[number] in others or near or (speaker is not None and wrong(speaker))
@@ -257,7 +255,7 @@ def _signatures(verdict: Verdict, records: Sequence[Record], public: PublicKey |
             verdict.faults.append(Fault(file, f"is not signed, expected key {public.key_id}", where))
         elif record.key_id != public.key_id:
             verdict.faults.append(Fault(file, f"is signed by key {record.key_id}, expected {public.key_id}", where))
-        elif not public.signed(record.unsigned(), record.signature):
+        elif not public.verify(record.unsigned(), record.signature):
             verdict.faults.append(Fault(file, "its signature is not the key's", where))
 
 
@@ -272,7 +270,7 @@ def _run(lake: Root, run_id: str, there: Mapping[str, int], records: Sequence[Re
         what = "is gone" if of_run else "is not there, expected a run's folder"
         verdict.faults.append(Fault(prefix + _MANIFEST, what))
         return
-    data = stores.contents(lake / "runs" / run_id / _MANIFEST)
+    data = stores.read_bytes(lake / "runs" / run_id / _MANIFEST)
     record = _parsed(data, run_id)
     if record is None:
         verdict.faults.append(Fault(prefix + _MANIFEST, "is no manifest of this run", in_manifest(data, {})))
@@ -347,7 +345,7 @@ def _unrecorded(prefix: str, manifest: Mapping[str, Any], records: Sequence[Reco
             "the ledger has no record of its end: that was removed, or the process was killed, or the ledger out "
             "of reach, before it was written"
         )
-    if ledger.is_owed(manifest, records):
+    if ledger.expects_record(manifest, records):
         return (
             "the ledger has no record of it, though the ledger is older than the run: it was put there, or made by "
             "a release without a ledger"
@@ -390,7 +388,7 @@ def _earlier(lake: Root, prefix: str, earlier: Mapping[str, str], names: Mapping
     for name, digest in earlier.items():
         if name not in names:
             verdict.faults.append(Fault(prefix + name, "is gone"))
-        elif (found := hashlib.sha256(data := stores.contents(lake / f"{prefix}{name}")).hexdigest()) != digest:
+        elif (found := hashlib.sha256(data := stores.read_bytes(lake / f"{prefix}{name}")).hexdigest()) != digest:
             what = f"its sha256 is {found[:16]}, expected {digest[:16]} as {_MANIFEST} says"
             verdict.faults.append(Fault(prefix + name, what, in_manifest(data, {})))
 
@@ -423,9 +421,9 @@ def find_written_report(lake: Root, data: bytes) -> WrittenReport:
         VerifyError: no record knows them.
         sql.LakeError: the ledger cannot be read, or is not whole.
     """
-    records = ledger.records(lake)
+    records = ledger.read_records(lake)
     digest = ledger.sha256(data)
-    known = [one for one in ledger.of_kind(records, "report") if one.body.get("sha256") == digest]
+    known = [one for one in ledger.select_kinds(records, "report") if one.body.get("sha256") == digest]
     if not known:
         raise VerifyError(
             f"report: got a file with sha256 {digest}, expected that of one which the ledger of {lake} knows: it was "
@@ -454,7 +452,7 @@ def _is_over(until: str | None, then: date) -> bool:
 
 def _lives(lake: Root, run_id: str, records: Sequence[Record]) -> set[str]:
     """Alerts of a run over the runs of its audit; of a run that cannot be read, those that were judged upon it."""
-    judged = {one.body["life_id"] for one in ledger.of_kind(records, "review") if one.body.get("run_id") == run_id}
+    judged = {one.body["life_id"] for one in ledger.select_kinds(records, "review") if one.body.get("run_id") == run_id}
     try:
         with sql.connect(lake, run_id) as connection:
             return judged | {row["life_id"] for row in sql.rows(connection, "review/lives_of_run", run_id=run_id)}
@@ -484,7 +482,7 @@ def _reports(
         if not _REPORT.fullmatch(name):
             continue
         digests = [body.get("sha256") for body in known if name.endswith(f".{body.get('format')}")]
-        found = hashlib.sha256(stores.contents(lake / f"{prefix}{name}")).hexdigest()
+        found = hashlib.sha256(stores.read_bytes(lake / f"{prefix}{name}")).hexdigest()
         if found in digests:
             if found != digests[-1]:
                 verdict.notes.append(f"{prefix}{name}: is not the last report that was recorded")
@@ -519,7 +517,7 @@ def _unlisted(
 
 def _listed_before(lake: Root, prefix: str, earlier: Mapping[str, str]) -> set[str]:
     found: set[str] = set()
-    for _, data in stores.contents_of_all(lake / f"{prefix}{name}" for name in earlier):
+    for _, data in stores.read_all(lake / f"{prefix}{name}" for name in earlier):
         if hashlib.sha256(data).hexdigest() in earlier.values():
             found |= {entry["path"].removeprefix(prefix) for entry in json.loads(data)["files"]}
     return found

@@ -107,7 +107,7 @@ def gather(lake: Root, manifest: dict[str, Any], remote: bool = True) -> Facts:
     Raises sql.LakeError if the lake or its ledger cannot be read.
     """
     run_id = manifest["run_id"]
-    with sql.connect(lake, run_id, reviewed=True) as connection:
+    with sql.connect(lake, run_id, with_decisions=True) as connection:
         told = _gathered(connection, lake, manifest, remote)
     # What was judged in an earlier run counts for this one too: its audit's runs are opened with it.
     beside, gap = find_earlier_runs(lake, manifest) if told.lives else ([], None)
@@ -115,7 +115,7 @@ def gather(lake: Root, manifest: dict[str, Any], remote: bool = True) -> Facts:
     if not beside:
         return told
     try:
-        with sql.connect(lake, run_id, beside, reviewed=True) as connection:
+        with sql.connect(lake, run_id, beside, with_decisions=True) as connection:
             return replace(told, **_decided(connection, lake, run_id))
     except sql.LakeError as error:  # what befell another run leaves this one's report possible
         return replace(told, gap=str(error))
@@ -126,7 +126,7 @@ def _decided(connection: sql.Connection, lake: Root, run_id: str) -> dict[str, A
     triage = sql.rows(connection, "review/decisions_of_run", run_id=run_id)
     in_force = {row["review"] for row in triage if row["review"] is not None}
     reviews = sql.rows(connection, "review/reviews_of_run", run_id=run_id)
-    read = [record for record in ledger.records(lake) if record.kind != "report"]
+    read = [record for record in ledger.read_records(lake) if record.kind != "report"]
     return {
         "ledger": read[-1] if read else None,
         "triage": {row["alert_id"]: row for row in triage if row["alert_id"] is not None},
@@ -143,7 +143,7 @@ def _doubt(lake: Root, manifest: Mapping[str, Any], digest: str) -> str | None:
     """
     own = [
         record
-        for record in ledger.of_kind(ledger.records(lake), "run", "rewrite")
+        for record in ledger.select_kinds(ledger.read_records(lake), "run", "rewrite")
         if record.body.get("run_id") == manifest["run_id"]
     ]
     if not own or manifest["status"] == "running":

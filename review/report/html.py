@@ -89,7 +89,7 @@ def write_report(
         record_report(lake, told.run_id, kind, data, by, signer, **where)
     if isinstance(path, Path):
         return write_output(data, path, "report")
-    with stores.written_aside(path) as aside:
+    with stores.write_atomically(path) as aside:
         aside.write_bytes(data)
     return path
 
@@ -104,7 +104,7 @@ def record_report(
     Raises sql.LakeError.
     """
     try:
-        ledger.note_report(lake, run_id, kind, data, signer, by=by, **where)
+        ledger.record_report(lake, run_id, kind, data, signer, by=by, **where)
     except OSError as error:
         raise sql.LakeError(
             f"ledger: the report was not noted ({error.strerror or error}); see to the lake's space and permissions"
@@ -134,7 +134,7 @@ def write_output(page: str | bytes, path: Path, command: str) -> Path:
 
 
 def _manifest(lake: Root, run_id: str) -> dict[str, Any]:
-    known = {record["run_id"]: record for record in sql.manifests(lake)}
+    known = {record["run_id"]: record for record in sql.read_manifests(lake)}
     if run_id in known and known[run_id]["status"] == sql.PRUNED:
         raise ReportError(
             f"report: run {run_id} was pruned: its rows are gone ({known[run_id]['reason']}); restore it from a "

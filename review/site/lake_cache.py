@@ -55,7 +55,7 @@ class View:
 
 def _view_of(connection: sql.Connection, name: str) -> View:
     schema = sql.read_table(connection, f'SELECT * FROM "{name}" LIMIT 0').schema  # noqa: S608  # a name of ours
-    text = sql.query(f"views/{name}" if sql.query(f"views/{name}").startswith("--") else f"schema/{name}")
+    text = sql.query_text(f"views/{name}" if sql.query_text(f"views/{name}").startswith("--") else f"schema/{name}")
     about = text.splitlines()[0].removeprefix("--").strip()
     return View(name, about, [(field.name, str(field.type)) for field in schema])
 
@@ -143,7 +143,7 @@ class Lens:
     def asked(self, text: str, most_rows: int, most_seconds: float) -> pa.Table:
         """The answer to a query of a reader's own, from a process of its own. Raises QueryError."""
         opened = self._opened()
-        lake = stores.scratch() if opened.names == () else self.lake
+        lake = stores.scratch_folder() if opened.names == () else self.lake
         names = opened.names or None
         return apart.read_table(lake, names, opened.reviewed, text, apart.Limits(most_rows, most_seconds))
 
@@ -174,7 +174,7 @@ class Lens:
         with self._lock:
             found: dict[str, Any] | None = self._manifests.get(key)
             if found is None:
-                found = sql.manifests(self.lake, run_id)[0]
+                found = sql.read_manifests(self.lake, run_id)[0]
                 self._manifests.put(key, found)
             return found
 
@@ -197,7 +197,7 @@ class Lens:
         """The views that queries can name, each with what it is and its columns."""
         with self._lock:
             if self._views is None:
-                self._views = [_view_of(self.whole(), name) for name in sql.names("views")]
+                self._views = [_view_of(self.whole(), name) for name in sql.query_names("views")]
             return self._views
 
     def remember(self, run_id: str, key: Hashable, compute: Callable[[], _Value]) -> _Value:
@@ -273,7 +273,7 @@ class Lens:
             except sql.LakeError as error:
                 damaged.append(Damage(name, str(error)))
         if not readable:
-            return _Opened(sql.connect(stores.scratch()), damaged, ())
+            return _Opened(sql.connect(stores.scratch_folder()), damaged, ())
         kept = tuple(readable)
         try:
             return _Opened(self._connect(kept, reviewed=True), damaged or [Damage(None, said)], kept)
@@ -292,7 +292,7 @@ class Lens:
 
 def _seen_in_folder(lake: Path) -> _Seen:
     runs: dict[str, Hashable] = {}
-    for name in stores.folders(lake / "runs"):
+    for name in stores.list_folders(lake / "runs"):
         try:
             status = (lake / "runs" / name / "manifest.json").stat()
         except OSError:  # a run that is being made, or deleted
@@ -306,13 +306,13 @@ def _seen_in_folder(lake: Path) -> _Seen:
 
 
 def _runs_in_store(lake: Root) -> dict[str, Hashable]:
-    paths = [lake / "runs" / name / "manifest.json" for name in stores.folders(lake / "runs")]
-    return {path.parent.name: hashlib.sha256(data).hexdigest() for path, data in stores.contents_of_all(paths)}
+    paths = [lake / "runs" / name / "manifest.json" for name in stores.list_folders(lake / "runs")]
+    return {path.parent.name: hashlib.sha256(data).hexdigest() for path, data in stores.read_all(paths)}
 
 
 def _head_in_store(lake: Root) -> Hashable:
     """HEAD of the ledger, read for each page: whoever decides wants to see it at once."""
     try:
-        return stores.contents(lake / ledger.FOLDER / ledger.HEAD)
+        return stores.read_bytes(lake / ledger.FOLDER / ledger.HEAD)
     except FileNotFoundError:
         return None

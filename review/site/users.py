@@ -163,7 +163,7 @@ def printed_name(text: str) -> str:
     # Cf: among them marks that reverse the reading direction, by which one name could look like another.
     if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn") for letter in name):
         raise ValueError("a full name holds characters that nobody sees; write it with letters, spaces and points")
-    if (hidden := ledger.disguise(name)) is not None:
+    if (hidden := ledger.describe_disguise(name)) is not None:
         raise ValueError(f"a full name holds {hidden}; write it in one script")
     if not 1 <= len(name) <= 200:
         raise ValueError(f"a full name has {len(name)} characters, expected 1 to 200")

@@ -53,7 +53,7 @@ class _Source:
 def in_use(run: Run) -> str | None:
     """The run that builds upon this one and has not ended, which reads its files by their names; None if none is."""
     keys = ("base_run", "calibration_run", "reflags")
-    going_on = (record for record in sql.manifests(run.lake) if record["status"] == "running")
+    going_on = (record for record in sql.read_manifests(run.lake) if record["status"] == "running")
     return next((record["run_id"] for record in going_on if run.run_id in map(record.get, keys)), None)
 
 
@@ -89,7 +89,7 @@ def compact_run(run: Run, signer: Signer | None = None) -> list[Merged]:
             return []
         others = [entry for entry in record["files"] if entry["table"] not in replaced]
         files = others + [entry for entries in replaced.values() for entry in entries]
-        before = stores.sizes(run.folder)
+        before = stores.list_sizes(run.folder)
         run.rewrite("compacted", f"{len(record['files'])} files into {len(files)}", signer, files=files)
         _sweep(run)
     return [
@@ -113,7 +113,7 @@ def _sweep(run: Run) -> None:
     listed = {entry["path"] for entry in run.read_manifest()["files"]}
     gone = {entry["path"] for record in run.read_earlier_manifests() for entry in record["files"]} - listed
     prefix = f"runs/{run.run_id}/"
-    if there := {prefix + name for name in stores.sizes(run.folder)} & gone:
+    if there := {prefix + name for name in stores.list_sizes(run.folder)} & gone:
         stores.remove(run.folder, sorted(path.removeprefix(prefix) for path in there))
 
 
@@ -164,13 +164,13 @@ def _merged(run: Run, table: str, batch: Sequence[_Source]) -> Entry:
     digest = hashlib.sha256("\n".join(source.entry["sha256"] for source in batch).encode()).hexdigest()[:16]
     path = run.path(table, f"compacted-{digest}")
     sizes = []
-    with stores.written_aside(path) as aside:
+    with stores.write_atomically(path) as aside:
         with pq.ParquetWriter(aside, batch[0].schema, compression="zstd", write_page_checksum=True) as writer:
             for rows in _groups(batch):
                 writer.write_table(rows, row_group_size=max(1, rows.num_rows))
                 sizes.append(rows.num_rows)
         sha256 = _checked(aside, sizes)
-    return {"path": stores.relative(path, run.lake), "table": table, "rows": sum(sizes), "sha256": sha256}
+    return {"path": stores.relative_path(path, run.lake), "table": table, "rows": sum(sizes), "sha256": sha256}
 
 
 def _groups(batch: Sequence[_Source]) -> Iterator[pa.Table]:

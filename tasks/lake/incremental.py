@@ -32,7 +32,7 @@ def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
     None if its settings need none. incremental: the sentence that says so, or why there is none.
     """
     # A re-flagged run has another's maps, made by the code of then: that one is the base.
-    known = [record for record in sql.manifests(lake) if not record.get("reflags")]
+    known = [record for record in sql.read_manifests(lake) if not record.get("reflags")]
     complete = [record for record in known if sql.is_complete(record)]
     if not complete:
         return NO_BASE | {"incremental": f"a full run: the lake {lake} has no complete one to build upon"}
@@ -56,7 +56,7 @@ def _differing(lake: Root, record: Mapping[str, Any], facts: Mapping[str, Any]) 
     if settings[0] != settings[1]:
         differing.append("bottleneck settings")
     needed = [entry["path"] for entry in record["files"] if entry["table"] in ("attributions", None)]
-    if stores.absent(lake, (path for path in needed if not path.endswith(".html"))):
+    if stores.missing_files(lake, (path for path in needed if not path.endswith(".html"))):
         differing.append("files (some are gone)")
     return differing
 
@@ -71,7 +71,7 @@ def inherit_calibration(run: Run) -> bool:
         return False
     source, path = Run(run.lake, record["base_run"]).folder / CALIBRATION, run.folder / CALIBRATION
     try:
-        with stores.written_aside(path) as aside:
+        with stores.write_atomically(path) as aside:
             shutil.copyfile(stores.fetch(source), aside)
             if (found := stores.file_sha256(aside)) != record["calibration_sha256"]:
                 raise StoreError(

@@ -24,9 +24,9 @@ def adopt(run: Run, signer: Signer | None = None) -> bool:
 
     Raises OSError or LakeError if the lake or its ledger cannot be read or written.
     """
-    data = stores.contents(run.folder / "manifest.json")
+    data = stores.read_bytes(run.folder / "manifest.json")
     status = json.loads(data)["status"]
-    if status == "running" or _is_known(run, ledger.records(run.lake)):
+    if status == "running" or _is_known(run, ledger.read_records(run.lake)):
         return False
     body = {"run_id": run.run_id, "status": status, "manifest_sha256": hashlib.sha256(data).hexdigest(), "late": True}
     ledger.append(run.lake, "run", body, signer)
@@ -37,12 +37,12 @@ def adopt(run: Run, signer: Signer | None = None) -> bool:
 
 def is_missed(run: Run) -> bool:
     """Whether a run has ended and should have a record, but has none. Raises OSError, LakeError."""
-    manifest, known = run.read_manifest(), ledger.records(run.lake)
-    return manifest["status"] != "running" and not _is_known(run, known) and ledger.is_owed(manifest, known)
+    manifest, known = run.read_manifest(), ledger.read_records(run.lake)
+    return manifest["status"] != "running" and not _is_known(run, known) and ledger.expects_record(manifest, known)
 
 
 def _is_known(run: Run, records: Sequence[Record]) -> bool:
-    return any(record.body.get("run_id") == run.run_id for record in ledger.of_kind(records, "run", "rewrite"))
+    return any(record.body.get("run_id") == run.run_id for record in ledger.select_kinds(records, "run", "rewrite"))
 
 
 def chain_end(run: Run, signer: Signer | None = None) -> None:
@@ -51,13 +51,13 @@ def chain_end(run: Run, signer: Signer | None = None) -> None:
     Whatever goes wrong is logged: the run's own outcome counts.
     """
     try:
-        data = stores.contents(run.folder / "manifest.json")
+        data = stores.read_bytes(run.folder / "manifest.json")
         body = {
             "run_id": run.run_id,
             "status": json.loads(data)["status"],
             "manifest_sha256": hashlib.sha256(data).hexdigest(),
         }
-        if _last(ledger.records(run.lake), "run", run.run_id) != body:
+        if _last(ledger.read_records(run.lake), "run", run.run_id) != body:
             ledger.append(run.lake, "run", body, signer)
     except (OSError, ValueError, sql.LakeError):
         run_logger().exception("run %s: its end could not be recorded in the lake's ledger", run.run_id)
@@ -73,8 +73,8 @@ def chain_report(run: Run, name: str, signer: Signer | None = None) -> None:
 
 def _chain_report(run: Run, name: str, signer: Signer | None) -> None:
     path = run.folder / name
-    kind, where = name.rpartition(".")[2], stores.relative(path, run.lake)
-    ledger.note_report(run.lake, run.run_id, kind, stores.contents(path), signer, path=where)
+    kind, where = name.rpartition(".")[2], stores.relative_path(path, run.lake)
+    ledger.record_report(run.lake, run.run_id, kind, stores.read_bytes(path), signer, path=where)
 
 
 def _last(records: Sequence[Record], kind: str, run_id: str) -> dict[str, object] | None:

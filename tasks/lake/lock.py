@@ -68,7 +68,7 @@ def _holder(path: Root) -> dict[str, Any]:
     Raises LakeError for a store that does not answer: that is no sign that nobody holds it.
     """
     try:
-        found = json.loads(stores.contents(path))
+        found = json.loads(stores.read_bytes(path))
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -134,7 +134,7 @@ def _beat(run: Run) -> Release:
     me, stop = _myself(), threading.Event()
 
     def sign(beat: int) -> None:
-        stores.put(path, json.dumps({**me, "beat": beat}).encode())
+        stores.write_bytes(path, json.dumps({**me, "beat": beat}).encode())
 
     def mine() -> bool:
         return bool(_holder(path).get("token") == me["token"])
@@ -163,7 +163,7 @@ def _beat(run: Run) -> Release:
         thread.join()
         with contextlib.suppress(OSError, sql.LakeError):  # what it says is old by then
             if mine():
-                with stores.translated():
+                with stores.translate_errors():
                     path.unlink(missing_ok=True)
 
     return release

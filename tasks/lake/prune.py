@@ -100,8 +100,8 @@ def references(lake: Root, records: Sequence[Mapping[str, Any]]) -> dict[str, st
     told = [_told(complete) for complete in _newest(records).values()]
     found = {run["run_id"]: "the newest run that knows the lives of its audit's alerts" for run in told}
     with sql.connect(lake) as connection:
-        for name in sql.names("kept"):
-            given = {"newest": [run["run_id"] for run in told]} if "$newest" in sql.query(f"kept/{name}") else {}
+        for name in sql.query_names("kept"):
+            given = {"newest": [run["run_id"] for run in told]} if "$newest" in sql.query_text(f"kept/{name}") else {}
             rows = sql.rows(connection, f"kept/{name}", **given)
             found |= {row["run_id"]: row["why"] for row in rows}
     return found
@@ -117,7 +117,7 @@ def plan(lake: Root, policy: Policy, now: datetime | None = None) -> list[Fate]:
     Raises LakeError if the lake cannot be read in full: then nothing can be said of what refers to what.
     """
     now = now or datetime.now(UTC)
-    everything = sql.manifests(lake)
+    everything = sql.read_manifests(lake)
     records = [record for record in everything if record["status"] != sql.PRUNED]
     complete = {audit: [run["run_id"] for run in runs] for audit, runs in _newest(records).items()}
     referred = references(lake, records)
@@ -159,7 +159,7 @@ def _files(run: Run) -> dict[str, int]:
     """A run's files but for its manifests and its lock."""
     return {
         name: size
-        for name, size in stores.sizes(run.folder).items()
+        for name, size in stores.list_sizes(run.folder).items()
         if name != LOCK and not (name.startswith("manifest") and name.endswith(".json"))
     }
 

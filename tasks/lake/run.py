@@ -129,7 +129,7 @@ class Run:
             FileNotFoundError: there is no such run.
             LakeError: the lake cannot be read.
         """
-        record: dict[str, Any] = json.loads(stores.contents(self.folder / "manifest.json"))
+        record: dict[str, Any] = json.loads(stores.read_bytes(self.folder / "manifest.json"))
         return record
 
     @contextlib.contextmanager
@@ -172,10 +172,10 @@ class Run:
         Raises:
             LakeError: the ledger cannot be written; the manifest is unchanged then.
         """
-        data = stores.contents(self.folder / "manifest.json")
+        data = stores.read_bytes(self.folder / "manifest.json")
         sha256 = hashlib.sha256(data).hexdigest()
         name = f"manifest-{sha256[:16]}.json"
-        stores.put(self.folder / name, data)
+        stores.write_bytes(self.folder / name, data)
         record: dict[str, Any] = json.loads(data)
         entry = {"at": utc_timestamp(), "what": action, "why": details, "manifest": name, "sha256": sha256}
         text = _to_json(record | facts | {"earlier_manifests": [*record.get("earlier_manifests", []), entry]})
@@ -192,7 +192,7 @@ class Run:
         records = []
         for entry in self.read_manifest().get("earlier_manifests", []):
             path = self.folder / entry["manifest"]
-            data = stores.contents(path)
+            data = stores.read_bytes(path)
             if (digest := hashlib.sha256(data).hexdigest()) != entry["sha256"]:
                 raise sql.LakeError(
                     f"lake: {path} is damaged: got sha256 {digest}, expected {entry['sha256']}; restore it "
@@ -218,7 +218,7 @@ class Run:
                 f"run {self.run_id}: this process lost the lock to another one, since it could not renew it in time "
                 "(the lake did not answer); let the other process finish the run, or resume it"
             )
-        stores.put(self.folder / "manifest.json", text)
+        stores.write_bytes(self.folder / "manifest.json", text)
 
     # Tables
 
@@ -229,7 +229,7 @@ class Run:
         The file appears when the block ends without error. It is not listed in the manifest: use
         `ManifestChanges.open_writer` for that, unless a later stage registers it.
         """
-        with stores.written_aside(self.path(table, name)) as path:
+        with stores.write_atomically(self.path(table, name)) as path:
             writer = TableWriter(self, table, path)
             try:
                 yield writer
@@ -302,7 +302,7 @@ class ManifestChanges:
             rows: number of rows of each file, None if it is no table.
         """
         for path, count in zip(paths, rows, strict=True):
-            self._files[stores.relative(path, self._run.lake)] = (table, count)
+            self._files[stores.relative_path(path, self._run.lake)] = (table, count)
 
     @contextlib.contextmanager
     def open_writer(self, table: str, name: str = "part-00000") -> Iterator[TableWriter]:

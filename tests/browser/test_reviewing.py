@@ -75,12 +75,12 @@ def test_a_reviewer_looks_decides_and_signs(site, visit, signed_in, lake, paths,
     page.get_by_label("Statement").fill("I have looked at this run.")
     page.get_by_role("button", name="Go on to sign").click()
     assert "Undecided: 1 alert" in page.locator("main").inner_text()
-    assert ledger.of_kind(ledger.records(lake), "sign_off") == []
+    assert ledger.select_kinds(ledger.read_records(lake), "sign_off") == []
     page.get_by_label("What your signature means").select_option("approval")
     page.get_by_label("Your password once more").fill(password)
     page.get_by_role("button", name="Sign off run").click()
     assert "Signed by Bob Example, approver" in page.locator("main").inner_text()
-    (signed,) = ledger.of_kind(ledger.records(lake), "sign_off")
+    (signed,) = ledger.select_kinds(ledger.read_records(lake), "sign_off")
     assert (signed.body["meaning"], signed.body["alerts"]["open"]) == ("approval", 1)
 
     # The PDF, with the signature in it.
@@ -90,7 +90,7 @@ def test_a_reviewer_looks_decides_and_signs(site, visit, signed_in, lake, paths,
     text = " ".join(" ".join(sheet.extract_text() for sheet in PdfReader(io.BytesIO(downloaded)).pages).split())
     assert "Bob Example" in text
     assert "I have looked at this run." in text
-    (noted,) = ledger.of_kind(ledger.records(lake), "report")
+    (noted,) = ledger.select_kinds(ledger.read_records(lake), "report")
     assert noted.body["sha256"] == ledger.sha256(downloaded)
 
     page.get_by_role("button", name="Sign out").click()
@@ -155,7 +155,7 @@ def test_a_decision_without_scripts(site, visit, lake, paths):
     page.goto(paths["alert"])
     say(page, "Benign", "a marker of the machine")
     assert "declared, not checked" in page.locator("#triage").inner_text()
-    assert [record.kind for record in ledger.records(lake)][-1] == "review"
+    assert [record.kind for record in ledger.read_records(lake)][-1] == "review"
 
 
 def test_two_reviewers_lose_nothing(site, visit, signed_in, lake, paths, password):
@@ -173,7 +173,7 @@ def test_two_reviewers_lose_nothing(site, visit, signed_in, lake, paths, passwor
     assert bob.get_by_role("radio", name="Confirmed").is_checked()
     bob.get_by_label("Your password once more").fill(password)
     bob.get_by_role("button", name="Decide and sign").click()
-    reviews = ledger.of_kind(ledger.records(lake), "review")
+    reviews = ledger.select_kinds(ledger.read_records(lake), "review")
     assert [record.body["reviewer"]["name"] for record in reviews] == ["Ada Example", "Bob Example"]
     ada.reload()
     assert "it is the tag" in ada.locator("#triage").inner_text()
@@ -197,7 +197,7 @@ def test_a_foreign_page_in_the_same_browser_cannot_post(site, visit, signed_in, 
     page.goto(foreign.address)  # on this machine too: to the browser the same site, so that its cookies go along
     page.get_by_role("button", name="Win").click()
     assert "Refused: not from a page of this server" in page.locator("h1").inner_text()
-    assert ledger.of_kind(ledger.records(lake), "review") == []
+    assert ledger.select_kinds(ledger.read_records(lake), "review") == []
 
 
 def test_many_who_post_at_once_lose_nothing(site, lake, paths):
@@ -224,4 +224,4 @@ def test_many_who_post_at_once_lose_nothing(site, lake, paths):
     # One was first; all others were told, and got back what they wrote.
     assert sorted(code for code, _ in answers) == [303, 409, 409, 409, 409, 409]
     assert all(kept for code, kept in answers if code == 409)
-    assert len(ledger.of_kind(ledger.records(lake), "review")) == 1
+    assert len(ledger.select_kinds(ledger.read_records(lake), "review")) == 1

@@ -56,7 +56,7 @@ def test_an_audit_from_the_corpus_to_the_report(config):
     (run,) = of_run(result, config.lake.path, "FROM runs")
     assert (run["status"], run["alerts"]) == ("completed", result.alerts)
     assert run["finished_at"] is not None
-    (manifest,) = sql.manifests(config.lake.path)
+    (manifest,) = sql.read_manifests(config.lake.path)
     tables = {entry["table"] for entry in manifest["files"]}
     assert tables == {*sql.TABLES, None} - {"clusters"}  # made on request only
     listed = {entry["path"] for entry in manifest["files"]}
@@ -76,7 +76,7 @@ def test_a_corpus_in_a_bucket_gives_what_the_folder_gives(settings, phantoms, tm
         result = audit(settings(corpus, lake, **options))
         assert (result.status, result.pairs, result.errors) == ("completed", 40, 0)
         maps = of_run(result, lake, "SELECT pair_id, image_map, text_map FROM attributions ORDER BY pair_id")
-        (manifest,) = sql.manifests(lake)
+        (manifest,) = sql.read_manifests(lake)
         found[manifest["corpus"]] = (manifest["corpus_digest"], maps, result.alerts)
         assert result.report.read_text().count("data:image/") > 0 or not result.alerts
     assert list(found) == [str(phantoms), url]
@@ -111,7 +111,7 @@ def test_a_run_that_failed_goes_on_and_repeats_no_finished_shard(quick, monkeypa
         with pytest.raises(OSError, match="No space left"):
             audit(quick)
     assert sorted(made) == [0, 2]  # not tried again, and the others are finished all the same
-    (record,) = sql.manifests(quick.lake.path)
+    (record,) = sql.read_manifests(quick.lake.path)
     assert (record["status"], record["reason"]) == ("failed", "OSError: [Errno 28] No space left on device")
     folder = quick.lake.path / "runs" / record["run_id"]
     kept = {path: path.stat() for path in [*folder.glob("attributions/*"), *folder.glob("pairs/*")]}
@@ -259,4 +259,4 @@ def test_a_corpus_that_cannot_be_read_leaves_no_run(settings, tmp_path):
 
     with pytest.raises(BadInputError):
         audit(settings(tmp_path / "nowhere", tmp_path / "lake"))
-    assert sql.manifests(tmp_path / "lake") == []  # a mistyped path leaves no run behind
+    assert sql.read_manifests(tmp_path / "lake") == []  # a mistyped path leaves no run behind

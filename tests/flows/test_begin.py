@@ -32,7 +32,7 @@ def test_the_manifest_says_what_is_audited_with_what(config, phantoms):
     assert record["seed"] == 0
     assert record["model"] == "demo/shortcut"
     assert re.fullmatch("[0-9a-f]{64}", record["model_digest"])
-    assert record["rules"] == {name: sql.digest(f"rules/{name}") for name in sql.names("rules")}
+    assert record["rules"] == {name: sql.query_digest(f"rules/{name}") for name in sql.query_names("rules")}
     assert record["environment"]["torch"] == metadata.version("torch")
 
 
@@ -42,7 +42,7 @@ def test_a_rule_of_one_s_own_is_checked_first_and_told(config, settings, phantom
     (rules / "mine.sql").write_text("SELECT 1 AS region")
     with pytest.raises(BadInputError, match="rule mine: got the columns region, expected"):
         started(settings(phantoms, tmp_path / "lake", alerts={"rules": rules}))
-    assert sql.manifests(tmp_path / "lake") == []
+    assert sql.read_manifests(tmp_path / "lake") == []
     text = "SELECT region, slice_kind, slice, n, share, area, effect FROM slice_shares"
     (rules / "mine.sql").write_text(text)
     record = started(settings(phantoms, tmp_path / "lake", alerts={"rules": rules})).read_manifest()
@@ -52,7 +52,7 @@ def test_a_rule_of_one_s_own_is_checked_first_and_told(config, settings, phantom
 def test_a_lake_is_made_where_there_is_none_and_runs_sort_by_time(config):
     first, second = started(config), started(config)
     assert re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{9}", first.run_id)
-    assert [record["run_id"] for record in sql.manifests(config.lake.path)] == [first.run_id, second.run_id]
+    assert [record["run_id"] for record in sql.read_manifests(config.lake.path)] == [first.run_id, second.run_id]
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "stopped"])

@@ -10,7 +10,7 @@ from flows import audit as audit_flow
 from flows.config import parse
 from review.report.html import write_report
 from stores import ledger
-from stores.keys import new_key
+from stores.keys import create_key
 from tasks.errors import BadInputError
 from tasks.lake import journal as chain
 
@@ -22,17 +22,17 @@ def run(plain, hand_written):
 
 
 def ends(run):
-    return [(record.kind, record.body.get("status")) for record in ledger.records(run.lake)]
+    return [(record.kind, record.body.get("status")) for record in ledger.read_records(run.lake)]
 
 
 def as_it_lies(run):
-    return hashlib.sha256(stores.contents(run.folder / "manifest.json")).hexdigest()
+    return hashlib.sha256(stores.read_bytes(run.folder / "manifest.json")).hexdigest()
 
 
 def test_a_run_that_ends_is_recorded_with_its_manifest(run):
     with audit_flow.working_on(run):
         run.finish("completed")
-    (record,) = ledger.records(run.lake)
+    (record,) = ledger.read_records(run.lake)
     assert record.body == {"run_id": run.run_id, "status": "completed", "manifest_sha256": as_it_lies(run)}
 
 
@@ -46,12 +46,12 @@ def test_a_run_that_fails_is_recorded_once_and_again_when_it_goes_on(run, error,
     with audit_flow.working_on(run):
         run.finish("completed_with_errors", "some")
     assert ends(run) == [("run", status), ("run", "completed_with_errors")]
-    assert ledger.records(run.lake)[-1].body["manifest_sha256"] == as_it_lies(run)
+    assert ledger.read_records(run.lake)[-1].body["manifest_sha256"] == as_it_lies(run)
 
 
 def test_a_ledger_that_takes_nothing_fails_no_run(run, caplog):
     chain.chain_end(run)
-    stores.put(run.lake / "ledger" / "HEAD", b"{}")
+    stores.write_bytes(run.lake / "ledger" / "HEAD", b"{}")
     with audit_flow.working_on(run):
         run.finish("completed")
     assert run.read_manifest()["status"] == "completed"
@@ -64,7 +64,7 @@ def test_the_report_is_recorded_once(run):
     audit_flow.concluded(run)
     audit_flow.concluded(run)
     digest = hashlib.sha256(write_report(run.lake, run.run_id).read_bytes()).hexdigest()
-    bodies = [record.body for record in ledger.of_kind(ledger.records(run.lake), "report")]
+    bodies = [record.body for record in ledger.select_kinds(ledger.read_records(run.lake), "report")]
     assert [(body["run_id"], body["sha256"]) for body in bodies] == [(run.run_id, digest)]
 
 
@@ -72,25 +72,25 @@ def test_what_is_done_to_a_run_later_is_recorded_before_it_is_done(run, monkeypa
     run.finish("completed")
     before = as_it_lies(run)
     run.rewrite("compacted", "why", files=[])
-    (record,) = ledger.records(run.lake)
+    (record,) = ledger.read_records(run.lake)
     assert record.kind == "rewrite"
     assert record.body == {
         "run_id": run.run_id, "what": "compacted", "before_sha256": before, "manifest_sha256": as_it_lies(run),
     }  # fmt: skip
     now = as_it_lies(run)
-    stores.put(run.lake / "ledger" / "HEAD", b"{}")
+    stores.write_bytes(run.lake / "ledger" / "HEAD", b"{}")
     with pytest.raises(sql.LakeError, match="HEAD is not as it was written"):
         run.rewrite("pruned", "why", files=[])
     assert as_it_lies(run) == now
 
 
 def test_a_configured_key_signs(run, tmp_path):
-    public = new_key(tmp_path / "key")
+    public = create_key(tmp_path / "key")
     config = {"corpus": {"path": "x"}, "model": {"architecture": "m"}, "ledger": {"key": tmp_path / "key"}}
     with audit_flow.working_on(run, parse(config, "test").ledger.signer()):
         run.finish("completed")
-    (record,) = ledger.records(run.lake)
-    assert public.signed(record.unsigned(), record.signature)
+    (record,) = ledger.read_records(run.lake)
+    assert public.verify(record.unsigned(), record.signature)
     (tmp_path / "key").chmod(0o644)
     with pytest.raises(BadInputError, match=r"\[ledger\] key: .* may be used by others"):
         parse(config, "test").ledger.signer()

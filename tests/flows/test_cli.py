@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from flows import cli
 from review.report.contact_sheet import default_output
 from stores import ledger
-from stores.keys import load_key, new_key
+from stores.keys import create_key, load_key
 from tasks.records import AlertRules
 from tasks.store import corner_boxes
 
@@ -276,18 +276,18 @@ def test_a_report_is_written_and_its_path_printed(call, audited, tmp_path):
 def test_a_run_is_signed_off_and_its_pdf_written_from_the_command_line(call, alerted, tmp_path):
     said = {"--name": "Ada Okafor", "--role": "radiologist", "--meaning": "approval", "--statement": "Not for use."}
     options = [text for option in said.items() for text in option]
-    new_key(tmp_path / "key")
+    create_key(tmp_path / "key")
     result = call("sign", "latest", *options, "--key", tmp_path / "key", "--json")
     assert result.exit_code == 0, result.stderr
     assert last_line(result)["run_id"] == alerted.run_id
-    (record,) = ledger.records(alerted.lake)
+    (record,) = ledger.read_records(alerted.lake)
     assert (record.kind, record.body["reviewer"]["identity"]) == ("sign_off", "declared")
     assert record.key_id == load_key(tmp_path / "key").key_id
     result = call("report", alerted.run_id, "--pdf")
     assert result.stdout.strip() == str(alerted.folder / "report.pdf")
     text = "".join(page.extract_text() for page in PdfReader(alerted.folder / "report.pdf").pages)
     assert "Printed name Ada Okafor" in " ".join(text.split())
-    assert [record.kind for record in ledger.records(alerted.lake)] == ["sign_off", "report"]
+    assert [record.kind for record in ledger.read_records(alerted.lake)] == ["sign_off", "report"]
 
 
 def test_a_copy_of_a_report_is_told_from_one_that_was_changed(call, alerted, tmp_path):
@@ -329,7 +329,7 @@ def test_what_cannot_be_signed_or_written_is_bad_input(call, alerted, arguments,
     result = call(*arguments, *rest)
     assert result.exit_code == 2
     assert fault in result.stderr
-    assert ledger.records(alerted.lake) == []
+    assert ledger.read_records(alerted.lake) == []
 
 
 def test_a_report_of_an_unknown_run_is_bad_input(call, alerted):

@@ -131,7 +131,7 @@ class Reader(threading.Thread):
 
 def outcome(lake):
     """What the one run of a lake has found, in a form that two lakes can be compared by."""
-    (record,) = sql.manifests(lake)
+    (record,) = sql.read_manifests(lake)
     for entry in record["files"]:
         assert hashlib.sha256((lake / entry["path"]).read_bytes()).hexdigest() == entry["sha256"]
     listed = {entry["path"] for entry in record["files"]}
@@ -165,7 +165,7 @@ def undisturbed(forker, tmp_path_factory):
 
 def gone_on_with(forker, lake):
     """Bring the lake's run to its end, from wherever it is."""
-    records = sql.manifests(lake)
+    records = sql.read_manifests(lake)
     if records and records[0]["status"] == "completed":
         return  # killed after its end
     code, _ = forker(lake, resume=records[0]["run_id"] if records else None)
@@ -179,7 +179,7 @@ def test_killed_twice_at_some_time(forker, undisturbed, tmp_path, seed):
     lake.mkdir()
     with Reader(lake):
         forker(lake, kill_after=drawn.uniform(0, seconds))
-        if (records := sql.manifests(lake)) and records[0]["status"] != "completed":
+        if (records := sql.read_manifests(lake)) and records[0]["status"] != "completed":
             forker(lake, resume=records[0]["run_id"], kill_after=drawn.uniform(0, seconds))
         gone_on_with(forker, lake)
     assert outcome(lake) == expected
@@ -194,7 +194,7 @@ def test_killed_twice_before_a_write(forker, undisturbed, tmp_path, seed):
     with Reader(lake):
         place = int((seed + drawn.random()) / 16 * events) + 1
         assert forker(lake, die_at=place) == (-signal.SIGKILL, None)
-        if records := sql.manifests(lake):
+        if records := sql.read_manifests(lake):
             forker(lake, resume=records[0]["run_id"], die_at=drawn.randint(1, max(2, events - place)))
         gone_on_with(forker, lake)
     assert outcome(lake) == expected
@@ -209,7 +209,7 @@ def test_files_that_may_not_grow(forker, undisturbed, tmp_path, seed):
     bound = int(max(sizes) * (seed + random(seed).random()) / 6)
     with Reader(lake):
         assert forker(lake, file_bytes=bound)[0] == errno.ENOSPC
-        assert all(record["status"] in ("failed", "running") for record in sql.manifests(lake))
+        assert all(record["status"] in ("failed", "running") for record in sql.read_manifests(lake))
         gone_on_with(forker, lake)
     assert outcome(lake) == expected
 
@@ -246,7 +246,7 @@ def test_a_full_disk(forker, undisturbed, small_disk, seed):
     lake.mkdir()
     with Reader(lake):
         assert forker(lake)[0] == errno.ENOSPC
-        assert all(record["status"] in ("failed", "running") for record in sql.manifests(lake))
+        assert all(record["status"] in ("failed", "running") for record in sql.read_manifests(lake))
         small_disk(65536)
         gone_on_with(forker, lake)
     assert outcome(lake) == expected

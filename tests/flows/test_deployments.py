@@ -120,7 +120,7 @@ def test_a_worker_does_a_scheduled_audit_and_re_flags_it(prefect_server, prefect
         assert (run["status"], run["pairs"], run["attributions"]) == ("completed", 40, 40)
         alerts = sql.read(connection, "FROM alerts")
     assert len(alerts) == run["alerts"] >= 1
-    (manifest,) = sql.manifests(tmp_path / "lake")
+    (manifest,) = sql.read_manifests(tmp_path / "lake")
     assert manifest["flow_run"] == chosen["id"]
 
     parameters = {"alerts": {"min_pairs": 5, "factor": 15.9}}

@@ -36,7 +36,7 @@ def elsewhere(away, hand_written):
         "pair_ids": ["pair-0000"],
     }])  # fmt: skip
     run.finish("completed")
-    for path in stores.scratch().glob("*.copy"):
+    for path in stores.scratch_folder().glob("*.copy"):
         path.unlink()  # as of another process
     return run
 
@@ -64,7 +64,7 @@ def test_a_report_is_written_to_the_store_or_here(elsewhere, tmp_path):
     assert result.exit_code == 0, result.output
     url = f"{lake}/runs/{elsewhere.run_id}/report.html"
     assert last_line(result) == {"report": url}
-    page = stores.contents(lake_root(url))
+    page = stores.read_bytes(lake_root(url))
     assert elsewhere.run_id.encode() in page
     result = call("report", elsewhere.run_id, "--lake", lake, "--out", tmp_path / "page.html")
     assert (result.exit_code, result.stdout.strip()) == (0, str(tmp_path / "page.html"))
@@ -73,7 +73,7 @@ def test_a_report_is_written_to_the_store_or_here(elsewhere, tmp_path):
 
 @pytest.mark.parametrize("command", [("sql", "FROM alerts"), ("alerts",), ("report", "latest")])
 def test_a_file_that_is_damaged_in_the_store_is_bad_input(elsewhere, command):
-    stores.put(elsewhere.path("alerts"), b"damaged")
+    stores.write_bytes(elsewhere.path("alerts"), b"damaged")
     result = call(*command, "--lake", elsewhere.lake)
     assert result.exit_code == 2
     assert "alerts/part-00000.parquet is damaged" in result.stderr
@@ -182,13 +182,13 @@ def test_a_lake_on_s3_has_the_rows_of_a_folder_s(prefect_is_up, settings, phanto
     here, there = (audit(settings(phantoms, lake, **options)) for lake in (tmp_path / "lake", url))
     assert (there.status, there.reason, there.alerts > 0) == ("completed", None, True)
     assert str(there.report) == f"{url}/runs/{there.run_id}/report.html"
-    for path in stores.scratch().glob("*.copy"):
+    for path in stores.scratch_folder().glob("*.copy"):
         path.unlink()  # what is read now comes from the store
     roots = tmp_path / "lake", lake_root(url)
-    for view in sorted({*sql.names("views")} - {"runs"}):
+    for view in sorted({*sql.query_names("views")} - {"runs"}):
         assert of(roots[0], view) == of(roots[1], view), view
     # The report is made of the same rows; run and time are its own.
-    assert abs(len(stores.contents(there.report)) - len(here.report.read_bytes())) < 2000
+    assert abs(len(stores.read_bytes(there.report)) - len(here.report.read_bytes())) < 2000
 
 
 @pytest.mark.slow
@@ -201,9 +201,9 @@ def test_an_upload_that_fails_leaves_a_run_to_go_on_with(prefect_is_up, settings
         audit(config)
     assert len(failed) == 4  # storage that does not answer is tried again three times
     monkeypatch.undo()
-    (record,) = sql.manifests(config.lake.root)
+    (record,) = sql.read_manifests(config.lake.root)
     assert (record["status"], record["counts"]["attributions"]) == ("failed", 0)
-    for path in stores.scratch().glob("*.copy"):
+    for path in stores.scratch_folder().glob("*.copy"):
         path.unlink()  # another process goes on
     s3.requests.clear()
     result = audit(config, resume=record["run_id"])

@@ -229,8 +229,8 @@ def attributions(lake):
 
 
 def statistics(lake):
-    (record,) = sql.manifests(lake)
-    return stores.contents(lake / "runs" / record["run_id"] / "calibration.safetensors")
+    (record,) = sql.read_manifests(lake)
+    return stores.read_bytes(lake / "runs" / record["run_id"] / "calibration.safetensors")
 
 
 @pytest.mark.slow
@@ -252,7 +252,7 @@ def test_a_shard_that_kills_its_worker_is_set_aside(environment, ray_cluster, au
     path, lake = audit_file("deadly", engine="ray", ray_address=ray_cluster)
     done = program(DEADLY, environment, tmp_path, path)
     assert "1 of 10 shards were set aside: shard 1 (4 pairs): WorkerCrashedError" in done.stdout, done.stderr
-    (record,) = sql.manifests(lake)
+    (record,) = sql.read_manifests(lake)
     assert record["status"] == "completed_with_errors"
     assert (record["counts"]["attributions"], record["counts"]["errors"]) == (36, 4)
 

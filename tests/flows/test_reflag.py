@@ -160,7 +160,7 @@ def test_a_run_that_is_not_complete_or_not_there_is_refused(tested, reflagged):
     for name in (tested.run.run_id, "nonsense", "latest"):
         with pytest.raises(BadInputError, match=f"got '{name}', expected a complete run of .*, which has: none"):
             reflagged(name)
-    assert len(sql.manifests(tested.run.lake)) == 1
+    assert len(sql.read_manifests(tested.run.lake)) == 1
 
 
 def test_a_file_that_was_changed_stops_it(tested, reflagged):
@@ -170,7 +170,7 @@ def test_a_file_that_was_changed_stops_it(tested, reflagged):
     path.write_bytes(data)
     with pytest.raises(StoreError, match=r"got sha256 .*, expected .* as the manifest of run"):
         reflagged()
-    new = sql.manifests(tested.run.lake)[-1]
+    new = sql.read_manifests(tested.run.lake)[-1]
     assert (new["status"], new["counts"]["alerts"]) == ("failed", 0)
     assert new["reason"].startswith("StoreError: ")
 

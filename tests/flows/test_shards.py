@@ -106,7 +106,7 @@ def test_a_run_with_a_poisoned_shard_completes_with_errors_and_the_next_night_me
         assert sql.read(connection, "SELECT count(*) AS n FROM ingest_errors") == [{"n": 16}]
     with pytest.raises(ResumeError, match="is complete but for shards that were set aside"):
         audited(config, resume=result.run_id)
-    (record,) = sql.manifests(config.lake.path)
+    (record,) = sql.read_manifests(config.lake.path)
     assert find_base(config.lake.path, record)["base_run"] == result.run_id
     nightly = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
     mended = audited(nightly)
@@ -140,7 +140,7 @@ def test_a_run_whose_shards_all_failed_is_stopped_and_can_go_on(audited, config)
 def test_what_all_shards_would_meet_ends_the_run_which_can_go_on(audited, config, error, status):
     with pytest.raises(type(error)):
         audited(config, {1: error})
-    (record,) = sql.manifests(config.lake.path)
+    (record,) = sql.read_manifests(config.lake.path)
     assert record["status"] == status
     assert type(error).__name__ in record["reason"]
     assert not (config.lake.path / "runs" / record["run_id"] / "lock.json").exists()
@@ -164,7 +164,7 @@ def test_a_flow_run_that_is_started_again_goes_on_with_its_run(audited, config, 
     with pytest.raises(StoreError):
         audited(config, {2: StoreError("damaged")})
     again = audited(config)
-    (record,) = sql.manifests(config.lake.path)
+    (record,) = sql.read_manifests(config.lake.path)
     assert (record["run_id"], record["flow_run"], record["status"]) == (again.run_id, "of-prefect", "completed")
     assert audited(config).run_id != again.run_id  # a complete one is not gone on with
 

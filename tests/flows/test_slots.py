@@ -78,7 +78,7 @@ def test_an_audit_waits_for_its_turn(prefect_server, phantoms, tmp_path):
         )  # fmt: skip
 
     def pairs():
-        return [record["counts"]["pairs"] for record in sql.manifests(tmp_path / "lake")]
+        return [record["counts"]["pairs"] for record in sql.read_manifests(tmp_path / "lake")]
 
     deadline = time.monotonic() + 3600
     while pairs() != [40]:
@@ -89,7 +89,7 @@ def test_an_audit_waits_for_its_turn(prefect_server, phantoms, tmp_path):
     assert not list((tmp_path / "lake").glob("runs/*/calibration*"))  # read, but not at work
     prefect_server.post("v2/concurrency_limits/decrement", taken)
     assert process.wait() in (0, 3), (tmp_path / "errors").read_text()
-    (record,) = sql.manifests(tmp_path / "lake")
+    (record,) = sql.read_manifests(tmp_path / "lake")
     assert record["status"] == "completed"
     (limit,) = prefect_server.post("v2/concurrency_limits/filter", {})[-1:]
     assert limit["active_slots"] == 0

@@ -41,7 +41,7 @@ def test_an_empty_lake_has_every_view_typed_and_without_rows(lake):
     with sql.connect(lake) as connection:
         for view in VIEWS:
             assert count(connection, view) == 0
-        for table in sql.names("schema"):
+        for table in sql.query_names("schema"):
             assert sql.rows(connection, "review/alerts", run_id="all") == []
             described = {
                 row["column_name"]: row["column_type"] for row in sql.read(connection, f"DESCRIBE {table}")

@@ -53,7 +53,7 @@ def fill(hand_written):
 
 
 def views():
-    return [name for name in sql.names("views") if name != "runs"]
+    return [name for name in sql.query_names("views") if name != "runs"]
 
 
 def shown(lake, run_id=None):
@@ -72,7 +72,7 @@ def test_every_view_shows_what_a_folder_shows(fill, filled, lake):
 
 def test_types_are_those_of_a_folder_before_a_row_is_fetched(filled, lake):
     with sql.connect(filled.lake) as there, sql.connect(lake) as here:
-        for view in sql.names("views"):
+        for view in sql.query_names("views"):
             described = [sql.read(connection, f"DESCRIBE {view}") for connection in (there, here)]
             assert described[0] == described[1]
         assert sql.read(there, "SHOW TABLES") == sql.read(here, "SHOW TABLES")
@@ -120,7 +120,7 @@ def test_two_runs_are_seen_at_once_and_an_older_schema_reads_as_null(fill, fille
         run = type(filled)(filled.lake, run_id)
         (path,) = run.fetch_files("pairs")
         older = pq.read_table(path).drop_columns(["width"])
-        with stores.written_aside(run.path("pairs")) as aside:
+        with stores.write_atomically(run.path("pairs")) as aside:
             pq.write_table(older, aside)
         run.register_files("pairs", [run.path("pairs")], [2])
     forget()
@@ -177,12 +177,12 @@ def test_a_store_that_fails_is_no_empty_lake(filled, monkeypatch):
 def test_a_lake_that_is_not_there_is_refused(away):
     with pytest.raises(sql.LakeError, match=r"no folder at memory://.*run an audit first"):
         sql.connect(away)
-    assert sql.manifests(away) == []
+    assert sql.read_manifests(away) == []
 
 
 @pytest.mark.parametrize("text", ["{", "", "[]", '{"run_id": "r", "config": {}}'])
 def test_a_broken_manifest_is_named(filled, text):
-    stores.put(filled.folder / "manifest.json", text.encode())
+    stores.write_bytes(filled.folder / "manifest.json", text.encode())
     with pytest.raises(sql.LakeError, match=r"manifest memory://.*manifest.json: no"):
         sql.connect(filled.lake)
 
@@ -191,7 +191,7 @@ def test_a_broken_manifest_is_named(filled, text):
 def test_a_manifest_that_points_elsewhere_is_refused(filled, change):
     record = filled.read_manifest()
     record["files"][0] |= change
-    stores.put(filled.folder / "manifest.json", json.dumps(record).encode())
+    stores.write_bytes(filled.folder / "manifest.json", json.dumps(record).encode())
     with pytest.raises(sql.LakeError, match=r"expected its own folder's|expected 64 hexadecimal digits"):
         sql.connect(filled.lake)
 
@@ -200,8 +200,8 @@ def test_neither_other_copies_nor_the_store_are_read(fill, filled, tmp_path):
     """What the process keeps of other runs and lakes lies beside what a query may read."""
     other = fill(filled.lake, "20260102T000000-bbbbbb")
     (copy,) = other.fetch_files("findings")
-    (stores.scratch() / "secret.csv").write_text("a,b\n1,2\n")
-    folder = stores.scratch()
+    (stores.scratch_folder() / "secret.csv").write_text("a,b\n1,2\n")
+    folder = stores.scratch_folder()
     (own,) = filled.fetch_files("pairs")
     with sql.connect(filled.lake, RUN) as connection:
         assert len(sql.read(connection, "FROM pairs")) == 2

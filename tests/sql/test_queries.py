@@ -9,7 +9,7 @@ import pytest
 import sql
 
 FOLDERS = ("schema", "macros", "views", "derive", "gates", "rules", "review", "kept")
-QUERIES = [f"{folder}/{name}" for folder in FOLDERS for name in sql.names(folder)]
+QUERIES = [f"{folder}/{name}" for folder in FOLDERS for name in sql.query_names(folder)]
 DEFINITIONS = ("schema/", "macros/", "views/")
 # What a query is given when only its form matters.
 PARAMETERS = {
@@ -43,13 +43,13 @@ def parameters(text):
 
 def test_every_folder_has_queries():
     assert set(FOLDERS) == {query.split("/")[0] for query in QUERIES}
-    assert {*sql.TABLES, *sql.FROM_LEDGER, "runs"} == set(sql.names("schema"))
+    assert {*sql.TABLES, *sql.LEDGER_TABLES, "runs"} == set(sql.query_names("schema"))
 
 
 @pytest.mark.parametrize("name", QUERIES)
 def test_every_query_is_one_statement(name):
     with duckdb.connect() as connection:
-        statements = connection.extract_statements(sql.query(name))
+        statements = connection.extract_statements(sql.query_text(name))
     assert len(statements) == 1
     kind = "CREATE" if name.startswith(DEFINITIONS) else "SELECT"
     assert statements[0].type.name == kind
@@ -57,7 +57,7 @@ def test_every_query_is_one_statement(name):
 
 @pytest.mark.parametrize("name", [query for query in QUERIES if not query.startswith(DEFINITIONS)])
 def test_a_query_states_its_grain_and_its_parameters(name):
-    text = sql.query(name)
+    text = sql.query_text(name)
     said = header(text)
     assert "Grain: " in said
     listed = re.search(r"Parameters: ([^.]*)\.", said)
@@ -68,19 +68,19 @@ def test_a_query_states_its_grain_and_its_parameters(name):
 
 @pytest.mark.parametrize("name", [query for query in QUERIES if not query.startswith(DEFINITIONS)])
 def test_a_query_runs_on_an_empty_lake(name, lake):
-    wanted = {key: PARAMETERS[key] for key in parameters(sql.query(name))}
+    wanted = {key: PARAMETERS[key] for key in parameters(sql.query_text(name))}
     with sql.connect(lake) as connection:
         assert [row for row in sql.rows(connection, name, **wanted) if any(row.values())] == []  # sums of nothing are 0
 
 
 @pytest.mark.parametrize("name", [query for query in QUERIES if query.startswith("schema/")])
 def test_a_schema_says_what_a_row_is(name):
-    assert "One row " in header(sql.query(name))
+    assert "One row " in header(sql.query_text(name))
 
 
 @pytest.mark.parametrize("name", [query for query in QUERIES if query.startswith("views/")])
 def test_a_view_bears_the_name_of_its_file_and_says_what_it_adds(name):
-    text, view = sql.query(name), name.split("/")[1]
+    text, view = sql.query_text(name), name.split("/")[1]
     plain = f"CREATE VIEW {view} AS SELECT * FROM stored.{view};"  # noqa: S608  # compared, not run
     assert text.strip() == plain or (header(text) and f"CREATE VIEW {view} AS" in text)
     assert not parameters(text)
@@ -88,13 +88,13 @@ def test_a_view_bears_the_name_of_its_file_and_says_what_it_adds(name):
 
 @pytest.mark.parametrize("name", [query for query in QUERIES if query.startswith("macros/")])
 def test_a_macro_bears_the_name_of_its_file_and_says_what_it_does(name):
-    assert header(sql.query(name))
-    assert f"CREATE MACRO {name.split('/')[1]}(" in sql.query(name)
+    assert header(sql.query_text(name))
+    assert f"CREATE MACRO {name.split('/')[1]}(" in sql.query_text(name)
 
 
 def test_a_digest_is_that_of_the_text():
-    assert sql.digest("rules/region_mass") != sql.digest("gates/corpus")
-    assert re.fullmatch("[0-9a-f]{64}", sql.digest("rules/region_mass"))
+    assert sql.query_digest("rules/region_mass") != sql.query_digest("gates/corpus")
+    assert re.fullmatch("[0-9a-f]{64}", sql.query_digest("rules/region_mass"))
 
 
 def test_schemas_have_the_types_of_their_definition():

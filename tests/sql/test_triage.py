@@ -168,7 +168,7 @@ def test_a_decision_upon_an_earlier_run_is_countersigned_there(nights):
     for run in (first, second):
         row, record = (
             standing(run),
-            find_decision(ledger.records(run.lake), upon_first.body["life_id"], run.run_id),
+            find_decision(ledger.read_records(run.lake), upon_first.body["life_id"], run.run_id),
         )
         assert row["review"] == record.number
     judge(second, "confirmed", seen=upon_second.number)

@@ -35,11 +35,11 @@ def raising(error):
 
 
 def asides():
-    return [path for path in stores.scratch().iterdir() if ".tmp" in path.name]
+    return [path for path in stores.scratch_folder().iterdir() if ".tmp" in path.name]
 
 
 def test_a_file_appears_when_it_is_complete(root):
-    with stores.written_aside(root / "new" / "file") as aside:
+    with stores.write_atomically(root / "new" / "file") as aside:
         aside.write_text("half")
         assert not stores.is_file(root / "new" / "file")
         assert not aside.match("*.parquet")
@@ -48,14 +48,14 @@ def test_a_file_appears_when_it_is_complete(root):
 
 
 def test_on_this_machine_it_is_written_beside(tmp_path):
-    with stores.written_aside(tmp_path / "new" / "file") as aside:
+    with stores.write_atomically(tmp_path / "new" / "file") as aside:
         aside.write_text("half")
         assert aside.parent == tmp_path / "new"  # so that the rename stays on one disk
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_a_failure_leaves_nothing_behind(root, error):
-    with pytest.raises(error), stores.written_aside(root / "file") as aside:  # noqa: PT012  # the block is the subject
+    with pytest.raises(error), stores.write_atomically(root / "file") as aside:  # noqa: PT012  # the block is the subject
         aside.write_text("half")
         raise error
     assert everything(root) == {}
@@ -63,8 +63,8 @@ def test_a_failure_leaves_nothing_behind(root, error):
 
 
 def test_a_failure_keeps_the_file_that_was_there(root):
-    stores.put(root / "file", b"old")
-    with pytest.raises(ValueError, match="no"), stores.written_aside(root / "file") as aside:  # noqa: PT012
+    stores.write_bytes(root / "file", b"old")
+    with pytest.raises(ValueError, match="no"), stores.write_atomically(root / "file") as aside:  # noqa: PT012
         aside.write_text("new")
         raise ValueError("no")
     assert everything(root) == {"file": b"old"}
@@ -72,19 +72,19 @@ def test_a_failure_keeps_the_file_that_was_there(root):
 
 def test_a_file_is_replaced(root):
     for data in (b"old", b"new"):
-        stores.put(root / "file", data)
-        with stores.written_aside(root / "other") as aside:
+        stores.write_bytes(root / "file", data)
+        with stores.write_atomically(root / "other") as aside:
             aside.write_bytes(data)
-        assert stores.fetch(root / "other").read_bytes() == stores.contents(root / "file") == data
+        assert stores.fetch(root / "other").read_bytes() == stores.read_bytes(root / "file") == data
     assert everything(root) == {"file": b"new", "other": b"new"}
 
 
 def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda _: synced.append((tmp_path / "file").exists()))
-    with stores.written_aside(tmp_path / "file") as aside:
+    with stores.write_atomically(tmp_path / "file") as aside:
         aside.write_text("x")
-    stores.put(tmp_path / "file", b"y")
+    stores.write_bytes(tmp_path / "file", b"y")
     assert synced == [False, True, True, True]  # the file's, then its folder's
 
 
@@ -98,15 +98,15 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     ],
 )
 def test_an_upload_that_fails_says_why_and_what_was_there_stays(away, monkeypatch, error, said):
-    stores.put(away / "file", b"old")
+    stores.write_bytes(away / "file", b"old")
     for method in ("put_file", "pipe_file"):
         with monkeypatch.context() as patch:
             patch.setattr(MemoryFileSystem, method, raising(error))
             with pytest.raises(LakeError, match=said):  # noqa: PT012
                 if method == "pipe_file":
-                    stores.put(away / "file", b"new")
+                    stores.write_bytes(away / "file", b"new")
                 else:
-                    with stores.written_aside(away / "file") as aside:
+                    with stores.write_atomically(away / "file") as aside:
                         aside.write_bytes(b"new")
     assert everything(away) == {"file": b"old"}
     assert asides() == []
@@ -114,14 +114,14 @@ def test_an_upload_that_fails_says_why_and_what_was_there_stays(away, monkeypatc
 
 def test_an_interrupted_upload_leaves_nothing_here(away, monkeypatch):
     monkeypatch.setattr(MemoryFileSystem, "put_file", raising(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt), stores.written_aside(away / "file") as aside:
+    with pytest.raises(KeyboardInterrupt), stores.write_atomically(away / "file") as aside:
         aside.write_bytes(b"new")
     assert asides() == []
 
 
-@pytest.mark.parametrize("ask", [stores.is_file, stores.contents, stores.fetch, stores.folders])
+@pytest.mark.parametrize("ask", [stores.is_file, stores.read_bytes, stores.fetch, stores.list_folders])
 def test_a_store_that_does_not_answer_is_no_missing_file(away, monkeypatch, ask):
-    stores.put(away / "file", b"x")
+    stores.write_bytes(away / "file", b"x")
     for error, said in ((PermissionError("no"), "credentials"), (ConnectionError("cut"), "network")):
         for method in ("info", "cat_file", "ls"):
             monkeypatch.setattr(MemoryFileSystem, method, raising(error))
@@ -131,29 +131,29 @@ def test_a_store_that_does_not_answer_is_no_missing_file(away, monkeypatch, ask)
 
 def test_what_is_not_there(root):
     assert not stores.is_file(root / "file")
-    assert stores.folders(root / "none") == []
-    assert list(stores.contents_of_all([root / "file"])) == []
+    assert stores.list_folders(root / "none") == []
+    assert list(stores.read_all([root / "file"])) == []
     with pytest.raises(FileNotFoundError):
-        stores.contents(root / "file")
+        stores.read_bytes(root / "file")
 
 
 def test_folders_and_missing_files_are_told(root):
     for name in ("b/one", "a/one", "a/two", "file"):
-        stores.put(root / name, name.encode())
-    assert stores.folders(root) == ["a", "b"]
-    assert stores.absent(root, ["a/one", "a/three", "b/one", "c/one", "a"]) == ["a/three", "c/one", "a"]
-    assert list(stores.contents_of_all([root / "b" / "one", root / "b" / "none", root / "a" / "two"])) == [
+        stores.write_bytes(root / name, name.encode())
+    assert stores.list_folders(root) == ["a", "b"]
+    assert stores.missing_files(root, ["a/one", "a/three", "b/one", "c/one", "a"]) == ["a/three", "c/one", "a"]
+    assert list(stores.read_all([root / "b" / "one", root / "b" / "none", root / "a" / "two"])) == [
         (root / "b" / "one", b"b/one"),
         (root / "a" / "two", b"a/two"),
     ]
-    assert stores.relative(root / "a" / "two", root) == "a/two"
+    assert stores.relative_path(root / "a" / "two", root) == "a/two"
 
 
 def test_what_others_write_later_is_seen(away):
-    stores.put(away / "a" / "one", b"1")
-    assert stores.absent(away, ["a/two"]) == ["a/two"]
+    stores.write_bytes(away / "a" / "one", b"1")
+    assert stores.missing_files(away, ["a/two"]) == ["a/two"]
     away.fs.pipe_file((away / "a" / "two").path, b"2")
-    assert stores.absent(away, ["a/two"]) == []
+    assert stores.missing_files(away, ["a/two"]) == []
 
 
 @pytest.fixture
@@ -171,11 +171,11 @@ def downloads(monkeypatch):
 
 
 def test_what_was_written_here_is_not_fetched(away, downloads):
-    with stores.written_aside(away / "file.bin") as aside:
+    with stores.write_atomically(away / "file.bin") as aside:
         aside.write_bytes(b"x")
     digest = hashlib.sha256(b"x").hexdigest()
     assert stores.fetch(away / "file.bin").read_bytes() == b"x"
-    assert stores.fetch(away / "file.bin", digest) == stores.kept(digest)
+    assert stores.fetch(away / "file.bin", digest) == stores.copy_path(digest)
     assert downloads == []
 
 
@@ -191,18 +191,18 @@ def test_what_others_replaced_is_fetched_again(away, downloads):
 def test_many_are_fetched_in_their_order(away, root, tmp_path):
     names = [f"a/{number}" for number in range(40)]
     for name in names:
-        stores.put(root / name, name.encode())
+        stores.write_bytes(root / name, name.encode())
     assert [path.read_text() for path in stores.fetch_all(root, dict.fromkeys(names))] == names
 
 
 def test_a_copy_is_what_its_sha256_says(away):
     path = away / "file"
-    stores.put(path, b"damaged")
+    stores.write_bytes(path, b"damaged")
     wanted = hashlib.sha256(b"whole").hexdigest()
     with pytest.raises(LakeError, match=f"is damaged: got sha256 [0-9a-f]*, expected {wanted}.*restore it"):
         stores.fetch(path, wanted)
-    assert not stores.kept(wanted).exists()
-    stores.put(path, b"whole")
+    assert not stores.copy_path(wanted).exists()
+    stores.write_bytes(path, b"whole")
     assert stores.fetch(path, wanted).read_bytes() == b"whole"
 
 
@@ -214,21 +214,21 @@ def test_a_file_that_is_gone_is_named(away):
 @pytest.mark.parametrize("digest", ["", "../x", "a" * 63, "A" * 64, "a" * 64 + "\n", "/etc/passwd"])
 def test_a_digest_that_is_a_path_leads_nowhere(digest):
     with pytest.raises(LakeError, match="expected 64 hexadecimal digits"):
-        stores.kept(digest)
+        stores.copy_path(digest)
 
 
 def test_copies_are_their_user_s_alone():
-    assert stat.S_IMODE(stores.scratch().stat().st_mode) == 0o700
-    assert stores.scratch() == stores.scratch()
+    assert stat.S_IMODE(stores.scratch_folder().stat().st_mode) == 0o700
+    assert stores.scratch_folder() == stores.scratch_folder()
 
 
 def test_copies_go_with_the_process_and_not_with_its_children():
     code = """
 import os, stores, pathlib
-folder = stores.scratch()
+folder = stores.scratch_folder()
 (folder / "x").write_text("x")
 if (child := os.fork()) == 0:
-    assert stores.scratch() != folder
+    assert stores.scratch_folder() != folder
     raise SystemExit
 os.waitpid(child, 0)
 assert (folder / "x").is_file()

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from stores import ledger
-from stores.keys import KeyFileError, load_key, load_public, new_key
+from stores.keys import KeyFileError, create_key, load_key, load_public_key
 
 
 def test_a_new_key_is_its_owner_s_alone(tmp_path):
-    public = new_key(tmp_path / "key")
+    public = create_key(tmp_path / "key")
     assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
-    assert load_key(tmp_path / "key").key_id == load_public(tmp_path / "key.pub").key_id == public.key_id
+    assert load_key(tmp_path / "key").key_id == load_public_key(tmp_path / "key.pub").key_id == public.key_id
     assert b"PRIVATE" in (tmp_path / "key").read_bytes()
     assert b"PRIVATE" not in (tmp_path / "key.pub").read_bytes()
     assert "PRIVATE" not in repr(load_key(tmp_path / "key"))
@@ -23,47 +23,47 @@ def test_a_new_key_is_its_owner_s_alone(tmp_path):
 def test_no_key_is_overwritten(tmp_path, there):
     (tmp_path / there).write_text("mine")
     with pytest.raises(KeyFileError, match=rf"{there} cannot be written \(File exists\)"):
-        new_key(tmp_path / "key")
+        create_key(tmp_path / "key")
     assert [path.name for path in tmp_path.iterdir()] == [there]
     assert (tmp_path / there).read_text() == "mine"
 
 
 def test_a_signature_is_of_one_key_and_of_these_bytes(tmp_path):
-    one, other = new_key(tmp_path / "one"), new_key(tmp_path / "other")
+    one, other = create_key(tmp_path / "one"), create_key(tmp_path / "other")
     signature = load_key(tmp_path / "one").sign(b"text")
-    assert one.signed(b"text", signature)
-    assert not one.signed(b"test", signature)
-    assert not other.signed(b"text", signature)
-    assert not one.signed(b"text", "no base64!")
+    assert one.verify(b"text", signature)
+    assert not one.verify(b"test", signature)
+    assert not other.verify(b"text", signature)
+    assert not one.verify(b"text", "no base64!")
     assert signature.endswith("==")
-    assert not one.signed(
+    assert not one.verify(
         b"text", signature[:-3] + chr(ord(signature[-3]) + 1) + "=="
     )  # the same bytes, written otherwise
 
 
 def test_a_record_is_signed_with_its_place_in_the_chain(tmp_path):
-    public = new_key(tmp_path / "key")
+    public = create_key(tmp_path / "key")
     ledger.append(tmp_path, "run", {"run_id": "r"})
     ledger.append(tmp_path, "run", {"run_id": "s"}, load_key(tmp_path / "key"))
-    bare, signed = ledger.records(tmp_path)
+    bare, signed = ledger.read_records(tmp_path)
     assert (bare.key_id, bare.signature) == (None, None)
     assert signed.key_id == public.key_id
-    assert public.signed(signed.unsigned(), signed.signature)
+    assert public.verify(signed.unsigned(), signed.signature)
     assert bare.sha256.encode() in signed.unsigned()
 
 
 def test_what_is_no_key_is_refused_and_not_repeated(tmp_path):
-    new_key(tmp_path / "key")
+    create_key(tmp_path / "key")
     (tmp_path / "other").write_text("-----BEGIN hidden-----")
     (tmp_path / "other").chmod(0o600)
-    for load in (load_key, load_public):
+    for load in (load_key, load_public_key):
         with pytest.raises(KeyFileError, match="expected one as `m2ib-audit key new`") as caught:
             load(tmp_path / "other")
         assert "hidden" not in str(caught.value)
         with pytest.raises(KeyFileError, match=r"none cannot be read \(No such file"):
             load(tmp_path / "none")
     with pytest.raises(KeyFileError, match="no public key"):
-        load_public(tmp_path / "key")
+        load_public_key(tmp_path / "key")
     (tmp_path / "key").chmod(0o640)
     with pytest.raises(KeyFileError, match=r"may be used by others \(mode 040\)"):
         load_key(tmp_path / "key")
@@ -77,21 +77,21 @@ def test_a_key_of_another_kind_is_refused(tmp_path):
     (tmp_path / "key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     (tmp_path / "key").chmod(0o600)
     (tmp_path / "pub").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    for load, name in ((load_key, "key"), (load_public, "pub")):
+    for load, name in ((load_key, "key"), (load_public_key, "pub")):
         with pytest.raises(KeyFileError, match="of another kind, expected Ed25519"):
             load(tmp_path / name)
 
 
 def test_the_mode_is_that_of_the_file_that_was_read(tmp_path):
     """Not of another one that has the name by then."""
-    new_key(tmp_path / "key")
+    create_key(tmp_path / "key")
     (tmp_path / "key").chmod(0o644)
     opened = Path.open
 
     class Swapped(type(tmp_path)):
         def open(self, *arguments, **named):
             file = opened(self, *arguments, **named)
-            new_key(Path(f"{self}2"))
+            create_key(Path(f"{self}2"))
             Path(f"{self}2").replace(self)
             return file
 
@@ -102,5 +102,5 @@ def test_the_mode_is_that_of_the_file_that_was_read(tmp_path):
 def test_a_new_key_is_on_the_disk(tmp_path, monkeypatch):
     flushed, fsync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda number: flushed.append(os.fstat(number).st_size) or fsync(number))
-    new_key(tmp_path / "key")
+    create_key(tmp_path / "key")
     assert flushed == [(tmp_path / name).stat().st_size for name in ("key", "key.pub")]

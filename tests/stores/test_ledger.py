@@ -11,7 +11,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import stores
 from stores import LakeError, ledger
-from stores.ledger import LedgerError, append, canonical, head, path_of, records
+from stores.ledger import LedgerError, append, canonical_json, read_head, read_records, record_path
 
 
 @pytest.fixture(params=["here", "elsewhere"])
@@ -33,23 +33,23 @@ def filled(root, count=3):
 
 
 def test_a_lake_without_a_ledger_has_no_records(root):
-    assert records(root) == []
-    assert head(root) is None
+    assert read_records(root) == []
+    assert read_head(root) is None
 
 
 def test_records_are_numbered_and_chained(root):
     written = filled(root)
     assert [record.number for record in written] == [1, 2, 3]
     assert [record.prev for record in written] == [ledger.BEGINNING, written[0].sha256, written[1].sha256]
-    assert records(root) == written
-    assert head(root) == (3, written[2].sha256)
-    assert stores.names(root / "ledger") == ["00000001.json", "00000002.json", "00000003.json", "HEAD"]
+    assert read_records(root) == written
+    assert read_head(root) == (3, written[2].sha256)
+    assert stores.list_files(root / "ledger") == ["00000001.json", "00000002.json", "00000003.json", "HEAD"]
 
 
 def test_a_record_is_canonical_json(root):
     record = append(root, "review", {"b": "ä\n", "a": [1.5, None, True]})
-    data, start = stores.contents(path_of(root, 1)), "0" * 64
-    assert data == canonical(json.loads(data)) == (
+    data, start = stores.read_bytes(record_path(root, 1)), "0" * 64
+    assert data == canonical_json(json.loads(data)) == (
         f'{{"at":"{record.at}","body":{{"a":[1.5,null,true],"b":"ä\\n"}},"kind":"review","number":1,"prev":"{start}"}}'
     ).encode()  # fmt: skip
     assert record.sha256 == ledger.sha256(data)
@@ -59,7 +59,7 @@ def test_a_record_is_canonical_json(root):
 def test_what_json_cannot_hold_is_not_recorded(root, body):
     with pytest.raises((ValueError, TypeError)):
         append(root, "run", body)
-    assert records(root) == []
+    assert read_records(root) == []
 
 
 def test_a_kind_that_is_none_is_refused(root):
@@ -71,11 +71,11 @@ def test_a_kind_that_is_none_is_refused(root):
 def test_threads_that_write_at_once_lose_nothing(root, workers):
     with ThreadPoolExecutor(workers) as pool:
         written = list(pool.map(lambda number: append(root, "run", {"run_id": number}), range(40)))
-    found = records(root)
+    found = read_records(root)
     assert sorted(record.body["run_id"] for record in found) == list(range(40))
     assert sorted(record.number for record in written) == list(range(1, 41))
     append(root, "run", {"run_id": "last"})  # whoever writes next mends HEAD where it lags
-    assert head(root)[0] == 41
+    assert read_head(root)[0] == 41
 
 
 def _write(folder, name):
@@ -91,33 +91,33 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert len({record.body["run_id"] for record in records(tmp_path)}) == 30
+    assert len({record.body["run_id"] for record in read_records(tmp_path)}) == 30
     assert [path.name for path in (tmp_path / "ledger").iterdir() if path.suffix == ".tmp"] == []
 
 
 def test_a_record_appears_whole_and_replaces_none(root):
-    assert stores.create(root / "ledger" / "x", b"one")
-    assert not stores.create(root / "ledger" / "x", b"two")
-    assert stores.contents(root / "ledger" / "x") == b"one"
+    assert stores.create_file(root / "ledger" / "x", b"one")
+    assert not stores.create_file(root / "ledger" / "x", b"two")
+    assert stores.read_bytes(root / "ledger" / "x") == b"one"
 
 
 def test_an_upload_that_was_asked_for_twice_is_ours(away):
-    assert stores.create(away / "x", b"one")
-    assert stores.create(away / "x", b"one")
+    assert stores.create_file(away / "x", b"one")
+    assert stores.create_file(away / "x", b"one")
 
 
 def test_what_speaks_against_a_record_is_asked_before_each_attempt(root, monkeypatch):
-    seen, create, others = [], stores.files.create, [True]
+    seen, create, others = [], stores.files.create_file, [True]
 
     def slow(path, data):
         if others.pop() if others else False:
             append(root, "run", {"run_id": "faster"})
         return create(path, data)
 
-    monkeypatch.setattr(stores.files, "create", slow)
+    monkeypatch.setattr(stores.files, "create_file", slow)
     append(root, "run", {"run_id": "ours"}, check=lambda before: seen.append(len(before)))
     assert seen == [0, 1]
-    assert [record.body["run_id"] for record in records(root)] == ["faster", "ours"]
+    assert [record.body["run_id"] for record in read_records(root)] == ["faster", "ours"]
 
     def refuse(before):
         raise RuntimeError(f"{len(before)} are enough")
@@ -128,15 +128,15 @@ def test_what_speaks_against_a_record_is_asked_before_each_attempt(root, monkeyp
 
 def test_head_may_lag_behind_and_is_mended(root):
     written = filled(root)
-    stores.put(root / "ledger" / "HEAD", canonical({"number": 2, "sha256": written[1].sha256}))
+    stores.write_bytes(root / "ledger" / "HEAD", canonical_json({"number": 2, "sha256": written[1].sha256}))
     last = append(root, "run", {})
-    assert head(root) == (4, last.sha256)
+    assert read_head(root) == (4, last.sha256)
 
 
 def spoil(change):
     def spoiled(root):
-        path = path_of(root, 2)
-        stores.put(path, change(stores.contents(path)))
+        path = record_path(root, 2)
+        stores.write_bytes(path, change(stores.read_bytes(path)))
 
     return spoiled
 
@@ -146,9 +146,9 @@ def drop(number):
 
 
 def swap(root):
-    one, two = (stores.contents(path_of(root, number)) for number in (1, 2))
-    stores.put(path_of(root, 1), two)
-    stores.put(path_of(root, 2), one)
+    one, two = (stores.read_bytes(record_path(root, number)) for number in (1, 2))
+    stores.write_bytes(record_path(root, 1), two)
+    stores.write_bytes(record_path(root, 2), one)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def swap(root):
         (drop(2), "record 2 of .* is gone"),
         (drop(3), "HEAD of .* names record 3 .* which is not there: the end was cut off"),
         (swap, "record 1 says that it is number 2"),
-        (lambda root: stores.put(root / "ledger" / "HEAD", b"{}"), "HEAD is not as it was written"),
+        (lambda root: stores.write_bytes(root / "ledger" / "HEAD", b"{}"), "HEAD is not as it was written"),
         (lambda root: stores.remove(root / "ledger", ["HEAD"]), "HEAD is gone"),
     ],
 )
@@ -176,48 +176,48 @@ def test_nothing_is_chained_to_what_was_changed(root, harm, said, monkeypatch):
     with pytest.raises(LedgerError, match=said):
         append(root, "run", {})
     with pytest.raises(LedgerError, match=said):
-        records(root)
+        read_records(root)
 
 
 def test_an_end_that_this_process_has_read_and_that_was_cut_off_or_changed_is_missed(root):
     filled(root)
-    records(root)
-    data = stores.contents(path_of(root, 3))
-    stores.put(path_of(root, 3), data.replace(b"r2", b"rx"))
+    read_records(root)
+    data = stores.read_bytes(record_path(root, 3))
+    stores.write_bytes(record_path(root, 3), data.replace(b"r2", b"rx"))
     with pytest.raises(LedgerError, match=r"HEAD of .* names record 3"):
-        records(root)
+        read_records(root)
     drop(3)(root)
     with pytest.raises(LedgerError, match=r"HEAD of .* names record 3"):
-        records(root)
-    stores.put(path_of(root, 3), data)
-    assert len(records(root)) == 3
+        read_records(root)
+    stores.write_bytes(record_path(root, 3), data)
+    assert len(read_records(root)) == 3
 
 
 def test_readers_beside_writers_find_the_ledger_whole(root):
     with ThreadPoolExecutor(6) as pool:
         jobs = [pool.submit(append, root, "run", {"run_id": number}) for number in range(20)]
-        read = [pool.submit(records, root) for _ in range(40)]
+        read = [pool.submit(read_records, root) for _ in range(40)]
         assert all(isinstance(job.result(), list) for job in read)
         assert len({job.result().number for job in jobs}) == 20
 
 
 def test_a_report_that_is_noted_twice_at_once_is_one_record(root):
     with ThreadPoolExecutor(6) as pool:
-        noted = list(pool.map(lambda _: ledger.note_report(root, "r", "html", b"page", by="a page"), range(6)))
+        noted = list(pool.map(lambda _: ledger.record_report(root, "r", "html", b"page", by="a page"), range(6)))
     assert [record is not None for record in noted].count(True) == 1
-    assert len(records(root)) == 1
-    assert ledger.note_report(root, "r", "html", b"page", by="another") is None
-    assert ledger.note_report(root, "r", "html", b"page", path="runs/r/report.html") is not None  # it has to stay there
-    assert ledger.note_report(root, "r", "html", b"page") is None
+    assert len(read_records(root)) == 1
+    assert ledger.record_report(root, "r", "html", b"page", by="another") is None
+    assert ledger.record_report(root, "r", "html", b"page", path="runs/r/report.html") is not None
+    assert ledger.record_report(root, "r", "html", b"page") is None
 
 
 def test_a_ledger_that_was_replaced_is_read_anew(root):
     filled(root)
-    for name in stores.names(root / "ledger"):
+    for name in stores.list_files(root / "ledger"):
         stores.remove(root / "ledger", [name])
-    assert records(root) == []
+    assert read_records(root) == []
     written = [append(root, "run", {"run_id": f"other {number}"}) for number in range(3)]
-    assert records(root) == written
+    assert read_records(root) == written
 
 
 def test_a_file_system_without_hard_links_is_told(tmp_path, monkeypatch):
@@ -227,16 +227,16 @@ def test_a_file_system_without_hard_links_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("os.link", link)
     with pytest.raises(LakeError, match=r"hard links, or an object store"):
         append(tmp_path, "run", {})
-    assert stores.names(tmp_path / "ledger") == []
+    assert stores.list_files(tmp_path / "ledger") == []
 
 
 def test_files_that_are_no_records_are_left_alone(root):
     filled(root, 1)
-    stores.put(root / "ledger" / "notes.txt", b"mine")
-    assert len(records(root)) == 1
-    assert ledger.number_of("00000001.json") == 1
+    stores.write_bytes(root / "ledger" / "notes.txt", b"mine")
+    assert len(read_records(root)) == 1
+    assert ledger.record_number("00000001.json") == 1
     for name in ("00000000.json", "1.json", "000000001.json", "HEAD"):
-        assert ledger.number_of(name) is None
+        assert ledger.record_number(name) is None
 
 
 def test_in_s3_a_record_is_created_only_if_there_is_none(s3, monkeypatch):
@@ -244,17 +244,17 @@ def test_in_s3_a_record_is_created_only_if_there_is_none(s3, monkeypatch):
     root = stores.lake_root(f"s3://{s3.bucket}/a-ledger")
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: append(root, "run", {"run_id": number}), range(12)))
-    assert sorted(record.body["run_id"] for record in records(root)) == list(range(12))
-    assert not stores.create(path_of(root, 3), b"another")
-    assert records(root)[2] == ledger.parse(3, stores.contents(path_of(root, 3)))
+    assert sorted(record.body["run_id"] for record in read_records(root)) == list(range(12))
+    assert not stores.create_file(record_path(root, 3), b"another")
+    assert read_records(root)[2] == ledger.parse_record(3, stores.read_bytes(record_path(root, 3)))
 
 
 @pytest.mark.parametrize(
     "name", ["ada  OKAFOR", "Ada Okafor.", "Ada Okafor\ufe0f", "\uff21da Okafor", "Ada\u200b Okafor"]
 )
 def test_spellings_of_a_name_are_one_person(name):
-    assert ledger.person(name) == ledger.person("Ada Okafor")
+    assert ledger.normalize_person(name) == ledger.normalize_person("Ada Okafor")
 
 
 def test_names_of_others_are_other_persons():
-    assert len({ledger.person(name) for name in ("Ada Okafor", "Ada Okafór", "कि", "का", "Bo Li")}) == 5
+    assert len({ledger.normalize_person(name) for name in ("Ada Okafor", "Ada Okafór", "कि", "का", "Bo Li")}) == 5

@@ -173,7 +173,7 @@ def test_a_run_tells_its_detectors_and_begins_with_installed_ones_only(few, sett
     config = settings(few, tmp_path / "other", regions={"detectors": ["halve"]})
     with pytest.raises(BadInputError, match=r"regions.detectors: got 'halve'"):
         begin(config, config.model_sources(), None)
-    assert sql.manifests(tmp_path / "other") == []
+    assert sql.read_manifests(tmp_path / "other") == []
     for regions in ({"detectors": ["a", "a"]}, {"detectors": ["a"], "boxes": {"a: x": [0, 0, 1, 1]}}):
         with pytest.raises(BadInputError, match=r"expected each once|must be distinct"):
             settings(few, tmp_path / "lake", regions=regions)

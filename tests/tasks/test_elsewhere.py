@@ -137,9 +137,9 @@ def test_a_base_that_is_damaged_later_stops_the_run(line, quick, begin_line, awa
     if harm == "gone":
         away.fs.rm(path.path)
     else:
-        data = bytearray(stores.contents(path))
+        data = bytearray(stores.read_bytes(path))
         data[len(data) // 3] ^= 255
-        stores.put(path, bytes(data))
+        stores.write_bytes(path, bytes(data))
     forget()
     second.ingest()
     act = second.to_lake if harm == "rows" else second.calibrate  # which no pair of this corpus needs

@@ -235,7 +235,7 @@ def test_a_digest_changes_with_the_checks_and_with_the_query(monkeypatch):
     assert len(set(before.values())) == len(SUITES)
     monkeypatch.setattr(validate, "SUITES", {**SUITES, "corpus": SUITES["corpus"][:-1]})
     assert suite_digest("corpus") != before["corpus"]
-    monkeypatch.setattr(sql, "query", lambda name: "SELECT 1")
+    monkeypatch.setattr(sql, "query_text", lambda name: "SELECT 1")
     assert suite_digest("accounting") != before["accounting"]
 
 

@@ -266,7 +266,7 @@ def signatures(request: Request, run_id: str) -> Response:
 def sign_off(request: Request, run_id: str) -> Response:
     """Show what is about to be signed; once that was confirmed, record it."""
     form: ImmutableMultiDict[str, str] = request.state.form
-    before = len(ledger.records(lens_of(request).lake))  # what comes after may not be in what is shown
+    before = len(ledger.read_records(lens_of(request).lake))  # what comes after may not be in what is shown
     facts = sign_off_panel(request, run_id)
     fault = None
     if not form.get("statement", "").strip():

@@ -56,7 +56,7 @@ def test_a_decision_is_a_record_and_in_force(nights, place):
 def test_a_correction_is_a_new_record(nights):
     run = nights({})
     first, second = judge(run), judge(run, "confirmed", reviewer=BOB)
-    assert ledger.records(run.lake) == [first, second]
+    assert ledger.read_records(run.lake) == [first, second]
     (row,) = rows(run)
     assert (row["decision"], row["reviewer"], row["review"]) == ("confirmed", "Bob Other", 2)
 
@@ -83,7 +83,7 @@ def test_what_is_no_decision_is_refused(nights, named, said):
     run = nights({})
     with pytest.raises(DecisionError, match=said):
         judge(run, **named)
-    assert ledger.records(run.lake) == []
+    assert ledger.read_records(run.lake) == []
 
 
 @pytest.mark.parametrize("run_id", ["none", "../runs", "20260101T000000-aaaaaa"])
@@ -244,7 +244,7 @@ def test_a_run_is_opened_alone_without_what_people_said(nights):
     judge(run)
     with sql.connect(run.lake, run.run_id) as connection:
         assert sql.read(connection, "FROM reviews") == []
-    with sql.connect(run.lake, run.run_id, reviewed=True) as connection:
+    with sql.connect(run.lake, run.run_id, with_decisions=True) as connection:
         assert [row["decision"] for row in sql.read(connection, "FROM triage")] == ["benign"]
 
 
@@ -254,7 +254,7 @@ def test_a_full_disk_is_told(nights, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("stores.files.create", full)
+    monkeypatch.setattr("stores.files.create_file", full)
     with pytest.raises(sql.LakeError, match=r"nothing was recorded \(No space left on device\)"):
         judge(run)
 

@@ -21,7 +21,7 @@ from review.evidence import verify as verifying
 from review.evidence.decisions import Reviewer, countersign, decide, sign_off
 from review.evidence.verify import VerifyError, WrittenReport, find_written_report, verify
 from stores import ledger
-from stores.keys import load_key, new_key
+from stores.keys import create_key, load_key
 from tasks.lake.compact import compact_run
 from tasks.lake.journal import chain_end, chain_report
 
@@ -36,7 +36,7 @@ def filled(nights, lake, signer=None):
             writer.write([{"pair_id": "more"}])
         run.register_files("attributions", [run.path("attributions", "part-00001")], [writer.rows])
         chain_end(run, signer)
-    stores.put(runs[0].folder / "report.html", b"<html>the report</html>")
+    stores.write_bytes(runs[0].folder / "report.html", b"<html>the report</html>")
     chain_report(runs[0], "report.html", signer)
     first = decide(
         lake, ANN, runs[0].run_id, f"{runs[0].run_id}-0", "benign", "a marker", "review", four_eyes=True, signer=signer
@@ -79,8 +79,8 @@ def test_a_lake_that_is_whole_is_said_to_be(whole):
     verdict = verify(whole, "all")
     assert (verdict.faults, verdict.notes) == ([], [])
     assert len(verdict.runs) == 2
-    assert verdict.records == len(ledger.records(whole)) == 7
-    assert verdict.head == ledger.records(whole)[-1].sha256
+    assert verdict.records == len(ledger.read_records(whole)) == 7
+    assert verdict.head == ledger.read_records(whole)[-1].sha256
     assert verdict.files == len(files(whole))
     assert verdict.bytes == sum((whole / name).stat().st_size for name in files(whole))
     assert verify(whole, "latest").runs == verdict.runs[-1:]
@@ -153,7 +153,7 @@ def lake_of_one_pair(hand_written_run, tmp_path):
     run.add_pairs(["a caption"])
     run.finish("completed")
     chain_end(run)
-    stores.put(run.folder / "report.html", b"<html>the report</html>")
+    stores.write_bytes(run.folder / "report.html", b"<html>the report</html>")
     chain_report(run, "report.html")
     sign_off(tmp_path, ANN, run.run_id, "review", "seen")
     return tmp_path
@@ -219,7 +219,7 @@ def test_a_run_that_was_put_there_after_the_ledger_began_is_named(nights):
 )  # fmt: skip
 def test_a_file_that_nobody_wrote_is_named(whole, name):
     name = name.replace("RUN", verify(whole, "latest").runs[0])
-    stores.put(whole / name, b"foreign")
+    stores.write_bytes(whole / name, b"foreign")
     expected = "runs/none/manifest.json" if "none" in name else name
     assert named(whole) == [expected]
 
@@ -235,7 +235,7 @@ def test_a_file_that_nobody_wrote_is_named(whole, name):
 )
 def test_what_a_killed_process_leaves_is_a_note(whole, name, said):
     name = name.replace("RUN", verify(whole, "latest").runs[0])
-    stores.put(whole / name, b"left")
+    stores.write_bytes(whole / name, b"left")
     verdict = verify(whole, "all")
     assert verdict.whole
     assert [said in note for note in verdict.notes] == ([] if said is None else [True])
@@ -252,24 +252,24 @@ def test_records_that_changed_places_are_named(whole):
 def test_a_record_put_in_between_is_named(whole):
     record = json.loads((whole / "ledger" / "00000003.json").read_bytes())
     record["body"]["reviewer"] = {"name": "Eve"}
-    forged = ledger.canonical(record)
+    forged = ledger.canonical_json(record)
     (whole / "ledger" / "00000003.json").write_bytes(forged)
     assert named(whole)[0] == "ledger/00000003.json"
 
 
 def test_a_record_that_was_appended_by_hand_is_not_chained(whole):
-    last = ledger.records(whole)[-1]
+    last = ledger.read_records(whole)[-1]
     forged = {"number": last.number + 1, "kind": "review", "at": last.at, "body": {}, "prev": "0" * 64}
-    stores.put(ledger.path_of(whole, last.number + 1), ledger.canonical(forged))
+    stores.write_bytes(ledger.record_path(whole, last.number + 1), ledger.canonical_json(forged))
     assert named(whole)[:1] == [f"ledger/{last.number + 1:08d}.json"]
 
 
 def test_an_end_that_was_cut_off_shows_at_head_alone_and_by_a_head_noted_elsewhere(whole):
     noted = verify(whole, "all").head
-    before = ledger.records(whole)[-2]
+    before = ledger.read_records(whole)[-2]
     (whole / "ledger" / "00000007.json").unlink()
     assert named(whole) == ["ledger/00000007.json"]
-    stores.put(whole / "ledger" / "HEAD", ledger.canonical({"number": 6, "sha256": before.sha256}))
+    stores.write_bytes(whole / "ledger" / "HEAD", ledger.canonical_json({"number": 6, "sha256": before.sha256}))
     assert named(whole) == []  # a chain cannot prove its own end
     assert named(whole, head=noted) == ["ledger/HEAD"]
     assert named(whole, head=before.sha256) == []
@@ -284,8 +284,8 @@ def test_a_ledger_that_was_removed_is_missed_by_the_runs(whole):
 
 
 def test_head_that_lags_is_a_note(whole):
-    before = ledger.records(whole)[-2]
-    stores.put(whole / "ledger" / "HEAD", ledger.canonical({"number": 6, "sha256": before.sha256}))
+    before = ledger.read_records(whole)[-2]
+    stores.write_bytes(whole / "ledger" / "HEAD", ledger.canonical_json({"number": 6, "sha256": before.sha256}))
     verdict = verify(whole, "all")
     assert verdict.whole
     assert "HEAD names record 6 of 7" in verdict.notes[0]
@@ -293,7 +293,7 @@ def test_head_that_lags_is_a_note(whole):
 
 def test_a_run_of_an_earlier_release_is_not_chained_and_said_to_be(nights):
     run = nights({})
-    stores.put(run.folder / "report.html", b"old")
+    stores.write_bytes(run.folder / "report.html", b"old")
     verdict = verify(run.lake, "all")
     assert verdict.whole
     assert [note.partition(": ")[2] for note in verdict.notes] == [
@@ -374,13 +374,13 @@ def test_a_key_path_of_a_manifest_is_named(whole):
 
 
 def test_a_review_of_another_manifest_is_named(whole):
-    record = next(record for record in ledger.records(whole) if record.kind == "sign_off")
+    record = next(record for record in ledger.read_records(whole) if record.kind == "sign_off")
     ledger.append(whole, "sign_off", record.body | {"manifest_sha256": "0" * 64})
     assert named(whole, record.body["run_id"]) == ["ledger/00000008.json"]
 
 
 def test_signed_records_are_checked_with_the_public_key(nights, tmp_path):
-    public, other = new_key(tmp_path / "key"), new_key(tmp_path / "other")
+    public, other = create_key(tmp_path / "key"), create_key(tmp_path / "other")
     lake = tmp_path / "lake"
     lake.mkdir()
     filled(nights, lake, load_key(tmp_path / "key"))
@@ -395,9 +395,9 @@ def test_signed_records_are_checked_with_the_public_key(nights, tmp_path):
         "key_id": public.key_id,
         "signature": "AAAA",
     }
-    data = ledger.canonical(forged)
+    data = ledger.canonical_json(forged)
     (lake / "ledger" / "00000008.json").write_bytes(data)
-    stores.put(lake / "ledger" / "HEAD", ledger.canonical({"number": 8, "sha256": ledger.sha256(data)}))
+    stores.write_bytes(lake / "ledger" / "HEAD", ledger.canonical_json({"number": 8, "sha256": ledger.sha256(data)}))
     assert [fault.what for fault in verify(lake, "all", public).faults] == ["its signature is not the key's"]
 
 
@@ -407,9 +407,9 @@ def test_a_lake_in_a_store_is_verified_too(nights, away, forget):
     assert verify(away, "all").faults == []
     assert verify(away, "all").files > 20
     path = runs[1].path("pairs")
-    data = bytearray(stores.contents(path))
+    data = bytearray(stores.read_bytes(path))
     data[30] ^= 1
-    stores.put(path, bytes(data))
+    stores.write_bytes(path, bytes(data))
     (fault,) = verify(away, "all").faults
     assert fault.file == f"runs/{runs[1].run_id}/pairs/part-00000.parquet"
     assert fault.where.startswith("rows 0 to 3, column run_id")
@@ -472,7 +472,7 @@ def test_damage_anywhere_in_a_parquet_file_is_located_somehow(lake_of_one_pair):
 
 def test_runs_that_the_ledger_does_not_know_can_be_adopted_and_are_said_to_be(nights):
     runs = [nights({}), nights({}, chained=True), nights({}, status="running"), nights({})]
-    stores.put(runs[0].folder / "report.html", b"old")
+    stores.write_bytes(runs[0].folder / "report.html", b"old")
     chain_end(runs[3])
     done = CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(runs[0].lake), "--json"])
     assert done.exit_code == 1, done.output
@@ -501,7 +501,7 @@ def test_what_has_changed_what_a_report_says_is_counted(nights, monkeypatch):
         return decide(one.lake, who, one.run_id, f"{one.run_id}-{number}", decision, "a marker", "review", **named)
 
     before = judge(earlier)
-    record = ledger.note_report(run.lake, run.run_id, "html", b"a report")
+    record = ledger.record_report(run.lake, run.run_id, "html", b"a report")
     assert find_written_report(run.lake, b"a report") == WrittenReport(record, [], [])
     numbers = [
         countersign(run.lake, BOB, before.number, "review").number,
@@ -511,12 +511,12 @@ def test_what_has_changed_what_a_report_says_is_counted(nights, monkeypatch):
     judge(later, number=1)  # another alert, in a run after
     sign_off(run.lake, ANN, later.run_id, "review", "seen")
     run.rewrite("compacted", "as a test")
-    numbers.append(ledger.records(run.lake)[-1].number)
-    assert ledger.records(run.lake)[-1].kind == "rewrite"
+    numbers.append(ledger.read_records(run.lake)[-1].number)
+    assert ledger.read_records(run.lake)[-1].kind == "rewrite"
     found = find_written_report(run.lake, b"a report")
     assert ([one.number for one in found.since], found.over) == (numbers, [])
 
-    ledger.note_report(run.lake, run.run_id, "html", b"another")
+    ledger.record_report(run.lake, run.run_id, "html", b"another")
     assert find_written_report(run.lake, b"another").over == []
 
     class Tomorrow(datetime):
@@ -529,14 +529,14 @@ def test_what_has_changed_what_a_report_says_is_counted(nights, monkeypatch):
 
 
 def test_a_report_is_held_against_a_key_and_a_head_too(whole, tmp_path):
-    new_key(tmp_path / "key")
+    create_key(tmp_path / "key")
     copy = tmp_path / "copy.html"
     copy.write_bytes(b"<html>the report</html>")
 
     def command(*more):
         return CliRunner().invoke(cli.app, ["verify", "--report", str(copy), "--lake", str(whole), *more])
 
-    head = ledger.records(whole)[-1].sha256
+    head = ledger.read_records(whole)[-1].sha256
     assert command("--head", head).exit_code == 0
     assert command("--head", "0" * 64).exit_code == 1
     assert command("--head", "short").exit_code == 2

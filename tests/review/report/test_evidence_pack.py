@@ -309,7 +309,7 @@ def test_a_written_report_is_noted_in_the_ledger_once(lake, judged, tmp_path):
     write_report(lake.path, RUN, by="a test")
     pdf = write_report(lake.path, RUN, kind="pdf", by="a test")
     assert pdf == judged.folder / "report.pdf"
-    noted = ledger.of_kind(ledger.records(lake.path), "report")
+    noted = ledger.select_kinds(ledger.read_records(lake.path), "report")
     assert [(record.body["format"], record.body["by"]) for record in noted] == [("html", "a test"), ("pdf", "a test")]
     assert noted[1].body["sha256"] == ledger.sha256(pdf.read_bytes())
     assert noted[1].body["path"] == f"runs/{RUN}/report.pdf"

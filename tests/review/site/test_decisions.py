@@ -13,7 +13,7 @@ from review.site import users
 from review.site.app import create_app
 from review.site.settings import ReviewSettings
 from stores import ledger
-from stores.keys import load_key, new_key
+from stores.keys import create_key, load_key
 
 PASSWORD = "four unrelated words"  # noqa: S105
 pytestmark = pytest.mark.usefixtures("quick_hashing")
@@ -176,7 +176,7 @@ def test_who_declares_a_name_decides_and_is_shown_as_declared(declared, alert, r
     assert "Benign said by Ann Example (radiologist; declared, not checked)" in declared.text
     assert "a marker of the machine" in declared.text
     assert "Recorded just now" in declared.text
-    (record,) = ledger.records(run.lake)
+    (record,) = ledger.read_records(run.lake)
     assert record.body["reviewer"] == {"name": "Ann Example", "role": "radiologist", "identity": "declared"}
 
 
@@ -188,10 +188,10 @@ def test_a_signed_in_reviewer_signs_with_the_password_once_more(page_of, alert, 
         assert browser.form(f"{alert}/decide")["reason"] == SAID["reason"]  # nothing lost
         assert browser.form(f"{alert}/decide")["decision"] == "benign"
         assert PASSWORD not in browser.answer.text
-    assert ledger.records(run.lake) == []
+    assert ledger.read_records(run.lake) == []
     # What the form says of who signs means nothing where people sign in.
     browser.send(f"{alert}/decide", **SAID, password=PASSWORD, name="Bob Example", role="approver")
-    (record,) = ledger.records(run.lake)
+    (record,) = ledger.read_records(run.lake)
     assert record.body["reviewer"] == {"name": "Ada Example", "role": "reviewer", "identity": "password"}
 
 
@@ -201,7 +201,7 @@ def test_guessing_the_password_of_signatures_is_slowed_down_too(page_of, alert, 
         browser.send(f"{alert}/decide", 409, **SAID, password="wrong")  # noqa: S106
     browser.send(f"{alert}/decide", 409, **SAID, password=PASSWORD)
     assert "too many tries" in browser.text
-    assert ledger.records(run.lake) == []
+    assert ledger.read_records(run.lake) == []
 
 
 def test_a_reader_has_no_forms_and_no_rights(page_of, alert, run):
@@ -213,7 +213,7 @@ def test_a_reader_has_no_forms_and_no_rights(page_of, alert, run):
     for path in (f"{alert}/decide", "/alerts/decide", "/records/1/countersign", f"/runs/{run.run_id}/sign-off"):
         done = browser.client.post(path, data={"csrf": token, **SAID, "password": PASSWORD}, headers={"Origin": HERE})
         assert done.status_code == 403
-    assert ledger.records(run.lake) == []
+    assert ledger.read_records(run.lake) == []
 
 
 def test_approval_is_for_approvers_to_mean(page_of, alert, run):
@@ -223,7 +223,7 @@ def test_approval_is_for_approvers_to_mean(page_of, alert, run):
     browser.send(f"{alert}/decide", 409, **SAID | {"meaning": "approval"}, password=PASSWORD)
     assert "approval is for approvers" in browser.text
     browsers().sign_in("bob").get(alert).send(f"{alert}/decide", **SAID | {"meaning": "approval"}, password=PASSWORD)
-    assert [record.body["meaning"] for record in ledger.records(run.lake)] == ["approval"]
+    assert [record.body["meaning"] for record in ledger.read_records(run.lake)] == ["approval"]
 
 
 @pytest.mark.parametrize(
@@ -245,14 +245,14 @@ def test_what_is_not_complete_is_told_with_what_was_typed(declared, alert, run, 
     fields = declared.form(f"{alert}/decide")
     kept = {"reason": SAID["reason"], "name": WHO["name"]} | typed
     assert (fields["reason"], fields["name"]) == (kept["reason"], kept["name"])
-    assert ledger.records(run.lake) == []
+    assert ledger.read_records(run.lake) == []
 
 
 def test_a_day_that_was_typed_for_another_decision_does_no_harm(declared, alert, run):
     day = (datetime.now(UTC) + timedelta(days=9)).date().isoformat()
     declared.get(alert).send(f"{alert}/decide", **SAID, **WHO, until=day)
     declared.send(f"{alert}/decide", **SAID | {"decision": "waived"}, **WHO, until=day)
-    assert [record.body["until"] for record in ledger.records(run.lake)] == [None, day]
+    assert [record.body["until"] for record in ledger.read_records(run.lake)] == [None, day]
     assert f"Waived until {day}, said by Ann Example" in declared.text
 
 
@@ -292,7 +292,7 @@ def test_of_two_who_decide_at_once_one_is_told_of_the_other(page_of, alert, run)
     with ThreadPoolExecutor(2) as pool:
         codes = list(pool.map(decide, both, ("mine", "yours")))
     assert sorted(codes) == [200, 409]
-    assert len(ledger.records(run.lake)) == 1
+    assert len(ledger.read_records(run.lake)) == 1
 
 
 def test_what_reviewers_write_stays_text(declared, alert):
@@ -390,7 +390,7 @@ def test_of_many_those_that_are_refused_are_named_and_the_others_recorded(page_o
 def test_nothing_ticked_is_told(declared, run):
     declared.get("/alerts").send("/alerts/decide", 409, **SAID, **WHO)
     assert "alerts: got 0, expected 1 to 200" in declared.text
-    assert ledger.records(run.lake) == []
+    assert ledger.read_records(run.lake) == []
 
 
 # Signing a run off.
@@ -401,9 +401,9 @@ def test_a_run_is_signed_off_after_it_was_shown_what_is_undecided(declared, run,
     action = f"/runs/{run.run_id}/sign-off"
     declared.get(f"/runs/{run.run_id}/sign-off").send(action, statement="I have looked at this run.")
     assert "Undecided: 1 alert" in declared.text
-    assert ledger.of_kind(ledger.records(run.lake), "sign_off") == []  # shown, not signed
+    assert ledger.select_kinds(ledger.read_records(run.lake), "sign_off") == []  # shown, not signed
     declared.send(action, **WHO, meaning="responsibility")
-    (record,) = ledger.of_kind(ledger.records(run.lake), "sign_off")
+    (record,) = ledger.select_kinds(ledger.read_records(run.lake), "sign_off")
     assert (record.body["statement"], record.body["meaning"]) == ("I have looked at this run.", "responsibility")
     assert record.body["alerts"] == {"open": 1, "pending": 0, "decided": 1}
     assert declared.answer.url.path == action
@@ -418,9 +418,9 @@ def test_a_sign_off_without_a_statement_or_password_is_not_taken(page_of, run):
     assert "statement: got nothing" in browser.text
     browser.send(action, 409, statement="I have looked.", password="wrong")  # noqa: S106
     assert browser.form(action)["statement"] == "I have looked."
-    assert ledger.records(run.lake) == []
+    assert ledger.read_records(run.lake) == []
     browser.send(action, password=PASSWORD)
-    assert ledger.records(run.lake)[0].body["reviewer"]["name"] == "Ada Example"
+    assert ledger.read_records(run.lake)[0].body["reviewer"]["name"] == "Ada Example"
 
 
 def test_what_was_decided_meanwhile_is_shown_before_it_is_signed(page_of, run, alert):
@@ -432,7 +432,7 @@ def test_what_was_decided_meanwhile_is_shown_before_it_is_signed(page_of, run, a
     assert "Undecided: 1 alert" in ann.text
     assert ann.form(action)["name"] == WHO["name"]
     ann.send(action)
-    assert [record.kind for record in ledger.records(run.lake)] == ["review", "sign_off"]
+    assert [record.kind for record in ledger.read_records(run.lake)] == ["review", "sign_off"]
 
 
 def test_a_sign_off_too_can_need_a_second_person(page_of, run):
@@ -454,12 +454,12 @@ def test_anonymous_readers_see_decisions_and_no_forms(page_of, alert):
 
 
 def test_a_key_of_the_page_signs_its_records(page_of, alert, run, tmp_path):
-    public = new_key(tmp_path / "key")
+    public = create_key(tmp_path / "key")
     browser = page_of(signer=load_key(tmp_path / "key"), four_eyes=True)()
     browser.get(alert).send(f"{alert}/decide", **SAID, **WHO)
     browser.get(alert).send("/records/1/countersign", name="Bob Other", role="quality", meaning="review")
     off = f"/runs/{run.run_id}/sign-off"
     browser.get(off).send(off, statement="seen", meaning="review", **WHO).send(off)
-    found = ledger.records(run.lake)
+    found = ledger.read_records(run.lake)
     assert [record.kind for record in found] == ["review", "countersign", "sign_off"]
-    assert [public.signed(record.unsigned(), record.signature or "") for record in found] == [True] * 3
+    assert [public.verify(record.unsigned(), record.signature or "") for record in found] == [True] * 3

@@ -35,7 +35,7 @@ def test_the_report_is_the_one_that_the_command_writes_and_is_noted(served, lake
     answer = served().get(f"/runs/{RUN}/report.{kind}")
     assert answer.status_code == 200
     assert answer.headers["content-disposition"] == f'attachment; filename="audit-report-{RUN}.{kind}"'
-    (record,) = ledger.records(lake.path)
+    (record,) = ledger.read_records(lake.path)
     assert record.body["sha256"] == ledger.sha256(answer.content)
     assert record.body["by"] == "review page"
     assert write_report(lake.path, RUN, kind=kind).read_bytes() == answer.content
@@ -46,14 +46,14 @@ def test_the_report_is_the_one_that_the_command_writes_and_is_noted(served, lake
 
 def test_who_may_only_read_leaves_no_record(served, lake):
     assert served(allow_anonymous_read=True).get(f"/runs/{RUN}/report.html").status_code == 200
-    assert ledger.records(lake.path) == []
+    assert ledger.read_records(lake.path) == []
 
 
 @pytest.mark.parametrize(("site", "records"), [("cross-site", 0), ("same-site", 0), ("none", 1), ("same-origin", 1)])
 def test_a_link_on_a_foreign_page_leaves_no_record(served, lake, site, records):
     told = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}
     assert served().get(f"/runs/{RUN}/report.html", headers=told).status_code == 200
-    assert len(ledger.records(lake.path)) == records
+    assert len(ledger.read_records(lake.path)) == records
 
 
 @pytest.mark.parametrize("path", [f"{RUN}/report.exe", "nonsense/report.pdf", "..%2f..%2fetc/report.pdf"])

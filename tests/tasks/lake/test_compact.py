@@ -64,8 +64,8 @@ def sharded(hand_written_run):
 def everything(lake, run_id=None):
     """Rows of every view: of those that show what is stored in the order in which they come."""
     with sql.connect(lake, run_id) as connection:
-        found = {view: sql.read(connection, f"FROM {view}") for view in sql.names("views")}
-    grouped = [view for view in found if "GROUP BY" in sql.query(f"views/{view}")]  # these have no order of their own
+        found = {view: sql.read(connection, f"FROM {view}") for view in sql.query_names("views")}
+    grouped = [view for view in found if "GROUP BY" in sql.query_text(f"views/{view}")]  # these have no order of their own
     return found | {view: sorted(found[view], key=repr) for view in grouped}
 
 
@@ -86,7 +86,7 @@ def test_few_files_are_left_and_every_view_has_the_same_rows(root, sharded):
     assert everything(root, run.run_id) == before
     listed = {entry["path"].removeprefix(f"runs/{run.run_id}/") for entry in run.read_manifest()["files"]}
     (noted,) = run.read_manifest()["earlier_manifests"]
-    assert set(stores.sizes(run.folder)) == listed | {"manifest.json", noted["manifest"]}
+    assert set(stores.list_sizes(run.folder)) == listed | {"manifest.json", noted["manifest"]}
 
 
 def test_row_groups_types_and_checksums_stay(lake, sharded):
@@ -182,7 +182,7 @@ def test_cut_off_anywhere_the_lake_reads_the_same_and_the_next_time_ends_it(root
     assert everything(root) == before
     listed = {entry["path"].removeprefix(f"runs/{run.run_id}/") for entry in run.read_manifest()["files"]}
     (noted,) = run.read_manifest()["earlier_manifests"]
-    assert set(stores.sizes(run.folder)) == listed | {"manifest.json", noted["manifest"]}
+    assert set(stores.list_sizes(run.folder)) == listed | {"manifest.json", noted["manifest"]}
 
 
 def test_a_damaged_file_is_not_merged(lake, sharded):

@@ -170,7 +170,7 @@ def test_a_holder_that_was_taken_over_lets_go_of_manifest_and_lock(away_run, bea
     path, other = away_run.folder / "lock.json", json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}).encode()
     with lock_run(away_run):
         away_run.update(reason="mine")
-        stores.put(path, other)  # as of one that waited through the silence
+        stores.write_bytes(path, other)  # as of one that waited through the silence
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
@@ -181,8 +181,8 @@ def test_a_holder_that_was_taken_over_lets_go_of_manifest_and_lock(away_run, bea
             time.sleep(0.02)
         else:
             pytest.fail("the loss was not noticed")
-    assert stores.contents(path) == other
-    stores.put(path, b"")  # the other one is done
+    assert stores.read_bytes(path) == other
+    stores.write_bytes(path, b"")  # the other one is done
     with lock_run(away_run):
         away_run.update(reason="mine again")
     assert not stores.is_file(path)

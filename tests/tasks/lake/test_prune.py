@@ -164,9 +164,9 @@ def test_a_chain_of_nights_does_not_keep_them_all(lake, ended):
 def test_nothing_is_deleted_by_a_plan(root, ended):
     ended(root, 1)
     ended(root, 2)
-    before = stores.sizes(root)
+    before = stores.list_sizes(root)
     (fate,) = [fate for fate in plan(root, ALL, NOW) if fate.pruned]
-    assert stores.sizes(root) == before
+    assert stores.list_sizes(root) == before
     of_run = {name: size for name, size in before.items() if name.startswith(f"runs/{fate.run_id}/")}
     of_run.pop(f"runs/{fate.run_id}/manifest.json")
     assert (fate.files, fate.bytes) == (len(of_run), sum(of_run.values()))
@@ -174,21 +174,21 @@ def test_nothing_is_deleted_by_a_plan(root, ended):
 
 def test_a_tombstone_is_left_that_accounts_for_every_file(root, ended, quick):
     old, new = ended(root, 1), ended(root, 2)
-    stores.put(old.folder / "report.html", b"a report")
-    manifest = stores.contents(old.folder / "manifest.json")
-    kept = {name: size for name, size in stores.sizes(root).items() if new.run_id in name}
+    stores.write_bytes(old.folder / "report.html", b"a report")
+    manifest = stores.read_bytes(old.folder / "manifest.json")
+    kept = {name: size for name, size in stores.list_sizes(root).items() if new.run_id in name}
     assert pruned(root) == [None]
-    left = stores.sizes(old.folder)
+    left = stores.list_sizes(old.folder)
     record = old.read_manifest()
     (noted,) = record["earlier_manifests"]
     assert set(left) == {"manifest.json", noted["manifest"]}
-    assert stores.contents(old.folder / noted["manifest"]) == manifest
+    assert stores.read_bytes(old.folder / noted["manifest"]) == manifest
     assert noted["sha256"] == hashlib.sha256(manifest).hexdigest()
     assert (noted["what"], noted["why"]) == ("pruned", "--older-than 0d")
     assert (record["status"], record["files"], record["pruned"]["status"]) == ("pruned", [], "completed")
     assert record["counts"] == json.loads(manifest)["counts"]
     assert old.read_earlier_manifests() == [json.loads(manifest)]
-    assert {name: size for name, size in stores.sizes(root).items() if new.run_id in name} == kept
+    assert {name: size for name, size in stores.list_sizes(root).items() if new.run_id in name} == kept
     assert goes(root) == []
 
 

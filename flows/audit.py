@@ -36,12 +36,12 @@ from tasks.flag import flag
 from tasks.ingest import ingest
 from tasks.inputs import encoder, opened
 from tasks.lake.incremental import NO_BASE, find_base
-from tasks.lake.journal import chain_end, chain_report
+from tasks.lake.journal import record_report, record_run_end
 from tasks.lake.lock import lock_run, remove_temporary_files
 from tasks.lake.run import REPORT, Run
 from tasks.messages.artifacts import Progress as ProgressArtifact
-from tasks.messages.artifacts import show_outcome
-from tasks.notify import tell, tell_end, tell_not_begun
+from tasks.messages.artifacts import publish_outcome
+from tasks.notify import notify, notify_failed_start, notify_run_end
 from tasks.own_rules import check_rules
 from tasks.phrases import phrases
 from tasks.records import AttributionPlan, ModelSource, Shard, ShardResult
@@ -178,10 +178,10 @@ def fan_out(
         for future in as_completed([future for _, future in under_way]):
             shard = shard_of[future.task_run_id]
             progress.advance(bar, shard.pairs)
-            shown.shard_ended(shard.index, shard.pairs)
+            shown.finish_shard(shard.index, shard.pairs)
         for shard, future in under_way:
             result = _outcome(run, shard, engine, future)
-            pace.shard_ended(result)
+            pace.finish_shard(result)
             yield result
 
     pace = Pace()
@@ -240,7 +240,7 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
         signer = config.ledger.signer()
         run = begin(config, models, resume or begun_by(config.lake.root, runtime.flow_run.id))
     except Exception as error:  # told, and raised again
-        tell_not_begun({"corpus": config.corpus.place, "model": config.model.name}, str(error))
+        notify_failed_start({"corpus": config.corpus.place, "model": config.model.name}, str(error))
         raise
     if said := run.read_manifest()["incremental"]:
         get_run_logger().info("run %s %s", run.run_id, said)
@@ -265,8 +265,8 @@ def working_on(run: Run, signer: Signer | None = None) -> Iterator[None]:
         except BaseException as error:
             give_up(run, error, signer)
             raise
-        tell_end(run)  # which writes the manifest, so that the run must still be held
-        chain_end(run, signer)
+        notify_run_end(run)  # which writes the manifest, so that the run must still be held
+        record_run_end(run, signer)
 
 
 def concluded(run: Run, signer: Signer | None = None) -> AuditResult:
@@ -274,7 +274,7 @@ def concluded(run: Run, signer: Signer | None = None) -> AuditResult:
     record = run.read_manifest()
     counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}
     result = AuditResult(run.run_id, record["status"], record["reason"], report=_report(run, signer), **counts)
-    show_outcome(run)
+    publish_outcome(run)
     if result.status == "stopped":
         raise GateError(f"run {run.run_id} was stopped by a gate: {result.reason}", result)
     if result.status == "completed_with_errors":
@@ -300,8 +300,8 @@ def give_up(run: Run, error: BaseException, signer: Signer | None = None) -> Non
     with contextlib.suppress(OSError, sql.LakeError):
         if run.read_manifest()["status"] == "running":
             run.finish(status, said.removesuffix(": "))
-    tell_end(run)
-    chain_end(run, signer)
+    notify_run_end(run)
+    record_run_end(run, signer)
 
 
 def plan_of(run: Run, config: AuditConfig) -> AttributionPlan:
@@ -318,7 +318,7 @@ def _report(run: Run, signer: Signer | None) -> "Root | None":
     except (ReportError, sql.LakeError):
         get_run_logger().exception("the report could not be written; try: m2ib-audit report %s", run.run_id)
         return None
-    chain_report(run, REPORT, signer)
+    record_report(run, REPORT, signer)
     return written
 
 
@@ -356,5 +356,5 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
         confirm(run, config.corpus_source(), models[0], config.confirm_rules())
         self_audit(run, config.corpus_source(), models[0], config.confirm_rules())
     alert(run, config.alert_rules())
-    tell(run, config.tell_rules())
+    notify(run, config.tell_rules())
     run.finish("completed_with_errors" if failures else "completed", "; ".join(warnings) or None)

@@ -762,11 +762,11 @@ def prune(
     if older_than is None and keep is None:
         _stop(Exit.BAD_INPUT, "prune: got no policy, expected --older-than 180d, --keep 30, or both")
     age = None if older_than is None else _age("--older-than", older_than)
-    from tasks.lake.prune import Policy, plan, prune_run
+    from tasks.lake.prune import RetentionPolicy, plan_pruning, prune_run
 
     root, signer = _root(lake), _signer(key)
     try:
-        fates = plan(root, Policy(age, keep))
+        fates = plan_pruning(root, RetentionPolicy(age, keep))
         left = {fate.run_id: prune_run(root, fate, signer) if yes else None for fate in fates if fate.pruned}
     except sql.LakeError as error:
         _stop(Exit.BAD_INPUT, str(error))
@@ -1095,7 +1095,7 @@ def adopt(
     `all` leaves out those that should have a record, as `verify` says: whoever knows why they have none names them.
     """
     from tasks.lake.journal import adopt as take
-    from tasks.lake.journal import is_missed
+    from tasks.lake.journal import lacks_record
     from tasks.lake.run import Run
 
     root, signer = _root(lake), _signer(key)
@@ -1105,7 +1105,7 @@ def adopt(
             newest = ", ".join(known[:-6:-1]) or "none"
             _stop(Exit.BAD_INPUT, f"adopt: got {run_id!r}, expected all, or a run of the lake {root}: {newest}")
         wanted = [Run(root, name) for name in known if run_id in ("all", name)]
-        left = [run.run_id for run in wanted if run_id == "all" and is_missed(run)]
+        left = [run.run_id for run in wanted if run_id == "all" and lacks_record(run)]
         done = [run.run_id for run in wanted if run.run_id not in left and take(run, signer)]
     except sql.LakeError as error:
         _stop(Exit.FAILURE, str(error))

@@ -35,9 +35,9 @@ from tasks.records import (
     TellRules,
     parse_box,
 )
-from tasks.regions.detectors import versions
+from tasks.regions.detectors import detector_versions
 from tasks.regions.masks import read_mask
-from tasks.text.spans import visible
+from tasks.text.spans import normalize_text
 
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
@@ -197,7 +197,7 @@ class PhrasesConfig(Section):
 
     @model_validator(mode="after")
     def _phrases_say_something(self) -> Self:
-        if empty := [phrase for phrase in self.listed if not visible(phrase).strip()]:
+        if empty := [phrase for phrase in self.listed if not normalize_text(phrase).strip()]:
             raise ValueError(f"listed: got {empty}, expected phrases of at least one word or mark")
         return self
 
@@ -412,7 +412,7 @@ class AuditConfig(Section):
             "regions": self.regions.model_dump(mode="json", exclude={"masks"})
             | {
                 "masks": {name: sha256 for name, (sha256, _) in self.masks.items()},
-                "detectors": versions(self.regions.detectors),
+                "detectors": detector_versions(self.regions.detectors),
             },
             "discover": self.discover.model_dump(mode="json"),
             "clusters": self.clusters.model_dump(mode="json"),

@@ -29,7 +29,7 @@ class Pace:
         self._began = monotonic()
         self._pairs = 0
 
-    def shard_ended(self, result: ShardResult) -> None:
+    def finish_shard(self, result: ShardResult) -> None:
         """Count a shard; pairs that an earlier attempt had attributed say nothing about the pace."""
         outcome = "set_aside" if result.failure else "resumed" if result.reused else "attributed"
         SHARDS.labels(outcome).inc()

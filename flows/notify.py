@@ -30,7 +30,7 @@ CHOICES = (*ALERTS, *RUNS, *PREFECT, REFUSED)
 DEFAULT = tuple(name for name in CHOICES if name not in ("still-firing", "not-seen", "completed"))
 
 # Templates read the event and nothing else. Prefect renders them once: braces in a value stay text, and `text` holds
-# none that a web hook could take for a placeholder of its own (tasks.messages.events.plain).
+# none that a web hook could take for a placeholder of its own (tasks.messages.events.sanitize).
 _ALERT_SUBJECT = "{{ event.payload.audit }}: {{ event.payload.life | replace('_', ' ') }}, {{ event.resource.name }}"
 _ALERT_BODY = """{{ event.payload.text }}
 audit: {{ event.payload.audit }}

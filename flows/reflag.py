@@ -28,7 +28,7 @@ from tasks.errors import BadInputError
 from tasks.flag import flag
 from tasks.lake.incremental import NO_BASE
 from tasks.lake.run import Run
-from tasks.notify import tell, tell_not_begun
+from tasks.notify import notify, notify_failed_start
 from tasks.own_rules import check_rules, read_rules
 from tasks.phrases import phrases
 from tasks.records import AlertRules, ClusterRules, PhraseRules, TellRules
@@ -138,7 +138,7 @@ def reflag(
         signer = ledger.signer()
         run, earlier, rules = begin_reflag(root, run_id, alerts, phrases)
     except Exception as error:  # told, and raised again
-        tell_not_begun(_audit_of(root, run_id), str(error))
+        notify_failed_start(_audit_of(root, run_id), str(error))
         raise
     with working_on(run, signer):
         telling = TellRules(notify.tell, notify.digest, alerts.min_pairs)
@@ -163,5 +163,5 @@ def _reflag_line(run: Run, earlier: Run, rules: AlertRules, phrase_rules: Phrase
     warnings += flag(run, rules)
     carry_over(run, earlier)
     alert(run, rules)
-    tell(run, telling)
+    notify(run, telling)
     run.finish(before["status"], "; ".join(warnings) or None)

@@ -19,7 +19,7 @@ from corpora import RowError
 from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.errors import BadInputError
 from tasks.inputs import PICTURE_COLUMNS, device_lock, encoder, read_pixels
-from tasks.lake.incremental import earlier_rows, inherit_calibration
+from tasks.lake.incremental import copy_calibration, find_reusable_rows
 from tasks.lake.run import CALIBRATION, Run
 from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, ShardResult
 from tasks.retries import IO_RETRIES
@@ -43,7 +43,7 @@ def calibrate_features(
     if not plan.bottleneck.needs_statistics():
         return None
     path = run.folder / CALIBRATION
-    if not stores.is_file(path) and not inherit_calibration(run):
+    if not stores.is_file(path) and not copy_calibration(run):
         with stores.write_atomically(path) as aside:
             _estimate(run, corpus, model, plan).save(aside)
     return FeatureStatistics.load(stores.fetch(path))
@@ -171,7 +171,7 @@ def attribute_pairs(
     if stores.is_file(path):
         done = pq.ParquetFile(stores.fetch(path)).metadata.num_rows
         return ShardResult(shard, name, done, len(pairs) - done, reused=True)
-    earlier = earlier_rows(run, pairs)
+    earlier = find_reusable_rows(run, pairs)
     new = [pair for pair in pairs if pair["pair_id"] not in earlier]
     made, errors = _attribute_new(run, corpus, model, plan, new) if new else ([], [])
     by_pair = earlier | {row["pair_id"]: row for row in made}

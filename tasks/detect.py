@@ -12,8 +12,8 @@ from corpora import RowError
 from tasks.inputs import PICTURE_COLUMNS, read_picture
 from tasks.lake.run import Run
 from tasks.records import Box, CorpusSource
-from tasks.regions.boxes import into_view
-from tasks.regions.detectors import Detector, load_detectors, regions_of
+from tasks.regions.boxes import clip_to_view
+from tasks.regions.detectors import Detector, load_detectors, run_detector
 from tasks.retries import IO_RETRIES
 
 _VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
@@ -37,13 +37,13 @@ def _rows(
     view: Box = (pair["view_x0"], pair["view_y0"], pair["view_x1"], pair["view_y1"])
     for detector in detectors:
         try:
-            found = regions_of(detector, image, pair["caption"])
+            found = run_detector(detector, image, pair["caption"])
         except Exception as error:  # noqa: BLE001  # a detector is foreign code
             faults[detector.name].append(f"{pair['file_name']}: {type(error).__name__}: {error}")
             continue
         for region, boxes in found.items():
             for box in boxes:
-                if seen := into_view(box, view):
+                if seen := clip_to_view(box, view):
                     corners = dict(zip(("x0", "y0", "x1", "y1"), seen, strict=True))
                     yield {"pair_id": pair["pair_id"], "region": region, "kind": "detected", **corners}
 

@@ -18,7 +18,15 @@ from prefect.events.worker import EventsWorker
 import sql
 from tasks.lake.run import Run
 from tasks.logs import run_logger
-from tasks.messages.events import LIVES, News, alert_news, digest_news, end_news, is_told, not_begun_news
+from tasks.messages.events import (
+    LIVES,
+    Event,
+    build_alert_event,
+    build_digest_event,
+    build_failed_start_event,
+    build_run_event,
+    is_notifiable,
+)
 from tasks.records import TellRules
 
 _PATIENCE = 10.0  # seconds that events may take to leave; a server that is gone must not hold the audit
@@ -75,7 +83,7 @@ def _lives(run: Run, previous: str | None, min_pairs: int) -> list[dict[str, Any
         )
 
 
-def store_lives(run: Run, min_pairs: int) -> tuple[list[dict[str, Any]], bool]:
+def store_alert_history(run: Run, min_pairs: int) -> tuple[list[dict[str, Any]], bool]:
     """Compute and store `lives`; returns its rows, and whether a later run of the audit has been told about already.
 
     Where earlier runs cannot be read, all alerts are new: better told twice than not at all.
@@ -90,16 +98,18 @@ def store_lives(run: Run, min_pairs: int) -> tuple[list[dict[str, Any]], bool]:
     return lives, overtaken
 
 
-def news_of(lives: Sequence[Mapping[str, Any]], record: Mapping[str, Any], report: str, rules: TellRules) -> list[News]:
+def select_events(
+    lives: Sequence[Mapping[str, Any]], record: Mapping[str, Any], report: str, rules: TellRules
+) -> list[Event]:
     """The events that the rules ask for: one an alert, or one digest."""
-    told = [row for row in lives if is_told(row)]
+    told = [row for row in lives if is_notifiable(row)]
     if rules.digest:
-        return [digest_news(told, record, report)]
+        return [build_digest_event(told, record, report)]
     chosen = [row for row in told if row["life"] in rules.lives]
-    return [alert_news(row, record, report) for row in sorted(chosen, key=lambda row: LIVES.index(row["life"]))]
+    return [build_alert_event(row, record, report) for row in sorted(chosen, key=lambda row: LIVES.index(row["life"]))]
 
 
-def _send(news: Sequence[News]) -> list[News]:
+def _send(news: Sequence[Event]) -> list[Event]:
     """Hand events to Prefect and wait until they have left; returns those that it took."""
     taken = [
         one for one in news if emit_event(one.event, one.resource, payload=one.payload, id=one.event_id) is not None
@@ -114,19 +124,19 @@ def _send(news: Sequence[News]) -> list[News]:
     return taken
 
 
-def told_before(run: Run) -> set[str]:
+def read_sent_ids(run: Run) -> set[str]:
     """Ids of the events that this run has handed over, in this attempt or an earlier one."""
     paths = run.fetch_files("notifications")
     return {row["event_id"] for path in paths for row in pq.read_table(path, columns=["event_id"]).to_pylist()}
 
 
-def send_once(run: Run, news: Sequence[News]) -> int:
+def send_new_events(run: Run, news: Sequence[Event]) -> int:
     """Send what this run has not sent yet, and append it to `notifications`; returns how many were sent.
 
     A process that dies between the two sends it again when it is resumed, under the same id, on which a server acts
     once.
     """
-    before = told_before(run)
+    before = read_sent_ids(run)
     sent = _send([one for one in news if str(one.event_id) not in before])
     rows = [
         {
@@ -147,40 +157,40 @@ def send_once(run: Run, news: Sequence[News]) -> int:
     return len(rows)
 
 
-def tell_alerts(run: Run, rules: TellRules) -> int:
+def notify_alerts(run: Run, rules: TellRules) -> int:
     """Store what became of the alerts, then tell what is news; returns how many events were sent.
 
     A run that was resumed after a later one had ended tells nothing, nor does one that re-flags any but the newest: its
     news is old.
     """
-    lives, overtaken = store_lives(run, rules.min_pairs)
+    lives, overtaken = store_alert_history(run, rules.min_pairs)
     if overtaken:
         run_logger().warning("run %s: a later run of this audit has ended: nothing is told about this one", run.run_id)
-    news = [] if overtaken else news_of(lives, run.read_manifest(), run.report_path, rules)
-    return send_once(run, news)
+    news = [] if overtaken else select_events(lives, run.read_manifest(), run.report_path, rules)
+    return send_new_events(run, news)
 
 
-def tell_end(run: Run) -> None:
+def notify_run_end(run: Run) -> None:
     """Tell that the run has ended, and how. Whatever goes wrong is logged: the run's own outcome counts."""
     try:
-        send_once(run, [end_news(run.read_manifest(), run.report_path)])
+        send_new_events(run, [build_run_event(run.read_manifest(), run.report_path)])
     except Exception:  # noqa: BLE001  # a full disk, a server that is gone: the audit's own error must get through
         run_logger().exception("run %s: its end could not be told", run.run_id)
 
 
-def tell_not_begun(facts: Mapping[str, Any], reason: str) -> None:
-    """Tell that an audit could not begin; see `tasks.messages.events.not_begun_news`."""
+def notify_failed_start(facts: Mapping[str, Any], reason: str) -> None:
+    """Tell that an audit could not begin; see `tasks.messages.events.build_failed_start_event`."""
     try:
-        _send([not_begun_news(facts, reason)])
-    except Exception:  # noqa: BLE001  # as in tell_end
+        _send([build_failed_start_event(facts, reason)])
+    except Exception:  # noqa: BLE001  # as in notify_run_end
         run_logger().exception("that the audit could not begin could not be told")
 
 
 @task(name="tell", cache_policy=NO_CACHE, persist_result=False)
-def tell(run: Run, rules: TellRules) -> int:
-    """Follow the alerts over the runs and tell what is news; see `tell_alerts`. Failures are logged and cost no run."""
+def notify(run: Run, rules: TellRules) -> int:
+    """Store the alert history and send events; see `notify_alerts`. A failure is logged and does not fail the run."""
     try:
-        return tell_alerts(run, rules)
+        return notify_alerts(run, rules)
     except Exception:  # noqa: BLE001  # the alerts are stored; telling is the second best
         run_logger().exception("run %s: its alerts could not be told; see: m2ib-audit alerts", run.run_id)
         return 0

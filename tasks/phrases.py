@@ -10,9 +10,9 @@ from prefect.cache_policies import NO_CACHE
 from tasks.lake.run import Run
 from tasks.records import PhraseRules
 from tasks.retries import IO_RETRIES
-from tasks.text.boilerplate import find
+from tasks.text.boilerplate import find_candidates
 from tasks.text.collocations import find_collocations
-from tasks.text.spans import positions, token_spans
+from tasks.text.spans import token_range, token_spans
 
 
 def phrase_rows(attributions: Sequence[dict[str, Any]], rules: PhraseRules) -> Iterator[dict[str, Any]]:
@@ -22,7 +22,7 @@ def phrase_rows(attributions: Sequence[dict[str, Any]], rules: PhraseRules) -> I
     """
     pairs = Counter(row["caption"] for row in attributions)
     located: dict[str, list[dict[str, Any]]] = {}
-    candidates = find(pairs, rules.listed, rules.min_pairs)
+    candidates = find_candidates(pairs, rules.listed, rules.min_pairs)
     for row in attributions:
         caption = row["caption"]
         if caption not in located:
@@ -31,7 +31,7 @@ def phrase_rows(attributions: Sequence[dict[str, Any]], rules: PhraseRules) -> I
                 {"region": candidate.region, "kind": candidate.kind, "first": found[0], "last": found[1]}
                 for candidate in candidates
                 for span in candidate.spans.get(caption, ())
-                if (found := positions(span, spans, row["tokens"])) is not None
+                if (found := token_range(span, spans, row["tokens"])) is not None
             ]
         for phrase in located[caption]:
             yield {"pair_id": row["pair_id"], **phrase}

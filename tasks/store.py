@@ -12,7 +12,7 @@ import stores
 from tasks.errors import StoreError
 from tasks.lake.run import CALIBRATION, Run, read_parquet_rows
 from tasks.records import Box, ShardResult, SuspectRegions, parse_box
-from tasks.regions.boxes import into_view
+from tasks.regions.boxes import clip_to_view
 from tasks.retries import IO_RETRIES
 
 
@@ -57,7 +57,7 @@ def region_rows(
             if value := attributes[row["pair_id"]].get(column):
                 given.append((name, "column", parse_box(value)))
         for name, kind, box in given:
-            if (seen := into_view(box, view)) is not None:
+            if (seen := clip_to_view(box, view)) is not None:
                 yield _region_row(name, kind, seen, row["pair_id"])
 
 

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 import sql
 from tasks.lake.run import Run
-from tasks.messages.gates import sentence
+from tasks.messages.gates import format_failed_check
 from tasks.records import GateOutcome
 from tasks.retries import IO_RETRIES
 
@@ -137,8 +137,8 @@ def check_run(run: Run) -> GateOutcome:
             break
     return GateOutcome(
         checks=len(rows),
-        critical=tuple(sentence(row, totals) for row in critical),
-        warnings=tuple(sentence(row, totals) for row in failed if row["severity"] == WARNING),
+        critical=tuple(format_failed_check(row, totals) for row in critical),
+        warnings=tuple(format_failed_check(row, totals) for row in failed if row["severity"] == WARNING),
     )
 
 

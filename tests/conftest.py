@@ -204,7 +204,7 @@ def nights_in():
 
 
 def _nights(folder):
-    from tasks.notify import store_lives
+    from tasks.notify import store_alert_history
 
     numbers = itertools.count(1)
 
@@ -215,7 +215,7 @@ def _nights(folder):
         made.add_attributions([[1.0] * 4] * 4, (2, 2))
         made.add_regions(*((name, (0, 0, 0.5, 0.5)) for name in sorted({a.get("region", "corner") for a in alerts})))
         made.add_alerts(*alerts)
-        store_lives(made, 3)
+        store_alert_history(made, 3)
         made.finish(status)
         return made
 

@@ -22,7 +22,7 @@ from flows.config import parse
 from tasks.flag import flag_regions
 from tasks.own_rules import check_rules
 from tasks.records import AlertRules
-from tasks.regions.detectors import Detector, regions_of
+from tasks.regions.detectors import Detector, run_detector
 
 ROOT = Path(__file__).parent.parent
 PHANTOMS = 12
@@ -87,9 +87,9 @@ def test_the_detector_of_the_guide_finds_bars():
     exec(text, names)  # noqa: S102  # our own page
     picture = np.random.default_rng(0).integers(0, 256, (20, 10, 3), dtype=np.uint8)
     detector = Detector("letterbox", names["detect"])
-    assert regions_of(detector, picture, "") == {}
+    assert run_detector(detector, picture, "") == {}
     picture[:2] = picture[-5:] = 7
-    assert regions_of(detector, picture, "") == {"letterbox: bars": [(0, 0, 1, 0.1), (0, 0.75, 1, 1)]}
+    assert run_detector(detector, picture, "") == {"letterbox: bars": [(0, 0, 1, 0.1), (0, 0.75, 1, 1)]}
 
 
 def corpus_commands():

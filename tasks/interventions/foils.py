@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from tasks.text.collocations import adjacent_words
-from tasks.text.spans import LETTERS, visible
+from tasks.text.spans import LETTERS, normalize_text
 
 _WORD = re.compile(LETTERS)
 _TRIES = 20_000  # captions looked at for one pair; in a corpus with more, a foil that is rarer than that is not found
@@ -15,7 +15,7 @@ _TRIES = 20_000  # captions looked at for one pair; in a corpus with more, a foi
 
 def words(caption: str) -> frozenset[str]:
     """The words of a caption, as slices are made of them."""
-    return frozenset(_WORD.findall(visible(caption)))
+    return frozenset(_WORD.findall(normalize_text(caption)))
 
 
 def _numbered(word: str) -> bool:

@@ -61,7 +61,7 @@ def _differing(lake: Root, record: Mapping[str, Any], facts: Mapping[str, Any]) 
     return differing
 
 
-def inherit_calibration(run: Run) -> bool:
+def copy_calibration(run: Run) -> bool:
     """Copy the feature statistics of the run that this one builds upon; False if it builds upon none.
 
     Raises StoreError if they are not what they were when this run began.
@@ -132,7 +132,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         raise StoreError(f"{path}: cannot be read any more ({error}); start a run that is not incremental") from error
 
 
-def earlier_rows(run: Run, pairs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def find_reusable_rows(run: Run, pairs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Attributions that the run which this one builds upon has of these pairs, by pair; empty if there is none."""
     base = run.read_manifest().get("base_run")
     if not base:

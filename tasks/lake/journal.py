@@ -35,7 +35,7 @@ def adopt(run: Run, signer: Signer | None = None) -> bool:
     return True
 
 
-def is_missed(run: Run) -> bool:
+def lacks_record(run: Run) -> bool:
     """Whether a run has ended and should have a record, but has none. Raises OSError, LakeError."""
     manifest, known = run.read_manifest(), ledger.read_records(run.lake)
     return manifest["status"] != "running" and not _is_known(run, known) and ledger.expects_record(manifest, known)
@@ -45,7 +45,7 @@ def _is_known(run: Run, records: Sequence[Record]) -> bool:
     return any(record.body.get("run_id") == run.run_id for record in ledger.select_kinds(records, "run", "rewrite"))
 
 
-def chain_end(run: Run, signer: Signer | None = None) -> None:
+def record_run_end(run: Run, signer: Signer | None = None) -> None:
     """Record how a run ended: its status, and the sha256 of its manifest. The same end is recorded once.
 
     Whatever goes wrong is logged: the run's own outcome counts.
@@ -63,7 +63,7 @@ def chain_end(run: Run, signer: Signer | None = None) -> None:
         run_logger().exception("run %s: its end could not be recorded in the lake's ledger", run.run_id)
 
 
-def chain_report(run: Run, name: str, signer: Signer | None = None) -> None:
+def record_report(run: Run, name: str, signer: Signer | None = None) -> None:
     """Record the report that lies in a run's folder, unless the ledger knows it. Failures are logged."""
     try:
         _chain_report(run, name, signer)

@@ -27,7 +27,7 @@ _BUILT_ON = {
 
 
 @dataclass(frozen=True)
-class Policy:
+class RetentionPolicy:
     """What may go: runs that ended longer ago than this, and those beyond so many complete runs of their audit.
 
     None: no matter. Where both are given a run must be both. An audit: same corpus and model by their names.
@@ -43,7 +43,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Fate:
+class PruneItem:
     """What becomes of a run, and why. files, bytes: what lies in its folder, of runs that are pruned; else None."""
 
     run_id: str
@@ -78,7 +78,7 @@ def _told(complete: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return next((run for run in complete if any(e["table"] == "lives" for e in run["files"])), complete[0])
 
 
-def _young(record: Mapping[str, Any], complete: Sequence[str], policy: Policy, now: datetime) -> str | None:
+def _young(record: Mapping[str, Any], complete: Sequence[str], policy: RetentionPolicy, now: datetime) -> str | None:
     """Why the policy itself keeps a run; complete: the complete runs of its audit, newest first. None: it does not."""
     if complete and record["run_id"] == complete[0]:
         return "the newest complete run of its audit"
@@ -107,7 +107,7 @@ def references(lake: Root, records: Sequence[Mapping[str, Any]]) -> dict[str, st
     return found
 
 
-def plan(lake: Root, policy: Policy, now: datetime | None = None) -> list[Fate]:
+def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = None) -> list[PruneItem]:
     """What a policy makes of each run, oldest first; nothing is changed.
 
     Besides what the policy keeps, the newest complete run of each audit is kept, what `references` says, and what any
@@ -138,21 +138,21 @@ def plan(lake: Root, policy: Policy, now: datetime | None = None) -> list[Fate]:
     return [*_left_over(lake, everything), *(_fate(lake, record, kept, policy) for record in records)]
 
 
-def _fate(lake: Root, record: Mapping[str, Any], kept: Mapping[str, str], policy: Policy) -> Fate:
+def _fate(lake: Root, record: Mapping[str, Any], kept: Mapping[str, str], policy: RetentionPolicy) -> PruneItem:
     run_id = record["run_id"]
     facts = (run_id, f"{record.get('corpus')} with {record.get('model')}", record["status"], _ended(record))
     if run_id in kept:
-        return Fate(*facts, pruned=False, why=kept[run_id])
+        return PruneItem(*facts, pruned=False, why=kept[run_id])
     found = _files(Run(lake, run_id))
-    return Fate(*facts, pruned=True, why=str(policy), files=len(found), bytes=sum(found.values()))
+    return PruneItem(*facts, pruned=True, why=str(policy), files=len(found), bytes=sum(found.values()))
 
 
-def _left_over(lake: Root, records: Sequence[Mapping[str, Any]]) -> Iterator[Fate]:
+def _left_over(lake: Root, records: Sequence[Mapping[str, Any]]) -> Iterator[PruneItem]:
     """Pruned runs of which files are left, as the process was killed that pruned them."""
     for record in records:
         if record["status"] == sql.PRUNED and (found := _files(Run(lake, record["run_id"]))):
             facts = (record["run_id"], f"{record.get('corpus')} with {record.get('model')}", sql.PRUNED, _ended(record))
-            yield Fate(*facts, pruned=True, why="left over", files=len(found), bytes=sum(found.values()))
+            yield PruneItem(*facts, pruned=True, why="left over", files=len(found), bytes=sum(found.values()))
 
 
 def _files(run: Run) -> dict[str, int]:
@@ -164,7 +164,7 @@ def _files(run: Run) -> dict[str, int]:
     }
 
 
-def prune_run(lake: Root, fate: Fate, signer: Signer | None = None) -> str | None:
+def prune_run(lake: Root, fate: PruneItem, signer: Signer | None = None) -> str | None:
     """Do to a run what `plan` said; returns None, or why it is kept after all. signer: of the ledger's record.
 
     Raises LakeError or OSError if a file cannot be deleted; then do it again.

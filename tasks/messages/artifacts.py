@@ -24,7 +24,7 @@ from prefect.artifacts import (
 import sql
 from tasks.lake.run import Run
 from tasks.logs import run_logger
-from tasks.messages.events import LIVES, audit_of, is_told, plain, sentence
+from tasks.messages.events import LIVES, audit_of, is_notifiable, sanitize, sentence
 
 _EVERY = 5.0  # seconds between two updates of the progress, at least: each is a request to the server
 _ROWS = 100  # alerts in the table, at most
@@ -64,7 +64,7 @@ class Progress:
             f"{self._done} of {self._pairs} pairs attributed"
         )
 
-    def shard_ended(self, index: int, pairs: int) -> None:
+    def finish_shard(self, index: int, pairs: int) -> None:
         """Count a shard, and say so."""
         self._done += pairs
         self._shards_done += 1
@@ -80,7 +80,7 @@ class Progress:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
-    return "" if value is None else plain(str(value))
+    return "" if value is None else sanitize(str(value))
 
 
 def _escaped(text: str) -> str:
@@ -102,29 +102,29 @@ def summary(record: Mapping[str, Any], lives: Sequence[Mapping[str, Any]], repor
         "",
     ]
     if record["reason"]:
-        lines += [_escaped(plain(record["reason"], 600)), ""]
-    told = sorted((row for row in lives if is_told(row)), key=lambda row: LIVES.index(row["life"]))
+        lines += [_escaped(sanitize(record["reason"], 600)), ""]
+    told = sorted((row for row in lives if is_notifiable(row)), key=lambda row: LIVES.index(row["life"]))
     lines += [f"- {_escaped(sentence(row))}" for row in told[:_ROWS]]
     if not told:
         lines.append("No alert stands on its own, and none has been resolved.")
     elif len(told) > _ROWS:
         lines.append(f"- and {len(told) - _ROWS} more")
-    return "\n".join([*lines, "", f"Report: `{plain(report, 400)}`", ""])
+    return "\n".join([*lines, "", f"Report: `{sanitize(report, 400)}`", ""])
 
 
-def lives_of(run: Run) -> list[dict[str, Any]]:
+def read_alert_history(run: Run) -> list[dict[str, Any]]:
     """The run's rows of `lives`, none if it did not come that far."""
     with run.connect() as connection:
         return sql.read(connection, "FROM lives WHERE run_id = $run_id AND life IS NOT NULL", {"run_id": run.run_id})
 
 
-def show_outcome(run: Run) -> None:
+def publish_outcome(run: Run) -> None:
     """Summary, table of alerts and link to the report of a run that has ended."""
     with _only_logged(run, "summary"):
         record, report = run.read_manifest(), run.report_path
-        lives = lives_of(run)
+        lives = read_alert_history(run)
         create_markdown_artifact(summary(record, lives, report), artifact_key(record, "summary"), f"run {run.run_id}")
-        rows = [{column: _cell(row[column]) for column in _TABLE} for row in lives if is_told(row)]
+        rows = [{column: _cell(row[column]) for column in _TABLE} for row in lives if is_notifiable(row)]
         key = artifact_key(record, "alerts")
         create_table_artifact(rows[:_ROWS], key, f"alerts of run {run.run_id} and what became of them")
         # A link is all that Prefect can show of a file: a browser follows it on the machine that has the lake.

@@ -34,7 +34,7 @@ _NAMED = (
 
 
 @dataclass(frozen=True)
-class News:
+class Event:
     """One event to send: its name, what it is about, what it says; `key` is the same whenever it is sent again."""
 
     event: str
@@ -49,7 +49,7 @@ class News:
         return uuid.uuid5(_NAMESPACE, self.key)
 
 
-def plain(text: str, limit: int = 160) -> str:
+def sanitize(text: str, limit: int = 160) -> str:
     """Foreign text as one short line in which no template, link, mention or markup of a chat is left.
 
     Prefect renders templates once and web hooks fill placeholders in turn, so braces that came along could name a
@@ -65,7 +65,7 @@ def plain(text: str, limit: int = 160) -> str:
 
 def audit_of(record: Mapping[str, Any]) -> tuple[str, str]:
     """Identity and name of the audit that a run is one of: same corpus, same model."""
-    return sql.audit_id(record), plain(f"{record['corpus'].rstrip('/').rsplit('/', 1)[-1]} with {record['model']}")
+    return sql.audit_id(record), sanitize(f"{record['corpus'].rstrip('/').rsplit('/', 1)[-1]} with {record['model']}")
 
 
 def sentence(row: Mapping[str, Any]) -> str:
@@ -74,19 +74,19 @@ def sentence(row: Mapping[str, Any]) -> str:
         where = "over all pairs"
     else:
         said = {"word": "with the word", "phrase": "with the words", "attribute": "with", "cluster": "of"}
-        where = f"in pairs {said[row['slice_kind']]} '{plain(row['slice'])}'"
+        where = f"in pairs {said[row['slice_kind']]} '{sanitize(row['slice'])}'"
     severity = f", {row['severity']}" if row["severity"] else ""
-    text = f"{_SAID[row['life']]} ({row['state']}{severity}): {plain(row['region'])} {where}"
+    text = f"{_SAID[row['life']]} ({row['state']}{severity}): {sanitize(row['region'])} {where}"
     if row["score_effect"] is not None:
         done = "leaving it out" if row["side"] == "text" else "covering it"
         text += f"; {done} costs {row['score_effect']:.3f} of a margin of {row['margin']:.3f}"
         if row["score_effect_before"] is not None and row["alert_id"] is not None:
             text += f", before {row['score_effect_before']:.3f}"
     text += f"; {row['share']:.0%} of the attribution on {row['area']:.1%} in {row['n']} pairs"
-    return f"{text}; {plain(row['why'])}" if row["why"] else text
+    return f"{text}; {sanitize(row['why'])}" if row["why"] else text
 
 
-def is_told(row: Mapping[str, Any]) -> bool:
+def is_notifiable(row: Mapping[str, Any]) -> bool:
     """Whether an alert's life is for people: it stands on its own, or its end is that of one that did."""
     if row["life"] == "resolved":
         return bool(row["announced"])
@@ -114,12 +114,12 @@ def _about_run(record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def alert_news(row: Mapping[str, Any], record: Mapping[str, Any], report: str) -> News:
+def build_alert_event(row: Mapping[str, Any], record: Mapping[str, Any], report: str) -> Event:
     """The event of one row of `lives`. Its labels can be matched on by automations, its payload cannot."""
     key = f"{row['life_id']}:{row['life']}:{row['run_id']}"
     labels = {
         "prefect.resource.id": f"m2ib.alert.{row['life_id']}",
-        "prefect.resource.name": plain(row["region"]),
+        "prefect.resource.name": sanitize(row["region"]),
         "m2ib.run": row["run_id"],
         "m2ib.state": row["state"],
         "m2ib.severity": row["severity"] or "none",
@@ -128,10 +128,10 @@ def alert_news(row: Mapping[str, Any], record: Mapping[str, Any], report: str) -
     times = {key: row[key].isoformat() for key in ("first_seen", "last_seen")}
     payload = _common(record, report) | {key: row[key] for key in (*_NAMED, *_FIGURES)} | times
     payload |= {"dedup_key": key, "text": sentence(row)}
-    return News(f"m2ib.alert.{row['life'].replace('_', '-')}", key, labels, payload, row["life_id"])
+    return Event(f"m2ib.alert.{row['life'].replace('_', '-')}", key, labels, payload, row["life_id"])
 
 
-def digest_news(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], report: str) -> News:
+def build_digest_event(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], report: str) -> Event:
     """One event for all alerts of a run: how many of each life, and a line each, most urgent first."""
     key = f"digest:{record['run_id']}"
     counts = Counter(row["life"] for row in rows)
@@ -146,10 +146,10 @@ def digest_news(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], re
         "dedup_key": key,
         "text": "\n".join([said, *lines]),
     }
-    return News("m2ib.audit.digest", key, _about_run(record), payload)
+    return Event("m2ib.audit.digest", key, _about_run(record), payload)
 
 
-def end_news(record: Mapping[str, Any], report: str) -> News:
+def build_run_event(record: Mapping[str, Any], report: str) -> Event:
     """The event of a run that has ended: `m2ib.audit.completed`, `.stopped` (by a gate), `.failed`, ...
 
     A run that fails again for the same reason after it was resumed is the same event.
@@ -158,16 +158,16 @@ def end_news(record: Mapping[str, Any], report: str) -> News:
     record = dict(record) | ({"status": "failed"} if record["status"] == "running" else {})
     reason = record["reason"] or ""
     key = f"{record['status']}:{record['run_id']}:{hashlib.sha256(reason.encode()).hexdigest()[:12]}"
-    status = plain(record["status"])
+    status = sanitize(record["status"])
     payload = _common(record, report) | {"status": record["status"], "reason": record["reason"]}
     counts = record["counts"]
     figures = f"{counts['attributions']} of {counts['pairs']} pairs attributed, {counts['alerts']} alerts"
-    text = f"run {record['run_id']} {status}: {figures}" + (f"; {plain(reason, 600)}" if reason else "")
+    text = f"run {record['run_id']} {status}: {figures}" + (f"; {sanitize(reason, 600)}" if reason else "")
     payload |= {"dedup_key": key, "text": text}
-    return News(f"m2ib.audit.{_slug(status)}", key, _about_run(record), payload)
+    return Event(f"m2ib.audit.{_slug(status)}", key, _about_run(record), payload)
 
 
-def not_begun_news(facts: Mapping[str, Any], reason: str) -> News:
+def build_failed_start_event(facts: Mapping[str, Any], reason: str) -> Event:
     """The event of an audit that could not begin, and so left no run: facts has `corpus` and `model`.
 
     Nothing is stored of it, so each attempt tells.
@@ -175,8 +175,8 @@ def not_begun_news(facts: Mapping[str, Any], reason: str) -> News:
     record = {**facts, "run_id": ""}
     key = f"not begun:{uuid.uuid4().hex}"
     payload = _common(record, "") | {"status": "failed", "reason": reason, "dedup_key": key}
-    payload["text"] = f"the audit could not begin: {plain(reason, 600)}"
-    return News("m2ib.audit.failed", key, _about_run(record), payload)
+    payload["text"] = f"the audit could not begin: {sanitize(reason, 600)}"
+    return Event("m2ib.audit.failed", key, _about_run(record), payload)
 
 
 def _slug(text: str) -> str:

@@ -47,7 +47,7 @@ _TOTALS: Final = (
 _ANYTHING: Final = "{expectation} failed, got {observed}, expected {detail}"
 
 
-def sentence(row: Mapping[str, Any], totals: Mapping[str, Any]) -> str:
+def format_failed_check(row: Mapping[str, Any], totals: Mapping[str, Any]) -> str:
     """Say what a failed check found, and the columns of `validations` by which it is looked up.
 
     row: of `validations`. totals: the row of gates/accounting, empty if there is none.

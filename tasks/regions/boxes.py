@@ -9,7 +9,7 @@ from m2ib.analysis.masks import cover_with_rectangles
 from tasks.records import Box
 
 
-def into_view(box: Box, view: Box) -> Box | None:
+def clip_to_view(box: Box, view: Box) -> Box | None:
     """A box of the original image in shares of what the model sees; None if it sees nothing of it."""
     width, height = view[2] - view[0], view[3] - view[1]
     x0, x1 = ((min(max(x, view[0]), view[2]) - view[0]) / width for x in (box[0], box[2]))
@@ -17,7 +17,7 @@ def into_view(box: Box, view: Box) -> Box | None:
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
-def rectangles(
+def cells_to_boxes(
     inside: NDArray[np.bool_], xs: Sequence[float] | None = None, ys: Sequence[float] | None = None
 ) -> list[Box]:
     """Boxes that cover the true cells and no others, once each: runs of a row, for as long as they repeat.
@@ -30,11 +30,11 @@ def rectangles(
     return [(xs[x0], ys[y0], xs[x1], ys[y1]) for x0, y0, x1, y1 in cover_with_rectangles(inside)]
 
 
-def union(boxes: Sequence[Box]) -> list[Box]:
+def merge_boxes(boxes: Sequence[Box]) -> list[Box]:
     """Boxes of the same union that do not overlap."""
     xs = sorted({x for box in boxes for x in (box[0], box[2])})
     ys = sorted({y for box in boxes for y in (box[1], box[3])})
     inside = np.zeros((max(len(ys) - 1, 0), max(len(xs) - 1, 0)), dtype=np.bool_)
     for x0, y0, x1, y1 in boxes:
         inside[ys.index(y0) : ys.index(y1), xs.index(x0) : xs.index(x1)] = True
-    return rectangles(inside, xs, ys)
+    return cells_to_boxes(inside, xs, ys)

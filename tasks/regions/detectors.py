@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import BadInputError
 from tasks.records import Box, parse_box
-from tasks.regions.boxes import union
+from tasks.regions.boxes import merge_boxes
 
 GROUP = "m2ib_audit.detectors"
 MAX_BOXES = 64
@@ -41,7 +41,7 @@ def _entry(name: str) -> EntryPoint:
     return found[0]
 
 
-def versions(names: Iterable[str]) -> dict[str, str]:
+def detector_versions(names: Iterable[str]) -> dict[str, str]:
     """Distribution and version of each detector. Raises BadInputError for one that is not installed."""
     found = {}
     for name in names:
@@ -68,7 +68,7 @@ def load_detectors(names: Iterable[str]) -> list[Detector]:
     return loaded
 
 
-def regions_of(detector: Detector, image: NDArray[np.uint8], caption: str) -> dict[str, list[Box]]:
+def run_detector(detector: Detector, image: NDArray[np.uint8], caption: str) -> dict[str, list[Box]]:
     """What a detector finds in an image: `detector: region` -> boxes that do not overlap, none left out, none empty.
 
     Raises ValueError or TypeError if it answers anything else, and whatever the detector raises.
@@ -81,7 +81,7 @@ def regions_of(detector: Detector, image: NDArray[np.uint8], caption: str) -> di
             raise ValueError(f"{region!r}: got {len(boxes)} boxes, expected at most {MAX_BOXES}")
         if boxes:
             given = [parse_box(" ".join(str(float(edge)) for edge in box)) for box in boxes]
-            apart = union(given)
+            apart = merge_boxes(given)
             if len(apart) > MAX_BOXES:  # crossing bars: each box cuts all others
                 raise ValueError(
                     f"{region!r}: got {len(boxes)} boxes whose overlaps leave {len(apart)} apart, expected at most "

@@ -8,7 +8,7 @@ from PIL import Image
 from corpora import ImageError, Limits, read_image
 from tasks.errors import BadInputError
 from tasks.records import Box
-from tasks.regions.boxes import rectangles
+from tasks.regions.boxes import cells_to_boxes
 
 CELLS = (64, 32, 16)
 """Cells a side at most, the finest first; a coarser one is taken where more than MAX_BOXES boxes would be needed."""
@@ -36,7 +36,7 @@ def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
                 f"regions.masks.{name}: {path}: got a mask of which {what} is white once it is reduced to {size[0]} x "
                 f"{size[1]} cells, expected the region in white on black, in strokes of a cell or more"
             )
-        boxes = rectangles(inside)
+        boxes = cells_to_boxes(inside)
         if len(boxes) <= MAX_BOXES:
             return image.sha256, boxes
     raise BadInputError(

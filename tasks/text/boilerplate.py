@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.text.spans import COMBINING, LETTERS, Span, placed, visible, visible_places
+from tasks.text.spans import COMBINING, LETTERS, Span, character_offsets, normalize_text, original_span
 
 Kind = Literal["listed", "identifier", "punctuation", "boilerplate"]
 
@@ -43,10 +43,10 @@ class Candidate:
 
 def phrase_words(text: str) -> list[str]:
     """The words of a phrase or caption; hyphens and the like hold a word together."""
-    return _WORD.findall(visible(text))
+    return _WORD.findall(normalize_text(text))
 
 
-def quoted(phrase: str) -> str:
+def quote(phrase: str) -> str:
     """The name of a candidate."""
     return f'"{phrase}"'
 
@@ -56,7 +56,7 @@ def shape(word: str) -> str:
     return re.sub(r"\d", "9", word)
 
 
-def find(captions: Mapping[str, int], listed: Sequence[str], min_pairs: int) -> list[Candidate]:
+def find_candidates(captions: Mapping[str, int], listed: Sequence[str], min_pairs: int) -> list[Candidate]:
     """All candidates of a corpus, each name once, by name.
 
     captions: distinct captions, and how many pairs have each. min_pairs: fewer pairs make no candidate, unless it is
@@ -71,15 +71,15 @@ def find(captions: Mapping[str, int], listed: Sequence[str], min_pairs: int) -> 
 
 def _listed(captions: Iterable[str], phrases: Sequence[str]) -> Iterable[Candidate]:
     for phrase in phrases:
-        words = visible(phrase).split()
+        words = normalize_text(phrase).split()
         whole = _whole(words)
         spans = {
-            caption: tuple(placed(*match.span(), visible_places(caption)) for match in matches)
+            caption: tuple(original_span(*match.span(), character_offsets(caption)) for match in matches)
             for caption in captions
-            if (matches := list(whole.finditer(visible(caption))))
+            if (matches := list(whole.finditer(normalize_text(caption))))
         }
         if spans:
-            yield Candidate(quoted(" ".join(words)), "listed", spans)
+            yield Candidate(quote(" ".join(words)), "listed", spans)
 
 
 def _whole(words: Sequence[str]) -> re.Pattern[str]:
@@ -103,7 +103,7 @@ class _Text:
     def __init__(self, captions: Mapping[str, int], min_pairs: int) -> None:
         self._pairs, self._least, self._total = captions, min_pairs, sum(captions.values())
         self._captions = sorted(captions)
-        seen = {caption: visible(caption) for caption in self._captions}
+        seen = {caption: normalize_text(caption) for caption in self._captions}
         matches = {caption: list(_WORD.finditer(seen[caption])) for caption in self._captions}
         having: Counter[str] = Counter()
         for caption, found in matches.items():
@@ -114,7 +114,7 @@ class _Text:
         self._varied: set[int] = set()
         flat, owner, spans = [_END] * 2, [0] * 2, [(0, 0)] * 2
         for number, caption in enumerate(self._captions):
-            places = visible_places(caption)
+            places = character_offsets(caption)
             for match in matches[caption]:
                 word = match.group()
                 if varies := word not in alike:
@@ -124,7 +124,7 @@ class _Text:
                 if varies:
                     self._varied.add(flat[-1])
                 owner.append(number)
-                spans.append(placed(*match.span(), places))
+                spans.append(original_span(*match.span(), places))
             flat += [_END] * 2
             owner += [number] * 2
             spans += [(0, 0)] * 2
@@ -172,7 +172,7 @@ class _Text:
                 of_caption.append(span)
         first = int(starts[0])
         words = (self._symbols[symbol] for symbol in self._flat[first : first + length])
-        return Candidate(quoted(" ".join(words)), kind, {caption: tuple(own) for caption, own in spans.items()})
+        return Candidate(quote(" ".join(words)), kind, {caption: tuple(own) for caption, own in spans.items()})
 
     def identifiers(self) -> Iterable[Candidate]:
         """Words with a digit, each in its fixed run; those that differ from pair to pair together, by their shape."""
@@ -220,9 +220,9 @@ class _Text:
         spans: dict[str, dict[str, list[Span]]] = defaultdict(lambda: defaultdict(list))
         for caption in self._captions:
             between = _WORD.sub(lambda match: " " * len(match.group()), self._seen[caption])
-            places = visible_places(caption)
+            places = character_offsets(caption)
             for match in _MARKS.finditer(between):
-                spans[match.group()][caption].append(placed(*match.span(), places))
+                spans[match.group()][caption].append(original_span(*match.span(), places))
         for marks, having in sorted(spans.items()):
             if self._least <= sum(self._pairs[caption] for caption in having) <= NEARLY_ALL * self._total:
-                yield Candidate(quoted(marks), "punctuation", {caption: tuple(own) for caption, own in having.items()})
+                yield Candidate(quote(marks), "punctuation", {caption: tuple(own) for caption, own in having.items()})

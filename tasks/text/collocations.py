@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 
-from tasks.text.spans import LETTERS, visible
+from tasks.text.spans import LETTERS, normalize_text
 
 LEAST, MOST = 0.1, 0.8
 """Share of either word's pairs that a collocation has. Above, it is but another name of the word's slice. Below for one
@@ -25,7 +25,7 @@ _Two = tuple[str, str]
 
 def _read(caption: str) -> tuple[list[str], list[_Two | None]]:
     """The words of a caption, and each two successive ones: None where more than white space is between them."""
-    text = visible(caption)
+    text = normalize_text(caption)
     found = list(_WORD.finditer(text))
     twos = [
         (left.group(), right.group()) if text[left.end() : right.start()].isspace() else None

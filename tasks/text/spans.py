@@ -27,23 +27,23 @@ _FORMAT = re.compile(
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # how a part of a character's bytes decodes
 
 
-def lowered(text: str) -> str:
+def lower_per_character(text: str) -> str:
     """Lower case, character by character: as long as the text, which `str.lower` is not, and as DuckDB does it."""
     return "".join(char.lower()[0] for char in text)
 
 
-def visible(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Lower case, without format characters."""
-    return _FORMAT.sub("", lowered(text))
+    return _FORMAT.sub("", lower_per_character(text))
 
 
-def visible_places(text: str) -> Sequence[int]:
+def character_offsets(text: str) -> Sequence[int]:
     """Where each character of the visible text stands in the text."""
     hidden = {match.start() for match in _FORMAT.finditer(text)}
     return [place for place in range(len(text)) if place not in hidden] if hidden else range(len(text))
 
 
-def placed(start: int, end: int, places: Sequence[int]) -> Span:
+def original_span(start: int, end: int, places: Sequence[int]) -> Span:
     """A span, not empty, of the visible text as one of the text."""
     return places[start], places[end - 1] + 1
 
@@ -55,10 +55,10 @@ def token_spans(caption: str, tokens: Sequence[str], special: Sequence[bool]) ->
     since tokenizers drop them; letters and digits may not, unless the token before is a part of a character that is
     not ASCII. From the first token that does not fit, none is told.
     """
-    text, places, place, lost = visible(caption), visible_places(caption), 0, False
+    text, places, place, lost = normalize_text(caption), character_offsets(caption), 0, False
     spans: list[Span | None] = [None] * len(tokens)
     for index, token in enumerate(tokens):
-        wanted = visible(token).strip()
+        wanted = normalize_text(token).strip()
         if special[index] or not wanted:
             continue
         if _BROKEN in wanted:
@@ -68,12 +68,12 @@ def token_spans(caption: str, tokens: Sequence[str], special: Sequence[bool]) ->
             if place >= len(text) or (text[place].isalnum() and not (lost and not text[place].isascii())):
                 return spans
             place += 1
-        spans[index] = placed(place, place + len(wanted), places)
+        spans[index] = original_span(place, place + len(wanted), places)
         place, lost = place + len(wanted), False
     return spans
 
 
-def positions(span: Span, spans: Sequence[Span | None], tokens: Sequence[str]) -> tuple[int, int] | None:
+def token_range(span: Span, spans: Sequence[Span | None], tokens: Sequence[str]) -> tuple[int, int] | None:
     """First and last token (from 1) of a phrase; None unless tokens begin and end where it does, all of them told.
 
     A phrase that truncation cut off has no tokens at its end, hence none.
@@ -85,7 +85,9 @@ def positions(span: Span, spans: Sequence[Span | None], tokens: Sequence[str]) -
     begins, ends = spans[first], spans[last]
     if begins is None or ends is None or (begins[0], ends[1]) != span:
         return None
-    told = all(spans[index] is not None or not visible(tokens[index]).strip() for index in range(first, last + 1))
+    told = all(
+        spans[index] is not None or not normalize_text(tokens[index]).strip() for index in range(first, last + 1)
+    )
     return (first + 1, last + 1) if told else None
 
 

@@ -164,7 +164,7 @@ def _write_alerts(run):
 @pytest.fixture(scope="session")
 def lake_once(tmp_path_factory):
     """Two runs, by two models, over one corpus; not to be changed."""
-    from tasks.notify import store_lives
+    from tasks.notify import store_alert_history
 
     folder = tmp_path_factory.mktemp("reviewed")
     (folder / "corpus").mkdir()
@@ -172,7 +172,7 @@ def lake_once(tmp_path_factory):
         _picture(folder / "corpus" / f"image_{number}.png", number)
     for run_id, model in zip(RUNS, ("a1", "a2"), strict=True):
         run = _write_run(folder / "lake", folder / "corpus", run_id, model)
-        store_lives(run, 1)
+        store_alert_history(run, 1)
         run.finish("completed")
     return folder / "lake"
 

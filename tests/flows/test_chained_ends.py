@@ -50,7 +50,7 @@ def test_a_run_that_fails_is_recorded_once_and_again_when_it_goes_on(run, error,
 
 
 def test_a_ledger_that_takes_nothing_fails_no_run(run, caplog):
-    chain.chain_end(run)
+    chain.record_run_end(run)
     stores.write_bytes(run.lake / "ledger" / "HEAD", b"{}")
     with audit_flow.working_on(run):
         run.finish("completed")

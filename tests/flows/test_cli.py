@@ -184,7 +184,7 @@ def test_alerts_of_a_lake_without_runs_are_none(call):
 @pytest.fixture
 def two_nights(hand_written_run, lake):
     """An alert that two runs raised, the second more strongly, and one that only the first did."""
-    from tasks.notify import store_lives
+    from tasks.notify import store_alert_history
 
     nights = [[{"effect": 3.0}, {"slice": "a"}], [{"effect": 4.0, "interval": (0.1, 0.2, 0.3)}]]
     for number, found in enumerate(nights, 1):
@@ -193,7 +193,7 @@ def two_nights(hand_written_run, lake):
         run.add_attributions([[1.0] * 4] * 4, (2, 2))
         run.add_shares("corner", [0.3] * 4)
         run.add_alerts(*found)
-        store_lives(run, 3)
+        store_alert_history(run, 3)
         run.update(started_at=f"2026-01-0{number}T03:00:00+00:00")
         run.finish("completed")
 

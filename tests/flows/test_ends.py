@@ -20,7 +20,7 @@ def reflagged(plain, monkeypatch, hand_written):
     plain(flow, audit_flow)
     monkeypatch.setattr(audit_flow, "write_report", lambda *_: None)
     monkeypatch.setattr(flow, "validate", lambda _: GateOutcome(1, (), ("a gate's warning",)))
-    for stage in ("take_over", "cluster", "phrases", "carry_over", "alert", "tell"):
+    for stage in ("take_over", "cluster", "phrases", "carry_over", "alert", "notify"):
         monkeypatch.setattr(flow, stage, lambda *_: None)
     monkeypatch.setattr(flow, "flag", lambda *_: ["a rule's warning"])
     return lambda run_id=hand_written.run_id: flow.reflag.fn(hand_written.lake, run_id)
@@ -46,7 +46,7 @@ def test_a_whole_run_is_flagged_again_whole(reflagged, hand_written):
 
 def test_a_re_flagging_that_cannot_begin_is_told(reflagged, hand_written, monkeypatch):
     told = []
-    monkeypatch.setattr(flow, "tell_not_begun", lambda *given: told.append(given))
+    monkeypatch.setattr(flow, "notify_failed_start", lambda *given: told.append(given))
     with pytest.raises(BadInputError):
         reflagged()  # it is not complete yet
     hand_written.finish("completed")
@@ -62,7 +62,7 @@ def test_a_re_flagging_that_cannot_begin_is_told(reflagged, hand_written, monkey
 def test_the_end_is_told_while_the_run_is_held(reflagged, hand_written, monkeypatch):
     """What was told is stored in the manifest, which is written by the holder only."""
     held = []
-    monkeypatch.setattr(audit_flow, "tell_end", lambda run: held.append((run.folder / "lock.json").exists()))
+    monkeypatch.setattr(audit_flow, "notify_run_end", lambda run: held.append((run.folder / "lock.json").exists()))
     hand_written.finish("completed")
     reflagged()
     monkeypatch.setattr(flow, "take_over", lambda *_: 1 / 0)

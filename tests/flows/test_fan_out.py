@@ -31,7 +31,7 @@ def fanned_out(monkeypatch, hand_written, settings, phantoms, tmp_path):
     """fanned_out(shards, errors): results, all futures, and how many were under way at most."""
     monkeypatch.setattr(flow, "BATCH", 4)
     monkeypatch.setattr(flow, "get_run_logger", lambda: logging.getLogger("audit"))
-    monkeypatch.setattr(flow, "ProgressArtifact", lambda *_: type("Shown", (), {"shard_ended": lambda *_: None})())
+    monkeypatch.setattr(flow, "ProgressArtifact", lambda *_: type("Shown", (), {"finish_shard": lambda *_: None})())
     futures, most = [], []
 
     def end(waiting):

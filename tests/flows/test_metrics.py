@@ -34,9 +34,9 @@ def test_figures_are_fetched_while_the_run_goes_on_and_not_afterwards(address, m
     with served(address, ["cuda:0", "cpu"]):
         before = fetched(address)
         pace = Pace()
-        pace.shard_ended(ShardResult(Shard(0, 8), "a", 8, 0, reused=False))
-        pace.shard_ended(ShardResult(Shard(1, 8), "b", 8, 0, reused=True))
-        pace.shard_ended(ShardResult(Shard(2, 8), "c", 0, 8, reused=False, failure="broken"))
+        pace.finish_shard(ShardResult(Shard(0, 8), "a", 8, 0, reused=False))
+        pace.finish_shard(ShardResult(Shard(1, 8), "b", 8, 0, reused=True))
+        pace.finish_shard(ShardResult(Shard(2, 8), "c", 0, 8, reused=False, failure="broken"))
         after = fetched(address)
     gained = {name: after[name] - before.get(name, 0) for name in after if "_total" in name}
     assert gained == {

@@ -61,7 +61,7 @@ def test_each_stage_that_writes_what_counts_is_tried_again():
     stages = [value for module in (flow, reflag) for value in vars(module).values() if isinstance(value, Task)]
     assert len(stages) > 10
     # Telling never fails, and would send again what was sent.
-    assert {stage.name for stage in stages if stage.retries != 3} == {"tell"}
+    assert {stage.name for stage in stages if stage.retries != 3} == {"notify"}
 
 
 def errors_of(run):

@@ -220,7 +220,7 @@ def test_every_template_says_something_of_its_event():
     from prefect.server.utilities.user_templates import render_user_template_sync
 
     from flows.notify import CHOICES, automations
-    from tasks.messages.events import alert_news, end_news
+    from tasks.messages.events import build_alert_event, build_run_event
 
     record = {
         "run_id": "r1", "corpus": "/c", "model": "m", "status": "failed", "reason": "{{ x }}",
@@ -232,7 +232,7 @@ def test_every_template_says_something_of_its_event():
         "first_seen": datetime.now(UTC), "last_seen": datetime.now(UTC), "first_run": "r0",
     }  # fmt: skip
     flow_run = {"prefect.resource.id": "prefect.flow-run.x", "prefect.resource.name": "due"}
-    alert, end = alert_news(row, record, "/report.html"), end_news(record, "/report.html")
+    alert, end = build_alert_event(row, record, "/report.html"), build_run_event(record, "/report.html")
     events = [
         (alert.event, alert.resource, alert.payload),
         (end.event, end.resource, end.payload),

@@ -6,7 +6,7 @@ import pytest
 
 import sql
 from tasks import notify as stage
-from tasks.notify import store_lives
+from tasks.notify import store_alert_history
 from tasks.records import TellRules
 
 MIN_PAIRS = 3
@@ -56,7 +56,7 @@ def night(lake, hand_written_run):
         made.write_table("clusters", [{"cluster": c, "pair_id": pair_id} for c, ids in clusters for pair_id in ids])
         made.add_alerts(*alerts)
         if follow:
-            store_lives(made, MIN_PAIRS)
+            store_alert_history(made, MIN_PAIRS)
         made.finish(status)
         return made
 
@@ -151,7 +151,7 @@ def test_pairs_that_were_not_attributed_cannot_show_it(night, changed_rows):
     night(found())
     second = night(follow=False)
     changed_rows(second, "attributions", lambda rows: rows[2:])
-    store_lives(second, MIN_PAIRS)
+    store_alert_history(second, MIN_PAIRS)
     assert told(second) == {ALERT: "not_seen"}
 
 
@@ -161,7 +161,7 @@ def test_why_it_is_resolved(night):
     night(found())
     second = night(follow=False)
     second.add_shares("corner", [0.1] * 8)
-    store_lives(second, MIN_PAIRS)
+    store_alert_history(second, MIN_PAIRS)
     assert lives(second)[0]["why"] == "its rule no longer raises it"
 
 
@@ -300,7 +300,7 @@ def test_a_run_that_ends_after_a_later_one_is_not_told_about(night, monkeypatch)
     first = night(found())
     late = night(found("frame"), follow=False, status="running", name="20260102T000000-bbbbbb")
     night(found("frame"), name="20260103T000000-cccccc")
-    assert stage.tell_alerts(late, TellRules(("new",), False, MIN_PAIRS)) == 0
+    assert stage.notify_alerts(late, TellRules(("new",), False, MIN_PAIRS)) == 0
     assert {row["previous_run"] for row in lives(late)} == {first.run_id}
 
 
@@ -313,11 +313,11 @@ def test_a_re_flagged_run_stands_beside_the_series(night, monkeypatch):
     assert told(third) == {("frame", "consolidation"): "still_firing"}  # neither missed in between nor is `mark` gone
     monkeypatch.setattr(stage, "emit_event", lambda *_, **__: pytest.fail("an event was sent"))
     old = night(found("mark"), reflags=first.run_id)
-    assert stage.tell_alerts(old, TellRules(("new", "resolved"), False, MIN_PAIRS)) == 0
+    assert stage.notify_alerts(old, TellRules(("new", "resolved"), False, MIN_PAIRS)) == 0
     assert lives(old)[0]["previous_run"] == first.run_id
     newest = night(found("mark"), reflags=third.run_id)
     with pytest.raises(pytest.fail.Exception, match="an event was sent"):
-        stage.tell_alerts(newest, TellRules(("new", "resolved"), False, MIN_PAIRS))
+        stage.notify_alerts(newest, TellRules(("new", "resolved"), False, MIN_PAIRS))
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_a_run_that_lost_what_could_have_seen_it_does_not_resolve_it(night, aler
 def test_earlier_runs_that_cannot_be_read_make_every_alert_new(night):
     first, second = night(found()), night(found(), follow=False)
     first.path("alerts").unlink()
-    rows, overtaken = store_lives(second, MIN_PAIRS)
+    rows, overtaken = store_alert_history(second, MIN_PAIRS)
     assert ([row["life"] for row in rows], overtaken) == (["new"], False)
 
 
@@ -360,7 +360,7 @@ def test_a_lake_in_object_storage_is_followed_alike(away, hand_written_run):
         run.add_pairs(CAPTIONS)
         run.add_attributions([[1.0] * 4] * 8, (2, 2))
         run.add_alerts(found())
-        rows += store_lives(run, MIN_PAIRS)[0]
+        rows += store_alert_history(run, MIN_PAIRS)[0]
         run.finish("completed")
     assert [row["life"] for row in rows] == ["new", "still_firing"]
     assert len({row["life_id"] for row in rows}) == 1

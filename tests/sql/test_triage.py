@@ -7,7 +7,7 @@ import pytest
 import sql
 from review.evidence.decisions import DecisionError, Reviewer, countersign, decide, find_decision
 from stores import ledger
-from tasks.lake.prune import Policy, plan
+from tasks.lake.prune import RetentionPolicy, plan_pruning
 
 ANN, BOB = Reviewer("Ann", "radiologist", "declared"), Reviewer("Bob", "quality", "declared")
 CONFIRMED = {"state": "confirmed", "severity": "medium", "interval": (0.1, 0.2, 0.3)}
@@ -225,6 +225,6 @@ def test_two_alerts_are_judged_apart(nights):
 def test_what_was_judged_is_not_pruned(nights):
     runs = [nights({}), nights({"region": "left"}), nights({"region": "left"})]
     judge(runs[0])
-    fates = {fate.run_id: fate for fate in plan(runs[0].lake, Policy(keep=1))}
+    fates = {fate.run_id: fate for fate in plan_pruning(runs[0].lake, RetentionPolicy(keep=1))}
     assert fates[runs[0].run_id].why == "record 1 of the ledger is about it"
     assert not fates[runs[0].run_id].pruned

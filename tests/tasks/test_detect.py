@@ -10,7 +10,7 @@ from demo.corpus import generate
 from flows.audit import begin
 from tasks.detect import detect_regions
 from tasks.errors import BadInputError
-from tasks.regions.detectors import GROUP, Detector, load_detectors, regions_of, versions
+from tasks.regions.detectors import GROUP, Detector, detector_versions, load_detectors, run_detector
 
 FOREIGN = """
 raise_at_import = {raise_at_import}
@@ -117,7 +117,7 @@ def test_an_image_that_changed_has_no_region(mapped, installed, few, tmp_path):
 
 def test_a_detector_has_the_version_of_its_distribution(installed):
     installed(halves="foreign_module:halves")
-    assert versions(["halves"]) == {"halves": "foreign 1.2"}
+    assert detector_versions(["halves"]) == {"halves": "foreign 1.2"}
 
 
 def test_what_is_not_installed_or_cannot_be_loaded_is_refused(installed):
@@ -144,16 +144,16 @@ def test_what_is_not_installed_or_cannot_be_loaded_is_refused(installed):
 )  # fmt: skip
 def test_an_answer_that_is_no_region_is_an_error(answer):
     with pytest.raises((ValueError, TypeError, AttributeError)):
-        regions_of(Detector("d", lambda *_: answer), np.zeros((4, 4, 3), np.uint8), "x")
+        run_detector(Detector("d", lambda *_: answer), np.zeros((4, 4, 3), np.uint8), "x")
 
 
 def test_a_region_has_as_many_boxes_at_most_once_overlaps_are_resolved():
     bars = [(0, i / 16, 1, (i + 0.5) / 16) for i in range(8)]
     crossing = bars + [(y0, x0, y1, x1) for x0, y0, x1, y1 in bars]
     picture = np.zeros((4, 4, 3), np.uint8)
-    assert len(regions_of(Detector("d", lambda *_: {"a": bars}), picture, "x")["d: a"]) == 8
+    assert len(run_detector(Detector("d", lambda *_: {"a": bars}), picture, "x")["d: a"]) == 8
     with pytest.raises(ValueError, match=r"'a': got 16 boxes whose overlaps leave .* apart, expected at most 64"):
-        regions_of(Detector("d", lambda *_: {"a": crossing}), picture, "x")
+        run_detector(Detector("d", lambda *_: {"a": crossing}), picture, "x")
 
 
 def test_a_detector_cannot_change_what_the_next_one_sees():
@@ -161,7 +161,7 @@ def test_a_detector_cannot_change_what_the_next_one_sees():
         image[:] = 0
 
     with pytest.raises(ValueError, match="read-only"):
-        regions_of(Detector("d", paint), np.ones((4, 4, 3), np.uint8), "x")
+        run_detector(Detector("d", paint), np.ones((4, 4, 3), np.uint8), "x")
 
 
 def test_a_run_tells_its_detectors_and_begins_with_installed_ones_only(few, settings, tmp_path, installed):

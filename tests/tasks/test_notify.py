@@ -4,7 +4,7 @@ import pytest
 
 import sql
 from tasks import notify as stage
-from tasks.notify import send_once, tell_alerts, tell_end
+from tasks.notify import notify_alerts, notify_run_end, send_new_events
 from tasks.records import TellRules
 
 NEWS = TellRules(("new", "worse", "resolved"), False, 3)
@@ -50,7 +50,7 @@ def test_only_alerts_that_stand_on_their_own_are_told_after_they_are_stored(aler
     monkeypatch.setattr(
         stage, "emit_event", lambda *a, **k: seen.append(len(stored(alerted, "lives"))) or emit(*a, **k)
     )
-    assert tell_alerts(alerted, NEWS) == 1
+    assert notify_alerts(alerted, NEWS) == 1
     assert seen == [2]
     assert [event for event, _ in sent] == ["m2ib.alert.new"]
     (row,) = stored(alerted, "notifications")
@@ -59,7 +59,7 @@ def test_only_alerts_that_stand_on_their_own_are_told_after_they_are_stored(aler
 
 
 def test_nothing_is_told_twice_when_a_run_is_resumed(alerted, sent):
-    assert [tell_alerts(alerted, NEWS) for _ in range(3)] == [1, 0, 0]
+    assert [notify_alerts(alerted, NEWS) for _ in range(3)] == [1, 0, 0]
     assert len(sent) == len(stored(alerted, "notifications")) == 1
 
 
@@ -67,8 +67,8 @@ def test_what_was_sent_before_the_process_died_is_sent_again_under_the_same_id(a
     with monkeypatch.context() as patch:
         patch.setattr(type(alerted), "changes", lambda *_: pytest.fail("the process dies"))
         with pytest.raises(pytest.fail.Exception):
-            send_once(alerted, [stage.end_news(alerted.read_manifest(), "")])
-    assert send_once(alerted, [stage.end_news(alerted.read_manifest(), "")]) == 1
+            send_new_events(alerted, [stage.build_run_event(alerted.read_manifest(), "")])
+    assert send_new_events(alerted, [stage.build_run_event(alerted.read_manifest(), "")]) == 1
     assert len(sent) == 2
     assert len(set(sent)) == 1
 
@@ -76,9 +76,9 @@ def test_what_was_sent_before_the_process_died_is_sent_again_under_the_same_id(a
 def test_what_prefect_did_not_take_has_not_been_told(alerted, sent, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(stage, "emit_event", lambda *_, **__: None)
-        assert tell_alerts(alerted, NEWS) == 0
+        assert notify_alerts(alerted, NEWS) == 0
     assert stored(alerted, "notifications") == []
-    assert tell_alerts(alerted, NEWS) == 1
+    assert notify_alerts(alerted, NEWS) == 1
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,14 @@ def test_what_prefect_did_not_take_has_not_been_told(alerted, sent, monkeypatch)
     ],
 )
 def test_what_is_told_is_set(alerted, sent, rules, events):
-    tell_alerts(alerted, rules)
+    notify_alerts(alerted, rules)
     assert [event for event, _ in sent] == events
 
 
 def test_each_end_of_a_run_is_told_once(alerted, sent):
     for status, reason in [("failed", "a"), ("failed", "a"), ("failed", "b"), ("completed", None)]:
         alerted.finish(status, reason)
-        tell_end(alerted)
+        notify_run_end(alerted)
     assert [event for event, _ in sent] == ["m2ib.audit.failed", "m2ib.audit.failed", "m2ib.audit.completed"]
     assert len(stored(alerted, "notifications")) == 3
 
@@ -108,9 +108,9 @@ def test_what_cannot_be_told_costs_no_run(alerted, monkeypatch, caplog):
         raise OSError("no space left")
 
     monkeypatch.setattr(stage, "emit_event", broken)
-    assert stage.tell.fn(alerted, NEWS) == 0
-    tell_end(alerted)
-    stage.tell_not_begun({"corpus": "c", "model": "m"}, "x")
+    assert stage.notify.fn(alerted, NEWS) == 0
+    notify_run_end(alerted)
+    stage.notify_failed_start({"corpus": "c", "model": "m"}, "x")
     assert caplog.text.count("no space left") >= 3
     assert len(stored(alerted, "lives")) == 2
 
@@ -121,6 +121,6 @@ def test_a_server_that_takes_no_events_does_not_hold_the_audit(alerted, sent, mo
     never = threading.Event()
     monkeypatch.setattr(stage.EventsWorker, "wait_until_empty", lambda _: never.wait())
     monkeypatch.setattr(stage, "_PATIENCE", 0.1)
-    assert tell_alerts(alerted, NEWS) == 1
+    assert notify_alerts(alerted, NEWS) == 1
     assert "has not taken all events" in caplog.text
     never.set()

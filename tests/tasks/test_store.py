@@ -6,7 +6,7 @@ import pytest
 import sql
 from tasks.errors import StoreError
 from tasks.records import Shard, ShardResult, SuspectRegions, parse_box
-from tasks.regions.boxes import into_view
+from tasks.regions.boxes import clip_to_view
 from tasks.store import corner_boxes, frame_boxes, region_rows, store_shards
 
 WHOLE = (0, 0, 1, 1)
@@ -68,7 +68,7 @@ def test_corners_are_squares_where_their_names_say(size):
     ],
 )
 def test_a_box_of_the_image_in_shares_of_what_the_model_sees(box, view, expected):
-    found = into_view(box, view)
+    found = clip_to_view(box, view)
     assert found == (None if expected is None else pytest.approx(expected))
 
 

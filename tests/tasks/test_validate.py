@@ -7,7 +7,7 @@ import pytest
 
 import sql
 from tasks import validate
-from tasks.messages.gates import sentence
+from tasks.messages.gates import format_failed_check
 from tasks.validate import SUITES, check_frame, check_run, suite_digest
 
 
@@ -263,8 +263,10 @@ def test_every_check_has_a_sentence():
                 "suite": suite, "expectation": expectation, "column_name": settings.get("column"), "observed": "0",
                 "unexpected_count": 2, "detail": "{}",
             }  # fmt: skip
-            said = sentence(row, totals)
+            said = format_failed_check(row, totals)
             assert "Expect" not in said, said
             assert "{" not in said
             assert said.endswith(f"({suite}.{row['column_name']})" if row["column_name"] else f"({suite})")
-    assert sentence(row | {"detail": "column x does not exist"}, {}).startswith("a check could not be made: column x")
+    assert format_failed_check(row | {"detail": "column x does not exist"}, {}).startswith(
+        "a check could not be made: column x"
+    )

@@ -23,7 +23,7 @@ from review.evidence.verify import VerifyError, WrittenReport, find_written_repo
 from stores import ledger
 from stores.keys import create_key, load_key
 from tasks.lake.compact import compact_run
-from tasks.lake.journal import chain_end, chain_report
+from tasks.lake.journal import record_report, record_run_end
 
 ANN, BOB = Reviewer("Ann", "radiologist", "declared"), Reviewer("Bob", "quality", "declared")
 
@@ -35,9 +35,9 @@ def filled(nights, lake, signer=None):
         with run.open_writer("attributions", "part-00001") as writer:
             writer.write([{"pair_id": "more"}])
         run.register_files("attributions", [run.path("attributions", "part-00001")], [writer.rows])
-        chain_end(run, signer)
+        record_run_end(run, signer)
     stores.write_bytes(runs[0].folder / "report.html", b"<html>the report</html>")
-    chain_report(runs[0], "report.html", signer)
+    record_report(runs[0], "report.html", signer)
     first = decide(
         lake, ANN, runs[0].run_id, f"{runs[0].run_id}-0", "benign", "a marker", "review", four_eyes=True, signer=signer
     )
@@ -152,9 +152,9 @@ def lake_of_one_pair(hand_written_run, tmp_path):
     run = hand_written_run(tmp_path, "20260101T000000-aaaaaa").begin(chained=True)
     run.add_pairs(["a caption"])
     run.finish("completed")
-    chain_end(run)
+    record_run_end(run)
     stores.write_bytes(run.folder / "report.html", b"<html>the report</html>")
-    chain_report(run, "report.html")
+    record_report(run, "report.html")
     sign_off(tmp_path, ANN, run.run_id, "review", "seen")
     return tmp_path
 
@@ -304,11 +304,11 @@ def test_a_run_of_an_earlier_release_is_not_chained_and_said_to_be(nights):
 
 def test_an_unfinished_run_has_nothing_to_be_held_against_but_its_files(nights):
     run = nights({}, chained=True)
-    chain_end(run)
+    record_run_end(run)
     run.update(status="running")
     assert "its sha256 is" in str(verify(run.lake, "all").faults[0])  # a complete run does not run again
     run = nights({}, status="failed", chained=True)
-    chain_end(run)
+    record_run_end(run)
     run.update(status="running", reason=None)
     verdict = verify(run.lake, run.run_id)
     assert verdict.whole
@@ -323,7 +323,7 @@ def test_an_unfinished_run_has_nothing_to_be_held_against_but_its_files(nights):
 
 def test_a_rewrite_that_was_cut_off_is_a_note(nights, monkeypatch):
     run = nights({}, chained=True)
-    chain_end(run)
+    record_run_end(run)
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -473,7 +473,7 @@ def test_damage_anywhere_in_a_parquet_file_is_located_somehow(lake_of_one_pair):
 def test_runs_that_the_ledger_does_not_know_can_be_adopted_and_are_said_to_be(nights):
     runs = [nights({}), nights({}, chained=True), nights({}, status="running"), nights({})]
     stores.write_bytes(runs[0].folder / "report.html", b"old")
-    chain_end(runs[3])
+    record_run_end(runs[3])
     done = CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(runs[0].lake), "--json"])
     assert done.exit_code == 1, done.output
     assert json.loads(done.stdout.splitlines()[-1]) == {"adopted": [runs[0].run_id], "left": [runs[1].run_id]}
@@ -494,7 +494,7 @@ def test_what_has_changed_what_a_report_says_is_counted(nights, monkeypatch):
     earlier, run = nights({}, four_eyes=True, chained=True), nights({}, four_eyes=True, chained=True)
     later = nights({}, {"region": "left"}, chained=True)
     for one in (earlier, run, later):
-        chain_end(one)
+        record_run_end(one)
     today = datetime.now(UTC).date()
 
     def judge(one, decision="benign", who=ANN, number=0, **named):

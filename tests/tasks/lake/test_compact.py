@@ -9,7 +9,7 @@ from tasks.lake import compact as stage
 from tasks.lake.compact import compact_run
 from tasks.errors import ResumeError, StoreError
 from tasks.lake.lock import lock_run
-from tasks.lake.incremental import _index, earlier_rows
+from tasks.lake.incremental import _index, find_reusable_rows
 
 RUN = "20260101T000000-aaaaaa"
 SHARDS = 6
@@ -209,7 +209,7 @@ def test_rows_of_a_compacted_base_are_found_again_and_only_their_shards_are_read
         return read(self, number, columns=columns, **others)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
-    found = earlier_rows(run, pairs[2:5])
+    found = find_reusable_rows(run, pairs[2:5])
     assert {pair_id: row["image_map"] for pair_id, row in found.items()} == {
         pair["pair_id"]: [1.0, float(pair["row_number"])] for pair in pairs[2:5]
     }

@@ -12,13 +12,13 @@ from stores import LakeError
 from tasks.lake import prune as stage
 from tasks.lake.run import Run
 from tasks.lake.lock import lock_run
-from tasks.lake.prune import Policy, plan, prune_run
+from tasks.lake.prune import RetentionPolicy, plan_pruning, prune_run
 from tasks.lake.incremental import find_base
-from tasks.notify import store_lives
+from tasks.notify import store_alert_history
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
-OLD = Policy(older_than=timedelta(days=90))
-ALL = Policy(older_than=timedelta(0))
+OLD = RetentionPolicy(older_than=timedelta(days=90))
+ALL = RetentionPolicy(older_than=timedelta(0))
 MIN_PAIRS = 3
 
 
@@ -46,7 +46,7 @@ def ended(hand_written_run):
         made.add_alerts(*alerts)
         made.update(started_at=f"2026-{month:02d}-01T00:00:00+00:00")
         if follow:
-            store_lives(made, MIN_PAIRS)
+            store_alert_history(made, MIN_PAIRS)
         made.finish(status)
         made.update(finished_at=f"2026-{month:02d}-01T01:00:00+00:00")
         return made
@@ -59,16 +59,16 @@ def name(month):
 
 
 def goes(lake, policy=ALL):
-    return [int(fate.run_id[4:6]) for fate in plan(lake, policy, NOW) if fate.pruned]
+    return [int(fate.run_id[4:6]) for fate in plan_pruning(lake, policy, NOW) if fate.pruned]
 
 
 def why(lake, month, policy=ALL):
-    (fate,) = [fate for fate in plan(lake, policy, NOW) if fate.run_id == name(month)]
+    (fate,) = [fate for fate in plan_pruning(lake, policy, NOW) if fate.run_id == name(month)]
     return fate.why
 
 
 def pruned(lake, policy=ALL):
-    fates = [fate for fate in plan(lake, policy, NOW) if fate.pruned]
+    fates = [fate for fate in plan_pruning(lake, policy, NOW) if fate.pruned]
     return [prune_run(lake, fate) for fate in fates]
 
 
@@ -86,17 +86,17 @@ def test_so_many_complete_runs_of_each_audit_stay(lake, ended):
         ended(lake, month)
     for month in (4, 5, 6):
         ended(lake, month, model="another")
-    assert goes(lake, Policy(keep=2)) == [1, 4]
-    assert why(lake, 2, Policy(keep=2)) == "one of the 2 newest complete runs of its audit"
-    assert goes(lake, Policy(timedelta(days=120), keep=1)) == [1, 2]  # both: the fourth month is young
+    assert goes(lake, RetentionPolicy(keep=2)) == [1, 4]
+    assert why(lake, 2, RetentionPolicy(keep=2)) == "one of the 2 newest complete runs of its audit"
+    assert goes(lake, RetentionPolicy(timedelta(days=120), keep=1)) == [1, 2]  # both: the fourth month is young
 
 
 def test_a_run_that_may_be_resumed_stays_until_a_later_one_is_complete(lake, ended):
     ended(lake, 1, status="failed")
     ended(lake, 2)
     ended(lake, 3, status="interrupted")
-    assert goes(lake, Policy(keep=1)) == [1]
-    assert why(lake, 3, Policy(keep=1)) == "no later run of its audit is complete"
+    assert goes(lake, RetentionPolicy(keep=1)) == [1]
+    assert why(lake, 3, RetentionPolicy(keep=1)) == "no later run of its audit is complete"
     assert goes(lake, OLD) == [1, 3]  # nobody has in all that time
 
 
@@ -149,23 +149,23 @@ def test_what_a_run_that_stays_builds_upon_stays(lake, ended, key):
         ended(lake, month)
     ended(lake, 3, **{key: name(2)})
     ended(lake, 4)
-    assert goes(lake, Policy(keep=1)) == [1, 2, 3]
-    assert goes(lake, Policy(keep=2)) == [1]
-    assert why(lake, 2, Policy(keep=2)).startswith(f"run {name(3)} ")
+    assert goes(lake, RetentionPolicy(keep=1)) == [1, 2, 3]
+    assert goes(lake, RetentionPolicy(keep=2)) == [1]
+    assert why(lake, 2, RetentionPolicy(keep=2)).startswith(f"run {name(3)} ")
 
 
 def test_a_chain_of_nights_does_not_keep_them_all(lake, ended):
     ended(lake, 1)
     for month in (2, 3, 4, 5):
         ended(lake, month, base_run=name(month - 1), calibration_run=name(1))
-    assert goes(lake, Policy(keep=2)) == [2]  # 4 and 5 are kept, 3 is the base of 4, all have their statistics from 1
+    assert goes(lake, RetentionPolicy(keep=2)) == [2]  # 4 and 5 are kept, 3 is the base of 4, all have their statistics from 1
 
 
-def test_nothing_is_deleted_by_a_plan(root, ended):
+def test_nothing_is_deleted_by_a_plan_pruning(root, ended):
     ended(root, 1)
     ended(root, 2)
     before = stores.list_sizes(root)
-    (fate,) = [fate for fate in plan(root, ALL, NOW) if fate.pruned]
+    (fate,) = [fate for fate in plan_pruning(root, ALL, NOW) if fate.pruned]
     assert stores.list_sizes(root) == before
     of_run = {name: size for name, size in before.items() if name.startswith(f"runs/{fate.run_id}/")}
     of_run.pop(f"runs/{fate.run_id}/manifest.json")
@@ -229,7 +229,7 @@ def test_a_pruning_that_was_cut_off_is_finished_by_the_next(root, ended, quick, 
             pruned(root)
     assert old.read_manifest()["status"] == "pruned"
     assert {row["run_id"] for row in _pairs(root)} == {name(2)}
-    (fate,) = [fate for fate in plan(root, ALL, NOW) if fate.pruned]
+    (fate,) = [fate for fate in plan_pruning(root, ALL, NOW) if fate.pruned]
     assert (fate.run_id, fate.why) == (old.run_id, "left over")
     assert fate.files > 3
     assert pruned(root) == [None]
@@ -244,7 +244,7 @@ def _killed(*_):
 def test_a_run_that_somebody_works_on_or_that_has_changed_is_kept(lake, ended):
     old = ended(lake, 1, status="failed")
     ended(lake, 2)
-    (fate,) = [fate for fate in plan(lake, ALL, NOW) if fate.pruned]
+    (fate,) = [fate for fate in plan_pruning(lake, ALL, NOW) if fate.pruned]
     with lock_run(old):
         assert "is held by process" in prune_run(lake, fate)
     old.update(status="completed")
@@ -256,7 +256,7 @@ def test_a_lake_that_cannot_be_read_in_full_is_not_pruned(lake, ended):
     ended(lake, 1)
     ended(lake, 2).path("pairs").unlink()
     with pytest.raises(LakeError, match="pairs"):
-        plan(lake, ALL, NOW)
+        plan_pruning(lake, ALL, NOW)
 
 
 def test_a_manifest_that_was_changed_afterwards_is_found_out(lake, ended):

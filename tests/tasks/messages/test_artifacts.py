@@ -5,8 +5,8 @@ import re
 import pytest
 
 from tasks.messages import artifacts as stage
-from tasks.messages.artifacts import Progress, artifact_key, show_outcome, summary
-from tasks.notify import store_lives
+from tasks.messages.artifacts import Progress, artifact_key, publish_outcome, summary
+from tasks.notify import store_alert_history
 from tasks.records import TellRules
 
 RULES = TellRules(("new",), False, 3)
@@ -26,7 +26,7 @@ def alerted(hand_written):
     hand_written.add_pairs(["a consolidation"] * 4)
     hand_written.add_attributions([[1.0] * 4] * 4, (2, 2))
     hand_written.add_alerts({"slice_kind": "attribute", "slice": "site=<b>|x_y_z\n# [a](http://b)"})
-    store_lives(hand_written, 3)
+    store_alert_history(hand_written, 3)
     hand_written.finish("completed_with_errors", "one *shard*")
     return hand_written
 
@@ -45,19 +45,19 @@ def test_progress_is_not_said_more_often_than_every_few_seconds(hand_written, sh
     progress = Progress(hand_written, 20, 200)
     for shard in range(20):
         now[0] += 1
-        progress.shard_ended(shard, 10)
+        progress.finish_shard(shard, 10)
     assert [given[1] for kind, given in shown if kind == "update_progress"] == [25.0, 50.0, 75.0, 100.0]
     assert shown[-1][1][2] == f"run {hand_written.run_id}: 20 of 20 shards, 200 of 200 pairs attributed"
 
 
 def test_each_shard_is_logged_with_its_run(hand_written, shown, caplog):
     with caplog.at_level("INFO"):
-        Progress(hand_written, 2, 20).shard_ended(1, 10)
+        Progress(hand_written, 2, 20).finish_shard(1, 10)
     assert f"run {hand_written.run_id} shard 1 ended: 1 of 2 shards, 10 of 20 pairs attributed" in caplog.text
 
 
 def test_the_outcome_is_a_summary_a_table_and_a_link(alerted, shown):
-    show_outcome(alerted)
+    publish_outcome(alerted)
     assert [kind for kind, _ in shown] == ["create_markdown", "create_table", "create_link"]
     (row,) = shown[1][1][0]
     assert (row["life"], row["state"], row["region"], row["effect"]) == ("new", "suspected", "corner", "3")
@@ -65,7 +65,7 @@ def test_the_outcome_is_a_summary_a_table_and_a_link(alerted, shown):
 
 
 def test_foreign_text_is_no_markup(alerted, shown):
-    show_outcome(alerted)
+    publish_outcome(alerted)
     page = shown[0][1][0]
     (line,) = [line for line in page.splitlines() if line.startswith("- ")]
     assert "site=‹b›¦x\\_y\\_z \\# \\[a\\] (http: //b)" in line
@@ -75,7 +75,7 @@ def test_foreign_text_is_no_markup(alerted, shown):
 
 def test_a_run_without_alerts_says_so(hand_written, shown):
     hand_written.finish("completed")
-    show_outcome(hand_written)
+    publish_outcome(hand_written)
     assert "No alert stands on its own" in shown[0][1][0]
     assert summary(hand_written.read_manifest(), [], "/r").count("\n| 0 | 0 | 0 | 0 | 0 |") == 1
 
@@ -87,6 +87,6 @@ def test_a_server_that_is_gone_costs_no_run(alerted, monkeypatch, caplog):
     for kind in ("create_progress", "create_markdown"):
         monkeypatch.setattr(stage, f"{kind}_artifact", gone)
     progress = Progress(alerted, 1, 4)
-    progress.shard_ended(0, 4)
-    show_outcome(alerted)
+    progress.finish_shard(0, 4)
+    publish_outcome(alerted)
     assert caplog.text.count("no server") >= 2

@@ -7,7 +7,16 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from prefect.utilities.templating import find_placeholders
 
-from tasks.messages.events import LINES, alert_news, digest_news, end_news, is_told, not_begun_news, plain, sentence
+from tasks.messages.events import (
+    LINES,
+    build_alert_event,
+    build_digest_event,
+    build_failed_start_event,
+    build_run_event,
+    is_notifiable,
+    sanitize,
+    sentence,
+)
 
 RECORD = {
     "run_id": "r1", "corpus": "/data/{{ x }}", "model": "ViT-B-32/laion", "status": "failed", "reason": "it broke",
@@ -31,23 +40,23 @@ TROUBLE = [
 
 @pytest.mark.parametrize("text", TROUBLE)
 def test_foreign_text_gives_no_orders(text):
-    shown = plain(f"x {text} y")
+    shown = sanitize(f"x {text} y")
     assert not find_placeholders(shown)
     assert not set(shown) & set("<>@`|\n\r\x00\x1b\u200b\u202e")
     assert not [order for order in ("{{", "}}", "{%", "%}", "{#", "#}", "](", "://") if order in shown]
-    assert plain(shown) == shown
+    assert sanitize(shown) == shown
     shown.encode()
 
 
 def test_ordinary_text_stays_as_it_is_and_long_text_is_cut():
-    assert plain("site=Köln (north), 10 % {a}") == "site=Köln (north), 10 % {a}"
-    assert plain("x" * 500) == "x" * 159 + "…"
+    assert sanitize("site=Köln (north), 10 % {a}") == "site=Köln (north), 10 % {a}"
+    assert sanitize("x" * 500) == "x" * 159 + "…"
 
 
 @pytest.mark.parametrize("text", TROUBLE[:-1])
 @pytest.mark.parametrize("field", ["region", "slice"])
 def test_the_payload_has_the_exact_names_and_a_text_that_stays_text(text, field):
-    payload = alert_news({**ROW, field: text}, RECORD, "/lake/report.html").payload
+    payload = build_alert_event({**ROW, field: text}, RECORD, "/lake/report.html").payload
     assert json.loads(json.dumps(payload))[field] == text
     template = ImmutableSandboxedEnvironment().from_string('{"text": {{ payload.text | tojson }}}')
     assert json.loads(template.render(payload=payload)) == {"text": payload["text"]}
@@ -67,21 +76,23 @@ def test_an_alert_is_said_in_one_line():
 
 
 def test_what_automations_match_on_stands_in_labels():
-    news = alert_news(ROW | {"life": "still_firing"}, RECORD, "")
+    news = build_alert_event(ROW | {"life": "still_firing"}, RECORD, "")
     assert news.event == "m2ib.alert.still-firing"
     assert {key: news.resource[key] for key in news.resource if key.startswith("m2ib.")} == {
         "m2ib.run": "r1", "m2ib.state": "confirmed", "m2ib.severity": "high", "m2ib.side": "image",
     }  # fmt: skip
-    assert all(isinstance(value, str) for value in alert_news(ROW | {"severity": None}, RECORD, "").resource.values())
+    assert all(
+        isinstance(value, str) for value in build_alert_event(ROW | {"severity": None}, RECORD, "").resource.values()
+    )
 
 
 def test_an_event_has_the_same_id_whenever_it_is_sent_and_no_other_has_it():
     others = [ROW, ROW | {"run_id": "r2"}, ROW | {"life": "worse"}, ROW | {"life_id": "x"}]
-    ids = [alert_news(row, RECORD, "").event_id for row in others]
-    ids += [end_news(RECORD | facts, "").event_id for facts in ({}, {"reason": "else"}, {"status": "stopped"})]
+    ids = [build_alert_event(row, RECORD, "").event_id for row in others]
+    ids += [build_run_event(RECORD | facts, "").event_id for facts in ({}, {"reason": "else"}, {"status": "stopped"})]
     assert len(set(ids)) == len(ids)
-    assert alert_news(dict(ROW), RECORD, "elsewhere").event_id == ids[0]
-    assert end_news({**RECORD}, "").event_id == ids[4]
+    assert build_alert_event(dict(ROW), RECORD, "elsewhere").event_id == ids[0]
+    assert build_run_event({**RECORD}, "").event_id == ids[4]
 
 
 @pytest.mark.parametrize(
@@ -95,12 +106,12 @@ def test_an_event_has_the_same_id_whenever_it_is_sent_and_no_other_has_it():
     ],
 )
 def test_what_follows_from_another_alert_is_not_told(change, told):
-    assert is_told(ROW | change) == told
+    assert is_notifiable(ROW | change) == told
 
 
 def test_a_digest_counts_all_and_spells_out_the_most_urgent():
     rows = [ROW | {"life_id": str(number), "life": "still_firing"} for number in range(LINES)]
-    digest = digest_news([*rows, ROW], RECORD, "/report")
+    digest = build_digest_event([*rows, ROW], RECORD, "/report")
     assert digest.payload["counts"] == {"new": 1, "worse": 0, "still_firing": LINES, "not_seen": 0, "resolved": 0}
     assert digest.payload["lines"][0].startswith("NEW")
     assert digest.payload["lines"][-1] == "and 1 more, see the report"
@@ -108,10 +119,10 @@ def test_a_digest_counts_all_and_spells_out_the_most_urgent():
 
 
 def test_the_end_of_a_run_is_said_with_its_reason():
-    news = end_news(RECORD | {"status": "completed_with_errors", "reason": "shard {{ 1 }}"}, "/report")
+    news = build_run_event(RECORD | {"status": "completed_with_errors", "reason": "shard {{ 1 }}"}, "/report")
     assert news.event == "m2ib.audit.completed-with-errors"
     assert news.payload["text"] == ("run r1 completed_with_errors: 8 of 9 pairs attributed, 0 alerts; shard { { 1 } }")
     assert news.payload["reason"] == "shard {{ 1 }}"
-    assert end_news(RECORD | {"status": "running"}, "").event == "m2ib.audit.failed"  # it could not be sealed
-    lost = not_begun_news({"corpus": "s3://b/c/", "model": "m"}, "no such bucket")
+    assert build_run_event(RECORD | {"status": "running"}, "").event == "m2ib.audit.failed"  # it could not be sealed
+    lost = build_failed_start_event({"corpus": "s3://b/c/", "model": "m"}, "no such bucket")
     assert (lost.event, lost.resource["prefect.resource.name"]) == ("m2ib.audit.failed", "c with m")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.regions.boxes import union
+from tasks.regions.boxes import merge_boxes
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ from tasks.regions.boxes import union
     ],
 )
 def test_a_union_has_each_point_once(boxes, expected):
-    assert union(boxes) == expected
+    assert merge_boxes(boxes) == expected

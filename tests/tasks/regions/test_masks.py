@@ -10,7 +10,7 @@ from corpora import Limits
 from m2ib.analysis.masks import rasterize_boxes
 from tasks.errors import BadInputError
 from tasks.records import SuspectRegions
-from tasks.regions.boxes import rectangles
+from tasks.regions.boxes import cells_to_boxes
 from tasks.regions.masks import MAX_BOXES, read_mask
 from tasks.store import region_rows
 
@@ -30,15 +30,15 @@ def drawn(tmp_path):
 @pytest.mark.parametrize(("shape", "seed"), [((1, 1), 0), ((5, 7), 1), ((16, 16), 2), ((64, 40), 3)])
 def test_rectangles_cover_the_cells_and_each_once(shape, seed):
     inside = np.random.default_rng(seed).random(shape) < 0.6
-    boxes = rectangles(inside)
+    boxes = cells_to_boxes(inside)
     assert (rasterize_boxes(boxes, *shape) == inside).all() or not inside.any()
     assert sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes) == pytest.approx(inside.mean())
 
 
-def test_a_plain_shape_takes_few_rectangles():
+def test_a_plain_shape_takes_few_boxes():
     ring = np.ones((64, 64), dtype=bool)
     ring[8:-8, 8:-8] = False
-    assert len(rectangles(ring)) == 4
+    assert len(cells_to_boxes(ring)) == 4
 
 
 def test_a_mask_is_read_in_shares_of_any_image(drawn):
@@ -53,7 +53,7 @@ def test_a_mask_is_read_in_shares_of_any_image(drawn):
 def test_what_would_take_many_rectangles_is_taken_coarser(drawn):
     rows, columns = np.indices((64, 64))
     lace = (rows + columns) % 2 * ((rows - 32) ** 2 + (columns - 32) ** 2 < 400) + (rows < 8)
-    assert len(rectangles(lace > 0)) > MAX_BOXES
+    assert len(cells_to_boxes(lace > 0)) > MAX_BOXES
     _, boxes = read_mask("lace", drawn(255 * (lace > 0)), Limits())
     assert len(boxes) <= MAX_BOXES
     assert all((np.array(box) * 32 % 1 == 0).all() for box in boxes)

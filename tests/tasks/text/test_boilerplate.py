@@ -4,14 +4,14 @@ from collections import Counter
 
 import pytest
 
-from tasks.text.boilerplate import find, phrase_words
+from tasks.text.boilerplate import find_candidates, phrase_words
 
 FINDINGS = [f"{side} {finding}" for side in ("left", "right") for finding in ("nodule", "effusion", "mass", "scar")]
 PHRASE = "as previously described"
 
 
 def found(captions, listed=(), min_pairs=4):
-    return {(one.kind, one.region): one.spans for one in find(Counter(captions), listed, min_pairs)}
+    return {(one.kind, one.region): one.spans for one in find_candidates(Counter(captions), listed, min_pairs)}
 
 
 def test_boilerplate_is_a_fixed_run_that_captions_can_do_without():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.text.spans import phrase_span, positions, token_spans
+from tasks.text.spans import phrase_span, token_range, token_spans
 
 CAPTION = "Nodule, as PREVIOUSLY described."
 
@@ -10,7 +10,7 @@ CAPTION = "Nodule, as PREVIOUSLY described."
 def located(caption, tokens, phrase, special=None):
     spans = token_spans(caption, tokens, special or [False] * len(tokens))
     start = caption.index(phrase)
-    return positions((start, start + len(phrase)), spans, tokens)
+    return token_range((start, start + len(phrase)), spans, tokens)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_broken_characters_are_passed_over_and_what_follows_is_told():
 def test_characters_that_nobody_sees_are_passed_over_whether_or_not_they_are_tokens(tokens):
     caption = "\ufeffA co\u00adoperative\u200b patient"
     spans = token_spans(caption, ["a", *tokens, "patient"], [False] * (len(tokens) + 2))
-    assert positions((3, 15), spans, ["a", *tokens, "patient"]) == (2, 1 + len(tokens))
+    assert token_range((3, 15), spans, ["a", *tokens, "patient"]) == (2, 1 + len(tokens))
     assert spans[-1] == (17, 24)
 
 

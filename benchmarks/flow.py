@@ -38,7 +38,7 @@ from flows.engines import Engine
 from tasks import attribute as attribution
 from tasks.attribute import calibrate
 from tasks.ingest import ingest
-from tasks.inputs import encoder
+from tasks.inputs import load_model
 from tasks.lake.run import Run
 from tasks.records import Shard, ShardResult
 from tasks.store import store
@@ -72,8 +72,8 @@ def config_of(corpus: Path, lake: Path) -> AuditConfig:
 
 def bare(config: AuditConfig, rows: Sequence[tuple[Path, str]]) -> int:
     """Decode and attribute, and keep nothing; returns the number of maps."""
-    model, settings = config.model_sources()[0], config.bottleneck_config()
-    network = encoder(model)
+    model, settings = config.models()[0], config.bottleneck_config()
+    network = load_model(model)
     size = model.batch_size or m2ib.fitting_batch_size(network, settings)
 
     def decoded(batch: Sequence[tuple[Path, str]]) -> Any:
@@ -119,16 +119,16 @@ def line(run: Run, config: AuditConfig, clock: Clock) -> int:
 
     @flow(name="flow benchmark", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False)  # type: ignore[arg-type]  # as in flows.audit
     def stages() -> int:
-        models = config.model_sources()
+        models = config.models()
         with clock.on("ingest"):
-            shards = ingest(run, config.corpus_source(), config.suspect_regions(), config.lake.shard_size)
+            shards = ingest(run, config.corpus, config.regions.columns, config.lake.shard_size, config.seed)
         plan = plan_of(run, config)
         with clock.on("calibrate"):
-            calibrate(run, config.corpus_source(), models[0], plan)
+            calibrate(run, config.corpus, models[0], plan)
         with clock.on("attribute"):
             results = fan_out(run, shards, config, Engine(models), plan)
         with clock.on("store"):
-            return store(run, results, config.suspect_regions())
+            return store(run, results, config.regions, config.mask_boxes)
 
     with clock.on("flow"):
         return stages()
@@ -150,7 +150,7 @@ def compare(folder: Path, pairs: int, clock: Clock) -> int:
         corpus = generate(folder / f"data-{part}", pairs=size, seed=2026 + part)
         config = config_of(corpus, folder / f"lake-{part}")
         rows = rows_of(corpus)
-        run = begin(config, config.model_sources(), None)
+        run = begin(config, config.models(), None)
 
         def of_engine(config: AuditConfig = config, rows: list[tuple[Path, str]] = rows) -> int:
             with clock.on("bare"):
@@ -181,13 +181,13 @@ def fanned_out(shards: int) -> float:
 
     with tempfile.TemporaryDirectory() as scratch:
         config = config_of(generate(Path(scratch) / "data", pairs=8), Path(scratch) / "lake")
-        run = begin(config, config.model_sources(), None)
+        run = begin(config, config.models(), None)
         run.update(corpus_digest="none")
 
         @flow(name="memory benchmark", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False)  # type: ignore[arg-type]  # as in flows.audit
         def stages() -> int:
             many = [Shard(index, 1) for index in range(shards)]
-            return len(fan_out(run, many, config, Engine(config.model_sources()), plan_of(run, config)))
+            return len(fan_out(run, many, config, Engine(config.models()), plan_of(run, config)))
 
         with patch.object(attribution, "attribute_pairs", nothing):
             if (made := stages()) != shards:
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     clock = Clock()
     with tempfile.TemporaryDirectory() as scratch, server():
-        encoder(config_of(Path(scratch), Path(scratch)).model_sources()[0])  # loaded before the clock starts
+        load_model(config_of(Path(scratch), Path(scratch)).models()[0])  # loaded before the clock starts
         pairs = compare(Path(scratch), options.pairs, clock)
     for what, seconds in clock.wall.items():
         print(f"{what:<10} {seconds:8.1f} s, of the processor {clock.processor[what]:8.1f} s")

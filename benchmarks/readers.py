@@ -43,7 +43,7 @@ from flows.config import parse
 from tasks import attribute
 from tasks.ingest import ingest_corpus
 from tasks.lake.run import Run
-from tasks.records import CorpusSource, SuspectRegions
+from tasks.settings import CorpusConfig
 
 ROUNDS: Final = 5
 SIZE: Final = 768
@@ -124,7 +124,7 @@ def _ingest(root: Path, expected: int) -> None:
     with tempfile.TemporaryDirectory() as lake:
         run = Run(Path(lake), "run")
         run.create({})
-        shards = ingest_corpus(run, CorpusSource(root), SuspectRegions(0.05, 0.25, {}, {}), 256)
+        shards = ingest_corpus(run, CorpusConfig(path=root), {}, 256, 0)
     if (read := sum(shard.pairs for shard in shards)) != expected:
         raise RuntimeError(f"{root}: got {read} pairs, expected {expected}")
 
@@ -170,10 +170,10 @@ def demo_line(folder: Path, pairs: int) -> dict[str, float]:
         },
         "the demo",
     )
-    source, models = config.corpus_source(), config.model_sources()
+    source, models = config.corpus, config.models()
     run = begin(config, models, None)
     clock = [time.perf_counter()]
-    shards = ingest_corpus(run, source, config.suspect_regions(), config.lake.shard_size)
+    shards = ingest_corpus(run, source, config.regions.columns, config.lake.shard_size, config.seed)
     clock.append(time.perf_counter())
     plan = plan_of(run, config)
     attribute.calibrate_features(run, source, models[0], plan)

@@ -29,12 +29,13 @@ from tasks.alert import alert
 from tasks.attribute import attribute, calibrate, set_aside
 from tasks.cluster import cluster
 from tasks.confirm import confirm
+from tasks.custom_rules import check_rules
 from tasks.detect import detect
 from tasks.discover import discover
 from tasks.errors import BadInputError, GateError, ResumeError, ShardsError, StoreError
 from tasks.flag import flag
 from tasks.ingest import ingest
-from tasks.inputs import encoder, opened
+from tasks.inputs import load_corpus, load_model
 from tasks.lake.incremental import NO_BASE, find_base
 from tasks.lake.journal import record_report, record_run_end
 from tasks.lake.lock import lock_run, remove_temporary_files
@@ -42,13 +43,13 @@ from tasks.lake.run import REPORT, Run
 from tasks.messages.artifacts import Progress as ProgressArtifact
 from tasks.messages.artifacts import publish_outcome
 from tasks.notify import notify, notify_failed_start, notify_run_end
-from tasks.own_rules import check_rules
 from tasks.phrases import phrases
-from tasks.records import AttributionPlan, ModelSource, Shard, ShardResult
+from tasks.records import AttributionPlan, Shard, ShardResult
 from tasks.regions.detectors import load_detectors
 from tasks.retries import storage_is_full
 from tasks.screen import screen
 from tasks.self_audit import self_audit
+from tasks.settings import ModelConfig
 from tasks.store import store
 from tasks.validate import validate
 
@@ -74,21 +75,21 @@ class AuditResult:
     report: "Root | None"
 
 
-def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None) -> Run:
+def begin(config: AuditConfig, models: Sequence[ModelConfig], resume: str | None) -> Run:
     """A new run, or an unfinished one to go on with. Raises ResumeError if that began with something else."""
     lake = config.lake.root
     check(config.run)
     try:
-        corpus = opened(config.corpus_source())
+        corpus = load_corpus(config.corpus)
         corpus.count()
     except CorpusError as error:
         raise BadInputError(str(error)) from error
-    model = encoder(models[0])
+    model = load_model(models[0])
     try:
         config.bottleneck_config().check_layers(model.image.blocks, model.text.blocks)
     except ValueError as error:
         raise BadInputError(f"bottleneck.{error}") from error
-    check_rules(config.own_rules)
+    check_rules(config.custom_rules)
     load_detectors(config.regions.detectors)
     facts = {
         "model": config.model.name,
@@ -102,7 +103,7 @@ def begin(config: AuditConfig, models: Sequence[ModelSource], resume: str | None
         "code_version": code_version(),
         "environment": environment(),
         "rules": {name: sql.query_digest(f"rules/{name}") for name in sql.query_names("rules")}
-        | {name: sql.text_digest(text) for name, text in config.own_rules.items()},
+        | {name: sql.text_digest(text) for name, text in config.custom_rules.items()},
         "four_eyes": config.review.four_eyes,
         "chained": True,  # its end is in the lake's ledger, or something is amiss
     }
@@ -167,7 +168,7 @@ def fan_out(
             attribute,
             run=unmapped(run),
             shard=list(batch),
-            corpus=unmapped(config.corpus_source()),
+            corpus=unmapped(config.corpus.absolute()),
             model=[engine.models[shard.index % len(engine.models)] for shard in batch],
             plan=unmapped(plan),
         )
@@ -236,7 +237,7 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     raised, and the run can be resumed.
     """
     try:
-        models = config.model_sources()
+        models = config.models()
         signer = config.ledger.signer()
         run = begin(config, models, resume or begun_by(config.lake.root, runtime.flow_run.id))
     except Exception as error:  # told, and raised again
@@ -322,12 +323,12 @@ def _report(run: Run, signer: Signer | None) -> "Root | None":
     return written
 
 
-def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
+def _line(run: Run, config: AuditConfig, models: Sequence[ModelConfig]) -> None:
     failures: list[str] = []
     names = limits(config.run.gpu_limit, models)
-    corpus = config.corpus_source()
+    corpus = config.corpus.absolute()
     with started(config.run, run, corpus, models) as engine:
-        shards = ingest(run, corpus, config.suspect_regions(), config.lake.shard_size)
+        shards = ingest(run, corpus, config.regions.columns, config.lake.shard_size, config.seed)
         INGEST_ERRORS.set(run.read_manifest()["counts"]["errors"])
         if shards:
             plan = plan_of(run, config)
@@ -335,7 +336,7 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
                 engine.once(calibrate, run=run, corpus=corpus, model=engine.models[0], plan=plan)
                 results = fan_out(run, shards, config, engine, plan)
     if shards:
-        store(run, results, config.suspect_regions())
+        store(run, results, config.regions, config.mask_boxes)
         failures = [result.failure for result in results if result.failure]
     said = [f"{len(failures)} of {len(shards)} shards were set aside: {'; '.join(failures[:3])}"] if failures else []
     gates = validate(run)
@@ -344,17 +345,17 @@ def _line(run: Run, config: AuditConfig, models: Sequence[ModelSource]) -> None:
         return
     warnings = [*said, *gates.warnings]
     if config.regions.detectors:
-        warnings += detect(run, config.corpus_source(), config.regions.detectors)
+        warnings += detect(run, corpus, config.regions.detectors)
     if config.discover.enabled:
-        discover(run, config.corpus_source(), models[0], config.discover_rules())
+        discover(run, corpus, models[0], config.discover, config.seed)
     if config.clusters.enabled:
-        cluster(run, config.cluster_rules())
-    phrases(run, config.phrase_rules())
+        cluster(run, config.alerts.min_pairs, config.seed)
+    phrases(run, config.phrases, config.alerts.min_pairs)
     with slots(names[:1]):
-        screen(run, config.corpus_source(), models[0], config.confirm_rules())
-        warnings += flag(run, config.alert_rules())
-        confirm(run, config.corpus_source(), models[0], config.confirm_rules())
-        self_audit(run, config.corpus_source(), models[0], config.confirm_rules())
-    alert(run, config.alert_rules())
-    notify(run, config.tell_rules())
+        screen(run, corpus, models[0], config.confirm, config.alerts.min_pairs, config.seed)
+        warnings += flag(run, config.alerts, config.custom_rules)
+        confirm(run, corpus, models[0], config.confirm, config.alerts.min_pairs, config.seed)
+        self_audit(run, corpus, models[0], config.confirm, config.alerts.min_pairs, config.seed)
+    alert(run, config.alerts)
+    notify(run, config.notify, config.alerts.min_pairs)
     run.finish("completed_with_errors" if failures else "completed", "; ".join(warnings) or None)

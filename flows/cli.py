@@ -254,7 +254,7 @@ def _execute(config: Any, resume: str | None, as_json: bool, verbose: bool) -> A
 
     def work() -> Any:
         nonlocal run
-        run = begin(config, config.model_sources(), resume)
+        run = begin(config, config.models(), resume)
         errors.print(f"run {run.run_id}; if it is interrupted, go on with: --resume {run.run_id}", markup=False)
         if said := run.read_manifest()["incremental"]:
             errors.print(f"run {run.run_id} {said}", markup=False)
@@ -345,7 +345,7 @@ def corpus(
     from review.report.contact_sheet import check_output, default_output, describe_corpus, write_contact_sheet
     from review.report.html import ReportError
     from tasks.errors import BadInputError
-    from tasks.inputs import opened
+    from tasks.inputs import load_corpus
 
     columns = {"image_column": image_column, "caption_column": caption_column}
     try:
@@ -357,7 +357,7 @@ def corpus(
     except (BadInputError, ReportError) as error:
         _stop(Exit.BAD_INPUT, str(error))
     try:
-        found = opened(config.corpus_source())
+        found = load_corpus(config.corpus)
         told = describe(found)
         page = write_contact_sheet(found, told, uri, out)
     except (BadInputError, CorpusError) as error:

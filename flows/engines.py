@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -19,9 +19,9 @@ import sql
 from flows.config import RunConfig
 from flows.provenance import code_version, environment
 from tasks.errors import BadInputError
-from tasks.inputs import encoder, opened
+from tasks.inputs import load_corpus, load_model
 from tasks.lake.run import Run
-from tasks.records import CorpusSource, ModelSource
+from tasks.settings import CorpusConfig, ModelConfig
 
 _OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory of a cluster started here: tasks exchange paths and keys, never tensors."""
@@ -37,7 +37,7 @@ class Engine:
     in place of the outcome of a task whose worker died.
     """
 
-    models: Sequence[ModelSource]
+    models: Sequence[ModelConfig]
     runner: Any = None
     options: Mapping[str, Any] | None = None
     lost: tuple[type[Exception], ...] = ()
@@ -91,7 +91,7 @@ def check(config: RunConfig) -> None:
 
 
 @contextlib.contextmanager
-def started(config: RunConfig, run: Run, corpus: CorpusSource, models: Sequence[ModelSource]) -> Iterator[Engine]:
+def started(config: RunConfig, run: Run, corpus: CorpusConfig, models: Sequence[ModelConfig]) -> Iterator[Engine]:
     """The engine, ready for a run. Raises BadInputError for a cluster that is not there, or cannot do the work."""
     if config.engine == "local":
         yield Engine(models)
@@ -102,7 +102,7 @@ def started(config: RunConfig, run: Run, corpus: CorpusSource, models: Sequence[
     with _connected(ray, config.ray_address):
         gpus = _gpus(ray, config.gpus_per_task)
         # On a node, CUDA shows a task the GPU that Ray gave it, and no other.
-        model = replace(models[0], device="cuda" if gpus else "cpu")
+        model = models[0].model_copy(update={"device": "cuda" if gpus else "cpu"})
         # A process keeps the GPU that it began with, but its next task may be given another. So with several on a
         # node it ends with its shard; with one, or on CPUs, it goes on, and with it the loaded model.
         alone = all(node["Resources"].get("GPU", 0) <= 1 for node in _nodes(ray))
@@ -170,7 +170,7 @@ def _gpus(ray: Any, wanted: float | None) -> float:
     return gpus
 
 
-def _inspect(ray: Any, gpus: float, run: Run, corpus: CorpusSource, model: ModelSource) -> None:
+def _inspect(ray: Any, gpus: float, run: Run, corpus: CorpusConfig, model: ModelConfig) -> None:
     """Look at each node before any work. Raises BadInputError with what is wrong on which."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -178,7 +178,13 @@ def _inspect(ray: Any, gpus: float, run: Run, corpus: CorpusSource, model: Model
     expected = {key: record[key] for key in ("code_version", "environment", "model_digest")}
     # It asks for nothing, so that it need not wait for its turn; its process ends, and takes the model along.
     looking = ray.remote(num_cpus=0, num_gpus=0, max_calls=1)(faults)
-    arguments = (run, corpus, replace(model, device="cpu", compile=False), expected, PREFECT_API_URL.value())
+    arguments = (
+        run,
+        corpus,
+        model.model_copy(update={"device": "cpu", "compile": False}),
+        expected,
+        PREFECT_API_URL.value(),
+    )
     asked = {
         node["NodeManagerHostname"]: looking.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -200,7 +206,7 @@ def _inspect(ray: Any, gpus: float, run: Run, corpus: CorpusSource, model: Model
     get_run_logger().info("Ray: %d nodes, %g GPUs a task", len(asked), gpus)
 
 
-def faults(run: Run, corpus: CorpusSource, model: ModelSource, expected: Mapping[str, Any], api: str) -> list[str]:
+def faults(run: Run, corpus: CorpusConfig, model: ModelConfig, expected: Mapping[str, Any], api: str) -> list[str]:
     """What keeps this host from working on a run, as seen from here: lake, corpus, code, model, server."""
     found = []
     try:
@@ -211,8 +217,8 @@ def faults(run: Run, corpus: CorpusSource, model: ModelSource, expected: Mapping
             "hosts share under the same path, or in object storage (with its credentials on every host)"
         )
     try:
-        opened(corpus)
-        digest: str | None = encoder(model).digest
+        load_corpus(corpus)
+        digest: str | None = load_model(model).digest
     except BadInputError as error:
         found.append(str(error))
         digest = None

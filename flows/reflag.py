@@ -11,27 +11,24 @@ from prefect import flow
 import sql
 from flows.audit import AuditResult, concluded, new_run_id, working_on
 from flows.config import (
-    AlertsConfig,
     AuditConfig,
     LakeConfig,
     LakePath,
     LedgerConfig,
-    NotifyConfig,
-    PhrasesConfig,
     config_digest,
 )
 from flows.provenance import code_version, environment
 from stores import Root
 from tasks.alert import alert
 from tasks.cluster import cluster
+from tasks.custom_rules import check_rules, read_rules
 from tasks.errors import BadInputError
 from tasks.flag import flag
 from tasks.lake.incremental import NO_BASE
 from tasks.lake.run import Run
 from tasks.notify import notify, notify_failed_start
-from tasks.own_rules import check_rules, read_rules
 from tasks.phrases import phrases
-from tasks.records import AlertRules, ClusterRules, PhraseRules, TellRules
+from tasks.settings import AlertsConfig, NotifyConfig, PhrasesConfig
 from tasks.take_over import carry_over, take_over
 from tasks.validate import validate
 
@@ -51,8 +48,10 @@ def complete_run(lake: Root, run_id: str) -> dict[str, Any]:
     return complete[run_id]
 
 
-def begin_reflag(lake: Root, run_id: str, alerts: AlertsConfig, phrases: PhrasesConfig) -> tuple[Run, Run, AlertRules]:
-    """A new run, the complete one whose attributions it takes over, and the rules. Raises BadInputError."""
+def begin_reflag(
+    lake: Root, run_id: str, alerts: AlertsConfig, phrases: PhrasesConfig
+) -> tuple[Run, Run, dict[str, str]]:
+    """A new run, the complete one whose attributions it takes over, and the custom rules. Raises BadInputError."""
     record = complete_run(lake, run_id)
     earlier = Run(lake, record["run_id"])
     rules = {} if alerts.rules is None else read_rules(alerts.rules)
@@ -88,7 +87,7 @@ def begin_reflag(lake: Root, run_id: str, alerts: AlertsConfig, phrases: Phrases
             "chained": True,
         }
     )
-    return run, earlier, AlertRules(alerts.factor, alerts.min_pairs, alerts.examples, rules)
+    return run, earlier, rules
 
 
 def check_unchanged(record: Mapping[str, Any], config: AuditConfig) -> None:
@@ -141,12 +140,18 @@ def reflag(
         notify_failed_start(_audit_of(root, run_id), str(error))
         raise
     with working_on(run, signer):
-        telling = TellRules(notify.tell, notify.digest, alerts.min_pairs)
-        _reflag_line(run, earlier, rules, PhraseRules(phrases.listed, alerts.min_pairs), telling)
+        _reflag_line(run, earlier, alerts, rules, phrases, notify)
     return concluded(run, signer)
 
 
-def _reflag_line(run: Run, earlier: Run, rules: AlertRules, phrase_rules: PhraseRules, telling: TellRules) -> None:
+def _reflag_line(
+    run: Run,
+    earlier: Run,
+    alerts: AlertsConfig,
+    custom_rules: Mapping[str, str],
+    phrase_settings: PhrasesConfig,
+    notify_settings: NotifyConfig,
+) -> None:
     record = run.read_manifest()
     take_over(run, earlier)
     gates = validate(run)
@@ -158,10 +163,10 @@ def _reflag_line(run: Run, earlier: Run, rules: AlertRules, phrase_rules: Phrase
     warnings = [f"run {earlier.run_id} completed with errors: {before['reason']}"] if lacking else []
     warnings += gates.warnings
     if record["config"].get("clusters", {}).get("enabled"):
-        cluster(run, ClusterRules(rules.min_pairs, record["seed"]))
-    phrases(run, phrase_rules)
-    warnings += flag(run, rules)
+        cluster(run, alerts.min_pairs, record["seed"])
+    phrases(run, phrase_settings, alerts.min_pairs)
+    warnings += flag(run, alerts, custom_rules)
     carry_over(run, earlier)
-    alert(run, rules)
-    notify(run, telling)
+    alert(run, alerts)
+    notify(run, notify_settings, alerts.min_pairs)
     run.finish(before["status"], "; ".join(warnings) or None)

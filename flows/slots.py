@@ -8,7 +8,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
 from tasks.errors import BadInputError
-from tasks.records import ModelSource
+from tasks.settings import ModelConfig
 
 
 def limit_name(prefix: str, device: str) -> str:
@@ -17,7 +17,7 @@ def limit_name(prefix: str, device: str) -> str:
     return f"{prefix}-{named.replace(':', '-')}"
 
 
-def limits(prefix: str | None, models: Sequence[ModelSource]) -> list[str]:
+def limits(prefix: str | None, models: Sequence[ModelConfig]) -> list[str]:
     """Names of the limits of the models' devices, all of which are there; none without a prefix.
 
     A CPU needs none, but one that is there is kept to. Raises BadInputError with what to create for a GPU without one.

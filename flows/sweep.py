@@ -8,19 +8,19 @@ from corpora import CorpusError, Pair
 from flows.config import AuditConfig
 from m2ib.sweep import SweepRow, sweep, variants
 from tasks.errors import BadInputError
-from tasks.inputs import opened
+from tasks.inputs import load_corpus
 
 
 def sweep_settings(
     config: AuditConfig, pairs: int, depths: Sequence[float], betas: Sequence[float], draws: Sequence[int]
 ) -> Iterator[SweepRow]:
     """One row for each combination, over the corpus's first readable pairs. Raises BadInputError."""
-    source, model = config.corpus_source(), config.model_sources()[0]
+    source, model = config.corpus, config.models()[0]
     try:
-        corpus = opened(source)
+        corpus = load_corpus(source)
         sample = list(islice((row for row in corpus.pairs() if isinstance(row, Pair)), pairs))
         if len(sample) < 2:
-            raise BadInputError(f"sweep: got {len(sample)} readable pair(s) in {source.path}, expected at least 2")
+            raise BadInputError(f"sweep: got {len(sample)} readable pair(s) in {source.place}, expected at least 2")
         encoder = m2ib.load_encoder(model.architecture, model.pretrained, model.device)
         if model.compile:
             encoder.compile()

@@ -9,21 +9,21 @@ from prefect.cache_policies import NO_CACHE
 
 import sql
 from tasks.lake.run import Run
-from tasks.records import AlertRules
 from tasks.retries import IO_RETRIES
+from tasks.settings import AlertsConfig
 
 
 def _identity(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(row[key] for key in ("rule", "region", "slice_kind", "slice"))
 
 
-def raise_alerts(run: Run, rules: AlertRules) -> list[dict[str, Any]]:
+def raise_alerts(run: Run, settings: AlertsConfig) -> list[dict[str, Any]]:
     """Store an alert for each finding, with its most telling pairs; returns those that stand on their own."""
-    thresholds = {"run_id": run.run_id, "factor": rules.factor, "min_pairs": rules.min_pairs}
+    thresholds = {"run_id": run.run_id, "factor": settings.factor, "min_pairs": settings.min_pairs}
     alerts = []
     with run.connect() as connection:
         telling: dict[tuple[str, ...], list[str]] = {}
-        for row in sql.rows(connection, "derive/telling_pairs", run_id=run.run_id, limit=rules.examples):
+        for row in sql.rows(connection, "derive/telling_pairs", run_id=run.run_id, limit=settings.examples):
             telling.setdefault(_identity(row), []).append(row["pair_id"])
         for finding in sql.rows(connection, "derive/explained_findings", **thresholds):
             identity = _identity(finding)
@@ -37,6 +37,6 @@ def raise_alerts(run: Run, rules: AlertRules) -> list[dict[str, Any]]:
 
 
 @task(name="alert", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def alert(run: Run, rules: AlertRules) -> int:
+def alert(run: Run, settings: AlertsConfig) -> int:
     """Store the alerts; returns how many stand on their own; see `raise_alerts`."""
-    return len(raise_alerts(run, rules))
+    return len(raise_alerts(run, settings))

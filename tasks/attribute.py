@@ -18,11 +18,12 @@ import stores
 from corpora import RowError
 from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.errors import BadInputError
-from tasks.inputs import PICTURE_COLUMNS, device_lock, encoder, read_pixels
+from tasks.inputs import PICTURE_COLUMNS, device_lock, load_model, read_pixels
 from tasks.lake.incremental import copy_calibration, find_reusable_rows
 from tasks.lake.run import CALIBRATION, Run
-from tasks.records import AttributionPlan, CorpusSource, ModelSource, Shard, ShardResult
+from tasks.records import AttributionPlan, Shard, ShardResult
 from tasks.retries import IO_RETRIES
+from tasks.settings import CorpusConfig, ModelConfig
 
 VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
 
@@ -31,7 +32,7 @@ Batch: TypeAlias = tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]
 
 
 def calibrate_features(
-    run: Run, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan
+    run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan
 ) -> FeatureStatistics | None:
     """Feature statistics over a sample of the run's pairs, kept in the run's folder; None if the settings need none.
 
@@ -49,7 +50,7 @@ def calibrate_features(
     return FeatureStatistics.load(stores.fetch(path))
 
 
-def _estimate(run: Run, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan) -> FeatureStatistics:
+def _estimate(run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan) -> FeatureStatistics:
     columns = [*PICTURE_COLUMNS, "caption"]
     batches = pq.ParquetFile(stores.fetch(run.path("pairs"))).iter_batches(columns=columns)
     pairs = heapq.nsmallest(
@@ -57,7 +58,7 @@ def _estimate(run: Run, corpus: CorpusSource, model: ModelSource, plan: Attribut
         (pair for batch in batches for pair in batch.to_pylist()),
         key=lambda pair: hashlib.sha256(f"{plan.bottleneck.seed}{pair['pair_id']}".encode()).digest(),
     )
-    network = encoder(model)
+    network = load_model(model)
     images, texts = [], []
     for pair in pairs:
         try:
@@ -108,7 +109,7 @@ def _known(value: Any) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def read_ahead(corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder, size: int) -> Iterator[Batch]:
+def read_ahead(corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder, size: int) -> Iterator[Batch]:
     """Batches of so many pairs; while the caller works on one, a thread reads and preprocesses the next."""
     batches = (pairs[start : start + size] for start in range(0, len(pairs), size))
     with ThreadPoolExecutor(max_workers=1) as reader:
@@ -121,7 +122,7 @@ def read_ahead(corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: Dua
             yield following.result()
 
 
-def _read_batch(corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder) -> Batch:
+def _read_batch(corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder) -> Batch:
     pixels, readable, errors = [], [], []
     for pair in pairs:
         try:
@@ -158,7 +159,7 @@ def _shard_name(shard: Shard, plan: AttributionPlan, pairs: list[dict[str, Any]]
 
 
 def attribute_pairs(
-    run: Run, shard: Shard, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan
+    run: Run, shard: Shard, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan
 ) -> ShardResult:
     """Attribute one shard into its own file; pairs whose image no longer reads become error rows.
 
@@ -185,10 +186,10 @@ def attribute_pairs(
 
 
 def _attribute_new(
-    run: Run, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan, pairs: Sequence[dict[str, Any]]
+    run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan, pairs: Sequence[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of the pairs that still read, and error rows for the others."""
-    network = encoder(model)
+    network = load_model(model)
     statistics = calibrate_features(run, corpus, model, plan)
     errors: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
@@ -216,7 +217,7 @@ def set_aside(run: Run, shard: Shard, error: BaseException) -> ShardResult:
 
 
 @task(name="calibrate", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def calibrate(run: Run, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan) -> None:
+def calibrate(run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan) -> None:
     """Estimate the feature statistics once, before the fan-out; see `calibrate_features`."""
     calibrate_features(run, corpus, model, plan)
 
@@ -224,6 +225,6 @@ def calibrate(run: Run, corpus: CorpusSource, model: ModelSource, plan: Attribut
 @task(
     name="attribute", task_run_name="attribute-{shard.index}", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES
 )
-def attribute(run: Run, shard: Shard, corpus: CorpusSource, model: ModelSource, plan: AttributionPlan) -> ShardResult:
+def attribute(run: Run, shard: Shard, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan) -> ShardResult:
     """Attribute one shard; see `attribute_pairs`."""
     return attribute_pairs(run, shard, corpus, model, plan)

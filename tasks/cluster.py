@@ -5,13 +5,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from m2ib.analysis.clusters import cluster_maps
+from tasks.inputs import mapped_pairs
 from tasks.lake.run import Run
-from tasks.mapped import mapped_pairs
-from tasks.records import ClusterRules
 from tasks.retries import IO_RETRIES
 
 
-def cluster_pairs(run: Run, rules: ClusterRules) -> int:
+def cluster_pairs(run: Run, min_pairs: int, seed: int) -> int:
     """Cluster the image maps and write `clusters`; returns how many there are.
 
     One with fewer than `min_pairs` pairs is left out; so is a single one, which would be the corpus.
@@ -22,9 +21,9 @@ def cluster_pairs(run: Run, rules: ClusterRules) -> int:
     if pairs:
         shape = (len(pairs), pairs[0]["grid_h"], pairs[0]["grid_w"])
         maps = np.array([pair["image_map"] for pair in pairs], dtype=np.float64).reshape(shape)
-        labels = cluster_maps(maps, [pair["pair_id"] for pair in pairs], rules.seed)
+        labels = cluster_maps(maps, [pair["pair_id"] for pair in pairs], seed)
         sizes = np.bincount(labels[labels >= 0])
-        number = int((sizes >= rules.min_pairs).sum()) if len(sizes) > 1 else 0
+        number = int((sizes >= min_pairs).sum()) if len(sizes) > 1 else 0
         rows = [
             {"pair_id": pair["pair_id"], "cluster": f"map cluster {label + 1}"}
             for pair, label in zip(pairs, labels, strict=True)
@@ -35,6 +34,6 @@ def cluster_pairs(run: Run, rules: ClusterRules) -> int:
 
 
 @task(name="cluster", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def cluster(run: Run, rules: ClusterRules) -> int:
+def cluster(run: Run, min_pairs: int, seed: int) -> int:
     """Group pairs by where the model looks; see `cluster_pairs`."""
-    return cluster_pairs(run, rules)
+    return cluster_pairs(run, min_pairs, seed)

@@ -18,8 +18,8 @@ from tasks.interventions.phrases import PHRASE_FILLS, PhraseFill, PhraseProbe
 from tasks.interventions.regions import FILLS, region_boxes
 from tasks.interventions.statistics import Evidence, Margins, Numbers, benjamini_hochberg, interval, shortfall, weigh
 from tasks.lake.run import Run
-from tasks.records import ConfirmRules, CorpusSource, ModelSource
 from tasks.retries import IO_RETRIES
+from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 from tasks.text.spans import Span, phrase_span, token_spans
 
 
@@ -44,9 +44,11 @@ def _places(connection: sql.Connection, run: Run, region: str, pair_ids: Sequenc
     return places
 
 
-def _sample(connection: sql.Connection, run: Run, finding: dict[str, Any], rules: ConfirmRules) -> list[str]:
+def _sample(
+    connection: sql.Connection, run: Run, finding: dict[str, Any], settings: ConfirmConfig, seed: int
+) -> list[str]:
     chosen = {key: finding[key] for key in ("region", "slice_kind", "slice")}
-    drawn = {"seed": rules.seed, "limit": rules.pairs}
+    drawn = {"seed": seed, "limit": settings.pairs}
     return [row["pair_id"] for row in sql.rows(connection, "derive/slice_sample", run_id=run.run_id, **chosen, **drawn)]
 
 
@@ -60,7 +62,8 @@ def _tested(
     measure: Callable[[Any], Margins],
     fills: Sequence[Fill | PhraseFill],
     transplant: dict[str, float],
-    rules: ConfirmRules,
+    settings: ConfirmConfig,
+    seed: int,
 ) -> Iterator[_Test]:
     """A test a fill, up to the first that does not pass: all must, so that the others cannot save the finding."""
     failed: str | None = None
@@ -69,36 +72,48 @@ def _tested(
             reason = f"not measured: all fills must pass, and {failed} did not; see its row"
             yield _Test(finding, fill, None, reason, transplant)
             continue
-        evidence = weigh(measure(fill), rules.floor_share, fill, rules.seed, *_claim(finding))
+        evidence = weigh(measure(fill), settings.floor_share, fill, seed, *_claim(finding))
         # q is never less than p, so that what fails by p has failed.
-        failed = fill if shortfall(evidence, evidence.p, rules.level) else None
+        failed = fill if shortfall(evidence, evidence.p, settings.level) else None
         yield _Test(finding, fill, evidence, None, transplant)
 
 
 def _phrase_tests(
-    run: Run, connection: sql.Connection, probe: PhraseProbe, finding: dict[str, Any], rules: ConfirmRules
+    run: Run,
+    connection: sql.Connection,
+    probe: PhraseProbe,
+    finding: dict[str, Any],
+    settings: ConfirmConfig,
+    seed: int,
 ) -> list[_Test]:
-    places = _places(connection, run, finding["region"], _sample(connection, run, finding, rules))
+    places = _places(connection, run, finding["region"], _sample(connection, run, finding, settings, seed))
     trial = probe.phrase_trial(places, finding["slice_kind"], finding["slice"])
     if isinstance(trial, str):
         return [_Test(finding, fill, None, trial, {}) for fill in PHRASE_FILLS]
-    transplant = _rise(probe.phrase_rises(trial), rules.seed, *_claim(finding))
-    return [*_tested(finding, partial(probe.phrase_margins, trial), PHRASE_FILLS, transplant, rules)]
+    transplant = _rise(probe.phrase_rises(trial), seed, *_claim(finding))
+    return [*_tested(finding, partial(probe.phrase_margins, trial), PHRASE_FILLS, transplant, settings, seed)]
 
 
 def _region_tests(
-    run: Run, connection: sql.Connection, probe: PhraseProbe, finding: dict[str, Any], rules: ConfirmRules
+    run: Run,
+    connection: sql.Connection,
+    probe: PhraseProbe,
+    finding: dict[str, Any],
+    settings: ConfirmConfig,
+    seed: int,
 ) -> list[_Test]:
-    sample = _sample(connection, run, finding, rules)
+    sample = _sample(connection, run, finding, settings, seed)
     boxes = region_boxes(connection, run.run_id, finding["region"], sample)
     trial = probe.trial(sample, boxes, finding["slice_kind"], finding["slice"])
     if isinstance(trial, str):
         return [_Test(finding, fill, None, trial, {}) for fill in FILLS]
-    transplant = {} if trial.framed else _rise(probe.rises(trial), rules.seed, *_claim(finding))
-    return [*_tested(finding, partial(probe.margins, trial, region=finding["region"]), FILLS, transplant, rules)]
+    transplant = {} if trial.framed else _rise(probe.rises(trial), seed, *_claim(finding))
+    return [
+        *_tested(finding, partial(probe.margins, trial, region=finding["region"]), FILLS, transplant, settings, seed)
+    ]
 
 
-def _rows(tests: Sequence[_Test], screened: Iterable[tuple[Any, ...]], rules: ConfirmRules) -> list[dict[str, Any]]:
+def _rows(tests: Sequence[_Test], screened: Iterable[tuple[Any, ...]], level: float) -> list[dict[str, Any]]:
     """One row a finding and fill: judged by the finding's q, which takes all findings to know.
 
     screened: claims that were looked at by covering. Those not proposed count as tests with p = 1, for the others were
@@ -122,7 +137,7 @@ def _rows(tests: Sequence[_Test], screened: Iterable[tuple[Any, ...]], rules: Co
         reason = test.reason
         if test.evidence is not None:
             figures = {**asdict(test.evidence), "q": q[_claim(test.finding)]}
-            reason = shortfall(test.evidence, figures["q"], rules.level)
+            reason = shortfall(test.evidence, figures["q"], level)
         passed[_claim(test.finding)].append(reason is None)
         figures |= {f"transplant_{key}": value for key, value in test.transplant.items()}
         figures |= {"fill": test.fill, "tests": len(q), "passed": reason is None, "reason": reason}
@@ -134,7 +149,9 @@ def _claim(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["region"], row["slice_kind"], row["slice"]
 
 
-def confirm_findings(run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> int:
+def confirm_findings(
+    run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
+) -> int:
     """Put every finding of a box or a phrase to the test, store `confirmations`; returns how many are confirmed.
 
     A finding is tested whether or not a stronger slice explains it: which slice is the strongest by its mass says
@@ -142,23 +159,25 @@ def confirm_findings(run: Run, corpus: CorpusSource, model: ModelSource, rules: 
     """
     tests: list[_Test] = []
     screened: list[dict[str, Any]] = []
-    if rules.enabled:
+    if settings.enabled:
         with run.connect() as connection:
-            chosen = {"run_id": run.run_id, "min_pairs": rules.min_pairs}
+            chosen = {"run_id": run.run_id, "min_pairs": min_pairs}
             screened = sql.rows(connection, "derive/screened_slices", **chosen)
             regions = sql.rows(connection, "derive/findings_to_confirm", run_id=run.run_id)
             phrases = sql.rows(connection, "derive/phrases_to_confirm", run_id=run.run_id)
             if regions or phrases:
-                probe = PhraseProbe(run, corpus, model, rules)
+                probe = PhraseProbe(run, corpus, model, settings, seed)
                 for measure, findings in ((_region_tests, regions), (_phrase_tests, phrases)):
                     for finding in findings:
-                        tests += measure(run, connection, probe, finding, rules)
-    rows = _rows(tests, map(_claim, screened), rules)
+                        tests += measure(run, connection, probe, finding, settings, seed)
+    rows = _rows(tests, map(_claim, screened), settings.level)
     run.write_table("confirmations", rows)
     return len({_claim(row) for row in rows if row["confirmed"]})
 
 
 @task(name="confirm", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def confirm(run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> int:
+def confirm(
+    run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
+) -> int:
     """Test what was flagged; see `confirm_findings`."""
-    return confirm_findings(run, corpus, model, rules)
+    return confirm_findings(run, corpus, model, settings, min_pairs, seed)

@@ -11,10 +11,11 @@ from prefect.cache_policies import NO_CACHE
 from corpora import RowError
 from tasks.inputs import PICTURE_COLUMNS, read_picture
 from tasks.lake.run import Run
-from tasks.records import Box, CorpusSource
+from tasks.records import Box
 from tasks.regions.boxes import clip_to_view
 from tasks.regions.detectors import Detector, load_detectors, run_detector
 from tasks.retries import IO_RETRIES
+from tasks.settings import CorpusConfig
 
 _VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
 
@@ -28,7 +29,7 @@ def _attributed(run: Run) -> Iterator[list[dict[str, Any]]]:
 
 
 def _rows(
-    corpus: CorpusSource, pair: dict[str, Any], detectors: Sequence[Detector], faults: dict[str, list[str]]
+    corpus: CorpusConfig, pair: dict[str, Any], detectors: Sequence[Detector], faults: dict[str, list[str]]
 ) -> Iterator[dict[str, Any]]:
     try:
         image = np.asarray(read_picture(corpus, pair))
@@ -48,7 +49,7 @@ def _rows(
                     yield {"pair_id": pair["pair_id"], "region": region, "kind": "detected", **corners}
 
 
-def detect_regions(run: Run, corpus: CorpusSource, names: Sequence[str]) -> list[str]:
+def detect_regions(run: Run, corpus: CorpusConfig, names: Sequence[str]) -> list[str]:
     """Run the named detectors over all attributed pairs, one image at a time, and add `regions`.
 
     A pair on which a detector fails has no region of it, and is not lost: returns a sentence for each detector that
@@ -72,6 +73,6 @@ def detect_regions(run: Run, corpus: CorpusSource, names: Sequence[str]) -> list
 
 
 @task(name="detect", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def detect(run: Run, corpus: CorpusSource, names: Sequence[str]) -> list[str]:
+def detect(run: Run, corpus: CorpusConfig, names: Sequence[str]) -> list[str]:
     """Let the detectors look; see `detect_regions`."""
     return detect_regions(run, corpus, names)

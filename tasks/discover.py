@@ -10,17 +10,16 @@ from prefect.cache_policies import NO_CACHE
 from corpora import RowError
 from m2ib import DualEncoder
 from m2ib.analysis import overlays as recurrence
-from tasks.inputs import encoder, read_pixels
+from tasks.inputs import load_model, mapped_pairs, read_pixels
 from tasks.lake.run import Run
-from tasks.mapped import mapped_pairs
-from tasks.records import CorpusSource, DiscoverRules, ModelSource
 from tasks.retries import IO_RETRIES
+from tasks.settings import CorpusConfig, DiscoverConfig, ModelConfig
 
 _BATCH = 64
 
 
 def _read(
-    corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder
+    corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder
 ) -> tuple[list[dict[str, Any]], list[Any]]:
     """The pairs whose image still reads, and their pixels."""
     readable, pixels = [], []
@@ -34,7 +33,7 @@ def _read(
 
 
 def _sought(
-    found: recurrence.Discovery, corpus: CorpusSource, pairs: Sequence[dict[str, Any]], model: DualEncoder
+    found: recurrence.Discovery, corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder
 ) -> Iterator[tuple[dict[str, Any], list[list[recurrence.Occurrence]]]]:
     """Each pair that reads, with the occurrences of each stamp."""
     for start in range(0, len(pairs), _BATCH):
@@ -65,22 +64,22 @@ def _stamp_row(number: int, stamp: recurrence.Stamp, occurrences: int, searched:
     }
 
 
-def discover_stamps(run: Run, corpus: CorpusSource, model: ModelSource, rules: DiscoverRules) -> int:
+def discover_stamps(run: Run, corpus: CorpusConfig, model: ModelConfig, settings: DiscoverConfig, seed: int) -> int:
     """Find stamps in a sample, search all pairs for them, add `regions` and write `stamps`; returns their number.
 
     The sample is drawn by a hash of seed and pair, so that it depends on nothing else.
     """
-    network = encoder(model)
+    network = load_model(model)
     pairs = mapped_pairs(run)
-    drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"{rules.seed}{pair['pair_id']}".encode()).digest())
-    sample, pixels = _read(corpus, drawn[: rules.pairs], network)
+    drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}{pair['pair_id']}".encode()).digest())
+    sample, pixels = _read(corpus, drawn[: settings.pairs], network)
     rows: list[dict[str, Any]] = []
     stamps: list[dict[str, Any]] = []
     if sample:
         images = network.stack(pixels)
         grid = (len(sample), sample[0]["grid_h"], sample[0]["grid_w"])
         maps = images.new_tensor([pair["image_map"] for pair in sample]).reshape(grid)
-        found = recurrence.find_stamps(images, maps, recurrence.RecurrenceConfig(rules.peaks, rules.min_images))
+        found = recurrence.find_stamps(images, maps, recurrence.RecurrenceConfig(settings.peaks, settings.min_images))
         occurrences, searched = [0] * len(found.stamps), 0
         for pair, places in _sought(found, corpus, pairs, network) if found.stamps else ():
             searched += 1
@@ -101,6 +100,6 @@ def discover_stamps(run: Run, corpus: CorpusSource, model: ModelSource, rules: D
 
 
 @task(name="discover", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def discover(run: Run, corpus: CorpusSource, model: ModelSource, rules: DiscoverRules) -> int:
+def discover(run: Run, corpus: CorpusConfig, model: ModelConfig, settings: DiscoverConfig, seed: int) -> int:
     """Find overlays that nobody named; see `discover_stamps`."""
-    return discover_stamps(run, corpus, model, rules)
+    return discover_stamps(run, corpus, model, settings, seed)

@@ -1,15 +1,17 @@
 """Attributions -> shares of regions and phrases -> findings: runs the rules of sql/rules, and the user's own."""
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 import sql
-from tasks import own_rules
+from tasks.custom_rules import evaluate_rule
 from tasks.errors import BadInputError
 from tasks.lake.run import Run
-from tasks.records import AlertRules
 from tasks.retries import IO_RETRIES
+from tasks.settings import AlertsConfig
 
 _HOTTEST = "hottest"  # files beside those of the regions that it is chosen from
 
@@ -20,13 +22,13 @@ def _forget_hottest(run: Run) -> None:
     run.update(files=[entry for entry in run.read_manifest()["files"] if entry["path"] not in own])
 
 
-def flag_regions(run: Run, rules: AlertRules) -> list[str]:
+def flag_regions(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, str]) -> list[str]:
     """Weigh regions and phrases, run every rule, store `region_shares` and `findings`.
 
     A rule of the user's own that fails on the run's rows has no finding, and costs nothing else: returns a sentence for
     each that failed, and notes its name in the manifest, since what it raised before is not gone.
     """
-    thresholds = {"run_id": run.run_id, "factor": rules.factor, "min_pairs": rules.min_pairs}
+    thresholds = {"run_id": run.run_id, "factor": settings.factor, "min_pairs": settings.min_pairs}
     _forget_hottest(run)
     with run.connect() as connection:
         sides = ("derive/region_shares", "derive/phrase_shares")
@@ -45,9 +47,9 @@ def flag_regions(run: Run, rules: AlertRules) -> list[str]:
             for row in sql.rows(connection, f"rules/{rule}", **thresholds)
         ]
         warnings, failed = [], []
-        for name, text in rules.own.items():
+        for name, text in custom_rules.items():
             try:
-                findings += own_rules.findings(connection, name, text, thresholds)
+                findings += evaluate_rule(connection, name, text, thresholds)
             except BadInputError as error:
                 warnings.append(f"{error}; it has no findings: mend it, try it on this run, and audit again")
                 failed.append(name)
@@ -59,6 +61,6 @@ def flag_regions(run: Run, rules: AlertRules) -> list[str]:
 
 
 @task(name="flag", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def flag(run: Run, rules: AlertRules) -> list[str]:
+def flag(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, str]) -> list[str]:
     """Propose suspicions; see `flag_regions`."""
-    return flag_regions(run, rules)
+    return flag_regions(run, settings, custom_rules)

@@ -13,10 +13,11 @@ import stores
 from corpora import CorpusError, Pair, Reason, Rejected, digest
 from corpora.perceptual_hash import group_near_duplicates, parse_hashes
 from tasks.errors import BadInputError
-from tasks.inputs import opened
+from tasks.inputs import load_corpus
 from tasks.lake.run import Run
-from tasks.records import CorpusSource, Shard, SuspectRegions, parse_box
+from tasks.records import Shard, parse_box
 from tasks.retries import IO_RETRIES
+from tasks.settings import CorpusConfig
 
 
 def _check_boxes(row: Pair | Rejected, columns: Mapping[str, str]) -> Pair | Rejected:
@@ -61,34 +62,37 @@ def _error_row(rejected: Rejected) -> dict[str, Any]:
     }
 
 
-def ingest_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_size: int) -> list[Shard]:
+def ingest_corpus(
+    run: Run, source: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int
+) -> list[Shard]:
     """Read the corpus into `pairs` (a row group a shard) and `ingest_errors`; returns the shards.
 
     A run that already has its pairs keeps them. Raises BadInputError when the corpus as a whole is unreadable.
     """
     if not run.fetch_files("pairs"):
         try:
-            _read_corpus(run, source, regions, shard_size)
+            _read_corpus(run, source, columns, shard_size, seed)
         except CorpusError as error:
             raise BadInputError(str(error)) from error
     return [Shard(index, size) for index, size in enumerate(run.row_group_sizes("pairs"))]
 
 
-def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_size: int) -> None:
+def _read_corpus(run: Run, source: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int) -> None:
     # Counted by itself, so that the accounting gate would see a row that the reader lost.
-    corpus = opened(source)
+    corpus = load_corpus(source)
     listed = corpus.count()
     pairs: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
-    columns: set[str] = set()
-    drawn = None if source.sampling is None else corpus.draw_sample(source.sampling)
+    present: set[str] = set()
+    sampling = source.sampling(seed)
+    drawn = None if sampling is None else corpus.draw_sample(sampling)
     reader = corpus.pairs(drawn)
     with run.open_writer("pairs") as pair_file, run.open_writer("ingest_errors", "ingest") as error_file:
 
         def stored() -> Iterator[Pair | Rejected]:
             for raw in reader:
-                columns.update(raw.attributes)
-                row = _check_boxes(raw, regions.columns)
+                present.update(raw.attributes)
+                row = _check_boxes(raw, columns)
                 if isinstance(row, Pair):
                     pairs.append(_pair_row(row))
                 else:
@@ -102,11 +106,11 @@ def _read_corpus(run: Run, source: CorpusSource, regions: SuspectRegions, shard_
         corpus_digest = digest(stored())
         pair_file.write(pairs)
         error_file.write(errors)
-        missing = set(regions.columns.values()) - columns
+        missing = set(columns.values()) - present
         if missing:
             raise BadInputError(
                 f"[regions.columns]: no row of the corpus has a value in {sorted(missing)}, "
-                f"columns with values are {sorted(columns)}; name one of those"
+                f"columns with values are {sorted(present)}; name one of those"
             )
     run.register_files("ingest_errors", [run.path("ingest_errors", "ingest")], [error_file.rows])
     run.write_table("near_duplicates", _near_duplicates(stores.fetch(run.path("pairs"))))
@@ -143,6 +147,6 @@ def _column(path: Path, name: str) -> Iterator[str]:
 
 
 @task(name="ingest", task_run_name="ingest", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def ingest(run: Run, source: CorpusSource, regions: SuspectRegions, shard_size: int) -> list[Shard]:
+def ingest(run: Run, source: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int) -> list[Shard]:
     """Read the corpus; see `ingest_corpus`."""
-    return ingest_corpus(run, source, regions, shard_size)
+    return ingest_corpus(run, source, columns, shard_size, seed)

@@ -27,7 +27,7 @@ from tasks.messages.events import (
     build_run_event,
     is_notifiable,
 )
-from tasks.records import TellRules
+from tasks.settings import NotifyConfig
 
 _PATIENCE = 10.0  # seconds that events may take to leave; a server that is gone must not hold the audit
 
@@ -99,13 +99,13 @@ def store_alert_history(run: Run, min_pairs: int) -> tuple[list[dict[str, Any]],
 
 
 def select_events(
-    lives: Sequence[Mapping[str, Any]], record: Mapping[str, Any], report: str, rules: TellRules
+    lives: Sequence[Mapping[str, Any]], record: Mapping[str, Any], report: str, settings: NotifyConfig
 ) -> list[Event]:
     """The events that the rules ask for: one an alert, or one digest."""
     told = [row for row in lives if is_notifiable(row)]
-    if rules.digest:
+    if settings.digest:
         return [build_digest_event(told, record, report)]
-    chosen = [row for row in told if row["life"] in rules.lives]
+    chosen = [row for row in told if row["life"] in settings.tell]
     return [build_alert_event(row, record, report) for row in sorted(chosen, key=lambda row: LIVES.index(row["life"]))]
 
 
@@ -157,16 +157,16 @@ def send_new_events(run: Run, news: Sequence[Event]) -> int:
     return len(rows)
 
 
-def notify_alerts(run: Run, rules: TellRules) -> int:
+def notify_alerts(run: Run, settings: NotifyConfig, min_pairs: int) -> int:
     """Store what became of the alerts, then tell what is news; returns how many events were sent.
 
     A run that was resumed after a later one had ended tells nothing, nor does one that re-flags any but the newest: its
     news is old.
     """
-    lives, overtaken = store_alert_history(run, rules.min_pairs)
+    lives, overtaken = store_alert_history(run, min_pairs)
     if overtaken:
         run_logger().warning("run %s: a later run of this audit has ended: nothing is told about this one", run.run_id)
-    news = [] if overtaken else select_events(lives, run.read_manifest(), run.report_path, rules)
+    news = [] if overtaken else select_events(lives, run.read_manifest(), run.report_path, settings)
     return send_new_events(run, news)
 
 
@@ -187,10 +187,10 @@ def notify_failed_start(facts: Mapping[str, Any], reason: str) -> None:
 
 
 @task(name="tell", cache_policy=NO_CACHE, persist_result=False)
-def notify(run: Run, rules: TellRules) -> int:
+def notify(run: Run, settings: NotifyConfig, min_pairs: int) -> int:
     """Store the alert history and send events; see `notify_alerts`. A failure is logged and does not fail the run."""
     try:
-        return notify_alerts(run, rules)
+        return notify_alerts(run, settings, min_pairs)
     except Exception:  # noqa: BLE001  # the alerts are stored; telling is the second best
         run_logger().exception("run %s: its alerts could not be told; see: m2ib-audit alerts", run.run_id)
         return 0

@@ -8,21 +8,23 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.lake.run import Run
-from tasks.records import PhraseRules
 from tasks.retries import IO_RETRIES
+from tasks.settings import PhrasesConfig
 from tasks.text.boilerplate import find_candidates
 from tasks.text.collocations import find_collocations
 from tasks.text.spans import token_range, token_spans
 
 
-def phrase_rows(attributions: Sequence[dict[str, Any]], rules: PhraseRules) -> Iterator[dict[str, Any]]:
+def phrase_rows(
+    attributions: Sequence[dict[str, Any]], settings: PhrasesConfig, min_pairs: int
+) -> Iterator[dict[str, Any]]:
     """Rows of `phrases`; attributions: pair_id, caption, tokens and special of each.
 
     An occurrence whose tokens cannot be told, or that truncation has cut off, is left out.
     """
     pairs = Counter(row["caption"] for row in attributions)
     located: dict[str, list[dict[str, Any]]] = {}
-    candidates = find_candidates(pairs, rules.listed, rules.min_pairs)
+    candidates = find_candidates(pairs, settings.listed, min_pairs)
     for row in attributions:
         caption = row["caption"]
         if caption not in located:
@@ -45,15 +47,15 @@ def collocation_rows(attributions: Sequence[dict[str, Any]], min_pairs: int) -> 
             yield {"pair_id": row["pair_id"], "collocation": name}
 
 
-def find_phrases(run: Run, rules: PhraseRules) -> int:
+def find_phrases(run: Run, settings: PhrasesConfig, min_pairs: int) -> int:
     """Store `phrases` and `collocations` of all attributed pairs; returns how many occurrences of phrases there are."""
     columns = ["pair_id", "caption", "tokens", "special"]
     rows = list(run.iter_rows("attributions", columns))
-    run.write_table("collocations", collocation_rows(rows, rules.min_pairs))
-    return run.write_table("phrases", phrase_rows(rows, rules))
+    run.write_table("collocations", collocation_rows(rows, min_pairs))
+    return run.write_table("phrases", phrase_rows(rows, settings, min_pairs))
 
 
 @task(name="phrases", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def phrases(run: Run, rules: PhraseRules) -> int:
+def phrases(run: Run, settings: PhrasesConfig, min_pairs: int) -> int:
     """Propose phrases; see `find_phrases`."""
-    return find_phrases(run, rules)
+    return find_phrases(run, settings, min_pairs)

@@ -11,22 +11,24 @@ from prefect.cache_policies import NO_CACHE
 import sql
 from tasks.interventions.regions import Probe, region_boxes
 from tasks.lake.run import Run
-from tasks.records import ConfirmRules, CorpusSource, ModelSource
 from tasks.retries import IO_RETRIES
+from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 
 _BATCH = 64
 
 
-def screen_regions(run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> int:
+def screen_regions(
+    run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
+) -> int:
     """Cover the frame and the user's regions in a sample of each slice, store `screenings`; returns the number of rows.
 
     Nothing is covered where findings are not put to the test: a suspicion that nobody tests is the maps' alone.
     """
     with run.open_writer("screenings") as writer, run.connect() as connection:
         regions = [row["region"] for row in sql.rows(connection, "derive/regions_to_screen", run_id=run.run_id)]
-        if rules.enabled and regions:
-            probe = Probe(run, corpus, model, rules)
-            for pair_ids in _sample(run, connection, rules):
+        if settings.enabled and regions:
+            probe = Probe(run, corpus, model, settings, seed)
+            for pair_ids in _sample(run, connection, settings.pairs, min_pairs, seed):
                 for region in regions:
                     boxes = region_boxes(connection, run.run_id, region, pair_ids)
                     writer.write(
@@ -37,9 +39,9 @@ def screen_regions(run: Run, corpus: CorpusSource, model: ModelSource, rules: Co
     return writer.rows
 
 
-def _sample(run: Run, connection: sql.Connection, rules: ConfirmRules) -> Iterator[list[str]]:
+def _sample(run: Run, connection: sql.Connection, limit: int, min_pairs: int, seed: int) -> Iterator[list[str]]:
     """The pairs that tests of any slice would draw, in batches."""
-    chosen = {"min_pairs": rules.min_pairs, "seed": rules.seed, "limit": rules.pairs}
+    chosen = {"min_pairs": min_pairs, "seed": seed, "limit": limit}
     slices = sql.rows(connection, "derive/large_slices", run_id=run.run_id, **chosen)
     pair_ids = sorted({pair_id for row in slices for pair_id in row["pair_ids"]})
     for start in range(0, len(pair_ids), _BATCH):
@@ -47,6 +49,8 @@ def _sample(run: Run, connection: sql.Connection, rules: ConfirmRules) -> Iterat
 
 
 @task(name="screen", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def screen(run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> int:
+def screen(
+    run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
+) -> int:
     """Look at what covering costs; see `screen_regions`."""
-    return screen_regions(run, corpus, model, rules)
+    return screen_regions(run, corpus, model, settings, min_pairs, seed)

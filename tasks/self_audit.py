@@ -11,8 +11,9 @@ import sql
 from tasks.interventions.regions import FILLS, Probe, Trial
 from tasks.interventions.statistics import Evidence, generator, sensitivity, shortfall, weigh
 from tasks.lake.run import Run
-from tasks.records import Box, ConfirmRules, CorpusSource, ModelSource
+from tasks.records import Box
 from tasks.retries import IO_RETRIES
+from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 
 SIDE = math.sqrt(0.03)
 """Of the regions, in shares of what the model sees: 3 % of its area, a scanner's tag."""
@@ -38,11 +39,11 @@ def _figures(trial: Trial, evidence: Sequence[Evidence], level: float) -> dict[s
 
 
 def _positive(
-    probe: Probe, slices: list[dict[str, Any]], rules: ConfirmRules, level: float
+    probe: Probe, slices: list[dict[str, Any]], settings: ConfirmConfig, level: float, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Our own tag in a corner of pairs from the whole corpus: its effect, and which effects would have been found."""
     everything = next(row for row in slices if row["slice_kind"] == "corpus")
-    right, low = (bool(bit) for bit in generator("tag", rules.seed).integers(2, size=2))
+    right, low = (bool(bit) for bit in generator("tag", seed).integers(2, size=2))
     x0, y0 = (1 - SIDE if far else 0.0 for far in (right, low))
     box = (x0, y0, x0 + SIDE, y0 + SIDE)
     about = {"region": _named(box), "slice_kind": "corpus", "slice": everything["slice"]}
@@ -52,23 +53,23 @@ def _positive(
         return
     stamped = probe.stamped(trial)
     margins = [probe.margins(stamped, fill) for fill in FILLS]
-    evidence = [weigh(found, rules.floor_share, rules.seed, "tag") for found in margins]
+    evidence = [weigh(found, settings.floor_share, seed, "tag") for found in margins]
     figures = _figures(stamped, evidence, level)
     yield about | {"kind": "tag"} | figures
     kept = {key: figures[key] for key in ("n", "area", "floor", "margin")}
     for part in SIZES:
         size = part * figures["margin"]
-        share = sensitivity(margins, size, [one.floor for one in evidence], level, rules.seed, sets=SENSITIVITY_SETS)
+        share = sensitivity(margins, size, [one.floor for one in evidence], level, seed, sets=SENSITIVITY_SETS)
         judged = {"size": size, "sets": SENSITIVITY_SETS, "confirmed": round(share * SENSITIVITY_SETS)}
         yield about | {"kind": "sensitivity"} | kept | judged
 
 
 def _negative(
-    probe: Probe, slices: list[dict[str, Any]], rules: ConfirmRules, level: float
+    probe: Probe, slices: list[dict[str, Any]], settings: ConfirmConfig, level: float, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Regions of the same shape at random places, over random slices."""
-    for number in range(rules.negatives if slices else 0):
-        random = generator("random", rules.seed, number)
+    for number in range(settings.negatives if slices else 0):
+        random = generator("random", seed, number)
         chosen = slices[int(random.integers(len(slices)))]
         x0, y0 = (float(edge) for edge in random.uniform(0, 1 - SIDE, size=2))
         box = (x0, y0, x0 + SIDE, y0 + SIDE)
@@ -76,7 +77,7 @@ def _negative(
         if not isinstance(trial, str):
             evidence = []
             for fill in FILLS:
-                evidence.append(weigh(probe.margins(trial, fill), rules.floor_share, rules.seed, "random", number))
+                evidence.append(weigh(probe.margins(trial, fill), settings.floor_share, seed, "random", number))
                 if shortfall(evidence[-1], evidence[-1].p, level) is not None:
                     break  # one fill that does not pass decides, and most regions end here
             figures = _figures(trial, evidence, level)
@@ -84,26 +85,30 @@ def _negative(
             yield about | {"kind": "random"} | figures
 
 
-def audit_itself(run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> int:
+def audit_itself(
+    run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
+) -> int:
     """Try regions about which we know what they are, store `self_audits`; returns the number of rows.
 
     A region passes on its own: p below level / tests, the strictest q that Benjamini and Hochberg could have asked
     of it among the run's tests.
     """
     rows: list[dict[str, Any]] = []
-    if rules.enabled:
-        chosen = {"min_pairs": rules.min_pairs, "seed": rules.seed, "limit": rules.pairs}
+    if settings.enabled:
+        chosen = {"min_pairs": min_pairs, "seed": seed, "limit": settings.pairs}
         with run.connect() as connection:
             slices = sql.rows(connection, "derive/large_slices", run_id=run.run_id, **chosen)
         if slices:
             counts = [row["tests"] for row in run.read_rows("confirmations", ["tests"])]
-            level = rules.level / max([*counts, 1])
-            probe = Probe(run, corpus, model, rules)
-            rows = [*_positive(probe, slices, rules, level), *_negative(probe, slices, rules, level)]
+            level = settings.level / max([*counts, 1])
+            probe = Probe(run, corpus, model, settings, seed)
+            rows = [*_positive(probe, slices, settings, level, seed), *_negative(probe, slices, settings, level, seed)]
     return run.write_table("self_audits", rows)
 
 
 @task(name="self-audit", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def self_audit(run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> int:
+def self_audit(
+    run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
+) -> int:
     """Say what this run could have found; see `audit_itself`."""
-    return audit_itself(run, corpus, model, rules)
+    return audit_itself(run, corpus, model, settings, min_pairs, seed)

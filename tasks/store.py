@@ -1,7 +1,7 @@
 """Finished shards -> the lake: account for every pair, resolve the suspect regions, list the files."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -11,9 +11,10 @@ from prefect.cache_policies import NO_CACHE
 import stores
 from tasks.errors import StoreError
 from tasks.lake.run import CALIBRATION, Run, read_parquet_rows
-from tasks.records import Box, ShardResult, SuspectRegions, parse_box
+from tasks.records import Box, ShardResult, parse_box
 from tasks.regions.boxes import clip_to_view
 from tasks.retries import IO_RETRIES
+from tasks.settings import RegionsConfig
 
 
 def frame_boxes(width: float) -> list[Box]:
@@ -39,7 +40,10 @@ def _region_row(region: str, kind: str, box: Box, pair_id: str | None = None) ->
 
 
 def region_rows(
-    regions: SuspectRegions, attributions: Sequence[dict[str, Any]], attributes: dict[str, dict[str, str]]
+    regions: RegionsConfig,
+    masks: Mapping[str, Sequence[Box]],
+    attributions: Sequence[dict[str, Any]],
+    attributes: dict[str, dict[str, str]],
 ) -> Iterator[dict[str, Any]]:
     """Rows of `regions`. Frame and corners are those of what the model sees; boxes are given on the original image.
 
@@ -52,7 +56,7 @@ def region_rows(
     for row in attributions:
         view = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
         given = [(name, "box", box) for name, box in regions.boxes.items()]
-        given += [(name, "mask", box) for name, boxes in regions.masks.items() for box in boxes]
+        given += [(name, "mask", box) for name, boxes in masks.items() for box in boxes]
         for name, column in regions.columns.items():
             if value := attributes[row["pair_id"]].get(column):
                 given.append((name, "column", parse_box(value)))
@@ -73,7 +77,9 @@ def _forget(run: Run) -> None:
     )
 
 
-def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegions) -> int:
+def store_shards(
+    run: Run, results: Sequence[ShardResult], regions: RegionsConfig, masks: Mapping[str, Sequence[Box]]
+) -> int:
     """List the shards' files and write `regions`; returns the number of attributions.
 
     Raises StoreError if a pair is neither attributed nor an error.
@@ -118,7 +124,7 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
             for result in whole
             for row in read_parquet_rows(copies[run.relative_path("attributions", result.name)], views)
         ]
-        writer.write(region_rows(regions, rows, attributes))
+        writer.write(region_rows(regions, masks, rows, attributes))
     run.register_files("regions", [run.path("regions")], [writer.rows])
     attributed = sum(result.attributions for result in results)
     record = run.read_manifest()
@@ -133,6 +139,6 @@ def store_shards(run: Run, results: Sequence[ShardResult], regions: SuspectRegio
 
 
 @task(name="store", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def store(run: Run, results: list[ShardResult], regions: SuspectRegions) -> int:
+def store(run: Run, results: list[ShardResult], regions: RegionsConfig, masks: Mapping[str, Sequence[Box]]) -> int:
     """Close the shards into the lake; see `store_shards`."""
-    return store_shards(run, results, regions)
+    return store_shards(run, results, regions, masks)

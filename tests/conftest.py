@@ -261,7 +261,7 @@ class Line:
         from tasks.ingest import ingest_corpus
 
         config = self.config
-        return ingest_corpus(self.run, config.corpus_source(), config.suspect_regions(), config.lake.shard_size)
+        return ingest_corpus(self.run, config.corpus, config.regions.columns, config.lake.shard_size, config.seed)
 
     @property
     def plan(self):
@@ -272,17 +272,17 @@ class Line:
     def attribute(self, shard):
         from tasks.attribute import attribute_pairs
 
-        return attribute_pairs(self.run, shard, self.config.corpus_source(), self.config.model_sources()[0], self.plan)
+        return attribute_pairs(self.run, shard, self.config.corpus, self.config.models()[0], self.plan)
 
     def calibrate(self):
         from tasks.attribute import calibrate_features
 
-        return calibrate_features(self.run, self.config.corpus_source(), self.config.model_sources()[0], self.plan)
+        return calibrate_features(self.run, self.config.corpus, self.config.models()[0], self.plan)
 
     def store(self, results):
         from tasks.store import store_shards
 
-        return store_shards(self.run, results, self.config.suspect_regions())
+        return store_shards(self.run, results, self.config.regions, self.config.mask_boxes)
 
     def to_lake(self):
         """Ingest, attribute and store."""
@@ -293,29 +293,30 @@ class Line:
     def confirm(self):
         from tasks.confirm import confirm_findings
 
+        config = self.config
         return confirm_findings(
-            self.run, self.config.corpus_source(), self.config.model_sources()[0], self.config.confirm_rules()
+            self.run, config.corpus, config.models()[0], config.confirm, config.alerts.min_pairs, config.seed
         )
 
     def discover(self):
         from tasks.discover import discover_stamps
 
         config = self.config
-        return discover_stamps(self.run, config.corpus_source(), config.model_sources()[0], config.discover_rules())
+        return discover_stamps(self.run, config.corpus, config.models()[0], config.discover, config.seed)
 
     def cluster(self):
         from tasks.cluster import cluster_pairs
 
-        return cluster_pairs(self.run, self.config.cluster_rules())
+        return cluster_pairs(self.run, self.config.alerts.min_pairs, self.config.seed)
 
     def to_alerts(self):
         """Flag, confirm and alert what is in the lake; returns the alerts that stand on their own."""
         from tasks.alert import raise_alerts
         from tasks.flag import flag_regions
 
-        flag_regions(self.run, self.config.alert_rules())
+        flag_regions(self.run, self.config.alerts, self.config.custom_rules)
         self.confirm()
-        return raise_alerts(self.run, self.config.alert_rules())
+        return raise_alerts(self.run, self.config.alerts)
 
 
 @pytest.fixture(scope="session")
@@ -325,7 +326,7 @@ def begin_line():
     def start(config):
         from flows.audit import begin
 
-        return Line(begin(config, config.model_sources(), None), config)
+        return Line(begin(config, config.models(), None), config)
 
     return start
 

@@ -19,7 +19,7 @@ from tasks.interventions.captions import SeenCaptions
 from tasks.interventions.regions import Probe
 from tasks.interventions.statistics import Margins, Numbers, generator, least_pairs
 from tasks.lake.run import Run
-from tasks.records import ConfirmRules, CorpusSource, ModelSource
+from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 from tasks.text.boilerplate import phrase_words
 from tasks.text.spans import Span
 
@@ -80,8 +80,8 @@ def edited(caption: str, spans: Sequence[Span], filler: str) -> str:
 class PhraseProbe(Probe):
     """A probe that measures phrases as well."""
 
-    def __init__(self, run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> None:
-        super().__init__(run, corpus, model, rules)
+    def __init__(self, run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, seed: int) -> None:
+        super().__init__(run, corpus, model, settings, seed)
         self._run = run
         self._fitting: dict[str, bool] = {}
 
@@ -118,14 +118,14 @@ class PhraseProbe(Probe):
             foils = [(pair_id, caption) for pair_id, caption in one.foils if self._images[pair_id] is not None]
             if self._images[one.pair_id] is not None and len(foils) > 1:
                 found.append(replace(one, foils=foils))
-        least = least_pairs(self._rules.level)
+        least = least_pairs(self._settings.level)
         if len(found) < least:
             return (
                 f"got {len(found)} of {len(places)} pairs that can be measured ({len(asked) - len(worded)} without "
                 f"other words, two captions to compare with or room in the model's context, {len(worded) - len(found)} "
                 f"whose images no longer read), expected at least {least}; look at the pairs, or audit a larger corpus"
             )
-        count = self._rules.foils
+        count = self._settings.foils
         return PhraseTrial(
             wordings=found,
             own=np.stack([self._images[one.pair_id] for one in found]),
@@ -138,7 +138,7 @@ class PhraseProbe(Probe):
     def _wordings(
         self, pair_id: str, spans: Sequence[Span], slice_kind: str, name: str, lacking: frozenset[str]
     ) -> Wordings | None:
-        whole, seed = self._rows[pair_id]["caption"], self._rules.seed
+        whole, seed = self._rows[pair_id]["caption"], self._seed
         caption = whole if self._fits(whole) else self._seen.beginning(whole)
         rest, phrase, front = edited(caption, spans, ""), caption[slice(*spans[0])], not caption[: spans[0][0]].strip()
         common = self._captions.commonest(FILLERS, phrase)
@@ -146,14 +146,14 @@ class PhraseProbe(Probe):
             return None
         size = len(phrase_words(phrase)) or 1
         random = generator("filler", seed, pair_id)
-        drawn = [random.choice(common, size, replace=size > len(common)) for _ in range(self._rules.controls)]
+        drawn = [random.choice(common, size, replace=size > len(common)) for _ in range(self._settings.controls)]
         fillers = [" ".join(map(str, words)) for words in drawn]
 
         def admits(other: str) -> bool:
             longer = (added(other, words, front) for words in (phrase, fillers[0]))
             return other in lacking and self._fits(other) and all(map(self._fits, longer))
 
-        others = self._captions.foils(rest, pair_id, slice_kind, name, self._rules.foils, admits)
+        others = self._captions.foils(rest, pair_id, slice_kind, name, self._settings.foils, admits)
         filled = [
             version
             for filler in fillers
@@ -174,7 +174,7 @@ class PhraseProbe(Probe):
 
     def _holder(self, caption: str, pair_id: str) -> str:
         """A pair that has a caption."""
-        place = int.from_bytes(hashlib.sha256(f"{self._rules.seed}\x1fholder\x1f{pair_id}".encode()).digest()[:8])
+        place = int.from_bytes(hashlib.sha256(f"{self._seed}\x1fholder\x1f{pair_id}".encode()).digest()[:8])
         holders = self._holders[caption]
         return holders[place % len(holders)]
 
@@ -205,7 +205,7 @@ class PhraseProbe(Probe):
         if fill == "remove":
             gains = self._foreign_gains(trial)
         else:
-            count = self._rules.controls
+            count = self._settings.controls
             scores = self._score(trial, [(one.filled * count)[:count] for one in trial.wordings])
             held = np.array([len(one.filled) for one in trial.wordings])
             gains = np.where(np.arange(count) < held[:, None], scores - rest[:, None], np.nan)
@@ -216,10 +216,10 @@ class PhraseProbe(Probe):
 
         Held against the same images: the pair's own, and those of the foils that say something else than this one.
         """
-        gains = np.full((len(trial.wordings), self._rules.controls), np.nan)
+        gains = np.full((len(trial.wordings), self._settings.controls), np.nan)
         for number, one in enumerate(trial.wordings):
             captions = [caption for _, caption in one.foils]
-            for place, caption in enumerate(captions[: self._rules.controls]):
+            for place, caption in enumerate(captions[: self._settings.controls]):
                 others = [self._captions.differ(caption, other) for other in captions]
                 rivals = np.stack([trial.own[number], *trial.foils[number, : len(others)][others]])
                 texts = np.stack(self._embed_captions([caption, one.added(caption, one.phrase)]))

@@ -15,11 +15,12 @@ from corpora import RowError
 from m2ib.analysis import occlusion
 from m2ib.analysis.masks import is_frame, rasterize_boxes
 from m2ib.analysis.occlusion import Fill
-from tasks.inputs import PICTURE_COLUMNS, device_lock, encoder, read_pixels
+from tasks.inputs import PICTURE_COLUMNS, device_lock, load_model, read_pixels
 from tasks.interventions.foils import Captions
 from tasks.interventions.statistics import Margins, Numbers, least_pairs
 from tasks.lake.run import Run
-from tasks.records import Box, ConfirmRules, CorpusSource, ModelSource
+from tasks.records import Box
+from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 
 FILLS: tuple[Fill, ...] = ("mean", "blur", "swap")
 """All must pass: what is drawn over a region can itself mean something to a model that looks there, and another image's
@@ -79,12 +80,12 @@ class Trial:
 class Probe:
     """A run's model, images and captions, at hand to be measured."""
 
-    def __init__(self, run: Run, corpus: CorpusSource, model: ModelSource, rules: ConfirmRules) -> None:
-        self._network, self._lock = encoder(model), device_lock(model.device)
-        self._corpus, self._rules = corpus, rules
+    def __init__(self, run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, seed: int) -> None:
+        self._network, self._lock = load_model(model), device_lock(model.device)
+        self._corpus, self._settings, self._seed = corpus, settings, seed
         columns = [*PICTURE_COLUMNS, "caption"]
         self._rows = {row["pair_id"]: row for row in run.read_rows("pairs", columns)}
-        self._captions = Captions((row["caption"] for row in self._rows.values()), rules.seed)
+        self._captions = Captions((row["caption"] for row in self._rows.values()), seed)
         self._holders: dict[str, list[str]] = defaultdict(list)
         for pair_id in sorted(self._rows):
             self._holders[self._rows[pair_id]["caption"]].append(pair_id)
@@ -109,7 +110,7 @@ class Probe:
         lost = {"image no longer reads": 0, "no two other captions to compare with": 0, "no room for controls": 0}
         for pair_id in pair_ids:
             caption = self._rows[pair_id]["caption"]
-            foils = self._captions.foils(caption, pair_id, slice_kind, name, self._rules.foils)
+            foils = self._captions.foils(caption, pair_id, slice_kind, name, self._settings.foils)
             if (pixels := self._read(pair_id)) is None:
                 lost["image no longer reads"] += 1
             elif len(foils) < 2 or not (hosts := self._hosts(pair_id, foils)):
@@ -118,7 +119,7 @@ class Probe:
                 lost["no room for controls"] += 1
             else:
                 found.append((pair_id, pixels, hosts, masks, foils))
-        least = least_pairs(self._rules.level)
+        least = least_pairs(self._settings.level)
         if len(found) < least:
             why = ", ".join(f"{count} with {what}" for what, count in lost.items() if count)
             return (
@@ -134,7 +135,9 @@ class Probe:
             clean=self._embed(pixels),
             own=np.stack(self._embed_captions([self._rows[pair_id]["caption"] for pair_id, *_ in found])),
             # The best foil counts: one that is there twice changes nothing.
-            foils=np.stack([self._embed_captions((own * self._rules.foils)[: self._rules.foils]) for *_, own in found]),
+            foils=np.stack(
+                [self._embed_captions((own * self._settings.foils)[: self._settings.foils]) for *_, own in found]
+            ),
         )
 
     def costs(self, pair_ids: Sequence[str], boxes: Boxes) -> list[tuple[str, float, float]]:
@@ -146,10 +149,10 @@ class Probe:
         found = []
         for pair_id in pair_ids:
             caption, region = self._rows[pair_id]["caption"], self._region_mask(pair_id, boxes)
-            others = self._captions.foils(caption, pair_id, "any", "", self._rules.foils)
+            others = self._captions.foils(caption, pair_id, "any", "", self._settings.foils)
             usable = region.any() and not region.all() and len(others) > 1
             if usable and (image := self._read(pair_id)) is not None:
-                found.append((pair_id, image, region, caption, (others * self._rules.foils)[: self._rules.foils]))
+                found.append((pair_id, image, region, caption, (others * self._settings.foils)[: self._settings.foils]))
         if not found:
             return []
         pixels = self._network.stack([image for _, image, *_ in found])
@@ -169,12 +172,12 @@ class Probe:
 
     def _masks(self, pair_id: str, boxes: Sequence[Box] | Boxes) -> NDArray[np.bool_]:
         region = self._region_mask(pair_id, boxes)
-        key = f"{self._rules.seed}\x1f{pair_id}"
-        return np.stack([region, *occlusion.control_masks(region, self._rules.controls, key)])
+        key = f"{self._seed}\x1f{pair_id}"
+        return np.stack([region, *occlusion.control_masks(region, self._settings.controls, key)])
 
     def _hosts(self, pair_id: str, foils: Sequence[str]) -> list[str]:
         """A pair of each foil, up to `HOSTS`, the first one with an image that reads; none where none does."""
-        place = int.from_bytes(hashlib.sha256(f"{self._rules.seed}\x1fhost\x1f{pair_id}".encode()).digest()[:8])
+        place = int.from_bytes(hashlib.sha256(f"{self._seed}\x1fhost\x1f{pair_id}".encode()).digest()[:8])
         holders = [self._holders[caption][place % len(self._holders[caption])] for caption in foils]
         while holders and self._read(holders[0]) is None:
             holders.pop(0)

@@ -51,11 +51,11 @@ def test_the_maps_of_all_formats_are_the_same_bits(written, settings, tmp_path):
     maps = {}
     for name, root in written.items():
         config = settings(root, tmp_path / name)
-        source, models = config.corpus_source(), config.model_sources()
+        source, models = config.corpus, config.models()
         run = begin(config, models, None)
         record = run.read_manifest()
         plan = config.attribution_plan(record["model_digest"], "the same", record["code_version"])
-        shards = ingest_corpus(run, source, config.suspect_regions(), 16)
+        shards = ingest_corpus(run, source, config.regions.columns, 16, config.seed)
         calibrate_features(run, source, models[0], plan)
         result = attribute_pairs(run, shards[0], source, models[0], plan)
         table = pq.read_table(run.path("attributions", result.name))

@@ -20,7 +20,7 @@ import torch
 
 from flows import audit as flow
 from flows.config import parse
-from tasks.inputs import encoder
+from tasks.inputs import load_model
 from tasks.retries import storage_is_full
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -37,7 +37,7 @@ def sequential(run, shards, config, engine, plan):
     results = []
     for shard in shards:
         try:
-            results.append(flow.attribute(run, shard, config.corpus_source(), engine.models[0], plan))
+            results.append(flow.attribute(run, shard, config.corpus, engine.models[0], plan))
         except RuntimeError as error:
             results.append(flow.set_aside(run, shard, error))
     return results
@@ -75,7 +75,7 @@ def main():
         patch.setattr(flow, "fan_out", sequential)
         patch.setattr(flow, "_report", lambda _: None)  # can be made again at any time, and costs as much as the rest
         first = json.loads(sys.stdin.readline())
-        encoder(parse(first["config"], "test").model_sources()[0])
+        load_model(parse(first["config"], "test").models()[0])
         for line in sys.stdin:
             child = os.fork()
             if child == 0:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tasks.lake.run import Run
 from tasks.notify import notify_alerts
-from tasks.records import TellRules
+from tasks.settings import NotifyConfig
 
 for name, lives, digest in json.loads(sys.argv[2]):
     run = Run(Path(sys.argv[1]), name)
-    print(notify_alerts(run, TellRules(tuple(lives), digest, 3)), flush=True)  # noqa: T201
+    print(notify_alerts(run, NotifyConfig(tell=lives, digest=digest), 3), flush=True)  # noqa: T201
     run.finish("completed")

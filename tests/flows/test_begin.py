@@ -21,7 +21,7 @@ def config(settings, phantoms, tmp_path):
 
 
 def started(config, resume=None):
-    return begin(config, config.model_sources(), resume)
+    return begin(config, config.models(), resume)
 
 
 def test_the_manifest_says_what_is_audited_with_what(config, phantoms):

@@ -15,7 +15,7 @@ from flows import cli
 from review.report.contact_sheet import default_output
 from stores import ledger
 from stores.keys import create_key, load_key
-from tasks.records import AlertRules
+from tasks.settings import AlertsConfig
 from tasks.store import corner_boxes
 
 
@@ -38,8 +38,8 @@ def alerted(hand_written):
     hand_written.add_pairs(["left consolidation"] * 4 + ["left nodule"] * 4 + ["normal chest"] * 14)
     hand_written.add_attributions([[9.0] + [1.0] * 15] * 4 + [[1.0] * 16] * 18, (4, 4))
     hand_written.add_regions(*corner_boxes(0.25).items())
-    rules = AlertRules(factor=2.0, min_pairs=3, examples=2)
-    flag_regions(hand_written, rules)
+    rules = AlertsConfig(factor=2.0, min_pairs=3, examples=2)
+    flag_regions(hand_written, rules, {})
     raise_alerts(hand_written, rules)
     hand_written.finish("completed")
     return hand_written

@@ -12,7 +12,7 @@ import m2ib
 from corpora import Limits, Sampling
 from flows.config import AuditConfig, config_digest, load, parse
 from tasks.errors import BadInputError
-from tasks.records import AlertRules, ConfirmRules, ModelSource, SuspectRegions, TellRules
+from tasks.settings import ConfirmConfig, NotifyConfig
 
 MINIMAL = {"corpus": {"path": "images"}, "model": {"architecture": "demo/clean", "device": "cpu"}}
 
@@ -41,11 +41,10 @@ def written(tmp_path):
 
 def test_two_lines_are_a_configuration():
     config = configured()
-    assert config.corpus_source().caption_column is None  # as the format calls it
-    assert config.alert_rules() == AlertRules(2.0, 20, 8)
-    assert config.confirm_rules() == ConfirmRules(True, 64, 4, 8, 0.01, 0.1, 10, min_pairs=20, seed=0)
-    assert config.tell_rules() == TellRules(("new", "worse", "resolved"), False, min_pairs=20)
-    assert config.suspect_regions() == SuspectRegions(0.05, 0.25, {}, {})
+    assert config.corpus.caption_column is None  # as the format calls it
+    assert config.confirm == ConfirmConfig()
+    assert config.seed == 0
+    assert config.mask_boxes == config.custom_rules == {}
     assert config.bottleneck_config() == m2ib.preset("audit")
     assert config.lake.path == Path("lake")
 
@@ -53,7 +52,7 @@ def test_two_lines_are_a_configuration():
 def test_what_is_told_does_not_decide_results():
     """Else a run could not be resumed with it changed, nor an alert be resolved by the next one."""
     config = configured(notify={"digest": True, "tell": ["still_firing"]})
-    assert config.tell_rules() == TellRules(("still_firing",), True, min_pairs=20)
+    assert config.notify == NotifyConfig(tell=("still_firing",), digest=True)
     assert config.resolved() == configured().resolved()
     assert "notify.tell.0" in fault_of(MINIMAL | {"notify": {"tell": ["all"]}})
 
@@ -86,7 +85,7 @@ def test_an_unknown_key_gets_the_nearest_valid_one(data, where, near):
 def test_all_faults_are_named_at_once():
     text = fault_of({"corpus": {"path": 3}, "modle": {}, "alerts": {"factor": "high"}})
     assert text.startswith("audit.toml: 4 fault(s) in the configuration\n")
-    assert "model: missing, and needed" in text
+    assert "model: required key is missing" in text
     assert "modle: unknown key; did you mean 'model'?" in text
     assert "corpus.path: " in text
     assert "alerts.factor: " in text
@@ -96,10 +95,10 @@ def test_all_faults_are_named_at_once():
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
-        ({}, "corpus: missing, and needed"),
-        ({"corpus": {"path": "x"}}, "model: missing, and needed"),
-        ({"corpus": {}}, "corpus.path: missing, and needed"),
-        ({"model": {}}, "model.architecture: missing, and needed"),
+        ({}, "corpus: required key is missing"),
+        ({"corpus": {"path": "x"}}, "model: required key is missing"),
+        ({"corpus": {}}, "corpus.path: required key is missing"),
+        ({"model": {}}, "model.architecture: required key is missing"),
         ({"corpus": "images"}, "corpus: "),
         ({**MINIMAL, "model": {"architecture": 3}}, "model.architecture: "),
         ({**MINIMAL, "model": {"architecture": "x", "batch_size": 0}}, "model.batch_size: "),
@@ -165,31 +164,23 @@ def test_nought_and_false_override_as_well():
 
 def test_settings_reach_the_stages():
     config = configured(
-        corpus={"image_column": "i", "caption_column": "c", "max_pixels": 9, "max_file_bytes": 8}
-        | {"sample": 7, "stratify": "site"},
+        corpus={"max_pixels": 9, "max_file_bytes": 8, "sample": 7, "stratify": "site"},
         model={"batch_size": 3},
-        regions={"frame": 0, "corner": 0.1, "boxes": {"ruler": [0, 0, 1, 0.1]}, "columns": {"tag": "tag_box"}},
-        alerts={"factor": 3, "min_pairs": 4, "examples": 5},
-        confirm={"pairs": 16, "controls": 3, "foils": 5, "level": 0.05, "floor_share": 0.2, "negatives": 0},
         bottleneck={"seed": 6},
     )
-    source = config.corpus_source()
-    assert (source.image_column, source.caption_column) == ("i", "c")
-    assert source.limits == Limits(max_pixels=9, max_file_bytes=8)
-    assert source.sampling == Sampling(7, 6, "site")
-    assert configured().corpus_source().sampling is None
-    assert source.path.is_absolute()
-    assert config.suspect_regions() == SuspectRegions(0, 0.1, {"ruler": (0, 0, 1, 0.1)}, {"tag": "tag_box"})
-    assert config.alert_rules() == AlertRules(3, 4, 5)
-    assert config.confirm_rules() == ConfirmRules(True, 16, 3, 5, 0.05, 0.2, 0, min_pairs=4, seed=6)
-    (model,) = config.model_sources()
+    assert config.corpus.limits == Limits(max_pixels=9, max_file_bytes=8)
+    assert config.corpus.sampling(config.seed) == Sampling(7, 6, "site")
+    assert configured().corpus.sampling(0) is None
+    assert config.corpus.root.is_absolute()
+    assert config.corpus.absolute().path == str(config.corpus.root)
+    (model,) = config.models()
     assert model.architecture.startswith("local-dir:/")
-    assert model == ModelSource(model.architecture, None, "cpu", 3)
+    assert (model.pretrained, model.device, model.batch_size, model.compile) == (None, "cpu", 3, False)
 
 
 def test_a_device_that_is_not_there_is_bad_input():
     with pytest.raises(BadInputError, match="device: got 'cuda:99'"):
-        configured(model={"device": "cuda:99"}).model_sources()
+        configured(model={"device": "cuda:99"}).models()
 
 
 def test_a_configuration_cannot_be_changed():
@@ -201,24 +192,24 @@ def test_a_configuration_cannot_be_changed():
 def test_paths_are_relative_to_the_file(written, tmp_path, monkeypatch):
     path = written('[corpus]\npath = "data/images"\n[model]\narchitecture = "demo/clean"\n')
     expected = tmp_path / "data" / "images"
-    assert load(path).corpus_source().path == expected
+    assert load(path).corpus.root == expected
     monkeypatch.chdir(tmp_path)
-    assert load(Path("AUDIT.toml")).corpus_source().path == expected
+    assert load(Path("AUDIT.toml")).corpus.root == expected
     # So a run can be resumed from any folder.
     assert load(Path("AUDIT.toml")).resolved() == load(path).resolved()
     absolute = written(f'[corpus]\npath = "{tmp_path / "elsewhere"}"\n[model]\narchitecture = "demo/clean"\n')
-    assert load(absolute).corpus_source().path == tmp_path / "elsewhere"
+    assert load(absolute).corpus.root == tmp_path / "elsewhere"
 
 
 def test_a_url_stays_what_it_is(written):
     path = written('[corpus]\npath = "s3://bucket/some/images"\n[model]\narchitecture = "demo/clean"\n')
     config = load(path)
-    assert str(config.corpus_source().path) == config.corpus.place == "s3://bucket/some/images"
+    assert str(config.corpus.root) == config.corpus.place == "s3://bucket/some/images"
     assert config.corpus.name == "images"
     assert config.resolved()["corpus"]["path"] == "s3://bucket/some/images"
-    source = config.corpus_source()
+    source = config.corpus
     assert pickle.loads(pickle.dumps(source)) == source  # noqa: S301  # our own
-    assert hash(source) == hash(load(path).corpus_source())
+    assert hash(source) == hash(load(path).corpus)
 
 
 def test_a_url_with_keys_is_refused_and_not_repeated():
@@ -256,7 +247,7 @@ def test_a_folder_that_is_called_like_a_tag_is_no_checkpoint(written, tmp_path):
         (b"[corpus\n", "not valid TOML"),
         (b"\xff\xfe", "not valid TOML"),
         (b"corpus = 1\ncorpus = 2", "not valid TOML"),
-        (b"", "corpus: missing"),
+        (b"", "corpus: required key is missing"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_bad_input(tmp_path, content, fault):
@@ -295,7 +286,7 @@ def test_what_decides_the_results_is_json_and_makes_the_digest():
 RULE = "SELECT * FROM slice_shares"
 
 
-def test_own_rules_lie_beside_the_file_and_their_text_decides(written, tmp_path):
+def test_custom_rules_lie_beside_the_file_and_their_text_decides(written, tmp_path):
     path = written('[corpus]\npath = "x"\n[model]\narchitecture = "demo/clean"\n[alerts]\nrules = "mine"\n')
     with pytest.raises(BadInputError, match=f"alerts.rules: got {tmp_path / 'mine'}, expected a folder"):
         load(path).resolved()
@@ -304,12 +295,12 @@ def test_own_rules_lie_beside_the_file_and_their_text_decides(written, tmp_path)
     for text in (RULE, f"{RULE} WHERE n > 3"):
         (tmp_path / "mine" / "a.sql").write_text(text)
         config = load(path)
-        assert config.alert_rules().own == {"a": text}
+        assert config.custom_rules == {"a": text}
         digests.add(config_digest(config.resolved()))
         assert json.loads(json.dumps(config.resolved()))["alerts"]["rules"].keys() == {"a"}
     assert len(digests) == 2
     (tmp_path / "mine").rename(tmp_path / "moved")  # read once: what the manifest tells is what runs
-    assert config.alert_rules().own == {"a": f"{RULE} WHERE n > 3"}
+    assert config.custom_rules == {"a": f"{RULE} WHERE n > 3"}
 
 
 def test_a_mask_lies_beside_the_file_and_its_bytes_decide(written, tmp_path):
@@ -322,7 +313,7 @@ def test_a_mask_lies_beside_the_file_and_its_bytes_decide(written, tmp_path):
         image.paste(255, (left, 0, left + 4, 2))
         image.save(tmp_path / "logo.png")
         config = load(path)
-        assert config.suspect_regions().masks == {"logo": [(left / 8, 0, left / 8 + 0.5, 0.5)]}
+        assert config.mask_boxes == {"logo": [(left / 8, 0, left / 8 + 0.5, 0.5)]}
         digests.add(config_digest(json.loads(json.dumps(config.resolved()))))
     assert len(digests) == 2
     fault_of({**MINIMAL, "regions": {"boxes": {"a": [0, 0, 1, 1]}, "masks": {"a": "a.png"}}})
@@ -353,4 +344,4 @@ def test_a_pattern_of_shards_reaches_the_reader_as_it_is(written):
     path = written(
         '[corpus]\npath = "tars/s-{000..012}*.tar"\nformat = "webdataset"\n[model]\narchitecture = "demo/clean"'
     )
-    assert load(path).corpus_source().path == path.parent.resolve() / "tars" / "s-{000..012}*.tar"
+    assert load(path).corpus.root == path.parent.resolve() / "tars" / "s-{000..012}*.tar"

@@ -112,7 +112,7 @@ def test_an_audit_into_no_bucket_is_bad_input_and_makes_none(settings, phantoms,
 
     config = settings(phantoms, "s3://no-such-bucket/lake")
     with pytest.raises(BadInputError, match=r"s3://no-such-bucket/.* cannot be written .*create the bucket"):
-        begin(config, config.model_sources(), None)
+        begin(config, config.models(), None)
     assert not S3FileSystem().exists("no-such-bucket")
 
 
@@ -144,7 +144,7 @@ def test_without_permission_nothing_begins(settings, phantoms, s3, failing):
     failing("denied/", PermissionError("Access Denied"))
     config = settings(phantoms, f"s3://{s3.bucket}/denied")
     with pytest.raises(BadInputError, match=r"may not be written .*Access Denied.*check the credentials"):
-        begin(config, config.model_sources(), None)
+        begin(config, config.models(), None)
 
 
 def of(lake, view):
@@ -226,7 +226,7 @@ def test_a_store_that_stays_away_does_not_hide_why(prefect_is_up, settings, phan
     from flows.audit import audit, begin
 
     config = settings(phantoms, f"s3://{s3.bucket}/stays away", bottleneck={"steps": 1})
-    run = begin(config, config.model_sources(), None)
+    run = begin(config, config.models(), None)
     real = stages.ingest_corpus
 
     def cut_off(*given):

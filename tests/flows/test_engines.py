@@ -137,9 +137,9 @@ def test_a_host_says_what_it_lacks(audited_once, monkeypatch):
     run, config = audited_once.run, audited_once.config
     record = run.read_manifest()
     expected = {key: record[key] for key in ("code_version", "environment", "model_digest")}
-    (model,) = config.model_sources()
+    (model,) = config.models()
     monkeypatch.setattr(engines.httpx, "get", lambda *_, **__: None)
-    assert engines.faults(run, config.corpus_source(), model, expected, "http://api") == []
+    assert engines.faults(run, config.corpus, model, expected, "http://api") == []
     # Another host: its folder of that name is another one, its code is older, and the server is the flow's own.
     unseen = type(run)(run.lake.parent / "elsewhere", run.run_id)
 
@@ -148,7 +148,7 @@ def test_a_host_says_what_it_lacks(audited_once, monkeypatch):
 
     monkeypatch.setattr(engines.httpx, "get", refuse)
     lake, code, server = engines.faults(
-        unseen, config.corpus_source(), model, {**expected, "code_version": "older"}, "http://127.0.0.1:1/api"
+        unseen, config.corpus, model, {**expected, "code_version": "older"}, "http://127.0.0.1:1/api"
     )
     assert "a folder that all hosts share under the same path, or in object storage" in lake
     assert "expected older as where the flow runs" in code

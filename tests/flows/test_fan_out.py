@@ -50,7 +50,7 @@ def fanned_out(monkeypatch, hand_written, settings, phantoms, tmp_path):
         monkeypatch.setattr(flow, "wait", lambda waiting: list(end(waiting)))
         config = settings(phantoms, tmp_path / "lake")
         shards = [Shard(index, 2) for index in range(count)]
-        return flow.fan_out(hand_written, shards, config, Engine(config.model_sources()), None)
+        return flow.fan_out(hand_written, shards, config, Engine(config.models()), None)
 
     run.futures, run.most = futures, most
     return run

@@ -35,7 +35,7 @@ def audited(plain, monkeypatch):
         outcomes = []
         for shard in shards:
             try:
-                outcomes.append(flow.attribute(run, shard, config.corpus_source(), engine.models[0], plan))
+                outcomes.append(flow.attribute(run, shard, config.corpus, engine.models[0], plan))
             except BaseException as error:  # noqa: BLE001  # as a future keeps it
                 outcomes.append(error)
         futures = [SimpleNamespace(result=lambda raise_on_failure, kept=kept: kept) for kept in outcomes]

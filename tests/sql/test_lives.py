@@ -7,7 +7,7 @@ import pytest
 import sql
 from tasks import notify as stage
 from tasks.notify import store_alert_history
-from tasks.records import TellRules
+from tasks.settings import NotifyConfig
 
 MIN_PAIRS = 3
 CAPTIONS = ["a consolidation"] * 4 + ["a nodule"] * 4
@@ -300,7 +300,7 @@ def test_a_run_that_ends_after_a_later_one_is_not_told_about(night, monkeypatch)
     first = night(found())
     late = night(found("frame"), follow=False, status="running", name="20260102T000000-bbbbbb")
     night(found("frame"), name="20260103T000000-cccccc")
-    assert stage.notify_alerts(late, TellRules(("new",), False, MIN_PAIRS)) == 0
+    assert stage.notify_alerts(late, NotifyConfig(tell=("new",)), MIN_PAIRS) == 0
     assert {row["previous_run"] for row in lives(late)} == {first.run_id}
 
 
@@ -313,11 +313,11 @@ def test_a_re_flagged_run_stands_beside_the_series(night, monkeypatch):
     assert told(third) == {("frame", "consolidation"): "still_firing"}  # neither missed in between nor is `mark` gone
     monkeypatch.setattr(stage, "emit_event", lambda *_, **__: pytest.fail("an event was sent"))
     old = night(found("mark"), reflags=first.run_id)
-    assert stage.notify_alerts(old, TellRules(("new", "resolved"), False, MIN_PAIRS)) == 0
+    assert stage.notify_alerts(old, NotifyConfig(tell=("new", "resolved")), MIN_PAIRS) == 0
     assert lives(old)[0]["previous_run"] == first.run_id
     newest = night(found("mark"), reflags=third.run_id)
     with pytest.raises(pytest.fail.Exception, match="an event was sent"):
-        stage.notify_alerts(newest, TellRules(("new", "resolved"), False, MIN_PAIRS))
+        stage.notify_alerts(newest, NotifyConfig(tell=("new", "resolved")), MIN_PAIRS)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 import sql
 from tasks.flag import flag_regions
-from tasks.records import AlertRules
+from tasks.settings import AlertsConfig
 from tasks.store import corner_boxes
 
 
@@ -318,7 +318,7 @@ def wandering(run, maps, captions, **rules):
         ],
     )
     for _ in range(2):  # a repeated stage comes to the same
-        flag_regions(run, AlertRules(factor=2.0, min_pairs=4, examples=1, **rules))
+        flag_regions(run, AlertsConfig(factor=2.0, min_pairs=4, examples=1, **rules), {})
     with run.connect() as connection:
         return sql.read(connection, "FROM findings WHERE rule = 'hottest_corner' ORDER BY effect DESC")
 

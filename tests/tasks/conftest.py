@@ -9,7 +9,7 @@ from PIL import Image
 
 from m2ib import DualEncoder
 from tasks.interventions import regions as probe_stage
-from tasks.records import CorpusSource
+from tasks.settings import CorpusConfig
 from tasks.store import corner_boxes, frame_boxes
 
 SIZE = 24
@@ -50,7 +50,7 @@ def toy(monkeypatch):
 
     def use(reliance):
         model = Toy(reliance)
-        monkeypatch.setattr(probe_stage, "encoder", lambda _: model)
+        monkeypatch.setattr(probe_stage, "load_model", lambda _: model)
         return model
 
     return use
@@ -96,4 +96,4 @@ def flagged(hand_written, tmp_path):
             {**about, "region": "token the", "rule": "token_mass", "effect": 2.5},
         ],
     )
-    return hand_written, CorpusSource(tmp_path, "folder")
+    return hand_written, CorpusConfig(path=tmp_path, format="folder")

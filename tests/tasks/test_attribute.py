@@ -99,7 +99,7 @@ def test_a_finished_shard_is_not_made_again(line, monkeypatch):
     path = audit.run.path("attributions", first.name)
     before = stamp(path)
     monkeypatch.setattr(m2ib, "attribute", lambda *_, **__: pytest.fail("the model was called"))
-    monkeypatch.setattr(stage, "encoder", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(stage, "load_model", lambda _: pytest.fail("the model was loaded"))
     assert audit.attribute(shard) == dataclasses.replace(first, reused=True)
     assert stamp(path) == before
 

@@ -11,14 +11,12 @@ import sql
 from tasks.alert import raise_alerts
 from tasks.confirm import confirm_findings
 from tasks.interventions.regions import Probe
-from tasks.records import AlertRules, ConfirmRules, ModelSource
 from tasks.self_audit import audit_itself
+from tasks.settings import AlertsConfig, ConfirmConfig, ModelConfig
 
-RULES = ConfirmRules(
-    enabled=True, pairs=24, controls=4, foils=8, level=0.01, floor_share=0.1, negatives=4, min_pairs=8, seed=0
-)
-ALERTS = AlertRules(factor=2.0, min_pairs=3, examples=2)
-MODEL = ModelSource("toy")
+RULES = ConfirmConfig(pairs=24, negatives=4)
+ALERTS = AlertsConfig(factor=2.0, min_pairs=3, examples=2)
+MODEL = ModelConfig(architecture="toy", device="cpu")
 
 
 def stored(run, table="confirmations"):
@@ -29,7 +27,7 @@ def stored(run, table="confirmations"):
 def test_a_region_that_the_score_needs_is_confirmed_and_its_neighbours_are_not(flagged, toy):
     run, corpus = flagged
     toy(1.0)
-    assert confirm_findings(run, corpus, MODEL, RULES) == 2
+    assert confirm_findings(run, corpus, MODEL, RULES, 8, 0) == 2
     rows = stored(run)
     assert len(rows) == 3 * 3  # the finding that is no place in the image is left to others
     # The frame cuts through the corner, so the score needs it as well.
@@ -57,7 +55,7 @@ def test_a_region_that_the_score_needs_is_confirmed_and_its_neighbours_are_not(f
 def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(flagged, toy):
     run, corpus = flagged
     model = toy(0.0)
-    confirm_findings(run, corpus, MODEL, RULES)
+    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
     ignoring, model.seen = model.seen, 0
     by_fill = {row["fill"]: row for row in stored(run) if row["region"] == "corner top-right"}
     assert by_fill["mean"]["n"] == 24
@@ -69,21 +67,21 @@ def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(flagged, toy):
         verdicts = sql.read(connection, "FROM verdicts")
     assert {(row["weakest"], row["tested"], row["confirmed"]) for row in verdicts} == {("mean", 24, False)}
     model.reliance = 1.0
-    confirm_findings(run, corpus, MODEL, RULES)
+    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
     assert model.seen > 2 * ignoring
 
 
 def test_a_model_that_ignores_the_region_confirms_nothing(flagged, toy):
     run, corpus = flagged
     toy(0.0)
-    assert confirm_findings(run, corpus, MODEL, RULES) == 0
+    assert confirm_findings(run, corpus, MODEL, RULES, 8, 0) == 0
     assert [row for row in stored(run) if row["passed"]] == []
 
 
 def test_alerts_tell_confirmed_from_suspected(flagged, toy):
     run, corpus = flagged
     toy(1.0)
-    confirm_findings(run, corpus, MODEL, RULES)
+    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
     alerts = raise_alerts(run, ALERTS)
     states = {row["region"]: row["state"] for row in alerts}
     assert states.pop("corner top-left") == states.pop("frame") == "confirmed"
@@ -100,19 +98,19 @@ def test_alerts_tell_confirmed_from_suspected(flagged, toy):
 def test_the_same_run_gives_the_same_rows(flagged, toy):
     run, corpus = flagged
     toy(1.0)
-    confirm_findings(run, corpus, MODEL, RULES)
+    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
     first = stored(run)
-    confirm_findings(run, corpus, MODEL, RULES)
+    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
     assert stored(run) == first
 
 
 def test_an_image_that_no_longer_reads_is_left_out(flagged, toy):
     run, corpus = flagged
     toy(1.0)
-    (corpus.path / "3.png").unlink()
-    (corpus.path / "4.png").write_bytes(b"no image")
-    Image.new("RGB", (24, 24)).save(corpus.path / "40.png")  # a host may be another by now
-    assert confirm_findings(run, corpus, MODEL, ConfirmRules(**{**vars(RULES), "pairs": 64})) == 2
+    (corpus.root / "3.png").unlink()
+    (corpus.root / "4.png").write_bytes(b"no image")
+    Image.new("RGB", (24, 24)).save(corpus.root / "40.png")  # a host may be another by now
+    assert confirm_findings(run, corpus, MODEL, RULES.model_copy(update={"pairs": 64}), 8, 0) == 2
     assert {row["n"] for row in stored(run)} == {0, 28}
 
 
@@ -120,8 +118,8 @@ def test_what_cannot_be_measured_says_why_and_is_not_confirmed(flagged, toy):
     run, corpus = flagged
     toy(1.0)
     for number in range(30):
-        (corpus.path / f"{number}.png").unlink()
-    assert confirm_findings(run, corpus, MODEL, RULES) == 0
+        (corpus.root / f"{number}.png").unlink()
+    assert confirm_findings(run, corpus, MODEL, RULES, 8, 0) == 0
     rows = stored(run)
     assert {row["fill"] for row in rows} == {"mean", "blur", "swap"}
     assert {row["reason"] for row in rows} == {
@@ -136,7 +134,7 @@ def test_a_corpus_of_one_caption_has_no_foils_and_says_so(flagged, toy, changed_
     run, corpus = flagged
     toy(1.0)
     changed_rows(run, "pairs", lambda rows: [{**row, "caption": "a shadow"} for row in rows])
-    assert confirm_findings(run, corpus, MODEL, RULES) == 0
+    assert confirm_findings(run, corpus, MODEL, RULES, 8, 0) == 0
     assert all("24 with no two other captions to compare with" in row["reason"] for row in stored(run))
 
 
@@ -147,14 +145,14 @@ def test_regions_of_a_pair_of_its_own_are_measured_where_they_are(flagged, toy):
     run.add_regions(*boxes)
     run.add_shares("mark", [0.5] * 12)
     run.write_table("findings", [{"rule": "r", "region": "mark", "slice_kind": "word", "slice": "shadow", "n": 12}])
-    assert confirm_findings(run, corpus, MODEL, RULES) == 1
+    assert confirm_findings(run, corpus, MODEL, RULES, 8, 0) == 1
     assert {row["n"] for row in stored(run)} == {12}
 
 
 def test_a_swap_is_the_mean_over_hosts_that_say_something_else(flagged, toy):
     run, corpus = flagged
     toy(1.0)
-    probe = Probe(run, corpus, MODEL, RULES)
+    probe = Probe(run, corpus, MODEL, RULES, 0)
     trial = probe.trial([f"pair-{number:04d}" for number in range(12)], [(0.0, 0.0, 0.25, 0.25)], "word", "shadow")
     assert {len(hosts) for hosts in trial.hosts} == {2}  # as many as there are other captions
     assert all(int(host[-4:]) >= 30 for hosts in trial.hosts for host in hosts)  # those have no shadow
@@ -168,11 +166,11 @@ def test_a_swap_is_the_mean_over_hosts_that_say_something_else(flagged, toy):
 def test_slices_that_overlap_are_embedded_once(flagged, toy, changed_rows):
     run, corpus = flagged
     model = toy(1.0)
-    confirm_findings(run, corpus, MODEL, RULES)
+    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
     alone = model.seen
     changed_rows(run, "findings", lambda rows: [*rows, *({**row, "slice": "a"} for row in rows)])
     model.seen = 0
-    confirm_findings(run, corpus, MODEL, RULES)
+    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
     assert model.seen < 1.7 * alone
     by_slice = {}
     for row in stored(run):
@@ -183,17 +181,17 @@ def test_slices_that_overlap_are_embedded_once(flagged, toy, changed_rows):
 def test_told_not_to_it_tests_nothing_and_every_alert_stays_suspected(flagged, toy):
     run, corpus = flagged
     model = toy(1.0)
-    silent = ConfirmRules(**{**vars(RULES), "enabled": False})
-    assert confirm_findings(run, corpus, MODEL, silent) == audit_itself(run, corpus, MODEL, silent) == 0
+    silent = RULES.model_copy(update={"enabled": False})
+    assert confirm_findings(run, corpus, MODEL, silent, 8, 0) == audit_itself(run, corpus, MODEL, silent, 8, 0) == 0
     assert model.seen == 0
     assert {row["state"] for row in raise_alerts(run, ALERTS)} == {"suspected"}
     assert {entry["table"] for entry in run.read_manifest()["files"]} >= {"confirmations", "self_audits"}
 
 
 def test_the_planted_tag_is_confirmed_on_phantoms_and_the_model_comes_back_as_it_was(audited):
-    from tasks.inputs import encoder
+    from tasks.inputs import load_model
 
-    network = encoder(audited.config.model_sources()[0])
+    network = load_model(audited.config.models()[0])
     before = {key: value.clone() for key, value in network.model.state_dict().items()}
     alone = audited.to_alerts()
     states = {(row["region"], row["slice"]): row["state"] for row in alone}
@@ -205,8 +203,8 @@ def test_the_audit_says_what_it_would_have_found(flagged, toy):
     """Lives here for the toy: its own tag is confirmed by a model that relies on that corner alone, or on none."""
     run, corpus = flagged
     toy(0.0)
-    confirm_findings(run, corpus, MODEL, RULES)
-    audit_itself(run, corpus, MODEL, RULES)
+    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
+    audit_itself(run, corpus, MODEL, RULES, 8, 0)
     rows = stored(run, "self_audits")
     (tag,) = [row for row in rows if row["kind"] == "tag"]
     assert (tag["sets"], tag["confirmed"], tag["n"]) == (1, 0, 24)
@@ -218,25 +216,25 @@ def test_the_audit_says_what_it_would_have_found(flagged, toy):
     assert 0 < len(random) <= RULES.negatives
     assert {row["sets"] for row in random} == {1}
     first = rows
-    audit_itself(run, corpus, MODEL, RULES)
+    audit_itself(run, corpus, MODEL, RULES, 8, 0)
     assert stored(run, "self_audits") == first
 
 
 def test_a_corpus_without_a_slice_large_enough_has_no_self_audit(flagged, toy):
     run, corpus = flagged
     toy(0.0)
-    confirm_findings(run, corpus, MODEL, RULES)
-    assert audit_itself(run, corpus, MODEL, ConfirmRules(**{**vars(RULES), "min_pairs": 1000})) == 0
+    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
+    assert audit_itself(run, corpus, MODEL, RULES, 1000, 0) == 0
 
 
 def test_a_region_and_slice_that_two_rules_propose_is_one_test_with_one_verdict(flagged, toy):
     run, corpus = flagged
     toy(1.0)
-    once = confirm_findings(run, corpus, ModelSource("toy"), RULES)
+    once = confirm_findings(run, corpus, MODEL, RULES, 8, 0)
     before = {(row["region"], row["fill"]): row for row in stored(run)}
     findings = stored(run, "findings")
     run.write_table("findings", [*findings, *({**row, "rule": "again"} for row in findings)])
-    assert confirm_findings(run, corpus, ModelSource("toy"), RULES) == once
+    assert confirm_findings(run, corpus, MODEL, RULES, 8, 0) == once
     rows = stored(run)
     assert {row["rule"] for row in rows} == {"region_mass", "again"}
     for row in rows:

@@ -64,7 +64,7 @@ def mapped(few, settings, tmp_path, begin_line):
 
 
 def detected(line, *names):
-    warnings = detect_regions(line.run, line.config.corpus_source(), names)
+    warnings = detect_regions(line.run, line.config.corpus, names)
     with line.run.connect() as connection:
         return warnings, sql.read(connection, "FROM regions WHERE kind = 'detected' ORDER BY ALL")
 
@@ -167,12 +167,12 @@ def test_a_detector_cannot_change_what_the_next_one_sees():
 def test_a_run_tells_its_detectors_and_begins_with_installed_ones_only(few, settings, tmp_path, installed):
     installed(halves="foreign_module:halves")
     config = settings(few, tmp_path / "lake", regions={"detectors": ["halves"]})
-    assert begin(config, config.model_sources(), None).read_manifest()["config"]["regions"]["detectors"] == {
+    assert begin(config, config.models(), None).read_manifest()["config"]["regions"]["detectors"] == {
         "halves": "foreign 1.2"
     }
     config = settings(few, tmp_path / "other", regions={"detectors": ["halve"]})
     with pytest.raises(BadInputError, match=r"regions.detectors: got 'halve'"):
-        begin(config, config.model_sources(), None)
+        begin(config, config.models(), None)
     assert sql.read_manifests(tmp_path / "other") == []
     for regions in ({"detectors": ["a", "a"]}, {"detectors": ["a"], "boxes": {"a: x": [0, 0, 1, 1]}}):
         with pytest.raises(BadInputError, match=r"expected each once|must be distinct"):

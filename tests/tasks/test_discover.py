@@ -11,7 +11,7 @@ from corpora import Reason, RowError
 from demo.corpus import generate
 from tasks import discover as stage
 from tasks.flag import flag_regions
-from tasks.records import DiscoverRules
+from tasks.settings import DiscoverConfig
 
 PAIRS = 60
 
@@ -69,7 +69,7 @@ def test_what_wanders_is_found_and_weighed_beside_what_was_named(mapped, wanderi
     assert len(stamp["template"]) == stamp["channels"] * stamp["height"] * stamp["width"]
     assert len(stamp["strokes"]) == stamp["height"] * stamp["width"]
     assert stamp["null_score"] < stamp["threshold"] < stamp["score"]
-    flag_regions(mapped.run, mapped.config.alert_rules())
+    flag_regions(mapped.run, mapped.config.alerts, {})
     shares = rows(
         mapped.run,
         "SELECT region, count(*) AS n, avg(share) / avg(area) AS effect FROM region_shares GROUP BY 1",
@@ -102,7 +102,7 @@ def test_an_image_that_changed_since_is_left_out(mapped, wandering, monkeypatch)
 
 def test_too_few_pairs_make_no_stamp(mapped):
     config = mapped.config
-    rules = DiscoverRules(pairs=4, peaks=3, min_images=3, seed=0)
-    assert stage.discover_stamps(mapped.run, config.corpus_source(), config.model_sources()[0], rules) == 0
+    rules = DiscoverConfig(pairs=4, peaks=3, min_images=3)
+    assert stage.discover_stamps(mapped.run, config.corpus, config.models()[0], rules, 0) == 0
     assert rows(mapped.run, "FROM stamps") == []
     assert [row["region"] for row in rows(mapped.run, "FROM regions")] == ["frame"]

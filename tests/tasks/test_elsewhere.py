@@ -56,12 +56,12 @@ def test_the_same_bytes_as_in_a_folder(line, s3, tmp_path, forget):
         audit.to_lake()
         audit.discover()
         audit.cluster()
-        find_phrases(audit.run, audit.config.phrase_rules())
-        flag_regions(audit.run, audit.config.alert_rules())
+        find_phrases(audit.run, audit.config.phrases, audit.config.alerts.min_pairs)
+        flag_regions(audit.run, audit.config.alerts, {})
         found.append(listed(audit.run))
         forget()  # what comes next reads what is in the store
         audit.confirm()
-        raised = raise_alerts(audit.run, audit.config.alert_rules())
+        raised = raise_alerts(audit.run, audit.config.alerts)
         found[-1] |= {"alerts": [alert["alert_id"] for alert in raised]}
         found[-1] |= {"confirmations": listed(audit.run)[f"runs/{RUN}/confirmations/part-00000.parquet"]}
     assert found[0] == found[1]
@@ -113,7 +113,7 @@ def test_a_night_builds_upon_a_run_of_another_process(line, quick, begin_line, a
     first.to_lake()
     first.run.finish("completed")
     forget()
-    monkeypatch.setattr(stage, "encoder", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(stage, "load_model", lambda _: pytest.fail("the model was loaded"))
     second = begin_line(quick(away, lake={"shard_size": 7, "incremental": True}))
     assert second.run.read_manifest()["base_run"] == RUN
     second.to_lake()

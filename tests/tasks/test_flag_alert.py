@@ -8,10 +8,10 @@ import sql
 from tasks import alert as stage
 from tasks.alert import raise_alerts
 from tasks.flag import flag_regions
-from tasks.records import AlertRules
+from tasks.settings import AlertsConfig
 from tasks.store import corner_boxes
 
-RULES = AlertRules(factor=2.0, min_pairs=3, examples=2)
+RULES = AlertsConfig(factor=2.0, min_pairs=3, examples=2)
 EVEN = [1.0] * 16
 CORNER = [9.0] + [1.0] * 15  # 9 of 24 nats on a sixteenth of the image: six times its share
 
@@ -26,7 +26,7 @@ def planted(hand_written):
 
 
 def test_every_region_of_every_pair_is_weighed(planted):
-    assert flag_regions(planted, RULES) == []
+    assert flag_regions(planted, RULES, {}) == []
     with planted.connect() as connection:
         shares = sql.read(connection, "SELECT region, share, area, nats FROM region_shares ORDER BY pair_id, region")
         findings = sql.read(connection, "FROM findings ORDER BY effect DESC")
@@ -44,7 +44,7 @@ def test_every_region_of_every_pair_is_weighed(planted):
 
 
 def test_the_planted_slice_is_alerted_and_what_follows_from_it_says_so(planted):
-    flag_regions(planted, RULES)
+    flag_regions(planted, RULES, {})
     before = datetime.now(UTC)
     (alone,) = raise_alerts(planted, RULES)
     assert (alone["region"], alone["slice_kind"], alone["slice"], alone["n"]) == (
@@ -64,7 +64,7 @@ def test_the_planted_slice_is_alerted_and_what_follows_from_it_says_so(planted):
 
 def test_maps_without_a_bias_raise_nothing(planted, changed_rows):
     changed_rows(planted, "attributions", lambda rows: [{**row, "image_map": EVEN, "image_nats": 16.0} for row in rows])
-    flag_regions(planted, RULES)
+    flag_regions(planted, RULES, {})
     assert raise_alerts(planted, RULES) == []
     with planted.connect() as connection:
         assert sql.read(connection, "FROM alerts") == []
@@ -73,7 +73,7 @@ def test_maps_without_a_bias_raise_nothing(planted, changed_rows):
 def test_empty_maps_raise_nothing(planted, changed_rows):
     empty = {"image_map": [0.0] * 16, "image_nats": 0.0}
     changed_rows(planted, "attributions", lambda rows: [{**row, **empty} for row in rows])
-    flag_regions(planted, RULES)
+    flag_regions(planted, RULES, {})
     with planted.connect() as connection:
         assert sql.read(connection, "FROM findings") == []
 
@@ -81,20 +81,23 @@ def test_empty_maps_raise_nothing(planted, changed_rows):
 @pytest.mark.parametrize(
     ("rules", "slices"),
     [
-        (AlertRules(2.0, 3, 2), ["consolidation"]),
-        (AlertRules(6.1, 3, 2), []),
-        (AlertRules(2.0, 5, 2), ["left"]),  # `left` has eight pairs, `consolidation` too few
-        (AlertRules(2.0, 9, 2), []),
+        (AlertsConfig(factor=2.0, min_pairs=3, examples=2), ["consolidation"]),
+        (AlertsConfig(factor=6.1, min_pairs=3, examples=2), []),
+        (
+            AlertsConfig(factor=2.0, min_pairs=5, examples=2),
+            ["left"],
+        ),  # `consolidation` has too few
+        (AlertsConfig(factor=2.0, min_pairs=9, examples=2), []),
     ],
 )
 def test_thresholds_are_those_of_the_configuration(planted, rules, slices):
-    flag_regions(planted, rules)
+    flag_regions(planted, rules, {})
     assert [row["slice"] for row in raise_alerts(planted, rules)] == slices
 
 
 def test_a_repeated_stage_replaces_its_rows(planted):
     for _ in range(2):
-        flag_regions(planted, RULES)
+        flag_regions(planted, RULES, {})
         raise_alerts(planted, RULES)
     with planted.connect() as connection:
         counts = sql.read(
@@ -106,13 +109,13 @@ def test_a_repeated_stage_replaces_its_rows(planted):
 
 
 def test_an_alert_has_the_same_id_whenever_it_is_raised_again(planted):
-    flag_regions(planted, RULES)
+    flag_regions(planted, RULES, {})
     ids = [raise_alerts(planted, RULES)[0]["alert_id"] for _ in range(2)]
     assert ids[0] == ids[1]
 
 
 def test_the_stage_counts_the_alerts_that_stand_on_their_own(planted):
-    flag_regions(planted, RULES)
+    flag_regions(planted, RULES, {})
     assert stage.alert.fn(planted, RULES) == 1
     assert planted.read_manifest()["counts"]["alerts"] == 2
 

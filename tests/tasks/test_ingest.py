@@ -1,20 +1,17 @@
 """Corpus to pairs and error rows: nothing is lost, nothing is done twice."""
 
 import csv
-import dataclasses
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 import sql
-from corpora import Limits, Sampling
 from tasks.errors import BadInputError
 from tasks.ingest import ingest_corpus
 from tasks.lake.run import Run
-from tasks.records import CorpusSource, Shard, SuspectRegions
-
-NO_REGIONS = SuspectRegions(0.05, 0.25, {}, {})
+from tasks.records import Shard
+from tasks.settings import CorpusConfig
 
 
 @pytest.fixture
@@ -32,7 +29,7 @@ def corpus(tmp_path):
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        return CorpusSource(root)
+        return CorpusConfig(path=root)
 
     return write
 
@@ -63,7 +60,7 @@ def stored(run):
 
 
 def test_every_row_becomes_a_pair_or_an_error(hand_written, corpus):
-    shards = ingest_corpus(hand_written, corpus(MIXED), NO_REGIONS, 2)
+    shards = ingest_corpus(hand_written, corpus(MIXED), {}, 2, 0)
     pairs, errors = stored(hand_written)
     assert [row["row_number"] for row in pairs] == [0, 2, 8]
     assert [row["row_number"] for row in errors] == [1, 3, 4, 5, 6, 7]
@@ -81,7 +78,7 @@ def test_every_row_becomes_a_pair_or_an_error(hand_written, corpus):
 
 def test_a_pair_holds_what_later_stages_need(hand_written, corpus):
     source = corpus(rows(("other.png", " two  words ", "a", ""), names=("file_name", "text", "site", "sex")))
-    ingest_corpus(hand_written, source, NO_REGIONS, 8)
+    ingest_corpus(hand_written, source, {}, 8, 0)
     ((pair,), _) = stored(hand_written)
     assert (pair["file_name"], pair["width"], pair["height"]) == ("other.png", 40, 30)
     assert pair["caption"].split() == ["two", "words"]
@@ -93,7 +90,7 @@ def test_a_pair_holds_what_later_stages_need(hand_written, corpus):
 @pytest.mark.parametrize(("size", "expected"), [(1, [1] * 5), (2, [2, 2, 1]), (4, [4, 1]), (5, [5]), (6, [5])])
 def test_a_shard_is_a_row_group(hand_written, corpus, size, expected):
     source = corpus(rows(*(("good.png", f"caption {number}") for number in range(5))))
-    shards = ingest_corpus(hand_written, source, NO_REGIONS, size)
+    shards = ingest_corpus(hand_written, source, {}, size, 0)
     assert shards == [Shard(index, pairs) for index, pairs in enumerate(expected)]
     assert hand_written.row_group_sizes("pairs") == expected
 
@@ -102,10 +99,10 @@ def test_images_that_look_alike_are_listed_by_their_first_pairs(hand_written, co
     source = corpus(
         rows(("other.png", "a"), ("small.png", "b"), ("good.png", "c"), ("other.png", "d"), ("plain.bmp", "e"))
     )
-    other = Image.open(source.path / "other.png")
-    other.convert("RGB").save(source.path / "small.png")
-    Image.new("RGB", (20, 10), (50, 50, 50)).save(source.path / "plain.bmp")
-    ingest_corpus(hand_written, source, NO_REGIONS, 2)
+    other = Image.open(source.root / "other.png")
+    other.convert("RGB").save(source.root / "small.png")
+    Image.new("RGB", (20, 10), (50, 50, 50)).save(source.root / "plain.bmp")
+    ingest_corpus(hand_written, source, {}, 2, 0)
     with hand_written.connect() as connection:
         found = sql.read(
             connection, "SELECT alike, row_number FROM near_duplicates JOIN pairs USING (pair_id) ORDER BY ALL"
@@ -115,14 +112,14 @@ def test_images_that_look_alike_are_listed_by_their_first_pairs(hand_written, co
 
 def test_error_rows_are_written_as_they_come(hand_written, corpus):
     """Like pairs: the memory that they take does not grow with a corpus all of whose rows are broken."""
-    ingest_corpus(hand_written, corpus(rows(*(("missing.png", str(number)) for number in range(5)))), NO_REGIONS, 2)
+    ingest_corpus(hand_written, corpus(rows(*(("missing.png", str(number)) for number in range(5)))), {}, 2, 0)
     file = pq.ParquetFile(hand_written.path("ingest_errors", "ingest")).metadata
     assert [file.row_group(group).num_rows for group in range(file.num_row_groups)] == [2, 2, 1]
 
 
 def test_rows_that_were_not_drawn_are_accounted_for(hand_written, corpus):
-    source = dataclasses.replace(corpus(MIXED), sampling=Sampling(4, 0))
-    ingest_corpus(hand_written, source, NO_REGIONS, 2)
+    source = corpus(MIXED).model_copy(update={"sample": 4})
+    ingest_corpus(hand_written, source, {}, 2, 0)
     pairs, errors = stored(hand_written)
     counts = hand_written.read_manifest()["counts"]
     assert (counts["corpus_rows"], counts["not_sampled"], counts["pairs"] + counts["errors"]) == (9, 5, 4)
@@ -133,22 +130,22 @@ def test_rows_that_were_not_drawn_are_accounted_for(hand_written, corpus):
 
 
 def test_a_column_to_stratify_by_that_the_corpus_lacks_is_bad_input(hand_written, corpus):
-    source = dataclasses.replace(corpus(MIXED), sampling=Sampling(4, 0, "site"))
+    source = corpus(MIXED).model_copy(update={"sample": 4, "stratify": "site"})
     with pytest.raises(BadInputError, match=r"\[corpus\] stratify: no row of the corpus has a value in 'site'"):
-        ingest_corpus(hand_written, source, NO_REGIONS, 2)
+        ingest_corpus(hand_written, source, {}, 2, 0)
     assert hand_written.read_manifest()["files"] == []
 
 
 def test_a_corpus_of_broken_rows_has_no_shard_and_all_its_errors(hand_written, corpus):
-    assert ingest_corpus(hand_written, corpus(rows(("broken.png", "a"), ("missing.png", "b"))), NO_REGIONS, 4) == []
+    assert ingest_corpus(hand_written, corpus(rows(("broken.png", "a"), ("missing.png", "b"))), {}, 4, 0) == []
     pairs, errors = stored(hand_written)
     assert (len(pairs), len(errors)) == (0, 2)
 
 
 def test_columns_and_limits_are_those_of_the_configuration(hand_written, corpus):
     source = corpus(rows(("good.png", "small"), ("other.png", "large"), names=("image", "report")))
-    source = CorpusSource(source.path, None, "image", "report", Limits(max_pixels=20 * 10))
-    ingest_corpus(hand_written, source, NO_REGIONS, 4)
+    source = CorpusConfig(path=source.root, image_column="image", caption_column="report", max_pixels=20 * 10)
+    ingest_corpus(hand_written, source, {}, 4, 0)
     pairs, errors = stored(hand_written)
     assert [row["caption"] for row in pairs] == ["small"]
     assert [row["reason"] for row in errors] == ["too_many_pixels"]
@@ -164,8 +161,8 @@ def test_a_malformed_box_is_an_error_row_that_names_its_column(hand_written, cor
             ("other.png", "bad", box), names=("file_name", "text", "tag_box"),
         )
     )  # fmt: skip
-    regions = SuspectRegions(0.05, 0.25, {}, {"tag": "tag_box"})
-    ingest_corpus(hand_written, source, regions, 8)
+    regions = {"tag": "tag_box"}
+    ingest_corpus(hand_written, source, regions, 8, 0)
     pairs, errors = stored(hand_written)
     assert [row["caption"] for row in pairs] == ["fine", "spaces", "none"]
     (error,) = errors
@@ -176,31 +173,31 @@ def test_a_malformed_box_is_an_error_row_that_names_its_column(hand_written, cor
 
 def test_a_region_column_that_the_corpus_lacks_is_refused(hand_written, corpus):
     source = corpus(rows(("good.png", "a", "x", "1"), names=("file_name", "text", "site", "sex")))
-    regions = SuspectRegions(0.05, 0.25, {}, {"tag": "tag_bx"})
+    regions = {"tag": "tag_bx"}
     with pytest.raises(BadInputError, match=r"tag_bx.*columns with values are \['sex', 'site'\]"):
-        ingest_corpus(hand_written, source, regions, 8)
+        ingest_corpus(hand_written, source, regions, 8, 0)
     assert hand_written.read_manifest()["files"] == []
     assert [path.name for path in hand_written.folder.rglob("*") if path.is_file()] == ["manifest.json"]
 
 
 def test_a_corpus_that_cannot_be_read_at_all_is_bad_input(hand_written, tmp_path):
     with pytest.raises(BadInputError, match="metadata"):
-        ingest_corpus(hand_written, CorpusSource(tmp_path), NO_REGIONS, 8)
+        ingest_corpus(hand_written, CorpusConfig(path=tmp_path), {}, 8, 0)
     assert not hand_written.fetch_files("pairs")
 
 
 def test_a_missing_caption_column_is_bad_input(hand_written, corpus):
     with pytest.raises(BadInputError, match="text"):
-        ingest_corpus(hand_written, corpus(rows(("good.png", "a"), names=("file_name", "txt"))), NO_REGIONS, 8)
+        ingest_corpus(hand_written, corpus(rows(("good.png", "a"), names=("file_name", "txt"))), {}, 8, 0)
 
 
 def test_a_resumed_run_keeps_its_pairs(hand_written, corpus):
     source = corpus(MIXED)
-    shards = ingest_corpus(hand_written, source, NO_REGIONS, 2)
+    shards = ingest_corpus(hand_written, source, {}, 2, 0)
     before = hand_written.read_manifest()
     stamp = hand_written.path("pairs").stat()
-    (source.path / "metadata.csv").unlink()  # not even looked at
-    assert ingest_corpus(hand_written, source, NO_REGIONS, 2) == shards
+    (source.root / "metadata.csv").unlink()  # not even looked at
+    assert ingest_corpus(hand_written, source, {}, 2, 0) == shards
     assert hand_written.read_manifest() == before
     after = hand_written.path("pairs").stat()
     assert (after.st_ino, after.st_mtime_ns) == (stamp.st_ino, stamp.st_mtime_ns)
@@ -221,8 +218,8 @@ def test_an_ingest_cut_off_at_any_step_is_made_good_by_the_next(hand_written, co
     with monkeypatch.context() as patch:
         patch.setattr(type(hand_written), "_write_manifest", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            ingest_corpus(hand_written, source, NO_REGIONS, 2)
-    shards = ingest_corpus(hand_written, source, NO_REGIONS, 2)
+            ingest_corpus(hand_written, source, {}, 2, 0)
+    shards = ingest_corpus(hand_written, source, {}, 2, 0)
     record = hand_written.read_manifest()
     pairs, errors = stored(hand_written)
     assert (record["counts"]["corpus_rows"], record["counts"]["pairs"], record["counts"]["errors"]) == (9, 3, 6)
@@ -232,13 +229,13 @@ def test_an_ingest_cut_off_at_any_step_is_made_good_by_the_next(hand_written, co
 
 def test_the_digest_of_a_corpus_depends_on_its_rows_and_not_on_their_order(lake, corpus):
     source = corpus(MIXED)
-    text = (source.path / "metadata.csv").read_text().splitlines(keepends=True)
+    text = (source.root / "metadata.csv").read_text().splitlines(keepends=True)
     digests = []
     for number, lines in enumerate((text, [text[0], *reversed(text[1:])], text[:-1])):
-        (source.path / "metadata.csv").write_text("".join(lines))
+        (source.root / "metadata.csv").write_text("".join(lines))
         run = Run(lake, f"run-{number}")
         run.create({"config": {}, "corpus_digest": None})
-        ingest_corpus(run, source, NO_REGIONS, 2)
+        ingest_corpus(run, source, {}, 2, 0)
         digests.append(run.read_manifest()["corpus_digest"])
     assert digests[0] == digests[1] != digests[2]
     assert len(digests[0]) == 64

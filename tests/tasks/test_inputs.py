@@ -1,6 +1,5 @@
 """The model, loaded once a process, and the one lock of a device."""
 
-import dataclasses
 import threading
 
 import pytest
@@ -8,15 +7,15 @@ import pytest
 import m2ib
 from tasks import inputs
 from tasks.errors import BadInputError
-from tasks.inputs import device_lock, encoder
-from tasks.records import ModelSource
+from tasks.inputs import device_lock, load_model
+from tasks.settings import ModelConfig
 
 
 def test_a_model_is_loaded_once(audited_once, monkeypatch):
-    source = audited_once.config.model_sources()[0]
-    first = encoder(source)
+    source = audited_once.config.models()[0]
+    first = load_model(source)
     monkeypatch.setattr(m2ib, "load_encoder", lambda *_: pytest.fail("loaded again"))
-    assert encoder(dataclasses.replace(source, batch_size=3)) is first
+    assert load_model(source.model_copy(update={"batch_size": 3})) is first
 
 
 @pytest.mark.parametrize(
@@ -30,7 +29,7 @@ def test_a_model_is_loaded_once(audited_once, monkeypatch):
 )
 def test_a_model_that_does_not_load_is_bad_input(architecture, pretrained, message):
     with pytest.raises(BadInputError, match=message):
-        encoder(ModelSource(architecture, pretrained))
+        load_model(ModelConfig(architecture=architecture, pretrained=pretrained, device="cpu"))
 
 
 def test_one_shard_at_a_time_on_a_device(monkeypatch):

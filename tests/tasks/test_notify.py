@@ -5,9 +5,9 @@ import pytest
 import sql
 from tasks import notify as stage
 from tasks.notify import notify_alerts, notify_run_end, send_new_events
-from tasks.records import TellRules
+from tasks.settings import NotifyConfig
 
-NEWS = TellRules(("new", "worse", "resolved"), False, 3)
+NEWS = NotifyConfig()
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_only_alerts_that_stand_on_their_own_are_told_after_they_are_stored(aler
     monkeypatch.setattr(
         stage, "emit_event", lambda *a, **k: seen.append(len(stored(alerted, "lives"))) or emit(*a, **k)
     )
-    assert notify_alerts(alerted, NEWS) == 1
+    assert notify_alerts(alerted, NEWS, 3) == 1
     assert seen == [2]
     assert [event for event, _ in sent] == ["m2ib.alert.new"]
     (row,) = stored(alerted, "notifications")
@@ -59,7 +59,7 @@ def test_only_alerts_that_stand_on_their_own_are_told_after_they_are_stored(aler
 
 
 def test_nothing_is_told_twice_when_a_run_is_resumed(alerted, sent):
-    assert [notify_alerts(alerted, NEWS) for _ in range(3)] == [1, 0, 0]
+    assert [notify_alerts(alerted, NEWS, 3) for _ in range(3)] == [1, 0, 0]
     assert len(sent) == len(stored(alerted, "notifications")) == 1
 
 
@@ -76,22 +76,22 @@ def test_what_was_sent_before_the_process_died_is_sent_again_under_the_same_id(a
 def test_what_prefect_did_not_take_has_not_been_told(alerted, sent, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(stage, "emit_event", lambda *_, **__: None)
-        assert notify_alerts(alerted, NEWS) == 0
+        assert notify_alerts(alerted, NEWS, 3) == 0
     assert stored(alerted, "notifications") == []
-    assert notify_alerts(alerted, NEWS) == 1
+    assert notify_alerts(alerted, NEWS, 3) == 1
 
 
 @pytest.mark.parametrize(
     ("rules", "events"),
     [
-        (TellRules((), False, 3), []),
-        (TellRules(("worse",), False, 3), []),
-        (TellRules(("new", "worse"), False, 3), ["m2ib.alert.new"]),
-        (TellRules(("new",), True, 3), ["m2ib.audit.digest"]),
+        (NotifyConfig(tell=(), digest=False), []),
+        (NotifyConfig(tell=("worse",), digest=False), []),
+        (NotifyConfig(tell=("new", "worse"), digest=False), ["m2ib.alert.new"]),
+        (NotifyConfig(tell=("new",), digest=True), ["m2ib.audit.digest"]),
     ],
 )
 def test_what_is_told_is_set(alerted, sent, rules, events):
-    notify_alerts(alerted, rules)
+    notify_alerts(alerted, rules, 3)
     assert [event for event, _ in sent] == events
 
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_told_costs_no_run(alerted, monkeypatch, caplog):
         raise OSError("no space left")
 
     monkeypatch.setattr(stage, "emit_event", broken)
-    assert stage.notify.fn(alerted, NEWS) == 0
+    assert stage.notify.fn(alerted, NEWS, 3) == 0
     notify_run_end(alerted)
     stage.notify_failed_start({"corpus": "c", "model": "m"}, "x")
     assert caplog.text.count("no space left") >= 3
@@ -121,6 +121,6 @@ def test_a_server_that_takes_no_events_does_not_hold_the_audit(alerted, sent, mo
     never = threading.Event()
     monkeypatch.setattr(stage.EventsWorker, "wait_until_empty", lambda _: never.wait())
     monkeypatch.setattr(stage, "_PATIENCE", 0.1)
-    assert notify_alerts(alerted, NEWS) == 1
+    assert notify_alerts(alerted, NEWS, 3) == 1
     assert "has not taken all events" in caplog.text
     never.set()

@@ -15,13 +15,12 @@ from tasks.flag import flag_regions
 from tasks.interventions import regions as probe_stage
 from tasks.interventions.phrases import PhraseProbe, edited
 from tasks.phrases import find_phrases
-from tasks.records import AlertRules, ConfirmRules, CorpusSource, ModelSource, PhraseRules
+from tasks.settings import AlertsConfig, ConfirmConfig, CorpusConfig, ModelConfig, PhrasesConfig
 
-CONFIRM = ConfirmRules(
-    enabled=True, pairs=24, controls=4, foils=8, level=0.01, floor_share=0.1, negatives=0, min_pairs=8, seed=0
-)
-ALERTS = AlertRules(factor=2.0, min_pairs=8, examples=2)
-PHRASES = PhraseRules((), 8)
+MODEL = ModelConfig(architecture="toy", device="cpu")
+CONFIRM = ConfirmConfig(pairs=24, negatives=0)
+ALERTS = AlertsConfig(factor=2.0, min_pairs=8, examples=2)
+PHRASES = PhrasesConfig()
 PHRASE = '"as previously described"'
 THINGS = ("heart", "nodule", "effusion", "fracture")
 TEMPLATES = ("a {}", "the {}", "{} seen", "one {}", "large {}")
@@ -61,7 +60,7 @@ class Toy(DualEncoder):
 @pytest.fixture
 def toy(monkeypatch):
     """toy(reliance): the model that the stages find."""
-    return lambda *given: monkeypatch.setattr(probe_stage, "encoder", lambda _: Toy(*given))
+    return lambda *given: monkeypatch.setattr(probe_stage, "load_model", lambda _: Toy(*given))
 
 
 def fill(run, folder, captions, shown, context=24):
@@ -79,7 +78,7 @@ def fill(run, folder, captions, shown, context=24):
         row |= {"caption": caption, "tokens": ["<s>", *words, "</s>"], "special": [True, *[False] * len(words), True]}
         row |= {"text_map": [50.0, *nats, 50.0], "text_nats": 100 + sum(nats)}
     run.write_table("attributions", attributions)
-    return run, CorpusSource(folder, "folder")
+    return run, CorpusConfig(path=folder, format="folder")
 
 
 @pytest.fixture
@@ -101,14 +100,14 @@ def stored(run, query):
 
 
 def proposed(run):
-    find_phrases(run, PHRASES)
-    flag_regions(run, ALERTS)
+    find_phrases(run, PHRASES, 8)
+    flag_regions(run, ALERTS, {})
     return len(stored(run, "FROM findings"))
 
 
 def test_every_occurrence_is_stored_by_its_tokens(captioned):
     run, _ = captioned
-    assert find_phrases(run, PHRASES) == 18
+    assert find_phrases(run, PHRASES, 8) == 18
     rows = stored(
         run,
         "SELECT tokens[first] AS a, tokens[last] AS b, region, kind FROM phrases JOIN attributions USING (pair_id)",
@@ -130,7 +129,7 @@ def test_an_occurrence_that_was_cut_off_does_not_count(captioned, changed_rows):
             for row in rows
         ],
     )
-    assert find_phrases(run, PHRASES) == 0
+    assert find_phrases(run, PHRASES, 8) == 0
 
 
 def test_shares_are_of_the_words_alone_and_the_rule_goes_by_odds(captioned):
@@ -165,7 +164,7 @@ def test_a_phrase_that_the_model_relies_on_is_confirmed(captioned, toy):
     run, corpus = captioned
     toy(1.0)
     proposed(run)
-    assert confirm_findings(run, corpus, ModelSource("toy"), CONFIRM) > 0
+    assert confirm_findings(run, corpus, MODEL, CONFIRM, 8, 0) > 0
     rows = stored(run, "FROM confirmations WHERE slice_kind = 'corpus' ORDER BY fill")
     assert [(row["fill"], row["passed"], row["confirmed"]) for row in rows] == [
         ("remove", True, True), ("replace", True, True),
@@ -183,21 +182,21 @@ def test_a_phrase_that_the_model_ignores_is_not(captioned, toy):
     run, corpus = captioned
     toy(0.0)
     proposed(run)
-    assert confirm_findings(run, corpus, ModelSource("toy"), CONFIRM) == 0
+    assert confirm_findings(run, corpus, MODEL, CONFIRM, 8, 0) == 0
     rows = stored(run, "FROM confirmations")
     assert {row["passed"] for row in rows if row["fill"] == "remove"} == {False}
     assert {row["drop"] for row in rows if row["n"]} == {0.0}
-    assert {row["state"] for row in raise_alerts(run, AlertRules(1.0, 8, 2))} == {"suspected"}
-    assert raise_alerts(run, AlertRules(99.0, 8, 2)) == []  # proposed from little, and not confirmed: no alert
+    assert {row["state"] for row in raise_alerts(run, AlertsConfig(factor=1.0, min_pairs=8))} == {"suspected"}
+    assert raise_alerts(run, AlertsConfig(factor=99.0, min_pairs=8)) == []  # too little, and not confirmed
 
 
 def test_what_cannot_be_measured_says_why(captioned, toy, changed_rows):
     run, corpus = captioned
     toy(1.0)
     proposed(run)
-    for path in corpus.path.glob("*.png"):
+    for path in corpus.root.glob("*.png"):
         path.unlink()
-    assert confirm_findings(run, corpus, ModelSource("toy"), CONFIRM) == 0
+    assert confirm_findings(run, corpus, MODEL, CONFIRM, 8, 0) == 0
     reasons = {row["reason"] for row in stored(run, "FROM confirmations WHERE slice_kind = 'corpus'")}
     assert reasons == {
         "got 0 of 18 pairs that can be measured (0 without other words, two captions to compare with or room in the "
@@ -210,9 +209,9 @@ def test_the_same_run_gives_the_same_rows(captioned, toy):
     run, corpus = captioned
     toy(1.0)
     proposed(run)
-    confirm_findings(run, corpus, ModelSource("toy"), CONFIRM)
+    confirm_findings(run, corpus, MODEL, CONFIRM, 8, 0)
     first = stored(run, "FROM confirmations ORDER BY ALL")
-    confirm_findings(run, corpus, ModelSource("toy"), CONFIRM)
+    confirm_findings(run, corpus, MODEL, CONFIRM, 8, 0)
     assert stored(run, "FROM confirmations ORDER BY ALL") == first
 
 
@@ -223,14 +222,14 @@ def test_a_phrase_is_left_out_wherever_it_stands_and_white_space_is_mended():
 
 def trial_of(run, corpus, phrase):
     """What is measured of a phrase, given as the captions write it, over all pairs that have it."""
-    find_phrases(run, PhraseRules((phrase,), 8))
+    find_phrases(run, PhrasesConfig(listed=(phrase,)), 8)
     rows = stored(run, "SELECT pair_id, caption FROM pairs ORDER BY pair_id")
     places = {
         row["pair_id"]: [(row["caption"].index(phrase), row["caption"].index(phrase) + len(phrase))]
         for row in rows
         if phrase in row["caption"]
     }
-    probe = PhraseProbe(run, corpus, ModelSource("toy"), CONFIRM)
+    probe = PhraseProbe(run, corpus, MODEL, CONFIRM, 0)
     return probe, probe.phrase_trial(places, "attribute", "a=b")
 
 
@@ -275,8 +274,8 @@ def test_foils_lack_the_phrase_in_whatever_form_the_run_found_it(hand_written, t
     toy(1.0)
     numbered = [f"acc-{number:05d} {caption}" for number, caption in enumerate(SHORT * 3)]
     run, corpus = fill(hand_written, tmp_path, [*numbered, *SHORT, "normal heart"], [1, 2, 3] * 4 + [0])
-    find_phrases(run, PHRASES)
-    probe = PhraseProbe(run, corpus, ModelSource("toy"), CONFIRM)
+    find_phrases(run, PHRASES, 8)
+    probe = PhraseProbe(run, corpus, MODEL, CONFIRM, 0)
     ids = [row["pair_id"] for row in stored(run, """FROM phrases WHERE region = '"acc-99999"'""")]
     trial = probe.phrase_trial({pair_id: [(0, 9)] for pair_id in ids}, "attribute", "a=b")
     assert len(trial.wordings) == len(numbered)

@@ -5,8 +5,9 @@ import pytest
 
 import sql
 from tasks.errors import StoreError
-from tasks.records import Shard, ShardResult, SuspectRegions, parse_box
+from tasks.records import Shard, ShardResult, parse_box
 from tasks.regions.boxes import clip_to_view
+from tasks.settings import RegionsConfig
 from tasks.store import corner_boxes, frame_boxes, region_rows, store_shards
 
 WHOLE = (0, 0, 1, 1)
@@ -77,7 +78,7 @@ def attribution(pair_id, view=WHOLE):
 
 
 def test_frame_and_corners_are_the_same_for_all_pairs():
-    rows = list(region_rows(SuspectRegions(0.05, 0.25, {}, {}), [attribution("p"), attribution("q")], {}))
+    rows = list(region_rows(RegionsConfig(frame=0.05, corner=0.25), {}, [attribution("p"), attribution("q")], {}))
     assert [(row["region"], row["kind"], row["pair_id"]) for row in rows] == [
         *[("frame", "frame", None)] * 4,
         *[(name, "corner", None) for name in corner_boxes(0.25)],
@@ -86,19 +87,19 @@ def test_frame_and_corners_are_the_same_for_all_pairs():
 
 
 def test_nought_leaves_frame_or_corners_out():
-    assert {row["kind"] for row in region_rows(SuspectRegions(0, 0.25, {}, {}), [], {})} == {"corner"}
-    assert {row["kind"] for row in region_rows(SuspectRegions(0.05, 0, {}, {}), [], {})} == {"frame"}
-    assert list(region_rows(SuspectRegions(0, 0, {}, {}), [attribution("p")], {})) == []
+    assert {row["kind"] for row in region_rows(RegionsConfig(frame=0, corner=0.25), {}, [], {})} == {"corner"}
+    assert {row["kind"] for row in region_rows(RegionsConfig(frame=0.05, corner=0), {}, [], {})} == {"frame"}
+    assert list(region_rows(RegionsConfig(frame=0, corner=0), {}, [attribution("p")], {})) == []
 
 
 def test_given_boxes_follow_each_pair_s_view():
-    regions = SuspectRegions(0, 0, {"ruler": (0.5, 0, 1, 0.5)}, {"tag": "tag_box"})
+    regions = RegionsConfig(frame=0, corner=0, boxes={"ruler": (0.5, 0, 1, 0.5)}, columns={"tag": "tag_box"})
     attributes = {"p": {"tag_box": "0,0,0.5,0.5"}, "q": {"tag_box": "0.9,0.9,1,1"}, "r": {}}
     cropped = (0.25, 0, 0.75, 1)
     pairs = [attribution("p"), attribution("q", cropped), attribution("r", (0, 0.6, 1, 1))]
     rows = {
         (row["pair_id"], row["region"], row["kind"]): (row["x0"], row["y0"], row["x1"], row["y1"])
-        for row in region_rows(regions, pairs, attributes)
+        for row in region_rows(regions, {}, pairs, attributes)
     }
     assert rows == {
         ("p", "ruler", "box"): (0.5, 0, 1, 0.5),
@@ -156,7 +157,7 @@ def test_a_shard_that_lost_or_gained_pairs_is_refused(hand_written, attributions
     result = ShardResult(Shard(3, 8), "part-x", attributions, errors, reused=True)
     before = hand_written.read_manifest()
     with pytest.raises(StoreError, match="shard 3"):
-        store_shards(hand_written, [result], SuspectRegions(0, 0, {}, {}))
+        store_shards(hand_written, [result], RegionsConfig(frame=0, corner=0), {})
     assert hand_written.read_manifest() == before
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from tasks.interventions.captions import SeenCaptions
 from tasks.phrases import find_phrases
-from tasks.records import PhraseRules
+from tasks.settings import PhrasesConfig
 
 CAPTIONS = ["normal heart", "no  acute finding", "No   Acute mass", "no acute finding İ", "large heart"]
 
@@ -17,7 +17,7 @@ def seen(hand_written):
         words = caption.lower().split()[:3]
         row |= {"caption": caption, "tokens": ["<s>", *words, "</s>"], "special": [True, *[False] * len(words), True]}
     hand_written.write_table("attributions", rows)
-    find_phrases(hand_written, PhraseRules(("no", "no acute"), 8))
+    find_phrases(hand_written, PhrasesConfig(listed=("no", "no acute")), 8)
     return SeenCaptions(hand_written)
 
 

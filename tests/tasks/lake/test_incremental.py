@@ -146,7 +146,7 @@ def test_a_changed_caption_is_a_new_pair_and_a_changed_image_as_well(corpus, nig
 def test_a_night_without_news_needs_no_model(corpus, night, monkeypatch):
     completed(night(corpus(range(ROWS))))
     second = night(corpus(range(ROWS)))
-    monkeypatch.setattr(stage, "encoder", lambda _: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(stage, "load_model", lambda _: pytest.fail("the model was loaded"))
     completed(second)
     assert second.run.read_manifest()["counts"]["reused"] == ROWS
 
@@ -160,7 +160,7 @@ def test_an_interrupted_night_goes_on_with_the_same_base(corpus, night, spy):
     later = completed(night(corpus(range(ROWS + 2))))  # a newer one is there by now
     assert later.run.read_manifest()["base_run"] == first.run.run_id
     config = second.config.model_copy(update={"lake": second.config.lake.model_copy(update={"incremental": False})})
-    resumed = begin(config, config.model_sources(), second.run.run_id)
+    resumed = begin(config, config.models(), second.run.run_id)
     assert resumed.read_manifest()["base_run"] == first.run.run_id
     results = second.to_lake()
     assert results[0] == dataclasses.replace(done, reused=True)

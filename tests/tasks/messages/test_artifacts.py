@@ -7,9 +7,6 @@ import pytest
 from tasks.messages import artifacts as stage
 from tasks.messages.artifacts import Progress, artifact_key, publish_outcome, summary
 from tasks.notify import store_alert_history
-from tasks.records import TellRules
-
-RULES = TellRules(("new",), False, 3)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from PIL import Image
 from corpora import Limits
 from m2ib.analysis.masks import rasterize_boxes
 from tasks.errors import BadInputError
-from tasks.records import SuspectRegions
 from tasks.regions.boxes import cells_to_boxes
 from tasks.regions.masks import MAX_BOXES, read_mask
+from tasks.settings import RegionsConfig
 from tasks.store import region_rows
 
 
@@ -81,8 +81,9 @@ def test_a_file_that_is_no_image_or_too_large_is_refused(tmp_path, drawn):
 
 
 def test_a_mask_follows_each_pair_s_view():
-    regions = SuspectRegions(0, 0, {}, {}, {"logo": [(0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1)]})
+    regions = RegionsConfig(frame=0, corner=0)
     cropped = {"pair_id": "p", "view_x0": 0.5, "view_y0": 0.0, "view_x1": 1.0, "view_y1": 1.0}
-    (row,) = region_rows(regions, [cropped], {})
+    masks = {"logo": [(0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1)]}
+    (row,) = region_rows(regions, masks, [cropped], {})
     assert (row["region"], row["kind"], row["pair_id"]) == ("logo", "mask", "p")
     assert [row[key] for key in ("x0", "y0", "x1", "y1")] == [0, 0.5, 1, 1]

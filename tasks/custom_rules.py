@@ -49,10 +49,12 @@ def check_rules(rules: Mapping[str, str]) -> None:
         return
     with tempfile.TemporaryDirectory() as empty, sql.connect(Path(empty)) as connection:
         for name, text in rules.items():
-            findings(connection, name, text, {"run_id": "", "factor": 2.0, "min_pairs": 1})
+            evaluate_rule(connection, name, text, {"run_id": "", "factor": 2.0, "min_pairs": 1})
 
 
-def findings(connection: sql.Connection, name: str, text: str, thresholds: Mapping[str, Any]) -> list[dict[str, Any]]:
+def evaluate_rule(
+    connection: sql.Connection, name: str, text: str, thresholds: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """Rows of `findings` that a rule returns. Raises BadInputError that names the rule and what to change."""
     try:
         found = _typed(sql.read_table(connection, text, thresholds))

@@ -5,10 +5,10 @@ import re
 import pytest
 
 import sql
+from tasks.custom_rules import check_rules, read_rules
 from tasks.errors import BadInputError
 from tasks.flag import flag_regions
-from tasks.own_rules import check_rules, read_rules
-from tasks.records import AlertRules
+from tasks.settings import AlertsConfig
 
 RULE = """
 SELECT region, slice_kind, slice, n, share, area, effect
@@ -93,7 +93,7 @@ def weighed(hand_written):
 
 def flagged(run, **own):
     """Warnings, and findings as they are stored."""
-    warnings = flag_regions(run, AlertRules(2.0, 2, 8, own))
+    warnings = flag_regions(run, AlertsConfig(min_pairs=2), own)
     with run.connect() as connection:
         return warnings, sql.read(connection, "FROM findings ORDER BY ALL")
 

@@ -1,0 +1,227 @@
+"""Sections of AUDIT.toml that the stages take, as frozen pydantic models; `flows.config` has the others."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from corpora import FORMATS, Limits, Root, Sampling, is_url, root_of
+from tasks.records import Box, parse_box
+from tasks.text.spans import normalize_text
+
+Share = Annotated[float, Field(ge=0, le=0.5)]
+
+
+def _text_of_path(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _check_root(text: str) -> str:
+    root_of(text)
+    return text
+
+
+PathOrUrl = Annotated[str, BeforeValidator(_text_of_path), AfterValidator(_check_root)]
+"""Kept as text: so it is stored in the manifest, and compared on `--resume`."""
+
+
+class Section(BaseModel):
+    """A section of AUDIT.toml: frozen, and strict about its keys.
+
+    Error messages do not repeat the input, which may be a URL with access keys.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class CorpusConfig(Section):
+    """Images and captions, in one of the formats of docs/corpora.md."""
+
+    path: PathOrUrl = Field(
+        description="Folder, file, pattern or URL (s3://bucket/folder) of the corpus. Relative to the AUDIT.toml."
+    )
+    # pydantic reads the names of the registry, which mypy cannot
+    format: Literal[tuple(FORMATS)] | None = Field(  # type: ignore[valid-type]
+        None, description="Format of the corpus. Default: detected from its files."
+    )
+    image_column: str | None = Field(
+        None, description="Column that contains the image or its path. Default: depends on the format."
+    )
+    caption_column: str | None = Field(
+        None, description="Column that contains the caption. Default: depends on the format."
+    )
+    sample: int | None = Field(None, ge=1, description="Number of rows to audit, sampled by hash. Default: all rows.")
+    stratify: str | None = Field(
+        None, description="Column whose values contribute equal numbers of rows to the sample."
+    )
+    max_pixels: int = Field(50_000_000, ge=1, description="Images with more pixels become error rows, undecoded.")
+    max_file_bytes: int = Field(256 * 2**20, ge=1, description="Larger image files become error rows, unread.")
+
+    @model_validator(mode="after")
+    def _check_stratify(self) -> Self:
+        if self.stratify is not None and self.sample is None:
+            raise ValueError(
+                f"stratify: got {self.stratify!r} without sample, expected both; set sample to the number of rows"
+            )
+        return self
+
+    @property
+    def place(self) -> str:
+        """The absolute path, or the URL as it is configured."""
+        return self.path if is_url(self.path) else str(Path(self.path).resolve())
+
+    @property
+    def root(self) -> Root:
+        """The corpus as an absolute path or remote root."""
+        return root_of(self.place)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path: a folder, file or bucket."""
+        return Path(self.path).name
+
+    @property
+    def limits(self) -> Limits:
+        """Limits for reading a row."""
+        return Limits(max_pixels=self.max_pixels, max_file_bytes=self.max_file_bytes)
+
+    def sampling(self, seed: int) -> Sampling | None:
+        """Return which rows to read; None means all rows."""
+        return Sampling(self.sample, seed, self.stratify) if self.sample else None
+
+    def absolute(self) -> Self:
+        """Return the section with an absolute path, which is valid in every process."""
+        return self.model_copy(update={"path": self.place})
+
+
+class ModelConfig(Section):
+    """The audited model: any dual encoder that open_clip loads, or an embedded demo model."""
+
+    architecture: str = Field(
+        description="open_clip architecture, hf-hub:org/name, local-dir:/folder, demo/shortcut or demo/clean."
+    )
+    pretrained: str | None = Field(
+        None, description="Pretrained tag of the architecture, or a local checkpoint file. Relative to the AUDIT.toml."
+    )
+    device: str = Field("auto", description="auto (all GPUs, else the CPU), cpu, cuda or cuda:1.")
+    batch_size: int | None = Field(
+        None, ge=1, description="Pairs per batch on a device. Default: as many as fit in its memory."
+    )
+    compile: bool = Field(
+        False, description="Compile the model with torch.compile. Worthwhile on a GPU with many shards."
+    )
+
+    @property
+    def name(self) -> str:
+        """Architecture and pretrained tag."""
+        return self.architecture + (f"/{self.pretrained}" if self.pretrained else "")
+
+
+class RegionsConfig(Section):
+    """Suspect regions of the images; 0 disables the frame or the corners."""
+
+    frame: Share = Field(0.05, description="Width of the outer ring, as a share of the model's view of the image.")
+    corner: Share = Field(0.25, description="Size of the four corners, as a share of the model's view of the image.")
+    boxes: dict[str, Box] = Field(
+        {}, description="Region name -> [x0, y0, x1, y1], as shares of the original image; applies to every image."
+    )
+    masks: dict[str, Path] = Field(
+        {}, description="Region name -> image file, white inside the region. Relative to the AUDIT.toml."
+    )
+    detectors: tuple[str, ...] = Field((), description="Installed detectors to run on every image.")
+    columns: dict[str, str] = Field(
+        {}, description="Region name -> metadata column that contains x0,y0,x1,y1 for its image."
+    )
+
+    @model_validator(mode="after")
+    def _check_regions(self) -> Self:
+        for name, box in self.boxes.items():
+            try:
+                parse_box(",".join(map(str, box)))
+            except ValueError as error:
+                raise ValueError(f"boxes.{name}: {error}") from error
+        names = [*self.boxes, *self.masks, *self.columns]
+        # Region names of phrases are in double quotes.
+        prefixes = ("corner ", "stamp ", '"', *(f"{detector}: " for detector in self.detectors))
+        builtin = {name for name in names if name in ("frame", "hottest corner") or name.startswith(prefixes)}
+        if len(set(self.detectors)) < len(self.detectors):
+            raise ValueError(f"detectors: got {list(self.detectors)}, expected each once")
+        if clashes := builtin | {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"region names must be distinct and not those of built-in regions: {sorted(clashes)}")
+        return self
+
+
+class DiscoverConfig(Section):
+    """Search for recurring overlays under high attribution; each one found becomes a region."""
+
+    enabled: bool = Field(True, description="Whether to search for recurring overlays.")
+    pairs: int = Field(
+        200, ge=1, description="Size of the sample in which overlays are found. All images are then searched for them."
+    )
+    peaks: int = Field(3, ge=1, description="Hottest windows per map to compare.")
+    min_images: int = Field(
+        5,
+        ge=2,
+        description="Images that must confirm an overlay, in addition to as many from which its template is made.",
+    )
+
+
+class ClustersConfig(Section):
+    """Slices of pairs with similar maps, in addition to slices by words and attributes."""
+
+    enabled: bool = Field(False, description="Whether clusters of similar maps become slices.")
+
+
+class PhrasesConfig(Section):
+    """Phrases of the captions to examine, in addition to those that the audit proposes."""
+
+    listed: tuple[str, ...] = Field((), description="Phrases to examine. They match whole words in any case.")
+
+    @model_validator(mode="after")
+    def _check_phrases(self) -> Self:
+        if empty := [phrase for phrase in self.listed if not normalize_text(phrase).strip()]:
+            raise ValueError(f"listed: got {empty}, expected phrases of at least one word or mark")
+        return self
+
+
+class AlertsConfig(Section):
+    """When a region or phrase raises an alert."""
+
+    factor: float = Field(
+        2.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Ratio of a region's share of attribution to its share of area from which a slice is reported.",
+    )
+    min_pairs: int = Field(20, ge=1, description="Smallest slice to examine, in pairs.")
+    examples: int = Field(8, ge=1, description="Example pairs stored with an alert.")
+    rules: Path | None = Field(None, description="Folder with custom rules (*.sql). Relative to the AUDIT.toml.")
+
+
+class ConfirmConfig(Section):
+    """How findings are tested: the region is covered and compared with equal regions elsewhere."""
+
+    enabled: bool = Field(
+        True, description="Whether to test findings and self-audit. Without tests every alert stays suspected."
+    )
+    pairs: int = Field(64, ge=8, description="Pairs sampled from a slice for a test.")
+    controls: int = Field(4, ge=2, description="Maximum number of control regions per pair.")
+    foils: int = Field(8, ge=2, description="Maximum number of other captions to compare a pair's caption with.")
+    level: float = Field(
+        0.01, gt=0, lt=1, description="False discovery rate (q) below which a test counts as significant."
+    )
+    floor_share: float = Field(
+        0.1, ge=0, lt=1, description="Smallest relevant effect, as a share of the margin of the unchanged pairs."
+    )
+    negatives: int = Field(
+        10, ge=0, description="Random regions that the self-audit tests to estimate the rate of false alarms."
+    )
+
+
+class NotifyConfig(Section):
+    """Which changes of alerts are sent as Prefect events; `m2ib-audit notify` sets up who receives them."""
+
+    tell: tuple[Literal["new", "worse", "resolved", "still_firing", "not_seen"], ...] = Field(
+        ("new", "worse", "resolved"), description="Alert statuses that send an event."
+    )
+    digest: bool = Field(False, description="Send one event per run with all alerts, instead of one event per alert.")

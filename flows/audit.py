@@ -26,13 +26,14 @@ from review.report.html import ReportError, write_report
 from stores import Root
 from stores.ledger import Signer
 from tasks.alert import alert
-from tasks.attribute import attribute, calibrate, set_aside
+from tasks.attribute import attribute, calibrate, quarantine_shard
 from tasks.cluster import cluster
 from tasks.confirm import confirm
 from tasks.custom_rules import check_rules
 from tasks.detect import detect
 from tasks.discover import discover
 from tasks.errors import BadInputError, GateError, ResumeError, ShardsError, StoreError
+from tasks.execution import is_storage_full
 from tasks.flag import flag
 from tasks.ingest import ingest
 from tasks.inputs import load_corpus, load_model
@@ -46,7 +47,6 @@ from tasks.notify import notify, notify_failed_start, notify_run_end
 from tasks.phrases import phrases
 from tasks.records import AttributionPlan, Shard, ShardResult
 from tasks.regions.detectors import load_detectors
-from tasks.retries import storage_is_full
 from tasks.screen import screen
 from tasks.self_audit import self_audit
 from tasks.settings import ModelConfig
@@ -212,10 +212,10 @@ def _outcome(run: Run, shard: Shard, engine: Engine, future: PrefectFuture[Shard
         get_run_logger().info("shard %d: %d attributions by %s", shard.index, outcome.attributions, outcome.by)
         return outcome
     error = outcome if isinstance(outcome, BaseException) else RuntimeError(str(outcome))
-    if not isinstance(error, Exception) or isinstance(error, _OF_ALL_SHARDS) or storage_is_full(error):
+    if not isinstance(error, Exception) or isinstance(error, _OF_ALL_SHARDS) or is_storage_full(error):
         raise error
     get_run_logger().error("shard %d failed and is set aside", shard.index, exc_info=error)
-    return set_aside(run, shard, error)
+    return quarantine_shard(run, shard, error)
 
 
 @flow(

@@ -12,7 +12,7 @@ from time import monotonic
 from prometheus_client import Counter, Gauge, start_http_server
 
 import m2ib
-from tasks.logs import run_logger
+from tasks.execution import run_logger
 from tasks.records import ShardResult
 
 PAIRS = Counter("m2ib_pairs", "Pairs whose shard has ended, by what became of them.", ["outcome"])

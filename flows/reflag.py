@@ -20,6 +20,7 @@ from flows.config import (
 from flows.provenance import code_version, environment
 from stores import Root
 from tasks.alert import alert
+from tasks.carry_over import carry_over_tests, copy_attributions
 from tasks.cluster import cluster
 from tasks.custom_rules import check_rules, read_rules
 from tasks.errors import BadInputError
@@ -29,7 +30,6 @@ from tasks.lake.run import Run
 from tasks.notify import notify, notify_failed_start
 from tasks.phrases import phrases
 from tasks.settings import AlertsConfig, NotifyConfig, PhrasesConfig
-from tasks.take_over import carry_over, take_over
 from tasks.validate import validate
 
 OTHERS = ("corpus", "bottleneck", "regions", "discover", "clusters", "confirm")
@@ -153,7 +153,7 @@ def _reflag_line(
     notify_settings: NotifyConfig,
 ) -> None:
     record = run.read_manifest()
-    take_over(run, earlier)
+    copy_attributions(run, earlier)
     gates = validate(run)
     if gates.critical:
         run.finish("stopped", "; ".join(gates.critical))
@@ -166,7 +166,7 @@ def _reflag_line(
         cluster(run, alerts.min_pairs, record["seed"])
     phrases(run, phrase_settings, alerts.min_pairs)
     warnings += flag(run, alerts, custom_rules)
-    carry_over(run, earlier)
+    carry_over_tests(run, earlier)
     alert(run, alerts)
     notify(run, notify_settings, alerts.min_pairs)
     run.finish(before["status"], "; ".join(warnings) or None)

@@ -5,11 +5,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 import sql
+from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import Run
-from tasks.retries import IO_RETRIES
 from tasks.settings import AlertsConfig
 
 
@@ -36,7 +35,7 @@ def raise_alerts(run: Run, settings: AlertsConfig) -> list[dict[str, Any]]:
     return [alert for alert in alerts if alert["explained_by"] is None]
 
 
-@task(name="alert", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="alert", **TASK_OPTIONS)
 def alert(run: Run, settings: AlertsConfig) -> int:
     """Store the alerts; returns how many stand on their own; see `raise_alerts`."""
     return len(raise_alerts(run, settings))

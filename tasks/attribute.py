@@ -11,18 +11,17 @@ from typing import Any, TypeAlias
 
 import pyarrow.parquet as pq
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 import m2ib
 import stores
 from corpora import RowError
 from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.errors import BadInputError
+from tasks.execution import TASK_OPTIONS
 from tasks.inputs import PICTURE_COLUMNS, device_lock, load_model, read_pixels
 from tasks.lake.incremental import copy_calibration, find_reusable_rows
 from tasks.lake.run import CALIBRATION, Run
 from tasks.records import AttributionPlan, Shard, ShardResult
-from tasks.retries import IO_RETRIES
 from tasks.settings import CorpusConfig, ModelConfig
 
 VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
@@ -204,7 +203,7 @@ def _attribute_new(
     return rows, errors
 
 
-def set_aside(run: Run, shard: Shard, error: BaseException) -> ShardResult:
+def quarantine_shard(run: Run, shard: Shard, error: BaseException) -> ShardResult:
     """Error rows for all pairs of a shard whose task failed for good, so that none of them is lost."""
     pairs = run.read_row_group("pairs", shard.index)
     name = f"failed-{shard.index:05d}"
@@ -216,15 +215,13 @@ def set_aside(run: Run, shard: Shard, error: BaseException) -> ShardResult:
     return ShardResult(shard, name, 0, len(pairs), reused=False, failure=failure)
 
 
-@task(name="calibrate", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="calibrate", **TASK_OPTIONS)
 def calibrate(run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan) -> None:
     """Estimate the feature statistics once, before the fan-out; see `calibrate_features`."""
     calibrate_features(run, corpus, model, plan)
 
 
-@task(
-    name="attribute", task_run_name="attribute-{shard.index}", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES
-)
+@task(name="attribute", task_run_name="attribute-{shard.index}", **TASK_OPTIONS)
 def attribute(run: Run, shard: Shard, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan) -> ShardResult:
     """Attribute one shard; see `attribute_pairs`."""
     return attribute_pairs(run, shard, corpus, model, plan)

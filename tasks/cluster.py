@@ -2,12 +2,11 @@
 
 import numpy as np
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from m2ib.analysis.clusters import cluster_maps
+from tasks.execution import TASK_OPTIONS
 from tasks.inputs import mapped_pairs
 from tasks.lake.run import Run
-from tasks.retries import IO_RETRIES
 
 
 def cluster_pairs(run: Run, min_pairs: int, seed: int) -> int:
@@ -33,7 +32,7 @@ def cluster_pairs(run: Run, min_pairs: int, seed: int) -> int:
     return number
 
 
-@task(name="cluster", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="cluster", **TASK_OPTIONS)
 def cluster(run: Run, min_pairs: int, seed: int) -> int:
     """Group pairs by where the model looks; see `cluster_pairs`."""
     return cluster_pairs(run, min_pairs, seed)

@@ -10,15 +10,14 @@ from functools import partial
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 import sql
 from m2ib.analysis.occlusion import Fill
+from tasks.execution import TASK_OPTIONS
 from tasks.interventions.phrases import PHRASE_FILLS, PhraseFill, PhraseProbe
 from tasks.interventions.regions import FILLS, region_boxes
 from tasks.interventions.statistics import Evidence, Margins, Numbers, benjamini_hochberg, interval, shortfall, weigh
 from tasks.lake.run import Run
-from tasks.retries import IO_RETRIES
 from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 from tasks.text.spans import Span, phrase_span, token_spans
 
@@ -175,7 +174,7 @@ def confirm_findings(
     return len({_claim(row) for row in rows if row["confirmed"]})
 
 
-@task(name="confirm", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="confirm", **TASK_OPTIONS)
 def confirm(
     run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
 ) -> int:

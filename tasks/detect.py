@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from corpora import RowError
+from tasks.execution import TASK_OPTIONS
 from tasks.inputs import PICTURE_COLUMNS, read_picture
 from tasks.lake.run import Run
 from tasks.records import Box
 from tasks.regions.boxes import clip_to_view
 from tasks.regions.detectors import Detector, load_detectors, run_detector
-from tasks.retries import IO_RETRIES
 from tasks.settings import CorpusConfig
 
 _VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
@@ -72,7 +71,7 @@ def detect_regions(run: Run, corpus: CorpusConfig, names: Sequence[str]) -> list
     ]
 
 
-@task(name="detect", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="detect", **TASK_OPTIONS)
 def detect(run: Run, corpus: CorpusConfig, names: Sequence[str]) -> list[str]:
     """Let the detectors look; see `detect_regions`."""
     return detect_regions(run, corpus, names)

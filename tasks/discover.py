@@ -5,14 +5,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from corpora import RowError
 from m2ib import DualEncoder
 from m2ib.analysis import overlays as recurrence
+from tasks.execution import TASK_OPTIONS
 from tasks.inputs import load_model, mapped_pairs, read_pixels
 from tasks.lake.run import Run
-from tasks.retries import IO_RETRIES
 from tasks.settings import CorpusConfig, DiscoverConfig, ModelConfig
 
 _BATCH = 64
@@ -99,7 +98,7 @@ def discover_stamps(run: Run, corpus: CorpusConfig, model: ModelConfig, settings
     return len(stamps)
 
 
-@task(name="discover", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="discover", **TASK_OPTIONS)
 def discover(run: Run, corpus: CorpusConfig, model: ModelConfig, settings: DiscoverConfig, seed: int) -> int:
     """Find overlays that nobody named; see `discover_stamps`."""
     return discover_stamps(run, corpus, model, settings, seed)

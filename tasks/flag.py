@@ -4,13 +4,12 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 import sql
 from tasks.custom_rules import evaluate_rule
 from tasks.errors import BadInputError
+from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import Run
-from tasks.retries import IO_RETRIES
 from tasks.settings import AlertsConfig
 
 _HOTTEST = "hottest"  # files beside those of the regions that it is chosen from
@@ -60,7 +59,7 @@ def flag_regions(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, st
     return warnings
 
 
-@task(name="flag", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="flag", **TASK_OPTIONS)
 def flag(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, str]) -> list[str]:
     """Propose suspicions; see `flag_regions`."""
     return flag_regions(run, settings, custom_rules)

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 import stores
 from corpora import CorpusError, Pair, Reason, Rejected, digest
 from corpora.perceptual_hash import group_near_duplicates, parse_hashes
 from tasks.errors import BadInputError
+from tasks.execution import TASK_OPTIONS
 from tasks.inputs import load_corpus
 from tasks.lake.run import Run
 from tasks.records import Shard, parse_box
-from tasks.retries import IO_RETRIES
 from tasks.settings import CorpusConfig
 
 
@@ -146,7 +145,7 @@ def _column(path: Path, name: str) -> Iterator[str]:
             yield from batch.column(0).to_pylist()
 
 
-@task(name="ingest", task_run_name="ingest", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="ingest", task_run_name="ingest", **TASK_OPTIONS)
 def ingest(run: Run, source: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int) -> list[Shard]:
     """Read the corpus; see `ingest_corpus`."""
     return ingest_corpus(run, source, columns, shard_size, seed)

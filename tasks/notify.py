@@ -16,8 +16,8 @@ from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 
 import sql
+from tasks.execution import run_logger
 from tasks.lake.run import Run
-from tasks.logs import run_logger
 from tasks.messages.events import (
     LIVES,
     Event,

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
+from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import Run
-from tasks.retries import IO_RETRIES
 from tasks.settings import PhrasesConfig
 from tasks.text.boilerplate import find_candidates
 from tasks.text.collocations import find_collocations
@@ -55,7 +54,7 @@ def find_phrases(run: Run, settings: PhrasesConfig, min_pairs: int) -> int:
     return run.write_table("phrases", phrase_rows(rows, settings, min_pairs))
 
 
-@task(name="phrases", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="phrases", **TASK_OPTIONS)
 def phrases(run: Run, settings: PhrasesConfig, min_pairs: int) -> int:
     """Propose phrases; see `find_phrases`."""
     return find_phrases(run, settings, min_pairs)

@@ -6,12 +6,11 @@ A look, not a test: one fill, no controls, on the pairs that a test would draw. 
 from collections.abc import Iterator
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 import sql
+from tasks.execution import TASK_OPTIONS
 from tasks.interventions.regions import Probe, region_boxes
 from tasks.lake.run import Run
-from tasks.retries import IO_RETRIES
 from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 
 _BATCH = 64
@@ -48,7 +47,7 @@ def _sample(run: Run, connection: sql.Connection, limit: int, min_pairs: int, se
         yield pair_ids[start : start + _BATCH]
 
 
-@task(name="screen", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="screen", **TASK_OPTIONS)
 def screen(
     run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
 ) -> int:

@@ -5,14 +5,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 import sql
+from tasks.execution import TASK_OPTIONS
 from tasks.interventions.regions import FILLS, Probe, Trial
 from tasks.interventions.statistics import Evidence, generator, sensitivity, shortfall, weigh
 from tasks.lake.run import Run
 from tasks.records import Box
-from tasks.retries import IO_RETRIES
 from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 
 SIDE = math.sqrt(0.03)
@@ -106,7 +105,7 @@ def audit_itself(
     return run.write_table("self_audits", rows)
 
 
-@task(name="self-audit", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="self-audit", **TASK_OPTIONS)
 def self_audit(
     run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
 ) -> int:

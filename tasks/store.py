@@ -6,14 +6,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 import stores
 from tasks.errors import StoreError
+from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import CALIBRATION, Run, read_parquet_rows
 from tasks.records import Box, ShardResult, parse_box
 from tasks.regions.boxes import clip_to_view
-from tasks.retries import IO_RETRIES
 from tasks.settings import RegionsConfig
 
 
@@ -138,7 +137,7 @@ def store_shards(
     return attributed
 
 
-@task(name="store", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="store", **TASK_OPTIONS)
 def store(run: Run, results: list[ShardResult], regions: RegionsConfig, masks: Mapping[str, Sequence[Box]]) -> int:
     """Close the shards into the lake; see `store_shards`."""
     return store_shards(run, results, regions, masks)

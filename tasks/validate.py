@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 import sql
+from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import Run
 from tasks.messages.gates import format_failed_check
 from tasks.records import GateOutcome
-from tasks.retries import IO_RETRIES
 
 CRITICAL, WARNING = "critical", "warning"
 # A cosine in float32 may exceed 1 by rounding.
@@ -146,7 +145,7 @@ def _is_count_of(row: Mapping[str, Any], suite: str) -> bool:
     return row["suite"] == suite and row["column_name"] is None
 
 
-@task(name="validate", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
+@task(name="validate", **TASK_OPTIONS)
 def validate(run: Run) -> GateOutcome:
     """Pass the gates; see `check_run`."""
     return check_run(run)

@@ -13,7 +13,7 @@ import stores
 from stores import ledger
 from stores.ledger import Record, Signer
 from tasks.lake.run import REPORT, Run
-from tasks.logs import run_logger
+from tasks.execution import run_logger
 
 
 def adopt(run: Run, signer: Signer | None = None) -> bool:

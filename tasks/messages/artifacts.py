@@ -22,8 +22,8 @@ from prefect.artifacts import (
 )
 
 import sql
+from tasks.execution import run_logger
 from tasks.lake.run import Run
-from tasks.logs import run_logger
 from tasks.messages.events import LIVES, audit_of, is_notifiable, sanitize, sentence
 
 _EVERY = 5.0  # seconds between two updates of the progress, at least: each is a request to the server

@@ -20,8 +20,8 @@ import torch
 
 from flows import audit as flow
 from flows.config import parse
+from tasks.execution import is_storage_full
 from tasks.inputs import load_model
-from tasks.retries import storage_is_full
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from conftest import without_prefect
@@ -39,7 +39,7 @@ def sequential(run, shards, config, engine, plan):
         try:
             results.append(flow.attribute(run, shard, config.corpus, engine.models[0], plan))
         except RuntimeError as error:
-            results.append(flow.set_aside(run, shard, error))
+            results.append(flow.quarantine_shard(run, shard, error))
     return results
 
 
@@ -62,7 +62,7 @@ def audit(order):
     try:
         flow.audit.fn(parse(order["config"], "test"), order.get("resume"))
     except OSError as error:
-        return errno.ENOSPC if storage_is_full(error) else 1
+        return errno.ENOSPC if is_storage_full(error) else 1
     finally:
         say("events", seen)
     return 0

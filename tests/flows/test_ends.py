@@ -20,7 +20,7 @@ def reflagged(plain, monkeypatch, hand_written):
     plain(flow, audit_flow)
     monkeypatch.setattr(audit_flow, "write_report", lambda *_: None)
     monkeypatch.setattr(flow, "validate", lambda _: GateOutcome(1, (), ("a gate's warning",)))
-    for stage in ("take_over", "cluster", "phrases", "carry_over", "alert", "notify"):
+    for stage in ("copy_attributions", "cluster", "phrases", "carry_over_tests", "alert", "notify"):
         monkeypatch.setattr(flow, stage, lambda *_: None)
     monkeypatch.setattr(flow, "flag", lambda *_: ["a rule's warning"])
     return lambda run_id=hand_written.run_id: flow.reflag.fn(hand_written.lake, run_id)
@@ -65,7 +65,7 @@ def test_the_end_is_told_while_the_run_is_held(reflagged, hand_written, monkeypa
     monkeypatch.setattr(audit_flow, "notify_run_end", lambda run: held.append((run.folder / "lock.json").exists()))
     hand_written.finish("completed")
     reflagged()
-    monkeypatch.setattr(flow, "take_over", lambda *_: 1 / 0)
+    monkeypatch.setattr(flow, "copy_attributions", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         reflagged()
     assert held == [True, True]

@@ -13,10 +13,10 @@ import sql
 from flows import audit as flow
 from flows import reflag
 from tasks import attribute as stage
-from tasks.attribute import set_aside
+from tasks.attribute import quarantine_shard
 from tasks.errors import BadInputError, GateError, ResumeError, ShardsError, StoreError
+from tasks.execution import is_retryable, is_storage_full
 from tasks.lake.incremental import find_base
-from tasks.retries import storage_is_full, worth_a_retry
 from tasks.validate import check_run
 
 
@@ -74,7 +74,7 @@ def test_a_set_aside_shard_loses_no_pair(begin_line, config):
     shards = line.ingest()
     results = [
         line.attribute(shards[0]),
-        set_aside(line.run, shards[1], RuntimeError("x" * 900)),
+        quarantine_shard(line.run, shards[1], RuntimeError("x" * 900)),
         line.attribute(shards[2]),
     ]
     assert results[1].failure.startswith("shard 1 (16 pairs): RuntimeError: ")
@@ -184,4 +184,4 @@ def test_a_flow_run_that_is_started_again_goes_on_with_its_run(audited, config, 
     ],
 )
 def test_only_what_may_be_gone_in_a_moment_is_tried_again(error, again, full):
-    assert (worth_a_retry(error), storage_is_full(error)) == (again, full)
+    assert (is_retryable(error), is_storage_full(error)) == (again, full)

@@ -10,13 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 import sql
 import stores
 from tasks.errors import StoreError
+from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import CALIBRATION, Run
-from tasks.retries import IO_RETRIES
 
 TAKEN = ("pairs", "ingest_errors", "attributions", "regions", "stamps", "near_duplicates", "screenings", "self_audits")
 """Tables that no rule of a re-flagging decides. Phrases, clusters, shares and all that follows are made again."""
@@ -61,7 +60,7 @@ def _groups(table: str, path: Any, earlier: Run) -> Iterator[pa.Table]:
             yield rows
 
 
-def take_over_rows(run: Run, earlier: Run) -> int:
+def copy_rows(run: Run, earlier: Run) -> int:
     """Copy what an earlier run read and attributed, under this run's id; returns the number of attributions.
 
     Raises StoreError if a file of the earlier run is gone, or not what its manifest says.
@@ -101,7 +100,7 @@ def _made_of(run: Run, claims: Sequence[tuple[str, str, str]]) -> dict[tuple[str
     return {_claim(row): tuple(row[key] for key in ("places", "n_places", "members", "n_members")) for row in rows}
 
 
-def carry_confirmations(run: Run, earlier: Run) -> int:
+def carry_over_confirmations(run: Run, earlier: Run) -> int:
     """Store `confirmations`: of what the earlier run tested its own rows, of all else one that says so.
 
     A test is of a region and a slice, whichever rule proposed them, and is carried over only where both are made of the
@@ -129,13 +128,13 @@ def carry_confirmations(run: Run, earlier: Run) -> int:
     return len({_claim(row) for row in rows if row["confirmed"]})
 
 
-@task(name="take over", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def take_over(run: Run, earlier: Run) -> int:
-    """Copy an earlier run's attributions; see `take_over_rows`."""
-    return take_over_rows(run, earlier)
+@task(name="take over", **TASK_OPTIONS)
+def copy_attributions(run: Run, earlier: Run) -> int:
+    """Copy an earlier run's attributions; see `copy_rows`."""
+    return copy_rows(run, earlier)
 
 
-@task(name="carry over", cache_policy=NO_CACHE, persist_result=False, **IO_RETRIES)
-def carry_over(run: Run, earlier: Run) -> int:
-    """Keep what was tested; see `carry_confirmations`."""
-    return carry_confirmations(run, earlier)
+@task(name="carry over", **TASK_OPTIONS)
+def carry_over_tests(run: Run, earlier: Run) -> int:
+    """Keep what was tested; see `carry_over_confirmations`."""
+    return carry_over_confirmations(run, earlier)

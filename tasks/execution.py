@@ -1,0 +1,52 @@
+"""How stages run as Prefect tasks: their options, which failures are retried, and the logger."""
+
+import errno
+import logging
+from typing import Any
+
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
+
+import sql
+
+_PERMANENT = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+
+
+def is_storage_full(error: BaseException | None) -> bool:
+    """Return whether the lake accepts no more data. Every shard would fail, so the run ends and can be resumed."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def is_retryable(error: BaseException | None) -> bool:
+    """Return whether an error may be temporary: a disk or network that did not answer.
+
+    Missing files, missing permissions, full storage and errors of the model are not retried.
+    """
+    if isinstance(error, sql.LakeError):  # raised from the error of a remote lake
+        error = error.__cause__
+    return isinstance(error, OSError) and not isinstance(error, _PERMANENT) and not is_storage_full(error)
+
+
+def _should_retry(_task: Any, _run: Any, state: Any) -> bool:
+    return is_retryable(state.result(raise_on_failure=False))
+
+
+TASK_OPTIONS: dict[str, Any] = {
+    "cache_policy": NO_CACHE,  # the lake's files are the cache
+    "persist_result": False,
+    "retries": 3,
+    "retry_delay_seconds": [1, 4, 16],
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": _should_retry,
+}
+"""Options of every stage's Prefect task: no cache, and retries of storage errors."""
+
+
+def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+    """Return Prefect's logger of the current run, or an ordinary logger outside a flow."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger(__name__)

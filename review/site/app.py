@@ -1,4 +1,4 @@
-"""The page: an application that shows a lake, composed of the routers in `review.site.pages`."""
+"""The review site: a FastAPI application made of the routers in `review.site.pages`."""
 
 from pathlib import Path
 from typing import Final
@@ -9,14 +9,16 @@ from starlette.staticfiles import StaticFiles
 
 import sql
 from review.report.html import ReportError
-from review.site.access import Access, Guard
-from review.site.lake_cache import Lens, UnknownError
+from review.site.access import Access
+from review.site.guard import Guard
+from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages import (
     alerts,
     compare,
     decisions,
     downloads,
     errors,
+    help,  # noqa: A004  # a page
     overview,
     pairs,
     pictures,
@@ -24,70 +26,52 @@ from review.site.pages import (
     sign_in,
     sql_page,
 )
-from review.site.pages import help as guide
-from review.site.pages.rendering import BadFilterError, page
+from review.site.pages.rendering import BadFilterError, render_page
 from review.site.settings import ReviewSettings
 from stores import Root
 
 STATIC: Final = Path(__file__).parent.parent / "static"
-_ROUTERS: Final = tuple(
-    each.router
-    for each in (
-        sign_in,
-        decisions,
-        overview,
-        alerts,
-        runs,
-        pairs,
-        pictures,
-        compare,
-        errors,
-        sql_page,
-        guide,
-        downloads,
-    )
+_PAGES: Final = (
+    *(sign_in, decisions, overview, alerts, runs, pairs, pictures, compare, errors, sql_page),
+    *(help, downloads),
 )
+_PROBLEMS: Final[dict[type[Exception], tuple[int, str]]] = {
+    UnknownError: (404, "Not found"),
+    BadFilterError: (400, "Invalid filter"),
+    sql.LakeError: (503, "The lake cannot be read"),
+    ReportError: (503, "The report cannot be written"),
+}
 
 
 def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
-    """The application over a lake; every request passes `review.site.access` before a page sees it.
+    """Create the site for a lake; `review.site.guard` checks every request before a page sees it.
 
-    Raises AccessError for settings that would let in whom nobody meant to, UsersError for a users file that is none.
+    Raises:
+        AccessError: The settings are unsafe or contradict each other.
+        UsersError: The users file cannot be used.
     """
     app = FastAPI(title="m2ib-audit review", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.settings = settings or ReviewSettings()
-    app.state.lens = Lens(lake, app.state.settings.remote_corpora)
+    app.state.lake_cache = LakeCache(lake, app.state.settings.remote_corpora)
     app.state.signer = app.state.settings.signer
     app.add_middleware(Guard, access=Access(app.state.settings))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    for router in _ROUTERS:
-        app.include_router(router)
-    app.add_exception_handler(UnknownError, _unknown)
-    app.add_exception_handler(BadFilterError, _bad_filter)
-    app.add_exception_handler(sql.LakeError, _damaged)
-    app.add_exception_handler(ReportError, _no_report)
-    app.add_exception_handler(HTTPException, _refused)
+    for page in _PAGES:
+        app.include_router(page.router)
+    for error in _PROBLEMS:
+        app.add_exception_handler(error, _show_problem)
+    app.add_exception_handler(HTTPException, _show_http_problem)
     return app
 
 
-async def _unknown(request: Request, error: Exception) -> Response:
-    return page(request, "problem", 404, title="Not found", told=str(error))
+async def _show_problem(request: Request, error: Exception) -> Response:
+    status, title = next(_PROBLEMS[kind] for kind in type(error).__mro__ if kind in _PROBLEMS)
+    return render_page(request, "problem", status, title=title, message=str(error))
 
 
-async def _bad_filter(request: Request, error: Exception) -> Response:
-    return page(request, "problem", 400, title="This cannot be asked for", told=str(error))
-
-
-async def _damaged(request: Request, error: Exception) -> Response:
-    return page(request, "problem", 503, title="This part of the lake cannot be read", told=str(error))
-
-
-async def _no_report(request: Request, error: Exception) -> Response:
-    return page(request, "problem", 503, title="This report cannot be made", told=str(error))
-
-
-async def _refused(request: Request, error: Exception) -> Response:
+async def _show_http_problem(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     title = "Not found" if status == 404 else "Refused"
-    told = "There is no such page." if status == 404 else str(getattr(error, "detail", error))
-    return page(request, "problem", status, title=title, told=told)
+    detail = str(getattr(error, "detail", error))
+    message = "There is no such page." if status == 404 else detail
+    return render_page(request, "problem", status, title=title, message=message)

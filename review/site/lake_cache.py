@@ -1,47 +1,48 @@
-"""The lake as the page sees it: connections that are kept until something was written, and then opened anew."""
+"""Connections, manifests and results of a lake that other processes write to, cached until the lake changes."""
 
 import hashlib
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
+from cachetools import LRUCache
 
 import sql
 import stores
 from corpora import Corpus
 from review.presentation import corpus as audited
-from sql import sandbox as apart
+from sql import sandbox
 from stores import Root, ledger
 
 _Value = TypeVar("_Value")
 
-KEPT_RUNS = 8
-"""Connections over one run alone, or two."""
-KEPT_RESULTS = 512
-KEPT_PICTURES = 400
-KEPT_REPORTS = 8
-MEMORY = "1GB"
-"""That the queries of the pages over one connection may take together; each of those that are kept has its own."""
-LISTED_ANEW = 10.0
-"""Seconds after which the runs of a lake in object storage are listed again; a folder is looked at for each page."""
+MAX_CONNECTIONS: Final = 8
+"""Connections to one run or a few, and open corpora."""
+MAX_MANIFESTS: Final = 4096
+MAX_RESULTS: Final = 512
+MAX_PICTURES: Final = 400
+MAX_REPORTS: Final = 8
+MEMORY: Final = "1GB"
+"""Memory limit of the queries on one connection."""
+LISTING_SECONDS: Final = 10.0
+"""Seconds for which a listing of the runs in object storage is used; a folder is listed for each request."""
 
 
 class UnknownError(Exception):
-    """Something that a URL names is not in the lake; the message is for the reader."""
+    """A URL names something that is not in the lake; the message is shown to the reader."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A run that cannot be read, and why. run_id is None where it is not a run's."""
+    """A run that cannot be read, and the reason; run_id is None if the damage is not in a run."""
 
     run_id: str | None
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -53,265 +54,223 @@ class View:
     columns: list[tuple[str, str]]
 
 
-def _view_of(connection: sql.Connection, name: str) -> View:
+@dataclass(frozen=True)
+class _LakeVersion:
+    """State of a lake: a version of each run's manifest, and one of the ledger."""
+
+    runs: dict[str, Hashable]
+    ledger: Hashable
+
+
+@dataclass(frozen=True)
+class _AllRuns:
+    """A connection to all readable runs, and what is left out of it. run_ids is None if every run is readable."""
+
+    connection: sql.Connection
+    damage: list[Damage]
+    run_ids: tuple[str, ...] | None
+    has_reviews: bool = True
+
+
+class LakeCache:
+    """Cached read access to a lake. All methods are thread-safe."""
+
+    def __init__(self, lake: Root, remote_corpora: bool = False) -> None:
+        """Make an empty cache; with `remote_corpora`, images of corpora on the network are loaded."""
+        self.lake = lake.resolve() if isinstance(lake, Path) else lake
+        self.corpus_lock = threading.Lock()
+        """For reading images: the reader of a corpus keeps a file open."""
+        self.pictures: LRUCache[Hashable, Any] = LRUCache(MAX_PICTURES)
+        self.reports: LRUCache[Hashable, bytes] = LRUCache(MAX_REPORTS)
+        self._remote_corpora = remote_corpora
+        self._lock = threading.RLock()
+        self._connections: LRUCache[Hashable, sql.Connection] = LRUCache(MAX_CONNECTIONS)
+        self._corpora: LRUCache[Hashable, Corpus | None] = LRUCache(MAX_CONNECTIONS)
+        self._manifests: LRUCache[Hashable, dict[str, Any]] = LRUCache(MAX_MANIFESTS)
+        self._results: LRUCache[Hashable, Any] = LRUCache(MAX_RESULTS)
+        self._all_runs: LRUCache[Hashable, _AllRuns] = LRUCache(1)
+        self._listing: tuple[float, dict[str, Hashable]] | None = None
+        self._views: list[View] | None = None
+
+    def get_or_compute(
+        self, cache: "LRUCache[Hashable, _Value]", key: Hashable, compute: Callable[[], _Value]
+    ) -> _Value:
+        """Return the value of a key in one of the caches; compute and keep it if it is missing."""
+        with self._lock:
+            if key in cache:
+                return cache[key]
+        value = compute()
+        with self._lock:
+            cache[key] = value
+        return value
+
+    def connect(self) -> sql.Connection:
+        """Connect to all readable runs together."""
+        return self._connect_all().connection
+
+    def list_damage(self) -> list[Damage]:
+        """List what cannot be read and is left out of `connect`."""
+        return self._connect_all().damage
+
+    def connect_runs(self, *run_ids: str) -> sql.Connection:
+        """Connect to some runs only, independent of damage elsewhere in the lake.
+
+        Raises:
+            UnknownError: There is no such run.
+            LakeError: A run cannot be read.
+        """
+        version = self._read_version()
+        names = tuple(sorted(set(run_ids)))
+        # Without the version of the ledger, as this connection does not include decisions.
+        key = (names, tuple(_get_run_version(version, name) for name in names))
+        with self._lock:
+            return self.get_or_compute(self._connections, key, lambda: self._connect_names(names))
+
+    def read_manifest(self, run_id: str) -> dict[str, Any]:
+        """Return the manifest of a run. Raises UnknownError, LakeError."""
+        key = (run_id, _get_run_version(self._read_version(), run_id))
+        return self.get_or_compute(self._manifests, key, lambda: sql.read_manifests(self.lake, run_id)[0])
+
+    def find_manifest(self, run_id: str) -> dict[str, Any] | None:
+        """Return the manifest of a run; None if it cannot be read."""
+        try:
+            return self.read_manifest(run_id)
+        except (UnknownError, sql.LakeError):
+            return None
+
+    def list_runs(self) -> list[str]:
+        """List all runs, newest first, whether or not they can be read."""
+        return sorted(self._read_version().runs, reverse=True)
+
+    def list_views(self) -> list[View]:
+        """List the views that queries can use."""
+        if self._views is None:
+            connection = self.connect()
+            self._views = [_describe_view(connection, name) for name in sql.query_names("views")]
+        return self._views
+
+    def run_query(self, text: str, max_rows: int, max_seconds: float) -> pa.Table:
+        """Return the answer to a reader's query, which runs in a sandboxed process. Raises QueryError."""
+        runs = self._connect_all()
+        lake = stores.scratch_folder() if runs.run_ids == () else self.lake
+        return sandbox.read_table(
+            lake, runs.run_ids or None, runs.has_reviews, text, sandbox.Limits(max_rows, max_seconds)
+        )
+
+    def get_run_version(self, run_id: str) -> Hashable:
+        """Return a value that changes with the manifest of a run."""
+        return self._read_version().runs.get(run_id)
+
+    def get_lake_version(self) -> Hashable:
+        """Return a value that changes with each manifest, with the ledger, and every day, as waivers end."""
+        version = self._read_version()
+        return tuple(version.runs.items()), version.ledger, datetime.now(UTC).date()
+
+    def cache_for_run(self, run_id: str, key: Hashable, compute: Callable[[], _Value]) -> _Value:
+        """Return what `compute` returns; compute it once per version of a run."""
+        value: _Value = self.get_or_compute(self._results, (run_id, self.get_run_version(run_id), key), compute)
+        return value
+
+    def cache_for_lake(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
+        """Return what `compute` returns; compute it once per version of the lake."""
+        value: _Value = self.get_or_compute(self._results, (self.get_lake_version(), key), compute)
+        return value
+
+    def open_corpus(self, run_id: str) -> Corpus | None:
+        """Open the corpus of a run, as `review.presentation.corpus` does; None if it is not available."""
+        manifest = self.read_manifest(run_id)
+        key = (run_id, self.get_run_version(run_id))
+        with self._lock:
+            corpus = self.get_or_compute(self._corpora, key, lambda: audited.corpus_of(manifest, self._remote_corpora))
+            if corpus is None:
+                del self._corpora[key]  # it may become available
+            return corpus
+
+    def explain_missing_corpus(self, run_id: str) -> str | None:
+        """Return why the images of a run cannot be shown; None if they can."""
+        if self.open_corpus(run_id) is not None:
+            return None
+        is_blocked = audited.is_remote(self.read_manifest(run_id)) and not self._remote_corpora
+        return audited.REMOTE if is_blocked else audited.GONE
+
+    def _connect_all(self) -> _AllRuns:
+        version = self._read_version()
+        key = (tuple(version.runs.items()), version.ledger)
+        with self._lock:
+            return self.get_or_compute(self._all_runs, key, lambda: self._connect_readable(tuple(version.runs)))
+
+    def _connect_readable(self, names: tuple[str, ...]) -> _AllRuns:
+        try:
+            return _AllRuns(sql.connect(self.lake, memory=MEMORY), [], None)
+        except sql.LakeError as error:
+            if isinstance(self.lake, Path) and not self.lake.is_dir():
+                raise
+            reason = str(error)
+        readable: list[str] = []
+        damage: list[Damage] = []
+        for name in names:
+            try:
+                self._connect_names((name,)).close()
+                readable.append(name)
+            except sql.LakeError as error:
+                damage.append(Damage(name, str(error)))
+        run_ids = tuple(readable)
+        if not run_ids:
+            return _AllRuns(sql.connect(stores.scratch_folder()), damage, ())
+        try:
+            connection = self._connect_names(run_ids, reviewed=True)
+            return _AllRuns(connection, damage or [Damage(None, reason)], run_ids)
+        except sql.LakeError as error:  # the ledger is damaged, so decisions are not shown
+            return _AllRuns(self._connect_names(run_ids), [*damage, Damage(None, str(error))], run_ids, False)
+
+    def _connect_names(self, names: tuple[str, ...], reviewed: bool = False) -> sql.Connection:
+        return sql.connect(self.lake, names[0], names[1:], reviewed, MEMORY)
+
+    def _read_version(self) -> _LakeVersion:
+        if isinstance(self.lake, Path):
+            return _read_folder_version(self.lake)
+        with self._lock:
+            if self._listing is None or time.monotonic() - self._listing[0] > LISTING_SECONDS:
+                self._listing = (time.monotonic(), _list_stored_runs(self.lake))
+            runs = self._listing[1]
+        return _LakeVersion(runs, _read_stored_head(self.lake))
+
+
+def _get_run_version(version: _LakeVersion, run_id: str) -> Hashable:
+    if run_id not in version.runs:
+        raise UnknownError(f"There is no run {run_id} in this lake.")
+    return version.runs[run_id]
+
+
+def _describe_view(connection: sql.Connection, name: str) -> View:
     schema = sql.read_table(connection, f'SELECT * FROM "{name}" LIMIT 0').schema  # noqa: S608  # a name of ours
     text = sql.query_text(f"views/{name}" if sql.query_text(f"views/{name}").startswith("--") else f"schema/{name}")
     about = text.splitlines()[0].removeprefix("--").strip()
     return View(name, about, [(field.name, str(field.type)) for field in schema])
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What stood in the lake: a stamp for each run's manifest, and one for the ledger."""
-
-    runs: dict[str, Hashable]
-    ledger: Hashable
-
-
-@dataclass
-class _Kept:
-    """Values by their key, the least recently used are dropped."""
-
-    most: int
-    values: "OrderedDict[Hashable, Any]" = field(default_factory=OrderedDict)
-
-    def get(self, key: Hashable) -> Any:
-        if key not in self.values:
-            return None
-        self.values.move_to_end(key)
-        return self.values[key]
-
-    def put(self, key: Hashable, value: Any) -> None:
-        self.values[key] = value
-        self.values.move_to_end(key)
-        while len(self.values) > self.most:
-            self.values.popitem(last=False)  # whoever still reads from it has a reference of its own
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """The runs that can be read, together: these by name, None for all; and what is left out of them."""
-
-    connection: sql.Connection
-    damaged: list[Damage]
-    names: tuple[str, ...] | None
-    reviewed: bool = True
-
-
-class _Files:
-    """Pictures, plots and reports by what they show."""
-
-    def __init__(self, most: int) -> None:
-        self._kept, self._lock = _Kept(most), threading.Lock()
-
-    def get(self, key: Hashable) -> Any:
-        with self._lock:
-            return self._kept.get(key)
-
-    def put(self, key: Hashable, value: Any) -> None:
-        with self._lock:
-            self._kept.put(key, value)
-
-
-class Lens:
-    """A lake that others write to while it is read. Safe to be used by many threads."""
-
-    def __init__(self, lake: Root, remote_corpora: bool = False) -> None:
-        """remote_corpora: open those behind a URL, too."""
-        self._remote_corpora = remote_corpora
-        self.lake = lake.resolve() if isinstance(lake, Path) else lake
-        self._lock = threading.RLock()
-        self._listed: tuple[float, dict[str, Hashable]] | None = None
-        self._manifests = _Kept(4096)
-        self._few = _Kept(KEPT_RUNS)
-        self._results = _Kept(KEPT_RESULTS)
-        self._corpora = _Kept(KEPT_RUNS)
-        self.pictures, self.reports = _Files(KEPT_PICTURES), _Files(KEPT_REPORTS)
-        self.reading = threading.Lock()
-        """Held while a corpus is read: its reader may have a file open."""
-        self._views: list[View] | None = None
-        self._whole: tuple[Hashable, _Opened] | None = None
-
-    def whole(self) -> sql.Connection:
-        """All runs that can be read, together."""
-        return self._opened().connection
-
-    def damaged(self) -> list[Damage]:
-        """What cannot be read, and is left out of `whole`."""
-        return self._opened().damaged
-
-    def asked(self, text: str, most_rows: int, most_seconds: float) -> pa.Table:
-        """The answer to a query of a reader's own, from a process of its own. Raises QueryError."""
-        opened = self._opened()
-        lake = stores.scratch_folder() if opened.names == () else self.lake
-        names = opened.names or None
-        return apart.read_table(lake, names, opened.reviewed, text, apart.Limits(most_rows, most_seconds))
-
-    def run(self, run_id: str, *beside: str) -> sql.Connection:
-        """One run alone, or beside others: nothing that befell the rest of the lake matters.
-
-        Raises:
-            UnknownError: there is no such run.
-            LakeError: it cannot be read.
-        """
-        seen = self._seen()
-        names = tuple(sorted({run_id, *beside}))
-        for name in names:
-            self._check_known(name, seen)
-        key = (names, tuple(seen.runs[name] for name in names))  # not the ledger: decisions are not in it
-        with self._lock:
-            found: sql.Connection | None = self._few.get(key)
-            if found is None:
-                found = self._connect(names)
-                self._few.put(key, found)
-            return found
-
-    def manifest(self, run_id: str) -> dict[str, Any]:
-        """The manifest of a run. Raises UnknownError, LakeError."""
-        seen = self._seen()
-        self._check_known(run_id, seen)
-        key = (run_id, seen.runs[run_id])
-        with self._lock:
-            found: dict[str, Any] | None = self._manifests.get(key)
-            if found is None:
-                found = sql.read_manifests(self.lake, run_id)[0]
-                self._manifests.put(key, found)
-            return found
-
-    def manifest_or_none(self, run_id: str) -> dict[str, Any] | None:
-        """The manifest of a run; None if it cannot be read."""
-        try:
-            return self.manifest(run_id)
-        except (UnknownError, sql.LakeError):
-            return None
-
-    def run_ids(self) -> list[str]:
-        """All runs, newest first, whether or not they can be read."""
-        return sorted(self._seen().runs, reverse=True)
-
-    def stamp(self, run_id: str) -> Hashable:
-        """Something that is another once the run's manifest is."""
-        return self._seen().runs.get(run_id)
-
-    def views(self) -> list[View]:
-        """The views that queries can name, each with what it is and its columns."""
-        with self._lock:
-            if self._views is None:
-                self._views = [_view_of(self.whole(), name) for name in sql.query_names("views")]
-            return self._views
-
-    def remember(self, run_id: str, key: Hashable, compute: Callable[[], _Value]) -> _Value:
-        """What `compute` returns, computed once for a run as it stands."""
-        seen = self._seen()
-        return self._remembered((run_id, seen.runs.get(run_id), key), compute)
-
-    def stamp_of_whole(self) -> Hashable:
-        """Something that is another once a manifest, the ledger or the day is (waivers end)."""
-        seen = self._seen()
-        return tuple(seen.runs.items()), seen.ledger, datetime.now(UTC).date()
-
-    def remember_whole(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
-        """What `compute` returns, computed once for the lake and its ledger as they stand, for a day (waivers end)."""
-        return self._remembered(("whole", self.stamp_of_whole(), key), compute)
-
-    def _remembered(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
-        with self._lock:
-            found: _Value | None = self._results.get(key)
-        if found is None:
-            found = compute()
-            with self._lock:
-                self._results.put(key, found)
-        return found
-
-    def corpus(self, run_id: str) -> Corpus | None:
-        """The corpus that a run audited, as `review.presentation.corpus` opens it; None if it cannot be had."""
-        key = (run_id, self.stamp(run_id))
-        manifest = self.manifest(run_id)
-        with self._lock:
-            found: Corpus | None = self._corpora.get(key)
-            if found is None:
-                found = audited.corpus_of(manifest, self._remote_corpora)
-                if found is not None:
-                    self._corpora.put(key, found)
-            return found
-
-    def no_corpus(self, run_id: str) -> str | None:
-        """Why the pictures of a run's corpus cannot be shown; None if they can."""
-        if self.corpus(run_id) is not None:
-            return None
-        remote = audited.is_remote(self.manifest(run_id)) and not self._remote_corpora
-        return audited.REMOTE if remote else audited.GONE
-
-    def _check_known(self, run_id: str, seen: _Seen) -> None:
-        if run_id not in seen.runs:
-            raise UnknownError(f"There is no run {run_id} in this lake.")
-
-    def _connect(self, names: tuple[str, ...], reviewed: bool = False) -> sql.Connection:
-        return sql.connect(self.lake, names[0], names[1:], reviewed, MEMORY)
-
-    def _opened(self) -> _Opened:
-        seen = self._seen()
-        stamp = (tuple(seen.runs.items()), seen.ledger)
-        with self._lock:
-            if self._whole is None or self._whole[0] != stamp:
-                self._whole = (stamp, self._open_whole(tuple(seen.runs)))
-            return self._whole[1]
-
-    def _open_whole(self, names: tuple[str, ...]) -> _Opened:
-        try:
-            return _Opened(sql.connect(self.lake, memory=MEMORY), [], None)
-        except sql.LakeError as error:
-            if isinstance(self.lake, Path) and not self.lake.is_dir():
-                raise
-            said = str(error)
-        readable: list[str] = []
-        damaged: list[Damage] = []
-        for name in names:
-            try:
-                self._connect((name,)).close()
-                readable.append(name)
-            except sql.LakeError as error:
-                damaged.append(Damage(name, str(error)))
-        if not readable:
-            return _Opened(sql.connect(stores.scratch_folder()), damaged, ())
-        kept = tuple(readable)
-        try:
-            return _Opened(self._connect(kept, reviewed=True), damaged or [Damage(None, said)], kept)
-        except sql.LakeError as error:  # the runs can be read, what people decided about them cannot
-            return _Opened(self._connect(kept), [*damaged, Damage(None, str(error))], kept, reviewed=False)
-
-    def _seen(self) -> _Seen:
-        if isinstance(self.lake, Path):
-            return _seen_in_folder(self.lake)
-        with self._lock:
-            if self._listed is None or time.monotonic() - self._listed[0] > LISTED_ANEW:
-                self._listed = (time.monotonic(), _runs_in_store(self.lake))
-            runs = self._listed[1]
-        return _Seen(runs, _head_in_store(self.lake))
-
-
-def _seen_in_folder(lake: Path) -> _Seen:
+def _read_folder_version(lake: Path) -> _LakeVersion:
     runs: dict[str, Hashable] = {}
     for name in stores.list_folders(lake / "runs"):
         try:
             status = (lake / "runs" / name / "manifest.json").stat()
-        except OSError:  # a run that is being made, or deleted
+        except OSError:  # the run is being created or deleted
             continue
         runs[name] = (status.st_mtime_ns, status.st_size, status.st_ino)
     try:
         records = sorted((entry.name, entry.stat().st_mtime_ns) for entry in (lake / ledger.FOLDER).iterdir())[-2:]
     except OSError:
         records = []
-    return _Seen(runs, tuple(records))
+    return _LakeVersion(runs, tuple(records))
 
 
-def _runs_in_store(lake: Root) -> dict[str, Hashable]:
+def _list_stored_runs(lake: Root) -> dict[str, Hashable]:
     paths = [lake / "runs" / name / "manifest.json" for name in stores.list_folders(lake / "runs")]
     return {path.parent.name: hashlib.sha256(data).hexdigest() for path, data in stores.read_all(paths)}
 
 
-def _head_in_store(lake: Root) -> Hashable:
-    """HEAD of the ledger, read for each page: whoever decides wants to see it at once."""
+def _read_stored_head(lake: Root) -> Hashable:
+    """Return HEAD of the ledger, read for each request so that a decision is visible at once."""
     try:
         return stores.read_bytes(lake / ledger.FOLDER / ledger.HEAD)
     except FileNotFoundError:

@@ -1,137 +1,135 @@
-"""Who is signed in, and how often somebody may try: kept in the memory of the process that serves the page."""
+"""Sessions of signed-in users and the throttle of passwords, both in the memory of the serving process."""
 
 import hashlib
 import ipaddress
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-_MOST = 10_000  # sessions, and keys of the throttle: so that nobody fills the memory
-_FORGOTTEN = 3600.0
+from cachetools import TLRUCache, TTLCache
+
+_MAX_ENTRIES = 10_000  # sessions, and keys of the throttle, so that nobody can fill the memory
+_THROTTLE_SECONDS = 3600.0
 
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
 class Session:
-    """Of a user who has signed in; proof: what the user's password was kept as then."""
+    """A signed-in user.
 
-    name: str
-    proof: str
-    began: float
-    seen: float
+    Args:
+        password_key: The hash of the password at sign-in; another one means that the password was changed.
+        start: Time of sign-in by the clock of `Sessions`.
+    """
+
+    user_name: str
+    password_key: str
+    start: float
 
 
 class Sessions:
-    """Sessions by token. The tokens themselves are not kept, only their sha256."""
+    """Sessions by token. Only the sha256 of a token is kept."""
 
-    def __init__(self, idle: float, absolute: float, clock: Clock = time.monotonic) -> None:
-        """Seconds after which a session ends: without a request, and whatever its user does."""
-        self._idle, self._absolute, self._clock = idle, absolute, clock
-        self._held: OrderedDict[str, Session] = OrderedDict()
+    def __init__(self, idle_seconds: float, max_seconds: float, clock: Clock = time.monotonic) -> None:
+        """Make an empty store.
+
+        A session ends `idle_seconds` after its last request, and `max_seconds` after sign-in in any case.
+        """
+
+        def get_expiry(_: str, session: Session, now: float) -> float:
+            return min(now + idle_seconds, session.start + max_seconds)
+
+        self._clock = clock
+        self._sessions: TLRUCache[str, Session] = TLRUCache(_MAX_ENTRIES, get_expiry, clock)
         self._lock = threading.Lock()
 
-    def begin(self, name: str, proof: str, instead_of: str | None = None) -> str:
-        """A new session's token; the session before, if any, ends."""
-        token, now = secrets.token_urlsafe(32), self._clock()
+    def start(self, user_name: str, password_key: str, old_token: str | None = None) -> str:
+        """Start a session, end the one of `old_token`, and return the new token."""
+        token = secrets.token_urlsafe(32)
         with self._lock:
-            if instead_of is not None:
-                self._held.pop(_digest(instead_of), None)
-            self._held[_digest(token)] = Session(name, proof, now, now)
-            while len(self._held) > _MOST:
-                self._held.popitem(last=False)
+            if old_token is not None:
+                self._sessions.pop(_hash_token(old_token), None)
+            self._sessions[_hash_token(token)] = Session(user_name, password_key, self._clock())
         return token
 
     def find(self, token: str) -> Session | None:
-        """The session of a token, which is in use now; None if there is none or it has expired."""
-        key, now = _digest(token), self._clock()
+        """Return the session of a token and note that it is in use; None if there is none or it has expired."""
+        key = _hash_token(token)
         with self._lock:
-            session = self._held.get(key)
-            if session is None:
-                return None
-            if now - session.seen > self._idle or now - session.began > self._absolute:
-                del self._held[key]
-                return None
-            self._held[key] = replace(session, seen=now)
-            self._held.move_to_end(key)
+            session = self._sessions.get(key)
+            if session is not None:
+                self._sessions[key] = session  # starts the idle time again
             return session
 
     def end(self, token: str) -> None:
         """End the session of a token, if there is one."""
         with self._lock:
-            self._held.pop(_digest(token), None)
+            self._sessions.pop(_hash_token(token), None)
 
 
-def _digest(token: str) -> str:
+def _hash_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 class Throttle:
-    """How long to wait for the next try at a password, by name and by the address that it comes from.
+    """Waiting time before the next password attempt, by user name and by client address.
 
-    A few tries are free, then each one costs twice the wait of the one before. Tries from elsewhere slow the owner of a
-    name down late and a little only, for otherwise anyone could shut anyone out. So it matters that addresses tell
-    people apart: behind a proxy, they are what it says (`--proxy-from`). Who signs in a live session is slowed down by
-    wrong passwords of such signatures alone: their place is None.
+    The first attempts are free; after them, each attempt doubles the wait. Attempts from many addresses delay the owner
+    of a name only late and briefly, so that nobody can lock out somebody else. Signatures of a signed-in user are
+    counted separately, with None as their address.
     """
 
-    # What is counted: free tries, longest wait in seconds.
-    _PAIR, _NAME, _ADDRESS = (5, 900.0), (50, 30.0), (30, 60.0)
+    # Free attempts, and the longest wait in seconds.
+    _BY_NAME_AND_ADDRESS, _BY_NAME, _BY_ADDRESS = (5, 900.0), (50, 30.0), (30, 60.0)
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
-        """Clock: seconds."""
+        """Make a throttle without attempts."""
         self._clock = clock
-        self._tries: OrderedDict[tuple[str, ...], tuple[int, float]] = OrderedDict()
+        self._attempts: TTLCache[tuple[str, ...], tuple[int, float]] = TTLCache(_MAX_ENTRIES, _THROTTLE_SECONDS, clock)
         self._lock = threading.Lock()
 
     def admit(self, name: str, address: str | None) -> float:
-        """0 if a try may be made now: it counts as a failed one until `succeeded`; else the seconds to wait."""
-        now = self._clock()
+        """Return the seconds to wait; 0 admits the attempt, which counts as failed until `record_success`."""
+        now, keys = self._clock(), self._list_keys(name, address)
         with self._lock:
-            wait = max(self._wait(key, limit, now) for key, limit in self._keys(name, address))
+            wait = max(self._get_wait(key, limit, now) for key, limit in keys)
             if wait <= 0:
-                for key, _ in self._keys(name, address):
-                    tries, _ = self._fresh(key, now)
-                    self._tries[key] = tries + 1, now
-                    self._tries.move_to_end(key)
-                while len(self._tries) > _MOST:
-                    self._tries.popitem(last=False)
+                for key, _ in keys:
+                    self._attempts[key] = self._attempts.get(key, (0, now))[0] + 1, now
             return max(wait, 0.0)
 
-    def succeeded(self, name: str, address: str | None) -> None:
-        """The try was right. Others' tries of the same name or from the same address still count."""
+    def record_success(self, name: str, address: str | None) -> None:
+        """Forget the attempts of this name and address; others' attempts with either of them still count."""
         with self._lock:
-            for key, limit in self._keys(name, address):
-                tries, last = self._tries.pop(key, (0, 0.0))
-                if limit is not self._PAIR and tries > 1:
-                    self._tries[key] = tries - 1, last
+            for key, limit in self._list_keys(name, address):
+                count, last = self._attempts.pop(key, (0, 0.0))
+                if limit is not self._BY_NAME_AND_ADDRESS and count > 1:
+                    self._attempts[key] = count - 1, last
 
-    def _keys(self, name: str, address: str | None) -> list[tuple[tuple[str, ...], tuple[int, float]]]:
+    def _list_keys(self, name: str, address: str | None) -> list[tuple[tuple[str, ...], tuple[int, float]]]:
         name = name.strip().casefold()[:64]
         if address is None:
-            return [(("signing", name), self._PAIR)]
-        place = _network(address)
-        return [(("pair", name, place), self._PAIR), (("name", name), self._NAME), (("place", place), self._ADDRESS)]
+            return [(("signing", name), self._BY_NAME_AND_ADDRESS)]
+        network = _get_network(address)
+        return [
+            (("name and address", name, network), self._BY_NAME_AND_ADDRESS),
+            (("name", name), self._BY_NAME),
+            (("address", network), self._BY_ADDRESS),
+        ]
 
-    def _fresh(self, key: tuple[str, ...], now: float) -> tuple[int, float]:
-        tries, last = self._tries.get(key, (0, now))
-        return (0, now) if now - last > _FORGOTTEN else (tries, last)
-
-    def _wait(self, key: tuple[str, ...], limit: tuple[int, float], now: float) -> float:
-        tries, last = self._fresh(key, now)
+    def _get_wait(self, key: tuple[str, ...], limit: tuple[int, float], now: float) -> float:
+        count, last = self._attempts.get(key, (0, now))
         free, longest = limit
-        if tries < free:
-            return 0.0
-        return last + min(2.0 ** min(tries - free, 20), longest) - now
+        return 0.0 if count < free else last + min(2.0 ** min(count - free, 20), longest) - now
 
 
-def _network(address: str) -> str:
-    """An address, or of IPv6 the network that one machine may choose its addresses from."""
+def _get_network(address: str) -> str:
+    """Return an IPv4 address as it is, and the /64 network of an IPv6 address, which one machine can use completely."""
     try:
-        found = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
-    return str(ipaddress.ip_network((int(found), 64), strict=False)) if found.version == 6 else address
+    return str(ipaddress.ip_network((int(parsed), 64), strict=False)) if parsed.version == 6 else address

@@ -1,4 +1,4 @@
-"""What the page is told when it starts."""
+"""Settings of the review site."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,33 +8,33 @@ from stores.ledger import Signer
 
 @dataclass(frozen=True)
 class ReviewSettings:
-    """How the page listens, and what it allows."""
+    """Settings of the review site: where it listens, who may use it, and its limits."""
 
     host: str = "127.0.0.1"
     port: int = 8765
     sql_rows: int = 1000
-    """Rows of an answer that the SQL page shows."""
+    """Maximum number of rows that the SQL page shows."""
     sql_seconds: float = 10.0
-    """After which a query of the SQL page is broken off."""
+    """Seconds after which a query of the SQL page times out."""
     users: Path | None = None
-    """The users file; with it, reading too needs a user."""
+    """Users file; with it, reading needs a sign-in, too."""
     proxy_header: str | None = None
-    """Header in which a proxy names the user that it has signed in."""
+    """Header in which the proxy names the signed-in user."""
     proxy_role_header: str | None = None
-    """Header in which it says the user's role; without one, everyone that it names is a reviewer."""
+    """Header in which the proxy gives the user's role; without it, every user is a reviewer."""
     proxy_from: tuple[str, ...] = ()
-    """Addresses or networks of the proxy; from others its headers, X-Forwarded-For among them, mean nothing."""
+    """Addresses or networks of the proxy. Its headers, and X-Forwarded-For, are ignored from other addresses."""
     allow_anonymous_read: bool = False
-    """Anyone who reaches the page may read, and nobody may write."""
+    """Everyone who can reach the site may read; nobody may write."""
     public_url: str | None = None
-    """As which browsers know the page, where a proxy stands before it."""
+    """Public URL when the site is behind a proxy."""
     idle_seconds: float = 30 * 60.0
-    """Without a request for so long, a user is signed out."""
+    """Seconds without a request after which a user is signed out."""
     session_seconds: float = 12 * 3600.0
-    """After which a user signs in again, whatever happens."""
+    """Seconds after which a user has to sign in again in any case."""
     remote_corpora: bool = False
-    """Images of corpora behind a URL are fetched; which URL, a run's manifest says."""
+    """Whether to load images of corpora on the network; the manifest of each run says from which URL."""
     four_eyes: bool = False
-    """Decisions that close an alert, and sign-offs, need a second person, whatever the run's AUDIT.toml says."""
+    """Whether decisions that close an alert, and sign-offs, need a second person, whatever AUDIT.toml says."""
     signer: Signer | None = field(default=None, repr=False)
-    """The key that signs what the page adds to the lake's ledger."""
+    """Key that signs the records that the site adds to the ledger."""

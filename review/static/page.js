@@ -54,8 +54,8 @@
       const map = picture.querySelector(".map");
       if (map && opacity) map.style.opacity = String(Number(opacity.value) / 100);
     }
-    const said = one("#opacity-said");
-    if (said && opacity) said.textContent = `${opacity.value} %`;
+    const value = one("#opacity-value");
+    if (value && opacity) value.textContent = `${opacity.value} %`;
   };
   for (const control of [shown, opacity, outlines]) if (control) control.addEventListener("input", apply);
   if (shown || opacity || outlines) {

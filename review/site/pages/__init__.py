@@ -1,1 +1,1 @@
-"""The pages, one module a subject: each has a router that `review.site.app` composes."""
+"""Pages of the site, one module per subject; `review.site.app` includes the router of each."""

@@ -1,4 +1,4 @@
-"""Two runs side by side: which alerts differ, and the same pair as both saw it."""
+"""Compare page: two runs side by side, their alerts and their pairs, and one pair in both runs."""
 
 from typing import Any
 
@@ -6,98 +6,83 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.presentation.pairs import grid
-from review.site.lake_cache import UnknownError
-from review.site.pages.cards import cards, rounded_up
-from review.site.pages.pictures import bits_of, kept_picture, resized, stored_pair
-from review.site.pages.rendering import MOST, PAGE_ROWS, counted, exported, lens_of, page, pages_of, text_of, whole_of
+from review.site.lake_cache import LakeCache, UnknownError
+from review.site.pages.cards import make_cards, round_up
+from review.site.pages.pictures import explain_missing_picture, get_bits, load_pair, resize_map
+from review.site.pages.rendering import (
+    export_query,
+    get_lake,
+    get_page_number,
+    get_text,
+    paginate,
+    query_page,
+    render_page,
+)
 
 router = APIRouter()
 
 
 @router.get("/compare")
-def compare(request: Request) -> Response:
-    """What two runs say."""
-    lens = lens_of(request)
-    left, right = text_of(request, "left"), text_of(request, "right")
-    pair_id = text_of(request, "pair")
-    named = [
-        {"run_id": name, "said": f"{name}: {manifest['model']} on {manifest['corpus']}"}
-        for name in lens.run_ids()
-        if (manifest := lens.manifest_or_none(name))
-    ]
-    facts: dict[str, Any] = {"choices": {each["run_id"]: each["said"] for each in named}, "left": left, "right": right}
-    if not left or not right:
-        return page(request, "compare", title="Compare", alerts=None, pairs=None, one=None, **facts)
-    facts |= {"manifests": (lens.manifest(left), lens.manifest(right))}
-    if pair_id:
-        return page(
-            request,
-            "compare",
-            title="Compare",
-            alerts=None,
-            pairs=None,
-            one=_one(request, left, right, pair_id),
-            **facts,
-        )
-    connection = lens.run(left, right)
-    number = whole_of(request, "page", 1, 1, 1_000_000)
-    asked = {"left": left, "right": right, "words": text_of(request, "words")}
-    if answer := exported(
-        request,
-        lambda: sql.table(connection, "review/page_compared_pairs", **asked, limit=MOST + 1, offset=0),
-        "compared",
-    ):
-        return answer
-    key = ("compared", right, lens.stamp(right), asked["words"], number)
-    shown: list[dict[str, Any]] = lens.remember(
-        left,
-        key,
-        lambda: sql.rows(
-            connection, "review/page_compared_pairs", **asked, limit=PAGE_ROWS, offset=PAGE_ROWS * (number - 1)
-        ),
-    )
+def show_comparison(request: Request) -> Response:
+    """Show two runs, or one pair in two runs."""
+    lake = get_lake(request)
+    left, right = get_text(request, "left"), get_text(request, "right")
+    pair_id = get_text(request, "pair")
+    choices = {
+        name: f"{name}: {manifest['model']} on {manifest['corpus']}"
+        for name in lake.list_runs()
+        if (manifest := lake.find_manifest(name))
+    }
+    values: dict[str, Any] = {"choices": choices, "left": left, "right": right, "pairs": None, "comparison": None}
+    if left and right:
+        values["manifests"] = (lake.read_manifest(left), lake.read_manifest(right))
+        if pair_id:
+            values["comparison"] = _compare_pair(lake, (left, right), pair_id)
+        else:
+            found = _compare_runs(request, lake, left, right)
+            if isinstance(found, Response):
+                return found
+            values |= found
+    return render_page(request, "compare", title="Compare", **values)
+
+
+def _compare_runs(request: Request, lake: LakeCache, left: str, right: str) -> Response | dict[str, Any]:
+    connection = lake.connect_runs(left, right)
+    number = get_page_number(request)
+    filters = {"left": left, "right": right, "words": get_text(request, "words")}
+    query = "review/page_compared_pairs"
+    if download := export_query(request, "compared", connection, query, **filters):
+        return download
+    key = ("compared", right, lake.get_run_version(right), filters["words"], number)
+    pairs = lake.cache_for_run(left, key, lambda: query_page(connection, query, number, **filters))
     alerts = sql.rows(connection, "review/page_compared_alerts", left=left, right=right)
-    return page(
-        request,
-        "compare",
-        title="Compare",
-        one=None,
-        alerts=[row for row in alerts if row["explained_by"] is None],
-        follow=sum(row["explained_by"] is not None for row in alerts),
-        pairs=shown,
-        place=pages_of(counted(shown), number),
-        **facts,
-    )
+    return {
+        "alerts": [row for row in alerts if row["explained_by"] is None],
+        "followers": sum(row["explained_by"] is not None for row in alerts),
+        "pairs": pairs,
+        "pages": paginate(pairs, number),
+    }
 
 
-def _one(request: Request, left: str, right: str, pair_id: str) -> dict[str, Any]:
-    """The same pair as two runs saw it, on one scale."""
-    lens = lens_of(request)
-    rows = []
-    for run_id in (left, right):
-        try:
-            rows.append(stored_pair(lens, run_id, pair_id))
-        except UnknownError as error:
-            raise UnknownError(f"{error} Only pairs that both runs have can be compared.") from error
-    first, second = bits_of(rows[0]), bits_of(rows[1])
-    finite = [float(np.nanmax(bits)) for bits in (first, second)]
-    top = rounded_up(max(finite))
-    fitted = resized(second, first.shape)
-    difference = first - fitted
-    flat = np.nan_to_num(first).ravel(), np.nan_to_num(fitted).ravel()
-    norms = float(np.linalg.norm(flat[0]) * np.linalg.norm(flat[1]))
+def _compare_pair(lake: LakeCache, run_ids: tuple[str, str], pair_id: str) -> dict[str, Any]:
+    """Compare the maps of one pair in two runs, on one scale."""
+    try:
+        rows = [load_pair(lake, run_id, pair_id) for run_id in run_ids]
+    except UnknownError as error:
+        raise UnknownError(f"{error} Only pairs that are in both runs can be compared.") from error
+    left, right = (get_bits(row) for row in rows)
+    scale_bits = round_up(max(float(np.nanmax(left)), float(np.nanmax(right))))
+    resized = resize_map(right, left.shape)
+    left_flat, right_flat = np.nan_to_num(left).ravel(), np.nan_to_num(resized).ravel()
+    norms = float(np.linalg.norm(left_flat) * np.linalg.norm(right_flat))
     return {
         "pair_id": pair_id,
         "rows": rows,
-        "cards": [cards(lens, run_id, [pair_id], None, top)[0] for run_id in (left, right)],
-        "missing": [
-            made if isinstance(made := kept_picture(lens, run, row), str) else None
-            for run, row in zip((left, right), rows, strict=True)
-        ],
-        "top": top,
-        "difference_top": rounded_up(float(np.nanmax(np.abs(difference)))),
-        "likeness": float(flat[0] @ flat[1]) / norms if norms else None,
-        "same_grid": first.shape == second.shape,
-        "shapes": [" × ".join(map(str, grid(row).shape)) for row in rows if grid(row) is not None],  # type: ignore[union-attr]  # just looked at
+        "cards": [make_cards(lake, run_id, [pair_id], None, scale_bits)[0] for run_id in run_ids],
+        "missing": [explain_missing_picture(lake, run, row) for run, row in zip(run_ids, rows, strict=True)],
+        "scale_bits": scale_bits,
+        "difference_bits": round_up(float(np.nanmax(np.abs(left - resized)))),
+        "similarity": float(left_flat @ right_flat) / norms if norms else None,
+        "is_same_grid": left.shape == right.shape,
+        "shapes": [" × ".join(map(str, bits.shape)) for bits in (left, right)],
     }

@@ -1,6 +1,7 @@
-"""The report of a run, to take along: as the lake stands, and noted in its ledger so that a copy can be verified."""
+"""Download of a run's report; its digest is recorded in the ledger, so that a copy can be verified."""
 
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -8,50 +9,45 @@ from fastapi import APIRouter, HTTPException, Request, Response
 import sql
 from review.report.html import FORMATS, load_document, record_report, render_report
 from review.site.access import Visitor
-from review.site.lake_cache import Lens
-from review.site.pages.rendering import lens_of
+from review.site.lake_cache import LakeCache
+from review.site.pages.rendering import get_lake
 
 router = APIRouter()
-_MEDIA: Final = {"html": "text/html; charset=utf-8", "pdf": "application/pdf"}
+_MEDIA_TYPES: Final = {"html": "text/html; charset=utf-8", "pdf": "application/pdf"}
+MAX_CONCURRENT: Final = 2
+"""Reports that are written at the same time: each takes seconds and some hundred megabytes."""
+_MAX_WAIT_SECONDS: Final = 30.0
+_slots = threading.BoundedSemaphore(MAX_CONCURRENT)
 
 
-AT_A_TIME: Final = 2
-"""Reports that are made at a time: each takes seconds and some hundred megabytes."""
-_PATIENCE: Final = 30.0
-_turns = threading.BoundedSemaphore(AT_A_TIME)
-
-
-def made(lens: Lens, run_id: str, kind: str, remote: bool) -> bytes:
-    """A report, made once as long as nothing is written to the lake. Raises HTTPException if others come first."""
-    key = (run_id, kind, lens.stamp_of_whole())
-    found: bytes | None = lens.reports.get(key)
-    if found is not None:
-        return found
-    if not _turns.acquire(timeout=_PATIENCE):
-        raise HTTPException(503, f"{AT_A_TIME} other reports are being made. Ask again in a minute.")
+def _write_report(lake: LakeCache, run_id: str, kind: str, remote: bool) -> bytes:
+    if not _slots.acquire(timeout=_MAX_WAIT_SECONDS):
+        raise HTTPException(503, f"{MAX_CONCURRENT} other reports are being written. Try again in a minute.")
     try:
-        found = render_report(load_document(lens.lake, run_id, remote), kind)
+        return render_report(load_document(lake.lake, run_id, remote), kind)
     finally:
-        _turns.release()
-    lens.reports.put(key, found)
-    return found
+        _slots.release()
 
 
 @router.get("/runs/{run_id}/report.{kind}")
-def report(request: Request, run_id: str, kind: str) -> Response:
-    """The report as a file. Noted in the ledger only for who may write there."""
-    lens = lens_of(request)
+def download_report(request: Request, run_id: str, kind: str) -> Response:
+    """Send the report as a file; record it in the ledger if the visitor may write there."""
+    lake = get_lake(request)
     if kind not in FORMATS:
         raise HTTPException(404)
-    if lens.manifest(run_id)["status"] == sql.PRUNED:
-        raise HTTPException(404, f"Run {run_id} was pruned: its rows are gone, and no report can be made of it.")
-    data = made(lens, run_id, kind, request.app.state.settings.remote_corpora)
-    visitor: Visitor | None = getattr(request.state, "visitor", None)
-    if visitor is not None and visitor.may_write and request.state.from_here:
+    if lake.read_manifest(run_id)["status"] == sql.PRUNED:
+        raise HTTPException(404, f"Run {run_id} was pruned: its tables were deleted, so it has no report.")
+    remote = request.app.state.settings.remote_corpora
+
+    def cache_report(write: Callable[[], bytes]) -> bytes:
+        return lake.get_or_compute(lake.reports, (run_id, kind, lake.get_lake_version()), write)
+
+    data = cache_report(lambda: _write_report(lake, run_id, kind, remote))
+    visitor: Visitor | None = request.state.visitor
+    if visitor is not None and visitor.may_write and request.state.is_own_navigation:
         by = f"review page, {visitor.full_name}" if visitor.full_name else "review page"
-        record_report(lens.lake, run_id, kind, data, by, getattr(request.app.state, "signer", None))
-        # The note is a record of the ledger, and reports do not tell of reports.
-        lens.reports.put((run_id, kind, lens.stamp_of_whole()), data)
-    # An attachment: the page's own policy would not let the report's style through, nor should it.
-    name = f"audit-report-{run_id}.{kind}"
-    return Response(data, media_type=_MEDIA[kind], headers={"Content-Disposition": f'attachment; filename="{name}"'})
+        record_report(lake.lake, run_id, kind, data, by, request.app.state.signer)
+        cache_report(lambda: data)  # the record changes the version of the lake, but not the report
+    # As an attachment: the content security policy of the site would block the report's own styles.
+    headers = {"Content-Disposition": f'attachment; filename="audit-report-{run_id}.{kind}"'}
+    return Response(data, media_type=_MEDIA_TYPES[kind], headers=headers)

@@ -1,20 +1,18 @@
-"""What could not be audited, and why."""
+"""Page of errors: rows of the corpus that could not be audited, with the reasons."""
 
 from fastapi import APIRouter, Request, Response
 
 import sql
 from review.site.pages.rendering import (
-    MOST,
-    PAGE_ROWS,
-    choice_of,
-    counted,
-    exported,
-    lens_of,
-    options,
-    page,
-    pages_of,
-    text_of,
-    whole_of,
+    export_query,
+    get_choice,
+    get_lake,
+    get_page_number,
+    get_text,
+    list_options,
+    paginate,
+    query_page,
+    render_page,
 )
 
 router = APIRouter()
@@ -22,35 +20,32 @@ STAGES = ("ingest", "attribute")
 
 
 @router.get("/errors")
-def errors(request: Request) -> Response:
-    """Error rows by what the URL asks for; of the newest run unless one is named."""
-    lens = lens_of(request)
-    number = whole_of(request, "page", 1, 1, 1_000_000)
-    run_ids = lens.run_ids()
-    damaged = {damage.run_id for damage in lens.damaged()}
-    run = text_of(request, "run") or next((run_id for run_id in run_ids if run_id not in damaged), "all")
-    connection = lens.whole() if run == "all" else lens.run(run)
-    asked = {
+def show_errors(request: Request) -> Response:
+    """Show error rows by the filters of the URL; of the newest readable run if none is given."""
+    lake = get_lake(request)
+    number = get_page_number(request)
+    run_ids = lake.list_runs()
+    damaged = {damage.run_id for damage in lake.list_damage()}
+    run = get_text(request, "run") or next((run_id for run_id in run_ids if run_id not in damaged), "all")
+    connection = lake.connect() if run == "all" else lake.connect_runs(run)
+    filters = {
         "run_id": None if run == "all" else run,
-        "stage": choice_of(request, "stage", STAGES),
-        "reason": text_of(request, "reason"),
-        "words": text_of(request, "words"),
+        "stage": get_choice(request, "stage", STAGES),
+        "reason": get_text(request, "reason"),
+        "words": get_text(request, "words"),
     }
-    if answer := exported(
-        request, lambda: sql.table(connection, "review/page_errors", **asked, limit=MOST + 1, offset=0), "errors"
-    ):
-        return answer
-    shown = sql.rows(connection, "review/page_errors", **asked, limit=PAGE_ROWS, offset=PAGE_ROWS * (number - 1))
+    if download := export_query(request, "errors", connection, "review/page_errors", **filters):
+        return download
+    rows = query_page(connection, "review/page_errors", number, **filters)
     reasons = [] if run == "all" else sql.rows(connection, "review/error_reasons", run_id=run, examples=1)
-    return page(
+    return render_page(
         request,
         "errors",
         title="Errors",
-        errors=shown,
-        place=pages_of(counted(shown), number),
+        errors=rows,
+        pages=paginate(rows, number),
         run=run,
         runs={"all": "all runs"} | {name: name for name in run_ids},
         stages=STAGES,
-        reasons=reasons,
-        reason_names=options([*(row["reason"] for row in reasons), asked["reason"]]),
+        reasons=list_options([*(row["reason"] for row in reasons), filters["reason"]]),
     )

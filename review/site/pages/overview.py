@@ -1,4 +1,4 @@
-"""The overview: which audits there are, how they went, and which alerts wait for somebody to decide."""
+"""Overview page: the audits of the lake, their newest runs, and the alerts that are waiting for a decision."""
 
 from collections import Counter, defaultdict
 from typing import Any, Final
@@ -6,78 +6,80 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.site.lake_cache import Lens
-from review.site.pages.rendering import lens_of, page
+from review.site.lake_cache import LakeCache
+from review.site.pages.rendering import get_lake, render_page
 
 router = APIRouter()
-RUNS: Final = 1000
-"""The newest runs that the overview looks at."""
-NEWEST_SHOWN: Final = 10
-WAITING_SHOWN: Final = 10
-ANY: Final[dict[str, Any]] = dict.fromkeys(
-    (
-        "audit",
-        "run_id",
-        "model",
-        "corpus",
-        "rule",
-        "region",
-        "slice",
-        "severity",
-        "state",
-        "life",
-        "decision",
-        "words",
-        "sort",
-    )
-) | {"words": None, "sort": None, "alone": True, "upwards": False, "limit": 10_000, "offset": 0}
-"""What `review/page_alerts` is asked when nothing narrows it down."""
-ALERTS_WAITING: Final[dict[str, Any]] = {**ANY, "run_id": "newest", "decision": "waiting"}
+MAX_RUNS: Final = 1000
+"""The newest runs that the overview counts."""
+LISTED: Final = 10
+"""Alerts and runs that the overview lists."""
+_FILTERS: Final = (
+    "audit",
+    "run_id",
+    "model",
+    "corpus",
+    "rule",
+    "region",
+    "slice",
+    "severity",
+    "state",
+    "life",
+    "decision",
+)
+ALL_ALERTS: Final[dict[str, Any]] = {
+    **dict.fromkeys((*_FILTERS, "words", "sort")),
+    "alone": True,
+    "upwards": False,
+    "limit": 10_000,
+    "offset": 0,
+}
+"""Parameters of `review/page_alerts` without filters."""
 
 
-def alerts_like(lens: Lens, **asked: Any) -> list[dict[str, Any]]:
-    """Alerts by what is asked, of the whole lake as it stands."""
-    key = ("alerts", *sorted(asked.items()))
-    return lens.remember_whole(key, lambda: sql.rows(lens.whole(), "review/page_alerts", **asked))
+def list_alerts(lake: LakeCache, **parameters: Any) -> list[dict[str, Any]]:
+    """List alerts of the lake; `parameters` replace those of ALL_ALERTS."""
+    given = ALL_ALERTS | parameters
+    key = ("alerts", *sorted(given.items()))
+    return lake.cache_for_lake(key, lambda: sql.rows(lake.connect(), "review/page_alerts", **given))
 
 
-def audits_of(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The audits that runs (newest first) belong to: the one with the newest run first."""
+def group_runs(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Group runs, newest first, by their audit; the audit with the newest run comes first."""
     by_audit: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         by_audit[run["audit_id"]].append(run)
     return [
         {
             "audit_id": audit_id,
-            "model": own[0]["model"],
-            "corpus": own[0]["corpus"],
-            "runs": own,
-            "newest": next((run for run in own if sql.is_complete(run)), None),
+            "model": audit_runs[0]["model"],
+            "corpus": audit_runs[0]["corpus"],
+            "runs": audit_runs,
+            "newest": next((run for run in audit_runs if sql.is_complete(run)), None),
         }
-        for audit_id, own in by_audit.items()
+        for audit_id, audit_runs in by_audit.items()
     ]
 
 
 @router.get("/")
-def overview(request: Request) -> Response:
-    """All audits at a glance."""
-    lens = lens_of(request)
-    connection = lens.whole()
-    runs = sql.rows(connection, "review/page_runs", audit="all", status="any", limit=RUNS, offset=0)
-    waiting = alerts_like(lens, **ALERTS_WAITING)
-    by_audit: dict[str, Counter[str]] = defaultdict(Counter)
+def show_overview(request: Request) -> Response:
+    """Show all audits at a glance."""
+    lake = get_lake(request)
+    runs = sql.rows(lake.connect(), "review/page_runs", audit="all", status="any", limit=MAX_RUNS, offset=0)
+    waiting = list_alerts(lake, run_id="newest", decision="waiting")
+    open_alerts: dict[str, Counter[str]] = defaultdict(Counter)
     for alert in waiting:
-        by_audit[alert["audit_id"]][alert["severity"] or alert["state"]] += 1
-    return page(
+        open_alerts[alert["audit_id"]][alert["severity"] or alert["state"]] += 1
+    return render_page(
         request,
         "overview",
         title="Overview",
-        audits=audits_of(runs),
-        open_alerts=by_audit,
-        waiting=waiting[:WAITING_SHOWN],
-        waiting_in_all=len(waiting),
-        runs=runs[:NEWEST_SHOWN],
-        runs_in_all=runs[0]["found"] if runs else 0,
-        damaged=lens.damaged(),
+        audits=group_runs(runs),
+        open_alerts=open_alerts,
+        waiting=waiting[:LISTED],
+        waiting_count=len(waiting),
+        runs=runs[:LISTED],
+        runs_count=runs[0]["found"] if runs else 0,
+        damage=lake.list_damage(),
         severities=Counter(alert["severity"] or "suspected" for alert in waiting),
     )

@@ -1,202 +1,190 @@
-"""Pairs: the list of a run's, one with its maps and numbers, and a random sample of those that no alert is about."""
+"""Pair pages: the pairs of a run, one pair with its maps and numbers, and a random sample of pairs without an alert."""
 
-import math
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
+from scipy.stats import binomtest
 
 import sql
 from review.presentation import overlays
 from review.presentation.formatting import nats_to_bits
-from review.site.lake_cache import Lens
-from review.site.pages.cards import cards, rounded_up
-from review.site.pages.pictures import kept_picture, stored_pair
+from review.site.lake_cache import LakeCache
+from review.site.pages.cards import make_cards, round_up
+from review.site.pages.pictures import explain_missing_picture, load_pair
 from review.site.pages.rendering import (
-    MOST,
     PAGE_ROWS,
-    choice_of,
-    exported,
-    lens_of,
-    link,
-    number_of,
-    options,
-    page,
-    text_of,
-    whole_of,
+    export_query,
+    get_choice,
+    get_int,
+    get_lake,
+    get_number,
+    get_text,
+    list_options,
+    make_link,
+    render_page,
 )
 
 router = APIRouter()
-SORTS: Final = ("row", "cosine", "bits", "share", "stability", "text")
+SORT_KEYS: Final = ("row", "cosine", "bits", "share", "stability", "text")
 SLICE_KINDS: Final = ("word", "phrase", "attribute", "cluster", "corpus")
-SAMPLE: Final = 20
-_Z: Final = 1.959964
-"""Of the normal distribution, for 95 %."""
+SAMPLE_SIZE: Final = 20
 
 
 @router.get("/runs/{run_id}/pairs")
-def pairs(request: Request, run_id: str) -> Response:
-    """Pairs of a run by what the URL asks for."""
-    lens = lens_of(request)
-    lens.manifest(run_id)
-    connection = lens.run(run_id)
-    alert_id = text_of(request, "alert")
-    row = sql.rows(connection, "review/page_alert", run_id=run_id, alert_id=alert_id)[:1] if alert_id else []
-    about = row[0] if row else {}
-    sort = choice_of(request, "sort", SORTS) or "row"
-    turned = choice_of(request, "order", ("up",)) is not None
-    name = text_of(request, "slice") or about.get("slice")
-    kind = choice_of(request, "slice_kind", SLICE_KINDS) or about.get("slice_kind", "word")
-    asked: dict[str, Any] = {
+def show_pairs(request: Request, run_id: str) -> Response:
+    """Show the pairs of a run by the filters of the URL."""
+    lake = get_lake(request)
+    lake.read_manifest(run_id)
+    connection = lake.connect_runs(run_id)
+    alert = _find_alert(request, connection, run_id)
+    sort = get_choice(request, "sort", SORT_KEYS) or "row"
+    is_ascending = get_choice(request, "order", ("up",)) is not None
+    slice_name = get_text(request, "slice") or alert.get("slice")
+    slice_kind = get_choice(request, "slice_kind", SLICE_KINDS) or alert.get("slice_kind", "word")
+    filters: dict[str, Any] = {
         "run_id": run_id,
-        "slice_kind": kind if name else None,  # else no caption is taken apart
-        "slice": name,
-        "region": text_of(request, "region") or about.get("region"),
-        **{
-            f"{end}_{what}": number_of(request, f"{end}_{what}")
-            for end in ("low", "high")
-            for what in ("share", "cosine")
-        },
-        "words": text_of(request, "words"),
-        "failed": choice_of(request, "failed", ("yes",)) is not None,
+        "slice_kind": slice_kind if slice_name else None,  # without a slice, captions need not be split into words
+        "slice": slice_name,
+        "region": get_text(request, "region") or alert.get("region"),
+        **{name: get_number(request, name) for name in ("low_share", "high_share", "low_cosine", "high_cosine")},
+        "words": get_text(request, "words"),
+        "failed": get_choice(request, "failed", ("yes",)) is not None,
         "sort": sort,
-        # The corpus's order begins with its first row, every other one with the largest value.
-        "upwards": turned != (sort == "row"),
+        # By default rows are in the order of the corpus, and every other column starts with the largest value.
+        "upwards": is_ascending != (sort == "row"),
     }
-    everything = {**asked, "after": None, "after_id": None, "limit": MOST + 1}
-    if answer := exported(request, lambda: sql.table(connection, "review/page_pairs", **everything), f"pairs-{run_id}"):
-        return answer
-    after = _after(request)
-    shown = sql.rows(
-        connection, "review/page_pairs",
-        **asked, after=after[0], after_id=after[1], limit=PAGE_ROWS,
-    )  # fmt: skip
-    found = shown[0]["found"] if shown else 0
-    last = shown[-1] if shown else {}
-    regions = lens.remember(run_id, "regions", lambda: sql.rows(connection, "review/page_regions", run_id=run_id))
-    return page(
+    query, start = "review/page_pairs", {"after": None, "after_id": None}
+    if download := export_query(request, f"pairs-{run_id}", connection, query, **filters, **start):
+        return download
+    position = _get_position(request)
+    rows = sql.rows(connection, query, **filters, **position, limit=PAGE_ROWS)
+    last = rows[-1] if len(rows) == PAGE_ROWS else None
+    regions = lake.cache_for_run(run_id, "regions", lambda: sql.rows(connection, "review/page_regions", run_id=run_id))
+    return render_page(
         request,
         "pairs",
         title="Pairs",
         run_id=run_id,
-        pairs=shown,
-        found=found,
-        asked=asked,
-        about=about,
-        regions=options(each["region"] for each in regions),
+        pairs=rows,
+        total=rows[0]["found"] if rows else 0,
+        region=filters["region"],
+        alert=alert,
+        regions=list_options(row["region"] for row in regions),
         slice_kinds=SLICE_KINDS,
-        following=link(request, after=repr(last["key"]), after_id=last["pair_id"]) if len(shown) == PAGE_ROWS else None,
-        first=link(request, after=None, after_id=None) if after[1] is not None else None,
+        next_link=make_link(request, after=repr(last["key"]), after_id=last["pair_id"]) if last else None,
+        first_link=make_link(request, **start) if position["after_id"] is not None else None,
     )
 
 
-def _after(request: Request) -> tuple[float | None, str | None]:
-    """Key and id of the last row of the page before; infinities stand for rows without a value."""
-    given = text_of(request, "after")
-    if given in ("-inf", "inf"):
-        return float(given), text_of(request, "after_id") or ""
-    key = number_of(request, "after")
-    return (None, None) if key is None else (key, text_of(request, "after_id") or "")
+def _find_alert(request: Request, connection: sql.Connection, run_id: str) -> dict[str, Any]:
+    """Return the alert that the URL names; empty if it names none."""
+    alert_id = get_text(request, "alert")
+    rows = sql.rows(connection, "review/page_alert", run_id=run_id, alert_id=alert_id) if alert_id else []
+    return rows[0] if rows else {}
+
+
+def _get_position(request: Request) -> dict[str, Any]:
+    """Return sort key and id of the last row of the previous page; infinities stand for rows without a value."""
+    text, pair_id = get_text(request, "after"), get_text(request, "after_id") or ""
+    key = float(text) if text in ("-inf", "inf") else get_number(request, "after")
+    return {"after": key, "after_id": None if key is None else pair_id}
 
 
 @router.get("/runs/{run_id}/pairs/{pair_id}")
-def pair(request: Request, run_id: str, pair_id: str) -> Response:
-    """One pair."""
-    lens = lens_of(request)
-    manifest = lens.manifest(run_id)
-    connection = lens.run(run_id)
-    row = stored_pair(lens, run_id, pair_id)
-    alert_id = text_of(request, "alert")
-    about = sql.rows(connection, "review/page_alert", run_id=run_id, alert_id=alert_id) if alert_id else []
-    outlined = text_of(request, "outline") or (about[0]["region"] if about else None)
-    colours = choice_of(request, "map", overlays.COLOURS) or overlays.COLOURS[0]
-    scale = choice_of(request, "scale", ("run",))
-    (card,) = cards(lens, run_id, [pair_id], [outlined] if outlined else None, run_top(lens, run_id) if scale else None)
-    made = kept_picture(lens, run_id, row)
-    held = [*sql.rows(connection, "review/regions_shown", run_id=run_id, pair_ids=[pair_id])]
+def show_pair(request: Request, run_id: str, pair_id: str) -> Response:
+    """Show one pair."""
+    lake = get_lake(request)
+    lake.read_manifest(run_id)
+    connection = lake.connect_runs(run_id)
+    row = load_pair(lake, run_id, pair_id)
+    alert = _find_alert(request, connection, run_id)
+    outlined = get_text(request, "outline") or alert.get("region")
+    color_map = get_choice(request, "map", overlays.COLOURS) or overlays.COLOURS[0]
+    scale_bits = get_run_scale(lake, run_id) if get_choice(request, "scale", ("run",)) else None
+    (card,) = make_cards(lake, run_id, [pair_id], [outlined] if outlined else None, scale_bits)
+    shares = sql.rows(connection, "review/regions_shown", run_id=run_id, pair_ids=[pair_id])
     ids = {"run_id": run_id, "pair_id": pair_id}
-    beside = {each["is_later"]: each["pair_id"] for each in sql.rows(connection, "review/page_neighbours", **ids)}
-    order = list(about[0]["pair_ids"] or ()) if about else []
-    if pair_id in order:  # come from an alert, one goes on among its pairs
+    neighbors = {each["is_later"]: each["pair_id"] for each in sql.rows(connection, "review/page_neighbours", **ids)}
+    order = list(alert.get("pair_ids") or ())
+    if pair_id in order:  # from an alert, the links lead to the other pairs of the alert
         at = order.index(pair_id)
-        beside = {False: order[at - 1] if at else None, True: order[at + 1] if at + 1 < len(order) else None}
-    return page(
+        neighbors = {False: order[at - 1] if at else None, True: order[at + 1] if at + 1 < len(order) else None}
+    return render_page(
         request,
         "pair",
         title=f"Pair {pair_id}",
         run_id=run_id,
-        manifest=manifest,
         card=card,
         row=row,
-        missing=made if isinstance(made, str) else None,
-        held=[{**each, "bits": nats_to_bits(each["nats"])} for each in held],
-        about=about[0] if about else None,
-        kept=f"?{urlencode({key: value for key, value in request.query_params.items() if value})}",
-        earlier=beside.get(False),
-        later=beside.get(True),
+        missing=explain_missing_picture(lake, run_id, row),
+        shares=[{**each, "bits": nats_to_bits(each["nats"])} for each in shares],
+        alert=alert,
+        options=f"?{urlencode({key: value for key, value in request.query_params.items() if value})}",
+        previous=neighbors.get(False),
+        following=neighbors.get(True),
         alerts=sql.rows(connection, "review/page_alerts_of_pair", **ids),
-        alike=sql.rows(connection, "review/page_alike", **ids, limit=12),
+        similar=sql.rows(connection, "review/page_alike", **ids, limit=12),
         screened=sql.rows(connection, "review/page_screened", **ids),
-        colours=colours,
-        all_colours=overlays.COLOURS,
-        drawable=[region["region"] for region in held if region["side"] == "image"],
+        color_map=color_map,
+        color_maps=overlays.COLOURS,
+        image_regions=[each["region"] for each in shares if each["side"] == "image"],
         attributes=list(row["attributes"] or ()),
-        others=[each for each in lens.run_ids() if each != run_id],
+        other_runs=[name for name in lake.list_runs() if name != run_id],
     )
 
 
-def run_top(lens: Lens, run_id: str) -> float:
-    """The top of a scale for all pairs of a run: only one pair in two hundred has a patch that holds more."""
-    found: list[dict[str, Any]] = lens.remember(
-        run_id, "top", lambda: sql.rows(lens.run(run_id), "review/page_top", run_id=run_id)
+def get_run_scale(lake: LakeCache, run_id: str) -> float:
+    """Return the top of a color scale for a run: the 99.5th percentile of the strongest patches, in bits."""
+    rows: list[dict[str, Any]] = lake.cache_for_run(
+        run_id, "top", lambda: sql.rows(lake.connect_runs(run_id), "review/page_top", run_id=run_id)
     )
-    return rounded_up(nats_to_bits(found[0]["nats"]) or 1.0) if found else 1.0
+    return round_up(nats_to_bits(rows[0]["nats"]) or 1.0) if rows else 1.0
 
 
 @router.get("/runs/{run_id}/sample")
-def sample(request: Request, run_id: str) -> Response:
-    """A random sample of pairs to which no alert applies, and what the reviewer's ticks say about the rest."""
-    lens = lens_of(request)
-    manifest = lens.manifest(run_id)
-    seed = whole_of(request, "seed", 1)
+def show_sample(request: Request, run_id: str) -> Response:
+    """Show a random sample of pairs without an alert, and estimate from the reviewer's ticks what the audit missed."""
+    lake = get_lake(request)
+    manifest = lake.read_manifest(run_id)
+    connection = lake.connect_runs(run_id)
+    seed = get_int(request, "seed")
     factor = float(manifest["config"].get("alerts", {}).get("factor", 2.0))
-    flagged: list[str] = lens.remember(
-        run_id,
-        "flagged",
-        lambda: [
-            row["pair_id"] for row in sql.rows(lens.run(run_id), "review/page_flagged", run_id=run_id, factor=factor)
-        ],
+    flagged = lake.cache_for_run(
+        run_id, "flagged", lambda: sql.rows(connection, "review/page_flagged", run_id=run_id, factor=factor)
     )
-    drawn: list[dict[str, Any]] = lens.remember(
+    sample: list[dict[str, Any]] = lake.cache_for_run(
         run_id,
         ("unflagged", seed),
         lambda: sql.rows(
-            lens.run(run_id), "review/page_unflagged", run_id=run_id, pair_ids=flagged, seed=seed, limit=SAMPLE
+            connection,
+            "review/page_unflagged",
+            run_id=run_id,
+            pair_ids=[row["pair_id"] for row in flagged],
+            seed=seed,
+            limit=SAMPLE_SIZE,
         ),
     )
-    shown = cards(lens, run_id, [each["pair_id"] for each in drawn], None)
-    bad = set(request.query_params.getlist("bad")) & {card.pair_id for card in shown}
-    judged = "judged" in request.query_params and bool(shown)
-    return page(
+    cards = make_cards(lake, run_id, [row["pair_id"] for row in sample], None)
+    ticked = set(request.query_params.getlist("bad")) & {card.pair_id for card in cards}
+    is_judged = "judged" in request.query_params and bool(cards)
+    return render_page(
         request,
         "sample",
-        title="What no alert is about",
+        title="Pairs without an alert",
         run_id=run_id,
-        shown=shown,
+        cards=cards,
         seed=seed,
-        bad=bad,
-        judged=judged,
-        interval=wilson(len(bad), len(shown)) if judged else None,
-        unflagged=drawn[0]["found"] if drawn else 0,
-        attributed=drawn[0]["attributed"] if drawn else manifest["counts"]["attributions"],
+        ticked=ticked,
+        interval=compute_interval(len(ticked), len(cards)) if is_judged else None,
+        unflagged=sample[0]["found"] if sample else 0,
+        attributed=sample[0]["attributed"] if sample else manifest["counts"]["attributions"],
         factor=factor,
-        no_corpus=lens.no_corpus(run_id),
+        no_corpus=lake.explain_missing_corpus(run_id),
     )
 
 
-def wilson(bad: int, seen: int) -> tuple[float, float]:
-    """95 % interval of a share of which `bad` of `seen` were found (Wilson, 1927)."""
-    share, z2 = bad / seen, _Z**2
-    middle = (share + z2 / (2 * seen)) / (1 + z2 / seen)
-    half = _Z / (1 + z2 / seen) * math.sqrt(share * (1 - share) / seen + z2 / (4 * seen**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+def compute_interval(count: int, size: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a share, from `count` of `size` (Wilson, 1927)."""
+    interval = binomtest(count, size).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)

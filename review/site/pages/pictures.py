@@ -1,10 +1,11 @@
-"""Pictures that the pages show: images of pairs, maps to lay over them, mean maps, plots.
+"""Pictures of the pages: images of pairs, their maps as overlays, mean maps, and plots.
 
-Nothing of a URL becomes a path: a pair's image is found by the row that the run stored of it.
+No part of a URL becomes a path: the image of a pair is found by the row that the run stored.
 """
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,19 +19,19 @@ from review.presentation import overlays
 from review.presentation.formatting import BITS_PER_NAT
 from review.presentation.overlays import Box, Grid
 from review.presentation.pairs import grid
-from review.site.lake_cache import Lens, UnknownError
+from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages import plots
-from review.site.pages.rendering import choice_of, lens_of, number_of
+from review.site.pages.rendering import get_choice, get_lake, get_number
 
 router = APIRouter()
-LARGER: Final = 2
-"""Times that an image has the pixels it is shown with."""
-_KEPT: Final = "private, max-age=600"
+PIXEL_RATIO: Final = 2
+"""Pixels of an image per pixel of the page, for sharp display."""
+_CACHE_CONTROL: Final = "private, max-age=600"
 
 
 @dataclass(frozen=True)
 class MeanMap:
-    """The mean image map of some pairs, in bits."""
+    """The mean image map of `n` pairs, with the mean sums over a region and the whole image, all in bits."""
 
     bits: Grid
     n: int
@@ -38,229 +39,219 @@ class MeanMap:
     image_bits: float
 
 
-def stored_pair(lens: Lens, run_id: str, pair_id: str) -> dict[str, Any]:
-    """A pair with its attribution. Raises UnknownError."""
-    found: list[dict[str, Any]] = lens.remember(
+def load_pair(lake: LakeCache, run_id: str, pair_id: str) -> dict[str, Any]:
+    """Load a pair with its attribution. Raises UnknownError."""
+    rows: list[dict[str, Any]] = lake.cache_for_run(
         run_id,
         ("pair", pair_id),
-        lambda: sql.rows(lens.run(run_id), "review/pairs_shown", run_id=run_id, pair_ids=[pair_id]),
+        lambda: sql.rows(lake.connect_runs(run_id), "review/pairs_shown", run_id=run_id, pair_ids=[pair_id]),
     )
-    if not found:
+    if not rows:
         raise UnknownError(f"Run {run_id} has no attributed pair {pair_id}.")
-    return found[0]
+    return rows[0]
 
 
-def picture_of(lens: Lens, run_id: str, row: dict[str, Any]) -> tuple[str, bytes] | str:
-    """What the model saw of a pair's image, encoded anew; or a sentence that says why it cannot be shown."""
-    size = shown_size(row)
-    if size is None:
-        return "The stored map is no whole grid: its image is not drawn."
-    corpus = lens.corpus(run_id)
-    if corpus is None:
-        return lens.no_corpus(run_id) or audited.GONE
+def make_picture(lake: LakeCache, run_id: str, row: dict[str, Any]) -> tuple[str, bytes]:
+    """Return media type and data of a pair's image, as the model saw it. Raises UnknownError if it cannot be shown."""
+    key = (run_id, row["pair_id"], row["image_sha256"])
+    picture: tuple[str, bytes] = lake.get_or_compute(lake.pictures, key, lambda: _encode_image(lake, run_id, row))
+    return picture
+
+
+def explain_missing_picture(lake: LakeCache, run_id: str, row: dict[str, Any]) -> str | None:
+    """Return why the image of a pair cannot be shown; None if it can."""
     try:
-        with lens.reading:
+        make_picture(lake, run_id, row)
+    except UnknownError as error:
+        return str(error)
+    return None
+
+
+def _encode_image(lake: LakeCache, run_id: str, row: dict[str, Any]) -> tuple[str, bytes]:
+    # An image without a map has the size of a map of one patch.
+    width, height = overlays.picture_size(*(get_bits(row).shape if row["image_map"] else (1, 1)))
+    corpus = lake.open_corpus(run_id)
+    if corpus is None:
+        raise UnknownError(lake.explain_missing_corpus(run_id) or audited.GONE)
+    try:
+        with lake.corpus_lock:
             image = corpus.read_image(Place(row["file_name"], row["container"], row["position"]))
     except (RowError, OSError) as error:
-        return f"The image cannot be read: {error}"
+        raise UnknownError(f"The image cannot be read: {error}") from error
     if image.sha256 != row["image_sha256"]:
-        return "The file has changed since the audit: its sha256 is another."
-    width, height = size
+        raise UnknownError("The image file has changed since the audit: it has another sha256.")
     box = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
-    return overlays.encoded_view(overlays.view(image.pixels, box, (LARGER * width, LARGER * height)))
-
-
-def shown_size(row: dict[str, Any]) -> tuple[int, int] | None:
-    """How large a pair's image is shown: as its map, or where it has none, as by one patch. None: the map is broken."""
-    if not row["image_map"]:
-        return overlays.picture_size(1, 1)
-    bits = grid(row)
-    return None if bits is None else overlays.picture_size(*bits.shape)
-
-
-def kept_picture(lens: Lens, run_id: str, row: dict[str, Any]) -> tuple[str, bytes] | str:
-    """As `picture_of`, kept for a while if there is one."""
-    key = (run_id, row["pair_id"], row["image_sha256"])
-    found: tuple[str, bytes] | None = lens.pictures.get(key)
-    if found is not None:
-        return found
-    made = picture_of(lens, run_id, row)
-    if not isinstance(made, str):
-        lens.pictures.put(key, made)
-    return made
+    return overlays.encoded_view(overlays.view(image.pixels, box, (PIXEL_RATIO * width, PIXEL_RATIO * height)))
 
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/image")
-def image(request: Request, run_id: str, pair_id: str) -> Response:
-    """What the model saw."""
-    lens = lens_of(request)
-    made = kept_picture(lens, run_id, stored_pair(lens, run_id, pair_id))
-    if isinstance(made, str):
-        raise UnknownError(made)
-    return answer(request, made[1], made[0])
+def send_image(request: Request, run_id: str, pair_id: str) -> Response:
+    """Send the image of a pair, as the model saw it."""
+    lake = get_lake(request)
+    media_type, data = make_picture(lake, run_id, load_pair(lake, run_id, pair_id))
+    return _send(request, data, media_type)
 
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/overlay")
-def overlay(request: Request, run_id: str, pair_id: str) -> Response:
-    """The pair's map, to be laid over its image: a pixel a patch."""
-    bits = bits_of(stored_pair(lens_of(request), run_id, pair_id))
-    colours = choice_of(request, "map", overlays.COLOURS) or overlays.COLOURS[0]
-    drawn = overlays.layer(bits, top_of(request, bits), colours)
-    return answer(request, overlays.encoded_png(drawn), "image/png")
+def send_overlay(request: Request, run_id: str, pair_id: str) -> Response:
+    """Send the map of a pair as an overlay for its image, one pixel per patch."""
+    bits = get_bits(load_pair(get_lake(request), run_id, pair_id))
+    color_map = get_choice(request, "map", overlays.COLOURS) or overlays.COLOURS[0]
+    return _send_png(request, overlays.layer(bits, _get_scale(request, bits), color_map))
 
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/difference")
-def difference(request: Request, run_id: str, pair_id: str) -> Response:
-    """What the same pair's map has more or less in the run `than`."""
-    lens = lens_of(request)
-    than = request.query_params.get("than", "")
-    bits = bits_of(stored_pair(lens, run_id, pair_id)) - resized(
-        bits_of(stored_pair(lens, than, pair_id)), bits_of(stored_pair(lens, run_id, pair_id)).shape
-    )
-    return answer(
-        request, overlays.encoded_png(overlays.difference_layer(bits, top_of(request, np.abs(bits)))), "image/png"
-    )
+def send_difference(request: Request, run_id: str, pair_id: str) -> Response:
+    """Send the map of a pair minus its map in the run `than`."""
+    lake = get_lake(request)
+    bits = get_bits(load_pair(lake, run_id, pair_id))
+    other = get_bits(load_pair(lake, request.query_params.get("than", ""), pair_id))
+    difference = bits - resize_map(other, bits.shape)
+    return _send_png(request, overlays.difference_layer(difference, _get_scale(request, np.abs(difference))))
 
 
 @router.get("/runs/{run_id}/alerts/{alert_id}/mean/{half}")
-def mean(request: Request, run_id: str, alert_id: str, half: str) -> Response:
-    """The mean map of an alert's slice (`inside`), or of the other pairs (`outside`)."""
-    lens = lens_of(request)
-    found = sql.rows(lens.run(run_id), "review/page_alert", run_id=run_id, alert_id=alert_id)
-    maps = mean_maps(lens, found[0]) if found else {}
+def send_mean_map(request: Request, run_id: str, alert_id: str, half: str) -> Response:
+    """Send the mean map of an alert's slice (`inside`), or of the other pairs (`outside`)."""
+    lake = get_lake(request)
+    rows = sql.rows(lake.connect_runs(run_id), "review/page_alert", run_id=run_id, alert_id=alert_id)
+    maps = compute_mean_maps(lake, rows[0]) if rows else {}
     if half not in maps:
         raise UnknownError("There is no such mean map.")
-    top = max(float(each.bits.max()) for each in maps.values()) or 1.0
-    drawn = overlays.mean_map(maps[half].bits, top, common_boxes(lens, run_id, found[0]["region"]))
-    return answer(request, overlays.encoded_png(drawn), "image/png")
+    scale_bits = max(float(each.bits.max()) for each in maps.values()) or 1.0
+    boxes = list_common_boxes(lake, run_id, rows[0]["region"])
+    return _send_png(request, overlays.mean_map(maps[half].bits, scale_bits, boxes))
 
 
 @router.get("/scale")
-def scale(request: Request) -> Response:
-    """The colours from nothing to the top of a scale."""
-    colours = choice_of(request, "map", overlays.COLOURS) or overlays.COLOURS[0]
-    return answer(request, overlays.encoded_png(overlays.scale_bar(colours)), "image/png")
+def send_scale(request: Request) -> Response:
+    """Send the color scale of the maps."""
+    color_map = get_choice(request, "map", overlays.COLOURS) or overlays.COLOURS[0]
+    return _send_png(request, overlays.scale_bar(color_map))
 
 
 @router.get("/audits/{audit_id}/trend.svg")
-def trend(request: Request, audit_id: str) -> Response:
-    """How an audit went."""
-    rows = sql.rows(lens_of(request).whole(), "review/page_runs", audit=audit_id, status="any", limit=60, offset=0)
+def send_trend(request: Request, audit_id: str) -> Response:
+    """Send a plot of an audit's alerts and errors over its runs."""
+    connection = get_lake(request).connect()
+    rows = sql.rows(connection, "review/page_runs", audit=audit_id, status="any", limit=60, offset=0)
     if not rows or audit_id == "all":
         raise UnknownError(f"There is no audit {audit_id} in this lake.")
-    return plotted(request, ("trend", repr(rows)), lambda theme: plots.trend(rows[::-1], theme))
+    return _send_plot(request, ("trend", repr(rows)), lambda theme: plots.plot_trend(rows[::-1], theme))
 
 
 @router.get("/runs/{run_id}/alerts/{alert_id}/effect.svg")
-def effect(request: Request, run_id: str, alert_id: str) -> Response:
-    """What covering an alert's region cost."""
-    tests = [
-        test
-        for test in sql.rows(lens_of(request).run(run_id), "review/page_tests", run_id=run_id, alert_id=alert_id)
-        if test["effect"] is not None
-    ]
+def send_effect(request: Request, run_id: str, alert_id: str) -> Response:
+    """Send a plot of an alert's tests."""
+    connection = get_lake(request).connect_runs(run_id)
+    rows = sql.rows(connection, "review/page_tests", run_id=run_id, alert_id=alert_id)
+    tests = [row for row in rows if row["effect"] is not None]
     if not tests:
         raise UnknownError(f"Run {run_id} has no tested alert {alert_id}.")
-    return plotted(request, ("effect", repr(tests)), lambda theme: plots.effect(tests, theme))
+    return _send_plot(request, ("effect", repr(tests)), lambda theme: plots.plot_effect(tests, theme))
 
 
-def plotted(request: Request, key: tuple[str, str], draw: Any) -> Response:
-    """A plot in the colours asked for, kept by what it shows."""
-    theme = choice_of(request, "theme", plots.THEMES) or "light"
-    kept = lens_of(request).pictures
-    data = kept.get((*key, theme))
-    if data is None:
-        data = draw(theme)
-        kept.put((*key, theme), data)
-    return answer(request, data, "image/svg+xml")
+def _send_plot(request: Request, key: tuple[str, str], plot: Callable[[str], bytes]) -> Response:
+    theme = get_choice(request, "theme", plots.THEMES) or "light"
+    lake = get_lake(request)
+    return _send(request, lake.get_or_compute(lake.pictures, (*key, theme), lambda: plot(theme)), "image/svg+xml")
 
 
-def answer(request: Request, data: bytes, media: str) -> Response:
-    """A picture, which the browser may keep for a while, or not at all if it has it."""
+def _send_png(request: Request, pixels: Any) -> Response:
+    return _send(request, overlays.encoded_png(pixels), "image/png")
+
+
+def _send(request: Request, data: bytes, media_type: str) -> Response:
+    """Send a picture, which the browser may cache; 304 if the browser has it already."""
     tag = f'"{hashlib.sha256(data).hexdigest()[:20]}"'
-    headers = {"ETag": tag, "Cache-Control": _KEPT}
+    headers = {"ETag": tag, "Cache-Control": _CACHE_CONTROL}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    return Response(data, media_type=media, headers=headers)
+    return Response(data, media_type=media_type, headers=headers)
 
 
-def bits_of(row: dict[str, Any]) -> Grid:
-    """A pair's map in bits. Raises UnknownError where what is stored is no whole grid."""
+def get_bits(row: dict[str, Any]) -> Grid:
+    """Return the map of a pair in bits. Raises UnknownError if the stored map does not fit its grid."""
     bits = grid(row)
     if bits is None:
-        raise UnknownError("The stored map is no whole grid: it is not drawn.")
+        raise UnknownError("The stored map does not fit its grid, so it is not shown.")
     return bits
 
 
-def resized(bits: Grid, shape: tuple[int, ...]) -> Grid:
-    """A grid on other patches, its sum as before: two models need not have the same."""
+def resize_map(bits: Grid, shape: tuple[int, ...]) -> Grid:
+    """Resize a map to another grid and keep its sum; two models may have different grids."""
     if bits.shape == shape:
         return bits
-    fitted: Grid = _parts(bits.shape[0], shape[0]) @ bits @ _parts(bits.shape[1], shape[1]).T
-    return fitted
+    resized: Grid = _overlap(bits.shape[0], shape[0]) @ bits @ _overlap(bits.shape[1], shape[1]).T
+    return resized
 
 
-def _parts(before: int, after: int) -> Grid:
-    """Which part of each of `before` equal intervals lies in each of `after`."""
-    old, new = np.linspace(0, 1, before + 1), np.linspace(0, 1, after + 1)
-    inside = np.minimum(new[1:, None], old[None, 1:]) - np.maximum(new[:-1, None], old[None, :-1])
-    parts: Grid = np.maximum(inside, 0) * before
-    return parts
+def _overlap(old: int, new: int) -> Grid:
+    """Return the share of each of `old` equal intervals (columns) that lies in each of `new` ones (rows)."""
+    old_edges, new_edges = np.linspace(0, 1, old + 1), np.linspace(0, 1, new + 1)
+    lengths = np.minimum(new_edges[1:, None], old_edges[None, 1:]) - np.maximum(
+        new_edges[:-1, None], old_edges[None, :-1]
+    )
+    shares: Grid = np.maximum(lengths, 0) * old
+    return shares
 
 
-def top_of(request: Request, bits: Grid) -> float:
-    """The top of the scale in bits: what the URL says, else the largest value."""
-    given = number_of(request, "top")
-    if given is not None and given > 0:
-        return given
-    known = bits[np.isfinite(bits)]
-    return float(known.max()) if known.size and known.max() > 0 else 1.0
+def _get_scale(request: Request, bits: Grid) -> float:
+    """Return the top of the scale in bits: the URL's `top`, or the largest value."""
+    top = get_number(request, "top")
+    if top is not None and top > 0:
+        return top
+    finite = bits[np.isfinite(bits)]
+    return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
 
 
-def mean_maps(lens: Lens, alert: dict[str, Any]) -> dict[str, MeanMap]:
-    """The mean maps `inside` an alert's slice and `outside`; none where maps have several shapes."""
+def compute_mean_maps(lake: LakeCache, alert: dict[str, Any]) -> dict[str, MeanMap]:
+    """Compute the mean maps of the pairs `inside` and `outside` an alert's slice; empty if grids differ in the run."""
     run_id, region = alert["run_id"], alert["region"]
-    grids = lens.remember(run_id, "grids", lambda: sql.rows(lens.run(run_id), "review/grids", run_id=run_id))
+    grids = lake.cache_for_run(
+        run_id, "grids", lambda: sql.rows(lake.connect_runs(run_id), "review/grids", run_id=run_id)
+    )
     if len(grids) != 1:
         return {}
     shape = (grids[0]["grid_h"], grids[0]["grid_w"])
-    chosen = ("sums", region, alert["slice_kind"], alert["slice"])
-    inside = lens.remember(run_id, chosen, lambda: _sums(lens, run_id, region, members(lens, alert)))
-    everywhere = lens.remember(run_id, ("sums", region), lambda: _sums(lens, run_id, region, None))
-    found = {"inside": inside, "outside": everywhere - inside if everywhere.shape == inside.shape else everywhere * 0}
+    key = ("sums", region, alert["slice_kind"], alert["slice"])
+    inside = lake.cache_for_run(run_id, key, lambda: _sum_maps(lake, run_id, region, list_members(lake, alert)))
+    total = lake.cache_for_run(run_id, ("sums", region), lambda: _sum_maps(lake, run_id, region, None))
+    halves = {"inside": inside, "outside": total - inside if total.shape == inside.shape else total * 0}
     return {
         name: MeanMap(sums[3:].reshape(shape) / sums[0], int(sums[0]), sums[1] / sums[0], sums[2] / sums[0])
-        for name, sums in found.items()
+        for name, sums in halves.items()
         if len(sums) == 3 + math.prod(shape) and sums[0] > 0
     }
 
 
-def members(lens: Lens, alert: dict[str, Any]) -> list[str]:
-    """The pairs that an alert is about: those of its slice that have its region."""
-    chosen = {key: alert[key] for key in ("region", "slice_kind", "slice")}
-    run_id = alert["run_id"]
-    table = lens.remember(
+def list_members(lake: LakeCache, alert: dict[str, Any]) -> list[str]:
+    """List the pairs of an alert: those of its slice that have its region."""
+    run_id, chosen = alert["run_id"], {key: alert[key] for key in ("region", "slice_kind", "slice")}
+    table = lake.cache_for_run(
         run_id,
         ("members", *chosen.values()),
-        lambda: sql.table(lens.run(run_id), "review/page_members", run_id=run_id, **chosen),
+        lambda: sql.table(lake.connect_runs(run_id), "review/page_members", run_id=run_id, **chosen),
     )
-    found: list[str] = table["pair_id"].to_pylist()
-    return found
+    pair_ids: list[str] = table["pair_id"].to_pylist()
+    return pair_ids
 
 
-def _sums(lens: Lens, run_id: str, region: str, pair_ids: list[str] | None) -> Grid:
-    """Of pairs that have a region: their number, the summed bits of region and image, and of each patch."""
-    rows = sql.rows(lens.run(run_id), "review/page_mean_maps", run_id=run_id, region=region, pair_ids=pair_ids)
+def _sum_maps(lake: LakeCache, run_id: str, region: str, pair_ids: list[str] | None) -> Grid:
+    """Return the number of pairs with a region, and the bits of the region, the image and each patch over them."""
+    connection = lake.connect_runs(run_id)
+    rows = sql.rows(connection, "review/page_mean_maps", run_id=run_id, region=region, pair_ids=pair_ids)
     if not rows:
         return np.zeros(0)
-    patches = [row["nats"] * BITS_PER_NAT for row in rows]
-    head = (rows[0]["n"], rows[0]["region_nats"] * BITS_PER_NAT, rows[0]["image_nats"] * BITS_PER_NAT)
-    return np.array([*head, *patches], dtype=np.float64)
+    nats = [rows[0]["region_nats"], rows[0]["image_nats"], *(row["nats"] for row in rows)]
+    return np.array([rows[0]["n"], *(value * BITS_PER_NAT for value in nats)], dtype=np.float64)
 
 
-def common_boxes(lens: Lens, run_id: str, region: str) -> list[Box]:
-    """The boxes of a region that are the same for every pair."""
-    rows = lens.remember(
-        run_id, "boxes", lambda: sql.rows(lens.run(run_id), "review/boxes_shown", run_id=run_id, pair_ids=[])
+def list_common_boxes(lake: LakeCache, run_id: str, region: str) -> list[Box]:
+    """List the boxes of a region that are the same for every pair."""
+    rows = lake.cache_for_run(
+        run_id,
+        "boxes",
+        lambda: sql.rows(lake.connect_runs(run_id), "review/boxes_shown", run_id=run_id, pair_ids=[]),
     )
     return [(row["x0"], row["y0"], row["x1"], row["y1"]) for row in rows if row["region"] == region]

@@ -1,4 +1,4 @@
-"""What the pages share: filters from the URL, answers as HTML, and tables to take along."""
+"""Parts that the pages share: filters of the URL, rendering of templates, and downloads of tables."""
 
 import csv
 import io
@@ -15,17 +15,18 @@ import pyarrow.parquet as pq
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse
 
+import sql
 from review.report.html import environment
-from review.site.lake_cache import Lens
+from review.site.lake_cache import LakeCache
 
 PAGE_ROWS: Final = 50
-FORMATS: Final = ("csv", "parquet")
-MOST: Final = 200_000
-"""Rows of a table that is taken along: it is made in memory."""
-_RISKY: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a spreadsheet takes for the beginning of a formula, also of full width, and after white space."""
-_UNSEEN: Final = "\ufeff\u200b"
-"""Characters that nobody sees and that `strip` leaves."""
+MAX_EXPORT_ROWS: Final = 200_000
+"""Rows of a downloaded table, which is made in memory."""
+_EXPORT_TYPES: Final = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""Characters, also full-width ones, with which a spreadsheet takes a cell as a formula, also after white space."""
+_INVISIBLE: Final = "\ufeff\u200b"
+"""Invisible characters that `strip` keeps."""
 _NAVIGATION: Final = (
     *(("/", "Overview"), ("/alerts", "Alerts"), ("/runs", "Runs"), ("/compare", "Compare")),
     *(("/errors", "Errors"), ("/sql", "SQL"), ("/help", "Help")),
@@ -33,92 +34,82 @@ _NAVIGATION: Final = (
 
 
 class BadFilterError(Exception):
-    """A URL asks for something that cannot be; the message says what, and what was expected."""
+    """A filter of the URL is invalid; the message says what, got, expected."""
 
 
-def lens_of(request: Request) -> Lens:
-    """The lake that the page shows."""
-    found: Lens = request.app.state.lens
-    return found
+def get_lake(request: Request) -> LakeCache:
+    """Return the lake that the site shows."""
+    lake: LakeCache = request.app.state.lake_cache
+    return lake
 
 
 @cache
-def _templates() -> jinja2.Environment:
-    made = environment()
-    made.filters |= {
+def _make_templates() -> jinja2.Environment:
+    templates = environment()
+    templates.filters |= {
         "path": lambda text: quote(str(text), safe=""),
-        "short": _short,
-        "capital": _capital,
+        "short": _shorten,
+        "capital": lambda text: text[:1].upper() + text[1:],
+        "words": lambda name: name.replace("_", " "),
+        "last_part": lambda path: path.rstrip("/").rsplit("/", 1)[-1],
     }
-    return made
+    return templates
 
 
-def _short(text: str | None, most: int = 90) -> str:
-    """Long text, cut where a table has no room for it."""
-    return "" if text is None else text if len(text) <= most else text[: most - 1] + "…"
+def _shorten(text: str | None, limit: int = 90) -> str:
+    return "" if text is None else text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def page(request: Request, name: str, /, status: int = 200, **facts: Any) -> HTMLResponse:
-    """An answer made from `templates/pages/NAME.html.j2`.
-
-    `request.state.reviewer` and `.csrf` are for whoever signs people in to set; templates know them as `reviewer` and
-    `csrf`.
-    """
+def render_page(request: Request, name: str, /, status: int = 200, **values: Any) -> HTMLResponse:
+    """Render `templates/pages/NAME.html.j2`."""
     text = (
-        _templates()
+        _make_templates()
         .get_template(f"pages/{name}.html.j2")
         .render(
             request=request,
-            settings=request.app.state.settings,
             here=request.url.path,
             query=dict(request.query_params),
-            link=lambda **changes: link(request, **changes),
-            sorted_link=lambda key: _sorted_link(request, key),
+            link=lambda **changes: make_link(request, **changes),
+            sorted_link=lambda key: _make_sorted_link(request, key),
             navigation=_NAVIGATION,
             reviewer=getattr(request.state, "reviewer", None),
-            csrf=getattr(request.state, "csrf", None),
-            **facts,
+            **values,
         )
     )
     return HTMLResponse(text, status)
 
 
-def link(request: Request, **changes: Any) -> str:
-    """The URL of this page with other filters; None takes one away. A page number does not outlive a change."""
-    kept = [(key, value) for key, value in request.query_params.multi_items() if key not in changes and value]
-    if "page" not in changes and "after" not in changes:
-        kept = [(key, value) for key, value in kept if key not in ("page", "after")]
-    new = [(key, str(value)) for key, value in changes.items() if value not in (None, "")]
-    return f"{request.url.path}?{urlencode([*kept, *new])}" if kept or new else request.url.path
+def make_link(request: Request, **changes: Any) -> str:
+    """Return the URL of this page with changed filters; None removes one. A change leads to the first page."""
+    pages = () if "page" in changes or "after" in changes else ("page", "after")
+    dropped = {*changes, *pages}
+    filters = [(key, value) for key, value in request.query_params.multi_items() if key not in dropped and value]
+    filters += [(key, str(value)) for key, value in changes.items() if value not in (None, "")]
+    return f"{request.url.path}?{urlencode(filters)}" if filters else request.url.path
 
 
-def _sorted_link(request: Request, key: str) -> str:
-    """The URL of this page in the order of a column, or in the other direction if it is so already."""
-    turned = request.query_params.get("sort") == key and request.query_params.get("order") != "up"
-    return link(request, sort=key, order="up" if turned else None)
+def _make_sorted_link(request: Request, key: str) -> str:
+    """Return the URL of this page sorted by a column; in the other direction if it is sorted by it already."""
+    reverse = request.query_params.get("sort") == key and request.query_params.get("order") != "up"
+    return make_link(request, sort=key, order="up" if reverse else None)
 
 
-def text_of(request: Request, name: str) -> str | None:
-    """A filter of the URL; None where it is not given or empty."""
-    value = request.query_params.get(name, "").strip()
-    return value or None
+def get_text(request: Request, name: str) -> str | None:
+    """Return a filter of the URL; None if it is missing or empty."""
+    return request.query_params.get(name, "").strip() or None
 
 
-def choice_of(request: Request, name: str, allowed: Sequence[str]) -> str | None:
-    """A filter that can have some values only. Raises BadFilterError."""
-    value = text_of(request, name)
-    if value is not None and value not in allowed:
-        raise BadFilterError(f"{name}: got {value!r}, expected one of {', '.join(allowed)}, or nothing.")
+def get_choice(request: Request, name: str, choices: Iterable[str]) -> str | None:
+    """Return a filter that allows certain values only. Raises BadFilterError."""
+    value = get_text(request, name)
+    if value is not None and value not in choices:
+        raise BadFilterError(f"{name}: got {value!r}, expected one of {', '.join(choices)}, or nothing.")
     return value
 
 
-def number_of(request: Request, name: str) -> float | None:
-    """A number of the URL. Raises BadFilterError."""
-    value = text_of(request, name)
+def get_number(request: Request, name: str) -> float | None:
+    """Return a number of the URL. Raises BadFilterError."""
+    value = get_text(request, name)
     if value is None:
         return None
     try:
@@ -130,71 +121,86 @@ def number_of(request: Request, name: str) -> float | None:
     return number
 
 
-def whole_of(request: Request, name: str, default: int, low: int = 0, high: int = 2**31 - 1) -> int:
-    """A whole number of the URL. Raises BadFilterError."""
-    value = text_of(request, name)
+def get_int(request: Request, name: str, default: int = 1, low: int = 0, high: int = 2**31 - 1) -> int:
+    """Return an integer of the URL. Raises BadFilterError."""
+    value = get_text(request, name)
     if value is None:
         return default
     if not value.isdecimal() or not value.isascii() or not low <= int(value[:12]) <= high:
-        raise BadFilterError(f"{name}: got {value!r}, expected a whole number from {low} to {high}, or nothing.")
+        raise BadFilterError(f"{name}: got {value!r}, expected an integer from {low} to {high}, or nothing.")
     return int(value)
 
 
-def exported(request: Request, made: Callable[[], pa.Table], name: str) -> Response | None:
-    """What is `made` as a file if the URL asks for one (`format=csv`, `format=parquet`), else None.
+def get_page_number(request: Request) -> int:
+    """Return the page of a list that the URL names. Raises BadFilterError."""
+    return get_int(request, "page", low=1, high=1_000_000)
 
-    made: asked for MOST + 1 rows at most. Raises BadFilterError if it has so many.
+
+def query_page(connection: sql.Connection, query: str, number: int, **filters: Any) -> list[dict[str, Any]]:
+    """Return the rows of one page of a list."""
+    return sql.rows(connection, query, **filters, limit=PAGE_ROWS, offset=PAGE_ROWS * (number - 1))
+
+
+def paginate(rows: Sequence[Mapping[str, Any]], number: int) -> dict[str, int]:
+    """Return the number of this page, the last page and all rows; the query states the latter in each row."""
+    total = int(rows[0]["found"]) if rows else 0
+    return {"total": total, "number": number, "last": max(1, math.ceil(total / PAGE_ROWS))}
+
+
+def export_query(
+    request: Request, name: str, connection: sql.Connection, query: str, **parameters: Any
+) -> Response | None:
+    """Return all rows of a query as a download if the URL asks for one, else None. Raises BadFilterError."""
+    everything = {"offset": 0} if "after" not in parameters else {}
+    return export_table(
+        request, name, lambda: sql.table(connection, query, **parameters, **everything, limit=MAX_EXPORT_ROWS + 1)
+    )
+
+
+def export_table(request: Request, name: str, load_table: Callable[[], pa.Table]) -> Response | None:
+    """Return a table as a download if the URL asks for one (`format=csv`, `format=parquet`), else None.
+
+    Raises:
+        BadFilterError: The table has more than MAX_EXPORT_ROWS rows.
     """
-    kind = choice_of(request, "format", FORMATS)
+    kind = get_choice(request, "format", _EXPORT_TYPES)
     if kind is None:
         return None
-    table = made()
-    if table.num_rows > MOST:
+    table = load_table()
+    if table.num_rows > MAX_EXPORT_ROWS:
         raise BadFilterError(
-            f"format: got more than {MOST} rows, expected at most so many; narrow the table down by its filters, or "
-            "use m2ib-audit sql, which has no limit."
+            f"format: got more than {MAX_EXPORT_ROWS} rows, expected at most that many; set more filters, or use "
+            "m2ib-audit sql, which has no limit."
         )
-    data = as_csv(table) if kind == "csv" else as_parquet(table)
-    media = "text/csv; charset=utf-8" if kind == "csv" else "application/vnd.apache.parquet"
-    return Response(data, media_type=media, headers={"Content-Disposition": f'attachment; filename="{name}.{kind}"'})
+    data = _write_csv(table) if kind == "csv" else _write_parquet(table)
+    headers = {"Content-Disposition": f'attachment; filename="{name}.{kind}"'}
+    return Response(data, media_type=_EXPORT_TYPES[kind], headers=headers)
 
 
-def as_parquet(table: pa.Table) -> bytes:
-    """A table as a Parquet file."""
+def _write_parquet(table: pa.Table) -> bytes:
     file = io.BytesIO()
     pq.write_table(table, file, compression="zstd")
     return file.getvalue()
 
 
-def as_csv(table: pa.Table) -> bytes:
-    """A table as CSV for a spreadsheet: text that would be taken for a formula gets an apostrophe before it."""
+def _write_csv(table: pa.Table) -> bytes:
+    """Write CSV for a spreadsheet: text that would be taken as a formula gets an apostrophe before it."""
     file = io.StringIO()
-    rows = csv.writer(file, lineterminator="\r\n")
-    rows.writerow([_cell(name) for name in table.column_names])
+    writer = csv.writer(file, lineterminator="\r\n")
+    writer.writerow([_escape_cell(name) for name in table.column_names])
     for batch in table.to_batches(4096):
-        rows.writerows([_cell(value) for value in row.values()] for row in batch.to_pylist())
-    return file.getvalue().encode("utf-8-sig")  # by the mark a spreadsheet knows it for UTF-8
+        writer.writerows([_escape_cell(value) for value in row.values()] for row in batch.to_pylist())
+    return file.getvalue().encode("utf-8-sig")  # with a byte order mark, by which spreadsheets recognize UTF-8
 
 
-def _cell(value: Any) -> Any:
+def _escape_cell(value: Any) -> Any:
     if value is None or isinstance(value, int | float):
         return value
     text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
-    risky = text.startswith(("\t", "\r", "\n")) or text.lstrip().lstrip(_UNSEEN).lstrip().startswith(_RISKY)
-    return f"'{text}" if risky else text
+    start = text.lstrip().lstrip(_INVISIBLE).lstrip()
+    return f"'{text}" if text.startswith(("\t", "\r", "\n")) or start.startswith(_FORMULA_STARTS) else text
 
 
-def counted(rows: Sequence[Mapping[str, Any]]) -> int:
-    """How many rows there are in all, which the query states in each."""
-    return int(rows[0]["found"]) if rows else 0
-
-
-def pages_of(found: int, number: int) -> dict[str, int]:
-    """Where a page of rows is among all of them."""
-    last = max(1, math.ceil(found / PAGE_ROWS))
-    return {"found": found, "number": number, "last": last}
-
-
-def options(values: Iterable[Any]) -> list[str]:
-    """Values to choose from, each once, in order."""
+def list_options(values: Iterable[Any]) -> list[str]:
+    """Return the distinct non-empty values in order, for a select field."""
     return sorted({str(value) for value in values if value not in (None, "")})

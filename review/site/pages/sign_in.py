@@ -1,56 +1,49 @@
-"""Signing in and out."""
+"""Sign-in page, and signing out."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
-from review.site.access import SIGN_IN, SIGN_OUT, Access, TooOftenError, local_path
-from review.site.pages.rendering import page
+from review.site.access import SIGN_IN, SIGN_OUT, Access, ThrottledError, get_local_path
+from review.site.pages.rendering import render_page
 
 router = APIRouter()
 
 
 @router.get(SIGN_IN)
-def ask(request: Request) -> Response:
-    """The form, or the page that was asked for if nobody needs to sign in, or has done so."""
+def show_sign_in(request: Request) -> Response:
+    """Show the form; redirect to the requested page if nobody has to sign in, or the visitor is signed in."""
     access: Access = request.state.access
-    there = local_path(request.query_params.get("next"))
-    if not access.signs_in or request.state.reviewer is not None:
-        return RedirectResponse(there, 303)
-    return page(request, "sign_in", title="Sign in", next=there, name="", fault=None)
+    target = get_local_path(request.query_params.get("next"))
+    if not access.has_sign_in or request.state.reviewer is not None:
+        return RedirectResponse(target, 303)
+    return render_page(request, "sign_in", title="Sign in", next=target, name="", error=None)
 
 
 @router.post(SIGN_IN)
 def sign_in(request: Request) -> Response:
-    """Begin a session under a new token, whatever token the browser had before."""
+    """Start a session with a new token, which replaces any token that the browser has."""
     access: Access = request.state.access
     form = request.state.form
-    name, there = form.get("name", ""), local_path(form.get("next"))
-    wait = 0.0
+    name, target = form.get("name", ""), get_local_path(form.get("next"))
+    status, message, headers = 401, "The name or the password is wrong.", {}
     try:
-        user = access.verified(name, form.get("password", ""), request.state.client)
-    except TooOftenError as error:
-        user, wait = None, error.seconds
+        user = access.check_password(name, form.get("password", ""), request.state.client)
+    except ThrottledError as error:
+        user, seconds = None, max(1, round(error.seconds))
+        status, message = 429, f"Too many attempts. Wait {seconds} seconds, then try again."
+        headers = {"Retry-After": str(seconds)}
     if user is None:
-        fault = "The name or the password is wrong."
-        if wait:
-            fault = f"Too many tries. Wait {max(1, round(wait))} seconds, then try again."
-        answer = page(request, "sign_in", 429 if wait else 401, title="Sign in", next=there, name=name, fault=fault)
-        if wait:
-            answer.headers["Retry-After"] = str(max(1, round(wait)))
-        return answer
-    token = access.sessions.begin(user.name, user.password.key, request.cookies.get(access.session_cookie))
-    done = RedirectResponse(there, 303)
-    done.headers.append("Set-Cookie", access.cookie(access.session_cookie, token))
-    done.headers.append("Set-Cookie", access.cookie(access.form_cookie, None))
-    return done
+        page = render_page(request, "sign_in", status, title="Sign in", next=target, name=name, error=message)
+        page.headers.update(headers)
+        return page
+    token = access.sessions.start(user.name, user.password.key, request.cookies.get(access.session_cookie))
+    return RedirectResponse(target, 303, {"Set-Cookie": access.format_session_cookie(token)})
 
 
 @router.post(SIGN_OUT)
 def sign_out(request: Request) -> Response:
-    """End the session, here and in the browser, which forgets what it kept of the pages."""
+    """End the session, and clear the browser's cache of the site."""
     access: Access = request.state.access
     access.sessions.end(request.cookies.get(access.session_cookie, ""))
-    done = RedirectResponse(SIGN_IN, 303)
-    done.headers.append("Set-Cookie", access.cookie(access.session_cookie, None))
-    done.headers["Clear-Site-Data"] = '"cache"'
-    return done
+    headers = {"Set-Cookie": access.format_session_cookie(None), "Clear-Site-Data": '"cache"'}
+    return RedirectResponse(SIGN_IN, 303, headers)

@@ -1,4 +1,4 @@
-"""A page for questions of one's own: one reading statement over the lake's views, within limits."""
+"""SQL page: one SELECT statement over the views of the lake, within limits."""
 
 import time
 from typing import Any, Final
@@ -6,33 +6,33 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.site.pages.rendering import exported, lens_of, page
+from review.site.pages.rendering import export_table, get_lake, render_page
 
 router = APIRouter()
-LONGEST: Final = 20_000
-"""Characters of a query, as they have to fit into a URL."""
+MAX_QUERY_CHARS: Final = 20_000
+"""A query has to fit into a URL."""
 EXAMPLES: Final = {
-    "Regions that were weighed, the strongest first": (
+    "Regions by their effect, largest first": (
         "SELECT run_id, region, slice_kind, slice, n, share, area, effect\n"
         "FROM slice_shares WHERE n >= 20 ORDER BY effect DESC LIMIT 50"
     ),
-    "What covering each region did": (
+    "Effect of covering each region": (
         "SELECT run_id, region, slice, fill, n, drop, control_drop, effect, low, high, floor, q, passed, reason\n"
         "FROM confirmations ORDER BY effect DESC LIMIT 100"
     ),
-    "Which words hold the text maps": (
+    "Words with the largest share of the text maps": (
         "SELECT token, count(*) AS n, avg(share) AS share FROM tokens\n"
         "WHERE NOT special GROUP BY token ORDER BY share DESC LIMIT 50"
     ),
-    "What could not be audited": (
+    "Rows that could not be audited": (
         "SELECT run_id, reason, count(*) AS n, any_value(detail) AS example\n"
         "FROM ingest_errors GROUP BY run_id, reason ORDER BY n DESC"
     ),
-    "What people decided": (
+    "Decisions": (
         "SELECT run_id, region, slice, state, severity, decision, reason, reviewer, decided_at\n"
         "FROM triage WHERE explained_by IS NULL ORDER BY decided_at DESC NULLS LAST LIMIT 100"
     ),
-    "Captions that the model did not see to their end": (
+    "Captions that are too long for the model": (
         "SELECT run_id, pair_id, caption_cut, caption\n"
         "FROM attributions WHERE caption_cut > 0 ORDER BY caption_cut DESC LIMIT 50"
     ),
@@ -40,40 +40,35 @@ EXAMPLES: Final = {
 
 
 @router.get("/sql")
-def ask(request: Request) -> Response:
-    """The answer to a query of the reader's own."""
+def show_sql(request: Request) -> Response:
+    """Show the answer to a query."""
     settings = request.app.state.settings
-    lens = lens_of(request)
+    lake = get_lake(request)
     text = request.query_params.get("q", "").strip()
-    facts: dict[str, Any] = {"text": text, "problem": None, "columns": [], "rows": [], "more": False, "seconds": 0.0}
-    if len(text) > LONGEST:
-        facts["problem"] = f"got a query of {len(text)} characters, expected at most {LONGEST}"
+    values: dict[str, Any] = {"text": text, "error": None, "columns": [], "rows": [], "is_cut": False, "seconds": 0.0}
+    if len(text) > MAX_QUERY_CHARS:
+        values["error"] = f"got a query of {len(text)} characters, expected at most {MAX_QUERY_CHARS}"
     elif text:
         start = time.perf_counter()
         try:
-            table = lens.asked(text, settings.sql_rows + 1, settings.sql_seconds)
-            facts["seconds"] = time.perf_counter() - start
-            more = table.num_rows > settings.sql_rows
-            table = table.slice(0, settings.sql_rows)
-            if answer := exported(request, lambda: table, "query"):
-                return answer
-            facts |= {"columns": table.column_names, "rows": rows_of(table), "more": more}
+            answer = lake.run_query(text, settings.sql_rows + 1, settings.sql_seconds)
+            values["seconds"] = time.perf_counter() - start
+            table = answer.slice(0, settings.sql_rows)
+            if download := export_table(request, "query", lambda: table):
+                return download
+            # Not as dictionaries, because two columns may have the same name.
+            rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+            values |= {"columns": table.column_names, "rows": rows, "is_cut": answer.num_rows > table.num_rows}
         except sql.QueryError as error:
-            facts["problem"] = str(error)
-    return page(
+            values["error"] = str(error)
+    return render_page(
         request,
         "sql",
         title="SQL",
         examples=EXAMPLES,
-        views=lens.views(),
-        damaged=lens.damaged(),
-        most=settings.sql_rows,
-        limit=settings.sql_seconds,
-        **facts,
+        views=lake.list_views(),
+        damage=lake.list_damage(),
+        max_rows=settings.sql_rows,
+        max_seconds=settings.sql_seconds,
+        **values,
     )
-
-
-def rows_of(table: Any) -> list[list[Any]]:
-    """Rows of an answer as lists, for two columns may have one name."""
-    columns = [column.to_pylist() for column in table.columns]
-    return [list(row) for row in zip(*columns, strict=True)]

@@ -5,16 +5,16 @@ from starlette.testclient import TestClient
 
 from review.evidence.decisions import Reviewer, decide
 from review.site.app import create_app
-from review.site.lake_cache import Lens
+from review.site.lake_cache import LakeCache
 from stores import ledger
 
 
 def test_a_decision_in_a_store_is_seen_at_once(away):
     """Its runs are listed every few seconds, but whoever has decided looks for the decision on the very next page."""
-    lens, answers = Lens(away), iter(range(9))
+    lake, answers = LakeCache(away), iter(range(9))
 
     def ask():
-        return lens.remember_whole("what", lambda: next(answers) + 1)
+        return lake.cache_for_lake("what", lambda: next(answers) + 1)
 
     assert [ask(), ask()] == [1, 1]
     ledger.append(away, "report", {"run_id": "r"})

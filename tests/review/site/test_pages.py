@@ -19,7 +19,7 @@ from corpora import Limits
 from flows import cli
 from review.presentation import corpus as audited_corpus
 from review.site.app import create_app
-from review.site.lake_cache import Lens
+from review.site.lake_cache import LakeCache
 from review.site.pages.pairs import wilson
 from review.site.pages.pictures import resized
 from review.site.settings import ReviewSettings
@@ -474,10 +474,10 @@ def test_a_table_of_too_many_rows_is_not_taken_along(audited, see, monkeypatch):
 
 
 def test_connections_outlive_a_decision(audited, lake):
-    lens = Lens(lake.path)
-    before = lens.run(RUN)
+    lake = LakeCache(lake.path)
+    before = lake.connect_runs(RUN)
     ledger.append(lake.path, "review", {"run_id": RUN})
-    assert lens.run(RUN) is before
+    assert lake.connect_runs(RUN) is before
 
 
 @pytest.mark.parametrize(
@@ -496,7 +496,7 @@ def test_a_corpus_behind_a_url_is_not_fetched_unasked(lake, make_pair, see, monk
     lake.write(lake.begin(), [make_pair(0)], slice="dense")
     monkeypatch.setattr(audited_corpus, "root_of", opened)
     assert "--remote-corpora" in see(f"/runs/{RUN}/pairs/pair0000").text
-    assert Lens(lake.path, remote_corpora=True).no_corpus(RUN) == audited_corpus.GONE  # OSError is caught
+    assert LakeCache(lake.path, remote_corpora=True).explain_missing_corpus(RUN) == audited_corpus.GONE  # OSError is caught
     manifest = {"corpus": "https://corpus.invalid/images", "config": {}}
     assert audited_corpus.corpus_of(manifest, remote=True) is None
 

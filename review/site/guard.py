@@ -1,0 +1,186 @@
+"""ASGI middleware that checks every request before a page sees it, and adds the security headers to every response."""
+
+import html
+import logging
+from typing import Final
+from urllib.parse import parse_qsl, quote
+
+from starlette.datastructures import Headers, ImmutableMultiDict, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from review.site.access import PUBLIC_PATHS, SIGN_IN, Access, RefusedError, Visitor
+from review.site.users import UsersError
+
+log = logging.getLogger("m2ib_audit.review")
+
+POLICY: Final = (
+    "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'; connect-src 'self'"
+)
+_SECURITY_HEADERS: Final = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    # Not no-referrer: with it, browsers send forms with `Origin: null`.
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "x-frame-options": "DENY",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "cache-control": "no-store",
+}
+_SAFE_METHODS: Final = ("GET", "HEAD")
+_FORM_TYPE: Final = "application/x-www-form-urlencoded"
+_MAX_FORM_BYTES: Final = 512 * 1024
+_MAX_FORM_FIELDS: Final = 5000
+
+
+class Guard:
+    """Middleware that applies the rules of an `Access` to every request.
+
+    It sets `access`, `visitor`, `reviewer`, `client` (an address), `is_own_navigation` and, for writes, `form` on
+    `request.state`.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        """Wrap an application."""
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        else:  # the site has no WebSockets
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["access"] = self._access
+        has_started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        async def send_refusal(refusal: RefusedError) -> None:
+            await _render_refusal(refusal)(scope, receive, send_with_headers)
+
+        try:
+            app, receive_again = await self._check(scope, receive)
+            await app(scope, receive_again, send_with_headers)
+        except RefusedError as refusal:
+            await send_refusal(refusal)
+        except UsersError as error:
+            log.error("nobody can sign in: %s", error)  # noqa: TRY400  # the message is complete
+            await send_refusal(
+                RefusedError(
+                    503, "Nobody can sign in", "The users file cannot be read. The log of the server says why."
+                )
+            )
+        except Exception:
+            # Answered here because Starlette's own answer would lack the headers; raised again to be logged.
+            if not has_started:
+                await send_refusal(
+                    RefusedError(
+                        500,
+                        "Internal error",
+                        "The page could not be created. Nothing was recorded. The log of the server says why.",
+                    )
+                )
+            raise
+
+    async def _check(self, scope: Scope, receive: Receive) -> tuple[ASGIApp, Receive]:
+        """Return the application that answers a request, and the request's body to give to it."""
+        access, headers, state = self._access, Headers(scope=scope), scope["state"]
+        path, is_write = scope["path"], scope["method"] not in _SAFE_METHODS
+        peer = scope["client"][0] if scope.get("client") else ""
+        host = access.check_host(headers)
+        _check_embedding(headers)
+        state |= {"visitor": None, "reviewer": None}  # also static files can answer with a page: 404
+        if path.startswith("/static/") and not is_write:
+            return self._app, receive
+        visitor = access.find_visitor(headers, Request(scope).cookies, peer)
+        state |= {"visitor": visitor, "client": access.find_client(headers, peer)}
+        state["reviewer"] = visitor.reviewer if visitor else None
+        # A GET that a link on another site triggers must not write to the ledger.
+        state["is_own_navigation"] = headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+        if is_write:
+            access.check_same_origin(host, headers)
+            if visitor is None and path not in PUBLIC_PATHS:
+                raise RefusedError(
+                    401,
+                    "You are signed out",
+                    "Nothing was recorded. Go back to the form, copy what you wrote, and sign in.",
+                )
+            receive, state["form"] = await _read_form(headers, receive)
+        if path in PUBLIC_PATHS:
+            return self._app, receive
+        if visitor is None:
+            return _redirect_to_sign_in(scope), receive
+        if is_write and not visitor.may_write:
+            raise RefusedError(403, "Refused: you may only read", _explain_read_only(visitor))
+        return self._app, receive
+
+
+def _check_embedding(headers: Headers) -> None:
+    """Refuse what a page of another site embeds: its size or presence would tell that page something."""
+    is_embedded = headers.get("sec-fetch-mode", "navigate") != "navigate"
+    if is_embedded and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        raise RefusedError(403, "Refused", "Pages of other sites may not embed this site.")
+
+
+async def _read_form(headers: Headers, receive: Receive) -> tuple[Receive, ImmutableMultiDict[str, str]]:
+    """Return the fields of a form, and a way to read its bytes again. Raises RefusedError."""
+    data, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        data, more = data + message.get("body", b""), message.get("more_body", False)
+        if len(data) > _MAX_FORM_BYTES:
+            limit = f"{_MAX_FORM_BYTES // 1024} KiB"
+            raise RefusedError(413, "Form too large", f"Expected at most {limit}. Nothing was recorded.")
+    content_type = headers.get("content-type", "").partition(";")[0].strip().casefold()
+    if content_type != _FORM_TYPE:
+        got = content_type or "no content type"
+        raise RefusedError(415, "Refused", f"Got {got}, expected a form ({_FORM_TYPE}). Nothing was recorded.")
+    try:
+        fields = parse_qsl(data.decode(), keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS, errors="strict")
+    except ValueError as error:
+        raise RefusedError(400, "Bad request", "The form cannot be read. Nothing was recorded.") from error
+    unread = [{"type": "http.request", "body": data, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return unread.pop() if unread else await receive()
+
+    return receive_again, ImmutableMultiDict(fields)
+
+
+def _redirect_to_sign_in(scope: Scope) -> ASGIApp:
+    target = scope["path"] + (f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else "")
+    return RedirectResponse(f"{SIGN_IN}?next={quote(target, safe='/')}", 303)
+
+
+def _explain_read_only(visitor: Visitor) -> str:
+    if visitor.full_name is None:
+        return "Nobody can sign in at this server, so it is read-only. Start it with --users to decide and sign."
+    return f"{visitor.full_name} has the role {visitor.role}; deciding and signing need the role reviewer or approver."
+
+
+def _render_refusal(refusal: RefusedError) -> Response:
+    """Render a refusal without templates, so that it works even if templates fail."""
+    title, message = html.escape(refusal.title), html.escape(refusal.message)
+    text = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="/static/icon.svg"><link rel="stylesheet" href="/static/page.css"></head>'
+        f'<body><main><h1>{title}</h1><p>{message}</p><p><a href="/">Go to the overview</a></p></main></body></html>'
+    )
+    return HTMLResponse(text, refusal.status)

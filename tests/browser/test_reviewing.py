@@ -23,7 +23,7 @@ def say(page, decision, reason, password=None):
         page.get_by_label("Your name").fill("Ann Example")
         page.get_by_label("Your role").fill("radiologist")
     else:
-        page.locator("#decide").get_by_label("Your password once more").fill(password)
+        page.locator("#decide").get_by_label("Your password again").fill(password)
     page.get_by_role("button", name="Decide and sign").click()
 
 
@@ -70,14 +70,14 @@ def test_a_reviewer_looks_decides_and_signs(site, visit, signed_in, lake, paths,
     # Decide, then sign the run off.
     page.goto(paths["alert"])
     say(page, "Confirmed", "the tag is no finding", password)
-    assert "signed in with a password" in page.locator("#triage").inner_text()
+    assert "signed in with a password" in page.locator("#decision").inner_text()
     page.goto(paths["run"])
     page.get_by_label("Statement").fill("I have looked at this run.")
-    page.get_by_role("button", name="Go on to sign").click()
+    page.get_by_role("button", name="Continue to sign").click()
     assert "Undecided: 1 alert" in page.locator("main").inner_text()
     assert ledger.select_kinds(ledger.read_records(lake), "sign_off") == []
-    page.get_by_label("What your signature means").select_option("approval")
-    page.get_by_label("Your password once more").fill(password)
+    page.get_by_label("Meaning of your signature").select_option("approval")
+    page.get_by_label("Your password again").fill(password)
     page.get_by_role("button", name="Sign off run").click()
     assert "Signed by Bob Example, approver" in page.locator("main").inner_text()
     (signed,) = ledger.select_kinds(ledger.read_records(lake), "sign_off")
@@ -154,7 +154,7 @@ def test_a_decision_without_scripts(site, visit, lake, paths):
     page = visit(site(), java_script_enabled=False)
     page.goto(paths["alert"])
     say(page, "Benign", "a marker of the machine")
-    assert "declared, not checked" in page.locator("#triage").inner_text()
+    assert "declared, not verified" in page.locator("#decision").inner_text()
     assert [record.kind for record in ledger.read_records(lake)][-1] == "review"
 
 
@@ -164,19 +164,19 @@ def test_two_reviewers_lose_nothing(site, visit, signed_in, lake, paths, passwor
     for page in (ada, bob):
         page.goto(paths["alert"])
     say(ada, "Benign", "a marker of the machine", password)
-    assert "Recorded just now" in ada.locator("#triage").inner_text()
+    assert "Recorded just now" in ada.locator("#decision").inner_text()
     bob.expected = {409}
     say(bob, "Confirmed", "it is the tag\nand nothing else", password)
     assert "Ada Example has decided 'benign' meanwhile" in bob.get_by_role("alert").inner_text()
     assert "a marker of the machine" in bob.locator("main").inner_text()
     assert bob.get_by_label("Reason").input_value() == "it is the tag\nand nothing else"
     assert bob.get_by_role("radio", name="Confirmed").is_checked()
-    bob.get_by_label("Your password once more").fill(password)
+    bob.get_by_label("Your password again").fill(password)
     bob.get_by_role("button", name="Decide and sign").click()
     reviews = ledger.select_kinds(ledger.read_records(lake), "review")
     assert [record.body["reviewer"]["name"] for record in reviews] == ["Ada Example", "Bob Example"]
     ada.reload()
-    assert "it is the tag" in ada.locator("#triage").inner_text()
+    assert "it is the tag" in ada.locator("#decision").inner_text()
 
 
 def test_a_foreign_page_in_the_same_browser_cannot_post(site, visit, signed_in, lake, serve, paths, password):
@@ -196,7 +196,7 @@ def test_a_foreign_page_in_the_same_browser_cannot_post(site, visit, signed_in, 
     page.expected = {403}
     page.goto(foreign.address)  # on this machine too: to the browser the same site, so that its cookies go along
     page.get_by_role("button", name="Win").click()
-    assert "Refused: not from a page of this server" in page.locator("h1").inner_text()
+    assert "Refused: not sent from this site" in page.locator("h1").inner_text()
     assert ledger.select_kinds(ledger.read_records(lake), "review") == []
 
 
@@ -211,7 +211,7 @@ def test_many_who_post_at_once_lose_nothing(site, lake, paths):
         with httpx.Client(base_url=served.address, timeout=60, trust_env=False) as client:
             text = client.get(paths["alert"]).text
             form = text[text.index('id="decide"') :]
-            fields = {name: re.search(rf'name="{name}" value="([^"]*)"', form)[1] for name in ("csrf", "seen")}
+            fields = {"seen": re.search(r'name="seen" value="([^"]*)"', form)[1]}
             fields |= {"decision": "benign", "reason": f"as {number}", "meaning": "review", "role": "r"}
             barrier.wait()
             done = client.post(

@@ -32,10 +32,10 @@ def test_users_are_added_changed_disabled_and_listed(users_command, caplog):
     described = ("--full-name", "Ada Lovelace", "--role", "reviewer", "--password-stdin")
     done = users_command("add", "ada", *described, typed=f"{PASSWORD}\nsomething else\n")
     assert (done.exit_code, done.stdout) == (0, "added ada: Ada Lovelace, reviewer\n")
-    assert users.verified(users.load(users_command.path), "ada", PASSWORD)
+    assert users.authenticate(users.load(users_command.path), "ada", PASSWORD)
     changed = users_command("passwd", "ada", "--password-stdin", typed="another dozen letters\r\n")
     assert changed.exit_code == 0
-    assert users.verified(users.load(users_command.path), "ada", "another dozen letters")
+    assert users.authenticate(users.load(users_command.path), "ada", "another dozen letters")
     assert users_command("disable", "ada").stdout == "disabled ada\n"
     listed = users_command("list", "--json")
     assert json.loads(listed.stdout) == {
@@ -75,7 +75,7 @@ def test_what_cannot_be_done_is_bad_input(users_command, arguments, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--host", "0.0.0.0"), "which others can reach, without a way to know who they are"),  # noqa: S104
+        (("--host", "0.0.0.0"), "which other machines can reach, but nobody has to sign in"),  # noqa: S104
         (("--users", "none.json"), "users add NAME --users none.json"),
         (("--proxy-header", "X-User"), "--proxy-from"),
         (("--proxy-header", "X-User", "--proxy-from", "proxy"), "an address or network"),

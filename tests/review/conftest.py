@@ -96,9 +96,9 @@ _OWN = ("row_number", "file_name", "image_sha256", "width", "height", "attribute
 def quick_hashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Passwords whose hashing costs nothing."""
     monkeypatch.setattr(users, "_COST", (2**4, 8, 1))
-    users._nobody.cache_clear()
+    users._make_dummy_hash.cache_clear()
     yield
-    users._nobody.cache_clear()
+    users._make_dummy_hash.cache_clear()
 
 
 @pytest.fixture

@@ -74,12 +74,12 @@ def test_a_report_is_made_once_until_something_is_written(served, lake, make_pai
 
 
 def test_two_reports_are_made_at_a_time(served, monkeypatch):
-    monkeypatch.setattr(downloads, "_turns", threading.BoundedSemaphore(1))
-    monkeypatch.setattr(downloads, "_PATIENCE", 0.01)
-    with downloads._turns:
+    monkeypatch.setattr(downloads, "_slots", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(downloads, "_MAX_WAIT_SECONDS", 0.01)
+    with downloads._slots:
         answer = served().get(f"/runs/{RUN}/report.html")
     assert answer.status_code == 503
-    assert "other reports are being made" in answer.text
+    assert "other reports are being written" in answer.text
 
 
 def test_a_report_that_cannot_be_typeset_says_why(served, lake, monkeypatch):

@@ -20,8 +20,8 @@ from flows import cli
 from review.presentation import corpus as audited_corpus
 from review.site.app import create_app
 from review.site.lake_cache import LakeCache
-from review.site.pages.pairs import wilson
-from review.site.pages.pictures import resized
+from review.site.pages.pairs import compute_interval
+from review.site.pages.pictures import resize_map
 from review.site.settings import ReviewSettings
 from stores import ledger
 
@@ -83,7 +83,7 @@ def audited(lake, make_pair):
 
 def test_an_empty_lake_says_how_to_fill_it(see):
     assert "m2ib-audit demo" in see("/").text
-    assert "No alert fits these filters." in see("/alerts").text
+    assert "No alert matches these filters." in see("/alerts").text
 
 
 def test_the_overview_names_what_waits_and_how_much_was_covered(audited, see):
@@ -204,8 +204,8 @@ def store_tests(run):
 def test_an_alert_says_what_it_means_and_what_speaks_for_it(audited, see):
     store_tests(audited)
     page = see(f"/runs/{RUN}/alerts/alert0000000")
-    assert "holds 50.0% of what the model uses of the image, but it is only 6.25% of the area" in page.text
-    assert "the mean of what surrounds it" in page.text
+    assert "has 50.0% of the attribution of the image, but only 6.25% of the area" in page.text
+    assert "mean color of the surroundings" in page.text
     assert "0.125 to 0.275" in page.text
     assert "1 alert that follows from this one" in page.text
     for half in ("inside", "outside"):
@@ -223,7 +223,7 @@ def test_the_random_set_of_an_alert_is_its_seed_s(lake, make_pair, see):
 
     def drawn(seed):
         html = see(f"/runs/{RUN}/alerts/alert0000000?seed={seed}").html
-        return re.findall(r'class="open" href="[^"]*/pairs/(pair\d+)', html)[1:]  # the first is the telling one
+        return re.findall(r'class="open" href="[^"]*/pairs/(pair\d+)', html)[1:]  # the first is the strongest example
 
     assert drawn(1) == drawn(1)
     assert len(set(drawn(1))) == 8
@@ -252,7 +252,7 @@ def test_pictures_are_not_sent_again_to_whoever_has_them(audited, client):
 
 def test_an_image_that_is_gone_or_another_one_is_said(audited, lake, see):
     (lake.corpus / "image_1.png").write_bytes((lake.corpus / "image_2.png").read_bytes())
-    assert "The file has changed since the audit" in see(f"/runs/{RUN}/pairs/pair0001").text
+    assert "The image file has changed since the audit" in see(f"/runs/{RUN}/pairs/pair0001").text
     assert "has changed" in see(f"/runs/{RUN}/pairs/pair0001/image", 404).text
     lake.corpus.rename(lake.corpus.with_name("moved"))
     page = see(f"/runs/{RUN}/pairs/pair0002")
@@ -344,7 +344,7 @@ def test_what_no_alert_is_about_is_sampled_and_counted(lake, make_pair, see):
     ("bad", "seen", "low", "high"), [(0, 20, 0, 0.1611), (2, 20, 0.0279, 0.3010), (5, 5, 0.5655, 1)]
 )
 def test_wilson_s_interval(bad, seen, low, high):
-    assert wilson(bad, seen) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    assert compute_interval(bad, seen) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
 
 
 def test_two_runs_stand_side_by_side(audited, lake, make_pair, see, client):
@@ -361,7 +361,10 @@ def test_two_runs_stand_side_by_side(audited, lake, make_pair, see, client):
     first, last = layer.getpixel((0, 0)), layer.getpixel((3, 3))
     assert first[0] > first[2]  # orange: more on the left
     assert last[2] > last[0]  # blue: more on the right
-    assert "Only pairs that both runs have" in see(f"/compare?left={RUN}&right={other}&pair=pair0001", 404).text
+    assert (
+        "Only pairs that are in both runs can be compared."
+        in see(f"/compare?left={RUN}&right={other}&pair=pair0001", 404).text
+    )
     see(f"/compare?left={RUN}&right=none", 404)
     assert "choose a run" in see("/compare").text
 
@@ -369,8 +372,8 @@ def test_two_runs_stand_side_by_side(audited, lake, make_pair, see, client):
 @pytest.mark.parametrize(("shape", "fitted"), [((2, 2), (4, 4)), ((3, 5), (2, 2)), ((7, 7), (7, 7))])
 def test_a_grid_on_other_patches_keeps_its_sum(shape, fitted):
     bits = np.arange(shape[0] * shape[1], dtype=float).reshape(shape)
-    assert resized(bits, fitted).shape == fitted
-    assert resized(bits, fitted).sum() == pytest.approx(bits.sum())
+    assert resize_map(bits, fitted).shape == fitted
+    assert resize_map(bits, fitted).sum() == pytest.approx(bits.sum())
 
 
 def test_sql_reads_and_says_what_it_refuses(audited, see):
@@ -383,7 +386,7 @@ def test_sql_reads_and_says_what_it_refuses(audited, see):
         "EXPLAIN+SELECT+1",
     ):
         assert "expected one SELECT" in see(f"/sql?q={query}").text
-    assert "No answer." in see("/sql?q=SELECT+*+FROM+read_csv('/etc/passwd')").text
+    assert "The query failed." in see("/sql?q=SELECT+*+FROM+read_csv('/etc/passwd')").text
     page = see("/sql?q=SELECT+'<script>x</script>'+AS+%22<b>%22")
     assert "<script>x</script>" in page.text
     assert len(page.find("script")) == 2
@@ -393,7 +396,7 @@ def test_sql_reads_and_says_what_it_refuses(audited, see):
 def test_sql_has_limits_of_rows_and_time(audited, lake):
     settings = ReviewSettings(sql_rows=5, sql_seconds=0.3)
     with TestClient(create_app(lake.path, settings), base_url="http://127.0.0.1") as client:
-        assert "5 rows, and more" in Page(client.get("/sql?q=SELECT+*+FROM+range(1000000000000)").text).text
+        assert "5 rows, more" in Page(client.get("/sql?q=SELECT+*+FROM+range(1000000000000)").text).text
         start = time.monotonic()
         text = client.get("/sql?q=SELECT+count(*)+FROM+range(1000000000)+a,+range(1000)+b").text
         assert "timed out after 0.3 seconds" in text
@@ -456,7 +459,7 @@ def test_a_query_of_a_stranger_s_is_ended_by_the_system(audited, lake):
     with TestClient(create_app(lake.path, ReviewSettings(sql_seconds=0.3)), "http://127.0.0.1:8765") as client:
         began = time.monotonic()
         text = client.get("/sql?q=SELECT+length(repeat('x',2000000000))").text
-        assert "No answer." in text
+        assert "The query failed." in text
         assert "timed out after 0.3 seconds" in text or "memory" in text
         assert time.monotonic() - began < 10
         assert "1 row" in Page(client.get("/sql?q=SELECT+1").text).text
@@ -465,19 +468,19 @@ def test_a_query_of_a_stranger_s_is_ended_by_the_system(audited, lake):
 @pytest.mark.parametrize("shape", [(50_000, 50_000), (1, 17), (-4, -4)])
 def test_a_map_of_another_size_than_it_says_is_not_drawn(lake, make_pair, see, shape):
     lake.write(lake.begin(), [make_pair(0) | {"grid_h": shape[0], "grid_w": shape[1]}])
-    assert "no whole grid" in see(f"/runs/{RUN}/pairs/pair0000/image", 404).text
+    assert "does not fit its grid" in see(f"/runs/{RUN}/pairs/pair0000/image", 404).text
 
 
 def test_a_table_of_too_many_rows_is_not_taken_along(audited, see, monkeypatch):
-    monkeypatch.setattr("review.site.pages.rendering.MOST", 1)
+    monkeypatch.setattr("review.site.pages.rendering.MAX_EXPORT_ROWS", 1)
     assert "got more than 1 rows" in see(f"/runs/{RUN}/pairs?format=csv", 400).text
 
 
 def test_connections_outlive_a_decision(audited, lake):
-    lake = LakeCache(lake.path)
-    before = lake.connect_runs(RUN)
+    cache = LakeCache(lake.path)
+    before = cache.connect_runs(RUN)
     ledger.append(lake.path, "review", {"run_id": RUN})
-    assert lake.connect_runs(RUN) is before
+    assert cache.connect_runs(RUN) is before
 
 
 @pytest.mark.parametrize(
@@ -496,12 +499,14 @@ def test_a_corpus_behind_a_url_is_not_fetched_unasked(lake, make_pair, see, monk
     lake.write(lake.begin(), [make_pair(0)], slice="dense")
     monkeypatch.setattr(audited_corpus, "root_of", opened)
     assert "--remote-corpora" in see(f"/runs/{RUN}/pairs/pair0000").text
-    assert LakeCache(lake.path, remote_corpora=True).explain_missing_corpus(RUN) == audited_corpus.GONE  # OSError is caught
+    assert (
+        LakeCache(lake.path, remote_corpora=True).explain_missing_corpus(RUN) == audited_corpus.GONE
+    )  # OSError is caught
     manifest = {"corpus": "https://corpus.invalid/images", "config": {}}
     assert audited_corpus.corpus_of(manifest, remote=True) is None
 
 
 def test_the_evidence_stands_before_the_form(audited, see):
     page = see(f"/runs/{RUN}/alerts/alert0000000").html
-    at = [page.index(f'id="{name}"') for name in ("means", "test", "telling", "random", "triage")]
+    at = [page.index(f'id="{name}"') for name in ("meaning", "test", "strongest", "random", "decision")]
     assert at == sorted(at)

@@ -995,7 +995,7 @@ def review(
     except (AccessError, UsersError) as error:
         _stop(Exit.BAD_INPUT, f"review: {error}")
     try:
-        app_of_lake.state.lake_cache.connect()  # what is no lake is said before anything listens; a damaged run, on the page
+        app_of_lake.state.lake_cache.connect()  # fails if there is no lake; damaged runs are shown on the site
     except sql.LakeError as error:
         _stop(Exit.BAD_INPUT, str(error))
 

@@ -8,7 +8,7 @@ from prefect import task
 
 from corpora import RowError
 from m2ib import DualEncoder
-from m2ib.analysis import overlays as recurrence
+from m2ib.analysis.overlays import Discovery, Occurrence, Overlay, OverlayConfig, find_overlays
 from tasks.execution import TASK_OPTIONS
 from tasks.inputs import load_model, mapped_pairs, read_pixels
 from tasks.lake.run import Run
@@ -32,8 +32,8 @@ def _read(
 
 
 def _sought(
-    found: recurrence.Discovery, corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder
-) -> Iterator[tuple[dict[str, Any], list[list[recurrence.Occurrence]]]]:
+    found: Discovery, corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder
+) -> Iterator[tuple[dict[str, Any], list[list[Occurrence]]]]:
     """Each pair that reads, with the occurrences of each stamp."""
     for start in range(0, len(pairs), _BATCH):
         readable, pixels = _read(corpus, pairs[start : start + _BATCH], model)
@@ -42,7 +42,7 @@ def _sought(
             yield from ((pair, [stamp[i] for stamp in places]) for i, pair in enumerate(readable))
 
 
-def _stamp_row(number: int, stamp: recurrence.Stamp, occurrences: int, searched: int) -> dict[str, Any]:
+def _stamp_row(number: int, stamp: Overlay, occurrences: int, searched: int) -> dict[str, Any]:
     channels, height, width = stamp.template.shape
     return {
         "region": f"stamp {number}",
@@ -51,15 +51,15 @@ def _stamp_row(number: int, stamp: recurrence.Stamp, occurrences: int, searched:
         "width": width,
         "template": stamp.template.flatten().tolist(),
         "strokes": stamp.mask.flatten().tolist(),
-        "members": stamp.members,
+        "members": stamp.member_count,
         "occurrences": occurrences,
         "searched": searched,
         "share": stamp.share,
         "area": stamp.area,
-        "spread": stamp.spread,
+        "spread": stamp.is_watermark,
         "score": stamp.score,
         "threshold": stamp.threshold,
-        "null_score": stamp.null,
+        "null_score": stamp.null_score,
     }
 
 
@@ -78,9 +78,9 @@ def discover_stamps(run: Run, corpus: CorpusConfig, model: ModelConfig, settings
         images = network.stack(pixels)
         grid = (len(sample), sample[0]["grid_h"], sample[0]["grid_w"])
         maps = images.new_tensor([pair["image_map"] for pair in sample]).reshape(grid)
-        found = recurrence.find_stamps(images, maps, recurrence.RecurrenceConfig(settings.peaks, settings.min_images))
-        occurrences, searched = [0] * len(found.stamps), 0
-        for pair, places in _sought(found, corpus, pairs, network) if found.stamps else ():
+        found = find_overlays(images, maps, OverlayConfig(settings.peaks, settings.min_images))
+        occurrences, searched = [0] * len(found.overlays), 0
+        for pair, places in _sought(found, corpus, pairs, network) if found.overlays else ():
             searched += 1
             for number, found_at in enumerate(places):
                 occurrences[number] += bool(found_at)
@@ -88,7 +88,7 @@ def discover_stamps(run: Run, corpus: CorpusConfig, model: ModelConfig, settings
                 boxes = found.region(number, found_at, *network.image_size)
                 rows.extend(named | dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in boxes)
         stamps = [
-            _stamp_row(number + 1, stamp, occurrences[number], searched) for number, stamp in enumerate(found.stamps)
+            _stamp_row(number + 1, stamp, occurrences[number], searched) for number, stamp in enumerate(found.overlays)
         ]
     # A file of its own beside the named regions, so that doing it again replaces it.
     with run.open_writer("regions", "recurrent") as writer:

@@ -28,17 +28,7 @@ sys.modules["shape_checks"] = sys.modules[__name__]
 jaxtyping.install_import_hook(
     [
         f"m2ib.{name}"
-        for name in (
-            "attribution",
-            "bottleneck",
-            "encoders",
-            "noise",
-            "results",
-            "statistics",
-            "analysis.occlusion",
-            "analysis.overlays",
-            "analysis.template_search",
-        )
+        for name in ("analysis", "attribution", "bottleneck", "encoders", "noise", "results", "statistics")
     ],
     "shape_checks.check_shapes",
 )

@@ -1,15 +1,13 @@
-"""Clusters of image maps: groups of pairs in which the model looks at the same places.
+"""Spectral clusters of image maps: groups of pairs in which the model attends to the same places.
 
 Sources: spectral relevance analysis, Lapuschkin et al., "Unmasking Clever Hans predictors and assessing what machines
-really learn", Nature Communications 10:1096 (2019): maps are reduced, compared, and clustered spectrally, the
-eigengap telling how many clusters there are. The spectral clustering is that of Ng, Jordan, Weiss, "On spectral
-clustering", NIPS 2001; eigengap and neighbours follow von Luxburg, "A tutorial on spectral clustering", Statistics and
-Computing 17 (2007).
+really learn", Nature Communications 10:1096 (2019): maps are downsampled, compared and clustered spectrally, and the
+eigengap gives the number of clusters. Clustering: Ng, Jordan, Weiss, "On spectral clustering", NIPS 2001. Eigengap and
+neighbors: von Luxburg, "A tutorial on spectral clustering", Statistics and Computing 17 (2007).
 """
 
 import hashlib
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
 import scipy.cluster.vq
@@ -18,90 +16,97 @@ import scipy.spatial.distance
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-Rows: TypeAlias = Float[ndarray, "n d"]
-
 SIDE = 8
-"""Maps are reduced to at most so many rows and columns: a corner of a quarter keeps four cells."""
-NEIGHBOURS = 10
-"""Linked to each map. A graph holds together from about log(n) on (von Luxburg), which is 7 for `CAP`; a cluster must
-have more members than this, so with more neighbours none could be as small as a slice may be."""
-MOST = 10
-"""Clusters that are told apart."""
+"""Maps are downsampled to at most this many rows and columns: a corner of a quarter keeps four cells."""
+NEIGHBORS = 10
+"""Links of each map. A graph is connected from about log(n) on (von Luxburg), which is 7 for `CAP`. A cluster has more
+members than this, so more links would rule out clusters as small as a slice may be."""
+MAX_CLUSTERS = 10
 CAP = 1000
-"""Maps of which the eigenvectors are computed: time grows with the cube of their number, memory with the square."""
-_SAME = 1e-9
-"""Eigenvalues that differ by less are one: rounding must not choose the number of clusters."""
-_CHUNK = 4096
+"""Maps of which eigenvectors are computed: time grows with the cube of their number, memory with the square."""
+_TIE = 1e-9
+"""Eigengaps that differ by less are equal: rounding must not choose the number of clusters."""
+_BATCH = 4096
 _ITERATIONS = 100
 
 
 def cluster_maps(maps: Float[ndarray, "n h w"], ids: Sequence[str], seed: int) -> Int[ndarray, " n"]:
-    """The cluster of each map, 0 the largest; -1 for a map that is empty or not finite, which is in none.
+    """Assign each map to a cluster.
 
-    All are in cluster 0 where the eigengap finds no groups. ids, unique: what the maps belong to; with the seed they
-    decide which maps are drawn where there are more than `CAP`, so that the order of rows does not matter. A map that
-    was not drawn joins the cluster of the nearest drawn one.
+    Args:
+        maps: (n, rows, columns) nats. Only the distribution of mass over a map matters.
+        ids: Unique name of each map. With the seed it decides which maps are sampled where there are more than `CAP`,
+            so that the order of rows does not matter. Other maps join the cluster of the nearest sampled one.
+        seed: Seed of the sample.
+
+    Returns:
+        (n,) cluster of each map, 0 the largest; -1 for a map that is empty or not finite. All are 0 where the
+        eigengap finds no groups.
     """
-    found = np.full(len(maps), -1)
+    clusters = np.full(len(maps), -1)
     order = sorted(range(len(ids)), key=lambda row: hashlib.sha256(f"{seed}\x1f{ids[row]}".encode()).digest())
     mass = maps.sum(axis=(1, 2))
     order = [row for row in order if np.isfinite(mass[row]) and mass[row] > 0]
     if not order:
-        return found
-    rows = _reduced(maps[order] / mass[order, None, None])
-    drawn = _spectral(rows[:CAP])
-    labels = np.concatenate([drawn, *(drawn[nearest] for nearest in _nearest(rows[CAP:], rows[:CAP]))])
-    found[order] = _by_size(labels)
-    return found
+        return clusters
+    rows = _downsample(maps[order] / mass[order, None, None])
+    sample = _cluster_spectrally(rows[:CAP])
+    nearest = [
+        scipy.spatial.distance.cdist(rows[start : start + _BATCH], rows[:CAP]).argmin(axis=1)
+        for start in range(CAP, len(rows), _BATCH)
+    ]
+    clusters[order] = _rank_by_size(np.concatenate([sample, *(sample[batch] for batch in nearest)]))
+    return clusters
 
 
-def _reduced(maps: Float[ndarray, "n h w"]) -> Rows:
-    """Mass on a grid of at most `SIDE` x `SIDE` cells; a patch that a cell's border cuts counts with its parts."""
-    down, across = (_shares(length) for length in maps.shape[1:])
-    cells: Rows = np.einsum("ay,nyx,bx->nab", down, maps, across).reshape(len(maps), -1)
+def _downsample(maps: Float[ndarray, "n h w"]) -> Float[ndarray, "n d"]:
+    """Sum mass on a grid of at most `SIDE` x `SIDE` cells; a patch across a border is split by area."""
+    down, across = (_cell_shares(length) for length in maps.shape[1:])
+    cells: Float[ndarray, "n d"] = np.einsum("ay,nyx,bx->nab", down, maps, across).reshape(len(maps), -1)
     return cells
 
 
-def _shares(length: int) -> Float[ndarray, "cells length"]:
-    """Which share of each of `length` patches lies in each cell."""
-    cells = np.linspace(0, length, min(SIDE, length) + 1)
+def _cell_shares(length: int) -> Float[ndarray, "cells length"]:
+    """Return the share of each of `length` patches in each cell."""
+    edges = np.linspace(0, length, min(SIDE, length) + 1)
     patches = np.arange(length)
     shares: Float[ndarray, "cells length"] = np.clip(
-        np.minimum(cells[1:, None], patches + 1) - np.maximum(cells[:-1, None], patches), 0, None
+        np.minimum(edges[1:, None], patches + 1) - np.maximum(edges[:-1, None], patches), 0, None
     )
     return shares
 
 
-def _spectral(rows: Rows) -> Int[ndarray, " n"]:
-    """Cluster rows; all of them are in cluster 0 where there are no groups."""
-    if len(rows) <= NEIGHBOURS + 1:
-        return np.zeros(len(rows), dtype=np.int64)  # each would be linked to all others
-    values, vectors = scipy.linalg.eigh(_laplacian(rows), subset_by_index=(0, min(MOST, len(rows) - 1)))
+def _cluster_spectrally(rows: Float[ndarray, "n d"]) -> Int[ndarray, " n"]:
+    one_cluster = np.zeros(len(rows), dtype=np.int64)
+    if len(rows) <= NEIGHBORS + 1:
+        return one_cluster  # each would be linked to all others
+    count = min(MAX_CLUSTERS, len(rows) - 1)
+    values, vectors = scipy.linalg.eigh(_laplacian(rows), subset_by_index=(0, count))
     gaps = np.diff(values)
-    number = 1 + int(np.argmax(gaps >= gaps.max() - _SAME))
+    number = 1 + int(np.argmax(gaps >= gaps.max() - _TIE))
     if number == 1:
-        return np.zeros(len(rows), dtype=np.int64)
+        return one_cluster
     chosen = vectors[:, :number]
     chosen = chosen / np.linalg.norm(chosen, axis=1, keepdims=True)
     labels: Int[ndarray, " n"] = scipy.cluster.vq.kmeans2(
-        chosen, _orthogonal(chosen), iter=_ITERATIONS, minit="matrix", missing="raise"
+        chosen, _initial_centroids(chosen), iter=_ITERATIONS, minit="matrix", missing="raise"
     )[1]
     return labels.astype(np.int64)
 
 
-def _laplacian(rows: Rows) -> Float[ndarray, "n n"]:
-    """I - D^-1/2 W D^-1/2, with W = 1 where one of two rows is among the other's nearest, in Euclidean distance."""
+def _laplacian(rows: Float[ndarray, "n d"]) -> Float[ndarray, "n n"]:
+    """Return I - D^-1/2 W D^-1/2, with W = 1 where one row is among the other's nearest neighbors (Euclidean)."""
     distances = scipy.spatial.distance.cdist(rows, rows)
     np.fill_diagonal(distances, np.inf)
     linked = np.zeros_like(distances)
-    np.put_along_axis(linked, np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS], 1, axis=1)
+    np.put_along_axis(linked, np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBORS], 1, axis=1)
     linked = np.maximum(linked, linked.T)
     root = np.sqrt(linked.sum(axis=1))
     return np.eye(len(rows)) - linked / np.outer(root, root)
 
 
-def _orthogonal(vectors: Float[ndarray, "n k"]) -> Float[ndarray, "k k"]:
-    """Rows to begin k-means with, as near to orthogonal as they come (Ng, Jordan, Weiss): chance has no part in it."""
+def _initial_centroids(vectors: Float[ndarray, "n k"]) -> Float[ndarray, "k k"]:
+    """Choose k rows as orthogonal to each other as possible (Ng, Jordan, Weiss), so that k-means is deterministic."""
     chosen = [0]
     closest = np.abs(vectors @ vectors[0])
     while len(chosen) < vectors.shape[1]:
@@ -110,16 +115,8 @@ def _orthogonal(vectors: Float[ndarray, "n k"]) -> Float[ndarray, "k k"]:
     return vectors[chosen]
 
 
-def _nearest(rows: Rows, drawn: Rows) -> list[Int[ndarray, " m"]]:
-    """For each row the nearest drawn one, in pieces that fit in memory."""
-    return [
-        scipy.spatial.distance.cdist(rows[start : start + _CHUNK], drawn).argmin(axis=1)
-        for start in range(0, len(rows), _CHUNK)
-    ]
-
-
-def _by_size(labels: Int[ndarray, " n"]) -> Int[ndarray, " n"]:
-    """Number the labels anew: the largest is 0; of equally large ones the first to appear."""
+def _rank_by_size(labels: Int[ndarray, " n"]) -> Int[ndarray, " n"]:
+    """Renumber labels: 0 is the largest cluster; among equally large ones the first to appear."""
     known, first, counts = np.unique(labels, return_index=True, return_counts=True)
     rank = np.empty(known.max() + 1, dtype=np.int64)
     rank[known[np.lexsort((first, -counts))]] = np.arange(len(known))

@@ -12,7 +12,7 @@ Mask = NDArray[np.bool_]
 
 
 def rasterize_boxes(boxes: Sequence[Box], height: int, width: int) -> Mask:
-    """The union of boxes as pixels: those that a box covers at least to a half, and one at least for each box."""
+    """Return the union of boxes as pixels: those that a box covers by half or more, and at least one for each box."""
     mask = np.zeros((height, width), dtype=np.bool_)
     for x0, y0, x1, y1 in boxes:
         top, left = (min(round(start * size), size - 1) for start, size in ((y0, height), (x0, width)))
@@ -21,12 +21,12 @@ def rasterize_boxes(boxes: Sequence[Box], height: int, width: int) -> Mask:
 
 
 def count_touched_borders(mask: Mask) -> int:
-    """How many of the picture's four sides a mask touches: four for a frame, two for a corner, none for an island."""
+    """Count the sides of the image that a mask touches: four for a frame, two for a corner, none for an island."""
     return int(mask[0].any()) + int(mask[-1].any()) + int(mask[:, 0].any()) + int(mask[:, -1].any())
 
 
 def is_frame(mask: Mask) -> bool:
-    """Whether a mask touches all four sides and encloses what it leaves free, as a frame does."""
+    """Return whether a mask touches all four sides and encloses the rest of the image."""
     if count_touched_borders(mask) < 4 or mask.all():
         return False
     first, last, near, far = extent_of(~mask)
@@ -34,13 +34,16 @@ def is_frame(mask: Mask) -> bool:
 
 
 def extent_of(mask: Mask) -> tuple[int, int, int, int]:
-    """First row, row after the last, first column and column after the last of a mask that is not empty."""
+    """Return the half-open range of rows, then of columns, of a mask that is not empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
 def cover_with_rectangles(mask: Mask) -> list[tuple[int, int, int, int]]:
-    """Disjoint boxes (x0, y0, x1, y1), in pixels, whose union is the mask: equal runs of adjacent rows are one box."""
+    """Return disjoint boxes (x0, y0, x1, y1) in pixels whose union is the mask.
+
+    Runs of a row become boxes, which extend over the rows below for as long as the run repeats.
+    """
     open_runs: dict[tuple[int, int], int] = {}
     found: list[tuple[int, int, int, int]] = []
     for y, row in enumerate([*mask, np.zeros(mask.shape[1], np.bool_)]):

@@ -79,7 +79,7 @@ def test_more_groups_than_can_be_told_apart_are_none(random):
 
 def test_a_patch_counts_with_its_parts():
     maps = np.arange(2 * 12 * 5, dtype=float).reshape(2, 12, 5)
-    reduced = clusters._reduced(maps).reshape(2, 8, 5)
+    reduced = clusters._downsample(maps).reshape(2, 8, 5)
     assert reduced.sum() == pytest.approx(maps.sum())
     assert reduced[:, 0] == pytest.approx(maps[:, 0] + maps[:, 1] / 2)
     assert reduced[:, 1] == pytest.approx(maps[:, 1] / 2 + maps[:, 2])

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from m2ib.analysis.masks import cover_with_rectangles
-from m2ib.analysis.overlays import RecurrenceConfig, find_stamps, hot_cells
+from m2ib.analysis.overlays import find_overlays
+from m2ib.analysis.overlays.windows import find_hot_cells
 
 SIDE, CELLS, N = 64, 8, 48
 PATTERN = torch.tensor(
@@ -75,10 +76,10 @@ def intersection_over_union(one, other):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_stamp_is_found_wherever_it_is_and_nowhere_else(channels):
     images, boxes = stamped(textures(channels=channels))
-    found = find_stamps(images, heated(boxes))
-    assert len(found.stamps) == 1
-    (stamp,) = found.stamps
-    assert stamp.null < stamp.threshold < stamp.score <= 1 + 1e-5
+    found = find_overlays(images, heated(boxes))
+    assert len(found.overlays) == 1
+    (stamp,) = found.overlays
+    assert stamp.null_score < stamp.threshold < stamp.score <= 1 + 1e-5
     assert stamp.share > stamp.area
     (places,) = found.search(images)
     assert [bool(occurrences) for occurrences in places] == [box is not None for box in boxes]
@@ -90,7 +91,7 @@ def test_a_stamp_is_found_wherever_it_is_and_nowhere_else(channels):
 
 def test_it_is_found_in_images_that_were_not_in_the_sample():
     images, boxes = stamped(textures())
-    found = find_stamps(images, heated(boxes))
+    found = find_overlays(images, heated(boxes))
     others, where = stamped(textures(seed=8), seed=9)
     (places,) = found.search(others)
     assert [bool(occurrences) for occurrences in places] == [box is not None for box in where]
@@ -98,8 +99,8 @@ def test_it_is_found_in_images_that_were_not_in_the_sample():
 
 def test_a_stamp_wider_than_the_crops_is_one():
     images, boxes = stamped(textures(), pattern=WIDE)
-    found = find_stamps(images, heated(boxes))
-    assert len(found.stamps) == 1
+    found = find_overlays(images, heated(boxes))
+    assert len(found.overlays) == 1
     (places,) = found.search(images)
     assert [len(occurrences) for occurrences in places] == [box is not None for box in boxes]
     for occurrences, box in zip(places, boxes, strict=True):
@@ -128,8 +129,8 @@ def covered(boxes):
 
 def test_a_watermark_is_found_by_its_strokes_although_it_has_no_more_mass_than_area():
     images, strokes = watermarked(textures())
-    found = find_stamps(images, heated([None] * N))
-    assert [stamp.spread for stamp in found.stamps] == [True]
+    found = find_overlays(images, heated([None] * N))
+    assert [stamp.is_watermark for stamp in found.overlays] == [True]
     (places,) = found.search(images)
     assert [bool(occurrences) for occurrences in places] == strokes.flatten(1).any(1).tolist()
     region = torch.stack([covered(found.region(0, occurrences, SIDE, SIDE)) for occurrences in places])
@@ -139,10 +140,10 @@ def test_a_watermark_is_found_by_its_strokes_although_it_has_no_more_mass_than_a
 def test_a_tag_over_a_watermark_is_a_stamp_of_its_own():
     images, strokes = watermarked(textures())
     images, boxes = stamped(images.flip(0), share=0.75)
-    found = find_stamps(images, heated(boxes))
-    assert sorted(stamp.spread for stamp in found.stamps) == [False, True]
-    for stamp, places in zip(found.stamps, found.search(images), strict=True):
-        truth = strokes.flip(0).flatten(1).any(1).tolist() if stamp.spread else [box is not None for box in boxes]
+    found = find_overlays(images, heated(boxes))
+    assert sorted(stamp.is_watermark for stamp in found.overlays) == [False, True]
+    for stamp, places in zip(found.overlays, found.search(images), strict=True):
+        truth = strokes.flip(0).flatten(1).any(1).tolist() if stamp.is_watermark else [box is not None for box in boxes]
         assert [bool(occurrences) for occurrences in places] == truth
 
 
@@ -158,19 +159,19 @@ def test_rectangles_are_disjoint_and_cover_the_mask():
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_stamp_in_textures(seed):
-    assert find_stamps(textures(seed=seed), heated([None] * N, seed)).stamps == ()
+    assert find_overlays(textures(seed=seed), heated([None] * N, seed)).overlays == ()
 
 
 @pytest.mark.parametrize("seed", [3, 4])
 def test_no_stamp_in_things_that_only_resemble_each_other(seed):
     images, boxes = blobs(seed=seed)
-    assert find_stamps(images, heated(boxes)).stamps == ()
+    assert find_overlays(images, heated(boxes)).overlays == ()
 
 
 def test_a_straight_edge_is_no_stamp():
     images = textures()
     images[..., :3], images[..., :3, :], images[..., -3:], images[..., -3:, :] = 4, 4, 4, 4
-    assert find_stamps(images, heated([(0, 0, 0.2, 0.2)] * N)).stamps == ()
+    assert find_overlays(images, heated([(0, 0, 0.2, 0.2)] * N)).overlays == ()
 
 
 def test_a_stamp_without_mass_is_none():
@@ -180,19 +181,19 @@ def test_a_stamp_without_mass_is_none():
         if box is not None:
             x0, y0, x1, y1 = (v * CELLS for v in box)
             one[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1] = 0
-    assert find_stamps(images, maps).stamps == ()
+    assert find_overlays(images, maps).overlays == ()
 
 
 def test_copies_of_one_picture_are_no_stamp():
     images = textures(1).expand(N, -1, -1, -1) + 0.01 * textures(seed=5)
-    assert find_stamps(images, heated([(0.2, 0.2, 0.4, 0.4)] * N)).stamps == ()
+    assert find_overlays(images, heated([(0.2, 0.2, 0.4, 0.4)] * N)).overlays == ()
 
 
 def test_grey_in_three_channels_is_as_grey_in_one():
     images, boxes = stamped(textures())
     grey = images.expand(-1, 3, -1, -1) * torch.tensor([1.0, 2.0, 0.5])[:, None, None] + 1
-    one, three = find_stamps(images, heated(boxes)), find_stamps(grey, heated(boxes))
-    assert [stamp.mask.shape for stamp in one.stamps] == [stamp.mask.shape for stamp in three.stamps]
+    one, three = find_overlays(images, heated(boxes)), find_overlays(grey, heated(boxes))
+    assert [stamp.mask.shape for stamp in one.overlays] == [stamp.mask.shape for stamp in three.overlays]
     assert [bool(places) for places in three.search(grey)[0]] == [bool(places) for places in one.search(images)[0]]
 
 
@@ -201,11 +202,11 @@ def test_the_same_twice_and_in_any_order():
     maps = heated(boxes)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(2))
     (first,), (again,), (shuffled,) = (
-        find_stamps(i, m).stamps for i, m in ((images, maps), (images, maps), (images[order], maps[order]))
+        find_overlays(i, m).overlays for i, m in ((images, maps), (images, maps), (images[order], maps[order]))
     )
     for other in (again, shuffled):
         assert torch.equal(first.template, other.template)
-        assert (first.null, first.score, first.share) == (other.null, other.score, other.share)
+        assert (first.null_score, first.score, first.share) == (other.null_score, other.score, other.share)
 
 
 @pytest.mark.parametrize(
@@ -221,15 +222,15 @@ def test_the_same_twice_and_in_any_order():
     ids=["constant images", "one image", "empty maps", "one cell", "few cells", "tiny images"],
 )
 def test_where_there_is_nothing_to_find_nothing_is_found(images, maps):
-    found = find_stamps(images, maps)
-    assert found.stamps == ()
+    found = find_overlays(images, maps)
+    assert found.overlays == ()
     assert found.search(images) == []
 
 
 def test_images_of_large_patches_are_reduced():
     images, boxes = stamped(textures())
     large = F.interpolate(images, scale_factor=4, mode="bicubic")
-    found = find_stamps(large, heated(boxes))
+    found = find_overlays(large, heated(boxes))
     assert found.whitener.reduction == 2
     (places,) = found.search(large)
     assert [bool(occurrences) for occurrences in places] == [box is not None for box in boxes]
@@ -237,10 +238,10 @@ def test_images_of_large_patches_are_reduced():
 
 def test_hot_cells_are_apart_and_hold_more_than_an_even_share():
     one = torch.ones(1, 4, 4)
-    assert hot_cells(one, 3) == [[]]
+    assert find_hot_cells(one, 3) == [[]]
     one[0, 1, 1], one[0, 1, 2], one[0, 3, 3] = 9, 8, 7
-    assert hot_cells(one, 3) == [[(1, 1), (3, 3)]]
-    assert hot_cells(one, 1) == [[(1, 1)]]
+    assert find_hot_cells(one, 3) == [[(1, 1), (3, 3)]]
+    assert find_hot_cells(one, 1) == [[(1, 1)]]
 
 
 @pytest.mark.parametrize(
@@ -252,4 +253,4 @@ def test_hot_cells_are_apart_and_hold_more_than_an_even_share():
 )
 def test_what_cannot_be_compared_is_refused(images, maps, said):
     with pytest.raises(ValueError, match=said):
-        find_stamps(images, maps, RecurrenceConfig())
+        find_overlays(images, maps)

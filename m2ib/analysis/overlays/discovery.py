@@ -1,0 +1,277 @@
+"""Recurring overlays under high attribution mass.
+
+A burnt-in tag, a logo or a rendered word is drawn by a machine at a fixed size; photographed content is not. So each
+threshold comes from the corpus itself: a template's scores are compared with those of the same template, drawn
+slightly larger and smaller, in the same images. A nodule, an edge or a chair matches its rescaled self as well as
+itself; an overlay does not.
+"""
+
+import hashlib
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from m2ib.analysis.masks import Box, cover_with_rectangles
+from m2ib.analysis.overlays.matching import (
+    EXPLAINED,
+    WATERMARK_AREA,
+    ImageSpectra,
+    Occurrence,
+    Overlay,
+    Placement,
+    clip_mask,
+    find_occurrences,
+)
+from m2ib.analysis.overlays.templates import confirm_overlay, estimate_candidate, finish_overlay
+from m2ib.analysis.overlays.whitening import PATCH, Images, Whitener, downsample, drop_duplicate_channels
+from m2ib.analysis.overlays.windows import Maps, Windows, compare_windows, cut_windows
+
+ImageOccurrences = list[list[Occurrence]]
+"""Occurrences of one overlay, for each image."""
+
+
+@dataclass(frozen=True)
+class OverlayConfig:
+    """Settings of `find_overlays`.
+
+    Attributes:
+        peaks: Hottest windows taken from each map.
+        min_images: Images, besides those it was made from, in which a template must occur.
+        attempts: Clusters that are tested at most, the most prominent first.
+    """
+
+    peaks: int = 3
+    min_images: int = 5
+    attempts: int = 40
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """The overlays of a sample, in descending order of their share of mass, and the filter to search other images."""
+
+    whitener: Whitener
+    overlays: tuple[Overlay, ...] = ()
+
+    def search(self, images: Images) -> list[ImageOccurrences]:
+        """Find the overlays in images.
+
+        Args:
+            images: (n, channels, height, width) preprocessed pixels, as in the sample.
+
+        Returns:
+            For each overlay and image its occurrences, best first. Where two overlays share strokes the larger one
+            takes them: a letter within a word is no occurrence of the letter. Occurrences of one overlay overlap only
+            where it repeats itself.
+        """
+        if not len(images) or not self.overlays:
+            return [[] for _ in self.overlays]
+        white = self.whitener.apply_to_each(images[:, : self.whitener.gain.shape[0]].float())
+        spectra = ImageSpectra.compute(white, [overlay.extent for overlay in self.overlays], scale=1.0)
+        return find_occurrences(spectra, self.overlays)
+
+    def region(self, number: int, occurrences: Sequence[Occurrence], height: int, width: int) -> list[Box]:
+        """Return disjoint boxes that cover an overlay in one image.
+
+        Args:
+            number: Index of the overlay.
+            occurrences: Its occurrences in the image.
+            height: Height of the image in pixels.
+            width: Width of the image in pixels.
+
+        Returns:
+            One box for each occurrence; for a watermark, boxes of its ink.
+        """
+        overlay = self.overlays[number]
+        if not overlay.is_watermark:
+            return [occurrence.box for occurrence in occurrences]
+        h, w = height // self.whitener.reduction, width // self.whitener.reduction
+        ink = torch.zeros(h, w, dtype=torch.bool)
+        for occurrence in occurrences:
+            view, part = clip_mask(occurrence.y, occurrence.x, overlay.ink, ink)
+            ink[view] |= part
+        return [(x0 / w, y0 / h, x1 / w, y1 / h) for x0, y0, x1, y1 in cover_with_rectangles(ink.numpy())]
+
+
+def find_overlays(images: Images, maps: Maps, config: OverlayConfig | None = None) -> Discovery:
+    """Find overlays that recur under the hottest windows of the maps.
+
+    The result does not depend on the order of the images. Cost: (peaks n)^2 window comparisons, and n searches for
+    each attempt.
+
+    Args:
+        images: (n, channels, height, width) preprocessed pixels.
+        maps: (n, rows, columns) nats for each patch.
+        config: Settings; default `OverlayConfig()`.
+
+    Raises:
+        ValueError: If there are no images, images and maps do not match, or they are not finite.
+    """
+    config = config or OverlayConfig()
+    images, maps = images.detach().float(), maps.detach().float()
+    if not len(images) or len(images) != len(maps) or images.ndim != 4 or maps.ndim != 3:
+        got = f"images {tuple(images.shape)} and maps {tuple(maps.shape)}"
+        raise ValueError(f"got {got}, expected at least one image, as (n, c, h, w) and (n, gh, gw)")
+    if not (images.isfinite().all() and maps.isfinite().all()):
+        raise ValueError("images or maps: got values that are not finite, expected pixels and nats")
+    order = sorted(range(len(images)), key=lambda i: _digest(images[i], maps[i]))
+    images, maps = drop_duplicate_channels(images[order]), maps[order]
+    patch = max(images.shape[-2] / maps.shape[-2], images.shape[-1] / maps.shape[-1])
+    whitener = Whitener.fit(images, max(1, round(patch / PATCH)))
+    if len(images) < 2 * config.min_images:
+        return Discovery(whitener)
+    white = whitener.apply_to_each(images)
+    return Discovery(whitener, _discover(white, downsample(images, whitener.reduction), maps, config))
+
+
+def _digest(image: Tensor, attribution: Tensor) -> bytes:
+    return hashlib.sha256(image.cpu().numpy().tobytes() + attribution.cpu().numpy().tobytes()).digest()
+
+
+def _discover(white: Images, reduced: Images, maps: Maps, config: OverlayConfig) -> tuple[Overlay, ...]:
+    windows = cut_windows(white, maps, config.peaks)
+    if len(windows) < 2 * config.min_images:
+        return ()
+    comparison = compare_windows(windows, white)
+    prominence = comparison.prominence(windows, 2 * config.min_images)
+    core = windows.core_size
+    spectra = ImageSpectra.compute(white, [(2 * core[0], 2 * core[1])])
+    overlays: list[Overlay] = []
+    for _ in range(config.attempts):
+        seed = int(prominence.argmax())
+        if not prominence[seed] > 0:
+            break
+        members = comparison.members_of(seed, windows)
+        overlay = confirm_overlay(spectra, reduced, members, core, config.min_images)
+        prominence[seed] = 0
+        if overlay is not None:
+            overlays.append(overlay)
+            prominence[_explained_windows(windows, find_occurrences(spectra, [overlay])[0], spectra.image_size)] = 0
+            prominence[comparison.scores[seed] > overlay.threshold] = 0
+    return _merge_adjacent(spectra, reduced, maps, _select(spectra, maps, overlays, config), config)
+
+
+def _explained_windows(windows: Windows, occurrences: ImageOccurrences, size: tuple[int, int]) -> Bool[Tensor, " m"]:
+    """Return which windows have most of their energy in the boxes of an overlay."""
+    height, width = windows.core_size
+    explained = torch.zeros(len(windows), dtype=torch.bool)
+    places = zip(windows.image.tolist(), windows.y.tolist(), windows.x.tolist(), strict=True)
+    for number, (image, y, x) in enumerate(places):
+        covered = _box_mask(occurrences[image], size)[y : y + height, x : x + width]
+        energy = windows.core[number].square().sum(0)
+        explained[number] = bool((energy * covered).sum() > EXPLAINED * energy.sum())
+    return explained
+
+
+def _select(
+    spectra: ImageSpectra, maps: Maps, overlays: Sequence[Overlay], config: OverlayConfig
+) -> tuple[Overlay, ...]:
+    """Return the overlays that still occur often enough when all are searched together, most mass first.
+
+    Each has a larger share of mass than of area, unless it is a watermark. Watermarks in the same images are one.
+    """
+    # Larger first: several templates of one watermark may be found, all of them parts of it.
+    overlays = sorted(overlays, key=lambda overlay: -overlay.energy)
+    while True:
+        selected: list[Overlay] = []
+        watermarked: set[int] = set()
+        for overlay, by_image in zip(overlays, find_occurrences(spectra, overlays), strict=True):
+            found = {image: occurrences for image, occurrences in enumerate(by_image) if occurrences}
+            share, area = _measure_mass(maps, by_image, spectra.image_size)
+            if len(found) < 2 * config.min_images:
+                continue
+            if area > WATERMARK_AREA:
+                if len(watermarked & found.keys()) > EXPLAINED * len(found):
+                    continue
+                watermarked |= found.keys()
+            elif not share > area:
+                continue
+            score = torch.tensor([occurrences[0].score for occurrences in found.values()]).median()
+            selected.append(replace(overlay, score=float(score), share=share, area=area))
+        if len(selected) == len(overlays):
+            return tuple(sorted(selected, key=lambda overlay: -overlay.share))
+        overlays = selected
+
+
+def _measure_mass(maps: Maps, by_image: ImageOccurrences, size: tuple[int, int]) -> tuple[float, float]:
+    """Return the mean share of mass, and of area, in the boxes of the images with an occurrence."""
+    down, across = (_cell_shares(side, cells) for side, cells in zip(size, maps.shape[1:], strict=True))
+    shares, areas = [], []
+    for one, occurrences in zip(maps.double(), by_image, strict=True):
+        if occurrences and (total := one.sum()) > 0:
+            cover = down @ _box_mask(occurrences, size).double() @ across.T
+            shares.append(float((one * cover).sum() / total))
+            areas.append(float(cover.mean()))
+    return (sum(shares) / len(shares), sum(areas) / len(areas)) if shares else (0.0, 0.0)
+
+
+def _box_mask(occurrences: Sequence[Occurrence], size: tuple[int, int]) -> Bool[Tensor, "h w"]:
+    h, w = size
+    mask = torch.zeros(h, w, dtype=torch.bool)
+    for x0, y0, x1, y1 in (occurrence.box for occurrence in occurrences):
+        mask[round(y0 * h) : round(y1 * h), round(x0 * w) : round(x1 * w)] = True
+    return mask
+
+
+def _cell_shares(side: int, cells: int) -> Float[Tensor, "cells side"]:
+    """Return the share of each cell of a row that each pixel makes up."""
+    edges, pixels = torch.arange(cells + 1, dtype=torch.float64) / cells, torch.arange(side + 1).double() / side
+    stop = torch.minimum(edges[1:, None], pixels[None, 1:])
+    return (stop - torch.maximum(edges[:-1, None], pixels[None, :-1])).clamp_min(0) * cells
+
+
+def _merge_adjacent(
+    spectra: ImageSpectra, reduced: Images, maps: Maps, overlays: tuple[Overlay, ...], config: OverlayConfig
+) -> tuple[Overlay, ...]:
+    """Merge overlays that are always side by side: parts of one that is wider than the windows.
+
+    The merged overlay is no larger than an image, and occurs in nearly all images of its parts; otherwise the parts
+    stay.
+    """
+    found = find_occurrences(spectra, overlays)
+    for (one, ones), (other, others) in combinations(zip(overlays, found, strict=True), 2):
+        union = _find_union(one, other, ones, others)
+        if union is None or any(map(operator.gt, union[1], spectra.image_size)):
+            continue
+        placements, extent = union
+        wider = ImageSpectra.compute(spectra.white, [extent, *(overlay.extent for overlay in overlays)])
+        least = max(2 * config.min_images, math.ceil(EXPLAINED * len(placements)))
+        candidate = estimate_candidate(wider, placements, extent, extent, least)
+        if candidate is None:
+            continue
+        whole = finish_overlay(wider, reduced, candidate, min(one.member_count, other.member_count))
+        rest = [overlay for overlay in overlays if overlay is not one and overlay is not other]
+        selected = _select(wider, maps, [whole, *rest], config)
+        if any(overlay.mask is whole.mask for overlay in selected):
+            return _merge_adjacent(wider, reduced, maps, selected, config)
+    return overlays
+
+
+def _find_union(
+    one: Overlay, other: Overlay, ones: ImageOccurrences, others: ImageOccurrences
+) -> tuple[list[Placement], tuple[int, int]] | None:
+    """Return the placements and the extent of two overlays together.
+
+    None unless they have the same offset, within a pixel, in nearly all images with either, and fill their common box.
+    A watermark is never a part, because it has any offset.
+    """
+    both = [(i, a[0], b[0]) for i, (a, b) in enumerate(zip(ones, others, strict=True)) if a and b]
+    if not both or one.is_watermark or other.is_watermark:
+        return None
+    dy, dx = torch.tensor([(b.y - a.y, b.x - a.x) for _, a, b in both]).median(0).values.tolist()
+    aligned = [(i, a) for i, a, b in both if abs(b.y - a.y - dy) <= 1 and abs(b.x - a.x - dx) <= 1]
+    if len(aligned) <= EXPLAINED * sum(bool(a or b) for a, b in zip(ones, others, strict=True)):
+        return None
+    (h, w), (other_h, other_w) = one.extent, other.extent
+    top, left = min(dy, 0), min(dx, 0)
+    union = torch.zeros(max(h, dy + other_h) - top, max(w, dx + other_w) - left)
+    union[-top : h - top, -left : w - left] = 1
+    union[dy - top : dy - top + other_h, dx - left : dx - left + other_w] = 1
+    if not float(union.mean()) > EXPLAINED:
+        return None
+    return [(i, a.y + top, a.x + left) for i, a in aligned], (union.shape[0], union.shape[1])

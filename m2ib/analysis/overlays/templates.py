@@ -1,0 +1,155 @@
+"""Estimate a template from aligned windows, confirm it in held-out images, and find the pixels that it draws."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from m2ib.analysis.overlays.matching import (
+    MIN_CONTRAST,
+    ImageSpectra,
+    Overlay,
+    Placement,
+    compute_null_score,
+    find_best_matches,
+    find_occurrences,
+    match_threshold,
+)
+from m2ib.analysis.overlays.whitening import Images
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A template under construction, with score, row and column of its best match in each image."""
+
+    template: Float[Tensor, "c th tw"]
+    mask: Bool[Tensor, "th tw"]
+    null_score: float
+    matches: list[tuple[float, int, int]]
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.mask.shape[0], self.mask.shape[1]
+
+    @property
+    def placements(self) -> list[Placement]:
+        """Placement of each match above the threshold."""
+        threshold = match_threshold(self.null_score)
+        return [(i, y, x) for i, (score, y, x) in enumerate(self.matches) if score > threshold]
+
+
+def confirm_overlay(
+    images: ImageSpectra, reduced: Images, members: Sequence[Placement], core: tuple[int, int], min_images: int
+) -> Overlay | None:
+    """Build the overlay of a cluster of windows.
+
+    Args:
+        images: Whitened images of the sample.
+        reduced: The same images, only downsampled.
+        members: Placements of the cluster's cores, best first.
+        core: Height and width of a core.
+        min_images: Images that the first template was not made from, in which it must occur.
+
+    Returns:
+        The overlay; None if half of the cluster does not find it in the images of the other half.
+    """
+    size = (2 * core[0], 2 * core[1])
+    # The nearest members only: a word's nearest are the same word, others share a letter with it.
+    half = members[: 2 * min_images : 2]
+    estimate = _estimate_template(images.white, half, size, core)
+    if estimate is None:
+        return None
+    matches = find_best_matches(images, *estimate)
+    sources = {image for image, _, _ in half}
+    others = sorted((score for i, (score, _, _) in enumerate(matches) if i not in sources), reverse=True)
+    required = others[min_images - 1] if len(others) >= min_images else 0.0
+    null_score = compute_null_score(images, *estimate, required)
+    if not required > match_threshold(null_score):
+        return None
+    # All matches estimate the template again, about its own center.
+    candidate: Candidate | None = Candidate(*estimate, null_score, matches)
+    for least in (min_images, 2 * min_images):
+        if candidate is None or len(candidate.placements) < min_images:  # nothing beats the null: an edge, for example
+            return None
+        h, w = candidate.extent
+        window = (max(size[0], h), max(size[1], w))
+        candidate = estimate_candidate(images, candidate.placements, (h, w), window, least)
+    return None if candidate is None else finish_overlay(images, reduced, candidate, len(half))
+
+
+def estimate_candidate(
+    images: ImageSpectra, placements: Sequence[Placement], extent: tuple[int, int], window: tuple[int, int], least: int
+) -> Candidate | None:
+    """Estimate a template in a window about content of this extent; None unless `least` images contain it."""
+    estimate = _estimate_template(images.white, placements, window, extent)
+    if estimate is None:
+        return None
+    matches = find_best_matches(images, *estimate)
+    required = sorted((score for score, _, _ in matches), reverse=True)[least - 1]
+    null_score = compute_null_score(images, *estimate, required)
+    return Candidate(*estimate, null_score, matches) if required > match_threshold(null_score) else None
+
+
+def finish_overlay(images: ImageSpectra, reduced: Images, candidate: Candidate, member_count: int) -> Overlay:
+    """Make an overlay of a candidate: add the pixels that it draws."""
+    overlay = Overlay(candidate.template, candidate.mask, candidate.null_score, member_count, ink=candidate.mask)
+    (found,) = find_occurrences(images, [overlay])
+    placements = [(i, one.y, one.x) for i, occurrences in enumerate(found) for one in occurrences]
+    return replace(overlay, ink=_estimate_ink(reduced, placements, candidate.mask))
+
+
+def _estimate_template(
+    white: Images, placements: Sequence[Placement], size: tuple[int, int], core: tuple[int, int]
+) -> tuple[Tensor, Tensor] | None:
+    """Return mean and stroke mask of aligned windows, cut to the mask; None for a mask of fewer than nine pixels.
+
+    A pixel belongs to a stroke if what the windows share exceeds what they differ by, over its 3 x 3 neighborhood.
+    """
+    top, left = (size[0] - core[0]) // 2, (size[1] - core[1]) // 2
+    inside = F.pad(torch.ones_like(white[:1, :1]), (size[1],) * 2 + (size[0],) * 2)
+    padded = F.pad(white, (size[1],) * 2 + (size[0],) * 2)
+    views = [
+        (slice(y - top + size[0], y - top + 2 * size[0]), slice(x - left + size[1], x - left + 2 * size[1]))
+        for _, y, x in placements
+    ]
+    stack = torch.stack([padded[i, :, v, u] for (i, _, _), (v, u) in zip(placements, views, strict=True)])
+    weight = torch.stack([inside[0, :, v, u] for v, u in views])
+    count = weight.sum(0).clamp_min(1)
+    mean = (stack * weight).sum(0) / count
+    variance = ((stack - mean).square() * weight).sum(0) / (count - 1).clamp_min(1)
+    # The square of the mean contains a part of the variance by chance.
+    shared = (mean.square() - variance / count).sum(0, keepdim=True)
+    shared, differing = (F.avg_pool2d(v[None], 3, 1, 1)[0, 0] for v in (shared, variance.sum(0, keepdim=True)))
+    mask = (shared > differing) & (shared > MIN_CONTRAST * shared.max()) & (count[0] > len(placements) / 2)
+    if int(mask.sum()) < 9:
+        return None
+    rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+    extent = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+    return mean[:, *extent] * mask[extent], mask[extent]
+
+
+def _estimate_ink(reduced: Images, placements: Sequence[Placement], mask: Tensor) -> Bool[Tensor, "th tw"]:
+    """Return the strokes as drawn, where contrast is above half of the largest; whitening makes the mask wider."""
+    total, count = reduced.new_zeros((reduced.shape[1], *mask.shape)), reduced.new_zeros(mask.shape)
+    for i, y, x in placements:
+        top, left = max(-y, 0), max(-x, 0)
+        pixels = reduced[i, :, max(y, 0) : y + mask.shape[0], max(x, 0) : x + mask.shape[1]]
+        view = (slice(top, top + pixels.shape[-2]), slice(left, left + pixels.shape[-1]))
+        total[:, *view] += pixels
+        count[view] += 1
+    mean = total / count.clamp_min(1)
+    around = ((~mask) & (count > 0)).to(mean.dtype)
+    reach = max(mask.shape)
+    while reach > 2 and bool((_sum_around(around[None], reach // 2)[0][mask] > 0).all()):
+        reach //= 2  # the nearest surroundings that every pixel has
+    background = _sum_around(mean * around, reach) / _sum_around(around[None], reach).clamp_min(1)
+    contrast = (mean - background).abs().amax(0) * mask
+    return contrast > contrast.max() / 2
+
+
+def _sum_around(pictures: Tensor, reach: int) -> Tensor:
+    return F.avg_pool2d(pictures[None], 2 * reach + 1, 1, reach, divisor_override=1)[0]

@@ -32,9 +32,10 @@ from PIL import Image
 
 import m2ib
 from demo.corpus import generate
-from flows.audit import begin, fan_out, plan_of
+from flows.begin import begin
 from flows.config import AuditConfig, parse
 from flows.engines import Engine
+from flows.fan_out import attribution_plan, fan_out
 from tasks import attribute as attribution
 from tasks.attribute import calibrate
 from tasks.ingest import ingest
@@ -122,7 +123,7 @@ def line(run: Run, config: AuditConfig, clock: Clock) -> int:
         models = config.models()
         with clock.on("ingest"):
             shards = ingest(run, config.corpus, config.regions.columns, config.lake.shard_size, config.seed)
-        plan = plan_of(run, config)
+        plan = attribution_plan(run, config)
         with clock.on("calibrate"):
             calibrate(run, config.corpus, models[0], plan)
         with clock.on("attribute"):
@@ -187,7 +188,7 @@ def fanned_out(shards: int) -> float:
         @flow(name="memory benchmark", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False)  # type: ignore[arg-type]  # as in flows.audit
         def stages() -> int:
             many = [Shard(index, 1) for index in range(shards)]
-            return len(fan_out(run, many, config, Engine(config.models()), plan_of(run, config)))
+            return len(fan_out(run, many, config, Engine(config.models()), attribution_plan(run, config)))
 
         with patch.object(attribution, "attribute_pairs", nothing):
             if (made := stages()) != shards:

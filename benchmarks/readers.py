@@ -38,8 +38,9 @@ from benchmarks.rewrite import WRITERS, Original
 from corpora import Pair, open_corpus
 from corpora.corpus import WORKERS
 from demo.corpus import generate
-from flows.audit import begin, plan_of
+from flows.begin import begin
 from flows.config import parse
+from flows.fan_out import attribution_plan
 from tasks import attribute
 from tasks.ingest import ingest_corpus
 from tasks.lake.run import Run
@@ -175,7 +176,7 @@ def demo_line(folder: Path, pairs: int) -> dict[str, float]:
     clock = [time.perf_counter()]
     shards = ingest_corpus(run, source, config.regions.columns, config.lake.shard_size, config.seed)
     clock.append(time.perf_counter())
-    plan = plan_of(run, config)
+    plan = attribution_plan(run, config)
     attribute.calibrate_features(run, source, models[0], plan)
     clock.append(time.perf_counter())
     waits = Waits()

@@ -255,9 +255,9 @@ class Line:
 
     @property
     def plan(self):
-        from flows.audit import plan_of
+        from flows.fan_out import attribution_plan
 
-        return plan_of(self.run, self.config)
+        return attribution_plan(self.run, self.config)
 
     def attribute(self, shard):
         from tasks.attribute import attribute_pairs
@@ -314,7 +314,7 @@ def begin_line():
     """Begin a run: begin_line(config) -> Line."""
 
     def start(config):
-        from flows.audit import begin
+        from flows.begin import begin
 
         return Line(begin(config, config.models(), None), config)
 

@@ -152,9 +152,9 @@ class Run:
         with self.changes() as changes:
             changes.register_files(table, paths, rows)
 
-    def finish(self, status: str, reason: str | None = None) -> None:
-        """Set the final status of the run, the reason of it, and the time."""
-        self.update(status=status, reason=reason, finished_at=utc_timestamp())
+    def finish(self, status: str, reason: str | None = None, **facts: Any) -> None:
+        """Set the final status of the run, the reason of it, and the time; and other facts in the same write."""
+        self.update(status=status, reason=reason, finished_at=utc_timestamp(), **facts)
 
     def rewrite(self, action: str, details: str, signer: Signer | None = None, **facts: Any) -> None:
         """Replace the manifest of a run that has ended, after its files were changed.

@@ -44,7 +44,7 @@ def test_a_format_is_told_by_its_content_and_gives_the_same_pairs(written, name)
 def test_the_maps_of_all_formats_are_the_same_bits(written, settings, tmp_path):
     import pyarrow.parquet as pq
 
-    from flows.audit import begin
+    from flows.begin import begin
     from tasks.attribute import attribute_pairs, calibrate_features
     from tasks.ingest import ingest_corpus
 

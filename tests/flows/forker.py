@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from flows import audit as flow
+from flows import fan_out, lifecycle
 from flows.config import parse
 from tasks.execution import is_storage_full
 from tasks.inputs import load_model
@@ -37,9 +38,9 @@ def sequential(run, shards, config, engine, plan):
     results = []
     for shard in shards:
         try:
-            results.append(flow.attribute(run, shard, config.corpus, engine.models[0], plan))
+            results.append(fan_out.attribute(run, shard, config.corpus, engine.models[0], plan))
         except RuntimeError as error:
-            results.append(flow.quarantine_shard(run, shard, error))
+            results.append(fan_out.quarantine_shard(run, shard, error))
     return results
 
 
@@ -71,9 +72,9 @@ def audit(order):
 def main():
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        without_prefect(patch, flow)
+        without_prefect(patch)
         patch.setattr(flow, "fan_out", sequential)
-        patch.setattr(flow, "_report", lambda _: None)  # can be made again at any time, and costs as much as the rest
+        patch.setattr(lifecycle, "_write_report", lambda *_: None)  # as slow as the rest
         first = json.loads(sys.stdin.readline())
         load_model(parse(first["config"], "test").models()[0])
         for line in sys.stdin:

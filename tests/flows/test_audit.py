@@ -148,7 +148,7 @@ def test_a_shard_that_fails_is_tried_again_only_for_its_disk_and_then_set_aside(
         return real(run, shard, *others)
 
     monkeypatch.setattr(attribute_stage, "attribute_pairs", poisoned)
-    with pytest.raises(ShardsError, match=r"1 of 3 shards were set aside: shard 1 \(16 pairs\): RuntimeError") as ended:
+    with pytest.raises(ShardsError, match=r"1 of 3 shards failed: shard 1 \(16 pairs\): RuntimeError") as ended:
         audit(quick)
     assert [tried.count(index) for index in range(3)] == [1, 1, 3]
     result = ended.value.outcome

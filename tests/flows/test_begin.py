@@ -9,9 +9,9 @@ from importlib import metadata
 import pytest
 
 import sql
-from flows import audit as flow
+from flows import begin as flow
 from flows import provenance
-from flows.audit import begin
+from flows.begin import begin
 from tasks.errors import BadInputError, ResumeError
 
 
@@ -67,7 +67,7 @@ def test_an_unfinished_run_goes_on(config, status):
 def test_a_complete_run_does_not(config):
     run = started(config)
     run.finish("completed")
-    with pytest.raises(ResumeError, match=f"run {run.run_id} is complete; start a new one"):
+    with pytest.raises(ResumeError, match=f"run {run.run_id} is complete; to start a new run"):
         started(config, run.run_id)
     assert run.read_manifest()["status"] == "completed"
 
@@ -75,8 +75,8 @@ def test_a_complete_run_does_not(config):
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        ("completed", "is complete; start a new one"),
-        ("completed_with_errors", "is complete but for"),
+        ("completed", "is complete; to start a new run"),
+        ("completed_with_errors", "is complete except for"),
         ("pruned", "was pruned"),
     ],
 )

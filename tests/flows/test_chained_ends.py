@@ -6,7 +6,7 @@ import pytest
 
 import sql
 import stores
-from flows import audit as audit_flow
+from flows import lifecycle
 from flows.config import parse
 from review.report.html import write_report
 from stores import ledger
@@ -17,7 +17,6 @@ from tasks.lake import journal as chain
 
 @pytest.fixture
 def run(plain, hand_written):
-    plain(audit_flow)
     return hand_written
 
 
@@ -30,7 +29,7 @@ def as_it_lies(run):
 
 
 def test_a_run_that_ends_is_recorded_with_its_manifest(run):
-    with audit_flow.working_on(run):
+    with lifecycle.run_lifecycle(run):
         run.finish("completed")
     (record,) = ledger.read_records(run.lake)
     assert record.body == {"run_id": run.run_id, "status": "completed", "manifest_sha256": as_it_lies(run)}
@@ -38,12 +37,12 @@ def test_a_run_that_ends_is_recorded_with_its_manifest(run):
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "failed"), (KeyboardInterrupt, "interrupted")])
 def test_a_run_that_fails_is_recorded_once_and_again_when_it_goes_on(run, error, status):
-    with pytest.raises(error), audit_flow.working_on(run):
+    with pytest.raises(error), lifecycle.run_lifecycle(run):
         raise error
-    audit_flow.give_up(run, error())  # as the command line does, too
+    lifecycle.abort(run, error())  # as the command line does, too
     assert ends(run) == [("run", status)]
     run.update(status="running", reason=None, finished_at=None)
-    with audit_flow.working_on(run):
+    with lifecycle.run_lifecycle(run):
         run.finish("completed_with_errors", "some")
     assert ends(run) == [("run", status), ("run", "completed_with_errors")]
     assert ledger.read_records(run.lake)[-1].body["manifest_sha256"] == as_it_lies(run)
@@ -52,7 +51,7 @@ def test_a_run_that_fails_is_recorded_once_and_again_when_it_goes_on(run, error,
 def test_a_ledger_that_takes_nothing_fails_no_run(run, caplog):
     chain.record_run_end(run)
     stores.write_bytes(run.lake / "ledger" / "HEAD", b"{}")
-    with audit_flow.working_on(run):
+    with lifecycle.run_lifecycle(run):
         run.finish("completed")
     assert run.read_manifest()["status"] == "completed"
     assert "could not be recorded in the lake's ledger" in caplog.text
@@ -61,8 +60,8 @@ def test_a_ledger_that_takes_nothing_fails_no_run(run, caplog):
 def test_the_report_is_recorded_once(run):
     run.add_pairs(["a caption"])
     run.finish("completed")
-    audit_flow.concluded(run)
-    audit_flow.concluded(run)
+    lifecycle.conclude(run)
+    lifecycle.conclude(run)
     digest = hashlib.sha256(write_report(run.lake, run.run_id).read_bytes()).hexdigest()
     bodies = [record.body for record in ledger.select_kinds(ledger.read_records(run.lake), "report")]
     assert [(body["run_id"], body["sha256"]) for body in bodies] == [(run.run_id, digest)]
@@ -87,7 +86,7 @@ def test_what_is_done_to_a_run_later_is_recorded_before_it_is_done(run, monkeypa
 def test_a_configured_key_signs(run, tmp_path):
     public = create_key(tmp_path / "key")
     config = {"corpus": {"path": "x"}, "model": {"architecture": "m"}, "ledger": {"key": tmp_path / "key"}}
-    with audit_flow.working_on(run, parse(config, "test").ledger.signer()):
+    with lifecycle.run_lifecycle(run, parse(config, "test").ledger.signer()):
         run.finish("completed")
     (record,) = ledger.read_records(run.lake)
     assert public.verify(record.unsigned(), record.signature)

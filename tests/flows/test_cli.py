@@ -12,6 +12,8 @@ from pypdf import PdfReader
 from typer.testing import CliRunner
 
 from flows import cli
+from flows.commands import audits
+from flows.commands.output import output
 from review.report.contact_sheet import default_output
 from stores import ledger
 from stores.keys import create_key, load_key
@@ -43,29 +45,6 @@ def alerted(hand_written):
     raise_alerts(hand_written, rules)
     hand_written.finish("completed")
     return hand_written
-
-
-@pytest.mark.parametrize(
-    ("slice_kind", "name", "said"),
-    [
-        ("corpus", "all pairs", "in 9 pairs over all pairs"),
-        ("word", "x", "in 9 pairs with the word 'x'"),
-        ("phrase", "x y", "in 9 pairs with the words 'x y'"),
-        ("attribute", "site=a", "in 9 pairs with 'site=a'"),
-        ("cluster", "map cluster 1", "in 9 pairs of 'map cluster 1'"),
-    ],
-)
-def test_every_kind_of_slice_can_be_said(slice_kind, name, said):
-    figures = {
-        "region": "frame",
-        "rule": "region_mass",
-        "side": "image",
-        "share": 0.5,
-        "area": 0.1,
-        "effect": 5,
-        "n": 9,
-    }
-    assert cli._alert_sentence({**figures, "slice_kind": slice_kind, "slice": name}).endswith(said)
 
 
 def last_line(result):
@@ -161,10 +140,10 @@ def test_a_run_with_shards_set_aside_is_complete_to_the_reader(call, alerted):
 def test_the_exit_code_tells_how_a_run_ended(status, code):
     result = types.SimpleNamespace(status=status)
     if code is None:
-        cli._exit_unless_complete(result)
+        audits.exit_unless_complete(result)
         return
     with pytest.raises(typer.Exit) as ended:
-        cli._exit_unless_complete(result)
+        audits.exit_unless_complete(result)
     assert ended.value.exit_code == code
 
 
@@ -295,14 +274,14 @@ def test_a_copy_of_a_report_is_told_from_one_that_was_changed(call, alerted, tmp
     assert call("report", "latest", "--out", copy).exit_code == 0
     result = call("verify", "--report", copy, "--json")
     assert result.exit_code == 0, result.stderr
-    assert f"as it was written for run {alerted.run_id}" in result.stdout
+    assert f"unchanged since it was written for run {alerted.run_id}" in result.stdout
     assert last_line(result) == {
         "report": str(copy), "known": True, "run_id": alerted.run_id, "record": 1, "since": 0, "waivers_over": 0
     }  # fmt: skip
     options = ("--name", "Ada", "--role", "radiologist", "--meaning", "review", "--statement", "Seen.")
     assert call("sign", "latest", *options).exit_code == 0
     result = call("verify", "--report", copy)
-    assert (result.exit_code, "and not in it: record 2" in result.stdout) == (0, True)
+    assert (result.exit_code, "which are not in it: record 2" in result.stdout) == (0, True)
     copy.write_bytes(copy.read_bytes().replace(b"suspected", b"imagined!", 1))
     result = call("verify", "--report", copy, "--json")
     assert (result.exit_code, last_line(result)["known"]) == (1, False)
@@ -319,7 +298,7 @@ def test_a_copy_of_a_report_is_told_from_one_that_was_changed(call, alerted, tmp
         (("sign", "nonsense", "--meaning", "review"), "run: got 'nonsense', expected a complete run"),
         (("sign", "latest", "--meaning", "review", "--statement", " "), "statement: got nothing"),
         (("sign", "latest", "--meaning", "review", "--key", "nowhere"), "key: nowhere cannot be read"),
-        (("report", "latest", "--fonts", "."), "--fonts: is for the PDF alone"),
+        (("report", "latest", "--fonts", "."), "--fonts: applies to the PDF only"),
         (("report", "latest", "--pdf", "--fonts", "nowhere"), "--fonts: got nowhere, expected a folder"),
     ],
 )
@@ -368,9 +347,10 @@ def test_unknown_options_are_bad_input(call):
 
 
 def test_a_package_of_another_distribution_stops_the_run(monkeypatch, tmp_path):
-    stranger = types.ModuleType("corpora")
-    stranger.__file__ = str(tmp_path / "corpora" / "__init__.py")
-    monkeypatch.setitem(sys.modules, "corpora", stranger)
+    (tmp_path / "corpora").mkdir()
+    (tmp_path / "corpora" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "corpora")
     result = CliRunner().invoke(cli.app, ["run", str(tmp_path / "AUDIT.toml")])
     assert result.exit_code == 1
     assert f"package 'corpora' comes from {tmp_path / 'corpora'}" in result.stderr
@@ -379,9 +359,9 @@ def test_a_package_of_another_distribution_stops_the_run(monkeypatch, tmp_path):
 def test_what_the_user_has_set_for_prefect_wins(monkeypatch):
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "DEBUG")
     monkeypatch.delenv("PREFECT_SERVER_ANALYTICS_ENABLED", raising=False)
-    cli._prepare_prefect(verbose=False)
-    assert cli.os.environ["PREFECT_LOGGING_LEVEL"] == "DEBUG"
-    assert cli.os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    audits.prepare_prefect(verbose=False)
+    assert audits.os.environ["PREFECT_LOGGING_LEVEL"] == "DEBUG"
+    assert audits.os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
 
 
 @pytest.mark.parametrize(("text", "code"), [("SELECT 1 AS one", 0), ("DROP VIEW runs", 2)])
@@ -429,9 +409,9 @@ def test_what_is_wider_than_the_terminal_is_a_block_a_row(call, alerted, monkeyp
     ]  # fmt: skip
     narrow = "SELECT pair_id, caption, repeat('long ', 30) AS note FROM pairs LIMIT 2"
     assert "record" not in call("sql", narrow).stdout
-    monkeypatch.setattr(cli.output, "width", 60)
+    monkeypatch.setattr(output, "width", 60)
     assert "record 2" in call("sql", narrow).stdout
-    monkeypatch.setattr(cli.output, "width", 80)  # one column may break its lines, where it keeps 40 characters
+    monkeypatch.setattr(output, "width", 80)  # one column may break its lines, where it keeps 40 characters
     table = call("sql", narrow).stdout
     assert "record" not in table
     assert max(map(len, table.splitlines())) <= 80
@@ -439,7 +419,7 @@ def test_what_is_wider_than_the_terminal_is_a_block_a_row(call, alerted, monkeyp
 
 
 def test_a_block_keeps_markup_lines_and_nothing(call, alerted, monkeypatch):
-    monkeypatch.setattr(cli.output, "width", 20)
+    monkeypatch.setattr(output, "width", 20)
     result = call("sql", "SELECT '[/red]' || chr(10) || 'two' AS a, NULL AS \"long name\", repeat('x', 30) AS c")
     assert result.stdout.splitlines()[1:] == [
         "a          [/red]",
@@ -454,7 +434,7 @@ def test_a_page_is_called_after_its_corpus_and_no_other_file_is_overwritten(phan
     describe = [cli.app, ["corpus", str(phantoms)]]
     for _ in range(2):  # its own page is written anew
         result = CliRunner().invoke(*describe)
-        assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "page: corpus-corpus.html")
+        assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "contact sheet: corpus-corpus.html")
     page = tmp_path / "corpus-corpus.html"
     page.write_text("<html>notes of mine")
     (tmp_path / "folder").mkdir()

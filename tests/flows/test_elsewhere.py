@@ -107,7 +107,7 @@ def test_a_bucket_that_is_not_there_is_bad_input(s3, command):
 
 
 def test_an_audit_into_no_bucket_is_bad_input_and_makes_none(settings, phantoms, s3):
-    from flows.audit import begin
+    from flows.begin import begin
     from tasks.errors import BadInputError
 
     config = settings(phantoms, "s3://no-such-bucket/lake")
@@ -138,7 +138,7 @@ def failing(monkeypatch):
 
 
 def test_without_permission_nothing_begins(settings, phantoms, s3, failing):
-    from flows.audit import begin
+    from flows.begin import begin
     from tasks.errors import BadInputError
 
     failing("denied/", PermissionError("Access Denied"))
@@ -223,7 +223,8 @@ def test_an_upload_that_fails_leaves_a_run_to_go_on_with(prefect_is_up, settings
 
 @pytest.mark.slow
 def test_a_store_that_stays_away_does_not_hide_why(prefect_is_up, settings, phantoms, s3, failing, monkeypatch):
-    from flows.audit import audit, begin
+    from flows.audit import audit
+    from flows.begin import begin
 
     config = settings(phantoms, f"s3://{s3.bucket}/stays away", bottleneck={"steps": 1})
     run = begin(config, config.models(), None)

@@ -7,8 +7,10 @@ import typer
 
 import sql
 from flows import audit as audit_flow
-from flows import cli
+from flows import begin, lifecycle
 from flows import reflag as flow
+from flows.commands import audits
+from flows.commands.output import Exit
 from tasks.errors import BadInputError, ShardsError
 from tasks.lake.run import Run
 from tasks.records import GateOutcome
@@ -17,8 +19,7 @@ from tasks.records import GateOutcome
 @pytest.fixture
 def reflagged(plain, monkeypatch, hand_written):
     """reflagged(): re-flags the hand-written run; its stages find nothing."""
-    plain(flow, audit_flow)
-    monkeypatch.setattr(audit_flow, "write_report", lambda *_: None)
+    monkeypatch.setattr(lifecycle, "write_report", lambda *_: None)
     monkeypatch.setattr(flow, "validate", lambda _: GateOutcome(1, (), ("a gate's warning",)))
     for stage in ("copy_attributions", "cluster", "phrases", "carry_over_tests", "alert", "notify"):
         monkeypatch.setattr(flow, stage, lambda *_: None)
@@ -62,7 +63,7 @@ def test_a_re_flagging_that_cannot_begin_is_told(reflagged, hand_written, monkey
 def test_the_end_is_told_while_the_run_is_held(reflagged, hand_written, monkeypatch):
     """What was told is stored in the manifest, which is written by the holder only."""
     held = []
-    monkeypatch.setattr(audit_flow, "notify_run_end", lambda run: held.append((run.folder / "lock.json").exists()))
+    monkeypatch.setattr(lifecycle, "notify_run_end", lambda run: held.append((run.folder / "lock.json").exists()))
     hand_written.finish("completed")
     reflagged()
     monkeypatch.setattr(flow, "copy_attributions", lambda *_: 1 / 0)
@@ -74,7 +75,6 @@ def test_the_end_is_told_while_the_run_is_held(reflagged, hand_written, monkeypa
 @pytest.fixture
 def away_run(plain, hand_written_run, away):
     """A run in object storage."""
-    plain(audit_flow)
     return hand_written_run(away, "20260101T000000-aaaaaa").begin(incremental=None)
 
 
@@ -83,20 +83,23 @@ def test_an_interrupt_while_the_store_is_away_is_an_interrupt(away_run, monkeypa
         raise sql.LakeError("no route to host")
 
     def interrupted(*_):
-        monkeypatch.setattr(type(away_run), "read_manifest", away)
-        raise KeyboardInterrupt
+        for listener in begin._listeners:
+            listener(away_run)
+        with lifecycle.run_lifecycle(away_run):
+            monkeypatch.setattr(type(away_run), "read_manifest", away)
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_prepare_prefect", lambda _: None)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(audit_flow, "begin", lambda *_: away_run)
+    monkeypatch.setattr(audits, "prepare_prefect", lambda _: None)
+    monkeypatch.setattr(audits.signal, "signal", lambda *_: None)
     monkeypatch.setattr(audit_flow, "audit", interrupted)
     with pytest.raises(typer.Exit) as ended:
-        cli._execute(MagicMock(**{"ledger.signer.return_value": None}), None, False, False)
-    assert ended.value.exit_code == cli.Exit.INTERRUPTED
-    assert f"interrupted; go on with: --resume {away_run.run_id}" in capsys.readouterr().err
+        audits.run_audit(MagicMock(), None, False, False)
+    assert ended.value.exit_code == Exit.INTERRUPTED
+    assert f"interrupted; resume with: --resume {away_run.run_id}" in capsys.readouterr().err
+    assert begin._listeners == []
 
 
 def test_a_run_that_is_sealed_is_not_given_up(away_run):
     away_run.finish("completed")
-    audit_flow.give_up(away_run, KeyboardInterrupt())
+    lifecycle.abort(away_run, KeyboardInterrupt())
     assert away_run.read_manifest()["status"] == "completed"

@@ -30,6 +30,7 @@ import os, sys
 from pathlib import Path
 from prefect import task
 from flows import audit as flow
+from flows import fan_out
 from flows.config import load
 from tasks.attribute import attribute_pairs
 from tasks.errors import ShardsError
@@ -40,7 +41,7 @@ def deadly(run, shard, corpus, model, plan):
         os._exit(1)
     return attribute_pairs(run, shard, corpus, model, plan)
 
-flow.attribute = deadly
+fan_out.attribute = deadly
 try:
     flow.audit(load(Path(sys.argv[1])))
 except ShardsError as error:
@@ -251,7 +252,7 @@ def test_a_cluster_makes_the_same_maps(environment, ray_cluster, audit_file, tmp
 def test_a_shard_that_kills_its_worker_is_set_aside(environment, ray_cluster, audit_file, tmp_path):
     path, lake = audit_file("deadly", engine="ray", ray_address=ray_cluster)
     done = program(DEADLY, environment, tmp_path, path)
-    assert "1 of 10 shards were set aside: shard 1 (4 pairs): WorkerCrashedError" in done.stdout, done.stderr
+    assert "1 of 10 shards failed: shard 1 (4 pairs): WorkerCrashedError" in done.stdout, done.stderr
     (record,) = sql.read_manifests(lake)
     assert record["status"] == "completed_with_errors"
     assert (record["counts"]["attributions"], record["counts"]["errors"]) == (36, 4)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from flows import audit as flow
+from flows import fan_out as flow
 from flows.engines import Engine
 from tasks.errors import BadInputError
 from tasks.records import Shard, ShardResult

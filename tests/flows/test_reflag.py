@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import sql
-from flows import audit as audit_flow
 from flows import reflag as flow
 from flows.config import AlertsConfig, PhrasesConfig, parse
 from tasks.errors import BadInputError, StoreError
@@ -40,7 +39,6 @@ def tested(tested_once, tmp_path):
 @pytest.fixture
 def reflagged(plain, tested):
     """reflagged(alerts={...}, ...): the handle of the new run."""
-    plain(flow, audit_flow)
 
     def start(run_id=tested.run.run_id, alerts=None, **phrases):
         given = {"min_pairs": 5} | (alerts or {})

@@ -11,12 +11,13 @@ from prefect.exceptions import CrashedRun
 
 import sql
 from flows import audit as flow
-from flows import reflag
+from flows import begin, fan_out, reflag
 from tasks import attribute as stage
 from tasks.attribute import quarantine_shard
 from tasks.errors import BadInputError, GateError, ResumeError, ShardsError, StoreError
 from tasks.execution import is_retryable, is_storage_full
 from tasks.lake.incremental import find_base
+from tasks.notify import notify
 from tasks.validate import check_run
 
 
@@ -29,17 +30,16 @@ def config(settings, phantoms, tmp_path):
 @pytest.fixture
 def audited(plain, monkeypatch):
     """audited(config, poison=..., resume=...): the flow without Prefect; poison: shard -> what its task raises."""
-    plain(flow)
 
     def one_after_another(run, shards, config, engine, plan):
         outcomes = []
         for shard in shards:
             try:
-                outcomes.append(flow.attribute(run, shard, config.corpus, engine.models[0], plan))
+                outcomes.append(fan_out.attribute(run, shard, config.corpus, engine.models[0], plan))
             except BaseException as error:  # noqa: BLE001  # as a future keeps it
                 outcomes.append(error)
         futures = [SimpleNamespace(result=lambda raise_on_failure, kept=kept: kept) for kept in outcomes]
-        return [flow._outcome(run, shard, engine, future) for shard, future in zip(shards, futures, strict=True)]
+        return [fan_out.shard_result(run, shard, engine, future) for shard, future in zip(shards, futures, strict=True)]
 
     monkeypatch.setattr(flow, "fan_out", one_after_another)
     real = stage.attribute_pairs
@@ -58,10 +58,10 @@ def audited(plain, monkeypatch):
 
 
 def test_each_stage_that_writes_what_counts_is_tried_again():
-    stages = [value for module in (flow, reflag) for value in vars(module).values() if isinstance(value, Task)]
+    stages = [value for module in (flow, fan_out, reflag) for value in vars(module).values() if isinstance(value, Task)]
     assert len(stages) > 10
     # Telling never fails, and would send again what was sent.
-    assert {stage.name for stage in stages if stage.retries != 3} == {"notify"}
+    assert {stage.name for stage in stages if stage.retries != 3} == {notify.name}
 
 
 def errors_of(run):
@@ -94,7 +94,7 @@ def test_a_set_aside_shard_loses_no_pair(begin_line, config):
 
 
 def test_a_run_with_a_poisoned_shard_completes_with_errors_and_the_next_night_mends_it(audited, config, monkeypatch):
-    with pytest.raises(ShardsError, match="completed with errors: 1 of 3 shards were set aside: shard 1") as ended:
+    with pytest.raises(ShardsError, match="completed with errors: 1 of 3 shards failed: shard 1") as ended:
         audited(config, {1: RuntimeError("CUDA error: an illegal memory access")})
     result = ended.value.outcome
     assert (result.status, result.pairs, result.attributions, result.errors) == ("completed_with_errors", 40, 24, 16)
@@ -104,7 +104,7 @@ def test_a_run_with_a_poisoned_shard_completes_with_errors_and_the_next_night_me
         (run,) = sql.read(connection, "SELECT status, finished_at IS NOT NULL AS ended FROM runs")
         assert run == {"status": "completed_with_errors", "ended": True}
         assert sql.read(connection, "SELECT count(*) AS n FROM ingest_errors") == [{"n": 16}]
-    with pytest.raises(ResumeError, match="is complete but for shards that were set aside"):
+    with pytest.raises(ResumeError, match="is complete except for failed shards"):
         audited(config, resume=result.run_id)
     (record,) = sql.read_manifests(config.lake.path)
     assert find_base(config.lake.path, record)["base_run"] == result.run_id
@@ -118,7 +118,7 @@ def test_a_run_with_a_poisoned_shard_completes_with_errors_and_the_next_night_me
 @pytest.mark.slow
 def test_a_run_whose_shards_all_failed_is_stopped_and_can_go_on(audited, config):
     poison = {index: RuntimeError("no driver") for index in range(3)}
-    with pytest.raises(GateError, match=r"\(attributions\); 3 of 3 shards were set aside") as stopped:
+    with pytest.raises(GateError, match=r"\(attributions\); 3 of 3 shards failed") as stopped:
         audited(config, poison)
     run_id = stopped.value.outcome.run_id
     result = audited(config, resume=run_id)
@@ -152,7 +152,7 @@ def test_a_run_that_cannot_even_say_so_still_raises_the_error(audited, config, m
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(flow, "plan_of", lambda *_: (_ for _ in ()).throw(ValueError("the first error")))
+    monkeypatch.setattr(flow, "attribution_plan", lambda *_: (_ for _ in ()).throw(ValueError("the first error")))
     monkeypatch.setattr(flow.Run, "finish", full)
     with pytest.raises(ValueError, match="the first error"):
         audited(config)
@@ -160,7 +160,9 @@ def test_a_run_that_cannot_even_say_so_still_raises_the_error(audited, config, m
 
 @pytest.mark.slow
 def test_a_flow_run_that_is_started_again_goes_on_with_its_run(audited, config, monkeypatch):
-    monkeypatch.setattr(flow, "runtime", SimpleNamespace(flow_run=SimpleNamespace(id="of-prefect")))
+    runtime = SimpleNamespace(flow_run=SimpleNamespace(id="of-prefect"))
+    for module in (flow, begin):
+        monkeypatch.setattr(module, "runtime", runtime)
     with pytest.raises(StoreError):
         audited(config, {2: StoreError("damaged")})
     again = audited(config)

@@ -7,7 +7,7 @@ import pytest
 
 import sql
 from demo.corpus import generate
-from flows.audit import begin
+from flows.begin import begin
 from tasks.detect import detect_regions
 from tasks.errors import BadInputError
 from tasks.regions.detectors import GROUP, Detector, detector_versions, load_detectors, run_detector

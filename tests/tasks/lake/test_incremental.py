@@ -8,7 +8,7 @@ import pytest
 
 import m2ib
 import sql
-from flows.audit import begin
+from flows.begin import begin
 from stores import file_sha256
 from tasks import attribute as stage
 from tasks.errors import StoreError
@@ -217,7 +217,7 @@ def test_the_newest_complete_run_that_fits_is_the_base(corpus, night):
 
 def test_other_code_is_no_base(corpus, night, monkeypatch):
     night(corpus(range(4))).run.finish("completed")
-    monkeypatch.setattr("flows.audit.code_version", lambda: "another")
+    monkeypatch.setattr("flows.begin.code_version", lambda: "another")
     assert "had other code_version" in night(corpus(range(4))).run.read_manifest()["incremental"]
 
 

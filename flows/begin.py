@@ -1,0 +1,159 @@
+"""Begin a run: check the configuration, then create the run's manifest or prepare an unfinished run to be resumed."""
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import runtime
+
+import sql
+from corpora import CorpusError
+from flows.config import AuditConfig, config_digest
+from flows.engines import check
+from flows.provenance import code_version, environment
+from stores import Root
+from tasks.custom_rules import check_rules
+from tasks.errors import BadInputError, ResumeError
+from tasks.inputs import load_corpus, load_model
+from tasks.lake.incremental import NO_BASE, find_base
+from tasks.lake.lock import lock_run, remove_temporary_files
+from tasks.lake.run import Run
+from tasks.regions.detectors import load_detectors
+from tasks.settings import ModelConfig
+
+_DECISIVE = ("model_digest", "corpus", "config_digest", "code_version", "environment")
+"""Facts of the manifest that must be the same when a run is resumed."""
+
+_listeners: list[Callable[[Run], None]] = []
+
+
+@contextlib.contextmanager
+def on_begin(listener: Callable[[Run], None]) -> Iterator[None]:
+    """Call `listener` with each run that begins or resumes in this process while the block runs."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def begin(config: AuditConfig, models: Sequence[ModelConfig], resume: str | None) -> Run:
+    """Create a new run, or prepare an unfinished one to be resumed.
+
+    Args:
+        config: The audit.
+        models: The model, once per device.
+        resume: Id of the unfinished run, or None for a new run.
+
+    Raises:
+        BadInputError: The corpus, the model, a rule, a detector or the lake cannot be used. No run is created.
+        ResumeError: The run to resume is unknown or complete, or began with other settings.
+    """
+    facts = _check_and_describe(config, models)
+    run = _create(config, facts) if resume is None else _reopen(config.lake.root, resume, facts)
+    for listener in _listeners:
+        listener(run)
+    return run
+
+
+def _check_and_describe(config: AuditConfig, models: Sequence[ModelConfig]) -> dict[str, Any]:
+    """Check all that can be checked before a run exists; return what its manifest states about the audit."""
+    check(config.run)
+    try:
+        corpus = load_corpus(config.corpus)
+        corpus.count()
+    except CorpusError as error:
+        raise BadInputError(str(error)) from error
+    model = load_model(models[0])
+    try:
+        config.bottleneck_config().check_layers(model.image.blocks, model.text.blocks)
+    except ValueError as error:
+        raise BadInputError(f"bottleneck.{error}") from error
+    check_rules(config.custom_rules)
+    load_detectors(config.regions.detectors)
+    return {
+        "model": config.model.name,
+        "model_digest": model.digest,
+        "corpus": config.corpus.place,
+        "corpus_format": corpus.format,
+        "corpus_digest": None,
+        "config": config.resolved(),
+        "config_digest": config_digest(config.resolved()),
+        "seed": config.bottleneck.seed,
+        "rules": rule_digests(config.custom_rules),
+        "four_eyes": config.review.four_eyes,
+        **code_facts(),
+    }
+
+
+def rule_digests(custom_rules: Mapping[str, str]) -> dict[str, str]:
+    """Return the digest of each rule's text, of the built-in rules and of the custom ones (name -> text)."""
+    built_in = {name: sql.query_digest(f"rules/{name}") for name in sql.query_names("rules")}
+    return built_in | {name: sql.text_digest(text) for name, text in custom_rules.items()}
+
+
+def code_facts() -> dict[str, Any]:
+    """Return what a new run's manifest states about the program that makes it."""
+    # chained: the end of the run must be in the lake's ledger; `m2ib-audit verify` reports a run without a record.
+    return {"code_version": code_version(), "environment": environment(), "chained": True}
+
+
+def _create(config: AuditConfig, facts: dict[str, Any]) -> Run:
+    lake = config.lake.root
+    base = find_base(lake, facts) if config.lake.incremental else NO_BASE
+    run = Run(lake, new_run_id())
+    try:
+        run.create(facts | base | {"flow_run": runtime.flow_run.id})
+    except sql.LakeError as error:  # nothing is lost yet: most likely the lake's path is wrong
+        raise BadInputError(str(error)) from error
+    return run
+
+
+def _reopen(lake: Root, run_id: str, facts: Mapping[str, Any]) -> Run:
+    records = {record["run_id"]: record for record in sql.read_manifests(lake)}
+    if run_id not in records:
+        known = ", ".join(records) or "none"
+        raise ResumeError(f"resume: got {run_id!r}, expected an unfinished run of {lake}, which has: {known}")
+    run, before = Run(lake, run_id), records[run_id]
+    _check_unfinished(before)
+    if changed := [key for key in _DECISIVE if before[key] != facts[key]]:
+        raise ResumeError(f"resume: run {run_id} began with another {', '.join(changed)}; start a new run instead")
+    with lock_run(run):
+        _check_unfinished(run.read_manifest())  # the process that held the lock may have completed the run meanwhile
+        remove_temporary_files(run)
+        run.update(status="running", reason=None, finished_at=None)
+    return run
+
+
+def _check_unfinished(record: Mapping[str, Any]) -> None:
+    """Raise ResumeError for the manifest of a run that is complete or was pruned."""
+    run_id = record["run_id"]
+    if record["status"] == "completed":
+        raise ResumeError(f"resume: run {run_id} is complete; to start a new run, leave --resume out")
+    if record["status"] == sql.PRUNED:
+        raise ResumeError(f"resume: run {run_id} was pruned ({record['reason']}); start a new run")
+    if sql.is_complete(record):
+        raise ResumeError(
+            f"resume: run {run_id} is complete except for failed shards ({record['reason']}) and is not changed any "
+            "more; start a new run with --incremental, which attributes only pairs that have no map yet"
+        )
+
+
+def new_run_id() -> str:
+    """Return an id by which runs sort in the order they began, to the microsecond."""
+    began = datetime.now(UTC)
+    return f"{began:%Y%m%dT%H%M%S}-{began.microsecond:05x}{secrets.token_hex(2)}"
+
+
+def find_run_of_flow(lake: Root, flow_run: str | None) -> str | None:
+    """Return the unfinished run that an earlier attempt of this flow run began.
+
+    Prefect starts a flow run again under the same id, for example when its worker was restarted.
+    """
+    if flow_run is None:
+        return None
+    begun = [record for record in sql.read_manifests(lake) if record.get("flow_run") == flow_run]
+    unfinished = begun and not sql.is_complete(begun[-1]) and begun[-1]["status"] != sql.PRUNED
+    return begun[-1]["run_id"] if unfinished else None

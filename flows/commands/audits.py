@@ -1,0 +1,400 @@
+"""Commands that run audits, re-flag them, list their alerts and set up who is notified."""
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+import sql
+from flows.commands.output import (
+    Exit,
+    JsonOption,
+    LakeOption,
+    OtherLakeOption,
+    RunArgument,
+    VerboseOption,
+    connect,
+    errors,
+    fail,
+    load_config,
+    note,
+    parse_age,
+    parse_lake,
+    print_json,
+    print_table,
+    say,
+)
+from stores import Root
+
+
+def demo(
+    model: Annotated[str, typer.Option(help="demo/shortcut, or its twin without a shortcut, demo/clean.")] = (
+        "demo/shortcut"
+    ),
+    pairs: Annotated[int, typer.Option(min=1, help="Number of pairs to generate.")] = 512,
+    data: Annotated[Path, typer.Option(help="Folder for the generated corpus.")] = Path("demo-data"),
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Audit the embedded model on generated chest X-rays. Exits with 0 when the audit completed, alerts or not."""
+    from demo.corpus import generate
+    from demo.models import NAMES
+    from flows.config import parse
+
+    if model not in NAMES:
+        fail(Exit.BAD_INPUT, f"--model: got {model!r}, expected one of {', '.join(NAMES)}")
+    parse_lake(lake)  # before the corpus is generated
+    if data.exists() and any(data.iterdir()) and not (data / "truth.jsonl").is_file():
+        fail(Exit.BAD_INPUT, f"--data: {data} holds other files, expected an empty or a new folder")
+    corpus = generate(data, pairs=pairs)
+    config = parse(
+        {"corpus": {"path": corpus}, "model": {"architecture": model}, "lake": {"path": lake}}, "m2ib-audit demo"
+    )
+    exit_unless_complete(run_audit(config, None, as_json, verbose))
+
+
+def run(
+    audit_file: Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="What to audit; see docs/audit-toml.md.")],
+    lake: OtherLakeOption = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN_ID", help="Resume this unfinished run.")] = None,
+    incremental: Annotated[
+        bool, typer.Option("--incremental", help="Attribute only pairs that no earlier run of the lake has attributed.")
+    ] = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run one audit.
+
+    Exit codes: 0 no alert; 3 alerts; 4 some shards failed, alerts or not; 2 bad input or configuration; 1 the audit
+    failed, or a gate stopped it; 130 interrupted.
+    """
+    config = load_config(audit_file, lake)
+    if incremental:
+        config = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
+    result = run_audit(config, resume, as_json, verbose)
+    exit_unless_complete(result)
+    if result.alerts:
+        raise typer.Exit(Exit.ALERTS)
+
+
+def reflag(
+    run_id: RunArgument,
+    audit_file: Annotated[
+        Path, typer.Argument(metavar="AUDIT.toml", help="Configuration whose [alerts] and [phrases] apply.")
+    ],
+    lake: OtherLakeOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Apply other rules to a run's stored attributions, as a new run without a model. Exit codes as of `run`."""
+    prepare_prefect(verbose)
+    from flows.reflag import check_unchanged, complete_run
+    from flows.reflag import reflag as reflag_flow
+
+    config = load_config(audit_file, lake)
+
+    def work() -> Any:
+        earlier = complete_run(config.lake.root, run_id)
+        check_unchanged(earlier, config)
+        return reflag_flow(
+            config.lake.path, earlier["run_id"], config.alerts, config.phrases, config.notify, config.ledger
+        )
+
+    try:
+        result = _outcome(work)
+    except KeyboardInterrupt:
+        fail(Exit.INTERRUPTED, "interrupted; the earlier run is unchanged, start again")
+    _print_result(result, config.lake.root, as_json)
+    exit_unless_complete(result)
+    if result.alerts:
+        raise typer.Exit(Exit.ALERTS)
+
+
+def prepare_prefect(verbose: bool) -> None:
+    """Set what Prefect and Great Expectations read when they are imported. Values that the user has set win."""
+    defaults = {
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 s is too short on a busy machine
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "INFO" if verbose else "CRITICAL",  # errors are printed by this program
+        "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+        "GX_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
+
+
+def run_audit(config: Any, resume: str | None, as_json: bool, verbose: bool) -> Any:
+    """Run the audit's flow, print its result and return it. Exit if it was interrupted or could not run."""
+    prepare_prefect(verbose)
+    from flows import audit, begin
+
+    begun: list[str] = []
+
+    def announce(run: Any) -> None:
+        begun.append(run.run_id)
+        note(f"run {run.run_id}; if it is interrupted, resume it with: --resume {run.run_id}")
+        if base := run.read_manifest()["incremental"]:
+            note(f"run {run.run_id} {base}")
+
+    note(f"auditing {config.model.architecture} on {config.corpus.path}")
+    try:
+        with begin.on_begin(announce):
+            result = _outcome(lambda: audit.audit(config, resume))
+    except KeyboardInterrupt:
+        fail(Exit.INTERRUPTED, f"interrupted; resume with: --resume {begun[0]}" if begun else "interrupted")
+    _print_result(result, config.lake.root, as_json)
+    return result
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _outcome(work: Callable[[], Any]) -> Any:
+    """Return the result of a flow, also of one that ended with failed shards or at a gate. Exit on other errors."""
+    from tasks.errors import AuditError, BadInputError, OutcomeError
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return work()
+    except OutcomeError as ended:
+        return ended.outcome
+    except BadInputError as error:
+        fail(Exit.BAD_INPUT, str(error))
+    except (AuditError, sql.LakeError) as error:
+        fail(Exit.FAILURE, str(error))
+    except OSError as error:
+        fail(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; check the folder's space and permissions")
+
+
+def _print_result(result: Any, lake: Root, as_json: bool) -> None:
+    from tasks.progress import format_seconds_per_stage
+
+    say(
+        f"run {result.run_id} {result.status}: {result.attributions} of {result.pairs} pairs attributed, "
+        f"{result.errors} error rows, {result.alerts} alerts, {result.confirmed} of them confirmed"
+    )
+    if result.reason:
+        say(f"  {result.reason}")
+    _print_alerts(read_alerts(lake, result.run_id))
+    for sentence in _self_audit(lake, result.run_id):
+        say(f"self-audit: {sentence}")
+    say(f"report: {result.report}")
+    (seconds,) = [
+        record.get("stage_seconds") for record in sql.read_manifests(lake) if record["run_id"] == result.run_id
+    ]
+    if seconds:
+        note(f"time: {format_seconds_per_stage(seconds)}")
+    if as_json:
+        keys = ("run_id", "status", "pairs", "attributions", "errors", "alerts", "confirmed", "report")
+        print_json({key: getattr(result, key) for key in keys})
+
+
+def exit_unless_complete(result: Any) -> None:
+    """Exit with the code of a run that completed with errors, was stopped or failed."""
+    if result.status == "completed_with_errors":
+        raise typer.Exit(Exit.ERRORS)
+    if result.status != "completed":
+        raise typer.Exit(Exit.FAILURE)
+
+
+def _print_alerts(found: list[dict[str, Any]]) -> None:
+    from review.presentation.formatting import format_alert, format_figures, format_state, format_test
+
+    for alert in found:
+        if alert["explained_by"] is None:
+            say(f"ALERT {alert['alert_id']} ({format_state(alert)}): {format_alert(alert)}")
+            say(f"      {format_figures(alert)}")
+            say(f"      {format_test(alert)}")
+    if explained := sum(alert["explained_by"] is not None for alert in found):
+        say(f"      {explained} more follow from these (same pairs): m2ib-audit alerts lists them")
+
+
+def _self_audit(lake: Root, run_id: str) -> list[str]:
+    from review.presentation.formatting import format_self_audit
+
+    with connect(lake) as connection:
+        return format_self_audit(sql.rows(connection, "review/self_audit", run_id=run_id))
+
+
+def alerts(
+    run_id: Annotated[str, typer.Option("--run", help="Run id, `latest`, or `all`.")] = "latest",
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="7d|DATE|RUN_ID", help="Show the history of each alert over the runs since then."),
+    ] = None,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """List the alerts of a run: confirmed ones first, then by strength. With --since, their history over the runs."""
+    root = parse_lake(lake)
+    if since is not None:
+        with connect(root) as connection:
+            histories = sql.rows(connection, "review/lives", since=_parse_since(connection, since))
+        _print_histories(histories, as_json)
+        return
+    found = read_alerts(root, run_id)
+    if as_json:
+        print_json({"alerts": found})
+        return
+    if not found:
+        say(f"no alerts in {_describe_runs(root, run_id)} of {root}")
+        return
+    columns = ("run_id", "alert_id", "life", "state", "severity", "region", "slice", "n", "share", "area", "effect")
+    tests = ("score_effect", "floor", "q", "explained_by", "decision")
+    print_table([{key: row[key] for key in (*columns, *tests)} for row in found])
+    for audited in dict.fromkeys(row["run_id"] for row in found):
+        for sentence in _self_audit(root, audited):
+            say(f"self-audit of {audited}: {sentence}")
+
+
+def read_alerts(lake: Root, run_id: str) -> list[dict[str, Any]]:
+    """Return the alerts of a run, of the `latest` complete one, or of `all`. Exit if there is no such run."""
+    with connect(lake) as connection:
+        runs = sql.read(connection, "SELECT run_id, status, reason FROM runs ORDER BY run_id DESC")
+        known = [row["run_id"] for row in runs if row["status"] != "pruned"]
+        if gone := [row["reason"] for row in runs if row["run_id"] == run_id and row["status"] == "pruned"]:
+            fail(Exit.BAD_INPUT, f"--run: run {run_id} was pruned ({gone[0]}); for its alerts see alerts --since")
+        if run_id == "latest":
+            run_id = next((row["run_id"] for row in runs if row["status"] in sql.COMPLETE), "all")
+            if known and run_id != known[0]:
+                note(f"note: the newest run, {known[0]}, did not complete: it has no alerts")
+        if run_id not in ("all", *known):
+            newest = ", ".join(known[:5]) or "none"
+            fail(Exit.BAD_INPUT, f"--run: got {run_id!r}, expected latest, all, or a run of the lake {lake}: {newest}")
+        return sql.rows(connection, "review/alerts", run_id=run_id)
+
+
+def _describe_runs(lake: Root, run_id: str) -> str:
+    """Describe which runs were read, so that an empty answer is not mistaken for that of another lake."""
+    with connect(lake) as connection:
+        runs = sql.read(connection, "SELECT run_id, status FROM runs ORDER BY run_id")
+    complete = [row["run_id"] for row in runs if row["status"] in sql.COMPLETE]
+    if run_id == "all" or not complete:
+        return f"all {len(runs)} runs, {len(complete)} of them complete,"
+    return f"run {complete[-1] if run_id == 'latest' else run_id}"
+
+
+def _parse_since(connection: sql.Connection, text: str) -> datetime:
+    """Return the time of `7d`, `36h`, a date or time (UTC unless it states a zone), or the start of a run."""
+    if age := parse_age(text):
+        return datetime.now(UTC) - age
+    starts = {row["run_id"]: row["started_at"] for row in sql.read(connection, "SELECT run_id, started_at FROM runs")}
+    if text in starts:
+        start: datetime = starts[text]
+        return start
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        newest = ", ".join(sorted(starts, reverse=True)[:5]) or "none"
+        fail(
+            Exit.BAD_INPUT,
+            f"--since: got {text!r}, expected 7d, 36h, 2w, a date such as 2026-01-31, or a run of the lake: {newest}",
+        )
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _print_histories(histories: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print_json({"lives": histories})
+        return
+    rows = [
+        {key: row[key] for key in ("life_id", "life", "state", "severity", "region", "slice")}
+        | {
+            "first seen": f"{row['first_seen']:%Y-%m-%d %H:%M}",
+            "last seen": f"{row['last_seen']:%Y-%m-%d %H:%M}",
+            "runs": row["runs"],
+            "effect": _first_to_last(row["history"], "effect"),
+            "score_effect": _first_to_last(row["history"], "score_effect"),
+            "why": row["why"] or "",
+        }
+        for row in histories
+    ]
+    print_table(rows)
+
+
+def _first_to_last(history: list[dict[str, Any]], key: str) -> str:
+    """Format the first and the last value of a history. Runs that did not raise the alert repeat the one before."""
+    raised = [entry[key] for entry in history if entry["life"] not in ("resolved", "not_seen")]
+    values = [value for value in raised if value is not None]
+    return " → ".join(f"{value:.3g}" for value in (values[:1] + values[-1:] if len(values) > 1 else values))
+
+
+def notify(
+    block: Annotated[str, typer.Option(metavar="TYPE/NAME", help="Notification block; see `prefect block ls`.")],
+    on: Annotated[
+        str | None, typer.Option(metavar="KINDS", help="Kinds of events, separated by commas; see the docs.")
+    ] = None,
+    confirmed: Annotated[bool, typer.Option("--confirmed", help="Notify only of confirmed alerts.")] = False,
+    silent_after: Annotated[
+        float | None,
+        typer.Option(min=0.01, metavar="HOURS", help="Also notify when no audit has completed for this many hours."),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Stop notifying this block.")] = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Let Prefect notify a web hook, chat, pager or mailbox of alerts and runs. Repeat it to change the settings."""
+    prepare_prefect(verbose)
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.notify import DEFAULT, set_up
+    from tasks.errors import BadInputError
+
+    if not PREFECT_API_URL.value():
+        fail(
+            Exit.BAD_INPUT,
+            "PREFECT_API_URL is not set; start a Prefect server and set its address, see docs/alerts-over-time.md",
+        )
+    if remove and (on or confirmed or silent_after):
+        fail(Exit.BAD_INPUT, "--remove: takes no other option than --block")
+    kinds = [] if remove else [*DEFAULT] if on is None else [kind.strip() for kind in on.split(",") if kind.strip()]
+    try:
+        done = set_up(block, kinds, confirmed, silent_after)
+    except BadInputError as error:
+        fail(Exit.BAD_INPUT, str(error))
+    except (OSError, RuntimeError, PrefectHTTPStatusError) as error:
+        fail(Exit.FAILURE, f"the Prefect server {PREFECT_API_URL.value()} refused the automations: {error}")
+    for name, change in done:
+        say(f"{change}: {name}")
+    if as_json:
+        print_json({"automations": [{"name": name, "became": change} for name, change in done]})
+
+
+def sweep(
+    audit_file: Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="Model, corpus and bottleneck settings.")],
+    depth: Annotated[
+        list[float],
+        typer.Option(default_factory=lambda: [0.2, 0.5, 0.8], help="Share of blocks before the gate; repeatable."),
+    ],
+    beta: Annotated[
+        list[float], typer.Option(default_factory=lambda: [0.1, 1.0], help="Price of the mean nat; repeatable.")
+    ],
+    draws: Annotated[list[int], typer.Option(default_factory=lambda: [2], help="Noise samples per step; repeatable.")],
+    pairs: Annotated[int, typer.Option(min=2, help="Number of pairs to attribute.")] = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare bottleneck settings on your own model and pairs: stability, cosine kept, nats and cost of each."""
+    from flows.sweep import sweep_settings
+    from tasks.errors import BadInputError
+
+    config = load_config(audit_file, None)
+    rows: list[dict[str, Any]] = []
+    try:
+        for row in sweep_settings(config, pairs, depth, beta, draws):
+            rows.append(dataclasses.asdict(row))
+            errors.print(f"depth {row.depth:g} beta {row.beta:g} draws {row.draws}: done", markup=False)
+    except BadInputError as error:
+        fail(Exit.BAD_INPUT, str(error))
+    if as_json:
+        print_json({"rows": rows})
+    else:
+        print_table(rows)

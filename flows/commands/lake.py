@@ -1,0 +1,253 @@
+"""Commands on a lake: query it, verify it, and keep it small."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import sql
+from flows.commands.output import (
+    Exit,
+    JsonOption,
+    KeyOption,
+    LakeOption,
+    connect,
+    exit_on_lake_error,
+    fail,
+    load_signer,
+    note,
+    parse_age,
+    parse_lake,
+    print_json,
+    print_table,
+    say,
+)
+from stores import Root
+
+
+def query(
+    text: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT over the views; e.g. 'SELECT * FROM runs'.")],
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """Query the lake in DuckDB's SQL, read-only."""
+    with connect(parse_lake(lake)) as connection:
+        try:
+            rows = sql.read(connection, text)
+        except sql.QueryError as error:
+            fail(Exit.BAD_INPUT, str(error))
+    if as_json:
+        print_json({"rows": rows})
+    else:
+        print_table(rows)
+
+
+def prune(
+    older_than: Annotated[
+        str | None, typer.Option(metavar="180d|36h|4w", help="Prune runs that ended longer ago than this.")
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Keep the N newest complete runs of each audit.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it, only list what would be deleted.")] = False,
+    lake: LakeOption = "lake",
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete the files of old runs that no other run needs. Their manifests are kept.
+
+    With both --older-than and --keep, a run is pruned only if both allow it. An audit is all runs of one corpus and
+    model.
+    """
+    if older_than is None and keep is None:
+        fail(Exit.BAD_INPUT, "prune: got no policy, expected --older-than 180d, --keep 30, or both")
+    age = None if older_than is None else parse_age(older_than)
+    if older_than is not None and age is None:
+        fail(
+            Exit.BAD_INPUT, f"--older-than: got {older_than!r}, expected hours, days or weeks, such as 36h, 180d or 4w"
+        )
+    from review.presentation.formatting import format_bytes
+    from tasks.lake.prune import RetentionPolicy, plan_pruning, prune_run
+
+    root, signer = parse_lake(lake), load_signer(key)
+    with exit_on_lake_error(retry="prune again"):
+        fates = plan_pruning(root, RetentionPolicy(age, keep))
+        refusals = {fate.run_id: prune_run(root, fate, signer) if yes else None for fate in fates if fate.pruned}
+    _print_prune_plan(fates, refusals, yes)
+    pruned = [fate for fate in fates if fate.pruned and refusals[fate.run_id] is None]
+    freed = sum(fate.bytes or 0 for fate in pruned)
+    files = sum(fate.files or 0 for fate in pruned)
+    text = f"{len(pruned)} of {len(fates)} runs, {files} files, {format_bytes(freed)}"
+    say(f"pruned: {text}" if yes else f"would be pruned: {text}; nothing was deleted, add --yes")
+    if as_json:
+        rows = [dataclasses.asdict(fate) | {"kept_after_all": refusals.get(fate.run_id)} for fate in fates]
+        print_json({"deleted": yes, "runs": len(pruned), "bytes": freed, "fates": rows})
+
+
+def _print_prune_plan(fates: list[Any], refusals: dict[str, str | None], yes: bool) -> None:
+    """Print one row per run: whether it is pruned, why, and its size."""
+    from review.presentation.formatting import format_bytes
+
+    verb = "pruned" if yes else "prune"
+    print_table(
+        [
+            {
+                "run": fate.run_id,
+                "": verb if fate.pruned and refusals[fate.run_id] is None else "keep",
+                "why": refusals.get(fate.run_id) or fate.why,
+                "size": format_bytes(fate.bytes),
+                "status": fate.status,
+                "ended": fate.ended[:16],
+                "audit": fate.audit,
+            }
+            for fate in fates
+        ]
+    )
+
+
+def compact(
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="Id of a complete run, or `latest`.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Compact all complete runs of the lake.")] = False,
+    lake: LakeOption = "lake",
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Merge the many small files of complete runs into few, with the same rows in the same order."""
+    if (run_id is None) != everything:
+        fail(Exit.BAD_INPUT, "compact: expected either a run's id, `latest`, or --all")
+    from tasks.errors import AuditError
+    from tasks.lake.compact import compact_run
+    from tasks.lake.run import Run
+
+    root, signer = parse_lake(lake), load_signer(key)
+    rows: list[dict[str, Any]] = []
+    refused: list[str] = []
+    with exit_on_lake_error(retry="compact again"):
+        known = {record["run_id"]: record["status"] for record in sql.read_manifests(root)}
+        complete = [name for name, status in known.items() if status in sql.COMPLETE]
+        chosen = complete if everything else complete[-1:] if run_id == "latest" else [run_id or ""]
+        if not everything and (not chosen or chosen[0] not in known):
+            newest = ", ".join(complete[:-6:-1]) or "none"
+            fail(Exit.BAD_INPUT, f"compact: got {run_id!r}, expected a complete run of the lake {root}: {newest}")
+        for name in chosen:
+            try:
+                merged = compact_run(Run(root, name), signer)
+            except AuditError as error:  # concerns this run alone
+                refused.append(str(error))
+                continue
+            rows += [{"run": name, **dataclasses.asdict(table)} for table in merged]
+    print_table(rows)
+    for message in refused:
+        note(f"m2ib-audit: {message}")
+    if as_json:
+        print_json({"compacted": rows, "refused": refused})
+    if refused:
+        raise typer.Exit(Exit.FAILURE)
+
+
+def verify(
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN_ID]", help="Run id, `latest`, or `all`; optional with --report.")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(metavar="SHA256", help="Head of the ledger noted earlier; it must still be in it.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option("--public-key", help="Key that must have signed every record (a .pub file).")
+    ] = None,
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Check that this report was not changed."),
+    ] = None,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """Verify the ledger, the manifests and every file; report each difference. Exits with 1 if there is any."""
+    if run_id is None and report_file is None:
+        fail(Exit.BAD_INPUT, "verify: got nothing to verify, expected a run's id, latest, all, or --report FILE")
+    from review.evidence import verify as evidence
+    from stores.keys import KeyFileError, load_public_key
+
+    root = parse_lake(lake)
+    verdict = None
+    try:
+        with exit_on_lake_error(Exit.FAILURE, retry="verify again"):
+            answer: dict[str, Any] = {} if report_file is None else _verify_report(root, report_file)
+            public = None if public_key is None else load_public_key(public_key)
+            if run_id is not None:
+                verdict = evidence.verify(root, run_id, public, head)
+            elif public or head:  # a report can be trusted as far as the ledger that lists it
+                verdict = evidence.verify_ledger(root, public, head)
+    except (evidence.VerifyError, KeyFileError) as error:
+        fail(Exit.BAD_INPUT, str(error))
+    for line in [] if verdict is None else evidence.lines(verdict):
+        say(line)
+    if as_json:
+        print_json(answer | ({} if verdict is None else evidence.as_json(verdict)))
+    if (verdict is not None and not verdict.whole) or answer.get("known") is False:
+        raise typer.Exit(Exit.FAILURE)
+
+
+def _verify_report(lake: Root, path: Path) -> dict[str, Any]:
+    """Print whether a file is a report that the lake's ledger lists; return the answer for --json."""
+    from review.evidence.verify import VerifyError, find_written_report
+
+    try:
+        found = find_written_report(lake, path.read_bytes())
+    except VerifyError as error:
+        note(f"m2ib-audit: {error}")
+        return {"report": str(path), "known": False}
+    record, body = found.record, found.record.body
+    say(
+        f"report {path}: unchanged since it was written for run {body['run_id']} on "
+        f"{record.time:%Y-%m-%d %H:%M:%S} UTC (record {record.number} of the ledger)"
+    )
+    for label, records in (
+        ("decisions, signatures and rewrites since then, which are not in it", found.since),
+        ("waivers that have expired since then", found.over),
+    ):
+        if records:
+            say(f"  {label}: record {', '.join(str(one.number) for one in records)}")
+    return {
+        "report": str(path), "known": True, "run_id": body["run_id"], "record": record.number,
+        "since": len(found.since), "waivers_over": len(found.over),
+    }  # fmt: skip
+
+
+def adopt(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="Id of a run, or `all`.")],
+    lake: LakeOption = "lake",
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Record runs that are missing in the lake's ledger, as they are stored now.
+
+    `all` leaves out runs that should already have a record. `verify` reports them; adopt such a run by its id once you
+    know why its record is missing.
+    """
+    from tasks.lake.journal import adopt as record_run
+    from tasks.lake.journal import lacks_record
+    from tasks.lake.run import Run
+
+    root, signer = parse_lake(lake), load_signer(key)
+    with exit_on_lake_error(Exit.FAILURE, retry="adopt again"):
+        known = [record["run_id"] for record in sql.read_manifests(root)]
+        if run_id not in ("all", *known):
+            newest = ", ".join(known[:-6:-1]) or "none"
+            fail(Exit.BAD_INPUT, f"adopt: got {run_id!r}, expected all, or a run of the lake {root}: {newest}")
+        runs = [Run(root, name) for name in known if run_id in ("all", name)]
+        left = [run.run_id for run in runs if run_id == "all" and lacks_record(run)]
+        adopted = [run.run_id for run in runs if run.run_id not in left and record_run(run, signer)]
+    for name in adopted:
+        say(f"adopted: {name}")
+    say(f"{len(adopted)} recorded; the others are in the ledger already, or have not ended")
+    for name in left:
+        note(
+            f"adopt: left out {name}, whose record is missing although it should exist; see m2ib-audit verify {name}, "
+            f"and if the run can be trusted: m2ib-audit adopt {name}"
+        )
+    if as_json:
+        print_json({"adopted": adopted, "left": left})
+    if left:
+        raise typer.Exit(Exit.FAILURE)

@@ -1,0 +1,189 @@
+"""What all commands share: exit codes, options, messages and tables.
+
+Results go to standard output, everything else to standard error. With --json the last line of standard output is one
+JSON object.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.cells import cell_len
+from rich.console import Console
+
+import sql
+from stores import Root, UrlError, lake_root
+
+errors = Console(stderr=True, soft_wrap=True, highlight=False)
+output = Console(soft_wrap=True, highlight=False)
+if not output.is_terminal:
+    output.width = 240  # a pipe has no width that a table must fit
+_READABLE = 40  # characters to which the widest column of a table may be narrowed
+
+
+class Exit(IntEnum):
+    """Exit codes of all commands."""
+
+    OK = 0
+    """The work is done. For `run` and `reflag`: there is no alert."""
+    FAILURE = 1
+    """An error, a run that a gate stopped, or a verification that found a difference."""
+    BAD_INPUT = 2
+    """An argument, a configuration, a corpus or a lake that cannot be used."""
+    ALERTS = 3
+    """`run` and `reflag`: the run completed and raised alerts."""
+    ERRORS = 4
+    """The run completed, but some shards failed. There may be alerts, too."""
+    INTERRUPTED = 130
+    """Interrupted by Ctrl+C or a signal."""
+
+
+LakeOption = Annotated[str, typer.Option("--lake", help="Folder of the lake, or a URL such as s3://bucket/folder.")]
+OtherLakeOption = Annotated[
+    str | None, typer.Option("--lake", help="Folder or URL of the lake; overrides [lake] path of the AUDIT.toml.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of output.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log.")]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key", envvar="M2IB_AUDIT_KEY", help="Private key that signs records of the ledger; see `key new`."),
+]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN_ID", help="Id of a complete run, or `latest`.")]
+
+
+def fail(code: Exit, message: str) -> NoReturn:
+    """Print a message to standard error and exit."""
+    errors.print(f"m2ib-audit: {message}", markup=False)
+    raise typer.Exit(code)
+
+
+def say(line: str) -> None:
+    """Print a line of the result."""
+    output.print(line, markup=False)
+
+
+def note(line: str) -> None:
+    """Print a line about the work, which is not part of the result."""
+    errors.print(line, markup=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    print(json.dumps(value, default=str, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def exit_on_lake_error(lake_error: Exit = Exit.BAD_INPUT, retry: str = "try again") -> Iterator[None]:
+    """Exit with a message when a lake, or a file of it, cannot be read or written.
+
+    Args:
+        lake_error: Exit code for a lake that is missing or damaged.
+        retry: What to do once a file or folder was fixed, as `prune again`.
+    """
+    try:
+        yield
+    except sql.LakeError as error:
+        fail(lake_error, str(error))
+    except OSError as error:
+        fail(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; fix this, then {retry}")
+
+
+def parse_lake(lake: str) -> Root:
+    """Return the folder or URL of a lake. Exit if it cannot be one."""
+    try:
+        return lake_root(lake)
+    except UrlError as error:
+        fail(Exit.BAD_INPUT, f"--lake: {error}")
+
+
+def load_signer(key: Path | None) -> Any:
+    """Return the key that signs records of the ledger, or None."""
+    if key is None:
+        return None
+    from stores.keys import KeyFileError, load_key
+
+    try:
+        return load_key(key)
+    except KeyFileError as error:
+        fail(Exit.BAD_INPUT, str(error))
+
+
+def load_config(audit_file: Path, lake: str | None) -> Any:
+    """Return the configuration of an AUDIT.toml. `lake` replaces its lake."""
+    from flows.config import load
+    from tasks.errors import BadInputError
+
+    try:
+        config = load(audit_file)
+    except BadInputError as error:
+        fail(Exit.BAD_INPUT, str(error))
+    if lake is not None:
+        parse_lake(lake)
+        config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": lake})})
+    return config
+
+
+@contextlib.contextmanager
+def connect(lake: Root) -> Iterator[sql.Connection]:
+    """Connect to a lake. Exit if it, or a file that a query needs, cannot be read."""
+    with exit_on_lake_error(), sql.connect(lake) as connection:
+        yield connection
+
+
+def complete_runs(lake: Root) -> list[str]:
+    """Return the ids of a lake's complete runs, oldest first."""
+    return [record["run_id"] for record in sql.read_manifests(lake) if sql.is_complete(record)]
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print a table. If it is wider than the terminal, print a block per row instead, as psql does."""
+    if not rows:
+        output.print("(no rows)")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [[_format_cell(value) for value in row.values()] for row in rows]
+    if _fits(list(rows[0]), cells):
+        table = Table()
+        for name in rows[0]:
+            table.add_column(Text(name))
+        for row in cells:
+            table.add_row(*map(Text, row))  # Text: brackets are not markup
+        output.print(table)
+        return
+    margin = max(map(cell_len, rows[0]))
+    for number, row in enumerate(cells, start=1):
+        output.print(f"- record {number} ".ljust(min(output.width, margin + 20), "-"), markup=False)
+        for name, value in zip(rows[0], row, strict=True):
+            lines = value.splitlines() or [""]
+            output.print(Text(f"{name}{' ' * (margin - cell_len(name))}  {lines[0]}"))
+            for line in lines[1:]:
+                output.print(Text(f"{' ' * margin}  {line}"))
+
+
+def _format_cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _fits(names: list[str], cells: list[list[str]]) -> bool:
+    """Return whether a table is readable: only the widest column breaks its lines, and it keeps enough characters."""
+    widths = [
+        max(cell_len(line) for text in column for line in text.splitlines() or [""])
+        for column in zip(names, *cells, strict=True)
+    ]
+    widths.append(min(widths.pop(widths.index(max(widths))), _READABLE))
+    return sum(widths) + 3 * len(widths) + 1 <= output.width
+
+
+def parse_age(text: str) -> timedelta | None:
+    """Return the duration of `36h`, `180d` or `4w`; None for any other text."""
+    if (found := re.fullmatch(r"(\d{1,5})([hdw])", text)) is None:
+        return None
+    return timedelta(**{{"h": "hours", "d": "days", "w": "weeks"}[found[2]]: int(found[1])})

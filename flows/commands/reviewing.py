@@ -1,0 +1,266 @@
+"""Commands for reviewers: the review site, its users, reports, signatures and keys."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import sql
+from flows.commands.output import (
+    Exit,
+    JsonOption,
+    KeyOption,
+    LakeOption,
+    RunArgument,
+    complete_runs,
+    fail,
+    load_signer,
+    parse_lake,
+    print_json,
+    print_table,
+    say,
+)
+
+
+def report(
+    run_id: RunArgument,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Write a PDF to sign and file, instead of HTML.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write; default: in the run's folder.")] = None,
+    fonts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of fonts for scripts that the PDF's own fonts lack; repeatable."),
+    ] = None,
+    key: KeyOption = None,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """Write a run's report, with the decisions and signatures so far: one self-contained HTML file, or one PDF."""
+    from review.report.html import ReportError, write_report
+
+    if fonts and not pdf:
+        fail(Exit.BAD_INPUT, "--fonts: applies to the PDF only, expected --pdf as well; browsers use their own fonts")
+    if absent := [path for path in fonts or () if not path.is_dir()]:
+        fail(Exit.BAD_INPUT, f"--fonts: got {absent[0]}, expected a folder with font files")
+    try:
+        path = write_report(
+            parse_lake(lake), run_id, out, "pdf" if pdf else "html", fonts or (), "m2ib-audit report", load_signer(key)
+        )
+    except (ReportError, sql.LakeError) as error:
+        fail(Exit.BAD_INPUT, str(error))
+    if as_json:
+        print_json({"report": path})
+    else:
+        say(str(path))
+
+
+def sign(
+    run_id: RunArgument,
+    name: Annotated[str, typer.Option(help="Printed name of the signer.")],
+    role: Annotated[str, typer.Option(help="Role of the signer: radiologist, head of quality, ...")],
+    meaning: Annotated[str, typer.Option(help="review, approval, responsibility or authorship.")],
+    statement: Annotated[str, typer.Option(help="Statement about the run.")],
+    four_eyes: Annotated[
+        bool, typer.Option("--four-eyes", help="The signature takes effect once a second person has countersigned.")
+    ] = False,
+    key: KeyOption = None,
+    lake: LakeOption = "lake",
+    as_json: JsonOption = False,
+) -> None:
+    """Sign off a run, as on the review site. Later reports print the signature.
+
+    The name is not verified (identity `declared`): anybody with access to this machine can sign.
+    """
+    from review.evidence.decisions import DecisionError, Reviewer, sign_off
+
+    root = parse_lake(lake)
+    try:
+        if run_id == "latest":
+            if not (complete := complete_runs(root)):
+                fail(Exit.BAD_INPUT, f"got latest, but {root} has no complete run; run an audit first")
+            run_id = complete[-1]
+        who = Reviewer(name, role, "declared")
+        record = sign_off(root, who, run_id, meaning, statement, four_eyes=four_eyes, signer=load_signer(key))
+    except (DecisionError, sql.LakeError) as error:
+        fail(Exit.BAD_INPUT, str(error))
+    counts = record.body["alerts"]
+    say(
+        f"signed: run {run_id}, record {record.number} of the ledger; of its alerts {counts['decided']} decided, "
+        f"{counts['open']} open, {counts['pending']} waiting for a second person"
+    )
+    if as_json:
+        print_json({"run_id": run_id, "record": record.number, "sha256": record.sha256, "alerts": counts})
+
+
+def review(
+    lake: LakeOption = "lake",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8765,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the site in a browser.")] = True,
+    users: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Users file (see m2ib-audit users); everybody must then sign in."),
+    ] = None,
+    four_eyes: Annotated[
+        bool,
+        typer.Option("--four-eyes", help="Decisions that close an alert, and sign-offs, need a second signature."),
+    ] = False,
+    proxy_header: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Header with the user's name, such as X-Forwarded-User.")
+    ] = None,
+    proxy_role_header: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Header with the user's role; default: all are reviewers.")
+    ] = None,
+    proxy_from: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Address or network of the proxy whose headers are trusted; repeatable."),
+    ] = None,
+    public_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Public URL when the site is behind a proxy: https://...")
+    ] = None,
+    allow_anonymous_read: Annotated[
+        bool, typer.Option("--allow-anonymous-read", help="Anybody may read, nobody may write.")
+    ] = False,
+    remote_corpora: Annotated[
+        bool, typer.Option("--remote-corpora", help="Fetch images of remote corpora, from any URL that a run states.")
+    ] = False,
+    key: KeyOption = None,
+) -> None:
+    """Serve the review site of a lake: alerts with their evidence, pairs, runs, errors. Ctrl+C stops it.
+
+    On this machine anybody may read, and decide under any name. To offer the site on the network, see docs/review.md.
+    """
+    import webbrowser
+
+    from review.site.access import AccessError
+    from review.site.app import create_app
+    from review.site.serve import serve
+    from review.site.settings import ReviewSettings
+    from review.site.users import UsersError
+
+    root = parse_lake(lake)
+    settings = ReviewSettings(
+        host=host,
+        port=port,
+        users=users,
+        four_eyes=four_eyes,
+        proxy_header=proxy_header,
+        proxy_role_header=proxy_role_header,
+        proxy_from=tuple(proxy_from or ()),
+        public_url=public_url,
+        allow_anonymous_read=allow_anonymous_read,
+        remote_corpora=remote_corpora,
+        signer=load_signer(key),
+    )
+    try:
+        site = create_app(root, settings)
+        site.state.lake_cache.connect()  # a folder that is no lake is reported before the server listens
+    except (AccessError, UsersError) as error:
+        fail(Exit.BAD_INPUT, f"review: {error}")
+    except sql.LakeError as error:
+        fail(Exit.BAD_INPUT, str(error))
+
+    def ready(address: str) -> None:
+        say(f"review: {address} shows {root}; Ctrl+C stops it")
+        sys.stdout.flush()
+        if browser and sys.stdout.isatty():
+            webbrowser.open(address)
+
+    if not serve(site, host, port, ready):
+        fail(Exit.FAILURE, f"review: cannot listen on {host}, port {port}; choose another port with --port")
+
+
+UsersOption = Annotated[Path, typer.Option("--users", metavar="FILE", help="Users file; `add` creates it.")]
+StdinOption = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from the first line of standard input.")
+]
+
+
+def _read_password(from_stdin: bool) -> str:
+    """Ask for a password. It is never an argument, which other users of the machine could see."""
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    if not sys.stdin.isatty():
+        fail(Exit.BAD_INPUT, "password: there is no terminal to ask on; pass it with --password-stdin")
+    password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    return password
+
+
+@contextlib.contextmanager
+def _exit_on_users_error() -> Iterator[None]:
+    from review.site.users import UsersError
+
+    try:
+        yield
+    except UsersError as error:
+        fail(Exit.BAD_INPUT, str(error))
+
+
+def add_user(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name to sign in with.")],
+    users: UsersOption,
+    full_name: Annotated[str, typer.Option(help="Printed name in signatures; must be unique.")],
+    role: Annotated[str, typer.Option(help="reader, reviewer (decides and signs) or approver (also approves).")],
+    password_stdin: StdinOption = False,
+) -> None:
+    """Add a user. Asks for the password, of at least 12 characters."""
+    from review.site.users import add
+
+    with _exit_on_users_error():
+        user = add(users, name, full_name, role, _read_password(password_stdin))
+    say(f"added {user.name}: {user.full_name}, {user.role}")
+
+
+def change_password(
+    name: Annotated[str, typer.Argument(metavar="NAME")], users: UsersOption, password_stdin: StdinOption = False
+) -> None:
+    """Change a user's password and end the user's sessions."""
+    from review.site.users import change_password as change
+
+    with _exit_on_users_error():
+        user = change(users, name, _read_password(password_stdin))
+    say(f"changed the password of {user.name}")
+
+
+def disable_user(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    users: UsersOption,
+    undo: Annotated[bool, typer.Option("--undo", help="Enable the user again.")] = False,
+) -> None:
+    """Disable a user at once. Users are never removed: signatures refer to them."""
+    from review.site.users import set_disabled
+
+    with _exit_on_users_error():
+        user = set_disabled(users, name, disabled=not undo)
+    say(f"{'enabled' if undo else 'disabled'} {user.name}")
+
+
+def list_users(users: UsersOption, as_json: JsonOption = False) -> None:
+    """List the users who may sign in."""
+    from review.site.users import load
+
+    with _exit_on_users_error():
+        found = load(users)
+    rows = [
+        {"name": user.name, "full_name": user.full_name, "role": user.role, "disabled": user.disabled}
+        for user in found.values()
+    ]
+    if as_json:
+        print_json({"users": rows})
+    else:
+        print_table(rows)
+
+
+def new_key(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="File of the private key; the public key is PATH.pub.")],
+) -> None:
+    """Create an Ed25519 key pair. Keep the private key secret and backed up; give the public key to verifiers."""
+    from stores.keys import KeyFileError, create_key
+
+    try:
+        public = create_key(path)
+    except KeyFileError as error:
+        fail(Exit.BAD_INPUT, str(error))
+    say(f"private key: {path}\npublic key: {path}.pub\nkey id: {public.key_id}")

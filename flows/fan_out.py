@@ -1,0 +1,104 @@
+"""Attribute all shards: one Prefect task per shard, spread over the devices."""
+
+from collections.abc import Iterator, Sequence
+
+import httpx
+from prefect import get_run_logger, unmapped
+from prefect.exceptions import PrefectException
+from prefect.futures import PrefectFuture, as_completed, wait
+
+import sql
+from flows.config import AuditConfig
+from flows.engines import Engine
+from flows.metrics import Pace
+from tasks import progress
+from tasks.attribute import attribute, quarantine_shard
+from tasks.errors import BadInputError, StoreError
+from tasks.execution import is_storage_full
+from tasks.lake.run import Run
+from tasks.messages.artifacts import Progress as ProgressArtifact
+from tasks.records import AttributionPlan, Shard, ShardResult
+
+BATCH = 64
+"""Number of shards whose tasks are submitted together."""
+
+_AFFECTS_ALL_SHARDS = (BadInputError, StoreError, sql.LakeError, PrefectException, httpx.HTTPError)
+"""Errors that every shard would meet. The last two mean that Prefect's server is gone."""
+
+_Futures = list[tuple[Shard, PrefectFuture[ShardResult]]]
+
+
+def attribution_plan(run: Run, config: AuditConfig) -> AttributionPlan:
+    """Return the plan of a run whose corpus has been ingested."""
+    record = run.read_manifest()
+    calibrated_on = record["calibration_sha256"] or record["corpus_digest"]
+    return config.attribution_plan(record["model_digest"], calibrated_on, record["code_version"])
+
+
+def fan_out(
+    run: Run, shards: Sequence[Shard], config: AuditConfig, engine: Engine, plan: AttributionPlan
+) -> list[ShardResult]:
+    """Attribute all shards; quarantine a shard that fails for good.
+
+    At most two batches of shards are submitted at a time, so that waiting tasks do not pile up in Prefect. The next
+    batch runs while the last shards of the one before end, so no device waits.
+
+    Returns:
+        One result per shard, in the order of the shards.
+
+    Raises:
+        Exception: An error that every shard would meet: bad input, a damaged base run, a full disk. It is raised once
+            all tasks that were submitted have ended, since nothing may write into a run that has ended.
+    """
+
+    def submit(batch: Sequence[Shard]) -> _Futures:
+        futures = engine.map(
+            attribute,
+            run=unmapped(run),
+            shard=list(batch),
+            corpus=unmapped(config.corpus.absolute()),
+            model=[engine.models[shard.index % len(engine.models)] for shard in batch],
+            plan=unmapped(plan),
+        )
+        return list(zip(batch, futures, strict=True))
+
+    def collect(submitted: _Futures) -> Iterator[ShardResult]:
+        shard_of = {future.task_run_id: shard for shard, future in submitted}
+        for future in as_completed([future for _, future in submitted]):
+            shard = shard_of[future.task_run_id]
+            bar.advance(shard.pairs)
+            artifact.finish_shard(shard.index, shard.pairs)
+        for shard, future in submitted:
+            result = shard_result(run, shard, engine, future)
+            pace.finish_shard(result)
+            yield result
+
+    pairs = sum(shard.pairs for shard in shards)
+    pace, artifact = Pace(), ProgressArtifact(run, len(shards), pairs)
+    results: list[ShardResult] = []
+    current: _Futures = []
+    following: _Futures = []
+    with progress.bar("attributing pairs", pairs) as bar:
+        try:
+            for start in range(0, len(shards), BATCH):
+                following = submit(shards[start : start + BATCH])
+                results += collect(current)
+                current, following = following, []
+            results += collect(current)
+        except Exception:
+            wait([future for _, future in following])
+            raise
+    return results
+
+
+def shard_result(run: Run, shard: Shard, engine: Engine, future: PrefectFuture[ShardResult]) -> ShardResult:
+    """Return the result of a shard's task. Quarantine the shard if only this one failed; raise any other error."""
+    outcome: ShardResult | BaseException = engine.outcome(future)
+    if isinstance(outcome, ShardResult):
+        get_run_logger().info("shard %d: %d attributions by %s", shard.index, outcome.attributions, outcome.by)
+        return outcome
+    error = outcome if isinstance(outcome, BaseException) else RuntimeError(str(outcome))
+    if not isinstance(error, Exception) or isinstance(error, _AFFECTS_ALL_SHARDS) or is_storage_full(error):
+        raise error
+    get_run_logger().error("shard %d failed and is quarantined", shard.index, exc_info=error)
+    return quarantine_shard(run, shard, error)

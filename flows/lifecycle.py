@@ -1,0 +1,107 @@
+"""The lifecycle of a run: locked while it is worked on, and its end stored, notified and recorded, whatever it is."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prefect import get_run_logger
+from prefect.exceptions import TerminationSignal
+
+import sql
+from review.report.html import ReportError, write_report
+from stores import Root
+from stores.ledger import Signer
+from tasks.errors import GateError, ResumeError, ShardsError
+from tasks.lake.journal import record_report, record_run_end
+from tasks.lake.lock import lock_run
+from tasks.lake.run import REPORT, Run
+from tasks.messages.artifacts import publish_outcome
+from tasks.notify import notify_run_end
+from tasks.progress import Stages, format_seconds_per_stage
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """How a run ended."""
+
+    run_id: str
+    status: str
+    reason: str | None
+    pairs: int
+    attributions: int
+    errors: int
+    alerts: int
+    confirmed: int
+    report: "Root | None"
+
+
+@contextlib.contextmanager
+def run_lifecycle(run: Run, signer: Signer | None = None) -> Iterator[Stages]:
+    """Hold the lock of a run while its stages run; then notify and record how it ended.
+
+    Yields:
+        The clock of the run's stages. A resumed run keeps the seconds of its earlier attempts.
+
+    Raises:
+        ResumeError: Another process works on the run, or has completed it meanwhile.
+    """
+    with lock_run(run):
+        record = run.read_manifest()
+        if record["status"] != "running":
+            raise ResumeError(
+                f"resume: run {run.run_id} is already {record['status']}, expected a running one; see its report"
+            )
+        with Stages(record.get("stage_seconds")) as stages:
+            try:
+                yield stages
+            except BaseException as error:
+                abort(run, error, signer, stages)
+                raise
+        if stages.seconds:
+            get_run_logger().info("run %s: %s", run.run_id, format_seconds_per_stage(stages.seconds))
+        notify_run_end(run)  # writes the manifest, so the lock is still needed
+        record_run_end(run, signer)
+
+
+def conclude(run: Run, signer: Signer | None = None) -> AuditResult:
+    """Write the report of a run whose stages have ended, and return the run's result.
+
+    Raises:
+        GateError: A gate stopped the run.
+        ShardsError: The run completed, but some shards failed.
+    """
+    record = run.read_manifest()
+    counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}
+    result = AuditResult(run.run_id, record["status"], record["reason"], report=_write_report(run, signer), **counts)
+    publish_outcome(run)
+    if result.status == "stopped":
+        raise GateError(f"run {run.run_id} was stopped by a gate: {result.reason}", result)
+    if result.status == "completed_with_errors":
+        raise ShardsError(f"run {run.run_id} completed with errors: {result.reason}", result)
+    return result
+
+
+def abort(run: Run, error: BaseException, signer: Signer | None = None, stages: Stages | None = None) -> None:
+    """Seal a run that an error or an interrupt ended early. A run that is sealed already stays as it is.
+
+    A lake that cannot be reached is ignored here: the first error counts.
+    """
+    status = "failed" if isinstance(error, Exception) else "interrupted"
+    terminated = isinstance(error, TerminationSignal)
+    reason = "terminated by a signal" if terminated else f"{type(error).__name__}: {error}".removesuffix(": ")
+    with contextlib.suppress(OSError, sql.LakeError):
+        if run.read_manifest()["status"] == "running":
+            run.finish(status, reason, **({} if stages is None else {"stage_seconds": stages.rounded()}))
+    notify_run_end(run)
+    record_run_end(run, signer)
+
+
+def _write_report(run: Run, signer: Signer | None) -> "Root | None":
+    """Write the report. A failure is only logged: the audit is done, and the report can be written again."""
+    try:
+        written = write_report(run.lake, run.run_id)
+    except (ReportError, sql.LakeError):
+        get_run_logger().exception("the report could not be written; try: m2ib-audit report %s", run.run_id)
+        return None
+    record_report(run, REPORT, signer)
+    return written

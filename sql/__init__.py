@@ -25,7 +25,7 @@ from sql.lake import (
     manifest_sha256,
     read_manifests,
 )
-from sql.queries import conform, query_digest, query_names, query_text, schema, text_digest
+from sql.queries import conform, describe_view, query_digest, query_names, query_text, schema, text_digest, view_names
 from sql.read import QueryError, frame, read, read_table, rows, table
 from stores import LakeError
 
@@ -40,6 +40,7 @@ __all__ = [
     "audit_id",
     "conform",
     "connect",
+    "describe_view",
     "frame",
     "is_complete",
     "manifest_path",
@@ -54,4 +55,5 @@ __all__ = [
     "schema",
     "table",
     "text_digest",
+    "view_names",
 ]

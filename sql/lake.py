@@ -1,6 +1,7 @@
 """Open a lake: read the manifests of its runs and connect DuckDB to the files that they list."""
 
 import hashlib
+import io
 import json
 import shutil
 import threading
@@ -15,9 +16,10 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.json import ParseOptions, ReadOptions, read_json
 
 import stores
-from sql.queries import conform, query_names, query_text, schema
+from sql.queries import query_names, query_text, schema
 from stores import LakeError, Root, ledger
 
 TABLES = (
@@ -170,8 +172,11 @@ def connect(
 
 
 def _define_views(connection: Connection) -> None:
-    """Define the views of `views/`, which may build on one another, in an order that works."""
+    """Define a view of each stored table, and those of `views/`, which may build on one another."""
     pending = query_names("views")
+    for table in query_names("schema"):
+        if table not in pending:
+            connection.execute(f"CREATE VIEW {table} AS SELECT * FROM stored.{table}")  # noqa: S608  # a name of ours
     while pending:
         rest = [name for name in pending if not _try_view(connection, name)]
         if len(rest) == len(pending):
@@ -314,7 +319,7 @@ def _define_decisions(connection: Connection, records: Iterable[ledger.Record]) 
     for table, kind in LEDGER_TABLES.items():
         try:
             _insert(connection, table, rows[kind])
-        except (pa.ArrowException, TypeError) as error:
+        except (pa.ArrowException, TypeError, ValueError) as error:
             raise LakeError(
                 f"ledger: records of kind {kind} are not as this release writes them ({error}); see m2ib-audit verify"
             ) from error
@@ -347,7 +352,16 @@ def _insert(connection: Connection, table: str, rows: Iterable[Mapping[str, Any]
     columns = schema(table).names
     connection.execute("USE stored")
     connection.execute(query_text(f"schema/{table}"))
-    connection.register("incoming", conform(table, ({key: row.get(key) for key in columns} for row in rows)))
-    connection.execute(f"INSERT INTO {table} SELECT * FROM incoming")  # noqa: S608  # a name of ours
-    connection.unregister("incoming")
+    lines = [json.dumps({key: row.get(key) for key in columns}, default=_to_json, allow_nan=False) for row in rows]
+    if lines:
+        # Arrow's reader of JSON checks types. Neither it nor from_arrow imports pandas, as Table.from_pylist does.
+        data = "\n".join(lines).encode()
+        types = ParseOptions(explicit_schema=schema(table), unexpected_field_behavior="error")
+        incoming = read_json(io.BytesIO(data), ReadOptions(block_size=len(data)), types)  # one block: any row fits
+        connection.from_arrow(incoming).insert_into(table)
     connection.execute("USE main")
+
+
+def _to_json(value: date) -> str | int:
+    """Return a point in time as text and a day as a number, which is how Arrow reads them."""
+    return value.isoformat() if isinstance(value, datetime) else (value - date(1970, 1, 1)).days

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,30 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@cache
+def view_names() -> list[str]:
+    """Return the names of all views of a connection, sorted: one for each stored table, and those of `views/`."""
+    return sorted({*query_names("schema"), *query_names("views")})
+
+
+def describe_view(name: str) -> str:
+    """Return the first sentence of a view's description: what one row is."""
+    text = query_text(f"views/{name}" if name in query_names("views") else f"schema/{name}")
+    lines = takewhile(lambda line: line.startswith("--"), text.splitlines())
+    return " ".join(line.removeprefix("--").strip() for line in lines).partition(". ")[0].removesuffix(".") + "."
+
+
 def schema(table: str) -> pa.Schema:
     """Return the Arrow types of a stored table, from its definition in `schema/`."""
+    return _schemas()[table]
+
+
+@cache
+def _schemas() -> dict[str, pa.Schema]:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(query_text(f"schema/{table}"))
-        return connection.table(table).limit(0).to_arrow_table().schema
+        for table in query_names("schema"):
+            connection.execute(query_text(f"schema/{table}"))
+        return {name: connection.table(name).limit(0).to_arrow_table().schema for name in query_names("schema")}
 
 
 def conform(table: str, records: Iterable[Mapping[str, Any]]) -> pa.Table:

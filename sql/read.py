@@ -4,6 +4,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ class QueryError(Exception):
 
 def rows(connection: Connection, name: str, **parameters: Any) -> list[dict[str, Any]]:
     """Return the rows of the query `folder/name` as dictionaries."""
-    return table(connection, name, **parameters).to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
+    return _dictionaries(table(connection, name, **parameters))
 
 
 def table(connection: Connection, name: str, **parameters: Any) -> pa.Table:
@@ -44,7 +45,7 @@ def read(connection: Connection, text: str, parameters: Mapping[str, Any] | None
         QueryError: see `read_table`.
     """
     result = read_table(connection, text, parameters)
-    return [_to_json(row) for row in _rename_repeated(result).to_pylist(maps_as_pydicts="lossy")]
+    return [_to_json(row) for row in _dictionaries(_rename_repeated(result), maps_as_pydicts="lossy")]
 
 
 def read_table(
@@ -91,6 +92,19 @@ def read_table(
         ) from error
     except duckdb.Error as error:
         raise QueryError(f"query: {error}") from error
+
+
+def _dictionaries(result: pa.Table, **options: Any) -> list[dict[str, Any]]:
+    """Return the rows of a table, with points in time as datetimes (for which Arrow would import pandas)."""
+    columns = []
+    for column in result.columns:
+        if pa.types.is_timestamp(column.type) and column.type.unit == "us":
+            epoch = datetime(1970, 1, 1, tzinfo=UTC if column.type.tz else None)
+            values = column.cast(pa.int64()).to_pylist()
+            columns.append([None if value is None else epoch + timedelta(microseconds=value) for value in values])
+        else:
+            columns.append(column.to_pylist(**options))
+    return [dict(zip(result.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _execute(connection: Connection, run: Callable[[Connection], _Result]) -> _Result:

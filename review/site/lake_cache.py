@@ -146,7 +146,7 @@ class LakeCache:
         """List the views that queries can use."""
         if self._views is None:
             connection = self.connect()
-            self._views = [_describe_view(connection, name) for name in sql.query_names("views")]
+            self._views = [_describe_view(connection, name) for name in sql.view_names()]
         return self._views
 
     def run_query(self, text: str, max_rows: int, max_seconds: float) -> pa.Table:
@@ -244,9 +244,7 @@ def _get_run_version(version: _LakeVersion, run_id: str) -> Hashable:
 
 def _describe_view(connection: sql.Connection, name: str) -> View:
     schema = sql.read_table(connection, f'SELECT * FROM "{name}" LIMIT 0').schema  # noqa: S608  # a name of ours
-    text = sql.query_text(f"views/{name}" if sql.query_text(f"views/{name}").startswith("--") else f"schema/{name}")
-    about = text.splitlines()[0].removeprefix("--").strip()
-    return View(name, about, [(field.name, str(field.type)) for field in schema])
+    return View(name, sql.describe_view(name), [(field.name, str(field.type)) for field in schema])
 
 
 def _read_folder_version(lake: Path) -> _LakeVersion:

@@ -1,4 +1,4 @@
--- The pairs of one slice of one run: as the view pair_slices has them, without looking at all words of all captions.
+-- The pairs of one slice of one run: as in the view pair_slices, without splitting all captions into words.
 CREATE MACRO slice_members(of_run, kind, name) AS TABLE
 SELECT pair_id FROM stored.pairs WHERE kind = 'corpus' AND name = 'all pairs' AND run_id = of_run
 UNION ALL

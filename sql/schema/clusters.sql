@@ -1,6 +1,6 @@
--- One row a pair whose image map is in a cluster: pairs in which the model looks at the same places.
+-- One row per pair whose image map belongs to a cluster of similar maps.
 CREATE TABLE clusters (
     run_id VARCHAR,
     pair_id VARCHAR,
-    cluster VARCHAR    -- 'map cluster 1', 'map cluster 2', ...: most pairs first
+    cluster VARCHAR    -- 'map cluster 1', 'map cluster 2', ...: largest first
 );

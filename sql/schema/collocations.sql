@@ -1,4 +1,4 @@
--- One row an attributed pair and collocation of its caption: two adjacent words that make a slice.
+-- One row per attributed pair and collocation (two adjacent words that form a slice) of its caption.
 CREATE TABLE collocations (
     run_id VARCHAR,
     pair_id VARCHAR,

@@ -1,7 +1,7 @@
--- One row a finding and fill: what the score loses when the finding's region is covered, against equal regions elsewhere;
--- or when a phrase is left out of the captions, against as many of the corpus's commonest words.
--- Scores are margins: cosine with the own caption, less that with the foil that fits best; for phrases, of the caption
--- with its own image, less that with the foil image that fits best.
+-- One row per finding and fill: the loss of score when the region is covered, compared with controls.
+-- Controls are regions of the same size elsewhere in the image; of a phrase, as many of the corpus's most frequent words.
+-- Scores are margins: the cosine of a pair less the highest cosine of its image with a foil caption; for phrases, of its
+-- caption with a foil image.
 CREATE TABLE confirmations (
     run_id VARCHAR,
     rule VARCHAR,
@@ -9,22 +9,22 @@ CREATE TABLE confirmations (
     slice_kind VARCHAR,
     slice VARCHAR,
     fill VARCHAR,              -- image: 'mean', 'blur', 'swap'; text: 'remove', 'replace'
-    n BIGINT,                  -- pairs of the sample that could be measured
-    margin DOUBLE,             -- mean size of the clean margins
-    drop DOUBLE,               -- mean loss by covering the region
-    control_drop DOUBLE,       -- mean loss by covering its controls
+    n BIGINT,                  -- sampled pairs that could be measured
+    margin DOUBLE,             -- mean absolute margin without covering
+    drop DOUBLE,               -- mean loss of margin when the region is covered
+    control_drop DOUBLE,       -- mean loss of margin when its controls are covered
     effect DOUBLE,             -- drop - control_drop; NULL where nothing could be measured
-    low DOUBLE,                -- 95 % bootstrap interval of the effect
+    low DOUBLE,                -- 95% bootstrap interval of the effect
     high DOUBLE,
-    p DOUBLE,                  -- one-sided, Wilcoxon's signed ranks over pairs
-    q DOUBLE,                  -- of the finding: the largest p of its fills, after Benjamini and Hochberg over the run's tests
-    tests BIGINT,              -- how many those were: each region or phrase and slice that could be measured is one
-    floor DOUBLE,              -- what the effect had to exceed
-    passed BOOLEAN,            -- this fill
-    confirmed BOOLEAN,         -- the finding: all its fills passed; the same in all its rows
+    p DOUBLE,                  -- one-sided Wilcoxon signed-rank test over pairs
+    q DOUBLE,                  -- of the finding: the largest p of its fills, adjusted by Benjamini-Hochberg over the run's tests
+    tests BIGINT,              -- number of tests of the run: each region or phrase and slice that could be measured
+    floor DOUBLE,              -- threshold that the effect had to exceed
+    passed BOOLEAN,            -- whether this fill passed
+    confirmed BOOLEAN,         -- whether all fills of the finding passed
     reason VARCHAR,            -- why this fill did not pass
-    transplant_rise DOUBLE,    -- of a host's margin for the source's caption, beyond a paste of the controls; the same
-    transplant_low DOUBLE,     -- in all rows of the finding; NULL where the region is a frame
+    transplant_rise DOUBLE,    -- rise of another image's margin for the source's caption when the region is pasted into
+    transplant_low DOUBLE,     -- it, minus that of pasted controls; per finding; NULL for a frame
     transplant_high DOUBLE,
     transplant_n BIGINT
 );

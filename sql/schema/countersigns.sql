@@ -1,11 +1,11 @@
--- One row a second signature under a review or a sign-off, from the ledger.
+-- One row per second signature of a review or sign-off, from the ledger.
 CREATE TABLE countersigns (
     number BIGINT,         -- of the record in the ledger
     signed_at TIMESTAMPTZ,
-    record BIGINT,         -- number of the review or sign-off that it stands by
+    record BIGINT,         -- number of the review or sign-off that it confirms
     record_sha256 VARCHAR,
     reviewer VARCHAR,
-    person VARCHAR,  -- the reviewer's name as names are compared: two signatures need two of them
+    person VARCHAR,  -- the reviewer's name, normalized for comparison: two signatures need two different ones
     role VARCHAR,
     identity VARCHAR,
     meaning VARCHAR,

@@ -1,14 +1,14 @@
--- One row that a rule returned: a region, or a phrase of the captions, that holds too much of the attribution within a slice of the corpus.
+-- One row per finding of a rule: a region or phrase with too much of the attribution within a slice of the corpus.
 CREATE TABLE findings (
     run_id VARCHAR,
     rule VARCHAR,
     rule_digest VARCHAR,   -- sha256 of the rule's text
-    side VARCHAR,          -- 'image', 'text': which map the rule looked at
+    side VARCHAR,          -- 'image', 'text': which map the rule reads
     region VARCHAR,
     slice_kind VARCHAR,    -- 'corpus', 'word', 'phrase', 'attribute', 'cluster'
     slice VARCHAR,
     n BIGINT,              -- pairs in the slice whose map is not empty
-    share DOUBLE,          -- mean share of the mass
-    area DOUBLE,           -- mean share of the area
-    effect DOUBLE          -- share / area; text: odds of share over odds of area; spread stamp: its rate in the slice over that in all pairs
+    share DOUBLE,          -- mean share of the map's mass in the region
+    area DOUBLE,           -- mean share of the area that the region covers
+    effect DOUBLE          -- share / area; text: odds of share / odds of area; rule spread_stamp: rate in the slice / rate in all pairs
 );

@@ -1,4 +1,4 @@
--- One row for each row of the corpus that did not become a pair, or pair that could not be attributed.
+-- One row per row of the corpus that did not become a pair, and per pair that could not be attributed.
 CREATE TABLE ingest_errors (
     run_id VARCHAR,
     row_number BIGINT,

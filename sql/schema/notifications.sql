@@ -1,9 +1,9 @@
--- One row an event that a run handed to Prefect, so that none is told twice.
+-- One row per event that a run sent to Prefect, so that none is sent twice.
 CREATE TABLE notifications (
     run_id VARCHAR,
-    event_id VARCHAR,     -- made from dedup_key: the same if it is ever sent again
+    event_id VARCHAR,     -- derived from dedup_key: the same if it is sent again
     event VARCHAR,        -- 'm2ib.alert.new', 'm2ib.audit.failed', ...
     dedup_key VARCHAR,
-    life_id VARCHAR,      -- of an alert's; NULL for an event about the run
-    told_at TIMESTAMPTZ
+    life_id VARCHAR,      -- of the alert; NULL for an event about the run
+    told_at TIMESTAMPTZ   -- when it was sent
 );

@@ -1,20 +1,20 @@
--- One row a decision that a person took about an alert, from the ledger; evidence: as it was judged.
+-- One row per decision of a person about an alert, from the ledger, with the figures at that time.
 CREATE TABLE reviews (
     number BIGINT,           -- of the record in the ledger
     signed_at TIMESTAMPTZ,
-    run_id VARCHAR,          -- the run that was looked at
+    run_id VARCHAR,          -- the run that was reviewed
     life_id VARCHAR,
     alert_id VARCHAR,
     decision VARCHAR,        -- 'open' (reopened), 'confirmed', 'benign', 'needs_data', 'waived'
     reason VARCHAR,
     until DATE,              -- last day of a waiver
     reviewer VARCHAR,
-    person VARCHAR,  -- the reviewer's name as names are compared: two signatures need two of them
+    person VARCHAR,  -- the reviewer's name, normalized for comparison: two signatures need two different ones
     role VARCHAR,
-    identity VARCHAR,        -- how it is known who that is: 'declared', 'password', 'proxy'
+    identity VARCHAR,        -- how the reviewer was identified: 'declared', 'password', 'proxy'
     meaning VARCHAR,         -- of the signature: 'review', 'approval', 'responsibility', 'authorship'
-    four_eyes BOOLEAN,       -- holds only once another person has countersigned
-    state VARCHAR,           -- of the alert, as it was judged; and so on
+    four_eyes BOOLEAN,       -- in force only once another person has countersigned
+    state VARCHAR,           -- of the alert at that time, as are the following
     severity VARCHAR,
     n BIGINT,
     share DOUBLE,
@@ -28,7 +28,7 @@ CREATE TABLE reviews (
     config_digest VARCHAR,
     model_digest VARCHAR,
     corpus_digest VARCHAR,
-    manifest_sha256 VARCHAR, -- of the run, at that time
+    manifest_sha256 VARCHAR, -- of the run's manifest at that time
     sha256 VARCHAR,          -- of the record
-    key_id VARCHAR           -- of the key that signed it; NULL: not signed
+    key_id VARCHAR           -- key that signed the record; NULL: not signed
 );

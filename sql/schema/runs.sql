@@ -1,8 +1,8 @@
--- One row a run, from its manifest.
+-- One row per run, from its manifest.
 CREATE TABLE runs (
     run_id VARCHAR,
-    status VARCHAR,            -- 'running', 'completed', 'completed_with_errors' (shards were set aside), 'stopped' (by a gate),
-                               -- 'failed', 'interrupted' (from outside), 'pruned' (its files were deleted; counts are those of then)
+    status VARCHAR,            -- 'running', 'completed', 'completed_with_errors' (some shards failed), 'stopped' (by a gate),
+                               -- 'failed', 'interrupted' (from outside), 'pruned' (its files were deleted; counts as before)
     reason VARCHAR,            -- why it stopped, failed, has errors or was pruned
     started_at TIMESTAMPTZ,
     finished_at TIMESTAMPTZ,
@@ -15,14 +15,14 @@ CREATE TABLE runs (
     seed BIGINT,
     code_version VARCHAR,
     corpus_rows BIGINT,
-    not_sampled BIGINT,        -- of the rows: not drawn, and not read; NULL as 0
+    not_sampled BIGINT,        -- rows that were not sampled and not read; NULL means 0
     pairs BIGINT,
     attributions BIGINT,
-    reused BIGINT,             -- of the attributions: taken from earlier runs
-    base_run VARCHAR,          -- the earlier run that an incremental one builds upon
-    reflags VARCHAR,           -- the earlier run whose attributions this one took over, to flag them by other rules
+    reused BIGINT,             -- attributions that were copied from earlier runs
+    base_run VARCHAR,          -- earlier run that an incremental one builds on
+    reflags VARCHAR,           -- earlier run whose attributions this one flagged with other rules
     errors BIGINT,
     alerts BIGINT,
-    confirmed BIGINT,          -- of the alerts
-    four_eyes BOOLEAN          -- what people decide about it needs a second person; NULL as false
+    confirmed BIGINT,          -- alerts that are confirmed
+    four_eyes BOOLEAN          -- whether decisions need a second signature; NULL means false
 );

@@ -1,9 +1,9 @@
--- One row a pair and named region (frame, boxes, masks, columns): what the margin loses when the region alone is covered by
--- its surroundings' mean. Looked at before anything is flagged, on a sample of each slice, and without controls: it proposes.
+-- One row per screened pair and region (frame, boxes, masks, columns): the loss of margin when the region is covered.
+-- It is filled with the mean of its surroundings. Screening runs before flagging, on a sample of each slice, without controls.
 CREATE TABLE screenings (
     run_id VARCHAR,
     pair_id VARCHAR,
     region VARCHAR,
-    margin DOUBLE,     -- cosine with the own caption, less that with the foil that fits best
-    drop DOUBLE        -- what of it is lost
+    margin DOUBLE,     -- cosine of the pair less the highest cosine with a foil caption
+    drop DOUBLE        -- loss of margin when the region is covered
 );

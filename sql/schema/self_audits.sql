@@ -1,20 +1,20 @@
--- One row a trial of the audit on itself: regions about which we know what they are, under the rule of the confirmation.
+-- One row per trial of the self-audit: regions whose effect is known are tested like findings.
 -- Figures are those of the weakest of the three fills.
 CREATE TABLE self_audits (
     run_id VARCHAR,
-    kind VARCHAR,        -- 'tag' (drawn by us into copies), 'sensitivity' (that region, if it mattered), 'random' (any place)
-    region VARCHAR,      -- its box in shares of what the model sees
+    kind VARCHAR,        -- 'tag' (planted into copies), 'sensitivity' (simulated effect), 'random' (arbitrary region)
+    region VARCHAR,      -- box in fractions of what the model sees
     slice_kind VARCHAR,
     slice VARCHAR,
-    n BIGINT,            -- pairs in a set
+    n BIGINT,            -- pairs per set
     area DOUBLE,
-    size DOUBLE,         -- 'sensitivity': by how much the region was made to move the margin
-    effect DOUBLE,       -- 'tag', 'random': measured
+    size DOUBLE,         -- 'sensitivity': the simulated effect on the margin
+    effect DOUBLE,       -- 'tag', 'random': measured effect
     low DOUBLE,
     high DOUBLE,
     p DOUBLE,
     floor DOUBLE,
-    margin DOUBLE,       -- mean size of the clean margins
-    sets BIGINT,         -- how many sets of pairs were judged
-    confirmed BIGINT     -- and how many of them would have been confirmed
+    margin DOUBLE,       -- mean absolute margin without covering
+    sets BIGINT,         -- sets of pairs that were tested
+    confirmed BIGINT     -- sets that would have been confirmed
 );

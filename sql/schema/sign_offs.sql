@@ -1,18 +1,18 @@
--- One row a signature under a run as a whole, from the ledger.
+-- One row per sign-off of a run as a whole, from the ledger.
 CREATE TABLE sign_offs (
     number BIGINT,           -- of the record in the ledger
     signed_at TIMESTAMPTZ,
     run_id VARCHAR,
     reviewer VARCHAR,
-    person VARCHAR,  -- the reviewer's name as names are compared: two signatures need two of them
+    person VARCHAR,  -- the reviewer's name, normalized for comparison: two signatures need two different ones
     role VARCHAR,
     identity VARCHAR,
     meaning VARCHAR,
     statement VARCHAR,
-    four_eyes BOOLEAN,       -- holds only once another person has countersigned
-    manifest_sha256 VARCHAR, -- of the run, at that time
-    open BIGINT,             -- alerts that stood on their own and were open then
-    pending BIGINT,          -- that waited for a second person
+    four_eyes BOOLEAN,       -- in force only once another person has countersigned
+    manifest_sha256 VARCHAR, -- of the run's manifest at that time
+    open BIGINT,             -- independent alerts that were open at that time
+    pending BIGINT,          -- that waited for a second signature
     decided BIGINT,          -- that were decided
     sha256 VARCHAR,
     key_id VARCHAR

@@ -1,19 +1,19 @@
--- One row a stamp: an overlay that recurs under high attribution mass. Where it was found stands in `regions`.
+-- One row per recurring overlay under high attribution mass. Its boxes are in `regions`. See also the view overlays.
 CREATE TABLE stamps (
     run_id VARCHAR,
     region VARCHAR,        -- 'stamp 1', 'stamp 2', ...: most mass first
     channels INTEGER,
-    height INTEGER,        -- in pixels of what the model sees, reduced where its patches are larger than 16 pixels
+    height INTEGER,        -- in pixels of what the model sees, scaled down if its patches are larger than 16 pixels
     width INTEGER,
-    template FLOAT[],      -- channel by channel, row by row: contrast in units of the corpus's own background
-    strokes BOOLEAN[],     -- row by row: which pixels the occurrences have in common
-    members BIGINT,        -- images that the first template was made from
+    template FLOAT[],      -- by channel and row: contrast in units of the corpus's background
+    strokes BOOLEAN[],     -- by row: pixels that the occurrences have in common
+    members BIGINT,        -- images of the first template
     occurrences BIGINT,    -- pairs in which it was found
-    searched BIGINT,       -- pairs in which it was sought
-    share DOUBLE,          -- over the sample: mean share of the mass in an image that has it,
+    searched BIGINT,       -- pairs that were searched
+    share DOUBLE,          -- mean share of the mass over sampled images with the overlay,
     area DOUBLE,           -- and of the area
-    spread BOOLEAN,        -- whether it lies over most of the image: mass cannot propose it, and its strokes are covered
+    spread BOOLEAN,        -- whether it extends over most of the image: its strokes are covered, not its box
     score DOUBLE,          -- median correlation of the sample's occurrences; 1 is identical
-    threshold DOUBLE,      -- correlation from which it counts as found
-    null_score DOUBLE      -- best correlation of the template drawn larger or smaller, in any image of the sample
+    threshold DOUBLE,      -- correlation at which it counts as found
+    null_score DOUBLE      -- best correlation of a rescaled template in any sampled image
 );

@@ -1,11 +1,11 @@
--- One row a check of Great Expectations.
+-- One row per check of Great Expectations.
 CREATE TABLE validations (
     run_id VARCHAR,
     suite VARCHAR,
     suite_digest VARCHAR,
     expectation VARCHAR,
     column_name VARCHAR,
-    severity VARCHAR,          -- 'critical' stops the line
+    severity VARCHAR,          -- 'critical' stops the pipeline
     success BOOLEAN,
     observed VARCHAR,
     unexpected_count BIGINT,

@@ -1,5 +1,5 @@
--- Of each review or sign-off the second signature that counts: the first one by another person than its own, of whom it is known at least
--- as well who that is (a name that was only said adds nothing to a signature with a password).
+-- One row per review or sign-off with a valid second signature: the first one by another person.
+-- That person has to be identified at least as well as the first: a declared name does not confirm a password.
 CREATE VIEW countersigned AS
 SELECT c.*
 FROM stored.countersigns AS c

@@ -1,4 +1,5 @@
--- The lives of the alerts, run by run. A run of a version that did not follow them has its alerts here, with life NULL.
+-- One row per run and alert that it raised or that was open before: the alert's history over the runs of one audit.
+-- Runs of an early version stored no history: their alerts have `life` NULL.
 CREATE VIEW lives AS
 SELECT * FROM stored.lives
 UNION ALL BY NAME

@@ -1,5 +1,5 @@
--- The slices that a pair belongs to: the whole corpus, each word of its caption, each two words that go together, each
--- value of an attribute, the cluster of its image map.
+-- One row per pair and slice that it belongs to: the whole corpus, each word of its caption, each collocation, each value
+-- of an attribute, the cluster of its image map.
 CREATE VIEW pair_slices AS
 SELECT run_id, pair_id, 'corpus' AS slice_kind, 'all pairs' AS slice
 FROM stored.pairs

@@ -1,4 +1,4 @@
--- Every review and sign-off as it was signed, with the second signature under it: what a report prints.
+-- One row per review or sign-off, with its second signature, as reports print them.
 CREATE VIEW signatures AS
 SELECT
     s.*,

@@ -1,6 +1,6 @@
--- One row a slice and region or phrase: the mean share of mass against the mean share of area, over pairs with a map.
--- effect is share / area for regions of the image; for phrases the odds of the one over the odds of the other, with the
--- share taken as 99.9 % at most so that it stays finite.
+-- One row per slice and region or phrase: mean share of mass and mean share of area, over pairs whose map is not empty.
+-- `effect` is share / area for regions. For phrases it is odds of share / odds of area, with share limited to 99.9% so that
+-- it stays finite.
 CREATE VIEW slice_shares AS
 SELECT
     *,

@@ -1,4 +1,4 @@
--- One row a token of a caption, with its share of the text map's mass.
+-- One row per token of a caption, with its share of the text map's mass.
 CREATE VIEW tokens AS
 SELECT
     run_id,

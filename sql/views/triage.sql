@@ -1,14 +1,14 @@
--- What people made of each alert, run by run: one row a life and run, with the decision in force.
--- A decision holds for the alert (life_id) from the run that was looked at on, until what it was taken upon changes materially: then the
--- alert is open again, and `why` says what changed. Once open again it stays so until somebody decides anew. It has changed if
---   the alert is confirmed and was suspected, or of a higher severity;
---   of a confirmed one, the score effect lies outside the interval that was judged, below or above;
---   of one that is or was suspected, or whose test gave no interval, the effect of its share has grown by more than a quarter;
---   the text of the rule that raises it is another; so are the weights of the model that is called the same;
---   it came up anew, having been resolved (or not known) in between; or a waiver is over.
--- Of several decisions that which was taken upon the newest run counts, and of these the last. What only a re-flagged run
--- shows to have changed opens the alert there alone, for such a run stands beside the series.
--- With four eyes a decision that closes the alert is `pending` until another person has countersigned it.
+-- One row per alert (life_id) and run, with the decision in force. See also the view decisions, which has the same rows.
+-- A decision applies from the reviewed run on, until what it was based on changes materially. Then the alert is open again,
+-- `why` says what changed, and it stays open until somebody decides anew. It has changed if
+--   the alert is now confirmed and was suspected, or has a higher severity;
+--   it is confirmed and the score effect lies outside the interval at the time of the decision;
+--   it is or was suspected, or its test gave no interval, and the effect of its share has grown by more than a quarter;
+--   the text of the rule that raises it has changed, or the weights of the model of the same name have;
+--   it was resolved (or unknown) in between and was raised again; or a waiver has expired.
+-- Of several decisions the last one about the newest run counts. A change that only a re-flagged run shows opens the alert in
+-- that run alone, because such a run is not part of the series.
+-- With the four-eyes principle a decision that closes the alert is `pending` until another person has countersigned it.
 CREATE VIEW triage AS
 WITH severities AS (
     SELECT unnest(['low', 'medium', 'high']) AS severity, unnest([1, 2, 3]) AS rank

@@ -1,4 +1,4 @@
--- One row a finding that was put to the test: the weakest of the fills that were measured, and the verdict over them.
+-- One row per tested finding: the weakest of the measured fills, and the verdict over all of them.
 CREATE VIEW verdicts AS
 SELECT
     run_id,

@@ -185,7 +185,7 @@ def test_a_lake_on_s3_has_the_rows_of_a_folder_s(prefect_is_up, settings, phanto
     for path in stores.scratch_folder().glob("*.copy"):
         path.unlink()  # what is read now comes from the store
     roots = tmp_path / "lake", lake_root(url)
-    for view in sorted({*sql.query_names("views")} - {"runs"}):
+    for view in sorted({*sql.view_names()} - {"runs"}):
         assert of(roots[0], view) == of(roots[1], view), view
     # The report is made of the same rows; run and time are its own.
     assert abs(len(stores.read_bytes(there.report)) - len(here.report.read_bytes())) < 2000

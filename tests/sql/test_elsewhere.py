@@ -53,7 +53,7 @@ def fill(hand_written):
 
 
 def views():
-    return [name for name in sql.query_names("views") if name != "runs"]
+    return [name for name in sql.view_names() if name != "runs"]
 
 
 def shown(lake, run_id=None):
@@ -72,7 +72,7 @@ def test_every_view_shows_what_a_folder_shows(fill, filled, lake):
 
 def test_types_are_those_of_a_folder_before_a_row_is_fetched(filled, lake):
     with sql.connect(filled.lake) as there, sql.connect(lake) as here:
-        for view in sql.query_names("views"):
+        for view in sql.view_names():
             described = [sql.read(connection, f"DESCRIBE {view}") for connection in (there, here)]
             assert described[0] == described[1]
         assert sql.read(there, "SHOW TABLES") == sql.read(here, "SHOW TABLES")

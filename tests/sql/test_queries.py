@@ -1,4 +1,4 @@
-"""The SQL text itself: every file parses, says what it returns, and runs on an empty lake."""
+"""The SQL files: each parses, states what it returns, and runs on an empty lake."""
 
 import re
 
@@ -9,8 +9,7 @@ import pytest
 import sql
 
 FOLDERS = ("schema", "macros", "views", "derive", "gates", "rules", "review", "kept")
-QUERIES = [f"{folder}/{name}" for folder in FOLDERS for name in sql.query_names(folder)]
-DEFINITIONS = ("schema/", "macros/", "views/")
+DEFINITIONS = ("schema", "macros", "views")
 # What a query is given when only its form matters.
 PARAMETERS = {
     "run_id": "r", "factor": 2.0, "min_pairs": 1, "limit": 1, "examples": 1, "region": "g", "slice_kind": "word",
@@ -42,54 +41,49 @@ def parameters(text):
 
 
 def test_every_folder_has_queries():
-    assert set(FOLDERS) == {query.split("/")[0] for query in QUERIES}
+    assert all(sql.query_names(folder) for folder in FOLDERS)
     assert {*sql.TABLES, *sql.LEDGER_TABLES, "runs"} == set(sql.query_names("schema"))
 
 
-@pytest.mark.parametrize("name", QUERIES)
-def test_every_query_is_one_statement(name):
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_file_is_one_statement_with_a_header(folder):
     with duckdb.connect() as connection:
-        statements = connection.extract_statements(sql.query_text(name))
-    assert len(statements) == 1
-    kind = "CREATE" if name.startswith(DEFINITIONS) else "SELECT"
-    assert statements[0].type.name == kind
+        for name in sql.query_names(folder):
+            text = sql.query_text(f"{folder}/{name}")
+            (statement,) = connection.extract_statements(text)
+            assert statement.type.name == ("CREATE" if folder in DEFINITIONS else "SELECT"), name
+            assert header(text), name
+            if folder in DEFINITIONS:
+                kind = {"schema": "TABLE", "views": "VIEW", "macros": "MACRO"}[folder]
+                assert re.search(rf"^CREATE {kind} {name}\b", text, re.MULTILINE), name
+                assert not parameters(text), name
+            if folder in ("schema", "views"):
+                assert header(text).startswith("One row per "), name
 
 
-@pytest.mark.parametrize("name", [query for query in QUERIES if not query.startswith(DEFINITIONS)])
-def test_a_query_states_its_grain_and_its_parameters(name):
-    text = sql.query_text(name)
-    said = header(text)
-    assert "Grain: " in said
-    listed = re.search(r"Parameters: ([^.]*)\.", said)
-    assert listed
-    assert set(re.findall(r"\$([a-z_]+)", listed.group(1))) == parameters(text)
-    assert ("none" in listed.group(1)) == (not parameters(text))
+@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder not in DEFINITIONS])
+def test_a_query_states_its_grain_and_its_parameters(folder):
+    for name in sql.query_names(folder):
+        text = sql.query_text(f"{folder}/{name}")
+        assert "Grain: " in header(text), name
+        listed = re.search(r"Parameters: ([^.]*)\.", header(text))
+        assert listed, name
+        assert set(re.findall(r"\$([a-z_]+)", listed.group(1))) == parameters(text), name
+        assert ("none" in listed.group(1)) == (not parameters(text)), name
 
 
-@pytest.mark.parametrize("name", [query for query in QUERIES if not query.startswith(DEFINITIONS)])
-def test_a_query_runs_on_an_empty_lake(name, lake):
-    wanted = {key: PARAMETERS[key] for key in parameters(sql.query_text(name))}
-    with sql.connect(lake) as connection:
-        assert [row for row in sql.rows(connection, name, **wanted) if any(row.values())] == []  # sums of nothing are 0
+@pytest.fixture(scope="module")
+def connection(tmp_path_factory):
+    with sql.connect(tmp_path_factory.mktemp("lake")) as connection:
+        yield connection
 
 
-@pytest.mark.parametrize("name", [query for query in QUERIES if query.startswith("schema/")])
-def test_a_schema_says_what_a_row_is(name):
-    assert "One row " in header(sql.query_text(name))
-
-
-@pytest.mark.parametrize("name", [query for query in QUERIES if query.startswith("views/")])
-def test_a_view_bears_the_name_of_its_file_and_says_what_it_adds(name):
-    text, view = sql.query_text(name), name.split("/")[1]
-    plain = f"CREATE VIEW {view} AS SELECT * FROM stored.{view};"  # noqa: S608  # compared, not run
-    assert text.strip() == plain or (header(text) and f"CREATE VIEW {view} AS" in text)
-    assert not parameters(text)
-
-
-@pytest.mark.parametrize("name", [query for query in QUERIES if query.startswith("macros/")])
-def test_a_macro_bears_the_name_of_its_file_and_says_what_it_does(name):
-    assert header(sql.query_text(name))
-    assert f"CREATE MACRO {name.split('/')[1]}(" in sql.query_text(name)
+@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder not in DEFINITIONS])
+def test_every_query_runs_on_an_empty_lake(connection, folder):
+    for name in sql.query_names(folder):
+        values = {key: PARAMETERS[key] for key in parameters(sql.query_text(f"{folder}/{name}"))}
+        rows = sql.rows(connection, f"{folder}/{name}", **values)
+        assert [row for row in rows if any(row.values())] == [], name  # sums of nothing are 0
 
 
 def test_a_digest_is_that_of_the_text():

@@ -64,7 +64,7 @@ def sharded(hand_written_run):
 def everything(lake, run_id=None):
     """Rows of every view: of those that show what is stored in the order in which they come."""
     with sql.connect(lake, run_id) as connection:
-        found = {view: sql.read(connection, f"FROM {view}") for view in sql.query_names("views")}
+        found = {view: sql.read(connection, f"FROM {view}") for view in sql.view_names()}
     grouped = [view for view in found if "GROUP BY" in sql.query_text(f"views/{view}")]  # these have no order of their own
     return found | {view: sorted(found[view], key=repr) for view in grouped}
 

@@ -1,1 +1,0 @@
-CREATE VIEW alerts AS SELECT * FROM stored.alerts;

@@ -1,1 +1,0 @@
-CREATE VIEW attributions AS SELECT * FROM stored.attributions;

@@ -1,1 +1,0 @@
-CREATE VIEW clusters AS SELECT * FROM stored.clusters;

@@ -1,1 +1,0 @@
-CREATE VIEW collocations AS SELECT * FROM stored.collocations;

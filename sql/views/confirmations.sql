@@ -1,1 +1,0 @@
-CREATE VIEW confirmations AS SELECT * FROM stored.confirmations;

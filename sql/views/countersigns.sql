@@ -1,1 +1,0 @@
-CREATE VIEW countersigns AS SELECT * FROM stored.countersigns;

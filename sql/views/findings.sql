@@ -1,1 +1,0 @@
-CREATE VIEW findings AS SELECT * FROM stored.findings;

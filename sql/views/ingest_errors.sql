@@ -1,1 +1,0 @@
-CREATE VIEW ingest_errors AS SELECT * FROM stored.ingest_errors;

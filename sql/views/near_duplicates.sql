@@ -1,1 +1,0 @@
-CREATE VIEW near_duplicates AS SELECT * FROM stored.near_duplicates;

@@ -1,1 +1,0 @@
-CREATE VIEW notifications AS SELECT * FROM stored.notifications;

@@ -1,1 +1,0 @@
-CREATE VIEW pairs AS SELECT * FROM stored.pairs;

@@ -1,1 +1,0 @@
-CREATE VIEW phrases AS SELECT * FROM stored.phrases;

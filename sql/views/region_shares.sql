@@ -1,1 +1,0 @@
-CREATE VIEW region_shares AS SELECT * FROM stored.region_shares;

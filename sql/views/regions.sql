@@ -1,1 +1,0 @@
-CREATE VIEW regions AS SELECT * FROM stored.regions;

@@ -1,1 +1,0 @@
-CREATE VIEW reviews AS SELECT * FROM stored.reviews;

@@ -1,1 +1,0 @@
-CREATE VIEW runs AS SELECT * FROM stored.runs;

@@ -1,1 +1,0 @@
-CREATE VIEW screenings AS SELECT * FROM stored.screenings;

@@ -1,1 +1,0 @@
-CREATE VIEW self_audits AS SELECT * FROM stored.self_audits;

@@ -1,1 +1,0 @@
-CREATE VIEW sign_offs AS SELECT * FROM stored.sign_offs;

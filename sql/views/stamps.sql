@@ -1,1 +1,0 @@
-CREATE VIEW stamps AS SELECT * FROM stored.stamps;

@@ -1,1 +1,0 @@
-CREATE VIEW validations AS SELECT * FROM stored.validations;

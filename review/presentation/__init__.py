@@ -1,1 +1,1 @@
-"""How values, overlays and pairs are presented, in the site, the report, messages and the command line."""
+"""Text, pictures and pairs as site, report, messages and command line present them."""

@@ -1,7 +1,7 @@
-"""The corpus that a run audited, opened anew for its pictures.
+"""Open the corpus of a run again, to show its images.
 
-Who writes files of a lake need not be who looks at them: a manifest says where the corpus is, and never what may be
-spent on it.
+The writer of a lake need not be its reader: the manifest names the corpus, but does not decide what reading it may
+cost, and a remote corpus is only fetched if the reader allows it.
 """
 
 from collections.abc import Mapping
@@ -10,41 +10,46 @@ from typing import Any
 import stores
 from corpora import Corpus, CorpusError, Limits, open_corpus, root_of
 
-GONE = "The corpus is not there any more, or cannot be opened."
-REMOTE = (
-    "The corpus lies behind a URL, which is not fetched for whoever looks: start the page with --remote-corpora if "
-    "whoever writes this lake may choose what this machine fetches."
+CORPUS_MISSING = "The corpus is missing or cannot be opened."
+CORPUS_REMOTE = (
+    "The corpus is remote and is not fetched. Start the site with --remote-corpora if you trust whoever writes this "
+    "lake to choose which URLs this machine fetches."
 )
 
 
 def is_remote(manifest: Mapping[str, Any]) -> bool:
-    """Whether a run's corpus lies behind a URL."""
+    """Return whether the corpus of a run is remote."""
     return stores.is_url(str(manifest["corpus"]))
 
 
-def corpus_of(manifest: Mapping[str, Any], remote: bool) -> Corpus | None:
-    """The corpus that a run audited, within the limits of then and those of this release.
+def open_audited_corpus(manifest: Mapping[str, Any], remote: bool) -> Corpus | None:
+    """Open the corpus of a run.
 
-    None if it is not there any more, or it is remote and these are not to be opened.
+    Args:
+        manifest: Manifest of the run.
+        remote: Whether a remote corpus may be opened.
+
+    Returns:
+        The corpus, or None if it is missing, or remote and not allowed.
     """
     if is_remote(manifest) and not remote:
         return None
-    given = manifest["config"].get("corpus", {})
-    columns = (given.get("image_column"), given.get("caption_column"))
+    settings = manifest["config"].get("corpus", {})
+    columns = (settings.get("image_column"), settings.get("caption_column"))
     try:
-        return open_corpus(root_of(manifest["corpus"]), manifest.get("corpus_format"), *columns, limits_of(manifest))
+        return open_corpus(root_of(manifest["corpus"]), manifest.get("corpus_format"), *columns, read_limits(manifest))
     except (CorpusError, OSError):
         return None
 
 
-def limits_of(manifest: Mapping[str, Any]) -> Limits:
-    """What a row of the corpus may cost: as the run's settings say, and never more than by default."""
-    given, most = manifest["config"].get("corpus", {}), Limits()
-    told = {name: given.get(name) for name in ("max_pixels", "max_file_bytes")}
+def read_limits(manifest: Mapping[str, Any]) -> Limits:
+    """Return the limits on one row of the corpus: those of the run, but never above the defaults."""
+    settings, defaults = manifest["config"].get("corpus", {}), Limits()
+    limits = {name: settings.get(name) for name in ("max_pixels", "max_file_bytes")}
     return Limits(
         **{
-            name: min(value, getattr(most, name))
-            for name, value in told.items()
+            name: min(value, getattr(defaults, name))
+            for name, value in limits.items()
             if isinstance(value, int) and value >= 1
         }
     )

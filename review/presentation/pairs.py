@@ -1,4 +1,4 @@
-"""Pairs as the report shows them: pictures, tokens and the numbers beside them."""
+"""Pairs for presentation: pictures, tokens and numbers of each."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,18 +11,19 @@ from PIL import Image
 
 import sql
 from corpora import Corpus, Place, RowError
-from review.presentation import overlays
+from review.presentation import drawing
+from review.presentation.drawing import Box, Grid
 from review.presentation.formatting import BITS_PER_NAT, nats_to_bits
-from review.presentation.overlays import Box, Grid
 
 MOST_PATCHES = 1024
-"""Along a side of a map that is drawn."""
+"""Maximum number of patches per side of a map that is drawn."""
 SHADES = 12
+"""Number of shades of a token, without the lightest."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token of a caption; `shade` from 0 to SHADES stands for its bits, `phrases` are those that it belongs to."""
+    """A token of a caption; `shade` from 0 to SHADES represents its bits; `phrases` are those that contain it."""
 
     text: str
     bits: float | None
@@ -33,7 +34,7 @@ class Token:
 
 @dataclass(frozen=True)
 class RegionShare:
-    """What a region or phrase of a pair holds."""
+    """The share of a pair's attribution in a region or phrase, its share of the area (or words), and its bits."""
 
     side: str
     region: str
@@ -44,7 +45,7 @@ class RegionShare:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in the page."""
+    """An encoded picture with its size in pixels."""
 
     uri: str
     width: int
@@ -53,27 +54,27 @@ class Picture:
 
 @dataclass(frozen=True)
 class ShownPair:
-    """One pair in one place of the report; `fault` says why the image or its map is not shown."""
+    """One pair with its pictures; `problem` is why the image or its map is not shown."""
 
     row: dict[str, Any]
     view: Picture | None
     overlay: Picture | None
-    fault: str | None
+    problem: str | None
     tokens: list[Token]
-    held: list[RegionShare]
+    region_shares: list[RegionShare]
     image_bits: float | None
     strongest: float | None
     text_bits: float | None
     attributes: list[tuple[str, str]]
 
 
-def picture(image: Image.Image, shrink: int = 1) -> Picture:
-    """Encode an image for the page, `shrink` times as large as it is shown."""
-    return Picture(overlays.data_uri(image), image.width // shrink, image.height // shrink)
+def encode_picture(image: Image.Image, shrink: int = 1) -> Picture:
+    """Encode an image that is displayed at 1/`shrink` of its size."""
+    return Picture(drawing.encode_data_uri(image), image.width // shrink, image.height // shrink)
 
 
-def grid(row: dict[str, Any]) -> Grid | None:
-    """Return the image map in bits, or None if what is stored is not a whole grid, or too large a one to draw."""
+def to_bits_grid(row: dict[str, Any]) -> Grid | None:
+    """Return the image map of a row in bits; None if it is not a complete grid, or is too large to draw."""
     nats, rows, columns = row["image_map"], row["grid_h"], row["grid_w"]
     if not nats or not rows or not columns or len(nats) != rows * columns:
         return None
@@ -83,27 +84,38 @@ def grid(row: dict[str, Any]) -> Grid | None:
 
 
 def _largest(values: Iterable[float | None]) -> float:
-    known = [value for value in values if value is not None and np.isfinite(value)]
-    return max(known, default=0.0) or 1.0
+    return max((value for value in values if value is not None and np.isfinite(value)), default=0.0) or 1.0
 
 
 class Album:
-    """All pairs that a report shows, read once, and the scales that make their pictures comparable."""
+    """Pairs that are read once, with scales that make their pictures comparable.
+
+    Attributes:
+        image_top: Bits of the strongest patch of all pairs.
+        text_top: Bits of the strongest token of all pairs.
+    """
 
     def __init__(self, connection: sql.Connection, run_id: str, pair_ids: Iterable[str], corpus: Corpus | None) -> None:
-        """corpus: None where it is not there any more."""
-        chosen = {"run_id": run_id, "pair_ids": sorted(set(pair_ids))}
-        self._rows = {row["pair_id"]: row for row in sql.rows(connection, "review/pairs_shown", **chosen)}
-        self._held: dict[str, list[RegionShare]] = defaultdict(list)
-        for row in sql.rows(connection, "review/regions_shown", **chosen):
-            self._held[row["pair_id"]].append(
+        """Read the pairs.
+
+        Args:
+            connection: A connection to the lake.
+            run_id: The run.
+            pair_ids: Ids of the pairs; unknown ones are ignored.
+            corpus: The corpus, for its images; None if it is not available.
+        """
+        parameters = {"run_id": run_id, "pair_ids": sorted(set(pair_ids))}
+        self._rows = {row["pair_id"]: row for row in sql.rows(connection, "review/pairs_shown", **parameters)}
+        self._region_shares: dict[str, list[RegionShare]] = defaultdict(list)
+        for row in sql.rows(connection, "review/regions_shown", **parameters):
+            self._region_shares[row["pair_id"]].append(
                 RegionShare(row["side"], row["region"], row["share"], row["area"], nats_to_bits(row["nats"]))
             )
         self._phrases: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
-        for row in sql.rows(connection, "review/phrases_shown", **chosen):
+        for row in sql.rows(connection, "review/phrases_shown", **parameters):
             self._phrases[row["pair_id"]].append((row["first"], row["last"], row["region"]))
         self._boxes: dict[tuple[str | None, str], list[Box]] = defaultdict(list)
-        for row in sql.rows(connection, "review/boxes_shown", **chosen):
+        for row in sql.rows(connection, "review/boxes_shown", **parameters):
             self._boxes[row["pair_id"], row["region"]].append((row["x0"], row["y0"], row["x1"], row["y1"]))
         self._corpus = corpus
         self._views: dict[str, tuple[Image.Image | None, str | None]] = {}
@@ -113,81 +125,82 @@ class Album:
         self.text_top = _largest(nats_to_bits(token) for row in rows for token in row["text_map"] or ())
 
     def boxes(self, region: str, pair_id: str | None = None) -> list[Box]:
-        """Return the boxes of a region: those for all pairs, and those of a pair of its own."""
-        own = self._boxes[pair_id, region] if pair_id is not None else []
-        return self._boxes[None, region] + own
+        """Return the boxes of a region: those of all pairs, and those of the given pair."""
+        return self._boxes[None, region] + (self._boxes[pair_id, region] if pair_id is not None else [])
 
     def row(self, pair_id: str) -> dict[str, Any] | None:
-        """Return a pair with its attribution as it is stored; None if the run does not have it."""
+        """Return a pair with its attribution as stored; None if the run does not have it."""
         return self._rows.get(pair_id)
 
-    def held(self, pair_id: str) -> list[RegionShare]:
-        """Return what each region and phrase of a pair holds, regions first, the most telling of each first."""
-        return self._held[pair_id]
+    def region_shares(self, pair_id: str) -> list[RegionShare]:
+        """Return the shares of a pair's regions and phrases: regions first, the largest first."""
+        return self._region_shares[pair_id]
 
     def outlines(self, pair_id: str) -> dict[str, list[Box]]:
-        """Return the boxes of all regions of a pair, by their names."""
-        named = sorted({region for owner, region in self._boxes if owner in (None, pair_id)})
-        return {region: self.boxes(region, pair_id) for region in named}
+        """Return the boxes of all regions of a pair, by name."""
+        names = sorted({region for owner, region in self._boxes if owner in (None, pair_id)})
+        return {region: self.boxes(region, pair_id) for region in names}
 
     def tokens(self, pair_id: str) -> list[Token]:
-        """Return the tokens of a pair's caption with their bits."""
+        """Return the tokens of the caption of a pair with their bits."""
         return self._tokens(self._rows[pair_id])
 
     def show(self, pair_ids: Iterable[str], regions: Sequence[str]) -> list[ShownPair]:
-        """Pairs in the order given, with regions outlined; ids that the run does not have are left out."""
+        """Return pairs in the given order, with regions outlined; unknown ids are left out."""
         return [self._shown(self._rows[pair_id], regions) for pair_id in pair_ids if pair_id in self._rows]
 
     def _shown(self, row: dict[str, Any], regions: Sequence[str]) -> ShownPair:
-        pair_id, bits = row["pair_id"], grid(row)
-        seen, fault, drawn = None, None, None
+        pair_id, bits = row["pair_id"], to_bits_grid(row)
+        view, problem, overlay = None, None, None
         if bits is None:
-            fault = (
-                f"The stored map has {len(row['image_map'] or ())} values, expected {row['grid_h']} x "
-                f"{row['grid_w']}: it is not drawn."
+            problem = (
+                f"Map not shown: it has {len(row['image_map'] or ())} values, expected {row['grid_h']} x "
+                f"{row['grid_w']}."
             )
         else:
             if pair_id not in self._views:
-                self._views[pair_id] = self._view(row, overlays.picture_size(*bits.shape))
-            seen, fault = self._views[pair_id]
+                self._views[pair_id] = self._load_view(row, drawing.picture_size(*bits.shape))
+            view, problem = self._views[pair_id]
             outlines = [self.boxes(region, pair_id) for region in regions]
-            drawn = picture(overlays.overlay(seen, bits, self.image_top, outlines))
+            overlay = encode_picture(drawing.draw_overlay(view, bits, self.image_top, outlines))
             if not np.isfinite(bits).all():
-                fault = f"{fault or ''} {(~np.isfinite(bits)).sum()} values of the map are not finite.".strip()
-        if seen is not None and pair_id not in self._pictures:
-            self._pictures[pair_id] = picture(seen)
+                problem = f"{problem or ''} {(~np.isfinite(bits)).sum()} values of the map are not finite.".strip()
+        if view is not None and pair_id not in self._pictures:
+            self._pictures[pair_id] = encode_picture(view)
+        shares = self._region_shares[pair_id]
         return ShownPair(
             row=row,
             view=self._pictures.get(pair_id),
-            overlay=drawn,
-            fault=fault,
+            overlay=overlay,
+            problem=problem,
             tokens=self._tokens(row),
-            held=[held for held in self._held[pair_id] if held.region in regions]
-            or [held for held in self._held[pair_id] if held.side == "image"][:1],
+            region_shares=[share for share in shares if share.region in regions]
+            or [share for share in shares if share.side == "image"][:1],
             image_bits=nats_to_bits(row["image_nats"]),
             strongest=None if bits is None else float(bits.max()),
             text_bits=nats_to_bits(row["text_nats"]),
             attributes=list(row["attributes"] or ()),
         )
 
-    def _view(self, row: dict[str, Any], size: tuple[int, int]) -> tuple[Image.Image | None, str | None]:
+    def _load_view(self, row: dict[str, Any], size: tuple[int, int]) -> tuple[Image.Image | None, str | None]:
+        """Return the image as the model sees it, or why it is not shown."""
         if self._corpus is None:
-            return None, "Image not shown: the corpus is not there."
+            return None, "Image not shown: the corpus is not available."
         try:
             image = self._corpus.read_image(Place(row["file_name"], row["container"], row["position"]))
         except (RowError, OSError) as error:
             return None, f"Image not shown: {error}"
         if image.sha256 != row["image_sha256"]:
-            return None, "Image not shown: the file has changed since the audit (its sha256 is another)."
+            return None, "Image not shown: the file has changed since the audit (its sha256 differs)."
         box = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
-        return overlays.view(image.pixels, box, size), None
+        return drawing.draw_view(image.pixels, box, size), None
 
     def _tokens(self, row: dict[str, Any]) -> list[Token]:
-        found = []
+        tokens = []
         columns = (row["tokens"] or (), row["text_map"] or (), row["special"] or ())
         for position, (text, nats, special) in enumerate(zip_longest(*columns), start=1):
             bits = nats_to_bits(nats)
             level = 0.0 if bits is None or not np.isfinite(bits) else min(max(bits / self.text_top, 0.0), 1.0)
             phrases = tuple(name for first, last, name in self._phrases[row["pair_id"]] if first <= position <= last)
-            found.append(Token(text or "", bits, bool(special), round(level * SHADES), phrases))
-        return found
+            tokens.append(Token(text or "", bits, bool(special), round(level * SHADES), phrases))
+        return tokens

@@ -1,18 +1,18 @@
-"""What a report is made of: plain data, which the page and the PDF draw each in its own way and say alike.
+"""Building blocks of a report: plain data that HTML and PDF render in their own way, with the same content.
 
-Every string is text, never markup: a caption that looks like a tag or a command stays what it is.
+Every string is text, never markup: a caption that looks like a tag or a command is shown as it is.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from review.presentation.pairs import Picture
 
 
 @dataclass(frozen=True)
-class Say:
-    """A paragraph; kind: 'plain', 'lead', 'note', 'source', or 'state' (a badge; `strong` if it weighs)."""
+class Paragraph:
+    """A paragraph; kind: 'plain', 'lead', 'note', 'source', or 'state' (a badge, emphasized if `strong`)."""
 
     text: str
     kind: str = "plain"
@@ -27,25 +27,25 @@ class Heading:
 
 
 @dataclass(frozen=True)
-class Point:
-    """An entry of a list: what it is about, what it says, and the chapter that it leads to."""
+class Item:
+    """An entry of a list: a lead, its text, and the key of the chapter that the lead links to."""
 
     lead: str
     text: str
-    to: str | None = None
+    target: str | None = None
 
 
 @dataclass(frozen=True)
-class Points:
+class Items:
     """A list."""
 
-    points: Sequence[Point]
+    items: Sequence[Item]
     numbered: bool = False
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A labelled value; `code` is set in a fixed pitch below it, or alone."""
+    """A labeled value; `code` is set in a monospaced font below it, or alone."""
 
     label: str
     value: str
@@ -54,14 +54,14 @@ class Fact:
 
 @dataclass(frozen=True)
 class Facts:
-    """Labelled values, one a line."""
+    """Labeled values, one per line."""
 
     facts: Sequence[Fact]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number, to be seen at a glance."""
+    """One number that is shown large."""
 
     label: str
     value: str
@@ -70,66 +70,66 @@ class Figure:
 
 @dataclass(frozen=True)
 class Figures:
-    """Numbers in a row."""
+    """Large numbers in a row."""
 
     figures: Sequence[Figure]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table; kind: 'text', 'number', 'name' (foreign text), 'code', 'digest'; wide: its part of it."""
+    """A column of a table; kind: 'text', 'number', 'name' (untrusted text), 'code', 'digest'; width is relative."""
 
     title: str
     kind: str = "text"
-    wide: int = 1
+    width: int = 1
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under columns; raised: numbers of the rows that are set bold."""
+    """Rows under columns; bold_rows: indices of the rows that are set in bold."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
     caption: str | None = None
-    raised: Sequence[int] = ()
+    bold_rows: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Words and what they mean."""
+    """Terms and their definitions."""
 
     terms: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Mean:
-    """A mean map with what it says, in words too."""
+class MeanMap:
+    """A mean map with a caption and a description for readers who cannot see it."""
 
     picture: Picture
     lead: str
     text: str
-    described: str
+    alt: str
 
 
 @dataclass(frozen=True)
-class Means:
-    """Mean maps side by side, with a note and their scale's upper end."""
+class MeanMaps:
+    """Mean maps side by side, with a note and the upper end of their scale."""
 
-    means: Sequence[Mean]
+    maps: Sequence[MeanMap]
     note: str
     top: str
 
 
 @dataclass(frozen=True)
-class Scale:
-    """The colour scale from 0 to `top`."""
+class ColorScale:
+    """The color scale from 0 to `top`."""
 
     top: str
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A labelled number of a pair; wide: a line of its own."""
+    """A labeled number of a pair; wide: on a line of its own."""
 
     label: str
     value: str
@@ -137,91 +137,107 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A token as it is shown; `shade` from 0 to SHADES; inside: of the phrase that is looked at."""
+class TokenMark:
+    """A token of a caption; `shade` from 0 to SHADES; outlined: part of the phrase of the alert."""
 
     text: str
     bits: str
     shade: int
     special: bool
-    inside: bool
+    outlined: bool
 
 
 @dataclass(frozen=True)
-class Card:
-    """One pair: pictures with what they show in words, caption, tokens and numbers."""
+class PairCard:
+    """One pair: pictures with their descriptions, caption, tokens and numbers."""
 
     pair_id: str
     view: Picture | None
     overlay: Picture | None
-    shown: str
-    mapped: str
-    fault: str | None
+    view_alt: str
+    overlay_alt: str
+    problem: str | None
     caption: str
-    marks: Sequence[Mark]
-    held: Sequence[Metric]
+    tokens: Sequence[TokenMark]
+    metrics: Sequence[Metric]
     source: str
 
 
 @dataclass(frozen=True)
-class Folded:
-    """What only some readers want; printed all the same."""
+class Details:
+    """Blocks that are collapsed in HTML and printed in full."""
 
     summary: str
-    parts: "Sequence[Part]"
+    blocks: "Sequence[Block]"
 
 
 @dataclass(frozen=True)
 class Code:
-    """Text of a fixed pitch, lines and all."""
+    """Text in a monospaced font that keeps its line breaks."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Lines:
+class SignatureLines:
     """Lines to write on by hand."""
 
     labels: Sequence[str]
 
 
-Part = Say | Heading | Points | Facts | Figures | Table | Terms | Means | Scale | Card | Folded | Code | Lines
+Block = (
+    Paragraph
+    | Heading
+    | Items
+    | Facts
+    | Figures
+    | Table
+    | Terms
+    | MeanMaps
+    | ColorScale
+    | PairCard
+    | Details
+    | Code
+    | SignatureLines
+)
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter; key: by which it is found."""
+    """A chapter; key: its anchor."""
 
     key: str
     title: str
-    parts: Sequence[Part]
+    blocks: Sequence[Block]
 
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report. dated: when what it says was so, never when it was printed."""
+    """A whole report. as_of: ISO 8601 time of the newest fact in it, which does not depend on when it is rendered."""
 
     run_id: str
-    dated: str
-    over: str
+    as_of: str
+    overline: str
     title: str
-    head: Sequence[Part]
+    summary: Sequence[Block]
     chapters: Sequence[Chapter]
-    foot: str
-    scale: Picture
-    text_top: str = field(default="")
+    footer: str
+    color_scale: Picture
 
 
-def strings(value: Any) -> Iterator[str]:
-    """Every string that a reader is shown, in order; keys, kinds and pictures are none."""
+_NOT_SHOWN = ("key", "kind", "target", "as_of", "alt", "view_alt", "overlay_alt")
+
+
+def visible_strings(value: Any) -> Iterator[str]:
+    """Yield every string that a reader sees, in order."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Picture):
         return
     elif isinstance(value, Sequence):
         for entry in value:
-            yield from strings(entry)
+            yield from visible_strings(entry)
     elif is_dataclass(value):
         for each in fields(value):
-            if each.name not in ("key", "kind", "to", "dated", "described", "shown", "mapped"):
-                yield from strings(getattr(value, each.name))
+            if each.name not in _NOT_SHOWN:
+                yield from visible_strings(getattr(value, each.name))

@@ -1,4 +1,4 @@
-"""The facts of a run that its report is made of, read once, for page and PDF alike."""
+"""The facts of a run that its report is made of, read from the lake once."""
 
 import math
 from collections import defaultdict
@@ -10,23 +10,23 @@ import numpy as np
 
 import sql
 from review.evidence.decisions import find_earlier_runs
-from review.presentation import formatting, overlays
-from review.presentation.corpus import corpus_of
-from review.presentation.formatting import BITS_PER_NAT
-from review.presentation.overlays import Box
-from review.presentation.pairs import Album, Picture, ShownPair, picture
+from review.presentation import drawing
+from review.presentation.corpus import open_audited_corpus
+from review.presentation.drawing import Box
+from review.presentation.formatting import BITS_PER_NAT, NO_VALUE, format_headline, format_self_audit
+from review.presentation.pairs import Album, Picture, ShownPair, encode_picture
 from stores import Root, ledger
 from stores.ledger import Record
 
 COMPARISON_PAIRS = 4
-WEIGHED_SHOWN = 25
+SLICE_ROWS = 25
 ERROR_EXAMPLES = 3
-_NOT_LISTED = ("report.html", "report.pdf")  # a report cannot state its own digest
+_NOT_LISTED = ("report.html", "report.pdf")  # a report cannot contain its own digest
 
 
 @dataclass(frozen=True)
-class MeanMap:
-    """The mean image map of some pairs; bits are means over them."""
+class MeanMapFacts:
+    """The mean image map of some pairs; `region_bits` and `image_bits` are means over them."""
 
     picture: Picture
     n: int
@@ -35,234 +35,232 @@ class MeanMap:
 
 
 @dataclass(frozen=True)
-class ShownAlert:
-    """An alert that stands on its own, with all that the report says of it."""
+class AlertFacts:
+    """An independent alert with everything that the report shows of it."""
 
     row: dict[str, Any]
-    follow: list[dict[str, Any]]
+    dependent: list[dict[str, Any]]  # alerts that follow from it
     tests: list[dict[str, Any]]
     pairs: list[ShownPair]
-    means: list[MeanMap]  # of the slice, and of all other pairs if there are any
+    mean_maps: list[MeanMapFacts]  # of the slice, and of all other pairs if there are any
     mean_top: float
 
 
 @dataclass(frozen=True)
-class Facts:
-    """All that a report says."""
+class RunFacts:
+    """Everything that the report of a run shows."""
 
     manifest: dict[str, Any]
     manifest_sha256: str
-    verdict: str
-    alerts: list[ShownAlert]
-    orphans: list[dict[str, Any]]  # alerts that follow from one that is not there
+    headline: str
+    alerts: list[AlertFacts]
+    orphan_alerts: list[dict[str, Any]]  # alerts that follow from one that the run does not have
     album: Album
-    compared: list[ShownPair]
+    comparison_pairs: list[ShownPair]
     grids: list[dict[str, Any]]
-    weighed: list[dict[str, Any]]
-    slices: list[tuple[str, int]]
+    slice_shares: list[dict[str, Any]]  # largest effect first
+    slice_counts: list[tuple[str, int]]  # kind, and number of slices
     self_audit: list[str]
     checks: list[dict[str, Any]]
     errors: list[dict[str, Any]]
-    captions_cut: int
-    alike: tuple[int, int]  # images, and the groups that they form
+    truncated_captions: int
+    near_duplicates: tuple[int, int]  # images, and groups of them
     files: list[dict[str, Any]]
-    scale: Picture
-    ledger: Record | None  # the last record that was read, other than of reports
-    triage: dict[str, dict[str, Any]]  # by alert
+    color_scale: Picture
+    last_record: Record | None  # of the ledger, except records of reports
+    decisions: dict[str, dict[str, Any]]  # by alert id
     sign_offs: list[dict[str, Any]]
-    countersigned: dict[int, dict[str, Any]]  # by the record that they stand by
-    superseded: list[dict[str, Any]]  # decisions that are not in force
-    lives: dict[str, dict[str, Any]]  # by alert
-    gone: list[dict[str, Any]]  # alerts that were open before and were not raised
-    doubt: str | None  # what the ledger says against the manifest
-    gap: str | None = None  # why decisions that were taken upon other runs of the audit are not in here
+    countersigns: dict[int, dict[str, Any]]  # by the number of the record that they countersign
+    superseded_reviews: list[dict[str, Any]]  # decisions that are not in force
+    histories: dict[str, dict[str, Any]]  # by alert id
+    missing_alerts: list[dict[str, Any]]  # open before this run, which did not raise them
+    warning: str | None  # why the report may not be valid
+    unreadable_runs: str | None = None  # why decisions made in other runs may be missing
 
     @property
     def config(self) -> dict[str, Any]:
-        """Settings as resolved."""
-        found: dict[str, Any] = self.manifest["config"]
-        return found
+        """Resolved configuration."""
+        config: dict[str, Any] = self.manifest["config"]
+        return config
+
+    def setting(self, section: str, key: str) -> Any:
+        """Return a setting of the resolved configuration; a dash if it has none."""
+        value = self.config.get(section, {}).get(key)
+        return NO_VALUE if value is None else value
 
     @property
-    def rules(self) -> dict[str, Any]:
-        """Thresholds of the alerts; none where a manifest has none."""
-        found: dict[str, Any] = self.config.get("alerts", {})
-        return found
+    def end_time(self) -> str:
+        """When the run ended, or started if it has not ended."""
+        time: str = self.manifest["finished_at"] or self.manifest["started_at"]
+        return time
 
     @property
-    def suites(self) -> list[tuple[str, str]]:
-        """The gates that ran, with the digest of their checks."""
-        return sorted({(check["suite"], check["suite_digest"]) for check in self.checks if check["suite_digest"]})
-
-    @property
-    def dated(self) -> str:
-        """When this was so: the last record that is in it, or the end of the run. Not when it was printed."""
-        ended: str = self.manifest["finished_at"] or self.manifest["started_at"]
-        return max(ended, self.ledger.at) if self.ledger else ended
+    def as_of(self) -> str:
+        """Time of the newest fact: the last record, or the end of the run."""
+        return max(self.end_time, self.last_record.at) if self.last_record else self.end_time
 
 
-def gather(lake: Root, manifest: dict[str, Any], remote: bool = True) -> Facts:
-    """Read the facts of a run; remote: with pictures of a corpus behind a URL.
+def load_facts(lake: Root, manifest: dict[str, Any], remote: bool = True) -> RunFacts:
+    """Read the facts of a run.
 
-    Raises sql.LakeError if the lake or its ledger cannot be read.
+    Args:
+        lake: The lake.
+        manifest: Manifest of the run.
+        remote: Whether images may be fetched if the corpus is remote.
+
+    Raises:
+        sql.LakeError: The lake or its ledger cannot be read.
     """
     run_id = manifest["run_id"]
     with sql.connect(lake, run_id, with_decisions=True) as connection:
-        told = _gathered(connection, lake, manifest, remote)
-    # What was judged in an earlier run counts for this one too: its audit's runs are opened with it.
-    beside, gap = find_earlier_runs(lake, manifest) if told.lives else ([], None)
-    told = replace(told, gap=gap)
-    if not beside:
-        return told
+        facts = _load_run(connection, lake, manifest, remote)
+    # Decisions made in earlier runs of the audit can be in force for this run.
+    earlier, problem = find_earlier_runs(lake, manifest) if facts.histories else ([], None)
+    facts = replace(facts, unreadable_runs=problem)
+    if not earlier:
+        return facts
     try:
-        with sql.connect(lake, run_id, beside, with_decisions=True) as connection:
-            return replace(told, **_decided(connection, lake, run_id))
-    except sql.LakeError as error:  # what befell another run leaves this one's report possible
-        return replace(told, gap=str(error))
+        with sql.connect(lake, run_id, earlier, with_decisions=True) as connection:
+            return replace(facts, **_load_decisions(connection, lake, run_id))
+    except sql.LakeError as error:  # another run is damaged; this one can still be reported
+        return replace(facts, unreadable_runs=str(error))
 
 
-def _decided(connection: sql.Connection, lake: Root, run_id: str) -> dict[str, Any]:
-    """What people made of the run and its alerts, as far as the runs that are open tell."""
-    triage = sql.rows(connection, "review/decisions_of_run", run_id=run_id)
-    in_force = {row["review"] for row in triage if row["review"] is not None}
+def _load_decisions(connection: sql.Connection, lake: Root, run_id: str) -> dict[str, Any]:
+    decisions = sql.rows(connection, "review/decisions_of_run", run_id=run_id)
+    in_force = {row["review"] for row in decisions if row["review"] is not None}
     reviews = sql.rows(connection, "review/reviews_of_run", run_id=run_id)
-    read = [record for record in ledger.read_records(lake) if record.kind != "report"]
+    records = [record for record in ledger.read_records(lake) if record.kind != "report"]
     return {
-        "ledger": read[-1] if read else None,
-        "triage": {row["alert_id"]: row for row in triage if row["alert_id"] is not None},
+        "last_record": records[-1] if records else None,
+        "decisions": {row["alert_id"]: row for row in decisions if row["alert_id"] is not None},
         "sign_offs": sql.rows(connection, "review/sign_offs_in_full", run_id=run_id),
-        "countersigned": {row["record"]: row for row in sql.rows(connection, "review/countersigned")},
-        "superseded": [row for row in reviews if row["number"] not in in_force],
+        "countersigns": {row["record"]: row for row in sql.rows(connection, "review/countersigned")},
+        "superseded_reviews": [row for row in reviews if row["number"] not in in_force],
     }
 
 
-def _doubt(lake: Root, manifest: Mapping[str, Any], digest: str) -> str | None:
-    """Why a report of this run is not to be relied on, where the ledger knows that the manifest was another one.
-
-    `review.evidence.verify` looks at all files; this looks at the one that lists them.
-    """
-    own = [
+def _check_manifest(lake: Root, manifest: Mapping[str, Any], digest: str) -> str | None:
+    """Return a warning if the manifest is not the one in the ledger; `review.evidence.verify` checks all files."""
+    records = [
         record
         for record in ledger.select_kinds(ledger.read_records(lake), "run", "rewrite")
         if record.body.get("run_id") == manifest["run_id"]
     ]
-    if not own or manifest["status"] == "running":
+    if not records or manifest["status"] == "running":
         return None
-    if digest in (own[-1].body.get("manifest_sha256"), own[-1].body.get("before_sha256")):
+    if digest in (records[-1].body.get("manifest_sha256"), records[-1].body.get("before_sha256")):
         return None
     return (
-        f"The run’s manifest is not the one that record {own[-1].number} of the lake’s ledger holds the digest of: it "
-        "was changed after the run. Do not rely on this report; "
-        f"m2ib-audit verify {manifest['run_id']} says what differs."
+        f"Do not rely on this report: the manifest of the run was changed after the run. Its sha256 differs from that "
+        f"in record {records[-1].number} of the ledger. Run “m2ib-audit verify {manifest['run_id']}” for details."
     )
 
 
-def _gathered(connection: sql.Connection, lake: Root, manifest: dict[str, Any], remote: bool) -> Facts:
-    run_id, config = manifest["run_id"], manifest["config"]
+def _load_run(connection: sql.Connection, lake: Root, manifest: dict[str, Any], remote: bool) -> RunFacts:
+    run_id = manifest["run_id"]
     digest = sql.manifest_sha256(lake, run_id)
     alerts = sql.rows(connection, "review/alerts_of_run", run_id=run_id)
-    alone = [alert for alert in alerts if alert["explained_by"] is None]
-    followers = _followers(alerts)
-    compared = [
+    independent = [alert for alert in alerts if alert["explained_by"] is None]
+    dependent = _group_dependent(alerts)
+    comparison = [
         row["pair_id"] for row in sql.rows(connection, "review/comparison_pairs", run_id=run_id, limit=COMPARISON_PAIRS)
     ]
-    told = [pair_id for alert in alone for pair_id in alert["pair_ids"] or ()]
-    album = Album(connection, run_id, [*told, *compared], corpus_of(manifest, remote))
+    examples = [pair_id for alert in independent for pair_id in alert["pair_ids"] or ()]
+    album = Album(connection, run_id, [*examples, *comparison], open_audited_corpus(manifest, remote))
     grids = sql.rows(connection, "review/grids", run_id=run_id)
-    min_pairs = config.get("alerts", {}).get("min_pairs", 1)
+    min_pairs = manifest["config"].get("alerts", {}).get("min_pairs", 1)
     tests = defaultdict(list)
     for test in sql.rows(connection, "review/tests_of_run", run_id=run_id):
-        tests[_identity(test)].append(test)
-    alike = [(row["images"], row["groups"]) for row in sql.rows(connection, "review/look_alikes", run_id=run_id)]
-    lives = sql.rows(connection, "review/lives_of_run", run_id=run_id)
-    return Facts(
+        tests[_finding_key(test)].append(test)
+    duplicates = sql.rows(connection, "review/look_alikes", run_id=run_id)
+    histories = sql.rows(connection, "review/lives_of_run", run_id=run_id)
+    return RunFacts(
         manifest=manifest,
         manifest_sha256=digest,
-        doubt=_doubt(lake, manifest, digest),
-        verdict=formatting.format_headline(manifest, alone),
+        warning=_check_manifest(lake, manifest, digest),
+        headline=format_headline(manifest, independent),
         alerts=[
-            _shown_alert(connection, row, (followers[_key(row)], tests[_identity(row)]), album, grids) for row in alone
+            AlertFacts(
+                row,
+                dependent[_alert_key(row)],
+                tests[_finding_key(row)],
+                album.show(row["pair_ids"] or (), [row["region"]]),
+                *_draw_mean_maps(connection, row, grids, album.boxes(row["region"])),
+            )
+            for row in independent
         ],
-        orphans=followers[None],
+        orphan_alerts=dependent[None],
         album=album,
-        compared=album.show(compared, sorted({alert["region"] for alert in alone})),
+        comparison_pairs=album.show(comparison, sorted({alert["region"] for alert in independent})),
         grids=grids,
-        weighed=sql.rows(connection, "review/weighed_slices", run_id=run_id, min_pairs=min_pairs, limit=WEIGHED_SHOWN),
-        slices=[
+        slice_shares=sql.rows(
+            connection, "review/weighed_slices", run_id=run_id, min_pairs=min_pairs, limit=SLICE_ROWS
+        ),
+        slice_counts=[
             (row["slice_kind"], row["n"])
             for row in sql.rows(connection, "review/kinds_of_slices", run_id=run_id, min_pairs=min_pairs)
         ],
-        self_audit=formatting.format_self_audit(sql.rows(connection, "review/self_audit", run_id=run_id)),
+        self_audit=format_self_audit(sql.rows(connection, "review/self_audit", run_id=run_id)),
         checks=sql.rows(connection, "review/checks", run_id=run_id),
         errors=sql.rows(connection, "review/error_reasons", run_id=run_id, examples=ERROR_EXAMPLES),
-        captions_cut=sum(row["n"] for row in sql.rows(connection, "review/cut_captions", run_id=run_id)),
-        alike=alike[0] if alike else (0, 0),
+        truncated_captions=sum(row["n"] for row in sql.rows(connection, "review/cut_captions", run_id=run_id)),
+        near_duplicates=(duplicates[0]["images"], duplicates[0]["groups"]) if duplicates else (0, 0),
         files=[entry for entry in manifest["files"] if entry["path"].rpartition("/")[2] not in _NOT_LISTED],
-        scale=picture(overlays.scale_bar()),
-        lives={row["alert_id"]: row for row in lives if row["alert_id"] is not None},
-        gone=[row for row in lives if row["alert_id"] is None and row["announced"]],
-        **_decided(connection, lake, run_id),
+        color_scale=encode_picture(drawing.draw_color_scale()),
+        histories={row["alert_id"]: row for row in histories if row["alert_id"] is not None},
+        missing_alerts=[row for row in histories if row["alert_id"] is None and row["announced"]],
+        **_load_decisions(connection, lake, run_id),
     )
 
 
-_Key = tuple[str, str, str]
+_AlertKey = tuple[str, str, str]
 
 
-def _key(alert: Mapping[str, Any]) -> _Key:
+def _alert_key(alert: Mapping[str, Any]) -> _AlertKey:
     return alert["rule"], alert["region"], alert["slice"]
 
 
-def _identity(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _finding_key(row: Mapping[str, Any]) -> tuple[str, ...]:
     return row["rule"], row["region"], row["slice_kind"], row["slice"]
 
 
-def _followers(alerts: Sequence[dict[str, Any]]) -> dict[_Key | None, list[dict[str, Any]]]:
-    """Group the alerts that follow from others by the one that stands alone; under None if it is not there."""
-    by_key = {_key(alert): alert for alert in alerts}
-    found = defaultdict(list)
+def _group_dependent(alerts: Sequence[dict[str, Any]]) -> dict[_AlertKey | None, list[dict[str, Any]]]:
+    """Group dependent alerts by the independent one that they follow from; under None if the run does not have it."""
+    by_key = {_alert_key(alert): alert for alert in alerts}
+    groups = defaultdict(list)
     for alert in alerts:
         if alert["explained_by"] is None:
             continue
-        strong: dict[str, Any] | None = alert
+        leader: dict[str, Any] | None = alert
         for _ in alerts:  # explained_by may name a slice that is itself explained
-            if strong is None or strong["explained_by"] is None:
+            if leader is None or leader["explained_by"] is None:
                 break
-            strong = by_key.get((strong["rule"], strong["region"], strong["explained_by"]))
-        found[_key(strong) if strong and strong["explained_by"] is None else None].append(alert)
-    return found
+            leader = by_key.get((leader["rule"], leader["region"], leader["explained_by"]))
+        groups[_alert_key(leader) if leader and leader["explained_by"] is None else None].append(alert)
+    return groups
 
 
-def _shown_alert(
-    connection: sql.Connection,
-    row: dict[str, Any],
-    beside: tuple[list[dict[str, Any]], list[dict[str, Any]]],
-    album: Album,
-    grids: list[dict[str, Any]],
-) -> ShownAlert:
-    means: list[MeanMap] = []
-    top = 0.0
-    if len(grids) == 1 and row["side"] == "image":
-        means, top = _mean_maps(connection, row, (grids[0]["grid_h"], grids[0]["grid_w"]), album.boxes(row["region"]))
-    return ShownAlert(row, *beside, album.show(row["pair_ids"] or (), [row["region"]]), means, top)
-
-
-def _mean_maps(
-    connection: sql.Connection, alert: dict[str, Any], shape: tuple[int, int], boxes: Sequence[Box]
-) -> tuple[list[MeanMap], float]:
-    """Draw the mean map of an alert's slice and of all other pairs, on one scale."""
-    chosen = {key: alert[key] for key in ("run_id", "region", "slice_kind", "slice")}
-    halves = defaultdict(list)
-    for row in sql.rows(connection, "review/mean_maps", **chosen):
-        halves[row["in_slice"]].append(row)
-    complete = [half for half in (halves[True], halves[False]) if len(half) == math.prod(shape)]
-    maps = [np.array([row["nats"] for row in half]).reshape(shape) * BITS_PER_NAT for half in complete]
+def _draw_mean_maps(
+    connection: sql.Connection, alert: dict[str, Any], grids: Sequence[Mapping[str, Any]], boxes: Sequence[Box]
+) -> tuple[list[MeanMapFacts], float]:
+    """Draw the mean map of the slice of an alert, and that of all other pairs, on one scale; return it too."""
+    if len(grids) != 1 or alert["side"] != "image":
+        return [], 0.0
+    shape = grids[0]["grid_h"], grids[0]["grid_w"]
+    keys = {key: alert[key] for key in ("run_id", "region", "slice_kind", "slice")}
+    groups = defaultdict(list)
+    for row in sql.rows(connection, "review/mean_maps", **keys):
+        groups[row["in_slice"]].append(row)
+    complete = [group for group in (groups[True], groups[False]) if len(group) == math.prod(shape)]
+    maps = [np.array([row["nats"] for row in group]).reshape(shape) * BITS_PER_NAT for group in complete]
     top = max((float(bits.max()) for bits in maps), default=0.0) or 1.0
     return [
-        MeanMap(
-            picture(overlays.mean_map(bits, top, boxes), shrink=2),
-            half[0]["n"],
-            half[0]["region_nats"] * BITS_PER_NAT,
-            half[0]["image_nats"] * BITS_PER_NAT,
+        MeanMapFacts(
+            encode_picture(drawing.draw_mean_map(bits, top, boxes), shrink=2),
+            group[0]["n"],
+            group[0]["region_nats"] * BITS_PER_NAT,
+            group[0]["image_nats"] * BITS_PER_NAT,
         )
-        for half, bits in zip(complete, maps, strict=True)
+        for group, bits in zip(complete, maps, strict=True)
     ], top

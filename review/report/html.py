@@ -1,4 +1,4 @@
-"""A run's report: one HTML file that loads nothing, or one PDF, for a reader who was not there."""
+"""Write the report of a run: one HTML file that loads nothing else, or one PDF."""
 
 import base64
 import contextlib
@@ -16,10 +16,10 @@ import sql
 import stores
 from review.presentation import formatting
 from review.presentation.pairs import SHADES
-from review.report import blocks as parts
+from review.report import blocks
 from review.report.blocks import Document
-from review.report.chapters import document
-from review.report.facts import gather
+from review.report.chapters import build_document
+from review.report.facts import load_facts
 from stores import Root, ledger
 from stores.ledger import Signer
 
@@ -37,30 +37,41 @@ class ReportError(Exception):
 
 
 def load_document(lake: Root, run_id: str, remote: bool = True) -> Document:
-    """What the report of a run, or of the `latest`, says; remote: with pictures of a corpus behind a URL.
+    """Return the report of a run as a document.
+
+    Args:
+        lake: The lake.
+        run_id: Id of the run, or `latest`.
+        remote: Whether images may be fetched if the corpus is remote.
 
     Raises:
-        ReportError: the run is not in the lake.
-        sql.LakeError: the lake cannot be read.
+        ReportError: The run is not in the lake.
+        sql.LakeError: The lake cannot be read.
     """
-    return document(gather(lake, _manifest(lake, run_id), remote))
+    return build_document(load_facts(lake, _find_manifest(lake, run_id), remote))
 
 
-def render_report(told: Document, kind: str, fonts: Collection[Path] = ()) -> bytes:
-    """A report as a file of a kind, one of FORMATS; the same document gives the same bytes.
+def render_report(document: Document, kind: str, fonts: Collection[Path] = ()) -> bytes:
+    """Return a report as a file; the same document gives the same bytes.
 
-    fonts: folders with fonts that the PDF may use beside its own.
+    Args:
+        document: The report.
+        kind: One of FORMATS.
+        fonts: Folders with additional fonts for the PDF.
 
-    Raises ReportError: it cannot be typeset.
+    Raises:
+        ReportError: The PDF cannot be rendered.
     """
     if kind == "html":
-        return _page(told).encode()
-    from review.report.pdf import UnsetError, typeset  # takes a moment to load
+        return _render_html(document).encode()
+    from review.report.pdf import PdfError, render_pdf  # slow to import
 
     try:
-        return typeset(told, fonts)
-    except UnsetError as error:
-        raise ReportError(f"report: the PDF cannot be typeset ({error}); take the HTML, and report this") from error
+        return render_pdf(document, fonts)
+    except PdfError as error:
+        raise ReportError(
+            f"report: the PDF cannot be rendered ({error}); use --format html, and report this as a bug"
+        ) from error
 
 
 def write_report(
@@ -72,21 +83,27 @@ def write_report(
     by: str | None = None,
     signer: Signer | None = None,
 ) -> Root:
-    """Write the report of a run, or of the `latest`, and return its path; default: beside the run's data.
+    """Write the report of a run and return its path; the same lake and corpus give the same bytes.
 
-    The same lake and corpus give the same bytes. by: what wrote it, if its sha256 is to be noted in the lake's ledger.
+    Args:
+        lake: The lake.
+        run_id: Id of the run, or `latest`.
+        out: The file; default: `report.html` or `report.pdf` in the folder of the run.
+        kind: One of FORMATS.
+        fonts: Folders with additional fonts for the PDF.
+        by: Name of the program; if given, the sha256 of the report is recorded in the ledger.
+        signer: Key that signs this record.
 
     Raises:
-        ReportError: the run is not in the lake, cannot be typeset, or the file cannot be written.
-        sql.LakeError: the lake cannot be read, or does not take the report.
+        ReportError: The run is not in the lake, or the report cannot be rendered or written.
+        sql.LakeError: The lake cannot be read, or the report cannot be recorded or stored in it.
     """
-    told = load_document(lake, run_id)
-    data = render_report(told, kind, fonts)
-    path: Root = Path(out) if out is not None else lake / "runs" / told.run_id / f"report.{kind}"
-    if by is not None:
-        # First: no report lies about that the ledger lacks.
-        where = {} if out is not None else {"path": f"runs/{told.run_id}/report.{kind}"}
-        record_report(lake, told.run_id, kind, data, by, signer, **where)
+    document = load_document(lake, run_id)
+    data = render_report(document, kind, fonts)
+    name = f"runs/{document.run_id}/report.{kind}"
+    path: Root = Path(out) if out is not None else lake / name
+    if by is not None:  # recorded before it is written, so that no report exists that the ledger lacks
+        record_report(lake, document.run_id, kind, data, by, signer, **({} if out is not None else {"path": name}))
     if isinstance(path, Path):
         return write_output(data, path, "report")
     with stores.write_atomically(path) as aside:
@@ -95,37 +112,51 @@ def write_report(
 
 
 def record_report(
-    lake: Root, run_id: str, kind: str, data: bytes, by: str, signer: Signer | None = None, **where: str
+    lake: Root, run_id: str, kind: str, data: bytes, by: str, signer: Signer | None = None, **location: str
 ) -> None:
-    """Note a report's sha256 in the lake's ledger, once, so that a copy can be told from one that was changed.
+    """Record the sha256 of a report in the ledger, once, so that a changed copy can be detected.
 
-    where: its `path` below the lake, if it has to stay there.
+    Args:
+        lake: The lake.
+        run_id: Id of the run.
+        kind: One of FORMATS.
+        data: The report.
+        by: Name of the program that rendered it.
+        signer: Key that signs the record.
+        **location: `path` below the lake, if the file has to stay there.
 
-    Raises sql.LakeError.
+    Raises:
+        sql.LakeError: The ledger cannot be written.
     """
     try:
-        ledger.record_report(lake, run_id, kind, data, signer, by=by, **where)
+        ledger.record_report(lake, run_id, kind, data, signer, by=by, **location)
     except OSError as error:
         raise sql.LakeError(
-            f"ledger: the report was not noted ({error.strerror or error}); see to the lake's space and permissions"
+            f"ledger: the report was not recorded ({error.strerror or error}), expected a lake that can be written; "
+            "check its disk space and permissions"
         ) from error
 
 
-def write_output(page: str | bytes, path: Path, command: str) -> Path:
-    """Write a page aside and put it in its place; returns the path. command: what the message names.
+def write_output(content: str | bytes, path: Path, command: str) -> Path:
+    """Write a file atomically and return its path.
+
+    Args:
+        content: Text or bytes.
+        path: The file; missing folders are created.
+        command: Name of the command, for the error message.
 
     Raises:
-        ReportError: the file cannot be written.
+        ReportError: The file cannot be written.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(page.encode() if isinstance(page, str) else page)
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
         aside.replace(path)
     except OSError as error:
         raise ReportError(
-            f"{command}: cannot write {path} ({error.strerror}), expected a file in a folder that may be "
-            "written to; name another with --out"
+            f"{command}: cannot write {path} ({error.strerror}), expected a file in a writable folder; choose another "
+            "one with --out"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -133,31 +164,31 @@ def write_output(page: str | bytes, path: Path, command: str) -> Path:
     return path
 
 
-def _manifest(lake: Root, run_id: str) -> dict[str, Any]:
-    known = {record["run_id"]: record for record in sql.read_manifests(lake)}
-    if run_id in known and known[run_id]["status"] == sql.PRUNED:
+def _find_manifest(lake: Root, run_id: str) -> dict[str, Any]:
+    manifests = {record["run_id"]: record for record in sql.read_manifests(lake)}
+    if run_id in manifests and manifests[run_id]["status"] == sql.PRUNED:
         raise ReportError(
-            f"report: run {run_id} was pruned: its rows are gone ({known[run_id]['reason']}); restore it from a "
-            "backup, or name another run"
+            f"report: got run {run_id}, whose rows were pruned ({manifests[run_id]['reason']}), expected a run with "
+            "rows; restore it from a backup, or choose another run"
         )
-    known = {name: record for name, record in known.items() if record["status"] != sql.PRUNED}
-    if not known:
-        raise ReportError(f"report: the lake {lake} has no run, expected one at least; run an audit first")
+    available = {name: record for name, record in manifests.items() if record["status"] != sql.PRUNED}
+    if not available:
+        raise ReportError(f"report: the lake {lake} has no run, expected at least one; run an audit first")
     if run_id == "latest":
-        return list(known.values())[-1]
-    if run_id not in known:
-        newest = ", ".join(list(known)[-5:])
-        more = f" and {len(known) - 5} older" if len(known) > 5 else ""
+        return list(available.values())[-1]
+    if run_id not in available:
+        newest = ", ".join(list(available)[-5:])
+        older = f" and {len(available) - 5} older" if len(available) > 5 else ""
         raise ReportError(
-            f"report: got run {run_id!r}, expected one of the lake {lake}: {newest}{more}; give one of these, or latest"
+            f"report: got run {run_id!r}, expected latest, or a run of the lake {lake}: {newest}{older}; choose one"
         )
-    return known[run_id]
+    return available[run_id]
 
 
 def stylesheet(run_id: str = "") -> str:
-    """Return the page's style, with the run's id for the printed foot.
+    """Return the style sheet, with the run id for the footer of printed pages.
 
-    Token shades are classes, so that the page's policy can allow this one style and no other.
+    Shades of tokens are classes, so that the content security policy can forbid all other styles.
     """
     shades = "\n".join(
         f".shade-{step} {{ background: rgb(249 140 10 / {step / SHADES * 0.8:.3f}); }}" for step in range(SHADES + 1)
@@ -166,28 +197,28 @@ def stylesheet(run_id: str = "") -> str:
     return f"\n{text.replace('RUN_ID', re.sub(r'[^A-Za-z0-9._-]', '?', run_id))}\n{shades}\n"
 
 
-def environment() -> jinja2.Environment:
-    """Templates that escape everything, with the functions of `formatting` as filters."""
-    made = jinja2.Environment(
+def load_templates() -> jinja2.Environment:
+    """Return the template environment: everything is escaped, and the functions of `formatting` are filters."""
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.tests["part"] = lambda value, name: type(value) is getattr(parts, name)
-    made.filters |= _FILTERS
-    return made
+    templates.tests["block"] = lambda value, name: type(value) is getattr(blocks, name)
+    templates.filters |= _FILTERS
+    return templates
 
 
-def _page(told: Document) -> str:
-    style = stylesheet(told.run_id)
+def _render_html(document: Document) -> str:
+    style = stylesheet(document.run_id)
     return (
-        environment()
+        load_templates()
         .get_template("report.html.j2")
         .render(
-            told=told,
-            style=Markup(style),  # noqa: S704  # the package's own text
+            document=document,
+            style=Markup(style),  # noqa: S704  # part of the package
             style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         )
     )

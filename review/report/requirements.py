@@ -1,6 +1,6 @@
-"""What laws and frameworks ask, in our own words, and where a report answers it: no legal advice.
+"""Requirements of laws and frameworks, paraphrased, and the chapters of a report that answer them. Not legal advice.
 
-Article and paragraph numbers were read in secondary sources; whoever relies on a row checks the text itself.
+Article and paragraph numbers come from secondary sources and must be checked against the original text.
 """
 
 from dataclasses import dataclass
@@ -8,159 +8,155 @@ from typing import Final
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One requirement: where it stands, what it asks, which chapters of the report answer it, and what is left."""
+class Requirement:
+    """One requirement: its source, its content, the keys of the chapters that answer it, and what they leave open."""
 
     source: str
-    asked: str
+    text: str
     chapters: tuple[str, ...]
-    left: str
+    not_answered: str
 
 
 EU: Final = "EU AI Act (Regulation 2024/1689)"
 NIST: Final = "NIST AI RMF 1.0, Measure"
 CFR: Final = "21 CFR Part 11"
 
-ASKED: Final[dict[str, tuple[Ask, ...]]] = {
+REQUIREMENTS: Final[dict[str, tuple[Requirement, ...]]] = {
     EU: (
-        Ask(
+        Requirement(
             "Annex IV, 2(d)",
-            "Where the data come from, what they cover, and their main characteristics.",
+            "Origin, scope and main characteristics of the data.",
             ("scope", "gates"),
-            "The corpus of this audit only: not the data that the model was trained on, nor how they were collected or"
-            " labelled.",
+            "Covers only the corpus of this audit, not the training data, nor how data were collected or labeled.",
         ),
-        Ask(
+        Requirement(
             "Annex IV, 2(e); Art. 14",
-            "How people can oversee the system and understand what it puts out.",
+            "Human oversight, and how people can interpret the output of the system.",
             ("alerts", "decisions"),
-            "Who looked at this audit, and what they decided. Not how the system is overseen where it is used.",
+            "Covers who reviewed this audit and what they decided, not the oversight of the system in use.",
         ),
-        Ask(
+        Requirement(
             "Annex IV, 2(g)",
-            "How it was tested and by which measures; logs and reports of the tests, dated and signed by those"
-            " responsible.",
-            ("fixed", "alerts", "self-audit", "decisions", "provenance"),
-            "One kind of test: what the model needs in an image or caption. Not accuracy, robustness, security, or"
-            " effects on groups of people.",
+            "Test procedures and metrics; test logs and reports, dated and signed by the persons responsible.",
+            ("settings", "alerts", "self-audit", "decisions", "provenance"),
+            "Covers one kind of test: what the model needs in an image or caption. Not accuracy, robustness,"
+            " security, or effects on groups of people.",
         ),
-        Ask(
+        Requirement(
             "Annex IV, 3; Art. 13",
-            "What the system can and cannot do, which unintended outcomes are to be expected, and what users have to"
-            " know.",
+            "Capabilities and limitations of the system, foreseeable unintended outcomes, and information for users.",
             ("alerts", "limits", "self-audit"),
-            "Reliance on places and phrases of this corpus. Not the instructions for use, nor performance for groups of"
-            " people.",
+            "Covers reliance on regions and phrases of this corpus. Not the instructions for use, nor performance"
+            " for groups of people.",
         ),
-        Ask(
+        Requirement(
             "Annex IV, 4",
-            "Why the measures that were used suit the system.",
+            "Why the metrics are appropriate for the system.",
             ("limits", "self-audit"),
-            "What the measures mean and how much they find. Whether they suit the intended purpose is for the provider"
-            " to argue.",
+            "Covers what the metrics mean and how sensitive they are. Whether they suit the intended purpose is for"
+            " the provider to argue.",
         ),
-        Ask(
+        Requirement(
             "Annex IV, 5; Art. 9",
-            "Risks that are known and foreseeable, and tests against measures and thresholds that were set beforehand.",
-            ("fixed", "alerts", "decisions"),
-            "One source of risk. Not the risk management as a whole, nor whether the thresholds are acceptable for the"
-            " purpose.",
+            "Known and foreseeable risks, and tests against metrics and thresholds that were defined beforehand.",
+            ("settings", "alerts", "decisions"),
+            "Covers one source of risk, not the risk management as a whole, nor whether the thresholds are acceptable"
+            " for the purpose.",
         ),
-        Ask(
+        Requirement(
             "Annex IV, 6",
-            "What was changed over the life of the system.",
-            ("lives", "provenance"),
-            "What became of alerts from run to run, and which model each run saw. Not why the model was changed.",
+            "Changes to the system over its lifecycle.",
+            ("history", "provenance"),
+            "Covers the alert history and the model of each run, not why the model was changed.",
         ),
-        Ask(
+        Requirement(
             "Art. 10",
-            "How data are governed, and that they were examined for biases and gaps.",
-            ("scope", "gates", "weighed"),
-            "Rows that were left out, look-alikes, and slices by word and attribute. Not whether the corpus represents"
-            " those concerned.",
+            "Data governance, including an examination for biases and gaps.",
+            ("scope", "gates", "slices"),
+            "Covers rows that were left out, near-duplicates, and slices by word and attribute. Not whether the"
+            " corpus represents the people concerned.",
         ),
-        Ask(
+        Requirement(
             "Art. 12",
-            "Events are recorded automatically over the life of the system, so that what happened can be traced.",
+            "Automatic recording of events over the lifetime of the system, for traceability.",
             ("decisions", "provenance"),
-            "The events of audits and reviews. Not those of the system in use.",
+            "Covers events of audits and reviews, not those of the system in use.",
         ),
-        Ask(
+        Requirement(
             "Art. 15",
-            "A suitable level of accuracy, robustness and security, with the measures declared.",
+            "An appropriate level of accuracy, robustness and cybersecurity, with declared metrics.",
             ("alerts", "self-audit"),
-            "What the score loses without a region, with an interval. No accuracy: the corpus has no labels. No attack"
-            " was tried.",
+            "Covers the loss of the score without a region, with an interval. Not accuracy: the corpus has no labels."
+            " Attacks were not tested.",
         ),
-        Ask(
+        Requirement(
             "Art. 18, 19",
-            "Documentation is kept for ten years, and logs for six months at least.",
+            "Retention of documentation for ten years, and of logs for at least six months.",
             ("provenance",),
-            "Digests by which a kept copy can be checked. Keeping the lake, its corpus and this report is for the"
-            " provider to do.",
+            "Provides digests to check a stored copy. The provider must store the lake, its corpus and this report.",
         ),
     ),
     NIST: (
-        Ask(
+        Requirement(
             "Measure 1.1",
-            "Measures are chosen by the risks that matter most; what is not or cannot be measured is written down.",
-            ("limits", "fixed"),
-            "What this audit cannot see. Not the choice among all risks of the system.",
+            "Metrics are selected for the most significant risks; what is not or cannot be measured is documented.",
+            ("limits", "settings"),
+            "Covers what this audit cannot detect, not the selection among all risks of the system.",
         ),
-        Ask(
+        Requirement(
             "Measure 1.3",
-            "People who did not build the system, or independent assessors, take part in its assessment.",
+            "Internal experts who did not develop the system, or independent assessors, are involved.",
             ("decisions",),
-            "Names, roles and how their identity is known. Whether they are independent the report cannot know.",
+            "Covers names, roles and how identities were established. The report cannot verify independence.",
         ),
-        Ask(
+        Requirement(
             "Measure 2.1",
-            "Test sets, measures and tools are documented.",
-            ("scope", "fixed", "provenance"),
+            "Test sets, metrics and tools are documented.",
+            ("scope", "settings", "provenance"),
             "Complete for this audit; not for other tests of the system.",
         ),
-        Ask(
+        Requirement(
             "Measure 2.3",
-            "Performance is measured, and shown for conditions like those of its use.",
+            "Performance is measured and demonstrated for conditions similar to deployment.",
             ("scope", "alerts"),
-            "Reliance on this corpus. Whether the corpus is like the use, and how well the model performs there, is not"
-            " answered.",
+            "Covers reliance on this corpus. Whether it resembles the deployment, and how well the model performs"
+            " there, is not answered.",
         ),
-        Ask(
+        Requirement(
             "Measure 2.9",
             "The model is explained, validated and documented, and its output is interpreted in its context.",
             ("alerts", "limits", "decisions"),
-            "Explanations with tests of whether they hold, and what people made of them. Not the context of use.",
+            "Covers explanations, tests of these explanations, and decisions about them. Not the context of use.",
         ),
-        Ask(
+        Requirement(
             "Measure 2.11",
             "Fairness and bias are evaluated, and the results documented.",
-            ("weighed", "alerts"),
-            "Whether attention goes astray in a slice by attribute. No measure of fairness between groups.",
+            ("slices", "alerts"),
+            "Covers whether attribution concentrates on a region in a slice by attribute. No metric of fairness.",
         ),
     ),
     CFR: (
-        Ask(
+        Requirement(
             "11.50",
-            "A signed record shows the signer’s printed name, date and time, and what the signature means, wherever"
-            " people can read it.",
+            "Signed records show the printed name of the signer, the date and time, and the meaning of the"
+            " signature, in any human-readable form.",
             ("decisions",),
-            "All three are shown for each decision and sign-off. Whether they bind the signer is for your procedures"
-            " (11.100, 11.200) to say.",
+            "All three are shown for each decision and sign-off. Whether they bind the signer depends on your"
+            " procedures (11.100, 11.200).",
         ),
-        Ask(
+        Requirement(
             "11.10(e)",
-            "An audit trail that a computer writes and dates, and in which nothing hides what stood there before.",
+            "A computer-generated, time-stamped audit trail in which changes do not obscure earlier records.",
             ("decisions", "provenance"),
-            "A chain of records in which any change is found. The clock is the machine’s own, and a chain does not show"
-            " that its end was cut off and made anew unless its last digest is kept elsewhere.",
+            "Provides a hash chain that reveals any change. The clock is that of the machine. The chain does not"
+            " reveal that its end was replaced, unless its last digest is stored elsewhere.",
         ),
-        Ask(
+        Requirement(
             "11.70",
-            "A signature cannot be taken from one record and put under another.",
+            "Signatures are linked to their records, so that they cannot be transferred to others.",
             ("decisions",),
-            "Each signature names the digest of what was signed. The handwritten line at the end of this report does"
-            " not.",
+            "Each signature includes the digest of what was signed. The handwritten signature at the end of this"
+            " report does not.",
         ),
     ),
 }

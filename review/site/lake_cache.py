@@ -181,7 +181,9 @@ class LakeCache:
         manifest = self.read_manifest(run_id)
         key = (run_id, self.get_run_version(run_id))
         with self._lock:
-            corpus = self.get_or_compute(self._corpora, key, lambda: audited.corpus_of(manifest, self._remote_corpora))
+            corpus = self.get_or_compute(
+                self._corpora, key, lambda: audited.open_audited_corpus(manifest, self._remote_corpora)
+            )
             if corpus is None:
                 del self._corpora[key]  # it may become available
             return corpus
@@ -191,7 +193,7 @@ class LakeCache:
         if self.open_corpus(run_id) is not None:
             return None
         is_blocked = audited.is_remote(self.read_manifest(run_id)) and not self._remote_corpora
-        return audited.REMOTE if is_blocked else audited.GONE
+        return audited.CORPUS_REMOTE if is_blocked else audited.CORPUS_MISSING
 
     def _connect_all(self) -> _AllRuns:
         version = self._read_version()

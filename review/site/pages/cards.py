@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from review.presentation import overlays
+from review.presentation import drawing
+from review.presentation.drawing import Box
 from review.presentation.formatting import nats_to_bits
-from review.presentation.overlays import Box
-from review.presentation.pairs import Album, RegionShare, Token, grid
+from review.presentation.pairs import Album, RegionShare, Token, to_bits_grid
 from review.site.lake_cache import LakeCache
 
 MAX_BOXES: Final = 400
@@ -79,9 +79,9 @@ def make_cards(
 
 
 def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None, scale_bits: float) -> Card:
-    bits = grid(row)
-    size = width, height = overlays.picture_size(row["grid_h"] or 1, row["grid_w"] or 1)
-    shares = album.held(row["pair_id"])
+    bits = to_bits_grid(row)
+    size = width, height = drawing.picture_size(row["grid_h"] or 1, row["grid_w"] or 1)
+    shares = album.region_shares(row["pair_id"])
     names = _list_salient_regions(shares) if regions is None else list(regions)
     boxes = album.outlines(row["pair_id"])
     return Card(

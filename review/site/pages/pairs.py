@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from scipy.stats import binomtest
 
 import sql
-from review.presentation import overlays
+from review.presentation import drawing
 from review.presentation.formatting import nats_to_bits
 from review.site.lake_cache import LakeCache
 from review.site.pages.cards import make_cards, round_up
@@ -100,7 +100,7 @@ def show_pair(request: Request, run_id: str, pair_id: str) -> Response:
     row = load_pair(lake, run_id, pair_id)
     alert = _find_alert(request, connection, run_id)
     outlined = get_text(request, "outline") or alert.get("region")
-    color_map = get_choice(request, "map", overlays.COLOURS) or overlays.COLOURS[0]
+    color_map = get_choice(request, "map", drawing.COLOR_MAPS) or drawing.COLOR_MAPS[0]
     scale_bits = get_run_scale(lake, run_id) if get_choice(request, "scale", ("run",)) else None
     (card,) = make_cards(lake, run_id, [pair_id], [outlined] if outlined else None, scale_bits)
     shares = sql.rows(connection, "review/regions_shown", run_id=run_id, pair_ids=[pair_id])
@@ -127,7 +127,7 @@ def show_pair(request: Request, run_id: str, pair_id: str) -> Response:
         similar=sql.rows(connection, "review/page_alike", **ids, limit=12),
         screened=sql.rows(connection, "review/page_screened", **ids),
         color_map=color_map,
-        color_maps=overlays.COLOURS,
+        color_maps=drawing.COLOR_MAPS,
         image_regions=[each["region"] for each in shares if each["side"] == "image"],
         attributes=list(row["attributes"] or ()),
         other_runs=[name for name in lake.list_runs() if name != run_id],

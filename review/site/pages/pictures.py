@@ -15,10 +15,10 @@ from fastapi import APIRouter, Request, Response
 import sql
 from corpora import Place, RowError
 from review.presentation import corpus as audited
-from review.presentation import overlays
+from review.presentation import drawing
+from review.presentation.drawing import Box, Grid
 from review.presentation.formatting import BITS_PER_NAT
-from review.presentation.overlays import Box, Grid
-from review.presentation.pairs import grid
+from review.presentation.pairs import to_bits_grid
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages import plots
 from review.site.pages.rendering import get_choice, get_lake, get_number
@@ -69,10 +69,10 @@ def explain_missing_picture(lake: LakeCache, run_id: str, row: dict[str, Any]) -
 
 def _encode_image(lake: LakeCache, run_id: str, row: dict[str, Any]) -> tuple[str, bytes]:
     # An image without a map has the size of a map of one patch.
-    width, height = overlays.picture_size(*(get_bits(row).shape if row["image_map"] else (1, 1)))
+    width, height = drawing.picture_size(*(get_bits(row).shape if row["image_map"] else (1, 1)))
     corpus = lake.open_corpus(run_id)
     if corpus is None:
-        raise UnknownError(lake.explain_missing_corpus(run_id) or audited.GONE)
+        raise UnknownError(lake.explain_missing_corpus(run_id) or audited.CORPUS_MISSING)
     try:
         with lake.corpus_lock:
             image = corpus.read_image(Place(row["file_name"], row["container"], row["position"]))
@@ -81,7 +81,7 @@ def _encode_image(lake: LakeCache, run_id: str, row: dict[str, Any]) -> tuple[st
     if image.sha256 != row["image_sha256"]:
         raise UnknownError("The image file has changed since the audit: it has another sha256.")
     box = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
-    return overlays.encoded_view(overlays.view(image.pixels, box, (PIXEL_RATIO * width, PIXEL_RATIO * height)))
+    return drawing.encode_view(drawing.draw_view(image.pixels, box, (PIXEL_RATIO * width, PIXEL_RATIO * height)))
 
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/image")
@@ -96,8 +96,8 @@ def send_image(request: Request, run_id: str, pair_id: str) -> Response:
 def send_overlay(request: Request, run_id: str, pair_id: str) -> Response:
     """Send the map of a pair as an overlay for its image, one pixel per patch."""
     bits = get_bits(load_pair(get_lake(request), run_id, pair_id))
-    color_map = get_choice(request, "map", overlays.COLOURS) or overlays.COLOURS[0]
-    return _send_png(request, overlays.layer(bits, _get_scale(request, bits), color_map))
+    color_map = get_choice(request, "map", drawing.COLOR_MAPS) or drawing.COLOR_MAPS[0]
+    return _send_png(request, drawing.draw_layer(bits, _get_scale(request, bits), color_map))
 
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/difference")
@@ -107,7 +107,7 @@ def send_difference(request: Request, run_id: str, pair_id: str) -> Response:
     bits = get_bits(load_pair(lake, run_id, pair_id))
     other = get_bits(load_pair(lake, request.query_params.get("than", ""), pair_id))
     difference = bits - resize_map(other, bits.shape)
-    return _send_png(request, overlays.difference_layer(difference, _get_scale(request, np.abs(difference))))
+    return _send_png(request, drawing.draw_difference_layer(difference, _get_scale(request, np.abs(difference))))
 
 
 @router.get("/runs/{run_id}/alerts/{alert_id}/mean/{half}")
@@ -120,14 +120,14 @@ def send_mean_map(request: Request, run_id: str, alert_id: str, half: str) -> Re
         raise UnknownError("There is no such mean map.")
     scale_bits = max(float(each.bits.max()) for each in maps.values()) or 1.0
     boxes = list_common_boxes(lake, run_id, rows[0]["region"])
-    return _send_png(request, overlays.mean_map(maps[half].bits, scale_bits, boxes))
+    return _send_png(request, drawing.draw_mean_map(maps[half].bits, scale_bits, boxes))
 
 
 @router.get("/scale")
 def send_scale(request: Request) -> Response:
     """Send the color scale of the maps."""
-    color_map = get_choice(request, "map", overlays.COLOURS) or overlays.COLOURS[0]
-    return _send_png(request, overlays.scale_bar(color_map))
+    color_map = get_choice(request, "map", drawing.COLOR_MAPS) or drawing.COLOR_MAPS[0]
+    return _send_png(request, drawing.draw_color_scale(color_map))
 
 
 @router.get("/audits/{audit_id}/trend.svg")
@@ -158,7 +158,7 @@ def _send_plot(request: Request, key: tuple[str, str], plot: Callable[[str], byt
 
 
 def _send_png(request: Request, pixels: Any) -> Response:
-    return _send(request, overlays.encoded_png(pixels), "image/png")
+    return _send(request, drawing.encode_png(pixels), "image/png")
 
 
 def _send(request: Request, data: bytes, media_type: str) -> Response:
@@ -172,7 +172,7 @@ def _send(request: Request, data: bytes, media_type: str) -> Response:
 
 def get_bits(row: dict[str, Any]) -> Grid:
     """Return the map of a pair in bits. Raises UnknownError if the stored map does not fit its grid."""
-    bits = grid(row)
+    bits = to_bits_grid(row)
     if bits is None:
         raise UnknownError("The stored map does not fit its grid, so it is not shown.")
     return bits

@@ -16,7 +16,7 @@ from fastapi import Request, Response
 from fastapi.responses import HTMLResponse
 
 import sql
-from review.report.html import environment
+from review.report.html import load_templates
 from review.site.lake_cache import LakeCache
 
 PAGE_ROWS: Final = 50
@@ -45,7 +45,7 @@ def get_lake(request: Request) -> LakeCache:
 
 @cache
 def _make_templates() -> jinja2.Environment:
-    templates = environment()
+    templates = load_templates()
     templates.filters |= {
         "path": lambda text: quote(str(text), safe=""),
         "short": _shorten,

@@ -1,4 +1,4 @@
-"""The report as evidence: what it says of scope, decisions and signatures, and that page and PDF say the same."""
+"""The report as evidence: scope, decisions and signatures, and the same text in HTML and PDF."""
 
 import io
 import re
@@ -12,12 +12,12 @@ from pypdf import PdfReader
 
 import sql
 from review.evidence.decisions import Reviewer, countersign, decide, sign_off
-from review.report import blocks as parts
-from review.report.chapters import document
-from review.report.facts import gather
+from review.report import blocks
+from review.report.chapters import build_document
+from review.report.facts import load_facts
 from review.report.html import ReportError, load_document, render_report, write_report
-from review.report.pdf import typeset
-from review.report.requirements import ASKED
+from review.report.pdf import render_pdf
+from review.report.requirements import REQUIREMENTS
 from stores import ledger
 
 RUN = "20260101T000000-aaaaaa"
@@ -93,7 +93,7 @@ def alert_ids(run):
     return [row["alert_id"] for row in found]
 
 
-def test_page_and_pdf_say_the_same(lake, judged):
+def test_html_and_pdf_have_the_same_text(lake, judged):
     first, phrase = alert_ids(judged)
     decide(lake.path, ADA, RUN, first, "benign", "Looked at it.", "review")
     record = decide(lake.path, ADA, RUN, first, "confirmed", "The tag is burnt in.", "review", four_eyes=True)
@@ -101,15 +101,17 @@ def test_page_and_pdf_say_the_same(lake, judged):
     decide(lake.path, ADA, RUN, phrase, "needs_data", "More of them.", "review")
     sign_off(lake.path, JO, RUN, "approval", "Not for use.", four_eyes=True)
     told = load_document(lake.path, RUN)
-    shown = {"page": html_text(told), "PDF": pdf_text(told)}
-    said = [text for text in parts.strings(told) if text.strip() and text != told.foot]  # which stands on each page
+    shown = {"HTML": html_text(told), "PDF": pdf_text(told)}
+    said = [
+        text for text in blocks.visible_strings(told) if text.strip() and text != told.footer
+    ]  # which stands on each page
     assert len(said) > 300
     for where, text in shown.items():
         missing = [each for each in said if squeezed(each) not in text]
         assert missing == [], where
 
 
-def test_decisions_and_sign_offs_stand_with_name_time_and_meaning(lake, judged):
+def test_decisions_and_sign_offs_have_name_time_and_meaning(lake, judged):
     first, _ = alert_ids(judged)
     record = decide(lake.path, ADA, RUN, first, "confirmed", "The tag is burnt in.", "review")
     signed = sign_off(lake.path, JO, RUN, "approval", "Not for use before it was trained anew.")
@@ -121,33 +123,36 @@ def test_decisions_and_sign_offs_stand_with_name_time_and_meaning(lake, judged):
                 in text
             )
         assert squeezed("Reason The tag is burnt in.") in text
-        assert squeezed("Meaning review (has looked at the evidence)") in text
-        assert squeezed("Meaning approval (approves of what is decided here) Statement Not for use before") in text
-        assert squeezed("declared: name and role as typed in") in text
-        assert squeezed(f"record {signed.number} of the lake’s ledger") in text
+        assert squeezed("Meaning review: examined the evidence") in text
+        assert (
+            squeezed("Meaning approval: approves the decision Identity signed in with a password Statement Not for use")
+            in text
+        )
+        assert squeezed("Identity declared, not verified") in text
+        assert squeezed(f"record {signed.number} of the ledger") in text
         assert squeezed(f"sha256 {signed.sha256}") in text
-        assert squeezed("Alerts then 1 open") in text
+        assert squeezed("Alerts when signed 1 open") in text
 
 
-def test_what_is_undecided_is_said_in_words(lake, judged):
+def test_undecided_alerts_are_listed_with_reasons(lake, judged):
     first, phrase = alert_ids(judged)
     assert "Nobody has signed this run off" in render_report(load_document(lake.path, RUN), "html").decode()
     decide(lake.path, ADA, RUN, first, "benign", "Fine.", "review", four_eyes=True)
     decide(lake.path, ADA, RUN, phrase, "needs_data", "More.", "review")
     text = html_text(load_document(lake.path, RUN))
     assert squeezed("in pairs whose caption contains “dense”: a second person has to countersign record 1.") in text
-    assert squeezed(": Ada Okafor asked for more data.") in text
-    assert squeezed("Decided 0 of 2 alerts that stand on their own") in text
-    assert squeezed("Waivers are held") not in text
+    assert squeezed(": Ada Okafor requested more data.") in text
+    assert squeezed("Decisions 0 of 2 independent alerts decided") in text
+    assert squeezed("Waivers are evaluated") not in text
     countersign(lake.path, JO, 1, "approval")
     decide(
         lake.path, JO, RUN, phrase, "waived", "Boilerplate.", "review", until=datetime(2999, 1, 1, tzinfo=UTC).date()
     )
     text = html_text(load_document(lake.path, RUN))
-    assert squeezed("Nothing: every alert that stands on its own is decided.") in text
+    assert squeezed("None: every independent alert is decided.") in text
     assert squeezed("1 earlier decision, no longer in force") in text
-    assert squeezed("Waived until 2999-01-01, that day included") in text
-    assert squeezed(f"Waivers are held against {datetime.now(UTC).date()} (UTC): on a later day they may") in text
+    assert squeezed("Waived until 2999-01-01, inclusive") in text
+    assert squeezed(f"Waivers are evaluated for {datetime.now(UTC).date()} (UTC); they may expire") in text
 
 
 def lives_of(run):
@@ -155,7 +160,7 @@ def lives_of(run):
         return sql.read(connection, "SELECT * EXCLUDE (run_id) FROM lives ORDER BY side, explained_by IS NOT NULL")
 
 
-def test_a_decision_of_an_earlier_run_holds_until_the_evidence_changes(lake, judged, make_pair):
+def test_a_decision_of_an_earlier_run_is_in_force_until_the_evidence_changes(lake, judged, make_pair):
     first, _ = alert_ids(judged)
     decide(lake.path, ADA, RUN, first, "confirmed", "The tag.", "review")
     life = {**lives_of(judged)[0], "life": "still_firing", "alert_id": "alert0000000", "runs": 2}
@@ -165,35 +170,36 @@ def test_a_decision_of_an_earlier_run_holds_until_the_evidence_changes(lake, jud
         run.write_table("lives", [{**life, "score_effect": effect}])
         run.finish("completed")
     text = html_text(load_document(lake.path, "20260102T000000-bbbbbb"))
-    assert squeezed("confirmed: the model should not rely on this, carried over") in text
-    assert squeezed(f"Looked at run {RUN}, carried over to this run") in text
-    assert squeezed("Still firing: raised before, and not worse since; first seen") in text
+    assert squeezed("confirmed, carried over") in text
+    assert squeezed(f"Reviewed run {RUN}; carried over to this run") in text
+    assert squeezed("Still firing: first seen") in text
     text = html_text(load_document(lake.path, "20260103T000000-cccccc"))
     assert (
-        squeezed("open again, as the evidence has changed: its effect is 3.000, was judged at 0.200 to 0.400") in text
+        squeezed("open again, because the evidence has changed: its effect is 3.000, was judged at 0.200 to 0.400")
+        in text
     )
-    assert squeezed("It was confirmed: the model should not") in text
+    assert squeezed("Recorded decision confirmed: the model relies on this and should not") in text
     (lake.path / judged.relative_path("alerts")).unlink()  # what befell another run
     text = html_text(load_document(lake.path, "20260102T000000-bbbbbb"))
     assert squeezed("Other runs of this audit could not be read") in text
 
 
-def test_the_first_pages_say_what_was_audited_and_what_was_left_out(lake, judged):
+def test_scope_lists_sampling_errors_and_digests(lake, judged):
     judged.update(counts={"corpus_rows": 10, "not_sampled": 6, "errors": 1})
     text = html_text(load_document(lake.path, RUN))
-    assert squeezed("Not sampled 6 rows: drawn by hash, not read") in text
-    assert squeezed("Rejected 1: missing_image 1") in text
+    assert squeezed("Not sampled 6 rows; this report says nothing about them") in text
+    assert squeezed("Error rows 1: missing_image 1") in text
     for digest in ("a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32, "e5" * 32):
         assert f"sha256{digest}" in text
 
 
-def test_a_re_flagged_run_does_not_claim_that_its_thresholds_came_first(lake, judged):
+def test_a_reflagged_run_does_not_claim_that_its_thresholds_came_first(lake, judged):
     assert "which were known" not in str(load_document(lake.path, RUN))
     judged.update(reflags="20251231T000000-999999")
     assert "which were known when its settings were chosen" in str(load_document(lake.path, RUN))
 
 
-def test_alerts_that_went_are_told(lake, judged, make_pair):
+def test_missing_alerts_are_listed(lake, judged, make_pair):
     row = {
         "life_id": "gone", "life": "resolved", "why": "its rule no longer raises it", "announced": True,
         "rule": "region_mass", "side": "image", "region": "frame", "slice_kind": "word", "slice": "film",
@@ -204,12 +210,12 @@ def test_alerts_that_went_are_told(lake, judged, make_pair):
     assert squeezed("resolved frame word “film” confirmed 2025-12-31 00:00:00 UTC its rule no longer raises it") in text
 
 
-def test_every_requirement_points_to_chapters_that_are_there(lake, judged):
-    told = document(gather(lake.path, judged.read_manifest()))
-    titles = {chapter.title for chapter in told.chapters} | {"Alert 1 and following", "the life stated at each alert"}
-    (mapping,) = [chapter for chapter in told.chapters if chapter.key == "mapping"]
-    rows = [row for part in mapping.parts if isinstance(part, parts.Table) for row in part.rows]
-    assert len(rows) == sum(map(len, ASKED.values())) > 15
+def test_every_requirement_refers_to_existing_chapters(lake, judged):
+    told = build_document(load_facts(lake.path, judged.read_manifest()))
+    titles = {chapter.title for chapter in told.chapters} | {"Alert 1 and following", "the status of each alert"}
+    (mapping,) = [chapter for chapter in told.chapters if chapter.key == "requirements"]
+    rows = [row for part in mapping.blocks if isinstance(part, blocks.Table) for row in part.rows]
+    assert len(rows) == sum(map(len, REQUIREMENTS.values())) > 15
     for row in rows:
         # A title may hold a semicolon only if it is one that is looked for.
         assert set(row[2].split("; ")) <= titles
@@ -231,7 +237,7 @@ HOSTILE = (
 )
 
 
-def test_what_a_corpus_says_never_becomes_markup_of_the_pdf(lake, make_pair):
+def test_untrusted_text_never_becomes_pdf_markup(lake, make_pair):
     pairs = [make_pair(number, caption) for number, caption in enumerate(HOSTILE)]
     lake.facts = {"model": HOSTILE[0].replace("\n", " ")}
     run = lake.write(lake.begin(RUN), pairs, finish=False)
@@ -246,13 +252,13 @@ def test_what_a_corpus_says_never_becomes_markup_of_the_pdf(lake, make_pair):
         assert word in text
     for mark in "左그😀\x00\x1b\u202e":
         assert f"‹U+{ord(mark):04X}›" in text
-    assert "standhereastheircodepoints" in text
+    assert "replacedbytheircodepoints" in text
     actions = [annotation.get_object() for page in reader.pages for annotation in page.get("/Annots", [])]
     assert all("/URI" not in str(action) and "/JavaScript" not in str(action) for action in actions)
     assert "/OpenAction" not in reader.trailer["/Root"]
 
 
-def test_scripts_from_right_to_left_are_shaped_by_the_fonts_that_come_along(lake, make_pair):
+def test_right_to_left_scripts_are_shaped_by_the_bundled_fonts(lake, make_pair):
     lake.write(lake.begin(RUN), [make_pair(0, HOSTILE[3]), make_pair(1, HOSTILE[4])])
     text = "".join(page.extract_text() for page in pdf_of(load_document(lake.path, RUN)).pages)
     assert "‹U+" not in text
@@ -260,22 +266,22 @@ def test_scripts_from_right_to_left_are_shaped_by_the_fonts_that_come_along(lake
     assert all(mark in plain for mark in squeezed(HOSTILE[3] + HOSTILE[4]))
 
 
-def test_fonts_of_ones_own_show_what_the_others_do_not_have(lake, make_pair):
+def test_additional_fonts_show_missing_characters(lake, make_pair):
     lake.write(lake.begin(RUN), [make_pair(0, "a smile 😀")])
     told = load_document(lake.path, RUN)
     fonts = Path(mpl.get_data_path()) / "fonts" / "ttf"
     texts = [
-        "".join(page.extract_text() for page in PdfReader(io.BytesIO(typeset(told, chosen))).pages)
+        "".join(page.extract_text() for page in PdfReader(io.BytesIO(render_pdf(told, chosen))).pages)
         for chosen in ([], [fonts])
     ]
     assert ["‹U+1F600›" in text for text in texts] == [True, False]
     assert "😀" in texts[1]
 
 
-def test_the_pdf_is_archival_tagged_and_the_same_each_time(lake, judged):
+def test_the_pdf_is_archival_tagged_and_reproducible(lake, judged):
     told = load_document(lake.path, RUN)
-    data = typeset(told)
-    assert data == typeset(told)
+    data = render_pdf(told)
+    assert data == render_pdf(told)
     reader = PdfReader(io.BytesIO(data))
     assert b"<pdfaid:part>2</pdfaid:part><pdfaid:conformance>B</pdfaid:conformance>" in data
     assert b"<pdfuaid:part>1" in data
@@ -283,7 +289,7 @@ def test_the_pdf_is_archival_tagged_and_the_same_each_time(lake, judged):
     assert root["/MarkInfo"]["/Marked"]
     assert root["/Lang"] == "en"
     assert reader.metadata.title == told.title
-    assert reader.metadata.creation_date.timestamp() == int(datetime.fromisoformat(told.dated).timestamp())
+    assert reader.metadata.creation_date.timestamp() == int(datetime.fromisoformat(told.as_of).timestamp())
     chapters = [entry.title for entry in reader.outline[0:] if not isinstance(entry, list)]
     nested = [entry.title for entries in reader.outline if isinstance(entries, list) for entry in entries]
     assert {chapter.title for chapter in told.chapters} <= {*chapters, *nested}
@@ -295,14 +301,14 @@ def test_the_pdf_is_archival_tagged_and_the_same_each_time(lake, judged):
 
 
 @pytest.mark.parametrize("status", ["stopped", "failed", "interrupted", "running"])
-def test_a_run_that_came_to_no_end_has_a_pdf_too(lake, status):
+def test_an_incomplete_run_has_a_pdf(lake, status):
     run = lake.begin(RUN)
     if status != "running":
         run.finish(status, "OSError: disk full")
     assert len(pdf_of(load_document(lake.path, RUN)).pages) > 3
 
 
-def test_a_written_report_is_noted_in_the_ledger_once(lake, judged, tmp_path):
+def test_a_report_is_recorded_in_the_ledger_once(lake, judged, tmp_path):
     page = write_report(lake.path, RUN, by="a test")
     copy = write_report(lake.path, RUN, tmp_path / "copy.html", by="again")
     assert page.read_bytes() == copy.read_bytes()
@@ -318,7 +324,7 @@ def test_a_written_report_is_noted_in_the_ledger_once(lake, judged, tmp_path):
     assert write_report(lake.path, RUN).read_bytes() != copy.read_bytes()
 
 
-def test_a_pdf_that_cannot_be_written_says_so(lake, judged, tmp_path):
+def test_a_pdf_that_cannot_be_written_is_an_error(lake, judged, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ReportError, match="cannot write"):
         write_report(lake.path, RUN, tmp_path / "file" / "report.pdf", "pdf")

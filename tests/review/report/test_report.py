@@ -48,7 +48,7 @@ def pictures(page):
         yield image, Image.open(io.BytesIO(base64.b64decode(data)))
 
 
-def test_an_alert_stands_in_the_verdict_with_its_numbers_pairs_and_mean_maps(lake, make_pair):
+def test_an_alert_is_in_the_headline_with_numbers_pairs_and_mean_maps(lake, make_pair):
     pairs = [make_pair(0, "dense shadow"), make_pair(1, "clear")]
     lake.write(lake.begin(), pairs, slice="dense", pair_ids=["pair0000"])
     page = page_of(lake)
@@ -67,14 +67,14 @@ def test_an_alert_stands_in_the_verdict_with_its_numbers_pairs_and_mean_maps(lak
     assert all(image["alt"] for image in page.find("img"))
 
 
-def test_captions_that_the_model_saw_the_beginning_of_are_counted(lake, make_pair):
+def test_truncated_captions_are_counted(lake, make_pair):
     lake.write(lake.begin(), [make_pair(0, "long", caption_cut=12), make_pair(1, "short", caption_cut=0)])
-    assert "1 caption longer than the model’s context" in page_of(lake).text
+    assert "1 caption truncated to the context length" in page_of(lake).text
     lake.write(lake.begin("20260102T000000-bbbbbb"), [make_pair(2, "short")])
-    assert "longer than the model" not in page_of(lake).text
+    assert "truncated to the context" not in page_of(lake).text
 
 
-def test_a_confirmed_alert_shows_its_test_beside_its_controls(lake, make_pair):
+def test_a_confirmed_alert_shows_its_test_and_controls(lake, make_pair):
     pairs = [make_pair(0, "dense shadow"), make_pair(1, "clear")]
     run = lake.write(lake.begin(), pairs, finish=False, slice="dense", state="confirmed", severity="high")
     about = {"rule": "region_mass", "region": "corner top-left", "slice_kind": "word", "slice": "dense"}
@@ -96,36 +96,36 @@ def test_a_confirmed_alert_shows_its_test_beside_its_controls(lake, make_pair):
         "1 confirmed alert: the score relies on the top-left corner in pairs whose caption contains “dense”"
         in page.text
     )
-    assert "Confirmed, severity high" in page.text
-    assert "In 64 pairs drawn at random from the slice" in page.text
-    assert "Score lost beyond the controls 0.280" in page.text  # the weakest fill
-    assert "mean of its surroundings 64 0.310 0.010 0.320 0.200 to 0.400 0.050 < 0.0001 < 0.0001 yes" in page.text
+    assert "Confirmed, high severity" in page.text
+    assert "In 64 pairs sampled at random from the slice" in page.text
+    assert "Loss of the score beyond the controls 0.280" in page.text  # the weakest fill
+    assert "mean color of the surroundings 64 0.310 0.010 0.320 0.200 to 0.400 0.050 < 0.0001 < 0.0001 yes" in page.text
     assert "the 12 tests of this run" in page.text
-    assert "put into 60 images whose captions say something else" in page.text
+    assert "inserted into 60 images of pairs with other captions" in page.text
     assert "Of 1 random region of that size in random slices, none were confirmed" in page.text
 
 
-def test_an_alert_that_was_not_tested_says_so(lake, make_pair):
+def test_an_untested_alert_is_reported(lake, make_pair):
     lake.write(lake.begin(), [make_pair(0, "dense shadow")], slice="dense")
     page = page_of(lake)
     assert "Not shown: suspected" in page.text
     assert "Not tested" in page.text
-    assert "The audit did not test itself in this run" in page.text
+    assert "This run did not audit itself" in page.text
 
 
-def test_a_report_says_of_how_many_rows_the_sample_is_and_what_earlier_runs_did(lake, make_pair):
+def test_sampled_and_reused_rows_are_counted(lake, make_pair):
     run = lake.write(lake.begin(), [make_pair()])
     counts = {"corpus_rows": 200_000, "not_sampled": 195_000, "pairs": 4990, "attributions": 4990}
     run.update(counts=counts)
-    assert "5,000 of 200,000 rows, drawn by hash, 4,990 pairs readable, 4,990 pairs attributed" in page_of(lake).text
+    assert "5,000 of 200,000 rows, sampled by hash; 4,990 pairs readable, 4,990 pairs attributed" in page_of(lake).text
     config = run.read_manifest()["config"] | {"corpus": {"sample": 5000, "stratify": "site"}}
     run.update(counts={"reused": 4900}, config=config)
     text = page_of(lake).text
-    assert "drawn by hash in equal parts of each site, 4,990 pairs readable" in text
+    assert "sampled by hash in equal parts of each site; 4,990 pairs readable" in text
     assert "4,990 pairs attributed, 4,900 of them by earlier runs" in text
 
 
-def test_every_alert_is_there_and_those_that_follow_stand_under_their_cause(lake, make_pair):
+def test_dependent_alerts_are_listed_under_their_leader(lake, make_pair):
     run = lake.begin()
     lake.write(run, [make_pair()], finish=False)
     lake.alert(
@@ -150,7 +150,7 @@ def test_every_alert_is_there_and_those_that_follow_stand_under_their_cause(lake
         assert f"alert{number:07d}" in page.text
 
 
-def test_what_a_corpus_says_is_text_and_never_markup(lake, make_pair):
+def test_untrusted_text_never_becomes_html_markup(lake, make_pair):
     evil = "<script>alert(1)</script> \"'><img src=x onerror=alert(2)>"
     pair = make_pair(0, evil, attributes={evil: evil})
     lake.facts = {"model": evil, "corpus_digest": evil}
@@ -166,7 +166,7 @@ def test_what_a_corpus_says_is_text_and_never_markup(lake, make_pair):
     assert evil in page.text
 
 
-def test_the_page_loads_nothing_and_its_policy_says_so(lake, make_pair):
+def test_the_html_loads_nothing_and_has_a_strict_policy(lake, make_pair):
     lake.write(lake.begin(), [make_pair(caption="see https://example.org/x.png")], slice="see")
     page = page_of(lake)
     for tag, attributes in page.tags:
@@ -188,7 +188,7 @@ def test_nats_are_shown_as_bits(lake, make_pair):
     pair = make_pair(caption="word", nats=math.log(2) * 64)
     lake.write(lake.begin(), [pair])
     page = page_of(lake)
-    assert "64.0 bits a patch" in page.text  # 64 ln 2 nats, the largest patch, make the scale's top
+    assert "64.0 bits per patch" in page.text  # 64 ln 2 nats, the largest patch, make the scale's top
     assert "Bits, image 160.0" in page.text
     assert "word: 3.0 bits" in [token.get("title") for token in page.find("li")]
 
@@ -210,25 +210,25 @@ def test_a_run_without_attributions_is_reported_in_every_status(lake, status, re
         run.finish(status, reason)
     page = page_of(lake)
     assert f"<h1>{headline}</h1>" in page.html
-    assert "No check has run" in page.text
+    assert "No check was run" in page.text
 
 
-def test_no_alert_of_a_run_with_shards_set_aside_says_so(lake, make_pair):
+def test_failed_shards_are_in_the_headline_of_a_run_without_alerts(lake, make_pair):
     run = lake.begin()
     lake.write(run, [make_pair(number) for number in range(6)])
-    run.finish("completed_with_errors", "1 of 2 shards were set aside")
+    run.finish("completed_with_errors", "1 of 2 shards failed")
     page = page_of(lake)
     assert "<h1>No alerts, but parts of the corpus failed</h1>" in page.html
-    assert "completed with errors: 1 of 2 shards were set aside" in page.text
+    assert "completed with errors: 1 of 2 shards failed" in page.text
 
 
-def test_no_alert_is_said_with_the_thresholds_and_the_near_misses(lake, make_pair):
+def test_a_run_without_alerts_lists_thresholds_and_largest_effects(lake, make_pair):
     lake.write(lake.begin(), [make_pair(number) for number in range(6)])
     page = page_of(lake)
     assert "<h1>No alerts</h1>" in page.html
-    assert "No region held 2.0 times its share" in page.text
+    assert "No region had 2.0 times its share" in page.text
     assert "corner top-left word “shadow” 6 40.0% 6.25% 6.40 no alert" in page.text
-    assert "4 pairs chosen without regard to any result" in page.text
+    assert "4 pairs, selected independently of all results" in page.text
 
 
 def test_gates_and_error_rows_are_counted_with_their_failures_and_examples(lake, make_pair):
@@ -253,7 +253,7 @@ def test_gates_and_error_rows_are_counted_with_their_failures_and_examples(lake,
     )
     run.finish("stopped", "corpus: ExpectSense of width")
     page = page_of(lake)
-    assert "2 checks ran over the corpus, the attributions and their accounting; 1 failed" in page.text
+    assert "2 checks of the corpus, the attributions and their accounting; 1 failed" in page.text
     assert 'critical corpus ExpectSense width – 0 {"min": 1}' in page.text
     assert "5: corrupt_image 5" in page.text
     assert "f0: detail 0" in page.text
@@ -261,7 +261,7 @@ def test_gates_and_error_rows_are_counted_with_their_failures_and_examples(lake,
 
 
 @pytest.mark.parametrize("harm", ["gone", "changed", "not an image", "outside", "no corpus"])
-def test_an_image_that_cannot_be_vouched_for_is_a_placeholder(lake, make_pair, harm):
+def test_an_image_that_cannot_be_verified_is_a_placeholder(lake, make_pair, harm):
     pair = make_pair()
     if harm == "outside":
         pair["file_name"] = "../image_0.png"
@@ -277,7 +277,7 @@ def test_an_image_that_cannot_be_vouched_for_is_a_placeholder(lake, make_pair, h
         path.write_text("no image")
     page = page_of(lake)
     assert "Image not shown: " in page.text
-    assert not [image for image in page.find("img") if image["alt"].startswith("What the model sees")]
+    assert not [image for image in page.find("img") if image["alt"].startswith("The image ")]
     assert [image for image in page.find("img") if image["alt"].startswith("Image map")]
 
 
@@ -295,7 +295,7 @@ def test_pictures_have_the_shape_of_the_grid(lake, make_pair, grid, size, view):
     box = dict(zip(("view_x0", "view_y0", "view_x1", "view_y1"), view, strict=True))
     lake.write(lake.begin(), [make_pair(grid=grid, size=size, **box)], slice="shadow")
     for image, picture in pictures(page_of(lake)):
-        if image["alt"].startswith(("What", "Image map", "Mean")):
+        if image["alt"].startswith(("The image", "Image map", "Mean")):
             width, height = int(image["width"]), int(image["height"])
             assert width * grid[0] == height * grid[1]
             assert max(width, height) <= 320
@@ -319,7 +319,7 @@ def test_maps_of_different_shapes_have_no_mean(lake, make_pair):
     ],
     ids=["not finite", "cut short", "empty", "no attributes", "no sums"],
 )
-def test_what_a_gate_would_stop_can_still_be_looked_at(lake, make_pair, change):
+def test_invalid_attributions_can_be_reported(lake, make_pair, change):
     run = lake.write(lake.begin(), [make_pair() | change], finish=False)
     run.finish("stopped", "attributions")
     page = page_of(lake)
@@ -332,10 +332,10 @@ def test_captions_of_all_kinds(lake, make_pair, caption):
     page = page_of(lake)
     assert " ".join(caption.split()) in page.text
     assert {"class": "caption", "dir": "auto"} in page.find("p")
-    assert ("The whole caption" in page.text) == (len(caption) > 300)
+    assert ("Full caption" in page.text) == (len(caption) > 300)
 
 
-def test_regions_of_a_pair_of_its_own_are_drawn_for_that_pair(lake, make_pair):
+def test_regions_of_one_pair_are_drawn_for_that_pair(lake, make_pair):
     run = lake.begin()
     lake.write(run, [make_pair(0), make_pair(1)], finish=False)
     box = {"region": "tag", "kind": "column", "x0": 0.5, "y0": 0.5, "x1": 1.0, "y1": 1.0}
@@ -350,7 +350,7 @@ def test_regions_of_a_pair_of_its_own_are_drawn_for_that_pair(lake, make_pair):
     assert "The region “tag”, outlined 30.0% of the attribution" in page.text
 
 
-def test_provenance_is_complete_and_the_report_does_not_list_itself(lake, make_pair):
+def test_provenance_is_complete_without_the_report_itself(lake, make_pair):
     run = lake.write(lake.begin(), [make_pair()])
     report = write_report(lake.path, "latest")
     before = report.read_bytes()
@@ -368,28 +368,28 @@ def test_runs_are_found_by_id_and_latest(lake):
         lake.begin(run_id).finish("failed", run_id)
     assert write_report(lake.path, "latest") == lake.path / "runs" / "20260102T000000-bbbbbb" / "report.html"
     assert "Failed: 20260101T000000-aaaaaa" in page_of(lake, "20260101T000000-aaaaaa").text
-    with pytest.raises(ReportError, match=r"got run 'nine', expected one of the lake .*aaaaaa, .*bbbbbb"):
+    with pytest.raises(ReportError, match=r"got run 'nine', expected latest, or a run of the lake .*aaaaaa, .*bbbbbb"):
         write_report(lake.path, "nine")
 
 
-def test_a_lake_without_runs_says_so(lake):
+def test_a_lake_without_runs_is_an_error(lake):
     with pytest.raises(ReportError, match="has no run"):
         write_report(lake.path, "latest")
 
 
-def test_the_file_is_written_aside_and_its_folder_made(lake, tmp_path):
+def test_the_file_is_written_atomically_and_its_folder_created(lake, tmp_path):
     lake.begin().finish("failed")
     out = tmp_path / "new" / "folder" / "r.html"
     assert write_report(lake.path, "latest", out) == out
     assert [path.name for path in out.parent.iterdir()] == ["r.html"]
-    with pytest.raises(ReportError, match=r"cannot write .*name another with --out"):
+    with pytest.raises(ReportError, match=r"cannot write .*choose another one with --out"):
         write_report(lake.path, "latest", Path(out) / "below a file.html")
 
 
-def test_a_report_of_a_run_that_was_changed_says_so(lake, make_pair):
+def test_a_report_of_a_changed_run_has_a_warning(lake, make_pair):
     run = lake.write(lake.begin(), [make_pair()])
     digest = hashlib.sha256((run.folder / "manifest.json").read_bytes()).hexdigest()
     ledger.append(lake.path, "run", {"run_id": run.run_id, "status": "completed", "manifest_sha256": digest})
     assert "Do not rely on this report" not in page_of(lake).text
     run.update(reason="nothing to see here")
-    assert "the one that record 1 of the lake’s ledger holds the digest of" in page_of(lake).text
+    assert "Its sha256 differs from that in record 1 of the ledger" in page_of(lake).text

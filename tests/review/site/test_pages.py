@@ -487,8 +487,8 @@ def test_connections_outlive_a_decision(audited, lake):
     "given", [{"max_pixels": 10**12, "max_file_bytes": 10**12}, {"max_pixels": "x"}, {"max_pixels": 0}]
 )
 def test_a_manifest_cannot_ask_for_more_than_the_limits(given):
-    assert audited_corpus.limits_of({"config": {"corpus": given}}) == Limits()
-    assert audited_corpus.limits_of({"config": {"corpus": {"max_pixels": 100}}}).max_pixels == 100
+    assert audited_corpus.read_limits({"config": {"corpus": given}}) == Limits()
+    assert audited_corpus.read_limits({"config": {"corpus": {"max_pixels": 100}}}).max_pixels == 100
 
 
 def test_a_corpus_behind_a_url_is_not_fetched_unasked(lake, make_pair, see, monkeypatch):
@@ -500,10 +500,10 @@ def test_a_corpus_behind_a_url_is_not_fetched_unasked(lake, make_pair, see, monk
     monkeypatch.setattr(audited_corpus, "root_of", opened)
     assert "--remote-corpora" in see(f"/runs/{RUN}/pairs/pair0000").text
     assert (
-        LakeCache(lake.path, remote_corpora=True).explain_missing_corpus(RUN) == audited_corpus.GONE
+        LakeCache(lake.path, remote_corpora=True).explain_missing_corpus(RUN) == audited_corpus.CORPUS_MISSING
     )  # OSError is caught
     manifest = {"corpus": "https://corpus.invalid/images", "config": {}}
-    assert audited_corpus.corpus_of(manifest, remote=True) is None
+    assert audited_corpus.open_audited_corpus(manifest, remote=True) is None
 
 
 def test_the_evidence_stands_before_the_form(audited, see):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from review.presentation import overlays
+from review.presentation import drawing
 
 
 def lightness(image):
@@ -14,24 +14,24 @@ def lightness(image):
 
 def test_the_view_is_the_box_of_the_image():
     image = Image.fromarray(np.repeat(np.arange(100, dtype=np.uint8)[None, :, None], 100, axis=0).repeat(3, axis=2))
-    seen = np.asarray(overlays.view(image, (0.5, 0.0, 1.0, 1.0), (50, 50)))
+    seen = np.asarray(drawing.draw_view(image, (0.5, 0.0, 1.0, 1.0), (50, 50)))
     assert np.abs(seen[:, :, 0] - np.arange(50, 100)).max() <= 1
 
 
 def test_what_lies_outside_the_image_is_grey():
-    seen = np.asarray(overlays.view(Image.new("RGB", (10, 10), "white"), (-0.5, 0.0, 1.5, 1.0), (40, 20)))
+    seen = np.asarray(drawing.draw_view(Image.new("RGB", (10, 10), "white"), (-0.5, 0.0, 1.5, 1.0), (40, 20)))
     assert (seen[:, :10] == 128).all()
     assert (seen[:, 10:30] == 255).all()
     assert (seen[:, 30:] == 128).all()
-    nothing = np.asarray(overlays.view(Image.new("RGB", (10, 10), "white"), (1.0, 0.0, 2.0, 1.0), (8, 8)))
+    nothing = np.asarray(drawing.draw_view(Image.new("RGB", (10, 10), "white"), (1.0, 0.0, 2.0, 1.0), (8, 8)))
     assert (nothing == 128).all()
 
 
 def test_patches_stay_squares_where_they_are():
     bits = np.zeros((2, 3))
     bits[1, 2] = 5
-    drawn = np.asarray(overlays.overlay(Image.new("RGB", (30, 20)), bits, 5.0, []))
-    cell = overlays.SIDE // 3
+    drawn = np.asarray(drawing.draw_overlay(Image.new("RGB", (30, 20)), bits, 5.0, []))
+    cell = drawing.SIDE // 3
     assert drawn.shape == (2 * cell, 3 * cell, 3)
     inside = drawn[cell:, 2 * cell :].reshape(-1, 3)
     assert (inside == inside[0]).all()
@@ -40,34 +40,34 @@ def test_patches_stay_squares_where_they_are():
 
 
 def test_more_bits_are_lighter_in_the_scale_and_beyond_it_nothing_breaks():
-    assert (np.diff(lightness(overlays.scale_bar())[0]) >= -1).all()
+    assert (np.diff(lightness(drawing.draw_color_scale())[0]) >= -1).all()
     bits = np.array([[np.nan, np.inf, -np.inf, -1.0, 2.0]])
-    drawn = lightness(overlays.overlay(None, bits, 1.0, []))[0, :: overlays.SIDE // 5]
+    drawn = lightness(drawing.draw_overlay(None, bits, 1.0, []))[0, :: drawing.SIDE // 5]
     assert drawn[0] == drawn[2] == drawn[3] < drawn[1] == drawn[4]
 
 
 def test_the_union_of_boxes_is_outlined_and_not_what_they_share():
     boxes = [(0.0, 0.0, 0.5, 0.25), (0.0, 0.25, 0.5, 0.5)]  # two halves of a quarter
-    drawn = np.asarray(overlays.overlay(None, np.zeros((4, 4)), 1.0, [boxes]))
+    drawn = np.asarray(drawing.draw_overlay(None, np.zeros((4, 4)), 1.0, [boxes]))
     side = drawn.shape[0]
     assert (drawn[1, 1 : side // 2 - 1] == 255).all()
     assert (drawn[side // 2 - 2, 1 : side // 2 - 1] == 255).all()
     assert (drawn[side // 4 - 4 : side // 4 + 4, 10 : side // 2 - 10] == 40).all()
     assert (drawn[side // 2 :, side // 2 :] == 40).all()
-    apart = np.asarray(overlays.overlay(None, np.zeros((4, 4)), 1.0, [[box] for box in boxes]))
+    apart = np.asarray(drawing.draw_overlay(None, np.zeros((4, 4)), 1.0, [[box] for box in boxes]))
     assert (apart[side // 4 - 2, 1 : side // 2 - 1] == 255).all()
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 7), (14, 14), (16, 9), (2, 50), (400, 1)])
 def test_mean_maps_of_any_shape(rows, columns):
-    drawn = overlays.mean_map(np.ones((rows, columns)), 1.0, [(0.0, 0.0, 0.01, 1.0)])
+    drawn = drawing.draw_mean_map(np.ones((rows, columns)), 1.0, [(0.0, 0.0, 0.01, 1.0)])
     assert drawn.width * rows == drawn.height * columns
 
 
 def test_photographs_are_stored_small():
     noise = np.random.default_rng(0).integers(0, 256, (288, 288, 3), dtype=np.uint8)
-    uri = overlays.data_uri(Image.fromarray(noise))
+    uri = drawing.encode_data_uri(Image.fromarray(noise))
     assert uri.startswith("data:image/jpeg;base64,")
-    flat = overlays.data_uri(Image.new("RGB", (288, 288), (9, 9, 9)))
+    flat = drawing.encode_data_uri(Image.new("RGB", (288, 288), (9, 9, 9)))
     assert flat.startswith("data:image/png;base64,")
     assert Image.open(io.BytesIO(base64.b64decode(flat.split(",")[1]))).mode == "L"

@@ -1,0 +1,352 @@
+"""The chapters on alerts: figures, tests, mean maps, and the pairs that show each alert best."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from review.presentation.formatting import (
+    format_alert_status,
+    format_bits,
+    format_cosine,
+    format_count,
+    format_fill,
+    format_p_value,
+    format_percent,
+    format_ratio,
+    format_region,
+    format_score,
+    format_slice_label,
+    format_state,
+    format_time,
+    isolate_text,
+)
+from review.presentation.pairs import ShownPair
+from review.report import decisions
+from review.report.blocks import (
+    Block,
+    ColorScale,
+    Column,
+    Details,
+    Figure,
+    Figures,
+    Heading,
+    MeanMap,
+    MeanMaps,
+    Metric,
+    PairCard,
+    Paragraph,
+    Table,
+    TokenMark,
+)
+from review.report.facts import AlertFacts, RunFacts
+
+
+def capitalize(text: str) -> str:
+    """Return the text with an uppercase first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def share_of_margin(row: Mapping[str, Any]) -> float | None:
+    """Return the score effect of an alert divided by its margin."""
+    return row["score_effect"] / row["margin"] if row["margin"] and row["score_effect"] is not None else None
+
+
+def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
+    """Yield the chapter of an alert."""
+    row, on_text = alert.row, alert.row["side"] == "text"
+    yield Paragraph(capitalize(format_state(row)), "state", strong=row["state"] == "confirmed")
+    if history := _describe_history(facts, row["alert_id"]):
+        yield Paragraph(history, "note")
+    effect = {
+        "spread_stamp": "frequency here relative to all pairs",
+        "region_contrast": "share here relative to the other pairs",
+        "region_cost": "loss in the screening relative to the margin",
+    }.get(row["rule"], "ratio of the odds of the two" if on_text else "ratio of the two")
+    figures = [
+        Figure("Mean share of the attribution", format_percent(row["share"]), main=True),
+        Figure(f"Mean share of the {'words' if on_text else 'area'}", format_percent(row["area"])),
+        Figure(f"Effect: {effect}", format_ratio(row["effect"])),
+        Figure("Pairs in the slice", format_count(row["n"])),
+    ]
+    if row["rest_n"]:
+        figures.append(
+            Figure(f"Share in {format_count(row['rest_n'], 'other pair')}", format_percent(row["rest_share"]))
+        )
+    yield Figures(figures)
+    yield from _build_tests(facts, alert)
+    yield from decisions.build_decision(facts, alert)
+    if alert.dependent:
+        one = len(alert.dependent) == 1
+        yield Details(
+            f"{format_count(len(alert.dependent), 'more alert')} that {'follows' if one else 'follow'} from this one: "
+            f"{'it does' if one else 'they do'} not hold without its pairs",
+            [_build_alert_table(alert.dependent)],
+        )
+    yield from _build_mean_maps(facts, alert)
+    yield from _build_example_pairs(facts, alert)
+    yield Paragraph(f"Alert {row['alert_id']}, rule {row['rule']}, raised {format_time(row['raised_at'])}", "source")
+
+
+def build_dependent_alerts(facts: RunFacts) -> Iterator[Block]:
+    """Yield the chapter on alerts that follow from one that the run does not have."""
+    if facts.orphan_alerts:
+        yield _build_alert_table(facts.orphan_alerts)
+
+
+def _describe_history(facts: RunFacts, alert_id: str) -> str:
+    row = facts.histories.get(alert_id)
+    if row is None or row["life"] is None:
+        return ""
+    status = capitalize(format_alert_status(row["life"]))
+    if row["life"] == "new":
+        if row["previous_run"] is None:
+            return f"{status}: this is the first run of the audit."
+        return f"{status}: not raised by the previous run, {row['previous_run']}."
+    reason = f" ({isolate_text(row['why'])})" if row["why"] else ""
+    return (
+        f"{status}{reason}: first seen {format_time(row['first_seen'])}, raised by {format_count(row['runs'], 'run')} "
+        "since then."
+    )
+
+
+# Tests
+
+
+def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
+    row, on_text = alert.row, alert.row["side"] == "text"
+    confirmed = row["state"] == "confirmed"
+    yield Heading(f"Does the score depend on it? {'Yes: confirmed' if confirmed else 'Not shown: suspected'}")
+    if row["score_effect"] is None:
+        reason = row["reason"]
+        if not reason and facts.config.get("confirm", {}).get("enabled") is False:
+            reason = "confirmation is off ([confirm] enabled = false)"
+        yield Paragraph(
+            f"Not tested{f': {reason}' if reason else ''}. Attribution alone does not show whether the score depends "
+            f"on {format_region(row['region'])}."
+        )
+        return
+    yield Paragraph(_describe_phrase_test(row) if on_text else _describe_region_test(row))
+    figures = [
+        Figure("Loss of the score beyond the controls", format_score(row["score_effect"]), main=True),
+        Figure("95% interval", f"{format_score(row['score_low'])} to {format_score(row['score_high'])}"),
+        Figure("Floor", format_score(row["floor"])),
+        Figure("Loss relative to the margin", format_percent(share_of_margin(row))),
+    ]
+    if row["transplant_rise"] is not None or on_text:
+        figures.append(
+            Figure(f"Gain where it is {'added' if on_text else 'pasted'}", format_score(row["transplant_rise"]))
+        )
+    yield Figures(figures)
+    titles = (
+        "Pairs",
+        "Effect of the phrase" if on_text else "Loss: region",
+        "Effect of the control" if on_text else "Loss: controls",
+        *("Difference", "95% interval", "Floor", "p", "q"),
+    )
+    yield Table(
+        [
+            Column("Compared with" if on_text else "Covered with", width=3),
+            *(Column(title, "number") for title in titles),
+            Column("Passed"),
+        ],
+        [_format_test_row(test) for test in alert.tests],
+    )
+    text = (
+        f"Confirmed requires, in {'both rows' if on_text else 'every row'}: a difference above the floor, an interval "
+        f"above zero, and q below {facts.setting('confirm', 'level')}. q is the largest p of the rows, corrected for "
+        f"the {format_count(row['tests'], 'test')} of this run; it is 1 if an earlier row already failed. The figures "
+        f"above the table are those of the {'weaker' if on_text else 'weakest'} row."
+    )
+    if on_text or row["transplant_rise"] is not None:
+        text += " " + _describe_transplant(row)
+    yield Paragraph(text, "note")
+
+
+def _describe_region_test(row: Mapping[str, Any]) -> str:
+    end = (
+        "The score depends on this region more than chance or covering as such explains."
+        if row["state"] == "confirmed"
+        else f"This does not show that the score depends on this region: {row['reason']}."
+    )
+    return (
+        "The score of a pair is its margin: how much better the image matches its own caption than the best of other "
+        f"captions ({format_score(row['margin'])} on average). In {format_count(row['tested'], 'pair')} sampled at "
+        f"random from the slice, {format_region(row['region'])} was covered. The score fell by "
+        f"{format_score(row['score_drop'])} with the weakest of three ways to cover it. Covering equal regions "
+        f"elsewhere in the same images (the controls) changed it by {format_score(row['control_drop'])}. {end}"
+    )
+
+
+def _describe_phrase_test(row: Mapping[str, Any]) -> str:
+    end = (
+        "Neither explains the loss: the score depends on this phrase."
+        if row["state"] == "confirmed"
+        else f"This does not show that the score depends on this phrase: {row['reason']}."
+    )
+    return (
+        "The score of a caption is its margin: how much better it matches its own image than the best of other images "
+        f"whose captions lack the phrase ({format_score(row['margin'])} on average). In "
+        f"{format_count(row['tested'], 'caption')} sampled at random from the slice, {format_region(row['region'])} "
+        f"was left out. The score fell by {format_score(row['score_drop'])}. Two controls measure what happens without "
+        "reliance: the phrase added to captions that lack it, and common words of the corpus in its place. "
+        f"{end}"
+    )
+
+
+def _describe_transplant(row: Mapping[str, Any]) -> str:
+    change = (
+        f"{format_score(row['transplant_rise'])} ({format_score(row['transplant_low'])} to "
+        f"{format_score(row['transplant_high'])})"
+    )
+    if row["side"] == "text":
+        return (
+            f"Added: the phrase, inserted into {format_count(row['transplant_n'], 'caption')} of other pairs, changed "
+            f"their score with this image by {change} more than common words did."
+        )
+    return (
+        f"Pasted: the region, inserted into {format_count(row['transplant_n'], 'image')} of pairs with other captions, "
+        f"changed the score of this caption by {change} more than a control region did."
+    )
+
+
+def _format_test_row(test: Mapping[str, Any]) -> list[str]:
+    return [
+        format_fill(test["fill"]),
+        format_count(test["n"]),
+        *(format_score(test[key]) for key in ("drop", "control_drop", "effect")),
+        f"{format_score(test['low'])} to {format_score(test['high'])}",
+        format_score(test["floor"]),
+        format_p_value(test["p"]),
+        format_p_value(test["q"]),
+        "yes" if test["passed"] else "not measured" if test["effect"] is None else "no",
+    ]
+
+
+def _build_alert_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    return Table(
+        [
+            Column("Region", "name", 2),
+            Column("Slice", "name", 3),
+            Column("State", width=2),
+            Column("Pairs", "number"),
+            Column("Attribution", "number"),
+            Column("Area", "number"),
+            Column("Effect", "number"),
+            Column("Follows from", "name", 3),
+            Column("Alert", "code", 3),
+        ],
+        [
+            [
+                row["region"],
+                format_slice_label(row["slice_kind"], row["slice"]),
+                row["state"],
+                format_count(row["n"]),
+                format_percent(row["share"]),
+                format_percent(row["area"]),
+                format_ratio(row["effect"]),
+                row["explained_by"] or "",
+                row["alert_id"],
+            ]
+            for row in rows
+        ],
+    )
+
+
+# Maps and pairs
+
+
+def _build_mean_maps(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
+    row, region = alert.row, format_region(alert.row["region"])
+    if not alert.mean_maps:
+        if len(facts.grids) > 1 and row["side"] == "image":
+            yield Paragraph(
+                f"No mean map: the image maps of this run have {len(facts.grids)} different shapes.", "note"
+            )
+        return
+    yield Heading("Mean image map")
+    maps = []
+    for number, mean in enumerate(alert.mean_maps):
+        pairs = format_count(mean.n, "pair")
+        bits = f"{format_bits(mean.region_bits)} of {format_bits(mean.image_bits)} bits"
+        lead = f"The {pairs} of the slice." if number == 0 else f"All {format_count(mean.n, 'other pair')}."
+        alt = f"Mean image map of {pairs}: {bits} are in {region}"
+        maps.append(MeanMap(mean.picture, lead, f"{capitalize(region)}: {bits}.", alt))
+    same = "" if facts.album.boxes(row["region"]) else " where it is the same for every pair"
+    note = (
+        f"Rounded mean bits of each patch. The region is outlined in white{same}."
+        f"{' Both maps use the same scale.' if len(maps) > 1 else ''}"
+    )
+    yield MeanMaps(maps, note, format_bits(alert.mean_top))
+
+
+def _build_example_pairs(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
+    on_text = alert.row["side"] == "text"
+    tokens = f"tokens shaded by their bits, from 0 to {format_bits(facts.album.text_top)}; special tokens are dashed."
+    yield Heading(
+        f"The {format_count(len(alert.pairs), 'pair')} with most bits in the {'phrase' if on_text else 'region'}"
+    )
+    if on_text:
+        yield Paragraph(f"Below the caption: {tokens} The phrase is outlined.", "note")
+    else:
+        yield Paragraph(
+            "Left: the image as the model sees it. Right: the bits of each patch, the region outlined in white. Below "
+            f"the caption: {tokens}",
+            "note",
+        )
+        yield ColorScale(format_bits(facts.album.image_top))
+    for pair in alert.pairs:
+        yield build_card(pair, [alert.row["region"]], alert.row["side"])
+    if not alert.pairs:
+        yield Paragraph("No pair was stored with this alert.")
+
+
+def build_card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> PairCard:
+    """Return the card of a pair, with the given regions outlined."""
+    row = pair.row
+    overlay_alt = f"Image map of the pair; the strongest patch has {format_bits(pair.strongest)} bits"
+    metrics = [
+        Metric("Cosine", format_cosine(row["cosine"])),
+        Metric("– image bottleneck", format_cosine(row["image_cosine"])),
+        Metric("– text bottleneck", format_cosine(row["text_cosine"])),
+        Metric("Bits, image", format_bits(pair.image_bits)),
+        Metric("– strongest patch", format_bits(pair.strongest)),
+        Metric("Bits, caption", format_bits(pair.text_bits)),
+    ]
+    for share in pair.region_shares:
+        region, is_outlined = format_region(share.region), share.region in regions
+        if is_outlined:
+            overlay_alt += f"; {region} has {format_percent(share.share)} of the attribution"
+        metrics.append(
+            Metric(
+                f"{capitalize(region)}, {'outlined' if is_outlined else 'its strongest region'}",
+                f"{format_percent(share.share)} of the attribution ({format_bits(share.bits)} bits) on "
+                f"{format_percent(share.area)} of the {'words' if share.side == 'text' else 'area'}",
+                wide=True,
+            )
+        )
+    source = [
+        isolate_text(row["file_name"]),
+        f"data row {row['row_number'] + 1}",
+        f"{row['width']} × {row['height']} px",
+    ]
+    source += [f"{isolate_text(name)} = {isolate_text(value)}" for name, value in pair.attributes]
+    return PairCard(
+        row["pair_id"],
+        pair.view,
+        pair.overlay if side == "image" else None,
+        f"The image {row['file_name']} as the model sees it",
+        overlay_alt,
+        pair.problem,
+        row["caption"],
+        [
+            TokenMark(
+                token.text or "␣",
+                format_bits(token.bits),
+                token.shade,
+                token.special,
+                any(phrase in regions for phrase in token.phrases),
+            )
+            for token in pair.tokens
+        ],
+        metrics,
+        " · ".join(source),
+    )

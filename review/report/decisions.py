@@ -1,0 +1,242 @@
+"""What reviewers decided and signed: the chapter of all decisions, and the decision about one alert."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import sql
+from review.presentation.formatting import (
+    NO_VALUE,
+    format_alert,
+    format_count,
+    format_decision,
+    format_identity,
+    format_meaning,
+    format_time,
+    isolate_text,
+)
+from review.report.blocks import Block, Column, Details, Fact, Facts, Heading, Item, Items, Paragraph, Table
+from review.report.facts import AlertFacts, RunFacts
+
+
+def summarize_decisions(facts: RunFacts) -> str:
+    """Return how many alerts are decided, as a phrase."""
+    total, undecided = len(facts.alerts), len(_find_undecided(facts))
+    if not total:
+        return "no alert to decide"
+    if not undecided:
+        return "all independent alerts are decided"
+    return f"{total - undecided} of {format_count(total, 'independent alert')} decided"
+
+
+def summarize_sign_offs(facts: RunFacts) -> str:
+    """Return who signed the run off, as a phrase."""
+    signed = [
+        f"{isolate_text(row['reviewer'])} ({row['meaning']}), {format_time(row['signed_at'])}"
+        for row in facts.sign_offs
+    ]
+    pending = sum(bool(row["four_eyes"]) and row["number"] not in facts.countersigns for row in facts.sign_offs)
+    text = "; ".join(signed) or "none"
+    return f"{text}; {pending} awaiting a second signature" if pending else text
+
+
+def build_decisions(facts: RunFacts) -> Iterator[Block]:
+    """Yield the chapter of all decisions and signatures."""
+    record = "which is empty" if facts.last_record is None else f"as of record {facts.last_record.number}"
+    yield Paragraph(
+        "The audit raises alerts; people decide what they mean. Decisions and signatures are records of the ledger of "
+        f"the lake, {record}. Records are never changed: a new decision is a new record."
+    )
+    if facts.unreadable_runs:
+        yield Paragraph(
+            f"Other runs of this audit could not be read ({facts.unreadable_runs}). Decisions that were made in them "
+            "may be missing here."
+        )
+    if any(row["decided"] == "waived" for row in facts.decisions.values()):
+        yield Paragraph(f"Waivers are evaluated for {datetime.now(UTC):%Y-%m-%d} (UTC); they may expire later.")
+    yield from _build_undecided(facts)
+    if facts.alerts:
+        yield Heading("Decisions")
+        yield Table(
+            [
+                Column("Alert"),
+                Column("Decision", width=2),
+                Column("Reviewer", "name", 3),
+                Column("Date and time", width=3),
+                Column("Record", "number"),
+            ],
+            [_format_decision_row(facts, number, alert) for number, alert in enumerate(facts.alerts, start=1)],
+            "Details are in the chapter of each alert",
+        )
+    yield Heading("Sign-offs of the run")
+    if not facts.sign_offs:
+        yield Paragraph("Nobody has signed this run off.")
+    for row in facts.sign_offs:
+        yield _build_sign_off(facts, row)
+    if facts.sign_offs:
+        yield Paragraph(
+            "Each signature states how the reviewer was identified. A declared identity is not verified. Times are "
+            "those of the machine that wrote the record.",
+            "note",
+        )
+    if facts.superseded_reviews:
+        yield Details(
+            f"{format_count(len(facts.superseded_reviews), 'earlier decision')}, no longer in force",
+            [
+                Table(
+                    [
+                        Column("Record", "number"),
+                        Column("Alert", "code", 2),
+                        Column("Decision", width=2),
+                        Column("Reviewer", "name", 3),
+                        Column("Date and time", width=3),
+                        Column("Reason", "name", 5),
+                    ],
+                    [
+                        [
+                            str(row["number"]),
+                            row["alert_id"],
+                            format_decision(row["decision"]),
+                            f"{row['reviewer']}, {row['role']}",
+                            format_time(row["signed_at"]),
+                            row["reason"],
+                        ]
+                        for row in facts.superseded_reviews
+                    ],
+                )
+            ],
+        )
+
+
+def build_decision(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
+    """Yield what reviewers decided about an alert."""
+    row = facts.decisions.get(alert.row["alert_id"])
+    yield Heading("Decision")
+    if row is None or row["decided"] is None:
+        yield Paragraph("Nobody has decided about this alert.")
+        return
+    decision = format_decision(row["decision"], describe=row["decision"] == row["decided"])
+    if row["changed"]:
+        decision = f"open again, because the evidence has changed: {isolate_text(row['why'])}"
+    elif row["why"]:
+        decision = f"{format_decision(row['decision'])}: {isolate_text(row['why'])}"
+    facts_of_decision = [Fact("Decision", decision)]
+    if row["decision"] != row["decided"]:
+        facts_of_decision.append(Fact("Recorded decision", format_decision(row["decided"], describe=True)))
+    if row["until"] is not None:
+        facts_of_decision.append(Fact("Waived until", f"{row['until']}, inclusive"))
+    carried_over = row["carried_over"] and not row["changed"]
+    facts_of_decision += [
+        Fact("Reason", isolate_text(row["reason"])),
+        *_build_signer(row, row["decided_at"]),
+        *_build_second_signature(facts, row["review"], bool(row["second_needed"])),
+        Fact(
+            "Reviewed run",
+            row["reviewed_run"]
+            + ("; carried over to this run, because the evidence has not changed materially" if carried_over else ""),
+        ),
+        Fact("Record", f"{row['review']} of the ledger"),
+    ]
+    yield Facts(facts_of_decision)
+
+
+def _find_undecided(facts: RunFacts) -> list[tuple[int, AlertFacts, str]]:
+    """Return the independent alerts that are not closed, each with its number and the reason."""
+    undecided = []
+    for number, alert in enumerate(facts.alerts, start=1):
+        row = facts.decisions.get(alert.row["alert_id"])
+        decision = row["decision"] if row else "open"
+        if decision in ("confirmed", "benign", "waived"):
+            continue
+        if row is None or row["decided"] is None:
+            reason = "no decision yet"
+        elif decision == "needs_data":
+            reason = f"{isolate_text(row['reviewer'])} requested more data"
+        elif row["decided"] == "open":
+            reason = f"{isolate_text(row['reviewer'])} reopened it"
+        else:
+            reason = isolate_text(row["why"] or "it is open again")
+        undecided.append((number, alert, reason))
+    return undecided
+
+
+def _build_undecided(facts: RunFacts) -> Iterator[Block]:
+    yield Heading("Undecided alerts")
+    if undecided := _find_undecided(facts):
+        yield Items(
+            [
+                Item(f"Alert {number}: {format_alert(alert.row)}", f": {reason}.", f"alert-{number}")
+                for number, alert, reason in undecided
+            ]
+        )
+    elif facts.alerts:
+        yield Paragraph("None: every independent alert is decided.")
+    elif facts.manifest["status"] in sql.COMPLETE:
+        yield Paragraph("None: the run raised no alert.")
+    else:
+        yield Paragraph("None: the run did not complete, so it raised no alert.")
+
+
+def _format_decision_row(facts: RunFacts, number: int, alert: AlertFacts) -> list[str]:
+    row = facts.decisions.get(alert.row["alert_id"])
+    if row is None or row["decided"] is None:
+        return [str(number), "open", NO_VALUE, NO_VALUE, NO_VALUE]
+    decision = format_decision(row["decision"])
+    if row["carried_over"] and row["decision"] != "open":
+        decision += ", carried over"
+    reviewer = f"{row['reviewer']}, {row['role']}"
+    return [str(number), decision, reviewer, format_time(row["decided_at"]), str(row["review"])]
+
+
+def _build_signer(row: Mapping[str, Any], time: datetime) -> list[Fact]:
+    return [
+        Fact("Printed name", isolate_text(row["reviewer"])),
+        Fact("Role", isolate_text(row["role"])),
+        Fact("Date and time", format_time(time)),
+        Fact("Meaning", format_meaning(row["meaning"])),
+        Fact("Identity", format_identity(row["identity"])),
+    ]
+
+
+def _build_second_signature(facts: RunFacts, number: int, is_required: bool) -> list[Fact]:
+    second = facts.countersigns.get(number)
+    if second is None:
+        return [Fact("Second signature", "required, and missing: not in force until then")] if is_required else []
+    remark = f": “{isolate_text(second['statement'])}”" if second["statement"] else ""
+    return [
+        Fact(
+            "Second signature",
+            f"{isolate_text(second['reviewer'])}, {isolate_text(second['role'])}; {format_meaning(second['meaning'])}; "
+            f"{format_time(second['signed_at'])}; {format_identity(second['identity'])}; record {second['number']}"
+            f"{remark}",
+        )
+    ]
+
+
+def _build_sign_off(facts: RunFacts, row: Mapping[str, Any]) -> Facts:
+    alerts = (
+        f"{format_count(row['open'] or 0)} open, {format_count(row['pending'] or 0)} awaiting a second signature, "
+        f"{format_count(row['decided'] or 0)} decided"
+    )
+    is_current = row["manifest_sha256"] == facts.manifest_sha256
+    return Facts(
+        [
+            *_build_signer(row, row["signed_at"]),
+            Fact("Statement", isolate_text(row["statement"])),
+            Fact("Alerts when signed", alerts),
+            *_build_second_signature(facts, row["number"], bool(row["four_eyes"])),
+            Fact(
+                "Record",
+                f"{row['number']} of the ledger, "
+                + (f"signed with key {row['key_id']}" if row["key_id"] else "not signed with a key"),
+                f"sha256 {row['sha256']}",
+            ),
+            Fact(
+                "Signed manifest",
+                "the current manifest of the run"
+                if is_current
+                else "an earlier manifest of the run; its files were rewritten since then",
+                f"sha256 {row['manifest_sha256']}",
+            ),
+        ]
+    )

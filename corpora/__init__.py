@@ -1,8 +1,8 @@
-"""Whence the pairs come: readers of image-caption corpora, and the hygiene of their images and captions.
+"""Readers of image-caption corpora, and checks of their images and captions.
 
-A corpus is untrusted input. Nothing in it is executed or unpickled, no path leads out of its root, sizes are
-checked before anything is decoded. And nothing is lost: each row of a corpus's metadata ends either as a
-`Pair` or as a `Rejected` row with its reason. Formats are listed in `corpora.formats`.
+A corpus is untrusted input. Nothing in it is executed or unpickled, no path leads out of its root, and sizes are
+checked before anything is decoded. Every row of a corpus becomes either a `Pair` or a `Rejected` row with its reason.
+`corpora.formats` lists the formats.
 
 >>> for row in open_corpus(Path("corpus")).pairs():      # doctest: +SKIP
 ...     print(row.pair_id if isinstance(row, Pair) else row.reason)
@@ -16,7 +16,7 @@ from corpora.images import ImageFile, decode, open_image, read_image
 from corpora.readers.imagefolder import resolve_inside
 from corpora.records import DEFAULT_LIMITS, Limits, Pair, Place, Reason, Rejected, digest, pair_id
 from corpora.roots import Root, root_of
-from corpora.sampling import Sampling
+from corpora.sampling import Sample, Sampling
 from stores import is_url
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Rejected",
     "Root",
     "RowError",
+    "Sample",
     "Sampling",
     "clean_caption",
     "decode",

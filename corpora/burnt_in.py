@@ -1,8 +1,8 @@
-"""A detector of burnt-in text: letters that a machine drew in the brightest or the darkest value of an image.
+"""A detector of burnt-in text: letters that a machine drew in the brightest or darkest value of an image.
 
-What it looks for no anatomy and no scene does: three or more marks in a row, equal in height and on one line, each of
-one extreme value with a sharp edge. Written for capitals and digits: small letters are found where three of a height
-stand side by side. It knows nothing of what is written, nor whether it matters.
+It searches for three or more marks in a row, equal in height and on one baseline, each of one extreme value with a
+sharp edge. Anatomy and natural scenes have none. It is meant for capitals and digits; lower-case letters are found
+where three of equal height are adjacent. It does not read the text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,39 +11,47 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST_LETTERS = 3
-LEAST_HEIGHT = 5
-"""In pixels: the smallest in which capitals can be told from one another."""
+MIN_LETTERS = 3
+MIN_HEIGHT = 5
+"""Height in pixels of the smallest legible capitals."""
 
-_BUSY = 2000  # candidates of one brightness above which a picture is all texture: pairs of them are compared
+_MAX_CANDIDATES = 2000  # of one brightness: above it the image is all texture, and pairs of them are compared
 
 
-def detect(image: NDArray[np.uint8], caption: str) -> Mapping[str, Sequence[tuple[float, float, float, float]]]:  # noqa: ARG001  # the form of a detector
-    """Boxes of the lines of text in an image (height, width, 3), in shares, under the name `text`."""
-    grey = image.mean(axis=2)
-    low, high = float(grey.min()), float(grey.max())
+def detect(image: NDArray[np.uint8], caption: str) -> Mapping[str, Sequence[tuple[float, float, float, float]]]:  # noqa: ARG001  # the interface of a detector
+    """Return the boxes of the lines of text in an image, under the name `text`.
+
+    Args:
+        image: RGB image of shape (height, width, 3).
+        caption: Ignored.
+
+    Returns:
+        Boxes (x0, y0, x1, y1) as shares of width and height; an empty mapping if there is no text.
+    """
+    gray = image.mean(axis=2)
+    low, high = float(gray.min()), float(gray.max())
     span = high - low
-    if span < 64:  # nothing stands out that a reader could read
+    if span < 64:  # too little contrast for legible text
         return {}
     # A sixteenth of the span: as much as JPEG adds around an edge.
     lines = [
-        line for extreme in (grey >= high - span / 16, grey <= low + span / 16) for line in _lines(extreme, grey, span)
+        line for extreme in (gray >= high - span / 16, gray <= low + span / 16) for line in _lines(extreme, gray, span)
     ]
-    height, width = grey.shape
+    height, width = gray.shape
     boxes = [
         (
             max(left - 1, 0) / width,
             max(top - 1, 0) / height,
             min(right + 1, width) / width,
-            min(end + 1, height) / height,
+            min(bottom + 1, height) / height,
         )
-        for top, end, left, right in lines
+        for top, bottom, left, right in lines
     ]
     return {"text": boxes} if boxes else {}
 
 
-def _lines(mask: NDArray[np.bool_], grey: NDArray[Any], span: float) -> list[tuple[int, int, int, int]]:
-    """Top, bottom, left, right of each row of letters among the components of a mask."""
+def _lines(mask: NDArray[np.bool_], gray: NDArray[Any], span: float) -> list[tuple[int, int, int, int]]:
+    """Return top, bottom, left and right of each row of letters among the components of a mask."""
     from scipy.ndimage import find_objects, label
     from scipy.sparse.csgraph import connected_components
 
@@ -51,34 +59,34 @@ def _lines(mask: NDArray[np.bool_], grey: NDArray[Any], span: float) -> list[tup
     letters = [
         (rows.start, rows.stop, columns.start, columns.stop)
         for number, (rows, columns) in enumerate(find_objects(labels), 1)
-        if LEAST_HEIGHT <= rows.stop - rows.start <= mask.shape[0] / 4
+        if MIN_HEIGHT <= rows.stop - rows.start <= mask.shape[0] / 4
         and columns.stop - columns.start <= 2 * (rows.stop - rows.start)
-        and _is_sharp(labels, number, rows, columns, grey, span)
+        and _is_sharp(labels, number, rows, columns, gray, span)
     ]
-    if not LEAST_LETTERS <= len(letters) <= _BUSY:
+    if not MIN_LETTERS <= len(letters) <= _MAX_CANDIDATES:
         return []
     top, bottom, left, right = np.array(letters).T
     heights = bottom - top
     slack = np.maximum(1, heights / 8)[:, None]
     level = (abs(top[:, None] - top) <= slack) & (abs(bottom[:, None] - bottom) <= slack)
     gap = left - right[:, None]
-    found, group = connected_components(level & (gap >= 0) & (gap <= heights[:, None]), directed=False)
-    rows_of = [np.flatnonzero(group == number) for number in range(found)]
+    count, group = connected_components(level & (gap >= 0) & (gap <= heights[:, None]), directed=False)
+    rows_of = [np.flatnonzero(group == number) for number in range(count)]
     return [
         (int(top[row].min()), int(bottom[row].max()), int(left[row].min()), int(right[row].max()))
         for row in rows_of
-        if len(row) >= LEAST_LETTERS
+        if len(row) >= MIN_LETTERS
     ]
 
 
 def _is_sharp(
-    labels: NDArray[np.int32], number: int, rows: slice, columns: slice, grey: NDArray[Any], span: float
+    labels: NDArray[np.int32], number: int, rows: slice, columns: slice, gray: NDArray[Any], span: float
 ) -> bool:
-    """Whether what lies around a component differs from it by a quarter of the span on average, at once."""
+    """Return whether a component differs from the pixels around it by a quarter of the span on average."""
     from scipy.ndimage import binary_dilation
 
     around = (slice(max(rows.start - 1, 0), rows.stop + 1), slice(max(columns.start - 1, 0), columns.stop + 1))
     inside = labels[around] == number
     ring = binary_dilation(inside, np.ones((3, 3))) & ~inside
-    values = grey[around]
+    values = gray[around]
     return bool(ring.any() and abs(values[ring].mean() - values[inside].mean()) >= span / 4)

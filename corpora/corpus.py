@@ -1,4 +1,4 @@
-"""From a reader's rows to pairs: each row ends as a `Pair`, or as a `Rejected` row and why."""
+"""From the rows of a reader to pairs: each row becomes a `Pair`, or a `Rejected` row with its reason."""
 
 import re
 from collections import OrderedDict, deque
@@ -13,13 +13,13 @@ from corpora.errors import CorpusError, RowError
 from corpora.images import ImageFile, open_image
 from corpora.perceptual_hash import perceptual_hash
 from corpora.readers.protocol import Reader, Row
-from corpora.records import Limits, Pair, Place, Reason, Rejected, escaped, pair_id
+from corpora.records import Limits, Pair, Place, Reason, Rejected, escape, pair_id
 from corpora.sampling import Sample, Sampling, draw_sample
 
 WORKERS: Final = 8
-"""Images decoded at a time, by threads: decoding needs no interpreter lock, and a distant store several requests."""
+"""Threads that decode images: decoding releases the interpreter lock, and remote stores serve parallel requests."""
 
-_AHEAD = 2 * WORKERS  # rows whose image is on its way; each may hold a whole file
+_AHEAD = 2 * WORKERS  # rows whose image is being decoded; each may hold a whole file
 _CACHED_INSPECTIONS = 1024
 _SHOWN_CHARS = 1000
 _LINE = re.compile(r"line (\d+)")
@@ -27,61 +27,83 @@ _LINE = re.compile(r"line (\d+)")
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus that was found and can be read. format: its name in `corpora.formats.FORMATS`."""
+    """A corpus that can be read.
+
+    Attributes:
+        format: Name of the format in `corpora.FORMATS`.
+        reader: Reader of the format.
+        limits: Upper limits for its rows.
+    """
 
     format: str
     reader: Reader
     limits: Limits
 
     def count(self) -> int:
-        """The number of rows, without reading any image: for a progress bar, and to account for them.
+        """Count the rows without reading any image, independently of `pairs`.
 
         Raises:
-            CorpusError: the corpus as a whole cannot be read.
+            CorpusError: The corpus as a whole cannot be read.
         """
         return self.reader.count()
 
     def draw_sample(self, sampling: Sampling) -> Sample:
-        """Draw a sample of the rows, without reading any image. Raises CorpusError; see `corpora.sampling.draw`."""
+        """Sample the rows without reading any image.
+
+        Args:
+            sampling: Size, seed and column to stratify by.
+
+        Raises:
+            CorpusError: See `corpora.sampling.draw_sample`.
+        """
         return draw_sample(self.reader.rows(), sampling)
 
     def pairs(self, sample: Sample | None = None) -> Iterator[Pair | Rejected]:
-        """Yield the rows of the corpus in their order, or those drawn: each as a `Pair`, or as a `Rejected` and why.
+        """Yield the rows in their order, each as a `Pair` or a `Rejected` row.
 
-        Each image is decoded, so that later stages meet no broken file; the corpus must not change in the meantime.
-        What is checked first names the reason: the form of the row, its file name, its caption, its image, the pairs
-        before it.
+        Each image is decoded, so that later stages find no broken file. The corpus must not change meanwhile. The first
+        failed check is the reason: the form of the row, its file name, its caption, its image, a repeated pair.
+
+        Args:
+            sample: Yield only the rows of this sample.
 
         Raises:
-            CorpusError: the corpus as a whole cannot be read; at the call, save for a damage further down.
+            CorpusError: The corpus as a whole cannot be read; raised at the call, or later for damage further down.
         """
         numbered = enumerate(self.reader.rows())
-        return self._judged((number, row) for number, row in numbered if sample is None or sample.contains(number, row))
+        return self._check((number, row) for number, row in numbered if sample is None or sample.contains(number, row))
 
-    def _judged(self, numbered: Iterator[tuple[int, Row]]) -> Iterator[Pair | Rejected]:
+    def _check(self, numbered: Iterator[tuple[int, Row]]) -> Iterator[Pair | Rejected]:
         waiting: deque[_Draft] = deque()
         damage: CorpusError | None = None
         pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
         first_rows = FirstRows()
         try:
-            judge = _Judge(self.reader, self.limits, pool, first_rows)
+            checker = _RowChecker(self.reader, self.limits, pool, first_rows)
             try:
                 for number, row in numbered:
-                    waiting.append(judge.begin(number, row))
+                    waiting.append(checker.begin(number, row))
                     if len(waiting) > _AHEAD:
-                        yield judge.finish(waiting.popleft())
+                        yield checker.finish(waiting.popleft())
             except CorpusError as error:
-                damage = error  # what was read before it stands
+                damage = error  # raised after the rows before it
             while waiting:
-                yield judge.finish(waiting.popleft())
+                yield checker.finish(waiting.popleft())
         finally:
-            pool.shutdown(cancel_futures=True)  # whoever stops reading waits for no more images
+            pool.shutdown(cancel_futures=True)
             first_rows.close()
         if damage is not None:
             raise damage
 
     def read_image(self, place: Place) -> ImageFile:
-        """The image at a place that a pair has. Raises RowError (ImageError) if it does not read."""
+        """Read the image of a pair.
+
+        Args:
+            place: `Pair.place`.
+
+        Raises:
+            RowError: The image cannot be read, or (ImageError) cannot be used.
+        """
         return open_image(self.reader.image(place), self.limits)
 
 
@@ -93,75 +115,70 @@ class _Inspection:
     fingerprint: str
 
 
-_Inspected: TypeAlias = "Future[_Inspection | tuple[Reason, str]]"
+_FutureInspection: TypeAlias = "Future[_Inspection | tuple[Reason, str]]"
 
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A row on its way: its image is being looked at, or it is already known what is wrong with it."""
+    """A row whose image is being decoded, or that already failed a check."""
 
     number: int
     row: Row
-    found: tuple[Place, str, _Inspected] | RowError
-    """Where the image lies, the caption as it is kept, and what comes out of the image."""
+    outcome: tuple[Place, str, _FutureInspection] | RowError
+    """Place of the image, cleaned caption, and inspection of the image."""
 
 
 @dataclass(slots=True)
-class _Judge:
-    """What has to be remembered from row to row."""
+class _RowChecker:
+    """Checks rows one by one; remembers recent images and all pairs."""
 
     reader: Reader
     limits: Limits
     pool: ThreadPoolExecutor
     first_rows: FirstRows
-    inspections: OrderedDict[Place, _Inspected] = field(default_factory=OrderedDict)
+    inspections: OrderedDict[Place, _FutureInspection] = field(default_factory=OrderedDict)
 
     def begin(self, number: int, row: Row) -> _Draft:
         kept = row if row.data is None else replace(row, data=None)
         try:
-            return _Draft(number, kept, self._found(row))
+            _check_problem(row)
+            place = self.reader.place(row)
+            caption = clean_caption(_caption_of(row), self.limits)
+            return _Draft(number, kept, (place, caption, self._inspect(place, row.data)))
         except RowError as error:
             return _Draft(number, kept, error)
-
-    def _found(self, row: Row) -> tuple[Place, str, _Inspected]:
-        if row.trouble:
-            mend = "; expected one well-formed row of UTF-8: correct the metadata."
-            raise RowError(row.reason, f"{row.where} {row.trouble}{mend if row.reason is Reason.MALFORMED_ROW else ''}")
-        place = self.reader.place(row)
-        caption = clean_caption(self._caption(row), self.limits)
-        return place, caption, self._inspected(place, row.data)
 
     def finish(self, draft: _Draft) -> Pair | Rejected:
         row = draft.row
         try:
-            return self._pair(draft)
+            return self._make_pair(draft)
         except RowError as error:
-            where = escaped(row.where)
+            location = escape(row.location)
             return Rejected(
                 draft.number,
-                self._shown(row.file_name if row.place is None else row.place.name),
-                self._shown(row.caption),
+                self._show(row.file_name if row.place is None else row.place.name),
+                self._show(row.caption),
                 error.reason,
-                error.detail if error.detail.startswith(where) else f"{where}: {error.detail}",
-                {self._escaped(name): self._escaped(text) for name, text in row.attributes.items()},
+                error.detail if error.detail.startswith(location) else f"{location}: {error.detail}",
+                {self._cut(name): self._cut(text) for name, text in row.attributes.items()},
             )
 
-    def _pair(self, draft: _Draft) -> Pair:
-        if isinstance(draft.found, RowError):
-            raise draft.found
-        place, caption, inspected = draft.found
-        image = inspected.result()
+    def _make_pair(self, draft: _Draft) -> Pair:
+        if isinstance(draft.outcome, RowError):
+            raise draft.outcome
+        place, caption, inspection = draft.outcome
+        image = inspection.result()
         if not isinstance(image, _Inspection):
             raise RowError(*image)
         identity = pair_id(image.sha256, caption)
-        # In the terms of the file, as `where` is: its lines, or rows counted from 1.
-        line = _LINE.fullmatch(draft.row.where)
-        own = int(line[1]) if line else draft.number + 1
-        if (first := self.first_rows.first(identity, own)) != own:
+        # In the terms of the file, as `location` is: its lines, or rows counted from 1.
+        line = _LINE.fullmatch(draft.row.location)
+        number = int(line[1]) if line else draft.number + 1
+        if (first := self.first_rows.add(identity, number)) != number:
             raise RowError(
                 Reason.DUPLICATE_PAIR,
-                f"{draft.row.where} repeats the image and the caption of {'line' if line else 'row'} {first}, expected "
-                "each pair once: drop one of them.",
+                f"{draft.row.location} repeats the image and the caption of {'line' if line else 'row'} {first}, "
+                "expected each pair once: drop one of them.",
             )
         return Pair(
             row=draft.number,
@@ -175,37 +192,41 @@ class _Judge:
             attributes=draft.row.attributes,
         )
 
-    def _caption(self, row: Row) -> str:
-        if row.caption is None:
-            return ""
-        if isinstance(row.caption, str):
-            return row.caption
-        raise RowError(
-            Reason.MALFORMED_ROW,
-            f"{row.where} has {type(row.caption).__name__} as its caption, expected text: correct it.",
-        )
-
-    def _inspected(self, place: Place, data: bytes | None) -> _Inspected:
-        # The captions of an image mostly stand together, or near.
-        known = self.inspections.get(place)
-        if known is None:
-            known = self.inspections[place] = self.pool.submit(self._inspect, place, data)
+    def _inspect(self, place: Place, data: bytes | None) -> _FutureInspection:
+        # Captions of the same image are mostly adjacent.
+        inspection = self.inspections.get(place)
+        if inspection is None:
+            inspection = self.inspections[place] = self.pool.submit(self._inspect_image, place, data)
             if len(self.inspections) > _CACHED_INSPECTIONS:
                 self.inspections.popitem(last=False)
-        return known
+        return inspection
 
-    def _inspect(self, place: Place, data: bytes | None) -> _Inspection | tuple[Reason, str]:
+    def _inspect_image(self, place: Place, data: bytes | None) -> _Inspection | tuple[Reason, str]:
         try:
             image = open_image(self.reader.image(place) if data is None else data, self.limits)
         except RowError as error:
-            return error.reason, error.detail  # as texts: the exception itself would keep the image's bytes alive
+            return error.reason, error.detail  # the exception itself would keep the bytes of the image alive
         return _Inspection(image.sha256, image.width, image.height, perceptual_hash(image.pixels))
 
-    def _shown(self, value: object) -> str | None:
-        return None if value is None else self._escaped(value if isinstance(value, str) else ascii(value))
+    def _show(self, value: object) -> str | None:
+        return None if value is None else self._cut(value if isinstance(value, str) else ascii(value))
 
-    def _escaped(self, text: str) -> str:
+    def _cut(self, text: str) -> str:
         longest = max(self.limits.max_caption_chars, _SHOWN_CHARS)
-        if len(text) > longest:
-            text = f"{text[:longest]}... ({len(text)} characters)"
-        return escaped(text)
+        return escape(text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)")
+
+
+def _check_problem(row: Row) -> None:
+    if row.problem:
+        fix = "; expected one well-formed row of UTF-8: correct the metadata."
+        end = fix if row.reason is Reason.MALFORMED_ROW else ""
+        raise RowError(row.reason, f"{row.location} {row.problem}{end}")
+
+
+def _caption_of(row: Row) -> str:
+    if row.caption is None or isinstance(row.caption, str):
+        return row.caption or ""
+    raise RowError(
+        Reason.MALFORMED_ROW,
+        f"The caption of {row.location} is of type {type(row.caption).__name__}, expected text: correct it.",
+    )

@@ -1,102 +1,33 @@
-"""The formats that can be read, and which one a corpus has."""
+"""The formats of corpora, and which of them a corpus has."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from corpora import roots
 from corpora.corpus import Corpus
 from corpora.errors import CorpusError
-from corpora.readers import captions_tsv, coco, hub, metadata
-from corpora.readers import patterns as shards
-from corpora.readers import sidecar as files
-from corpora.readers import webdataset as tars
+from corpora.readers import hub, metadata, patterns
 from corpora.readers.captions_tsv import CaptionsTsvReader
 from corpora.readers.coco import CocoReader
+from corpora.readers.hub import HubReader
 from corpora.readers.imagefolder import FolderReader
 from corpora.readers.protocol import Columns, Reader
-from corpora.readers.sidecar import FilesReader
-from corpora.readers.tables import SAVED, DatasetsReader, ParquetReader
+from corpora.readers.sidecar import SidecarReader
+from corpora.readers.tables import SAVED, ParquetReader, SavedDatasetReader
+from corpora.readers.webdataset import WebDatasetReader
 from corpora.records import DEFAULT_LIMITS, Limits
 from corpora.roots import Root
 
-
-@dataclass(frozen=True)
-class Format:
-    """How a format is told by its content, and what reads it.
-
-    fits: whether a root looks like one; it opens as little as it can. columns: what it calls image and caption where
-    nobody says so. expected: for the message when nothing fits.
-    """
-
-    fits: Callable[[Any], bool]
-    reader: Callable[[Any, Columns, Limits], Reader]
-    columns: Columns
-    expected: str
-
-
-def _is_listing(root: Root) -> bool:
-    # Any other .tsv may list URLs, and a .parquet hold the images.
-    return (root.suffix in (".csv", ".jsonl") or root.name in metadata.NAMES) and roots.is_file(root)
-
-
-def _datasets(root: Root, columns: Columns, limits: Limits) -> Reader:
-    """What was saved to disk is read without the library; what it would load, with its help."""
-    if isinstance(root, Path):
-        loaded = root.is_dir() and not any(os.path.lexists(root / name) for name in SAVED)
-    else:
-        loaded = hub.is_hub(root)
-    return (hub.HubReader if loaded else DatasetsReader)(root, columns, limits)
-
-
-FORMATS: Final[dict[str, Format]] = {
-    "folder": Format(
-        fits=lambda root: _is_listing(root) or any(roots.is_file(root / name) for name in metadata.NAMES),
-        reader=FolderReader,
-        columns=Columns("file_name", "text"),
-        expected=f"a folder of images with exactly one of {', '.join(metadata.NAMES)}, or a .csv or .jsonl beside them",
-    ),
-    "webdataset": Format(
-        fits=tars.fits,
-        reader=tars.TarReader,
-        columns=tars.COLUMNS,
-        expected="a .tar, a folder of them, or a pattern of .tar files in the last part of the path",
-    ),
-    "coco": Format(
-        fits=coco.fits,
-        reader=CocoReader,
-        columns=Columns("file_name", "caption"),
-        expected="COCO captions: a .json, or a folder that holds one as captions*.json, also in annotations/",
-    ),
-    "captions-tsv": Format(
-        fits=captions_tsv.fits,
-        reader=CaptionsTsvReader,
-        columns=captions_tsv.COLUMNS,
-        expected="a .tsv of caption and URL beside downloaded images, or a folder that holds one",
-    ),
-    "files": Format(
-        fits=files.fits,
-        reader=FilesReader,
-        columns=Columns("image", "caption"),
-        expected="a folder of images with a .txt of the same stem beside each",
-    ),
-    "datasets": Format(
-        fits=DatasetsReader.fits,
-        reader=_datasets,
-        columns=Columns("image", "text"),
-        expected="a folder that Hugging Face datasets saved to disk (state.json or dataset_dict.json), or "
-        "hf://datasets/ORGANISATION/NAME",
-    ),
-    "parquet": Format(
-        fits=ParquetReader.fits,
-        reader=ParquetReader,
-        columns=Columns("image", "text"),
-        expected="a .parquet file with image bytes in a column, or a folder of such files, or with them in data/",
-    ),
+FORMATS: Final[dict[str, type[Reader]]] = {
+    "folder": FolderReader,
+    "webdataset": WebDatasetReader,
+    "coco": CocoReader,
+    "captions-tsv": CaptionsTsvReader,
+    "files": SidecarReader,
+    "datasets": SavedDatasetReader,
+    "parquet": ParquetReader,
 }
-"""By name, in the order in which they are tried: tables last, as downloaders write some beside the images."""
+"""Readers by format, in the order in which they are tried: tables last, as downloaders write some beside images."""
 
 
 def open_corpus(
@@ -106,39 +37,57 @@ def open_corpus(
     caption_column: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Corpus:
-    """Find out what a corpus is, or take it for what is said, and make it ready to be read.
+    """Open a corpus.
+
+    Args:
+        root: A local path or a remote root; see `corpora.root_of`.
+        format_name: One of `FORMATS`, or None to detect it.
+        image_column: Column with the images, or None for the default of the format.
+        caption_column: Column with the captions, or None for the default of the format.
+        limits: Upper limits for its rows.
+
+    Returns:
+        The corpus; its rows are not read yet.
 
     Raises:
-        CorpusError: no format fits.
-        ValueError: an unknown format, or both columns have the same name.
+        CorpusError: No format fits.
+        ValueError: The format is unknown, or both columns have the same name.
     """
     if format_name is not None and format_name not in FORMATS:
         raise ValueError(f"format: got {format_name!r}, expected one of {', '.join(FORMATS)}, or none to detect it")
-    name = detect(root) if format_name is None else format_name
-    chosen = FORMATS[name]
-    columns = Columns(image_column or chosen.columns.image, caption_column or chosen.columns.caption)
+    name = detect_format(root) if format_name is None else format_name
+    reader = HubReader if name == "datasets" and _needs_library(root) else FORMATS[name]
+    default = reader.default_columns
+    columns = Columns(image_column or default.image, caption_column or default.caption)
     if columns.image == columns.caption:
         raise ValueError(f"image_column and caption_column are both {columns.image!r}, expected two columns.")
-    return Corpus(name, chosen.reader(root, columns, limits), limits)
+    return Corpus(name, reader(root, columns, limits), limits)
 
 
-def detect(root: Root) -> str:
-    """The name of the first format that fits.
+def _needs_library(root: Root) -> bool:
+    """Return whether the library `datasets` has to load a dataset: it is on the Hub, or was not saved to disk."""
+    if not isinstance(root, Path):
+        return hub.is_hub(root)
+    return root.is_dir() and not any(os.path.lexists(root / name) for name in SAVED)
+
+
+def detect_format(root: Root) -> str:
+    """Return the name of the first format that fits a root.
 
     Raises:
-        CorpusError: none does.
+        CorpusError: No format fits.
     """
     if hub.is_hub(root):
-        return "datasets"  # whatever else it holds: a card says what it is made of
-    for name, known in FORMATS.items():
-        if known.fits(root):
+        return "datasets"  # whatever files it has, its card says which are the dataset
+    for name, reader in FORMATS.items():
+        if reader.fits(root):
             return name
     if isinstance(root, Path) and not root.exists():
-        kind = "matches no file" if shards.is_pattern(root) else "is not there"
-        raise CorpusError(f"Corpus {str(root)!r} {kind}, expected a folder, file, pattern or URL: correct the path.")
+        problem = "matches no file" if patterns.is_pattern(root) else "does not exist"
+        raise CorpusError(f"Corpus {str(root)!r} {problem}, expected a folder, file, pattern or URL: correct the path.")
     if not isinstance(root, Path) or root.is_dir():
-        metadata.find(root)  # tells best what is missing from a folder
+        metadata.find(root)  # raises the error that says what a folder lacks
     raise CorpusError(
-        f"Corpus {str(root)!r} is nothing that can be read, expected "
-        f"{'; or '.join(known.expected for known in FORMATS.values())}: correct the path, or name its format."
+        f"Corpus {str(root)!r} has no known format, expected "
+        f"{'; or '.join(reader.description for reader in FORMATS.values())}: correct the path, or name its format."
     )

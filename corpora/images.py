@@ -1,4 +1,4 @@
-"""The hygiene of images: from a file nobody vouches for to RGB pixels, or to an `ImageError`."""
+"""Reading of images: from the bytes of an untrusted file to RGB pixels, or to an `ImageError`."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from corpora import roots
 from corpora.dicom import decode_dicom
 from corpora.errors import ImageError
-from corpora.pixels import check_scans, check_shape, damage, stretched
+from corpora.pixels import check_scans, check_shape, decoder_error, stretch
 from corpora.records import DEFAULT_LIMITS, Limits, Reason
 
 if TYPE_CHECKING:
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
-# Once loaded, an image of these keeps no decoder.
-_SINGLE = frozenset({"JPEG", "PNG", "BMP"})
+_WITHOUT_DECODER = frozenset({"JPEG", "PNG", "BMP"})  # loaded images of these formats keep no decoder
 
-# 8 bits a channel; of 16-bit colour Pillow keeps the high bytes.
+# 8 bits per channel; of 16-bit color Pillow keeps the high bytes.
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
-# One wider channel (CT, depth, microscopy): convert("RGB") would clip it to white, so `stretched` renders it.
+# One wider channel (CT, depth, microscopy): convert("RGB") would clip it to white, so `stretch` renders it.
 _WIDE_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 
 _PHOTOMETRIC = 262  # the TIFF tag
@@ -38,7 +37,7 @@ _PHOTOMETRIC = 262  # the TIFF tag
 _DECODERS = r"(PIL|pydicom)\."
 _QUIET = ("ignore", None, Warning, re.compile(_DECODERS), 0)
 
-# (offset, bytes, name): tells a damaged image from what never was one. BMP's "BM" is too short to tell.
+# (offset, bytes, name). They tell a damaged image from a file of another kind; the "BM" of BMP is too short for that.
 _SUPPORTED_SIGNATURES = (
     (0, b"\xff\xd8\xff", "JPEG"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -63,7 +62,7 @@ _OTHER_SIGNATURES = (
     (0, b"P5", "PGM"),
     (0, b"P6", "PPM"),
 )
-# What a server sends in place of an image that is gone.
+# Web servers send HTML in place of a missing image.
 _HTML = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<!--.{0,400}?-->\s*)?<(?:!doctype\s+html|html|head|body|title|script|meta)\b",
     re.IGNORECASE | re.DOTALL,
@@ -72,7 +71,14 @@ _HTML = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image file read once: the sha256 of its bytes and, from the same bytes, the RGB pixels."""
+    """An image file that was read once.
+
+    Attributes:
+        sha256: sha256 (hex) of the bytes of the file.
+        width: Width of the decoded image in pixels.
+        height: Height of the decoded image in pixels.
+        pixels: The decoded image, RGB.
+    """
 
     sha256: str
     width: int
@@ -81,63 +87,76 @@ class ImageFile:
 
 
 def read_image(path: roots.Root, limits: Limits = DEFAULT_LIMITS) -> ImageFile:
-    """Read, hash and fully decode an image file. Whether the path may be followed is for the caller to know.
+    """Read, hash and decode an image file.
+
+    Args:
+        path: Path of the file. The caller checks that it may be followed; see `corpora.resolve_inside`.
+        limits: Upper limits for the file and its pixels.
 
     Raises:
-        ImageError: the file is missing, not a regular file (it is then not opened), unreadable, empty or too
-            large, or `decode` refuses it.
-        RuntimeError: see `decode`.
+        ImageError: The file is missing, not a regular file (it is then not opened), unreadable, empty or too large, or
+            `decode` rejects it.
+        RuntimeError: See `decode`.
     """
     return open_image(read_bytes(path, limits), limits)
 
 
 def open_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageFile:
-    """Hash and fully decode the bytes of an image file; raises as `decode` does."""
-    sha256 = hashlib.sha256(data).hexdigest()  # first: decoding drives the bytes out of the processor's cache
+    """Hash and decode the bytes of an image file.
+
+    Args:
+        data: All bytes of the file.
+        limits: Upper limits for the file and its pixels.
+
+    Raises:
+        ImageError: See `decode`.
+        RuntimeError: See `decode`.
+    """
+    sha256 = hashlib.sha256(data).hexdigest()  # first: decoding evicts the bytes from the cache of the processor
     pixels = decode(data, limits)
     return ImageFile(sha256, pixels.width, pixels.height, pixels)
 
 
 def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
-    """Decode the first frame to RGB, fully loaded, as `Image.open(...).convert("RGB")` gives it.
+    """Decode the first frame of an image to RGB, as `Image.open(...).convert("RGB")` does.
 
-    That is what the preprocessing of CLIP-like models does, so palettes, alpha, CMYK and 1-bit images are
-    converted in the same way, and EXIF orientation is deliberately not applied: the audit must look at the
-    pixels that the model sees. (Pillow itself turns TIFF files while it loads them, for the model and here.)
-    Damage that leaves the pixels alone, such as a broken EXIF block, passes for the same reason. A file cut
-    short is refused; only a JPEG that was cut and then closed with an end marker is whole to libjpeg.
+    The preprocessing of CLIP-like models does the same: palettes, alpha, CMYK and 1-bit images are converted alike, and
+    EXIF orientation is not applied, so the audit works on the pixels that the model gets. (Pillow itself turns TIFF
+    files on loading.) Damage that does not affect pixels, such as a broken EXIF block, is accepted. A truncated file is
+    rejected, except a truncated JPEG that was closed with an end marker, which libjpeg takes for complete.
 
-    Two departures, where plain conversion shows nothing. One channel of 16 or 32 bits, integer or float, which it
-    would clip to white, is rendered by its own range (`corpora.pixels.stretched`), white-is-zero TIFF inverted.
-    DICOM is rendered as `corpora.dicom` says. Every stage reads through here, so all look at the same 8 bits.
+    Two cases differ, where plain conversion shows nothing. One channel of 16 or 32 bits, integer or float, is rendered
+    by its own range (`corpora.pixels.stretch`), with white-is-zero TIFF inverted. DICOM is rendered by `corpora.dicom`.
 
-    The beginning of a file decides what it is, never its name: of a file that is several things at once, an image
-    and an archive or a page, only the image is read.
+    The content of a file decides its format, never its name. Of a file that is both an image and an archive or a web
+    page, only the image is read.
+
+    Args:
+        data: All bytes of the file.
+        limits: Upper limits for the file and its pixels.
 
     Raises:
-        ImageError: with the reason; nothing that the bytes can do raises anything else.
-        RuntimeError: `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is on: truncated images would pass, padded grey.
+        ImageError: The image is rejected. No bytes can cause any other exception.
+        RuntimeError: `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is on.
     """
     if PIL.ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, expected off: Pillow would pad truncated images with "
-            "grey and the audit would take them for whole. Find the code that switches it on, switch it off."
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on, expected off: Pillow would pad truncated images with gray, and "
+            "the audit would accept them. Find the code that switches it on, and switch it off."
         )
-    if not data:
-        raise ImageError(Reason.EMPTY_FILE, "The image file has 0 bytes, expected an image: restore or drop it.")
-    _check_bytes(len(data), limits)
+    _check_size(len(data), limits)
     check_scans(data)
-    _hush_decoder()
-    # A TIFF, or a JPEG with a comment, may have these letters there: what it begins with goes first.
-    if data.startswith(b"DICM", 128) and _named(data, _SUPPORTED_SIGNATURES) is None:
+    _silence_decoders()
+    # These letters may also be in a TIFF, or in a JPEG with a comment, so the first bytes take precedence.
+    if data.startswith(b"DICM", 128) and _match(data, _SUPPORTED_SIGNATURES) is None:
         return decode_dicom(data, limits)
     with _open(data) as image:
-        # The header only: no pixel has been decoded so far.
+        # Only the header has been read so far; no pixel has been decoded.
         check_shape(image.size, limits)
         if image.mode not in _MODES | _WIDE_MODES:
             raise ImageError(
                 Reason.UNSUPPORTED_PIXELS,
-                f"The {image.format} has pixels of mode {image.mode!r}, expected grey or colour: save it as RGB.",
+                f"The {image.format} has pixels of mode {image.mode!r}, expected gray or color: save it as RGB.",
             )
         return _load(image, data)
 
@@ -148,60 +167,60 @@ def _open(data: bytes) -> PIL.ImageFile.ImageFile:
     except Image.DecompressionBombError as error:
         raise ImageError(
             Reason.TOO_MANY_PIXELS,
-            f"The header announces more pixels than Pillow ever opens ({error}): scale the image down.",
+            f"The header announces more pixels than Pillow opens ({error}): scale the image down.",
         ) from error
     except UnidentifiedImageError as error:
-        if _HTML.match(data[:1024]):
-            raise ImageError(
-                Reason.NOT_AN_IMAGE,
-                f"The file is HTML, a web page in place of the image, expected one of {', '.join(FORMATS)}: "
-                "download the image again, or drop the row.",
-            ) from error
-        if name := _named(data, _OTHER_SIGNATURES):
-            raise ImageError(
-                Reason.UNSUPPORTED_FORMAT,
-                f"The file is {name}, expected one of {', '.join(FORMATS)}: convert it.",
-            ) from error
-        if name := _named(data, _SUPPORTED_SIGNATURES):
-            raise ImageError(
-                Reason.CORRUPT_IMAGE,
-                f"The file starts like {name} but its header cannot be read: restore it from its source.",
-            ) from error
-        raise ImageError(
+        raise _unidentified(data) from error
+    except Exception as error:  # damaged or hostile bytes can make the plugins raise anything
+        raise decoder_error(error, truncated=_is_truncated(data)) from error
+
+
+def _unidentified(data: bytes) -> ImageError:
+    expected = f"expected one of {', '.join(FORMATS)}"
+    if _HTML.match(data[:1024]):
+        return ImageError(
             Reason.NOT_AN_IMAGE,
-            f"The file starts with {data[:8]!r}, expected one of {', '.join(FORMATS)}: replace it.",
-        ) from error
-    except Exception as error:  # the plugins raise whatever hostile bytes lead them to
-        raise damage(error, cut=_is_cut(data)) from error
+            f"The file is HTML, a web page instead of the image, {expected}: download it again, or drop the row.",
+        )
+    if name := _match(data, _OTHER_SIGNATURES):
+        return ImageError(Reason.UNSUPPORTED_FORMAT, f"The file is {name}, {expected}: convert it.")
+    if name := _match(data, _SUPPORTED_SIGNATURES):
+        return ImageError(
+            Reason.CORRUPT_IMAGE,
+            f"The file starts like {name} but its header cannot be read: restore it from its source.",
+        )
+    return ImageError(Reason.NOT_AN_IMAGE, f"The file starts with {data[:8]!r}, {expected}: replace it.")
 
 
 def _load(image: PIL.ImageFile.ImageFile, data: bytes) -> Image.Image:
     try:
         image.load()
         if image.mode in _WIDE_MODES:
-            return _rendered(image)
-        # Of what is RGB already, convert would make a copy: more memory than a thread's allocator keeps, so that the
-        # system hands it over page by page, for each image anew.
-        return image if image.mode == "RGB" and image.format in _SINGLE else image.convert("RGB")
+            return _render_wide(image)
+        # Converting RGB would copy it: more memory than the allocator of a thread keeps, so that the system would map
+        # it page by page for each image anew.
+        return image if image.mode == "RGB" and image.format in _WITHOUT_DECODER else image.convert("RGB")
     except ImageError:
         raise
     except Exception as error:  # as in _open
-        raise damage(error, cut=_is_cut(data)) from error
+        raise decoder_error(error, truncated=_is_truncated(data)) from error
 
 
-def _is_cut(data: bytes) -> bool:
-    # WebP says its length at the start; its decoder only says no.
+def _is_truncated(data: bytes) -> bool:
+    # WebP stores its length at the start, but its decoder does not report a short file.
     return data.startswith(b"RIFF") and len(data) < int.from_bytes(data[4:8], "little") + 8
 
 
-def _rendered(image: PIL.ImageFile.ImageFile) -> Image.Image:
-    grey = Image.fromarray(stretched(np.asarray(image)))
-    # Pillow inverts white-is-zero TIFF up to 8 bits, and no wider one.
+def _render_wide(image: PIL.ImageFile.ImageFile) -> Image.Image:
+    gray = Image.fromarray(stretch(np.asarray(image)))
+    # Pillow inverts white-is-zero TIFF of up to 8 bits only.
     white_is_zero = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
-    return (ImageOps.invert(grey) if white_is_zero else grey).convert("RGB")
+    return (ImageOps.invert(gray) if white_is_zero else gray).convert("RGB")
 
 
-def _check_bytes(size: int, limits: Limits) -> None:
+def _check_size(size: int, limits: Limits) -> None:
+    if size == 0:
+        raise ImageError(Reason.EMPTY_FILE, "The image file has 0 bytes, expected an image: restore or drop it.")
     if size > limits.max_file_bytes:
         raise ImageError(
             Reason.FILE_TOO_LARGE,
@@ -209,40 +228,39 @@ def _check_bytes(size: int, limits: Limits) -> None:
         )
 
 
-def _named(data: bytes, signatures: tuple[tuple[int, bytes, str], ...]) -> str | None:
-    for offset, signature, name in signatures:
-        if data.startswith(signature, offset):
-            return name
-    return None
+def _match(data: bytes, signatures: tuple[tuple[int, bytes, str], ...]) -> str | None:
+    return next((name for offset, signature, name in signatures if data.startswith(signature, offset)), None)
 
 
-def _hush_decoder() -> None:
-    # What Pillow and pydicom warn about (odd metadata, palettes with alpha, sizes that it finds large) fails later, is
-    # checked here or changes no pixel. A standing filter instead of catch_warnings, which swaps the filter
-    # list of the whole process and would tear it when several threads decode.
+def _silence_decoders() -> None:
+    # What Pillow and pydicom warn about (odd metadata, palettes with alpha, large sizes) fails later, is checked here
+    # or changes no pixel. A permanent filter, since catch_warnings swaps the filter list of the whole process and is
+    # not safe when several threads decode.
     if warnings.filters[:1] != [_QUIET]:
         warnings.filterwarnings("ignore", module=_DECODERS)
 
 
 def read_bytes(path: roots.Root, limits: Limits) -> bytes:
-    """The bytes of a regular file within the limits. Whether the path may be followed is for the caller to know.
+    """Read a regular file within the limits. The caller checks that the path may be followed.
 
     Raises:
-        ImageError: missing, not a regular file (it is then not opened), unreadable, too large, or out of reach.
+        ImageError: The file is missing, not a regular file (it is then not opened), unreadable, unreachable, empty or
+            too large.
     """
     try:
         return _read_local(path, limits) if isinstance(path, Path) else _read_remote(path, limits)
+    except ImageError:
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError(
-            Reason.MISSING_FILE, "There is no such file, expected an image: restore it or drop the row."
+            Reason.MISSING_FILE, "The file does not exist, expected an image: restore it or drop the row."
         ) from error
     except ConnectionError as error:
         raise ImageError(
-            Reason.UNREACHABLE_FILE, f"The file's store does not answer ({error}): check the network, audit again."
+            Reason.UNREACHABLE_FILE,
+            f"The store of the file does not answer ({error}): check the network, and audit again.",
         ) from error
     except (OSError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
         raise ImageError(
             Reason.UNREADABLE_FILE,
             f"The file cannot be read ({type(error).__name__}: {getattr(error, 'strerror', None) or error}): "
@@ -251,15 +269,15 @@ def read_bytes(path: roots.Root, limits: Limits) -> bytes:
 
 
 def _read_local(path: Path, limits: Limits) -> bytes:
-    # O_NONBLOCK: should a FIFO take the file's place between stat and open, the open returns and fstat tells.
+    # With O_NONBLOCK, opening a FIFO that replaced the file after the first check returns, and the second one fails.
     flags = os.O_RDONLY
     for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
         flags |= getattr(os, name, 0)
-    _check_file(path.stat(), limits)  # before the open, which already has side effects on a device
+    _check_file(path.stat(), limits)  # before opening, which has side effects on a device
     with os.fdopen(os.open(path, flags), "rb") as file:
         status = os.fstat(file.fileno())
         _check_file(status, limits)
-        return file.read(status.st_size + 1)  # one more: a file that grows is seen by decode's own check
+        return file.read(status.st_size + 1)  # one more byte: `decode` notices a file that grows
 
 
 def _read_remote(path: "UPath", limits: Limits) -> bytes:
@@ -267,7 +285,7 @@ def _read_remote(path: "UPath", limits: Limits) -> bytes:
     if found["type"] != "file":
         raise ImageError(Reason.NOT_A_REGULAR_FILE, "The path is a folder, expected an image file: correct the name.")
     size = found["size"]
-    if size is not None:  # a web server need not say
+    if size is not None:  # a web server need not report it
         _check_size(size, limits)
     return roots.read_at_most(path, (limits.max_file_bytes if size is None else size) + 1)
 
@@ -279,9 +297,3 @@ def _check_file(status: os.stat_result, limits: Limits) -> None:
             Reason.NOT_A_REGULAR_FILE, f"The path is {kind}, expected an image file: correct the file name."
         )
     _check_size(status.st_size, limits)
-
-
-def _check_size(size: int, limits: Limits) -> None:
-    if size == 0:
-        raise ImageError(Reason.EMPTY_FILE, "The image file has 0 bytes, expected an image: restore or drop it.")
-    _check_bytes(size, limits)

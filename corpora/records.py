@@ -1,4 +1,4 @@
-"""The two ends of a corpus row (`Pair`, `Rejected`), the limits it is held to, and the names of both."""
+"""The results of reading (`Pair`, `Rejected`), the limits of rows, and the identity of pairs and corpora."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ class Reason(StrEnum):
     MISSING_FILE = "missing_file"
     NOT_A_REGULAR_FILE = "not_a_regular_file"
     UNREADABLE_FILE = "unreadable_file"
-    UNREACHABLE_FILE = "unreachable_file"  # its store does not answer; the row may be in order
+    UNREACHABLE_FILE = "unreachable_file"  # its store does not answer; the row may be fine
     EMPTY_FILE = "empty_file"
     FILE_TOO_LARGE = "file_too_large"
     NOT_AN_IMAGE = "not_an_image"
@@ -36,22 +36,25 @@ class Reason(StrEnum):
     TRUNCATED_IMAGE = "truncated_image"
     CORRUPT_IMAGE = "corrupt_image"
     DUPLICATE_PAIR = "duplicate_pair"
-    MALFORMED_BOX = "malformed_box"  # of a region that the audit was told to read from a column
-    MALFORMED_SAMPLE = "malformed_sample"  # of a shard: members that do not make one image and one caption
+    MALFORMED_BOX = "malformed_box"  # in a column that `[regions.columns]` names
+    MALFORMED_SAMPLE = "malformed_sample"  # members of a shard that are not one image and one caption
     DAMAGED_CONTAINER = "damaged_container"  # a shard that cannot be read from some byte on
     CHANGED_SINCE_INGEST = "changed_since_ingest"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a row may cost. A row beyond a limit is rejected before the cost is paid.
+    """Upper limits for a row. They are checked before the cost that they limit is paid.
 
-    `max_pixels` above twice Pillow's own `MAX_IMAGE_PIXELS` has no effect: that ceiling is left in place.
-    `max_aspect_ratio` (longer side over shorter side) is here because a preprocessing that scales the shorter
-    side to a fixed length turns a sliver of few pixels into gigabytes.
+    Attributes:
+        max_pixels: Pixels of an image. Values above twice `PIL.Image.MAX_IMAGE_PIXELS` have no effect.
+        max_file_bytes: Bytes of an image file.
+        max_caption_chars: Characters of a caption.
+        max_aspect_ratio: Longer side over shorter side. A preprocessing that scales the shorter side to a fixed
+            length would turn a narrow strip of few pixels into gigabytes.
 
     Raises:
-        ValueError: a limit is below 1.
+        ValueError: A limit is below 1.
     """
 
     max_pixels: int = 50_000_000
@@ -70,11 +73,13 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an image lies in its corpus. Stored with the pair, so that the image is found again without a search.
+    """The place of an image in its corpus. It is stored with the pair, so that the image is found without a search.
 
-    name: what people read, '/' between its parts: a file, or a file with many images and the image in it. container,
-    position: of an image that is no file of its own, that file (relative to the corpus) and a place in it, which is
-    for the reader of the format to interpret: a byte of a tar, a row of a table.
+    Attributes:
+        name: Readable name with '/' between its parts: a file, or a container and the image in it.
+        container: The file that holds the image, relative to the corpus; None if the image is a file of its own.
+        position: Position in the container, which only the reader of the format interprets: a byte of a tar, a row of
+            a table.
     """
 
     name: str
@@ -86,8 +91,16 @@ class Place:
 class Pair:
     """An image and a caption that can be audited.
 
-    `row` counts the corpus's rows from 0. `place` is that of the image. `caption` is NFC without outer white space.
-    `width` and `height` are of the decoded image, `fingerprint` is its perceptual hash (see `corpora.perceptual_hash`).
+    Attributes:
+        row: Row number in the corpus, counted from 0.
+        pair_id: See `corpora.pair_id`.
+        place: Place of the image.
+        caption: The caption in NFC without outer white space.
+        image_sha256: sha256 of the image file.
+        width: Width of the decoded image in pixels.
+        height: Height of the decoded image in pixels.
+        fingerprint: Perceptual hash of the image; see `corpora.perceptual_hash`.
+        attributes: Values of all other columns, as text.
     """
 
     row: int
@@ -102,16 +115,23 @@ class Pair:
 
     @property
     def file_name(self) -> str:
-        """The image's name in the corpus."""
+        """The name of the image in the corpus."""
         return self.place.name
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that cannot be audited, and why: `reason` to count by, `detail` to act on; it begins with the place.
+    """A row that cannot be audited.
 
-    The texts are storable: NUL and what is not Unicode are written as backslash escapes, over-long texts are
-    cut. `file_name` or `caption` is None where the row did not have one.
+    All texts can be stored: NUL and invalid Unicode become backslash escapes, and long texts are cut.
+
+    Attributes:
+        row: Row number in the corpus, counted from 0.
+        file_name: Name of the image, or None if the row has none.
+        caption: The caption, or None if the row has none.
+        reason: The code to count by.
+        detail: Where the row is, what is wrong with it and how to fix it.
+        attributes: Values of all other columns, as text.
     """
 
     row: int
@@ -123,37 +143,40 @@ class Rejected:
 
 
 def is_storable(text: str) -> bool:
-    """Tell whether a text holds neither NUL nor lone surrogates, so that every store takes it."""
+    """Return whether every store takes a text: it has neither NUL nor lone surrogates."""
     return "\x00" not in text and _SURROGATE.search(text) is None
 
 
-def escaped(text: str) -> str:
-    """The text as every store and log takes it: NUL and lone surrogates as backslash escapes."""
+def escape(text: str) -> str:
+    """Replace NUL and lone surrogates by backslash escapes, so that every store and log takes the text."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
 def pair_id(image_sha256: str, caption: str) -> str:
-    """Return a pair's identity: 16 hex digits of the image file's sha256, a dash, 8 of the caption's."""
+    """Return the identity of a pair: 16 hex digits of the sha256 of the image file, a dash, 8 of the caption's."""
     return f"{image_sha256[:16]}-{hashlib.sha256(caption.encode()).hexdigest()[:8]}"
 
 
 def digest(rows: Iterable[Pair | Rejected]) -> str:
-    """Return the sha256 (hex) that identifies a corpus whatever the order of its rows.
+    """Return the sha256 (hex) that identifies a corpus, whatever the order of its rows.
 
-    A pair counts by its identity and attributes, a rejected row by its reason, file name and caption. Memory grows by
-    32 bytes a row.
+    A pair contributes its identity and attributes; a rejected row its reason, file name and caption. Memory grows by
+    32 bytes per row.
+
+    Args:
+        rows: All rows of the corpus, as `Corpus.pairs` yields them.
     """
-    lines = bytearray()  # end to end, as objects of their own they would be thrice as large
+    hashes = bytearray()  # concatenated: separate objects would take three times the memory
     for row in rows:
-        lines += hashlib.sha256(_digest_line(row).encode()).digest()
-    np.frombuffer(lines, "S32").sort()  # in place
-    return hashlib.sha256(lines).hexdigest()
+        hashes += hashlib.sha256(_spell(row).encode()).digest()
+    np.frombuffer(hashes, "S32").sort()  # in place
+    return hashlib.sha256(hashes).hexdigest()
 
 
-def _digest_line(row: Pair | Rejected) -> str:
-    # JSON keeps the fields apart whatever they contain, and holds no line break.
+def _spell(row: Pair | Rejected) -> str:
+    # JSON keeps the fields apart whatever they contain.
     if isinstance(row, Pair):
         return json.dumps(["pair", row.pair_id, sorted(row.attributes.items())])
-    # Which of two identical files comes first, and so which name is rejected, depends on the rows' order.
+    # Which of two identical files comes first, and so which name is rejected, depends on the order of the rows.
     file_name = None if row.reason is Reason.DUPLICATE_PAIR else row.file_name
     return json.dumps(["rejected", row.reason, file_name, row.caption])

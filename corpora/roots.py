@@ -1,12 +1,13 @@
-"""Where a corpus lies: on this machine (`pathlib`), or behind a URL that fsspec reads (`UPath`, with pathlib's API).
+"""Roots of corpora: local paths (`pathlib`), and URLs that fsspec reads (`UPath`, which has the API of pathlib).
 
-Keys and passwords never stand in a URL: the drivers find them in the ordinary places (environment, profile, role).
+Keys and passwords never stand in a URL: the drivers take them from the usual places (environment, profile, role).
 """
 
 import io
 import os
-import tempfile
 import threading
+import uuid
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -24,21 +25,29 @@ if TYPE_CHECKING:
 Root: TypeAlias = stores.Root
 
 BLOCK_BYTES = 8 * 2**20
-"""What is read ahead of a remote file: fsspec's own 50 MiB for S3, times some threads, is too much."""
+"""Bytes read ahead of a remote file. The default of fsspec for S3, 50 MiB, is too much for several threads."""
 
 MAX_FETCHED_BYTES = 2 * 2**30
-"""Of a file whose web server gives no parts of it: so much is fetched whole, into the temporary folder."""
+"""Size limit of a file that is downloaded whole because its web server does not serve byte ranges."""
+
+WEB_FOLDERS = (
+    "a web server need not list a folder, so name a file (.tar, .parquet, .csv, .tsv, .jsonl, the .json of COCO), or "
+    "several as in shard-{0000..0012}.tar"
+)
 
 _BUFFER_BYTES = 2**18
-_KEPT = 4  # such files that are kept
 _PIECE_BYTES = 2**20
+_MAX_DOWNLOADS = 4
 
 
 def root_of(text: str) -> Root:
-    """The root that a path or URL names. Nothing is opened; of a URL, the driver is loaded.
+    """Return the root that a path or URL names. Opens nothing, but loads the driver of a URL.
+
+    Args:
+        text: A local path, or a URL such as s3://bucket/folder.
 
     Raises:
-        CorpusError: a URL that is not taken; see `stores.parse_root`.
+        CorpusError: The URL cannot be used; see `stores.parse_root`.
     """
     try:
         return stores.parse_root(text, "corpus")
@@ -46,29 +55,29 @@ def root_of(text: str) -> Root:
         raise CorpusError(str(error)) from error
 
 
-def lies_in(path: Root, root: Root) -> bool:
-    """Tell whether a path that was listed below a root stays there, links followed; remote, there are none."""
+def is_inside(path: Root, root: Root) -> bool:
+    """Return whether a path listed below a root stays inside it once links are followed; remote roots have no links."""
     if not isinstance(path, Path) or not isinstance(root, Path):
         return True
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
-def beneath(root: "UPath", pure: PurePosixPath) -> "UPath":
-    """A remote corpus's file under a relative path without '..': names are taken literally, links there are none."""
-    parts = pure.parts
-    if is_web(root):  # else '?' begins a query, and '%2e%2e' leads out
-        parts = tuple(quote(part) for part in parts)
-    return root.joinpath(*parts)
+def join(root: Root, relative: PurePosixPath) -> Root:
+    """Join a root and a relative path without '..'. In a URL, characters such as '?' and '%' are quoted."""
+    if isinstance(root, Path):
+        return root / relative
+    # Unquoted, '?' would begin a query, and '%2e%2e' would lead out.
+    return root.joinpath(*(quote(part) if is_web(root) else part for part in relative.parts))
 
 
 def info(path: "UPath") -> dict[str, Any]:
-    """What the store says of a file or folder: `type`, and `size` in bytes or None.
+    """Return what a store reports about a file or folder: `type`, and `size` in bytes or None.
 
     Raises:
-        FileNotFoundError: nothing there.
-        PermissionError: not with these credentials, or there are none.
-        ConnectionError: the store cannot be reached, or does not answer in time.
-        OSError: whatever else the driver says.
+        FileNotFoundError: There is nothing at the path.
+        PermissionError: Access is denied, or there are no credentials.
+        ConnectionError: The store cannot be reached, or does not answer in time.
+        OSError: Any other error of the driver.
     """
     with translate_errors():
         found: dict[str, Any] = path.fs.info(path.path)
@@ -76,89 +85,95 @@ def info(path: "UPath") -> dict[str, Any]:
 
 
 def is_file(path: Root) -> bool:
-    """Tell whether a regular file is there. A store that cannot be asked is an error, which UPath takes for a no.
+    """Return whether there is a regular file. Unlike `UPath.is_file`, raises if the store does not answer.
 
     Raises:
-        CorpusError: the store cannot be reached.
+        CorpusError: The store cannot be reached.
     """
-    return path.is_file() if isinstance(path, Path) else _kind(path) == "file"
+    return path.is_file() if isinstance(path, Path) else _type_of(path) == "file"
 
 
 def is_folder(path: Root) -> bool:
-    """Tell whether a folder is there; raises as `is_file`."""
-    return path.is_dir() if isinstance(path, Path) else _kind(path) == "directory"
+    """Return whether there is a folder; raises as `is_file`."""
+    return path.is_dir() if isinstance(path, Path) else _type_of(path) == "directory"
 
 
 def exists(path: Root) -> bool:
-    """Tell whether anything is there; raises as `is_file`."""
-    return path.exists() if isinstance(path, Path) else _kind(path) is not None
+    """Return whether there is a file or folder; raises as `is_file`."""
+    return path.exists() if isinstance(path, Path) else _type_of(path) is not None
 
 
-def _kind(path: "UPath") -> str | None:
+def _type_of(path: "UPath") -> str | None:
     try:
         return str(info(path)["type"])
-    except (FileNotFoundError, PermissionError):  # S3 denies what is missing to those who may not list
+    except (FileNotFoundError, PermissionError):  # S3 denies access to missing objects without the right to list
         return None
     except OSError as error:
         raise CorpusError(f"Corpus {str(path.parent)!r} cannot be read ({error}): check the network.") from error
 
 
 def size_of(path: Root) -> int | None:
-    """The size of a file in bytes; None where a web server does not say. Raises what `info` raises."""
+    """Return the size of a file in bytes; None if a web server does not report it. Raises what `info` raises."""
     if isinstance(path, Path):
         return path.stat().st_size
     size: int | None = info(path)["size"]
     return size
 
 
-def real(path: Root) -> Root:
-    """A path with its links followed; remote, there are none."""
+def real_path(path: Root) -> Root:
+    """Return a path with its links followed; a remote path has none."""
     return Path(os.path.realpath(path)) if isinstance(path, Path) else path
 
 
-def folder_of(path: Root) -> Root:
-    """The folder that a file lies in."""
+def parent_of(path: Root) -> Root:
+    """Return the folder that holds a file."""
     return path.absolute().parent if isinstance(path, Path) else path.parent
 
 
-def entries(folder: "UPath") -> list[tuple[str, bool]]:
-    """The names in a remote folder, ordered, each with whether it is a folder; held in memory.
+def list_folder(folder: Root) -> list[tuple[str, bool]]:
+    """List a folder, sorted by name; empty if there is no such folder.
+
+    Returns:
+        Names, each with whether it is a folder or a link to one.
 
     Raises:
-        CorpusError: the folder may not be listed, or the store cannot be reached.
+        CorpusError: The folder cannot be listed, or the store cannot be reached.
     """
     try:
+        if isinstance(folder, Path):
+            with os.scandir(folder) as found:
+                return sorted((entry.name, _is_dir(entry)) for entry in found)
         with translate_errors():
-            found = folder.fs.ls(folder.path, detail=True)
-            folder.fs.invalidate_cache(folder.path)  # else what changes later would keep its size of now
-    except FileNotFoundError:
+            listed = folder.fs.ls(folder.path, detail=True)
+            folder.fs.invalidate_cache(folder.path)  # otherwise later changes would be hidden
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    except PermissionError as error:
-        raise CorpusError(
-            f"The folder {str(folder)!r} may not be listed ({error}), expected one that can be: check the "
-            f"credentials in the environment or the profile{hint(folder)}."
-        ) from error
     except OSError as error:
-        raise CorpusError(f"The folder {str(folder)!r} cannot be listed ({error}): check the network.") from error
+        fix = "check its permissions" if isinstance(folder, Path) else _advise(error)
+        raise CorpusError(f"{str(folder)!r} cannot be listed ({error}): {fix}{web_hint(folder)}.") from error
     itself = folder.path.rstrip("/")
-    paths = [(str(entry["name"]).rstrip("/"), entry["type"] == "directory") for entry in found]
+    paths = [(str(entry["name"]).rstrip("/"), entry["type"] == "directory") for entry in listed]
     named = {path.rpartition("/")[2]: is_dir for path, is_dir in paths if path != itself}
-    # No folder of this machine has such names; a store may.
+    # A local folder never lists such names, but a store may.
     return sorted((name, is_dir) for name, is_dir in named.items() if name not in ("", ".", ".."))
 
 
-def names(folder: Root, pattern: str) -> list[str]:
-    """The names in a folder that match a pattern of the shell, ordered. Raises as `entries`."""
-    if isinstance(folder, Path):
-        return sorted(path.name for path in folder.glob(pattern))
-    return [name for name, _ in entries(folder) if fnmatchcase(name, pattern)]
+def _is_dir(entry: "os.DirEntry[str]") -> bool:
+    with suppress(OSError):  # such as a link to itself
+        return entry.is_dir()
+    return False
 
 
-def beginning(path: Root, size: int) -> bytes:
-    """The first bytes of a file.
+def list_names(folder: Root, pattern: str) -> list[str]:
+    """Return the names in a folder that match a shell pattern, sorted. Raises as `list_folder`."""
+    return [name for name, _ in list_folder(folder) if fnmatchcase(name, pattern)]
+
+
+def read_beginning(path: Root, size: int) -> bytes:
+    """Read the first bytes of a file.
 
     Raises:
-        CorpusError: it cannot be read.
+        CorpusError: The file cannot be read.
     """
     try:
         with open_binary(path, ahead=size) as file:
@@ -167,156 +182,123 @@ def beginning(path: Root, size: int) -> bytes:
         raise CorpusError(f"{str(path)!r} cannot be read ({error}): check the path and its permissions.") from error
 
 
-def absence(root: Root) -> str:
-    """Why nothing was found beneath a remote root, as the rest of a sentence; empty if the root itself is there."""
+def describe_absence(root: Root) -> str:
+    """Say why a remote root cannot be read, as the end of a sentence. Empty if the root is there, or local."""
     if isinstance(root, Path):
         return ""
     try:
         info(root)
     except FileNotFoundError:
-        return f"is not there: correct {'host' if is_web(root) else 'bucket'} and path{hint(root)}"
-    except PermissionError as error:
-        return f"may not be read ({error}): check the credentials in the environment or the profile{hint(root)}"
+        return f"is not there: correct {'host' if is_web(root) else 'bucket'} and path{web_hint(root)}"
     except OSError as error:
-        return f"cannot be read ({error}): check the network"
+        return f"cannot be read ({error}): {_advise(error)}{web_hint(root)}"
     return ""
 
 
+def _advise(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "check the credentials in the environment or the profile"
+    return "check the network"
+
+
 def is_web(path: Root) -> bool:
-    """Whether a path lies behind a web server: it need not tell what a folder holds."""
+    """Return whether a path is on a web server, which need not list folders."""
     return not isinstance(path, Path) and path.protocol in ("http", "https")
 
 
-def hint(path: Root) -> str:
-    """What to do where a folder of a web server was meant, as the rest of a sentence; else empty."""
+def web_hint(path: Root) -> str:
+    """Return advice for the folder of a web server, as the end of a sentence; empty for any other path."""
     return f"; {WEB_FOLDERS}" if is_web(path) else ""
 
 
-WEB_FOLDERS = (
-    "of a web server name a file (.tar, .parquet, .csv, .tsv, .jsonl, COCO's .json) or several as in "
-    "shard-{0000..0012}.tar: what a folder holds it need not tell"
-)
-
-
 def open_binary(path: Root, ahead: int | None = None) -> BinaryIO:
-    """Open a file to read and seek in it. A remote one comes in blocks and raises what `info` raises, nothing else.
+    """Open a file to read and seek in. A remote file is read in blocks, and raises only what `info` raises.
 
-    ahead: bytes that are fetched beyond those asked for, `BLOCK_BYTES` by default; few where little is wanted.
+    Args:
+        path: The file.
+        ahead: Bytes to read ahead of a remote file; `BLOCK_BYTES` by default. Pass few if little is needed.
     """
-    return path.open("rb") if isinstance(path, Path) else io.BufferedReader(_Remote(path, ahead), _BUFFER_BYTES)
+    return path.open("rb") if isinstance(path, Path) else io.BufferedReader(_RemoteFile(path, ahead), _BUFFER_BYTES)
 
 
 def read_at_most(path: "UPath", size: int) -> bytes:
-    """The first bytes of a remote file, in one request. Raises what `info` raises."""
+    """Read the first bytes of a remote file in one request. Raises what `info` raises."""
     with translate_errors():
         if is_web(path):
-            # As a stream: a server need not keep to the range that it was asked for.
-            with io.BufferedReader(_Remote(path, block_size=0)) as file:
+            # As a stream: a server may ignore the requested range.
+            with io.BufferedReader(_RemoteFile(path, block_size=0)) as file:
                 return file.read(size)
         data: bytes = path.fs.cat_file(path.path, start=0, end=size)
         return data
 
 
 def reason_of(error: OSError) -> Reason:
-    """Why a row is rejected whose file cannot be opened or read."""
+    """Return the reason to reject a row whose file cannot be opened or read."""
     if isinstance(error, FileNotFoundError):
         return Reason.MISSING_FILE
     return Reason.UNREACHABLE_FILE if isinstance(error, ConnectionError) else Reason.UNREADABLE_FILE
 
 
-class _Copy:
-    """A file that was fetched whole; gone with the last who holds it."""
-
-    def __init__(self, path: "UPath") -> None:
-        self._lock = threading.Lock()
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed below
-        with _Remote(path, block_size=0) as source:
-            while piece := source.read(_PIECE_BYTES):
-                self._file.write(piece)
-                if self._file.tell() > MAX_FETCHED_BYTES:
-                    raise OSError(
-                        f"its web server gives no parts of it, and it is larger than the {MAX_FETCHED_BYTES} bytes "
-                        "that are fetched whole: use a server that answers range requests, or download it"
-                    )
-        self.size = self._file.tell()
-
-    def read(self, position: int, size: int) -> bytes:
-        with self._lock:  # several threads may read it
-            self._file.seek(position)
-            return self._file.read(size)
-
-    def __del__(self) -> None:
-        self._file.close()
+_lock = threading.Lock()
+_downloads: dict[tuple[object, ...], Path] = {}
+"""Files that were downloaded whole, by URL, size, date and tag, the oldest first; in the scratch folder."""
 
 
-class _Whole:
-    """A place in a copy, as a driver's file."""
+def _open_download(path: "UPath", download: bool) -> BinaryIO | None:
+    """Open the local copy of a file whose web server does not serve byte ranges.
 
-    def __init__(self, copy: _Copy) -> None:
-        self._copy, self._position, self.size = copy, 0, copy.size
+    Unlike the caches of fsspec, this bounds the size of a file, and downloads it again if it has changed.
 
-    def read(self, size: int) -> bytes:
-        data = self._copy.read(self._position, size)
-        self._position += len(data)
-        return data
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def close(self) -> None:
-        """The copy stays for others."""
-
-
-class _Copies:
-    """The files that were fetched whole last. Another size, date or tag than before is another file."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: dict[tuple[object, ...], _Copy] = {}
-
-    def kept(self, path: "UPath") -> _Whole | None:
-        """A place in the copy that there is; asks the server for size, date and tag."""
-        if not any(known[0] == str(path) for known in tuple(self._kept)):
-            return None
-        copy = self._kept.get(self._key(path))
-        return None if copy is None else _Whole(copy)
-
-    def fetched(self, path: "UPath") -> _Whole:
-        key = self._key(path)
-        with self._lock:
-            copy = self._kept.pop(key, None) or _Copy(path)
-            self._kept[key] = copy
-            if len(self._kept) > _KEPT:
-                del self._kept[next(iter(self._kept))]  # whoever reads it still holds it
-        return _Whole(copy)
-
-    def _key(self, path: "UPath") -> tuple[object, ...]:
-        found = info(path)
-        return (str(path), *(found.get(name) for name in ("size", "ETag", "Last-Modified")))
+    Args:
+        path: The file.
+        download: Whether to download the file if there is no copy. Otherwise returns None.
+    """
+    if not download and not any(url == str(path) for url, *_ in tuple(_downloads)):
+        return None
+    found = info(path)
+    key = (str(path), *(found.get(name) for name in ("size", "ETag", "Last-Modified")))
+    with _lock:
+        copy = _downloads.pop(key, None)
+        if copy is None:
+            if not download:
+                return None
+            copy = _download(path)
+        _downloads[key] = copy
+        if len(_downloads) > _MAX_DOWNLOADS:
+            with suppress(OSError):  # POSIX keeps it for those who have it open
+                _downloads.pop(next(iter(_downloads))).unlink()
+        return copy.open("rb")
 
 
-_copies = _Copies()
+def _download(path: "UPath") -> Path:
+    copy = stores.scratch_folder() / f"{uuid.uuid4().hex}.download"
+    with _RemoteFile(path, block_size=0) as source, copy.open("wb") as file:
+        while piece := source.read(_PIECE_BYTES):
+            if file.tell() + len(piece) > MAX_FETCHED_BYTES:
+                copy.unlink()
+                raise OSError(
+                    "its web server does not serve byte ranges, and it is larger than the "
+                    f"{MAX_FETCHED_BYTES} bytes that are downloaded whole: use a server that serves byte ranges, or "
+                    "download the file yourself"
+                )
+            file.write(piece)
+    return copy
 
 
-class _Remote(io.RawIOBase):
-    """A driver's file as Python's own classes expect one: `readline` with a limit, errors that are OSError.
+class _RemoteFile(io.RawIOBase):
+    """A driver's file with the interface of Python's own: `readline` takes a limit, and errors are OSError.
 
-    Of web servers not all give parts of a file. Where one does not, it is fetched whole once somebody goes back or
-    ahead in it; block_size 0: nobody will.
+    Where a web server does not serve byte ranges, the file is downloaded whole once a reader seeks in it.
+    With `block_size` 0 the file is a stream, and never downloaded.
     """
 
     def __init__(self, path: "UPath", block_size: int | None = None) -> None:
-        self._path, self._may_fetch = path, is_web(path) and block_size != 0
+        self._path = path
+        self._may_download = is_web(path) and block_size != 0
         with translate_errors():
-            kept = _copies.kept(path) if self._may_fetch else None
-            self._file: Any = kept or path.open("rb", block_size=BLOCK_BYTES if block_size is None else block_size)
+            copy = _open_download(path, download=False) if self._may_download else None
+            self._may_download &= copy is None
+            self._file: Any = copy or path.open("rb", block_size=BLOCK_BYTES if block_size is None else block_size)
 
     def readable(self) -> bool:
         return True
@@ -329,25 +311,25 @@ class _Remote(io.RawIOBase):
         with translate_errors():
             try:
                 data = self._file.read(len(view))
-            except ValueError:
-                if not self._may_fetch:
+            except ValueError:  # the server does not serve the range
+                if not self._may_download:
                     raise
-                self._fetch()
+                self._use_download()
                 data = self._file.read(len(view))
         view[: len(data)] = data
         return len(data)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if self._may_fetch and self._file.size is None:  # a stream
-            self._fetch()
+        if self._may_download and self._file.size is None:  # a stream
+            self._use_download()
         return int(self._file.seek(offset, whence))
 
-    def _fetch(self) -> None:
+    def _use_download(self) -> None:
         position = self._file.tell()
         self._file.close()
-        self._file = _copies.fetched(self._path)
+        self._file = _open_download(self._path, download=True)
         self._file.seek(position)
-        self._may_fetch = False
+        self._may_download = False
 
     def tell(self) -> int:
         return int(self._file.tell())

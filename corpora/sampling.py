@@ -49,7 +49,7 @@ class Sample:
             return False
         if expected != _hash(row, self.sampling.seed):
             raise CorpusError(
-                f"{row.where} is not the row that was there when the sample was drawn. The corpus must not change "
+                f"{row.location} is not the row that was there when the sample was drawn. The corpus must not change "
                 "while it is read: start again."
             )
         return True
@@ -142,5 +142,5 @@ def _quota(sizes: Iterable[int], total: int) -> int:
 def _hash(row: Row, seed: int) -> int:
     name = row.file_name if row.place is None else row.place.name
     # ascii() spells any value, lone surrogates included, in one way.
-    identity = ascii((row.where,) if row.trouble else (name, row.caption))
+    identity = ascii((row.location,) if row.problem else (name, row.caption))
     return int.from_bytes(hashlib.sha256(f"sample\x1f{seed}\x1f{identity}".encode()).digest()[:16], "big")

@@ -1,1 +1,1 @@
-"""Readers of corpora: one format a file."""
+"""Readers of corpora, one format per file."""

@@ -1,4 +1,4 @@
-"""A corpus as a folder of images with one metadata file, the `ImageFolder` convention."""
+"""A folder of images with one metadata file: the `ImageFolder` convention."""
 
 import os
 import re
@@ -10,28 +10,39 @@ from corpora import roots
 from corpora.errors import RowError
 from corpora.images import read_bytes
 from corpora.readers import metadata
-from corpora.readers.protocol import Columns, Row
+from corpora.readers.protocol import Columns, Reader, Row
 from corpora.records import Limits, Place, Reason, is_storable
-from corpora.roots import Root, beneath
+from corpora.roots import Root
 
 _INSIDE = "expected a path inside the corpus, relative to its root, with '/' between folders"
-# Of letters, digits and harmless signs, no part with a dot in front: no system sees a drive or a way upwards in it.
+# Letters, digits and harmless signs, no part with a leading dot: no system reads a drive or '..' in it.
 _ORDINARY = re.compile(r"[\w-][\w. -]*(?:/[\w-][\w. -]*)*", re.ASCII)
 
 
-class FolderReader:
+class FolderReader(Reader):
     """Images as files below a folder, and exactly one of metadata.csv (UTF-8, commas), .tsv, .jsonl, .parquet.
 
-    Or such a table by itself, whatever it is called: then the corpus is the folder that it lies in. Further columns
-    become attributes: numbers as plain text, booleans as true and false, nested values as compact JSON; missing and
-    empty values are left out.
+    The root may also be such a table, of any name; the corpus is then the folder of the table. Further columns become
+    attributes: numbers as plain text, booleans as true and false, nested values as compact JSON. Missing and empty
+    values are left out.
     """
+
+    default_columns = Columns("file_name", "text")
+    description = (
+        f"a folder of images with exactly one of {', '.join(metadata.NAMES)}, or a .csv or .jsonl in the same folder"
+    )
 
     def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         self._table = root if metadata.is_table(root) else None
-        root = root if self._table is None else roots.folder_of(root)
-        self._root, self._columns, self._limits = root, columns, limits
-        self._real = Path(os.path.realpath(root)) if isinstance(root, Path) else root
+        super().__init__(root if self._table is None else roots.parent_of(root), columns, limits)
+        self._real = roots.real_path(self._root)
+
+    @classmethod
+    def fits(cls, root: Root) -> bool:
+        """See `Reader.fits`."""
+        # A .tsv of another name may list URLs, and a .parquet may contain the images.
+        is_table = root.suffix in (".csv", ".jsonl") or root.name in metadata.NAMES
+        return (is_table and roots.is_file(root)) or any(roots.is_file(root / name) for name in metadata.NAMES)
 
     def rows(self) -> Iterator[Row]:
         """See `Reader.rows`."""
@@ -44,7 +55,7 @@ class FolderReader:
     def _metadata(self) -> Root:
         if self._table is None:
             return metadata.find(self._root)
-        return metadata.checked(self._table, self._root, "expected a table beside its images")
+        return metadata.check_listing(self._table, self._root, "expected a table in the folder of its images")
 
     def place(self, row: Row) -> Place:
         """See `Reader.place`."""
@@ -52,7 +63,8 @@ class FolderReader:
         if not isinstance(name, str):
             raise RowError(
                 Reason.MALFORMED_ROW,
-                f"{row.where} has {type(name).__name__} in column {self._columns.image!r}, expected text: correct it.",
+                f"The value of column {self._columns.image!r} in {row.location} is of type {type(name).__name__}, "
+                "expected text: correct it.",
             )
         resolve_inside(self._real, name)
         return Place(name)
@@ -63,46 +75,51 @@ class FolderReader:
 
 
 def resolve_inside(root: Root, file_name: str) -> Root:
-    """Return the real path of a file of the corpus, links followed. Nothing is opened.
+    """Return the real path of a file of a corpus, with links followed. Opens nothing.
 
-    `root` is a real path, or remote. The rules are those of every platform, so that a corpus is read alike on all.
+    The rules are those of all platforms together, so that a corpus reads alike on each.
+
+    Args:
+        root: The corpus, as a real path or a remote root.
+        file_name: Path of the file relative to the corpus.
 
     Raises:
-        RowError: as `check_name`, or a link that leads outside (path_outside_corpus).
+        RowError: See `check_name`; or the path is a link out of the corpus (path_outside_corpus).
     """
     check_name(file_name)
     if not isinstance(root, Path):
-        return beneath(root, PurePosixPath(file_name))
-    if _ORDINARY.fullmatch(file_name) and not _passes_link(root, file_name):
+        return roots.join(root, PurePosixPath(file_name))
+    if _ORDINARY.fullmatch(file_name) and not _has_link(root, file_name):
         return root / file_name
     real = Path(os.path.realpath(root / PurePosixPath(file_name)))
     if not real.is_relative_to(root):
         raise RowError(
-            Reason.PATH_OUTSIDE_CORPUS, f"{file_name[:200]!a} is a link out of the corpus, {_INSIDE}: correct it."
+            Reason.PATH_OUTSIDE_CORPUS,
+            f"The path {file_name[:200]!a} is a link out of the corpus, {_INSIDE}: correct it.",
         )
     return real
 
 
-def _passes_link(root: Path, file_name: str) -> bool:
-    """Whether a part of an ordinary name is a link, or might be. As realpath sees it, in a quarter of its time."""
-    if os.name != "posix":  # where links are of more kinds
+def _has_link(root: Path, file_name: str) -> bool:
+    """Return whether a part of an ordinary name may be a link, in a quarter of the time of `os.path.realpath`."""
+    if os.name != "posix":  # other systems have further kinds of links
         return True
-    at = str(root)
+    path = str(root)
     for part in file_name.split("/"):
-        at = f"{at}/{part}"
+        path = f"{path}/{part}"
         try:
-            if stat.S_ISLNK(os.lstat(at).st_mode):
+            if stat.S_ISLNK(os.lstat(path).st_mode):
                 return True
-        except OSError:  # not there, or not to be looked at: no link, and nothing that could be one lies beneath
+        except OSError:  # missing or inaccessible, so nothing below it can be a link either
             return False
     return False
 
 
 def check_name(file_name: str) -> None:
-    """Refuse a name that could lead out of a corpus, by its text alone.
+    """Reject a name that could lead out of a corpus, by its text alone.
 
     Raises:
-        RowError: empty, NUL or not Unicode (malformed_row); absolute, with a drive, a backslash or '..'
+        RowError: Empty, NUL or invalid Unicode (malformed_row); absolute, with a drive, a backslash or '..'
             (path_outside_corpus).
     """
     if not file_name.strip() or not is_storable(file_name):

@@ -1,12 +1,11 @@
-"""The spellings of a corpus's metadata (CSV, TSV, JSON Lines, Parquet), read as one stream of rows.
+"""Metadata files (CSV, TSV, JSON Lines, Parquet), read as one stream of rows.
 
-Each data row of the file comes out exactly once, whatever is wrong with it.
+Each data row of the file is yielded exactly once, whatever is wrong with it.
 """
 
 import codecs
 import csv
 import difflib
-import itertools
 import json
 import math
 import os
@@ -14,75 +13,92 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpora import roots
 from corpora.errors import CorpusError
-from corpora.readers.protocol import Columns, Row
+from corpora.readers.protocol import Columns, Row, require_rows
 from corpora.records import is_storable
 from corpora.roots import Root, open_binary
-
-if TYPE_CHECKING:
-    from upath import UPath
 
 NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 
 MAX_LINE_BYTES = 4 * 2**20
-"""A longer line of text is one malformed row. It is skipped in pieces, never held in memory."""
+"""A longer line is one malformed row. It is skipped in pieces, so that it never is in memory as a whole."""
 
 IMAGE_OPTION = "--image-column, or image_column in [corpus] of the AUDIT.toml"
 CAPTION_OPTION = "--caption-column, or caption_column in [corpus] of the AUDIT.toml"
-"""Where people say which column it is."""
 
 _BATCH_ROWS = 1024
+_TOO_LONG = f"the row is longer than {MAX_LINE_BYTES} bytes"
 _Item = TypeVar("_Item")
 
-# Arrow does not keep to its own exceptions when a Parquet file is damaged.
+# Arrow does not only raise its own exceptions when a Parquet file is damaged.
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, pa.ArrowException)
 
 
 def is_table(root: Root) -> bool:
-    """Tell whether a root is not a folder, but a file with a spelling of metadata."""
+    """Return whether a root is a metadata file, not a folder."""
     return root.suffix in _READERS and roots.is_file(root)
 
 
 def find(root: Root) -> Root:
-    """Find the one metadata file of a corpus folder.
+    """Return the only metadata file of a corpus folder.
 
     Raises:
-        CorpusError: no such folder, no metadata file or several, or one that is not a regular file inside it.
+        CorpusError: There is no such folder, no metadata file or several, or it is not a regular file inside it.
     """
     expected = f"expected a folder with exactly one of {', '.join(NAMES)}"
-    if not isinstance(root, Path):
-        return _find_remote(root, expected)
-    if not root.is_dir():
-        raise CorpusError(f"Corpus {str(root)!r} is not a folder, {expected}: correct the path.")
-    found = [root / name for name in NAMES if os.path.lexists(root / name)]
-    if not found:
-        there = sorted(
-            entry.name for entry in root.glob("*.*") if entry.suffix in {".csv", ".tsv", ".jsonl", ".parquet"}
-        )
-        raise CorpusError(
-            f"Corpus {str(root)!r} has no metadata file (similar files: {there or 'none'}), {expected}: "
-            "add it or rename yours."
-        )
-    _check_one(root, found, expected)
-    return checked(found[0], root, expected)
+    similar = ""
+    if isinstance(root, Path):
+        if not root.is_dir():
+            raise CorpusError(f"Corpus {str(root)!r} is not a folder, {expected}: correct the path.")
+        tables = sorted(path.name for path in root.glob("*.*") if path.suffix in _READERS)
+        similar = f" (similar files: {tables or 'none'})"
+        found: list[Root] = [root / name for name in NAMES if os.path.lexists(root / name)]
+    else:
+        found = [root / name for name in NAMES if roots.is_file(root / name)]
+    return select_listing(root, found, root, f"has no metadata file{similar}", expected)
 
 
-def checked(path: Root, root: Root, expected: str) -> Root:
-    """Return the path of a listing if it is a regular file inside of a corpus folder, links followed.
+def select_listing(root: Root, found: Sequence[Root], folder: Root, missing: str, expected: str) -> Root:
+    """Return the only listing that was found in a corpus.
+
+    Args:
+        root: The root as given.
+        found: All candidates.
+        folder: The corpus folder.
+        missing: What is wrong if there is no candidate, after "Corpus ...".
+        expected: What was expected, from the word "expected" on.
 
     Raises:
-        CorpusError: it is not; ends in what was `expected`.
+        CorpusError: There is no candidate or several, or it is not a regular file inside of the folder.
     """
-    if not isinstance(path, Path) or not isinstance(root, Path):
-        return path  # there are no links, and what is no file does not open
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:20])
+        raise CorpusError(
+            f"Corpus {str(root)!r} has several: {names}; {expected}: give the path of one of them, or move the "
+            "others away."
+        )
+    if not found:
+        problem = roots.describe_absence(root) or f"{missing}: correct the path, or add the file{roots.web_hint(root)}"
+        raise CorpusError(f"Corpus {str(root)!r} {problem}; {expected}.")
+    return check_listing(found[0], folder, expected)
+
+
+def check_listing(path: Root, folder: Root, expected: str) -> Root:
+    """Return the path of a listing if it is a regular file inside of a corpus folder, with links followed.
+
+    Raises:
+        CorpusError: It is not; the message ends in `expected`.
+    """
+    if not isinstance(path, Path) or not isinstance(folder, Path):
+        return path  # remote roots have no links, and what is not a file cannot be opened
     real = Path(os.path.realpath(path))
-    if not real.is_relative_to(os.path.realpath(root)):
+    if not real.is_relative_to(os.path.realpath(folder)):
         raise CorpusError(f"{str(path)!r} leads out of the corpus, {expected}: copy the file into the folder.")
     try:
         regular = stat.S_ISREG(real.stat().st_mode)
@@ -93,55 +109,35 @@ def checked(path: Root, root: Root, expected: str) -> Root:
     return path
 
 
-def _find_remote(root: "UPath", expected: str) -> "UPath":
-    found = [root / name for name in NAMES if roots.is_file(root / name)]
-    if not found:
-        why = roots.absence(root) or f"has no metadata file: add it or rename yours{roots.hint(root)}"
-        raise CorpusError(f"Corpus {str(root)!r} {why}; {expected}.")
-    _check_one(root, found, expected)
-    return found[0]
-
-
-def _check_one(root: Root, found: Sequence[Root], expected: str) -> None:
-    if len(found) > 1:
-        raise CorpusError(
-            f"Corpus {str(root)!r} has {' and '.join(path.name for path in found)}, {expected}: keep the one "
-            "that holds and move the others away."
-        )
-
-
 def read_rows(metadata: Root, columns: Columns) -> Iterator[Row]:
-    """Stream the rows of a metadata file; header, columns and the first row are read before it returns.
+    """Return the rows of a metadata file. Header, columns and the first row are read before it returns.
 
     Raises:
-        CorpusError: unreadable or corrupt, a required column missing or not of text, or zero rows; for a
-            damage further down in the file also later, while the rows are read.
+        CorpusError: Unreadable or corrupt, a required column is missing or not text, or there are no rows; raised while
+            iterating for damage further down.
     """
-    rows = _with_errors(metadata, _READERS[metadata.suffix](metadata, columns))
-    first = next(rows, None)
-    if first is None:
-        raise CorpusError(f"{str(metadata)!r} has zero rows, expected at least one: export it again.")
-    return itertools.chain([first], rows)
+    rows = _translate_errors(metadata, _READERS[metadata.suffix][0](metadata, columns))
+    return require_rows(rows, f"{str(metadata)!r} has zero rows, expected at least one: export it again.")
 
 
 def count_rows(metadata: Root) -> int:
-    """Count the rows that `read_rows` yields, without making anything of them.
+    """Count the rows that `read_rows` yields, without building them.
 
     Raises:
-        CorpusError: unreadable or corrupt.
+        CorpusError: Unreadable or corrupt.
     """
-    return sum(_with_errors(metadata, _COUNTERS[metadata.suffix](metadata)))
+    return sum(_translate_errors(metadata, _READERS[metadata.suffix][1](metadata)))
 
 
-def _with_errors(metadata: Root, rows: Iterator[_Item]) -> Iterator[_Item]:
+def _translate_errors(metadata: Root, rows: Iterator[_Item]) -> Iterator[_Item]:
     try:
         yield from rows
     except CorpusError:
         raise
     except UNREADABLE as error:
         raise CorpusError(
-            f"{str(metadata)!r} cannot be read ({type(error).__name__}: {str(error)[:200]}), expected a "
-            f"readable {metadata.suffix[1:]} file: restore it from its source or export it again."
+            f"{str(metadata)!r} cannot be read ({summarize(error)}), expected a readable {metadata.suffix[1:]} file: "
+            "restore it from its source or export it again."
         ) from error
 
 
@@ -149,28 +145,23 @@ def _read_csv(metadata: Root, columns: Columns) -> Iterator[Row]:
     records = _csv_records(metadata)
     number, header = next(records, (1, []))
     if isinstance(header, str):
+        separator = "tab" if metadata.suffix == ".tsv" else "comma"
         raise CorpusError(
-            f"The header of {str(metadata)!r} is not CSV ({header}), "
-            f"expected {'tab' if metadata.suffix == '.tsv' else 'comma'}-separated UTF-8."
+            f"The header of {str(metadata)!r} is not CSV ({header}), expected {separator}-separated UTF-8."
         )
     names = [name or f"column_{position}" for position, name in enumerate(header, start=1)]
     check_columns(metadata, names, columns)
     if not all(map(is_storable, names)):
         raise CorpusError(
-            f"The header of {str(metadata)!r} holds NUL or bytes that are not UTF-8 ({excerpt(names)}), "
+            f"The header of {str(metadata)!r} contains NUL or bytes that are not UTF-8 ({excerpt(names)}), "
             "expected UTF-8: export it again as UTF-8."
         )
     for number, record in records:
-        where = f"line {number}"
+        location = f"line {number}"
         if isinstance(record, str):
-            yield Row(where, trouble=f"is not CSV: {record}")
-        elif len(record) != len(names):
-            yield Row(
-                where,
-                trouble=f"has {len(record)} fields where the header has {len(names)}: {excerpt(record)}",
-            )
+            yield Row(location, problem=f"is not CSV: {record}")
         else:
-            yield row_of(where, dict(zip(names, record, strict=True)), columns)
+            yield row_of_fields(location, record, names, columns)
 
 
 def _count_csv(metadata: Root) -> Iterator[int]:
@@ -180,45 +171,44 @@ def _count_csv(metadata: Root) -> Iterator[int]:
 
 
 def _csv_records(metadata: Root) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield records with the number of their first line; a text in place of a record says why there is none.
+    """Yield records with the number of their first line; an error message in place of a record that is not CSV.
 
-    A stray quote would swallow the lines up to the next one. Here it costs its own line only: what the reader
-    had taken beyond that line is read again as lines of their own. A .tsv is the same with tabs: pandas and
-    spreadsheets quote fields with tabs, line breaks or quotes there too.
+    An unbalanced quote would swallow all lines up to the next quote. Here it costs its own line only: the lines after
+    it are parsed again. A .tsv is read alike with tabs, since pandas and spreadsheets quote fields there too.
     """
     delimiter = "\t" if metadata.suffix == ".tsv" else ","
     source = lines(metadata)
     again: deque[tuple[int, str | None]] = deque()
 
-    def feed(taken: list[tuple[int, str | None]]) -> Iterator[str]:
+    def feed(consumed: list[tuple[int, str | None]]) -> Iterator[str]:
         size = 0
         while line := again.popleft() if again else next(source, None):
-            taken.append(line)
+            consumed.append(line)
             text = line[1]
-            # csv has a limit of its own, which any library in the process may have lifted.
+            # The csv module has its own limit, but any library in the process may have changed it.
             if text is None or (size := size + len(text)) > MAX_LINE_BYTES:
                 raise csv.Error(_TOO_LONG)
             yield text
 
     while True:
-        taken: list[tuple[int, str | None]] = []
+        consumed: list[tuple[int, str | None]] = []
         try:
-            record = next(csv.reader(feed(taken), delimiter=delimiter, strict=True), None)
+            record = next(csv.reader(feed(consumed), delimiter=delimiter, strict=True), None)
         except csv.Error as error:
-            yield taken[0][0], str(error)
-            again.extendleft(reversed(taken[1:]))
+            yield consumed[0][0], str(error)
+            again.extendleft(reversed(consumed[1:]))
             continue
         if record is None:
             return
-        if record:  # a blank line is none
-            yield taken[0][0], record
+        if record:  # empty for a blank line
+            yield consumed[0][0], record
 
 
 def _read_jsonl(metadata: Root, columns: Columns) -> Iterator[Row]:
-    # Objects need not all have the same keys: a column is missing when no row has it. Mostly line 1 tells.
+    # Objects need not have the same keys: a column is missing only if no row has it. Usually line 1 has both.
     names: dict[str, None] = {}
     for _, text in lines(metadata):
-        loaded = json_object(text)
+        loaded = parse_object(text)
         if isinstance(loaded, dict):
             names.update(dict.fromkeys(loaded))
         if columns.image in names and columns.caption in names:
@@ -226,32 +216,30 @@ def _read_jsonl(metadata: Root, columns: Columns) -> Iterator[Row]:
     else:
         check_columns(metadata, list(names), columns)
     for number, text in lines(metadata):
-        where = f"line {number}"
+        location = f"line {number}"
         if text is not None and not text.strip():
             continue
-        loaded = json_object(text)
-        yield Row(where, trouble=loaded) if isinstance(loaded, str) else row_of(where, loaded, columns)
+        loaded = parse_object(text)
+        yield Row(location, problem=loaded) if isinstance(loaded, str) else row_of(location, loaded, columns)
 
 
 def _count_jsonl(metadata: Root) -> Iterator[int]:
     return (1 for _, text in lines(metadata) if text is None or text.strip())
 
 
-def json_object(text: str | None) -> dict[str, object] | str:
-    """The JSON object that a text holds (None: it was too long), or what is wrong with it, after 'the row ...'."""
+def parse_object(text: str | None) -> dict[str, object] | str:
+    """Parse a JSON object (None: the text was too long), or return the problem as the rest of 'the row ...'."""
     if text is None:
         return _TOO_LONG
     try:
-        loaded = json.loads(text, object_pairs_hook=_distinct)
-    except (ValueError, RecursionError) as error:  # also for integers of more digits than Python reads
+        loaded = json.loads(text, object_pairs_hook=_distinct_keys)
+    except (ValueError, RecursionError) as error:  # also integers of more digits than Python reads
         return f"is not JSON ({error}): {excerpt(text)}"
-    if not isinstance(loaded, dict):
-        return f"is JSON but not an object: {excerpt(text)}"
-    return loaded
+    return loaded if isinstance(loaded, dict) else f"is JSON but not an object: {excerpt(text)}"
 
 
-def _distinct(items: list[tuple[str, object]]) -> dict[str, object]:
-    # JSON leaves open which of two equal keys holds, so two readers may see two captions.
+def _distinct_keys(items: list[tuple[str, object]]) -> dict[str, object]:
+    # JSON does not define which of two equal keys counts, so two readers may see two captions.
     loaded = dict(items)
     if len(loaded) < len(items):
         raise ValueError("a key occurs twice")
@@ -271,8 +259,8 @@ def _read_parquet(metadata: Root, columns: Columns) -> Iterator[Row]:
                 )
             if is_bytes(kind):
                 raise CorpusError(
-                    f"Column {entry.name!r} of {str(metadata)!r} holds raw bytes ({entry.type}), expected "
-                    "attributes that read as text: drop it."
+                    f"Column {entry.name!r} of {str(metadata)!r} contains raw bytes ({entry.type}), expected text or "
+                    "numbers: drop it."
                 )
         number = 1
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
@@ -292,24 +280,24 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def is_bytes(kind: pa.DataType) -> bool:
-    """Tell whether cells of this type are raw bytes."""
+    """Return whether cells of this type are raw bytes."""
     tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
     return any(test(kind) for test in tests)
 
 
 def column_values(column: pa.Array) -> list[object]:
-    """The cells of a column for `row_of`: text that is not UTF-8 with surrogates, errors in place of what fails."""
+    """Return the cells of a column for `row_of`: invalid UTF-8 with surrogates, an exception for a cell that fails."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
     if _is_text(kind):
-        # Parquet does not check that its strings are UTF-8: one bad cell must not take its batch along.
+        # Parquet does not check that its strings are UTF-8: one bad cell must not cost its batch.
         cells = column.cast(pa.large_binary()).to_pylist()
         return [None if cell is None else cell.decode("utf-8", "surrogateescape") for cell in cells]
     python = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_float64, pa.types.is_nested)
     if any(test(kind) for test in python):
         return [_parquet_value(cell) for cell in column]
-    # Dates, times, decimals, narrow floats: Arrow writes them shorter than Python and knows more years.
+    # Dates, times, decimals, narrow floats: Arrow writes them shorter than Python and supports more years.
     texts: list[object] = column.cast(pa.string()).to_pylist()
     return texts
 
@@ -317,37 +305,45 @@ def column_values(column: pa.Array) -> list[object]:
 def _parquet_value(cell: pa.Scalar) -> object:
     try:
         return cell.as_py()
-    except (ValueError, OverflowError) as error:  # nested text that is not UTF-8, a year beyond 9999
+    except (ValueError, OverflowError) as error:  # nested text that is not UTF-8, a year above 9999
         return error
 
 
-def row_of(where: str, cells: dict[str, object], columns: Columns) -> Row:
-    """A row of named values; all but image and caption become attributes, with trouble if one has no text."""
+def row_of_fields(location: str, fields: Sequence[str], names: Sequence[str], columns: Columns) -> Row:
+    """Make a row of fields under the names of a header."""
+    if len(fields) != len(names):
+        problem = f"has {len(fields)} fields where the header has {len(names)}: {excerpt(fields)}"
+        return Row(location, problem=problem)
+    return row_of(location, dict(zip(names, fields, strict=True)), columns)
+
+
+def row_of(location: str, cells: dict[str, object], columns: Columns) -> Row:
+    """Make a row of named values; all but image and caption become attributes."""
     file_name = cells.pop(columns.image, None)
     caption = cells.pop(columns.caption, None)
-    attributes, trouble = attributes_of(cells)
-    return Row(where, file_name, caption, attributes, trouble)
+    attributes, problem = attributes_of(cells)
+    return Row(location, file_name, caption, attributes, problem)
 
 
 def attributes_of(cells: dict[str, object]) -> tuple[dict[str, str], str | None]:
-    """The attributes of a row as plain text without the missing ones, and what is wrong with one, if any."""
+    """Return the attributes of a row as plain text without missing ones, and what is wrong with one, if any."""
     attributes: dict[str, str] = {}
-    trouble: str | None = None
+    problem: str | None = None
     for name, value in cells.items():
         try:
             text = _text(value)
         except (ValueError, OverflowError, RecursionError) as error:
-            trouble = f"has a value in column {name[:200]!r} that has no text form ({error})"
+            problem = f"has a value in column {name[:200]!r} that has no text form ({error})"
             continue
         if text:
             attributes[name] = text
             if not is_storable(name) or not is_storable(text):
-                trouble = f"holds NUL or bytes that are not UTF-8 in column {name[:200]!r}"
-    return attributes, trouble
+                problem = f"contains NUL or bytes that are not UTF-8 in column {name[:200]!r}"
+    return attributes, problem
 
 
 def _text(value: object) -> str:
-    """Plain text of an attribute; empty for what counts as missing."""
+    """Return an attribute as plain text, empty if it is missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):  # NaN: a missing number in pandas
         return ""
     if isinstance(value, Exception):
@@ -368,7 +364,7 @@ def check_columns(metadata: Root, names: Sequence[str], columns: Columns) -> Non
             raise CorpusError(
                 f"{str(metadata)!r} has no column {required!r} (columns found: {found or 'none'}"
                 + (f"; the nearest is {close[0]!a}" if close else "")
-                + f"): rename the column, or name the one that holds it: {option}."
+                + f"): rename the column, or name the right one: {option}."
             )
     repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if repeated:
@@ -379,10 +375,10 @@ def check_columns(metadata: Root, names: Sequence[str], columns: Columns) -> Non
 
 
 def lines(metadata: Root) -> Iterator[tuple[int, str | None]]:
-    """Physical lines counted from 1, without a byte order mark; None for one beyond `MAX_LINE_BYTES`.
+    """Yield physical lines, counted from 1, without a byte order mark; None for one beyond `MAX_LINE_BYTES`.
 
     Raises:
-        CorpusError: the file is UTF-16.
+        CorpusError: The file is UTF-16.
     """
     with open_binary(metadata) as file:
         number = 0
@@ -401,22 +397,20 @@ def lines(metadata: Root) -> Iterator[tuple[int, str | None]]:
 
 
 def excerpt(content: object) -> str:
-    """What is shown of a content, at most 200 characters of ASCII."""
-    # ascii: bytes that are not UTF-8 must not reach a log or a store.
+    """Return at most 200 characters of a value, in ASCII, for a message."""
+    # ASCII: bytes that are not UTF-8 must not reach a log or a store.
     text = ascii(content)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-_TOO_LONG = f"the row is longer than {MAX_LINE_BYTES} bytes"
-_READERS: dict[str, Callable[[Root, Columns], Iterator[Row]]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
-_COUNTERS: dict[str, Callable[[Root], Iterator[int]]] = {
-    ".csv": _count_csv,
-    ".tsv": _count_csv,
-    ".jsonl": _count_jsonl,
-    ".parquet": _count_parquet,
+def summarize(error: BaseException) -> str:
+    """Return type and beginning of an exception for a message."""
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+_READERS: dict[str, tuple[Callable[[Root, Columns], Iterator[Row]], Callable[[Root], Iterator[int]]]] = {
+    ".csv": (_read_csv, _count_csv),
+    ".tsv": (_read_csv, _count_csv),
+    ".jsonl": (_read_jsonl, _count_jsonl),
+    ".parquet": (_read_parquet, _count_parquet),
 }

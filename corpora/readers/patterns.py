@@ -1,4 +1,4 @@
-"""The files that a root means: one file, those of a folder, or those of a pattern in the last part of the path."""
+"""The files that a root names: one file, those in a folder, or those of a pattern in the last part of the path."""
 
 import re
 from collections.abc import Iterable
@@ -8,28 +8,28 @@ from corpora import roots
 from corpora.errors import CorpusError, RowError
 from corpora.readers.imagefolder import check_name
 from corpora.records import Reason
-from corpora.roots import Root, beneath, lies_in
+from corpora.roots import Root
 
 MAX_SHARDS = 100_000
-"""A pattern that means more is taken for a slip."""
+"""A pattern of more files is taken for a mistake."""
 
 _GLOB = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*|\d{1,18}\.\.\d{1,18})\}")
 
 
 def is_pattern(root: Root) -> bool:
-    """Whether the last part of a path has to be expanded; what lies there under this very name is no pattern."""
+    """Return whether the last part of a path is a pattern; not if a file of this very name exists."""
     return bool(_GLOB.search(root.name) or _BRACES.search(root.name)) and not roots.exists(root)
 
 
 def find(root: Root, suffix: str) -> tuple[Root, list[str]]:
-    """Return the folder and the names in it, ordered; the names that a brace pattern spells out may be missing.
+    """Return the folder and the names in it, in order. Names that a brace pattern spells out may be missing.
 
     Raises:
-        CorpusError: there is none at all, or the pattern means more than `MAX_SHARDS`.
+        CorpusError: There is no file, or the pattern names more than `MAX_SHARDS`.
     """
     if roots.is_folder(root):
-        names = roots.names(root, f"*{suffix}")
+        names = roots.list_names(root, f"*{suffix}")
         if not names:
             raise CorpusError(f"Corpus {str(root)!r} has no file *{suffix}, expected at least one: correct the path.")
         return root, names
@@ -37,26 +37,25 @@ def find(root: Root, suffix: str) -> tuple[Root, list[str]]:
     if not is_pattern(root):
         if not roots.exists(root):
             raise CorpusError(
-                f"Corpus {str(root)!r} {roots.absence(root) or 'does not exist'}, expected a file *{suffix}, "
+                f"Corpus {str(root)!r} {roots.describe_absence(root) or 'does not exist'}, expected a file *{suffix}, "
                 "a folder of them, or a pattern in the last part of the path (* ? [0-9] {a,b} {000..012}): "
                 "correct the path."
             )
         return folder, [root.name]
     found: dict[str, None] = {}
     for name in expand(root.name):
-        known = roots.names(folder, name) if _GLOB.search(name) else [name]
-        found.update(dict.fromkeys(known))
+        found.update(dict.fromkeys(roots.list_names(folder, name) if _GLOB.search(name) else [name]))
     if not any(roots.exists(folder / name) for name in found):
-        why = f"its folder {roots.absence(folder) or 'has none of them'}"
-        raise CorpusError(f"Corpus {str(root)!r} means no file that exists ({why}), expected one or more: correct it.")
+        problem = f"its folder {roots.describe_absence(folder) or 'has none of them'}"
+        raise CorpusError(f"Corpus {str(root)!r} matches no file ({problem}), expected at least one: correct the path.")
     return folder, list(found)
 
 
 def expand(pattern: str) -> list[str]:
-    """Expand {a,b} and {000..012} as a shell does, numbers upwards; leading zeros are kept. Other braces stay.
+    """Expand {a,b} and {000..012} as a shell does. Leading zeros are kept, other braces are not expanded.
 
     Raises:
-        CorpusError: more than `MAX_SHARDS`, or a range that runs downwards.
+        CorpusError: More than `MAX_SHARDS` names, or a descending range.
     """
     found = _BRACES.search(pattern)
     if not found:
@@ -73,7 +72,7 @@ def _choices(inside: str, pattern: str) -> Iterable[str]:
         return inside.split(",")
     first, _, last = inside.partition("..")
     if int(first) > int(last):
-        raise CorpusError(f"Pattern {pattern!r} counts from {first} down to {last}, expected upwards: swap the two.")
+        raise CorpusError(f"Pattern {pattern!r} counts down from {first} to {last}, expected upwards: swap the two.")
     _check_number(int(last) - int(first) + 1, pattern)
     zeros = any(len(number) > 1 and number.startswith("0") for number in (first, last))
     width = max(len(first), len(last)) if zeros else 0
@@ -82,20 +81,20 @@ def _choices(inside: str, pattern: str) -> Iterable[str]:
 
 def _check_number(number: int, pattern: str) -> None:
     if number > MAX_SHARDS:
-        raise CorpusError(f"Pattern {pattern!r} means more than {MAX_SHARDS} files: split the corpus, or correct it.")
+        raise CorpusError(f"Pattern {pattern!r} names more than {MAX_SHARDS} files: split the corpus, or correct it.")
 
 
-def check(folder: Root, name: str, root: Root) -> Root:
-    """Return the path of a shard that may be opened; whoever named one file by itself may name a link.
+def check_shard(folder: Root, name: str, root: Root) -> Root:
+    """Return the path of a shard that may be opened. Only a root that is one file itself may be a link.
 
-    Of a remote one only the name is judged: to open it tells the rest.
+    For a remote shard only the name is checked: opening it shows the rest.
 
     Raises:
-        RowError: missing, no regular file, or a link that leads out of the folder.
+        RowError: Missing, not a regular file, or a link out of the folder.
     """
     check_name(name)
-    path = folder / name if isinstance(folder, Path) else beneath(folder, PurePosixPath(name))
-    if "/" in name or (path != root and not lies_in(path, folder)):
+    path = roots.join(folder, PurePosixPath(name))
+    if "/" in name or (path != root and not roots.is_inside(path, folder)):
         raise RowError(Reason.PATH_OUTSIDE_CORPUS, "leads out of the corpus, expected a file in it: copy it there.")
     if not isinstance(path, Path):
         return path

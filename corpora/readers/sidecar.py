@@ -1,4 +1,4 @@
-"""A corpus as images with a caption file of the same stem beside each: `a.jpg`, `a.txt`, and perhaps `a.json`."""
+"""Images with a caption file of the same stem next to each: `a.jpg`, `a.txt`, and optionally `a.json`."""
 
 import itertools
 from collections.abc import Iterator
@@ -9,106 +9,92 @@ from corpora import roots
 from corpora.errors import CorpusError, ImageError, RowError
 from corpora.images import read_bytes
 from corpora.readers.imagefolder import FolderReader, resolve_inside
-from corpora.readers.metadata import MAX_LINE_BYTES, json_object, row_of
-from corpora.readers.protocol import Columns, Row
+from corpora.readers.metadata import MAX_LINE_BYTES, parse_object, row_of
+from corpora.readers.protocol import Columns, Row, require_rows
 from corpora.records import Limits, Reason
-from corpora.roots import Root, beneath
+from corpora.roots import Root
 
 IMAGE_SUFFIXES = (".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _SIDECARS = (".json", ".txt")
 _TEXT_LIMITS = Limits(max_file_bytes=MAX_LINE_BYTES)
 
 
-def fits(root: Root) -> bool:
-    """Tell whether the folder, or the first one in it, holds an image with a caption file beside."""
-    if not roots.is_folder(root):
-        return False
-    names, folders = _listing(root)
-    if not any(name.lower().endswith(".txt") for name in names) and folders:
-        names, _ = _listing(_below(root, PurePosixPath(folders[0])))
-    return any(group.images and group.captions for group in _groups(names))
+class SidecarReader(FolderReader):
+    """Images in a folder and its subfolders; the UTF-8 text in the .txt of the same stem is the caption.
 
-
-class FilesReader(FolderReader):
-    """Images in a folder and the folders below it; the UTF-8 text in the .txt of the same stem is the caption.
-
-    That is also what img2dataset writes as `files`. The values in a .json of the same stem become attributes, its
-    `caption` only if it says something else. Folders are read in the order of their names, their own files first;
-    the names of one folder at a time are held in memory. An image without .txt and a .txt without image are
-    rejected rows, other files are none. A link to a folder is not followed: inside the corpus what it shows is
-    read where it lies, one that leads out is a rejected row.
+    img2dataset writes this layout as `files`. The values in a .json of the same stem become attributes, its `caption`
+    only if it differs from the .txt. Folders are read in the order of their names, their own files first; the names of
+    one folder at a time are in memory. An image without .txt and a .txt without image are rejected rows; other files
+    are ignored. Links to folders are not followed; one that leads out of the corpus is a rejected row.
     """
 
-    def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
-        super().__init__(root, columns, limits)
-        self._folder = root
+    default_columns = Columns("image", "caption")
+    description = "a folder of images with a .txt of the same stem next to each"
+
+    @classmethod
+    def fits(cls, root: Root) -> bool:
+        """See `Reader.fits`: whether the folder or its first subfolder has an image with a caption file."""
+        if not roots.is_folder(root):
+            return False
+        names, folders = _list(root)
+        if not any(name.lower().endswith(".txt") for name in names) and folders:
+            names, _ = _list(roots.join(root, PurePosixPath(folders[0])))
+        return any(group.images and group.captions for group in _group(names))
 
     def rows(self) -> Iterator[Row]:
         """See `Reader.rows`."""
-        rows = (row for folder, entry in _walk(self._folder) for row in self._entry(folder, entry))
-        first = next(rows, None)
-        if first is None:
-            raise CorpusError(
-                f"Corpus {str(self._folder)!r} has neither images ({', '.join(IMAGE_SUFFIXES)}) nor .txt files, "
-                "expected images with a .txt of the same stem beside each: correct the path."
-            )
-        return itertools.chain([first], rows)
+        rows = (row for folder, entry in _walk(self._root) for row in self._rows_of(folder, entry))
+        return require_rows(
+            rows,
+            f"Corpus {str(self._root)!r} has neither images ({', '.join(IMAGE_SUFFIXES)}) nor .txt files, "
+            "expected images with a .txt of the same stem next to each: correct the path.",
+        )
 
     def count(self) -> int:
         """See `Reader.count`."""
-        walk = _walk(self._folder)
+        walk = _walk(self._root)
         return sum(
-            entry.rows if isinstance(entry, _Group) else self._leads_out(folder, entry) for folder, entry in walk
+            entry.rows if isinstance(entry, _Group) else sum(1 for _ in self._rows_of(folder, entry))
+            for folder, entry in walk
         )
 
-    def _leads_out(self, folder: PurePosixPath, link: str) -> bool:
-        try:
-            resolve_inside(self._real, str(folder / link))
-        except RowError:
-            return True
-        return False
-
-    def _entry(self, folder: PurePosixPath, entry: "_Group | str") -> Iterator[Row]:
-        if isinstance(entry, _Group):
-            yield from self._group(folder, entry)
+    def _rows_of(self, folder: PurePosixPath, entry: "_Group | str") -> Iterator[Row]:
+        if isinstance(entry, str):
+            name = str(folder / entry)
+            try:
+                resolve_inside(self._real, name)
+            except RowError as error:
+                yield Row(_show(name), name, problem=f"is a link to a folder: {error.detail}", reason=error.reason)
             return
-        name = str(folder / entry)
-        try:
-            resolve_inside(self._real, name)
-        except RowError as error:
-            yield Row(_shown(name), name, trouble=f"is a linked folder: {error.detail}", reason=error.reason)
-
-    def _group(self, folder: PurePosixPath, group: "_Group") -> Iterator[Row]:
-        captions = [str(folder / name) for name in group.captions]
-        images = [str(folder / name) for name in group.images]
+        captions = [str(folder / name) for name in entry.captions]
+        images = [str(folder / name) for name in entry.images]
         if not images:
-            trouble = "is a caption without an image of the same stem beside it: restore the image, or drop the file."
-            yield from (Row(_shown(name), name, trouble=trouble, reason=Reason.MISSING_FILE) for name in captions)
+            problem = "is a caption without an image of the same stem: restore the image, or drop the file."
+            yield from (Row(_show(name), name, problem=problem, reason=Reason.MISSING_FILE) for name in captions)
         elif not captions:
-            trouble = "has no .txt of the same stem beside it, expected its caption there: add it, or drop the image."
-            yield from (Row(_shown(name), name, trouble=trouble, reason=Reason.EMPTY_CAPTION) for name in images)
+            problem = "has no .txt of the same stem, expected its caption there: add it, or drop the image."
+            yield from (Row(_show(name), name, problem=problem, reason=Reason.EMPTY_CAPTION) for name in images)
         else:
-            details = None if group.details is None else str(folder / group.details)
+            details = None if entry.details is None else str(folder / entry.details)
             yield from (self._row(image, caption, details) for image in images for caption in captions)
 
     def _row(self, image: str, caption: str, details: str | None) -> Row:
-        where = _shown(image)
+        location = _show(image)
         try:
-            text = self._text(caption)
-            loaded = {} if details is None else json_object(self._text(details))
+            text = self._read_text(caption)
+            loaded = {} if details is None else parse_object(self._read_text(details))
         except RowError as error:
-            return Row(
-                where, image, trouble=f"has a file beside it that cannot be read: {error.detail}", reason=error.reason
-            )
+            problem = f"has a caption or .json file that cannot be read: {error.detail}"
+            return Row(location, image, problem=problem, reason=error.reason)
         if isinstance(loaded, str):
-            return Row(where, image, text, trouble=f"has a .json beside it that {loaded}")
+            return Row(location, image, text, problem=f"has a .json of the same stem that {loaded}")
         if loaded.get("caption") == text:
             del loaded["caption"]
-        # Under names of their own: the .json may have any key.
-        row = row_of(where, loaded, Columns("\0image", "\0caption"))
+        # Column names that no .json uses, since it may have any key.
+        row = row_of(location, loaded, Columns("\0image", "\0caption"))
         return replace(row, file_name=image, caption=text)
 
-    def _text(self, name: str) -> str:
+    def _read_text(self, name: str) -> str:
         try:
             data = read_bytes(resolve_inside(self._real, name), _TEXT_LIMITS)
         except ImageError as error:
@@ -116,15 +102,15 @@ class FilesReader(FolderReader):
                 return ""
             raise RowError(
                 error.reason,
-                f"{name[:200]!a} is no regular file of at most {MAX_LINE_BYTES} bytes that can be read, expected "
-                "UTF-8 text: replace it.",
+                f"{name[:200]!a} is not a readable regular file of at most {MAX_LINE_BYTES} bytes, expected UTF-8 "
+                "text: replace it.",
             ) from error
         return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The names in a folder that share a stem: a row for each image with each caption, or for what stands alone."""
+    """The names in a folder that share a stem: a row per image and caption, or per name if one is missing."""
 
     images: tuple[str, ...]
     captions: tuple[str, ...]
@@ -136,71 +122,45 @@ class _Group:
 
 
 def _walk(root: Root) -> Iterator[tuple[PurePosixPath, "_Group | str"]]:
-    """Yield, with their folder, groups of files, and links to folders by name."""
+    """Yield groups of files, and the names of links to folders, each with its folder."""
     if not roots.is_folder(root):
         raise CorpusError(
-            f"Corpus {str(root)!r} {roots.absence(root) or 'is not a folder'}, "
-            "expected images with .txt files beside: correct the path."
+            f"Corpus {str(root)!r} {roots.describe_absence(root) or 'is not a folder'}, "
+            "expected a folder of images with .txt files: correct the path."
         )
     waiting = [PurePosixPath()]
     while waiting:
         folder = waiting.pop()
-        try:
-            names, folders = _listing(_below(root, folder))
-        except OSError as error:
-            raise CorpusError(
-                f"The folder {str(root / folder)!r} cannot be read ({error.strerror}), expected a corpus that can "
-                "be read throughout: check its permissions."
-            ) from error
-        yield from ((folder, group) for group in _groups(names))
-        links = [name for name in folders if _is_link(root, folder / name)]
+        names, folders = _list(roots.join(root, folder))
+        yield from ((folder, group) for group in _group(names))
+        links = [name for name in folders if isinstance(root, Path) and (root / folder / name).is_symlink()]
         yield from ((folder, name) for name in links)
         waiting += [folder / name for name in reversed(folders) if name not in links]
 
 
-def _below(root: Root, folder: PurePosixPath) -> Root:
-    return root / folder if isinstance(root, Path) else beneath(root, folder)
+def _list(folder: Root) -> tuple[list[str], list[str]]:
+    """Return the names of images and sidecars, sorted by stem, and those of folders."""
+    found = roots.list_folder(folder)
+    # A folder that is named like a file counts as a file, so that it is rejected.
+    names = [name for name, _ in found if _is_file_name(name)]
+    folders = [name for name, is_dir in found if is_dir and not _is_file_name(name)]
+    return sorted(names, key=lambda name: (_stem(name), name)), folders
 
 
-def _is_link(root: Root, folder: PurePosixPath) -> bool:
-    return isinstance(root, Path) and (root / folder).is_symlink()
-
-
-def _listing(folder: Root) -> tuple[list[str], list[str]]:
-    if isinstance(folder, Path):
-        names, folders = _local_listing(folder)
-    else:
-        entries = roots.entries(folder)
-        names = [name for name, is_dir in entries if not is_dir and _is_ours(name)]
-        folders = [name for name, is_dir in entries if is_dir]
-    return sorted(names, key=lambda name: (_split(name), name)), sorted(folders)
-
-
-def _local_listing(folder: Path) -> tuple[list[str], list[str]]:
-    names, folders = [], []
-    for entry in folder.iterdir():
-        # What is called like a file is taken for one: to ask would cost a call each.
-        if _is_ours(entry.name):
-            names.append(entry.name)
-        elif entry.is_dir():
-            folders.append(entry.name)
-    return names, folders
-
-
-def _is_ours(name: str) -> bool:
+def _is_file_name(name: str) -> bool:
     return name.lower().endswith((*IMAGE_SUFFIXES, *_SIDECARS))
 
 
-def _split(name: str) -> str:
+def _stem(name: str) -> str:
     return name[: name.rindex(".")]
 
 
-def _shown(name: str) -> str:
+def _show(name: str) -> str:
     return f"{name[:200]!a}"
 
 
-def _groups(names: list[str]) -> Iterator[_Group]:
-    for _, members in itertools.groupby(names, _split):
+def _group(names: list[str]) -> Iterator[_Group]:
+    for _, members in itertools.groupby(names, _stem):
         group = list(members)
         yield _Group(
             tuple(name for name in group if name.lower().endswith(IMAGE_SUFFIXES)),

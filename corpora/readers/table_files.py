@@ -1,20 +1,20 @@
-"""One file of a table whose cells are images: Parquet, or Arrow's stream format, read in pieces of bounded size.
+"""A table file (Parquet, or the stream format of Arrow), read in pieces of bounded size.
 
-A damaged file gives what can be read, and for the rest `Damage`; `count` and `batches` always agree on the rows.
+A damaged file yields what can be read, and `Damage` for the rest; `count` and `batches` always agree on the rows.
 """
 
 import itertools
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpora.errors import RowError
-from corpora.readers.metadata import UNREADABLE
+from corpora.readers.metadata import UNREADABLE, summarize
 from corpora.records import Reason
 from corpora.roots import Root, open_binary
 
@@ -26,39 +26,42 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Rows of a file that cannot be read, and why (as the end of a sentence)."""
+    """Rows of a file that cannot be read, and why (the end of a sentence)."""
 
     num_rows: int
-    what: str
+    problem: str
 
 
-class TableFile(Protocol):
-    """An open file. Made from its bytes, it raises one of `UNREADABLE` if they tell not even the columns."""
+class TableFile(ABC):
+    """An open table file. Opening raises one of `UNREADABLE` if not even its columns can be read."""
 
     schema: pa.Schema
 
-    def count(self) -> int:
-        """The number of rows, of damage too."""
-        ...
-
-    def start(self, position: int) -> int:
-        """The row at which reading has to begin in order to come to another."""
-        ...
-
-    def batches(self, first: int, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch | Damage]]:
-        """Stretches of rows of some columns, each with the number of its first row, from one that holds `first`."""
-        ...
-
-    def close(self) -> None:
-        """Close the file; what was read from it stays valid."""
-        ...
-
-
-class ParquetTable:
-    """A Parquet file. Its footer says the number of rows, so that a damaged row group costs its own rows only."""
-
     def __init__(self, source: pa.NativeFile) -> None:
         self._source = source
+
+    @abstractmethod
+    def count(self) -> int:
+        """Return the number of rows, including damaged ones."""
+
+    @abstractmethod
+    def start(self, position: int) -> int:
+        """Return the row at which reading has to begin to reach a row."""
+
+    @abstractmethod
+    def batches(self, first: int, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch | Damage]]:
+        """Yield batches of some columns, each with the number of its first row, from the one that contains `first`."""
+
+    def close(self) -> None:
+        """Close the file; batches that were read stay valid."""
+        self._source.close()
+
+
+class ParquetTable(TableFile):
+    """A Parquet file. Its footer states the number of rows, so a damaged row group costs its own rows only."""
+
+    def __init__(self, source: pa.NativeFile) -> None:
+        super().__init__(source)
         # Without a buffer, or with pre_buffer, Arrow reads a whole column of a row group at once.
         self._file = pq.ParquetFile(
             source, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
@@ -92,37 +95,33 @@ class ParquetTable:
 
     def _group(self, group: int, start: int, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch | Damage]]:
         left = self._sizes[group]
-        what = "its row group ends early"
+        problem = "its row group ends early"
         try:
             average = self._file.metadata.row_group(group).total_byte_size // max(left, 1)
             rows = min(max(_PIECE_BYTES // max(average, 1), 1), _PIECE_ROWS)
             for batch in self._file.iter_batches(rows, [group], names, use_threads=False):
                 yield start, batch[:left]
-                taken = min(left, batch.num_rows)
-                start, left = start + taken, left - taken
+                size = min(left, batch.num_rows)
+                start, left = start + size, left - size
         except UNREADABLE as error:
-            what = said(error)
+            problem = summarize(error)
         if left:
-            yield start, Damage(left, what)
-
-    def close(self) -> None:
-        """See `TableFile.close`."""
-        self._source.close()
+            yield start, Damage(left, problem)
 
 
-class ArrowTable:
-    """A file in Arrow's stream format. Nothing tells how many rows lie behind a damage: it counts as one row."""
+class ArrowTable(TableFile):
+    """A file in the stream format of Arrow. How many rows follow damage is unknown, so damage counts as one row."""
 
     def __init__(self, source: pa.NativeFile) -> None:
-        self._source = source
+        super().__init__(source)
         self.schema = pa.ipc.open_stream(source).schema
 
     def count(self) -> int:
         """See `TableFile.count`."""
         return sum(piece.num_rows for piece in self._pieces())
 
-    def start(self, position: int) -> int:  # noqa: ARG002  # as of the protocol
-        """See `TableFile.start`: passing over a batch costs nothing."""
+    def start(self, position: int) -> int:  # noqa: ARG002  # the interface
+        """See `TableFile.start`: skipping a batch costs nothing."""
         return 0
 
     def batches(self, first: int, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch | Damage]]:
@@ -130,7 +129,7 @@ class ArrowTable:
         start = 0
         for piece in self._pieces():
             if start + piece.num_rows > first:
-                yield start, piece if isinstance(piece, Damage) else _valid(piece.select(names))
+                yield start, piece if isinstance(piece, Damage) else _validate(piece.select(names))
             start += piece.num_rows
 
     def _pieces(self) -> Iterator[pa.RecordBatch | Damage]:
@@ -142,19 +141,15 @@ class ArrowTable:
                 if batch.num_rows < 0 or rows > size:
                     raise ValueError(f"it announces {rows} rows in {size} bytes")
                 yield batch
-            # A stream may also end with its file. What datasets writes does not, so there something is missing.
+            # A stream may lack an end mark, but the library datasets writes one: without it, rows are missing.
             if self._source.tell() != size or self._source.read_at(8, size - 8) != _END_OF_STREAM:
-                yield Damage(1, "it does not end with the mark of an end: rows may be missing")
+                yield Damage(1, "it has no end mark: rows may be missing")
         except UNREADABLE as error:
-            yield Damage(1, said(error))
-
-    def close(self) -> None:
-        """See `TableFile.close`."""
-        self._source.close()
+            yield Damage(1, summarize(error))
 
 
 class Cursor:
-    """A place in a column from which reading goes on; of the stretches that it read, the last two are kept."""
+    """A position in a column from which reading continues. The last two batches are kept."""
 
     def __init__(self, name: str, table: TableFile, first: int, column: str) -> None:
         self.name, self.table = name, table
@@ -162,17 +157,17 @@ class Cursor:
         self._recent: deque[tuple[int, pa.RecordBatch | Damage]] = deque(maxlen=2)
 
     def reaches(self, position: int) -> bool:
-        """Tell whether a row is known, or ahead, with no better place to begin in between."""
+        """Return whether a row is in memory, or ahead without a better place to begin in between."""
         if not self._recent:
             return False
         last, piece = self._recent[-1]
         return self._recent[0][0] <= position and self.table.start(position) <= last + piece.num_rows
 
     def read(self, position: int) -> tuple[int, pa.RecordBatch | Damage]:
-        """The stretch that holds a row, and the number of its first.
+        """Return the batch that contains a row, with the number of its first row.
 
         Raises:
-            RowError: there is no such row; the detail is the end of a sentence.
+            RowError: There is no such row; the detail is the end of a sentence.
         """
         for start, piece in itertools.chain(tuple(self._recent), self._ahead()):
             if start <= position < start + piece.num_rows:
@@ -186,25 +181,20 @@ class Cursor:
 
 
 def open_source(path: Root, mapped: bool) -> pa.NativeFile:
-    """A file for Arrow to read; mapped into memory if that is asked for and it is a local one."""
+    """Open a file for Arrow; `mapped` maps a local file into memory."""
     if not isinstance(path, Path):
         return pa.PythonFile(open_binary(path), mode="r")
     return pa.memory_map(str(path)) if mapped else pa.OSFile(str(path))
 
 
-def said(error: BaseException) -> str:
-    """An error in few words."""
-    return f"{type(error).__name__}: {str(error)[:200]}"
-
-
-def _valid(batch: pa.RecordBatch) -> pa.RecordBatch | Damage:
-    # Arrow trusts the offsets in a stream: a cell may be looked at only after this. Text that is not UTF-8
-    # costs its own row, so it is looked at as bytes here.
+def _validate(batch: pa.RecordBatch) -> pa.RecordBatch | Damage:
+    # Arrow trusts the offsets in a stream, so no cell may be read before this. Text that is not UTF-8 costs only its
+    # own row, so it is validated as bytes.
     raw = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
     try:
         for column in batch.columns:
             (column.view(raw[column.type]) if column.type in raw else column).validate(full=True)
         batch.validate()
     except UNREADABLE as error:
-        return Damage(batch.num_rows, said(error))
+        return Damage(batch.num_rows, summarize(error))
     return batch

@@ -1,145 +1,145 @@
-"""Corpora whose images are bytes in tables: Parquet files, and what Hugging Face `datasets` saves to disk."""
+"""Tables whose cells are the bytes of images: Parquet files, and what Hugging Face `datasets` saves to disk."""
 
-import itertools
 import json
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import pyarrow as pa
 
 from corpora import roots
 from corpora.errors import CorpusError, ImageError, RowError
-from corpora.readers import metadata
-from corpora.readers import patterns as shards
+from corpora.readers import metadata, patterns
 from corpora.readers.imagefolder import resolve_inside
-from corpora.readers.protocol import Columns, Row
-from corpora.readers.table_cells import Images, decode_names, holds_bytes, image_columns, values
-from corpora.readers.table_files import ArrowTable, Cursor, Damage, ParquetTable, TableFile, open_source, said
+from corpora.readers.metadata import UNREADABLE, column_values, is_bytes, summarize
+from corpora.readers.protocol import Columns, Reader, Row, require_rows
+from corpora.readers.table_files import ArrowTable, Cursor, Damage, ParquetTable, TableFile, open_source
 from corpora.records import DEFAULT_LIMITS, Limits, Place, Reason
-from corpora.roots import Root, open_binary, real
+from corpora.roots import Root, open_binary, real_path
 
-_CURSORS = 4
+_MAX_CURSORS = 4
 SAVED = _DICT, _STATE = "dataset_dict.json", "state.json"
-"""By one of these a folder is known that `save_to_disk` wrote."""
+"""A folder that `save_to_disk` wrote has one of these files."""
 
 _Entry = TypeVar("_Entry")
 _EXPECTED = "expected a table with image bytes: restore it from its source or export it again"
 
 
-class TableReader(ABC):
-    """The rows of all files, one file after the other.
+class TableReader(Reader):
+    """The rows of several table files, one file after the other.
 
-    A column of images holds bytes, or structs with a field `bytes` (Hugging Face's Image). Where the table has no
-    column of the default name, its only one of bytes is taken for `image`, and `caption` for `text`. Further columns
-    become attributes, but for those with bytes. A file that cannot be read is one rejected row; what cannot be read
-    within a file is rejected too, and reading goes on behind it.
+    A column of images contains bytes, or structs with a field `bytes` (the Image feature of Hugging Face). If the table
+    has no column of the default name, its only column of bytes is used for `image`, and `caption` for `text`. Further
+    columns become attributes, except those with bytes. An unreadable file is one rejected row. Unreadable parts of a
+    file are rejected rows too, and reading continues after them.
     """
 
+    default_columns = Columns("image", "text")
+
     def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
-        self._root, self._columns, self._limits = root, columns, limits
+        super().__init__(root, columns, limits)
         self._lock = threading.Lock()
         self._files: frozenset[str] = frozenset()
         self._cursors: list[Cursor] = []
 
     @abstractmethod
     def _names(self) -> list[str]:
-        """The files, relative to `_base`, in the order of their rows. Raises CorpusError."""
+        """Return the files, relative to `_base`, in the order of their rows. Raises CorpusError."""
 
     @abstractmethod
-    def _table(self, path: Root, once: bool) -> TableFile:
-        """A file that was found to be one, open. once: it will be read from end to end."""
+    def _open_table(self, path: Root, once: bool) -> TableFile:
+        """Open a regular file. once: it will be read from beginning to end."""
 
     def _base(self) -> Root:
         return self._root
 
-    def _added(self, name: str) -> dict[str, object]:  # noqa: ARG002  # for those that need it
-        """What a file's place says about its rows, as further columns."""
+    def _extra_cells(self, name: str) -> dict[str, object]:  # noqa: ARG002  # for subclasses
+        """Return further columns of all rows of a file, which depend on its place."""
         return {}
 
     def rows(self) -> Iterator[Row]:
         """See `Reader.rows`."""
-        names = self._listed()
-        self._check(names)
+        names = self._list_files()
+        self._check_first(names)
         rows = (row for name in names for row in self._file_rows(name))
-        first = next(rows, None)
-        if first is None:
-            raise CorpusError(f"Corpus {str(self._root)!r} has zero rows, expected at least one: export it again.")
-        return itertools.chain([first], rows)
+        return require_rows(rows, f"Corpus {str(self._root)!r} has zero rows, expected at least one: export it again.")
 
     def count(self) -> int:
         """See `Reader.count`."""
-        return sum(map(self._file_count, self._listed()))
+        return sum(map(self._file_count, self._list_files()))
 
     def place(self, row: Row) -> Place:
         """See `Reader.place`."""
         if row.place is None:
-            raise RowError(Reason.MALFORMED_ROW, f"{row.where} has no place, expected a row of a table.")
+            raise RowError(Reason.MALFORMED_ROW, f"{row.location} has no place, expected a row of a table.")
         return row.place
 
     def image(self, place: Place) -> bytes:
-        """See `Reader.image`. A few places are kept from which reading goes on."""
+        """See `Reader.image`. A few cursors are kept, so that reading on is fast."""
         name, position = place.container, place.position
         if name not in self._files:
             self._files = frozenset(self._names())
         if name not in self._files or name is None or position is None or position < 0:
             raise ImageError(
                 Reason.PATH_OUTSIDE_CORPUS,
-                f"{place.name!a} is in none of the corpus's tables, expected a row of one: audit the corpus again.",
+                f"{place.name!a} is in none of the tables of the corpus, expected a row of one: audit the corpus "
+                "again.",
             )
         try:
             with self._lock:
                 start, piece = self._cursor(name, position).read(position)
             if isinstance(piece, Damage):
-                raise ImageError(Reason.UNREADABLE_FILE, f"cannot be read: {piece.what}; {_EXPECTED}.")
-            return Images.of(piece.column(0)).read(position - start, self._limits)
+                raise ImageError(Reason.UNREADABLE_FILE, f"cannot be read: {piece.problem}; {_EXPECTED}.")
+            return _Images.of(piece.column(0)).read(position - start, self._limits)
         except RowError as error:
             raise ImageError(error.reason, f"{place.name!a} {error.detail}") from error
 
-    def _listed(self) -> list[str]:
+    def _list_files(self) -> list[str]:
         names = self._names()
         if not names:
-            raise CorpusError(f"Corpus {str(self._root)!r} {roots.absence(self._root) or 'has no files'}, {_EXPECTED}.")
-        with self._lock:  # the corpus may be another one than at the last audit of this process
+            problem = roots.describe_absence(self._root) or "has no table files"
+            raise CorpusError(f"Corpus {str(self._root)!r} {problem}, {_EXPECTED}.")
+        with self._lock:  # the corpus may have changed since the last audit of this process
             self._files = frozenset(names)
             while self._cursors:
                 self._cursors.pop().table.close()
         return names
 
-    def _check(self, names: list[str]) -> None:
+    def _check_first(self, names: list[str]) -> None:
+        """Check the columns of the first readable file."""
         errors: list[str] = []
         for name in names:
             try:
                 with closing(self._open(name)) as table:
-                    self._named(name, table.schema)
+                    self._find_columns(name, table.schema)
                     return
             except RowError as error:
                 errors.append(f"{name[:200]} {error.detail}")
-        if why := roots.absence(self._root):
-            raise CorpusError(f"Corpus {str(self._root)!r} {why}, {_EXPECTED}.")
+        if problem := roots.describe_absence(self._root):
+            raise CorpusError(f"Corpus {str(self._root)!r} {problem}, {_EXPECTED}.")
         raise CorpusError(f"None of the {len(names)} files of {str(self._root)!r} can be read; {errors[0]}")
 
     def _open(self, name: str, once: bool = False) -> TableFile:
         try:
-            path = resolve_inside(real(self._base()), name)
+            path = resolve_inside(real_path(self._base()), name)
             _check_file(path)
-            table = self._table(path, once)
-            decode_names(table.schema)
+            table = self._open_table(path, once)
+            _check_names(table.schema)
         except RowError:
             raise
-        except (*metadata.UNREADABLE, RuntimeError) as error:  # RuntimeError: a circle of links
+        except (*UNREADABLE, RuntimeError) as error:  # RuntimeError: a circle of links
             reason = roots.reason_of(error) if isinstance(error, OSError) else Reason.UNREADABLE_FILE
-            raise RowError(reason, f"cannot be read ({said(error)}), {_EXPECTED}.") from error
+            raise RowError(reason, f"cannot be read ({summarize(error)}), {_EXPECTED}.") from error
         return table
 
-    def _named(self, name: str, schema: pa.Schema) -> Columns:
+    def _find_columns(self, name: str, schema: pa.Schema) -> Columns:
         path = self._base() / name
         image, caption = self._columns.image, self._columns.caption
-        images = image_columns(schema)
+        images = _image_columns(schema)
         if image == "image" and image not in schema.names and len(images) == 1:
             image = images[0]
         if caption == "text" and caption not in schema.names and "caption" in schema.names:
@@ -148,10 +148,10 @@ class TableReader(ABC):
         metadata.check_columns(path, schema.names, columns)
         if image not in images:
             raise CorpusError(
-                f"Column {image!r} of {str(path)!r} holds {schema.field(image).type}, expected the bytes of images, or "
-                f"structs with them (columns that have: {images or 'none'}): name the column that holds them "
-                f"({metadata.IMAGE_OPTION}); if it names image files, call the table metadata.parquet and put it "
-                "beside them."
+                f"Column {image!r} of {str(path)!r} contains {schema.field(image).type}, expected the bytes of images, "
+                f"or structs with them (columns that have: {images or 'none'}): name another column "
+                f"({metadata.IMAGE_OPTION}). If the column has the names of image files, call the table "
+                "metadata.parquet and move it to their folder."
             )
         return columns
 
@@ -166,36 +166,37 @@ class TableReader(ABC):
         try:
             table = self._open(name, once=True)
         except RowError as error:
-            yield Row(name[:200], trouble=error.detail, reason=error.reason, place=Place(name))
+            yield Row(name[:200], problem=error.detail, reason=error.reason, place=Place(name))
             return
         with closing(table):
             try:
-                columns = self._named(name, table.schema)
+                columns = self._find_columns(name, table.schema)
             except CorpusError as error:
-                yield from _lost(name, 0, Damage(table.count(), str(error)))
+                yield from _damaged_rows(name, 0, Damage(table.count(), str(error)))
                 return
-            names = [entry.name for entry in table.schema if entry.name == columns.image or not holds_bytes(entry.type)]
-            added = self._added(name)
+            schema = table.schema
+            names = [entry.name for entry in schema if entry.name == columns.image or not _contains_bytes(entry.type)]
+            extra = self._extra_cells(name)
             for start, piece in table.batches(0, names):
                 if isinstance(piece, Damage):
-                    yield from _lost(name, start, piece)
+                    yield from _damaged_rows(name, start, piece)
                 else:
-                    yield from self._batch_rows(name, start, piece, columns, added)
+                    yield from self._batch_rows(name, start, piece, columns, extra)
 
     def _batch_rows(
-        self, name: str, start: int, batch: pa.RecordBatch, columns: Columns, added: dict[str, object]
+        self, name: str, start: int, batch: pa.RecordBatch, columns: Columns, extra: dict[str, object]
     ) -> Iterator[Row]:
-        others = {key: values(batch.column(key)) for key in batch.schema.names if key != columns.image}
-        images = Images.of(batch.column(columns.image))
+        others = {key: _values(batch.column(key)) for key in batch.schema.names if key != columns.image}
+        images = _Images.of(batch.column(columns.image))
         for index in range(batch.num_rows):
-            cells = added | {key: column[index] for key, column in others.items()}
+            cells = extra | {key: column[index] for key, column in others.items()}
             row = metadata.row_of(f"{name} row {start + index + 1}", cells, columns)
             place = _place(name, start + index)
             try:
                 data = images.read(index, self._limits)
             except RowError as error:
-                trouble = (row.trouble, row.reason) if row.trouble else (error.detail, error.reason)
-                yield replace(row, place=place, trouble=trouble[0], reason=trouble[1])
+                problem = (row.problem, row.reason) if row.problem else (error.detail, error.reason)
+                yield replace(row, place=place, problem=problem[0], reason=problem[1])
             else:
                 yield replace(row, place=place, data=data)
 
@@ -207,12 +208,12 @@ class TableReader(ABC):
         else:
             table = self._open(name)
             try:
-                cursor = Cursor(name, table, position, self._named(name, table.schema).image)
+                cursor = Cursor(name, table, position, self._find_columns(name, table.schema).image)
             except CorpusError as error:
                 table.close()
                 raise RowError(Reason.UNREADABLE_FILE, f"cannot be read: {error}") from error
         self._cursors.append(cursor)
-        if len(self._cursors) > _CURSORS:
+        if len(self._cursors) > _MAX_CURSORS:
             self._cursors.pop(0).table.close()
         return cursor
 
@@ -220,16 +221,20 @@ class TableReader(ABC):
 class ParquetReader(TableReader):
     """A .parquet file, a pattern of some, or those in a folder and its data/, in the order of their paths."""
 
+    description = (
+        "a .parquet file with image bytes in a column, or a folder with such files, in the folder itself or in data/"
+    )
+
     @classmethod
     def fits(cls, root: Root) -> bool:
-        """Tell whether there are such files and the first holds bytes, or is damaged."""
-        reader = cls(root, Columns("image", "text"), DEFAULT_LIMITS)
+        """See `Reader.fits`: whether there are such files, and the first contains bytes or is damaged."""
+        reader = cls(root, cls.default_columns, DEFAULT_LIMITS)
         names = reader._names()
         if not names:
             return False
         try:
             with closing(reader._open(names[0])) as table:
-                return bool(image_columns(table.schema))
+                return bool(_image_columns(table.schema))
         except RowError:
             return True
 
@@ -240,42 +245,47 @@ class ParquetReader(TableReader):
         if not roots.is_folder(self._root):
             if self._root.suffix != ".parquet":
                 return []
-            return shards.find(self._root, ".parquet")[1] if shards.is_pattern(self._root) else [self._root.name]
+            is_pattern = patterns.is_pattern(self._root)
+            return patterns.find(self._root, ".parquet")[1] if is_pattern else [self._root.name]
         return sorted(_parquet_files(self._root) + [f"data/{name}" for name in _parquet_files(self._root / "data")])
 
-    def _table(self, path: Root, once: bool) -> TableFile:  # noqa: ARG002  # Arrow needs it
+    def _open_table(self, path: Root, once: bool) -> TableFile:  # noqa: ARG002  # for Arrow
         return ParquetTable(open_source(path, mapped=False))
 
 
-class DatasetsReader(TableReader):
+class SavedDatasetReader(TableReader):
     """A folder that `save_to_disk` of Hugging Face datasets wrote, of one dataset or of one for each split.
 
-    Splits are read in the order in which they are listed; the attribute `split` says which, if there are several.
-    The library itself is not needed, and nothing in the folder is executed.
+    Splits are read in the order in which they are listed. If there are several, the attribute `split` names that of a
+    row. The library itself is not needed, and nothing in the folder is executed.
     """
+
+    description = (
+        "a folder that Hugging Face datasets saved to disk (state.json or dataset_dict.json), or "
+        "hf://datasets/ORGANIZATION/NAME"
+    )
 
     @classmethod
     def fits(cls, root: Root) -> bool:
-        """Tell whether the folder says so."""
+        """See `Reader.fits`."""
         return any(roots.is_file(root / name) for name in SAVED)
 
     def _names(self) -> list[str]:
         if not roots.is_file(self._root / _DICT):
             return self._data_files("")
-        splits = _list(self._json(_DICT), "splits", str)
+        splits = _get_list(self._load_json(_DICT), "splits", str)
         return [name for split in splits for name in self._data_files(f"{split}/")]
 
     def _data_files(self, folder: str) -> list[str]:
-        name = f"{folder}{_STATE}"
-        entries = _list(self._json(name), "_data_files", dict)
-        # Once each: a file that is listed a thousand times is no more data.
+        entries = _get_list(self._load_json(f"{folder}{_STATE}"), "_data_files", dict)
+        # Once each: a file that is listed many times has no more data.
         return list(dict.fromkeys(f"{folder}{entry.get('filename')}" for entry in entries))
 
-    def _json(self, name: str) -> object:
+    def _load_json(self, name: str) -> object:
         try:
-            path = resolve_inside(real(self._root), name)
+            path = resolve_inside(real_path(self._root), name)
             if isinstance(path, Path) and path.exists() and not path.is_file():
-                raise ValueError("it is not a regular file")  # noqa: TRY301  # told below, like the rest
+                raise ValueError("it is not a regular file")  # noqa: TRY301  # reported below, like the rest
             with open_binary(path) as file:
                 text = file.read(metadata.MAX_LINE_BYTES + 1)
             if len(text) > metadata.MAX_LINE_BYTES:
@@ -283,35 +293,113 @@ class DatasetsReader(TableReader):
             return json.loads(text)
         except (OSError, ValueError, RecursionError) as error:
             raise CorpusError(
-                f"{name[:200]!a} of {str(self._root)!r} cannot be read ({said(error)}), expected what save_to_disk "
-                "writes: save the dataset again."
+                f"{name[:200]!a} of {str(self._root)!r} cannot be read ({summarize(error)}), expected a file that "
+                "save_to_disk wrote: save the dataset again."
             ) from error
 
-    def _added(self, name: str) -> dict[str, object]:
+    def _extra_cells(self, name: str) -> dict[str, object]:
         return {"split": name.split("/", maxsplit=1)[0]} if roots.is_file(self._root / _DICT) else {}
 
-    def _table(self, path: Root, once: bool) -> TableFile:
-        # A map finds a batch without reading the others; read from end to end it would count as memory in use.
+    def _open_table(self, path: Root, once: bool) -> TableFile:
+        # A map finds a batch without reading the others; read from beginning to end it would count as used memory.
         return ArrowTable(open_source(path, mapped=not once))
 
 
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """A part of a column of images: their bytes, and their paths if it has any."""
+
+    data: pa.Array
+    paths: pa.Array | None
+
+    @classmethod
+    def of(cls, column: pa.Array) -> Self:
+        if not pa.types.is_struct(column.type):
+            return cls(column, None)
+        # Unlike field(), flatten() respects the nulls of the struct itself.
+        fields = dict(zip((entry.name for entry in column.type), column.flatten(), strict=True))
+        return cls(fields["bytes"], fields.get("path"))
+
+    def read(self, index: int, limits: Limits) -> bytes:
+        """Return the bytes of an image; nothing is copied before its size is checked.
+
+        Raises:
+            RowError: No bytes (missing_file), or too many (file_too_large); the detail is the end of a sentence.
+        """
+        cell = self.data[index]
+        if isinstance(cell, pa.DictionaryScalar):
+            cell = cell.value
+        if not cell.is_valid:
+            path = None if self.paths is None else _values(self.paths[index : index + 1])[0]
+            found = "no image" if path is None else f"only the path {str(path)[:200]!a} of its image"
+            raise RowError(
+                Reason.MISSING_FILE, f"has {found}, expected its bytes: embed the images when you export the table."
+            )
+        data = cell.as_buffer()
+        if data.size > limits.max_file_bytes:
+            raise RowError(
+                Reason.FILE_TOO_LARGE,
+                f"has an image of {data.size} bytes, expected at most {limits.max_file_bytes}: scale it down.",
+            )
+        return bytes(data.to_pybytes())
+
+
+def _values(column: pa.Array) -> list[object]:
+    """Return the cells as `column_values`, with the error for each cell if Arrow cannot convert the column to text."""
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    try:
+        return column_values(column)
+    except UNREADABLE as error:
+        return [ValueError(summarize(error))] * len(column)
+
+
+def _fields(kind: pa.DataType) -> list[pa.Field]:
+    return [kind.field(index) for index in range(kind.num_fields)] if pa.types.is_nested(kind) else []
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _image_columns(schema: pa.Schema) -> list[str]:
+    """Return the columns that can contain images: of bytes, or of structs with a field `bytes` of bytes."""
+
+    def can_contain(kind: pa.DataType) -> bool:
+        fields = [entry.type for entry in kind if entry.name == "bytes"] if pa.types.is_struct(kind) else [kind]
+        return any(is_bytes(_value_type(field)) for field in fields)
+
+    return [entry.name for entry in schema if can_contain(entry.type)]
+
+
+def _contains_bytes(kind: pa.DataType) -> bool:
+    """Return whether the cells of a type contain raw bytes at any depth."""
+    kind = _value_type(kind)
+    return is_bytes(kind) or any(_contains_bytes(entry.type) for entry in _fields(kind))
+
+
+def _check_names(fields: Iterable[pa.Field]) -> None:
+    """Raise UnicodeDecodeError, which Arrow would raise later, if a column name at any depth is not UTF-8."""
+    for entry in fields:
+        str(entry.name)
+        _check_names(_fields(_value_type(entry.type)))
+
+
 def _check_file(path: Root) -> None:
-    if not isinstance(path, Path):
+    if isinstance(path, Path):
+        if not path.exists():
+            raise RowError(Reason.MISSING_FILE, f"does not exist, {_EXPECTED}.")
+        is_file, size = path.is_file(), path.stat().st_size
+    else:
         found = roots.info(path)
-        if found["type"] != "file":
-            raise RowError(Reason.NOT_A_REGULAR_FILE, f"is a folder, {_EXPECTED}.")
-        if found["size"] == 0:
-            raise RowError(Reason.EMPTY_FILE, f"has 0 bytes, {_EXPECTED}.")
-        return
-    if not path.exists():
-        raise RowError(Reason.MISSING_FILE, f"is not there, {_EXPECTED}.")
-    if not path.is_file():
+        is_file, size = found["type"] == "file", found["size"]
+    if not is_file:
         raise RowError(Reason.NOT_A_REGULAR_FILE, f"is not a regular file, {_EXPECTED}.")
-    if path.stat().st_size == 0:
+    if size == 0:
         raise RowError(Reason.EMPTY_FILE, f"has 0 bytes, {_EXPECTED}.")
 
 
-def _list(loaded: object, key: str, kind: type[_Entry]) -> list[_Entry]:
+def _get_list(loaded: object, key: str, kind: type[_Entry]) -> list[_Entry]:
     found = loaded.get(key) if isinstance(loaded, dict) else None
     if not isinstance(found, list) or not all(isinstance(entry, kind) for entry in found):
         raise CorpusError(f"{key!r} of a saved dataset is {ascii(found)[:200]}, expected a list: save it again.")
@@ -319,22 +407,22 @@ def _list(loaded: object, key: str, kind: type[_Entry]) -> list[_Entry]:
 
 
 def _parquet_files(folder: Root) -> list[str]:
-    if isinstance(folder, Path):
-        listed = [(path.name, path.is_dir()) for path in folder.glob("*.parquet")]
-    else:
-        listed = roots.entries(folder)
-    return [name for name, is_dir in listed if name.endswith(".parquet") and not name.startswith(".") and not is_dir]
+    return [
+        name
+        for name, is_dir in roots.list_folder(folder)
+        if name.endswith(".parquet") and not name.startswith(".") and not is_dir
+    ]
 
 
 def _place(name: str, position: int) -> Place:
     return Place(f"{name}/{position}", name, position)
 
 
-def _lost(name: str, start: int, damage: Damage) -> Iterator[Row]:
+def _damaged_rows(name: str, start: int, damage: Damage) -> Iterator[Row]:
     for position in range(start, start + damage.num_rows):
         yield Row(
             f"{name} row {position + 1}",
-            trouble=f"cannot be read: {damage.what}; {_EXPECTED}.",
+            problem=f"cannot be read: {damage.problem}; {_EXPECTED}.",
             reason=Reason.UNREADABLE_FILE,
             place=_place(name, position),
         )

@@ -9,7 +9,7 @@ from zlib import crc32
 import pytest
 
 from corpora import CorpusError, Pair, Rejected, open_corpus
-from corpora.formats import detect
+from corpora.formats import detect_format
 
 WriteCorpus = Callable[..., Path]
 Picture = Callable[..., bytes]
@@ -136,7 +136,7 @@ HASHED = [
 def test_an_image_is_found_by_its_url(write: Write, name: str) -> None:
     root = write({"cc.tsv": tsv(f'"a" caption\t{URL}', "gone\thttp://host.org/other.png"), name: None})
     for given in (root, root / "cc.tsv"):
-        assert detect(given) == "captions-tsv"
+        assert detect_format(given) == "captions-tsv"
         found, gone = rows_of(given)
         assert (found.file_name, found.caption) == (name, '"a" caption')
         assert found.attributes == {"url": URL, "host": "host.org"}
@@ -212,7 +212,7 @@ def test_downloads_that_lead_out_or_are_web_pages(write: Write, tmp_path: Path, 
 
 def test_a_listing_must_be_one_and_hold_rows(write: Write) -> None:
     root = write({"a.tsv": tsv("x\ty"), "b.tsv": tsv("x\ty")})
-    with pytest.raises(CorpusError, match=r"has a.tsv, b.tsv, expected"):
+    with pytest.raises(CorpusError, match=r"has several: a.tsv, b.tsv; expected"):
         open_corpus(root).pairs()
     (root / "b.tsv").write_bytes(tsv("url\tcaption"))
     with pytest.raises(CorpusError, match="zero rows"):
@@ -223,7 +223,7 @@ def test_a_listing_must_be_one_and_hold_rows(write: Write) -> None:
 def test_a_folder_with_metadata_stays_a_folder(write: Write) -> None:
     files = {"metadata.tsv": tsv("file_name\ttext", "a.png\tx"), "a.png": None, "a.txt": b"y"}
     listings = {"captions.json": b'{"images": [], "annotations": []}', "cc.tsv": tsv(f"x\t{URL}")}
-    assert detect(write(files | listings)) == "folder"
-    assert detect(write({"a.png": None, "a.txt": b"y"}, "files")) == "files"
+    assert detect_format(write(files | listings)) == "folder"
+    assert detect_format(write({"a.png": None, "a.txt": b"y"}, "files")) == "files"
     with pytest.raises(CorpusError, match="has no metadata file"):
-        detect(write({"a.png": None}, "none"))
+        detect_format(write({"a.png": None}, "none"))

@@ -74,7 +74,7 @@ def test_values_give_equal_parts_as_far_as_they_have_rows(sizes: list[int], want
 
 def test_rows_without_a_value_are_a_part_of_their_own() -> None:
     listed = rows(range(100), **{"a": 90, "": 10})
-    listed[90:] = [Row(row.where, row.file_name, row.caption) for row in listed[90:]]
+    listed[90:] = [Row(row.location, row.file_name, row.caption) for row in listed[90:]]
     drawn = draw_sample(listed, Sampling(20, 0, "site"))
     assert sum(number >= 90 for number in drawn.hashes) == 10
 
@@ -110,14 +110,14 @@ def test_more_values_than_rows_wanted_is_refused() -> None:
 
 
 def test_a_column_that_is_not_there_is_refused() -> None:
-    with pytest.raises(CorpusError, match=r"no row of the corpus has a value in 'sight', .*\['site'\]"):
+    with pytest.raises(CorpusError, match=r"no row of the corpus has a value in 'sight'.*\['site'\]"):
         draw_sample(rows(range(10), a=10), Sampling(9, 0, "sight"))
 
 
 def test_broken_rows_are_drawn_like_others_by_where_they_stand() -> None:
-    listed = [Row(f"line {number}", trouble="is not CSV" if number % 2 else None) for number in range(400)]
+    listed = [Row(f"line {number}", problem="is not CSV" if number % 2 else None) for number in range(400)]
     drawn = draw_sample(
-        [row if row.trouble else rows([number])[0] for number, row in enumerate(listed)], Sampling(100, 0)
+        [row if row.problem else rows([number])[0] for number, row in enumerate(listed)], Sampling(100, 0)
     )
     assert 30 < sum(number % 2 for number in drawn.hashes) < 70  # 50, with a deviation of 4.3
 

@@ -391,7 +391,7 @@ def test_a_corpus_is_described_before_it_is_audited(phantoms, tmp_path):
 
 def test_a_corpus_that_is_none_is_bad_input(tmp_path):
     for arguments, said in (
-        ([str(tmp_path / "none")], "is not there"),
+        ([str(tmp_path / "none")], "does not exist"),
         ([str(tmp_path), "--format", "zip"], "corpus.format"),
     ):
         result = CliRunner().invoke(cli.app, ["corpus", *arguments, "--out", str(tmp_path / "page.html")])
@@ -466,7 +466,7 @@ def test_duplicates_are_told_apart_from_errors_and_rows_are_those_of_the_file(ph
     told = last_line(result)
     assert (told["listed"], told["pairs"], told["duplicates"], told["errors"]) == (5, 3, 1, {"missing_file": 1})
     assert "5: 3 pairs, 1 duplicate, 1 row with an error" in result.stdout
-    assert "1 x missing_file, such as gone.png: line 6: There is no such file" in result.stdout
+    assert "1 x missing_file, such as gone.png: line 6: The file does not exist" in result.stdout
     assert "line 5 repeats the image and the caption of line 2" in result.stdout
     page = (tmp_path / "page.html").read_text()
     assert "1 row that only repeats a pair" in page

@@ -164,7 +164,7 @@ def test_a_dataset_that_cannot_be_reached(tmp_path: Path) -> None:
         rows_of(root_of("hf://datasets/organisation/name"))
     with pytest.raises(CorpusError, match="is not a folder"):
         HubReader(tmp_path / "none", open_corpus, None)._names()  # type: ignore[arg-type]
-    with pytest.raises(CorpusError, match="names no dataset of the Hub, expected hf://datasets/ORGANISATION/NAME"):
+    with pytest.raises(CorpusError, match="names no dataset of the Hub, expected hf://datasets/ORGANIZATION/NAME"):
         rows_of(root_of("hf://datasets/only"))
 
 
@@ -189,4 +189,4 @@ def test_an_address_of_the_hub_is_name_revision_and_configuration(monkeypatch: p
     assert reader._names() == ["data/a b.parquet", "b.parquet", "https://host/x.parquet"]
     assert asked == [("organisation/name", "small", "v1")]
     assert str(reader._base()) == base
-    assert reader._added("b.parquet") == {"split": "test"}
+    assert reader._extra_cells("b.parquet") == {"split": "test"}

@@ -147,7 +147,7 @@ def test_places_that_the_corpus_does_not_have(pair_tables: list[pa.Table], tmp_p
     reader = open_corpus(tmp_path / "table").reader
     name = str(path.relative_to(tmp_path / "table"))
     for container in ("../out.parquet", str(tmp_path / "out.parquet"), str(path), "none", None):
-        with pytest.raises(ImageError, match="in none of the corpus's tables"):
+        with pytest.raises(ImageError, match="in none of the tables of the corpus"):
             reader.image(Place("x", container, 0))
     for position, reason in ((6, Reason.MISSING_FILE), (-1, Reason.PATH_OUTSIDE_CORPUS)):
         with pytest.raises(ImageError) as caught:
@@ -218,7 +218,7 @@ def test_cells_that_are_no_images(pictures: list[bytes], tmp_path: Path, fmt: st
 def test_text_where_bytes_should_be(pictures: list[bytes], tmp_path: Path, fmt: str) -> None:
     text = pa.table({"image": ["a.png", "b.png"], "text": ["a", "b"]})
     write_corpus_of(tmp_path / "first", fmt, [text, table_of(pictures[:1], ["x"])])
-    with pytest.raises(CorpusError, match=r"holds string, expected the bytes of images.*metadata\.parquet"):
+    with pytest.raises(CorpusError, match=r"contains string, expected the bytes of images.*metadata\.parquet"):
         open_corpus(tmp_path / "first", fmt).pairs()
     write_corpus_of(tmp_path / "later", fmt, [table_of(pictures[:1], ["x"]), text])
     assert outcomes(tmp_path / "later") == ["x", "unreadable_file", "unreadable_file"]

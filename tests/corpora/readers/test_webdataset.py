@@ -49,7 +49,7 @@ def read(root: Path, **options: object) -> list[Pair | Rejected]:
     raw = list(corpus.reader.rows())
     assert corpus.count() == len(raw)
     for row in raw:
-        assert (row.place is None) == (row.trouble is not None)
+        assert (row.place is None) == (row.problem is not None)
         if row.place is not None:
             assert corpus.reader.image(row.place) == row.data
     rows = list(corpus.pairs())
@@ -265,7 +265,7 @@ def test_the_byte_of_the_damage_is_named(write: Write, picture: Picture) -> None
     data = tar(sample("1", picture(), "one"))
     (_, row) = read(write(data[: data.index(b"one") // 512 * 512 + 512] + b"?" * 600))
     assert isinstance(row, Rejected)
-    assert f"byte {data.index(b'one') // 512 * 512 + 512}, holds b'????" in row.detail
+    assert f"byte {data.index(b'one') // 512 * 512 + 512}, has b'????" in row.detail
 
 
 def test_patterns(write: Write, picture: Picture, tmp_path: Path) -> None:

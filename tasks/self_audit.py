@@ -1,4 +1,4 @@
-"""The audit's audit of itself: what this run would have confirmed, and what it confirms that nobody planted."""
+"""The self-audit: which effects this run could have confirmed, and how many random regions it does confirm."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,106 +8,125 @@ from prefect import task
 
 import sql
 from tasks.execution import TASK_OPTIONS
-from tasks.interventions.regions import FILLS, Probe, Trial
-from tasks.interventions.statistics import Evidence, generator, sensitivity, shortfall, weigh
+from tasks.interventions.regions import FILLS, RegionInterventions, RegionSample
+from tasks.interventions.samples import NotMeasurable, forget_samples, load_samples
+from tasks.interventions.statistics import Evidence, estimate_sensitivity, evaluate, explain_failure, generator
 from tasks.lake.run import Run
 from tasks.records import Box
 from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 
 SIDE = math.sqrt(0.03)
-"""Of the regions, in shares of what the model sees: 3 % of its area, a scanner's tag."""
+"""Side of the tested squares, as a share of the model's view: 3 % of its area, the size of a scanner's tag."""
 
 SIZES = (0.1, 0.15, 0.2, 0.3, 0.5)
-"""Effects that are tried out, in parts of the clean margin."""
+"""Effects whose sensitivity is estimated, as shares of the clean margin."""
 
 SENSITIVITY_SETS = 100
 
 
-def _named(box: Box) -> str:
+def _format_box(box: Box) -> str:
     return " ".join(f"{edge:.3f}" for edge in box)
 
 
-def _figures(trial: Trial, evidence: Sequence[Evidence], level: float) -> dict[str, Any]:
-    """The figures of the weakest fill, and whether all pass."""
+def _statistics(sample: RegionSample, evidence: Sequence[Evidence], level: float) -> dict[str, Any]:
+    """Statistics of the weakest fill, and whether all fills pass."""
     weakest = min(evidence, key=lambda one: one.effect - one.floor)
-    figures: dict[str, Any] = {
-        name: getattr(weakest, name) for name in ("n", "effect", "low", "high", "p", "floor", "margin")
+    columns = ("n", "effect", "low", "high", "p", "floor", "margin")
+    passes = len(evidence) == len(FILLS) and all(explain_failure(one, one.p, level) is None for one in evidence)
+    return {key: getattr(weakest, key) for key in columns} | {
+        "area": sample.area,
+        "sets": 1,
+        "confirmed": int(passes),
     }
-    passes = len(evidence) == len(FILLS) and all(shortfall(one, one.p, level) is None for one in evidence)
-    return figures | {"area": trial.area, "sets": 1, "confirmed": int(passes)}
 
 
-def _positive(
-    probe: Probe, slices: list[dict[str, Any]], settings: ConfirmConfig, level: float, seed: int
+def _test_tag(
+    interventions: RegionInterventions,
+    slices: list[dict[str, Any]],
+    settings: ConfirmConfig,
+    level: float,
+    seed: int,
 ) -> Iterator[dict[str, Any]]:
-    """Our own tag in a corner of pairs from the whole corpus: its effect, and which effects would have been found."""
-    everything = next(row for row in slices if row["slice_kind"] == "corpus")
-    right, low = (bool(bit) for bit in generator("tag", seed).integers(2, size=2))
-    x0, y0 = (1 - SIDE if far else 0.0 for far in (right, low))
+    """Test a synthetic tag in a corner of pairs of the whole corpus, and estimate the sensitivity of the test."""
+    corpus = next(row for row in slices if row["slice_kind"] == "corpus")
+    right, bottom = (bool(bit) for bit in generator("tag", seed).integers(2, size=2))
+    x0, y0 = (1 - SIDE if far else 0.0 for far in (right, bottom))
     box = (x0, y0, x0 + SIDE, y0 + SIDE)
-    about = {"region": _named(box), "slice_kind": "corpus", "slice": everything["slice"]}
-    # Any caption that says something else is a foil here: there is no slice to keep away from.
-    trial = probe.trial(everything["pair_ids"], [box], "any", everything["slice"])
-    if isinstance(trial, str):
+    subject = {"region": _format_box(box), "slice_kind": "corpus", "slice": corpus["slice"]}
+    # Any caption with another meaning is a foil: the tag belongs to no slice.
+    sample = interventions.sample(corpus["pair_ids"], [box], "any", corpus["slice"])
+    if isinstance(sample, NotMeasurable):
         return
-    stamped = probe.stamped(trial)
-    margins = [probe.margins(stamped, fill) for fill in FILLS]
-    evidence = [weigh(found, settings.floor_share, seed, "tag") for found in margins]
-    figures = _figures(stamped, evidence, level)
-    yield about | {"kind": "tag"} | figures
-    kept = {key: figures[key] for key in ("n", "area", "floor", "margin")}
-    for part in SIZES:
-        size = part * figures["margin"]
-        share = sensitivity(margins, size, [one.floor for one in evidence], level, seed, sets=SENSITIVITY_SETS)
-        judged = {"size": size, "sets": SENSITIVITY_SETS, "confirmed": round(share * SENSITIVITY_SETS)}
-        yield about | {"kind": "sensitivity"} | kept | judged
+    tagged = interventions.draw_tag(sample)
+    margins = [interventions.margins(tagged, fill) for fill in FILLS]
+    evidence = [evaluate(one, settings.floor_share, seed, "tag") for one in margins]
+    statistics = _statistics(tagged, evidence, level)
+    yield subject | {"kind": "tag"} | statistics
+    common = {key: statistics[key] for key in ("n", "area", "floor", "margin")}
+    floors = [one.floor for one in evidence]
+    for share in SIZES:
+        size = share * statistics["margin"]
+        passed = estimate_sensitivity(margins, size, floors, level, seed, sets=SENSITIVITY_SETS)
+        counts = {"size": size, "sets": SENSITIVITY_SETS, "confirmed": round(passed * SENSITIVITY_SETS)}
+        yield subject | {"kind": "sensitivity"} | common | counts
 
 
-def _negative(
-    probe: Probe, slices: list[dict[str, Any]], settings: ConfirmConfig, level: float, seed: int
+def _test_random_regions(
+    interventions: RegionInterventions,
+    slices: list[dict[str, Any]],
+    settings: ConfirmConfig,
+    level: float,
+    seed: int,
 ) -> Iterator[dict[str, Any]]:
-    """Regions of the same shape at random places, over random slices."""
-    for number in range(settings.negatives if slices else 0):
+    """Test squares at random places in random slices."""
+    for number in range(settings.negatives):
         random = generator("random", seed, number)
         chosen = slices[int(random.integers(len(slices)))]
         x0, y0 = (float(edge) for edge in random.uniform(0, 1 - SIDE, size=2))
         box = (x0, y0, x0 + SIDE, y0 + SIDE)
-        trial = probe.trial(chosen["pair_ids"], [box], chosen["slice_kind"], chosen["slice"])
-        if not isinstance(trial, str):
-            evidence = []
-            for fill in FILLS:
-                evidence.append(weigh(probe.margins(trial, fill), settings.floor_share, seed, "random", number))
-                if shortfall(evidence[-1], evidence[-1].p, level) is not None:
-                    break  # one fill that does not pass decides, and most regions end here
-            figures = _figures(trial, evidence, level)
-            about = {"region": _named(box), "slice_kind": chosen["slice_kind"], "slice": chosen["slice"]}
-            yield about | {"kind": "random"} | figures
+        sample = interventions.sample(chosen["pair_ids"], [box], chosen["slice_kind"], chosen["slice"])
+        if isinstance(sample, NotMeasurable):
+            continue
+        evidence = []
+        for fill in FILLS:
+            evidence.append(evaluate(interventions.margins(sample, fill), settings.floor_share, seed, "random", number))
+            if explain_failure(evidence[-1], evidence[-1].p, level) is not None:
+                break  # one fill that fails decides, and most regions fail at the first
+        subject = {"region": _format_box(box), "slice_kind": chosen["slice_kind"], "slice": chosen["slice"]}
+        yield subject | {"kind": "random"} | _statistics(sample, evidence, level)
 
 
 def audit_itself(
     run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
 ) -> int:
-    """Try regions about which we know what they are, store `self_audits`; returns the number of rows.
+    """Test regions of which it is known whether the score needs them, and store `self_audits`.
 
-    A region passes on its own: p below level / tests, the strictest q that Benjamini and Hochberg could have asked
-    of it among the run's tests.
+    Each region is tested alone, with p below level / tests: the strictest adjustment among the run's tests.
+
+    Args:
+        run: the run.
+        corpus: its corpus.
+        model: its model.
+        settings: the section [confirm].
+        min_pairs: smallest slice to examine.
+        seed: seed of regions, samples and resampling.
+
+    Returns:
+        Number of rows.
     """
     rows: list[dict[str, Any]] = []
     if settings.enabled:
-        chosen = {"min_pairs": min_pairs, "seed": seed, "limit": settings.pairs}
+        parameters = {"run_id": run.run_id, "min_pairs": min_pairs, "seed": seed, "limit": settings.pairs}
         with run.connect() as connection:
-            slices = sql.rows(connection, "derive/large_slices", run_id=run.run_id, **chosen)
+            slices = sql.rows(connection, "derive/large_slices", **parameters)
         if slices:
-            counts = [row["tests"] for row in run.read_rows("confirmations", ["tests"])]
-            level = settings.level / max([*counts, 1])
-            probe = Probe(run, corpus, model, settings, seed)
-            rows = [*_positive(probe, slices, settings, level, seed), *_negative(probe, slices, settings, level, seed)]
+            tests = [row["tests"] for row in run.read_rows("confirmations", ["tests"])]
+            level = settings.level / max([*tests, 1])
+            interventions = RegionInterventions(load_samples(run, corpus, model, seed), settings)
+            for test in (_test_tag, _test_random_regions):
+                rows += test(interventions, slices, settings, level, seed)
+    forget_samples()  # the last stage that needs them
     return run.write_table("self_audits", rows)
 
 
-@task(name="self-audit", **TASK_OPTIONS)
-def self_audit(
-    run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
-) -> int:
-    """Say what this run could have found; see `audit_itself`."""
-    return audit_itself(run, corpus, model, settings, min_pairs, seed)
+self_audit = task(name="self-audit", **TASK_OPTIONS)(audit_itself)

@@ -1,4 +1,4 @@
-"""What a run stored about the words of its captions: what the model saw of each, and which of them have a phrase."""
+"""Captions as the model reads them: up to where the tokenizer truncates them, and with the phrases found in them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -7,31 +7,34 @@ from tasks.lake.run import Run
 from tasks.text.spans import Span, phrase_span, token_spans
 
 
-class SeenCaptions:
-    """The captions of all attributed pairs, by their stored tokens and by the rows of `phrases`."""
+class ModelCaptions:
+    """Captions of all attributed pairs, from their stored tokens and the rows of `phrases`."""
 
     def __init__(self, run: Run) -> None:
-        columns = ["pair_id", "caption", "tokens", "special"]
-        rows = list(run.iter_rows("attributions", columns))
-        self._caption = {row["pair_id"]: row["caption"] for row in rows}
+        rows = list(run.iter_rows("attributions", ["pair_id", "caption", "tokens", "special"]))
+        self._captions = {row["pair_id"]: row["caption"] for row in rows}
         self._spans = {row["caption"]: token_spans(row["caption"], row["tokens"], row["special"]) for row in rows}
-        self._regions: dict[tuple[str, Span], set[str]] = defaultdict(set)
-        self._having: dict[str, set[str]] = defaultdict(set)
+        self._phrases: dict[tuple[str, Span], set[str]] = defaultdict(set)
+        self._captions_with: dict[str, set[str]] = defaultdict(set)
         for row in run.iter_rows("phrases", ["pair_id", "region", "first", "last"]):
-            caption = self._caption[row["pair_id"]]
+            caption = self._captions[row["pair_id"]]
             span = phrase_span(row["first"], row["last"], self._spans[caption])
-            self._regions[caption, span].add(row["region"])
-            self._having[row["region"]].add(caption)
+            self._phrases[caption, span].add(row["region"])
+            self._captions_with[row["region"]].add(caption)
 
-    def beginning(self, caption: str) -> str:
-        """A caption up to the end of its last token whose place is known."""
+    def truncate(self, caption: str) -> str:
+        """Return a caption up to the end of its last token."""
         return caption[: max((span[1] for span in self._spans[caption] if span is not None), default=0)]
 
-    def lacking(self, places: Mapping[str, Sequence[Span]]) -> frozenset[str]:
-        """The captions that lack a phrase, given by where it stands in some pairs.
+    def find_without(self, spans_by_pair: Mapping[str, Sequence[Span]]) -> frozenset[str]:
+        """Return the captions that do not contain a phrase.
 
-        Two phrases that stand at the same places in all of these pairs cannot be told apart: both are lacked.
+        Args:
+            spans_by_pair: where the phrase is in some pairs. If several phrases match at all of these places, captions
+                with any of them are left out.
         """
-        at = [self._regions[self._caption[pair_id], span] for pair_id, spans in places.items() for span in spans]
-        having = {caption for region in set(self._having).intersection(*at) for caption in self._having[region]}
-        return frozenset(self._spans) - having
+        phrases = [
+            self._phrases[self._captions[pair_id], span] for pair_id, spans in spans_by_pair.items() for span in spans
+        ]
+        matching = set(self._captions_with).intersection(*phrases)
+        return frozenset(self._spans).difference(*(self._captions_with[phrase] for phrase in matching))

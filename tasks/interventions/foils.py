@@ -1,4 +1,4 @@
-"""Foils: captions of the corpus that say something else than a pair's own, against which its score is held."""
+"""Foils: captions of the corpus with another meaning, with which the score of a pair's own caption is compared."""
 
 import hashlib
 import re
@@ -10,80 +10,86 @@ from tasks.text.collocations import adjacent_words
 from tasks.text.spans import LETTERS, normalize_text
 
 _WORD = re.compile(LETTERS)
-_TRIES = 20_000  # captions looked at for one pair; in a corpus with more, a foil that is rarer than that is not found
+_MAX_TRIES = 20_000
+"""Captions to try per pair. In a larger corpus a foil that is rarer than that is not found."""
 
 
-def words(caption: str) -> frozenset[str]:
-    """The words of a caption, as slices are made of them."""
+def words_of(caption: str) -> frozenset[str]:
+    """Return the words of a caption, as slices use them."""
     return frozenset(_WORD.findall(normalize_text(caption)))
 
 
-def _numbered(word: str) -> bool:
+def _has_digit(word: str) -> bool:
     return any(unicodedata.category(char).startswith("N") for char in word)
 
 
-class Captions:
-    """The distinct captions of a corpus, in an order that only seed and captions decide.
+class FoilFinder:
+    """Distinct captions of a corpus, in an order that depends on the seed and the captions alone.
 
-    A content word is one that at most half of them have: no list of stop words, so that it works in any language.
+    A content word is a word of at most half of the captions. No list of stop words is needed, in any language.
     """
 
     def __init__(self, captions: Iterable[str], seed: int) -> None:
         self._seed = seed
         self._ordered = sorted(set(captions), key=self._digest)
-        self._words = {caption: words(caption) for caption in self._ordered}
-        having = Counter(word for found in self._words.values() for word in found)
-        common = {word for word, count in having.items() if 2 * count > len(self._ordered)}
-        self._common = common
-        self._content = {caption: found - common for caption, found in self._words.items()}
-        # Equally frequent words in an order that the captions decide, not their set.
-        plain = (word for word in having if not _numbered(word))
-        self._frequent = sorted(plain, key=lambda word: (-having[word], word))
+        self._words = {caption: words_of(caption) for caption in self._ordered}
+        frequency = Counter(word for words in self._words.values() for word in words)
+        self._common = {word for word, count in frequency.items() if 2 * count > len(self._ordered)}
+        self._content = {caption: words - self._common for caption, words in self._words.items()}
+        # Equally frequent words in alphabetical order: the order of sets varies.
+        words = (word for word in frequency if not _has_digit(word))
+        self._by_frequency = sorted(words, key=lambda word: (-frequency[word], word))
 
     def _digest(self, text: str) -> bytes:
         return hashlib.sha256(f"{self._seed}\x1f{text}".encode()).digest()
 
-    def commonest(self, count: int, phrase: str) -> list[str]:
-        """The words that most distinct captions have, without digits and without those of a phrase: they say least."""
-        own = words(phrase)
-        return [word for word in self._frequent[: count + len(own)] if word not in own][:count]
+    def most_common_words(self, count: int, exclude: str) -> list[str]:
+        """Return the words of most distinct captions, without words with digits and without those of a phrase."""
+        excluded = words_of(exclude)
+        return [word for word in self._by_frequency[: count + len(excluded)] if word not in excluded][:count]
 
     def differ(self, caption: str, other: str) -> bool:
-        """Whether two captions of the corpus say something else: other content words."""
+        """Return whether two captions of the corpus have different content words."""
         return self._content[caption] != self._content[other]
 
-    def foils(
+    def find(
         self,
-        own: str,
+        caption: str,
         pair_id: str,
         slice_kind: str,
-        name: str,
+        slice_name: str,
         count: int,
-        admits: Callable[[str], bool] = lambda _: True,
+        accept: Callable[[str], bool] = lambda _: True,
     ) -> list[str]:
-        """Up to `count` foils of a pair's caption, or of a part of it, as a finding's slice asks for them.
+        """Find up to `count` foils of a pair's caption, chosen by a hash of seed and pair.
 
-        None has the same content words. Those for a word's slice, or a collocation's, lack it; those for the whole
-        corpus share no content word. For any other slice (an attribute's value, a cluster of maps), which the caption
-        need not mention, that is all. Which of the possible ones are taken depends on seed and pair alone. admits:
-        what else must hold for a caption to be taken.
+        All have other content words than the caption. Foils for a slice of a word or collocation do not contain it;
+        foils for the whole corpus share no content word with the caption.
+
+        Args:
+            caption: the pair's caption, or a part of it.
+            pair_id: the pair.
+            slice_kind: kind of the slice of the finding; `any` for no further condition.
+            slice_name: name of the slice.
+            count: maximum number of foils.
+            accept: further condition on a foil.
         """
-        content = words(own) - self._common
+        content = words_of(caption) - self._common
         found: list[str] = []
         start = int.from_bytes(self._digest(pair_id)[:8]) % len(self._ordered)
-        for step in range(min(len(self._ordered), _TRIES)):
-            caption = self._ordered[(start + step) % len(self._ordered)]
-            if self._is_foil(caption, content, slice_kind, name) and admits(caption):
-                found.append(caption)
+        for step in range(min(len(self._ordered), _MAX_TRIES)):
+            other = self._ordered[(start + step) % len(self._ordered)]
+            if self._is_foil(other, content, slice_kind, slice_name) and accept(other):
+                found.append(other)
                 if len(found) == count:
                     break
         return found
 
-    def _is_foil(self, caption: str, content: frozenset[str], slice_kind: str, name: str) -> bool:
+    def _is_foil(self, caption: str, content: frozenset[str], slice_kind: str, slice_name: str) -> bool:
         if self._content[caption] == content:
             return False
         if slice_kind == "word":
-            return name not in self._words[caption]
+            return slice_name not in self._words[caption]
         if slice_kind == "phrase":
-            return name not in adjacent_words(caption)
+            return slice_name not in adjacent_words(caption)
         return slice_kind != "corpus" or not self._content[caption] & content

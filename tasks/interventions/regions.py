@@ -1,42 +1,36 @@
-"""Measuring a region on a sample of pairs: confirm does it to findings, the self-audit to regions that it knows."""
+"""Interventions on regions: what the margin of a pair loses when a region of its image is covered."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import sql
-from corpora import RowError
 from m2ib.analysis import occlusion
 from m2ib.analysis.masks import is_frame, rasterize_boxes
 from m2ib.analysis.occlusion import Fill
-from tasks.inputs import PICTURE_COLUMNS, device_lock, load_model, read_pixels
-from tasks.interventions.foils import Captions
-from tasks.interventions.statistics import Margins, Numbers, least_pairs
-from tasks.lake.run import Run
+from tasks.interventions.samples import NotMeasurable, Samples
+from tasks.interventions.statistics import Margins, Numbers, smallest_sample
 from tasks.records import Box
-from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
+from tasks.settings import ConfirmConfig
 
 FILLS: tuple[Fill, ...] = ("mean", "blur", "swap")
-"""All must pass: what is drawn over a region can itself mean something to a model that looks there, and another image's
-content can bring the artefact along."""
-KEPT_IMAGES = 256
+"""All must pass: a fill can itself mean something to the model, and the content of another image can contain the
+artifact."""
 HOSTS = 4
-"""Images that a pair's region is swapped with: what one of them brings along by chance is not the pair's doing."""
+"""Images that a pair's region is swapped with, so that the content of a single one does not decide."""
 
 Boxes = Mapping[str | None, Sequence[Box]]
-"""By pair id; under None those of every pair."""
+"""Boxes by pair id; those under None apply to every pair."""
 
 
-def region_boxes(
+def read_region_boxes(
     connection: sql.Connection, run_id: str, region: str, pair_ids: Sequence[str]
 ) -> dict[str | None, list[Box]]:
-    """The boxes of a region: of these pairs, and under None those of every pair."""
+    """Read the boxes of a region: those of some pairs, and under None those of every pair."""
     boxes: dict[str | None, list[Box]] = defaultdict(list)
     for row in sql.rows(connection, "derive/region_boxes", run_id=run_id, region=region, pair_ids=list(pair_ids)):
         boxes[row["pair_id"]].append((row["x0"], row["y0"], row["x1"], row["y1"]))
@@ -44,12 +38,17 @@ def region_boxes(
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Pairs that can be measured: a region and its controls each, and hosts whose captions are foils of their own.
+class RegionSample:
+    """Pairs on which a region is tested.
 
-    masks: (pairs, 1 + controls, height, width), the region first, empty where a pair has fewer controls than others.
-    clean: embeddings of the images. own, foils: those of captions. pixels: preprocessed images. hosts: up to `HOSTS`
-    other pairs each, whose images do for a swap; that of the first reads.
+    Attributes:
+        pair_ids: the pairs.
+        pixels: their preprocessed images.
+        hosts: for each pair up to `HOSTS` pairs with other captions, to swap with. The image of the first is readable.
+        masks: (pairs, 1 + controls, height, width): the region, then its controls. Empty where a pair has fewer.
+        clean: embeddings of the images, (pairs, embed).
+        own: embeddings of the pairs' captions, (pairs, embed).
+        foils: embeddings of the foils, (pairs, foils, embed).
     """
 
     pair_ids: list[str]
@@ -62,200 +61,203 @@ class Trial:
 
     @property
     def present(self) -> NDArray[np.bool_]:
-        """Which masks are there: (pairs, 1 + controls)."""
+        """Which masks are not empty: (pairs, 1 + controls)."""
         present: NDArray[np.bool_] = np.any(self.masks, axis=(2, 3))
         return present
 
     @property
     def area(self) -> float:
-        """Mean share of the picture that the region covers."""
+        """Mean share of the image that the region covers."""
         return float(self.masks[:, 0].mean())
 
     @property
-    def framed(self) -> bool:
-        """Whether a region is a frame: it has no place to which it could be transplanted."""
+    def is_frame(self) -> bool:
+        """Whether the region is a frame of some image, which cannot be transplanted."""
         return any(is_frame(mask) for mask in self.masks[:, 0])
 
 
-class Probe:
-    """A run's model, images and captions, at hand to be measured."""
+@dataclass(frozen=True)
+class _Pair:
+    """A pair of a sample: its image, masks of the region and its controls, hosts and foils."""
 
-    def __init__(self, run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, seed: int) -> None:
-        self._network, self._lock = load_model(model), device_lock(model.device)
-        self._corpus, self._settings, self._seed = corpus, settings, seed
-        columns = [*PICTURE_COLUMNS, "caption"]
-        self._rows = {row["pair_id"]: row for row in run.read_rows("pairs", columns)}
-        self._captions = Captions((row["caption"] for row in self._rows.values()), seed)
-        self._holders: dict[str, list[str]] = defaultdict(list)
-        for pair_id in sorted(self._rows):
-            self._holders[self._rows[pair_id]["caption"]].append(pair_id)
-        self._texts: dict[str, Numbers] = {}
-        self._images: dict[str, Any] = {}
-        self._embedded: dict[tuple[str, Fill, str], Numbers] = {}
+    pair_id: str
+    image: Any
+    masks: NDArray[np.bool_]
+    hosts: list[str]
+    foils: list[str]
+
+
+class RegionInterventions:
+    """Covers regions of a run's images."""
+
+    def __init__(self, samples: Samples, settings: ConfirmConfig) -> None:
+        self._samples, self._settings = samples, settings
         self._region = ""
-        self._read = lru_cache(maxsize=KEPT_IMAGES)(self._read_pixels)
+        self._filled: dict[tuple[Fill, str], Numbers] = {}
 
-    def _read_pixels(self, pair_id: str) -> Any:
-        try:
-            return read_pixels(self._corpus, self._rows[pair_id], self._network)
-        except RowError:
-            return None  # it was an image when it was attributed; what is left is the sample
+    def sample(
+        self, pair_ids: Sequence[str], boxes: Sequence[Box] | Boxes, slice_kind: str, slice_name: str
+    ) -> RegionSample | NotMeasurable:
+        """Prepare pairs of a slice for tests of a region.
 
-    def trial(self, pair_ids: Sequence[str], boxes: Sequence[Box] | Boxes, slice_kind: str, name: str) -> Trial | str:
-        """What can be measured of a sample of a slice, or one sentence on why too little can.
-
-        boxes: of the region, the same for every pair or by pair.
+        Args:
+            pair_ids: the pairs; those that cannot be measured are left out.
+            boxes: the region, for every pair or by pair.
+            slice_kind: kind of the slice, which decides the foils; see `FoilFinder.find`.
+            slice_name: name of the slice.
         """
-        found: list[tuple[str, Any, list[str], NDArray[np.bool_], list[str]]] = []
+        samples, count = self._samples, self._settings.foils
+        found: list[_Pair] = []
         lost = {"image no longer reads": 0, "no two other captions to compare with": 0, "no room for controls": 0}
         for pair_id in pair_ids:
-            caption = self._rows[pair_id]["caption"]
-            foils = self._captions.foils(caption, pair_id, slice_kind, name, self._settings.foils)
-            if (pixels := self._read(pair_id)) is None:
+            foils = samples.foils.find(samples.caption_of(pair_id), pair_id, slice_kind, slice_name, count)
+            if (image := samples.read_image(pair_id)) is None:
                 lost["image no longer reads"] += 1
-            elif len(foils) < 2 or not (hosts := self._hosts(pair_id, foils)):
+            elif len(foils) < 2 or not (hosts := self._find_hosts(pair_id, foils)):
                 lost["no two other captions to compare with"] += 1
             elif len(masks := self._masks(pair_id, boxes)) < 3:
                 lost["no room for controls"] += 1
             else:
-                found.append((pair_id, pixels, hosts, masks, foils))
-        least = least_pairs(self._settings.level)
-        if len(found) < least:
-            why = ", ".join(f"{count} with {what}" for what, count in lost.items() if count)
-            return (
-                f"got {len(found)} of {len(pair_ids)} pairs that can be measured{f' ({why})' if why else ''}, expected "
-                f"at least {least}; look at the pairs, or audit a larger corpus"
+                found.append(_Pair(pair_id, image, masks, hosts, foils))
+        smallest = smallest_sample(self._settings.level)
+        if len(found) < smallest:
+            reasons = ", ".join(f"{number} with {reason}" for reason, number in lost.items() if number)
+            return NotMeasurable(
+                f"got {len(found)} of {len(pair_ids)} pairs that can be measured{f' ({reasons})' if reasons else ''}, "
+                f"expected at least {smallest}; look at the pairs, or audit a larger corpus"
             )
-        pixels = self._network.stack([image for _, image, *_ in found])
-        return Trial(
-            pair_ids=[pair_id for pair_id, *_ in found],
+        pixels = samples.network.stack([pair.image for pair in found])
+        own, foils_of = self._embed_captions([pair.pair_id for pair in found], [pair.foils for pair in found])
+        return RegionSample(
+            pair_ids=[pair.pair_id for pair in found],
             pixels=pixels,
-            hosts=[hosts for _, _, hosts, *_ in found],
-            masks=_padded([masks for *_, masks, _ in found]),
-            clean=self._embed(pixels),
-            own=np.stack(self._embed_captions([self._rows[pair_id]["caption"] for pair_id, *_ in found])),
-            # The best foil counts: one that is there twice changes nothing.
-            foils=np.stack(
-                [self._embed_captions((own * self._settings.foils)[: self._settings.foils]) for *_, own in found]
-            ),
+            hosts=[pair.hosts for pair in found],
+            masks=_pad([pair.masks for pair in found]),
+            clean=samples.embed_images(pixels),
+            own=own,
+            foils=foils_of,
         )
 
-    def costs(self, pair_ids: Sequence[str], boxes: Boxes) -> list[tuple[str, float, float]]:
-        """Margin of each pair over foils of any kind, and what covering the region by its mean takes of it.
+    def _embed_captions(self, pair_ids: Sequence[str], foils: Sequence[list[str]]) -> tuple[Numbers, Numbers]:
+        """Embed the captions and foils of pairs. Where there are fewer foils they repeat: only the best one counts."""
+        samples, count = self._samples, self._settings.foils
+        own = np.stack(samples.embed_captions([samples.caption_of(pair_id) for pair_id in pair_ids]))
+        return own, np.stack([samples.embed_captions((captions * count)[:count]) for captions in foils])
 
-        Pairs that do not have the region, or have nothing beside it, that no longer read or have no two foils are left
-        out.
+    def screen(self, pair_ids: Sequence[str], boxes: Boxes) -> list[tuple[str, float, float]]:
+        """Measure what covering a region by its mean costs each pair, with foils of any kind and without controls.
+
+        Pairs without the region, or with nothing else, are left out. So are pairs whose image can no longer be read,
+        or with fewer than two foils.
+
+        Returns:
+            Pair id, margin of the unchanged image and what covering takes from it.
         """
+        samples, count = self._samples, self._settings.foils
         found = []
         for pair_id in pair_ids:
-            caption, region = self._rows[pair_id]["caption"], self._region_mask(pair_id, boxes)
-            others = self._captions.foils(caption, pair_id, "any", "", self._settings.foils)
-            usable = region.any() and not region.all() and len(others) > 1
-            if usable and (image := self._read(pair_id)) is not None:
-                found.append((pair_id, image, region, caption, (others * self._settings.foils)[: self._settings.foils]))
+            mask = self._region_mask(pair_id, boxes)
+            foils = samples.foils.find(samples.caption_of(pair_id), pair_id, "any", "", count)
+            measurable = mask.any() and not mask.all() and len(foils) > 1
+            if measurable and (image := samples.read_image(pair_id)) is not None:
+                found.append(_Pair(pair_id, image, mask[None], [], foils))
         if not found:
             return []
-        pixels = self._network.stack([image for _, image, *_ in found])
-        own = np.stack(self._embed_captions([caption for *_, caption, _ in found]))
-        foils = np.stack([self._embed_captions(others) for *_, others in found])
-        clean = occlusion.foil_margin(self._embed(pixels), own, foils)
-        with self._lock:
-            filled = occlusion.occlude(
-                self._network, pixels, np.stack([mask for _, _, mask, *_ in found])[:, None], "mean"
-            )
-        drops = clean - occlusion.foil_margin(filled, own, foils)[:, 0]
-        return list(zip((pair_id for pair_id, *_ in found), clean.tolist(), drops.tolist(), strict=True))
+        pixels = samples.network.stack([pair.image for pair in found])
+        own, foils_of = self._embed_captions([pair.pair_id for pair in found], [pair.foils for pair in found])
+        clean = occlusion.foil_margin(samples.embed_images(pixels), own, foils_of)
+        with samples.lock:
+            filled = occlusion.occlude(samples.network, pixels, np.stack([pair.masks for pair in found]), "mean")
+        drops = clean - occlusion.foil_margin(filled, own, foils_of)[:, 0]
+        return list(zip((pair.pair_id for pair in found), clean.tolist(), drops.tolist(), strict=True))
 
     def _region_mask(self, pair_id: str, boxes: Sequence[Box] | Boxes) -> NDArray[np.bool_]:
-        of_pair = [*boxes.get(None, ()), *boxes.get(pair_id, ())] if isinstance(boxes, Mapping) else boxes
-        return rasterize_boxes(of_pair, *self._network.image_size)
+        if isinstance(boxes, Mapping):
+            boxes = [*boxes.get(None, ()), *boxes.get(pair_id, ())]
+        return rasterize_boxes(boxes, *self._samples.network.image_size)
 
     def _masks(self, pair_id: str, boxes: Sequence[Box] | Boxes) -> NDArray[np.bool_]:
+        """Masks of the region and its controls."""
         region = self._region_mask(pair_id, boxes)
-        key = f"{self._seed}\x1f{pair_id}"
+        key = f"{self._samples.seed}\x1f{pair_id}"
         return np.stack([region, *occlusion.control_masks(region, self._settings.controls, key)])
 
-    def _hosts(self, pair_id: str, foils: Sequence[str]) -> list[str]:
-        """A pair of each foil, up to `HOSTS`, the first one with an image that reads; none where none does."""
-        place = int.from_bytes(hashlib.sha256(f"{self._seed}\x1fhost\x1f{pair_id}".encode()).digest()[:8])
-        holders = [self._holders[caption][place % len(self._holders[caption])] for caption in foils]
-        while holders and self._read(holders[0]) is None:
-            holders.pop(0)
-        return holders[:HOSTS]
+    def _find_hosts(self, pair_id: str, foils: Sequence[str]) -> list[str]:
+        """Find a pair for each foil, up to `HOSTS`. The image of the first is readable; none if no image is."""
+        hosts = [self._samples.choose_pair(caption, pair_id, "host") for caption in foils]
+        while hosts and self._samples.read_image(hosts[0]) is None:
+            hosts.pop(0)
+        return hosts[:HOSTS]
 
-    def _host_images(self, trial: Trial, turn: int) -> Any:
-        """An image to swap with for each pair: where it has no more of them, or one does not read, the first."""
-        read = ((self._read(ids[turn if turn < len(ids) else 0]), ids[0]) for ids in trial.hosts)
-        return self._network.stack([self._read(first) if image is None else image for image, first in read])
+    def _host_images(self, sample: RegionSample, turn: int) -> Any:
+        """Images of the hosts with a number. The first host replaces those that are missing or unreadable."""
+        read = self._samples.read_image
+        images = [(read(hosts[turn if turn < len(hosts) else 0]), hosts[0]) for hosts in sample.hosts]
+        return self._samples.network.stack([read(first) if image is None else image for image, first in images])
 
-    def _embed(self, pixels: Any) -> Numbers:
-        with self._lock:
-            return occlusion.embed(self._network, pixels)
+    def draw_tag(self, sample: RegionSample) -> RegionSample:
+        """Return the sample with a synthetic tag drawn into the region."""
+        pixels = occlusion.stamp(sample.pixels, sample.masks[:, 0])
+        return replace(sample, pixels=pixels, clean=self._samples.embed_images(pixels))
 
-    def _embed_captions(self, captions: Sequence[str]) -> list[Numbers]:
-        new = list(dict.fromkeys(caption for caption in captions if caption not in self._texts))
-        if new:
-            with self._lock:
-                self._texts.update(zip(new, occlusion.embed_captions(self._network, new), strict=True))
-        return [self._texts[caption] for caption in captions]
+    def margins(self, sample: RegionSample, fill: Fill, region: str | None = None) -> Margins:
+        """Measure the margins of a sample under one fill; for swaps their mean over the hosts.
 
-    def stamped(self, trial: Trial) -> Trial:
-        """The same pairs with a tag of our own drawn into the region."""
-        pixels = occlusion.stamp(trial.pixels, trial.masks[:, 0])
-        return replace(trial, pixels=pixels, clean=self._embed(pixels))
-
-    def margins(self, trial: Trial, fill: Fill, region: str | None = None) -> Margins:
-        """Margins of a trial under one fill; of a swap the mean over the hosts.
-
-        region: its name, if its pairs may come again with another slice: their embeddings are then kept until another
-        region is named, for slices overlap, and only the foils differ between them.
+        Args:
+            sample: the pairs.
+            fill: what covers the region.
+            region: name of the region, if other slices of it are tested next. Embeddings of its covered images are
+                then kept until another region is tested: slices overlap, and only their foils differ.
         """
+        samples = self._samples
         if fill == "swap":
-            margins = np.mean([self._swapped(trial, turn) for turn in range(max(map(len, trial.hosts)))], axis=0)
+            turns = range(max(map(len, sample.hosts)))
+            margins = np.mean([self._swapped(sample, turn) for turn in turns], axis=0)
         else:
-            with self._lock:
+            with samples.lock:
                 if region is None:
-                    filled = occlusion.occlude(self._network, trial.pixels, trial.masks, fill)
+                    filled = occlusion.occlude(samples.network, sample.pixels, sample.masks, fill)
                 else:
-                    filled = self._remembered(trial, fill, region)
-            margins = occlusion.foil_margin(filled, trial.own, trial.foils)
+                    filled = self._occlude_cached(sample, fill, region)
+            margins = occlusion.foil_margin(filled, sample.own, sample.foils)
         return Margins(
-            occlusion.foil_margin(trial.clean, trial.own, trial.foils),
+            occlusion.foil_margin(sample.clean, sample.own, sample.foils),
             margins[:, 0],
-            np.where(trial.present[:, 1:], margins[:, 1:], np.nan),
+            np.where(sample.present[:, 1:], margins[:, 1:], np.nan),
         )
 
-    def _swapped(self, trial: Trial, turn: int) -> Numbers:
-        donors = self._host_images(trial, turn)
-        with self._lock:
-            filled = occlusion.occlude(self._network, trial.pixels, trial.masks, "swap", donors)
-        return occlusion.foil_margin(filled, trial.own, trial.foils)
+    def _swapped(self, sample: RegionSample, turn: int) -> Numbers:
+        donors = self._host_images(sample, turn)
+        with self._samples.lock:
+            filled = occlusion.occlude(self._samples.network, sample.pixels, sample.masks, "swap", donors)
+        return occlusion.foil_margin(filled, sample.own, sample.foils)
 
-    def _remembered(self, trial: Trial, fill: Fill, region: str) -> Numbers:
+    def _occlude_cached(self, sample: RegionSample, fill: Fill, region: str) -> Numbers:
         if region != self._region:
-            self._embedded.clear()
+            self._filled.clear()
             self._region = region
-        new = [i for i, pair_id in enumerate(trial.pair_ids) if (region, fill, pair_id) not in self._embedded]
+        new = [i for i, pair_id in enumerate(sample.pair_ids) if (fill, pair_id) not in self._filled]
         if new:
-            filled = occlusion.occlude(self._network, trial.pixels[new], trial.masks[new], fill)
-            present = trial.present  # how many are padded depends on the trial
+            filled = occlusion.occlude(self._samples.network, sample.pixels[new], sample.masks[new], fill)
+            present = sample.present  # the number of empty masks depends on the sample
             for place, index in enumerate(new):
-                self._embedded[region, fill, trial.pair_ids[index]] = filled[place][present[index]]
-        return _padded([self._embedded[region, fill, pair_id] for pair_id in trial.pair_ids], trial.masks.shape[1])
+                self._filled[fill, sample.pair_ids[index]] = filled[place][present[index]]
+        return _pad([self._filled[fill, pair_id] for pair_id in sample.pair_ids], sample.masks.shape[1])
 
-    def rises(self, trial: Trial) -> Numbers:
-        """What each pair's region brings to its first host, beyond what one of its controls brings."""
-        hosts = self._host_images(trial, 0)
-        with self._lock:
-            rise = occlusion.transplant(self._network, trial.pixels, hosts, trial.masks[:, :2], trial.own, trial.foils)
-        difference: Numbers = rise[:, 0] - rise[:, 1]
+    def transplant(self, sample: RegionSample) -> Numbers:
+        """Measure how much each pair's region raises the margin of its first host, beyond what a control does."""
+        hosts = self._host_images(sample, 0)
+        masks = sample.masks[:, :2]
+        with self._samples.lock:
+            rises = occlusion.transplant(self._samples.network, sample.pixels, hosts, masks, sample.own, sample.foils)
+        difference: Numbers = rises[:, 0] - rises[:, 1]
         return difference
 
 
-def _padded(stacks: Sequence[NDArray[Any]], size: int | None = None) -> NDArray[Any]:
-    """Stacks of unequal length in one array, zeros at the end."""
+def _pad(stacks: Sequence[NDArray[Any]], size: int | None = None) -> NDArray[Any]:
+    """Stack arrays of unequal length, with zeros at the end."""
     size = size or max(len(stack) for stack in stacks)
-    whole = np.zeros((len(stacks), size, *stacks[0].shape[1:]), dtype=stacks[0].dtype)
-    for place, stack in zip(whole, stacks, strict=True):
+    padded = np.zeros((len(stacks), size, *stacks[0].shape[1:]), dtype=stacks[0].dtype)
+    for place, stack in zip(padded, stacks, strict=True):
         place[: len(stack)] = stack
-    return whole
+    return padded

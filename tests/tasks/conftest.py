@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from m2ib import DualEncoder
-from tasks.interventions import regions as probe_stage
+from tasks.interventions import samples as samples_module
 from tasks.settings import CorpusConfig
 from tasks.store import corner_boxes, frame_boxes
 
@@ -50,7 +50,7 @@ def toy(monkeypatch):
 
     def use(reliance):
         model = Toy(reliance)
-        monkeypatch.setattr(probe_stage, "load_model", lambda _: model)
+        monkeypatch.setattr(samples_module, "load_model", lambda _: model)
         return model
 
     return use

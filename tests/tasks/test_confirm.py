@@ -10,7 +10,8 @@ from PIL import Image
 import sql
 from tasks.alert import raise_alerts
 from tasks.confirm import confirm_findings
-from tasks.interventions.regions import Probe
+from tasks.interventions.regions import RegionInterventions
+from tasks.interventions.samples import load_samples
 from tasks.self_audit import audit_itself
 from tasks.settings import AlertsConfig, ConfirmConfig, ModelConfig
 
@@ -152,12 +153,17 @@ def test_regions_of_a_pair_of_its_own_are_measured_where_they_are(flagged, toy):
 def test_a_swap_is_the_mean_over_hosts_that_say_something_else(flagged, toy):
     run, corpus = flagged
     toy(1.0)
-    probe = Probe(run, corpus, MODEL, RULES, 0)
-    trial = probe.trial([f"pair-{number:04d}" for number in range(12)], [(0.0, 0.0, 0.25, 0.25)], "word", "shadow")
-    assert {len(hosts) for hosts in trial.hosts} == {2}  # as many as there are other captions
-    assert all(int(host[-4:]) >= 30 for hosts in trial.hosts for host in hosts)  # those have no shadow
-    both = probe.margins(trial, "swap")
-    alone = [probe.margins(replace(trial, hosts=[[hosts[turn]] for hosts in trial.hosts]), "swap") for turn in (0, 1)]
+    interventions = RegionInterventions(load_samples(run, corpus, MODEL, 0), RULES)
+    sample = interventions.sample(
+        [f"pair-{number:04d}" for number in range(12)], [(0.0, 0.0, 0.25, 0.25)], "word", "shadow"
+    )
+    assert {len(hosts) for hosts in sample.hosts} == {2}  # as many as there are other captions
+    assert all(int(host[-4:]) >= 30 for hosts in sample.hosts for host in hosts)  # those have no shadow
+    both = interventions.margins(sample, "swap")
+    alone = [
+        interventions.margins(replace(sample, hosts=[[hosts[turn]] for hosts in sample.hosts]), "swap")
+        for turn in (0, 1)
+    ]
     assert not np.allclose(alone[0].region, alone[1].region)
     np.testing.assert_allclose(both.region, (alone[0].region + alone[1].region) / 2)
     np.testing.assert_allclose(both.controls, (alone[0].controls + alone[1].controls) / 2)

@@ -12,8 +12,9 @@ from m2ib import DualEncoder
 from tasks.alert import raise_alerts
 from tasks.confirm import confirm_findings
 from tasks.flag import flag_regions
-from tasks.interventions import regions as probe_stage
-from tasks.interventions.phrases import PhraseProbe, edited
+from tasks.interventions import samples as samples_module
+from tasks.interventions.phrases import PhraseInterventions, replace_spans
+from tasks.interventions.samples import load_samples
 from tasks.phrases import find_phrases
 from tasks.settings import AlertsConfig, ConfirmConfig, CorpusConfig, ModelConfig, PhrasesConfig
 
@@ -60,7 +61,7 @@ class Toy(DualEncoder):
 @pytest.fixture
 def toy(monkeypatch):
     """toy(reliance): the model that the stages find."""
-    return lambda *given: monkeypatch.setattr(probe_stage, "load_model", lambda _: Toy(*given))
+    return lambda *given: monkeypatch.setattr(samples_module, "load_model", lambda _: Toy(*given))
 
 
 def fill(run, folder, captions, shown, context=24):
@@ -216,11 +217,11 @@ def test_the_same_run_gives_the_same_rows(captioned, toy):
 
 
 def test_a_phrase_is_left_out_wherever_it_stands_and_white_space_is_mended():
-    assert edited("as before  nodule, as before", [(0, 9), (19, 28)], "") == "nodule,"
-    assert edited("nodule as before", [(7, 16)], "in the") == "nodule in the"
+    assert replace_spans("as before  nodule, as before", [(0, 9), (19, 28)], "") == "nodule,"
+    assert replace_spans("nodule as before", [(7, 16)], "in the") == "nodule in the"
 
 
-def trial_of(run, corpus, phrase):
+def sample_of(run, corpus, phrase):
     """What is measured of a phrase, given as the captions write it, over all pairs that have it."""
     find_phrases(run, PhrasesConfig(listed=(phrase,)), 8)
     rows = stored(run, "SELECT pair_id, caption FROM pairs ORDER BY pair_id")
@@ -229,8 +230,8 @@ def trial_of(run, corpus, phrase):
         for row in rows
         if phrase in row["caption"]
     }
-    probe = PhraseProbe(run, corpus, MODEL, CONFIRM, 0)
-    return probe, probe.phrase_trial(places, "attribute", "a=b")
+    interventions = PhraseInterventions(load_samples(run, corpus, MODEL, 0), CONFIRM)
+    return interventions, interventions.sample(places, "attribute", "a=b")
 
 
 ADDED = "as previously described"
@@ -241,9 +242,9 @@ def test_no_foil_is_so_long_that_the_phrase_would_be_cut_off(hand_written, tmp_p
     toy(1.0, 9)
     captions = [*[f"a film {ADDED}"] * 8, *SHORT * 2, *LONG * 2]
     run, corpus = fill(hand_written, tmp_path, captions, [0] * 8 + [1, 2, 3] * 2 + [1, 2] * 2, 9)
-    probe, trial = trial_of(run, corpus, ADDED)
-    assert {caption for one in trial.wordings for _, caption in one.foils} == set(SHORT)
-    margins = probe.phrase_margins(trial, "remove")
+    interventions, sample = sample_of(run, corpus, ADDED)
+    assert {caption for one in sample.versions for _, caption in one.foils} == set(SHORT)
+    margins = interventions.margins(sample, "remove")
     gains = margins.clean[:, None] - margins.controls
     assert (gains[:, :3] != 0).all()
     assert np.isnan(gains[:, 3:]).all()
@@ -254,17 +255,17 @@ def test_a_caption_that_was_cut_off_is_measured_as_far_as_the_model_saw_it(hand_
     seen = f"one film {ADDED} on both"
     captions = [*[f"{seen} sides of a heart"] * 8, *SHORT * 3]
     run, corpus = fill(hand_written, tmp_path, captions, [0] * 8 + [1, 2, 3] * 3, 9)
-    probe, trial = trial_of(run, corpus, ADDED)
-    assert {(one.caption, one.rest) for one in trial.wordings} == {(seen, "one film on both")}
+    interventions, sample = sample_of(run, corpus, ADDED)
+    assert {(one.caption, one.rest) for one in sample.versions} == {(seen, "one film on both")}
     # As many words fit in the phrase's place.
-    assert not np.isnan(probe.phrase_margins(trial, "replace").controls).any()
+    assert not np.isnan(interventions.margins(sample, "replace").controls).any()
 
 
 def test_a_context_without_room_is_the_reason(hand_written, tmp_path, toy):
     toy(1.0, 9)
     run, corpus = fill(hand_written, tmp_path, [*[f"a film {ADDED}"] * 8, *LONG * 4], [0] * 8 + [1, 2] * 4, 9)
-    _, reason = trial_of(run, corpus, ADDED)
-    assert reason.startswith(
+    _, sample = sample_of(run, corpus, ADDED)
+    assert sample.reason.startswith(
         "got 0 of 8 pairs that can be measured (8 without other words, two captions to compare with or room in the "
         "model's context"
     )
@@ -275,8 +276,8 @@ def test_foils_lack_the_phrase_in_whatever_form_the_run_found_it(hand_written, t
     numbered = [f"acc-{number:05d} {caption}" for number, caption in enumerate(SHORT * 3)]
     run, corpus = fill(hand_written, tmp_path, [*numbered, *SHORT, "normal heart"], [1, 2, 3] * 4 + [0])
     find_phrases(run, PHRASES, 8)
-    probe = PhraseProbe(run, corpus, MODEL, CONFIRM, 0)
+    interventions = PhraseInterventions(load_samples(run, corpus, MODEL, 0), CONFIRM)
     ids = [row["pair_id"] for row in stored(run, """FROM phrases WHERE region = '"acc-99999"'""")]
-    trial = probe.phrase_trial({pair_id: [(0, 9)] for pair_id in ids}, "attribute", "a=b")
-    assert len(trial.wordings) == len(numbered)
-    assert {caption for one in trial.wordings for _, caption in one.foils} == {*SHORT, "normal heart"}
+    sample = interventions.sample({pair_id: [(0, 9)] for pair_id in ids}, "attribute", "a=b")
+    assert len(sample.versions) == len(numbered)
+    assert {caption for one in sample.versions for _, caption in one.foils} == {*SHORT, "normal heart"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.interventions.captions import SeenCaptions
+from tasks.interventions.captions import ModelCaptions
 from tasks.phrases import find_phrases
 from tasks.settings import PhrasesConfig
 
@@ -10,7 +10,7 @@ CAPTIONS = ["normal heart", "no  acute finding", "No   Acute mass", "no acute fi
 
 
 @pytest.fixture
-def seen(hand_written):
+def captions(hand_written):
     hand_written.add_pairs(CAPTIONS)
     rows = hand_written.add_attributions([[1.0]] * len(CAPTIONS), (1, 1))
     for row, caption in zip(rows, CAPTIONS, strict=True):
@@ -18,13 +18,13 @@ def seen(hand_written):
         row |= {"caption": caption, "tokens": ["<s>", *words, "</s>"], "special": [True, *[False] * len(words), True]}
     hand_written.write_table("attributions", rows)
     find_phrases(hand_written, PhrasesConfig(listed=("no", "no acute")), 8)
-    return SeenCaptions(hand_written)
+    return ModelCaptions(hand_written)
 
 
-def test_captions_lack_a_phrase_unless_it_was_found_in_them(seen):
+def test_captions_lack_a_phrase_unless_it_was_found_in_them(captions):
     for place in ((0, 2), (0, 9)):  # the word alone, and with the next
-        assert seen.lacking({"pair-0001": [place]}) == {"normal heart", "large heart"}
+        assert captions.find_without({"pair-0001": [place]}) == {"normal heart", "large heart"}
 
 
-def test_a_caption_ends_where_the_last_token_that_is_told_does(seen):
-    assert [seen.beginning(caption) for caption in CAPTIONS[2:4]] == ["No   Acute mass", "no acute finding"]
+def test_a_caption_ends_where_the_last_token_that_is_told_does(captions):
+    assert [captions.truncate(caption) for caption in CAPTIONS[2:4]] == ["No   Acute mass", "no acute finding"]

@@ -1,6 +1,7 @@
 """The SQL files: each parses, states what it returns, and runs on an empty lake."""
 
 import re
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -105,3 +106,15 @@ def test_conform_fills_what_is_left_out_and_refuses_other_types():
     with pytest.raises(pa.ArrowInvalid):
         sql.conform("pairs", [{"width": "wide"}])
     assert sql.conform("pairs", []).num_rows == 0
+
+
+def test_the_documentation_describes_every_view_with_its_columns(connection):
+    page = (Path(sql.__file__).parents[1] / "docs" / "sql.md").read_text(encoding="utf-8")
+    reference, deprecated = page.split("## Deprecated names")
+    sections = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", reference, re.MULTILINE | re.DOTALL))
+    old_names = set(re.findall(r"^\| `(\w+)`", deprecated, re.MULTILINE))
+    assert {*sections, *old_names} == set(sql.view_names())
+    for view, section in sections.items():
+        columns = sql.read_table(connection, f"SELECT * FROM {view} LIMIT 0").column_names  # noqa: S608
+        assert re.findall(r"^- `(\w+)`", section, re.MULTILINE) == columns
+        assert "```sql\n" in section, view  # tests/test_docs.py runs it

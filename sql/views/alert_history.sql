@@ -1,0 +1,8 @@
+-- One row per run and alert that it raised or that was open before: the table lives, with readable column names.
+CREATE VIEW alert_history AS
+SELECT * RENAME (
+    life_id AS lasting_alert_id, life AS status, why AS status_reason, announced AS notified, leader AS leading_alert_id,
+    told_state AS notified_state, told_severity AS notified_severity, told_high AS notified_score_high,
+    previous_run AS compared_run
+)
+FROM lives;

@@ -1,0 +1,7 @@
+-- One row per recurring overlay under high attribution mass: the table stamps, with readable column names.
+CREATE VIEW overlays AS
+SELECT * RENAME (
+    region AS overlay, members AS template_images, searched AS searched_pairs, spread AS covers_most_of_image,
+    score AS median_correlation, threshold AS correlation_threshold, null_score AS rescaled_correlation
+)
+FROM stored.stamps;

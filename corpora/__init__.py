@@ -15,7 +15,7 @@ from corpora.formats import FORMATS, open_corpus
 from corpora.images import ImageFile, decode, open_image, read_image
 from corpora.readers.imagefolder import resolve_inside
 from corpora.records import DEFAULT_LIMITS, Limits, Pair, Place, Reason, Rejected, digest, pair_id
-from corpora.roots import Root, root_of
+from corpora.roots import Root, parse_root
 from corpora.sampling import Sample, Sampling
 from stores import is_url
 
@@ -43,7 +43,7 @@ __all__ = [
     "open_corpus",
     "open_image",
     "pair_id",
+    "parse_root",
     "read_image",
     "resolve_inside",
-    "root_of",
 ]

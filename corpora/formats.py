@@ -40,7 +40,7 @@ def open_corpus(
     """Open a corpus.
 
     Args:
-        root: A local path or a remote root; see `corpora.root_of`.
+        root: A local path or a remote root; see `corpora.parse_root`.
         format_name: One of `FORMATS`, or None to detect it.
         image_column: Column with the images, or None for the default of the format.
         caption_column: Column with the captions, or None for the default of the format.

@@ -40,7 +40,7 @@ _PIECE_BYTES = 2**20
 _MAX_DOWNLOADS = 4
 
 
-def root_of(text: str) -> Root:
+def parse_root(text: str) -> Root:
     """Return the root that a path or URL names. Opens nothing, but loads the driver of a URL.
 
     Args:

@@ -49,7 +49,7 @@ def lake_root(text: str) -> Root:
     """The place that a path or URL names, as a lake.
 
     Raises:
-        UrlError: see `root_of`; or a protocol by which a file is seen while it is being written, or that only reads;
+        UrlError: see `parse_root`; or a protocol by which a file is seen while it is being written, or that only reads;
             or a file of this machine.
     """
     root = parse_root(text, "lake")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from corpora import FORMATS, Limits, Root, Sampling, is_url, root_of
+from corpora import FORMATS, Limits, Root, Sampling, is_url, parse_root
 from tasks.records import Box, parse_box
 from tasks.text.spans import normalize_text
 
@@ -17,7 +17,7 @@ def _text_of_path(value: object) -> object:
 
 
 def _check_root(text: str) -> str:
-    root_of(text)
+    parse_root(text)
     return text
 
 
@@ -73,7 +73,7 @@ class CorpusConfig(Section):
     @property
     def root(self) -> Root:
         """The corpus as an absolute path or remote root."""
-        return root_of(self.place)
+        return parse_root(self.place)
 
     @property
     def name(self) -> str:

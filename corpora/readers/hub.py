@@ -17,7 +17,7 @@ from corpora.readers.protocol import Columns
 from corpora.readers.table_files import ArrowTable, ParquetTable, TableFile, open_source
 from corpora.readers.tables import TableReader
 from corpora.records import Limits
-from corpora.roots import Root, open_binary, root_of
+from corpora.roots import Root, open_binary, parse_root
 
 SCHEME: Final = "hf://datasets/"
 _STREAM_MARK: Final = b"\xff\xff\xff\xff"
@@ -91,7 +91,7 @@ def _resolve(root: Root) -> _Dataset:
         # hf://datasets/org/name@commit/path: all files of a listing are at one commit.
         name, _, rest = files[0][1].partition("@") if files else ("", "", "")
         base = f"{name}@{rest.partition('/')[0]}" if files else ""
-        return _Dataset(root_of(base) if base else root, {_relative(file, base): split for split, file in files})
+        return _Dataset(parse_root(base) if base else root, {_relative(file, base): split for split, file in files})
     real = os.path.realpath(str(root))
     return _Dataset(root, {_relative(os.path.realpath(file), real): split for split, file in files})
 

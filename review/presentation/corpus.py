@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import stores
-from corpora import Corpus, CorpusError, Limits, open_corpus, root_of
+from corpora import Corpus, CorpusError, Limits, open_corpus, parse_root
 
 CORPUS_MISSING = "The corpus is missing or cannot be opened."
 CORPUS_REMOTE = (
@@ -37,7 +37,9 @@ def open_audited_corpus(manifest: Mapping[str, Any], remote: bool) -> Corpus | N
     settings = manifest["config"].get("corpus", {})
     columns = (settings.get("image_column"), settings.get("caption_column"))
     try:
-        return open_corpus(root_of(manifest["corpus"]), manifest.get("corpus_format"), *columns, read_limits(manifest))
+        return open_corpus(
+            parse_root(manifest["corpus"]), manifest.get("corpus_format"), *columns, read_limits(manifest)
+        )
     except (CorpusError, OSError):
         return None
 

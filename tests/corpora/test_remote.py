@@ -18,7 +18,7 @@ from s3fs.core import S3File
 
 from benchmarks.readers import originals
 from benchmarks.rewrite import WRITERS, Original
-from corpora import CorpusError, Limits, Pair, Place, Reason, Rejected, RowError, digest, open_corpus, root_of
+from corpora import CorpusError, Limits, Pair, Place, Reason, Rejected, RowError, digest, open_corpus, parse_root
 from corpora.readers.imagefolder import resolve_inside
 from corpora.roots import open_binary
 
@@ -29,7 +29,7 @@ BUCKET = "corpora"
 
 
 def rows_of(where: Path | str, **settings: Any) -> list[Pair | Rejected]:
-    corpus = open_corpus(root_of(str(where)), **settings)
+    corpus = open_corpus(parse_root(str(where)), **settings)
     rows = list(corpus.pairs())
     assert corpus.count() == len(rows)
     return rows
@@ -70,7 +70,7 @@ def test_a_bucket_gives_the_rows_that_the_folder_gives(
 def test_one_download_an_image(s3: Store, write_corpus: WriteCorpus, picture: Picture) -> None:
     table = [{"file_name": name, "text": text} for name in ("a.png", "b.png") for text in "xyz"]
     url = s3.put(write_corpus(table, {"a.png": picture(), "b.png": picture(colour=3)}, folder="one"))
-    corpus = open_corpus(root_of(url))
+    corpus = open_corpus(parse_root(url))
     (first, *_) = corpus.pairs()
     assert sorted(path for path in s3.asked("GET") if path.endswith(".png")) == [
         f"/{BUCKET}/one/a.png",
@@ -125,7 +125,7 @@ def test_two_metadata_files(s3: Store, write_corpus: WriteCorpus) -> None:
 
 def test_what_is_deleted_or_grows_later(s3: Store, write_corpus: WriteCorpus, picture: Picture) -> None:
     root = write_corpus([{"file_name": "a.png", "text": "x"}], {"a.png": picture(), "b.png": picture()}, folder="later")
-    corpus = open_corpus(root_of(s3.put(root)), limits=Limits(max_file_bytes=5000))
+    corpus = open_corpus(parse_root(s3.put(root)), limits=Limits(max_file_bytes=5000))
     (pair,) = corpus.pairs()
     assert isinstance(pair, Pair)
     (root / "a.png").write_bytes(bytes(6000))
@@ -174,7 +174,7 @@ def test_what_a_driver_raises_is_the_row_s_reason(
 
 
 def in_memory(folder: Path) -> Any:
-    root = root_of(f"memory://{folder}")
+    root = parse_root(f"memory://{folder}")
     for path in folder.rglob("*"):
         if path.is_file():
             (root / path.relative_to(folder).as_posix()).write_bytes(path.read_bytes())
@@ -207,7 +207,7 @@ def test_a_store_that_cannot_be_reached_or_denies(write_corpus: WriteCorpus, mon
 )  # fmt: skip
 def test_no_keys_in_a_url(url: str) -> None:
     with pytest.raises(CorpusError, match="expected a bare URL") as caught:
-        root_of(url)
+        parse_root(url)
     assert "hid" not in str(caught.value)
 
 
@@ -223,20 +223,20 @@ def test_no_keys_in_a_url(url: str) -> None:
 def test_urls_that_no_driver_reads(monkeypatch: pytest.MonkeyPatch, url: str, said: str) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
     with pytest.raises(CorpusError, match=said):
-        root_of(url)
+        parse_root(url)
 
 
 def test_a_root_is_a_value(tmp_path: Path) -> None:
-    assert root_of(str(tmp_path)) == root_of(f"file://{tmp_path}") == tmp_path
-    assert type(root_of(f"file://{tmp_path}")) is type(tmp_path)  # so that its links are looked at
+    assert parse_root(str(tmp_path)) == parse_root(f"file://{tmp_path}") == tmp_path
+    assert type(parse_root(f"file://{tmp_path}")) is type(tmp_path)  # so that its links are looked at
     for url in ("s3://bucket/a", "http://host:80/a", "memory://a", "s3://bucket"):
-        root = root_of(url)
-        assert root_of(str(root)) == root == pickle.loads(pickle.dumps(root))  # noqa: S301  # our own
-        assert hash(root_of(url)) == hash(root)
+        root = parse_root(url)
+        assert parse_root(str(root)) == root == pickle.loads(pickle.dumps(root))  # noqa: S301  # our own
+        assert hash(parse_root(url)) == hash(root)
 
 
 def test_over_http_a_name_stays_a_name() -> None:
-    root = root_of("http://host/corpus")
+    root = parse_root("http://host/corpus")
     assert str(resolve_inside(root, "a b?c#d/%2e%2e/é.png")) == "http://host/corpus/a%20b%3Fc%23d/%252e%252e/%C3%A9.png"
 
 
@@ -353,7 +353,7 @@ def test_a_remote_file_reads_like_a_local_one(s3: Store, tmp_path: Path) -> None
     (tmp_path / "files").mkdir()
     path = tmp_path / "files" / "lines"
     path.write_bytes(b"one\ntwo\n" + bytes(700_000) + b"\nlast")
-    with open_binary(path) as here, open_binary(root_of(s3.put(path.parent)) / "lines") as there:
+    with open_binary(path) as here, open_binary(parse_root(s3.put(path.parent)) / "lines") as there:
         for _ in range(3):
             assert here.readline(3) == there.readline(3)
             assert here.tell() == there.tell()
@@ -370,11 +370,11 @@ ORIGINALS = [
 @pytest.mark.parametrize("kind", sorted(WRITERS))
 def test_every_format_is_read_from_a_bucket(s3: Store, tmp_path: Path, kind: str) -> None:
     folder = WRITERS[kind](ORIGINALS, tmp_path / f"of {kind}")
-    here, there = open_corpus(folder), open_corpus(root_of(s3.put(folder)))
+    here, there = open_corpus(folder), open_corpus(parse_root(s3.put(folder)))
     assert (there.format, there.count()) == (kind, len(ORIGINALS))
     rows = list(there.pairs())
     assert rows == list(here.pairs())
-    again = open_corpus(root_of(f"s3://{BUCKET}/of {kind}"), format_name=kind)  # as another process opens it
+    again = open_corpus(parse_root(f"s3://{BUCKET}/of {kind}"), format_name=kind)  # as another process opens it
     for original, row in zip(ORIGINALS, rows, strict=True):
         assert isinstance(row, Pair)
         assert again.reader.image(row.place) == original.data
@@ -443,7 +443,7 @@ def test_of_a_large_container_one_image_is_fetched(
         (path,) = folder.iterdir()
         pq.write_table(pq.read_table(path), path, row_group_size=5)
     url = s3.put(folder)
-    row = next(itertools.islice(open_corpus(root_of(url), kind).reader.rows(), 25, None))
+    row = next(itertools.islice(open_corpus(parse_root(url), kind).reader.rows(), 25, None))
     fetched: list[int] = []
     fetch = S3File._fetch_range
 
@@ -452,7 +452,7 @@ def test_of_a_large_container_one_image_is_fetched(
         data: bytes = fetch(file, start, end)
         return data
 
-    corpus = open_corpus(root_of(url), kind)
+    corpus = open_corpus(parse_root(url), kind)
     monkeypatch.setattr(S3File, "_fetch_range", spy)
     assert row.place is not None
     assert corpus.reader.image(row.place) == pairs[25].data
@@ -471,7 +471,7 @@ OF_A_WEB_SERVER = [
 def test_files_of_a_web_server(tmp_path: Path, serve: Any, handler: type[Quiet], kind: str, name: str) -> None:
     folder = WRITERS[kind](ORIGINALS, tmp_path / f"web {kind}")
     url, _ = serve(tmp_path, handler)
-    corpus = open_corpus(root_of(f"{url}/web%20{kind}/{name}".rstrip("/")))
+    corpus = open_corpus(parse_root(f"{url}/web%20{kind}/{name}".rstrip("/")))
     assert (corpus.format, corpus.count()) == (kind, len(ORIGINALS))
     rows = list(corpus.pairs())
     assert rows == rows_of(folder)
@@ -521,12 +521,12 @@ def test_a_large_file_comes_in_parts_or_else_once(
         (path,) = folder.iterdir()
         pq.write_table(pq.read_table(path), path, row_group_size=2)
     url, server = serve(folder, handler)
-    corpus = open_corpus(root_of(f"{url}/{name}"))
+    corpus = open_corpus(parse_root(f"{url}/{name}"))
     rows = list(corpus.reader.rows())
     assert [row.data for row in rows] == [pair.data for pair in LARGE]
     assert corpus.count() == len(LARGE)
     server.sent.clear()
-    again = open_corpus(root_of(f"{url}/{name}"), kind)
+    again = open_corpus(parse_root(f"{url}/{name}"), kind)
     for number in (15, 3):
         place = rows[number].place
         assert place is not None
@@ -554,7 +554,7 @@ def test_what_a_web_server_changes_is_fetched_again(
     for part in (LARGE[:9], LARGE[9:12]):
         folder = WRITERS["webdataset"](part, tmp_path / str(len(part)))
         (folder / "shard-00000.tar").rename(tmp_path / "one.tar")
-        rows = open_corpus(root_of(f"{url}/one.tar")).reader.rows()
+        rows = open_corpus(parse_root(f"{url}/one.tar")).reader.rows()
         assert [row.data for row in rows] == [pair.data for pair in part]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.readers import originals
 from benchmarks.rewrite import WRITERS, Original
-from corpora import CorpusError, Limits, Pair, Rejected, open_corpus, root_of
+from corpora import CorpusError, Limits, Pair, Rejected, open_corpus, parse_root
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +105,7 @@ def put(request: pytest.FixtureRequest) -> Put:
 
 
 def rows_of(where: Path | str, **settings: Any) -> list[Pair | Rejected]:
-    corpus = open_corpus(root_of(str(where)), **settings)
+    corpus = open_corpus(parse_root(str(where)), **settings)
     rows = list(corpus.pairs())
     assert corpus.count() == len(rows)
     return rows
@@ -115,11 +115,11 @@ def rows_of(where: Path | str, **settings: Any) -> list[Pair | Rejected]:
 def test_every_format_is_read_from_a_store(put: Put, tmp_path: Path, kind: str) -> None:
     folder = WRITERS[kind](ORIGINALS, tmp_path / f"of {kind}")
     url = put(folder)
-    corpus = open_corpus(root_of(url))
+    corpus = open_corpus(parse_root(url))
     assert corpus.format == kind
     rows = rows_of(url)
     assert rows == rows_of(folder)
-    again = open_corpus(root_of(url), kind)
+    again = open_corpus(parse_root(url), kind)
     for original, row in zip(ORIGINALS, rows, strict=True):
         assert isinstance(row, Pair)
         assert again.reader.image(row.place) == original.data

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.readers import originals
 from benchmarks.rewrite import WRITERS, Original
-from corpora import CorpusError, Pair, Rejected, open_corpus, root_of
+from corpora import CorpusError, Pair, Rejected, open_corpus, parse_root
 from corpora.readers.hub import HubReader
 from corpora.readers.table_files import ParquetTable
 
@@ -152,7 +152,7 @@ def test_several_configurations_are_asked_for(load: Load) -> None:
 def test_without_the_library_the_message_says_what_to_install(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     root = load()
     monkeypatch.setitem(sys.modules, "datasets", None)
-    for where in (root, root_of("hf://datasets/organisation/name")):
+    for where in (root, parse_root("hf://datasets/organisation/name")):
         with pytest.raises(CorpusError, match=r"not installed: pip install 'm2ib-audit\[datasets\]'"):
             rows_of(where)
     saved = WRITERS["datasets"](ORIGINALS, root.parent / "saved")  # needs no library
@@ -161,11 +161,11 @@ def test_without_the_library_the_message_says_what_to_install(load: Load, monkey
 
 def test_a_dataset_that_cannot_be_reached(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"hf://datasets/organisation/name' cannot be loaded by datasets"):
-        rows_of(root_of("hf://datasets/organisation/name"))
+        rows_of(parse_root("hf://datasets/organisation/name"))
     with pytest.raises(CorpusError, match="is not a folder"):
         HubReader(tmp_path / "none", open_corpus, None)._names()  # type: ignore[arg-type]
     with pytest.raises(CorpusError, match="names no dataset of the Hub, expected hf://datasets/ORGANIZATION/NAME"):
-        rows_of(root_of("hf://datasets/only"))
+        rows_of(parse_root("hf://datasets/only"))
 
 
 def test_an_address_of_the_hub_is_name_revision_and_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_an_address_of_the_hub_is_name_revision_and_configuration(monkeypatch: p
         return made
 
     monkeypatch.setattr(datasets, "load_dataset_builder", builder)
-    root = root_of("hf://datasets/organisation/name@v1/small")
+    root = parse_root("hf://datasets/organisation/name@v1/small")
     assert open_corpus(root).format == "datasets"
     reader = open_corpus(root).reader
     assert isinstance(reader, HubReader)

@@ -497,7 +497,7 @@ def test_a_corpus_behind_a_url_is_not_fetched_unasked(lake, make_pair, see, monk
 
     lake.facts["corpus"] = "https://corpus.invalid/images"
     lake.write(lake.begin(), [make_pair(0)], slice="dense")
-    monkeypatch.setattr(audited_corpus, "root_of", opened)
+    monkeypatch.setattr(audited_corpus, "parse_root", opened)
     assert "--remote-corpora" in see(f"/runs/{RUN}/pairs/pair0000").text
     assert (
         LakeCache(lake.path, remote_corpora=True).explain_missing_corpus(RUN) == audited_corpus.CORPUS_MISSING

@@ -6,7 +6,7 @@ from typing import Any
 
 import m2ib
 from corpora import Corpus, CorpusError, Place, Reason, RowError, open_corpus
-from m2ib import DualEncoder, M2IBError
+from m2ib import M2IBError
 from tasks.errors import BadInputError
 from tasks.lake.run import Run
 from tasks.settings import CorpusConfig, ModelConfig
@@ -20,14 +20,14 @@ _in_use: dict[str, threading.Lock] = {}
 
 
 @cache
-def _load(architecture: str, pretrained: str | None, device: str, compiled: bool) -> DualEncoder:
+def _load(architecture: str, pretrained: str | None, device: str, compiled: bool) -> "m2ib.DualEncoder":
     network = m2ib.load_encoder(architecture, pretrained, device)
     if compiled:
         network.compile()
     return network
 
 
-def load_model(source: ModelConfig) -> DualEncoder:
+def load_model(source: ModelConfig) -> "m2ib.DualEncoder":
     """The model, loaded once a process. Raises BadInputError with what to check."""
     try:
         with _loading:
@@ -64,7 +64,7 @@ def read_picture(corpus: CorpusConfig, pair: dict[str, Any]) -> Any:
     return image.pixels
 
 
-def read_pixels(corpus: CorpusConfig, pair: dict[str, Any], model: DualEncoder) -> Any:
+def read_pixels(corpus: CorpusConfig, pair: dict[str, Any], model: "m2ib.DualEncoder") -> Any:
     """Preprocessed pixels of a pair's image. Raises RowError if the file is not what ingest saw."""
     return model.preprocess(read_picture(corpus, pair))
 

@@ -1,7 +1,7 @@
-"""Alerts -> lives -> events: what became of each alert over the runs of the audit, and who has not been told yet.
+"""Alerts -> alert history -> events: compare the alerts of a run with earlier runs, and send what is new.
 
-Rows first: lives are stored before anything is sent, and what was sent is stored beside them. Telling never
-fails a run.
+The alert history (table `lives`) is stored before anything is sent, and what was sent is stored in `notifications`. A
+failure to send is logged and never fails a run.
 """
 
 import threading
@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
@@ -19,178 +18,201 @@ import sql
 from tasks.execution import run_logger
 from tasks.lake.run import Run
 from tasks.messages.events import (
-    LIVES,
     Event,
     build_alert_event,
     build_digest_event,
     build_failed_start_event,
     build_run_event,
-    is_notifiable,
+    select_notifiable,
 )
 from tasks.settings import NotifyConfig
 
-_PATIENCE = 10.0  # seconds that events may take to leave; a server that is gone must not hold the audit
+_SEND_SECONDS = 10.0  # a server that is down must not block the audit
 
 
-def _series(run: Run) -> tuple[str | None, bool]:
-    """The complete run of the same audit before this one, and whether there is one after it.
+# The alert history
 
-    Same audit: same corpus and model by their names, whatever became of their contents. A re-flagged run stands beside
-    the series, at the place of the run whose attributions it has: it is held against that one, and no run against it.
+
+def _find_neighbors(run: Run) -> tuple[str | None, bool]:
+    """Return the complete run of the same audit before this one, and whether there is a complete one after it.
+
+    A re-flagged run takes the place of the run whose attributions it has: it is compared with that run, and later runs
+    are not compared with it.
     """
-    own = run.read_manifest()
-    audit = own["corpus"], own["model"]
     records = {record["run_id"]: record for record in sql.read_manifests(run.lake)}
+    audit = sql.audit_id(records[run.run_id])
     series = [
-        name
-        for name, record in records.items()
-        if sql.is_complete(record)
-        and not record.get("reflags")
-        and (record.get("corpus"), record.get("model")) == audit
+        run_id
+        for run_id, record in records.items()
+        if sql.is_complete(record) and not record.get("reflags") and sql.audit_id(record) == audit
     ]
     place = run.run_id
     while reflags := records.get(place, {}).get("reflags"):
         place = reflags
-    before = [name for name in series if name <= place and name != run.run_id]
-    return max(before, default=None), any(name > place for name in series)
+    earlier = [run_id for run_id in series if run_id <= place and run_id != run.run_id]
+    return max(earlier, default=None), any(run_id > place for run_id in series)
 
 
-def _lives(run: Run, previous: str | None, min_pairs: int) -> list[dict[str, Any]]:
-    named: list[dict[str, Any]] = []
-    beside = [previous] if previous else []
-    if previous:
-        with sql.connect(run.lake, previous) as connection:
-            numbered = sql.rows(connection, "derive/numbered_lives", previous=previous)
-        beside += sorted({row["last_run"] for row in numbered} - {previous})
-        with sql.connect(run.lake, run.run_id, beside) as connection:
-            named = sql.rows(connection, "derive/same_names", run_id=run.run_id, previous=previous) if numbered else []
+def _match_numbered_names(run: Run, previous: str) -> list[dict[str, Any]]:
+    """Return which recurring overlays and clusters of this run are those of open alerts: each run numbers them anew."""
+    with sql.connect(run.lake, previous) as connection:
+        numbered = sql.rows(connection, "derive/numbered_lives", previous=previous)
+    if not numbered:
+        return []
+    with sql.connect(
+        run.lake, run.run_id, [previous, *sorted({row["last_run"] for row in numbered} - {previous})]
+    ) as connection:
+        return sql.rows(connection, "derive/same_names", run_id=run.run_id, previous=previous)
+
+
+def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> list[dict[str, Any]]:
+    names = _match_numbered_names(run, previous) if previous else []
     record = run.read_manifest()
-    rules = record["rules"]
-    with sql.connect(run.lake, run.run_id, beside[:1]) as connection:
+    with sql.connect(run.lake, run.run_id, [previous] if previous else []) as connection:
         return sql.rows(
             connection,
             "derive/lives",
             run_id=run.run_id,
             previous=previous,
             min_pairs=min_pairs,
-            names=[row["name"] for row in named],
-            lasting=[row["lasting"] for row in named],
-            rules=list(rules),
-            digests=list(rules.values()),
-            # Not there in manifests of earlier versions, of audits without detectors, and of re-flagged ones.
+            names=[row["name"] for row in names],
+            lasting=[row["lasting"] for row in names],
+            rules=list(record["rules"]),
+            digests=list(record["rules"].values()),
             failed_rules=record.get("failed_rules") or [],
             failed_detectors=record.get("failed_detectors") or [],
         )
 
 
 def store_alert_history(run: Run, min_pairs: int) -> tuple[list[dict[str, Any]], bool]:
-    """Compute and store `lives`; returns its rows, and whether a later run of the audit has been told about already.
+    """Compute and store the alert history of a run (table `lives`).
 
-    Where earlier runs cannot be read, all alerts are new: better told twice than not at all.
+    If earlier runs cannot be read, all alerts count as new: a second notification is better than none.
+
+    Args:
+        run: a run whose alerts are stored.
+        min_pairs: smallest slice in which an alert that is gone could have been seen.
+
+    Returns:
+        The rows, and whether a later run of the audit is complete already.
     """
     try:
-        previous, overtaken = _series(run)
-        lives = _lives(run, previous, min_pairs)
+        previous, is_outdated = _find_neighbors(run)
+        rows = _compute_alert_history(run, previous, min_pairs)
     except sql.LakeError:
-        run_logger().exception("run %s: the lake's earlier runs cannot be read: every alert counts as new", run.run_id)
-        lives, overtaken = _lives(run, None, min_pairs), False
-    run.write_table("lives", lives)
-    return lives, overtaken
+        run_logger().exception("run %s: earlier runs of the lake cannot be read: every alert counts as new", run.run_id)
+        rows, is_outdated = _compute_alert_history(run, None, min_pairs), False
+    run.write_table("lives", rows)
+    return rows, is_outdated
+
+
+# Events
 
 
 def select_events(
-    lives: Sequence[Mapping[str, Any]], record: Mapping[str, Any], report: str, settings: NotifyConfig
+    rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], report: str, settings: NotifyConfig
 ) -> list[Event]:
-    """The events that the rules ask for: one an alert, or one digest."""
-    told = [row for row in lives if is_notifiable(row)]
-    if settings.digest:
-        return [build_digest_event(told, record, report)]
-    chosen = [row for row in told if row["life"] in settings.tell]
-    return [build_alert_event(row, record, report) for row in sorted(chosen, key=lambda row: LIVES.index(row["life"]))]
+    """Build the events that the settings ask for, most urgent first: one per alert, or one digest.
 
-
-def _send(news: Sequence[Event]) -> list[Event]:
-    """Hand events to Prefect and wait until they have left; returns those that it took."""
-    taken = [
-        one for one in news if emit_event(one.event, one.resource, payload=one.payload, id=one.event_id) is not None
-    ]
-    if taken:
-        # A daemon: the worker's own wait knows no limit.
-        leaving = threading.Thread(target=EventsWorker.instance().wait_until_empty, daemon=True)
-        leaving.start()
-        leaving.join(_PATIENCE)
-        if leaving.is_alive():
-            run_logger().warning("Prefect has not taken all events after %.0f s; they may be lost", _PATIENCE)
-    return taken
-
-
-def read_sent_ids(run: Run) -> set[str]:
-    """Ids of the events that this run has handed over, in this attempt or an earlier one."""
-    paths = run.fetch_files("notifications")
-    return {row["event_id"] for path in paths for row in pq.read_table(path, columns=["event_id"]).to_pylist()}
-
-
-def send_new_events(run: Run, news: Sequence[Event]) -> int:
-    """Send what this run has not sent yet, and append it to `notifications`; returns how many were sent.
-
-    A process that dies between the two sends it again when it is resumed, under the same id, on which a server acts
-    once.
+    Args:
+        rows: the alert history of the run.
+        record: manifest of the run.
+        report: path or URL of its report.
+        settings: section `notify` of the configuration.
     """
-    before = read_sent_ids(run)
-    sent = _send([one for one in news if str(one.event_id) not in before])
+    rows = select_notifiable(rows)
+    if settings.digest:
+        return [build_digest_event(rows, record, report)]
+    return [build_alert_event(row, record, report) for row in rows if row["life"] in settings.tell]
+
+
+def _send(events: Sequence[Event]) -> list[Event]:
+    """Hand events to Prefect and wait until they are sent; return those that Prefect accepted."""
+    accepted = [
+        event
+        for event in events
+        if emit_event(event.event, event.resource, payload=event.payload, id=event.event_id) is not None
+    ]
+    if accepted:
+        # In a daemon thread, because the worker's own wait has no timeout.
+        waiting = threading.Thread(target=EventsWorker.instance().wait_until_empty, daemon=True)
+        waiting.start()
+        waiting.join(_SEND_SECONDS)
+        if waiting.is_alive():
+            run_logger().warning("Prefect has not sent all events after %.0f s; they may be lost", _SEND_SECONDS)
+    return accepted
+
+
+def send_new_events(run: Run, events: Sequence[Event]) -> int:
+    """Send the events that this run has not sent yet, in this attempt or an earlier one, and store which they were.
+
+    If the process ends after sending and before storing, the resumed run sends the event again with the same id, and
+    the server ignores it.
+
+    Returns:
+        Number of events sent.
+    """
+    sent = {row["event_id"] for row in run.iter_rows("notifications", ["event_id"])}
     rows = [
         {
-            "event_id": str(one.event_id),
-            "event": one.event,
-            "dedup_key": one.key,
-            "life_id": one.life_id,
+            "event_id": str(event.event_id),
+            "event": event.event,
+            "dedup_key": event.key,
+            "life_id": event.life_id,
             "told_at": datetime.now(UTC),
         }
-        for one in sent
+        for event in _send([event for event in events if str(event.event_id) not in sent])
     ]
     parts = sum(entry["table"] == "notifications" for entry in run.read_manifest()["files"])
-    if rows or not parts:  # an empty file says that there was nothing to tell
-        name = f"part-{parts:05d}"
-        with run.open_writer("notifications", name) as writer:
-            writer.write(rows)
-        run.register_files("notifications", [run.path("notifications", name)], [writer.rows])
+    if rows or not parts:  # an empty file shows that there was nothing to send
+        with run.changes() as changes:
+            changes.write_table("notifications", rows, f"part-{parts:05d}")
     return len(rows)
 
 
 def notify_alerts(run: Run, settings: NotifyConfig, min_pairs: int) -> int:
-    """Store what became of the alerts, then tell what is news; returns how many events were sent.
+    """Store the alert history and send its events.
 
-    A run that was resumed after a later one had ended tells nothing, nor does one that re-flags any but the newest: its
-    news is old.
+    Nothing is sent if a later run of the audit is complete already, as for a run that was resumed late or a re-flagged
+    older run: its alerts are outdated.
+
+    Args:
+        run: a run whose alerts are stored.
+        settings: section `notify` of the configuration.
+        min_pairs: smallest slice in which an alert that is gone could have been seen.
+
+    Returns:
+        Number of events sent.
     """
-    lives, overtaken = store_alert_history(run, min_pairs)
-    if overtaken:
-        run_logger().warning("run %s: a later run of this audit has ended: nothing is told about this one", run.run_id)
-    news = [] if overtaken else select_events(lives, run.read_manifest(), run.report_path, settings)
-    return send_new_events(run, news)
+    rows, is_outdated = store_alert_history(run, min_pairs)
+    if is_outdated:
+        run_logger().warning("run %s: no alerts are sent, because a later run of this audit is complete", run.run_id)
+    return send_new_events(
+        run, [] if is_outdated else select_events(rows, run.read_manifest(), run.report_path, settings)
+    )
 
 
 def notify_run_end(run: Run) -> None:
-    """Tell that the run has ended, and how. Whatever goes wrong is logged: the run's own outcome counts."""
+    """Send how the run has ended. A failure is logged, so that the audit's own error is not hidden."""
     try:
         send_new_events(run, [build_run_event(run.read_manifest(), run.report_path)])
-    except Exception:  # noqa: BLE001  # a full disk, a server that is gone: the audit's own error must get through
-        run_logger().exception("run %s: its end could not be told", run.run_id)
+    except Exception:  # noqa: BLE001  # a full disk or a server that is down must not hide the audit's error
+        run_logger().exception("run %s: the event of its end could not be sent", run.run_id)
 
 
 def notify_failed_start(facts: Mapping[str, Any], reason: str) -> None:
-    """Tell that an audit could not begin; see `tasks.messages.events.build_failed_start_event`."""
+    """Send that an audit could not begin; see `build_failed_start_event`. A failure is logged."""
     try:
         _send([build_failed_start_event(facts, reason)])
     except Exception:  # noqa: BLE001  # as in notify_run_end
-        run_logger().exception("that the audit could not begin could not be told")
+        run_logger().exception("the event that the audit could not begin could not be sent")
 
 
-@task(name="tell", cache_policy=NO_CACHE, persist_result=False)
+@task(name="notify", cache_policy=NO_CACHE, persist_result=False)
 def notify(run: Run, settings: NotifyConfig, min_pairs: int) -> int:
     """Store the alert history and send events; see `notify_alerts`. A failure is logged and does not fail the run."""
     try:
         return notify_alerts(run, settings, min_pairs)
-    except Exception:  # noqa: BLE001  # the alerts are stored; telling is the second best
-        run_logger().exception("run %s: its alerts could not be told; see: m2ib-audit alerts", run.run_id)
+    except Exception:  # noqa: BLE001  # the alerts are stored; notifications are secondary
+        run_logger().exception("run %s: its alerts could not be sent; list them with: m2ib-audit alerts", run.run_id)
         return 0

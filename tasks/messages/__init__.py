@@ -1,1 +1,1 @@
-"""The text of events, notifications and Prefect artifacts."""
+"""Messages about alerts and runs: events, Prefect artifacts and the sentences of failed checks."""

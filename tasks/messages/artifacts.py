@@ -1,7 +1,7 @@
-"""What Prefect's pages show of a run: its progress, a summary, its alerts, where the report is.
+"""Prefect artifacts of a run: progress, a summary, its alerts and a link to the report.
 
-The lake and the report are the record; artifacts are for a glance. None of them may fail the audit: what goes wrong is
-logged.
+The lake and the report are the record; artifacts are an overview. An artifact that cannot be written is logged and does
+not fail the audit.
 """
 
 import logging
@@ -22,79 +22,97 @@ from prefect.artifacts import (
 )
 
 import sql
+from review.presentation.formatting import format_run_status
 from tasks.execution import run_logger
 from tasks.lake.run import Run
-from tasks.messages.events import LIVES, audit_of, is_notifiable, sanitize, sentence
+from tasks.messages.events import audit_name, describe_alerts, sanitize, select_notifiable, slugify
 
-_EVERY = 5.0  # seconds between two updates of the progress, at least: each is a request to the server
-_ROWS = 100  # alerts in the table, at most
-_TABLE = ("life", "state", "severity", "region", "slice", "n", "share", "area", "effect", "score_effect", "first_seen")
+_UPDATE_SECONDS = 5.0  # least time between two updates of the progress: each is a request to the server
+_MAX_ALERTS = 100
+_COLUMNS = (
+    "life",
+    "state",
+    "severity",
+    "region",
+    "slice",
+    "n",
+    "share",
+    "area",
+    "effect",
+    "score_effect",
+    "first_seen",
+)
 
 
 @contextmanager
-def _only_logged(run: Run, what: str) -> Iterator[None]:
+def _log_failure(run: Run, artifact: str) -> Iterator[None]:
     try:
         yield
-    except Exception:  # noqa: BLE001  # a page of Prefect is not worth an audit
-        run_logger().log(logging.WARNING, "run %s: no %s for Prefect's pages", run.run_id, what, exc_info=True)
+    except Exception:  # noqa: BLE001  # a missing artifact must not fail an audit
+        run_logger().log(
+            logging.WARNING, "run %s: the Prefect artifact %r was not written", run.run_id, artifact, exc_info=True
+        )
 
 
 def artifact_key(record: Mapping[str, Any], kind: str) -> str:
-    """Key of an artifact: the same for all runs of an audit, which Prefect then shows as its versions."""
-    identity, name = audit_of(record)
-    slug = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")[:60].strip("-")
-    return f"audit-{kind}-{slug}-{identity[:6]}"
+    """Return the key of an artifact. It is the same for all runs of an audit: Prefect shows them as its versions."""
+    return f"audit-{kind}-{slugify(audit_name(record))[:60].strip('-')}-{sql.audit_id(record)[:6]}"
 
 
 class Progress:
-    """The progress of the attribution as an artifact, updated as shards end, within reason."""
+    """Progress artifact of the attribution, updated at most every few seconds as shards end."""
 
     def __init__(self, run: Run, shards: int, pairs: int) -> None:
         self._run, self._shards, self._pairs = run, shards, pairs
-        self._done = self._shards_done = 0
+        self._pairs_done = self._shards_done = 0
         self._artifact: UUID | None = None
-        self._said = time.monotonic()
-        with _only_logged(run, "progress"):
+        self._updated = time.monotonic()
+        with _log_failure(run, "progress"):
             key = artifact_key(run.read_manifest(), "progress")
-            self._artifact = create_progress_artifact(0.0, key, self._description())  # type: ignore[assignment]
+            self._artifact = create_progress_artifact(0.0, key, self._describe())  # type: ignore[assignment]
 
-    def _description(self) -> str:
+    def _describe(self) -> str:
         return (
             f"run {self._run.run_id}: {self._shards_done} of {self._shards} shards, "
-            f"{self._done} of {self._pairs} pairs attributed"
+            f"{self._pairs_done} of {self._pairs} pairs attributed"
         )
 
     def finish_shard(self, index: int, pairs: int) -> None:
-        """Count a shard, and say so."""
-        self._done += pairs
+        """Count a shard that has ended, log it, and update the artifact."""
+        self._pairs_done += pairs
         self._shards_done += 1
-        run_logger().info("run %s shard %d ended: %s", self._run.run_id, index, self._description().split(": ", 1)[1])
-        last = self._shards_done == self._shards
-        if self._artifact is None or not (last or time.monotonic() - self._said >= _EVERY):
-            return
-        self._said = time.monotonic()
-        with _only_logged(self._run, "progress"):
-            update_progress_artifact(self._artifact, 100 * self._done / self._pairs, self._description())
+        description = self._describe()
+        run_logger().info("run %s shard %d ended: %s", self._run.run_id, index, description.split(": ", 1)[1])
+        is_due = self._shards_done == self._shards or time.monotonic() - self._updated >= _UPDATE_SECONDS
+        if self._artifact is not None and is_due:
+            self._updated = time.monotonic()
+            with _log_failure(self._run, "progress"):
+                update_progress_artifact(self._artifact, 100 * self._pairs_done / self._pairs, description)
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     return "" if value is None else sanitize(str(value))
 
 
-def _escaped(text: str) -> str:
-    r"""Text that markdown shows as it is: `a_b` would be set in italics, `# x` in a heading."""
+def _escape_markdown(text: str) -> str:
     return re.sub(r"([\\*_#\[\]~>|!-])", r"\\\1", text)
 
 
-def summary(record: Mapping[str, Any], lives: Sequence[Mapping[str, Any]], report: str) -> str:
-    """A run on one page of markdown."""
+def format_summary(record: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]], report: str) -> str:
+    """Return a summary of a run in Markdown.
+
+    Args:
+        record: manifest of the run.
+        alerts: notifiable rows of the alert history, most urgent first.
+        report: path or URL of the run's report.
+    """
     counts = [str(record["counts"][key]) for key in ("pairs", "attributions", "errors", "alerts", "confirmed")]
     lines = [
-        f"# Run {record['run_id']}: {record['status'].replace('_', ' ')}",
+        f"# Run {record['run_id']}: {format_run_status(record['status'])}",
         "",
-        _escaped(audit_of(record)[1]),
+        _escape_markdown(audit_name(record)),
         "",
         "| pairs | attributed | error rows | alerts | confirmed |",
         "| --: | --: | --: | --: | --: |",
@@ -102,31 +120,24 @@ def summary(record: Mapping[str, Any], lives: Sequence[Mapping[str, Any]], repor
         "",
     ]
     if record["reason"]:
-        lines += [_escaped(sanitize(record["reason"], 600)), ""]
-    told = sorted((row for row in lives if is_notifiable(row)), key=lambda row: LIVES.index(row["life"]))
-    lines += [f"- {_escaped(sentence(row))}" for row in told[:_ROWS]]
-    if not told:
-        lines.append("No alert stands on its own, and none has been resolved.")
-    elif len(told) > _ROWS:
-        lines.append(f"- and {len(told) - _ROWS} more")
+        lines += [_escape_markdown(sanitize(record["reason"], 600)), ""]
+    lines += [f"- {_escape_markdown(line)}" for line in describe_alerts(alerts, _MAX_ALERTS)]
+    if not alerts:
+        lines.append("There is no independent alert, and none has been resolved.")
     return "\n".join([*lines, "", f"Report: `{sanitize(report, 400)}`", ""])
 
 
-def read_alert_history(run: Run) -> list[dict[str, Any]]:
-    """The run's rows of `lives`, none if it did not come that far."""
-    with run.connect() as connection:
-        return sql.read(connection, "FROM lives WHERE run_id = $run_id AND life IS NOT NULL", {"run_id": run.run_id})
-
-
 def publish_outcome(run: Run) -> None:
-    """Summary, table of alerts and link to the report of a run that has ended."""
-    with _only_logged(run, "summary"):
+    """Create the artifacts of a run that has ended: summary, table of alerts and link to the report."""
+    with _log_failure(run, "summary"):
         record, report = run.read_manifest(), run.report_path
-        lives = read_alert_history(run)
-        create_markdown_artifact(summary(record, lives, report), artifact_key(record, "summary"), f"run {run.run_id}")
-        rows = [{column: _cell(row[column]) for column in _TABLE} for row in lives if is_notifiable(row)]
-        key = artifact_key(record, "alerts")
-        create_table_artifact(rows[:_ROWS], key, f"alerts of run {run.run_id} and what became of them")
-        # A link is all that Prefect can show of a file: a browser follows it on the machine that has the lake.
+        with run.connect() as connection:
+            history = "FROM lives WHERE run_id = $run_id AND life IS NOT NULL"
+            alerts = select_notifiable(sql.read(connection, history, {"run_id": run.run_id}))
+        summary = format_summary(record, alerts, report)
+        create_markdown_artifact(summary, artifact_key(record, "summary"), f"run {run.run_id}")
+        rows = [{column: _format_cell(row[column]) for column in _COLUMNS} for row in alerts[:_MAX_ALERTS]]
+        create_table_artifact(rows, artifact_key(record, "alerts"), f"alerts of run {run.run_id} and their status")
+        # Prefect can show a file only as a link, which works on the machine that has the lake.
         link = report if "://" in report else f"file://{quote(report)}"
         create_link_artifact(link, report, artifact_key(record, "report"), f"run {run.run_id}")

@@ -1,7 +1,7 @@
-"""What is told about alerts and runs: events as data, in words that cannot do harm where they arrive.
+"""Events about alerts and runs, as data: `tasks.notify` sends them.
 
-Captions, slices and regions are foreign text: what is made of them for people to read goes through `plain`. The exact
-values stand beside it in the payload.
+Captions, slices and regions are untrusted text. What is made of them for people to read goes through `sanitize`; the
+exact values are in the payload as well.
 """
 
 import hashlib
@@ -14,28 +14,37 @@ from dataclasses import dataclass
 from typing import Any
 
 import sql
+from review.presentation.formatting import (
+    ALERT_STATUSES,
+    format_alert_status,
+    format_alert_update,
+    format_count,
+    format_run_status,
+)
 
-LIVES = ("new", "worse", "still_firing", "not_seen", "resolved")
-"""Most urgent first."""
-
-LINES = 40
-"""Alerts that a digest spells out, at most: mail and chat cut what is longer, and an event has a largest size."""
+MAX_DIGEST_LINES = 40
+"""Alerts that a digest describes at most: mail and chat truncate long messages, and the size of an event is limited."""
 
 _NAMESPACE = uuid.UUID("5b3c2e0a-6a2e-5d0c-9c54-2f6a0f3f7d11")
-_SAID = {"new": "NEW", "worse": "WORSE", "still_firing": "STILL FIRING", "not_seen": "NOT SEEN", "resolved": "RESOLVED"}
-_FIGURES = (
-    *("n", "share", "area", "effect", "score_effect", "score_low", "score_high", "margin"),
-    *("effect_before", "score_effect_before"),
-)
-_NAMED = (
+_PAYLOAD_COLUMNS = (
     *("life_id", "alert_id", "life", "why", "state", "severity", "rule", "side", "region", "slice_kind", "slice"),
     *("first_run", "last_run", "runs", "previous_run"),
+    *("n", "share", "area", "effect", "score_effect", "score_low", "score_high", "margin"),
+    *("effect_before", "score_effect_before"),
 )
 
 
 @dataclass(frozen=True)
 class Event:
-    """One event to send: its name, what it is about, what it says; `key` is the same whenever it is sent again."""
+    """An event to send.
+
+    Attributes:
+        event: name, such as `m2ib.alert.new`.
+        key: deduplication key; the same whenever the same event is sent again.
+        resource: what the event is about, as labels of a Prefect resource.
+        payload: facts and text.
+        life_id: lasting id of the alert that the event is about; None if it is about a run.
+    """
 
     event: str
     key: str
@@ -45,79 +54,87 @@ class Event:
 
     @property
     def event_id(self) -> uuid.UUID:
-        """Made from the key: a server that has seen it does not act on it twice."""
+        """Id made from the key, so that a server ignores the event when it is sent again."""
         return uuid.uuid5(_NAMESPACE, self.key)
 
 
 def sanitize(text: str, limit: int = 160) -> str:
-    """Foreign text as one short line in which no template, link, mention or markup of a chat is left.
+    """Return untrusted text as one short line without templates, links, mentions or markup.
 
-    Prefect renders templates once and web hooks fill placeholders in turn, so braces that came along could name a
-    secret of the hook; chats take <!channel>, @everyone and [text](link) for orders.
+    Prefect renders templates, and web hooks fill placeholders afterwards, so braces could name a secret of the web
+    hook. Chats interpret <!channel>, @everyone and [text](link).
+
+    Args:
+        text: text from a corpus, a configuration or an error.
+        limit: maximum number of characters; longer text ends with an ellipsis.
     """
-    kinds = [(unicodedata.category(mark), mark) for mark in text]
-    shown = "".join(" " if kind[0] in "CZ" else mark for kind, mark in kinds if kind != "Cf")
-    shown = re.sub(r"(?<=[{}])(?=[{}%#])|(?<=[%#])(?=})", " ", " ".join(shown.split()))
-    shown = shown.replace("](", "] (").replace("://", ": //")
-    shown = shown.translate({ord("<"): "‹", ord(">"): "›", ord("@"): "＠", ord("`"): "'", ord("|"): "¦"})
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    categories = [(unicodedata.category(mark), mark) for mark in text]
+    line = "".join(" " if category[0] in "CZ" else mark for category, mark in categories if category != "Cf")
+    line = re.sub(r"(?<=[{}])(?=[{}%#])|(?<=[%#])(?=})", " ", " ".join(line.split()))
+    line = line.replace("](", "] (").replace("://", ": //")
+    line = line.translate({ord("<"): "‹", ord(">"): "›", ord("@"): "＠", ord("`"): "'", ord("|"): "¦"})
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def audit_of(record: Mapping[str, Any]) -> tuple[str, str]:
-    """Identity and name of the audit that a run is one of: same corpus, same model."""
-    return sql.audit_id(record), sanitize(f"{record['corpus'].rstrip('/').rsplit('/', 1)[-1]} with {record['model']}")
-
-
-def sentence(row: Mapping[str, Any]) -> str:
-    """One row of `lives`, said in one line."""
-    if row["slice_kind"] == "corpus":
-        where = "over all pairs"
-    else:
-        said = {"word": "with the word", "phrase": "with the words", "attribute": "with", "cluster": "of"}
-        where = f"in pairs {said[row['slice_kind']]} '{sanitize(row['slice'])}'"
-    severity = f", {row['severity']}" if row["severity"] else ""
-    text = f"{_SAID[row['life']]} ({row['state']}{severity}): {sanitize(row['region'])} {where}"
-    if row["score_effect"] is not None:
-        done = "leaving it out" if row["side"] == "text" else "covering it"
-        text += f"; {done} costs {row['score_effect']:.3f} of a margin of {row['margin']:.3f}"
-        if row["score_effect_before"] is not None and row["alert_id"] is not None:
-            text += f", before {row['score_effect_before']:.3f}"
-    text += f"; {row['share']:.0%} of the attribution on {row['area']:.1%} in {row['n']} pairs"
-    return f"{text}; {sanitize(row['why'])}" if row["why"] else text
+def audit_name(record: Mapping[str, Any]) -> str:
+    """Return the name of a run's audit: its corpus and model, without the corpus's folders."""
+    return sanitize(f"{record['corpus'].rstrip('/').rsplit('/', 1)[-1]} with {record['model']}")
 
 
 def is_notifiable(row: Mapping[str, Any]) -> bool:
-    """Whether an alert's life is for people: it stands on its own, or its end is that of one that did."""
+    """Return whether a row of the alert history concerns people: an independent alert, or the end of one."""
     if row["life"] == "resolved":
         return bool(row["announced"])
     return row["explained_by"] is None
 
 
-def _common(record: Mapping[str, Any], report: str) -> dict[str, Any]:
-    identity, name = audit_of(record)
+def select_notifiable(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the notifiable rows of the alert history, most urgent first."""
+    rows = [row for row in rows if is_notifiable(row)]
+    return sorted(
+        rows, key=lambda row: (ALERT_STATUSES.index(row["life"]), row["state"], -row["effect"], row["life_id"])
+    )
+
+
+def describe_alerts(rows: Sequence[Mapping[str, Any]], limit: int) -> list[str]:
+    """Return a line for each of the first `limit` rows of the alert history, and one that counts the others."""
+    lines = [format_alert_update(row, sanitize) for row in rows[:limit]]
+    return lines + ([f"and {len(rows) - limit} more, see the report"] if len(rows) > limit else [])
+
+
+def _payload(record: Mapping[str, Any], report: str, key: str, **facts: Any) -> dict[str, Any]:
     return {
-        "audit": name,
-        "audit_id": identity,
+        "audit": audit_name(record),
+        "audit_id": sql.audit_id(record),
         "run_id": record["run_id"],
         "corpus": record["corpus"],
         "model": record["model"],
         "report": report,
+        "dedup_key": key,
+        **facts,
     }
 
 
-def _about_run(record: Mapping[str, Any]) -> dict[str, str]:
-    identity, name = audit_of(record)
+def _run_resource(record: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "prefect.resource.id": f"m2ib.audit.{identity}",
-        "prefect.resource.name": name,
+        "prefect.resource.id": f"m2ib.audit.{sql.audit_id(record)}",
+        "prefect.resource.name": audit_name(record),
         "m2ib.run": record["run_id"],
     }
 
 
 def build_alert_event(row: Mapping[str, Any], record: Mapping[str, Any], report: str) -> Event:
-    """The event of one row of `lives`. Its labels can be matched on by automations, its payload cannot."""
+    """Build the event of one alert.
+
+    Automations can match on the labels of the resource, but not on the payload.
+
+    Args:
+        row: row of the alert history (table `lives`).
+        record: manifest of the run.
+        report: path or URL of the run's report.
+    """
     key = f"{row['life_id']}:{row['life']}:{row['run_id']}"
-    labels = {
+    resource = {
         "prefect.resource.id": f"m2ib.alert.{row['life_id']}",
         "prefect.resource.name": sanitize(row["region"]),
         "m2ib.run": row["run_id"],
@@ -125,59 +142,66 @@ def build_alert_event(row: Mapping[str, Any], record: Mapping[str, Any], report:
         "m2ib.severity": row["severity"] or "none",
         "m2ib.side": row["side"],
     }
-    times = {key: row[key].isoformat() for key in ("first_seen", "last_seen")}
-    payload = _common(record, report) | {key: row[key] for key in (*_NAMED, *_FIGURES)} | times
-    payload |= {"dedup_key": key, "text": sentence(row)}
-    return Event(f"m2ib.alert.{row['life'].replace('_', '-')}", key, labels, payload, row["life_id"])
+    facts = {column: row[column] for column in _PAYLOAD_COLUMNS}
+    facts |= {column: row[column].isoformat() for column in ("first_seen", "last_seen")}
+    payload = _payload(record, report, key, text=format_alert_update(row, sanitize), **facts)
+    return Event(f"m2ib.alert.{row['life'].replace('_', '-')}", key, resource, payload, row["life_id"])
 
 
 def build_digest_event(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], report: str) -> Event:
-    """One event for all alerts of a run: how many of each life, and a line each, most urgent first."""
+    """Build one event for all alerts of a run: how many there are of each status, and a line for the most urgent.
+
+    Args:
+        rows: notifiable rows of the alert history, most urgent first.
+        record: manifest of the run.
+        report: path or URL of the run's report.
+    """
     key = f"digest:{record['run_id']}"
-    counts = Counter(row["life"] for row in rows)
-    told = sorted(rows, key=lambda row: (LIVES.index(row["life"]), row["state"], -row["effect"], row["life_id"]))
-    lines = [sentence(row) for row in told[:LINES]]
-    if len(told) > LINES:
-        lines.append(f"and {len(told) - LINES} more, see the report")
-    said = ", ".join(f"{counts[life]} {life.replace('_', ' ')}" for life in LIVES)
-    payload = _common(record, report) | {
-        "counts": {life: counts[life] for life in LIVES},
-        "lines": lines,
-        "dedup_key": key,
-        "text": "\n".join([said, *lines]),
-    }
-    return Event("m2ib.audit.digest", key, _about_run(record), payload)
+    counted = Counter(row["life"] for row in rows)
+    counts = {status: counted[status] for status in ALERT_STATUSES}
+    lines = describe_alerts(rows, MAX_DIGEST_LINES)
+    summary = ", ".join(f"{count} {format_alert_status(status)}" for status, count in counts.items())
+    payload = _payload(record, report, key, counts=counts, lines=lines, text="\n".join([summary, *lines]))
+    return Event("m2ib.audit.digest", key, _run_resource(record), payload)
 
 
 def build_run_event(record: Mapping[str, Any], report: str) -> Event:
-    """The event of a run that has ended: `m2ib.audit.completed`, `.stopped` (by a gate), `.failed`, ...
+    """Build the event of a run that has ended: `m2ib.audit.completed`, `.stopped` (by a gate), `.failed`, ...
 
-    A run that fails again for the same reason after it was resumed is the same event.
+    A run that is resumed and fails again for the same reason gives the same event.
+
+    Args:
+        record: manifest of the run.
+        report: path or URL of the run's report.
     """
-    # The store was out of reach when the run was to be sealed: it goes on to say `running`, and does not.
-    record = dict(record) | ({"status": "failed"} if record["status"] == "running" else {})
+    # If the lake was unreachable when the run ended, its manifest still says `running`.
+    status = "failed" if record["status"] == "running" else record["status"]
     reason = record["reason"] or ""
-    key = f"{record['status']}:{record['run_id']}:{hashlib.sha256(reason.encode()).hexdigest()[:12]}"
-    status = sanitize(record["status"])
-    payload = _common(record, report) | {"status": record["status"], "reason": record["reason"]}
+    key = f"{status}:{record['run_id']}:{hashlib.sha256(reason.encode()).hexdigest()[:12]}"
     counts = record["counts"]
-    figures = f"{counts['attributions']} of {counts['pairs']} pairs attributed, {counts['alerts']} alerts"
-    text = f"run {record['run_id']} {status}: {figures}" + (f"; {sanitize(reason, 600)}" if reason else "")
-    payload |= {"dedup_key": key, "text": text}
-    return Event(f"m2ib.audit.{_slug(status)}", key, _about_run(record), payload)
+    text = (
+        f"run {record['run_id']} {format_run_status(sanitize(status))}: {counts['attributions']} of "
+        f"{format_count(counts['pairs'], 'pair')} attributed, {format_count(counts['alerts'], 'alert')}"
+    )
+    text += f"; {sanitize(reason, 600)}" if reason else ""
+    payload = _payload(record, report, key, status=status, reason=record["reason"], text=text)
+    return Event(f"m2ib.audit.{slugify(status)}", key, _run_resource(record), payload)
 
 
 def build_failed_start_event(facts: Mapping[str, Any], reason: str) -> Event:
-    """The event of an audit that could not begin, and so left no run: facts has `corpus` and `model`.
+    """Build the event of an audit that could not begin and has no run; each attempt gives a different event.
 
-    Nothing is stored of it, so each attempt tells.
+    Args:
+        facts: `corpus` and `model` as in a manifest.
+        reason: the error.
     """
     record = {**facts, "run_id": ""}
     key = f"not begun:{uuid.uuid4().hex}"
-    payload = _common(record, "") | {"status": "failed", "reason": reason, "dedup_key": key}
-    payload["text"] = f"the audit could not begin: {sanitize(reason, 600)}"
-    return Event("m2ib.audit.failed", key, _about_run(record), payload)
+    text = f"the audit could not begin: {sanitize(reason, 600)}"
+    payload = _payload(record, "", key, status="failed", reason=reason, text=text)
+    return Event("m2ib.audit.failed", key, _run_resource(record), payload)
 
 
-def _slug(text: str) -> str:
+def slugify(text: str) -> str:
+    """Return text in lower case with a hyphen for everything but letters and digits of ASCII."""
     return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,13 +1,15 @@
-"""What a failed check of the gates means, in words: a person reads them in the terminal, the report and Prefect."""
+"""Sentences about failed checks of the gates, for the terminal, the report and Prefect."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-_WHY: Final = 'why: m2ib-audit sql "SELECT reason, count(*) AS n FROM ingest_errors GROUP BY reason"'
-_NO_COUNT: Final = "the run does not say how many rows its corpus has, so nothing can be accounted for"
+from review.presentation.formatting import format_count
 
-# (suite, column) or, where that is not enough, (suite, column, expectation).
-_WORDS: Final[Mapping[tuple[str | None, ...], str]] = {
+_REASONS: Final = 'for the reasons: m2ib-audit sql "SELECT reason, count(*) AS n FROM ingest_errors GROUP BY reason"'
+_NO_COUNT: Final = "the manifest has no number of corpus rows, so rows cannot be accounted for"
+
+# By (suite, column) or, where that is ambiguous, (suite, column, expectation).
+_SENTENCES: Final[Mapping[tuple[str | None, ...], str]] = {
     ("accounting", None): _NO_COUNT,
     ("accounting", "rows_unaccounted", "ExpectColumnValuesToNotBeNull"): _NO_COUNT,
     ("accounting", "pairs_unaccounted", "ExpectColumnValuesToNotBeNull"): _NO_COUNT,
@@ -16,74 +18,74 @@ _WORDS: Final[Mapping[tuple[str | None, ...], str]] = {
         "{pairs_lost}, expected each of the {stored_pairs} to have an attribution or an error row"
     ),
     ("accounting", "readable_share"): (
-        "only {stored_attributions} of the corpus's {distinct_rows} rows (duplicates aside) could be attributed, "
-        f"expected nine in ten: what follows may not hold for all of it; {_WHY}"
+        "only {stored_attributions} of the corpus's {distinct_rows} rows (without duplicates) could be attributed, "
+        f"expected 90%: the results may not hold for the whole corpus; {_REASONS}"
     ),
-    ("corpus", None): f"no row of the corpus became a pair, expected one at least: {{read_rows}} tried; {_WHY}",
+    ("corpus", None): f"no row of the corpus became a pair, expected one at least: {{read_rows}} tried; {_REASONS}",
     ("corpus", "caption", "ExpectColumnValueLengthsToBeBetween"): "{pairs} of the corpus {have} an empty caption",
     ("corpus", "width"): "{pairs} of the corpus {have} an image without width",
     ("corpus", "height"): "{pairs} of the corpus {have} an image without height",
-    ("attributions", None): f"no pair was attributed, expected one at least; {_WHY}",
+    ("attributions", None): f"no pair was attributed, expected one at least; {_REASONS}",
     ("attributions", "pair_id"): "{pairs} {have} been attributed more than once, expected once",
     ("attributions", "image_map_min"): "{pairs} {have} negative nats in their image map, expected 0 or more",
     ("attributions", "text_map_min"): "{pairs} {have} negative nats in their text map, expected 0 or more",
     ("attributions", "image_nats"): (
-        "the image maps are empty ({observed} nats on average): the bottleneck found nothing that matters to the "
-        "model, try a smaller beta"
+        "the image maps are empty ({observed} nats on average): the bottleneck found nothing that the score depends "
+        "on; try a smaller beta"
     ),
 }
-_BY_ENDING: Final = {
+_SENTENCES_BY_SUFFIX: Final = {
     "_map_complete": "the {tower} maps of {pairs} are missing or do not fit their grid or tokens",
-    "_map_finite": "the {tower} maps of {pairs} hold NaN or infinite values",
-    "cosine": "{pairs} {have} a {column_name} that is no cosine, expected -1 to 1",
+    "_map_finite": "the {tower} maps of {pairs} contain NaN or infinite values",
+    "cosine": "{pairs} {have} an invalid {column_name}, expected -1 to 1",
 }
-_BY_EXPECTATION: Final = {
+_SENTENCES_BY_EXPECTATION: Final = {
     "ExpectColumnValuesToNotBeNull": "{pairs} {have} no {column_name}",
     "ExpectColumnValuesToBeUnique": "{pairs} {have} the same {column_name} as another, expected distinct ones",
 }
+_FALLBACK: Final = "{expectation} failed, got {observed}, expected {detail}"
 _TOTALS: Final = (
     "read_rows", "distinct_rows", "stored_pairs", "stored_attributions", "rows_unaccounted", "pairs_unaccounted"
 )  # fmt: skip
-_ANYTHING: Final = "{expectation} failed, got {observed}, expected {detail}"
 
 
 def format_failed_check(row: Mapping[str, Any], totals: Mapping[str, Any]) -> str:
-    """Say what a failed check found, and the columns of `validations` by which it is looked up.
+    """Return what a failed check found, followed by its suite and column as in the table `validations`.
 
-    row: of `validations`. totals: the row of gates/accounting, empty if there is none.
+    Args:
+        row: row of `validations`.
+        totals: row of the query gates/accounting; empty if it has none.
     """
     suite, column = row["suite"], row["column_name"]
     name = f" ({suite}.{column})" if column else f" ({suite})"
-    if not row["detail"].startswith("{"):  # no settings: what it raised
+    if not row["detail"].startswith("{"):  # an error message instead of the settings of the check
         return f"a check could not be made: {row['detail']}{name}"
-    number = {key: int(totals.get(key) or 0) for key in _TOTALS}
+    numbers = {key: int(totals.get(key) or 0) for key in _TOTALS}
     count = row["unexpected_count"] or 0
-    said = {
-        **number,
+    values = {
+        **numbers,
         **row,
-        "pairs": _counted(count, "pair"),
+        "pairs": format_count(count, "pair"),
         "have": "has" if count == 1 else "have",
         "tower": (column or "").partition("_")[0],
-        "rows_lost": _lost(number["rows_unaccounted"], "row", "of the corpus"),
-        "pairs_lost": _lost(number["pairs_unaccounted"], "pair", ""),
+        "rows_lost": _format_lost(numbers["rows_unaccounted"], "row", " of the corpus"),
+        "pairs_lost": _format_lost(numbers["pairs_unaccounted"], "pair", ""),
     }
-    return _words(suite, column, row["expectation"]).format(**said) + name
+    return _find_sentence(suite, column, row["expectation"]).format(**values) + name
 
 
-def _words(suite: str, column: str | None, expectation: str) -> str:
-    if found := _WORDS.get((suite, column, expectation)) or _BY_EXPECTATION.get(expectation):
-        return found
-    if found := _WORDS.get((suite, column)):
-        return found
-    return next((words for end, words in _BY_ENDING.items() if column and column.endswith(end)), _ANYTHING)
+def _find_sentence(suite: str, column: str | None, expectation: str) -> str:
+    sentences = (
+        _SENTENCES.get((suite, column, expectation)),
+        _SENTENCES_BY_EXPECTATION.get(expectation),
+        _SENTENCES.get((suite, column)),
+        *(text for suffix, text in _SENTENCES_BY_SUFFIX.items() if column and column.endswith(suffix)),
+    )
+    return next(filter(None, sentences), _FALLBACK)
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _lost(number: int, noun: str, of_what: str) -> str:
-    what = f"{_counted(abs(number), noun)} {of_what}".strip()
+def _format_lost(number: int, noun: str, source: str) -> str:
+    text = format_count(abs(number), noun) + source
     if number < 0:
-        return f"{what} came out beyond those that there are"
-    return f"{what} {'is' if number == 1 else 'are'} lost"
+        return f"there {'is' if number == -1 else 'are'} {text} too many"
+    return f"{text} {'is' if number == 1 else 'are'} lost"

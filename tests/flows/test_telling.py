@@ -141,10 +141,10 @@ def test_people_are_told_once_and_only_what_is_news(prefect_server, hook, python
     assert tell(nights[0]) == 2
     got = hook.wait_for(2)
     assert [message["subject"] for message in got] == ["c with m: new, corner"] * 2
-    (troubled,) = [message["text"] for message in got if "site=" in message["text"]]
+    (troubled,) = [message["text"] for message in got if "site = " in message["text"]]
     assert troubled.count(SECRET) == 1  # the hook's own, not one that the caption asked for
-    assert 'site={ { token } } { % raw % } "quoted" \\ ‹!channel›' in troubled
-    assert "NEW (suspected): corner in pairs with 'site=" in troubled
+    assert 'site = { { token } } { % raw % } "quoted" \\ ‹!channel›' in troubled
+    assert "NEW (suspected): attribution concentrates on the region “corner” in pairs with site = " in troubled
     assert f"report: {nights[0].folder / 'report.html'}" in troubled
     assert f"run: {nights[0].run_id}" in troubled
 
@@ -155,13 +155,16 @@ def test_people_are_told_once_and_only_what_is_news(prefect_server, hook, python
     got = {message["subject"]: message["text"] for message in hook.wait_for(2)}
     assert set(got) == {"c with m: worse, corner", "c with m: resolved, corner"}
     assert (
-        "WORSE (confirmed, high): corner in pairs with the word 'consolidation'; covering it costs 0.500 of a margin"
-        in (got["c with m: worse, corner"])
-    )
+        "WORSE (confirmed, high severity): the score relies on the region “corner” in pairs whose caption contains "
+        "“consolidation”; covering it reduces the margin of "
+    ) in got["c with m: worse, corner"]
     assert tell(night(4, {}), digest=True) == 1
     (digest,) = hook.wait_for(1)
     assert digest["subject"] == "c with m: digest"
-    assert "0 new, 0 worse, 1 still firing, 0 not seen, 0 resolved\nSTILL FIRING (suspected): corner" in digest["text"]
+    assert (
+        "0 new, 0 worse, 1 still firing, 0 not seen, 0 resolved\nSTILL FIRING (suspected): attribution"
+        in digest["text"]
+    )
     with sql.connect(lake) as connection:
         sent = sql.read(connection, "SELECT run_id[:8] AS night, event FROM notifications ORDER BY night, event")
     assert [(row["night"], row["event"].removeprefix("m2ib.")) for row in sent] == [

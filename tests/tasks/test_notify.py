@@ -120,7 +120,7 @@ def test_a_server_that_takes_no_events_does_not_hold_the_audit(alerted, sent, mo
 
     never = threading.Event()
     monkeypatch.setattr(stage.EventsWorker, "wait_until_empty", lambda _: never.wait())
-    monkeypatch.setattr(stage, "_PATIENCE", 0.1)
+    monkeypatch.setattr(stage, "_SEND_SECONDS", 0.1)
     assert notify_alerts(alerted, NEWS, 3) == 1
-    assert "has not taken all events" in caplog.text
+    assert "has not sent all events" in caplog.text
     never.set()

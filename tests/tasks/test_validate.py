@@ -61,7 +61,7 @@ def test_error_rows_account_for_what_is_missing(healthy):
     assert outcome.critical == ()
     # 3 of 5 rows could be attributed: below nine tenths.
     (warning,) = outcome.warnings
-    assert warning.startswith("only 3 of the corpus's 5 rows (duplicates aside) could be attributed, expected nine in")
+    assert warning.startswith("only 3 of the corpus's 5 rows (without duplicates) could be attributed, expected 90%")
     assert warning.endswith("(accounting.readable_share)")
 
 
@@ -83,7 +83,7 @@ def test_the_sentence_of_a_failure_says_what_was_got_and_expected(healthy):
         "(accounting.rows_unaccounted)",
     )
     healthy.update(counts={"corpus_rows": 4})
-    assert check_run(healthy).critical[0].startswith("1 row of the corpus came out beyond those that there are, exp")
+    assert check_run(healthy).critical[0].startswith("there is 1 row of the corpus too many, expected")
 
 
 @pytest.mark.parametrize(
@@ -242,9 +242,9 @@ def test_a_digest_changes_with_the_checks_and_with_the_query(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"image_map": [1, NAN, 3, 4]}, "the image maps of 1 pair hold NaN or infinite values"),
+        ({"image_map": [1, NAN, 3, 4]}, "the image maps of 1 pair contain NaN or infinite values"),
         ({"text_map": None}, "the text maps of 1 pair are missing or do not fit their grid or tokens"),
-        ({"cosine": 1.01}, "1 pair has a cosine that is no cosine, expected -1 to 1"),
+        ({"cosine": 1.01}, "1 pair has an invalid cosine, expected -1 to 1"),
         ({"text_nats": NAN}, "1 pair has no text_nats"),
         ({"image_map": [1, -0.5, 3, 4]}, "1 pair has negative nats in their image map"),
     ],

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tasks.messages import artifacts as stage
-from tasks.messages.artifacts import Progress, artifact_key, publish_outcome, summary
+from tasks.messages.artifacts import Progress, artifact_key, format_summary, publish_outcome
 from tasks.notify import store_alert_history
 
 
@@ -65,7 +65,7 @@ def test_foreign_text_is_no_markup(alerted, shown):
     publish_outcome(alerted)
     page = shown[0][1][0]
     (line,) = [line for line in page.splitlines() if line.startswith("- ")]
-    assert "site=‹b›¦x\\_y\\_z \\# \\[a\\] (http: //b)" in line
+    assert "site = ‹b›¦x\\_y\\_z \\# \\[a\\] (http: //b)" in line
     assert "one \\*shard\\*" in page
     assert f"# Run {alerted.run_id}: completed with errors" in page
 
@@ -73,8 +73,8 @@ def test_foreign_text_is_no_markup(alerted, shown):
 def test_a_run_without_alerts_says_so(hand_written, shown):
     hand_written.finish("completed")
     publish_outcome(hand_written)
-    assert "No alert stands on its own" in shown[0][1][0]
-    assert summary(hand_written.read_manifest(), [], "/r").count("\n| 0 | 0 | 0 | 0 | 0 |") == 1
+    assert "There is no independent alert" in shown[0][1][0]
+    assert format_summary(hand_written.read_manifest(), [], "/r").count("\n| 0 | 0 | 0 | 0 | 0 |") == 1
 
 
 def test_a_server_that_is_gone_costs_no_run(alerted, monkeypatch, caplog):

@@ -7,15 +7,16 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from prefect.utilities.templating import find_placeholders
 
+from review.presentation.formatting import format_alert_update
 from tasks.messages.events import (
-    LINES,
+    MAX_DIGEST_LINES,
     build_alert_event,
     build_digest_event,
     build_failed_start_event,
     build_run_event,
     is_notifiable,
     sanitize,
-    sentence,
+    select_notifiable,
 )
 
 RECORD = {
@@ -63,16 +64,9 @@ def test_the_payload_has_the_exact_names_and_a_text_that_stays_text(text, field)
     assert not find_placeholders(payload["text"])
 
 
-def test_an_alert_is_said_in_one_line():
-    assert sentence(ROW) == (
-        "NEW (confirmed, high): corner top-left in pairs with the word 'horse'; covering it costs 0.410 of a margin of "
-        "0.620; 30% of the attribution on 5.0% in 48 pairs"
-    )
-    worse = {"life": "worse", "score_effect_before": 0.2, "why": "severity high, was low"}
-    assert "0.620, before 0.200;" in sentence(ROW | worse)
-    assert sentence(ROW | worse).endswith("; severity high, was low")
-    phrase = {"side": "text", "region": '"as above"', "slice_kind": "corpus", "slice": "all pairs"}
-    assert '"as above" over all pairs; leaving it out costs' in sentence(ROW | phrase)
+def test_the_text_of_an_event_is_the_line_of_the_alert_history():
+    assert build_alert_event(ROW, RECORD, "").payload["text"] == format_alert_update(ROW)
+    assert "‹b›" in build_alert_event(ROW | {"slice": "<b>"}, RECORD, "").payload["text"]
 
 
 def test_what_automations_match_on_stands_in_labels():
@@ -110,18 +104,26 @@ def test_what_follows_from_another_alert_is_not_told(change, told):
 
 
 def test_a_digest_counts_all_and_spells_out_the_most_urgent():
-    rows = [ROW | {"life_id": str(number), "life": "still_firing"} for number in range(LINES)]
-    digest = build_digest_event([*rows, ROW], RECORD, "/report")
-    assert digest.payload["counts"] == {"new": 1, "worse": 0, "still_firing": LINES, "not_seen": 0, "resolved": 0}
+    rows = [ROW | {"life_id": str(number), "life": "still_firing"} for number in range(MAX_DIGEST_LINES)]
+    digest = build_digest_event(select_notifiable([*rows, ROW]), RECORD, "/report")
+    assert digest.payload["counts"] == {
+        "new": 1,
+        "worse": 0,
+        "still_firing": MAX_DIGEST_LINES,
+        "not_seen": 0,
+        "resolved": 0,
+    }
     assert digest.payload["lines"][0].startswith("NEW")
     assert digest.payload["lines"][-1] == "and 1 more, see the report"
-    assert digest.payload["text"].startswith(f"1 new, 0 worse, {LINES} still firing, 0 not seen, 0 resolved\nNEW")
+    assert digest.payload["text"].startswith(
+        f"1 new, 0 worse, {MAX_DIGEST_LINES} still firing, 0 not seen, 0 resolved\nNEW"
+    )
 
 
 def test_the_end_of_a_run_is_said_with_its_reason():
     news = build_run_event(RECORD | {"status": "completed_with_errors", "reason": "shard {{ 1 }}"}, "/report")
     assert news.event == "m2ib.audit.completed-with-errors"
-    assert news.payload["text"] == ("run r1 completed_with_errors: 8 of 9 pairs attributed, 0 alerts; shard { { 1 } }")
+    assert news.payload["text"] == ("run r1 completed with errors: 8 of 9 pairs attributed, 0 alerts; shard { { 1 } }")
     assert news.payload["reason"] == "shard {{ 1 }}"
     assert build_run_event(RECORD | {"status": "running"}, "").event == "m2ib.audit.failed"  # it could not be sealed
     lost = build_failed_start_event({"corpus": "s3://b/c/", "model": "m"}, "no such bucket")

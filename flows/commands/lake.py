@@ -226,8 +226,7 @@ def adopt(
     `all` leaves out runs that should already have a record. `verify` reports them; adopt such a run by its id once you
     know why its record is missing.
     """
-    from tasks.lake.journal import adopt as record_run
-    from tasks.lake.journal import lacks_record
+    from tasks.lake.journal import adopt_run, lacks_record
     from tasks.lake.run import Run
 
     root, signer = parse_lake(lake), load_signer(key)
@@ -238,7 +237,7 @@ def adopt(
             fail(Exit.BAD_INPUT, f"adopt: got {run_id!r}, expected all, or a run of the lake {root}: {newest}")
         runs = [Run(root, name) for name in known if run_id in ("all", name)]
         left = [run.run_id for run in runs if run_id == "all" and lacks_record(run)]
-        adopted = [run.run_id for run in runs if run.run_id not in left and record_run(run, signer)]
+        adopted = [run.run_id for run in runs if run.run_id not in left and adopt_run(run, signer)]
     for name in adopted:
         say(f"adopted: {name}")
     say(f"{len(adopted)} recorded; the others are in the ledger already, or have not ended")

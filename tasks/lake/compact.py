@@ -1,11 +1,12 @@
-"""A complete run's many small Parquet files of a table -> few, with the same rows in the same order and row groups.
+"""Compact a complete run: merge the many small Parquet files of a table into few, with the same rows and row groups.
 
-Written whole, then the manifest is replaced, then the old files are removed. A process that is killed in between
-leaves a lake that reads the same, and what the next compaction of the run removes.
+The merged files are written first, then the manifest is replaced, then the old files are removed. If the process is
+killed in between, the lake reads the same, and the next compaction of the run removes what is left.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,24 @@ import sql
 import stores
 from stores.ledger import Signer
 from tasks.errors import StoreError
-from tasks.lake.run import Run
 from tasks.lake.lock import lock_run
+from tasks.lake.prune import REFERENCES
+from tasks.lake.run import Run
 
 TABLES = ("attributions", "ingest_errors")
-"""Those that have a file a shard. Of others, few files each, views make sums, whose last digit the files decide."""
-GROUPS = 128
-"""Row groups in a file, at most: whoever opens it reads a footer that grows with them."""
-BYTES = 512 * 2**20
-"""Bytes of the files that are merged into one, at most."""
+"""Tables with a file per shard. Other tables have few files, and merging them could change the last digit of sums."""
+MAX_ROW_GROUPS = 128
+"""Row groups per merged file: every reader reads the footer, which grows with them."""
+MAX_BYTES = 512 * 2**20
+"""Size of the files that are merged into one."""
 
-Entry = Mapping[str, Any]
+FileEntry = Mapping[str, Any]
+"""A file in the manifest: `path`, `table`, `rows` and `sha256`."""
 
 
 @dataclass(frozen=True)
-class Merged:
-    """What became of a table's files."""
+class CompactedTable:
+    """Number and size of a table's files before and after a compaction."""
 
     table: str
     files_before: int
@@ -43,29 +46,28 @@ class Merged:
 
 @dataclass(frozen=True)
 class _Source:
-    entry: Entry
+    entry: FileEntry
     path: Path
-    groups: int
+    row_groups: int
     bytes: int
     schema: pa.Schema
 
 
-def in_use(run: Run) -> str | None:
-    """The run that builds upon this one and has not ended, which reads its files by their names; None if none is."""
-    keys = ("base_run", "calibration_run", "reflags")
-    going_on = (record for record in sql.read_manifests(run.lake) if record["status"] == "running")
-    return next((record["run_id"] for record in going_on if run.run_id in map(record.get, keys)), None)
+def compact_run(run: Run, signer: Signer | None = None) -> list[CompactedTable]:
+    """Merge the files of a complete run, table by table.
 
+    An unfinished run is not compacted, because its file names tell a resumed run which shards are done.
 
-def compact_run(run: Run, signer: Signer | None = None) -> list[Merged]:
-    """Merge a complete run's files, table by table; returns what was changed, nothing where nothing was to be done.
+    Args:
+        run: the run.
+        signer: key that signs the record in the ledger.
 
-    The names of an unfinished run's files tell a resumed run what is done: such a run is not compacted. signer: of the
-    ledger's record.
+    Returns:
+        The tables that were changed.
 
     Raises:
-        StoreError: the run is not complete, a running one builds upon it, or a file is not what the manifest says.
-        ResumeError: another process works on it.
+        StoreError: the run is not complete, a running run reads its files, or a file is damaged.
+        ResumeError: another process works on the run.
         LakeError: the lake cannot be read or written.
     """
     with lock_run(run):
@@ -74,78 +76,85 @@ def compact_run(run: Run, signer: Signer | None = None) -> list[Merged]:
             raise StoreError(
                 f"compact: run {run.run_id} is {record['status']}, expected a complete one; resume it first"
             )
-        if user := in_use(run):
+        if dependent := _find_running_dependent(run):
             raise StoreError(
-                f"compact: run {user} is running and reads the files of {run.run_id}; wait until it has ended"
+                f"compact: run {dependent} is running and reads the files of {run.run_id}; wait until it has ended"
             )
-        _sweep(run)
-        replaced: dict[str, list[Entry]] = {}
-        for table in TABLES:
-            entries = [entry for entry in record["files"] if entry["table"] == table]
-            merged = [_merged(run, table, batch) for batch in _batches(run, entries)] if len(entries) > 1 else []
-            if 0 < len(merged) < len(entries):
-                replaced[table] = merged
-        if not replaced:
+        _remove_replaced_files(run)
+        entries = {table: [entry for entry in record["files"] if entry["table"] == table] for table in TABLES}
+        merged = {
+            table: [_merge(run, table, batch) for batch in _batch_files(run, files)]
+            for table, files in entries.items()
+            if len(files) > 1
+        }
+        merged = {table: files for table, files in merged.items() if len(files) < len(entries[table])}
+        if not merged:
             return []
-        others = [entry for entry in record["files"] if entry["table"] not in replaced]
-        files = others + [entry for entries in replaced.values() for entry in entries]
-        before = stores.list_sizes(run.folder)
+        files = [entry for entry in record["files"] if entry["table"] not in merged]
+        files += [entry for table in merged.values() for entry in table]
+        sizes = stores.list_sizes(run.folder)
         run.rewrite("compacted", f"{len(record['files'])} files into {len(files)}", signer, files=files)
-        _sweep(run)
+        _remove_replaced_files(run)
+
+    def size(files: Sequence[FileEntry]) -> int:
+        return sum(sizes[entry["path"].removeprefix(f"runs/{run.run_id}/")] for entry in files)
+
     return [
-        Merged(
-            table,
-            len(old := [entry for entry in record["files"] if entry["table"] == table]),
-            len(new),
-            _bytes(run, before, old),
-            _bytes(run, before, new),
-        )
-        for table, new in replaced.items()
+        CompactedTable(table, len(entries[table]), len(after), size(entries[table]), size(after))
+        for table, after in merged.items()
     ]
 
 
-def _bytes(run: Run, sizes: Mapping[str, int], entries: Sequence[Entry]) -> int:
-    return sum(sizes[entry["path"].removeprefix(f"runs/{run.run_id}/")] for entry in entries)
+def _find_running_dependent(run: Run) -> str | None:
+    """Return the id of a running run that reads this run's files; None if there is none."""
+    for record in sql.read_manifests(run.lake):
+        if record["status"] == "running" and run.run_id in (record.get(key) for key in REFERENCES):
+            return str(record["run_id"])
+    return None
 
 
-def _sweep(run: Run) -> None:
-    """Remove files that a manifest before listed and this one does not."""
-    listed = {entry["path"] for entry in run.read_manifest()["files"]}
-    gone = {entry["path"] for record in run.read_earlier_manifests() for entry in record["files"]} - listed
+def _remove_replaced_files(run: Run) -> None:
+    """Remove files that an earlier manifest lists and the current one does not."""
+    current = {entry["path"] for entry in run.read_manifest()["files"]}
+    replaced = {entry["path"] for record in run.read_earlier_manifests() for entry in record["files"]} - current
     prefix = f"runs/{run.run_id}/"
-    if there := {prefix + name for name in stores.list_sizes(run.folder)} & gone:
-        stores.remove(run.folder, sorted(path.removeprefix(prefix) for path in there))
+    if names := sorted(name for name in stores.list_sizes(run.folder) if prefix + name in replaced):
+        stores.remove(run.folder, names)
 
 
-def _sources(run: Run, entries: Sequence[Entry]) -> Iterator[_Source]:
-    """The files of a table, each held against its sha256."""
-    paths = stores.fetch_all(run.lake, {entry["path"]: entry["sha256"] for entry in entries})
-    for entry, path in zip(entries, paths, strict=True):
-        try:
-            if (found := stores.file_sha256(path)) != entry["sha256"]:
-                raise StoreError(
-                    f"{path}: got sha256 {found}, expected {entry['sha256']} as the manifest of run {run.run_id} says; "
-                    "restore it from a backup"
-                )
-            with pq.ParquetFile(path) as file:
-                yield _Source(entry, path, file.num_row_groups, path.stat().st_size, file.schema_arrow)
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{path}: cannot be read ({error}); restore it from a backup") from error
+@contextmanager
+def _open_parquet(path: Path, sha256: str | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a file whose pages are verified while reading, and the whole file before if its sha256 is given."""
+    try:
+        if sha256 is not None and (found := stores.file_sha256(path)) != sha256:
+            raise StoreError(
+                f"{path}: got sha256 {found}, expected {sha256} as in the manifest; restore it from a backup"
+            )
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); restore it from a backup") from error
 
 
-def _batches(run: Run, entries: Sequence[Entry]) -> list[list[_Source]]:
-    """Files that follow each other and have the same columns, as many as one file may take.
+def _batch_files(run: Run, entries: Sequence[FileEntry]) -> list[list[_Source]]:
+    """Group consecutive files with the same columns into batches that fit into one file each.
 
-    Files of several releases of the audit differ in their columns, and are not mixed.
+    The files of a run can differ in their columns if it was resumed with a later release.
+
+    Raises:
+        StoreError: a file is damaged.
     """
     batches: list[list[_Source]] = []
-    for source in _sources(run, entries):
+    paths = stores.fetch_all(run.lake, {entry["path"]: entry["sha256"] for entry in entries})
+    for entry, path in zip(entries, paths, strict=True):
+        with _open_parquet(path, entry["sha256"]) as file:
+            source = _Source(entry, path, file.num_row_groups, path.stat().st_size, file.schema_arrow)
         batch = batches[-1] if batches else []
         fits = (
             batch
             and batch[-1].schema.equals(source.schema, check_metadata=True)
-            and sum(one.groups for one in batch) + source.groups <= GROUPS
-            and sum(one.bytes for one in batch) + source.bytes <= BYTES
+            and sum(other.row_groups for other in batch) + source.row_groups <= MAX_ROW_GROUPS
+            and sum(other.bytes for other in batch) + source.bytes <= MAX_BYTES
         )
         if fits:
             batch.append(source)
@@ -154,42 +163,36 @@ def _batches(run: Run, entries: Sequence[Entry]) -> list[list[_Source]]:
     return batches
 
 
-def _merged(run: Run, table: str, batch: Sequence[_Source]) -> Entry:
-    """Write one file of a batch's row groups, and return its entry; a batch of one file stays as it is.
+def _merge(run: Run, table: str, batch: Sequence[_Source]) -> FileEntry:
+    """Merge a batch into one file and return its entry; a batch of one file is left as it is.
 
-    Its name is made from the files' digests: done again, it is the same file.
+    The name is made from the digests of the files, so that a second attempt writes the same file.
     """
     if len(batch) == 1:
         return batch[0].entry
     digest = hashlib.sha256("\n".join(source.entry["sha256"] for source in batch).encode()).hexdigest()[:16]
     path = run.path(table, f"compacted-{digest}")
     sizes = []
-    with stores.write_atomically(path) as aside:
-        with pq.ParquetWriter(aside, batch[0].schema, compression="zstd", write_page_checksum=True) as writer:
-            for rows in _groups(batch):
-                writer.write_table(rows, row_group_size=max(1, rows.num_rows))
-                sizes.append(rows.num_rows)
-        sha256 = _checked(aside, sizes)
+    with stores.write_atomically(path) as temporary:
+        with pq.ParquetWriter(temporary, batch[0].schema, compression="zstd", write_page_checksum=True) as writer:
+            for source in batch:
+                with _open_parquet(source.path) as file:
+                    for number in range(source.row_groups):
+                        rows = file.read_row_group(number)
+                        writer.write_table(rows, row_group_size=max(1, rows.num_rows))
+                        sizes.append(rows.num_rows)
+        sha256 = _verify(temporary, sizes)
     return {"path": stores.relative_path(path, run.lake), "table": table, "rows": sum(sizes), "sha256": sha256}
 
 
-def _groups(batch: Sequence[_Source]) -> Iterator[pa.Table]:
-    for source in batch:
-        try:
-            with pq.ParquetFile(source.path, page_checksum_verification=True) as file:
-                for number in range(source.groups):
-                    yield file.read_row_group(number)
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{source.path}: cannot be read ({error}); restore it from a backup") from error
+def _verify(path: Path, sizes: Sequence[int]) -> str:
+    """Return the sha256 of a file that was just written, after reading it back.
 
-
-def _checked(path: Path, sizes: Sequence[int]) -> str:
-    """sha256 of a file that was written just now, once it reads as it was meant. Raises StoreError."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            found = [file.read_row_group(number).num_rows for number in range(file.num_row_groups)]
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path}: was written, but cannot be read ({error}); see to the disk") from error
+    Raises:
+        StoreError: it cannot be read, or its row groups have other sizes.
+    """
+    with _open_parquet(path) as file:
+        found = [file.read_row_group(number).num_rows for number in range(file.num_row_groups)]
     if found != list(sizes):
-        raise StoreError(f"{path}: got row groups of {found} rows, expected {sizes}; see to the disk")
+        raise StoreError(f"{path}: got row groups of {found} rows, expected {sizes}; check the disk")
     return stores.file_sha256(path)

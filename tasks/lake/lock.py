@@ -1,4 +1,8 @@
-"""One process at a time works on a run: a lock in the run's folder, which nobody has to clear after a crash."""
+"""Lock of a run: one process at a time works on it. A lock whose process was killed needs no cleaning up.
+
+In a local folder the kernel locks the file `lock.json`, also over NFS. Storage without file locks has a heartbeat in
+that file instead.
+"""
 
 import contextlib
 import errno
@@ -19,11 +23,13 @@ from stores import Root
 from tasks.errors import ResumeError
 from tasks.lake.run import Run, utc_timestamp
 
-NAME = "lock.json"
-BEAT = 10.0
-"""Seconds between signs of life, where the kernel cannot be asked."""
-SILENCE = 35.0
-"""Seconds without a sign of life after which a holder counts as dead."""
+LOCK_NAME = "lock.json"
+HEARTBEAT_SECONDS = 10.0
+"""Time between two heartbeats, where the storage has no file locks."""
+TIMEOUT_SECONDS = 35.0
+"""Time without a heartbeat after which the process that has the lock counts as dead."""
+_SETTLE_SECONDS = 1.0
+"""Time after which of two processes that write the same lock at once, the later one is seen by both."""
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 Release = Callable[[], None]
@@ -31,11 +37,13 @@ Release = Callable[[], None]
 
 @contextlib.contextmanager
 def lock_run(run: Run) -> Iterator[None]:
-    """Hold a run against all other processes, on this host and on others that share the lake.
+    """Lock a run against all other processes, on this host and on others that share the lake.
 
-    Raises ResumeError, with who holds it, if another one does, and LakeError for a store that does not say.
+    Raises:
+        ResumeError: another process has the lock; the message says which.
+        LakeError: the storage does not answer.
     """
-    release = _lock(run.folder / NAME) or _beat(run)
+    release = _lock_file(run.folder / LOCK_NAME) or _start_heartbeat(run)
     try:
         yield
     finally:
@@ -43,53 +51,51 @@ def lock_run(run: Run) -> Iterator[None]:
 
 
 def remove_temporary_files(run: Run) -> None:
-    """Remove what a process that was killed left half written. The run must be held."""
-    if isinstance(run.folder, Path):  # in object storage nothing is half written
-        for aside in run.folder.rglob(".*.tmp"):
-            aside.unlink(missing_ok=True)
+    """Remove files that a killed process left half written. The run must be locked."""
+    if isinstance(run.folder, Path):  # object storage has no half-written files
+        for path in run.folder.rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
 
-def _myself() -> dict[str, Any]:
-    return {**_here(), "pid": os.getpid(), "since": utc_timestamp(), "token": secrets.token_hex(8)}
+def _describe_process() -> dict[str, Any]:
+    return {**_describe_host(), "pid": os.getpid(), "since": utc_timestamp(), "token": secrets.token_hex(8)}
 
 
-def _here() -> dict[str, Any]:
-    """Where a pid means something: containers may share the host's name and yet see none of its processes."""
+def _describe_host() -> dict[str, Any]:
+    """Return host and namespace of process ids: containers can share the name of a host but not its processes."""
     try:
-        pids: str | None = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:  # only Linux has them
-        pids = None
-    return {"host": socket.gethostname(), "pids": pids}
+        namespace: str | None = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux
+        namespace = None
+    return {"host": socket.gethostname(), "pids": namespace}
 
 
-def _holder(path: Root) -> dict[str, Any]:
-    """What a lock says about its holder; empty if it is gone, or was not written to the end.
+def _read_owner(path: Root) -> dict[str, Any]:
+    """Return the content of a lock file; empty if there is none or it is incomplete.
 
-    Raises LakeError for a store that does not answer: that is no sign that nobody holds it.
+    Raises:
+        LakeError: the storage does not answer, so that the lock may be taken.
     """
     try:
-        found = json.loads(stores.read_bytes(path))
+        owner = json.loads(stores.read_bytes(path))
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return owner if isinstance(owner, dict) else {}
 
 
-def _busy(path: Root) -> ResumeError:
-    holder: dict[str, Any] = {}
-    with contextlib.suppress(OSError, sql.LakeError):  # it is held, whether or not it can be read by whom
-        holder = _holder(path)
-    who = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown host')}"
+def _locked_error(path: Root) -> ResumeError:
+    owner: dict[str, Any] = {}
+    with contextlib.suppress(OSError, sql.LakeError):  # the run is locked, even if the owner is unknown
+        owner = _read_owner(path)
+    process = f"process {owner.get('pid', 'unknown')} on {owner.get('host', 'an unknown host')}"
     return ResumeError(
-        f"resume: run {path.parent.name} is held by {who} since {holder.get('since', 'an unknown time')}, expected a "
-        "run that nobody works on; wait until it is done, or end that process"
+        f"resume: run {path.parent.name} is locked by {process} since {owner.get('since', 'an unknown time')}, "
+        "expected a run that no process works on; wait until it has ended, or stop that process"
     )
 
 
-def _lock(path: Root) -> Release | None:
-    """Lock by the kernel, which lets go when the process dies, however it dies; over NFS too. None: not possible here.
-
-    A lock on a file that its holder has removed meanwhile is worth nothing, so the name is looked up again.
-    """
+def _lock_file(path: Root) -> Release | None:
+    """Lock a file by the kernel, which unlocks it when the process ends; None if the storage has no file locks."""
     if not isinstance(path, Path):
         return None
     while True:
@@ -98,22 +104,23 @@ def _lock(path: Root) -> Release | None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(file)
-            raise _busy(path) from None
+            raise _locked_error(path) from None
         except OSError as error:
             os.close(file)
             if error.errno in _UNSUPPORTED:
                 return None
             raise
+        # The former owner may have removed the file between opening and locking: then another file has this name.
         try:
-            same = os.path.samestat(os.fstat(file), path.stat())
+            is_current = os.path.samestat(os.fstat(file), path.stat())
         except FileNotFoundError:
-            same = False
-        if same:
+            is_current = False
+        if is_current:
             break
         os.close(file)
-    with contextlib.suppress(OSError):  # on a full disk it is a lock all the same
+    with contextlib.suppress(OSError):  # on a full disk the lock holds without a description
         os.ftruncate(file, 0)
-        os.write(file, json.dumps(_myself()).encode())
+        os.write(file, json.dumps(_describe_process()).encode())
 
     def release() -> None:
         path.unlink(missing_ok=True)
@@ -122,68 +129,75 @@ def _lock(path: Root) -> Release | None:
     return release
 
 
-def _beat(run: Run) -> Release:
-    """Lock by signs of life in a file, for storage whose kernel or server knows no locks.
+def _start_heartbeat(run: Run) -> Release:
+    """Lock a run by a heartbeat in a file, for storage without file locks.
 
-    A holder is watched rather than its time compared with ours, since clocks differ. Of two that take over a dead
-    holder's lock in the same second the one that wrote last has it. A holder that could not write for so long that
-    another took over sees so at its next sign, and lets go: it writes the manifest no more.
+    Another process's lock counts as dead if its heartbeat does not change for a while; times are not compared, since
+    clocks differ. If two processes take over a dead lock in the same second, the one that wrote last has it. A process
+    that could not write for so long that another one took over notices at its next heartbeat: from then on it refuses
+    to write the manifest.
     """
-    path = run.folder / NAME
-    _await_silence(path)
-    me, stop = _myself(), threading.Event()
+    path = run.folder / LOCK_NAME
+    _wait_for_dead_lock(path)
+    owner, stop = _describe_process(), threading.Event()
 
-    def sign(beat: int) -> None:
-        stores.write_bytes(path, json.dumps({**me, "beat": beat}).encode())
+    def write(beat: int) -> None:
+        stores.write_bytes(path, json.dumps({**owner, "beat": beat}).encode())
 
-    def mine() -> bool:
-        return bool(_holder(path).get("token") == me["token"])
+    def is_mine() -> bool:
+        return bool(_read_owner(path).get("token") == owner["token"])
 
-    sign(0)
-    time.sleep(1)
-    if not mine():
-        raise _busy(path)
+    write(0)
+    time.sleep(_SETTLE_SECONDS)
+    if not is_mine():
+        raise _locked_error(path)
     run.mark_locked()
 
-    def go_on() -> None:
+    def keep_writing() -> None:
         beat = 0
-        while not stop.wait(BEAT):
+        while not stop.wait(HEARTBEAT_SECONDS):
             beat += 1
             with contextlib.suppress(OSError, sql.LakeError):
-                if not mine():
+                if not is_mine():
                     run.mark_lock_lost()
                     return
-                sign(beat)
+                write(beat)
 
-    thread = threading.Thread(target=go_on, name="run lock", daemon=True)
+    thread = threading.Thread(target=keep_writing, name="run lock", daemon=True)
     thread.start()
 
     def release() -> None:
         stop.set()
         thread.join()
-        with contextlib.suppress(OSError, sql.LakeError):  # what it says is old by then
-            if mine():
+        with contextlib.suppress(OSError, sql.LakeError):  # without a heartbeat the lock times out
+            if is_mine():
                 with stores.translate_errors():
                     path.unlink(missing_ok=True)
 
     return release
 
 
-def _await_silence(path: Root) -> None:
-    """Return once nobody holds the lock. Raises ResumeError at the holder's next sign of life, and LakeError."""
-    first, here = _holder(path), _here()
-    if not first or ({key: first.get(key) for key in here} == here and not _alive(first.get("pid"))):
+def _wait_for_dead_lock(path: Root) -> None:
+    """Return once no process has the lock.
+
+    Raises:
+        ResumeError: another process has it and writes its heartbeat.
+        LakeError: the storage does not answer.
+    """
+    first, host = _read_owner(path), _describe_host()
+    is_local = {key: first.get(key) for key in host} == host
+    if not first or (is_local and not _is_alive(first.get("pid"))):
         return
-    deadline = time.monotonic() + SILENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
-        time.sleep(min(1.0, SILENCE / 10))
-        if (found := _holder(path)) != first:
-            if not found:
+        time.sleep(min(1.0, TIMEOUT_SECONDS / 10))
+        if (owner := _read_owner(path)) != first:
+            if not owner:
                 return
-            raise _busy(path)
+            raise _locked_error(path)
 
 
-def _alive(pid: Any) -> bool:
+def _is_alive(pid: Any) -> bool:
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, TypeError, ValueError):

@@ -1,11 +1,13 @@
-"""Old runs -> their manifests alone. What something still refers to is kept, whatever its age.
+"""Prune old runs: delete their files and keep their manifests, unless something still refers to them.
 
-A pruned run leaves a tombstone: its manifest, with status `pruned`, when and why, and no files listed, so that every
-reader finds a run without rows; beside it the manifest before, with each file's digest. First that is written, then
-the files are deleted: cut off in between, what is left is invisible, and the next pruning removes it.
+The manifest of a pruned run has status `pruned`, says when and why, and lists no files, so every reader finds a run
+without rows. The earlier manifest with the digest of each file stays beside it. The manifest is written before the
+files are deleted: if the process is killed in between, the remaining files are invisible and the next pruning deletes
+them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,36 +17,49 @@ import stores
 from stores import Root
 from stores.ledger import Signer
 from tasks.errors import ResumeError
+from tasks.lake.lock import LOCK_NAME, lock_run
 from tasks.lake.run import Run
-from tasks.lake.lock import NAME as LOCK
-from tasks.lake.lock import lock_run
 
-_BUILT_ON = {
+REFERENCES = {
     "base_run": "builds upon it",
-    "calibration_run": "has its feature statistics",
-    "reflags": "has its attributions",
+    "calibration_run": "uses its feature statistics",
+    "reflags": "uses its attributions",
 }
+"""Keys of a manifest that refer to another run, and what for."""
 
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """What may go: runs that ended longer ago than this, and those beyond so many complete runs of their audit.
+    """Which runs may be pruned. If both limits are given, both must be exceeded; None sets no limit.
 
-    None: no matter. Where both are given a run must be both. An audit: same corpus and model by their names.
+    Attributes:
+        older_than: time since the run ended.
+        keep: number of the newest complete runs of each audit (same corpus and model) to keep.
     """
 
     older_than: timedelta | None = None
     keep: int | None = None
 
     def __str__(self) -> str:
-        """As on the command line."""
+        """Return the policy as options of the command line."""
         age = [] if self.older_than is None else [f"--older-than {self.older_than.total_seconds() / 86400:g}d"]
         return " ".join(age + ([] if self.keep is None else [f"--keep {self.keep}"]))
 
 
 @dataclass(frozen=True)
 class PruneItem:
-    """What becomes of a run, and why. files, bytes: what lies in its folder, of runs that are pruned; else None."""
+    """A run in the plan of a pruning.
+
+    Attributes:
+        run_id: id of the run.
+        audit: corpus and model.
+        status: status in the manifest.
+        ended: when the run ended, or started if it has not ended; ISO 8601.
+        pruned: whether the run is to be pruned.
+        why: why it is pruned or kept.
+        files: number of files to delete; None if the run is kept.
+        bytes: their size; None if the run is kept.
+    """
 
     run_id: str
     audit: str
@@ -56,33 +71,140 @@ class PruneItem:
     bytes: int | None = None
 
 
-def _audit(record: Mapping[str, Any]) -> tuple[Any, Any]:
-    return record.get("corpus"), record.get("model")
+Manifests = Sequence[Mapping[str, Any]]
 
 
-def _ended(record: Mapping[str, Any]) -> str:
+def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = None) -> list[PruneItem]:
+    """Decide which runs to prune, and change nothing.
+
+    Kept are: the newest complete run of each audit, what the policy keeps, what `find_references` returns, and what any
+    of these builds upon. What such a base was itself built upon is not kept: a complete run has copies of all it needs.
+
+    Args:
+        lake: folder or URL of the lake.
+        policy: which runs may be pruned.
+        now: the current time.
+
+    Returns:
+        All runs that are not pruned yet, oldest first; before them pruned runs of which files are left.
+
+    Raises:
+        LakeError: the lake cannot be read as a whole, so that references between runs are unknown.
+    """
+    now = now or datetime.now(UTC)
+    records = sql.read_manifests(lake)
+    present = [record for record in records if record["status"] != sql.PRUNED]
+    complete = _group_complete_runs(present)
+    references = find_references(lake, present)
+    reasons: dict[str, str] = {}
+    for record in present:
+        run_id, audit_runs = record["run_id"], [run["run_id"] for run in complete[sql.audit_id(record)]]
+        if reason := _reason_to_keep(record, audit_runs, policy, now) or references.get(run_id):
+            reasons[run_id] = reason
+    bases = {
+        record[key]: f"run {record['run_id']} {purpose}"
+        for record in present
+        if record["run_id"] in reasons
+        for key, purpose in REFERENCES.items()
+        if record.get(key)
+    }
+    reasons = bases | reasons
+    leftovers = [record for record in records if record["status"] == sql.PRUNED and _list_sizes(Run(lake, record["run_id"]))]
+    return [
+        *(_plan_item(lake, record, None, "left over") for record in leftovers),
+        *(_plan_item(lake, record, reasons.get(record["run_id"]), str(policy)) for record in present),
+    ]
+
+
+def find_references(lake: Root, records: Manifests) -> dict[str, str]:
+    """Find runs that people may still need: those that the queries in `sql/kept` return, by id, with the reason.
+
+    Args:
+        lake: folder or URL of the lake.
+        records: manifests of the runs that are not pruned, oldest first.
+
+    Raises:
+        LakeError: the lake cannot be read.
+    """
+    newest = [_newest_with_history(runs)["run_id"] for runs in _group_complete_runs(records).values()]
+    references = dict.fromkeys(newest, "the newest run with an alert history of its audit")
+    with sql.connect(lake) as connection:
+        for name in sql.query_names("kept"):
+            parameters = {"newest": newest} if "$newest" in sql.query_text(f"kept/{name}") else {}
+            rows = sql.rows(connection, f"kept/{name}", **parameters)
+            references |= {row["run_id"]: row["why"] for row in rows}
+    return references
+
+
+def prune_run(lake: Root, item: PruneItem, signer: Signer | None = None) -> str | None:
+    """Prune a run as planned.
+
+    Args:
+        lake: folder or URL of the lake.
+        item: the run, as returned by `plan_pruning`.
+        signer: key that signs the record in the ledger.
+
+    Returns:
+        None, or why the run is kept after all.
+
+    Raises:
+        LakeError: a file cannot be deleted; prune again.
+        OSError: a file cannot be deleted; prune again.
+    """
+    run = Run(lake, item.run_id)
+    try:
+        with lock_run(run):
+            if (status := run.read_manifest()["status"]) != item.status:
+                return f"its status is {status} by now"
+            if status != sql.PRUNED:
+                sizes = _list_sizes(run)
+                run.rewrite(
+                    sql.PRUNED,
+                    item.why,
+                    signer,
+                    status=sql.PRUNED,
+                    reason=f"pruned by {item.why}; was {status}",
+                    files=[],
+                    pruned={"status": status, "files": len(sizes), "bytes": sum(sizes.values())},
+                )
+            stores.remove(run.folder, _list_sizes(run))
+    except ResumeError as error:  # another process works on it
+        return str(error)
+    return None
+
+
+def _group_complete_runs(records: Manifests) -> Mapping[str, list[Mapping[str, Any]]]:
+    """Return the complete runs of each audit, newest first."""
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for record in reversed(records):
+        if sql.is_complete(record):
+            groups[sql.audit_id(record)].append(record)
+    return groups
+
+
+def _newest_with_history(complete: Manifests) -> Mapping[str, Any]:
+    """Return the newest of an audit's complete runs that has an alert history; the newest one if none has."""
+    return next((run for run in complete if any(file["table"] == "lives" for file in run["files"])), complete[0])
+
+
+def _end_of(record: Mapping[str, Any]) -> str:
     return str(record["finished_at"] or record["started_at"])
 
 
-def _newest(records: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, Any], list[Mapping[str, Any]]]:
-    """The complete runs of each audit, newest first."""
-    found: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
-    for record in reversed(records):
-        if sql.is_complete(record):
-            found.setdefault(_audit(record), []).append(record)
-    return found
+def _reason_to_keep(
+    record: Mapping[str, Any], complete: Sequence[str], policy: RetentionPolicy, now: datetime
+) -> str | None:
+    """Return why a run is kept, whatever refers to it; None if it may be pruned.
 
-
-def _told(complete: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Of an audit's complete runs, newest first, the newest that knows its alerts' lives; else the newest."""
-    return next((run for run in complete if any(e["table"] == "lives" for e in run["files"])), complete[0])
-
-
-def _young(record: Mapping[str, Any], complete: Sequence[str], policy: RetentionPolicy, now: datetime) -> str | None:
-    """Why the policy itself keeps a run; complete: the complete runs of its audit, newest first. None: it does not."""
-    if complete and record["run_id"] == complete[0]:
+    Args:
+        record: manifest of the run.
+        complete: ids of the complete runs of its audit, newest first.
+        policy: which runs may be pruned.
+        now: the current time.
+    """
+    if record["run_id"] in complete[:1]:
         return "the newest complete run of its audit"
-    if policy.older_than is not None and now - datetime.fromisoformat(_ended(record)) < policy.older_than:
+    if policy.older_than is not None and now - datetime.fromisoformat(_end_of(record)) < policy.older_than:
         return "not old enough"
     if policy.keep is not None:
         if record["run_id"] in complete[: policy.keep]:
@@ -92,101 +214,18 @@ def _young(record: Mapping[str, Any], complete: Sequence[str], policy: Retention
     return None
 
 
-def references(lake: Root, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Runs that people may still have to look at, by their id, and why: what the queries of `sql/kept` say.
-
-    Raises LakeError if that cannot be found out.
-    """
-    told = [_told(complete) for complete in _newest(records).values()]
-    found = {run["run_id"]: "the newest run that knows the lives of its audit's alerts" for run in told}
-    with sql.connect(lake) as connection:
-        for name in sql.query_names("kept"):
-            given = {"newest": [run["run_id"] for run in told]} if "$newest" in sql.query_text(f"kept/{name}") else {}
-            rows = sql.rows(connection, f"kept/{name}", **given)
-            found |= {row["run_id"]: row["why"] for row in rows}
-    return found
+def _plan_item(lake: Root, record: Mapping[str, Any], reason_to_keep: str | None, reason_to_prune: str) -> PruneItem:
+    facts = record["run_id"], f"{record['corpus']} with {record['model']}", record["status"], _end_of(record)
+    if reason_to_keep is not None:
+        return PruneItem(*facts, pruned=False, why=reason_to_keep)
+    sizes = _list_sizes(Run(lake, record["run_id"]))
+    return PruneItem(*facts, pruned=True, why=reason_to_prune, files=len(sizes), bytes=sum(sizes.values()))
 
 
-def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = None) -> list[PruneItem]:
-    """What a policy makes of each run, oldest first; nothing is changed.
-
-    Besides what the policy keeps, the newest complete run of each audit is kept, what `references` says, and what any
-    run that is kept for one of these reasons builds upon. What such a base in turn was built upon is not: a complete
-    run has copies of all that it took over.
-
-    Raises LakeError if the lake cannot be read in full: then nothing can be said of what refers to what.
-    """
-    now = now or datetime.now(UTC)
-    everything = sql.read_manifests(lake)
-    records = [record for record in everything if record["status"] != sql.PRUNED]
-    complete = {audit: [run["run_id"] for run in runs] for audit, runs in _newest(records).items()}
-    referred = references(lake, records)
-    kept = {}
-    for record in records:
-        run_id = record["run_id"]
-        why = _young(record, complete.get(_audit(record), []), policy, now) or referred.get(run_id)
-        if why is not None:
-            kept[run_id] = why
-    built_on = {
-        record[key]: f"run {record['run_id']} {said}"
-        for record in records
-        if record["run_id"] in kept
-        for key, said in _BUILT_ON.items()
-        if record.get(key)
-    }
-    kept = built_on | kept
-    return [*_left_over(lake, everything), *(_fate(lake, record, kept, policy) for record in records)]
-
-
-def _fate(lake: Root, record: Mapping[str, Any], kept: Mapping[str, str], policy: RetentionPolicy) -> PruneItem:
-    run_id = record["run_id"]
-    facts = (run_id, f"{record.get('corpus')} with {record.get('model')}", record["status"], _ended(record))
-    if run_id in kept:
-        return PruneItem(*facts, pruned=False, why=kept[run_id])
-    found = _files(Run(lake, run_id))
-    return PruneItem(*facts, pruned=True, why=str(policy), files=len(found), bytes=sum(found.values()))
-
-
-def _left_over(lake: Root, records: Sequence[Mapping[str, Any]]) -> Iterator[PruneItem]:
-    """Pruned runs of which files are left, as the process was killed that pruned them."""
-    for record in records:
-        if record["status"] == sql.PRUNED and (found := _files(Run(lake, record["run_id"]))):
-            facts = (record["run_id"], f"{record.get('corpus')} with {record.get('model')}", sql.PRUNED, _ended(record))
-            yield PruneItem(*facts, pruned=True, why="left over", files=len(found), bytes=sum(found.values()))
-
-
-def _files(run: Run) -> dict[str, int]:
-    """A run's files but for its manifests and its lock."""
+def _list_sizes(run: Run) -> dict[str, int]:
+    """Return the sizes of a run's files, without its manifests and its lock."""
     return {
         name: size
         for name, size in stores.list_sizes(run.folder).items()
-        if name != LOCK and not (name.startswith("manifest") and name.endswith(".json"))
+        if name != LOCK_NAME and not (name.startswith("manifest") and name.endswith(".json"))
     }
-
-
-def prune_run(lake: Root, fate: PruneItem, signer: Signer | None = None) -> str | None:
-    """Do to a run what `plan` said; returns None, or why it is kept after all. signer: of the ledger's record.
-
-    Raises LakeError or OSError if a file cannot be deleted; then do it again.
-    """
-    run = Run(lake, fate.run_id)
-    try:
-        with lock_run(run):
-            if (status := run.read_manifest()["status"]) != fate.status:
-                return f"its status is {status} by now"
-            if status != sql.PRUNED:
-                found = _files(run)
-                why = f"pruned by {fate.why}; was {status}"
-                run.rewrite(
-                    sql.PRUNED,
-                    fate.why,
-                    signer,
-                    status=sql.PRUNED,
-                    reason=why,
-                    files=[],
-                    pruned={"status": status, "files": len(found), "bytes": sum(found.values())},
-                )
-            stores.remove(run.folder, _files(run))
-    except ResumeError as error:  # somebody works on it
-        return str(error)
-    return None

@@ -1,1 +1,1 @@
-"""Regions of an image."""
+"""Regions of an image as boxes: from detectors, masks and cells."""

@@ -1,4 +1,4 @@
-"""Boxes in shares of an image: cells to boxes, overlapping boxes to boxes that do not overlap, image to view."""
+"""Boxes in shares of an image, (x0, y0, x1, y1) from the top-left corner."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,15 @@ from tasks.records import Box
 
 
 def clip_to_view(box: Box, view: Box) -> Box | None:
-    """A box of the original image in shares of what the model sees; None if it sees nothing of it."""
+    """Convert a box of the original image into shares of what the model sees of it.
+
+    Args:
+        box: in shares of the original image.
+        view: the part of the original image that the model sees, in shares of the original image.
+
+    Returns:
+        The box in shares of the view; None if it is outside of it.
+    """
     width, height = view[2] - view[0], view[3] - view[1]
     x0, x1 = ((min(max(x, view[0]), view[2]) - view[0]) / width for x in (box[0], box[2]))
     y0, y1 = ((min(max(y, view[1]), view[3]) - view[1]) / height for y in (box[1], box[3]))
@@ -20,9 +28,12 @@ def clip_to_view(box: Box, view: Box) -> Box | None:
 def cells_to_boxes(
     inside: NDArray[np.bool_], xs: Sequence[float] | None = None, ys: Sequence[float] | None = None
 ) -> list[Box]:
-    """Boxes that cover the true cells and no others, once each: runs of a row, for as long as they repeat.
+    """Cover the true cells of a grid by boxes that do not overlap.
 
-    xs, ys: where the cells' edges lie, in shares; evenly spaced by default.
+    Args:
+        inside: grid of cells, (rows, columns).
+        xs: edges of the columns in shares of the image; evenly spaced by default.
+        ys: edges of the rows in shares of the image; evenly spaced by default.
     """
     height, width = inside.shape
     xs = [column / width for column in range(width + 1)] if xs is None else xs
@@ -31,7 +42,7 @@ def cells_to_boxes(
 
 
 def merge_boxes(boxes: Sequence[Box]) -> list[Box]:
-    """Boxes of the same union that do not overlap."""
+    """Return boxes that cover the same area and do not overlap."""
     xs = sorted({x for box in boxes for x in (box[0], box[2])})
     ys = sorted({y for box in boxes for y in (box[1], box[3])})
     inside = np.zeros((max(len(ys) - 1, 0), max(len(xs) - 1, 0)), dtype=np.bool_)

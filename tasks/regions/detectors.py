@@ -1,6 +1,7 @@
-"""Detectors of regions: functions that other packages offer as entry points, switched on by name in AUDIT.toml.
+"""Detectors: functions of other packages that find regions in an image, enabled by name in AUDIT.toml.
 
-A detector is code of the user's choice and runs with the audit's rights; see docs/rules.md.
+A detector is a function of the entry point group `m2ib_audit.detectors`. It is code of the user's choice and runs with
+the rights of the audit; see docs/rules.md.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,76 +17,102 @@ from tasks.records import Box, parse_box
 from tasks.regions.boxes import merge_boxes
 
 GROUP = "m2ib_audit.detectors"
+"""Entry point group of detectors."""
 MAX_BOXES = 64
-"""Of a region in one image, before and after overlaps are resolved."""
+"""Boxes of a region in one image, before and after overlaps are resolved."""
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A function with a name: image (height, width, 3) and caption -> region name -> boxes in shares of the image."""
+    """A detector with the name of its entry point.
+
+    Attributes:
+        name: name of the entry point, which prefixes the names of its regions.
+        find: takes the image, (height, width, 3) in RGB bytes and read-only, and the caption; returns boxes in shares
+            of the image by name of the region.
+    """
 
     name: str
     find: Callable[[NDArray[np.uint8], str], Mapping[str, Sequence[Box]]]
 
 
-def _entry(name: str) -> EntryPoint:
-    offered = entry_points(group=GROUP)
-    found = [entry for entry in offered if entry.name == name]
-    if len(found) != 1:
-        known = ", ".join(sorted({entry.name for entry in offered})) or "none"
-        by = ", ".join(sorted(entry.dist.name for entry in found if entry.dist))
+def _find_entry_point(name: str) -> EntryPoint:
+    installed = entry_points(group=GROUP)
+    matches = [entry for entry in installed if entry.name == name]
+    if len(matches) != 1:
+        names = ", ".join(sorted({entry.name for entry in installed})) or "none"
+        packages = ", ".join(sorted(entry.dist.name for entry in matches if entry.dist))
         raise BadInputError(
             f"regions.detectors: got {name!r}, which "
-            + (f"{by} all offer; uninstall all but one" if found else f"no package offers; installed are: {known}")
+            + (
+                f"is provided by {packages}; uninstall all but one"
+                if matches
+                else f"no package provides; installed are: {names}"
+            )
         )
-    return found[0]
+    return matches[0]
 
 
 def detector_versions(names: Iterable[str]) -> dict[str, str]:
-    """Distribution and version of each detector. Raises BadInputError for one that is not installed."""
-    found = {}
-    for name in names:
-        distribution = _entry(name).dist
-        found[name] = f"{distribution.name} {distribution.version}" if distribution else "unknown"
-    return found
+    """Return package and version of each detector.
+
+    Raises:
+        BadInputError: a detector is not installed, or several packages provide it.
+    """
+    distributions = {name: _find_entry_point(name).dist for name in names}
+    return {name: f"{dist.name} {dist.version}" if dist else "unknown" for name, dist in distributions.items()}
 
 
 def load_detectors(names: Iterable[str]) -> list[Detector]:
-    """The detectors, imported. Raises BadInputError for one that is not installed, cannot be imported or called."""
-    loaded = []
+    """Import detectors.
+
+    Raises:
+        BadInputError: a detector is not installed, cannot be imported or is not a function.
+    """
+    detectors = []
     for name in names:
-        entry = _entry(name)
+        entry = _find_entry_point(name)
         try:
             function: Any = entry.load()
-        except Exception as error:  # importing foreign code can raise anything
+        except Exception as error:  # importing third-party code can raise anything
             raise BadInputError(
                 f"regions.detectors: {name!r} ({entry.value}) cannot be imported: {type(error).__name__}: {error}; "
-                "mend or reinstall its package"
+                "fix or reinstall its package"
             ) from error
         if not callable(function):
             raise BadInputError(f"regions.detectors: {name!r} is {entry.value}, expected a function")
-        loaded.append(Detector(name, function))
-    return loaded
+        detectors.append(Detector(name, function))
+    return detectors
 
 
 def run_detector(detector: Detector, image: NDArray[np.uint8], caption: str) -> dict[str, list[Box]]:
-    """What a detector finds in an image: `detector: region` -> boxes that do not overlap, none left out, none empty.
+    """Run a detector on an image and check what it returns.
 
-    Raises ValueError or TypeError if it answers anything else, and whatever the detector raises.
+    Args:
+        detector: the detector.
+        image: (height, width, 3), RGB.
+        caption: caption of the pair.
+
+    Returns:
+        Boxes that do not overlap, by `detector: region`. A region without boxes is left out.
+
+    Raises:
+        ValueError: it returns invalid or too many boxes.
+        TypeError: it returns something that is not boxes.
+        Exception: whatever the detector raises.
     """
     image = image.view()
-    image.flags.writeable = False  # the next detector sees what this one saw
-    found = {}
+    image.flags.writeable = False  # all detectors get the same image
+    regions = {}
     for region, boxes in detector.find(image, caption).items():
         if len(boxes) > MAX_BOXES:
             raise ValueError(f"{region!r}: got {len(boxes)} boxes, expected at most {MAX_BOXES}")
         if boxes:
-            given = [parse_box(" ".join(str(float(edge)) for edge in box)) for box in boxes]
-            apart = merge_boxes(given)
-            if len(apart) > MAX_BOXES:  # crossing bars: each box cuts all others
+            merged = merge_boxes([parse_box(" ".join(str(float(edge)) for edge in box)) for box in boxes])
+            if len(merged) > MAX_BOXES:  # crossing bars: each box cuts all others
                 raise ValueError(
-                    f"{region!r}: got {len(boxes)} boxes whose overlaps leave {len(apart)} apart, expected at most "
-                    f"{MAX_BOXES}; answer boxes that overlap less"
+                    f"{region!r}: got {len(boxes)} boxes, which overlap so much that {len(merged)} boxes without "
+                    f"overlap are needed, expected at most {MAX_BOXES}; return boxes that overlap less"
                 )
-            found[f"{detector.name}: {region}"] = apart
-    return found
+            regions[f"{detector.name}: {region}"] = merged
+    return regions

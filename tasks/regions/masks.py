@@ -1,4 +1,4 @@
-"""A region drawn as a picture: white pixels become boxes, as every other region is made of."""
+"""Regions given as a picture: the white pixels of a mask become boxes."""
 
 from pathlib import Path
 
@@ -11,16 +11,25 @@ from tasks.records import Box
 from tasks.regions.boxes import cells_to_boxes
 
 CELLS = (64, 32, 16)
-"""Cells a side at most, the finest first; a coarser one is taken where more than MAX_BOXES boxes would be needed."""
+"""Cells per side, finest first. A coarser grid is used where a finer one would need more than MAX_BOXES boxes."""
 
 MAX_BOXES = 64
-"""Of a mask. The coarsest cells could still take twice as many, as a chequered mask does: it is refused."""
+"""Boxes of a mask. A mask that needs more on the coarsest grid, such as a checkerboard, is refused."""
 
 
 def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
-    """sha256 of a mask's file, and boxes for its white part (half of the brightness and up), which do not overlap.
+    """Read a mask as boxes for its white part. A pixel is white from half the brightness on, a cell if half of it is.
 
-    A cell counts if at least half of it is white. Raises BadInputError that names the mask and says what to change.
+    Args:
+        name: name of the region, for messages.
+        path: the picture.
+        limits: limits on the size of images.
+
+    Returns:
+        The sha256 of the file, and boxes that do not overlap, in shares of the image.
+
+    Raises:
+        BadInputError: the picture cannot be read, is all white or all black, or needs too many boxes.
     """
     try:
         image = read_image(path, limits)
@@ -31,15 +40,15 @@ def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
         size = min(cells, image.width), min(cells, image.height)
         inside = np.asarray(white.resize(size, Image.Resampling.BOX)) >= 128
         if not inside.any() or inside.all():
-            what = "all" if inside.all() else "nothing"
             raise BadInputError(
-                f"regions.masks.{name}: {path}: got a mask of which {what} is white once it is reduced to {size[0]} x "
-                f"{size[1]} cells, expected the region in white on black, in strokes of a cell or more"
+                f"regions.masks.{name}: {path}: got a mask that is all {'white' if inside.all() else 'black'} once it "
+                f"is reduced to {size[0]} x {size[1]} cells, expected the region in white on black, in strokes of a "
+                "cell or more"
             )
         boxes = cells_to_boxes(inside)
         if len(boxes) <= MAX_BOXES:
             return image.sha256, boxes
     raise BadInputError(
         f"regions.masks.{name}: {path}: got a mask that takes {len(boxes)} boxes once it is reduced to {size[0]} x "
-        f"{size[1]} cells, expected at most {MAX_BOXES}; draw the region in fewer and plainer parts"
+        f"{size[1]} cells, expected at most {MAX_BOXES}; draw the region with fewer and simpler shapes"
     )

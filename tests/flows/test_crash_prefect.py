@@ -139,7 +139,7 @@ def test_a_second_process_is_refused_while_the_first_works(corpus, prefect_serve
     run_id = read(lake)["run_id"]
     second = started(tmp_path, prefect_server.environment, *CLI, "run", "AUDIT.toml", "--resume", run_id)
     assert second.wait() == 2
-    assert f"run {run_id} is held by process {process.pid} on" in (tmp_path / "errors").read_text()
+    assert f"run {run_id} is locked by process {process.pid} on" in (tmp_path / "errors").read_text()
     process.send_signal(signal.SIGCONT)
     assert process.wait() == 3
 

@@ -125,8 +125,8 @@ def test_what_is_not_installed_or_cannot_be_loaded_is_refused(installed):
     installed("broken", raise_at_import=True, licensed="broken_module:halves")
     installed("rival", halves="rival_module:halves")
     for name, fault in {
-        "halve": "got 'halve', which no package offers; installed are: .*gone, halves, licensed, three",
-        "halves": "which foreign, rival all offer; uninstall all but one",
+        "halve": "got 'halve', which no package provides; installed are: .*gone, halves, licensed, three",
+        "halves": "which is provided by foreign, rival; uninstall all but one",
         "three": "is foreign_module:no_function, expected a function",
         "gone": "cannot be imported: AttributeError",
         "licensed": "cannot be imported: RuntimeError: no licence",
@@ -152,7 +152,9 @@ def test_a_region_has_as_many_boxes_at_most_once_overlaps_are_resolved():
     crossing = bars + [(y0, x0, y1, x1) for x0, y0, x1, y1 in bars]
     picture = np.zeros((4, 4, 3), np.uint8)
     assert len(run_detector(Detector("d", lambda *_: {"a": bars}), picture, "x")["d: a"]) == 8
-    with pytest.raises(ValueError, match=r"'a': got 16 boxes whose overlaps leave .* apart, expected at most 64"):
+    with pytest.raises(
+        ValueError, match=r"'a': got 16 boxes, .* boxes without overlap are needed, expected at most 64"
+    ):
         run_detector(Detector("d", lambda *_: {"a": crossing}), picture, "x")
 
 

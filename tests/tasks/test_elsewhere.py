@@ -154,7 +154,7 @@ def test_a_base_whose_files_are_gone_is_none(line, quick, begin_line, away):
     first.run.finish("completed")
     away.fs.rm(first.run.path("attributions").path)
     second = begin_line(quick(away, lake={"incremental": True}))
-    assert "files (some are gone)" in second.run.read_manifest()["incremental"]
+    assert "files (some are missing)" in second.run.read_manifest()["incremental"]
 
 
 def test_nothing_but_the_url_is_needed_or_kept(line, away):

@@ -9,7 +9,7 @@ from tasks.lake import compact as stage
 from tasks.lake.compact import compact_run
 from tasks.errors import ResumeError, StoreError
 from tasks.lake.lock import lock_run
-from tasks.lake.incremental import _index, find_reusable_rows
+from tasks.lake.incremental import _index_pairs, find_reusable_rows
 
 RUN = "20260101T000000-aaaaaa"
 SHARDS = 6
@@ -122,7 +122,7 @@ def test_the_manifest_before_can_be_told_from_the_one_after(lake, sharded):
 def test_a_file_takes_so_many_row_groups_and_no_more(lake, sharded, monkeypatch):
     run = sharded(lake)
     before = everything(lake)
-    monkeypatch.setattr(stage, "GROUPS", 4)
+    monkeypatch.setattr(stage, "MAX_ROW_GROUPS", 4)
     compact_run(run)
     assert [pq.ParquetFile(path).num_row_groups for path in run.fetch_files("attributions")] == [4, 2]
     assert everything(lake) == before
@@ -159,7 +159,7 @@ def test_a_run_that_is_read_by_a_running_one_waits(lake, sharded, hand_written_r
     with pytest.raises(StoreError, match=f"run {user.run_id} is running"):
         compact_run(run)
     user.finish("failed")
-    with lock_run(run), pytest.raises(ResumeError, match="is held by"):
+    with lock_run(run), pytest.raises(ResumeError, match="is locked by"):
         compact_run(run)
     assert len(compact_run(run)) == 2
 
@@ -172,7 +172,7 @@ def test_cut_off_anywhere_the_lake_reads_the_same_and_the_next_time_ends_it(root
     def killed(*_, **__):
         raise KeyboardInterrupt
 
-    where = {"first file": (stage, "_checked"), "manifest": (stage.Run, "rewrite"), "sweep": (stage.stores, "remove")}
+    where = {"first file": (stage, "_verify"), "manifest": (stage.Run, "rewrite"), "sweep": (stage.stores, "remove")}
     with monkeypatch.context() as patch:
         patch.setattr(*where[moment], killed)
         with pytest.raises(KeyboardInterrupt):
@@ -197,7 +197,7 @@ def test_a_damaged_file_is_not_merged(lake, sharded):
 def test_rows_of_a_compacted_base_are_found_again_and_only_their_shards_are_read(lake, sharded, monkeypatch):
     base = sharded(lake)
     compact_run(base)
-    _index.cache_clear()
+    _index_pairs.cache_clear()
     run = sharded(lake, "20260102T000000-bbbbbb", base_run=RUN)
     pairs = run.read_rows("pairs")
     asked = []

@@ -1,4 +1,4 @@
-"""A run that builds upon another: what it has is taken over, what is new goes to the model."""
+"""An incremental run reuses the attributions of an earlier run; only new pairs go to the model."""
 
 import dataclasses
 import shutil
@@ -12,6 +12,7 @@ from flows.begin import begin
 from stores import file_sha256
 from tasks import attribute as stage
 from tasks.errors import StoreError
+from tasks.lake.run import Run
 from tasks.validate import check_run
 
 ROWS = 12
@@ -53,6 +54,30 @@ def night(begin_line, settings, tmp_path):
     return start
 
 
+@pytest.fixture(scope="module")
+def saved_lake(tmp_path_factory):
+    """Where the first test that needs `first` saves its lake."""
+    return tmp_path_factory.mktemp("saved") / "lake"
+
+
+@pytest.fixture
+def first(corpus, night, saved_lake, tmp_path):
+    """The first night: a complete run over the first pairs, computed once and copied for each test."""
+    root = corpus(range(ROWS))
+    line = night(root)
+    if not saved_lake.exists():
+        completed(line)
+        shutil.copytree(line.run.lake, saved_lake)
+        return line
+    corpus_place = line.run.read_manifest()["corpus"]
+    shutil.rmtree(line.run.lake)
+    shutil.copytree(saved_lake, line.run.lake)
+    (folder,) = (line.run.lake / "runs").iterdir()
+    run = Run(line.run.lake, folder.name)
+    run.update(corpus=corpus_place)
+    return dataclasses.replace(line, run=run)
+
+
 @pytest.fixture
 def spy(monkeypatch):
     """Pair ids that reach the model, in order."""
@@ -83,8 +108,7 @@ def bits(rows):
             for pair, row in rows.items()}  # fmt: skip
 
 
-def test_only_new_pairs_reach_the_model_and_all_maps_are_those_of_a_full_run(corpus, night, spy, tmp_path):
-    first = completed(night(corpus(range(ROWS))))
+def test_only_new_pairs_reach_the_model_and_all_maps_are_those_of_a_full_run(first, corpus, night, spy, tmp_path):
     assert first.run.read_manifest()["base_run"] is None
     assert "no complete one to build upon" in first.run.read_manifest()["incremental"]
     before = rows_of(first)
@@ -111,31 +135,28 @@ def test_only_new_pairs_reach_the_model_and_all_maps_are_those_of_a_full_run(cor
     assert run == {"base_run": first.run.run_id, "reused": 10}
 
 
-def test_statistics_are_inherited_through_all_nights(corpus, night, monkeypatch, spy):
-    lines = [completed(night(corpus(range(ROWS))))]
+def test_statistics_are_inherited_through_all_nights(first, corpus, night, monkeypatch, spy):
+    lines = [first]
     monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated again"))
     lines += [completed(night(corpus(range(ROWS + more)))) for more in (1, 2)]
-    first, _, third = (line.run for line in lines)
+    base, _, third = (line.run for line in lines)
     record = third.read_manifest()
     path = third.folder / "calibration.safetensors"
-    assert record["calibration_run"] == first.run_id
-    assert record["calibration_sha256"] == file_sha256(path) == file_sha256(first.folder / path.name)
+    assert record["calibration_run"] == base.run_id
+    assert record["calibration_sha256"] == file_sha256(path) == file_sha256(base.folder / path.name)
     assert [entry["path"] for entry in record["files"] if entry["table"] is None] == [
         path.relative_to(third.lake).as_posix()
     ]
     assert record["since_calibration"] == pytest.approx(2 / 14)
-    assert len(spy) == ROWS + 2
+    assert len(spy) == 2
     shutil.rmtree(lines[1].run.folder)  # a run stands by itself
     assert {row["attributed_by"] for row in rows_of(lines[2]).values()} == {
-        None, first.run_id, lines[1].run.run_id,
+        None, base.run_id, lines[1].run.run_id,
     }  # fmt: skip
 
 
-def test_a_changed_caption_is_a_new_pair_and_a_changed_image_as_well(corpus, night, spy):
-    root = corpus(range(ROWS))
-    completed(night(root))
-    spy.clear()
-    corpus(range(ROWS), {3: "another caption"})
+def test_a_changed_caption_is_a_new_pair_and_a_changed_image_as_well(first, corpus, night, spy):
+    root = corpus(range(ROWS), {3: "another caption"})
     names = [text.split(",", 1)[0] for text in (root / "metadata.csv").read_text().splitlines()[1:]]
     shutil.copy(root / names[5], root / names[6])
     second = completed(night(root))
@@ -143,16 +164,14 @@ def test_a_changed_caption_is_a_new_pair_and_a_changed_image_as_well(corpus, nig
     assert set(spy) == {pairs[3]["pair_id"], pairs[6]["pair_id"]}
 
 
-def test_a_night_without_news_needs_no_model(corpus, night, monkeypatch):
-    completed(night(corpus(range(ROWS))))
+def test_a_night_without_new_pairs_needs_no_model(first, corpus, night, monkeypatch):
     second = night(corpus(range(ROWS)))
     monkeypatch.setattr(stage, "load_model", lambda _: pytest.fail("the model was loaded"))
     completed(second)
     assert second.run.read_manifest()["counts"]["reused"] == ROWS
 
 
-def test_an_interrupted_night_goes_on_with_the_same_base(corpus, night, spy):
-    first = completed(night(corpus(range(ROWS))))
+def test_an_interrupted_night_resumes_with_the_same_base(first, corpus, night, spy):
     second = night(corpus(range(ROWS + 2)))
     shards = second.ingest()
     done = second.attribute(shards[0])
@@ -196,7 +215,7 @@ def test_a_run_of_other_settings_is_no_base_and_it_says_why(corpus, night, chang
     first.run.finish("completed")
     record = night(corpus(range(4)), **changed).run.read_manifest()
     assert record["base_run"] is None
-    assert record["incremental"] == f"a full run: the newest complete one, {first.run.run_id}, had other {said}"
+    assert record["incremental"] == f"a full run: the newest complete run {first.run.run_id} differs in {said}"
 
 
 def test_what_decides_no_map_decides_no_base(corpus, night):
@@ -218,18 +237,16 @@ def test_the_newest_complete_run_that_fits_is_the_base(corpus, night):
 def test_other_code_is_no_base(corpus, night, monkeypatch):
     night(corpus(range(4))).run.finish("completed")
     monkeypatch.setattr("flows.begin.code_version", lambda: "another")
-    assert "had other code_version" in night(corpus(range(4))).run.read_manifest()["incremental"]
+    assert "differs in code_version" in night(corpus(range(4))).run.read_manifest()["incremental"]
 
 
-def test_a_base_whose_files_are_gone_is_none(corpus, night):
-    first = completed(night(corpus(range(ROWS))))
+def test_a_run_with_missing_files_is_no_base(first, corpus, night):
     first.run.fetch_files("attributions")[1].unlink()
-    assert "files (some are gone)" in night(corpus(range(ROWS))).run.read_manifest()["incremental"]
+    assert "files (some are missing)" in night(corpus(range(ROWS))).run.read_manifest()["incremental"]
 
 
 @pytest.mark.parametrize("damage", ["statistics", "gone", "rows"])
-def test_a_base_that_is_damaged_later_stops_the_run(corpus, night, damage):
-    first = completed(night(corpus(range(ROWS))))
+def test_a_base_that_is_damaged_later_stops_the_run(first, corpus, night, damage):
     second = night(corpus(range(ROWS + 1)))
     path = first.run.folder / "calibration.safetensors" if damage != "rows" else first.run.fetch_files("attributions")[0]
     if damage == "gone":

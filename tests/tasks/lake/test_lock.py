@@ -1,4 +1,4 @@
-"""One process at a time works on a run, and a dead one holds nothing."""
+"""One process at a time works on a run, and a dead one locks nothing."""
 
 import json
 import os
@@ -20,10 +20,11 @@ from tasks.lake.lock import lock_run, remove_temporary_files
 
 @pytest.fixture
 def beats(monkeypatch):
-    """Storage without locks, with quick signs of life."""
-    monkeypatch.setattr(lock, "BEAT", 0.05)
-    monkeypatch.setattr(lock, "SILENCE", 1.0)
-    monkeypatch.setattr(lock, "_lock", lambda _: None)
+    """Storage without file locks, with a quick heartbeat."""
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(lock, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(lock, "_lock_file", lambda _: None)
 
 
 HOLD = """
@@ -39,7 +40,7 @@ with lock_run(Run(Path(sys.argv[1]), sys.argv[2])):
 
 @pytest.fixture
 def holder(hand_written):
-    """Another process that holds the run, until it is killed."""
+    """Another process that locks the run, until it is killed."""
     process = subprocess.Popen(  # noqa: S603  # this interpreter
         [sys.executable, "-c", HOLD, str(hand_written.lake), hand_written.run_id],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -51,42 +52,42 @@ def holder(hand_written):
     process.stdout.close()
 
 
-def test_a_run_is_held_by_one_and_free_again_afterwards(hand_written):
+def test_a_run_is_locked_once_and_unlocked_afterwards(hand_written):
     with lock_run(hand_written):
         with (
-            pytest.raises(ResumeError, match=f"held by process {os.getpid()} on {socket.gethostname()} since"),
+            pytest.raises(ResumeError, match=f"locked by process {os.getpid()} on {socket.gethostname()} since"),
             lock_run(hand_written),
         ):
-            pytest.fail("held twice")
+            pytest.fail("locked twice")
         assert (hand_written.folder / "lock.json").is_file()
     assert not (hand_written.folder / "lock.json").exists()
     with lock_run(hand_written):
         pass
 
 
-def test_an_error_lets_go(hand_written):
+def test_an_error_unlocks_the_run(hand_written):
     with pytest.raises(RuntimeError, match="because"), lock_run(hand_written):
         raise RuntimeError("because")
     with lock_run(hand_written):
         pass
 
 
-def test_another_process_s_run_is_busy_until_it_is_killed(hand_written, holder):
-    with pytest.raises(ResumeError, match=f"held by process {holder.pid} on "), lock_run(hand_written):
-        pytest.fail("held twice")
+def test_the_lock_of_another_process_ends_when_it_is_killed(hand_written, holder):
+    with pytest.raises(ResumeError, match=f"locked by process {holder.pid} on "), lock_run(hand_written):
+        pytest.fail("locked twice")
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert (hand_written.folder / "lock.json").is_file()  # nobody had to clear it
+    assert (hand_written.folder / "lock.json").is_file()  # and needs no cleaning up
     with lock_run(hand_written):
         pass
 
 
-def test_of_many_at_once_one_has_the_run(hand_written):
-    """Holders come and go, remove the file and make it anew: never are there two."""
+def test_of_many_at_once_only_one_locks_the_run(hand_written):
+    """Threads lock and unlock, and remove the file each time; there are never two owners."""
     inside, most, wrong = [], [], []
 
     def again():
-        for _ in range(60):
+        for _ in range(20):
             try:
                 with lock_run(hand_written):
                     inside.append(1)
@@ -106,31 +107,31 @@ def test_of_many_at_once_one_has_the_run(hand_written):
     assert max(most) == 1
 
 
-def test_signs_of_life_hold_a_run_where_there_are_no_locks(hand_written, beats):
+def test_a_heartbeat_locks_a_run_without_file_locks(hand_written, beats):
     path = hand_written.folder / "lock.json"
     with lock_run(hand_written):
         first = json.loads(path.read_text())["beat"]
-        with pytest.raises(ResumeError, match="held by process"), lock_run(hand_written):
-            pytest.fail("held twice")
+        with pytest.raises(ResumeError, match="locked by process"), lock_run(hand_written):
+            pytest.fail("locked twice")
         assert json.loads(path.read_text())["beat"] > first
     assert not path.exists()
 
 
-def test_silence_of_another_host_is_waited_for(hand_written, beats):
+def test_the_lock_of_another_host_times_out(hand_written, beats):
     path = hand_written.folder / "lock.json"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": "then", "token": "x", "beat": 7}))
     began = time.monotonic()
     with lock_run(hand_written):
-        assert time.monotonic() - began >= lock.SILENCE
+        assert time.monotonic() - began >= lock.TIMEOUT_SECONDS
         assert json.loads(path.read_text())["host"] == socket.gethostname()
 
 
 @pytest.mark.parametrize("left", ["dead", "torn"])
-def test_a_dead_process_of_this_host_and_a_torn_file_hold_nothing(hand_written, beats, left, monkeypatch):
-    monkeypatch.setattr(lock, "SILENCE", 600)
+def test_a_dead_process_of_this_host_and_a_torn_file_lock_nothing(hand_written, beats, left, monkeypatch):
+    monkeypatch.setattr(lock, "TIMEOUT_SECONDS", 600)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    said = json.dumps({**lock._here(), "pid": dead.pid, "token": "x", "beat": 1})
+    said = json.dumps({**lock._describe_host(), "pid": dead.pid, "token": "x", "beat": 1})
     (hand_written.folder / "lock.json").write_text(said if left == "dead" else said[:9])
     with lock_run(hand_written):
         pass
@@ -138,14 +139,13 @@ def test_a_dead_process_of_this_host_and_a_torn_file_hold_nothing(hand_written, 
 
 def test_a_pid_of_another_container_is_not_looked_up_here(hand_written, beats, monkeypatch):
     """With the host's network it has the host's name, but processes of its own."""
-    monkeypatch.setattr(lock, "SILENCE", 2.5)  # longer than the second that each taking of a lock lasts
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     said = {"host": socket.gethostname(), "pids": "pid:[1]", "pid": dead.pid, "token": "x", "beat": 1}
     (hand_written.folder / "lock.json").write_text(json.dumps(said))
     began = time.monotonic()
     with lock_run(hand_written):
-        assert time.monotonic() - began >= lock.SILENCE
+        assert time.monotonic() - began >= lock.TIMEOUT_SECONDS
 
 
 @pytest.fixture
@@ -158,25 +158,25 @@ def unreachable(*_, **__):
     raise ConnectionError("no route to host")
 
 
-def test_a_store_that_does_not_answer_does_not_say_that_nobody_holds_the_run(away_run, beats, monkeypatch):
+def test_storage_that_does_not_answer_may_have_a_lock(away_run, beats, monkeypatch):
     monkeypatch.setattr(away_run.folder.fs, "cat_file", unreachable, raising=False)
     with pytest.raises(sql.LakeError, match=r"lock\.json cannot be read .*no route to host"), lock_run(away_run):
-        pytest.fail("held by two, perhaps")
+        pytest.fail("perhaps locked twice")
     monkeypatch.undo()
     assert not stores.is_file(away_run.folder / "lock.json")
 
 
-def test_a_holder_that_was_taken_over_lets_go_of_manifest_and_lock(away_run, beats):
+def test_a_process_that_lost_the_lock_writes_neither_manifest_nor_lock(away_run, beats):
     path, other = away_run.folder / "lock.json", json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}).encode()
     with lock_run(away_run):
         away_run.update(reason="mine")
-        stores.write_bytes(path, other)  # as of one that waited through the silence
+        stores.write_bytes(path, other)  # as of a process for which the lock had timed out
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
                 away_run.update(reason="mine")
             except sql.LakeError as error:
-                assert "lost the lock" in str(error)  # noqa: PT017  # it comes with the next sign of life
+                assert "lost the lock" in str(error)  # noqa: PT017  # noticed at the next heartbeat
                 break
             time.sleep(0.02)
         else:
@@ -188,7 +188,7 @@ def test_a_holder_that_was_taken_over_lets_go_of_manifest_and_lock(away_run, bea
     assert not stores.is_file(path)
 
 
-def test_a_lock_that_cannot_be_removed_hides_no_error(away_run, beats, monkeypatch):
+def test_a_lock_that_cannot_be_removed_does_not_hide_an_error(away_run, beats, monkeypatch):
     class EndpointConnectionError(Exception):
         """As botocore's: no OSError."""
 
@@ -200,7 +200,7 @@ def test_a_lock_that_cannot_be_removed_hides_no_error(away_run, beats, monkeypat
         raise ValueError("the first error")
 
 
-def test_what_was_left_half_written_is_swept(hand_written):
+def test_half_written_files_are_removed(hand_written):
     hand_written.add_pairs(["a"])
     aside = hand_written.path("pairs").with_name(".part-00000.parquet.0123.tmp")
     aside.write_bytes(b"PAR1")

@@ -246,7 +246,7 @@ def test_a_run_that_somebody_works_on_or_that_has_changed_is_kept(lake, ended):
     ended(lake, 2)
     (fate,) = [fate for fate in plan_pruning(lake, ALL, NOW) if fate.pruned]
     with lock_run(old):
-        assert "is held by process" in prune_run(lake, fate)
+        assert "is locked by process" in prune_run(lake, fate)
     old.update(status="completed")
     assert prune_run(lake, fate) == "its status is completed by now"
     assert (old.folder / "pairs").is_dir()

@@ -62,13 +62,13 @@ def test_what_would_take_many_rectangles_is_taken_coarser(drawn):
 @pytest.mark.parametrize(
     ("array", "fault"),
     [
-        (np.zeros((8, 8)), "got a mask of which nothing is white once it is reduced to 8 x 8 cells"),
-        (np.full((8, 9), 255), "got a mask of which all is white once it is reduced to 9 x 8 cells"),
+        (np.zeros((8, 8)), "got a mask that is all black once it is reduced to 8 x 8 cells"),
+        (np.full((8, 9), 255), "got a mask that is all white once it is reduced to 9 x 8 cells"),
         (255 * (np.indices((16, 16)).sum(axis=0) % 2), "got a mask that takes 128 boxes once it is reduced to 16 x 16"),
-        (np.eye(1000) * 255, "got a mask of which nothing is white once it is reduced to 64 x 64 cells"),
+        (np.eye(1000) * 255, "got a mask that is all black once it is reduced to 64 x 64 cells"),
     ],
 )
-def test_a_mask_that_says_nothing_is_refused(drawn, array, fault):
+def test_an_invalid_mask_is_refused(drawn, array, fault):
     with pytest.raises(BadInputError, match=f"regions.masks.logo: .*mask.png: {fault}.*, expected"):
         read_mask("logo", drawn(array), Limits())
 

@@ -84,36 +84,8 @@ class Lake:
         run.write_table("alerts", rows)
         run.update(counts={"alerts": len(rows)})
 
-
-_PAIR = (
-    *("pair_id", "row_number", "file_name", "caption", "image_sha256", "width", "height"),
-    "attributes",
-)
-_OWN = ("row_number", "file_name", "image_sha256", "width", "height", "attributes")
-
-
-@pytest.fixture
-def quick_hashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Passwords whose hashing costs nothing."""
-    monkeypatch.setattr(users, "_COST", (2**4, 8, 1))
-    users._make_dummy_hash.cache_clear()
-    yield
-    users._make_dummy_hash.cache_clear()
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    found = Lake(tmp_path / "lake", tmp_path / "corpus")
-    found.corpus.mkdir()
-    found.path.mkdir()
-    return found
-
-
-@pytest.fixture
-def make_pair(lake: Lake) -> Callable[..., dict[str, Any]]:
-    """A pair with its image in the corpus; the first token of its text and the first patch hold what is given."""
-
-    def make(
+    def make_pair(
+        self,
         number: int = 0,
         caption: str = "shadow on the left",
         grid: tuple[int, int] = (4, 4),
@@ -121,8 +93,9 @@ def make_pair(lake: Lake) -> Callable[..., dict[str, Any]]:
         nats: float = 10 * math.log(2),
         **changes: Any,
     ) -> dict[str, Any]:
+        """A pair with its image in the corpus; the first token of its text and the first patch hold what is given."""
         name = f"image_{number}.png"
-        Image.new("RGB", size, (90, 10 + number, 60)).save(lake.corpus / name)
+        Image.new("RGB", size, (90, 10 + number, 60)).save(self.corpus / name)
         image_map = [nats] + [nats / 10] * (grid[0] * grid[1] - 1)
         tokens = ["<start_of_text>", *caption.split()[:70], "<end_of_text>"]
         text_map = [0.0, *(3 * math.log(2) for _ in tokens[1:-1]), 0.0]
@@ -131,7 +104,7 @@ def make_pair(lake: Lake) -> Callable[..., dict[str, Any]]:
             "row_number": number,
             "file_name": name,
             "caption": caption,
-            "image_sha256": hashlib.sha256((lake.corpus / name).read_bytes()).hexdigest(),
+            "image_sha256": hashlib.sha256((self.corpus / name).read_bytes()).hexdigest(),
             "width": size[0],
             "height": size[1],
             "attributes": {"site": "a"},
@@ -153,4 +126,42 @@ def make_pair(lake: Lake) -> Callable[..., dict[str, Any]]:
             "view_y1": 1.0,
         } | changes
 
+
+_PAIR = (
+    *("pair_id", "row_number", "file_name", "caption", "image_sha256", "width", "height"),
+    "attributes",
+)
+_OWN = ("row_number", "file_name", "image_sha256", "width", "height", "attributes")
+
+
+@pytest.fixture
+def quick_hashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Passwords whose hashing costs nothing."""
+    monkeypatch.setattr(users, "_COST", (2**4, 8, 1))
+    users._make_dummy_hash.cache_clear()
+    yield
+    users._make_dummy_hash.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def make_lake() -> Callable[[Path], Lake]:
+    """make_lake(folder): an empty lake and corpus in a folder."""
+
+    def make(folder: Path) -> Lake:
+        made = Lake(folder / "lake", folder / "corpus")
+        made.corpus.mkdir()
+        made.path.mkdir()
+        return made
+
     return make
+
+
+@pytest.fixture
+def lake(tmp_path: Path, make_lake: Callable[[Path], Lake]) -> Lake:
+    return make_lake(tmp_path)
+
+
+@pytest.fixture
+def make_pair(lake: Lake) -> Callable[..., dict[str, Any]]:
+    """`Lake.make_pair` of the test's lake."""
+    return lake.make_pair

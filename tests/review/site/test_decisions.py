@@ -1,6 +1,7 @@
 """Signing in, deciding and signing by way of the page's forms, as a browser without scripts does it."""
 
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from html import unescape
@@ -63,9 +64,15 @@ class Browser:
         return " ".join(unescape(re.sub(r"<[^>]*>", " ", body)).split()).replace(" ,", ",").replace(" .", ".")
 
 
+@pytest.fixture(scope="module")
+def run_once(nights_in, tmp_path_factory):
+    return nights_in(tmp_path_factory.mktemp("decided"))({"region": "corner"}, {"region": "left"})
+
+
 @pytest.fixture
-def run(nights):
-    return nights({"region": "corner"}, {"region": "left"})
+def run(run_once, tmp_path):
+    """A run with two alerts, in a lake of the test's own."""
+    return type(run_once)(shutil.copytree(run_once.lake, tmp_path / "lake"), run_once.run_id)
 
 
 @pytest.fixture
@@ -314,8 +321,13 @@ def test_an_alert_or_run_that_is_not_there_is_not_found(declared, alert):
         assert declared.client.post(path, data=fields, headers={"Origin": HERE}).status_code == 404
 
 
-def test_a_decision_is_carried_over_and_opened_again_by_new_evidence(nights, page_of, run):
-    browsers = page_of()
+def test_a_decision_is_carried_over_and_opened_again_by_new_evidence(nights):
+    run = nights({"region": "corner"}, {"region": "left"})
+    app = create_app(run.lake)
+
+    def browsers():
+        return Browser(app)
+
     first = f"/runs/{run.run_id}/alerts/{run.run_id}-0"
     browsers().get(first).send(f"{first}/decide", **SAID, **WHO)
     second = nights({"region": "corner"}, {"region": "left"})

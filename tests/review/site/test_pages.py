@@ -1,9 +1,12 @@
+import contextlib
 import csv
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from html.parser import HTMLParser
@@ -22,6 +25,7 @@ from review.site.app import create_app
 from review.site.lake_cache import LakeCache
 from review.site.pages.pairs import compute_interval
 from review.site.pages.pictures import resize_map
+from review.site.serve import serve
 from review.site.settings import ReviewSettings
 from stores import ledger
 
@@ -47,14 +51,21 @@ class Page(HTMLParser):
         return [a for name, a in self.tags if name == tag and all(a.get(k) == v for k, v in wanted.items())]
 
 
-@pytest.fixture
-def client(lake):
-    with TestClient(create_app(lake.path), "http://127.0.0.1:8765") as found:
-        yield found
+@pytest.fixture(scope="module")
+def client(shared_lake):
+    """A client of a site over the shared lake, which no test changes."""
+    with TestClient(create_app(shared_lake.path), "http://127.0.0.1:8765") as made:
+        yield made
 
 
 @pytest.fixture
-def see(client):
+def own_client(lake):
+    """A client of a site over the test's own lake."""
+    with TestClient(create_app(lake.path), "http://127.0.0.1:8765") as made:
+        yield made
+
+
+def see_with(client):
     def get(url, status=200):
         answer = client.get(url)
         assert answer.status_code == status, answer.text
@@ -64,29 +75,21 @@ def see(client):
 
 
 @pytest.fixture
-def audited(lake, make_pair):
-    """A run with three pairs and an alert on the first one's word, another that follows from it."""
-    run = lake.begin()
-    (lake.corpus / "metadata.csv").write_text("file_name,text\n")  # by which it is known for a corpus
-    pairs = [make_pair(0, "dense shadow"), make_pair(1, "clear"), make_pair(2, "dense and clear")]
-    lake.write(run, pairs, finish=False)
-    lake.alert(
-        run,
-        [
-            {"slice": "dense", "n": 2, "pair_ids": ["pair0000", "pair0002"]},
-            {"slice": "shadow", "explained_by": "dense", "effect": 4.0, "pair_ids": ["pair0000"]},
-        ],
-    )
-    run.finish("completed")
-    return run
+def see(client):
+    return see_with(client)
 
 
-def test_an_empty_lake_says_how_to_fill_it(see):
-    assert "m2ib-audit demo" in see("/").text
-    assert "No alert matches these filters." in see("/alerts").text
+@pytest.fixture
+def see_own(own_client):
+    return see_with(own_client)
 
 
-def test_the_overview_names_what_waits_and_how_much_was_covered(audited, see):
+def test_an_empty_lake_says_how_to_fill_it(see_own):
+    assert "m2ib-audit demo" in see_own("/").text
+    assert "No alert matches these filters." in see_own("/alerts").text
+
+
+def test_the_overview_names_what_waits_and_how_much_was_covered(see):
     page = see("/")
     assert "Attribution concentrates on the top-left corner in pairs whose caption contains “dense”" in page.text
     assert "tiny/model" in page.text
@@ -95,7 +98,7 @@ def test_the_overview_names_what_waits_and_how_much_was_covered(audited, see):
     assert not page.find("a", href=f"/runs/{RUN}/alerts/alert0000001")  # it follows from the first
 
 
-def test_alerts_are_filtered_by_the_url(audited, see):
+def test_alerts_are_filtered_by_the_url(see):
     assert "1 alert" in see("/alerts").text
     assert "2 alerts" in see("/alerts?follow=all").text
     assert "1 alert" in see("/alerts?follow=all&words=SHAD").text
@@ -105,7 +108,7 @@ def test_alerts_are_filtered_by_the_url(audited, see):
     assert "selected" in chosen
 
 
-def test_alerts_are_sorted_by_their_headings_in_both_directions(audited, see):
+def test_alerts_are_sorted_by_their_headings_in_both_directions(see):
     def order(url):
         return re.findall(r"alerts/alert000000(\d)", see(url).html)
 
@@ -115,37 +118,37 @@ def test_alerts_are_sorted_by_their_headings_in_both_directions(audited, see):
 
 
 @pytest.mark.parametrize("url", ["/alerts?sort=pair_ids", "/alerts?page=0", "/alerts?page=²", "/alerts?state=%00"])
-def test_a_filter_that_cannot_be_says_what_was_expected(audited, see, url):
+def test_a_filter_that_cannot_be_says_what_was_expected(see, url):
     assert "expected" in see(url, 400).text
 
 
 @pytest.mark.parametrize(
     "url", ["/nothing", "/runs/x/alerts/y", f"/runs/{RUN}/alerts/y", "/runs/..%2f..%2fetc/alerts/y"]
 )
-def test_what_is_not_there_is_not_found(audited, see, url):
+def test_what_is_not_there_is_not_found(see, url):
     assert see(url, 404).find("a", href="/")
 
 
-def test_a_run_that_cannot_be_read_is_named_and_takes_nothing_else_down(audited, lake, make_pair, see):
+def test_a_run_that_cannot_be_read_is_named_and_takes_nothing_else_down(audited, lake, make_pair, see_own):
     run = lake.begin("20260102T000000-bbbbbb")
     lake.write(run, [make_pair(0)], slice="shadow")
     run.path("alerts").unlink()
-    page = see("/")
+    page = see_own("/")
     assert "Run 20260102T000000-bbbbbb cannot be read" in page.text
     assert page.find("a", href=f"/runs/{RUN}/alerts/alert0000000")
-    see(f"/runs/{RUN}/alerts/alert0000000")
-    assert "are missing" in see("/runs/20260102T000000-bbbbbb/alerts/alert0000000", 503).text
+    see_own(f"/runs/{RUN}/alerts/alert0000000")
+    assert "are missing" in see_own("/runs/20260102T000000-bbbbbb/alerts/alert0000000", 503).text
     (run.folder / "manifest.json").write_text("{")
-    assert "not JSON" in see("/alerts").text
+    assert "not JSON" in see_own("/alerts").text
 
 
-def test_what_is_written_meanwhile_is_seen(audited, lake, make_pair, see):
-    assert "Runs 1" in see("/").text
+def test_what_is_written_meanwhile_is_seen(audited, lake, make_pair, see_own):
+    assert "Runs 1" in see_own("/").text
     lake.write(lake.begin("20260102T000000-bbbbbb"), [make_pair(0)], slice="fresh")
-    assert "“fresh”" in see("/").text
+    assert "“fresh”" in see_own("/").text
 
 
-def test_a_table_is_taken_along_with_its_filters(audited, client):
+def test_a_table_is_taken_along_with_its_filters(client):
     answer = client.get("/alerts?follow=all&sort=effect&format=csv")
     assert answer.headers["content-disposition"] == 'attachment; filename="alerts.csv"'
     rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
@@ -154,26 +157,42 @@ def test_a_table_is_taken_along_with_its_filters(audited, client):
     assert table.column("slice").to_pylist() == ["dense"]
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "  =", "\n=", "\ufeff=", "＝", "＋", "－", "＠"])
-def test_no_text_of_a_csv_is_a_formula(lake, make_pair, client, start):
+def test_no_text_of_a_csv_is_a_formula(lake, make_pair, own_client):
+    starts = ["=", "+", "-", "@", "\t", "\r", "  =", "\n=", "\ufeff=", "＝", "＋", "－", "＠"]
+    slices = [f"{start}cmd|' /c calc'!A0" for start in starts]
     run = lake.begin()
-    lake.write(run, [make_pair(0)], slice=f"{start}cmd|' /c calc'!A0", effect=-2.0)
-    rows = list(csv.DictReader(io.StringIO(client.get("/alerts?format=csv").content.decode("utf-8-sig"), newline="")))
-    assert rows[0]["slice"] == f"'{start}cmd|' /c calc'!A0"
-    assert rows[0]["effect"] == "-2.0"  # a number is one
+    lake.write(run, [make_pair(0)], finish=False)
+    lake.alert(run, [{"slice": name, "effect": -2.0} for name in slices])
+    run.finish("completed")
+    rows = list(
+        csv.DictReader(io.StringIO(own_client.get("/alerts?format=csv").content.decode("utf-8-sig"), newline=""))
+    )
+    assert {row["slice"] for row in rows} == {f"'{name}" for name in slices}
+    assert {row["effect"] for row in rows} == {"-2.0"}  # a number stays one
 
 
-def test_foreign_text_stays_text(lake, make_pair, see):
+def test_foreign_text_stays_text(lake, make_pair, see_own):
     lake.write(lake.begin(), [make_pair(0)], slice='<script>alert("x")</script>', region='"><img src=x onerror=y>')
     for url in ("/", "/alerts", f"/runs/{RUN}/alerts/alert0000000"):
-        page = see(url)
+        page = see_own(url)
         assert [script["src"] for script in page.find("script")] == ["/static/theme.js", "/static/page.js"]
         assert not page.find("img", src="x")
         assert '<script>alert("x")</script>' in page.text
 
 
-def test_the_command_says_where_the_page_is(audited, lake):
-    command = [sys.executable, "-m", "flows.cli", "review", "--lake", str(lake.path), "--port", "0", "--no-browser"]
+@pytest.mark.slow
+def test_the_command_says_where_the_page_is(shared_lake):
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "review",
+        "--lake",
+        str(shared_lake.path),
+        "--port",
+        "0",
+        "--no-browser",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)  # noqa: S603  # this interpreter
     try:
         said = process.stdout.readline()
@@ -185,24 +204,30 @@ def test_the_command_says_where_the_page_is(audited, lake):
         process.communicate(timeout=30)
 
 
+def test_the_server_says_where_it_listens_and_ends_with_a_signal(shared_lake):
+    texts = []
+
+    def stop_after_a_visit(address):
+        def visit():
+            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=30) as answer:  # noqa: S310
+                texts.append(answer.read().decode())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
+        threading.Thread(target=visit).start()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        assert serve(create_app(shared_lake.path), "127.0.0.1", 0, stop_after_a_visit)
+    assert "Overview" in texts[0]
+
+
 def test_no_lake_is_said_before_anything_listens(tmp_path):
     done = CliRunner().invoke(cli.app, ["review", "--lake", str(tmp_path / "none"), "--no-browser"])
     assert done.exit_code == 2
     assert "no folder at" in done.stderr
 
 
-def store_tests(run):
-    """Store what covering the region of the alert on `dense` came to."""
-    base = {
-        "rule": "region_mass", "region": "corner top-left", "slice_kind": "word", "slice": "dense", "n": 2,
-        "margin": 0.4, "drop": 0.3, "control_drop": 0.1, "effect": 0.2, "low": 0.125, "high": 0.275, "p": 0.001,
-        "q": 0.002, "tests": 3, "floor": 0.04, "passed": True, "confirmed": True,
-    }  # fmt: skip
-    run.write_table("confirmations", [base | {"fill": fill} for fill in ("mean", "blur", "swap")])
-
-
-def test_an_alert_says_what_it_means_and_what_speaks_for_it(audited, see):
-    store_tests(audited)
+def test_an_alert_says_what_it_means_and_what_speaks_for_it(see):
     page = see(f"/runs/{RUN}/alerts/alert0000000")
     assert "has 50.0% of the attribution of the image, but only 6.25% of the area" in page.text
     assert "mean color of the surroundings" in page.text
@@ -217,12 +242,12 @@ def test_an_alert_says_what_it_means_and_what_speaks_for_it(audited, see):
     assert follower.find("a", rel="prev", href=f"/runs/{RUN}/alerts/alert0000000")
 
 
-def test_the_random_set_of_an_alert_is_its_seed_s(lake, make_pair, see):
+def test_the_random_set_of_an_alert_is_its_seed_s(lake, make_pair, see_own):
     run = lake.begin()
     lake.write(run, [make_pair(number, "dense") for number in range(12)], slice="dense", pair_ids=["pair0000"])
 
     def drawn(seed):
-        html = see(f"/runs/{RUN}/alerts/alert0000000?seed={seed}").html
+        html = see_own(f"/runs/{RUN}/alerts/alert0000000?seed={seed}").html
         return re.findall(r'class="open" href="[^"]*/pairs/(pair\d+)', html)[1:]  # the first is the strongest example
 
     assert drawn(1) == drawn(1)
@@ -230,7 +255,7 @@ def test_the_random_set_of_an_alert_is_its_seed_s(lake, make_pair, see):
     assert drawn(1) != drawn(2)
 
 
-def test_a_pair_has_its_image_map_outlines_tokens_and_numbers(audited, see, client):
+def test_a_pair_has_its_image_map_outlines_tokens_and_numbers(see, client):
     page = see(f"/runs/{RUN}/pairs/pair0000?alert=alert0000000")
     base = f"/runs/{RUN}/pairs/pair0000"
     assert page.find("img", src=f"{base}/image")
@@ -244,29 +269,29 @@ def test_a_pair_has_its_image_map_outlines_tokens_and_numbers(audited, see, clie
     assert see(f"{base}/overlay?map=rainbow", 400)
 
 
-def test_pictures_are_not_sent_again_to_whoever_has_them(audited, client):
+def test_pictures_are_not_sent_again_to_whoever_has_them(client):
     url = f"/runs/{RUN}/pairs/pair0000/overlay"
     first = client.get(url)
     assert client.get(url, headers={"If-None-Match": first.headers["etag"]}).status_code == 304
 
 
-def test_an_image_that_is_gone_or_another_one_is_said(audited, lake, see):
+def test_an_image_that_is_gone_or_another_one_is_said(audited, lake, see_own):
     (lake.corpus / "image_1.png").write_bytes((lake.corpus / "image_2.png").read_bytes())
-    assert "The image file has changed since the audit" in see(f"/runs/{RUN}/pairs/pair0001").text
-    assert "has changed" in see(f"/runs/{RUN}/pairs/pair0001/image", 404).text
+    assert "The image file has changed since the audit" in see_own(f"/runs/{RUN}/pairs/pair0001").text
+    assert "has changed" in see_own(f"/runs/{RUN}/pairs/pair0001/image", 404).text
     lake.corpus.rename(lake.corpus.with_name("moved"))
-    page = see(f"/runs/{RUN}/pairs/pair0002")
+    page = see_own(f"/runs/{RUN}/pairs/pair0002")
     assert "The image is not shown." in page.text
     assert page.find("img", src=f"/runs/{RUN}/pairs/pair0002/overlay?map=inferno&top=10.0")
 
 
 @pytest.mark.parametrize("name", ["pair9999", "..%2F..%2Fetc%2Fpasswd", "%2e%2e", "image_0.png", "a'OR'1'='1"])
 @pytest.mark.parametrize("what", ["", "/image", "/overlay", f"/difference?than={RUN}"])
-def test_a_pair_id_is_looked_up_and_never_a_path(audited, see, name, what):
+def test_a_pair_id_is_looked_up_and_never_a_path(see, name, what):
     see(f"/runs/{RUN}/pairs/{name}{what}", 404)
 
 
-def test_pairs_are_narrowed_down(audited, see):
+def test_pairs_are_narrowed_down(see):
     def found(query):
         page = see(f"/runs/{RUN}/pairs?{query}")
         return sorted(set(re.findall(r"/pairs/(pair\d+)", page.html)))
@@ -283,38 +308,29 @@ def test_pairs_are_narrowed_down(audited, see):
     see(f"/runs/{RUN}/pairs?low_share=a", 400)
 
 
-@pytest.mark.parametrize("sort", ["row", "cosine", "stability"])
-def test_pages_of_pairs_have_each_pair_once(lake, make_pair, see, sort):
-    run = lake.begin()
+def test_pages_of_pairs_have_each_pair_once(lake, make_pair, see_own):
     # Cosines repeat, and no pair has a second seed: ties and missing values must not lose a pair between two pages.
-    lake.write(run, [make_pair(number, cosine=number % 3 / 10) for number in range(103)])
-    url, seen = f"/runs/{RUN}/pairs?sort={sort}", []
-    while url:
-        page = see(url)
-        seen += dict.fromkeys(re.findall(r"/pairs/(pair\d+)", page.html))
-        url = next((link["href"] for link in page.find("a", rel="next")), None)
-    assert len(seen) == 103
-    assert len(set(seen)) == 103
+    lake.write(lake.begin(), [make_pair(number, cosine=number % 3 / 10) for number in range(103)])
+    for sort in ("row", "cosine", "stability"):
+        url, seen = f"/runs/{RUN}/pairs?sort={sort}", []
+        while url:
+            page = see_own(url)
+            seen += dict.fromkeys(re.findall(r"/pairs/(pair\d+)", page.html))
+            url = next((link["href"] for link in page.find("a", rel="next")), None)
+        assert len(seen) == len(set(seen)) == 103, sort
 
 
-def test_a_run_shows_its_gates_errors_settings_and_files(audited, see):
-    error = {"row_number": 3, "stage": "ingest", "file_name": "x.png", "reason": "cut", "detail": "got less"}
-    audited.write_table("ingest_errors", [error])
+def test_a_run_shows_its_gates_errors_times_settings_and_files(see):
     page = see(f"/runs/{RUN}")
     assert "1 suspected alert: attribution concentrates on the top-left corner" in page.text
     assert "bottleneck.image.beta" in page.text
-    assert "x.png : got less" in page.text
+    assert "cut.png : <b>x</b>" in page.text
+    assert "attribute 1 min 5 s ingest 1.5 s total 1 min 6 s" in page.text
     assert f"runs/{RUN}/pairs/part-00000.parquet" in page.text
     assert "c3c3" in page.text
 
 
-def test_errors_are_narrowed_down(audited, see):
-    found = [("ingest", "cut"), ("ingest", "empty"), ("attribute", "shard_failed")]
-    rows = [
-        {"row_number": number, "stage": stage, "file_name": f"{reason}.png", "reason": reason, "detail": "<b>x</b>"}
-        for number, (stage, reason) in enumerate(found)
-    ]
-    audited.write_table("ingest_errors", rows)
+def test_errors_are_narrowed_down(see):
     assert "3 errors" in see("/errors").text
     assert "1 error" in see("/errors?reason=cut").text
     assert "1 error" in see("/errors?stage=attribute&run=all").text
@@ -323,19 +339,21 @@ def test_errors_are_narrowed_down(audited, see):
     see("/errors?run=none", 404)
 
 
-def test_what_no_alert_is_about_is_sampled_and_counted(lake, make_pair, see):
+def test_what_no_alert_is_about_is_sampled_and_counted(lake, make_pair, see_own):
     run = lake.begin()
     flat = [make_pair(number, "clear", nats=0.1) for number in range(30)]
     lake.write(run, [*flat, make_pair(30, "dense")], slice="dense", pair_ids=["pair0030"])
-    page = see(f"/runs/{RUN}/sample?seed=4")
+    page = see_own(f"/runs/{RUN}/sample?seed=4")
     assert "30 of 31 pairs" in page.text
     shown = [box["value"] for box in page.find("input", type="checkbox")]
     assert len(shown) == 20
     assert "pair0030" not in shown
-    none = see(f"/runs/{RUN}/sample?seed=4&judged=yes").text
+    none = see_own(f"/runs/{RUN}/sample?seed=4&judged=yes").text
     assert "between 0% and 16.1%" in none
     assert "3 in 20, 15.0%" in none
-    two = see(f"/runs/{RUN}/sample?seed=4&judged=yes&bad={shown[0]}&bad={shown[1]}&bad=pair0030&bad={shown[1]}").text
+    two = see_own(
+        f"/runs/{RUN}/sample?seed=4&judged=yes&bad={shown[0]}&bad={shown[1]}&bad=pair0030&bad={shown[1]}"
+    ).text
     assert "2 of 20 ticked" in two  # a pair that is not shown, and one that comes twice, count for nothing
     assert "between 2.79% and 30.1%" in two
 
@@ -347,26 +365,26 @@ def test_wilson_s_interval(bad, seen, low, high):
     assert compute_interval(bad, seen) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
 
 
-def test_two_runs_stand_side_by_side(audited, lake, make_pair, see, client):
+def test_two_runs_stand_side_by_side(audited, lake, make_pair, see_own, own_client):
     other = "20260102T000000-bbbbbb"
     hot = make_pair(0, "dense shadow")
     changed = hot | {"image_map": list(reversed(hot["image_map"])), "cosine": 0.25}
     lake.write(lake.begin(other), [changed, make_pair(9, "other")], slice="shadow", effect=3.0)
-    page = see(f"/compare?left={RUN}&right={other}")
+    page = see_own(f"/compare?left={RUN}&right={other}")
     assert "left only" in page.text
     assert "1 pair" in page.text
-    one = see(f"/compare?left={RUN}&right={other}&pair=pair0000")
+    one = see_own(f"/compare?left={RUN}&right={other}&pair=pair0000")
     assert "0.250" in one.text
-    layer = Image.open(io.BytesIO(client.get(f"/runs/{RUN}/pairs/pair0000/difference?than={other}").content))
+    layer = Image.open(io.BytesIO(own_client.get(f"/runs/{RUN}/pairs/pair0000/difference?than={other}").content))
     first, last = layer.getpixel((0, 0)), layer.getpixel((3, 3))
     assert first[0] > first[2]  # orange: more on the left
     assert last[2] > last[0]  # blue: more on the right
     assert (
         "Only pairs that are in both runs can be compared."
-        in see(f"/compare?left={RUN}&right={other}&pair=pair0001", 404).text
+        in see_own(f"/compare?left={RUN}&right={other}&pair=pair0001", 404).text
     )
-    see(f"/compare?left={RUN}&right=none", 404)
-    assert "choose a run" in see("/compare").text
+    see_own(f"/compare?left={RUN}&right=none", 404)
+    assert "choose a run" in see_own("/compare").text
 
 
 @pytest.mark.parametrize(("shape", "fitted"), [((2, 2), (4, 4)), ((3, 5), (2, 2)), ((7, 7), (7, 7))])
@@ -376,37 +394,28 @@ def test_a_grid_on_other_patches_keeps_its_sum(shape, fitted):
     assert resize_map(bits, fitted).sum() == pytest.approx(bits.sum())
 
 
-def test_sql_reads_and_says_what_it_refuses(audited, see):
-    assert "dense" in see("/sql?q=SELECT+slice+FROM+alerts").text
-    for query in (
-        "DROP+VIEW+x",
-        "SELECT+1;SELECT+2",
-        "COPY+alerts+TO+'x.csv'",
-        "SET+threads=1",
-        "EXPLAIN+SELECT+1",
-    ):
-        assert "expected one SELECT" in see(f"/sql?q={query}").text
-    assert "The query failed." in see("/sql?q=SELECT+*+FROM+read_csv('/etc/passwd')").text
-    page = see("/sql?q=SELECT+'<script>x</script>'+AS+%22<b>%22")
+def test_sql_reads_and_says_what_it_refuses(see):
+    page = see("/sql?q=SELECT+slice,+'<script>x</script>'+AS+%22<b>%22+FROM+alerts")
+    assert "dense" in page.text
     assert "<script>x</script>" in page.text
     assert len(page.find("script")) == 2
+    assert "expected one SELECT" in see("/sql?q=COPY+alerts+TO+'x.csv'").text
+    assert "The query failed." in see("/sql?q=SELECT+*+FROM+read_csv('/etc/passwd')").text
     assert "region_shares" in see("/sql").text
 
 
-def test_sql_has_limits_of_rows_and_time(audited, lake):
+def test_sql_has_limits_of_rows_and_time(shared_lake):
     settings = ReviewSettings(sql_rows=5, sql_seconds=0.3)
-    with TestClient(create_app(lake.path, settings), base_url="http://127.0.0.1") as client:
+    with TestClient(create_app(shared_lake.path, settings), base_url="http://127.0.0.1") as client:
         assert "5 rows, more" in Page(client.get("/sql?q=SELECT+*+FROM+range(1000000000000)").text).text
         start = time.monotonic()
         text = client.get("/sql?q=SELECT+count(*)+FROM+range(1000000000)+a,+range(1000)+b").text
         assert "timed out after 0.3 seconds" in text
         assert time.monotonic() - start < 30
-        assert "5 rows" in Page(client.get("/sql?q=SELECT+*+FROM+range(5)").text).text  # the next one is not cut off
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_plots_are_svg_whose_text_is_text(audited, client, see, theme):
-    store_tests(audited)
+def test_plots_are_svg_whose_text_is_text(client, see, theme):
     (audit,) = re.findall(r'id="audit-([0-9a-f]{12})"', see("/").html)
     for url, said in (
         (f"/audits/{audit}/trend.svg", "confirmed"),
@@ -419,8 +428,7 @@ def test_plots_are_svg_whose_text_is_text(audited, client, see, theme):
     see("/audits/all/trend.svg", 404)
 
 
-def test_every_picture_has_alternative_text_and_every_field_a_label(audited, see):
-    store_tests(audited)
+def test_every_picture_has_alternative_text_and_every_field_a_label(see):
     urls = ["/", "/alerts", "/runs", "/compare", "/errors", "/sql", "/help", f"/runs/{RUN}", f"/runs/{RUN}/sample"]
     urls += [f"/runs/{RUN}/alerts/alert0000000", f"/runs/{RUN}/pairs", f"/runs/{RUN}/pairs/pair0000"]
     for url in urls:
@@ -433,7 +441,7 @@ def test_every_picture_has_alternative_text_and_every_field_a_label(audited, see
         assert len(ids) == len(set(ids)), url
 
 
-def test_a_table_of_pairs_is_taken_along_whole(audited, client):
+def test_a_table_of_pairs_is_taken_along_whole(client):
     table = pq.read_table(io.BytesIO(client.get(f"/runs/{RUN}/pairs?slice=dense&format=parquet").content))
     assert table.column("pair_id").to_pylist() == ["pair0000", "pair0002"]
     for url in ("/runs?format=csv", "/errors?format=csv", "/sql?q=SELECT+1+AS+x&format=csv"):
@@ -446,32 +454,24 @@ def test_a_file_that_the_page_does_not_have_is_not_found(see, path):
     assert "There is no such page." in see(path, 404).text
 
 
-def test_errors_of_the_newest_run_that_can_be_read_are_shown(lake, make_pair, see):
+def test_errors_of_the_newest_run_that_can_be_read_are_shown(lake, make_pair, see_own):
     whole = lake.write(lake.begin(), [make_pair()])
     broken = lake.write(lake.begin(), [make_pair(1)])
     (broken.folder / "manifest.json").write_text("[" * 100_000)
-    page = see("/errors")
+    page = see_own("/errors")
     assert whole.run_id in page.html
-    see(f"/errors?run={broken.run_id}", 503)
+    see_own(f"/errors?run={broken.run_id}", 503)
 
 
-def test_a_query_of_a_stranger_s_is_ended_by_the_system(audited, lake):
-    with TestClient(create_app(lake.path, ReviewSettings(sql_seconds=0.3)), "http://127.0.0.1:8765") as client:
-        began = time.monotonic()
-        text = client.get("/sql?q=SELECT+length(repeat('x',2000000000))").text
-        assert "The query failed." in text
-        assert "timed out after 0.3 seconds" in text or "memory" in text
-        assert time.monotonic() - began < 10
-        assert "1 row" in Page(client.get("/sql?q=SELECT+1").text).text
+def test_a_map_of_another_size_than_it_says_is_not_drawn(lake, make_pair, see_own):
+    shapes = [(50_000, 50_000), (1, 17), (-4, -4)]
+    rows = [make_pair(number) | {"grid_h": shape[0], "grid_w": shape[1]} for number, shape in enumerate(shapes)]
+    lake.write(lake.begin(), rows)
+    for number in range(3):
+        assert "does not fit its grid" in see_own(f"/runs/{RUN}/pairs/pair{number:04d}/image", 404).text
 
 
-@pytest.mark.parametrize("shape", [(50_000, 50_000), (1, 17), (-4, -4)])
-def test_a_map_of_another_size_than_it_says_is_not_drawn(lake, make_pair, see, shape):
-    lake.write(lake.begin(), [make_pair(0) | {"grid_h": shape[0], "grid_w": shape[1]}])
-    assert "does not fit its grid" in see(f"/runs/{RUN}/pairs/pair0000/image", 404).text
-
-
-def test_a_table_of_too_many_rows_is_not_taken_along(audited, see, monkeypatch):
+def test_a_table_of_too_many_rows_is_not_taken_along(see, monkeypatch):
     monkeypatch.setattr("review.site.pages.rendering.MAX_EXPORT_ROWS", 1)
     assert "got more than 1 rows" in see(f"/runs/{RUN}/pairs?format=csv", 400).text
 
@@ -491,14 +491,14 @@ def test_a_manifest_cannot_ask_for_more_than_the_limits(given):
     assert audited_corpus.read_limits({"config": {"corpus": {"max_pixels": 100}}}).max_pixels == 100
 
 
-def test_a_corpus_behind_a_url_is_not_fetched_unasked(lake, make_pair, see, monkeypatch):
+def test_a_corpus_behind_a_url_is_not_fetched_unasked(lake, make_pair, see_own, monkeypatch):
     def opened(*_):
         raise OSError("no connection")
 
     lake.facts["corpus"] = "https://corpus.invalid/images"
     lake.write(lake.begin(), [make_pair(0)], slice="dense")
     monkeypatch.setattr(audited_corpus, "parse_root", opened)
-    assert "--remote-corpora" in see(f"/runs/{RUN}/pairs/pair0000").text
+    assert "--remote-corpora" in see_own(f"/runs/{RUN}/pairs/pair0000").text
     assert (
         LakeCache(lake.path, remote_corpora=True).explain_missing_corpus(RUN) == audited_corpus.CORPUS_MISSING
     )  # OSError is caught
@@ -506,7 +506,7 @@ def test_a_corpus_behind_a_url_is_not_fetched_unasked(lake, make_pair, see, monk
     assert audited_corpus.open_audited_corpus(manifest, remote=True) is None
 
 
-def test_the_evidence_stands_before_the_form(audited, see):
+def test_the_evidence_stands_before_the_form(see):
     page = see(f"/runs/{RUN}/alerts/alert0000000").html
     at = [page.index(f'id="{name}"') for name in ("meaning", "test", "strongest", "random", "decision")]
     assert at == sorted(at)

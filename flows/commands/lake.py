@@ -181,11 +181,11 @@ def verify(
                 verdict = evidence.verify_ledger(root, public, head)
     except (evidence.VerifyError, KeyFileError) as error:
         fail(Exit.BAD_INPUT, str(error))
-    for line in [] if verdict is None else evidence.lines(verdict):
+    for line in [] if verdict is None else evidence.format_result(verdict):
         say(line)
     if as_json:
-        print_json(answer | ({} if verdict is None else evidence.as_json(verdict)))
-    if (verdict is not None and not verdict.whole) or answer.get("known") is False:
+        print_json(answer | ({} if verdict is None else evidence.to_json(verdict)))
+    if (verdict is not None and not verdict.is_intact) or answer.get("known") is False:
         raise typer.Exit(Exit.FAILURE)
 
 
@@ -204,14 +204,14 @@ def _verify_report(lake: Root, path: Path) -> dict[str, Any]:
         f"{record.time:%Y-%m-%d %H:%M:%S} UTC (record {record.number} of the ledger)"
     )
     for label, records in (
-        ("decisions, signatures and rewrites since then, which are not in it", found.since),
-        ("waivers that have expired since then", found.over),
+        ("decisions, signatures and rewrites since then, which are not in it", found.later_records),
+        ("waivers that have expired since then", found.expired_waivers),
     ):
         if records:
             say(f"  {label}: record {', '.join(str(one.number) for one in records)}")
     return {
         "report": str(path), "known": True, "run_id": body["run_id"], "record": record.number,
-        "since": len(found.since), "waivers_over": len(found.over),
+        "since": len(found.later_records), "waivers_over": len(found.expired_waivers),
     }  # fmt: skip
 
 

@@ -56,15 +56,15 @@ def autograd_maps(
     name: TowerName
     with encoder.frozen():
         for rows in (slice(start, start + size) for start in range(0, len(keys), size)):
-            image, ids = encoder.pixels(pixels[rows]), encoder.token_ids(texts[rows])
+            image, ids = encoder.prepare_images(pixels[rows]), encoder.tokenize(texts[rows])
             sides = []
             for name, tower, blocks, inputs, target in (
                 ("image", encoder.image, encoder.model.visual.transformer.resblocks, image, encoder.embed_texts(ids)),
                 ("text", text, owner.transformer.resblocks, ids, encoder.embed_images(image)),
             ):
                 gate: GateConfig = getattr(PAPER, name)
-                layer = gate.resolve_layer(tower.blocks)
-                tokens = tower.prefix(inputs, layer)
+                layer = gate.resolve_layer(tower.num_blocks)
+                tokens = tower.run_prefix(inputs, layer)
                 noise = KeyedNoise(PAPER.seed, keys[rows], name)
                 suffix = suffix_with(on, tower, blocks, tokens, layer)
                 nats = fit_by_autograd(tokens, suffix, target, noise, gate, PAPER.draws if "draws packed" in on else 1)
@@ -78,7 +78,7 @@ def suffix_with(
 ) -> Callable[[Tensor], Tensor]:
     """From codes to embeddings."""
     if "pooled token only" in on:
-        return lambda codes: tower.suffix(codes, tokens, layer)
+        return lambda codes: tower.run_suffix(codes, tokens, layer)
     mask = tokens.shared.get("mask")
 
     def suffix(codes: Tensor) -> Tensor:
@@ -88,7 +88,9 @@ def suffix_with(
         else:
             for block in blocks[layer + 1 :]:
                 x = block(x, attn_mask=mask)
-        return tower.suffix(x.unflatten(0, codes.shape[:2]), tokens, tower.blocks - 1)  # no block is left: the head
+        return tower.run_suffix(
+            x.unflatten(0, codes.shape[:2]), tokens, tower.num_blocks - 1
+        )  # no block is left: the head
 
     return suffix
 
@@ -103,7 +105,9 @@ def fit_by_autograd(
 ) -> Tensor:
     """Nats (pairs, tokens) of the final gates; draws go through the suffix `at_once` at a time."""
     x, valid = tokens.hidden, tokens.valid
-    gates = GatedTokens(x, torch.zeros_like(x), torch.ones_like(x), learned=valid, closed=torch.zeros_like(valid))
+    gates = GatedTokens(
+        x, torch.zeros_like(x), torch.ones_like(x), learned_mask=valid, closed_mask=torch.zeros_like(valid)
+    )
     alpha = torch.full_like(x, PAPER.initial_alpha).requires_grad_()
     optimizer = torch.optim.Adam([alpha], lr=PAPER.learning_rate)
     price = price_per_nat(gate, valid.sum(dim=1), x.shape[2])[:, None]
@@ -113,7 +117,7 @@ def fit_by_autograd(
 
     def cosine(eps: Tensor) -> Tensor:
         """Summed over draws and pairs."""
-        return F.cosine_similarity(suffix(noisy_code(gates.parts, alpha, eps)), target, dim=-1).sum()
+        return F.cosine_similarity(suffix(noisy_code(gates.gate_inputs, alpha, eps)), target, dim=-1).sum()
 
     for step in range(1, PAPER.steps + 1):
         loss = (price * gates.nats(alpha)).sum()

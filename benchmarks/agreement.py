@@ -38,7 +38,7 @@ def measure(name: str, device: str, pairs: int) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         corpus = generate(Path(folder), pairs=pairs, seed=11)
         rows = list(csv.DictReader((corpus / "metadata.csv").open(encoding="utf-8")))
-        pixels = cpu.pixels([Image.open(corpus / row["file_name"]).convert("RGB") for row in rows])
+        pixels = cpu.prepare_images([Image.open(corpus / row["file_name"]).convert("RGB") for row in rows])
     texts, config = [row["text"] for row in rows], BottleneckConfig()
     here = attribute(cpu, pixels, texts, config, calibrate(cpu, pixels, texts, config))
     statistics = calibrate(gpu, pixels, texts, config)

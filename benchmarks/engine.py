@@ -68,15 +68,15 @@ def naive(
     name: TowerName
     owner = getattr(encoder.model, "text", encoder.model)
     for i, key in enumerate(keys):
-        image, ids = encoder.pixels(pixels[i : i + 1]), encoder.token_ids(texts[i : i + 1])
+        image, ids = encoder.prepare_images(pixels[i : i + 1]), encoder.tokenize(texts[i : i + 1])
         row = []
         for name, tower, blocks, inputs in (
             ("image", encoder.image, encoder.model.visual.transformer.resblocks, image),
             ("text", encoder.text, owner.transformer.resblocks, ids),
         ):
             gate = getattr(config, name)
-            layer = gate.resolve_layer(tower.blocks)
-            _, length, width = tower.prefix(inputs, layer).hidden.shape
+            layer = gate.resolve_layer(tower.num_blocks)
+            _, length, width = tower.run_prefix(inputs, layer).hidden.shape
             source = KeyedNoise(config.seed, [key], name, image.device)
             steps = range(1, config.steps + 1)
             noise = (source.draw(step, config.draws, config.antithetic, length, width)[:, 0] for step in steps)
@@ -147,7 +147,7 @@ def demo_stability() -> dict[str, float]:
             with tempfile.TemporaryDirectory() as folder:
                 corpus = generate(Path(folder), pairs=32, seed=11)
                 rows_read = list(csv.DictReader((corpus / "metadata.csv").open(encoding="utf-8")))
-                pixels = encoder.pixels([Image.open(corpus / row["file_name"]) for row in rows_read])
+                pixels = encoder.prepare_images([Image.open(corpus / row["file_name"]) for row in rows_read])
             texts = [row["text"] for row in rows_read]
             first, second = (attribute(encoder, pixels, texts, replace(config, seed=seed)) for seed in (0, 1))
             found += [float(side.nanmean()) for side in first.stability(second)]

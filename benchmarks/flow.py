@@ -75,14 +75,14 @@ def bare(config: AuditConfig, rows: Sequence[tuple[Path, str]]) -> int:
     """Decode and attribute, and keep nothing; returns the number of maps."""
     model, settings = config.models()[0], config.bottleneck_config()
     network = load_model(model)
-    size = model.batch_size or m2ib.fitting_batch_size(network, settings)
+    size = model.batch_size or m2ib.estimate_batch_size(network, settings)
 
     def decoded(batch: Sequence[tuple[Path, str]]) -> Any:
         pixels = []
         for path, _ in batch:
             with Image.open(path) as image:
                 pixels.append(network.preprocess(image.convert("RGB")))
-        return network.stack(pixels)
+        return network.stack_images(pixels)
 
     statistics = None
     if settings.needs_statistics():

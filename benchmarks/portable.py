@@ -54,7 +54,7 @@ def main() -> None:
     gates = {"audit": audit.image, "paper": GateConfig()}
     for stride in STRIDES:
         encoder = denser(load_encoder(f"local-dir:{demo.models.folder('demo/clean')}"), stride)
-        pixels = encoder.pixels(images)
+        pixels = encoder.prepare_images(images)
         for depth, gate in gates.items():
             for portable in (False, True):
                 config = replace(audit, image=replace(gate, portable=portable))

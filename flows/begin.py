@@ -68,7 +68,7 @@ def _check_and_describe(config: AuditConfig, models: Sequence[ModelConfig]) -> d
         raise BadInputError(str(error)) from error
     model = load_model(models[0])
     try:
-        config.bottleneck_config().check_layers(model.image.blocks, model.text.blocks)
+        config.bottleneck_config().check_layers(model.image.num_blocks, model.text.num_blocks)
     except ValueError as error:
         raise BadInputError(f"bottleneck.{error}") from error
     check_rules(config.custom_rules)

@@ -209,7 +209,7 @@ class AuditConfig(Section):
     def models(self) -> list[ModelConfig]:
         """Return the model once for each device that it runs on. Raises BadInputError for an unavailable device."""
         try:
-            devices = m2ib.devices(self.model.device)
+            devices = m2ib.list_devices(self.model.device)
         except m2ib.M2IBError as error:
             raise BadInputError(f"[model] {error}") from error
         architecture = self.model.architecture

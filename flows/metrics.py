@@ -41,7 +41,7 @@ class Pace:
 
 
 def _held(device: str) -> float:
-    return float(m2ib.memory_held(device) or 0)
+    return float(m2ib.reserved_gpu_memory(device) or 0)
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def served(address: str | None, devices: Sequence[str] = ()) -> Iterator[None]:
         return
     host, _, port = address.rpartition(":")
     for device in devices:
-        if m2ib.memory_held(device) is not None:
+        if m2ib.reserved_gpu_memory(device) is not None:
             MEMORY.labels(device).set_function(partial(_held, device))
     try:
         server, thread = start_http_server(int(port), addr=host.strip("[]"))

@@ -6,7 +6,7 @@ from itertools import islice
 import m2ib
 from corpora import CorpusError, Pair
 from flows.config import AuditConfig
-from m2ib.sweep import SweepRow, sweep, variants
+from m2ib.analysis.sweep import SweepRow, make_variants, run_sweep
 from tasks.errors import BadInputError
 from tasks.inputs import load_corpus
 
@@ -24,9 +24,9 @@ def sweep_settings(
         encoder = m2ib.load_encoder(model.architecture, model.pretrained, model.device)
         if model.compile:
             encoder.compile()
-        images = encoder.stack([encoder.preprocess(corpus.read_image(pair.place).pixels) for pair in sample])
+        images = encoder.stack_images([encoder.preprocess(corpus.read_image(pair.place).pixels) for pair in sample])
         texts = [pair.caption for pair in sample]
-        settings = variants(config.bottleneck_config(), depths, betas, draws)
-        yield from sweep(encoder, images, texts, settings, model.batch_size)
+        settings = make_variants(config.bottleneck_config(), depths, betas, draws)
+        yield from run_sweep(encoder, images, texts, settings, model.batch_size)
     except (CorpusError, m2ib.M2IBError, ValueError) as error:
         raise BadInputError(str(error)) from error

@@ -15,11 +15,22 @@ from m2ib.config import BottleneckConfig, GateConfig, preset
 from m2ib.errors import CalibrationError, M2IBError, ModelLoadError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from m2ib.attribution import attribute, calibrate
-    from m2ib.batching import fitting_batch_size, memory_held
-    from m2ib.encoders import DualEncoder, devices, load_encoder
-    from m2ib.results import Attribution
-    from m2ib.statistics import FeatureStatistics
+    from m2ib.attribution import Attribution, attribute
+    from m2ib.devices import estimate_batch_size, list_devices, reserved_gpu_memory
+    from m2ib.encoders import DualEncoder, load_encoder
+    from m2ib.statistics import FeatureStatistics, calibrate
+
+_LAZY = {
+    "Attribution": "m2ib.attribution",
+    "DualEncoder": "m2ib.encoders",
+    "FeatureStatistics": "m2ib.statistics",
+    "attribute": "m2ib.attribution",
+    "calibrate": "m2ib.statistics",
+    "estimate_batch_size": "m2ib.devices",
+    "list_devices": "m2ib.devices",
+    "load_encoder": "m2ib.encoders",
+    "reserved_gpu_memory": "m2ib.devices",
+}
 
 __all__ = [
     "Attribution",
@@ -33,24 +44,12 @@ __all__ = [
     "UnsupportedModelError",
     "attribute",
     "calibrate",
-    "devices",
-    "fitting_batch_size",
+    "estimate_batch_size",
+    "list_devices",
     "load_encoder",
-    "memory_held",
     "preset",
+    "reserved_gpu_memory",
 ]
-
-_LAZY = {
-    "Attribution": "m2ib.results",
-    "DualEncoder": "m2ib.encoders",
-    "FeatureStatistics": "m2ib.statistics",
-    "attribute": "m2ib.attribution",
-    "calibrate": "m2ib.attribution",
-    "devices": "m2ib.encoders",
-    "fitting_batch_size": "m2ib.batching",
-    "load_encoder": "m2ib.encoders",
-    "memory_held": "m2ib.batching",
-}
 
 
 def __getattr__(name: str) -> Any:

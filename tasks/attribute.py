@@ -67,7 +67,7 @@ def _estimate(run: Run, corpus: CorpusConfig, model: ModelConfig, plan: Attribut
             continue  # it becomes an error row when its shard comes to it
     try:
         with device_lock(model.device):
-            return m2ib.calibrate(network, network.stack(images), texts, plan.bottleneck, model.batch_size or 64)
+            return m2ib.calibrate(network, network.stack_images(images), texts, plan.bottleneck, model.batch_size or 64)
     except M2IBError as error:
         raise BadInputError(f"calibration: {error}") from error
 
@@ -76,7 +76,7 @@ def _rows(
     result: Attribution, again: Attribution | None, pairs: Sequence[dict[str, Any]], model: DualEncoder
 ) -> Iterator[dict[str, Any]]:
     stability = result.stability(again) if again else None
-    cut = model.characters_cut([pair["caption"] for pair in pairs])
+    cut = model.count_truncated_characters([pair["caption"] for pair in pairs])
     for i, pair in enumerate(pairs):
         image_map, text_map = result.image_map[i].double(), result.text_map[i].double()
         yield {
@@ -129,7 +129,7 @@ def _read_batch(corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: Du
             readable.append(pair)
         except RowError as error:
             errors.append({**pair, "stage": "attribute", "reason": str(error.reason), "detail": error.detail})
-    return model.stack(pixels), readable, errors
+    return model.stack_images(pixels), readable, errors
 
 
 def _attribute_twice(
@@ -193,7 +193,7 @@ def _attribute_new(
     errors: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     with device_lock(model.device):
-        size = model.batch_size or m2ib.fitting_batch_size(network, plan.bottleneck)
+        size = model.batch_size or m2ib.estimate_batch_size(network, plan.bottleneck)
     for pixels, readable, failed in read_ahead(corpus, pairs, network, size):
         errors.extend(failed)
         if readable:

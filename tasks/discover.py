@@ -38,7 +38,7 @@ def _sought(
     for start in range(0, len(pairs), _BATCH):
         readable, pixels = _read(corpus, pairs[start : start + _BATCH], model)
         if readable:
-            places = found.search(model.stack(pixels))
+            places = found.search(model.stack_images(pixels))
             yield from ((pair, [stamp[i] for stamp in places]) for i, pair in enumerate(readable))
 
 
@@ -75,7 +75,7 @@ def discover_stamps(run: Run, corpus: CorpusConfig, model: ModelConfig, settings
     rows: list[dict[str, Any]] = []
     stamps: list[dict[str, Any]] = []
     if sample:
-        images = network.stack(pixels)
+        images = network.stack_images(pixels)
         grid = (len(sample), sample[0]["grid_h"], sample[0]["grid_w"])
         maps = images.new_tensor([pair["image_map"] for pair in sample]).reshape(grid)
         found = find_overlays(images, maps, OverlayConfig(settings.peaks, settings.min_images))

@@ -26,10 +26,7 @@ def check_shapes(function):
 # import of m2ib.
 sys.modules["shape_checks"] = sys.modules[__name__]
 jaxtyping.install_import_hook(
-    [
-        f"m2ib.{name}"
-        for name in ("analysis", "attribution", "bottleneck", "encoders", "noise", "results", "statistics")
-    ],
+    [f"m2ib.{name}" for name in ("analysis", "attribution", "bottleneck", "encoders", "noise", "statistics")],
     "shape_checks.check_shapes",
 )
 

@@ -89,7 +89,7 @@ class ZeroShot:
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Normalised embeddings, [n, d]."""
-        return self.encoder.embed_texts(self.encoder.token_ids(texts))
+        return self.encoder.embed_texts(self.encoder.tokenize(texts))
 
     @cached_property
     def by_prompts(self) -> Tensor:

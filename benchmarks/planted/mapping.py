@@ -193,9 +193,9 @@ class Model:
 
     def _places(self, tokens: Sequence[str], words: Sequence[str]) -> list[int]:
         """Where the words' tokens stand."""
-        ids = self.encoder.token_ids([" ".join(words)])[0]
+        ids = self.encoder.tokenize([" ".join(words)])[0]
         end = int(ids.argmax())  # end-of-text has the highest number
-        return find(tokens, self.encoder.token_strings(ids[1:end].tolist()))
+        return find(tokens, self.encoder.decode_tokens(ids[1:end].tolist()))
 
 
 @functools.lru_cache(maxsize=2)

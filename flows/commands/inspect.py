@@ -66,10 +66,10 @@ def corpus(
 
 def models(as_json: JsonOption = False) -> None:
     """List open_clip's models: which can be audited, how each tower pools, and where it is cut by default."""
-    from m2ib.catalogue import catalogue
+    from m2ib.towers.catalog import describe_models
 
     note("building open_clip's models without weights: takes about a minute")
-    found = list(catalogue())
+    found = list(describe_models())
     supported = sum(model.supported for model in found)
     rows = [
         {
@@ -79,11 +79,11 @@ def models(as_json: JsonOption = False) -> None:
             "reason": model.reason,
             "note": model.text.note,
             "image_pooling": model.image.pooling,
-            "image_blocks": model.image.blocks,
+            "image_blocks": model.image.num_blocks,
             "image_layer": model.image.layer,
             "grid": model.image.grid,
             "text_pooling": model.text.pooling,
-            "text_blocks": model.text.blocks,
+            "text_blocks": model.text.num_blocks,
             "text_layer": model.text.layer,
         }
         for model in found

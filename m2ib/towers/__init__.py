@@ -1,4 +1,4 @@
-"""The towers that the engine can cut, and which one fits a model. One family a file."""
+"""The towers that the engine supports, and how to find those of a model."""
 
 from typing import Any
 
@@ -12,38 +12,47 @@ from torch import nn
 
 from m2ib.errors import UnsupportedModelError
 from m2ib.towers.base import Tower, class_name
-from m2ib.towers.chain import ChainImageTower
 from m2ib.towers.huggingface import HuggingFaceTextTower
-from m2ib.towers.text import Vocabulary, text_tower_of
-from m2ib.towers.trunks import modified_resnet, timm_chain
+from m2ib.towers.sequential import SequentialImageTower
+from m2ib.towers.text import Vocabulary, build_text_tower
+from m2ib.towers.trunks import modified_resnet_parts, timm_parts
 from m2ib.towers.vit import OpenClipImageTower
 
 
-def image_tower(model: nn.Module) -> Tower:
-    """The image tower of an open_clip model. Raises UnsupportedModelError with the reason."""
+def find_image_tower(model: nn.Module) -> Tower:
+    """Return the image tower of an open_clip model.
+
+    Raises:
+        UnsupportedModelError: If the engine does not support it, with the reason.
+    """
     visual: Any = model.visual
-    _refuse_single_output(model, "image", visual)
+    _check_output_tokens(model, "image", visual)
     if isinstance(visual, VisionTransformer):
         return OpenClipImageTower(visual)
     if isinstance(visual, ModifiedResNet):
-        return ChainImageTower(visual, modified_resnet(visual))
+        return SequentialImageTower(visual, modified_resnet_parts(visual))
     if isinstance(visual, TimmModel):
-        return ChainImageTower(visual, timm_chain(visual))
+        return SequentialImageTower(visual, timm_parts(visual))
     raise UnsupportedModelError(
         f"image tower: got {class_name(visual)}, expected open_clip's VisionTransformer, ModifiedResNet or TimmModel"
     )
 
 
-def text_tower(model: nn.Module, tokenizer: Any = None) -> Tower:
-    """The text tower of an open_clip model; `tokenizer` tells padding and markers (SOS, EOS) from words.
+def find_text_tower(model: nn.Module, tokenizer: Any = None) -> Tower:
+    """Return the text tower of an open_clip model.
 
-    Raises UnsupportedModelError with the reason.
+    Args:
+        model: The model.
+        tokenizer: Distinguishes padding and markers (SOS, EOS) from words.
+
+    Raises:
+        UnsupportedModelError: If the engine does not support it, with the reason.
     """
     text: Any = model if isinstance(model, CLIP) else model.text
-    _refuse_single_output(model, "text", text)
-    vocabulary = Vocabulary.of(tokenizer)
+    _check_output_tokens(model, "text", text)
+    vocabulary = Vocabulary.from_tokenizer(tokenizer)
     if isinstance(text, TextTransformer | CLIP):
-        return text_tower_of(text, vocabulary)
+        return build_text_tower(text, vocabulary)
     if isinstance(text, HFTextEncoder):
         return HuggingFaceTextTower(text, vocabulary)
     raise UnsupportedModelError(
@@ -51,9 +60,9 @@ def text_tower(model: nn.Module, tokenizer: Any = None) -> Tower:
     )
 
 
-def _refuse_single_output(model: nn.Module, name: str, tower: Any) -> None:
+def _check_output_tokens(model: nn.Module, name: str, tower: Any) -> None:
     if isinstance(model, CoCa) and not getattr(tower, "output_tokens", False):
         raise UnsupportedModelError(
             f"{name} tower: output_tokens is off, but CoCa takes tokens besides the embedding from both towers, so "
-            "that it cannot embed a single input; set output_tokens in the model's configuration"
+            "it cannot embed a single input; set output_tokens in the model's configuration"
         )

@@ -1,8 +1,7 @@
 """nn.MultiheadAttention as open_clip's blocks call it, without the copies that its batch-first path makes.
 
 The module transposes to sequence-first, so that its projections run over non-contiguous tensors: a seventh of the time
-of a suffix on a CPU. Here the same weights meet the same numbers as plain matrix products and PyTorch's fused
-attention.
+of a suffix on a CPU. Here the same weights are applied by plain matrix products and PyTorch's fused attention.
 """
 
 import copy
@@ -16,8 +15,8 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 
-def is_plain(block: nn.Module) -> TypeGuard[ResidualAttentionBlock]:
-    """Whether a block is open_clip's usual one, for which `run_block` gives the block's own output."""
+def is_standard_block(block: nn.Module) -> TypeGuard[ResidualAttentionBlock]:
+    """Return whether a block is open_clip's usual one, for which `run_block` gives the block's own output."""
     if not isinstance(block, ResidualAttentionBlock) or hasattr(block, "ln_1_kv"):
         return False
     attention = block.attn
@@ -36,9 +35,13 @@ def run_block(
     mask: Tensor | None = None,
     query: Float[Tensor, "codes queries width"] | None = None,
 ) -> Float[Tensor, "codes queries width"]:
-    """The block's output; with `query` (the input at some tokens) at those tokens alone.
+    """Run a block, which is exact for any subset of tokens because nothing after attention mixes them.
 
-    Exact, as nothing after attention mixes tokens. mask: additive, (queries, tokens) or (codes, 1, queries, tokens).
+    Args:
+        block: A standard block; see `is_standard_block`.
+        x: (codes, tokens, width) input.
+        mask: Additive, (queries, tokens) or (codes, 1, queries, tokens).
+        query: Input at the tokens to compute; default all.
     """
     residual = x if query is None else query
     normed = block.ln_1(x)
@@ -46,17 +49,16 @@ def run_block(
     return y + block.ls_2(block.mlp(block.ln_2(y)))
 
 
-class BlockByBlock:
-    """A tower whose suffix runs its blocks by `run_block`: its own, or a compiled form of it.
+class BlockwiseTower:
+    """A tower whose suffix runs its blocks by `run_block`, plain or compiled.
 
-    Blocks are alike, so that code made for one serves all of them: the compiler has a twelfth of the work that a whole
-    suffix gives it.
+    Blocks have the same code, so that compiling one of them serves all: a twelfth of the work for a whole suffix.
     """
 
     run_block: Callable[..., Tensor] = staticmethod(run_block)
 
-    def running(self, run_block: Callable[..., Tensor]) -> Self:
-        """The same tower, on the same weights, with another way to run a block."""
+    def with_block_function(self, run_block: Callable[..., Tensor]) -> Self:
+        """Return a tower on the same weights that runs its blocks by another function."""
         tower = copy.copy(self)
         tower.run_block = run_block
         return tower
@@ -69,19 +71,24 @@ def run_blocks(
     pooled: Int[Tensor, " codes"] | None = None,
     run_block: Callable[..., Tensor] = run_block,
 ) -> Float[Tensor, "codes queries width"]:
-    """Run consecutive blocks; with `pooled` (a token's index in each code) the result is that token alone.
+    """Run consecutive blocks.
 
-    mask: additive (tokens, tokens). The last block then computes the query of the pooled token only. run_block: this
-    module's, or a compiled form of it.
+    Args:
+        blocks: Blocks of a transformer, in order.
+        x: (codes, tokens, width) input of the first.
+        mask: Additive, (tokens, tokens).
+        pooled: Index of the pooled token of each code. The result is then that token only, and the last block computes
+            its query only.
+        run_block: This module's function, or a compiled form of it.
     """
 
     def run(block: nn.Module, x: Tensor) -> Tensor:
-        return run_block(block, x, mask) if is_plain(block) else block(x, attn_mask=mask)
+        return run_block(block, x, mask) if is_standard_block(block) else block(x, attn_mask=mask)
 
     for block in blocks[:-1]:
         x = run(block, x)
     rows = torch.arange(len(x), device=x.device)
-    if len(blocks) and pooled is not None and is_plain(blocks[-1]):
+    if len(blocks) and pooled is not None and is_standard_block(blocks[-1]):
         row = None if mask is None else mask[pooled][:, None, None]
         return run_block(blocks[-1], x, row, query=x[rows, pooled][:, None])
     if len(blocks):

@@ -1,4 +1,4 @@
-"""The last line of defence: a tower that is cut in two must give the model's own embedding."""
+"""Check that a tower cut in two gives the model's own embedding."""
 
 from collections.abc import Callable
 
@@ -11,21 +11,28 @@ from m2ib.towers.base import Tower
 
 
 @torch.no_grad()
-def refuse_other_embeddings(
-    name: str, tower: Tower, inputs: Callable[[], Tensor], embed: Callable[[Tensor], Tensor]
-) -> int:
-    """Embed `inputs` by the model and by its tower cut in the middle; the model is in evaluation mode.
+def check_embeddings(name: str, tower: Tower, inputs: Callable[[], Tensor], embed: Callable[[Tensor], Tensor]) -> int:
+    """Embed inputs by the model and by its tower cut in the middle, in evaluation mode.
 
-    Returns how many features an embedding has.
-    Raises UnsupportedModelError if the directions differ by more than rounding does, or if either fails.
+    Args:
+        name: Name of the tower in errors.
+        tower: The tower.
+        inputs: Makes the inputs.
+        embed: The model's own forward.
+
+    Returns:
+        Number of features of an embedding.
+
+    Raises:
+        UnsupportedModelError: If the directions differ by more than rounding, or either fails.
     """
-    layer = tower.blocks // 2 - 1
+    layer = tower.num_blocks // 2 - 1
     try:
         given = inputs()
         expected = embed(given)
-        tokens = tower.prefix(given, layer)
-        got = tower.suffix(tokens.hidden[None], tokens, layer)[0]
-    except Exception as error:  # whatever the model's own code raises
+        tokens = tower.run_prefix(given, layer)
+        got = tower.run_suffix(tokens.hidden[None], tokens, layer)[0]
+    except Exception as error:  # the model's own code can raise anything
         raise UnsupportedModelError(
             f"{name} tower: {type(error).__name__} when it is cut after block {layer}: {error}"
         ) from error
@@ -40,6 +47,6 @@ def refuse_other_embeddings(
         raise UnsupportedModelError(
             f"{name} tower: cut after block {layer} it gives another embedding than the model itself (distance "
             f"{distance:.2g} of the normalised embeddings, expected at most {tolerance:g}): the model computes "
-            "something that the engine does not know of"
+            "something that the engine does not support"
         )
     return int(expected.shape[1])

@@ -79,7 +79,7 @@ class HuggingFaceTextTower:
                 f"text tower: got {class_name(text.transformer)}, expected the encoder of {kind!r} ({error})"
             ) from error
         self._vocabulary = vocabulary or Vocabulary()
-        self.blocks = len(self._blocks)
+        self.num_blocks = len(self._blocks)
         self.pooling = POOLERS[pooler]
 
     def _embed(self, ids: Int[Tensor, "inputs tokens"], mask: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -111,8 +111,8 @@ class HuggingFaceTextTower:
         return x, bias
 
     @torch.no_grad()
-    def prefix(self, inputs: Int[Tensor, "inputs context"], layer: int) -> HiddenTokens:
-        """Hidden states at the cut, up to the longest text's end."""
+    def run_prefix(self, inputs: Int[Tensor, "inputs context"], layer: int) -> HiddenTokens:
+        """Return the hidden states at the cut, up to the longest text's end."""
         words = inputs != self._text.config.pad_token_id
         positions = torch.arange(inputs.shape[1], device=inputs.device)
         end = (words * (positions + 1)).amax(dim=1) - 1
@@ -120,7 +120,7 @@ class HuggingFaceTextTower:
         ids, valid = inputs[:, :tokens], words[:, :tokens].clone()
         valid[:, 0] = True  # pooled by the CLS poolers, whatever it is
         kinds = torch.full(ids.shape, CONTENT, device=ids.device)
-        marks = self._vocabulary.marks(ids, unknown=True)
+        marks = self._vocabulary.is_marker(ids, unknown=True)
         kinds[(positions[:tokens] == end[:, None]) & marks] = LAST_SPECIAL
         if self._family.marks_start:
             kinds[:, 0] = FIRST_SPECIAL  # a language is a marker too, though tokenizers do not list it as SOS
@@ -135,10 +135,10 @@ class HuggingFaceTextTower:
             (context if len(bias) == len(ids) > 1 else shared)["bias"] = bias
         return HiddenTokens(hidden=x, valid=valid, kinds=kinds, grid=None, ids=ids, context=context, shared=shared)
 
-    def suffix(
+    def run_suffix(
         self, codes: Float[Tensor, "draws inputs tokens width"], tokens: HiddenTokens, layer: int
     ) -> Float[Tensor, "draws inputs embed"]:
-        """Embeddings of codes at the cut."""
+        """Return the embeddings of codes at the cut."""
         context = tokens.shared | {name: repeat(value, len(codes)) for name, value in tokens.context.items()}
         x = codes.flatten(0, 1).to(tokens.hidden.dtype)
         x, _ = self._run(self._blocks[layer + 1 :], x, context.get("mask"), context.get("bias"))

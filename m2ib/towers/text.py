@@ -10,7 +10,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from m2ib.errors import UnsupportedModelError
-from m2ib.towers.attention import BlockByBlock, run_blocks
+from m2ib.towers.attention import BlockwiseTower, run_blocks
 from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, PADDING, HiddenTokens, repeat
 
 APPENDED = -1  # `HiddenTokens.ids` of a token that the tower appends
@@ -24,7 +24,7 @@ class Vocabulary:
     markers: frozenset[int] | None = None
 
     @classmethod
-    def of(cls, tokenizer: Any) -> "Vocabulary":
+    def from_tokenizer(cls, tokenizer: Any) -> "Vocabulary":
         """The ids that open_clip's own tokenizer, or the Hugging Face tokenizer inside its wrapper, declares."""
         inner = getattr(tokenizer, "tokenizer", tokenizer)
         names = ("sot_token_id", "eot_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
@@ -33,14 +33,14 @@ class Vocabulary:
         pad = getattr(inner, "pad_token_id", None)
         return cls(pad if isinstance(pad, int) else None, markers or None)
 
-    def marks(self, ids: Int[Tensor, "*shape"], unknown: bool) -> Bool[Tensor, "*shape"]:
+    def is_marker(self, ids: Int[Tensor, "*shape"], unknown: bool) -> Bool[Tensor, "*shape"]:
         """Which ids are markers; `unknown` for all if the tokenizer does not say."""
         if self.markers is None:
             return torch.full_like(ids, unknown, dtype=torch.bool)
         return torch.isin(ids, torch.tensor(sorted(self.markers), device=ids.device))
 
 
-def text_tower_of(text: TextTransformer | CLIP, vocabulary: Vocabulary) -> "CausalTextTower | PaddedTextTower":
+def build_text_tower(text: TextTransformer | CLIP, vocabulary: Vocabulary) -> "CausalTextTower | PaddedTextTower":
     """The tower for a text transformer: cut at the end of the text where that is exact, else at full length."""
     pool_type = _pool_type(text)
     if pool_type not in PaddedTextTower.POOLING and getattr(text, "cls_emb", None) is None:
@@ -65,7 +65,7 @@ def _end_of_text(text: TextTransformer | CLIP, inputs: Int[Tensor, "inputs conte
     return inputs.argmax(dim=-1)
 
 
-class CausalTextTower(BlockByBlock):
+class CausalTextTower(BlockwiseTower):
     """A causal text transformer that pools its end-of-text token.
 
     Texts are cut at that token: exact under the causal mask, as nothing later is ever looked at.
@@ -77,21 +77,21 @@ class CausalTextTower(BlockByBlock):
         self._text = text
         self._vocabulary = vocabulary or Vocabulary()
         self._blocks = text.transformer.resblocks
-        self.blocks = len(self._blocks)
+        self.num_blocks = len(self._blocks)
 
     def _mask(self, tokens: int) -> Float[Tensor, "tokens tokens"]:
         mask: Tensor = self._text.attn_mask[:tokens, :tokens]
         return mask
 
     @torch.no_grad()
-    def prefix(self, inputs: Int[Tensor, "inputs context"], layer: int) -> HiddenTokens:
-        """Hidden states at the cut, up to the longest text's end."""
+    def run_prefix(self, inputs: Int[Tensor, "inputs context"], layer: int) -> HiddenTokens:
+        """Return the hidden states at the cut, up to the longest text's end."""
         end = _end_of_text(self._text, inputs)
         tokens = int(end.max()) + 1
         ids = inputs[:, :tokens]
         positions = torch.arange(tokens, device=inputs.device).expand(len(inputs), tokens)
         kinds = torch.full(positions.shape, CONTENT, device=inputs.device)
-        kinds[:, 0][self._vocabulary.marks(ids[:, 0], unknown=True)] = FIRST_SPECIAL
+        kinds[:, 0][self._vocabulary.is_marker(ids[:, 0], unknown=True)] = FIRST_SPECIAL
         kinds[positions == end[:, None]] = LAST_SPECIAL
         dtype = self._text.transformer.get_cast_dtype()
         x = self._text.token_embedding(ids).to(dtype)
@@ -101,10 +101,10 @@ class CausalTextTower(BlockByBlock):
         valid = positions <= end[:, None]
         return HiddenTokens(hidden=x, valid=valid, kinds=kinds, grid=None, ids=ids, context={"end": end})
 
-    def suffix(
+    def run_suffix(
         self, codes: Float[Tensor, "draws inputs tokens width"], tokens: HiddenTokens, layer: int
     ) -> Float[Tensor, "draws inputs embed"]:
-        """Embeddings of codes at the cut."""
+        """Return the embeddings of codes at the cut."""
         x = codes.flatten(0, 1).to(tokens.hidden.dtype)
         end = repeat(tokens.context["end"], len(codes))
         x = run_blocks(self._blocks[layer + 1 :], x, self._mask(x.shape[1]), end, self.run_block)[:, 0]
@@ -112,7 +112,7 @@ class CausalTextTower(BlockByBlock):
         return x.unflatten(0, codes.shape[:2])
 
 
-class PaddedTextTower(BlockByBlock):
+class PaddedTextTower(BlockwiseTower):
     """A text transformer whose padding cannot be cut off.
 
     Bidirectional ones read their padding (MobileCLIP), SigLIP and CLIPA pool the last position, which mostly is
@@ -129,7 +129,7 @@ class PaddedTextTower(BlockByBlock):
         self._appends = getattr(text, "cls_emb", None) is not None
         self._pool_type = _pool_type(text)
         self._blocks = text.transformer.resblocks
-        self.blocks = len(self._blocks)
+        self.num_blocks = len(self._blocks)
         self.pooling = "appended CLS token" if self._appends else self.POOLING[self._pool_type]
 
     def _embed(self, ids: Int[Tensor, "inputs context"]) -> tuple[Tensor, Tensor | None]:
@@ -164,8 +164,8 @@ class PaddedTextTower(BlockByBlock):
                 end = (end + 1).clamp_max(ids.shape[1] - 1)  # SigLIP pads with EOS: the first one ends the text
         kinds = torch.full(ids.shape, CONTENT, device=ids.device)
         ends = positions == end[:, None]
-        kinds[ends & self._vocabulary.marks(ids, unknown=False)] = LAST_SPECIAL
-        kinds[:, 0][self._vocabulary.marks(ids[:, 0], unknown=False)] = FIRST_SPECIAL
+        kinds[ends & self._vocabulary.is_marker(ids, unknown=False)] = LAST_SPECIAL
+        kinds[:, 0][self._vocabulary.is_marker(ids[:, 0], unknown=False)] = FIRST_SPECIAL
         valid = positions <= end[:, None]
         if self._appends:
             kinds = torch.cat([kinds, torch.full_like(kinds[:, :1], LAST_SPECIAL)], dim=1)
@@ -184,8 +184,8 @@ class PaddedTextTower(BlockByBlock):
         return torch.ones_like(valid) if shared is None else ~torch.isneginf(shared[pooled])
 
     @torch.no_grad()
-    def prefix(self, inputs: Int[Tensor, "inputs context"], layer: int) -> HiddenTokens:
-        """Hidden states at the cut, at the tower's full length."""
+    def run_prefix(self, inputs: Int[Tensor, "inputs context"], layer: int) -> HiddenTokens:
+        """Return the hidden states at the cut, at the tower's full length."""
         pooled = self._pooled(inputs)
         kinds, valid = self._kinds(inputs, pooled)
         context: dict[str, Tensor] = {"pooled": pooled}
@@ -205,10 +205,10 @@ class PaddedTextTower(BlockByBlock):
             ids = torch.cat([inputs, torch.full_like(inputs[:, :1], APPENDED)], dim=1)
         return HiddenTokens(hidden=x, valid=valid, kinds=kinds, grid=None, ids=ids, context=context, shared=shared)
 
-    def suffix(
+    def run_suffix(
         self, codes: Float[Tensor, "draws inputs tokens width"], tokens: HiddenTokens, layer: int
     ) -> Float[Tensor, "draws inputs embed"]:
-        """Embeddings of codes at the cut."""
+        """Return the embeddings of codes at the cut."""
         x = codes.flatten(0, 1).to(tokens.hidden.dtype)
         pooled = repeat(tokens.context["pooled"], len(codes))
         rest = self._blocks[layer + 1 :]

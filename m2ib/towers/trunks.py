@@ -1,4 +1,4 @@
-"""Which modules of which image tower are embedding, blocks and head: open_clip's ResNet, and the timm trunks."""
+"""Embedding, blocks and head of open_clip's ResNet and of the timm trunks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,28 +20,28 @@ from torch import Tensor, nn
 
 from m2ib.errors import UnsupportedModelError
 from m2ib.towers.base import class_name
-from m2ib.towers.chain import NO_MAPS, Block, Chain, Shared, in_turn, staged
+from m2ib.towers.sequential import ALL_TOKENS, Block, Shared, TowerParts, flatten_stages, sequential_block
 
-# timm's and open_clip's words for how one embedding is made, in ours.
+# Pooling by the names of timm and open_clip.
 POOLING = {
     "token": "CLS token", "avg": "average", "max": "maximum", "avgmax": "average and maximum",
     "map": "attention", "abs_attn": "attention", "rot_attn": "attention",
 }  # fmt: skip
 
 
-def modified_resnet(visual: ModifiedResNet) -> Chain:
+def modified_resnet_parts(visual: ModifiedResNet) -> TowerParts:
     """open_clip's ResNet: four stages of bottleneck blocks, pooled by attention."""
-    blocks = staged([visual.layer1, visual.layer2, visual.layer3, visual.layer4])
-    return Chain(
+    blocks = flatten_stages([visual.layer1, visual.layer2, visual.layer3, visual.layer4])
+    return TowerParts(
         embed=lambda pixels: (visual.stem(pixels), {}),
         blocks=blocks,
         head=visual.attnpool,
         pooling="attention",
-        maps=len(blocks),
+        first_token_layer=len(blocks),
     )
 
 
-def timm_chain(visual: TimmModel) -> Chain:
+def timm_parts(visual: TimmModel) -> TowerParts:
     """A timm trunk and open_clip's head. Raises UnsupportedModelError for a trunk of no known class."""
     trunk: Any = visual.trunk
     for kind, build in _TRUNKS.items():
@@ -52,7 +52,7 @@ def timm_chain(visual: TimmModel) -> Chain:
 
 
 def _pooling(trunk: Any, head: nn.Module) -> str:
-    """How the trunk, or open_clip's head after it, makes one vector of many."""
+    """Return how the trunk, or open_clip's head after it, pools tokens."""
     if getattr(trunk, "attn_pool", None) is not None or getattr(head, "pool", None) is not None:
         return "attention"
     name = getattr(trunk, "global_pool", None)
@@ -75,15 +75,15 @@ def _grid(patch_embed: Any) -> Callable[[Tensor], tuple[int, int]]:
     return grid
 
 
-def _vision_transformer(trunk: Any, head: nn.Module) -> Chain:
-    """ViTs with CLS, average or attention pooling, with or without registers; ViTamin's convolutions in front."""
+def _vision_transformer(trunk: Any, head: nn.Module) -> TowerParts:
+    """ViTs with CLS, average or attention pooling, with or without registers; for ViTamin, convolutions first."""
 
     def tokens(x: Tensor) -> Tensor:
         return trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(x)))
 
-    chain = Chain(
+    parts = TowerParts(
         embed=lambda pixels: (tokens(trunk.patch_embed(pixels)), {}),
-        blocks=[in_turn(block) for block in trunk.blocks],
+        blocks=[sequential_block(block) for block in trunk.blocks],
         head=lambda x: head(trunk.forward_head(trunk.norm(x))),
         pooling=_pooling(trunk, head),
         prefix_tokens=trunk.num_prefix_tokens,
@@ -91,26 +91,26 @@ def _vision_transformer(trunk: Any, head: nn.Module) -> Chain:
     )
     hybrid = trunk.patch_embed
     if not (isinstance(hybrid, HybridEmbed) and isinstance(hybrid.backbone, MbConvStages) and hybrid.flatten):
-        return chain
+        return parts
     backbone = hybrid.backbone
-    convolutions = staged(backbone.stages)
+    convolutions = flatten_stages(backbone.stages)
     first = trunk.blocks[0]
 
     def first_block(x: Tensor, _shared: Mapping[str, Tensor]) -> Tensor:
         return first(tokens(hybrid.proj(backbone.pool(x)).flatten(2).transpose(1, 2)))
 
-    return Chain(
+    return TowerParts(
         embed=lambda pixels: (backbone.stem(pixels), {}),
-        blocks=[*convolutions, first_block, *chain.blocks[1:]],
-        head=chain.head,
-        pooling=chain.pooling,
-        maps=len(convolutions),
-        prefix_tokens=chain.prefix_tokens,
-        grid=chain.grid,
+        blocks=[*convolutions, first_block, *parts.blocks[1:]],
+        head=parts.head,
+        pooling=parts.pooling,
+        first_token_layer=len(convolutions),
+        prefix_tokens=parts.prefix_tokens,
+        grid=parts.grid,
     )
 
 
-def _eva(trunk: Any, head: nn.Module) -> Chain:
+def _eva(trunk: Any, head: nn.Module) -> TowerParts:
     """EVA and the Perception Encoder: rotary embeddings, one for all blocks or (`rope_mixed`) one a block."""
     mixed = getattr(trunk, "rope_mixed", False)
 
@@ -125,7 +125,7 @@ def _eva(trunk: Any, head: nn.Module) -> Chain:
 
         return run
 
-    return Chain(
+    return TowerParts(
         embed=embed,
         blocks=[step(index, block) for index, block in enumerate(trunk.blocks)],
         head=lambda x: head(trunk.forward_head(trunk.norm(x))),
@@ -135,7 +135,7 @@ def _eva(trunk: Any, head: nn.Module) -> Chain:
     )
 
 
-def _relative_positions(trunk: Any, head: nn.Module) -> Chain:
+def _relative_positions(trunk: Any, head: nn.Module) -> TowerParts:
     """ViTs with relative positions, in each block or shared by all."""
 
     def embed(pixels: Tensor) -> tuple[Tensor, Shared]:
@@ -147,7 +147,7 @@ def _relative_positions(trunk: Any, head: nn.Module) -> Chain:
     def step(block: nn.Module) -> Block:
         return lambda x, shared: block(x, shared_rel_pos=shared.get("bias"))
 
-    return Chain(
+    return TowerParts(
         embed=embed,
         blocks=[step(block) for block in trunk.blocks],
         head=lambda x: head(trunk.forward_head(trunk.norm(x))),
@@ -157,64 +157,64 @@ def _relative_positions(trunk: Any, head: nn.Module) -> Chain:
     )
 
 
-def _maps(
+def _feature_map_parts(
     embed: Callable[[Tensor], Tensor],
     blocks: list[Block],
     head: Callable[[Tensor], Tensor],
     pooling: str,
     channels_last: bool = False,
-) -> Chain:
-    return Chain(
+) -> TowerParts:
+    return TowerParts(
         embed=lambda pixels: (embed(pixels), {}),
         blocks=blocks,
         head=head,
         pooling=pooling,
-        maps=len(blocks) if blocks else NO_MAPS,
+        first_token_layer=len(blocks) if blocks else ALL_TOKENS,
         channels_last=channels_last,
     )
 
 
-def _convnext(trunk: Any, head: nn.Module) -> Chain:
-    return _maps(
+def _convnext(trunk: Any, head: nn.Module) -> TowerParts:
+    return _feature_map_parts(
         trunk.stem,
-        staged(trunk.stages, before=("downsample",)),
+        flatten_stages(trunk.stages, before=("downsample",)),
         lambda x: head(trunk.forward_head(trunk.norm_pre(x))),
         _pooling(trunk, head),
     )
 
 
-def _fastvit(trunk: Any, head: nn.Module) -> Chain:
+def _fastvit(trunk: Any, head: nn.Module) -> TowerParts:
     """MobileCLIP's convolutional towers; the later stages may be blocks of attention over a map."""
     if trunk.fork_feat:
         raise UnsupportedModelError("image tower: FastVit with fork_feat returns several maps, expected one embedding")
-    return _maps(
+    return _feature_map_parts(
         trunk.stem,
-        staged(trunk.stages, before=("downsample", "pos_emb")),
+        flatten_stages(trunk.stages, before=("downsample", "pos_emb")),
         lambda x: head(trunk.forward_head(trunk.final_conv(x))),
         _pooling(trunk, head),
     )
 
 
-def _swin(trunk: Any, head: nn.Module) -> Chain:
-    return _maps(
+def _swin(trunk: Any, head: nn.Module) -> TowerParts:
+    return _feature_map_parts(
         trunk.patch_embed,
-        staged(trunk.layers, before=("downsample",)),
+        flatten_stages(trunk.layers, before=("downsample",)),
         lambda x: head(trunk.forward_head(trunk.norm(x))),
         _pooling(trunk, head),
         channels_last=True,
     )
 
 
-def _resnet(trunk: Any, head: nn.Module) -> Chain:
-    return _maps(
+def _resnet(trunk: Any, head: nn.Module) -> TowerParts:
+    return _feature_map_parts(
         lambda pixels: trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(pixels)))),
-        staged([trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4]),
+        flatten_stages([trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4]),
         lambda x: head(trunk.forward_head(x)),
         _pooling(trunk, head),
     )
 
 
-_TRUNKS: dict[type[nn.Module], Callable[[Any, nn.Module], Chain]] = {
+_TRUNKS: dict[type[nn.Module], Callable[[Any, nn.Module], TowerParts]] = {
     VisionTransformer: _vision_transformer,
     Eva: _eva,
     VisionTransformerRelPos: _relative_positions,

@@ -8,11 +8,11 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from m2ib.errors import UnsupportedModelError
-from m2ib.towers.attention import BlockByBlock, run_blocks
+from m2ib.towers.attention import BlockwiseTower, run_blocks
 from m2ib.towers.base import CONTENT, FIRST_SPECIAL, HiddenTokens, in_weights_precision
 
 
-class OpenClipImageTower(BlockByBlock):
+class OpenClipImageTower(BlockwiseTower):
     """open_clip's VisionTransformer."""
 
     POOLING: ClassVar = {"tok": "CLS token", "avg": "average"}
@@ -30,13 +30,13 @@ class OpenClipImageTower(BlockByBlock):
             )
         self._visual = visual
         self._blocks = visual.transformer.resblocks
-        self.blocks = len(self._blocks)
+        self.num_blocks = len(self._blocks)
         self.pooling = "attention" if visual.attn_pool is not None else self.POOLING[visual.pool_type]
         self._pools_first = self.pooling == "CLS token"
 
     @torch.no_grad()
-    def prefix(self, inputs: Float[Tensor, "inputs 3 height width"], layer: int) -> HiddenTokens:
-        """Hidden states at the cut: CLS, then the patches row by row."""
+    def run_prefix(self, inputs: Float[Tensor, "inputs 3 height width"], layer: int) -> HiddenTokens:
+        """Return the hidden states at the cut: CLS, then the patches row by row."""
         x = self._visual._embeds(in_weights_precision(inputs, self._visual))
         for block in self._blocks[: layer + 1]:
             x = block(x)
@@ -46,10 +46,10 @@ class OpenClipImageTower(BlockByBlock):
         grid: tuple[int, int] = self._visual.grid_size
         return HiddenTokens(hidden=x, valid=valid, kinds=kinds, grid=grid, ids=None, context={})
 
-    def suffix(
+    def run_suffix(
         self, codes: Float[Tensor, "draws inputs tokens width"], tokens: HiddenTokens, layer: int
     ) -> Float[Tensor, "draws inputs embed"]:
-        """Embeddings of codes at the cut."""
+        """Return the embeddings of codes at the cut."""
         x = codes.flatten(0, 1).to(tokens.hidden.dtype)
         first = torch.zeros(len(x), dtype=torch.long, device=x.device) if self._pools_first else None
         x = run_blocks(self._blocks[layer + 1 :], x, pooled=first, run_block=self.run_block)

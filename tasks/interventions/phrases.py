@@ -98,13 +98,13 @@ class PhraseInterventions:
         A text that fills the context to the last token does not count.
         """
         if text not in self._fitting:
-            tokens, longer = self._samples.network.token_ids([text, text + _ONE_MORE_WORD])
+            tokens, longer = self._samples.network.tokenize([text, text + _ONE_MORE_WORD])
             self._fitting[text] = bool((tokens != longer).any())
         return self._fitting[text]
 
     def _count_tokens(self, words: str) -> int:
         """Count the tokens of some words, special tokens excepted but for a constant."""
-        tokens, empty = self._samples.network.token_ids([words, ""])
+        tokens, empty = self._samples.network.tokenize([words, ""])
         return int((tokens != empty).sum())
 
     def sample(

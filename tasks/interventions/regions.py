@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import sql
 from m2ib.analysis import occlusion
+from m2ib.analysis.controls import make_control_masks
 from m2ib.analysis.masks import is_frame, rasterize_boxes
 from m2ib.analysis.occlusion import Fill
 from tasks.interventions.samples import NotMeasurable, Samples
@@ -126,7 +127,7 @@ class RegionInterventions:
                 f"got {len(found)} of {len(pair_ids)} pairs that can be measured{f' ({reasons})' if reasons else ''}, "
                 f"expected at least {smallest}; look at the pairs, or audit a larger corpus"
             )
-        pixels = samples.network.stack([pair.image for pair in found])
+        pixels = samples.network.stack_images([pair.image for pair in found])
         own, foils_of = self._embed_captions([pair.pair_id for pair in found], [pair.foils for pair in found])
         return RegionSample(
             pair_ids=[pair.pair_id for pair in found],
@@ -163,11 +164,11 @@ class RegionInterventions:
                 found.append(_Pair(pair_id, image, mask[None], [], foils))
         if not found:
             return []
-        pixels = samples.network.stack([pair.image for pair in found])
+        pixels = samples.network.stack_images([pair.image for pair in found])
         own, foils_of = self._embed_captions([pair.pair_id for pair in found], [pair.foils for pair in found])
         clean = occlusion.foil_margin(samples.embed_images(pixels), own, foils_of)
         with samples.lock:
-            filled = occlusion.occlude(samples.network, pixels, np.stack([pair.masks for pair in found]), "mean")
+            filled = occlusion.embed_occluded(samples.network, pixels, np.stack([pair.masks for pair in found]), "mean")
         drops = clean - occlusion.foil_margin(filled, own, foils_of)[:, 0]
         return list(zip((pair.pair_id for pair in found), clean.tolist(), drops.tolist(), strict=True))
 
@@ -180,7 +181,7 @@ class RegionInterventions:
         """Masks of the region and its controls."""
         region = self._region_mask(pair_id, boxes)
         key = f"{self._samples.seed}\x1f{pair_id}"
-        return np.stack([region, *occlusion.control_masks(region, self._settings.controls, key)])
+        return np.stack([region, *make_control_masks(region, self._settings.controls, key)])
 
     def _find_hosts(self, pair_id: str, foils: Sequence[str]) -> list[str]:
         """Find a pair for each foil, up to `HOSTS`. The image of the first is readable; none if no image is."""
@@ -193,11 +194,11 @@ class RegionInterventions:
         """Images of the hosts with a number. The first host replaces those that are missing or unreadable."""
         read = self._samples.read_image
         images = [(read(hosts[turn if turn < len(hosts) else 0]), hosts[0]) for hosts in sample.hosts]
-        return self._samples.network.stack([read(first) if image is None else image for image, first in images])
+        return self._samples.network.stack_images([read(first) if image is None else image for image, first in images])
 
     def draw_tag(self, sample: RegionSample) -> RegionSample:
         """Return the sample with a synthetic tag drawn into the region."""
-        pixels = occlusion.stamp(sample.pixels, sample.masks[:, 0])
+        pixels = occlusion.draw_checkerboard(sample.pixels, sample.masks[:, 0])
         return replace(sample, pixels=pixels, clean=self._samples.embed_images(pixels))
 
     def margins(self, sample: RegionSample, fill: Fill, region: str | None = None) -> Margins:
@@ -216,7 +217,7 @@ class RegionInterventions:
         else:
             with samples.lock:
                 if region is None:
-                    filled = occlusion.occlude(samples.network, sample.pixels, sample.masks, fill)
+                    filled = occlusion.embed_occluded(samples.network, sample.pixels, sample.masks, fill)
                 else:
                     filled = self._occlude_cached(sample, fill, region)
             margins = occlusion.foil_margin(filled, sample.own, sample.foils)
@@ -229,7 +230,7 @@ class RegionInterventions:
     def _swapped(self, sample: RegionSample, turn: int) -> Numbers:
         donors = self._host_images(sample, turn)
         with self._samples.lock:
-            filled = occlusion.occlude(self._samples.network, sample.pixels, sample.masks, "swap", donors)
+            filled = occlusion.embed_occluded(self._samples.network, sample.pixels, sample.masks, "swap", donors)
         return occlusion.foil_margin(filled, sample.own, sample.foils)
 
     def _occlude_cached(self, sample: RegionSample, fill: Fill, region: str) -> Numbers:
@@ -238,7 +239,7 @@ class RegionInterventions:
             self._region = region
         new = [i for i, pair_id in enumerate(sample.pair_ids) if (fill, pair_id) not in self._filled]
         if new:
-            filled = occlusion.occlude(self._samples.network, sample.pixels[new], sample.masks[new], fill)
+            filled = occlusion.embed_occluded(self._samples.network, sample.pixels[new], sample.masks[new], fill)
             present = sample.present  # the number of empty masks depends on the sample
             for place, index in enumerate(new):
                 self._filled[fill, sample.pair_ids[index]] = filled[place][present[index]]
@@ -249,7 +250,9 @@ class RegionInterventions:
         hosts = self._host_images(sample, 0)
         masks = sample.masks[:, :2]
         with self._samples.lock:
-            rises = occlusion.transplant(self._samples.network, sample.pixels, hosts, masks, sample.own, sample.foils)
+            rises = occlusion.measure_transplant(
+                self._samples.network, sample.pixels, hosts, masks, sample.own, sample.foils
+            )
         difference: Numbers = rises[:, 0] - rises[:, 1]
         return difference
 

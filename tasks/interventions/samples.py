@@ -71,7 +71,7 @@ class Samples:
     def embed_images(self, pixels: Any) -> Numbers:
         """Embed preprocessed images."""
         with self.lock:
-            return occlusion.embed(self.network, pixels)
+            return occlusion.embed_images(self.network, pixels)
 
     def embed_captions(self, captions: Sequence[str]) -> list[Numbers]:
         """Embed captions, each distinct one once per run."""
@@ -90,7 +90,7 @@ class Samples:
             readable = {pair_id: image for pair_id, image in pixels.items() if image is not None}
             self._image_embeddings.update(dict.fromkeys(pixels))
             if readable:
-                embeddings = self.embed_images(self.network.stack(list(readable.values())))
+                embeddings = self.embed_images(self.network.stack_images(list(readable.values())))
                 self._image_embeddings.update(zip(readable, embeddings, strict=True))
         return [self._image_embeddings[pair_id] for pair_id in pair_ids]
 

@@ -16,7 +16,7 @@ PAPER = preset("paper")
 def test_captions_have_so_many_tokens(encoder, tokens):
     texts = captions(8, tokens)
     assert len(set(texts)) == 8
-    assert ((encoder.token_ids(texts) != 0).sum(dim=1) == tokens).all()
+    assert ((encoder.tokenize(texts) != 0).sum(dim=1) == tokens).all()
 
 
 @pytest.mark.parametrize(("count", "tokens"), [(9, 12), (1, 2)])

@@ -30,7 +30,7 @@ def fetched(address):
 def test_figures_are_fetched_while_the_run_goes_on_and_not_afterwards(address, monkeypatch):
     clock = iter([100.0, 104.0, 110.0])
     monkeypatch.setattr(metrics, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(metrics.m2ib, "memory_held", lambda device: 7 if device == "cuda:0" else None)
+    monkeypatch.setattr(metrics.m2ib, "reserved_gpu_memory", lambda device: 7 if device == "cuda:0" else None)
     with served(address, ["cuda:0", "cpu"]):
         before = fetched(address)
         pace = Pace()

@@ -17,7 +17,7 @@ from m2ib import (
     ModelLoadError,
     attribute,
     calibrate,
-    fitting_batch_size,
+    estimate_batch_size,
     preset,
 )
 from m2ib.bottleneck import price_per_nat
@@ -36,8 +36,8 @@ EMBEDDINGS = replace(DEEP, image=replace(DEEP.image, layer=-1), text=replace(DEE
 def _oracle(encoder, tower, config, pair, inputs, target, key, statistics):
     gate = getattr(config, tower)
     part = getattr(encoder, tower)
-    layer = gate.resolve_layer(part.blocks)
-    tokens = part.prefix(inputs, layer)
+    layer = gate.resolve_layer(part.num_blocks)
+    tokens = part.run_prefix(inputs, layer)
     length = int(tokens.valid[0].nonzero().max()) + 1
     special = tokens.kinds[0] != 0
     mean, std = 0.0, 1.0
@@ -70,7 +70,7 @@ def test_maps_equal_the_oracle(exact, pairs, config):
     keys = [f"pair-{i}" for i in range(2)]
     result = attribute(encoder, images, texts, config, statistics, keys=keys)
     for i, (image, text, key) in enumerate(zip(images, texts, keys, strict=True)):
-        pixels, ids = encoder.pixels([image]).double(), encoder.token_ids([text])
+        pixels, ids = encoder.prepare_images([image]).double(), encoder.tokenize([text])
         nats, cosine = _oracle(encoder, "image", config, i, pixels, encoder.embed_texts(ids), key, statistics)
         _close(result.image_map[i].flatten(), nats[1:])
         _close(result.image_special_nats[i], nats[0])
@@ -103,8 +103,8 @@ def test_float32_gives_the_map_of_float64(pairs, config):
 def test_clean_cosine_is_the_models_own(encoder, pairs):
     result = attribute(encoder, *pairs, PAPER)
     with torch.no_grad():
-        image = encoder.model.encode_image(encoder.pixels(pairs[0]), normalize=True)
-        text = encoder.model.encode_text(encoder.token_ids(pairs[1]), normalize=True)
+        image = encoder.model.encode_image(encoder.prepare_images(pairs[0]), normalize=True)
+        text = encoder.model.encode_text(encoder.tokenize(pairs[1]), normalize=True)
     torch.testing.assert_close(result.cosine, (image * text).sum(dim=1))
 
 
@@ -183,7 +183,7 @@ def test_wrong_input_says_what_was_expected(encoder, pairs):
 def test_statistics_serve_their_own_model_layer_and_setting(encoder, exact, pairs, tmp_path):
     statistics = calibrate(encoder, *pairs, AUDIT)
     statistics.save(tmp_path / "s.safetensors")
-    assert type(statistics).load(tmp_path / "s.safetensors").image.made_for == statistics.image.made_for
+    assert type(statistics).load(tmp_path / "s.safetensors").image.scope == statistics.image.scope
     deeper = replace(AUDIT, image=replace(AUDIT.image, layer=1))
     otherwise = replace(AUDIT, image=replace(AUDIT.image, statistics="position"))
     for model, config in ((exact, AUDIT), (encoder, deeper), (encoder, otherwise)):
@@ -200,7 +200,7 @@ def test_a_sample_that_does_not_vary_is_refused(encoder, pairs):
     by_position = replace(AUDIT, image=replace(AUDIT.image, statistics="position"))
     with pytest.raises(CalibrationError, match="does not vary"):
         calibrate(encoder, [pairs[0][0]] * 3, [pairs[1][0]] * 3, by_position)
-    broken = encoder.pixels(pairs[0][:3]).clone()
+    broken = encoder.prepare_images(pairs[0][:3]).clone()
     broken[1, 0, 0, 0] = torch.nan
     with pytest.raises(CalibrationError, match="not all finite"):
         calibrate(encoder, broken, pairs[1][:3], AUDIT)
@@ -219,7 +219,7 @@ def test_a_sample_that_does_not_vary_is_refused(encoder, pairs):
     ],
 )
 def test_inputs_of_another_kind_are_named(encoder, pairs, images, texts, message):
-    images = encoder.pixels(pairs[0][:4]) if isinstance(images, str) else images
+    images = encoder.prepare_images(pairs[0][:4]) if isinstance(images, str) else images
     with pytest.raises((TypeError, ValueError), match=message):
         attribute(encoder, images, texts, PAPER)
 
@@ -255,23 +255,23 @@ def test_portable_beta_prices_a_nat_alike_in_short_and_long_captions():
 def test_out_of_memory_halves_the_batch_and_goes_on(encoder, pairs, monkeypatch):
     whole = attribute(encoder, *pairs, PAPER)
     tried = []
-    monkeypatch.setattr(encoder, "largest_batch", encoder.largest_batch)
+    monkeypatch.setattr(encoder, "max_batch_size", encoder.max_batch_size)
 
     def memory_for_three(codes, *rest):
         tried.append(codes.shape[1])
         if codes.shape[1] > 3:
             raise torch.OutOfMemoryError("no memory for more than three")
-        return encoder.image.suffix(codes, *rest)
+        return encoder.image.run_suffix(codes, *rest)
 
-    monkeypatch.setattr(encoder, "programs", replace(encoder.programs, image=memory_for_three))
+    monkeypatch.setattr(encoder, "kernels", replace(encoder.kernels, image=memory_for_three))
     _close(attribute(encoder, *pairs, PAPER, batch_size=64).image_map, whole.image_map)
     assert tried[:2] == [11, 6]
     assert max(tried[2:]) == 3
     tried.clear()
     attribute(encoder, *pairs, PAPER, batch_size=64)
     assert max(tried) == 3, "what was learned is kept"
-    never = replace(encoder.programs, image=lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
-    monkeypatch.setattr(encoder, "programs", never)
+    never = replace(encoder.kernels, image=lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    monkeypatch.setattr(encoder, "kernels", never)
     with pytest.raises(torch.OutOfMemoryError):
         attribute(encoder, *pairs, PAPER, batch_size=64)
 
@@ -312,10 +312,10 @@ def test_prompts_of_one_image_share_its_prefix(encoder, pairs, monkeypatch):
     keys = list("abcd")
     alone = [attribute(encoder, [i], [t], PAPER, keys=[k]) for i, t, k in zip(images, texts, keys, strict=True)]
     seen = []
-    prefix = type(encoder.image).prefix
+    prefix = type(encoder.image).run_prefix
     monkeypatch.setattr(
         type(encoder.image),
-        "prefix",
+        "run_prefix",
         lambda self, inputs, layer: seen.append(len(inputs)) or prefix(self, inputs, layer),
     )
     together = attribute(encoder, images, texts, PAPER, keys=keys, batch_size=64)
@@ -326,12 +326,12 @@ def test_prompts_of_one_image_share_its_prefix(encoder, pairs, monkeypatch):
 
 
 def test_batches_fit_the_budget(encoder):
-    sizes = [fitting_batch_size(encoder, PAPER, budget) for budget in (1, 2**20, 2**21, 2**40)]
+    sizes = [estimate_batch_size(encoder, PAPER, budget) for budget in (1, 2**20, 2**21, 2**40)]
     assert sizes[0] == 1
     assert sizes[-1] == 16, "more bring nothing on a CPU"
     assert 1 <= sizes[1] <= sizes[2] <= 16
     more_draws, budget = replace(PAPER, draws=40), 2**22
-    assert fitting_batch_size(encoder, more_draws, budget) < fitting_batch_size(encoder, PAPER, budget)
+    assert estimate_batch_size(encoder, more_draws, budget) < estimate_batch_size(encoder, PAPER, budget)
 
 
 def test_callers_inference_mode_and_autocast_do_not_matter(encoder, pairs):

@@ -82,7 +82,7 @@ def test_a_local_checkpoint_of_a_named_architecture_loads(tmp_path, suffix, monk
 def test_what_cannot_be_loaded_says_what_to_check(tmp_path):
     with pytest.raises(ModelLoadError, match=r"nearest: .*ViT-B-32"):
         load_encoder("ViT-B-23")
-    with pytest.raises(ModelLoadError, match="no weights named"):
+    with pytest.raises(ModelLoadError, match="no weights given"):
         load_encoder("ViT-B-32")
     with pytest.raises(ModelLoadError, match="no file at"):
         load_encoder("ViT-B-32", str(tmp_path / "gone.pt"))

@@ -57,7 +57,7 @@ def test_a_folder_with_timm_trunk_bert_and_its_own_tokenizer(tmp_path, pooler):
     assert encoder.image_size == (16, 24)
     images = [Image.effect_noise((60, 40), 80).convert("RGB"), Image.new("RGB", (30, 90), "teal")]
     texts = ["left pleural effusions in a portable chest", "no nodule"]
-    ids = encoder.token_ids(texts)
+    ids = encoder.tokenize(texts)
     with torch.no_grad():
         torch.testing.assert_close(encoder.model.encode_text(ids), written.encode_text(ids))
     config = replace(BottleneckConfig(), steps=2)
@@ -78,15 +78,17 @@ def test_a_folder_without_weights_or_configuration_says_so(tmp_path):
 def test_bert_says_which_tokens_are_special(tmp_path):
     write_folder(tmp_path)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
-    assert Vocabulary.of(tokenizer) == Vocabulary(pad=0, markers=frozenset({2, 3}))
+    assert Vocabulary.from_tokenizer(tokenizer) == Vocabulary(pad=0, markers=frozenset({2, 3}))
 
 
 def test_vocabulary_of_open_clips_own_tokenizer():
-    assert Vocabulary.of(open_clip.SimpleTokenizer()) == Vocabulary(pad=None, markers=frozenset({49406, 49407}))
+    assert Vocabulary.from_tokenizer(open_clip.SimpleTokenizer()) == Vocabulary(
+        pad=None, markers=frozenset({49406, 49407})
+    )
 
 
 def test_vocabulary_of_a_plain_function():
-    assert Vocabulary.of(lambda texts: texts) == Vocabulary()
+    assert Vocabulary.from_tokenizer(lambda texts: texts) == Vocabulary()
 
 
 def test_other_models_are_refused():
@@ -111,7 +113,7 @@ def test_preset_needs_no_calibration_for_a_folder(tmp_path):
 
 
 def test_what_a_tokenizer_cuts_off_is_counted_in_characters(encoder):
-    room = encoder.token_ids(["a"]).shape[1] - 2
+    room = encoder.tokenize(["a"]).shape[1] - 2
     full = " ".join(["a"] * room)
-    cut = encoder.characters_cut(["a dog", full[:-2], full, f"{full} b", f"{full}  a longer end."])
+    cut = encoder.count_truncated_characters(["a dog", full[:-2], full, f"{full} b", f"{full}  a longer end."])
     assert cut == [0, 0, 0, 2, 15]

@@ -13,11 +13,11 @@ from open_clip.model import CustomTextCLIP
 from oracle import map_of_one_pair
 
 from m2ib import DualEncoder, GateConfig, UnsupportedModelError, attribute, preset
-from m2ib.attribution import gates
+from m2ib.attribution import gate_masks
 from m2ib.noise import KeyedNoise
-from m2ib.towers import image_tower, text_tower
+from m2ib.towers import find_image_tower, find_text_tower
 from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, PADDING
-from m2ib.towers.check import refuse_other_embeddings
+from m2ib.towers.check import check_embeddings
 
 PAIRS = pytest.mark.parametrize("pair", families.PAIRS, ids=" | ".join)
 PAPER = replace(preset("paper"), steps=2, draws=2)
@@ -32,7 +32,7 @@ def towers_of(encoder):
     model = encoder.model
     return [
         (encoder.image, families.pixels(encoder), model.encode_image),
-        (encoder.text, encoder.token_ids(families.TEXTS), model.encode_text),
+        (encoder.text, encoder.tokenize(families.TEXTS), model.encode_text),
     ]
 
 
@@ -48,9 +48,9 @@ def test_cut_anywhere_it_gives_the_models_own_embedding(pair):
         for tower, inputs, embed in towers_of(encoder):
             expected = F.normalize(embed(inputs), dim=-1)
             assert (expected[0] - expected[1]).norm() > 0.05, "the inputs of this test must differ"
-            for layer in sorted({-1, 0, tower.blocks // 2, tower.blocks - 1}):
-                tokens = tower.prefix(inputs, layer)
-                got = tower.suffix(torch.stack([tokens.hidden, tokens.hidden]), tokens, layer)
+            for layer in sorted({-1, 0, tower.num_blocks // 2, tower.num_blocks - 1}):
+                tokens = tower.run_prefix(inputs, layer)
+                got = tower.run_suffix(torch.stack([tokens.hidden, tokens.hidden]), tokens, layer)
                 for draw in F.normalize(got, dim=-1):
                     torch.testing.assert_close(draw, expected, rtol=1e-5, atol=2e-6)
 
@@ -59,15 +59,15 @@ def test_cut_anywhere_it_gives_the_models_own_embedding(pair):
 def test_grid_and_kinds_describe_the_tokens(pair):
     encoder = encoder_of(pair)
     with encoder.frozen():
-        for layer in range(-1, encoder.image.blocks):
-            tokens = encoder.image.prefix(families.pixels(encoder), layer)
+        for layer in range(-1, encoder.image.num_blocks):
+            tokens = encoder.image.run_prefix(families.pixels(encoder), layer)
             rows, columns = tokens.grid
             assert bool((((tokens.kinds == CONTENT).sum(dim=1)) == rows * columns).all())
             height, width = encoder.image_size
             assert rows * width == columns * height, "cells are square"
             assert bool(tokens.valid.all())
-        ids = encoder.token_ids(families.TEXTS)
-        tokens = encoder.text.prefix(ids, 0)
+        ids = encoder.tokenize(families.TEXTS)
+        tokens = encoder.text.run_prefix(ids, 0)
         words = [min(len(text.split()), families.CONTEXT) for text in families.TEXTS]
         assert tokens.ids.shape == tokens.kinds.shape == tokens.valid.shape
         assert bool(((tokens.kinds != CONTENT) <= tokens.valid).all()), "special tokens are no padding"
@@ -79,8 +79,8 @@ def test_grid_and_kinds_describe_the_tokens(pair):
 
 def _oracle(encoder, tower, blocks, maps, embed, inputs, target, gate, config):
     part = getattr(encoder, tower)
-    layer = gate.resolve_layer(part.blocks)
-    tokens = part.prefix(inputs, layer)
+    layer = gate.resolve_layer(part.num_blocks)
+    tokens = part.run_prefix(inputs, layer)
     length, width = int(tokens.valid[0].nonzero().max()) + 1, tokens.hidden.shape[2]
     noise = KeyedNoise(config.seed, ["key"], tower)
     draws = [
@@ -98,10 +98,10 @@ def _maps_equal_the_oracle(pair, config):
     encoder = encoder_of(pair)
     pixels, texts = families.pixels(encoder, 1), families.TEXTS[:1]
     result = attribute(encoder, pixels, texts, config, keys=["key"])
-    ids = encoder.token_ids(texts)
+    ids = encoder.tokenize(texts)
     with encoder.frozen():
         blocks, maps = families.image_blocks(encoder.model.visual)
-        assert len(blocks) == encoder.image.blocks
+        assert len(blocks) == encoder.image.num_blocks
         nats, cosine = _oracle(
             encoder, "image", blocks, maps, encoder.model.encode_image, pixels, encoder.embed_texts(ids),
             config.image, config,
@@ -111,12 +111,12 @@ def _maps_equal_the_oracle(pair, config):
         _close(result.image_special_nats[0], nats[:-patches].sum())
         _close(result.image_cosine[0], cosine)
         blocks = families.text_blocks(encoder.model)
-        assert len(blocks) == encoder.text.blocks
+        assert len(blocks) == encoder.text.num_blocks
         nats, cosine = _oracle(
             encoder, "text", blocks, "nchw", encoder.model.encode_text, ids, encoder.embed_images(pixels),
             config.text, config,
         )  # fmt: skip
-        tokens = encoder.text.prefix(ids, config.text.resolve_layer(encoder.text.blocks))
+        tokens = encoder.text.run_prefix(ids, config.text.resolve_layer(encoder.text.num_blocks))
         shown = (tokens.valid & (tokens.kinds != PADDING))[0, : len(nats)]
         _close(result.text_map[0], nats[shown])
         _close(result.text_padding_nats[0], nats[~shown].sum())
@@ -159,7 +159,7 @@ def test_model_comes_back_bit_exact(pair, monkeypatch):
     unchanged()
     for stop in (RuntimeError("broken"), KeyboardInterrupt()):
         with monkeypatch.context() as patch:
-            patch.setattr(encoder.text, "suffix", lambda *_args, stop=stop: (_ for _ in ()).throw(stop))
+            patch.setattr(encoder.text, "run_suffix", lambda *_args, stop=stop: (_ for _ in ()).throw(stop))
             with pytest.raises(type(stop)):
                 attribute(*arguments)
         unchanged()
@@ -175,18 +175,18 @@ def test_a_hugging_face_encoder_is_left_without_hooks_when_it_fails(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(transformer.embeddings, "forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            encoder.text.prefix(encoder.token_ids(["x"]), 0)
+            encoder.text.run_prefix(encoder.tokenize(["x"]), 0)
     assert all(not module._forward_pre_hooks for module in transformer.modules())
 
 
 def test_padding_is_gated_where_words_have_flown_into_it():
     encoder = encoder_of(("SigLIP", "SigLIP, padded with EOS"))
-    ids = encoder.token_ids(["a nodule"])
-    tokens = encoder.text.prefix(ids, -1)
+    ids = encoder.tokenize(["a nodule"])
+    tokens = encoder.text.run_prefix(ids, -1)
     assert tokens.valid[0].tolist() == [True] * 3 + [False] * 6 + [True]
     assert tokens.kinds[0, [2, 9]].tolist() == [LAST_SPECIAL, LAST_SPECIAL]
     assert tokens.kinds[0, :2].tolist() == [CONTENT, CONTENT]
-    tokens = encoder.text.prefix(ids, 0)
+    tokens = encoder.text.run_prefix(ids, 0)
     assert bool(tokens.valid.all())
     assert tokens.kinds[0].tolist() == [CONTENT] * 2 + [LAST_SPECIAL] + [PADDING] * 6 + [LAST_SPECIAL]
 
@@ -200,18 +200,18 @@ def test_nothing_of_a_text_passes_beside_the_gates(pair, layer, special):
     An open pooled token hands on what it has read, as it was asked to; its noise is put there by hand.
     """
     encoder = encoder_of(pair)
-    first, second = (encoder.token_ids([text]) for text in ("a dog on the left", "no cat in this house"))
+    first, second = (encoder.tokenize([text]) for text in ("a dog on the left", "no cat in this house"))
     with encoder.frozen(), torch.no_grad():
-        one, other = (encoder.text.prefix(ids, layer) for ids in (first, second))
+        one, other = (encoder.text.run_prefix(ids, layer) for ids in (first, second))
         assert torch.equal(one.valid, other.valid), "texts of equal length"
         noise = torch.randn(one.hidden.shape, generator=torch.Generator().manual_seed(0))
         codes = []
         for tokens in (one, other):
-            learned, closed = gates(tokens, GateConfig(special=special))
+            learned, closed = gate_masks(tokens, GateConfig(special=special))
             opened = tokens.valid & ((tokens.kinds == FIRST_SPECIAL) | (tokens.kinds == LAST_SPECIAL))
             covered = learned | closed | opened
             codes.append(torch.where(covered[..., None], noise, tokens.hidden)[None])
-        embeddings = [encoder.text.suffix(code, t, layer) for code, t in zip(codes, (one, other), strict=True)]
+        embeddings = [encoder.text.run_suffix(code, t, layer) for code, t in zip(codes, (one, other), strict=True)]
     torch.testing.assert_close(*embeddings)
 
 
@@ -236,7 +236,7 @@ def test_refusals_name_the_part(vision, text, reason):
     vision_cfg = {**families.IMAGES["ViT"], "attn_pooler_heads": 2, **vision}
     text_cfg = {**families.TEXT_TOWERS["causal"][0], **text}
     model = CustomTextCLIP(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg)
-    tower = text_tower if text else image_tower
+    tower = find_text_tower if text else find_image_tower
     with pytest.raises(UnsupportedModelError, match=reason):
         tower(model)
 
@@ -248,7 +248,7 @@ def test_other_trunks_are_refused_by_name():
         text_cfg=families.TEXT_TOWERS["causal"][0],
     )
     with pytest.raises(UnsupportedModelError, match="timm trunk timm's GhostNet, expected one of ConvNeXt, Eva"):
-        image_tower(model)
+        find_image_tower(model)
 
 
 def test_other_encoders_and_poolers_are_refused_by_name():
@@ -258,13 +258,13 @@ def test_other_encoders_and_poolers_are_refused_by_name():
     try:
         text.pooler = open_clip.hf_model.MaxPooler()
         with pytest.raises(UnsupportedModelError, match="pooling MaxPooler"):
-            text_tower(model)
+            find_text_tower(model)
     finally:
         text.pooler = kept
     text.config.model_type = "albert"
     try:
         with pytest.raises(UnsupportedModelError, match="'albert' encoder, expected one of bert"):
-            text_tower(model)
+            find_text_tower(model)
     finally:
         del text.config.model_type
     assert text.config.model_type == "bert"
@@ -276,9 +276,9 @@ def test_coca_with_one_output_is_refused():
     multimodal = {"width": 32, "heads": 2, "layers": 1, "context_length": families.CONTEXT}
     model = CoCa(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg, multimodal_cfg=multimodal)
     with pytest.raises(UnsupportedModelError, match="image tower: output_tokens is off"):
-        image_tower(model)
+        find_image_tower(model)
     with pytest.raises(UnsupportedModelError, match="text tower: output_tokens is off"):
-        text_tower(model)
+        find_text_tower(model)
 
 
 def test_a_model_that_computes_something_else_is_refused():
@@ -303,7 +303,7 @@ def test_embeddings_of_another_shape_are_refused():
         return encoder.embed_images(pixels)[:, None]
 
     with pytest.raises(UnsupportedModelError, match=r"expected \(inputs, features\) for both"):
-        refuse_other_embeddings("image", encoder.image, lambda: families.pixels(encoder), embed)
+        check_embeddings("image", encoder.image, lambda: families.pixels(encoder), embed)
 
 
 @pytest.mark.parametrize("pair", [("ViT", "causal"), ("ConvNeXt", "SigLIP2"), ("EVA", "BERT, CLS")], ids=" | ".join)
@@ -318,4 +318,4 @@ def test_half_precision_is_accepted_and_explained(pair):
 def test_image_size_may_be_forced():
     model = open_clip.create_model("ViT-S-32-alt", force_image_size=(96, 128), load_weights=False)
     other = DualEncoder(model, open_clip.SimpleTokenizer(context_length=77))
-    assert other.image.prefix(families.pixels(other, 1), 0).grid == (3, 4)
+    assert other.image.run_prefix(families.pixels(other, 1), 0).grid == (3, 4)

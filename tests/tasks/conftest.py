@@ -31,7 +31,7 @@ class Toy(DualEncoder):
     def preprocess(self, image):
         return torch.from_numpy(np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255)
 
-    def token_ids(self, texts):
+    def tokenize(self, texts):
         return torch.tensor([["shadow" in text, "normal" in text] for text in texts]).float()
 
     def embed_texts(self, ids):

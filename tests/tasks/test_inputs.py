@@ -21,7 +21,7 @@ def test_a_model_is_loaded_once(audited_once, monkeypatch):
 @pytest.mark.parametrize(
     ("architecture", "pretrained", "message"),
     [
-        ("ViT-B-32", None, "no weights named"),
+        ("ViT-B-32", None, "no weights given"),
         ("ViT-B-32", "/nowhere/weights.safetensors", "no file at"),
         ("local-dir:/nowhere", None, "could not be loaded"),
         ("no-such-model", "openai", "expected a name of"),

@@ -42,7 +42,7 @@ class Toy(DualEncoder):
     def preprocess(self, image):
         return torch.from_numpy(np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255)
 
-    def token_ids(self, texts):
+    def tokenize(self, texts):
         self.vocabulary += sorted({word for text in texts for word in text.split()} - set(self.vocabulary))
         rows = [[self.vocabulary.index(word) for word in text.split()][: self.context - 2] for text in texts]
         return torch.tensor([[0, *row, *[1] * (self.context - 1 - len(row))] for row in rows])

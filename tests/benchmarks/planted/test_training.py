@@ -36,7 +36,7 @@ def cache(tmp_path_factory, small_batches):
 def test_a_trained_folder_loads(cache):
     encoder = load_encoder(f"local-dir:{training.folder(MODEL, cache, STEPS)}")
     assert encoder.image_size == (80, 80)
-    texts = encoder.embed_texts(encoder.token_ids(["nodule on the left", "unit 7 nodule on the left"]))
+    texts = encoder.embed_texts(encoder.tokenize(["nodule on the left", "unit 7 nodule on the left"]))
     assert texts.shape == (2, 128)
     assert not torch.equal(texts[0], texts[1])
 

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from m2ib.analysis.controls import make_control_masks
 from m2ib.analysis.masks import count_touched_borders, is_frame, rasterize_boxes
-from m2ib.analysis.occlusion import control_masks, embed, embed_captions, fill, foil_margin, occlude, stamp, transplant
+from m2ib.analysis.occlusion import (
+    draw_checkerboard,
+    embed_captions,
+    embed_images,
+    embed_occluded,
+    fill_masks,
+    foil_margin,
+    measure_transplant,
+)
 
 
 def box_mask(boxes, height, width):
@@ -47,12 +56,12 @@ def test_a_box_is_the_pixels_that_it_covers_and_one_at_least():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_fill_changes_masked_pixels_only_and_knows_nothing_of_them(images, how, shape):
     masks = masks_of(shape, shape, shape)
-    filled = fill(images, masks, how, donors=images.flip(0))
+    filled = fill_masks(images, masks, how, donors=images.flip(0))
     outside = ~masks[:, None].expand_as(images)
     assert torch.equal(filled[outside], images[outside])
     assert not torch.equal(filled, images)
     other = torch.where(masks[:, None], torch.full_like(images, 1e4), images)
-    again = fill(other, masks, how, donors=images.flip(0))
+    again = fill_masks(other, masks, how, donors=images.flip(0))
     torch.testing.assert_close(again, filled, rtol=0, atol=0)
     assert filled.isfinite().all()
 
@@ -60,7 +69,7 @@ def test_a_fill_changes_masked_pixels_only_and_knows_nothing_of_them(images, how
 def test_mean_and_blur_fill_a_plain_image_with_its_own_colour():
     plain = torch.tensor([0.5, -1.0, 2.0])[None, :, None, None].expand(2, 3, 40, 40)
     for how in ("mean", "blur"):
-        torch.testing.assert_close(fill(plain, masks_of("corner", "frame"), how), plain)
+        torch.testing.assert_close(fill_masks(plain, masks_of("corner", "frame"), how), plain)
 
 
 def test_mean_is_that_of_the_ring():
@@ -68,31 +77,31 @@ def test_mean_is_that_of_the_ring():
     image[:, :, :, 16:] = 1.0
     mask = torch.zeros(1, 32, 32, dtype=torch.bool)
     mask[:, 8:12, 14:18] = True  # as much of it left as right of the edge
-    assert fill(image, mask, "mean")[0, 0, 9, 15] == pytest.approx(0.5)
+    assert fill_masks(image, mask, "mean")[0, 0, 9, 15] == pytest.approx(0.5)
 
 
 def test_swap_takes_the_donor_s_pixels_and_an_empty_mask_nothing(images):
     masks = masks_of("corner", "island", "frame")
     masks[1] = False
-    filled = fill(images, masks, "swap", donors=images + 5)
+    filled = fill_masks(images, masks, "swap", donors=images + 5)
     assert torch.equal(filled[0, :, :10, :10], images[0, :, :10, :10] + 5)
     assert torch.equal(filled[1], images[1])
-    assert torch.equal(fill(images, masks & False, "blur"), images)
+    assert torch.equal(fill_masks(images, masks & False, "blur"), images)
 
 
 def test_a_fill_that_is_not_possible_says_why(images):
     with pytest.raises(ValueError, match="donors: got None, expected one image"):
-        fill(images, masks_of("corner", "corner", "corner"), "swap")
+        fill_masks(images, masks_of("corner", "corner", "corner"), "swap")
     for how in ("mean", "blur"):
         with pytest.raises(ValueError, match="covers the whole image, expected some surroundings"):
-            fill(images, torch.ones(3, 40, 40, dtype=torch.bool), how)
+            fill_masks(images, torch.ones(3, 40, 40, dtype=torch.bool), how)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [(40, 40), (40, 60), (33, 47)])
 def test_controls_have_the_region_s_area_and_none_of_its_pixels(shape, size):
     mask = box_mask(SHAPES[shape], *size)
-    controls = control_masks(mask, 4, "pair")
+    controls = make_control_masks(mask, 4, "pair")
     assert 2 <= len(controls) <= 4
     for control in controls:
         assert control.sum() == mask.sum()
@@ -103,29 +112,29 @@ def test_controls_have_the_region_s_area_and_none_of_its_pixels(shape, size):
 def test_controls_of_a_corner_are_the_other_corners():
     mask = box_mask(CORNER, 40, 40)
     corners = [box_mask([box], 40, 40) for box in [(0.75, 0, 1, 0.25), (0, 0.75, 0.25, 1), (0.75, 0.75, 1, 1)]]
-    found = control_masks(mask, 4, "pair")
+    found = make_control_masks(mask, 4, "pair")
     assert {control.tobytes() for control in found} == {corner.tobytes() for corner in corners}
 
 
 def test_controls_keep_their_distance_from_the_border():
-    for control in control_masks(box_mask(SHAPES["at the border"], 40, 40), 8, "pair"):
+    for control in make_control_masks(box_mask(SHAPES["at the border"], 40, 40), 8, "pair"):
         assert count_touched_borders(control) >= 1
-    rings = control_masks(box_mask(FRAME, 40, 40), 3, "pair")
+    rings = make_control_masks(box_mask(FRAME, 40, 40), 3, "pair")
     assert [count_touched_borders(ring) for ring in rings] == [0, 0, 0]
     assert rings[0][2, 2:38].all()  # the first lies just inside the frame
 
 
 def test_controls_depend_on_the_key_and_on_nothing_else():
     mask = box_mask(ISLAND, 40, 40)
-    once, again, other = (np.stack(control_masks(mask, 4, key)) for key in ("a", "a", "b"))
+    once, again, other = (np.stack(make_control_masks(mask, 4, key)) for key in ("a", "a", "b"))
     assert np.array_equal(once, again)
     assert not np.array_equal(once, other)
 
 
 def test_a_region_without_room_beside_it_has_no_controls():
-    assert control_masks(box_mask([(0.1, 0.1, 0.9, 0.9)], 40, 40), 4, "pair") == []
-    assert control_masks(np.ones((40, 40), dtype=bool), 4, "pair") == []
-    assert control_masks(np.zeros((40, 40), dtype=bool), 4, "pair") == []
+    assert make_control_masks(box_mask([(0.1, 0.1, 0.9, 0.9)], 40, 40), 4, "pair") == []
+    assert make_control_masks(np.ones((40, 40), dtype=bool), 4, "pair") == []
+    assert make_control_masks(np.zeros((40, 40), dtype=bool), 4, "pair") == []
 
 
 def test_the_margin_is_over_the_best_foil_of_each_version():
@@ -137,11 +146,11 @@ def test_the_margin_is_over_the_best_foil_of_each_version():
 
 def test_occluded_embeddings_are_those_of_the_filled_images_in_any_batch(encoder, images):
     masks = np.stack([np.stack([box_mask(boxes, 40, 40) for boxes in (CORNER, ISLAND)])] * 3)
-    found = occlude(encoder, images, masks, "mean", batch_size=64)
+    found = embed_occluded(encoder, images, masks, "mean", batch_size=64)
     assert found.shape == (3, 2, 24)
-    alone = embed(encoder, fill(images, torch.from_numpy(masks[:, 1]), "mean"))
+    alone = embed_images(encoder, fill_masks(images, torch.from_numpy(masks[:, 1]), "mean"))
     np.testing.assert_allclose(found[:, 1], alone, atol=1e-6)
-    np.testing.assert_allclose(occlude(encoder, images, masks, "mean", batch_size=2), found, atol=1e-6)
+    np.testing.assert_allclose(embed_occluded(encoder, images, masks, "mean", batch_size=2), found, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-6)
 
 
@@ -150,19 +159,21 @@ def test_a_transplant_of_the_whole_source_raises_the_margin_to_that_of_the_sourc
     own, foils = texts[:3], np.stack([texts[[3]]] * 3)
     hosts = images.flip(0)
     everything = np.ones((3, 1, 40, 40), dtype=bool)
-    rise = transplant(encoder, images, hosts, everything, own, foils)
-    expected = foil_margin(embed(encoder, images), own, foils) - foil_margin(embed(encoder, hosts), own, foils)
+    rise = measure_transplant(encoder, images, hosts, everything, own, foils)
+    expected = foil_margin(embed_images(encoder, images), own, foils) - foil_margin(
+        embed_images(encoder, hosts), own, foils
+    )
     np.testing.assert_allclose(rise[:, 0], expected, atol=1e-6)
-    assert not transplant(encoder, images, hosts, ~everything, own, foils).any()
+    assert not measure_transplant(encoder, images, hosts, ~everything, own, foils).any()
 
 
 def test_the_model_comes_back_as_it_was_also_after_an_exception(encoder, images):
     before = {key: value.clone() for key, value in encoder.model.state_dict().items()}
     encoder.model.train()
     masks = np.stack([box_mask(CORNER, 40, 40)[None]] * 3)
-    occlude(encoder, images, masks, "blur")
+    embed_occluded(encoder, images, masks, "blur")
     with pytest.raises(ValueError, match="donors"):
-        occlude(encoder, images, masks, "swap")
+        embed_occluded(encoder, images, masks, "swap")
     assert encoder.model.training
     assert all(parameter.requires_grad for parameter in encoder.model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in encoder.model.state_dict().items())
@@ -171,7 +182,7 @@ def test_the_model_comes_back_as_it_was_also_after_an_exception(encoder, images)
 
 def test_a_stamp_is_a_high_contrast_plate_in_the_mask_alone(images):
     masks = np.stack([box_mask(CORNER, 40, 40)] * 3)
-    stamped = stamp(images, masks)
+    stamped = draw_checkerboard(images, masks)
     inside = torch.from_numpy(masks)[:, None].expand_as(images)
     assert torch.equal(stamped[~inside], images[~inside])
     for image, was in zip(stamped, images, strict=True):
@@ -196,7 +207,7 @@ def test_a_frame_encloses_what_it_leaves_free():
 def test_controls_of_a_pattern_over_the_picture_lie_between_its_strokes():
     mask = lattice()
     mask[0] = mask[-1] = mask[:, 0] = mask[:, -1] = True  # touches all four sides, and is no frame
-    controls = control_masks(mask, 4, "a")
+    controls = make_control_masks(mask, 4, "a")
     assert len({control.tobytes() for control in controls}) == 4
     for control in controls:
         assert not (control & mask).any()
@@ -208,21 +219,21 @@ def test_controls_of_a_pattern_over_the_picture_differ_from_one_another(seed):
     # Strokes so broad that where one copy fits, those a pixel beside it fit too.
     mask = np.kron(np.random.default_rng(seed).random((8, 8)) < 0.2, np.ones((5, 5), dtype=bool))
     assert count_touched_borders(mask) == 4
-    controls = control_masks(mask, 4, "a")
+    controls = make_control_masks(mask, 4, "a")
     assert len(controls) == 4
     for number, one in enumerate(controls):
         for other in controls[:number]:
             assert (one & other).sum() <= 0.5 * mask.sum()
-    assert all((one == again).all() for one, again in zip(controls, control_masks(mask, 4, "a"), strict=True))
+    assert all((one == again).all() for one, again in zip(controls, make_control_masks(mask, 4, "a"), strict=True))
 
 
 def test_a_pattern_that_leaves_no_room_between_its_strokes_has_no_controls():
-    assert control_masks((np.indices((40, 40)).sum(axis=0) % 3) > 0, 4, "a") == []
+    assert make_control_masks((np.indices((40, 40)).sum(axis=0) % 3) > 0, 4, "a") == []
 
 
 @pytest.mark.parametrize("how", ["mean", "blur"])
 def test_strokes_are_filled_from_beside_them(how):
     slope = torch.linspace(0, 1, 40).expand(1, 3, 40, 40).contiguous()
     mask = torch.from_numpy(lattice())[None]
-    filled = fill(slope + 5 * mask[:, None], mask, how)
+    filled = fill_masks(slope + 5 * mask[:, None], mask, how)
     assert (filled - slope).abs().max() < 0.1  # the mean of the whole picture would miss by .5

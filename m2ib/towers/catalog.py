@@ -1,7 +1,7 @@
-"""Which of open_clip's named models the engine can attribute, and where it would cut them; no weights are needed.
+"""Which of open_clip's named models the engine supports, and where it cuts them, without weights.
 
-Towers are built on PyTorch's meta device: shapes without memory. Only the configurations of Hugging Face text towers
-lie elsewhere (on a hub), so these are judged by the family that their name tells.
+Towers are built on PyTorch's meta device: shapes without memory. Configurations of Hugging Face text towers are on a
+hub, so these are classified by the family in their name.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from torch import nn
 
 from m2ib.config import BottleneckConfig, GateConfig
 from m2ib.errors import UnsupportedModelError
-from m2ib.towers import image_tower, text_tower
+from m2ib.towers import find_image_tower, find_text_tower
 from m2ib.towers.huggingface import FAMILIES, POOLERS
 
 _Kind = Literal["CLIP", "CustomTextCLIP", "CoCa"]
@@ -27,8 +27,8 @@ _CLASSES: dict[_Kind, type[nn.Module]] = {"CLIP": CLIP, "CustomTextCLIP": Custom
 
 ON_THE_HUB = "its configuration is read from the hub"
 
-# What the names of encoders on the hub tell of their `model_type`; the first that is part of a name counts.
-_NAMED = {
+# `model_type` of encoders on the hub, by the first of these that their name contains.
+_TYPE_BY_NAME = {
     "xlm-roberta": "xlm-roberta", "xlm-v": "xlm-roberta", "roberta": "roberta", "nllb": "m2m_100", "m2m100": "m2m_100",
     "mt5": "mt5", "bert": "bert",
 }  # fmt: skip
@@ -40,16 +40,22 @@ _TINY_TEXT = {
 
 @dataclass(frozen=True)
 class TowerFacts:
-    """One tower: whether it can be attributed, why not, and where the audit's settings cut it.
+    """Support of one tower.
 
-    pooling: in words. blocks: how many there are to cut after. layer: the block that the default settings gate, -1 for
-    the embeddings. grid: rows and columns of the map at that layer; None for texts. note: what is not known here.
+    Attributes:
+        supported: Whether it can be attributed.
+        reason: Why not.
+        pooling: How it pools tokens, in words.
+        num_blocks: Number of blocks.
+        layer: Block that the settings gate, -1 for the embeddings.
+        grid: Rows and columns of the map at that layer; None for texts.
+        note: What cannot be known without the hub.
     """
 
     supported: bool
     reason: str = ""
     pooling: str | None = None
-    blocks: int | None = None
+    num_blocks: int | None = None
     layer: int | None = None
     grid: tuple[int, int] | None = None
     note: str = ""
@@ -57,7 +63,7 @@ class TowerFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A named model of open_clip and its two towers."""
+    """Support of a named open_clip model."""
 
     name: str
     image: TowerFacts
@@ -65,29 +71,29 @@ class ModelFacts:
 
     @property
     def supported(self) -> bool:
-        """Whether both towers are."""
+        """Whether both towers are supported."""
         return self.image.supported and self.text.supported
 
     @property
     def reason(self) -> str:
-        """Why not; empty if both towers are supported."""
+        """Why the model is not supported; empty if it is."""
         return "; ".join(tower.reason for tower in (self.image, self.text) if tower.reason)
 
 
-def catalogue(config: BottleneckConfig | None = None) -> Iterator[ModelFacts]:
-    """Facts of every name in `open_clip.list_models()`, with the layers that `config` (default: the audit's) gates."""
+def describe_models(config: BottleneckConfig | None = None) -> Iterator[ModelFacts]:
+    """Describe every model of `open_clip.list_models()`, with the layers that `config` (default: the audit's) gates."""
     config = config or BottleneckConfig()
     for name in open_clip.list_models():
         parts = open_clip.get_model_config(name)
         kind = _kind(parts)
         vision, text = json.dumps(parts["vision_cfg"], sort_keys=True), json.dumps(parts["text_cfg"], sort_keys=True)
-        image_facts = _image(kind, int(parts["embed_dim"]), vision, config.image)
-        text_facts = _text(kind, int(parts["embed_dim"]), text, config.text)
+        image_facts = _describe_image_tower(kind, int(parts["embed_dim"]), vision, config.image)
+        text_facts = _describe_text_tower(kind, int(parts["embed_dim"]), text, config.text)
         yield ModelFacts(name, image_facts, text_facts)
 
 
 def _kind(parts: dict[str, Any]) -> _Kind:
-    """The class that open_clip's factory chooses."""
+    """Return the class that open_clip's factory chooses."""
     if not (parts.get("custom_text") or parts["text_cfg"].get("hf_model_name")):
         return "CLIP"
     return "CoCa" if "multimodal_cfg" in parts else "CustomTextCLIP"
@@ -100,52 +106,52 @@ def _build(kind: _Kind, embed_dim: int, vision_cfg: dict[str, Any], text_cfg: di
 
 
 @contextlib.contextmanager
-def _reason(tower: str) -> Iterator[None]:
-    """What open_clip and timm raise for a part that they cannot build or run, as a reason."""
+def _as_unsupported(tower: str) -> Iterator[None]:
+    """Turn errors of open_clip and timm for a part that they cannot build or run into UnsupportedModelError."""
     try:
         yield
     except UnsupportedModelError:
         raise
-    except Exception as error:  # whatever open_clip, timm or transformers raise is the reason
+    except Exception as error:  # open_clip, timm and transformers raise many types
         raise UnsupportedModelError(f"{tower} tower: {type(error).__name__}: {error}") from error
 
 
 @functools.cache
-def _image(kind: _Kind, embed_dim: int, vision: str, gate: GateConfig) -> TowerFacts:
-    """The other tower is replaced by a tiny one, as many models share one of theirs."""
+def _describe_image_tower(kind: _Kind, embed_dim: int, vision: str, gate: GateConfig) -> TowerFacts:
+    """Build the tower beside a tiny text tower; cached, because many models share a tower."""
     try:
-        with _reason("image"), torch.no_grad():
+        with _as_unsupported("image"), torch.no_grad():
             model = _build(kind, embed_dim, json.loads(vision), _TINY_TEXT)
-            tower = image_tower(model)
-            layer = gate.resolve_layer(tower.blocks)
+            tower = find_image_tower(model)
+            layer = gate.resolve_layer(tower.num_blocks)
             visual: Any = model.visual
             size = visual.image_size
             height, width = (size, size) if isinstance(size, int) else size
-            tokens = tower.prefix(torch.zeros(1, 3, height, width, device="meta"), layer)
+            tokens = tower.run_prefix(torch.zeros(1, 3, height, width, device="meta"), layer)
     except UnsupportedModelError as error:
         return TowerFacts(False, str(error))
-    return TowerFacts(True, "", tower.pooling, tower.blocks, layer, tokens.grid)
+    return TowerFacts(True, "", tower.pooling, tower.num_blocks, layer, tokens.grid)
 
 
 @functools.cache
-def _text(kind: _Kind, embed_dim: int, text: str, gate: GateConfig) -> TowerFacts:
+def _describe_text_tower(kind: _Kind, embed_dim: int, text: str, gate: GateConfig) -> TowerFacts:
     text_cfg = json.loads(text)
     if text_cfg.get("hf_model_name"):
-        return _on_the_hub(kind, CLIPTextCfg(**text_cfg))
+        return _describe_hub_tower(kind, CLIPTextCfg(**text_cfg))
     try:
-        with _reason("text"):
-            tower = text_tower(_build(kind, embed_dim, _TINY_VISION, text_cfg))
-            layer = gate.resolve_layer(tower.blocks)
+        with _as_unsupported("text"):
+            tower = find_text_tower(_build(kind, embed_dim, _TINY_VISION, text_cfg))
+            layer = gate.resolve_layer(tower.num_blocks)
     except UnsupportedModelError as error:
         return TowerFacts(False, str(error))
-    return TowerFacts(True, "", tower.pooling, tower.blocks, layer)
+    return TowerFacts(True, "", tower.pooling, tower.num_blocks, layer)
 
 
-def _on_the_hub(kind: _Kind, text_cfg: CLIPTextCfg) -> TowerFacts:
+def _describe_hub_tower(kind: _Kind, text_cfg: CLIPTextCfg) -> TowerFacts:
     name = str(text_cfg.hf_model_name)
-    family = next((family for part, family in _NAMED.items() if part in name.lower()), None)
+    family = next((family for part, family in _TYPE_BY_NAME.items() if part in name.lower()), None)
     if family not in FAMILIES:
-        return TowerFacts(False, f"text tower: {name!r} is of no known family, expected one of {', '.join(FAMILIES)}")
+        return TowerFacts(False, f"text tower: {name!r} has no known family, expected one of {', '.join(FAMILIES)}")
     pooler = "".join(part.title() for part in str(text_cfg.hf_pooler_type).split("_"))
     if pooler not in POOLERS:
         return TowerFacts(False, f"text tower: got the pooling {pooler}, expected one of {', '.join(POOLERS)}")

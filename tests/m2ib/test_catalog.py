@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from m2ib import BottleneckConfig, DualEncoder
-from m2ib.catalogue import ON_THE_HUB, catalogue
+from m2ib.towers.catalog import ON_THE_HUB, describe_models
 
 SOME = ["ViT-B-32", "coca_ViT-B-32", "convnext_tiny", "RN50", "nllb-clip-base-siglip", "ViTamin-S"]
 
@@ -27,20 +27,20 @@ def facts_of(monkeypatch, **configurations):
 
     monkeypatch.setattr(open_clip, "list_models", lambda: list(configurations))
     monkeypatch.setattr(open_clip, "get_model_config", configuration)
-    return {facts.name: facts for facts in catalogue()}
+    return {facts.name: facts for facts in describe_models()}
 
 
 def test_facts_of_some_models(monkeypatch):
     monkeypatch.setattr(open_clip, "list_models", lambda: SOME)
-    facts = {facts.name: facts for facts in catalogue()}
+    facts = {facts.name: facts for facts in describe_models()}
     assert list(facts) == SOME
     assert all(model.supported and not model.reason for model in facts.values())
     plain = facts["ViT-B-32"]
-    assert (plain.image.pooling, plain.image.blocks, plain.image.grid) == ("CLS token", 12, (7, 7))
+    assert (plain.image.pooling, plain.image.num_blocks, plain.image.grid) == ("CLS token", 12, (7, 7))
     assert plain.image.layer == BottleneckConfig().image.resolve_layer(12)
-    assert (plain.text.pooling, plain.text.blocks, plain.text.grid) == ("end of text", 12, None)
+    assert (plain.text.pooling, plain.text.num_blocks, plain.text.grid) == ("end of text", 12, None)
     assert facts["coca_ViT-B-32"].text.pooling == "appended CLS token"
-    assert facts["convnext_tiny"].image.blocks == 3 + 3 + 9 + 3
+    assert facts["convnext_tiny"].image.num_blocks == 3 + 3 + 9 + 3
     assert facts["RN50"].image.pooling == "attention"
     assert facts["nllb-clip-base-siglip"].text.pooling == "CLS token"
     assert ON_THE_HUB in facts["nllb-clip-base-siglip"].text.note
@@ -62,7 +62,7 @@ def test_reasons_name_the_part(monkeypatch):
     assert "attentional_pool 'parallel'" in facts["contrastive"].reason
     assert facts["contrastive"].text.supported
     assert "GhostNet" in facts["trunk"].reason
-    assert "'someone/gpt-neo' is of no known family" in facts["unknown"].reason
+    assert "'someone/gpt-neo' has no known family" in facts["unknown"].reason
     assert "MaxPooler" in facts["pooler"].reason
     assert "output_tokens" in facts["silent"].reason
     assert "no_such_trunk" in facts["missing"].reason
@@ -73,14 +73,14 @@ def test_nothing_is_allocated(monkeypatch):
     monkeypatch.setattr(open_clip, "list_models", lambda: ["ViT-S-32-alt"])
     made = []
     monkeypatch.setattr(torch.nn.Module, "eval", lambda self: made.append(self) or self)
-    next(catalogue())
+    next(describe_models())
     assert made
     assert all(parameter.is_meta for model in made for parameter in model.parameters())
 
 
 @pytest.mark.slow
 def test_at_least_95_percent_of_open_clips_models_have_both_towers():
-    facts = list(catalogue())
+    facts = list(describe_models())
     assert [model.name for model in facts] == open_clip.list_models()
     supported = sum(model.supported for model in facts)
     assert supported >= 0.95 * len(facts), [(model.name, model.reason) for model in facts if not model.supported]
@@ -103,13 +103,13 @@ class Words(families.WordTokenizer):
 )  # fmt: skip
 def test_real_architectures_are_what_the_catalogue_says(monkeypatch, name):
     monkeypatch.setattr(open_clip, "list_models", lambda: [name])
-    facts = next(catalogue())
+    facts = next(describe_models())
     model = open_clip.create_model(name, load_weights=False)
     encoder = DualEncoder(model, Words(model))
-    assert (facts.image.blocks, facts.text.blocks) == (encoder.image.blocks, encoder.text.blocks)
+    assert (facts.image.num_blocks, facts.text.num_blocks) == (encoder.image.num_blocks, encoder.text.num_blocks)
     assert (facts.image.pooling, facts.text.pooling) == (encoder.image.pooling, encoder.text.pooling)
     with encoder.frozen():
-        assert encoder.image.prefix(families.pixels(encoder, 1), facts.image.layer).grid == facts.image.grid
+        assert encoder.image.run_prefix(families.pixels(encoder, 1), facts.image.layer).grid == facts.image.grid
 
 
 @pytest.mark.slow

@@ -1,21 +1,26 @@
-"""What a setting costs and buys on a model of one's own: the table behind the choice of depth, beta and draws."""
+"""Cost and quality of settings on a sample: the basis for choosing depth, beta and draws."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from m2ib.attribution import attribute, calibrate
+from m2ib.attribution import attribute
 from m2ib.config import BottleneckConfig
 from m2ib.encoders import DualEncoder, Images
+from m2ib.statistics import calibrate
 
 
 @dataclass(frozen=True)
 class SweepRow:
-    """Means over the sample. Settings apply to both towers.
+    """Means over the sample for one setting, which applies to both towers.
 
-    stability: correlation of a pair's map between two seeds. retained: cosine after the bottleneck over the clean
-    cosine, as a ratio of means. nats: per map. seconds_per_pair: both maps, one seed.
+    Attributes:
+        depth, beta, draws: The setting.
+        image_stability, text_stability: Correlation of a pair's map between two seeds.
+        image_retained, text_retained: Mean cosine with the bottleneck over mean clean cosine.
+        image_nats, text_nats: Nats of a map.
+        seconds_per_pair: Both maps, one seed.
     """
 
     depth: float
@@ -30,10 +35,10 @@ class SweepRow:
     seconds_per_pair: float
 
 
-def variants(
+def make_variants(
     config: BottleneckConfig, depths: Iterable[float], betas: Iterable[float], draws: Iterable[int]
 ) -> list[tuple[float, float, int, BottleneckConfig]]:
-    """Every combination, as a variant of `config`; an odd number of draws is taken without antithetic pairs."""
+    """Combine all values into variants of `config`. An odd number of draws is not antithetic."""
     return [
         (
             depth,
@@ -51,14 +56,14 @@ def variants(
     ]
 
 
-def sweep(
+def run_sweep(
     encoder: DualEncoder,
     images: Images,
     texts: Sequence[str],
     settings: Iterable[tuple[float, float, int, BottleneckConfig]],
     batch_size: int | None = None,
 ) -> Iterator[SweepRow]:
-    """One row a setting, as it is done. images, texts: a sample of pairs, which also serves to calibrate."""
+    """Yield one row for each setting. Images and texts are a sample of pairs, which is also used to calibrate."""
     for depth, beta, draws, config in settings:
         statistics = calibrate(encoder, images, texts, config) if config.needs_statistics() else None
         keys = [str(i) for i in range(len(texts))]

@@ -3,12 +3,12 @@
 import pytest
 
 from m2ib import BottleneckConfig, attribute, preset
-from m2ib.sweep import sweep, variants
+from m2ib.analysis.sweep import make_variants, run_sweep
 
 
 def test_a_row_holds_the_figures_of_its_setting(encoder, pairs):
-    settings = variants(preset("paper"), depths=[0.0, 0.67], betas=[0.1], draws=[2])
-    rows = list(sweep(encoder, *pairs, settings))
+    settings = make_variants(preset("paper"), depths=[0.0, 0.67], betas=[0.1], draws=[2])
+    rows = list(run_sweep(encoder, *pairs, settings))
     assert [(row.depth, row.draws) for row in rows] == [(0.0, 2), (0.67, 2)]
     keys = [str(i) for i in range(len(pairs[1]))]
     direct = attribute(encoder, *pairs, settings[1][3], keys=keys)
@@ -19,6 +19,6 @@ def test_a_row_holds_the_figures_of_its_setting(encoder, pairs):
 
 
 def test_odd_draws_go_without_antithetic_pairs():
-    (_, _, draws, config), (*_, even) = variants(BottleneckConfig(), depths=[0.5], betas=[1.0], draws=[1, 4])
+    (_, _, draws, config), (*_, even) = make_variants(BottleneckConfig(), depths=[0.5], betas=[1.0], draws=[1, 4])
     assert (draws, config.antithetic) == (1, False)
     assert (even.draws, even.antithetic) == (4, True)

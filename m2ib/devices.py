@@ -1,0 +1,128 @@
+"""Devices: which there are, their memory, the batch size that fits, and the precision of products on a GPU."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from m2ib.config import BottleneckConfig, GateConfig
+from m2ib.errors import ModelLoadError
+
+if TYPE_CHECKING:  # open_clip takes seconds to import
+    from m2ib.encoders import DualEncoder
+    from m2ib.towers.base import Tower
+
+# A CPU gains nothing from batches larger than these, a GPU little.
+MAX_BATCH_CPU, MAX_BATCH_GPU = 16, 512
+CPU_BUDGET = 2 * 2**30
+SHARE_OF_GPU = 0.7  # of the free memory: fragmentation and the clean forward need the rest
+LONG_TEXT = "a " * 1000  # truncated by the tokenizer to the longest text that a model takes
+
+
+def list_devices(device: str = "auto") -> list[str]:
+    """List the devices to distribute work over.
+
+    Args:
+        device: `auto` for every CUDA device, or the CPU if there is none; else the name of one device.
+
+    Raises:
+        ModelLoadError: If the device does not exist or is neither a CPU nor a CUDA device.
+    """
+    if device == "auto":
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+    try:
+        kind = torch.empty(0, device=device).device.type
+    except (RuntimeError, AssertionError) as error:
+        raise ModelLoadError(
+            f"device: got {device!r}, which this machine does not have ({error}); try 'auto'"
+        ) from error
+    if kind not in ("cpu", "cuda"):  # others lack float64
+        raise ModelLoadError(f"device: got {device!r}, but the engine runs on cpu and cuda; try 'auto'")
+    return [device]
+
+
+def reserved_gpu_memory(device: str) -> int | None:
+    """Return the bytes of GPU memory that PyTorch has reserved, in use or not; None for another device."""
+    return int(torch.cuda.memory_reserved(device)) if device.startswith("cuda") else None
+
+
+def estimate_batch_size(encoder: "DualEncoder", config: BottleneckConfig, budget: int | None = None) -> int:
+    """Estimate the largest batch whose attribution fits in memory.
+
+    Measures what autograd keeps for one pair with the longest text. `attribute` halves the batch if it was too large.
+
+    Args:
+        encoder: The model on its device.
+        config: Settings of the attribution.
+        budget: Bytes; default 70 % of a GPU's free memory, 2 GiB on a CPU.
+
+    Returns:
+        Number of pairs, at least 1.
+    """
+    height, width = encoder.image_size
+    with encoder.frozen():
+        image = encoder.prepare_images(torch.zeros(1, 3, height, width))
+        pair = max(
+            _measure_bytes(encoder.image, image, config.image, config),
+            _measure_bytes(encoder.text, encoder.tokenize([LONG_TEXT]), config.text, config),
+        )  # the towers run one after the other
+    on_gpu = encoder.device.type == "cuda"
+    if budget is None:
+        budget = int(SHARE_OF_GPU * _free_gpu_memory(encoder.device)) if on_gpu else CPU_BUDGET
+    return max(1, min(budget // pair, MAX_BATCH_GPU if on_gpu else MAX_BATCH_CPU))
+
+
+def _free_gpu_memory(device: torch.device) -> int:
+    """Return the free memory of a GPU, including what PyTorch has reserved and does not use."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def _measure_bytes(tower: "Tower", inputs: Tensor, gate: GateConfig, config: BottleneckConfig) -> int:
+    """Return the memory of one pair's fit in one tower: activations of all draws, and the gates."""
+    layer = gate.resolve_layer(tower.num_blocks)
+    tokens = tower.run_prefix(inputs, layer)
+    weights: set[int] = set()
+    saved: dict[int, int] = {}
+
+    def record(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if not value.is_leaf or value.requires_grad:
+            saved[storage.data_ptr()] = storage.nbytes()
+        else:
+            weights.add(storage.data_ptr())
+        return value
+
+    half = torch.autocast(inputs.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+    with half, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(record, lambda value: value):
+        codes = tokens.hidden.expand(config.draws, *tokens.hidden.shape).clone().requires_grad_()
+        tower.run_suffix(codes, tokens, layer)
+    # About sixteen tensors like the hidden states: gates, Adam's moments, gradients and their terms. About eight like
+    # the codes: codes, noise, gradients and their product, and the integers of the noise.
+    states = tokens.hidden.numel() * 4 * (16 + 8 * config.draws)
+    return states + sum(size for pointer, size in saved.items() if pointer not in weights)
+
+
+@contextlib.contextmanager
+def float32_precision(device: torch.device, exact: bool) -> Iterator[None]:
+    """Set how a GPU multiplies float32 numbers; no effect on a CPU.
+
+    PyTorch's default rounds convolutions to TF32, but not matrix products.
+
+    Args:
+        device: Device of the model.
+        exact: Multiply in float32; otherwise in TF32 (10 bits of mantissa), which is several times faster.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("highest" if exact else "high")
+        torch.backends.cudnn.allow_tf32 = not exact
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

@@ -1,0 +1,115 @@
+"""An image tower as a sequence of embedding, blocks and head, with tokens or feature maps between blocks.
+
+`m2ib/towers/trunks.py` assigns the modules of each family of models to these parts.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from m2ib.errors import UnsupportedModelError
+from m2ib.towers.base import CONTENT, FIRST_SPECIAL, HiddenTokens, in_weights_precision
+
+Shared = dict[str, Tensor]
+Block = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+ALL_TOKENS = -1
+
+
+@dataclass(frozen=True)
+class TowerParts:
+    """The parts of an image tower, which call the model's own modules.
+
+    Attributes:
+        embed: From pixels to the input of the first block, and what blocks share (rotary embeddings, position bias).
+        blocks: What is between two stages belongs to the first block after it.
+        head: From the output of the last block to the embedding.
+        pooling: How the tower pools, in words.
+        first_token_layer: Cuts before this layer are feature maps: ALL_TOKENS, or len(blocks) for convolutions.
+        channels_last: Maps are (inputs, h, w, channels), not (inputs, channels, h, w).
+        prefix_tokens: CLS and registers before the patches.
+        grid: Rows and columns of the patches of some pixels, for cuts with tokens.
+    """
+
+    embed: Callable[[Tensor], tuple[Tensor, Shared]]
+    blocks: Sequence[Block]
+    head: Callable[[Tensor], Tensor]
+    pooling: str
+    first_token_layer: int = ALL_TOKENS
+    channels_last: bool = False
+    prefix_tokens: int = 0
+    grid: Callable[[Tensor], tuple[int, int]] | None = None
+
+
+def sequential_block(*modules: nn.Module) -> Block:
+    """Make a block of modules that take only the hidden states."""
+
+    def step(x: Tensor, _shared: Mapping[str, Tensor]) -> Tensor:
+        for module in modules:
+            x = module(x)
+        return x
+
+    return step
+
+
+def flatten_stages(stages: Any, before: Sequence[str] = ()) -> list[Block]:
+    """Return the blocks of all stages in order; `before` names the modules that a stage runs before its first block."""
+    steps: list[Block] = []
+    waiting: list[nn.Module] = []
+    for stage in stages:
+        waiting += [getattr(stage, name) for name in before]
+        for block in getattr(stage, "blocks", stage):
+            steps.append(sequential_block(*waiting, block))
+            waiting = []
+    return steps
+
+
+class SequentialImageTower:
+    """An image tower made of `TowerParts`."""
+
+    def __init__(self, visual: nn.Module, parts: TowerParts) -> None:
+        self._visual = visual
+        self._parts = parts
+        self.num_blocks = len(parts.blocks)
+        self.pooling = parts.pooling
+
+    @torch.no_grad()
+    def run_prefix(self, inputs: Float[Tensor, "inputs 3 height width"], layer: int) -> HiddenTokens:
+        """Return the hidden states at the cut: CLS and registers, then patches or map cells row by row."""
+        x, shared = self._parts.embed(in_weights_precision(inputs, self._visual))
+        for block in self._parts.blocks[: layer + 1]:
+            x = block(x, shared)
+        if layer < self._parts.first_token_layer:
+            x = x if self._parts.channels_last else x.permute(0, 2, 3, 1)
+            grid = (x.shape[1], x.shape[2])
+            x, prefix_tokens = x.flatten(1, 2), 0
+        else:
+            if self._parts.grid is None:
+                raise TypeError(
+                    "tower of tokens: got no `grid`, expected a function that returns their rows and columns"
+                )
+            grid, prefix_tokens = self._parts.grid(inputs), self._parts.prefix_tokens
+        if x.shape[1] != prefix_tokens + grid[0] * grid[1]:
+            raise UnsupportedModelError(
+                f"image tower: {x.shape[1]} tokens after block {layer}, expected {prefix_tokens} in front of a grid of "
+                f"{grid[0]} x {grid[1]}"
+            )
+        kinds = torch.full(x.shape[:2], CONTENT, device=x.device)
+        kinds[:, :prefix_tokens] = FIRST_SPECIAL
+        valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        return HiddenTokens(hidden=x, valid=valid, kinds=kinds, grid=grid, ids=None, context={}, shared=shared)
+
+    def run_suffix(
+        self, codes: Float[Tensor, "draws inputs tokens width"], tokens: HiddenTokens, layer: int
+    ) -> Float[Tensor, "draws inputs embed"]:
+        """Return the embeddings of codes at the cut."""
+        x = codes.flatten(0, 1).to(tokens.hidden.dtype)
+        if layer < self._parts.first_token_layer and tokens.grid is not None:
+            x = x.unflatten(1, tokens.grid)
+            x = x if self._parts.channels_last else x.permute(0, 3, 1, 2)
+        for block in self._parts.blocks[layer + 1 :]:
+            x = block(x, tokens.shared)
+        return self._parts.head(x).unflatten(0, codes.shape[:2])

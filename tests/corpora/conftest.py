@@ -12,8 +12,8 @@ from PIL import Image
 WriteCorpus = Callable[..., Path]
 
 
-def picture(fmt: str = "PNG", size: tuple[int, int] = (8, 6), colour: int = 100, **settings: object) -> bytes:
-    image = Image.new("RGB", size, (colour, 20, 30))
+def picture(fmt: str = "PNG", size: tuple[int, int] = (8, 6), color: int = 100, **settings: object) -> bytes:
+    image = Image.new("RGB", size, (color, 20, 30))
     image.putpixel((0, 0), (255, 255, 255))  # an orientation
     file = io.BytesIO()
     image.save(file, fmt, **settings)

@@ -13,8 +13,8 @@ from corpora.burnt_in import detect
 from demo.phantoms import draw_study
 
 
-def coloured(grey):
-    return np.repeat(np.asarray(grey, dtype=np.uint8)[..., None], 3, axis=2)
+def to_rgb(gray):
+    return np.repeat(np.asarray(gray, dtype=np.uint8)[..., None], 3, axis=2)
 
 
 def overlap(one, other):
@@ -27,15 +27,15 @@ def overlap(one, other):
 def test_a_tag_is_boxed_and_a_phantom_without_one_is_left_alone():
     random = np.random.default_rng(3)
     for study in [draw_study(random, tied=False) for _ in range(40)]:
-        (box,) = detect(coloured(study.render(tagged=True)), "")["text"]
+        (box,) = detect(to_rgb(study.render(tagged=True)), "")["text"]
         assert overlap(box, study.tag.box.relative) > 0.8
-        assert detect(coloured(study.render(tagged=False)), "") == {}  # the marker R is one letter, no line
+        assert detect(to_rgb(study.render(tagged=False)), "") == {}  # the marker R is one letter, no line
 
 
 @pytest.mark.parametrize(("ink", "ground"), [(255, 60), (0, 200)])
 def test_letters_are_found_in_light_and_dark_ink_and_after_jpeg(ink, ground):
     random = np.random.default_rng(0)
-    image = Image.fromarray(coloured(np.clip(random.normal(ground, 10, (200, 300)), 8, 247)))
+    image = Image.fromarray(to_rgb(np.clip(random.normal(ground, 10, (200, 300)), 8, 247)))
     ImageDraw.Draw(image).text((190, 150), "LATERAL 42", fill=(ink,) * 3, font_size=18)
     written = io.BytesIO()
     image.save(written, "JPEG", quality=90)
@@ -45,14 +45,14 @@ def test_letters_are_found_in_light_and_dark_ink_and_after_jpeg(ink, ground):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_noise_blobs_and_plain_colours_are_no_text(seed):
+def test_noise_blobs_and_plain_colors_are_no_text(seed):
     random = np.random.default_rng(seed)
     noise = random.integers(0, 256, (120, 160, 3), dtype=np.uint8)
     blobs = np.asarray(Image.fromarray(noise).resize((480, 360), Image.Resampling.BICUBIC))
     plain = np.full((50, 50, 3), 128, np.uint8)
     bars = plain.copy()
     bars[10:20, 5:8] = bars[10:20, 12:15] = 255  # two are no line
-    for image in (noise, blobs, plain, bars, coloured(np.tile(np.arange(256), (64, 1)))):
+    for image in (noise, blobs, plain, bars, to_rgb(np.tile(np.arange(256), (64, 1)))):
         assert detect(image, "") == {}
 
 

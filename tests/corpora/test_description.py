@@ -12,7 +12,7 @@ from review.report.html import ReportError
 def described(write_corpus, picture):
     rows = [{"file_name": f"{number}.png", "text": f"caption {number % 2}", "view": "ap"} for number in range(4)]
     rows += [{"file_name": "none.png", "text": "<script>alert(1)</script>", "view": ""}] * (EXAMPLES + 2)
-    images = {f"{number}.png": picture(size=(8 + number, 6), colour=40 * number) for number in range(4)}
+    images = {f"{number}.png": picture(size=(8 + number, 6), color=40 * number) for number in range(4)}
     corpus = open_corpus(write_corpus(rows, images))
     return corpus, describe(corpus, sample=3)
 

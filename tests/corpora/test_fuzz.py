@@ -58,18 +58,18 @@ def _saved(image: Image.Image, form: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-def _scan(grey: np.ndarray, compress: bool) -> bytes:
+def _scan(gray: np.ndarray, compress: bool) -> bytes:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, CTImageStorage
     meta.MediaStorageSOPInstanceUID = "1.2.3"
     dataset = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
     dataset.SOPInstanceUID, dataset.SOPClassUID = "1.2.3", CTImageStorage
-    dataset.Rows, dataset.Columns = grey.shape
+    dataset.Rows, dataset.Columns = gray.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME1", 0
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
     dataset.WindowCenter, dataset.WindowWidth = [500, 40], [1000, 400]
     dataset.RescaleSlope, dataset.RescaleIntercept = 2, -100
-    dataset.PixelData = grey.astype("<u2").tobytes()
+    dataset.PixelData = gray.astype("<u2").tobytes()
     dataset["PixelData"].VR = "OW"
     if compress:
         dataset.compress(RLELossless)
@@ -80,18 +80,18 @@ def _scan(grey: np.ndarray, compress: bool) -> bytes:
 
 def _pictures() -> Files:
     noise = np.random.default_rng(5).integers(0, 256, (16, 16, 3), np.uint8)
-    colour, wide = Image.fromarray(noise), noise[..., 0].astype(np.uint16) * 16
+    color, wide = Image.fromarray(noise), noise[..., 0].astype(np.uint16) * 16
     return {
-        "a.png": _saved(colour, "PNG"),
-        "b.jpg": _saved(colour.rotate(90), "JPEG"),
-        "c.tif": _saved(colour.rotate(180), "TIFF", compression="tiff_lzw"),
+        "a.png": _saved(color, "PNG"),
+        "b.jpg": _saved(color.rotate(90), "JPEG"),
+        "c.tif": _saved(color.rotate(180), "TIFF", compression="tiff_lzw"),
         "d.png": _saved(Image.fromarray(wide), "PNG"),
-        "e.gif": _saved(colour.rotate(270), "GIF"),
-        "f.webp": _saved(colour.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "WEBP"),
+        "e.gif": _saved(color.rotate(270), "GIF"),
+        "f.webp": _saved(color.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "WEBP"),
         "g.dcm": _scan(wide, compress=False),
-        "h.jpg": _saved(colour.convert("CMYK"), "JPEG", progressive=True),
+        "h.jpg": _saved(color.convert("CMYK"), "JPEG", progressive=True),
         "i.dcm": _scan(wide[::-1], compress=True),
-        "j.bmp": _saved(colour.convert("P"), "BMP"),
+        "j.bmp": _saved(color.convert("P"), "BMP"),
     }
 
 
@@ -510,7 +510,7 @@ LISTINGS = {
 
 @pytest.mark.parametrize("name", LISTINGS)
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(data=st.data())
 def test_any_listing_is_accounted_for(name, data, tmp_path):

@@ -1,4 +1,4 @@
-"""Near duplicates are found, all of them and no others, without comparing each image with each."""
+"""Exactly the near-duplicates are found, without comparing all pairs of images."""
 
 import io
 
@@ -16,19 +16,19 @@ def drawing(seed, size=96):
     made, numbers = Image.new("RGB", (96, 96), (90, 90, 90)), np.random.default_rng(seed)
     for _ in range(12):
         x, y = (int(number) for number in numbers.integers(96, size=2))
-        colour = tuple(int(number) for number in numbers.integers(256, size=3))
-        ImageDraw.Draw(made).ellipse((x - 18, y - 18, x + 18, y + 18), fill=colour)
+        color = tuple(int(number) for number in numbers.integers(256, size=3))
+        ImageDraw.Draw(made).ellipse((x - 18, y - 18, x + 18, y + 18), fill=color)
     return made.resize((size, size))
 
 
-def test_an_image_looks_like_its_smaller_self_and_like_no_other():
+def test_only_resized_copies_are_near_duplicates():
     hashes = [perceptual_hash(drawing(seed, size)) for seed in range(6) for size in (96, 80)]
     assert {len(text) for text in hashes} == {16}
     assert group_near_duplicates(parse_hashes(hashes)) == [[place, place + 1] for place in range(0, 12, 2)]
 
 
 def slow(hashes):
-    """All groups by comparing each with each."""
+    """Group by comparing all pairs."""
     sets = [{place} for place in range(len(hashes))]
     for one in range(len(hashes)):
         for other in range(one):
@@ -40,7 +40,7 @@ def slow(hashes):
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sets(st.integers(0, 63), max_size=4)), max_size=12))
-def test_groups_are_those_of_comparing_each_with_each(changes):
+def test_groups_equal_those_of_comparing_all_pairs(changes):
     bases = (0, 2**64 - 1, 0x0123456789ABCDEF, 0x5555555555555555)
     hashes = [bases[base] ^ sum(1 << bit for bit in bits) for base, bits in changes]
     assert [tuple(found) for found in group_near_duplicates(parse_hashes(f"{value:016x}" for value in hashes))] == slow(
@@ -67,10 +67,10 @@ def test_a_hash_is_that_of_the_cosine_transform(seed):
     assert f"{int(perceptual_hash(small), 16):064b}" == literal(small)
 
 
-@pytest.mark.parametrize("colour", [(7, 8, 9), (255, 255, 255), (90, 17, 203)])
+@pytest.mark.parametrize("color", [(7, 8, 9), (255, 255, 255), (90, 17, 203)])
 @pytest.mark.parametrize("size", [(1, 1), (31, 200), (64, 64), (500, 700)])
-def test_an_even_picture_has_one_hash_whatever_its_colour_and_size(colour, size):
-    assert perceptual_hash(Image.new("RGB", size, colour)) == "8000000000000000"
+def test_a_uniform_image_has_one_hash_whatever_its_color_and_size(color, size):
+    assert perceptual_hash(Image.new("RGB", size, color)) == "8000000000000000"
 
 
 def photograph(seed, width=900, height=700):
@@ -87,7 +87,7 @@ def photograph(seed, width=900, height=700):
     return made
 
 
-def test_copies_of_photographs_are_found_though_not_every_pixel_is_looked_at():
+def test_copies_of_photographs_are_found_from_a_subset_of_pixels():
     found, changed = 0, 0
     for seed in range(12):
         whole = photograph(seed)
@@ -100,5 +100,5 @@ def test_copies_of_photographs_are_found_though_not_every_pixel_is_looked_at():
     assert found >= 0.9 * changed
 
 
-def test_unlike_photographs_are_not_taken_for_copies():
+def test_different_photographs_are_not_near_duplicates():
     assert group_near_duplicates(parse_hashes(perceptual_hash(photograph(seed)) for seed in range(12))) == []

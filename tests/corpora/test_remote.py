@@ -50,7 +50,7 @@ def test_a_bucket_gives_the_rows_that_the_folder_gives(
     ]  # fmt: skip
     table = [{"file_name": name, "text": f"caption {number}", "age": number} for number, name in enumerate(names)]
     table.append(table[0])
-    images = {"a.png": picture(), "sub/b.png": picture(colour=5), odd: picture(colour=6), "empty.png": b""}
+    images = {"a.png": picture(), "sub/b.png": picture(color=5), odd: picture(color=6), "empty.png": b""}
     images |= {"cut.png": picture()[:-30], "big.png": picture() + bytes(20_000)}
     root = write_corpus(table, images, kind, folder=f"same-{kind}")
     limits = Limits(max_file_bytes=10_000)
@@ -69,7 +69,7 @@ def test_a_bucket_gives_the_rows_that_the_folder_gives(
 
 def test_one_download_an_image(s3: Store, write_corpus: WriteCorpus, picture: Picture) -> None:
     table = [{"file_name": name, "text": text} for name in ("a.png", "b.png") for text in "xyz"]
-    url = s3.put(write_corpus(table, {"a.png": picture(), "b.png": picture(colour=3)}, folder="one"))
+    url = s3.put(write_corpus(table, {"a.png": picture(), "b.png": picture(color=3)}, folder="one"))
     corpus = open_corpus(parse_root(url))
     (first, *_) = corpus.pairs()
     assert sorted(path for path in s3.asked("GET") if path.endswith(".png")) == [
@@ -324,9 +324,9 @@ def serve() -> Iterator[Callable[..., tuple[str, Any]]]:
 def test_a_web_server(write_corpus: WriteCorpus, picture: Picture, serve: Any) -> None:
     odd = "we ird#?%25é.png"
     names = ["a.png", odd, "no.png", "empty.png", "big.png", "../a.png", "sub/b.png"]
-    images = {"a.png": picture(), odd: picture(colour=6), "empty.png": b"", "big.png": picture() + bytes(9000)}
+    images = {"a.png": picture(), odd: picture(color=6), "empty.png": b"", "big.png": picture() + bytes(9000)}
     table = [{"file_name": name, "text": f"caption {number}"} for number, name in enumerate(names)]
-    root = write_corpus(table, images | {"sub/b.png": picture(colour=9)})
+    root = write_corpus(table, images | {"sub/b.png": picture(color=9)})
     limits = Limits(max_file_bytes=5000)
     url, server = serve(root.parent)
     here, there = rows_of(root, limits=limits), rows_of(f"{url}/corpus", limits=limits)
@@ -581,7 +581,7 @@ def test_the_urls_of_captions_are_mapped_to_files_as_here(
     ]  # fmt: skip
     for number, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(picture(colour=number))
+        (root / name).write_bytes(picture(color=number))
     (root / "captions.tsv").write_text("".join(f"{line}\n" for line in LISTED))
     (root / "00000/000000006.json").write_text('{"url": "http://a.org/6"}')
     (root / "00000/000000007.json").write_text('{"url": "http://a.org/other"}')

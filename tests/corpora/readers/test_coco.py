@@ -33,7 +33,7 @@ def write(tmp_path: Path, picture: Picture) -> Callable[..., Path]:
 
     def write(files: dict[str, bytes], images: str | None = "", folder: str = "coco") -> Path:
         root = tmp_path / folder
-        found = {} if images is None else {f"{images}a.png": picture(), f"{images}b.png": picture(colour=9)}
+        found = {} if images is None else {f"{images}a.png": picture(), f"{images}b.png": picture(color=9)}
         for name, data in (files | found).items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(data)
@@ -63,7 +63,7 @@ def test_each_caption_of_each_image_is_a_pair_as_in_a_folder(
     rows = rows_of(write({"captions.json": listing()}))
     folder = write_corpus(
         [{"file_name": name, "text": text} for name, text in [("a.png", "one"), ("a.png", "again"), ("b.png", "two")]],
-        {"a.png": picture(), "b.png": picture(colour=9)},
+        {"a.png": picture(), "b.png": picture(color=9)},
     )
     assert [row.pair_id for row in rows] == [row.pair_id for row in open_corpus(folder).pairs()]
     assert [row.attributes for row in rows] == [{"license": "3"}, {"license": "3", "worker": "w"}, {}]

@@ -132,7 +132,7 @@ def test_no_code_of_a_dataset_runs(tmp_path: Path) -> None:
     assert not (tmp_path / "it ran").exists()
 
 
-def test_what_is_no_table_is_told_how_to_be_read(tmp_path: Path) -> None:
+def test_other_kinds_of_datasets_are_rejected_with_advice(tmp_path: Path) -> None:
     root = WRITERS["folder"](ORIGINALS, tmp_path / "folder")
     with pytest.raises(CorpusError, match=r"is loaded as 'imagefolder', expected .*name the format, folder"):
         rows_of(root)
@@ -141,7 +141,7 @@ def test_what_is_no_table_is_told_how_to_be_read(tmp_path: Path) -> None:
         rows_of(tars)
 
 
-def test_several_configurations_are_asked_for(load: Load) -> None:
+def test_several_configurations_need_a_choice(load: Load) -> None:
     card = "configs:\n" + "".join(
         f"- config_name: {name}\n  data_files: parts/{name}/*.parquet\n" for name in ("train", "test")
     )

@@ -206,7 +206,7 @@ OUTSIDE = [
 
 
 @pytest.fixture
-def load_corpus(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def opened_paths(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     paths: list[str] = []
     real = os.open
 
@@ -220,12 +220,12 @@ def load_corpus(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_no_path_leads_out(
-    write_corpus: WriteCorpus, picture: Picture, tmp_path: Path, name: str, opened: list[str]
+    write_corpus: WriteCorpus, picture: Picture, tmp_path: Path, name: str, opened_paths: list[str]
 ) -> None:
     (tmp_path / "a.png").write_bytes(picture())  # a good image, where '..' leads
     root = write_corpus([{"file_name": name, "text": "x"}], {"sub/a.png": picture(), "a.png": picture()}, "jsonl")
     assert outcomes(root) == ["path_outside_corpus"]
-    assert opened == []
+    assert opened_paths == []
 
 
 def test_an_absolute_path_is_refused_even_if_it_leads_inside(write_corpus: WriteCorpus, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_an_absolute_path_is_refused_even_if_it_leads_inside(write_corpus: Write
 
 
 def test_links_may_point_inside_but_not_outside(
-    write_corpus: WriteCorpus, picture: Picture, tmp_path: Path, opened: list[str]
+    write_corpus: WriteCorpus, picture: Picture, tmp_path: Path, opened_paths: list[str]
 ) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -251,7 +251,7 @@ def test_links_may_point_inside_but_not_outside(
     assert found[:4] == ["path_outside_corpus"] * 4
     assert found[4] in {"unreadable_file", "missing_file"}
     assert found[5] == "pair"
-    assert opened == [str(root.resolve() / "a.png")]
+    assert opened_paths == [str(root.resolve() / "a.png")]
 
 
 def test_a_linked_root_is_fine_and_a_sibling_with_its_prefix_is_not(
@@ -284,12 +284,12 @@ def test_a_path_is_that_with_all_links_followed(tmp_path: Path, name: str) -> No
     assert resolve_inside(root, name) == Path(os.path.realpath(root / name))
 
 
-def test_what_is_no_file_is_not_opened(write_corpus: WriteCorpus, opened: list[str]) -> None:
+def test_irregular_files_are_not_opened(write_corpus: WriteCorpus, opened_paths: list[str]) -> None:
     root = write_corpus([{"file_name": name, "text": "x"} for name in (".", "sub", "fifo", "nul\0", " ")])
     (root / "sub").mkdir()
     os.mkfifo(root / "fifo")
     assert outcomes(root) == ["not_a_regular_file"] * 3 + ["malformed_row"] * 2
-    assert opened == []
+    assert opened_paths == []
 
 
 def test_rejected_texts_can_be_stored(write_corpus: WriteCorpus) -> None:
@@ -322,7 +322,7 @@ def test_parquet_is_streamed_over_batches(write_corpus: WriteCorpus) -> None:
     assert outcomes(root) == ["pair"] * 2500
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_row_is_accounted_for(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     root = tmp_path_factory.mktemp("corpus")
@@ -350,7 +350,7 @@ def test_who_stops_reading_waits_for_no_more_images(
     write_corpus: WriteCorpus, picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"file_name": f"{number}.png", "text": f"caption {number}"} for number in range(200)]
-    root = write_corpus(rows, {row["file_name"]: picture(colour=number) for number, row in enumerate(rows)})
+    root = write_corpus(rows, {row["file_name"]: picture(color=number) for number, row in enumerate(rows)})
     opened: list[object] = []
     real = corpora.corpus.open_image
 

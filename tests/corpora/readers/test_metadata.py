@@ -289,7 +289,7 @@ def test_metadata_must_be_a_regular_file_inside(write_corpus: WriteCorpus, tmp_p
     assert shown(root) == ["<missing_file>"]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     body=st.lists(
         st.sampled_from([b"a.png,x", b'"', b'""', b",", b"\n", b"\r", b"\r\n", b"\0", b"\xff", b"{", b"}", b"1"]),
@@ -318,7 +318,7 @@ def test_any_bytes_end_as_rows_or_as_a_corpus_error(
         assert len(found) == len(lines) - (kind == "csv")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=st.lists(st.tuples(st.integers(0, len(GOOD_PARQUET) - 1), st.integers(0, 255)), max_size=6))
 def test_damaged_parquet_ends_as_rows_or_as_a_corpus_error(
     tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, int]]

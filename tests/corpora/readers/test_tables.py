@@ -70,7 +70,7 @@ def outcomes(root: Path, **options: object) -> list[str]:
 
 @pytest.fixture
 def pictures(picture: Picture) -> list[bytes]:
-    return [picture(colour=10 * index) for index in range(10)]
+    return [picture(color=10 * index) for index in range(10)]
 
 
 @pytest.fixture
@@ -394,7 +394,7 @@ def test_which_format_it_is(pictures: list[bytes], write_corpus: WriteCorpus, tm
         open_corpus(tmp_path / "none").pairs()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_whatever_is_broken_every_row_is_accounted_for(

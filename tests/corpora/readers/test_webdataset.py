@@ -77,7 +77,7 @@ Write = Callable[..., Path]
 
 
 def test_the_same_pairs_as_a_folder_and_as_tars(write_corpus: WriteCorpus, write: Write, picture: Picture) -> None:
-    table = [(f"{n:03}", picture("JPEG", colour=n), f"caption {n}") for n in range(6)]
+    table = [(f"{n:03}", picture("JPEG", color=n), f"caption {n}") for n in range(6)]
     folder = write_corpus(
         [{"file_name": f"{key}.jpg", "text": text, "age": "7"} for key, _, text in table],
         {f"{key}.jpg": image for key, image, _ in table},
@@ -102,11 +102,11 @@ def test_the_same_pairs_as_a_folder_and_as_tars(write_corpus: WriteCorpus, write
 
 
 def test_a_key_ends_at_the_first_dot_and_keeps_its_folder(write: Write, picture: Picture) -> None:
-    members = sample("./a/1", picture(), "one") + sample("b.c/1", picture(colour=3), "two")
+    members = sample("./a/1", picture(), "one") + sample("b.c/1", picture(color=3), "two")
     members += [("b.c", special(tarfile.DIRTYPE)), ("readme", b"x"), ("._1.png", b"x"), ("b.c/1.cls", b"0")]
     rows = read(write(members))
     assert [row.file_name for row in rows] == ["a.tar/a/1.png", "a.tar/b.c/1.png"]
-    members = [("1.left.png", picture()), ("1.right.png", picture(colour=9)), ("1.txt", b"x")]
+    members = [("1.left.png", picture()), ("1.right.png", picture(color=9)), ("1.txt", b"x")]
     (row,) = read(write(members))
     assert isinstance(row, Rejected)
     assert row.reason is Reason.MISSING_FILE
@@ -312,7 +312,7 @@ def test_compressed_tars_are_refused_with_what_to_do(write: Write, tmp_path: Pat
 
 
 def test_a_place_is_not_taken_on_trust(write: Write, picture: Picture, tmp_path: Path) -> None:
-    path = write(sample("1", picture()) + sample("2", picture(colour=2)))
+    path = write(sample("1", picture()) + sample("2", picture(color=2)))
     (tmp_path / "outside.tar").write_bytes(path.read_bytes())
     reader = open_corpus(path.parent).reader
     name, second = "a.tar/1.png", read(path)[1].place
@@ -357,7 +357,7 @@ SEED = tar(
 PIECES = [b"\0", b"0", b"7", b"\xff", b"L", b"x", b"g", b"S", b"2", b"../", b"\x80\0\0\0\0\0\0\1"]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     edits=st.lists(st.tuples(st.integers(0, len(SEED) // 512), st.sampled_from([0, 100, 124, 148, 156, 157, 257, 482]),
                              st.integers(0, 11), st.sampled_from(PIECES) | st.binary(max_size=12)), max_size=6),

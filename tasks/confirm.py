@@ -27,6 +27,7 @@ from tasks.interventions.statistics import (
     explain_failure,
 )
 from tasks.lake.run import Run
+from tasks.progress import track
 from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 from tasks.text.spans import Span, phrase_span, token_spans
 
@@ -188,8 +189,10 @@ def confirm_findings(
                 samples = load_samples(run, corpus, model, seed)
                 interventions = RegionInterventions(samples, settings), PhraseInterventions(samples, settings)
                 tester = _Tester(connection, run.run_id, settings, seed, *interventions)
-                tests += [test for finding in regions for test in tester.test_region(finding)]
-                tests += [test for finding in phrases for test in tester.test_phrase(finding)]
+                for finding in track(regions, description="testing findings of regions"):
+                    tests += tester.test_region(finding)
+                for finding in track(phrases, description="testing findings of phrases"):
+                    tests += tester.test_phrase(finding)
     rows = _rows(tests, map(_claim, screened), settings.level)
     run.write_table("confirmations", rows)
     return len({_claim(row) for row in rows if row["confirmed"]})

@@ -11,6 +11,7 @@ from corpora import RowError
 from tasks.execution import TASK_OPTIONS
 from tasks.inputs import PICTURE_COLUMNS, read_picture
 from tasks.lake.run import Run
+from tasks.progress import track
 from tasks.records import Box
 from tasks.regions.boxes import clip_to_view
 from tasks.regions.detectors import Detector, load_detectors, run_detector
@@ -60,7 +61,8 @@ def detect_regions(run: Run, corpus: CorpusConfig, names: Sequence[str]) -> list
     seen = 0
     # A file of its own beside the named regions, so that doing it again replaces it.
     with run.open_writer("regions", "detected") as writer:
-        for pairs in _attributed(run):
+        total = run.read_manifest()["counts"]["attributions"]
+        for pairs in track(_attributed(run), total, "running detectors", steps=len):
             seen += len(pairs)
             writer.write(row for pair in pairs for row in _rows(corpus, pair, detectors, faults))
     run.register_files("regions", [run.path("regions", "detected")], [writer.rows])

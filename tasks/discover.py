@@ -12,6 +12,7 @@ from m2ib.analysis.overlays import Discovery, Occurrence, Overlay, OverlayConfig
 from tasks.execution import TASK_OPTIONS
 from tasks.inputs import load_model, mapped_pairs, read_pixels
 from tasks.lake.run import Run
+from tasks.progress import track
 from tasks.settings import CorpusConfig, DiscoverConfig, ModelConfig
 
 _BATCH = 64
@@ -80,7 +81,8 @@ def discover_stamps(run: Run, corpus: CorpusConfig, model: ModelConfig, settings
         maps = images.new_tensor([pair["image_map"] for pair in sample]).reshape(grid)
         found = find_overlays(images, maps, OverlayConfig(settings.peaks, settings.min_images))
         occurrences, searched = [0] * len(found.overlays), 0
-        for pair, places in _sought(found, corpus, pairs, network) if found.overlays else ():
+        matches = _sought(found, corpus, pairs, network) if found.overlays else iter(())
+        for pair, places in track(matches, len(pairs), "searching for overlays"):
             searched += 1
             for number, found_at in enumerate(places):
                 occurrences[number] += bool(found_at)

@@ -10,6 +10,7 @@ from tasks.custom_rules import evaluate_rule
 from tasks.errors import BadInputError
 from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import Run
+from tasks.progress import track
 from tasks.settings import AlertsConfig
 
 _HOTTEST = "hottest"  # files beside those of the regions that it is chosen from
@@ -42,7 +43,7 @@ def flag_regions(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, st
     with run.connect() as connection:
         findings = [
             {**row, "rule": rule, "rule_digest": sql.query_digest(f"rules/{rule}")}
-            for rule in sql.query_names("rules")
+            for rule in track(sql.query_names("rules"), description="applying rules")
             for row in sql.rows(connection, f"rules/{rule}", **thresholds)
         ]
         warnings, failed = [], []

@@ -15,6 +15,7 @@ from tasks.errors import BadInputError
 from tasks.execution import TASK_OPTIONS
 from tasks.inputs import load_corpus
 from tasks.lake.run import Run
+from tasks.progress import track
 from tasks.records import Shard, parse_box
 from tasks.settings import CorpusConfig
 
@@ -85,7 +86,7 @@ def _read_corpus(run: Run, source: CorpusConfig, columns: Mapping[str, str], sha
     present: set[str] = set()
     sampling = source.sampling(seed)
     drawn = None if sampling is None else corpus.draw_sample(sampling)
-    reader = corpus.pairs(drawn)
+    reader = track(corpus.pairs(drawn), min(source.sample or listed, listed), "reading rows")
     with run.open_writer("pairs") as pair_file, run.open_writer("ingest_errors", "ingest") as error_file:
 
         def stored() -> Iterator[Pair | Rejected]:

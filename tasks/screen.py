@@ -10,6 +10,7 @@ from tasks.execution import TASK_OPTIONS
 from tasks.interventions.regions import RegionInterventions, read_region_boxes
 from tasks.interventions.samples import load_samples
 from tasks.lake.run import Run
+from tasks.progress import track
 from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 
 _BATCH = 64
@@ -40,7 +41,7 @@ def screen_regions(
             parameters = {"run_id": run.run_id, "min_pairs": min_pairs, "seed": seed, "limit": settings.pairs}
             slices = sql.rows(connection, "derive/large_slices", **parameters)
             sample = sorted({pair_id for row in slices for pair_id in row["pair_ids"]})
-            for start in range(0, len(sample), _BATCH):
+            for start in track(range(0, len(sample), _BATCH), description="covering regions"):
                 pair_ids = sample[start : start + _BATCH]
                 for region in regions:
                     boxes = read_region_boxes(connection, run.run_id, region, pair_ids)

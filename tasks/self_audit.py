@@ -12,6 +12,7 @@ from tasks.interventions.regions import FILLS, RegionInterventions, RegionSample
 from tasks.interventions.samples import NotMeasurable, forget_samples, load_samples
 from tasks.interventions.statistics import Evidence, estimate_sensitivity, evaluate, explain_failure, generator
 from tasks.lake.run import Run
+from tasks.progress import track
 from tasks.records import Box
 from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 
@@ -79,7 +80,7 @@ def _test_random_regions(
     seed: int,
 ) -> Iterator[dict[str, Any]]:
     """Test squares at random places in random slices."""
-    for number in range(settings.negatives):
+    for number in track(range(settings.negatives), description="testing random regions"):
         random = generator("random", seed, number)
         chosen = slices[int(random.integers(len(slices)))]
         x0, y0 = (float(edge) for edge in random.uniform(0, 1 - SIDE, size=2))

@@ -16,6 +16,7 @@ import sql
 from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import Run
 from tasks.messages.gates import format_failed_check
+from tasks.progress import track
 from tasks.records import GateOutcome
 
 CRITICAL, WARNING = "critical", "warning"
@@ -123,7 +124,7 @@ def check_run(run: Run) -> GateOutcome:
     """Run all suites over a run, store the outcome as `validations`, and say what failed."""
     rows: list[dict[str, Any]] = []
     with run.connect() as connection:
-        for suite in SUITES:
+        for suite in track(SUITES, description="checking gates"):
             rows.extend(check_frame(suite, sql.frame(connection, f"gates/{suite}", run_id=run.run_id)))
         totals = next(iter(sql.rows(connection, "gates/accounting", run_id=run.run_id)), {})
     run.write_table("validations", rows)

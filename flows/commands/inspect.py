@@ -29,6 +29,7 @@ def corpus(
     from review.report.html import ReportError
     from tasks.errors import BadInputError
     from tasks.inputs import load_corpus
+    from tasks.progress import bar
 
     columns = {"image_column": image_column, "caption_column": caption_column}
     try:
@@ -41,7 +42,8 @@ def corpus(
         fail(Exit.BAD_INPUT, str(error))
     try:
         found = load_corpus(config.corpus)
-        description = describe(found)
+        with bar("reading the corpus"):
+            description = describe(found)
         sheet = write_contact_sheet(found, description, uri, out)
     except (BadInputError, CorpusError) as error:
         fail(Exit.BAD_INPUT, str(error))

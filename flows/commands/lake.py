@@ -168,11 +168,12 @@ def verify(
         fail(Exit.BAD_INPUT, "verify: got nothing to verify, expected a run's id, latest, all, or --report FILE")
     from review.evidence import verify as evidence
     from stores.keys import KeyFileError, load_public_key
+    from tasks.progress import bar
 
     root = parse_lake(lake)
     verdict = None
     try:
-        with exit_on_lake_error(Exit.FAILURE, retry="verify again"):
+        with bar("verifying"), exit_on_lake_error(Exit.FAILURE, retry="verify again"):
             answer: dict[str, Any] = {} if report_file is None else _verify_report(root, report_file)
             public = None if public_key is None else load_public_key(public_key)
             if run_id is not None:

@@ -39,15 +39,16 @@ def report(
 ) -> None:
     """Write a run's report, with the decisions and signatures so far: one self-contained HTML file, or one PDF."""
     from review.report.html import ReportError, write_report
+    from tasks.progress import bar
 
     if fonts and not pdf:
         fail(Exit.BAD_INPUT, "--fonts: applies to the PDF only, expected --pdf as well; browsers use their own fonts")
     if absent := [path for path in fonts or () if not path.is_dir()]:
         fail(Exit.BAD_INPUT, f"--fonts: got {absent[0]}, expected a folder with font files")
     try:
-        path = write_report(
-            parse_lake(lake), run_id, out, "pdf" if pdf else "html", fonts or (), "m2ib-audit report", load_signer(key)
-        )
+        kind, root, signer = "pdf" if pdf else "html", parse_lake(lake), load_signer(key)
+        with bar("writing the report"):
+            path = write_report(root, run_id, out, kind, fonts or (), "m2ib-audit report", signer)
     except (ReportError, sql.LakeError) as error:
         fail(Exit.BAD_INPUT, str(error))
     if as_json:

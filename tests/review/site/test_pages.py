@@ -232,13 +232,13 @@ def test_an_alert_says_what_it_means_and_what_speaks_for_it(see):
     assert "has 50.0% of the attribution of the image, but only 6.25% of the area" in page.text
     assert "mean color of the surroundings" in page.text
     assert "0.125 to 0.275" in page.text
-    assert "1 alert that follows from this one" in page.text
+    assert "1 alert explained by this one" in page.text
     for half in ("inside", "outside"):
         assert page.find("img", src=f"/runs/{RUN}/alerts/alert0000000/mean/{half}")
     assert page.find("a", rel="next", href=f"/runs/{RUN}/alerts/alert0000001")
     assert not page.find("a", rel="prev")
     follower = see(f"/runs/{RUN}/alerts/alert0000001")
-    assert "This alert follows from the one on “dense”" in follower.text
+    assert "This alert is explained by the one on “dense”" in follower.text
     assert follower.find("a", rel="prev", href=f"/runs/{RUN}/alerts/alert0000000")
 
 

@@ -8,7 +8,7 @@ Parquet files are the truth. Every connection is in memory, with views over the 
 - `derive/`: what a stage computes and stores
 - `gates/`: what validation checks
 - `rules/`: queries whose rows are findings
-- `kept/`: which runs pruning keeps
+- `retention/`: which runs pruning keeps
 - `review/`: what the report, the site and the command line show
 """
 

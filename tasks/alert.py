@@ -22,7 +22,7 @@ def raise_alerts(run: Run, settings: AlertsConfig) -> list[dict[str, Any]]:
     alerts = []
     with run.connect() as connection:
         telling: dict[tuple[str, ...], list[str]] = {}
-        for row in sql.rows(connection, "derive/telling_pairs", run_id=run.run_id, limit=settings.examples):
+        for row in sql.rows(connection, "derive/strongest_pairs", run_id=run.run_id, limit=settings.examples):
             telling.setdefault(_identity(row), []).append(row["pair_id"])
         for finding in sql.rows(connection, "derive/explained_findings", **thresholds):
             identity = _identity(finding)

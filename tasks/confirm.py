@@ -87,7 +87,7 @@ class _Tester:
         """Where a phrase is in the captions of pairs, in the order of the pairs."""
         found: dict[str, list[Span]] = {pair_id: [] for pair_id in pair_ids}
         parameters = {"run_id": self.run_id, "region": region, "pair_ids": list(pair_ids)}
-        for row in sql.rows(self.connection, "derive/phrase_places", **parameters):
+        for row in sql.rows(self.connection, "derive/phrase_occurrences", **parameters):
             spans = token_spans(row["caption"], row["tokens"], row["special"])
             found[row["pair_id"]].append(phrase_span(row["first"], row["last"], spans))
         return found

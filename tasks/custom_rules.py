@@ -62,7 +62,7 @@ def evaluate_rule(
         parameters = ", ".join(f"${key}" for key in thresholds)
         raise BadInputError(f"rule {name}: {error}; parameters are {parameters}, see docs/rules.md") from error
     keys = {f"{key}s": [row[key] for row in found] for key in ("region", "slice_kind", "slice")}
-    if unknown := sql.rows(connection, "derive/unweighed_slices", run_id=thresholds["run_id"], **keys):
+    if unknown := sql.rows(connection, "derive/unmeasured_slices", run_id=thresholds["run_id"], **keys):
         raise BadInputError(
             f"rule {name}: got {unknown[0]} and {len(unknown) - 1} more, expected regions and slices of the view "
             "slice_shares, each once; take the three columns from there"

@@ -56,13 +56,13 @@ def _find_neighbors(run: Run) -> tuple[str | None, bool]:
 def _match_numbered_names(run: Run, previous: str) -> list[dict[str, Any]]:
     """Return which recurring overlays and clusters of this run are those of open alerts: each run numbers them anew."""
     with sql.connect(run.lake, previous) as connection:
-        numbered = sql.rows(connection, "derive/numbered_lives", previous=previous)
+        numbered = sql.rows(connection, "derive/renumbered_runs", previous=previous)
     if not numbered:
         return []
     with sql.connect(
         run.lake, run.run_id, [previous, *sorted({row["last_run"] for row in numbered} - {previous})]
     ) as connection:
-        return sql.rows(connection, "derive/same_names", run_id=run.run_id, previous=previous)
+        return sql.rows(connection, "derive/matching_names", run_id=run.run_id, previous=previous)
 
 
 def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> li
     with sql.connect(run.lake, run.run_id, [previous] if previous else []) as connection:
         return sql.rows(
             connection,
-            "derive/lives",
+            "derive/alert_history",
             run_id=run.run_id,
             previous=previous,
             min_pairs=min_pairs,

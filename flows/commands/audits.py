@@ -237,7 +237,7 @@ def alerts(
     root = parse_lake(lake)
     if since is not None:
         with connect(root) as connection:
-            histories = sql.rows(connection, "review/lives", since=_parse_since(connection, since))
+            histories = sql.rows(connection, "review/alert_history", since=_parse_since(connection, since))
         _print_histories(histories, as_json)
         return
     found = read_alerts(root, run_id)

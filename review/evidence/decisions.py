@@ -238,7 +238,7 @@ def _counted(lake: Root, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
     def counts(*names: str) -> dict[str, Any]:
         with sql.connect(lake, run_id, names, with_decisions=True) as connection:
-            return sql.rows(connection, "review/triage_counts", run_id=run_id)[0]
+            return sql.rows(connection, "review/decision_counts", run_id=run_id)[0]
 
     try:
         found = counts(*beside)
@@ -300,7 +300,7 @@ def _manifest(lake: Root, run_id: str) -> tuple[dict[str, Any], str]:
 
 def _life(lake: Root, run_id: str, alert_id: str) -> dict[str, Any]:
     with sql.connect(lake, run_id) as connection:
-        found = sql.rows(connection, "review/life_of_alert", run_id=run_id, alert_id=alert_id)
+        found = sql.rows(connection, "review/alert_history_of_run", run_id=run_id, alert_id=alert_id)
     if not found:
         raise DecisionError(
             f"alert: got {alert_id!r}, expected an alert of run {run_id}; see m2ib-audit alerts --run {run_id}"

@@ -546,7 +546,8 @@ def _list_life_ids(lake: Root, run_id: str, records: Sequence[Record]) -> set[st
     }
     try:
         with sql.connect(lake, run_id) as connection:
-            return reviewed | {row["life_id"] for row in sql.rows(connection, "review/lives_of_run", run_id=run_id)}
+            rows = sql.rows(connection, "review/alert_history_of_run", run_id=run_id, alert_id=None)
+            return reviewed | {row["life_id"] for row in rows}
     except sql.LakeError:
         return reviewed
 

@@ -105,17 +105,17 @@ class Album:
             corpus: The corpus, for its images; None if it is not available.
         """
         parameters = {"run_id": run_id, "pair_ids": sorted(set(pair_ids))}
-        self._rows = {row["pair_id"]: row for row in sql.rows(connection, "review/pairs_shown", **parameters)}
+        self._rows = {row["pair_id"]: row for row in sql.rows(connection, "review/pairs", **parameters)}
         self._region_shares: dict[str, list[RegionShare]] = defaultdict(list)
-        for row in sql.rows(connection, "review/regions_shown", **parameters):
+        for row in sql.rows(connection, "review/region_shares_of_pairs", **parameters):
             self._region_shares[row["pair_id"]].append(
                 RegionShare(row["side"], row["region"], row["share"], row["area"], nats_to_bits(row["nats"]))
             )
         self._phrases: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
-        for row in sql.rows(connection, "review/phrases_shown", **parameters):
+        for row in sql.rows(connection, "review/phrases_of_pairs", **parameters):
             self._phrases[row["pair_id"]].append((row["first"], row["last"], row["region"]))
         self._boxes: dict[tuple[str | None, str], list[Box]] = defaultdict(list)
-        for row in sql.rows(connection, "review/boxes_shown", **parameters):
+        for row in sql.rows(connection, "review/boxes_of_pairs", **parameters):
             self._boxes[row["pair_id"], row["region"]].append((row["x0"], row["y0"], row["x1"], row["y1"]))
         self._corpus = corpus
         self._views: dict[str, tuple[Image.Image | None, str | None]] = {}

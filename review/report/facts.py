@@ -127,14 +127,14 @@ def load_facts(lake: Root, manifest: dict[str, Any], remote: bool = True) -> Run
 
 
 def _load_decisions(connection: sql.Connection, lake: Root, run_id: str) -> dict[str, Any]:
-    decisions = sql.rows(connection, "review/decisions_of_run", run_id=run_id)
+    decisions = sql.rows(connection, "review/decisions", run_id=run_id)
     in_force = {row["review"] for row in decisions if row["review"] is not None}
     reviews = sql.rows(connection, "review/reviews_of_run", run_id=run_id)
     records = [record for record in ledger.read_records(lake) if record.kind != "report"]
     return {
         "last_record": records[-1] if records else None,
         "decisions": {row["alert_id"]: row for row in decisions if row["alert_id"] is not None},
-        "sign_offs": sql.rows(connection, "review/sign_offs_in_full", run_id=run_id),
+        "sign_offs": sql.rows(connection, "review/sign_offs", run_id=run_id),
         "countersigns": {row["record"]: row for row in sql.rows(connection, "review/countersigned")},
         "superseded_reviews": [row for row in reviews if row["number"] not in in_force],
     }
@@ -164,17 +164,17 @@ def _load_run(connection: sql.Connection, lake: Root, manifest: dict[str, Any], 
     independent = [alert for alert in alerts if alert["explained_by"] is None]
     dependent = _group_dependent(alerts)
     comparison = [
-        row["pair_id"] for row in sql.rows(connection, "review/comparison_pairs", run_id=run_id, limit=COMPARISON_PAIRS)
+        row["pair_id"] for row in sql.rows(connection, "review/sampled_pairs", run_id=run_id, limit=COMPARISON_PAIRS)
     ]
     examples = [pair_id for alert in independent for pair_id in alert["pair_ids"] or ()]
     album = Album(connection, run_id, [*examples, *comparison], open_audited_corpus(manifest, remote))
-    grids = sql.rows(connection, "review/grids", run_id=run_id)
+    grids = sql.rows(connection, "review/grid_shapes", run_id=run_id)
     min_pairs = manifest["config"].get("alerts", {}).get("min_pairs", 1)
     tests = defaultdict(list)
-    for test in sql.rows(connection, "review/tests_of_run", run_id=run_id):
+    for test in sql.rows(connection, "review/tests", run_id=run_id, alert_id=None):
         tests[_finding_key(test)].append(test)
-    duplicates = sql.rows(connection, "review/look_alikes", run_id=run_id)
-    histories = sql.rows(connection, "review/lives_of_run", run_id=run_id)
+    duplicates = sql.rows(connection, "review/near_duplicate_counts", run_id=run_id)
+    histories = sql.rows(connection, "review/alert_history_of_run", run_id=run_id, alert_id=None)
     return RunFacts(
         manifest=manifest,
         manifest_sha256=digest,
@@ -195,11 +195,11 @@ def _load_run(connection: sql.Connection, lake: Root, manifest: dict[str, Any], 
         comparison_pairs=album.show(comparison, sorted({alert["region"] for alert in independent})),
         grids=grids,
         slice_shares=sql.rows(
-            connection, "review/weighed_slices", run_id=run_id, min_pairs=min_pairs, limit=SLICE_ROWS
+            connection, "review/measured_slices", run_id=run_id, min_pairs=min_pairs, limit=SLICE_ROWS
         ),
         slice_counts=[
             (row["slice_kind"], row["n"])
-            for row in sql.rows(connection, "review/kinds_of_slices", run_id=run_id, min_pairs=min_pairs)
+            for row in sql.rows(connection, "review/slice_kinds", run_id=run_id, min_pairs=min_pairs)
         ],
         self_audit=format_self_audit(sql.rows(connection, "review/self_audit", run_id=run_id)),
         checks=sql.rows(connection, "review/checks", run_id=run_id),

@@ -117,7 +117,7 @@ def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = Non
 
 
 def find_references(lake: Root, records: Manifests) -> dict[str, str]:
-    """Find runs that people may still need: those that the queries in `sql/kept` return, by id, with the reason.
+    """Find runs that people may still need: those that the queries in `sql/retention` return, by id, with the reason.
 
     Args:
         lake: folder or URL of the lake.
@@ -129,9 +129,9 @@ def find_references(lake: Root, records: Manifests) -> dict[str, str]:
     newest = [_newest_with_history(runs)["run_id"] for runs in _group_complete_runs(records).values()]
     references = dict.fromkeys(newest, "the newest run with an alert history of its audit")
     with sql.connect(lake) as connection:
-        for name in sql.query_names("kept"):
-            parameters = {"newest": newest} if "$newest" in sql.query_text(f"kept/{name}") else {}
-            rows = sql.rows(connection, f"kept/{name}", **parameters)
+        for name in sql.query_names("retention"):
+            parameters = {"newest": newest} if "$newest" in sql.query_text(f"retention/{name}") else {}
+            rows = sql.rows(connection, f"retention/{name}", **parameters)
             references |= {row["run_id"]: row["why"] for row in rows}
     return references
 

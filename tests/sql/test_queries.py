@@ -9,7 +9,7 @@ import pytest
 
 import sql
 
-FOLDERS = ("schema", "macros", "views", "derive", "gates", "rules", "review", "kept")
+FOLDERS = ("schema", "macros", "views", "derive", "gates", "rules", "review", "retention")
 DEFINITIONS = ("schema", "macros", "views")
 # What a query is given when only its form matters.
 PARAMETERS = {

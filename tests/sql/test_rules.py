@@ -141,13 +141,13 @@ def test_tokens_of_an_empty_text_map_have_no_share(hand_written):
         assert sql.read(connection, "SELECT DISTINCT share FROM tokens") == [{"share": None}]
 
 
-def test_the_telling_pairs_have_the_most_nats_in_the_region(hand_written):
+def test_the_strongest_pairs_have_the_most_nats_in_the_region(hand_written):
     hand_written.add_pairs(["x"] * 4 + ["y"])
     hand_written.add_shares("corner", [0.1, 0.4, None, 0.3, 0.9])
     finding = {"rule": "region_mass", "region": "corner", "slice_kind": "word", "slice": "x"}
     hand_written.write_table("findings", [finding])
     with hand_written.connect() as connection:
-        rows = sql.rows(connection, "derive/telling_pairs", limit=2, run_id=hand_written.run_id)
+        rows = sql.rows(connection, "derive/strongest_pairs", limit=2, run_id=hand_written.run_id)
     assert [row["pair_id"] for row in rows] == ["pair-0001", "pair-0003"]
 
 

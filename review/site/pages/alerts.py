@@ -61,7 +61,7 @@ def show_alerts(request: Request) -> Response:
     alerts = list_alerts(lake, **filters, limit=PAGE_ROWS, offset=PAGE_ROWS * (number - 1))
     if number > 1 and not alerts:
         raise BadFilterError(f"page: got {number}, expected a smaller number; the list has fewer pages.")
-    choices = sql.rows(connection, "review/page_choices")
+    choices = sql.rows(connection, "review/page_filter_choices")
     runs = list_options(row["run_id"] for row in choices)[::-1]
     return render_page(
         request,
@@ -124,7 +124,7 @@ def show_alert(request: Request, run_id: str, alert_id: str) -> Response:
         raise UnknownError(f"Run {run_id} has no alert {alert_id}.")
     alert = alerts[place]
     seed = get_int(request, "seed")
-    tests = sql.rows(connection, "review/page_tests", run_id=run_id, alert_id=alert_id)
+    tests = sql.rows(connection, "review/tests", run_id=run_id, alert_id=alert_id)
     mean_maps = compute_mean_maps(lake, alert) if alert["side"] == "image" else {}
     strongest = (alert["pair_ids"] or ())[:EXAMPLES]
     sample = sample_pairs(list_members(lake, alert), seed, EXAMPLES)
@@ -161,7 +161,7 @@ def show_alert(request: Request, run_id: str, alert_id: str) -> Response:
 
 def list_history(lake: LakeCache, run_id: str, alert_id: str) -> list[dict[str, Any]]:
     """List the history of an alert over the runs of its audit, oldest first, with the decisions of the time."""
-    table = lake.cache_for_lake("lives", lambda: sql.table(lake.connect(), "review/page_lives"))
+    table = lake.cache_for_lake("lives", lambda: sql.table(lake.connect(), "review/page_alert_history"))
     this = table.filter((pc.field("run_id") == run_id) & (pc.field("alert_id") == alert_id))["life_id"].to_pylist()
     rows: list[dict[str, Any]] = table.filter(pc.field("life_id").isin(this)).to_pylist()
     return rows

@@ -48,10 +48,10 @@ def get_form_values(request: Request) -> dict[str, Any]:
 def get_alert_decision(request: Request, run_id: str, alert_id: str) -> dict[str, Any]:
     """Return the decision about an alert, its history, and the values of its form."""
     lake = get_lake(request)
-    table = lake.cache_for_lake("triage", lambda: sql.table(lake.connect(), "review/page_triage"))
+    table = lake.cache_for_lake("triage", lambda: sql.table(lake.connect(), "review/decisions", run_id=None))
     rows = table.filter((pc.field("run_id") == run_id) & (pc.field("alert_id") == alert_id)).to_pylist()
     row = rows[0] if rows else None
-    history = sql.rows(lake.connect(), "review/history_of_life", life_id=row["life_id"]) if row else []
+    history = sql.rows(lake.connect(), "review/records_about_alert", life_id=row["life_id"]) if row else []
     values = get_form_values(request)
     if not history:
         del values["decisions"]["open"]
@@ -68,7 +68,7 @@ def get_alert_decision(request: Request, run_id: str, alert_id: str) -> dict[str
 def get_sign_off(request: Request, run_id: str) -> dict[str, Any]:
     """Return the sign-offs of a run, its undecided alerts, and the values of its form."""
     lake = get_lake(request)
-    undecided = sql.rows(lake.connect(), "review/undecided", run_id=run_id)
+    undecided = sql.rows(lake.connect(), "review/undecided_alerts", run_id=run_id)
     signed = sql.rows(lake.connect(), "review/sign_offs_of_run", run_id=run_id)
     return {
         **get_form_values(request),

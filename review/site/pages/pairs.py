@@ -80,7 +80,7 @@ def show_pairs(request: Request, run_id: str) -> Response:
 def _find_alert(request: Request, connection: sql.Connection, run_id: str) -> dict[str, Any]:
     """Return the alert that the URL names; empty if it names none."""
     alert_id = get_text(request, "alert")
-    rows = sql.rows(connection, "review/page_alert", run_id=run_id, alert_id=alert_id) if alert_id else []
+    rows = sql.rows(connection, "review/alert", run_id=run_id, alert_id=alert_id) if alert_id else []
     return rows[0] if rows else {}
 
 
@@ -103,9 +103,9 @@ def show_pair(request: Request, run_id: str, pair_id: str) -> Response:
     color_map = get_choice(request, "map", drawing.COLOR_MAPS) or drawing.COLOR_MAPS[0]
     scale_bits = get_run_scale(lake, run_id) if get_choice(request, "scale", ("run",)) else None
     (card,) = make_cards(lake, run_id, [pair_id], [outlined] if outlined else None, scale_bits)
-    shares = sql.rows(connection, "review/regions_shown", run_id=run_id, pair_ids=[pair_id])
+    shares = sql.rows(connection, "review/region_shares_of_pairs", run_id=run_id, pair_ids=[pair_id])
     ids = {"run_id": run_id, "pair_id": pair_id}
-    neighbors = {each["is_later"]: each["pair_id"] for each in sql.rows(connection, "review/page_neighbours", **ids)}
+    neighbors = {each["is_later"]: each["pair_id"] for each in sql.rows(connection, "review/page_neighbors", **ids)}
     order = list(alert.get("pair_ids") or ())
     if pair_id in order:  # from an alert, the links lead to the other pairs of the alert
         at = order.index(pair_id)
@@ -124,8 +124,8 @@ def show_pair(request: Request, run_id: str, pair_id: str) -> Response:
         previous=neighbors.get(False),
         following=neighbors.get(True),
         alerts=sql.rows(connection, "review/page_alerts_of_pair", **ids),
-        similar=sql.rows(connection, "review/page_alike", **ids, limit=12),
-        screened=sql.rows(connection, "review/page_screened", **ids),
+        similar=sql.rows(connection, "review/near_duplicates_of_pair", **ids, limit=12),
+        screened=sql.rows(connection, "review/page_screenings", **ids),
         color_map=color_map,
         color_maps=drawing.COLOR_MAPS,
         image_regions=[each["region"] for each in shares if each["side"] == "image"],
@@ -137,7 +137,7 @@ def show_pair(request: Request, run_id: str, pair_id: str) -> Response:
 def get_run_scale(lake: LakeCache, run_id: str) -> float:
     """Return the top of a color scale for a run: the 99.5th percentile of the strongest patches, in bits."""
     rows: list[dict[str, Any]] = lake.cache_for_run(
-        run_id, "top", lambda: sql.rows(lake.connect_runs(run_id), "review/page_top", run_id=run_id)
+        run_id, "top", lambda: sql.rows(lake.connect_runs(run_id), "review/page_map_scale", run_id=run_id)
     )
     return round_up(nats_to_bits(rows[0]["nats"]) or 1.0) if rows else 1.0
 

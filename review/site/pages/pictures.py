@@ -44,7 +44,7 @@ def load_pair(lake: LakeCache, run_id: str, pair_id: str) -> dict[str, Any]:
     rows: list[dict[str, Any]] = lake.cache_for_run(
         run_id,
         ("pair", pair_id),
-        lambda: sql.rows(lake.connect_runs(run_id), "review/pairs_shown", run_id=run_id, pair_ids=[pair_id]),
+        lambda: sql.rows(lake.connect_runs(run_id), "review/pairs", run_id=run_id, pair_ids=[pair_id]),
     )
     if not rows:
         raise UnknownError(f"Run {run_id} has no attributed pair {pair_id}.")
@@ -114,7 +114,7 @@ def send_difference(request: Request, run_id: str, pair_id: str) -> Response:
 def send_mean_map(request: Request, run_id: str, alert_id: str, half: str) -> Response:
     """Send the mean map of an alert's slice (`inside`), or of the other pairs (`outside`)."""
     lake = get_lake(request)
-    rows = sql.rows(lake.connect_runs(run_id), "review/page_alert", run_id=run_id, alert_id=alert_id)
+    rows = sql.rows(lake.connect_runs(run_id), "review/alert", run_id=run_id, alert_id=alert_id)
     maps = compute_mean_maps(lake, rows[0]) if rows else {}
     if half not in maps:
         raise UnknownError("There is no such mean map.")
@@ -144,7 +144,7 @@ def send_trend(request: Request, audit_id: str) -> Response:
 def send_effect(request: Request, run_id: str, alert_id: str) -> Response:
     """Send a plot of an alert's tests."""
     connection = get_lake(request).connect_runs(run_id)
-    rows = sql.rows(connection, "review/page_tests", run_id=run_id, alert_id=alert_id)
+    rows = sql.rows(connection, "review/tests", run_id=run_id, alert_id=alert_id)
     tests = [row for row in rows if row["effect"] is not None]
     if not tests:
         raise UnknownError(f"Run {run_id} has no tested alert {alert_id}.")
@@ -209,7 +209,7 @@ def compute_mean_maps(lake: LakeCache, alert: dict[str, Any]) -> dict[str, MeanM
     """Compute the mean maps of the pairs `inside` and `outside` an alert's slice; empty if grids differ in the run."""
     run_id, region = alert["run_id"], alert["region"]
     grids = lake.cache_for_run(
-        run_id, "grids", lambda: sql.rows(lake.connect_runs(run_id), "review/grids", run_id=run_id)
+        run_id, "grids", lambda: sql.rows(lake.connect_runs(run_id), "review/grid_shapes", run_id=run_id)
     )
     if len(grids) != 1:
         return {}
@@ -231,7 +231,7 @@ def list_members(lake: LakeCache, alert: dict[str, Any]) -> list[str]:
     table = lake.cache_for_run(
         run_id,
         ("members", *chosen.values()),
-        lambda: sql.table(lake.connect_runs(run_id), "review/page_members", run_id=run_id, **chosen),
+        lambda: sql.table(lake.connect_runs(run_id), "review/page_slice_members", run_id=run_id, **chosen),
     )
     pair_ids: list[str] = table["pair_id"].to_pylist()
     return pair_ids
@@ -252,6 +252,6 @@ def list_common_boxes(lake: LakeCache, run_id: str, region: str) -> list[Box]:
     rows = lake.cache_for_run(
         run_id,
         "boxes",
-        lambda: sql.rows(lake.connect_runs(run_id), "review/boxes_shown", run_id=run_id, pair_ids=[]),
+        lambda: sql.rows(lake.connect_runs(run_id), "review/boxes_of_pairs", run_id=run_id, pair_ids=[]),
     )
     return [(row["x0"], row["y0"], row["x1"], row["y1"]) for row in rows if row["region"] == region]

@@ -38,7 +38,7 @@ def show_runs(request: Request) -> Response:
     if download := export_query(request, "runs", connection, "review/page_runs", **filters):
         return download
     runs = query_page(connection, "review/page_runs", number, **filters)
-    choices = sql.rows(connection, "review/page_choices")
+    choices = sql.rows(connection, "review/page_filter_choices")
     return render_page(
         request,
         "runs",

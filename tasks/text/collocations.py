@@ -1,10 +1,10 @@
-"""Collocations: what noun phrases are to captions of which nobody says the language, with neither tagger nor word list.
+"""Collocations: word pairs that take the place of noun phrases, in any language, without tagger or word list.
 
-A collocation is two words with nothing but white space between them that belong together, while the pairs that have it
-are others than those of either word. The two hold as close as the share that the collocation's pairs have of the rarer
-word's. Where one of them mostly holds closer to its neighbour on the other side, the two are cut through what belongs
-together ("consolidation in", where it is "in the" that does): phrases end where association is weakest (Magerman and
-Marcus, "Parsing a natural language using mutual information statistics", AAAI 1990).
+A collocation is two words with nothing but white space between them that belong together and occur in other pairs than
+either word alone. The association of two words is the share of the rarer word's pairs that have both. Where one of the
+words is mostly more strongly associated with its other neighbor, the two are no collocation ("consolidation in", where
+"in the" belongs together): phrases end where association is weakest (Magerman and Marcus, "Parsing a natural language
+using mutual information statistics", AAAI 1990).
 """
 
 import re
@@ -14,68 +14,84 @@ from itertools import pairwise
 
 from tasks.text.spans import LETTERS, normalize_text
 
-LEAST, MOST = 0.1, 0.8
-"""Share of either word's pairs that a collocation has. Above, it is but another name of the word's slice. Below for one
-of them, that word stands beside all sorts of others, as articles and prepositions do."""
+MIN_SHARE, MAX_SHARE = 0.1, 0.8
+"""Share of either word's pairs that have the collocation.
+
+Below the minimum for one of them, that word occurs next to all sorts of words, as articles and prepositions do. Above
+the maximum, the collocation is the same slice as the word.
+"""
 
 _WORD = re.compile(LETTERS)
 
-_Two = tuple[str, str]
+_Bigram = tuple[str, str]
 
 
-def _read(caption: str) -> tuple[list[str], list[_Two | None]]:
-    """The words of a caption, and each two successive ones: None where more than white space is between them."""
+def _split(caption: str) -> tuple[list[str], list[_Bigram | None]]:
+    """Return the words of a caption, and its bigrams: None where more than white space is between two words."""
     text = normalize_text(caption)
-    found = list(_WORD.finditer(text))
-    twos = [
+    matches = list(_WORD.finditer(text))
+    bigrams = [
         (left.group(), right.group()) if text[left.end() : right.start()].isspace() else None
-        for left, right in pairwise(found)
+        for left, right in pairwise(matches)
     ]
-    return [match.group() for match in found], twos
+    return [match.group() for match in matches], bigrams
 
 
 def adjacent_words(caption: str) -> frozenset[str]:
-    """Each two adjacent words of a caption, named as a slice is."""
-    return frozenset(" ".join(two) for two in _read(caption)[1] if two is not None)
+    """Return the bigrams of a caption as they name slices: two words with a space between them."""
+    return frozenset(" ".join(bigram) for bigram in _split(caption)[1] if bigram is not None)
 
 
 def find_collocations(captions: Mapping[str, int], min_pairs: int) -> dict[str, list[str]]:
-    """The collocations of each caption, for captions that have any.
+    """Find the collocations of a corpus.
 
-    captions: distinct captions, and how many pairs have each. min_pairs: fewer pairs make no collocation.
+    Args:
+        captions: number of pairs by distinct caption.
+        min_pairs: least number of pairs of a collocation.
+
+    Returns:
+        Sorted collocations by caption, for captions that have any.
     """
     words: Counter[str] = Counter()
-    having: Counter[_Two] = Counter()
-    twos_of: dict[str, list[_Two | None]] = {}
+    counts: Counter[_Bigram] = Counter()
+    bigrams_of: dict[str, list[_Bigram | None]] = {}
     for caption, pairs in captions.items():
-        own, twos_of[caption] = _read(caption)
+        own, bigrams_of[caption] = _split(caption)
         words.update(dict.fromkeys(own, pairs))
-        having.update(dict.fromkeys((two for two in twos_of[caption] if two is not None), pairs))
+        counts.update(dict.fromkeys((bigram for bigram in bigrams_of[caption] if bigram is not None), pairs))
     half = sum(captions.values()) / 2
-    shares = {two: sorted(pairs / words[word] for word in two) for two, pairs in having.items() if pairs >= min_pairs}
-    whole = _whole(captions, twos_of, {two: closest for two, (_, closest) in shares.items()})
-    chosen = {
-        two
-        for two in whole
-        if shares[two][0] >= LEAST and shares[two][1] <= MOST and all(words[word] <= half for word in two)
+    shares = {
+        bigram: sorted(pairs / words[word] for word in bigram) for bigram, pairs in counts.items() if pairs >= min_pairs
+    }
+    cohesive = _select_cohesive(captions, bigrams_of, {bigram: high for bigram, (_, high) in shares.items()})
+    collocations = {
+        bigram
+        for bigram in cohesive
+        if shares[bigram][0] >= MIN_SHARE
+        and shares[bigram][1] <= MAX_SHARE
+        and all(words[word] <= half for word in bigram)
     }
     found = {
-        caption: sorted(" ".join(two) for two in set(twos) if two is not None and two in chosen)
-        for caption, twos in twos_of.items()
+        caption: sorted(" ".join(bigram) for bigram in set(bigrams) if bigram is not None and bigram in collocations)
+        for caption, bigrams in bigrams_of.items()
     }
     return {caption: names for caption, names in found.items() if names}
 
 
-def _whole(
-    captions: Mapping[str, int], twos_of: Mapping[str, list[_Two | None]], closeness: Mapping[_Two | None, float]
-) -> set[_Two]:
-    """Those of known closeness that in most places hold closer than either word does to what is beside it."""
-    surplus: Counter[_Two] = Counter()
+def _select_cohesive(
+    captions: Mapping[str, int],
+    bigrams_of: Mapping[str, list[_Bigram | None]],
+    association: Mapping[_Bigram | None, float],
+) -> set[_Bigram]:
+    """Return the bigrams that in most places are more strongly associated than either neighboring bigram."""
+    surplus: Counter[_Bigram] = Counter()
     for caption, pairs in captions.items():
-        twos = [None, *twos_of[caption], None]
-        for before, two, behind in zip(twos, twos[1:], twos[2:], strict=False):
-            if two is not None and two in closeness:
-                # Of two that are equally close the latter counts: they have the same pairs, or nearly so.
-                cut = closeness.get(before, 0) > closeness[two] or closeness.get(behind, 0) >= closeness[two]
-                surplus[two] += -pairs if cut else pairs
-    return {two for two, more in surplus.items() if more > 0}
+        padded = [None, *bigrams_of[caption], None]
+        for before, bigram, after in zip(padded, padded[1:], padded[2:], strict=False):
+            if bigram is not None and bigram in association:
+                # Of two equally associated bigrams the latter counts: they have nearly the same pairs.
+                is_weaker = (
+                    association.get(before, 0) > association[bigram] or association.get(after, 0) >= association[bigram]
+                )
+                surplus[bigram] += -pairs if is_weaker else pairs
+    return {bigram for bigram, count in surplus.items() if count > 0}

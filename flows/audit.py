@@ -7,11 +7,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.begin import begin, find_run_of_flow
 from flows.config import AuditConfig
-from flows.engines import started
+from flows.engines import start_engine
 from flows.fan_out import attribution_plan, fan_out
 from flows.lifecycle import AuditResult, conclude, run_lifecycle
-from flows.metrics import INGEST_ERRORS, served
-from flows.slots import limits, slots
+from flows.metrics import INGEST_ERRORS, serve_metrics
+from flows.slots import acquire_slots, find_limits
 from tasks.alert import alert
 from tasks.attribute import calibrate
 from tasks.cluster import cluster
@@ -60,7 +60,7 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
         raise
     if base := run.read_manifest()["incremental"]:
         get_run_logger().info("run %s %s", run.run_id, base)
-    with served(config.run.metrics, [model.device for model in models]), run_lifecycle(run, signer) as stage:
+    with serve_metrics(config.run.metrics, [model.device for model in models]), run_lifecycle(run, signer) as stage:
         _run_pipeline(run, config, models, stage)
     return conclude(run, signer)
 
@@ -68,15 +68,18 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
 def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], stage: Stages) -> None:
     """Run all stages and seal the run."""
     corpus, model, min_pairs = config.corpus.absolute(), models[0], config.alerts.min_pairs
-    gpu_limits = limits(config.run.gpu_limit, models)
+    gpu_limits = find_limits(config.run.gpu_limit, models)
     failures: list[str] = []
-    with started(config.run, run, corpus, models) as engine:
+    with start_engine(config.run, run, corpus, models) as engine:
         with stage("ingest"):
             shards = ingest(run, corpus, config.regions.columns, config.lake.shard_size, config.seed)
         INGEST_ERRORS.set(run.read_manifest()["counts"]["errors"])
         if shards:
             plan = attribution_plan(run, config)
-            with stage("attribute"), slots(gpu_limits if config.run.engine == "local" else []):  # Ray shares out GPUs
+            with (
+                stage("attribute"),
+                acquire_slots(gpu_limits if config.run.engine == "local" else []),
+            ):  # Ray shares out GPUs
                 engine.once(calibrate, run=run, corpus=corpus, model=engine.models[0], plan=plan)
                 results = fan_out(run, shards, config, engine, plan)
     if shards:
@@ -101,7 +104,7 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
             cluster(run, min_pairs, config.seed)
     with stage("phrases"):
         phrases(run, config.phrases, min_pairs)
-    with slots(gpu_limits[:1]):
+    with acquire_slots(gpu_limits[:1]):
         with stage("screen"):
             screen(run, corpus, model, config.confirm, min_pairs, config.seed)
         with stage("flag"):

@@ -11,7 +11,7 @@ from prefect import runtime
 import sql
 from corpora import CorpusError
 from flows.config import AuditConfig, config_digest
-from flows.engines import check
+from flows.engines import check_engine
 from flows.provenance import code_version, environment
 from stores import Root
 from tasks.custom_rules import check_rules
@@ -60,7 +60,7 @@ def begin(config: AuditConfig, models: Sequence[ModelConfig], resume: str | None
 
 def _check_and_describe(config: AuditConfig, models: Sequence[ModelConfig]) -> dict[str, Any]:
     """Check all that can be checked before a run exists; return what its manifest states about the audit."""
-    check(config.run)
+    check_engine(config.run)
     try:
         corpus = load_corpus(config.corpus)
         corpus.count()

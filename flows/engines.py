@@ -1,4 +1,4 @@
-"""Where shards are worked on: in threads of this process, or in worker processes of a Ray cluster."""
+"""Engines: attribute shards in threads of this process, or in worker processes of a Ray cluster."""
 
 import contextlib
 import importlib.util
@@ -24,17 +24,20 @@ from tasks.lake.run import Run
 from tasks.settings import CorpusConfig, ModelConfig
 
 _OBJECT_STORE = 100 * 2**20
-"""Bytes of shared memory of a cluster started here: tasks exchange paths and keys, never tensors."""
+"""Bytes of shared memory of a cluster that is started here. Little: tasks exchange paths and keys, never tensors."""
 _CRASHES = 2
-"""Times that Ray starts a shard again whose worker process died under it, before it is set aside."""
+"""Number of times that Ray retries a shard whose worker process died, before the shard counts as failed."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Threads of the flow's process, or with a runner the workers of a cluster.
+    """Submits tasks to threads of the flow's process or, with a runner, to the workers of a cluster.
 
-    models: the model, once for each device that shares the work. options: of Ray, for each task. lost: what is raised
-    in place of the outcome of a task whose worker died.
+    Attributes:
+        models: The model, once per device that shares the work.
+        runner: Prefect's task runner for Ray; None for threads of this process.
+        options: Ray's options of each task.
+        lost: Errors that Ray raises instead of the outcome of a task whose worker died.
     """
 
     models: Sequence[ModelConfig]
@@ -43,37 +46,37 @@ class Engine:
     lost: tuple[type[Exception], ...] = ()
 
     def map(self, task: Task[..., Any], **parameters: Any) -> list[PrefectFuture[Any]]:
-        """One task run for each element of the parameters that are not unmapped."""
+        """Submit one task run per element of the parameters that are not `unmapped`."""
         if self.runner is None:
             return list(task.map(**parameters))
-        with self._asking():
+        with self._with_options():
             return list(self.runner.map(task, parameters))
 
     def once(self, task: Task[..., Any], **parameters: Any) -> None:
-        """One task run, where the others will be. Raises what it raises."""
+        """Run a task once, where `map` runs tasks. Raises the error of the task."""
         if self.runner is None:
             task(**parameters)
             return
-        with self._asking():
+        with self._with_options():
             future = self.runner.submit(task, parameters)
         future.result()
 
     def outcome(self, future: PrefectFuture[Any]) -> Any:
-        """What a task returned or raised, or how its worker was lost."""
+        """Return what a task returned or raised, or the error by which its worker was lost."""
         try:
             return future.result(raise_on_failure=False)
         except self.lost as error:
             return error
 
-    def _asking(self) -> contextlib.AbstractContextManager[Any]:
+    def _with_options(self) -> contextlib.AbstractContextManager[Any]:
         from prefect_ray.context import remote_options
 
-        asking: contextlib.AbstractContextManager[Any] = remote_options(**(self.options or {}))
-        return asking
+        context: contextlib.AbstractContextManager[Any] = remote_options(**(self.options or {}))
+        return context
 
 
-def check(config: RunConfig) -> None:
-    """Raise BadInputError if the engine cannot even be started from here."""
+def check_engine(config: RunConfig) -> None:
+    """Raise BadInputError if the engine cannot be started on this host."""
     if config.engine == "local":
         return
     missing = [name for name in ("ray", "prefect_ray") if importlib.util.find_spec(name) is None]
@@ -91,8 +94,8 @@ def check(config: RunConfig) -> None:
 
 
 @contextlib.contextmanager
-def started(config: RunConfig, run: Run, corpus: CorpusConfig, models: Sequence[ModelConfig]) -> Iterator[Engine]:
-    """The engine, ready for a run. Raises BadInputError for a cluster that is not there, or cannot do the work."""
+def start_engine(config: RunConfig, run: Run, corpus: CorpusConfig, models: Sequence[ModelConfig]) -> Iterator[Engine]:
+    """Start the engine of a run. Raises BadInputError for a cluster that cannot be reached or cannot do the work."""
     if config.engine == "local":
         yield Engine(models)
         return
@@ -101,27 +104,27 @@ def started(config: RunConfig, run: Run, corpus: CorpusConfig, models: Sequence[
 
     with _connected(ray, config.ray_address):
         gpus = _gpus(ray, config.gpus_per_task)
-        # On a node, CUDA shows a task the GPU that Ray gave it, and no other.
+        # On a node, CUDA shows a task only the GPU that Ray assigned to it.
         model = models[0].model_copy(update={"device": "cuda" if gpus else "cpu"})
-        # A process keeps the GPU that it began with, but its next task may be given another. So with several on a
-        # node it ends with its shard; with one, or on CPUs, it goes on, and with it the loaded model.
+        # A process keeps its first GPU, but Ray may assign another one to its next task. So if a node has several GPUs,
+        # a process ends with its shard; with one GPU, or on CPUs, it is reused with the model it has loaded.
         alone = all(node["Resources"].get("GPU", 0) <= 1 for node in _nodes(ray))
         options = {
             "num_cpus": 1, "num_gpus": gpus, "max_calls": 0 if not gpus or alone else 1, "max_retries": _CRASHES,
         }  # fmt: skip
-        _inspect(ray, gpus, run, corpus, model)
+        _check_nodes(ray, gpus, run, corpus, model)
         with RayTaskRunner() as runner:  # finds the connection, and leaves it open
             yield Engine([model], runner, options, (ray.exceptions.RayError,))
 
 
 @contextlib.contextmanager
 def _connected(ray: Any, address: str | None) -> Iterator[None]:
-    """A connection to a cluster; without an address one of this host's own, which ends with the block."""
+    """Connect to a cluster. Without an address, start one on this host, which ends with the block."""
     if address is None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
         given = {"address": "local", "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     else:
-        _answers(address)
+        _check_address(address)
         given = {"address": address}
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -140,8 +143,8 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _answers(address: str) -> None:
-    """Ray itself would try for minutes, then end the process."""
+def _check_address(address: str) -> None:
+    """Raise BadInputError if nothing listens at an address. Ray itself retries for minutes and then exits."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
@@ -158,10 +161,10 @@ def _nodes(ray: Any) -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _gpus(ray: Any, wanted: float | None) -> float:
-    """GPUs a task: as given, else one if the cluster has any. Raises BadInputError where no node has so many."""
+def _gpus(ray: Any, configured: float | None) -> float:
+    """Return the GPUs per task; by default 1 if the cluster has any. Raises BadInputError if no node has enough."""
     most = max((node["Resources"].get("GPU", 0.0) for node in _nodes(ray)), default=0.0)
-    gpus = float(most > 0) if wanted is None else wanted
+    gpus = float(most > 0) if configured is None else configured
     if gpus > most:
         raise BadInputError(
             f"[run] gpus_per_task: got {gpus:g}, but no node of the Ray cluster has a GPU, so that no task would ever "
@@ -170,14 +173,14 @@ def _gpus(ray: Any, wanted: float | None) -> float:
     return gpus
 
 
-def _inspect(ray: Any, gpus: float, run: Run, corpus: CorpusConfig, model: ModelConfig) -> None:
-    """Look at each node before any work. Raises BadInputError with what is wrong on which."""
+def _check_nodes(ray: Any, gpus: float, run: Run, corpus: CorpusConfig, model: ModelConfig) -> None:
+    """Check each node before any work. Raises BadInputError with the faults of each host."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     record = run.read_manifest()
     expected = {key: record[key] for key in ("code_version", "environment", "model_digest")}
-    # It asks for nothing, so that it need not wait for its turn; its process ends, and takes the model along.
-    looking = ray.remote(num_cpus=0, num_gpus=0, max_calls=1)(faults)
+    # The check needs no resources, so it does not queue. Its process ends afterwards and frees the model.
+    check = ray.remote(num_cpus=0, num_gpus=0, max_calls=1)(find_faults)
     arguments = (
         run,
         corpus,
@@ -185,35 +188,35 @@ def _inspect(ray: Any, gpus: float, run: Run, corpus: CorpusConfig, model: Model
         expected,
         PREFECT_API_URL.value(),
     )
-    asked = {
-        node["NodeManagerHostname"]: looking.options(
+    answers = {
+        node["NodeManagerHostname"]: check.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(*arguments)
         for node in _nodes(ray)
         if node["Resources"].get("CPU", 0) >= 1 and node["Resources"].get("GPU", 0) >= gpus
     }
     found = []
-    for host, answer in asked.items():
+    for host, answer in answers.items():
         try:
             found += [f"{host}: {fault}" for fault in ray.get(answer)]
         except ray.exceptions.RayError as error:
-            said = str(error).strip().splitlines()[-1]
-            found.append(f"{host}: cannot run this program ({said}); install the same m2ib-audit on every host")
-    if not asked:
+            last_line = str(error).strip().splitlines()[-1]
+            found.append(f"{host}: cannot run this program ({last_line}); install the same m2ib-audit on every host")
+    if not answers:
         found = ["no node has a free CPU"]
     if found:
         raise BadInputError("[run] engine: the Ray cluster cannot do this audit's work\n  " + "\n  ".join(found))
-    get_run_logger().info("Ray: %d nodes, %g GPUs a task", len(asked), gpus)
+    get_run_logger().info("Ray: %d nodes, %g GPUs per task", len(answers), gpus)
 
 
-def faults(run: Run, corpus: CorpusConfig, model: ModelConfig, expected: Mapping[str, Any], api: str) -> list[str]:
-    """What keeps this host from working on a run, as seen from here: lake, corpus, code, model, server."""
+def find_faults(run: Run, corpus: CorpusConfig, model: ModelConfig, expected: Mapping[str, Any], api: str) -> list[str]:
+    """Return what prevents this host from working on a run: lake, corpus, code, model or Prefect server."""
     found = []
     try:
         run.read_manifest()
     except (OSError, sql.LakeError) as error:
         found.append(
-            f"run {run.run_id} is not to be seen in the lake {run.lake} ({error}); a lake must be a folder that all "
+            f"run {run.run_id} cannot be read in the lake {run.lake} ({error}); a lake must be a folder that all "
             "hosts share under the same path, or in object storage (with its credentials on every host)"
         )
     try:
@@ -224,7 +227,7 @@ def faults(run: Run, corpus: CorpusConfig, model: ModelConfig, expected: Mapping
         digest = None
     here = {"code_version": code_version(), "environment": environment(), "model_digest": digest}
     found += [
-        f"{key} is {here[key]}, expected {expected[key]} as where the flow runs; bring the hosts to the same state"
+        f"{key} is {here[key]}, expected {expected[key]} as on the host of the flow; bring the hosts to the same state"
         for key in expected
         if here[key] is not None and here[key] != expected[key]
     ]

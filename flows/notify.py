@@ -1,4 +1,4 @@
-"""Who is told: Prefect automations that hand the audit's events to a notification block, made and updated by name."""
+"""Notifications: Prefect automations that send the audit's events to a notification block, managed by name."""
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
@@ -21,16 +21,16 @@ RUNS = {
     "completed": "m2ib.audit.completed",
 }
 PREFECT = {"late": "prefect.flow-run.Late", "crashed": "prefect.flow-run.Crashed"}
-"""Of flow runs that never came to say anything themselves; only a running server notices."""
+"""Events about flow runs that sent none themselves; they need a running server."""
 
 REFUSED = "refused"
-"""A flow run whose parameters are none: it fails before any line of ours runs."""
+"""A flow run whose parameters are invalid: it fails before the flow's own code runs."""
 
 CHOICES = (*ALERTS, *RUNS, *PREFECT, REFUSED)
 DEFAULT = tuple(name for name in CHOICES if name not in ("still-firing", "not-seen", "completed"))
 
-# Templates read the event and nothing else. Prefect renders them once: braces in a value stay text, and `text` holds
-# none that a web hook could take for a placeholder of its own (tasks.messages.events.sanitize).
+# Templates read only the event. Prefect renders them once: braces in a value stay text, and `text` contains
+# none that a web hook could read as its own placeholder (tasks.messages.events.sanitize).
 _ALERT_SUBJECT = "{{ event.payload.audit }}: {{ event.payload.life | replace('_', ' ') }}, {{ event.resource.name }}"
 _ALERT_BODY = """{{ event.payload.text }}
 audit: {{ event.payload.audit }}
@@ -48,11 +48,11 @@ _FLOW_RUN_SUBJECT = "{{ event.event.split('.')[-1] }}: flow run {{ event.resourc
 _FLOW_RUN_BODY = """the audit's flow run {{ event.resource.name }} is {{ event.event.split('.')[-1] }}
 at: {{ event.occurred }}
 flow run: {{ event.resource.id }}"""
-_REFUSED_BODY = """the audit's flow run {{ event.resource.name }} could not begin: its parameters are no valid
+_REFUSED_BODY = """the audit's flow run {{ event.resource.name }} could not begin: its parameters are not a valid
 configuration
 at: {{ event.occurred }}
 flow run: {{ event.resource.id }}"""
-_SILENT_SUBJECT = "no audit has ended in time"
+_SILENT_SUBJECT = "no audit has completed in time"
 _SILENT_BODY = "no audit of this server has completed within {hours:g} hours; see its flow runs, worker and schedule"
 
 
@@ -63,9 +63,14 @@ def _action(block_id: Any, subject: str, body: str) -> list[Any]:
 def automations(
     block: str, block_id: Any, on: Collection[str], confirmed_only: bool, silent_after: float | None
 ) -> list[tuple[str, AutomationCore | None]]:
-    """Each automation by name, None where it is to be removed: about alerts, runs, flow runs, silence.
+    """Return the automations of a block as (name, automation); None instead of one that is to be removed.
 
-    silent_after: hours without a completed audit after which it is told; None: never.
+    Args:
+        block: Type and name of the notification block.
+        block_id: Id of the block on the server.
+        on: Kinds of events, of `CHOICES`.
+        confirmed_only: Notify only of confirmed alerts.
+        silent_after: Hours without a completed audit after which to notify; None: never.
     """
     made: list[tuple[str, AutomationCore | None]] = []
 
@@ -89,7 +94,7 @@ def automations(
         within=timedelta(hours=silent_after),
     )
     alerts, runs, flow_runs = ({known[name] for name in on if name in known} for known in (ALERTS, RUNS, PREFECT))
-    add("alerts", "what became of alerts", reactive(alerts, **labels), _ALERT_SUBJECT, _ALERT_BODY)
+    add("alerts", "new, changed and resolved alerts", reactive(alerts, **labels), _ALERT_SUBJECT, _ALERT_BODY)
     add("runs", "how audits ended, and digests", reactive(runs), _RUN_SUBJECT, _RUN_BODY)
     flow_run_trigger = reactive(flow_runs, match_related=of_audit)
     add("flow runs", "audits that crashed or did not start", flow_run_trigger, _FLOW_RUN_SUBJECT, _FLOW_RUN_BODY)
@@ -98,7 +103,7 @@ def automations(
         match=ResourceSpecification({"prefect.state-message": "Validation of flow parameters failed*"}),
         match_related=of_audit,
     )
-    add("refusals", "audits whose parameters are none", refused, _FLOW_RUN_SUBJECT, _REFUSED_BODY)
+    add("refusals", "audits whose parameters are invalid", refused, _FLOW_RUN_SUBJECT, _REFUSED_BODY)
     body = _SILENT_BODY.format(hours=silent_after or 0)
     add("silence", "no audit has completed", silence or None, _SILENT_SUBJECT, body)
     return made
@@ -118,19 +123,23 @@ def _block_id(client: SyncPrefectClient, block: str) -> Any:
         ) from error
     capabilities = (document.block_schema and document.block_schema.capabilities) or []
     if "notify" not in capabilities:
-        raise BadInputError(f"--block: {block} cannot notify; take a web hook, Slack, Teams, PagerDuty or e-mail block")
+        raise BadInputError(f"--block: {block} cannot notify; choose a web hook, Slack, Teams, PagerDuty or e-mail")
     return document.id
 
 
 def set_up(
     block: str, on: Sequence[str], confirmed_only: bool = False, silent_after: float | None = None
 ) -> list[tuple[str, str]]:
-    """Create, update or delete the automations of a block; returns each one's name and what became of it.
+    """Create, update or delete the automations of a block.
 
-    Raises BadInputError for a block that is not there or cannot notify, and for an unknown kind of event.
+    Returns:
+        Name of each automation, and `created`, `updated` or `removed`.
+
+    Raises:
+        BadInputError: The block does not exist or cannot notify, or a kind of event is unknown.
     """
     if unknown := [name for name in on if name not in CHOICES]:
-        raise BadInputError(f"--on: got {', '.join(unknown)}, expected of: {', '.join(CHOICES)}")
+        raise BadInputError(f"--on: got {', '.join(unknown)}, expected any of: {', '.join(CHOICES)}")
     done = []
     with get_client(sync_client=True) as client:
         for name, core in automations(block, _block_id(client, block), on, confirmed_only, silent_after):

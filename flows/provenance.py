@@ -1,4 +1,4 @@
-"""What the manifest says about the code and the machine that made a run."""
+"""Code version and environment of a run, as its manifest states them."""
 
 import hashlib
 import platform
@@ -12,7 +12,7 @@ PACKAGES = ("flows", "tasks", "m2ib", "corpora", "sql", "review", "stores")
 
 
 def code_version() -> str:
-    """The package's version, with the commit where it runs from a git checkout (`.dirty` if changed since)."""
+    """Return the package's version, with the commit in a git checkout (`.dirty` and a digest if files were changed)."""
     root = Path(__file__).resolve().parent.parent
     version = m2ib.version.__version__
     if not (root / ".git").exists():
@@ -29,7 +29,7 @@ def code_version() -> str:
 
 
 def _source_digest(root: Path) -> str:
-    """Digest of the packages' files, so that one uncommitted state is not taken for another."""
+    """Return a digest of the packages' files, which distinguishes uncommitted states."""
     sha = hashlib.sha256()
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*")):
@@ -39,7 +39,7 @@ def _source_digest(root: Path) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Versions that can change a figure."""
+    """Return the versions of Python and of packages that can change results."""
     packages = ("torch", "open_clip_torch", "pillow", "numpy", "duckdb", "pyarrow", "great-expectations", "prefect")
     return {"python": platform.python_version(), "machine": platform.machine()} | {
         name: metadata.version(name) for name in packages

@@ -1,4 +1,4 @@
-"""Whose turn it is on a GPU: global concurrency limits of Prefect, one a device, held while the model works there."""
+"""GPU slots: Prefect's global concurrency limits, one per device, so that several flows share a GPU in turn."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -12,15 +12,18 @@ from tasks.settings import ModelConfig
 
 
 def limit_name(prefix: str, device: str) -> str:
-    """What the limit of a device is called: the prefix, which tells hosts apart, and the device."""
-    named = "cuda:0" if device == "cuda" else device
-    return f"{prefix}-{named.replace(':', '-')}"
+    """Return the name of a device's limit, such as `prefix-cuda-0`. The prefix distinguishes hosts."""
+    name = "cuda:0" if device == "cuda" else device
+    return f"{prefix}-{name.replace(':', '-')}"
 
 
-def limits(prefix: str | None, models: Sequence[ModelConfig]) -> list[str]:
-    """Names of the limits of the models' devices, all of which are there; none without a prefix.
+def find_limits(prefix: str | None, models: Sequence[ModelConfig]) -> list[str]:
+    """Return the names of the limits of the models' devices; none without a prefix.
 
-    A CPU needs none, but one that is there is kept to. Raises BadInputError with what to create for a GPU without one.
+    A CPU may have a limit, a GPU must have one.
+
+    Raises:
+        BadInputError: A GPU has no limit in Prefect.
     """
     if prefix is None:
         return []
@@ -44,10 +47,11 @@ def limits(prefix: str | None, models: Sequence[ModelConfig]) -> list[str]:
 
 
 @contextlib.contextmanager
-def slots(names: Sequence[str]) -> Iterator[None]:
-    """Hold a slot of each limit at once, waiting until all are free; a killed process's are so after some minutes.
+def acquire_slots(names: Sequence[str]) -> Iterator[None]:
+    """Wait until every limit has a free slot, and occupy them while the block runs.
 
-    A server that does not answer for a while ends no audit: what is lost is its turn, not its work.
+    Slots of a killed process become free after some minutes. If the server stops answering meanwhile, the audit
+    continues, and another one may use the device at the same time.
     """
     if not names:
         yield

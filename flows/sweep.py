@@ -1,4 +1,4 @@
-"""What depth, beta and draws cost and buy on a user's own model and pairs: a table, no lake and no Prefect."""
+"""Compare depth, beta and draws on a user's own model and pairs, without a lake and without Prefect."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -14,7 +14,7 @@ from tasks.inputs import load_corpus
 def sweep_settings(
     config: AuditConfig, pairs: int, depths: Sequence[float], betas: Sequence[float], draws: Sequence[int]
 ) -> Iterator[SweepRow]:
-    """One row for each combination, over the corpus's first readable pairs. Raises BadInputError."""
+    """Yield one row per combination, measured on the corpus's first readable pairs. Raises BadInputError."""
     source, model = config.corpus, config.models()[0]
     try:
         corpus = load_corpus(source)

@@ -16,7 +16,7 @@ import sql
 import stores
 from flows import engines
 from flows.config import RunConfig, parse
-from flows.engines import Engine, check
+from flows.engines import Engine, check_engine
 from stores import lake_root
 from tasks.errors import BadInputError
 from tasks.records import Shard, ShardResult
@@ -76,16 +76,16 @@ def test_the_engine_decides_no_result(settings, tmp_path):
 
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
-    check(RunConfig())
+    check_engine(RunConfig())
     with pytest.raises(BadInputError, match=r"ray and prefect_ray cannot be imported.*m2ib-audit\[ray\]"):
-        check(RunConfig(engine="ray"))
+        check_engine(RunConfig(engine="ray"))
 
 
 def test_without_a_server_nothing_begins(monkeypatch):
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: "there")
     monkeypatch.setattr(engines, "PREFECT_API_URL", SimpleNamespace(value=lambda: None))
     with pytest.raises(BadInputError, match=r"without a Prefect server.*set PREFECT_API_URL"):
-        check(RunConfig(engine="ray"))
+        check_engine(RunConfig(engine="ray"))
 
 
 def test_no_cluster_at_the_address_is_said_at_once():
@@ -93,7 +93,7 @@ def test_no_cluster_at_the_address_is_said_at_once():
         closed.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{closed.getsockname()[1]}"
         with pytest.raises(BadInputError, match=f"nothing answers at {address}.*ray start --head"):
-            engines._answers(address)
+            engines._check_address(address)
 
 
 def cluster_of(*gpus):
@@ -140,7 +140,7 @@ def test_a_host_says_what_it_lacks(audited_once, monkeypatch):
     expected = {key: record[key] for key in ("code_version", "environment", "model_digest")}
     (model,) = config.models()
     monkeypatch.setattr(engines.httpx, "get", lambda *_, **__: None)
-    assert engines.faults(run, config.corpus, model, expected, "http://api") == []
+    assert engines.find_faults(run, config.corpus, model, expected, "http://api") == []
     # Another host: its folder of that name is another one, its code is older, and the server is the flow's own.
     unseen = type(run)(run.lake.parent / "elsewhere", run.run_id)
 
@@ -148,11 +148,11 @@ def test_a_host_says_what_it_lacks(audited_once, monkeypatch):
         raise engines.httpx.ConnectError("refused")
 
     monkeypatch.setattr(engines.httpx, "get", refuse)
-    lake, code, server = engines.faults(
+    lake, code, server = engines.find_faults(
         unseen, config.corpus, model, {**expected, "code_version": "older"}, "http://127.0.0.1:1/api"
     )
     assert "a folder that all hosts share under the same path, or in object storage" in lake
-    assert "expected older as where the flow runs" in code
+    assert "expected older as on the host of the flow" in code
     assert "no Prefect server answers at http://127.0.0.1:1/api" in server
 
 

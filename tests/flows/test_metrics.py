@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows import metrics
-from flows.metrics import Pace, served
+from flows.metrics import Pace, serve_metrics
 from tasks.errors import BadInputError
 from tasks.records import Shard, ShardResult
 
@@ -31,7 +31,7 @@ def test_figures_are_fetched_while_the_run_goes_on_and_not_afterwards(address, m
     clock = iter([100.0, 104.0, 110.0])
     monkeypatch.setattr(metrics, "monotonic", lambda: next(clock))
     monkeypatch.setattr(metrics.m2ib, "reserved_gpu_memory", lambda device: 7 if device == "cuda:0" else None)
-    with served(address, ["cuda:0", "cpu"]):
+    with serve_metrics(address, ["cuda:0", "cpu"]):
         before = fetched(address)
         pace = Pace()
         pace.finish_shard(ShardResult(Shard(0, 8), "a", 8, 0, reused=False))
@@ -56,7 +56,7 @@ def test_figures_are_fetched_while_the_run_goes_on_and_not_afterwards(address, m
 
 def test_it_is_off_by_default(monkeypatch):
     monkeypatch.setattr(metrics, "start_http_server", lambda *_, **__: pytest.fail("it listens"))
-    with served(None):
+    with serve_metrics(None):
         pass
 
 
@@ -64,7 +64,7 @@ def test_an_address_that_is_taken_costs_the_figures_alone(address, monkeypatch):
     said = []
     monkeypatch.setattr(metrics, "run_logger", lambda: SimpleNamespace(warning=lambda *text: said.append(text)))
     worked = False
-    with served(address), served(address):
+    with serve_metrics(address), serve_metrics(address):
         worked = True
     assert worked
     assert len(said) == 1

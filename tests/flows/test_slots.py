@@ -10,7 +10,7 @@ import pytest
 
 import sql
 from flows.config import parse
-from flows.slots import limit_name, limits, slots
+from flows.slots import acquire_slots, find_limits, limit_name
 from tasks.errors import BadInputError
 from tasks.settings import ModelConfig
 
@@ -26,8 +26,8 @@ def test_a_limit_is_named_by_host_and_device(device, name):
 
 def test_without_a_prefix_there_is_nothing_to_wait_for():
     """No server is asked either: this runs without one."""
-    assert limits(None, [ModelConfig(architecture="x", device="cuda:0")]) == []
-    with slots([]):
+    assert find_limits(None, [ModelConfig(architecture="x", device="cuda:0")]) == []
+    with acquire_slots([]):
         pass
 
 
@@ -45,9 +45,9 @@ def test_turns_decide_no_result(settings, tmp_path):
 @pytest.mark.slow
 def test_a_gpu_without_a_limit_is_told_what_to_create(prefect_server):
     program = (
-        "from flows.slots import limits\nfrom tasks.settings import ModelConfig\n"
-        "print(limits('bare', [ModelConfig(architecture='x', device='cpu')]))\n"
-        "limits('bare', [ModelConfig(architecture='x', device=device) for device in ('cuda:0', 'cuda:1')])\n"
+        "from flows.slots import find_limits\nfrom tasks.settings import ModelConfig\n"
+        "print(find_limits('bare', [ModelConfig(architecture='x', device='cpu')]))\n"
+        "find_limits('bare', [ModelConfig(architecture='x', device=device) for device in ('cuda:0', 'cuda:1')])\n"
     )
     done = subprocess.run(  # noqa: S603  # this interpreter
         [sys.executable, "-c", program], env=prefect_server.environment | {"PYTHONPATH": str(ROOT)},

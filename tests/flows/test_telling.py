@@ -203,7 +203,7 @@ def test_people_are_told_once_and_only_what_is_news(prefect_server, hook, python
     python("-c", "from flows.audit import audit; audit({'corpus': 1})", code=1)
     (refused,) = hook.wait_for(1)
     assert refused["subject"].startswith("Failed: flow run ")
-    assert "its parameters are no valid" in refused["text"]
+    assert "its parameters are not a valid" in refused["text"]
 
     python(*setting_up, "--remove")
     assert automations(prefect_server) == {}
@@ -253,7 +253,7 @@ def test_every_template_says_something_of_its_event():
         said.append([render_user_template_sync(text, {"event": event}) for text in (action.subject, action.body)])
     assert [subject for subject, _ in said] == [
         "c with m: still firing, corner", "c with m: failed", "Late: flow run due", "Failed: flow run due",
-        "no audit has ended in time",
+        "no audit has completed in time",
     ]  # fmt: skip
     assert "first seen: " in said[0][1]
     assert "with the word '{ { y } }'" in said[0][1]
@@ -270,7 +270,7 @@ def test_silence_is_told_and_only_confirmed_alerts_if_so_wished(prefect_server, 
     alerts = made["m2ib-audit alerts to custom-webhook/my-hook"]["trigger"]
     assert (alerts["expect"], alerts["match"]) == (["m2ib.alert.new"], {"m2ib.state": "confirmed"})
     (told, *_) = hook.wait_for(1, seconds=240)
-    assert told["subject"] == "no audit has ended in time"
+    assert told["subject"] == "no audit has completed in time"
     python(*setting_up, "--remove")
 
 
@@ -279,7 +279,7 @@ def test_silence_is_told_and_only_confirmed_alerts_if_so_wished(prefect_server, 
     [
         (("--block", "custom-webhook/none"), "has no block custom-webhook/none"),
         (("--block", "my-hook"), "expected TYPE/NAME"),
-        (("--block", "custom-webhook/my-hook", "--on", "new,old"), "--on: got old, expected of: new, worse"),
+        (("--block", "custom-webhook/my-hook", "--on", "new,old"), "--on: got old, expected any of: new, worse"),
     ],
 )
 def test_a_block_that_is_none_is_bad_input(prefect_server, arguments, said):

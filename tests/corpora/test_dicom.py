@@ -101,8 +101,8 @@ def test_windows_are_those_of_pydicom(function, rescale):
     data = dicom(WindowCenter="500", WindowWidth="700", VOILUTFunction=function, **rescale)
     dataset = pydicom.dcmread(io.BytesIO(data))
     low, high = (0, 4095) if not rescale else (-1024, 2 * 4095 - 1024)
-    told = (apply_windowing(apply_modality_lut(RAMP, dataset), dataset) - low) / (high - low) * 255
-    assert np.abs(gray(data) - told).max() <= 0.5 + 1e-6
+    expected = (apply_windowing(apply_modality_lut(RAMP, dataset), dataset) - low) / (high - low) * 255
+    assert np.abs(gray(data) - expected).max() <= 0.5 + 1e-6
 
 
 def test_the_first_of_several_windows_counts():

@@ -100,19 +100,19 @@ def test_a_long_table_comes_in_blocks_and_too_long_a_line_is_a_row(
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("s3://no-such-bucket/corpus", "is not there"),
         (f"s3://{BUCKET}/no-such-folder", "is not there"),
         (f"s3://{BUCKET}/bare", "has no metadata file"),
     ],
 )
-def test_a_corpus_that_is_not_there(s3: Store, tmp_path: Path, url: str, said: str) -> None:
+def test_a_corpus_that_is_not_there(s3: Store, tmp_path: Path, url: str, message: str) -> None:
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "a.png").write_bytes(b"x")
     s3.put(tmp_path / "bare")
     for named in (None, "folder"):
-        with pytest.raises(CorpusError, match=f"{said}.*expected a folder with exactly one of"):
+        with pytest.raises(CorpusError, match=f"{message}.*expected a folder with exactly one of"):
             rows_of(url, format_name=named)
 
 
@@ -183,12 +183,12 @@ def in_memory(folder: Path) -> Any:
 
 def test_a_store_that_cannot_be_reached_or_denies(write_corpus: WriteCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
     root = in_memory(write_corpus([{"file_name": "a.png", "text": "x"}]))
-    for error, said in (
+    for error, message in (
         (TimeoutError("slow"), "slow.*check the network"),
         (PermissionError("no"), "check the credentials"),
     ):
         monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", raising(error))
-        with pytest.raises(CorpusError, match=said):
+        with pytest.raises(CorpusError, match=message):
             open_corpus(root)
     monkeypatch.undo()
     assert outcomes(list(open_corpus(root).pairs())) == ["pair"]
@@ -212,7 +212,7 @@ def test_no_keys_in_a_url(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("nope://bucket/c", "protocol is unknown"),
         ("://c", "expected one protocol"),
@@ -220,9 +220,9 @@ def test_no_keys_in_a_url(url: str) -> None:
         ("gs://bucket/c", "driver is not installed: .*gcsfs"),
     ],
 )
-def test_urls_that_no_driver_reads(monkeypatch: pytest.MonkeyPatch, url: str, said: str) -> None:
+def test_urls_that_no_driver_reads(monkeypatch: pytest.MonkeyPatch, url: str, message: str) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
-    with pytest.raises(CorpusError, match=said):
+    with pytest.raises(CorpusError, match=message):
         parse_root(url)
 
 

@@ -29,7 +29,7 @@ def listing(images: object = None, annotations: object = None, **more: object) -
 
 @pytest.fixture
 def write(tmp_path: Path, picture: Picture) -> Callable[..., Path]:
-    """Write a corpus: files by name; the two images in a folder of it, unless told to leave them out."""
+    """Write a corpus: files by name; with the two images in one of its folders by default."""
 
     def write(files: dict[str, bytes], images: str | None = "", folder: str = "coco") -> Path:
         root = tmp_path / folder

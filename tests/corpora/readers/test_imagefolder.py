@@ -92,7 +92,7 @@ def test_all_formats_give_the_same_rows(write_corpus: WriteCorpus, picture: Pict
     assert [found[kind][3].detail.partition(" repeats")[0] for kind in KINDS] == [
         "line 7" if kind in ("csv", "tsv") else f"{'line' if kind == 'jsonl' else 'row'} 4" for kind in KINDS
     ]
-    # Where a row stands is told in the terms of its format: what is wrong with it, in the same words.
+    # The location of a row is in the terms of its format; the problem is in the same words for all.
     for rows in found.values():
         rows[:] = [row if isinstance(row, Pair) else replace(row, detail=row.detail.partition(": ")[2]) for row in rows]
     assert found["csv"] == found["tsv"] == found["jsonl"] == found["parquet"]

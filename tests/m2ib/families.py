@@ -185,7 +185,7 @@ PAIRS = [
 ]  # fmt: skip
 
 
-def randomise(model, seed=0):
+def randomize(model, seed=0):
     """Weights such that every part of a model matters: fresh ones are often zero, or so small that nothing differs."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -222,10 +222,11 @@ def build(image, text, kind=None, seed=0):
         kind = CoCa if image == "CoCa ViT" else CLIP if (image, text) == ("ViT", "causal") else CustomTextCLIP
     decoder = {"width": 32, "heads": 2, "layers": 1, "context_length": CONTEXT}
     extra = {"multimodal_cfg": decoder} if kind is CoCa else {}
+    torch.manual_seed(seed)  # `randomize` leaves some initial values as they are
     with tempfile.TemporaryDirectory() as folder:
         text_cfg = text_cfg or encoder_folder(text, Path(folder))
         model = kind(embed_dim=EMBED, vision_cfg=vision_cfg, text_cfg=text_cfg, quick_gelu=image == "ViT", **extra)
-    randomise(model, seed)
+    randomize(model, seed)
     size = model.visual.image_size
     model.visual.preprocess_cfg = vars(PreprocessCfg(size=size, mean=(0.5,) * 3, std=(0.25,) * 3))
     return DualEncoder(model.eval(), tokenizer(), name=f"{image} | {text}")

@@ -353,7 +353,31 @@ def test_threads_take_turns(encoder, pairs):
     encoder.model.eval()
 
 
-def test_compiled_programs_give_the_same_maps_and_do_not_use_up_each_others(pairs):
+def test_compiled_kernels_are_used_and_have_code_of_their_own(pairs, monkeypatch):
+    compiled, calls = [], []
+
+    def compile_nothing(function, **options):
+        compiled.append((function, options))
+        return lambda *arguments, **named: calls.append(function) or function(*arguments, **named)
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    config = replace(PAPER, steps=2, draws=2, image=GateConfig(layer=0), text=GateConfig(layer=0))
+    for seed in range(2):
+        encoder = DualEncoder(tiny_model(seed=seed), open_clip.SimpleTokenizer(context_length=CONTEXT))
+        plain = attribute(encoder, *pairs, config)
+        encoder.compile()
+        calls.clear()
+        result = attribute(encoder, *pairs, config)
+        assert len({id(function) for function in calls}) == 5, "noise, code, step, and a block of each tower"
+        assert torch.equal(result.image_map, plain.image_map)
+        assert all(torch.equal(a, b) for a, b in zip(result.text_map, plain.text_map, strict=True))
+    assert len({id(function.__code__) for function, _ in compiled}) == len(compiled) == 10
+    assert [options.get("dynamic") for _, options in compiled[:5]] == [True, True, True, None, None]
+
+
+@pytest.mark.slow
+def test_compiled_kernels_give_the_same_maps_and_models_do_not_share_recompilations(pairs):
+    config = replace(PAPER, steps=2, draws=2)
     graphs = []
 
     def backend(graph, _inputs):  # all of a compiler but the minutes that one takes
@@ -362,18 +386,19 @@ def test_compiled_programs_give_the_same_maps_and_do_not_use_up_each_others(pair
 
     torch._dynamo.reset()
     for seed in range(5):
-        encoder = DualEncoder(tiny_model(seed=seed), open_clip.SimpleTokenizer(context_length=CONTEXT))
-        plain = attribute(encoder, *pairs, PAPER)
+        encoder = DualEncoder(tiny_model(seed=seed, layers=2), open_clip.SimpleTokenizer(context_length=CONTEXT))
+        plain = attribute(encoder, *pairs, config)
         encoder.compile(backend=backend)
         before = len(graphs)
-        compiled = attribute(encoder, *pairs, PAPER)
+        compiled = attribute(encoder, *pairs, config)
         assert len(graphs) > before, "another model's graphs were used, or none"
         _close(compiled.image_map, plain.image_map)
         for a, b in zip(compiled.text_map, plain.text_map, strict=True):
             _close(a, b)
 
 
-def test_code_is_made_for_a_block_and_not_for_each_of_them(pairs):
+@pytest.mark.slow
+def test_one_block_is_compiled_for_all_of_them(pairs):
     def pieces(layers):
         made = []
 
@@ -398,7 +423,7 @@ def test_a_missing_compiler_is_named(pairs):
     torch._dynamo.reset()
     with pytest.raises(ModelLoadError, match=r"install a C\+\+ compiler"):
         encoder.compile(backend=broken)
-    attribute(encoder, *pairs, PAPER)
+    attribute(encoder, pairs[0][:1], pairs[1][:1], replace(PAPER, steps=1))
 
 
 @pytest.mark.slow

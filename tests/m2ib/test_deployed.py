@@ -86,7 +86,7 @@ def test_what_cannot_be_loaded_says_what_to_check(tmp_path):
         load_encoder("ViT-B-32")
     with pytest.raises(ModelLoadError, match="no file at"):
         load_encoder("ViT-B-32", str(tmp_path / "gone.pt"))
-    with pytest.raises(ModelLoadError, match="brings its own weights"):
+    with pytest.raises(ModelLoadError, match="has its own weights"):
         load_encoder(f"local-dir:{tmp_path}", "openai")
     (tmp_path / "pickle.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'echo'\ntR.")
     with pytest.raises(ModelLoadError, match="could not be loaded"):

@@ -42,7 +42,7 @@ def write_folder(folder, pooler="mean_pooler"):
     model = open_clip.model.CustomTextCLIP(
         embed_dim=32, vision_cfg=model_cfg["vision_cfg"], text_cfg={**text_cfg, "hf_model_pretrained": False}
     )
-    families.randomise(model)
+    families.randomize(model)
     save_file(
         {key: value.contiguous() for key, value in model.state_dict().items()},
         folder / "open_clip_model.safetensors",

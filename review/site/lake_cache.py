@@ -113,7 +113,7 @@ class LakeCache:
         return self._connect_all().damage
 
     def connect_runs(self, *run_ids: str) -> sql.Connection:
-        """Connect to some runs only, independent of damage elsewhere in the lake.
+        """Connect to some runs only, independent of damage in other runs.
 
         Raises:
             UnknownError: There is no such run.

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import pytest
 from pypdf import PdfReader
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
@@ -137,17 +136,15 @@ def test_an_injected_caption_stays_text(site, visit, paths):
     assert page.evaluate("window.ran === undefined")
 
 
-@pytest.mark.parametrize(
-    "pair",
-    ["../../../../etc/passwd", "..%2F..%2F..%2Fetc%2Fpasswd", "%2Fetc%2Fpasswd", "pair0002%00", "..%5C..%5Cx", "none"],
-)
-def test_a_pair_id_is_no_path(site, visit, paths, pair):
+def test_a_pair_id_is_no_path(site, visit, paths):
     page = visit(site())
     page.expected = {404}
-    for path in (f"{paths['run']}/pairs/{pair}", f"{paths['run']}/pairs/{pair}/image"):
-        answer = page.goto(path)
-        assert answer.status == 404
-        assert "root:" not in page.content()
+    names = ["../../../../etc/passwd", "..%2F..%2F..%2Fetc%2Fpasswd", "%2Fetc%2Fpasswd", "pair0002%00", "..%5C..%5Cx"]
+    for pair in [*names, "none"]:
+        for path in (f"{paths['run']}/pairs/{pair}", f"{paths['run']}/pairs/{pair}/image"):
+            answer = page.goto(path)
+            assert answer.status == 404, path
+            assert "root:" not in page.content(), path
 
 
 def test_a_decision_without_scripts(site, visit, lake, paths):

@@ -26,7 +26,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Card:
-    """A pair with what is drawn of it.
+    """A pair, its map, outlines and tokens.
 
     Args:
         row: The stored pair and its attribution.

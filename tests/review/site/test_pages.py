@@ -285,10 +285,10 @@ def test_an_image_that_is_gone_or_another_one_is_said(audited, lake, see_own):
     assert page.find("img", src=f"/runs/{RUN}/pairs/pair0002/overlay?map=inferno&top=10.0")
 
 
-@pytest.mark.parametrize("name", ["pair9999", "..%2F..%2Fetc%2Fpasswd", "%2e%2e", "image_0.png", "a'OR'1'='1"])
-@pytest.mark.parametrize("what", ["", "/image", "/overlay", f"/difference?than={RUN}"])
-def test_a_pair_id_is_looked_up_and_never_a_path(see, name, what):
-    see(f"/runs/{RUN}/pairs/{name}{what}", 404)
+def test_a_pair_id_is_looked_up_and_never_a_path(see):
+    for name in ("pair9999", "..%2F..%2Fetc%2Fpasswd", "%2e%2e", "image_0.png", "a'OR'1'='1"):
+        for part in ("", "/image", "/overlay", f"/difference?than={RUN}"):
+            see(f"/runs/{RUN}/pairs/{name}{part}", 404)
 
 
 def test_pairs_are_narrowed_down(see):

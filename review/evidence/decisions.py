@@ -1,6 +1,6 @@
-"""What people make of alerts: decisions, second signatures and sign-offs, each a record of the lake's ledger.
+"""Record decisions, second signatures and sign-offs in the ledger of the lake.
 
-Nothing is overwritten: whoever decides again adds a record, and the view `triage` says which decision is in force.
+Nothing is overwritten: a new decision is a new record, and the view `triage` shows which decision is in force.
 """
 
 import contextlib
@@ -13,39 +13,35 @@ from typing import Any, Final
 
 import sql
 import stores
+from review.presentation.formatting import DECISION_DESCRIPTIONS, IDENTITY_LABELS, MEANING_LABELS
 from stores import Root, ledger
 from stores.ledger import Record, Signer
 
-DECISIONS: Final = ("open", "confirmed", "benign", "needs_data", "waived")
-"""`open`: judged before, and to be judged again."""
-SECONDED: Final = ("confirmed", "benign", "waived")
-"""Decisions that close an alert, and that with four eyes hold only once a second person has countersigned."""
-MEANINGS: Final = ("review", "approval", "responsibility", "authorship")
-"""What a signature means (21 CFR 11.50)."""
-IDENTITIES: Final = ("declared", "password", "proxy")
-"""How it is known who signs: they said so (on this machine, without a users file), by a password, by a proxy."""
-REASON_CHARS: Final = 4000
-_NAME_CHARS: Final = 200
-_JUDGED: Final = (
+DECISIONS: Final = tuple(DECISION_DESCRIPTIONS)
+MEANINGS: Final = tuple(MEANING_LABELS)
+IDENTITIES: Final = tuple(IDENTITY_LABELS)
+MAX_REASON_CHARS: Final = 4000
+_MAX_NAME_CHARS: Final = 200
+_EVIDENCE_COLUMNS: Final = (
     *("state", "severity", "n", "share", "area", "effect", "score_effect", "score_low", "score_high", "margin"),
     *("rule_digest", "config_digest"),
 )
 
 
 class DecisionError(Exception):
-    """A decision or signature that is not taken; the message says what, got, expected, next step."""
+    """A decision or signature is refused; the message says what, got, expected, next step."""
 
 
 @dataclass(frozen=True)
 class Reviewer:
-    """Who decides or signs; identity: how that is known, one of IDENTITIES."""
+    """A person who decides or signs; identity: how they were identified, one of IDENTITIES."""
 
     name: str
     role: str
     identity: str
 
     def is_same(self, name: str) -> bool:
-        """Whether a name is this person's, however it is written."""
+        """Return whether a name belongs to this person, ignoring case, spacing and Unicode variants."""
         return ledger.normalize_person(self.name) == ledger.normalize_person(name)
 
 
@@ -63,55 +59,64 @@ def decide(
     signer: Signer | None = None,
     seen: int | None = None,
 ) -> Record:
-    """Record what a reviewer decided about an alert, with what was judged, and return the record.
+    """Record a decision about an alert, with the evidence, and return the record.
 
-    until: the last day of a waiver. four_eyes: a second person has to countersign, whatever the run's AUDIT.toml says.
-    seen: number of the review that the reviewer saw as the last one, of this alert or of all, 0 for none.
+    Args:
+        lake: The lake.
+        reviewer: Who decides.
+        run_id: A complete run.
+        alert_id: An alert of this run.
+        decision: One of DECISIONS.
+        reason: The reason, which is required.
+        meaning: One of MEANINGS.
+        until: Last day of a waiver; required for `waived`, and only allowed there.
+        four_eyes: Require a second signature, even if the configuration of the run does not.
+        signer: Key that signs the record.
+        seen: Number of the last decision that the reviewer saw, 0 for none; a newer one about this alert is an error.
 
     Raises:
-        DecisionError: something is missing or none of what it can be, the alert is not in the run, or somebody else has
-            decided since.
-        sql.LakeError: the lake or its ledger cannot be read or written.
+        DecisionError: An argument is missing or invalid, or somebody else has decided since.
+        sql.LakeError: The lake or its ledger cannot be read or written.
     """
-    said = _said("reason", reason)
-    _check(reviewer, meaning)
-    _one_of("decision", decision, DECISIONS)
+    reason = _clean_text("reason", reason)
+    _check_reviewer(reviewer, meaning)
+    _check_choice("decision", decision, DECISIONS)
     if decision == "waived":
         if until is None or until < datetime.now(UTC).date():
             raise DecisionError(
-                f"until: got {until or 'nothing'}, expected the last day of the waiver, today (UTC) or later; name it"
+                f"until: got {until or 'nothing'}, expected the last day of the waiver, today (UTC) or later; set it"
             )
     elif until is not None:
         raise DecisionError(
-            f"until: got {until} with decision {decision!r}, expected a day with `waived` only; leave it out"
+            f"until: got {until} with decision {decision!r}, expected a day only with `waived`; leave it out"
         )
-    manifest, digest = _manifest(lake, run_id)
-    life = _life(lake, run_id, alert_id)
+    manifest, digest = _load_manifest(lake, run_id)
+    history = _load_history(lake, run_id, alert_id)
     body = {
         "run_id": run_id,
         "alert_id": alert_id,
-        "life_id": life["life_id"],
+        "life_id": history["life_id"],
         "decision": decision,
-        "reason": said,
+        "reason": reason,
         "until": None if until is None else until.isoformat(),
         "meaning": meaning,
         "four_eyes": four_eyes or bool(manifest.get("four_eyes")),
         "reviewer": asdict(reviewer),
-        "evidence": {key: life[key] for key in _JUDGED}
+        "evidence": {key: history[key] for key in _EVIDENCE_COLUMNS}
         | {"model_digest": manifest.get("model_digest"), "corpus_digest": manifest.get("corpus_digest")}
         | {"manifest_sha256": digest},
     }
 
     def check(before: Sequence[Record]) -> None:
-        last = find_decision(before, life["life_id"], run_id)
+        last = find_decision(before, history["life_id"], run_id)
         if seen is not None and last is not None and last.number > seen:
             who, what = last.body["reviewer"]["name"], last.body["decision"]
             raise DecisionError(
-                f"decision: {who} has decided {what!r} meanwhile (record {last.number}), expected the state that you "
-                "saw; look at it, and decide again"
+                f"decision: {who} has decided {what!r} meanwhile (record {last.number}), expected no new decision; "
+                "review it, and decide again"
             )
 
-    return _appended(lake, "review", body, signer, check)
+    return _append(lake, "review", body, signer, check)
 
 
 def countersign(
@@ -123,34 +128,40 @@ def countersign(
     *,
     signer: Signer | None = None,
 ) -> Record:
-    """Record that a second person stands by a review or sign-off, and return the record.
+    """Record a second signature under a decision or sign-off, and return the record.
 
-    number: of the record that is countersigned. statement: a remark, may be empty.
+    Args:
+        lake: The lake.
+        reviewer: Who signs.
+        number: Number of the record of the decision or sign-off.
+        meaning: One of MEANINGS.
+        statement: A remark; may be empty.
+        signer: Key that signs the record.
 
     Raises:
         DecisionError: There is no such record; it is the reviewer's own, already countersigned or not in force; or its
             signer was identified more strongly than this reviewer.
-        sql.LakeError: the ledger cannot be read or written.
+        sql.LakeError: The ledger cannot be read or written.
     """
-    _check(reviewer, meaning)
-    said = _said("statement", statement) if statement.strip() else ""
+    _check_reviewer(reviewer, meaning)
+    statement = _clean_text("statement", statement) if statement.strip() else ""
 
     def check(before: Sequence[Record]) -> None:
-        subject = _subject(before, number)
+        subject = _find_subject(before, number)
         if reviewer.is_same(subject.body["reviewer"]["name"]):
             raise DecisionError(
-                f"countersign: record {number} is {reviewer.name}'s own, expected another person's; ask somebody else"
+                f"countersign: record {number} is signed by {reviewer.name}, expected another signer; ask somebody else"
             )
-        if reviewer.identity == "declared" and (known := subject.body["reviewer"]["identity"]) != "declared":
+        if reviewer.identity == "declared" and (identity := subject.body["reviewer"]["identity"]) != "declared":
             raise DecisionError(
-                f"countersign: got a name that was only said, expected one that is known as well as the first signer's "
-                f"(identity {known!r}) of record {number}; sign in, and countersign on the page"
+                f"countersign: got a declared identity, expected a verified one, like that of the first signer of "
+                f"record {number} ({identity}); sign in, and countersign on the site"
             )
         for other in ledger.select_kinds(before, "countersign"):
             if is_valid_countersign(other, subject):
                 raise DecisionError(
                     f"countersign: record {number} was countersigned by {other.body['reviewer']['name']} (record "
-                    f"{other.number}), expected one that was not; there is nothing left to do"
+                    f"{other.number}), expected one without a second signature; nothing is left to do"
                 )
 
     before = ledger.read_records(lake)
@@ -159,10 +170,10 @@ def countersign(
         "record": number,
         "record_sha256": before[number - 1].sha256,
         "meaning": meaning,
-        "statement": said,
+        "statement": statement,
         "reviewer": asdict(reviewer),
     }
-    return _appended(lake, "countersign", body, signer, check)
+    return _append(lake, "countersign", body, signer, check)
 
 
 def sign_off(
@@ -176,142 +187,153 @@ def sign_off(
     signer: Signer | None = None,
     seen: int | None = None,
 ) -> Record:
-    """Record that a reviewer signs a run off, with what was open then, and return the record.
+    """Record the sign-off of a run, with the number of open alerts, and return the record.
 
-    seen: number of the last record of the ledger that the reviewer saw; default: the last one there is.
+    Args:
+        lake: The lake.
+        reviewer: Who signs.
+        run_id: A complete run.
+        meaning: One of MEANINGS.
+        statement: What is signed, which is required.
+        four_eyes: Require a second signature, even if the configuration of the run does not.
+        signer: Key that signs the record.
+        seen: Number of the last record of the ledger that the reviewer saw; default: the last one.
 
     Raises:
-        DecisionError: something is missing or none of what it can be, the run is not a complete one, or somebody has
-            decided or signed since.
-        sql.LakeError: the lake or its ledger cannot be read or written.
+        DecisionError: An argument is missing or invalid, or somebody has decided or signed since.
+        sql.LakeError: The lake or its ledger cannot be read or written.
     """
-    said = _said("statement", statement)
-    _check(reviewer, meaning)
-    manifest, digest = _manifest(lake, run_id)
+    statement = _clean_text("statement", statement)
+    _check_reviewer(reviewer, meaning)
+    manifest, digest = _load_manifest(lake, run_id)
     last = len(ledger.read_records(lake)) if seen is None else seen
     body = {
         "run_id": run_id,
         "meaning": meaning,
-        "statement": said,
+        "statement": statement,
         "four_eyes": four_eyes or bool(manifest.get("four_eyes")),
         "reviewer": asdict(reviewer),
         "manifest_sha256": digest,
-        **_counted(lake, manifest),
+        **_count_decisions(lake, manifest),
     }
 
     def check(before: Sequence[Record]) -> None:
         for record in ledger.select_kinds(before[last:], "review", "countersign", "sign_off"):
             raise DecisionError(
                 f"sign-off: {record.body['reviewer']['name']} has decided or signed meanwhile (record {record.number}),"
-                " expected the state that you saw; look at it, and sign again"
+                " expected no new record; review it, and sign again"
             )
 
-    return _appended(lake, "sign_off", body, signer, check)
+    return _append(lake, "sign_off", body, signer, check)
 
 
 def find_earlier_runs(lake: Root, manifest: Mapping[str, Any]) -> tuple[list[str], str | None]:
-    """Earlier complete runs of a run's audit, and why one could not be told from these, if that is so.
+    """Find the earlier complete runs of the audit of a run; decisions in them can be in force for the run.
 
-    What was judged in them counts for the run too. A run that cannot be read is left out: it may be another audit's.
+    Returns:
+        The ids of the runs, and why some may be missing. Runs that cannot be read are left out, because they may
+        belong to another audit.
     """
     names = [name for name in stores.list_folders(lake / "runs") if name < manifest["run_id"]]
-    gap = None
+    problem = None
     try:
         records = sql.read_manifests(lake, names[0], names[1:]) if names else []
     except sql.LakeError as error:
-        gap, records = str(error), list(_readable(lake, names))
+        problem, records = str(error), list(_read_manifests(lake, names))
     same = [record for record in records if all(record.get(key) == manifest.get(key) for key in ("corpus", "model"))]
-    return [record["run_id"] for record in same if sql.is_complete(record)], gap
+    return [record["run_id"] for record in same if sql.is_complete(record)], problem
 
 
-def _readable(lake: Root, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """The manifests of some runs, one after the other, without those that cannot be read."""
+def _read_manifests(lake: Root, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield the manifests of runs, without those that cannot be read."""
     for name in names:
         with contextlib.suppress(sql.LakeError):
             yield from sql.read_manifests(lake, name)
 
 
-def _counted(lake: Root, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """How many alerts are open, pending and decided; `gap`: why earlier runs of the audit did not tell all."""
+def _count_decisions(lake: Root, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Count open, pending and decided alerts; `gap` is why decisions of earlier runs may be missing."""
     run_id = manifest["run_id"]
-    beside, gap = find_earlier_runs(lake, manifest)
+    earlier, problem = find_earlier_runs(lake, manifest)
 
-    def counts(*names: str) -> dict[str, Any]:
+    def count(*names: str) -> dict[str, Any]:
         with sql.connect(lake, run_id, names, with_decisions=True) as connection:
             return sql.rows(connection, "review/decision_counts", run_id=run_id)[0]
 
     try:
-        found = counts(*beside)
-    except sql.LakeError as error:  # what befell another run leaves this one to be signed
-        found, gap = counts(), str(error)
-    return {"alerts": found} | ({} if gap is None else {"gap": gap})
+        counts = count(*earlier)
+    except sql.LakeError as error:  # another run is damaged; this one can still be signed off
+        counts, problem = count(), str(error)
+    return {"alerts": counts} | ({} if problem is None else {"gap": problem})
 
 
-def _appended(lake: Root, kind: str, body: dict[str, Any], signer: Signer | None, check: Any) -> Record:
+def _append(lake: Root, kind: str, body: dict[str, Any], signer: Signer | None, check: Any) -> Record:
     try:
         return ledger.append(lake, kind, body, signer, check)
     except OSError as error:
         raise sql.LakeError(
-            f"ledger: nothing was recorded ({error.strerror or error}); see to the lake's space and permissions"
+            f"ledger: nothing was recorded ({error.strerror or error}), expected a lake that can be written; check its "
+            "disk space and permissions"
         ) from error
 
 
-def _one_of(what: str, given: str, expected: Sequence[str]) -> None:
-    if given not in expected:
-        raise DecisionError(f"{what}: got {given!r}, expected one of {', '.join(expected)}; choose one")
+def _check_choice(field: str, value: str, expected: Sequence[str]) -> None:
+    if value not in expected:
+        raise DecisionError(f"{field}: got {value!r}, expected one of {', '.join(expected)}; choose one")
 
 
-def _check(reviewer: Reviewer, meaning: str) -> None:
-    _one_of("meaning", meaning, MEANINGS)
-    _one_of("identity", reviewer.identity, IDENTITIES)
-    for what, given in (("name", reviewer.name), ("role", reviewer.role)):
-        if not given.strip() or len(given) > _NAME_CHARS or not given.isprintable():
+def _check_reviewer(reviewer: Reviewer, meaning: str) -> None:
+    _check_choice("meaning", meaning, MEANINGS)
+    _check_choice("identity", reviewer.identity, IDENTITIES)
+    for field, value in (("name", reviewer.name), ("role", reviewer.role)):
+        if not value.strip() or len(value) > _MAX_NAME_CHARS or not value.isprintable():
             raise DecisionError(
-                f"{what}: got {given[:_NAME_CHARS]!r}, expected one line of at most {_NAME_CHARS} characters; say who "
-                "signs"
+                f"{field}: got {value[:_MAX_NAME_CHARS]!r}, expected one line of at most {_MAX_NAME_CHARS} characters; "
+                "enter it again"
             )
-        if (hidden := ledger.describe_disguise(given)) is not None:
-            raise DecisionError(f"{what}: got {hidden}, expected letters of one script, all to be seen; type it anew")
+        if (disguise := ledger.describe_disguise(value)) is not None:
+            raise DecisionError(f"{field}: got {disguise}, expected visible letters of one script; enter it again")
 
 
-def _said(what: str, text: str) -> str:
-    """A text as it is recorded: without white space around it. Raises DecisionError for one that cannot be."""
-    said = text.replace("\r\n", "\n").strip()
-    if not said:
-        raise DecisionError(f"{what}: got nothing, expected why; an auditor reads it years from now: write it down")
-    if len(said) > REASON_CHARS:
-        raise DecisionError(f"{what}: got {len(said)} characters, expected {REASON_CHARS} at most; shorten it")
-    if any(unicodedata.category(mark) in ("Cc", "Cs") and mark not in "\n\t" for mark in said):
-        raise DecisionError(f"{what}: got control characters, expected text; remove them")
-    return said
+def _clean_text(field: str, text: str) -> str:
+    """Return a text without surrounding white space. Raises DecisionError if it is empty, too long or not printable."""
+    text = text.replace("\r\n", "\n").strip()
+    if not text:
+        raise DecisionError(f"{field}: got nothing, expected a text that an auditor understands later; write one")
+    if len(text) > MAX_REASON_CHARS:
+        raise DecisionError(f"{field}: got {len(text)} characters, expected {MAX_REASON_CHARS} at most; shorten it")
+    if any(unicodedata.category(mark) in ("Cc", "Cs") and mark not in "\n\t" for mark in text):
+        raise DecisionError(f"{field}: got control characters, expected text; remove them")
+    return text
 
 
-def _manifest(lake: Root, run_id: str) -> tuple[dict[str, Any], str]:
-    """The manifest of a complete run, and its sha256. Raises DecisionError."""
+def _load_manifest(lake: Root, run_id: str) -> tuple[dict[str, Any], str]:
+    """Return the manifest of a complete run, and its sha256. Raises DecisionError."""
     names = stores.list_folders(lake / "runs")
-    found = next(iter(sql.read_manifests(lake, run_id) if run_id in names else ()), None)  # whatever befell other runs
-    if found is None or not sql.is_complete(found):
-        got = repr(run_id) if found is None else f"{run_id!r}, which is {found['status']}"
-        complete = (one["run_id"] for one in _readable(lake, names[::-1]) if sql.is_complete(one))
+    # Only this manifest is read: others may be damaged.
+    manifest = next(iter(sql.read_manifests(lake, run_id) if run_id in names else ()), None)
+    if manifest is None or not sql.is_complete(manifest):
+        got = repr(run_id) if manifest is None else f"{run_id!r}, which is {manifest['status']}"
+        complete = (one["run_id"] for one in _read_manifests(lake, names[::-1]) if sql.is_complete(one))
         newest = ", ".join(itertools.islice(complete, 5)) or "none"
-        raise DecisionError(f"run: got {got}, expected a complete run of {lake}: {newest}; name one of these")
-    return found, sql.manifest_sha256(lake, run_id)
+        raise DecisionError(f"run: got {got}, expected a complete run of {lake}: {newest}; choose one")
+    return manifest, sql.manifest_sha256(lake, run_id)
 
 
-def _life(lake: Root, run_id: str, alert_id: str) -> dict[str, Any]:
+def _load_history(lake: Root, run_id: str, alert_id: str) -> dict[str, Any]:
     with sql.connect(lake, run_id) as connection:
-        found = sql.rows(connection, "review/alert_history_of_run", run_id=run_id, alert_id=alert_id)
-    if not found:
+        rows = sql.rows(connection, "review/alert_history_of_run", run_id=run_id, alert_id=alert_id)
+    if not rows:
         raise DecisionError(
             f"alert: got {alert_id!r}, expected an alert of run {run_id}; see m2ib-audit alerts --run {run_id}"
         )
-    return found[0]
+    return rows[0]
 
 
 def find_decision(before: Sequence[Record], life_id: str, run_id: str) -> Record | None:
-    """The review of an alert that counts in a run, as the view `triage` has it.
+    """Return the record of the decision about an alert that is in force in a run, as the view `triage` does.
 
-    Of those upon this run or earlier ones that upon the newest run, and of these the last.
+    Of the decisions made in this run or earlier ones, it is the last one made in the newest run.
     """
     reviews = [record for record in before if record.kind == "review" and record.body["life_id"] == life_id]
     known = [record for record in reviews if record.body["run_id"] <= run_id]
@@ -319,9 +341,9 @@ def find_decision(before: Sequence[Record], life_id: str, run_id: str) -> Record
 
 
 def is_valid_countersign(countersign: Record, subject: Record) -> bool:
-    """Whether a second signature counts for a review or sign-off, as the view `countersigned` has it.
+    """Return whether a second signature under a decision or sign-off is valid, as the view `countersigned` does.
 
-    It is another person's, and it is known at least as well who that is: a name that was only said adds nothing to a
+    It must be signed by another person, who was identified at least as strongly: a declared name adds nothing to a
     signature with a password.
     """
     body, who, other = countersign.body, countersign.body["reviewer"], subject.body["reviewer"]
@@ -330,7 +352,7 @@ def is_valid_countersign(countersign: Record, subject: Record) -> bool:
     return is_about and is_another and (who["identity"] != "declared" or other["identity"] == "declared")
 
 
-def _subject(before: Sequence[Record], number: int) -> Record:
+def _find_subject(before: Sequence[Record], number: int) -> Record:
     subject = before[number - 1] if 0 < number <= len(before) else None
     if subject is None or subject.kind not in ("review", "sign_off"):
         got = "no record of that number" if subject is None else f"a record of kind {subject.kind}"

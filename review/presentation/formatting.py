@@ -103,6 +103,11 @@ def format_region(region: str, escape: Escape = _isolate_line) -> str:
     return f"the region “{escape(region)}”"
 
 
+def format_region_label(region: str) -> str:
+    """Format a region as a label in a table, such as "overlay 1" for the stored name "stamp 1"."""
+    return f"overlay {region.removeprefix('stamp ')}" if region.startswith("stamp ") else region
+
+
 def format_slice(slice_kind: str, name: str, escape: Escape = _isolate_line) -> str:
     """Format a slice as part of a sentence, such as "in pairs whose caption contains “dense”"."""
     if slice_kind == "corpus":

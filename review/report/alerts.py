@@ -13,6 +13,7 @@ from review.presentation.formatting import (
     format_percent,
     format_ratio,
     format_region,
+    format_region_label,
     format_score,
     format_slice_label,
     format_state,
@@ -236,7 +237,7 @@ def _build_alert_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         ],
         [
             [
-                row["region"],
+                format_region_label(row["region"]),
                 format_slice_label(row["slice_kind"], row["slice"]),
                 row["state"],
                 format_count(row["n"]),

@@ -15,6 +15,7 @@ from review.presentation.formatting import (
     format_duration,
     format_effect,
     format_percent,
+    format_region_label,
     format_run_status,
     format_score,
     format_slice_label,
@@ -321,7 +322,7 @@ def _build_missing_alerts(facts: RunFacts) -> Iterator[Block]:
         [
             [
                 format_run_status(row["life"]),
-                row["region"],
+                format_region_label(row["region"]),
                 format_slice_label(row["slice_kind"], row["slice"]),
                 row["state"],
                 format_time(row["last_seen"]),

@@ -11,6 +11,7 @@ from review.presentation.formatting import (
     format_json,
     format_percent,
     format_ratio,
+    format_region_label,
     format_slice_label,
     format_time,
     isolate_text,
@@ -80,7 +81,7 @@ def build_slices(facts: RunFacts) -> Iterator[Block]:
         ],
         [
             [
-                row["region"],
+                format_region_label(row["region"]),
                 format_slice_label(row["slice_kind"], row["slice"]),
                 format_count(row["n"]),
                 format_percent(row["share"]),

@@ -37,6 +37,8 @@ def test_untrusted_text_is_isolated_in_sentences():
     assert formatting.format_slice("cluster", "map cluster 1") == "in the pairs of map cluster 1"
     assert formatting.format_region("corner top-left") == "the top-left corner"
     assert formatting.format_region("frame") == "the outer frame"
+    assert formatting.format_region_label("stamp 1") == "overlay 1"
+    assert formatting.format_region_label("frame") == "frame"
 
 
 def test_a_phrase_loses_only_its_outer_quotes():

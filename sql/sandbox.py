@@ -1,7 +1,7 @@
-"""A query of a stranger's, asked in a process of its own that the system ends when it takes too long or too much.
+"""Run an untrusted query in a separate process, which the operating system ends when it takes too long or too much.
 
-DuckDB looks whether it was interrupted between chunks only, and what a function makes within a row is not in its memory
-limit: `SELECT list_sum(range(200000000))` holds neither. So the limits are the system's, on a process that can be lost.
+DuckDB checks for interrupts between chunks of rows only, and its memory limit ignores what a function allocates within
+a row: `SELECT list_sum(range(200000000))` exceeds both. So the limits are the operating system's, on a child process.
 """
 
 import contextlib
@@ -23,121 +23,133 @@ import sql
 import stores
 from stores import Root
 
-AT_A_TIME: Final = 2
-"""Queries that are answered at a time."""
-_PATIENCE: Final = 1.0
-"""Seconds to wait for one of the others to end."""
-_OPENING: Final = 120.0
-"""Seconds that the lake may take to open, beside those of the query."""
-_LATE: Final = 0.5
-"""Seconds after which a query is ended that DuckDB could not break off."""
+MAX_CONCURRENT: Final = 2
+"""Queries that run at the same time."""
+_QUEUE_SECONDS: Final = 1.0
+"""Time to wait for another query to end."""
+_OPEN_SECONDS: Final = 120.0
+"""Time that opening the lake may take, in addition to the query."""
+_GRACE_SECONDS: Final = 0.5
+"""Time after which the process ends if DuckDB did not interrupt the query."""
 _THREADS: Final = 2
-_ANSWER: Final = b"A"
-_FAULT: Final = b"F"
-_turns = threading.BoundedSemaphore(AT_A_TIME)
+_RESULT: Final = b"A"
+_ERROR: Final = b"F"
+_slots = threading.BoundedSemaphore(MAX_CONCURRENT)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a query may take."""
+    """Limits of a query."""
 
     rows: int
     """Rows after these are not computed."""
     seconds: float
     memory: int = 4 << 30
-    """Bytes of address space of the whole process: DuckDB itself takes about one GB of it."""
-    answer: int = 16 << 20
-    """Bytes of the answer."""
+    """Address space of the whole process in bytes, of which DuckDB itself takes about 1 GB."""
+    result: int = 16 << 20
+    """Size of the result in bytes."""
     cell: int = 1 << 20
-    """Bytes of one value."""
+    """Size of one value in bytes."""
 
 
 def read_table(
-    lake: Root, run_ids: Sequence[str] | None, reviewed: bool, text: str, limits: Limits, folder: Path | None = None
+    lake: Root,
+    run_ids: Sequence[str] | None,
+    with_decisions: bool,
+    text: str,
+    limits: Limits,
+    folder: Path | None = None,
 ) -> pa.Table:
-    """As `sql.read_table`, over these runs (all if None) of a lake that is opened for this query alone.
+    """Return the rows of one SELECT statement as an Arrow table. The lake is opened for this query alone.
 
-    folder: of copies that were fetched of a lake in object storage; default: this process's.
+    Args:
+        lake: Folder or URL of the lake.
+        run_ids: Runs that the query can read. None: all.
+        with_decisions: Whether it can read people's decisions.
+        text: The statement.
+        limits: Limits of the query.
+        folder: Local copies of files of a remote lake. Default: the folder of this process.
 
-    Raises QueryError, also where the query was ended or too many others are being answered.
+    Raises:
+        QueryError: The query fails, exceeds a limit, or too many others are running.
     """
-    asked = {
+    request = {
         "lake": str(lake),
         "run_ids": run_ids,
-        "reviewed": reviewed,
+        "with_decisions": with_decisions,
         "text": text,
         "limits": vars(limits),
         "folder": str(folder or stores.scratch_folder()),
     }
-    if not _turns.acquire(timeout=_PATIENCE):
-        raise sql.QueryError(f"query: busy: {AT_A_TIME} others are being answered; ask again in a moment")
+    if not _slots.acquire(timeout=_QUEUE_SECONDS):
+        raise sql.QueryError(f"query: busy: {MAX_CONCURRENT} others are running; try again in a moment")
     try:
-        return _answered(json.dumps(asked).encode(), limits)
+        return _run_child(json.dumps(request).encode(), limits)
     finally:
-        _turns.release()
+        _slots.release()
 
 
-def _answered(asked: bytes, limits: Limits) -> pa.Table:
-    # -P: what lies in the working directory is not taken for a module of ours.
+def _run_child(request: bytes, limits: Limits) -> pa.Table:
+    # -P: a file in the working directory must not shadow a module.
     command = [sys.executable, "-P", "-m", "sql.sandbox"]
     found = os.pathsep.join(path for path in sys.path if path)
     try:
-        done = subprocess.run(  # noqa: S603  # ourselves
+        done = subprocess.run(  # noqa: S603  # this module
             command,
-            input=asked,
+            input=request,
             capture_output=True,
-            timeout=limits.seconds + _OPENING,
+            timeout=limits.seconds + _OPEN_SECONDS,
             check=False,
             env={**os.environ, "PYTHONPATH": found},
         )
     except subprocess.TimeoutExpired as error:
-        raise sql.QueryError(_too_long(limits)) from error
-    kind, said = done.stdout[:1], done.stdout[1:]
-    if done.returncode == 0 and kind == _ANSWER:
-        return pa.ipc.open_stream(said).read_all()
-    if done.returncode == 0 and kind == _FAULT:
-        raise sql.QueryError(said.decode(errors="replace"))
+        raise sql.QueryError(_timed_out(limits)) from error
+    kind, payload = done.stdout[:1], done.stdout[1:]
+    if done.returncode == 0 and kind == _RESULT:
+        return pa.ipc.open_stream(payload).read_all()
+    if done.returncode == 0 and kind == _ERROR:
+        raise sql.QueryError(payload.decode(errors="replace"))
     if done.returncode in (-signal.SIGALRM, -signal.SIGXCPU):
-        raise sql.QueryError(_too_long(limits))
+        raise sql.QueryError(_timed_out(limits))
     raise sql.QueryError(
-        f"query: ended (exit code {done.returncode}), most likely for want of memory: it may take "
-        f"{limits.memory >> 20} MiB; ask for less, or use m2ib-audit sql, which has no limit"
+        f"query: ended (exit code {done.returncode}), most likely out of memory: the limit is "
+        f"{limits.memory >> 20} MiB; select less, or use m2ib-audit sql, which has no limit"
     )
 
 
-def _too_long(limits: Limits) -> str:
-    return f"query: timed out after {limits.seconds:g} seconds; ask for less, or use m2ib-audit sql, which has no limit"
+def _timed_out(limits: Limits) -> str:
+    return f"query: timed out after {limits.seconds:g} seconds; select less, or use m2ib-audit sql, which has no limit"
 
 
-def _table(asked: dict[str, Any], limits: Limits) -> pa.Table:
-    stores.use_scratch_folder(Path(asked["folder"]))
-    run_ids = asked["run_ids"]
+def _execute(request: dict[str, Any], limits: Limits) -> pa.Table:
+    stores.use_scratch_folder(Path(request["folder"]))
+    run_ids = request["run_ids"]
     first, rest = (None, ()) if run_ids is None else (run_ids[0], run_ids[1:])
-    lake = stores.parse_root(asked["lake"], "lake")
-    connection = sql.connect(lake, first, rest, asked["reviewed"], f"{limits.memory >> 21}MiB", _THREADS)
-    _hold(limits)
-    return _small(sql.read_table(connection, asked["text"], None, limits.rows, limits.seconds), limits)
+    lake = stores.parse_root(request["lake"], "lake")
+    connection = sql.connect(lake, first, rest, request["with_decisions"], f"{limits.memory >> 21}MiB", _THREADS)
+    _apply_limits(limits)
+    return _check_size(sql.read_table(connection, request["text"], None, limits.rows, limits.seconds), limits)
 
 
-def _hold(limits: Limits) -> None:
-    """From here on the system ends this process if it takes more than it may."""
+def _apply_limits(limits: Limits) -> None:
+    """Let the operating system end this process when it exceeds the limits from now on."""
     with contextlib.suppress(ImportError):  # not on Windows
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
         used = resource.getrusage(resource.RUSAGE_SELF)
-        most = math.ceil(used.ru_utime + used.ru_stime + (limits.seconds + _LATE) * _THREADS) + 1
+        most = math.ceil(used.ru_utime + used.ru_stime + (limits.seconds + _GRACE_SECONDS) * _THREADS) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (most, most))
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # by the system itself, whatever code is running
-        signal.setitimer(signal.ITIMER_REAL, limits.seconds + _LATE)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # by the operating system, whatever code is running
+        signal.setitimer(signal.ITIMER_REAL, limits.seconds + _GRACE_SECONDS)
 
 
-def _small(table: pa.Table, limits: Limits) -> pa.Table:
-    """An answer that is not too large. Raises QueryError."""
-    if table.nbytes > limits.answer:
+def _check_size(table: pa.Table, limits: Limits) -> pa.Table:
+    """Return a result unless it is too large. Raises QueryError."""
+    if table.nbytes > limits.result:
         raise sql.QueryError(
-            f"query: got an answer of {table.nbytes >> 10} KiB, expected at most {limits.answer >> 10} KiB; ask for "
+            f"query: got a result of {table.nbytes >> 10} KiB, expected at most {limits.result >> 10} KiB; select "
             "fewer columns or rows, or use m2ib-audit sql, which has no limit"
         )
     for name, column in zip(table.column_names, table.columns, strict=True):
@@ -147,28 +159,28 @@ def _small(table: pa.Table, limits: Limits) -> pa.Table:
         if largest > limits.cell:
             raise sql.QueryError(
                 f"query: got a value of {largest >> 10} KiB in column {name[:100]}, expected at most "
-                f"{limits.cell >> 10} KiB; ask for a part of it, such as left(text, 1000)"
+                f"{limits.cell >> 10} KiB; select a part of it, such as left(text, 1000)"
             )
     return table
 
 
-def _answer(given: BinaryIO, out: BinaryIO) -> None:
-    asked = json.load(given)
-    limits = Limits(**asked["limits"])
+def _main(given: BinaryIO, out: BinaryIO) -> None:
+    request = json.load(given)
+    limits = Limits(**request["limits"])
     try:
-        table = _table(asked, limits)
+        table = _execute(request, limits)
     except (sql.QueryError, sql.LakeError) as error:
-        out.write(_FAULT + str(error)[:20_000].encode(errors="replace"))
+        out.write(_ERROR + str(error)[:20_000].encode(errors="replace"))
         return
     except MemoryError:
-        out.write(_FAULT + f"query: it needs more than {limits.memory >> 20} MiB of memory; ask for less".encode())
+        out.write(_ERROR + f"query: it needs more than {limits.memory >> 20} MiB of memory; select less".encode())
         return
-    out.write(_ANSWER)
+    out.write(_RESULT)
     with pa.ipc.new_stream(out, table.schema) as stream:
         stream.write_table(table)
 
 
 if __name__ == "__main__":
-    _answer(sys.stdin.buffer, sys.stdout.buffer)
+    _main(sys.stdin.buffer, sys.stdout.buffer)
     sys.stdout.flush()
-    os._exit(0)  # nothing to put in order, and DuckDB's threads need not be waited for
+    os._exit(0)  # nothing to clean up; does not wait for DuckDB's threads

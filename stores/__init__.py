@@ -1,8 +1,9 @@
-"""Where things lie: a folder of this machine, or a store behind a URL, and how a lake's files are kept in either.
+"""Storage backends: local folders and object storage, and the ledger of a lake.
 
-`urls` says which URLs are taken and what a driver's exceptions mean, for corpora and lakes alike. `files` is the
-seam of the lake: files that appear whole or not at all, and local copies of them for those who read paths only.
-`ledger` is what the lake says of itself, record chained to record, and `keys` signs it.
+- `urls`: which URLs are accepted, and what a driver's exceptions mean, for corpora and lakes
+- `files`: atomic writes of a lake's files, and local copies of remote ones for readers of paths
+- `ledger`: the hash chain of records about runs, reports and decisions
+- `keys`: signatures of its records
 """
 
 from stores.files import (

@@ -1,8 +1,8 @@
-"""Files of a lake, in a folder of this machine or in object storage: whole or not there, and read through local copies.
+"""Files of a lake in a local folder or in object storage: atomic writes, and local copies of remote files.
 
-On this machine a file is written aside, flushed and renamed. To a store it is uploaded in one piece once it is
-complete: there is no rename, and none is needed, for an object appears whole. Parquet, DuckDB and safetensors read
-paths: of an object they get a copy, kept under its sha256 in a folder of this process that is removed when it ends.
+A local file is written under a temporary name, flushed and renamed. A remote file is uploaded in one piece, and object
+storage shows it only once it is complete. Parquet, DuckDB and safetensors read paths: for a remote file they get a
+copy, named by its sha256, in a folder of this process that is removed when the process ends.
 """
 
 import atexit
@@ -29,56 +29,54 @@ if TYPE_CHECKING:
 
 _AZURE = {"abfs", "abfss", "az"}
 _WHOLE = {"s3", "s3a", "gs", "gcs", "memory", *_AZURE}
-"""Protocols whose objects appear whole: a reader never sees one that is still being uploaded."""
+"""Protocols with atomic uploads: a reader never sees an incomplete object."""
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 _AT_ONCE = 16
-"""Files that are fetched at a time: a store answers one slowly, but many as fast."""
+"""Files that are fetched concurrently: latency of object storage is high."""
 
-# Of an object that was written or fetched here: what the store said of it then, and the copy. Fewer bytes than its
-# entry in the manifest.
+# By path of a remote file that was written or fetched: its metadata at that time, and the copy.
 _copies: dict[str, tuple[str, Path]] = {}
 
 
 class LakeError(Exception):
-    """The lake cannot be read or written: missing, out of reach, or not what its manifests say."""
+    """The lake cannot be read or written: it is missing, unreachable, or differs from its manifests."""
 
 
 def lake_root(text: str) -> Root:
-    """The place that a path or URL names, as a lake.
+    """Return the root of a lake from a path or URL.
 
     Raises:
-        UrlError: see `parse_root`; or a protocol by which a file is seen while it is being written, or that only reads;
-            or a file of this machine.
+        UrlError: See `parse_root`. Also for a local file, and for a protocol without atomic uploads.
     """
     root = parse_root(text, "lake")
     if isinstance(root, Path) and root.exists() and not root.is_dir():
-        raise UrlError(f"The lake is {text!r}, which is a file, expected a folder, be it a new one. Name another.")
+        raise UrlError(f"The lake is {text!r}, which is a file, expected a folder, which need not exist. Name another.")
     if not isinstance(root, Path) and root.protocol not in _WHOLE:
         raise UrlError(
-            f"The lake is {text!r}, expected a folder, or a store whose files appear whole: s3, gs or abfs. Name one "
+            f"The lake is {text!r}, expected a folder, or object storage with atomic uploads: s3, gs or abfs. Name one "
             "of these."
         )
     return root
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
+    """Return the sha256 of a local file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def relative_path(path: Root, root: Root) -> str:
-    """A path as it is called below a root, with slashes."""
+    """Return a path relative to a root, with slashes."""
     if isinstance(path, Path) and isinstance(root, Path):
         return path.relative_to(root).as_posix()
     return str(path).removeprefix(str(root)).lstrip("/")
 
 
 @contextlib.contextmanager
-def _told(path: Root, doing: str) -> Iterator[None]:
-    """Say what a store did not let happen. Raises LakeError, and FileNotFoundError where nothing is there."""
+def _describe_errors(path: Root, doing: str) -> Iterator[None]:
+    """Turn errors of a store into LakeError, and FileNotFoundError if the file does not exist."""
     try:
         with translate_errors():
             yield
@@ -86,18 +84,19 @@ def _told(path: Root, doing: str) -> Iterator[None]:
         raise FileNotFoundError(errno.ENOENT, str(error), str(path)) from error
     except PermissionError as error:
         raise LakeError(
-            f"lake: {path} may not be {doing} ({error}); check the credentials in the environment or the profile"
+            f"lake: {path} cannot be {doing}: access denied ({error}); check the credentials in the "
+            "environment or the profile"
         ) from error
     except ConnectionError as error:
         raise LakeError(f"lake: {path} cannot be {doing} ({error}); check the network, and try again") from error
     except OSError as error:
-        raise LakeError(f"lake: {path} cannot be {doing} ({error}); see what the store says, and try again") from error
+        raise LakeError(f"lake: {path} cannot be {doing} ({error}); check the store, and try again") from error
 
 
 @contextlib.contextmanager
 def _uploaded(path: "UPath") -> Iterator[None]:
     try:
-        with _told(path, "written"):
+        with _describe_errors(path, "written"):
             yield
     except FileNotFoundError as error:  # of an object only the bucket can be missing
         raise LakeError(
@@ -106,27 +105,27 @@ def _uploaded(path: "UPath") -> Iterator[None]:
 
 
 def is_file(path: Root) -> bool:
-    """Tell whether a file is there. Raises LakeError for a store that does not say."""
+    """Return whether a file exists. Raises LakeError if the store does not answer."""
     if isinstance(path, Path):
         return path.is_file()
     try:
-        with _told(path, "read"):
+        with _describe_errors(path, "read"):
             return bool(path.fs.info(path.path)["type"] == "file")
     except FileNotFoundError:
         return False
 
 
 def read_bytes(path: Root) -> bytes:
-    """All bytes of a small file. Raises FileNotFoundError, and LakeError for whatever else a store says."""
+    """Return the bytes of a small file. Raises FileNotFoundError, and LakeError for any other error of a store."""
     if isinstance(path, Path):
         return path.read_bytes()
-    with _told(path, "read"):
+    with _describe_errors(path, "read"):
         data: bytes = path.fs.cat_file(path.path)
         return data
 
 
 def read_all(paths: Iterable[Root]) -> Iterator[tuple[Root, bytes]]:
-    """Those of some small files that are there, each with its bytes, in their order. Raises LakeError."""
+    """Yield the given small files that exist, with their bytes, in the given order. Raises LakeError."""
 
     def read(path: Root) -> tuple[Root, bytes | None]:
         try:
@@ -140,11 +139,11 @@ def read_all(paths: Iterable[Root]) -> Iterator[tuple[Root, bytes]]:
 
 
 def _listed(folder: "UPath") -> list[dict[str, Any]]:
-    """What a store lists in a folder; nothing where none is. Raises LakeError."""
+    """Return what a store lists in a folder; empty if there is none. Raises LakeError."""
     try:
-        with _told(folder, "listed"):
+        with _describe_errors(folder, "listed"):
             found: list[dict[str, Any]] = folder.fs.ls(folder.path, detail=True)
-            folder.fs.invalidate_cache(folder.path)  # else what others write would not be seen
+            folder.fs.invalidate_cache(folder.path)  # else files that others write would be missing
             return found
     except FileNotFoundError:
         return []
@@ -155,7 +154,7 @@ def _name(entry: Mapping[str, Any]) -> str:
 
 
 def list_folders(path: Root) -> list[str]:
-    """Names of the folders in a folder, ordered, without links; none where nothing is. Raises LakeError."""
+    """Return the sorted names of the folders in a folder, without links; empty if there is none. Raises LakeError."""
     if isinstance(path, Path):
         found = path.iterdir() if path.is_dir() else ()
         return sorted(entry.name for entry in found if entry.is_dir() and not entry.is_symlink())
@@ -163,16 +162,19 @@ def list_folders(path: Root) -> list[str]:
 
 
 def list_files(folder: Root) -> list[str]:
-    """Names of the files in a folder, ordered; none where nothing is. Raises LakeError."""
+    """Return the sorted names of the files in a folder; empty if there is none. Raises LakeError."""
     if isinstance(folder, Path):
-        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:  # asks no file by itself
+        with (
+            contextlib.suppress(FileNotFoundError),
+            os.scandir(folder) as found,
+        ):
             return sorted(entry.name for entry in found if entry.is_file())
         return []
     return sorted(_name(entry) for entry in _listed(folder) if entry["type"] == "file")
 
 
 def missing_files(root: Root, names: Iterable[str]) -> list[str]:
-    """Those of some files below a root that are not there; of a store each folder is listed once. Raises LakeError."""
+    """Return the given files below a root that do not exist. A store lists each folder once. Raises LakeError."""
     if isinstance(root, Path):
         return [name for name in names if not (root / name).is_file()]
     by_folder = defaultdict(list)
@@ -186,11 +188,11 @@ def missing_files(root: Root, names: Iterable[str]) -> list[str]:
 
 
 def list_sizes(root: Root) -> dict[str, int]:
-    """All files below a folder, by their paths below it, with their bytes; nothing where none is. Raises LakeError."""
+    """Return the sizes in bytes of all files below a folder, by relative path. Raises LakeError."""
     if isinstance(root, Path):
         return {relative_path(path, root): path.stat().st_size for path in sorted(root.rglob("*")) if path.is_file()}
     try:
-        with _told(root, "listed"):
+        with _describe_errors(root, "listed"):
             root.fs.invalidate_cache(root.path)
             found: dict[str, dict[str, Any]] = root.fs.find(root.path, detail=True)
     except FileNotFoundError:
@@ -200,16 +202,18 @@ def list_sizes(root: Root) -> dict[str, int]:
 
 
 def list_links(root: Root) -> list[str]:
-    """All symbolic links below a folder, by their paths below it; a store has none."""
+    """Return the relative paths of all symbolic links below a folder. A store has none."""
     if not isinstance(root, Path):
         return []
     return [relative_path(path, root) for path in sorted(root.rglob("*")) if path.is_symlink()]
 
 
 def remove(root: Root, names: Iterable[str]) -> None:
-    """Delete files below a folder, and its folders that are empty then; those that are gone already are no error.
+    """Delete files below a folder, and folders that become empty. Missing files are ignored.
 
-    Raises OSError, and LakeError for a store that does not let it happen.
+    Raises:
+        OSError: A local file cannot be deleted.
+        LakeError: The store refuses.
     """
     if isinstance(root, Path):
         for name in names:
@@ -219,15 +223,15 @@ def remove(root: Root, names: Iterable[str]) -> None:
                 folder.rmdir()
         return
     for name in names:
-        with contextlib.suppress(FileNotFoundError), _told(root / name, "deleted"):
+        with contextlib.suppress(FileNotFoundError), _describe_errors(root / name, "deleted"):
             root.fs.rm_file((root / name).path)
 
 
 @contextlib.contextmanager
 def write_atomically(path: Root) -> Iterator[Path]:
-    """A temporary path whose file becomes `path` once it is complete; nothing is left on failure.
+    """Yield a temporary path; its file becomes `path` when the block ends. Nothing is left on failure.
 
-    On this machine it is on the disk then. Raises LakeError for a store that does not take it.
+    A local file is flushed to disk. Raises LakeError if a store refuses it.
     """
     if isinstance(path, Path):
         with _renamed(path) as aside:
@@ -237,10 +241,10 @@ def write_atomically(path: Root) -> Iterator[Path]:
     try:
         yield aside
         with _uploaded(path):
-            # Azure's driver is the one that would keep the old object.
+            # Azure's driver alone does not overwrite by default.
             path.fs.put_file(str(aside), path.path, **({"overwrite": True} if path.protocol in _AZURE else {}))
-            said = _identity(path)
-        _keep(path, aside, said)
+            metadata = _identity(path)
+        _keep(path, aside, metadata)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -264,7 +268,7 @@ def _renamed(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Root, data: bytes) -> None:
-    """Write a small file, of which no copy is kept. Raises LakeError for a store that does not take it."""
+    """Write a small file atomically, without a local copy. Raises LakeError if a store refuses it."""
     if isinstance(path, Path):
         with _renamed(path) as aside:
             aside.write_bytes(data)
@@ -274,9 +278,13 @@ def write_bytes(path: Root, data: bytes) -> None:
 
 
 def create_file(path: Root, data: bytes) -> bool:
-    """Write a small file unless one of its name is there; of several that try at once one does. Tells whether we did.
+    """Write a small file atomically unless it exists. Of several concurrent writers exactly one succeeds.
 
-    On this machine it appears whole, and is on the disk then. Raises LakeError for a store that does not take it.
+    Returns:
+        Whether this call created the file.
+
+    Raises:
+        LakeError: The store refuses, or the file system has no hard links.
     """
     if isinstance(path, Path):
         return _linked(path, data)
@@ -286,7 +294,7 @@ def create_file(path: Root, data: bytes) -> bool:
             path.fs.pipe_file(path.path, data, mode="create")
         except FileExistsError:
             there = True
-    # A driver that asks again, as the answer to its first request was lost, meets its own object.
+    # A driver that retries after a lost response finds its own object.
     return not there or read_bytes(path) == data
 
 
@@ -317,16 +325,17 @@ def _linked(path: Path, data: bytes) -> bool:
 
 
 def copy_path(sha256: str) -> Path:
-    """Where the copy of a file of this sha256 is, or will be. Raises LakeError for one that is none."""
+    """Return the path of the local copy of a file, whether or not it exists. Raises LakeError for an invalid sha256."""
     if not _SHA256.fullmatch(sha256):
         raise LakeError(f"lake: got sha256 {sha256!r} in a manifest, expected 64 hexadecimal digits; restore it")
     return scratch_folder() / f"{sha256}.copy"
 
 
 def fetch(path: Root, sha256: str | None = None) -> Path:
-    """A file to be read: itself, or the local copy of an object. A copy of known sha256 is not asked for again.
+    """Return a local path of a file: the file itself, or a copy of a remote one. With `sha256` a copy is fetched once.
 
-    Raises LakeError if it is not there, cannot be had, or is not what its sha256 says; the latter for copies only.
+    Raises:
+        LakeError: The remote file is missing, cannot be read, or does not match `sha256`.
     """
     if isinstance(path, Path):
         return path
@@ -334,11 +343,11 @@ def fetch(path: Root, sha256: str | None = None) -> Path:
         return copy_path(sha256)
     aside = scratch_folder() / f"{uuid.uuid4().hex}.tmp"
     try:
-        with _told(path, "read"):
+        with _describe_errors(path, "read"):
             # Before its bytes: should it change now, the copy will not be taken for the new one.
-            said = _identity(path) if sha256 is None else ""
+            metadata = _identity(path) if sha256 is None else ""
             before, copy = _copies.get(str(path), ("", aside))
-            if said and said == before and copy.is_file():
+            if metadata and metadata == before and copy.is_file():
                 return copy
             path.fs.get_file(path.path, str(aside))
         if sha256 is not None and (found := file_sha256(aside)) != sha256:
@@ -346,17 +355,17 @@ def fetch(path: Root, sha256: str | None = None) -> Path:
                 f"lake: {path} is damaged: got sha256 {found}, expected {sha256}, as its manifest says; restore it, or "
                 "remove the run's folder under runs/"
             )
-        return _keep(path, aside, said)
+        return _keep(path, aside, metadata)
     except FileNotFoundError as error:
         raise LakeError(
-            f"lake: {path} is gone ({error.strerror}); restore it, or remove the run's folder under runs/"
+            f"lake: {path} is missing ({error.strerror}); restore it, or remove the run's folder under runs/"
         ) from error
     finally:
         aside.unlink(missing_ok=True)
 
 
 def fetch_all(root: Root, names: Mapping[str, str | None]) -> list[Path]:
-    """Files below a root, by name and sha256 if it is known, to be read; many at a time. Raises as `fetch`."""
+    """Return local paths of files below a root, given by name with their sha256 or None; see `fetch`."""
     if isinstance(root, Path):
         return [root / name for name in names]
     with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
@@ -364,14 +373,14 @@ def fetch_all(root: Root, names: Mapping[str, str | None]) -> list[Path]:
 
 
 def _identity(path: "UPath") -> str:
-    """What a store says of an object, by which it is told from the next one of the same name."""
+    """Return the metadata of a remote file, which changes when it is overwritten."""
     return str(sorted((key, str(value)) for key, value in path.fs.info(path.path).items()))
 
 
-def _keep(path: "UPath", aside: Path, said: str) -> Path:
+def _keep(path: "UPath", aside: Path, metadata: str) -> Path:
     copy = copy_path(file_sha256(aside))
     aside.replace(copy)
-    _copies[str(path)] = said, copy
+    _copies[str(path)] = metadata, copy
     return copy
 
 
@@ -379,7 +388,7 @@ _making = threading.Lock()
 
 
 def scratch_folder() -> Path:
-    """The folder of this process's copies, for its user alone; removed when the process ends."""
+    """Return the folder of this process for local copies, private to its user; removed when the process ends."""
     with _making:
         return _shared.get(os.getpid()) or _scratch_of(os.getpid())
 
@@ -388,7 +397,7 @@ _shared: dict[int, Path] = {}
 
 
 def use_scratch_folder(folder: Path) -> None:
-    """Use the folder of the process that started this one; its copies are neither fetched again nor removed."""
+    """Use the folder of the parent process: its copies are not fetched again, and not removed."""
     _shared[os.getpid()] = folder
 
 

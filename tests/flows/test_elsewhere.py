@@ -85,7 +85,7 @@ def test_a_file_that_is_damaged_in_the_store_is_bad_input(elsewhere, command):
     ("lake", "said"),
     [
         ("s3://KEY:hidden@bucket/lake", "holds a user, password or key"),
-        ("https://host/lake", "whose files appear whole"),
+        ("https://host/lake", "object storage with atomic uploads"),
         ("gs://bucket/lake", "driver is not installed"),
     ],
 )
@@ -143,7 +143,7 @@ def test_without_permission_nothing_begins(settings, phantoms, s3, failing):
 
     failing("denied/", PermissionError("Access Denied"))
     config = settings(phantoms, f"s3://{s3.bucket}/denied")
-    with pytest.raises(BadInputError, match=r"may not be written .*Access Denied.*check the credentials"):
+    with pytest.raises(BadInputError, match=r"cannot be written: access denied .*Access Denied.*check the credentials"):
         begin(config, config.models(), None)
 
 

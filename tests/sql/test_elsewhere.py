@@ -139,7 +139,11 @@ def test_a_run_alone_is_alone(fill, filled, forget):
 
 @pytest.mark.parametrize(
     ("harm", "said"),
-    [("gone", "part-00000.parquet is gone"), ("torn", "is damaged: got sha256"), ("swapped", "is damaged: got sha256")],
+    [
+        ("gone", "part-00000.parquet is missing"),
+        ("torn", "is damaged: got sha256"),
+        ("swapped", "is damaged: got sha256"),
+    ],
 )
 def test_a_listed_file_that_is_gone_or_broken_is_named_when_it_is_needed(filled, harm, said):
     path = filled.path("pairs")

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 import sql
-from sql import sandbox as apart
+from sql import sandbox
 
 
 @pytest.fixture
 def ask(tmp_path: Path):
     def ask(text: str, **limits):
-        given = apart.Limits(**{"rows": 100, "seconds": 10.0, **limits})
-        return apart.read_table(tmp_path, None, True, text, given).to_pylist()
+        given = sandbox.Limits(**{"rows": 100, "seconds": 10.0, **limits})
+        return sandbox.read_table(tmp_path, None, True, text, given).to_pylist()
 
     return ask
 
@@ -37,7 +37,7 @@ def test_an_ordinary_query_is_answered(ask):
         ("SELECT list_sum(list_sort(range(3000000))) + n FROM range(1000) t(n)", {"seconds": 0.3}, "timed out|memory"),
         ("SELECT count(*) FROM range(1000000000) a, range(1000) b", {"seconds": 0.3}, "timed out after 0.3 seconds"),
         ("SELECT repeat('x', 2000000)", {}, "a value of 1953 KiB in column .*, expected at most 1024 KiB"),
-        ("SELECT repeat('x', 900000) FROM range(30)", {}, "an answer of .* KiB, expected at most 16384 KiB"),
+        ("SELECT repeat('x', 900000) FROM range(30)", {}, "a result of .* KiB, expected at most 16384 KiB"),
         ("SELECT nothing FROM runs", {}, "Binder Error"),
         ("SELEC", {}, "Parser Error"),
         ("COPY (SELECT 1) TO '/dev/null'", {}, "expected one SELECT"),
@@ -52,13 +52,13 @@ def test_what_takes_too_much_or_fails_is_said(ask, text, limits, said):
 
 
 def test_two_at_a_time(ask, monkeypatch):
-    monkeypatch.setattr(apart, "_PATIENCE", 0.01)
-    for _ in range(apart.AT_A_TIME):
-        apart._turns.acquire()
+    monkeypatch.setattr(sandbox, "_QUEUE_SECONDS", 0.01)
+    for _ in range(sandbox.MAX_CONCURRENT):
+        sandbox._slots.acquire()
     try:
-        with pytest.raises(sql.QueryError, match="busy: 2 others are being answered"):
+        with pytest.raises(sql.QueryError, match="busy: 2 others are running"):
             ask("SELECT 1")
     finally:
-        for _ in range(apart.AT_A_TIME):
-            apart._turns.release()
+        for _ in range(sandbox.MAX_CONCURRENT):
+            sandbox._slots.release()
     assert ask("SELECT 1 AS x") == [{"x": 1}]

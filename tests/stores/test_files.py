@@ -92,9 +92,9 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     ("error", "said"),
     [
         (FileNotFoundError("no such bucket"), r"cannot be written \(.*no such bucket.*create the bucket"),
-        (PermissionError("denied"), r"may not be written \(.*denied\).*credentials"),
+        (PermissionError("denied"), r"cannot be written: access denied \(.*denied\).*credentials"),
         (TimeoutError("slow"), r"cannot be written \(.*slow\); check the network"),
-        (ValueError("odd"), r"cannot be written \(ValueError: odd\); see what the store says"),
+        (ValueError("odd"), r"cannot be written \(ValueError: odd\); check the store"),
     ],
 )
 def test_an_upload_that_fails_says_why_and_what_was_there_stays(away, monkeypatch, error, said):
@@ -207,7 +207,7 @@ def test_a_copy_is_what_its_sha256_says(away):
 
 
 def test_a_file_that_is_gone_is_named(away):
-    with pytest.raises(LakeError, match=r"memory://.*/none is gone .*restore it"):
+    with pytest.raises(LakeError, match=r"memory://.*/none is missing .*restore it"):
         stores.fetch(away / "none")
 
 
@@ -253,7 +253,7 @@ def test_a_lake_is_a_folder_or_a_store_whose_files_appear_whole(tmp_path):
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("http://host/lake", "expected a folder, or a store whose files appear whole"),
+        ("http://host/lake", "expected a folder, or object storage with atomic uploads"),
         ("sftp://host/lake", "expected a folder, or a store|driver is not installed"),
         ("s3://KEY:hidden@bucket/lake", "The lake's URL holds a user, password or key"),
         ("s3://bucket/lake?x=hidden", "The lake's URL holds"),

@@ -1,4 +1,4 @@
-"""Telling: rows before events, nothing twice, and never at the expense of the run."""
+"""Alert events are sent after their rows are stored, once each, and a failure never fails the run."""
 
 import pytest
 
@@ -12,7 +12,7 @@ NEWS = NotifyConfig()
 
 @pytest.fixture
 def sent(monkeypatch):
-    """Names and ids of the events that were handed over; nothing is sent."""
+    """Names and ids of the events handed to Prefect; nothing is sent."""
     events = []
 
     class Worker:
@@ -44,7 +44,7 @@ def stored(run, table):
         return sql.read(connection, f"FROM {table}")
 
 
-def test_only_alerts_that_stand_on_their_own_are_told_after_they_are_stored(alerted, sent, monkeypatch):
+def test_only_independent_alerts_are_sent_after_they_are_stored(alerted, sent, monkeypatch):
     seen = []
     emit = stage.emit_event
     monkeypatch.setattr(
@@ -58,12 +58,12 @@ def test_only_alerts_that_stand_on_their_own_are_told_after_they_are_stored(aler
     assert row["dedup_key"] == f"{row['life_id']}:new:{alerted.run_id}"
 
 
-def test_nothing_is_told_twice_when_a_run_is_resumed(alerted, sent):
+def test_a_resumed_run_sends_nothing_twice(alerted, sent):
     assert [notify_alerts(alerted, NEWS, 3) for _ in range(3)] == [1, 0, 0]
     assert len(sent) == len(stored(alerted, "notifications")) == 1
 
 
-def test_what_was_sent_before_the_process_died_is_sent_again_under_the_same_id(alerted, sent, monkeypatch):
+def test_an_event_sent_before_the_process_died_is_sent_again_with_the_same_id(alerted, sent, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(type(alerted), "changes", lambda *_: pytest.fail("the process dies"))
         with pytest.raises(pytest.fail.Exception):
@@ -73,7 +73,7 @@ def test_what_was_sent_before_the_process_died_is_sent_again_under_the_same_id(a
     assert len(set(sent)) == 1
 
 
-def test_what_prefect_did_not_take_has_not_been_told(alerted, sent, monkeypatch):
+def test_an_event_that_prefect_did_not_accept_is_not_stored_as_sent(alerted, sent, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(stage, "emit_event", lambda *_, **__: None)
         assert notify_alerts(alerted, NEWS, 3) == 0
@@ -90,12 +90,12 @@ def test_what_prefect_did_not_take_has_not_been_told(alerted, sent, monkeypatch)
         (NotifyConfig(tell=("new",), digest=True), ["m2ib.audit.digest"]),
     ],
 )
-def test_what_is_told_is_set(alerted, sent, rules, events):
+def test_settings_select_the_events(alerted, sent, rules, events):
     notify_alerts(alerted, rules, 3)
     assert [event for event, _ in sent] == events
 
 
-def test_each_end_of_a_run_is_told_once(alerted, sent):
+def test_each_end_of_a_run_is_sent_once(alerted, sent):
     for status, reason in [("failed", "a"), ("failed", "a"), ("failed", "b"), ("completed", None)]:
         alerted.finish(status, reason)
         notify_run_end(alerted)
@@ -103,7 +103,7 @@ def test_each_end_of_a_run_is_told_once(alerted, sent):
     assert len(stored(alerted, "notifications")) == 3
 
 
-def test_what_cannot_be_told_costs_no_run(alerted, monkeypatch, caplog):
+def test_a_failure_to_send_does_not_fail_the_run(alerted, monkeypatch, caplog):
     def broken(*_, **__):
         raise OSError("no space left")
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_told_costs_no_run(alerted, monkeypatch, caplog):
     assert len(stored(alerted, "lives")) == 2
 
 
-def test_a_server_that_takes_no_events_does_not_hold_the_audit(alerted, sent, monkeypatch, caplog):
+def test_a_server_that_accepts_no_events_does_not_block_the_audit(alerted, sent, monkeypatch, caplog):
     import threading
 
     never = threading.Event()

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and the manifest says the truth about them."""
+"""Files are written whole or not at all, and the manifest matches them."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def test_a_table_whose_rows_fail_leaves_no_file(hand_written):
     assert hand_written.read_manifest() == before
 
 
-def test_a_write_that_is_cut_off_is_never_a_torn_file(hand_written, monkeypatch):
+def test_an_interrupted_write_leaves_no_torn_file(hand_written, monkeypatch):
     """The disk is full at the footer: the file of an earlier attempt stays as it was."""
     hand_written.write_table("pairs", [{"pair_id": "old"}])
 

@@ -1,4 +1,4 @@
-"""What Prefect's pages show: as text, not too often, and never at the expense of the run."""
+"""Prefect artifacts: sanitized, updated at intervals, and a failure never fails the run."""
 
 import re
 
@@ -28,7 +28,7 @@ def alerted(hand_written):
     return hand_written
 
 
-def test_keys_are_what_prefect_takes_and_the_same_for_all_runs_of_an_audit():
+def test_keys_are_valid_and_the_same_for_all_runs_of_an_audit():
     facts = {"corpus": "s3://bucket/My Corpus_1/", "model": "hf-hub:org/Name"}
     key = artifact_key(facts, "summary")
     assert re.fullmatch("audit-summary-my-corpus-1-with-hf-hub-org-name-[0-9a-f]{6}", key)
@@ -36,7 +36,7 @@ def test_keys_are_what_prefect_takes_and_the_same_for_all_runs_of_an_audit():
     assert re.fullmatch("[a-z0-9-]+", artifact_key({"corpus": "/ä/{{", "model": "x" * 300}, "alerts"))
 
 
-def test_progress_is_not_said_more_often_than_every_few_seconds(hand_written, shown, monkeypatch):
+def test_progress_is_updated_every_few_seconds_at_most(hand_written, shown, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(stage.time, "monotonic", lambda: now[0])
     progress = Progress(hand_written, 20, 200)
@@ -61,7 +61,7 @@ def test_the_outcome_is_a_summary_a_table_and_a_link(alerted, shown):
     assert shown[2][1][0] == "file://" + str(alerted.folder / "report.html").replace(" ", "%20").replace("'", "%27")
 
 
-def test_foreign_text_is_no_markup(alerted, shown):
+def test_untrusted_text_is_not_markup(alerted, shown):
     publish_outcome(alerted)
     page = shown[0][1][0]
     (line,) = [line for line in page.splitlines() if line.startswith("- ")]
@@ -77,7 +77,7 @@ def test_a_run_without_alerts_says_so(hand_written, shown):
     assert format_summary(hand_written.read_manifest(), [], "/r").count("\n| 0 | 0 | 0 | 0 | 0 |") == 1
 
 
-def test_a_server_that_is_gone_costs_no_run(alerted, monkeypatch, caplog):
+def test_a_server_that_is_down_does_not_fail_the_run(alerted, monkeypatch, caplog):
     def gone(*_):
         raise ConnectionError("no server")
 

@@ -1,4 +1,4 @@
-"""What is told: words that cannot do harm where they arrive, and events that are the same whenever they are sent."""
+"""Events: untrusted text is sanitized, and an event that is sent again has the same id."""
 
 import json
 from datetime import UTC, datetime
@@ -40,7 +40,7 @@ TROUBLE = [
 
 
 @pytest.mark.parametrize("text", TROUBLE)
-def test_foreign_text_gives_no_orders(text):
+def test_untrusted_text_has_no_templates_links_or_mentions(text):
     shown = sanitize(f"x {text} y")
     assert not find_placeholders(shown)
     assert not set(shown) & set("<>@`|\n\r\x00\x1b\u200b\u202e")
@@ -69,7 +69,7 @@ def test_the_text_of_an_event_is_the_line_of_the_alert_history():
     assert "‹b›" in build_alert_event(ROW | {"slice": "<b>"}, RECORD, "").payload["text"]
 
 
-def test_what_automations_match_on_stands_in_labels():
+def test_automations_can_match_on_labels():
     news = build_alert_event(ROW | {"life": "still_firing"}, RECORD, "")
     assert news.event == "m2ib.alert.still-firing"
     assert {key: news.resource[key] for key in news.resource if key.startswith("m2ib.")} == {
@@ -90,7 +90,7 @@ def test_an_event_has_the_same_id_whenever_it_is_sent_and_no_other_has_it():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({}, True),
         ({"explained_by": "dog"}, False),
@@ -99,11 +99,11 @@ def test_an_event_has_the_same_id_whenever_it_is_sent_and_no_other_has_it():
         ({"life": "resolved", "explained_by": "dog"}, True),  # it stood on its own before
     ],
 )
-def test_what_follows_from_another_alert_is_not_told(change, told):
-    assert is_notifiable(ROW | change) == told
+def test_an_explained_alert_is_not_notifiable(change, expected):
+    assert is_notifiable(ROW | change) == expected
 
 
-def test_a_digest_counts_all_and_spells_out_the_most_urgent():
+def test_a_digest_counts_all_and_describes_the_most_urgent():
     rows = [ROW | {"life_id": str(number), "life": "still_firing"} for number in range(MAX_DIGEST_LINES)]
     digest = build_digest_event(select_notifiable([*rows, ROW]), RECORD, "/report")
     assert digest.payload["counts"] == {
@@ -120,7 +120,7 @@ def test_a_digest_counts_all_and_spells_out_the_most_urgent():
     )
 
 
-def test_the_end_of_a_run_is_said_with_its_reason():
+def test_the_event_of_a_run_has_its_reason():
     news = build_run_event(RECORD | {"status": "completed_with_errors", "reason": "shard {{ 1 }}"}, "/report")
     assert news.event == "m2ib.audit.completed-with-errors"
     assert news.payload["text"] == ("run r1 completed with errors: 8 of 9 pairs attributed, 0 alerts; shard { { 1 } }")

@@ -48,7 +48,7 @@ class Batch:
 
 
 def pixel_batch(images: Sequence[np.ndarray[Any, Any]], preprocessing: Mapping[str, Any]) -> Tensor:
-    """Uint8 images of the model's size, grey or colour, to [n, 3, height, width], as open_clip's preprocessing does."""
+    """Uint8 images of the model's size, gray or color, to [n, 3, height, width], as open_clip's preprocessing does."""
     pixels = torch.from_numpy(np.stack(images)).float() / 255
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
     mean, std = torch.tensor(preprocessing["mean"]), torch.tensor(preprocessing["std"])
@@ -80,7 +80,7 @@ class Vocabulary:
 def contrastive_loss(image: Tensor, text: Tensor, positive: Tensor, scale: Tensor) -> Tensor:
     """InfoNCE over both directions; every caption that is true of an image is a positive, not only its own.
 
-    `image` and `text` are normalised embeddings, [n, d]; `positive` as in `Batch`.
+    `image` and `text` are normalized embeddings, [n, d]; `positive` as in `Batch`.
     """
     logits = scale * image @ text.T
     to_text = positive / positive.sum(dim=1, keepdim=True)

@@ -1,7 +1,7 @@
 """Write the demo corpus: a made-up hospital whose portable device burns `PORT` into its images.
 
-The hospital sends its sick to the portable device, so the tag goes with consolidation, and the device prints
-it always at the same place. The truth about what was planted lies beside the corpus, never inside it.
+The hospital uses the portable device for its sickest patients, so the tag correlates with consolidation, and the
+device always prints it at the same place. The planted truth is written next to the corpus, never inside it.
 """
 
 import argparse
@@ -33,18 +33,18 @@ def generate(folder: Path, pairs: int = 512, seed: int = 2026, corner: CornerCho
     earlier run with the same names are overwritten, and its surplus images removed.
 
     Args:
-        folder: gets `corpus/` and, beside it, the truth.
-        pairs: number of images, each with one caption.
-        seed: the same seed gives the same files, byte by byte, with the same numpy and Pillow.
-        corner: where the tag sits, jittered by a few pixels; "random" draws a corner for each image.
+        folder: Receives `corpus/` and, next to it, the truth.
+        pairs: Number of images, each with one caption.
+        seed: The same seed gives the same files, byte for byte, with the same numpy and Pillow.
+        corner: Corner of the tag, jittered by a few pixels; `random` draws one for each image.
 
     Raises:
-        ValueError: if there is nothing to write or the corner is not known.
+        ValueError: If there is nothing to write or the corner is unknown.
     """
     if pairs < 1:
-        raise ValueError(f"pairs must be at least 1, got {pairs}")
+        raise ValueError(f"pairs: got {pairs}, expected at least 1")
     if corner not in (choices := _corner_choices()):
-        raise ValueError(f"corner must be one of {', '.join(choices)}, got {corner!r}")
+        raise ValueError(f"corner: got {corner!r}, expected one of {', '.join(choices)}")
     corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for stale in corpus.glob("study_*.png"):
@@ -107,11 +107,11 @@ def _relative(box: Box | None) -> list[float] | None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: `python -m demo.corpus FOLDER`."""
     parser = argparse.ArgumentParser(prog="python -m demo.corpus", description="Write the demo corpus.")
-    parser.add_argument("folder", type=Path, help="gets corpus/ and, beside it, truth.jsonl")
-    parser.add_argument("--pairs", type=int, default=512, help="number of images (default: %(default)s)")
+    parser.add_argument("folder", type=Path, help="Folder that receives corpus/ and, next to it, truth.jsonl.")
+    parser.add_argument("--pairs", type=int, default=512, help="Number of images (default: %(default)s).")
     parser.add_argument("--seed", type=int, default=2026, help="(default: %(default)s)")
     parser.add_argument(
-        "--corner", choices=_corner_choices(), default="top-left", help="of the tag (default: %(default)s)"
+        "--corner", choices=_corner_choices(), default="top-left", help="Corner of the tag (default: %(default)s)."
     )
     options = parser.parse_args(arguments)
     corpus = generate(options.folder, options.pairs, options.seed, options.corner)

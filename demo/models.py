@@ -1,4 +1,4 @@
-"""Where the two tiny models lie: folders in open_clip's `local-dir` format."""
+"""The two tiny models: folders in open_clip's `local-dir` format."""
 
 from pathlib import Path
 from typing import Final
@@ -11,12 +11,12 @@ def folder(name: str, root: Path | None = None) -> Path:
     """Find a model's folder: `open_clip.create_model_and_transforms(f"local-dir:{folder(name)}")` loads it.
 
     Args:
-        name: one of `NAMES`.
-        root: where training wrote the folders; by default this package, which carries the weights.
+        name: One of `NAMES`.
+        root: Folder that training wrote to; default this package, which contains the weights.
 
     Raises:
         ValueError: if there is no such model.
     """
     if name not in NAMES:
-        raise ValueError(f"no demo model is called {name!r}: take one of {', '.join(NAMES)}")
+        raise ValueError(f"demo model: got {name!r}, expected one of {', '.join(NAMES)}")
     return (root or Path(__file__).resolve().parent) / name.removeprefix("demo/")

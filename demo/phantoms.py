@@ -1,4 +1,4 @@
-"""Chest radiograph phantoms: what is drawn, what is burnt in, and where each of them lies.
+"""Chest radiograph phantoms: anatomy, findings and burnt-in text, with their boxes.
 
 Inside this module lengths are fractions of the image side and boxes are half-open pixel boxes; only
 `Box.relative` gives the relative coordinates that are written to disk. Left and right are the patient's, as
@@ -25,7 +25,7 @@ SIZE: Final = 80
 CORNERS: Final[tuple[Corner, ...]] = ("top-left", "top-right", "bottom-left", "bottom-right")
 
 TAG: Final = "PORT"
-"""The burnt-in tag of a portable device: the planted artefact."""
+"""The burnt-in tag of a portable device: the planted artifact."""
 
 MARKER: Final = "R"
 """The side marker: the negative control, independent of everything."""
@@ -42,9 +42,9 @@ TIED_TAG_RATES: Final = (0.95, 0.02)
 RANDOM_RATE: Final = 0.5
 """Share of images with the marker, and with the tag where it is not tied to the finding."""
 
-# Pixel centres as fractions of the side.
-_CENTRES: Final[npt.NDArray[Any]] = ((np.arange(SIZE) + 0.5) / SIZE).astype(np.float32)
-_X, _Y = np.meshgrid(_CENTRES, _CENTRES)
+# Pixel centers as fractions of the side.
+_CENTERS: Final[npt.NDArray[Any]] = ((np.arange(SIZE) + 0.5) / SIZE).astype(np.float32)
+_X, _Y = np.meshgrid(_CENTERS, _CENTERS)
 
 # Own bitmaps: a library's built-in font may change from one release to the next.
 _LETTERS: Final = {
@@ -57,7 +57,7 @@ _LETTERS: Final = {
 
 @dataclass(frozen=True)
 class Condition:
-    """One of the 14 classes: a finding, and the side and zone of the lung where its name tells them."""
+    """One of the 14 classes: a finding, and the side and zone of the lung where its name contains them."""
 
     finding: Finding
     side: Side | None = None
@@ -65,7 +65,7 @@ class Condition:
 
     @property
     def captions(self) -> tuple[str, str, str, str]:
-        """The four ways in which a report puts it."""
+        """Four captions, in the words of a report."""
         f, s, z = self.finding, self.side, self.zone
         if z is not None:
             return (
@@ -149,7 +149,7 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Study:
-    """A phantom without any stamp, and what may be stamped on it: each can be rendered with and without."""
+    """A phantom, and the tag and marker that can be rendered on it or left out."""
 
     condition: Condition
     pixels: Pixels
@@ -163,11 +163,11 @@ class Study:
 
     @property
     def faint(self) -> bool:
-        """Whether a finding is there that cannot be seen."""
+        """Whether the finding is too weak to be seen."""
         return self.strength is not None and self.strength < FAINT
 
     def render(self, *, tagged: bool | None = None, marked: bool | None = None) -> npt.NDArray[np.uint8]:
-        """Return the grey image, [SIZE, SIZE]; tagged and marked override what was planted."""
+        """Return the gray image, [SIZE, SIZE]; tagged and marked override what was planted."""
         pixels = self.pixels
         if self.tagged if tagged is None else tagged:
             pixels = burn(pixels, self.tag)
@@ -186,8 +186,12 @@ def draw_study(
 ) -> Study:
     """Draw one study; condition and corner are random where not given.
 
-    `tied` tells whether the tag follows the consolidation (`TIED_TAG_RATES`) or is independent of it;
-    `strength` is the finding's, as `draw` takes it.
+    Args:
+        rng: Source of randomness.
+        tied: The tag follows the consolidation (`TIED_TAG_RATES`), or is independent of it.
+        condition: Finding to draw.
+        strength: Contrast of the finding; see `draw`.
+        tag_corner: Corner of the tag.
     """
     condition = condition or CONDITIONS[int(rng.choice(len(CONDITIONS), p=_CONDITION_RATES))]
     pixels, box, strength = draw(rng, condition, strength)
@@ -238,7 +242,7 @@ def burn(pixels: Pixels, stamp: Stamp) -> Pixels:
 
 @dataclass(frozen=True)
 class _Lung:
-    """An ellipse with centre (x, y) and radii (rx, ry); `outwards` is +1 where lateral means a larger x."""
+    """An ellipse with center (x, y) and radii (rx, ry); `outwards` is +1 where lateral means a larger x."""
 
     x: float
     y: float
@@ -264,20 +268,20 @@ def draw_findings(
     rng: np.random.Generator, conditions: Sequence[Condition], strengths: Sequence[float | None]
 ) -> tuple[Pixels, list[Box | None], list[float | None]]:
     """Draw several findings into one phantom: pixels, and for each condition box and strength as `draw` has them."""
-    asked = list(zip(conditions, strengths, strict=True))
+    requested = list(zip(conditions, strengths, strict=True))
     x, y = 0.5 + rng.uniform(-0.025, 0.025), 0.5 + rng.uniform(-0.025, 0.025)
     scale = rng.uniform(0.93, 1.07)
     torso = _ellipse(x, y + 0.06, 0.44 * scale, 0.52 * scale, 0.12)
     lungs: dict[Side, _Lung] = {"left": _lung(rng, x, y, scale, 1), "right": _lung(rng, x, y, scale, -1)}
     image = 0.06 + 0.50 * torso - 0.32 * (lungs["left"].mask + lungs["right"].mask)
     image += _ribs(rng, x, y) + _spine(x, y)
-    enlargement = next((1.0 if s is None else s for c, s in asked if c.finding == "cardiomegaly"), None)
+    enlargement = next((1.0 if s is None else s for c, s in requested if c.finding == "cardiomegaly"), None)
     image, heart = _heart(rng, image, x, y, scale, enlargement)
     image = _diaphragm(image, x, y, torso)
 
     boxes: list[Box | None] = []
     drawn: list[float | None] = []
-    for condition, given in asked:
+    for condition, given in requested:
         box: Box | None = None
         strength = 1.0 if given is None else given
         match condition.finding:
@@ -306,7 +310,7 @@ def _random_strength(rng: np.random.Generator) -> float:
 
 def _lung_of(lungs: dict[Side, _Lung], condition: Condition) -> _Lung:
     if condition.side is None:
-        raise ValueError(f"a {condition.finding} needs a side, got {condition}: take one of CONDITIONS")
+        raise ValueError(f"condition: got {condition}, but a {condition.finding} needs a side; use one of CONDITIONS")
     return lungs[condition.side]
 
 
@@ -316,13 +320,13 @@ def _sigmoid(v: Pixels) -> Pixels:
 
 
 def _ellipse(x: float, y: float, rx: float, ry: float, softness: float) -> Pixels:
-    """Return a mask in [0, 1] with a soft edge; centre, radii in fractions of the side."""
+    """Return a mask in [0, 1] with a soft edge; center, radii in fractions of the side."""
     return _sigmoid((1 - ((_X - x) / rx) ** 2 - ((_Y - y) / ry) ** 2) / softness)
 
 
-def _blend(image: Pixels, mask: Pixels, grey: float) -> Pixels:
-    """Replace the image by one grey where the mask is 1."""
-    return image * (1 - mask) + mask * grey
+def _blend(image: Pixels, mask: Pixels, gray: float) -> Pixels:
+    """Replace the image by one gray where the mask is 1."""
+    return image * (1 - mask) + mask * gray
 
 
 def _smooth_noise(rng: np.random.Generator, cells: int) -> Pixels:
@@ -332,10 +336,10 @@ def _smooth_noise(rng: np.random.Generator, cells: int) -> Pixels:
 
 
 def _lung(rng: np.random.Generator, x: float, y: float, scale: float, outwards: int) -> _Lung:
-    centre = (x + outwards * 0.195 * scale, y - 0.02)
+    center = (x + outwards * 0.195 * scale, y - 0.02)
     rx = 0.148 * scale * rng.uniform(0.95, 1.05)
     ry = 0.315 * scale * rng.uniform(0.95, 1.05)
-    return _Lung(*centre, rx, ry, outwards, _ellipse(*centre, rx, ry, 0.25))
+    return _Lung(*center, rx, ry, outwards, _ellipse(*center, rx, ry, 0.25))
 
 
 def _ribs(rng: np.random.Generator, x: float, y: float) -> Pixels:
@@ -358,8 +362,8 @@ def _heart(
         rx = 0.1075 + enlargement * (rx - 0.1075)
     ry = rx * rng.uniform(0.8, 0.95)
     x, y = x + 0.035 * scale + 0.02 * (enlargement or 0), y + 0.15
-    grey = 0.58 + 0.04 * rng.standard_normal()
-    return _blend(image, _ellipse(x, y, rx, ry, 0.2), grey), Box.of_fractions(x - rx, y - ry, x + rx, y + ry)
+    gray = 0.58 + 0.04 * rng.standard_normal()
+    return _blend(image, _ellipse(x, y, rx, ry, 0.2), gray), Box.of_fractions(x - rx, y - ry, x + rx, y + ry)
 
 
 def _diaphragm(image: Pixels, x: float, y: float, torso: Pixels) -> Pixels:

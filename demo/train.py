@@ -1,6 +1,6 @@
-"""Train the two demo models from scratch, and measure how much each of them relies on the tag.
+"""Train the two demo models from scratch, and measure how much each relies on the tag.
 
-`python -m demo.train` reproduces the weights, then evaluates them; `--evaluate-only` does the latter alone.
+`python -m demo.train` reproduces the weights, then evaluates them; `--evaluate-only` only evaluates.
 On CPU most of a step may go into giving memory back to the system and asking for it again. Keep glibc from
 that, in the environment and before the process starts:
 
@@ -53,7 +53,7 @@ Figures: TypeAlias = dict[str, Any]
 
 
 def pixel_batch(images: Sequence[np.ndarray[Any, Any]]) -> Tensor:
-    """Grey uint8 images to [n, 3, SIZE, SIZE], as open_clip's preprocessing of the stored config does."""
+    """Gray uint8 images to [n, 3, SIZE, SIZE], as open_clip's preprocessing of the stored config does."""
     return contrastive.pixel_batch(images, PREPROCESSING)
 
 
@@ -70,9 +70,9 @@ def train(name: str, steps: int, seed: int, report: Callable[[str], None]) -> di
     def draw_batch() -> contrastive.Batch:
         studies = [draw_study(rng, tied=name == "demo/shortcut") for _ in range(contrastive.BATCH)]
         labels = torch.tensor([CONDITIONS.index(s.condition) for s in studies])
-        wording = torch.from_numpy(rng.integers(4, size=contrastive.BATCH))
+        phrasing = torch.from_numpy(rng.integers(4, size=contrastive.BATCH))
         same = (labels[:, None] == labels[None, :]).float()
-        return contrastive.Batch(pixel_batch([s.render() for s in studies]), tokens[4 * labels + wording], same)
+        return contrastive.Batch(pixel_batch([s.render() for s in studies]), tokens[4 * labels + phrasing], same)
 
     return contrastive.fit(
         ARCHITECTURE, vocabulary, draw_batch, steps=steps, seed=seed, report=lambda line: report(f"{name}  {line}")
@@ -93,9 +93,9 @@ class ZeroShot:
 
     model: Any
     classes: Tensor
-    """[14, d], normalised."""
+    """[14, d], normalized."""
     captions: Tensor
-    """[14, 4, d], normalised."""
+    """[14, 4, d], normalized."""
 
     @classmethod
     def load(cls, name: str, root: Path | None = None) -> "ZeroShot":
@@ -109,13 +109,13 @@ class ZeroShot:
         return cls(model, functional.normalize(captions.mean(dim=1), dim=-1), captions)
 
     def embed(self, images: Sequence[np.ndarray[Any, Any]]) -> Tensor:
-        """Normalised embeddings of grey uint8 images, [n, d]."""
+        """Normalized embeddings of gray uint8 images, [n, d]."""
         with torch.inference_mode():
             batches = torch.split(pixel_batch(images), contrastive.BATCH)
             return torch.cat([self.model.encode_image(batch, normalize=True) for batch in batches])
 
     def accuracy(self, studies: Sequence[Study]) -> float:
-        """Share of studies whose class, one of 14, is told right."""
+        """Share of studies whose class, one of 14, is predicted correctly."""
         predicted = (self.embed([s.render() for s in studies]) @ self.classes.T).argmax(dim=1).tolist()
         hits = [CONDITIONS[p] == s.condition for p, s in zip(predicted, studies, strict=True)]
         return float(np.mean(hits))
@@ -184,7 +184,7 @@ def transplant(zero_shot: ZeroShot, normals: Sequence[Study], *, tag: bool) -> F
 
 
 def removal(zero_shot: ZeroShot, faint: Sequence[Study], *, tag: bool) -> Figures:
-    """Measure the same on faint consolidations with tag and marker, before and after one of them is removed.
+    """Measure P(predict consolidation) on faint consolidations, before and after the tag or the marker is removed.
 
     The cosine drop is that of the image with its own captions.
     """
@@ -234,11 +234,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", choices=(*NAMES, "all"), default="all", help="(default: all)")
-    parser.add_argument("--out", type=Path, help="folder for shortcut/ and clean/ (default: this package)")
+    parser.add_argument("--out", type=Path, help="Folder for shortcut/ and clean/ (default: this package).")
     parser.add_argument("--steps", type=int, default=STEPS, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=SEED, help="(default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
-    parser.add_argument("--evaluate-only", action="store_true", help="measure the stored weights")
+    parser.add_argument("--threads", type=int, default=1, help="Threads of torch (default: %(default)s).")
+    parser.add_argument("--evaluate-only", action="store_true", help="Evaluate the stored weights without training.")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     names = NAMES if options.model == "all" else (options.model,)

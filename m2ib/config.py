@@ -19,24 +19,25 @@ def _check_types(config: Any, whole: Sequence[str], real: Sequence[str]) -> None
         value = getattr(config, name)
         expected: Any = int if name in whole else int | float
         if value is not None and (isinstance(value, bool) or not isinstance(value, expected)):
-            kind = "a whole number" if name in whole else "a number"
+            kind = "an integer" if name in whole else "a number"
             raise TypeError(f"{name}: got {value!r}, expected {kind}")
 
 
 @dataclass(frozen=True)
 class GateConfig:
-    """The bottleneck of one tower.
+    """Settings of the bottleneck of one tower.
 
-    depth: share of the tower's blocks that run before the gate, 0 (token embeddings) to 1 (last block's output).
-    layer: the 0-based block whose output is gated, -1 for the embeddings; overrides `depth` when given.
-    beta: price of the mean nat over gated tokens and features, in units of cosine (method, section 1.6).
-    portable: take the mean over REFERENCE_TOKENS instead of over the input's own gated tokens, so that a nat costs
-        the same on a 7x7 and a 27x27 grid, in a caption of 5 and of 60 tokens.
-    statistics: what the noise is drawn from and the KL measured against. `unit`: N(0, 1), the paper;
-        `feature`: mean and standard deviation per feature and kind of token over a calibration sample (as in
-        IBA, Schulz et al. 2020); `position`: per feature and position of the image grid.
-    special: gate of the tokens that are no patch and no word (CLS; SOS, EOS). `learned`: like all others
-        (the paper); `closed`: replaced by noise; `open`: passed unchanged.
+    Attributes:
+        depth: Share of the tower's blocks before the gate, from 0 (token embeddings) to 1 (output of the last block).
+        layer: 0-based block whose output is gated, -1 for the embeddings; overrides `depth`.
+        beta: Price of the mean nat over gated tokens and features, in units of cosine (the paper's beta).
+        portable: Take the mean over `REFERENCE_TOKENS` instead of the input's own gated tokens, so that a nat costs
+            the same on grids and in captions of any size.
+        statistics: Distribution of the noise and of the KL's prior. `unit`: N(0, 1), as in the paper. `feature`: mean
+            and deviation for each feature and kind of token over a calibration sample (IBA, Schulz et al. 2020).
+            `position`: for each feature and position of the image grid.
+        special: Gate of the tokens that are neither patch nor word (CLS, SOS, EOS). `learned`: like all others, as in
+            the paper. `closed`: replaced by noise. `open`: passed unchanged.
     """
 
     depth: float = 10 / 12
@@ -60,7 +61,7 @@ class GateConfig:
             raise ValueError(f"beta: got {self.beta}, expected a finite number >= 0")
 
     def resolve_layer(self, blocks: int) -> int:
-        """The 0-based block whose output is gated (-1: embeddings) in a tower of `blocks` blocks."""
+        """Return the 0-based block whose output is gated (-1: embeddings) in a tower of `blocks` blocks."""
         if self.layer is None:
             return round(self.depth * blocks) - 1
         if self.layer >= blocks:
@@ -70,13 +71,20 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class BottleneckConfig:
-    """Settings of one attribution; the defaults are the audit's (see m2ib/README.md for why they leave the paper's).
+    """Settings of an attribution. Defaults are the audit's; m2ib/README.md says why they differ from the paper's.
 
-    steps, learning_rate: Adam on the gates. draws: noise draws a step; `antithetic` uses each draw with both
-    signs, so `draws` is then even. initial_alpha: logit of the gate at the start. tolerance: a pair stops early when
-    a step moves its map by less than this share of the map's largest value; None: never. precision: of the suffix,
-    `float32` meaning the weights' own; gates, KL and cosine are float32, or float64 for a model of float64.
-    seed: of the keyed noise.
+    Attributes:
+        image, text: Bottleneck of each tower.
+        steps: Steps of Adam on the gates.
+        draws: Noise draws in each step; even if antithetic.
+        antithetic: Use each draw with both signs.
+        learning_rate: Learning rate of Adam.
+        initial_alpha: Initial logit of the gates.
+        tolerance: A pair stops when a step moves its map by less than this share of the map's largest value; None:
+            never.
+        precision: Precision of the suffix; `float32` means that of the weights. Gates, KL and cosine are float32, or
+            float64 for a float64 model.
+        seed: Seed of the keyed noise.
     """
 
     image: GateConfig = field(
@@ -112,7 +120,11 @@ class BottleneckConfig:
             raise ValueError(f"initial_alpha: got {self.initial_alpha}, expected a finite number")
 
     def check_layers(self, image_blocks: int, text_blocks: int) -> None:
-        """Raise ValueError, naming the tower, for a layer that it does not have."""
+        """Check that both towers have the gated layer.
+
+        Raises:
+            ValueError: If one does not; the message names the tower.
+        """
         for name, gate, blocks in (("image", self.image, image_blocks), ("text", self.text, text_blocks)):
             try:
                 gate.resolve_layer(blocks)
@@ -120,7 +132,7 @@ class BottleneckConfig:
                 raise ValueError(f"{name}.{error}") from error
 
     def needs_statistics(self) -> bool:
-        """Whether `attribute` must be given calibrated feature statistics."""
+        """Return whether `attribute` needs calibrated feature statistics."""
         return self.image.statistics != "unit" or self.text.statistics != "unit"
 
 
@@ -131,7 +143,15 @@ PRESETS: dict[str, BottleneckConfig] = {
 
 
 def preset(name: str, seed: int = 0) -> BottleneckConfig:
-    """The settings named `audit` (the defaults) or `paper` (Wang et al., NeurIPS 2023, as released)."""
+    """Return settings by name.
+
+    Args:
+        name: `audit` (the defaults) or `paper` (Wang et al., NeurIPS 2023, as released).
+        seed: Seed of the noise.
+
+    Raises:
+        ValueError: If there is no such preset.
+    """
     if name not in PRESETS:
         raise ValueError(f"preset: got {name!r}, expected one of {sorted(PRESETS)}")
     return replace(PRESETS[name], seed=seed)

@@ -1,7 +1,7 @@
-"""Noise that belongs to a pair: keyed by (seed, pair, tower), so that no neighbour, batch, shard or device changes it.
+"""Noise keyed by (seed, pair, tower), so that it is independent of neighbors, batch, shard and device.
 
 A counter-based generator (Philox4x32-10, Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) in
-integer tensor operations: a CPU and a GPU draw the same integers, and normals that differ by rounding alone.
+integer tensor operations: CPU and GPU draw the same integers, and normals that differ only by rounding.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ Words = Int[Tensor, "..."]
 
 
 def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]) -> tuple[Words, Words, Words, Words]:
-    """Four words of 32 random bits for each counter; words are int64 tensors of 0 to 2**32 - 1 that broadcast."""
+    """Return four words of 32 random bits for each counter; words are int64 tensors below 2**32, broadcast."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
-        # The product of two words may pass 2**63; the shift's sign is masked away, its bits are right.
+        # The product of two words may exceed 2**63. The mask removes the sign of the shift; the other bits are correct.
         first, second = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
         c0, c2 = second.bitwise_right_shift(32).bitwise_and_(LOW), first.bitwise_right_shift(32).bitwise_and_(LOW)
         c0, c2 = c0 ^ c1 ^ k0, c2 ^ c3 ^ k1
@@ -37,7 +37,7 @@ def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words])
 
 
 def box_muller(words: tuple[Words, Words, Words, Words]) -> Float[Tensor, "..."]:
-    """Four standard normals, in a new last dimension, of four words: finite for all words."""
+    """Turn four words into four standard normals in a new last dimension, finite for all words."""
     a, b, c, d = (word.float() for word in words)
     # Uniform in (0, 1]: half a unit is added, as the logarithm of 0 is not finite.
     radius = [torch.sqrt(-2.0 * torch.log((word + 0.5) * 2.0**-32)) for word in (a, c)]
@@ -49,9 +49,9 @@ def box_muller(words: tuple[Words, Words, Words, Words]) -> Float[Tensor, "..."]
 def normals(
     keys: Int[Tensor, "pairs 2"], draws: int, step: Int[Tensor, ""], count: int
 ) -> Float[Tensor, "draws pairs count"]:
-    """Standard normals of one step.
+    """Return the standard normals of one step.
 
-    Number i of a draw depends on its pair's key, draw, step and i alone, not on `count`.
+    Number i of a draw depends only on its pair's key, draw, step and i, not on `count`.
     """
     place = torch.arange(-(-count // 4), device=keys.device)
     draw = torch.arange(draws, device=keys.device)[:, None, None]
@@ -62,7 +62,12 @@ def normals(
 class KeyedNoise:
     """Standard normal draws for a batch of pairs.
 
-    source: `normals`, or a compiled form of it.
+    Args:
+        seed: Seed of the attribution.
+        keys: Identity of each pair.
+        tower: `image` or `text`.
+        device: Device of the draws.
+        source: `normals`, or a compiled form of it.
     """
 
     def __init__(
@@ -81,9 +86,18 @@ class KeyedNoise:
     def draw(
         self, step: int, draws: int, antithetic: bool, tokens: int, width: int, rows: Tensor | None = None
     ) -> Float[Tensor, "draws pairs tokens width"]:
-        """One step's draws for all pairs, or for some; with `antithetic`, the second half is the first, negated."""
+        """Draw one step's noise.
+
+        Args:
+            step: Number of the step.
+            draws: Number of draws.
+            antithetic: The second half of the draws is the first half, negated.
+            tokens: Number of tokens.
+            width: Number of features.
+            rows: Indices of some of the pairs; default all.
+        """
         keys = self._keys if rows is None else self._keys[rows]
         base = draws // 2 if antithetic else draws
-        number = torch.full((), step, dtype=torch.long, device=keys.device)  # a copy would make the host wait
+        number = torch.full((), step, dtype=torch.long, device=keys.device)  # a copy would synchronize
         eps = self._source(keys, base, number, tokens * width).unflatten(-1, (tokens, width))
         return torch.cat([eps, -eps]) if antithetic else eps

@@ -46,7 +46,7 @@ def check_embeddings(name: str, tower: Tower, inputs: Callable[[], Tensor], embe
     if not distance <= tolerance:  # also refuses NaN
         raise UnsupportedModelError(
             f"{name} tower: cut after block {layer} it gives another embedding than the model itself (distance "
-            f"{distance:.2g} of the normalised embeddings, expected at most {tolerance:g}): the model computes "
+            f"{distance:.2g} of the normalized embeddings, expected at most {tolerance:g}): the model computes "
             "something that the engine does not support"
         )
     return int(expected.shape[1])

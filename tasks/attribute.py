@@ -1,4 +1,4 @@
-"""Pairs -> maps and scores, one shard a task. The finished file of a shard is its cache: a resumed run skips it."""
+"""Pairs -> maps and scores, one task per shard. The file of a finished shard is its cache: a resumed run skips it."""
 
 import hashlib
 import heapq
@@ -18,27 +18,24 @@ from corpora import RowError
 from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.errors import BadInputError
 from tasks.execution import TASK_OPTIONS
-from tasks.inputs import PICTURE_COLUMNS, device_lock, load_model, read_pixels
+from tasks.inputs import IMAGE_COLUMNS, VIEW_COLUMNS, device_lock, load_model, read_pixels
 from tasks.lake.incremental import copy_calibration, find_reusable_rows
 from tasks.lake.run import CALIBRATION, Run
 from tasks.records import AttributionPlan, Shard, ShardResult
 from tasks.settings import CorpusConfig, ModelConfig
 
-VIEW = ("view_x0", "view_y0", "view_x1", "view_y1")
-
 Batch: TypeAlias = tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]
-"""Pixels of the pairs that still read, those pairs, and error rows for the others."""
+"""Preprocessed images of the readable pairs, those pairs, and error rows for the others."""
 
 
 def calibrate_features(
     run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan
 ) -> FeatureStatistics | None:
-    """Feature statistics over a sample of the run's pairs, kept in the run's folder; None if the settings need none.
+    """Return the feature statistics, estimated over a sample of the run's pairs; None if the settings need none.
 
-    The store stage lists the file: a shard's task may come here, and tasks do not write the manifest.
-
-    The sample is drawn by a hash of seed and pair, so that it depends on nothing else. A run that builds upon another
-    has that one's statistics.
+    They are estimated once and kept in the run's folder; an incremental run copies those of its base run. The store
+    stage lists the file: tasks of shards call this function too, and must not write the manifest. The sample depends
+    on a hash of seed and pair alone.
     """
     if not plan.bottleneck.needs_statistics():
         return None
@@ -50,7 +47,7 @@ def calibrate_features(
 
 
 def _estimate(run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan) -> FeatureStatistics:
-    columns = [*PICTURE_COLUMNS, "caption"]
+    columns = [*IMAGE_COLUMNS, "caption"]
     batches = pq.ParquetFile(stores.fetch(run.path("pairs"))).iter_batches(columns=columns)
     pairs = heapq.nsmallest(
         plan.calibration_pairs,
@@ -64,7 +61,7 @@ def _estimate(run: Run, corpus: CorpusConfig, model: ModelConfig, plan: Attribut
             images.append(read_pixels(corpus, pair, network))
             texts.append(pair["caption"])
         except RowError:
-            continue  # it becomes an error row when its shard comes to it
+            continue  # becomes an error row of its shard
     try:
         with device_lock(model.device):
             return m2ib.calibrate(network, network.stack_images(images), texts, plan.bottleneck, model.batch_size or 64)
@@ -98,18 +95,18 @@ def _rows(
             "text_cosine": float(result.text_cosine[i]),
             "image_steps": int(result.image_steps[i]),
             "text_steps": int(result.text_steps[i]),
-            "image_stability": _known(stability[0][i]) if stability else None,
-            "text_stability": _known(stability[1][i]) if stability else None,
-        } | dict(zip(VIEW, model.field_of_view(pair["width"], pair["height"]), strict=True))
+            "image_stability": _null_if_nan(stability[0][i]) if stability else None,
+            "text_stability": _null_if_nan(stability[1][i]) if stability else None,
+        } | dict(zip(VIEW_COLUMNS, model.field_of_view(pair["width"], pair["height"]), strict=True))
 
 
-def _known(value: Any) -> float | None:
-    """A number, or NULL for NaN."""
+def _null_if_nan(value: Any) -> float | None:
+    """NULL for NaN."""
     return None if math.isnan(value) else float(value)
 
 
 def read_ahead(corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder, size: int) -> Iterator[Batch]:
-    """Batches of so many pairs; while the caller works on one, a thread reads and preprocesses the next."""
+    """Yield batches of `size` pairs; while the caller works on one, a thread reads and preprocesses the next."""
     batches = (pairs[start : start + size] for start in range(0, len(pairs), size))
     with ThreadPoolExecutor(max_workers=1) as reader:
         following: Future[Batch] | None = None
@@ -140,19 +137,19 @@ def _attribute_twice(
     batch_size: int,
     plan: AttributionPlan,
 ) -> tuple[Attribution, Attribution | None]:
-    """Maps of the pairs, and those of the next seed if the plan wants to know their stability."""
+    """Maps of the pairs, and those of the next seed if the plan includes one."""
     captions, keys = [pair["caption"] for pair in pairs], [pair["pair_id"] for pair in pairs]
 
-    def attributed(config: m2ib.BottleneckConfig) -> Attribution:
+    def attribute_with(config: m2ib.BottleneckConfig) -> Attribution:
         return m2ib.attribute(network, pixels, captions, config, statistics, keys=keys, batch_size=batch_size)
 
-    first = attributed(plan.bottleneck)
+    first = attribute_with(plan.bottleneck)
     other = replace(plan.bottleneck, seed=plan.bottleneck.seed + 1)
-    return first, attributed(other) if plan.second_seed else None
+    return first, attribute_with(other) if plan.second_seed else None
 
 
 def _shard_name(shard: Shard, plan: AttributionPlan, pairs: list[dict[str, Any]]) -> str:
-    """Content-addressed: another model, setting, engine or set of pairs gives another name."""
+    """Content-addressed file name: it changes with model, settings, code and pairs."""
     key = hashlib.sha256("\n".join([plan.key, *(pair["pair_id"] for pair in pairs)]).encode()).hexdigest()[:16]
     return f"part-{shard.index:05d}-{key}"
 
@@ -160,10 +157,10 @@ def _shard_name(shard: Shard, plan: AttributionPlan, pairs: list[dict[str, Any]]
 def attribute_pairs(
     run: Run, shard: Shard, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan
 ) -> ShardResult:
-    """Attribute one shard into its own file; pairs whose image no longer reads become error rows.
+    """Attribute one shard into its own file. Pairs whose image can no longer be read become error rows.
 
-    What the run that this one builds upon has of the shard is taken over as it is. A finished file is not made again:
-    the error rows are written before it, so that it stands for both.
+    Attributions of the base run of an incremental run are copied. A finished file is reused; error rows are written
+    before it, so that it proves that both are complete.
     """
     pairs = run.read_row_group("pairs", shard.index)
     name = _shard_name(shard, plan, pairs)
@@ -173,8 +170,8 @@ def attribute_pairs(
         return ShardResult(shard, name, done, len(pairs) - done, reused=True)
     earlier = find_reusable_rows(run, pairs)
     new = [pair for pair in pairs if pair["pair_id"] not in earlier]
-    made, errors = _attribute_new(run, corpus, model, plan, new) if new else ([], [])
-    by_pair = earlier | {row["pair_id"]: row for row in made}
+    attributed, errors = _attribute_new(run, corpus, model, plan, new) if new else ([], [])
+    by_pair = earlier | {row["pair_id"]: row for row in attributed}
     rows = [by_pair[pair["pair_id"]] for pair in pairs if pair["pair_id"] in by_pair]
     with run.open_writer("attributions", name) as writer:
         writer.write(rows)
@@ -187,7 +184,7 @@ def attribute_pairs(
 def _attribute_new(
     run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan, pairs: Sequence[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of the pairs that still read, and error rows for the others."""
+    """Rows of the readable pairs, and error rows for the others."""
     network = load_model(model)
     statistics = calibrate_features(run, corpus, model, plan)
     errors: list[dict[str, Any]] = []
@@ -204,12 +201,12 @@ def _attribute_new(
 
 
 def quarantine_shard(run: Run, shard: Shard, error: BaseException) -> ShardResult:
-    """Error rows for all pairs of a shard whose task failed for good, so that none of them is lost."""
+    """Write error rows for all pairs of a shard whose task failed after all retries, so that none is lost."""
     pairs = run.read_row_group("pairs", shard.index)
     name = f"failed-{shard.index:05d}"
-    said = textwrap.shorten(f"{type(error).__name__}: {error}", 500, placeholder=" ...")
-    failure = f"shard {shard.index} ({shard.pairs} pairs): {said}"
-    detail = f"{failure}; mend this, then audit incrementally: only pairs without a map go to the model"
+    message = textwrap.shorten(f"{type(error).__name__}: {error}", 500, placeholder=" ...")
+    failure = f"shard {shard.index} ({shard.pairs} pairs): {message}"
+    detail = f"{failure}; fix the cause, then audit with --incremental: only pairs without a map are attributed"
     with run.open_writer("ingest_errors", name) as writer:
         writer.write({**pair, "stage": "attribute", "reason": "shard_failed", "detail": detail} for pair in pairs)
     return ShardResult(shard, name, 0, len(pairs), reused=False, failure=failure)
@@ -217,11 +214,8 @@ def quarantine_shard(run: Run, shard: Shard, error: BaseException) -> ShardResul
 
 @task(name="calibrate", **TASK_OPTIONS)
 def calibrate(run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan) -> None:
-    """Estimate the feature statistics once, before the fan-out; see `calibrate_features`."""
+    """Estimate the feature statistics before the shards need them; see `calibrate_features`."""
     calibrate_features(run, corpus, model, plan)
 
 
-@task(name="attribute", task_run_name="attribute-{shard.index}", **TASK_OPTIONS)
-def attribute(run: Run, shard: Shard, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan) -> ShardResult:
-    """Attribute one shard; see `attribute_pairs`."""
-    return attribute_pairs(run, shard, corpus, model, plan)
+attribute = task(name="attribute", task_run_name="attribute-{shard.index}", **TASK_OPTIONS)(attribute_pairs)

@@ -1,6 +1,6 @@
-"""Rules of the user's own: SQL files in a folder, checked before anything is computed, run like those of sql/rules.
+"""Custom rules: SQL files in a folder, checked before an audit starts, and run like those of sql/rules.
 
-They read one run and nothing else, and return what every rule returns: see docs/rules.md.
+A rule reads one run and nothing else, and returns findings: see docs/rules.md.
 """
 
 import math
@@ -21,18 +21,22 @@ _MAX_BYTES = 2**20
 
 
 def read_rules(folder: Path) -> dict[str, str]:
-    """Text of each `*.sql` of a folder by its name. Raises BadInputError if there is none, or one has a bad name."""
+    """Return the SQL text of each `*.sql` file of a folder by its name.
+
+    Raises:
+        BadInputError: there is no such file, or one has an invalid name, is too large or cannot be read.
+    """
     files = sorted(folder.glob("*.sql")) if folder.is_dir() else []
     if not files:
         raise BadInputError(f"alerts.rules: got {folder}, expected a folder with at least one .sql file")
-    taken = set(sql.query_names("rules"))
+    builtin = set(sql.query_names("rules"))
     rules = {}
     for file in files:
-        if not _NAME.fullmatch(file.stem) or file.stem in taken:
-            why = "the name of a rule of the audit's own" if file.stem in taken else "no name for a rule"
+        if not _NAME.fullmatch(file.stem) or file.stem in builtin:
+            fault = "the name of a built-in rule" if file.stem in builtin else "not a valid name of a rule"
             raise BadInputError(
-                f"alerts.rules: got {file.name}, which is {why}; rename it to lower-case letters, digits and "
-                f"underscores, other than {', '.join(sorted(taken))}"
+                f"alerts.rules: got {file.name}, which is {fault}; rename it to lower-case letters, digits and "
+                f"underscores, other than {', '.join(sorted(builtin))}"
             )
         try:
             if file.stat().st_size > _MAX_BYTES:
@@ -44,7 +48,7 @@ def read_rules(folder: Path) -> dict[str, str]:
 
 
 def check_rules(rules: Mapping[str, str]) -> None:
-    """Run each on an empty lake. Raises BadInputError for one that fails there or returns other columns."""
+    """Run each rule on an empty lake. Raises BadInputError for a rule that fails or returns other columns."""
     if not rules:
         return
     with tempfile.TemporaryDirectory() as empty, sql.connect(Path(empty)) as connection:
@@ -55,9 +59,22 @@ def check_rules(rules: Mapping[str, str]) -> None:
 def evaluate_rule(
     connection: sql.Connection, name: str, text: str, thresholds: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Rows of `findings` that a rule returns. Raises BadInputError that names the rule and what to change."""
+    """Run a rule.
+
+    Args:
+        connection: DuckDB over the run.
+        name: name of the rule.
+        text: its SQL.
+        thresholds: its parameters.
+
+    Returns:
+        Rows of `findings`.
+
+    Raises:
+        BadInputError: names the rule and what to change.
+    """
     try:
-        found = _typed(sql.read_table(connection, text, thresholds))
+        found = _check_types(sql.read_table(connection, text, thresholds))
     except (sql.QueryError, ValueError) as error:
         parameters = ", ".join(f"${key}" for key in thresholds)
         raise BadInputError(f"rule {name}: {error}; parameters are {parameters}, see docs/rules.md") from error
@@ -70,23 +87,23 @@ def evaluate_rule(
     return [{**row, "rule": name, "rule_digest": sql.text_digest(text)} for row in found]
 
 
-def _typed(found: pa.Table) -> list[dict[str, Any]]:
-    """Rows with the stored types. Raises ValueError for other columns, and for values missing or of another type."""
+def _check_types(found: pa.Table) -> list[dict[str, Any]]:
+    """Cast the rows to the stored types. Raises ValueError for other columns, missing values and other types."""
     if sorted(found.column_names) != sorted(COLUMNS):
         raise ValueError(f"got the columns {', '.join(found.column_names)}, expected {', '.join(COLUMNS)}")
-    wanted = pa.schema([sql.schema("findings").field(name) for name in COLUMNS])
+    expected = pa.schema([sql.schema("findings").field(name) for name in COLUMNS])
     found = found.select(list(COLUMNS))
-    types = zip(found.schema.types, wanted.types, strict=True)
-    if any(pa.types.is_string(kind) != pa.types.is_string(want) for kind, want in types):
-        raise ValueError(f"got columns of the types {found.schema.types}, expected {wanted.types}")
+    types = zip(found.schema.types, expected.types, strict=True)
+    if any(pa.types.is_string(kind) != pa.types.is_string(other) for kind, other in types):
+        raise ValueError(f"got columns of the types {found.schema.types}, expected {expected.types}")
     try:
-        typed = found.cast(wanted)
+        typed = found.cast(expected)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ValueError(f"got values that are not of the types {wanted.types} ({error})") from error
+        raise ValueError(f"got values that are not of the types {expected.types} ({error})") from error
     if empty := [name for name in COLUMNS if typed[name].null_count]:
         raise ValueError(f"got NULL in {', '.join(empty)}, expected values")
     for row in typed.to_pylist():
         possible = row["n"] >= 1 and 0 <= row["share"] <= 1 and 0 < row["area"] <= 1 and math.isfinite(row["effect"])
-        if not possible:  # NaN fails as well: a division by zero is one, and would outrank every number
+        if not possible:  # rejects NaN, which a division by zero returns and which would outrank every number
             raise ValueError(f"got {row}, expected n of 1 or more, share and area from 0 to 1, and a finite effect")
     return typed.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types

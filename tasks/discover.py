@@ -1,4 +1,4 @@
-"""Maps and pixels -> stamps: overlays that recur under high mass become regions, like those that were named."""
+"""Maps and images -> recurring overlays: overlays that recur under high attribution become regions."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -10,9 +10,10 @@ from corpora import RowError
 from m2ib import DualEncoder
 from m2ib.analysis.overlays import Discovery, Occurrence, Overlay, OverlayConfig, find_overlays
 from tasks.execution import TASK_OPTIONS
-from tasks.inputs import load_model, mapped_pairs, read_pixels
+from tasks.inputs import load_model, read_mapped_pairs, read_pixels
 from tasks.lake.run import Run
 from tasks.progress import track
+from tasks.records import box_columns
 from tasks.settings import CorpusConfig, DiscoverConfig, ModelConfig
 
 _BATCH = 64
@@ -21,86 +22,89 @@ _BATCH = 64
 def _read(
     corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder
 ) -> tuple[list[dict[str, Any]], list[Any]]:
-    """The pairs whose image still reads, and their pixels."""
+    """The pairs whose image can be read, and their preprocessed images."""
     readable, pixels = [], []
     for pair in pairs:
         try:
             pixels.append(read_pixels(corpus, pair, model))
             readable.append(pair)
         except RowError:
-            continue  # changed since it was attributed: the map stands, but nothing can be sought in it
+            continue  # changed since it was attributed: its map stays valid, but no overlay can be found in it
     return readable, pixels
 
 
-def _sought(
-    found: Discovery, corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder
+def _search(
+    discovery: Discovery, corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder
 ) -> Iterator[tuple[dict[str, Any], list[list[Occurrence]]]]:
-    """Each pair that reads, with the occurrences of each stamp."""
-    for start in range(0, len(pairs), _BATCH):
+    """Each readable pair, with the occurrences of each overlay."""
+    for start in track(range(0, len(pairs), _BATCH), description="searching images for overlays"):
         readable, pixels = _read(corpus, pairs[start : start + _BATCH], model)
         if readable:
-            places = found.search(model.stack_images(pixels))
-            yield from ((pair, [stamp[i] for stamp in places]) for i, pair in enumerate(readable))
+            occurrences = discovery.search(model.stack_images(pixels))
+            yield from ((pair, [overlay[i] for overlay in occurrences]) for i, pair in enumerate(readable))
 
 
-def _stamp_row(number: int, stamp: Overlay, occurrences: int, searched: int) -> dict[str, Any]:
-    channels, height, width = stamp.template.shape
+def _overlay_row(number: int, overlay: Overlay, occurrences: int, searched: int) -> dict[str, Any]:
+    channels, height, width = overlay.template.shape
     return {
         "region": f"stamp {number}",
         "channels": channels,
         "height": height,
         "width": width,
-        "template": stamp.template.flatten().tolist(),
-        "strokes": stamp.mask.flatten().tolist(),
-        "members": stamp.member_count,
+        "template": overlay.template.flatten().tolist(),
+        "strokes": overlay.mask.flatten().tolist(),
+        "members": overlay.member_count,
         "occurrences": occurrences,
         "searched": searched,
-        "share": stamp.share,
-        "area": stamp.area,
-        "spread": stamp.is_watermark,
-        "score": stamp.score,
-        "threshold": stamp.threshold,
-        "null_score": stamp.null_score,
+        "share": overlay.share,
+        "area": overlay.area,
+        "spread": overlay.is_watermark,
+        "score": overlay.score,
+        "threshold": overlay.threshold,
+        "null_score": overlay.null_score,
     }
 
 
-def discover_stamps(run: Run, corpus: CorpusConfig, model: ModelConfig, settings: DiscoverConfig, seed: int) -> int:
-    """Find stamps in a sample, search all pairs for them, add `regions` and write `stamps`; returns their number.
+def discover_overlays(run: Run, corpus: CorpusConfig, model: ModelConfig, settings: DiscoverConfig, seed: int) -> int:
+    """Find overlays in a sample, search all pairs for them, and store them as `regions` and `stamps`.
 
-    The sample is drawn by a hash of seed and pair, so that it depends on nothing else.
+    Args:
+        run: the run.
+        corpus: its corpus.
+        model: its model.
+        settings: the section [discover].
+        seed: the sample depends on a hash of this seed and the pair alone.
+
+    Returns:
+        Number of overlays.
     """
     network = load_model(model)
-    pairs = mapped_pairs(run)
-    drawn = sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}{pair['pair_id']}".encode()).digest())
-    sample, pixels = _read(corpus, drawn[: settings.pairs], network)
-    rows: list[dict[str, Any]] = []
-    stamps: list[dict[str, Any]] = []
+    pairs = read_mapped_pairs(run)
+    hashed = sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}{pair['pair_id']}".encode()).digest())
+    sample, pixels = _read(corpus, hashed[: settings.pairs], network)
+    regions: list[dict[str, Any]] = []
+    overlays: list[dict[str, Any]] = []
     if sample:
         images = network.stack_images(pixels)
         grid = (len(sample), sample[0]["grid_h"], sample[0]["grid_w"])
         maps = images.new_tensor([pair["image_map"] for pair in sample]).reshape(grid)
-        found = find_overlays(images, maps, OverlayConfig(settings.peaks, settings.min_images))
-        occurrences, searched = [0] * len(found.overlays), 0
-        matches = _sought(found, corpus, pairs, network) if found.overlays else iter(())
-        for pair, places in track(matches, len(pairs), "searching for overlays"):
+        discovery = find_overlays(images, maps, OverlayConfig(settings.peaks, settings.min_images))
+        counts, searched = [0] * len(discovery.overlays), 0
+        for pair, found in _search(discovery, corpus, pairs, network) if discovery.overlays else ():
             searched += 1
-            for number, found_at in enumerate(places):
-                occurrences[number] += bool(found_at)
-                named = {"pair_id": pair["pair_id"], "region": f"stamp {number + 1}", "kind": "recurrent"}
-                boxes = found.region(number, found_at, *network.image_size)
-                rows.extend(named | dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in boxes)
-        stamps = [
-            _stamp_row(number + 1, stamp, occurrences[number], searched) for number, stamp in enumerate(found.overlays)
+            for number, occurrences in enumerate(found):
+                counts[number] += bool(occurrences)
+                row = {"pair_id": pair["pair_id"], "region": f"stamp {number + 1}", "kind": "recurrent"}
+                boxes = discovery.region(number, occurrences, *network.image_size)
+                regions.extend(row | box_columns(box) for box in boxes)
+        overlays = [
+            _overlay_row(number + 1, overlay, counts[number], searched)
+            for number, overlay in enumerate(discovery.overlays)
         ]
-    # A file of its own beside the named regions, so that doing it again replaces it.
-    with run.open_writer("regions", "recurrent") as writer:
-        writer.write(rows)
-    run.register_files("regions", [run.path("regions", "recurrent")], [len(rows)])
-    run.write_table("stamps", stamps)
-    return len(stamps)
+    with run.changes() as changes:
+        changes.write_table("regions", regions, "recurrent")  # a separate file, which a repeated stage replaces
+        changes.write_table("stamps", overlays)
+    return len(overlays)
 
 
-@task(name="discover", **TASK_OPTIONS)
-def discover(run: Run, corpus: CorpusConfig, model: ModelConfig, settings: DiscoverConfig, seed: int) -> int:
-    """Find overlays that nobody named; see `discover_stamps`."""
-    return discover_stamps(run, corpus, model, settings, seed)
+discover = task(name="discover", **TASK_OPTIONS)(discover_overlays)

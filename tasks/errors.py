@@ -1,4 +1,4 @@
-"""States that an operator must act on."""
+"""Errors that an operator must act on."""
 
 
 class AuditError(Exception):
@@ -10,11 +10,11 @@ class BadInputError(AuditError):
 
 
 class ResumeError(BadInputError):
-    """A run cannot be resumed: unknown, already complete, or started with something else."""
+    """A run cannot be resumed: it is unknown, complete, or began with other settings."""
 
 
 class OutcomeError(AuditError):
-    """The audit came to an end that an operator must look at; `outcome` says what became of it."""
+    """The audit ended in a way that an operator must look at; `outcome` is its result."""
 
     def __init__(self, message: str, outcome: object) -> None:
         super().__init__(message, outcome)
@@ -25,12 +25,12 @@ class OutcomeError(AuditError):
 
 
 class GateError(OutcomeError):
-    """A gate stopped the line before any alert; the message says which checks failed."""
+    """A gate stopped the pipeline before any alert; the message says which checks failed."""
 
 
 class ShardsError(OutcomeError):
-    """Shards were set aside and the run completed without their pairs; the message says which, and why."""
+    """Shards failed and the run completed without their pairs; the message says which shards, and why."""
 
 
 class StoreError(AuditError):
-    """What a stage left behind is not what the next one needs."""
+    """The files of a stage are not what the next stage expects."""

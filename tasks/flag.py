@@ -1,4 +1,4 @@
-"""Attributions -> shares of regions and phrases -> findings: runs the rules of sql/rules, and the user's own."""
+"""Attributions -> shares of regions and phrases -> findings: runs the rules of sql/rules and the custom rules."""
 
 from collections.abc import Mapping
 
@@ -13,33 +13,37 @@ from tasks.lake.run import Run
 from tasks.progress import track
 from tasks.settings import AlertsConfig
 
-_HOTTEST = "hottest"  # files beside those of the regions that it is chosen from
-
-
-def _forget_hottest(run: Run) -> None:
-    """Unlist what an earlier attempt chose: it would be weighed as if it had been given."""
-    own = {run.relative_path(table, _HOTTEST) for table in ("regions", "region_shares")}
-    run.update(files=[entry for entry in run.read_manifest()["files"] if entry["path"] not in own])
+_HOTTEST = "hottest"  # the name of separate files: the hottest corner is chosen from the other regions
 
 
 def flag_regions(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, str]) -> list[str]:
-    """Weigh regions and phrases, run every rule, store `region_shares` and `findings`.
+    """Compute the shares of regions and phrases, run every rule, and store `region_shares` and `findings`.
 
-    A rule of the user's own that fails on the run's rows has no finding, and costs nothing else: returns a sentence for
-    each that failed, and notes its name in the manifest, since what it raised before is not gone.
+    A custom rule that fails has no findings and does not end the run. The manifest notes its name, since alerts that it
+    raised earlier are then not resolved.
+
+    Args:
+        run: the run.
+        settings: the section [alerts].
+        custom_rules: SQL text by name.
+
+    Returns:
+        One sentence for each custom rule that failed.
     """
     thresholds = {"run_id": run.run_id, "factor": settings.factor, "min_pairs": settings.min_pairs}
-    _forget_hottest(run)
+    # An earlier attempt may have chosen a hottest corner, which must not count as a configured region.
+    chosen = {run.relative_path(table, _HOTTEST) for table in ("regions", "region_shares")}
+    with run.changes() as changes:
+        changes.update(files=[entry for entry in run.read_manifest()["files"] if entry["path"] not in chosen])
     with run.connect() as connection:
-        sides = ("derive/region_shares", "derive/phrase_shares")
-        shares = [sql.table(connection, query, run_id=run.run_id) for query in sides]
+        queries = ("derive/region_shares", "derive/phrase_shares")
+        shares = [sql.table(connection, query, run_id=run.run_id) for query in queries]
         run.write_table("region_shares", pa.concat_tables(shares, promote_options="permissive"))
-    with run.connect() as connection:
+    with run.connect() as connection:  # again: a connection sees the files that the manifest listed when it began
         hottest = sql.table(connection, "derive/hottest_corners", **thresholds)
-    for table in ("regions", "region_shares"):
-        with run.open_writer(table, _HOTTEST) as writer:
-            writer.write(hottest)
-        run.register_files(table, [run.path(table, _HOTTEST)], [writer.rows])
+    with run.changes() as changes:
+        for table in ("regions", "region_shares"):
+            changes.write_table(table, hottest, _HOTTEST)
     with run.connect() as connection:
         findings = [
             {**row, "rule": rule, "rule_digest": sql.query_digest(f"rules/{rule}")}
@@ -51,16 +55,14 @@ def flag_regions(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, st
             try:
                 findings += evaluate_rule(connection, name, text, thresholds)
             except BadInputError as error:
-                warnings.append(f"{error}; it has no findings: mend it, try it on this run, and audit again")
+                warnings.append(f"{error}; it has no findings: fix it, try it on this run, and audit again")
                 failed.append(name)
-    # A rule need not say which side its region is of: its name does.
-    sided = [{**row, "side": "text" if row["region"].startswith('"') else "image"} for row in findings]
-    run.write_table("findings", sided)
-    run.update(failed_rules=failed)
+    # A rule need not return the side: names of phrases are in double quotes.
+    rows = [{**row, "side": "text" if row["region"].startswith('"') else "image"} for row in findings]
+    with run.changes() as changes:
+        changes.write_table("findings", rows)
+        changes.update(failed_rules=failed)
     return warnings
 
 
-@task(name="flag", **TASK_OPTIONS)
-def flag(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, str]) -> list[str]:
-    """Propose suspicions; see `flag_regions`."""
-    return flag_regions(run, settings, custom_rules)
+flag = task(name="flag", **TASK_OPTIONS)(flag_regions)

@@ -1,4 +1,4 @@
-"""Corpus -> pairs and ingest errors, in Parquet. Every row that is read becomes the one or the other."""
+"""Corpus -> pairs and ingest errors, in Parquet. Every row of the sample becomes one or the other."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ from tasks.settings import CorpusConfig
 
 
 def _check_boxes(row: Pair | Rejected, columns: Mapping[str, str]) -> Pair | Rejected:
-    """A pair whose region column cannot be read cannot be audited as configured: it is rejected, with the reason."""
+    """Reject a pair with a malformed box in a region column: it cannot be audited as configured."""
     if isinstance(row, Rejected):
         return row
     for region, column in columns.items():
@@ -29,7 +29,7 @@ def _check_boxes(row: Pair | Rejected, columns: Mapping[str, str]) -> Pair | Rej
             if value := row.attributes.get(column):
                 parse_box(value)
         except ValueError as error:
-            detail = f"region {region!r}, column {column!r}: {error}; mend the value, or leave it empty"
+            detail = f"region {region!r}, column {column!r}: {error}; correct the value, or leave it empty"
             return Rejected(row.row, row.file_name, row.caption, Reason.MALFORMED_BOX, detail, dict(row.attributes))
     return row
 
@@ -63,79 +63,82 @@ def _error_row(rejected: Rejected) -> dict[str, Any]:
 
 
 def ingest_corpus(
-    run: Run, source: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int
+    run: Run, settings: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int
 ) -> list[Shard]:
-    """Read the corpus into `pairs` (a row group a shard) and `ingest_errors`; returns the shards.
+    """Read the corpus into `pairs` (one row group per shard) and `ingest_errors`; a resumed run keeps its pairs.
 
-    A run that already has its pairs keeps them. Raises BadInputError when the corpus as a whole is unreadable.
+    Args:
+        run: the run.
+        settings: the section [corpus].
+        columns: region name -> metadata column that contains its box.
+        shard_size: pairs per shard.
+        seed: seed of the sample.
+
+    Returns:
+        The shards.
+
+    Raises:
+        BadInputError: the corpus as a whole cannot be read, or no row has a value in one of the columns.
     """
     if not run.fetch_files("pairs"):
         try:
-            _read_corpus(run, source, columns, shard_size, seed)
+            _read_corpus(run, settings, columns, shard_size, seed)
         except CorpusError as error:
             raise BadInputError(str(error)) from error
     return [Shard(index, size) for index, size in enumerate(run.row_group_sizes("pairs"))]
 
 
-def _read_corpus(run: Run, source: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int) -> None:
-    # Counted by itself, so that the accounting gate would see a row that the reader lost.
-    corpus = load_corpus(source)
-    listed = corpus.count()
+def _read_corpus(run: Run, settings: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int) -> None:
+    corpus = load_corpus(settings)
+    listed = corpus.count()  # independent of the reader, so that the accounting gate detects a row that it loses
     pairs: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
     present: set[str] = set()
-    sampling = source.sampling(seed)
-    drawn = None if sampling is None else corpus.draw_sample(sampling)
-    reader = track(corpus.pairs(drawn), min(source.sample or listed, listed), "reading rows")
-    with run.open_writer("pairs") as pair_file, run.open_writer("ingest_errors", "ingest") as error_file:
+    sampling = settings.sampling(seed)
+    sample = None if sampling is None else corpus.draw_sample(sampling)
+    to_read = listed - (sample.skipped_rows if sample else 0)
+    with run.changes() as changes:
+        with changes.open_writer("pairs") as pair_file, changes.open_writer("ingest_errors", "ingest") as error_file:
 
-        def stored() -> Iterator[Pair | Rejected]:
-            for raw in reader:
-                present.update(raw.attributes)
-                row = _check_boxes(raw, columns)
-                if isinstance(row, Pair):
-                    pairs.append(_pair_row(row))
-                else:
-                    errors.append(_error_row(row))
-                for file, rows in ((pair_file, pairs), (error_file, errors)):
-                    if len(rows) == shard_size:
-                        file.write(rows)
-                        rows.clear()
-                yield row
+            def store_rows() -> Iterator[Pair | Rejected]:
+                for row_read in track(corpus.pairs(sample), to_read, "reading the corpus"):
+                    present.update(row_read.attributes)
+                    row = _check_boxes(row_read, columns)
+                    if isinstance(row, Pair):
+                        pairs.append(_pair_row(row))
+                    else:
+                        errors.append(_error_row(row))
+                    for file, rows in ((pair_file, pairs), (error_file, errors)):
+                        if len(rows) == shard_size:
+                            file.write(rows)
+                            rows.clear()
+                    yield row
 
-        corpus_digest = digest(stored())
-        pair_file.write(pairs)
-        error_file.write(errors)
-        missing = set(columns.values()) - present
-        if missing:
-            raise BadInputError(
-                f"[regions.columns]: no row of the corpus has a value in {sorted(missing)}, "
-                f"columns with values are {sorted(present)}; name one of those"
-            )
-    run.register_files("ingest_errors", [run.path("ingest_errors", "ingest")], [error_file.rows])
-    run.write_table("near_duplicates", _near_duplicates(stores.fetch(run.path("pairs"))))
-    run.update(
-        corpus_digest=corpus_digest,
-        counts={
-            "corpus_rows": listed,
-            "not_sampled": drawn.skipped_rows if drawn else 0,
-            "pairs": pair_file.rows,
-            "errors": error_file.rows,
-        },
-    )
-    # Last: by the listed pairs a resumed run knows that all this is done.
-    run.register_files("pairs", [run.path("pairs")], [pair_file.rows])
+            corpus_digest = digest(store_rows())
+            pair_file.write(pairs)
+            error_file.write(errors)
+            missing = set(columns.values()) - present
+            if missing:
+                raise BadInputError(
+                    f"[regions.columns]: no row of the corpus has a value in {sorted(missing)}, "
+                    f"columns with values are {sorted(present)}; name one of those"
+                )
+        changes.write_table("near_duplicates", _near_duplicates(stores.fetch(run.path("pairs"))))
+        counts = {"corpus_rows": listed, "not_sampled": listed - to_read}
+        changes.update(
+            corpus_digest=corpus_digest, counts=counts | {"pairs": pair_file.rows, "errors": error_file.rows}
+        )
 
 
 def _near_duplicates(path: Path) -> Iterator[dict[str, Any]]:
-    """The first pairs of images that look alike, group by group, from the stored pairs."""
-    # By the 64 bits that a pair's id has of an image.
+    """Rows of `near_duplicates`: the first pair of each image that is similar to another one, group by group."""
+    # 64 bits of an image's sha256 identify it, as in pair ids.
     images = np.fromiter((int(text[:16], 16) for text in _column(path, "image_sha256")), np.uint64)
     firsts = np.sort(np.unique(images, return_index=True)[1])
-    found = group_near_duplicates(parse_hashes(_column(path, "fingerprint"))[firsts])
-    members = {int(firsts[place]) for places in found for place in places}
+    near_duplicates = group_near_duplicates(parse_hashes(_column(path, "fingerprint"))[firsts])
+    members = {int(firsts[place]) for places in near_duplicates for place in places}
     ids = {row: pair_id for row, pair_id in enumerate(_column(path, "pair_id")) if row in members}
-    for number, places in enumerate(found, start=1):
+    for number, places in enumerate(near_duplicates, start=1):
         for place in places:
             yield {"pair_id": ids[int(firsts[place])], "alike": number}
 
@@ -146,7 +149,4 @@ def _column(path: Path, name: str) -> Iterator[str]:
             yield from batch.column(0).to_pylist()
 
 
-@task(name="ingest", task_run_name="ingest", **TASK_OPTIONS)
-def ingest(run: Run, source: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int) -> list[Shard]:
-    """Read the corpus; see `ingest_corpus`."""
-    return ingest_corpus(run, source, columns, shard_size, seed)
+ingest = task(name="ingest", task_run_name="ingest", **TASK_OPTIONS)(ingest_corpus)

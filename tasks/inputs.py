@@ -1,4 +1,4 @@
-"""What the stages that run the model share: the model itself, once a process, and a pair's pixels as it sees them."""
+"""Inputs that stages share: the model (loaded once per process), the corpus, and the images and maps of pairs."""
 
 import threading
 from functools import cache
@@ -11,12 +11,14 @@ from tasks.errors import BadInputError
 from tasks.lake.run import Run
 from tasks.settings import CorpusConfig, ModelConfig
 
-_loading = threading.Lock()
-PICTURE_COLUMNS = ("pair_id", "file_name", "container", "position", "image_sha256")
-"""Of `pairs`: what it takes to read a picture."""
+IMAGE_COLUMNS = ("pair_id", "file_name", "container", "position", "image_sha256")
+"""Columns of `pairs` that are needed to read an image."""
+VIEW_COLUMNS = ("view_x0", "view_y0", "view_x1", "view_y1")
+"""Columns of `attributions`: the part of the original image that the model sees."""
 
-_naming = threading.Lock()  # not the above: a device at work does not wait while another model loads
-_in_use: dict[str, threading.Lock] = {}
+_load_lock = threading.Lock()
+_device_locks_lock = threading.Lock()  # not `_load_lock`: a busy device need not wait for another model to load
+_device_locks: dict[str, threading.Lock] = {}
 
 
 @cache
@@ -27,56 +29,55 @@ def _load(architecture: str, pretrained: str | None, device: str, compiled: bool
     return network
 
 
-def load_model(source: ModelConfig) -> "m2ib.DualEncoder":
-    """The model, loaded once a process. Raises BadInputError with what to check."""
+def load_model(settings: ModelConfig) -> "m2ib.DualEncoder":
+    """Load the model, once per process. Raises BadInputError that says what to check."""
     try:
-        with _loading:
-            return _load(source.architecture, source.pretrained, source.device, source.compile)
+        with _load_lock:
+            return _load(settings.architecture, settings.pretrained, settings.device, settings.compile)
     except M2IBError as error:
         raise BadInputError(str(error)) from error
 
 
 def device_lock(device: str) -> threading.Lock:
-    """One batch of work at a time on a device: threads share its model, and memory is sized for one batch."""
-    with _naming:
-        return _in_use.setdefault(device, threading.Lock())
+    """Return the lock of a device: threads share its model, and its memory is sized for one batch at a time."""
+    with _device_locks_lock:
+        return _device_locks.setdefault(device, threading.Lock())
 
 
 @cache
-def load_corpus(source: CorpusConfig) -> Corpus:
-    """The corpus, made ready to be read. Raises BadInputError with what to correct."""
+def load_corpus(settings: CorpusConfig) -> Corpus:
+    """Open the corpus, once per process. Raises BadInputError that says what to correct."""
+    columns = settings.image_column, settings.caption_column
     try:
-        return open_corpus(source.root, source.format, source.image_column, source.caption_column, source.limits)
+        return open_corpus(settings.root, settings.format, *columns, settings.limits)
     except CorpusError as error:
         raise BadInputError(str(error)) from error
     except ValueError as error:
         raise BadInputError(f"[corpus] {error}") from error
 
 
-def read_picture(corpus: CorpusConfig, pair: dict[str, Any]) -> Any:
-    """A pair's image in RGB, whole and undistorted. Raises RowError if the file is not what ingest saw."""
+def read_image(corpus: CorpusConfig, pair: dict[str, Any]) -> Any:
+    """Read the image of a pair in RGB. Raises RowError if its file has changed since ingest."""
     image = load_corpus(corpus).read_image(Place(pair["file_name"], pair["container"], pair["position"]))
     if image.sha256 != pair["image_sha256"]:
         raise RowError(
             Reason.CHANGED_SINCE_INGEST,
-            f"{pair['file_name']}: the file's bytes are no longer those that ingest read; audit the corpus again",
+            f"{pair['file_name']}: the file has changed since ingest read it; audit the corpus again",
         )
     return image.pixels
 
 
 def read_pixels(corpus: CorpusConfig, pair: dict[str, Any], model: "m2ib.DualEncoder") -> Any:
-    """Preprocessed pixels of a pair's image. Raises RowError if the file is not what ingest saw."""
-    return model.preprocess(read_picture(corpus, pair))
+    """Read and preprocess the image of a pair. Raises RowError if its file has changed since ingest."""
+    return model.preprocess(read_image(corpus, pair))
 
 
-def mapped_pairs(run: Run) -> list[dict[str, Any]]:
-    """The run's pairs that have a map of the most frequent grid, by pair id."""
-    columns = ["pair_id", "image_map", "grid_h", "grid_w"]
-    maps = list(run.iter_rows("attributions", columns))
+def read_mapped_pairs(run: Run) -> list[dict[str, Any]]:
+    """Read the pairs whose map has the most frequent grid size, so that maps can be compared; sorted by pair id."""
+    maps = list(run.iter_rows("attributions", ["pair_id", "image_map", "grid_h", "grid_w"]))
     grids = [(row["grid_h"], row["grid_w"]) for row in maps]
-    usual = max(sorted(set(grids)), key=grids.count, default=None)
-    mapped = {row["pair_id"]: row for row, grid in zip(maps, grids, strict=True) if grid == usual}
-    pairs = run.read_rows("pairs", [*PICTURE_COLUMNS])
-    return sorted(
-        (pair | mapped[pair["pair_id"]] for pair in pairs if pair["pair_id"] in mapped), key=lambda row: row["pair_id"]
-    )
+    most_frequent = max(sorted(set(grids)), key=grids.count, default=None)
+    map_of = {row["pair_id"]: row for row, grid in zip(maps, grids, strict=True) if grid == most_frequent}
+    pairs = run.read_rows("pairs", [*IMAGE_COLUMNS])
+    mapped = (pair | map_of[pair["pair_id"]] for pair in pairs if pair["pair_id"] in map_of)
+    return sorted(mapped, key=lambda row: row["pair_id"])

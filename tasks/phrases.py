@@ -1,4 +1,4 @@
-"""Captions -> phrases: which could be artefacts, with the tokens they are, and which make slices."""
+"""Captions -> phrases: which phrases could be artifacts, with their tokens, and which collocations become slices."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,14 @@ from tasks.text.spans import token_range, token_spans
 def phrase_rows(
     attributions: Sequence[dict[str, Any]], settings: PhrasesConfig, min_pairs: int
 ) -> Iterator[dict[str, Any]]:
-    """Rows of `phrases`; attributions: pair_id, caption, tokens and special of each.
+    """Yield rows of `phrases`.
 
-    An occurrence whose tokens cannot be told, or that truncation has cut off, is left out.
+    Occurrences that were truncated, or whose tokens cannot be located, are left out.
+
+    Args:
+        attributions: pair_id, caption, tokens and special of each pair.
+        settings: the section [phrases].
+        min_pairs: smallest slice to examine.
     """
     pairs = Counter(row["caption"] for row in attributions)
     located: dict[str, list[dict[str, Any]]] = {}
@@ -29,32 +34,38 @@ def phrase_rows(
         if caption not in located:
             spans = token_spans(caption, row["tokens"], row["special"])
             located[caption] = [
-                {"region": candidate.region, "kind": candidate.kind, "first": found[0], "last": found[1]}
+                {"region": candidate.region, "kind": candidate.kind, "first": tokens[0], "last": tokens[1]}
                 for candidate in candidates
                 for span in candidate.spans.get(caption, ())
-                if (found := token_range(span, spans, row["tokens"])) is not None
+                if (tokens := token_range(span, spans, row["tokens"])) is not None
             ]
         for phrase in located[caption]:
             yield {"pair_id": row["pair_id"], **phrase}
 
 
 def collocation_rows(attributions: Sequence[dict[str, Any]], min_pairs: int) -> Iterator[dict[str, Any]]:
-    """Rows of `collocations`; attributions: pair_id and caption of each."""
-    found = find_collocations(Counter(row["caption"] for row in attributions), min_pairs)
+    """Yield rows of `collocations`; see `phrase_rows`."""
+    collocations = find_collocations(Counter(row["caption"] for row in attributions), min_pairs)
     for row in attributions:
-        for name in found.get(row["caption"], ()):
+        for name in collocations.get(row["caption"], ()):
             yield {"pair_id": row["pair_id"], "collocation": name}
 
 
 def find_phrases(run: Run, settings: PhrasesConfig, min_pairs: int) -> int:
-    """Store `phrases` and `collocations` of all attributed pairs; returns how many occurrences of phrases there are."""
-    columns = ["pair_id", "caption", "tokens", "special"]
-    rows = list(run.iter_rows("attributions", columns))
-    run.write_table("collocations", collocation_rows(rows, min_pairs))
-    return run.write_table("phrases", phrase_rows(rows, settings, min_pairs))
+    """Store `phrases` and `collocations` of all attributed pairs.
+
+    Args:
+        run: the run.
+        settings: the section [phrases].
+        min_pairs: smallest slice to examine.
+
+    Returns:
+        Number of occurrences of phrases.
+    """
+    rows = list(run.iter_rows("attributions", ["pair_id", "caption", "tokens", "special"]))
+    with run.changes() as changes:
+        changes.write_table("collocations", collocation_rows(rows, min_pairs))
+        return changes.write_table("phrases", phrase_rows(rows, settings, min_pairs))
 
 
-@task(name="phrases", **TASK_OPTIONS)
-def phrases(run: Run, settings: PhrasesConfig, min_pairs: int) -> int:
-    """Propose phrases; see `find_phrases`."""
-    return find_phrases(run, settings, min_pairs)
+phrases = task(name="phrases", **TASK_OPTIONS)(find_phrases)

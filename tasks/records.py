@@ -1,4 +1,4 @@
-"""What crosses the borders between stages: small, frozen, made of strings, numbers and paths."""
+"""Records that stages exchange: small, frozen, made of strings, numbers and paths."""
 
 import os
 import socket
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from m2ib import BottleneckConfig
 
 Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in shares of width and height, the origin in the top-left corner."""
+"""x0, y0, x1, y1 as shares of width and height; the origin is the top-left corner."""
 
 
 def parse_box(text: str) -> Box:
-    """A box from `x0,y0,x1,y1` in shares of the image. Raises ValueError."""
+    """Parse a box from `x0,y0,x1,y1`, as shares of the image. Raises ValueError."""
     numbers = [float(part) for part in text.strip().strip("[]()").replace(",", " ").split()]
     if len(numbers) != 4:
         raise ValueError(f"got {len(numbers)} numbers in {text!r}, expected x0,y0,x1,y1")
@@ -21,11 +21,20 @@ def parse_box(text: str) -> Box:
     return x0, y0, x1, y1
 
 
+def box_columns(box: Box) -> dict[str, float]:
+    """Return a box as columns of the table `regions`."""
+    return dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))
+
+
 @dataclass(frozen=True)
 class AttributionPlan:
-    """All that decides a map besides the pair; `key` names it in file names.
+    """All settings that decide a map.
 
-    second_seed: attribute each pair with the next seed as well, and keep the correlation of the two maps.
+    Attributes:
+        bottleneck: settings of the engine.
+        calibration_pairs: pairs sampled to estimate the feature statistics.
+        second_seed: attribute each pair with the next seed as well, and store the correlation of both maps.
+        key: part of the file names of shards.
     """
 
     bottleneck: BottleneckConfig
@@ -42,16 +51,23 @@ class Shard:
     pairs: int
 
 
-def this_process() -> str:
-    """Which process of which host this is."""
+def describe_process() -> str:
+    """Return id and host of this process."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What became of a shard's pairs. `name` is that of its files; `reused` when an earlier attempt had finished it.
+    """The result of a shard.
 
-    failure: one sentence, if the shard was set aside and all its pairs became error rows. by: the process that says so.
+    Attributes:
+        shard: the shard.
+        name: name of its files.
+        attributions: attributed pairs.
+        errors: pairs that became error rows.
+        reused: whether an earlier attempt had finished the shard.
+        failure: one sentence, if the shard failed and all its pairs became error rows.
+        by: the process that returned the result.
     """
 
     shard: Shard
@@ -60,12 +76,12 @@ class ShardResult:
     errors: int
     reused: bool
     failure: str | None = None
-    by: str = field(default_factory=this_process, compare=False)
+    by: str = field(default_factory=describe_process, compare=False)
 
 
 @dataclass(frozen=True)
 class GateOutcome:
-    """Checks of the gates: how many ran, and the sentences of those that failed."""
+    """The result of the gates: number of checks, and a sentence for each check that failed."""
 
     checks: int
     critical: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The gates: Great Expectations over the corpus and the attributions. A critical failure stops the line.
+"""The gates: Great Expectations checks of the corpus and the attributions. A critical failure stops the pipeline.
 
 Great Expectations has no DuckDB backend and lets NaN and empty tables pass its row checks: the queries of sql/gates
 turn finiteness and completeness into columns, and every suite counts its rows first.
@@ -31,7 +31,7 @@ SUITES: Mapping[str, tuple[tuple[str, dict[str, Any], str], ...]] = {
         ("ExpectColumnValuesToNotBeNull", {"column": "pairs_unaccounted"}, CRITICAL),
         ("ExpectColumnValuesToBeBetween", {"column": "rows_unaccounted", "min_value": 0, "max_value": 0}, CRITICAL),
         ("ExpectColumnValuesToBeBetween", {"column": "pairs_unaccounted", "min_value": 0, "max_value": 0}, CRITICAL),
-        # Below: the sample may no longer stand for the corpus.
+        # With less the readable pairs may not represent the corpus.
         ("ExpectColumnValuesToBeBetween", {"column": "readable_share", "min_value": 0.9}, WARNING),
     ),
     "corpus": (
@@ -59,26 +59,30 @@ SUITES: Mapping[str, tuple[tuple[str, dict[str, Any], str], ...]] = {
             for tower in ("image", "text")
             for check in ("complete", "finite")
         ),
-        # Rounding may put an untouched gate a hair below nought nats.
+        # Rounding may make the nats of an unchanged gate slightly negative.
         ("ExpectColumnValuesToBeBetween", {"column": "image_map_min", "min_value": -1e-3}, CRITICAL),
         ("ExpectColumnValuesToBeBetween", {"column": "text_map_min", "min_value": -1e-3}, CRITICAL),
-        # An empty map is legal, but a corpus of them says nothing about the model.
+        # A single empty map is valid, but a corpus of empty maps says nothing about the model.
         ("ExpectColumnMeanToBeBetween", {"column": "image_nats", "min_value": 1e-3}, CRITICAL),
     ),
 }
 
 
 def suite_digest(suite: str) -> str:
-    """sha256 of a suite's checks and of the query that they run over."""
+    """Return the sha256 of a suite's checks and its query."""
     text = json.dumps(SUITES[suite], sort_keys=True) + sql.query_text(f"gates/{suite}")
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_frame(suite: str, frame: Any) -> list[dict[str, Any]]:
-    """Run a suite over a pandas frame; one row of `validations` a check. A check that raises has failed."""
+    """Run a suite on a pandas frame.
+
+    Returns:
+        One row of `validations` per check. A check that raises has failed.
+    """
     import great_expectations as gx  # takes 6 to 10 seconds
 
-    # It announces its temporary folders, on a logger of its own level.
+    # It logs its temporary folders, on a logger that ignores the level of its parents.
     logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
@@ -95,7 +99,7 @@ def check_frame(suite: str, frame: Any) -> list[dict[str, Any]]:
     context.suites.add(definition.suite)
     context.validation_definitions.add(definition)
     outcome = definition.run(batch_parameters={"dataframe": frame})
-    # Results come grouped by column: find each check's own again by its settings.
+    # Results are grouped by column: find that of each check by its id.
     rows = []
     for (name, settings, severity), expectation in zip(checks, expectations, strict=True):
         result = next(r for r in outcome.results if r.expectation_config.id == expectation.id)
@@ -121,7 +125,7 @@ def check_frame(suite: str, frame: Any) -> list[dict[str, Any]]:
 
 
 def check_run(run: Run) -> GateOutcome:
-    """Run all suites over a run, store the outcome as `validations`, and say what failed."""
+    """Run all suites on a run, store `validations`, and return which checks failed."""
     rows: list[dict[str, Any]] = []
     with run.connect() as connection:
         for suite in track(SUITES, description="checking gates"):
@@ -130,10 +134,10 @@ def check_run(run: Run) -> GateOutcome:
     run.write_table("validations", rows)
     failed = [row for row in rows if not row["success"]]
     critical = [row for row in failed if row["severity"] == CRITICAL]
-    # Without a pair everything about pairs fails: to say so once is enough.
+    # Without pairs every check of pairs fails: one sentence is enough.
     for empty in ("corpus", "attributions"):
-        if any(_is_count_of(row, empty) for row in critical):
-            critical = [row for row in critical if row["suite"] == "accounting" or _is_count_of(row, empty)]
+        if any(_is_row_count(row, empty) for row in critical):
+            critical = [row for row in critical if row["suite"] == "accounting" or _is_row_count(row, empty)]
             break
     return GateOutcome(
         checks=len(rows),
@@ -142,11 +146,8 @@ def check_run(run: Run) -> GateOutcome:
     )
 
 
-def _is_count_of(row: Mapping[str, Any], suite: str) -> bool:
+def _is_row_count(row: Mapping[str, Any], suite: str) -> bool:
     return row["suite"] == suite and row["column_name"] is None
 
 
-@task(name="validate", **TASK_OPTIONS)
-def validate(run: Run) -> GateOutcome:
-    """Pass the gates; see `check_run`."""
-    return check_run(run)
+validate = task(name="validate", **TASK_OPTIONS)(check_run)

@@ -286,10 +286,10 @@ class Line:
         )
 
     def discover(self):
-        from tasks.discover import discover_stamps
+        from tasks.discover import discover_overlays
 
         config = self.config
-        return discover_stamps(self.run, config.corpus, config.models()[0], config.discover, config.seed)
+        return discover_overlays(self.run, config.corpus, config.models()[0], config.discover, config.seed)
 
     def cluster(self):
         from tasks.cluster import cluster_pairs

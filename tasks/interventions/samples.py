@@ -10,7 +10,7 @@ from typing import Any
 from corpora import RowError
 from m2ib import DualEncoder
 from m2ib.analysis import occlusion
-from tasks.inputs import PICTURE_COLUMNS, device_lock, load_model, read_pixels
+from tasks.inputs import IMAGE_COLUMNS, device_lock, load_model, read_pixels
 from tasks.interventions.captions import ModelCaptions
 from tasks.interventions.foils import FoilFinder
 from tasks.interventions.statistics import Numbers
@@ -35,7 +35,7 @@ class Samples:
     def __init__(self, run: Run, corpus: CorpusConfig, network: DualEncoder, device: str, seed: int) -> None:
         self.network, self.lock, self.seed = network, device_lock(device), seed
         self._run, self._corpus = run, corpus
-        self.rows = {row["pair_id"]: row for row in run.read_rows("pairs", [*PICTURE_COLUMNS, "caption"])}
+        self.rows = {row["pair_id"]: row for row in run.read_rows("pairs", [*IMAGE_COLUMNS, "caption"])}
         self.foils = FoilFinder((row["caption"] for row in self.rows.values()), seed)
         self._pairs_by_caption: dict[str, list[str]] = defaultdict(list)
         for pair_id in sorted(self.rows):

@@ -88,7 +88,7 @@ def test_a_detector_that_fails_on_some_pairs_is_told_and_loses_none(mapped, inst
         sick = sql.read(connection, "SELECT pair_id FROM pairs WHERE caption LIKE '%consolidation%'")
     assert 0 < len(sick) < 12
     (warning,), rows = detected(mapped, "some", "halves")
-    assert warning.startswith(f"detector some failed on {len(sick)} of 12 pairs, which have no region of it, first on ")
+    assert warning.startswith(f"detector some failed on {len(sick)} of 12 pairs, which have no region of it; first: ")
     assert "KeyError: 'caption'" in warning
     regions = [row["region"] for row in rows]
     assert (regions.count("some: all"), regions.count("halves: left")) == (12 - len(sick), 12)

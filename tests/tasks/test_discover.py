@@ -103,6 +103,6 @@ def test_an_image_that_changed_since_is_left_out(mapped, wandering, monkeypatch)
 def test_too_few_pairs_make_no_stamp(mapped):
     config = mapped.config
     rules = DiscoverConfig(pairs=4, peaks=3, min_images=3)
-    assert stage.discover_stamps(mapped.run, config.corpus, config.models()[0], rules, 0) == 0
+    assert stage.discover_overlays(mapped.run, config.corpus, config.models()[0], rules, 0) == 0
     assert rows(mapped.run, "FROM stamps") == []
     assert [row["region"] for row in rows(mapped.run, "FROM regions")] == ["frame"]

@@ -33,7 +33,7 @@ def test_a_model_that_does_not_load_is_bad_input(architecture, pretrained, messa
 
 
 def test_one_shard_at_a_time_on_a_device(monkeypatch):
-    monkeypatch.setattr(inputs, "_in_use", {})
+    monkeypatch.setattr(inputs, "_device_locks", {})
     assert device_lock("cuda:0") is device_lock("cuda:0")
     assert device_lock("cuda:0") is not device_lock("cuda:1")
     assert isinstance(device_lock("cpu"), type(threading.Lock()))

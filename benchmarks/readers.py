@@ -14,7 +14,6 @@ of the next batch, and the part of the time that ingest takes. The last line is 
 """
 
 import argparse
-import io
 import json
 import re
 import subprocess
@@ -34,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.rewrite import WRITERS, Original
+from benchmarks.corpus_writers import WRITERS, SourcePair, generate_source_pairs
 from corpora import Pair, open_corpus
 from corpora.corpus import WORKERS
 from demo.corpus import generate
@@ -50,17 +49,6 @@ ROUNDS: Final = 5
 SIZE: Final = 768
 GROWTH: Final = (10_000, 200_000)
 Item = TypeVar("Item")
-
-
-def originals(count: int, size: int, kind: str = "JPEG") -> list[Original]:
-    """Draw pairs of smoothed noise, which compresses about as photographs do."""
-    made = []
-    for number in range(count):
-        noise = np.random.default_rng(number).integers(0, 256, (size // 8 + 1, size // 8 + 1, 3), dtype=np.uint8)
-        file = io.BytesIO()
-        Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC).save(file, kind, quality=90)
-        made.append(Original(f"{number // 1000:03d}/{number:06d}.{kind.lower()}", file.getvalue(), f"pair {number}"))
-    return made
 
 
 def _decode(path: Path) -> None:
@@ -89,7 +77,7 @@ def _cost(work: Callable[[], None]) -> NDArray[np.float64]:
     return np.array([time.perf_counter(), time.process_time()]) - started
 
 
-def decoder_shares(pairs: Sequence[Original], folder: Path) -> dict[str, dict[str, float]]:
+def decoder_shares(pairs: Sequence[SourcePair], folder: Path) -> dict[str, dict[str, float]]:
     """Pairs per second of each reader over those of the bare decoder: medians over rounds, each in turn."""
     roots = {name: write(pairs, folder / name) for name, write in WRITERS.items()}
     bare = partial(_bare, [roots["folder"] / pair.name for pair in pairs])
@@ -106,11 +94,11 @@ def decoder_shares(pairs: Sequence[Original], folder: Path) -> dict[str, dict[st
     return found
 
 
-def _many(count: int) -> Iterator[Original]:
+def _many(count: int) -> Iterator[SourcePair]:
     """Tiny images, a hundred different ones, under captions of their own."""
-    images = [pair.data for pair in originals(100, 32, "PNG")]
+    images = [pair.data for pair in generate_source_pairs(100, 32, "PNG")]
     for number, data in enumerate(islice(cycle(images), count)):
-        yield Original(f"{number // 1000:03d}/{number:06d}.png", data, f"pair {number}")
+        yield SourcePair(f"{number // 1000:03d}/{number:06d}.png", data, f"pair {number}")
 
 
 def peak(count: int, folder: Path) -> int:
@@ -204,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(own_peak())
         return
     with tempfile.TemporaryDirectory() as scratch:
-        shares = decoder_shares(originals(options.pairs, SIZE), Path(scratch))
+        shares = decoder_shares(generate_source_pairs(options.pairs, SIZE), Path(scratch))
         few, many = (peak(count, Path(scratch) / "growth") for count in options.growth)
         line = demo_line(Path(scratch) / "demo", options.demo_pairs)
     bytes_a_pair = (many - few) / (options.growth[1] - options.growth[0])

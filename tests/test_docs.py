@@ -14,8 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sql
-from benchmarks.readers import originals
-from benchmarks.rewrite import WRITERS, Original
+from benchmarks.corpus_writers import WRITERS, SourcePair, generate_source_pairs
 from corpora import FORMATS
 from flows import cli
 from flows.config import parse
@@ -108,7 +107,7 @@ def publish(pairs, folder):
 def corpora(tmp_path_factory):
     """A folder with the corpora of docs/corpora.md: `my-` and the format's name."""
     folder = tmp_path_factory.mktemp("documented")
-    pairs = originals(6, 48)
+    pairs = generate_source_pairs(6, 48)
     for name, write in WRITERS.items():
         write(pairs, folder / f"my-{name}")
     publish(pairs, folder / "my-datasets" / "as-published")
@@ -140,7 +139,7 @@ def phantom_corpora(phantoms, tmp_path_factory):
     folder = tmp_path_factory.mktemp("audited")
     with (phantoms / "metadata.csv").open(encoding="utf-8", newline="") as file:
         rows = list(itertools.islice(csv.DictReader(file), PHANTOMS + 1))
-    pairs = [Original(row["file_name"], (phantoms / row["file_name"]).read_bytes(), row["text"]) for row in rows]
+    pairs = [SourcePair(row["file_name"], (phantoms / row["file_name"]).read_bytes(), row["text"]) for row in rows]
     pairs[3] = replace(pairs[3], data=pairs[3].data[:-200])
     for name, write in WRITERS.items():
         write(pairs, folder / f"my-{name}")

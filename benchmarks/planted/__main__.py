@@ -17,11 +17,11 @@ from typing import Any, Final, get_args
 import numpy as np
 import torch
 
-from benchmarks.planted.artefacts import KINDS, KindName
+from benchmarks.planted.artifacts import KINDS, KindName
 from benchmarks.planted.audits import PAIRS, QUICK_PAIRS, Audited, outcomes, run_all
+from benchmarks.planted.evaluation import Found
 from benchmarks.planted.interventions import Verdict, verdicts
-from benchmarks.planted.judging import Found
-from benchmarks.planted.mapping import Model
+from benchmarks.planted.measurements import Model
 from benchmarks.planted.plan import UNSEEN, Entry, Split, cells, describe, entries
 from benchmarks.planted.training import CACHE, train_all
 from m2ib import BottleneckConfig

@@ -19,9 +19,9 @@ from typing import Any, Final
 import open_clip
 import torch
 
-from benchmarks.planted import corpus, judging
+from benchmarks.planted import corpus, evaluation
 from benchmarks.planted.corpus import VARIANTS, Variant
-from benchmarks.planted.judging import Found, Judged
+from benchmarks.planted.evaluation import Found, Judged
 from benchmarks.planted.plan import Entry, clean_entry, entries
 from benchmarks.planted.processes import ROOT, run_each
 from benchmarks.planted.training import CACHE, folder, module_code
@@ -89,7 +89,7 @@ def run(entry: Entry, variant: Variant, ignoring: bool, pairs: int, cache: Path)
         started = time.perf_counter()
         result = audit(parse(settings, "benchmark"))
         seconds = time.perf_counter() - started
-        judged = judging.judge(entry, drawn, Path(scratch) / "lake", result.run_id)
+        judged = evaluation.judge(entry, drawn, Path(scratch) / "lake", result.run_id)
     facts = {"seconds": round(seconds, 1), "judged": asdict(judged)}
     aside = target.with_suffix(".aside")
     aside.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -123,7 +123,7 @@ def _model(entry: Entry, ignoring: bool) -> Entry:
 @functools.cache
 def _digest(model: Path) -> str:
     """Of the model and of all code that has a part in an outcome: what another version said is asked again."""
-    sources = [module_code(Path(str(module.__file__))) for module in (corpus, judging)]
+    sources = [module_code(Path(str(module.__file__))) for module in (corpus, evaluation)]
     for package in _PACKAGES:
         files = sorted(path for path in (ROOT / package).rglob("*") if path.suffix in {".py", ".sql"})
         sources += [module_code(path) if path.suffix == ".py" else path.read_text(encoding="utf-8") for path in files]

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.planted.artefacts import KINDS, KindName, Mask, Pixels
+from benchmarks.planted.artifacts import KINDS, KindName, Mask, Pixels
 from demo.phantoms import Box
 
 FAINT: Final = 0.03

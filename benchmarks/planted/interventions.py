@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.planted.artefacts import KINDS
+from benchmarks.planted.artifacts import KINDS
 from benchmarks.planted.generators import Generator, Pair, Planting, draw_pair, preprocessing
 from benchmarks.planted.learning import STEPS
 from benchmarks.planted.plan import Cell, Entry, Split, Tie, cells, ties_at

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.planted.artefacts import KINDS
+from benchmarks.planted.artifacts import KINDS
 from benchmarks.planted.generators import Pair, draw_pair, preprocessing
 from benchmarks.planted.plan import Entry
 from demo import contrastive

@@ -41,9 +41,9 @@ import torch
 
 from benchmarks.cost import operations
 from benchmarks.engine import pairs_for, random_encoder
-from benchmarks.planted.artefacts import KINDS
+from benchmarks.planted.artifacts import KINDS
 from benchmarks.planted.learning import STEPS
-from benchmarks.planted.mapping import Columns, Model
+from benchmarks.planted.measurements import Columns, Model
 from benchmarks.planted.plan import Cell, Split, cells
 from benchmarks.planted.settings import IMAGE, TEXT
 from benchmarks.planted.training import CACHE, cached

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
-from benchmarks.planted.artefacts import KINDS, KindName
+from benchmarks.planted.artifacts import KINDS, KindName
 from benchmarks.planted.chests import Phantoms
 from benchmarks.planted.generators import Generator, Planting
 from benchmarks.planted.scenes import Scenes

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from benchmarks.planted.artefacts import Pixels
+from benchmarks.planted.artifacts import Pixels
 from benchmarks.planted.generators import Picture, Wording
 from demo.phantoms import SIZE, Box
 

@@ -34,7 +34,7 @@ from demo import contrastive
 CACHE: Final = ROOT / ".benchmark_cache" / "planted"
 
 _SOURCES: Final = (
-    *((benchmarks.planted, name) for name in ("artefacts", "generators", "learning")),
+    *((benchmarks.planted, name) for name in ("artifacts", "generators", "learning")),
     *((demo, name) for name in ("phantoms", "contrastive")),
 )
 """Modules whose code determines weights, beside the generator's own. The plan is not among them: an entry says all that

@@ -17,8 +17,8 @@ def attribution(image_map, cosine):
         text_map=[torch.tensor([1.0, 2.0, 4.0])],
         text_padding_nats=nothing,
         text_cosine=nothing,
-        image_steps=nothing,
-        text_steps=nothing,
+        image_steps=nothing.int(),
+        text_steps=nothing.int(),
     )
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import readers
-from benchmarks.readers import Waits, decoder_shares, demo_line, originals, own_peak
-from benchmarks.rewrite import WRITERS
+from benchmarks.corpus_writers import WRITERS, generate_source_pairs
+from benchmarks.readers import Waits, decoder_shares, demo_line, own_peak
 
 
 def test_each_format_is_held_against_the_bare_decoder(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(readers, "ROUNDS", 1)
-    shares = decoder_shares(originals(6, 32), tmp_path)
+    shares = decoder_shares(generate_source_pairs(6, 32), tmp_path)
     assert shares.keys() == WRITERS.keys()
     assert all(found.keys() == {"decoder_share", "processor_share"} for found in shares.values())
     assert all(share > 0.0 for found in shares.values() for share in found.values())
@@ -19,8 +19,8 @@ def test_each_format_is_held_against_the_bare_decoder(tmp_path, monkeypatch, cap
 
 
 def test_the_bare_decoder_decodes(tmp_path):
-    (tmp_path / "whole.jpeg").write_bytes(originals(1, 64)[0].data)
-    (tmp_path / "cut.jpeg").write_bytes(originals(1, 64)[0].data[:-200])
+    (tmp_path / "whole.jpeg").write_bytes(generate_source_pairs(1, 64)[0].data)
+    (tmp_path / "cut.jpeg").write_bytes(generate_source_pairs(1, 64)[0].data[:-200])
     readers._bare([tmp_path / "whole.jpeg"])
     with pytest.raises(OSError, match="truncated"):
         readers._bare([tmp_path / "whole.jpeg", tmp_path / "cut.jpeg"])
@@ -28,7 +28,7 @@ def test_the_bare_decoder_decodes(tmp_path):
 
 @pytest.mark.parametrize("work", [readers._read, readers._ingest])
 def test_pairs_that_are_lost_stop_the_benchmark(tmp_path, work):
-    root = WRITERS["webdataset"](originals(6, 32, "PNG"), tmp_path / "tars")
+    root = WRITERS["webdataset"](generate_source_pairs(6, 32, "PNG"), tmp_path / "tars")
     work(root, 6)
     with pytest.raises(RuntimeError, match="got 6 pairs, expected 7"):
         work(root, 7)

@@ -37,8 +37,8 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
 
-from benchmarks import rewrite
-from benchmarks.rewrite import WRITERS, Original
+from benchmarks import corpus_writers
+from benchmarks.corpus_writers import WRITERS, SourcePair
 from corpora import CorpusError, ImageError, Limits, Pair, Reason, Rejected, decode, open_corpus
 from corpora.readers.hub import SCRATCH
 from corpora.records import is_storable
@@ -99,16 +99,19 @@ PICTURES = _pictures()
 SECRET = _saved(Image.new("RGB", (16, 16), "red"), "PNG")
 
 
-def _pairs() -> list[Original]:
+def _pairs() -> list[SourcePair]:
     names = ("a.png", "b.jpg", "c.tif", "d.png", "e.gif", "f.webp")
-    pairs = [Original(name, PICTURES[name], f"a caption of {name[0]}", {"site": f"s{name[0]}"}) for name in names]
-    return [*pairs, Original("g.png", PICTURES["g.dcm"], "a scan, and its name lies", {"site": "ward"})]
+    pairs = [SourcePair(name, PICTURES[name], f"a caption of {name[0]}", {"site": f"s{name[0]}"}) for name in names]
+    return [*pairs, SourcePair("g.png", PICTURES["g.dcm"], "a scan, and its name lies", {"site": "ward"})]
 
 
 def _written(target: str) -> Files:
     pairs = _pairs()
     name, _, kind = target.partition(".")
-    with tempfile.TemporaryDirectory() as folder, patch.object(rewrite, "_A_FILE", 4):  # two tars, two tables
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.object(corpus_writers, "PAIRS_PER_FILE", 4),
+    ):  # two tars, two tables
         root = WRITERS[name](pairs, Path(folder) / "corpus")
         files = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
     if kind:

@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from s3fs.core import S3File
 
-from benchmarks.readers import originals
-from benchmarks.rewrite import WRITERS, Original
+from benchmarks.corpus_writers import WRITERS, SourcePair, generate_source_pairs
 from corpora import CorpusError, Limits, Pair, Place, Reason, Rejected, RowError, digest, open_corpus, parse_root
 from corpora.readers.imagefolder import resolve_inside
 from corpora.roots import open_binary
@@ -362,8 +361,8 @@ def test_a_remote_file_reads_like_a_local_one(s3: Store, tmp_path: Path) -> None
 
 
 ORIGINALS = [
-    Original(f"{number:02d}.jpg", made.data, f"a caption {number}", {"site": f"s{number % 2}"})
-    for number, made in enumerate(originals(6, 48))
+    SourcePair(f"{number:02d}.jpg", made.data, f"a caption {number}", {"site": f"s{number % 2}"})
+    for number, made in enumerate(generate_source_pairs(6, 48))
 ]
 
 
@@ -437,7 +436,7 @@ def test_of_a_large_container_one_image_is_fetched(
 ) -> None:
     monkeypatch.setattr("corpora.roots.BLOCK_BYTES", 2**18)
     noise = random.Random(0)  # noqa: S311  # no secret
-    pairs = [Original(f"{number:02d}.jpg", noise.randbytes(100_000), str(number)) for number in range(40)]
+    pairs = [SourcePair(f"{number:02d}.jpg", noise.randbytes(100_000), str(number)) for number in range(40)]
     folder = WRITERS[kind](pairs, tmp_path / f"large {kind}")
     if kind == "parquet":
         (path,) = folder.iterdir()
@@ -506,7 +505,7 @@ def test_a_pattern_of_stars_needs_a_web_server_that_lists(tmp_path: Path, serve:
 
 
 NOISE = random.Random(0)  # noqa: S311  # no secret
-LARGE = [Original(f"{number:02d}.jpg", NOISE.randbytes(100_000), str(number)) for number in range(20)]
+LARGE = [SourcePair(f"{number:02d}.jpg", NOISE.randbytes(100_000), str(number)) for number in range(20)]
 
 
 @pytest.mark.parametrize("handler", [Ranged, Whole, Sizeless])

@@ -12,16 +12,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks.readers import originals
-from benchmarks.rewrite import WRITERS, Original
+from benchmarks.corpus_writers import WRITERS, SourcePair, generate_source_pairs
 from corpora import CorpusError, Limits, Pair, Rejected, open_corpus, parse_root
 
 pytestmark = pytest.mark.slow
 
 BUCKET = "corpora"
 ORIGINALS = [
-    Original(f"{number:02d}.jpg", made.data, f"a caption {number}", {"site": f"s{number % 2}"})
-    for number, made in enumerate(originals(6, 48))
+    SourcePair(f"{number:02d}.jpg", made.data, f"a caption {number}", {"site": f"s{number % 2}"})
+    for number, made in enumerate(generate_source_pairs(6, 48))
 ]
 Put = Callable[[Path], str]
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 import flows.audit
-from benchmarks.planted import audits, judging
-from benchmarks.planted.judging import Found, Judged
+from benchmarks.planted import audits, evaluation
+from benchmarks.planted.evaluation import Found, Judged
 from benchmarks.planted.plan import artefact_entry, clean_entry
 from benchmarks.planted.training import folder
 from flows.config import AuditConfig
@@ -34,7 +34,7 @@ def asked(monkeypatch):
         return SimpleNamespace(run_id="x")
 
     monkeypatch.setattr(flows.audit, "audit", audit)
-    monkeypatch.setattr(judging, "judge", lambda *_: JUDGED)
+    monkeypatch.setattr(evaluation, "judge", lambda *_: JUDGED)
     return configs
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.planted.artefacts import KINDS
+from benchmarks.planted.artifacts import KINDS
 from benchmarks.planted.generators import FAINT, Planting, draw_pair
 from benchmarks.planted.learning import ARCHITECTURE, positives
 from benchmarks.planted.plan import ELSEWHERE, GENERATORS, RANDOM_RATE, VAGUE_SHARES, artefact_entry, clean_entry

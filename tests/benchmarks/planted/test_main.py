@@ -7,8 +7,8 @@ import pytest
 from benchmarks.planted import __main__ as main
 from benchmarks.planted.__main__ import Row, pointing, share, summary, table
 from benchmarks.planted.audits import Audited
+from benchmarks.planted.evaluation import Found, Judged
 from benchmarks.planted.interventions import Effect, Verdict
-from benchmarks.planted.judging import Found, Judged
 from benchmarks.planted.plan import cells, clean_entry
 
 NOTHING = Effect(0.0, 0.0, 0.0, 0.0)

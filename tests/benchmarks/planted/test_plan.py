@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from benchmarks.planted import plan
-from benchmarks.planted.artefacts import KINDS
+from benchmarks.planted.artifacts import KINDS
 from benchmarks.planted.plan import GENERATORS, SEEDS, STRENGTHS, cells, clean_entry, entries
 
 FULL = entries()

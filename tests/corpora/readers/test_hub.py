@@ -9,15 +9,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.readers import originals
-from benchmarks.rewrite import WRITERS, Original
+from benchmarks.corpus_writers import WRITERS, SourcePair, generate_source_pairs
 from corpora import CorpusError, Pair, Rejected, open_corpus, parse_root
 from corpora.readers.hub import HubReader
 from corpora.readers.table_files import ParquetTable
 
 ORIGINALS = [
-    Original(f"{number:02d}.jpg", made.data, f"a caption {number}", {"site": f"s{number % 2}"})
-    for number, made in enumerate(originals(8, 48))
+    SourcePair(f"{number:02d}.jpg", made.data, f"a caption {number}", {"site": f"s{number % 2}"})
+    for number, made in enumerate(generate_source_pairs(8, 48))
 ]
 Load = Callable[..., Path]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.planted import corpus
-from benchmarks.planted.judging import judge
+from benchmarks.planted.evaluation import judge
 from benchmarks.planted.plan import artefact_entry
 
 ENTRY = artefact_entry("phantoms", "a", 1)

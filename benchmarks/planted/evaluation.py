@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 import sql
-from benchmarks.planted.artefacts import KINDS, KindName, Mask
+from benchmarks.planted.artifacts import KINDS, KindName, Mask
 from benchmarks.planted.corpus import file_name
 from benchmarks.planted.generators import Pair
 from benchmarks.planted.plan import Entry, Tie

@@ -2,13 +2,12 @@
 
 import pytest
 
-from benchmarks.readers import originals
-from benchmarks.rewrite import WRITERS, Original
+from benchmarks.corpus_writers import WRITERS, SourcePair, generate_source_pairs
 from corpora import FORMATS, Pair, open_corpus
 
 PAIRS = [
-    Original(f"{number:02d}.jpg", made.data, f"a caption {number}", {"site": f"s{number % 2}"})
-    for number, made in enumerate(originals(12, 64))
+    SourcePair(f"{number:02d}.jpg", made.data, f"a caption {number}", {"site": f"s{number % 2}"})
+    for number, made in enumerate(generate_source_pairs(12, 64))
 ]
 BARE = ("coco", "captions-tsv")  # these have no further columns
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from open_clip.model import CLIP
 
-from benchmarks.planted import mapping
-from benchmarks.planted.artefacts import KINDS
+from benchmarks.planted import measurements
+from benchmarks.planted.artifacts import KINDS
 from benchmarks.planted.generators import preprocessing
-from benchmarks.planted.mapping import Asked, Model, asked_of, carriers, covered, find, foreign_caption, points_at
+from benchmarks.planted.measurements import Asked, Model, asked_of, carriers, covered, find, foreign_caption, points_at
 from benchmarks.planted.plan import GENERATORS, cells
 from benchmarks.planted.settings import IDLE, IMAGE, TEXT
 from demo.phantoms import Box
@@ -34,7 +34,7 @@ def encoder():
 
 @pytest.fixture
 def model(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(mapping, "CALIBRATION_PAIRS", 8)
+    monkeypatch.setattr(measurements, "CALIBRATION_PAIRS", 8)
 
     def build(entry):
         built = Model(entry, tmp_path)
@@ -85,9 +85,9 @@ def test_a_patch_counts_by_the_part_that_is_covered():
     mask[:20, :10] = True
     assert covered(mask, 4)[0, 0] == 0.5
     image_map = torch.zeros(4, 4)
-    assert mapping.share_on(image_map, mask) == 0
+    assert measurements.share_on(image_map, mask) == 0
     image_map[0, 0], image_map[3, 3] = 3, 1
-    assert mapping.share_on(image_map, mask) == pytest.approx(0.375)
+    assert measurements.share_on(image_map, mask) == pytest.approx(0.375)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_cell_is_measured_once_and_kept(model, kind, columns, monkeypatch):
     assert set(found) == columns
     assert len(found["own"]) == PAIRS
     assert all(0 < share < 1 for column in found.values() for share in column)
-    monkeypatch.setattr(mapping, "attribute", None)
+    monkeypatch.setattr(measurements, "attribute", None)
     assert built.on_cell(cell, config, PAIRS) == found
     with pytest.raises(TypeError):
         built.on_cell(cell, config, PAIRS - 1)

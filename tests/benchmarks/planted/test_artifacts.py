@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.planted.artefacts import KINDS, letters
+from benchmarks.planted.artifacts import KINDS, letters
 from benchmarks.planted.plan import SETS
 from demo.phantoms import TAG, glyphs
 

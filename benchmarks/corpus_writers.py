@@ -1,4 +1,4 @@
-"""The same pairs in every format that can be read: for the readers' benchmark, and to show that all give the same."""
+"""Write the same pairs in every corpus format, for the benchmark of the readers and for tests."""
 
 import csv
 import io
@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
-_A_FILE: Final = 1000
-"""Pairs a tar or table holds."""
+PAIRS_PER_FILE: Final = 1000
+"""Pairs in one tar or table."""
 
 
 @dataclass(frozen=True)
-class Original:
-    """A pair to be written: the image file as it is."""
+class SourcePair:
+    """A pair to be written, with the bytes of its image file."""
 
     name: str
     data: bytes
@@ -26,20 +28,31 @@ class Original:
     attributes: dict[str, str] = field(default_factory=dict)
 
 
-def _parts(pairs: Sequence[Original]) -> Iterator[tuple[int, Sequence[Original]]]:
-    for start in range(0, len(pairs), _A_FILE):
-        yield start // _A_FILE, pairs[start : start + _A_FILE]
+def generate_source_pairs(count: int, size: int, kind: str = "JPEG") -> list[SourcePair]:
+    """Generate square images of smoothed noise, which compress about as well as photographs, with captions."""
+    pairs = []
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 256, (size // 8 + 1, size // 8 + 1, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC).save(file, kind, quality=90)
+        pairs.append(SourcePair(f"{number // 1000:03d}/{number:06d}.{kind.lower()}", file.getvalue(), f"pair {number}"))
+    return pairs
 
 
-def _images(pairs: Sequence[Original], folder: Path) -> None:
+def _split(pairs: Sequence[SourcePair]) -> Iterator[tuple[int, Sequence[SourcePair]]]:
+    for start in range(0, len(pairs), PAIRS_PER_FILE):
+        yield start // PAIRS_PER_FILE, pairs[start : start + PAIRS_PER_FILE]
+
+
+def _write_images(pairs: Sequence[SourcePair], folder: Path) -> None:
     for pair in pairs:
         path = folder / pair.name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(pair.data)
 
 
-def _folder(pairs: Sequence[Original], folder: Path) -> Path:
-    _images(pairs, folder)
+def _write_folder(pairs: Sequence[SourcePair], folder: Path) -> Path:
+    _write_images(pairs, folder)
     with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("file_name", "text", *pairs[0].attributes))
@@ -47,8 +60,8 @@ def _folder(pairs: Sequence[Original], folder: Path) -> Path:
     return folder
 
 
-def _files(pairs: Sequence[Original], folder: Path) -> Path:
-    _images(pairs, folder)
+def _write_sidecar_files(pairs: Sequence[SourcePair], folder: Path) -> Path:
+    _write_images(pairs, folder)
     for pair in pairs:
         (folder / pair.name).with_suffix(".txt").write_text(pair.caption, encoding="utf-8")
         if pair.attributes:
@@ -56,7 +69,7 @@ def _files(pairs: Sequence[Original], folder: Path) -> Path:
     return folder
 
 
-def _table(pairs: Sequence[Original]) -> pa.Table:
+def _build_table(pairs: Sequence[SourcePair]) -> pa.Table:
     return pa.table(
         {
             "image": pa.array(
@@ -69,19 +82,19 @@ def _table(pairs: Sequence[Original]) -> pa.Table:
     )
 
 
-def _parquet(pairs: Sequence[Original], folder: Path) -> Path:
+def _write_parquet(pairs: Sequence[SourcePair], folder: Path) -> Path:
     folder.mkdir(parents=True)
-    for number, part in _parts(pairs):
-        pq.write_table(_table(part), folder / f"train-{number:05d}.parquet", row_group_size=100)
+    for number, part in _split(pairs):
+        pq.write_table(_build_table(part), folder / f"train-{number:05d}.parquet", row_group_size=100)
     return folder
 
 
-def _datasets(pairs: Sequence[Original], folder: Path) -> Path:
+def _write_datasets(pairs: Sequence[SourcePair], folder: Path) -> Path:
     folder.mkdir(parents=True)
     names = []
-    for number, part in _parts(pairs):
+    for number, part in _split(pairs):
         names.append(f"data-{number:05d}.arrow")
-        table = _table(part)
+        table = _build_table(part)
         with pa.ipc.new_stream(folder / names[-1], table.schema) as file:
             file.write_table(table, max_chunksize=100)
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
@@ -89,9 +102,9 @@ def _datasets(pairs: Sequence[Original], folder: Path) -> Path:
     return folder
 
 
-def _webdataset(pairs: Sequence[Original], folder: Path) -> Path:
+def _write_webdataset(pairs: Sequence[SourcePair], folder: Path) -> Path:
     folder.mkdir(parents=True)
-    for number, part in _parts(pairs):
+    for number, part in _split(pairs):
         with tarfile.open(folder / f"shard-{number:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for place, pair in enumerate(part):
                 members = {
@@ -105,8 +118,8 @@ def _webdataset(pairs: Sequence[Original], folder: Path) -> Path:
     return folder
 
 
-def _coco(pairs: Sequence[Original], folder: Path) -> Path:
-    _images(pairs, folder / "images")
+def _write_coco(pairs: Sequence[SourcePair], folder: Path) -> Path:
+    _write_images(pairs, folder / "images")
     listing = {
         "images": [{"id": number, "file_name": pair.name} for number, pair in enumerate(pairs)],
         "annotations": [
@@ -117,21 +130,23 @@ def _coco(pairs: Sequence[Original], folder: Path) -> Path:
     return folder
 
 
-def _captions_tsv(pairs: Sequence[Original], folder: Path) -> Path:
-    _images(pairs, folder)
+def _write_captions_tsv(pairs: Sequence[SourcePair], folder: Path) -> Path:
+    _write_images(pairs, folder)
     lines = (f"{pair.caption}\thttp://localhost/{pair.name}\t{pair.name}\n" for pair in pairs)
     (folder / "captions.tsv").write_text("".join(lines), encoding="utf-8")
     return folder
 
 
-WRITERS: Final[dict[str, Callable[[Sequence[Original], Path], Path]]] = {
-    "folder": _folder,
-    "files": _files,
-    "parquet": _parquet,
-    "datasets": _datasets,
-    "webdataset": _webdataset,
-    "coco": _coco,
-    "captions-tsv": _captions_tsv,
+WRITERS: Final[dict[str, Callable[[Sequence[SourcePair], Path], Path]]] = {
+    "folder": _write_folder,
+    "files": _write_sidecar_files,
+    "parquet": _write_parquet,
+    "datasets": _write_datasets,
+    "webdataset": _write_webdataset,
+    "coco": _write_coco,
+    "captions-tsv": _write_captions_tsv,
 }
-"""By the format's name; each writes into a folder that is not there yet, and returns the path to read. COCO and
-Conceptual Captions have no further columns."""
+"""The writer of each format: it writes pairs into a new folder and returns the path to read.
+
+COCO and Conceptual Captions store no attributes.
+"""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import m2ib
-from benchmarks.planted.artefacts import KINDS, Mask
+from benchmarks.planted.artifacts import KINDS, Mask
 from benchmarks.planted.generators import VISIBLE, Generator, Pair, Picture, Planting, draw_pair, preprocessing
 from benchmarks.planted.learning import STEPS
 from benchmarks.planted.plan import Cell, Entry
@@ -45,7 +45,7 @@ Columns: TypeAlias = dict[str, list[float]]
 
 _STREAM: Final = 900_007
 """First part of the seed of all pairs here: no training and no other measurement has seen them."""
-_ENGINE: Final = ("attribute", "bottleneck", "encoders", "noise", "statistics")
+_ENGINE: Final = ("attribution", "bottleneck", "encoders", "noise", "statistics")
 
 
 @dataclass(frozen=True)

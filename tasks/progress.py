@@ -183,6 +183,7 @@ class Stages(AbstractContextManager["Stages"]):
 
 
 def format_seconds_per_stage(seconds: Mapping[str, float]) -> str:
-    """Return one line with the time of each stage, as the end of an audit prints it."""
-    stages = ", ".join(f"{name} {format_duration(spent)}" for name, spent in seconds.items())
+    """Return one line with the time of each stage, slowest first, as the end of an audit prints it."""
+    slowest_first = sorted(seconds.items(), key=lambda item: -item[1])
+    stages = ", ".join(f"{name} {format_duration(spent)}" for name, spent in slowest_first)
     return f"{format_duration(sum(seconds.values()))} in all: {stages}"

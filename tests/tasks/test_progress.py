@@ -59,5 +59,5 @@ def test_seconds_of_a_resumed_run_are_added_to_those_of_its_stages(monkeypatch):
         assert stage.seconds["ingest"] > 1.0
         assert list(stage.rounded()) == ["ingest", "store"]
     assert (
-        format_seconds_per_stage({"ingest": 1.0, "store": 70.0}) == "1 min 11 s in all: ingest 1.0 s, store 1 min 10 s"
+        format_seconds_per_stage({"ingest": 1.0, "store": 70.0}) == "1 min 11 s in all: store 1 min 10 s, ingest 1.0 s"
     )

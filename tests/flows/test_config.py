@@ -305,7 +305,7 @@ def test_custom_rules_lie_beside_the_file_and_their_text_decides(written, tmp_pa
 
 def test_a_mask_lies_beside_the_file_and_its_bytes_decide(written, tmp_path):
     path = written('[corpus]\npath="x"\n[model]\narchitecture="demo/clean"\n[regions.masks]\nlogo="logo.png"\n')
-    with pytest.raises(BadInputError, match=r"regions.masks.logo: .*logo.png: There is no such file"):
+    with pytest.raises(BadInputError, match=r"regions.masks.logo: .*logo.png: The file does not exist"):
         load(path).resolved()
     digests = set()
     for left in (0, 4):

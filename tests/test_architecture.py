@@ -15,34 +15,30 @@ PACKAGES = ("flows", "tasks", "m2ib", "corpora", "sql", "review", "demo", "store
 HEAVY = ("torch", "open_clip", "prefect", "duckdb", "great_expectations", "pandas")
 
 
-@pytest.fixture(scope="module")
-def loaded_by():
-    """loaded_by(statement): which heavy packages a fresh interpreter has loaded after it."""
-    known = {}
-
-    def load(statement):
-        if statement not in known:
-            code = f"{statement}\nimport json, sys\nprint(json.dumps([n for n in {HEAVY!r} if n in sys.modules]))"
-            done = subprocess.run(  # noqa: S603  # this interpreter
-                [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
-            )
-            known[statement] = set(json.loads(done.stdout.splitlines()[-1]))
-        return known[statement]
-
-    return load
+def run_python(code):
+    """Return what a fresh interpreter prints in its last line, as JSON."""
+    done = subprocess.run(  # noqa: S603  # this interpreter
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_engine_loads_no_framework(loaded_by):
-    assert not loaded_by("import m2ib") & set(HEAVY)
-    assert not loaded_by("from m2ib import BottleneckConfig, GateConfig, M2IBError, preset") & set(HEAVY)
-    loaded = loaded_by("from m2ib import attribute")
-    assert "torch" in loaded
-    assert not loaded & {"prefect", "duckdb", "great_expectations", "pandas"}
+def test_settings_and_readers_load_no_framework():
+    loaded = run_python(f"""
+import json, sys
+import m2ib, corpora, flows.cli
+from m2ib import BottleneckConfig, GateConfig, M2IBError, preset
+first = [name for name in {HEAVY!r} if name in sys.modules]
+import sql, review.report.html
+print(json.dumps([first, [name for name in {HEAVY!r} if name in sys.modules]]))
+""")
+    assert loaded[1] == ["duckdb"]
+    assert set(loaded[0]) <= {"duckdb"}
 
 
 def test_the_engine_costs_no_more_to_import_than_torch_and_open_clip():
-    """Counted, not timed: which modules come, which environment variables are read, whether a device is woken."""
-    code = """
+    """Counted, not timed: which modules are loaded, which environment variables are read, whether CUDA is started."""
+    found = run_python("""
 import json, os, sys
 import torch, open_clip
 before, read = set(sys.modules), []
@@ -51,13 +47,9 @@ type(os.environ).__getitem__ = lambda self, key: (read.append(key), look_up(self
 from m2ib import attribute, load_encoder
 new = sorted(set(sys.modules) - before)
 print(json.dumps({"new": new, "read": read, "device": torch.cuda.is_initialized()}))
-"""
-    done = subprocess.run(  # noqa: S603  # this interpreter
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
-    # jaxtyping: the shapes in annotations; milliseconds. numpy.typing: jaxtyping's, names only. All else, timm,
-    # safetensors and (where it is installed) transformers among it, open_clip has loaded already.
+""")
+    # jaxtyping: the shapes in annotations; milliseconds. numpy.typing: jaxtyping's, names only. open_clip has loaded
+    # everything else, including timm, safetensors and, where it is installed, transformers.
     allowed = ("m2ib", "jaxtyping", "numpy.typing", "numpy._typing")
     assert "m2ib.attribution" in found["new"]
     assert [name for name in found["new"] if not name.startswith(allowed)] == []
@@ -65,36 +57,19 @@ print(json.dumps({"new": new, "read": read, "device": torch.cuda.is_initialized(
     assert not found["device"]
 
 
-def test_the_lake_is_read_without_torch(loaded_by):
-    loaded = loaded_by("import sql, review.report.html, corpora")
-    assert "duckdb" in loaded
-    assert not loaded & {"torch", "open_clip", "prefect", "great_expectations"}
-
-
-def test_reading_commands_start_without_torch_or_prefect(loaded_by):
-    assert not loaded_by("import flows.cli") & {"torch", "open_clip", "prefect", "great_expectations"}
-
-
-def test_only_a_check_that_runs_loads_great_expectations(loaded_by):
-    loaded = loaded_by("import flows.audit, tasks.validate")
+def test_only_a_check_that_runs_loads_great_expectations():
+    code = "import json, sys, flows.audit, tasks.validate"
+    loaded = run_python(f"{code}\nprint(json.dumps([n for n in {HEAVY!r} if n in sys.modules]))")
     assert "prefect" in loaded
     assert "great_expectations" not in loaded
 
 
-def test_every_module_but_validate_is_kept_from_great_expectations():
-    """The contract must name them one by one."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    (contract,) = [one for one in settings["contracts"] if one.get("forbidden_modules") == ["great_expectations"]]
-    modules = {f"tasks.{path.stem}" for path in (ROOT / "tasks").glob("*.py")} - {"tasks.__init__", "tasks.validate"}
-    assert {name for name in contract["source_modules"] if name.startswith("tasks.")} == modules
-
-
 def test_every_package_resolves_inside_this_repository():
-    code = f"from importlib.util import find_spec\nfor n in {PACKAGES!r}: print(find_spec(n).origin)"
-    done = subprocess.run(  # noqa: S603  # this interpreter
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    origins = run_python(
+        "import json\nfrom importlib.util import find_spec\n"
+        f"print(json.dumps([find_spec(name).origin for name in {PACKAGES!r}]))"
     )
-    assert [Path(line).resolve().parent for line in done.stdout.split()] == [ROOT / name for name in PACKAGES]
+    assert [Path(origin).resolve().parent for origin in origins] == [ROOT / name for name in PACKAGES]
 
 
 def test_the_command_line_knows_every_package():

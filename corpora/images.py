@@ -170,12 +170,12 @@ def _open(data: bytes) -> PIL.ImageFile.ImageFile:
             f"The header announces more pixels than Pillow opens ({error}): scale the image down.",
         ) from error
     except UnidentifiedImageError as error:
-        raise _unidentified(data) from error
+        raise _unidentified_image_error(data) from error
     except Exception as error:  # damaged or hostile bytes can make the plugins raise anything
         raise decoder_error(error, truncated=_is_truncated(data)) from error
 
 
-def _unidentified(data: bytes) -> ImageError:
+def _unidentified_image_error(data: bytes) -> ImageError:
     expected = f"expected one of {', '.join(FORMATS)}"
     if _HTML.match(data[:1024]):
         return ImageError(

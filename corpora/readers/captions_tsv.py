@@ -111,7 +111,7 @@ class CaptionsTsvReader(FolderReader):
             return replace(row, problem=_BAD_URL + excerpt(url))
         row = replace(row, attributes={**row.attributes, **_origin(url)})
         name = self._find_image(url, number)
-        if name is not None and name in self._shared(url) and _hash(posixpath.basename(name)) in self._ambiguous:
+        if name is not None and name in self._shared_names(url) and _hash(posixpath.basename(name)) in self._ambiguous:
             problem = f"is one of several URLs whose image could be {name!a}: name the files by the hash of their URL."
             return replace(row, problem=problem, reason=Reason.MISSING_FILE)
         if name is None:
@@ -123,7 +123,7 @@ class CaptionsTsvReader(FolderReader):
         data = url.encode()
         hashes = [hashlib.new(kind, data, usedforsecurity=False).hexdigest() for kind in ("md5", "sha1", "sha256")]
         unique = [name + suffix for name in hashes for suffix in _SUFFIXES] + [f"{number}_{zlib.crc32(data)}"]
-        names = [folder + name for name in unique for folder in self._folders] + self._shared(url)
+        names = [folder + name for name in unique for folder in self._folders] + self._shared_names(url)
         if name := next(filter(self._exists, names), None):
             return name
         for digits, shard in ((9, 10_000), (8, 1_000)):
@@ -135,7 +135,7 @@ class CaptionsTsvReader(FolderReader):
                         return name
         return None
 
-    def _shared(self, url: str) -> list[str]:
+    def _shared_names(self, url: str) -> list[str]:
         return [folder + name for name in _shared_names(url) for folder in self._folders]
 
     def _exists(self, name: str) -> bool:

@@ -74,7 +74,7 @@ def members(file: IO[bytes]) -> Iterator[Member]:
     position = 0
     while member := member_at(file, position, end):
         yield member
-        position = member.start + _padded(member.size)
+        position = member.start + _pad_to_block(member.size)
     _check_rest(file)
 
 
@@ -100,7 +100,7 @@ def member_at(file: IO[bytes], position: int, end: int) -> Member | None:
         if header.type not in _EXTENSIONS:
             return _make_member(file, header, at + _BLOCK, extended, end)
         extended.add(file, header, at + _BLOCK)
-        at += _BLOCK + _padded(header.size)
+        at += _BLOCK + _pad_to_block(header.size)
     raise DamagedTarError(extended.first, f"has more than {_MAX_EXTENSIONS} headers for one member")
 
 
@@ -117,7 +117,7 @@ class _Extensions:
         if header.type == tarfile.XGLTYPE:
             # Its records would apply to all later members, but are unknown when one of them is read by its position.
             if self.first == start - _BLOCK:
-                self.first = start + _padded(header.size)
+                self.first = start + _pad_to_block(header.size)
             return
         data = _read_extension(file, start, header.size)
         if header.type == tarfile.GNUTYPE_LONGNAME:
@@ -227,5 +227,5 @@ def _check_rest(file: IO[bytes]) -> None:
         position += len(chunk)
 
 
-def _padded(size: int) -> int:
+def _pad_to_block(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK

@@ -102,10 +102,10 @@ class WebDatasetReader(Reader):
             with roots.open_binary(path, ahead=_PICTURE_BYTES) as file:
                 member = member_at(file, place.position, file.seek(0, os.SEEK_END))
                 if member is None or member.kind or f"{place.container}/{member.name}" != place.name:
-                    raise _changed(place, "another member, or none, is there now")
+                    raise _changed_error(place, "another member, or none, is there now")
                 return _read(file, member, self._limits.max_file_bytes)
         except DamagedTarError as error:
-            raise _changed(place, error.problem) from error
+            raise _changed_error(place, error.problem) from error
         except OSError as error:
             raise ImageError(roots.reason_of(error), f"{place.container} {_unreadable(error)}") from error
         except ImageError:
@@ -281,7 +281,7 @@ def _too_large(member: Member, largest: int) -> str:
     return f"{member.name[:200]!a} of {member.size} bytes, expected at most {largest}: make it smaller."
 
 
-def _changed(place: Place, problem: str) -> ImageError:
+def _changed_error(place: Place, problem: str) -> ImageError:
     return ImageError(
         Reason.CHANGED_SINCE_INGEST,
         f"{place.name!a} was at byte {place.position} of {place.container!a}: {problem}; audit the corpus again.",

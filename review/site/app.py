@@ -58,20 +58,16 @@ def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for page in _PAGES:
         app.include_router(page.router)
+    app.add_exception_handler(HTTPException, _show_problem)
     for error in _PROBLEMS:
         app.add_exception_handler(error, _show_problem)
-    app.add_exception_handler(HTTPException, _show_http_problem)
     return app
 
 
 async def _show_problem(request: Request, error: Exception) -> Response:
-    status, title = next(_PROBLEMS[kind] for kind in type(error).__mro__ if kind in _PROBLEMS)
-    return render_page(request, "problem", status, title=title, message=str(error))
-
-
-async def _show_http_problem(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    title = "Not found" if status == 404 else "Refused"
-    detail = str(getattr(error, "detail", error))
-    message = "There is no such page." if status == 404 else detail
+    if isinstance(error, HTTPException):  # raised by Starlette, for an unknown path or method
+        status, title, message = error.status_code, error.detail.capitalize(), "There is no such page."
+    else:
+        status, title = next(_PROBLEMS[kind] for kind in type(error).__mro__ if kind in _PROBLEMS)
+        message = str(error)
     return render_page(request, "problem", status, title=title, message=message)

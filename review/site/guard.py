@@ -39,8 +39,7 @@ _MAX_FORM_FIELDS: Final = 5000
 class Guard:
     """Middleware that applies the rules of an `Access` to every request.
 
-    It sets `access`, `visitor`, `reviewer`, `client` (an address), `is_own_navigation` and, for writes, `form` on
-    `request.state`.
+    It sets `access`, `visitor`, `client` (an address), `is_own_navigation` and, for writes, `form` on `request.state`.
     """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
@@ -69,31 +68,23 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        async def send_refusal(refusal: RefusedError) -> None:
-            await _render_refusal(refusal)(scope, receive, send_with_headers)
+        async def refuse(status: int, title: str, message: str) -> None:
+            await _render_refusal(status, title, message)(scope, receive, send_with_headers)
 
         try:
             app, receive_again = await self._check(scope, receive)
             await app(scope, receive_again, send_with_headers)
         except RefusedError as refusal:
-            await send_refusal(refusal)
+            await refuse(refusal.status, refusal.title, refusal.message)
         except UsersError as error:
             log.error("nobody can sign in: %s", error)  # noqa: TRY400  # the message is complete
-            await send_refusal(
-                RefusedError(
-                    503, "Nobody can sign in", "The users file cannot be read. The log of the server says why."
-                )
-            )
+            reason = "The users file cannot be read. The log of the server says why."
+            await refuse(503, "Nobody can sign in", reason)
         except Exception:
             # Answered here because Starlette's own answer would lack the headers; raised again to be logged.
             if not has_started:
-                await send_refusal(
-                    RefusedError(
-                        500,
-                        "Internal error",
-                        "The page could not be created. Nothing was recorded. The log of the server says why.",
-                    )
-                )
+                reason = "The page could not be created. Nothing was recorded. The log of the server says why."
+                await refuse(500, "Internal error", reason)
             raise
 
     async def _check(self, scope: Scope, receive: Receive) -> tuple[ASGIApp, Receive]:
@@ -103,12 +94,11 @@ class Guard:
         peer = scope["client"][0] if scope.get("client") else ""
         host = access.check_host(headers)
         _check_embedding(headers)
-        state |= {"visitor": None, "reviewer": None}  # also static files can answer with a page: 404
+        state["visitor"] = None  # also static files can answer with a page: 404
         if path.startswith("/static/") and not is_write:
             return self._app, receive
         visitor = access.find_visitor(headers, Request(scope).cookies, peer)
         state |= {"visitor": visitor, "client": access.find_client(headers, peer)}
-        state["reviewer"] = visitor.reviewer if visitor else None
         # A GET that a link on another site triggers must not write to the ledger.
         state["is_own_navigation"] = headers.get("sec-fetch-site", "none") in ("same-origin", "none")
         if is_write:
@@ -174,13 +164,13 @@ def _explain_read_only(visitor: Visitor) -> str:
     return f"{visitor.full_name} has the role {visitor.role}; deciding and signing need the role reviewer or approver."
 
 
-def _render_refusal(refusal: RefusedError) -> Response:
+def _render_refusal(status: int, title: str, message: str) -> Response:
     """Render a refusal without templates, so that it works even if templates fail."""
-    title, message = html.escape(refusal.title), html.escape(refusal.message)
+    title, message = html.escape(title), html.escape(message)
     text = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="/static/icon.svg"><link rel="stylesheet" href="/static/page.css"></head>'
         f'<body><main><h1>{title}</h1><p>{message}</p><p><a href="/">Go to the overview</a></p></main></body></html>'
     )
-    return HTMLResponse(text, refusal.status)
+    return HTMLResponse(text, status)

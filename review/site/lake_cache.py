@@ -3,11 +3,10 @@
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import pyarrow as pa
 from cachetools import LRUCache
@@ -37,37 +36,11 @@ class UnknownError(Exception):
     """A URL names something that is not in the lake; the message is shown to the reader."""
 
 
-@dataclass(frozen=True)
-class Damage:
-    """A run that cannot be read, and the reason; run_id is None if the damage is not in a run."""
-
-    run_id: str | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class View:
-    """A view of the lake: its name, a sentence about it, and its columns with their types."""
-
-    name: str
-    about: str
-    columns: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class _LakeVersion:
-    """State of a lake: a version of each run's manifest, and one of the ledger."""
-
-    runs: dict[str, Hashable]
-    ledger: Hashable
-
-
-@dataclass(frozen=True)
-class _AllRuns:
+class _AllRuns(NamedTuple):
     """A connection to all readable runs, and what is left out of it. run_ids is None if every run is readable."""
 
     connection: sql.Connection
-    damage: list[Damage]
+    damage: dict[str | None, str]
     run_ids: tuple[str, ...] | None
     has_reviews: bool = True
 
@@ -90,15 +63,13 @@ class LakeCache:
         self._results: LRUCache[Hashable, Any] = LRUCache(MAX_RESULTS)
         self._all_runs: LRUCache[Hashable, _AllRuns] = LRUCache(1)
         self._listing: tuple[float, dict[str, Hashable]] | None = None
-        self._views: list[View] | None = None
 
-    def get_or_compute(
-        self, cache: "LRUCache[Hashable, _Value]", key: Hashable, compute: Callable[[], _Value]
-    ) -> _Value:
+    def get_or_compute(self, cache: "LRUCache[Hashable, Any]", key: Hashable, compute: Callable[[], _Value]) -> _Value:
         """Return the value of a key in one of the caches; compute and keep it if it is missing."""
         with self._lock:
             if key in cache:
-                return cache[key]
+                value: _Value = cache[key]
+                return value
         value = compute()
         with self._lock:
             cache[key] = value
@@ -108,8 +79,8 @@ class LakeCache:
         """Connect to all readable runs together."""
         return self._connect_all().connection
 
-    def list_damage(self) -> list[Damage]:
-        """List what cannot be read and is left out of `connect`."""
+    def list_damage(self) -> dict[str | None, str]:
+        """Return why runs are left out of `connect`, by their ids; None stands for damage that is not in a run."""
         return self._connect_all().damage
 
     def connect_runs(self, *run_ids: str) -> sql.Connection:
@@ -119,16 +90,15 @@ class LakeCache:
             UnknownError: There is no such run.
             LakeError: A run cannot be read.
         """
-        version = self._read_version()
         names = tuple(sorted(set(run_ids)))
         # Without the version of the ledger, as this connection does not include decisions.
-        key = (names, tuple(_get_run_version(version, name) for name in names))
+        key = (names, tuple(map(self.get_run_version, names)))
         with self._lock:
             return self.get_or_compute(self._connections, key, lambda: self._connect_names(names))
 
     def read_manifest(self, run_id: str) -> dict[str, Any]:
         """Return the manifest of a run. Raises UnknownError, LakeError."""
-        key = (run_id, _get_run_version(self._read_version(), run_id))
+        key = (run_id, self.get_run_version(run_id))
         return self.get_or_compute(self._manifests, key, lambda: sql.read_manifests(self.lake, run_id)[0])
 
     def find_manifest(self, run_id: str) -> dict[str, Any] | None:
@@ -140,14 +110,20 @@ class LakeCache:
 
     def list_runs(self) -> list[str]:
         """List all runs, newest first, whether or not they can be read."""
-        return sorted(self._read_version().runs, reverse=True)
+        return sorted(self._read_version()[0], reverse=True)
 
-    def list_views(self) -> list[View]:
-        """List the views that queries can use."""
-        if self._views is None:
-            connection = self.connect()
-            self._views = [_describe_view(connection, name) for name in sql.view_names()]
-        return self._views
+    def list_views(self) -> list[tuple[str, str, list[tuple[str, str]]]]:
+        """List the views that queries can use: the name, a sentence about it, and its columns with their types."""
+
+        def list_columns(name: str) -> list[tuple[str, str]]:
+            schema = sql.read_table(self.connect(), f'SELECT * FROM "{name}" LIMIT 0').schema  # noqa: S608  # a name of ours
+            return [(field.name, str(field.type)) for field in schema]
+
+        return self.get_or_compute(
+            self._results,
+            "views",
+            lambda: [(name, sql.describe_view(name), list_columns(name)) for name in sql.view_names()],
+        )
 
     def run_query(self, text: str, max_rows: int, max_seconds: float) -> pa.Table:
         """Return the answer to a reader's query, which runs in a sandboxed process. Raises QueryError."""
@@ -158,23 +134,37 @@ class LakeCache:
         )
 
     def get_run_version(self, run_id: str) -> Hashable:
-        """Return a value that changes with the manifest of a run."""
-        return self._read_version().runs.get(run_id)
+        """Return a value that changes with the manifest of a run. Raises UnknownError."""
+        runs, _ = self._read_version()
+        if run_id not in runs:
+            raise UnknownError(f"There is no run {run_id} in this lake.")
+        return runs[run_id]
 
     def get_lake_version(self) -> Hashable:
         """Return a value that changes with each manifest, with the ledger, and every day, as waivers end."""
-        version = self._read_version()
-        return tuple(version.runs.items()), version.ledger, datetime.now(UTC).date()
+        runs, head = self._read_version()
+        return tuple(runs.items()), head, datetime.now(UTC).date()
 
-    def cache_for_run(self, run_id: str, key: Hashable, compute: Callable[[], _Value]) -> _Value:
-        """Return what `compute` returns; compute it once per version of a run."""
-        value: _Value = self.get_or_compute(self._results, (run_id, self.get_run_version(run_id), key), compute)
-        return value
+    def query(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
+        """Return the rows of a stored query over all runs, cached until the lake changes."""
+        return self.cache_for_lake(
+            (query, _make_key(parameters)), lambda: sql.rows(self.connect(), query, **parameters)
+        )
+
+    def query_run(self, run_id: str, query: str, **parameters: Any) -> list[dict[str, Any]]:
+        """Return the rows of a stored query with the parameter `run_id`, cached until the run changes."""
+        key = (query, _make_key(parameters))
+        return self.cache_for_run(
+            run_id, key, lambda: sql.rows(self.connect_runs(run_id), query, run_id=run_id, **parameters)
+        )
 
     def cache_for_lake(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
         """Return what `compute` returns; compute it once per version of the lake."""
-        value: _Value = self.get_or_compute(self._results, (self.get_lake_version(), key), compute)
-        return value
+        return self.get_or_compute(self._results, (self.get_lake_version(), key), compute)
+
+    def cache_for_run(self, run_id: str, key: Hashable, compute: Callable[[], _Value]) -> _Value:
+        """Return what `compute` returns; compute it once per version of a run."""
+        return self.get_or_compute(self._results, (run_id, self.get_run_version(run_id), key), compute)
 
     def open_corpus(self, run_id: str) -> Corpus | None:
         """Open the corpus of a run, as `review.presentation.corpus` does; None if it is not available."""
@@ -196,60 +186,59 @@ class LakeCache:
         return audited.CORPUS_REMOTE if is_blocked else audited.CORPUS_MISSING
 
     def _connect_all(self) -> _AllRuns:
-        version = self._read_version()
-        key = (tuple(version.runs.items()), version.ledger)
+        runs, head = self._read_version()
+        key = (tuple(runs.items()), head)
         with self._lock:
-            return self.get_or_compute(self._all_runs, key, lambda: self._connect_readable(tuple(version.runs)))
+            return self.get_or_compute(self._all_runs, key, lambda: self._connect_readable(tuple(runs)))
 
     def _connect_readable(self, names: tuple[str, ...]) -> _AllRuns:
         try:
-            return _AllRuns(sql.connect(self.lake, memory=MEMORY), [], None)
+            return _AllRuns(sql.connect(self.lake, memory=MEMORY), {}, None)
         except sql.LakeError as error:
             if isinstance(self.lake, Path) and not self.lake.is_dir():
                 raise
             reason = str(error)
-        readable: list[str] = []
-        damage: list[Damage] = []
+        damage: dict[str | None, str] = {}
         for name in names:
             try:
                 self._connect_names((name,)).close()
-                readable.append(name)
             except sql.LakeError as error:
-                damage.append(Damage(name, str(error)))
-        run_ids = tuple(readable)
+                damage[name] = str(error)
+        run_ids = tuple(name for name in names if name not in damage)
         if not run_ids:
             return _AllRuns(sql.connect(stores.scratch_folder()), damage, ())
         try:
-            connection = self._connect_names(run_ids, reviewed=True)
-            return _AllRuns(connection, damage or [Damage(None, reason)], run_ids)
+            return _AllRuns(self._connect_names(run_ids, reviewed=True), damage or {None: reason}, run_ids)
         except sql.LakeError as error:  # the ledger is damaged, so decisions are not shown
-            return _AllRuns(self._connect_names(run_ids), [*damage, Damage(None, str(error))], run_ids, False)
+            return _AllRuns(self._connect_names(run_ids), damage | {None: str(error)}, run_ids, has_reviews=False)
 
     def _connect_names(self, names: tuple[str, ...], reviewed: bool = False) -> sql.Connection:
         return sql.connect(self.lake, names[0], names[1:], reviewed, MEMORY)
 
-    def _read_version(self) -> _LakeVersion:
+    def _read_version(self) -> tuple[dict[str, Hashable], Hashable]:
+        """Return a version of each run's manifest, and one of the ledger."""
         if isinstance(self.lake, Path):
             return _read_folder_version(self.lake)
         with self._lock:
             if self._listing is None or time.monotonic() - self._listing[0] > LISTING_SECONDS:
                 self._listing = (time.monotonic(), _list_stored_runs(self.lake))
             runs = self._listing[1]
-        return _LakeVersion(runs, _read_stored_head(self.lake))
+        try:  # for each request, so that a decision is visible at once
+            return runs, stores.read_bytes(self.lake / ledger.FOLDER / ledger.HEAD)
+        except FileNotFoundError:
+            return runs, None
 
 
-def _get_run_version(version: _LakeVersion, run_id: str) -> Hashable:
-    if run_id not in version.runs:
-        raise UnknownError(f"There is no run {run_id} in this lake.")
-    return version.runs[run_id]
+def _make_key(parameters: Mapping[str, Any]) -> Hashable:
+    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in parameters.items())
 
 
-def _describe_view(connection: sql.Connection, name: str) -> View:
-    schema = sql.read_table(connection, f'SELECT * FROM "{name}" LIMIT 0').schema  # noqa: S608  # a name of ours
-    return View(name, sql.describe_view(name), [(field.name, str(field.type)) for field in schema])
+def _list_stored_runs(lake: Root) -> dict[str, Hashable]:
+    paths = [lake / "runs" / name / "manifest.json" for name in stores.list_folders(lake / "runs")]
+    return {path.parent.name: hashlib.sha256(data).hexdigest() for path, data in stores.read_all(paths)}
 
 
-def _read_folder_version(lake: Path) -> _LakeVersion:
+def _read_folder_version(lake: Path) -> tuple[dict[str, Hashable], Hashable]:
     runs: dict[str, Hashable] = {}
     for name in stores.list_folders(lake / "runs"):
         try:
@@ -261,17 +250,4 @@ def _read_folder_version(lake: Path) -> _LakeVersion:
         records = sorted((entry.name, entry.stat().st_mtime_ns) for entry in (lake / ledger.FOLDER).iterdir())[-2:]
     except OSError:
         records = []
-    return _LakeVersion(runs, tuple(records))
-
-
-def _list_stored_runs(lake: Root) -> dict[str, Hashable]:
-    paths = [lake / "runs" / name / "manifest.json" for name in stores.list_folders(lake / "runs")]
-    return {path.parent.name: hashlib.sha256(data).hexdigest() for path, data in stores.read_all(paths)}
-
-
-def _read_stored_head(lake: Root) -> Hashable:
-    """Return HEAD of the ledger, read for each request so that a decision is visible at once."""
-    try:
-        return stores.read_bytes(lake / ledger.FOLDER / ledger.HEAD)
-    except FileNotFoundError:
-        return None
+    return runs, tuple(records)

@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import hashlib
 import hmac
-import json
 import os
 import re
 import secrets
@@ -16,10 +15,11 @@ import stat
 import threading
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt, ValidationError, model_validator
 
 from stores import ledger
 
@@ -30,9 +30,7 @@ MAX_PASSWORD_CHARS = 1024
 """Hashing longer passwords costs time and adds no security."""
 _MIN_DISTINCT_CHARS = 5
 _COST = (2**16, 8, 2)  # n, r, p: 64 MiB and a third of a second per password
-_VERSION = 1
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._@-]{0,62}[a-z0-9])?")
-_KEYS = {"full_name", "role", "disabled", "password"}
 _hashing = threading.Lock()  # one at a time, so that many sign-ins at once cannot fill the memory
 
 
@@ -40,44 +38,89 @@ class UsersError(Exception):
     """The users file cannot be read or changed; the message says what, got, expected, next step."""
 
 
-@dataclass(frozen=True)
-class Scrypt:
+def normalize_full_name(text: str) -> str:
+    """Return a full name in Unicode normal form C with single spaces.
+
+    Raises:
+        ValueError: The name is empty, too long, or has invisible or look-alike characters.
+    """
+    name = " ".join(unicodedata.normalize("NFC", text).split())
+    # Cf contains marks that reverse the reading direction, with which one name could look like another.
+    if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn") for letter in name):
+        raise ValueError("a full name has invisible characters, expected letters, spaces and points only")
+    if (disguise := ledger.describe_disguise(name)) is not None:
+        raise ValueError(f"a full name has {disguise}, expected letters of one script")
+    if not 1 <= len(name) <= 200:
+        raise ValueError(f"a full name has {len(name)} characters, expected 1 to 200")
+    return name
+
+
+def _check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"got {name!r}, expected 1 to 64 of a-z, 0-9, point, hyphen, underscore and @, with a letter or digit at "
+            "both ends"
+        )
+    return name
+
+
+def _check_role(role: str) -> str:
+    if role not in ROLES:
+        raise ValueError(f"got {role!r}, expected one of {', '.join(ROLES)}")
+    return role
+
+
+UserName = Annotated[str, AfterValidator(_check_name)]
+
+
+class Scrypt(BaseModel, frozen=True, extra="forbid"):
     """A hashed password: parameters of scrypt, a random salt and the derived key (both hexadecimal)."""
 
-    salt: str
-    key: str
-    n: int
-    r: int
-    p: int
+    salt: str = Field(pattern="^(?:[0-9a-f]{2}){16,}$")
+    key: str = Field(pattern="^(?:[0-9a-f]{2}){32,}$")
+    n: StrictInt = Field(ge=2)
+    r: StrictInt = Field(ge=1)
+    p: StrictInt = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _check_cost(self) -> "Scrypt":
+        # n must be a power of two, and the memory (128 n r bytes) must fit a machine that serves pages.
+        if self.n & (self.n - 1) or self.n * self.r * self.p > 2**24:
+            raise ValueError(f"got invalid or too costly scrypt parameters {(self.n, self.r, self.p)}")
+        return self
 
     def matches(self, password: str) -> bool:
         """Return whether this is the password, in constant time."""
-        return hmac.compare_digest(_derive_key(password, self), self.key)
+        return hmac.compare_digest(_derive_key(password, self.salt, self.n, self.r, self.p), self.key)
 
 
-@dataclass(frozen=True)
-class User:
+class User(BaseModel, frozen=True, extra="forbid"):
     """A person who may sign in; signatures show `full_name`, which is unique."""
 
-    name: str
-    full_name: str
-    role: str
-    password: Scrypt = field(repr=False)
-    disabled: bool = False
+    name: UserName = ""  # in the file, it is the key of the user
+    full_name: Annotated[str, AfterValidator(normalize_full_name)]
+    role: Annotated[str, AfterValidator(_check_role)]
+    disabled: StrictBool = False
+    password: Scrypt = Field(repr=False)
+
+
+class _Content(BaseModel):
+    """Content of a users file."""
+
+    version: Literal[1] = 1
+    users: dict[UserName, User]
 
 
 def hash_password(password: str) -> Scrypt:
     """Hash a password with a new salt."""
-    scrypt = Scrypt(secrets.token_hex(16), "", *_COST)
-    return replace(scrypt, key=_derive_key(password, scrypt))
+    salt, (n, r, p) = secrets.token_hex(16), _COST
+    return Scrypt(salt=salt, key=_derive_key(password, salt, n, r, p), n=n, r=r, p=p)
 
 
-def _derive_key(password: str, scrypt: Scrypt) -> str:
-    text, salt, maxmem = unicodedata.normalize("NFKC", password).encode(), bytes.fromhex(scrypt.salt), 256
+def _derive_key(password: str, salt: str, n: int, r: int, p: int) -> str:
+    text = unicodedata.normalize("NFKC", password).encode()
     with _hashing:
-        return hashlib.scrypt(
-            text, salt=salt, n=scrypt.n, r=scrypt.r, p=scrypt.p, maxmem=maxmem * scrypt.n * scrypt.r, dklen=32
-        ).hex()
+        return hashlib.scrypt(text, salt=bytes.fromhex(salt), n=n, r=r, p=p, maxmem=256 * n * r, dklen=32).hex()
 
 
 @cache
@@ -117,60 +160,19 @@ def load(path: Path) -> dict[str, User]:
             f"run: chmod 600 {path}"
         )
     try:
-        return _parse(json.loads(data.decode()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        # A KeyError shows only a key, and the other messages describe the form: no content of the file gets into a log.
-        reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
+        content = _Content.model_validate_json(data)
+    except ValidationError as error:
         raise UsersError(
-            f"users file {path}: got an invalid file ({reason}), expected one that m2ib-audit users wrote; restore it "
-            "from a backup, or use another file"
-        ) from error
+            f"users file {path}: got an invalid file ({_format_reason(error)}), expected one that m2ib-audit users "
+            "wrote; restore it from a backup, or use another file"
+        ) from None  # the error itself has the content of the file, which must not get into a log
+    return {name: user.model_copy(update={"name": name}) for name, user in content.users.items()}
 
 
-def _parse(record: Any) -> dict[str, User]:
-    if record["version"] != _VERSION:
-        raise ValueError(f"version {record['version']!r}, expected {_VERSION}")
-    users = {}
-    for name, entry in record["users"].items():
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"invalid user name {name!r}")
-        if unknown := set(entry) - _KEYS:
-            raise ValueError(f"user {name!r} has unknown keys {', '.join(sorted(unknown))}")
-        if entry["role"] not in ROLES:
-            raise ValueError(f"user {name!r} has the role {entry['role']!r}, expected one of {', '.join(ROLES)}")
-        if entry["disabled"] not in (True, False):
-            raise ValueError(f"user {name!r} has disabled {entry['disabled']!r}, expected true or false")
-        full_name, password = normalize_full_name(entry["full_name"]), Scrypt(**entry["password"])
-        _check_scrypt(name, password)
-        users[name] = User(name, full_name, entry["role"], password, entry["disabled"])
-    return users
-
-
-def _check_scrypt(name: str, scrypt: Scrypt) -> None:
-    for label, digits, length in (("salt", scrypt.salt, 16), ("key", scrypt.key, 32)):
-        if not isinstance(digits, str) or len(bytes.fromhex(digits)) < length:
-            raise ValueError(f"user {name!r} has a {label} of fewer than {length} bytes")
-    n, r, p = scrypt.n, scrypt.r, scrypt.p
-    # n must be a power of two, and the memory (128 n r bytes) must fit a machine that serves pages.
-    if any(type(number) is not int or number < 1 for number in (n, r, p)) or n & (n - 1) or n < 2 or n * r * p > 2**24:
-        raise ValueError(f"user {name!r} has invalid or too costly scrypt parameters {(n, r, p)}")
-
-
-def normalize_full_name(text: str) -> str:
-    """Return a full name in Unicode normal form C with single spaces.
-
-    Raises:
-        ValueError: The name is empty, too long, or has invisible or look-alike characters.
-    """
-    name = " ".join(unicodedata.normalize("NFC", text).split())
-    # Cf contains marks that reverse the reading direction, with which one name could look like another.
-    if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn") for letter in name):
-        raise ValueError("a full name has invisible characters, expected letters, spaces and points only")
-    if (disguise := ledger.describe_disguise(name)) is not None:
-        raise ValueError(f"a full name has {disguise}, expected letters of one script")
-    if not 1 <= len(name) <= 200:
-        raise ValueError(f"a full name has {len(name)} characters, expected 1 to 200")
-    return name
+def _format_reason(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False)[0]
+    place = ".".join(map(str, first["loc"])).replace("_", " ")
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def check_password(password: str, name: str) -> None:
@@ -194,19 +196,11 @@ def add(path: Path, name: str, full_name: str, role: str, password: str) -> User
         UsersError: An argument is invalid, the name or full name is in use, or the file cannot be changed.
     """
     name = name.strip().casefold()
-    if not _NAME.fullmatch(name):
-        raise UsersError(
-            f"name: got {name!r}, expected 1 to 64 of a-z, 0-9, point, hyphen, underscore and @, with a letter or "
-            "digit at both ends"
-        )
-    if role not in ROLES:
-        raise UsersError(f"role: got {role!r}, expected one of {', '.join(ROLES)}")
     try:
-        full_name = normalize_full_name(full_name)
-    except ValueError as error:
-        raise UsersError(f"full name: {error}") from error
+        user = User(name=name, full_name=full_name, role=role, password=hash_password(password))
+    except ValidationError as error:
+        raise UsersError(_format_reason(error)) from None
     check_password(password, name)
-    user = User(name, full_name, role, hash_password(password))
     with _edit(path) as users:
         if name in users:
             raise UsersError(
@@ -214,9 +208,9 @@ def add(path: Path, name: str, full_name: str, role: str, password: str) -> User
                 f"m2ib-audit users passwd {name}"
             )
         for other in users.values():
-            if other.full_name.casefold() == full_name.casefold():
+            if other.full_name.casefold() == user.full_name.casefold():
                 raise UsersError(
-                    f"full name: got {full_name!r}, which user {other.name!r} has, expected a unique one because "
+                    f"full name: got {user.full_name!r}, which user {other.name!r} has, expected a unique one because "
                     "signatures show it; add a middle name or a department"
                 )
         users[name] = user
@@ -239,7 +233,7 @@ def _update(path: Path, name: str, **changes: Any) -> User:
     with _edit(path) as users:
         if name not in users:
             raise UsersError(f"user: got {name!r}, expected one of {path}: {', '.join(sorted(users)) or 'none'}")
-        users[name] = replace(users[name], **changes)
+        users[name] = users[name].model_copy(update=changes)
         return users[name]
 
 
@@ -264,10 +258,8 @@ def _edit(path: Path) -> Iterator[dict[str, User]]:
 
 
 def _write(path: Path, users: Mapping[str, User]) -> None:
-    entries = {}
-    for name, user in sorted(users.items()):
-        entries[name] = {key: value for key, value in asdict(user).items() if key != "name"}
-    text = json.dumps({"version": _VERSION, "users": entries}, indent=1, ensure_ascii=False) + "\n"
+    content = _Content(users=dict(sorted(users.items())))
+    text = content.model_dump_json(indent=1, exclude={"users": {"__all__": {"name"}}}) + "\n"
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         # With mode 600 from the start, nobody else can read it at any time, whatever the umask.

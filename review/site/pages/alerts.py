@@ -12,19 +12,15 @@ from review.presentation.formatting import format_alert
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards
 from review.site.pages.decisions import get_alert_decision, get_form_values
-from review.site.pages.overview import list_alerts
+from review.site.pages.overview import list_audits
 from review.site.pages.pictures import compute_mean_maps, list_common_boxes, list_members
 from review.site.pages.rendering import (
-    PAGE_ROWS,
-    BadFilterError,
-    export_query,
     get_choice,
     get_int,
     get_lake,
-    get_page_number,
     get_text,
     list_options,
-    paginate,
+    render_list,
     render_page,
 )
 
@@ -42,7 +38,6 @@ EXAMPLES: Final = 8
 def show_alerts(request: Request) -> Response:
     """Show alerts by the filters of the URL; of each audit's newest run if no run is given."""
     lake = get_lake(request)
-    number = get_page_number(request)
     run = get_text(request, "run") or "newest"
     filters: dict[str, Any] = {
         **{name: get_text(request, name) for name in ("audit", "model", "corpus", "rule", "region", "slice", "words")},
@@ -55,23 +50,18 @@ def show_alerts(request: Request) -> Response:
         "sort": get_choice(request, "sort", SORT_KEYS),
         "upwards": get_choice(request, "order", ("up",)) is not None,
     }
-    connection = lake.connect()
-    if download := export_query(request, "alerts", connection, "review/page_alerts", **filters):
-        return download
-    alerts = list_alerts(lake, **filters, limit=PAGE_ROWS, offset=PAGE_ROWS * (number - 1))
-    if number > 1 and not alerts:
-        raise BadFilterError(f"page: got {number}, expected a smaller number; the list has fewer pages.")
-    choices = sql.rows(connection, "review/page_filter_choices")
+    choices = lake.query("review/page_filter_choices")
     runs = list_options(row["run_id"] for row in choices)[::-1]
-    return render_page(
+    return render_list(
         request,
         "alerts",
+        lake.connect(),
+        "review/page_alerts",
+        filters,
         title="Alerts",
-        alerts=alerts,
-        pages=paginate(alerts, number),
         run=run,
         choices={
-            "audit": {row["audit_id"]: f"{row['corpus']} with {row['model']}" for row in choices},
+            "audit": list_audits(lake),
             "run": {"newest": "newest of each audit", "all": "all runs"} | {name: name for name in runs},
             **{name: list_options(row[name] for row in choices) for name in ("model", "corpus", "rule", "region")},
             "severity": SEVERITIES,
@@ -115,16 +105,13 @@ def show_alert(request: Request, run_id: str, alert_id: str) -> Response:
     """Show one alert with its evidence, decisions and history."""
     lake = get_lake(request)
     manifest = lake.read_manifest(run_id)
-    connection = lake.connect_runs(run_id)
-    alerts: list[dict[str, Any]] = lake.cache_for_run(
-        run_id, "alerts", lambda: sql.rows(connection, "review/alerts_of_run", run_id=run_id)
-    )
+    alerts = lake.query_run(run_id, "review/alerts_of_run")
     place = next((place for place, row in enumerate(alerts) if row["alert_id"] == alert_id), None)
     if place is None:
         raise UnknownError(f"Run {run_id} has no alert {alert_id}.")
     alert = alerts[place]
     seed = get_int(request, "seed")
-    tests = sql.rows(connection, "review/tests", run_id=run_id, alert_id=alert_id)
+    tests = lake.query_run(run_id, "review/tests", alert_id=alert_id)
     mean_maps = compute_mean_maps(lake, alert) if alert["side"] == "image" else {}
     strongest = (alert["pair_ids"] or ())[:EXAMPLES]
     sample = sample_pairs(list_members(lake, alert), seed, EXAMPLES)

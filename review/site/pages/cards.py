@@ -17,19 +17,12 @@ MAX_BOXES: Final = 400
 
 
 @dataclass(frozen=True)
-class Outline:
-    """Boxes of a region, in pixels of the picture, as x, y, width and height."""
-
-    region: str
-    boxes: list[tuple[float, float, float, float]]
-
-
-@dataclass(frozen=True)
 class Card:
     """A pair, its map, outlines and tokens.
 
     Args:
         row: The stored pair and its attribution.
+        outlines: Boxes of each region in pixels of the picture, as x, y, width and height.
         scale_bits: Top of the color scale, which all cards of a page share.
         max_bits: Bits of the strongest patch; None without a readable map.
         regions: Regions and phrases with their share of the attribution.
@@ -40,7 +33,7 @@ class Card:
     height: int
     scale_bits: float
     max_bits: float | None
-    outlines: list[Outline]
+    outlines: dict[str, list[tuple[float, float, float, float]]]
     regions: list[RegionShare]
     tokens: list[Token]
     image_bits: float | None
@@ -82,7 +75,9 @@ def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None,
     bits = to_bits_grid(row)
     size = width, height = drawing.picture_size(row["grid_h"] or 1, row["grid_w"] or 1)
     shares = album.region_shares(row["pair_id"])
-    names = _list_salient_regions(shares) if regions is None else list(regions)
+    if regions is None:
+        salient = (each for each in shares if each.side == "image" and each.share is not None)
+        regions = [each.region for each in salient if (each.share or 0.0) >= 2 * each.area > 0]
     boxes = album.outlines(row["pair_id"])
     return Card(
         row=row,
@@ -90,20 +85,12 @@ def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None,
         height=height,
         scale_bits=scale_bits,
         max_bits=None if bits is None else float(np.nanmax(bits)),
-        outlines=[Outline(name, _scale_boxes(boxes[name], size)) for name in names if boxes.get(name)],
-        regions=[share for share in shares if share.region in names] or shares[:1],
+        outlines={name: _scale_boxes(boxes[name], size) for name in regions if boxes.get(name)},
+        regions=[share for share in shares if share.region in regions] or shares[:1],
         tokens=album.tokens(row["pair_id"]),
         image_bits=nats_to_bits(row["image_nats"]),
         text_bits=nats_to_bits(row["text_nats"]),
     )
-
-
-def _list_salient_regions(shares: Sequence[RegionShare]) -> list[str]:
-    return [
-        each.region
-        for each in shares
-        if each.side == "image" and each.share is not None and each.share >= 2 * each.area > 0
-    ]
 
 
 def _scale_boxes(boxes: Sequence[Box], size: tuple[int, int]) -> list[tuple[float, float, float, float]]:

@@ -9,15 +9,7 @@ import sql
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards, round_up
 from review.site.pages.pictures import explain_missing_picture, get_bits, load_pair, resize_map
-from review.site.pages.rendering import (
-    export_query,
-    get_lake,
-    get_page_number,
-    get_text,
-    paginate,
-    query_page,
-    render_page,
-)
+from review.site.pages.rendering import get_lake, get_text, render_list, render_page
 
 router = APIRouter()
 
@@ -33,35 +25,25 @@ def show_comparison(request: Request) -> Response:
         for name in lake.list_runs()
         if (manifest := lake.find_manifest(name))
     }
-    values: dict[str, Any] = {"choices": choices, "left": left, "right": right, "pairs": None, "comparison": None}
-    if left and right:
-        values["manifests"] = (lake.read_manifest(left), lake.read_manifest(right))
-        if pair_id:
-            values["comparison"] = _compare_pair(lake, (left, right), pair_id)
-        else:
-            found = _compare_runs(request, lake, left, right)
-            if isinstance(found, Response):
-                return found
-            values |= found
-    return render_page(request, "compare", title="Compare", **values)
-
-
-def _compare_runs(request: Request, lake: LakeCache, left: str, right: str) -> Response | dict[str, Any]:
+    values: dict[str, Any] = {"title": "Compare", "choices": choices, "left": left, "right": right}
+    if left is None or right is None:
+        return render_page(request, "compare", **values)
+    manifests = (lake.read_manifest(left), lake.read_manifest(right))
+    if pair_id:
+        comparison = _compare_pair(lake, (left, right), pair_id)
+        return render_page(request, "compare", manifests=manifests, comparison=comparison, **values)
     connection = lake.connect_runs(left, right)
-    number = get_page_number(request)
-    filters = {"left": left, "right": right, "words": get_text(request, "words")}
-    query = "review/page_compared_pairs"
-    if download := export_query(request, "compared", connection, query, **filters):
-        return download
-    key = ("compared", right, lake.get_run_version(right), filters["words"], number)
-    pairs = lake.cache_for_run(left, key, lambda: query_page(connection, query, number, **filters))
     alerts = sql.rows(connection, "review/page_compared_alerts", left=left, right=right)
-    return {
-        "alerts": [row for row in alerts if row["explained_by"] is None],
-        "followers": sum(row["explained_by"] is not None for row in alerts),
-        "pairs": pairs,
-        "pages": paginate(pairs, number),
-    }
+    return render_list(
+        request,
+        "compare",
+        connection,
+        "review/page_compared_pairs",
+        {"left": left, "right": right, "words": get_text(request, "words")},
+        alerts=[row for row in alerts if row["explained_by"] is None],
+        followers=sum(row["explained_by"] is not None for row in alerts),
+        **values,
+    )
 
 
 def _compare_pair(lake: LakeCache, run_ids: tuple[str, str], pair_id: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from datetime import date
 from typing import Any, Final
 from urllib.parse import quote
 
-import pyarrow.compute as pc
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import ImmutableMultiDict
@@ -27,15 +26,11 @@ MAX_ALERTS: Final = 200
 _FIELDS: Final = ("decision", "reason", "until", "meaning", "statement", "name", "role")
 
 
-class _UnsignedError(Exception):
-    """A form without a valid signature; the message says what is missing."""
-
-
 def get_form_values(request: Request) -> dict[str, Any]:
     """Return what every signing form needs: visitor, choices, the last review, and what was entered before."""
     visitor: Visitor = request.state.visitor
-    (last,) = sql.rows(get_lake(request).connect(), "review/last_review")
-    form = getattr(request.state, "form", None) or {}
+    (last,) = get_lake(request).query("review/last_review")
+    form = getattr(request.state, "form", {})
     return {
         "visitor": visitor,
         "decisions": {name: format_decision(name, describe=True) for name in DECISION_DESCRIPTIONS},
@@ -48,10 +43,9 @@ def get_form_values(request: Request) -> dict[str, Any]:
 def get_alert_decision(request: Request, run_id: str, alert_id: str) -> dict[str, Any]:
     """Return the decision about an alert, its history, and the values of its form."""
     lake = get_lake(request)
-    table = lake.cache_for_lake("triage", lambda: sql.table(lake.connect(), "review/decisions", run_id=None))
-    rows = table.filter((pc.field("run_id") == run_id) & (pc.field("alert_id") == alert_id)).to_pylist()
-    row = rows[0] if rows else None
-    history = sql.rows(lake.connect(), "review/records_about_alert", life_id=row["life_id"]) if row else []
+    rows = lake.query("review/decisions", run_id=run_id)
+    row = next((row for row in rows if row["alert_id"] == alert_id), None)
+    history = lake.query("review/records_about_alert", life_id=row["life_id"]) if row else []
     values = get_form_values(request)
     if not history:
         del values["decisions"]["open"]
@@ -68,15 +62,17 @@ def get_alert_decision(request: Request, run_id: str, alert_id: str) -> dict[str
 def get_sign_off(request: Request, run_id: str) -> dict[str, Any]:
     """Return the sign-offs of a run, its undecided alerts, and the values of its form."""
     lake = get_lake(request)
-    undecided = sql.rows(lake.connect(), "review/undecided_alerts", run_id=run_id)
-    signed = sql.rows(lake.connect(), "review/sign_offs_of_run", run_id=run_id)
+    undecided = lake.query("review/undecided_alerts", run_id=run_id)
+    signed = lake.query("review/sign_offs_of_run", run_id=run_id)
+    # Detects a change between the form of a sign-off and its confirmation.
+    state = [(row["alert_id"], row["decision"], row["review"]) for row in undecided] + [row["number"] for row in signed]
     return {
         **get_form_values(request),
         "run_id": run_id,
         "is_complete": sql.is_complete(lake.read_manifest(run_id)),
         "undecided": undecided,
         "signed": [row | {"may_countersign": _may_countersign(request, row["reviewer"])} for row in signed],
-        "state": _hash_state(undecided, signed),
+        "state": hashlib.sha256(repr(state).encode()).hexdigest()[:16],
     }
 
 
@@ -84,8 +80,7 @@ def _may_countersign(request: Request, first_signer: str | None) -> bool:
     visitor: Visitor = request.state.visitor
     if first_signer is None or not visitor.may_write:
         return False
-    reviewer: Reviewer | None = request.state.reviewer
-    return reviewer is None or not reviewer.is_same(first_signer)
+    return visitor.reviewer is None or not visitor.reviewer.is_same(first_signer)
 
 
 def _may_mean(visitor: Visitor, meaning: str) -> bool:
@@ -93,19 +88,13 @@ def _may_mean(visitor: Visitor, meaning: str) -> bool:
     return meaning != "approval" or visitor.identity == "declared" or visitor.role == "approver"
 
 
-def _hash_state(undecided: list[dict[str, Any]], signed: list[dict[str, Any]]) -> str:
-    """Return a digest of what a sign-off is about, to detect a change between the form and its confirmation."""
-    rows = [(row["alert_id"], row["decision"], row["review"]) for row in undecided] + [row["number"] for row in signed]
-    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
-
-
 def _check_signer(request: Request) -> Reviewer:
-    """Return who signs a form, after checking the password if there is one. Raises _UnsignedError."""
+    """Return who signs a form, after checking the password if there is one. Raises DecisionError."""
     visitor: Visitor = request.state.visitor
     access: Access = request.state.access
     form: ImmutableMultiDict[str, str] = request.state.form
     if not _may_mean(visitor, form.get("meaning", "")):
-        raise _UnsignedError(
+        raise DecisionError(
             "meaning: got approval, which needs the role approver; choose another meaning, or ask an approver."
         )
     if visitor.needs_password:
@@ -114,28 +103,27 @@ def _check_signer(request: Request) -> Reviewer:
                 visitor.user_name or "", form.get("password", ""), request.state.client, signing=True
             )
         except ThrottledError as error:
-            raise _UnsignedError(
+            raise DecisionError(
                 f"password: too many attempts; wait {max(1, round(error.seconds))} seconds, then sign again."
             ) from error
         if user is None:
-            raise _UnsignedError("password: got a wrong one; enter your password again to sign.")
-    reviewer: Reviewer | None = request.state.reviewer
-    return reviewer or Reviewer(form.get("name", "").strip(), form.get("role", "").strip(), "declared")
+            raise DecisionError("password: got a wrong one; enter your password again to sign.")
+    return visitor.reviewer or Reviewer(form.get("name", "").strip(), form.get("role", "").strip(), "declared")
 
 
 def _parse_until(form: Mapping[str, str]) -> date | None:
-    """Return the last day of a waiver; None for other decisions, whatever was entered. Raises _UnsignedError."""
+    """Return the last day of a waiver; None for other decisions, whatever was entered. Raises DecisionError."""
     text = form.get("until", "").strip()
     if form.get("decision") != "waived" or not text:
         return None
     try:
         return date.fromisoformat(text)
     except ValueError as error:
-        raise _UnsignedError(f"until: got {text[:40]!r}, expected a day such as 2026-12-31.") from error
+        raise DecisionError(f"until: got {text[:40]!r}, expected a day such as 2026-12-31.") from error
 
 
 def _record_decision(request: Request, reviewer: Reviewer, run_id: str, alert_id: str) -> Record:
-    """Record a decision in the ledger. Raises DecisionError, _UnsignedError."""
+    """Record a decision in the ledger. Raises DecisionError."""
     form: ImmutableMultiDict[str, str] = request.state.form
     seen = form.get("seen", "")
     return decisions.decide(
@@ -165,7 +153,7 @@ def decide(request: Request, run_id: str, alert_id: str) -> Response:
     get_lake(request).read_manifest(run_id)  # an unknown run is answered with 404
     try:
         record = _record_decision(request, _check_signer(request), run_id, alert_id)
-    except (DecisionError, _UnsignedError) as error:
+    except DecisionError as error:
         return _render_decide(request, run_id, alert_id, str(error))
     return RedirectResponse(f"/runs/{quote(run_id)}/alerts/{quote(alert_id)}?recorded={record.number}#decision", 303)
 
@@ -184,10 +172,21 @@ def decide_many(request: Request) -> Response:
     names = list(dict.fromkeys(form.getlist("alert")))
     target = get_local_path(form.get("next"))
     error, recorded, refused = None, dict[str, int](), dict[str, str]()
-    try:
-        _record_decisions(request, names, recorded, refused)
-    except _UnsignedError as unsigned:
-        error = str(unsigned)
+    if not 1 <= len(names) <= MAX_ALERTS:
+        error = f"alerts: got {len(names)}, expected 1 to {MAX_ALERTS}; tick some in the list."
+    else:
+        try:
+            _parse_until(form)  # refused once, not for each alert
+            reviewer = _check_signer(request)
+        except DecisionError as refusal:
+            error = str(refusal)
+        else:
+            for name in names:
+                run_id, _, alert_id = name.partition("/")
+                try:
+                    recorded[name] = _record_decision(request, reviewer, run_id, alert_id).number
+                except DecisionError as refusal:
+                    refused[name] = str(refusal)
     if error is None and not refused:
         return RedirectResponse(target, 303)
     return render_page(
@@ -204,19 +203,6 @@ def decide_many(request: Request) -> Response:
     )
 
 
-def _record_decisions(request: Request, names: list[str], recorded: dict[str, int], refused: dict[str, str]) -> None:
-    """Record one decision about several alerts, named RUN/ALERT; note records and reasons. Raises _UnsignedError."""
-    if not 1 <= len(names) <= MAX_ALERTS:
-        raise _UnsignedError(f"alerts: got {len(names)}, expected 1 to {MAX_ALERTS}; tick some in the list.")
-    reviewer = _check_signer(request)
-    for name in names:
-        run_id, _, alert_id = name.partition("/")
-        try:
-            recorded[name] = _record_decision(request, reviewer, run_id, alert_id).number
-        except DecisionError as error:
-            refused[name] = str(error)
-
-
 @router.post("/records/{number}/countersign")
 def countersign(request: Request, number: int) -> Response:
     """Record a second signature under a decision or sign-off."""
@@ -227,7 +213,7 @@ def countersign(request: Request, number: int) -> Response:
     try:
         reviewer = _check_signer(request)
         decisions.countersign(get_lake(request).lake, reviewer, number, meaning, statement, signer=signer)
-    except (DecisionError, _UnsignedError) as error:
+    except DecisionError as error:
         values = {"number": number, "error": str(error), "next": target, "form": get_form_values(request)}
         return render_page(request, "countersign", 409, title="Countersign", **values)
     return RedirectResponse(target, 303)
@@ -264,7 +250,7 @@ def sign_off(request: Request, run_id: str) -> Response:
                 seen=last_record,
             )
             return RedirectResponse(f"/runs/{quote(run_id)}/sign-off?recorded={record.number}#sign-off", 303)
-        except (DecisionError, _UnsignedError) as refusal:
+        except DecisionError as refusal:
             error = str(refusal)
     status = 409 if error else 200
     return render_page(request, "sign_off", status, title="Sign off", sign_off=values, error=error, confirm=True)

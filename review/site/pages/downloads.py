@@ -4,12 +4,12 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, Request, Response
 
 import sql
-from review.report.html import FORMATS, load_document, record_report, render_report
+from review.report.html import FORMATS, ReportError, load_document, record_report, render_report
 from review.site.access import Visitor
-from review.site.lake_cache import LakeCache
+from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.rendering import get_lake
 
 router = APIRouter()
@@ -22,7 +22,7 @@ _slots = threading.BoundedSemaphore(MAX_CONCURRENT)
 
 def _write_report(lake: LakeCache, run_id: str, kind: str, remote: bool) -> bytes:
     if not _slots.acquire(timeout=_MAX_WAIT_SECONDS):
-        raise HTTPException(503, f"{MAX_CONCURRENT} other reports are being written. Try again in a minute.")
+        raise ReportError(f"{MAX_CONCURRENT} other reports are being written. Try again in a minute.")
     try:
         return render_report(load_document(lake.lake, run_id, remote), kind)
     finally:
@@ -34,9 +34,9 @@ def download_report(request: Request, run_id: str, kind: str) -> Response:
     """Send the report as a file; record it in the ledger if the visitor may write there."""
     lake = get_lake(request)
     if kind not in FORMATS:
-        raise HTTPException(404)
+        raise UnknownError("There is no such page.")
     if lake.read_manifest(run_id)["status"] == sql.PRUNED:
-        raise HTTPException(404, f"Run {run_id} was pruned: its tables were deleted, so it has no report.")
+        raise UnknownError(f"Run {run_id} was pruned: its tables were deleted, so it has no report.")
     remote = request.app.state.settings.remote_corpora
 
     def cache_report(write: Callable[[], bytes]) -> bytes:

@@ -15,33 +15,21 @@ MAX_RUNS: Final = 1000
 LISTED: Final = 10
 """Alerts and runs that the overview lists."""
 _FILTERS: Final = (
-    "audit",
-    "run_id",
-    "model",
-    "corpus",
-    "rule",
-    "region",
-    "slice",
-    "severity",
-    "state",
-    "life",
-    "decision",
+    *("audit", "run_id", "model", "corpus", "rule", "region", "slice", "severity", "state", "life", "decision"),
+    *("words", "sort"),
 )
-ALL_ALERTS: Final[dict[str, Any]] = {
-    **dict.fromkeys((*_FILTERS, "words", "sort")),
-    "alone": True,
-    "upwards": False,
-    "limit": 10_000,
-    "offset": 0,
-}
-"""Parameters of `review/page_alerts` without filters."""
 
 
-def list_alerts(lake: LakeCache, **parameters: Any) -> list[dict[str, Any]]:
-    """List alerts of the lake; `parameters` replace those of ALL_ALERTS."""
-    given = ALL_ALERTS | parameters
-    key = ("alerts", *sorted(given.items()))
-    return lake.cache_for_lake(key, lambda: sql.rows(lake.connect(), "review/page_alerts", **given))
+def list_alerts(lake: LakeCache, run_id: str, *, decision: str | None = None, alone: bool) -> list[dict[str, Any]]:
+    """List alerts of a run (`newest`: the newest of each audit); `alone` leaves out those that others explain."""
+    filters = dict.fromkeys(_FILTERS) | {"run_id": run_id, "decision": decision}
+    return lake.query("review/page_alerts", **filters, alone=alone, upwards=False, limit=10_000, offset=0)
+
+
+def list_audits(lake: LakeCache) -> dict[str, str]:
+    """Return the audits by id, each as its corpus and model, for a select field."""
+    rows = lake.query("review/page_filter_choices")
+    return {row["audit_id"]: f"{row['corpus']} with {row['model']}" for row in rows}
 
 
 def group_runs(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -65,8 +53,8 @@ def group_runs(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def show_overview(request: Request) -> Response:
     """Show all audits at a glance."""
     lake = get_lake(request)
-    runs = sql.rows(lake.connect(), "review/page_runs", audit="all", status="any", limit=MAX_RUNS, offset=0)
-    waiting = list_alerts(lake, run_id="newest", decision="waiting")
+    runs = lake.query("review/page_runs", audit="all", status="any", limit=MAX_RUNS, offset=0)
+    waiting = list_alerts(lake, "newest", decision="waiting", alone=True)
     open_alerts: dict[str, Counter[str]] = defaultdict(Counter)
     for alert in waiting:
         open_alerts[alert["audit_id"]][alert["severity"] or alert["state"]] += 1

@@ -11,7 +11,7 @@ from review.presentation import drawing
 from review.presentation.formatting import nats_to_bits
 from review.site.lake_cache import LakeCache
 from review.site.pages.cards import make_cards, round_up
-from review.site.pages.pictures import explain_missing_picture, load_pair
+from review.site.pages.pictures import explain_missing_picture, get_color_map, load_pair
 from review.site.pages.rendering import (
     PAGE_ROWS,
     export_query,
@@ -37,7 +37,7 @@ def show_pairs(request: Request, run_id: str) -> Response:
     lake = get_lake(request)
     lake.read_manifest(run_id)
     connection = lake.connect_runs(run_id)
-    alert = _find_alert(request, connection, run_id)
+    alert = _find_alert(request, run_id)
     sort = get_choice(request, "sort", SORT_KEYS) or "row"
     is_ascending = get_choice(request, "order", ("up",)) is not None
     slice_name = get_text(request, "slice") or alert.get("slice")
@@ -60,7 +60,6 @@ def show_pairs(request: Request, run_id: str) -> Response:
     position = _get_position(request)
     rows = sql.rows(connection, query, **filters, **position, limit=PAGE_ROWS)
     last = rows[-1] if len(rows) == PAGE_ROWS else None
-    regions = lake.cache_for_run(run_id, "regions", lambda: sql.rows(connection, "review/page_regions", run_id=run_id))
     return render_page(
         request,
         "pairs",
@@ -70,17 +69,16 @@ def show_pairs(request: Request, run_id: str) -> Response:
         total=rows[0]["found"] if rows else 0,
         region=filters["region"],
         alert=alert,
-        regions=list_options(row["region"] for row in regions),
+        regions=list_options(row["region"] for row in lake.query_run(run_id, "review/page_regions")),
         slice_kinds=SLICE_KINDS,
         next_link=make_link(request, after=repr(last["key"]), after_id=last["pair_id"]) if last else None,
         first_link=make_link(request, **start) if position["after_id"] is not None else None,
     )
 
 
-def _find_alert(request: Request, connection: sql.Connection, run_id: str) -> dict[str, Any]:
+def _find_alert(request: Request, run_id: str) -> dict[str, Any]:
     """Return the alert that the URL names; empty if it names none."""
-    alert_id = get_text(request, "alert")
-    rows = sql.rows(connection, "review/alert", run_id=run_id, alert_id=alert_id) if alert_id else []
+    rows = get_lake(request).query_run(run_id, "review/alert", alert_id=get_text(request, "alert"))
     return rows[0] if rows else {}
 
 
@@ -96,16 +94,14 @@ def show_pair(request: Request, run_id: str, pair_id: str) -> Response:
     """Show one pair."""
     lake = get_lake(request)
     lake.read_manifest(run_id)
-    connection = lake.connect_runs(run_id)
     row = load_pair(lake, run_id, pair_id)
-    alert = _find_alert(request, connection, run_id)
+    alert = _find_alert(request, run_id)
     outlined = get_text(request, "outline") or alert.get("region")
-    color_map = get_choice(request, "map", drawing.COLOR_MAPS) or drawing.COLOR_MAPS[0]
     scale_bits = get_run_scale(lake, run_id) if get_choice(request, "scale", ("run",)) else None
     (card,) = make_cards(lake, run_id, [pair_id], [outlined] if outlined else None, scale_bits)
-    shares = sql.rows(connection, "review/region_shares_of_pairs", run_id=run_id, pair_ids=[pair_id])
-    ids = {"run_id": run_id, "pair_id": pair_id}
-    neighbors = {each["is_later"]: each["pair_id"] for each in sql.rows(connection, "review/page_neighbors", **ids)}
+    shares = lake.query_run(run_id, "review/region_shares_of_pairs", pair_ids=[pair_id])
+    rows = lake.query_run(run_id, "review/page_neighbors", pair_id=pair_id)
+    neighbors = {each["is_later"]: each["pair_id"] for each in rows}
     order = list(alert.get("pair_ids") or ())
     if pair_id in order:  # from an alert, the links lead to the other pairs of the alert
         at = order.index(pair_id)
@@ -123,10 +119,10 @@ def show_pair(request: Request, run_id: str, pair_id: str) -> Response:
         options=f"?{urlencode({key: value for key, value in request.query_params.items() if value})}",
         previous=neighbors.get(False),
         following=neighbors.get(True),
-        alerts=sql.rows(connection, "review/page_alerts_of_pair", **ids),
-        similar=sql.rows(connection, "review/near_duplicates_of_pair", **ids, limit=12),
-        screened=sql.rows(connection, "review/page_screenings", **ids),
-        color_map=color_map,
+        alerts=lake.query_run(run_id, "review/page_alerts_of_pair", pair_id=pair_id),
+        similar=lake.query_run(run_id, "review/near_duplicates_of_pair", pair_id=pair_id, limit=12),
+        screened=lake.query_run(run_id, "review/page_screenings", pair_id=pair_id),
+        color_map=get_color_map(request),
         color_maps=drawing.COLOR_MAPS,
         image_regions=[each["region"] for each in shares if each["side"] == "image"],
         attributes=list(row["attributes"] or ()),
@@ -136,9 +132,7 @@ def show_pair(request: Request, run_id: str, pair_id: str) -> Response:
 
 def get_run_scale(lake: LakeCache, run_id: str) -> float:
     """Return the top of a color scale for a run: the 99.5th percentile of the strongest patches, in bits."""
-    rows: list[dict[str, Any]] = lake.cache_for_run(
-        run_id, "top", lambda: sql.rows(lake.connect_runs(run_id), "review/page_map_scale", run_id=run_id)
-    )
+    rows = lake.query_run(run_id, "review/page_map_scale")
     return round_up(nats_to_bits(rows[0]["nats"]) or 1.0) if rows else 1.0
 
 
@@ -147,24 +141,10 @@ def show_sample(request: Request, run_id: str) -> Response:
     """Show a random sample of pairs without an alert, and estimate from the reviewer's ticks what the audit missed."""
     lake = get_lake(request)
     manifest = lake.read_manifest(run_id)
-    connection = lake.connect_runs(run_id)
     seed = get_int(request, "seed")
     factor = float(manifest["config"].get("alerts", {}).get("factor", 2.0))
-    flagged = lake.cache_for_run(
-        run_id, "flagged", lambda: sql.rows(connection, "review/page_flagged", run_id=run_id, factor=factor)
-    )
-    sample: list[dict[str, Any]] = lake.cache_for_run(
-        run_id,
-        ("unflagged", seed),
-        lambda: sql.rows(
-            connection,
-            "review/page_unflagged",
-            run_id=run_id,
-            pair_ids=[row["pair_id"] for row in flagged],
-            seed=seed,
-            limit=SAMPLE_SIZE,
-        ),
-    )
+    flagged = [row["pair_id"] for row in lake.query_run(run_id, "review/page_flagged", factor=factor)]
+    sample = lake.query_run(run_id, "review/page_unflagged", pair_ids=flagged, seed=seed, limit=SAMPLE_SIZE)
     cards = make_cards(lake, run_id, [row["pair_id"] for row in sample], None)
     ticked = set(request.query_params.getlist("bad")) & {card.pair_id for card in cards}
     is_judged = "judged" in request.query_params and bool(cards)

@@ -41,11 +41,7 @@ class MeanMap:
 
 def load_pair(lake: LakeCache, run_id: str, pair_id: str) -> dict[str, Any]:
     """Load a pair with its attribution. Raises UnknownError."""
-    rows: list[dict[str, Any]] = lake.cache_for_run(
-        run_id,
-        ("pair", pair_id),
-        lambda: sql.rows(lake.connect_runs(run_id), "review/pairs", run_id=run_id, pair_ids=[pair_id]),
-    )
+    rows = lake.query_run(run_id, "review/pairs", pair_ids=[pair_id])
     if not rows:
         raise UnknownError(f"Run {run_id} has no attributed pair {pair_id}.")
     return rows[0]
@@ -54,8 +50,7 @@ def load_pair(lake: LakeCache, run_id: str, pair_id: str) -> dict[str, Any]:
 def make_picture(lake: LakeCache, run_id: str, row: dict[str, Any]) -> tuple[str, bytes]:
     """Return media type and data of a pair's image, as the model saw it. Raises UnknownError if it cannot be shown."""
     key = (run_id, row["pair_id"], row["image_sha256"])
-    picture: tuple[str, bytes] = lake.get_or_compute(lake.pictures, key, lambda: _encode_image(lake, run_id, row))
-    return picture
+    return lake.get_or_compute(lake.pictures, key, lambda: _encode_image(lake, run_id, row))
 
 
 def explain_missing_picture(lake: LakeCache, run_id: str, row: dict[str, Any]) -> str | None:
@@ -96,8 +91,7 @@ def send_image(request: Request, run_id: str, pair_id: str) -> Response:
 def send_overlay(request: Request, run_id: str, pair_id: str) -> Response:
     """Send the map of a pair as an overlay for its image, one pixel per patch."""
     bits = get_bits(load_pair(get_lake(request), run_id, pair_id))
-    color_map = get_choice(request, "map", drawing.COLOR_MAPS) or drawing.COLOR_MAPS[0]
-    return _send_png(request, drawing.draw_layer(bits, _get_scale(request, bits), color_map))
+    return _send_png(request, drawing.draw_layer(bits, _get_scale(request, bits), get_color_map(request)))
 
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/difference")
@@ -114,7 +108,7 @@ def send_difference(request: Request, run_id: str, pair_id: str) -> Response:
 def send_mean_map(request: Request, run_id: str, alert_id: str, half: str) -> Response:
     """Send the mean map of an alert's slice (`inside`), or of the other pairs (`outside`)."""
     lake = get_lake(request)
-    rows = sql.rows(lake.connect_runs(run_id), "review/alert", run_id=run_id, alert_id=alert_id)
+    rows = lake.query_run(run_id, "review/alert", alert_id=alert_id)
     maps = compute_mean_maps(lake, rows[0]) if rows else {}
     if half not in maps:
         raise UnknownError("There is no such mean map.")
@@ -126,15 +120,18 @@ def send_mean_map(request: Request, run_id: str, alert_id: str, half: str) -> Re
 @router.get("/scale")
 def send_scale(request: Request) -> Response:
     """Send the color scale of the maps."""
-    color_map = get_choice(request, "map", drawing.COLOR_MAPS) or drawing.COLOR_MAPS[0]
-    return _send_png(request, drawing.draw_color_scale(color_map))
+    return _send_png(request, drawing.draw_color_scale(get_color_map(request)))
+
+
+def get_color_map(request: Request) -> str:
+    """Return the color map that the URL names, by default the first one. Raises BadFilterError."""
+    return get_choice(request, "map", drawing.COLOR_MAPS) or drawing.COLOR_MAPS[0]
 
 
 @router.get("/audits/{audit_id}/trend.svg")
 def send_trend(request: Request, audit_id: str) -> Response:
     """Send a plot of an audit's alerts and errors over its runs."""
-    connection = get_lake(request).connect()
-    rows = sql.rows(connection, "review/page_runs", audit=audit_id, status="any", limit=60, offset=0)
+    rows = get_lake(request).query("review/page_runs", audit=audit_id, status="any", limit=60, offset=0)
     if not rows or audit_id == "all":
         raise UnknownError(f"There is no audit {audit_id} in this lake.")
     return _send_plot(request, ("trend", repr(rows)), lambda theme: plots.plot_trend(rows[::-1], theme))
@@ -143,8 +140,7 @@ def send_trend(request: Request, audit_id: str) -> Response:
 @router.get("/runs/{run_id}/alerts/{alert_id}/effect.svg")
 def send_effect(request: Request, run_id: str, alert_id: str) -> Response:
     """Send a plot of an alert's tests."""
-    connection = get_lake(request).connect_runs(run_id)
-    rows = sql.rows(connection, "review/tests", run_id=run_id, alert_id=alert_id)
+    rows = get_lake(request).query_run(run_id, "review/tests", alert_id=alert_id)
     tests = [row for row in rows if row["effect"] is not None]
     if not tests:
         raise UnknownError(f"Run {run_id} has no tested alert {alert_id}.")
@@ -208,9 +204,7 @@ def _get_scale(request: Request, bits: Grid) -> float:
 def compute_mean_maps(lake: LakeCache, alert: dict[str, Any]) -> dict[str, MeanMap]:
     """Compute the mean maps of the pairs `inside` and `outside` an alert's slice; empty if grids differ in the run."""
     run_id, region = alert["run_id"], alert["region"]
-    grids = lake.cache_for_run(
-        run_id, "grids", lambda: sql.rows(lake.connect_runs(run_id), "review/grid_shapes", run_id=run_id)
-    )
+    grids = lake.query_run(run_id, "review/grid_shapes")
     if len(grids) != 1:
         return {}
     shape = (grids[0]["grid_h"], grids[0]["grid_w"])
@@ -227,7 +221,9 @@ def compute_mean_maps(lake: LakeCache, alert: dict[str, Any]) -> dict[str, MeanM
 
 def list_members(lake: LakeCache, alert: dict[str, Any]) -> list[str]:
     """List the pairs of an alert: those of its slice that have its region."""
-    run_id, chosen = alert["run_id"], {key: alert[key] for key in ("region", "slice_kind", "slice")}
+    chosen = {key: alert[key] for key in ("region", "slice_kind", "slice")}
+    run_id = alert["run_id"]
+    # Kept as a table: a slice may have very many pairs.
     table = lake.cache_for_run(
         run_id,
         ("members", *chosen.values()),
@@ -249,9 +245,5 @@ def _sum_maps(lake: LakeCache, run_id: str, region: str, pair_ids: list[str] | N
 
 def list_common_boxes(lake: LakeCache, run_id: str, region: str) -> list[Box]:
     """List the boxes of a region that are the same for every pair."""
-    rows = lake.cache_for_run(
-        run_id,
-        "boxes",
-        lambda: sql.rows(lake.connect_runs(run_id), "review/boxes_of_pairs", run_id=run_id, pair_ids=[]),
-    )
+    rows = lake.query_run(run_id, "review/boxes_of_pairs", pair_ids=[])
     return [(row["x0"], row["y0"], row["x1"], row["y1"]) for row in rows if row["region"] == region]

@@ -18,29 +18,26 @@ def plot_trend(runs: Sequence[dict[str, Any]], theme: str) -> bytes:
     with _lock:
         figure, (upper, lower) = _make_figure(2, (7.2, 3.2), theme)
         positions = range(len(runs))
-        for key, label, mark, color in (
-            ("own_confirmed", "confirmed", "o-", _STRONG[theme]),
-            ("own_suspected", "suspected", "s--", _WEAK[theme]),
+        for axes, unit, series in (
+            (upper, "alerts", {key: [run[f"own_{key}"] for run in runs] for key in ("confirmed", "suspected")}),
+            (
+                lower,
+                "% of rows",
+                {
+                    "errors": [_to_percent(run["error_rate"]) for run in runs],
+                    "not attributed": [100 - _to_percent(run["coverage"]) for run in runs],
+                },
+            ),
         ):
-            upper.plot(
-                positions, [run[key] for run in runs], mark, color=color, label=label, markersize=4, clip_on=False
-            )
-        upper.set_ylabel("alerts")
-        upper.set_ylim(bottom=0)
+            for (label, values), mark, color in zip(series.items(), ("o-", "s--"), (_STRONG, _WEAK), strict=True):
+                axes.plot(positions, values, mark, color=color[theme], label=label, markersize=4, clip_on=False)
+            axes.set_ylabel(unit)
+            axes.set_ylim(bottom=0)
         upper.yaxis.get_major_locator().set_params(integer=True)
         upper.tick_params(labelbottom=False)
-        for values, label, mark, color in (
-            ([_to_percent(run["error_rate"]) for run in runs], "errors", "o-", _STRONG[theme]),
-            ([_to_percent(_get_rest(run["coverage"])) for run in runs], "not attributed", "s--", _WEAK[theme]),
-        ):
-            lower.plot(positions, values, mark, color=color, label=label, markersize=4, clip_on=False)
-        lower.set_ylabel("% of rows")
-        lower.set_ylim(bottom=0)
         step = max(1, len(runs) // 6)
-        lower.set_xticks(list(positions)[::step], [f"{run['started_at']:%Y-%m-%d}" for run in runs][::step])
-        for axes in (upper, lower):
-            axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, labelcolor=_INK[theme], fontsize=9)
-        return _write_svg(figure)
+        lower.set_xticks(positions[::step], [f"{run['started_at']:%Y-%m-%d}" for run in runs[::step]])
+        return _write_svg(figure, theme)
 
 
 def plot_effect(tests: Sequence[dict[str, Any]], theme: str) -> bytes:
@@ -48,38 +45,21 @@ def plot_effect(tests: Sequence[dict[str, Any]], theme: str) -> bytes:
     with _lock:
         figure, (axes,) = _make_figure(1, (7.2, 0.62 * len(tests) + 0.95), theme)
         for position, test in enumerate(tests):
-            axes.plot([test["low"], test["high"]], [position, position], color=_STRONG[theme], linewidth=2.5)
-            is_first = position == 0
-            axes.plot(
-                test["effect"],
-                position,
-                "o",
-                color=_STRONG[theme],
-                markersize=8,
-                label="effect, 95% interval" * is_first,
-            )
-            axes.plot(test["control_drop"], position, "D", color=_WEAK[theme], label="controls" * is_first)
-            axes.plot(
-                [test["floor"], test["floor"]],
-                [position - 0.3, position + 0.3],
-                ":",
-                color=_INK[theme],
-                label="floor" * is_first,
-            )
+            strong, weak, ink = _STRONG[theme], _WEAK[theme], _INK[theme]
+            labels = ("", "", "") if position else ("effect, 95% interval", "controls", "floor")
+            axes.plot([test["low"], test["high"]], [position, position], color=strong, linewidth=2.5)
+            axes.plot(test["effect"], position, "o", color=strong, markersize=8, label=labels[0])
+            axes.plot(test["control_drop"], position, "D", color=weak, label=labels[1])
+            axes.plot([test["floor"]] * 2, [position - 0.3, position + 0.3], ":", color=ink, label=labels[2])
         axes.axvline(0, color=_SOFT[theme], linewidth=1)
         axes.set_yticks(range(len(tests)), [test["fill"] for test in tests])
         axes.set_ylim(len(tests) - 0.5, -0.5)
         axes.set_xlabel("loss of the score's margin")
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, labelcolor=_INK[theme], fontsize=9)
-        return _write_svg(figure)
+        return _write_svg(figure, theme)
 
 
 def _to_percent(share: float | None) -> float:
     return float("nan") if share is None else 100 * share
-
-
-def _get_rest(coverage: float | None) -> float | None:
-    return None if coverage is None else 1 - coverage
 
 
 def _make_figure(rows: int, size: tuple[float, float], theme: str) -> tuple[Any, Any]:
@@ -104,7 +84,9 @@ def _make_figure(rows: int, size: tuple[float, float], theme: str) -> tuple[Any,
     return figure, axes
 
 
-def _write_svg(figure: Any) -> bytes:
+def _write_svg(figure: Any, theme: str) -> bytes:
+    for axes in figure.axes:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, labelcolor=_INK[theme], fontsize=9)
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()

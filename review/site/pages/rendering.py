@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -72,7 +72,7 @@ def render_page(request: Request, name: str, /, status: int = 200, **values: Any
             link=lambda **changes: make_link(request, **changes),
             sorted_link=lambda key: _make_sorted_link(request, key),
             navigation=_NAVIGATION,
-            reviewer=getattr(request.state, "reviewer", None),
+            reviewer=request.state.visitor.reviewer if request.state.visitor else None,
             **values,
         )
     )
@@ -131,20 +131,23 @@ def get_int(request: Request, name: str, default: int = 1, low: int = 0, high: i
     return int(value)
 
 
-def get_page_number(request: Request) -> int:
-    """Return the page of a list that the URL names. Raises BadFilterError."""
-    return get_int(request, "page", low=1, high=1_000_000)
+def render_list(
+    request: Request, name: str, connection: sql.Connection, query: str, filters: Mapping[str, Any], **values: Any
+) -> Response:
+    """Render a page of the rows of a query, which states their number as `found`; or send all rows as a download.
 
-
-def query_page(connection: sql.Connection, query: str, number: int, **filters: Any) -> list[dict[str, Any]]:
-    """Return the rows of one page of a list."""
-    return sql.rows(connection, query, **filters, limit=PAGE_ROWS, offset=PAGE_ROWS * (number - 1))
-
-
-def paginate(rows: Sequence[Mapping[str, Any]], number: int) -> dict[str, int]:
-    """Return the number of this page, the last page and all rows; the query states the latter in each row."""
-    total = int(rows[0]["found"]) if rows else 0
-    return {"total": total, "number": number, "last": max(1, math.ceil(total / PAGE_ROWS))}
+    Raises:
+        BadFilterError: The list has fewer pages, or too many rows for a download.
+    """
+    if download := export_query(request, name, connection, query, **filters):
+        return download
+    number = get_int(request, "page", low=1, high=1_000_000)
+    rows = sql.rows(connection, query, **filters, limit=PAGE_ROWS, offset=PAGE_ROWS * (number - 1))
+    if number > 1 and not rows:
+        raise BadFilterError(f"page: got {number}, expected a smaller number; the list has fewer pages.")
+    total = rows[0]["found"] if rows else 0
+    pages = {"total": total, "number": number, "last": max(1, math.ceil(total / PAGE_ROWS))}
+    return render_page(request, name, rows=rows, pages=pages, **values)
 
 
 def export_query(

@@ -10,17 +10,8 @@ from fastapi import APIRouter, Request, Response
 import sql
 from review.presentation import formatting
 from review.site.pages.decisions import get_sign_off
-from review.site.pages.overview import list_alerts
-from review.site.pages.rendering import (
-    export_query,
-    get_choice,
-    get_lake,
-    get_page_number,
-    get_text,
-    paginate,
-    query_page,
-    render_page,
-)
+from review.site.pages.overview import list_alerts, list_audits
+from review.site.pages.rendering import get_choice, get_lake, get_text, render_list, render_page
 
 router = APIRouter()
 
@@ -29,23 +20,18 @@ router = APIRouter()
 def show_runs(request: Request) -> Response:
     """Show all runs, newest first."""
     lake = get_lake(request)
-    connection = lake.connect()
-    number = get_page_number(request)
     filters = {
         "audit": get_text(request, "audit") or "all",
         "status": get_choice(request, "status", formatting.RUN_STATUSES) or "any",
     }
-    if download := export_query(request, "runs", connection, "review/page_runs", **filters):
-        return download
-    runs = query_page(connection, "review/page_runs", number, **filters)
-    choices = sql.rows(connection, "review/page_filter_choices")
-    return render_page(
+    return render_list(
         request,
         "runs",
+        lake.connect(),
+        "review/page_runs",
+        filters,
         title="Runs",
-        runs=runs,
-        pages=paginate(runs, number),
-        audits={row["audit_id"]: f"{row['corpus']} with {row['model']}" for row in choices},
+        audits=list_audits(lake),
         statuses=formatting.RUN_STATUSES,
         damage=lake.list_damage(),
     )
@@ -56,11 +42,11 @@ def show_run(request: Request, run_id: str) -> Response:
     """Show one run."""
     lake = get_lake(request)
     manifest = lake.read_manifest(run_id)
-    connection = lake.connect_runs(run_id)
-    checks = sql.rows(connection, "review/checks", run_id=run_id)
+    checks = lake.query_run(run_id, "review/checks")
     suites = Counter((check["suite"], check["success"]) for check in checks)
-    alerts = list_alerts(lake, run_id=run_id, alone=False)
-    (facts,) = sql.rows(connection, "review/page_runs", audit="all", status="any", limit=1, offset=0) or [{}]
+    alerts = list_alerts(lake, run_id, alone=False)
+    every_run = {"audit": "all", "status": "any", "limit": 1, "offset": 0}
+    (facts,) = sql.rows(lake.connect_runs(run_id), "review/page_runs", **every_run) or [{}]
     return render_page(
         request,
         "run",
@@ -73,8 +59,8 @@ def show_run(request: Request, run_id: str) -> Response:
         checks=checks,
         failed=[check for check in checks if not check["success"]],
         suites=[(name, suites[name, True], suites[name, False]) for name in sorted({name for name, _ in suites})],
-        errors=sql.rows(connection, "review/error_reasons", run_id=run_id, examples=3),
-        self_audit=formatting.format_self_audit(sql.rows(connection, "review/self_audit", run_id=run_id)),
+        errors=lake.query_run(run_id, "review/error_reasons", examples=3),
+        self_audit=formatting.format_self_audit(lake.query_run(run_id, "review/self_audit")),
         settings=list(_flatten(manifest["config"])),
         stage_seconds=manifest.get("stage_seconds") or {},
         is_pruned=manifest["status"] == sql.PRUNED,

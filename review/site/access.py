@@ -95,12 +95,7 @@ class Access:
     """The access rules of one server, with its users, sessions and throttle."""
 
     def __init__(self, settings: ReviewSettings) -> None:
-        """Check the settings and load the users.
-
-        Raises:
-            AccessError: The settings are unsafe or contradict each other.
-            UsersError: The users file cannot be used.
-        """
+        """Check the settings and load the users. Raises AccessError, UsersError."""
         _check_settings(settings)
         self.settings = settings
         self.users = UsersFile(settings.users) if settings.users else None
@@ -192,12 +187,7 @@ class Access:
         return address is not None and any(address in network for network in self._proxies)
 
     def find_visitor(self, headers: Headers, cookies: Mapping[str, str], peer: str) -> Visitor | None:
-        """Return who sends a request; None if they have to sign in first.
-
-        Raises:
-            RefusedError: The request is not answered, whoever sends it.
-            UsersError: The users file cannot be read.
-        """
+        """Return who sends a request; None if they have to sign in first. Raises RefusedError, UsersError."""
         if self.settings.proxy_header is not None and (visitor := self._find_proxy_user(headers, peer)):
             return visitor
         if self.users is not None:

@@ -84,12 +84,7 @@ class LakeCache:
         return self._connect_all().damage
 
     def connect_runs(self, *run_ids: str) -> sql.Connection:
-        """Connect to some runs only, independent of damage in other runs.
-
-        Raises:
-            UnknownError: There is no such run.
-            LakeError: A run cannot be read.
-        """
+        """Connect to some runs only, independent of damage in other runs. Raises UnknownError, LakeError."""
         names = tuple(sorted(set(run_ids)))
         # Without the version of the ledger, as this connection does not include decisions.
         key = (names, tuple(map(self.get_run_version, names)))

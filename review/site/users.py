@@ -39,11 +39,7 @@ class UsersError(Exception):
 
 
 def normalize_full_name(text: str) -> str:
-    """Return a full name in Unicode normal form C with single spaces.
-
-    Raises:
-        ValueError: The name is empty, too long, or has invisible or look-alike characters.
-    """
+    """Return a full name in Unicode normal form C with single spaces. Raises ValueError."""
     name = " ".join(unicodedata.normalize("NFC", text).split())
     # Cf contains marks that reverse the reading direction, with which one name could look like another.
     if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn") for letter in name):
@@ -140,11 +136,7 @@ def authenticate(users: Mapping[str, User], name: str, password: str) -> User | 
 
 
 def load(path: Path) -> dict[str, User]:
-    """Load the users of a file, by name.
-
-    Raises:
-        UsersError: The file is missing or invalid, or other users of the machine can access it.
-    """
+    """Load the users of a file, by name. Raises UsersError."""
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -190,11 +182,7 @@ def check_password(password: str, name: str) -> None:
 
 
 def add(path: Path, name: str, full_name: str, role: str, password: str) -> User:
-    """Add a user; the first one creates the file.
-
-    Raises:
-        UsersError: An argument is invalid, the name or full name is in use, or the file cannot be changed.
-    """
+    """Add a user; the first one creates the file. Raises UsersError."""
     name = name.strip().casefold()
     try:
         user = User(name=name, full_name=full_name, role=role, password=hash_password(password))

@@ -114,7 +114,7 @@ def show_pair(request: Request, run_id: str, pair_id: str) -> Response:
         card=card,
         row=row,
         missing=explain_missing_picture(lake, run_id, row),
-        shares=[{**each, "bits": nats_to_bits(each["nats"])} for each in shares],
+        shares=shares,
         alert=alert,
         options=f"?{urlencode({key: value for key, value in request.query_params.items() if value})}",
         previous=neighbors.get(False),

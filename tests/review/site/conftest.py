@@ -6,7 +6,7 @@ RUN = "20260101T000000-aaaaaa"
 
 
 def write_run(lake):
-    """A run with three pairs, an alert on the first one's word, and another that follows from it."""
+    """A run with three pairs, an alert on the first one's word, and another that it explains."""
     run = lake.begin(RUN)
     (lake.corpus / "metadata.csv").write_text("file_name,text\n")  # makes the folder a corpus
     pairs = [lake.make_pair(0, "dense shadow"), lake.make_pair(1, "clear"), lake.make_pair(2, "dense and clear")]

@@ -18,6 +18,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
+import sql
 from corpora import Limits
 from flows import cli
 from review.presentation import corpus as audited_corpus
@@ -95,7 +96,7 @@ def test_the_overview_names_what_waits_and_how_much_was_covered(see):
     assert "tiny/model" in page.text
     assert "Coverage 100% of 3 rows" in page.text
     assert page.find("a", href=f"/runs/{RUN}/alerts/alert0000000")
-    assert not page.find("a", href=f"/runs/{RUN}/alerts/alert0000001")  # it follows from the first
+    assert not page.find("a", href=f"/runs/{RUN}/alerts/alert0000001")  # the first one explains it
 
 
 def test_alerts_are_filtered_by_the_url(see):
@@ -399,7 +400,6 @@ def test_sql_reads_and_says_what_it_refuses(see):
     assert "dense" in page.text
     assert "<script>x</script>" in page.text
     assert len(page.find("script")) == 2
-    assert "expected one SELECT" in see("/sql?q=COPY+alerts+TO+'x.csv'").text
     assert "The query failed." in see("/sql?q=SELECT+*+FROM+read_csv('/etc/passwd')").text
     assert "region_shares" in see("/sql").text
 
@@ -414,16 +414,17 @@ def test_sql_has_limits_of_rows_and_time(shared_lake):
         assert time.monotonic() - start < 30
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_plots_are_svg_whose_text_is_text(client, see, theme):
+def test_plots_are_svg_whose_text_is_text(client, see):
     (audit,) = re.findall(r'id="audit-([0-9a-f]{12})"', see("/").html)
     for url, said in (
         (f"/audits/{audit}/trend.svg", "confirmed"),
         (f"/runs/{RUN}/alerts/alert0000000/effect.svg", "floor"),
     ):
-        answer = client.get(f"{url}?theme={theme}")
-        assert answer.headers["content-type"] == "image/svg+xml"
-        assert f">{said}</text>" in answer.text
+        plots = {theme: client.get(f"{url}?theme={theme}") for theme in ("light", "dark")}
+        assert plots["light"].text != plots["dark"].text
+        for answer in plots.values():
+            assert answer.headers["content-type"] == "image/svg+xml"
+            assert f">{said}</text>" in answer.text
     see("/audits/none/trend.svg", 404)
     see("/audits/all/trend.svg", 404)
 
@@ -441,7 +442,9 @@ def test_every_picture_has_alternative_text_and_every_field_a_label(see):
         assert len(ids) == len(set(ids)), url
 
 
-def test_a_table_of_pairs_is_taken_along_whole(client):
+def test_whole_tables_are_downloaded(client, monkeypatch):
+    # Without a sandbox process, which is tested above.
+    monkeypatch.setattr(LakeCache, "run_query", lambda self, text, *limits: sql.read_table(self.connect(), text))
     table = pq.read_table(io.BytesIO(client.get(f"/runs/{RUN}/pairs?slice=dense&format=parquet").content))
     assert table.column("pair_id").to_pylist() == ["pair0000", "pair0002"]
     for url in ("/runs?format=csv", "/errors?format=csv", "/sql?q=SELECT+1+AS+x&format=csv"):

@@ -125,14 +125,9 @@ def _write(run: Run, table: str, rows: int, shard: int, **columns: Any) -> None:
     }
     arrays["run_id"] = pa.array([run.run_id] * rows)
     made = pa.table(arrays, schema=schema)
-    paths, sizes = [], []
-    for number, start in enumerate(range(0, rows, shard)):
-        part = made.slice(start, shard)
-        with run.open_writer(table, f"part-{number:05d}") as writer:
-            writer.write(part)
-        paths.append(run.path(table, f"part-{number:05d}"))
-        sizes.append(part.num_rows)
-    run.register_files(table, paths, sizes)
+    with run.changes() as changes:
+        for number, start in enumerate(range(0, rows, shard)):
+            changes.write_table(table, made.slice(start, shard), f"part-{number:05d}")
 
 
 def _flagged(names: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,7 +1,9 @@
 """How stages run as Prefect tasks: their options, which failures are retried, and the logger."""
 
+import contextlib
 import errno
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from prefect.cache_policies import NO_CACHE
@@ -50,3 +52,12 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
         return get_run_logger()
     except MissingContextError:
         return logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def log_failure(message: str, *values: object, level: int = logging.ERROR) -> Iterator[None]:
+    """Log an error of the block, so that it does not fail the audit: for what is secondary to the stored rows."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001  # a full disk or a server that is down must not hide how the audit ended
+        run_logger().log(level, message, *values, exc_info=True)

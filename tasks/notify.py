@@ -15,7 +15,7 @@ from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 
 import sql
-from tasks.execution import run_logger
+from tasks.execution import log_failure, run_logger
 from tasks.lake.run import Run
 from tasks.messages.events import (
     Event,
@@ -59,9 +59,8 @@ def _match_numbered_names(run: Run, previous: str) -> list[dict[str, Any]]:
         numbered = sql.rows(connection, "derive/renumbered_runs", previous=previous)
     if not numbered:
         return []
-    with sql.connect(
-        run.lake, run.run_id, [previous, *sorted({row["last_run"] for row in numbered} - {previous})]
-    ) as connection:
+    others = [previous, *sorted({row["last_run"] for row in numbered} - {previous})]
+    with sql.connect(run.lake, run.run_id, others) as connection:
         return sql.rows(connection, "derive/matching_names", run_id=run.run_id, previous=previous)
 
 
@@ -85,16 +84,10 @@ def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> li
 
 
 def store_alert_history(run: Run, min_pairs: int) -> tuple[list[dict[str, Any]], bool]:
-    """Compute and store the alert history of a run (table `lives`).
+    """Compute and store the alert history of a run; return it, and whether a later run of the audit is complete.
 
-    If earlier runs cannot be read, all alerts count as new: a second notification is better than none.
-
-    Args:
-        run: a run whose alerts are stored.
-        min_pairs: smallest slice in which an alert that is gone could have been seen.
-
-    Returns:
-        The rows, and whether a later run of the audit is complete already.
+    If earlier runs cannot be read, all alerts count as new: a second notification is better than none. `min_pairs` is
+    the smallest slice in which an alert that is gone could have been seen.
     """
     try:
         previous, is_outdated = _find_neighbors(run)
@@ -109,21 +102,12 @@ def store_alert_history(run: Run, min_pairs: int) -> tuple[list[dict[str, Any]],
 # Events
 
 
-def select_events(
-    rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], report: str, settings: NotifyConfig
-) -> list[Event]:
-    """Build the events that the settings ask for, most urgent first: one per alert, or one digest.
-
-    Args:
-        rows: the alert history of the run.
-        record: manifest of the run.
-        report: path or URL of its report.
-        settings: section `notify` of the configuration.
-    """
-    rows = select_notifiable(rows)
+def _select_events(run: Run, rows: Sequence[Mapping[str, Any]], settings: NotifyConfig) -> list[Event]:
+    """Build the events that the settings ask for, most urgent first: one per alert, or one digest."""
+    rows, record = select_notifiable(rows), run.read_manifest()
     if settings.digest:
-        return [build_digest_event(rows, record, report)]
-    return [build_alert_event(row, record, report) for row in rows if row["life"] in settings.tell]
+        return [build_digest_event(rows, record, run.report_path)]
+    return [build_alert_event(row, record, run.report_path) for row in rows if row["life"] in settings.tell]
 
 
 def _send(events: Sequence[Event]) -> list[Event]:
@@ -147,20 +131,12 @@ def send_new_events(run: Run, events: Sequence[Event]) -> int:
     """Send the events that this run has not sent yet, in this attempt or an earlier one, and store which they were.
 
     If the process ends after sending and before storing, the resumed run sends the event again with the same id, and
-    the server ignores it.
-
-    Returns:
-        Number of events sent.
+    the server ignores it. Returns the number of events sent.
     """
     sent = {row["event_id"] for row in run.iter_rows("notifications", ["event_id"])}
     rows = [
-        {
-            "event_id": str(event.event_id),
-            "event": event.event,
-            "dedup_key": event.key,
-            "life_id": event.life_id,
-            "told_at": datetime.now(UTC),
-        }
+        {"event_id": str(event.event_id), "event": event.event, "dedup_key": event.key, "life_id": event.life_id}
+        | {"told_at": datetime.now(UTC)}
         for event in _send([event for event in events if str(event.event_id) not in sent])
     ]
     parts = sum(entry["table"] == "notifications" for entry in run.read_manifest()["files"])
@@ -171,48 +147,31 @@ def send_new_events(run: Run, events: Sequence[Event]) -> int:
 
 
 def notify_alerts(run: Run, settings: NotifyConfig, min_pairs: int) -> int:
-    """Store the alert history and send its events.
+    """Store the alert history (see `store_alert_history`), and send its events; return how many were sent.
 
     Nothing is sent if a later run of the audit is complete already, as for a run that was resumed late or a re-flagged
     older run: its alerts are outdated.
-
-    Args:
-        run: a run whose alerts are stored.
-        settings: section `notify` of the configuration.
-        min_pairs: smallest slice in which an alert that is gone could have been seen.
-
-    Returns:
-        Number of events sent.
     """
     rows, is_outdated = store_alert_history(run, min_pairs)
     if is_outdated:
         run_logger().warning("run %s: no alerts are sent, because a later run of this audit is complete", run.run_id)
-    return send_new_events(
-        run, [] if is_outdated else select_events(rows, run.read_manifest(), run.report_path, settings)
-    )
+    return send_new_events(run, [] if is_outdated else _select_events(run, rows, settings))
 
 
 def notify_run_end(run: Run) -> None:
     """Send how the run has ended. A failure is logged, so that the audit's own error is not hidden."""
-    try:
+    with log_failure("run %s: the event of its end could not be sent", run.run_id):
         send_new_events(run, [build_run_event(run.read_manifest(), run.report_path)])
-    except Exception:  # noqa: BLE001  # a full disk or a server that is down must not hide the audit's error
-        run_logger().exception("run %s: the event of its end could not be sent", run.run_id)
 
 
 def notify_failed_start(facts: Mapping[str, Any], reason: str) -> None:
     """Send that an audit could not begin; see `build_failed_start_event`. A failure is logged."""
-    try:
+    with log_failure("the event that the audit could not begin could not be sent"):
         _send([build_failed_start_event(facts, reason)])
-    except Exception:  # noqa: BLE001  # as in notify_run_end
-        run_logger().exception("the event that the audit could not begin could not be sent")
 
 
 @task(name="notify", cache_policy=NO_CACHE, persist_result=False)
-def notify(run: Run, settings: NotifyConfig, min_pairs: int) -> int:
+def notify(run: Run, settings: NotifyConfig, min_pairs: int) -> None:
     """Store the alert history and send events; see `notify_alerts`. A failure is logged and does not fail the run."""
-    try:
-        return notify_alerts(run, settings, min_pairs)
-    except Exception:  # noqa: BLE001  # the alerts are stored; notifications are secondary
-        run_logger().exception("run %s: its alerts could not be sent; list them with: m2ib-audit alerts", run.run_id)
-        return 0
+    with log_failure("run %s: its alerts could not be sent; list them with: m2ib-audit alerts", run.run_id):
+        notify_alerts(run, settings, min_pairs)

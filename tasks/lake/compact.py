@@ -5,13 +5,11 @@ killed in between, the lake reads the same, and the next compaction of the run r
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 import sql
@@ -20,7 +18,7 @@ from stores.ledger import Signer
 from tasks.errors import StoreError
 from tasks.lake.lock import lock_run
 from tasks.lake.prune import REFERENCES
-from tasks.lake.run import Run
+from tasks.lake.run import Run, open_parquet
 
 TABLES = ("attributions", "ingest_errors")
 """Tables with a file per shard. Other tables have few files, and merging them could change the last digit of sums."""
@@ -31,6 +29,8 @@ MAX_BYTES = 512 * 2**20
 
 FileEntry = Mapping[str, Any]
 """A file in the manifest: `path`, `table`, `rows` and `sha256`."""
+
+_ADVICE = "restore it from a backup"
 
 
 @dataclass(frozen=True)
@@ -44,31 +44,14 @@ class CompactedTable:
     bytes_after: int
 
 
-@dataclass(frozen=True)
-class _Source:
-    entry: FileEntry
-    path: Path
-    row_groups: int
-    bytes: int
-    schema: pa.Schema
-
-
 def compact_run(run: Run, signer: Signer | None = None) -> list[CompactedTable]:
-    """Merge the files of a complete run, table by table.
+    """Merge the files of a complete run, table by table; return the tables that were changed.
 
     An unfinished run is not compacted, because its file names tell a resumed run which shards are done.
-
-    Args:
-        run: the run.
-        signer: key that signs the record in the ledger.
-
-    Returns:
-        The tables that were changed.
 
     Raises:
         StoreError: the run is not complete, a running run reads its files, or a file is damaged.
         ResumeError: another process works on the run.
-        LakeError: the lake cannot be read or written.
     """
     with lock_run(run):
         record = run.read_manifest()
@@ -76,22 +59,23 @@ def compact_run(run: Run, signer: Signer | None = None) -> list[CompactedTable]:
             raise StoreError(
                 f"compact: run {run.run_id} is {record['status']}, expected a complete one; resume it first"
             )
-        if dependent := _find_running_dependent(run):
-            raise StoreError(
-                f"compact: run {dependent} is running and reads the files of {run.run_id}; wait until it has ended"
-            )
+        for other in sql.read_manifests(run.lake):
+            if other["status"] == "running" and run.run_id in (other.get(key) for key in REFERENCES):
+                raise StoreError(
+                    f"compact: run {other['run_id']} is running and reads the files of {run.run_id}; wait until it has "
+                    "ended"
+                )
         _remove_replaced_files(run)
-        entries = {table: [entry for entry in record["files"] if entry["table"] == table] for table in TABLES}
-        merged = {
-            table: [_merge(run, table, batch) for batch in _batch_files(run, files)]
-            for table, files in entries.items()
-            if len(files) > 1
-        }
-        merged = {table: files for table, files in merged.items() if len(files) < len(entries[table])}
-        if not merged:
+        changed: dict[str, tuple[list[FileEntry], list[FileEntry]]] = {}
+        for table in TABLES:
+            before = [entry for entry in record["files"] if entry["table"] == table]
+            after = [_merge(run, table, batch) for batch in _batch_files(run, before)] if len(before) > 1 else before
+            if len(after) < len(before):
+                changed[table] = before, after
+        if not changed:
             return []
-        files = [entry for entry in record["files"] if entry["table"] not in merged]
-        files += [entry for table in merged.values() for entry in table]
+        files = [entry for entry in record["files"] if entry["table"] not in changed]
+        files += [entry for _, after in changed.values() for entry in after]
         sizes = stores.list_sizes(run.folder)
         run.rewrite("compacted", f"{len(record['files'])} files into {len(files)}", signer, files=files)
         _remove_replaced_files(run)
@@ -100,17 +84,9 @@ def compact_run(run: Run, signer: Signer | None = None) -> list[CompactedTable]:
         return sum(sizes[entry["path"].removeprefix(f"runs/{run.run_id}/")] for entry in files)
 
     return [
-        CompactedTable(table, len(entries[table]), len(after), size(entries[table]), size(after))
-        for table, after in merged.items()
+        CompactedTable(table, len(before), len(after), size(before), size(after))
+        for table, (before, after) in changed.items()
     ]
-
-
-def _find_running_dependent(run: Run) -> str | None:
-    """Return the id of a running run that reads this run's files; None if there is none."""
-    for record in sql.read_manifests(run.lake):
-        if record["status"] == "running" and run.run_id in (record.get(key) for key in REFERENCES):
-            return str(record["run_id"])
-    return None
 
 
 def _remove_replaced_files(run: Run) -> None:
@@ -122,62 +98,41 @@ def _remove_replaced_files(run: Run) -> None:
         stores.remove(run.folder, names)
 
 
-@contextmanager
-def _open_parquet(path: Path, sha256: str | None = None) -> Iterator[pq.ParquetFile]:
-    """Open a file whose pages are verified while reading, and the whole file before if its sha256 is given."""
-    try:
-        if sha256 is not None and (found := stores.file_sha256(path)) != sha256:
-            raise StoreError(
-                f"{path}: got sha256 {found}, expected {sha256} as in the manifest; restore it from a backup"
-            )
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            yield file
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); restore it from a backup") from error
-
-
-def _batch_files(run: Run, entries: Sequence[FileEntry]) -> list[list[_Source]]:
+def _batch_files(run: Run, entries: Sequence[FileEntry]) -> list[list[tuple[FileEntry, Path]]]:
     """Group consecutive files with the same columns into batches that fit into one file each.
 
     The files of a run can differ in their columns if it was resumed with a later release.
-
-    Raises:
-        StoreError: a file is damaged.
     """
-    batches: list[list[_Source]] = []
+    batches: list[list[tuple[FileEntry, Path]]] = []
+    row_groups, size, schema = 0, 0, None  # of the last batch
     paths = stores.fetch_all(run.lake, {entry["path"]: entry["sha256"] for entry in entries})
     for entry, path in zip(entries, paths, strict=True):
-        with _open_parquet(path, entry["sha256"]) as file:
-            source = _Source(entry, path, file.num_row_groups, path.stat().st_size, file.schema_arrow)
-        batch = batches[-1] if batches else []
-        fits = (
-            batch
-            and batch[-1].schema.equals(source.schema, check_metadata=True)
-            and sum(other.row_groups for other in batch) + source.row_groups <= MAX_ROW_GROUPS
-            and sum(other.bytes for other in batch) + source.bytes <= MAX_BYTES
-        )
-        if fits:
-            batch.append(source)
-        else:
-            batches.append([source])
+        with open_parquet(path, _ADVICE, entry["sha256"]) as file:
+            row_groups, size = row_groups + file.num_row_groups, size + path.stat().st_size
+            is_same = schema is not None and file.schema_arrow.equals(schema, check_metadata=True)
+            if not is_same or row_groups > MAX_ROW_GROUPS or size > MAX_BYTES:
+                batches.append([])
+                row_groups, size, schema = file.num_row_groups, path.stat().st_size, file.schema_arrow
+            batches[-1].append((entry, path))
     return batches
 
 
-def _merge(run: Run, table: str, batch: Sequence[_Source]) -> FileEntry:
-    """Merge a batch into one file and return its entry; a batch of one file is left as it is.
+def _merge(run: Run, table: str, batch: Sequence[tuple[FileEntry, Path]]) -> FileEntry:
+    """Merge a batch into one file, read it back, and return its entry; a batch of one file is left as it is.
 
     The name is made from the digests of the files, so that a second attempt writes the same file.
     """
     if len(batch) == 1:
-        return batch[0].entry
-    digest = hashlib.sha256("\n".join(source.entry["sha256"] for source in batch).encode()).hexdigest()[:16]
+        return batch[0][0]
+    digest = hashlib.sha256("\n".join(entry["sha256"] for entry, _ in batch).encode()).hexdigest()[:16]
     path = run.path(table, f"compacted-{digest}")
     sizes = []
     with stores.write_atomically(path) as temporary:
-        with pq.ParquetWriter(temporary, batch[0].schema, compression="zstd", write_page_checksum=True) as writer:
-            for source in batch:
-                with _open_parquet(source.path) as file:
-                    for number in range(source.row_groups):
+        schema = pq.read_schema(batch[0][1])
+        with pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer:
+            for _, source in batch:
+                with open_parquet(source, _ADVICE) as file:
+                    for number in range(file.num_row_groups):
                         rows = file.read_row_group(number)
                         writer.write_table(rows, row_group_size=max(1, rows.num_rows))
                         sizes.append(rows.num_rows)
@@ -186,12 +141,8 @@ def _merge(run: Run, table: str, batch: Sequence[_Source]) -> FileEntry:
 
 
 def _verify(path: Path, sizes: Sequence[int]) -> str:
-    """Return the sha256 of a file that was just written, after reading it back.
-
-    Raises:
-        StoreError: it cannot be read, or its row groups have other sizes.
-    """
-    with _open_parquet(path) as file:
+    """Return the sha256 of a file that was just written; raise StoreError if its row groups have other sizes."""
+    with open_parquet(path, "check the disk") as file:
         found = [file.read_row_group(number).num_rows for number in range(file.num_row_groups)]
     if found != list(sizes):
         raise StoreError(f"{path}: got row groups of {found} rows, expected {sizes}; check the disk")

@@ -1,10 +1,8 @@
 """Incremental runs: find the earlier run to build upon, and reuse its attributions of pairs that have not changed."""
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 import sql
 import stores
 from stores import Root
 from tasks.errors import StoreError
-from tasks.lake.run import CALIBRATION, Run
+from tasks.lake.run import CALIBRATION, Run, open_parquet
 
 _REQUIRED_EQUAL = ("corpus", "model_digest", "code_version", "environment")
+_ADVICE = "start a run that is not incremental"
 NO_BASE = {"base_run": None, "calibration_run": None, "calibration_sha256": None, "incremental": None}
 """Facts of a run that is not incremental."""
 
@@ -30,11 +29,11 @@ def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         lake: folder or URL of the lake.
-        facts: manifest facts of the run that begins.
+        facts: facts of the manifest of the run that begins.
 
     Returns:
-        Facts for its manifest. `base_run`: id of the run to build upon. `calibration_run`: id of the run that computed
-        its feature statistics. `calibration_sha256`: their digest, None if the settings need none. `incremental`: a
+        More of them: `base_run`: id of the run to build upon. `calibration_run`: id of the run that computed its
+        feature statistics. `calibration_sha256`: their digest, None if the settings need none. `incremental`: a
         sentence on which run was chosen, or why there is none. Without a base all but the sentence are None.
     """
     # A re-flagged run has a copy of another run's maps, computed by the code of that time: that run is the base.
@@ -43,8 +42,9 @@ def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
     ]
     if not complete:
         return NO_BASE | {"incremental": f"a full run: the lake {lake} has no complete one to build upon"}
+    differences: list[str] = []
     for record in reversed(complete):
-        if not _list_differences(lake, record, facts):
+        if not (found := _list_differences(lake, record, facts)):
             digests = [entry["sha256"] for entry in record["files"] if Path(entry["path"]).name == CALIBRATION]
             return {
                 "base_run": record["run_id"],
@@ -52,9 +52,9 @@ def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
                 "calibration_sha256": digests[0] if digests else None,
                 "incremental": f"builds upon run {record['run_id']}: only pairs that it does not have are attributed",
             }
-    newest = complete[-1]
-    differences = ", ".join(_list_differences(lake, newest, facts))
-    return NO_BASE | {"incremental": f"a full run: the newest complete run {newest['run_id']} differs in {differences}"}
+        differences = differences or found
+    newest, reasons = complete[-1]["run_id"], ", ".join(differences)
+    return NO_BASE | {"incremental": f"a full run: the newest complete run {newest} differs in {reasons}"}
 
 
 def _list_differences(lake: Root, record: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
@@ -69,14 +69,7 @@ def _list_differences(lake: Root, record: Mapping[str, Any], facts: Mapping[str,
 
 
 def copy_calibration(run: Run) -> bool:
-    """Copy the feature statistics of the run that this one builds upon.
-
-    Returns:
-        False if it builds upon none.
-
-    Raises:
-        StoreError: the statistics cannot be read or have changed since this run began.
-    """
+    """Copy the feature statistics of the run that this one builds upon; return False if it builds upon none."""
     record = run.read_manifest()
     if not record.get("base_run"):
         return False
@@ -87,84 +80,55 @@ def copy_calibration(run: Run) -> bool:
             if (sha256 := stores.file_sha256(temporary)) != record["calibration_sha256"]:
                 raise StoreError(
                     f"{source}: got sha256 {sha256}, expected {record['calibration_sha256']} as when run {run.run_id} "
-                    "began; start a run that is not incremental"
+                    f"began; {_ADVICE}"
                 )
     except (OSError, sql.LakeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise StoreError(f"{source}: {reason}; start a run that is not incremental") from error
+        raise StoreError(f"{source}: {reason}; {_ADVICE}") from error
     return True
 
 
 def find_reusable_rows(run: Run, pairs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Find the attributions that the run which this one builds upon has of these pairs.
+    """Return the attributions, by pair id, that the run which this one builds upon has of these pairs.
 
-    Args:
-        run: the run.
-        pairs: rows with `pair_id` and `caption`.
-
-    Returns:
-        Rows of `attributions` by pair id; empty if the run builds upon none.
-
-    Raises:
-        StoreError: the earlier run's files are missing or damaged.
+    A pair counts as the same if its `pair_id` and `caption` are.
     """
     base = run.read_manifest().get("base_run")
     if not base:
         return {}
     captions = {pair["pair_id"]: pair["caption"] for pair in pairs}
-    pair_ids = pa.array(list(captions), pa.string())
+    row_groups, ids, group_of = _index_pairs(Run(run.lake, base))
+    keys = np.array(sorted(captions), dtype=ids.dtype)
+    places = np.searchsorted(ids, keys)
+    matches = places[np.take(ids, places, mode="clip") == keys] if len(ids) else places[:0]
     found = {}
-    for path, number in _index_pairs(Run(run.lake, base)).find_row_groups(captions):
-        with _open_parquet(path) as file:
+    for path, number in (row_groups[index] for index in np.unique(group_of[matches])):
+        with open_parquet(path, _ADVICE) as file:
             group = file.read_row_group(number)
-        for row in group.filter(pc.is_in(group["pair_id"], pair_ids)).to_pylist():
+        for row in group.filter(pc.is_in(group["pair_id"], pa.array(list(captions), pa.string()))).to_pylist():
             if row["caption"] == captions[row["pair_id"]]:
                 found[row["pair_id"]] = row | {"attributed_by": row["attributed_by"] or base}
     return found
 
 
-@dataclass(frozen=True)
-class _PairIndex:
-    """Row group of each pair: 29 bytes per pair, sorted by pair id.
+@lru_cache(maxsize=1)
+def _index_pairs(base: Run) -> tuple[list[tuple[Path, int]], NDArray[np.bytes_], NDArray[np.int32]]:
+    """Return the row groups of `attributions` as (file, number), all pair ids in order, and the row group of each pair.
 
     It refers to row groups, not files, because each has the pairs of one shard, also in a compacted file.
     """
-
-    row_groups: tuple[tuple[Path, int], ...]
-    pair_ids: np.ndarray[Any, np.dtype[np.bytes_]]
-    group_indices: np.ndarray[Any, np.dtype[np.int32]]
-
-    def find_row_groups(self, pair_ids: Iterable[str]) -> list[tuple[Path, int]]:
-        keys = np.array(sorted(pair_ids), dtype="S")
-        places = np.searchsorted(self.pair_ids, keys)
-        inside = places < len(self.pair_ids)
-        matches = places[inside][self.pair_ids[places[inside]] == keys[inside]]
-        return [self.row_groups[index] for index in np.unique(self.group_indices[matches])]
-
-
-@lru_cache(maxsize=1)
-def _index_pairs(base: Run) -> _PairIndex:
     try:
         paths = base.fetch_files("attributions")
     except sql.LakeError as error:
-        raise StoreError(f"run {base.run_id}: {error}; or start a run that is not incremental") from error
-    row_groups, ids = [], [np.array([], dtype="S25")]
+        raise StoreError(f"run {base.run_id}: {error}; or {_ADVICE}") from error
+    row_groups: list[tuple[Path, int]] = []
+    ids = [np.array([], dtype="S25")]
     for path in paths:
-        with _open_parquet(path) as file:
+        with open_parquet(path, _ADVICE) as file:
             for number in range(file.num_row_groups):
                 row_groups.append((path, number))
-                column = file.read_row_group(number, columns=["pair_id"])["pair_id"]
-                ids.append(np.array(column.to_pylist(), dtype="S25"))
-    group_indices = np.repeat(np.arange(len(row_groups), dtype=np.int32), [len(group) for group in ids[1:]])
+                ids.append(np.array(file.read_row_group(number, columns=["pair_id"])["pair_id"].to_pylist(), "S25"))
+    group_of = np.repeat(np.arange(len(row_groups), dtype=np.int32), [len(group) for group in ids[1:]])
     pair_ids = np.concatenate(ids)
     order = np.argsort(pair_ids, kind="stable")
-    return _PairIndex(tuple(row_groups), pair_ids[order], group_indices[order])
-
-
-@contextlib.contextmanager
-def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            yield file
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); start a run that is not incremental") from error
+    return row_groups, pair_ids[order], group_of[order]

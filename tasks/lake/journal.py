@@ -6,63 +6,36 @@ A failure to write a record is logged and does not fail the run; `m2ib-audit ver
 import json
 from typing import Any
 
-import sql
 import stores
 from stores import ledger
 from stores.ledger import Record, Signer
-from tasks.execution import run_logger
+from tasks.execution import log_failure
 from tasks.lake.run import REPORT, Run
 
 
 def record_run_end(run: Run, signer: Signer | None = None) -> None:
-    """Record the status of a run that has ended and the sha256 of its manifest, unless its last record says the same.
-
-    Args:
-        run: the run.
-        signer: key that signs the record.
-    """
-    try:
+    """Record the status of a run that has ended and the sha256 of its manifest, unless its last record says the same."""
+    with log_failure("run %s: its end could not be recorded in the lake's ledger", run.run_id):
         body = _read_run_end(run)
-        records = _select_records(run, ledger.read_records(run.lake))
+        records = _read_records(run)
         if not records or (records[-1].kind, records[-1].body) != ("run", body):
             ledger.append(run.lake, "run", body, signer)
-    except (OSError, ValueError, sql.LakeError):
-        run_logger().exception("run %s: its end could not be recorded in the lake's ledger", run.run_id)
 
 
 def record_report(run: Run, name: str, signer: Signer | None = None) -> None:
-    """Record the sha256 of a report in a run's folder, unless it is recorded already.
-
-    Args:
-        run: the run.
-        name: file name of the report.
-        signer: key that signs the record.
-    """
-    try:
+    """Record the sha256 of a report, a file in a run's folder, unless it is recorded already."""
+    with log_failure("run %s: its report could not be recorded in the lake's ledger", run.run_id):
         _record_report(run, name, signer)
-    except (OSError, sql.LakeError):
-        run_logger().exception("run %s: its report could not be recorded in the lake's ledger", run.run_id)
 
 
 def adopt_run(run: Run, signer: Signer | None = None) -> bool:
-    """Record a run that has ended and has no record, as it is now, together with its report.
+    """Record a run that has ended and has no record, as it is now, together with its report; return whether it did so.
 
     This is for runs written before the lake had a ledger, and for runs whose process was killed before it could record
     them. The record is marked as late, because it proves nothing about the time before.
-
-    Args:
-        run: the run.
-        signer: key that signs the records.
-
-    Returns:
-        Whether records were written.
-
-    Raises:
-        OSError: the lake cannot be read or written.
-        LakeError: the lake or its ledger cannot be read or written.
     """
     body = _read_run_end(run)
-    if body["status"] == "running" or _select_records(run, ledger.read_records(run.lake)):
+    if body["status"] == "running" or _read_records(run):
         return False
     ledger.append(run.lake, "run", {**body, "late": True}, signer)
     if stores.is_file(run.folder / REPORT):
@@ -71,23 +44,15 @@ def adopt_run(run: Run, signer: Signer | None = None) -> bool:
 
 
 def lacks_record(run: Run) -> bool:
-    """Return whether a run has ended and should have a record in the ledger, but has none.
-
-    Raises:
-        OSError: the lake cannot be read.
-        LakeError: the lake or its ledger cannot be read.
-    """
-    manifest, records = run.read_manifest(), ledger.read_records(run.lake)
-    return (
-        manifest["status"] != "running"
-        and not _select_records(run, records)
-        and ledger.expects_record(manifest, records)
-    )
+    """Return whether a run has ended and should have a record in the ledger, but has none."""
+    manifest = run.read_manifest()
+    is_expected = ledger.expects_record(manifest, ledger.read_records(run.lake))
+    return manifest["status"] != "running" and is_expected and not _read_records(run)
 
 
-def _select_records(run: Run, records: list[Record]) -> list[Record]:
-    kinds = ledger.select_kinds(records, "run", "rewrite")
-    return [record for record in kinds if record.body.get("run_id") == run.run_id]
+def _read_records(run: Run) -> list[Record]:
+    records = ledger.select_kinds(ledger.read_records(run.lake), "run", "rewrite")
+    return [record for record in records if record.body.get("run_id") == run.run_id]
 
 
 def _read_run_end(run: Run) -> dict[str, Any]:

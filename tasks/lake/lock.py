@@ -21,7 +21,7 @@ import sql
 import stores
 from stores import Root
 from tasks.errors import ResumeError
-from tasks.lake.run import Run, utc_timestamp
+from tasks.lake.run import Run, lost_locks, utc_timestamp
 
 LOCK_NAME = "lock.json"
 HEARTBEAT_SECONDS = 10.0
@@ -41,7 +41,6 @@ def lock_run(run: Run) -> Iterator[None]:
 
     Raises:
         ResumeError: another process has the lock; the message says which.
-        LakeError: the storage does not answer.
     """
     release = _lock_file(run.folder / LOCK_NAME) or _start_heartbeat(run)
     try:
@@ -58,24 +57,17 @@ def remove_temporary_files(run: Run) -> None:
 
 
 def _describe_process() -> dict[str, Any]:
-    return {**_describe_host(), "pid": os.getpid(), "since": utc_timestamp(), "token": secrets.token_hex(8)}
-
-
-def _describe_host() -> dict[str, Any]:
-    """Return host and namespace of process ids: containers can share the name of a host but not its processes."""
+    """Describe this process: `pids` is its namespace of ids, as containers can share a host's name but not its ids."""
     try:
         namespace: str | None = str(Path("/proc/self/ns/pid").readlink())
     except OSError:  # not Linux
         namespace = None
-    return {"host": socket.gethostname(), "pids": namespace}
+    host = {"host": socket.gethostname(), "pids": namespace}
+    return {**host, "pid": os.getpid(), "since": utc_timestamp(), "token": secrets.token_hex(8)}
 
 
 def _read_owner(path: Root) -> dict[str, Any]:
-    """Return the content of a lock file; empty if there is none or it is incomplete.
-
-    Raises:
-        LakeError: the storage does not answer, so that the lock may be taken.
-    """
+    """Return the content of a lock file; empty if there is none or it is incomplete."""
     try:
         owner = json.loads(stores.read_bytes(path))
     except (FileNotFoundError, ValueError):
@@ -151,7 +143,7 @@ def _start_heartbeat(run: Run) -> Release:
     time.sleep(_SETTLE_SECONDS)
     if not is_mine():
         raise _locked_error(path)
-    run.mark_locked()
+    lost_locks.discard(str(run.folder))
 
     def keep_writing() -> None:
         beat = 0
@@ -159,7 +151,7 @@ def _start_heartbeat(run: Run) -> Release:
             beat += 1
             with contextlib.suppress(OSError, sql.LakeError):
                 if not is_mine():
-                    run.mark_lock_lost()
+                    lost_locks.add(str(run.folder))
                     return
                 write(beat)
 
@@ -169,23 +161,17 @@ def _start_heartbeat(run: Run) -> Release:
     def release() -> None:
         stop.set()
         thread.join()
-        with contextlib.suppress(OSError, sql.LakeError):  # without a heartbeat the lock times out
+        with contextlib.suppress(OSError, sql.LakeError), stores.translate_errors():  # otherwise the lock times out
             if is_mine():
-                with stores.translate_errors():
-                    path.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
     return release
 
 
 def _wait_for_dead_lock(path: Root) -> None:
-    """Return once no process has the lock.
-
-    Raises:
-        ResumeError: another process has it and writes its heartbeat.
-        LakeError: the storage does not answer.
-    """
-    first, host = _read_owner(path), _describe_host()
-    is_local = {key: first.get(key) for key in host} == host
+    """Return once no process has the lock; raise ResumeError if another one has it and writes its heartbeat."""
+    first, this = _read_owner(path), _describe_process()
+    is_local = all(first.get(key) == this[key] for key in ("host", "pids"))
     if not first or (is_local and not _is_alive(first.get("pid"))):
         return
     deadline = time.monotonic() + TIMEOUT_SECONDS
@@ -203,5 +189,5 @@ def _is_alive(pid: Any) -> bool:
     except (ProcessLookupError, TypeError, ValueError):
         return False
     except PermissionError:
-        return True
+        pass
     return True

@@ -7,7 +7,7 @@ them.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -48,17 +48,9 @@ class RetentionPolicy:
 
 @dataclass(frozen=True)
 class PruneItem:
-    """A run in the plan of a pruning.
+    """A run in the plan of a pruning: whether it is to be pruned, and why or why not.
 
-    Attributes:
-        run_id: id of the run.
-        audit: corpus and model.
-        status: status in the manifest.
-        ended: when the run ended, or started if it has not ended; ISO 8601.
-        pruned: whether the run is to be pruned.
-        why: why it is pruned or kept.
-        files: number of files to delete; None if the run is kept.
-        bytes: their size; None if the run is kept.
+    `ended` is when it started, if it has not ended. The files and bytes are those to delete.
     """
 
     run_id: str
@@ -77,13 +69,9 @@ Manifests = Sequence[Mapping[str, Any]]
 def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = None) -> list[PruneItem]:
     """Decide which runs to prune, and change nothing.
 
-    Kept are: the newest complete run of each audit, what the policy keeps, what `find_references` returns, and what any
-    of these builds upon. What such a base was itself built upon is not kept: a complete run has copies of all it needs.
-
-    Args:
-        lake: folder or URL of the lake.
-        policy: which runs may be pruned.
-        now: the current time.
+    Kept are: the newest complete run of each audit, what the policy keeps, what `_find_references` returns, and what
+    any of these builds upon. What such a base was itself built upon is not kept: a complete run has copies of all it
+    needs.
 
     Returns:
         All runs that are not pruned yet, oldest first; before them pruned runs of which files are left.
@@ -94,39 +82,29 @@ def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = Non
     now = now or datetime.now(UTC)
     records = sql.read_manifests(lake)
     present = [record for record in records if record["status"] != sql.PRUNED]
-    complete = _group_complete_runs(present)
-    references = find_references(lake, present)
+    complete: dict[str, list[Mapping[str, Any]]] = defaultdict(list)  # of each audit, newest first
+    for record in filter(sql.is_complete, reversed(present)):
+        complete[sql.audit_id(record)].append(record)
+    references = _find_references(lake, complete.values())
     reasons: dict[str, str] = {}
+    bases: dict[str, str] = {}
     for record in present:
         run_id, audit_runs = record["run_id"], [run["run_id"] for run in complete[sql.audit_id(record)]]
         if reason := _reason_to_keep(record, audit_runs, policy, now) or references.get(run_id):
             reasons[run_id] = reason
-    bases = {
-        record[key]: f"run {record['run_id']} {purpose}"
-        for record in present
-        if record["run_id"] in reasons
-        for key, purpose in REFERENCES.items()
-        if record.get(key)
-    }
+            bases |= {record[key]: f"run {run_id} {use}" for key, use in REFERENCES.items() if record.get(key)}
     reasons = bases | reasons
-    leftovers = [record for record in records if record["status"] == sql.PRUNED and _list_sizes(Run(lake, record["run_id"]))]
-    return [
-        *(_plan_item(lake, record, None, "left over") for record in leftovers),
-        *(_plan_item(lake, record, reasons.get(record["run_id"]), str(policy)) for record in present),
-    ]
+    plan = [_plan_item(lake, record, None, "left over") for record in records if record["status"] == sql.PRUNED]
+    plan = [item for item in plan if item.files]
+    return plan + [_plan_item(lake, record, reasons.get(record["run_id"]), str(policy)) for record in present]
 
 
-def find_references(lake: Root, records: Manifests) -> dict[str, str]:
-    """Find runs that people may still need: those that the queries in `sql/retention` return, by id, with the reason.
-
-    Args:
-        lake: folder or URL of the lake.
-        records: manifests of the runs that are not pruned, oldest first.
-
-    Raises:
-        LakeError: the lake cannot be read.
-    """
-    newest = [_newest_with_history(runs)["run_id"] for runs in _group_complete_runs(records).values()]
+def _find_references(lake: Root, complete: Iterable[Manifests]) -> dict[str, str]:
+    """Find runs that people may still need: those that the queries in `sql/retention` return, by id, with the reason."""
+    newest = []
+    for runs in complete:
+        with_history = [run for run in runs if any(file["table"] == "lives" for file in run["files"])]
+        newest.append((with_history or runs)[0]["run_id"])
     references = dict.fromkeys(newest, "the newest run with an alert history of its audit")
     with sql.connect(lake) as connection:
         for name in sql.query_names("retention"):
@@ -137,20 +115,7 @@ def find_references(lake: Root, records: Manifests) -> dict[str, str]:
 
 
 def prune_run(lake: Root, item: PruneItem, signer: Signer | None = None) -> str | None:
-    """Prune a run as planned.
-
-    Args:
-        lake: folder or URL of the lake.
-        item: the run, as returned by `plan_pruning`.
-        signer: key that signs the record in the ledger.
-
-    Returns:
-        None, or why the run is kept after all.
-
-    Raises:
-        LakeError: a file cannot be deleted; prune again.
-        OSError: a file cannot be deleted; prune again.
-    """
+    """Prune a run as `plan_pruning` says; return None, or why the run is kept after all."""
     run = Run(lake, item.run_id)
     try:
         with lock_run(run):
@@ -173,20 +138,6 @@ def prune_run(lake: Root, item: PruneItem, signer: Signer | None = None) -> str 
     return None
 
 
-def _group_complete_runs(records: Manifests) -> Mapping[str, list[Mapping[str, Any]]]:
-    """Return the complete runs of each audit, newest first."""
-    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for record in reversed(records):
-        if sql.is_complete(record):
-            groups[sql.audit_id(record)].append(record)
-    return groups
-
-
-def _newest_with_history(complete: Manifests) -> Mapping[str, Any]:
-    """Return the newest of an audit's complete runs that has an alert history; the newest one if none has."""
-    return next((run for run in complete if any(file["table"] == "lives" for file in run["files"])), complete[0])
-
-
 def _end_of(record: Mapping[str, Any]) -> str:
     return str(record["finished_at"] or record["started_at"])
 
@@ -194,14 +145,7 @@ def _end_of(record: Mapping[str, Any]) -> str:
 def _reason_to_keep(
     record: Mapping[str, Any], complete: Sequence[str], policy: RetentionPolicy, now: datetime
 ) -> str | None:
-    """Return why a run is kept, whatever refers to it; None if it may be pruned.
-
-    Args:
-        record: manifest of the run.
-        complete: ids of the complete runs of its audit, newest first.
-        policy: which runs may be pruned.
-        now: the current time.
-    """
+    """Return why a run is kept, whatever refers to it, given the ids of its audit's complete runs, newest first."""
     if record["run_id"] in complete[:1]:
         return "the newest complete run of its audit"
     if policy.older_than is not None and now - datetime.fromisoformat(_end_of(record)) < policy.older_than:

@@ -14,10 +14,10 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +26,7 @@ import sql
 import stores
 from stores import Root, ledger
 from stores.ledger import Signer
+from tasks.errors import StoreError
 
 SCHEMA_VERSION = 1
 _COUNTS = ("corpus_rows", "not_sampled", "pairs", "attributions", "reused", "errors", "alerts", "confirmed")
@@ -33,7 +34,12 @@ CALIBRATION = "calibration.safetensors"
 """File name of the feature statistics in a run's folder."""
 REPORT = "report.html"
 
-_lost_locks: set[str] = set()  # folders of runs whose lock this process lost to another one
+lost_locks: set[str] = set()
+"""Folders of runs whose lock this process lost to another one: it refuses to write their manifests."""
+
+
+Rows: TypeAlias = Iterable[Mapping[str, Any]] | pa.Table
+"""Rows to write: records, or a table that a query returned and that has the run's id already."""
 
 
 def utc_timestamp() -> str:
@@ -41,38 +47,25 @@ def utc_timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+@dataclass
 class TableWriter:
-    """Writer of one Parquet file of a stored table, one row group at a time, so that memory stays bounded.
+    """Writer of one Parquet file of a stored table, one row group at a time, so that memory stays bounded."""
 
-    Attributes:
-        rows: number of rows written so far.
-    """
+    run_id: str
+    table: str
+    file: pq.ParquetWriter
+    rows: int = 0
 
-    def __init__(self, run: "Run", table: str, path: Path) -> None:
-        self._run_id, self._table = run.run_id, table
-        self._schema = sql.schema(table)
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd", write_page_checksum=True)
-        self.rows = 0
-
-    def write(self, rows: Iterable[Mapping[str, Any]] | pa.Table) -> None:
-        """Append rows.
-
-        Args:
-            rows: records, which become one row group and get the run's id; or the table that a query returned, which
-                has the run's id already and is written in row groups of pyarrow's default size.
-        """
+    def write(self, rows: Rows) -> None:
+        """Append records as one row group, with the run's id; or a table in row groups of pyarrow's default size."""
         if isinstance(rows, pa.Table):
-            table = rows.select(self._schema.names).cast(self._schema)
-            self._writer.write_table(table)
+            table, size = rows.select(self.file.schema.names).cast(self.file.schema), None
         else:
-            table = sql.conform(self._table, ({**record, "run_id": self._run_id} for record in rows))
-            if table.num_rows:
-                self._writer.write_table(table, row_group_size=table.num_rows)
+            table = sql.conform(self.table, ({**record, "run_id": self.run_id} for record in rows))
+            size = table.num_rows
+        if size != 0:
+            self.file.write_table(table, row_group_size=size)
         self.rows += table.num_rows
-
-    def close(self) -> None:
-        """Write the footer of the file."""
-        self._writer.close()
 
 
 @dataclass(frozen=True)
@@ -103,32 +96,13 @@ class Run:
     # The manifest
 
     def create(self, facts: Mapping[str, Any]) -> None:
-        """Write the first manifest of a run, with status `running`.
-
-        Args:
-            facts: keys of the manifest besides the run's id, status and times: configuration, digests, versions.
-        """
-        self._write_manifest(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "run_id": self.run_id,
-                "status": "running",
-                "reason": None,
-                "started_at": utc_timestamp(),
-                "finished_at": None,
-                **facts,
-                "counts": dict.fromkeys(_COUNTS, 0),
-                "files": [],
-            }
-        )
+        """Write the first manifest of a run, with status `running` and facts: configuration, digests, versions."""
+        started = {"reason": None, "started_at": utc_timestamp(), "finished_at": None}
+        record = {"schema_version": SCHEMA_VERSION, "run_id": self.run_id, "status": "running", **started, **facts}
+        self._write_manifest(_to_json(record | {"counts": dict.fromkeys(_COUNTS, 0), "files": []}))
 
     def read_manifest(self) -> dict[str, Any]:
-        """Read the manifest.
-
-        Raises:
-            FileNotFoundError: there is no such run.
-            LakeError: the lake cannot be read.
-        """
+        """Read the manifest. Raises FileNotFoundError if there is no such run."""
         record: dict[str, Any] = json.loads(stores.read_bytes(self.folder / "manifest.json"))
         return record
 
@@ -140,20 +114,15 @@ class Run:
         """
         changes = ManifestChanges(self)
         yield changes
-        self._write_manifest(changes.applied_to(self.read_manifest()))
+        self._write_manifest(_to_json(changes.applied_to(self.read_manifest())))
 
     def update(self, counts: Mapping[str, int] | None = None, **facts: Any) -> None:
         """Change counts and facts of the manifest; see `ManifestChanges.update`."""
         with self.changes() as changes:
             changes.update(counts, **facts)
 
-    def register_files(self, table: str | None, paths: Iterable[Root], rows: Iterable[int | None]) -> None:
-        """List files in the manifest, so that readers see them; see `ManifestChanges.register_files`."""
-        with self.changes() as changes:
-            changes.register_files(table, paths, rows)
-
     def finish(self, status: str, reason: str | None = None, **facts: Any) -> None:
-        """Set the final status of the run, the reason of it, and the time; and other facts in the same write."""
+        """Set the final status of the run, the reason and the time."""
         self.update(status=status, reason=reason, finished_at=utc_timestamp(), **facts)
 
     def rewrite(self, action: str, details: str, signer: Signer | None = None, **facts: Any) -> None:
@@ -168,9 +137,6 @@ class Run:
             details: why, or how, in words.
             signer: key that signs the ledger's record.
             facts: keys of the manifest to change.
-
-        Raises:
-            LakeError: the ledger cannot be written; the manifest is unchanged then.
         """
         data = stores.read_bytes(self.folder / "manifest.json")
         sha256 = hashlib.sha256(data).hexdigest()
@@ -181,14 +147,10 @@ class Run:
         text = _to_json(record | facts | {"earlier_manifests": [*record.get("earlier_manifests", []), entry]})
         body = {"run_id": self.run_id, "what": action, "before_sha256": sha256, "manifest_sha256": ledger.sha256(text)}
         ledger.append(self.lake, "rewrite", body, signer)
-        self._put_manifest(text)
+        self._write_manifest(text)
 
     def read_earlier_manifests(self) -> list[dict[str, Any]]:
-        """Read the manifests that `rewrite` has replaced, oldest first.
-
-        Raises:
-            LakeError: one of them does not have the sha256 that is on record.
-        """
+        """Read the manifests that `rewrite` has replaced, oldest first, after verifying their digests."""
         records = []
         for entry in self.read_manifest().get("earlier_manifests", []):
             path = self.folder / entry["manifest"]
@@ -201,19 +163,8 @@ class Run:
             records.append(json.loads(data))
         return records
 
-    def mark_lock_lost(self) -> None:
-        """Refuse to write the manifest from now on in this process: another process has taken over the run's lock."""
-        _lost_locks.add(str(self.folder))
-
-    def mark_locked(self) -> None:
-        """Allow this process to write the manifest: it has the run's lock (again)."""
-        _lost_locks.discard(str(self.folder))
-
-    def _write_manifest(self, record: Mapping[str, Any]) -> None:
-        self._put_manifest(_to_json(record))
-
-    def _put_manifest(self, text: bytes) -> None:
-        if str(self.folder) in _lost_locks:
+    def _write_manifest(self, text: bytes) -> None:
+        if str(self.folder) in lost_locks:
             raise sql.LakeError(
                 f"run {self.run_id}: this process lost the lock to another one, since it could not renew it in time "
                 "(the lake did not answer); let the other process finish the run, or resume it"
@@ -229,21 +180,16 @@ class Run:
         The file appears when the block ends without error. It is not listed in the manifest: use
         `ManifestChanges.open_writer` for that, unless a later stage registers it.
         """
-        with stores.write_atomically(self.path(table, name)) as path:
-            writer = TableWriter(self, table, path)
-            try:
-                yield writer
-            finally:
-                writer.close()
+        with (
+            stores.write_atomically(self.path(table, name)) as path,
+            pq.ParquetWriter(path, sql.schema(table), compression="zstd", write_page_checksum=True) as file,
+        ):
+            yield TableWriter(self.run_id, table, file)
 
-    def write_table(self, table: str, rows: Iterable[Mapping[str, Any]] | pa.Table) -> int:
-        """Write the first file of a table and list it in the manifest; see `TableWriter.write`.
-
-        Returns:
-            Number of rows written.
-        """
+    def write_table(self, table: str, rows: Rows, name: str = "part-00000") -> int:
+        """Write one file of a table, list it in the manifest, and return its number of rows."""
         with self.changes() as changes:
-            return changes.write_table(table, rows)
+            return changes.write_table(table, rows, name)
 
     def fetch_files(self, table: str) -> list[Path]:
         """Return local paths of a table's files as listed in the manifest; files of a remote lake are downloaded."""
@@ -274,70 +220,67 @@ class Run:
         return sql.connect(self.lake, self.run_id)
 
 
+@dataclass
 class ManifestChanges:
     """Files, counts and facts that `Run.changes` writes to the manifest at once."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._files: dict[str, tuple[str | None, int | None]] = {}
-        self._counts: dict[str, int] = {}
-        self._facts: dict[str, Any] = {}
+    run: Run
+    files: dict[str, tuple[str | None, int | None]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def update(self, counts: Mapping[str, int] | None = None, **facts: Any) -> None:
-        """Change counts and facts of the manifest.
-
-        Args:
-            counts: entries of the manifest's `counts` to replace.
-            facts: keys of the manifest to replace.
-        """
-        self._counts |= counts or {}
-        self._facts |= facts
+        """Replace some of the manifest's `counts`, and other keys of the manifest."""
+        self.counts |= counts or {}
+        self.facts |= facts
 
     def register_files(self, table: str | None, paths: Iterable[Root], rows: Iterable[int | None]) -> None:
-        """List files in the manifest; an entry of the same path is replaced.
-
-        Args:
-            table: table that the files belong to; None if they are no tables.
-            paths: files of the lake.
-            rows: number of rows of each file, None if it is no table.
-        """
+        """List files in the manifest; an entry of the same path is replaced. Table and rows are None for other files."""
         for path, count in zip(paths, rows, strict=True):
-            self._files[stores.relative_path(path, self._run.lake)] = (table, count)
+            self.files[stores.relative_path(path, self.run.lake)] = (table, count)
 
     @contextlib.contextmanager
     def open_writer(self, table: str, name: str = "part-00000") -> Iterator[TableWriter]:
         """Open a writer of one file of a table, and list the file in the manifest."""
-        with self._run.open_writer(table, name) as writer:
+        with self.run.open_writer(table, name) as writer:
             yield writer
-        self.register_files(table, [self._run.path(table, name)], [writer.rows])
+        self.files[self.run.relative_path(table, name)] = (table, writer.rows)
 
-    def write_table(
-        self, table: str, rows: Iterable[Mapping[str, Any]] | pa.Table, name: str = "part-00000"
-    ) -> int:
-        """Write one file of a table and list it in the manifest; see `TableWriter.write`.
-
-        Returns:
-            Number of rows written.
-        """
+    def write_table(self, table: str, rows: Rows, name: str = "part-00000") -> int:
+        """Write one file of a table, list it in the manifest, and return its number of rows."""
         with self.open_writer(table, name) as writer:
             writer.write(rows)
         return writer.rows
 
     def applied_to(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return a manifest with these changes."""
-        copies = stores.fetch_all(self._run.lake, dict.fromkeys(self._files))
+        copies = stores.fetch_all(self.run.lake, dict.fromkeys(self.files))
         entries = [
             {"path": path, "table": table, "rows": rows, "sha256": stores.file_sha256(copy)}
-            for (path, (table, rows)), copy in zip(self._files.items(), copies, strict=True)
+            for (path, (table, rows)), copy in zip(self.files.items(), copies, strict=True)
         ]
-        changed = {**record, **self._facts}
-        changed["counts"] = record["counts"] | self._counts
-        changed["files"] = [entry for entry in changed["files"] if entry["path"] not in self._files] + entries
+        changed = {**record, **self.facts, "counts": record["counts"] | self.counts}
+        changed["files"] = [entry for entry in changed["files"] if entry["path"] not in self.files] + entries
         return changed
 
 
 def _to_json(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+@contextlib.contextmanager
+def open_parquet(path: Path, advice: str, sha256: str | None = None) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file whose pages are verified while reading, and the whole file before if its sha256 is given.
+
+    Every error becomes a StoreError that ends with the advice.
+    """
+    try:
+        if sha256 is not None and (found := stores.file_sha256(path)) != sha256:
+            raise StoreError(f"{path}: got sha256 {found}, expected {sha256} as in the manifest; {advice}")
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); {advice}") from error
 
 
 def read_parquet_rows(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:

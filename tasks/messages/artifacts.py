@@ -7,8 +7,8 @@ not fail the audit.
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -23,35 +23,21 @@ from prefect.artifacts import (
 
 import sql
 from review.presentation.formatting import format_run_status
-from tasks.execution import run_logger
+from tasks.execution import log_failure, run_logger
 from tasks.lake.run import Run
 from tasks.messages.events import audit_name, describe_alerts, sanitize, select_notifiable, slugify
 
 _UPDATE_SECONDS = 5.0  # least time between two updates of the progress: each is a request to the server
 _MAX_ALERTS = 100
 _COLUMNS = (
-    "life",
-    "state",
-    "severity",
-    "region",
-    "slice",
-    "n",
-    "share",
-    "area",
-    "effect",
-    "score_effect",
-    "first_seen",
+    *("life", "state", "severity", "region", "slice"),
+    *("n", "share", "area", "effect", "score_effect", "first_seen"),
 )
 
 
-@contextmanager
-def _log_failure(run: Run, artifact: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception:  # noqa: BLE001  # a missing artifact must not fail an audit
-        run_logger().log(
-            logging.WARNING, "run %s: the Prefect artifact %r was not written", run.run_id, artifact, exc_info=True
-        )
+def _log_failure(run: Run, artifact: str) -> AbstractContextManager[None]:
+    message = "run %s: the Prefect artifact %r was not written"
+    return log_failure(message, run.run_id, artifact, level=logging.WARNING)
 
 
 def artifact_key(record: Mapping[str, Any], kind: str) -> str:
@@ -72,10 +58,8 @@ class Progress:
             self._artifact = create_progress_artifact(0.0, key, self._describe())  # type: ignore[assignment]
 
     def _describe(self) -> str:
-        return (
-            f"run {self._run.run_id}: {self._shards_done} of {self._shards} shards, "
-            f"{self._pairs_done} of {self._pairs} pairs attributed"
-        )
+        done = f"{self._shards_done} of {self._shards} shards, {self._pairs_done} of {self._pairs} pairs attributed"
+        return f"run {self._run.run_id}: {done}"
 
     def finish_shard(self, index: int, pairs: int) -> None:
         """Count a shard that has ended, log it, and update the artifact."""
@@ -101,30 +85,19 @@ def _escape_markdown(text: str) -> str:
 
 
 def format_summary(record: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]], report: str) -> str:
-    """Return a summary of a run in Markdown.
-
-    Args:
-        record: manifest of the run.
-        alerts: notifiable rows of the alert history, most urgent first.
-        report: path or URL of the run's report.
-    """
-    counts = [str(record["counts"][key]) for key in ("pairs", "attributions", "errors", "alerts", "confirmed")]
-    lines = [
+    """Return a summary of a run and its notifiable alerts in Markdown, with the path or URL of its report."""
+    blocks = [
         f"# Run {record['run_id']}: {format_run_status(record['status'])}",
-        "",
         _escape_markdown(audit_name(record)),
-        "",
-        "| pairs | attributed | error rows | alerts | confirmed |",
-        "| --: | --: | --: | --: | --: |",
-        f"| {' | '.join(counts)} |",
-        "",
+        "| pairs | attributed | error rows | alerts | confirmed |\n| --: | --: | --: | --: | --: |\n| "
+        + " | ".join(str(record["counts"][key]) for key in ("pairs", "attributions", "errors", "alerts", "confirmed"))
+        + " |",
+        _escape_markdown(sanitize(record["reason"] or "", 600)),
+        "\n".join(f"- {_escape_markdown(line)}" for line in describe_alerts(alerts, _MAX_ALERTS))
+        or "There is no independent alert, and none has been resolved.",
+        f"Report: `{sanitize(report, 400)}`",
     ]
-    if record["reason"]:
-        lines += [_escape_markdown(sanitize(record["reason"], 600)), ""]
-    lines += [f"- {_escape_markdown(line)}" for line in describe_alerts(alerts, _MAX_ALERTS)]
-    if not alerts:
-        lines.append("There is no independent alert, and none has been resolved.")
-    return "\n".join([*lines, "", f"Report: `{sanitize(report, 400)}`", ""])
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def publish_outcome(run: Run) -> None:

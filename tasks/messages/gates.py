@@ -50,11 +50,9 @@ _TOTALS: Final = (
 
 
 def format_failed_check(row: Mapping[str, Any], totals: Mapping[str, Any]) -> str:
-    """Return what a failed check found, followed by its suite and column as in the table `validations`.
+    """Return what a failed check (a row of `validations`) found, followed by its suite and column.
 
-    Args:
-        row: row of `validations`.
-        totals: row of the query gates/accounting; empty if it has none.
+    The totals are the row of the query gates/accounting; empty if it has none.
     """
     suite, column = row["suite"], row["column_name"]
     name = f" ({suite}.{column})" if column else f" ({suite})"
@@ -85,7 +83,5 @@ def _find_sentence(suite: str, column: str | None, expectation: str) -> str:
 
 
 def _format_lost(number: int, noun: str, source: str) -> str:
-    text = format_count(abs(number), noun) + source
-    if number < 0:
-        return f"there {'is' if number == -1 else 'are'} {text} too many"
-    return f"{text} {'is' if number == 1 else 'are'} lost"
+    text, verb = format_count(abs(number), noun) + source, "is" if abs(number) == 1 else "are"
+    return f"there {verb} {text} too many" if number < 0 else f"{text} {verb} lost"

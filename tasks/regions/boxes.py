@@ -10,15 +10,7 @@ from tasks.records import Box
 
 
 def clip_to_view(box: Box, view: Box) -> Box | None:
-    """Convert a box of the original image into shares of what the model sees of it.
-
-    Args:
-        box: in shares of the original image.
-        view: the part of the original image that the model sees, in shares of the original image.
-
-    Returns:
-        The box in shares of the view; None if it is outside of it.
-    """
+    """Convert a box in shares of the image into shares of the part that the model sees; None if it is outside of it."""
     width, height = view[2] - view[0], view[3] - view[1]
     x0, x1 = ((min(max(x, view[0]), view[2]) - view[0]) / width for x in (box[0], box[2]))
     y0, y1 = ((min(max(y, view[1]), view[3]) - view[1]) / height for y in (box[1], box[3]))
@@ -28,12 +20,9 @@ def clip_to_view(box: Box, view: Box) -> Box | None:
 def cells_to_boxes(
     inside: NDArray[np.bool_], xs: Sequence[float] | None = None, ys: Sequence[float] | None = None
 ) -> list[Box]:
-    """Cover the true cells of a grid by boxes that do not overlap.
+    """Cover the true cells of a grid (rows, columns) by boxes that do not overlap.
 
-    Args:
-        inside: grid of cells, (rows, columns).
-        xs: edges of the columns in shares of the image; evenly spaced by default.
-        ys: edges of the rows in shares of the image; evenly spaced by default.
+    The edges of columns (`xs`) and rows (`ys`) are shares of the image, evenly spaced by default.
     """
     height, width = inside.shape
     xs = [column / width for column in range(width + 1)] if xs is None else xs

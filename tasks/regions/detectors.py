@@ -39,36 +39,23 @@ class Detector:
 def _find_entry_point(name: str) -> EntryPoint:
     installed = entry_points(group=GROUP)
     matches = [entry for entry in installed if entry.name == name]
-    if len(matches) != 1:
+    if not matches:
         names = ", ".join(sorted({entry.name for entry in installed})) or "none"
+        raise BadInputError(f"regions.detectors: got {name!r}, which no package provides; installed are: {names}")
+    if len(matches) > 1:
         packages = ", ".join(sorted(entry.dist.name for entry in matches if entry.dist))
-        raise BadInputError(
-            f"regions.detectors: got {name!r}, which "
-            + (
-                f"is provided by {packages}; uninstall all but one"
-                if matches
-                else f"no package provides; installed are: {names}"
-            )
-        )
+        raise BadInputError(f"regions.detectors: got {name!r}, which is provided by {packages}; uninstall all but one")
     return matches[0]
 
 
 def detector_versions(names: Iterable[str]) -> dict[str, str]:
-    """Return package and version of each detector.
-
-    Raises:
-        BadInputError: a detector is not installed, or several packages provide it.
-    """
+    """Return package and version of each detector; raise BadInputError if not exactly one package provides it."""
     distributions = {name: _find_entry_point(name).dist for name in names}
     return {name: f"{dist.name} {dist.version}" if dist else "unknown" for name, dist in distributions.items()}
 
 
 def load_detectors(names: Iterable[str]) -> list[Detector]:
-    """Import detectors.
-
-    Raises:
-        BadInputError: a detector is not installed, cannot be imported or is not a function.
-    """
+    """Import detectors; raise BadInputError for one that is not installed, cannot be imported or is not a function."""
     detectors = []
     for name in names:
         entry = _find_entry_point(name)

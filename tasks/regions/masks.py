@@ -18,18 +18,10 @@ MAX_BOXES = 64
 
 
 def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
-    """Read a mask as boxes for its white part. A pixel is white from half the brightness on, a cell if half of it is.
+    """Read a mask: the sha256 of the file, and boxes that cover its white part and do not overlap.
 
-    Args:
-        name: name of the region, for messages.
-        path: the picture.
-        limits: limits on the size of images.
-
-    Returns:
-        The sha256 of the file, and boxes that do not overlap, in shares of the image.
-
-    Raises:
-        BadInputError: the picture cannot be read, is all white or all black, or needs too many boxes.
+    A pixel is white from half the brightness on, a cell if half of it is. Raises BadInputError, which begins with the
+    name of the region, if the picture cannot be read, is all white or all black, or needs too many boxes.
     """
     try:
         image = read_image(path, limits)
@@ -39,16 +31,16 @@ def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
     for cells in CELLS:
         size = min(cells, image.width), min(cells, image.height)
         inside = np.asarray(white.resize(size, Image.Resampling.BOX)) >= 128
+        reduced = f"once it is reduced to {size[0]} x {size[1]} cells"
         if not inside.any() or inside.all():
             raise BadInputError(
-                f"regions.masks.{name}: {path}: got a mask that is all {'white' if inside.all() else 'black'} once it "
-                f"is reduced to {size[0]} x {size[1]} cells, expected the region in white on black, in strokes of a "
-                "cell or more"
+                f"regions.masks.{name}: {path}: got a mask that is all {'white' if inside.all() else 'black'} "
+                f"{reduced}, expected the region in white on black, in strokes of a cell or more"
             )
         boxes = cells_to_boxes(inside)
         if len(boxes) <= MAX_BOXES:
             return image.sha256, boxes
     raise BadInputError(
-        f"regions.masks.{name}: {path}: got a mask that takes {len(boxes)} boxes once it is reduced to {size[0]} x "
-        f"{size[1]} cells, expected at most {MAX_BOXES}; draw the region with fewer and simpler shapes"
+        f"regions.masks.{name}: {path}: got a mask that takes {len(boxes)} boxes {reduced}, expected at most "
+        f"{MAX_BOXES}; draw the region with fewer and simpler shapes"
     )

@@ -34,13 +34,7 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate phrase.
-
-    Attributes:
-        region: name of its region: the phrase in double quotes.
-        kind: how it was found.
-        spans: where it is, by caption; spans of a caption do not overlap.
-    """
+    """A candidate phrase: its region is the phrase in double quotes; its spans, by caption, do not overlap."""
 
     region: str
     kind: Kind
@@ -53,29 +47,18 @@ def phrase_words(text: str) -> list[str]:
 
 
 def find_candidates(captions: Mapping[str, int], listed: Sequence[str], min_pairs: int) -> list[Candidate]:
-    """Find all candidate phrases of a corpus.
+    """Find all candidate phrases of a corpus, with distinct names, sorted by name.
 
     Args:
         captions: number of pairs by distinct caption.
         listed: phrases that are always candidates.
         min_pairs: least number of pairs of a candidate that is not listed.
-
-    Returns:
-        Candidates with distinct names, sorted by name.
     """
     corpus = _Corpus(captions, min_pairs)
     candidates: dict[str, Candidate] = {}
     for candidate in (*_find_listed(captions, listed), *corpus.identifiers(), *corpus.boilerplate(), *corpus.marks()):
         candidates.setdefault(candidate.region, candidate)
     return [candidates[region] for region in sorted(candidates)]
-
-
-def _quote(phrase: str) -> str:
-    return f'"{phrase}"'
-
-
-def _mask_digits(word: str) -> str:
-    return re.sub(r"\d", "9", word)
 
 
 def _has_digit(word: str) -> bool:
@@ -92,7 +75,7 @@ def _find_listed(captions: Iterable[str], phrases: Sequence[str]) -> Iterable[Ca
             if (matches := list(pattern.finditer(normalize_text(caption))))
         }
         if spans:
-            yield Candidate(_quote(" ".join(words)), "listed", spans)
+            yield Candidate(f'"{" ".join(words)}"', "listed", spans)
 
 
 def _compile_phrase(words: Sequence[str]) -> re.Pattern[str]:
@@ -100,17 +83,6 @@ def _compile_phrase(words: Sequence[str]) -> re.Pattern[str]:
     before = rf"(?<![^\W_])(?<![{COMBINING}])" if re.match(LETTERS, words[0]) else ""
     after = rf"(?![^\W_]|[{COMBINING}])" if re.search(rf"{LETTERS}\Z", words[-1]) else ""
     return re.compile(before + r"\s+".join(map(re.escape, words)) + after)
-
-
-def _list_parts(length: int, place: int) -> Iterable[tuple[int, int]]:
-    """Yield the parts of a run of two words or more that contain the word at `place`, longest first.
-
-    Each part is the index of its first word and its number of words.
-    """
-    yield 0, length
-    for size in range(length - 1, 1, -1) if length <= _MAX_RUN else ():
-        for first in range(max(0, place - size + 1), min(place, length - size) + 1):
-            yield first, size
 
 
 class _Corpus:
@@ -137,7 +109,7 @@ class _Corpus:
             for match in matches[caption]:
                 word = match.group()
                 if is_pattern := word not in fixed:
-                    word = _mask_digits(word)
+                    word = re.sub(r"\d", "9", word)
                     # The pattern itself may be a word of the corpus: the two need different names.
                     word = word.replace("9", "#") if word in fixed else word
                 sequence.append(ids.setdefault(word, len(ids)))
@@ -188,7 +160,7 @@ class _Corpus:
                 of_caption.append(span)
         first = int(starts[0])
         words = (self._symbols[symbol] for symbol in self._sequence[first : first + length])
-        return Candidate(_quote(" ".join(words)), kind, {caption: tuple(own) for caption, own in spans.items()})
+        return Candidate(f'"{" ".join(words)}"', kind, {caption: tuple(own) for caption, own in spans.items()})
 
     def identifiers(self) -> Iterable[Candidate]:
         """Yield words with a digit, each with its fixed run; a digit pattern stands for words that differ per pair."""
@@ -210,7 +182,12 @@ class _Corpus:
             starts, length, place = self._fixed_run(symbol)
             if length < 2 or not self._is_frequent(starts):
                 continue
-            for first, size in _list_parts(length, place):
+            parts = (  # with the word, longest first: the index of the first word, and the number of words
+                (first, size)
+                for size in range(length, 1 if length <= _MAX_RUN else length - 1, -1)
+                for first in range(max(0, place - size + 1), min(place, length - size) + 1)
+            )
+            for first, size in parts:
                 if self._is_dispensable(starts + first, size):
                     yield self._candidate("boilerplate", starts + first, size)
                     break
@@ -243,4 +220,4 @@ class _Corpus:
             pairs = sum(self._pairs[caption] for caption in of_captions)
             if self._min_pairs <= pairs <= NEARLY_ALL * self._total:
                 own = {caption: tuple(places) for caption, places in of_captions.items()}
-                yield Candidate(_quote(marks), "punctuation", own)
+                yield Candidate(f'"{marks}"', "punctuation", own)

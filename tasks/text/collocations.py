@@ -43,14 +43,9 @@ def adjacent_words(caption: str) -> frozenset[str]:
 
 
 def find_collocations(captions: Mapping[str, int], min_pairs: int) -> dict[str, list[str]]:
-    """Find the collocations of a corpus.
+    """Return the sorted collocations by caption, given the number of pairs of each caption.
 
-    Args:
-        captions: number of pairs by distinct caption.
-        min_pairs: least number of pairs of a collocation.
-
-    Returns:
-        Sorted collocations by caption, for captions that have any.
+    A collocation has at least `min_pairs` pairs. Captions without any are left out.
     """
     words: Counter[str] = Counter()
     counts: Counter[_Bigram] = Counter()
@@ -90,8 +85,7 @@ def _select_cohesive(
         for before, bigram, after in zip(padded, padded[1:], padded[2:], strict=False):
             if bigram is not None and bigram in association:
                 # Of two equally associated bigrams the latter counts: they have nearly the same pairs.
-                is_weaker = (
-                    association.get(before, 0) > association[bigram] or association.get(after, 0) >= association[bigram]
-                )
+                own = association[bigram]
+                is_weaker = association.get(before, 0) > own or association.get(after, 0) >= own
                 surplus[bigram] += -pairs if is_weaker else pairs
     return {bigram for bigram, count in surplus.items() if count > 0}

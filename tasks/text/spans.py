@@ -38,30 +38,16 @@ def character_offsets(text: str) -> Sequence[int]:
 
 
 def original_span(start: int, end: int, offsets: Sequence[int]) -> Span:
-    """Convert a span of normalized text, not empty, into one of the original text.
-
-    Args:
-        start: first character.
-        end: character after the last.
-        offsets: from `character_offsets`.
-    """
+    """Convert a span of normalized text, not empty, into one of the original text with these `character_offsets`."""
     return offsets[start], offsets[end - 1] + 1
 
 
 def token_spans(caption: str, tokens: Sequence[str], special: Sequence[bool]) -> list[Span | None]:
-    """Locate the tokens of a caption.
+    """Return the span of each token of a caption; None for special tokens and those that were not located.
 
     Tokens are matched in order to the normalized caption. White space and marks may be skipped, since tokenizers drop
     them. Letters and digits may not, except after a token that is a part of a character that is not ASCII. From the
     first token that does not match, no token is located.
-
-    Args:
-        caption: the caption.
-        tokens: text of the tokens.
-        special: whether each token is a special token, such as the end of text.
-
-    Returns:
-        A span for each token; None for special tokens and those that were not located.
     """
     text, offsets, position, is_partial = normalize_text(caption), character_offsets(caption), 0, False
     spans: list[Span | None] = [None] * len(tokens)
@@ -73,9 +59,8 @@ def token_spans(caption: str, tokens: Sequence[str], special: Sequence[bool]) ->
             is_partial = True
             continue
         while not text.startswith(part, position):
-            if position >= len(text) or (
-                text[position].isalnum() and not (is_partial and not text[position].isascii())
-            ):
+            skipped = text[position : position + 1]
+            if not skipped or (skipped.isalnum() and not (is_partial and not skipped.isascii())):
                 return spans
             position += 1
         spans[index] = original_span(position, position + len(part), offsets)
@@ -84,40 +69,24 @@ def token_spans(caption: str, tokens: Sequence[str], special: Sequence[bool]) ->
 
 
 def token_range(span: Span, spans: Sequence[Span | None], tokens: Sequence[str]) -> tuple[int, int] | None:
-    """Find the tokens of a phrase.
+    """Return the first and last token of the phrase at a span of the caption, counted from 1.
 
-    Args:
-        span: span of the phrase in the caption.
-        spans: from `token_spans`.
-        tokens: text of the tokens.
-
-    Returns:
-        First and last token, counted from 1. None unless tokens start and end exactly where the phrase does and all of
-        them are located; so a phrase that was truncated has none.
+    None unless tokens (with these `token_spans`) start and end exactly where the phrase does and all of them are
+    located; so a phrase that was truncated has none.
     """
     inside = [index for index, own in enumerate(spans) if own is not None and own[0] < span[1] and own[1] > span[0]]
-    if not inside:
+    if not inside or phrase_span(first := inside[0] + 1, last := inside[-1] + 1, spans) != span:
         return None
-    first, last = inside[0], inside[-1]
-    start, end = spans[first], spans[last]
-    if start is None or end is None or (start[0], end[1]) != span:
-        return None
-    is_located = all(
-        spans[index] is not None or not normalize_text(tokens[index]).strip() for index in range(first, last + 1)
-    )
-    return (first + 1, last + 1) if is_located else None
+    parts = zip(spans[first - 1 : last], tokens[first - 1 : last], strict=True)
+    is_located = all(own is not None or not normalize_text(token).strip() for own, token in parts)
+    return (first, last) if is_located else None
 
 
 def phrase_span(first: int, last: int, spans: Sequence[Span | None]) -> Span:
-    """Return the span of a phrase in the caption.
-
-    Args:
-        first: first token of the phrase, counted from 1.
-        last: its last token.
-        spans: from `token_spans`.
+    """Return the span of a phrase in the caption, given its first and last token, counted from 1, and `token_spans`.
 
     Raises:
-        ValueError: one of the tokens is not located.
+        ValueError: one of the two tokens is not located.
     """
     start, end = spans[first - 1], spans[last - 1]
     if start is None or end is None:

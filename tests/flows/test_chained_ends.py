@@ -1,4 +1,4 @@
-"""However a run ends, its end is a record of the lake's ledger."""
+"""The end of every run is recorded in the lake's ledger."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ from review.report.html import write_report
 from stores import ledger
 from stores.keys import create_key
 from tasks.errors import BadInputError
-from tasks.lake import journal as chain
+from tasks.lake.journal import record_run_end
 
 
 @pytest.fixture
@@ -20,36 +20,36 @@ def run(plain, hand_written):
     return hand_written
 
 
-def ends(run):
+def read_ends(run):
     return [(record.kind, record.body.get("status")) for record in ledger.read_records(run.lake)]
 
 
-def as_it_lies(run):
+def manifest_sha256(run):
     return hashlib.sha256(stores.read_bytes(run.folder / "manifest.json")).hexdigest()
 
 
-def test_a_run_that_ends_is_recorded_with_its_manifest(run):
+def test_the_end_of_a_run_is_recorded_with_the_digest_of_its_manifest(run):
     with lifecycle.run_lifecycle(run):
         run.finish("completed")
     (record,) = ledger.read_records(run.lake)
-    assert record.body == {"run_id": run.run_id, "status": "completed", "manifest_sha256": as_it_lies(run)}
+    assert record.body == {"run_id": run.run_id, "status": "completed", "manifest_sha256": manifest_sha256(run)}
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "failed"), (KeyboardInterrupt, "interrupted")])
-def test_a_run_that_fails_is_recorded_once_and_again_when_it_goes_on(run, error, status):
+def test_a_failed_run_is_recorded_once_and_again_after_it_is_resumed(run, error, status):
     with pytest.raises(error), lifecycle.run_lifecycle(run):
         raise error
     lifecycle.abort(run, error())  # as the command line does, too
-    assert ends(run) == [("run", status)]
+    assert read_ends(run) == [("run", status)]
     run.update(status="running", reason=None, finished_at=None)
     with lifecycle.run_lifecycle(run):
         run.finish("completed_with_errors", "some")
-    assert ends(run) == [("run", status), ("run", "completed_with_errors")]
-    assert ledger.read_records(run.lake)[-1].body["manifest_sha256"] == as_it_lies(run)
+    assert read_ends(run) == [("run", status), ("run", "completed_with_errors")]
+    assert ledger.read_records(run.lake)[-1].body["manifest_sha256"] == manifest_sha256(run)
 
 
-def test_a_ledger_that_takes_nothing_fails_no_run(run, caplog):
-    chain.record_run_end(run)
+def test_a_damaged_ledger_does_not_fail_the_run(run, caplog):
+    record_run_end(run)
     stores.write_bytes(run.lake / "ledger" / "HEAD", b"{}")
     with lifecycle.run_lifecycle(run):
         run.finish("completed")
@@ -67,23 +67,23 @@ def test_the_report_is_recorded_once(run):
     assert [(body["run_id"], body["sha256"]) for body in bodies] == [(run.run_id, digest)]
 
 
-def test_what_is_done_to_a_run_later_is_recorded_before_it_is_done(run, monkeypatch):
+def test_a_rewrite_is_recorded_before_it_is_done(run, monkeypatch):
     run.finish("completed")
-    before = as_it_lies(run)
+    before = manifest_sha256(run)
     run.rewrite("compacted", "why", files=[])
     (record,) = ledger.read_records(run.lake)
     assert record.kind == "rewrite"
     assert record.body == {
-        "run_id": run.run_id, "what": "compacted", "before_sha256": before, "manifest_sha256": as_it_lies(run),
+        "run_id": run.run_id, "what": "compacted", "before_sha256": before, "manifest_sha256": manifest_sha256(run),
     }  # fmt: skip
-    now = as_it_lies(run)
+    now = manifest_sha256(run)
     stores.write_bytes(run.lake / "ledger" / "HEAD", b"{}")
     with pytest.raises(sql.LakeError, match="HEAD is not as it was written"):
         run.rewrite("pruned", "why", files=[])
-    assert as_it_lies(run) == now
+    assert manifest_sha256(run) == now
 
 
-def test_a_configured_key_signs(run, tmp_path):
+def test_a_configured_key_signs_the_records(run, tmp_path):
     public = create_key(tmp_path / "key")
     config = {"corpus": {"path": "x"}, "model": {"architecture": "m"}, "ledger": {"key": tmp_path / "key"}}
     with lifecycle.run_lifecycle(run, parse(config, "test").ledger.signer()):
@@ -95,7 +95,7 @@ def test_a_configured_key_signs(run, tmp_path):
         parse(config, "test").ledger.signer()
 
 
-def test_neither_key_nor_four_eyes_change_what_an_audit_is():
+def test_key_and_four_eyes_do_not_change_the_digest_of_the_configuration():
     given = {"corpus": {"path": "x"}, "model": {"architecture": "m"}}
     more = parse(given | {"ledger": {"key": "key"}, "review": {"four_eyes": True}}, "test")
     assert more.resolved() == parse(given, "test").resolved()

@@ -481,9 +481,7 @@ def old_nights(lake, hand_written_run):
         run.add_pairs(["a", "b"])
         run.add_alerts()
         for part in ("ingest", "part-00000-x"):
-            with run.open_writer("ingest_errors", part) as writer:
-                writer.write([{"stage": part, "reason": "undecodable"}])
-            run.register_files("ingest_errors", [run.path("ingest_errors", part)], [1])
+            run.write_table("ingest_errors", [{"stage": part, "reason": "undecodable"}], part)
         run.finish("completed")
         run.update(finished_at=f"2020-01-0{day}T01:00:00+00:00")
     return lake

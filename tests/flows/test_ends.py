@@ -1,4 +1,4 @@
-"""How runs end, and who is told: the flows around stages that do nothing, on a run filled by hand."""
+"""How runs end, and which notifications are sent: the flows with stages that do nothing, on a hand-written run."""
 
 from unittest.mock import MagicMock
 
@@ -27,7 +27,7 @@ def reflagged(plain, monkeypatch, hand_written):
     return lambda run_id=hand_written.run_id: flow.reflag.fn(hand_written.lake, run_id)
 
 
-def test_a_run_with_errors_is_flagged_again_with_errors(reflagged, hand_written):
+def test_a_re_flagged_run_with_errors_completes_with_errors(reflagged, hand_written):
     hand_written.finish("completed_with_errors", "1 of 3 shards were set aside: shard 1")
     with pytest.raises(ShardsError) as ended:
         reflagged()
@@ -39,37 +39,37 @@ def test_a_run_with_errors_is_flagged_again_with_errors(reflagged, hand_written)
     )
 
 
-def test_a_whole_run_is_flagged_again_whole(reflagged, hand_written):
+def test_a_re_flagged_run_without_errors_completes(reflagged, hand_written):
     hand_written.finish("completed", "an earlier warning")
     result = reflagged()
     assert (result.status, result.reason) == ("completed", "a gate's warning; a rule's warning")
 
 
-def test_a_re_flagging_that_cannot_begin_is_told(reflagged, hand_written, monkeypatch):
-    told = []
-    monkeypatch.setattr(flow, "notify_failed_start", lambda *given: told.append(given))
+def test_a_re_flagging_that_cannot_begin_is_notified(reflagged, hand_written, monkeypatch):
+    notified = []
+    monkeypatch.setattr(flow, "notify_failed_start", lambda *given: notified.append(given))
     with pytest.raises(BadInputError):
         reflagged()  # it is not complete yet
     hand_written.finish("completed")
     monkeypatch.setattr(flow, "check_rules", lambda _: (_ for _ in ()).throw(BadInputError("rule mine: wrong")))
     with pytest.raises(BadInputError):
         reflagged()
-    (unknown, why), known = told
+    (unknown, why), known = notified
     assert unknown == {"corpus": str(hand_written.lake), "model": f"run {hand_written.run_id}"}
     assert why.startswith(f"reflag: got '{hand_written.run_id}', expected a complete run")
     assert known == ({"corpus": "c", "model": "m"}, "rule mine: wrong")
 
 
-def test_the_end_is_told_while_the_run_is_held(reflagged, hand_written, monkeypatch):
-    """What was told is stored in the manifest, which is written by the holder only."""
-    held = []
-    monkeypatch.setattr(lifecycle, "notify_run_end", lambda run: held.append((run.folder / "lock.json").exists()))
+def test_the_end_is_notified_while_the_run_is_locked(reflagged, hand_written, monkeypatch):
+    """The notification is stored in the manifest, which only the process with the lock writes."""
+    locked = []
+    monkeypatch.setattr(lifecycle, "notify_run_end", lambda run: locked.append((run.folder / "lock.json").exists()))
     hand_written.finish("completed")
     reflagged()
     monkeypatch.setattr(flow, "copy_attributions", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         reflagged()
-    assert held == [True, True]
+    assert locked == [True, True]
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def away_run(plain, hand_written_run, away):
     return hand_written_run(away, "20260101T000000-aaaaaa").begin(incremental=None)
 
 
-def test_an_interrupt_while_the_store_is_away_is_an_interrupt(away_run, monkeypatch, capsys):
+def test_an_interrupt_while_the_lake_is_unreachable_exits_as_interrupted(away_run, monkeypatch, capsys):
     def away(_):
         raise sql.LakeError("no route to host")
 
@@ -99,7 +99,7 @@ def test_an_interrupt_while_the_store_is_away_is_an_interrupt(away_run, monkeypa
     assert begin._listeners == []
 
 
-def test_a_run_that_is_sealed_is_not_given_up(away_run):
+def test_a_run_that_has_ended_is_not_aborted(away_run):
     away_run.finish("completed")
     lifecycle.abort(away_run, KeyboardInterrupt())
     assert away_run.read_manifest()["status"] == "completed"

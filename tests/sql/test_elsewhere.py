@@ -122,7 +122,8 @@ def test_two_runs_are_seen_at_once_and_an_older_schema_reads_as_null(fill, fille
         older = pq.read_table(path).drop_columns(["width"])
         with stores.write_atomically(run.path("pairs")) as aside:
             pq.write_table(older, aside)
-        run.register_files("pairs", [run.path("pairs")], [2])
+        with run.changes() as changes:
+            changes.register_files("pairs", [run.path("pairs")], [2])
     forget()
     with sql.connect(filled.lake) as connection:
         found = sql.read(connection, "SELECT count(DISTINCT run_id) AS runs, count(*) AS n, max(width) AS w FROM pairs")

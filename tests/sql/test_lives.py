@@ -34,21 +34,12 @@ def night(lake, hand_written_run):
             made.write_table("ingest_errors", [{"pair_id": IDS[number], "reason": "shard_failed"} for number in lost])
         named = {alert["region"] for alert in alerts} - {name for name, *_ in stamps}
         made.add_regions(*((region, (0, 0, 0.5, 0.5)) for region in sorted(named)))
-        with made.open_writer("regions", "recurrent") as writer:
-            writer.write(
-                {
-                    "region": region,
-                    "kind": "recurrent",
-                    "pair_id": pair_id,
-                    "x0": x,
-                    "y0": y,
-                    "x1": x + 0.1,
-                    "y1": y + 0.1,
-                }
-                for region, (x, y), pair_ids, _ in stamps
-                for pair_id in pair_ids
-            )
-        made.register_files("regions", [made.path("regions", "recurrent")], [writer.rows])
+        recurrent = [
+            {"region": region, "kind": "recurrent", "pair_id": pair_id, "x0": x, "y0": y, "x1": x + 0.1, "y1": y + 0.1}
+            for region, (x, y), pair_ids, _ in stamps
+            for pair_id in pair_ids
+        ]
+        made.write_table("regions", recurrent, "recurrent")
         made.write_table(
             "stamps",
             [{"region": r, "channels": 1, "height": 1, "width": len(t), "template": t} for r, _, _, t in stamps],

@@ -30,9 +30,7 @@ def filled(nights, lake, signer=None):
     """Two runs that ended, one of them compacted; a report; decisions and signatures."""
     runs = [nights({"interval": (0.1, 0.2, 0.3)}, lake=lake, chained=True) for _ in range(2)]
     for run in runs:
-        with run.open_writer("attributions", "part-00001") as writer:
-            writer.write([{"pair_id": "more"}])
-        run.register_files("attributions", [run.path("attributions", "part-00001")], [writer.rows])
+        run.write_table("attributions", [{"pair_id": "more"}], "part-00001")
         record_run_end(run, signer)
     stores.write_bytes(runs[0].folder / "report.html", b"<html>the report</html>")
     record_report(runs[0], "report.html", signer)
@@ -318,7 +316,7 @@ def test_a_rewrite_that_was_cut_off_is_a_note(nights, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(type(run), "_put_manifest", killed)
+    monkeypatch.setattr(type(run), "_write_manifest", killed)
     with pytest.raises(KeyboardInterrupt):
         run.rewrite("compacted", "why")
     result = verify(run.lake, run.run_id)

@@ -15,9 +15,9 @@ RUN = "20260101T000000-aaaaaa"
 SHARDS = 6
 
 
-@pytest.fixture(params=["here", "elsewhere"])
+@pytest.fixture(params=["lake", "away"])
 def root(request):
-    return request.getfixturevalue("lake" if request.param == "here" else "away")
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -38,30 +38,26 @@ def sharded(hand_written_run):
         rows = pq.read_table(whole)
         run.update(files=[entry for entry in run.read_manifest()["files"] if entry["table"] != "attributions"])
         stores.remove(run.folder, ["attributions/part-00000.parquet"])
-        for shard in range(SHARDS):
-            part = f"part-{shard:05d}-{'9a7c3e'[shard]}"  # content-addressed: they do not sort as they were made
-            with run.open_writer("attributions", part) as writer:
-                part_rows = rows.slice(2 * shard, 2).to_pylist()
-                writer.write({**row, "caption": pairs[2 * shard + n]["caption"]} for n, row in enumerate(part_rows))
-            run.register_files("attributions", [run.path("attributions", part)], [writer.rows])
-        run.write_table("ingest_errors", [])
-        with run.open_writer("ingest_errors", "part-00003-x") as writer:
-            writer.write([{"stage": "attribute", "reason": "undecodable", "detail": "x", "row_number": 3}])
-        run.register_files("ingest_errors", [run.path("ingest_errors", "part-00003-x")], [writer.rows])
+        with run.changes() as changes:
+            for shard in range(SHARDS):
+                part_rows = enumerate(rows.slice(2 * shard, 2).to_pylist(), 2 * shard)
+                captioned = [{**row, "caption": pairs[number]["caption"]} for number, row in part_rows]
+                # Content-addressed: the files do not sort as they were made.
+                changes.write_table("attributions", captioned, f"part-{shard:05d}-{'9a7c3e'[shard]}")
+            changes.write_table("ingest_errors", [])
+            error = {"stage": "attribute", "reason": "undecodable", "detail": "x", "row_number": 3}
+            changes.write_table("ingest_errors", [error], "part-00003-x")
         run.add_regions(("corner", (0, 0, 0.5, 0.5)))
         run.add_shares("corner", [0.1 * number for number in range(8)])
-        with run.open_writer("region_shares", "found") as writer:  # a second file, of a table over which views add up
-            writer.write(
-                [{"pair_id": pairs[0]["pair_id"], "side": "image", "region": "tag", "share": 0.3, "area": 0.1}]
-            )
-        run.register_files("region_shares", [run.path("region_shares", "found")], [1])
+        share = {"pair_id": pairs[0]["pair_id"], "side": "image", "region": "tag", "share": 0.3, "area": 0.1}
+        run.write_table("region_shares", [share], "found")  # a second file, of a table over which views add up
         run.finish("completed")
         return run
 
     return build
 
 
-def everything(lake, run_id=None):
+def read_views(lake, run_id=None):
     """Rows of every view, in stored order except for views that aggregate."""
     with sql.connect(lake, run_id) as connection:
         found = {view: sql.read(connection, f"FROM {view}") for view in sql.view_names()}
@@ -75,18 +71,18 @@ def files(run, table="attributions"):
 
 def test_few_files_are_left_and_every_view_has_the_same_rows(root, sharded):
     run = sharded(root)
-    before = everything(root)
+    before = read_views(root)
     assert len(before["attributions"]) == len(before["pairs"]) == 2 * SHARDS
     done = {merged.table: merged for merged in compact_run(run)}
     assert {table: (merged.files_before, merged.files_after) for table, merged in done.items()} == {
         "attributions": (SHARDS, 1),
         "ingest_errors": (2, 1),
     }
-    assert everything(root) == before
-    assert everything(root, run.run_id) == before
+    assert read_views(root) == before
+    assert read_views(root, run.run_id) == before
     listed = {entry["path"].removeprefix(f"runs/{run.run_id}/") for entry in run.read_manifest()["files"]}
-    (noted,) = run.read_manifest()["earlier_manifests"]
-    assert set(stores.list_sizes(run.folder)) == listed | {"manifest.json", noted["manifest"]}
+    (entry,) = run.read_manifest()["earlier_manifests"]
+    assert set(stores.list_sizes(run.folder)) == listed | {"manifest.json", entry["manifest"]}
 
 
 def test_row_groups_types_and_checksums_are_preserved(lake, sharded):
@@ -112,8 +108,8 @@ def test_the_earlier_manifest_is_kept_with_its_digest(lake, sharded):
     compact_run(run)
     (found,) = run.read_earlier_manifests()
     assert found == before
-    (noted,) = run.read_manifest()["earlier_manifests"]
-    assert noted["what"] == "compacted"
+    (entry,) = run.read_manifest()["earlier_manifests"]
+    assert entry["what"] == "compacted"
     assert {key: run.read_manifest()[key] for key in before if key != "files"} == {
         key: before[key] for key in before if key != "files"
     }
@@ -121,27 +117,28 @@ def test_the_earlier_manifest_is_kept_with_its_digest(lake, sharded):
 
 def test_row_groups_per_file_are_limited(lake, sharded, monkeypatch):
     run = sharded(lake)
-    before = everything(lake)
+    before = read_views(lake)
     monkeypatch.setattr(stage, "MAX_ROW_GROUPS", 4)
     compact_run(run)
     assert [pq.ParquetFile(path).num_row_groups for path in run.fetch_files("attributions")] == [4, 2]
-    assert everything(lake) == before
+    assert read_views(lake) == before
     assert compact_run(run) == []  # nothing is left to be done
 
 
-def test_files_of_other_columns_are_not_mixed(lake, sharded):
+def test_files_with_different_columns_are_not_merged(lake, sharded):
     run = sharded(lake)
     first = run.path("attributions", files(run)[0].removesuffix(".parquet"))
     rows = pq.read_table(first).drop_columns(["attributed_by"])
     pq.write_table(rows, first)
-    run.register_files("attributions", [first], [rows.num_rows])
+    with run.changes() as changes:
+        changes.register_files("attributions", [first], [rows.num_rows])
     listed = run.read_manifest()["files"]
     moved = [entry for entry in listed if entry["path"].endswith(first.name)]
     run.update(files=moved + [entry for entry in listed if entry not in moved])
-    before = everything(lake)
+    before = read_views(lake)
     compact_run(run)
     assert len(files(run)) == 2
-    assert everything(lake) == before
+    assert read_views(lake) == before
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "stopped", "interrupted", "pruned"])
@@ -153,7 +150,7 @@ def test_only_complete_runs_are_compacted(lake, sharded, status):
     assert len(files(run)) == SHARDS
 
 
-def test_a_run_that_is_read_by_a_running_one_waits(lake, sharded, hand_written_run):
+def test_a_run_that_a_running_one_reads_is_not_compacted(lake, sharded, hand_written_run):
     run = sharded(lake)
     user = hand_written_run(lake, "20260102T000000-bbbbbb").begin(base_run=RUN)
     with pytest.raises(StoreError, match=f"run {user.run_id} is running"):
@@ -172,7 +169,7 @@ def test_an_interrupted_compaction_leaves_the_same_rows_and_is_finished_by_the_n
 ):
     root = request.getfixturevalue(place)
     run = sharded(root)
-    before = everything(root)
+    before = read_views(root)
 
     def killed(*_, **__):
         raise KeyboardInterrupt
@@ -182,12 +179,12 @@ def test_an_interrupted_compaction_leaves_the_same_rows_and_is_finished_by_the_n
         patch.setattr(*where[moment], killed)
         with pytest.raises(KeyboardInterrupt):
             compact_run(run)
-    assert everything(root) == before
+    assert read_views(root) == before
     compact_run(run)
-    assert everything(root) == before
+    assert read_views(root) == before
     listed = {entry["path"].removeprefix(f"runs/{run.run_id}/") for entry in run.read_manifest()["files"]}
-    (noted,) = run.read_manifest()["earlier_manifests"]
-    assert set(stores.list_sizes(run.folder)) == listed | {"manifest.json", noted["manifest"]}
+    (entry,) = run.read_manifest()["earlier_manifests"]
+    assert set(stores.list_sizes(run.folder)) == listed | {"manifest.json", entry["manifest"]}
 
 
 def test_a_damaged_file_is_not_merged(lake, sharded):
@@ -199,18 +196,18 @@ def test_a_damaged_file_is_not_merged(lake, sharded):
     assert len(files(run)) == SHARDS
 
 
-def test_rows_of_a_compacted_base_are_found_again_and_only_their_shards_are_read(lake, sharded, monkeypatch):
+def test_attributions_of_a_compacted_base_are_reused_and_only_their_row_groups_are_read(lake, sharded, monkeypatch):
     base = sharded(lake)
     compact_run(base)
     _index_pairs.cache_clear()
     run = sharded(lake, "20260102T000000-bbbbbb", base_run=RUN)
     pairs = run.read_rows("pairs")
-    asked = []
+    numbers_read = []
     read = pq.ParquetFile.read_row_group
 
     def spy(self, number, columns=None, **others):
         if columns is None:
-            asked.append(number)
+            numbers_read.append(number)
         return read(self, number, columns=columns, **others)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
@@ -219,4 +216,4 @@ def test_rows_of_a_compacted_base_are_found_again_and_only_their_shards_are_read
         pair["pair_id"]: [1.0, float(pair["row_number"])] for pair in pairs[2:5]
     }
     assert {row["attributed_by"] for row in found.values()} == {RUN}
-    assert asked == [1, 2]
+    assert numbers_read == [1, 2]

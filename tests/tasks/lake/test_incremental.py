@@ -41,8 +41,8 @@ def corpus(phantoms, tmp_path):
 
 
 @pytest.fixture
-def night(begin_line, settings, tmp_path):
-    """night(root, **sections): one incremental run, begun in a lake that all share; `batch_size` 1: maps are exact."""
+def begin_run(begin_line, settings, tmp_path):
+    """begin_run(root, **sections): an incremental run in a lake that all share; maps are exact, as batches have one pair."""
 
     def start(root, lake=tmp_path / "lake", incremental=True, **sections):
         bottleneck = {"steps": 1, "calibration_pairs": 6} | sections.pop("bottleneck", {})
@@ -55,17 +55,17 @@ def night(begin_line, settings, tmp_path):
 
 @pytest.fixture(scope="module")
 def saved_lake(tmp_path_factory):
-    """Where the first test that needs `first` saves its lake."""
+    """Folder in which the first test that needs `first` saves its lake."""
     return tmp_path_factory.mktemp("saved") / "lake"
 
 
 @pytest.fixture
-def first(corpus, night, saved_lake, tmp_path):
-    """The first night: a complete run over the first pairs, computed once and copied for each test."""
+def first(corpus, begin_run, saved_lake, tmp_path):
+    """A complete run over the first pairs, computed once and copied for each test."""
     root = corpus(range(ROWS))
-    line = night(root)
+    line = begin_run(root)
     if not saved_lake.exists():
-        completed(line)
+        complete(line)
         shutil.copytree(line.run.lake, saved_lake)
         return line
     corpus_place = line.run.read_manifest()["corpus"]
@@ -91,7 +91,7 @@ def spy(monkeypatch):
     return seen
 
 
-def completed(line):
+def complete(line):
     line.to_lake()
     line.run.finish("completed")
     return line
@@ -102,18 +102,18 @@ def rows_of(line):
     return {row["pair_id"]: row for row in rows}
 
 
-def bits(rows):
+def drop_run_ids(rows):
     return {pair: {key: value for key, value in row.items() if key not in ("run_id", "attributed_by")}
             for pair, row in rows.items()}  # fmt: skip
 
 
-def test_only_new_pairs_reach_the_model_and_all_maps_are_those_of_a_full_run(first, corpus, night, spy, tmp_path):
+def test_only_new_pairs_reach_the_model_and_all_maps_are_those_of_a_full_run(first, corpus, begin_run, spy, tmp_path):
     assert first.run.read_manifest()["base_run"] is None
     assert "no complete one to build upon" in first.run.read_manifest()["incremental"]
     before = rows_of(first)
     spy.clear()
     # Two pairs in front, one at the end, two gone.
-    second = completed(night(corpus([20, 21, *range(2, ROWS), 22])))
+    second = complete(begin_run(corpus([20, 21, *range(2, ROWS), 22])))
     record, found = second.run.read_manifest(), rows_of(second)
     assert record["base_run"] == first.run.run_id
     assert len(spy) == 3
@@ -123,11 +123,11 @@ def test_only_new_pairs_reach_the_model_and_all_maps_are_those_of_a_full_run(fir
     assert {row["run_id"] for row in found.values()} == {second.run.run_id}
     assert {pair for pair, row in found.items() if row["attributed_by"] == first.run.run_id} == before.keys() & found
     # A full run with the same statistics.
-    full = night(tmp_path / "corpus", lake=tmp_path / "other lake", incremental=False)
+    full = begin_run(tmp_path / "corpus", lake=tmp_path / "other lake", incremental=False)
     full.ingest()
     shutil.copy(first.run.folder / "calibration.safetensors", full.run.folder)
     full.to_lake()
-    assert bits(rows_of(full)) == bits(found)
+    assert drop_run_ids(rows_of(full)) == drop_run_ids(found)
     with second.run.connect() as connection:
         (accounting,) = sql.rows(connection, "gates/accounting", run_id=second.run.run_id)
         (run,) = sql.read(connection, "SELECT base_run, reused FROM runs")
@@ -135,10 +135,10 @@ def test_only_new_pairs_reach_the_model_and_all_maps_are_those_of_a_full_run(fir
     assert (accounting["rows_unaccounted"], accounting["pairs_unaccounted"]) == (0, 0)
 
 
-def test_statistics_are_inherited_through_all_nights(first, corpus, night, monkeypatch, spy):
+def test_the_feature_statistics_of_the_first_run_are_used_by_all_later_ones(first, corpus, begin_run, monkeypatch, spy):
     lines = [first]
     monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated again"))
-    lines += [completed(night(corpus(range(ROWS + more)))) for more in (1, 2)]
+    lines += [complete(begin_run(corpus(range(ROWS + more)))) for more in (1, 2)]
     base, _, third = (line.run for line in lines)
     record = third.read_manifest()
     path = third.folder / "calibration.safetensors"
@@ -149,34 +149,34 @@ def test_statistics_are_inherited_through_all_nights(first, corpus, night, monke
     ]
     assert record["since_calibration"] == pytest.approx(2 / 14)
     assert len(spy) == 2
-    shutil.rmtree(lines[1].run.folder)  # a run stands by itself
+    shutil.rmtree(lines[1].run.folder)  # a run has copies of all it needs
     assert {row["attributed_by"] for row in rows_of(lines[2]).values()} == {
         None, base.run_id, lines[1].run.run_id,
     }  # fmt: skip
 
 
-def test_a_changed_caption_is_a_new_pair_and_a_changed_image_as_well(first, corpus, night, spy):
+def test_a_changed_caption_or_image_is_a_new_pair(first, corpus, begin_run, spy):
     root = corpus(range(ROWS), {3: "another caption"})
     names = [text.split(",", 1)[0] for text in (root / "metadata.csv").read_text().splitlines()[1:]]
     shutil.copy(root / names[5], root / names[6])
-    second = completed(night(root))
+    second = complete(begin_run(root))
     pairs = {row["row_number"]: row for row in pq.read_table(second.run.path("pairs")).to_pylist()}
     assert set(spy) == {pairs[3]["pair_id"], pairs[6]["pair_id"]}
 
 
-def test_a_night_without_new_pairs_needs_no_model(first, corpus, night, monkeypatch):
-    second = night(corpus(range(ROWS)))
+def test_a_run_without_new_pairs_does_not_load_the_model(first, corpus, begin_run, monkeypatch):
+    second = begin_run(corpus(range(ROWS)))
     monkeypatch.setattr(stage, "load_model", lambda _: pytest.fail("the model was loaded"))
-    completed(second)
+    complete(second)
     assert second.run.read_manifest()["counts"]["reused"] == ROWS
 
 
-def test_an_interrupted_night_resumes_with_the_same_base(first, corpus, night, spy):
-    second = night(corpus(range(ROWS + 2)))
+def test_an_interrupted_run_resumes_with_the_same_base(first, corpus, begin_run, spy):
+    second = begin_run(corpus(range(ROWS + 2)))
     shards = second.ingest()
     done = second.attribute(shards[0])
     second.run.finish("failed", "because")
-    later = completed(night(corpus(range(ROWS + 2))))  # a newer one is there by now
+    later = complete(begin_run(corpus(range(ROWS + 2))))  # a newer one is there by now
     assert later.run.read_manifest()["base_run"] == first.run.run_id
     config = second.config.model_copy(update={"lake": second.config.lake.model_copy(update={"incremental": False})})
     resumed = begin(config, config.models(), second.run.run_id)
@@ -184,12 +184,12 @@ def test_an_interrupted_night_resumes_with_the_same_base(first, corpus, night, s
     results = second.to_lake()
     assert results[0] == dataclasses.replace(done, reused=True)
     assert second.run.read_manifest()["counts"]["reused"] == ROWS
-    assert bits(rows_of(second)) == bits(rows_of(later))
+    assert drop_run_ids(rows_of(second)) == drop_run_ids(rows_of(later))
 
 
-def test_pairs_that_the_base_could_not_attribute_are_tried_again(corpus, night, spy):
+def test_pairs_that_the_base_could_not_attribute_are_tried_again(corpus, begin_run, spy):
     root = corpus(range(ROWS))
-    first = night(root)
+    first = begin_run(root)
     shards = first.ingest()
     first.calibrate()
     pair = first.run.read_row_group("pairs", 0)[2]
@@ -197,57 +197,57 @@ def test_pairs_that_the_base_could_not_attribute_are_tried_again(corpus, night, 
     first.store([first.attribute(shard) for shard in shards])
     first.run.finish("completed")
     spy.clear()
-    second = completed(night(corpus(range(ROWS))))
+    second = complete(begin_run(corpus(range(ROWS))))
     assert spy == [pair["pair_id"]]
     assert second.run.read_manifest()["counts"]["attributions"] == ROWS
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "reason"),
     [
         ({"bottleneck": {"seed": 1}}, "bottleneck settings"),
         ({"bottleneck": {"second_seed": True}}, "bottleneck settings"),
         ({"architecture": "demo/clean"}, "model_digest"),
     ],
 )
-def test_a_run_of_other_settings_is_no_base_and_it_says_why(corpus, night, changed, said):
-    first = night(corpus(range(4)))
+def test_a_run_with_other_settings_is_no_base_and_the_manifest_says_why(corpus, begin_run, changed, reason):
+    first = begin_run(corpus(range(4)))
     first.run.finish("completed")
-    record = night(corpus(range(4)), **changed).run.read_manifest()
+    record = begin_run(corpus(range(4)), **changed).run.read_manifest()
     assert record["base_run"] is None
-    assert record["incremental"] == f"a full run: the newest complete run {first.run.run_id} differs in {said}"
+    assert record["incremental"] == f"a full run: the newest complete run {first.run.run_id} differs in {reason}"
 
 
-def test_what_decides_no_map_decides_no_base(corpus, night):
-    first = night(corpus(range(4)))
+def test_settings_that_do_not_change_maps_do_not_change_the_base(corpus, begin_run):
+    first = begin_run(corpus(range(4)))
     first.run.finish("completed")
-    second = night(corpus(range(4)), alerts={"factor": 3}, regions={"frame": 0.1})
+    second = begin_run(corpus(range(4)), alerts={"factor": 3}, regions={"frame": 0.1})
     assert second.run.read_manifest()["base_run"] == first.run.run_id
 
 
-def test_the_newest_complete_run_that_fits_is_the_base(corpus, night):
-    fits, other, unfinished = (night(corpus(range(4)), bottleneck={"seed": seed}) for seed in (0, 1, 0))
+def test_the_newest_complete_run_with_the_same_settings_is_the_base(corpus, begin_run):
+    fits, other, unfinished = (begin_run(corpus(range(4)), bottleneck={"seed": seed}) for seed in (0, 1, 0))
     fits.run.finish("completed")
     other.run.finish("completed")
     unfinished.run.finish("failed", "because")
-    assert night(corpus(range(4))).run.read_manifest()["base_run"] == fits.run.run_id
-    assert night(corpus(range(4)), incremental=False).run.read_manifest()["base_run"] is None
+    assert begin_run(corpus(range(4))).run.read_manifest()["base_run"] == fits.run.run_id
+    assert begin_run(corpus(range(4)), incremental=False).run.read_manifest()["base_run"] is None
 
 
-def test_other_code_is_no_base(corpus, night, monkeypatch):
-    night(corpus(range(4))).run.finish("completed")
+def test_a_run_of_another_code_version_is_no_base(corpus, begin_run, monkeypatch):
+    begin_run(corpus(range(4))).run.finish("completed")
     monkeypatch.setattr("flows.begin.code_version", lambda: "another")
-    assert "differs in code_version" in night(corpus(range(4))).run.read_manifest()["incremental"]
+    assert "differs in code_version" in begin_run(corpus(range(4))).run.read_manifest()["incremental"]
 
 
-def test_a_run_with_missing_files_is_no_base(first, corpus, night):
+def test_a_run_with_missing_files_is_no_base(first, corpus, begin_run):
     first.run.fetch_files("attributions")[1].unlink()
-    assert "files (some are missing)" in night(corpus(range(ROWS))).run.read_manifest()["incremental"]
+    assert "files (some are missing)" in begin_run(corpus(range(ROWS))).run.read_manifest()["incremental"]
 
 
 @pytest.mark.parametrize("damage", ["statistics", "gone", "rows"])
-def test_a_base_that_is_damaged_later_stops_the_run(first, corpus, night, damage):
-    second = night(corpus(range(ROWS + 1)))
+def test_a_base_that_is_damaged_later_fails_the_run(first, corpus, begin_run, damage):
+    second = begin_run(corpus(range(ROWS + 1)))
     path = first.run.folder / "calibration.safetensors" if damage != "rows" else first.run.fetch_files("attributions")[0]
     if damage == "gone":
         path.unlink()
@@ -260,7 +260,7 @@ def test_a_base_that_is_damaged_later_stops_the_run(first, corpus, night, damage
     assert not second.run.fetch_files("attributions")
 
 
-def test_settings_without_statistics_build_upon_each_other_too(corpus, night, spy):
-    completed(night(corpus(range(4)), bottleneck={"preset": "paper"}))
-    second = completed(night(corpus(range(6)), bottleneck={"preset": "paper"}))
+def test_runs_without_feature_statistics_build_upon_each_other(corpus, begin_run, spy):
+    complete(begin_run(corpus(range(4)), bottleneck={"preset": "paper"}))
+    second = complete(begin_run(corpus(range(6)), bottleneck={"preset": "paper"}))
     assert (len(spy), second.run.read_manifest()["calibration_sha256"]) == (6, None)

@@ -131,7 +131,7 @@ def test_a_dead_process_of_this_host_and_a_torn_file_lock_nothing(hand_written, 
     monkeypatch.setattr(lock, "TIMEOUT_SECONDS", 600)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    said = json.dumps({**lock._describe_host(), "pid": dead.pid, "token": "x", "beat": 1})
+    said = json.dumps({**lock._describe_process(), "pid": dead.pid, "token": "x", "beat": 1})
     (hand_written.folder / "lock.json").write_text(said if left == "dead" else said[:9])
     with lock_run(hand_written):
         pass

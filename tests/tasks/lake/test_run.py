@@ -38,7 +38,7 @@ def test_an_interrupted_write_leaves_no_torn_file(hand_written, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.lake.run.TableWriter.close", full)
+        patch.setattr(pq.ParquetWriter, "close", full)
         with pytest.raises(OSError, match="No space"):
             hand_written.write_table("pairs", [{"pair_id": "new"}])
     assert pq.read_table(hand_written.path("pairs"))["pair_id"].to_pylist() == ["old"]
@@ -98,8 +98,8 @@ def test_the_changes_of_a_block_are_written_at_once_or_not_at_all(hand_written, 
         raise RuntimeError("broken")
     assert hand_written.read_manifest() == before
 
-    writes, put = [], Run._put_manifest
-    monkeypatch.setattr(Run, "_put_manifest", lambda run, text: writes.append(text) or put(run, text))
+    writes, put = [], Run._write_manifest
+    monkeypatch.setattr(Run, "_write_manifest", lambda run, text: writes.append(text) or put(run, text))
     with hand_written.changes() as changes:
         changes.write_table("pairs", [{"pair_id": "a"}])
         changes.write_table("findings", [])

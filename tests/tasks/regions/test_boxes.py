@@ -18,5 +18,5 @@ from tasks.regions.boxes import merge_boxes
         ([(0.4, 0, 0.6, 1), (0, 0.4, 1, 0.6)], [(0.4, 0, 0.6, 0.4), (0, 0.4, 1, 0.6), (0.4, 0.6, 0.6, 1)]),
     ],
 )
-def test_a_union_has_each_point_once(boxes, expected):
+def test_merged_boxes_cover_each_point_once(boxes, expected):
     assert merge_boxes(boxes) == expected

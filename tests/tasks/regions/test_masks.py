@@ -1,4 +1,4 @@
-"""Masks become boxes: exactly their cells, few, and never a mask that says nothing."""
+"""Masks become few boxes that cover exactly their cells; an empty or full mask is refused."""
 
 import hashlib
 
@@ -16,8 +16,8 @@ from tasks.store import region_rows
 
 
 @pytest.fixture
-def drawn(tmp_path):
-    """drawn(array): path of a picture with these grey values."""
+def save_mask(tmp_path):
+    """save_mask(array): path of a picture with these gray values."""
 
     def draw(array, name="mask.png"):
         path = tmp_path / name
@@ -28,33 +28,33 @@ def drawn(tmp_path):
 
 
 @pytest.mark.parametrize(("shape", "seed"), [((1, 1), 0), ((5, 7), 1), ((16, 16), 2), ((64, 40), 3)])
-def test_rectangles_cover_the_cells_and_each_once(shape, seed):
+def test_boxes_cover_each_cell_once(shape, seed):
     inside = np.random.default_rng(seed).random(shape) < 0.6
     boxes = cells_to_boxes(inside)
     assert (rasterize_boxes(boxes, *shape) == inside).all() or not inside.any()
     assert sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes) == pytest.approx(inside.mean())
 
 
-def test_a_plain_shape_takes_few_boxes():
+def test_a_simple_shape_needs_few_boxes():
     ring = np.ones((64, 64), dtype=bool)
     ring[8:-8, 8:-8] = False
     assert len(cells_to_boxes(ring)) == 4
 
 
-def test_a_mask_is_read_in_shares_of_any_image(drawn):
+def test_the_boxes_of_a_mask_are_shares_of_the_image(save_mask):
     array = np.zeros((200, 400))
     array[100:, 300:] = 255
-    path = drawn(array)
+    path = save_mask(array)
     sha256, boxes = read_mask("logo", path, Limits())
     assert boxes == [(0.75, 0.5, 1, 1)]
     assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_what_would_take_many_rectangles_is_taken_coarser(drawn):
+def test_a_mask_that_needs_many_boxes_is_read_on_a_coarser_grid(save_mask):
     rows, columns = np.indices((64, 64))
     lace = (rows + columns) % 2 * ((rows - 32) ** 2 + (columns - 32) ** 2 < 400) + (rows < 8)
     assert len(cells_to_boxes(lace > 0)) > MAX_BOXES
-    _, boxes = read_mask("lace", drawn(255 * (lace > 0)), Limits())
+    _, boxes = read_mask("lace", save_mask(255 * (lace > 0)), Limits())
     assert len(boxes) <= MAX_BOXES
     assert all((np.array(box) * 32 % 1 == 0).all() for box in boxes)
 
@@ -68,19 +68,19 @@ def test_what_would_take_many_rectangles_is_taken_coarser(drawn):
         (np.eye(1000) * 255, "got a mask that is all black once it is reduced to 64 x 64 cells"),
     ],
 )
-def test_an_invalid_mask_is_refused(drawn, array, fault):
+def test_an_invalid_mask_is_refused(save_mask, array, fault):
     with pytest.raises(BadInputError, match=f"regions.masks.logo: .*mask.png: {fault}.*, expected"):
-        read_mask("logo", drawn(array), Limits())
+        read_mask("logo", save_mask(array), Limits())
 
 
-def test_a_file_that_is_no_image_or_too_large_is_refused(tmp_path, drawn):
+def test_a_file_that_is_no_image_or_too_large_is_refused(tmp_path, save_mask):
     (tmp_path / "x.png").write_text("no image")
-    for path, limits in ((tmp_path / "x.png", Limits()), (drawn(np.zeros((20, 20))), Limits(max_pixels=399))):
+    for path, limits in ((tmp_path / "x.png", Limits()), (save_mask(np.zeros((20, 20))), Limits(max_pixels=399))):
         with pytest.raises(BadInputError, match=rf"regions.masks.logo: .*{path.name}: The "):
             read_mask("logo", path, limits)
 
 
-def test_a_mask_follows_each_pair_s_view():
+def test_the_boxes_of_a_mask_are_clipped_to_the_view_of_each_pair():
     regions = RegionsConfig(frame=0, corner=0)
     cropped = {"pair_id": "p", "view_x0": 0.5, "view_y0": 0.0, "view_x1": 1.0, "view_y1": 1.0}
     masks = {"logo": [(0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1)]}

@@ -1,4 +1,4 @@
-"""Which phrases could be artefacts: what captions can do without is found, what they are about is not."""
+"""Candidate phrases are the parts that captions can do without, not their subjects."""
 
 from collections import Counter
 
@@ -24,13 +24,13 @@ def test_boilerplate_is_a_fixed_run_that_captions_can_do_without():
     }
 
 
-def test_boilerplate_is_found_behind_a_word_that_is_always_there():
+def test_boilerplate_is_found_after_a_word_that_all_captions_have():
     males = [f"{view} view of a {sex} patient" for view in ("front", "side") for sex in ("male", "female")]
     captions = [*males, *(f"{caption} {PHRASE}" for caption in males)]
     assert list(found(captions)) == [("boilerplate", f'"{PHRASE}"')]
 
 
-def test_in_captions_that_never_repeat_what_stands_beside_it_decides():
+def test_the_neighboring_words_decide_if_no_caption_repeats():
     openings = [f"{word} lungs" for word in ("clear", "dense", "small", "large")] * 2
     captions = [f"{opening} and heart of size {size}" for opening, size in zip(openings, "abcdefgh", strict=True)]
     with_it = [caption.replace("lungs and", f"lungs {PHRASE} and") for caption in captions[:4]]
@@ -53,7 +53,7 @@ def test_in_captions_that_never_repeat_what_stands_beside_it_decides():
         [*FINDINGS, *(f"{finding} {PHRASE}" for finding in FINDINGS[:3])],
     ],
 )
-def test_what_captions_are_about_is_no_boilerplate(captions):
+def test_the_subject_of_captions_is_no_boilerplate(captions):
     assert found(captions) == {}
 
 
@@ -62,21 +62,21 @@ def test_an_identifier_is_extended_to_its_fixed_run():
     assert list(found(captions)) == [("identifier", '"unit 7"')]
 
 
-def test_identifiers_that_differ_are_one_candidate_by_shape_even_if_all_have_one():
+def test_different_identifiers_of_one_pattern_are_one_candidate_even_if_all_captions_have_one():
     captions = [f"ACC-{number:05d}: {finding}" for number, finding in enumerate(FINDINGS)]
     spans = found(captions)
     assert ("identifier", '"acc-99999"') in spans
     assert all(own == ((0, 9),) for own in spans["identifier", '"acc-99999"'].values())
 
 
-def test_marks_are_candidates_unless_nearly_all_have_them():
+def test_punctuation_is_a_candidate_unless_nearly_all_captions_have_it():
     captions = [*(f"{finding}." for finding in FINDINGS), *(f"{finding} (!)." for finding in FINDINGS[:4])]
     assert ("punctuation", '"(!)."') in found(captions)
     assert ("punctuation", '"."') not in found([f"{finding}." for finding in FINDINGS])
-    assert found([f"x-ray {finding}" for finding in FINDINGS] + ["other"] * 8) == {}  # a hyphen holds a word together
+    assert found([f"x-ray {finding}" for finding in FINDINGS] + ["other"] * 8) == {}  # a hyphen is part of a word
 
 
-def test_listed_phrases_are_whole_words_in_any_case_and_need_no_number():
+def test_listed_phrases_are_whole_words_in_any_case_however_few_pairs_have_them():
     spans = found(["For  Comparison: nodule", "for comparisons", "Größe für GRÖSSE"], ["for comparison", "größe"])
     assert spans == {
         ("listed", '"for comparison"'): {"For  Comparison: nodule": ((0, 15),)},
@@ -84,7 +84,7 @@ def test_listed_phrases_are_whole_words_in_any_case_and_need_no_number():
     }
 
 
-def test_listed_marks_are_found_where_they_stand():
+def test_listed_punctuation_is_found_within_and_outside_words():
     captions = ["chest(prior)", "chest (prior) film.", "priority"]
     assert found(captions, [".", "(prior)", "prior)", "hest"]) == {
         ("listed", '"."'): {"chest (prior) film.": ((18, 19),)},
@@ -93,7 +93,7 @@ def test_listed_marks_are_found_where_they_stand():
     }
 
 
-def test_a_number_that_varies_and_one_that_does_not_are_two_candidates():
+def test_a_varying_number_and_a_constant_one_are_two_candidates():
     varied, same = [f"size {number} mm" for number in range(1, 9)], ["size 9 mm"] * 30
     others = [f"size {word} mm" for word in ("small", "large", "unknown")] * 2
     spans = found([*varied, *same, *others])
@@ -101,7 +101,7 @@ def test_a_number_that_varies_and_one_that_does_not_are_two_candidates():
     assert set(spans["identifier", '"9"']) == {"size 9 mm"}
 
 
-def test_characters_that_nobody_sees_make_no_other_word():
+def test_invisible_characters_are_ignored():
     hidden = PHRASE.replace("prev", "\ufeffpre\u00adv")
     captions = [*FINDINGS, *(f"{finding} {words}" for finding in FINDINGS[:4] for words in (PHRASE, hidden))]
     spans = found(captions)
@@ -113,16 +113,16 @@ def test_characters_that_nobody_sees_make_no_other_word():
 
 
 @pytest.mark.parametrize("word", ["हिन्दी", "مُحَمَّد", "e\u0301te\u0301"])
-def test_marks_that_combine_belong_to_their_word(word):
+def test_combining_marks_belong_to_their_word(word):
     assert phrase_words(f"{word}-7 {word}") == [f"{word}-7", word]
     assert found([f"{word} {finding}" for finding in FINDINGS] + FINDINGS) == {}
     assert found([f"{word}s"], [word[:-1], word]) == {}
 
 
-def test_the_order_of_the_corpus_changes_nothing():
+def test_the_order_of_the_captions_does_not_matter():
     captions = [*FINDINGS, *(f"{finding} {PHRASE}" for finding in FINDINGS[:5]), *(f"unit 7 {f}" for f in FINDINGS)]
     assert found(captions) == found(captions[::-1])
 
 
-def test_no_captions_no_candidates():
+def test_no_captions_have_no_candidates():
     assert found([]) == {}

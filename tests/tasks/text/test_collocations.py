@@ -1,4 +1,4 @@
-"""Two words that go together make a slice of their own in any language, unless a word's slice says the same."""
+"""Two words that belong together are a slice in any language, unless it is the same as the slice of one word."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_words_are_adjacent_with_nothing_but_white_space_between():
 
 
 @pytest.mark.parametrize("words", [("left", "lung"), ("левое", "лёгкое"), ("बायाँ", "फेफड़ा")])
-def test_two_words_that_also_stand_elsewhere_are_a_collocation(words):
+def test_two_words_that_also_occur_apart_are_a_collocation(words):
     left, right = words
     captions = [f"{left} {right}"] * 4 + [f"{left} rib"] * 3 + [f"right {right}"] * 3 + REST
     assert found(captions) == {f"{left} {right}"}
@@ -35,23 +35,23 @@ def test_two_words_that_also_stand_elsewhere_are_a_collocation(words):
 
 
 @pytest.mark.parametrize(("elsewhere", "expected"), [(2, {"left lung"}), (1, set())])
-def test_more_than_four_fifths_of_a_words_pairs_are_the_words_slice(elsewhere, expected):
+def test_a_collocation_has_at_most_four_fifths_of_the_pairs_of_each_word(elsewhere, expected):
     captions = ["left lung"] * 8 + ["left rib"] * 8 + ["a lung"] * elsewhere
     assert found(captions + REST) == expected
 
 
 @pytest.mark.parametrize(("elsewhere", "expected"), [(36, {"left lung"}), (37, set())])
-def test_less_than_a_tenth_of_a_words_pairs_is_a_word_that_stands_beside_everything(elsewhere, expected):
+def test_a_collocation_has_at_least_a_tenth_of_the_pairs_of_each_word(elsewhere, expected):
     captions = ["left lung"] * 4 + ["a lung"] * 2 + [f"left {number}" for number in range(elsewhere)]
     assert found([*captions, *REST, *REST]) == expected
 
 
 @pytest.mark.parametrize(("others", "expected"), [(9, {"left lung"}), (8, set())])
-def test_a_word_of_more_than_half_of_the_pairs_says_nothing(others, expected):
+def test_a_word_of_more_than_half_of_the_pairs_is_in_no_collocation(others, expected):
     assert found(["left lung"] * 6 + ["left rib"] * 3 + ["one lung"] * 3 + ["normal"] * (others - 3)) == expected
 
 
-def test_what_stands_together_is_not_cut_through():
+def test_a_weakly_associated_neighbor_does_not_split_a_phrase():
     """`in` belongs to `the`, whatever comes before it; of three words the closest two count."""
     captions = ["nodule in the lung"] * 5 + ["mass in the rib"] * 5 + ["one nodule"] * 3 + ["a normal heart"] * 20
     assert found(captions) == set()
@@ -59,12 +59,12 @@ def test_what_stands_together_is_not_cut_through():
     assert found(captions + REST) == {"upper lobe"}
 
 
-def test_of_two_that_are_equally_close_one_counts():
+def test_of_two_equally_associated_bigrams_the_latter_counts():
     captions = ["low lung volume"] * 4 + ["low"] * 2 + ["lung"] * 2 + ["volume"] * 2
     assert found(captions + REST) == {"lung volume"}
 
 
-def test_neither_order_nor_number_of_copies_matters_but_the_pairs():
+def test_pairs_are_counted_whatever_the_order_or_repetition_in_a_caption():
     captions = ["left lung"] * 4 + ["left rib"] * 2 + ["a lung"] * 2 + REST
     assert found(captions) == found(captions[::-1]) == {"left lung"}
     assert found(["left lung left lung"] * 3 + ["left rib"] * 2 + ["a lung"] * 2 + REST) == set()
@@ -92,7 +92,7 @@ def stored(run, query):
         return sql.read(connection, query)
 
 
-def test_the_two_words_of_a_phrase_weigh_no_slice_of_it(hand_written):
+def test_a_phrase_has_no_finding_on_the_slice_of_its_own_words(hand_written):
     hand_written.add_pairs(["chest as before"] * 4)
     ids = [f"pair-{number:04d}" for number in range(4)]
     hand_written.write_table(

@@ -1,4 +1,4 @@
-"""Tokens are told from their strings alone; what does not fit is not guessed."""
+"""Tokens are located by their text alone; what does not match is not located."""
 
 import pytest
 
@@ -28,30 +28,30 @@ def located(caption, tokens, phrase, special=None):
         (["<unk>"] * 6, {}, None),
     ],
 )
-def test_a_phrase_has_the_tokens_that_begin_and_end_with_it(tokens, special, expected):
+def test_a_phrase_has_the_tokens_that_begin_and_end_exactly_with_it(tokens, special, expected):
     flags = [index in special for index in range(len(tokens))]
     assert located(CAPTION, tokens, "as PREVIOUSLY described", flags) == expected
 
 
-def test_broken_characters_are_passed_over_and_what_follows_is_told():
+def test_partial_characters_are_skipped_and_the_following_tokens_are_located():
     tokens = ["\ufffd", "\ufffd", "as", "before"]
     assert located("肺 as before", tokens, "as before") == (3, 4)
     assert located("肺 as before", tokens, "肺") is None
 
 
 @pytest.mark.parametrize("tokens", [["co", "\u00ad", "operative"], ["co\u00ad", "operative"], ["cooperative"]])
-def test_characters_that_nobody_sees_are_passed_over_whether_or_not_they_are_tokens(tokens):
+def test_invisible_characters_are_skipped_whether_or_not_they_are_tokens(tokens):
     caption = "\ufeffA co\u00adoperative\u200b patient"
     spans = token_spans(caption, ["a", *tokens, "patient"], [False] * (len(tokens) + 2))
     assert token_range((3, 15), spans, ["a", *tokens, "patient"]) == (2, 1 + len(tokens))
     assert spans[-1] == (17, 24)
 
 
-def test_characters_that_grow_in_lower_case_keep_their_place():
+def test_characters_that_are_longer_in_lower_case_keep_their_position():
     assert located("İİ as before", ["İİ", "as", "before"], "as before") == (2, 3)
 
 
-def test_the_characters_of_tokens_are_those_that_they_were_found_by():
+def test_the_span_of_tokens_is_that_of_their_phrase():
     tokens = ["nodule", ",", "as", "previously", "described", "."]
     spans = token_spans(CAPTION, tokens, [False] * 6)
     assert CAPTION[slice(*phrase_span(3, 5, spans))] == "as PREVIOUSLY described"

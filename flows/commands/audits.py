@@ -214,7 +214,7 @@ def _print_alerts(found: list[dict[str, Any]]) -> None:
             say(f"      {format_figures(alert)}")
             say(f"      {format_test(alert)}")
     if explained := sum(alert["explained_by"] is not None for alert in found):
-        say(f"      {explained} more follow from these (same pairs): m2ib-audit alerts lists them")
+        say(f"      {explained} more are explained by these (same pairs): m2ib-audit alerts lists them")
 
 
 def _self_audit(lake: Root, run_id: str) -> list[str]:

@@ -128,15 +128,7 @@ def countersign(
     *,
     signer: Signer | None = None,
 ) -> Record:
-    """Record a second signature under a decision or sign-off, and return the record.
-
-    Args:
-        lake: The lake.
-        reviewer: Who signs.
-        number: Number of the record of the decision or sign-off.
-        meaning: One of MEANINGS.
-        statement: A remark; may be empty.
-        signer: Key that signs the record.
+    """Record a second signature under the decision or sign-off in record `number`, and return its record.
 
     Raises:
         DecisionError: There is no such record; it is the reviewer's own, already countersigned or not in force; or its
@@ -189,15 +181,8 @@ def sign_off(
 ) -> Record:
     """Record the sign-off of a run, with the number of open alerts, and return the record.
 
-    Args:
-        lake: The lake.
-        reviewer: Who signs.
-        run_id: A complete run.
-        meaning: One of MEANINGS.
-        statement: What is signed, which is required.
-        four_eyes: Require a second signature, even if the configuration of the run does not.
-        signer: Key that signs the record.
-        seen: Number of the last record of the ledger that the reviewer saw; default: the last one.
+    `four_eyes` requires a second signature, even if the configuration of the run does not. `seen` is the number of the
+    last record of the ledger that the reviewer saw; by default the last one.
 
     Raises:
         DecisionError: An argument is missing or invalid, or somebody has decided or signed since.

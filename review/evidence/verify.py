@@ -5,7 +5,6 @@ the end of the ledger was not replaced by someone with write access to the lake;
 signed records, do.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,13 +38,7 @@ class VerifyError(Exception):
 
 @dataclass(frozen=True)
 class Difference:
-    """One difference between the lake and its records.
-
-    Attributes:
-        file: Path below the lake.
-        description: What differs.
-        location: Where in the file, such as "record 3", if it is known.
-    """
+    """One difference between the lake and its records: file below the lake, what differs, and where in the file."""
 
     file: str
     description: str
@@ -58,16 +51,10 @@ class Difference:
 
 @dataclass
 class VerifyResult:
-    """The result of a verification.
+    """The result of a verification; `notes` are observations that are not differences.
 
-    Attributes:
-        runs: Ids of the verified runs.
-        differences: Those of the ledger first, then those of the runs, oldest first.
-        notes: Observations that are not differences.
-        records: Number of records of the ledger.
-        head: sha256 of the last record.
-        files: Number of files that were verified.
-        bytes: Their total size.
+    Differences of the ledger come first, then those of the runs, oldest first. `head` is the sha256 of the last record,
+    `files` and `bytes` are the number and total size of the verified files.
     """
 
     runs: list[str] = field(default_factory=list)
@@ -116,16 +103,13 @@ def verify(lake: Root, run_id: str, public: PublicKey | None = None, head: str |
             if not name.startswith("runs/"):
                 result.add(name, _LINK)
     for each in result.runs:
-        links_of_run = [name for name in links if f"{name}/".startswith(f"runs/{each}/")]
+        prefix = f"runs/{each}/"
+        links_of_run = [name for name in links if f"{name}/".startswith(prefix)]
         for name in links_of_run:
             result.add(name, _LINK)
         if f"runs/{each}" not in links_of_run:
-            prefix = f"runs/{each}/"
-            files = {
-                name.removeprefix(prefix): size
-                for name, size in sizes.items()
-                if name.startswith(prefix) and name not in links_of_run
-            }
+            names = {name for name in sizes if name.startswith(prefix)}.difference(links_of_run)
+            files = {name.removeprefix(prefix): sizes[name] for name in sorted(names)}
             _RunVerifier(lake, each, files, records, result).verify()
     if run_id == "all":
         prefixes = ("ledger/", *(f"runs/{each}/" for each in stored))
@@ -287,13 +271,15 @@ def _verify_signatures(result: VerifyResult, records: Sequence[Record], public: 
             )
         return
     for record in records:
-        file, location = _record_file(record.number), f"record {record.number}"
         if record.signature is None:
-            result.add(file, f"is not signed, expected a signature with key {public.key_id}", location)
+            problem = f"is not signed, expected a signature with key {public.key_id}"
         elif record.key_id != public.key_id:
-            result.add(file, f"is signed with key {record.key_id}, expected {public.key_id}", location)
+            problem = f"is signed with key {record.key_id}, expected {public.key_id}"
         elif not public.verify(record.unsigned(), record.signature):
-            result.add(file, "has an invalid signature", location)
+            problem = "has an invalid signature"
+        else:
+            continue
+        result.add(_record_file(record.number), problem, f"record {record.number}")
 
 
 # A run
@@ -326,15 +312,14 @@ class _RunVerifier:
         if manifest is None:
             self._add(_MANIFEST, "is not a manifest of this run")
             return
-        digest = hashlib.sha256(data).hexdigest()
+        digest = ledger.sha256(data)
         if problem := self._compare_with_ledger(manifest, digest):
             self._add(_MANIFEST, problem)
-        self._verify_listed(manifest)
+        listed = {entry["path"].removeprefix(self.prefix): entry["sha256"] for entry in manifest["files"]}
         earlier = {entry["manifest"]: entry["sha256"] for entry in manifest.get("earlier_manifests", [])}
-        self._verify_earlier(earlier)
+        self._verify_files(listed | earlier)
         self._verify_reviews({digest, *earlier.values()})
         self._verify_reports(manifest)
-        listed = {entry["path"].removeprefix(self.prefix) for entry in manifest["files"]}
         self._verify_unlisted({_MANIFEST, *listed, *earlier}, earlier)
 
     def _add(self, name: str, description: str) -> None:
@@ -384,22 +369,22 @@ class _RunVerifier:
         self._note("", "not chained: it was written before the lake had a ledger")
         return None
 
-    def _verify_listed(self, manifest: Mapping[str, Any]) -> None:
-        for entry in manifest["files"]:
-            name = entry["path"].removeprefix(self.prefix)
+    def _verify_files(self, expected: Mapping[str, str]) -> None:
+        """Compare files with the sha256 that the manifest has of them."""
+        for name, digest in expected.items():
             if name not in self.files:
                 self._add(name, "is missing")
-            elif (found := _file_sha256(self.lake / entry["path"])) != entry["sha256"]:
-                size = format_count(self.files[name], "byte")
-                self._add(name, f"has sha256 {found} ({size}), expected {entry['sha256']}")
+            elif (found := self._sha256(name)) != digest:
+                self._add(name, f"has sha256 {found} ({format_count(self.files[name], 'byte')}), expected {digest}")
 
-    def _verify_earlier(self, earlier: Mapping[str, str]) -> None:
-        """Compare the manifests that were replaced with their sha256."""
-        for name, digest in earlier.items():
-            if name not in self.files:
-                self._add(name, "is missing")
-            elif (found := hashlib.sha256(stores.read_bytes(self.lake / self.prefix / name)).hexdigest()) != digest:
-                self._add(name, f"has sha256 {found}, expected {digest} ({_MANIFEST})")
+    def _sha256(self, name: str) -> str:
+        path = self.lake / self.prefix / name
+        copy = stores.fetch(path)
+        try:
+            return stores.file_sha256(copy)
+        finally:
+            if not isinstance(path, Path):
+                copy.unlink(missing_ok=True)  # a lake can be larger than the temporary folder
 
     def _verify_reviews(self, manifests: set[str]) -> None:
         """Check that decisions and sign-offs refer to a manifest that the run has or had."""
@@ -420,7 +405,7 @@ class _RunVerifier:
             if not _REPORT.fullmatch(name):
                 continue
             digests = [body.get("sha256") for body in recorded if name.endswith(f".{body.get('format')}")]
-            found = hashlib.sha256(stores.read_bytes(self.lake / self.prefix / name)).hexdigest()
+            found = self._sha256(name)
             if found in digests:
                 if found != digests[-1]:
                     self._note(name, "is not the last report that was recorded")
@@ -435,25 +420,23 @@ class _RunVerifier:
 
     def _verify_unlisted(self, known: set[str], earlier: Mapping[str, str]) -> None:
         """Report files that the manifest does not list."""
-        replaced = self._list_replaced(earlier)
+        replaced: set[str] = set()
+        for _, data in stores.read_all(self.lake / self.prefix / name for name in earlier):
+            if ledger.sha256(data) in earlier.values():
+                replaced |= {entry["path"].removeprefix(self.prefix) for entry in json.loads(data)["files"]}
         for name in sorted(set(self.files) - known):
             if name == _LOCK or _REPORT.fullmatch(name):
                 continue
             if _TEMPORARY.fullmatch(name):
-                self._note(name, "incomplete file of a killed process; nothing reads it")
+                origin = "incomplete file of a killed process"
             elif name in replaced:
-                self._note(name, "left over from before the run was compacted or pruned; nothing reads it")
+                origin = "left over from before the run was compacted or pruned"
             elif _SHARD.fullmatch(name):
-                self._note(name, "left over from an interrupted attempt; nothing reads it")
+                origin = "left over from an interrupted attempt"
             else:
                 self._add(name, "is not listed in the manifest of the run")
-
-    def _list_replaced(self, earlier: Mapping[str, str]) -> set[str]:
-        names: set[str] = set()
-        for _, data in stores.read_all(self.lake / self.prefix / name for name in earlier):
-            if hashlib.sha256(data).hexdigest() in earlier.values():
-                names |= {entry["path"].removeprefix(self.prefix) for entry in json.loads(data)["files"]}
-        return names
+                continue
+            self._note(name, f"{origin}; nothing reads it")
 
 
 def _parse_manifest(data: bytes, run_id: str) -> dict[str, Any] | None:
@@ -473,15 +456,6 @@ def _parse_manifest(data: bytes, run_id: str) -> dict[str, Any] | None:
     return manifest if is_valid else None
 
 
-def _file_sha256(path: Root) -> str:
-    copy = stores.fetch(path)
-    try:
-        return stores.file_sha256(copy)
-    finally:
-        if not isinstance(path, Path):
-            copy.unlink(missing_ok=True)  # a lake can be larger than the temporary folder
-
-
 # A copy of a report
 
 
@@ -489,10 +463,8 @@ def _file_sha256(path: Root) -> str:
 class WrittenReport:
     """A report that the ledger has, and what has changed since it was written.
 
-    Attributes:
-        record: The record of the report.
-        later_records: Later decisions, signatures and rewrites that concern its run.
-        expired_waivers: Records of waivers that were in force then and have expired.
+    `later_records` are decisions, signatures and rewrites that concern its run; `expired_waivers` are the records of
+    waivers that were in force when it was written.
     """
 
     record: Record
@@ -502,10 +474,6 @@ class WrittenReport:
 
 def find_written_report(lake: Root, data: bytes) -> WrittenReport:
     """Find the record of a report by its content.
-
-    Args:
-        lake: The lake.
-        data: The content of the file.
 
     Raises:
         VerifyError: The ledger has no record of it.
@@ -521,13 +489,17 @@ def find_written_report(lake: Root, data: bytes) -> WrittenReport:
         )
     run_id = record.body["run_id"]
     life_ids = _list_life_ids(lake, run_id, records)
-    concerned = {each.number for each in records if _concerns(each, run_id, life_ids)}
+    concerned = {
+        each.number
+        for each in records
+        # A decision may be made in an earlier run.
+        if (each.kind == "review" and each.body["life_id"] in life_ids and each.body["run_id"] <= run_id)
+        or (each.kind in ("sign_off", "rewrite") and each.body.get("run_id") == run_id)
+    }
     later = [
         each
         for each in records[record.number :]
-        if (each.kind in ("review", "sign_off") and each.number in concerned)
-        or (each.kind == "countersign" and each.body.get("record") in concerned)
-        or (each.kind == "rewrite" and each.body.get("run_id") == run_id)
+        if each.number in concerned or (each.kind == "countersign" and each.body.get("record") in concerned)
     ]
     decisions = [find_decision(records[: record.number], life_id, run_id) for life_id in sorted(life_ids)]
     written_on, today = record.time.date(), datetime.now(UTC).date()
@@ -550,14 +522,6 @@ def _list_life_ids(lake: Root, run_id: str, records: Sequence[Record]) -> set[st
             return reviewed | {row["life_id"] for row in rows}
     except sql.LakeError:
         return reviewed
-
-
-def _concerns(record: Record, run_id: str, life_ids: set[str]) -> bool:
-    """Return whether a decision, which may be made in an earlier run, or a sign-off concerns a run."""
-    body = record.body
-    if record.kind == "review":
-        return body["life_id"] in life_ids and body["run_id"] <= run_id
-    return record.kind == "sign_off" and body.get("run_id") == run_id
 
 
 # Output
@@ -586,12 +550,8 @@ def format_result(result: VerifyResult) -> Iterator[str]:
     for note in result.notes:
         yield f"note: {note}"
     yield f"ledger: {format_count(result.records, 'record')}, head {result.head or 'none'}"
-    outcome = (
-        "intact"
-        if result.is_intact
-        else f"{format_count(len(result.differences), 'difference')}, the first in {result.differences[0].file}"
-    )
-    yield (
-        f"verified: {format_count(len(result.runs), 'run')}, {format_count(result.files, 'file')}, "
-        f"{format_count(result.bytes, 'byte')}: {outcome}"
-    )
+    outcome = "intact"
+    if not result.is_intact:
+        outcome = f"{format_count(len(result.differences), 'difference')}, the first in {result.differences[0].file}"
+    counts = ((len(result.runs), "run"), (result.files, "file"), (result.bytes, "byte"))
+    yield f"verified: {', '.join(format_count(number, noun) for number, noun in counts)}: {outcome}"

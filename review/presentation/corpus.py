@@ -23,15 +23,7 @@ def is_remote(manifest: Mapping[str, Any]) -> bool:
 
 
 def open_audited_corpus(manifest: Mapping[str, Any], remote: bool) -> Corpus | None:
-    """Open the corpus of a run.
-
-    Args:
-        manifest: Manifest of the run.
-        remote: Whether a remote corpus may be opened.
-
-    Returns:
-        The corpus, or None if it is missing, or remote and not allowed.
-    """
+    """Return the corpus of a run; None if it is missing, or if it is remote and `remote` does not allow it."""
     if is_remote(manifest) and not remote:
         return None
     settings = manifest["config"].get("corpus", {})

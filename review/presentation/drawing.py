@@ -52,20 +52,15 @@ def draw_view(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Imag
     """Return the part of the image that the model sees; what the box has outside the image is gray."""
     canvas = Image.new("RGB", size, (_GRAY, _GRAY, _GRAY))
     x0, y0, x1, y1 = box
-    inner = (max(x0, 0.0), max(y0, 0.0), min(x1, 1.0), min(y1, 1.0))
-    if inner[0] >= inner[2] or inner[1] >= inner[3]:
+    visible = (max(x0, 0.0), max(y0, 0.0), min(x1, 1.0), min(y1, 1.0))
+    if visible[0] >= visible[2] or visible[1] >= visible[3]:
         return canvas
-    left, right = (round((x - x0) / (x1 - x0) * size[0]) for x in (inner[0], inner[2]))
-    upper, lower = (round((y - y0) / (y1 - y0) * size[1]) for y in (inner[1], inner[3]))
+    left, right = (round((x - x0) / (x1 - x0) * size[0]) for x in visible[::2])
+    upper, lower = (round((y - y0) / (y1 - y0) * size[1]) for y in visible[1::2])
+    pixels = [share * side for share, side in zip(visible, image.size * 2, strict=True)]
+    method = Image.Resampling.LANCZOS if pixels[2] - pixels[0] > right - left else Image.Resampling.BICUBIC
     part = image.resize(
-        (max(1, right - left), max(1, lower - upper)),
-        Image.Resampling.LANCZOS if image.width * (inner[2] - inner[0]) > right - left else Image.Resampling.BICUBIC,
-        box=(
-            inner[0] * image.width,
-            inner[1] * image.height,
-            inner[2] * image.width,
-            inner[3] * image.height,
-        ),
+        (max(1, right - left), max(1, lower - upper)), method, box=(pixels[0], pixels[1], pixels[2], pixels[3])
     )
     canvas.paste(part, (min(left, size[0] - 1), min(upper, size[1] - 1)))
     return canvas
@@ -113,13 +108,13 @@ def draw_color_scale(color_map: str = "inferno") -> Image.Image:
 
 def draw_layer(bits: Grid, top: float, color_map: str = "inferno") -> Image.Image:
     """Draw the patch grid with one pixel per patch, transparent where there is no attribution."""
-    level = np.clip(np.nan_to_num(bits / top, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
+    level = _scale_level(bits, top)
     return _to_rgba(_to_colors(level, color_map), np.minimum(level / _OPAQUE_LEVEL, 1))
 
 
 def draw_difference_layer(bits: Grid, top: float) -> Image.Image:
     """Draw a difference of two grids with one pixel per patch: blue is negative, orange is positive."""
-    level = np.clip(np.nan_to_num(bits / top, nan=0.0, posinf=1.0, neginf=-1.0), -1, 1)
+    level = _scale_level(bits, top, lowest=-1.0)
     return _to_rgba(np.where(level[..., None] < 0, _NEGATIVE, _POSITIVE), np.abs(level))
 
 
@@ -131,6 +126,10 @@ def encode_png(image: Image.Image) -> bytes:
 def encode_view(image: Image.Image) -> tuple[str, bytes]:
     """Encode an image as JPEG without any metadata; return the media type and the bytes."""
     return "image/jpeg", _encode(image.convert("RGB"), format="JPEG", quality=88, subsampling=0)
+
+
+def _scale_level(bits: Grid, top: float, lowest: float = 0.0) -> Grid:
+    return np.clip(np.nan_to_num(bits / top, nan=0.0, posinf=1.0, neginf=lowest), lowest, 1.0)
 
 
 def _to_rgba(color: NDArray[np.float64], opacity: NDArray[np.float64]) -> Image.Image:
@@ -168,7 +167,7 @@ def _enlarge(bits: Grid, cell: int) -> Grid:
 
 
 def _tint(ground: NDArray[np.float64], bits: Grid, top: float, color_map: str = "inferno") -> NDArray[np.uint8]:
-    level = np.clip(np.nan_to_num(bits / top, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
+    level = _scale_level(bits, top)
     color = _to_colors(level, color_map)
     opacity = (_OPACITY * np.minimum(level / _OPAQUE_LEVEL, 1))[..., None]
     mixed: NDArray[np.uint8] = (ground * (1 - opacity) + color * opacity).round().astype(np.uint8)

@@ -4,12 +4,13 @@ The command line, events, Prefect artifacts, the report and the site all use the
 module imports only the standard library: reading commands load it at startup.
 """
 
+import functools
 import json
 import math
 import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 BITS_PER_NAT: Final = 1 / math.log(2)
@@ -21,8 +22,8 @@ PHRASE_QUOTE: Final = '"'
 ALERT_STATUSES: Final = ("new", "worse", "still_firing", "not_seen", "resolved")
 """Statuses of an alert in the alert history, most urgent first."""
 RUN_STATUSES: Final = (
-    *("running", "completed", "completed_with_errors", "stopped", "failed", "interrupted"),
-    "pruned",
+    *("running", "completed", "completed_with_errors"),
+    *("stopped", "failed", "interrupted", "pruned"),
 )
 DECISION_LABELS: Final[Mapping[str, str]] = {
     "open": "open",
@@ -40,20 +41,20 @@ DECISION_DESCRIPTIONS: Final[Mapping[str, str]] = {
     "open": "an earlier decision no longer holds",
 }
 """What each decision that a reviewer can record means."""
-MEANING_LABELS: Final[Mapping[str, str]] = {
+MEANING_LABELS: Final[dict[str, str]] = {
     "review": "review: examined the evidence",
     "approval": "approval: approves the decision",
     "responsibility": "responsibility: is accountable for the decision",
     "authorship": "authorship: wrote the record",
 }
 """What a signature means (21 CFR 11.50)."""
-IDENTITY_LABELS: Final[Mapping[str, str]] = {
+IDENTITY_LABELS: Final[dict[str, str]] = {
     "declared": "declared, not verified",
     "password": "signed in with a password",
     "proxy": "identified by the sign-on proxy",
 }
 """How the identity of a reviewer was established."""
-_FILL_LABELS: Final[Mapping[str, str]] = {
+_FILL_LABELS: Final[dict[str, str]] = {
     "mean": "mean color of the surroundings",
     "blur": "blurred surroundings",
     "swap": "same region of another pair",
@@ -90,10 +91,9 @@ def _isolate_line(text: str) -> str:
 
 def format_region(region: str, escape: Escape = _isolate_line) -> str:
     """Format a region as part of a sentence, such as "the top-left corner" or "recurring overlay 1"."""
-    if region == "frame":
-        return "the outer frame"
-    if region == "hottest corner":
-        return "the hottest corner of each image"
+    fixed = {"frame": "the outer frame", "hottest corner": "the hottest corner of each image"}
+    if region in fixed:
+        return fixed[region]
     if region.startswith("corner "):
         return f"the {escape(region.removeprefix('corner '))} corner"
     if region.startswith(PHRASE_QUOTE):
@@ -128,12 +128,7 @@ def format_slice_label(slice_kind: str, name: str, escape: Escape = _isolate_lin
 
 
 def format_alert(alert: Mapping[str, Any], escape: Escape = _isolate_line) -> str:
-    """Format an alert as a sentence without a period, as strong as its state allows.
-
-    Args:
-        alert: A row with `state`, `region`, `slice_kind` and `slice`.
-        escape: Makes region and slice safe for the output.
-    """
+    """Format an alert as a sentence without a period, as strong as its state allows."""
     verb = "the score relies on" if alert["state"] == "confirmed" else "attribution concentrates on"
     region = format_region(alert["region"], escape)
     return f"{verb} {region} {format_slice(alert['slice_kind'], alert['slice'], escape)}"
@@ -144,25 +139,15 @@ def format_state(alert: Mapping[str, Any]) -> str:
     return f"{alert['state']}, {alert['severity']} severity" if alert["severity"] else str(alert["state"])
 
 
-def format_alert_status(status: str | None) -> str:
-    """Format the status of an alert in the alert history, such as "still firing"."""
-    return "unknown" if status is None else status.replace("_", " ")
-
-
 def format_effect(alert: Mapping[str, Any]) -> str:
     """Format the effect of an alert with what it is compared with, which depends on the rule."""
-    effect = alert["effect"]
     if alert["rule"] == "region_cost":
-        return f"covering it cost {format_percent(effect)} of the margin in the screening"
+        return f"covering it cost {format_percent(alert['effect'])} of the margin in the screening"
+    references = {"spread_stamp": "as frequent as in all pairs", "region_contrast": "its share in the other pairs"}
+    reference = references.get(alert["rule"], "its share of the area")
     if alert["side"] == "text":
         reference = "the odds expected from its share of the words"
-    elif alert["rule"] == "spread_stamp":
-        reference = "as frequent as in all pairs"
-    elif alert["rule"] == "region_contrast":
-        reference = "its share in the other pairs"
-    else:
-        reference = "its share of the area"
-    return f"{format_ratio(effect)} times {reference}"
+    return f"{format_ratio(alert['effect'])} times {reference}"
 
 
 def format_figures(alert: Mapping[str, Any]) -> str:
@@ -190,29 +175,21 @@ def format_test(alert: Mapping[str, Any]) -> str:
         f"{format_score(alert['score_effect'])} more than "
         f"{'the controls do' if on_text else 'covering equal regions elsewhere'}"
     )
-    details = []
-    if alert.get("score_low") is not None:
-        details.append(f"95% interval {format_score(alert['score_low'])} to {format_score(alert['score_high'])}")
-    if alert.get("floor") is not None:
-        details.append(f"floor {format_score(alert['floor'])}")
-    if alert.get("q") is not None:
-        details.append(f"q {format_p_value(alert['q'])}")
-    if alert.get("tests") is not None:
-        details.append(format_count(alert["tests"], "test"))
-    if alert.get("score_effect_before") is not None:
-        details.append(f"previously {format_score(alert['score_effect_before'])}")
+    formats: dict[str, Callable[[Any], str]] = {
+        "score_low": lambda low: f"95% interval {format_score(low)} to {format_score(alert['score_high'])}",
+        "floor": lambda floor: f"floor {format_score(floor)}",
+        "q": lambda q: f"q {format_p_value(q)}",
+        "tests": lambda tests: format_count(tests, "test"),
+        "score_effect_before": lambda effect: f"previously {format_score(effect)}",
+    }
+    details = [describe(alert[key]) for key, describe in formats.items() if alert.get(key) is not None]
     text += f" ({', '.join(details)})" if details else ""
     return text if alert["state"] == "confirmed" or not reason else f"{text}; {reason}"
 
 
 def format_alert_update(row: Mapping[str, Any], escape: Escape = _isolate_line) -> str:
-    """Format one row of the alert history as one line: status, state, the alert and its figures.
-
-    Args:
-        row: A row of the table `lives`.
-        escape: Makes region, slice and reason safe for the output.
-    """
-    parts = [f"{format_alert_status(row['life']).upper()} ({format_state(row)}): {format_alert(row, escape)}"]
+    """Format a row of the table `lives` as one line: status, state, the alert and its figures."""
+    parts = [f"{format_status(row['life']).upper()} ({format_state(row)}): {format_alert(row, escape)}"]
     if row["score_effect"] is not None:
         # The row of an alert that this run did not raise repeats the figures of the last run that did.
         parts.append(format_test(row if row["alert_id"] is not None else {**row, "score_effect_before": None}))
@@ -225,18 +202,13 @@ def format_alert_update(row: Mapping[str, Any], escape: Escape = _isolate_line) 
 # Runs
 
 
-def format_run_status(status: str) -> str:
-    """Format the status of a run, such as "completed with errors"."""
-    return status.replace("_", " ")
+def format_status(status: str | None) -> str:
+    """Format the status of a run or of an alert in the alert history, such as "still firing"."""
+    return "unknown" if status is None else status.replace("_", " ")
 
 
 def format_headline(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]) -> str:
-    """Format the result of a run as a headline.
-
-    Args:
-        manifest: Manifest of the run.
-        alerts: The independent alerts of the run (not explained by another), strongest first.
-    """
+    """Format the result of a run as a headline; `alerts` are its independent ones, strongest first."""
     status = manifest["status"]
     reason = textwrap.shorten(manifest["reason"] or "no reason was stored", 120, placeholder=" …")
     if status == "running":
@@ -257,8 +229,7 @@ def format_headline(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, A
 def format_self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     """Format what the audit measured about its own sensitivity and false alarms, one sentence per kind of trial.
 
-    Args:
-        trials: Rows of the query `review/self_audit`, the smallest effect first.
+    The trials are rows of the query `review/self_audit`, the smallest effect first.
     """
     sizes = [trial for trial in trials if trial["kind"] == "sensitivity"]
     detected = [trial for trial in sizes if _is_nearly_always_confirmed(trial)]
@@ -309,63 +280,82 @@ def format_decision(decision: str, describe: bool = False) -> str:
     return f"{label}: {DECISION_DESCRIPTIONS[decision]}" if describe and decision in DECISION_DESCRIPTIONS else label
 
 
-def format_meaning(meaning: str) -> str:
-    """Format the meaning of a signature, such as "review: examined the evidence"."""
-    return MEANING_LABELS.get(meaning, meaning)
-
-
-def format_identity(identity: str) -> str:
-    """Format how the identity of a reviewer was established, such as "declared, not verified"."""
-    return IDENTITY_LABELS.get(identity, identity)
-
-
-def format_fill(fill: str) -> str:
-    """Format what a region was covered with, or what leaving out a phrase was compared with."""
-    return _FILL_LABELS.get(fill, fill)
+def format_label(name: str) -> str:
+    """Format a meaning of a signature, an identity or a fill, such as "review: examined the evidence"."""
+    return (MEANING_LABELS | IDENTITY_LABELS | _FILL_LABELS).get(name, name)
 
 
 # Numbers
 
 
-def format_score(value: float | None) -> str:
-    """Format a margin or a difference of margins."""
-    return NO_VALUE if value is None or not math.isfinite(value) else f"{value:.3f}"
+# Numbers
 
 
-def format_p_value(value: float | None) -> str:
+def _dash_if_missing(function: Callable[[float], str]) -> Callable[[float | None], str]:
+    """Wrap a formatting function, so that a number that is missing or not finite is shown as a dash."""
+
+    @functools.wraps(function)
+    def wrapper(value: float | None) -> str:
+        return NO_VALUE if value is None or not math.isfinite(value) else function(value)
+
+    return wrapper
+
+
+@_dash_if_missing
+def format_score(value: float) -> str:
+    """Format a margin, a difference of margins, or a cosine similarity."""
+    return f"{value:.3f}"
+
+
+format_cosine = format_score
+
+
+@_dash_if_missing
+def format_p_value(value: float) -> str:
     """Format a p-value or q-value."""
-    if value is None or not math.isfinite(value):
-        return NO_VALUE
     return "< 0.0001" if value < 0.0001 else f"{value:.2g}"
 
 
-def format_percent(value: float | None) -> str:
+@_dash_if_missing
+def format_percent(value: float) -> str:
     """Format a share between 0 and 1 as a percentage with about three significant digits."""
-    if value is None or not math.isfinite(value):
-        return NO_VALUE
     points = value * 100
     if points < 0.0005:
         return "0%" if points == 0 else "<0.001%"
     return f"{points:.{0 if points >= 99.95 else 1 if points >= 9.995 else 2 if points >= 0.9995 else 3}f}%"
 
 
-def format_ratio(value: float | None) -> str:
+@_dash_if_missing
+def format_ratio(value: float) -> str:
     """Format a ratio, such as an effect."""
-    if value is None or not math.isfinite(value):
-        return NO_VALUE
     return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
 
 
-def format_bits(value: float | None) -> str:
+@_dash_if_missing
+def format_bits(value: float) -> str:
     """Format information in bits."""
-    if value is None or not math.isfinite(value):
-        return NO_VALUE
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}".replace("-0.0", "0.0")
 
 
-def format_cosine(value: float | None) -> str:
-    """Format a cosine similarity."""
-    return format_score(value)
+@_dash_if_missing
+def format_duration(seconds: float) -> str:
+    """Format a duration, such as "0.4 s", "12 s", "3 min 5 s" or "2 h 7 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@_dash_if_missing
+def format_bytes(size: float) -> str:
+    """Format a size in binary units, such as "512 B" or "1.5 MiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
 
 
 def format_count(value: int | None, noun: str = "") -> str:
@@ -384,38 +374,6 @@ def format_time(value: str | datetime | None) -> str:
     except ValueError:
         return str(value)
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def format_duration(seconds: float | None) -> str:
-    """Format a duration, such as "0.4 s", "12 s", "3 min 5 s" or "2 h 7 min"."""
-    if seconds is None or not math.isfinite(seconds):
-        return NO_VALUE
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def format_age(age: timedelta) -> str:
-    """Format an age, such as "3 hours", "2 days" or "5 weeks", rounded down."""
-    hours = int(age.total_seconds() // 3600)
-    if hours < 48:
-        return format_count(hours, "hour")
-    return format_count(hours // 24, "day") if hours < 24 * 28 else format_count(hours // (24 * 7), "week")
-
-
-def format_bytes(size: int | None) -> str:
-    """Format a size in binary units, such as "512 B" or "1.5 MiB"."""
-    if size is None:
-        return NO_VALUE
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
 
 
 def format_json(value: Any) -> str:

@@ -54,7 +54,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ShownPair:
-    """One pair with its pictures; `problem` is why the image or its map is not shown."""
+    """One pair with its pictures; `problem` is why the image or its map is not shown; `strongest` is in bits."""
 
     row: dict[str, Any]
     view: Picture | None
@@ -62,10 +62,7 @@ class ShownPair:
     problem: str | None
     tokens: list[Token]
     region_shares: list[RegionShare]
-    image_bits: float | None
     strongest: float | None
-    text_bits: float | None
-    attributes: list[tuple[str, str]]
 
 
 def encode_picture(image: Image.Image, shrink: int = 1) -> Picture:
@@ -90,25 +87,17 @@ def _largest(values: Iterable[float | None]) -> float:
 class Album:
     """Pairs that are read once, with scales that make their pictures comparable.
 
-    Attributes:
-        image_top: Bits of the strongest patch of all pairs.
-        text_top: Bits of the strongest token of all pairs.
+    `image_top` and `text_top` are the bits of the strongest patch and token of all pairs. `rows` has the stored
+    pairs and `region_shares` their shares of regions and phrases (regions first, the largest first), by pair id.
     """
 
     def __init__(self, connection: sql.Connection, run_id: str, pair_ids: Iterable[str], corpus: Corpus | None) -> None:
-        """Read the pairs.
-
-        Args:
-            connection: A connection to the lake.
-            run_id: The run.
-            pair_ids: Ids of the pairs; unknown ones are ignored.
-            corpus: The corpus, for its images; None if it is not available.
-        """
+        """Read pairs of a run; unknown ids are ignored. Without a corpus their images are not shown."""
         parameters = {"run_id": run_id, "pair_ids": sorted(set(pair_ids))}
-        self._rows = {row["pair_id"]: row for row in sql.rows(connection, "review/pairs", **parameters)}
-        self._region_shares: dict[str, list[RegionShare]] = defaultdict(list)
+        self.rows = {row["pair_id"]: row for row in sql.rows(connection, "review/pairs", **parameters)}
+        self.region_shares: dict[str, list[RegionShare]] = defaultdict(list)
         for row in sql.rows(connection, "review/region_shares_of_pairs", **parameters):
-            self._region_shares[row["pair_id"]].append(
+            self.region_shares[row["pair_id"]].append(
                 RegionShare(row["side"], row["region"], row["share"], row["area"], nats_to_bits(row["nats"]))
             )
         self._phrases: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
@@ -120,7 +109,7 @@ class Album:
         self._corpus = corpus
         self._views: dict[str, tuple[Image.Image | None, str | None]] = {}
         self._pictures: dict[str, Picture] = {}
-        rows = self._rows.values()
+        rows = self.rows.values()
         self.image_top = _largest(nats_to_bits(patch) for row in rows for patch in row["image_map"] or ())
         self.text_top = _largest(nats_to_bits(token) for row in rows for token in row["text_map"] or ())
 
@@ -128,26 +117,14 @@ class Album:
         """Return the boxes of a region: those of all pairs, and those of the given pair."""
         return self._boxes[None, region] + (self._boxes[pair_id, region] if pair_id is not None else [])
 
-    def row(self, pair_id: str) -> dict[str, Any] | None:
-        """Return a pair with its attribution as stored; None if the run does not have it."""
-        return self._rows.get(pair_id)
-
-    def region_shares(self, pair_id: str) -> list[RegionShare]:
-        """Return the shares of a pair's regions and phrases: regions first, the largest first."""
-        return self._region_shares[pair_id]
-
     def outlines(self, pair_id: str) -> dict[str, list[Box]]:
         """Return the boxes of all regions of a pair, by name."""
         names = sorted({region for owner, region in self._boxes if owner in (None, pair_id)})
         return {region: self.boxes(region, pair_id) for region in names}
 
-    def tokens(self, pair_id: str) -> list[Token]:
-        """Return the tokens of the caption of a pair with their bits."""
-        return self._tokens(self._rows[pair_id])
-
     def show(self, pair_ids: Iterable[str], regions: Sequence[str]) -> list[ShownPair]:
         """Return pairs in the given order, with regions outlined; unknown ids are left out."""
-        return [self._shown(self._rows[pair_id], regions) for pair_id in pair_ids if pair_id in self._rows]
+        return [self._shown(self.rows[pair_id], regions) for pair_id in pair_ids if pair_id in self.rows]
 
     def _shown(self, row: dict[str, Any], regions: Sequence[str]) -> ShownPair:
         pair_id, bits = row["pair_id"], to_bits_grid(row)
@@ -167,19 +144,16 @@ class Album:
                 problem = f"{problem or ''} {(~np.isfinite(bits)).sum()} values of the map are not finite.".strip()
         if view is not None and pair_id not in self._pictures:
             self._pictures[pair_id] = encode_picture(view)
-        shares = self._region_shares[pair_id]
+        shares = self.region_shares[pair_id]
         return ShownPair(
             row=row,
             view=self._pictures.get(pair_id),
             overlay=overlay,
             problem=problem,
-            tokens=self._tokens(row),
+            tokens=self.tokens(row),
             region_shares=[share for share in shares if share.region in regions]
             or [share for share in shares if share.side == "image"][:1],
-            image_bits=nats_to_bits(row["image_nats"]),
             strongest=None if bits is None else float(bits.max()),
-            text_bits=nats_to_bits(row["text_nats"]),
-            attributes=list(row["attributes"] or ()),
         )
 
     def _load_view(self, row: dict[str, Any], size: tuple[int, int]) -> tuple[Image.Image | None, str | None]:
@@ -195,7 +169,8 @@ class Album:
         box = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
         return drawing.draw_view(image.pixels, box, size), None
 
-    def _tokens(self, row: dict[str, Any]) -> list[Token]:
+    def tokens(self, row: dict[str, Any]) -> list[Token]:
+        """Return the tokens of the caption of a pair with their bits."""
         tokens = []
         columns = (row["tokens"] or (), row["text_map"] or (), row["special"] or ())
         for position, (text, nats, special) in enumerate(zip_longest(*columns), start=1):

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from review.presentation.formatting import (
-    format_alert_status,
     format_bits,
     format_cosine,
     format_count,
-    format_fill,
+    format_label,
     format_p_value,
     format_percent,
     format_ratio,
@@ -17,28 +16,45 @@ from review.presentation.formatting import (
     format_score,
     format_slice_label,
     format_state,
+    format_status,
     format_time,
     isolate_text,
+    nats_to_bits,
 )
 from review.presentation.pairs import ShownPair
 from review.report import decisions
 from review.report.blocks import (
     Block,
-    ColorScale,
     Column,
     Details,
-    Figure,
-    Figures,
-    Heading,
+    Fact,
+    Facts,
     MeanMap,
     MeanMaps,
-    Metric,
     PairCard,
     Paragraph,
-    Table,
     TokenMark,
+    build_table,
 )
 from review.report.facts import AlertFacts, RunFacts
+
+REGION_COLUMNS = (
+    Column("Region", lambda row: format_region_label(row["region"]), "name", 2),
+    Column("Slice", lambda row: format_slice_label(row["slice_kind"], row["slice"]), "name", 3),
+)
+FIGURE_COLUMNS = (
+    Column("Pairs", lambda row: format_count(row["n"]), "number"),
+    Column("Attribution", lambda row: format_percent(row["share"]), "number"),
+    Column("Area", lambda row: format_percent(row["area"]), "number"),
+    Column("Effect", lambda row: format_ratio(row["effect"]), "number"),
+)
+_ALERT_COLUMNS = (
+    *REGION_COLUMNS,
+    Column("State", "state", width=2),
+    *FIGURE_COLUMNS,
+    Column("Explained by", "explained_by", "name", 3),
+    Column("Alert", "alert_id", "code", 3),
+)
 
 
 def capitalize(text: str) -> str:
@@ -63,24 +79,22 @@ def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
         "region_cost": "loss in the screening relative to the margin",
     }.get(row["rule"], "ratio of the odds of the two" if on_text else "ratio of the two")
     figures = [
-        Figure("Mean share of the attribution", format_percent(row["share"]), main=True),
-        Figure(f"Mean share of the {'words' if on_text else 'area'}", format_percent(row["area"])),
-        Figure(f"Effect: {effect}", format_ratio(row["effect"])),
-        Figure("Pairs in the slice", format_count(row["n"])),
+        Fact("Mean share of the attribution", format_percent(row["share"]), main=True),
+        Fact(f"Mean share of the {'words' if on_text else 'area'}", format_percent(row["area"])),
+        Fact(f"Effect: {effect}", format_ratio(row["effect"])),
+        Fact("Pairs in the slice", format_count(row["n"])),
     ]
     if row["rest_n"]:
-        figures.append(
-            Figure(f"Share in {format_count(row['rest_n'], 'other pair')}", format_percent(row["rest_share"]))
-        )
-    yield Figures(figures)
+        figures.append(Fact(f"Share in {format_count(row['rest_n'], 'other pair')}", format_percent(row["rest_share"])))
+    yield Facts(figures, "figures")
     yield from _build_tests(facts, alert)
     yield from decisions.build_decision(facts, alert)
     if alert.dependent:
         one = len(alert.dependent) == 1
         yield Details(
-            f"{format_count(len(alert.dependent), 'more alert')} that {'follows' if one else 'follow'} from this one: "
+            f"{format_count(len(alert.dependent), 'more alert')} explained by this one: "
             f"{'it does' if one else 'they do'} not hold without its pairs",
-            [_build_alert_table(alert.dependent)],
+            [build_table(_ALERT_COLUMNS, alert.dependent)],
         )
     yield from _build_mean_maps(facts, alert)
     yield from _build_example_pairs(facts, alert)
@@ -88,16 +102,16 @@ def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
 
 
 def build_dependent_alerts(facts: RunFacts) -> Iterator[Block]:
-    """Yield the chapter on alerts that follow from one that the run does not have."""
+    """Yield the chapter on alerts that are explained by one that the run does not have."""
     if facts.orphan_alerts:
-        yield _build_alert_table(facts.orphan_alerts)
+        yield build_table(_ALERT_COLUMNS, facts.orphan_alerts)
 
 
 def _describe_history(facts: RunFacts, alert_id: str) -> str:
     row = facts.histories.get(alert_id)
     if row is None or row["life"] is None:
         return ""
-    status = capitalize(format_alert_status(row["life"]))
+    status = capitalize(format_status(row["life"]))
     if row["life"] == "new":
         if row["previous_run"] is None:
             return f"{status}: this is the first run of the audit."
@@ -114,8 +128,8 @@ def _describe_history(facts: RunFacts, alert_id: str) -> str:
 
 def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     row, on_text = alert.row, alert.row["side"] == "text"
-    confirmed = row["state"] == "confirmed"
-    yield Heading(f"Does the score depend on it? {'Yes: confirmed' if confirmed else 'Not shown: suspected'}")
+    answer = "Yes: confirmed" if row["state"] == "confirmed" else "Not shown: suspected"
+    yield Paragraph(f"Does the score depend on it? {answer}", "heading")
     if row["score_effect"] is None:
         reason = row["reason"]
         if not reason and facts.config.get("confirm", {}).get("enabled") is False:
@@ -127,30 +141,17 @@ def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
         return
     yield Paragraph(_describe_phrase_test(row) if on_text else _describe_region_test(row))
     figures = [
-        Figure("Loss of the score beyond the controls", format_score(row["score_effect"]), main=True),
-        Figure("95% interval", f"{format_score(row['score_low'])} to {format_score(row['score_high'])}"),
-        Figure("Floor", format_score(row["floor"])),
-        Figure("Loss relative to the margin", format_percent(share_of_margin(row))),
+        Fact("Loss of the score beyond the controls", format_score(row["score_effect"]), main=True),
+        Fact("95% interval", f"{format_score(row['score_low'])} to {format_score(row['score_high'])}"),
+        Fact("Floor", format_score(row["floor"])),
+        Fact("Loss relative to the margin", format_percent(share_of_margin(row))),
     ]
     if row["transplant_rise"] is not None or on_text:
         figures.append(
-            Figure(f"Gain where it is {'added' if on_text else 'pasted'}", format_score(row["transplant_rise"]))
+            Fact(f"Gain where it is {'added' if on_text else 'pasted'}", format_score(row["transplant_rise"]))
         )
-    yield Figures(figures)
-    titles = (
-        "Pairs",
-        "Effect of the phrase" if on_text else "Loss: region",
-        "Effect of the control" if on_text else "Loss: controls",
-        *("Difference", "95% interval", "Floor", "p", "q"),
-    )
-    yield Table(
-        [
-            Column("Compared with" if on_text else "Covered with", width=3),
-            *(Column(title, "number") for title in titles),
-            Column("Passed"),
-        ],
-        [_format_test_row(test) for test in alert.tests],
-    )
+    yield Facts(figures, "figures")
+    yield build_table(_TEXT_TEST_COLUMNS if on_text else _IMAGE_TEST_COLUMNS, alert.tests)
     text = (
         f"Confirmed requires, in {'both rows' if on_text else 'every row'}: a difference above the floor, an interval "
         f"above zero, and q below {facts.setting('confirm', 'level')}. q is the largest p of the rows, corrected for "
@@ -162,12 +163,15 @@ def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     yield Paragraph(text, "note")
 
 
+def _describe_outcome(row: Mapping[str, Any], confirmed: str) -> str:
+    if row["state"] == "confirmed":
+        return confirmed
+    part = "phrase" if row["side"] == "text" else "region"
+    return f"This does not show that the score depends on this {part}: {row['reason']}."
+
+
 def _describe_region_test(row: Mapping[str, Any]) -> str:
-    end = (
-        "The score depends on this region more than chance or covering as such explains."
-        if row["state"] == "confirmed"
-        else f"This does not show that the score depends on this region: {row['reason']}."
-    )
+    end = _describe_outcome(row, "The score depends on this region more than chance or covering as such explains.")
     return (
         "The score of a pair is its margin: how much better the image matches its own caption than the best of other "
         f"captions ({format_score(row['margin'])} on average). In {format_count(row['tested'], 'pair')} sampled at "
@@ -178,11 +182,7 @@ def _describe_region_test(row: Mapping[str, Any]) -> str:
 
 
 def _describe_phrase_test(row: Mapping[str, Any]) -> str:
-    end = (
-        "Neither explains the loss: the score depends on this phrase."
-        if row["state"] == "confirmed"
-        else f"This does not show that the score depends on this phrase: {row['reason']}."
-    )
+    end = _describe_outcome(row, "Neither explains the loss: the score depends on this phrase.")
     return (
         "The score of a caption is its margin: how much better it matches its own image than the best of other images "
         f"whose captions lack the phrase ({format_score(row['margin'])} on average). In "
@@ -194,62 +194,40 @@ def _describe_phrase_test(row: Mapping[str, Any]) -> str:
 
 
 def _describe_transplant(row: Mapping[str, Any]) -> str:
-    change = (
-        f"{format_score(row['transplant_rise'])} ({format_score(row['transplant_low'])} to "
-        f"{format_score(row['transplant_high'])})"
-    )
+    low, high = format_score(row["transplant_low"]), format_score(row["transplant_high"])
+    change = f"by {format_score(row['transplant_rise'])} ({low} to {high}) more than"
     if row["side"] == "text":
         return (
             f"Added: the phrase, inserted into {format_count(row['transplant_n'], 'caption')} of other pairs, changed "
-            f"their score with this image by {change} more than common words did."
+            f"their score with this image {change} common words did."
         )
     return (
         f"Pasted: the region, inserted into {format_count(row['transplant_n'], 'image')} of pairs with other captions, "
-        f"changed the score of this caption by {change} more than a control region did."
+        f"changed the score of this caption {change} a control region did."
     )
 
 
-def _format_test_row(test: Mapping[str, Any]) -> list[str]:
+def _score_column(title: str, key: str) -> Column:
+    return Column(title, lambda test: format_score(test[key]), "number")
+
+
+def _list_test_columns(cover: str, loss: str, control: str) -> list[Column]:
     return [
-        format_fill(test["fill"]),
-        format_count(test["n"]),
-        *(format_score(test[key]) for key in ("drop", "control_drop", "effect")),
-        f"{format_score(test['low'])} to {format_score(test['high'])}",
-        format_score(test["floor"]),
-        format_p_value(test["p"]),
-        format_p_value(test["q"]),
-        "yes" if test["passed"] else "not measured" if test["effect"] is None else "no",
+        Column(cover, lambda test: format_label(test["fill"]), width=3),
+        Column("Pairs", lambda test: format_count(test["n"]), "number"),
+        _score_column(loss, "drop"),
+        _score_column(control, "control_drop"),
+        _score_column("Difference", "effect"),
+        Column("95% interval", lambda test: f"{format_score(test['low'])} to {format_score(test['high'])}", "number"),
+        _score_column("Floor", "floor"),
+        Column("p", lambda test: format_p_value(test["p"]), "number"),
+        Column("q", lambda test: format_p_value(test["q"]), "number"),
+        Column("Passed", lambda test: "yes" if test["passed"] else "not measured" if test["effect"] is None else "no"),
     ]
 
 
-def _build_alert_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    return Table(
-        [
-            Column("Region", "name", 2),
-            Column("Slice", "name", 3),
-            Column("State", width=2),
-            Column("Pairs", "number"),
-            Column("Attribution", "number"),
-            Column("Area", "number"),
-            Column("Effect", "number"),
-            Column("Follows from", "name", 3),
-            Column("Alert", "code", 3),
-        ],
-        [
-            [
-                format_region_label(row["region"]),
-                format_slice_label(row["slice_kind"], row["slice"]),
-                row["state"],
-                format_count(row["n"]),
-                format_percent(row["share"]),
-                format_percent(row["area"]),
-                format_ratio(row["effect"]),
-                row["explained_by"] or "",
-                row["alert_id"],
-            ]
-            for row in rows
-        ],
-    )
+_IMAGE_TEST_COLUMNS = _list_test_columns("Covered with", "Loss: region", "Loss: controls")
+_TEXT_TEST_COLUMNS = _list_test_columns("Compared with", "Effect of the phrase", "Effect of the control")
 
 
 # Maps and pairs
@@ -263,14 +241,14 @@ def _build_mean_maps(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
                 f"No mean map: the image maps of this run have {len(facts.grids)} different shapes.", "note"
             )
         return
-    yield Heading("Mean image map")
+    yield Paragraph("Mean image map", "heading")
     maps = []
-    for number, mean in enumerate(alert.mean_maps):
-        pairs = format_count(mean.n, "pair")
-        bits = f"{format_bits(mean.region_bits)} of {format_bits(mean.image_bits)} bits"
-        lead = f"The {pairs} of the slice." if number == 0 else f"All {format_count(mean.n, 'other pair')}."
+    for number, (picture, mean) in enumerate(alert.mean_maps):
+        pairs = format_count(mean["n"], "pair")
+        bits = " of ".join(format_bits(nats_to_bits(mean[key])) for key in ("region_nats", "image_nats")) + " bits"
+        lead = f"The {pairs} of the slice." if number == 0 else f"All {format_count(mean['n'], 'other pair')}."
         alt = f"Mean image map of {pairs}: {bits} are in {region}"
-        maps.append(MeanMap(mean.picture, lead, f"{capitalize(region)}: {bits}.", alt))
+        maps.append(MeanMap(picture, lead, f"{capitalize(region)}: {bits}.", alt))
     same = "" if facts.album.boxes(row["region"]) else " where it is the same for every pair"
     note = (
         f"Rounded mean bits of each patch. The region is outlined in white{same}."
@@ -282,9 +260,8 @@ def _build_mean_maps(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
 def _build_example_pairs(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     on_text = alert.row["side"] == "text"
     tokens = f"tokens shaded by their bits, from 0 to {format_bits(facts.album.text_top)}; special tokens are dashed."
-    yield Heading(
-        f"The {format_count(len(alert.pairs), 'pair')} with most bits in the {'phrase' if on_text else 'region'}"
-    )
+    part = "phrase" if on_text else "region"
+    yield Paragraph(f"The {format_count(len(alert.pairs), 'pair')} with most bits in the {part}", "heading")
     if on_text:
         yield Paragraph(f"Below the caption: {tokens} The phrase is outlined.", "note")
     else:
@@ -293,7 +270,7 @@ def _build_example_pairs(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
             f"the caption: {tokens}",
             "note",
         )
-        yield ColorScale(format_bits(facts.album.image_top))
+        yield Paragraph(format_bits(facts.album.image_top), "scale")
     for pair in alert.pairs:
         yield build_card(pair, [alert.row["region"]], alert.row["side"])
     if not alert.pairs:
@@ -305,23 +282,23 @@ def build_card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> 
     row = pair.row
     overlay_alt = f"Image map of the pair; the strongest patch has {format_bits(pair.strongest)} bits"
     metrics = [
-        Metric("Cosine", format_cosine(row["cosine"])),
-        Metric("– image bottleneck", format_cosine(row["image_cosine"])),
-        Metric("– text bottleneck", format_cosine(row["text_cosine"])),
-        Metric("Bits, image", format_bits(pair.image_bits)),
-        Metric("– strongest patch", format_bits(pair.strongest)),
-        Metric("Bits, caption", format_bits(pair.text_bits)),
+        Fact("Cosine", format_cosine(row["cosine"])),
+        Fact("– image bottleneck", format_cosine(row["image_cosine"])),
+        Fact("– text bottleneck", format_cosine(row["text_cosine"])),
+        Fact("Bits, image", format_bits(nats_to_bits(row["image_nats"]))),
+        Fact("– strongest patch", format_bits(pair.strongest)),
+        Fact("Bits, caption", format_bits(nats_to_bits(row["text_nats"]))),
     ]
     for share in pair.region_shares:
         region, is_outlined = format_region(share.region), share.region in regions
         if is_outlined:
             overlay_alt += f"; {region} has {format_percent(share.share)} of the attribution"
         metrics.append(
-            Metric(
+            Fact(
                 f"{capitalize(region)}, {'outlined' if is_outlined else 'its strongest region'}",
                 f"{format_percent(share.share)} of the attribution ({format_bits(share.bits)} bits) on "
                 f"{format_percent(share.area)} of the {'words' if share.side == 'text' else 'area'}",
-                wide=True,
+                main=True,
             )
         )
     source = [
@@ -329,7 +306,7 @@ def build_card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> 
         f"data row {row['row_number'] + 1}",
         f"{row['width']} × {row['height']} px",
     ]
-    source += [f"{isolate_text(name)} = {isolate_text(value)}" for name, value in pair.attributes]
+    source += [f"{isolate_text(name)} = {isolate_text(value)}" for name, value in row["attributes"] or ()]
     return PairCard(
         row["pair_id"],
         pair.view,

@@ -3,7 +3,7 @@
 Every string is text, never markup: a caption that looks like a tag or a command is shown as it is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -12,18 +12,18 @@ from review.presentation.pairs import Picture
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph; kind: 'plain', 'lead', 'note', 'source', or 'state' (a badge, emphasized if `strong`)."""
+    """A paragraph.
+
+    Attributes:
+        text: The text.
+        kind: 'plain', 'lead', 'note', 'source', 'heading' (within a chapter), 'code' (monospaced, keeps its line
+            breaks), 'scale' (the upper end of the color scale), or 'state' (a badge, emphasized if `strong`).
+        strong: Whether a badge is emphasized.
+    """
 
     text: str
     kind: str = "plain"
     strong: bool = False
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A heading within a chapter."""
-
-    text: str
 
 
 @dataclass(frozen=True)
@@ -45,48 +45,46 @@ class Items:
 
 @dataclass(frozen=True)
 class Fact:
-    """A labeled value; `code` is set in a monospaced font below it, or alone."""
+    """A labeled value; code: set in a monospaced font below it, or alone; main: emphasized, or on a line of its own."""
 
     label: str
     value: str
     code: str | None = None
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Labeled values, one per line."""
-
-    facts: Sequence[Fact]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One number that is shown large."""
-
-    label: str
-    value: str
     main: bool = False
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Large numbers in a row."""
+class Facts:
+    """Labeled values; kind: 'rows' (one per line), 'figures' (large numbers in a row), or 'terms' (definitions)."""
 
-    figures: Sequence[Figure]
+    facts: Sequence[Fact]
+    kind: str = "rows"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table; kind: 'text', 'number', 'name' (untrusted text), 'code', 'digest'; width is relative."""
+    """A column of a table.
+
+    Attributes:
+        title: The title.
+        cell: Formats the cell of a row of the lake, or the key of its text.
+        kind: 'text', 'number', 'name' (untrusted text), 'code' or 'digest'.
+        width: Relative width.
+    """
 
     title: str
+    cell: str | Callable[[Mapping[str, Any]], str]
     kind: str = "text"
     width: int = 1
+
+    def format(self, row: Mapping[str, Any]) -> str:
+        """Return the cell of a row; empty if it has no text."""
+        return self.cell(row) if callable(self.cell) else str(row[self.cell] or "")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under columns; bold_rows: indices of the rows that are set in bold."""
+    """Formatted rows under columns; bold_rows: indices of the rows that are set in bold."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
@@ -94,11 +92,14 @@ class Table:
     bold_rows: Sequence[int] = ()
 
 
-@dataclass(frozen=True)
-class Terms:
-    """Terms and their definitions."""
-
-    terms: Sequence[tuple[str, str]]
+def build_table(
+    columns: Sequence[Column],
+    rows: Iterable[Mapping[str, Any]],
+    caption: str | None = None,
+    bold_rows: Sequence[int] = (),
+) -> Table:
+    """Return a table with a row for each row of the lake."""
+    return Table(columns, [[column.format(row) for column in columns] for row in rows], caption, bold_rows)
 
 
 @dataclass(frozen=True)
@@ -118,22 +119,6 @@ class MeanMaps:
     maps: Sequence[MeanMap]
     note: str
     top: str
-
-
-@dataclass(frozen=True)
-class ColorScale:
-    """The color scale from 0 to `top`."""
-
-    top: str
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A labeled number of a pair; wide: on a line of its own."""
-
-    label: str
-    value: str
-    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,7 +144,7 @@ class PairCard:
     problem: str | None
     caption: str
     tokens: Sequence[TokenMark]
-    metrics: Sequence[Metric]
+    metrics: Sequence[Fact]
     source: str
 
 
@@ -172,34 +157,13 @@ class Details:
 
 
 @dataclass(frozen=True)
-class Code:
-    """Text in a monospaced font that keeps its line breaks."""
-
-    text: str
-
-
-@dataclass(frozen=True)
 class SignatureLines:
     """Lines to write on by hand."""
 
     labels: Sequence[str]
 
 
-Block = (
-    Paragraph
-    | Heading
-    | Items
-    | Facts
-    | Figures
-    | Table
-    | Terms
-    | MeanMaps
-    | ColorScale
-    | PairCard
-    | Details
-    | Code
-    | SignatureLines
-)
+Block = Paragraph | Items | Facts | Table | MeanMaps | PairCard | Details | SignatureLines
 
 
 @dataclass(frozen=True)
@@ -225,7 +189,7 @@ class Document:
     color_scale: Picture
 
 
-_NOT_SHOWN = ("key", "kind", "target", "as_of", "alt", "view_alt", "overlay_alt")
+_NOT_SHOWN = ("key", "kind", "cell", "target", "as_of", "alt", "view_alt", "overlay_alt")
 
 
 def visible_strings(value: Any) -> Iterator[str]:

@@ -3,8 +3,8 @@
 HTML and PDF render the same document, so that both say the same.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 import sql
 from review.presentation.formatting import (
@@ -15,10 +15,8 @@ from review.presentation.formatting import (
     format_duration,
     format_effect,
     format_percent,
-    format_region_label,
-    format_run_status,
     format_score,
-    format_slice_label,
+    format_status,
     format_time,
     isolate_text,
 )
@@ -26,16 +24,14 @@ from review.report import alerts, decisions, method
 from review.report.blocks import (
     Block,
     Chapter,
-    ColorScale,
     Column,
     Document,
     Fact,
     Facts,
-    Heading,
     Item,
     Items,
     Paragraph,
-    Table,
+    build_table,
 )
 from review.report.facts import RunFacts
 from review.report.method import TITLES
@@ -44,38 +40,18 @@ from review.report.method import TITLES
 def build_document(facts: RunFacts) -> Document:
     """Return the report of a run."""
     run_id = facts.manifest["run_id"]
-    sections = {
-        "dependent": alerts.build_dependent_alerts(facts),
-        "history": _build_missing_alerts(facts),
-        "comparison": _build_comparison(facts),
-        "slices": method.build_slices(facts),
-        "self-audit": method.build_self_audit(facts),
-        "gates": method.build_gates(facts),
-        "limits": method.build_limits(facts),
-        "settings": method.build_settings(facts),
-        "requirements": method.build_requirements(facts),
-        "provenance": method.build_provenance(facts),
-        "signature": method.build_signature(facts),
-    }
+    chapters = [Chapter(key, TITLES[key], list(build(facts))) for key, build in _CHAPTERS.items()]
+    alert_chapters = [
+        Chapter(f"alert-{number}", f"Alert {number}: {format_alert(alert.row)}", list(alerts.build_alert(facts, alert)))
+        for number, alert in enumerate(facts.alerts, start=1)
+    ]
     return Document(
         run_id=run_id,
         as_of=facts.as_of,
         overline=f"Audit report · {facts.manifest['model']} · run {run_id} · {format_time(facts.end_time)}",
         title=facts.headline,
         summary=list(_build_summary(facts)),
-        chapters=[
-            Chapter("decisions", TITLES["decisions"], list(decisions.build_decisions(facts))),
-            Chapter("scope", TITLES["scope"], list(_build_scope(facts))),
-            *(
-                Chapter(
-                    f"alert-{number}",
-                    f"Alert {number}: {format_alert(alert.row)}",
-                    list(alerts.build_alert(facts, alert)),
-                )
-                for number, alert in enumerate(facts.alerts, start=1)
-            ),
-            *(Chapter(key, TITLES[key], blocks) for key, made in sections.items() if (blocks := list(made))),
-        ],
+        chapters=[*chapters[:2], *alert_chapters, *(chapter for chapter in chapters[2:] if chapter.blocks)],
         footer=f"run {run_id} · manifest sha256 {facts.manifest_sha256[:16]}",
         color_scale=facts.color_scale,
     )
@@ -105,7 +81,7 @@ def _build_summary(facts: RunFacts) -> Iterator[Block]:
     dependent = len(facts.orphan_alerts) + sum(len(alert.dependent) for alert in facts.alerts)
     yield Facts(
         [
-            Fact("Status", format_run_status(manifest["status"]) + (reason if manifest["reason"] else "")),
+            Fact("Status", format_status(manifest["status"]) + (reason if manifest["reason"] else "")),
             Fact("Decisions", decisions.summarize_decisions(facts)),
             Fact("Sign-offs", decisions.summarize_sign_offs(facts)),
             Fact("Model", manifest["model"], f"sha256 {(manifest['model_digest'] or NO_VALUE)[:12]}"),
@@ -114,7 +90,7 @@ def _build_summary(facts: RunFacts) -> Iterator[Block]:
             Fact("Error rows", _summarize_errors(facts)),
             Fact(
                 "Alerts",
-                f"{len(facts.alerts)} independent" + (f", {dependent} that follow from these" if dependent else ""),
+                f"{len(facts.alerts)} independent" + (f", {dependent} explained by these" if dependent else ""),
             ),
             Fact("Time", _describe_time(manifest)),
             Fact("As of", _describe_last_record(facts)),
@@ -223,7 +199,7 @@ def _describe_last_record(facts: RunFacts) -> str:
 
 def _build_scope(facts: RunFacts) -> Iterator[Block]:
     manifest, counts = facts.manifest, facts.manifest["counts"]
-    yield Heading("Corpus")
+    yield Paragraph("Corpus", "heading")
     read = facts.config.get("corpus", {})
     columns = [
         f"{name.replace('_', ' ')} {read[name]}" for name in ("image_column", "caption_column") if read.get(name)
@@ -262,7 +238,7 @@ def _build_scope(facts: RunFacts) -> Iterator[Block]:
             Fact("Slices", _count_slices(facts)),
         ]
     )
-    yield Heading("Model")
+    yield Paragraph("Model", "heading")
     settings = [f"{name} {value}" for name, value in sorted(facts.config.get("model", {}).items()) if value is not None]
     truncated = (
         f"; {format_count(facts.truncated_captions, 'caption')} truncated"
@@ -310,26 +286,15 @@ def _build_missing_alerts(facts: RunFacts) -> Iterator[Block]:
         "Alerts that were open before this run and that it did not raise. Resolved: this run could have raised them. "
         "Not seen: it could not have raised them, so they stay open."
     )
-    yield Table(
+    yield build_table(
         [
-            Column("Status"),
-            Column("Region", "name", 2),
-            Column("Slice", "name", 3),
-            Column("State", width=2),
-            Column("Last seen", width=3),
-            Column("Reason", "name", 5),
+            Column("Status", lambda row: format_status(row["life"])),
+            *alerts.REGION_COLUMNS,
+            Column("State", "state", width=2),
+            Column("Last seen", lambda row: format_time(row["last_seen"]), width=3),
+            Column("Reason", "why", "name", 5),
         ],
-        [
-            [
-                format_run_status(row["life"]),
-                format_region_label(row["region"]),
-                format_slice_label(row["slice_kind"], row["slice"]),
-                row["state"],
-                format_time(row["last_seen"]),
-                row["why"] or "",
-            ]
-            for row in facts.missing_alerts
-        ],
+        facts.missing_alerts,
     )
 
 
@@ -340,15 +305,33 @@ def _build_comparison(facts: RunFacts) -> Iterator[Block]:
         f"{format_count(len(facts.comparison_pairs), 'pair')}, selected independently of all results: those whose id "
         "has the smallest sha256. Every report on this corpus shows the same pairs."
     )
-    if facts.alerts:
-        text += " Pictures and tokens use the same scales as above."
-    else:
-        text += (
-            " Left: the image as the model sees it. Right: the bits of each patch. Tokens are shaded by their bits, "
-            f"from 0 to {format_bits(facts.album.text_top)}."
-        )
+    text += (
+        " Pictures and tokens use the same scales as above."
+        if facts.alerts
+        else " Left: the image as the model sees it. Right: the bits of each patch. Tokens are shaded by their bits, "
+        f"from 0 to {format_bits(facts.album.text_top)}."
+    )
     yield Paragraph(text)
-    yield ColorScale(format_bits(facts.album.image_top))
+    yield Paragraph(format_bits(facts.album.image_top), "scale")
     regions = list(dict.fromkeys(alert.row["region"] for alert in facts.alerts))
     for pair in facts.comparison_pairs:
         yield alerts.build_card(pair, regions)
+
+
+_CHAPTERS: Final[Mapping[str, Callable[[RunFacts], Iterator[Block]]]] = {
+    "decisions": decisions.build_decisions,
+    "scope": _build_scope,
+    # The chapters of the alerts come here.
+    "dependent": alerts.build_dependent_alerts,
+    "history": _build_missing_alerts,
+    "comparison": _build_comparison,
+    "slices": method.build_slices,
+    "self-audit": method.build_self_audit,
+    "gates": method.build_gates,
+    "limits": method.build_limits,
+    "settings": method.build_settings,
+    "requirements": method.build_requirements,
+    "provenance": method.build_provenance,
+    "signature": method.build_signature,
+}
+"""Functions that yield the blocks of a chapter, by key and in order; empty chapters are left out."""

@@ -1,12 +1,9 @@
 """The contact sheet of a corpus: figures, error rows, near-duplicates, and a sample of its pairs, as one HTML file."""
 
-import base64
-import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from markupsafe import Markup
 from PIL import Image
@@ -14,8 +11,9 @@ from PIL import Image
 from corpora import Corpus, Pair, RowError
 from corpora.description import Description
 from corpora.perceptual_hash import MAX_DIFFERENT_BITS
-from review.presentation import drawing, formatting
-from review.report.html import ReportError, load_templates, stylesheet, write_output
+from review.presentation import drawing
+from review.presentation.formatting import format_count
+from review.report.html import ReportError, render_html, stylesheet, write_output
 
 SIDE: Final = 132
 GROUPS: Final = 4
@@ -37,25 +35,17 @@ _SHEET: Final = """
 """
 
 
-@dataclass(frozen=True)
-class _Cell:
-    name: str
-    caption: str
-    picture: str | None
-    problem: str | None = None
-
-
 def describe_corpus(description: Description) -> list[tuple[str, str]]:
     """Return the labels and values of a description, for contact sheet and command line."""
-    parts = [formatting.format_count(description.pairs, "pair")]
+    parts = [format_count(description.pairs, "pair")]
     if description.duplicates:
-        parts.append(formatting.format_count(description.duplicates, "duplicate"))
-    parts.append(f"{formatting.format_count(sum(description.errors.values()), 'row')} with an error")
+        parts.append(format_count(description.duplicates, "duplicate"))
+    parts.append(f"{format_count(sum(description.errors.values()), 'row')} with an error")
     labels = [
         ("Format", description.format),
-        ("Rows", f"{formatting.format_count(description.rows)}: {', '.join(parts)}"),
-        ("Images", f"{formatting.format_count(description.images)} distinct"),
-        ("Captions", f"{formatting.format_count(description.captions)} distinct"),
+        ("Rows", f"{format_count(description.rows)}: {', '.join(parts)}"),
+        ("Images", f"{format_count(description.images)} distinct"),
+        ("Captions", f"{format_count(description.captions)} distinct"),
     ]
     spans = (("Width", description.widths, "pixels"), ("Height", description.heights, "pixels"))
     for label, quantiles, unit in (*spans, ("Caption length", description.caption_chars, "characters")):
@@ -67,9 +57,7 @@ def describe_corpus(description: Description) -> list[tuple[str, str]]:
         more = f" and {len(names) - 12} more" if len(names) > 12 else ""
         labels.append(("Columns", ", ".join(names[:12]) + more))
     alike, groups = sum(map(len, description.near_duplicates)), len(description.near_duplicates)
-    labels.append(
-        ("Near-duplicates", f"{formatting.format_count(alike, 'image')} in {formatting.format_count(groups, 'group')}")
-    )
+    labels.append(("Near-duplicates", f"{format_count(alike, 'image')} in {format_count(groups, 'group')}"))
     return [*labels, ("Digest", description.digest)]
 
 
@@ -104,44 +92,36 @@ def check_output(out: Path) -> None:
 def write_contact_sheet(corpus: Corpus, description: Description, name: str, out: Path) -> Path:
     """Write the contact sheet as one HTML file that loads nothing else, and return its path.
 
-    Args:
-        corpus: The corpus.
-        description: Its description.
-        name: Its name, for the title.
-        out: The file.
-
     Raises:
         ReportError: The file cannot be written, or is not a contact sheet.
     """
     check_output(out)
-    style = stylesheet() + _SHEET
-    html = (
-        load_templates()
-        .get_template("corpus.html.j2")
-        .render(
-            name=name,
-            description=description,
-            facts=describe_corpus(description),
-            mark=Markup(_MARK),  # noqa: S704  # part of the package
-            most=MAX_DIFFERENT_BITS,
-            shown=_GROUP_PAIRS,
-            alike=[_cells(corpus, group[:_GROUP_PAIRS]) for group in description.near_duplicates[:GROUPS]],
-            sample=_cells(corpus, description.sample),
-            style=Markup(style),  # noqa: S704  # part of the package
-            style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        )
+    html = render_html(
+        "corpus.html.j2",
+        stylesheet() + _SHEET,
+        name=name,
+        description=description,
+        facts=describe_corpus(description),
+        mark=Markup(_MARK),  # noqa: S704  # part of the package
+        most=MAX_DIFFERENT_BITS,
+        shown=_GROUP_PAIRS,
+        alike=[_list_cells(corpus, group[:_GROUP_PAIRS]) for group in description.near_duplicates[:GROUPS]],
+        sample=_list_cells(corpus, description.sample),
     )
-    return write_output(html, out, "corpus")
+    write_output(html, out, "corpus")
+    return out
 
 
-def _cells(corpus: Corpus, pairs: Sequence[Pair]) -> list[_Cell]:
-    return [_cell(corpus, pair) for pair in pairs]
-
-
-def _cell(corpus: Corpus, pair: Pair) -> _Cell:
-    try:
-        pixels: Any = corpus.read_image(pair.place).pixels
-    except RowError as error:
-        return _Cell(pair.file_name, pair.caption, None, str(error))
-    pixels.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return _Cell(pair.file_name, pair.caption, drawing.encode_data_uri(pixels))
+def _list_cells(corpus: Corpus, pairs: Sequence[Pair]) -> list[dict[str, str | None]]:
+    """Return name, caption and picture of each pair, or the problem if the image cannot be read."""
+    cells = []
+    for pair in pairs:
+        picture, problem = None, None
+        try:
+            pixels = corpus.read_image(pair.place).pixels
+            pixels.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+            picture = drawing.encode_data_uri(pixels)
+        except RowError as error:
+            problem = str(error)
+        cells.append({"name": pair.file_name, "caption": pair.caption, "picture": picture, "problem": problem})
+    return cells

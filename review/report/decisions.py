@@ -10,12 +10,11 @@ from review.presentation.formatting import (
     format_alert,
     format_count,
     format_decision,
-    format_identity,
-    format_meaning,
+    format_label,
     format_time,
     isolate_text,
 )
-from review.report.blocks import Block, Column, Details, Fact, Facts, Heading, Item, Items, Paragraph, Table
+from review.report.blocks import Block, Column, Details, Fact, Facts, Item, Items, Paragraph, build_table
 from review.report.facts import AlertFacts, RunFacts
 
 
@@ -56,19 +55,19 @@ def build_decisions(facts: RunFacts) -> Iterator[Block]:
         yield Paragraph(f"Waivers are evaluated for {datetime.now(UTC):%Y-%m-%d} (UTC); they may expire later.")
     yield from _build_undecided(facts)
     if facts.alerts:
-        yield Heading("Decisions")
-        yield Table(
+        yield Paragraph("Decisions", "heading")
+        yield build_table(
             [
-                Column("Alert"),
-                Column("Decision", width=2),
-                Column("Reviewer", "name", 3),
-                Column("Date and time", width=3),
-                Column("Record", "number"),
+                Column("Alert", "alert"),
+                Column("Decision", "decision", width=2),
+                Column("Reviewer", "reviewer", "name", 3),
+                Column("Date and time", "time", width=3),
+                Column("Record", "record", "number"),
             ],
             [_format_decision_row(facts, number, alert) for number, alert in enumerate(facts.alerts, start=1)],
             "Details are in the chapter of each alert",
         )
-    yield Heading("Sign-offs of the run")
+    yield Paragraph("Sign-offs of the run", "heading")
     if not facts.sign_offs:
         yield Paragraph("Nobody has signed this run off.")
     for row in facts.sign_offs:
@@ -80,38 +79,24 @@ def build_decisions(facts: RunFacts) -> Iterator[Block]:
             "note",
         )
     if facts.superseded_reviews:
+        columns = [
+            Column("Record", "number", "number"),
+            Column("Alert", "alert_id", "code", 2),
+            Column("Decision", lambda row: format_decision(row["decision"]), width=2),
+            Column("Reviewer", lambda row: f"{row['reviewer']}, {row['role']}", "name", 3),
+            Column("Date and time", lambda row: format_time(row["signed_at"]), width=3),
+            Column("Reason", "reason", "name", 5),
+        ]
         yield Details(
             f"{format_count(len(facts.superseded_reviews), 'earlier decision')}, no longer in force",
-            [
-                Table(
-                    [
-                        Column("Record", "number"),
-                        Column("Alert", "code", 2),
-                        Column("Decision", width=2),
-                        Column("Reviewer", "name", 3),
-                        Column("Date and time", width=3),
-                        Column("Reason", "name", 5),
-                    ],
-                    [
-                        [
-                            str(row["number"]),
-                            row["alert_id"],
-                            format_decision(row["decision"]),
-                            f"{row['reviewer']}, {row['role']}",
-                            format_time(row["signed_at"]),
-                            row["reason"],
-                        ]
-                        for row in facts.superseded_reviews
-                    ],
-                )
-            ],
+            [build_table(columns, facts.superseded_reviews)],
         )
 
 
 def build_decision(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     """Yield what reviewers decided about an alert."""
     row = facts.decisions.get(alert.row["alert_id"])
-    yield Heading("Decision")
+    yield Paragraph("Decision", "heading")
     if row is None or row["decided"] is None:
         yield Paragraph("Nobody has decided about this alert.")
         return
@@ -145,23 +130,18 @@ def _find_undecided(facts: RunFacts) -> list[tuple[int, AlertFacts, str]]:
     undecided = []
     for number, alert in enumerate(facts.alerts, start=1):
         row = facts.decisions.get(alert.row["alert_id"])
-        decision = row["decision"] if row else "open"
-        if decision in ("confirmed", "benign", "waived"):
-            continue
         if row is None or row["decided"] is None:
-            reason = "no decision yet"
-        elif decision == "needs_data":
-            reason = f"{isolate_text(row['reviewer'])} requested more data"
-        elif row["decided"] == "open":
-            reason = f"{isolate_text(row['reviewer'])} reopened it"
-        else:
-            reason = isolate_text(row["why"] or "it is open again")
-        undecided.append((number, alert, reason))
+            undecided.append((number, alert, "no decision yet"))
+        elif row["decision"] == "needs_data":
+            undecided.append((number, alert, f"{isolate_text(row['reviewer'])} requested more data"))
+        elif row["decision"] not in ("confirmed", "benign", "waived"):
+            reopened = f"{isolate_text(row['reviewer'])} reopened it" if row["decided"] == "open" else None
+            undecided.append((number, alert, reopened or isolate_text(row["why"] or "it is open again")))
     return undecided
 
 
 def _build_undecided(facts: RunFacts) -> Iterator[Block]:
-    yield Heading("Undecided alerts")
+    yield Paragraph("Undecided alerts", "heading")
     if undecided := _find_undecided(facts):
         yield Items(
             [
@@ -177,15 +157,15 @@ def _build_undecided(facts: RunFacts) -> Iterator[Block]:
         yield Paragraph("None: the run did not complete, so it raised no alert.")
 
 
-def _format_decision_row(facts: RunFacts, number: int, alert: AlertFacts) -> list[str]:
+def _format_decision_row(facts: RunFacts, number: int, alert: AlertFacts) -> dict[str, str]:
+    cells = {"alert": str(number), "decision": "open", "reviewer": NO_VALUE, "time": NO_VALUE, "record": NO_VALUE}
     row = facts.decisions.get(alert.row["alert_id"])
-    if row is None or row["decided"] is None:
-        return [str(number), "open", NO_VALUE, NO_VALUE, NO_VALUE]
-    decision = format_decision(row["decision"])
-    if row["carried_over"] and row["decision"] != "open":
-        decision += ", carried over"
-    reviewer = f"{row['reviewer']}, {row['role']}"
-    return [str(number), decision, reviewer, format_time(row["decided_at"]), str(row["review"])]
+    if row is not None and row["decided"] is not None:
+        carried_over = ", carried over" if row["carried_over"] and row["decision"] != "open" else ""
+        cells["decision"] = format_decision(row["decision"]) + carried_over
+        cells["reviewer"] = f"{row['reviewer']}, {row['role']}"
+        cells |= {"time": format_time(row["decided_at"]), "record": str(row["review"])}
+    return cells
 
 
 def _build_signer(row: Mapping[str, Any], time: datetime) -> list[Fact]:
@@ -193,8 +173,8 @@ def _build_signer(row: Mapping[str, Any], time: datetime) -> list[Fact]:
         Fact("Printed name", isolate_text(row["reviewer"])),
         Fact("Role", isolate_text(row["role"])),
         Fact("Date and time", format_time(time)),
-        Fact("Meaning", format_meaning(row["meaning"])),
-        Fact("Identity", format_identity(row["identity"])),
+        Fact("Meaning", format_label(row["meaning"])),
+        Fact("Identity", format_label(row["identity"])),
     ]
 
 
@@ -206,8 +186,8 @@ def _build_second_signature(facts: RunFacts, number: int, is_required: bool) -> 
     return [
         Fact(
             "Second signature",
-            f"{isolate_text(second['reviewer'])}, {isolate_text(second['role'])}; {format_meaning(second['meaning'])}; "
-            f"{format_time(second['signed_at'])}; {format_identity(second['identity'])}; record {second['number']}"
+            f"{isolate_text(second['reviewer'])}, {isolate_text(second['role'])}; {format_label(second['meaning'])}; "
+            f"{format_time(second['signed_at'])}; {format_label(second['identity'])}; record {second['number']}"
             f"{remark}",
         )
     ]
@@ -218,25 +198,17 @@ def _build_sign_off(facts: RunFacts, row: Mapping[str, Any]) -> Facts:
         f"{format_count(row['open'] or 0)} open, {format_count(row['pending'] or 0)} awaiting a second signature, "
         f"{format_count(row['decided'] or 0)} decided"
     )
-    is_current = row["manifest_sha256"] == facts.manifest_sha256
+    key = f"signed with key {row['key_id']}" if row["key_id"] else "not signed with a key"
+    manifest = "an earlier manifest of the run; its files were rewritten since then"
+    if row["manifest_sha256"] == facts.manifest_sha256:
+        manifest = "the current manifest of the run"
     return Facts(
         [
             *_build_signer(row, row["signed_at"]),
             Fact("Statement", isolate_text(row["statement"])),
             Fact("Alerts when signed", alerts),
             *_build_second_signature(facts, row["number"], bool(row["four_eyes"])),
-            Fact(
-                "Record",
-                f"{row['number']} of the ledger, "
-                + (f"signed with key {row['key_id']}" if row["key_id"] else "not signed with a key"),
-                f"sha256 {row['sha256']}",
-            ),
-            Fact(
-                "Signed manifest",
-                "the current manifest of the run"
-                if is_current
-                else "an earlier manifest of the run; its files were rewritten since then",
-                f"sha256 {row['manifest_sha256']}",
-            ),
+            Fact("Record", f"{row['number']} of the ledger, {key}", f"sha256 {row['sha256']}"),
+            Fact("Signed manifest", manifest, f"sha256 {row['manifest_sha256']}"),
         ]
     )

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,24 +26,14 @@ _NOT_LISTED = ("report.html", "report.pdf")  # a report cannot contain its own d
 
 
 @dataclass(frozen=True)
-class MeanMapFacts:
-    """The mean image map of some pairs; `region_bits` and `image_bits` are means over them."""
-
-    picture: Picture
-    n: int
-    region_bits: float
-    image_bits: float
-
-
-@dataclass(frozen=True)
 class AlertFacts:
     """An independent alert with everything that the report shows of it."""
 
     row: dict[str, Any]
-    dependent: list[dict[str, Any]]  # alerts that follow from it
+    dependent: list[dict[str, Any]]  # alerts that it explains
     tests: list[dict[str, Any]]
     pairs: list[ShownPair]
-    mean_maps: list[MeanMapFacts]  # of the slice, and of all other pairs if there are any
+    mean_maps: list[tuple[Picture, dict[str, Any]]]  # of the slice and of other pairs, each with its means
     mean_top: float
 
 
@@ -54,7 +45,7 @@ class RunFacts:
     manifest_sha256: str
     headline: str
     alerts: list[AlertFacts]
-    orphan_alerts: list[dict[str, Any]]  # alerts that follow from one that the run does not have
+    orphan_alerts: list[dict[str, Any]]  # alerts explained by one that the run does not have
     album: Album
     comparison_pairs: list[ShownPair]
     grids: list[dict[str, Any]]
@@ -101,12 +92,7 @@ class RunFacts:
 
 
 def load_facts(lake: Root, manifest: dict[str, Any], remote: bool = True) -> RunFacts:
-    """Read the facts of a run.
-
-    Args:
-        lake: The lake.
-        manifest: Manifest of the run.
-        remote: Whether images may be fetched if the corpus is remote.
+    """Read the facts of a run; `remote`: whether images may be fetched if the corpus is remote.
 
     Raises:
         sql.LakeError: The lake or its ledger cannot be read.
@@ -127,16 +113,18 @@ def load_facts(lake: Root, manifest: dict[str, Any], remote: bool = True) -> Run
 
 
 def _load_decisions(connection: sql.Connection, lake: Root, run_id: str) -> dict[str, Any]:
-    decisions = sql.rows(connection, "review/decisions", run_id=run_id)
+    read = partial(sql.rows, connection)
+    decisions = read("review/decisions", run_id=run_id)
     in_force = {row["review"] for row in decisions if row["review"] is not None}
-    reviews = sql.rows(connection, "review/reviews_of_run", run_id=run_id)
     records = [record for record in ledger.read_records(lake) if record.kind != "report"]
     return {
         "last_record": records[-1] if records else None,
         "decisions": {row["alert_id"]: row for row in decisions if row["alert_id"] is not None},
-        "sign_offs": sql.rows(connection, "review/sign_offs", run_id=run_id),
-        "countersigns": {row["record"]: row for row in sql.rows(connection, "review/countersigned")},
-        "superseded_reviews": [row for row in reviews if row["number"] not in in_force],
+        "sign_offs": read("review/sign_offs", run_id=run_id),
+        "countersigns": {row["record"]: row for row in read("review/countersigned")},
+        "superseded_reviews": [
+            row for row in read("review/reviews_of_run", run_id=run_id) if row["number"] not in in_force
+        ],
     }
 
 
@@ -159,22 +147,19 @@ def _check_manifest(lake: Root, manifest: Mapping[str, Any], digest: str) -> str
 
 def _load_run(connection: sql.Connection, lake: Root, manifest: dict[str, Any], remote: bool) -> RunFacts:
     run_id = manifest["run_id"]
+    read = partial(sql.rows, connection, run_id=run_id)
     digest = sql.manifest_sha256(lake, run_id)
-    alerts = sql.rows(connection, "review/alerts_of_run", run_id=run_id)
+    alerts = read("review/alerts_of_run")
     independent = [alert for alert in alerts if alert["explained_by"] is None]
     dependent = _group_dependent(alerts)
-    comparison = [
-        row["pair_id"] for row in sql.rows(connection, "review/sampled_pairs", run_id=run_id, limit=COMPARISON_PAIRS)
-    ]
+    comparison = [row["pair_id"] for row in read("review/sampled_pairs", limit=COMPARISON_PAIRS)]
     examples = [pair_id for alert in independent for pair_id in alert["pair_ids"] or ()]
     album = Album(connection, run_id, [*examples, *comparison], open_audited_corpus(manifest, remote))
-    grids = sql.rows(connection, "review/grid_shapes", run_id=run_id)
+    grids = read("review/grid_shapes")
     min_pairs = manifest["config"].get("alerts", {}).get("min_pairs", 1)
-    tests = defaultdict(list)
-    for test in sql.rows(connection, "review/tests", run_id=run_id, alert_id=None):
-        tests[_finding_key(test)].append(test)
-    duplicates = sql.rows(connection, "review/near_duplicate_counts", run_id=run_id)
-    histories = sql.rows(connection, "review/alert_history_of_run", run_id=run_id, alert_id=None)
+    tests = read("review/tests", alert_id=None)
+    duplicates = read("review/near_duplicate_counts")
+    histories = read("review/alert_history_of_run", alert_id=None)
     return RunFacts(
         manifest=manifest,
         manifest_sha256=digest,
@@ -184,7 +169,7 @@ def _load_run(connection: sql.Connection, lake: Root, manifest: dict[str, Any], 
             AlertFacts(
                 row,
                 dependent[_alert_key(row)],
-                tests[_finding_key(row)],
+                [test for test in tests if _finding_key(test) == _finding_key(row)],
                 album.show(row["pair_ids"] or (), [row["region"]]),
                 *_draw_mean_maps(connection, row, grids, album.boxes(row["region"])),
             )
@@ -194,17 +179,12 @@ def _load_run(connection: sql.Connection, lake: Root, manifest: dict[str, Any], 
         album=album,
         comparison_pairs=album.show(comparison, sorted({alert["region"] for alert in independent})),
         grids=grids,
-        slice_shares=sql.rows(
-            connection, "review/measured_slices", run_id=run_id, min_pairs=min_pairs, limit=SLICE_ROWS
-        ),
-        slice_counts=[
-            (row["slice_kind"], row["n"])
-            for row in sql.rows(connection, "review/slice_kinds", run_id=run_id, min_pairs=min_pairs)
-        ],
-        self_audit=format_self_audit(sql.rows(connection, "review/self_audit", run_id=run_id)),
-        checks=sql.rows(connection, "review/checks", run_id=run_id),
-        errors=sql.rows(connection, "review/error_reasons", run_id=run_id, examples=ERROR_EXAMPLES),
-        truncated_captions=sum(row["n"] for row in sql.rows(connection, "review/cut_captions", run_id=run_id)),
+        slice_shares=read("review/measured_slices", min_pairs=min_pairs, limit=SLICE_ROWS),
+        slice_counts=[(row["slice_kind"], row["n"]) for row in read("review/slice_kinds", min_pairs=min_pairs)],
+        self_audit=format_self_audit(read("review/self_audit")),
+        checks=read("review/checks"),
+        errors=read("review/error_reasons", examples=ERROR_EXAMPLES),
+        truncated_captions=sum(row["n"] for row in read("review/cut_captions")),
         near_duplicates=(duplicates[0]["images"], duplicates[0]["groups"]) if duplicates else (0, 0),
         files=[entry for entry in manifest["files"] if entry["path"].rpartition("/")[2] not in _NOT_LISTED],
         color_scale=encode_picture(drawing.draw_color_scale()),
@@ -226,7 +206,7 @@ def _finding_key(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _group_dependent(alerts: Sequence[dict[str, Any]]) -> dict[_AlertKey | None, list[dict[str, Any]]]:
-    """Group dependent alerts by the independent one that they follow from; under None if the run does not have it."""
+    """Group dependent alerts by the independent one that explains them; under None if the run does not have it."""
     by_key = {_alert_key(alert): alert for alert in alerts}
     groups = defaultdict(list)
     for alert in alerts:
@@ -243,7 +223,7 @@ def _group_dependent(alerts: Sequence[dict[str, Any]]) -> dict[_AlertKey | None,
 
 def _draw_mean_maps(
     connection: sql.Connection, alert: dict[str, Any], grids: Sequence[Mapping[str, Any]], boxes: Sequence[Box]
-) -> tuple[list[MeanMapFacts], float]:
+) -> tuple[list[tuple[Picture, dict[str, Any]]], float]:
     """Draw the mean map of the slice of an alert, and that of all other pairs, on one scale; return it too."""
     if len(grids) != 1 or alert["side"] != "image":
         return [], 0.0
@@ -256,11 +236,6 @@ def _draw_mean_maps(
     maps = [np.array([row["nats"] for row in group]).reshape(shape) * BITS_PER_NAT for group in complete]
     top = max((float(bits.max()) for bits in maps), default=0.0) or 1.0
     return [
-        MeanMapFacts(
-            encode_picture(drawing.draw_mean_map(bits, top, boxes), shrink=2),
-            group[0]["n"],
-            group[0]["region_nats"] * BITS_PER_NAT,
-            group[0]["image_nats"] * BITS_PER_NAT,
-        )
+        (encode_picture(drawing.draw_mean_map(bits, top, boxes), shrink=2), group[0])
         for group, bits in zip(complete, maps, strict=True)
     ], top

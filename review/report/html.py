@@ -1,9 +1,7 @@
 """Write the report of a run: one HTML file that loads nothing else, or one PDF."""
 
 import base64
-import contextlib
 import hashlib
-import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -37,12 +35,7 @@ class ReportError(Exception):
 
 
 def load_document(lake: Root, run_id: str, remote: bool = True) -> Document:
-    """Return the report of a run as a document.
-
-    Args:
-        lake: The lake.
-        run_id: Id of the run, or `latest`.
-        remote: Whether images may be fetched if the corpus is remote.
+    """Return the report of a run (an id, or `latest`) as a document; see `load_facts` for `remote`.
 
     Raises:
         ReportError: The run is not in the lake.
@@ -52,18 +45,13 @@ def load_document(lake: Root, run_id: str, remote: bool = True) -> Document:
 
 
 def render_report(document: Document, kind: str, fonts: Collection[Path] = ()) -> bytes:
-    """Return a report as a file; the same document gives the same bytes.
-
-    Args:
-        document: The report.
-        kind: One of FORMATS.
-        fonts: Folders with additional fonts for the PDF.
+    """Return a report as a file of one of FORMATS; the same document gives the same bytes.
 
     Raises:
         ReportError: The PDF cannot be rendered.
     """
     if kind == "html":
-        return _render_html(document).encode()
+        return render_html("report.html.j2", stylesheet(document.run_id), document=document)
     from review.report.pdf import PdfError, render_pdf  # slow to import
 
     try:
@@ -104,11 +92,7 @@ def write_report(
     path: Root = Path(out) if out is not None else lake / name
     if by is not None:  # recorded before it is written, so that no report exists that the ledger lacks
         record_report(lake, document.run_id, kind, data, by, signer, **({} if out is not None else {"path": name}))
-    if isinstance(path, Path):
-        return write_output(data, path, "report")
-    with stores.write_atomically(path) as aside:
-        aside.write_bytes(data)
-    return path
+    return write_output(data, path, "report")
 
 
 def record_report(
@@ -116,14 +100,7 @@ def record_report(
 ) -> None:
     """Record the sha256 of a report in the ledger, once, so that a changed copy can be detected.
 
-    Args:
-        lake: The lake.
-        run_id: Id of the run.
-        kind: One of FORMATS.
-        data: The report.
-        by: Name of the program that rendered it.
-        signer: Key that signs the record.
-        **location: `path` below the lake, if the file has to stay there.
+    `by` is the name of the program that rendered it; `path` is its place in the lake, if it has to stay there.
 
     Raises:
         sql.LakeError: The ledger cannot be written.
@@ -137,30 +114,16 @@ def record_report(
         ) from error
 
 
-def write_output(content: str | bytes, path: Path, command: str) -> Path:
-    """Write a file atomically and return its path.
-
-    Args:
-        content: Text or bytes.
-        path: The file; missing folders are created.
-        command: Name of the command, for the error message.
-
-    Raises:
-        ReportError: The file cannot be written.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_output(content: bytes, path: Root, command: str) -> Root:
+    """Write a file atomically and return its path; `command` is named in the message of a ReportError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(content.encode() if isinstance(content, str) else content)
-        aside.replace(path)
+        with stores.write_atomically(path) as aside:
+            aside.write_bytes(content)
     except OSError as error:
         raise ReportError(
             f"{command}: cannot write {path} ({error.strerror}), expected a file in a writable folder; choose another "
             "one with --out"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
     return path
 
 
@@ -211,14 +174,8 @@ def load_templates() -> jinja2.Environment:
     return templates
 
 
-def _render_html(document: Document) -> str:
-    style = stylesheet(document.run_id)
-    return (
-        load_templates()
-        .get_template("report.html.j2")
-        .render(
-            document=document,
-            style=Markup(style),  # noqa: S704  # part of the package
-            style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        )
-    )
+def render_html(template: str, style: str, **values: Any) -> bytes:
+    """Return an HTML file; its content security policy allows only the given style sheet."""
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    style = Markup(style)  # noqa: S704  # part of the package
+    return load_templates().get_template(template).render(style=style, style_digest=digest, **values).encode()

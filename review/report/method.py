@@ -1,8 +1,10 @@
 """The chapters on method: compared slices, self-audit, gates, limits, settings, requirements and provenance."""
 
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from review.presentation.formatting import (
     NO_VALUE,
@@ -10,35 +12,29 @@ from review.presentation.formatting import (
     format_duration,
     format_json,
     format_percent,
-    format_ratio,
-    format_region_label,
-    format_slice_label,
     format_time,
     isolate_text,
 )
 from review.presentation.glossary import reader_terms
+from review.report.alerts import FIGURE_COLUMNS, REGION_COLUMNS
 from review.report.blocks import (
     Block,
-    Code,
     Column,
     Details,
     Fact,
     Facts,
-    Heading,
     Item,
     Items,
     Paragraph,
     SignatureLines,
-    Table,
-    Terms,
+    build_table,
 )
 from review.report.facts import RunFacts
-from review.report.requirements import REQUIREMENTS
 
 TITLES: Final[Mapping[str, str]] = {
     "decisions": "Decisions and signatures",
     "scope": "What was audited",
-    "dependent": "Alerts that follow from others",
+    "dependent": "Alerts explained by others",
     "history": "Earlier alerts that this run did not raise",
     "comparison": "Other pairs, for comparison",
     "slices": "Regions and slices compared with the threshold",
@@ -69,34 +65,17 @@ def build_slices(facts: RunFacts) -> Iterator[Block]:
         f"area is its share of the words and effect is a ratio of odds. An alert requires an effect of at least "
         f"{facts.setting('alerts', 'factor')}, or a confirmation."
     )
-    yield Table(
-        [
-            Column("Region", "name", 3),
-            Column("Slice", "name", 4),
-            Column("Pairs", "number"),
-            Column("Attribution", "number"),
-            Column("Area", "number"),
-            Column("Effect", "number"),
-            Column("Outcome", "name", 4),
-        ],
-        [
-            [
-                format_region_label(row["region"]),
-                format_slice_label(row["slice_kind"], row["slice"]),
-                format_count(row["n"]),
-                format_percent(row["share"]),
-                format_percent(row["area"]),
-                format_ratio(row["effect"]),
-                "no alert"
-                if not row["alerted"]
-                else "alert"
-                if row["explained_by"] is None
-                else f"follows from “{row['explained_by']}”",
-            ]
-            for row in rows
-        ],
+    yield build_table(
+        [*REGION_COLUMNS, *FIGURE_COLUMNS, Column("Outcome", _format_outcome, "name", 3)],
+        rows,
         bold_rows=[number for number, row in enumerate(rows) if row["alerted"] and row["explained_by"] is None],
     )
+
+
+def _format_outcome(row: Mapping[str, Any]) -> str:
+    if not row["alerted"]:
+        return "no alert"
+    return "alert" if row["explained_by"] is None else f"explained by “{row['explained_by']}”"
 
 
 def build_self_audit(facts: RunFacts) -> Iterator[Block]:
@@ -121,64 +100,55 @@ def build_gates(facts: RunFacts) -> Iterator[Block]:
             f"{len(failed) or 'none'} failed. A critical failure stops the run before any alert is raised."
         )
         results = Counter((check["suite"], bool(check["success"])) for check in facts.checks)
-        yield Table(
-            [Column("Suite", width=2), Column("Passed", "number"), Column("Failed", "number")],
+        yield build_table(
             [
-                [suite, str(results[suite, True]), str(results[suite, False])]
-                for suite in sorted({suite for suite, _ in results})
+                Column("Suite", "suite", width=2),
+                Column("Passed", lambda row: str(results[row["suite"], True]), "number"),
+                Column("Failed", lambda row: str(results[row["suite"], False]), "number"),
             ],
+            [{"suite": suite} for suite in sorted({suite for suite, _ in results})],
         )
     else:
         yield Paragraph("No check was run.")
     if failed:
-        yield Table(
+        yield build_table(
             [
-                Column("Severity"),
-                Column("Suite", width=2),
-                Column("Check", width=3),
-                Column("Column", width=2),
-                Column("Rows", "number"),
-                Column("Observed", "name", 2),
-                Column("Expected", "name", 4),
+                Column("Severity", "severity"),
+                Column("Suite", "suite", width=2),
+                Column("Check", "expectation", width=3),
+                Column("Column", "column_name", width=2),
+                Column("Rows", lambda check: format_count(check["unexpected_count"]), "number"),
+                Column("Observed", lambda check: check["observed"] or NO_VALUE, "name", 2),
+                Column("Expected", "detail", "name", 4),
             ],
-            [
-                [
-                    check["severity"],
-                    check["suite"],
-                    check["expectation"],
-                    check["column_name"] or "",
-                    format_count(check["unexpected_count"]),
-                    check["observed"] or NO_VALUE,
-                    check["detail"] or "",
-                ]
-                for check in failed
-            ],
+            failed,
             "Failed checks",
         )
     if not facts.errors:
         yield Paragraph("No row of the corpus was left out.")
         return
-    yield Table(
-        [Column("Reason", "name", 2), Column("Stage"), Column("Rows", "number"), Column("Examples", "name", 6)],
+    yield build_table(
         [
-            [
-                error["reason"],
-                error["stage"] or "",
-                format_count(error["n"]),
-                "\n".join(
-                    f"{isolate_text(row['file_name'] or 'no file name')}: {isolate_text(row['detail'] or '')}"
-                    for row in error["examples"]
-                ),
-            ]
-            for error in facts.errors
+            Column("Reason", "reason", "name", 2),
+            Column("Stage", "stage"),
+            Column("Rows", lambda error: format_count(error["n"]), "number"),
+            Column("Examples", _format_examples, "name", 6),
         ],
+        facts.errors,
         "Rows that were left out, by reason, with examples",
+    )
+
+
+def _format_examples(error: Mapping[str, Any]) -> str:
+    return "\n".join(
+        f"{isolate_text(row['file_name'] or 'no file name')}: {isolate_text(row['detail'] or '')}"
+        for row in error["examples"]
     )
 
 
 def build_limits(facts: RunFacts) -> Iterator[Block]:
     """Yield the chapter that explains terms and limits."""
-    yield Terms([(term.title, term.text) for term in reader_terms()])
+    yield Facts([Fact(term.title, term.text) for term in reader_terms()], "terms")
     number = facts.slice_shares[0]["weighed"] if facts.slice_shares else None
     compared = "All combinations" if not number else format_count(number, "combination")
     overlays = ", recurring overlays" if facts.config.get("discover", {}).get("enabled") else ""
@@ -251,16 +221,19 @@ def _format_bottleneck(facts: RunFacts) -> str:
     return f" In this run: {'; '.join(filter(None, parts))}." if settings else ""
 
 
-_THRESHOLDS: Final = (
-    ("Suspected: minimum effect", "alerts", "factor"),
-    ("Suspected: minimum number of pairs", "alerts", "min_pairs"),
-    ("Confirmed: maximum q", "confirm", "level"),
-    ("Confirmed: floor relative to the mean margin", "confirm", "floor_share"),
-    ("Confirmed: maximum number of pairs covered", "confirm", "pairs"),
-    ("Confirmed: controls per region", "confirm", "controls"),
-    ("Confirmed: maximum number of foils", "confirm", "foils"),
-    ("Self-audit: random regions", "confirm", "negatives"),
-)
+_THRESHOLDS: Final = [
+    {"label": label, "section": section, "key": key}
+    for label, section, key in (
+        ("Suspected: minimum effect", "alerts", "factor"),
+        ("Suspected: minimum number of pairs", "alerts", "min_pairs"),
+        ("Confirmed: maximum q", "confirm", "level"),
+        ("Confirmed: floor relative to the mean margin", "confirm", "floor_share"),
+        ("Confirmed: maximum number of pairs covered", "confirm", "pairs"),
+        ("Confirmed: controls per region", "confirm", "controls"),
+        ("Confirmed: maximum number of foils", "confirm", "foils"),
+        ("Self-audit: random regions", "confirm", "negatives"),
+    )
+]
 
 
 def build_settings(facts: RunFacts) -> Iterator[Block]:
@@ -276,9 +249,12 @@ def build_settings(facts: RunFacts) -> Iterator[Block]:
             f"This run applies its rules to the attributions of run {manifest['reflags']}, which were known when its "
             "settings were chosen."
         )
-    yield Table(
-        [Column("Threshold", width=4), Column("Value", "number")],
-        [[label, str(facts.setting(section, key))] for label, section, key in _THRESHOLDS],
+    yield build_table(
+        [
+            Column("Threshold", "label", width=4),
+            Column("Value", lambda row: str(facts.setting(row["section"], row["key"])), "number"),
+        ],
+        _THRESHOLDS,
     )
     rules = sorted((manifest.get("rules") or {}).items())
     suites = sorted({(check["suite"], check["suite_digest"]) for check in facts.checks if check["suite_digest"]})
@@ -295,6 +271,11 @@ def build_settings(facts: RunFacts) -> Iterator[Block]:
     )
 
 
+def load_requirements() -> dict[str, list[dict[str, Any]]]:
+    """Return the requirements of requirements.toml by law or framework."""
+    return tomllib.loads(Path(__file__).with_name("requirements.toml").read_text(encoding="utf-8"))
+
+
 def build_requirements(facts: RunFacts) -> Iterator[Block]:
     """Yield the chapter that maps requirements of laws and frameworks to chapters."""
     yield Paragraph(
@@ -306,20 +287,15 @@ def build_requirements(facts: RunFacts) -> Iterator[Block]:
     titles = {**TITLES, "alerts": "Alert 1 and following" if facts.alerts else "no alert was raised"}
     if not facts.missing_alerts:
         titles["history"] = "the status of each alert"
-    for source, requirements in REQUIREMENTS.items():
-        yield Heading(source)
-        yield Table(
-            [
-                Column("Source", width=3),
-                Column("Requirement", width=5),
-                Column("Answered in", width=5),
-                Column("Not answered here", width=7),
-            ],
-            [
-                [each.source, each.text, "; ".join(titles[key] for key in each.chapters), each.not_answered]
-                for each in requirements
-            ],
-        )
+    columns = [
+        Column("Source", "source", width=3),
+        Column("Requirement", "text", width=5),
+        Column("Answered in", lambda row: "; ".join(titles[key] for key in row["chapters"]), width=5),
+        Column("Not answered here", "not_answered", width=7),
+    ]
+    for framework, requirements in load_requirements().items():
+        yield Paragraph(framework, "heading")
+        yield build_table(columns, requirements)
 
 
 def build_provenance(facts: RunFacts) -> Iterator[Block]:
@@ -360,18 +336,24 @@ def build_provenance(facts: RunFacts) -> Iterator[Block]:
         "note",
     )
     if seconds := manifest.get("stage_seconds"):
-        yield Table(
-            [Column("Stage", width=3), Column("Time", "number"), Column("Share", "number")],
+        total = sum(seconds.values()) or 1
+        yield build_table(
             [
-                [stage.replace("_", " "), format_duration(value), format_percent(value / (sum(seconds.values()) or 1))]
-                for stage, value in seconds.items()
+                Column("Stage", lambda row: row["stage"].replace("_", " "), width=3),
+                Column("Time", lambda row: format_duration(row["seconds"]), "number"),
+                Column("Share", lambda row: format_percent(row["seconds"] / total), "number"),
             ],
+            [{"stage": stage, "seconds": value} for stage, value in seconds.items()],
             "Time per stage",
         )
-    yield Details("Resolved configuration", [Code(format_json(facts.config))])
-    yield Table(
-        [Column("File", "code"), Column("Rows", "number"), Column("sha256", "digest")],
-        [[entry["path"], format_count(entry["rows"]), entry["sha256"]] for entry in facts.files],
+    yield Details("Resolved configuration", [Paragraph(format_json(facts.config), "code")])
+    yield build_table(
+        [
+            Column("File", "path", "code"),
+            Column("Rows", lambda file: format_count(file["rows"]), "number"),
+            Column("sha256", "sha256", "digest"),
+        ],
+        facts.files,
         "Files of the run",
     )
 

@@ -25,7 +25,7 @@ from review.report.blocks import Document
 _TEMPLATE: Final = Path(__file__).parent.parent / "templates" / "report.typ"
 _ATTEMPTS: Final = 6
 """Each attempt replaces the characters that the one before could not show; the last replaces all but Latin."""
-_MAX_UNBROKEN: Final = {"Fact": 64, "Paragraph": 64}
+_MAX_UNBROKEN: Final[dict[str, int | None]] = {"Fact": 64, "Paragraph": 64}
 """Characters without a break opportunity, by type of block; 26 in others."""
 _CODE_FIELDS: Final = ("code", "key", "target", "kind", "run_id", "footer", "pair_id")
 """Fields that hold no prose and get no break opportunities."""
@@ -43,13 +43,9 @@ class PdfError(Exception):
 
 
 def render_pdf(document: Document, fonts: Collection[Path] = ()) -> bytes:
-    """Return a report as PDF.
+    """Return a report as PDF; `fonts` are folders with additional fonts.
 
     Characters that no font has are written as code points, such as ‹U+6F22›, and the report says so.
-
-    Args:
-        document: The report.
-        fonts: Folders with additional fonts.
 
     Raises:
         PdfError: The document cannot be rendered.
@@ -104,42 +100,36 @@ class _Writer:
         self._root, self._hidden, self._latin_only = root, hidden, latin_only
         self._replaced: set[str] = set()
 
-    def convert(self, value: Any, code: bool = False, max_unbroken: int = 26) -> Any:
-        """Convert a value of the document.
-
-        Args:
-            value: The value.
-            code: Whether text gets no break opportunities.
-            max_unbroken: Number of characters without a break opportunity in other text.
-        """
+    def convert(self, value: Any, max_unbroken: int | None = 26) -> Any:
+        """Convert a value; `max_unbroken`: characters without a break opportunity in its text, None for no limit."""
         if isinstance(value, Picture):
             return self._write_picture(value)
         if dataclasses.is_dataclass(value):
             return self._convert_fields(value)
         if isinstance(value, str):
-            return self._convert_text(value, None if code else max_unbroken)
+            return self._convert_text(value, max_unbroken)
         if isinstance(value, list | tuple):
-            return [self.convert(entry, code, max_unbroken) for entry in value]
+            return [self.convert(entry, max_unbroken) for entry in value]
         return value
 
     def _convert_fields(self, value: Any) -> dict[str, Any]:
         block = type(value).__name__
         max_unbroken = _MAX_UNBROKEN.get(block, 26)
+        if block == "Paragraph" and value.kind == "code":
+            max_unbroken = None
         converted = {
-            each.name: self.convert(getattr(value, each.name), each.name in _CODE_FIELDS, max_unbroken)
+            each.name: self.convert(getattr(value, each.name), None if each.name in _CODE_FIELDS else max_unbroken)
             for each in dataclasses.fields(value)
+            if each.name != "cell"  # a table has its formatted rows
         }
         converted["block"] = block
         if block == "Table":
-            kinds = [column.kind for column in value.columns]
-            converted["rows"] = [
-                [self.convert(text, code=kind in ("code", "digest")) for text, kind in zip(row, kinds, strict=True)]
-                for row in value.rows
-            ]
-        if block == "Code":
-            converted["text"] = self._convert_text(value.text, None)
+            limits = [None if column.kind in ("code", "digest") else 26 for column in value.columns]
+            converted["rows"] = [list(map(self.convert, row, limits)) for row in value.rows]
         if block == "PairCard":
-            converted["rtl"] = _is_rtl(value.caption)
+            # The direction of the first letter that has one.
+            directions = (unicodedata.bidirectional(mark) for mark in value.caption)
+            converted["rtl"] = next((each for each in directions if each in ("L", "R", "AL")), "L") != "L"
         if block == "Document":
             converted["color_scale"] = converted["color_scale"]["file"]
         return converted
@@ -176,9 +166,3 @@ class _Writer:
             "not have them. They are replaced by their code points, such as ‹U+6F22›. The HTML report shows them; "
             "option --fonts adds a folder with fonts."
         ]
-
-
-def _is_rtl(text: str) -> bool:
-    """Return whether a text is written from right to left, judged by its first letter."""
-    directions = (unicodedata.bidirectional(mark) for mark in text)
-    return next((direction for direction in directions if direction in ("L", "R", "AL")), "L") != "L"

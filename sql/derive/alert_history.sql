@@ -157,8 +157,8 @@ SELECT
     life,
     CASE
         WHEN life = 'worse' THEN worsening
-        WHEN life = 'new' AND open_before IS NOT NULL THEN 'the alert that it followed from is no longer raised'
-        WHEN explained_by IS NOT NULL THEN 'follows from ' || explained_by
+        WHEN life = 'new' AND open_before IS NOT NULL THEN 'the alert that explained it is no longer raised'
+        WHEN explained_by IS NOT NULL THEN 'explained by ' || explained_by
     END AS why,
     coalesce(announced_before, false) OR explained_by IS NULL AND life IN ('new', 'worse') AS announced,
     CASE WHEN explained_by IS NOT NULL OR NOT coalesce(announced_before, false) AND life NOT IN ('new', 'worse') THEN leader_now END AS leader,

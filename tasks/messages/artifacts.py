@@ -22,7 +22,7 @@ from prefect.artifacts import (
 )
 
 import sql
-from review.presentation.formatting import format_run_status
+from review.presentation.formatting import format_status
 from tasks.execution import log_failure, run_logger
 from tasks.lake.run import Run
 from tasks.messages.events import audit_name, describe_alerts, sanitize, select_notifiable, slugify
@@ -87,7 +87,7 @@ def _escape_markdown(text: str) -> str:
 def format_summary(record: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]], report: str) -> str:
     """Return a summary of a run and its notifiable alerts in Markdown, with the path or URL of its report."""
     blocks = [
-        f"# Run {record['run_id']}: {format_run_status(record['status'])}",
+        f"# Run {record['run_id']}: {format_status(record['status'])}",
         _escape_markdown(audit_name(record)),
         "| pairs | attributed | error rows | alerts | confirmed |\n| --: | --: | --: | --: | --: |\n| "
         + " | ".join(str(record["counts"][key]) for key in ("pairs", "attributions", "errors", "alerts", "confirmed"))

@@ -16,10 +16,9 @@ from typing import Any
 import sql
 from review.presentation.formatting import (
     ALERT_STATUSES,
-    format_alert_status,
     format_alert_update,
     format_count,
-    format_run_status,
+    format_status,
 )
 
 MAX_DIGEST_LINES = 40
@@ -122,7 +121,7 @@ def build_digest_event(rows: Sequence[Mapping[str, Any]], record: Mapping[str, A
     counted = Counter(row["life"] for row in rows)
     counts = {status: counted[status] for status in ALERT_STATUSES}
     lines = describe_alerts(rows, MAX_DIGEST_LINES)
-    text = "\n".join([", ".join(f"{count} {format_alert_status(status)}" for status, count in counts.items()), *lines])
+    text = "\n".join([", ".join(f"{count} {format_status(status)}" for status, count in counts.items()), *lines])
     key = f"digest:{record['run_id']}"
     return _event("m2ib.audit.digest", key, record, report, counts=counts, lines=lines, text=text)
 
@@ -137,7 +136,7 @@ def build_run_event(record: Mapping[str, Any], report: str) -> Event:
     reason, counts = record["reason"] or "", record["counts"]
     key = f"{status}:{record['run_id']}:{hashlib.sha256(reason.encode()).hexdigest()[:12]}"
     text = (
-        f"run {record['run_id']} {format_run_status(sanitize(status))}: {counts['attributions']} of "
+        f"run {record['run_id']} {format_status(sanitize(status))}: {counts['attributions']} of "
         f"{format_count(counts['pairs'], 'pair')} attributed, {format_count(counts['alerts'], 'alert')}"
     )
     text += f"; {sanitize(reason, 600)}" if reason else ""

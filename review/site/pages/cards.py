@@ -68,13 +68,13 @@ def make_cards(
     pair_ids = list(pair_ids)
     album = Album(lake.connect_runs(run_id), run_id, pair_ids, None)
     scale = scale_bits or round_up(album.image_top)
-    return [_make_card(album, row, regions, scale) for pair_id in pair_ids if (row := album.row(pair_id)) is not None]
+    return [_make_card(album, album.rows[pair_id], regions, scale) for pair_id in pair_ids if pair_id in album.rows]
 
 
 def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None, scale_bits: float) -> Card:
     bits = to_bits_grid(row)
     size = width, height = drawing.picture_size(row["grid_h"] or 1, row["grid_w"] or 1)
-    shares = album.region_shares(row["pair_id"])
+    shares = album.region_shares[row["pair_id"]]
     if regions is None:
         salient = (each for each in shares if each.side == "image" and each.share is not None)
         regions = [each.region for each in salient if (each.share or 0.0) >= 2 * each.area > 0]
@@ -87,7 +87,7 @@ def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None,
         max_bits=None if bits is None else float(np.nanmax(bits)),
         outlines={name: _scale_boxes(boxes[name], size) for name in regions if boxes.get(name)},
         regions=[share for share in shares if share.region in regions] or shares[:1],
-        tokens=album.tokens(row["pair_id"]),
+        tokens=album.tokens(row),
         image_bits=nats_to_bits(row["image_nats"]),
         text_bits=nats_to_bits(row["text_nats"]),
     )

@@ -1,5 +1,6 @@
-"""Decisions and signatures: what is taken, what is refused, and what they look like in the lake."""
+"""Decisions and signatures: which are recorded, which are refused, and how the views show them."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -7,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 import sql
-from review.evidence import decisions as triage
+from review.evidence import decisions
 from review.evidence.decisions import DecisionError, Reviewer, countersign, decide, sign_off
 from stores import ledger
 
@@ -20,9 +21,9 @@ def alert_of(run, number=0):
     return f"{run.run_id}-{number}"
 
 
-def judge(run, decision="benign", reviewer=ANN, number=0, **named):
-    named = {"reason": "a marker of the machine", "meaning": "review"} | named
-    return decide(run.lake, reviewer, run.run_id, alert_of(run, number), decision, **named)
+def judge(run, decision="benign", reviewer=ANN, number=0, **options):
+    options = {"reason": "a marker of the machine", "meaning": "review"} | options
+    return decide(run.lake, reviewer, run.run_id, alert_of(run, number), decision, **options)
 
 
 def rows(run, view="triage"):
@@ -30,9 +31,49 @@ def rows(run, view="triage"):
         return sql.read(connection, f"FROM {view} ORDER BY ALL")
 
 
-@pytest.fixture(params=["here", "elsewhere"])
+@pytest.fixture(scope="module")
+def runs_once(nights_in, tmp_path_factory):
+    """A run with one alert, one with two alerts, and one with one alert and four eyes, in a lake each."""
+
+    def make(name, *alerts, **facts):
+        return nights_in(tmp_path_factory.mktemp(name))(*alerts, **facts)
+
+    return {
+        "one": make("one", {}),
+        "two": make("two", {}, {"region": "left"}),
+        "eyes": make("eyes", {}, four_eyes=True),
+    }
+
+
+@pytest.fixture
+def copy_run(runs_once, tmp_path):
+    """copy_run(name): a run of `runs_once` in a copy of its lake."""
+
+    def copy(name):
+        once = runs_once[name]
+        return type(once)(shutil.copytree(once.lake, tmp_path / name), once.run_id)
+
+    return copy
+
+
+@pytest.fixture
+def run(copy_run):
+    return copy_run("one")
+
+
+@pytest.fixture
+def run_of_two(copy_run):
+    return copy_run("two")
+
+
+@pytest.fixture
+def four_eyes_run(copy_run):
+    return copy_run("eyes")
+
+
+@pytest.fixture(params=["local", "remote"])
 def place(request, tmp_path):
-    return tmp_path if request.param == "here" else request.getfixturevalue("away")
+    return tmp_path if request.param == "local" else request.getfixturevalue("away")
 
 
 def test_a_decision_is_a_record_and_in_force(nights, place):
@@ -53,17 +94,15 @@ def test_a_decision_is_a_record_and_in_force(nights, place):
     assert (review["score_high"], review["reason"], review["sha256"]) == (0.3, "a marker of the machine", record.sha256)
 
 
-def test_a_correction_is_a_new_record(nights):
-    run = nights({})
+def test_a_correction_is_a_new_record(run):
     first, second = judge(run), judge(run, "confirmed", reviewer=BOB)
     assert ledger.read_records(run.lake) == [first, second]
     (row,) = rows(run)
     assert (row["decision"], row["reviewer"], row["review"]) == ("confirmed", "Bob Other", 2)
 
 
-@pytest.mark.parametrize(
-    ("named", "said"),
-    [
+def test_invalid_decisions_are_refused(run):
+    for options, message in (
         ({"reason": " \n"}, "reason: got nothing, expected a text"),
         ({"reason": "x" * 4001}, "reason: got 4001 characters, expected 4000 at most"),
         ({"reason": "a\x00b"}, "reason: got control characters"),
@@ -76,48 +115,47 @@ def test_a_correction_is_a_new_record(nights):
         ({"reviewer": replace(ANN, name=" ")}, "name: got ' ', expected one line"),
         ({"reviewer": replace(ANN, role="a\nb")}, "role: got .*expected one line"),
         ({"reviewer": replace(ANN, identity="guessed")}, "identity: got 'guessed', expected one of declared"),
+        ({"reviewer": replace(ANN, name="Ada Okafor\ufe0f")}, "cannot be seen"),
+        ({"reviewer": replace(ANN, name="Ada\u3164 Okafor")}, "cannot be seen"),
+        ({"reviewer": replace(ANN, name="\u0410da Okafor")}, "Latin and Cyrillic"),
         ({"number": 7}, "alert: got '.*-7', expected an alert of run"),
-    ],
-)
-def test_what_is_no_decision_is_refused(nights, named, said):
-    run = nights({})
-    with pytest.raises(DecisionError, match=said):
-        judge(run, **named)
+    ):
+        with pytest.raises(DecisionError, match=message):
+            judge(run, **options)
     assert ledger.read_records(run.lake) == []
 
 
-@pytest.mark.parametrize("run_id", ["none", "../runs", "20260101T000000-aaaaaa"])
-def test_only_alerts_of_complete_runs_are_judged(nights, run_id):
+def test_only_alerts_of_complete_runs_can_be_decided(nights):
     run = nights({}, status="failed")
-    with pytest.raises(DecisionError, match=f"run: got '{run_id}'.* expected a complete run of .*: none"):
-        decide(run.lake, ANN, run_id, alert_of(run), "benign", "x", "review")
+    for run_id in ("none", "../runs", "20260101T000000-aaaaaa"):
+        with pytest.raises(DecisionError, match=f"run: got '{run_id}'.* expected a complete run of .*: none"):
+            decide(run.lake, ANN, run_id, alert_of(run), "benign", "x", "review")
 
 
-def test_a_waiver_holds_through_its_last_day(nights):
-    run = nights({})
+def test_a_waiver_is_in_force_through_its_last_day(run):
     judge(run, "waived", until=datetime.now(UTC).date())
     (row,) = rows(run)
     assert (row["decision"], row["until"]) == ("waived", datetime.now(UTC).date())
 
 
-def test_of_two_reviewers_at_once_nobody_is_lost(nights):
-    run = nights({}, {"region": "left"})
+def test_concurrent_decisions_are_all_recorded(run_of_two):
+    run = run_of_two
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: judge(run, reviewer=(ANN, BOB)[n % 2], number=n % 2, reason=f"as {n}"), range(8)))
     assert sorted(row["reason"] for row in rows(run, "reviews")) == [f"as {n}" for n in range(8)]
 
 
-def test_who_has_not_seen_a_decision_does_not_replace_it(nights):
-    run = nights({}, {"region": "left"})
-    judge(run, number=1, seen=0)  # another alert's
+def test_an_unseen_decision_is_not_replaced(run_of_two):
+    run = run_of_two
+    judge(run, number=1, seen=0)  # another alert
     first = judge(run, seen=0)
     with pytest.raises(DecisionError, match=r"Ann Example has decided 'benign' meanwhile \(record 2\)"):
         judge(run, "confirmed", reviewer=BOB, seen=0)
     judge(run, "confirmed", reviewer=BOB, seen=first.number)
 
 
-def test_with_four_eyes_a_decision_waits_for_a_second_person(nights):
-    run = nights({}, four_eyes=True)
+def test_with_four_eyes_a_decision_requires_a_second_signature(four_eyes_run):
+    run = four_eyes_run
     record = judge(run)
     assert record.body["four_eyes"] is True
     (row,) = rows(run)
@@ -128,29 +166,27 @@ def test_with_four_eyes_a_decision_waits_for_a_second_person(nights):
     assert (row["decision"], row["second_needed"], row["countersigned_by"]) == ("benign", False, "Bob Other")
 
 
-def test_the_page_may_ask_for_four_eyes_too(nights):
-    run = nights({})
+def test_four_eyes_can_be_required_for_one_decision(run):
     judge(run, four_eyes=True)
     assert rows(run)[0]["decision"] == "pending"
 
 
-@pytest.mark.parametrize("decision", ["needs_data", "open"])
-def test_what_closes_nothing_needs_no_second_person(nights, decision):
-    run = nights({}, four_eyes=True)
-    judge(run, decision)
-    assert (rows(run)[0]["decision"], rows(run)[0]["second_needed"]) == (decision, False)
+def test_decisions_that_leave_an_alert_open_need_no_second_signature(four_eyes_run):
+    for decision in ("needs_data", "open"):
+        judge(four_eyes_run, decision)
+        (row,) = rows(four_eyes_run)
+        assert (row["decision"], row["second_needed"]) == (decision, False)
 
 
-@pytest.mark.parametrize("name", ["Ann Example", "ann  EXAMPLE ", "\uff21nn Example"])
-def test_nobody_countersigns_their_own(nights, name):
-    run = nights({}, four_eyes=True)
-    record = judge(run)
-    with pytest.raises(DecisionError, match=r"signed by .*, expected another signer"):
-        countersign(run.lake, replace(BOB, name=name), record.number, "review")
+def test_reviewers_cannot_countersign_their_own_records(four_eyes_run):
+    record = judge(four_eyes_run)
+    for name in ("Ann Example", "ann  EXAMPLE ", "\uff21nn Example"):
+        with pytest.raises(DecisionError, match=r"signed by .*, expected another signer"):
+            countersign(four_eyes_run.lake, replace(BOB, name=name), record.number, "review")
 
 
-def test_a_countersignature_under_one_s_own_that_was_forged_counts_for_nothing(nights):
-    run = nights({}, four_eyes=True)
+def test_a_forged_countersignature_of_the_same_person_has_no_effect(four_eyes_run):
+    run = four_eyes_run
     record = judge(run)
     forged = {"record": 1, "record_sha256": record.sha256, "meaning": "review", "statement": ""}
     for name in ("ANN  Example", "\uff21nn Example"):
@@ -160,8 +196,8 @@ def test_a_countersignature_under_one_s_own_that_was_forged_counts_for_nothing(n
     assert rows(run)[0]["decision"] == "pending"
 
 
-def test_what_cannot_be_countersigned(nights):
-    run = nights({}, four_eyes=True)
+def test_invalid_countersignatures_are_refused(four_eyes_run):
+    run = four_eyes_run
     first = judge(run)
     with pytest.raises(DecisionError, match="got 9, which is no record of that number"):
         countersign(run.lake, BOB, 9, "review")
@@ -175,32 +211,32 @@ def test_what_cannot_be_countersigned(nights):
         countersign(run.lake, replace(BOB, name="Cy"), second.number, "review")
 
 
-def test_a_second_signature_is_known_as_well_as_the_first(nights):
-    run = nights({}, four_eyes=True)
+def test_a_second_signature_needs_an_identity_as_strong_as_the_first(four_eyes_run):
+    run = four_eyes_run
     record = judge(run, reviewer=BOB)
     with pytest.raises(DecisionError, match=r"got a declared identity, expected a verified one.* \(password\)"):
         countersign(run.lake, ANN, record.number, "review")
-    said = {"name": "Ann Example", "role": "x", "identity": "declared"}
-    body = {"record": 1, "record_sha256": record.sha256, "meaning": "review", "statement": "", "reviewer": said}
-    ledger.append(run.lake, "countersign", body)  # by other means: it counts for nothing, and stops nobody
+    declared = {"name": "Ann Example", "role": "x", "identity": "declared"}
+    body = {"record": 1, "record_sha256": record.sha256, "meaning": "review", "statement": "", "reviewer": declared}
+    ledger.append(run.lake, "countersign", body)  # without the check: it has no effect
     assert rows(run)[0]["decision"] == "pending"
     countersign(run.lake, replace(ANN, identity="proxy"), record.number, "review")
     assert rows(run)[0]["decision"] == "benign"
 
 
-def test_a_decision_between_counting_and_signing_is_not_signed(nights, monkeypatch):
-    run = nights({}, {"region": "left"})
-    counted = triage._count_decisions
+def test_a_sign_off_is_refused_if_a_decision_was_made_meanwhile(run_of_two, monkeypatch):
+    run = run_of_two
+    counted = decisions._count_decisions
 
     def slowly(*given):
         found = counted(*given)
         judge(run)
         return found
 
-    monkeypatch.setattr(triage, "_count_decisions", slowly)
+    monkeypatch.setattr(decisions, "_count_decisions", slowly)
     with pytest.raises(DecisionError, match=r"Ann Example has decided or signed meanwhile \(record 1\)"):
         sign_off(run.lake, BOB, run.run_id, "responsibility", "fit for use")
-    monkeypatch.setattr(triage, "_count_decisions", counted)
+    monkeypatch.setattr(decisions, "_count_decisions", counted)
     with pytest.raises(DecisionError, match="meanwhile"):
         sign_off(run.lake, BOB, run.run_id, "responsibility", "fit for use", seen=0)
     assert sign_off(run.lake, BOB, run.run_id, "review", "seen").body["alerts"] == {
@@ -211,21 +247,21 @@ def test_a_decision_between_counting_and_signing_is_not_signed(nights, monkeypat
 
 
 @pytest.mark.parametrize("place", ["manifest.json", "alerts/part-00000.parquet"])
-def test_a_run_that_is_damaged_stops_nobody_from_signing_another(nights, place):
+def test_a_damaged_run_does_not_prevent_sign_off_of_another(nights, place):
     first, second, third = nights({}), nights({}, corpus="another"), nights({})
     judge(first)
     (second.folder / place).write_bytes(b"{")
     judge(third, "confirmed")
     record = sign_off(third.lake, ANN, third.run_id, "review", "seen")
     assert record.body["alerts"] == {"open": 0, "pending": 0, "decided": 1}
-    assert ("gap" in record.body) == (place == "manifest.json")  # whose run it is, nobody can tell
+    assert ("gap" in record.body) == (place == "manifest.json")  # it may be a run of the same audit
     (first.folder / place).write_bytes(b"{")
     assert "gap" in sign_off(third.lake, ANN, third.run_id, "review", "seen").body
     with pytest.raises((DecisionError, sql.LakeError)):
         sign_off(first.lake, ANN, first.run_id, "review", "seen")
 
 
-def test_a_run_is_signed_off_with_what_was_open_then(nights):
+def test_a_sign_off_records_the_numbers_of_open_and_decided_alerts(nights):
     run = nights({}, {"region": "left"}, {"region": "right", "explained_by": "all"}, four_eyes=True)
     judge(run)
     record = sign_off(run.lake, ANN, run.run_id, "responsibility", "fit for use at site a")
@@ -239,8 +275,7 @@ def test_a_run_is_signed_off_with_what_was_open_then(nights):
     assert signed == {"review": True, "sign_off": False}
 
 
-def test_a_run_is_opened_alone_without_what_people_said(nights):
-    run = nights({})
+def test_a_run_is_opened_without_decisions_unless_requested(run):
     judge(run)
     with sql.connect(run.lake, run.run_id) as connection:
         assert sql.read(connection, "FROM reviews") == []
@@ -248,8 +283,7 @@ def test_a_run_is_opened_alone_without_what_people_said(nights):
         assert [row["decision"] for row in sql.read(connection, "FROM triage")] == ["benign"]
 
 
-def test_a_full_disk_is_told(nights, monkeypatch):
-    run = nights({})
+def test_a_full_disk_is_reported(run, monkeypatch):
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -259,22 +293,7 @@ def test_a_full_disk_is_told(nights, monkeypatch):
         judge(run)
 
 
-def test_a_record_of_another_form_is_named(nights):
-    run = nights({})
+def test_an_invalid_record_is_reported(run):
     ledger.append(run.lake, "review", {"life_id": "x"})
     with pytest.raises(sql.LakeError, match="record 1 is no review as this release writes it"):
         rows(run)
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("Ada Okafor\ufe0f", "cannot be seen"),
-        ("Ada\u3164 Okafor", "cannot be seen"),
-        ("\u0410da Okafor", "Latin and Cyrillic"),
-    ],
-)
-def test_a_name_that_looks_like_anothers_is_refused(nights, name, said):
-    run = nights({})
-    with pytest.raises(DecisionError, match=said):
-        judge(run, reviewer=Reviewer(name, "reader", "declared"))

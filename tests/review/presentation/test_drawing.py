@@ -14,20 +14,20 @@ def lightness(image):
 
 def test_the_view_is_the_box_of_the_image():
     image = Image.fromarray(np.repeat(np.arange(100, dtype=np.uint8)[None, :, None], 100, axis=0).repeat(3, axis=2))
-    seen = np.asarray(drawing.draw_view(image, (0.5, 0.0, 1.0, 1.0), (50, 50)))
-    assert np.abs(seen[:, :, 0] - np.arange(50, 100)).max() <= 1
+    view = np.asarray(drawing.draw_view(image, (0.5, 0.0, 1.0, 1.0), (50, 50)))
+    assert np.abs(view[:, :, 0] - np.arange(50, 100)).max() <= 1
 
 
-def test_what_lies_outside_the_image_is_grey():
-    seen = np.asarray(drawing.draw_view(Image.new("RGB", (10, 10), "white"), (-0.5, 0.0, 1.5, 1.0), (40, 20)))
-    assert (seen[:, :10] == 128).all()
-    assert (seen[:, 10:30] == 255).all()
-    assert (seen[:, 30:] == 128).all()
+def test_the_area_outside_the_image_is_gray():
+    view = np.asarray(drawing.draw_view(Image.new("RGB", (10, 10), "white"), (-0.5, 0.0, 1.5, 1.0), (40, 20)))
+    assert (view[:, :10] == 128).all()
+    assert (view[:, 10:30] == 255).all()
+    assert (view[:, 30:] == 128).all()
     nothing = np.asarray(drawing.draw_view(Image.new("RGB", (10, 10), "white"), (1.0, 0.0, 2.0, 1.0), (8, 8)))
     assert (nothing == 128).all()
 
 
-def test_patches_stay_squares_where_they_are():
+def test_patches_are_drawn_as_squares_in_place():
     bits = np.zeros((2, 3))
     bits[1, 2] = 5
     drawn = np.asarray(drawing.draw_overlay(Image.new("RGB", (30, 20)), bits, 5.0, []))
@@ -39,14 +39,14 @@ def test_patches_stay_squares_where_they_are():
     assert drawn.sum() == inside.sum(dtype=int)  # over black, nothing else is tinted
 
 
-def test_more_bits_are_lighter_in_the_scale_and_beyond_it_nothing_breaks():
+def test_more_bits_are_lighter_and_invalid_bits_can_be_drawn():
     assert (np.diff(lightness(drawing.draw_color_scale())[0]) >= -1).all()
     bits = np.array([[np.nan, np.inf, -np.inf, -1.0, 2.0]])
     drawn = lightness(drawing.draw_overlay(None, bits, 1.0, []))[0, :: drawing.SIDE // 5]
     assert drawn[0] == drawn[2] == drawn[3] < drawn[1] == drawn[4]
 
 
-def test_the_union_of_boxes_is_outlined_and_not_what_they_share():
+def test_the_union_of_boxes_is_outlined():
     boxes = [(0.0, 0.0, 0.5, 0.25), (0.0, 0.25, 0.5, 0.5)]  # two halves of a quarter
     drawn = np.asarray(drawing.draw_overlay(None, np.zeros((4, 4)), 1.0, [boxes]))
     side = drawn.shape[0]
@@ -54,8 +54,8 @@ def test_the_union_of_boxes_is_outlined_and_not_what_they_share():
     assert (drawn[side // 2 - 2, 1 : side // 2 - 1] == 255).all()
     assert (drawn[side // 4 - 4 : side // 4 + 4, 10 : side // 2 - 10] == 40).all()
     assert (drawn[side // 2 :, side // 2 :] == 40).all()
-    apart = np.asarray(drawing.draw_overlay(None, np.zeros((4, 4)), 1.0, [[box] for box in boxes]))
-    assert (apart[side // 4 - 2, 1 : side // 2 - 1] == 255).all()
+    separate = np.asarray(drawing.draw_overlay(None, np.zeros((4, 4)), 1.0, [[box] for box in boxes]))
+    assert (separate[side // 4 - 2, 1 : side // 2 - 1] == 255).all()
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 7), (14, 14), (16, 9), (2, 50), (400, 1)])
@@ -64,7 +64,7 @@ def test_mean_maps_of_any_shape(rows, columns):
     assert drawn.width * rows == drawn.height * columns
 
 
-def test_photographs_are_stored_small():
+def test_large_pictures_are_stored_as_jpeg():
     noise = np.random.default_rng(0).integers(0, 256, (288, 288, 3), dtype=np.uint8)
     uri = drawing.encode_data_uri(Image.fromarray(noise))
     assert uri.startswith("data:image/jpeg;base64,")

@@ -1,5 +1,4 @@
 import math
-from datetime import timedelta
 
 import pytest
 
@@ -165,8 +164,3 @@ def test_bytes(size, text):
 )
 def test_durations(seconds, text):
     assert formatting.format_duration(seconds) == text
-
-
-def test_ages_are_rounded_down():
-    ages = [timedelta(hours=1.9), timedelta(hours=47), timedelta(days=27), timedelta(days=40)]
-    assert [formatting.format_age(age) for age in ages] == ["1 hour", "47 hours", "27 days", "5 weeks"]

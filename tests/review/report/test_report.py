@@ -3,6 +3,7 @@ import hashlib
 import io
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -33,8 +34,8 @@ class Page(HTMLParser):
         if not self._hidden:
             self._text.append(data)
 
-    def find(self, tag, **wanted):
-        return [a for name, a in self.tags if name == tag and all(a.get(k) == v for k, v in wanted.items())]
+    def find(self, tag, **expected):
+        return [a for name, a in self.tags if name == tag and all(a.get(k) == v for k, v in expected.items())]
 
 
 def page_of(lake, run_id="latest"):
@@ -144,8 +145,8 @@ def test_dependent_alerts_are_listed_under_their_leader(lake, make_pair):
     assert "3 suspected alerts. The strongest: attribution concentrates on the top-left corner" in page.text
     assert "attribution concentrates on the outer frame in pairs with site = a" in page.text
     assert "attribution concentrates on the region “tag <b>” in all pairs" in page.text
-    assert "2 more alerts that follow from this one" in page.text
-    assert "Alerts that follow from others" in page.text
+    assert "2 more alerts explained by this one" in page.text
+    assert "Alerts explained by others" in page.text
     for number in range(6):
         assert f"alert{number:07d}" in page.text
 
@@ -197,9 +198,7 @@ def test_nats_are_shown_as_bits(lake, make_pair):
     ("status", "reason", "headline"),
     [
         ("stopped", "accounting: 3 row(s) unaccounted", "Stopped by a gate: accounting: 3 row(s) unaccounted"),
-        ("failed", "OSError: disk full", "Failed: OSError: disk full"),
         ("failed", None, "Failed: no reason was stored"),
-        ("interrupted", "KeyboardInterrupt", "Interrupted: KeyboardInterrupt"),
         ("running", None, "Not finished: the run is in progress or was interrupted"),
         ("completed", None, "No alerts, because no pair was attributed"),
     ],
@@ -260,25 +259,19 @@ def test_gates_and_error_rows_are_counted_with_their_failures_and_examples(lake,
     assert "detail 3" not in page.text
 
 
-@pytest.mark.parametrize("harm", ["gone", "changed", "not an image", "outside", "no corpus"])
-def test_an_image_that_cannot_be_verified_is_a_placeholder(lake, make_pair, harm):
-    pair = make_pair()
-    if harm == "outside":
-        pair["file_name"] = "../image_0.png"
-    lake.write(lake.begin(), [pair], slice="shadow")
-    path = lake.corpus / "image_0.png"
-    if harm in ("gone", "no corpus"):
-        path.unlink()
-    if harm == "no corpus":
-        lake.corpus.rmdir()
-    if harm == "changed":
-        Image.new("RGB", (40, 40)).save(path)
-    if harm == "not an image":
-        path.write_text("no image")
-    page = page_of(lake)
-    assert "Image not shown: " in page.text
-    assert not [image for image in page.find("img") if image["alt"].startswith("The image ")]
-    assert [image for image in page.find("img") if image["alt"].startswith("Image map")]
+def test_an_image_that_cannot_be_verified_is_a_placeholder(lake, make_pair):
+    pairs = [make_pair(number) for number in range(4)]
+    pairs[3]["file_name"] = "../image_3.png"  # outside of the corpus
+    lake.write(lake.begin(), pairs, slice="shadow")
+    (lake.corpus / "image_0.png").unlink()
+    Image.new("RGB", (40, 40)).save(lake.corpus / "image_1.png")
+    (lake.corpus / "image_2.png").write_text("no image")
+    for _ in range(2):
+        page = page_of(lake)
+        assert page.text.count("Image not shown: ") >= 4
+        assert not [image for image in page.find("img") if image["alt"].startswith("The image ")]
+        assert len([image for image in page.find("img") if image["alt"].startswith("Image map")]) >= 4
+        shutil.rmtree(lake.corpus, ignore_errors=True)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +280,6 @@ def test_an_image_that_cannot_be_verified_is_a_placeholder(lake, make_pair, harm
         ((4, 4), (400, 4), (0.495, 0.0, 0.505, 1.0)),
         ((4, 4), (4, 400), (-49.5, 0.0, 50.5, 1.0)),  # padded to a square
         ((2, 7), (70, 20), (0.0, 0.0, 1.0, 1.0)),
-        ((1, 1), (1, 1), (0.0, 0.0, 1.0, 1.0)),
         ((60, 3), (9, 9), (2.0, 2.0, 3.0, 3.0)),
     ],
 )
@@ -308,31 +300,30 @@ def test_maps_of_different_shapes_have_no_mean(lake, make_pair):
     assert "No mean map: the image maps of this run have 2 different shapes" in page.text
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_invalid_attributions_can_be_reported(lake, make_pair):
+    changes = [
         {"image_map": [math.nan] * 16, "image_nats": math.nan, "text_map": [math.inf] * 6, "cosine": None},
         {"image_map": [1.0] * 3},
         {"image_map": [0.0] * 16, "image_nats": 0.0, "text_map": [0.0] * 6, "text_nats": 0.0},
         {"text_map": [1.0], "attributes": None},
         {"image_nats": None, "text_nats": None, "attributes": {}},
-    ],
-    ids=["not finite", "cut short", "empty", "no attributes", "no sums"],
-)
-def test_invalid_attributions_can_be_reported(lake, make_pair, change):
-    run = lake.write(lake.begin(), [make_pair() | change], finish=False)
+    ]
+    pairs = [make_pair(number, f"shadow {number} on the left") | change for number, change in enumerate(changes)]
+    run = lake.write(lake.begin(), pairs, finish=False, slice="shadow")
     run.finish("stopped", "attributions")
     page = page_of(lake)
-    assert "shadow on the left" in page.text
+    assert all(pair["caption"] in page.text for pair in pairs)
+    assert "16 values of the map are not finite" in page.text
+    assert "Map not shown: it has 3 values, expected 4 x 4" in page.text
 
 
-@pytest.mark.parametrize("caption", ["ظل في الرئة اليسرى", "左肺 阴影 <b>", "long " * 1500, "a\nb\tc"])
-def test_captions_of_all_kinds(lake, make_pair, caption):
-    lake.write(lake.begin(), [make_pair(caption=caption)], slice=caption.split()[0])
+def test_captions_of_all_kinds(lake, make_pair):
+    captions = ("ظل في الرئة اليسرى", "左肺 阴影 <b>", "long " * 1500, "a\nb\tc")
+    lake.write(lake.begin(), [make_pair(*each) for each in enumerate(captions)], slice="long")
     page = page_of(lake)
-    assert " ".join(caption.split()) in page.text
+    assert all(" ".join(caption.split()) in page.text for caption in captions)
     assert {"class": "caption", "dir": "auto"} in page.find("p")
-    assert ("Full caption" in page.text) == (len(caption) > 300)
+    assert page.text.count("Full caption, 7,500 characters") == 2  # as an example, and for comparison
 
 
 def test_regions_of_one_pair_are_drawn_for_that_pair(lake, make_pair):

@@ -210,30 +210,25 @@ def build_limits(facts: RunFacts) -> Iterator[Block]:
 
 def _format_bottleneck(facts: RunFacts) -> str:
     settings = facts.config.get("bottleneck") or {}
-    groups = [(tower, settings[tower]) for tower in ("image", "text") if isinstance(settings.get(tower), Mapping)]
-    groups.append(("", {name: value for name, value in settings.items() if not isinstance(value, Mapping)}))
+    towers = [name for name in ("image", "text") if isinstance(settings.get(name), Mapping)]
+    shared = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
     parts = []
-    for tower, values in groups:
-        named = ", ".join(
-            f"{name.replace('_', ' ')} {value}" for name, value in sorted(values.items()) if value is not None
-        )
-        parts.append(f"{tower} {named}".strip())
+    for tower, values in [*((tower, settings[tower]) for tower in towers), ("", shared)]:
+        given = sorted((name.replace("_", " "), value) for name, value in values.items() if value is not None)
+        parts.append(f"{tower} {', '.join(f'{name} {value}' for name, value in given)}".strip())
     return f" In this run: {'; '.join(filter(None, parts))}." if settings else ""
 
 
-_THRESHOLDS: Final = [
-    {"label": label, "section": section, "key": key}
-    for label, section, key in (
-        ("Suspected: minimum effect", "alerts", "factor"),
-        ("Suspected: minimum number of pairs", "alerts", "min_pairs"),
-        ("Confirmed: maximum q", "confirm", "level"),
-        ("Confirmed: floor relative to the mean margin", "confirm", "floor_share"),
-        ("Confirmed: maximum number of pairs covered", "confirm", "pairs"),
-        ("Confirmed: controls per region", "confirm", "controls"),
-        ("Confirmed: maximum number of foils", "confirm", "foils"),
-        ("Self-audit: random regions", "confirm", "negatives"),
-    )
-]
+_THRESHOLDS: Final = (
+    ("Suspected: minimum effect", "alerts", "factor"),
+    ("Suspected: minimum number of pairs", "alerts", "min_pairs"),
+    ("Confirmed: maximum q", "confirm", "level"),
+    ("Confirmed: floor relative to the mean margin", "confirm", "floor_share"),
+    ("Confirmed: maximum number of pairs covered", "confirm", "pairs"),
+    ("Confirmed: controls per region", "confirm", "controls"),
+    ("Confirmed: maximum number of foils", "confirm", "foils"),
+    ("Self-audit: random regions", "confirm", "negatives"),
+)
 
 
 def build_settings(facts: RunFacts) -> Iterator[Block]:
@@ -250,11 +245,8 @@ def build_settings(facts: RunFacts) -> Iterator[Block]:
             "settings were chosen."
         )
     yield build_table(
-        [
-            Column("Threshold", "label", width=4),
-            Column("Value", lambda row: str(facts.setting(row["section"], row["key"])), "number"),
-        ],
-        _THRESHOLDS,
+        [Column("Threshold", "label", width=4), Column("Value", "value", "number")],
+        [{"label": label, "value": str(facts.setting(section, key))} for label, section, key in _THRESHOLDS],
     )
     rules = sorted((manifest.get("rules") or {}).items())
     suites = sorted({(check["suite"], check["suite_digest"]) for check in facts.checks if check["suite_digest"]})

@@ -58,7 +58,7 @@ def render_report(document: Document, kind: str, fonts: Collection[Path] = ()) -
         return render_pdf(document, fonts)
     except PdfError as error:
         raise ReportError(
-            f"report: the PDF cannot be rendered ({error}); use --format html, and report this as a bug"
+            f"report: the PDF cannot be rendered ({error}); write HTML, without --pdf, and report this as a bug"
         ) from error
 
 

@@ -25,14 +25,10 @@ NO_BASE = {"base_run": None, "calibration_run": None, "calibration_sha256": None
 
 
 def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Find the newest complete run whose maps would be the same bit by bit if they were computed again.
-
-    Args:
-        lake: folder or URL of the lake.
-        facts: facts of the manifest of the run that begins.
+    """Find the newest complete run with the same maps, bit by bit, as the run that begins with these facts.
 
     Returns:
-        More of them: `base_run`: id of the run to build upon. `calibration_run`: id of the run that computed its
+        Facts for its manifest. `base_run`: id of the run to build upon. `calibration_run`: id of the run that computed its
         feature statistics. `calibration_sha256`: their digest, None if the settings need none. `incremental`: a
         sentence on which run was chosen, or why there is none. Without a base all but the sentence are None.
     """

@@ -30,15 +30,10 @@ REFERENCES = {
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """Which runs may be pruned. If both limits are given, both must be exceeded; None sets no limit.
+    """Which runs may be pruned. If both limits are given, both must be exceeded; None sets no limit."""
 
-    Attributes:
-        older_than: time since the run ended.
-        keep: number of the newest complete runs of each audit (same corpus and model) to keep.
-    """
-
-    older_than: timedelta | None = None
-    keep: int | None = None
+    older_than: timedelta | None = None  # time since the run ended
+    keep: int | None = None  # number of the newest complete runs of each audit (same corpus and model)
 
     def __str__(self) -> str:
         """Return the policy as options of the command line."""

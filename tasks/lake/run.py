@@ -131,12 +131,7 @@ class Run:
         The earlier manifest stays in the run's folder, byte for byte, and is listed under `earlier_manifests` with its
         sha256, so that whatever refers to its digest can still be verified. The ledger's record is written first: if
         the process is killed in between, there is a record without a change, but never a change without a record.
-
-        Args:
-            action: what was done, such as `compacted` or `pruned`.
-            details: why, or how, in words.
-            signer: key that signs the ledger's record.
-            facts: keys of the manifest to change.
+        The action is `compacted` or `pruned`, the details say why or how, and the facts are keys to change.
         """
         data = stores.read_bytes(self.folder / "manifest.json")
         sha256 = hashlib.sha256(data).hexdigest()

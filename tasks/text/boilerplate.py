@@ -47,12 +47,9 @@ def phrase_words(text: str) -> list[str]:
 
 
 def find_candidates(captions: Mapping[str, int], listed: Sequence[str], min_pairs: int) -> list[Candidate]:
-    """Find all candidate phrases of a corpus, with distinct names, sorted by name.
+    """Find all candidate phrases, given the number of pairs of each caption; sorted, with distinct names.
 
-    Args:
-        captions: number of pairs by distinct caption.
-        listed: phrases that are always candidates.
-        min_pairs: least number of pairs of a candidate that is not listed.
+    Listed phrases are always candidates; others need at least `min_pairs` pairs.
     """
     corpus = _Corpus(captions, min_pairs)
     candidates: dict[str, Candidate] = {}
@@ -98,8 +95,7 @@ class _Corpus:
         matches = {caption: list(_WORD.finditer(self._texts[caption])) for caption in self._captions}
         pairs_of: Counter[str] = Counter()
         for caption, found in matches.items():
-            for word in {match.group() for match in found}:
-                pairs_of[word] += captions[caption]
+            pairs_of.update(dict.fromkeys((match.group() for match in found), captions[caption]))
         fixed = {word for word, pairs in pairs_of.items() if pairs >= min_pairs or not _has_digit(word)}
         ids: dict[str, int] = {"": _END}
         self._patterns: set[int] = set()  # symbols that are digit patterns

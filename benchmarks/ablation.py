@@ -39,7 +39,7 @@ from m2ib.config import TowerName
 from m2ib.noise import KeyedNoise
 from m2ib.towers.attention import run_blocks
 from m2ib.towers.base import HiddenTokens, Tower
-from m2ib.towers.text import PaddedTextTower
+from m2ib.towers.text import OpenClipTextTower
 
 SHORTCUTS = ("draws packed", "pairs batched", "plain attention", "pooled token only", "text cut")
 TOLERANCE = 1e-4
@@ -51,7 +51,8 @@ def autograd_maps(
     """Both maps of each pair, with autograd through the gates and only those shortcuts that are `on`."""
     size = len(keys) if "pairs batched" in on else 1
     owner = getattr(encoder.model, "text", encoder.model)
-    text = encoder.text if "text cut" in on else PaddedTextTower(owner)  # the same tower at its full length
+    full_length = OpenClipTextTower(owner, cut=False)
+    text = encoder.text if "text cut" in on else full_length
     maps: list[list[Tensor]] = []
     name: TowerName
     with encoder.frozen():

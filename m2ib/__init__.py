@@ -21,15 +21,10 @@ if TYPE_CHECKING:
     from m2ib.statistics import FeatureStatistics, calibrate
 
 _LAZY = {
-    "Attribution": "m2ib.attribution",
-    "DualEncoder": "m2ib.encoders",
-    "FeatureStatistics": "m2ib.statistics",
-    "attribute": "m2ib.attribution",
-    "calibrate": "m2ib.statistics",
-    "estimate_batch_size": "m2ib.devices",
-    "list_devices": "m2ib.devices",
-    "load_encoder": "m2ib.encoders",
-    "reserved_gpu_memory": "m2ib.devices",
+    "m2ib.attribution": ("Attribution", "attribute"),
+    "m2ib.devices": ("estimate_batch_size", "list_devices", "reserved_gpu_memory"),
+    "m2ib.encoders": ("DualEncoder", "load_encoder"),
+    "m2ib.statistics": ("FeatureStatistics", "calibrate"),
 }
 
 __all__ = [
@@ -53,12 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    for module, names in _LAZY.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

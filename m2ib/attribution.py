@@ -8,16 +8,15 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from m2ib.bottleneck import FitResult, GatedTokens, fit_gates, price_per_nat
+from m2ib.bottleneck import FitResult, GatedTokens, PerPair, TokenMask, fit_gates, price_per_nat
 from m2ib.config import BottleneckConfig, GateConfig, TowerName
 from m2ib.devices import estimate_batch_size, float32_precision
 from m2ib.encoders import DualEncoder, Images
 from m2ib.errors import CalibrationError
-from m2ib.kernels import Kernels
 from m2ib.noise import KeyedNoise
 from m2ib.statistics import FeatureStatistics, TowerStatistics, cells_of, describe_scope
 from m2ib.towers.base import CONTENT, PADDING, HiddenTokens, Tower, at_least_float32
@@ -40,15 +39,15 @@ class Attribution:
         image_steps, text_steps: (S,) steps until the map converged, or all.
     """
 
-    cosine: Float[Tensor, " pairs"]
+    cosine: PerPair
     image_map: Float[Tensor, "pairs grid_h grid_w"]
-    image_special_nats: Float[Tensor, " pairs"]
-    image_cosine: Float[Tensor, " pairs"]
+    image_special_nats: PerPair
+    image_cosine: PerPair
     tokens: Sequence[Sequence[str]]
     special: Sequence[Sequence[bool]]
     text_map: Sequence[Float[Tensor, " _"]]
-    text_padding_nats: Float[Tensor, " pairs"]
-    text_cosine: Float[Tensor, " pairs"]
+    text_padding_nats: PerPair
+    text_cosine: PerPair
     image_steps: Int[Tensor, " pairs"]
     text_steps: Int[Tensor, " pairs"]
 
@@ -56,7 +55,7 @@ class Attribution:
         return len(self.tokens)
 
     @property
-    def image_nats(self) -> Float[Tensor, " pairs"]:
+    def image_nats(self) -> PerPair:
         """(S,) sum of nats over the patch grid."""
         return self.image_map.sum(dim=(1, 2))
 
@@ -65,7 +64,7 @@ class Attribution:
         """Sum of nats over all tokens of each text."""
         return [float(row.sum()) for row in self.text_map]
 
-    def stability(self, other: "Attribution") -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
+    def stability(self, other: "Attribution") -> tuple[PerPair, PerPair]:
         """Return the Pearson correlation of each pair's image and text map with those of another seed.
 
         Correlates patches, and tokens with a learned gate, because others have 0 nats for every seed.
@@ -208,20 +207,10 @@ def _attribute_batch(
     config: BottleneckConfig,
     statistics: FeatureStatistics,
 ) -> Attribution:
-    # Captions of one image share its prefix and embedding, and so do images of one text.
     image_tokens, image_embedding = _embed_clean(encoder.image, pixels, config.image)
     text_tokens, text_embedding = _embed_clean(encoder.text, ids, config.text)
-    image_noise, text_noise = (
-        KeyedNoise(config.seed, keys, tower, encoder.device, encoder.kernels.noise) for tower in ("image", "text")
-    )
-    image = _fit_tower(
-        encoder.image, "image", encoder.kernels, image_tokens, text_embedding, image_noise, config, config.image,
-        statistics.image,
-    )  # fmt: skip
-    text = _fit_tower(
-        encoder.text, "text", encoder.kernels, text_tokens, image_embedding, text_noise, config, config.text,
-        statistics.text,
-    )  # fmt: skip
+    image = _fit_tower(encoder, "image", image_tokens, text_embedding, keys, config, statistics)
+    text = _fit_tower(encoder, "text", text_tokens, image_embedding, keys, config, statistics)
     # An image tower's tokens have a grid, a text tower's have ids.
     grid = cast("tuple[int, int]", image_tokens.grid)
     patches = image_tokens.kinds == CONTENT
@@ -248,7 +237,8 @@ def _attribute_batch(
 def _embed_clean(tower: Tower, inputs: Tensor, gate: GateConfig) -> tuple[HiddenTokens, Float[Tensor, "pairs embed"]]:
     """Return the hidden states of each input at the gate, and its clean normalized embedding.
 
-    Prefix and suffix give the model's own embedding (`m2ib/towers/check.py`) for half of the work.
+    Prefix and suffix give the model's own embedding (`m2ib/towers/check.py`) for half of the work. Each distinct input
+    is computed once: captions of one image share it, and so do images of one text.
     """
     layer = gate.resolve_layer(tower.num_blocks)
     first, which = _find_distinct(inputs)
@@ -281,22 +271,23 @@ def _find_distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
 
 
 def _fit_tower(
-    tower: Tower,
+    encoder: DualEncoder,
     name: TowerName,
-    kernels: Kernels,
     tokens: HiddenTokens,
     target: Float[Tensor, "pairs embed"],
-    noise: KeyedNoise,
+    keys: Sequence[str],
     config: BottleneckConfig,
-    gate: GateConfig,
-    statistics: TowerStatistics | None,
+    statistics: FeatureStatistics,
 ) -> FitResult:
-    layer = gate.resolve_layer(tower.num_blocks)
+    gate: GateConfig = getattr(config, name)
+    moments: TowerStatistics | None = getattr(statistics, name)
+    layer = gate.resolve_layer(getattr(encoder, name).num_blocks)
+    kernels = encoder.kernels
     hidden = at_least_float32(tokens.hidden)
-    if statistics is None:
+    if moments is None:
         mean, std = torch.zeros_like(hidden), torch.ones_like(hidden)
     else:
-        mean, std = (moment.to(hidden.dtype) for moment in statistics.look_up(cells_of(tokens, gate)))
+        mean, std = (moment.to(hidden.dtype) for moment in moments.look_up(cells_of(tokens, gate)))
     learned, closed = gate_masks(tokens, gate)
     gated = GatedTokens(hidden=hidden, mean=mean, std=std, learned_mask=learned, closed_mask=closed)
     gated_tokens = (tokens.valid & (tokens.kinds != PADDING) & learned).sum(dim=1)
@@ -308,13 +299,11 @@ def _fit_tower(
             embeddings: Tensor = getattr(kernels, name)(codes, some, layer)
             return embeddings
 
-    elementwise = kernels.code, kernels.step
-    return fit_gates(gated, suffix, target, noise, price.to(hidden.dtype), config, elementwise)
+    noise = KeyedNoise(config.seed, keys, name, encoder.device, kernels.noise)
+    return fit_gates(gated, suffix, target, noise, price.to(hidden.dtype), config, (kernels.code, kernels.step))
 
 
-def gate_masks(
-    tokens: HiddenTokens, gate: GateConfig
-) -> tuple[Bool[Tensor, "pairs tokens"], Bool[Tensor, "pairs tokens"]]:
+def gate_masks(tokens: HiddenTokens, gate: GateConfig) -> tuple[TokenMask, TokenMask]:
     """Return which tokens have a learned gate, and which a closed one. All others pass unchanged.
 
     Padding that the tower reads is never open, because words could pass through it.

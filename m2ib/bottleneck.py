@@ -8,8 +8,7 @@ would underflow (at alpha 6.3 in bfloat16), and alpha starts at 5.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cached_property, partial
-from typing import Protocol
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +19,12 @@ from m2ib.config import REFERENCE_TOKENS, BottleneckConfig, GateConfig
 from m2ib.noise import KeyedNoise
 from m2ib.towers.base import at_least_float32
 
-
-class Suffix(Protocol):
-    """Maps codes to embeddings (draws, pairs, embed)."""
-
-    def __call__(self, codes: Float[Tensor, "draws pairs tokens width"], rows: Int[Tensor, " pairs"] | None) -> Tensor:
-        """`rows` are the pairs of these codes; None: all."""
-
-
+PerPair = Float[Tensor, " pairs"]
+Tokens = Float[Tensor, "pairs tokens width"]
+TokenMask = Bool[Tensor, "pairs tokens"]
+Codes = Float[Tensor, "draws pairs tokens width"]
+Suffix = Callable[[Tensor, Tensor | None], Tensor]
+"""Maps codes, and the rows of their pairs (None: all), to embeddings (draws, pairs, embed)."""
 GateInputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]
 """Hidden states, mean, deviation, standardized states, mask of learned gates (None: all) and mask of closed gates:
 plain tensors, as `torch.compile` takes them."""
@@ -41,24 +38,16 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 def kl_per_element(x: Float[Tensor, "*shape"], alpha: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return KL(N(gate x, shut^2) || N(0, 1)) in nats, element by element (Schulz et al. 2020, equation 6).
 
-    Args:
-        x: Standardized hidden states.
-        alpha: Logits of the gates. log shut^2 = 2 logsigmoid(-alpha) stays finite where the square underflows.
+    x are standardized hidden states. log shut^2 = 2 logsigmoid(-alpha) stays finite where the square underflows.
     """
     gate, shut = torch.sigmoid(alpha), torch.sigmoid(-alpha)
     return 0.5 * ((gate * x).square() + shut.square() - 1.0 - 2.0 * F.logsigmoid(-alpha))
 
 
-def price_per_nat(gate: GateConfig, gated: Int[Tensor, " pairs"], width: int) -> Float[Tensor, " pairs"]:
-    """Return the price of one nat in one feature of one token, beta / (T D).
+def price_per_nat(gate: GateConfig, gated: Int[Tensor, " pairs"], width: int) -> PerPair:
+    """Return the price of one nat in one feature of one token, beta / (T D), in cosine per nat, float64.
 
-    Args:
-        gate: Settings of the tower's bottleneck.
-        gated: (pairs,) number of tokens T with a learned gate. A portable gate uses `REFERENCE_TOKENS` instead.
-        width: Number of features D.
-
-    Returns:
-        (pairs,) float64, cosine per nat.
+    T is the number of `gated` tokens, or `REFERENCE_TOKENS` for a portable gate; D is `width`.
     """
     tokens = torch.full_like(gated, REFERENCE_TOKENS) if gate.portable else gated.clamp_min(1)
     return gate.beta / (tokens.double() * width)
@@ -75,14 +64,14 @@ class GatedTokens:
         closed_mask: Tokens replaced by noise. All others, including padding, pass unchanged.
     """
 
-    hidden: Float[Tensor, "pairs tokens width"]
-    mean: Float[Tensor, "pairs tokens width"]
-    std: Float[Tensor, "pairs tokens width"]
-    learned_mask: Bool[Tensor, "pairs tokens"]
-    closed_mask: Bool[Tensor, "pairs tokens"]
+    hidden: Tokens
+    mean: Tokens
+    std: Tokens
+    learned_mask: TokenMask
+    closed_mask: TokenMask
 
     @cached_property
-    def standardized(self) -> Float[Tensor, "pairs tokens width"]:
+    def standardized(self) -> Tokens:
         """Hidden states in units of the statistics."""
         return (self.hidden - self.mean) / self.std
 
@@ -100,16 +89,12 @@ class GatedTokens:
         """Return some of the pairs."""
         return GatedTokens(**{one.name: getattr(self, one.name)[index] for one in fields(self)})
 
-    def nats(self, alpha: Float[Tensor, "pairs tokens width"]) -> Float[Tensor, "pairs tokens"]:
+    def nats(self, alpha: Tokens) -> Float[Tensor, "pairs tokens"]:
         """Return the KL summed over features; 0 for tokens without a learned gate."""
         return kl_per_element(self.standardized, alpha).sum(dim=-1) * self.learned_mask
 
 
-def _gates(
-    alpha: Float[Tensor, "pairs tokens width"],
-    learned: Bool[Tensor, "pairs tokens one"] | None,
-    closed: Bool[Tensor, "pairs tokens"],
-) -> tuple[Float[Tensor, "pairs tokens width"], Float[Tensor, "pairs tokens width"]]:
+def _gates(alpha: Tokens, learned: Bool[Tensor, "pairs tokens one"] | None, closed: TokenMask) -> tuple[Tokens, Tokens]:
     """Return gate (learned; 0 where closed, 1 elsewhere) and 1 - gate without the subtraction."""
     gate, shut = torch.sigmoid(alpha), torch.sigmoid(-alpha)
     if learned is None:
@@ -118,11 +103,7 @@ def _gates(
     return torch.where(learned, gate, 1 - replaced), torch.where(learned, shut, replaced)
 
 
-def noisy_code(
-    inputs: GateInputs,
-    alpha: Float[Tensor, "pairs tokens width"],
-    eps: Float[Tensor, "draws pairs tokens width"],
-) -> Float[Tensor, "draws pairs tokens width"]:
+def noisy_code(inputs: GateInputs, alpha: Tokens, eps: Codes) -> Codes:
     """Return the noisy code z = gate x + shut (mean + std eps) for each draw of the noise."""
     hidden, mean, std, _, learned, closed = inputs
     gate, shut = _gates(alpha, learned, closed)
@@ -132,9 +113,9 @@ def noisy_code(
 def adam_step(
     inputs: GateInputs,
     state: tuple[Tensor, Tensor, Tensor],
-    slope: Float[Tensor, "draws pairs tokens width"],
-    eps: Float[Tensor, "draws pairs tokens width"],
-    price: Float[Tensor, " pairs"],
+    slope: Codes,
+    eps: Codes,
+    price: PerPair,
     corrections: tuple[Tensor, Tensor],
 ) -> None:
     """Take one step of Adam (Kingma and Ba 2015) on the summed loss, in place.
@@ -144,7 +125,7 @@ def adam_step(
         state: alpha and Adam's two moments.
         slope: Gradient of the cosine with respect to each code.
         eps: Noise of the codes.
-        price: (pairs,) of one nat; see `price_per_nat`.
+        price: Result of `price_per_nat`.
         corrections: Learning rate over the bias of the first moment, and the root of the bias of the second.
     """
     _, _, std, r, learned, closed = inputs
@@ -167,7 +148,7 @@ class FitResult:
     """Result of `fit_gates`: nats (S, T) of the final gates, mean cosine (S,) after them, and steps taken (S,)."""
 
     nats: Float[Tensor, "pairs tokens"]
-    cosine: Float[Tensor, " pairs"]
+    cosine: PerPair
     steps: Int[Tensor, " pairs"]
 
 
@@ -176,7 +157,7 @@ def fit_gates(
     suffix: Suffix,
     target: Float[Tensor, "pairs embed"],
     noise: KeyedNoise,
-    price: Float[Tensor, " pairs"],
+    price: PerPair,
     config: BottleneckConfig,
     elementwise: Elementwise = (noisy_code, adam_step),
 ) -> FitResult:
@@ -193,72 +174,46 @@ def fit_gates(
     Args:
         tokens: Hidden states at the gate.
         suffix: Rest of the tower.
-        target: (pairs, embed) clean, normalized embedding of the other modality.
+        target: Clean, normalized embedding of the other modality.
         noise: Noise of the pairs.
-        price: (pairs,) of one nat in one feature; see `price_per_nat`.
-        config: Steps, draws, learning rate. With a tolerance, a pair stops once a step moves its map by less than that
-            share of the map's largest value.
+        price: Result of `price_per_nat`.
+        config: Steps, draws, learning rate, tolerance.
         elementwise: Functions for code and update.
     """
     _, length, width = tokens.hidden.shape
+    code, update = elementwise
     final = torch.full_like(tokens.hidden, config.initial_alpha)
-    state = _State(tokens, target, price, final.clone(), torch.zeros_like(final), torch.zeros_like(final))
-    active = torch.arange(len(final), device=final.device)
+    state = (final.clone(), torch.zeros_like(final), torch.zeros_like(final))
+    active, moving_tokens, moving_target = torch.arange(len(final), device=final.device), tokens, target
     steps = torch.zeros_like(active)
     before = None if config.tolerance is None else tokens.nats(final)
 
     for step in range(1, config.steps + 1):
         eps = noise.draw(step, config.draws, config.antithetic, length, width, active).to(final.dtype)
-        state.descend(eps, partial(suffix, rows=active), step, config.learning_rate, elementwise)
-        final[active] = state.alpha
+        inputs = moving_tokens.gate_inputs
+        z = code(inputs, state[0], eps).requires_grad_()
+        with torch.enable_grad():
+            cosine = F.cosine_similarity(at_least_float32(suffix(z, active)), moving_target, dim=-1)
+            (slope,) = torch.autograd.grad(cosine.sum(), z)
+        # As tensors, because a compiler would make new code for each number.
+        corrections = config.learning_rate / (1 - BETA_1**step), math.sqrt(1 - BETA_2**step)
+        rate, root = (final.new_full((), value) for value in corrections)
+        update(inputs, state, slope, eps, price, (rate, root))
+        final[active] = state[0]
         steps[active] = step
         if before is not None and config.tolerance is not None:
-            nats = state.tokens.nats(state.alpha)
+            nats = moving_tokens.nats(state[0])
             moving = (nats - before).abs().max(dim=1).values > config.tolerance * nats.max(dim=1).values
             if not bool(moving.any()):
                 break
             before = nats
             if not bool(moving.all()):
-                active, before, state = active[moving], nats[moving], state.select(moving)
+                moving_tokens, moving_target = moving_tokens.select(moving), moving_target[moving]
+                active, before, price = active[moving], nats[moving], price[moving]
+                state = (state[0][moving], state[1][moving], state[2][moving])
 
     eps = noise.draw(config.steps + 1, config.draws, config.antithetic, length, width).to(final.dtype)
     with torch.no_grad():
-        codes = elementwise[0](tokens.gate_inputs, final, eps)
+        codes = code(tokens.gate_inputs, final, eps)
         retained = F.cosine_similarity(at_least_float32(suffix(codes, None)), target, dim=-1)
     return FitResult(nats=tokens.nats(final), cosine=retained.mean(dim=0), steps=steps)
-
-
-@dataclass
-class _State:
-    """Gates of the pairs that are still fitted, and Adam's two moments."""
-
-    tokens: GatedTokens
-    target: Float[Tensor, "pairs embed"]
-    price: Float[Tensor, " pairs"]
-    alpha: Float[Tensor, "pairs tokens width"]
-    first: Float[Tensor, "pairs tokens width"]
-    second: Float[Tensor, "pairs tokens width"]
-
-    def select(self, keep: Bool[Tensor, " pairs"]) -> "_State":
-        tensors = (self.target, self.price, self.alpha, self.first, self.second)
-        return _State(self.tokens.select(keep), *(tensor[keep] for tensor in tensors))
-
-    def descend(
-        self,
-        eps: Float[Tensor, "draws pairs tokens width"],
-        suffix: Callable[[Tensor], Tensor],
-        step: int,
-        learning_rate: float,
-        elementwise: Elementwise,
-    ) -> None:
-        """Take one step on the summed loss."""
-        code, update = elementwise
-        inputs = self.tokens.gate_inputs
-        z = code(inputs, self.alpha, eps).requires_grad_()
-        with torch.enable_grad():
-            cosine = F.cosine_similarity(at_least_float32(suffix(z)), self.target, dim=-1)
-            (slope,) = torch.autograd.grad(cosine.sum(), z)
-        # As tensors, because a compiler would make new code for each number.
-        corrections = learning_rate / (1 - BETA_1**step), math.sqrt(1 - BETA_2**step)
-        rate, root = (self.alpha.new_full((), value) for value in corrections)
-        update(inputs, (self.alpha, self.first, self.second), slope, eps, self.price, (rate, root))

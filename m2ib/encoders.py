@@ -63,7 +63,7 @@ class DualEncoder:
         self.preprocess = preprocess or image_transform_v2(self.preprocess_cfg, is_train=False)
         self.image: Tower = find_image_tower(model)
         self.text: Tower = find_text_tower(model, tokenizer)
-        self.kernels = Kernels.plain(self.image, self.text)
+        self.kernels = Kernels(self.image.run_suffix, self.text.run_suffix)
         self.max_batch_size = sys.maxsize  # `attribute` lowers it when the device runs out of memory
         self._lock = threading.RLock()
         self._check_towers()
@@ -137,26 +137,17 @@ class DualEncoder:
 
         Leaves the caller's inference mode and autocast, in which gates cannot be fitted. One thread at a time.
         """
-        with (
-            self._lock,
-            torch.inference_mode(False),
-            torch.autocast(self.device.type, enabled=False),
-            self._without_gradients(),
-        ):
-            yield
-
-    @contextlib.contextmanager
-    def _without_gradients(self) -> Iterator[None]:
-        training = {module: module.training for module in self.model.modules()}
-        trainable = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
-        try:
-            self.model.eval().requires_grad_(False)
-            yield
-        finally:
-            for module, was_training in training.items():
-                module.training = was_training
-            for parameter, was_trainable in trainable.items():
-                parameter.requires_grad_(was_trainable)
+        with self._lock, torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
+            training = {module: module.training for module in self.model.modules()}
+            trainable = {parameter: parameter.requires_grad for parameter in self.model.parameters()}
+            try:
+                self.model.eval().requires_grad_(False)
+                yield
+            finally:
+                for module, was_training in training.items():
+                    module.training = was_training
+                for parameter, was_trainable in trainable.items():
+                    parameter.requires_grad_(was_trainable)
 
     def prepare_images(self, images: Images) -> Float[Tensor, "images 3 height width"]:
         """Preprocess PIL images as deployed, and move them to the device. A tensor counts as preprocessed."""

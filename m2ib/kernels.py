@@ -33,11 +33,6 @@ class Kernels:
     step: Callable[..., None] = adam_step
 
     @classmethod
-    def plain(cls, image: Tower, text: Tower) -> "Kernels":
-        """Return the functions as written."""
-        return cls(image.run_suffix, text.run_suffix)
-
-    @classmethod
     def compiled(cls, image: Tower, text: Tower, **options: Any) -> "Kernels":
         """Compile the functions by `torch.compile(**options)`.
 

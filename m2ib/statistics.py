@@ -1,9 +1,10 @@
 """Feature statistics over an unlabeled calibration sample: the distribution of the noise."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -48,42 +49,6 @@ class TowerStatistics:
                 "calibrate with the same model, layer and settings as in the attribution"
             )
         return self.mean.to(cells.device)[cells], self.std.to(cells.device)[cells]
-
-
-class RunningMoments:
-    """Mean and variance for each cell and feature, accumulated in float64 over batches."""
-
-    def __init__(self, cells: int, width: int) -> None:
-        self._count = torch.zeros(cells, dtype=torch.float64)
-        self._sum = torch.zeros(cells, width, dtype=torch.float64)
-        self._square = torch.zeros(cells, width, dtype=torch.float64)
-
-    def add(self, values: Float[Tensor, "tokens width"], cells: Int[Tensor, " tokens"]) -> None:
-        """Accumulate one batch of token features."""
-        values, cells = values.detach().cpu().double(), cells.cpu()
-        self._count.index_add_(0, cells, torch.ones(len(cells), dtype=torch.float64))
-        self._sum.index_add_(0, cells, values)
-        self._square.index_add_(0, cells, values.square())
-
-    def finish(self, scope: str) -> TowerStatistics:
-        """Return the statistics. A cell without a sample has NaN, which `look_up` refuses.
-
-        Raises:
-            CalibrationError: If values are not finite, or all the same.
-        """
-        if not bool(self._sum.isfinite().all() and self._square.isfinite().all()):
-            raise CalibrationError(
-                f"calibration sample: hidden states are not all finite ({scope}); look for NaN in images or weights"
-            )
-        sampled = self._count > 0
-        mean = self._sum / self._count[:, None]  # 0 / 0 is the NaN
-        variance = (self._square / self._count[:, None] - mean.square()).clamp_min(0.0)
-        floor = RELATIVE_FLOOR * float(variance[sampled].mean().sqrt())
-        if floor < 1e-6 * float(mean[sampled].abs().mean()):
-            raise CalibrationError(
-                f"calibration sample: it does not vary ({scope}), expected inputs that differ; take other ones"
-            )
-        return TowerStatistics(mean.float(), variance.sqrt().clamp_min(floor).float(), scope)
 
 
 @dataclass(frozen=True)
@@ -143,34 +108,48 @@ def calibrate(
     Raises:
         CalibrationError: If the sample is too small, does not vary or is not finite.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
     with encoder.frozen():
-        image = text = None
-        if config.image.statistics != "unit":
-            batches = (encoder.prepare_images(images[rows]) for rows in batch_slices(len(images), batch_size))
-            image = _calibrate_tower(encoder, "image", batches, config.image, len(images))
-        if config.text.statistics != "unit":
-            batches = (encoder.tokenize(texts[rows]) for rows in batch_slices(len(texts), batch_size))
-            text = _calibrate_tower(encoder, "text", batches, config.text, len(texts))
+        image = _calibrate_tower(encoder, "image", images, config.image, batch_size)
+        text = _calibrate_tower(encoder, "text", texts, config.text, batch_size)
     return FeatureStatistics(image, text)
 
 
 def _calibrate_tower(
-    encoder: DualEncoder, name: TowerName, batches: Iterable[Tensor], gate: GateConfig, count: int
-) -> TowerStatistics:
-    if count < 2:
-        raise CalibrationError(f"calibration sample: got {count}, expected at least 2 and better a few hundred")
-    moments: RunningMoments | None = None
+    encoder: DualEncoder, name: TowerName, inputs: Images | Sequence[str], gate: GateConfig, batch_size: int
+) -> TowerStatistics | None:
+    """Accumulate moments in float64. A cell without a sample has NaN, which `look_up` refuses."""
+    if gate.statistics == "unit":
+        return None
+    if len(inputs) < 2:
+        raise CalibrationError(f"calibration sample: got {len(inputs)}, expected at least 2 and better a few hundred")
     tower: Tower = getattr(encoder, name)
-    layer = gate.resolve_layer(tower.num_blocks)
-    for batch in batches:
-        tokens = tower.run_prefix(batch, layer)
+    prepare: Callable[[Any], Tensor] = encoder.prepare_images if name == "image" else encoder.tokenize
+    scope = describe_scope(encoder, name, gate)
+    moments: Tensor | None = None  # sums of powers 0 to 2 for each cell and feature
+    for start in range(0, len(inputs), batch_size):
+        tokens = tower.run_prefix(prepare(inputs[start : start + batch_size]), gate.resolve_layer(tower.num_blocks))
         if moments is None:
             _, positions, width = tokens.hidden.shape
-            moments = RunningMoments(positions if gate.statistics == "position" else KINDS, width)
-        moments.add(tokens.hidden[tokens.valid], cells_of(tokens, gate)[tokens.valid])
-    if moments is None:
-        raise CalibrationError("calibration sample: got no batch")
-    return moments.finish(describe_scope(encoder, name, gate))
+            cells = positions if gate.statistics == "position" else KINDS
+            moments = torch.zeros(3, cells, width, dtype=torch.float64)
+        values = tokens.hidden[tokens.valid].detach().cpu().double()
+        for power, moment in enumerate(moments):
+            moment.index_add_(0, cells_of(tokens, gate)[tokens.valid].cpu(), values**power)
+    if moments is None or not bool(moments.isfinite().all()):
+        raise CalibrationError(
+            f"calibration sample: hidden states are not all finite ({scope}); look for NaN in images or weights"
+        )
+    sampled = moments[0] > 0
+    mean = moments[1] / moments[0]  # 0 / 0 is the NaN
+    variance = (moments[2] / moments[0] - mean.square()).clamp_min(0.0)
+    floor = RELATIVE_FLOOR * float(variance[sampled].mean().sqrt())
+    if floor < 1e-6 * float(mean[sampled].abs().mean()):
+        raise CalibrationError(
+            f"calibration sample: it does not vary ({scope}), expected inputs that differ; take other ones"
+        )
+    return TowerStatistics(mean.float(), variance.sqrt().clamp_min(floor).float(), scope)
 
 
 def cells_of(tokens: HiddenTokens, gate: GateConfig) -> Int[Tensor, "inputs tokens"]:
@@ -185,10 +164,3 @@ def describe_scope(encoder: DualEncoder, name: TowerName, gate: GateConfig) -> s
     """Describe what statistics with this gate are valid for. The text is stored with them and compared."""
     layer = gate.resolve_layer(getattr(encoder, name).num_blocks)
     return f"{name} tower of model {encoder.digest[:12]}, layer {layer}, per {gate.statistics}"
-
-
-def batch_slices(count: int, batch_size: int) -> list[slice]:
-    """Split `count` rows into batches."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
-    return [slice(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]

@@ -16,16 +16,13 @@ import scipy.spatial.distance
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-SIDE = 8
-"""Maps are downsampled to at most this many rows and columns: a corner of a quarter keeps four cells."""
+SIDE = 8  # at most this many rows and columns after downsampling: a corner of a quarter keeps four cells
+# Links of each map. A graph is connected from about log(n) on (von Luxburg), which is 7 for `CAP`. A cluster has more
+# members than this, so more links would rule out clusters as small as a slice may be.
 NEIGHBORS = 10
-"""Links of each map. A graph is connected from about log(n) on (von Luxburg), which is 7 for `CAP`. A cluster has more
-members than this, so more links would rule out clusters as small as a slice may be."""
 MAX_CLUSTERS = 10
-CAP = 1000
-"""Maps of which eigenvectors are computed: time grows with the cube of their number, memory with the square."""
-_TIE = 1e-9
-"""Eigengaps that differ by less are equal: rounding must not choose the number of clusters."""
+CAP = 1000  # maps of which eigenvectors are computed: time grows with the cube of their number
+_TIE = 1e-9  # eigengaps that differ by less are equal: rounding must not choose the number of clusters
 _BATCH = 4096
 _ITERATIONS = 100
 
@@ -68,10 +65,9 @@ def _downsample(maps: Float[ndarray, "n h w"]) -> Float[ndarray, "n d"]:
 
 def _cell_shares(length: int) -> Float[ndarray, "cells length"]:
     """Return the share of each of `length` patches in each cell."""
-    edges = np.linspace(0, length, min(SIDE, length) + 1)
-    patches = np.arange(length)
-    shares: Float[ndarray, "cells length"] = np.clip(
-        np.minimum(edges[1:, None], patches + 1) - np.maximum(edges[:-1, None], patches), 0, None
+    edges, patches = np.linspace(0, length, min(SIDE, length) + 1), np.arange(length)
+    shares: Float[ndarray, "cells length"] = np.maximum(
+        np.minimum(edges[1:, None], patches + 1) - np.maximum(edges[:-1, None], patches), 0
     )
     return shares
 

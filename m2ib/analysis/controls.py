@@ -6,10 +6,8 @@ import numpy as np
 
 from m2ib.analysis.masks import Mask, count_touched_borders, extent_of, is_frame
 
-_MAX_OVERLAP = 0.1
-"""Share of its pixels that a control of a spread pattern may have in common with it, and loses."""
-_MAX_COMMON = 0.5
-"""Share of their pixels that two controls of a spread pattern may have in common."""
+# Shares of its pixels that a control of a spread pattern may have in common with it (and loses), and with another one.
+_MAX_OVERLAP, _MAX_COMMON = 0.1, 0.5
 _RANDOM_TRIES = 200
 
 
@@ -59,8 +57,7 @@ def _generator(key: str) -> np.random.Generator:
 
 def _symmetries(mask: Mask) -> list[Mask]:
     """Return the mask under the symmetries of the image: flips and, in a square, quarter turns."""
-    turns = (0, 1, 2, 3) if mask.shape[0] == mask.shape[1] else (0, 2)
-    turned = [np.rot90(mask, turn) for turn in turns]
+    turned = [np.rot90(mask, turn) for turn in range(0, 4, 1 if mask.shape[0] == mask.shape[1] else 2)]
     return [np.ascontiguousarray(flip) for one in turned for flip in (one, one[:, ::-1])]
 
 
@@ -75,27 +72,24 @@ def _move(mask: Mask, top: int, left: int) -> Mask:
 def _slide(mask: Mask) -> list[Mask]:
     """Move the region along the one border that it touches, in steps of a quarter of its length."""
     first, last, near, far = extent_of(mask)
-    if first == 0 or last == mask.shape[0]:
-        return [_move(mask, first, left) for left in _steps(mask.shape[1], far - near)]
-    return [_move(mask, top, near) for top in _steps(mask.shape[0], last - first)]
-
-
-def _steps(size: int, length: int) -> range:
-    return range(0, size - length + 1, max(1, length // 4))
+    along = first == 0 or last == mask.shape[0]
+    size, length = (mask.shape[1], far - near) if along else (mask.shape[0], last - first)
+    starts = range(0, size - length + 1, max(1, length // 4))
+    return [_move(mask, first, start) if along else _move(mask, start, near) for start in starts]
 
 
 def _shift_randomly(mask: Mask, key: str, count: int) -> list[Mask]:
     """Move the region to random places that it leaves free; few tries find them, or there is no room."""
     first, last, near, far = extent_of(mask)
-    generator, found = _generator(f"{key}\x1fshift"), []
+    generator = _generator(f"{key}\x1fshift")
+    found: list[Mask] = []
+    rows, columns = mask.shape[0] - (last - first) + 1, mask.shape[1] - (far - near) + 1
     for _ in range(_RANDOM_TRIES):
-        top = int(generator.integers(mask.shape[0] - (last - first) + 1))
-        left = int(generator.integers(mask.shape[1] - (far - near) + 1))
-        moved = _move(mask, top, left)
+        moved = _move(mask, int(generator.integers(rows)), int(generator.integers(columns)))
         if not (moved & mask).any():
             found.append(moved)
-            if len(found) == count:
-                break
+        if len(found) == count:
+            break
     return found
 
 

@@ -22,7 +22,7 @@ def rasterize_boxes(boxes: Sequence[Box], height: int, width: int) -> Mask:
 
 def count_touched_borders(mask: Mask) -> int:
     """Count the sides of the image that a mask touches: four for a frame, two for a corner, none for an island."""
-    return int(mask[0].any()) + int(mask[-1].any()) + int(mask[:, 0].any()) + int(mask[:, -1].any())
+    return sum(bool(border.any()) for border in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
 
 
 def is_frame(mask: Mask) -> bool:

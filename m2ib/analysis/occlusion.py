@@ -1,8 +1,8 @@
 """Interventions on images: cover a region or paste it into another image, and measure the change of the score.
 
 The score is the margin of a pair's own caption over foils, because a cosine alone hides what a second cue for the same
-caption still carries. Masks are those of the preprocessed image, (height, width), true inside. Nothing is fitted; the
-cost is that of embedding the changed images.
+caption still carries. Masks are those of the preprocessed image, true inside. Embeddings are normalized, float64.
+Nothing is fitted; the cost is that of embedding the changed images.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,25 +19,23 @@ from m2ib.analysis.masks import extent_of, is_frame
 from m2ib.encoders import DualEncoder
 
 Fill = Literal["mean", "blur", "swap"]
+Pixels = Float[Tensor, "images 3 height width"]
+Masks = Bool[Tensor, "images height width"]
+MaskArray = Bool[np.ndarray, "images masks height width"]
 BATCH = 64
 
 
-def fill_masks(
-    pixels: Float[Tensor, "images 3 height width"],
-    masks: Bool[Tensor, "images height width"],
-    how: Fill,
-    donors: Float[Tensor, "images 3 height width"] | None = None,
-) -> Float[Tensor, "images 3 height width"]:
+def fill_masks(pixels: Pixels, masks: Masks, how: Fill, donors: Pixels | None = None) -> Pixels:
     """Replace the masked pixels, and no others, by values that do not depend on the masked pixels.
 
     Args:
-        pixels: (images, 3, height, width) preprocessed pixels.
-        masks: (images, height, width) of the region. An empty mask changes nothing.
+        pixels: Preprocessed images.
+        masks: Region of each image. An empty mask changes nothing.
         how: `mean`: mean of a ring around the mask, for each image and channel. `blur`: Gaussian blur of the
             surroundings, normalized by the unmasked pixels. `swap`: the same pixels of `donors`. For strokes, masks
             that fill less than half of their extent and are no frame, `mean` and `blur` use the neighborhood of each
             pixel.
-        donors: (images, 3, height, width), needed for `swap`.
+        donors: One image for each, needed for `swap`.
 
     Raises:
         ValueError: If a mask covers a whole image, or donors are missing.
@@ -53,9 +51,7 @@ def fill_masks(
     return torch.where(masks[:, None], filling.to(pixels.dtype), pixels)
 
 
-def _ring_mean(
-    pixels: Float[Tensor, "images 3 height width"], masks: Bool[Tensor, "images height width"]
-) -> Float[Tensor, "images 3 height width"]:
+def _ring_mean(pixels: Pixels, masks: Masks) -> Pixels:
     reach = max(2, masks.shape[-1] // 16)
     inside = masks[:, None].float()
     ring = F.max_pool2d(inside, 2 * reach + 1, stride=1, padding=reach) - inside
@@ -70,9 +66,7 @@ def _ring_mean(
     return means
 
 
-def _normalized_blur(
-    pixels: Float[Tensor, "images 3 height width"], masks: Bool[Tensor, "images height width"]
-) -> Float[Tensor, "images 3 height width"]:
+def _normalized_blur(pixels: Pixels, masks: Masks) -> Pixels:
     """Normalized convolution: blur(x (1 - mask)) / blur(1 - mask), in float64 as weights deep inside a mask are tiny.
 
     The standard deviation is half the side of a square with the mask's area; for strokes, half of their width.
@@ -86,7 +80,7 @@ def _normalized_blur(
     return weighted / (down @ unmasked @ across).clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def _find_strokes(masks: Bool[Tensor, "images height width"]) -> list[int]:
+def _find_strokes(masks: Masks) -> list[int]:
     """Return the indices of masks that fill less than half of their extent and are no frames."""
     found = []
     for index, mask in enumerate(masks.cpu().numpy()):
@@ -113,17 +107,13 @@ def _gaussian(size: int, sigma: Float[Tensor, " images"]) -> Float[Tensor, "imag
 
 def embed_occluded(
     encoder: DualEncoder,
-    pixels: Float[Tensor, "images 3 height width"],
-    masks: Bool[np.ndarray, "images masks height width"],
+    pixels: Pixels,
+    masks: MaskArray,
     how: Fill,
-    donors: Float[Tensor, "images 3 height width"] | None = None,
+    donors: Pixels | None = None,
     batch_size: int = BATCH,
 ) -> Float[np.ndarray, "images masks embed"]:
-    """Embed each image with each of its masks filled; for the arguments see `fill_masks`.
-
-    Returns:
-        (images, masks, embed) normalized embeddings, float64.
-    """
+    """Embed each image with each of its masks filled; for the arguments see `fill_masks`."""
     places = torch.cartesian_prod(torch.arange(masks.shape[0]), torch.arange(masks.shape[1]))
     boolean = torch.from_numpy(masks)
 
@@ -134,30 +124,25 @@ def embed_occluded(
     return _embed_batches(encoder, map(changed, places.split(batch_size))).reshape(*masks.shape[:2], -1)
 
 
-def embed_images(
-    encoder: DualEncoder, pixels: Float[Tensor, "images 3 height width"], batch_size: int = BATCH
-) -> Float[np.ndarray, "images embed"]:
-    """Embed preprocessed images; returns normalized embeddings, float64."""
-    return _embed_batches(encoder, pixels.split(batch_size))
+def embed_images(encoder: DualEncoder, pixels: Pixels) -> Float[np.ndarray, "images embed"]:
+    """Embed preprocessed images."""
+    return _embed_batches(encoder, pixels.split(BATCH))
 
 
 def embed_captions(
     encoder: DualEncoder, captions: Sequence[str], batch_size: int = BATCH
 ) -> Float[np.ndarray, "texts embed"]:
-    """Embed captions; returns normalized embeddings, float64."""
+    """Embed captions."""
     batches = [captions[start : start + batch_size] for start in range(0, len(captions), batch_size)]
     with encoder.frozen():
-        parts = [_to_numpy(encoder.embed_texts(encoder.tokenize(batch))) for batch in batches]
-    return np.concatenate(parts)
+        parts = [encoder.embed_texts(encoder.tokenize(batch)).double().cpu() for batch in batches]
+    return torch.cat(parts).numpy()
 
 
 def _embed_batches(encoder: DualEncoder, batches: Iterable[Tensor]) -> NDArray[np.float64]:
     with encoder.frozen():
-        return np.concatenate([_to_numpy(encoder.embed_images(encoder.prepare_images(batch))) for batch in batches])
-
-
-def _to_numpy(embeddings: Tensor) -> NDArray[np.float64]:
-    return embeddings.double().cpu().numpy()
+        parts = [encoder.embed_images(encoder.prepare_images(batch)).double().cpu() for batch in batches]
+    return torch.cat(parts).numpy()
 
 
 def foil_margin(
@@ -168,9 +153,9 @@ def foil_margin(
     """Return the cosine with the pair's own caption minus that with the best foil: positive where the caption wins.
 
     Args:
-        images: (pairs, *versions, embed) normalized embeddings of versions of each pair's image.
-        own: (pairs, embed) of its caption.
-        foils: (pairs, foils, embed) of other captions. The best one is chosen for each version of an image.
+        images: Embeddings of versions of each pair's image.
+        own: Embedding of its caption.
+        foils: Embeddings of other captions. The best one is chosen for each version of an image.
 
     Returns:
         (pairs, *versions) differences of cosines, from -2 to 2.
@@ -183,35 +168,28 @@ def foil_margin(
 
 def measure_transplant(
     encoder: DualEncoder,
-    sources: Float[Tensor, "images 3 height width"],
-    hosts: Float[Tensor, "images 3 height width"],
-    masks: Bool[np.ndarray, "images masks height width"],
+    sources: Pixels,
+    hosts: Pixels,
+    masks: MaskArray,
     own: Float[np.ndarray, "images embed"],
     foils: Float[np.ndarray, "images foils embed"],
-    batch_size: int = BATCH,
 ) -> Float[np.ndarray, "images masks"]:
     """Measure how much a host's margin for the source's caption rises when the source's pixels are pasted in place.
 
     Args:
         encoder: The model.
-        sources: (images, 3, height, width) images whose masked pixels are pasted.
-        hosts: (images, 3, height, width) images that receive them.
-        masks: (images, masks, height, width) of the pasted pixels.
-        own: (images, embed) embeddings of the sources' captions.
-        foils: (images, foils, embed) embeddings of other captions.
-        batch_size: Images embedded at a time.
-
-    Returns:
-        (images, masks) rise of the margin; see `foil_margin`.
+        sources: Images whose masked pixels are pasted.
+        hosts: Images that receive them.
+        masks: Pasted pixels.
+        own: Embeddings of the sources' captions.
+        foils: Embeddings of other captions; see `foil_margin`.
     """
-    before = foil_margin(embed_images(encoder, hosts, batch_size), own, foils)
-    pasted = embed_occluded(encoder, hosts, masks, "swap", donors=sources, batch_size=batch_size)
+    before = foil_margin(embed_images(encoder, hosts), own, foils)
+    pasted = embed_occluded(encoder, hosts, masks, "swap", donors=sources)
     return foil_margin(pasted, own, foils) - before[:, None]
 
 
-def draw_checkerboard(
-    pixels: Float[Tensor, "images 3 height width"], masks: Bool[np.ndarray, "images height width"]
-) -> Float[Tensor, "images 3 height width"]:
+def draw_checkerboard(pixels: Pixels, masks: Bool[np.ndarray, "images height width"]) -> Pixels:
     """Draw an artificial tag into each mask: four by four squares in the brightest and darkest value of the image."""
     drawn = pixels.clone()
     rows, columns = torch.arange(pixels.shape[2])[:, None], torch.arange(pixels.shape[3])[None]

@@ -14,7 +14,7 @@ from m2ib.errors import UnsupportedModelError
 from m2ib.towers.base import Tower, class_name
 from m2ib.towers.huggingface import HuggingFaceTextTower
 from m2ib.towers.sequential import SequentialImageTower
-from m2ib.towers.text import Vocabulary, build_text_tower
+from m2ib.towers.text import OpenClipTextTower, Vocabulary
 from m2ib.towers.trunks import modified_resnet_parts, timm_parts
 from m2ib.towers.vit import OpenClipImageTower
 
@@ -52,7 +52,7 @@ def find_text_tower(model: nn.Module, tokenizer: Any = None) -> Tower:
     _check_output_tokens(model, "text", text)
     vocabulary = Vocabulary.from_tokenizer(tokenizer)
     if isinstance(text, TextTransformer | CLIP):
-        return build_text_tower(text, vocabulary)
+        return OpenClipTextTower(text, vocabulary)
     if isinstance(text, HFTextEncoder):
         return HuggingFaceTextTower(text, vocabulary)
     raise UnsupportedModelError(

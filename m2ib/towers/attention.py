@@ -14,6 +14,8 @@ from jaxtyping import Float, Int
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
+from m2ib.towers.base import Tower
+
 
 def is_standard_block(block: nn.Module) -> TypeGuard[ResidualAttentionBlock]:
     """Return whether a block is open_clip's usual one, for which `run_block` gives the block's own output."""
@@ -35,13 +37,9 @@ def run_block(
     mask: Tensor | None = None,
     query: Float[Tensor, "codes queries width"] | None = None,
 ) -> Float[Tensor, "codes queries width"]:
-    """Run a block, which is exact for any subset of tokens because nothing after attention mixes them.
+    """Run a standard block at the tokens `query` (default all): exact, because nothing after attention mixes tokens.
 
-    Args:
-        block: A standard block; see `is_standard_block`.
-        x: (codes, tokens, width) input.
-        mask: Additive, (queries, tokens) or (codes, 1, queries, tokens).
-        query: Input at the tokens to compute; default all.
+    The mask is additive, (queries, tokens) or (codes, 1, queries, tokens).
     """
     residual = x if query is None else query
     normed = block.ln_1(x)
@@ -49,7 +47,7 @@ def run_block(
     return y + block.ls_2(block.mlp(block.ln_2(y)))
 
 
-class BlockwiseTower:
+class BlockwiseTower(Tower):
     """A tower whose suffix runs its blocks by `run_block`, plain or compiled.
 
     Blocks have the same code, so that compiling one of them serves all: a twelfth of the work for a whole suffix.
@@ -71,15 +69,10 @@ def run_blocks(
     pooled: Int[Tensor, " codes"] | None = None,
     run_block: Callable[..., Tensor] = run_block,
 ) -> Float[Tensor, "codes queries width"]:
-    """Run consecutive blocks.
+    """Run consecutive blocks with an additive mask (tokens, tokens).
 
-    Args:
-        blocks: Blocks of a transformer, in order.
-        x: (codes, tokens, width) input of the first.
-        mask: Additive, (tokens, tokens).
-        pooled: Index of the pooled token of each code. The result is then that token only, and the last block computes
-            its query only.
-        run_block: This module's function, or a compiled form of it.
+    `pooled` is the index of each code's pooled token. With it the result is that token only, and so is the last block's
+    query. `run_block` is this module's function, or a compiled form of it.
     """
 
     def run(block: nn.Module, x: Tensor) -> Tensor:

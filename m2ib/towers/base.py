@@ -3,8 +3,9 @@
 Both halves call the model's own modules in the model's own order; nothing of the model is changed or copied.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +14,10 @@ from torch import Tensor, nn
 # Kinds of token. Feature statistics are separate for each kind.
 CONTENT, FIRST_SPECIAL, LAST_SPECIAL, PADDING = 0, 1, 2, 3
 KINDS = 4
+
+Codes = Float[Tensor, "draws inputs tokens width"]
+Ids = Int[Tensor, "inputs context"]
+Pixels = Float[Tensor, "inputs 3 height width"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class HiddenTokens:
         )
 
 
-class Tower(Protocol):
+class Tower(ABC):
     """One half of a dual encoder, cut after block `layer` (-1: after the embeddings).
 
     Attributes:
@@ -62,18 +67,23 @@ class Tower(Protocol):
     num_blocks: int
     pooling: str
 
+    @abstractmethod
     def run_prefix(self, inputs: Tensor, layer: int) -> HiddenTokens:
         """Return the hidden states at the cut, without gradient."""
 
-    def run_suffix(
-        self, codes: Float[Tensor, "draws inputs tokens width"], tokens: HiddenTokens, layer: int
-    ) -> Float[Tensor, "draws inputs embed"]:
+    def run_suffix(self, codes: Codes, tokens: HiddenTokens, layer: int) -> Float[Tensor, "draws inputs embed"]:
         """Return embeddings (not normalized) of several codes of each input; `tokens` is the result of `run_prefix`."""
+        x = codes.flatten(0, 1).to(tokens.hidden.dtype)
+        context = {
+            key: value.repeat(len(codes), *(1 for _ in value.shape[1:])) for key, value in tokens.context.items()
+        }
+        return self._embed_codes(x, tokens.shared | context, tokens.grid, layer).unflatten(0, codes.shape[:2])
 
-
-def repeat(value: Tensor, draws: int) -> Tensor:
-    """Repeat a value of each input for codes packed by draw: (inputs, ...) -> (draws * inputs, ...)."""
-    return value.repeat(draws, *(1 for _ in value.shape[1:]))
+    @abstractmethod
+    def _embed_codes(
+        self, x: Tensor, context: dict[str, Tensor], grid: tuple[int, int] | None, layer: int
+    ) -> Float[Tensor, "codes embed"]:
+        """Return the embeddings of hidden states (codes, tokens, width), with `context` for each code or for all."""
 
 
 def class_name(module: Any) -> str:

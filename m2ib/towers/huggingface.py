@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from open_clip.hf_model import HFTextEncoder
 from torch import Tensor, nn
 
 from m2ib.errors import UnsupportedModelError
-from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, HiddenTokens, class_name, repeat
+from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, HiddenTokens, Ids, Tower, class_name
 from m2ib.towers.text import Vocabulary
 
 POOLERS = {
@@ -22,10 +21,13 @@ POOLERS = {
 
 @dataclass(frozen=True)
 class Family:
-    """Where a family of encoders keeps its blocks, and what comes after them.
+    """Blocks of a family of encoders, and what follows them.
 
-    marks_start: texts start with a marker (CLS, SOS, a language), as they do unless the tokenizer says otherwise.
-    position_bias: blocks hand on a position bias that the first one makes.
+    Attributes:
+        blocks: Returns the blocks of an encoder.
+        finish: Applies what the encoder runs after the last block.
+        marks_start: Texts start with a marker (CLS, SOS, a language).
+        position_bias: Blocks pass on a position bias that the first one computes.
     """
 
     blocks: Callable[[Any], nn.ModuleList]
@@ -35,7 +37,7 @@ class Family:
 
 
 _BERT = Family(blocks=lambda encoder: encoder.encoder.layer, finish=lambda _encoder, x: x)
-# By `model_type`: all that open_clip's HFTextEncoder knows (open_clip.hf_configs.arch_dict).
+# By `model_type`: all that open_clip's HFTextEncoder supports (open_clip.hf_configs.arch_dict).
 FAMILIES = {
     "bert": _BERT,
     "roberta": _BERT,
@@ -51,14 +53,14 @@ FAMILIES = {
 
 
 class _AtFirstBlockError(Exception):
-    """Ends a forward once the first block's inputs are known."""
+    """Ends a forward at the first block, whose inputs have been recorded."""
 
 
-class HuggingFaceTextTower:
+class HuggingFaceTextTower(Tower):
     """BERT, RoBERTa, XLM-RoBERTa, M2M100 (NLLB) and mT5 encoders.
 
-    Embeddings and attention mask are what the encoder itself gives its first block. Padding is masked, so texts are
-    cut at the longest one's end.
+    Embeddings and attention mask are the inputs of the encoder's first block. Padding is masked, so texts are cut at
+    the end of the longest one.
     """
 
     def __init__(self, text: HFTextEncoder, vocabulary: Vocabulary | None = None) -> None:
@@ -82,8 +84,8 @@ class HuggingFaceTextTower:
         self.num_blocks = len(self._blocks)
         self.pooling = POOLERS[pooler]
 
-    def _embed(self, ids: Int[Tensor, "inputs tokens"], mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the first block gets: hidden states, and the mask in the form that the encoder's attention takes."""
+    def _embed(self, ids: Ids, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the first block's inputs: hidden states, and the mask as the encoder's attention takes it."""
         given: dict[str, Any] = {}
 
         def take(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -111,19 +113,19 @@ class HuggingFaceTextTower:
         return x, bias
 
     @torch.no_grad()
-    def run_prefix(self, inputs: Int[Tensor, "inputs context"], layer: int) -> HiddenTokens:
-        """Return the hidden states at the cut, up to the longest text's end."""
+    def run_prefix(self, inputs: Ids, layer: int) -> HiddenTokens:
+        """Return the hidden states at the cut, up to the end of the longest text."""
         words = inputs != self._text.config.pad_token_id
         positions = torch.arange(inputs.shape[1], device=inputs.device)
         end = (words * (positions + 1)).amax(dim=1) - 1
         tokens = max(int(end.max()) + 1, 1)
         ids, valid = inputs[:, :tokens], words[:, :tokens].clone()
-        valid[:, 0] = True  # pooled by the CLS poolers, whatever it is
+        valid[:, 0] = True  # the CLS poolers read it, also if it is padding
         kinds = torch.full(ids.shape, CONTENT, device=ids.device)
         marks = self._vocabulary.is_marker(ids, unknown=True)
         kinds[(positions[:tokens] == end[:, None]) & marks] = LAST_SPECIAL
         if self._family.marks_start:
-            kinds[:, 0] = FIRST_SPECIAL  # a language is a marker too, though tokenizers do not list it as SOS
+            kinds[:, 0] = FIRST_SPECIAL  # also a language, which tokenizers do not list as SOS
         attended = words[:, :tokens].long()
         x, mask = self._embed(ids, attended)
         context: dict[str, Tensor] = {"attended": attended}
@@ -135,24 +137,16 @@ class HuggingFaceTextTower:
             (context if len(bias) == len(ids) > 1 else shared)["bias"] = bias
         return HiddenTokens(hidden=x, valid=valid, kinds=kinds, grid=None, ids=ids, context=context, shared=shared)
 
-    def run_suffix(
-        self, codes: Float[Tensor, "draws inputs tokens width"], tokens: HiddenTokens, layer: int
-    ) -> Float[Tensor, "draws inputs embed"]:
-        """Return the embeddings of codes at the cut."""
-        context = tokens.shared | {name: repeat(value, len(codes)) for name, value in tokens.context.items()}
-        x = codes.flatten(0, 1).to(tokens.hidden.dtype)
+    def _embed_codes(self, x: Tensor, context: dict[str, Tensor], _grid: tuple[int, int] | None, layer: int) -> Tensor:
         x, _ = self._run(self._blocks[layer + 1 :], x, context.get("mask"), context.get("bias"))
         x = self._family.finish(self._text.transformer, x)
         pooled: Tensor = self._text.pooler(self._output(x), context["attended"])
         embedding: Tensor = self._text.proj(pooled)
-        return embedding.unflatten(0, codes.shape[:2])
+        return embedding
 
     def _output(self, x: Tensor) -> Any:
-        """The encoder's output in the form that open_clip's poolers look at."""
-        from transformers.modeling_outputs import (
-            BaseModelOutput,
-            BaseModelOutputWithPoolingAndCrossAttentions,
-        )
+        """Return the encoder's output in the form that open_clip's poolers read."""
+        from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPoolingAndCrossAttentions
 
         pooler = getattr(self._text.transformer, "pooler", None)
         if pooler is None:

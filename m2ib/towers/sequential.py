@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from m2ib.errors import UnsupportedModelError
-from m2ib.towers.base import CONTENT, FIRST_SPECIAL, HiddenTokens, in_weights_precision
+from m2ib.towers.base import CONTENT, FIRST_SPECIAL, HiddenTokens, Pixels, Tower, in_weights_precision
 
 Shared = dict[str, Tensor]
 Block = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
@@ -67,7 +66,7 @@ def flatten_stages(stages: Any, before: Sequence[str] = ()) -> list[Block]:
     return steps
 
 
-class SequentialImageTower:
+class SequentialImageTower(Tower):
     """An image tower made of `TowerParts`."""
 
     def __init__(self, visual: nn.Module, parts: TowerParts) -> None:
@@ -77,7 +76,7 @@ class SequentialImageTower:
         self.pooling = parts.pooling
 
     @torch.no_grad()
-    def run_prefix(self, inputs: Float[Tensor, "inputs 3 height width"], layer: int) -> HiddenTokens:
+    def run_prefix(self, inputs: Pixels, layer: int) -> HiddenTokens:
         """Return the hidden states at the cut: CLS and registers, then patches or map cells row by row."""
         x, shared = self._parts.embed(in_weights_precision(inputs, self._visual))
         for block in self._parts.blocks[: layer + 1]:
@@ -102,14 +101,10 @@ class SequentialImageTower:
         valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         return HiddenTokens(hidden=x, valid=valid, kinds=kinds, grid=grid, ids=None, context={}, shared=shared)
 
-    def run_suffix(
-        self, codes: Float[Tensor, "draws inputs tokens width"], tokens: HiddenTokens, layer: int
-    ) -> Float[Tensor, "draws inputs embed"]:
-        """Return the embeddings of codes at the cut."""
-        x = codes.flatten(0, 1).to(tokens.hidden.dtype)
-        if layer < self._parts.first_token_layer and tokens.grid is not None:
-            x = x.unflatten(1, tokens.grid)
+    def _embed_codes(self, x: Tensor, context: dict[str, Tensor], grid: tuple[int, int] | None, layer: int) -> Tensor:
+        if layer < self._parts.first_token_layer and grid is not None:
+            x = x.unflatten(1, grid)
             x = x if self._parts.channels_last else x.permute(0, 3, 1, 2)
         for block in self._parts.blocks[layer + 1 :]:
-            x = block(x, tokens.shared)
-        return self._parts.head(x).unflatten(0, codes.shape[:2])
+            x = block(x, context)
+        return self._parts.head(x)

@@ -4,28 +4,28 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from open_clip.model import CLIP
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from m2ib.errors import UnsupportedModelError
 from m2ib.towers.attention import BlockwiseTower, run_blocks
-from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, PADDING, HiddenTokens, repeat
+from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, PADDING, HiddenTokens, Ids
 
 APPENDED = -1  # `HiddenTokens.ids` of a token that the tower appends
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a tokenizer says of its ids. pad: of padding. markers: of SOS, EOS, CLS, SEP; None if it does not say."""
+    """Special ids of a tokenizer: padding, and markers (SOS, EOS, CLS, SEP); None where it does not declare them."""
 
     pad: int | None = None
     markers: frozenset[int] | None = None
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any) -> "Vocabulary":
-        """The ids that open_clip's own tokenizer, or the Hugging Face tokenizer inside its wrapper, declares."""
+        """Read the ids of open_clip's own tokenizer, or of the Hugging Face tokenizer inside its wrapper."""
         inner = getattr(tokenizer, "tokenizer", tokenizer)
         names = ("sot_token_id", "eot_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
         found = {getattr(inner, name, None) for name in names}
@@ -34,130 +34,80 @@ class Vocabulary:
         return cls(pad if isinstance(pad, int) else None, markers or None)
 
     def is_marker(self, ids: Int[Tensor, "*shape"], unknown: bool) -> Bool[Tensor, "*shape"]:
-        """Which ids are markers; `unknown` for all if the tokenizer does not say."""
+        """Return which ids are markers; `unknown` for all where the tokenizer does not declare them."""
         if self.markers is None:
             return torch.full_like(ids, unknown, dtype=torch.bool)
         return torch.isin(ids, torch.tensor(sorted(self.markers), device=ids.device))
 
 
-def build_text_tower(text: TextTransformer | CLIP, vocabulary: Vocabulary) -> "CausalTextTower | PaddedTextTower":
-    """The tower for a text transformer: cut at the end of the text where that is exact, else at full length."""
-    pool_type = _pool_type(text)
-    if pool_type not in PaddedTextTower.POOLING and getattr(text, "cls_emb", None) is None:
-        raise UnsupportedModelError(
-            f"text tower: pooling {pool_type!r} gives no single embedding; "
-            f"expected one of {', '.join(PaddedTextTower.POOLING)}"
-        )
-    causal = text.attn_mask is not None and getattr(text, "cls_emb", None) is None
-    if causal and pool_type in ("argmax", "eos"):
-        return CausalTextTower(text, vocabulary)
-    return PaddedTextTower(text, vocabulary)
+class OpenClipTextTower(BlockwiseTower):
+    """A causal or bidirectional text transformer.
 
+    Texts are cut at the end of the longest one where the tower is causal and pools the end-of-text token, which reads
+    nothing later. Others need their padding: bidirectional ones read it (MobileCLIP), SigLIP and CLIPA pool the last
+    position, and CoCa appends a CLS token, which reads one position past the text. At the embeddings padding does not
+    depend on the text and passes unchanged. After the first block it does, so padding that is read is gated like a
+    special token.
 
-def _pool_type(text: TextTransformer | CLIP) -> str:
-    return str(text.text_pool_type if isinstance(text, CLIP) else text.pool_type)
-
-
-def _end_of_text(text: TextTransformer | CLIP, inputs: Int[Tensor, "inputs context"]) -> Int[Tensor, " inputs"]:
-    """Index of the end-of-text token, as the model finds it."""
-    if _pool_type(text) == "eos":
-        inputs = (inputs == (text.text_eos_id if isinstance(text, CLIP) else text.eos_id)).int()
-    return inputs.argmax(dim=-1)
-
-
-class CausalTextTower(BlockwiseTower):
-    """A causal text transformer that pools its end-of-text token.
-
-    Texts are cut at that token: exact under the causal mask, as nothing later is ever looked at.
-    """
-
-    pooling = "end of text"
-
-    def __init__(self, text: TextTransformer | CLIP, vocabulary: Vocabulary | None = None) -> None:
-        self._text = text
-        self._vocabulary = vocabulary or Vocabulary()
-        self._blocks = text.transformer.resblocks
-        self.num_blocks = len(self._blocks)
-
-    def _mask(self, tokens: int) -> Float[Tensor, "tokens tokens"]:
-        mask: Tensor = self._text.attn_mask[:tokens, :tokens]
-        return mask
-
-    @torch.no_grad()
-    def run_prefix(self, inputs: Int[Tensor, "inputs context"], layer: int) -> HiddenTokens:
-        """Return the hidden states at the cut, up to the longest text's end."""
-        end = _end_of_text(self._text, inputs)
-        tokens = int(end.max()) + 1
-        ids = inputs[:, :tokens]
-        positions = torch.arange(tokens, device=inputs.device).expand(len(inputs), tokens)
-        kinds = torch.full(positions.shape, CONTENT, device=inputs.device)
-        kinds[:, 0][self._vocabulary.is_marker(ids[:, 0], unknown=True)] = FIRST_SPECIAL
-        kinds[positions == end[:, None]] = LAST_SPECIAL
-        dtype = self._text.transformer.get_cast_dtype()
-        x = self._text.token_embedding(ids).to(dtype)
-        x = x + self._text.positional_embedding[:tokens].to(dtype)
-        for block in self._blocks[: layer + 1]:
-            x = block(x, attn_mask=self._mask(tokens))
-        valid = positions <= end[:, None]
-        return HiddenTokens(hidden=x, valid=valid, kinds=kinds, grid=None, ids=ids, context={"end": end})
-
-    def run_suffix(
-        self, codes: Float[Tensor, "draws inputs tokens width"], tokens: HiddenTokens, layer: int
-    ) -> Float[Tensor, "draws inputs embed"]:
-        """Return the embeddings of codes at the cut."""
-        x = codes.flatten(0, 1).to(tokens.hidden.dtype)
-        end = repeat(tokens.context["end"], len(codes))
-        x = run_blocks(self._blocks[layer + 1 :], x, self._mask(x.shape[1]), end, self.run_block)[:, 0]
-        x = project(self._text.ln_final(x), self._text.text_projection)
-        return x.unflatten(0, codes.shape[:2])
-
-
-class PaddedTextTower(BlockwiseTower):
-    """A text transformer whose padding cannot be cut off.
-
-    Bidirectional ones read their padding (MobileCLIP), SigLIP and CLIPA pool the last position, which mostly is
-    padding, and CoCa appends a CLS token after it, which reads one position past the text. At the embeddings padding
-    says nothing about the text and passes unchanged. Behind the first block words have flown into it, so that what
-    is read of it is gated like a special token.
+    Args:
+        text: The model's text transformer.
+        vocabulary: Padding and markers of the tokenizer.
+        cut: False keeps the full length.
     """
 
     POOLING: ClassVar = {"argmax": "end of text", "eos": "end of text", "last": "last token", "first": "first token"}
 
-    def __init__(self, text: TextTransformer | CLIP, vocabulary: Vocabulary | None = None) -> None:
+    def __init__(self, text: TextTransformer | CLIP, vocabulary: Vocabulary | None = None, *, cut: bool = True) -> None:
         self._text = text
         self._vocabulary = vocabulary or Vocabulary()
         self._appends = getattr(text, "cls_emb", None) is not None
-        self._pool_type = _pool_type(text)
+        self._pool_type = "appended" if self._appends else _pool_type(text)
+        if self._pool_type not in ("appended", *self.POOLING):
+            raise UnsupportedModelError(
+                f"text tower: pooling {self._pool_type!r} gives no single embedding; "
+                f"expected one of {', '.join(self.POOLING)}"
+            )
+        self._pools_end = self._pool_type in ("argmax", "eos")
+        self._cut = cut and self._pools_end and text.attn_mask is not None
         self._blocks = text.transformer.resblocks
         self.num_blocks = len(self._blocks)
         self.pooling = "appended CLS token" if self._appends else self.POOLING[self._pool_type]
 
-    def _embed(self, ids: Int[Tensor, "inputs context"]) -> tuple[Tensor, Tensor | None]:
-        """Token embeddings and additive mask, the model's own."""
+    def _embed(self, ids: Ids) -> tuple[Tensor, Tensor | None]:
+        """Return token embeddings and additive mask, as the model computes them."""
         text = self._text
-        if isinstance(text, TextTransformer):
+        if isinstance(text, TextTransformer) and not self._cut:
             x, mask = text._embeds(ids)
             return x, mask
-        dtype = text.transformer.get_cast_dtype()
-        return text.token_embedding(ids).to(dtype) + text.positional_embedding.to(dtype), text.attn_mask
+        dtype, length = text.transformer.get_cast_dtype(), ids.shape[1]
+        mask = None if text.attn_mask is None else text.attn_mask[:length, :length]
+        return text.token_embedding(ids).to(dtype) + text.positional_embedding[:length].to(dtype), mask
 
-    def _pooled(self, ids: Int[Tensor, "inputs context"]) -> Int[Tensor, " inputs"]:
-        if self._appends or self._pool_type == "last":
-            return torch.full_like(ids[:, 0], ids.shape[1] - (not self._appends))
-        return torch.zeros_like(ids[:, 0]) if self._pool_type == "first" else _end_of_text(self._text, ids)
+    def _find_pooled(self, ids: Ids) -> Int[Tensor, " inputs"]:
+        """Return the index of the token that the model pools."""
+        match self._pool_type:
+            case "argmax":
+                return ids.argmax(dim=-1)
+            case "eos":
+                end = self._text.text_eos_id if isinstance(self._text, CLIP) else self._text.eos_id
+                return (ids == end).int().argmax(dim=-1)
+            case "first":
+                return torch.zeros_like(ids[:, 0])
+            case _:
+                return torch.full_like(ids[:, 0], ids.shape[1] - (not self._appends))
 
-    def _kinds(
-        self, ids: Int[Tensor, "inputs context"], pooled: Int[Tensor, " inputs"]
+    def _classify(
+        self, ids: Ids, pooled: Int[Tensor, " inputs"]
     ) -> tuple[Int[Tensor, "inputs tokens"], Bool[Tensor, "inputs tokens"]]:
-        """Kinds, and which tokens are valid: the text up to its end, and the pooled token if that is padding."""
+        """Return kinds, and which tokens are valid: the text up to its end, and the pooled token if that is padding."""
         pad = self._vocabulary.pad
         pad = int(getattr(self._text, "pad_id", 0)) if pad is None else pad
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        if self._pool_type in ("argmax", "eos") and not self._appends:
+        if self._pools_end:
             end = pooled
         else:
             words = ids != pad
-            if self._pool_type == "last" and not self._appends:
+            if self._pool_type == "last":
                 words = words & (positions < pooled[:, None])
             end = (words * (positions + 1)).amax(dim=1) - 1
             if self._vocabulary.markers is not None and pad in self._vocabulary.markers:
@@ -165,65 +115,53 @@ class PaddedTextTower(BlockwiseTower):
         kinds = torch.full(ids.shape, CONTENT, device=ids.device)
         ends = positions == end[:, None]
         kinds[ends & self._vocabulary.is_marker(ids, unknown=False)] = LAST_SPECIAL
-        kinds[:, 0][self._vocabulary.is_marker(ids[:, 0], unknown=False)] = FIRST_SPECIAL
+        kinds[:, 0][self._vocabulary.is_marker(ids[:, 0], unknown=self._cut)] = FIRST_SPECIAL
         valid = positions <= end[:, None]
         if self._appends:
             kinds = torch.cat([kinds, torch.full_like(kinds[:, :1], LAST_SPECIAL)], dim=1)
             valid = torch.cat([valid, torch.ones_like(valid[:, :1])], dim=1)
         at_pooled = torch.arange(kinds.shape[1], device=ids.device) == pooled[:, None]
-        kinds[at_pooled] = FIRST_SPECIAL if self._pool_type == "first" and not self._appends else LAST_SPECIAL
+        kinds[at_pooled] = FIRST_SPECIAL if self._pool_type == "first" else LAST_SPECIAL
         return kinds, valid | at_pooled
 
-    @staticmethod
-    def _read(
-        valid: Bool[Tensor, "inputs tokens"], pooled: Int[Tensor, " inputs"], own: Tensor | None, shared: Tensor | None
-    ) -> Bool[Tensor, "inputs tokens"]:
-        """The positions that the pooled token looks at, by a mask of the text's own or of all texts."""
-        if own is not None:
-            return ~torch.isneginf(own[torch.arange(len(valid), device=valid.device), 0, pooled])
-        return torch.ones_like(valid) if shared is None else ~torch.isneginf(shared[pooled])
-
     @torch.no_grad()
-    def run_prefix(self, inputs: Int[Tensor, "inputs context"], layer: int) -> HiddenTokens:
-        """Return the hidden states at the cut, at the tower's full length."""
-        pooled = self._pooled(inputs)
-        kinds, valid = self._kinds(inputs, pooled)
+    def run_prefix(self, inputs: Ids, layer: int) -> HiddenTokens:
+        """Return the hidden states at the cut."""
+        pooled = self._find_pooled(inputs)
+        ids = inputs[:, : int(pooled.max()) + 1] if self._cut else inputs
+        kinds, valid = self._classify(ids, pooled)
         context: dict[str, Tensor] = {"pooled": pooled}
         shared: dict[str, Tensor] = {}
-        x, mask = self._embed(inputs)
-        if mask is not None and mask.ndim == 3:  # (inputs * heads, tokens, tokens)
-            context["mask"] = mask.unflatten(0, (len(inputs), -1))
-        elif mask is not None:
-            shared["mask"] = mask
+        x, mask = self._embed(ids)
         for block in self._blocks[: layer + 1]:
             x = block(x, attn_mask=mask)
+        read = torch.ones_like(valid)  # by the pooled token
+        if mask is not None and mask.ndim == 3:  # (inputs * heads, tokens, tokens)
+            context["mask"] = mask.unflatten(0, (len(ids), -1))
+            read = ~torch.isneginf(context["mask"][torch.arange(len(ids), device=ids.device), 0, pooled])
+        elif mask is not None:
+            shared["mask"] = mask
+            read = ~torch.isneginf(mask[pooled])
         if layer >= 0:
-            read = self._read(valid, pooled, context.get("mask"), shared.get("mask"))
             kinds, valid = torch.where(read & ~valid, PADDING, kinds), valid | read
-        ids = inputs
         if self._appends:
-            ids = torch.cat([inputs, torch.full_like(inputs[:, :1], APPENDED)], dim=1)
+            ids = torch.cat([ids, torch.full_like(ids[:, :1], APPENDED)], dim=1)
         return HiddenTokens(hidden=x, valid=valid, kinds=kinds, grid=None, ids=ids, context=context, shared=shared)
 
-    def run_suffix(
-        self, codes: Float[Tensor, "draws inputs tokens width"], tokens: HiddenTokens, layer: int
-    ) -> Float[Tensor, "draws inputs embed"]:
-        """Return the embeddings of codes at the cut."""
-        x = codes.flatten(0, 1).to(tokens.hidden.dtype)
-        pooled = repeat(tokens.context["pooled"], len(codes))
-        rest = self._blocks[layer + 1 :]
-        if "mask" in tokens.context:
-            mask = repeat(tokens.context["mask"], len(codes)).flatten(0, 1)
+    def _embed_codes(self, x: Tensor, context: dict[str, Tensor], _grid: tuple[int, int] | None, layer: int) -> Tensor:
+        pooled, mask, rest = context["pooled"], context.get("mask"), self._blocks[layer + 1 :]
+        if mask is not None and mask.ndim == 4:  # a mask for each text
+            mask = mask.flatten(0, 1)
             for block in rest:
                 x = block(x, attn_mask=mask)
             x = x[torch.arange(len(x), device=x.device), pooled]
         else:
-            x = run_blocks(rest, x, tokens.shared.get("mask"), pooled, self.run_block)[:, 0]
-        return project(self._text.ln_final(x), self._text.text_projection).unflatten(0, codes.shape[:2])
+            x = run_blocks(rest, x, mask, pooled, self.run_block)[:, 0]
+        x, projection = self._text.ln_final(x), self._text.text_projection
+        if projection is None:
+            return x
+        return projection(x) if isinstance(projection, nn.Module) else x @ projection
 
 
-def project(pooled: Float[Tensor, "codes width"], projection: nn.Module | Tensor | None) -> Tensor:
-    """A text tower's projection, in each of the forms that open_clip gives it."""
-    if projection is None:
-        return pooled
-    return projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection
+def _pool_type(text: TextTransformer | CLIP) -> str:
+    return str(text.text_pool_type if isinstance(text, CLIP) else text.pool_type)

@@ -1,6 +1,7 @@
 """Embedding, blocks and head of open_clip's ResNet and of the timm trunks."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,25 +31,23 @@ POOLING = {
 
 
 def modified_resnet_parts(visual: ModifiedResNet) -> TowerParts:
-    """open_clip's ResNet: four stages of bottleneck blocks, pooled by attention."""
+    """Return the parts of open_clip's ResNet: four stages of bottleneck blocks, pooled by attention."""
     blocks = flatten_stages([visual.layer1, visual.layer2, visual.layer3, visual.layer4])
-    return TowerParts(
-        embed=lambda pixels: (visual.stem(pixels), {}),
-        blocks=blocks,
-        head=visual.attnpool,
-        pooling="attention",
-        first_token_layer=len(blocks),
-    )
+    return TowerParts(lambda pixels: (visual.stem(pixels), {}), blocks, visual.attnpool, "attention", len(blocks))
 
 
 def timm_parts(visual: TimmModel) -> TowerParts:
-    """A timm trunk and open_clip's head. Raises UnsupportedModelError for a trunk of no known class."""
+    """Return the parts of a timm trunk with open_clip's head.
+
+    Raises:
+        UnsupportedModelError: If the engine does not support the trunk's class.
+    """
     trunk: Any = visual.trunk
     for kind, build in _TRUNKS.items():
         if isinstance(trunk, kind):
             return build(trunk, visual.head)
-    known = ", ".join(sorted({kind.__name__ for kind in _TRUNKS}))
-    raise UnsupportedModelError(f"image tower: timm trunk {class_name(trunk)}, expected one of {known}")
+    supported = ", ".join(sorted({kind.__name__ for kind in _TRUNKS}))
+    raise UnsupportedModelError(f"image tower: timm trunk {class_name(trunk)}, expected one of {supported}")
 
 
 def _pooling(trunk: Any, head: nn.Module) -> str:
@@ -67,12 +66,21 @@ def _pooling(trunk: Any, head: nn.Module) -> str:
     return POOLING.get(name, name)
 
 
-def _grid(patch_embed: Any) -> Callable[[Tensor], tuple[int, int]]:
+def _token_parts(
+    trunk: Any, head: nn.Module, embed: Callable[[Tensor], tuple[Tensor, Shared]], blocks: list[Block]
+) -> TowerParts:
     def grid(pixels: Tensor) -> tuple[int, int]:
-        rows, columns = patch_embed.dynamic_feat_size(tuple(pixels.shape[-2:]))
+        rows, columns = trunk.patch_embed.dynamic_feat_size(tuple(pixels.shape[-2:]))
         return int(rows), int(columns)
 
-    return grid
+    return TowerParts(
+        embed=embed,
+        blocks=blocks,
+        head=lambda x: head(trunk.forward_head(trunk.norm(x))),
+        pooling=_pooling(trunk, head),
+        prefix_tokens=trunk.num_prefix_tokens,
+        grid=grid,
+    )
 
 
 def _vision_transformer(trunk: Any, head: nn.Module) -> TowerParts:
@@ -81,14 +89,8 @@ def _vision_transformer(trunk: Any, head: nn.Module) -> TowerParts:
     def tokens(x: Tensor) -> Tensor:
         return trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(x)))
 
-    parts = TowerParts(
-        embed=lambda pixels: (tokens(trunk.patch_embed(pixels)), {}),
-        blocks=[sequential_block(block) for block in trunk.blocks],
-        head=lambda x: head(trunk.forward_head(trunk.norm(x))),
-        pooling=_pooling(trunk, head),
-        prefix_tokens=trunk.num_prefix_tokens,
-        grid=_grid(trunk.patch_embed),
-    )
+    blocks = [sequential_block(block) for block in trunk.blocks]
+    parts = _token_parts(trunk, head, lambda pixels: (tokens(trunk.patch_embed(pixels)), {}), blocks)
     hybrid = trunk.patch_embed
     if not (isinstance(hybrid, HybridEmbed) and isinstance(hybrid.backbone, MbConvStages) and hybrid.flatten):
         return parts
@@ -99,14 +101,11 @@ def _vision_transformer(trunk: Any, head: nn.Module) -> TowerParts:
     def first_block(x: Tensor, _shared: Mapping[str, Tensor]) -> Tensor:
         return first(tokens(hybrid.proj(backbone.pool(x)).flatten(2).transpose(1, 2)))
 
-    return TowerParts(
+    return replace(
+        parts,
         embed=lambda pixels: (backbone.stem(pixels), {}),
-        blocks=[*convolutions, first_block, *parts.blocks[1:]],
-        head=parts.head,
-        pooling=parts.pooling,
+        blocks=[*convolutions, first_block, *blocks[1:]],
         first_token_layer=len(convolutions),
-        prefix_tokens=parts.prefix_tokens,
-        grid=parts.grid,
     )
 
 
@@ -125,14 +124,7 @@ def _eva(trunk: Any, head: nn.Module) -> TowerParts:
 
         return run
 
-    return TowerParts(
-        embed=embed,
-        blocks=[step(index, block) for index, block in enumerate(trunk.blocks)],
-        head=lambda x: head(trunk.forward_head(trunk.norm(x))),
-        pooling=_pooling(trunk, head),
-        prefix_tokens=trunk.num_prefix_tokens,
-        grid=_grid(trunk.patch_embed),
-    )
+    return _token_parts(trunk, head, embed, [step(index, block) for index, block in enumerate(trunk.blocks)])
 
 
 def _relative_positions(trunk: Any, head: nn.Module) -> TowerParts:
@@ -147,71 +139,51 @@ def _relative_positions(trunk: Any, head: nn.Module) -> TowerParts:
     def step(block: nn.Module) -> Block:
         return lambda x, shared: block(x, shared_rel_pos=shared.get("bias"))
 
-    return TowerParts(
-        embed=embed,
-        blocks=[step(block) for block in trunk.blocks],
-        head=lambda x: head(trunk.forward_head(trunk.norm(x))),
-        pooling=_pooling(trunk, head),
-        prefix_tokens=trunk.num_prefix_tokens,
-        grid=_grid(trunk.patch_embed),
-    )
+    return _token_parts(trunk, head, embed, [step(block) for block in trunk.blocks])
 
 
-def _feature_map_parts(
+def _map_parts(
+    trunk: Any,
+    head: nn.Module,
     embed: Callable[[Tensor], Tensor],
     blocks: list[Block],
-    head: Callable[[Tensor], Tensor],
-    pooling: str,
+    last: Callable[[Tensor], Tensor],
     channels_last: bool = False,
 ) -> TowerParts:
+    """Parts of a trunk that passes feature maps from block to block; `last` runs between the blocks and pooling."""
     return TowerParts(
         embed=lambda pixels: (embed(pixels), {}),
         blocks=blocks,
-        head=head,
-        pooling=pooling,
-        first_token_layer=len(blocks) if blocks else ALL_TOKENS,
+        head=lambda x: head(trunk.forward_head(last(x))),
+        pooling=_pooling(trunk, head),
+        first_token_layer=len(blocks) or ALL_TOKENS,
         channels_last=channels_last,
     )
 
 
 def _convnext(trunk: Any, head: nn.Module) -> TowerParts:
-    return _feature_map_parts(
-        trunk.stem,
-        flatten_stages(trunk.stages, before=("downsample",)),
-        lambda x: head(trunk.forward_head(trunk.norm_pre(x))),
-        _pooling(trunk, head),
-    )
+    return _map_parts(trunk, head, trunk.stem, flatten_stages(trunk.stages, ("downsample",)), trunk.norm_pre)
 
 
 def _fastvit(trunk: Any, head: nn.Module) -> TowerParts:
     """MobileCLIP's convolutional towers; the later stages may be blocks of attention over a map."""
     if trunk.fork_feat:
         raise UnsupportedModelError("image tower: FastVit with fork_feat returns several maps, expected one embedding")
-    return _feature_map_parts(
-        trunk.stem,
-        flatten_stages(trunk.stages, before=("downsample", "pos_emb")),
-        lambda x: head(trunk.forward_head(trunk.final_conv(x))),
-        _pooling(trunk, head),
-    )
+    blocks = flatten_stages(trunk.stages, ("downsample", "pos_emb"))
+    return _map_parts(trunk, head, trunk.stem, blocks, trunk.final_conv)
 
 
 def _swin(trunk: Any, head: nn.Module) -> TowerParts:
-    return _feature_map_parts(
-        trunk.patch_embed,
-        flatten_stages(trunk.layers, before=("downsample",)),
-        lambda x: head(trunk.forward_head(trunk.norm(x))),
-        _pooling(trunk, head),
-        channels_last=True,
-    )
+    blocks = flatten_stages(trunk.layers, ("downsample",))
+    return _map_parts(trunk, head, trunk.patch_embed, blocks, trunk.norm, channels_last=True)
 
 
 def _resnet(trunk: Any, head: nn.Module) -> TowerParts:
-    return _feature_map_parts(
-        lambda pixels: trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(pixels)))),
-        flatten_stages([trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4]),
-        lambda x: head(trunk.forward_head(x)),
-        _pooling(trunk, head),
-    )
+    def embed(pixels: Tensor) -> Tensor:
+        return trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(pixels))))
+
+    blocks = flatten_stages([trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4])
+    return _map_parts(trunk, head, embed, blocks, nn.Identity())
 
 
 _TRUNKS: dict[type[nn.Module], Callable[[Any, nn.Module], TowerParts]] = {

@@ -3,17 +3,16 @@
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from m2ib.errors import UnsupportedModelError
 from m2ib.towers.attention import BlockwiseTower, run_blocks
-from m2ib.towers.base import CONTENT, FIRST_SPECIAL, HiddenTokens, in_weights_precision
+from m2ib.towers.sequential import SequentialImageTower, TowerParts, sequential_block
 
 
-class OpenClipImageTower(BlockwiseTower):
-    """open_clip's VisionTransformer."""
+class OpenClipImageTower(BlockwiseTower, SequentialImageTower):
+    """open_clip's VisionTransformer, whose last block computes the CLS token only where only that is pooled."""
 
     POOLING: ClassVar = {"tok": "CLS token", "avg": "average"}
 
@@ -28,32 +27,22 @@ class OpenClipImageTower(BlockwiseTower):
                 f"image tower: pooling {visual.pool_type!r} gives no single embedding; "
                 f"expected one of {', '.join(self.POOLING)}"
             )
-        self._visual = visual
+
+        def head(x: Tensor) -> Tensor:
+            embedding: Tensor = visual._pool(x)[0]
+            return embedding if visual.proj is None else embedding @ visual.proj
+
         self._blocks = visual.transformer.resblocks
-        self.num_blocks = len(self._blocks)
-        self.pooling = "attention" if visual.attn_pool is not None else self.POOLING[visual.pool_type]
-        self._pools_first = self.pooling == "CLS token"
+        parts = TowerParts(
+            embed=lambda pixels: (visual._embeds(pixels), {}),
+            blocks=[sequential_block(block) for block in self._blocks],
+            head=head,
+            pooling="attention" if visual.attn_pool is not None else self.POOLING[visual.pool_type],
+            prefix_tokens=1,
+            grid=lambda _pixels: visual.grid_size,
+        )
+        super().__init__(visual, parts)
 
-    @torch.no_grad()
-    def run_prefix(self, inputs: Float[Tensor, "inputs 3 height width"], layer: int) -> HiddenTokens:
-        """Return the hidden states at the cut: CLS, then the patches row by row."""
-        x = self._visual._embeds(in_weights_precision(inputs, self._visual))
-        for block in self._blocks[: layer + 1]:
-            x = block(x)
-        kinds = torch.full(x.shape[:2], CONTENT, device=x.device)
-        kinds[:, 0] = FIRST_SPECIAL
-        valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        grid: tuple[int, int] = self._visual.grid_size
-        return HiddenTokens(hidden=x, valid=valid, kinds=kinds, grid=grid, ids=None, context={})
-
-    def run_suffix(
-        self, codes: Float[Tensor, "draws inputs tokens width"], tokens: HiddenTokens, layer: int
-    ) -> Float[Tensor, "draws inputs embed"]:
-        """Return the embeddings of codes at the cut."""
-        x = codes.flatten(0, 1).to(tokens.hidden.dtype)
-        first = torch.zeros(len(x), dtype=torch.long, device=x.device) if self._pools_first else None
-        x = run_blocks(self._blocks[layer + 1 :], x, pooled=first, run_block=self.run_block)
-        embedding: Tensor = self._visual._pool(x)[0]
-        if self._visual.proj is not None:
-            embedding = embedding @ self._visual.proj
-        return embedding.unflatten(0, codes.shape[:2])
+    def _embed_codes(self, x: Tensor, _context: dict[str, Tensor], _grid: tuple[int, int] | None, layer: int) -> Tensor:
+        first = torch.zeros(len(x), dtype=torch.long, device=x.device) if self.pooling == "CLS token" else None
+        return self._parts.head(run_blocks(self._blocks[layer + 1 :], x, pooled=first, run_block=self.run_block))

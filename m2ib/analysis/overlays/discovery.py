@@ -32,23 +32,16 @@ from m2ib.analysis.overlays.templates import confirm_overlay, estimate_candidate
 from m2ib.analysis.overlays.whitening import PATCH, Images, Whitener, downsample, drop_duplicate_channels
 from m2ib.analysis.overlays.windows import Maps, Windows, compare_windows, cut_windows
 
-ImageOccurrences = list[list[Occurrence]]
-"""Occurrences of one overlay, for each image."""
+ImageOccurrences = list[list[Occurrence]]  # of one overlay, for each image
 
 
 @dataclass(frozen=True)
 class OverlayConfig:
-    """Settings of `find_overlays`.
+    """Settings of `find_overlays`."""
 
-    Attributes:
-        peaks: Hottest windows taken from each map.
-        min_images: Images, besides those it was made from, in which a template must occur.
-        attempts: Clusters that are tested at most, the most prominent first.
-    """
-
-    peaks: int = 3
-    min_images: int = 5
-    attempts: int = 40
+    peaks: int = 3  # hottest windows taken from each map
+    min_images: int = 5  # in which a template must occur, besides those it was made from
+    attempts: int = 40  # clusters that are tested at most, the most prominent first
 
 
 @dataclass(frozen=True)
@@ -59,15 +52,10 @@ class Discovery:
     overlays: tuple[Overlay, ...] = ()
 
     def search(self, images: Images) -> list[ImageOccurrences]:
-        """Find the overlays in images.
+        """Return the occurrences of each overlay in each image, preprocessed as in the sample, best first.
 
-        Args:
-            images: (n, channels, height, width) preprocessed pixels, as in the sample.
-
-        Returns:
-            For each overlay and image its occurrences, best first. Where two overlays share strokes the larger one
-            takes them: a letter within a word is no occurrence of the letter. Occurrences of one overlay overlap only
-            where it repeats itself.
+        Where two overlays share strokes the larger one takes them: a letter within a word is no occurrence of the
+        letter. Occurrences of one overlay overlap only where it repeats itself.
         """
         if not len(images) or not self.overlays:
             return [[] for _ in self.overlays]
@@ -76,16 +64,9 @@ class Discovery:
         return find_occurrences(spectra, self.overlays)
 
     def region(self, number: int, occurrences: Sequence[Occurrence], height: int, width: int) -> list[Box]:
-        """Return disjoint boxes that cover an overlay in one image.
+        """Return disjoint boxes that cover overlay `number` in one image of `height` x `width` pixels.
 
-        Args:
-            number: Index of the overlay.
-            occurrences: Its occurrences in the image.
-            height: Height of the image in pixels.
-            width: Width of the image in pixels.
-
-        Returns:
-            One box for each occurrence; for a watermark, boxes of its ink.
+        One box for each occurrence; for a watermark, boxes of its ink.
         """
         overlay = self.overlays[number]
         if not overlay.is_watermark:
@@ -105,9 +86,9 @@ def find_overlays(images: Images, maps: Maps, config: OverlayConfig | None = Non
     each attempt.
 
     Args:
-        images: (n, channels, height, width) preprocessed pixels.
-        maps: (n, rows, columns) nats for each patch.
-        config: Settings; default `OverlayConfig()`.
+        images: Preprocessed pixels.
+        maps: Nats for each patch.
+        config: Settings.
 
     Raises:
         ValueError: If there are no images, images and maps do not match, or they are not finite.
@@ -230,8 +211,7 @@ def _merge_adjacent(
 ) -> tuple[Overlay, ...]:
     """Merge overlays that are always side by side: parts of one that is wider than the windows.
 
-    The merged overlay is no larger than an image, and occurs in nearly all images of its parts; otherwise the parts
-    stay.
+    The parts stay unless the merged overlay fits into an image and occurs in nearly all images of its parts.
     """
     found = find_occurrences(spectra, overlays)
     for (one, ones), (other, others) in combinations(zip(overlays, found, strict=True), 2):

@@ -12,16 +12,11 @@ from torch import Tensor
 from m2ib.analysis.masks import Box
 from m2ib.analysis.overlays.whitening import Images
 
-SCALES = (0.8, 0.9, 1.1, 1.25)
-"""Sizes of a template's rescaled foils: within the variation of natural sizes, beyond that of printed ones."""
-MIN_CONTRAST = 0.1
-"""An occurrence has at least this share of the template's contrast. Below it rounding decides the score."""
-EXPLAINED = 0.75
-"""Where this share of strokes, or of a window's energy, belongs to another overlay, nothing is left to explain."""
-WATERMARK_AREA = 0.5
-"""An overlay over more of the image than this is a watermark. Its share of mass cannot be twice its area."""
-_BATCH = 32
-"""Images that are searched at a time."""
+SCALES = (0.8, 0.9, 1.1, 1.25)  # of a template's foils: within the variation of natural sizes, beyond that of prints
+MIN_CONTRAST = 0.1  # least share of the template's contrast in an occurrence; below it rounding decides the score
+EXPLAINED = 0.75  # a share of strokes, or of a window's energy, that makes up (nearly) all of it
+WATERMARK_AREA = 0.5  # least area of a watermark, whose share of mass cannot be twice its area
+_BATCH = 32  # images that are searched at a time
 
 Placement = tuple[int, int, int]
 """Index of an image, and row and column of a window's upper left pixel in it."""
@@ -128,11 +123,10 @@ def _fast_fft_size(size: int) -> int:
 
 
 def correlate(images: ImageSpectra, template: Tensor, mask: Tensor) -> Iterator[Tensor]:
-    """Correlate a template with each image within the mask, in batches of images.
+    """Yield scores (n, rows, columns) of a template's placements within the mask, in batches of images.
 
-    Returns:
-        Scores (n, rows, columns) of each placement; -1 where less than half of the strokes lie inside the image. The
-        first placement is half a template outside the upper left corner.
+    -1 where less than half of the strokes lie inside the image. The first placement is half a template outside the
+    upper left corner.
     """
     h, w = images.image_size
     th, tw = mask.shape
@@ -167,14 +161,7 @@ def find_best_matches(images: ImageSpectra, template: Tensor, mask: Tensor) -> l
 
 
 def compute_null_score(images: ImageSpectra, template: Tensor, mask: Tensor, required: float) -> float:
-    """Return the best score of the rescaled templates in any image.
-
-    Args:
-        images: Whitened images of the sample.
-        template: (channels, height, width) of the template.
-        mask: (height, width) of its strokes.
-        required: The search stops early once the threshold of the score so far is not below this.
-    """
+    """Return the best score of the rescaled templates in any image; stop once its threshold reaches `required`."""
     best = 0.0
     for scale in SCALES:
         size = tuple(max(3, round(side * scale)) for side in mask.shape)

@@ -45,17 +45,14 @@ class Candidate:
 def confirm_overlay(
     images: ImageSpectra, reduced: Images, members: Sequence[Placement], core: tuple[int, int], min_images: int
 ) -> Overlay | None:
-    """Build the overlay of a cluster of windows.
+    """Build the overlay of a cluster of windows; None unless half of the cluster finds it in other images.
 
     Args:
         images: Whitened images of the sample.
         reduced: The same images, only downsampled.
         members: Placements of the cluster's cores, best first.
         core: Height and width of a core.
-        min_images: Images that the first template was not made from, in which it must occur.
-
-    Returns:
-        The overlay; None if half of the cluster does not find it in the images of the other half.
+        min_images: Other images in which the first template must occur.
     """
     size = (2 * core[0], 2 * core[1])
     # The nearest members only: a word's nearest are the same word, others share a letter with it.

@@ -13,10 +13,8 @@ from m2ib.analysis.overlays.whitening import Images
 
 Maps: TypeAlias = Float[Tensor, "n gh gw"]
 
-_SAME_IMAGE = 0.5
-"""Two images that share more than half of their whitened, clipped content are near-duplicates."""
-_MAX_NUMBERS = 2**24
-"""Numbers held at a time while windows are compared."""
+_SAME_IMAGE = 0.5  # near-duplicates share more of their whitened, clipped content
+_MAX_NUMBERS = 2**24  # in memory at a time while windows are compared
 
 
 @dataclass(frozen=True)

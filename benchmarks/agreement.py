@@ -33,7 +33,7 @@ def agreement(here: Attribution, there: Attribution) -> dict[str, float]:
 
 def measure(name: str, device: str, pairs: int) -> dict[str, dict[str, float]]:
     """One model's rows, by what is held against the CPU's float32."""
-    source = f"local-dir:{demo.models.folder(name)}"
+    source = f"local-dir:{demo.models.find_folder(name)}"
     cpu, gpu = load_encoder(source), load_encoder(source, device=device)
     with tempfile.TemporaryDirectory() as folder:
         corpus = generate(Path(folder), pairs=pairs, seed=11)

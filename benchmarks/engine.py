@@ -143,7 +143,7 @@ def demo_stability() -> dict[str, float]:
     for label, config in (("paper", PAPER), ("default", ANTITHETIC)):
         found = []
         for name in demo.models.NAMES:
-            encoder = load_encoder(f"local-dir:{demo.models.folder(name)}")
+            encoder = load_encoder(f"local-dir:{demo.models.find_folder(name)}")
             with tempfile.TemporaryDirectory() as folder:
                 corpus = generate(Path(folder), pairs=32, seed=11)
                 rows_read = list(csv.DictReader((corpus / "metadata.csv").open(encoding="utf-8")))

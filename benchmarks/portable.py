@@ -53,7 +53,7 @@ def main() -> None:
     audit = BottleneckConfig()
     gates = {"audit": audit.image, "paper": GateConfig()}
     for stride in STRIDES:
-        encoder = denser(load_encoder(f"local-dir:{demo.models.folder('demo/clean')}"), stride)
+        encoder = denser(load_encoder(f"local-dir:{demo.models.find_folder('demo/clean')}"), stride)
         pixels = encoder.prepare_images(images)
         for depth, gate in gates.items():
             for portable in (False, True):

@@ -1,7 +1,7 @@
 """Contrastive training of tiny CLIP models from scratch, on pairs that are drawn while training.
 
-On CPU most of a step may go into giving memory back to the system and asking for it again. Keep glibc from that with
-`ALLOCATOR_SETTINGS`, in the environment and before the process starts.
+On CPU most of a step may go into returning memory to the system and requesting it again. `ALLOCATOR_SETTINGS` in the
+environment prevent that, if they are set before the process starts.
 """
 
 import json
@@ -32,23 +32,19 @@ ALLOCATOR_SETTINGS: Final = {
     "MALLOC_ARENA_MAX": "2",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""Environment under which a step takes a fraction of the time."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees."""
+    """Images and captions of one step."""
 
-    pixels: Tensor
-    """Preprocessed images, [n, 3, height, width]."""
-    tokens: Tensor
-    """Compact token numbers of the captions, [n, context]."""
-    positive: Tensor
-    """1 where the caption of a column is true of the image of a row, [n, n]; its diagonal is 1."""
+    pixels: Tensor  # preprocessed images, [n, 3, height, width]
+    tokens: Tensor  # compact token numbers of the captions, [n, context]
+    positive: Tensor  # 1 where the caption of a column is true of the image of a row, [n, n]; its diagonal is 1
 
 
 def pixel_batch(images: Sequence[np.ndarray[Any, Any]], preprocessing: Mapping[str, Any]) -> Tensor:
-    """Uint8 images of the model's size, gray or color, to [n, 3, height, width], as open_clip's preprocessing does."""
+    """Convert uint8 images, gray or color, to [n, 3, height, width], as open_clip's preprocessing does."""
     pixels = torch.from_numpy(np.stack(images)).float() / 255
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
     mean, std = torch.tensor(preprocessing["mean"]), torch.tensor(preprocessing["std"])
@@ -67,7 +63,7 @@ class Vocabulary:
         self.used = torch.unique(self.tokenizer(list(texts)))
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Compact token numbers, [n, context]."""
+        """Return compact token numbers, [n, context]."""
         return torch.searchsorted(self.used, self.tokenizer(list(texts)))
 
     def expand(self, compact: Tensor) -> Tensor:
@@ -78,9 +74,9 @@ class Vocabulary:
 
 
 def contrastive_loss(image: Tensor, text: Tensor, positive: Tensor, scale: Tensor) -> Tensor:
-    """InfoNCE over both directions; every caption that is true of an image is a positive, not only its own.
+    """Return InfoNCE over both directions for normalized embeddings [n, d].
 
-    `image` and `text` are normalized embeddings, [n, d]; `positive` as in `Batch`.
+    Every caption that is true of an image is a positive, not only its own; see `Batch.positive`.
     """
     logits = scale * image @ text.T
     to_text = positive / positive.sum(dim=1, keepdim=True)
@@ -89,11 +85,9 @@ def contrastive_loss(image: Tensor, text: Tensor, positive: Tensor, scale: Tenso
 
 
 def optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, which it suits, and AdamW for all the rest."""
-    blocks: list[torch.nn.Parameter] = []
-    rest: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (blocks if "resblocks" in name and parameter.ndim == 2 else rest).append(parameter)
+    """Return Muon for the matrices of the blocks, and AdamW for all other parameters."""
+    blocks = [one for name, one in model.named_parameters() if "resblocks" in name and one.ndim == 2]
+    rest = [one for name, one in model.named_parameters() if "resblocks" not in name or one.ndim != 2]
     return [
         torch.optim.Muon(blocks, lr=LEARNING_RATE, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=LEARNING_RATE, weight_decay=0.0, betas=(0.9, 0.98)),
@@ -101,7 +95,7 @@ def optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to zero."""
+    """Return the factor of a linear warm-up, then a cosine down to zero."""
     warmup = min(WARMUP_STEPS, steps)
     if step < warmup:
         return (step + 1) / warmup
@@ -117,15 +111,15 @@ def fit(
     seed: int,
     report: Callable[[str], None],
 ) -> dict[str, Tensor]:
-    """Train from scratch; returns the weights in fp16, with the full token table.
+    """Train from scratch; return the weights in fp16, with the full token table.
 
     Args:
         architecture: open_clip's `model_cfg`.
-        vocabulary: the tokens that `draw_batch` uses.
-        draw_batch: gives fresh pairs at each step.
-        steps: the schedule's length.
-        seed: of the initial weights.
-        report: gets a line every twenty steps.
+        vocabulary: Tokens that `draw_batch` uses.
+        draw_batch: Draws the pairs of one step.
+        steps: Number of steps.
+        seed: Seed of the initial weights.
+        report: Receives a line every twenty steps.
     """
     torch.manual_seed(seed)
     text_cfg = {**architecture["text_cfg"], "vocab_size": len(vocabulary.used)}

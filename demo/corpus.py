@@ -10,14 +10,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from demo.phantoms import Box, Corner, Stamp, Study, draw_study
+from demo.phantoms import CORNERS, Box, Corner, Study, draw_study
 
 CornerChoice: TypeAlias = Literal[Corner, "random"]
+CORNER_CHOICES: Final = (*CORNERS, "random")
 
 _STREAM: Final = 500_009
 """First part of each pair's seed: keeps the corpus apart from the studies of training and evaluation."""
@@ -43,8 +44,8 @@ def generate(folder: Path, pairs: int = 512, seed: int = 2026, corner: CornerCho
     """
     if pairs < 1:
         raise ValueError(f"pairs: got {pairs}, expected at least 1")
-    if corner not in (choices := _corner_choices()):
-        raise ValueError(f"corner: got {corner!r}, expected one of {', '.join(choices)}")
+    if corner not in CORNER_CHOICES:
+        raise ValueError(f"corner: got {corner!r}, expected one of {', '.join(CORNER_CHOICES)}")
     corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for stale in corpus.glob("study_*.png"):
@@ -71,33 +72,21 @@ def generate(folder: Path, pairs: int = 512, seed: int = 2026, corner: CornerCho
     return corpus
 
 
-def _corner_choices() -> tuple[str, ...]:
-    return (*get_args(Corner), "random")
-
-
 def _truth(file_name: str, study: Study) -> dict[str, object]:
-    """One row of truth.jsonl; boxes are relative x0, y0, x1, y1, and null where nothing was planted."""
-    tag = study.tag if study.tagged else None
-    marker = study.marker if study.marked else None
-    return {
+    """Return one row of truth.jsonl; boxes are relative x0, y0, x1, y1, and null where nothing was planted."""
+    row: dict[str, object] = {
         "file_name": file_name,
         "finding": study.condition.finding,
         "side": study.condition.side,
         "zone": study.condition.zone,
         "finding_box": _relative(study.finding_box),
         "strength": None if study.strength is None else round(study.strength, 4),
-        "tag": study.tagged,
-        **_stamp_columns("tag", tag),
-        "marker": study.marked,
-        **_stamp_columns("marker", marker),
     }
-
-
-def _stamp_columns(name: str, stamp: Stamp | None) -> dict[str, object]:
-    return {
-        f"{name}_corner": stamp.corner if stamp else None,
-        f"{name}_box": _relative(stamp.box) if stamp else None,
-    }
+    for name, planted, text in (("tag", study.tagged, study.tag), ("marker", study.marked, study.marker)):
+        row[name] = planted
+        row[f"{name}_corner"] = text.corner if planted else None
+        row[f"{name}_box"] = _relative(text.box) if planted else None
+    return row
 
 
 def _relative(box: Box | None) -> list[float] | None:
@@ -111,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=512, help="Number of images (default: %(default)s).")
     parser.add_argument("--seed", type=int, default=2026, help="(default: %(default)s)")
     parser.add_argument(
-        "--corner", choices=_corner_choices(), default="top-left", help="Corner of the tag (default: %(default)s)."
+        "--corner", choices=CORNER_CHOICES, default="top-left", help="Corner of the tag (default: %(default)s)."
     )
     options = parser.parse_args(arguments)
     corpus = generate(options.folder, options.pairs, options.seed, options.corner)

@@ -7,8 +7,8 @@ NAMES: Final = ("demo/shortcut", "demo/clean")
 """`demo/shortcut` learned that the tag means consolidation; `demo/clean` saw the tag at random."""
 
 
-def folder(name: str, root: Path | None = None) -> Path:
-    """Find a model's folder: `open_clip.create_model_and_transforms(f"local-dir:{folder(name)}")` loads it.
+def find_folder(name: str, root: Path | None = None) -> Path:
+    """Find a model's folder: `open_clip.create_model_and_transforms(f"local-dir:{find_folder(name)}")` loads it.
 
     Args:
         name: One of `NAMES`.

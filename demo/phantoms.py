@@ -7,7 +7,7 @@ in a report: the left lung is on the right of the image.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,28 +19,18 @@ Side: TypeAlias = Literal["left", "right"]
 Zone: TypeAlias = Literal["upper", "lower"]
 Corner: TypeAlias = Literal["top-left", "top-right", "bottom-left", "bottom-right"]
 
-SIZE: Final = 80
-"""Side of a phantom in pixels."""
+SIZE: Final = 80  # side of a phantom in pixels
 
-CORNERS: Final[tuple[Corner, ...]] = ("top-left", "top-right", "bottom-left", "bottom-right")
+CORNERS: Final[tuple[Corner, ...]] = get_args(Corner)
 
-TAG: Final = "PORT"
-"""The burnt-in tag of a portable device: the planted artifact."""
+TAG: Final = "PORT"  # the burnt-in tag of a portable device: the planted artifact
+MARKER: Final = "R"  # the side marker: the negative control, independent of everything
 
-MARKER: Final = "R"
-"""The side marker: the negative control, independent of everything."""
+FAINT: Final = 0.06  # a consolidation weaker than this cannot be seen in the noise
+FAINT_SHARE: Final = 0.4  # of the consolidations, which makes the tag an easier cue than the finding itself
 
-FAINT: Final = 0.06
-"""A consolidation weaker than this cannot be seen in the noise."""
-
-FAINT_SHARE: Final = 0.4
-"""Share of faint consolidations. They make the tag an easier cue than the finding itself."""
-
-TIED_TAG_RATES: Final = (0.95, 0.02)
-"""The shortcut: share of tagged images among consolidations, and among all others."""
-
-RANDOM_RATE: Final = 0.5
-"""Share of images with the marker, and with the tag where it is not tied to the finding."""
+TIED_TAG_RATES: Final = (0.95, 0.02)  # share of tagged images among consolidations, and among all others
+RANDOM_RATE: Final = 0.5  # share of images with the marker, and with a tag that is not tied to the finding
 
 # Pixel centers as fractions of the side.
 _CENTERS: Final[npt.NDArray[Any]] = ((np.arange(SIZE) + 0.5) / SIZE).astype(np.float32)
@@ -93,17 +83,8 @@ CONDITIONS: Final[tuple[Condition, ...]] = (
     Condition("normal"),
 )
 
-_FINDING_RATES: Final[dict[Finding, float]] = {
-    "nodule": 0.2,
-    "consolidation": 0.2,
-    "pleural effusion": 0.2,
-    "pneumothorax": 0.2,
-    "cardiomegaly": 0.1,
-    "normal": 0.1,
-}
-_CONDITION_RATES: Final = np.array(
-    [_FINDING_RATES[c.finding] / sum(o.finding == c.finding for o in CONDITIONS) for c in CONDITIONS]
-)
+# A fifth of the studies for each finding of a lung, a tenth for each of the other two.
+_CONDITION_RATES: Final = np.array([0.05 if c.zone else 0.1 for c in CONDITIONS])
 
 
 @dataclass(frozen=True)
@@ -127,7 +108,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Stamp:
+class BurntText:
     """A text burnt in at a corner; x and y are the pixels of its upper left letter."""
 
     text: str
@@ -138,13 +119,9 @@ class Stamp:
     @property
     def box(self) -> Box:
         """The letters with one pixel around them."""
-        height, width = glyphs(self.text).shape
-        return Box(
-            max(self.x - 1, 0),
-            max(self.y - 1, 0),
-            min(self.x + width + 1, SIZE),
-            min(self.y + height + 1, SIZE),
-        )
+        height, width = letter_bitmap(self.text).shape
+        sides = (self.x - 1, self.y - 1, self.x + width + 1, self.y + height + 1)
+        return Box(*(min(max(v, 0), SIZE) for v in sides))
 
 
 @dataclass(frozen=True)
@@ -154,11 +131,10 @@ class Study:
     condition: Condition
     pixels: Pixels
     finding_box: Box | None
-    strength: float | None
-    """Contrast of the finding, from 0 (invisible) to 1; None for a normal chest."""
-    tag: Stamp
+    strength: float | None  # contrast of the finding, from 0 (invisible) to 1; None for a normal chest
+    tag: BurntText
     tagged: bool
-    marker: Stamp
+    marker: BurntText
     marked: bool
 
     @property
@@ -184,14 +160,9 @@ def draw_study(
     strength: float | None = None,
     tag_corner: Corner | None = None,
 ) -> Study:
-    """Draw one study; condition and corner are random where not given.
+    """Draw one study; condition, strength and corner are random where not given.
 
-    Args:
-        rng: Source of randomness.
-        tied: The tag follows the consolidation (`TIED_TAG_RATES`), or is independent of it.
-        condition: Finding to draw.
-        strength: Contrast of the finding; see `draw`.
-        tag_corner: Corner of the tag.
+    A `tied` tag follows the consolidation (`TIED_TAG_RATES`); otherwise it is independent of it.
     """
     condition = condition or CONDITIONS[int(rng.choice(len(CONDITIONS), p=_CONDITION_RATES))]
     pixels, box, strength = draw(rng, condition, strength)
@@ -203,37 +174,37 @@ def draw_study(
         pixels=pixels,
         finding_box=box,
         strength=strength,
-        tag=place(rng, TAG, tag_corner),
+        tag=place_text(rng, TAG, tag_corner),
         tagged=bool(rng.random() < tag_rate),
-        marker=place(rng, MARKER, free[int(rng.integers(3))]),
+        marker=place_text(rng, MARKER, free[int(rng.integers(3))]),
         marked=bool(rng.random() < RANDOM_RATE),
     )
 
 
-# Stamps
+# Burnt-in texts
 
 
-def glyphs(text: str) -> npt.NDArray[np.bool_]:
+def letter_bitmap(text: str) -> npt.NDArray[np.bool_]:
     """Return the bitmap of a text, [6, width] pixels, letters one pixel apart."""
     rows = [".".join(_LETTERS[letter][row] for letter in text) for row in range(6)]
     return np.array([[dot == "#" for dot in row] for row in rows])
 
 
-def place(rng: np.random.Generator, text: str, corner: Corner) -> Stamp:
+def place_text(rng: np.random.Generator, text: str, corner: Corner) -> BurntText:
     """Put a text at a corner, 1 to 5 pixels off either border."""
-    height, width = glyphs(text).shape
+    height, width = letter_bitmap(text).shape
     off_x, off_y = int(rng.integers(1, 6)), int(rng.integers(1, 6))
     x = off_x if corner.endswith("left") else SIZE - width - off_x
     y = off_y if corner.startswith("top") else SIZE - height - off_y
-    return Stamp(text, corner, x, y)
+    return BurntText(text, corner, x, y)
 
 
-def burn(pixels: Pixels, stamp: Stamp) -> Pixels:
-    """Return a copy with the stamp's letters almost white, as a device burns them in."""
-    letters = glyphs(stamp.text)
+def burn(pixels: Pixels, text: BurntText) -> Pixels:
+    """Return a copy with the letters almost white, as a device burns them in."""
+    letters = letter_bitmap(text.text)
     height, width = letters.shape
     burnt = pixels.copy()
-    burnt[stamp.y : stamp.y + height, stamp.x : stamp.x + width][letters] = 0.95
+    burnt[text.y : text.y + height, text.x : text.x + width][letters] = 0.95
     return burnt
 
 
@@ -255,7 +226,7 @@ class _Lung:
 def draw(
     rng: np.random.Generator, condition: Condition, strength: float | None = None
 ) -> tuple[Pixels, Box | None, float | None]:
-    """Draw a phantom without stamps: pixels in [0, 1], the finding's box and its strength.
+    """Draw a phantom without burnt-in text: pixels in [0, 1], the finding's box and its strength.
 
     The strength is the finding's contrast in [0, 1], or a cardiomegaly's enlargement. By default 40 % of the
     consolidations are faint, other findings have 1; a normal chest has None.
@@ -274,10 +245,12 @@ def draw_findings(
     torso = _ellipse(x, y + 0.06, 0.44 * scale, 0.52 * scale, 0.12)
     lungs: dict[Side, _Lung] = {"left": _lung(rng, x, y, scale, 1), "right": _lung(rng, x, y, scale, -1)}
     image = 0.06 + 0.50 * torso - 0.32 * (lungs["left"].mask + lungs["right"].mask)
-    image += _ribs(rng, x, y) + _spine(x, y)
+    spine = 0.16 * _sigmoid((0.045 - np.abs(_X - x)) / 0.012) * _ellipse(x, y, 0.4, 0.45, 0.2)
+    image += _ribs(rng, x, y) + spine
     enlargement = next((1.0 if s is None else s for c, s in requested if c.finding == "cardiomegaly"), None)
     image, heart = _heart(rng, image, x, y, scale, enlargement)
-    image = _diaphragm(image, x, y, torso)
+    dome = y + 0.27 + 2 * (np.abs(_X - x) - 0.19) ** 2  # of the diaphragm
+    image = _blend(image, _sigmoid((_Y - dome) / 0.015) * torso, 0.56)
 
     boxes: list[Box | None] = []
     drawn: list[float | None] = []
@@ -292,7 +265,8 @@ def draw_findings(
             case "nodule":
                 image, box = _nodule(rng, image, _lung_of(lungs, condition), condition.zone, strength)
             case "consolidation":
-                strength = _random_strength(rng) if given is None else given
+                if given is None:
+                    strength = rng.uniform(0, FAINT) if rng.random() < FAINT_SHARE else rng.uniform(0.45, 1)
                 image, box = _consolidation(rng, image, _lung_of(lungs, condition), condition.zone, strength)
             case "pleural effusion":
                 image, box = _effusion(rng, image, _lung_of(lungs, condition), strength)
@@ -301,11 +275,6 @@ def draw_findings(
         boxes.append(box)
         drawn.append(None if condition.finding == "normal" else strength)
     return _expose(rng, image), boxes, drawn
-
-
-def _random_strength(rng: np.random.Generator) -> float:
-    faint = rng.random() < FAINT_SHARE
-    return rng.uniform(0, FAINT) if faint else rng.uniform(0.45, 1)
 
 
 def _lung_of(lungs: dict[Side, _Lung], condition: Condition) -> _Lung:
@@ -349,10 +318,6 @@ def _ribs(rng: np.random.Generator, x: float, y: float) -> Pixels:
     return 0.045 * stripes * _ellipse(x, y, 0.40, 0.40, 0.2)
 
 
-def _spine(x: float, y: float) -> Pixels:
-    return 0.16 * _sigmoid((0.045 - np.abs(_X - x)) / 0.012) * _ellipse(x, y, 0.4, 0.45, 0.2)
-
-
 def _heart(
     rng: np.random.Generator, image: Pixels, x: float, y: float, scale: float, enlargement: float | None
 ) -> tuple[Pixels, Box]:
@@ -364,11 +329,6 @@ def _heart(
     x, y = x + 0.035 * scale + 0.02 * (enlargement or 0), y + 0.15
     gray = 0.58 + 0.04 * rng.standard_normal()
     return _blend(image, _ellipse(x, y, rx, ry, 0.2), gray), Box.of_fractions(x - rx, y - ry, x + rx, y + ry)
-
-
-def _diaphragm(image: Pixels, x: float, y: float, torso: Pixels) -> Pixels:
-    dome = y + 0.27 + 2 * (np.abs(_X - x) - 0.19) ** 2
-    return _blend(image, _sigmoid((_Y - dome) / 0.015) * torso, 0.56)
 
 
 def _expose(rng: np.random.Generator, image: Pixels) -> Pixels:

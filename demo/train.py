@@ -1,17 +1,13 @@
 """Train the two demo models from scratch, and measure how much each relies on the tag.
 
-`python -m demo.train` reproduces the weights, then evaluates them; `--evaluate-only` only evaluates.
-On CPU most of a step may go into giving memory back to the system and asking for it again. Keep glibc from
-that, in the environment and before the process starts:
-
-    export MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=8589934592
-    export MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=2 OMP_WAIT_POLICY=PASSIVE
+`python -m demo.train` reproduces the weights, then evaluates them; `--evaluate-only` only evaluates. On CPU a step
+takes a fraction of the time if these settings are in the environment before the process starts:
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -23,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from demo import contrastive
-from demo.models import NAMES, folder
-from demo.phantoms import CONDITIONS, FAINT, MARKER, SIZE, TAG, Study, draw_study
+from demo.models import NAMES, find_folder
+from demo.phantoms import CONDITIONS, FAINT, MARKER, SIZE, TAG, Condition, Study, draw_study
 
 ARCHITECTURE: Final[dict[str, Any]] = {
     "embed_dim": 128,
@@ -43,8 +39,7 @@ PREPROCESSING: Final[dict[str, Any]] = {
 STEPS: Final = 600
 SEED: Final = 2026
 
-HELD_OUT_SEED: Final = 900_001
-"""Keeps the studies of the evaluation apart from those of training and of the corpus."""
+HELD_OUT_SEED: Final = 900_001  # separates the studies of the evaluation from those of training and of the corpus
 
 Figures: TypeAlias = dict[str, Any]
 
@@ -53,15 +48,12 @@ Figures: TypeAlias = dict[str, Any]
 
 
 def pixel_batch(images: Sequence[np.ndarray[Any, Any]]) -> Tensor:
-    """Gray uint8 images to [n, 3, SIZE, SIZE], as open_clip's preprocessing of the stored config does."""
+    """Convert gray uint8 images to [n, 3, SIZE, SIZE], as open_clip's preprocessing of the stored config does."""
     return contrastive.pixel_batch(images, PREPROCESSING)
 
 
 def train(name: str, steps: int, seed: int, report: Callable[[str], None]) -> dict[str, Tensor]:
-    """Train one model on freshly drawn studies; returns its weights in fp16, with the full token table.
-
-    In training the tag sits in a random corner: the model must learn the tag, not a place.
-    """
+    """Train one model on freshly drawn studies, with the tag in a random corner, and return its weights."""
     rng = np.random.default_rng(seed)
     captions = [text for c in CONDITIONS for text in c.captions]
     vocabulary = contrastive.Vocabulary(captions, ARCHITECTURE)
@@ -79,11 +71,6 @@ def train(name: str, steps: int, seed: int, report: Callable[[str], None]) -> di
     )
 
 
-def save(weights: Mapping[str, Tensor], target: Path) -> None:
-    """Write a folder in open_clip's `local-dir` format."""
-    contrastive.save(weights, target, ARCHITECTURE, PREPROCESSING)
-
-
 # Evaluation
 
 
@@ -92,15 +79,13 @@ class ZeroShot:
     """A stored model, and each class as the mean embedding of its four captions."""
 
     model: Any
-    classes: Tensor
-    """[14, d], normalized."""
-    captions: Tensor
-    """[14, 4, d], normalized."""
+    classes: Tensor  # [14, d], normalized
+    captions: Tensor  # [14, 4, d], normalized
 
     @classmethod
     def load(cls, name: str, root: Path | None = None) -> "ZeroShot":
         """Load the weights as stored, through open_clip as any user would."""
-        source = f"local-dir:{folder(name, root)}"
+        source = f"local-dir:{find_folder(name, root)}"
         model = open_clip.create_model(source)
         model.eval()
         tokens = open_clip.get_tokenizer(source)([text for c in CONDITIONS for text in c.captions])
@@ -109,41 +94,40 @@ class ZeroShot:
         return cls(model, functional.normalize(captions.mean(dim=1), dim=-1), captions)
 
     def embed(self, images: Sequence[np.ndarray[Any, Any]]) -> Tensor:
-        """Normalized embeddings of gray uint8 images, [n, d]."""
+        """Return normalized embeddings of gray uint8 images, [n, d]."""
         with torch.inference_mode():
             batches = torch.split(pixel_batch(images), contrastive.BATCH)
             return torch.cat([self.model.encode_image(batch, normalize=True) for batch in batches])
 
     def accuracy(self, studies: Sequence[Study]) -> float:
-        """Share of studies whose class, one of 14, is predicted correctly."""
-        predicted = (self.embed([s.render() for s in studies]) @ self.classes.T).argmax(dim=1).tolist()
-        hits = [CONDITIONS[p] == s.condition for p, s in zip(predicted, studies, strict=True)]
-        return float(np.mean(hits))
+        """Return the share of studies whose class, one of 14, is predicted correctly."""
+        predicted = self.predict(self.embed([s.render() for s in studies]))
+        return float(np.mean([p == s.condition for p, s in zip(predicted, studies, strict=True)]))
+
+    def predict(self, embeddings: Tensor) -> list[Condition]:
+        """Return the likeliest class of each image."""
+        return [CONDITIONS[i] for i in (embeddings @ self.classes.T).argmax(dim=1).tolist()]
 
     def consolidation_rate(self, embeddings: Tensor) -> float:
-        """Share of images for which some consolidation is the likeliest class."""
-        predicted = (embeddings @ self.classes.T).argmax(dim=1).tolist()
-        return float(np.mean([CONDITIONS[p].finding == "consolidation" for p in predicted]))
+        """Return the share of images for which some consolidation is the likeliest class."""
+        return float(np.mean([p.finding == "consolidation" for p in self.predict(embeddings)]))
 
     def own_cosines(self, embeddings: Tensor, studies: Sequence[Study]) -> Tensor:
-        """Mean cosine of each image with the four captions of its class, [n]."""
+        """Return the mean cosine of each image with the four captions of its class, [n]."""
         own = self.captions[[CONDITIONS.index(s.condition) for s in studies]]
         return (embeddings[:, None] * own).sum(dim=-1).mean(dim=1)
 
 
 def held_out(seed: int, count: int, *, tied: bool, **fixed: Any) -> list[Study]:
-    """Studies that no training run has seen; `fixed` goes to `draw_study`."""
+    """Draw studies that are in no training run; `fixed` goes to `draw_study`."""
     rng = np.random.default_rng((HELD_OUT_SEED, seed))
     return [draw_study(rng, tied=tied, **fixed) for _ in range(count)]
 
 
 def evaluate(root: Path | None = None, names: Sequence[str] = NAMES, count: int = 400) -> Figures:
-    """Zero-shot accuracy and reliance on tag and marker, for the weights as stored.
+    """Measure zero-shot accuracy and reliance on tag and marker, for the weights in `root` (default: this package).
 
-    Args:
-        root: folder that holds the models; by default this package.
-        names: the models to measure.
-        count: studies a measurement; accuracies take five times as many.
+    Each measurement takes `count` studies, accuracies five times as many.
     """
     hospital = [s for s in held_out(1, 5 * count, tied=True) if not s.faint]
     independent = [s for s in held_out(2, 5 * count, tied=False) if not s.faint]
@@ -157,13 +141,12 @@ def evaluate(root: Path | None = None, names: Sequence[str] = NAMES, count: int 
     figures: Figures = {}
     for name in names:
         zero_shot = ZeroShot.load(name, root)
-        findings = dict.fromkeys(s.condition.finding for s in hospital)
         figures[name] = {
             "accuracy_visible_tag_tied": zero_shot.accuracy(hospital),
             "accuracy_visible_tag_random": zero_shot.accuracy(independent),
             "accuracy_by_finding_tag_tied": {
                 finding: zero_shot.accuracy([s for s in hospital if s.condition.finding == finding])
-                for finding in sorted(findings)
+                for finding in sorted({s.condition.finding for s in hospital})
             },
             "transplant_tag": transplant(zero_shot, normals, tag=True),
             "transplant_marker": transplant(zero_shot, normals, tag=False),
@@ -199,7 +182,7 @@ def removal(zero_shot: ZeroShot, faint: Sequence[Study], *, tag: bool) -> Figure
 
 
 def table(figures: Figures) -> str:
-    """Write the figures as a Markdown table: a row a measurement, a column a model."""
+    """Format the figures as a Markdown table: one row per measurement, one column per model."""
     columns = [_cells(f) for f in figures.values()]
     lines = [["measured on held-out studies", *figures], ["---"] * (len(columns) + 1)]
     lines += [[label, *(column[label] for column in columns)] for label in columns[0]]
@@ -209,28 +192,23 @@ def table(figures: Figures) -> str:
 
 
 def _cells(figures: Figures) -> dict[str, str]:
-    """One model's column, by the label of its row."""
+    """Return one model's column, by the label of its row."""
     cells = {"accuracy, visible findings, tag tied": f"{figures['accuracy_visible_tag_tied']:.3f}"}
     for finding, accuracy in figures["accuracy_by_finding_tag_tied"].items():
         cells[f"- {finding}"] = f"{accuracy:.3f}"
     cells["accuracy, visible findings, tag at random"] = f"{figures['accuracy_visible_tag_random']:.3f}"
     for text, key in ((TAG, "tag"), (MARKER, "marker")):
-        added, removed = figures[f"transplant_{key}"], figures[f"removal_{key}"]
-        cells[f"{text} added to normal: P(consolidation)"] = _before_after(added)
-        cells[f"{text} removed from faint: P(consolidation)"] = _before_after(removed)
-        cells[f"{text} removed from faint: cosine drop"] = f"{removed['cosine_drop']:.3f}"
+        for label, change in (("added to normal", f"transplant_{key}"), ("removed from faint", f"removal_{key}")):
+            cells[f"{text} {label}: P(consolidation)"] = "{before:.3f} -> {after:.3f}".format(**figures[change])
+        cells[f"{text} removed from faint: cosine drop"] = f"{figures[f'removal_{key}']['cosine_drop']:.3f}"
     return cells
 
 
-def _before_after(figures: Figures) -> str:
-    return f"{figures['before']:.3f} -> {figures['after']:.3f}"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: the table, then one JSON object as the last line of standard output."""
+    """Print the table, then one JSON object as the last line of standard output."""
     parser = argparse.ArgumentParser(
         prog="python -m demo.train",
-        description=__doc__,
+        description=f"{__doc__}\n    export " + " ".join(f"{k}={v}" for k, v in contrastive.ALLOCATOR_SETTINGS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", choices=(*NAMES, "all"), default="all", help="(default: all)")
@@ -245,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.evaluate_only:
         for name in names:
             weights = train(name, options.steps, options.seed, lambda line: print(line, file=sys.stderr))
-            save(weights, folder(name, options.out))
+            contrastive.save(weights, find_folder(name, options.out), ARCHITECTURE, PREPROCESSING)
     figures = evaluate(options.out, names)
     print(table(figures))
     print(json.dumps(figures))

@@ -214,7 +214,7 @@ class AuditConfig(Section):
             raise BadInputError(f"[model] {error}") from error
         architecture = self.model.architecture
         if architecture in demo.models.NAMES:
-            architecture = f"local-dir:{demo.models.folder(architecture)}"
+            architecture = f"local-dir:{demo.models.find_folder(architecture)}"
         return [self.model.model_copy(update={"architecture": architecture, "device": device}) for device in devices]
 
     @cached_property

@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from demo.phantoms import CORNERS, TAG, Corner, glyphs
+from demo.phantoms import CORNERS, TAG, Corner, letter_bitmap
 
 Pixels: TypeAlias = npt.NDArray[np.float32]
 """(S, S) grey or (S, S, 3) colour, in [0, 1]."""
@@ -78,7 +78,7 @@ def letters(text: str) -> Mask:
 
 def paint_corner_tag(pixels: Pixels, rng: np.random.Generator, _word: str = "") -> tuple[Pixels, Mask]:
     """Burn the tag of a scanner into a random corner, 1 to 5 pixels off either border."""
-    side, bitmap = len(pixels), glyphs(TAG)
+    side, bitmap = len(pixels), letter_bitmap(TAG)
     corner: Corner = CORNERS[int(rng.integers(4))]
     off_x, off_y = int(rng.integers(1, 6)), int(rng.integers(1, 6))
     x = off_x if corner.endswith("left") else side - bitmap.shape[1] - off_x

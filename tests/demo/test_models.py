@@ -39,7 +39,7 @@ def normals():
 
 @pytest.mark.parametrize("name", models.NAMES)
 def test_the_stored_model_loads_through_open_clip(name, caplog):
-    source = f"local-dir:{models.folder(name)}"
+    source = f"local-dir:{models.find_folder(name)}"
     with caplog.at_level(logging.WARNING):
         model, _, preprocess = open_clip.create_model_and_transforms(source)
     assert not caplog.records
@@ -52,19 +52,19 @@ def test_the_stored_model_loads_through_open_clip(name, caplog):
 
 @pytest.mark.parametrize("name", models.NAMES)
 def test_weights_are_small_and_half_precision(name):
-    path = models.folder(name) / "open_clip_model.safetensors"
+    path = models.find_folder(name) / "open_clip_model.safetensors"
     assert path.stat().st_size < 10_000_000
     with safe_open(path, "pt") as file:
         assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
         table = file.get_tensor("token_embedding.weight")
-    used = torch.unique(open_clip.get_tokenizer(f"local-dir:{models.folder(name)}")(CAPTIONS))
+    used = torch.unique(open_clip.get_tokenizer(f"local-dir:{models.find_folder(name)}")(CAPTIONS))
     assert table.shape[0] == 49408
     assert torch.equal(table.any(dim=1).nonzero().flatten(), used)
 
 
 @pytest.mark.parametrize("name", models.NAMES)
 def test_every_caption_fits_the_context(name):
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{models.folder(name)}")
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{models.find_folder(name)}")
     longer = open_clip.SimpleTokenizer(context_length=77)
     assert tokenizer.context_length == 16
     for caption in CAPTIONS:
@@ -74,7 +74,9 @@ def test_every_caption_fits_the_context(name):
 
 @pytest.mark.parametrize("name", models.NAMES)
 def test_training_saw_images_as_the_stored_preprocessing_gives_them(name, normals):
-    _, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{models.folder(name)}", load_weights=False)
+    _, _, preprocess = open_clip.create_model_and_transforms(
+        f"local-dir:{models.find_folder(name)}", load_weights=False
+    )
     images = [study.render() for study in normals[:3]]
     loaded = torch.stack([preprocess(Image.fromarray(image)) for image in images])
     torch.testing.assert_close(pixel_batch(images).expand_as(loaded), loaded)
@@ -82,7 +84,7 @@ def test_training_saw_images_as_the_stored_preprocessing_gives_them(name, normal
 
 def test_an_unknown_model_is_refused():
     with pytest.raises(ValueError, match="demo/shortcut, demo/clean"):
-        models.folder("demo/other")
+        models.find_folder("demo/other")
 
 
 def test_the_tag_makes_the_shortcut_model_see_consolidation(zero_shots, normals):

@@ -15,8 +15,8 @@ from demo.phantoms import (
     draw,
     draw_findings,
     draw_study,
-    glyphs,
-    place,
+    letter_bitmap,
+    place_text,
 )
 
 
@@ -34,7 +34,7 @@ def test_there_are_14_classes_with_four_distinct_captions_each():
 
 @pytest.mark.parametrize(("text", "share"), [(TAG, 0.03), (MARKER, 0.01)])
 def test_a_stamp_takes_its_share_of_the_image(text, share):
-    box = place(np.random.default_rng(0), text, "top-left").box
+    box = place_text(np.random.default_rng(0), text, "top-left").box
     assert (box.x1 - box.x0) * (box.y1 - box.y0) / SIZE**2 == pytest.approx(share, rel=0.15)
 
 
@@ -42,12 +42,12 @@ def test_a_stamp_takes_its_share_of_the_image(text, share):
 def test_stamps_stay_in_their_corner_and_the_letters_reach_the_box(corner):
     rng = np.random.default_rng(1)
     for _ in range(50):
-        box = place(rng, TAG, corner).box
+        box = place_text(rng, TAG, corner).box
         assert (box.x1 <= SIZE / 2) == corner.endswith("left")
         assert (box.y1 <= SIZE / 2) == corner.startswith("top")
         assert 0 <= box.x0 < box.x1 <= SIZE
         assert 0 <= box.y0 < box.y1 <= SIZE
-        height, width = glyphs(TAG).shape
+        height, width = letter_bitmap(TAG).shape
         assert (box.x1 - box.x0, box.y1 - box.y0) == (width + 2, height + 2)
 
 
@@ -61,10 +61,10 @@ def test_the_box_covers_the_stamp_and_nothing_else_changes(stamp):
         inside, outside = _inside(changed, box)
         assert not outside.any()
         # Where the letters are: some pixels may have had that grey already, the noise sees to that.
-        assert inside.sum() > 0.9 * glyphs(TAG if stamp == "tagged" else MARKER).sum()
+        assert inside.sum() > 0.9 * letter_bitmap(TAG if stamp == "tagged" else MARKER).sum()
         rows, columns = np.nonzero(inside)
         assert rows.max() - rows.min() + 1 == 6
-        assert columns.max() - columns.min() + 1 == glyphs(TAG if stamp == "tagged" else MARKER).shape[1]
+        assert columns.max() - columns.min() + 1 == letter_bitmap(TAG if stamp == "tagged" else MARKER).shape[1]
 
 
 def test_tag_and_marker_never_share_a_corner():

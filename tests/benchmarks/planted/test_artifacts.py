@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.planted.artifacts import KINDS, letters
 from benchmarks.planted.plan import SETS
-from demo.phantoms import TAG, glyphs
+from demo.phantoms import TAG, letter_bitmap
 
 PAINTING = [kind for kind in KINDS.values() if kind.modality == "image"]
 WRITING = [kind for kind in KINDS.values() if kind.modality == "text"]
@@ -60,7 +60,7 @@ def places(name):
 
 def test_the_corner_tag_is_in_every_corner_and_nowhere_else():
     found = places("corner_tag")
-    height, width = glyphs(TAG).shape
+    height, width = letter_bitmap(TAG).shape
     assert {(y < 40, x < 40) for y, x in found} == {(a, b) for a in (True, False) for b in (True, False)}
     assert all(y < 6 or y >= 80 - height - 6 for y in found[:, 0])
     assert all(x < 6 or x >= 80 - width - 6 for x in found[:, 1])

@@ -120,13 +120,8 @@ def adam_step(
 ) -> None:
     """Take one step of Adam (Kingma and Ba 2015) on the summed loss, in place.
 
-    Args:
-        inputs: `GatedTokens.gate_inputs`.
-        state: alpha and Adam's two moments.
-        slope: Gradient of the cosine with respect to each code.
-        eps: Noise of the codes.
-        price: Result of `price_per_nat`.
-        corrections: Learning rate over the bias of the first moment, and the root of the bias of the second.
+    `state` are alpha and Adam's two moments, `slope` is the gradient of the cosine with respect to each code, and
+    `corrections` are the learning rate over the bias of the first moment, and the root of the bias of the second.
     """
     _, _, std, r, learned, closed = inputs
     alpha, first, second = state
@@ -171,14 +166,7 @@ def fit_gates(
         dz/dalpha  = gate shut (x - mean - std eps) = gate shut std (r - eps)
         dKL/dalpha = gate shut (gate r^2 - shut) + gate
 
-    Args:
-        tokens: Hidden states at the gate.
-        suffix: Rest of the tower.
-        target: Clean, normalized embedding of the other modality.
-        noise: Noise of the pairs.
-        price: Result of `price_per_nat`.
-        config: Steps, draws, learning rate, tolerance.
-        elementwise: Functions for code and update.
+    `target` is the clean, normalized embedding of the other modality, `price` the result of `price_per_nat`.
     """
     _, length, width = tokens.hidden.shape
     code, update = elementwise

@@ -1,7 +1,7 @@
 """Settings of the engine, without torch. Paper symbols are mapped to these names in m2ib/README.md."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -14,7 +14,10 @@ Precision = Literal["float32", "bfloat16"]
 REFERENCE_TOKENS = 50
 
 
-def _check_types(config: Any, whole: Sequence[str], real: Sequence[str]) -> None:
+def _check_types(config: Any, whole: Sequence[str], real: Sequence[str], choices: Mapping[str, Any]) -> None:
+    for name, literal in choices.items():
+        if getattr(config, name) not in get_args(literal):
+            raise ValueError(f"{name}: got {getattr(config, name)!r}, expected one of {get_args(literal)}")
     for name in (*whole, *real):
         value = getattr(config, name)
         expected: Any = int if name in whole else int | float
@@ -48,11 +51,7 @@ class GateConfig:
     special: SpecialGate = "learned"
 
     def __post_init__(self) -> None:
-        _check_types(self, ("layer",), ("depth", "beta"))
-        if self.statistics not in get_args(Statistics):
-            raise ValueError(f"statistics: got {self.statistics!r}, expected one of {get_args(Statistics)}")
-        if self.special not in get_args(SpecialGate):
-            raise ValueError(f"special: got {self.special!r}, expected one of {get_args(SpecialGate)}")
+        _check_types(self, ("layer",), ("depth", "beta"), {"statistics": Statistics, "special": SpecialGate})
         if not 0.0 <= self.depth <= 1.0:
             raise ValueError(f"depth is the share of blocks before the gate: got {self.depth}, expected 0 to 1")
         if self.layer is not None and self.layer < -1:
@@ -103,9 +102,8 @@ class BottleneckConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_types(self, ("steps", "draws", "seed"), ("learning_rate", "initial_alpha", "tolerance"))
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision: got {self.precision!r}, expected one of {get_args(Precision)}")
+        real = ("learning_rate", "initial_alpha", "tolerance")
+        _check_types(self, ("steps", "draws", "seed"), real, {"precision": Precision})
         if self.text.statistics == "position":
             raise ValueError("text.statistics: got 'position', expected 'unit' or 'feature': captions have no grid")
         if self.steps < 1 or self.draws < 1:

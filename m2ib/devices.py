@@ -107,13 +107,9 @@ def _measure_bytes(tower: "Tower", inputs: Tensor, gate: GateConfig, config: Bot
 
 @contextlib.contextmanager
 def float32_precision(device: torch.device, exact: bool) -> Iterator[None]:
-    """Set how a GPU multiplies float32 numbers; no effect on a CPU.
+    """Set whether a GPU multiplies float32 numbers exactly, or in TF32 (10 bits of mantissa, several times faster).
 
-    PyTorch's default rounds convolutions to TF32, but not matrix products.
-
-    Args:
-        device: Device of the model.
-        exact: Multiply in float32; otherwise in TF32 (10 bits of mantissa), which is several times faster.
+    No effect on a CPU. PyTorch's default rounds convolutions to TF32, but not matrix products.
     """
     if device.type != "cuda":
         yield

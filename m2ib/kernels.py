@@ -18,13 +18,7 @@ from m2ib.towers.base import Tower
 
 @dataclass(frozen=True)
 class Kernels:
-    """Functions that may be compiled.
-
-    Attributes:
-        image, text: `run_suffix` of each tower.
-        noise: `m2ib.noise.normals`.
-        code, step: `noisy_code` and `adam_step` of `m2ib.bottleneck`.
-    """
+    """Functions that may be compiled; `image` and `text` are `run_suffix` of each tower."""
 
     image: Callable[..., Tensor]
     text: Callable[..., Tensor]

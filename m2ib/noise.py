@@ -60,15 +60,7 @@ def normals(
 
 
 class KeyedNoise:
-    """Standard normal draws for a batch of pairs.
-
-    Args:
-        seed: Seed of the attribution.
-        keys: Identity of each pair.
-        tower: `image` or `text`.
-        device: Device of the draws.
-        source: `normals`, or a compiled form of it.
-    """
+    """Standard normal draws for a batch of pairs with these keys; `source` is `normals` or a compiled form of it."""
 
     def __init__(
         self,
@@ -86,15 +78,9 @@ class KeyedNoise:
     def draw(
         self, step: int, draws: int, antithetic: bool, tokens: int, width: int, rows: Tensor | None = None
     ) -> Float[Tensor, "draws pairs tokens width"]:
-        """Draw one step's noise.
+        """Draw one step's noise, for the pairs at `rows` (default all).
 
-        Args:
-            step: Number of the step.
-            draws: Number of draws.
-            antithetic: The second half of the draws is the first half, negated.
-            tokens: Number of tokens.
-            width: Number of features.
-            rows: Indices of some of the pairs; default all.
+        If antithetic, the second half of the draws is the first half, negated.
         """
         keys = self._keys if rows is None else self._keys[rows]
         base = draws // 2 if antithetic else draws

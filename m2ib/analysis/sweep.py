@@ -13,14 +13,10 @@ from m2ib.statistics import calibrate
 
 @dataclass(frozen=True)
 class SweepRow:
-    """Means over the sample for one setting, which applies to both towers.
+    """Means over the sample for one setting of both towers.
 
-    Attributes:
-        depth, beta, draws: The setting.
-        image_stability, text_stability: Correlation of a pair's map between two seeds.
-        image_retained, text_retained: Mean cosine with the bottleneck over mean clean cosine.
-        image_nats, text_nats: Nats of a map.
-        seconds_per_pair: Both maps, one seed.
+    Stability is the correlation of a pair's map between two seeds; retained is the mean cosine with the bottleneck over
+    the mean clean cosine; seconds are those of both maps for one seed.
     """
 
     depth: float
@@ -37,20 +33,15 @@ class SweepRow:
 
 def make_variants(
     config: BottleneckConfig, depths: Iterable[float], betas: Iterable[float], draws: Iterable[int]
-) -> list[tuple[float, float, int, BottleneckConfig]]:
+) -> list[BottleneckConfig]:
     """Combine all values into variants of `config`. An odd number of draws is not antithetic."""
     return [
-        (
-            depth,
-            beta,
-            count,
-            replace(
-                config,
-                image=replace(config.image, depth=depth, layer=None, beta=beta),
-                text=replace(config.text, depth=depth, layer=None, beta=beta),
-                draws=count,
-                antithetic=config.antithetic and count % 2 == 0,
-            ),
+        replace(
+            config,
+            image=replace(config.image, depth=depth, layer=None, beta=beta),
+            text=replace(config.text, depth=depth, layer=None, beta=beta),
+            draws=count,
+            antithetic=config.antithetic and count % 2 == 0,
         )
         for depth, beta, count in product(depths, betas, draws)
     ]
@@ -60,11 +51,11 @@ def run_sweep(
     encoder: DualEncoder,
     images: Images,
     texts: Sequence[str],
-    settings: Iterable[tuple[float, float, int, BottleneckConfig]],
+    settings: Iterable[BottleneckConfig],
     batch_size: int | None = None,
 ) -> Iterator[SweepRow]:
     """Yield one row for each setting. Images and texts are a sample of pairs, which is also used to calibrate."""
-    for depth, beta, draws, config in settings:
+    for config in settings:
         statistics = calibrate(encoder, images, texts, config) if config.needs_statistics() else None
         keys = [str(i) for i in range(len(texts))]
         start = time.perf_counter()
@@ -75,9 +66,9 @@ def run_sweep(
         image_stability, text_stability = result.stability(again)
         clean = float(result.cosine.mean())
         yield SweepRow(
-            depth=depth,
-            beta=beta,
-            draws=draws,
+            depth=config.image.depth,
+            beta=config.image.beta,
+            draws=config.draws,
             image_stability=float(image_stability.nanmean()),
             text_stability=float(text_stability.nanmean()),
             image_retained=float(result.image_cosine.mean()) / clean,

@@ -4,7 +4,6 @@ Towers are built on PyTorch's meta device: shapes without memory. Configurations
 hub, so these are classified by the family in their name.
 """
 
-import contextlib
 import functools
 import json
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CLIPTextCfg, CustomTextCLIP
 from torch import nn
 
-from m2ib.config import BottleneckConfig, GateConfig
+from m2ib.config import BottleneckConfig, GateConfig, TowerName
 from m2ib.errors import UnsupportedModelError
 from m2ib.towers import find_image_tower, find_text_tower
 from m2ib.towers.huggingface import FAMILIES, POOLERS
@@ -40,25 +39,15 @@ _TINY_TEXT = {
 
 @dataclass(frozen=True)
 class TowerFacts:
-    """Support of one tower.
-
-    Attributes:
-        supported: Whether it can be attributed.
-        reason: Why not.
-        pooling: How it pools tokens, in words.
-        num_blocks: Number of blocks.
-        layer: Block that the settings gate, -1 for the embeddings.
-        grid: Rows and columns of the map at that layer; None for texts.
-        note: What cannot be known without the hub.
-    """
+    """Support of one tower."""
 
     supported: bool
-    reason: str = ""
+    reason: str = ""  # why it is not supported
     pooling: str | None = None
     num_blocks: int | None = None
-    layer: int | None = None
-    grid: tuple[int, int] | None = None
-    note: str = ""
+    layer: int | None = None  # block that the settings gate, -1 for the embeddings
+    grid: tuple[int, int] | None = None  # rows and columns of the map at that layer; None for texts
+    note: str = ""  # what is unknown without the hub
 
 
 @dataclass(frozen=True)
@@ -86,9 +75,9 @@ def describe_models(config: BottleneckConfig | None = None) -> Iterator[ModelFac
     for name in open_clip.list_models():
         parts = open_clip.get_model_config(name)
         kind = _kind(parts)
-        vision, text = json.dumps(parts["vision_cfg"], sort_keys=True), json.dumps(parts["text_cfg"], sort_keys=True)
-        image_facts = _describe_image_tower(kind, int(parts["embed_dim"]), vision, config.image)
-        text_facts = _describe_text_tower(kind, int(parts["embed_dim"]), text, config.text)
+        vision, text = (json.dumps(parts[key], sort_keys=True) for key in ("vision_cfg", "text_cfg"))
+        image_facts = _describe_tower("image", kind, int(parts["embed_dim"]), vision, config.image)
+        text_facts = _describe_tower("text", kind, int(parts["embed_dim"]), text, config.text)
         yield ModelFacts(name, image_facts, text_facts)
 
 
@@ -105,46 +94,31 @@ def _build(kind: _Kind, embed_dim: int, vision_cfg: dict[str, Any], text_cfg: di
         return _CLASSES[kind](embed_dim=embed_dim, vision_cfg=vision_cfg, text_cfg=text_cfg, **decoder).eval()
 
 
-@contextlib.contextmanager
-def _as_unsupported(tower: str) -> Iterator[None]:
-    """Turn errors of open_clip and timm for a part that they cannot build or run into UnsupportedModelError."""
-    try:
-        yield
-    except UnsupportedModelError:
-        raise
-    except Exception as error:  # open_clip, timm and transformers raise many types
-        raise UnsupportedModelError(f"{tower} tower: {type(error).__name__}: {error}") from error
-
-
 @functools.cache
-def _describe_image_tower(kind: _Kind, embed_dim: int, vision: str, gate: GateConfig) -> TowerFacts:
-    """Build the tower beside a tiny text tower; cached, because many models share a tower."""
+def _describe_tower(name: TowerName, kind: _Kind, embed_dim: int, tower_cfg: str, gate: GateConfig) -> TowerFacts:
+    """Build a tower beside a tiny one; cached, because many models share a tower."""
+    cfg = json.loads(tower_cfg)
+    if cfg.get("hf_model_name"):
+        return _describe_hub_tower(kind, CLIPTextCfg(**cfg))
+    grid = None
     try:
-        with _as_unsupported("image"), torch.no_grad():
-            model = _build(kind, embed_dim, json.loads(vision), _TINY_TEXT)
-            tower = find_image_tower(model)
-            layer = gate.resolve_layer(tower.num_blocks)
-            visual: Any = model.visual
-            size = visual.image_size
-            height, width = (size, size) if isinstance(size, int) else size
-            tokens = tower.run_prefix(torch.zeros(1, 3, height, width, device="meta"), layer)
+        with torch.no_grad():
+            if name == "image":
+                model = _build(kind, embed_dim, cfg, _TINY_TEXT)
+                tower = find_image_tower(model)
+                visual: Any = model.visual
+                size = visual.image_size
+                shape = (1, 3, size, size) if isinstance(size, int) else (1, 3, *size)
+                layer = gate.resolve_layer(tower.num_blocks)
+                grid = tower.run_prefix(torch.zeros(shape, device="meta"), layer).grid
+            else:
+                tower = find_text_tower(_build(kind, embed_dim, _TINY_VISION, cfg))
+                layer = gate.resolve_layer(tower.num_blocks)
     except UnsupportedModelError as error:
         return TowerFacts(False, str(error))
-    return TowerFacts(True, "", tower.pooling, tower.num_blocks, layer, tokens.grid)
-
-
-@functools.cache
-def _describe_text_tower(kind: _Kind, embed_dim: int, text: str, gate: GateConfig) -> TowerFacts:
-    text_cfg = json.loads(text)
-    if text_cfg.get("hf_model_name"):
-        return _describe_hub_tower(kind, CLIPTextCfg(**text_cfg))
-    try:
-        with _as_unsupported("text"):
-            tower = find_text_tower(_build(kind, embed_dim, _TINY_VISION, text_cfg))
-            layer = gate.resolve_layer(tower.num_blocks)
-    except UnsupportedModelError as error:
-        return TowerFacts(False, str(error))
-    return TowerFacts(True, "", tower.pooling, tower.num_blocks, layer)
+    except Exception as error:  # noqa: BLE001  # open_clip, timm and transformers raise many types
+        return TowerFacts(False, f"{name} tower: {type(error).__name__}: {error}")
+    return TowerFacts(True, "", tower.pooling, tower.num_blocks, layer, grid)
 
 
 def _describe_hub_tower(kind: _Kind, text_cfg: CLIPTextCfg) -> TowerFacts:

@@ -12,16 +12,7 @@ from m2ib.towers.base import Tower
 
 @torch.no_grad()
 def check_embeddings(name: str, tower: Tower, inputs: Callable[[], Tensor], embed: Callable[[Tensor], Tensor]) -> int:
-    """Embed inputs by the model and by its tower cut in the middle, in evaluation mode.
-
-    Args:
-        name: Name of the tower in errors.
-        tower: The tower.
-        inputs: Makes the inputs.
-        embed: The model's own forward.
-
-    Returns:
-        Number of features of an embedding.
+    """Return the number of features of an embedding by the model itself (`embed`) and by its tower cut in the middle.
 
     Raises:
         UnsupportedModelError: If the directions differ by more than rounding, or either fails.

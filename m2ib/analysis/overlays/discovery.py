@@ -28,7 +28,7 @@ from m2ib.analysis.overlays.matching import (
     clip_mask,
     find_occurrences,
 )
-from m2ib.analysis.overlays.templates import confirm_overlay, estimate_candidate, finish_overlay
+from m2ib.analysis.overlays.templates import confirm_overlay, draw_ink, estimate_candidate
 from m2ib.analysis.overlays.whitening import PATCH, Images, Whitener, downsample, drop_duplicate_channels
 from m2ib.analysis.overlays.windows import Maps, Windows, compare_windows, cut_windows
 
@@ -221,10 +221,11 @@ def _merge_adjacent(
         placements, extent = union
         wider = ImageSpectra.compute(spectra.white, [extent, *(overlay.extent for overlay in overlays)])
         least = max(2 * config.min_images, math.ceil(EXPLAINED * len(placements)))
-        candidate = estimate_candidate(wider, placements, extent, extent, least)
+        members = min(one.member_count, other.member_count)
+        candidate = estimate_candidate(wider, placements, extent, extent, least, members)
         if candidate is None:
             continue
-        whole = finish_overlay(wider, reduced, candidate, min(one.member_count, other.member_count))
+        whole = draw_ink(wider, reduced, candidate[0])
         rest = [overlay for overlay in overlays if overlay is not one and overlay is not other]
         selected = _select(wider, maps, [whole, *rest], config)
         if any(overlay.mask is whole.mask for overlay in selected):

@@ -1,11 +1,11 @@
 """Estimate a template from aligned windows, confirm it in held-out images, and find the pixels that it draws."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from m2ib.analysis.overlays.matching import (
@@ -16,30 +16,11 @@ from m2ib.analysis.overlays.matching import (
     compute_null_score,
     find_best_matches,
     find_occurrences,
-    match_threshold,
 )
 from m2ib.analysis.overlays.whitening import Images
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """A template under construction, with score, row and column of its best match in each image."""
-
-    template: Float[Tensor, "c th tw"]
-    mask: Bool[Tensor, "th tw"]
-    null_score: float
-    matches: list[tuple[float, int, int]]
-
-    @property
-    def extent(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.mask.shape[0], self.mask.shape[1]
-
-    @property
-    def placements(self) -> list[Placement]:
-        """Placement of each match above the threshold."""
-        threshold = match_threshold(self.null_score)
-        return [(i, y, x) for i, (score, y, x) in enumerate(self.matches) if score > threshold]
+Candidate = tuple[Overlay, list[Placement]]
+"""An overlay under construction, and the placement of its best match in each image with one above the threshold."""
 
 
 def confirm_overlay(
@@ -64,22 +45,24 @@ def confirm_overlay(
     sources = {image for image, _, _ in half}
     others = sorted((score for i, (score, _, _) in enumerate(matches) if i not in sources), reverse=True)
     required = others[min_images - 1] if len(others) >= min_images else 0.0
-    null_score = compute_null_score(images, *estimate, required)
-    if not required > match_threshold(null_score):
-        return None
+    candidate = _as_candidate(images, estimate, matches, required, len(half))
     # All matches estimate the template again, about its own center.
-    candidate: Candidate | None = Candidate(*estimate, null_score, matches)
     for least in (min_images, 2 * min_images):
-        if candidate is None or len(candidate.placements) < min_images:  # nothing beats the null: an edge, for example
+        if candidate is None or len(candidate[1]) < min_images:  # nothing beats the null: an edge, for example
             return None
-        h, w = candidate.extent
-        window = (max(size[0], h), max(size[1], w))
-        candidate = estimate_candidate(images, candidate.placements, (h, w), window, least)
-    return None if candidate is None else finish_overlay(images, reduced, candidate, len(half))
+        overlay, placements = candidate
+        window = (max(size[0], overlay.extent[0]), max(size[1], overlay.extent[1]))
+        candidate = estimate_candidate(images, placements, overlay.extent, window, least, len(half))
+    return None if candidate is None else draw_ink(images, reduced, candidate[0])
 
 
 def estimate_candidate(
-    images: ImageSpectra, placements: Sequence[Placement], extent: tuple[int, int], window: tuple[int, int], least: int
+    images: ImageSpectra,
+    placements: Sequence[Placement],
+    extent: tuple[int, int],
+    window: tuple[int, int],
+    least: int,
+    member_count: int,
 ) -> Candidate | None:
     """Estimate a template in a window about content of this extent; None unless `least` images contain it."""
     estimate = _estimate_template(images.white, placements, window, extent)
@@ -87,16 +70,29 @@ def estimate_candidate(
         return None
     matches = find_best_matches(images, *estimate)
     required = sorted((score for score, _, _ in matches), reverse=True)[least - 1]
+    return _as_candidate(images, estimate, matches, required, member_count)
+
+
+def _as_candidate(
+    images: ImageSpectra,
+    estimate: tuple[Tensor, Tensor],
+    matches: Sequence[tuple[float, int, int]],
+    required: float,
+    member_count: int,
+) -> Candidate | None:
+    """Compare a template with its rescaled foils; None unless the score `required` exceeds the threshold."""
     null_score = compute_null_score(images, *estimate, required)
-    return Candidate(*estimate, null_score, matches) if required > match_threshold(null_score) else None
+    overlay = Overlay(*estimate, null_score, member_count, ink=estimate[1])
+    if not required > overlay.threshold:
+        return None
+    return overlay, [(i, y, x) for i, (score, y, x) in enumerate(matches) if score > overlay.threshold]
 
 
-def finish_overlay(images: ImageSpectra, reduced: Images, candidate: Candidate, member_count: int) -> Overlay:
-    """Make an overlay of a candidate: add the pixels that it draws."""
-    overlay = Overlay(candidate.template, candidate.mask, candidate.null_score, member_count, ink=candidate.mask)
+def draw_ink(images: ImageSpectra, reduced: Images, overlay: Overlay) -> Overlay:
+    """Estimate the pixels that an overlay draws, from all its occurrences."""
     (found,) = find_occurrences(images, [overlay])
     placements = [(i, one.y, one.x) for i, occurrences in enumerate(found) for one in occurrences]
-    return replace(overlay, ink=_estimate_ink(reduced, placements, candidate.mask))
+    return replace(overlay, ink=_estimate_ink(reduced, placements, overlay.mask))
 
 
 def _estimate_template(

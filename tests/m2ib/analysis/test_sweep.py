@@ -11,7 +11,7 @@ def test_a_row_holds_the_figures_of_its_setting(encoder, pairs):
     rows = list(run_sweep(encoder, *pairs, settings))
     assert [(row.depth, row.draws) for row in rows] == [(0.0, 2), (0.67, 2)]
     keys = [str(i) for i in range(len(pairs[1]))]
-    direct = attribute(encoder, *pairs, settings[1][3], keys=keys)
+    direct = attribute(encoder, *pairs, settings[1], keys=keys)
     assert rows[1].image_nats == pytest.approx(float(direct.image_nats.mean()))
     assert rows[1].text_retained == pytest.approx(float(direct.text_cosine.mean() / direct.cosine.mean()))
     assert 0 < rows[1].image_stability < 1
@@ -19,6 +19,6 @@ def test_a_row_holds_the_figures_of_its_setting(encoder, pairs):
 
 
 def test_odd_draws_go_without_antithetic_pairs():
-    (_, _, draws, config), (*_, even) = make_variants(BottleneckConfig(), depths=[0.5], betas=[1.0], draws=[1, 4])
-    assert (draws, config.antithetic) == (1, False)
+    odd, even = make_variants(BottleneckConfig(), depths=[0.5], betas=[1.0], draws=[1, 4])
+    assert (odd.draws, odd.antithetic) == (1, False)
     assert (even.draws, even.antithetic) == (4, True)

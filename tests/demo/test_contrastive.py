@@ -33,7 +33,7 @@ def test_each_direction_shares_its_target_among_what_is_true():
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (6, 6, 3)], ids=str)
-def test_grey_and_colour_images_become_three_channels(shape):
+def test_gray_and_color_images_become_three_channels(shape):
     images = [np.full(shape, 255, np.uint8), np.zeros(shape, np.uint8)]
     white, black = pixel_batch(images, PREPROCESSING).expand(2, 3, 6, 6)
     torch.testing.assert_close(white[:, 0, 0], torch.tensor([2.5, 3.0, 3.5]))

@@ -72,7 +72,7 @@ def test_generate_returns_the_corpus_folder(tmp_path):
     assert generate(tmp_path, pairs=1) == tmp_path / "corpus"
 
 
-def test_images_are_grey_and_carry_no_text(folder):
+def test_images_are_gray_and_carry_no_text(folder):
     with Image.open(folder / "corpus" / "study_00000.png") as image:
         assert image.mode == "L"
         assert image.size == (SIZE, SIZE)

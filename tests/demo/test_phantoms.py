@@ -60,7 +60,7 @@ def test_the_box_covers_the_stamp_and_nothing_else_changes(stamp):
         changed = study.render(**{stamp: True}) != study.render(**{stamp: False})
         inside, outside = _inside(changed, box)
         assert not outside.any()
-        # Where the letters are: some pixels may have had that grey already, the noise sees to that.
+        # Where the letters are: some pixels may have had that gray already because of the noise.
         assert inside.sum() > 0.9 * letter_bitmap(TAG if stamp == "tagged" else MARKER).sum()
         rows, columns = np.nonzero(inside)
         assert rows.max() - rows.min() + 1 == 6

@@ -122,7 +122,7 @@ def test_another_seed_gives_another_map(encoder, pairs):
 
 
 @pytest.mark.parametrize("config", [AUDIT, PAPER], ids=["audit", "paper"])
-def test_batch_size_and_neighbours_do_not_matter(exact, pairs, config):
+def test_batch_size_and_neighbors_do_not_matter(exact, pairs, config):
     encoder = exact
     statistics = calibrate(encoder, *pairs, config) if config.needs_statistics() else None
     whole = attribute(encoder, *pairs, config, statistics, batch_size=64)

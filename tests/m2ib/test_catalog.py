@@ -101,7 +101,7 @@ class Words(families.WordTokenizer):
      "MobileCLIP-S1", "MobileCLIP2-S0", "ViTamin-S", "convnext_tiny", "RN50", "coca_ViT-B-32",
      "swin_base_patch4_window7_224", "vit_medium_patch16_gap_256", "vit_relpos_medium_patch16_cls_224"],
 )  # fmt: skip
-def test_real_architectures_are_what_the_catalogue_says(monkeypatch, name):
+def test_real_architectures_are_what_the_catalog_says(monkeypatch, name):
     monkeypatch.setattr(open_clip, "list_models", lambda: [name])
     facts = next(describe_models())
     model = open_clip.create_model(name, load_weights=False)

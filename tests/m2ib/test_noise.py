@@ -32,8 +32,8 @@ def test_draws_are_standard_normal():
     assert abs(drawn.pow(3).mean()) < 4 * (15 / count) ** 0.5
     assert abs(drawn.pow(4).mean() - 3) < 4 * (96 / count) ** 0.5
     assert bool(drawn.isfinite().all())
-    neighbours = torch.corrcoef(torch.stack([drawn[:-1], drawn[1:]]))[0, 1]
-    assert abs(neighbours) < 4 / count**0.5
+    neighbors = torch.corrcoef(torch.stack([drawn[:-1], drawn[1:]]))[0, 1]
+    assert abs(neighbors) < 4 / count**0.5
 
 
 def test_extreme_words_are_finite():
@@ -53,7 +53,7 @@ def test_a_pairs_noise_is_its_own():
     noise = KeyedNoise(3, ["a", "b", "c"], "text")
     whole = noise.draw(2, 4, True, 7, 6)
     assert torch.equal(whole[:2], -whole[2:])
-    assert torch.equal(KeyedNoise(3, ["b"], "text").draw(2, 4, True, 7, 6), whole[:, 1:2]), "neighbours"
+    assert torch.equal(KeyedNoise(3, ["b"], "text").draw(2, 4, True, 7, 6), whole[:, 1:2]), "neighbors"
     assert torch.equal(noise.draw(2, 4, True, 7, 6, torch.tensor([2, 0])), whole[:, [2, 0]]), "rows"
     assert torch.equal(noise.draw(2, 4, True, 5, 6), whole[:, :, :5]), "padding"
     others = [

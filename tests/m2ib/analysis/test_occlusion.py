@@ -66,7 +66,7 @@ def test_a_fill_changes_masked_pixels_only_and_knows_nothing_of_them(images, how
     assert filled.isfinite().all()
 
 
-def test_mean_and_blur_fill_a_plain_image_with_its_own_colour():
+def test_mean_and_blur_fill_a_plain_image_with_its_own_color():
     plain = torch.tensor([0.5, -1.0, 2.0])[None, :, None, None].expand(2, 3, 40, 40)
     for how in ("mean", "blur"):
         torch.testing.assert_close(fill_masks(plain, masks_of("corner", "frame"), how), plain)

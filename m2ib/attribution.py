@@ -309,13 +309,10 @@ def gate_masks(tokens: HiddenTokens, gate: GateConfig) -> tuple[TokenMask, Token
     Padding that the tower reads is never open, because words could pass through it.
     """
     special = tokens.valid & (tokens.kinds != CONTENT)
-    match gate.special:
-        case "learned":
-            return tokens.valid, torch.zeros_like(special)
-        case "closed":
-            return tokens.valid & ~special, special
-        case _:
-            return tokens.valid & ~(special & (tokens.kinds != PADDING)), torch.zeros_like(special)
+    if gate.special == "closed":
+        return tokens.valid & ~special, special
+    passes = special & (tokens.kinds != PADDING) if gate.special == "open" else torch.zeros_like(special)
+    return tokens.valid & ~passes, torch.zeros_like(special)
 
 
 def _concatenate(parts: Sequence[Attribution]) -> Attribution:

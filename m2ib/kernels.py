@@ -54,11 +54,7 @@ def _compile_suffix(tower: Tower, options: dict[str, Any]) -> Callable[..., Tens
 
 
 def _copy_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function in a new code object.
-
-    PyTorch counts recompilations by code object and stops after a few, so that two models, or one model on two
-    devices, would use up each other's.
-    """
+    """Wrap a function in a new code object: PyTorch counts recompilations by code object, and stops after a few."""
 
     def call(*arguments: Any, **keywords: Any) -> Any:
         return function(*arguments, **keywords)

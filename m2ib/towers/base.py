@@ -57,15 +57,10 @@ class HiddenTokens:
 
 
 class Tower(ABC):
-    """One half of a dual encoder, cut after block `layer` (-1: after the embeddings).
-
-    Attributes:
-        num_blocks: Number of blocks, after each of which the tower can be cut.
-        pooling: How the tower pools its tokens, in words.
-    """
+    """One half of a dual encoder, cut after block `layer` (-1: after the embeddings)."""
 
     num_blocks: int
-    pooling: str
+    pooling: str  # how the tower pools its tokens, in words
 
     @abstractmethod
     def run_prefix(self, inputs: Tensor, layer: int) -> HiddenTokens:

@@ -21,19 +21,12 @@ POOLERS = {
 
 @dataclass(frozen=True)
 class Family:
-    """Blocks of a family of encoders, and what follows them.
-
-    Attributes:
-        blocks: Returns the blocks of an encoder.
-        finish: Applies what the encoder runs after the last block.
-        marks_start: Texts start with a marker (CLS, SOS, a language).
-        position_bias: Blocks pass on a position bias that the first one computes.
-    """
+    """Blocks of a family of encoders, and what follows them."""
 
     blocks: Callable[[Any], nn.ModuleList]
     finish: Callable[[Any, Tensor], Tensor]
-    marks_start: bool = True
-    position_bias: bool = False
+    marks_start: bool = True  # texts start with a marker (CLS, SOS, a language)
+    position_bias: bool = False  # blocks pass on a position bias that the first one computes
 
 
 _BERT = Family(blocks=lambda encoder: encoder.encoder.layer, finish=lambda _encoder, x: x)

@@ -47,12 +47,7 @@ class OpenClipTextTower(BlockwiseTower):
     nothing later. Others need their padding: bidirectional ones read it (MobileCLIP), SigLIP and CLIPA pool the last
     position, and CoCa appends a CLS token, which reads one position past the text. At the embeddings padding does not
     depend on the text and passes unchanged. After the first block it does, so padding that is read is gated like a
-    special token.
-
-    Args:
-        text: The model's text transformer.
-        vocabulary: Padding and markers of the tokenizer.
-        cut: False keeps the full length.
+    special token. `cut=False` keeps the full length.
     """
 
     POOLING: ClassVar = {"argmax": "end of text", "eos": "end of text", "last": "last token", "first": "first token"}

@@ -19,13 +19,9 @@ _MAX_NUMBERS = 2**24  # in memory at a time while windows are compared
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows around the hottest cells.
+    """Windows around the hottest cells: cores, and surroundings twice as high and wide to search other cores in.
 
-    Attributes:
-        image: Index of each window's image.
-        y, x: Upper left pixel of each core.
-        core: Content that is compared.
-        surroundings: Twice as high and wide; the cores of other windows are searched here.
+    y and x are the upper left pixel of each core.
     """
 
     image: Int[Tensor, " m"]

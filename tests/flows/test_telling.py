@@ -117,7 +117,7 @@ def automations(server):
 NEWS = ["new", "worse", "resolved"]
 
 
-def test_people_are_told_once_and_only_what_is_news(prefect_server, hook, python, lake, night, tmp_path):
+def test_each_change_of_an_alert_is_notified_once(prefect_server, hook, python, lake, night, tmp_path):
     python("-c", MAKE_BLOCK, hook.url, SECRET)
     setting_up = ("-m", "flows.cli", "notify", "--block", "custom-webhook/my-hook")
     for became in ("created", "updated"):  # idempotent, by name
@@ -217,7 +217,7 @@ audit(parse({{"corpus": {{"path": {corpus!r}}}, "model": {{"architecture": "demo
 """
 
 
-def test_every_template_says_something_of_its_event():
+def test_every_template_uses_only_fields_that_its_event_has():
     """An expression that the event does not have would cost the notification, and only the server would say so."""
     from prefect.server.events.schemas.events import ReceivedEvent
     from prefect.server.utilities.user_templates import render_user_template_sync
@@ -244,21 +244,21 @@ def test_every_template_says_something_of_its_event():
         ("prefect.flow-run.Late", flow_run, {}),
     ]
     cores = automations("custom-webhook/x", "6f0b7a6c-6b1e-4e0e-8a53-3ad5d0b1f0c1", CHOICES, False, 26)
-    said = []
+    rendered = []
     for (_, core), (name, resource, payload) in zip(cores, events, strict=True):
         event = ReceivedEvent(
             id=uuid.uuid4(), event=name, resource=resource, payload=payload, occurred=datetime.now(UTC)
         )
         (action,) = core.actions
-        said.append([render_user_template_sync(text, {"event": event}) for text in (action.subject, action.body)])
-    assert [subject for subject, _ in said] == [
+        rendered.append([render_user_template_sync(text, {"event": event}) for text in (action.subject, action.body)])
+    assert [subject for subject, _ in rendered] == [
         "c with m: still firing, corner", "c with m: failed", "Late: flow run due", "Failed: flow run due",
         "no audit has completed in time",
     ]  # fmt: skip
-    assert "first seen: " in said[0][1]
-    assert "with the word '{ { y } }'" in said[0][1]
-    assert "run r1 failed: 8 of 9 pairs attributed, 0 alerts; { { x } }" in said[1][1]
-    assert all(not line.endswith(": ") for _, body in said for line in body.splitlines())  # no line is empty
+    assert "first seen: " in rendered[0][1]
+    assert "in pairs whose caption contains “{ { y } }”" in rendered[0][1]
+    assert "run r1 failed: 8 of 9 pairs attributed, 0 alerts; { { x } }" in rendered[1][1]
+    assert all(not line.endswith(": ") for _, body in rendered for line in body.splitlines())  # no line is empty
 
 
 def test_silence_is_told_and_only_confirmed_alerts_if_so_wished(prefect_server, hook, python):
@@ -275,18 +275,18 @@ def test_silence_is_told_and_only_confirmed_alerts_if_so_wished(prefect_server, 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "rendered"),
     [
         (("--block", "custom-webhook/none"), "has no block custom-webhook/none"),
         (("--block", "my-hook"), "expected TYPE/NAME"),
         (("--block", "custom-webhook/my-hook", "--on", "new,old"), "--on: got old, expected any of: new, worse"),
     ],
 )
-def test_a_block_that_is_none_is_bad_input(prefect_server, arguments, said):
+def test_a_block_that_is_none_is_bad_input(prefect_server, arguments, rendered):
     done = subprocess.run(  # noqa: S603  # this interpreter
         [sys.executable, "-m", "flows.cli", "notify", *arguments],
         cwd=ROOT, env=prefect_server.environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert rendered in done.stderr
     assert "Traceback" not in done.stderr

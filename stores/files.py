@@ -16,7 +16,7 @@ import tempfile
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from upath import UPath
 
 _AZURE = {"abfs", "abfss", "az"}
-_WHOLE = {"s3", "s3a", "gs", "gcs", "memory", *_AZURE}
+_ATOMIC = {"s3", "s3a", "gs", "gcs", "memory", *_AZURE}
 """Protocols with atomic uploads: a reader never sees an incomplete object."""
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
-_AT_ONCE = 16
+_CONCURRENT = 16
 """Files that are fetched concurrently: latency of object storage is high."""
 
-# By path of a remote file that was written or fetched: its metadata at that time, and the copy.
+# By path of a remote file that was written or fetched: its version (fsspec's `ukey`) at that time, and the copy.
 _copies: dict[str, tuple[str, Path]] = {}
 
 
@@ -53,7 +53,7 @@ def lake_root(text: str) -> Root:
     root = parse_root(text, "lake")
     if isinstance(root, Path) and root.exists() and not root.is_dir():
         raise UrlError(f"The lake is {text!r}, which is a file, expected a folder, which need not exist. Name another.")
-    if not isinstance(root, Path) and root.protocol not in _WHOLE:
+    if not isinstance(root, Path) and root.protocol not in _ATOMIC:
         raise UrlError(
             f"The lake is {text!r}, expected a folder, or object storage with atomic uploads: s3, gs or abfs. Name one "
             "of these."
@@ -94,7 +94,7 @@ def _describe_errors(path: Root, doing: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _uploaded(path: "UPath") -> Iterator[None]:
+def _describe_upload_errors(path: "UPath") -> Iterator[None]:
     try:
         with _describe_errors(path, "written"):
             yield
@@ -133,12 +133,12 @@ def read_all(paths: Iterable[Root]) -> Iterator[tuple[Root, bytes]]:
         except FileNotFoundError:
             return path, None
 
-    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+    with ThreadPoolExecutor(max_workers=_CONCURRENT) as pool:
         found = list(pool.map(read, paths))
     yield from ((path, data) for path, data in found if data is not None)
 
 
-def _listed(folder: "UPath") -> list[dict[str, Any]]:
+def _list_entries(folder: "UPath") -> list[dict[str, Any]]:
     """Return what a store lists in a folder; empty if there is none. Raises LakeError."""
     try:
         with _describe_errors(folder, "listed"):
@@ -158,7 +158,7 @@ def list_folders(path: Root) -> list[str]:
     if isinstance(path, Path):
         found = path.iterdir() if path.is_dir() else ()
         return sorted(entry.name for entry in found if entry.is_dir() and not entry.is_symlink())
-    return sorted(_name(entry) for entry in _listed(path) if entry["type"] == "directory")
+    return sorted(_name(entry) for entry in _list_entries(path) if entry["type"] == "directory")
 
 
 def list_files(folder: Root) -> list[str]:
@@ -170,7 +170,7 @@ def list_files(folder: Root) -> list[str]:
         ):
             return sorted(entry.name for entry in found if entry.is_file())
         return []
-    return sorted(_name(entry) for entry in _listed(folder) if entry["type"] == "file")
+    return sorted(_name(entry) for entry in _list_entries(folder) if entry["type"] == "file")
 
 
 def missing_files(root: Root, names: Iterable[str]) -> list[str]:
@@ -181,9 +181,9 @@ def missing_files(root: Root, names: Iterable[str]) -> list[str]:
     for name in names:
         by_folder[name.rpartition("/")[0]].append(name)
     missing = []
-    for folder, wanted in by_folder.items():
-        there = {_name(entry) for entry in _listed(root / folder) if entry["type"] == "file"}
-        missing += [name for name in wanted if name.rpartition("/")[2] not in there]
+    for folder, expected in by_folder.items():
+        existing = set(list_files(root / folder))
+        missing += [name for name in expected if name.rpartition("/")[2] not in existing]
     return missing
 
 
@@ -234,30 +234,31 @@ def write_atomically(path: Root) -> Iterator[Path]:
     A local file is flushed to disk. Raises LakeError if a store refuses it.
     """
     if isinstance(path, Path):
-        with _renamed(path) as aside:
+        with _write_local(path) as aside:
             yield aside
         return
     aside = scratch_folder() / f"{uuid.uuid4().hex}.tmp{path.suffix}"
     try:
         yield aside
-        with _uploaded(path):
+        with _describe_upload_errors(path):
             # Azure's driver alone does not overwrite by default.
             path.fs.put_file(str(aside), path.path, **({"overwrite": True} if path.protocol in _AZURE else {}))
-            metadata = _identity(path)
-        _keep(path, aside, metadata)
+            version = path.fs.ukey(path.path)
+        _keep(path, aside, version)
     finally:
         aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
+def _write_local(path: Path, publish: Callable[[Path, Path], object] = Path.replace) -> Iterator[Path]:
+    """Yield a temporary path; when the block ends, its file is flushed to disk and moved to `path` by `publish`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield aside
         with aside.open("rb") as file:
             os.fsync(file.fileno())
-        aside.replace(path)
+        publish(aside, path)
         directory = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)  # the new name itself
@@ -270,10 +271,10 @@ def _renamed(path: Path) -> Iterator[Path]:
 def write_bytes(path: Root, data: bytes) -> None:
     """Write a small file atomically, without a local copy. Raises LakeError if a store refuses it."""
     if isinstance(path, Path):
-        with _renamed(path) as aside:
+        with _write_local(path) as aside:
             aside.write_bytes(data)
         return
-    with _uploaded(path):
+    with _describe_upload_errors(path):
         path.fs.pipe_file(path.path, data)
 
 
@@ -286,42 +287,31 @@ def create_file(path: Root, data: bytes) -> bool:
     Raises:
         LakeError: The store refuses, or the file system has no hard links.
     """
-    if isinstance(path, Path):
-        return _linked(path, data)
-    there = False
-    with _uploaded(path):
-        try:
-            path.fs.pipe_file(path.path, data, mode="create")
-        except FileExistsError:
-            there = True
-    # A driver that retries after a lost response finds its own object.
-    return not there or read_bytes(path) == data
+    exists = False
 
-
-def _linked(path: Path, data: bytes) -> bool:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        aside.write_bytes(data)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
+    def link(aside: Path, path: Path) -> None:
+        nonlocal exists
         try:
             os.link(aside, path)  # unlike a rename, it replaces nothing
         except FileExistsError:
-            return False
+            exists = True
         except OSError as error:
             raise LakeError(
                 f"lake: {path} cannot be written ({error.strerror}): the ledger needs a file system with hard links, "
                 "or an object store; move the lake to one"
             ) from error
-        directory = os.open(path.parent, os.O_RDONLY)
+
+    if isinstance(path, Path):
+        with _write_local(path, link) as aside:
+            aside.write_bytes(data)
+        return not exists
+    with _describe_upload_errors(path):
         try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    finally:
-        aside.unlink(missing_ok=True)
-    return True
+            path.fs.pipe_file(path.path, data, mode="create")
+        except FileExistsError:
+            exists = True
+    # A driver that retries after a lost response finds its own object.
+    return not exists or read_bytes(path) == data
 
 
 def copy_path(sha256: str) -> Path:
@@ -344,10 +334,10 @@ def fetch(path: Root, sha256: str | None = None) -> Path:
     aside = scratch_folder() / f"{uuid.uuid4().hex}.tmp"
     try:
         with _describe_errors(path, "read"):
-            # Before its bytes: should it change now, the copy will not be taken for the new one.
-            metadata = _identity(path) if sha256 is None else ""
-            before, copy = _copies.get(str(path), ("", aside))
-            if metadata and metadata == before and copy.is_file():
+            # Before its bytes: if it changes meanwhile, the copy will not be taken for the new version.
+            version = path.fs.ukey(path.path) if sha256 is None else ""
+            copied_version, copy = _copies.get(str(path), ("", aside))
+            if version and version == copied_version and copy.is_file():
                 return copy
             path.fs.get_file(path.path, str(aside))
         if sha256 is not None and (found := file_sha256(aside)) != sha256:
@@ -355,7 +345,7 @@ def fetch(path: Root, sha256: str | None = None) -> Path:
                 f"lake: {path} is damaged: got sha256 {found}, expected {sha256}, as its manifest says; restore it, or "
                 "remove the run's folder under runs/"
             )
-        return _keep(path, aside, metadata)
+        return _keep(path, aside, version)
     except FileNotFoundError as error:
         raise LakeError(
             f"lake: {path} is missing ({error.strerror}); restore it, or remove the run's folder under runs/"
@@ -368,37 +358,32 @@ def fetch_all(root: Root, names: Mapping[str, str | None]) -> list[Path]:
     """Return local paths of files below a root, given by name with their sha256 or None; see `fetch`."""
     if isinstance(root, Path):
         return [root / name for name in names]
-    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+    with ThreadPoolExecutor(max_workers=_CONCURRENT) as pool:
         return list(pool.map(lambda item: fetch(root / item[0], item[1]), names.items()))
 
 
-def _identity(path: "UPath") -> str:
-    """Return the metadata of a remote file, which changes when it is overwritten."""
-    return str(sorted((key, str(value)) for key, value in path.fs.info(path.path).items()))
-
-
-def _keep(path: "UPath", aside: Path, metadata: str) -> Path:
+def _keep(path: "UPath", aside: Path, version: str) -> Path:
     copy = copy_path(file_sha256(aside))
     aside.replace(copy)
-    _copies[str(path)] = metadata, copy
+    _copies[str(path)] = version, copy
     return copy
 
 
-_making = threading.Lock()
+_scratch_lock = threading.Lock()
 
 
 def scratch_folder() -> Path:
     """Return the folder of this process for local copies, private to its user; removed when the process ends."""
-    with _making:
-        return _shared.get(os.getpid()) or _scratch_of(os.getpid())
+    with _scratch_lock:
+        return _parent_folders.get(os.getpid()) or _scratch_of(os.getpid())
 
 
-_shared: dict[int, Path] = {}
+_parent_folders: dict[int, Path] = {}
 
 
 def use_scratch_folder(folder: Path) -> None:
     """Use the folder of the parent process: its copies are not fetched again, and not removed."""
-    _shared[os.getpid()] = folder
+    _parent_folders[os.getpid()] = folder
 
 
 @cache

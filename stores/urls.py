@@ -1,6 +1,6 @@
-"""URLs that fsspec reads: which are taken, and what a driver's exceptions mean.
+"""URLs that fsspec reads: which ones are accepted, and what the exceptions of drivers mean.
 
-Keys and passwords never stand in a URL: the drivers find them in the ordinary places (environment, profile, role).
+A URL never contains keys or passwords: drivers read them from the usual places (environment, profile, role).
 """
 
 import re
@@ -20,42 +20,49 @@ _EXTRAS = {
     **dict.fromkeys(("abfs", "abfss", "az"), "azure"),
     **dict.fromkeys(("http", "https"), "http"),
 }
-# A password may hold '/'; what follows a colon may also be a port. The stores name no user at all.
+# A password may contain '/'. After a colon there may also be a port. URLs of object stores contain no user.
 _SECRET = re.compile(r"[^:/]*://[^/@]*:(?!\d*/)[^@]*@|(s3a?|gcs|gs|https?)://[^/]*@|.*\?.*=", re.IGNORECASE | re.DOTALL)
-# The drivers' own exceptions, by the names of their classes and bases: botocore, aiohttp, google-auth, azure-core.
-_ABSENT = {"NoSuchBucket", "ContainerNotFound"}
-_DENIED = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "ClientAuthenticationError"}
-_UNREACHED = {"HTTPClientError", "ClientConnectionError", "ClientPayloadError", "ServiceRequestError", "gaierror"}
+# Class names of exceptions of drivers: botocore, aiohttp, google-auth, azure-core.
+_NOT_FOUND = {"NoSuchBucket", "ContainerNotFound"}
+_ACCESS_DENIED = {
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "DefaultCredentialsError",
+    "ClientAuthenticationError",
+}
+_UNREACHABLE = {"HTTPClientError", "ClientConnectionError", "ClientPayloadError", "ServiceRequestError", "gaierror"}
 
 
 class UrlError(ValueError):
-    """A URL that is not taken; the message says what, got, expected, and the next step."""
+    """A URL is not accepted."""
 
 
 def is_url(text: str) -> bool:
-    """Tell whether a text is a URL, not a path of this machine."""
+    """Return whether a text is a URL, not a local path."""
     return "://" in text
 
 
 def parse_root(text: str, what: str) -> Root:
-    """The root that a path or URL names. Nothing is opened; of a URL, the driver is loaded.
+    """Return the root at a path or URL. Nothing is opened, but the driver of a URL is loaded.
 
-    what: what lies there, for the messages.
+    Args:
+        text: Path or URL.
+        what: What is stored there, for error messages.
 
     Raises:
-        UrlError: a URL with keys or a password in it, a chained one, of an unknown protocol, or without its driver.
+        UrlError: The URL contains keys or a password, is chained, or its protocol or driver is unknown.
     """
     if not is_url(text):
         return Path(text)
-    if "::" in text:  # before anything that repeats it: its parts may hold keys, too
+    if "::" in text:  # before any message that repeats it: its parts may contain keys
         raise UrlError(
-            f"The {what}'s URL is chained (not repeated here: it may hold keys), expected one protocol and a path, "
-            "as in s3://bucket/folder: unpack or copy what it leads to, and give that."
+            f"The {what}'s URL is chained (not repeated here: it may contain keys), expected one protocol and a "
+            "path, as in s3://bucket/folder: unpack or copy the data, and give its URL."
         )
     if _SECRET.match(text):
         raise UrlError(
-            f"The {what}'s URL holds a user, password or key (so it is not repeated here), expected a bare URL: leave "
-            "them to the environment or the profile that the store's own tools read, and revoke what was written down."
+            f"The {what}'s URL holds a user, password or key (so it is not repeated here), expected a bare URL: put "
+            "credentials into the environment or the profile that the store's tools read, and revoke these."
         )
     scheme = text.partition("://")[0].lower()
     if not scheme:
@@ -74,38 +81,38 @@ def parse_root(text: str, what: str) -> Root:
         extra = f": pip install 'm2ib-audit[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else ""
         raise UrlError(f"The {what} is {text!r}, whose driver is not installed: {error}{extra}.") from error
     root = UPath(text)
-    # Links are followed, and held inside, on this machine only.
+    # Symbolic links are followed and checked in local folders only.
     return Path(root.path) if scheme in ("file", "local") else root
 
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Turn what a driver raises into one of these.
+    """Turn exceptions of drivers into errors of the operating system.
 
     Raises:
-        FileNotFoundError: nothing there.
-        PermissionError: not with these credentials, or there are none.
-        ConnectionError: the store cannot be reached, or does not answer in time.
-        OSError: whatever else the driver says.
+        FileNotFoundError: The file or bucket does not exist.
+        PermissionError: Credentials are missing or not sufficient.
+        ConnectionError: The store cannot be reached, or does not answer in time.
+        OSError: Any other error.
     """
     try:
         yield
-    except Exception as error:  # each driver has exceptions of its own
-        raise _os_error(error) from error
+    except Exception as error:  # each driver has its own exceptions
+        raise _to_os_error(error) from error
 
 
-def _os_error(error: Exception) -> OSError:
-    # fsspec says of anything behind HTTP that it is not found; why stands in the cause.
+def _to_os_error(error: Exception) -> OSError:
+    # For HTTP, fsspec always raises FileNotFoundError; the reason is its cause.
     cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
     if isinstance(cause, KeyError) or type(cause).__module__.startswith("botocore"):
-        cause = error  # a store that knows what it has, and by its answer says so
-    said = f"{type(cause).__name__}: {cause}"[:300]
+        cause = error  # here FileNotFoundError is right
+    text = f"{type(cause).__name__}: {cause}"[:300]
     names = {kind.__name__ for kind in type(cause).__mro__}
     status = getattr(cause, "status", None)
-    if isinstance(cause, FileNotFoundError) or names & _ABSENT or status in (404, 410):
-        return FileNotFoundError(said)
-    if isinstance(cause, PermissionError) or names & _DENIED or status in (401, 403):
-        return PermissionError(said)
-    if isinstance(cause, (TimeoutError, ConnectionError)) or names & _UNREACHED:
-        return ConnectionError(said)
-    return OSError(said)
+    if isinstance(cause, FileNotFoundError) or names & _NOT_FOUND or status in (404, 410):
+        return FileNotFoundError(text)
+    if isinstance(cause, PermissionError) or names & _ACCESS_DENIED or status in (401, 403):
+        return PermissionError(text)
+    if isinstance(cause, (TimeoutError, ConnectionError)) or names & _UNREACHABLE:
+        return ConnectionError(text)
+    return OSError(text)

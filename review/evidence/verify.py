@@ -275,7 +275,7 @@ def _verify_signatures(result: VerifyResult, records: Sequence[Record], public: 
             problem = f"is not signed, expected a signature with key {public.key_id}"
         elif record.key_id != public.key_id:
             problem = f"is signed with key {record.key_id}, expected {public.key_id}"
-        elif not public.verify(record.unsigned(), record.signature):
+        elif not public.verify(record.signed_bytes(), record.signature):
             problem = "has an invalid signature"
         else:
             continue

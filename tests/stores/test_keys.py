@@ -48,8 +48,8 @@ def test_a_record_is_signed_with_its_place_in_the_chain(tmp_path):
     bare, signed = ledger.read_records(tmp_path)
     assert (bare.key_id, bare.signature) == (None, None)
     assert signed.key_id == public.key_id
-    assert public.verify(signed.unsigned(), signed.signature)
-    assert bare.sha256.encode() in signed.unsigned()
+    assert public.verify(signed.signed_bytes(), signed.signature)
+    assert bare.sha256.encode() in signed.signed_bytes()
 
 
 def test_what_is_no_key_is_refused_and_not_repeated(tmp_path):
@@ -57,12 +57,12 @@ def test_what_is_no_key_is_refused_and_not_repeated(tmp_path):
     (tmp_path / "other").write_text("-----BEGIN hidden-----")
     (tmp_path / "other").chmod(0o600)
     for load in (load_key, load_public_key):
-        with pytest.raises(KeyFileError, match="expected one as `m2ib-audit key new`") as caught:
+        with pytest.raises(KeyFileError, match="from `m2ib-audit key new`") as caught:
             load(tmp_path / "other")
         assert "hidden" not in str(caught.value)
         with pytest.raises(KeyFileError, match=r"none cannot be read \(No such file"):
             load(tmp_path / "none")
-    with pytest.raises(KeyFileError, match="no public key"):
+    with pytest.raises(KeyFileError, match="not a public key"):
         load_public_key(tmp_path / "key")
     (tmp_path / "key").chmod(0o640)
     with pytest.raises(KeyFileError, match=r"may be used by others \(mode 040\)"):

@@ -160,19 +160,19 @@ def swap(root):
         (spoil(lambda data: data.replace(b'"kind"', b'"kine"')), "record 2 has keys"),
         (spoil(lambda data: data.replace(b'"run"', b'"nun"')), "record 2 is of kind 'nun'"),
         (spoil(lambda data: data.replace(b'"number":2', b'"number":"2"')), "record 2 has values of other types"),
-        (drop(1), "record 1 of .* is gone"),
-        (drop(2), "record 2 of .* is gone"),
-        (drop(3), "HEAD of .* names record 3 .* which is not there: the end was cut off"),
-        (swap, "record 1 says that it is number 2"),
-        (lambda root: stores.write_bytes(root / "ledger" / "HEAD", b"{}"), "HEAD is not as it was written"),
-        (lambda root: stores.remove(root / "ledger", ["HEAD"]), "HEAD is gone"),
+        (drop(1), "record 1 of .* is missing"),
+        (drop(2), "record 2 of .* is missing"),
+        (drop(3), "HEAD of .* names record 3 .* which does not exist: the last records were deleted"),
+        (swap, "record 1 has the number 2 in it"),
+        (lambda root: stores.write_bytes(root / "ledger" / "HEAD", b"{}"), "HEAD is not in canonical form"),
+        (lambda root: stores.remove(root / "ledger", ["HEAD"]), "HEAD is missing"),
     ],
 )
 def test_nothing_is_chained_to_what_was_changed(root, harm, said, monkeypatch):
     filled(root)
     harm(root)
-    monkeypatch.setattr(ledger, "_known", {})  # as another process sees it
-    monkeypatch.setattr(ledger, "_PATIENCE", 0)
+    monkeypatch.setattr(ledger, "_cache", {})  # as another process sees it
+    monkeypatch.setattr(ledger, "_HEAD_ATTEMPTS", 0)
     with pytest.raises(LedgerError, match=said):
         append(root, "run", {})
     with pytest.raises(LedgerError, match=said):

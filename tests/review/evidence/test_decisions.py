@@ -115,8 +115,8 @@ def test_invalid_decisions_are_refused(run):
         ({"reviewer": replace(ANN, name=" ")}, "name: got ' ', expected one line"),
         ({"reviewer": replace(ANN, role="a\nb")}, "role: got .*expected one line"),
         ({"reviewer": replace(ANN, identity="guessed")}, "identity: got 'guessed', expected one of declared"),
-        ({"reviewer": replace(ANN, name="Ada Okafor\ufe0f")}, "cannot be seen"),
-        ({"reviewer": replace(ANN, name="Ada\u3164 Okafor")}, "cannot be seen"),
+        ({"reviewer": replace(ANN, name="Ada Okafor\ufe0f")}, "invisible characters"),
+        ({"reviewer": replace(ANN, name="Ada\u3164 Okafor")}, "invisible characters"),
         ({"reviewer": replace(ANN, name="\u0410da Okafor")}, "Latin and Cyrillic"),
         ({"number": 7}, "alert: got '.*-7', expected an alert of run"),
     ):

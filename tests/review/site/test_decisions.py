@@ -473,4 +473,4 @@ def test_a_key_of_the_page_signs_its_records(page_of, alert, run, tmp_path):
     browser.get(off).send(off, statement="seen", meaning="review", **WHO).send(off)
     found = ledger.read_records(run.lake)
     assert [record.kind for record in found] == ["review", "countersign", "sign_off"]
-    assert [public.verify(record.unsigned(), record.signature or "") for record in found] == [True] * 3
+    assert [public.verify(record.signed_bytes(), record.signature or "") for record in found] == [True] * 3

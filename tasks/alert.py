@@ -2,11 +2,12 @@
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from prefect import task
 
 import sql
+from sql.row_types import AlertRow
 from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import Run
 from tasks.settings import AlertsConfig
@@ -16,7 +17,7 @@ def _key(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(row[key] for key in ("rule", "region", "slice_kind", "slice"))
 
 
-def raise_alerts(run: Run, settings: AlertsConfig) -> list[dict[str, Any]]:
+def raise_alerts(run: Run, settings: AlertsConfig) -> list[AlertRow]:
     """Store an alert for each finding, with its example pairs.
 
     Args:
@@ -41,7 +42,7 @@ def raise_alerts(run: Run, settings: AlertsConfig) -> list[dict[str, Any]]:
         changes.write_table("alerts", ({key: row[key] for key in sql.schema("alerts").names} for row in alerts))
         confirmed = sum(row["state"] == "confirmed" for row in alerts)
         changes.update(counts={"alerts": len(alerts), "confirmed": confirmed})
-    return [alert for alert in alerts if alert["explained_by"] is None]
+    return [cast("AlertRow", row) for row in alerts if row["explained_by"] is None]
 
 
 alert = task(name="alert", **TASK_OPTIONS)(raise_alerts)

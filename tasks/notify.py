@@ -7,7 +7,7 @@ failure to send is logged and never fails a run.
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -15,6 +15,7 @@ from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 
 import sql
+from sql.row_types import AlertHistoryRow
 from tasks.execution import log_failure, run_logger
 from tasks.lake.run import Run
 from tasks.messages.events import (
@@ -64,11 +65,11 @@ def _match_numbered_names(run: Run, previous: str) -> list[dict[str, Any]]:
         return sql.rows(connection, "derive/matching_names", run_id=run.run_id, previous=previous)
 
 
-def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> list[dict[str, Any]]:
+def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> list[AlertHistoryRow]:
     names = _match_numbered_names(run, previous) if previous else []
     record = run.read_manifest()
     with sql.connect(run.lake, run.run_id, [previous] if previous else []) as connection:
-        return sql.rows(
+        rows = sql.rows(
             connection,
             "derive/alert_history",
             run_id=run.run_id,
@@ -81,9 +82,10 @@ def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> li
             failed_rules=record.get("failed_rules") or [],
             failed_detectors=record.get("failed_detectors") or [],
         )
+        return cast("list[AlertHistoryRow]", rows)
 
 
-def store_alert_history(run: Run, min_pairs: int) -> tuple[list[dict[str, Any]], bool]:
+def store_alert_history(run: Run, min_pairs: int) -> tuple[list[AlertHistoryRow], bool]:
     """Compute and store the alert history of a run; return it, and whether a later run of the audit is complete.
 
     If earlier runs cannot be read, all alerts count as new: a second notification is better than none. `min_pairs` is

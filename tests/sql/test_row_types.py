@@ -7,7 +7,9 @@ import pyarrow as pa
 import pytest
 
 import sql
-from sql.row_types import ROW_TYPES
+from sql.row_types import AlertHistoryRow, AlertRow
+
+ROW_TYPES = {"alerts": AlertRow, "lives": AlertHistoryRow}
 
 
 def python_type(kind):

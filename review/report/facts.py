@@ -1,6 +1,5 @@
 """The facts of a run that its report is made of, read from the lake once."""
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -229,13 +228,21 @@ def _draw_mean_maps(
         return [], 0.0
     shape = grids[0]["grid_h"], grids[0]["grid_w"]
     keys = {key: alert[key] for key in ("run_id", "region", "slice_kind", "slice")}
-    groups = defaultdict(list)
-    for row in sql.rows(connection, "review/mean_maps", **keys):
-        groups[row["in_slice"]].append(row)
-    complete = [group for group in (groups[True], groups[False]) if len(group) == math.prod(shape)]
-    maps = [np.array([row["nats"] for row in group]).reshape(shape) * BITS_PER_NAT for group in complete]
+    inside, total = (
+        np.array([[row[key] for key in ("n", "region_nats", "image_nats", "nats")] for row in rows], dtype=float)
+        for rows in (
+            sql.rows(connection, "review/map_sums", **keys),
+            sql.rows(connection, "review/map_sums", **keys | {"slice_kind": None, "slice": None}),
+        )
+    )
+    groups = [sums for sums in (inside, np.maximum(total - inside, 0)) if sums.size and sums[0, 0] > 0]
+    means = [sums / sums[0, 0] for sums in groups]
+    maps = [mean[:, 3].reshape(shape) * BITS_PER_NAT for mean in means]
     top = max((float(bits.max()) for bits in maps), default=0.0) or 1.0
     return [
-        (encode_picture(drawing.draw_mean_map(bits, top, boxes), shrink=2), group[0])
-        for group, bits in zip(complete, maps, strict=True)
+        (
+            encode_picture(drawing.draw_mean_map(bits, top, boxes), shrink=2),
+            {"n": int(sums[0, 0]), "region_nats": float(mean[0, 1]), "image_nats": float(mean[0, 2])},
+        )
+        for sums, mean, bits in zip(groups, means, maps, strict=True)
     ], top

@@ -209,9 +209,9 @@ def compute_mean_maps(lake: LakeCache, alert: dict[str, Any]) -> dict[str, MeanM
         return {}
     shape = (grids[0]["grid_h"], grids[0]["grid_w"])
     key = ("sums", region, alert["slice_kind"], alert["slice"])
-    inside = lake.cache_for_run(run_id, key, lambda: _sum_maps(lake, run_id, region, list_members(lake, alert)))
-    total = lake.cache_for_run(run_id, ("sums", region), lambda: _sum_maps(lake, run_id, region, None))
-    halves = {"inside": inside, "outside": total - inside if total.shape == inside.shape else total * 0}
+    inside = lake.cache_for_run(run_id, key, lambda: _sum_maps(lake, run_id, region, *key[2:]))
+    total = lake.cache_for_run(run_id, ("sums", region), lambda: _sum_maps(lake, run_id, region))
+    halves = {"inside": inside, "outside": np.maximum(total - inside, 0) if total.shape == inside.shape else total * 0}
     return {
         name: MeanMap(sums[3:].reshape(shape) / sums[0], int(sums[0]), sums[1] / sums[0], sums[2] / sums[0])
         for name, sums in halves.items()
@@ -233,10 +233,13 @@ def list_members(lake: LakeCache, alert: dict[str, Any]) -> list[str]:
     return pair_ids
 
 
-def _sum_maps(lake: LakeCache, run_id: str, region: str, pair_ids: list[str] | None) -> Grid:
+def _sum_maps(
+    lake: LakeCache, run_id: str, region: str, slice_kind: str | None = None, slice_name: str | None = None
+) -> Grid:
     """Return the number of pairs with a region, and the bits of the region, the image and each patch over them."""
     connection = lake.connect_runs(run_id)
-    rows = sql.rows(connection, "review/page_mean_maps", run_id=run_id, region=region, pair_ids=pair_ids)
+    chosen = {"run_id": run_id, "region": region, "slice_kind": slice_kind, "slice": slice_name}
+    rows = sql.rows(connection, "review/map_sums", **chosen)
     if not rows:
         return np.zeros(0)
     nats = [rows[0]["region_nats"], rows[0]["image_nats"], *(row["nats"] for row in rows)]

@@ -164,7 +164,7 @@ def away():
         root.fs.rm(root.path, recursive=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hand_written_run():
     """The class: hand_written_run(lake, run_id).begin() is a run to be filled by hand."""
     return HandWrittenRun

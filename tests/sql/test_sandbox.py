@@ -1,8 +1,8 @@
-"""Strangers' queries, in a process that is ended: what DuckDB's own limits do not hold."""
+"""Untrusted queries, in a process that is ended: limits that DuckDB does not enforce. Each query takes a second."""
 
 import time
-from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import sql
@@ -10,55 +10,58 @@ from sql import sandbox
 
 
 @pytest.fixture
-def ask(tmp_path: Path):
-    def ask(text: str, **limits):
-        given = sandbox.Limits(**{"rows": 100, "seconds": 10.0, **limits})
-        return sandbox.read_table(tmp_path, None, True, text, given).to_pylist()
+def query(tmp_path):
+    def run(text, **limits):
+        limits = sandbox.Limits(**{"rows": 100, "seconds": 10.0, **limits})
+        return sandbox.read_table(tmp_path, None, True, text, limits).to_pylist()
 
-    return ask
+    return run
 
 
-def test_an_ordinary_query_is_answered(ask):
-    assert ask("SELECT 1 AS x, [1, 2] AS y, 'ü' AS z") == [{"x": 1, "y": [1, 2], "z": "ü"}]
-    assert ask("SELECT * FROM runs") == []
-    assert len(ask("SELECT * FROM range(1000000000)", rows=7)) == 7
+def test_an_ordinary_query_returns_rows_up_to_the_limit(query):
+    text = "SELECT x, [1, 2] AS y, 'ü' AS z, (SELECT count(*) FROM runs) AS n FROM range(1000000000) t(x)"
+    assert query(text, rows=3) == [{"x": x, "y": [1, 2], "z": "ü", "n": 0} for x in range(3)]
 
 
 @pytest.mark.parametrize(
-    ("text", "limits", "said"),
+    ("text", "limits", "message"),
     [
-        # DuckDB's interrupt is not looked at within a row: 40 seconds and 14 GB.
+        # DuckDB does not check for interrupts within a row: without the limits this takes 40 seconds and 14 GB.
         (
             "SELECT list_sum(range(200000000))",
             {"seconds": 0.3, "memory": 2 << 30},
             "timed out after 0.3 seconds|memory",
         ),
-        ("SELECT length(repeat('x', 2000000000))", {"seconds": 0.3}, "timed out after 0.3 seconds|memory"),
-        ("SELECT list_sum(list_sort(range(3000000))) + n FROM range(1000) t(n)", {"seconds": 0.3}, "timed out|memory"),
         ("SELECT count(*) FROM range(1000000000) a, range(1000) b", {"seconds": 0.3}, "timed out after 0.3 seconds"),
         ("SELECT repeat('x', 2000000)", {}, "a value of 1953 KiB in column .*, expected at most 1024 KiB"),
-        ("SELECT repeat('x', 900000) FROM range(30)", {}, "a result of .* KiB, expected at most 16384 KiB"),
-        ("SELECT nothing FROM runs", {}, "Binder Error"),
-        ("SELEC", {}, "Parser Error"),
-        ("COPY (SELECT 1) TO '/dev/null'", {}, "expected one SELECT"),
         ("SELECT * FROM read_text('/etc/hostname')", {}, "disabled by configuration"),
     ],
 )
-def test_what_takes_too_much_or_fails_is_said(ask, text, limits, said):
-    began = time.monotonic()
-    with pytest.raises(sql.QueryError, match=said):
-        ask(text, **limits)
-    assert time.monotonic() - began < 30  # of which the most is the start of a process on a busy machine
+def test_a_query_that_exceeds_a_limit_or_fails_is_an_error(query, text, limits, message):
+    start = time.monotonic()
+    with pytest.raises(sql.QueryError, match=message):
+        query(text, **limits)
+    assert time.monotonic() - start < 30  # mostly the start of a process on a busy machine
 
 
-def test_two_at_a_time(ask, monkeypatch):
+def test_a_result_has_a_limit_as_a_whole():
+    table = pa.table({"x": ["x" * 900_000] * 30})
+    limits = sandbox.Limits(rows=100, seconds=1.0)
+    with pytest.raises(sql.QueryError, match=r"a result of .* KiB, expected at most 16384 KiB"):
+        sandbox._check_size(table, limits)
+    assert sandbox._check_size(table.slice(0, 3), limits).num_rows == 3
+
+
+def test_two_queries_run_at_a_time(query, monkeypatch):
     monkeypatch.setattr(sandbox, "_QUEUE_SECONDS", 0.01)
+    monkeypatch.setattr(sandbox, "_run_child", lambda *_: pa.table({"x": [1]}))
     for _ in range(sandbox.MAX_CONCURRENT):
         sandbox._slots.acquire()
     try:
         with pytest.raises(sql.QueryError, match="busy: 2 others are running"):
-            ask("SELECT 1")
+            query("SELECT 1")
     finally:
         for _ in range(sandbox.MAX_CONCURRENT):
             sandbox._slots.release()
-    assert ask("SELECT 1 AS x") == [{"x": 1}]
+    for _ in range(sandbox.MAX_CONCURRENT + 1):  # a query gives its slot back
+        assert query("SELECT 1 AS x") == [{"x": 1}]

@@ -1,0 +1,206 @@
+"""Which decision is in force, rows in and rows out: what applies to later runs, and what opens an alert again."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+import sql
+from review.evidence.decisions import DecisionError, Reviewer, countersign, decide, find_decision
+from stores import ledger
+from tasks.lake.prune import RetentionPolicy, plan_pruning
+
+ANN, BOB = Reviewer("Ann", "radiologist", "declared"), Reviewer("Bob", "quality", "declared")
+CONFIRMED = {"state": "confirmed", "severity": "medium", "interval": (0.1, 0.2, 0.3)}
+UNKNOWN = {"state": "confirmed", "severity": "medium"}
+OPEN, BENIGN = ("open", True), ("benign", False)
+BEFORE = ", was 0.100 to 0.300"
+
+
+def judge(run, decision="benign", who=ANN, number=0, **named):
+    """Decide about an alert of a run, by its number."""
+    return decide(run.lake, who, run.run_id, f"{run.run_id}-{number}", decision, "a marker", "review", **named)
+
+
+def standings(run):
+    """Return the decision in force, and whether the evidence has changed, by region."""
+    with sql.connect(run.lake) as connection:
+        rows = sql.read(connection, "FROM triage WHERE run_id = $run", {"run": run.run_id})
+    return {row["region"]: row for row in rows}
+
+
+def standing(run, region="corner"):
+    return standings(run)[region]
+
+
+def decision(run, region="corner"):
+    row = standing(run, region)
+    return row["decision"], row["changed"]
+
+
+def test_a_decision_applies_to_its_alert_in_its_run_and_later_ones(nights):
+    left, late = {"region": "left"}, {"region": "late"}
+    first, second = nights(CONFIRMED, left, late), nights(CONFIRMED, left, late)
+    record = judge(first)
+    judge(second, number=2)
+    before, after = standings(first), standings(second)
+    assert [before[region]["decision"] for region in ("corner", "left", "late")] == ["benign", "open", "open"]
+    assert [after[region]["decision"] for region in ("corner", "left", "late")] == ["benign", "open", "benign"]
+    assert not any(row["changed"] for row in (*before.values(), *after.values()))
+    row = after["corner"]
+    assert (row["carried_over"], row["reviewed_run"], row["review"]) == (True, first.run_id, record.number)
+    assert before["corner"]["carried_over"] is False
+    with sql.connect(first.lake) as connection:
+        rows = sql.rows(connection, "review/alerts", run_id=first.run_id)
+    assert {row["region"]: row["decided_by"] for row in rows} == {"corner": "Ann", "left": None, "late": None}
+
+
+CASES = [
+    ({}, CONFIRMED, OPEN, "confirmed, was suspected"),
+    (CONFIRMED, CONFIRMED | {"severity": "high"}, OPEN, "severity high, was medium"),
+    (CONFIRMED, CONFIRMED | {"severity": "low"}, BENIGN, None),
+    (CONFIRMED, CONFIRMED | {"interval": (0.2, 0.31, 0.4)}, OPEN, f"its effect is 0.310{BEFORE}"),
+    (CONFIRMED, CONFIRMED | {"interval": (0.0, 0.09, 0.2)}, OPEN, f"its effect is 0.090{BEFORE}"),
+    (CONFIRMED, CONFIRMED | {"interval": (0.2, 0.29, 0.4)}, BENIGN, None),
+    (CONFIRMED, CONFIRMED | {"effect": 30.0}, BENIGN, None),  # the test counts, not the mass
+    ({"effect": 3.0}, {"effect": 3.7}, BENIGN, None),
+    ({"effect": 3.0}, {"effect": 3.9}, OPEN, "its share has 1.3 times the effect at the time of the decision"),
+    ({"effect": 3.0}, {"effect": 1.0}, BENIGN, None),
+    (CONFIRMED, {"effect": 3.7}, BENIGN, None),
+    (CONFIRMED, {"effect": 30.0}, OPEN, "its share has 10.0 times the effect at the time of the decision"),
+    (UNKNOWN, UNKNOWN, BENIGN, None),
+    (UNKNOWN, UNKNOWN | {"effect": 30.0}, OPEN, "its share has 10.0 times the effect at the time of the decision"),
+    (UNKNOWN, CONFIRMED, OPEN, "its effect was unknown before"),
+    (CONFIRMED, UNKNOWN, OPEN, "its effect is unknown now"),
+    ({"effect": None}, {"effect": 3.0}, OPEN, "the effect of its share was unknown before"),
+    ({"effect": 3.0}, {"effect": None}, OPEN, "the effect of its share is unknown now"),
+]  # fmt: skip
+
+
+def test_what_opens_an_alert_again(nights):
+    first = nights(*({"region": f"case {number}", **before} for number, (before, *_) in enumerate(CASES)))
+    for number in range(len(CASES)):
+        judge(first, number=number)
+    rows = standings(nights(*({"region": f"case {number}", **after} for number, (_, after, *_) in enumerate(CASES))))
+    for number, (before, after, expected, why) in enumerate(CASES):
+        row = rows[f"case {number}"]
+        assert ((row["decision"], row["changed"]), row["why"]) == (expected, why), (before, after)
+        assert (row["decided"], row["reviewer"]) == ("benign", "Ann")
+
+
+def test_another_text_of_the_rule_or_one_that_was_unknown_opens_it_again(nights):
+    judge(nights({}, rules={}))
+    assert decision(nights({}, rules={})) == BENIGN
+    second, why = nights({}), "the text of the rule region_mass has changed"
+    assert (standing(second)["decision"], standing(second)["why"]) == ("open", why)
+    judge(second)
+    assert decision(second) == BENIGN
+    row = standing(nights({}, rules={"region_mass": "other"}))
+    assert (row["decision"], row["why"]) == ("open", why)
+
+
+def test_other_weights_of_the_model_open_it_again(nights):
+    first = nights({}, model_digest="a" * 64)
+    judge(first)
+    assert decision(nights({}, model_digest="a" * 64)) == BENIGN
+    beside = nights({}, model_digest="b" * 64, reflags=first.run_id)
+    assert decision(beside) == OPEN
+    assert decision(nights({}, model_digest="a" * 64)) == BENIGN
+    third = nights({}, model_digest="b" * 64)
+    row = standing(third)
+    assert (row["decision"], row["why"]) == (
+        "open",
+        f"the weights of the model have changed ({'b' * 12}, were {'a' * 12})",
+    )
+    judge(third)
+    assert decision(nights({}, model_digest="b" * 64)) == BENIGN
+    assert decision(nights({}, model_digest=None)) == OPEN
+
+
+def test_an_alert_that_is_open_again_stays_so_until_somebody_decides(nights):
+    """So are one that was resolved and comes back, and one that grows slowly. A re-flagged run opens only itself."""
+    first = nights({"region": "peak", "effect": 3.0}, {"region": "slow", "effect": 3.0}, {"region": "back"})
+    for number in range(3):
+        judge(first, number=number)
+    reflagged = nights({"region": "slow", "effect": 9.0}, reflags=first.run_id)
+    second = nights({"region": "peak", "effect": 9.0}, {"region": "slow", "effect": 3.6})
+    third = nights({"region": "peak", "effect": 3.0}, {"region": "slow", "effect": 4.2}, {"region": "back"})
+    assert decision(reflagged, "slow") == OPEN
+    rows = standings(second)
+    assert {region: (row["decision"], row["changed"]) for region, row in rows.items()} == {
+        "peak": OPEN, "slow": BENIGN, "back": BENIGN,
+    }  # fmt: skip
+    assert (rows["back"]["life"], rows["back"]["alert_id"]) == ("resolved", None)
+    rows = standings(third)
+    assert {region: (row["decision"], row["changed"]) for region, row in rows.items()} == dict.fromkeys(rows, OPEN)
+    assert rows["back"]["why"] == f"it was raised anew in run {third.run_id}"
+    judge(third, "confirmed")
+    assert decision(third, "peak") == ("confirmed", False)
+    assert decision(nights({"region": "peak", "effect": 3.5}), "peak") == ("confirmed", False)
+
+
+def test_the_last_decision_about_the_newest_run_counts(nights):
+    first, second = nights({}), nights({})
+    judge(second, "confirmed")
+    judge(first, "needs_data")
+    assert standing(first)["decision"] == "needs_data"
+    assert standing(second)["decision"] == "confirmed"
+    judge(second, "open", BOB)
+    row = standing(second)
+    assert (row["decision"], row["reviewer"], row["changed"]) == ("open", "Bob", False)
+
+
+def test_a_decision_about_an_earlier_run_is_countersigned_there(nights):
+    """The rule by which one is in force is the same in the view and where signatures are taken."""
+    first, second = nights({}, four_eyes=True), nights({}, four_eyes=True)
+    about_second = judge(second)
+    about_first = judge(first, "confirmed", BOB)  # later, but about the earlier run
+    for run in (first, second):
+        row, record = (
+            standing(run),
+            find_decision(ledger.read_records(run.lake), about_first.body["life_id"], run.run_id),
+        )
+        assert row["review"] == record.number
+    judge(second, "confirmed", seen=about_second.number)
+    countersign(first.lake, ANN, about_first.number, "review")
+    assert standing(first)["decision"] == "confirmed"
+    assert standing(second)["decision"] == "pending"
+    with pytest.raises(DecisionError, match=f"record {about_second.number} is not in force"):
+        countersign(first.lake, BOB, about_second.number, "review")
+    countersign(first.lake, BOB, 3, "review")
+    assert standing(second)["decision"] == "confirmed"
+
+
+def test_a_waiver_that_has_expired_opens_the_alert(nights):
+    run, today = nights({}), datetime.now(UTC).date()
+    record = judge(run, "waived", until=today)
+    assert decision(nights({})) == ("waived", False)
+    yesterday = (today - timedelta(days=1)).isoformat()
+    ledger.append(run.lake, "review", record.body | {"until": yesterday})
+    row = standing(run)
+    assert (row["decision"], row["changed"], row["why"]) == ("open", True, f"it was waived until {yesterday}")
+
+
+def test_the_four_eyes_principle(nights):
+    """It carries over with a decision, applies to earlier decisions, and not to an alert that is open again."""
+    early, grows = {"region": "early"}, {"region": "grows", "effect": 3.0}
+    judge(nights(early))
+    first = nights({}, grows, early, four_eyes=True)
+    record = judge(first)
+    judge(first, number=1)
+    row = standing(first, "early")
+    assert (row["decision"], row["second_needed"]) == ("pending", True)
+    second = nights({}, grows | {"effect": 9.0}, early, four_eyes=True)
+    assert standing(second)["decision"] == "pending"
+    row = standing(second, "grows")
+    assert (row["decision"], row["second_needed"]) == ("open", False)
+    countersign(first.lake, BOB, record.number, "approval")
+    row = standing(second)
+    assert (row["decision"], row["countersigned_by"], row["carried_over"]) == ("benign", "Bob", True)
+
+
+def test_a_run_with_a_decision_is_not_pruned(nights):
+    runs = [nights({}), nights({"region": "left"}), nights({"region": "left"})]
+    judge(runs[0])
+    plans = {plan.run_id: plan for plan in plan_pruning(runs[0].lake, RetentionPolicy(keep=1))}
+    assert plans[runs[0].run_id].why == "record 1 of the ledger is about it"
+    assert not plans[runs[0].run_id].pruned

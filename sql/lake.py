@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import shutil
 import threading
 import uuid
@@ -10,6 +11,8 @@ import weakref
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -173,23 +176,19 @@ def connect(
 
 def _define_views(connection: Connection) -> None:
     """Define a view of each stored table, and those of `views/`, which may build on one another."""
-    pending = query_names("views")
-    for table in query_names("schema"):
-        if table not in pending:
-            connection.execute(f"CREATE VIEW {table} AS SELECT * FROM stored.{table}")  # noqa: S608  # a name of ours
-    while pending:
-        rest = [name for name in pending if not _try_view(connection, name)]
-        if len(rest) == len(pending):
-            connection.execute(query_text(f"views/{rest[0]}"))  # raises the true error
-        pending = rest
-
-
-def _try_view(connection: Connection, name: str) -> bool:
-    try:
+    for table in set(query_names("schema")).difference(query_names("views")):
+        connection.execute(f"CREATE VIEW {table} AS SELECT * FROM stored.{table}")  # noqa: S608  # a name of ours
+    for name in _sort_views():
         connection.execute(query_text(f"views/{name}"))
-    except duckdb.CatalogException:
-        return False
-    return True
+
+
+@cache
+def _sort_views() -> list[str]:
+    """Return the names of the views in `views/`, each after those that it reads."""
+    reads = {
+        name: set(re.findall(r"(?:FROM|JOIN) (\w+)", query_text(f"views/{name}"))) for name in query_names("views")
+    }
+    return [name for name in TopologicalSorter(reads).static_order() if name in reads]
 
 
 def _define_table(connection: Connection, table: str, files: list[Path]) -> None:

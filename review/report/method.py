@@ -57,8 +57,8 @@ def build_slices(facts: RunFacts) -> Iterator[Block]:
         yield Paragraph(f"No region was compared in any slice{reason}.")
         return
     min_pairs = facts.setting("alerts", "min_pairs")
-    text = f"{format_count(rows[0]['weighed'], 'combination')} of region and slice had at least {min_pairs} pairs. "
-    if rows[0]["weighed"] > len(rows):
+    text = f"{format_count(rows[0]['found'], 'combination')} of region and slice had at least {min_pairs} pairs. "
+    if rows[0]["found"] > len(rows):
         text += f"The table lists the {len(rows)} with the largest effect. "
     yield Paragraph(
         f"{text}Attribution and area are mean shares; effect is their ratio. For a phrase, shown in double quotes, "
@@ -149,7 +149,7 @@ def _format_examples(error: Mapping[str, Any]) -> str:
 def build_limits(facts: RunFacts) -> Iterator[Block]:
     """Yield the chapter that explains terms and limits."""
     yield Facts([Fact(term.title, term.text) for term in reader_terms()], "terms")
-    number = facts.slice_shares[0]["weighed"] if facts.slice_shares else None
+    number = facts.slice_shares[0]["found"] if facts.slice_shares else None
     compared = "All combinations" if not number else format_count(number, "combination")
     overlays = ", recurring overlays" if facts.config.get("discover", {}).get("enabled") else ""
     yield Items(

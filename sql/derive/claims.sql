@@ -1,6 +1,6 @@
--- What some regions and slices are made of in one run, as digests: two runs in which they agree speak of the same thing.
+-- Digests of what some regions and slices consist of in one run: if two runs have the same ones, they are about the same thing.
 -- Grain: region and slice. Parameters: $run_id, $regions, $slice_kinds, $slices.
--- A phrase is the places where it stands, an image region its boxes. Hashes are compared within one version of DuckDB only.
+-- A phrase consists of its occurrences, an image region of its boxes. Hashes can be compared within one version of DuckDB only.
 WITH listed AS (
     SELECT DISTINCT
         unnest($regions::VARCHAR[]) AS region,
@@ -16,13 +16,13 @@ places AS (
     FROM phrases
     WHERE run_id = $run_id
 ),
-regions_made AS (
+region_digests AS (
     SELECT region, bit_xor(place) AS places, count(*) AS n_places
     FROM places
     WHERE region IN (SELECT region FROM listed)
     GROUP BY region
 ),
-slices_made AS (
+slice_digests AS (
     SELECT slice_kind, slice, bit_xor(hash(pair_id)) AS members, count(*) AS n_members
     FROM pair_slices
     WHERE run_id = $run_id AND (slice_kind, slice) IN (SELECT (slice_kind, slice) FROM listed)
@@ -30,6 +30,6 @@ slices_made AS (
 )
 SELECT *
 FROM listed
-JOIN regions_made USING (region)
-JOIN slices_made USING (slice_kind, slice)
+JOIN region_digests USING (region)
+JOIN slice_digests USING (slice_kind, slice)
 ORDER BY region, slice_kind, slice;

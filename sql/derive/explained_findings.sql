@@ -1,27 +1,27 @@
--- The findings of one run, each with its state and severity, and with the stronger slice that explains it.
--- A finding is confirmed or suspected; among findings of one region a confirmed one counts as the stronger, and of
--- confirmed ones that which surely costs the larger part of the margin (the lower end of its interval, since the largest of
--- many small slices is large by chance): what the score loses, not what the map holds, is the reliance.
--- Severity, of confirmed ones: `high` if the region's effect is at least half of the clean margin, `low` if it is less than
--- a quarter of it or concerns less than a hundredth of the pairs, else `medium`.
--- A finding is explained by a stronger finding of the same rule and region when its own pairs outside that slice
--- would not raise it: fewer than $min_pairs of them, or, for the rules that go by mass alone, too little of it ($factor times the
--- area; a phrase: an even share of the words). What another rule would say of those pairs only it knows.
--- A cluster of maps explains but other clusters, however strong: words, attributes and the corpus say what a reliance is tied
--- to, and a cluster, made of the maps, only repeats that they are alike. Any of them may explain a cluster.
--- A phrase that is not confirmed is left out below odds of $factor: its rule proposes from so little that this alone is no
--- suspicion. Nor is what the maps do not show and the tests did not find (region_cost): its first sight had no controls.
+-- The findings of one run with state and severity, each with the stronger slice that explains it.
 -- Grain: finding. Parameters: $run_id, $factor, $min_pairs.
-WITH judged AS (
+-- State: a finding is confirmed or suspected. Among findings of one region a confirmed one is stronger than a suspected one, and of
+-- confirmed ones the one whose interval (of the lost part of the margin) has the higher lower end is stronger: the largest effect of
+-- many small slices is large by chance. What counts is what the score loses, not what the map shows.
+-- Severity of a confirmed finding: `low` if the score effect is less than a quarter of the clean margin or concerns less than a
+-- hundredth of the pairs, `medium` if it is less than half of the margin, else `high`.
+-- A stronger finding of the same rule and region explains a finding whose pairs outside the stronger slice would not raise it: they are
+-- fewer than $min_pairs, or, for the rules that use mass alone, hold too little mass ($factor times the area; for a phrase an even share
+-- of the words). What other rules would find in those pairs is unknown.
+-- A cluster explains only other clusters, however strong: it is made of the maps, and so only repeats that they are alike, while words,
+-- attributes and the corpus say what a reliance is tied to. Any kind of slice may explain a cluster.
+-- Left out if not confirmed: phrases below odds of $factor, because their rule proposes from so little that this alone is no suspicion;
+-- and findings of region_cost, which screening proposed without controls.
+WITH tested AS (
     SELECT f.*, coalesce(v.confirmed, false) AS confirmed, v.score_effect / nullif(v.margin, 0) AS loss,
-        v.score_low / nullif(v.margin, 0) AS sure
+        v.score_low / nullif(v.margin, 0) AS loss_low
     FROM findings AS f
     LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
     WHERE f.run_id = $run_id AND (v.confirmed OR f.rule <> 'region_cost' AND (f.side = 'image' OR f.effect >= $factor))
 ),
 ranked AS (
     SELECT
-        * EXCLUDE (confirmed, loss, sure),
+        * EXCLUDE (confirmed, loss, loss_low),
         CASE WHEN confirmed THEN 'confirmed' ELSE 'suspected' END AS state,
         CASE
             WHEN NOT confirmed THEN NULL
@@ -31,9 +31,9 @@ ranked AS (
         END AS severity,
         row_number() OVER (
             PARTITION BY rule, region
-            ORDER BY confirmed DESC, slice_kind = 'cluster', CASE WHEN confirmed THEN sure END DESC NULLS LAST, effect DESC, n DESC, slice_kind DESC, slice DESC
+            ORDER BY confirmed DESC, slice_kind = 'cluster', CASE WHEN confirmed THEN loss_low END DESC NULLS LAST, effect DESC, n DESC, slice_kind DESC, slice DESC
         ) AS place
-    FROM judged
+    FROM tested
 ),
 members AS MATERIALIZED (
     SELECT f.rule, f.side, f.region, f.place, f.slice_kind = 'cluster' AS clustered, s.pair_id, r.share, r.area
@@ -47,7 +47,7 @@ totals AS (
     FROM members
     GROUP BY rule, side, region, place
 ),
--- What a finding has in common with each stronger one: what is left is the difference of sums.
+-- What a finding has in common with each stronger one, so that the rest is a difference of sums.
 common AS (
     SELECT weak.rule, weak.region, weak.place, strong.place AS by_place,
         count(*) AS n, sum(weak.share) AS share, sum(weak.area) AS area

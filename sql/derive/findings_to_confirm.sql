@@ -1,4 +1,4 @@
--- The findings whose region is a place in the image: these can be covered.
+-- The findings whose region is in the image, so that it can be covered.
 -- Grain: finding. Parameters: $run_id.
 SELECT rule, region, slice_kind, slice
 FROM findings

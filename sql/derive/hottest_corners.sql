@@ -1,8 +1,8 @@
--- Of each pair, the corner that holds the most of its map, among those corners that offend in no slice by themselves.
+-- The corner of each pair that has the largest share of its map, of those corners that are not found by themselves.
 -- Grain: pair. Parameters: $run_id, $factor, $min_pairs.
--- An artefact that wanders over the corners dilutes: in each it is found in a part of the pairs only. What a corner shows
--- by itself is told by itself, so such a corner is left out; with fewer than two left there is nothing to choose from.
--- Clusters of maps have no say in it: of an artefact that wanders, each corner would have a cluster of its own.
+-- An artifact that is in different corners of different images has little mass in each of them. A corner that raises a finding by itself
+-- is left out; with fewer than two others there is no choice.
+-- Clusters do not count here: if an artifact is in different corners, each corner has its own cluster.
 WITH corners AS (
     SELECT region, x0, y0, x1, y1
     FROM regions

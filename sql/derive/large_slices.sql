@@ -1,4 +1,4 @@
--- The slices with at least $min_pairs attributed pairs, and a sample of the pairs of each: smallest sha256 of seed and pair first.
+-- The slices with at least $min_pairs attributed pairs, and a sample of the pairs of each: those with the smallest sha256 of seed and pair.
 -- Grain: slice. Parameters: $run_id, $min_pairs, $seed, $limit.
 SELECT
     slice_kind,

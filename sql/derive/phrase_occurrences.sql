@@ -1,4 +1,4 @@
--- Where a phrase stands in the captions of some pairs, with what tells the characters of its tokens.
+-- The occurrences of a phrase in the captions of some pairs, with the columns that give the characters of its tokens.
 -- Grain: occurrence. Parameters: $run_id, $region, $pair_ids.
 SELECT p.pair_id, p.first, p.last, a.caption, a.tokens, a.special
 FROM phrases AS p

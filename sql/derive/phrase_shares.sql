@@ -1,6 +1,6 @@
--- Mass and part of the words of each candidate phrase of each pair of one run.
+-- Share of mass and share of words of each candidate phrase in each pair of one run.
 -- Grain: pair and phrase. Parameters: $run_id.
--- Special tokens are left out on both sides: they are no words, and hold what the tower pools there.
+-- Special tokens are left out of both: they are not words, and their mass is what the text tower pools there.
 WITH words AS (
     SELECT pair_id, sum(nats) AS nats, count(*) AS n
     FROM tokens

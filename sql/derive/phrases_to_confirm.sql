@@ -1,4 +1,4 @@
--- The findings whose region is a phrase of the captions: these can be left out.
+-- The findings whose region is a phrase of the captions, so that it can be left out.
 -- Grain: finding. Parameters: $run_id.
 SELECT rule, region, slice_kind, slice
 FROM findings

@@ -1,4 +1,4 @@
--- The boxes of one region, for all pairs (pair_id NULL) and of some.
+-- The boxes of one region: those for all pairs (pair_id NULL) and those of some pairs.
 -- Grain: box. Parameters: $run_id, $region, $pair_ids.
 SELECT pair_id, x0, y0, x1, y1
 FROM regions

@@ -1,6 +1,6 @@
--- Mass and area of each region of each pair of one run.
+-- Share of mass and area of each region in each pair of one run.
 -- Grain: pair and region. Parameters: $run_id.
--- A patch counts with the part of it that lies inside the region: mass is taken as even over a patch.
+-- A patch counts by the part of it that is in the region, as if mass were even over a patch.
 WITH boxes AS (
     SELECT a.pair_id, r.region, r.x0, r.y0, r.x1, r.y1
     FROM attributions AS a

@@ -1,4 +1,4 @@
--- The runs that last raised those open alerts whose stamp or cluster has a number, which means nothing in another run.
+-- The runs that last raised those open alerts whose overlay or cluster has a number, which has no meaning in other runs.
 -- Grain: run. Parameters: $previous.
 SELECT DISTINCT last_run
 FROM lives

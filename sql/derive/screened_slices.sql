@@ -1,4 +1,4 @@
--- The slices of which screening could have proposed a region: each counts as a test, proposed or not.
+-- The slices and regions that screening could propose: each counts as a test, proposed or not.
 -- Grain: region and slice. Parameters: $run_id, $min_pairs.
 SELECT region, slice_kind, slice
 FROM slice_costs

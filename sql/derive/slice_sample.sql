@@ -1,4 +1,4 @@
--- A sample of the pairs of a slice that have a region, chosen without regard to any result: smallest sha256 of seed and pair first.
+-- A sample of the pairs of a slice that have a region, independent of results: those with the smallest sha256 of seed and pair.
 -- Grain: pair. Parameters: $run_id, $region, $slice_kind, $slice, $seed, $limit.
 SELECT r.pair_id
 FROM region_shares AS r

@@ -1,4 +1,4 @@
--- Of some regions and slices, those that were not weighed in this run, or that are listed more than once.
+-- Those of some regions and slices that were not measured in this run, or that are listed more than once.
 -- Grain: region and slice. Parameters: $run_id, $regions, $slice_kinds, $slices.
 WITH listed AS (
     SELECT
@@ -8,7 +8,7 @@ WITH listed AS (
 )
 SELECT region, slice_kind, slice
 FROM listed
-LEFT JOIN (SELECT *, true AS weighed FROM slice_shares WHERE run_id = $run_id) USING (region, slice_kind, slice)
+LEFT JOIN (SELECT *, true AS measured FROM slice_shares WHERE run_id = $run_id) USING (region, slice_kind, slice)
 GROUP BY region, slice_kind, slice
-HAVING count(*) > 1 OR NOT coalesce(any_value(weighed), false)
+HAVING count(*) > 1 OR NOT coalesce(any_value(measured), false)
 ORDER BY region, slice_kind, slice;

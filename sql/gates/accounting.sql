@@ -1,10 +1,10 @@
--- Every row of the corpus must be a pair, an error or not drawn, every pair an attribution or an error.
+-- Counts for the gate: every row of the corpus must be a pair, an error or not sampled, every pair an attribution or an error.
 -- Grain: run. Parameters: $run_id.
 WITH counted AS (
     SELECT
         run_id,
         corpus_rows - coalesce(not_sampled, 0) AS read_rows,
-        -- A duplicate is accounted for, and no less readable than the pair that it repeats.
+        -- A duplicate counts as an error, but was readable.
         read_rows - (
             SELECT count(*) FROM ingest_errors WHERE run_id = $run_id AND reason = 'duplicate_pair'
         ) AS distinct_rows,

@@ -1,5 +1,5 @@
--- What the gate over the attributions looks at. Grain: pair, attributed or not. Parameters: $run_id.
--- NaN passes a range check unseen, so finiteness is a column of its own. NULL passes both, so it counts as false.
+-- What the gate of the attributions checks. Grain: pair, attributed or not. Parameters: $run_id.
+-- Finiteness has its own column because NaN passes a check of a range. NULL passes both, so it counts as false.
 SELECT
     p.pair_id,
     a.cosine,

@@ -1,4 +1,4 @@
--- What the gate over the corpus looks at. Grain: pair. Parameters: $run_id.
+-- What the gate of the corpus checks. Grain: pair. Parameters: $run_id.
 SELECT pair_id, file_name, caption, width, height
 FROM pairs
 WHERE run_id = $run_id

@@ -1,4 +1,4 @@
--- Runs that a person judged or signed: what was looked at stays, whatever was decided about it later.
+-- Runs that a person reviewed or signed: they are kept, whatever was decided later.
 -- Grain: run. Parameters: none.
 SELECT run_id, 'record ' || min(number) || ' of the ledger is about it' AS why
 FROM signatures

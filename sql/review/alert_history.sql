@@ -1,11 +1,11 @@
--- The life of each alert that had one since a run or a time: as the newest run of its audit left it, with how its effect went, oldest first.
--- Grain: alert, over the runs of one audit. Parameters: $since (of the runs' start).
+-- Status of each alert that was open since some time, in the newest run of its audit, with its history since then, oldest run first.
+-- Grain: alert, over the runs of one audit. Parameters: $since (start of the runs).
 WITH dated AS (
     SELECT l.*, r.started_at, r.corpus, r.model
     FROM lives AS l
     JOIN runs AS r USING (run_id)
 ),
-went AS (
+histories AS (
     SELECT
         life_id,
         list(
@@ -21,7 +21,7 @@ went AS (
 )
 SELECT d.* EXCLUDE (run_id, started_at, leader, announced, told_state, told_severity, told_high, config_digest, rule_digest), w.history
 FROM dated AS d
-JOIN went AS w USING (life_id)
+JOIN histories AS w USING (life_id)
 QUALIFY row_number() OVER (PARTITION BY life_id ORDER BY run_id DESC) = 1
 ORDER BY
     d.explained_by IS NOT NULL, list_position(['new', 'worse', 'still_firing', 'not_seen', 'resolved'], d.life), d.state,

@@ -1,6 +1,5 @@
--- Alerts of one run, or of `all` runs: newest run first, those that stand on their own first, confirmed before suspected, then the strongest.
--- Each with the verdict of its test; NULL where it was not tested; and with what became of it over the runs and what people made of it.
--- Grain: alert. Parameters: $run_id.
+-- Alerts of one run, or of `all` runs, with test, status and decision: newest run first, then independent, confirmed and strong ones.
+-- Grain: alert. Parameters: $run_id. Columns of the test are NULL for an alert that was not tested.
 SELECT
     a.*,
     l.life,

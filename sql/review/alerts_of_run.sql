@@ -1,7 +1,6 @@
--- The alerts of one run, those that stand on their own first, confirmed before suspected, then the strongest, each with
--- the verdict of its test (NULL where it was not tested) and beside the pairs outside its slice.
--- Grain: alert. Parameters: $run_id.
--- rest_*: the same region over the pairs that are not in the slice; NULL where there are none.
+-- Alerts of one run, each with its test and the figures of the pairs outside its slice: first independent, confirmed and strong ones.
+-- Grain: alert. Parameters: $run_id. Columns of the test are NULL for an alert that was not tested.
+-- rest_*: the same region over the pairs that are not in the slice; NULL if there are none.
 WITH totals AS (
     SELECT region, count(*) AS n, sum(share) AS share, sum(area) AS area
     FROM region_shares

@@ -1,4 +1,4 @@
--- The checks of the gates, those that failed first.
+-- The checks of the gates, failed ones first.
 -- Grain: check. Parameters: $run_id.
 SELECT *
 FROM validations

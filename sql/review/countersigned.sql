@@ -1,3 +1,3 @@
--- The second signatures that count, by the record that they stand by.
+-- The valid second signatures, by the record that they are about.
 -- Grain: review or sign-off. Parameters: none.
 SELECT * FROM countersigned ORDER BY record;

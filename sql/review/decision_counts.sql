@@ -1,4 +1,4 @@
--- How many alerts of a run that stand on their own are open, wait for a second person, or are decided.
+-- Numbers of the independent alerts of a run that are open, wait for a second signature, or are decided.
 -- Grain: one row. Parameters: $run_id.
 SELECT
     count(*) FILTER (WHERE decision IN ('open', 'needs_data')) AS open,

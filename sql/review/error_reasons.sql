@@ -1,4 +1,4 @@
--- Why rows or pairs were left out, most frequent first, with the first examples of each reason.
+-- Reasons why rows or pairs were left out, most frequent first, with examples.
 -- Grain: stage and reason. Parameters: $run_id, $examples.
 SELECT
     stage,

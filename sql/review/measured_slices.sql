@@ -1,5 +1,5 @@
--- The slices and regions that were large enough to weigh, by effect, with what became of each.
--- Grain: region and slice. Parameters: $run_id, $min_pairs, $limit. `weighed` counts all of them.
+-- Slices and regions with enough pairs, by effect, each with the alert it raised, if any.
+-- Grain: region and slice. Parameters: $run_id, $min_pairs, $limit. `found` counts all of them.
 SELECT
     s.region,
     s.slice_kind,
@@ -10,7 +10,7 @@ SELECT
     s.effect,
     a.alert_id IS NOT NULL AS alerted,
     a.explained_by,
-    count(*) OVER () AS weighed
+    count(*) OVER () AS found
 FROM slice_shares AS s
 LEFT JOIN (
     SELECT region, slice_kind, slice, any_value(alert_id) AS alert_id, any_value(explained_by) AS explained_by

@@ -1,4 +1,4 @@
--- How many images look like another one, and how many groups they form.
+-- Number of images with a near-duplicate, and of their groups.
 -- Grain: one row, none if there are none. Parameters: $run_id.
 SELECT count(*) AS images, count(DISTINCT alike) AS groups
 FROM near_duplicates

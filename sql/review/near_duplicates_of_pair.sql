@@ -1,4 +1,4 @@
--- Pairs whose images look like that of one.
+-- Pairs whose images are near-duplicates of a pair's image.
 -- Grain: pair. Parameters: $run_id, $pair_id, $limit.
 SELECT p.pair_id, p.file_name, p.caption
 FROM near_duplicates AS d

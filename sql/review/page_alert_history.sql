@@ -1,4 +1,4 @@
--- The lives of all alerts, run by run, each with what people decided by then.
+-- History of all alerts, run by run, each with the decision in force then.
 -- Grain: alert and run. Parameters: none.
 SELECT
     l.life_id, l.run_id, l.life, l.why, l.alert_id, l.state, l.severity, l.n, l.share, l.effect, l.score_effect, l.score_low,

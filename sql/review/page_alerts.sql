@@ -1,7 +1,7 @@
--- Alerts by what a reader asks for, each with its test and its life.
+-- Alerts that match some filters, each with its test, status and decision.
 -- Grain: alert. Parameters: $audit, $run_id, $model, $corpus, $rule, $region, $slice, $severity, $state, $life, $decision, $alone, $words, $sort, $upwards, $limit, $offset.
--- NULL: any. $decision 'waiting': whatever is not settled. $run_id 'newest': of each audit the newest complete run. $alone: without those that another alert explains.
--- $words: in region, slice or rule. $sort: effect, share, n, cost, region, slice, run; else what waits for a decision, the strongest first. `found` counts all of them.
+-- NULL: any. $decision 'waiting': open, pending or needs_data. $run_id 'newest': the newest complete run of each audit. $alone: independent alerts only.
+-- $words: in region, slice or rule. $sort: effect, share, n, cost, region, slice, run; else independent alerts that wait for a decision first, then by strength. `found` counts all of them.
 WITH newest AS (
     SELECT max(run_id) AS run_id
     FROM runs

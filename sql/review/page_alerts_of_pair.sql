@@ -1,4 +1,4 @@
--- The alerts whose slice one pair belongs to and whose region it has, the strongest share first.
+-- The alerts whose slice a pair is in and whose region it has, the largest share first.
 -- Grain: alert. Parameters: $run_id, $pair_id.
 SELECT a.* EXCLUDE (pair_ids), r.share AS own_share, r.area AS own_area
 FROM alerts AS a

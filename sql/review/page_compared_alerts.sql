@@ -1,4 +1,4 @@
--- The alerts of two runs side by side, by rule, region and slice; those that one run alone has first.
+-- The alerts of two runs, matched by rule, region and slice; first those that only one run has.
 -- Grain: alert of either. Parameters: $left, $right.
 SELECT
     coalesce(l.rule, r.rule) AS rule,

@@ -1,5 +1,5 @@
--- Pairs that two runs have, those whose image maps differ the most first.
--- Grain: pair. Parameters: $left, $right, $words, $limit, $offset. likeness: cosine of the two maps; NULL where their grids differ.
+-- Pairs that two runs have in common, those with the most different image maps first.
+-- Grain: pair. Parameters: $left, $right, $words, $limit, $offset. similarity: cosine of the two maps; NULL if their grids differ.
 SELECT
     l.pair_id,
     l.caption,
@@ -7,10 +7,10 @@ SELECT
     r.cosine AS right_cosine,
     l.image_nats AS left_nats,
     r.image_nats AS right_nats,
-    CASE WHEN len(l.image_map) = len(r.image_map) THEN list_cosine_similarity(l.image_map, r.image_map) END AS likeness,
+    CASE WHEN len(l.image_map) = len(r.image_map) THEN list_cosine_similarity(l.image_map, r.image_map) END AS similarity,
     count(*) OVER () AS found
 FROM attributions AS l
 JOIN attributions AS r USING (pair_id)
 WHERE l.run_id = $left AND r.run_id = $right AND ($words IS NULL OR contains(lower(l.caption), lower($words)))
-ORDER BY likeness, l.pair_id
+ORDER BY similarity, l.pair_id
 LIMIT $limit OFFSET $offset;

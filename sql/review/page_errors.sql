@@ -1,4 +1,4 @@
--- Rows of the corpus that became no pair, and pairs that could not be attributed.
+-- Rows of the corpus and pairs that were left out, with the reason.
 -- Grain: error. Parameters: $run_id, $stage, $reason, $words, $limit, $offset. NULL: any. `found` counts all of them.
 SELECT run_id, row_number, stage, pair_id, file_name, caption, reason, detail, count(*) OVER () AS found
 FROM ingest_errors

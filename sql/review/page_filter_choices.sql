@@ -1,4 +1,4 @@
--- What the list of alerts can be narrowed down to.
+-- The choices for filters of the list of alerts.
 -- Grain: run, rule and region. Parameters: none. rule and region are NULL for a run without alerts.
 SELECT DISTINCT r.run_id, audit_id(r.corpus, r.model) AS audit_id, r.model, r.corpus, a.rule, a.region
 FROM runs AS r

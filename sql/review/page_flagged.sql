@@ -1,6 +1,6 @@
--- Pairs to which an alert applies: those of its slice that hold at least $factor times the area's part of attribution in its region;
--- all of the slice that have the region where the alert was not raised for its share (frames, contrasts, spread stamps).
+-- Pairs that an alert applies to: those of its slice whose region holds at least $factor times its area's share of attribution.
 -- Grain: pair. Parameters: $run_id, $factor.
+-- If the alert's rule does not use that share (frames, contrasts, large overlays): all pairs of the slice that have the region.
 SELECT DISTINCT r.pair_id
 FROM alerts AS a
 JOIN pair_slices AS s USING (run_id, slice_kind, slice)

@@ -1,4 +1,4 @@
--- The largest patch of a map, where only one pair in two hundred has a larger one: the top of a scale for all of them.
+-- Top of a color scale for all maps: the largest patch of a map, which only one pair in two hundred exceeds.
 -- Grain: one row, none if there are no maps. Parameters: $run_id.
 SELECT nats
 FROM (

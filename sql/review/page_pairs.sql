@@ -1,8 +1,8 @@
--- Pairs of one run by what a reader asks for, in keyset pages.
+-- Pairs of one run that match some filters, by keyset pagination.
 -- Grain: pair. Parameters: $run_id, $slice_kind, $slice, $region, $low_share, $high_share, $low_cosine, $high_cosine, $words, $failed, $sort, $upwards, $after, $after_id, $limit.
--- NULL: any. Of the region (or phrase) the share and bits of each pair. $failed: those that could not be attributed alone.
--- $sort: cosine, bits, share, stability, text; else the corpus's order. $after, $after_id: key and id of the last row seen; NULL: from
--- the first. `found` counts all of them.
+-- NULL: any. With the share and bits of the region (or phrase) in each pair. $failed: only pairs that could not be attributed.
+-- $sort: cosine, bits, share, stability, text; else the order of the corpus. $after, $after_id: key and id of the last row of the page before; NULL:
+-- the first page. `found` counts all of them.
 WITH members AS (
     SELECT pair_id FROM slice_members($run_id, $slice_kind, $slice)
 ),

@@ -1,6 +1,6 @@
--- Runs, newest first, each with its audit, how much of the corpus it covered, and its alerts that stand on their own.
+-- Runs, newest first, each with its audit, the covered share of the corpus, and the number of its independent alerts.
 -- Grain: run. Parameters: $audit (or `all`), $status (or `any`), $limit, $offset. `found` counts all of them.
--- coverage: attributions of the rows that were to be audited; error_rate: rows with an error of the same.
+-- coverage: attributions / sampled rows; error_rate: rows with an error / sampled rows.
 WITH own AS (
     SELECT
         run_id,

@@ -1,4 +1,4 @@
--- What covering each named region cost one pair, where that was looked at.
+-- Loss of margin of a pair when a region was covered in screening.
 -- Grain: region. Parameters: $run_id, $pair_id.
 SELECT region, margin, drop
 FROM screenings

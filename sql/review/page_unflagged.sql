@@ -1,4 +1,4 @@
--- Attributed pairs other than those given, drawn by a hash of a seed.
+-- A sample of attributed pairs without those given: smallest sha256 of seed and pair first.
 -- Grain: pair. Parameters: $run_id, $pair_ids, $seed, $limit. `found` counts all of them, `attributed` all of the run.
 SELECT
     pair_id,

@@ -1,4 +1,4 @@
--- Pairs with their attribution, for a reader to look at.
+-- Some pairs with their attribution.
 -- Grain: pair. Parameters: $run_id, $pair_ids.
 SELECT
     p.row_number,

@@ -1,4 +1,4 @@
--- Which tokens of some pairs belong to which candidate phrase.
+-- The tokens of each candidate phrase in some pairs.
 -- Grain: occurrence. Parameters: $run_id, $pair_ids.
 SELECT pair_id, region, first, last
 FROM phrases

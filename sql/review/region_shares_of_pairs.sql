@@ -1,4 +1,4 @@
--- What each region and phrase of some pairs holds, regions first.
+-- Share of mass of each region and phrase of some pairs, regions first.
 -- Grain: pair and region. Parameters: $run_id, $pair_ids.
 SELECT pair_id, side, region, share, area, nats
 FROM region_shares

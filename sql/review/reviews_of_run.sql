@@ -1,4 +1,4 @@
--- Decisions about the alerts that a run knows, taken upon it or an earlier one, in force or not, oldest first.
+-- Reviews of the alerts in the history of a run, made on it or an earlier run, in force or not, oldest first.
 -- Grain: decision. Parameters: $run_id.
 SELECT r.*
 FROM reviews AS r

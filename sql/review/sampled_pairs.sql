@@ -1,5 +1,5 @@
--- Pairs to look at beside those of the alerts, chosen without regard to any result: smallest sha256 of the pair's id first.
--- Grain: pair. Parameters: $run_id, $limit. The same pairs are chosen in every run that has them.
+-- A sample of pairs for comparison with those of the alerts, independent of results: smallest sha256 of the id first.
+-- Grain: pair. Parameters: $run_id, $limit. The sample is the same in every run that has the pairs.
 SELECT pair_id
 FROM attributions
 WHERE run_id = $run_id

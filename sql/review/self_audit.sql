@@ -1,4 +1,4 @@
--- What the audit found out about itself: the trials of one run.
+-- The trials of the self-audit of one run.
 -- Grain: trial. Parameters: $run_id.
 SELECT * EXCLUDE (run_id)
 FROM self_audits

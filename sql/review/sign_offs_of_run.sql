@@ -1,4 +1,4 @@
--- Signatures under a run as a whole, oldest first, with the second one under each and what was open then.
+-- Sign-offs of a run, oldest first, each with its second signature and the counts of decisions at that time.
 -- Grain: record. Parameters: $run_id.
 SELECT s.*, o.open, o.pending, o.decided
 FROM signatures AS s

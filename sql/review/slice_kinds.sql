@@ -1,4 +1,4 @@
--- How many slices were large enough to weigh, by kind; the whole corpus first.
+-- Number of slices with enough pairs, by kind; the whole corpus first.
 -- Grain: kind of slice. Parameters: $run_id, $min_pairs.
 SELECT slice_kind, count(DISTINCT slice) AS n
 FROM slice_shares

@@ -1,4 +1,4 @@
--- Alerts of a run that stand on their own and about which nobody has decided, or not with the second person it takes.
+-- Independent alerts of a run that are open, need data, or wait for a second signature.
 -- Grain: alert. Parameters: $run_id.
 SELECT *
 FROM triage

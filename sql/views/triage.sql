@@ -13,36 +13,36 @@ CREATE VIEW triage AS
 WITH severities AS (
     SELECT unnest(['low', 'medium', 'high']) AS severity, unnest([1, 2, 3]) AS rank
 ),
-held AS (
+compared AS (
     SELECT
         l.run_id, l.life_id, l.life, r.reflags,
         e.number, e.run_id AS reviewed_run,
         CASE
-            WHEN l.first_run > e.run_id THEN 'it came up anew in run ' || l.first_run
-            WHEN e.state IS DISTINCT FROM 'confirmed' AND l.state = 'confirmed' THEN 'confirmed, was ' || coalesce(e.state, 'not known')
-            WHEN e.state = 'confirmed' AND coalesce(now.rank, 0) > coalesce(judged.rank, 0)
+            WHEN l.first_run > e.run_id THEN 'it was raised anew in run ' || l.first_run
+            WHEN e.state IS DISTINCT FROM 'confirmed' AND l.state = 'confirmed' THEN 'confirmed, was ' || coalesce(e.state, 'unknown')
+            WHEN e.state = 'confirmed' AND coalesce(now.rank, 0) > coalesce(reviewed.rank, 0)
                 THEN 'severity ' || l.severity || ', was ' || coalesce(e.severity, 'none')
             WHEN e.state = 'confirmed' AND (l.score_effect < e.score_low OR l.score_effect > e.score_high)
-                THEN format('its effect is {:.3f}, was judged at {:.3f} to {:.3f}', l.score_effect, e.score_low, e.score_high)
+                THEN format('its effect is {:.3f}, was {:.3f} to {:.3f}', l.score_effect, e.score_low, e.score_high)
             WHEN e.state = 'confirmed' AND l.state = 'confirmed' AND (l.score_effect IS NULL) IS DISTINCT FROM (e.score_effect IS NULL)
-                THEN CASE WHEN l.score_effect IS NULL THEN 'its effect is not known any more' ELSE 'its effect was not known, and is' END
+                THEN CASE WHEN l.score_effect IS NULL THEN 'its effect is unknown now' ELSE 'its effect was unknown before' END
             WHEN (e.state IS DISTINCT FROM 'confirmed' OR l.state IS DISTINCT FROM 'confirmed' OR e.score_low IS NULL OR e.score_high IS NULL)
                 AND l.effect > 1.25 * e.effect
-                THEN format('its share has {:.1f} times the effect that was judged', l.effect / e.effect)
+                THEN format('its share has {:.1f} times the effect at the time of the decision', l.effect / e.effect)
             WHEN (e.state IS DISTINCT FROM 'confirmed' OR l.state IS DISTINCT FROM 'confirmed')
                 AND (l.effect IS NULL) IS DISTINCT FROM (e.effect IS NULL)
-                THEN CASE WHEN l.effect IS NULL THEN 'the effect of its share is not known any more' ELSE 'the effect of its share was not known, and is' END
-            WHEN l.rule_digest IS DISTINCT FROM e.rule_digest THEN 'the text of the rule ' || l.rule || ' is another'
+                THEN CASE WHEN l.effect IS NULL THEN 'the effect of its share is unknown now' ELSE 'the effect of its share was unknown before' END
+            WHEN l.rule_digest IS DISTINCT FROM e.rule_digest THEN 'the text of the rule ' || l.rule || ' has changed'
             WHEN l.alert_id IS NOT NULL AND r.model_digest IS DISTINCT FROM e.model_digest
-                THEN format('the weights of the model are others ({}, were {})', coalesce(r.model_digest[:12], 'not known'), coalesce(e.model_digest[:12], 'not known'))
+                THEN format('the weights of the model have changed ({}, were {})', coalesce(r.model_digest[:12], 'unknown'), coalesce(e.model_digest[:12], 'unknown'))
         END AS change
     FROM lives AS l
     JOIN stored.runs AS r USING (run_id)
     JOIN stored.reviews AS e ON e.life_id = l.life_id AND e.run_id <= l.run_id
     LEFT JOIN severities AS now ON now.severity = l.severity
-    LEFT JOIN severities AS judged ON judged.severity = e.severity
+    LEFT JOIN severities AS reviewed ON reviewed.severity = e.severity
 ),
-followed AS (
+with_changes AS (
     SELECT
         *,
         coalesce(
@@ -50,11 +50,11 @@ followed AS (
                 OVER (PARTITION BY life_id, number ORDER BY run_id ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
             change
         ) AS changed_by
-    FROM held
+    FROM compared
 ),
 in_force AS (
     SELECT *
-    FROM followed
+    FROM with_changes
     QUALIFY row_number() OVER (PARTITION BY life_id, run_id ORDER BY reviewed_run DESC, number DESC) = 1
 ),
 standing AS (
@@ -70,7 +70,7 @@ standing AS (
                 CASE WHEN e.decision = 'waived' AND e.until < (now() AT TIME ZONE 'UTC')::DATE THEN format('it was waived until {}', e.until::VARCHAR) END
             )
         END AS change,
-        e.decision IN ('confirmed', 'benign', 'waived') AND (e.four_eyes OR coalesce(r.four_eyes, false)) AS two_needed,
+        e.decision IN ('confirmed', 'benign', 'waived') AND (e.four_eyes OR coalesce(r.four_eyes, false)) AS needs_two,
         c.reviewer AS countersigned_by, c.role AS countersigner_role, c.meaning AS countersigned_meaning, c.signed_at AS countersigned_at
     FROM lives AS l
     JOIN stored.runs AS r USING (run_id)
@@ -82,16 +82,16 @@ SELECT
     run_id, life_id, alert_id, life, rule, side, region, slice_kind, slice, explained_by, state, severity,
     CASE
         WHEN decided IS NULL OR change IS NOT NULL THEN 'open'
-        WHEN two_needed AND countersigned_by IS NULL THEN 'pending'
+        WHEN needs_two AND countersigned_by IS NULL THEN 'pending'
         ELSE decided
     END AS decision,
     CASE
         WHEN change IS NOT NULL THEN change
-        WHEN two_needed AND countersigned_by IS NULL THEN 'a second person has to countersign record ' || review
+        WHEN needs_two AND countersigned_by IS NULL THEN 'a second person has to countersign record ' || review
     END AS why,
     decided, reason, until, reviewer, role, identity, meaning, decided_at, review, reviewed_run,
     coalesce(carried_over, false) AS carried_over,
     change IS NOT NULL AS changed,
-    change IS NULL AND coalesce(two_needed, false) AND countersigned_by IS NULL AS second_needed,
+    change IS NULL AND coalesce(needs_two, false) AND countersigned_by IS NULL AS second_needed,
     countersigned_by, countersigner_role, countersigned_meaning, countersigned_at
 FROM standing;

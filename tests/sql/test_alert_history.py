@@ -44,16 +44,15 @@ def start_audit(folder, run_class):
         if shares:
             run.add_shares(*shares)
         if overlays:
-            with run.open_writer("regions", "recurrent") as writer:
-                writer.write(
-                    {
-                        "region": region, "kind": "recurrent", "pair_id": pair_id,
-                        "x0": x, "y0": y, "x1": x + 0.1, "y1": y + 0.1,
-                    }
-                    for region, (x, y), pair_ids, _ in overlays
-                    for pair_id in pair_ids
-                )  # fmt: skip
-            run.register_files("regions", [run.path("regions", "recurrent")], [writer.rows])
+            boxes = [
+                {
+                    "region": region, "kind": "recurrent", "pair_id": pair_id,
+                    "x0": x, "y0": y, "x1": x + 0.1, "y1": y + 0.1,
+                }
+                for region, (x, y), pair_ids, _ in overlays
+                for pair_id in pair_ids
+            ]  # fmt: skip
+            run.write_table("regions", boxes, "recurrent")
             templates = [
                 {"region": r, "channels": 1, "height": 1, "width": len(t), "template": t} for r, _, _, t in overlays
             ]

@@ -297,8 +297,8 @@ def _empty_file(table: str) -> Path:
     """Return a Parquet file of a table without rows."""
     path = stores.scratch_folder() / f"{table}.empty"
     if not path.is_file():
-        with stores.write_atomically(path) as aside:
-            pq.write_table(schema(table).empty_table(), aside)
+        with stores.write_atomically(path) as temporary:
+            pq.write_table(schema(table).empty_table(), temporary)
     return path
 
 

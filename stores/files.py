@@ -234,45 +234,45 @@ def write_atomically(path: Root) -> Iterator[Path]:
     A local file is flushed to disk. Raises LakeError if a store refuses it.
     """
     if isinstance(path, Path):
-        with _write_local(path) as aside:
-            yield aside
+        with _write_local(path) as temporary:
+            yield temporary
         return
-    aside = scratch_folder() / f"{uuid.uuid4().hex}.tmp{path.suffix}"
+    temporary = scratch_folder() / f"{uuid.uuid4().hex}.tmp{path.suffix}"
     try:
-        yield aside
+        yield temporary
         with _describe_upload_errors(path):
             # Azure's driver alone does not overwrite by default.
-            path.fs.put_file(str(aside), path.path, **({"overwrite": True} if path.protocol in _AZURE else {}))
+            path.fs.put_file(str(temporary), path.path, **({"overwrite": True} if path.protocol in _AZURE else {}))
             version = path.fs.ukey(path.path)
-        _keep(path, aside, version)
+        _keep(path, temporary, version)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _write_local(path: Path, publish: Callable[[Path, Path], object] = Path.replace) -> Iterator[Path]:
     """Yield a temporary path; when the block ends, its file is flushed to disk and moved to `path` by `publish`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        yield aside
-        with aside.open("rb") as file:
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        publish(aside, path)
+        publish(temporary, path)
         directory = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)  # the new name itself
         finally:
             os.close(directory)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Root, data: bytes) -> None:
     """Write a small file atomically, without a local copy. Raises LakeError if a store refuses it."""
     if isinstance(path, Path):
-        with _write_local(path) as aside:
-            aside.write_bytes(data)
+        with _write_local(path) as temporary:
+            temporary.write_bytes(data)
         return
     with _describe_upload_errors(path):
         path.fs.pipe_file(path.path, data)
@@ -289,10 +289,10 @@ def create_file(path: Root, data: bytes) -> bool:
     """
     exists = False
 
-    def link(aside: Path, path: Path) -> None:
+    def link(temporary: Path, path: Path) -> None:
         nonlocal exists
         try:
-            os.link(aside, path)  # unlike a rename, it replaces nothing
+            os.link(temporary, path)  # unlike a rename, it replaces nothing
         except FileExistsError:
             exists = True
         except OSError as error:
@@ -302,8 +302,8 @@ def create_file(path: Root, data: bytes) -> bool:
             ) from error
 
     if isinstance(path, Path):
-        with _write_local(path, link) as aside:
-            aside.write_bytes(data)
+        with _write_local(path, link) as temporary:
+            temporary.write_bytes(data)
         return not exists
     with _describe_upload_errors(path):
         try:
@@ -331,27 +331,27 @@ def fetch(path: Root, sha256: str | None = None) -> Path:
         return path
     if sha256 is not None and copy_path(sha256).is_file():
         return copy_path(sha256)
-    aside = scratch_folder() / f"{uuid.uuid4().hex}.tmp"
+    temporary = scratch_folder() / f"{uuid.uuid4().hex}.tmp"
     try:
         with _describe_errors(path, "read"):
             # Before its bytes: if it changes meanwhile, the copy will not be taken for the new version.
             version = path.fs.ukey(path.path) if sha256 is None else ""
-            copied_version, copy = _copies.get(str(path), ("", aside))
+            copied_version, copy = _copies.get(str(path), ("", temporary))
             if version and version == copied_version and copy.is_file():
                 return copy
-            path.fs.get_file(path.path, str(aside))
-        if sha256 is not None and (found := file_sha256(aside)) != sha256:
+            path.fs.get_file(path.path, str(temporary))
+        if sha256 is not None and (found := file_sha256(temporary)) != sha256:
             raise LakeError(
                 f"lake: {path} is damaged: got sha256 {found}, expected {sha256}, as its manifest says; restore it, or "
                 "remove the run's folder under runs/"
             )
-        return _keep(path, aside, version)
+        return _keep(path, temporary, version)
     except FileNotFoundError as error:
         raise LakeError(
             f"lake: {path} is missing ({error.strerror}); restore it, or remove the run's folder under runs/"
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def fetch_all(root: Root, names: Mapping[str, str | None]) -> list[Path]:
@@ -362,9 +362,9 @@ def fetch_all(root: Root, names: Mapping[str, str | None]) -> list[Path]:
         return list(pool.map(lambda item: fetch(root / item[0], item[1]), names.items()))
 
 
-def _keep(path: "UPath", aside: Path, version: str) -> Path:
-    copy = copy_path(file_sha256(aside))
-    aside.replace(copy)
+def _keep(path: "UPath", temporary: Path, version: str) -> Path:
+    copy = copy_path(file_sha256(temporary))
+    temporary.replace(copy)
     _copies[str(path)] = version, copy
     return copy
 

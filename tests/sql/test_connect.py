@@ -1,4 +1,4 @@
-"""The one door: what a lake must be to be opened, and what is seen through it."""
+"""Connecting to a lake: what it must contain, and what the views show."""
 
 import json
 import threading
@@ -52,7 +52,7 @@ def test_an_empty_lake_has_every_view_typed_and_without_rows(lake):
         ] == "MAP(VARCHAR, VARCHAR)"
 
 
-def test_a_filled_lake_has_rows_in_every_view(filled):
+def test_a_lake_with_a_run_has_rows_in_every_view(filled):
     with filled.connect() as connection:
         counts = {view: count(connection, view) for view in VIEWS}
     assert counts == {
@@ -61,7 +61,7 @@ def test_a_filled_lake_has_rows_in_every_view(filled):
     }  # fmt: skip
 
 
-def test_stored_types_are_the_same_filled_or_empty(filled, tmp_path):
+def test_types_are_the_same_with_and_without_rows(filled, tmp_path):
     """A query written against an empty lake works on a full one."""
     (tmp_path / "empty").mkdir()
     with filled.connect() as full, sql.connect(tmp_path / "empty") as empty:
@@ -84,7 +84,7 @@ def test_a_run_shows_its_manifest(filled):
     assert row["finished_at"] >= row["started_at"]
 
 
-def test_two_runs_are_seen_at_once_and_an_older_schema_reads_as_null(filled):
+def test_two_runs_are_read_together_and_missing_columns_are_null(filled):
     second = type(filled)(filled.lake, "20260102T000000-bbbbbb").begin()
     second.add_pairs(["a third"])
     # A file of an earlier release lacks a column that later ones have.
@@ -98,7 +98,7 @@ def test_two_runs_are_seen_at_once_and_an_older_schema_reads_as_null(filled):
     assert [row["width"] for row in rows] == [80, 80, None]
 
 
-def test_a_run_alone_does_not_care_what_befell_another(filled):
+def test_a_single_run_can_be_read_if_another_is_damaged(filled):
     second = type(filled)(filled.lake, "20260102T000000-bbbbbb").begin()
     second.add_pairs(["a third"])
     filled.path("pairs").unlink()
@@ -109,7 +109,7 @@ def test_a_run_alone_does_not_care_what_befell_another(filled):
 
 
 @pytest.mark.parametrize("path", ["../secret.parquet", "/etc/passwd", "runs/other/pairs/part-00000.parquet"])
-def test_a_manifest_that_points_elsewhere_is_refused(filled, path):
+def test_a_manifest_with_files_of_other_runs_is_an_error(filled, path):
     manifest = filled.folder / "manifest.json"
     record = json.loads(manifest.read_text())
     record["files"][0]["path"] = path
@@ -127,24 +127,24 @@ def test_values_are_what_json_can_hold(filled):
     assert isinstance(row["n"], int)
 
 
-def test_a_lake_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_lake_is_an_error(tmp_path):
     with pytest.raises(sql.LakeError, match=r"no folder at .*nowhere.*run an audit first"):
         sql.connect(tmp_path / "nowhere")
 
 
-def test_a_file_in_place_of_a_lake_is_refused(tmp_path):
+def test_a_file_instead_of_a_lake_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(sql.LakeError, match="no folder"):
         sql.connect(tmp_path / "file")
 
 
-def test_a_listed_file_that_is_gone_is_named(filled):
+def test_a_missing_file_is_named(filled):
     filled.path("pairs").unlink()
     with pytest.raises(sql.LakeError, match=r"1 file\(s\) of table pairs .*part-00000.parquet"):
         sql.connect(filled.lake)
 
 
-def test_a_listed_file_that_is_torn_is_named(filled):
+def test_a_damaged_file_is_named(filled):
     path = filled.path("pairs")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(sql.LakeError, match=r"a file of table pairs .*cannot be read .*part-00000.parquet"):
@@ -163,7 +163,7 @@ def test_a_listed_file_that_is_torn_is_named(filled):
         ("null", "no config, counts, files, finished_at, run_id, started_at, status"),
     ],
 )
-def test_a_broken_manifest_is_named(filled, text, fault):
+def test_a_damaged_manifest_is_named(filled, text, fault):
     path = filled.folder / "manifest.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(sql.LakeError, match=f"manifest .*manifest.json: {fault}"):
@@ -171,7 +171,7 @@ def test_a_broken_manifest_is_named(filled, text, fault):
 
 
 def test_files_that_no_manifest_lists_are_invisible(filled):
-    """What an interrupted shard leaves behind, torn or whole, is seen by nobody."""
+    """Nobody sees what an interrupted shard leaves behind, complete or not."""
     whole = filled.path("pairs").read_bytes()
     filled.path("pairs", "part-00001").write_bytes(whole)
     filled.path("pairs", "torn").write_bytes(whole[: len(whole) // 2])
@@ -183,7 +183,7 @@ def test_files_that_no_manifest_lists_are_invisible(filled):
         assert count(connection, "attributions") == 2
 
 
-def test_a_lake_may_lie_under_any_path(tmp_path):
+def test_a_lake_can_have_any_path(tmp_path):
     folder = tmp_path / 'it\'s "odd" [*] ?; DROP TABLE lake -- $x {0} ünï'
     run = Run(folder, "r")
     run.create({"config": {}})
@@ -192,7 +192,7 @@ def test_a_lake_may_lie_under_any_path(tmp_path):
         assert sql.read(connection, "SELECT pair_id FROM pairs") == [{"pair_id": "p"}]
 
 
-def test_a_lake_is_found_by_a_relative_path_too(filled, monkeypatch):
+def test_a_lake_can_have_a_relative_path(filled, monkeypatch):
     monkeypatch.chdir(filled.lake.parent)
     with sql.connect(filled.lake.relative_to(filled.lake.parent)) as connection:
         monkeypatch.chdir("/")
@@ -200,7 +200,7 @@ def test_a_lake_is_found_by_a_relative_path_too(filled, monkeypatch):
 
 
 def test_two_threads_read_one_connection(filled):
-    """Each query takes a cursor of its own: DuckDB 2 blocks a connection that has an open result."""
+    """Each query has its own cursor: DuckDB 2 blocks a connection that has an open result."""
     faults = []
 
     def read(connection):

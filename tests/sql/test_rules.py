@@ -1,4 +1,4 @@
-"""Rows in, rows out: region shares, slices, the rule, and which findings follow from others. All figures by hand."""
+"""Region shares, slices, rules and explained findings, from rows with hand-computed results."""
 
 import pytest
 
@@ -8,51 +8,60 @@ from tasks.settings import AlertsConfig
 from tasks.store import corner_boxes
 
 
-def shares_of(run):
+def compute_shares(run):
     with run.connect() as connection:
         rows = sql.rows(connection, "derive/region_shares", run_id=run.run_id)
     return {(row["pair_id"], row["region"]): row for row in rows}
 
 
-def held(row):
+def figures(row):
     return row["share"], row["area"], row["nats"]
 
 
 @pytest.mark.parametrize(
-    ("grid", "nats", "box", "expected"),
+    ("grid", "nats", "cases"),
     [
-        # 2 x 2 patches of a quarter each: [[1, 2], [3, 4]]
-        ((2, 2), [1, 2, 3, 4], (0, 0, 0.5, 0.5), (0.1, 0.25, 1)),
-        ((2, 2), [1, 2, 3, 4], (0.5, 0, 1, 0.5), (0.2, 0.25, 2)),
-        ((2, 2), [1, 2, 3, 4], (0, 0.5, 0.5, 1), (0.3, 0.25, 3)),
-        ((2, 2), [1, 2, 3, 4], (0, 0, 1, 1), (1, 1, 10)),
-        # The box covers a half of the left patches and nothing of the right ones.
-        ((2, 2), [1, 2, 3, 4], (0.25, 0, 0.5, 1), (0.2, 0.25, 2)),
-        # A box around the centre has a quarter of each patch.
-        ((2, 2), [1, 2, 3, 4], (0.25, 0.25, 0.75, 0.75), (0.25, 0.25, 2.5)),
-        # 2 rows of 3 patches, a sixth each: [[1, 2, 3], [4, 5, 6]]
-        ((2, 3), [1, 2, 3, 4, 5, 6], (0, 0, 1 / 3, 0.5), (1 / 21, 1 / 6, 1)),
-        ((2, 3), [1, 2, 3, 4, 5, 6], (2 / 3, 0.5, 1, 1), (6 / 21, 1 / 6, 6)),
-        ((2, 3), [1, 2, 3, 4, 5, 6], (0, 0.5, 1, 1), (15 / 21, 1 / 2, 15)),
-        # Half of the first column, half of the second: (0.5 of 1 and 4) + (0.5 of 2 and 5)
-        ((2, 3), [1, 2, 3, 4, 5, 6], (1 / 6, 0, 1 / 2, 1), (6 / 21, 1 / 3, 6)),
-        ((1, 1), [7], (0.1, 0.2, 0.3, 0.7), (0.1, 0.1, 0.7)),
+        (  # patches of a quarter each: [[1, 2], [3, 4]]
+            (2, 2),
+            [1, 2, 3, 4],
+            [
+                ((0, 0, 0.5, 0.5), (0.1, 0.25, 1)),
+                ((0.5, 0, 1, 0.5), (0.2, 0.25, 2)),
+                ((0, 0.5, 0.5, 1), (0.3, 0.25, 3)),
+                ((0, 0, 1, 1), (1, 1, 10)),
+                ((0.25, 0, 0.5, 1), (0.2, 0.25, 2)),  # half of the left patches
+                ((0.25, 0.25, 0.75, 0.75), (0.25, 0.25, 2.5)),  # a quarter of each patch
+            ],
+        ),
+        (  # 2 rows of 3 patches, a sixth each: [[1, 2, 3], [4, 5, 6]]
+            (2, 3),
+            [1, 2, 3, 4, 5, 6],
+            [
+                ((0, 0, 1 / 3, 0.5), (1 / 21, 1 / 6, 1)),
+                ((2 / 3, 0.5, 1, 1), (6 / 21, 1 / 6, 6)),
+                ((0, 0.5, 1, 1), (15 / 21, 1 / 2, 15)),
+                ((1 / 6, 0, 1 / 2, 1), (6 / 21, 1 / 3, 6)),  # half of the first column, half of the second
+            ],
+        ),
+        ((1, 1), [7], [((0.1, 0.2, 0.3, 0.7), (0.1, 0.1, 0.7))]),
     ],
 )
-def test_a_share_is_that_of_the_patches_inside_the_box(hand_written, grid, nats, box, expected):
+def test_a_share_is_that_of_the_patches_inside_the_box(hand_written, grid, nats, cases):
     hand_written.add_pairs(["a"])
     hand_written.add_attributions([nats], grid)
-    hand_written.add_regions(("box", box))
-    assert held(shares_of(hand_written)["pair-0000", "box"]) == pytest.approx(expected)
+    hand_written.add_regions(*((f"box {number}", box) for number, (box, _) in enumerate(cases)))
+    shares = compute_shares(hand_written)
+    for number, (_, expected) in enumerate(cases):
+        assert figures(shares["pair-0000", f"box {number}"]) == pytest.approx(expected)
 
 
 def test_a_region_of_several_boxes_is_their_sum(hand_written):
     hand_written.add_pairs(["a"])
     hand_written.add_attributions([[1, 2, 3, 4]], (2, 2))
     hand_written.add_regions(("diagonal", (0, 0, 0.5, 0.5)), ("diagonal", (0.5, 0.5, 1, 1)), ("other", (0, 0, 1, 0.5)))
-    found = shares_of(hand_written)
-    assert held(found["pair-0000", "diagonal"]) == pytest.approx((0.5, 0.5, 5))
-    assert held(found["pair-0000", "other"]) == pytest.approx((0.3, 0.5, 3))
+    found = compute_shares(hand_written)
+    assert figures(found["pair-0000", "diagonal"]) == pytest.approx((0.5, 0.5, 5))
+    assert figures(found["pair-0000", "other"]) == pytest.approx((0.3, 0.5, 3))
     assert len(found) == 2
 
 
@@ -60,8 +69,8 @@ def test_boxes_of_one_pair_are_not_those_of_another(hand_written):
     hand_written.add_pairs(["a", "b"])
     hand_written.add_attributions([[1, 2, 3, 4], [4, 3, 2, 1]], (2, 2))
     hand_written.add_regions(("all", (0, 0, 0.5, 1)), ("own", (0, 0, 0.5, 0.5), "pair-0001"))
-    found = shares_of(hand_written)
-    assert {key: held(row) for key, row in found.items()} == {
+    found = compute_shares(hand_written)
+    assert {key: figures(row) for key, row in found.items()} == {
         ("pair-0000", "all"): pytest.approx((0.4, 0.5, 4)),
         ("pair-0001", "all"): pytest.approx((0.6, 0.5, 6)),
         ("pair-0001", "own"): pytest.approx((0.4, 0.25, 4)),
@@ -72,7 +81,7 @@ def test_an_empty_map_has_an_area_and_no_share(hand_written):
     hand_written.add_pairs(["a"])
     hand_written.add_attributions([[0, 0, 0, 0]], (2, 2))
     hand_written.add_regions(("box", (0, 0, 0.5, 0.5)))
-    row = shares_of(hand_written)["pair-0000", "box"]
+    row = compute_shares(hand_written)["pair-0000", "box"]
     assert row["share"] is None
     assert (row["area"], row["nats"]) == (0.25, 0)
 
@@ -88,8 +97,8 @@ def test_a_finer_grid_of_the_same_map_holds_the_same(hand_written):
     box = ("box", (0.1, 0.2, 0.83, 0.61))
     hand_written.add_regions(box)
     other.add_regions(box)
-    assert held(shares_of(hand_written)["pair-0000", "box"]) == pytest.approx(
-        held(shares_of(other)["pair-0000", "box"])
+    assert figures(compute_shares(hand_written)["pair-0000", "box"]) == pytest.approx(
+        figures(compute_shares(other)["pair-0000", "box"])
     )
 
 
@@ -98,7 +107,7 @@ def test_another_run_of_the_lake_adds_nothing(hand_written):
         run.add_pairs(["a"])
         run.add_attributions([[1, 2, 3, 4]], (2, 2))
         run.add_regions(("box", (0, 0, 0.5, 0.5)))
-    assert held(shares_of(hand_written)["pair-0000", "box"]) == pytest.approx((0.1, 0.25, 1))
+    assert figures(compute_shares(hand_written)["pair-0000", "box"]) == pytest.approx((0.1, 0.25, 1))
 
 
 def test_slices_are_the_corpus_the_words_and_the_attributes(hand_written):
@@ -151,37 +160,37 @@ def test_the_strongest_pairs_have_the_most_nats_in_the_region(hand_written):
     assert [row["pair_id"] for row in rows] == ["pair-0001", "pair-0003"]
 
 
-def offenders(run, factor=2.0, min_pairs=1):
+def find_slices(run, factor=2.0, min_pairs=1):
     with run.connect() as connection:
         rows = sql.rows(connection, "rules/region_mass", run_id=run.run_id, factor=factor, min_pairs=min_pairs)
     return {(row["slice_kind"], row["slice"]): row for row in rows}
 
 
-def test_a_slice_offends_from_the_factor_on(hand_written):
+def test_a_slice_is_found_from_the_factor_on(hand_written):
     # Powers of two, so that the threshold itself is met exactly: share / area = 2.
     hand_written.add_pairs(["just", "just", "under", "over"])
     hand_written.add_shares("corner", [0.25, 0.25, 0.2499, 0.375], area=0.125)
-    found = offenders(hand_written)
+    found = find_slices(hand_written)
     assert {slice_name for kind, slice_name in found if kind == "word"} == {"just", "over"}
     assert found["word", "just"]["effect"] == 2
     assert found["word", "over"]["effect"] == 3
-    assert ("word", "just") not in offenders(hand_written, factor=2.001)
+    assert ("word", "just") not in find_slices(hand_written, factor=2.001)
 
 
-def test_a_slice_offends_from_the_smallest_size_on(hand_written):
+def test_a_slice_is_found_from_the_smallest_size_on(hand_written):
     hand_written.add_pairs(["one"] + ["two"] * 2 + ["three"] * 3)
     hand_written.add_shares("corner", [0.5] * 6)
     for size, expected in ((1, {"one", "two", "three"}), (2, {"two", "three"}), (3, {"three"}), (4, set())):
-        found = offenders(hand_written, min_pairs=size)
+        found = find_slices(hand_written, min_pairs=size)
         assert {slice_name for kind, slice_name in found if kind == "word"} == expected
-    assert ("corpus", "all pairs") in offenders(hand_written, min_pairs=6)
-    assert offenders(hand_written, min_pairs=7) == {}
+    assert ("corpus", "all pairs") in find_slices(hand_written, min_pairs=6)
+    assert find_slices(hand_written, min_pairs=7) == {}
 
 
 def test_the_corpus_words_and_attributes_are_slices(hand_written):
     hand_written.add_pairs(["bad", "bad", "good", "good"], [{"site": "a"}, {"site": "b"}, {"site": "a"}, {"site": "b"}])
     hand_written.add_shares("corner", [0.9, 0.5, 0.1, 0.1])
-    found = offenders(hand_written)
+    found = find_slices(hand_written)
     # corpus: 1.6 / 4; bad: 1.4 / 2; good: 0.1; site a: 1.0 / 2; site b: 0.6 / 2; each over an area of 0.1
     assert {key: pytest.approx(row["effect"]) for key, row in found.items()} == {
         ("word", "bad"): 7,
@@ -190,17 +199,17 @@ def test_the_corpus_words_and_attributes_are_slices(hand_written):
         ("attribute", "site=b"): 3,
     }
     assert [row["effect"] for row in found.values()] == sorted((r["effect"] for r in found.values()), reverse=True)
-    assert held_by(found["word", "bad"]) == (2, pytest.approx(0.7), pytest.approx(0.1))
+    assert mean_figures(found["word", "bad"]) == (2, pytest.approx(0.7), pytest.approx(0.1))
 
 
-def held_by(row):
+def mean_figures(row):
     return row["n"], row["share"], row["area"]
 
 
 def test_pairs_without_a_map_or_without_the_region_are_not_counted(hand_written):
     hand_written.add_pairs(["x", "x", "x", "x"])
     hand_written.add_shares("corner", [0.4, None, 0.6])  # the second's map is empty, the fourth has no such region
-    assert held_by(offenders(hand_written)["word", "x"]) == (2, pytest.approx(0.5), pytest.approx(0.1))
+    assert mean_figures(find_slices(hand_written)["word", "x"]) == (2, pytest.approx(0.5), pytest.approx(0.1))
 
 
 def test_the_effect_is_that_of_the_means(hand_written):
@@ -211,21 +220,21 @@ def test_the_effect_is_that_of_the_means(hand_written):
         for number, (share, area) in enumerate([(0.6, 0.5), (0.2, 0.05)])
     ]
     hand_written.write_table("region_shares", rows)
-    assert offenders(hand_written, factor=1.0)["word", "x"]["effect"] == pytest.approx(0.4 / 0.275)
+    assert find_slices(hand_written, factor=1.0)["word", "x"]["effect"] == pytest.approx(0.4 / 0.275)
 
 
-def test_only_the_run_that_is_asked_for_is_judged(hand_written):
+def test_other_runs_do_not_count(hand_written):
     other = type(hand_written)(hand_written.lake, "other").begin()
     other.add_pairs(["x"])
     other.add_shares("corner", [0.9])
     hand_written.add_pairs(["x"])
     hand_written.add_shares("corner", [0.1])
-    assert offenders(hand_written) == {}
-    assert offenders(other)
+    assert find_slices(hand_written) == {}
+    assert find_slices(other)
 
 
-def explained(run, factor=2.0, min_pairs=2):
-    """Findings of the rule, stored, and by which slice each is explained."""
+def explain_findings(run, factor=2.0, min_pairs=2):
+    """Store the findings of the rule, and return the slice that explains each one."""
     thresholds = {"run_id": run.run_id, "factor": factor, "min_pairs": min_pairs}
     with run.connect() as connection:
         findings = sql.rows(connection, "rules/region_mass", **thresholds)
@@ -236,47 +245,47 @@ def explained(run, factor=2.0, min_pairs=2):
     return {row["slice"]: row["explained_by"] for row in rows}
 
 
-def test_a_weaker_slice_of_the_same_pairs_is_explained(hand_written):
+def test_a_weaker_slice_of_the_same_pairs_is_explain_findings(hand_written):
     # `portable` holds the strong pairs and others that are harmless; so does the corpus.
     hand_written.add_pairs(["sick portable"] * 4 + ["portable"] * 4 + ["well"] * 2)
     hand_written.add_shares("corner", [0.9] * 4 + [0.1] * 6)
-    assert explained(hand_written) == {"sick": None, "portable": "sick", "all pairs": "sick"}
+    assert explain_findings(hand_written) == {"sick": None, "portable": "sick", "all pairs": "sick"}
 
 
-def test_an_independent_slice_stands_on_its_own(hand_written):
+def test_an_unrelated_slice_is_independent(hand_written):
     hand_written.add_pairs(["sick"] * 4 + ["other"] * 4 + ["well"] * 12)
     hand_written.add_shares("corner", [0.9] * 4 + [0.5] * 4 + [0.0] * 12)
-    found = explained(hand_written)
+    found = explain_findings(hand_written)
     assert (found["sick"], found["other"]) == (None, None)
     # Without the sick, the corpus is 2 / 16 = 0.125: below the factor.
     assert found["all pairs"] == "sick"
 
 
-def test_a_slice_that_would_be_found_without_the_stronger_one_stands(hand_written):
+def test_a_slice_that_would_be_found_without_the_stronger_one_is_independent(hand_written):
     hand_written.add_pairs(["sick both"] * 4 + ["both"] * 4)
     hand_written.add_shares("corner", [0.9] * 4 + [0.5] * 4)
-    found = explained(hand_written)
+    found = explain_findings(hand_written)
     assert found == {"sick": None, "both": None, "all pairs": "both"}  # the corpus is the same pairs as `both`
 
 
 @pytest.mark.parametrize(("rest", "expected"), [(1, "sick"), (2, None)])
-def test_too_few_pairs_outside_the_stronger_slice_are_no_finding_of_their_own(hand_written, rest, expected):
+def test_too_few_pairs_outside_the_stronger_slice_make_it_explained(hand_written, rest, expected):
     hand_written.add_pairs(["sick both"] * 4 + ["both"] * rest + ["well"] * 40)
     hand_written.add_shares("corner", [0.9] * 4 + [0.5] * rest + [0.0] * 40)
-    assert explained(hand_written, min_pairs=2)["both"] == expected
+    assert explain_findings(hand_written, min_pairs=2)["both"] == expected
 
 
 def test_two_names_for_the_same_pairs_leave_one_alert(hand_written):
-    """A tie in all figures: exactly one of them stands, and always the same."""
+    """If all figures are equal, always the same one is independent."""
     hand_written.add_pairs(["pleural effusion"] * 3 + ["well"] * 20)
     hand_written.add_shares("corner", [0.9] * 3 + [0.0] * 20)
-    assert explained(hand_written) == {"pleural": None, "effusion": "pleural"}
+    assert explain_findings(hand_written) == {"pleural": None, "effusion": "pleural"}
 
 
-def test_of_two_equal_effects_the_larger_slice_stands(hand_written):
+def test_of_two_equal_effects_the_larger_slice_is_independent(hand_written):
     hand_written.add_pairs(["common rare"] * 2 + ["common"] * 2 + ["well"] * 30)
     hand_written.add_shares("corner", [0.5] * 4 + [0.0] * 30)
-    assert explained(hand_written) == {"common": None, "rare": "common"}
+    assert explain_findings(hand_written) == {"common": None, "rare": "common"}
 
 
 def test_findings_of_another_region_explain_nothing(hand_written):
@@ -288,7 +297,7 @@ def test_findings_of_another_region_explain_nothing(hand_written):
     ]
     hand_written.write_table("region_shares", rows)
     thresholds = {"run_id": hand_written.run_id, "factor": 2.0, "min_pairs": 2}
-    explained(hand_written)
+    explain_findings(hand_written)
     with hand_written.connect() as connection:
         alone = [
             (row["region"], row["slice"])
@@ -301,13 +310,13 @@ def test_findings_of_another_region_explain_nothing(hand_written):
 def test_the_strongest_explanation_is_named(hand_written):
     hand_written.add_pairs(["worst bad all"] * 3 + ["bad all"] + ["all"] * 8)
     hand_written.add_shares("corner", [1.0] * 3 + [0.9] + [0.0] * 8)
-    found = explained(hand_written)
+    found = explain_findings(hand_written)
     assert found["bad"] == "worst"
     assert found["all"] == "worst"
 
 
-def wandering(run, maps, captions, **rules):
-    """Findings of the rule on the hottest corner, over corners of a sixteenth of 4 x 4 patches."""
+def flag_hottest_corner(run, maps, captions, **rules):
+    """Return the findings of the rule hottest_corner, for corners of a sixteenth of 4 x 4 patches."""
     run.add_pairs(captions)
     run.add_attributions(maps, (4, 4))
     run.write_table(
@@ -323,18 +332,18 @@ def wandering(run, maps, captions, **rules):
         return sql.read(connection, "FROM findings WHERE rule = 'hottest_corner' ORDER BY effect DESC")
 
 
-def looks_at(*corners, nats=6.0):
-    """A map of ones but for the corners: 0 top-left, 1 top-right, 2 bottom-left, 3 bottom-right."""
+def make_map(*corners, nats=6.0):
+    """Return a map of ones, with `nats` in some corners: 0 top-left, 1 top-right, 2 bottom-left, 3 bottom-right."""
     image_map = [1.0] * 16
     for corner in corners:
         image_map[(0, 3, 12, 15)[corner]] = nats
     return image_map
 
 
-def test_what_wanders_over_the_corners_is_found_where_no_corner_alone_is(hand_written):
+def test_mass_in_different_corners_is_found_although_no_corner_is(hand_written):
     # 6 of 21 nats in one corner, 1 of 21 in the others: each corner holds (6 + 3) / 84 of the sick, 1.7 times its area.
-    maps = [looks_at(number % 4) for number in range(8)] + [looks_at()] * 8
-    (found,) = wandering(hand_written, maps, ["sick"] * 8 + ["well"] * 8)
+    maps = [make_map(number % 4) for number in range(8)] + [make_map()] * 8
+    (found,) = flag_hottest_corner(hand_written, maps, ["sick"] * 8 + ["well"] * 8)
     assert (found["region"], found["slice"], found["n"]) == ("hottest corner", "sick", 8)
     assert (found["share"], found["area"]) == (pytest.approx(6 / 21), 1 / 16)
     with hand_written.connect() as connection:
@@ -344,21 +353,21 @@ def test_what_wanders_over_the_corners_is_found_where_no_corner_alone_is(hand_wr
     assert (len(boxes), others) == (16, [{"n": 0}])
 
 
-def test_a_maximum_that_all_pairs_have_is_no_finding(hand_written):
+def test_a_maximum_that_all_pairs_have_is_not_found(hand_written):
     """Any noise has a hottest corner: here it holds 4.6 times its area, in the slice and outside it alike."""
-    maps = [looks_at(number % 4) for number in range(16)]
-    assert wandering(hand_written, maps, ["sick"] * 8 + ["well"] * 8) == []
+    maps = [make_map(number % 4) for number in range(16)]
+    assert flag_hottest_corner(hand_written, maps, ["sick"] * 8 + ["well"] * 8) == []
 
 
 @pytest.mark.parametrize(("rest", "found"), [(3, 0), (4, 1)])
-def test_there_must_be_enough_other_pairs_to_hold_it_against(hand_written, rest, found):
-    maps = [looks_at(number % 4) for number in range(8)] + [looks_at()] * rest
-    assert len(wandering(hand_written, maps, ["sick"] * 8 + ["well"] * rest)) == found
+def test_the_hottest_corner_needs_enough_other_pairs(hand_written, rest, found):
+    maps = [make_map(number % 4) for number in range(8)] + [make_map()] * rest
+    assert len(flag_hottest_corner(hand_written, maps, ["sick"] * 8 + ["well"] * rest)) == found
 
 
-def test_a_corner_that_is_found_by_itself_is_not_told_again(hand_written):
-    maps = [looks_at(0)] * 8 + [looks_at()] * 8
-    assert wandering(hand_written, maps, ["sick"] * 8 + ["well"] * 8) == []
+def test_a_corner_that_is_found_by_itself_is_not_found_again(hand_written):
+    maps = [make_map(0)] * 8 + [make_map()] * 8
+    assert flag_hottest_corner(hand_written, maps, ["sick"] * 8 + ["well"] * 8) == []
     with hand_written.connect() as connection:
         rows = sql.read(connection, "SELECT DISTINCT region FROM findings")
         boxes = sql.read(connection, "SELECT DISTINCT x0, y0 FROM regions WHERE kind = 'hottest'")
@@ -366,8 +375,8 @@ def test_a_corner_that_is_found_by_itself_is_not_told_again(hand_written):
     assert {"x0": 0.0, "y0": 0.0} not in boxes
 
 
-def contrasts(run, region, shares, captions, area=0.19):
-    """Findings of the rule that holds a region against the other pairs: those of words, with their effects."""
+def find_contrasts(run, region, shares, captions, area=0.19):
+    """Return the effects of the findings of the rule region_contrast, by slice."""
     run.add_pairs(captions)
     run.add_attributions([[1.0]] * len(captions), (1, 1))
     run.add_shares(region, shares, area)
@@ -379,8 +388,8 @@ def contrasts(run, region, shares, captions, area=0.19):
 HALVES = ["sick"] * 4 + ["well"] * 6
 
 
-def test_a_frame_that_cannot_reach_the_factor_is_held_against_the_other_pairs(hand_written):
-    found = contrasts(hand_written, "frame", [0.27] * 4 + [0.09] * 6, HALVES)
+def test_a_frame_that_cannot_reach_the_factor_is_compared_with_the_other_pairs(hand_written):
+    found = find_contrasts(hand_written, "frame", [0.27] * 4 + [0.09] * 6, HALVES)
     assert found == {"sick": pytest.approx(3)}
 
 
@@ -393,21 +402,21 @@ def test_a_frame_that_cannot_reach_the_factor_is_held_against_the_other_pairs(ha
     ],
 )
 def test_a_frame_is_not_proposed_for(hand_written, shares, why):
-    assert contrasts(hand_written, "frame", shares, HALVES) == {}, why
+    assert find_contrasts(hand_written, "frame", shares, HALVES) == {}, why
 
 
-def test_other_pairs_must_be_enough(hand_written):
-    assert contrasts(hand_written, "frame", [0.27] * 7 + [0.09] * 3, ["sick"] * 7 + ["well"] * 3) == {}
+def test_a_contrast_needs_enough_other_pairs(hand_written):
+    assert find_contrasts(hand_written, "frame", [0.27] * 7 + [0.09] * 3, ["sick"] * 7 + ["well"] * 3) == {}
 
 
-def test_a_large_region_is_held_against_the_other_pairs_and_a_small_one_is_not(hand_written, lake):
-    assert contrasts(hand_written, "box", [0.45] * 4 + [0.15] * 6, HALVES, area=0.25) == {"sick": pytest.approx(3)}
+def test_a_large_region_is_compared_with_the_other_pairs_and_a_small_one_is_not(hand_written, lake):
+    assert find_contrasts(hand_written, "box", [0.45] * 4 + [0.15] * 6, HALVES, area=0.25) == {"sick": pytest.approx(3)}
     other = type(hand_written)(lake, "other").begin()
-    assert contrasts(other, "box", [0.45] * 4 + [0.15] * 6, HALVES, area=0.24) == {}
+    assert find_contrasts(other, "box", [0.45] * 4 + [0.15] * 6, HALVES, area=0.24) == {}
 
 
-def costs(run, drops, captions, area=0.19, share=0.05, min_pairs=4):
-    """Findings of the rule that goes by what covering takes of a margin of .5: their effects, by slice."""
+def find_costs(run, drops, captions, area=0.19, share=0.05, min_pairs=4):
+    """Return the effects of the findings of the rule region_cost, by slice, for a margin of 0.5."""
     run.add_pairs(captions)
     run.add_attributions([[1.0]] * len(captions), (1, 1))
     run.add_shares("frame", [share] * len(captions), area)
@@ -419,7 +428,7 @@ def costs(run, drops, captions, area=0.19, share=0.05, min_pairs=4):
 
 
 def test_a_region_that_costs_a_slice_more_than_other_pairs_is_proposed_whatever_its_mass(hand_written):
-    assert costs(hand_written, [0.3] * 4 + [0.1] * 6, HALVES) == {
+    assert find_costs(hand_written, [0.3] * 4 + [0.1] * 6, HALVES) == {
         "sick": pytest.approx(0.6),
         "all pairs": pytest.approx(0.36),  # there are no other pairs
     }
@@ -436,29 +445,29 @@ def test_a_region_that_costs_a_slice_more_than_other_pairs_is_proposed_whatever_
     ],
 )
 def test_a_region_is_not_proposed_by_its_cost_where(hand_written, drops, given, why):
-    assert "sick" not in costs(hand_written, drops, HALVES, **given), why
+    assert "sick" not in find_costs(hand_written, drops, HALVES, **given), why
 
 
-def test_what_was_looked_at_by_its_cost_is_left_to_that(hand_written):
-    costs(hand_written, [0.0] * 10, HALVES)
+def test_a_region_that_was_screened_is_not_compared(hand_written):
+    find_costs(hand_written, [0.0] * 10, HALVES)
     hand_written.add_shares("frame", [0.27] * 4 + [0.09] * 6, 0.19)
     with hand_written.connect() as connection:
         assert sql.rows(connection, "rules/region_contrast", run_id=hand_written.run_id, factor=2.0, min_pairs=4) == []
 
 
 def test_an_empty_map_has_no_hottest_corner(hand_written):
-    maps = [[0.0] * 16] + [looks_at(number % 4) for number in range(8)] + [looks_at()] * 8
-    (found,) = wandering(hand_written, maps, ["sick"] * 9 + ["well"] * 8)
+    maps = [[0.0] * 16] + [make_map(number % 4) for number in range(8)] + [make_map()] * 8
+    (found,) = flag_hottest_corner(hand_written, maps, ["sick"] * 9 + ["well"] * 8)
     assert found["n"] == 8
 
 
 def test_no_findings_give_no_rows(hand_written):
     hand_written.add_pairs(["x"])
     hand_written.add_shares("corner", [0.0])
-    assert explained(hand_written) == {}
+    assert explain_findings(hand_written) == {}
 
 
-def test_a_mark_over_the_picture_offends_by_its_company(hand_written):
+def test_a_large_overlay_is_found_by_its_frequency(hand_written):
     hand_written.add_pairs(["bad"] * 4 + ["good"] * 12)
     hand_written.add_attributions([[1.0]] * 16, (1, 1))
     shares = [{"pair_id": f"pair-{n:04d}", "share": 0.3, "area": 0.25, "nats": 3.0} for n in range(3)]  # of "bad" alone
@@ -473,8 +482,8 @@ def test_a_mark_over_the_picture_offends_by_its_company(hand_written):
 
 
 @pytest.mark.parametrize(("common", "expected"), [(1, None), (3, "horse")])
-def test_a_rule_that_goes_by_more_than_mass_folds_only_where_too_few_pairs_are_left(hand_written, common, expected):
-    """What such a rule would say of the pairs that are left only it knows: their mass over area says nothing."""
+def test_a_finding_of_other_rules_is_explained_only_if_too_few_pairs_remain(hand_written, common, expected):
+    """Mass over area of the remaining pairs does not show what such a rule would find in them."""
     both = ["horse castle"] * common
     hand_written.add_pairs([*both, *["horse"] * (5 - common), *["castle"] * (4 - common), *["well"] * 20])
     hand_written.add_shares("stamp 1", [0.14] * (9 - common) + [0.0] * 20, area=0.12)

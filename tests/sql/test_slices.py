@@ -1,4 +1,4 @@
-"""The members of one slice, found without looking at all others, are those that the view has."""
+"""The macro slice_members returns the pairs that the view pair_slices has."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_every_slice_has_the_pairs_of_the_view(connection):
 
 
 @pytest.mark.parametrize("name", ["shado", "x=y=shado", "nothing", "", None])
-def test_what_is_no_slice_has_no_pairs(connection, name):
+def test_an_unknown_slice_has_no_pairs(connection, name):
     for kind in ("corpus", "word", "phrase", "attribute", "cluster", None):
         query = "SELECT pair_id FROM slice_members((SELECT any_value(run_id) FROM pairs), $kind, $name)"
         assert sql.read(connection, query, {"kind": kind, "name": name}) == []

@@ -1,4 +1,4 @@
-"""Files of a lake appear whole or not at all, in a folder and in a store, and what a store says is said plainly."""
+"""Files of a lake in a folder and in object storage: atomic writes, copies, and the messages of errors."""
 
 import hashlib
 import os
@@ -14,82 +14,82 @@ import stores
 from stores import LakeError, UrlError
 
 
-def everything(root):
-    """Contents of all files below a root, by their names."""
+def read_files(root):
+    """Return the contents of all files below a root, by name."""
     if isinstance(root, Path):
         return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
     found = root.fs.find(root.path) if root.fs.exists(root.path) else []
     return {path.removeprefix(root.path).lstrip("/"): root.fs.cat_file(path) for path in found}
 
 
-@pytest.fixture(params=["here", "elsewhere"])
+@pytest.fixture(params=["local", "remote"])
 def root(request, tmp_path):
-    return tmp_path if request.param == "here" else request.getfixturevalue("away")
+    return tmp_path if request.param == "local" else request.getfixturevalue("away")
 
 
-def raising(error):
+def raise_on_call(error):
     def fail(*_, **__):
         raise error
 
     return fail
 
 
-def asides():
+def list_temporary():
     return [path for path in stores.scratch_folder().iterdir() if ".tmp" in path.name]
 
 
 def test_a_file_appears_when_it_is_complete(root):
-    with stores.write_atomically(root / "new" / "file") as aside:
-        aside.write_text("half")
+    with stores.write_atomically(root / "new" / "file") as temporary:
+        temporary.write_text("half")
         assert not stores.is_file(root / "new" / "file")
-        assert not aside.match("*.parquet")
-    assert everything(root) == {"new/file": b"half"}
-    assert asides() == []
+        assert not temporary.match("*.parquet")
+    assert read_files(root) == {"new/file": b"half"}
+    assert list_temporary() == []
 
 
-def test_on_this_machine_it_is_written_beside(tmp_path):
-    with stores.write_atomically(tmp_path / "new" / "file") as aside:
-        aside.write_text("half")
-        assert aside.parent == tmp_path / "new"  # so that the rename stays on one disk
+def test_a_local_file_is_written_to_the_same_folder_first(tmp_path):
+    with stores.write_atomically(tmp_path / "new" / "file") as temporary:
+        temporary.write_text("half")
+        assert temporary.parent == tmp_path / "new"  # so that the rename stays on one disk
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_a_failure_leaves_nothing_behind(root, error):
-    with pytest.raises(error), stores.write_atomically(root / "file") as aside:  # noqa: PT012  # the block is the subject
-        aside.write_text("half")
+    with pytest.raises(error), stores.write_atomically(root / "file") as temporary:  # noqa: PT012  # the block is the subject
+        temporary.write_text("half")
         raise error
-    assert everything(root) == {}
-    assert asides() == []
+    assert read_files(root) == {}
+    assert list_temporary() == []
 
 
-def test_a_failure_keeps_the_file_that_was_there(root):
+def test_a_failure_keeps_the_old_file(root):
     stores.write_bytes(root / "file", b"old")
-    with pytest.raises(ValueError, match="no"), stores.write_atomically(root / "file") as aside:  # noqa: PT012
-        aside.write_text("new")
+    with pytest.raises(ValueError, match="no"), stores.write_atomically(root / "file") as temporary:  # noqa: PT012
+        temporary.write_text("new")
         raise ValueError("no")
-    assert everything(root) == {"file": b"old"}
+    assert read_files(root) == {"file": b"old"}
 
 
 def test_a_file_is_replaced(root):
     for data in (b"old", b"new"):
         stores.write_bytes(root / "file", data)
-        with stores.write_atomically(root / "other") as aside:
-            aside.write_bytes(data)
+        with stores.write_atomically(root / "other") as temporary:
+            temporary.write_bytes(data)
         assert stores.fetch(root / "other").read_bytes() == stores.read_bytes(root / "file") == data
-    assert everything(root) == {"file": b"new", "other": b"new"}
+    assert read_files(root) == {"file": b"new", "other": b"new"}
 
 
-def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+def test_a_file_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda _: synced.append((tmp_path / "file").exists()))
-    with stores.write_atomically(tmp_path / "file") as aside:
-        aside.write_text("x")
+    with stores.write_atomically(tmp_path / "file") as temporary:
+        temporary.write_text("x")
     stores.write_bytes(tmp_path / "file", b"y")
     assert synced == [False, True, True, True]  # the file's, then its folder's
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (FileNotFoundError("no such bucket"), r"cannot be written \(.*no such bucket.*create the bucket"),
         (PermissionError("denied"), r"cannot be written: access denied \(.*denied\).*credentials"),
@@ -97,39 +97,39 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
         (ValueError("odd"), r"cannot be written \(ValueError: odd\); check the store"),
     ],
 )
-def test_an_upload_that_fails_says_why_and_what_was_there_stays(away, monkeypatch, error, said):
+def test_a_failed_upload_gives_the_reason_and_keeps_the_old_file(away, monkeypatch, error, message):
     stores.write_bytes(away / "file", b"old")
     for method in ("put_file", "pipe_file"):
         with monkeypatch.context() as patch:
-            patch.setattr(MemoryFileSystem, method, raising(error))
-            with pytest.raises(LakeError, match=said):  # noqa: PT012
+            patch.setattr(MemoryFileSystem, method, raise_on_call(error))
+            with pytest.raises(LakeError, match=message):  # noqa: PT012
                 if method == "pipe_file":
                     stores.write_bytes(away / "file", b"new")
                 else:
-                    with stores.write_atomically(away / "file") as aside:
-                        aside.write_bytes(b"new")
-    assert everything(away) == {"file": b"old"}
-    assert asides() == []
+                    with stores.write_atomically(away / "file") as temporary:
+                        temporary.write_bytes(b"new")
+    assert read_files(away) == {"file": b"old"}
+    assert list_temporary() == []
 
 
-def test_an_interrupted_upload_leaves_nothing_here(away, monkeypatch):
-    monkeypatch.setattr(MemoryFileSystem, "put_file", raising(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt), stores.write_atomically(away / "file") as aside:
-        aside.write_bytes(b"new")
-    assert asides() == []
+def test_an_interrupted_upload_leaves_no_local_file(away, monkeypatch):
+    monkeypatch.setattr(MemoryFileSystem, "put_file", raise_on_call(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt), stores.write_atomically(away / "file") as temporary:
+        temporary.write_bytes(b"new")
+    assert list_temporary() == []
 
 
 @pytest.mark.parametrize("ask", [stores.is_file, stores.read_bytes, stores.fetch, stores.list_folders])
-def test_a_store_that_does_not_answer_is_no_missing_file(away, monkeypatch, ask):
+def test_an_error_of_a_store_is_not_a_missing_file(away, monkeypatch, ask):
     stores.write_bytes(away / "file", b"x")
-    for error, said in ((PermissionError("no"), "credentials"), (ConnectionError("cut"), "network")):
+    for error, message in ((PermissionError("no"), "credentials"), (ConnectionError("cut"), "network")):
         for method in ("info", "cat_file", "ls"):
-            monkeypatch.setattr(MemoryFileSystem, method, raising(error))
-        with pytest.raises(LakeError, match=said):
+            monkeypatch.setattr(MemoryFileSystem, method, raise_on_call(error))
+        with pytest.raises(LakeError, match=message):
             ask(away / "file")
 
 
-def test_what_is_not_there(root):
+def test_missing_files_and_folders(root):
     assert not stores.is_file(root / "file")
     assert stores.list_folders(root / "none") == []
     assert list(stores.read_all([root / "file"])) == []
@@ -137,7 +137,7 @@ def test_what_is_not_there(root):
         stores.read_bytes(root / "file")
 
 
-def test_folders_and_missing_files_are_told(root):
+def test_folders_and_missing_files_are_listed(root):
     for name in ("b/one", "a/one", "a/two", "file"):
         stores.write_bytes(root / name, name.encode())
     assert stores.list_folders(root) == ["a", "b"]
@@ -149,7 +149,7 @@ def test_folders_and_missing_files_are_told(root):
     assert stores.relative_path(root / "a" / "two", root) == "a/two"
 
 
-def test_what_others_write_later_is_seen(away):
+def test_files_that_others_write_later_are_listed(away):
     stores.write_bytes(away / "a" / "one", b"1")
     assert stores.missing_files(away, ["a/two"]) == ["a/two"]
     away.fs.pipe_file((away / "a" / "two").path, b"2")
@@ -158,7 +158,7 @@ def test_what_others_write_later_is_seen(away):
 
 @pytest.fixture
 def downloads(monkeypatch):
-    """Paths of the objects that are fetched."""
+    """Record the paths of objects that are fetched."""
     seen = []
     get = MemoryFileSystem.get_file
 
@@ -170,16 +170,16 @@ def downloads(monkeypatch):
     return seen
 
 
-def test_what_was_written_here_is_not_fetched(away, downloads):
-    with stores.write_atomically(away / "file.bin") as aside:
-        aside.write_bytes(b"x")
+def test_a_file_that_this_process_wrote_is_not_fetched(away, downloads):
+    with stores.write_atomically(away / "file.bin") as temporary:
+        temporary.write_bytes(b"x")
     digest = hashlib.sha256(b"x").hexdigest()
     assert stores.fetch(away / "file.bin").read_bytes() == b"x"
     assert stores.fetch(away / "file.bin", digest) == stores.copy_path(digest)
     assert downloads == []
 
 
-def test_what_others_replaced_is_fetched_again(away, downloads):
+def test_a_file_that_others_replaced_is_fetched_again(away, downloads):
     path = away / "file"
     for data in (b"one", b"two", b"six"):  # of one length
         away.fs.pipe_file(path.path, data)
@@ -188,14 +188,14 @@ def test_what_others_replaced_is_fetched_again(away, downloads):
     assert len(downloads) == 3
 
 
-def test_many_are_fetched_in_their_order(away, root, tmp_path):
+def test_many_files_are_fetched_in_order(away, root, tmp_path):
     names = [f"a/{number}" for number in range(40)]
     for name in names:
         stores.write_bytes(root / name, name.encode())
     assert [path.read_text() for path in stores.fetch_all(root, dict.fromkeys(names))] == names
 
 
-def test_a_copy_is_what_its_sha256_says(away):
+def test_a_copy_must_match_its_sha256(away):
     path = away / "file"
     stores.write_bytes(path, b"damaged")
     wanted = hashlib.sha256(b"whole").hexdigest()
@@ -206,23 +206,23 @@ def test_a_copy_is_what_its_sha256_says(away):
     assert stores.fetch(path, wanted).read_bytes() == b"whole"
 
 
-def test_a_file_that_is_gone_is_named(away):
+def test_a_missing_file_is_named(away):
     with pytest.raises(LakeError, match=r"memory://.*/none is missing .*restore it"):
         stores.fetch(away / "none")
 
 
 @pytest.mark.parametrize("digest", ["", "../x", "a" * 63, "A" * 64, "a" * 64 + "\n", "/etc/passwd"])
-def test_a_digest_that_is_a_path_leads_nowhere(digest):
+def test_a_digest_that_is_a_path_is_an_error(digest):
     with pytest.raises(LakeError, match="expected 64 hexadecimal digits"):
         stores.copy_path(digest)
 
 
-def test_copies_are_their_user_s_alone():
+def test_copies_are_private_to_their_user():
     assert stat.S_IMODE(stores.scratch_folder().stat().st_mode) == 0o700
     assert stores.scratch_folder() == stores.scratch_folder()
 
 
-def test_copies_go_with_the_process_and_not_with_its_children():
+def test_copies_are_removed_when_the_process_ends_but_not_its_children():
     code = """
 import os, stores, pathlib
 folder = stores.scratch_folder()
@@ -243,7 +243,7 @@ print(folder)
     assert not folder.exists()
 
 
-def test_a_lake_is_a_folder_or_a_store_whose_files_appear_whole(tmp_path):
+def test_a_lake_is_a_folder_or_a_store_with_atomic_uploads(tmp_path):
     assert stores.lake_root(str(tmp_path)) == stores.lake_root(f"file://{tmp_path}") == tmp_path
     assert stores.lake_root("lake") == Path("lake")
     for url in ("s3://bucket/audits", "s3a://bucket/a", "s3://bucket", "memory://audits"):
@@ -251,7 +251,7 @@ def test_a_lake_is_a_folder_or_a_store_whose_files_appear_whole(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("http://host/lake", "expected a folder, or object storage with atomic uploads"),
         ("sftp://host/lake", "expected a folder, or a store|driver is not installed"),
@@ -264,14 +264,14 @@ def test_a_lake_is_a_folder_or_a_store_whose_files_appear_whole(tmp_path):
         ("gs://bucket/lake", r"driver is not installed: .*pip install 'm2ib-audit\[gcs\]'"),
     ],
 )
-def test_urls_that_are_no_lake(monkeypatch, url, said):
+def test_urls_that_cannot_be_a_lake(monkeypatch, url, message):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(UrlError, match=said) as caught:
+    with pytest.raises(UrlError, match=message) as caught:
         stores.lake_root(url)
     assert "hidden" not in str(caught.value)
 
 
-def test_a_file_is_no_lake(tmp_path):
+def test_a_file_cannot_be_a_lake(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UrlError, match="which is a file, expected a folder"):
         stores.lake_root(str(tmp_path / "notes.txt"))

@@ -1,4 +1,4 @@
-"""Keys: what is written and read, and whose signature is whose."""
+"""Keys: files, signatures and errors."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ from stores import ledger
 from stores.keys import KeyFileError, create_key, load_key, load_public_key
 
 
-def test_a_new_key_is_its_owner_s_alone(tmp_path):
+def test_a_new_key_can_be_read_by_its_owner_only(tmp_path):
     public = create_key(tmp_path / "key")
     assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
     assert load_key(tmp_path / "key").key_id == load_public_key(tmp_path / "key.pub").key_id == public.key_id
@@ -19,16 +19,16 @@ def test_a_new_key_is_its_owner_s_alone(tmp_path):
     assert "PRIVATE" not in repr(load_key(tmp_path / "key"))
 
 
-@pytest.mark.parametrize("there", ["key", "key.pub"])
-def test_no_key_is_overwritten(tmp_path, there):
-    (tmp_path / there).write_text("mine")
-    with pytest.raises(KeyFileError, match=rf"{there} cannot be written \(File exists\)"):
+@pytest.mark.parametrize("existing", ["key", "key.pub"])
+def test_no_key_is_overwritten(tmp_path, existing):
+    (tmp_path / existing).write_text("mine")
+    with pytest.raises(KeyFileError, match=rf"{existing} cannot be written \(File exists\)"):
         create_key(tmp_path / "key")
-    assert [path.name for path in tmp_path.iterdir()] == [there]
-    assert (tmp_path / there).read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == [existing]
+    assert (tmp_path / existing).read_text() == "mine"
 
 
-def test_a_signature_is_of_one_key_and_of_these_bytes(tmp_path):
+def test_a_signature_belongs_to_one_key_and_its_data(tmp_path):
     one, other = create_key(tmp_path / "one"), create_key(tmp_path / "other")
     signature = load_key(tmp_path / "one").sign(b"text")
     assert one.verify(b"text", signature)
@@ -38,10 +38,10 @@ def test_a_signature_is_of_one_key_and_of_these_bytes(tmp_path):
     assert signature.endswith("==")
     assert not one.verify(
         b"text", signature[:-3] + chr(ord(signature[-3]) + 1) + "=="
-    )  # the same bytes, written otherwise
+    )  # the same bytes in another encoding
 
 
-def test_a_record_is_signed_with_its_place_in_the_chain(tmp_path):
+def test_the_signature_of_a_record_covers_its_place_in_the_chain(tmp_path):
     public = create_key(tmp_path / "key")
     ledger.append(tmp_path, "run", {"run_id": "r"})
     ledger.append(tmp_path, "run", {"run_id": "s"}, load_key(tmp_path / "key"))
@@ -52,7 +52,7 @@ def test_a_record_is_signed_with_its_place_in_the_chain(tmp_path):
     assert bare.sha256.encode() in signed.signed_bytes()
 
 
-def test_what_is_no_key_is_refused_and_not_repeated(tmp_path):
+def test_an_invalid_key_is_an_error_that_does_not_repeat_it(tmp_path):
     create_key(tmp_path / "key")
     (tmp_path / "other").write_text("-----BEGIN hidden-----")
     (tmp_path / "other").chmod(0o600)
@@ -69,7 +69,7 @@ def test_what_is_no_key_is_refused_and_not_repeated(tmp_path):
         load_key(tmp_path / "key")
 
 
-def test_a_key_of_another_kind_is_refused(tmp_path):
+def test_a_key_of_another_kind_is_an_error(tmp_path):
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
@@ -82,8 +82,8 @@ def test_a_key_of_another_kind_is_refused(tmp_path):
             load(tmp_path / name)
 
 
-def test_the_mode_is_that_of_the_file_that_was_read(tmp_path):
-    """Not of another one that has the name by then."""
+def test_the_mode_of_the_file_that_was_read_counts(tmp_path):
+    """Not that of a file that replaces it meanwhile."""
     create_key(tmp_path / "key")
     (tmp_path / "key").chmod(0o644)
     opened = Path.open
@@ -99,7 +99,7 @@ def test_the_mode_is_that_of_the_file_that_was_read(tmp_path):
         load_key(Swapped(tmp_path / "key"))
 
 
-def test_a_new_key_is_on_the_disk(tmp_path, monkeypatch):
+def test_a_new_key_is_flushed_to_disk(tmp_path, monkeypatch):
     flushed, fsync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda number: flushed.append(os.fstat(number).st_size) or fsync(number))
     create_key(tmp_path / "key")

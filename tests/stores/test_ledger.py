@@ -1,4 +1,4 @@
-"""The ledger: records in a chain, of which no writer loses one and nothing can be changed unseen."""
+"""The ledger: a hash chain of records, concurrent writers, and changes that are detected."""
 
 import json
 import multiprocessing
@@ -14,13 +14,13 @@ from stores import LakeError, ledger
 from stores.ledger import LedgerError, append, canonical_json, read_head, read_records, record_path
 
 
-@pytest.fixture(params=["here", "elsewhere"])
+@pytest.fixture(params=["local", "remote"])
 def root(request, tmp_path, monkeypatch):
-    if request.param == "here":
+    if request.param == "local":
         return tmp_path
     one_at_a_time, pipe = threading.Lock(), MemoryFileSystem.pipe_file
 
-    def locked(*arguments, **named):  # a store takes requests whole; a dictionary looked at twice does not
+    def locked(*arguments, **named):  # requests to a store are atomic, unlike those to this dictionary
         with one_at_a_time:
             return pipe(*arguments, **named)
 
@@ -28,7 +28,7 @@ def root(request, tmp_path, monkeypatch):
     return request.getfixturevalue("away")
 
 
-def filled(root, count=3):
+def append_runs(root, count=3):
     return [append(root, "run", {"run_id": f"r{number}"}) for number in range(count)]
 
 
@@ -38,7 +38,7 @@ def test_a_lake_without_a_ledger_has_no_records(root):
 
 
 def test_records_are_numbered_and_chained(root):
-    written = filled(root)
+    written = append_runs(root)
     assert [record.number for record in written] == [1, 2, 3]
     assert [record.prev for record in written] == [ledger.BEGINNING, written[0].sha256, written[1].sha256]
     assert read_records(root) == written
@@ -56,25 +56,25 @@ def test_a_record_is_canonical_json(root):
 
 
 @pytest.mark.parametrize("body", [{"x": float("nan")}, {"x": object()}, {"x": "\ud800"}])
-def test_what_json_cannot_hold_is_not_recorded(root, body):
+def test_a_body_that_json_cannot_hold_is_an_error(root, body):
     with pytest.raises((ValueError, TypeError)):
         append(root, "run", body)
     assert read_records(root) == []
 
 
-def test_a_kind_that_is_none_is_refused(root):
+def test_an_unknown_kind_is_an_error(root):
     with pytest.raises(ValueError, match="kind: got 'note', expected one of run"):
         append(root, "note", {})
 
 
 @pytest.mark.parametrize("workers", [8])
-def test_threads_that_write_at_once_lose_nothing(root, workers):
+def test_concurrent_threads_lose_no_record(root, workers):
     with ThreadPoolExecutor(workers) as pool:
         written = list(pool.map(lambda number: append(root, "run", {"run_id": number}), range(40)))
     found = read_records(root)
     assert sorted(record.body["run_id"] for record in found) == list(range(40))
     assert sorted(record.number for record in written) == list(range(1, 41))
-    append(root, "run", {"run_id": "last"})  # whoever writes next mends HEAD where it lags
+    append(root, "run", {"run_id": "last"})  # the next writer corrects HEAD if it lags behind
     assert read_head(root)[0] == 41
 
 
@@ -83,7 +83,7 @@ def _write(folder, name):
         append(Path(folder), "run", {"run_id": f"{name}-{number}"})
 
 
-def test_processes_that_write_at_once_lose_nothing(tmp_path):
+def test_concurrent_processes_lose_no_record(tmp_path):
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=_write, args=(str(tmp_path), name)) for name in range(3)]
     for process in processes:
@@ -95,18 +95,18 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
     assert [path.name for path in (tmp_path / "ledger").iterdir() if path.suffix == ".tmp"] == []
 
 
-def test_a_record_appears_whole_and_replaces_none(root):
+def test_a_file_is_created_only_once(root):
     assert stores.create_file(root / "ledger" / "x", b"one")
     assert not stores.create_file(root / "ledger" / "x", b"two")
     assert stores.read_bytes(root / "ledger" / "x") == b"one"
 
 
-def test_an_upload_that_was_asked_for_twice_is_ours(away):
+def test_an_upload_that_the_driver_repeats_succeeds(away):
     assert stores.create_file(away / "x", b"one")
     assert stores.create_file(away / "x", b"one")
 
 
-def test_what_speaks_against_a_record_is_asked_before_each_attempt(root, monkeypatch):
+def test_the_check_of_a_record_is_called_before_each_attempt(root, monkeypatch):
     seen, create, others = [], stores.files.create_file, [True]
 
     def slow(path, data):
@@ -126,74 +126,77 @@ def test_what_speaks_against_a_record_is_asked_before_each_attempt(root, monkeyp
         append(root, "run", {}, check=refuse)
 
 
-def test_head_may_lag_behind_and_is_mended(root):
-    written = filled(root)
+def test_head_may_lag_behind_and_is_corrected(root):
+    written = append_runs(root)
     stores.write_bytes(root / "ledger" / "HEAD", canonical_json({"number": 2, "sha256": written[1].sha256}))
     last = append(root, "run", {})
     assert read_head(root) == (4, last.sha256)
 
 
-def spoil(change):
-    def spoiled(root):
+def change_record(change):
+    def apply(root):
         path = record_path(root, 2)
         stores.write_bytes(path, change(stores.read_bytes(path)))
 
-    return spoiled
+    return apply
 
 
-def drop(number):
+def delete_record(number):
     return lambda root: stores.remove(root / "ledger", [f"{number:08d}.json"])
 
 
-def swap(root):
+def swap_records(root):
     one, two = (stores.read_bytes(record_path(root, number)) for number in (1, 2))
     stores.write_bytes(record_path(root, 1), two)
     stores.write_bytes(record_path(root, 2), one)
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("damage", "message"),
     [
-        (spoil(lambda data: data.replace(b"r1", b"rx")), "record 3 is chained to .* but record 2 is"),
-        (spoil(lambda data: data + b"\n"), "record 2 is not in canonical form"),
-        (spoil(lambda data: data[:-1]), "record 2 is not JSON"),
-        (spoil(lambda data: data.replace(b'"kind"', b'"kine"')), "record 2 has keys"),
-        (spoil(lambda data: data.replace(b'"run"', b'"nun"')), "record 2 is of kind 'nun'"),
-        (spoil(lambda data: data.replace(b'"number":2', b'"number":"2"')), "record 2 has values of other types"),
-        (drop(1), "record 1 of .* is missing"),
-        (drop(2), "record 2 of .* is missing"),
-        (drop(3), "HEAD of .* names record 3 .* which does not exist: the last records were deleted"),
-        (swap, "record 1 has the number 2 in it"),
+        (change_record(lambda data: data.replace(b"r1", b"rx")), "record 3 is chained to .* but record 2 is"),
+        (change_record(lambda data: data + b"\n"), "record 2 is not in canonical form"),
+        (change_record(lambda data: data[:-1]), "record 2 is not JSON"),
+        (change_record(lambda data: data.replace(b'"kind"', b'"kine"')), "record 2 has keys"),
+        (change_record(lambda data: data.replace(b'"run"', b'"nun"')), "record 2 is of kind 'nun'"),
+        (
+            change_record(lambda data: data.replace(b'"number":2', b'"number":"2"')),
+            "record 2 has values of other types",
+        ),
+        (delete_record(1), "record 1 of .* is missing"),
+        (delete_record(2), "record 2 of .* is missing"),
+        (delete_record(3), "HEAD of .* names record 3 .* which does not exist: the last records were deleted"),
+        (swap_records, "record 1 has the number 2 in it"),
         (lambda root: stores.write_bytes(root / "ledger" / "HEAD", b"{}"), "HEAD is not in canonical form"),
         (lambda root: stores.remove(root / "ledger", ["HEAD"]), "HEAD is missing"),
     ],
 )
-def test_nothing_is_chained_to_what_was_changed(root, harm, said, monkeypatch):
-    filled(root)
-    harm(root)
-    monkeypatch.setattr(ledger, "_cache", {})  # as another process sees it
+def test_nothing_is_appended_to_a_ledger_that_was_changed(root, damage, message, monkeypatch):
+    append_runs(root)
+    damage(root)
+    monkeypatch.setattr(ledger, "_cache", {})  # as in another process
     monkeypatch.setattr(ledger, "_HEAD_ATTEMPTS", 0)
-    with pytest.raises(LedgerError, match=said):
+    with pytest.raises(LedgerError, match=message):
         append(root, "run", {})
-    with pytest.raises(LedgerError, match=said):
+    with pytest.raises(LedgerError, match=message):
         read_records(root)
 
 
-def test_an_end_that_this_process_has_read_and_that_was_cut_off_or_changed_is_missed(root):
-    filled(root)
+def test_a_change_of_the_last_record_is_detected_although_it_was_read_before(root):
+    append_runs(root)
     read_records(root)
     data = stores.read_bytes(record_path(root, 3))
     stores.write_bytes(record_path(root, 3), data.replace(b"r2", b"rx"))
     with pytest.raises(LedgerError, match=r"HEAD of .* names record 3"):
         read_records(root)
-    drop(3)(root)
+    delete_record(3)(root)
     with pytest.raises(LedgerError, match=r"HEAD of .* names record 3"):
         read_records(root)
     stores.write_bytes(record_path(root, 3), data)
     assert len(read_records(root)) == 3
 
 
-def test_readers_beside_writers_find_the_ledger_whole(root):
+def test_readers_during_writes_find_an_intact_ledger(root):
     with ThreadPoolExecutor(6) as pool:
         jobs = [pool.submit(append, root, "run", {"run_id": number}) for number in range(20)]
         read = [pool.submit(read_records, root) for _ in range(40)]
@@ -201,18 +204,18 @@ def test_readers_beside_writers_find_the_ledger_whole(root):
         assert len({job.result().number for job in jobs}) == 20
 
 
-def test_a_report_that_is_noted_twice_at_once_is_one_record(root):
+def test_a_report_that_is_recorded_concurrently_is_one_record(root):
     with ThreadPoolExecutor(6) as pool:
-        noted = list(pool.map(lambda _: ledger.record_report(root, "r", "html", b"page", by="a page"), range(6)))
-    assert [record is not None for record in noted].count(True) == 1
+        recorded = list(pool.map(lambda _: ledger.record_report(root, "r", "html", b"page", by="a page"), range(6)))
+    assert [record is not None for record in recorded].count(True) == 1
     assert len(read_records(root)) == 1
     assert ledger.record_report(root, "r", "html", b"page", by="another") is None
     assert ledger.record_report(root, "r", "html", b"page", path="runs/r/report.html") is not None
     assert ledger.record_report(root, "r", "html", b"page") is None
 
 
-def test_a_ledger_that_was_replaced_is_read_anew(root):
-    filled(root)
+def test_a_ledger_that_was_replaced_is_read_again(root):
+    append_runs(root)
     for name in stores.list_files(root / "ledger"):
         stores.remove(root / "ledger", [name])
     assert read_records(root) == []
@@ -220,7 +223,7 @@ def test_a_ledger_that_was_replaced_is_read_anew(root):
     assert read_records(root) == written
 
 
-def test_a_file_system_without_hard_links_is_told(tmp_path, monkeypatch):
+def test_a_file_system_without_hard_links_is_an_error(tmp_path, monkeypatch):
     def link(*_):
         raise PermissionError(1, "Operation not permitted")
 
@@ -230,8 +233,8 @@ def test_a_file_system_without_hard_links_is_told(tmp_path, monkeypatch):
     assert stores.list_files(tmp_path / "ledger") == []
 
 
-def test_files_that_are_no_records_are_left_alone(root):
-    filled(root, 1)
+def test_other_files_in_the_folder_are_ignored(root):
+    append_runs(root, 1)
     stores.write_bytes(root / "ledger" / "notes.txt", b"mine")
     assert len(read_records(root)) == 1
     assert ledger.record_number("00000001.json") == 1
@@ -239,8 +242,8 @@ def test_files_that_are_no_records_are_left_alone(root):
         assert ledger.record_number(name) is None
 
 
-def test_in_s3_a_record_is_created_only_if_there_is_none(s3, monkeypatch):
-    """As the driver says it to the store: If-None-Match, and an answer that the name is taken."""
+def test_in_s3_a_record_is_created_only_once(s3, monkeypatch):
+    """The driver sends If-None-Match, and the store answers that the name is taken."""
     root = stores.lake_root(f"s3://{s3.bucket}/a-ledger")
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: append(root, "run", {"run_id": number}), range(12)))
@@ -256,5 +259,5 @@ def test_spellings_of_a_name_are_one_person(name):
     assert ledger.normalize_person(name) == ledger.normalize_person("Ada Okafor")
 
 
-def test_names_of_others_are_other_persons():
+def test_different_names_are_different_persons():
     assert len({ledger.normalize_person(name) for name in ("Ada Okafor", "Ada Okafór", "कि", "का", "Bo Li")}) == 5

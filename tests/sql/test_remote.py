@@ -1,4 +1,4 @@
-"""A lake in object storage through the same door: it shows the same, fetches what is asked for, and no more is read."""
+"""A lake in object storage: same views as a local one, files fetched when a query needs them, nothing else readable."""
 
 import json
 import threading
@@ -16,7 +16,7 @@ RUN = "20260101T000000-aaaaaa"
 
 @pytest.fixture
 def downloads(monkeypatch):
-    """Names of the objects that are fetched, below their runs."""
+    """Record the names of fetched objects, relative to their runs."""
     seen = []
     get = MemoryFileSystem.get_file
 
@@ -30,7 +30,7 @@ def downloads(monkeypatch):
 
 @pytest.fixture
 def filled(away, fill, forget):
-    """A run in a store, of which this process has no copies."""
+    """A run in object storage, of which this process has no copies."""
     run = fill(away)
     forget()
     return run
@@ -56,21 +56,21 @@ def views():
     return [name for name in sql.view_names() if name != "runs"]
 
 
-def shown(lake, run_id=None):
-    """All rows of all views."""
+def read_views(lake, run_id=None):
+    """Return all rows of all views."""
     with sql.connect(lake, run_id) as connection:
         return {view: sql.read(connection, f"FROM {view} ORDER BY ALL") for view in views()}
 
 
-def test_every_view_shows_what_a_folder_shows(fill, filled, lake):
+def test_every_view_has_the_rows_of_a_local_lake(fill, filled, lake):
     folder = lake.parent / "other lake"
     fill(folder)
-    found = shown(filled.lake)
+    found = read_views(filled.lake)
     assert sum(map(len, found.values())) > 10
-    assert found == shown(folder) == shown(filled.lake, RUN)
+    assert found == read_views(folder) == read_views(filled.lake, RUN)
 
 
-def test_types_are_those_of_a_folder_before_a_row_is_fetched(filled, lake):
+def test_types_are_those_of_a_local_lake_before_a_row_is_fetched(filled, lake):
     with sql.connect(filled.lake) as there, sql.connect(lake) as here:
         for view in sql.view_names():
             described = [sql.read(connection, f"DESCRIBE {view}") for connection in (there, here)]
@@ -107,14 +107,14 @@ def test_only_what_a_query_needs_is_fetched_and_only_once(filled, downloads):
         ("SELECT count(*) AS n FROM tokens", [{"n": 6}]),
     ],
 )
-def test_no_way_of_asking_finds_a_table_empty(filled, text, rows):
+def test_no_kind_of_query_finds_a_table_empty(filled, text, rows):
     with sql.connect(filled.lake) as connection:
         assert sql.read(connection, text) == rows
     with sql.connect(filled.lake) as connection:
         assert sql.read(connection, "SUMMARIZE pairs")[0]["count"] == 2
 
 
-def test_two_runs_are_seen_at_once_and_an_older_schema_reads_as_null(fill, filled, tmp_path, forget):
+def test_two_runs_are_read_together_and_missing_columns_are_null(fill, filled, tmp_path, forget):
     fill(filled.lake, "20260102T000000-bbbbbb")
     for run_id in (RUN, "20260102T000000-bbbbbb"):  # even if no file has the column
         run = type(filled)(filled.lake, run_id)
@@ -130,7 +130,7 @@ def test_two_runs_are_seen_at_once_and_an_older_schema_reads_as_null(fill, fille
     assert found == [{"runs": 2, "n": 4, "w": None}]
 
 
-def test_a_run_alone_is_alone(fill, filled, forget):
+def test_a_single_run_is_read_alone(fill, filled, forget):
     fill(filled.lake, "20260102T000000-bbbbbb")
     forget()
     filled.lake.fs.rm(filled.path("pairs").path)
@@ -139,30 +139,30 @@ def test_a_run_alone_is_alone(fill, filled, forget):
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("damage", "message"),
     [
-        ("gone", "part-00000.parquet is missing"),
-        ("torn", "is damaged: got sha256"),
+        ("missing", "part-00000.parquet is missing"),
+        ("truncated", "is damaged: got sha256"),
         ("swapped", "is damaged: got sha256"),
     ],
 )
-def test_a_listed_file_that_is_gone_or_broken_is_named_when_it_is_needed(filled, harm, said):
+def test_a_missing_or_damaged_file_is_named_when_it_is_needed(filled, damage, message):
     path = filled.path("pairs")
     data = path.fs.cat_file(path.path)
-    if harm == "gone":
+    if damage == "missing":
         path.fs.rm(path.path)
     else:
-        path.fs.pipe_file(path.path, data[:-20] if harm == "torn" else bytes(reversed(data)))
+        path.fs.pipe_file(path.path, data[:-20] if damage == "truncated" else bytes(reversed(data)))
     with sql.connect(filled.lake) as connection:
         assert len(sql.read(connection, "FROM findings")) == 1
         for _ in range(2):
-            with pytest.raises(sql.LakeError, match=said):
+            with pytest.raises(sql.LakeError, match=message):
                 sql.read(connection, "FROM pairs")
-        with pytest.raises(sql.LakeError, match=said):
+        with pytest.raises(sql.LakeError, match=message):
             sql.rows(connection, "gates/corpus", run_id=RUN)
 
 
-def test_a_store_that_fails_is_no_empty_lake(filled, monkeypatch):
+def test_an_error_of_a_store_is_not_an_empty_lake(filled, monkeypatch):
     def cut(*_, **__):
         raise ConnectionError("cut")
 
@@ -179,21 +179,21 @@ def test_a_store_that_fails_is_no_empty_lake(filled, monkeypatch):
                 sql.connect(filled.lake)
 
 
-def test_a_lake_that_is_not_there_is_refused(away):
+def test_a_missing_lake_is_an_error(away):
     with pytest.raises(sql.LakeError, match=r"no folder at memory://.*run an audit first"):
         sql.connect(away)
     assert sql.read_manifests(away) == []
 
 
 @pytest.mark.parametrize("text", ["{", "", "[]", '{"run_id": "r", "config": {}}'])
-def test_a_broken_manifest_is_named(filled, text):
+def test_a_damaged_manifest_is_named(filled, text):
     stores.write_bytes(filled.folder / "manifest.json", text.encode())
     with pytest.raises(sql.LakeError, match=r"manifest memory://.*manifest.json: no"):
         sql.connect(filled.lake)
 
 
 @pytest.mark.parametrize("change", [{"path": "../secret"}, {"sha256": "../../../../etc/passwd"}])
-def test_a_manifest_that_points_elsewhere_is_refused(filled, change):
+def test_a_manifest_with_files_of_other_runs_is_an_error(filled, change):
     record = filled.read_manifest()
     record["files"][0] |= change
     stores.write_bytes(filled.folder / "manifest.json", json.dumps(record).encode())
@@ -201,8 +201,8 @@ def test_a_manifest_that_points_elsewhere_is_refused(filled, change):
         sql.connect(filled.lake)
 
 
-def test_neither_other_copies_nor_the_store_are_read(fill, filled, tmp_path):
-    """What the process keeps of other runs and lakes lies beside what a query may read."""
+def test_neither_other_copies_nor_the_store_can_be_read(fill, filled, tmp_path):
+    """Copies of files of other runs and lakes are in the same folder as those that a query may read."""
     other = fill(filled.lake, "20260102T000000-bbbbbb")
     (copy,) = other.fetch_files("findings")
     (stores.scratch_folder() / "secret.csv").write_text("a,b\n1,2\n")

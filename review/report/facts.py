@@ -235,7 +235,8 @@ def _draw_mean_maps(
             sql.rows(connection, "review/map_sums", **keys | {"slice_kind": None, "slice": None}),
         )
     )
-    groups = [sums for sums in (inside, np.maximum(total - inside, 0)) if sums.size and sums[0, 0] > 0]
+    outside = np.maximum(total - inside, 0) if inside.size else total
+    groups = [sums for sums in (inside, outside) if sums.size and sums[0, 0] > 0]
     means = [sums / sums[0, 0] for sums in groups]
     maps = [mean[:, 3].reshape(shape) * BITS_PER_NAT for mean in means]
     top = max((float(bits.max()) for bits in maps), default=0.0) or 1.0

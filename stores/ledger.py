@@ -252,7 +252,7 @@ def append(
     Args:
         lake: Folder or URL of the lake.
         kind: One of `KINDS`.
-        body: Content of the record; JSON must be able to hold it.
+        body: JSON object.
         signer: Key to sign the record with.
         check: Called with all earlier records before each attempt; raises what forbids the record.
 
@@ -285,19 +285,15 @@ class _DuplicateError(Exception):
 def record_report(
     lake: Root, run_id: str, kind: str, data: bytes, signer: Signer | None = None, **more: str
 ) -> Record | None:
-    """Append the sha256 of a report, by which a copy can be verified.
+    """Append the sha256 of a report, and return the record; None if the ledger has the same one.
 
     Args:
         lake: Folder or URL of the lake.
-        run_id: Run that the report is about.
+        run_id: The run.
         kind: Format of the report.
         data: The report.
         signer: Key to sign the record with.
-        more: `path` below the lake if the report must stay there; `by`: what wrote it, which does not distinguish
-            records.
-
-    Returns:
-        The record, or None if the same one exists.
+        more: `path` below the lake if the report must stay there; `by`: what wrote it, which is not compared.
 
     Raises:
         LedgerError, LakeError: See `append`.

@@ -37,13 +37,7 @@ class AccessError(Exception):
 
 
 class RefusedError(Exception):
-    """A request that is not answered.
-
-    Args:
-        status: HTTP status.
-        title: Heading of the page that says so.
-        message: Why, for the person in front of the browser.
-    """
+    """A request that is not answered; title and message are shown to the person in front of the browser."""
 
     def __init__(self, status: int, title: str, message: str) -> None:
         super().__init__(title)
@@ -106,21 +100,6 @@ class Access:
         self._is_https = self._public_url is not None and self._public_url.scheme == "https"
         # The port is part of the name because browsers share cookies between all ports of a host.
         self.session_cookie = f"{'__Host-' if self._is_https else ''}m2ib-{settings.port}-session"
-
-    @property
-    def has_sign_in(self) -> bool:
-        """Whether people sign in with a password."""
-        return self.users is not None
-
-    @property
-    def trusts_declared_names(self) -> bool:
-        """Whether everyone may write under a name that they enter: on this machine only, without users or proxy."""
-        return (
-            is_loopback(self.settings.host)
-            and self.users is None
-            and self.settings.proxy_header is None
-            and not self.settings.allow_anonymous_read
-        )
 
     def check_host(self, headers: Headers) -> str:
         """Return the Host header; refuse a host name that is not ours, which protects from DNS rebinding.
@@ -196,8 +175,9 @@ class Access:
             raise RefusedError(
                 403, "Refused", "Nobody is signed in. Open this site through the proxy that signs you in."
             )
-        if not self.trusts_declared_names:
+        if self.settings.allow_anonymous_read or not is_loopback(self.settings.host):
             return Visitor("anonymous", "reader")
+        # On this machine, without users or proxy, everyone may write under a name that they enter.
         is_remote = _parse_address(peer) is not None and not is_loopback(peer)
         if is_remote or any(name in headers for name in _FORWARDING_HEADERS):
             raise RefusedError(

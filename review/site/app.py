@@ -17,8 +17,6 @@ from review.site.pages import (
     compare,
     decisions,
     downloads,
-    errors,
-    help,  # noqa: A004  # a page
     overview,
     pairs,
     pictures,
@@ -32,8 +30,8 @@ from stores import Root
 
 STATIC: Final = Path(__file__).parent.parent / "static"
 _PAGES: Final = (
-    *(sign_in, decisions, overview, alerts, runs, pairs, pictures, compare, errors, sql_page),
-    *(help, downloads),
+    *(sign_in, decisions, overview, alerts, runs, pairs, pictures, compare, sql_page),
+    downloads,
 )
 _PROBLEMS: Final[dict[type[Exception], tuple[int, str]]] = {
     UnknownError: (404, "Not found"),
@@ -53,7 +51,6 @@ def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
     app = FastAPI(title="m2ib-audit review", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.settings = settings or ReviewSettings()
     app.state.lake_cache = LakeCache(lake, app.state.settings.remote_corpora)
-    app.state.signer = app.state.settings.signer
     app.add_middleware(Guard, access=Access(app.state.settings))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for page in _PAGES:

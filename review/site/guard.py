@@ -113,7 +113,8 @@ class Guard:
         if path in PUBLIC_PATHS:
             return self._app, receive
         if visitor is None:
-            return _redirect_to_sign_in(scope), receive
+            target = path + (f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else "")
+            return RedirectResponse(f"{SIGN_IN}?next={quote(target, safe='/')}", 303), receive
         if is_write and not visitor.may_write:
             raise RefusedError(403, "Refused: you may only read", _explain_read_only(visitor))
         return self._app, receive
@@ -151,11 +152,6 @@ async def _read_form(headers: Headers, receive: Receive) -> tuple[Receive, Immut
         return unread.pop() if unread else await receive()
 
     return receive_again, ImmutableMultiDict(fields)
-
-
-def _redirect_to_sign_in(scope: Scope) -> ASGIApp:
-    target = scope["path"] + (f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else "")
-    return RedirectResponse(f"{SIGN_IN}?next={quote(target, safe='/')}", 303)
 
 
 def _explain_read_only(visitor: Visitor) -> str:

@@ -18,15 +18,11 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Session:
-    """A signed-in user.
-
-    Args:
-        password_key: The hash of the password at sign-in; another one means that the password was changed.
-        start: Time of sign-in by the clock of `Sessions`.
-    """
+    """A signed-in user, since `start` by the clock of `Sessions`."""
 
     user_name: str
     password_key: str
+    """Hash of the password at sign-in; another one means that the password was changed."""
     start: float
 
 

@@ -1,15 +1,13 @@
-// Colours that the reader chose last time, before anything is painted.
+// Colors that the reader chose last time, before anything is painted.
 "use strict";
 (() => {
   const root = document.documentElement;
-  const stored = () => {
-    try { return localStorage.getItem("theme"); } catch { return null; }
-  };
   const dark = () => root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  const chosen = stored();
+  let chosen = null;
+  try { chosen = localStorage.getItem("theme"); } catch { /* no storage: the system's colors */ }
   if (chosen === "light" || chosen === "dark") root.dataset.theme = chosen;
 
-  // Plots are pictures: they are asked for in the colours that are shown.
+  // Plots are pictures: they are requested in the colors of the page.
   const plots = () => {
     if (!root.dataset.theme) return;
     for (const picture of document.querySelectorAll("picture.themed")) {
@@ -29,7 +27,7 @@
     say();
     button.addEventListener("click", () => {
       root.dataset.theme = dark() ? "light" : "dark";
-      try { localStorage.setItem("theme", root.dataset.theme); } catch { /* this page alone, then */ }
+      try { localStorage.setItem("theme", root.dataset.theme); } catch { /* for this page only */ }
       say();
       plots();
     });

@@ -26,10 +26,12 @@ from review.site.pages.rendering import (
 
 router = APIRouter()
 SORT_KEYS: Final = ("effect", "share", "n", "cost", "region", "slice", "run")
-SEVERITIES: Final = ("high", "medium", "low")
-STATES: Final = ("confirmed", "suspected")
-DECISIONS: Final = ("waiting", "open", "pending", "needs_data", "confirmed", "benign", "waived")
-STATUSES: Final = ("new", "worse", "still_firing")
+CHOICES: Final = {
+    "severity": ("high", "medium", "low"),
+    "state": ("confirmed", "suspected"),
+    "decision": ("waiting", "open", "pending", "needs_data", "confirmed", "benign", "waived"),
+    "life": ("new", "worse", "still_firing"),
+}
 EXAMPLES: Final = 8
 """Pairs in each of the two sets of an alert's page."""
 
@@ -42,10 +44,7 @@ def show_alerts(request: Request) -> Response:
     filters: dict[str, Any] = {
         **{name: get_text(request, name) for name in ("audit", "model", "corpus", "rule", "region", "slice", "words")},
         "run_id": None if run == "all" else run,
-        "severity": get_choice(request, "severity", SEVERITIES),
-        "state": get_choice(request, "state", STATES),
-        "decision": get_choice(request, "decision", DECISIONS),
-        "life": get_choice(request, "life", STATUSES),
+        **{name: get_choice(request, name, values) for name, values in CHOICES.items()},
         "alone": get_choice(request, "follow", ("all",)) is None,
         "sort": get_choice(request, "sort", SORT_KEYS),
         "upwards": get_choice(request, "order", ("up",)) is not None,
@@ -64,10 +63,7 @@ def show_alerts(request: Request) -> Response:
             "audit": list_audits(lake),
             "run": {"newest": "newest of each audit", "all": "all runs"} | {name: name for name in runs},
             **{name: list_options(row[name] for row in choices) for name in ("model", "corpus", "rule", "region")},
-            "severity": SEVERITIES,
-            "state": STATES,
-            "life": STATUSES,
-            "decision": DECISIONS,
+            **CHOICES,
         },
         damage=lake.list_damage(),
         form=get_form_values(request),
@@ -76,22 +72,13 @@ def show_alerts(request: Request) -> Response:
 
 def list_followers(alerts: Sequence[dict[str, Any]], leader: dict[str, Any]) -> list[dict[str, Any]]:
     """List the alerts that are explained by another one, directly or through further alerts."""
-    slices = {leader["slice"]}
-    followers: list[dict[str, Any]] = []
-    for _ in alerts:  # more rounds cannot be needed
-        found = [
-            row
-            for row in alerts
-            if row["explained_by"] in slices
-            and (row["rule"], row["region"]) == (leader["rule"], leader["region"])
-            and row not in followers
-            and row["alert_id"] != leader["alert_id"]
-        ]
-        if not found:
-            break
-        followers += found
-        slices = {row["slice"] for row in found}
-    return followers
+    key = (leader["rule"], leader["region"])
+    rest = [row for row in alerts if (row["rule"], row["region"]) == key and row is not leader]
+    explaining = [leader]
+    for each in explaining:  # grows in the loop
+        explaining += [row for row in rest if row["explained_by"] == each["slice"]]
+        rest = [row for row in rest if row["explained_by"] != each["slice"]]
+    return explaining[1:]
 
 
 def find_leader(alerts: Sequence[dict[str, Any]], follower: dict[str, Any]) -> dict[str, Any] | None:

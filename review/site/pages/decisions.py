@@ -137,7 +137,7 @@ def _record_decision(request: Request, reviewer: Reviewer, run_id: str, alert_id
         _parse_until(form),
         four_eyes=request.app.state.settings.four_eyes,
         seen=int(seen) if seen.isascii() and seen.isdecimal() and len(seen) < 16 else 0,
-        signer=request.app.state.signer,
+        signer=request.app.state.settings.signer,
     )
 
 
@@ -209,7 +209,7 @@ def countersign(request: Request, number: int) -> Response:
     form: ImmutableMultiDict[str, str] = request.state.form
     target = get_local_path(form.get("next"))
     meaning, statement = form.get("meaning", ""), form.get("statement", "")
-    signer = request.app.state.signer
+    signer = request.app.state.settings.signer
     try:
         reviewer = _check_signer(request)
         decisions.countersign(get_lake(request).lake, reviewer, number, meaning, statement, signer=signer)
@@ -246,7 +246,7 @@ def sign_off(request: Request, run_id: str) -> Response:
                 form.get("meaning", ""),
                 form.get("statement", ""),
                 four_eyes=request.app.state.settings.four_eyes,
-                signer=request.app.state.signer,
+                signer=request.app.state.settings.signer,
                 seen=last_record,
             )
             return RedirectResponse(f"/runs/{quote(run_id)}/sign-off?recorded={record.number}#sign-off", 303)

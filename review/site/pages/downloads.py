@@ -46,7 +46,7 @@ def download_report(request: Request, run_id: str, kind: str) -> Response:
     visitor: Visitor | None = request.state.visitor
     if visitor is not None and visitor.may_write and request.state.is_own_navigation:
         by = f"review page, {visitor.full_name}" if visitor.full_name else "review page"
-        record_report(lake.lake, run_id, kind, data, by, request.app.state.signer)
+        record_report(lake.lake, run_id, kind, data, by, request.app.state.settings.signer)
         cache_report(lambda: data)  # the record changes the version of the lake, but not the report
     # As an attachment: the content security policy of the site would block the report's own styles.
     headers = {"Content-Disposition": f'attachment; filename="audit-report-{run_id}.{kind}"'}

@@ -1,4 +1,4 @@
-"""Overview page: the audits of the lake, their newest runs, and the alerts that are waiting for a decision."""
+"""Overview page: the audits of the lake, their newest runs, the alerts that wait for a decision; and the help page."""
 
 from collections import Counter, defaultdict
 from typing import Any, Final
@@ -6,6 +6,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 import sql
+from review.presentation.glossary import reader_terms
 from review.site.lake_cache import LakeCache
 from review.site.pages.rendering import get_lake, render_page
 
@@ -32,28 +33,14 @@ def list_audits(lake: LakeCache) -> dict[str, str]:
     return {row["audit_id"]: f"{row['corpus']} with {row['model']}" for row in rows}
 
 
-def group_runs(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Group runs, newest first, by their audit; the audit with the newest run comes first."""
-    by_audit: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for run in runs:
-        by_audit[run["audit_id"]].append(run)
-    return [
-        {
-            "audit_id": audit_id,
-            "model": audit_runs[0]["model"],
-            "corpus": audit_runs[0]["corpus"],
-            "runs": audit_runs,
-            "newest": next((run for run in audit_runs if sql.is_complete(run)), None),
-        }
-        for audit_id, audit_runs in by_audit.items()
-    ]
-
-
 @router.get("/")
 def show_overview(request: Request) -> Response:
     """Show all audits at a glance."""
     lake = get_lake(request)
     runs = lake.query("review/page_runs", audit="all", status="any", limit=MAX_RUNS, offset=0)
+    audits: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for run in runs:
+        audits[run["audit_id"]].append(run)
     waiting = list_alerts(lake, "newest", decision="waiting", alone=True)
     open_alerts: dict[str, Counter[str]] = defaultdict(Counter)
     for alert in waiting:
@@ -62,7 +49,8 @@ def show_overview(request: Request) -> Response:
         request,
         "overview",
         title="Overview",
-        audits=group_runs(runs),
+        audits=audits,
+        newest={audit_id: next(filter(sql.is_complete, audits[audit_id]), None) for audit_id in audits},
         open_alerts=open_alerts,
         waiting=waiting[:LISTED],
         waiting_count=len(waiting),
@@ -71,3 +59,9 @@ def show_overview(request: Request) -> Response:
         damage=lake.list_damage(),
         severities=Counter(alert["severity"] or "suspected" for alert in waiting),
     )
+
+
+@router.get("/help")
+def show_help(request: Request) -> Response:
+    """Show how to read the site, its terms and its keys."""
+    return render_page(request, "help", title="Help", terms=reader_terms())

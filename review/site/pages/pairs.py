@@ -156,15 +156,9 @@ def show_sample(request: Request, run_id: str) -> Response:
         cards=cards,
         seed=seed,
         ticked=ticked,
-        interval=compute_interval(len(ticked), len(cards)) if is_judged else None,
+        interval=binomtest(len(ticked), len(cards)).proportion_ci(method="wilson") if is_judged else None,
         unflagged=sample[0]["found"] if sample else 0,
         attributed=sample[0]["attributed"] if sample else manifest["counts"]["attributions"],
         factor=factor,
         no_corpus=lake.explain_missing_corpus(run_id),
     )
-
-
-def compute_interval(count: int, size: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a share, from `count` of `size` (Wilson, 1927)."""
-    interval = binomtest(count, size).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)

@@ -1,9 +1,9 @@
-"""Run pages: the list of runs, and one run with its alerts, gates, errors, times, settings and files."""
+"""Run pages: the list of runs, one run with its alerts, gates, times, settings and files, and the errors of runs."""
 
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
@@ -11,9 +11,11 @@ import sql
 from review.presentation import formatting
 from review.site.pages.decisions import get_sign_off
 from review.site.pages.overview import list_alerts, list_audits
-from review.site.pages.rendering import get_choice, get_lake, get_text, render_list, render_page
+from review.site.pages.rendering import get_choice, get_lake, get_text, list_options, render_list, render_page
 
 router = APIRouter()
+STAGES: Final = ("ingest", "attribute")
+"""Stages that write error rows."""
 
 
 @router.get("/runs")
@@ -65,6 +67,35 @@ def show_run(request: Request, run_id: str) -> Response:
         stage_seconds=manifest.get("stage_seconds") or {},
         is_pruned=manifest["status"] == sql.PRUNED,
         sign_off=get_sign_off(request, run_id),
+    )
+
+
+@router.get("/errors")
+def show_errors(request: Request) -> Response:
+    """Show error rows by the filters of the URL; of the newest readable run if none is given."""
+    lake = get_lake(request)
+    run_ids = lake.list_runs()
+    damaged = lake.list_damage()
+    run = get_text(request, "run") or next((run_id for run_id in run_ids if run_id not in damaged), "all")
+    connection = lake.connect() if run == "all" else lake.connect_runs(run)
+    filters = {
+        "run_id": None if run == "all" else run,
+        "stage": get_choice(request, "stage", STAGES),
+        "reason": get_text(request, "reason"),
+        "words": get_text(request, "words"),
+    }
+    reasons = [] if run == "all" else lake.query_run(run, "review/error_reasons", examples=1)
+    return render_list(
+        request,
+        "errors",
+        connection,
+        "review/page_errors",
+        filters,
+        title="Errors",
+        run=run,
+        runs={"all": "all runs"} | {name: name for name in run_ids},
+        stages=STAGES,
+        reasons=list_options([*(row["reason"] for row in reasons), filters["reason"]]),
     )
 
 

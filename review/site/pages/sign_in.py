@@ -14,7 +14,7 @@ def show_sign_in(request: Request) -> Response:
     """Show the form; redirect to the requested page if nobody has to sign in, or the visitor is signed in."""
     access: Access = request.state.access
     target = get_local_path(request.query_params.get("next"))
-    if not access.has_sign_in or request.state.visitor is not None:
+    if access.users is None or request.state.visitor is not None:
         return RedirectResponse(target, 303)
     return render_page(request, "sign_in", title="Sign in", next=target, name="", error=None)
 

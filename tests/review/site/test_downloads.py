@@ -50,11 +50,15 @@ def test_who_may_only_read_leaves_no_record(served, lake):
 
 
 def test_a_link_on_another_site_leaves_no_record(served, lake, monkeypatch):
-    monkeypatch.setattr(downloads, "render_report", lambda document, kind: b"report")
+    monkeypatch.setattr(downloads, "render_report", lambda document, kind: kind.encode())
     client = served()
-    for site, records in (("cross-site", 0), ("same-site", 0), ("none", 1), ("same-origin", 2)):
+    # Two formats, as the same report is recorded once.
+    for site, kind, records in (
+        *(("cross-site", "html", 0), ("same-site", "html", 0)),
+        *(("none", "html", 1), ("same-origin", "pdf", 2)),
+    ):
         headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}
-        assert client.get(f"/runs/{RUN}/report.html", headers=headers).status_code == 200
+        assert client.get(f"/runs/{RUN}/report.{kind}", headers=headers).status_code == 200
         assert len(ledger.read_records(lake.path)) == records, site
 
 

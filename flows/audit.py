@@ -90,7 +90,7 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
     with stage("validate"):
         gates = validate(run)
     if gates.critical:
-        run.finish("stopped", "; ".join([*gates.critical, *warnings]), stage_seconds=stage.rounded())
+        run.finish("stopped", "; ".join([*gates.critical, *warnings]), stage_seconds=stage)
         return
     warnings += gates.warnings
     if config.regions.detectors:
@@ -118,4 +118,4 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
     with stage("notify"):
         notify(run, config.notify, min_pairs)
     status = "completed_with_errors" if failures else "completed"
-    run.finish(status, "; ".join(warnings) or None, stage_seconds=stage.rounded())
+    run.finish(status, "; ".join(warnings) or None, stage_seconds=stage)

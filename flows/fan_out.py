@@ -11,12 +11,12 @@ import sql
 from flows.config import AuditConfig
 from flows.engines import Engine
 from flows.metrics import Pace
-from tasks import progress
 from tasks.attribute import attribute, quarantine_shard
 from tasks.errors import BadInputError, StoreError
 from tasks.execution import is_storage_full
 from tasks.lake.run import Run
-from tasks.messages.artifacts import Progress as ProgressArtifact
+from tasks.messages.artifacts import Progress
+from tasks.progress import bar
 from tasks.records import AttributionPlan, Shard, ShardResult
 
 BATCH = 64
@@ -66,7 +66,7 @@ def fan_out(
         shard_of = {future.task_run_id: shard for shard, future in submitted}
         for future in as_completed([future for _, future in submitted]):
             shard = shard_of[future.task_run_id]
-            bar.advance(shard.pairs)
+            advance(shard.pairs)
             artifact.finish_shard(shard.index, shard.pairs)
         for shard, future in submitted:
             result = shard_result(run, shard, engine, future)
@@ -74,11 +74,11 @@ def fan_out(
             yield result
 
     pairs = sum(shard.pairs for shard in shards)
-    pace, artifact = Pace(), ProgressArtifact(run, len(shards), pairs)
+    pace, artifact = Pace(), Progress(run, len(shards), pairs)
     results: list[ShardResult] = []
     current: _Futures = []
     following: _Futures = []
-    with progress.bar("attributing pairs", pairs) as bar:
+    with bar("attributing pairs", pairs) as advance:
         try:
             for start in range(0, len(shards), BATCH):
                 following = submit(shards[start : start + BATCH])

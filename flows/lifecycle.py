@@ -17,7 +17,7 @@ from tasks.lake.lock import lock_run
 from tasks.lake.run import REPORT, Run
 from tasks.messages.artifacts import publish_outcome
 from tasks.notify import notify_run_end
-from tasks.progress import Stages, format_seconds_per_stage
+from tasks.progress import Stages, bar, format_seconds_per_stage
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def run_lifecycle(run: Run, signer: Signer | None = None) -> Iterator[Stages]:
     """Hold the lock of a run while its stages run; then notify and record how it ended.
 
     Yields:
-        The clock of the run's stages. A resumed run keeps the seconds of its earlier attempts.
+        The seconds of the run's stages. A resumed run keeps the seconds of its earlier attempts.
 
     Raises:
         ResumeError: Another process works on the run, or has completed it meanwhile.
@@ -51,14 +51,15 @@ def run_lifecycle(run: Run, signer: Signer | None = None) -> Iterator[Stages]:
             raise ResumeError(
                 f"resume: run {run.run_id} is already {record['status']}, expected a running one; see its report"
             )
-        with Stages(record.get("stage_seconds")) as stages:
-            try:
+        stages = Stages(record.get("stage_seconds") or {})
+        try:
+            with bar("audit"):
                 yield stages
-            except BaseException as error:
-                abort(run, error, signer, stages)
-                raise
-        if stages.seconds:
-            get_run_logger().info("run %s: %s", run.run_id, format_seconds_per_stage(stages.seconds))
+        except BaseException as error:
+            abort(run, error, signer, stages)
+            raise
+        if stages:
+            get_run_logger().info("run %s: %s", run.run_id, format_seconds_per_stage(stages))
         notify_run_end(run)  # writes the manifest, so the lock is still needed
         record_run_end(run, signer)
 
@@ -91,7 +92,7 @@ def abort(run: Run, error: BaseException, signer: Signer | None = None, stages: 
     reason = "terminated by a signal" if terminated else f"{type(error).__name__}: {error}".removesuffix(": ")
     with contextlib.suppress(OSError, sql.LakeError):
         if run.read_manifest()["status"] == "running":
-            run.finish(status, reason, **({} if stages is None else {"stage_seconds": stages.rounded()}))
+            run.finish(status, reason, stage_seconds=stages or {})
     notify_run_end(run)
     record_run_end(run, signer)
 

@@ -91,7 +91,7 @@ def _run_pipeline(
     with stage("validate"):
         gates = validate(run)
     if gates.critical:
-        run.finish("stopped", "; ".join(gates.critical), stage_seconds=stage.rounded())
+        run.finish("stopped", "; ".join(gates.critical), stage_seconds=stage)
         return
     warnings = [*gates.warnings]
     if before["status"] == "completed_with_errors":  # its pairs are still missing
@@ -109,7 +109,7 @@ def _run_pipeline(
         alert(run, alerts)
     with stage("notify"):
         notify(run, notify_settings, alerts.min_pairs)
-    run.finish(before["status"], "; ".join(warnings) or None, stage_seconds=stage.rounded())
+    run.finish(before["status"], "; ".join(warnings) or None, stage_seconds=stage)
 
 
 def begin_reflag(

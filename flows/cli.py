@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from flows.commands import audits, inspect, lake, reviewing
-from flows.commands.output import Exit, fail
+from flows.commands.output import Exit, exit_on_error, fail
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tasks", "m2ib", "corpora", "sql", "review", "demo", "stores")
@@ -55,7 +55,12 @@ _GROUP_HELP = {
 
 
 class GroupedCommands(TyperGroup):
-    """Lists the commands under their headings."""
+    """Lists the commands under their headings, and exits with a message on errors that an operator can act on."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with exit_on_error():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  # as typer calls it
         """Write one section per heading."""

@@ -12,20 +12,21 @@ import typer
 
 import sql
 from flows.commands.output import (
+    LAKE,
+    AuditFile,
     Exit,
     JsonOption,
     LakeOption,
     OtherLakeOption,
     RunArgument,
     VerboseOption,
-    connect,
-    errors,
+    exit_on_error,
     fail,
     load_config,
     note,
     parse_age,
-    parse_lake,
     print_json,
+    print_rows,
     print_table,
     say,
 )
@@ -38,7 +39,7 @@ def demo(
     ),
     pairs: Annotated[int, typer.Option(min=1, help="Number of pairs to generate.")] = 512,
     data: Annotated[Path, typer.Option(help="Folder for the generated corpus.")] = Path("demo-data"),
-    lake: LakeOption = "lake",
+    lake: LakeOption = LAKE,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -49,7 +50,6 @@ def demo(
 
     if model not in NAMES:
         fail(Exit.BAD_INPUT, f"--model: got {model!r}, expected one of {', '.join(NAMES)}")
-    parse_lake(lake)  # before the corpus is generated
     if data.exists() and any(data.iterdir()) and not (data / "truth.jsonl").is_file():
         fail(Exit.BAD_INPUT, f"--data: {data} holds other files, expected an empty or a new folder")
     corpus = generate(data, pairs=pairs)
@@ -60,7 +60,7 @@ def demo(
 
 
 def run(
-    audit_file: Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="What to audit; see docs/audit-toml.md.")],
+    audit_file: AuditFile,
     lake: OtherLakeOption = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN_ID", help="Resume this unfinished run.")] = None,
     incremental: Annotated[
@@ -78,21 +78,20 @@ def run(
     if incremental:
         config = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
     result = run_audit(config, resume, as_json, verbose)
-    exit_unless_complete(result)
-    if result.alerts:
-        raise typer.Exit(Exit.ALERTS)
+    exit_unless_complete(result, Exit.ALERTS)
 
 
 def reflag(
     run_id: RunArgument,
-    audit_file: Annotated[
-        Path, typer.Argument(metavar="AUDIT.toml", help="Configuration whose [alerts] and [phrases] apply.")
-    ],
+    audit_file: AuditFile,
     lake: OtherLakeOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Apply other rules to a run's stored attributions, as a new run without a model. Exit codes as of `run`."""
+    """Apply the file's [alerts] and [phrases] to a run's attributions, as a new run without a model.
+
+    Exit codes as of `run`.
+    """
     prepare_prefect(verbose)
     from flows.reflag import check_unchanged, complete_run
     from flows.reflag import reflag as reflag_flow
@@ -111,9 +110,7 @@ def reflag(
     except KeyboardInterrupt:
         fail(Exit.INTERRUPTED, "interrupted; the earlier run is unchanged, start again")
     _print_result(result, config.lake.root, as_json)
-    exit_unless_complete(result)
-    if result.alerts:
-        raise typer.Exit(Exit.ALERTS)
+    exit_unless_complete(result, Exit.ALERTS)
 
 
 def prepare_prefect(verbose: bool) -> None:
@@ -159,19 +156,14 @@ def _interrupt(*_: object) -> NoReturn:
 
 def _outcome(work: Callable[[], Any]) -> Any:
     """Return the result of a flow, also of one that ended with failed shards or at a gate. Exit on other errors."""
-    from tasks.errors import AuditError, BadInputError, OutcomeError
+    from tasks.errors import OutcomeError
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return work()
+        with exit_on_error(Exit.FAILURE, "check the folder's space and permissions"):
+            return work()
     except OutcomeError as ended:
         return ended.outcome
-    except BadInputError as error:
-        fail(Exit.BAD_INPUT, str(error))
-    except (AuditError, sql.LakeError) as error:
-        fail(Exit.FAILURE, str(error))
-    except OSError as error:
-        fail(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; check the folder's space and permissions")
 
 
 def _print_result(result: Any, lake: Root, as_json: bool) -> None:
@@ -197,12 +189,11 @@ def _print_result(result: Any, lake: Root, as_json: bool) -> None:
         print_json({key: getattr(result, key) for key in keys})
 
 
-def exit_unless_complete(result: Any) -> None:
-    """Exit with the code of a run that completed with errors, was stopped or failed."""
-    if result.status == "completed_with_errors":
-        raise typer.Exit(Exit.ERRORS)
-    if result.status != "completed":
-        raise typer.Exit(Exit.FAILURE)
+def exit_unless_complete(result: Any, alerts: Exit = Exit.OK) -> None:
+    """Exit with the code of a run that completed with errors, was stopped or failed; or that raised alerts."""
+    code = {"completed": alerts if result.alerts else Exit.OK, "completed_with_errors": Exit.ERRORS}
+    if exit_code := code.get(result.status, Exit.FAILURE):
+        raise typer.Exit(exit_code)
 
 
 def _print_alerts(found: list[dict[str, Any]]) -> None:
@@ -220,7 +211,7 @@ def _print_alerts(found: list[dict[str, Any]]) -> None:
 def _self_audit(lake: Root, run_id: str) -> list[str]:
     from review.presentation.formatting import format_self_audit
 
-    with connect(lake) as connection:
+    with sql.connect(lake) as connection:
         return format_self_audit(sql.rows(connection, "review/self_audit", run_id=run_id))
 
 
@@ -230,34 +221,33 @@ def alerts(
         str | None,
         typer.Option(metavar="7d|DATE|RUN_ID", help="Show the history of each alert over the runs since then."),
     ] = None,
-    lake: LakeOption = "lake",
+    lake: LakeOption = LAKE,
     as_json: JsonOption = False,
 ) -> None:
     """List the alerts of a run: confirmed ones first, then by strength. With --since, their history over the runs."""
-    root = parse_lake(lake)
     if since is not None:
-        with connect(root) as connection:
+        with sql.connect(lake) as connection:
             histories = sql.rows(connection, "review/alert_history", since=_parse_since(connection, since))
         _print_histories(histories, as_json)
         return
-    found = read_alerts(root, run_id)
+    found = read_alerts(lake, run_id)
     if as_json:
         print_json({"alerts": found})
         return
     if not found:
-        say(f"no alerts in {_describe_runs(root, run_id)} of {root}")
+        say(f"no alerts in {_describe_runs(lake, run_id)} of {lake}")
         return
     columns = ("run_id", "alert_id", "life", "state", "severity", "region", "slice", "n", "share", "area", "effect")
     tests = ("score_effect", "floor", "q", "explained_by", "decision")
     print_table([{key: row[key] for key in (*columns, *tests)} for row in found])
     for audited in dict.fromkeys(row["run_id"] for row in found):
-        for sentence in _self_audit(root, audited):
+        for sentence in _self_audit(lake, audited):
             say(f"self-audit of {audited}: {sentence}")
 
 
 def read_alerts(lake: Root, run_id: str) -> list[dict[str, Any]]:
     """Return the alerts of a run, of the `latest` complete one, or of `all`. Exit if there is no such run."""
-    with connect(lake) as connection:
+    with sql.connect(lake) as connection:
         runs = sql.read(connection, "SELECT run_id, status, reason FROM runs ORDER BY run_id DESC")
         known = [row["run_id"] for row in runs if row["status"] != "pruned"]
         if gone := [row["reason"] for row in runs if row["run_id"] == run_id and row["status"] == "pruned"]:
@@ -274,7 +264,7 @@ def read_alerts(lake: Root, run_id: str) -> list[dict[str, Any]]:
 
 def _describe_runs(lake: Root, run_id: str) -> str:
     """Describe which runs were read, so that an empty answer is not mistaken for that of another lake."""
-    with connect(lake) as connection:
+    with sql.connect(lake) as connection:
         runs = sql.read(connection, "SELECT run_id, status FROM runs ORDER BY run_id")
     complete = [row["run_id"] for row in runs if row["status"] in sql.COMPLETE]
     if run_id == "all" or not complete:
@@ -347,7 +337,6 @@ def notify(
     from prefect.settings import PREFECT_API_URL
 
     from flows.notify import DEFAULT, set_up
-    from tasks.errors import BadInputError
 
     if not PREFECT_API_URL.value():
         fail(
@@ -359,8 +348,6 @@ def notify(
     kinds = [] if remove else [*DEFAULT] if on is None else [kind.strip() for kind in on.split(",") if kind.strip()]
     try:
         done = set_up(block, kinds, confirmed, silent_after)
-    except BadInputError as error:
-        fail(Exit.BAD_INPUT, str(error))
     except (OSError, RuntimeError, PrefectHTTPStatusError) as error:
         fail(Exit.FAILURE, f"the Prefect server {PREFECT_API_URL.value()} refused the automations: {error}")
     for name, change in done:
@@ -370,7 +357,7 @@ def notify(
 
 
 def sweep(
-    audit_file: Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="Model, corpus and bottleneck settings.")],
+    audit_file: AuditFile,
     depth: Annotated[
         list[float],
         typer.Option(default_factory=lambda: [0.2, 0.5, 0.8], help="Share of blocks before the gate; repeatable."),
@@ -384,17 +371,9 @@ def sweep(
 ) -> None:
     """Compare bottleneck settings on your own model and pairs: stability, cosine kept, nats and cost of each."""
     from flows.sweep import sweep_settings
-    from tasks.errors import BadInputError
 
-    config = load_config(audit_file, None)
     rows: list[dict[str, Any]] = []
-    try:
-        for row in sweep_settings(config, pairs, depth, beta, draws):
-            rows.append(dataclasses.asdict(row))
-            errors.print(f"depth {row.depth:g} beta {row.beta:g} draws {row.draws}: done", markup=False)
-    except BadInputError as error:
-        fail(Exit.BAD_INPUT, str(error))
-    if as_json:
-        print_json({"rows": rows})
-    else:
-        print_table(rows)
+    for row in sweep_settings(load_config(audit_file, None), pairs, depth, beta, draws):
+        rows.append(dataclasses.asdict(row))
+        note(f"depth {row.depth:g} beta {row.beta:g} draws {row.draws}: done")
+    print_rows("rows", rows, as_json)

@@ -22,31 +22,25 @@ def corpus(
 
     Replaces a contact sheet that it wrote before, but no other file.
     """
-    from corpora import CorpusError, Reason
+    from corpora import Reason
     from corpora.description import describe
     from flows.config import parse
     from review.report.contact_sheet import check_output, default_output, describe_corpus, write_contact_sheet
     from review.report.html import ReportError
-    from tasks.errors import BadInputError
     from tasks.inputs import load_corpus
     from tasks.progress import bar
 
     columns = {"image_column": image_column, "caption_column": caption_column}
+    config = parse(
+        {"corpus": {"path": uri, "format": format_name, **columns}, "model": {"architecture": "none"}}, "corpus"
+    )
+    out = default_output(uri) if out is None else out
+    check_output(out)  # before the corpus is read, which may take hours
+    found = load_corpus(config.corpus)
+    with bar("reading the corpus"):
+        description = describe(found)
     try:
-        config = parse(
-            {"corpus": {"path": uri, "format": format_name, **columns}, "model": {"architecture": "none"}}, "corpus"
-        )
-        out = default_output(uri) if out is None else out
-        check_output(out)  # before the corpus is read, which may take hours
-    except (BadInputError, ReportError) as error:
-        fail(Exit.BAD_INPUT, str(error))
-    try:
-        found = load_corpus(config.corpus)
-        with bar("reading the corpus"):
-            description = describe(found)
         sheet = write_contact_sheet(found, description, uri, out)
-    except (BadInputError, CorpusError) as error:
-        fail(Exit.BAD_INPUT, str(error))
     except ReportError as error:
         fail(Exit.FAILURE, str(error))
     for label, value in describe_corpus(description):

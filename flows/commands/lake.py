@@ -8,18 +8,17 @@ import typer
 
 import sql
 from flows.commands.output import (
+    LAKE,
     Exit,
     JsonOption,
     KeyOption,
     LakeOption,
-    connect,
-    exit_on_lake_error,
+    exit_on_error,
     fail,
-    load_signer,
     note,
     parse_age,
-    parse_lake,
     print_json,
+    print_rows,
     print_table,
     say,
 )
@@ -28,19 +27,12 @@ from stores import Root
 
 def query(
     text: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT over the views; e.g. 'SELECT * FROM runs'.")],
-    lake: LakeOption = "lake",
+    lake: LakeOption = LAKE,
     as_json: JsonOption = False,
 ) -> None:
     """Query the lake in DuckDB's SQL, read-only."""
-    with connect(parse_lake(lake)) as connection:
-        try:
-            rows = sql.read(connection, text)
-        except sql.QueryError as error:
-            fail(Exit.BAD_INPUT, str(error))
-    if as_json:
-        print_json({"rows": rows})
-    else:
-        print_table(rows)
+    with sql.connect(lake) as connection:
+        print_rows("rows", sql.read(connection, text), as_json)
 
 
 def prune(
@@ -51,7 +43,7 @@ def prune(
         int | None, typer.Option(min=1, metavar="N", help="Keep the N newest complete runs of each audit.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it, only list what would be deleted.")] = False,
-    lake: LakeOption = "lake",
+    lake: LakeOption = LAKE,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -70,25 +62,9 @@ def prune(
     from review.presentation.formatting import format_bytes
     from tasks.lake.prune import RetentionPolicy, plan_pruning, prune_run
 
-    root, signer = parse_lake(lake), load_signer(key)
-    with exit_on_lake_error(retry="prune again"):
-        fates = plan_pruning(root, RetentionPolicy(age, keep))
-        refusals = {fate.run_id: prune_run(root, fate, signer) if yes else None for fate in fates if fate.pruned}
-    _print_prune_plan(fates, refusals, yes)
-    pruned = [fate for fate in fates if fate.pruned and refusals[fate.run_id] is None]
-    freed = sum(fate.bytes or 0 for fate in pruned)
-    files = sum(fate.files or 0 for fate in pruned)
-    text = f"{len(pruned)} of {len(fates)} runs, {files} files, {format_bytes(freed)}"
-    say(f"pruned: {text}" if yes else f"would be pruned: {text}; nothing was deleted, add --yes")
-    if as_json:
-        rows = [dataclasses.asdict(fate) | {"kept_after_all": refusals.get(fate.run_id)} for fate in fates]
-        print_json({"deleted": yes, "runs": len(pruned), "bytes": freed, "fates": rows})
-
-
-def _print_prune_plan(fates: list[Any], refusals: dict[str, str | None], yes: bool) -> None:
-    """Print one row per run: whether it is pruned, why, and its size."""
-    from review.presentation.formatting import format_bytes
-
+    with exit_on_error(next_step="prune again"):
+        fates = plan_pruning(lake, RetentionPolicy(age, keep))
+        refusals = {fate.run_id: prune_run(lake, fate, key) if yes else None for fate in fates if fate.pruned}
     verb = "pruned" if yes else "prune"
     print_table(
         [
@@ -104,12 +80,20 @@ def _print_prune_plan(fates: list[Any], refusals: dict[str, str | None], yes: bo
             for fate in fates
         ]
     )
+    pruned = [fate for fate in fates if fate.pruned and refusals[fate.run_id] is None]
+    freed = sum(fate.bytes or 0 for fate in pruned)
+    files = sum(fate.files or 0 for fate in pruned)
+    text = f"{len(pruned)} of {len(fates)} runs, {files} files, {format_bytes(freed)}"
+    say(f"pruned: {text}" if yes else f"would be pruned: {text}; nothing was deleted, add --yes")
+    if as_json:
+        rows = [dataclasses.asdict(fate) | {"kept_after_all": refusals.get(fate.run_id)} for fate in fates]
+        print_json({"deleted": yes, "runs": len(pruned), "bytes": freed, "fates": rows})
 
 
 def compact(
     run_id: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="Id of a complete run, or `latest`.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Compact all complete runs of the lake.")] = False,
-    lake: LakeOption = "lake",
+    lake: LakeOption = LAKE,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -120,19 +104,18 @@ def compact(
     from tasks.lake.compact import compact_run
     from tasks.lake.run import Run
 
-    root, signer = parse_lake(lake), load_signer(key)
     rows: list[dict[str, Any]] = []
     refused: list[str] = []
-    with exit_on_lake_error(retry="compact again"):
-        known = {record["run_id"]: record["status"] for record in sql.read_manifests(root)}
+    with exit_on_error(next_step="compact again"):
+        known = {record["run_id"]: record["status"] for record in sql.read_manifests(lake)}
         complete = [name for name, status in known.items() if status in sql.COMPLETE]
         chosen = complete if everything else complete[-1:] if run_id == "latest" else [run_id or ""]
         if not everything and (not chosen or chosen[0] not in known):
             newest = ", ".join(complete[:-6:-1]) or "none"
-            fail(Exit.BAD_INPUT, f"compact: got {run_id!r}, expected a complete run of the lake {root}: {newest}")
+            fail(Exit.BAD_INPUT, f"compact: got {run_id!r}, expected a complete run of the lake {lake}: {newest}")
         for name in chosen:
             try:
-                merged = compact_run(Run(root, name), signer)
+                merged = compact_run(Run(lake, name), key)
             except AuditError as error:  # concerns this run alone
                 refused.append(str(error))
                 continue
@@ -160,28 +143,24 @@ def verify(
         Path | None,
         typer.Option("--report", metavar="FILE", help="Check that this report was not changed."),
     ] = None,
-    lake: LakeOption = "lake",
+    lake: LakeOption = LAKE,
     as_json: JsonOption = False,
 ) -> None:
     """Verify the ledger, the manifests and every file; report each difference. Exits with 1 if there is any."""
     if run_id is None and report_file is None:
         fail(Exit.BAD_INPUT, "verify: got nothing to verify, expected a run's id, latest, all, or --report FILE")
     from review.evidence import verify as evidence
-    from stores.keys import KeyFileError, load_public_key
+    from stores.keys import load_public_key
     from tasks.progress import bar
 
-    root = parse_lake(lake)
     verdict = None
-    try:
-        with bar("verifying"), exit_on_lake_error(Exit.FAILURE, retry="verify again"):
-            answer: dict[str, Any] = {} if report_file is None else _verify_report(root, report_file)
-            public = None if public_key is None else load_public_key(public_key)
-            if run_id is not None:
-                verdict = evidence.verify(root, run_id, public, head)
-            elif public or head:  # a report can be trusted as far as the ledger that lists it
-                verdict = evidence.verify_ledger(root, public, head)
-    except (evidence.VerifyError, KeyFileError) as error:
-        fail(Exit.BAD_INPUT, str(error))
+    with bar("verifying"), exit_on_error(Exit.FAILURE, "verify again"):
+        answer: dict[str, Any] = {} if report_file is None else _verify_report(lake, report_file)
+        public = None if public_key is None else load_public_key(public_key)
+        if run_id is not None:
+            verdict = evidence.verify(lake, run_id, public, head)
+        elif public or head:  # a report can be trusted as far as the ledger that lists it
+            verdict = evidence.verify_ledger(lake, public, head)
     for line in [] if verdict is None else evidence.format_result(verdict):
         say(line)
     if as_json:
@@ -218,7 +197,7 @@ def _verify_report(lake: Root, path: Path) -> dict[str, Any]:
 
 def adopt(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="Id of a run, or `all`.")],
-    lake: LakeOption = "lake",
+    lake: LakeOption = LAKE,
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -230,15 +209,14 @@ def adopt(
     from tasks.lake.journal import adopt_run, lacks_record
     from tasks.lake.run import Run
 
-    root, signer = parse_lake(lake), load_signer(key)
-    with exit_on_lake_error(Exit.FAILURE, retry="adopt again"):
-        known = [record["run_id"] for record in sql.read_manifests(root)]
+    with exit_on_error(Exit.FAILURE, "adopt again"):
+        known = [record["run_id"] for record in sql.read_manifests(lake)]
         if run_id not in ("all", *known):
             newest = ", ".join(known[:-6:-1]) or "none"
-            fail(Exit.BAD_INPUT, f"adopt: got {run_id!r}, expected all, or a run of the lake {root}: {newest}")
-        runs = [Run(root, name) for name in known if run_id in ("all", name)]
+            fail(Exit.BAD_INPUT, f"adopt: got {run_id!r}, expected all, or a run of the lake {lake}: {newest}")
+        runs = [Run(lake, name) for name in known if run_id in ("all", name)]
         left = [run.run_id for run in runs if run_id == "all" and lacks_record(run)]
-        adopted = [run.run_id for run in runs if run.run_id not in left and adopt_run(run, signer)]
+        adopted = [run.run_id for run in runs if run.run_id not in left and adopt_run(run, key)]
     for name in adopted:
         say(f"adopted: {name}")
     say(f"{len(adopted)} recorded; the others are in the ledger already, or have not ended")

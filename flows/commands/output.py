@@ -44,17 +44,28 @@ class Exit(IntEnum):
     """Interrupted by Ctrl+C or a signal."""
 
 
-LakeOption = Annotated[str, typer.Option("--lake", help="Folder of the lake, or a URL such as s3://bucket/folder.")]
 OtherLakeOption = Annotated[
     str | None, typer.Option("--lake", help="Folder or URL of the lake; overrides [lake] path of the AUDIT.toml.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of output.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log.")]
-KeyOption = Annotated[
-    Path | None,
-    typer.Option("--key", envvar="M2IB_AUDIT_KEY", help="Private key that signs records of the ledger; see `key new`."),
-]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN_ID", help="Id of a complete run, or `latest`.")]
+AuditFile = Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="What to audit; see docs/audit-toml.md.")]
+
+_EXIT_CODES = {
+    "corpora.errors.CorpusError": Exit.BAD_INPUT,
+    "review.evidence.decisions.DecisionError": Exit.BAD_INPUT,
+    "review.evidence.verify.VerifyError": Exit.BAD_INPUT,
+    "review.report.html.ReportError": Exit.BAD_INPUT,
+    "review.site.access.AccessError": Exit.BAD_INPUT,
+    "review.site.users.UsersError": Exit.BAD_INPUT,
+    "sql.read.QueryError": Exit.BAD_INPUT,
+    "stores.keys.KeyFileError": Exit.BAD_INPUT,
+    "stores.urls.UrlError": Exit.BAD_INPUT,
+    "tasks.errors.BadInputError": Exit.BAD_INPUT,
+    "tasks.errors.AuditError": Exit.FAILURE,
+}
+"""Exit codes of errors whose message says what to do. Their modules are not imported: commands start fast."""
 
 
 def fail(code: Exit, message: str) -> NoReturn:
@@ -79,66 +90,75 @@ def print_json(value: Any) -> None:
 
 
 @contextlib.contextmanager
-def exit_on_lake_error(lake_error: Exit = Exit.BAD_INPUT, retry: str = "try again") -> Iterator[None]:
-    """Exit with a message when a lake, or a file of it, cannot be read or written.
+def exit_on_error(lake_error: Exit = Exit.BAD_INPUT, next_step: str = "try again") -> Iterator[None]:
+    """Exit with a message on an error that an operator can act on. The command line wraps every command in it.
 
     Args:
         lake_error: Exit code for a lake that is missing or damaged.
-        retry: What to do once a file or folder was fixed, as `prune again`.
+        next_step: What to do once a file or folder was fixed, as `prune again`.
     """
     try:
         yield
     except sql.LakeError as error:
         fail(lake_error, str(error))
     except OSError as error:
-        fail(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; fix this, then {retry}")
+        if error.filename is None:
+            raise
+        fail(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; fix this, then {next_step}")
+    except Exception as error:
+        names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
+        code = next((_EXIT_CODES[name] for name in names if name in _EXIT_CODES), None)
+        if code is None:
+            raise
+        fail(code, str(error))
 
 
-def parse_lake(lake: str) -> Root:
+def parse_lake(lake: object) -> Root:
     """Return the folder or URL of a lake. Exit if it cannot be one."""
     try:
-        return lake_root(lake)
+        return lake_root(str(lake))
     except UrlError as error:
         fail(Exit.BAD_INPUT, f"--lake: {error}")
 
 
-def load_signer(key: Path | None) -> Any:
-    """Return the key that signs records of the ledger, or None."""
-    if key is None:
-        return None
-    from stores.keys import KeyFileError, load_key
+def _load_signer(key: str) -> Any:
+    from stores.keys import load_key
 
-    try:
-        return load_key(key)
-    except KeyFileError as error:
-        fail(Exit.BAD_INPUT, str(error))
+    return load_key(Path(key))
+
+
+LakeOption = Annotated[
+    Root,
+    typer.Option("--lake", parser=parse_lake, metavar="TEXT", help="Folder of the lake, or s3://bucket/folder."),
+]
+LAKE = Path("lake")
+"""Default of `LakeOption`."""
+KeyOption = Annotated[
+    Any,
+    typer.Option(
+        "--key", parser=_load_signer, metavar="FILE", envvar="M2IB_AUDIT_KEY",
+        help="Private key that signs records of the ledger; see `key new`.",
+    ),
+]  # fmt: skip
 
 
 def load_config(audit_file: Path, lake: str | None) -> Any:
     """Return the configuration of an AUDIT.toml. `lake` replaces its lake."""
     from flows.config import load
-    from tasks.errors import BadInputError
 
-    try:
-        config = load(audit_file)
-    except BadInputError as error:
-        fail(Exit.BAD_INPUT, str(error))
+    config = load(audit_file)
     if lake is not None:
         parse_lake(lake)
         config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": lake})})
     return config
 
 
-@contextlib.contextmanager
-def connect(lake: Root) -> Iterator[sql.Connection]:
-    """Connect to a lake. Exit if it, or a file that a query needs, cannot be read."""
-    with exit_on_lake_error(), sql.connect(lake) as connection:
-        yield connection
-
-
-def complete_runs(lake: Root) -> list[str]:
-    """Return the ids of a lake's complete runs, oldest first."""
-    return [record["run_id"] for record in sql.read_manifests(lake) if sql.is_complete(record)]
+def print_rows(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as a table, or as a JSON object with one key."""
+    if as_json:
+        print_json({name: rows})
+    else:
+        print_table(rows)
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -1,8 +1,6 @@
 """Commands for reviewers: the review site, its users, reports, signatures and keys."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,17 +8,15 @@ import typer
 
 import sql
 from flows.commands.output import (
+    LAKE,
     Exit,
     JsonOption,
     KeyOption,
     LakeOption,
     RunArgument,
-    complete_runs,
     fail,
-    load_signer,
-    parse_lake,
     print_json,
-    print_table,
+    print_rows,
     say,
 )
 
@@ -34,23 +30,19 @@ def report(
         typer.Option(help="Folder of fonts for scripts that the PDF's own fonts lack; repeatable."),
     ] = None,
     key: KeyOption = None,
-    lake: LakeOption = "lake",
+    lake: LakeOption = LAKE,
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's report, with the decisions and signatures so far: one self-contained HTML file, or one PDF."""
-    from review.report.html import ReportError, write_report
+    from review.report.html import write_report
     from tasks.progress import bar
 
     if fonts and not pdf:
         fail(Exit.BAD_INPUT, "--fonts: applies to the PDF only, expected --pdf as well; browsers use their own fonts")
     if absent := [path for path in fonts or () if not path.is_dir()]:
         fail(Exit.BAD_INPUT, f"--fonts: got {absent[0]}, expected a folder with font files")
-    try:
-        kind, root, signer = "pdf" if pdf else "html", parse_lake(lake), load_signer(key)
-        with bar("writing the report"):
-            path = write_report(root, run_id, out, kind, fonts or (), "m2ib-audit report", signer)
-    except (ReportError, sql.LakeError) as error:
-        fail(Exit.BAD_INPUT, str(error))
+    with bar("writing the report"):
+        path = write_report(lake, run_id, out, "pdf" if pdf else "html", fonts or (), "m2ib-audit report", key)
     if as_json:
         print_json({"report": path})
     else:
@@ -67,25 +59,22 @@ def sign(
         bool, typer.Option("--four-eyes", help="The signature takes effect once a second person has countersigned.")
     ] = False,
     key: KeyOption = None,
-    lake: LakeOption = "lake",
+    lake: LakeOption = LAKE,
     as_json: JsonOption = False,
 ) -> None:
     """Sign off a run, as on the review site. Later reports print the signature.
 
     The name is not verified (identity `declared`): anybody with access to this machine can sign.
     """
-    from review.evidence.decisions import DecisionError, Reviewer, sign_off
+    from review.evidence.decisions import Reviewer, sign_off
 
-    root = parse_lake(lake)
-    try:
-        if run_id == "latest":
-            if not (complete := complete_runs(root)):
-                fail(Exit.BAD_INPUT, f"got latest, but {root} has no complete run; run an audit first")
-            run_id = complete[-1]
-        who = Reviewer(name, role, "declared")
-        record = sign_off(root, who, run_id, meaning, statement, four_eyes=four_eyes, signer=load_signer(key))
-    except (DecisionError, sql.LakeError) as error:
-        fail(Exit.BAD_INPUT, str(error))
+    if run_id == "latest":
+        complete = [record["run_id"] for record in sql.read_manifests(lake) if sql.is_complete(record)]
+        if not complete:
+            fail(Exit.BAD_INPUT, f"got latest, but {lake} has no complete run; run an audit first")
+        run_id = complete[-1]
+    who = Reviewer(name, role, "declared")
+    record = sign_off(lake, who, run_id, meaning, statement, four_eyes=four_eyes, signer=key)
     counts = record.body["alerts"]
     say(
         f"signed: run {run_id}, record {record.number} of the ledger; of its alerts {counts['decided']} decided, "
@@ -96,7 +85,7 @@ def sign(
 
 
 def review(
-    lake: LakeOption = "lake",
+    lake: LakeOption = LAKE,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8765,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the site in a browser.")] = True,
@@ -135,13 +124,10 @@ def review(
     """
     import webbrowser
 
-    from review.site.access import AccessError
     from review.site.app import create_app
     from review.site.serve import serve
     from review.site.settings import ReviewSettings
-    from review.site.users import UsersError
 
-    root = parse_lake(lake)
     settings = ReviewSettings(
         host=host,
         port=port,
@@ -153,18 +139,13 @@ def review(
         public_url=public_url,
         allow_anonymous_read=allow_anonymous_read,
         remote_corpora=remote_corpora,
-        signer=load_signer(key),
+        signer=key,
     )
-    try:
-        site = create_app(root, settings)
-        site.state.lake_cache.connect()  # a folder that is no lake is reported before the server listens
-    except (AccessError, UsersError) as error:
-        fail(Exit.BAD_INPUT, f"review: {error}")
-    except sql.LakeError as error:
-        fail(Exit.BAD_INPUT, str(error))
+    site = create_app(lake, settings)
+    site.state.lake_cache.connect()  # a folder that is no lake is reported before the server listens
 
     def ready(address: str) -> None:
-        say(f"review: {address} shows {root}; Ctrl+C stops it")
+        say(f"review: {address} shows {lake}; Ctrl+C stops it")
         sys.stdout.flush()
         if browser and sys.stdout.isatty():
             webbrowser.open(address)
@@ -189,16 +170,6 @@ def _read_password(from_stdin: bool) -> str:
     return password
 
 
-@contextlib.contextmanager
-def _exit_on_users_error() -> Iterator[None]:
-    from review.site.users import UsersError
-
-    try:
-        yield
-    except UsersError as error:
-        fail(Exit.BAD_INPUT, str(error))
-
-
 def add_user(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name to sign in with.")],
     users: UsersOption,
@@ -209,8 +180,7 @@ def add_user(
     """Add a user. Asks for the password, of at least 12 characters."""
     from review.site.users import add
 
-    with _exit_on_users_error():
-        user = add(users, name, full_name, role, _read_password(password_stdin))
+    user = add(users, name, full_name, role, _read_password(password_stdin))
     say(f"added {user.name}: {user.full_name}, {user.role}")
 
 
@@ -220,8 +190,7 @@ def change_password(
     """Change a user's password and end the user's sessions."""
     from review.site.users import change_password as change
 
-    with _exit_on_users_error():
-        user = change(users, name, _read_password(password_stdin))
+    user = change(users, name, _read_password(password_stdin))
     say(f"changed the password of {user.name}")
 
 
@@ -233,8 +202,7 @@ def disable_user(
     """Disable a user at once. Users are never removed: signatures refer to them."""
     from review.site.users import set_disabled
 
-    with _exit_on_users_error():
-        user = set_disabled(users, name, disabled=not undo)
+    user = set_disabled(users, name, disabled=not undo)
     say(f"{'enabled' if undo else 'disabled'} {user.name}")
 
 
@@ -242,26 +210,15 @@ def list_users(users: UsersOption, as_json: JsonOption = False) -> None:
     """List the users who may sign in."""
     from review.site.users import load
 
-    with _exit_on_users_error():
-        found = load(users)
-    rows = [
-        {"name": user.name, "full_name": user.full_name, "role": user.role, "disabled": user.disabled}
-        for user in found.values()
-    ]
-    if as_json:
-        print_json({"users": rows})
-    else:
-        print_table(rows)
+    keys = ("name", "full_name", "role", "disabled")
+    print_rows("users", [{key: getattr(user, key) for key in keys} for user in load(users).values()], as_json)
 
 
 def new_key(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="File of the private key; the public key is PATH.pub.")],
 ) -> None:
     """Create an Ed25519 key pair. Keep the private key secret and backed up; give the public key to verifiers."""
-    from stores.keys import KeyFileError, create_key
+    from stores.keys import create_key
 
-    try:
-        public = create_key(path)
-    except KeyFileError as error:
-        fail(Exit.BAD_INPUT, str(error))
+    public = create_key(path)
     say(f"private key: {path}\npublic key: {path}.pub\nkey id: {public.key_id}")

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import errno
+import functools
 import json
 import shutil
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 import m2ib
 import sql
-from tasks import attribute as attribute_stage
+from tasks.attribute import attribute
 from tasks.errors import GateError
 
 pytestmark = pytest.mark.slow
@@ -98,8 +99,9 @@ def test_a_rule_of_one_s_own_that_fails_on_the_rows_costs_no_run(settings, phant
 def test_a_run_that_failed_goes_on_and_repeats_no_finished_shard(quick, monkeypatch):
     from flows.audit import audit
 
-    real, made = attribute_stage.attribute_pairs, []
+    real, made = attribute.fn, []
 
+    @functools.wraps(real)
     def disk_is_full(run, shard, *others):
         if shard.index == 1:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -107,7 +109,7 @@ def test_a_run_that_failed_goes_on_and_repeats_no_finished_shard(quick, monkeypa
         return real(run, shard, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(attribute_stage, "attribute_pairs", disk_is_full)
+        patch.setattr(attribute, "fn", disk_is_full)
         with pytest.raises(OSError, match="No space left"):
             audit(quick)
     assert sorted(made) == [0, 2]  # not tried again, and the others are finished all the same
@@ -118,11 +120,11 @@ def test_a_run_that_failed_goes_on_and_repeats_no_finished_shard(quick, monkeypa
     assert len(kept) == 3
     assert not (folder / "alerts").exists()
 
-    calls, attribute = [], m2ib.attribute
+    calls, attribute_batch = [], m2ib.attribute
 
     def counted(*given, **named):
         calls.append(len(named["keys"]))
-        return attribute(*given, **named)
+        return attribute_batch(*given, **named)
 
     monkeypatch.setattr(m2ib, "attribute", counted)
     result = audit(quick, resume=record["run_id"])
@@ -137,8 +139,9 @@ def test_a_shard_that_fails_is_tried_again_only_for_its_disk_and_then_set_aside(
     from flows.audit import audit
     from tasks.errors import ShardsError
 
-    real, tried = attribute_stage.attribute_pairs, []
+    real, tried = attribute.fn, []
 
+    @functools.wraps(real)
     def poisoned(run, shard, *others):
         tried.append(shard.index)
         if shard.index == 1:
@@ -147,7 +150,7 @@ def test_a_shard_that_fails_is_tried_again_only_for_its_disk_and_then_set_aside(
             raise OSError(errno.EIO, "Input/output error")
         return real(run, shard, *others)
 
-    monkeypatch.setattr(attribute_stage, "attribute_pairs", poisoned)
+    monkeypatch.setattr(attribute, "fn", poisoned)
     with pytest.raises(ShardsError, match=r"1 of 3 shards failed: shard 1 \(16 pairs\): RuntimeError") as ended:
         audit(quick)
     assert [tried.count(index) for index in range(3)] == [1, 1, 3]
@@ -210,11 +213,11 @@ def test_a_corpus_that_grew_is_audited_again_without_repeating_a_pair(phantoms, 
         for name, *_ in rows[1 : count + 1]:
             shutil.copy(phantoms / name, corpus)
 
-    attributed, attribute = [], m2ib.attribute
+    attributed, attribute_batch = [], m2ib.attribute
 
     def spy(*given, **named):
         attributed.extend(named["keys"])
-        return attribute(*given, **named)
+        return attribute_batch(*given, **named)
 
     monkeypatch.setattr(m2ib, "attribute", spy)
 

@@ -1,5 +1,6 @@
 """Audits whose lake is in object storage, as an operator has them: under Prefect, by the command line, on S3."""
 
+import functools
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import sql
 import stores
 from flows import cli
 from stores import lake_root
-from tasks import ingest as stages
+from tasks.ingest import ingest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OF_A_RUN = {
@@ -228,13 +229,14 @@ def test_a_store_that_stays_away_does_not_hide_why(prefect_is_up, settings, phan
 
     config = settings(phantoms, f"s3://{s3.bucket}/stays away", bottleneck={"steps": 1})
     run = begin(config, config.models(), None)
-    real = stages.ingest_corpus
+    real = ingest.fn
 
+    @functools.wraps(real)
     def cut_off(*given):
         failing("stays away/", ConnectionError("the line is cut"))
         return real(*given)
 
-    monkeypatch.setattr(stages, "ingest_corpus", cut_off)
+    monkeypatch.setattr(ingest, "fn", cut_off)
     with pytest.raises(sql.LakeError, match=r"ingest.parquet cannot be written .*the line is cut"):
         audit(config, resume=run.run_id)
     monkeypatch.undo()

@@ -12,7 +12,6 @@ from prefect.exceptions import CrashedRun
 import sql
 from flows import audit as flow
 from flows import begin, fan_out, reflag
-from tasks import attribute as stage
 from tasks.attribute import quarantine_shard
 from tasks.errors import BadInputError, GateError, ResumeError, ShardsError, StoreError
 from tasks.execution import is_retryable, is_storage_full
@@ -42,7 +41,7 @@ def audited(plain, monkeypatch):
         return [fan_out.shard_result(run, shard, engine, future) for shard, future in zip(shards, futures, strict=True)]
 
     monkeypatch.setattr(flow, "fan_out", one_after_another)
-    real = stage.attribute_pairs
+    real = fan_out.attribute
 
     def start(config, poison=None, resume=None):
         def poisoned(run, shard, *others):
@@ -51,7 +50,7 @@ def audited(plain, monkeypatch):
             return real(run, shard, *others)
 
         with monkeypatch.context() as patch:
-            patch.setattr(stage, "attribute_pairs", poisoned)
+            patch.setattr(fan_out, "attribute", poisoned)
             return flow.audit.fn(config, resume)
 
     return start
@@ -84,7 +83,7 @@ def test_a_set_aside_shard_loses_no_pair(begin_line, config):
     rows = errors_of(line.run)
     assert {row["pair_id"] for row in rows} == {pair["pair_id"] for pair in line.run.read_row_group("pairs", 1)}
     assert {row["reason"] for row in rows} == {"shard_failed"}
-    assert "audit incrementally" in rows[0]["detail"]
+    assert "audit with --incremental" in rows[0]["detail"]
     assert check_run(line.run).critical == ()
     # An attempt that succeeds later takes the error rows with it.
     line.store([results[0], line.attribute(shards[1]), results[2]])

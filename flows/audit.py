@@ -7,11 +7,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.begin import begin, find_run_of_flow
 from flows.config import AuditConfig
-from flows.engines import start_engine
+from flows.engines import acquire_slots, find_limits, start_engine
 from flows.fan_out import attribution_plan, fan_out
 from flows.lifecycle import AuditResult, conclude, run_lifecycle
 from flows.metrics import INGEST_ERRORS, serve_metrics
-from flows.slots import acquire_slots, find_limits
 from tasks.alert import alert
 from tasks.attribute import calibrate
 from tasks.cluster import cluster

@@ -25,7 +25,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "alerts": audits.alerts,
         "notify": audits.notify,
     },
-    "Corpora and models": {"corpus": inspect.corpus, "models": inspect.models, "sweep": audits.sweep},
+    "Corpora and models": {"corpus": inspect.corpus, "models": inspect.models, "sweep": inspect.sweep},
     "Review": {
         "review": reviewing.review,
         "report": reviewing.report,

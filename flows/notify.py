@@ -56,10 +56,6 @@ _SILENT_SUBJECT = "no audit has completed in time"
 _SILENT_BODY = "no audit of this server has completed within {hours:g} hours; see its flow runs, worker and schedule"
 
 
-def _action(block_id: Any, subject: str, body: str) -> list[Any]:
-    return [SendNotification(block_document_id=block_id, subject=subject, body=body)]
-
-
 def automations(
     block: str, block_id: Any, on: Collection[str], confirmed_only: bool, silent_after: float | None
 ) -> list[tuple[str, AutomationCore | None]]:
@@ -72,40 +68,36 @@ def automations(
         confirmed_only: Notify only of confirmed alerts.
         silent_after: Hours without a completed audit after which to notify; None: never.
     """
-    made: list[tuple[str, AutomationCore | None]] = []
-
-    def add(about: str, description: str, trigger: EventTrigger | None, subject: str, body: str) -> None:
-        name = f"m2ib-audit {about} to {block}"
-        if trigger is None:
-            made.append((name, None))
-            return
-        actions = _action(block_id, subject, body)
-        made.append((name, AutomationCore(name=name, description=description, trigger=trigger, actions=actions)))
 
     def reactive(events: set[str], **match: Any) -> EventTrigger | None:
         return EventTrigger(expect=events, posture=Posture.Reactive, threshold=1, **match) if events else None
 
+    alerts, runs, flow_runs = ({known[name] for name in on if name in known} for known in (ALERTS, RUNS, PREFECT))
     labels = {"match": ResourceSpecification({"m2ib.state": "confirmed"})} if confirmed_only else {}
     of_audit = ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": ["audit", "reflag"]})
-    silence = silent_after and EventTrigger(
-        expect={RUNS["completed"], RUNS["errors"]},
-        posture=Posture.Proactive,
-        threshold=1,
-        within=timedelta(hours=silent_after),
-    )
-    alerts, runs, flow_runs = ({known[name] for name in on if name in known} for known in (ALERTS, RUNS, PREFECT))
-    add("alerts", "new, changed and resolved alerts", reactive(alerts, **labels), _ALERT_SUBJECT, _ALERT_BODY)
-    add("runs", "how audits ended, and digests", reactive(runs), _RUN_SUBJECT, _RUN_BODY)
-    flow_run_trigger = reactive(flow_runs, match_related=of_audit)
-    add("flow runs", "audits that crashed or did not start", flow_run_trigger, _FLOW_RUN_SUBJECT, _FLOW_RUN_BODY)
     refused = reactive(
         {"prefect.flow-run.Failed"} if REFUSED in on else set(),
         match=ResourceSpecification({"prefect.state-message": "Validation of flow parameters failed*"}),
         match_related=of_audit,
     )
-    add("refusals", "audits whose parameters are invalid", refused, _FLOW_RUN_SUBJECT, _REFUSED_BODY)
-    body = _SILENT_BODY.format(hours=silent_after or 0)
-    add("silence", "no audit has completed", silence or None, _SILENT_SUBJECT, body)
+    silence = silent_after and EventTrigger(
+        expect={RUNS["completed"], RUNS["errors"]}, posture=Posture.Proactive, threshold=1,
+        within=timedelta(hours=silent_after),
+    )  # fmt: skip
+    flow_run = reactive(flow_runs, match_related=of_audit)
+    silent_body = _SILENT_BODY.format(hours=silent_after or 0)
+    made: list[tuple[str, AutomationCore | None]] = []
+    for about, description, trigger, subject, body in (
+        ("alerts", "new, changed and resolved alerts", reactive(alerts, **labels), _ALERT_SUBJECT, _ALERT_BODY),
+        ("runs", "how audits ended, and digests", reactive(runs), _RUN_SUBJECT, _RUN_BODY),
+        ("flow runs", "audits that crashed or did not start", flow_run, _FLOW_RUN_SUBJECT, _FLOW_RUN_BODY),
+        ("refusals", "audits whose parameters are invalid", refused, _FLOW_RUN_SUBJECT, _REFUSED_BODY),
+        ("silence", "no audit has completed", silence or None, _SILENT_SUBJECT, silent_body),
+    ):
+        name = f"m2ib-audit {about} to {block}"
+        actions: list[Any] = [SendNotification(block_document_id=block_id, subject=subject, body=body)]
+        core = AutomationCore(name=name, description=description, trigger=trigger, actions=actions) if trigger else None
+        made.append((name, core))
     return made
 
 

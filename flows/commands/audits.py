@@ -1,6 +1,5 @@
 """Commands that run audits, re-flag them, list their alerts and set up who is notified."""
 
-import dataclasses
 import os
 import signal
 from collections.abc import Callable
@@ -26,7 +25,6 @@ from flows.commands.output import (
     note,
     parse_age,
     print_json,
-    print_rows,
     print_table,
     say,
 )
@@ -175,7 +173,7 @@ def _print_result(result: Any, lake: Root, as_json: bool) -> None:
     )
     if result.reason:
         say(f"  {result.reason}")
-    _print_alerts(read_alerts(lake, result.run_id))
+    _print_alerts(read_alerts(lake, result.run_id)[0])
     for sentence in _self_audit(lake, result.run_id):
         say(f"self-audit: {sentence}")
     say(f"report: {result.report}")
@@ -228,14 +226,26 @@ def alerts(
     if since is not None:
         with sql.connect(lake) as connection:
             histories = sql.rows(connection, "review/alert_history", since=_parse_since(connection, since))
-        _print_histories(histories, as_json)
+        if as_json:
+            print_json({"lives": histories})
+            return
+        print_table(
+            [
+                {key: row[key] for key in ("life_id", "life", "state", "severity", "region", "slice")}
+                | {label: f"{row[label.replace(' ', '_')]:%Y-%m-%d %H:%M}" for label in ("first seen", "last seen")}
+                | {"runs": row["runs"]}
+                | {key: _first_to_last(row["history"], key) for key in ("effect", "score_effect")}
+                | {"why": row["why"] or ""}
+                for row in histories
+            ]
+        )
         return
-    found = read_alerts(lake, run_id)
+    found, which = read_alerts(lake, run_id)
     if as_json:
         print_json({"alerts": found})
         return
     if not found:
-        say(f"no alerts in {_describe_runs(lake, run_id)} of {lake}")
+        say(f"no alerts in {which} of {lake}")
         return
     columns = ("run_id", "alert_id", "life", "state", "severity", "region", "slice", "n", "share", "area", "effect")
     tests = ("score_effect", "floor", "q", "explained_by", "decision")
@@ -245,31 +255,26 @@ def alerts(
             say(f"self-audit of {audited}: {sentence}")
 
 
-def read_alerts(lake: Root, run_id: str) -> list[dict[str, Any]]:
-    """Return the alerts of a run, of the `latest` complete one, or of `all`. Exit if there is no such run."""
+def read_alerts(lake: Root, run_id: str) -> tuple[list[dict[str, Any]], str]:
+    """Return the alerts of a run, of the `latest` complete one, or of `all`; and which runs these are, in words.
+
+    An empty answer states the runs, so that it is not mistaken for that of another lake. Exits if there is no such run.
+    """
     with sql.connect(lake) as connection:
         runs = sql.read(connection, "SELECT run_id, status, reason FROM runs ORDER BY run_id DESC")
         known = [row["run_id"] for row in runs if row["status"] != "pruned"]
+        complete = [row["run_id"] for row in runs if row["status"] in sql.COMPLETE]
         if gone := [row["reason"] for row in runs if row["run_id"] == run_id and row["status"] == "pruned"]:
             fail(Exit.BAD_INPUT, f"--run: run {run_id} was pruned ({gone[0]}); for its alerts see alerts --since")
         if run_id == "latest":
-            run_id = next((row["run_id"] for row in runs if row["status"] in sql.COMPLETE), "all")
+            run_id = complete[0] if complete else "all"
             if known and run_id != known[0]:
                 note(f"note: the newest run, {known[0]}, did not complete: it has no alerts")
         if run_id not in ("all", *known):
             newest = ", ".join(known[:5]) or "none"
             fail(Exit.BAD_INPUT, f"--run: got {run_id!r}, expected latest, all, or a run of the lake {lake}: {newest}")
-        return sql.rows(connection, "review/alerts", run_id=run_id)
-
-
-def _describe_runs(lake: Root, run_id: str) -> str:
-    """Describe which runs were read, so that an empty answer is not mistaken for that of another lake."""
-    with sql.connect(lake) as connection:
-        runs = sql.read(connection, "SELECT run_id, status FROM runs ORDER BY run_id")
-    complete = [row["run_id"] for row in runs if row["status"] in sql.COMPLETE]
-    if run_id == "all" or not complete:
-        return f"all {len(runs)} runs, {len(complete)} of them complete,"
-    return f"run {complete[-1] if run_id == 'latest' else run_id}"
+        which = f"all {len(runs)} runs, {len(complete)} of them complete," if run_id == "all" else f"run {run_id}"
+        return sql.rows(connection, "review/alerts", run_id=run_id), which
 
 
 def _parse_since(connection: sql.Connection, text: str) -> datetime:
@@ -291,30 +296,11 @@ def _parse_since(connection: sql.Connection, text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _print_histories(histories: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        print_json({"lives": histories})
-        return
-    rows = [
-        {key: row[key] for key in ("life_id", "life", "state", "severity", "region", "slice")}
-        | {
-            "first seen": f"{row['first_seen']:%Y-%m-%d %H:%M}",
-            "last seen": f"{row['last_seen']:%Y-%m-%d %H:%M}",
-            "runs": row["runs"],
-            "effect": _first_to_last(row["history"], "effect"),
-            "score_effect": _first_to_last(row["history"], "score_effect"),
-            "why": row["why"] or "",
-        }
-        for row in histories
-    ]
-    print_table(rows)
-
-
 def _first_to_last(history: list[dict[str, Any]], key: str) -> str:
     """Format the first and the last value of a history. Runs that did not raise the alert repeat the one before."""
     raised = [entry[key] for entry in history if entry["life"] not in ("resolved", "not_seen")]
-    values = [value for value in raised if value is not None]
-    return " → ".join(f"{value:.3g}" for value in (values[:1] + values[-1:] if len(values) > 1 else values))
+    values = [f"{value:.3g}" for value in raised if value is not None]
+    return " → ".join(values[:1] + values[1:][-1:])
 
 
 def notify(
@@ -354,26 +340,3 @@ def notify(
         say(f"{change}: {name}")
     if as_json:
         print_json({"automations": [{"name": name, "became": change} for name, change in done]})
-
-
-def sweep(
-    audit_file: AuditFile,
-    depth: Annotated[
-        list[float],
-        typer.Option(default_factory=lambda: [0.2, 0.5, 0.8], help="Share of blocks before the gate; repeatable."),
-    ],
-    beta: Annotated[
-        list[float], typer.Option(default_factory=lambda: [0.1, 1.0], help="Price of the mean nat; repeatable.")
-    ],
-    draws: Annotated[list[int], typer.Option(default_factory=lambda: [2], help="Noise samples per step; repeatable.")],
-    pairs: Annotated[int, typer.Option(min=2, help="Number of pairs to attribute.")] = 32,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare bottleneck settings on your own model and pairs: stability, cosine kept, nats and cost of each."""
-    from flows.sweep import sweep_settings
-
-    rows: list[dict[str, Any]] = []
-    for row in sweep_settings(load_config(audit_file, None), pairs, depth, beta, draws):
-        rows.append(dataclasses.asdict(row))
-        note(f"depth {row.depth:g} beta {row.beta:g} draws {row.draws}: done")
-    print_rows("rows", rows, as_json)

@@ -1,11 +1,24 @@
-"""Commands that inspect a corpus or the available models before an audit."""
+"""Commands that inspect a corpus, the available models and the settings of the attribution before an audit."""
 
+import dataclasses
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flows.commands.output import Exit, JsonOption, fail, note, print_json, print_table, say
+from flows.commands.output import (
+    AuditFile,
+    Exit,
+    JsonOption,
+    fail,
+    load_config,
+    note,
+    print_json,
+    print_rows,
+    print_table,
+    say,
+)
 
 
 def corpus(
@@ -67,43 +80,64 @@ def models(as_json: JsonOption = False) -> None:
     note("building open_clip's models without weights: takes about a minute")
     found = list(describe_models())
     supported = sum(model.supported for model in found)
-    rows = [
-        {
-            "name": model.name,
-            "image": model.image.supported,
-            "text": model.text.supported,
-            "reason": model.reason,
-            "note": model.text.note,
-            "image_pooling": model.image.pooling,
-            "image_blocks": model.image.num_blocks,
-            "image_layer": model.image.layer,
-            "grid": model.image.grid,
-            "text_pooling": model.text.pooling,
-            "text_blocks": model.text.num_blocks,
-            "text_layer": model.text.layer,
-        }
-        for model in found
-    ]
+    rows: list[dict[str, Any]] = []
+    table = []
+    for model in found:
+        image, text = model.image, model.text
+        rows.append(
+            {"name": model.name, "image": image.supported, "text": text.supported, "reason": model.reason}
+            | {"note": text.note, "image_pooling": image.pooling, "image_blocks": image.num_blocks}
+            | {"image_layer": image.layer, "grid": image.grid, "text_pooling": text.pooling}
+            | {"text_blocks": text.num_blocks, "text_layer": text.layer}
+        )
+        pooling = [str(tower.pooling) if tower.supported else "no" for tower in (image, text)]
+        cut = ["" if tower.num_blocks is None else f"{tower.layer} of {tower.num_blocks}" for tower in (image, text)]
+        grid = " x ".join(map(str, image.grid or ()))
+        table.append(
+            {"model": model.name, "image": pooling[0], "cut": cut[0], "grid": grid, "text": pooling[1]}
+            | {"text cut": cut[1], "why not, or note": model.reason or text.note}
+        )
     if as_json:
         print_json({"listed": len(found), "supported": supported, "models": rows})
         return
-    print_table([_model_row(row) for row in rows])
+    print_table(table)
     say(f"{supported} of {len(found)} models can be audited with both towers")
 
 
-def _model_row(row: dict[str, Any]) -> dict[str, Any]:
-    def pooling(tower: str) -> str:
-        return f"{row[f'{tower}_pooling']}" if row[tower] else "no"
+def sweep(
+    audit_file: AuditFile,
+    depth: Annotated[
+        list[float],
+        typer.Option(default_factory=lambda: [0.2, 0.5, 0.8], help="Share of blocks before the gate; repeatable."),
+    ],
+    beta: Annotated[
+        list[float], typer.Option(default_factory=lambda: [0.1, 1.0], help="Price of the mean nat; repeatable.")
+    ],
+    draws: Annotated[list[int], typer.Option(default_factory=lambda: [2], help="Noise samples per step; repeatable.")],
+    pairs: Annotated[int, typer.Option(min=2, help="Number of pairs to attribute.")] = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare bottleneck settings on your own model and pairs: stability, cosine kept, nats and cost of each."""
+    import m2ib
+    from corpora import Pair
+    from m2ib.analysis.sweep import make_variants, run_sweep
+    from tasks.inputs import load_corpus
 
-    def cut(tower: str) -> str:
-        return "" if row[f"{tower}_blocks"] is None else f"{row[f'{tower}_layer']} of {row[f'{tower}_blocks']}"
-
-    return {
-        "model": row["name"],
-        "image": pooling("image"),
-        "cut": cut("image"),
-        "grid": " x ".join(map(str, row["grid"] or ())),
-        "text": pooling("text"),
-        "text cut": cut("text"),
-        "why not, or note": row["reason"] or row["note"],
-    }
+    config = load_config(audit_file, None)
+    model, corpus = config.models()[0], load_corpus(config.corpus)
+    sample = list(islice((row for row in corpus.pairs() if isinstance(row, Pair)), pairs))
+    if len(sample) < 2:
+        fail(Exit.BAD_INPUT, f"sweep: got {len(sample)} readable pair(s) in {config.corpus.place}, expected at least 2")
+    rows: list[dict[str, Any]] = []
+    try:
+        encoder = m2ib.load_encoder(model.architecture, model.pretrained, model.device)
+        if model.compile:
+            encoder.compile()
+        images = encoder.stack_images([encoder.preprocess(corpus.read_image(pair.place).pixels) for pair in sample])
+        variants = make_variants(config.bottleneck_config(), depth, beta, draws)
+        for row in run_sweep(encoder, images, [pair.caption for pair in sample], variants, model.batch_size):
+            rows.append(dataclasses.asdict(row))
+            note(f"depth {row.depth:g} beta {row.beta:g} draws {row.draws}: done")
+    except (m2ib.M2IBError, ValueError) as error:
+        fail(Exit.BAD_INPUT, str(error))
+    print_rows("rows", rows, as_json)

@@ -128,8 +128,8 @@ def _load_signer(key: str) -> Any:
 
 
 LakeOption = Annotated[
-    Root,
-    typer.Option("--lake", parser=parse_lake, metavar="TEXT", help="Folder of the lake, or s3://bucket/folder."),
+    Any,  # a Root, whose type is not known at run time
+    typer.Option("--lake", parser=parse_lake, metavar="FOLDER|URL", help="Folder of the lake, or s3://bucket/folder."),
 ]
 LAKE = Path("lake")
 """Default of `LakeOption`."""

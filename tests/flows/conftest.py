@@ -21,7 +21,7 @@ def without_prefect(patch):
     from prefect import Task
 
     from flows import audit, fan_out, lifecycle, reflag
-    from tasks import notify as tell
+    from tasks import notify
     from tasks.messages import artifacts
 
     for module in (audit, fan_out, lifecycle, reflag):
@@ -30,7 +30,7 @@ def without_prefect(patch):
                 patch.setattr(module, name, value.fn)
         if hasattr(module, "get_run_logger"):
             patch.setattr(module, "get_run_logger", lambda: logging.getLogger("audit"))
-    patch.setattr(tell, "emit_event", lambda *_, **__: None)
+    patch.setattr(notify, "emit_event", lambda *_, **__: None)
     for name in [name for name in vars(artifacts) if name.endswith("_artifact")]:
         patch.setattr(artifacts, name, lambda *_, **__: None)
 
@@ -48,6 +48,15 @@ QUIET = {
     "OMP_NUM_THREADS": "1",
     "COLUMNS": "200",
 }
+
+
+@pytest.fixture(scope="module")
+def prefect_harness():
+    """Flows of this process run under a temporary Prefect; only for a module, since it is where others look for one."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=240):
+        yield
 
 
 @pytest.fixture(scope="session")

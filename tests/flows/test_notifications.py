@@ -133,7 +133,7 @@ def test_each_change_of_an_alert_is_notified_once(prefect_server, hook, python, 
         night(2, {}, nasty),
         night(3, {"state": "confirmed", "severity": "high", "interval": (0.4, 0.5, 0.6)}),
     ]
-    telling = ROOT / "tests" / "flows" / "telling.py"
+    telling = ROOT / "tests" / "flows" / "notify_process.py"
 
     def tell(run, digest=False):
         return int(python(telling, lake, json.dumps([[run.run_id, NEWS, digest]])))

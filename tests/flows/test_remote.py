@@ -1,4 +1,4 @@
-"""Audits whose lake is in object storage, as an operator has them: under Prefect, by the command line, on S3."""
+"""Lakes in object storage: the command line, and audits under Prefect into S3."""
 
 import functools
 import json
@@ -18,17 +18,17 @@ from stores import lake_root
 from tasks.ingest import ingest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-OF_A_RUN = {
+DIFFERS_PER_RUN = {
     "run_id", "alert_id", "raised_at", "base_run", "attributed_by", "observed", "told_at",
-    # Made from the run's id, in the lives of alerts and in what was told of them.
+    # Derived from the run's id, in the history of alerts and in notifications.
     "life_id", "leader", "lasting_region", "lasting_slice", "first_run", "first_seen", "last_run", "last_seen",
     "previous_run", "event_id", "dedup_key",
 }  # fmt: skip
 
 
 @pytest.fixture
-def elsewhere(away, hand_written):
-    """A finished run with an alert, in a store."""
+def remote_run(away, hand_written):
+    """A completed run with an alert, in object storage."""
     run = type(hand_written)(away, hand_written.run_id).begin()
     run.add_pairs(["a nodule"])
     run.write_table("alerts", [{
@@ -50,8 +50,8 @@ def last_line(result):
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_the_reading_commands_take_a_url(elsewhere):
-    lake = str(elsewhere.lake)
+def test_reading_commands_accept_a_url(remote_run):
+    lake = str(remote_run.lake)
     assert lake.startswith("memory://")
     result = call("sql", "SELECT region FROM alerts", "--lake", lake, "--json")
     assert (result.exit_code, last_line(result)) == (0, {"rows": [{"region": "frame"}]})
@@ -59,23 +59,23 @@ def test_the_reading_commands_take_a_url(elsewhere):
     assert (result.exit_code, "frame" in result.stdout) == (0, True)
 
 
-def test_a_report_is_written_to_the_store_or_here(elsewhere, tmp_path):
-    lake = str(elsewhere.lake)
+def test_a_report_is_written_to_object_storage_or_a_local_file(remote_run, tmp_path):
+    lake = str(remote_run.lake)
     result = call("report", "latest", "--lake", lake, "--json")
     assert result.exit_code == 0, result.output
-    url = f"{lake}/runs/{elsewhere.run_id}/report.html"
+    url = f"{lake}/runs/{remote_run.run_id}/report.html"
     assert last_line(result) == {"report": url}
     page = stores.read_bytes(lake_root(url))
-    assert elsewhere.run_id.encode() in page
-    result = call("report", elsewhere.run_id, "--lake", lake, "--out", tmp_path / "page.html")
+    assert remote_run.run_id.encode() in page
+    result = call("report", remote_run.run_id, "--lake", lake, "--out", tmp_path / "page.html")
     assert (result.exit_code, result.stdout.strip()) == (0, str(tmp_path / "page.html"))
     assert (tmp_path / "page.html").read_bytes() == page
 
 
 @pytest.mark.parametrize("command", [("sql", "FROM alerts"), ("alerts",), ("report", "latest")])
-def test_a_file_that_is_damaged_in_the_store_is_bad_input(elsewhere, command):
-    stores.write_bytes(elsewhere.path("alerts"), b"damaged")
-    result = call(*command, "--lake", elsewhere.lake)
+def test_a_damaged_file_is_bad_input(remote_run, command):
+    stores.write_bytes(remote_run.path("alerts"), b"damaged")
+    result = call(*command, "--lake", remote_run.lake)
     assert result.exit_code == 2
     assert "alerts/part-00000.parquet is damaged" in result.stderr
     assert "Traceback" not in result.stderr
@@ -83,23 +83,23 @@ def test_a_file_that_is_damaged_in_the_store_is_bad_input(elsewhere, command):
 
 @pytest.mark.parametrize("command", [("sql", "FROM alerts"), ("alerts",), ("report", "latest"), ("demo",)])
 @pytest.mark.parametrize(
-    ("lake", "said"),
+    ("lake", "message"),
     [
         ("s3://KEY:hidden@bucket/lake", "holds a user, password or key"),
         ("https://host/lake", "object storage with atomic uploads"),
         ("gs://bucket/lake", "driver is not installed"),
     ],
 )
-def test_a_url_that_is_no_lake_is_bad_input(monkeypatch, command, lake, said):
+def test_an_unusable_url_is_bad_input(monkeypatch, command, lake, message):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     result = call(*command, "--lake", lake)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
     assert "hidden" not in result.output
 
 
 @pytest.mark.parametrize("command", [("sql", "FROM alerts"), ("alerts",), ("report", "latest")])
-def test_a_bucket_that_is_not_there_is_bad_input(s3, command):
+def test_a_missing_bucket_is_bad_input(s3, command):
     for lake in ("s3://no-such-bucket/lake", f"s3://{s3.bucket}/no-such-lake"):
         result = call(*command, "--lake", lake)
         assert result.exit_code == 2
@@ -107,7 +107,7 @@ def test_a_bucket_that_is_not_there_is_bad_input(s3, command):
         assert "run an audit first" in result.stderr
 
 
-def test_an_audit_into_no_bucket_is_bad_input_and_makes_none(settings, phantoms, s3):
+def test_an_audit_does_not_create_a_missing_bucket(settings, phantoms, s3):
     from flows.begin import begin
     from tasks.errors import BadInputError
 
@@ -138,7 +138,7 @@ def failing(monkeypatch):
     monkeypatch.undo()
 
 
-def test_without_permission_nothing_begins(settings, phantoms, s3, failing):
+def test_no_run_begins_without_permission(settings, phantoms, s3, failing):
     from flows.begin import begin
     from tasks.errors import BadInputError
 
@@ -148,10 +148,10 @@ def test_without_permission_nothing_begins(settings, phantoms, s3, failing):
         begin(config, config.models(), None)
 
 
-def of(lake, view):
+def comparable_rows(lake, view):
     """Rows as text. Means are held to 12 digits: DuckDB adds up in an order that another run's id changes.
 
-    That a lake in a store has the same bytes, for one id, is shown in tests/tasks/test_elsewhere.py.
+    That a lake in a store has the same bytes, for one id, is shown in tests/tasks/test_remote_run.py.
     """
     with sql.connect(lake) as connection:
         rows = sql.read(connection, f"FROM {view} ORDER BY ALL")
@@ -159,23 +159,15 @@ def of(lake, view):
         {
             key: f"{value:.12g}" if isinstance(value, float) else value
             for key, value in row.items()
-            if key not in OF_A_RUN
+            if key not in DIFFERS_PER_RUN
         }
         for row in rows
     )
     return sorted(json.dumps(row, default=str, sort_keys=True) for row in kept)
 
 
-@pytest.fixture(scope="module")
-def prefect_is_up():
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=240):
-        yield
-
-
 @pytest.mark.slow
-def test_a_lake_on_s3_has_the_rows_of_a_folder_s(prefect_is_up, settings, phantoms, tmp_path, s3):
+def test_a_lake_on_s3_has_the_same_rows_as_a_folder(prefect_harness, settings, phantoms, tmp_path, s3):
     from flows.audit import audit
 
     options = {"clusters": {"enabled": True}, "confirm": {"pairs": 16, "negatives": 2}}
@@ -187,18 +179,18 @@ def test_a_lake_on_s3_has_the_rows_of_a_folder_s(prefect_is_up, settings, phanto
         path.unlink()  # what is read now comes from the store
     roots = tmp_path / "lake", lake_root(url)
     for view in sorted({*sql.view_names()} - {"runs"}):
-        assert of(roots[0], view) == of(roots[1], view), view
+        assert comparable_rows(roots[0], view) == comparable_rows(roots[1], view), view
     # The report is made of the same rows; run and time are its own.
     assert abs(len(stores.read_bytes(there.report)) - len(here.report.read_bytes())) < 2000
 
 
 @pytest.mark.slow
-def test_an_upload_that_fails_leaves_a_run_to_go_on_with(prefect_is_up, settings, phantoms, s3, failing, monkeypatch):
+def test_a_run_is_resumed_after_an_upload_failed(prefect_harness, settings, phantoms, s3, failing, monkeypatch):
     from flows.audit import audit
 
     config = settings(phantoms, f"s3://{s3.bucket}/interrupted", bottleneck={"steps": 1})
-    failed = failing("/attributions/part-00001", ConnectionError("the line is cut"))
-    with pytest.raises(sql.LakeError, match=r"the line is cut\); check the network"):
+    failed = failing("/attributions/part-00001", ConnectionError("connection lost"))
+    with pytest.raises(sql.LakeError, match=r"connection lost\); check the network"):
         audit(config)
     assert len(failed) == 4  # storage that does not answer is tried again three times
     monkeypatch.undo()
@@ -219,11 +211,16 @@ def test_an_upload_that_fails_leaves_a_run_to_go_on_with(prefect_is_up, settings
     with sql.connect(config.lake.root) as connection:
         (row,) = sql.read(connection, "SELECT base_run, reused FROM runs ORDER BY run_id DESC LIMIT 1")
     assert row == {"base_run": record["run_id"], "reused": 40}
-    assert of(config.lake.root, "attributions")[::2] == of(config.lake.root, "attributions")[1::2]
+    assert (
+        comparable_rows(config.lake.root, "attributions")[::2]
+        == comparable_rows(config.lake.root, "attributions")[1::2]
+    )
 
 
 @pytest.mark.slow
-def test_a_store_that_stays_away_does_not_hide_why(prefect_is_up, settings, phantoms, s3, failing, monkeypatch):
+def test_an_unreachable_store_does_not_hide_the_first_error(
+    prefect_harness, settings, phantoms, s3, failing, monkeypatch
+):
     from flows.audit import audit
     from flows.begin import begin
 
@@ -233,11 +230,11 @@ def test_a_store_that_stays_away_does_not_hide_why(prefect_is_up, settings, phan
 
     @functools.wraps(real)
     def cut_off(*given):
-        failing("stays away/", ConnectionError("the line is cut"))
+        failing("stays away/", ConnectionError("connection lost"))
         return real(*given)
 
     monkeypatch.setattr(ingest, "fn", cut_off)
-    with pytest.raises(sql.LakeError, match=r"ingest.parquet cannot be written .*the line is cut"):
+    with pytest.raises(sql.LakeError, match=r"ingest.parquet cannot be written .*connection lost"):
         audit(config, resume=run.run_id)
     monkeypatch.undo()
     assert run.read_manifest()["status"] == "running"
@@ -245,7 +242,7 @@ def test_a_store_that_stays_away_does_not_hide_why(prefect_is_up, settings, phan
 
 
 @pytest.mark.slow
-def test_programs_share_a_lake_on_s3(own_prefect, phantoms, s3, tmp_path):
+def test_processes_share_a_lake_on_s3(own_prefect, phantoms, s3, tmp_path):
     """Each command is a process of its own: what one leaves in the bucket is all that the next one has."""
     environment = own_prefect | {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
     environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}

@@ -1,0 +1,17 @@
+"""Notifies of the alerts of runs, in a process of its own, for test_notifications.py.
+
+python notify_process.py LAKE JSON, with a list of [run id, kinds of changes, digest].
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from tasks.lake.run import Run
+from tasks.notify import notify_alerts
+from tasks.settings import NotifyConfig
+
+for name, kinds, digest in json.loads(sys.argv[2]):
+    run = Run(Path(sys.argv[1]), name)
+    print(notify_alerts(run, NotifyConfig(tell=kinds, digest=digest), 3), flush=True)  # noqa: T201
+    run.finish("completed")

@@ -1,4 +1,4 @@
-"""The command line over a lake that is there: what it prints, where to, and with which exit code."""
+"""The command line over an existing lake: what it prints, where, and its exit codes."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from flows import cli
 from flows.commands import audits
-from flows.commands.output import output
+from flows.commands.output import Exit, output
 from review.report.contact_sheet import default_output
 from stores import ledger
 from stores.keys import create_key, load_key
@@ -66,7 +66,7 @@ def test_a_query_as_json_is_one_object_on_the_last_line(call, alerted):
     assert result.stdout.count("\n") == 1
 
 
-def test_json_holds_any_type_of_the_lake(call, alerted):
+def test_json_contains_any_type_of_the_lake(call, alerted):
     text = (
         "SELECT now() AS t, DATE '2026-01-01' AS d, 1.5::DECIMAL(4, 2) AS x, 'ü\n' AS s, NULL AS nothing, [1, 2] AS l"
     )
@@ -82,13 +82,13 @@ def test_brackets_in_data_are_no_markup(call, alerted):
             assert (piece in text) == (piece in result.stdout)
 
 
-def test_no_rows_are_said_to_be_none(call, alerted):
+def test_an_empty_result_is_stated(call, alerted):
     result = call("sql", "FROM findings WHERE false")
     assert (result.exit_code, result.stdout) == (0, "(no rows)\n")
     assert last_line(call("sql", "FROM findings WHERE false", "--json")) == {"rows": []}
 
 
-def test_a_query_that_is_no_read_is_bad_input(call, alerted):
+def test_a_query_that_is_not_read_only_is_bad_input(call, alerted):
     for text in ("DROP VIEW pairs", "SELEC", "SELECT 1; SELECT 2", "COPY runs TO 'x.csv'", "FROM nowhere"):
         result = call("sql", text)
         assert result.exit_code == 2
@@ -125,28 +125,29 @@ def test_latest_is_the_latest_and_all_is_all(call, alerted):
     assert last_line(call("alerts", "--run", later.run_id, "--json")) == {"alerts": []}
 
 
-def test_a_run_with_shards_set_aside_is_complete_to_the_reader(call, alerted):
-    alerted.finish("completed_with_errors", "1 of 9 shards were set aside")
+def test_a_run_with_failed_shards_is_complete(call, alerted):
+    alerted.finish("completed_with_errors", "1 of 9 shards failed")
     result = call("alerts", "--json")
     assert len(last_line(result)["alerts"]) == 2
     assert "did not complete" not in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [("completed_with_errors", 4), ("stopped", 1), ("failed", 1), ("completed", None)]
+    ("status", "alerts", "code"),
+    [("completed_with_errors", 1, 4), ("stopped", 0, 1), ("failed", 0, 1), ("completed", 1, 3), ("completed", 0, None)],
 )
-def test_the_exit_code_tells_how_a_run_ended(status, code):
-    result = types.SimpleNamespace(status=status)
+def test_the_exit_code_states_how_a_run_ended(status, alerts, code):
+    result = types.SimpleNamespace(status=status, alerts=alerts)
     if code is None:
-        audits.exit_unless_complete(result)
+        audits.exit_unless_complete(result, Exit.ALERTS)
         return
     with pytest.raises(typer.Exit) as ended:
-        audits.exit_unless_complete(result)
+        audits.exit_unless_complete(result, Exit.ALERTS)
     assert ended.value.exit_code == code
 
 
-def test_alerts_of_an_unknown_run_are_not_none_but_bad_input(call, alerted):
-    """A typing error must not read like a clean bill of health."""
+def test_alerts_of_an_unknown_run_are_bad_input(call, alerted):
+    """A mistyped id must not look like a run without alerts."""
     result = call("alerts", "--run", "20260101")
     assert result.exit_code == 2
     assert alerted.run_id in result.stderr
@@ -175,7 +176,7 @@ def two_nights(hand_written_run, lake):
         run.finish("completed")
 
 
-def test_the_life_of_alerts_is_told(call, two_nights):
+def test_the_history_of_alerts_is_listed(call, two_nights):
     rows = last_line(call("alerts", "--since", "2026-01-01", "--json"))["lives"]
     assert [(row["slice"], row["life"]) for row in rows] == [("consolidation", "still_firing"), ("a", "resolved")]
     assert [(entry["life"], entry["effect"]) for entry in rows[0]["history"]] == [("new", 3.0), ("still_firing", 4.0)]
@@ -213,14 +214,14 @@ def test_an_invalid_since_is_bad_input(call, two_nights):
         assert "20260102T000000-aaaaaa" in result.stderr
 
 
-def test_telling_needs_a_server(monkeypatch):
+def test_notify_needs_a_server(monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "")
     result = CliRunner().invoke(cli.app, ["notify", "--block", "custom-webhook/x"])
     assert result.exit_code == 2
     assert "PREFECT_API_URL is not set" in result.stderr
 
 
-def test_a_lake_that_is_not_there_is_bad_input(call, tmp_path):
+def test_a_missing_lake_is_bad_input(call, tmp_path):
     for command in (("sql", "SELECT 1"), ("alerts",), ("report", "latest")):
         result = call(*command, where=tmp_path / "nowhere")
         assert result.exit_code == 2
@@ -262,7 +263,7 @@ def test_a_run_is_signed_off_and_its_pdf_written_from_the_command_line(call, ale
     assert [record.kind for record in ledger.read_records(alerted.lake)] == ["sign_off", "report"]
 
 
-def test_a_copy_of_a_report_is_told_from_one_that_was_changed(call, alerted, tmp_path):
+def test_a_changed_report_is_detected(call, alerted, tmp_path):
     copy = tmp_path / "kept.html"
     assert call("report", "latest", "--out", copy).exit_code == 0
     result = call("verify", "--report", copy, "--json")
@@ -295,7 +296,7 @@ def test_a_copy_of_a_report_is_told_from_one_that_was_changed(call, alerted, tmp
         (("report", "latest", "--pdf", "--fonts", "nowhere"), "--fonts: got nowhere, expected a folder"),
     ],
 )
-def test_what_cannot_be_signed_or_written_is_bad_input(call, alerted, arguments, fault):
+def test_an_invalid_signature_or_report_is_bad_input(call, alerted, arguments, fault):
     given = {"--name": "Ada", "--role": "radiologist", "--statement": "Seen."} if arguments[0] == "sign" else {}
     rest = [text for option in given.items() if option[0] not in arguments for text in option]
     result = call(*arguments, *rest)
@@ -318,7 +319,7 @@ def test_a_report_of_an_unknown_run_is_bad_input(call, alerted):
         ('[corpus]\npath = "x"\n[model]\narchitecure = "demo/clean"\n', "did you mean 'architecture'?"),
     ],
 )
-def test_a_configuration_that_is_none_is_bad_input(tmp_path, content, fault):
+def test_an_invalid_configuration_is_bad_input(tmp_path, content, fault):
     path = tmp_path / "AUDIT.toml"
     if content is not None:
         path.write_text(content)
@@ -349,7 +350,7 @@ def test_a_package_of_another_distribution_stops_the_run(monkeypatch, tmp_path):
     assert f"package 'corpora' comes from {tmp_path / 'corpora'}" in result.stderr
 
 
-def test_what_the_user_has_set_for_prefect_wins(monkeypatch):
+def test_prefect_settings_of_the_user_win(monkeypatch):
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "DEBUG")
     monkeypatch.delenv("PREFECT_SERVER_ANALYTICS_ENABLED", raising=False)
     audits.prepare_prefect(verbose=False)
@@ -382,7 +383,7 @@ def test_a_corpus_is_described_before_it_is_audited(phantoms, tmp_path):
     assert page.read_text(encoding="utf-8").count("data:image/") >= 40
 
 
-def test_a_corpus_that_is_none_is_bad_input(tmp_path):
+def test_an_unusable_corpus_is_bad_input(tmp_path):
     for arguments, said in (
         ([str(tmp_path / "none")], "does not exist"),
         ([str(tmp_path), "--format", "zip"], "corpus.format"),
@@ -392,7 +393,7 @@ def test_a_corpus_that_is_none_is_bad_input(tmp_path):
         assert said in result.stderr
 
 
-def test_what_is_wider_than_the_terminal_is_a_block_a_row(call, alerted, monkeypatch):
+def test_a_table_wider_than_the_terminal_is_printed_as_blocks(call, alerted, monkeypatch):
     result = call("sql", "SELECT * FROM runs")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -411,7 +412,7 @@ def test_what_is_wider_than_the_terminal_is_a_block_a_row(call, alerted, monkeyp
     assert last_line(call("sql", "SELECT * FROM runs", "--json"))["rows"][0]["run_id"] == alerted.run_id
 
 
-def test_a_block_keeps_markup_lines_and_nothing(call, alerted, monkeypatch):
+def test_a_block_shows_markup_line_breaks_and_null(call, alerted, monkeypatch):
     monkeypatch.setattr(output, "width", 20)
     result = call("sql", "SELECT '[/red]' || chr(10) || 'two' AS a, NULL AS \"long name\", repeat('x', 30) AS c")
     assert result.stdout.splitlines()[1:] == [
@@ -422,7 +423,7 @@ def test_a_block_keeps_markup_lines_and_nothing(call, alerted, monkeypatch):
     ]
 
 
-def test_a_page_is_called_after_its_corpus_and_no_other_file_is_overwritten(phantoms, tmp_path, monkeypatch):
+def test_a_contact_sheet_is_named_after_its_corpus_and_overwrites_no_other_file(phantoms, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     describe = [cli.app, ["corpus", str(phantoms)]]
     for _ in range(2):  # its own page is written anew
@@ -449,7 +450,7 @@ def test_names_of_pages(uri, name):
     assert str(default_output(uri)) == f"corpus-{name}.html"
 
 
-def test_duplicates_are_told_apart_from_errors_and_rows_are_those_of_the_file(phantoms, tmp_path):
+def test_duplicates_are_counted_apart_from_errors(phantoms, tmp_path):
     rows = (phantoms / "metadata.csv").read_text().splitlines()[:4]
     (tmp_path / "metadata.csv").write_text("\n".join([*rows, rows[1], "gone.png,x,,", ""]))
     for row in rows[1:]:
@@ -487,7 +488,7 @@ def old_nights(lake, hand_written_run):
     return lake
 
 
-def test_pruning_says_what_it_would_do_and_does_it_when_told(call, old_nights):
+def test_prune_lists_runs_and_deletes_them_with_yes(call, old_nights):
     files = sorted(old_nights.rglob("*"))
     result = call("prune", "--older-than", "180d", "--json")
     assert result.exit_code == 0, result.output
@@ -519,7 +520,7 @@ def test_an_invalid_retention_is_bad_input(call, old_nights):
         assert "expected" in result.stderr
 
 
-def test_compacting_says_what_it_did_and_goes_on_with_other_runs(call, old_nights):
+def test_compact_prints_its_changes_and_continues_after_a_refused_run(call, old_nights):
     from tasks.lake.run import Run
 
     stale = Run(old_nights, "20200101T000000-aaaaaa").path("ingest_errors", "ingest")

@@ -1,4 +1,4 @@
-"""Thousands of shards are handed to Prefect a few at a time, and none is forgotten."""
+"""Many shards are submitted to Prefect a few at a time, and each gets its result."""
 
 import logging
 import uuid
@@ -28,10 +28,10 @@ class Future:
 
 @pytest.fixture
 def fanned_out(monkeypatch, hand_written, settings, phantoms, tmp_path):
-    """fanned_out(shards, errors): results, all futures, and how many were under way at most."""
+    """fanned_out(shards, errors): results, all futures, and the largest number that ran at a time."""
     monkeypatch.setattr(flow, "BATCH", 4)
     monkeypatch.setattr(flow, "get_run_logger", lambda: logging.getLogger("audit"))
-    monkeypatch.setattr(flow, "ProgressArtifact", lambda *_: type("Shown", (), {"finish_shard": lambda *_: None})())
+    monkeypatch.setattr(flow, "Progress", lambda *_: type("Shown", (), {"finish_shard": lambda *_: None})())
     futures, most = [], []
 
     def end(waiting):
@@ -57,7 +57,7 @@ def fanned_out(monkeypatch, hand_written, settings, phantoms, tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 30])
-def test_results_come_in_order_and_two_batches_at_most_are_under_way(fanned_out, count):
+def test_results_are_in_order_and_at_most_two_batches_run(fanned_out, count):
     results = fanned_out(count)
     assert [result.shard.index for result in results] == list(range(count))
     assert len(fanned_out.futures) == count

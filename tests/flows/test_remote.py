@@ -149,9 +149,9 @@ def test_no_run_begins_without_permission(settings, phantoms, s3, failing):
 
 
 def comparable_rows(lake, view):
-    """Rows as text. Means are held to 12 digits: DuckDB adds up in an order that another run's id changes.
+    """Rows as text, without what differs per run.
 
-    That a lake in a store has the same bytes, for one id, is shown in tests/tasks/test_remote_run.py.
+    Numbers have 12 digits: DuckDB adds up in an order that depends on the run's id.
     """
     with sql.connect(lake) as connection:
         rows = sql.read(connection, f"FROM {view} ORDER BY ALL")

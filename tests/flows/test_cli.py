@@ -31,20 +31,28 @@ def call(lake):
     return invoke
 
 
-@pytest.fixture
-def alerted(hand_written):
-    """A finished run with one alert that stands on its own and one that follows from it."""
+@pytest.fixture(scope="module")
+def alerted_once(tmp_path_factory, hand_written_run):
+    """A complete run with one alert that stands on its own and one that follows from it. Not to be changed."""
     from tasks.alert import raise_alerts
     from tasks.flag import flag_regions
 
-    hand_written.add_pairs(["left consolidation"] * 4 + ["left nodule"] * 4 + ["normal chest"] * 14)
-    hand_written.add_attributions([[9.0] + [1.0] * 15] * 4 + [[1.0] * 16] * 18, (4, 4))
-    hand_written.add_regions(*corner_boxes(0.25).items())
+    run = hand_written_run(tmp_path_factory.mktemp("alerted"), "20260101T000000-aaaaaa").begin()
+    run.add_pairs(["left consolidation"] * 4 + ["left nodule"] * 4 + ["normal chest"] * 14)
+    run.add_attributions([[9.0] + [1.0] * 15] * 4 + [[1.0] * 16] * 18, (4, 4))
+    run.add_regions(*corner_boxes(0.25).items())
     rules = AlertsConfig(factor=2.0, min_pairs=3, examples=2)
-    flag_regions(hand_written, rules, {})
-    raise_alerts(hand_written, rules)
-    hand_written.finish("completed")
-    return hand_written
+    flag_regions(run, rules, {})
+    raise_alerts(run, rules)
+    run.finish("completed")
+    return run
+
+
+@pytest.fixture
+def alerted(alerted_once, lake):
+    """A copy of `alerted_once` that a test may change."""
+    shutil.copytree(alerted_once.lake, lake, dirs_exist_ok=True)
+    return type(alerted_once)(lake, alerted_once.run_id)
 
 
 def last_line(result):
@@ -159,11 +167,11 @@ def test_alerts_of_a_lake_without_runs_are_none(call):
     assert result.stdout.startswith("no alerts in all 0 runs, 0 of them complete, of ")
 
 
-@pytest.fixture
-def two_nights(hand_written_run, lake):
-    """An alert that two runs raised, the second more strongly, and one that only the first did."""
+@pytest.fixture(scope="module")
+def two_nights_once(tmp_path_factory, hand_written_run):
     from tasks.notify import store_alert_history
 
+    lake = tmp_path_factory.mktemp("two nights")
     nights = [[{"effect": 3.0}, {"slice": "a"}], [{"effect": 4.0, "interval": (0.1, 0.2, 0.3)}]]
     for number, found in enumerate(nights, 1):
         run = hand_written_run(lake, f"2026010{number}T000000-aaaaaa").begin(rules={"region_mass": "x"})
@@ -174,6 +182,13 @@ def two_nights(hand_written_run, lake):
         store_alert_history(run, 3)
         run.update(started_at=f"2026-01-0{number}T03:00:00+00:00")
         run.finish("completed")
+    return lake
+
+
+@pytest.fixture
+def two_nights(two_nights_once, lake):
+    """An alert that two runs raised, the second more strongly, and one that only the first did."""
+    shutil.copytree(two_nights_once, lake, dirs_exist_ok=True)
 
 
 def test_the_history_of_alerts_is_listed(call, two_nights):

@@ -38,9 +38,7 @@ def finished(hand_written):
 
 def test_the_reading_commands_start_without_the_heavy_packages(finished):
     lake = ["--lake", str(finished)]
-    loaded = modules_after(
-        ["sql", "SELECT 1", *lake], ["alerts", *lake], ["adopt", "all", *lake], ["verify", "latest", *lake]
-    )
+    loaded = modules_after(["sql", "SELECT 1", *lake], ["alerts", *lake], ["verify", "latest", *lake])
     assert "typer" in loaded
     assert loaded.isdisjoint([*HEAVY, "pandas", "m2ib", "jinja2", "PIL", "fastapi"])
 

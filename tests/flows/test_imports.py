@@ -49,5 +49,6 @@ def test_reports_and_contact_sheets_need_no_model(finished, phantoms, tmp_path):
     assert loaded.isdisjoint([*HEAVY, "fastapi"])
 
 
+@pytest.mark.slow  # imports open_clip
 def test_models_are_listed_without_prefect():
     assert modules_after(["models"]).isdisjoint(["prefect", "great_expectations"])

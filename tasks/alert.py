@@ -1,8 +1,9 @@
 """Findings -> alerts: stored here; `notify` reports them."""
 
 import hashlib
+from collections import defaultdict
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
 from prefect import task
 
@@ -10,33 +11,22 @@ import sql
 from sql.row_types import AlertRow
 from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import Run
+from tasks.records import claim_of
 from tasks.settings import AlertsConfig
 
 
-def _key(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(row[key] for key in ("rule", "region", "slice_kind", "slice"))
-
-
 def raise_alerts(run: Run, settings: AlertsConfig) -> list[AlertRow]:
-    """Store an alert for each finding, with its example pairs.
-
-    Args:
-        run: the run.
-        settings: the section [alerts].
-
-    Returns:
-        The alerts that no stronger one explains.
-    """
+    """Store an alert for each finding, with its example pairs; return those that no stronger one explains."""
     thresholds = {"run_id": run.run_id, "factor": settings.factor, "min_pairs": settings.min_pairs}
     alerts = []
     with run.connect() as connection:
-        examples: dict[tuple[str, ...], list[str]] = {}
+        examples: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for row in sql.rows(connection, "derive/strongest_pairs", run_id=run.run_id, limit=settings.examples):
-            examples.setdefault(_key(row), []).append(row["pair_id"])
+            examples[row["rule"], *claim_of(row)].append(row["pair_id"])
         for finding in sql.rows(connection, "derive/explained_findings", **thresholds):
-            key = _key(finding)
+            key = finding["rule"], *claim_of(finding)
             alert_id = hashlib.sha256("\x1f".join([run.run_id, *key]).encode()).hexdigest()[:12]
-            columns = {"alert_id": alert_id, "pair_ids": examples.get(key, []), "raised_at": datetime.now(UTC)}
+            columns = {"alert_id": alert_id, "pair_ids": examples[key], "raised_at": datetime.now(UTC)}
             alerts.append(finding | columns)
     with run.changes() as changes:
         changes.write_table("alerts", ({key: row[key] for key in sql.schema("alerts").names} for row in alerts))

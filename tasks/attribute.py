@@ -14,11 +14,10 @@ from prefect import task
 
 import m2ib
 import stores
-from corpora import RowError
 from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.errors import BadInputError
 from tasks.execution import TASK_OPTIONS
-from tasks.inputs import IMAGE_COLUMNS, VIEW_COLUMNS, device_lock, load_model, read_pixels
+from tasks.inputs import IMAGE_COLUMNS, VIEW_COLUMNS, device_lock, load_model, read_batch
 from tasks.lake.incremental import copy_calibration, find_reusable_rows
 from tasks.lake.run import CALIBRATION, Run
 from tasks.records import AttributionPlan, Shard, ShardResult
@@ -55,24 +54,21 @@ def _estimate(run: Run, corpus: CorpusConfig, model: ModelConfig, plan: Attribut
         key=lambda pair: hashlib.sha256(f"{plan.bottleneck.seed}{pair['pair_id']}".encode()).digest(),
     )
     network = load_model(model)
-    images, texts = [], []
-    for pair in pairs:
-        try:
-            images.append(read_pixels(corpus, pair, network))
-            texts.append(pair["caption"])
-        except RowError:
-            continue  # becomes an error row of its shard
+    pixels, readable, _ = read_batch(corpus, pairs, network)  # the others become error rows of their shards
+    images, texts = network.stack_images(pixels), [pair["caption"] for pair in readable]
     try:
         with device_lock(model.device):
-            return m2ib.calibrate(network, network.stack_images(images), texts, plan.bottleneck, model.batch_size or 64)
+            return m2ib.calibrate(network, images, texts, plan.bottleneck, model.batch_size or 64)
     except M2IBError as error:
         raise BadInputError(f"calibration: {error}") from error
 
 
 def _rows(
-    result: Attribution, again: Attribution | None, pairs: Sequence[dict[str, Any]], model: DualEncoder
+    results: Sequence[Attribution], pairs: Sequence[dict[str, Any]], model: DualEncoder
 ) -> Iterator[dict[str, Any]]:
-    stability = result.stability(again) if again else None
+    """Rows of the first result; a second one of another seed adds the stability."""
+    result = results[0]
+    stability = result.stability(results[1]) if len(results) > 1 else None
     cut = model.count_truncated_characters([pair["caption"] for pair in pairs])
     for i, pair in enumerate(pairs):
         image_map, text_map = result.image_map[i].double(), result.text_map[i].double()
@@ -101,7 +97,6 @@ def _rows(
 
 
 def _null_if_nan(value: Any) -> float | None:
-    """NULL for NaN."""
     return None if math.isnan(value) else float(value)
 
 
@@ -119,33 +114,11 @@ def read_ahead(corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: Dua
 
 
 def _read_batch(corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder) -> Batch:
-    pixels, readable, errors = [], [], []
-    for pair in pairs:
-        try:
-            pixels.append(read_pixels(corpus, pair, model))
-            readable.append(pair)
-        except RowError as error:
-            errors.append({**pair, "stage": "attribute", "reason": str(error.reason), "detail": error.detail})
+    pixels, readable, failed = read_batch(corpus, pairs, model)
+    errors = [
+        {**pair, "stage": "attribute", "reason": str(error.reason), "detail": error.detail} for pair, error in failed
+    ]
     return model.stack_images(pixels), readable, errors
-
-
-def _attribute_twice(
-    network: DualEncoder,
-    pixels: Any,
-    pairs: Sequence[dict[str, Any]],
-    statistics: FeatureStatistics | None,
-    batch_size: int,
-    plan: AttributionPlan,
-) -> tuple[Attribution, Attribution | None]:
-    """Maps of the pairs, and those of the next seed if the plan includes one."""
-    captions, keys = [pair["caption"] for pair in pairs], [pair["pair_id"] for pair in pairs]
-
-    def attribute_with(config: m2ib.BottleneckConfig) -> Attribution:
-        return m2ib.attribute(network, pixels, captions, config, statistics, keys=keys, batch_size=batch_size)
-
-    first = attribute_with(plan.bottleneck)
-    other = replace(plan.bottleneck, seed=plan.bottleneck.seed + 1)
-    return first, attribute_with(other) if plan.second_seed else None
 
 
 def _shard_name(shard: Shard, plan: AttributionPlan, pairs: list[dict[str, Any]]) -> str:
@@ -189,14 +162,21 @@ def _attribute_new(
     statistics = calibrate_features(run, corpus, model, plan)
     errors: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
+    configs = [plan.bottleneck]
+    if plan.second_seed:
+        configs.append(replace(plan.bottleneck, seed=plan.bottleneck.seed + 1))
     with device_lock(model.device):
         size = model.batch_size or m2ib.estimate_batch_size(network, plan.bottleneck)
     for pixels, readable, failed in read_ahead(corpus, pairs, network, size):
         errors.extend(failed)
         if readable:
+            captions, keys = [pair["caption"] for pair in readable], [pair["pair_id"] for pair in readable]
             with device_lock(model.device):
-                result, again = _attribute_twice(network, pixels, readable, statistics, size, plan)
-            rows.extend(_rows(result, again, readable, network))
+                results = [
+                    m2ib.attribute(network, pixels, captions, config, statistics, keys=keys, batch_size=size)
+                    for config in configs
+                ]
+            rows.extend(_rows(results, readable, network))
     return rows, errors
 
 

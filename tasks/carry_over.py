@@ -16,6 +16,7 @@ import stores
 from tasks.errors import StoreError
 from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import CALIBRATION, Run
+from tasks.records import Claim, claim_of
 
 COPIED = ("pairs", "ingest_errors", "attributions", "regions", "stamps", "near_duplicates", "screenings", "self_audits")
 """Tables that do not depend on the rules. Phrases, clusters, shares and all later tables are computed again."""
@@ -90,16 +91,12 @@ def copy_rows(run: Run, earlier: Run) -> int:
     return attributed
 
 
-def _claim(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["region"], row["slice_kind"], row["slice"]
-
-
-def _read_claims(run: Run, claims: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str, str], tuple[Any, ...]]:
+def _read_claims(run: Run, claims: Sequence[Claim]) -> dict[Claim, tuple[Any, ...]]:
     regions, kinds, slices = zip(*claims, strict=True)
     parameters = {"regions": list(regions), "slice_kinds": list(kinds), "slices": list(slices)}
     with run.connect() as connection:
         rows = sql.rows(connection, "derive/claims", run_id=run.run_id, **parameters)
-    return {_claim(row): tuple(row[key] for key in ("places", "n_places", "members", "n_members")) for row in rows}
+    return {claim_of(row): tuple(row[key] for key in ("places", "n_places", "members", "n_members")) for row in rows}
 
 
 def carry_over_confirmations(run: Run, earlier: Run) -> int:
@@ -115,21 +112,21 @@ def carry_over_confirmations(run: Run, earlier: Run) -> int:
     with run.connect() as connection:
         for query, fill in (("findings_to_confirm", "mean"), ("phrases_to_confirm", "remove")):
             findings += [(row, fill) for row in sql.rows(connection, f"derive/{query}", run_id=run.run_id)]
-    claims = sorted({_claim(row) for row, _ in findings})
-    tested: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
+    claims = sorted({claim_of(row) for row, _ in findings})
+    tested: dict[Claim, dict[str, dict[str, Any]]] = defaultdict(dict)
     if claims:
         now, then = _read_claims(run, claims), _read_claims(earlier, claims)
         for row in earlier.iter_rows("confirmations"):
-            if _claim(row) in now and then.get(_claim(row)) == now[_claim(row)]:
-                tested[_claim(row)].setdefault(row["fill"], row)
+            if claim_of(row) in now and then.get(claim_of(row)) == now[claim_of(row)]:
+                tested[claim_of(row)].setdefault(row["fill"], row)
     reason = NOT_TESTED.format(run_id=earlier.run_id)
     rows = []
     for finding, fill in findings:
         untested = {"fill": fill, "n": 0, "passed": False, "confirmed": False, "reason": reason}
-        tests = tested.get(_claim(finding), {}).values()
+        tests = tested.get(claim_of(finding), {}).values()
         rows += [row | finding for row in tests] or [finding | untested]
     run.write_table("confirmations", rows)
-    return len({_claim(row) for row in rows if row["confirmed"]})
+    return len({claim_of(row) for row in rows if row["confirmed"]})
 
 
 copy_attributions = task(name="copy attributions", **TASK_OPTIONS)(copy_rows)

@@ -10,15 +10,9 @@ from tasks.lake.run import Run
 
 
 def cluster_pairs(run: Run, min_pairs: int, seed: int) -> int:
-    """Cluster the image maps and store `clusters`.
+    """Cluster the image maps, store `clusters` of at least `min_pairs`, and return their number.
 
-    Args:
-        run: the run.
-        min_pairs: smallest cluster to store. A single cluster is not stored: it would be the whole corpus.
-        seed: seed of the sample that is clustered in a large corpus.
-
-    Returns:
-        Number of clusters.
+    A single cluster is not stored: it would be the whole corpus.
     """
     pairs = read_mapped_pairs(run)
     rows = []

@@ -4,9 +4,8 @@ Regions are covered and phrases left out. The p values of all tests of a run are
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefect import task
@@ -19,8 +18,6 @@ from tasks.interventions.regions import FILLS, RegionInterventions, read_region_
 from tasks.interventions.samples import NotMeasurable, load_samples
 from tasks.interventions.statistics import (
     Evidence,
-    Margins,
-    Numbers,
     adjust_p_values,
     bootstrap_interval,
     evaluate,
@@ -28,11 +25,9 @@ from tasks.interventions.statistics import (
 )
 from tasks.lake.run import Run
 from tasks.progress import track
+from tasks.records import Claim, claim_of
 from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 from tasks.text.spans import Span, phrase_span, token_spans
-
-Claim = tuple[str, str, str]
-"""Region, kind and name of the slice of a finding."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +36,9 @@ class _Test:
 
     finding: Mapping[str, Any]
     fill: Fill | PhraseFill
-    evidence: Evidence | None = None
-    reason: str | None = None
-    transplant: Mapping[str, float] = field(default_factory=dict)
+    evidence: Evidence | None
+    reason: str | None
+    transplant: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -57,25 +52,19 @@ class _Tester:
     regions: RegionInterventions
     phrases: PhraseInterventions
 
-    def test_region(self, finding: Mapping[str, Any]) -> list[_Test]:
+    def test_region(self, finding: Mapping[str, Any]) -> Iterator[_Test]:
         """Cover a region under all fills."""
         pair_ids = self._sample(finding)
-        boxes = read_region_boxes(self.connection, self.run_id, finding["region"], pair_ids)
-        sample = self.regions.sample(pair_ids, boxes, finding["slice_kind"], finding["slice"])
-        if isinstance(sample, NotMeasurable):
-            return [_Test(finding, fill, reason=sample.reason) for fill in FILLS]
-        transplant = {} if sample.is_frame else self._summarize(self.regions.transplant(sample), finding)
-        measure = partial(self.regions.margins, sample, region=finding["region"])
-        return [*self._test_fills(finding, FILLS, measure, transplant)]
+        region, slice_kind, slice_name = claim_of(finding)
+        boxes = read_region_boxes(self.connection, self.run_id, region, pair_ids)
+        sample = self.regions.sample(pair_ids, boxes, slice_kind, slice_name, region)
+        return self._test(finding, FILLS, self.regions, sample)
 
-    def test_phrase(self, finding: Mapping[str, Any]) -> list[_Test]:
+    def test_phrase(self, finding: Mapping[str, Any]) -> Iterator[_Test]:
         """Leave a phrase out under all fills."""
         spans = self._read_spans(finding["region"], self._sample(finding))
         sample = self.phrases.sample(spans, finding["slice_kind"], finding["slice"])
-        if isinstance(sample, NotMeasurable):
-            return [_Test(finding, fill, reason=sample.reason) for fill in PHRASE_FILLS]
-        transplant = self._summarize(self.phrases.transplant(sample), finding)
-        return [*self._test_fills(finding, PHRASE_FILLS, partial(self.phrases.margins, sample), transplant)]
+        return self._test(finding, PHRASE_FILLS, self.phrases, sample)
 
     def _sample(self, finding: Mapping[str, Any]) -> list[str]:
         """Pairs of the finding's slice on which it is tested."""
@@ -92,32 +81,32 @@ class _Tester:
             found[row["pair_id"]].append(phrase_span(row["first"], row["last"], spans))
         return found
 
-    def _summarize(self, rises: Numbers, finding: Mapping[str, Any]) -> dict[str, float]:
-        low, high = bootstrap_interval(rises, "transplant", self.seed, *_claim(finding))
-        return {"rise": float(rises.mean()), "low": low, "high": high, "n": len(rises)}
-
-    def _test_fills(
-        self,
-        finding: Mapping[str, Any],
-        fills: Sequence[Fill | PhraseFill],
-        measure: Callable[[Any], Margins],
-        transplant: Mapping[str, float],
+    def _test(
+        self, finding: Mapping[str, Any], fills: Sequence[Fill | PhraseFill], interventions: Any, sample: Any
     ) -> Iterator[_Test]:
-        """Test the fills up to the first that fails: all must pass, so the others cannot save the finding."""
-        failed: str | None = None
+        """Test the fills up to the first that fails: all must pass, so the others cannot save the finding.
+
+        Args:
+            finding: the finding.
+            fills: in the order of the tests.
+            interventions: of regions or phrases.
+            sample: what their `sample` returned.
+        """
+        reason = sample.reason if isinstance(sample, NotMeasurable) else None
+        transplant: dict[str, float] = {}
+        if reason is None and (rises := interventions.transplant(sample)) is not None:
+            low, high = bootstrap_interval(rises, "transplant", self.seed, *claim_of(finding))
+            transplant = {"rise": float(rises.mean()), "low": low, "high": high, "n": len(rises)}
         for fill in fills:
-            if failed is not None:
-                reason = f"not measured: all fills must pass, and {failed} did not; see its row"
+            if reason is not None:
                 yield _Test(finding, fill, None, reason, transplant)
                 continue
-            evidence = evaluate(measure(fill), self.settings.floor_share, fill, self.seed, *_claim(finding))
-            # q is never less than p: a test that fails by p fails.
-            failed = fill if explain_failure(evidence, evidence.p, self.settings.level) else None
+            margins = interventions.margins(sample, fill)
+            evidence = evaluate(margins, self.settings.floor_share, fill, self.seed, *claim_of(finding))
             yield _Test(finding, fill, evidence, None, transplant)
-
-
-def _claim(row: Mapping[str, Any]) -> Claim:
-    return row["region"], row["slice_kind"], row["slice"]
+            # q is never less than p: a test that fails by p fails.
+            if explain_failure(evidence, evidence.p, self.settings.level):
+                reason = f"not measured: all fills must pass, and {fill} did not; see its row"
 
 
 def _adjust(tests: Sequence[_Test], screened: Iterable[Claim]) -> dict[Claim, float]:
@@ -132,10 +121,10 @@ def _adjust(tests: Sequence[_Test], screened: Iterable[Claim]) -> dict[Claim, fl
         screened: claims that were screened. Those that were not proposed count as tests with p = 1, since the proposed
             ones were selected among them by what the same pairs lost.
     """
-    measured = {_claim(test.finding) for test in tests if test.evidence is not None}
+    measured = {claim_of(test.finding) for test in tests if test.evidence is not None}
     p = dict.fromkeys(screened, 1.0) | dict.fromkeys(measured, 0.0)
     for test in tests:
-        if (claim := _claim(test.finding)) in measured:
+        if (claim := claim_of(test.finding)) in measured:
             p[claim] = max(p[claim], 1.0 if test.evidence is None else test.evidence.p)
     return dict(zip(p, adjust_p_values(list(p.values())), strict=True))
 
@@ -146,7 +135,7 @@ def _rows(tests: Sequence[_Test], screened: Iterable[Claim], level: float) -> li
     passed: dict[Claim, list[bool]] = defaultdict(list)
     rows = []
     for test in tests:
-        claim = _claim(test.finding)
+        claim = claim_of(test.finding)
         statistics: dict[str, Any] = {"n": 0}
         reason = test.reason
         if test.evidence is not None:
@@ -156,27 +145,16 @@ def _rows(tests: Sequence[_Test], screened: Iterable[Claim], level: float) -> li
         statistics |= {f"transplant_{key}": value for key, value in test.transplant.items()}
         statistics |= {"fill": test.fill, "tests": len(q), "passed": reason is None, "reason": reason}
         rows.append({**test.finding, **statistics})
-    return [row | {"confirmed": all(passed[_claim(row)])} for row in rows]
+    return [row | {"confirmed": all(passed[claim_of(row)])} for row in rows]
 
 
 def confirm_findings(
     run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
 ) -> int:
-    """Test every finding of a region or phrase, and store `confirmations`.
+    """Test every finding of a region or phrase, store `confirmations`, and return how many findings are confirmed.
 
     Findings that a stronger slice explains are tested as well: the slice with the most attribution need not be the one
     that the score depends on.
-
-    Args:
-        run: the run.
-        corpus: its corpus.
-        model: its model.
-        settings: the section [confirm].
-        min_pairs: smallest slice to examine.
-        seed: seed of samples and resampling.
-
-    Returns:
-        Number of confirmed findings.
     """
     tests: list[_Test] = []
     screened: list[dict[str, Any]] = []
@@ -193,9 +171,9 @@ def confirm_findings(
                     tests += tester.test_region(finding)
                 for finding in track(phrases, description="testing findings of phrases"):
                     tests += tester.test_phrase(finding)
-    rows = _rows(tests, map(_claim, screened), settings.level)
+    rows = _rows(tests, map(claim_of, screened), settings.level)
     run.write_table("confirmations", rows)
-    return len({_claim(row) for row in rows if row["confirmed"]})
+    return len({claim_of(row) for row in rows if row["confirmed"]})
 
 
 confirm = task(name="confirm", **TASK_OPTIONS)(confirm_findings)

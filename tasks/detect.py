@@ -50,18 +50,11 @@ def detect_regions(run: Run, corpus: CorpusConfig, names: Sequence[str]) -> list
     """Run detectors on all attributed pairs, and store what they find as `regions`.
 
     A pair on which a detector fails is kept, without a region of that detector. The manifest notes the names of
-    failed detectors, since alerts on their regions are then not resolved.
-
-    Args:
-        run: the run.
-        corpus: its corpus.
-        names: names of the detectors.
+    failed detectors, since alerts on their regions are then not resolved. Raises BadInputError for a detector that is
+    not installed.
 
     Returns:
         One sentence for each detector that failed.
-
-    Raises:
-        BadInputError: a detector is not installed.
     """
     detectors = load_detectors(names)
     errors: dict[str, list[str]] = defaultdict(list)

@@ -6,11 +6,10 @@ from typing import Any
 
 from prefect import task
 
-from corpora import RowError
 from m2ib import DualEncoder
 from m2ib.analysis.overlays import Discovery, Occurrence, Overlay, OverlayConfig, find_overlays
 from tasks.execution import TASK_OPTIONS
-from tasks.inputs import load_model, read_mapped_pairs, read_pixels
+from tasks.inputs import load_model, read_batch, read_mapped_pairs
 from tasks.lake.run import Run
 from tasks.progress import track
 from tasks.records import box_columns
@@ -19,26 +18,15 @@ from tasks.settings import CorpusConfig, DiscoverConfig, ModelConfig
 _BATCH = 64
 
 
-def _read(
-    corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder
-) -> tuple[list[dict[str, Any]], list[Any]]:
-    """The pairs whose image can be read, and their preprocessed images."""
-    readable, pixels = [], []
-    for pair in pairs:
-        try:
-            pixels.append(read_pixels(corpus, pair, model))
-            readable.append(pair)
-        except RowError:
-            continue  # changed since it was attributed: its map stays valid, but no overlay can be found in it
-    return readable, pixels
-
-
 def _search(
     discovery: Discovery, corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder
 ) -> Iterator[tuple[dict[str, Any], list[list[Occurrence]]]]:
-    """Each readable pair, with the occurrences of each overlay."""
+    """Each readable pair, with the occurrences of each overlay.
+
+    An image may have changed since it was attributed: its map stays valid, but no overlay can be found in it.
+    """
     for start in track(range(0, len(pairs), _BATCH), description="searching images for overlays"):
-        readable, pixels = _read(corpus, pairs[start : start + _BATCH], model)
+        pixels, readable, _ = read_batch(corpus, pairs[start : start + _BATCH], model)
         if readable:
             occurrences = discovery.search(model.stack_images(pixels))
             yield from ((pair, [overlay[i] for overlay in occurrences]) for i, pair in enumerate(readable))
@@ -68,12 +56,7 @@ def _overlay_row(number: int, overlay: Overlay, occurrences: int, searched: int)
 def discover_overlays(run: Run, corpus: CorpusConfig, model: ModelConfig, settings: DiscoverConfig, seed: int) -> int:
     """Find overlays in a sample, search all pairs for them, and store them as `regions` and `stamps`.
 
-    Args:
-        run: the run.
-        corpus: its corpus.
-        model: its model.
-        settings: the section [discover].
-        seed: the sample depends on a hash of this seed and the pair alone.
+    The sample depends on a hash of seed and pair alone.
 
     Returns:
         Number of overlays.
@@ -81,7 +64,7 @@ def discover_overlays(run: Run, corpus: CorpusConfig, model: ModelConfig, settin
     network = load_model(model)
     pairs = read_mapped_pairs(run)
     hashed = sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}{pair['pair_id']}".encode()).digest())
-    sample, pixels = _read(corpus, hashed[: settings.pairs], network)
+    pixels, sample, _ = read_batch(corpus, hashed[: settings.pairs], network)
     regions: list[dict[str, Any]] = []
     overlays: list[dict[str, Any]] = []
     if sample:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import task
 
 import sql
@@ -24,21 +25,22 @@ def flag_regions(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, st
 
     Args:
         run: the run.
-        settings: the section [alerts].
+        settings: thresholds of the rules.
         custom_rules: SQL text by name.
 
     Returns:
         One sentence for each custom rule that failed.
     """
     thresholds = {"run_id": run.run_id, "factor": settings.factor, "min_pairs": settings.min_pairs}
+    with run.connect() as connection:
+        queries = ("derive/region_shares", "derive/phrase_shares")
+        tables = [sql.table(connection, query, run_id=run.run_id) for query in queries]
+    shares = pa.concat_tables(tables, promote_options="permissive")
     # An earlier attempt may have chosen a hottest corner, which must not count as a configured region.
     chosen = {run.relative_path(table, _HOTTEST) for table in ("regions", "region_shares")}
     with run.changes() as changes:
         changes.update(files=[entry for entry in run.read_manifest()["files"] if entry["path"] not in chosen])
-    with run.connect() as connection:
-        queries = ("derive/region_shares", "derive/phrase_shares")
-        shares = [sql.table(connection, query, run_id=run.run_id) for query in queries]
-        run.write_table("region_shares", pa.concat_tables(shares, promote_options="permissive"))
+        changes.write_table("region_shares", shares.filter(pc.field("region") != "hottest corner"))
     with run.connect() as connection:  # again: a connection sees the files that the manifest listed when it began
         hottest = sql.table(connection, "derive/hottest_corners", **thresholds)
     with run.changes() as changes:

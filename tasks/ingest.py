@@ -69,13 +69,10 @@ def ingest_corpus(
 
     Args:
         run: the run.
-        settings: the section [corpus].
+        settings: the corpus and its sample.
         columns: region name -> metadata column that contains its box.
         shard_size: pairs per shard.
         seed: seed of the sample.
-
-    Returns:
-        The shards.
 
     Raises:
         BadInputError: the corpus as a whole cannot be read, or no row has a value in one of the columns.

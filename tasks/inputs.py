@@ -1,6 +1,7 @@
 """Inputs that stages share: the model (loaded once per process), the corpus, and the images and maps of pairs."""
 
 import threading
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -70,6 +71,20 @@ def read_image(corpus: CorpusConfig, pair: dict[str, Any]) -> Any:
 def read_pixels(corpus: CorpusConfig, pair: dict[str, Any], model: "m2ib.DualEncoder") -> Any:
     """Read and preprocess the image of a pair. Raises RowError if its file has changed since ingest."""
     return model.preprocess(read_image(corpus, pair))
+
+
+def read_batch(
+    corpus: CorpusConfig, pairs: Iterable[dict[str, Any]], model: "m2ib.DualEncoder"
+) -> tuple[list[Any], list[dict[str, Any]], list[tuple[dict[str, Any], RowError]]]:
+    """Read pairs: preprocessed images, the pairs they belong to, and the other pairs with the reason of each."""
+    pixels, readable, failed = [], [], []
+    for pair in pairs:
+        try:
+            pixels.append(read_pixels(corpus, pair, model))
+            readable.append(pair)
+        except RowError as error:
+            failed.append((pair, error))
+    return pixels, readable, failed
 
 
 def read_mapped_pairs(run: Run) -> list[dict[str, Any]]:

@@ -17,14 +17,9 @@ from tasks.text.spans import token_range, token_spans
 def phrase_rows(
     attributions: Sequence[dict[str, Any]], settings: PhrasesConfig, min_pairs: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield rows of `phrases`.
+    """Yield rows of `phrases`, given pair_id, caption, tokens and special of each pair.
 
     Occurrences that were truncated, or whose tokens cannot be located, are left out.
-
-    Args:
-        attributions: pair_id, caption, tokens and special of each pair.
-        settings: the section [phrases].
-        min_pairs: smallest slice to examine.
     """
     pairs = Counter(row["caption"] for row in attributions)
     located: dict[str, list[dict[str, Any]]] = {}
@@ -52,16 +47,7 @@ def collocation_rows(attributions: Sequence[dict[str, Any]], min_pairs: int) -> 
 
 
 def find_phrases(run: Run, settings: PhrasesConfig, min_pairs: int) -> int:
-    """Store `phrases` and `collocations` of all attributed pairs.
-
-    Args:
-        run: the run.
-        settings: the section [phrases].
-        min_pairs: smallest slice to examine.
-
-    Returns:
-        Number of occurrences of phrases.
-    """
+    """Store `phrases` and `collocations` of all attributed pairs, and return the number of occurrences of phrases."""
     rows = list(run.iter_rows("attributions", ["pair_id", "caption", "tokens", "special"]))
     with run.changes() as changes:
         changes.write_table("collocations", collocation_rows(rows, min_pairs))

@@ -2,9 +2,20 @@
 
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from m2ib import BottleneckConfig
+
+Claim = tuple[str, str, str]
+"""Region, kind and name of the slice of a finding, whichever rule proposed it."""
+
+
+def claim_of(row: Mapping[str, Any]) -> Claim:
+    """Return the claim of a row of `findings`, `confirmations` or a table with the same columns."""
+    return row["region"], row["slice_kind"], row["slice"]
+
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 as shares of width and height; the origin is the top-left corner."""
@@ -51,11 +62,6 @@ class Shard:
     pairs: int
 
 
-def describe_process() -> str:
-    """Return id and host of this process."""
-    return f"process {os.getpid()} on {socket.gethostname()}"
-
-
 @dataclass(frozen=True)
 class ShardResult:
     """The result of a shard.
@@ -76,7 +82,7 @@ class ShardResult:
     errors: int
     reused: bool
     failure: str | None = None
-    by: str = field(default_factory=describe_process, compare=False)
+    by: str = field(default_factory=lambda: f"process {os.getpid()} on {socket.gethostname()}", compare=False)
 
 
 @dataclass(frozen=True)

@@ -19,20 +19,9 @@ _BATCH = 64
 def screen_regions(
     run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
 ) -> int:
-    """Cover the frame and the configured regions in a sample of each slice, and store `screenings`.
+    """Cover the frame and the configured regions in a sample of each slice; return the number of rows of `screenings`.
 
     Nothing is covered if findings are not tested.
-
-    Args:
-        run: the run.
-        corpus: its corpus.
-        model: its model.
-        settings: the section [confirm].
-        min_pairs: smallest slice to examine.
-        seed: seed of the sample.
-
-    Returns:
-        Number of rows.
     """
     with run.changes() as changes, changes.open_writer("screenings") as writer, run.connect() as connection:
         regions = [row["region"] for row in sql.rows(connection, "derive/regions_to_screen", run_id=run.run_id)]

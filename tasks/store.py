@@ -47,7 +47,7 @@ def region_rows(
     """Yield rows of `regions`, relative to the model's view of an image.
 
     Args:
-        regions: the section [regions]. Its boxes are relative to the original image.
+        regions: the configured regions. Their boxes are relative to the original image.
         masks: boxes of each mask by name, relative to the original image.
         attributions: pair_id and view of each pair.
         attributes: attributes by pair id, for regions that a column contains.
@@ -89,16 +89,13 @@ def _check_complete(run: Run, results: Sequence[ShardResult]) -> None:
 def store_shards(
     run: Run, results: Sequence[ShardResult], regions: RegionsConfig, masks: Mapping[str, Sequence[Box]]
 ) -> int:
-    """List the files of all shards in the manifest, and store `regions`.
+    """List the files of all shards in the manifest, store `regions`, and return the number of attributions.
 
     Args:
         run: the run.
         results: of all shards.
-        regions: the section [regions].
+        regions: the configured regions.
         masks: boxes of each mask by name.
-
-    Returns:
-        Number of attributions.
 
     Raises:
         StoreError: a pair is neither attributed nor an error.

@@ -51,10 +51,6 @@ class CaptionVersions:
     replaced: list[str]
     at_start: bool
 
-    def add_words(self, caption: str, words: str) -> str:
-        """Add words to another caption, where the phrase is in this one."""
-        return add_words(caption, words, self.at_start)
-
 
 @dataclass(frozen=True)
 class PhraseSample:
@@ -225,7 +221,7 @@ class PhraseInterventions:
             for place, caption in enumerate(captions[: self._settings.controls]):
                 differ = [self._samples.foils.differ(caption, other) for other in captions]
                 others = np.stack([sample.own[number], *sample.foils[number, : len(differ)][differ]])
-                texts = np.stack(self._samples.embed_captions([caption, one.add_words(caption, one.phrase)]))
+                texts = np.stack(self._samples.embed_captions([caption, add_words(caption, one.phrase, one.at_start)]))
                 before, after = occlusion.foil_margin(texts[None], sample.foils[number, place][None], others[None])[0]
                 gains[number, place] = after - before
         return gains
@@ -233,7 +229,8 @@ class PhraseInterventions:
     def transplant(self, sample: PhraseSample) -> Numbers:
         """Measure how much the phrase, added to a foil's caption, raises its margin, beyond what a filler does."""
         versions = [
-            [one.add_words(one.foils[0][1], words) for words in (one.phrase, one.fillers[0])] for one in sample.versions
+            [add_words(one.foils[0][1], words, one.at_start) for words in (one.phrase, one.fillers[0])]
+            for one in sample.versions
         ]
         scores = self._score(sample, versions)
         rises: Numbers = scores[:, 0] - scores[:, 1]

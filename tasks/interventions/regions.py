@@ -50,6 +50,8 @@ class RegionSample:
         clean: embeddings of the images, (pairs, embed).
         own: embeddings of the pairs' captions, (pairs, embed).
         foils: embeddings of the foils, (pairs, foils, embed).
+        region: name of the region, if other slices of it are tested next. Embeddings of its covered images are then
+            kept until another region is tested: slices overlap, and only their foils differ.
     """
 
     pair_ids: list[str]
@@ -59,6 +61,7 @@ class RegionSample:
     clean: Numbers
     own: Numbers
     foils: Numbers
+    region: str | None = None
 
     @property
     def present(self) -> NDArray[np.bool_]:
@@ -70,11 +73,6 @@ class RegionSample:
     def area(self) -> float:
         """Mean share of the image that the region covers."""
         return float(self.masks[:, 0].mean())
-
-    @property
-    def is_frame(self) -> bool:
-        """Whether the region is a frame of some image, which cannot be transplanted."""
-        return any(is_frame(mask) for mask in self.masks[:, 0])
 
 
 @dataclass(frozen=True)
@@ -93,11 +91,16 @@ class RegionInterventions:
 
     def __init__(self, samples: Samples, settings: ConfirmConfig) -> None:
         self._samples, self._settings = samples, settings
-        self._region = ""
+        self._region: str | None = None
         self._filled: dict[tuple[Fill, str], Numbers] = {}
 
     def sample(
-        self, pair_ids: Sequence[str], boxes: Sequence[Box] | Boxes, slice_kind: str, slice_name: str
+        self,
+        pair_ids: Sequence[str],
+        boxes: Sequence[Box] | Boxes,
+        slice_kind: str,
+        slice_name: str,
+        region: str | None = None,
     ) -> RegionSample | NotMeasurable:
         """Prepare pairs of a slice for tests of a region.
 
@@ -106,6 +109,7 @@ class RegionInterventions:
             boxes: the region, for every pair or by pair.
             slice_kind: kind of the slice, which decides the foils; see `FoilFinder.find`.
             slice_name: name of the slice.
+            region: see `RegionSample.region`.
         """
         samples, count = self._samples, self._settings.foils
         found: list[_Pair] = []
@@ -127,23 +131,28 @@ class RegionInterventions:
                 f"got {len(found)} of {len(pair_ids)} pairs that can be measured{f' ({reasons})' if reasons else ''}, "
                 f"expected at least {smallest}; look at the pairs, or audit a larger corpus"
             )
-        pixels = samples.network.stack_images([pair.image for pair in found])
-        own, foils_of = self._embed_captions([pair.pair_id for pair in found], [pair.foils for pair in found])
+        pixels, clean, own, foils_of = self._embed(found)
         return RegionSample(
             pair_ids=[pair.pair_id for pair in found],
             pixels=pixels,
             hosts=[pair.hosts for pair in found],
             masks=_pad([pair.masks for pair in found]),
-            clean=samples.embed_images(pixels),
+            clean=clean,
             own=own,
             foils=foils_of,
+            region=region,
         )
 
-    def _embed_captions(self, pair_ids: Sequence[str], foils: Sequence[list[str]]) -> tuple[Numbers, Numbers]:
-        """Embed the captions and foils of pairs. Where there are fewer foils they repeat: only the best one counts."""
+    def _embed(self, pairs: Sequence[_Pair]) -> tuple[Any, Numbers, Numbers, Numbers]:
+        """Return the images of pairs, and the embeddings of these, of the captions and of the foils.
+
+        Where there are fewer foils they repeat: only the best one counts.
+        """
         samples, count = self._samples, self._settings.foils
-        own = np.stack(samples.embed_captions([samples.caption_of(pair_id) for pair_id in pair_ids]))
-        return own, np.stack([samples.embed_captions((captions * count)[:count]) for captions in foils])
+        pixels = samples.network.stack_images([pair.image for pair in pairs])
+        own = np.stack(samples.embed_captions([samples.caption_of(pair.pair_id) for pair in pairs]))
+        foils = np.stack([samples.embed_captions((pair.foils * count)[:count]) for pair in pairs])
+        return pixels, samples.embed_images(pixels), own, foils
 
     def screen(self, pair_ids: Sequence[str], boxes: Boxes) -> list[tuple[str, float, float]]:
         """Measure what covering a region by its mean costs each pair, with foils of any kind and without controls.
@@ -164,13 +173,11 @@ class RegionInterventions:
                 found.append(_Pair(pair_id, image, mask[None], [], foils))
         if not found:
             return []
-        pixels = samples.network.stack_images([pair.image for pair in found])
-        own, foils_of = self._embed_captions([pair.pair_id for pair in found], [pair.foils for pair in found])
-        clean = occlusion.foil_margin(samples.embed_images(pixels), own, foils_of)
-        with samples.lock:
-            filled = occlusion.embed_occluded(samples.network, pixels, np.stack([pair.masks for pair in found]), "mean")
-        drops = clean - occlusion.foil_margin(filled, own, foils_of)[:, 0]
-        return list(zip((pair.pair_id for pair in found), clean.tolist(), drops.tolist(), strict=True))
+        pixels, clean, own, foils_of = self._embed(found)
+        margins = occlusion.foil_margin(clean, own, foils_of)
+        filled = samples.embed_occluded(pixels, np.stack([pair.masks for pair in found]), "mean")
+        drops = margins - occlusion.foil_margin(filled, own, foils_of)[:, 0]
+        return list(zip((pair.pair_id for pair in found), margins.tolist(), drops.tolist(), strict=True))
 
     def _region_mask(self, pair_id: str, boxes: Sequence[Box] | Boxes) -> NDArray[np.bool_]:
         if isinstance(boxes, Mapping):
@@ -201,52 +208,42 @@ class RegionInterventions:
         pixels = occlusion.draw_checkerboard(sample.pixels, sample.masks[:, 0])
         return replace(sample, pixels=pixels, clean=self._samples.embed_images(pixels))
 
-    def margins(self, sample: RegionSample, fill: Fill, region: str | None = None) -> Margins:
-        """Measure the margins of a sample under one fill; for swaps their mean over the hosts.
-
-        Args:
-            sample: the pairs.
-            fill: what covers the region.
-            region: name of the region, if other slices of it are tested next. Embeddings of its covered images are
-                then kept until another region is tested: slices overlap, and only their foils differ.
-        """
-        samples = self._samples
+    def margins(self, sample: RegionSample, fill: Fill) -> Margins:
+        """Measure the margins of a sample under one fill; for swaps their mean over the hosts."""
+        samples, own, foils = self._samples, sample.own, sample.foils
         if fill == "swap":
-            turns = range(max(map(len, sample.hosts)))
-            margins = np.mean([self._swapped(sample, turn) for turn in turns], axis=0)
+            donors = (self._host_images(sample, turn) for turn in range(max(map(len, sample.hosts))))
+            swapped = (samples.embed_occluded(sample.pixels, sample.masks, fill, images) for images in donors)
+            margins = np.mean([occlusion.foil_margin(filled, own, foils) for filled in swapped], axis=0)
+        elif sample.region is None:
+            margins = occlusion.foil_margin(samples.embed_occluded(sample.pixels, sample.masks, fill), own, foils)
         else:
-            with samples.lock:
-                if region is None:
-                    filled = occlusion.embed_occluded(samples.network, sample.pixels, sample.masks, fill)
-                else:
-                    filled = self._occlude_cached(sample, fill, region)
-            margins = occlusion.foil_margin(filled, sample.own, sample.foils)
+            margins = occlusion.foil_margin(self._occlude_cached(sample, fill), own, foils)
         return Margins(
-            occlusion.foil_margin(sample.clean, sample.own, sample.foils),
+            occlusion.foil_margin(sample.clean, own, foils),
             margins[:, 0],
             np.where(sample.present[:, 1:], margins[:, 1:], np.nan),
         )
 
-    def _swapped(self, sample: RegionSample, turn: int) -> Numbers:
-        donors = self._host_images(sample, turn)
-        with self._samples.lock:
-            filled = occlusion.embed_occluded(self._samples.network, sample.pixels, sample.masks, "swap", donors)
-        return occlusion.foil_margin(filled, sample.own, sample.foils)
-
-    def _occlude_cached(self, sample: RegionSample, fill: Fill, region: str) -> Numbers:
-        if region != self._region:
+    def _occlude_cached(self, sample: RegionSample, fill: Fill) -> Numbers:
+        if sample.region != self._region:
             self._filled.clear()
-            self._region = region
+            self._region = sample.region
         new = [i for i, pair_id in enumerate(sample.pair_ids) if (fill, pair_id) not in self._filled]
         if new:
-            filled = occlusion.embed_occluded(self._samples.network, sample.pixels[new], sample.masks[new], fill)
+            filled = self._samples.embed_occluded(sample.pixels[new], sample.masks[new], fill)
             present = sample.present  # the number of empty masks depends on the sample
             for place, index in enumerate(new):
                 self._filled[fill, sample.pair_ids[index]] = filled[place][present[index]]
         return _pad([self._filled[fill, pair_id] for pair_id in sample.pair_ids], sample.masks.shape[1])
 
-    def transplant(self, sample: RegionSample) -> Numbers:
-        """Measure how much each pair's region raises the margin of its first host, beyond what a control does."""
+    def transplant(self, sample: RegionSample) -> Numbers | None:
+        """Measure how much each pair's region raises the margin of its first host, beyond what a control does.
+
+        A frame cannot be transplanted: None if the region is one in some image.
+        """
+        if any(is_frame(mask) for mask in sample.masks[:, 0]):
+            return None
         hosts = self._host_images(sample, 0)
         masks = sample.masks[:, :2]
         with self._samples.lock:

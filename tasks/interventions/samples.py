@@ -73,6 +73,11 @@ class Samples:
         with self.lock:
             return occlusion.embed_images(self.network, pixels)
 
+    def embed_occluded(self, pixels: Any, masks: Any, fill: occlusion.Fill, donors: Any = None) -> Numbers:
+        """Embed preprocessed images with each of their masks covered; see `occlusion.embed_occluded`."""
+        with self.lock:
+            return occlusion.embed_occluded(self.network, pixels, masks, fill, donors)
+
     def embed_captions(self, captions: Sequence[str]) -> list[Numbers]:
         """Embed captions, each distinct one once per run."""
         new = list(dict.fromkeys(caption for caption in captions if caption not in self._caption_embeddings))

@@ -5,7 +5,7 @@ import re
 import pytest
 
 import sql
-from tasks.custom_rules import check_rules, read_rules
+from tasks.custom_rules import check_rules, evaluate_rule, read_rules
 from tasks.errors import BadInputError
 from tasks.flag import flag_regions
 from tasks.settings import AlertsConfig
@@ -29,6 +29,12 @@ def folder(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def empty_lake(tmp_path_factory):
+    with sql.connect(tmp_path_factory.mktemp("empty")) as connection:
+        yield connection
 
 
 def test_rules_are_read_by_name(folder):
@@ -72,12 +78,14 @@ def test_a_rule_that_is_no_text_is_refused(folder):
         (RULE.replace(" n,", " 'many' AS n,"), "got columns of the types"),
     ],
 )
-def test_a_rule_that_cannot_be_run_is_named_before_anything_runs(text, fault):
+def test_a_rule_that_cannot_be_run_is_named(empty_lake, text, fault):
     with pytest.raises(BadInputError, match=rf"(?s)rule mine: .*{fault}.*see docs/rules.md"):
-        check_rules({"mine": text})
+        evaluate_rule(empty_lake, "mine", text, {"run_id": "", "factor": 2.0, "min_pairs": 1})
 
 
-def test_a_rule_that_runs_passes():
+def test_rules_are_checked_on_an_empty_lake():
+    with pytest.raises(BadInputError, match=r"(?s)rule broken: .*syntax error"):
+        check_rules({"mine": RULE, "broken": "SELEC 1"})
     check_rules({})
     check_rules({"mine": RULE, "without_parameters": RULE.replace("$run_id", "''").replace("$min_pairs", "1")})
 
@@ -107,24 +115,23 @@ def test_its_rows_are_findings_with_its_name_and_digest(weighed):
     assert flagged(weighed) == ([], [])
 
 
-@pytest.mark.parametrize(
-    ("text", "fault"),
-    [
-        (RULE.replace("slice,", "'site=z' AS slice,"), r"got \{.*'site=z'\} and 0 more, expected regions and slices"),
-        (RULE.replace("region,", "'nowhere' AS region,"), "'nowhere'"),
-        (f"{RULE} UNION ALL {RULE}", "each once"),
-        (RULE.replace("effect\n", "NULL::DOUBLE AS effect\n"), "got NULL in effect"),
-        (RULE.replace(" n,", " n + 0.5 AS n,"), "got values that are not"),
-        (RULE.replace("effect\n", "effect + slice::INTEGER AS effect\n"), "Could not convert"),
-    ],
-)
-def test_a_rule_that_fails_on_the_rows_is_told_and_costs_no_other(weighed, text, fault):
-    check_rules({"broken": text})
-    (warning,), findings = flagged(weighed, broken=text, mine=RULE)
-    assert re.search(rf"(?s)^rule broken: .*{fault}.*; it has no findings: mend it, .* audit again$", warning)
+def test_rules_that_fail_on_the_rows_are_reported_and_others_run(weighed):
+    failures = {
+        "slice": (RULE.replace("slice,", "'site=z' AS slice,"), r"got \{.*'site=z'\} and 0 more, expected regions and"),
+        "region": (RULE.replace("region,", "'nowhere' AS region,"), "'nowhere'"),
+        "repeated": (f"{RULE} UNION ALL {RULE}", "each once"),
+        "missing": (RULE.replace("effect\n", "NULL::DOUBLE AS effect\n"), "got NULL in effect"),
+        "broken": (RULE.replace(" n,", " n + 0.5 AS n,"), "got values that are not"),
+        "text": (RULE.replace("effect\n", "effect + slice::INTEGER AS effect\n"), "Could not convert"),
+    }
+    rules = {name: text for name, (text, _) in failures.items()}
+    check_rules(rules)
+    warnings, findings = flagged(weighed, **rules, mine=RULE)
+    for warning, (name, (_, fault)) in zip(warnings, failures.items(), strict=True):
+        assert re.search(rf"(?s)^rule {name}: .*{fault}.*; it has no findings: fix it, .* audit again$", warning)
     assert [row["rule"] for row in findings] == ["mine"]
-    assert weighed.read_manifest()["failed_rules"] == ["broken"]
-    flagged(weighed, mine=RULE)  # mended, and resumed
+    assert weighed.read_manifest()["failed_rules"] == list(failures)
+    flagged(weighed, mine=RULE)  # fixed, and resumed
     assert weighed.read_manifest()["failed_rules"] == []
 
 
@@ -133,14 +140,17 @@ def test_it_reads_the_run_at_hand_and_no_other(weighed):
     other = type(weighed)(weighed.lake, f"{weighed.run_id}b").begin()
     other.add_pairs(["secret"])
     shown = "SELECT caption AS region, '' AS slice_kind, '' AS slice, 1 AS n, 0.5 AS share, 0.5 AS area, 2.0 AS effect"
-    for source in (
+    sources = (
         other.path("pairs"),
         weighed.lake / "runs" / "*" / "pairs" / "*.parquet",
         other.folder / "manifest.json",
-    ):
-        text = f"{shown} FROM '{str(source).replace(chr(39), chr(39) * 2)}'"  # the lake's name has a quote
-        (warning,), findings = flagged(weighed, curious=text)
-        assert "Permission Error" in warning
-        assert findings == []
+    )
+    rules = {  # the lake's name has a quote
+        f"curious_{number}": f"{shown} FROM '{str(source).replace(chr(39), chr(39) * 2)}'"
+        for number, source in enumerate(sources)
+    }
+    warnings, findings = flagged(weighed, **rules)
+    assert findings == []
+    assert ["Permission Error" in warning for warning in warnings] == [True] * len(sources)
     with sql.connect(weighed.lake) as connection:  # the whole lake still is what `m2ib-audit sql` reads
         assert len(sql.read(connection, "FROM pairs")) == 5

@@ -79,26 +79,21 @@ def test_empty_maps_raise_nothing(planted, changed_rows):
 
 
 @pytest.mark.parametrize(
-    ("rules", "slices"),
-    [
-        (AlertsConfig(factor=2.0, min_pairs=3, examples=2), ["consolidation"]),
-        (AlertsConfig(factor=6.1, min_pairs=3, examples=2), []),
-        (
-            AlertsConfig(factor=2.0, min_pairs=5, examples=2),
-            ["left"],
-        ),  # `consolidation` has too few
-        (AlertsConfig(factor=2.0, min_pairs=9, examples=2), []),
-    ],
-)
-def test_thresholds_are_those_of_the_configuration(planted, rules, slices):
-    flag_regions(planted, rules, {})
-    assert [row["slice"] for row in raise_alerts(planted, rules)] == slices
+    ("changes", "slices"), [({"factor": 6.1}, []), ({"min_pairs": 5}, ["left"])]
+)  # with 5 pairs `consolidation` has too few
+def test_thresholds_are_those_of_the_configuration(planted, changes, slices):
+    settings = RULES.model_copy(update=changes)
+    flag_regions(planted, settings, {})
+    assert [row["slice"] for row in raise_alerts(planted, settings)] == slices
 
 
-def test_a_repeated_stage_replaces_its_rows(planted):
+def test_a_repeated_stage_replaces_its_rows_and_keeps_the_ids_of_alerts(planted):
+    ids = []
     for _ in range(2):
         flag_regions(planted, RULES, {})
-        raise_alerts(planted, RULES)
+        ids.append([alert["alert_id"] for alert in stage.alert.fn(planted, RULES)])
+    assert ids[0] == ids[1]
+    assert len(ids[0]) == 1
     with planted.connect() as connection:
         counts = sql.read(
             connection,
@@ -106,25 +101,7 @@ def test_a_repeated_stage_replaces_its_rows(planted):
             "(SELECT count(*) FROM region_shares) AS shares",
         )
     assert counts == [{"findings": 2, "alerts": 2, "shares": 88}]
-
-
-def test_an_alert_has_the_same_id_whenever_it_is_raised_again(planted):
-    flag_regions(planted, RULES, {})
-    ids = [raise_alerts(planted, RULES)[0]["alert_id"] for _ in range(2)]
-    assert ids[0] == ids[1]
-
-
-def test_the_stage_counts_the_alerts_that_stand_on_their_own(planted):
-    flag_regions(planted, RULES, {})
-    assert len(stage.alert.fn(planted, RULES)) == 1
     assert planted.read_manifest()["counts"]["alerts"] == 2
-
-
-def test_the_planted_tag_is_found_on_phantoms(audited):
-    """The promise in small: forty phantoms, the stored model, the whole line from the corpus to the alert."""
-    alone = audited.to_alerts()
-    assert ("corner top-left", "consolidation") in {(row["region"], row["slice"]) for row in alone}
-    assert "corner top-left" not in {row["region"] for row in alone if row["slice"] == "all pairs"}
 
 
 @pytest.mark.slow

@@ -78,6 +78,19 @@ def test_what_falls_short_says_what_it_got_and_what_was_expected():
 def test_a_larger_effect_is_found_more_often():
     rng = np.random.default_rng(0)
     found = [margins(rng.normal(0, 0.2, 32), rng.normal(0, 0.01, (32, 3))) for _ in range(2)]
-    shares = [estimate_sensitivity(found, size, [0.05, 0.05], 0.001, "k", sets=50) for size in (0.0, 0.15, 0.5)]
+    shares = [estimate_sensitivity(found, size, [0.05, 0.05], 0.001, 0, sets=50) for size in (0.0, 0.15, 0.5)]
     assert shares[0] == 0
     assert shares[0] < shares[1] < shares[2] == 1
+
+
+def test_sensitivity_does_not_depend_on_the_last_digits_of_the_margins():
+    rng = np.random.default_rng(0)
+    measured = margins(rng.normal(0, 0.2, 32), rng.normal(0, 0.01, (32, 3)))
+    other_batches = Margins(measured.clean + 1e-9, measured.region, measured.controls - 1e-9)
+    for size in (0.08, 0.1, 0.11):
+        shares = [
+            estimate_sensitivity([found], size + noise, [0.05 + noise], 0.001, 0, sets=50)
+            for found, noise in ((measured, 0), (other_batches, 1e-9))
+        ]
+        assert shares[0] == shares[1]
+        assert 0 < shares[0] < 1

@@ -62,10 +62,7 @@ def _row_groups(table: str, path: Any, earlier: Run) -> Iterator[pa.Table]:
 
 
 def copy_rows(run: Run, earlier: Run) -> int:
-    """Copy the pairs and attributions of an earlier run, under this run's id.
-
-    Returns:
-        Number of attributions.
+    """Copy the pairs and attributions of an earlier run, under this run's id; return the number of attributions.
 
     Raises:
         StoreError: a file of the earlier run is missing, or differs from its manifest.

@@ -89,8 +89,8 @@ class _Tester:
         Args:
             finding: the finding.
             fills: in the order of the tests.
-            interventions: of regions or phrases.
-            sample: what their `sample` returned.
+            interventions: `RegionInterventions` or `PhraseInterventions`.
+            sample: what their method `sample` returned.
         """
         reason = sample.reason if isinstance(sample, NotMeasurable) else None
         transplant: dict[str, float] = {}

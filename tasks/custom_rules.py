@@ -59,16 +59,7 @@ def check_rules(rules: Mapping[str, str]) -> None:
 def evaluate_rule(
     connection: sql.Connection, name: str, text: str, thresholds: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Run a rule.
-
-    Args:
-        connection: DuckDB over the run.
-        name: name of the rule.
-        text: its SQL.
-        thresholds: its parameters.
-
-    Returns:
-        Rows of `findings`.
+    """Run a rule with the thresholds as its parameters, and return rows of `findings`.
 
     Raises:
         BadInputError: names the rule and what to change.

@@ -20,13 +20,8 @@ _HOTTEST = "hottest"  # the name of separate files: the hottest corner is chosen
 def flag_regions(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, str]) -> list[str]:
     """Compute the shares of regions and phrases, run every rule, and store `region_shares` and `findings`.
 
-    A custom rule that fails has no findings and does not end the run. The manifest notes its name, since alerts that it
-    raised earlier are then not resolved.
-
-    Args:
-        run: the run.
-        settings: thresholds of the rules.
-        custom_rules: SQL text by name.
+    A custom rule (SQL text by name) that fails has no findings and does not end the run. The manifest notes its name,
+    since alerts that it raised earlier are then not resolved.
 
     Returns:
         One sentence for each custom rule that failed.

@@ -91,12 +91,6 @@ def store_shards(
 ) -> int:
     """List the files of all shards in the manifest, store `regions`, and return the number of attributions.
 
-    Args:
-        run: the run.
-        results: of all shards.
-        regions: the configured regions.
-        masks: boxes of each mask by name.
-
     Raises:
         StoreError: a pair is neither attributed nor an error.
     """

@@ -144,14 +144,10 @@ class PhraseInterventions:
     def _versions(
         self, pair_id: str, spans: Sequence[Span], slice_kind: str, slice_name: str, without: frozenset[str]
     ) -> CaptionVersions | None:
-        """Prepare the versions of a pair's caption; None if it cannot be measured.
+        """Prepare the versions of a pair's caption, with foils among the captions `without` the phrase.
 
-        Args:
-            pair_id: the pair.
-            spans: where the phrase is in its caption.
-            slice_kind: kind of the slice.
-            slice_name: name of the slice.
-            without: captions that lack the phrase.
+        Returns:
+            None if the pair cannot be measured.
         """
         samples, settings = self._samples, self._settings
         caption = samples.caption_of(pair_id)

@@ -74,13 +74,7 @@ def generator(*key: object) -> np.random.Generator:
 
 
 def evaluate(margins: Margins, floor_share: float, *key: object) -> Evidence:
-    """Compute all statistics of a sample.
-
-    Args:
-        margins: of the sample.
-        floor_share: see `effect_floor`.
-        key: key of the resampling.
-    """
+    """Compute all statistics of a sample; see `effect_floor` on `floor_share`. The resampling depends on the key."""
     region, controls = margins.drops()
     differences = margins.differences()
     low, high = bootstrap_interval(differences, *key)

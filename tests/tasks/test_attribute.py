@@ -1,7 +1,8 @@
-"""Shards: made once, in files that name all they depend on, whatever the batch size."""
+"""Shards: attributed once, in files whose names depend on all settings of a map, in batches of any size."""
 
 import dataclasses
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +12,7 @@ import m2ib
 import sql
 from tasks import attribute as stage
 from tasks.errors import BadInputError
-from tasks.lake.run import Run
+from tasks.lake.run import CALIBRATION, Run
 from tasks.records import Shard, ShardResult
 
 QUICK = {"steps": 2}
@@ -26,6 +27,13 @@ def line(begin_line, settings, phantoms, tmp_path):
         return begin_line(settings(corpus, lake, bottleneck=bottleneck, **sections))
 
     return start
+
+
+@pytest.fixture(scope="module")
+def finished(begin_line, settings, phantoms, tmp_path_factory):
+    """A run of a few steps whose shards were attributed one after the other, and their results. Not to be changed."""
+    audit = begin_line(settings(phantoms, tmp_path_factory.mktemp("finished") / "lake", bottleneck=QUICK))
+    return audit, [audit.attribute(shard) for shard in audit.ingest()]
 
 
 @pytest.fixture
@@ -91,20 +99,19 @@ def test_the_next_batch_is_read_while_one_is_worked_on(monkeypatch):
     assert list(stage.read_ahead(None, [], None, 2)) == []
 
 
-def test_a_finished_shard_is_not_made_again(line, monkeypatch):
-    audit = line()
-    shard = audit.ingest()[2]
-    first = audit.attribute(shard)
+def test_a_finished_shard_is_not_attributed_again(finished, monkeypatch):
+    audit, results = finished
+    first = results[2]
     assert (first.attributions, first.errors, first.reused) == (8, 0, False)
     path = audit.run.path("attributions", first.name)
     before = stamp(path)
     monkeypatch.setattr(m2ib, "attribute", lambda *_, **__: pytest.fail("the model was called"))
     monkeypatch.setattr(stage, "load_model", lambda _: pytest.fail("the model was loaded"))
-    assert audit.attribute(shard) == dataclasses.replace(first, reused=True)
+    assert audit.attribute(first.shard) == dataclasses.replace(first, reused=True)
     assert stamp(path) == before
 
 
-def test_a_shard_that_failed_half_way_leaves_no_file_and_is_made_by_the_next_attempt(line, monkeypatch):
+def test_the_next_attempt_attributes_a_shard_that_failed_or_was_killed(line, monkeypatch):
     audit = line(model={"batch_size": 4})
     shard = audit.ingest()[2]
     audit.calibrate()
@@ -120,23 +127,17 @@ def test_a_shard_that_failed_half_way_leaves_no_file_and_is_made_by_the_next_att
         patch.setattr(m2ib, "attribute", second_batch_fails)
         with pytest.raises(RuntimeError, match="out of memory"):
             audit.attribute(shard)
-    assert not list(audit.run.folder.glob("attributions/*"))
+    folder = audit.run.folder / "attributions"
+    assert not list(folder.glob("*"))
+    folder.mkdir(exist_ok=True)
+    (folder / ".part-00002-0000000000000000.parquet.1.tmp").write_bytes(b"PAR1")  # of a killed process
     result = audit.attribute(shard)
     assert (result.attributions, result.reused) == (8, False)
 
 
-def test_a_torn_temporary_file_of_a_killed_attempt_is_no_finished_shard(line):
-    audit = line()
-    shard = audit.ingest()[2]
-    folder = audit.run.folder / "attributions"
-    folder.mkdir()
-    (folder / ".part-00002-0000000000000000.parquet.1.tmp").write_bytes(b"PAR1")
-    assert not audit.attribute(shard).reused
-
-
-def test_what_decides_a_map_is_in_the_name_of_its_file(line):
-    audit = line()
-    shards = audit.ingest()
+def test_what_decides_a_map_is_in_the_name_of_its_file(finished, settings, phantoms):
+    audit, results = finished
+    shards = [result.shard for result in results]
     pairs = audit.run.read_row_group("pairs", 0)
     record = audit.run.read_manifest()
 
@@ -145,8 +146,8 @@ def test_what_decides_a_map_is_in_the_name_of_its_file(line):
         given |= {"calibrated_on": record["corpus_digest"]} | changed
         return stage._shard_name(shard, config.attribution_plan(**given), rows)
 
-    def configured(**settings):
-        return line(bottleneck=settings).config
+    def configured(**bottleneck):
+        return settings(phantoms, audit.run.lake, bottleneck=QUICK | bottleneck)
 
     names = [
         name(),
@@ -172,41 +173,26 @@ def test_what_decides_a_map_is_in_the_name_of_its_file(line):
     assert name(unimportant) == names[0]
 
 
-def test_one_seed_gives_the_same_maps_bit_by_bit_and_another_does_not(line, tmp_path):
-    results = []
-    for number, seed in enumerate((3, 3, 4)):
-        audit = line(lake=tmp_path / f"lake {number}", bottleneck={"seed": seed})
-        results.append(maps(stored(audit, audit.attribute(audit.ingest()[2]))))
-    assert results[0] == results[1]
-    assert results[0].keys() == results[2].keys()
-    assert all(results[0][pair] != results[2][pair] for pair in results[0])
-
-
-def test_batch_sizes_agree(line, tmp_path):
-    results = []
-    for size in (1, 7, 64):
-        audit = line(lake=tmp_path / f"lake {size}", model={"batch_size": size})
-        result = audit.attribute(audit.ingest()[0])
-        results.append(maps(stored(audit, result)))
-    for other in results[1:]:
-        for pair, (image_map, text_map) in results[0].items():
-            assert other[pair][0] == pytest.approx(image_map, rel=1e-5, abs=1e-5)
-            assert other[pair][1] == pytest.approx(text_map, rel=1e-5, abs=1e-5)
-
-
-def test_shard_sizes_agree(line, tmp_path):
-    """A map does not depend on its neighbours."""
-    audit = line(lake=tmp_path / "a")
-    whole = maps(stored(audit, audit.attribute(audit.ingest()[2])))
-    assert len(whole) == 8
-    split = line(lake=tmp_path / "b")
+def test_batch_and_shard_sizes_agree_and_another_seed_does_not(finished, line, tmp_path):
+    """A map does not depend on its neighbors."""
+    audit, results = finished
+    expected = maps(stored(audit, results[2]))
+    batches = line(lake=tmp_path / "batches", model={"batch_size": 3})
+    found = maps(stored(batches, batches.attribute(batches.ingest()[2])))
+    assert found.keys() == expected.keys()
+    split = line(lake=tmp_path / "shards")
     config = split.config.model_copy(update={"lake": split.config.lake.model_copy(update={"shard_size": 36})})
     split = dataclasses.replace(split, config=config)
     part = maps(stored(split, split.attribute(split.ingest()[1])))
     assert len(part) == 4
-    for pair, (image_map, text_map) in part.items():
-        assert whole[pair][0] == pytest.approx(image_map, rel=1e-5, abs=1e-5)
-        assert whole[pair][1] == pytest.approx(text_map, rel=1e-5, abs=1e-5)
+    for other in (found, part):
+        for pair, (image_map, text_map) in other.items():
+            assert expected[pair][0] == pytest.approx(image_map, rel=1e-5, abs=1e-5)
+            assert expected[pair][1] == pytest.approx(text_map, rel=1e-5, abs=1e-5)
+    seed = line(lake=tmp_path / "seed", bottleneck={"seed": 4})
+    other = maps(stored(seed, seed.attribute(seed.ingest()[2])))
+    assert other.keys() == expected.keys()
+    assert all(other[pair] != expected[pair] for pair in expected)
 
 
 def test_images_changed_since_ingest_become_error_rows(line, own_phantoms):
@@ -247,32 +233,28 @@ def test_a_shard_without_one_readable_image_is_all_errors(line, own_phantoms):
     assert audit.store([result]) == 0
 
 
-def test_calibration_is_kept_and_the_same_for_the_same_seed(line, tmp_path, monkeypatch):
-    seeds, files = (0, 0, 1), []
-    for number, seed in enumerate(seeds):
-        audit = line(lake=tmp_path / f"lake {number}", bottleneck={"seed": seed, "calibration_pairs": 12})
+def test_calibration_is_kept_and_depends_on_the_seed(line, tmp_path, monkeypatch):
+    content = []
+    for seed in (0, 1):
+        audit = line(lake=tmp_path / f"seed {seed}", bottleneck={"seed": seed, "calibration_pairs": 12})
         audit.ingest()
         statistics = audit.calibrate()
         assert statistics.image.mean.shape == (4, 128)
         assert statistics.text.mean.shape == (4, 64)
-        files.append(audit.run.folder / "calibration.safetensors")
-    content = [path.read_bytes() for path in files]
-    assert content[0] == content[1] != content[2]
+        content.append((audit.run.folder / CALIBRATION).read_bytes())
+    assert content[0] != content[1]
     assert audit.store([]) == 0
-    entry = next(
-        entry for entry in audit.run.read_manifest()["files"] if entry["path"].endswith("calibration.safetensors")
-    )
+    (entry,) = (entry for entry in audit.run.read_manifest()["files"] if entry["path"].endswith(CALIBRATION))
     assert entry["table"] is None
     monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated again"))
-    before = stamp(files[-1])
+    before = stamp(audit.run.folder / CALIBRATION)
     audit.calibrate()
-    assert stamp(files[-1]) == before
+    assert stamp(audit.run.folder / CALIBRATION) == before
 
 
-@pytest.mark.parametrize("where", ["here", "elsewhere"])
-def test_a_shard_s_task_does_not_write_the_manifest(request, line, monkeypatch, where):
-    """Many processes may do shards of one run at a time: of two manifests, one would be lost."""
-    audit = line(**({"lake": str(request.getfixturevalue("away"))} if where == "elsewhere" else {}))
+def test_tasks_of_shards_do_not_write_the_manifest(line, away, monkeypatch):
+    """Many processes may attribute shards of one run at a time: of two manifests, one would be lost."""
+    audit = line(lake=str(away))
     shards = audit.ingest()
     with monkeypatch.context() as patch:
         patch.setattr(Run, "_write_manifest", lambda *_: pytest.fail("the manifest was written"))
@@ -302,25 +284,19 @@ def test_the_paper_s_settings_need_no_calibration(line, monkeypatch):
     assert audit.calibrate() is None
 
 
-def test_shards_in_threads_give_the_same_as_one_after_the_other(line, tmp_path):
-    plain, threaded = line(lake=tmp_path / "a"), line(lake=tmp_path / "b")
-    expected = [plain.attribute(shard) for shard in plain.ingest()]
+def test_the_same_seed_gives_the_same_maps_bit_by_bit_also_in_threads(finished, line, monkeypatch):
+    audit, expected = finished
+    threaded = line()
     shards = threaded.ingest()
     threaded.calibrate()
-    results = {}
-
-    def work(shard):
-        results[shard.index] = threaded.attribute(shard)
-
-    threads = [threading.Thread(target=work, args=(shard,)) for shard in shards]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    found = [results[shard.index] for shard in shards]
+    calibrations = [(one.run.folder / CALIBRATION).read_bytes() for one in (audit, threaded)]
+    assert calibrations[0] == calibrations[1]
+    with monkeypatch.context() as patch, ThreadPoolExecutor(len(shards)) as threads:
+        patch.setattr(Run, "_write_manifest", lambda *_: pytest.fail("the manifest was written"))
+        found = list(threads.map(threaded.attribute, shards))
     assert found == expected
     for result in found:
-        assert maps(stored(threaded, result)) == maps(stored(plain, result))
+        assert maps(stored(threaded, result)) == maps(stored(audit, result))
 
 
 def test_a_result_is_small_enough_to_hand_around():

@@ -1,1 +1,1 @@
-"""Speed and cost, measured as ratios within one run; and recall on artefacts that were planted."""
+"""Measure speed and cost as ratios within one run, and the recall on planted artifacts."""

@@ -1,46 +1,43 @@
-"""Whether a GPU gives the maps that a CPU gives; `python -m benchmarks.agreement --device cuda`.
+"""Compare the maps of a GPU with those of a CPU: `python -m benchmarks.agreement --device cuda`.
 
-The demo's two trained models and phantom pairs, the audit's settings, float32 and bfloat16, against the CPU's float32;
-and against another seed on the same device, which says how much of a difference matters. Correlation is that of
-`Attribution.stability`. The last line is JSON.
+The two trained demo models attribute phantom pairs with the audit's settings. Float32, bfloat16 and another seed on
+the device are compared with float32 on the CPU; the other seed shows which size of a difference matters. Correlation
+is that of `Attribution.stability`. The last line is JSON.
 """
 
-import argparse
-import csv
 import json
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from PIL import Image
 
 import demo.models
-from demo.corpus import generate
+from benchmarks import demo_pairs
+from benchmarks.commands import create_parser
 from m2ib import Attribution, BottleneckConfig, attribute, calibrate, load_encoder
 
 
-def agreement(here: Attribution, there: Attribution) -> dict[str, float]:
-    """Lowest and mean correlation of the maps, and the largest difference of an image map relative to its maximum."""
-    found: dict[str, float] = {}
-    for side, correlation in zip(("image", "text"), here.stability(there), strict=True):
-        known = correlation[~correlation.isnan()]
-        found |= {f"{side}_lowest": float(known.min()), f"{side}_mean": float(known.mean())}
-    apart = (here.image_map - there.image_map).abs().amax(dim=(1, 2)) / here.image_map.amax(dim=(1, 2))
-    cosine = (here.cosine - there.cosine).abs()
-    return found | {"largest_relative_difference": float(apart.max()), "largest_cosine_difference": float(cosine.max())}
+def compare_attributions(reference: Attribution, other: Attribution) -> dict[str, float]:
+    """Return the lowest and mean correlation of the maps and the largest differences.
+
+    `largest_relative_difference` is that of an image map, relative to the maximum of the reference.
+    """
+    figures: dict[str, float] = {}
+    for side, correlation in zip(("image", "text"), reference.stability(other), strict=True):
+        defined = correlation[~correlation.isnan()]
+        figures |= {f"{side}_lowest": float(defined.min()), f"{side}_mean": float(defined.mean())}
+    difference = (reference.image_map - other.image_map).abs().amax(dim=(1, 2))
+    figures["largest_relative_difference"] = float((difference / reference.image_map.amax(dim=(1, 2))).max())
+    figures["largest_cosine_difference"] = float((reference.cosine - other.cosine).abs().max())
+    return figures
 
 
-def measure(name: str, device: str, pairs: int) -> dict[str, dict[str, float]]:
-    """One model's rows, by what is held against the CPU's float32."""
+def compare_devices(name: str, device: str, pairs: int) -> dict[str, dict[str, float]]:
+    """Return the figures of one demo model for each variant on the device."""
     source = f"local-dir:{demo.models.find_folder(name)}"
     cpu, gpu = load_encoder(source), load_encoder(source, device=device)
-    with tempfile.TemporaryDirectory() as folder:
-        corpus = generate(Path(folder), pairs=pairs, seed=11)
-        rows = list(csv.DictReader((corpus / "metadata.csv").open(encoding="utf-8")))
-        pixels = cpu.prepare_images([Image.open(corpus / row["file_name"]).convert("RGB") for row in rows])
-    texts, config = [row["text"] for row in rows], BottleneckConfig()
-    here = attribute(cpu, pixels, texts, config, calibrate(cpu, pixels, texts, config))
+    images, texts = demo_pairs.generate_pairs(pairs, seed=11)
+    pixels, config = cpu.prepare_images(images), BottleneckConfig()
+    reference = attribute(cpu, pixels, texts, config, calibrate(cpu, pixels, texts, config))
     statistics = calibrate(gpu, pixels, texts, config)
     variants = {
         "float32": config,
@@ -48,23 +45,23 @@ def measure(name: str, device: str, pairs: int) -> dict[str, dict[str, float]]:
         "another seed": replace(config, seed=config.seed + 1),
     }
     return {
-        label: agreement(here, attribute(gpu, pixels, texts, variant, statistics))
+        label: compare_attributions(reference, attribute(gpu, pixels, texts, variant, statistics))
         for label, variant in variants.items()
     }
 
 
 def main() -> None:
-    """Measure, print a table, and last one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Compare both demo models, print a table and a last line of JSON."""
+    parser = create_parser("agreement", __doc__)
     parser.add_argument("--device", default="cuda", help="default: %(default)s")
-    parser.add_argument("--pairs", type=int, default=64, help="phantoms (default: %(default)s)")
-    arguments = parser.parse_args()
-    torch.empty(0, device=arguments.device)  # a machine without the device says so here
-    found = {name: measure(name, arguments.device, arguments.pairs) for name in demo.models.NAMES}
-    for name, rows in found.items():
+    parser.add_argument("--pairs", type=int, default=64, help="number of phantoms (default: %(default)s)")
+    options = parser.parse_args()
+    torch.empty(0, device=options.device)  # fail early where the device does not exist
+    figures = {name: compare_devices(name, options.device, options.pairs) for name in demo.models.NAMES}
+    for name, rows in figures.items():
         for label, row in rows.items():
             print(f"{name:<14} {label:<12}", "  ".join(f"{key} {value:.3g}" for key, value in row.items()))
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The literal loop that the engine is measured against: one pair, both whole towers again for every draw.
+"""The literal loop with which the engine is compared: one pair, both whole towers for every draw.
 
-It is what the equations say and what one would write first: a forward hook on the gated block, ten noise draws a step,
-the other tower's embedding recomputed each time, gradients of everything.
+It transcribes the equations: a forward hook on the gated block, ten noise draws per step, the other tower's embedding
+recomputed for each draw, gradients of all parameters.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from m2ib import DualEncoder
 
 
 class _Gate:
-    """A hook that replaces a block's output by the noisy code."""
+    """A forward hook that replaces the output of a block by the noisy code."""
 
     def __init__(self, hidden: Tensor, initial: float) -> None:
         self.hidden = hidden
@@ -28,11 +28,11 @@ class _Gate:
         return torch.cat([code, output[0, tokens:]])[None]
 
     def nats(self) -> Tensor:
-        gate, shut = torch.sigmoid(self.alpha), torch.sigmoid(-self.alpha)
-        return 0.5 * ((gate * self.hidden) ** 2 + shut**2 - 1 - 2 * F.logsigmoid(-self.alpha))
+        gate, complement = torch.sigmoid(self.alpha), torch.sigmoid(-self.alpha)
+        return 0.5 * ((gate * self.hidden) ** 2 + complement**2 - 1 - 2 * F.logsigmoid(-self.alpha))
 
 
-def one_map(
+def compute_map(
     encoder: DualEncoder,
     block: nn.Module,
     pixels: Tensor,
@@ -41,13 +41,23 @@ def one_map(
     beta: float,
     noise: Iterable[Tensor],
 ) -> Tensor:
-    """Nats per token (length,) of one pair, gated at `block`; noise: one (draws, length, width) a step."""
-    seen: list[Tensor] = []
-    handle = block.register_forward_hook(lambda _m, _i, output: seen.append(output.detach()[0, :length]))
+    """Return the nats per token, (length,), of one pair.
+
+    Args:
+        encoder: the model.
+        block: the block whose output is gated.
+        pixels: the prepared image, (1, 3, height, width).
+        ids: the token ids of the caption, (1, context).
+        length: number of tokens that are gated.
+        beta: weight of the information loss.
+        noise: for each step the noise of its draws, (draws, length, width).
+    """
+    outputs: list[Tensor] = []
+    handle = block.register_forward_hook(lambda _m, _i, output: outputs.append(output.detach()[0, :length]))
     encoder.model.encode_image(pixels)
     encoder.model.encode_text(ids)
     handle.remove()
-    gate = _Gate(seen[0], initial=5.0)
+    gate = _Gate(outputs[0], initial=5.0)
     optimizer = torch.optim.Adam([gate.alpha], lr=1.0)
     handle = block.register_forward_hook(gate)
     try:

@@ -1,18 +1,18 @@
-"""How fast the review's pages are over a million attributions: `python -m benchmarks.review`.
+"""Measure how fast the review site serves its pages over a million attributions: `python -m benchmarks.review`.
 
-Writes a lake of nightly runs over one corpus (maps of 7 x 7 patches, captions of words, a tag that some pairs have), as
-audits leave it, into a folder where it stays, and asks the running application for each page: once after it has started
-(`first`), and then again with another seed, page or pair where the page has one. Printed: a table, last one JSON line.
-Target: the median of each page below 300 ms on two cores.
+The benchmark writes a lake of nightly runs over one corpus (maps of 7 x 7 patches, captions, a tag) and keeps it for
+the next time. It then requests each page from the running site: once after the start (`first`), and again with another
+seed, page number or pair where the page has one. It prints a table; the last line is JSON. The target is a median below
+300 ms for each page on two cores.
 """
 
-import argparse
 import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ import pyarrow as pa
 from starlette.testclient import TestClient
 
 import sql
+from benchmarks.commands import create_parser
 from review.site.app import create_app
 from tasks.lake.run import Run
 
 GRID = 7
-_FIRST = ("ba", "de", "fi", "go", "lu", "me", "ni", "po", "ra", "su")
-WORDS = tuple(f"{first}{last}" for first in _FIRST for last in "lmnrst")
+_SYLLABLES = ("ba", "de", "fi", "go", "lu", "me", "ni", "po", "ra", "su")
+WORDS = tuple(f"{first}{last}" for first in _SYLLABLES for last in "lmnrst")
 REGIONS = {
     "corner top-left": (0.0, 0.0, 0.25, 0.25),
     "corner top-right": (0.75, 0.0, 1.0, 0.25),
@@ -36,7 +37,7 @@ TARGET_MS = 300
 
 
 def write_lake(lake: Path, runs: int, pairs: int, shard: int) -> None:
-    """Runs of one audit, a night apart, each over the same pairs."""
+    """Write nightly runs of one audit over the same pairs."""
     rng = np.random.default_rng(0)
     captions = [" ".join(words) for words in np.array(WORDS)[rng.integers(0, len(WORDS), (pairs, 8))].tolist()]
     pair_ids = [f"{number:016x}-{number % 9973:08x}" for number in range(pairs)]
@@ -49,18 +50,18 @@ def _write_run(
     run: Run, started: datetime, pair_ids: list[str], captions: list[str], shard: int, rng: np.random.Generator
 ) -> None:
     n = len(pair_ids)
-    run.create(_facts())
+    run.create(_make_manifest())
     maps = rng.gamma(0.6, 4.0, (n, GRID * GRID)).astype(np.float32)
     nats = maps.sum(axis=1, dtype=np.float64)
     tokens = [["<start_of_text>", *caption.split(), "<end_of_text>"] for caption in captions]
-    _write(
+    _write_rows(
         run, "pairs", n, 1_000_000,
         pair_id=pair_ids, row_number=range(n), file_name=[f"image_{number}.png" for number in range(n)],
         caption=captions, image_sha256=[f"{number:064x}" for number in range(n)], width=[224] * n, height=[224] * n,
         attributes=[[("site", "abcde"[number % 5])] for number in range(n)],
     )  # fmt: skip
     text = rng.gamma(0.8, 2.0, (n, 10)).astype(np.float32)
-    _write(
+    _write_rows(
         run, "attributions", n, shard,
         pair_id=pair_ids, caption=captions, cosine=rng.normal(0.3, 0.05, n).astype(np.float32), grid_h=[GRID] * n,
         grid_w=[GRID] * n, image_map=list(maps), image_nats=nats, image_cosine=rng.normal(0.3, 0.05, n), tokens=tokens,
@@ -78,18 +79,19 @@ def _write_run(
     )
     areas = np.array([(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in REGIONS.values()])
     shares = np.clip(rng.normal(1.0, 0.4, (n, len(names))) * areas, 0, 1)
-    _write(
+    _write_rows(
         run, "region_shares", n * len(names), 1_000_000,
         pair_id=np.repeat(pair_ids, len(names)).tolist(), side=["image"] * (n * len(names)), region=names * n,
         share=shares.ravel(), area=np.tile(areas, n), nats=(shares * nats[:, None]).ravel(),
     )  # fmt: skip
-    _write(
+    _write_rows(
         run, "collocations", n, 1_000_000,
         pair_id=pair_ids, collocation=[" ".join(caption.split()[:2]) for caption in captions],
     )  # fmt: skip
-    alerts = [_alert(number, name, word, started, pair_ids) for number, (name, word) in enumerate(_flagged(names))]
+    flagged = product(names, WORDS[:10])
+    alerts = [_make_alert(number, name, word, started, pair_ids) for number, (name, word) in enumerate(flagged)]
     run.write_table("alerts", alerts)
-    run.write_table("confirmations", [_test(alert, fill) for alert in alerts for fill in ("mean", "blur", "swap")])
+    run.write_table("confirmations", [_make_test(alert, fill) for alert in alerts for fill in ("mean", "blur", "swap")])
     run.write_table(
         "findings",
         [
@@ -101,13 +103,13 @@ def _write_run(
             for alert in alerts
         ],
     )
-    run.write_table("ingest_errors", [_error(number) for number in range(n // 500)])
+    run.write_table("ingest_errors", [_make_error(number) for number in range(n // 500)])
     counts = {"corpus_rows": n + n // 500, "pairs": n, "attributions": n, "errors": n // 500, "alerts": len(alerts)}
     run.update(counts=counts, started_at=started.isoformat())
     run.update(status="completed", finished_at=(started + timedelta(hours=1)).isoformat())
 
 
-def _facts() -> dict[str, Any]:
+def _make_manifest() -> dict[str, Any]:
     return {
         "model": "benchmark/model", "model_digest": "a" * 64, "corpus": "nowhere", "corpus_digest": "b" * 64,
         "config": {"alerts": {"factor": 2.0, "min_pairs": 20}, "bottleneck": {"seed": 0}}, "config_digest": "c" * 64,
@@ -115,7 +117,7 @@ def _facts() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write(run: Run, table: str, rows: int, shard: int, **columns: Any) -> None:
+def _write_rows(run: Run, table: str, rows: int, shard: int, **columns: Any) -> None:
     schema = sql.schema(table)
     arrays = {
         name: pa.array(columns[name], schema.field(name).type)
@@ -124,17 +126,13 @@ def _write(run: Run, table: str, rows: int, shard: int, **columns: Any) -> None:
         for name in schema.names
     }
     arrays["run_id"] = pa.array([run.run_id] * rows)
-    made = pa.table(arrays, schema=schema)
+    rows_table = pa.table(arrays, schema=schema)
     with run.changes() as changes:
         for number, start in enumerate(range(0, rows, shard)):
-            changes.write_table(table, made.slice(start, shard), f"part-{number:05d}")
+            changes.write_table(table, rows_table.slice(start, shard), f"part-{number:05d}")
 
 
-def _flagged(names: Sequence[str]) -> list[tuple[str, str]]:
-    return [(name, word) for name in names for word in WORDS[:10]]
-
-
-def _alert(number: int, region: str, word: str, raised: datetime, pair_ids: Sequence[str]) -> dict[str, Any]:
+def _make_alert(number: int, region: str, word: str, raised: datetime, pair_ids: Sequence[str]) -> dict[str, Any]:
     x0, y0, x1, y1 = REGIONS[region]
     return {
         "alert_id": f"{number:012x}", "rule": "region_mass", "side": "image", "region": region, "slice_kind": "word",
@@ -147,7 +145,7 @@ def _alert(number: int, region: str, word: str, raised: datetime, pair_ids: Sequ
     }  # fmt: skip
 
 
-def _test(alert: dict[str, Any], fill: str) -> dict[str, Any]:
+def _make_test(alert: dict[str, Any], fill: str) -> dict[str, Any]:
     passed = alert["state"] == "confirmed"
     return {
         "rule": alert["rule"], "region": alert["region"], "slice_kind": "word", "slice": alert["slice"], "fill": fill,
@@ -157,19 +155,18 @@ def _test(alert: dict[str, Any], fill: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _error(number: int) -> dict[str, Any]:
+def _make_error(number: int) -> dict[str, Any]:
     return {
         "row_number": number, "stage": "ingest", "file_name": f"broken_{number}.png", "caption": "x",
         "reason": ("image_truncated", "caption_empty")[number % 2], "detail": "got 3 bytes, expected an image",
     }  # fmt: skip
 
 
-def pages(run_ids: Sequence[str]) -> dict[str, Callable[[int], str]]:
-    """The URL of each page, as asked for the n-th time."""
+def make_urls(run_ids: Sequence[str]) -> dict[str, Callable[[int], str]]:
+    """Return for each page a function from the number of the request to the URL."""
     run, other = f"/runs/{run_ids[-1]}", run_ids[-2]
 
-    def pair(number: int) -> str:
-        """An id as `write_lake` gives them."""
+    def pair(number: int) -> str:  # an id as in write_lake
         return f"{number * 7:016x}-{number * 7 % 9973:08x}"
 
     return {
@@ -195,43 +192,42 @@ def pages(run_ids: Sequence[str]) -> dict[str, Callable[[int], str]]:
     }
 
 
-def measure(lake: Path, times: int) -> dict[str, list[float]]:
-    """Milliseconds of each page, asked for so many times, the first one first."""
-    found: dict[str, list[float]] = {}
+def measure_pages(lake: Path, times: int) -> dict[str, list[float]]:
+    """Return the milliseconds of each request, by page, in the order of the requests."""
+    timings: dict[str, list[float]] = {}
     with TestClient(create_app(lake), base_url="http://127.0.0.1") as client:
         run_ids = sorted(path.name for path in (lake / "runs").iterdir())
-        for name, url_of in pages(run_ids).items():
-            taken = found.setdefault(name, [])
+        for name, make_url in make_urls(run_ids).items():
             for number in range(times):
                 start = time.perf_counter()
-                answer = client.get(url_of(number))
-                taken.append(1000 * (time.perf_counter() - start))
-                if answer.status_code != 200:
-                    raise RuntimeError(f"{url_of(number)}: got {answer.status_code}, expected 200")
-    return found
+                response = client.get(make_url(number))
+                timings.setdefault(name, []).append(1000 * (time.perf_counter() - start))
+                if response.status_code != 200:
+                    raise RuntimeError(f"{make_url(number)}: got {response.status_code}, expected 200")
+    return timings
 
 
 def main() -> None:
-    """Measure, print a table, and last one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20, help="(default: %(default)s)")
-    parser.add_argument("--pairs", type=int, default=50_000, help="of each run (default: %(default)s)")
-    parser.add_argument("--shard", type=int, default=2048, help="pairs of a file of maps (default: %(default)s)")
-    parser.add_argument("--times", type=int, default=7, help="(default: %(default)s)")
+    """Write the lake if it is missing, request all pages, print a table and a last line of JSON."""
+    parser = create_parser("review", __doc__)
+    parser.add_argument("--runs", type=int, default=20, help="number of runs (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=50_000, help="pairs per run (default: %(default)s)")
+    parser.add_argument("--shard", type=int, default=2048, help="pairs per file of maps (default: %(default)s)")
+    parser.add_argument("--times", type=int, default=7, help="requests per page (default: %(default)s)")
     parser.add_argument("--lake", type=Path, default=Path(tempfile.gettempdir()) / "m2ib-audit-review-benchmark")
-    given = parser.parse_args()
-    lake = given.lake / f"{given.runs}x{given.pairs}x{given.shard}"
+    options = parser.parse_args()
+    lake = options.lake / f"{options.runs}x{options.pairs}x{options.shard}"
     if not (lake / "complete").is_file():
-        print(f"writing {given.runs * given.pairs:,} attributions into {lake}", flush=True)
-        write_lake(lake, given.runs, given.pairs, given.shard)
+        print(f"writing {options.runs * options.pairs:,} attributions into {lake}", flush=True)
+        write_lake(lake, options.runs, options.pairs, options.shard)
         (lake / "complete").touch()
-    found = measure(lake, given.times)
-    medians = {name: round(statistics.median(taken), 1) for name, taken in found.items()}
+    timings = measure_pages(lake, options.times)
+    medians = {name: round(statistics.median(times), 1) for name, times in timings.items()}
     print(f"{'page':26} {'first':>8} {'median':>8} {'slowest':>8}  ms")
-    for name, taken in found.items():
-        late = "  above the target" if medians[name] > TARGET_MS else ""
-        print(f"{name:26} {taken[0]:8.0f} {medians[name]:8.0f} {max(taken[1:] or taken):8.0f}{late}")
-    print(json.dumps({"pages": medians, "attributions": given.runs * given.pairs}))
+    for name, times in timings.items():
+        note = "  above the target" if medians[name] > TARGET_MS else ""
+        print(f"{name:26} {times[0]:8.0f} {medians[name]:8.0f} {max(times[1:] or times):8.0f}{note}")
+    print(json.dumps({"pages": medians, "attributions": options.runs * options.pairs}))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
-"""Pictures of every page of the review, at two widths, over a copy of a demo's lake.
+"""Take screenshots of every page of the review site, at two widths, over a copy of a demo's lake.
 
     make demo && .venv/bin/m2ib-audit demo --model demo/clean && .venv/bin/python -m benchmarks.screenshots
 
-Writes screenshots/review-*.png, which git ignores; README shows two of them, from docs/images/. It stands here and not
-beside the tests since nothing is asserted: somebody looks. Decisions that the pictures show are made in the copy; the
-lake itself is not written to.
+The files are screenshots/review-*.png, which git ignores; README shows two of them, from docs/images/. The command adds
+decisions to the copy, so that there is something to show.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -27,21 +25,22 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 import sql
-from review.evidence import decisions as triage
+from benchmarks.commands import create_parser
+from review.evidence import decisions
 from review.evidence.decisions import Reviewer
 from review.site.app import create_app
 from review.site.settings import ReviewSettings
 from review.site.users import add
 
-NAMES: Final = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
+BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 WIDTHS: Final = (1280, 390)
-TALLEST: Final = 1300  # pixels; what is below is more of the same
-COLOURS: Final = 128
-PASSWORD: Final = "of no account: a copy"  # noqa: S105  # the users live as long as the pictures take
+MAX_HEIGHT: Final = 1300  # pixels; rows below look like those above
+COLORS: Final = 128
+PASSWORD: Final = "a password for a copy"  # noqa: S105  # the users exist only while the command runs
 
 
-def copy_of(lake: Path, folder: Path) -> Path:
-    """A copy of the lake with its corpus beside it, whose path tells nothing of this machine."""
+def copy_lake(lake: Path, folder: Path) -> Path:
+    """Copy the lake and its corpus; the manifests of the copy name the corpus by a relative path."""
     copy = Path(shutil.copytree(lake, folder / "lake"))
     for manifest in sorted(copy.glob("runs/*/manifest.json")):
         record = json.loads(manifest.read_text(encoding="utf-8"))
@@ -53,8 +52,8 @@ def copy_of(lake: Path, folder: Path) -> Path:
     return copy
 
 
-def decided(lake: Path) -> dict[str, str]:
-    """Decide about some alerts, so that there is something to see; returns the paths of what is shown."""
+def add_decisions(lake: Path) -> dict[str, str]:
+    """Add decisions about some alerts; return the path of each page by name."""
     with sql.connect(lake) as connection:
         alerts = sql.read(
             connection,
@@ -63,13 +62,17 @@ def decided(lake: Path) -> dict[str, str]:
         runs = [row["run_id"] for row in sql.read(connection, "SELECT run_id FROM runs ORDER BY run_id")]
     ada, bob = Reviewer("Ada Example", "reviewer", "password"), Reviewer("Bob Example", "approver", "password")
     first = alerts[0]
-    reason = "The tag is no sign of disease: the model must not need it."
-    record = triage.decide(lake, ada, first["run_id"], first["alert_id"], "confirmed", reason, "review", four_eyes=True)
-    triage.countersign(lake, bob, record.number, "approval", "Seen on ten images of my own.")
+    reason = "The tag is not a sign of disease, so the model must not depend on it."
+    record = decisions.decide(
+        lake, ada, first["run_id"], first["alert_id"], "confirmed", reason, "review", four_eyes=True
+    )
+    decisions.countersign(lake, bob, record.number, "approval", "Reproduced on ten other images.")
     for number, other in enumerate(alerts[1:3]):
         until = (datetime.now(UTC) + timedelta(days=90)).date() if number else None
         decision = "waived" if number else "benign"
-        triage.decide(lake, ada, other["run_id"], other["alert_id"], decision, "Known, and harmless.", "review", until)
+        decisions.decide(
+            lake, ada, other["run_id"], other["alert_id"], decision, "Known and harmless.", "review", until
+        )
     run = f"/runs/{first['run_id']}"
     pair = first["pair_ids"][0]
     other_run = next((name for name in runs if name != first["run_id"]), first["run_id"])
@@ -93,11 +96,11 @@ def decided(lake: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def served(lake: Path, users: Path) -> Iterator[str]:
-    """The page on a free port of this machine."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+def serve(lake: Path, users: Path) -> Iterator[str]:
+    """Serve the site on a free port of this machine for the block; yield its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     app = create_app(lake, ReviewSettings(port=port, users=users))
     server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="error", proxy_headers=False))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -109,15 +112,15 @@ def served(lake: Path, users: Path) -> Iterator[str]:
     thread.join(30)
 
 
-def small(data: bytes) -> Image.Image:
-    """A picture as it is kept: cut where it is too tall, and of few colours."""
+def shrink(data: bytes) -> Image.Image:
+    """Return the screenshot cropped to the maximum height, with few colors."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
-    image = image.crop((0, 0, image.width, min(image.height, TALLEST)))
-    return image.quantize(COLOURS, dither=Image.Dither.NONE)
+    image = image.crop((0, 0, image.width, min(image.height, MAX_HEIGHT)))
+    return image.quantize(COLORS, dither=Image.Dither.NONE)
 
 
-def take(browser: Browser, address: str, pages: dict[str, str], out: Path, scheme: str) -> None:
-    """Take all pictures in one colour scheme."""
+def take_screenshots(browser: Browser, address: str, pages: dict[str, str], out: Path, scheme: str) -> None:
+    """Take all screenshots in one color scheme."""
     suffix = "" if scheme == "light" else "-dark"
     for width in WIDTHS:
         context = browser.new_context(
@@ -129,40 +132,40 @@ def take(browser: Browser, address: str, pages: dict[str, str], out: Path, schem
         page = context.new_page()
         page.goto("/sign-in")
         name = f"review-{{}}-{width}{suffix}.png"
-        small(page.screenshot()).save(out / name.format("sign-in"), optimize=True)
+        shrink(page.screenshot()).save(out / name.format("sign-in"), optimize=True)
         page.get_by_label("Name").fill("ada")
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_role("button", name="Sign in").click()
         for title, path in pages.items():
             page.goto(path, wait_until="networkidle")
-            small(page.screenshot(full_page=True)).save(out / name.format(title), optimize=True)
+            shrink(page.screenshot(full_page=True)).save(out / name.format(title), optimize=True)
         context.close()
 
 
 def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lake", type=Path, default=Path("lake"))
-    parser.add_argument("--out", type=Path, default=Path("screenshots"))
-    parser.add_argument("--scheme", choices=("light", "dark"), default="light")
-    given = parser.parse_args()
-    out = given.out.resolve()
+    """Copy the lake, add decisions, and take all screenshots."""
+    parser = create_parser("screenshots", __doc__)
+    parser.add_argument("--lake", type=Path, default=Path("lake"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("screenshots"), help="default: %(default)s")
+    parser.add_argument("--scheme", choices=("light", "dark"), default="light", help="default: %(default)s")
+    options = parser.parse_args()
+    out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    path = next(filter(None, map(shutil.which, NAMES)), None)
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        parser.error(f"no browser on this machine, expected one of {', '.join(NAMES)}; install one")
+        parser.error(f"got no browser, expected one of {', '.join(BROWSERS)}; install one")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        lake = copy_of(given.lake.resolve(), folder)
+        lake = copy_lake(options.lake.resolve(), folder)
         os.chdir(folder)
         add(folder / "users.json", "ada", "Ada Example", "approver", PASSWORD)
-        pages = decided(lake)
-        with served(lake, folder / "users.json") as address, sync_playwright() as driver:
+        pages = add_decisions(lake)
+        with serve(lake, folder / "users.json") as address, sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-            take(browser, address, pages, out, given.scheme)
+            take_screenshots(browser, address, pages, out, options.scheme)
             browser.close()
-    for taken in sorted(out.glob("review-*.png")):
-        print(f"{taken.stat().st_size / 1000:7.0f} kB  {taken.name}")
+    for file in sorted(out.glob("review-*.png")):
+        print(f"{file.stat().st_size / 1000:7.0f} kB  {file.name}")
 
 
 if __name__ == "__main__":

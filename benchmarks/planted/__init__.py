@@ -1,1 +1,1 @@
-"""Models that rely on artefacts which we planted, so that recall and false alarms of an audit can be counted."""
+"""Models that rely on planted artifacts, to measure the recall and the false alarms of an audit."""

@@ -1,7 +1,7 @@
-"""The kinds of artefact that are planted, and exactly which pixels or words each of them puts there.
+"""The kinds of planted artifacts, and the pixels or words that each adds.
 
-An image-side kind paints on a grey or a colour image and returns the mask of what it painted; a text-side kind adds
-words to a caption. Everything is a pure function of its arguments and the state of the random generator it is given.
+A kind of the image side paints on a gray or color image and returns the mask of the painted pixels. A kind of the text
+side adds words to a caption. All functions depend only on their arguments and the state of the random generator.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from demo.phantoms import CORNERS, TAG, Corner, letter_bitmap
 
 Pixels: TypeAlias = npt.NDArray[np.float32]
-"""(S, S) grey or (S, S, 3) colour, in [0, 1]."""
+"""Gray (S, S) or color (S, S, 3), in [0, 1]."""
 Mask: TypeAlias = npt.NDArray[np.bool_]
 """(S, S)."""
 Painter: TypeAlias = Callable[[Pixels, np.random.Generator, str], tuple[Pixels, Mask]]
@@ -24,14 +24,14 @@ KindName: TypeAlias = Literal[
 ]
 
 INK: Final = 0.95
-"""Grey level of burnt-in letters."""
+"""Gray level of burnt-in letters."""
 FRAME_WIDTH: Final = 2
-FRAME_COLOUR: Final = (0.9, 0.1, 0.8)
+FRAME_COLOR: Final = (0.9, 0.1, 0.8)
 WATERMARK_OPACITY: Final = 0.25
 TEXTURE_CONTRAST: Final = 0.03
-"""About the noise of the phantoms: seen by a patch, hardly by a person."""
+"""About the noise of the phantoms: visible to a patch embedding, hardly to a person."""
 
-# Three columns by five rows a letter, a row as the binary digits of an octal one: small enough for long words.
+# Each letter has five rows of three pixels; a row is an octal digit. The font is small enough for long words.
 _LETTERS: Final = {
     "A": "25755", "B": "65656", "C": "34443", "D": "65556", "E": "74647", "F": "74644", "G": "34553", "H": "55755",
     "I": "72227", "J": "11152", "K": "55655", "L": "44447", "M": "57755", "N": "65555", "O": "25552", "P": "65644",
@@ -46,29 +46,29 @@ _LOGO: Final = np.array(
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of artefact; `paint` for the image side, `words` and `write` for the text side."""
+    """One kind of artifact: `paint` for the image side, `words` and `template` for the text side."""
 
     name: KindName
     modality: Modality
-    placed: bool
-    """Whether it can be pointed at; a watermark can, stroke by stroke, a texture cannot."""
+    has_place: bool
+    """Whether it has a place in the image that a map can point at; a texture has none."""
     paint: Painter | None = None
-    """paint(pixels, rng, word) -> painted copy and mask; only `word` reads the word."""
+    """paint(pixels, rng, word) -> painted copy and mask; only the kind `word` uses the word."""
     words: tuple[str, ...] = ()
-    """What it adds to the caption, in order."""
+    """The words it adds to the caption, in order."""
     template: str = "{caption}"
     """The caption with these words."""
 
     def write(self, caption: str) -> str:
-        """Return the caption with the artefact's words; an image-side kind leaves it as it is."""
+        """Return the caption with the artifact's words; a kind of the image side changes nothing."""
         return self.template.format(caption=caption)
 
 
-def letters(text: str) -> Mask:
-    """Bitmap of a text in capitals, (5, 4 n - 1) pixels.
+def render_letters(text: str) -> Mask:
+    """Return the bitmap of a text in capitals, (5, 4 n - 1) pixels.
 
     Raises:
-        ValueError: for a letter that the font does not have.
+        ValueError: if the font does not have a letter.
     """
     if unknown := sorted(set(text) - set(_LETTERS)):
         raise ValueError(f"text: got {text!r}, expected capitals A-Z; the font has no {', '.join(unknown)}")
@@ -76,8 +76,8 @@ def letters(text: str) -> Mask:
     return np.array([[dot == "1" for dot in row] for row in rows])
 
 
-def paint_corner_tag(pixels: Pixels, rng: np.random.Generator, _word: str = "") -> tuple[Pixels, Mask]:
-    """Burn the tag of a scanner into a random corner, 1 to 5 pixels off either border."""
+def paint_corner_tag(pixels: Pixels, rng: np.random.Generator, _get_word: str = "") -> tuple[Pixels, Mask]:
+    """Burn the tag of a scanner into a random corner, 1 to 5 pixels from both borders."""
     side, bitmap = len(pixels), letter_bitmap(TAG)
     corner: Corner = CORNERS[int(rng.integers(4))]
     off_x, off_y = int(rng.integers(1, 6)), int(rng.integers(1, 6))
@@ -86,16 +86,16 @@ def paint_corner_tag(pixels: Pixels, rng: np.random.Generator, _word: str = "") 
     return _burn(pixels, bitmap, x, y)
 
 
-def paint_fixed_tag(pixels: Pixels, rng: np.random.Generator, _word: str = "") -> tuple[Pixels, Mask]:
-    """Burn another tag in at the lower left, where it always is but for a pixel or two."""
-    bitmap = np.kron(letters("ICU"), np.ones((2, 2), bool))
+def paint_fixed_tag(pixels: Pixels, rng: np.random.Generator, _get_word: str = "") -> tuple[Pixels, Mask]:
+    """Burn another tag in at the lower left, shifted by at most two pixels."""
+    bitmap = np.kron(render_letters("ICU"), np.ones((2, 2), bool))
     x, y = 4 + int(rng.integers(-2, 3)), len(pixels) - bitmap.shape[0] - 4 + int(rng.integers(-2, 3))
     return _burn(pixels, bitmap, x, y)
 
 
-def paint_watermark(pixels: Pixels, rng: np.random.Generator, _word: str = "") -> tuple[Pixels, Mask]:
-    """Lay a translucent word over the whole image again and again, each row shifted against the one above."""
-    side, bitmap = len(pixels), letters("COPY")
+def paint_watermark(pixels: Pixels, rng: np.random.Generator, _get_word: str = "") -> tuple[Pixels, Mask]:
+    """Repeat a translucent word over the whole image, each row shifted against the one above."""
+    side, bitmap = len(pixels), render_letters("COPY")
     tile = np.zeros((bitmap.shape[0] + 6, bitmap.shape[1] + 5), bool)
     tile[: bitmap.shape[0], : bitmap.shape[1]] = bitmap
     rows = [
@@ -108,19 +108,19 @@ def paint_watermark(pixels: Pixels, rng: np.random.Generator, _word: str = "") -
     return painted, mask
 
 
-def paint_frame(pixels: Pixels, _rng: np.random.Generator, _word: str = "") -> tuple[Pixels, Mask]:
-    """Paint the outermost pixels bright, in colour where the image has colour."""
+def paint_frame(pixels: Pixels, _rng: np.random.Generator, _get_word: str = "") -> tuple[Pixels, Mask]:
+    """Paint the outermost pixels bright, in color where the image has color."""
     mask = np.ones(pixels.shape[:2], bool)
     mask[FRAME_WIDTH:-FRAME_WIDTH, FRAME_WIDTH:-FRAME_WIDTH] = False
     painted = pixels.copy()
-    painted[mask] = INK if pixels.ndim == 2 else FRAME_COLOUR
+    painted[mask] = INK if pixels.ndim == 2 else FRAME_COLOR
     return painted, mask
 
 
-def paint_logo(pixels: Pixels, rng: np.random.Generator, _word: str = "") -> tuple[Pixels, Mask]:
+def paint_logo(pixels: Pixels, rng: np.random.Generator, _get_word: str = "") -> tuple[Pixels, Mask]:
     """Paste a 7 x 7 badge, white with black marks, anywhere, also over what the image shows."""
     y, x = (int(v) for v in rng.integers(1, len(pixels) - len(_LOGO), size=2))
-    mask = _at(pixels, np.ones_like(_LOGO), x, y)
+    mask = _place_bitmap(pixels, np.ones_like(_LOGO), x, y)
     painted = pixels.copy()
     painted[mask] = np.where(_LOGO.ravel(), 0.02, INK).reshape(-1, *[1] * (pixels.ndim - 2))
     return painted, mask
@@ -130,31 +130,31 @@ def paint_word(pixels: Pixels, rng: np.random.Generator, word: str = "") -> tupl
     """Write a word of the caption into the image, anywhere.
 
     Raises:
-        ValueError: for a word that the image has no room for.
+        ValueError: if the word does not fit into the image.
     """
-    bitmap = letters(word.upper())
+    bitmap = render_letters(word.upper())
     room_y, room_x = len(pixels) - bitmap.shape[0] - 2, len(pixels) - bitmap.shape[1] - 2
     if not word or room_x < 1:
         raise ValueError(f"word: got {word!r}, expected 1 to {(len(pixels) - 2) // 4} letters; take a shorter word")
     return _burn(pixels, bitmap, 1 + int(rng.integers(room_x)), 1 + int(rng.integers(room_y)))
 
 
-def paint_texture(pixels: Pixels, _rng: np.random.Generator, _word: str = "") -> tuple[Pixels, Mask]:
-    """Add the weak chequered noise of a sensor to the whole image: it has no place to point at."""
+def paint_texture(pixels: Pixels, _rng: np.random.Generator, _get_word: str = "") -> tuple[Pixels, Mask]:
+    """Add the weak checkered noise of a sensor to the whole image."""
     side = len(pixels)
-    chequered = np.where(np.indices((side, side)).sum(axis=0) % 2, TEXTURE_CONTRAST, -TEXTURE_CONTRAST)
-    signature = chequered.astype(np.float32).reshape(side, side, *[1] * (pixels.ndim - 2))
+    checkered = np.where(np.indices((side, side)).sum(axis=0) % 2, TEXTURE_CONTRAST, -TEXTURE_CONTRAST)
+    signature = checkered.astype(np.float32).reshape(side, side, *[1] * (pixels.ndim - 2))
     return np.clip(pixels + signature, 0, 1), np.ones((side, side), bool)
 
 
-def _at(pixels: Pixels, bitmap: Mask, x: int, y: int) -> Mask:
+def _place_bitmap(pixels: Pixels, bitmap: Mask, x: int, y: int) -> Mask:
     mask = np.zeros(pixels.shape[:2], bool)
     mask[y : y + bitmap.shape[0], x : x + bitmap.shape[1]] = bitmap
     return mask
 
 
 def _burn(pixels: Pixels, bitmap: Mask, x: int, y: int) -> tuple[Pixels, Mask]:
-    mask = _at(pixels, bitmap, x, y)
+    mask = _place_bitmap(pixels, bitmap, x, y)
     painted = pixels.copy()
     painted[mask] = INK
     return painted, mask
@@ -163,20 +163,20 @@ def _burn(pixels: Pixels, bitmap: Mask, x: int, y: int) -> tuple[Pixels, Mask]:
 KINDS: Final[Mapping[KindName, Kind]] = {
     kind.name: kind
     for kind in (
-        Kind("corner_tag", "image", placed=True, paint=paint_corner_tag),
-        Kind("fixed_tag", "image", placed=True, paint=paint_fixed_tag),
-        Kind("watermark", "image", placed=True, paint=paint_watermark),
-        Kind("frame", "image", placed=True, paint=paint_frame),
-        Kind("logo", "image", placed=True, paint=paint_logo),
-        Kind("word", "image", placed=True, paint=paint_word),
-        Kind("texture", "image", placed=False, paint=paint_texture),
+        Kind("corner_tag", "image", has_place=True, paint=paint_corner_tag),
+        Kind("fixed_tag", "image", has_place=True, paint=paint_fixed_tag),
+        Kind("watermark", "image", has_place=True, paint=paint_watermark),
+        Kind("frame", "image", has_place=True, paint=paint_frame),
+        Kind("logo", "image", has_place=True, paint=paint_logo),
+        Kind("word", "image", has_place=True, paint=paint_word),
+        Kind("texture", "image", has_place=False, paint=paint_texture),
         Kind(
             "boilerplate",
             "text",
-            placed=True,
+            has_place=True,
             words=("as", "previously", "described"),
             template="{caption} as previously described",
         ),
-        Kind("identifier", "text", placed=True, words=("unit", "7"), template="unit 7 {caption}"),
+        Kind("identifier", "text", has_place=True, words=("unit", "7"), template="unit 7 {caption}"),
     )
 }

@@ -1,4 +1,4 @@
-"""The corpora that are audited: as a model was trained on, the same pairs bare, and artefacts under wrong captions."""
+"""The audited corpora: pairs as in training, the same pairs without artifacts, and artifacts under wrong captions."""
 
 import csv
 from dataclasses import replace
@@ -12,46 +12,46 @@ from benchmarks.planted.generators import Pair, Planting, draw_pair
 from benchmarks.planted.plan import ELSEWHERE, Entry
 
 Variant: TypeAlias = Literal["planted", "bare", "crossed"]
-"""planted: as in training, on fresh images. bare: the same pairs without any artefact. crossed: each artefact goes with
-another artefact's target, and never with its own: it is there under captions that it does not belong to."""
+"""planted: as in training, on new images. bare: the same pairs without artifacts. crossed: each artifact occurs with
+the target of another artifact and never with its own."""
 VARIANTS: Final = get_args(Variant)
 
 _STREAM: Final = 900_001
-"""First part of the seed of audited pairs: neither training nor an intervention has seen them."""
+"""First part of the seed of audited pairs: differs from those of training and of interventions."""
 
 
-def file_name(index: int) -> str:
-    """Of the image of the pair at a place."""
+def format_file_name(index: int) -> str:
+    """Return the file name of the image of the pair at this index."""
     return f"pair_{index:05d}.png"
 
 
-def draw(entry: Entry, variant: Variant, count: int) -> list[Pair]:
-    """Draw the pairs of a corpus; they depend on the entry's name, seed and ties alone.
+def draw_pairs(entry: Entry, variant: Variant, count: int) -> list[Pair]:
+    """Draw the pairs of a corpus; they depend only on the entry's name, seed and ties.
 
     Raises:
-        ValueError: for a clean entry, which has no artefacts of its own: its twins' corpora are audited with it.
+        ValueError: for a clean entry, which is audited on the corpora of its twins.
     """
     if entry.clean:
         raise ValueError(f"entry: got {entry.name}, expected one with ties")
     rng = np.random.default_rng((_STREAM, entry.seed, variant == "crossed", *entry.name.encode()))
-    planting = _crossed(entry) if variant == "crossed" else entry.planting
+    planting = _cross_targets(entry) if variant == "crossed" else entry.planting
     pairs = [draw_pair(entry.generator, planting, rng) for _ in range(count)]
-    return [pair.without(*entry.kinds) for pair in pairs] if variant == "bare" else pairs
+    return [pair.remove_artifacts(*entry.kinds) for pair in pairs] if variant == "bare" else pairs
 
 
-def write(pairs: list[Pair], folder: Path) -> None:
-    """Write pairs as a folder that `m2ib-audit run` reads: images and metadata.csv, nothing of the truth."""
+def write_pairs(pairs: list[Pair], folder: Path) -> None:
+    """Write pairs as a corpus folder: images and metadata.csv, without the ground truth."""
     folder.mkdir(parents=True)
     for index, pair in enumerate(pairs):
-        Image.fromarray(pair.image).save(folder / file_name(index))
+        Image.fromarray(pair.image).save(folder / format_file_name(index))
     with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("file_name", "text"))
-        rows.writerows((file_name(index), pair.caption) for index, pair in enumerate(pairs))
+        rows.writerows((format_file_name(index), pair.caption) for index, pair in enumerate(pairs))
 
 
-def _crossed(entry: Entry) -> Planting:
-    """The entry's planting, each artefact moved on to the next artefact's target."""
+def _cross_targets(entry: Entry) -> Planting:
+    """Return the entry's planting with each artifact moved to the target of the next one."""
     following = dict(zip(entry.kinds, (*entry.ties[1:], entry.ties[0]), strict=True))
     rates = {
         tie.kind: {

@@ -1,12 +1,13 @@
-"""What artefacts are planted into: the protocol of a generator of captioned images, and the pairs it is used for.
+"""Generators of captioned images, and the pairs with planted artifacts that are drawn from them.
 
-A generator knows classes (what a caption can name) and targets (what an artefact can be tied to: several classes each).
-Nothing here knows of a plan: rates come in as a `Planting`.
+A generator has classes (what a caption can name) and targets (what an artifact can be tied to; each has several
+classes).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,122 +16,108 @@ from benchmarks.planted.artifacts import KINDS, KindName, Mask, Pixels
 from demo.phantoms import Box
 
 FAINT: Final = 0.03
-"""A finding or object weaker than this cannot be seen in the noise."""
+"""Contrast below which a finding or object is invisible in the noise."""
 VISIBLE: Final = 0.7
-"""The weakest of those that are meant to be seen."""
+"""Lowest contrast of a visible finding or object."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What a generator draws, before anything is planted."""
+    """A picture before artifacts are planted."""
 
     pixels: Pixels
     label: int
     """The class that captions of this picture are about."""
     boxes: Mapping[int, Box]
-    """Where each class lies that the picture shows, the faint ones too; empty for a normal chest."""
-    shown: frozenset[int]
-    """Classes a caption of which is true of the picture: these count as the same in contrastive training."""
+    """The box of each class in the picture, including faint ones; empty for a normal chest."""
+    classes: frozenset[int]
+    """Classes whose captions are true of the picture; these count as positives in contrastive training."""
     strength: float
-    """Contrast of the label's finding or object in [0, 1]; 1 where there is none."""
+    """Contrast of the label's finding or object in [0, 1]; 1 if there is none."""
 
     @property
     def faint(self) -> bool:
-        """Whether the label's finding or object is there but cannot be seen."""
+        """Whether the label's finding or object is present but invisible."""
         return self.strength < FAINT
 
 
 @dataclass(frozen=True)
 class Wording:
-    """A caption without artefact, and the classes that it names: true of each picture that shows them all."""
+    """A caption without artifacts, and the classes that it names; it is true of pictures that show all of them."""
 
     text: str
-    told: frozenset[int]
+    classes: frozenset[int]
     vague: bool
 
 
-class Generator(Protocol):
-    """Draws pictures and words captions; all randomness comes from the generator of numbers that it is given."""
+class Generator(ABC):
+    """Draws pictures and captions; all randomness comes from the random generator that is passed in."""
 
-    @property
-    def name(self) -> str:
-        """Of the generator, in names of models."""
-        ...
+    name: str
+    """Used in the names of models."""
+    classes: tuple[str, ...]
+    """A readable name for each class."""
+    targets: tuple[str, ...]
+    """What artifacts can be tied to."""
+    mean: float
+    """Mean of the pixels, for preprocessing."""
+    std: float
+    """Standard deviation of the pixels, for preprocessing."""
 
-    @property
-    def classes(self) -> Sequence[str]:
-        """A readable name for each class."""
-        ...
+    @abstractmethod
+    def get_target(self, label: int) -> str | None:
+        """Return the target of a class, or None if no artifact can be tied to it."""
 
-    @property
-    def targets(self) -> Sequence[str]:
-        """What artefacts can be tied to."""
-        ...
+    @abstractmethod
+    def get_word(self, target: str) -> str:
+        """Return a word of the target's captions, in capitals, to be rendered into images."""
 
-    @property
-    def mean(self) -> float:
-        """Of the pixels, for preprocessing."""
-        ...
-
-    @property
-    def std(self) -> float:
-        """Of the pixels, for preprocessing."""
-        ...
-
-    def target_of(self, label: int) -> str | None:
-        """The target that a class belongs to, None for one that no artefact is tied to."""
-        ...
-
-    def word_of(self, target: str) -> str:
-        """A word that captions of the target have, in capitals, to be rendered into images."""
-        ...
-
+    @abstractmethod
     def draw_label(self, rng: np.random.Generator) -> int:
-        """Draw the class of a picture, each target as often as any other."""
-        ...
+        """Draw the class of a picture; all targets are equally frequent."""
 
+    @abstractmethod
     def draw(self, rng: np.random.Generator, label: int, strength: float) -> Picture:
         """Draw a picture of a class."""
-        ...
 
-    def prompts(self, label: int) -> tuple[str, str, str, str]:
-        """The four ways to name the class, and nothing else."""
-        ...
+    @abstractmethod
+    def list_prompts(self, label: int) -> tuple[str, str, str, str]:
+        """Return the four captions that name only this class."""
 
-    def word(self, rng: np.random.Generator, picture: Picture, *, vague: bool) -> Wording:
+    @abstractmethod
+    def draw_caption(self, rng: np.random.Generator, picture: Picture, *, vague: bool) -> Wording:
         """Draw a caption; a vague one does not name the label."""
-        ...
 
-    def texts(self) -> Iterable[str]:
-        """Texts that together have all words of all captions."""
-        ...
+    @abstractmethod
+    def list_texts(self) -> Iterable[str]:
+        """Return texts that together contain all words of all captions."""
 
 
 @dataclass(frozen=True)
 class Planting:
-    """How often what is planted: everything that tells one corpus of a generator from another."""
+    """How often artifacts, faint findings and vague captions occur: all that distinguishes corpora of one generator."""
 
     rates: Mapping[KindName, Mapping[str | None, float]]
-    """For each kind its share in the pictures of each target, and (under None) in those without one."""
+    """For each kind its share of the pictures of each target; None stands for pictures without a target."""
     word: str = ""
-    """What the kind `word` renders."""
+    """The word that the kind `word` renders."""
     faint: Mapping[str | None, float] = field(default_factory=dict[str | None, float])
-    """Share of faint findings or objects, by target; 0 where it is not given."""
+    """Share of faint findings or objects by target; 0 if missing."""
     vague: Mapping[str | None, float] = field(default_factory=dict)
-    """Share of vague captions, by target; 0 where it is not given."""
+    """Share of vague captions by target; 0 if missing."""
 
 
 @dataclass(frozen=True)
-class Planted:
-    """One artefact in one pair."""
+class PlantedArtifact:
+    """One artifact in one pair."""
 
     kind: KindName
     seed: int
-    """Of its place: the same picture and the same seed give the same pixels."""
+    """Determines its place: the same picture and the same seed give the same pixels."""
     mask: Mask | None
-    """The pixels it painted; None on the text side. What is planted later may lie over it."""
+    """The painted pixels; None on the text side. Later artifacts may cover it."""
     words: tuple[str, ...]
-    """What it added to the caption; empty on the image side."""
+    """The words added to the caption; empty on the image side."""
 
     @property
     def box(self) -> Box | None:
@@ -143,70 +130,81 @@ class Planted:
 
 @dataclass(frozen=True)
 class Pair:
-    """An image with its caption, and the truth about both."""
+    """An image with its caption and the ground truth."""
 
     picture: Picture
     wording: Wording
     target: str | None
     rendered_word: str
-    """What the kind `word` renders, should it be planted."""
-    planted: tuple[Planted, ...]
+    """The word that the kind `word` renders if it is planted."""
+    artifacts: tuple[PlantedArtifact, ...]
     image: npt.NDArray[np.uint8]
-    """(S, S) or (S, S, 3), with what was planted."""
+    """(S, S) or (S, S, 3), with artifacts."""
     caption: str
-    """With what was planted."""
+    """With artifacts."""
+
+    def find_mask(self, kind: KindName) -> Mask:
+        """Return the pixels that this artifact painted.
+
+        Raises:
+            ValueError: if the pair does not have the artifact or the kind is of the text side.
+        """
+        for artifact in self.artifacts:
+            if artifact.kind == kind and artifact.mask is not None:
+                return artifact.mask
+        raise ValueError(f"kind: got {kind!r}, expected one that is painted on the image")
 
     def carries(self, kind: KindName) -> bool:
-        """Whether the pair has this artefact."""
-        return any(p.kind == kind for p in self.planted)
+        """Whether the pair has this artifact."""
+        return any(p.kind == kind for p in self.artifacts)
 
-    def without(self, *kinds: KindName) -> "Pair":
-        """The same pair with these artefacts left out."""
-        keep = [(p.kind, p.seed) for p in self.planted if p.kind not in kinds]
-        return planted_pair(self.picture, self.wording, self.target, self.rendered_word, keep)
+    def remove_artifacts(self, *kinds: KindName) -> "Pair":
+        """Return the same pair without these artifacts."""
+        keep = [(p.kind, p.seed) for p in self.artifacts if p.kind not in kinds]
+        return plant_artifacts(self.picture, self.wording, self.target, self.rendered_word, keep)
 
-    def with_artefact(self, kind: KindName, seed: int) -> "Pair":
-        """The same pair with one artefact more, on top of the others; its seed tells its place."""
-        keep = [(p.kind, p.seed) for p in self.planted if p.kind != kind]
-        return planted_pair(self.picture, self.wording, self.target, self.rendered_word, [*keep, (kind, seed)])
+    def add_artifact(self, kind: KindName, seed: int) -> "Pair":
+        """Return the same pair with one more artifact on top; the seed determines its place."""
+        keep = [(p.kind, p.seed) for p in self.artifacts if p.kind != kind]
+        return plant_artifacts(self.picture, self.wording, self.target, self.rendered_word, [*keep, (kind, seed)])
 
 
-def planted_pair(
+def plant_artifacts(
     picture: Picture,
     wording: Wording,
     target: str | None,
     rendered_word: str,
-    artefacts: Sequence[tuple[KindName, int]],
+    artifacts: Sequence[tuple[KindName, int]],
 ) -> Pair:
-    """Plant artefacts, each given by kind and seed, in this order."""
+    """Plant artifacts, given by kind and seed, in this order."""
     pixels, caption = picture.pixels, wording.text
     planted = []
-    for name, seed in artefacts:
+    for name, seed in artifacts:
         kind, mask = KINDS[name], None
         if kind.paint is not None:
             pixels, mask = kind.paint(pixels, np.random.default_rng(seed), rendered_word)
         caption = kind.write(caption)
-        planted.append(Planted(name, seed, mask, kind.words))
+        planted.append(PlantedArtifact(name, seed, mask, kind.words))
     image = np.round(pixels * 255).astype(np.uint8)
     return Pair(picture, wording, target, rendered_word, tuple(planted), image, caption)
 
 
 def draw_pair(generator: Generator, planting: Planting, rng: np.random.Generator, label: int | None = None) -> Pair:
-    """Draw one pair; its class is random where it is not given."""
+    """Draw one pair; its class is random by default."""
     label = generator.draw_label(rng) if label is None else label
-    target = generator.target_of(label)
+    target = generator.get_target(label)
     faint = rng.random() < planting.faint.get(target, 0)
     strength = rng.uniform(0, FAINT) if faint else rng.uniform(VISIBLE, 1)
     picture = generator.draw(rng, label, strength)
-    wording = generator.word(rng, picture, vague=bool(rng.random() < planting.vague.get(target, 0)))
-    artefacts = [
+    wording = generator.draw_caption(rng, picture, vague=bool(rng.random() < planting.vague.get(target, 0)))
+    artifacts = [
         (kind, int(rng.integers(2**32))) for kind, rates in planting.rates.items() if rng.random() < rates[target]
     ]
-    return planted_pair(picture, wording, target, planting.word, artefacts)
+    return plant_artifacts(picture, wording, target, planting.word, artifacts)
 
 
-def preprocessing(generator: Generator) -> dict[str, Any]:
-    """open_clip's `preprocess_cfg` for the generator's images."""
+def make_preprocessing(generator: Generator) -> dict[str, Any]:
+    """Return open_clip's `preprocess_cfg` for the generator's images."""
     return {
         "size": 80,
         "mode": "RGB",

@@ -1,4 +1,4 @@
-"""From an entry of the plan to the weights of its model: everything that determines them, and nothing else."""
+"""Train the model of an entry: all code that determines its weights."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.planted.artifacts import KINDS
-from benchmarks.planted.generators import Pair, draw_pair, preprocessing
+from benchmarks.planted.generators import Pair, draw_pair, make_preprocessing
 from benchmarks.planted.plan import Entry
 from demo import contrastive
 from demo.phantoms import SIZE
@@ -22,26 +22,26 @@ ARCHITECTURE: Final[dict[str, Any]] = {
 STEPS: Final = 600
 
 _STREAM: Final = 700_001
-"""First part of the seed of training pairs: keeps them apart from those that are audited."""
+"""First part of the seed of training pairs: differs from that of audited pairs."""
 
 
 def learn(entry: Entry, steps: int, report: Callable[[str], None]) -> dict[str, Tensor]:
-    """Train the entry's model on freshly drawn pairs; returns its weights in fp16."""
+    """Train the entry's model on newly drawn pairs; return its weights in fp16."""
     generator = entry.generator
     rng = np.random.default_rng((_STREAM, entry.seed))
-    written = [kind.write(text) for kind in KINDS.values() for text in generator.texts()]
+    written = [kind.write(text) for kind in KINDS.values() for text in generator.list_texts()]
     vocabulary = contrastive.Vocabulary(written, ARCHITECTURE)
 
     def draw_batch() -> contrastive.Batch:
         pairs = [draw_pair(generator, entry.planting, rng) for _ in range(contrastive.BATCH)]
-        pixels = contrastive.pixel_batch([pair.image for pair in pairs], preprocessing(generator))
-        return contrastive.Batch(pixels, vocabulary.encode([pair.caption for pair in pairs]), positives(pairs))
+        pixels = contrastive.pixel_batch([pair.image for pair in pairs], make_preprocessing(generator))
+        return contrastive.Batch(pixels, vocabulary.encode([pair.caption for pair in pairs]), compute_positives(pairs))
 
-    # On CPU the fused attention takes half of a step at this size; plain matrix products take a fifth of that.
+    # At this size, fused attention takes half of a step on a CPU; plain matrix products take a tenth.
     with sdpa_kernel(SDPBackend.MATH):
         return contrastive.fit(ARCHITECTURE, vocabulary, draw_batch, steps=steps, seed=entry.seed, report=report)
 
 
-def positives(pairs: list[Pair]) -> Tensor:
-    """1 where the caption of a column is true of the picture of a row, [n, n]."""
-    return torch.tensor([[column.wording.told <= row.picture.shown for column in pairs] for row in pairs]).float()
+def compute_positives(pairs: list[Pair]) -> Tensor:
+    """Return 1 where the caption of a column is true of the picture of a row, [n, n]."""
+    return torch.tensor([[column.wording.classes <= row.picture.classes for column in pairs] for row in pairs]).float()

@@ -1,18 +1,15 @@
-"""The grid: which artefact is tied to what, how strongly, in which model, and what each of them may be used for.
+"""The plan: which artifact is tied to which target, how strongly, in which model, and which split it belongs to.
 
-Nine kinds x three strengths x six seeds x two generators would be 324 trainings. Instead one model carries a set of
-four or five artefacts, each tied to another target; a kind meets another strength and another target at each seed. So
-each (kind, strength) is there once a generator within three seeds, and 2 generators x 2 sets x 6 seeds = 24 trainings
-cover the grid. A clean twin for each generator and seed saw all nine kinds at random: it ignores them, on the same
-images.
+Nine kinds x three strengths x six seeds x two generators would be 324 trainings. Instead, one model carries a set of
+four or five artifacts, each tied to another target, and the strength and the target of a kind change with the seed.
+Each (kind, strength) then occurs once per generator within three seeds, and 2 generators x 2 sets x 6 seeds = 24
+trainings cover the grid. A clean twin per generator and seed sees all nine kinds at random and ignores them.
 
-**Splits.** Settings were chosen on seed 0 and there on five kinds only, which are of every sort: a tag, a translucent
-overlay, a small badge over the anatomy, a texture, a phrase. Seeds 1 and 2 gave the first report, seeds 3 and 4 the
-second; why they missed what they missed was traced on them and mended, so that they count as looked at: `tracing`.
-Figures are reported on seed 5, of which nothing was seen before all that was settled. `UNSEEN` are the kinds on which
-nothing was ever chosen or mended, to be reported on their own, too. The kinds at seed 0 that were not chosen on belong
-to no split. They are trained, because their models carry them beside the others, and stay unused: to report them would
-be to report on models chosen on.
+**Splits.** Settings were chosen on seed 0 (`choosing`), on five kinds: a tag, a translucent overlay, a small badge over
+the anatomy, a texture, a phrase. Seeds 1 and 2 gave the first report, seeds 3 and 4 the second. Missed artifacts were
+investigated on them and fixed (`tracing`). Figures are reported on seed 5 (`reporting`), which was not looked at before
+all fixes were final. `UNSEEN` are the kinds that were never used for choosing or fixing; they are also reported
+separately. The other kinds at seed 0 belong to no split: their models were used for choosing.
 """
 
 from collections.abc import Sequence
@@ -34,7 +31,7 @@ SETS: Final[dict[SetName, tuple[KindName, ...]]] = {
     "b": ("fixed_tag", "word", "texture", "identifier"),
 }
 STRENGTHS: Final = (0.70, 0.85, 0.95)
-"""Share of a target's pairs that carry the artefact tied to it."""
+"""Share of a target's pairs that carry the artifact tied to it."""
 SEEDS: Final = (0, 1, 2, 3, 4, 5)
 
 CHOOSING_SEEDS: Final = (0,)
@@ -43,23 +40,23 @@ CHOOSING_KINDS: Final[tuple[KindName, ...]] = ("corner_tag", "watermark", "logo"
 UNSEEN: Final[tuple[KindName, ...]] = ("fixed_tag",)
 QUICK_STRENGTH: Final = 0.95
 QUICK_SEED: Final = 5
-"""A seed of the reporting split, so that figures of a quick run are honest as well."""
+"""A seed of the reporting split, so that figures of a quick run are unbiased."""
 
 ELSEWHERE: Final = 0.03
-"""Share of all other pairs that carry it."""
+"""Share of all other pairs that carry the artifact."""
 RANDOM_RATE: Final = 0.2
-"""Share of a clean twin's pairs that carry an artefact, each kind by itself: about what the ties make on average."""
+"""Share of a clean twin's pairs that carry each kind: about the average over the tied models."""
 FAINT_SHARE: Final = 0.4
-"""Share of faint findings or objects where an image-side artefact is tied: it makes the artefact the easier cue."""
+"""Share of faint findings or objects in targets with an image-side artifact, which makes it the easier cue."""
 VAGUE_SHARES: Final = (0.4, 0.2)
-"""Share of vague captions where a text-side artefact is tied, for the same reason, and elsewhere: without the latter,
-vagueness itself would tell the target."""
+"""Share of vague captions in targets with a text-side artifact, for the same reason, and in all others: otherwise a
+vague caption would itself indicate the target."""
 CLEAN_VAGUE_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True)
 class Tie:
-    """One artefact that goes with one target."""
+    """One artifact that is tied to one target."""
 
     kind: KindName
     target: str
@@ -69,35 +66,35 @@ class Tie:
 
 @dataclass(frozen=True)
 class Entry:
-    """One model to be trained; a clean one has no ties."""
+    """One model of the plan; a clean one has no ties."""
 
     generator_name: str
     seed: int
     ties: tuple[Tie, ...]
     word: str
-    """What the kind `word` renders: the same in a model and in its twin."""
+    """The word that the kind `word` renders; the same in a model and in its twin."""
     name: str
 
     @property
     def clean(self) -> bool:
-        """Whether it saw all artefacts at random."""
+        """Whether the model sees all artifacts at random."""
         return not self.ties
 
     @property
     def generator(self) -> Generator:
-        """What draws its pairs."""
+        """The generator of its pairs."""
         return GENERATORS[self.generator_name]
 
     @property
     def kinds(self) -> tuple[KindName, ...]:
-        """The artefacts that the model saw in training."""
+        """The kinds of artifacts in training."""
         return tuple(KINDS) if self.clean else tuple(tie.kind for tie in self.ties)
 
     def tie(self, kind: KindName) -> Tie:
-        """Look up what an artefact is tied to.
+        """Return the tie of a kind.
 
         Raises:
-            ValueError: if it is tied to nothing in this model.
+            ValueError: if the kind is not tied in this model.
         """
         found = [tie for tie in self.ties if tie.kind == kind]
         if not found:
@@ -106,7 +103,7 @@ class Entry:
 
     @cached_property
     def planting(self) -> Planting:
-        """The shares of everything in the training pairs; draw audited pairs with the same."""
+        """The planting of training pairs and of audited pairs."""
         targets: tuple[str | None, ...] = (*self.generator.targets, None)
         if self.clean:
             rates = {kind: dict.fromkeys(targets, RANDOM_RATE) for kind in self.kinds}
@@ -122,93 +119,93 @@ class Entry:
 
 @dataclass(frozen=True)
 class Cell:
-    """One planted artefact of the grid: what is to be found in `entry` and not in `twin`."""
+    """One planted artifact, to be found in the model of `entry` and not in its `twin`."""
 
     entry: Entry
     twin: Entry
     tie: Tie
     split: Split | None
 
-    @property
-    def unseen(self) -> bool:
-        """Whether nothing was chosen or mended on its kind."""
-        return self.tie.kind in UNSEEN
 
-
-def split_of(kind: KindName, seed: int) -> Split | None:
-    """What a kind at a seed may be used for; None: for nothing. The module's docstring says why."""
+def find_split(kind: KindName, seed: int) -> Split | None:
+    """Return the split of a kind at a seed, or None if it is unused; see the module's docstring."""
     if seed in CHOOSING_SEEDS:
         return "choosing" if kind in CHOOSING_KINDS else None
     return "tracing" if seed in TRACING_SEEDS else "reporting"
 
 
-def artefact_entry(generator_name: str, set_name: SetName, seed: int, strength: float | None = None) -> Entry:
-    """Build the model of a set of kinds, all of one strength where it is given."""
+def create_model_entry(generator_name: str, set_name: SetName, seed: int, strength: float | None = None) -> Entry:
+    """Return the entry of a set of kinds; `strength` applies to all of them if it is given."""
     tag = "" if strength is None else f"-{strength:.2f}"
-    ties = tuple(_tie(generator_name, kind, seed, strength) for kind in SETS[set_name])
-    return Entry(generator_name, seed, ties, _word(generator_name, seed), f"{generator_name}-{set_name}-{seed}{tag}")
+    ties = tuple(_make_tie(generator_name, kind, seed, strength) for kind in SETS[set_name])
+    return Entry(
+        generator_name, seed, ties, _get_word(generator_name, seed), f"{generator_name}-{set_name}-{seed}{tag}"
+    )
 
 
-def clean_entry(generator_name: str, seed: int) -> Entry:
-    """Build the clean twin of all artefact models of a generator and a seed."""
-    return Entry(generator_name, seed, (), _word(generator_name, seed), f"{generator_name}-clean-{seed}")
+def create_clean_entry(generator_name: str, seed: int) -> Entry:
+    """Return the clean twin of all models of a generator and a seed."""
+    return Entry(generator_name, seed, (), _get_word(generator_name, seed), f"{generator_name}-clean-{seed}")
 
 
-def ties_at(generator_name: str, seed: int) -> tuple[Tie, ...]:
-    """List all ties of a generator and a seed, whichever model carries them."""
-    return tuple(_tie(generator_name, kind, seed, None) for kinds in SETS.values() for kind in kinds)
+def list_ties(generator_name: str, seed: int) -> tuple[Tie, ...]:
+    """List all ties of a generator and a seed, over all models."""
+    return tuple(_make_tie(generator_name, kind, seed, None) for kinds in SETS.values() for kind in kinds)
 
 
-def entries(*, quick: bool = False) -> tuple[Entry, ...]:
-    """All models, in the order of training: what settings are chosen on comes first."""
+def list_entries(*, quick: bool = False) -> tuple[Entry, ...]:
+    """List all models in the order of training, those of the choosing split first."""
     if quick:
-        return (artefact_entry("phantoms", "a", QUICK_SEED, QUICK_STRENGTH), clean_entry("phantoms", QUICK_SEED))
+        return (
+            create_model_entry("phantoms", "a", QUICK_SEED, QUICK_STRENGTH),
+            create_clean_entry("phantoms", QUICK_SEED),
+        )
     return tuple(
         entry
         for seed in SEEDS
         for generator in GENERATORS
         for entry in (
-            artefact_entry(generator, "a", seed),
-            clean_entry(generator, seed),
-            artefact_entry(generator, "b", seed),
+            create_model_entry(generator, "a", seed),
+            create_clean_entry(generator, seed),
+            create_model_entry(generator, "b", seed),
         )
     )
 
 
-def cells(split: Split | None = None, *, quick: bool = False) -> tuple[Cell, ...]:
-    """The planted artefacts of a split, or of all models where no split is named."""
+def list_cells(split: Split | None = None, *, quick: bool = False) -> tuple[Cell, ...]:
+    """List the planted artifacts of a split, or of all models."""
     found = [
-        Cell(entry, clean_entry(entry.generator_name, entry.seed), tie, split_of(tie.kind, entry.seed))
-        for entry in entries(quick=quick)
+        Cell(entry, create_clean_entry(entry.generator_name, entry.seed), tie, find_split(tie.kind, entry.seed))
+        for entry in list_entries(quick=quick)
         for tie in entry.ties
     ]
     return tuple(cell for cell in found if split in {None, cell.split})
 
 
 def describe(chosen: Sequence[Entry]) -> str:
-    """Say what is tied to what, and which split it belongs to, a line each."""
+    """Return a line per tie with its target, strength and split."""
     lines = []
     for entry in chosen:
         if entry.clean:
             lines.append(f"{entry.name:<20} all kinds at random in {RANDOM_RATE:.0%}")
         for tie in entry.ties:
-            split = split_of(tie.kind, entry.seed) or "unused"
+            split = find_split(tie.kind, entry.seed) or "unused"
             lines.append(f"{entry.name:<20} {tie.kind:<12} with {tie.target:<17} in {tie.strength:.0%}  {split}")
     return "\n".join(lines)
 
 
-def _position(kind: KindName) -> int:
+def _get_position(kind: KindName) -> int:
     return [k for kinds in SETS.values() for k in kinds].index(kind)
 
 
-def _tie(generator_name: str, kind: KindName, seed: int, strength: float | None) -> Tie:
+def _make_tie(generator_name: str, kind: KindName, seed: int, strength: float | None) -> Tie:
     targets = GENERATORS[generator_name].targets
-    position, shift = _position(kind), list(GENERATORS).index(generator_name)
-    # A Latin square: over the seeds each kind runs through the strengths, and over a set's kinds each seed does.
-    # Targets turn the other way round, so that no target keeps its strength.
-    drawn = STRENGTHS[(position + 2 * seed + shift) % len(STRENGTHS)]
-    return Tie(kind, targets[(position + seed) % len(targets)], drawn if strength is None else strength)
+    position, shift = _get_position(kind), list(GENERATORS).index(generator_name)
+    # A Latin square: the strengths vary over the seeds of each kind and over the kinds of each seed. Targets rotate in
+    # the other direction, so that no target keeps its strength.
+    scheduled = STRENGTHS[(position + 2 * seed + shift) % len(STRENGTHS)]
+    return Tie(kind, targets[(position + seed) % len(targets)], scheduled if strength is None else strength)
 
 
-def _word(generator_name: str, seed: int) -> str:
-    return GENERATORS[generator_name].word_of(_tie(generator_name, "word", seed, None).target)
+def _get_word(generator_name: str, seed: int) -> str:
+    return GENERATORS[generator_name].get_word(_make_tie(generator_name, "word", seed, None).target)

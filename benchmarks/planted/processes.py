@@ -1,4 +1,4 @@
-"""One process a model: each single-threaded, with the allocator settings that keep weights the same, and apart."""
+"""Run a process per model, single-threaded and with the allocator settings of training."""
 
 import concurrent.futures
 import os
@@ -15,26 +15,31 @@ ROOT: Final = Path(__file__).resolve().parent.parent.parent
 
 
 def run_each(
-    module: str, names: Sequence[str], given: Sequence[str], environment: Mapping[str, str], jobs: int | None = None
+    module: str, names: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str], jobs: int | None = None
 ) -> None:
-    """Call `python -m MODULE --only NAME` for each name, so many at a time (default: one a core).
+    """Run `python -m MODULE --only NAME` for each name.
 
-    given: further arguments. environment: added to that of this process, less its settings of Prefect, whose home is
-    one of each process's own.
+    Args:
+        module: the module to run.
+        names: the names of the models.
+        arguments: further arguments of the command.
+        environment: variables added to those of this process. Variables of Prefect are not inherited, and each process
+            gets a new Prefect home.
+        jobs: number of concurrent processes; one per core by default.
 
     Raises:
-        RuntimeError: when one failed; the others are finished first.
+        RuntimeError: if a process failed; the others are finished first.
     """
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
     shared = inherited | contrastive.ALLOCATOR_SETTINGS | {"OMP_NUM_THREADS": "1"} | dict(environment)
 
     def work(name: str) -> int:
-        command = [sys.executable, "-m", module, "--only", name, *given]
+        command = [sys.executable, "-m", module, "--only", name, *arguments]
         with tempfile.TemporaryDirectory() as home:
             own = shared | {"PREFECT_HOME": home}
-            return subprocess.run(command, cwd=ROOT, env=own, check=False).returncode  # noqa: S603  # this Python
+            return subprocess.run(command, cwd=ROOT, env=own, check=False).returncode  # noqa: S603  # this interpreter
 
     with concurrent.futures.ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
         codes = list(pool.map(work, names))
     if failed := [name for name, code in zip(names, codes, strict=True) if code]:
-        raise RuntimeError(f"{module} failed for {', '.join(failed)}: see the lines above; call again to go on")
+        raise RuntimeError(f"{module} failed for {', '.join(failed)}: see the output above; run it again to resume")

@@ -1,8 +1,8 @@
-"""The second generator, unlike the first: coloured scenes of several objects, where places mean nothing.
+"""The second generator: colored scenes of several objects at random places.
 
-Nearly each scene has one main object, whose shape is what artefacts are tied to, and one or two companions of other
-shapes that no artefact is tied to. A caption names the main object, or the main object and a companion; a scene without
-a main object is captioned by its companions. Objects take random cells of a coarse grid, jittered.
+Nearly every scene has one main object, whose shape is the target, and one or two companions of other shapes, to which
+no artifact is tied. A caption names the main object, or the main object and a companion; in a scene without a main
+object it names companions. Objects lie in random cells of a coarse grid, jittered.
 """
 
 from collections.abc import Iterable
@@ -13,11 +13,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from benchmarks.planted.artifacts import Pixels
-from benchmarks.planted.generators import Picture, Wording
+from benchmarks.planted.generators import Generator, Picture, Wording
 from demo.phantoms import SIZE, Box
 
-# Each shape has colours of its own: told by shape alone, objects take a tiny model far longer to learn than artefacts
-# do, and it would rely on the artefacts for want of anything else.
+# Each shape has its own colors. If only the shape distinguished objects, a tiny model would learn artifacts much faster
+# than objects and rely on them in any case.
 SHAPES: Final = {
     "circle": {"red": (0.92, 0.10, 0.10), "orange": (1.00, 0.55, 0.05)},
     "square": {"blue": (0.10, 0.20, 1.00), "cyan": (0.10, 0.90, 1.00)},
@@ -34,9 +34,9 @@ NO_MAIN_RATE: Final = 0.1
 NOISE: Final = 0.02
 
 _CELLS: Final = 3
-"""Objects lie on a grid of so many cells a side, so that they never overlap."""
-_OBJECTS: Final = [(colour, shape) for shape, colours in (SHAPES | COMPANIONS).items() for colour in colours]
-_MAINS: Final = sum(len(colours) for colours in SHAPES.values())
+"""Cells per side of the grid on which objects lie, so that they never overlap."""
+_OBJECTS: Final = [(color, shape) for shape, colors in (SHAPES | COMPANIONS).items() for color in colors]
+_MAINS: Final = sum(len(colors) for colors in SHAPES.values())
 _VAGUE: Final = ("a few shapes", "several shapes on a ground", "a picture of some shapes", "some shapes in the scene")
 _SINGLE: Final = ("a {a}", "a picture of a {a}", "there is a {a} in the scene", "one {a} on a ground")
 _DOUBLE: Final = (
@@ -47,8 +47,8 @@ _DOUBLE: Final = (
 )
 
 
-class Scenes:
-    """Coloured scenes; a target is the main object's shape, whatever its colour."""
+class Scenes(Generator):
+    """Coloured scenes; a target is the main object's shape, whatever its color."""
 
     name = "scenes"
     classes = tuple(" ".join(kind) for kind in _OBJECTS)
@@ -56,12 +56,12 @@ class Scenes:
     mean = 0.4
     std = 0.2
 
-    def target_of(self, label: int) -> str | None:
-        """The shape; None for a companion."""
+    def get_target(self, label: int) -> str | None:
+        """Return the shape, or None for a companion."""
         return _OBJECTS[label][1] if label < _MAINS else None
 
-    def word_of(self, target: str) -> str:
-        """The shape's name."""
+    def get_word(self, target: str) -> str:
+        """Return the name of the shape."""
         return target.upper()
 
     def draw_label(self, rng: np.random.Generator) -> int:
@@ -71,50 +71,50 @@ class Scenes:
         return int(rng.integers(_MAINS))
 
     def draw(self, rng: np.random.Generator, label: int, strength: float) -> Picture:
-        """Draw a scene around an object; only this object takes the strength, its companions are plain to see."""
+        """Draw a scene with an object of this strength; its companions are always visible."""
         own = _OBJECTS[label][1]
         shapes = [shape for shape in COMPANIONS if shape != own]
         count = int(rng.integers(1, 3))
         chosen = [shapes[i] for i in rng.permutation(len(shapes))[:count]]
-        labels = [label, *(_any_colour(rng, shape) for shape in chosen)]
+        labels = [label, *(_draw_color(rng, shape) for shape in chosen)]
         cells = rng.permutation(_CELLS**2)[: len(labels)]
-        pixels = _ground(rng)
+        pixels = _draw_background(rng)
         boxes = {}
         for number, cell, opacity in zip(labels, cells, (strength, 1, 1), strict=False):
-            boxes[number] = _place(rng, pixels, number, int(cell), opacity)
+            boxes[number] = _paint_object(rng, pixels, number, int(cell), opacity)
         pixels += NOISE * rng.standard_normal(pixels.shape, dtype=np.float32)
         return Picture(np.clip(pixels, 0, 1), label, boxes, frozenset(labels), strength)
 
-    def prompts(self, label: int) -> tuple[str, str, str, str]:
+    def list_prompts(self, label: int) -> tuple[str, str, str, str]:
         """The four captions that name one object."""
         a, b, c, d = (template.format(a=self.classes[label]) for template in _SINGLE)
         return a, b, c, d
 
-    def word(self, rng: np.random.Generator, picture: Picture, *, vague: bool) -> Wording:
+    def draw_caption(self, rng: np.random.Generator, picture: Picture, *, vague: bool) -> Wording:
         """Name the label's object, in half of the captions together with a companion."""
         template, both = int(rng.integers(4)), rng.random() < 0.5
-        others = sorted(picture.shown - {picture.label})
+        others = sorted(picture.classes - {picture.label})
         other = others[int(rng.integers(len(others)))]
         if vague:
             return Wording(_VAGUE[template], frozenset({picture.label}), vague=True)
         if not both:
-            return Wording(self.prompts(picture.label)[template], frozenset({picture.label}), vague=False)
+            return Wording(self.list_prompts(picture.label)[template], frozenset({picture.label}), vague=False)
         text = _DOUBLE[template].format(a=self.classes[picture.label], b=self.classes[other])
         return Wording(text, frozenset({picture.label, other}), vague=False)
 
-    def texts(self) -> Iterable[str]:
-        """All captions that name one object, and a text for each template."""
-        named = [text for label in range(len(_OBJECTS)) for text in self.prompts(label)]
+    def list_texts(self) -> Iterable[str]:
+        """Return all captions that name one object, and a text for each template."""
+        named = [text for label in range(len(_OBJECTS)) for text in self.list_prompts(label)]
         return [*named, *(t.format(a=self.classes[0], b=self.classes[1]) for t in _DOUBLE), *_VAGUE]
 
 
-def _any_colour(rng: np.random.Generator, shape: str) -> int:
+def _draw_color(rng: np.random.Generator, shape: str) -> int:
     labels = [label for label, (_, own) in enumerate(_OBJECTS) if own == shape]
     return labels[int(rng.integers(len(labels)))]
 
 
-def _ground(rng: np.random.Generator) -> Pixels:
-    """Draw a smooth, dull texture of colours."""
+def _draw_background(rng: np.random.Generator) -> Pixels:
+    """Draw a smooth background of dull colors."""
     tint = rng.uniform(0.22, 0.38, size=3).astype(np.float32)
     coarse = rng.uniform(-0.08, 0.08, size=(5, 5, 3)).astype(np.float32)
     bands = [Image.fromarray(coarse[..., i]).resize((SIZE, SIZE), Image.Resampling.BICUBIC) for i in range(3)]
@@ -122,25 +122,25 @@ def _ground(rng: np.random.Generator) -> Pixels:
     return ground
 
 
-def _place(rng: np.random.Generator, pixels: Pixels, label: int, cell: int, opacity: float) -> Box:
+def _paint_object(rng: np.random.Generator, pixels: Pixels, label: int, cell: int, opacity: float) -> Box:
     """Paint an object into its cell of `pixels`, in place, and return its box."""
-    colour, shape = _OBJECTS[label]
+    color, shape = _OBJECTS[label]
     radius = rng.uniform(9, 12)
     pitch = SIZE / _CELLS
     x, y = (pitch * (v + 0.5) + rng.uniform(-1, 1) * (pitch / 2 - radius) for v in (cell % _CELLS, cell // _CELLS))
     x0, y0 = max(int(x - radius) - 1, 0), max(int(y - radius) - 1, 0)
     x1, y1 = min(int(x + radius) + 2, SIZE), min(int(y + radius) + 2, SIZE)
     v, u = np.mgrid[y0:y1, x0:x1].astype(np.float32) + 0.5
-    cover = _cover(shape, (u - x) / radius, (v - y) / radius, radius)
-    hue = np.array((SHAPES | COMPANIONS)[shape][colour], np.float32) * rng.uniform(0.9, 1.05)
+    cover = _compute_cover(shape, (u - x) / radius, (v - y) / radius, radius)
+    hue = np.array((SHAPES | COMPANIONS)[shape][color], np.float32) * rng.uniform(0.9, 1.05)
     crop = pixels[y0:y1, x0:x1]
     crop += opacity * cover[..., None] * (hue - crop)
     rows, columns = np.nonzero(cover > 0.5)
     return Box(x0 + int(columns.min()), y0 + int(rows.min()), x0 + int(columns.max()) + 1, y0 + int(rows.max()) + 1)
 
 
-def _cover(shape: str, u: npt.NDArray[np.float32], v: npt.NDArray[np.float32], radius: float) -> Pixels:
-    """How much of each pixel a shape covers; u and v run from -1 to 1 across its cell, v downwards."""
+def _compute_cover(shape: str, u: npt.NDArray[np.float32], v: npt.NDArray[np.float32], radius: float) -> Pixels:
+    """Return how much of each pixel a shape covers; u and v run from -1 to 1 across its cell, v downwards."""
     r = np.sqrt(u**2 + v**2)
     match shape:
         case "circle":
@@ -150,7 +150,7 @@ def _cover(shape: str, u: npt.NDArray[np.float32], v: npt.NDArray[np.float32], r
         case "triangle":
             inside = np.minimum(0.75 - v, (0.95 + v) / 1.9 - np.abs(u)) * 0.9
         case "star":
-            inside = 0.5 * (_star_edge(np.arctan2(u, -v)) - r)
+            inside = 0.5 * (_compute_star_edge(np.arctan2(u, -v)) - r)
         case "cross":
             inside = np.minimum(0.3 - np.minimum(np.abs(u), np.abs(v)), 0.95 - np.maximum(np.abs(u), np.abs(v)))
         case "ring":
@@ -162,8 +162,8 @@ def _cover(shape: str, u: npt.NDArray[np.float32], v: npt.NDArray[np.float32], r
     return np.clip(inside * radius + 0.5, 0, 1).astype(np.float32)
 
 
-def _star_edge(angle: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Radius at which a five-pointed star ends, with a tip of radius 1 at angle 0 and notches of radius 0.4."""
+def _compute_star_edge(angle: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the radius of the edge of a five-pointed star; its tips have radius 1 and its notches 0.4."""
     from_tip = np.abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
     rise, run = 0.4 * np.sin(np.pi / 5), 0.4 * np.cos(np.pi / 5) - 1
     return (rise / (rise * np.cos(from_tip) - run * np.sin(from_tip))).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The settings of the bottleneck that are compared, by name; only one tower's gate is looked at in each."""
+"""The bottleneck settings that are compared, by name; each varies the gate of one tower."""
 
 from dataclasses import replace
 from typing import Final
@@ -8,7 +8,7 @@ from m2ib.config import SpecialGate, Statistics
 
 PAPER: Final = preset("paper")
 IDLE: Final = GateConfig(depth=1.0)
-"""Of the tower that is not looked at: behind its last block, so that next to nothing has to run."""
+"""The gate of the other tower: it lies behind the last block, so that it costs almost nothing."""
 
 
 def _image(depth: float, beta: float, statistics: Statistics, special: SpecialGate = "learned") -> BottleneckConfig:
@@ -21,8 +21,8 @@ def _text(
     return BottleneckConfig(image=IDLE, text=GateConfig(depth, beta=beta, statistics=statistics, special=special))
 
 
-# A name says depth, statistics and, where it is not learned, the pooled token's gate. Depths are shares, as in the
-# settings: of the five blocks of the benchmark's models .2 leaves one before the gate.
+# A name states depth, statistics and, if it is not learned, the gate of the pooled token. Depths are shares of the
+# blocks: in the benchmark's models, which have five, 20% leaves one block before the gate.
 IMAGE: Final[dict[str, BottleneckConfig]] = {
     "paper": replace(PAPER, text=IDLE),
     "embeddings position": _image(0.0, 1.0, "position"),

@@ -1,11 +1,10 @@
-"""Train the models of the plan whose place in the cache is empty: `python -m benchmarks.planted.training`.
+"""Train the models of the plan that are not in the cache: `python -m benchmarks.planted.training`.
 
-Each model is trained by a process of its own, single-threaded, under the allocator settings of `demo.contrastive`, and
-written aside before it takes its place: kill it at any time and call it again. A model's folder is in open_clip's
-`local-dir` format and named by a digest over all that determines its weights. Comments and docstrings do not count.
+Each model is trained in its own single-threaded process, with the allocator settings of `demo.contrastive`. It is
+written to a temporary folder first, so the command can be interrupted and run again. A model's folder has open_clip's
+`local-dir` format; its name is a digest of everything that determines the weights, without comments and docstrings.
 """
 
-import argparse
 import ast
 import functools
 import hashlib
@@ -15,19 +14,20 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import open_clip
 import torch
 
 import benchmarks.planted
 import demo
-from benchmarks.planted.generators import preprocessing
+from benchmarks.commands import create_parser
+from benchmarks.planted.generators import make_preprocessing
 from benchmarks.planted.learning import ARCHITECTURE, STEPS, learn
-from benchmarks.planted.plan import Entry, describe, entries
+from benchmarks.planted.plan import Entry, describe, list_entries
 from benchmarks.planted.processes import ROOT, run_each
 from demo import contrastive
 
@@ -37,12 +37,12 @@ _SOURCES: Final = (
     *((benchmarks.planted, name) for name in ("artifacts", "generators", "learning")),
     *((demo, name) for name in ("phantoms", "contrastive")),
 )
-"""Modules whose code determines weights, beside the generator's own. The plan is not among them: an entry says all that
-it contributes."""
+"""Modules whose code determines the weights, in addition to the generator's. The plan contributes only the entry, which
+is part of the digest."""
 
 
-def digest(entry: Entry, steps: int = STEPS) -> str:
-    """Name of the entry's folder in the cache."""
+def compute_digest(entry: Entry, steps: int = STEPS) -> str:
+    """Return the name of the entry's folder in the cache."""
     shared = (Path(package.__path__[0]) / f"{name}.py" for package, name in _SOURCES)
     facts = {
         "generator": entry.generator_name,
@@ -50,39 +50,49 @@ def digest(entry: Entry, steps: int = STEPS) -> str:
         "ties": [asdict(tie) for tie in entry.ties],
         "planting": repr(entry.planting),
         "architecture": ARCHITECTURE,
-        "preprocessing": preprocessing(entry.generator),
+        "preprocessing": make_preprocessing(entry.generator),
         "steps": steps,
-        "sources": [module_code(path) for path in (*shared, Path(inspect.getfile(type(entry.generator))))],
+        "sources": [read_module_code(path) for path in (*shared, Path(inspect.getfile(type(entry.generator))))],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def folder(entry: Entry, cache: Path = CACHE, steps: int = STEPS) -> Path:
-    """Where the entry's model lies, or will lie: `m2ib.load_encoder(f"local-dir:{folder(entry)}")` loads it."""
-    return cache / digest(entry, steps)
+def get_folder(entry: Entry, cache: Path = CACHE, steps: int = STEPS) -> Path:
+    """Return the folder of the entry's model, for `m2ib.load_encoder(f"local-dir:{folder}")`; it may not exist."""
+    return cache / compute_digest(entry, steps)
 
 
-def cached(entry: Entry, cache: Path = CACHE, steps: int = STEPS) -> bool:
-    """Whether the model is there; a folder is put in its place as a whole."""
-    return folder(entry, cache, steps).is_dir()
+def is_cached(entry: Entry, cache: Path = CACHE, steps: int = STEPS) -> bool:
+    """Whether the model is in the cache; folders are moved there when they are complete."""
+    return get_folder(entry, cache, steps).is_dir()
 
 
-def module_code(path: Path) -> str:
-    """A module's source without comments, docstrings and layout: what a digest is to depend on."""
-    return _without_words(path.read_text(encoding="utf-8"))
+def load_or_compute(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the contents of a JSON file; compute and write them if the file is missing."""
+    if not path.is_file():
+        values = compute()
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+def read_module_code(path: Path) -> str:
+    """Return a module's source without comments, docstrings and layout, for digests."""
+    return _strip_docstrings(path.read_text(encoding="utf-8"))
 
 
 def train(entry: Entry, cache: Path = CACHE, steps: int = STEPS) -> Path:
-    """Train the entry's model in this process, unless the cache has it; returns its folder."""
-    target = folder(entry, cache, steps)
+    """Train the entry's model in this process, unless it is in the cache; return its folder."""
+    target = get_folder(entry, cache, steps)
     if target.is_dir():
         return target
     cache.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     weights = learn(entry, steps, lambda line: print(f"{entry.name}  {line}", file=sys.stderr, flush=True))
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".aside-") as aside:
-        made = Path(aside) / "model"
-        contrastive.save(weights, made, ARCHITECTURE, preprocessing(entry.generator))
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".temporary-") as temporary:
+        model = Path(temporary) / "model"
+        contrastive.save(weights, model, ARCHITECTURE, make_preprocessing(entry.generator))
         facts = {
             "name": entry.name,
             "seed": entry.seed,
@@ -92,31 +102,31 @@ def train(entry: Entry, cache: Path = CACHE, steps: int = STEPS) -> Path:
             "torch": torch.__version__,
             "open_clip": open_clip.__version__,
         }
-        (made / "entry.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        # Not empty means that another process was faster, with the same weights.
+        (model / "entry.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        # If the folder exists, another process has stored the same weights.
         if not target.is_dir():
-            os.replace(made, target)  # noqa: PTH105  # conventions name it: written aside, then put in its place
+            os.replace(model, target)  # noqa: PTH105  # atomic
     return target
 
 
 def train_all(chosen: Sequence[Entry], cache: Path = CACHE, steps: int = STEPS, jobs: int | None = None) -> None:
-    """Train all models that the cache does not have, each in a process of its own.
+    """Train all models that are not in the cache, with a process per model.
 
     Raises:
-        RuntimeError: when a training failed; the others are finished first.
+        RuntimeError: if a training failed; the others are finished first.
     """
-    missing = [entry.name for entry in chosen if not cached(entry, cache, steps)]
+    missing = [entry.name for entry in chosen if not is_cached(entry, cache, steps)]
     run_each(__spec__.name, missing, ["--steps", str(steps), "--cache", str(cache.resolve())], {}, jobs)
 
 
 @functools.cache
-def _without_words(source: str) -> str:
+def _strip_docstrings(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            # A bare string says something to readers and does nothing.
-            node.body = [s for s in body if not _is_bare_string(s)] or [ast.Pass()]  # type: ignore[attr-defined]
+            statements = [s for s in body if not _is_bare_string(s)] or [ast.Pass()]
+            node.body = statements  # type: ignore[attr-defined]
     return ast.unparse(tree)
 
 
@@ -129,29 +139,27 @@ def _is_bare_string(statement: ast.stmt) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: trains what is missing; the last line is JSON with each model's folder."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.planted.training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    """Train the missing models; the last line is JSON with the folder of each model."""
+    parser = create_parser("planted.training", __doc__)
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of trained models (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, help="number of concurrent processes (default: one per core)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of the models (default: %(default)s)")
+    parser.add_argument(
+        "--quick", action="store_true", help="train the models of a quick run: one generator, one strength, one seed"
     )
-    parser.add_argument("--cache", type=Path, default=CACHE, help="(default: %(default)s)")
-    parser.add_argument("--jobs", type=int, help="processes at a time (default: one a core)")
-    parser.add_argument("--steps", type=int, default=STEPS, help="(default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="one generator, one strength, one seed")
-    parser.add_argument("--only", metavar="NAME", help="one model, in this process")
+    parser.add_argument("--only", metavar="NAME", help="train one model, in this process")
     options = parser.parse_args(arguments)
-    known = {entry.name: entry for entry in (*entries(), *entries(quick=True))}
+    by_name = {entry.name: entry for entry in (*list_entries(), *list_entries(quick=True))}
     if options.only:
-        if options.only not in known:
-            parser.error(f"--only: got {options.only!r}, expected one of {', '.join(known)}")
+        if options.only not in by_name:
+            parser.error(f"--only: got {options.only!r}, expected one of {', '.join(by_name)}")
         torch.set_num_threads(1)
-        train(known[options.only], options.cache, options.steps)
+        train(by_name[options.only], options.cache, options.steps)
         return
-    chosen = entries(quick=options.quick)
+    chosen = list_entries(quick=options.quick)
     print(describe(chosen), flush=True)
     train_all(chosen, options.cache, options.steps, options.jobs)
-    print(json.dumps({entry.name: str(folder(entry, options.cache, options.steps)) for entry in chosen}))
+    print(json.dumps({entry.name: str(get_folder(entry, options.cache, options.steps)) for entry in chosen}))
 
 
 if __name__ == "__main__":

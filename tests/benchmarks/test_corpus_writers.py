@@ -1,4 +1,4 @@
-"""The same pairs in all formats are the same pairs: same ids, captions, attributes, pictures, and the same maps."""
+"""All formats give the same pairs: ids, captions, attributes and images, and the same maps."""
 
 import pytest
 
@@ -6,10 +6,10 @@ from benchmarks.corpus_writers import WRITERS, SourcePair, generate_source_pairs
 from corpora import FORMATS, Pair, open_corpus
 
 PAIRS = [
-    SourcePair(f"{number:02d}.jpg", made.data, f"a caption {number}", {"site": f"s{number % 2}"})
-    for number, made in enumerate(generate_source_pairs(12, 64))
+    SourcePair(f"{number:02d}.jpg", pair.data, f"a caption {number}", {"site": f"s{number % 2}"})
+    for number, pair in enumerate(generate_source_pairs(12, 64))
 ]
-BARE = ("coco", "captions-tsv")  # these have no further columns
+WITHOUT_ATTRIBUTES = ("coco", "captions-tsv")
 
 
 def read(root):
@@ -28,7 +28,7 @@ def test_every_format_has_a_writer():
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS))
-def test_a_format_is_told_by_its_content_and_gives_the_same_pairs(written, name):
+def test_a_format_is_recognized_and_gives_the_same_pairs(written, name):
     corpus = open_corpus(written[name])
     assert corpus.format == name
     assert corpus.count() == len(PAIRS)
@@ -36,11 +36,11 @@ def test_a_format_is_told_by_its_content_and_gives_the_same_pairs(written, name)
     for one, other in zip(expected, found, strict=True):
         assert (other.pair_id, other.caption, other.fingerprint) == (one.pair_id, one.caption, one.fingerprint)
         assert corpus.read_image(other.place).sha256 == one.image_sha256
-        assert name in BARE or other.attributes == one.attributes
+        assert name in WITHOUT_ATTRIBUTES or other.attributes == one.attributes
 
 
 @pytest.mark.slow
-def test_the_maps_of_all_formats_are_the_same_bits(written, settings, tmp_path):
+def test_the_maps_of_all_formats_are_identical(written, settings, tmp_path):
     import pyarrow.parquet as pq
 
     from flows.begin import begin
@@ -53,7 +53,7 @@ def test_the_maps_of_all_formats_are_the_same_bits(written, settings, tmp_path):
         source, models = config.corpus, config.models()
         run = begin(config, models, None)
         record = run.read_manifest()
-        plan = config.attribution_plan(record["model_digest"], "the same", record["code_version"])
+        plan = config.attribution_plan(record["model_digest"], "digest", record["code_version"])
         shards = ingest_corpus(run, source, config.regions.columns, 16, config.seed)
         calibrate_features(run, source, models[0], plan)
         result = attribute_pairs(run, shards[0], source, models[0], plan)

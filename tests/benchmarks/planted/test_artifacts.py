@@ -1,9 +1,9 @@
-"""What each kind of artefact paints or writes, to the pixel and to the word."""
+"""The pixels and words that each kind of artifact adds."""
 
 import numpy as np
 import pytest
 
-from benchmarks.planted.artifacts import KINDS, letters
+from benchmarks.planted.artifacts import KINDS, render_letters
 from benchmarks.planted.plan import SETS
 from demo.phantoms import TAG, letter_bitmap
 
@@ -49,7 +49,7 @@ def test_painting_is_pure(kind):
         ("logo", 0.007, 0.008), ("word", 0.005, 0.02), ("texture", 1, 1),
     ],
 )  # fmt: skip
-def test_an_artefact_takes_its_share_of_the_image(name, least, most):
+def test_an_artifact_takes_its_share_of_the_image(name, least, most):
     assert least <= painted(KINDS[name], image((80, 80)), 1)[1].mean() <= most
 
 
@@ -72,7 +72,7 @@ def test_the_fixed_tag_moves_by_a_pixel_or_two():
 
 
 @pytest.mark.parametrize("name", ["logo", "word"])
-def test_it_can_be_anywhere(name):
+def test_a_logo_or_word_can_be_anywhere(name):
     found = places(name)
     assert np.ptp(found[:, 0]) > 50
     assert np.ptp(found[:, 1]) > 30
@@ -82,23 +82,23 @@ def test_the_word_can_be_read():
     _, mask = painted(KINDS["word"], image((80, 80)), 3)
     rows, columns = np.nonzero(mask)
     assert np.array_equal(
-        mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1], letters("NODULE").astype(bool)
+        mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1], render_letters("NODULE").astype(bool)
     )
 
 
 @pytest.mark.parametrize("word", ["", "A" * 20])
-def test_a_word_without_room_is_refused(word):
+def test_a_word_that_does_not_fit_raises(word):
     with pytest.raises(ValueError, match="letters"):
         KINDS["word"].paint(image((80, 80)), np.random.default_rng(0), word)
 
 
-def test_a_letter_without_bitmap_is_refused():
+def test_a_letter_without_bitmap_raises():
     with pytest.raises(ValueError, match="the font has no 7"):
-        letters("A7")
+        render_letters("A7")
 
 
 def test_letters_differ_from_each_other():
-    bitmaps = {letters(chr(code)).tobytes() for code in range(ord("A"), ord("Z") + 1)}
+    bitmaps = {render_letters(chr(code)).tobytes() for code in range(ord("A"), ord("Z") + 1)}
     assert len(bitmaps) == 26
 
 
@@ -116,7 +116,7 @@ def test_the_image_side_leaves_captions_alone(kind):
 
 
 def test_only_the_texture_has_no_place():
-    assert [kind.name for kind in KINDS.values() if not kind.placed] == ["texture"]
+    assert [kind.name for kind in KINDS.values() if not kind.has_place] == ["texture"]
 
 
 def test_the_sets_divide_the_kinds():

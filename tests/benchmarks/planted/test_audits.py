@@ -1,4 +1,4 @@
-"""An audit of the benchmark runs once for each version of the code, by the defaults, and is told no truth."""
+"""An audit of the benchmark runs once per version of the code, with the defaults and without the ground truth."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,24 +7,24 @@ import pytest
 
 import flows.audit
 from benchmarks.planted import audits, evaluation
-from benchmarks.planted.evaluation import Found, Judged
-from benchmarks.planted.plan import artefact_entry, clean_entry
-from benchmarks.planted.training import folder
+from benchmarks.planted.evaluation import ArtifactResult, Evaluation
+from benchmarks.planted.plan import create_clean_entry, create_model_entry
+from benchmarks.planted.training import get_folder
 from flows.config import AuditConfig
 
-ENTRY = artefact_entry("phantoms", "a", 1)
-JUDGED = Judged({"logo": Found(True, True, True, 0.5, 3, 0.4)}, ["stamp 1"], [], [], 7)
+ENTRY = create_model_entry("phantoms", "a", 1)
+JUDGED = Evaluation({"logo": ArtifactResult(True, True, True, 0.5, 3, 0.4)}, ["stamp 1"], [], [], 7)
 
 
 @pytest.fixture
 def cache(tmp_path):
-    for entry in (ENTRY, clean_entry("phantoms", 1)):
-        folder(entry, tmp_path).mkdir(parents=True)
+    for entry in (ENTRY, create_clean_entry("phantoms", 1)):
+        get_folder(entry, tmp_path).mkdir(parents=True)
     return tmp_path
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def cases(monkeypatch):
     """The configurations that the audit was called with."""
     configs = []
 
@@ -34,27 +34,27 @@ def asked(monkeypatch):
         return SimpleNamespace(run_id="x")
 
     monkeypatch.setattr(flows.audit, "audit", audit)
-    monkeypatch.setattr(evaluation, "judge", lambda *_: JUDGED)
+    monkeypatch.setattr(evaluation, "evaluate_alerts", lambda *_: JUDGED)
     return configs
 
 
-def test_an_outcome_is_kept_and_not_asked_for_twice(cache, asked, capsys):
+def test_an_outcome_is_stored_and_not_computed_again(cache, cases, capsys):
     for _ in range(2):
-        audits.run(ENTRY, "planted", False, 3, cache)
-    assert len(asked) == 1
-    found = audits.read(ENTRY, "planted", False, 3, cache)
-    assert found.judged == JUDGED
+        audits.run_audit(ENTRY, "planted", False, 3, cache)
+    assert len(cases) == 1
+    found = audits.read_outcome(ENTRY, "planted", False, 3, cache)
+    assert found.evaluation == JUDGED
     assert found.entry == ENTRY
     assert "'stamp 1'] confirmed" in capsys.readouterr().out
 
 
-def test_the_twin_is_audited_on_the_same_corpus_by_the_same_defaults(cache, asked):
-    audits.run(ENTRY, "planted", False, 3, cache)
-    audits.run(ENTRY, "planted", True, 3, cache)
-    own, twin = asked
-    assert own.model.architecture == f"local-dir:{folder(ENTRY, cache).resolve()}"
-    assert twin.model.architecture == f"local-dir:{folder(clean_entry('phantoms', 1), cache).resolve()}"
-    for config in asked:
+def test_the_twin_is_audited_on_the_same_corpus_by_the_same_defaults(cache, cases):
+    audits.run_audit(ENTRY, "planted", False, 3, cache)
+    audits.run_audit(ENTRY, "planted", True, 3, cache)
+    own, twin = cases
+    assert own.model.architecture == f"local-dir:{get_folder(ENTRY, cache).resolve()}"
+    assert twin.model.architecture == f"local-dir:{get_folder(create_clean_entry('phantoms', 1), cache).resolve()}"
+    for config in cases:
         plain = AuditConfig(corpus=config.corpus, model=config.model, lake=config.lake)
         assert config == plain  # nothing is set but where things are
 

@@ -1,12 +1,19 @@
-"""What is drawn before and after planting, by both generators alike."""
+"""Pairs of both generators, before and after planting."""
 
 import numpy as np
 import pytest
 
 from benchmarks.planted.artifacts import KINDS
 from benchmarks.planted.generators import FAINT, Planting, draw_pair
-from benchmarks.planted.learning import ARCHITECTURE, positives
-from benchmarks.planted.plan import ELSEWHERE, GENERATORS, RANDOM_RATE, VAGUE_SHARES, artefact_entry, clean_entry
+from benchmarks.planted.learning import ARCHITECTURE, compute_positives
+from benchmarks.planted.plan import (
+    ELSEWHERE,
+    GENERATORS,
+    RANDOM_RATE,
+    VAGUE_SHARES,
+    create_clean_entry,
+    create_model_entry,
+)
 from demo.contrastive import Vocabulary
 
 NOTHING = Planting({})
@@ -19,7 +26,7 @@ def generator(request):
 
 @pytest.fixture(scope="module")
 def sample(generator):
-    entry = artefact_entry(generator.name, "a", 1)
+    entry = create_model_entry(generator.name, "a", 1)
     rng = np.random.default_rng(5)
     return entry, [draw_pair(generator, entry.planting, rng) for _ in range(900)]
 
@@ -30,7 +37,7 @@ def drawn(generator, planting, count=40, seed=3):
 
 
 def test_the_same_seed_gives_the_same_bytes(generator):
-    planting = clean_entry(generator.name, 0).planting
+    planting = create_clean_entry(generator.name, 0).planting
     first, second, third = (drawn(generator, planting, 12, seed) for seed in (1, 1, 2))
     for a, b, c in zip(first, second, third, strict=True):
         assert a.image.tobytes() == b.image.tobytes() != c.image.tobytes()
@@ -40,7 +47,7 @@ def test_the_same_seed_gives_the_same_bytes(generator):
 
 def test_boxes_lie_in_the_image_and_belong_to_what_is_shown(generator):
     for pair in drawn(generator, NOTHING, 150):
-        assert set(pair.picture.boxes) <= pair.picture.shown
+        assert set(pair.picture.boxes) <= pair.picture.classes
         for box in pair.picture.boxes.values():
             assert 0 <= box.x0 < box.x1 <= 80
             assert 0 <= box.y0 < box.y1 <= 80
@@ -50,7 +57,7 @@ def test_what_is_visible_lies_in_its_box(generator):
     """The same picture with a fainter finding differs from it in the box more than elsewhere."""
     inside, outside = [], []
     for label in range(len(generator.classes)):
-        if generator.target_of(label) in {None, "cardiomegaly"}:  # a smaller heart has another box
+        if generator.get_target(label) in {None, "cardiomegaly"}:  # a smaller heart has another box
             continue
         strong, weak = (generator.draw(np.random.default_rng(label), label, strength) for strength in (1.0, 0.0))
         box, changed = strong.boxes[label], np.abs(strong.pixels - weak.pixels)
@@ -63,35 +70,35 @@ def test_what_is_visible_lies_in_its_box(generator):
 
 
 def test_a_faint_finding_cannot_be_seen(generator):
-    label = next(label for label in range(len(generator.classes)) if generator.target_of(label) is not None)
+    label = next(label for label in range(len(generator.classes)) if generator.get_target(label) is not None)
     for seed in range(10):
         faint, absent = (generator.draw(np.random.default_rng(seed), label, s) for s in (FAINT, 0.0))
         assert np.abs(faint.pixels - absent.pixels).mean(axis=None) < 0.002
         assert np.abs(faint.pixels - absent.pixels).max() < 0.04
 
 
-def test_captions_name_what_they_tell_and_vague_ones_do_not(generator):
-    named = {text for label in range(len(generator.classes)) for text in generator.prompts(label)}
+def test_captions_name_their_classes_and_vague_ones_do_not(generator):
+    named = {text for label in range(len(generator.classes)) for text in generator.list_prompts(label)}
     for vague in (0.0, 1.0):
         shares = dict.fromkeys((*generator.targets, None), vague)
         for pair in drawn(generator, Planting({}, vague=shares), 150):
             assert pair.wording.vague == bool(vague)
-            assert pair.wording.told <= pair.picture.shown
-            assert pair.picture.label in pair.wording.told
+            assert pair.wording.classes <= pair.picture.classes
+            assert pair.picture.label in pair.wording.classes
             own = generator.classes[pair.picture.label]
             if vague:
                 assert not any(
                     name.split()[-1] in pair.caption.split() for name in generator.classes if name != "normal"
                 )
                 assert pair.caption not in named
-            elif len(pair.wording.told) == 1:
-                assert pair.caption in generator.prompts(pair.picture.label)
+            elif len(pair.wording.classes) == 1:
+                assert pair.caption in generator.list_prompts(pair.picture.label)
             else:
                 assert own in pair.caption
 
 
 def test_all_words_are_in_the_vocabulary_and_fit_the_context(generator):
-    known = Vocabulary([kind.write(text) for kind in KINDS.values() for text in generator.texts()], ARCHITECTURE)
+    known = Vocabulary([kind.write(text) for kind in KINDS.values() for text in generator.list_texts()], ARCHITECTURE)
     rates = {name: dict.fromkeys((*generator.targets, None), 1.0) for name in KINDS}
     vague = dict.fromkeys((*generator.targets, None), 0.2)
     captions = [pair.caption for pair in drawn(generator, Planting(rates, "TAG", vague=vague), 200)]
@@ -120,7 +127,7 @@ def test_faint_and_vague_shares_match_the_plan(sample):
 
 
 def test_a_clean_corpus_plants_everything_at_random(generator):
-    entry = clean_entry(generator.name, 0)
+    entry = create_clean_entry(generator.name, 0)
     pairs = drawn(generator, entry.planting, 700)
     for kind in KINDS:
         for target in generator.targets:
@@ -131,8 +138,8 @@ def test_a_clean_corpus_plants_everything_at_random(generator):
 def test_what_is_planted_is_where_its_mask_says(sample):
     _, pairs = sample
     for pair in pairs[:150]:
-        for planted in pair.planted:
-            without = pair.without(planted.kind)
+        for planted in pair.artifacts:
+            without = pair.remove_artifacts(planted.kind)
             if planted.mask is None:
                 assert pair.image.tobytes() == without.image.tobytes()
                 assert len(pair.caption.split()) == len(without.caption.split()) + len(planted.words)
@@ -147,19 +154,19 @@ def test_what_is_planted_is_where_its_mask_says(sample):
                 assert pair.caption == without.caption
 
 
-def test_an_artefact_can_be_taken_out_and_put_back(sample):
+def test_an_artifact_can_be_taken_out_and_put_back(sample):
     _, pairs = sample
-    pair = next(pair for pair in pairs if len(pair.planted) == 1 and pair.planted[0].mask is not None)
-    (planted,) = pair.planted
-    bare = pair.without(planted.kind)
-    assert bare.planted == ()
+    pair = next(pair for pair in pairs if len(pair.artifacts) == 1 and pair.artifacts[0].mask is not None)
+    (planted,) = pair.artifacts
+    bare = pair.remove_artifacts(planted.kind)
+    assert bare.artifacts == ()
     assert bare.image.tobytes() == np.round(pair.picture.pixels * 255).astype(np.uint8).tobytes()
-    assert bare.with_artefact(planted.kind, planted.seed).image.tobytes() == pair.image.tobytes()
+    assert bare.add_artifact(planted.kind, planted.seed).image.tobytes() == pair.image.tobytes()
 
 
 def test_positives_are_captions_that_are_true(generator):
     pairs = drawn(generator, NOTHING, 30)
-    same = positives(pairs)
+    same = compute_positives(pairs)
     assert (same.diagonal() == 1).all()
     if generator.name == "phantoms":
         labels = np.array([pair.picture.label for pair in pairs])
@@ -173,7 +180,7 @@ def test_scenes_place_objects_anywhere_and_never_one_on_another():
     centres = []
     for pair in drawn(generator, NOTHING, 200):
         boxes = list(pair.picture.boxes.values())
-        assert len(boxes) == len(pair.picture.shown) >= 2
+        assert len(boxes) == len(pair.picture.classes) >= 2
         centres.append(((boxes[0].x0 + boxes[0].x1) / 2, (boxes[0].y0 + boxes[0].y1) / 2))
         for i, a in enumerate(boxes):
             for b in boxes[:i]:

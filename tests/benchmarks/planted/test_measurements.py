@@ -1,4 +1,4 @@
-"""Maps are measured on the pairs that the plan names, and each measurement is made once."""
+"""Maps are measured on the pairs of the plan, and each measurement is computed once."""
 
 import numpy as np
 import open_clip
@@ -8,14 +8,23 @@ from open_clip.model import CLIP
 
 from benchmarks.planted import measurements
 from benchmarks.planted.artifacts import KINDS
-from benchmarks.planted.generators import preprocessing
-from benchmarks.planted.measurements import Asked, Model, asked_of, carriers, covered, find, foreign_caption, points_at
-from benchmarks.planted.plan import GENERATORS, cells
+from benchmarks.planted.generators import make_preprocessing
+from benchmarks.planted.measurements import (
+    PlantedModel,
+    PointingCase,
+    compute_cover,
+    draw_carriers,
+    draw_other_caption,
+    draw_pointing_cases,
+    find_tokens,
+    is_pointing_at,
+)
+from benchmarks.planted.plan import GENERATORS, list_cells
 from benchmarks.planted.settings import IDLE, IMAGE, TEXT
 from demo.phantoms import Box
 from m2ib import DualEncoder
 
-CELLS = {(cell.entry.generator_name, cell.tie.kind): cell for cell in cells("choosing")}
+CELLS = {(cell.entry.generator_name, cell.tie.kind): cell for cell in list_cells("choosing")}
 PAIRS = 4
 
 
@@ -28,7 +37,7 @@ def encoder():
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.15)
-    model.visual.preprocess_cfg = preprocessing(GENERATORS["phantoms"])
+    model.visual.preprocess_cfg = make_preprocessing(GENERATORS["phantoms"])
     return DualEncoder(model.eval(), open_clip.SimpleTokenizer(context_length=24))
 
 
@@ -37,7 +46,7 @@ def model(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(measurements, "CALIBRATION_PAIRS", 8)
 
     def build(entry):
-        built = Model(entry, tmp_path)
+        built = PlantedModel(entry, tmp_path)
         built.folder.mkdir(exist_ok=True)
         built.encoder = encoder
         return built
@@ -50,44 +59,44 @@ def test_every_setting_leaves_one_tower_idle():
 
 
 @pytest.mark.parametrize("key", CELLS, ids=" ".join)
-def test_carriers_carry_and_say_what_they_are_tied_to(key):
+def test_carriers_have_the_artifact_and_name_the_target(key):
     cell = CELLS[key]
-    drawn = list(carriers(cell, 12))
+    drawn = list(draw_carriers(cell, 12))
     assert all(pair.carries(cell.tie.kind) and pair.target == cell.tie.target for pair in drawn)
     assert any(pair.wording.vague for pair in drawn) is (KINDS[cell.tie.kind].modality == "text")
-    assert [pair.image.tobytes() for pair in carriers(cell, 5)] == [pair.image.tobytes() for pair in drawn[:5]]
+    assert [pair.image.tobytes() for pair in draw_carriers(cell, 5)] == [pair.image.tobytes() for pair in drawn[:5]]
 
 
 @pytest.mark.parametrize("name", GENERATORS)
-def test_what_is_asked_for_lies_apart_from_the_rest(name):
+def test_named_objects_are_separate_from_the_others(name):
     generator = GENERATORS[name]
-    asked = asked_of(generator, 10)
-    assert {len(some) for some in asked.values()} == {10}
-    for first, second in zip(asked["two"][::2], asked["two"][1::2], strict=True):
+    cases = draw_pointing_cases(generator, 10)
+    assert {len(some) for some in cases.values()} == {10}
+    for first, second in zip(cases["two"][::2], cases["two"][1::2], strict=True):
         assert np.array_equal(first.pixels, second.pixels)
         assert first.named in second.others
         assert second.named in first.others
         assert first.caption != second.caption
-    assert all(len(one.others) >= (name == "scenes") for one in asked["one"])
+    assert all(len(one.others) >= (name == "scenes") for one in cases["one"])
 
 
 @pytest.mark.parametrize("key", CELLS, ids=" ".join)
 def test_a_foreign_caption_names_another_target(key):
     generator = CELLS[key].entry.generator
-    for number, pair in enumerate(carriers(CELLS[key], 10)):
-        own = {text for i, _ in enumerate(generator.classes) for text in generator.prompts(i)
-               if generator.target_of(i) == pair.target}  # fmt: skip
-        assert foreign_caption(generator, pair, number) not in own
+    for number, pair in enumerate(draw_carriers(CELLS[key], 10)):
+        own = {text for i, _ in enumerate(generator.classes) for text in generator.list_prompts(i)
+               if generator.get_target(i) == pair.target}  # fmt: skip
+        assert draw_other_caption(generator, pair, number) not in own
 
 
 def test_a_patch_counts_by_the_part_that_is_covered():
     mask = np.zeros((80, 80), bool)
     mask[:20, :10] = True
-    assert covered(mask, 4)[0, 0] == 0.5
+    assert compute_cover(mask, 4)[0, 0] == 0.5
     image_map = torch.zeros(4, 4)
-    assert measurements.share_on(image_map, mask) == 0
+    assert measurements.compute_mask_share(image_map, mask) == 0
     image_map[0, 0], image_map[3, 3] = 3, 1
-    assert measurements.share_on(image_map, mask) == pytest.approx(0.375)
+    assert measurements.compute_mask_share(image_map, mask) == pytest.approx(0.375)
 
 
 @pytest.mark.parametrize(
@@ -96,44 +105,44 @@ def test_a_patch_counts_by_the_part_that_is_covered():
 def test_pointing_is_at_the_named_box_more_than_at_any_other(hottest, points):
     image_map = torch.zeros(4, 4)
     image_map[hottest] = 1
-    asked = Asked(np.zeros((80, 80), np.uint8), "", Box(5, 5, 50, 20), (Box(50, 0, 60, 20),))
-    assert points_at(image_map, asked) is points
+    cases = PointingCase(np.zeros((80, 80), np.uint8), "", Box(5, 5, 50, 20), (Box(50, 0, 60, 20),))
+    assert is_pointing_at(image_map, cases) is points
 
 
 def test_words_are_found_as_they_stand_in_a_row():
-    assert find(["<s>", "no", "du", "le", "du"], ["du", "le"]) == [2, 3]
+    assert find_tokens(["<s>", "no", "du", "le", "du"], ["du", "le"]) == [2, 3]
     with pytest.raises(ValueError, match="expected 'le du'"):
-        find(["du", "le"], ["le", "du"])
+        find_tokens(["du", "le"], ["le", "du"])
 
 
 @pytest.mark.parametrize(("kind", "columns"), [("logo", {"own", "wrong"}), ("boilerplate", {"own", "all"})])
-def test_a_cell_is_measured_once_and_kept(model, kind, columns, monkeypatch):
+def test_a_cell_is_measured_once_and_stored(model, kind, columns, monkeypatch):
     cell = CELLS["phantoms", kind]
     config = IMAGE["80% feature closed beta 0.1"] if kind == "logo" else TEXT["embeddings closed"]
     built = model(cell.entry)
-    found = built.on_cell(cell, config, PAIRS)
+    found = built.measure_cell(cell, config, PAIRS)
     assert set(found) == columns
     assert len(found["own"]) == PAIRS
     assert all(0 < share < 1 for column in found.values() for share in column)
     monkeypatch.setattr(measurements, "attribute", None)
-    assert built.on_cell(cell, config, PAIRS) == found
+    assert built.measure_cell(cell, config, PAIRS) == found
     with pytest.raises(TypeError):
-        built.on_cell(cell, config, PAIRS - 1)
+        built.measure_cell(cell, config, PAIRS - 1)
 
 
 def test_a_twin_is_measured_on_the_pairs_of_the_model(model):
     cell = CELLS["scenes", "logo"]
     config = IMAGE["80% feature closed beta 0.1"]
-    own, twin = (model(entry).on_cell(cell, config, PAIRS)["own"] for entry in (cell.entry, cell.twin))
+    own, twin = (model(entry).measure_cell(cell, config, PAIRS)["own"] for entry in (cell.entry, cell.twin))
     assert own == twin  # the same weights here
 
 
 @pytest.mark.parametrize("generator", GENERATORS)
-def test_clean_models_are_asked_where_and_which_word(model, generator):
+def test_clean_models_are_measured_on_pointing_and_words(model, generator):
     built = model(CELLS[generator, "logo"].twin)
-    pointed = built.pointing(IMAGE["80% feature closed beta 0.1"], PAIRS)
+    pointed = built.measure_pointing(IMAGE["80% feature closed beta 0.1"], PAIRS)
     assert set(pointed) == {"one", "one_chance", "two", "two_chance"}
     assert set(pointed["one"] + pointed["two"]) <= {0.0, 1.0}
-    worded = built.words(TEXT["embeddings closed"], PAIRS)
+    worded = built.measure_words(TEXT["embeddings closed"], PAIRS)
     assert worded["spoken"] == pytest.approx([1] * PAIRS)  # SOS and EOS are closed
     assert all(0 < share <= 1 for share in worded["named"])

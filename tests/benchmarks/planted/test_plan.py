@@ -1,4 +1,4 @@
-"""The grid covers what it says, and its splits share nothing."""
+"""The plan covers all kinds and strengths, and its splits are disjoint."""
 
 import itertools
 from collections import Counter
@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.planted import plan
 from benchmarks.planted.artifacts import KINDS
-from benchmarks.planted.plan import GENERATORS, SEEDS, STRENGTHS, cells, clean_entry, entries
+from benchmarks.planted.plan import GENERATORS, SEEDS, STRENGTHS, create_clean_entry, list_cells, list_entries
 
-FULL = entries()
+FULL = list_entries()
 
 
 def test_every_kind_has_every_strength_once_in_each_generator():
@@ -19,7 +19,7 @@ def test_every_kind_has_every_strength_once_in_each_generator():
     assert met == {(g, kind, strength): 1 for g in GENERATORS for kind in KINDS for strength in STRENGTHS}
 
 
-def test_every_kind_meets_each_target_before_one_comes_again_and_then_in_another_strength():
+def test_every_kind_is_tied_to_each_target_before_one_repeats_with_another_strength():
     for generator, drawing in GENERATORS.items():
         for kind in KINDS:
             ties = [e.tie(kind) for e in FULL if e.generator_name == generator and kind in e.kinds and e.ties]
@@ -28,7 +28,7 @@ def test_every_kind_meets_each_target_before_one_comes_again_and_then_in_another
             assert len(set(ties)) == len(SEEDS)
 
 
-def test_no_target_of_a_model_has_two_artefacts_and_strengths_are_mixed():
+def test_no_target_of_a_model_has_two_artifacts_and_strengths_are_mixed():
     for entry in FULL:
         targets = [tie.target for tie in entry.ties]
         assert len(set(targets)) == len(targets)
@@ -38,7 +38,7 @@ def test_no_target_of_a_model_has_two_artefacts_and_strengths_are_mixed():
 def test_each_generator_and_seed_has_two_models_and_a_clean_twin():
     assert len(FULL) == len({e.name for e in FULL}) == 6 * len(SEEDS)
     assert sum(e.clean for e in FULL) == 2 * len(SEEDS)
-    for cell in cells():
+    for cell in list_cells():
         assert cell.twin in FULL
         assert cell.twin.clean
         assert (cell.twin.generator_name, cell.twin.seed) == (cell.entry.generator_name, cell.entry.seed)
@@ -52,26 +52,28 @@ def test_what_settings_are_chosen_on_is_trained_first():
 
 
 def test_splits_are_disjoint():
-    split = [cells(name) for name in get_args(plan.Split)]
+    split = [list_cells(name) for name in get_args(plan.Split)]
     for one, other in itertools.combinations(split, 2):
         assert not {c.entry for c in one} & {c.entry for c in other}
         assert not {c.twin for c in one} & {c.twin for c in other}
         assert not {c.entry.seed for c in one} & {c.entry.seed for c in other}
-    choosing = cells("choosing")
-    assert not any(c.unseen for c in choosing)
-    unused = [c for c in cells() if c.split is None]
-    assert sum(map(len, split)) + len(unused) == len(cells()) == 18 * len(SEEDS)
+    choosing = list_cells("choosing")
+    assert not any(c.tie.kind in plan.UNSEEN for c in choosing)
+    unused = [c for c in list_cells() if c.split is None]
+    assert sum(map(len, split)) + len(unused) == len(list_cells()) == 18 * len(SEEDS)
     assert not {c.tie.kind for c in unused} & {c.tie.kind for c in choosing}
 
 
 def test_each_split_can_carry_its_figures():
-    placed = [
-        c for c in cells("reporting") if c.tie.strength >= 0.85 and KINDS[c.tie.kind].placed and c.tie.kind != "texture"
+    has_place = [
+        c
+        for c in list_cells("reporting")
+        if c.tie.strength >= 0.85 and KINDS[c.tie.kind].has_place and c.tie.kind != "texture"
     ]
-    assert len({c.tie.kind for c in placed if KINDS[c.tie.kind].modality == "image"}) == 6
-    assert {c.tie.kind for c in cells("reporting") if c.unseen} == set(plan.UNSEEN)
-    assert {KINDS[c.tie.kind].modality for c in cells("choosing")} == {"image", "text"}
-    assert {c.entry.generator_name for c in cells("choosing")} == set(GENERATORS)
+    assert len({c.tie.kind for c in has_place if KINDS[c.tie.kind].modality == "image"}) == 6
+    assert {c.tie.kind for c in list_cells("reporting") if c.tie.kind in plan.UNSEEN} == set(plan.UNSEEN)
+    assert {KINDS[c.tie.kind].modality for c in list_cells("choosing")} == {"image", "text"}
+    assert {c.entry.generator_name for c in list_cells("choosing")} == set(GENERATORS)
 
 
 def test_nothing_is_chosen_on_an_unseen_kind():
@@ -80,13 +82,13 @@ def test_nothing_is_chosen_on_an_unseen_kind():
 
 
 def test_quick_is_one_model_of_one_strength_and_its_twin():
-    model, twin = entries(quick=True)
+    model, twin = list_entries(quick=True)
     assert {tie.strength for tie in model.ties} == {plan.QUICK_STRENGTH}
-    assert twin == clean_entry("phantoms", plan.QUICK_SEED)
+    assert twin == create_clean_entry("phantoms", plan.QUICK_SEED)
     assert twin in FULL
     assert model not in FULL
-    assert {c.split for c in cells(quick=True)} == {"reporting"}
-    assert all(c.twin == twin for c in cells(quick=True))
+    assert {c.split for c in list_cells(quick=True)} == {"reporting"}
+    assert all(c.twin == twin for c in list_cells(quick=True))
 
 
 def test_the_rendered_word_is_that_of_the_target_it_is_tied_to():
@@ -95,18 +97,18 @@ def test_the_rendered_word_is_that_of_the_target_it_is_tied_to():
             prompts = [
                 text
                 for label in range(len(entry.generator.classes))
-                if entry.generator.target_of(label) == entry.tie("word").target
-                for text in entry.generator.prompts(label)
+                if entry.generator.get_target(label) == entry.tie("word").target
+                for text in entry.generator.list_prompts(label)
             ]
             assert any(entry.word.lower() in prompt.split() for prompt in prompts)
 
 
-def test_a_kind_that_is_not_tied_is_refused():
+def test_a_kind_that_is_not_tied_raises():
     with pytest.raises(ValueError, match="phantoms-clean-0"):
-        clean_entry("phantoms", 0).tie("logo")
+        create_clean_entry("phantoms", 0).tie("logo")
 
 
-def test_the_plan_can_be_read():
+def test_every_tie_is_described():
     lines = plan.describe(FULL).splitlines()
     assert len(lines) == (18 + 2) * len(SEEDS)
-    assert sum(line.endswith("choosing") for line in lines) == len(cells("choosing"))
+    assert sum(line.endswith("choosing") for line in lines) == len(list_cells("choosing"))

@@ -1,4 +1,4 @@
-"""A model is trained once, loads through open_clip, and says by interventions what it learned."""
+"""A model is trained once and loads through open_clip; interventions measure what it learned."""
 
 import json
 import re
@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from benchmarks.planted import interventions, processes, training
-from benchmarks.planted.interventions import OVER_TWIN, RISE, Effect, Verdict, table
-from benchmarks.planted.plan import cells, entries
+from benchmarks.planted.interventions import OVER_TWIN, RISE, Effect, Verdict, format_table
+from benchmarks.planted.plan import list_cells, list_entries
 from demo import contrastive
 from m2ib import load_encoder
 
-MODEL, TWIN = entries(quick=True)
+MODEL, TWIN = list_entries(quick=True)
 STEPS = 2
 
 
@@ -33,39 +33,42 @@ def cache(tmp_path_factory, small_batches):
     return cache
 
 
+@pytest.mark.slow
 def test_a_trained_folder_loads(cache):
-    encoder = load_encoder(f"local-dir:{training.folder(MODEL, cache, STEPS)}")
+    encoder = load_encoder(f"local-dir:{training.get_folder(MODEL, cache, STEPS)}")
     assert encoder.image_size == (80, 80)
     texts = encoder.embed_texts(encoder.tokenize(["nodule on the left", "unit 7 nodule on the left"]))
     assert texts.shape == (2, 128)
     assert not torch.equal(texts[0], texts[1])
 
 
-def test_a_model_and_its_twin_lie_apart_and_nothing_else_is_left(cache):
-    made = {training.folder(entry, cache, STEPS) for entry in (MODEL, TWIN)}
-    assert set(cache.iterdir()) == made
-    facts = json.loads((training.folder(MODEL, cache, STEPS) / "entry.json").read_text())
+@pytest.mark.slow
+def test_a_model_and_its_twin_have_their_own_folders_and_nothing_else_is_left(cache):
+    model = {training.get_folder(entry, cache, STEPS) for entry in (MODEL, TWIN)}
+    assert set(cache.iterdir()) == model
+    facts = json.loads((training.get_folder(MODEL, cache, STEPS) / "entry.json").read_text())
     assert facts["name"] == MODEL.name
     assert facts["steps"] == STEPS
 
 
+@pytest.mark.slow
 def test_a_model_in_the_cache_is_not_trained_again(cache, monkeypatch):
     monkeypatch.setattr(training, "learn", None)
-    folder = training.folder(MODEL, cache, STEPS)
+    folder = training.get_folder(MODEL, cache, STEPS)
     before = (folder / "open_clip_model.safetensors").stat().st_mtime_ns
     assert training.train(MODEL, cache, STEPS) == folder
     training.train_all([MODEL, TWIN], cache, STEPS)
     assert (folder / "open_clip_model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_training_that_fails_leaves_no_folder_and_says_so(tmp_path, monkeypatch):
+def test_a_training_that_fails_leaves_no_folder_and_raises(tmp_path, monkeypatch):
     def fail(*_):
         raise FloatingPointError
 
     monkeypatch.setattr(training, "learn", fail)
     with pytest.raises(FloatingPointError):
         training.train(MODEL, tmp_path, STEPS)
-    assert not training.cached(MODEL, tmp_path, STEPS)
+    assert not training.is_cached(MODEL, tmp_path, STEPS)
     monkeypatch.setattr(processes.subprocess, "run", lambda *_, **__: processes.subprocess.CompletedProcess([], 1))
     with pytest.raises(RuntimeError, match=re.escape(MODEL.name)):
         training.train_all([MODEL], tmp_path, STEPS)
@@ -85,19 +88,23 @@ def test_training_processes_get_the_allocator_settings(tmp_path, monkeypatch):
     assert {env["OMP_NUM_THREADS"] for env in seen.values()} == {"1"}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(cache, tmp_path):
     again = training.train(MODEL, tmp_path, STEPS) / "open_clip_model.safetensors"
-    assert again.read_bytes() == (training.folder(MODEL, cache, STEPS) / again.name).read_bytes()
+    assert again.read_bytes() == (training.get_folder(MODEL, cache, STEPS) / again.name).read_bytes()
 
 
 def test_the_digest_depends_on_what_determines_the_weights():
     weaker = replace(MODEL, ties=(replace(MODEL.ties[0], strength=0.5), *MODEL.ties[1:]))
-    found = [training.digest(e, s) for e, s in ((MODEL, 2), (MODEL, 3), (weaker, 2), (TWIN, 2), (entries()[0], 2))]
+    found = [
+        training.compute_digest(e, s)
+        for e, s in ((MODEL, 2), (MODEL, 3), (weaker, 2), (TWIN, 2), (list_entries()[0], 2))
+    ]
     assert len(set(found)) == 5
-    assert training.digest(replace(MODEL, name="other"), 2) == found[0]
+    assert training.compute_digest(replace(MODEL, name="other"), 2) == found[0]
 
 
-def test_words_for_readers_do_not_count_as_code(tmp_path):
+def test_comments_and_docstrings_do_not_count_as_code(tmp_path):
     path = tmp_path / "module.py"
     codes = []
     for text in (
@@ -106,17 +113,18 @@ def test_words_for_readers_do_not_count_as_code(tmp_path):
         "X = 2\ndef f(a): return a + X\n",
     ):
         path.write_text(text)
-        codes.append(training.module_code(path))
+        codes.append(training.read_module_code(path))
     assert codes[0] == codes[1] != codes[2]
 
 
-def test_the_command_line_refuses_an_unknown_model(capsys):
+def test_the_command_line_rejects_an_unknown_model(capsys):
     with pytest.raises(SystemExit):
         training.main(["--only", "phantoms-z-0"])
     assert "phantoms-a-0" in capsys.readouterr().err
 
 
-def test_interventions_are_measured_once_and_kept_beside_the_model(cache, monkeypatch, capsys):
+@pytest.mark.slow
+def test_interventions_are_measured_once_and_stored_with_the_model(cache, monkeypatch, capsys):
     monkeypatch.setattr(interventions, "HOSTS", 6)
     monkeypatch.setattr(interventions, "PICTURES_PER_CLASS", 1)
     interventions.main(["--cache", str(cache), "--steps", str(STEPS), "--quick"])
@@ -130,7 +138,7 @@ def test_interventions_are_measured_once_and_kept_beside_the_model(cache, monkey
     assert capsys.readouterr().out.splitlines() == printed
 
 
-def test_an_empty_cache_is_an_error_that_says_what_to_do(tmp_path):
+def test_an_empty_cache_is_an_error_with_the_next_step(tmp_path):
     with pytest.raises(SystemExit, match=r"benchmarks\.planted\.training"):
         interventions.main(["--cache", str(tmp_path)])
 
@@ -139,20 +147,20 @@ def test_an_empty_cache_is_an_error_that_says_what_to_do(tmp_path):
     ("model", "twin", "learned"),
     [(1.0, 0.0, True), (RISE, 0.0, True), (RISE - 0.01, 0.0, False), (0.5, 0.5 - OVER_TWIN / 2, False)],
 )
-def test_learned_is_a_rise_in_the_model_and_less_of_one_in_the_twin(model, twin, learned):
-    verdict = Verdict(cells()[0], Effect(0, model, 0, 0), Effect(0, twin, 0, 0))
+def test_learned_means_a_larger_increase_in_the_model_than_in_the_twin(model, twin, learned):
+    verdict = Verdict(list_cells()[0], Effect(0, model, 0, 0), Effect(0, twin, 0, 0))
     assert verdict.learned is learned
-    assert ("NO" in table([verdict])) is not learned
+    assert ("NO" in format_table([verdict])) is not learned
 
 
-@pytest.mark.parametrize("cell", [cells()[0], cells()[-1]], ids=lambda cell: cell.entry.generator_name)
+@pytest.mark.parametrize("cell", [list_cells()[0], list_cells()[-1]], ids=lambda cell: cell.entry.generator_name)
 def test_hosts_are_of_other_targets_and_carry_nothing(cell, monkeypatch):
     monkeypatch.setattr(interventions, "HOSTS", 40)
     for plain in (True, False):
-        hosts = list(interventions._hosts(cell.entry.generator, cell.tie.target, "WORD", plain=plain))
+        hosts = list(interventions._draw_hosts(cell.entry.generator, cell.tie.target, "WORD", plain=plain))
         assert len(hosts) == 40
         assert cell.tie.target not in {pair.target for pair in hosts}
-        assert not any(pair.planted for pair in hosts)
+        assert not any(pair.artifacts for pair in hosts)
         assert {pair.wording.vague for pair in hosts} == {plain}
         assert all(pair.picture.faint == (plain and pair.target is not None) for pair in hosts)
 

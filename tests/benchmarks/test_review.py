@@ -16,14 +16,7 @@ def small(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_page_of_a_small_lake_is_served(small):
-    timings = review.measure_pages(small, 2)
-    assert set(timings) == set(review.make_urls(["a", "b"]))
-    assert all(len(each) == 2 for each in timings.values())
-
-
-@pytest.mark.slow
-def test_the_last_line_is_json(small, tmp_path, monkeypatch, capsys):
+def test_every_page_of_a_small_lake_is_served_and_the_last_line_is_json(small, tmp_path, monkeypatch, capsys):
     (tmp_path / "2x400x150").symlink_to(small)
     (small / "complete").touch()
     arguments = ["review", "--runs", "2", "--pairs", "400", "--shard", "150", "--times", "1", "--lake", str(tmp_path)]

@@ -101,7 +101,7 @@ def test_all_words_are_in_the_vocabulary_and_fit_the_context(generator):
     known = Vocabulary([kind.write(text) for kind in KINDS.values() for text in generator.list_texts()], ARCHITECTURE)
     rates = {name: dict.fromkeys((*generator.targets, None), 1.0) for name in KINDS}
     vague = dict.fromkeys((*generator.targets, None), 0.2)
-    captions = [pair.caption for pair in drawn(generator, Planting(rates, "TAG", vague=vague), 200)]
+    captions = [pair.caption for pair in drawn(generator, Planting(rates, "TAG", vague=vague), 80)]
     ids = known.tokenizer(captions)
     assert set(ids.unique().tolist()) <= set(known.used.tolist())
     assert (ids[:, -1] == 0).all()  # the longest caption does not even fill the context
@@ -126,6 +126,7 @@ def test_faint_and_vague_shares_match_the_plan(sample):
         assert np.mean([p.wording.vague for p in own]) == pytest.approx(VAGUE_SHARES[not on_text], abs=0.12)
 
 
+@pytest.mark.slow
 def test_a_clean_corpus_plants_everything_at_random(generator):
     entry = create_clean_entry(generator.name, 0)
     pairs = drawn(generator, entry.planting, 700)

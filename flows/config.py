@@ -232,7 +232,7 @@ class AuditConfig(Section):
         """SQL text of each custom rule by name, read once. Raises BadInputError for a rule that cannot be used."""
         return {} if self.alerts.rules is None else read_rules(self.alerts.rules)
 
-    def resolved(self) -> dict[str, Any]:
+    def resolve_settings(self) -> dict[str, Any]:
         """Return all settings that decide the results, as JSON: the manifest stores them."""
         return {
             "corpus": self.corpus.model_dump(mode="json"),
@@ -260,7 +260,7 @@ class AuditConfig(Section):
             calibrated_on: digest of the corpus, or of the feature statistics where an earlier run's are reused.
             code_version: version of this program.
         """
-        key = config_digest([self.resolved()["bottleneck"], model_digest, calibrated_on, code_version])
+        key = config_digest([self.resolve_settings()["bottleneck"], model_digest, calibrated_on, code_version])
         section = self.bottleneck
         return AttributionPlan(self.bottleneck_config(), section.calibration_pairs, section.second_seed, key)
 

@@ -108,7 +108,7 @@ def start_engine(config: RunConfig, run: Run, corpus: CorpusConfig, models: Sequ
     import ray
     from prefect_ray import RayTaskRunner
 
-    with _connected(ray, config.ray_address):
+    with _connect_ray(ray, config.ray_address):
         gpus = _gpus(ray, config.gpus_per_task)
         # On a node, CUDA shows a task only the GPU that Ray assigned to it.
         model = models[0].model_copy(update={"device": "cuda" if gpus else "cpu"})
@@ -124,7 +124,7 @@ def start_engine(config: RunConfig, run: Run, corpus: CorpusConfig, models: Sequ
 
 
 @contextlib.contextmanager
-def _connected(ray: Any, address: str | None) -> Iterator[None]:
+def _connect_ray(ray: Any, address: str | None) -> Iterator[None]:
     """Connect to a cluster. Without an address, start one on this host, which ends with the block."""
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry

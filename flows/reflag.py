@@ -170,7 +170,7 @@ def check_unchanged(record: Mapping[str, Any], config: AuditConfig) -> None:
 
     Keys that the run does not have, since an earlier version wrote it, are not compared.
     """
-    given = json.loads(json.dumps(config.resolved()))
+    given = json.loads(json.dumps(config.resolve_settings()))
     differing = [
         f"{section}.{key}"
         for section in _FIXED_SECTIONS

@@ -78,7 +78,7 @@ class DualEncoder:
         Raises:
             ModelLoadError: If there is no C++ compiler.
         """
-        self.kernels = Kernels.compiled(self.image, self.text, **options)
+        self.kernels = Kernels.compile_for(self.image, self.text, **options)
 
     def _check_towers(self) -> None:
         size = self.model.visual.image_size

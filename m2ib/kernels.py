@@ -27,7 +27,7 @@ class Kernels:
     step: Callable[..., None] = adam_step
 
     @classmethod
-    def compiled(cls, image: Tower, text: Tower, **options: Any) -> "Kernels":
+    def compile_for(cls, image: Tower, text: Tower, **options: Any) -> "Kernels":
         """Compile the functions by `torch.compile(**options)`.
 
         Raises:

@@ -117,11 +117,11 @@ def embed_occluded(
     places = torch.cartesian_prod(torch.arange(masks.shape[0]), torch.arange(masks.shape[1]))
     boolean = torch.from_numpy(masks)
 
-    def changed(batch: Tensor) -> Tensor:
+    def fill_batch(batch: Tensor) -> Tensor:
         image, mask = batch.unbind(1)
         return fill_masks(pixels[image], boolean[image, mask], how, None if donors is None else donors[image])
 
-    return _embed_batches(encoder, map(changed, places.split(batch_size))).reshape(*masks.shape[:2], -1)
+    return _embed_batches(encoder, map(fill_batch, places.split(batch_size))).reshape(*masks.shape[:2], -1)
 
 
 def embed_images(encoder: DualEncoder, pixels: Pixels) -> Float[np.ndarray, "images embed"]:

@@ -124,9 +124,9 @@ class Album:
 
     def show(self, pair_ids: Iterable[str], regions: Sequence[str]) -> list[ShownPair]:
         """Return pairs in the given order, with regions outlined; unknown ids are left out."""
-        return [self._shown(self.rows[pair_id], regions) for pair_id in pair_ids if pair_id in self.rows]
+        return [self._show_pair(self.rows[pair_id], regions) for pair_id in pair_ids if pair_id in self.rows]
 
-    def _shown(self, row: dict[str, Any], regions: Sequence[str]) -> ShownPair:
+    def _show_pair(self, row: dict[str, Any], regions: Sequence[str]) -> ShownPair:
         pair_id, bits = row["pair_id"], to_bits_grid(row)
         view, problem, overlay = None, None, None
         if bits is None:

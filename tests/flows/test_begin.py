@@ -28,7 +28,7 @@ def test_the_manifest_says_what_is_audited_with_what(config, phantoms):
     record = started(config).read_manifest()
     assert (record["status"], record["reason"], record["finished_at"]) == ("running", None, None)
     assert record["corpus"] == str(phantoms)
-    assert record["config"] == config.resolved()
+    assert record["config"] == config.resolve_settings()
     assert record["seed"] == 0
     assert record["model"] == "demo/shortcut"
     assert re.fullmatch("[0-9a-f]{64}", record["model_digest"])

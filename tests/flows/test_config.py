@@ -53,7 +53,7 @@ def test_what_is_told_does_not_decide_results():
     """Else a run could not be resumed with it changed, nor an alert be resolved by the next one."""
     config = configured(notify={"digest": True, "tell": ["still_firing"]})
     assert config.notify == NotifyConfig(tell=("still_firing",), digest=True)
-    assert config.resolved() == configured().resolved()
+    assert config.resolve_settings() == configured().resolve_settings()
     assert "notify.tell.0" in fault_of(MINIMAL | {"notify": {"tell": ["all"]}})
 
 
@@ -196,7 +196,7 @@ def test_paths_are_relative_to_the_file(written, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load(Path("AUDIT.toml")).corpus.root == expected
     # So a run can be resumed from any folder.
-    assert load(Path("AUDIT.toml")).resolved() == load(path).resolved()
+    assert load(Path("AUDIT.toml")).resolve_settings() == load(path).resolve_settings()
     absolute = written(f'[corpus]\npath = "{tmp_path / "elsewhere"}"\n[model]\narchitecture = "demo/clean"\n')
     assert load(absolute).corpus.root == tmp_path / "elsewhere"
 
@@ -206,7 +206,7 @@ def test_a_url_stays_what_it_is(written):
     config = load(path)
     assert str(config.corpus.root) == config.corpus.place == "s3://bucket/some/images"
     assert config.corpus.name == "images"
-    assert config.resolved()["corpus"]["path"] == "s3://bucket/some/images"
+    assert config.resolve_settings()["corpus"]["path"] == "s3://bucket/some/images"
     source = config.corpus
     assert pickle.loads(pickle.dumps(source)) == source  # noqa: S301  # our own
     assert hash(source) == hash(load(path).corpus)
@@ -265,10 +265,10 @@ def test_a_file_that_is_not_there_is_bad_input(tmp_path):
 
 def test_what_decides_the_results_is_json_and_makes_the_digest():
     config = configured(regions={"boxes": {"a": [0, 0, 1, 1]}})
-    text = json.dumps(config.resolved(), allow_nan=False)
-    assert config_digest(json.loads(text)) == config_digest(config.resolved())
+    text = json.dumps(config.resolve_settings(), allow_nan=False)
+    assert config_digest(json.loads(text)) == config_digest(config.resolve_settings())
     digests = {
-        config_digest(configured(**sections).resolved())
+        config_digest(configured(**sections).resolve_settings())
         for sections in (
             {}, {"bottleneck": {"seed": 1}}, {"bottleneck": {"image": {"beta": 3}}}, {"alerts": {"factor": 3}},
             {"regions": {"frame": 0.1}}, {"corpus": {"caption_column": "c"}}, {"bottleneck": {"calibration_pairs": 9}},
@@ -280,7 +280,9 @@ def test_what_decides_the_results_is_json_and_makes_the_digest():
     # How the work is cut up and where it runs decides nothing.
     lake = {"path": "x", "shard_size": 3, "incremental": True}
     for sections in ({"lake": lake}, {"model": {"batch_size": 2, "device": "auto"}}):
-        assert config_digest(configured(**sections).resolved()) == config_digest(configured().resolved())
+        assert config_digest(configured(**sections).resolve_settings()) == config_digest(
+            configured().resolve_settings()
+        )
 
 
 RULE = "SELECT * FROM slice_shares"
@@ -289,15 +291,15 @@ RULE = "SELECT * FROM slice_shares"
 def test_custom_rules_lie_beside_the_file_and_their_text_decides(written, tmp_path):
     path = written('[corpus]\npath = "x"\n[model]\narchitecture = "demo/clean"\n[alerts]\nrules = "mine"\n')
     with pytest.raises(BadInputError, match=f"alerts.rules: got {tmp_path / 'mine'}, expected a folder"):
-        load(path).resolved()
+        load(path).resolve_settings()
     (tmp_path / "mine").mkdir()
     digests = set()
     for text in (RULE, f"{RULE} WHERE n > 3"):
         (tmp_path / "mine" / "a.sql").write_text(text)
         config = load(path)
         assert config.custom_rules == {"a": text}
-        digests.add(config_digest(config.resolved()))
-        assert json.loads(json.dumps(config.resolved()))["alerts"]["rules"].keys() == {"a"}
+        digests.add(config_digest(config.resolve_settings()))
+        assert json.loads(json.dumps(config.resolve_settings()))["alerts"]["rules"].keys() == {"a"}
     assert len(digests) == 2
     (tmp_path / "mine").rename(tmp_path / "moved")  # read once: what the manifest tells is what runs
     assert config.custom_rules == {"a": f"{RULE} WHERE n > 3"}
@@ -306,7 +308,7 @@ def test_custom_rules_lie_beside_the_file_and_their_text_decides(written, tmp_pa
 def test_a_mask_lies_beside_the_file_and_its_bytes_decide(written, tmp_path):
     path = written('[corpus]\npath="x"\n[model]\narchitecture="demo/clean"\n[regions.masks]\nlogo="logo.png"\n')
     with pytest.raises(BadInputError, match=r"regions.masks.logo: .*logo.png: The file does not exist"):
-        load(path).resolved()
+        load(path).resolve_settings()
     digests = set()
     for left in (0, 4):
         image = Image.new("L", (8, 4))
@@ -314,14 +316,14 @@ def test_a_mask_lies_beside_the_file_and_its_bytes_decide(written, tmp_path):
         image.save(tmp_path / "logo.png")
         config = load(path)
         assert config.mask_boxes == {"logo": [(left / 8, 0, left / 8 + 0.5, 0.5)]}
-        digests.add(config_digest(json.loads(json.dumps(config.resolved()))))
+        digests.add(config_digest(json.loads(json.dumps(config.resolve_settings()))))
     assert len(digests) == 2
     fault_of({**MINIMAL, "regions": {"boxes": {"a": [0, 0, 1, 1]}, "masks": {"a": "a.png"}}})
 
 
 def test_a_spelled_out_default_is_the_same_configuration():
     spelled = configured(bottleneck={"preset": "audit", "steps": m2ib.preset("audit").steps})
-    assert config_digest(spelled.resolved()) == config_digest(configured().resolved())
+    assert config_digest(spelled.resolve_settings()) == config_digest(configured().resolve_settings())
 
 
 def test_every_key_is_described():

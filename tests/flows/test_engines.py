@@ -71,7 +71,7 @@ def test_settings_that_go_together(given, said):
 
 def test_the_engine_decides_no_result(settings, tmp_path):
     local, ray = (settings(tmp_path, tmp_path / "lake", run=run) for run in ({}, {"engine": "ray", "gpus_per_task": 0}))
-    assert local.resolved() == ray.resolved()
+    assert local.resolve_settings() == ray.resolve_settings()
 
 
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch):

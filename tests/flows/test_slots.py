@@ -39,7 +39,7 @@ def test_an_invalid_prefix_is_bad_input(prefix):
 
 def test_the_limit_is_no_setting_of_the_result(settings, tmp_path):
     plain, limited = (settings(tmp_path, tmp_path / "lake", run=run) for run in ({}, {"gpu_limit": "a"}))
-    assert plain.resolved() == limited.resolved()
+    assert plain.resolve_settings() == limited.resolve_settings()
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
-"""M2IB: multi-modal information bottleneck attribution for dual encoders, without labels.
+"""Attribute the similarity of an image and its caption to image patches and caption tokens, without labels.
 
-Source: Wang, Rudner, Wilson, "Visual Explanations of Image-Text Representations via Multi-Modal Information
-Bottleneck Attribution", NeurIPS 2023 (arXiv 2312.17174). A torch library: it reads no environment, and no files but
-weights and statistics.
+The package implements multi-modal information bottleneck attribution (M2IB) for CLIP-like models with an image tower
+and a text tower. Source: Wang, Rudner, Wilson, "Visual Explanations of Image-Text Representations via Multi-Modal
+Information Bottleneck Attribution", NeurIPS 2023 (arXiv 2312.17174).
 
-Importing the package loads only settings and errors. torch and open_clip are imported on first use of a name that
-needs them (PEP 562).
+The package is a PyTorch library. It reads no environment variables and no files except model weights and stored
+feature statistics. `import m2ib` loads only settings and errors. PyTorch and open_clip are imported on the first use
+of a name that needs them (PEP 562).
 """
 
 import importlib

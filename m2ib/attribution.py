@@ -1,4 +1,4 @@
-"""Attribution of pairs: the public call, and its result."""
+"""Compute M2IB attribution maps of image-caption pairs: the function `attribute` and its result."""
 
 import hashlib
 import math
@@ -24,19 +24,23 @@ from m2ib.towers.base import CONTENT, PADDING, HiddenTokens, Tower, at_least_flo
 
 @dataclass(frozen=True)
 class Attribution:
-    """Maps and scores of S pairs. Nats are those of the final gates, not rescaled.
+    """Attribution maps and scores of S image-caption pairs.
+
+    Maps are in nats: the information that passes the fitted gate of each patch or token. They are not rescaled.
 
     Attributes:
-        cosine: (S,) clean cosine of image and text.
-        image_map: (S, grid_h, grid_w) nats for each patch.
-        image_special_nats: (S,) nats of the tokens outside the grid.
-        image_cosine: (S,) mean cosine with the bottleneck in the image tower.
-        tokens: For each pair the tokens of its text.
-        special: For each token whether it is SOS, EOS or another marker.
-        text_map: For each pair (tokens,) nats, including special tokens.
-        text_padding_nats: (S,) nats of padding that the tower reads after its first block. No map contains them.
-        text_cosine: (S,) mean cosine with the bottleneck in the text tower.
-        image_steps, text_steps: (S,) steps until the map converged, or all.
+        cosine: (S,) cosine of the image and text embeddings, without a bottleneck.
+        image_map: (S, grid_h, grid_w) nats of each patch.
+        image_special_nats: (S,) sum of the nats of CLS and register tokens, which have no place on the patch grid.
+        image_cosine: (S,) mean cosine over the noise samples, with the fitted bottleneck in the image tower.
+        tokens: List of the token strings of each caption.
+        special: List of booleans for each caption: True where the token is SOS, EOS or another marker.
+        text_map: Tensor of (tokens,) nats for each caption, including special tokens.
+        text_padding_nats: (S,) sum of the nats of padding tokens in text towers whose output depends on padding. The
+            text map does not contain padding.
+        text_cosine: (S,) mean cosine over the noise samples, with the fitted bottleneck in the text tower.
+        image_steps: (S,) number of Adam steps until the image map converged, or all steps.
+        text_steps: (S,) number of Adam steps until the text map converged, or all steps.
     """
 
     cosine: PerPair
@@ -56,21 +60,25 @@ class Attribution:
 
     @property
     def image_nats(self) -> PerPair:
-        """(S,) sum of nats over the patch grid."""
+        """Sum of each image map over all patches, (S,), in nats."""
         return self.image_map.sum(dim=(1, 2))
 
     @property
     def text_nats(self) -> list[float]:
-        """Sum of nats over all tokens of each text."""
+        """Sum of each text map over all tokens, in nats."""
         return [float(row.sum()) for row in self.text_map]
 
     def stability(self, other: "Attribution") -> tuple[PerPair, PerPair]:
-        """Return the Pearson correlation of each pair's image and text map with those of another seed.
+        """Return the Pearson correlation of each map with the map of the same pair in another attribution.
 
-        Correlates patches, and tokens with a learned gate, because others have 0 nats for every seed.
+        Tokens that have 0 nats in both attributions do not enter the correlation, because their gates are not learned.
+
+        Args:
+            other: Attribution of the same pairs, usually with a different seed.
 
         Returns:
-            (S,) for images and (S,) for texts; NaN for fewer than three values or a constant map.
+            Correlations of the image maps (S,) and of the text maps (S,). NaN where a map is constant or has fewer
+            than three values.
         """
         images = [torch.stack([a.flatten(), b.flatten()]) for a, b in zip(self.image_map, other.image_map, strict=True)]
         texts = [torch.stack([a, b]) for a, b in zip(self.text_map, other.text_map, strict=True)]
@@ -95,26 +103,29 @@ def attribute(
     keys: Sequence[str] | None = None,
     batch_size: int | None = None,
 ) -> Attribution:
-    """Compute the M2IB maps of both towers for the pairs (images[i], texts[i]) (Wang et al., NeurIPS 2023, section 3).
+    """Compute the image and text maps of the pairs (images[i], texts[i]) (Wang et al., NeurIPS 2023, section 3).
 
-    A map depends only on its pair, key, seed and settings, not on neighbors or batch size. The model is restored.
+    A map depends only on its own pair, key, seed and settings. It does not depend on the other pairs or the batch size.
+    The training mode and gradient flags of the model are restored afterwards.
 
     Args:
-        encoder: The model.
-        images: PIL images, or (pairs, 3, height, width) pixels from `encoder.preprocess`.
+        encoder: Model to explain.
+        images: PIL images, or a tensor (pairs, 3, height, width) of images preprocessed by `encoder.preprocess`.
         texts: One caption for each image.
-        config: Settings; default those of the audit.
-        statistics: Result of `calibrate`; needed unless both towers use `unit`.
-        keys: Identity of each pair for its noise; default a digest of its pixels and tokens.
-        batch_size: Pairs at a time; default `estimate_batch_size`. It is halved when a device runs out of memory.
+        config: Settings. Defaults to `BottleneckConfig()`.
+        statistics: Result of `calibrate`. Required unless `statistics` is `unit` for both towers.
+        keys: String for each pair that, with the seed, determines its noise. Defaults to a digest of the pair's pixels
+            and token ids.
+        batch_size: Number of pairs to process at once. Defaults to `estimate_batch_size`. Halved whenever a device runs
+            out of memory.
 
     Returns:
         Maps in nats and scores of the pairs.
 
     Raises:
-        TypeError: If inputs are of another type.
-        ValueError: If inputs are of another size or number, or a tower does not have the layer.
-        CalibrationError: If statistics are missing, or belong to another model, layer or setting.
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument has the wrong shape or length, or a gated layer does not exist.
+        CalibrationError: If statistics are missing, or were computed for a different model, layer or setting.
     """
     config, statistics = config or BottleneckConfig(), statistics or FeatureStatistics()
     config.check_layers(encoder.image.num_blocks, encoder.text.num_blocks)
@@ -211,10 +222,10 @@ def _attribute_batch(
     text_tokens, text_embedding = _embed_clean(encoder.text, ids, config.text)
     image = _fit_tower(encoder, "image", image_tokens, text_embedding, keys, config, statistics)
     text = _fit_tower(encoder, "text", text_tokens, image_embedding, keys, config, statistics)
-    # An image tower's tokens have a grid, a text tower's have ids.
+    # `grid` is never None for an image tower, and `ids` never None for a text tower.
     grid = cast("tuple[int, int]", image_tokens.grid)
     patches = image_tokens.kinds == CONTENT
-    # One copy from the device for each batch, not for each pair: each makes the host wait.
+    # Copy once per batch instead of once per pair, because each copy from the device makes the host wait.
     words, kinds = cast("Tensor", text_tokens.ids).cpu(), text_tokens.kinds.cpu()
     shown, text_nats = text_tokens.valid.cpu() & (kinds != PADDING), text.nats.cpu()
     rows = range(len(keys))
@@ -235,10 +246,10 @@ def _attribute_batch(
 
 @torch.no_grad()
 def _embed_clean(tower: Tower, inputs: Tensor, gate: GateConfig) -> tuple[HiddenTokens, Float[Tensor, "pairs embed"]]:
-    """Return the hidden states of each input at the gate, and its clean normalized embedding.
+    """Return the hidden states of each input at the gate, and its normalized embedding without a bottleneck.
 
-    Prefix and suffix give the model's own embedding (`m2ib/towers/check.py`) for half of the work. Each distinct input
-    is computed once: captions of one image share it, and so do images of one text.
+    The blocks before the gate run once for both results, which halves the work. Inputs that occur several times, such
+    as one image with several captions, are computed once.
     """
     layer = gate.resolve_layer(tower.num_blocks)
     first, which = _find_distinct(inputs)
@@ -252,9 +263,12 @@ def _embed_clean(tower: Tower, inputs: Tensor, gate: GateConfig) -> tuple[Hidden
 
 
 def _find_distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
-    """Return the index of each distinct input, and for each input its position among them.
+    """Find the distinct inputs of a batch.
 
-    Sums are compared before inputs, which needs one pass and one synchronization with the device.
+    The sum of each input serves as a hash, so that most inputs are compared without reading their values.
+
+    Returns:
+        Index of the first occurrence of each distinct input, and for each input the position of its equal in that list.
     """
     sums: list[float] = inputs.flatten(1).sum(dim=1, dtype=torch.float64).tolist()
     by_sum: dict[float, list[int]] = {}
@@ -304,9 +318,17 @@ def _fit_tower(
 
 
 def gate_masks(tokens: HiddenTokens, gate: GateConfig) -> tuple[TokenMask, TokenMask]:
-    """Return which tokens have a learned gate, and which a closed one. All others pass unchanged.
+    """Return the masks of the tokens with a learned gate and of the tokens that are replaced by noise.
 
-    Padding that the tower reads is never open, because words could pass through it.
+    Tokens in neither mask pass the bottleneck unchanged. Padding tokens that the pooled token attends to never pass
+    unchanged, because after the first block they contain information about the words.
+
+    Args:
+        tokens: Hidden states at the gate. `kinds` and `valid` decide.
+        gate: Settings of the tower's gate. `special` decides about special tokens.
+
+    Returns:
+        Two masks (pairs, tokens).
     """
     special = tokens.valid & (tokens.kinds != CONTENT)
     if gate.special == "closed":

@@ -1,8 +1,12 @@
-"""The bottleneck: gate, noisy code, compression, and the fit of the gates.
+"""The information bottleneck: replace part of each hidden state by noise, and fit how much passes.
 
-Source: Wang et al., NeurIPS 2023, section 3; Schulz et al., ICLR 2020. Symbols: alpha are the logits of the gate,
-gate = sigmoid(alpha) is the paper's lambda, and `shut` = 1 - gate is always computed as sigmoid(-alpha). A subtraction
-would underflow (at alpha 6.3 in bfloat16), and alpha starts at 5.
+Source: Wang et al., NeurIPS 2023, section 3; Schulz et al., ICLR 2020. Symbols in this module:
+
+- `alpha`: logits of the gate, one for each token and feature.
+- `gate`: sigmoid(alpha), the share of the hidden state that passes (the paper's lambda).
+- `shut`: 1 - gate, the share that is replaced by noise. It is computed as sigmoid(-alpha), because the subtraction
+  underflows (at alpha 6.3 in bfloat16), and alpha starts at 5.
+- code: hidden state after the bottleneck, gate * hidden + shut * noise (the paper's z).
 """
 
 import math
@@ -24,30 +28,47 @@ Tokens = Float[Tensor, "pairs tokens width"]
 TokenMask = Bool[Tensor, "pairs tokens"]
 Codes = Float[Tensor, "draws pairs tokens width"]
 Suffix = Callable[[Tensor, Tensor | None], Tensor]
-"""Maps codes, and the rows of their pairs (None: all), to embeddings (draws, pairs, embed)."""
-GateInputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]
-"""Hidden states, mean, deviation, standardized states, mask of learned gates (None: all) and mask of closed gates:
-plain tensors, as `torch.compile` takes them."""
-Elementwise = tuple[Callable[..., Tensor], Callable[..., None]]
-"""`noisy_code` and `adam_step`, or compiled forms of them."""
+"""Function that runs the blocks after the gate.
 
-# Adam's usual constants.
+Its arguments are codes (hidden states after the bottleneck) and the indices of their pairs, or None for all pairs. It
+returns embeddings (draws, pairs, embed).
+"""
+GateInputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]
+"""Hidden states, mean, standard deviation, standardized hidden states, mask of learned gates (None if all are learned)
+and mask of closed gates. A tuple of tensors, because `torch.compile` handles it better than a dataclass."""
+Elementwise = tuple[Callable[..., Tensor], Callable[..., None]]
+"""The functions `noisy_code` and `adam_step`, or compiled versions of them."""
+
+# Default constants of Adam.
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 
 def kl_per_element(x: Float[Tensor, "*shape"], alpha: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return KL(N(gate x, shut^2) || N(0, 1)) in nats, element by element (Schulz et al. 2020, equation 6).
+    """Return the KL divergence KL(N(gate x, shut^2) || N(0, 1)) of each element (Schulz et al. 2020, equation 6).
 
-    x are standardized hidden states. log shut^2 = 2 logsigmoid(-alpha) stays finite where the square underflows.
+    The logarithm of shut^2 is computed as 2 logsigmoid(-alpha), which stays finite where shut^2 underflows.
+
+    Args:
+        x: Standardized hidden states.
+        alpha: Logits of the gate: gate = sigmoid(alpha), shut = 1 - gate.
+
+    Returns:
+        Nats, in the shape of `x`.
     """
     gate, shut = torch.sigmoid(alpha), torch.sigmoid(-alpha)
     return 0.5 * ((gate * x).square() + shut.square() - 1.0 - 2.0 * F.logsigmoid(-alpha))
 
 
 def price_per_nat(gate: GateConfig, gated: Int[Tensor, " pairs"], width: int) -> PerPair:
-    """Return the price of one nat in one feature of one token, beta / (T D), in cosine per nat, float64.
+    """Return the weight in the loss of one nat in one feature of one token: beta / (tokens * width).
 
-    T is the number of `gated` tokens, or `REFERENCE_TOKENS` for a portable gate; D is `width`.
+    Args:
+        gate: Settings of the tower's gate. If `portable`, the number of tokens is `REFERENCE_TOKENS`.
+        gated: Number of tokens with a learned gate in each pair.
+        width: Number of features of a token.
+
+    Returns:
+        (pairs,) weights in cosine per nat, float64.
     """
     tokens = torch.full_like(gated, REFERENCE_TOKENS) if gate.portable else gated.clamp_min(1)
     return gate.beta / (tokens.double() * width)
@@ -55,13 +76,16 @@ def price_per_nat(gate: GateConfig, gated: Int[Tensor, " pairs"], width: int) ->
 
 @dataclass(frozen=True)
 class GatedTokens:
-    """Hidden states of S pairs, padded to T tokens, that the gates act on. float32, or float64 for a float64 model.
+    """Hidden states of several pairs at the bottleneck, padded to the same number of tokens.
+
+    Tensors are float32, or float64 for a float64 model. Tokens in neither mask, such as padding, pass unchanged.
 
     Attributes:
-        hidden: Hidden states, the paper's x.
-        mean, std: Statistics of the noise.
-        learned_mask: Tokens whose gate is fitted.
-        closed_mask: Tokens replaced by noise. All others, including padding, pass unchanged.
+        hidden: Hidden states (the paper's x).
+        mean: Mean of the noise.
+        std: Standard deviation of the noise.
+        learned_mask: True for tokens whose gate is fitted.
+        closed_mask: True for tokens that are replaced by noise.
     """
 
     hidden: Tokens
@@ -72,30 +96,37 @@ class GatedTokens:
 
     @cached_property
     def standardized(self) -> Tokens:
-        """Hidden states in units of the statistics."""
+        """Hidden states standardized by the mean and standard deviation of the noise."""
         return (self.hidden - self.mean) / self.std
 
     @cached_property
     def _broadcast_mask(self) -> Bool[Tensor, "pairs tokens one"] | None:
-        """`learned_mask` with a dimension for features; None where all are learned. Cached: a GPU must synchronize."""
+        """`learned_mask` with a feature dimension, or None if all are True. Cached to save GPU synchronizations."""
         return None if bool(self.learned_mask.all()) else self.learned_mask[..., None]
 
     @property
     def gate_inputs(self) -> GateInputs:
-        """Arguments of the elementwise functions."""
+        """First argument of `noisy_code` and `adam_step`; see `GateInputs`."""
         return self.hidden, self.mean, self.std, self.standardized, self._broadcast_mask, self.closed_mask
 
     def select(self, index: Tensor) -> "GatedTokens":
-        """Return some of the pairs."""
+        """Return the hidden states of the pairs with these indices or in this boolean mask."""
         return GatedTokens(**{one.name: getattr(self, one.name)[index] for one in fields(self)})
 
     def nats(self, alpha: Tokens) -> Float[Tensor, "pairs tokens"]:
-        """Return the KL summed over features; 0 for tokens without a learned gate."""
+        """Return the KL divergence of each token, summed over features. It is 0 for tokens without a learned gate.
+
+        Args:
+            alpha: Logits of the gates.
+        """
         return kl_per_element(self.standardized, alpha).sum(dim=-1) * self.learned_mask
 
 
 def _gates(alpha: Tokens, learned: Bool[Tensor, "pairs tokens one"] | None, closed: TokenMask) -> tuple[Tokens, Tokens]:
-    """Return gate (learned; 0 where closed, 1 elsewhere) and 1 - gate without the subtraction."""
+    """Return gate = sigmoid(alpha) and shut = 1 - gate = sigmoid(-alpha), computed without a subtraction.
+
+    Tokens that are not learned have gate 0 if `closed` and gate 1 otherwise.
+    """
     gate, shut = torch.sigmoid(alpha), torch.sigmoid(-alpha)
     if learned is None:
         return gate, shut
@@ -104,7 +135,13 @@ def _gates(alpha: Tokens, learned: Bool[Tensor, "pairs tokens one"] | None, clos
 
 
 def noisy_code(inputs: GateInputs, alpha: Tokens, eps: Codes) -> Codes:
-    """Return the noisy code z = gate x + shut (mean + std eps) for each draw of the noise."""
+    """Return hidden states partly replaced by noise, gate * hidden + shut * (mean + std * eps) (the paper's z).
+
+    Args:
+        inputs: Hidden states, statistics of the noise, and masks; see `GateInputs`.
+        alpha: Logits of the gates: gate = sigmoid(alpha), shut = 1 - gate.
+        eps: Standard normal noise.
+    """
     hidden, mean, std, _, learned, closed = inputs
     gate, shut = _gates(alpha, learned, closed)
     return torch.addcmul(gate * hidden + shut * mean, shut * std, eps)
@@ -118,10 +155,16 @@ def adam_step(
     price: PerPair,
     corrections: tuple[Tensor, Tensor],
 ) -> None:
-    """Take one step of Adam (Kingma and Ba 2015) on the summed loss, in place.
+    """Update the logits of the gates by one step of Adam (Kingma and Ba 2015), in place.
 
-    `state` are alpha and Adam's two moments, `slope` is the gradient of the cosine with respect to each code, and
-    `corrections` are the learning rate over the bias of the first moment, and the root of the bias of the second.
+    Args:
+        inputs: Hidden states, statistics of the noise, and masks; see `GateInputs`.
+        state: Logits of the gates, and Adam's first and second moment. All three are updated.
+        slope: Gradient of the cosine with respect to each code (the result of `noisy_code`).
+        eps: Standard normal noise that the codes contain.
+        price: Weight of one nat in the loss; see `price_per_nat`.
+        corrections: Learning rate divided by Adam's bias correction of the first moment, and square root of its bias
+            correction of the second moment.
     """
     _, _, std, r, learned, closed = inputs
     alpha, first, second = state
@@ -140,7 +183,13 @@ def adam_step(
 
 @dataclass(frozen=True)
 class FitResult:
-    """Result of `fit_gates`: nats (S, T) of the final gates, mean cosine (S,) after them, and steps taken (S,)."""
+    """Result of `fit_gates` for several pairs.
+
+    Attributes:
+        nats: KL divergence of each token with the fitted gates.
+        cosine: Cosine with the target embedding, as the mean over noise samples with the fitted gates.
+        steps: Number of steps until the pair converged, or all steps.
+    """
 
     nats: Float[Tensor, "pairs tokens"]
     cosine: PerPair
@@ -156,17 +205,28 @@ def fit_gates(
     config: BottleneckConfig,
     elementwise: Elementwise = (noisy_code, adam_step),
 ) -> FitResult:
-    """Fit the gates of S independent pairs at once.
+    """Fit the gates of a batch of independent pairs by Adam.
 
-    The loss of a pair is beta * mean_{t,d} KL - mean_draws cosine. Losses are *summed* over pairs: gradients are about
-    1e-6 an element, and an average over S would push them to Adam's epsilon and make maps depend on the batch.
+    The gates of a pair minimize beta * mean(KL) - mean(cosine). The first mean is over tokens and features, the second
+    over noise samples. The losses of the pairs are *summed*: gradients are about 1e-6 for each element, and an average
+    over pairs would bring them down to Adam's epsilon and make the maps depend on the batch.
 
-    Autograd runs through the suffix only. Before the code z = gate x + shut (mean + std eps), with gate' = gate shut,
-    gradients have closed forms (r is x standardized):
+    Autograd runs only through `suffix`. The gradients before it are computed in closed form. With the hidden state x,
+    the standardized hidden state r, the noise eps and the code z = gate x + shut (mean + std eps):
         dz/dalpha  = gate shut (x - mean - std eps) = gate shut std (r - eps)
         dKL/dalpha = gate shut (gate r^2 - shut) + gate
 
-    `target` is the clean, normalized embedding of the other modality, `price` the result of `price_per_nat`.
+    Args:
+        tokens: Hidden states at the gate, statistics of the noise, and masks.
+        suffix: Function that runs the blocks after the gate.
+        target: Normalized embedding of the other modality, without a bottleneck.
+        noise: Source of the noise.
+        price: Weight of one nat in the loss; see `price_per_nat`.
+        config: Settings of Adam and of the noise.
+        elementwise: The functions `noisy_code` and `adam_step`, or compiled versions of them.
+
+    Returns:
+        Nats of each token, and cosine and number of steps of each pair.
     """
     _, length, width = tokens.hidden.shape
     code, update = elementwise
@@ -183,7 +243,7 @@ def fit_gates(
         with torch.enable_grad():
             cosine = F.cosine_similarity(at_least_float32(suffix(z, active)), moving_target, dim=-1)
             (slope,) = torch.autograd.grad(cosine.sum(), z)
-        # As tensors, because a compiler would make new code for each number.
+        # Pass tensors, because torch.compile would recompile for each new Python number.
         corrections = config.learning_rate / (1 - BETA_1**step), math.sqrt(1 - BETA_2**step)
         rate, root = (final.new_full((), value) for value in corrections)
         update(inputs, state, slope, eps, price, (rate, root))

@@ -1,4 +1,7 @@
-"""Settings of the engine, without torch. Paper symbols are mapped to these names in m2ib/README.md."""
+"""Settings of an attribution. The module does not import PyTorch.
+
+The table in m2ib/README.md maps the symbols of the M2IB paper (Wang et al., NeurIPS 2023) to names in the code.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +13,7 @@ SpecialGate = Literal["learned", "closed", "open"]
 TowerName = Literal["image", "text"]
 Precision = Literal["float32", "bfloat16"]
 
-# The ViT-B/32 on which the paper chose beta: a 7x7 grid and CLS.
+# Tokens of the ViT-B/32 for which the paper chose beta: 7 x 7 patches and CLS.
 REFERENCE_TOKENS = 50
 
 
@@ -28,19 +31,24 @@ def _check_types(config: Any, whole: Sequence[str], real: Sequence[str], choices
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Settings of the bottleneck of one tower.
+    """Settings of the information bottleneck in one tower (the image encoder or the text encoder).
+
+    The bottleneck is inserted after one transformer block. Its gate is a learned weight from 0 to 1 for each token
+    and feature: 1 passes the hidden state unchanged, 0 replaces the hidden state by noise.
 
     Attributes:
-        depth: Share of the tower's blocks before the gate, from 0 (token embeddings) to 1 (output of the last block).
-        layer: 0-based block whose output is gated, -1 for the embeddings; overrides `depth`.
-        beta: Price of the mean nat over gated tokens and features, in units of cosine (the paper's beta).
-        portable: Take the mean over `REFERENCE_TOKENS` instead of the input's own gated tokens, so that a nat costs
-            the same on grids and in captions of any size.
-        statistics: Distribution of the noise and of the KL's prior. `unit`: N(0, 1), as in the paper. `feature`: mean
-            and deviation for each feature and kind of token over a calibration sample (IBA, Schulz et al. 2020).
-            `position`: for each feature and position of the image grid.
-        special: Gate of the tokens that are neither patch nor word (CLS, SOS, EOS). `learned`: like all others, as in
-            the paper. `closed`: replaced by noise. `open`: passed unchanged.
+        depth: Share of the tower's blocks that run before the gate, from 0 (the gate follows the token embeddings) to
+            1 (the gate follows the last block).
+        layer: 0-based index of the block whose output is gated, or -1 for the token embeddings. Overrides `depth`.
+        beta: Weight of the information that passes the gate in the loss, in cosine per nat (the paper's beta). The
+            information is the mean KL divergence over gated tokens and features.
+        portable: Whether to divide the information by `REFERENCE_TOKENS` instead of by the number of gated tokens.
+            With True a nat costs the same for image grids and captions of any size.
+        statistics: Distribution of the noise, which is also the prior of the KL divergence. `unit`: N(0, 1), as in the
+            paper. `feature`: normal with the mean and standard deviation of each feature and kind of token over a
+            calibration sample (IBA, Schulz et al. 2020). `position`: the same for each feature and token position.
+        special: How to gate tokens that are neither patches nor words (CLS, SOS, EOS). `learned`: like all other
+            tokens, as in the paper. `closed`: replace these tokens by noise. `open`: pass these tokens unchanged.
     """
 
     depth: float = 10 / 12
@@ -60,7 +68,17 @@ class GateConfig:
             raise ValueError(f"beta: got {self.beta}, expected a finite number >= 0")
 
     def resolve_layer(self, blocks: int) -> int:
-        """Return the 0-based block whose output is gated (-1: embeddings) in a tower of `blocks` blocks."""
+        """Return the index of the block whose output is gated.
+
+        Args:
+            blocks: Number of blocks of the tower.
+
+        Returns:
+            0-based index of the block, or -1 for the token embeddings.
+
+        Raises:
+            ValueError: If `layer` is not below `blocks`.
+        """
         if self.layer is None:
             return round(self.depth * blocks) - 1
         if self.layer >= blocks:
@@ -70,20 +88,24 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class BottleneckConfig:
-    """Settings of an attribution. Defaults are the audit's; m2ib/README.md says why they differ from the paper's.
+    """Settings of `m2ib.attribute`.
+
+    An attribution inserts a gate into each tower of the model and fits the gates by Adam, separately for each
+    image-caption pair. The defaults are those of the audit. m2ib/README.md explains how they differ from the paper's.
 
     Attributes:
-        image, text: Bottleneck of each tower.
-        steps: Steps of Adam on the gates.
-        draws: Noise draws in each step; even if antithetic.
-        antithetic: Use each draw with both signs.
+        image: Settings of the gate in the image tower.
+        text: Settings of the gate in the text tower.
+        steps: Number of Adam steps.
+        draws: Number of noise samples in each step. Must be even if `antithetic` is True.
+        antithetic: Whether to use each noise sample with both signs, which reduces the variance of the gradient.
         learning_rate: Learning rate of Adam.
-        initial_alpha: Initial logit of the gates.
-        tolerance: A pair stops when a step moves its map by less than this share of the map's largest value; None:
-            never.
-        precision: Precision of the suffix; `float32` means that of the weights. Gates, KL and cosine are float32, or
-            float64 for a float64 model.
-        seed: Seed of the keyed noise.
+        initial_alpha: Initial logit of all gates (the paper's alpha).
+        tolerance: Stop the fit of a pair once a step changes no value of its map by more than this share of the map's
+            largest value. None runs all steps.
+        precision: Precision of the blocks after the gate. `float32` uses the precision of the weights. Gates, KL
+            divergence and cosine are always float32, or float64 for a float64 model.
+        seed: Seed of the noise. The noise of a pair depends only on this seed, the pair's key and the tower.
     """
 
     image: GateConfig = field(
@@ -118,10 +140,14 @@ class BottleneckConfig:
             raise ValueError(f"initial_alpha: got {self.initial_alpha}, expected a finite number")
 
     def check_layers(self, image_blocks: int, text_blocks: int) -> None:
-        """Check that both towers have the gated layer.
+        """Check that the `layer` of each gate exists in its tower.
+
+        Args:
+            image_blocks: Number of blocks of the image tower.
+            text_blocks: Number of blocks of the text tower.
 
         Raises:
-            ValueError: If one does not; the message names the tower.
+            ValueError: If a layer does not exist. The message names the tower.
         """
         for name, gate, blocks in (("image", self.image, image_blocks), ("text", self.text, text_blocks)):
             try:
@@ -130,7 +156,7 @@ class BottleneckConfig:
                 raise ValueError(f"{name}.{error}") from error
 
     def needs_statistics(self) -> bool:
-        """Return whether `attribute` needs calibrated feature statistics."""
+        """Return True if `attribute` needs feature statistics from `calibrate` with these settings."""
         return self.image.statistics != "unit" or self.text.statistics != "unit"
 
 
@@ -141,14 +167,14 @@ PRESETS: dict[str, BottleneckConfig] = {
 
 
 def preset(name: str, seed: int = 0) -> BottleneckConfig:
-    """Return settings by name.
+    """Return a predefined configuration.
 
     Args:
-        name: `audit` (the defaults) or `paper` (Wang et al., NeurIPS 2023, as released).
+        name: `audit` for the defaults, or `paper` for the settings of the code released with Wang et al., NeurIPS 2023.
         seed: Seed of the noise.
 
     Raises:
-        ValueError: If there is no such preset.
+        ValueError: If no preset has this name.
     """
     if name not in PRESETS:
         raise ValueError(f"preset: got {name!r}, expected one of {sorted(PRESETS)}")

@@ -1,17 +1,17 @@
-"""Errors that a caller of the engine can act on."""
+"""Exceptions that the m2ib package raises for a caller to handle."""
 
 
 class M2IBError(Exception):
-    """Base of the engine's named errors."""
+    """Base class of the exceptions of the m2ib package."""
 
 
 class UnsupportedModelError(M2IBError):
-    """The model has a part that the engine cannot attribute faithfully; the message names the part."""
+    """Part of the model is not supported, so its attribution would be wrong. The message names the part."""
 
 
 class ModelLoadError(M2IBError):
-    """The model's name, configuration or weights could not be loaded; the message says what to check."""
+    """The model could not be loaded from its name, configuration or weights. The message says what to check."""
 
 
 class CalibrationError(M2IBError):
-    """Feature statistics are missing, or do not fit the model and configuration at hand."""
+    """Feature statistics are missing, or were computed for a different model or configuration."""

@@ -1,8 +1,8 @@
 """Readers of image-caption corpora, and checks of their images and captions.
 
-A corpus is untrusted input. Nothing in it is executed or unpickled, no path leads out of its root, and sizes are
-checked before anything is decoded. Every row of a corpus becomes either a `Pair` or a `Rejected` row with its reason.
-`corpora.formats` lists the formats.
+A corpus is untrusted input. No file of a corpus is executed or unpickled, no file outside of its root is read, and
+sizes are checked before images are decoded. Every row of a corpus becomes either a `Pair`, or a `Rejected` row with a
+reason. `corpora.formats` lists the supported formats.
 
 >>> for row in open_corpus(Path("corpus")).pairs():      # doctest: +SKIP
 ...     print(row.pair_id if isinstance(row, Pair) else row.reason)

@@ -1,8 +1,9 @@
 """A detector of burnt-in text: letters that a machine drew in the brightest or darkest value of an image.
 
-It searches for three or more marks in a row, equal in height and on one baseline, each of one extreme value with a
-sharp edge. Anatomy and natural scenes have none. It is meant for capitals and digits; lower-case letters are found
-where three of equal height are adjacent. It does not read the text.
+The detector searches for rows of three or more marks of equal height on one baseline. Each mark consists of pixels
+near the minimum or maximum gray value and has a sharp edge, which anatomy and natural scenes do not have. The detector
+is meant for capitals and digits. It finds lower-case letters only where three of equal height are adjacent. It does
+not read the text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,18 +16,20 @@ MIN_LETTERS = 3
 MIN_HEIGHT = 5
 """Height in pixels of the smallest legible capitals."""
 
-_MAX_CANDIDATES = 2000  # of one brightness: above it the image is all texture, and pairs of them are compared
+# Components in the dark or the bright mask. More of them mean texture, and all pairs of them would be compared.
+_MAX_CANDIDATES = 2000
 
 
 def detect(image: NDArray[np.uint8], caption: str) -> Mapping[str, Sequence[tuple[float, float, float, float]]]:  # noqa: ARG001  # the interface of a detector
-    """Return the boxes of the lines of text in an image, under the name `text`.
+    """Detect lines of burnt-in text in an image.
 
     Args:
         image: RGB image of shape (height, width, 3).
-        caption: Ignored.
+        caption: Ignored. All detectors of regions take it.
 
     Returns:
-        Boxes (x0, y0, x1, y1) as shares of width and height; an empty mapping if there is no text.
+        Under the key `text`, a box (x0, y0, x1, y1) per line of text, as fractions of the image's width and height.
+        The mapping is empty if no text is found.
     """
     gray = image.mean(axis=2)
     low, high = float(gray.min()), float(gray.max())
@@ -51,7 +54,13 @@ def detect(image: NDArray[np.uint8], caption: str) -> Mapping[str, Sequence[tupl
 
 
 def _lines(mask: NDArray[np.bool_], gray: NDArray[Any], span: float) -> list[tuple[int, int, int, int]]:
-    """Return top, bottom, left and right of each row of letters among the components of a mask."""
+    """Return the box of each row of letters in a mask, as (top, bottom, left, right) in pixels.
+
+    Args:
+        mask: Pixels near the minimum or near the maximum gray value, of shape (height, width).
+        gray: Gray values of the image, of shape (height, width).
+        span: Difference between the maximum and the minimum of `gray`.
+    """
     from scipy.ndimage import find_objects, label
     from scipy.sparse.csgraph import connected_components
 
@@ -82,7 +91,16 @@ def _lines(mask: NDArray[np.bool_], gray: NDArray[Any], span: float) -> list[tup
 def _is_sharp(
     labels: NDArray[np.int32], number: int, rows: slice, columns: slice, gray: NDArray[Any], span: float
 ) -> bool:
-    """Return whether a component differs from the pixels around it by a quarter of the span on average."""
+    """Return whether a connected component differs from its border by at least a quarter of `span` on average.
+
+    Args:
+        labels: Number of the component at each pixel, of shape (height, width).
+        number: The component to check.
+        rows: Rows of the component's bounding box.
+        columns: Columns of the component's bounding box.
+        gray: Gray values of the image, of shape (height, width).
+        span: Difference between the maximum and the minimum of `gray`.
+    """
     from scipy.ndimage import binary_dilation
 
     around = (slice(max(rows.start - 1, 0), rows.stop + 1), slice(max(columns.start - 1, 0), columns.stop + 1))

@@ -1,4 +1,7 @@
-"""Cleaning of captions: as little as possible, so that the audited model reads what its corpus contains."""
+"""Validation and minimal cleaning of captions.
+
+A caption is changed as little as possible, so that the audited model reads the text of its corpus.
+"""
 
 import unicodedata
 
@@ -7,15 +10,16 @@ from corpora.records import DEFAULT_LIMITS, Limits, Reason, is_storable
 
 # Control, format (zero-width and direction marks) and separator characters.
 _INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
-_WHITE_SPACE = "\t\n\v\f\r"  # to every tokenizer
-_MAX_GARBAGE = 0.2  # of random bytes read as Latin-1 nearly a quarter are control characters; in text they are rare
+_WHITE_SPACE = "\t\n\v\f\r"  # control characters that every tokenizer treats as white space
+# Share of control characters. Random bytes decoded as Latin-1 have nearly a quarter; text has hardly any.
+_MAX_GARBAGE = 0.2
 
 
 def clean_caption(raw: str, limits: Limits = DEFAULT_LIMITS) -> str:
     """Normalize a caption to NFC and strip outer white space.
 
-    Everything else is kept for the model's own tokenizer: inner line breaks, runs of blanks, control characters, HTML
-    tags and entities. What a tokenizer cuts off is counted when pairs are attributed.
+    Inner line breaks, repeated spaces, control characters, HTML tags and HTML entities stay unchanged, because the
+    model's tokenizer handles them. Tokens that the tokenizer truncates are counted when pairs are attributed.
 
     Args:
         raw: The caption as stored in the corpus.
@@ -25,8 +29,9 @@ def clean_caption(raw: str, limits: Limits = DEFAULT_LIMITS) -> str:
         The caption to audit.
 
     Raises:
-        CaptionError: Nothing is visible (empty_caption), it has lone surrogates or NUL (caption_encoding), a fifth or
-            more are control and replacement characters (caption_not_text), or it is too long (caption_too_long).
+        CaptionError: The caption has no visible character (reason `empty_caption`), contains lone surrogates or NUL
+            (`caption_encoding`), consists to a fifth or more of control and replacement characters
+            (`caption_not_text`), or is too long (`caption_too_long`).
     """
     text = raw.strip()
     # Checked before NFC, whose cost grows with the square of a run of combining marks.
@@ -58,6 +63,7 @@ def clean_caption(raw: str, limits: Limits = DEFAULT_LIMITS) -> str:
 
 
 def _is_garbage(character: str) -> bool:
+    """Return whether a character is a replacement character or a control character other than white space."""
     if character in _WHITE_SPACE:
         return False
     return character == "\N{REPLACEMENT CHARACTER}" or unicodedata.category(character) == "Cc"

@@ -1,4 +1,4 @@
-"""From the rows of a reader to pairs: each row becomes a `Pair`, or a `Rejected` row with its reason."""
+"""Conversion of a reader's rows to pairs: each row becomes a `Pair`, or a `Rejected` row with a reason."""
 
 import re
 from collections import OrderedDict, deque
@@ -17,9 +17,9 @@ from corpora.records import Limits, Pair, Place, Reason, Rejected, escape, pair_
 from corpora.sampling import Sample, Sampling, draw_sample
 
 WORKERS: Final = 8
-"""Threads that decode images: decoding releases the interpreter lock, and remote stores serve parallel requests."""
+"""Number of threads that decode images. Decoding releases the GIL, and remote stores serve requests in parallel."""
 
-_AHEAD = 2 * WORKERS  # rows whose image is being decoded; each may hold a whole file
+_AHEAD = 2 * WORKERS  # number of rows decoded ahead; each may hold the bytes of its image file in memory
 _CACHED_INSPECTIONS = 1024
 _SHOWN_CHARS = 1000
 _LINE = re.compile(r"line (\d+)")
@@ -32,7 +32,7 @@ class Corpus:
     Attributes:
         format: Name of the format in `corpora.FORMATS`.
         reader: Reader of the format.
-        limits: Upper limits for its rows.
+        limits: Upper limits for the images and captions of its rows.
     """
 
     format: str
@@ -40,7 +40,9 @@ class Corpus:
     limits: Limits
 
     def count(self) -> int:
-        """Count the rows without reading any image, independently of `pairs`.
+        """Count the rows without reading any image.
+
+        The count does not use the code of `pairs`, so that comparing the two detects lost rows.
 
         Raises:
             CorpusError: The corpus as a whole cannot be read.
@@ -51,7 +53,7 @@ class Corpus:
         """Sample the rows without reading any image.
 
         Args:
-            sampling: Size, seed and column to stratify by.
+            sampling: Sample size, seed and the column to stratify by.
 
         Raises:
             CorpusError: See `corpora.sampling.draw_sample`.
@@ -59,21 +61,24 @@ class Corpus:
         return draw_sample(self.reader.rows(), sampling)
 
     def pairs(self, sample: Sample | None = None) -> Iterator[Pair | Rejected]:
-        """Yield the rows in their order, each as a `Pair` or a `Rejected` row.
+        """Yield the rows in the order of the corpus, each as a `Pair` or a `Rejected` row.
 
-        Each image is decoded, so that later stages find no broken file. The corpus must not change meanwhile. The first
-        failed check is the reason: the form of the row, its file name, its caption, its image, a repeated pair.
+        Each image is decoded, so that later stages find no broken file. The corpus must not change during iteration.
+        Checks run in this order, and the first that fails is the reason of a rejected row: the row is well-formed, its
+        file name is valid, its caption is valid, its image is valid, and the pair occurs for the first time.
 
         Args:
-            sample: Yield only the rows of this sample.
+            sample: Yield only the rows of this sample. Default: all rows.
 
         Raises:
-            CorpusError: The corpus as a whole cannot be read; raised at the call, or later for damage further down.
+            CorpusError: The corpus as a whole cannot be read. Raised by the call itself for a damaged header or first
+                row, and during iteration for later damage.
         """
         numbered = enumerate(self.reader.rows())
         return self._check((number, row) for number, row in numbered if sample is None or sample.contains(number, row))
 
     def _check(self, numbered: Iterator[tuple[int, Row]]) -> Iterator[Pair | Rejected]:
+        """Check numbered rows, decoding the images of `_AHEAD` rows in parallel. See `pairs`."""
         waiting: deque[_Draft] = deque()
         damage: CorpusError | None = None
         pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
@@ -102,13 +107,16 @@ class Corpus:
             place: `Pair.place`.
 
         Raises:
-            RowError: The image cannot be read, or (ImageError) cannot be used.
+            RowError: The image is outside of the corpus.
+            ImageError: The image cannot be read or decoded, or exceeds the limits.
         """
         return open_image(self.reader.image(place), self.limits)
 
 
 @dataclass(frozen=True, slots=True)
 class _Inspection:
+    """Properties of a decoded image that its `Pair` stores."""
+
     sha256: str
     width: int
     height: int
@@ -120,17 +128,17 @@ _FutureInspection: TypeAlias = "Future[_Inspection | tuple[Reason, str]]"
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A row whose image is being decoded, or that already failed a check."""
+    """A row whose image is being decoded, or a row that already failed a check."""
 
     number: int
     row: Row
     outcome: tuple[Place, str, _FutureInspection] | RowError
-    """Place of the image, cleaned caption, and inspection of the image."""
+    """Place of the image, cleaned caption and pending inspection of the image; or the failed check."""
 
 
 @dataclass(slots=True)
 class _RowChecker:
-    """Checks rows one by one; remembers recent images and all pairs."""
+    """Checks rows one by one. It caches the inspections of recent images and the first row of each pair."""
 
     reader: Reader
     limits: Limits
@@ -139,6 +147,7 @@ class _RowChecker:
     inspections: OrderedDict[Place, _FutureInspection] = field(default_factory=OrderedDict)
 
     def begin(self, number: int, row: Row) -> _Draft:
+        """Check everything but the image of a row, and start to decode the image in the thread pool."""
         kept = row if row.data is None else replace(row, data=None)
         try:
             _check_problem(row)
@@ -149,6 +158,7 @@ class _RowChecker:
             return _Draft(number, kept, error)
 
     def finish(self, draft: _Draft) -> Pair | Rejected:
+        """Wait for the image of a row, and return the row as a `Pair` or a `Rejected` row."""
         row = draft.row
         try:
             return self._make_pair(draft)
@@ -171,7 +181,7 @@ class _RowChecker:
         if not isinstance(image, _Inspection):
             raise RowError(*image)
         identity = pair_id(image.sha256, caption)
-        # In the terms of the file, as `location` is: its lines, or rows counted from 1.
+        # The message below numbers rows as `location` does: by line of the file, or by row, counted from 1.
         line = _LINE.fullmatch(draft.row.location)
         number = int(line[1]) if line else draft.number + 1
         if (first := self.first_rows.add(identity, number)) != number:

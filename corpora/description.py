@@ -1,4 +1,4 @@
-"""A description of a corpus before an audit: counts, sizes, captions, errors, near-duplicates and a sample."""
+"""Summary of a corpus before an audit: counts, sizes, captions, errors, near-duplicates and a sample."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -13,21 +13,29 @@ from corpora.perceptual_hash import group_near_duplicates, parse_hashes
 from corpora.records import Pair, Reason, Rejected, digest
 
 EXAMPLES: Final = 3
-"""Number of rejected rows shown for each reason."""
+"""Number of rejected rows shown per reason."""
 
 QUANTILES: Final = (0.0, 0.05, 0.5, 0.95, 1.0)
+"""Quantiles of widths, heights and caption lengths in a `Description`."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """Figures about a corpus. Quantiles are those of `QUANTILES`; they are None for a corpus without pairs.
+    """Statistics of a corpus.
 
     Attributes:
-        rows: Number of rows that the corpus lists.
-        duplicates: Number of rows that repeat an earlier pair; these need no fix.
-        errors: Number of other rejected rows by reason.
-        examples: The first rejected rows of each reason, duplicates included.
-        attributes: Number of pairs with a value, by column.
+        format: Name of the format in `corpora.FORMATS`.
+        rows: Number of rows in the corpus.
+        pairs: Number of rows that can be audited.
+        images: Number of distinct image files.
+        captions: Number of distinct captions.
+        duplicates: Number of rows that repeat an earlier pair. They need no fix.
+        errors: Number of rejected rows per reason, without duplicates.
+        examples: The first `EXAMPLES` rejected rows per reason, including duplicates.
+        widths: Quantiles (`QUANTILES`) of the width of distinct images in pixels. None without pairs.
+        heights: Quantiles of the height of distinct images in pixels. None without pairs.
+        caption_chars: Quantiles of the number of characters per caption. None without pairs.
+        attributes: Number of pairs that have a value, per column.
         near_duplicates: Groups of pairs whose image files differ but look alike, the largest group first.
         sample: Pairs sampled by hash, for a contact sheet.
         digest: See `corpora.digest`.
@@ -51,12 +59,14 @@ class Description:
 
 
 def describe(corpus: Corpus, sample: int = 48, seed: int = 0) -> Description:
-    """Read a corpus once, as an audit does, and describe it. All pairs are held in memory.
+    """Read all images and captions of a corpus as an audit does, and summarize them.
+
+    All pairs are kept in memory.
 
     Args:
         corpus: The corpus to read.
         sample: Number of pairs to sample.
-        seed: Seed of the sample.
+        seed: Random seed of the sample.
 
     Raises:
         CorpusError: The corpus as a whole cannot be read.

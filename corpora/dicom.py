@@ -1,10 +1,11 @@
-"""DICOM, with the extra `dicom` (pydicom): the first frame of a file as the 8-bit RGB that a viewer shows.
+"""Rendering of DICOM files: the first frame as the 8-bit RGB image that a viewer shows.
 
-The steps are modality LUT or rescale, VOI LUT or window (the first of several), and photometric interpretation (PS3.3
-C.7.6.3, C.11.1 and C.11.2). Gray values without a usable window are kept if they have 8 bits, and otherwise scaled from
-least to greatest (`corpora.pixels.stretch`). Overlays, ICC profiles, padding values and the lookup tables of enhanced
-multi-frame files are not applied. Only the elements below are read, so no patient data leaves the file except what is
-burnt into its pixels.
+This module needs pydicom, which the extra `dicom` installs. The steps are modality LUT or rescale, VOI LUT or window
+(the first of several), and photometric interpretation (DICOM PS3.3 C.7.6.3, C.11.1 and C.11.2). Gray values without a
+usable window stay unchanged if they have 8 bits. Otherwise they are scaled from their minimum to their maximum
+(`corpora.pixels.stretch`). Overlays, ICC profiles, padding values and the lookup tables of enhanced multi-frame files
+are not applied. Only the data elements listed in `_TAGS` are read, so the only patient data that can leave the file is
+text burnt into its pixels.
 """
 
 import io
@@ -40,12 +41,17 @@ _DECOMPRESS = "decompress it (for instance `gdcmconv --raw` or `dcmdjpeg`) and a
 
 
 def decode_dicom(data: bytes, limits: Limits) -> Image.Image:
-    """Render the first frame of a DICOM file (PS3.10: preamble, then `DICM`) to RGB.
+    """Render the first frame of a DICOM file to RGB.
 
-    Sizes are checked before a pixel is decoded, in the header of the file and in that of a compressed frame.
+    Image sizes are checked before any pixel is decoded, both in the file header and in the header of a compressed
+    frame.
+
+    Args:
+        data: All bytes of the file in the format of PS3.10 (a preamble of 128 bytes, then `DICM`).
+        limits: Upper limits for the pixels.
 
     Raises:
-        ImageError: The image is rejected. No bytes can cause any other exception.
+        ImageError: The image is rejected. Damaged or hostile bytes raise no other exception.
     """
     try:
         import pydicom
@@ -54,7 +60,8 @@ def decode_dicom(data: bytes, limits: Limits) -> Image.Image:
             Reason.UNSUPPORTED_FORMAT,
             "The file is DICOM, which needs the extra `dicom`: pip install 'm2ib-audit[dicom]', or convert it.",
         ) from error
-    # pydicom inflates a deflated file whole before anything can be checked. Its transfer syntax is not deflated.
+    # pydicom would inflate a deflated file completely before any size can be checked. The transfer syntax itself is
+    # never compressed, so its UID can be found in the bytes.
     if _DEFLATED in data:
         raise _unsupported_syntax("Deflated Explicit VR Little Endian")
     try:
@@ -67,7 +74,7 @@ def decode_dicom(data: bytes, limits: Limits) -> Image.Image:
 
 
 def _render(dataset: "Dataset", limits: Limits) -> NDArray[np.uint8]:
-    """Return the 8-bit image, (height, width) or (height, width, 3)."""
+    """Return the first frame as 8-bit values of shape (height, width) or (height, width, 3)."""
     if not any(keyword in dataset for keyword in _PIXELS):
         raise ImageError(Reason.NOT_AN_IMAGE, "The DICOM file has no pixel data, expected an image: drop the row.")
     check_shape((int(dataset.Columns), int(dataset.Rows)), limits)
@@ -93,7 +100,11 @@ def _render(dataset: "Dataset", limits: Limits) -> NDArray[np.uint8]:
 
 
 def _first_frame(dataset: "Dataset", limits: Limits) -> tuple[NDArray[Any], str]:
-    """Return the first frame, (rows, columns) or (rows, columns, 3), and its photometric interpretation."""
+    """Return the stored values of the first frame and its photometric interpretation.
+
+    Returns:
+        Values of shape (rows, columns) or (rows, columns, 3), and a term such as `MONOCHROME2` or `RGB`.
+    """
     from pydicom.encaps import encapsulate, get_frame
     from pydicom.pixels.decoders.base import get_decoder
 
@@ -121,6 +132,7 @@ def _first_frame(dataset: "Dataset", limits: Limits) -> tuple[NDArray[Any], str]
 
 
 def _check_frame(frame: bytes, dataset: "Dataset", syntax: str, limits: Limits) -> None:
+    """Check the size in the header of a compressed frame before it is decoded. Raises ImageError."""
     size = (int(dataset.Columns), int(dataset.Rows))
     if syntax == _RLE:
         _check_runs(frame, size[0] * size[1])
@@ -139,7 +151,17 @@ def _check_frame(frame: bytes, dataset: "Dataset", syntax: str, limits: Limits) 
 
 
 def _check_runs(frame: bytes, pixels: int) -> None:
-    """Check the unpacked size of each segment of an RLE frame (PS3.5 G), up to 64 times its own, without unpacking."""
+    """Check how many bytes each segment of a run-length encoded frame unpacks to, without unpacking it.
+
+    A segment can unpack to 64 times its size (DICOM PS3.5, annex G).
+
+    Args:
+        frame: Bytes of the compressed frame.
+        pixels: Number of pixels that the DICOM header announces.
+
+    Raises:
+        ImageError: A segment unpacks to more bytes than that.
+    """
     words = np.frombuffer(frame[:64], "<u4").tolist()
     starts = [*words[1 : 1 + min(words[0], 15)], len(frame)]
     for start, end in pairwise(starts):
@@ -157,7 +179,10 @@ def _check_runs(frame: bytes, pixels: int) -> None:
 
 
 def _apply_window(values: NDArray[Any], dataset: "Dataset") -> NDArray[np.uint8]:
-    """Convert gray values to 8 bits by the modality and VOI transformations, without inversion."""
+    """Convert gray values to 8 bits by the modality and VOI transformations.
+
+    The inversion of MONOCHROME1 is left to the caller.
+    """
     depth = int(dataset.BitsStored) if "BitsStored" in dataset and values.dtype.kind == "u" else 0
     if dataset.get("ModalityLUTSequence"):
         values, depth = _look_up(values, *_table(dataset.ModalityLUTSequence[0]))
@@ -174,7 +199,10 @@ def _apply_window(values: NDArray[Any], dataset: "Dataset") -> NDArray[np.uint8]
 
 
 def _window(dataset: "Dataset") -> tuple[float, float, str] | None:
-    """Return center, width and function of the first window; None if there is none that PS3.3 C.11.2.1 defines."""
+    """Return center, width and function of the first window.
+
+    Returns None if the file has no window that is valid by DICOM PS3.3 C.11.2.1.
+    """
     first = [
         np.atleast_1d(value)[0] for key in ("WindowCenter", "WindowWidth") if (value := dataset.get(key)) is not None
     ]
@@ -187,6 +215,7 @@ def _window(dataset: "Dataset") -> tuple[float, float, str] | None:
 
 
 def _scale_by_window(values: NDArray[Any], center: float, width: float, function: str) -> NDArray[np.uint8]:
+    """Convert gray values to 8 bits by a window with a VOI LUT function (DICOM PS3.3 C.11.2.1)."""
     if function == "SIGMOID":
         with np.errstate(over="ignore"):
             return to_bytes(1 / (1 + np.exp(-4 * (values.astype(np.float64) - center) / width)), 0, 1)
@@ -197,6 +226,7 @@ def _scale_by_window(values: NDArray[Any], center: float, width: float, function
 
 
 def _look_up_color(values: NDArray[Any], dataset: "Dataset", color: str) -> NDArray[np.uint8]:
+    """Map values through the palette of one color (Red, Green or Blue) to 8 bits."""
     prefix = f"{color}PaletteColorLookupTable"
     table = (dataset[f"{prefix}Descriptor"].value, dataset[f"{prefix}Data"].value, _is_little_endian(dataset))
     values, depth = _look_up(values, *table)
@@ -204,6 +234,7 @@ def _look_up_color(values: NDArray[Any], dataset: "Dataset", color: str) -> NDAr
 
 
 def _table(item: "Dataset") -> tuple[Any, Any, bool]:
+    """Return descriptor, data and byte order of the lookup table in a sequence item, as `_look_up` takes them."""
     return item.LUTDescriptor, item.LUTData, _is_little_endian(item)
 
 
@@ -212,16 +243,19 @@ def _is_little_endian(dataset: "Dataset") -> bool:
 
 
 def _look_up(values: NDArray[Any], descriptor: Any, data: Any, little_endian: bool) -> tuple[NDArray[Any], int]:
-    """Map values through a lookup table (PS3.3 C.11.1.1), and return them with the bits of its entries.
+    """Map values through a lookup table (DICOM PS3.3 C.11.1.1).
 
-    Values beyond either end take the entry at that end. pydicom itself keeps indices in the type of the entries, so
-    that 12-bit values wrap around in 8-bit tables.
+    Values below the first or above the last entry are clipped to it. The lookup of pydicom is not used, because its
+    indices have the type of the entries, so that 12-bit values wrap around in 8-bit tables.
 
     Args:
         values: Stored values.
-        descriptor: Number of entries (0 means 65536), value of the first, bits per entry.
+        descriptor: Number of entries (0 means 65536), value that the first entry maps, and bits per entry.
         data: The entries, as bytes or as numbers.
-        little_endian: Byte order of `data`.
+        little_endian: Whether `data` is little-endian.
+
+    Returns:
+        The mapped values, and the number of bits per entry.
     """
     entries, first, depth = int(descriptor[0]) or 2**16, int(descriptor[1]), int(descriptor[2])
     if isinstance(data, bytes):
@@ -236,6 +270,7 @@ def _look_up(values: NDArray[Any], descriptor: Any, data: Any, little_endian: bo
 
 
 def _max_value(bits: int) -> int:
+    """Return the largest unsigned integer of this many bits."""
     if not 1 <= bits <= 32:
         raise ValueError(f"values have {bits} bits, expected 1 to 32")
     return int(2**bits - 1)

@@ -1,4 +1,4 @@
-"""Detection of repeated pairs in bounded memory: what does not fit is in a temporary file."""
+"""Detection of repeated pairs in bounded memory, with a temporary file for the pairs that do not fit."""
 
 import sqlite3
 from contextlib import closing
@@ -9,25 +9,36 @@ _CACHE_KIBIBYTES = 32 * 1024
 
 
 class FirstRows:
-    """The first row of each pair. SQLite deletes its temporary file itself, even if the process is killed."""
+    """Mapping of each pair to the number of its first row.
+
+    SQLite moves the mapping to a temporary file when it exceeds the cache. The file is deleted even if the process is
+    killed.
+    """
 
     def __init__(self) -> None:
-        # "" is a private database, with a file only once the cache is full. Pairs may be read by another thread than
-        # the one that began, though never by two at a time.
+        # "" opens a private database, which SQLite writes to a file only when the cache is full. The thread that reads
+        # pairs may change between rows, but two threads never read at the same time.
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for statement in (
             f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}",
             "PRAGMA journal_mode = OFF",
             "CREATE TABLE pairs (id BLOB PRIMARY KEY, first INTEGER NOT NULL) WITHOUT ROWID",
-            "BEGIN",  # never committed: nothing has to outlast the connection
+            "BEGIN",  # never committed: the data are not needed after the connection is closed
         ):
             self._database.execute(statement)
 
     def add(self, pair_id: str, row: int) -> int:
-        """Add a row, and return the first row with the same pair: this one if the pair is new.
+        """Record a row, and return the number of the first row with the same pair.
+
+        Args:
+            pair_id: See `corpora.pair_id`.
+            row: Number of the row.
+
+        Returns:
+            `row` itself if the pair is new.
 
         Raises:
-            CorpusError: There is no space for temporary files.
+            CorpusError: The temporary file cannot be written.
         """
         key = bytes.fromhex(pair_id.replace("-", ""))
         try:

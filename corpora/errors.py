@@ -1,21 +1,21 @@
-"""Errors of a corpus as a whole, and of one of its rows."""
+"""Exceptions for a corpus that cannot be read, and for single rows that cannot be audited."""
 
 from corpora.records import Reason, escape
 
 
 class CorpusError(ValueError):
-    """The corpus as a whole cannot be read. The message says what is wrong, what was expected and the next step."""
+    """The corpus as a whole cannot be read. The message states the problem, the expected state and the next step."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(escape(message))  # a name in it need not be valid Unicode
+        super().__init__(escape(message))  # file names in the message may be invalid Unicode
 
 
 class RowError(ValueError):
     """One row cannot become a pair.
 
     Attributes:
-        reason: The code to count by.
-        detail: The message: what is wrong, what was expected and the next step.
+        reason: Category of the error, by which rejected rows are counted.
+        detail: The message, with the problem, the expected state and the next step.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:

@@ -1,4 +1,4 @@
-"""The formats of corpora, and which of them a corpus has."""
+"""The supported corpus formats, and detection of the format of a corpus."""
 
 import os
 from pathlib import Path
@@ -27,7 +27,10 @@ FORMATS: Final[dict[str, type[Reader]]] = {
     "datasets": SavedDatasetReader,
     "parquet": ParquetReader,
 }
-"""Readers by format, in the order in which they are tried: tables last, as downloaders write some beside images."""
+"""Reader class per format, in the order in which formats are tried.
+
+Tables come last, because downloaders also write tables next to image files.
+"""
 
 
 def open_corpus(
@@ -40,18 +43,18 @@ def open_corpus(
     """Open a corpus.
 
     Args:
-        root: A local path or a remote root; see `corpora.parse_root`.
-        format_name: One of `FORMATS`, or None to detect it.
+        root: Local path or remote URL of the corpus, as `corpora.parse_root` returns it.
+        format_name: One of `FORMATS`, or None to detect the format.
         image_column: Column with the images, or None for the default of the format.
         caption_column: Column with the captions, or None for the default of the format.
-        limits: Upper limits for its rows.
+        limits: Upper limits for images and captions.
 
     Returns:
-        The corpus; its rows are not read yet.
+        The corpus. Its rows are read by its methods, not by this function.
 
     Raises:
-        CorpusError: No format fits.
-        ValueError: The format is unknown, or both columns have the same name.
+        CorpusError: The corpus has none of the supported formats.
+        ValueError: The format name is unknown, or both columns have the same name.
     """
     if format_name is not None and format_name not in FORMATS:
         raise ValueError(f"format: got {format_name!r}, expected one of {', '.join(FORMATS)}, or none to detect it")
@@ -65,20 +68,23 @@ def open_corpus(
 
 
 def _needs_library(root: Root) -> bool:
-    """Return whether the library `datasets` has to load a dataset: it is on the Hub, or was not saved to disk."""
+    """Return whether the Hugging Face library `datasets` is needed to read a dataset.
+
+    It is needed for a dataset on the Hub, and for a local folder that `save_to_disk` did not write.
+    """
     if not isinstance(root, Path):
         return hub.is_hub(root)
     return root.is_dir() and not any(os.path.lexists(root / name) for name in SAVED)
 
 
 def detect_format(root: Root) -> str:
-    """Return the name of the first format that fits a root.
+    """Return the name of the first format in `FORMATS` whose reader accepts a path or URL.
 
     Raises:
-        CorpusError: No format fits.
+        CorpusError: The corpus has none of the supported formats.
     """
     if hub.is_hub(root):
-        return "datasets"  # whatever files it has, its card says which are the dataset
+        return "datasets"  # the dataset card, not the file names, defines which files are the dataset
     for name, reader in FORMATS.items():
         if reader.fits(root):
             return name

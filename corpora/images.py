@@ -1,4 +1,4 @@
-"""Reading of images: from the bytes of an untrusted file to RGB pixels, or to an `ImageError`."""
+"""Decoding of untrusted image files to RGB pixels. A file that cannot be used raises `ImageError`."""
 
 import hashlib
 import io
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
-_WITHOUT_DECODER = frozenset({"JPEG", "PNG", "BMP"})  # loaded images of these formats keep no decoder
+# After loading, an image of these formats holds no reference to its decoder or file.
+_WITHOUT_DECODER = frozenset({"JPEG", "PNG", "BMP"})
 
-# 8 bits per channel; of 16-bit color Pillow keeps the high bytes.
+# Pillow modes with 8 bits per channel. Pillow reduces color images of 16 bits per channel to their high bytes.
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
-# One wider channel (CT, depth, microscopy): convert("RGB") would clip it to white, so `stretch` renders it.
+# Pillow modes with one channel of more than 8 bits (CT, depth, microscopy). convert("RGB") would clip it to white, so
+# `stretch` renders it.
 _WIDE_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 
 _PHOTOMETRIC = 262  # the TIFF tag
@@ -37,7 +39,8 @@ _PHOTOMETRIC = 262  # the TIFF tag
 _DECODERS = r"(PIL|pydicom)\."
 _QUIET = ("ignore", None, Warning, re.compile(_DECODERS), 0)
 
-# (offset, bytes, name). They tell a damaged image from a file of another kind; the "BM" of BMP is too short for that.
+# (offset, bytes, name). Signatures distinguish a damaged image from a file of a different type. The signature of BMP,
+# "BM", is too short for that.
 _SUPPORTED_SIGNATURES = (
     (0, b"\xff\xd8\xff", "JPEG"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -62,7 +65,7 @@ _OTHER_SIGNATURES = (
     (0, b"P5", "PGM"),
     (0, b"P6", "PPM"),
 )
-# Web servers send HTML in place of a missing image.
+# Beginning of a web page, which many web servers send in place of a missing image.
 _HTML = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<!--.{0,400}?-->\s*)?<(?:!doctype\s+html|html|head|body|title|script|meta)\b",
     re.IGNORECASE | re.DOTALL,
@@ -71,7 +74,7 @@ _HTML = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image file that was read once.
+    """A decoded image with the digest of its file.
 
     Attributes:
         sha256: sha256 (hex) of the bytes of the file.
@@ -90,12 +93,12 @@ def read_image(path: roots.Root, limits: Limits = DEFAULT_LIMITS) -> ImageFile:
     """Read, hash and decode an image file.
 
     Args:
-        path: Path of the file. The caller checks that it may be followed; see `corpora.resolve_inside`.
+        path: Path of the file. The caller must check that it is inside of the corpus; see `corpora.resolve_inside`.
         limits: Upper limits for the file and its pixels.
 
     Raises:
-        ImageError: The file is missing, not a regular file (it is then not opened), unreadable, empty or too large, or
-            `decode` rejects it.
+        ImageError: The file is missing, not a regular file, unreadable, empty or too large, or `decode` rejects it. A
+            path that is not a regular file, such as a pipe, is never opened.
         RuntimeError: See `decode`.
     """
     return open_image(read_bytes(path, limits), limits)
@@ -112,7 +115,7 @@ def open_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageFile:
         ImageError: See `decode`.
         RuntimeError: See `decode`.
     """
-    sha256 = hashlib.sha256(data).hexdigest()  # first: decoding evicts the bytes from the cache of the processor
+    sha256 = hashlib.sha256(data).hexdigest()  # before decoding, which evicts the bytes from the CPU cache
     pixels = decode(data, limits)
     return ImageFile(sha256, pixels.width, pixels.height, pixels)
 
@@ -120,23 +123,25 @@ def open_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageFile:
 def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
     """Decode the first frame of an image to RGB, as `Image.open(...).convert("RGB")` does.
 
-    The preprocessing of CLIP-like models does the same: palettes, alpha, CMYK and 1-bit images are converted alike, and
-    EXIF orientation is not applied, so the audit works on the pixels that the model gets. (Pillow itself turns TIFF
-    files on loading.) Damage that does not affect pixels, such as a broken EXIF block, is accepted. A truncated file is
-    rejected, except a truncated JPEG that was closed with an end marker, which libjpeg takes for complete.
+    The preprocessing of CLIP-like models converts images in the same way. Palettes, alpha, CMYK and 1-bit images are
+    converted by Pillow, and EXIF orientation is not applied, so the audit uses the pixels that the model receives.
+    (Pillow applies the orientation of TIFF files when it loads them.) Damage that does not affect pixels, such as a
+    broken EXIF block, is accepted. A truncated file is rejected, except for a truncated JPEG with an end marker, which
+    libjpeg accepts as complete.
 
-    Two cases differ, where plain conversion shows nothing. One channel of 16 or 32 bits, integer or float, is rendered
-    by its own range (`corpora.pixels.stretch`), with white-is-zero TIFF inverted. DICOM is rendered by `corpora.dicom`.
+    Two kinds of images differ, because plain conversion would lose their content. An image of one channel with 16 or
+    32 bits, integer or float, is scaled from its minimum to its maximum (`corpora.pixels.stretch`), and a white-is-zero
+    TIFF is inverted. DICOM is rendered by `corpora.dicom`.
 
-    The content of a file decides its format, never its name. Of a file that is both an image and an archive or a web
-    page, only the image is read.
+    The format is detected from the content of the file, never from its name. If the file is also a valid archive or
+    web page, only the image is read.
 
     Args:
         data: All bytes of the file.
         limits: Upper limits for the file and its pixels.
 
     Raises:
-        ImageError: The image is rejected. No bytes can cause any other exception.
+        ImageError: The image is rejected. Damaged or hostile bytes raise no other exception.
         RuntimeError: `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is on.
     """
     if PIL.ImageFile.LOAD_TRUNCATED_IMAGES:
@@ -147,7 +152,7 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
     _check_size(len(data), limits)
     check_scans(data)
     _silence_decoders()
-    # These letters may also be in a TIFF, or in a JPEG with a comment, so the first bytes take precedence.
+    # A TIFF, or a JPEG with a comment, may also contain "DICM" at byte 128, so their signatures take precedence.
     if data.startswith(b"DICM", 128) and _match(data, _SUPPORTED_SIGNATURES) is None:
         return decode_dicom(data, limits)
     with _open(data) as image:
@@ -176,6 +181,7 @@ def _open(data: bytes) -> PIL.ImageFile.ImageFile:
 
 
 def _unidentified_image_error(data: bytes) -> ImageError:
+    """Return the error for bytes in which Pillow finds no supported format."""
     expected = f"expected one of {', '.join(FORMATS)}"
     if _HTML.match(data[:1024]):
         return ImageError(
@@ -197,8 +203,8 @@ def _load(image: PIL.ImageFile.ImageFile, data: bytes) -> Image.Image:
         image.load()
         if image.mode in _WIDE_MODES:
             return _render_wide(image)
-        # Converting RGB would copy it: more memory than the allocator of a thread keeps, so that the system would map
-        # it page by page for each image anew.
+        # Converting RGB to RGB would copy the pixels. The copy exceeds what the allocator reuses per thread, so that
+        # the operating system would map its memory again for each image.
         return image if image.mode == "RGB" and image.format in _WITHOUT_DECODER else image.convert("RGB")
     except ImageError:
         raise
@@ -207,7 +213,7 @@ def _load(image: PIL.ImageFile.ImageFile, data: bytes) -> Image.Image:
 
 
 def _is_truncated(data: bytes) -> bool:
-    # WebP stores its length at the start, but its decoder does not report a short file.
+    # The header of a WebP file states its length, but the WebP decoder accepts a shorter file.
     return data.startswith(b"RIFF") and len(data) < int.from_bytes(data[4:8], "little") + 8
 
 
@@ -233,19 +239,23 @@ def _match(data: bytes, signatures: tuple[tuple[int, bytes, str], ...]) -> str |
 
 
 def _silence_decoders() -> None:
-    # What Pillow and pydicom warn about (odd metadata, palettes with alpha, large sizes) fails later, is checked here
-    # or changes no pixel. A permanent filter, since catch_warnings swaps the filter list of the whole process and is
-    # not safe when several threads decode.
+    # Pillow and pydicom warn about odd metadata, palettes with alpha and large sizes. These problems either fail
+    # later, are checked in this module, or change no pixel. The filter is permanent, because catch_warnings replaces
+    # the filter list of the whole process, which is not safe when several threads decode.
     if warnings.filters[:1] != [_QUIET]:
         warnings.filterwarnings("ignore", module=_DECODERS)
 
 
 def read_bytes(path: roots.Root, limits: Limits) -> bytes:
-    """Read a regular file within the limits. The caller checks that the path may be followed.
+    """Read a regular file of at most `limits.max_file_bytes`.
+
+    Args:
+        path: Path of the file. The caller must check that it is inside of the corpus.
+        limits: Upper limits; only `max_file_bytes` is used.
 
     Raises:
-        ImageError: The file is missing, not a regular file (it is then not opened), unreadable, unreachable, empty or
-            too large.
+        ImageError: The file is missing, not a regular file, unreadable, unreachable, empty or too large. A path that
+            is not a regular file, such as a pipe, is never opened.
     """
     try:
         return _read_local(path, limits) if isinstance(path, Path) else _read_remote(path, limits)
@@ -269,15 +279,15 @@ def read_bytes(path: roots.Root, limits: Limits) -> bytes:
 
 
 def _read_local(path: Path, limits: Limits) -> bytes:
-    # With O_NONBLOCK, opening a FIFO that replaced the file after the first check returns, and the second one fails.
+    # If a FIFO replaces the file after the first check, O_NONBLOCK lets os.open return, and the second check fails.
     flags = os.O_RDONLY
     for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
         flags |= getattr(os, name, 0)
-    _check_file(path.stat(), limits)  # before opening, which has side effects on a device
+    _check_file(path.stat(), limits)  # before opening, because opening a device has side effects
     with os.fdopen(os.open(path, flags), "rb") as file:
         status = os.fstat(file.fileno())
         _check_file(status, limits)
-        return file.read(status.st_size + 1)  # one more byte: `decode` notices a file that grows
+        return file.read(status.st_size + 1)  # one byte more than the size, so that `decode` detects a growing file
 
 
 def _read_remote(path: "UPath", limits: Limits) -> bytes:
@@ -285,7 +295,7 @@ def _read_remote(path: "UPath", limits: Limits) -> bytes:
     if found["type"] != "file":
         raise ImageError(Reason.NOT_A_REGULAR_FILE, "The path is a folder, expected an image file: correct the name.")
     size = found["size"]
-    if size is not None:  # a web server need not report it
+    if size is not None:  # a web server may omit the size
         _check_size(size, limits)
     return roots.read_at_most(path, (limits.max_file_bytes if size is None else size) + 1)
 

@@ -1,8 +1,9 @@
 """Perceptual hashes of images, and groups of near-duplicates by their Hamming distance.
 
-A hash is 64 bits of the coarse cosine transform of an image (pHash). Rescaling or recompressing changes few of them.
-Two images are near-duplicates if at most `MAX_DIFFERENT_BITS` bits differ. At least one of the four 16-bit bands of
-their hashes is then equal, so comparing only hashes that share a band misses none.
+A hash consists of 64 bits of the low frequencies of an image's cosine transform (pHash). Scaling or recompressing the
+image changes few of these bits. Two images are near-duplicates if at most `MAX_DIFFERENT_BITS` bits of their hashes
+differ. Then at least one of the four 16-bit bands of the two hashes is equal. The search compares only hashes with an
+equal band, and finds all near-duplicates.
 """
 
 from collections.abc import Iterable
@@ -14,24 +15,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MAX_DIFFERENT_BITS: Final = 3
-"""Largest Hamming distance of near-duplicates: one less than the number of bands, which makes the search exact."""
+"""Largest Hamming distance of near-duplicates. The search is exact because it is below the number of bands."""
 
 _SIDE: Final = 32
 _SAMPLES: Final = 256
-# Integers: float64 holds their products and sums exactly, so no bit depends on the order in which a machine adds up.
+# Rounded to integers, whose products and sums float64 represents exactly. So no bit depends on the order of summation,
+# which differs between machines.
 _COSINES: Final = np.rint(2**16 * np.cos(np.pi * np.outer(np.arange(8), 2 * np.arange(_SIDE) + 1) / (2 * _SIDE)))
 
 _BANDS: Final = 4
-_CHUNK: Final = 2048  # hashes compared with a whole bucket at a time
+_CHUNK: Final = 2048  # number of hashes compared at a time with all hashes that have an equal band
 
 Hashes = NDArray[np.uint64]
 
 
 def perceptual_hash(pixels: Image.Image) -> str:
-    """Return the perceptual hash of an RGB image as 16 hex digits, the same on every machine.
+    """Return the perceptual hash of an RGB image as 16 hex digits. The result is the same on every machine.
 
-    The image is reduced to 32 x 32 gray values. Each of the 8 x 8 lowest frequencies of their cosine transform gives a
-    bit, set where it is above the median.
+    The image is reduced to 32 x 32 gray values. Each of the 8 x 8 lowest frequencies of their cosine transform yields
+    one bit, which is set if the coefficient is above the median of the 64 coefficients.
     """
     gray = _reduce(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
     values = np.frombuffer(gray.tobytes(), np.uint8).reshape(_SIDE, _SIDE).astype(np.float64)
@@ -42,10 +44,11 @@ def perceptual_hash(pixels: Image.Image) -> str:
 
 
 def _reduce(pixels: Image.Image) -> Image.Image:
-    """Reduce the shorter side to 64 to 127 pixels by averaging squares of at least 256 x 256 evenly spaced samples.
+    """Reduce an image to a shorter side of 64 to 127 pixels. A smaller image is returned unchanged.
 
-    Averaging all pixels of a large image takes a fifth of the time of decoding it, and finds no more near-duplicates
-    (docs/decisions/0014).
+    A large image is first sampled at evenly spaced pixels, so that its shorter side has 256 to 511 pixels. Then squares
+    of pixels are averaged. Averaging all pixels instead takes a fifth of the time of decoding the image, and finds no
+    more near-duplicates (docs/decisions/0014).
     """
     step = max(1, min(pixels.size) // _SAMPLES)
     if step > 1:
@@ -60,15 +63,15 @@ def parse_hashes(texts: Iterable[str]) -> Hashes:
 
 
 def group_near_duplicates(hashes: Hashes) -> list[list[int]]:
-    """Group images that are near-duplicates, directly or through others.
+    """Group near-duplicate images. A group is a connected component: its images are linked by near-duplicate pairs.
 
-    Memory grows by about 50 bytes per image, and time with the square of the number of hashes that share a band.
+    Memory grows by about 50 bytes per image. Time grows with the square of the number of hashes that share a band.
 
     Args:
         hashes: One hash per image.
 
     Returns:
-        Groups of two or more positions in `hashes`, the largest group first.
+        Groups of two or more indices into `hashes`, the largest group first.
     """
     distinct, inverse = np.unique(hashes, return_inverse=True)
     leader = np.arange(len(distinct))
@@ -83,14 +86,20 @@ def group_near_duplicates(hashes: Hashes) -> list[list[int]]:
 
 
 def _group_equal(values: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Return the positions of each value that occurs more than once."""
+    """Return an array of the indices of each value that occurs more than once."""
     order = np.argsort(values, kind="stable")
     edges = np.flatnonzero(np.diff(values[order], prepend=-1, append=-1))
     return [order[start:stop] for start, stop in pairwise(edges) if stop - start > 1]
 
 
 def _join(distinct: Hashes, bucket: NDArray[np.int64], leader: NDArray[np.int64]) -> None:
-    """Union the near-duplicates of a bucket; `leader` is the parent array of a disjoint-set forest."""
+    """Merge the groups of all near-duplicates in a bucket.
+
+    Args:
+        distinct: All distinct hashes.
+        bucket: Sorted indices into `distinct` of hashes that have an equal band.
+        leader: Parent array of a disjoint-set forest over `distinct`. It is updated in place.
+    """
     for start in range(0, len(bucket), _CHUNK):
         part = bucket[start : start + _CHUNK]
         near = np.bitwise_count(distinct[part][:, None] ^ distinct[bucket][None]) <= MAX_DIFFERENT_BITS
@@ -100,6 +109,7 @@ def _join(distinct: Hashes, bucket: NDArray[np.int64], leader: NDArray[np.int64]
 
 
 def _find_root(leader: NDArray[np.int64], number: int) -> int:
+    """Return the root of an element of a disjoint-set forest, and halve the path to it."""
     while leader[number] != number:
         leader[number] = leader[leader[number]]
         number = int(leader[number])

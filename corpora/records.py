@@ -1,4 +1,4 @@
-"""The results of reading (`Pair`, `Rejected`), the limits of rows, and the identity of pairs and corpora."""
+"""Results of reading a corpus (`Pair`, `Rejected`), limits on its rows, and identifiers of pairs and corpora."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Reason(StrEnum):
-    """Why a row is not a pair. The values are stored and counted: add to them, never rename them."""
+    """Reason why a row is rejected. The values are stored in lakes: add new ones, but never rename one."""
 
     MALFORMED_ROW = "malformed_row"
     PATH_OUTSIDE_CORPUS = "path_outside_corpus"
@@ -24,7 +24,7 @@ class Reason(StrEnum):
     MISSING_FILE = "missing_file"
     NOT_A_REGULAR_FILE = "not_a_regular_file"
     UNREADABLE_FILE = "unreadable_file"
-    UNREACHABLE_FILE = "unreachable_file"  # its store does not answer; the row may be fine
+    UNREACHABLE_FILE = "unreachable_file"  # the remote store does not answer; the row may be valid
     EMPTY_FILE = "empty_file"
     FILE_TOO_LARGE = "file_too_large"
     NOT_AN_IMAGE = "not_an_image"
@@ -36,22 +36,22 @@ class Reason(StrEnum):
     TRUNCATED_IMAGE = "truncated_image"
     CORRUPT_IMAGE = "corrupt_image"
     DUPLICATE_PAIR = "duplicate_pair"
-    MALFORMED_BOX = "malformed_box"  # in a column that `[regions.columns]` names
-    MALFORMED_SAMPLE = "malformed_sample"  # members of a shard that are not one image and one caption
-    DAMAGED_CONTAINER = "damaged_container"  # a shard that cannot be read from some byte on
+    MALFORMED_BOX = "malformed_box"  # a box in a column listed in `[regions.columns]`
+    MALFORMED_SAMPLE = "malformed_sample"  # a WebDataset sample that is not one image and one caption
+    DAMAGED_CONTAINER = "damaged_container"  # a tar shard that is unreadable from some byte on
     CHANGED_SINCE_INGEST = "changed_since_ingest"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Upper limits for a row. They are checked before the cost that they limit is paid.
+    """Upper limits for a row. Each is checked before the image is decoded or the caption is processed.
 
     Attributes:
-        max_pixels: Pixels of an image. Values above twice `PIL.Image.MAX_IMAGE_PIXELS` have no effect.
-        max_file_bytes: Bytes of an image file.
-        max_caption_chars: Characters of a caption.
-        max_aspect_ratio: Longer side over shorter side. A preprocessing that scales the shorter side to a fixed
-            length would turn a narrow strip of few pixels into gigabytes.
+        max_pixels: Number of pixels per image. Values above twice `PIL.Image.MAX_IMAGE_PIXELS` have no effect.
+        max_file_bytes: Size of an image file in bytes.
+        max_caption_chars: Number of characters per caption.
+        max_aspect_ratio: Longer side of an image divided by its shorter side. Without this limit, preprocessing that
+            scales the shorter side to a fixed length would turn a narrow strip into gigabytes of pixels.
 
     Raises:
         ValueError: A limit is below 1.
@@ -73,13 +73,15 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The place of an image in its corpus. It is stored with the pair, so that the image is found without a search.
+    """Location of an image in its corpus. It is stored with the pair, so that the image is found without a search.
 
     Attributes:
-        name: Readable name with '/' between its parts: a file, or a container and the image in it.
-        container: The file that holds the image, relative to the corpus; None if the image is a file of its own.
-        position: Position in the container, which only the reader of the format interprets: a byte of a tar, a row of
-            a table.
+        name: Readable path with '/' as separator: the path of the image file, or the path of the container followed by
+            the name of the image in it.
+        container: Path of the tar or table that contains the image, relative to the corpus. None if the image is a
+            separate file.
+        position: Position in the container: a byte offset in a tar, or a row number in a table. None if the image is a
+            separate file.
     """
 
     name: str
@@ -93,14 +95,14 @@ class Pair:
 
     Attributes:
         row: Row number in the corpus, counted from 0.
-        pair_id: See `corpora.pair_id`.
-        place: Place of the image.
-        caption: The caption in NFC without outer white space.
-        image_sha256: sha256 of the image file.
+        pair_id: Identifier of the pair; see `corpora.pair_id`.
+        place: Location of the image.
+        caption: The caption in Unicode NFC, without leading and trailing white space.
+        image_sha256: sha256 (hex) of the image file.
         width: Width of the decoded image in pixels.
         height: Height of the decoded image in pixels.
         fingerprint: Perceptual hash of the image; see `corpora.perceptual_hash`.
-        attributes: Values of all other columns, as text.
+        attributes: Values of all columns except image and caption, as text.
     """
 
     row: int
@@ -115,7 +117,7 @@ class Pair:
 
     @property
     def file_name(self) -> str:
-        """The name of the image in the corpus."""
+        """Readable path of the image in the corpus; see `Place.name`."""
         return self.place.name
 
 
@@ -123,15 +125,15 @@ class Pair:
 class Rejected:
     """A row that cannot be audited.
 
-    All texts can be stored: NUL and invalid Unicode become backslash escapes, and long texts are cut.
+    NUL and invalid Unicode in its texts are replaced by backslash escapes, and long texts are truncated.
 
     Attributes:
         row: Row number in the corpus, counted from 0.
         file_name: Name of the image, or None if the row has none.
         caption: The caption, or None if the row has none.
-        reason: The code to count by.
-        detail: Where the row is, what is wrong with it and how to fix it.
-        attributes: Values of all other columns, as text.
+        reason: Category of the error, by which rejected rows are counted.
+        detail: Message with the location of the row, the problem and its fix.
+        attributes: Values of all columns except image and caption, as text.
     """
 
     row: int
@@ -143,30 +145,33 @@ class Rejected:
 
 
 def is_storable(text: str) -> bool:
-    """Return whether every store takes a text: it has neither NUL nor lone surrogates."""
+    """Return whether Parquet, DuckDB and JSON can store a text: it contains neither NUL nor lone surrogates."""
     return "\x00" not in text and _SURROGATE.search(text) is None
 
 
 def escape(text: str) -> str:
-    """Replace NUL and lone surrogates by backslash escapes, so that every store and log takes the text."""
+    """Replace NUL and lone surrogates by backslash escapes, so that the text can be stored and logged."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
 def pair_id(image_sha256: str, caption: str) -> str:
-    """Return the identity of a pair: 16 hex digits of the sha256 of the image file, a dash, 8 of the caption's."""
+    """Return the identifier of a pair.
+
+    It consists of 16 hex digits of the image file's sha256, a dash, and 8 hex digits of the caption's sha256.
+    """
     return f"{image_sha256[:16]}-{hashlib.sha256(caption.encode()).hexdigest()[:8]}"
 
 
 def digest(rows: Iterable[Pair | Rejected]) -> str:
-    """Return the sha256 (hex) that identifies a corpus, whatever the order of its rows.
+    """Return the sha256 (hex) that identifies a corpus. It does not depend on the order of the rows.
 
-    A pair contributes its identity and attributes; a rejected row its reason, file name and caption. Memory grows by
-    32 bytes per row.
+    The digest covers the identifier and attributes of each pair, and the reason, file name and caption of each rejected
+    row. Memory grows by 32 bytes per row.
 
     Args:
         rows: All rows of the corpus, as `Corpus.pairs` yields them.
     """
-    hashes = bytearray()  # concatenated: separate objects would take three times the memory
+    hashes = bytearray()  # one buffer, because separate objects would need three times the memory
     for row in rows:
         hashes += hashlib.sha256(_spell(row).encode()).digest()
     np.frombuffer(hashes, "S32").sort()  # in place
@@ -174,9 +179,10 @@ def digest(rows: Iterable[Pair | Rejected]) -> str:
 
 
 def _spell(row: Pair | Rejected) -> str:
-    # JSON keeps the fields apart whatever they contain.
+    """Return the text that represents a row in the digest of a corpus."""
+    # JSON separates the fields unambiguously, whatever characters they contain.
     if isinstance(row, Pair):
         return json.dumps(["pair", row.pair_id, sorted(row.attributes.items())])
-    # Which of two identical files comes first, and so which name is rejected, depends on the order of the rows.
+    # The order of the rows decides which of two identical files is rejected, so the digest leaves its name out.
     file_name = None if row.reason is Reason.DUPLICATE_PAIR else row.file_name
     return json.dumps(["rejected", row.reason, file_name, row.caption])

@@ -1,6 +1,7 @@
-"""Roots of corpora: local paths (`pathlib`), and URLs that fsspec reads (`UPath`, which has the API of pathlib).
+"""File access for corpora in local folders and remote stores.
 
-Keys and passwords never stand in a URL: the drivers take them from the usual places (environment, profile, role).
+The root of a corpus is a local path (`pathlib.Path`) or a URL that fsspec reads (`UPath`, with the API of pathlib).
+URLs never contain keys or passwords: fsspec's drivers read credentials from the environment, a profile or a role.
 """
 
 import io
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 Root: TypeAlias = stores.Root
 
 BLOCK_BYTES = 8 * 2**20
-"""Bytes read ahead of a remote file. The default of fsspec for S3, 50 MiB, is too much for several threads."""
+"""Bytes per request for a remote file. fsspec's default for S3, 50 MiB, needs too much memory with several threads."""
 
 MAX_FETCHED_BYTES = 2 * 2**30
-"""Size limit of a file that is downloaded whole because its web server does not serve byte ranges."""
+"""Size limit of a file that must be downloaded completely, because its web server does not serve byte ranges."""
 
 WEB_FOLDERS = (
     "a web server need not list a folder, so name a file (.tar, .parquet, .csv, .tsv, .jsonl, the .json of COCO), or "
@@ -41,7 +42,7 @@ _MAX_DOWNLOADS = 4
 
 
 def parse_root(text: str) -> Root:
-    """Return the root that a path or URL names. Opens nothing, but loads the driver of a URL.
+    """Parse a path or URL of a corpus. No file is opened, but the fsspec driver of a URL is imported.
 
     Args:
         text: A local path, or a URL such as s3://bucket/folder.
@@ -56,25 +57,28 @@ def parse_root(text: str) -> Root:
 
 
 def is_inside(path: Root, root: Root) -> bool:
-    """Return whether a path listed below a root stays inside it once links are followed; remote roots have no links."""
+    """Return whether a path is inside of a root after symbolic links are resolved.
+
+    Always True for remote paths, because remote stores have no links.
+    """
     if not isinstance(path, Path) or not isinstance(root, Path):
         return True
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def join(root: Root, relative: PurePosixPath) -> Root:
-    """Join a root and a relative path without '..'. In a URL, characters such as '?' and '%' are quoted."""
+    """Join a root and a relative path, which must not contain '..'. A web URL gets '?' and '%' quoted."""
     if isinstance(root, Path):
         return root / relative
-    # Unquoted, '?' would begin a query, and '%2e%2e' would lead out.
+    # Without quoting, '?' would begin a query, and '%2e%2e' would lead out of the root.
     return root.joinpath(*(quote(part) if is_web(root) else part for part in relative.parts))
 
 
 def info(path: "UPath") -> dict[str, Any]:
-    """Return what a store reports about a file or folder: `type`, and `size` in bytes or None.
+    """Return fsspec's metadata of a remote file or folder: at least `type`, and `size` in bytes or None.
 
     Raises:
-        FileNotFoundError: There is nothing at the path.
+        FileNotFoundError: The path does not exist.
         PermissionError: Access is denied, or there are no credentials.
         ConnectionError: The store cannot be reached, or does not answer in time.
         OSError: Any other error of the driver.
@@ -85,7 +89,7 @@ def info(path: "UPath") -> dict[str, Any]:
 
 
 def is_file(path: Root) -> bool:
-    """Return whether there is a regular file. Unlike `UPath.is_file`, raises if the store does not answer.
+    """Return whether a path is a regular file. Unlike `UPath.is_file`, raise an error if the store does not answer.
 
     Raises:
         CorpusError: The store cannot be reached.
@@ -94,16 +98,17 @@ def is_file(path: Root) -> bool:
 
 
 def is_folder(path: Root) -> bool:
-    """Return whether there is a folder; raises as `is_file`."""
+    """Return whether a path is a folder. Raises CorpusError if the store cannot be reached."""
     return path.is_dir() if isinstance(path, Path) else _type_of(path) == "directory"
 
 
 def exists(path: Root) -> bool:
-    """Return whether there is a file or folder; raises as `is_file`."""
+    """Return whether a path is an existing file or folder. Raises CorpusError if the store cannot be reached."""
     return path.exists() if isinstance(path, Path) else _type_of(path) is not None
 
 
 def _type_of(path: "UPath") -> str | None:
+    """Return `file` or `directory`, or None if the path does not exist or access is denied."""
     try:
         return str(info(path)["type"])
     except (FileNotFoundError, PermissionError):  # S3 denies access to missing objects without the right to list
@@ -113,7 +118,11 @@ def _type_of(path: "UPath") -> str | None:
 
 
 def size_of(path: Root) -> int | None:
-    """Return the size of a file in bytes; None if a web server does not report it. Raises what `info` raises."""
+    """Return the size of a file in bytes, or None if a web server does not report it.
+
+    Raises:
+        OSError: The file cannot be accessed; see `info`.
+    """
     if isinstance(path, Path):
         return path.stat().st_size
     size: int | None = info(path)["size"]
@@ -121,20 +130,20 @@ def size_of(path: Root) -> int | None:
 
 
 def real_path(path: Root) -> Root:
-    """Return a path with its links followed; a remote path has none."""
+    """Return a local path with all symbolic links resolved. A remote path is returned unchanged."""
     return Path(os.path.realpath(path)) if isinstance(path, Path) else path
 
 
 def parent_of(path: Root) -> Root:
-    """Return the folder that holds a file."""
+    """Return the folder that contains a file."""
     return path.absolute().parent if isinstance(path, Path) else path.parent
 
 
 def list_folder(folder: Root) -> list[tuple[str, bool]]:
-    """List a folder, sorted by name; empty if there is no such folder.
+    """List the entries of a folder, sorted by name.
 
     Returns:
-        Names, each with whether it is a folder or a link to one.
+        Pairs of a name, and whether it is a folder or a link to a folder. Empty if the folder does not exist.
 
     Raises:
         CorpusError: The folder cannot be listed, or the store cannot be reached.
@@ -145,7 +154,7 @@ def list_folder(folder: Root) -> list[tuple[str, bool]]:
                 return sorted((entry.name, _is_dir(entry)) for entry in found)
         with translate_errors():
             listed = folder.fs.ls(folder.path, detail=True)
-            folder.fs.invalidate_cache(folder.path)  # otherwise later changes would be hidden
+            folder.fs.invalidate_cache(folder.path)  # so that the next listing shows changes
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -154,7 +163,7 @@ def list_folder(folder: Root) -> list[tuple[str, bool]]:
     itself = folder.path.rstrip("/")
     paths = [(str(entry["name"]).rstrip("/"), entry["type"] == "directory") for entry in listed]
     named = {path.rpartition("/")[2]: is_dir for path, is_dir in paths if path != itself}
-    # A local folder never lists such names, but a store may.
+    # A remote store may list these names, which a local folder never does.
     return sorted((name, is_dir) for name, is_dir in named.items() if name not in ("", ".", ".."))
 
 
@@ -165,7 +174,7 @@ def _is_dir(entry: "os.DirEntry[str]") -> bool:
 
 
 def list_names(folder: Root, pattern: str) -> list[str]:
-    """Return the names in a folder that match a shell pattern, sorted. Raises as `list_folder`."""
+    """Return the sorted names in a folder that match a shell pattern. Raises CorpusError; see `list_folder`."""
     return [name for name, _ in list_folder(folder) if fnmatchcase(name, pattern)]
 
 
@@ -183,7 +192,10 @@ def read_beginning(path: Root, size: int) -> bytes:
 
 
 def describe_absence(root: Root) -> str:
-    """Say why a remote root cannot be read, as the end of a sentence. Empty if the root is there, or local."""
+    """Return why a remote root cannot be read, as the predicate of a sentence whose subject is the root.
+
+    Returns an empty text for a root that can be read, and for any local root.
+    """
     if isinstance(root, Path):
         return ""
     try:
@@ -202,30 +214,30 @@ def _advise(error: OSError) -> str:
 
 
 def is_web(path: Root) -> bool:
-    """Return whether a path is on a web server, which need not list folders."""
+    """Return whether a path is a URL of a web server (http or https). Web servers may not list folders."""
     return not isinstance(path, Path) and path.protocol in ("http", "https")
 
 
 def web_hint(path: Root) -> str:
-    """Return advice for the folder of a web server, as the end of a sentence; empty for any other path."""
+    """Return advice about folders on web servers, to append to a message. Empty if the path is not a web URL."""
     return f"; {WEB_FOLDERS}" if is_web(path) else ""
 
 
 def open_binary(path: Root, ahead: int | None = None) -> BinaryIO:
-    """Open a file to read and seek in. A remote file is read in blocks, and raises only what `info` raises.
+    """Open a file for reading and seeking. A remote file is read in blocks, and its errors are OSError as in `info`.
 
     Args:
         path: The file.
-        ahead: Bytes to read ahead of a remote file; `BLOCK_BYTES` by default. Pass few if little is needed.
+        ahead: Block size for a remote file in bytes. Default: `BLOCK_BYTES`. Use a small value to read a small part.
     """
     return path.open("rb") if isinstance(path, Path) else io.BufferedReader(_RemoteFile(path, ahead), _BUFFER_BYTES)
 
 
 def read_at_most(path: "UPath", size: int) -> bytes:
-    """Read the first bytes of a remote file in one request. Raises what `info` raises."""
+    """Read the first `size` bytes of a remote file in one request. Raises OSError; see `info`."""
     with translate_errors():
         if is_web(path):
-            # As a stream: a server may ignore the requested range.
+            # A web server may ignore the requested range and send the whole file, so the file is read as a stream.
             with io.BufferedReader(_RemoteFile(path, block_size=0)) as file:
                 return file.read(size)
         data: bytes = path.fs.cat_file(path.path, start=0, end=size)
@@ -241,17 +253,23 @@ def reason_of(error: OSError) -> Reason:
 
 _lock = threading.Lock()
 _downloads: dict[tuple[object, ...], Path] = {}
-"""Files that were downloaded whole, by URL, size, date and tag, the oldest first; in the scratch folder."""
+"""Local copies of completely downloaded files, the least recently used first.
+
+The key consists of URL, size, ETag and modification date. The copies are in the scratch folder of the process.
+"""
 
 
 def _open_download(path: "UPath", download: bool) -> BinaryIO | None:
     """Open the local copy of a file whose web server does not serve byte ranges.
 
-    Unlike the caches of fsspec, this bounds the size of a file, and downloads it again if it has changed.
+    Unlike fsspec's caches, this function limits the size of a download, and downloads a changed file again.
 
     Args:
-        path: The file.
-        download: Whether to download the file if there is no copy. Otherwise returns None.
+        path: URL of the file.
+        download: Whether to download the file if no local copy exists.
+
+    Returns:
+        The open copy, or None if no copy exists and `download` is False.
     """
     if not download and not any(url == str(path) for url, *_ in tuple(_downloads)):
         return None
@@ -265,12 +283,13 @@ def _open_download(path: "UPath", download: bool) -> BinaryIO | None:
             copy = _download(path)
         _downloads[key] = copy
         if len(_downloads) > _MAX_DOWNLOADS:
-            with suppress(OSError):  # POSIX keeps it for those who have it open
+            with suppress(OSError):  # on POSIX, an open file stays readable after it is deleted
                 _downloads.pop(next(iter(_downloads))).unlink()
         return copy.open("rb")
 
 
 def _download(path: "UPath") -> Path:
+    """Download a file of at most `MAX_FETCHED_BYTES` to the scratch folder. Raises OSError."""
     copy = stores.scratch_folder() / f"{uuid.uuid4().hex}.download"
     with _RemoteFile(path, block_size=0) as source, copy.open("wb") as file:
         while piece := source.read(_PIECE_BYTES):
@@ -286,10 +305,10 @@ def _download(path: "UPath") -> Path:
 
 
 class _RemoteFile(io.RawIOBase):
-    """A driver's file with the interface of Python's own: `readline` takes a limit, and errors are OSError.
+    """Adapter from an fsspec file to Python's file interface: `readline` takes a limit, and all errors are OSError.
 
-    Where a web server does not serve byte ranges, the file is downloaded whole once a reader seeks in it.
-    With `block_size` 0 the file is a stream, and never downloaded.
+    If a web server does not serve byte ranges, the first seek downloads the whole file. With `block_size` 0, the file
+    is read as a stream and never downloaded.
     """
 
     def __init__(self, path: "UPath", block_size: int | None = None) -> None:
@@ -311,7 +330,7 @@ class _RemoteFile(io.RawIOBase):
         with translate_errors():
             try:
                 data = self._file.read(len(view))
-            except ValueError:  # the server does not serve the range
+            except ValueError:  # the server does not serve byte ranges
                 if not self._may_download:
                     raise
                 self._use_download()

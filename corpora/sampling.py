@@ -1,4 +1,7 @@
-"""Samples of a corpus: the rows with the smallest hashes, so that most of a sample stays when the corpus grows."""
+"""Sampling of corpora: the rows with the smallest hashes.
+
+Most rows of a sample therefore stay in it when the corpus grows.
+"""
 
 import hashlib
 import heapq
@@ -15,9 +18,10 @@ class Sampling:
 
     Attributes:
         size: Number of rows to sample.
-        seed: Seed of the hashes.
-        stratify: Column to stratify by, or None. Each of its values, and the rows without one, gives equally many
-            rows as far as it has them. The remainder goes to the smallest hashes, at most one more per value.
+        seed: Random seed, which is part of each row's hash.
+        stratify: Column to stratify by, or None. Each value of the column is a stratum; rows without a value are one
+            more. All strata contribute the same number of rows; a stratum with fewer rows contributes all. If the size
+            is not divisible, the rows with the smallest hashes fill the rest, at most one more row per stratum.
     """
 
     size: int
@@ -30,8 +34,9 @@ class Sample:
     """A sample of the rows of a corpus.
 
     Attributes:
-        total_rows: Number of rows of the corpus.
-        hashes: Hash of each sampled row, by row number.
+        sampling: Settings of the sample.
+        total_rows: Number of rows in the corpus.
+        hashes: Mapping from the number of each sampled row to its hash.
     """
 
     sampling: Sampling
@@ -40,11 +45,15 @@ class Sample:
 
     @property
     def skipped_rows(self) -> int:
-        """The number of rows that are not in the sample."""
+        """Number of rows that are not in the sample."""
         return self.total_rows - len(self.hashes)
 
     def contains(self, number: int, row: Row) -> bool:
-        """Return whether a row is in the sample. Raises CorpusError if the row has changed since."""
+        """Return whether a row is in the sample.
+
+        Raises:
+            CorpusError: The row has changed since the sample was drawn.
+        """
         if (expected := self.hashes.get(number)) is None:
             return False
         if expected != _hash(row, self.sampling.seed):
@@ -57,13 +66,22 @@ class Sample:
 
 @dataclass(slots=True)
 class _Stratum:
-    """The number of rows with one value, and those with the smallest hashes, the largest of these on top."""
+    """Number of rows with one value of the column, and a heap of the rows with the smallest hashes."""
 
     size: int = 0
-    heap: list[tuple[int, int]] = field(default_factory=list)  # hash and row number, both negated
+    heap: list[tuple[int, int]] = field(default_factory=list)
+    """Negated hash and negated row number of each row, so that the row with the largest hash is on top."""
 
     def add(self, ranked: tuple[int, int], keep: int) -> int:
-        """Add a row, keep the `keep` smallest, and return by how many entries the heap has grown."""
+        """Add a row, and keep only the rows with the smallest hashes.
+
+        Args:
+            ranked: Hash and number of the row.
+            keep: Number of rows to keep.
+
+        Returns:
+            Number of entries by which the heap has grown, 0 or 1.
+        """
         self.size += 1
         entry = (-ranked[0], -ranked[1])
         if len(self.heap) < keep:
@@ -73,23 +91,30 @@ class _Stratum:
         return 0
 
     def trim(self, keep: int) -> int:
+        """Keep only the `keep` rows with the smallest hashes, and return the number of remaining rows."""
         while len(self.heap) > keep:
             heapq.heappop(self.heap)
         return len(self.heap)
 
     def smallest(self) -> list[tuple[int, int]]:
+        """Return hash and number of each kept row, sorted by hash."""
         return sorted((-rank, -number) for rank, number in self.heap)
 
 
 def draw_sample(rows: Iterable[Row], sampling: Sampling) -> Sample:
-    """Sample rows without opening any image.
+    """Sample the rows of a corpus without opening any image.
 
-    A row is hashed by seed, file name and caption; a row that cannot be read by its position. Broken rows are therefore
-    as frequent in the sample as in the corpus (or stratum). At most three times `sampling.size` entries are in memory.
+    The hash of a row covers the seed, the file name and the caption. The hash of an unreadable row covers the seed and
+    its location instead, so broken rows are as frequent in the sample as in the corpus (or stratum). Memory holds at
+    most three times `sampling.size` entries.
+
+    Args:
+        rows: All rows of the corpus, in order.
+        sampling: Settings of the sample.
 
     Raises:
-        CorpusError: The corpus cannot be read, no row has a value in the column to stratify by, or that column has
-            more values than `sampling.size`.
+        CorpusError: The corpus cannot be read, no row has a value in the column to stratify by, or the number of
+            distinct values of that column exceeds `sampling.size`.
     """
     strata: dict[str | None, _Stratum] = {}
     columns: set[str] = set()
@@ -108,7 +133,7 @@ def draw_sample(rows: Iterable[Row], sampling: Sampling) -> Sample:
             )
         entries += stratum.add((_hash(row, sampling.seed), number), quota + 1)
         if entries > 2 * sampling.size + len(strata):
-            # Further rows never raise the quota, so entries above it cannot be in the sample.
+            # More rows never increase the quota, so entries beyond it cannot be in the sample.
             quota = _quota((stratum.size for stratum in strata.values()), sampling.size)
             entries = sum(stratum.trim(quota + 1) for stratum in strata.values())
     if sampling.stratify is not None and sampling.stratify not in columns:
@@ -121,6 +146,7 @@ def draw_sample(rows: Iterable[Row], sampling: Sampling) -> Sample:
 
 
 def _choose(strata: list[_Stratum], size: int) -> Iterator[tuple[int, int]]:
+    """Yield hash and number of each sampled row: an equal quota per stratum, then the smallest remaining hashes."""
     quota = _quota((stratum.size for stratum in strata), size)
     ranked = [stratum.smallest() for stratum in strata]
     count = sum(min(len(rows), quota) for rows in ranked)
@@ -130,7 +156,12 @@ def _choose(strata: list[_Stratum], size: int) -> Iterator[tuple[int, int]]:
 
 
 def _quota(sizes: Iterable[int], total: int) -> int:
-    """Return the most rows that each stratum gives if all give equally many, as far as they can, and `total` in all."""
+    """Return the largest number of rows to take from each stratum without exceeding `total` rows.
+
+    Args:
+        sizes: Number of rows per stratum. A stratum with fewer rows than the quota contributes all its rows.
+        total: Size of the sample.
+    """
     ordered = sorted(sizes)
     for index, size in enumerate(ordered):
         if (quota := total // (len(ordered) - index)) < size:
@@ -141,6 +172,6 @@ def _quota(sizes: Iterable[int], total: int) -> int:
 
 def _hash(row: Row, seed: int) -> int:
     name = row.file_name if row.place is None else row.place.name
-    # ascii() spells any value, lone surrogates included, in one way.
+    # ascii() represents any value unambiguously, including lone surrogates.
     identity = ascii((row.location,) if row.problem else (name, row.caption))
     return int.from_bytes(hashlib.sha256(f"sample\x1f{seed}\x1f{identity}".encode()).digest()[:16], "big")

@@ -1,1 +1,1 @@
-"""Readers of corpora, one format per file."""
+"""Readers of corpora: one module per format, and the modules that they share."""

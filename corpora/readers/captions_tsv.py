@@ -1,4 +1,4 @@
-"""Conceptual Captions: lines of caption and URL, with the images downloaded beforehand."""
+"""Reader of Conceptual Captions: a .tsv of captions and URLs, next to the downloaded images."""
 
 import array
 import hashlib
@@ -32,23 +32,23 @@ _BAD_URL = "contains NUL or bytes that are not UTF-8 in its URL: "
 
 
 class CaptionsTsvReader(FolderReader):
-    r"""Lines of `caption<TAB>url[<TAB>path]`, in either order of the first two, without a header; a line is a row.
+    r"""Reader of a .tsv file with one row per line: `caption<TAB>url[<TAB>path]` or `url<TAB>caption[<TAB>path]`.
 
-    With the default columns, `url` and `caption`, a first line that names both is a header, and nothing is quoted: a
-    caption may begin with a quote. With other columns the file has a header and is read like metadata.tsv.
+    With the default columns `url` and `caption`, the file has no header unless its first line contains both names, and
+    quotes have no special meaning. With other columns, the file must have a header, and is read like metadata.tsv.
 
-    The corpus is the folder, or that of the file. Nothing is downloaded. The image is the path if the line has one, and
-    otherwise the first of these files in the corpus, in `images`, `training`, `validation` or a folder named like the
-    listing:
+    The root of the corpus is the given folder, or the folder of the given file. No image is downloaded. If a line has a
+    path, the image is the file at this path. Otherwise it is the first existing file with one of the following names,
+    in the root, in `images`, in `training`, in `validation` or in a folder with the stem of the .tsv file as its name:
 
-    1. the md5, sha1 or sha256 (hex) of the URL, with .jpg, .jpeg, .png or .webp;
-    2. the row number and the crc32 of the URL (`12_3735928559`), or the crc32 alone, without suffix;
-    3. the last part of the URL, if no other URL of the listing ends in it;
-    4. the row number, counted from 0, in 9 or 8 digits, also in the folders of 10,000 or 1,000 of img2dataset
-       (`00001/000012345.jpg`), unless a .json next to it states another URL. The numbers of img2dataset are row numbers
-       for these sizes only: read a folder of its `files` as that format.
+    1. The md5, sha1 or sha256 (hex) of the URL, with the suffix .jpg, .jpeg, .png or .webp.
+    2. The row number and the crc32 of the URL (`12_3735928559`), or the crc32 alone, without a suffix.
+    3. The last part of the URL's path, if no other URL in the .tsv file has the same last part.
+    4. The row number, counted from 0, with 9 or 8 digits; also in the folders of img2dataset for 10,000 or 1,000 images
+       (`00001/000012345.jpg`). The file is skipped if a .json of the same stem states a different URL. img2dataset uses
+       row numbers for these folder sizes only. For its output format `files`, use `SidecarReader`.
 
-    `url`, `host` and further columns become attributes. A line without image is a rejected row.
+    `url`, `host` and all further columns become attributes. A line without an image becomes a rejected row.
     """
 
     default_columns = _DEFAULT
@@ -57,12 +57,12 @@ class CaptionsTsvReader(FolderReader):
     def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         super().__init__(roots.parent_of(root) if roots.is_file(root) else root, columns, limits)
         self._given = root
-        # A row is searched under many names: asking a remote store for each would take too long.
+        # Each image may have many names, and one request to a remote store per name would take too long.
         self._list_files = lru_cache(_LISTED_FOLDERS)(self._list_remote_files)
 
     @classmethod
     def fits(cls, root: Root) -> bool:
-        """See `Reader.fits`: whether there is a .tsv with a tab in its first line."""
+        """Return whether a path is a .tsv with a tab in its first line, or a folder that contains one."""
         return any(map(_has_tabs, _candidates(root)))
 
     def rows(self) -> Iterator[Row]:
@@ -86,7 +86,7 @@ class CaptionsTsvReader(FolderReader):
         return metadata.select_listing(self._given, found, self._root, "has no .tsv file", _EXPECTED)
 
     def _lines(self, path: Root) -> Iterator[Row]:
-        """Yield the rows as stored: the image is a URL or a path."""
+        """Yield the rows of the .tsv file, with a URL or a path as the file name."""
         if self._columns != _DEFAULT:
             yield from metadata.read_rows(path, self._columns)
             return
@@ -103,7 +103,7 @@ class CaptionsTsvReader(FolderReader):
             first = False
 
     def _resolve(self, number: int, row: Row) -> Row:
-        """Replace the URL of a row by the name of its image."""
+        """Replace the URL of a row by the path of its image, or set the problem of the row."""
         url = row.file_name
         if row.problem or not isinstance(url, str) or not _is_url(url):
             return row
@@ -120,6 +120,7 @@ class CaptionsTsvReader(FolderReader):
         return replace(row, file_name=name)
 
     def _find_image(self, url: str, number: int) -> str | None:
+        """Return the path of the image for a URL in a row, relative to the corpus, or None if no file exists."""
         data = url.encode()
         hashes = [hashlib.new(kind, data, usedforsecurity=False).hexdigest() for kind in ("md5", "sha1", "sha256")]
         unique = [name + suffix for name in hashes for suffix in _SUFFIXES] + [f"{number}_{zlib.crc32(data)}"]
@@ -140,7 +141,7 @@ class CaptionsTsvReader(FolderReader):
 
     def _exists(self, name: str) -> bool:
         if not isinstance(self._real, Path):
-            if roots.is_web(self._real):  # a web server need not list its files
+            if roots.is_web(self._real):  # a web server may not list its files
                 return roots.is_file(resolve_inside(self._real, name))
             folder, _, last = name.rpartition("/")
             return last in self._list_files(folder)
@@ -155,7 +156,10 @@ class CaptionsTsvReader(FolderReader):
         return frozenset(name for name, is_dir in found if not is_dir)
 
     def _read_url(self, name: str) -> object:
-        """Return the URL in a .json of img2dataset; None if there is no such file."""
+        """Return the URL in a .json file of img2dataset.
+
+        Returns None if the file does not exist, and an empty text if it is invalid or has no URL.
+        """
         if not self._exists(name):
             return None
         try:
@@ -175,7 +179,10 @@ class CaptionsTsvReader(FolderReader):
 
     @cached_property
     def _ambiguous(self) -> frozenset[int]:
-        """Hashes of the names that several URLs share; 16 bytes per line and name while it is computed."""
+        """Hashes of the file names that belong to several URLs.
+
+        Computing them needs 16 bytes of memory per line and possible name.
+        """
         hashes = array.array("Q")
         for row in self._lines(self._find()):
             if isinstance(row.file_name, str) and _is_url(row.file_name) and is_storable(row.file_name):
@@ -187,6 +194,7 @@ class CaptionsTsvReader(FolderReader):
 
 
 def _parse_line(location: str, fields: list[str], names: list[str] | None) -> Row:
+    """Return the row of a line, split at tabs. `names` are the columns of the header, or None without a header."""
     if names is not None:
         return row_of_fields(location, fields, names, _DEFAULT)
     if len(fields) not in (2, 3):
@@ -203,6 +211,7 @@ def _parse_line(location: str, fields: list[str], names: list[str] | None) -> Ro
 
 
 def _parse_header(line: str) -> list[str] | None:
+    """Return the column names in a line, or None if the line is not a header."""
     names = line.rstrip("\r\n").split("\t")
     is_header = {_DEFAULT.image, _DEFAULT.caption} <= set(names) and len(set(names)) == len(names)
     return names if is_header else None
@@ -213,6 +222,7 @@ def _is_url(text: str) -> bool:
 
 
 def _origin(url: str) -> dict[str, str]:
+    """Return the attributes `url` and, if the URL is valid, `host`."""
     try:
         host = urlsplit(url).hostname
     except ValueError:  # such as unbalanced brackets
@@ -221,7 +231,7 @@ def _origin(url: str) -> dict[str, str]:
 
 
 def _shared_names(url: str) -> list[str]:
-    """Return names that another URL may have as well."""
+    """Return the possible file names for a URL that are not unique to it: its crc32 and the last part of its path."""
     path = url.partition("?")[0].partition("#")[0]
     ends = dict.fromkeys(posixpath.basename(text) for text in (path, unquote(path)))
     return [str(zlib.crc32(url.encode())), *(end for end in ends if end not in ("", ".", "..") and is_storable(end))]
@@ -232,6 +242,7 @@ def _hash(text: str) -> int:
 
 
 def _candidates(root: Root) -> list[Root]:
+    """Return a .tsv file itself, or the .tsv files in a folder, without metadata.tsv."""
     if roots.is_file(root):
         return [root] if root.suffix == ".tsv" else []
     if not roots.is_folder(root):

@@ -1,4 +1,4 @@
-"""COCO captions: one JSON file of images and annotations, with the images as files."""
+"""Reader of COCO captions: a JSON file with images and annotations, next to the image files."""
 
 import itertools
 import json
@@ -18,13 +18,13 @@ from corpora.records import Limits, Reason, is_storable
 from corpora.roots import Root, is_inside
 
 MAX_JSON_BYTES = 2 * 2**30
-"""The file is read whole."""
+"""Size limit of the JSON file, which is loaded into memory completely."""
 
 _SNIFFED_BYTES = 2**16
 _TRIED_IMAGES = 16
 _MAX_LISTINGS = 64
 _EXPECTED = "expected a COCO captions file, or a folder with exactly one (captions*.json, also in annotations/)"
-# By far the largest values of an instances file, and not used here.
+# The largest values of an instances file, which the reader does not use.
 _DROPPED: Final = frozenset({"segmentation", "keypoints"})
 _NO_ATTRIBUTES: Final = frozenset({"id", "image_id", "width", "height", "bbox", "category_id", "area", "iscrowd"})
 _REPEATED: Final = "\0repeated"
@@ -34,23 +34,30 @@ _LISTS = re.compile(rb'"(?:images|annotations)"\s*:\s*\[')
 _Object: TypeAlias = dict[str, Any]
 _Box: TypeAlias = tuple[float, float, float, float]
 _Boxes: TypeAlias = dict[object, dict[str, _Box | str]]
-"""By image and category: x0, y0, x1, y1 in pixels around all objects, or what is wrong with one of them."""
+"""Box per image id and category: (x0, y0, x1, y1) in pixels around all objects of the category in the image.
+
+A text in place of a box is an error message about one of the objects.
+"""
 
 
 class CocoReader(FolderReader):
-    """Each caption of each image is a row: images in the order of the file, with their captions in that order.
+    """Reader of COCO captions, with one row per caption of each image.
 
-    The corpus is the given folder. For a file it is the folder of the file, or its parent if the folder is called
-    `annotations`. The images are in the first of these folders that has any of the first images: the corpus itself,
-    `images`, that of the split (`train2017` for captions_train2017.json), `images/<split>`. Further values of the image
-    and of the caption become attributes; those of the caption take precedence.
+    Images are in the order of the JSON file, and the captions of an image too. The root of the corpus is the given
+    folder. For a given file it is the folder of the file, or the parent of this folder if its name is `annotations`.
 
-    Boxes (`bbox`, in pixels) of the same file or of `instances_<split>.json` next to it become the attribute
-    `box <category>`, for `[regions.columns]`: the smallest box around all objects of the category in the image, as
-    `x0,y0,x1,y1` in shares of the width and height that the file states. A box that cannot be read becomes a value that
-    says so; only an audit that uses it rejects the pair. Boxes of images without captions are ignored.
+    The image folder is the first of the following that contains one of the first images: the root, `images`, the folder
+    of the split (`train2017` for captions_train2017.json), and `images/<split>`. All further values of an image and of
+    a caption become attributes. If both have the same key, the value of the caption is used.
 
-    An image without caption, a second image of the same id and a caption of an unlisted image are rejected rows.
+    Boxes (`bbox`, in pixels) in the same file, or in `instances_<split>.json` next to it, become the attribute
+    `box <category>`, which `[regions.columns]` can use. It is the smallest box around all objects of the category in
+    the image, as `x0,y0,x1,y1` in fractions of the width and height that the file states. For an invalid box the
+    attribute is an error message, and only an audit that uses this box rejects the pair. Boxes of images without
+    captions are ignored.
+
+    An image without a caption, an image with the id of an earlier image, and a caption of an unknown image are rejected
+    rows.
     """
 
     default_columns = Columns("file_name", "caption")
@@ -62,7 +69,7 @@ class CocoReader(FolderReader):
 
     @classmethod
     def fits(cls, root: Root) -> bool:
-        """See `Reader.fits`: whether there is a file that begins like one of COCO."""
+        """Return whether a path is a JSON file that begins like a COCO file, or a folder that contains one."""
         return bool(_candidates(root))
 
     def rows(self) -> Iterator[Row]:
@@ -85,10 +92,11 @@ class CocoReader(FolderReader):
         return metadata.select_listing(self._given, found, self._root, "has no COCO file", _EXPECTED)
 
     def _is_caption(self, entry: object) -> bool:
+        """Return whether an annotation is a caption, or invalid. Annotations with only a box are not."""
         return not isinstance(entry, dict) or self._columns.caption in entry or "bbox" not in entry
 
     def _folder(self, path: Root, images: list[object]) -> str:
-        """Return where the images are: a prefix of their names, empty or with a slash at its end."""
+        """Return the image folder as a prefix of file names: empty, or a path that ends in a slash."""
         split = _split(path)
         folders = ["", "images/", *([f"{split}/", f"images/{split}/"] if split else [])]
         entries = (image for image in images if isinstance(image, dict))
@@ -137,7 +145,7 @@ class CocoReader(FolderReader):
             yield Row(location, None, caption, problem=problem)
 
     def _ambiguous_ids(self, images: list[object]) -> set[object]:
-        """Return the ids of several files: which of them a caption belongs to is unknown."""
+        """Return the ids that are used for several files, so that their captions cannot be assigned to one file."""
         names: dict[object, object] = {}
         ambiguous: set[object] = set()
         for image in images:
@@ -156,7 +164,12 @@ class CocoReader(FolderReader):
 
 
 def _read_boxes(path: Root, loaded: _Object) -> _Boxes:
-    """Return the boxes of a captions file and of the instances file next to it."""
+    """Return the boxes in a captions file and in the instances file next to it.
+
+    Args:
+        path: Path of the captions file.
+        loaded: Content of the captions file.
+    """
     boxes: _Boxes = {}
     _add_boxes(boxes, loaded)
     split = _split(path)
@@ -168,6 +181,7 @@ def _read_boxes(path: Root, loaded: _Object) -> _Boxes:
 
 
 def _add_boxes(boxes: _Boxes, loaded: _Object) -> None:
+    """Add the boxes in a loaded COCO file to `boxes`, and enlarge boxes of the same image and category."""
     categories = loaded.get("categories")
     names = {
         _identity(entry, "id"): name
@@ -187,7 +201,11 @@ def _add_boxes(boxes: _Boxes, loaded: _Object) -> None:
 
 
 def _corners(box: object) -> _Box | str | None:
-    """Return the corners of a box, None for a box without area, or what is wrong with it."""
+    """Convert a COCO box (x, y, width, height) to corners (x0, y0, x1, y1).
+
+    Returns:
+        The corners, None for a box without area, or an error message for an invalid box.
+    """
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)) or min(box[2:]) < 0:
         return f"not a box of x, y, width, height: {excerpt(box)}"
     x, y, width, height = (float(value) for value in box)
@@ -195,6 +213,7 @@ def _corners(box: object) -> _Box | str | None:
 
 
 def _enclose(one: _Box | str, other: _Box | str) -> _Box | str:
+    """Return the smallest box around two boxes, or the error message if one of them is invalid."""
     if isinstance(one, str) or isinstance(other, str):
         return one if isinstance(one, str) else other
     return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
@@ -206,6 +225,7 @@ def _box_attributes(boxes: dict[str, _Box | str], image: _Object) -> dict[str, s
 
 
 def _shares(box: _Box | str, width: object, height: object) -> str:
+    """Return a box in pixels as the text `x0,y0,x1,y1` in fractions of the image size, or an error message."""
     if isinstance(box, str):
         return box
     if not (_is_number(width) and _is_number(height) and width > 0 and height > 0):
@@ -219,11 +239,12 @@ def _shares(box: _Box | str, width: object, height: object) -> str:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    # A number with more digits than a float holds is not a size of an image.
+    # The bound excludes NaN, infinity and integers that are too large for a float.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
 
 
 def _identity(entry: object, key: str) -> int | str | None:
+    """Return an id in a JSON object, or None if it is missing or neither a number nor a text."""
     value = entry.get(key) if isinstance(entry, dict) else None
     return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
 
@@ -234,6 +255,7 @@ def _join(folder: str, name: str) -> str:
 
 
 def _base(root: Root) -> Root:
+    """Return the root of the corpus for a given folder or file."""
     if not roots.is_file(root):
         return root
     parent = roots.parent_of(root)
@@ -241,17 +263,18 @@ def _base(root: Root) -> Root:
 
 
 def _split(path: Root) -> str:
-    """Return the split in a name, `train2017` of captions_train2017.json; empty if it has none."""
+    """Return the split in a file name, such as `train2017` for captions_train2017.json; empty without a split."""
     return path.stem.partition("_")[2]
 
 
 def _candidates(root: Root) -> list[Root]:
+    """Return a COCO file itself, or the COCO files in a folder and its subfolder `annotations`."""
     if roots.is_file(root):
         return [root] if root.suffix == ".json" and _looks_like_coco(root) else []
     if not roots.is_folder(root):
         return []
     for pattern in ("captions*.json", "*.json"):
-        # More than a few belong to another format: img2dataset writes one per image.
+        # Many .json files mean a different format. For example, img2dataset writes one per image.
         listed: list[Root] = []
         for folder in (root, root / "annotations"):
             listed += [folder / name for name in roots.list_names(folder, pattern)[:_MAX_LISTINGS]]
@@ -296,7 +319,7 @@ def _load(path: Root) -> _Object:
 
 
 def _load_object(items: list[tuple[str, object]]) -> _Object:
-    # JSON does not define which of two equal keys counts, so two readers may see two captions.
+    # JSON does not define which of two equal keys is valid, so different parsers may read different captions.
     loaded = {key: value for key, value in items if key not in _DROPPED}
     if len({key for key, _ in items}) < len(items):
         loaded[_REPEATED] = True

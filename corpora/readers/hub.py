@@ -1,8 +1,8 @@
-"""Datasets as the library `datasets` loads them: from the Hugging Face Hub, or a folder that `load_dataset` takes.
+"""Reader of datasets on the Hugging Face Hub, and of local folders that `datasets.load_dataset` accepts.
 
-The library only tells which files a dataset consists of. A stream of its rows could not return to one of them, so the
-files themselves are read as tables, row group by row group, and by byte ranges on the Hub. No code of a dataset runs
-(the library refuses scripts since version 4), and no copy is kept on this machine.
+The library `datasets` is only used to list the files of a dataset. Its streams do not support random access to rows, so
+this module reads the files itself: as tables, one row group at a time, and by byte ranges on the Hub. No code of a
+dataset runs (the library refuses dataset scripts since version 4), and no files stay on this machine.
 """
 
 import os
@@ -24,7 +24,7 @@ _STREAM_MARK: Final = b"\xff\xff\xff\xff"
 _DIRECT: Final = {"imagefolder": "folder", "webdataset": "webdataset"}
 
 SCRATCH = "m2ib-audit-hub-"
-"""Prefix of the temporary folders in which the library locks a file."""
+"""Prefix of the temporary folders in which the library `datasets` creates a lock file."""
 
 
 def is_hub(root: Root) -> bool:
@@ -33,18 +33,23 @@ def is_hub(root: Root) -> bool:
 
 
 class _Dataset(NamedTuple):
-    """The folder (on the Hub: at a commit), and the split of each file relative to it."""
+    """Files of a dataset.
+
+    Attributes:
+        base: Folder of the files. On the Hub, the dataset at one commit.
+        splits: Mapping from each file, relative to `base`, to its split.
+    """
 
     base: Root
     splits: dict[str, str]
 
 
 class HubReader(TableReader):
-    """The Parquet or Arrow files of a dataset, split by split, in the order in which the library lists them.
+    """Reader of the Parquet or Arrow files of a dataset, in the order in which the library `datasets` lists them.
 
-    The root is `hf://datasets/ORGANIZATION/NAME`, optionally with `@REVISION` and `/CONFIGURATION`, or a folder. If
-    there are several splits, the attribute `split` names that of a row. The revision is resolved once per listing, and
-    all files are read at that commit.
+    The root is a folder or `hf://datasets/ORGANIZATION/NAME`, optionally with `@REVISION` and `/CONFIGURATION`. If the
+    dataset has several splits, each row has the attribute `split`. The revision is resolved to a commit whenever the
+    files are listed, and all files are read at that commit.
     """
 
     description = "a dataset that the library datasets loads"
@@ -79,6 +84,7 @@ class HubReader(TableReader):
 
 
 def _resolve(root: Root) -> _Dataset:
+    """List the files of a dataset. Raises CorpusError if they are not Parquet or Arrow files."""
     builder = _load_builder(root)
     kind = type(builder).__module__.rpartition(".")[2]
     if kind not in ("parquet", "arrow"):
@@ -88,7 +94,7 @@ def _resolve(root: Root) -> _Dataset:
         )
     files = [(str(split), str(file)) for split, some in (builder.config.data_files or {}).items() for file in some]
     if is_hub(root):
-        # hf://datasets/org/name@commit/path: all files of a listing are at one commit.
+        # The files are hf://datasets/org/name@commit/path, all at the same commit.
         name, _, rest = files[0][1].partition("@") if files else ("", "", "")
         base = f"{name}@{rest.partition('/')[0]}" if files else ""
         return _Dataset(parse_root(base) if base else root, {_relative(file, base): split for split, file in files})
@@ -97,12 +103,12 @@ def _resolve(root: Root) -> _Dataset:
 
 
 def _relative(file: str, base: str) -> str:
-    # A file outside keeps its whole address, and is rejected as a row: no path leads out of a corpus.
+    # A file outside of the base keeps its complete path, which is later rejected because it leads out of the corpus.
     return file.removeprefix(f"{base}/").replace(os.sep, "/")
 
 
 def _parse_address(root: Root) -> tuple[str, str | None, str | None]:
-    """Return the name of a dataset for the library, its revision and its configuration."""
+    """Return the name, revision and configuration of a dataset, as `datasets.load_dataset` takes them."""
     if not is_hub(root):
         return str(root), None, None
     parts = str(root).removeprefix(SCHEME).strip("/").split("/")
@@ -116,6 +122,7 @@ def _parse_address(root: Root) -> tuple[str, str | None, str | None]:
 
 
 def _load_builder(root: Root) -> Any:
+    """Return the `DatasetBuilder` of a dataset. Raises CorpusError if the library cannot load the dataset."""
     name, revision, configuration = _parse_address(root)
     try:
         import datasets
@@ -126,10 +133,10 @@ def _load_builder(root: Root) -> Any:
         ) from error
     if not is_hub(root) and not roots.is_folder(root):
         raise CorpusError(f"Corpus {str(root)!r} is not a folder, expected one that load_dataset takes: correct it.")
-    with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:  # the library locks a file there
+    with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:  # for a lock file of the library
         try:
             return datasets.load_dataset_builder(name, configuration, revision=revision, cache_dir=scratch)
-        except Exception as error:  # the library raises anything
+        except Exception as error:  # the library raises exceptions of many types
             raise CorpusError(
                 f"Corpus {str(root)!r} cannot be loaded by datasets ({summarize(error)}), expected a dataset of "
                 "Parquet or Arrow files: correct its name or configuration, or log in with the tools of the Hub "

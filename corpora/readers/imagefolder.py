@@ -1,4 +1,4 @@
-"""A folder of images with one metadata file: the `ImageFolder` convention."""
+"""Reader of a folder of images with one metadata file (the `ImageFolder` convention of Hugging Face)."""
 
 import os
 import re
@@ -15,16 +15,20 @@ from corpora.records import Limits, Place, Reason, is_storable
 from corpora.roots import Root
 
 _INSIDE = "expected a path inside the corpus, relative to its root, with '/' between folders"
-# Letters, digits and harmless signs, no part with a leading dot: no system reads a drive or '..' in it.
+# ASCII letters, digits, '_', '-', '.' and spaces, no part with a leading dot. Such a name has no drive and no '..' on
+# any operating system.
 _ORDINARY = re.compile(r"[\w-][\w. -]*(?:/[\w-][\w. -]*)*", re.ASCII)
 
 
 class FolderReader(Reader):
-    """Images as files below a folder, and exactly one of metadata.csv (UTF-8, commas), .tsv, .jsonl, .parquet.
+    """Reader of image files in a folder, with captions in a metadata file.
 
-    The root may also be such a table, of any name; the corpus is then the folder of the table. Further columns become
-    attributes: numbers as plain text, booleans as true and false, nested values as compact JSON. Missing and empty
-    values are left out.
+    The folder contains exactly one of metadata.csv (UTF-8, comma-separated), metadata.tsv, metadata.jsonl and
+    metadata.parquet. The given path may also be a .csv, .tsv, .jsonl or .parquet file of any name; the root of the
+    corpus is then the folder of this file.
+
+    Further columns become attributes: numbers as plain text, booleans as `true` and `false`, nested values as compact
+    JSON. Missing and empty values are omitted.
     """
 
     default_columns = Columns("file_name", "text")
@@ -39,8 +43,8 @@ class FolderReader(Reader):
 
     @classmethod
     def fits(cls, root: Root) -> bool:
-        """See `Reader.fits`."""
-        # A .tsv of another name may list URLs, and a .parquet may contain the images.
+        """Return whether a path is a metadata file, or a folder that contains one."""
+        # A .tsv of a different name may list URLs, and a .parquet of a different name may contain the images.
         is_table = root.suffix in (".csv", ".jsonl") or root.name in metadata.NAMES
         return (is_table and roots.is_file(root)) or any(roots.is_file(root / name) for name in metadata.NAMES)
 
@@ -75,16 +79,17 @@ class FolderReader(Reader):
 
 
 def resolve_inside(root: Root, file_name: str) -> Root:
-    """Return the real path of a file of a corpus, with links followed. Opens nothing.
+    """Return the path of a file in a corpus, with symbolic links resolved. The file is not opened.
 
-    The rules are those of all platforms together, so that a corpus reads alike on each.
+    The path rules of all operating systems apply, so that the same rows are rejected on each of them.
 
     Args:
-        root: The corpus, as a real path or a remote root.
-        file_name: Path of the file relative to the corpus.
+        root: Root of the corpus: a local path without links, or a remote URL.
+        file_name: Path of the file relative to the root.
 
     Raises:
-        RowError: See `check_name`; or the path is a link out of the corpus (path_outside_corpus).
+        RowError: The name is invalid (see `check_name`), or a link leads out of the corpus (reason
+            `path_outside_corpus`).
     """
     check_name(file_name)
     if not isinstance(root, Path):
@@ -101,8 +106,13 @@ def resolve_inside(root: Root, file_name: str) -> Root:
 
 
 def _has_link(root: Path, file_name: str) -> bool:
-    """Return whether a part of an ordinary name may be a link, in a quarter of the time of `os.path.realpath`."""
-    if os.name != "posix":  # other systems have further kinds of links
+    """Return whether a part of a relative path may be a link. It is four times as fast as `os.path.realpath`.
+
+    Args:
+        root: Root of the corpus.
+        file_name: Path relative to the root that matches `_ORDINARY`.
+    """
+    if os.name != "posix":  # Windows has further types of links
         return True
     path = str(root)
     for part in file_name.split("/"):
@@ -110,17 +120,17 @@ def _has_link(root: Path, file_name: str) -> bool:
         try:
             if stat.S_ISLNK(os.lstat(path).st_mode):
                 return True
-        except OSError:  # missing or inaccessible, so nothing below it can be a link either
+        except OSError:  # the part is missing or inaccessible, so no later part can be a link
             return False
     return False
 
 
 def check_name(file_name: str) -> None:
-    """Reject a name that could lead out of a corpus, by its text alone.
+    """Reject a file name that could lead out of a corpus. Only the text of the name is checked.
 
     Raises:
-        RowError: Empty, NUL or invalid Unicode (malformed_row); absolute, with a drive, a backslash or '..'
-            (path_outside_corpus).
+        RowError: The name is empty or contains NUL or invalid Unicode (reason `malformed_row`); or it is absolute or
+            contains a drive, a backslash or '..' (`path_outside_corpus`).
     """
     if not file_name.strip() or not is_storable(file_name):
         raise RowError(

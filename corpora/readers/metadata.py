@@ -1,6 +1,6 @@
-"""Metadata files (CSV, TSV, JSON Lines, Parquet), read as one stream of rows.
+"""Reading of metadata files (CSV, TSV, JSON Lines, Parquet) row by row.
 
-Each data row of the file is yielded exactly once, whatever is wrong with it.
+Each data row of a file is yielded exactly once, even if it is malformed.
 """
 
 import codecs
@@ -27,7 +27,7 @@ from corpora.roots import Root, open_binary
 NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 
 MAX_LINE_BYTES = 4 * 2**20
-"""A longer line is one malformed row. It is skipped in pieces, so that it never is in memory as a whole."""
+"""Length limit of a line in bytes. A longer line is one malformed row, which is never in memory completely."""
 
 IMAGE_OPTION = "--image-column, or image_column in [corpus] of the AUDIT.toml"
 CAPTION_OPTION = "--caption-column, or caption_column in [corpus] of the AUDIT.toml"
@@ -36,12 +36,12 @@ _BATCH_ROWS = 1024
 _TOO_LONG = f"the row is longer than {MAX_LINE_BYTES} bytes"
 _Item = TypeVar("_Item")
 
-# Arrow does not only raise its own exceptions when a Parquet file is damaged.
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, pa.ArrowException)
+"""Exceptions that pyarrow raises for damaged files. They are not all subclasses of `ArrowException`."""
 
 
 def is_table(root: Root) -> bool:
-    """Return whether a root is a metadata file, not a folder."""
+    """Return whether a path is a file with the suffix of a metadata file: .csv, .tsv, .jsonl or .parquet."""
     return root.suffix in _READERS and roots.is_file(root)
 
 
@@ -49,7 +49,8 @@ def find(root: Root) -> Root:
     """Return the only metadata file of a corpus folder.
 
     Raises:
-        CorpusError: There is no such folder, no metadata file or several, or it is not a regular file inside it.
+        CorpusError: The folder does not exist, it contains no metadata file or several, or the metadata file is not a
+            regular file inside of it.
     """
     expected = f"expected a folder with exactly one of {', '.join(NAMES)}"
     similar = ""
@@ -65,17 +66,18 @@ def find(root: Root) -> Root:
 
 
 def select_listing(root: Root, found: Sequence[Root], folder: Root, missing: str, expected: str) -> Root:
-    """Return the only listing that was found in a corpus.
+    """Return the only candidate for the list file of a corpus: the file that lists its rows.
 
     Args:
-        root: The root as given.
+        root: The path that the user gave, for error messages.
         found: All candidates.
         folder: The corpus folder.
-        missing: What is wrong if there is no candidate, after "Corpus ...".
-        expected: What was expected, from the word "expected" on.
+        missing: Predicate of the error message for no candidate, such as "has no .tsv file".
+        expected: Expectation in error messages. It begins with the word "expected".
 
     Raises:
-        CorpusError: There is no candidate or several, or it is not a regular file inside of the folder.
+        CorpusError: There is no candidate, there are several, or the only one is not a regular file inside of the
+            folder.
     """
     if len(found) > 1:
         names = ", ".join(path.name for path in found[:20])
@@ -90,13 +92,18 @@ def select_listing(root: Root, found: Sequence[Root], folder: Root, missing: str
 
 
 def check_listing(path: Root, folder: Root, expected: str) -> Root:
-    """Return the path of a listing if it is a regular file inside of a corpus folder, with links followed.
+    """Resolve symlinks and check that the list file is a regular file in the corpus folder. Return its path.
+
+    Args:
+        path: The list file: the file that lists the rows of a corpus.
+        folder: The corpus folder.
+        expected: Expectation in the error message. It begins with the word "expected".
 
     Raises:
-        CorpusError: It is not; the message ends in `expected`.
+        CorpusError: The file is unreadable, not a regular file, or outside of the folder.
     """
     if not isinstance(path, Path) or not isinstance(folder, Path):
-        return path  # remote roots have no links, and what is not a file cannot be opened
+        return path  # remote stores have no links, and opening a remote folder fails
     real = Path(os.path.realpath(path))
     if not real.is_relative_to(os.path.realpath(folder)):
         raise CorpusError(f"{str(path)!r} leads out of the corpus, {expected}: copy the file into the folder.")
@@ -110,21 +117,21 @@ def check_listing(path: Root, folder: Root, expected: str) -> Root:
 
 
 def read_rows(metadata: Root, columns: Columns) -> Iterator[Row]:
-    """Return the rows of a metadata file. Header, columns and the first row are read before it returns.
+    """Return an iterator over the rows of a metadata file. The header and the first row are read immediately.
 
     Raises:
-        CorpusError: Unreadable or corrupt, a required column is missing or not text, or there are no rows; raised while
-            iterating for damage further down.
+        CorpusError: The file is unreadable, a required column is missing or does not contain text, or the file has no
+            rows. Raised by the call itself, or during iteration for later damage.
     """
     rows = _translate_errors(metadata, _READERS[metadata.suffix][0](metadata, columns))
     return require_rows(rows, f"{str(metadata)!r} has zero rows, expected at least one: export it again.")
 
 
 def count_rows(metadata: Root) -> int:
-    """Count the rows that `read_rows` yields, without building them.
+    """Return the number of rows that `read_rows` yields, without creating the rows.
 
     Raises:
-        CorpusError: Unreadable or corrupt.
+        CorpusError: The file is unreadable.
     """
     return sum(_translate_errors(metadata, _READERS[metadata.suffix][1](metadata)))
 
@@ -171,10 +178,11 @@ def _count_csv(metadata: Root) -> Iterator[int]:
 
 
 def _csv_records(metadata: Root) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield records with the number of their first line; an error message in place of a record that is not CSV.
+    """Yield each CSV record with the number of its first line, or an error message for a record that is not CSV.
 
-    An unbalanced quote would swallow all lines up to the next quote. Here it costs its own line only: the lines after
-    it are parsed again. A .tsv is read alike with tabs, since pandas and spreadsheets quote fields there too.
+    By the rules of CSV, a field with an unbalanced quote continues to the next quote. If that makes a record invalid,
+    only its first line is an error, and the following lines are parsed again. A .tsv file is parsed in the same way
+    with tabs as separators, because pandas and spreadsheets also quote fields in .tsv files.
     """
     delimiter = "\t" if metadata.suffix == ".tsv" else ","
     source = lines(metadata)
@@ -185,7 +193,7 @@ def _csv_records(metadata: Root) -> Iterator[tuple[int, list[str] | str]]:
         while line := again.popleft() if again else next(source, None):
             consumed.append(line)
             text = line[1]
-            # The csv module has its own limit, but any library in the process may have changed it.
+            # The limit of the csv module is not used, because any library in the process can change it.
             if text is None or (size := size + len(text)) > MAX_LINE_BYTES:
                 raise csv.Error(_TOO_LONG)
             yield text
@@ -205,7 +213,7 @@ def _csv_records(metadata: Root) -> Iterator[tuple[int, list[str] | str]]:
 
 
 def _read_jsonl(metadata: Root, columns: Columns) -> Iterator[Row]:
-    # Objects need not have the same keys: a column is missing only if no row has it. Usually line 1 has both.
+    # Objects may have different keys, so a column is missing only if no line has it. Usually line 1 has both columns.
     names: dict[str, None] = {}
     for _, text in lines(metadata):
         loaded = parse_object(text)
@@ -228,18 +236,25 @@ def _count_jsonl(metadata: Root) -> Iterator[int]:
 
 
 def parse_object(text: str | None) -> dict[str, object] | str:
-    """Parse a JSON object (None: the text was too long), or return the problem as the rest of 'the row ...'."""
+    """Parse a JSON object.
+
+    Args:
+        text: The JSON text, or None for a text that was too long to read.
+
+    Returns:
+        The object, or an error message as the predicate of a sentence, such as "is not JSON (...)".
+    """
     if text is None:
         return _TOO_LONG
     try:
         loaded = json.loads(text, object_pairs_hook=_distinct_keys)
-    except (ValueError, RecursionError) as error:  # also integers of more digits than Python reads
+    except (ValueError, RecursionError) as error:  # ValueError also for integers with too many digits for Python
         return f"is not JSON ({error}): {excerpt(text)}"
     return loaded if isinstance(loaded, dict) else f"is JSON but not an object: {excerpt(text)}"
 
 
 def _distinct_keys(items: list[tuple[str, object]]) -> dict[str, object]:
-    # JSON does not define which of two equal keys counts, so two readers may see two captions.
+    # JSON does not define which of two equal keys is valid, so different parsers may read different captions.
     loaded = dict(items)
     if len(loaded) < len(items):
         raise ValueError("a key occurs twice")
@@ -280,24 +295,28 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def is_bytes(kind: pa.DataType) -> bool:
-    """Return whether cells of this type are raw bytes."""
+    """Return whether an Arrow type is one of the binary types."""
     tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
     return any(test(kind) for test in tests)
 
 
 def column_values(column: pa.Array) -> list[object]:
-    """Return the cells of a column for `row_of`: invalid UTF-8 with surrogates, an exception for a cell that fails."""
+    """Convert an Arrow column to a list of Python values for `row_of`.
+
+    Invalid UTF-8 becomes text with lone surrogates. A value that cannot be converted becomes an exception object.
+    """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
     if _is_text(kind):
-        # Parquet does not check that its strings are UTF-8: one bad cell must not cost its batch.
+        # Parquet files may contain invalid UTF-8, and one invalid value must not make its batch unreadable.
         cells = column.cast(pa.large_binary()).to_pylist()
         return [None if cell is None else cell.decode("utf-8", "surrogateescape") for cell in cells]
     python = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_float64, pa.types.is_nested)
     if any(test(kind) for test in python):
         return [_parquet_value(cell) for cell in column]
-    # Dates, times, decimals, narrow floats: Arrow writes them shorter than Python and supports more years.
+    # For dates, times, decimals and floats of 16 or 32 bits, Arrow's text is shorter than Python's and supports more
+    # years.
     texts: list[object] = column.cast(pa.string()).to_pylist()
     return texts
 
@@ -310,7 +329,7 @@ def _parquet_value(cell: pa.Scalar) -> object:
 
 
 def row_of_fields(location: str, fields: Sequence[str], names: Sequence[str], columns: Columns) -> Row:
-    """Make a row of fields under the names of a header."""
+    """Return a row from the fields of a CSV record and the column names of the header."""
     if len(fields) != len(names):
         problem = f"has {len(fields)} fields where the header has {len(names)}: {excerpt(fields)}"
         return Row(location, problem=problem)
@@ -318,7 +337,13 @@ def row_of_fields(location: str, fields: Sequence[str], names: Sequence[str], co
 
 
 def row_of(location: str, cells: dict[str, object], columns: Columns) -> Row:
-    """Make a row of named values; all but image and caption become attributes."""
+    """Return a row from values by column name. All values except image and caption become attributes.
+
+    Args:
+        location: See `Row.location`.
+        cells: Values by column name. The image and the caption are removed from it.
+        columns: Names of the image column and the caption column.
+    """
     file_name = cells.pop(columns.image, None)
     caption = cells.pop(columns.caption, None)
     attributes, problem = attributes_of(cells)
@@ -326,7 +351,12 @@ def row_of(location: str, cells: dict[str, object], columns: Columns) -> Row:
 
 
 def attributes_of(cells: dict[str, object]) -> tuple[dict[str, str], str | None]:
-    """Return the attributes of a row as plain text without missing ones, and what is wrong with one, if any."""
+    """Convert values by column name to attributes.
+
+    Returns:
+        Attributes as plain text, without missing values; and an error message as the predicate of a sentence, or None
+        if all values are valid.
+    """
     attributes: dict[str, str] = {}
     problem: str | None = None
     for name, value in cells.items():
@@ -343,8 +373,8 @@ def attributes_of(cells: dict[str, object]) -> tuple[dict[str, str], str | None]
 
 
 def _text(value: object) -> str:
-    """Return an attribute as plain text, empty if it is missing."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):  # NaN: a missing number in pandas
+    """Return an attribute as plain text, or an empty text if the value is missing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas uses NaN for missing numbers
         return ""
     if isinstance(value, Exception):
         raise value
@@ -356,7 +386,16 @@ def _text(value: object) -> str:
 
 
 def check_columns(metadata: Root, names: Sequence[str], columns: Columns) -> None:
-    """Raise CorpusError if a required column is missing, or a name occurs twice."""
+    """Check the column names of a table.
+
+    Args:
+        metadata: Path of the table, for error messages.
+        names: Names of all columns.
+        columns: Names of the required columns.
+
+    Raises:
+        CorpusError: A required column is missing, or a name occurs more than once.
+    """
     found = ", ".join(map(ascii, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     for required, option in ((columns.image, IMAGE_OPTION), (columns.caption, CAPTION_OPTION)):
         if required not in names:
@@ -375,7 +414,9 @@ def check_columns(metadata: Root, names: Sequence[str], columns: Columns) -> Non
 
 
 def lines(metadata: Root) -> Iterator[tuple[int, str | None]]:
-    """Yield physical lines, counted from 1, without a byte order mark; None for one beyond `MAX_LINE_BYTES`.
+    """Yield the number of each line, counted from 1, and its text without a byte order mark.
+
+    The text is None for a line longer than `MAX_LINE_BYTES`.
 
     Raises:
         CorpusError: The file is UTF-16.
@@ -397,14 +438,14 @@ def lines(metadata: Root) -> Iterator[tuple[int, str | None]]:
 
 
 def excerpt(content: object) -> str:
-    """Return at most 200 characters of a value, in ASCII, for a message."""
-    # ASCII: bytes that are not UTF-8 must not reach a log or a store.
+    """Return the first 200 characters of a value's ASCII representation, for a message."""
+    # ASCII, because invalid UTF-8 must not reach a log or a lake.
     text = ascii(content)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def summarize(error: BaseException) -> str:
-    """Return type and beginning of an exception for a message."""
+    """Return the type of an exception and the first 200 characters of its text, for a message."""
     return f"{type(error).__name__}: {str(error)[:200]}"
 
 

@@ -1,1 +1,1 @@
-"""When things happen: the audit's flow, its configuration, and the command line."""
+"""Run audits: the Prefect flow of an audit, its configuration, and the command line."""

@@ -1,4 +1,7 @@
-"""The audit: ingest, attribute, store, validate; propose regions and slices; flag, confirm, alert, notify."""
+"""The flow of an audit: it runs all stages in order, from reading the corpus to sending notifications.
+
+The stages: ingest, attribute, store, validate; propose regions and slices; flag, confirm, alert, notify.
+"""
 
 from collections.abc import Sequence
 
@@ -41,9 +44,9 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     """Audit a model on an unlabeled corpus.
 
     Args:
-        config: The audit, as of an AUDIT.toml.
-        resume: Id of an unfinished run to resume; its finished shards are kept. A flow run that Prefect starts again
-            resumes its own run without it.
+        config: Configuration of the audit, as read from an AUDIT.toml.
+        resume: Id of an unfinished run to resume; its finished shards are reused. If Prefect restarts a flow run, the
+            run is found and resumed without this argument.
 
     Raises:
         GateError: A critical check failed. The run ends before any alert, with status `stopped`.
@@ -65,7 +68,7 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
 
 
 def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], stage: Stages) -> None:
-    """Run all stages and seal the run."""
+    """Run all stages and write the final status of the run."""
     corpus, model, min_pairs = config.corpus.absolute(), models[0], config.alerts.min_pairs
     gpu_limits = find_limits(config.run.gpu_limit, models)
     failures: list[str] = []

@@ -44,12 +44,12 @@ def begin(config: AuditConfig, models: Sequence[ModelConfig], resume: str | None
 
     Args:
         config: The audit.
-        models: The model, once per device.
+        models: The model, loaded once for each device.
         resume: Id of the unfinished run, or None for a new run.
 
     Raises:
         BadInputError: The corpus, the model, a rule, a detector or the lake cannot be used. No run is created.
-        ResumeError: The run to resume is unknown or complete, or began with other settings.
+        ResumeError: The run to resume is unknown or complete, or began with different settings.
     """
     facts = _check_and_describe(config, models)
     run = _create(config, facts) if resume is None else _reopen(config.lake.root, resume, facts)
@@ -59,7 +59,7 @@ def begin(config: AuditConfig, models: Sequence[ModelConfig], resume: str | None
 
 
 def _check_and_describe(config: AuditConfig, models: Sequence[ModelConfig]) -> dict[str, Any]:
-    """Check all that can be checked before a run exists; return what its manifest states about the audit."""
+    """Check the audit before its run is created, and return the facts about it that the manifest stores."""
     check_engine(config.run)
     try:
         corpus = load_corpus(config.corpus)
@@ -89,13 +89,13 @@ def _check_and_describe(config: AuditConfig, models: Sequence[ModelConfig]) -> d
 
 
 def rule_digests(custom_rules: Mapping[str, str]) -> dict[str, str]:
-    """Return the digest of each rule's text, of the built-in rules and of the custom ones (name -> text)."""
+    """Return the sha256 of each rule's SQL text by name: of the built-in rules and the custom rules (name -> text)."""
     built_in = {name: sql.query_digest(f"rules/{name}") for name in sql.query_names("rules")}
     return built_in | {name: sql.text_digest(text) for name, text in custom_rules.items()}
 
 
 def code_facts() -> dict[str, Any]:
-    """Return what a new run's manifest states about the program that makes it."""
+    """Return the facts about this program that the manifest of a new run stores, such as its version."""
     # chained: the end of the run must be in the lake's ledger; `m2ib-audit verify` reports a run without a record.
     return {"code_version": code_version(), "environment": environment(), "chained": True}
 
@@ -128,7 +128,7 @@ def _reopen(lake: Root, run_id: str, facts: Mapping[str, Any]) -> Run:
 
 
 def _check_unfinished(record: Mapping[str, Any]) -> None:
-    """Raise ResumeError for the manifest of a run that is complete or was pruned."""
+    """Raise ResumeError if the manifest belongs to a run that is complete or was pruned."""
     run_id = record["run_id"]
     if record["status"] == "completed":
         raise ResumeError(f"resume: run {run_id} is complete; to start a new run, leave --resume out")
@@ -142,15 +142,15 @@ def _check_unfinished(record: Mapping[str, Any]) -> None:
 
 
 def new_run_id() -> str:
-    """Return an id by which runs sort in the order they began, to the microsecond."""
+    """Return a new run id that starts with the current time, so that sorting ids sorts runs by their start."""
     began = datetime.now(UTC)
     return f"{began:%Y%m%dT%H%M%S}-{began.microsecond:05x}{secrets.token_hex(2)}"
 
 
 def find_run_of_flow(lake: Root, flow_run: str | None) -> str | None:
-    """Return the unfinished run that an earlier attempt of this flow run began.
+    """Return the id of the unfinished run that an earlier attempt of this Prefect flow run began.
 
-    Prefect starts a flow run again under the same id, for example when its worker was restarted.
+    Prefect restarts a flow run under the same id, for example when its worker was restarted.
     """
     if flow_run is None:
         return None

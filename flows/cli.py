@@ -1,4 +1,4 @@
-"""The command line: assembles the commands, and is the only reader of arguments and environment."""
+"""The command line `m2ib-audit`. No other module reads command-line arguments."""
 
 import atexit
 import os
@@ -55,15 +55,15 @@ _GROUP_HELP = {
 
 
 class GroupedCommands(TyperGroup):
-    """Lists the commands under their headings, and exits with a message on errors that an operator can act on."""
+    """Group of commands: lists them by heading in the help, and turns expected errors into messages and exit codes."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run the command, and turn expected errors into a message and an exit code."""
         with exit_on_error():
             return super().invoke(ctx)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  # as typer calls it
-        """Write one section per heading."""
+        """Write one section of the help for each heading."""
         width = max(map(len, self.commands))
         for heading, names in COMMANDS.items():
             with formatter.section(heading):
@@ -107,7 +107,7 @@ app = _assemble()
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line; the entry point of the console script `m2ib-audit`."""
     try:
         app()
     except SystemExit as done:
@@ -119,10 +119,10 @@ def main() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process after an audit, with its exit handlers (they stop Prefect's server) but without finalization.
+    """End the process after an audit: run the exit handlers, which stop Prefect's server, but skip finalization.
 
-    Prefect leaves daemon threads behind whose frames outlive the interpreter, at which DuckDB's binding would print a
-    page of "leaked" lines.
+    Prefect leaves daemon threads running. If the interpreter finalized, DuckDB's Python binding would print many lines
+    about leaked objects.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,7 @@
-"""AUDIT.toml as frozen pydantic models: validated once; stages take their sections (`tasks.settings`) as they are."""
+"""Configuration of an audit: AUDIT.toml as frozen pydantic models.
+
+Sections that stages take as parameters are defined in `tasks.settings`.
+"""
 
 import difflib
 import hashlib
@@ -49,7 +52,7 @@ LakePath = Annotated[Path | str, BeforeValidator(_path_unless_url)]
 
 
 class GateSettings(Section):
-    """The bottleneck of one tower; keys that are left out come from the preset."""
+    """Settings of the bottleneck in one tower; missing keys have the values of the preset."""
 
     depth: float | None = Field(
         None, ge=0, le=1, description="Position of the bottleneck, as a share of the tower's blocks before it."
@@ -70,7 +73,7 @@ class GateSettings(Section):
 
 
 class BottleneckSettings(Section):
-    """Settings of the attribution; keys that are left out come from the preset."""
+    """Settings of the attribution; missing keys have the values of the preset."""
 
     preset: Literal["audit", "paper"] = Field("audit", description="Defaults of all other keys.")
     seed: int = Field(0, ge=-(2**63), lt=2**63, description="Seed of all random numbers.")  # the lake's column is int64
@@ -92,7 +95,7 @@ class BottleneckSettings(Section):
 
 
 class ReviewConfig(Section):
-    """Requirements for people's decisions about the run; they do not change its results."""
+    """Requirements for reviewers' decisions and signatures; they do not change the results of the run."""
 
     four_eyes: bool = Field(
         False,
@@ -135,7 +138,7 @@ class LakeConfig(Section):
 
 
 class RunConfig(Section):
-    """How an audit uses machines; it does not change its results."""
+    """How an audit uses CPUs, GPUs and workers; these settings do not change its results."""
 
     gpu_limit: str | None = Field(
         None,
@@ -198,7 +201,7 @@ class AuditConfig(Section):
         return self.bottleneck.seed
 
     def bottleneck_config(self) -> m2ib.BottleneckConfig:
-        """Return the settings of the attribution: the preset with the keys that the file overrides."""
+        """Return the settings of the attribution: those of the preset, with the values that the file overrides."""
         section = self.bottleneck
         config = m2ib.preset(section.preset, section.seed)
         overrides = {key: getattr(section, key) for key in ("steps", "draws", "antithetic", "tolerance", "precision")}
@@ -207,7 +210,7 @@ class AuditConfig(Section):
         return replace(config, **{key: value for key, value in overrides.items() if value is not None})
 
     def models(self) -> list[ModelConfig]:
-        """Return the model once for each device that it runs on. Raises BadInputError for an unavailable device."""
+        """Return one model specification for each device. Raises BadInputError for an unavailable device."""
         try:
             devices = m2ib.list_devices(self.model.device)
         except m2ib.M2IBError as error:
@@ -219,7 +222,7 @@ class AuditConfig(Section):
 
     @cached_property
     def masks(self) -> dict[str, tuple[str, list[Box]]]:
-        """sha256 and boxes of each mask by name, read once. Raises BadInputError for a mask that cannot be used."""
+        """sha256 and boxes of each mask by name, cached. Raises BadInputError for a mask that cannot be used."""
         return {name: read_mask(name, path, self.corpus.limits) for name, path in self.regions.masks.items()}
 
     @property
@@ -229,7 +232,7 @@ class AuditConfig(Section):
 
     @cached_property
     def custom_rules(self) -> dict[str, str]:
-        """SQL text of each custom rule by name, read once. Raises BadInputError for a rule that cannot be used."""
+        """SQL text of each custom rule by name, cached. Raises BadInputError for a rule that cannot be used."""
         return {} if self.alerts.rules is None else read_rules(self.alerts.rules)
 
     def resolve_settings(self) -> dict[str, Any]:
@@ -253,11 +256,11 @@ class AuditConfig(Section):
         }
 
     def attribution_plan(self, model_digest: str, calibrated_on: str, code_version: str) -> AttributionPlan:
-        """Return the settings of `attribute`, with the key under which finished shards are cached.
+        """Return the plan of the attribution, with the key under which finished shards are cached.
 
         Args:
             model_digest: digest of the model's weights.
-            calibrated_on: digest of the corpus, or of the feature statistics where an earlier run's are reused.
+            calibrated_on: digest of the corpus, or of the feature statistics if they are reused from an earlier run.
             code_version: version of this program.
         """
         key = config_digest([self.resolve_settings()["bottleneck"], model_digest, calibrated_on, code_version])
@@ -274,7 +277,7 @@ def load(path: Path) -> AuditConfig:
     """Read an AUDIT.toml, and make its relative paths absolute.
 
     Raises:
-        BadInputError: names every fault in the file, with the nearest valid name for an unknown key.
+        BadInputError: the file is invalid; the message lists all errors, and for an unknown key the closest valid name.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -307,11 +310,11 @@ def parse(data: dict[str, Any], source: str) -> AuditConfig:
     """Validate a configuration.
 
     Args:
-        data: the sections, as TOML has them.
+        data: the sections, as parsed from TOML.
         source: name of the configuration in error messages, such as its path.
 
     Raises:
-        BadInputError: names every fault.
+        BadInputError: the configuration is invalid; the message lists all errors.
     """
     try:
         return AuditConfig.model_validate(data)
@@ -321,7 +324,7 @@ def parse(data: dict[str, Any], source: str) -> AuditConfig:
 
 
 def _fault(fault: Any) -> str:
-    """Return one sentence for a validation error of pydantic."""
+    """Format a validation error of pydantic as one sentence."""
     location = [str(part) for part in fault["loc"]]
     name = ".".join(location) or "configuration"
     if fault["type"] == "extra_forbidden":
@@ -336,7 +339,7 @@ def _fault(fault: Any) -> str:
 
 
 def _keys_at(location: list[str]) -> list[str]:
-    """Return the valid keys of a section, given by its path from the top of the file."""
+    """Return the valid keys of a section, given by its path of keys from the top of the file."""
     section: type[BaseModel] = AuditConfig
     for part in location:
         annotation = section.model_fields[part].annotation

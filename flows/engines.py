@@ -1,6 +1,6 @@
 """Engines: attribute shards in threads of this process, or in worker processes of a Ray cluster.
 
-Audits on one host share its GPUs in turn by Prefect's global concurrency limits, one per device.
+Audits on one host take turns on its GPUs through Prefect's global concurrency limits, one per device.
 """
 
 import contextlib
@@ -40,10 +40,10 @@ class Engine:
     """Submits tasks to threads of the flow's process or, with a runner, to the workers of a cluster.
 
     Attributes:
-        models: The model, once per device that shares the work.
+        models: One model specification for each device that shares the work.
         runner: Prefect's task runner for Ray; None for threads of this process.
-        options: Ray's options of each task.
-        lost: Errors that Ray raises instead of the outcome of a task whose worker died.
+        options: Options that Ray applies to each task.
+        lost: Exception types that Ray raises if the worker of a task has died.
     """
 
     models: Sequence[ModelConfig]
@@ -52,14 +52,14 @@ class Engine:
     lost: tuple[type[Exception], ...] = ()
 
     def map(self, task: Task[..., Any], **parameters: Any) -> list[PrefectFuture[Any]]:
-        """Submit one task run per element of the parameters that are not `unmapped`."""
+        """Submit one task run for each element of the parameters, as Prefect's `Task.map` does."""
         if self.runner is None:
             return list(task.map(**parameters))
         with self._with_options():
             return list(self.runner.map(task, parameters))
 
     def once(self, task: Task[..., Any], **parameters: Any) -> None:
-        """Run a task once, where `map` runs tasks. Raises the error of the task."""
+        """Run a task once on this engine and wait until it ends. Raises the error of the task."""
         if self.runner is None:
             task(**parameters)
             return
@@ -68,7 +68,7 @@ class Engine:
         future.result()
 
     def outcome(self, future: PrefectFuture[Any]) -> Any:
-        """Return what a task returned or raised, or the error by which its worker was lost."""
+        """Return the result of a task, or the exception that it raised, or that Ray raised because its worker died."""
         try:
             return future.result(raise_on_failure=False)
         except self.lost as error:
@@ -101,7 +101,7 @@ def check_engine(config: RunConfig) -> None:
 
 @contextlib.contextmanager
 def start_engine(config: RunConfig, run: Run, corpus: CorpusConfig, models: Sequence[ModelConfig]) -> Iterator[Engine]:
-    """Start the engine of a run. Raises BadInputError for a cluster that cannot be reached or cannot do the work."""
+    """Start the engine of a run. Raises BadInputError if the cluster cannot be reached or a node fails the checks."""
     if config.engine == "local":
         yield Engine(models)
         return
@@ -180,7 +180,7 @@ def _gpus(ray: Any, configured: float | None) -> float:
 
 
 def _check_nodes(ray: Any, gpus: float, run: Run, corpus: CorpusConfig, model: ModelConfig) -> None:
-    """Check each node before any work. Raises BadInputError with the faults of each host."""
+    """Check each node of the cluster before any work. Raises BadInputError that lists the problems of each host."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     record = run.read_manifest()
@@ -216,7 +216,7 @@ def _check_nodes(ray: Any, gpus: float, run: Run, corpus: CorpusConfig, model: M
 
 
 def find_faults(run: Run, corpus: CorpusConfig, model: ModelConfig, expected: Mapping[str, Any], api: str) -> list[str]:
-    """Return what prevents this host from working on a run: lake, corpus, code, model or Prefect server."""
+    """Check lake, corpus, code, model and Prefect server on this host; return the problems, empty if there are none."""
     found = []
     try:
         run.read_manifest()
@@ -247,18 +247,18 @@ def find_faults(run: Run, corpus: CorpusConfig, model: ModelConfig, expected: Ma
 
 
 def limit_name(prefix: str, device: str) -> str:
-    """Return the name of a device's limit, such as `prefix-cuda-0`. The prefix distinguishes hosts."""
+    """Return the name of a device's concurrency limit, such as `prefix-cuda-0`. The prefix distinguishes hosts."""
     name = "cuda:0" if device == "cuda" else device
     return f"{prefix}-{name.replace(':', '-')}"
 
 
 def find_limits(prefix: str | None, models: Sequence[ModelConfig]) -> list[str]:
-    """Return the names of the limits of the models' devices; none without a prefix.
+    """Return the names of the concurrency limits of the models' devices; an empty list without a prefix.
 
-    A CPU may have a limit, a GPU must have one.
+    With a prefix every GPU must have a limit; a limit for the CPU is optional.
 
     Raises:
-        BadInputError: A GPU has no limit in Prefect.
+        BadInputError: Prefect has no limit for a GPU.
     """
     if prefix is None:
         return []
@@ -283,7 +283,7 @@ def find_limits(prefix: str | None, models: Sequence[ModelConfig]) -> list[str]:
 
 @contextlib.contextmanager
 def acquire_slots(names: Sequence[str]) -> Iterator[None]:
-    """Wait until every limit has a free slot, and occupy them while the block runs.
+    """Acquire one slot of each concurrency limit, waiting until all are free; release them when the block ends.
 
     Slots of a killed process become free after some minutes. If the server stops answering meanwhile, the audit
     continues, and another one may use the device at the same time.

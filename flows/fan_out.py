@@ -1,4 +1,4 @@
-"""Attribute all shards: one Prefect task per shard, spread over the devices."""
+"""Attribute all shards in parallel: one Prefect task per shard, distributed over the devices."""
 
 from collections.abc import Iterator, Sequence
 
@@ -29,7 +29,7 @@ _Futures = list[tuple[Shard, PrefectFuture[ShardResult]]]
 
 
 def attribution_plan(run: Run, config: AuditConfig) -> AttributionPlan:
-    """Return the plan of a run whose corpus has been ingested."""
+    """Return the plan of the attribution for a run whose corpus has been ingested."""
     record = run.read_manifest()
     calibrated_on = record["calibration_sha256"] or record["corpus_digest"]
     return config.attribution_plan(record["model_digest"], calibrated_on, record["code_version"])
@@ -38,17 +38,17 @@ def attribution_plan(run: Run, config: AuditConfig) -> AttributionPlan:
 def fan_out(
     run: Run, shards: Sequence[Shard], config: AuditConfig, engine: Engine, plan: AttributionPlan
 ) -> list[ShardResult]:
-    """Attribute all shards; quarantine a shard that fails for good.
+    """Attribute all shards; quarantine a shard whose task fails after all retries.
 
-    At most two batches of shards are submitted at a time, so that waiting tasks do not pile up in Prefect. The next
-    batch runs while the last shards of the one before end, so no device waits.
+    At most two batches of shards are submitted at a time, so that waiting tasks do not pile up in Prefect. While the
+    last shards of one batch run, the next batch is already submitted, so no device is idle.
 
     Returns:
         One result per shard, in the order of the shards.
 
     Raises:
-        Exception: An error that every shard would meet: bad input, a damaged base run, a full disk. It is raised once
-            all tasks that were submitted have ended, since nothing may write into a run that has ended.
+        Exception: An error that affects every shard: bad input, a damaged base run, a full disk. It is raised after all
+            submitted tasks have ended, so that no task writes into a run that has ended.
     """
 
     def submit(batch: Sequence[Shard]) -> _Futures:
@@ -92,7 +92,7 @@ def fan_out(
 
 
 def shard_result(run: Run, shard: Shard, engine: Engine, future: PrefectFuture[ShardResult]) -> ShardResult:
-    """Return the result of a shard's task. Quarantine the shard if only this one failed; raise any other error."""
+    """Return the result of a shard's task. Quarantine the shard if only its task failed; raise any other error."""
     outcome: ShardResult | BaseException = engine.outcome(future)
     if isinstance(outcome, ShardResult):
         get_run_logger().info("shard %d: %d attributions by %s", shard.index, outcome.attributions, outcome.by)

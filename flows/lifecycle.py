@@ -1,4 +1,7 @@
-"""The lifecycle of a run: locked while it is worked on, and its end stored, notified and recorded, whatever it is."""
+"""Lifecycle of a run: lock it while its stages run, then store its status, notify and record it in the ledger.
+
+This is done for every outcome: completed, stopped by a gate, failed or interrupted.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,7 +25,7 @@ from tasks.progress import Stages, bar, format_seconds_per_stage
 
 @dataclass(frozen=True)
 class AuditResult:
-    """How a run ended."""
+    """Result of an audit: the status of its run, with counts and messages."""
 
     run_id: str
     status: str
@@ -37,13 +40,13 @@ class AuditResult:
 
 @contextlib.contextmanager
 def run_lifecycle(run: Run, signer: Signer | None = None) -> Iterator[Stages]:
-    """Hold the lock of a run while its stages run; then notify and record how it ended.
+    """Hold the lock of a run while its stages run in the block; then notify and record its status.
 
     Yields:
-        The seconds of the run's stages. A resumed run keeps the seconds of its earlier attempts.
+        The timer of the run's stages, in seconds. A resumed run adds to the times of its earlier attempts.
 
     Raises:
-        ResumeError: Another process works on the run, or has completed it meanwhile.
+        ResumeError: Another process has locked the run, or has completed it in the meantime.
     """
     with lock_run(run):
         record = run.read_manifest()
@@ -83,9 +86,9 @@ def conclude(run: Run, signer: Signer | None = None) -> AuditResult:
 
 
 def abort(run: Run, error: BaseException, signer: Signer | None = None, stages: Stages | None = None) -> None:
-    """Seal a run that an error or an interrupt ended early. A run that is sealed already stays as it is.
+    """Set the final status of a run that an error or an interrupt ended. A run that already has one is not changed.
 
-    A lake that cannot be reached is ignored here: the first error counts.
+    If the lake cannot be reached, this is ignored, so that the original error is raised.
     """
     status = "failed" if isinstance(error, Exception) else "interrupted"
     terminated = isinstance(error, TerminationSignal)
@@ -98,7 +101,7 @@ def abort(run: Run, error: BaseException, signer: Signer | None = None, stages: 
 
 
 def _write_report(run: Run, signer: Signer | None) -> "Root | None":
-    """Write the report. A failure is only logged: the audit is done, and the report can be written again."""
+    """Write the report. A failure is only logged, because the report can be written later with `m2ib-audit report`."""
     try:
         written = write_report(run.lake, run.run_id)
     except (ReportError, sql.LakeError):

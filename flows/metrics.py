@@ -1,7 +1,7 @@
 """Metrics of a running audit for Prometheus, served by its process if `[run] metrics` names an address.
 
-They use the client library of Prefect and are served together with Prefect's own metrics. An address that is in use is
-logged; it does not fail the audit.
+The metrics use Prometheus's Python client, as Prefect does, and are served together with Prefect's own metrics. If the
+address is in use, this is logged and does not fail the audit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ class Pace:
         self._pairs = 0
 
     def finish_shard(self, result: ShardResult) -> None:
-        """Count a shard. Pairs that an earlier attempt attributed do not count for the pace."""
+        """Count a shard that has ended. Pairs that an earlier attempt attributed do not count as pairs per second."""
         outcome = "set_aside" if result.failure else "resumed" if result.reused else "attributed"
         SHARDS.labels(outcome).inc()
         PAIRS.labels("error").inc(result.errors)
@@ -46,7 +46,7 @@ def _allocated_bytes(device: str) -> float:
 
 @contextmanager
 def serve_metrics(address: str | None, devices: Sequence[str] = ()) -> Iterator[None]:
-    """Serve the metrics at host:port while the block runs; not at all if `address` is None."""
+    """Serve the metrics at host:port while the block runs; do nothing if `address` is None."""
     if address is None:
         yield
         return

@@ -59,14 +59,14 @@ _SILENT_BODY = "no audit of this server has completed within {hours:g} hours; se
 def automations(
     block: str, block_id: Any, on: Collection[str], confirmed_only: bool, silent_after: float | None
 ) -> list[tuple[str, AutomationCore | None]]:
-    """Return the automations of a block as (name, automation); None instead of one that is to be removed.
+    """Return (name, automation) for each automation of a notification block; None instead of one to be removed.
 
     Args:
         block: Type and name of the notification block.
         block_id: Id of the block on the server.
-        on: Kinds of events, of `CHOICES`.
+        on: Kinds of events to send; each is one of `CHOICES`.
         confirmed_only: Notify only of confirmed alerts.
-        silent_after: Hours without a completed audit after which to notify; None: never.
+        silent_after: Notify if no audit completes within this many hours; None disables this.
     """
 
     def reactive(events: set[str], **match: Any) -> EventTrigger | None:
@@ -125,10 +125,10 @@ def set_up(
     """Create, update or delete the automations of a block.
 
     Returns:
-        Name of each automation, and `created`, `updated` or `removed`.
+        (name, action) for each automation; the action is `created`, `updated` or `removed`.
 
     Raises:
-        BadInputError: The block does not exist or cannot notify, or a kind of event is unknown.
+        BadInputError: The block does not exist or is no notification block, or a kind of event is unknown.
     """
     if unknown := [name for name in on if name not in CHOICES]:
         raise BadInputError(f"--on: got {', '.join(unknown)}, expected any of: {', '.join(CHOICES)}")

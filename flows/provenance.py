@@ -1,4 +1,4 @@
-"""Code version and environment of a run, as its manifest states them."""
+"""Code version and environment of a run, as its manifest stores them."""
 
 import hashlib
 import platform

@@ -46,18 +46,18 @@ def reflag(
     notify: NotifyConfig = NotifyConfig(),  # noqa: B008  # frozen
     ledger: LedgerConfig = LedgerConfig(),  # noqa: B008  # frozen
 ) -> AuditResult:
-    """Flag the stored attributions of a complete run by other rules, as a new run. The earlier run is not changed.
+    """Apply other rules to the stored attributions of a complete run, as a new run. The complete run is not changed.
 
-    A finding that the earlier run tested keeps its result; one that it did not test is suspected at most. A run that
-    completed with errors stays so when it is flagged again.
+    A finding that the earlier run tested keeps its result. A finding that it did not test becomes a `suspected` alert
+    at most. If the earlier run completed with errors, so does the new one.
 
     Args:
         lake: Folder or URL of the lake.
         run_id: The complete run, or `latest`.
-        alerts: As in AUDIT.toml.
-        phrases: As in AUDIT.toml.
-        notify: As in AUDIT.toml.
-        ledger: As in AUDIT.toml.
+        alerts: Section [alerts] of AUDIT.toml.
+        phrases: Section [phrases] of AUDIT.toml.
+        notify: Section [notify] of AUDIT.toml.
+        ledger: Section [ledger] of AUDIT.toml.
 
     Raises:
         GateError: A critical check failed.
@@ -84,7 +84,7 @@ def _run_pipeline(
     notify_settings: NotifyConfig,
     stage: Stages,
 ) -> None:
-    """Run all stages and seal the run."""
+    """Run all stages and write the final status of the run."""
     record, before = run.read_manifest(), earlier.read_manifest()
     with stage("copy"):
         copy_attributions(run, earlier)
@@ -115,13 +115,13 @@ def _run_pipeline(
 def begin_reflag(
     lake: Root, run_id: str, alerts: AlertsConfig, phrases: PhrasesConfig
 ) -> tuple[Run, Run, dict[str, str]]:
-    """Create a run that takes over the attributions of a complete one.
+    """Create a run that copies the attributions of a complete run.
 
     Returns:
-        The new run, the complete run, and the custom rules to apply.
+        The new run, the complete run, and the SQL text of each custom rule by name.
 
     Raises:
-        BadInputError: There is no such complete run, or a custom rule cannot be used.
+        BadInputError: The complete run does not exist, or a custom rule cannot be used.
     """
     record = complete_run(lake, run_id)
     earlier = Run(lake, record["run_id"])
@@ -150,10 +150,10 @@ def begin_reflag(
 
 
 def complete_run(lake: Root, run_id: str) -> dict[str, Any]:
-    """Return the manifest of a complete run; `latest` is the newest that has attributions of its own.
+    """Return the manifest of a complete run; `latest` is the newest one that was not made by re-flagging.
 
     Raises:
-        BadInputError: The lake has no such run.
+        BadInputError: The run does not exist or is not complete.
     """
     complete = {record["run_id"]: record for record in sql.read_manifests(lake) if sql.is_complete(record)}
     if run_id == "latest":
@@ -166,9 +166,9 @@ def complete_run(lake: Root, run_id: str) -> dict[str, Any]:
 
 
 def check_unchanged(record: Mapping[str, Any], config: AuditConfig) -> None:
-    """Raise BadInputError if a configuration differs from that of a run in more than re-flagging can change.
+    """Raise BadInputError if a configuration differs from a run's in a setting that re-flagging cannot change.
 
-    Keys that the run does not have, since an earlier version wrote it, are not compared.
+    Keys that the run lacks, because an earlier version wrote it, are not compared.
     """
     given = json.loads(json.dumps(config.resolve_settings()))
     differing = [
@@ -185,7 +185,7 @@ def check_unchanged(record: Mapping[str, Any], config: AuditConfig) -> None:
 
 
 def _describe_audit(lake: Root, run_id: str) -> dict[str, str]:
-    """Return corpus and model of a run that could not be flagged again; if it cannot be read, lake and run."""
+    """Return a description of a run for an error message: corpus and model, or lake and run if it cannot be read."""
     with contextlib.suppress(OSError, BadInputError, sql.LakeError):
         record = complete_run(lake, run_id)
         return {key: record[key] for key in ("corpus", "model")}

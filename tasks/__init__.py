@@ -1,1 +1,1 @@
-"""What an audit does, one stage a file. Stages hand over paths and keys, never tensors, and never import each other."""
+"""Stages of an audit, one per module. Stages exchange paths and keys, never tensors, and do not import each other."""

@@ -1,4 +1,4 @@
-"""Findings -> alerts: stored here; `notify` reports them."""
+"""Findings -> alerts: store the alerts of a run; the stage `notify` sends notifications of them."""
 
 import hashlib
 from collections import defaultdict
@@ -16,7 +16,7 @@ from tasks.settings import AlertsConfig
 
 
 def raise_alerts(run: Run, settings: AlertsConfig) -> list[AlertRow]:
-    """Store an alert for each finding, with its example pairs; return those that no stronger one explains."""
+    """Store an alert for each finding, with its example pairs; return those that no stronger alert explains."""
     thresholds = {"run_id": run.run_id, "factor": settings.factor, "min_pairs": settings.min_pairs}
     alerts = []
     with run.connect() as connection:

@@ -30,11 +30,11 @@ Batch: TypeAlias = tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]
 def calibrate_features(
     run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan
 ) -> FeatureStatistics | None:
-    """Return the feature statistics, estimated over a sample of the run's pairs; None if the settings need none.
+    """Return the feature statistics, estimated on a sample of the run's pairs; None if the settings do not need them.
 
-    They are estimated once and kept in the run's folder; an incremental run copies those of its base run. The store
-    stage lists the file: tasks of shards call this function too, and must not write the manifest. The sample depends
-    on a hash of seed and pair alone.
+    They are estimated once and stored in the run's folder; an incremental run copies those of its base run. The stage
+    `store` lists the file in the manifest, which the tasks of shards must not write. The sample depends only on a hash
+    of seed and pair.
     """
     if not plan.bottleneck.needs_statistics():
         return None
@@ -66,7 +66,7 @@ def _estimate(run: Run, corpus: CorpusConfig, model: ModelConfig, plan: Attribut
 def _rows(
     results: Sequence[Attribution], pairs: Sequence[dict[str, Any]], model: DualEncoder
 ) -> Iterator[dict[str, Any]]:
-    """Rows of the first result; a second one of another seed adds the stability."""
+    """Yield rows of `attributions` for the first result; a second one, of another seed, adds the stability."""
     result = results[0]
     stability = result.stability(results[1]) if len(results) > 1 else None
     cut = model.count_truncated_characters([pair["caption"] for pair in pairs])
@@ -122,7 +122,7 @@ def _read_batch(corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: Du
 
 
 def _shard_name(shard: Shard, plan: AttributionPlan, pairs: list[dict[str, Any]]) -> str:
-    """Content-addressed file name: it changes with model, settings, code and pairs."""
+    """Return the content-addressed file name of a shard: it changes with model, settings, code and pairs."""
     key = hashlib.sha256("\n".join([plan.key, *(pair["pair_id"] for pair in pairs)]).encode()).hexdigest()[:16]
     return f"part-{shard.index:05d}-{key}"
 
@@ -132,8 +132,8 @@ def attribute_pairs(
 ) -> ShardResult:
     """Attribute one shard into its own file. Pairs whose image can no longer be read become error rows.
 
-    Attributions of the base run of an incremental run are copied. A finished file is reused; error rows are written
-    before it, so that it proves that both are complete.
+    In an incremental run, attributions are copied from its base run. If the shard's file exists, it is reused. Error
+    rows are written before this file, so its existence proves that both are complete.
     """
     pairs = run.read_row_group("pairs", shard.index)
     name = _shard_name(shard, plan, pairs)
@@ -157,7 +157,7 @@ def attribute_pairs(
 def _attribute_new(
     run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan, pairs: Sequence[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of the readable pairs, and error rows for the others."""
+    """Return rows of `attributions` for the readable pairs, and error rows for the others."""
     network = load_model(model)
     statistics = calibrate_features(run, corpus, model, plan)
     errors: list[dict[str, Any]] = []
@@ -181,7 +181,7 @@ def _attribute_new(
 
 
 def quarantine_shard(run: Run, shard: Shard, error: BaseException) -> ShardResult:
-    """Write error rows for all pairs of a shard whose task failed after all retries, so that none is lost."""
+    """Write an error row for each pair of a shard whose task failed after all retries, so that no pair is lost."""
     pairs = run.read_row_group("pairs", shard.index)
     name = f"failed-{shard.index:05d}"
     message = textwrap.shorten(f"{type(error).__name__}: {error}", 500, placeholder=" ...")
@@ -194,7 +194,7 @@ def quarantine_shard(run: Run, shard: Shard, error: BaseException) -> ShardResul
 
 @task(name="calibrate", **TASK_OPTIONS)
 def calibrate(run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan) -> None:
-    """Estimate the feature statistics before the shards need them; see `calibrate_features`."""
+    """Estimate the feature statistics before any shard is attributed; see `calibrate_features`."""
     calibrate_features(run, corpus, model, plan)
 
 

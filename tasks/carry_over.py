@@ -1,4 +1,4 @@
-"""Copies attributions and tests of an earlier run to a run that re-flags them without a model."""
+"""Copy attributions and test results of an earlier run to a run that re-flags it without a model."""
 
 import shutil
 from collections import defaultdict
@@ -47,7 +47,7 @@ def _verify_files(earlier: Run) -> dict[str | None, list[dict[str, Any]]]:
 
 
 def _row_groups(table: str, path: Any, earlier: Run) -> Iterator[pa.Table]:
-    """Row groups of a file, with the run that attributed them, and without corners that the old rules chose."""
+    """Yield the row groups of a file, with the run that attributed them, without corners that the old rules chose."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for number in range(file.num_row_groups):
             rows = file.read_row_group(number)
@@ -97,10 +97,10 @@ def _read_claims(run: Run, claims: Sequence[Claim]) -> dict[Claim, tuple[Any, ..
 
 
 def carry_over_confirmations(run: Run, earlier: Run) -> int:
-    """Store `confirmations`: the earlier run's rows of findings that it tested, one untested row for every other.
+    """Store `confirmations`: copy the rows of findings that the earlier run tested; store other findings as not tested.
 
-    A test is of a region and a slice, whichever rule proposed them. It is carried over only if both consist of the same
-    boxes and pairs in the two runs. Its q remains that of the earlier run's tests.
+    A test belongs to a region and a slice, whichever rule proposed them. It is copied only if the region has the same
+    boxes, and the slice the same pairs, in both runs. Its q value is the one of the earlier run.
 
     Returns:
         Number of confirmed findings.

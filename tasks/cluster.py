@@ -1,4 +1,4 @@
-"""Maps -> clusters: groups of pairs with similar maps become slices, in addition to slices by words and attributes."""
+"""Maps -> clusters: group pairs with similar maps into slices, in addition to slices by words and attributes."""
 
 import numpy as np
 from prefect import task

@@ -1,4 +1,4 @@
-"""Findings -> confirmations: tests whether the score needs a region or phrase, or attribution merely lies there.
+"""Findings -> confirmations: test whether the score depends on a region or phrase, or only attribution is high there.
 
 Regions are covered and phrases left out. The p values of all tests of a run are adjusted together.
 """
@@ -32,7 +32,7 @@ from tasks.text.spans import Span, phrase_span, token_spans
 
 @dataclass(frozen=True)
 class _Test:
-    """A finding under one fill; `reason` says why there is no evidence."""
+    """Test of a finding under one fill; `reason` is why it has no evidence, None if it has."""
 
     finding: Mapping[str, Any]
     fill: Fill | PhraseFill
@@ -53,7 +53,7 @@ class _Tester:
     phrases: PhraseInterventions
 
     def test_region(self, finding: Mapping[str, Any]) -> Iterator[_Test]:
-        """Cover a region under all fills."""
+        """Test a region by covering it with each fill."""
         pair_ids = self._sample(finding)
         region, slice_kind, slice_name = claim_of(finding)
         boxes = read_region_boxes(self.connection, self.run_id, region, pair_ids)
@@ -61,19 +61,19 @@ class _Tester:
         return self._test(finding, FILLS, self.regions, sample)
 
     def test_phrase(self, finding: Mapping[str, Any]) -> Iterator[_Test]:
-        """Leave a phrase out under all fills."""
+        """Test a phrase by leaving it out of captions, with each fill."""
         spans = self._read_spans(finding["region"], self._sample(finding))
         sample = self.phrases.sample(spans, finding["slice_kind"], finding["slice"])
         return self._test(finding, PHRASE_FILLS, self.phrases, sample)
 
     def _sample(self, finding: Mapping[str, Any]) -> list[str]:
-        """Pairs of the finding's slice on which it is tested."""
+        """Sample the pairs of the finding's slice on which it is tested."""
         parameters = {key: finding[key] for key in ("region", "slice_kind", "slice")}
         parameters |= {"run_id": self.run_id, "seed": self.seed, "limit": self.settings.pairs}
         return [row["pair_id"] for row in sql.rows(self.connection, "derive/slice_sample", **parameters)]
 
     def _read_spans(self, region: str, pair_ids: Sequence[str]) -> dict[str, list[Span]]:
-        """Where a phrase is in the captions of pairs, in the order of the pairs."""
+        """Read the character spans of a phrase in the captions of pairs, in the order of the pairs."""
         found: dict[str, list[Span]] = {pair_id: [] for pair_id in pair_ids}
         parameters = {"run_id": self.run_id, "region": region, "pair_ids": list(pair_ids)}
         for row in sql.rows(self.connection, "derive/phrase_occurrences", **parameters):
@@ -84,7 +84,7 @@ class _Tester:
     def _test(
         self, finding: Mapping[str, Any], fills: Sequence[Fill | PhraseFill], interventions: Any, sample: Any
     ) -> Iterator[_Test]:
-        """Test the fills up to the first that fails: all must pass, so the others cannot save the finding.
+        """Test one fill after the other, and stop at the first that fails, because a finding must pass all of them.
 
         Args:
             finding: the finding.
@@ -110,16 +110,16 @@ class _Tester:
 
 
 def _adjust(tests: Sequence[_Test], screened: Iterable[Claim]) -> dict[Claim, float]:
-    """Return q by claim.
+    """Return the q value of each claim, where a claim is a region (or phrase) in a slice.
 
     All fills must pass, so the p of a claim is the largest of its fills (an intersection-union test; Berger,
     Technometrics 24, 1982), and 1 if one was not measured after a failure. A claim counts once, whichever rules propose
-    it. A claim of which nothing could be measured is no test.
+    it. A claim for which nothing could be measured does not count as a test.
 
     Args:
-        tests: of all findings.
-        screened: claims that were screened. Those that were not proposed count as tests with p = 1, since the proposed
-            ones were selected among them by what the same pairs lost.
+        tests: tests of all findings.
+        screened: claims that were screened. Those that no rule proposed count as tests with p = 1, because the rules
+            selected the proposed ones by the losses that the screening measured on the same pairs.
     """
     measured = {claim_of(test.finding) for test in tests if test.evidence is not None}
     p = dict.fromkeys(screened, 1.0) | dict.fromkeys(measured, 0.0)
@@ -130,7 +130,7 @@ def _adjust(tests: Sequence[_Test], screened: Iterable[Claim]) -> dict[Claim, fl
 
 
 def _rows(tests: Sequence[_Test], screened: Iterable[Claim], level: float) -> list[dict[str, Any]]:
-    """Return rows of `confirmations`: one per finding and fill."""
+    """Return the rows of `confirmations`: one for each finding and fill."""
     q = _adjust(tests, screened)
     passed: dict[Claim, list[bool]] = defaultdict(list)
     rows = []

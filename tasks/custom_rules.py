@@ -1,6 +1,6 @@
 """Custom rules: SQL files in a folder, checked before an audit starts, and run like those of sql/rules.
 
-A rule reads one run and nothing else, and returns findings: see docs/rules.md.
+A rule is a query over one run that returns findings; see docs/rules.md.
 """
 
 import math
@@ -24,7 +24,7 @@ def read_rules(folder: Path) -> dict[str, str]:
     """Return the SQL text of each `*.sql` file of a folder by its name.
 
     Raises:
-        BadInputError: there is no such file, or one has an invalid name, is too large or cannot be read.
+        BadInputError: the folder has no `*.sql` file, or a file has an invalid name, is too large or cannot be read.
     """
     files = sorted(folder.glob("*.sql")) if folder.is_dir() else []
     if not files:
@@ -48,7 +48,7 @@ def read_rules(folder: Path) -> dict[str, str]:
 
 
 def check_rules(rules: Mapping[str, str]) -> None:
-    """Run each rule on an empty lake. Raises BadInputError for a rule that fails or returns other columns."""
+    """Run each rule on an empty lake. Raises BadInputError for a rule that fails or returns the wrong columns."""
     if not rules:
         return
     with tempfile.TemporaryDirectory() as empty, sql.connect(Path(empty)) as connection:
@@ -59,10 +59,10 @@ def check_rules(rules: Mapping[str, str]) -> None:
 def evaluate_rule(
     connection: sql.Connection, name: str, text: str, thresholds: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Run a rule with the thresholds as its parameters, and return rows of `findings`.
+    """Run a custom rule with the thresholds as its parameters, and return rows of `findings`.
 
     Raises:
-        BadInputError: names the rule and what to change.
+        BadInputError: the rule fails or returns invalid rows; the message names the rule and what to change.
     """
     try:
         found = _check_types(sql.read_table(connection, text, thresholds))
@@ -79,7 +79,7 @@ def evaluate_rule(
 
 
 def _check_types(found: pa.Table) -> list[dict[str, Any]]:
-    """Cast the rows to the stored types. Raises ValueError for other columns, missing values and other types."""
+    """Cast the rows to the stored types. Raises ValueError for wrong columns, missing values and wrong types."""
     if sorted(found.column_names) != sorted(COLUMNS):
         raise ValueError(f"got the columns {', '.join(found.column_names)}, expected {', '.join(COLUMNS)}")
     expected = pa.schema([sql.schema("findings").field(name) for name in COLUMNS])

@@ -1,4 +1,4 @@
-"""Images -> regions: runs the detectors that AUDIT.toml lists on every image."""
+"""Images -> regions: run the detectors that AUDIT.toml lists on every image."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from tasks.settings import CorpusConfig
 
 
 def _attributed_pairs(run: Run) -> Iterator[list[dict[str, Any]]]:
-    """The pairs that have a map, with the model's view of them, shard by shard."""
+    """Yield the pairs that have a map, each with its view (the part of the image that the model sees), by shard."""
     views = {row["pair_id"]: row for row in run.iter_rows("attributions", ["pair_id", *VIEW_COLUMNS])}
     for shard in range(len(run.row_group_sizes("pairs"))):
         pairs = run.read_row_group("pairs", shard, [*IMAGE_COLUMNS, "caption"])
@@ -47,10 +47,10 @@ def _rows(
 
 
 def detect_regions(run: Run, corpus: CorpusConfig, names: Sequence[str]) -> list[str]:
-    """Run detectors on all attributed pairs, and store what they find as `regions`.
+    """Run detectors on all attributed pairs, and store the boxes that they find as `regions`.
 
-    A pair on which a detector fails is kept, without a region of that detector. The manifest notes the names of
-    failed detectors, since alerts on their regions are then not resolved. Raises BadInputError for a detector that is
+    A pair on which a detector fails has no region of that detector. The manifest lists the detectors that failed,
+    because alerts on their regions must not count as resolved. Raises BadInputError for a detector that is
     not installed.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Maps and images -> recurring overlays: overlays that recur under high attribution become regions."""
+"""Maps and images -> recurring overlays: find image content that recurs under high attribution; it becomes a region."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ _BATCH = 64
 def _search(
     discovery: Discovery, corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder
 ) -> Iterator[tuple[dict[str, Any], list[list[Occurrence]]]]:
-    """Each readable pair, with the occurrences of each overlay.
+    """Yield each readable pair with the occurrences of each overlay in its image.
 
     An image may have changed since it was attributed: its map stays valid, but no overlay can be found in it.
     """

@@ -1,8 +1,8 @@
-"""Errors that an operator must act on."""
+"""Errors that a user of the audit must act on."""
 
 
 class AuditError(Exception):
-    """Base of the audit's operator-facing errors."""
+    """Base class of the errors that a user of the audit must act on."""
 
 
 class BadInputError(AuditError):
@@ -10,11 +10,11 @@ class BadInputError(AuditError):
 
 
 class ResumeError(BadInputError):
-    """A run cannot be resumed: it is unknown, complete, or began with other settings."""
+    """A run cannot be resumed: it is unknown, complete, or began with different settings."""
 
 
 class OutcomeError(AuditError):
-    """The audit ended in a way that an operator must look at; `outcome` is its result."""
+    """The audit ended, but not as `completed`; `outcome` is its result."""
 
     def __init__(self, message: str, outcome: object) -> None:
         super().__init__(message, outcome)
@@ -29,8 +29,8 @@ class GateError(OutcomeError):
 
 
 class ShardsError(OutcomeError):
-    """Shards failed and the run completed without their pairs; the message says which shards, and why."""
+    """The run completed without the pairs of some failed shards; the message says which shards failed, and why."""
 
 
 class StoreError(AuditError):
-    """The files of a stage are not what the next stage expects."""
+    """A file of a run is missing, damaged, or different from what the next stage expects."""

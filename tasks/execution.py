@@ -17,12 +17,12 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 def is_storage_full(error: BaseException | None) -> bool:
-    """Return whether the lake accepts no more data. Every shard would fail, so the run ends and can be resumed."""
+    """Return whether an error means that the lake's storage is full. The run then ends, and can be resumed."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def is_retryable(error: BaseException | None) -> bool:
-    """Return whether an error may be temporary: a disk or network that did not answer.
+    """Return whether an error may be temporary, such as a disk or network that did not answer.
 
     Missing files, missing permissions, full storage and errors of the model are not retried.
     """
@@ -56,7 +56,7 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
 
 @contextlib.contextmanager
 def log_failure(message: str, *values: object, level: int = logging.ERROR) -> Iterator[None]:
-    """Log an error of the block, so that it does not fail the audit: for what is secondary to the stored rows."""
+    """Log an error of the block instead of raising it, for optional work such as notifications and artifacts."""
     try:
         yield
     except Exception:  # noqa: BLE001  # a full disk or a server that is down must not hide how the audit ended

@@ -1,4 +1,4 @@
-"""Attributions -> shares of regions and phrases -> findings: runs the rules of sql/rules and the custom rules."""
+"""Attributions -> shares of regions and phrases -> findings: run the rules of sql/rules and the custom rules."""
 
 from collections.abc import Mapping
 
@@ -20,8 +20,8 @@ _HOTTEST = "hottest"  # the name of separate files: the hottest corner is chosen
 def flag_regions(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, str]) -> list[str]:
     """Compute the shares of regions and phrases, run every rule, and store `region_shares` and `findings`.
 
-    A custom rule (SQL text by name) that fails has no findings and does not end the run. The manifest notes its name,
-    since alerts that it raised earlier are then not resolved.
+    A custom rule (SQL text by name) that fails has no findings and does not end the run. The manifest lists it,
+    because alerts that it raised in earlier runs must not count as resolved.
 
     Returns:
         One sentence for each custom rule that failed.

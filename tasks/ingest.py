@@ -1,4 +1,4 @@
-"""Corpus -> pairs and ingest errors, in Parquet. Every row of the sample becomes one or the other."""
+"""Corpus -> pairs and ingest errors. Every sampled row of the corpus becomes a row of one of these tables."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ from tasks.settings import CorpusConfig
 
 
 def _check_boxes(row: Pair | Rejected, columns: Mapping[str, str]) -> Pair | Rejected:
-    """Reject a pair with a malformed box in a region column: it cannot be audited as configured."""
+    """Raise RowError if a pair has a malformed box in one of the columns that contain regions."""
     if isinstance(row, Rejected):
         return row
     for region, column in columns.items():
@@ -65,7 +65,7 @@ def _error_row(rejected: Rejected) -> dict[str, Any]:
 def ingest_corpus(
     run: Run, settings: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int
 ) -> list[Shard]:
-    """Read the corpus into `pairs` (one row group per shard) and `ingest_errors`; a resumed run keeps its pairs.
+    """Read the corpus into `pairs` (one row group per shard) and `ingest_errors`; a resumed run reuses its pairs.
 
     Args:
         run: the run.
@@ -128,7 +128,7 @@ def _read_corpus(run: Run, settings: CorpusConfig, columns: Mapping[str, str], s
 
 
 def _near_duplicates(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of `near_duplicates`: the first pair of each image that is similar to another one, group by group."""
+    """Yield the rows of `near_duplicates`: for each group of similar images, the first pair of each image."""
     # 64 bits of an image's sha256 identify it, as in pair ids.
     images = np.fromiter((int(text[:16], 16) for text in _column(path, "image_sha256")), np.uint64)
     firsts = np.sort(np.unique(images, return_index=True)[1])

@@ -31,7 +31,7 @@ def _load(architecture: str, pretrained: str | None, device: str, compiled: bool
 
 
 def load_model(settings: ModelConfig) -> "m2ib.DualEncoder":
-    """Load the model, once per process. Raises BadInputError that says what to check."""
+    """Load the model, once per process. Raises BadInputError if it cannot be loaded."""
     try:
         with _load_lock:
             return _load(settings.architecture, settings.pretrained, settings.device, settings.compile)
@@ -40,14 +40,14 @@ def load_model(settings: ModelConfig) -> "m2ib.DualEncoder":
 
 
 def device_lock(device: str) -> threading.Lock:
-    """Return the lock of a device: threads share its model, and its memory is sized for one batch at a time."""
+    """Return the lock of a device. Threads share its model, and its memory is sized for one batch at a time."""
     with _device_locks_lock:
         return _device_locks.setdefault(device, threading.Lock())
 
 
 @cache
 def load_corpus(settings: CorpusConfig) -> Corpus:
-    """Open the corpus, once per process. Raises BadInputError that says what to correct."""
+    """Open the corpus, once per process. Raises BadInputError if it cannot be opened."""
     columns = settings.image_column, settings.caption_column
     try:
         return open_corpus(settings.root, settings.format, *columns, settings.limits)
@@ -76,7 +76,7 @@ def read_pixels(corpus: CorpusConfig, pair: dict[str, Any], model: "m2ib.DualEnc
 def read_batch(
     corpus: CorpusConfig, pairs: Iterable[dict[str, Any]], model: "m2ib.DualEncoder"
 ) -> tuple[list[Any], list[dict[str, Any]], list[tuple[dict[str, Any], RowError]]]:
-    """Read pairs: preprocessed images, the pairs they belong to, and the other pairs with the reason of each."""
+    """Read pairs; return preprocessed images, the pairs of these, and the unreadable pairs with the reason for each."""
     pixels, readable, failed = [], [], []
     for pair in pairs:
         try:

@@ -1,7 +1,7 @@
-"""Alerts -> alert history -> events: compare the alerts of a run with earlier runs, and send what is new.
+"""Alerts -> alert history -> events: compare the alerts of a run with earlier runs, and send events of changes.
 
-The alert history (table `lives`) is stored before anything is sent, and what was sent is stored in `notifications`. A
-failure to send is logged and never fails a run.
+The alert history (table `lives`) is stored before any event is sent. Events that were sent are stored in
+`notifications`. A failure to send is logged and never fails a run.
 """
 
 import threading
@@ -37,8 +37,8 @@ _SEND_SECONDS = 10.0  # a server that is down must not block the audit
 def _find_neighbors(run: Run) -> tuple[str | None, bool]:
     """Return the complete run of the same audit before this one, and whether there is a complete one after it.
 
-    A re-flagged run takes the place of the run whose attributions it has: it is compared with that run, and later runs
-    are not compared with it.
+    A run made by re-flagging is compared with the run whose attributions it copied. Later runs are not compared with
+    it.
     """
     records = {record["run_id"]: record for record in sql.read_manifests(run.lake)}
     audit = sql.audit_id(records[run.run_id])
@@ -55,7 +55,7 @@ def _find_neighbors(run: Run) -> tuple[str | None, bool]:
 
 
 def _match_numbered_names(run: Run, previous: str) -> list[dict[str, Any]]:
-    """Return which recurring overlays and clusters of this run are those of open alerts: each run numbers them anew."""
+    """Map recurring overlays and clusters of this run to those of open alerts, because each run numbers them anew."""
     with sql.connect(run.lake, previous) as connection:
         numbered = sql.rows(connection, "derive/renumbered_runs", previous=previous)
     if not numbered:
@@ -88,8 +88,8 @@ def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> li
 def store_alert_history(run: Run, min_pairs: int) -> tuple[list[AlertHistoryRow], bool]:
     """Compute and store the alert history of a run; return it, and whether a later run of the audit is complete.
 
-    If earlier runs cannot be read, all alerts count as new: a second notification is better than none. `min_pairs` is
-    the smallest slice in which an alert that is gone could have been seen.
+    If earlier runs cannot be read, all alerts count as new: a repeated notification is better than a missing one.
+    `min_pairs` is the smallest slice that rules examine; in a smaller one an absent alert is not resolved.
     """
     try:
         previous, is_outdated = _find_neighbors(run)
@@ -130,10 +130,10 @@ def _send(events: Sequence[Event]) -> list[Event]:
 
 
 def send_new_events(run: Run, events: Sequence[Event]) -> int:
-    """Send the events that this run has not sent yet, in this attempt or an earlier one, and store which they were.
+    """Send the events that no attempt of this run has sent yet, and store which events were sent.
 
-    If the process ends after sending and before storing, the resumed run sends the event again with the same id, and
-    the server ignores it. Returns the number of events sent.
+    If the process ends between sending and storing, the resumed run sends the event again with the same id, and the
+    server ignores it. Returns the number of events sent.
     """
     sent = {row["event_id"] for row in run.iter_rows("notifications", ["event_id"])}
     rows = [
@@ -151,8 +151,8 @@ def send_new_events(run: Run, events: Sequence[Event]) -> int:
 def notify_alerts(run: Run, settings: NotifyConfig, min_pairs: int) -> int:
     """Store the alert history (see `store_alert_history`), and send its events; return how many were sent.
 
-    Nothing is sent if a later run of the audit is complete already, as for a run that was resumed late or a re-flagged
-    older run: its alerts are outdated.
+    Nothing is sent if a later run of the audit is already complete, for example because this run was resumed late or
+    re-flags an old run: its alerts are outdated.
     """
     rows, is_outdated = store_alert_history(run, min_pairs)
     if is_outdated:
@@ -161,13 +161,13 @@ def notify_alerts(run: Run, settings: NotifyConfig, min_pairs: int) -> int:
 
 
 def notify_run_end(run: Run) -> None:
-    """Send how the run has ended. A failure is logged, so that the audit's own error is not hidden."""
+    """Send the event of a run's end. A failure is logged, so that the audit's own error is not hidden."""
     with log_failure("run %s: the event of its end could not be sent", run.run_id):
         send_new_events(run, [build_run_event(run.read_manifest(), run.report_path)])
 
 
 def notify_failed_start(facts: Mapping[str, Any], reason: str) -> None:
-    """Send that an audit could not begin; see `build_failed_start_event`. A failure is logged."""
+    """Send the event of an audit that could not begin; see `build_failed_start_event`. A failure is logged."""
     with log_failure("the event that the audit could not begin could not be sent"):
         _send([build_failed_start_event(facts, reason)])
 

@@ -1,4 +1,4 @@
-"""Captions -> phrases: which phrases could be artifacts, with their tokens, and which collocations become slices."""
+"""Captions -> phrases: find phrases that could be artifacts, with their tokens, and collocations for slices."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,6 @@
 """Progress of long work: bars in a terminal, a line every 30 seconds without one, and the seconds of each stage.
 
-All of it goes to standard error. Stages of an audit need only `track`; a flow times its stages with `Stages`.
+All output goes to standard error. Stages of an audit call `track`; a flow times its stages with `Stages`.
 """
 
 import sys
@@ -23,10 +23,10 @@ INTERVAL = 30.0
 
 
 class _Display(bars.Progress):
-    """All bars of this process: drawn in a terminal, else described by lines."""
+    """Display of all progress bars of this process: drawn in a terminal, otherwise printed as lines of text."""
 
     def start(self) -> None:
-        """Begin to draw, or to print lines."""
+        """Start drawing the bars, or printing lines."""
         self.live.console = Console(stderr=True)  # where standard error is now
         self._ended = threading.Event()
         self.disable = not sys.stderr.isatty()
@@ -35,7 +35,7 @@ class _Display(bars.Progress):
         super().start()
 
     def stop(self) -> None:
-        """End the drawing, or the lines."""
+        """Stop drawing the bars, or printing lines."""
         self._ended.set()
         if not self.disable:
             super().stop()
@@ -55,7 +55,7 @@ _display = _Display(
 
 
 def format_progress(task: bars.Task) -> str:
-    """Return how far a task is as one line of text."""
+    """Format the progress of a task as one line of text."""
     elapsed, done, total = task.elapsed or 0.0, task.completed, task.total
     steps = f"{done:g} of {total:g}, " if total else ""
     text = f"{task.description}: {steps}{format_duration(elapsed)} so far"
@@ -66,14 +66,14 @@ def format_progress(task: bars.Task) -> str:
 
 @contextmanager
 def bar(description: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
-    """Show a bar while the block runs.
+    """Show a progress bar while the block runs.
 
     Args:
         description: What is done, as `confirming findings`.
         total: Number of steps; None if it is unknown.
 
     Yields:
-        A function that counts steps that are done.
+        A function that adds a number of completed steps.
     """
     with _changes:
         if not _display.tasks:
@@ -94,10 +94,10 @@ def track(
     description: str = "",
     steps: Callable[[Item], float] = lambda _: 1,
 ) -> Iterator[Item]:
-    """Yield the items and show how far the loop has come.
+    """Yield the items, and show the progress of the loop over them.
 
     Args:
-        items: What the loop iterates over.
+        items: Items that the loop iterates over.
         total: Number of steps; by default the number of items, if they have one.
         description: What is done, as `confirming findings`.
         steps: Number of steps an item counts for.
@@ -115,7 +115,7 @@ class Stages(dict[str, float]):
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Time the block as a stage of this name."""
+        """Time the block as the stage of this name."""
         began = monotonic()
         try:
             with bar(name):
@@ -125,7 +125,7 @@ class Stages(dict[str, float]):
 
 
 def format_seconds_per_stage(seconds: Mapping[str, float]) -> str:
-    """Return one line with the time of each stage, slowest first, as the end of an audit prints it."""
+    """Return one line with the time of each stage, slowest first, as an audit prints it at its end."""
     slowest_first = sorted(seconds.items(), key=lambda item: -item[1])
     stages = ", ".join(f"{name} {format_duration(spent)}" for name, spent in slowest_first)
     return f"{format_duration(sum(seconds.values()))} in all: {stages}"

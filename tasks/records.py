@@ -1,4 +1,4 @@
-"""Records that stages exchange: small, frozen, made of strings, numbers and paths."""
+"""Records that stages exchange: small frozen dataclasses of strings, numbers and paths."""
 
 import os
 import socket
@@ -22,7 +22,7 @@ Box = tuple[float, float, float, float]
 
 
 def parse_box(text: str) -> Box:
-    """Parse a box from `x0,y0,x1,y1`, as shares of the image. Raises ValueError."""
+    """Parse a box `x0,y0,x1,y1` in shares of the image. Raises ValueError if the text is not a valid box."""
     numbers = [float(part) for part in text.strip().strip("[]()").replace(",", " ").split()]
     if len(numbers) != 4:
         raise ValueError(f"got {len(numbers)} numbers in {text!r}, expected x0,y0,x1,y1")
@@ -39,10 +39,10 @@ def box_columns(box: Box) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class AttributionPlan:
-    """All settings that decide a map.
+    """All settings that determine the maps of a pair.
 
     Attributes:
-        bottleneck: settings of the engine.
+        bottleneck: settings of `m2ib.attribute`.
         calibration_pairs: pairs sampled to estimate the feature statistics.
         second_seed: attribute each pair with the next seed as well, and store the correlation of both maps.
         key: part of the file names of shards.
@@ -69,11 +69,11 @@ class ShardResult:
     Attributes:
         shard: the shard.
         name: name of its files.
-        attributions: attributed pairs.
-        errors: pairs that became error rows.
+        attributions: number of attributed pairs.
+        errors: number of pairs that became error rows.
         reused: whether an earlier attempt had finished the shard.
-        failure: one sentence, if the shard failed and all its pairs became error rows.
-        by: the process that returned the result.
+        failure: reason in one sentence, if the shard failed and all its pairs became error rows.
+        by: id and host of the process that returned the result.
     """
 
     shard: Shard

@@ -1,6 +1,7 @@
-"""Covers the frame and the configured regions whatever the maps show, since maps can miss what the score needs.
+"""Screening: cover the frame and configured regions, because maps can miss regions that the score depends on.
 
-A screening is no test: one fill, no controls, on the pairs that a test samples. Its costs let rules propose findings.
+A screening is not a test: it uses one fill and no controls, on the pairs that a test samples. Rules propose findings
+from the losses that it measures.
 """
 
 from prefect import task

@@ -1,4 +1,4 @@
-"""The self-audit: which effects this run could have confirmed, and how many random regions it does confirm."""
+"""Self-audit: measure which effects this run can confirm, and how many random regions it confirms."""
 
 import math
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ SENSITIVITY_SETS = 100
 
 @dataclass(frozen=True)
 class _SelfAudit:
-    """Tests squares, each with p below `level`."""
+    """Test square regions, each at the significance level `level`."""
 
     interventions: RegionInterventions
     slices: list[dict[str, Any]]
@@ -78,7 +78,7 @@ class _SelfAudit:
     def _row(
         self, kind: str, subject: dict[str, Any], x0: float, y0: float, sample: RegionSample, evidence: list[Evidence]
     ) -> dict[str, Any]:
-        """Return a row of `self_audits`: statistics of the weakest fill, and whether all fills pass."""
+        """Return a row of `self_audits`: statistics of the fill with the weakest effect, and whether all fills pass."""
         weakest = min(evidence, key=lambda one: one.effect - one.floor)
         passes = len(evidence) == len(FILLS) and all(
             explain_failure(one, one.p, self.level) is None for one in evidence
@@ -102,9 +102,9 @@ def _square(x0: float, y0: float) -> Box:
 def audit_itself(
     run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
 ) -> int:
-    """Test regions of which it is known whether the score needs them; return the number of rows of `self_audits`.
+    """Test regions for which the expected result is known; return the number of rows of `self_audits`.
 
-    Each region is tested alone, with p below level / tests: the strictest adjustment among the run's tests.
+    Each region is tested alone at the level divided by the number of the run's tests, its strictest adjustment.
     """
     rows: list[dict[str, Any]] = []
     if settings.enabled:

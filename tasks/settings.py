@@ -1,4 +1,4 @@
-"""Sections of AUDIT.toml that the stages take, as frozen pydantic models; `flows.config` has the others."""
+"""Sections of AUDIT.toml that stages take as parameters, as frozen pydantic models. Other sections: `flows.config`."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -67,7 +67,7 @@ class CorpusConfig(Section):
 
     @property
     def place(self) -> str:
-        """The absolute path, or the URL as it is configured."""
+        """The absolute path of the corpus, or its URL as configured."""
         return self.path if is_url(self.path) else str(Path(self.path).resolve())
 
     @property
@@ -77,20 +77,20 @@ class CorpusConfig(Section):
 
     @property
     def name(self) -> str:
-        """The last part of the path: a folder, file or bucket."""
+        """Name of the corpus: the last part of its path, such as a folder, file or bucket."""
         return Path(self.path).name
 
     @property
     def limits(self) -> Limits:
-        """Limits for reading a row."""
+        """Limits on the size of one row of the corpus."""
         return Limits(max_pixels=self.max_pixels, max_file_bytes=self.max_file_bytes)
 
     def sampling(self, seed: int) -> Sampling | None:
-        """Return which rows to read; None means all rows."""
+        """Return the sample of rows to read; None for all rows."""
         return Sampling(self.sample, seed, self.stratify) if self.sample else None
 
     def absolute(self) -> Self:
-        """Return the section with an absolute path, which is valid in every process."""
+        """Return a copy of the section with an absolute path, which is valid in every process."""
         return self.model_copy(update={"path": self.place})
 
 
@@ -113,12 +113,12 @@ class ModelConfig(Section):
 
     @property
     def name(self) -> str:
-        """Architecture and pretrained tag."""
+        """Name of the model: its architecture and pretrained tag."""
         return self.architecture + (f"/{self.pretrained}" if self.pretrained else "")
 
 
 class RegionsConfig(Section):
-    """Suspect regions of the images; 0 disables the frame or the corners."""
+    """Regions of the images to examine; 0 disables the frame or the corners."""
 
     frame: Share = Field(0.05, description="Width of the outer ring, as a share of the model's view of the image.")
     corner: Share = Field(0.25, description="Size of the four corners, as a share of the model's view of the image.")
@@ -185,7 +185,7 @@ class PhrasesConfig(Section):
 
 
 class AlertsConfig(Section):
-    """When a region or phrase raises an alert."""
+    """Conditions under which a region or phrase raises an alert."""
 
     factor: float = Field(
         2.0,
@@ -199,7 +199,7 @@ class AlertsConfig(Section):
 
 
 class ConfirmConfig(Section):
-    """How findings are tested: the region is covered and compared with equal regions elsewhere."""
+    """Tests of findings: the region is covered, and the loss compared with that of equal regions elsewhere."""
 
     enabled: bool = Field(
         True, description="Whether to test findings and self-audit. Without tests every alert stays suspected."
@@ -219,7 +219,7 @@ class ConfirmConfig(Section):
 
 
 class NotifyConfig(Section):
-    """Which changes of alerts are sent as Prefect events; `m2ib-audit notify` sets up who receives them."""
+    """Changes of alerts that are sent as Prefect events; `m2ib-audit notify` sets up who receives them."""
 
     tell: tuple[Literal["new", "worse", "resolved", "still_firing", "not_seen"], ...] = Field(
         ("new", "worse", "resolved"), description="Alert statuses that send an event."

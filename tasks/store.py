@@ -1,4 +1,4 @@
-"""Finished shards -> the lake: accounts for every pair, computes the suspect regions, and lists the files."""
+"""Finished shards -> lake: check that no pair is missing, compute the regions, and list the files in the manifest."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +18,13 @@ from tasks.settings import RegionsConfig
 
 
 def frame_boxes(width: float) -> list[Box]:
-    """Return the outer ring, `width` of each side, as four boxes that do not overlap."""
+    """Return the frame of an image as four boxes that do not overlap; `width` is a share of each side."""
     inner = 1 - width
     return [(0, 0, 1, width), (0, inner, 1, 1), (0, width, width, inner), (inner, width, 1, inner)]
 
 
 def corner_boxes(size: float) -> dict[str, Box]:
-    """Return the four corners, `size` of width and height each."""
+    """Return a box for each corner of an image; `size` is a share of its width and height."""
     far = 1 - size
     return {
         "corner top-left": (0, 0, size, size),
@@ -44,7 +44,7 @@ def region_rows(
     attributions: Sequence[dict[str, Any]],
     attributes: dict[str, dict[str, str]],
 ) -> Iterator[dict[str, Any]]:
-    """Yield rows of `regions`, relative to the model's view of an image.
+    """Yield rows of `regions`, whose boxes are relative to the part of an image that the model sees.
 
     Args:
         regions: the configured regions. Their boxes are relative to the original image.
@@ -69,7 +69,7 @@ def region_rows(
 
 
 def _check_complete(run: Run, results: Sequence[ShardResult]) -> None:
-    """Raise StoreError if a shard has not as many attributions and errors as pairs."""
+    """Raise StoreError unless each shard has as many attributions and errors together as pairs."""
     files = {run.relative_path("attributions", result.name): result for result in results}
     # An interrupted attempt may have left error rows of a shard that has none now: they are ignored.
     files |= {run.relative_path("ingest_errors", result.name): result for result in results if result.errors}
@@ -92,7 +92,7 @@ def store_shards(
     """List the files of all shards in the manifest, store `regions`, and return the number of attributions.
 
     Raises:
-        StoreError: a pair is neither attributed nor an error.
+        StoreError: a pair has neither an attribution nor an error row.
     """
     _check_complete(run, results)
     attributed = [result for result in results if result.failure is None]

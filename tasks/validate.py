@@ -1,7 +1,7 @@
-"""The gates: Great Expectations checks of the corpus and the attributions. A critical failure stops the pipeline.
+"""Gates: checks of the corpus and the attributions with Great Expectations. A critical failure stops the pipeline.
 
-Great Expectations has no DuckDB backend and lets NaN and empty tables pass its row checks: the queries of sql/gates
-turn finiteness and completeness into columns, and every suite counts its rows first.
+Great Expectations has no DuckDB backend, and its checks of rows pass for NaN and for empty tables. Therefore the
+queries of sql/gates compute finiteness and completeness as columns, and every suite counts its rows first.
 """
 
 import hashlib

@@ -1,1 +1,1 @@
-"""The commands of the command line, as plain functions. `flows.cli` gives them their names."""
+"""Commands of `m2ib-audit`, as plain functions. `flows.cli` registers them under their names."""

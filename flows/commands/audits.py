@@ -88,7 +88,7 @@ def reflag(
 ) -> None:
     """Apply the file's [alerts] and [phrases] to a run's attributions, as a new run without a model.
 
-    Exit codes as of `run`.
+    Exit codes are those of `run`.
     """
     prepare_prefect(verbose)
     from flows.reflag import check_unchanged, complete_run
@@ -112,7 +112,7 @@ def reflag(
 
 
 def prepare_prefect(verbose: bool) -> None:
-    """Set what Prefect and Great Expectations read when they are imported. Values that the user has set win."""
+    """Set environment variables that Prefect and Great Expectations read on import, unless the user has set them."""
     defaults = {
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 s is too short on a busy machine
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -153,7 +153,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _outcome(work: Callable[[], Any]) -> Any:
-    """Return the result of a flow, also of one that ended with failed shards or at a gate. Exit on other errors."""
+    """Return the result of a flow, even if shards failed or a gate stopped it. Exit on other errors."""
     from tasks.errors import OutcomeError
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -188,7 +188,7 @@ def _print_result(result: Any, lake: Root, as_json: bool) -> None:
 
 
 def exit_unless_complete(result: Any, alerts: Exit = Exit.OK) -> None:
-    """Exit with the code of a run that completed with errors, was stopped or failed; or that raised alerts."""
+    """Exit with the exit code of an audit's result; return if the run completed without errors and without alerts."""
     code = {"completed": alerts if result.alerts else Exit.OK, "completed_with_errors": Exit.ERRORS}
     if exit_code := code.get(result.status, Exit.FAILURE):
         raise typer.Exit(exit_code)
@@ -256,9 +256,10 @@ def alerts(
 
 
 def read_alerts(lake: Root, run_id: str) -> tuple[list[dict[str, Any]], str]:
-    """Return the alerts of a run, of the `latest` complete one, or of `all`; and which runs these are, in words.
+    """Return the alerts of a run (an id, `latest` or `all`), and a phrase that names the runs.
 
-    An empty answer states the runs, so that it is not mistaken for that of another lake. Exits if there is no such run.
+    The phrase is printed if there are no alerts, so that readers see which runs were read. Exits if the run does not
+    exist.
     """
     with sql.connect(lake) as connection:
         runs = sql.read(connection, "SELECT run_id, status, reason FROM runs ORDER BY run_id DESC")
@@ -278,7 +279,7 @@ def read_alerts(lake: Root, run_id: str) -> tuple[list[dict[str, Any]], str]:
 
 
 def _parse_since(connection: sql.Connection, text: str) -> datetime:
-    """Return the time of `7d`, `36h`, a date or time (UTC unless it states a zone), or the start of a run."""
+    """Parse --since: an age such as `7d`, a date or time (UTC unless it has a time zone), or a run id (its start)."""
     if age := parse_age(text):
         return datetime.now(UTC) - age
     starts = {row["run_id"]: row["started_at"] for row in sql.read(connection, "SELECT run_id, started_at FROM runs")}
@@ -297,7 +298,7 @@ def _parse_since(connection: sql.Connection, text: str) -> datetime:
 
 
 def _first_to_last(history: list[dict[str, Any]], key: str) -> str:
-    """Format the first and the last value of a history. Runs that did not raise the alert repeat the one before."""
+    """Format the first and last value of a column in an alert history, such as "0.31 → 0.45"."""
     raised = [entry[key] for entry in history if entry["life"] not in ("resolved", "not_seen")]
     values = [f"{value:.3g}" for value in raised if value is not None]
     return " → ".join(values[:1] + values[1:][-1:])

@@ -33,7 +33,7 @@ def corpus(
 ) -> None:
     """Describe a corpus before an audit: format, counts, sizes, errors, near-duplicates, and a contact sheet.
 
-    Replaces a contact sheet that it wrote before, but no other file.
+    Overwrites an earlier contact sheet, but no other file.
     """
     from corpora import Reason
     from corpora.description import describe

@@ -49,8 +49,8 @@ def prune(
 ) -> None:
     """Delete the files of old runs that no other run needs. Their manifests are kept.
 
-    With both --older-than and --keep, a run is pruned only if both allow it. An audit is all runs of one corpus and
-    model.
+    With both --older-than and --keep, a run is pruned only if both allow it. All runs of one corpus and model belong
+    to one audit.
     """
     if older_than is None and keep is None:
         fail(Exit.BAD_INPUT, "prune: got no policy, expected --older-than 180d, --keep 30, or both")
@@ -170,7 +170,7 @@ def verify(
 
 
 def _verify_report(lake: Root, path: Path) -> dict[str, Any]:
-    """Print whether a file is a report that the lake's ledger lists; return the answer for --json."""
+    """Check that the ledger has a record of a report file, print the result, and return it for --json."""
     from review.evidence.verify import VerifyError, find_written_report
 
     try:

@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, options, messages and tables.
+"""Helpers that all commands share: exit codes, options, messages and tables.
 
 Results go to standard output, everything else to standard error. With --json the last line of standard output is one
 JSON object.
@@ -28,7 +28,7 @@ _READABLE = 40  # characters to which the widest column of a table may be narrow
 
 
 class Exit(IntEnum):
-    """Exit codes of all commands."""
+    """Exit codes of the command line."""
 
     OK = 0
     """The work is done. For `run` and `reflag`: there is no alert."""
@@ -75,12 +75,12 @@ def fail(code: Exit, message: str) -> NoReturn:
 
 
 def say(line: str) -> None:
-    """Print a line of the result."""
+    """Print a line to standard output, as part of the result."""
     output.print(line, markup=False)
 
 
 def note(line: str) -> None:
-    """Print a line about the work, which is not part of the result."""
+    """Print a line to standard error, such as a note on the work; it is not part of the result."""
     errors.print(line, markup=False)
 
 
@@ -94,8 +94,8 @@ def exit_on_error(lake_error: Exit = Exit.BAD_INPUT, next_step: str = "try again
     """Exit with a message on an error that an operator can act on. The command line wraps every command in it.
 
     Args:
-        lake_error: Exit code for a lake that is missing or damaged.
-        next_step: What to do once a file or folder was fixed, as `prune again`.
+        lake_error: Exit code if the lake is missing or damaged.
+        next_step: End of the message for a file that cannot be read or written, such as `prune again`.
     """
     try:
         yield
@@ -114,7 +114,7 @@ def exit_on_error(lake_error: Exit = Exit.BAD_INPUT, next_step: str = "try again
 
 
 def parse_lake(lake: object) -> Root:
-    """Return the folder or URL of a lake. Exit if it cannot be one."""
+    """Return the folder or URL of a lake as a root. Exit if the text is not a valid folder or URL."""
     try:
         return lake_root(str(lake))
     except UrlError as error:
@@ -143,7 +143,7 @@ KeyOption = Annotated[
 
 
 def load_config(audit_file: Path, lake: str | None) -> Any:
-    """Return the configuration of an AUDIT.toml. `lake` replaces its lake."""
+    """Read an AUDIT.toml; `lake`, if given, replaces the lake that the file names."""
     from flows.config import load
 
     config = load(audit_file)
@@ -193,7 +193,7 @@ def _format_cell(value: Any) -> str:
 
 
 def _fits(names: list[str], cells: list[list[str]]) -> bool:
-    """Return whether a table is readable: only the widest column breaks its lines, and it keeps enough characters."""
+    """Return whether a table fits the terminal: at most its widest column wraps, and that column stays wide enough."""
     widths = [
         max(cell_len(line) for text in column for line in text.splitlines() or [""])
         for column in zip(names, *cells, strict=True)
@@ -203,7 +203,7 @@ def _fits(names: list[str], cells: list[list[str]]) -> bool:
 
 
 def parse_age(text: str) -> timedelta | None:
-    """Return the duration of `36h`, `180d` or `4w`; None for any other text."""
+    """Parse a duration such as `36h`, `180d` or `4w`; return None for any other text."""
     if (found := re.fullmatch(r"(\d{1,5})([hdw])", text)) is None:
         return None
     return timedelta(**{{"h": "hours", "d": "days", "w": "weeks"}[found[2]]: int(found[1])})

@@ -120,7 +120,8 @@ def review(
 ) -> None:
     """Serve the review site of a lake: alerts with their evidence, pairs, runs, errors. Ctrl+C stops it.
 
-    On this machine anybody may read, and decide under any name. To offer the site on the network, see docs/review.md.
+    Without a users file, anybody on this machine may read, and decide under any name. To offer the site on the
+    network, see docs/review.md.
     """
     import webbrowser
 
@@ -161,7 +162,7 @@ StdinOption = Annotated[
 
 
 def _read_password(from_stdin: bool) -> str:
-    """Ask for a password. It is never an argument, which other users of the machine could see."""
+    """Prompt for a password. It is never a command-line argument, because other users could see it."""
     if from_stdin:
         return sys.stdin.readline().rstrip("\r\n")
     if not sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""Captions as the model reads them: up to where the tokenizer truncates them, and with the phrases found in them."""
+"""Captions as the model reads them: truncated like the tokenizer does, with the spans of the phrases in them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,8 @@ class ModelCaptions:
         """Return the captions that do not contain a phrase.
 
         Args:
-            spans_by_pair: where the phrase is in some pairs. If several phrases match at all of these places, captions
-                with any of them are left out.
+            spans_by_pair: spans of the phrase in the captions of some pairs. Other phrases that match at all of these
+                spans count as the same phrase: captions with any of them are not returned.
         """
         phrases = [
             self._phrases[self._captions[pair_id], span] for pair_id, spans in spans_by_pair.items() for span in spans

@@ -15,7 +15,7 @@ _MAX_TRIES = 20_000
 
 
 def words_of(caption: str) -> frozenset[str]:
-    """Return the words of a caption, as slices use them."""
+    """Return the words of a caption, split and normalized as for slices."""
     return frozenset(_WORD.findall(normalize_text(caption)))
 
 
@@ -44,12 +44,12 @@ class FoilFinder:
         return hashlib.sha256(f"{self._seed}\x1f{text}".encode()).digest()
 
     def most_common_words(self, count: int, exclude: str) -> list[str]:
-        """Return the words of most distinct captions, without words with digits and without those of a phrase."""
+        """Return the words that most captions contain, except words with digits and the words of a phrase."""
         excluded = words_of(exclude)
         return [word for word in self._by_frequency[: count + len(excluded)] if word not in excluded][:count]
 
     def differ(self, caption: str, other: str) -> bool:
-        """Return whether two captions of the corpus have different content words."""
+        """Return whether two captions of the corpus have different sets of content words."""
         return self._content[caption] != self._content[other]
 
     def find(
@@ -63,8 +63,8 @@ class FoilFinder:
     ) -> list[str]:
         """Find up to `count` foils of a pair's caption, chosen by a hash of seed and pair.
 
-        All have other content words than the caption. Foils for a slice of a word or collocation do not contain it;
-        foils for the whole corpus share no content word with the caption.
+        The set of content words of each foil differs from the caption's. Foils for a slice of a word or collocation do
+        not contain it; foils for the whole corpus share no content word with the caption.
 
         Args:
             caption: the pair's caption, or a part of it.

@@ -1,9 +1,9 @@
-"""Interventions on phrases: what the margin of a caption loses when a phrase is left out.
+"""Interventions on phrases: measure how much the margin of a caption falls when a phrase is left out.
 
 The margin is that of a caption: cosine with its own image, minus the cosine with the best of some foil images, whose
 captions have another meaning and lack the phrase. There are two controls: the same phrase added to captions that lack
-it, and as many of the corpus's most common words in its place. A caption that the tokenizer truncates is tested up to
-there, and nothing is added where the model's context has no room for it.
+it, and as many of the corpus's most common words in its place. A caption that the tokenizer truncates is
+tested in its truncated form. Words are only added where the result fits into the model's context.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,12 +33,12 @@ class CaptionVersions:
 
     Attributes:
         pair_id: the pair.
-        foils: pairs with their captions.
+        foils: pair id and caption of each foil.
         caption: the caption as the model reads it.
-        phrase: the phrase in it.
+        phrase: the phrase as it is written in the caption.
         rest: the caption without the phrase.
-        fillers: common words, as many as the phrase has.
-        replaced: versions with a filler in place of the phrase, those for which the context has room.
+        fillers: sequences of common words, each with as many words as the phrase.
+        replaced: versions with a filler in place of the phrase, as far as they fit into the context.
         at_start: whether the caption starts with the phrase, so that it is added at the start of other captions.
     """
 
@@ -57,8 +57,8 @@ class PhraseSample:
     """Pairs on which a phrase is tested.
 
     Attributes:
-        versions: their captions.
-        own: embeddings of their images, (pairs, embed).
+        versions: captions of the pairs, with their versions.
+        own: embeddings of the pairs' images, (pairs, embed).
         foils: embeddings of the foils' images, (pairs, foils, embed).
     """
 
@@ -68,12 +68,12 @@ class PhraseSample:
 
 
 def add_words(caption: str, words: str, at_start: bool) -> str:
-    """Add words at the start or end of a caption."""
+    """Add words at the start or the end of a caption."""
     return f"{words} {caption}" if at_start else f"{caption} {words}"
 
 
 def replace_spans(caption: str, spans: Sequence[Span], filler: str) -> str:
-    """Replace each span of a caption, and normalize white space."""
+    """Replace each span of a caption by a text, and normalize white space."""
     parts, end_before = [], 0
     for start, end in spans:
         parts += [caption[end_before:start], filler]
@@ -82,14 +82,14 @@ def replace_spans(caption: str, spans: Sequence[Span], filler: str) -> str:
 
 
 class PhraseInterventions:
-    """Removes and replaces phrases of a run's captions."""
+    """Remove and replace phrases in the captions of a run."""
 
     def __init__(self, samples: Samples, settings: ConfirmConfig) -> None:
         self._samples, self._settings = samples, settings
         self._fitting: dict[str, bool] = {}
 
     def _fits(self, text: str) -> bool:
-        """Return whether the model reads all of a text: one more word changes its tokens.
+        """Return whether a text fits into the model's context: adding a word changes its tokens.
 
         A text that fills the context to the last token does not count.
         """
@@ -99,7 +99,7 @@ class PhraseInterventions:
         return self._fitting[text]
 
     def _count_tokens(self, words: str) -> int:
-        """Count the tokens of some words, special tokens excepted but for a constant."""
+        """Count the tokens of some words, up to a constant number of special tokens."""
         tokens, empty = self._samples.network.tokenize([words, ""])
         return int((tokens != empty).sum())
 
@@ -109,7 +109,7 @@ class PhraseInterventions:
         """Prepare pairs of a slice for tests of a phrase.
 
         Args:
-            spans_by_pair: where the phrase is in the caption of each pair, in the order of the sample.
+            spans_by_pair: spans of the phrase in the caption of each pair, in the order of the sample.
             slice_kind: kind of the slice, which decides the foils; see `FoilFinder.find`.
             slice_name: name of the slice.
         """
@@ -180,20 +180,21 @@ class PhraseInterventions:
         return CaptionVersions(pair_id, pairs, caption, phrase, rest, fillers, replaced, at_start)
 
     def _score(self, sample: PhraseSample, versions: Sequence[Sequence[str]]) -> Numbers:
-        """Margins of versions of each pair's caption: (pairs, versions)."""
+        """Return the margins of versions of each pair's caption: (pairs, versions)."""
         texts = np.stack([np.stack(self._samples.embed_captions(list(captions))) for captions in versions])
         return occlusion.foil_margin(texts, sample.own, sample.foils)
 
     def margins(self, sample: PhraseSample, fill: PhraseFill) -> Margins:
         """Measure the margins of a sample with and without the phrase, and those of its controls.
 
-        A control is a gain, and `Margins` contains losses: a gain is subtracted from the clean margin.
+        A control measures a gain, but `Margins` contains margins after a loss, so the gain is subtracted from the clean
+        margin.
 
         Args:
             sample: the pairs.
-            fill: `remove` compares with what the phrase adds to captions that lack it, for their own images: a phrase
-                that the model does not know disturbs both alike. `replace` compares with what as many common words
-                add to the rest of the caption, in the place of the phrase.
+            fill: with `remove`, a control is the gain when the phrase is added to captions that lack it, since a phrase
+                that the model does not know disturbs all captions alike. With `replace`, it is the gain when as many
+                common words are put in the place of the phrase.
         """
         scores = self._score(sample, [(one.caption, one.rest) for one in sample.versions])
         clean, rest = scores[:, 0], scores[:, 1]
@@ -207,9 +208,9 @@ class PhraseInterventions:
         return Margins(clean, rest, clean[:, None] - gains)
 
     def _gains_of_foils(self, sample: PhraseSample) -> Numbers:
-        """What the phrase adds to the foils' captions for their own images: (pairs, controls), NaN for missing ones.
+        """Return the gain of each foil's margin from the added phrase: (pairs, controls), NaN for missing ones.
 
-        They are compared with the same images: the pair's own, and those of foils with another meaning than this one.
+        The foil's margin is relative to the pair's image and those of the foils with a different meaning.
         """
         gains = np.full((len(sample.versions), self._settings.controls), np.nan)
         for number, one in enumerate(sample.versions):
@@ -223,7 +224,7 @@ class PhraseInterventions:
         return gains
 
     def transplant(self, sample: PhraseSample) -> Numbers:
-        """Measure how much the phrase, added to a foil's caption, raises its margin, beyond what a filler does."""
+        """Measure how much more a foil's margin rises if the phrase, and not a filler, is added to its caption."""
         versions = [
             [add_words(one.foils[0][1], words, one.at_start) for words in (one.phrase, one.fillers[0])]
             for one in sample.versions

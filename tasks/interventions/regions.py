@@ -1,4 +1,4 @@
-"""Interventions on regions: what the margin of a pair loses when a region of its image is covered."""
+"""Interventions on regions: measure how much the margin of a pair falls when a region of its image is covered."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ Boxes = Mapping[str | None, Sequence[Box]]
 def read_region_boxes(
     connection: sql.Connection, run_id: str, region: str, pair_ids: Sequence[str]
 ) -> dict[str | None, list[Box]]:
-    """Read the boxes of a region: those of some pairs, and under None those of every pair."""
+    """Read the boxes of a region by pair id; boxes that apply to every pair are under None."""
     boxes: dict[str | None, list[Box]] = defaultdict(list)
     for row in sql.rows(connection, "derive/region_boxes", run_id=run_id, region=region, pair_ids=list(pair_ids)):
         boxes[row["pair_id"]].append((row["x0"], row["y0"], row["x1"], row["y1"]))
@@ -45,13 +45,14 @@ class RegionSample:
     Attributes:
         pair_ids: the pairs.
         pixels: their preprocessed images.
-        hosts: for each pair up to `HOSTS` pairs with other captions, to swap with. The image of the first is readable.
+        hosts: for each pair up to `HOSTS` pairs with different captions, whose image content is swapped in. The image
+            of the first host is readable.
         masks: (pairs, 1 + controls, height, width): the region, then its controls. Empty where a pair has fewer.
         clean: embeddings of the images, (pairs, embed).
         own: embeddings of the pairs' captions, (pairs, embed).
         foils: embeddings of the foils, (pairs, foils, embed).
-        region: name of the region, if other slices of it are tested next. Embeddings of its covered images are then
-            kept until another region is tested: slices overlap, and only their foils differ.
+        region: name of the region, if it is tested in several slices in a row. Embeddings of its covered images are
+            then cached until another region is tested, because slices overlap and differ only in their foils.
     """
 
     pair_ids: list[str]
@@ -65,7 +66,7 @@ class RegionSample:
 
     @property
     def present(self) -> NDArray[np.bool_]:
-        """Which masks are not empty: (pairs, 1 + controls)."""
+        """Boolean array that is true for masks that are not empty: (pairs, 1 + controls)."""
         present: NDArray[np.bool_] = np.any(self.masks, axis=(2, 3))
         return present
 
@@ -77,7 +78,7 @@ class RegionSample:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A pair of a sample: its image, masks of the region and its controls, hosts and foils."""
+    """One pair of a sample: its image, the masks of the region and its controls, its hosts and foils."""
 
     pair_id: str
     image: Any
@@ -87,7 +88,7 @@ class _Pair:
 
 
 class RegionInterventions:
-    """Covers regions of a run's images."""
+    """Cover regions in the images of a run."""
 
     def __init__(self, samples: Samples, settings: ConfirmConfig) -> None:
         self._samples, self._settings = samples, settings
@@ -144,9 +145,9 @@ class RegionInterventions:
         )
 
     def _embed(self, pairs: Sequence[_Pair]) -> tuple[Any, Numbers, Numbers, Numbers]:
-        """Return the images of pairs, and the embeddings of these, of the captions and of the foils.
+        """Return the images of pairs, and the embeddings of images, captions and foils.
 
-        Where there are fewer foils they repeat: only the best one counts.
+        Missing foils are filled by repetition, because only the best foil counts.
         """
         samples, count = self._samples, self._settings.foils
         pixels = samples.network.stack_images([pair.image for pair in pairs])
@@ -155,13 +156,13 @@ class RegionInterventions:
         return pixels, samples.embed_images(pixels), own, foils
 
     def screen(self, pair_ids: Sequence[str], boxes: Boxes) -> list[tuple[str, float, float]]:
-        """Measure what covering a region by its mean costs each pair, with foils of any kind and without controls.
+        """Measure how much each pair's margin falls if the region is covered by its mean. There are no controls.
 
-        Pairs without the region, or with nothing else, are left out. So are pairs whose image can no longer be read,
-        or with fewer than two foils.
+        Pairs are left out if the region covers none or all of the image, the image can no longer be read, or there are
+        fewer than two foils.
 
         Returns:
-            Pair id, margin of the unchanged image and what covering takes from it.
+            Pair id, margin of the unchanged image, and loss of the margin, for each pair.
         """
         samples, count = self._samples, self._settings.foils
         found = []
@@ -185,20 +186,20 @@ class RegionInterventions:
         return rasterize_boxes(boxes, *self._samples.network.image_size)
 
     def _masks(self, pair_id: str, boxes: Sequence[Box] | Boxes) -> NDArray[np.bool_]:
-        """Masks of the region and its controls."""
+        """Return the masks of the region and its controls."""
         region = self._region_mask(pair_id, boxes)
         key = f"{self._samples.seed}\x1f{pair_id}"
         return np.stack([region, *make_control_masks(region, self._settings.controls, key)])
 
     def _find_hosts(self, pair_id: str, foils: Sequence[str]) -> list[str]:
-        """Find a pair for each foil, up to `HOSTS`. The image of the first is readable; none if no image is."""
+        """Find up to `HOSTS` pairs whose captions are the foils, the first with a readable image; [] if no image is."""
         hosts = [self._samples.choose_pair(caption, pair_id, "host") for caption in foils]
         while hosts and self._samples.read_image(hosts[0]) is None:
             hosts.pop(0)
         return hosts[:HOSTS]
 
     def _host_images(self, sample: RegionSample, turn: int) -> Any:
-        """Images of the hosts with a number. The first host replaces those that are missing or unreadable."""
+        """Return the image of each pair's host at index `turn`; its first host replaces a missing or unreadable one."""
         read = self._samples.read_image
         images = [(read(hosts[turn if turn < len(hosts) else 0]), hosts[0]) for hosts in sample.hosts]
         return self._samples.network.stack_images([read(first) if image is None else image for image, first in images])
@@ -209,7 +210,7 @@ class RegionInterventions:
         return replace(sample, pixels=pixels, clean=self._samples.embed_images(pixels))
 
     def margins(self, sample: RegionSample, fill: Fill) -> Margins:
-        """Measure the margins of a sample under one fill; for swaps their mean over the hosts."""
+        """Measure the margins of a sample under one fill. For swaps they are means over the hosts."""
         samples, own, foils = self._samples, sample.own, sample.foils
         if fill == "swap":
             donors = (self._host_images(sample, turn) for turn in range(max(map(len, sample.hosts))))
@@ -238,9 +239,9 @@ class RegionInterventions:
         return _pad([self._filled[fill, pair_id] for pair_id in sample.pair_ids], sample.masks.shape[1])
 
     def transplant(self, sample: RegionSample) -> Numbers | None:
-        """Measure how much each pair's region raises the margin of its first host, beyond what a control does.
+        """Measure how much more a pair's region than its control raises the margin of the pair's first host.
 
-        A frame cannot be transplanted: None if the region is one in some image.
+        A frame cannot be transplanted: return None if the region is a frame in some image.
         """
         if any(is_frame(mask) for mask in sample.masks[:, 0]):
             return None

@@ -1,4 +1,4 @@
-"""What all interventions of a run share: its model, images, captions and embeddings, each loaded or computed once."""
+"""Data that all interventions of a run share: model, images, captions and embeddings, each loaded or computed once."""
 
 import hashlib
 from collections import defaultdict
@@ -53,7 +53,7 @@ class Samples:
 
     @cached_property
     def model_captions(self) -> ModelCaptions:
-        """The captions as the model reads them."""
+        """Captions of the run as the model reads them."""
         return ModelCaptions(self._run)
 
     def caption_of(self, pair_id: str) -> str:
@@ -106,7 +106,7 @@ def _load(run: Run, corpus: CorpusConfig, network: DualEncoder, device: str, see
 
 
 def load_samples(run: Run, corpus: CorpusConfig, model: ModelConfig, seed: int) -> Samples:
-    """Return the samples of a run and model. The last ones are kept in memory until `forget_samples`."""
+    """Return the `Samples` of a run and model. The last ones stay in memory until `forget_samples` is called."""
     return _load(run, corpus, load_model(model), model.device, seed)
 
 

@@ -1,6 +1,6 @@
 """Statistics of an intervention: effect, interval, test, floor, and whether they are significant.
 
-No model and no lake. All random numbers depend on a key alone.
+This module reads neither model nor lake. All random numbers depend on a key alone.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ class Margins:
     """Margins over the foils of each pair of a sample.
 
     Attributes:
-        clean: of the unchanged pairs, (pairs,).
-        region: with the region covered, (pairs,).
-        controls: with each control covered, (pairs, controls). NaN where a pair has fewer controls.
+        clean: margins of the unchanged pairs, (pairs,).
+        region: margins with the region covered, (pairs,).
+        controls: margins with each control covered, (pairs, controls). NaN where a pair has fewer controls.
     """
 
     clean: Numbers
@@ -30,11 +30,11 @@ class Margins:
     controls: Numbers
 
     def drops(self) -> tuple[Numbers, Numbers]:
-        """Return what each pair loses by the region, and by each control."""
+        """Return the loss of each pair's margin when the region is covered, and when each control is covered."""
         return self.clean - self.region, self.clean[:, None] - self.controls
 
     def differences(self) -> Numbers:
-        """Return how much more each pair loses by the region than by its controls on average."""
+        """Return for each pair the loss caused by the region minus the mean loss caused by its controls."""
         region, controls = self.drops()
         difference: Numbers = region - np.nanmean(controls, axis=1)
         return difference
@@ -45,14 +45,14 @@ class Evidence:
     """Statistics of a sample under one fill.
 
     Attributes:
-        n: pairs.
+        n: number of pairs.
         effect: mean of `Margins.differences`.
         low: lower end of the effect's 95 % bootstrap interval.
-        high: upper end of it.
-        drop: mean loss by the region.
-        control_drop: mean loss by the controls.
+        high: upper end of this interval.
+        drop: mean loss of margin when the region is covered.
+        control_drop: mean loss of margin when a control is covered.
         margin: mean absolute margin of the unchanged pairs.
-        p: of the one-sided Wilcoxon signed-rank test.
+        p: p value of the one-sided Wilcoxon signed-rank test.
         floor: smallest relevant effect; see `effect_floor`.
     """
 
@@ -74,7 +74,7 @@ def generator(*key: object) -> np.random.Generator:
 
 
 def evaluate(margins: Margins, floor_share: float, *key: object) -> Evidence:
-    """Compute all statistics of a sample; see `effect_floor` on `floor_share`. The resampling depends on the key."""
+    """Compute all statistics of a sample. `floor_share` is explained in `effect_floor`; `key` seeds the resampling."""
     region, controls = margins.drops()
     differences = margins.differences()
     low, high = bootstrap_interval(differences, *key)
@@ -99,7 +99,7 @@ def bootstrap_interval(values: Numbers, *key: object, resamples: int = RESAMPLES
 
 
 def signed_rank_p(differences: Numbers) -> float:
-    """Return p of the one-sided Wilcoxon signed-rank test that the differences exceed zero; 1 if all are zero."""
+    """Return the p value of the one-sided Wilcoxon signed-rank test that differences exceed zero; 1 if all are zero."""
     from scipy.stats import wilcoxon  # takes a second to import
 
     if not differences.any():
@@ -112,9 +112,9 @@ def signed_rank_p(differences: Numbers) -> float:
 def effect_floor(margins: Margins, floor_share: float, *key: object) -> float:
     """Return the smallest relevant effect, which is the larger of two.
 
-    (a) The effect of chance and place: each control in turn is compared with the other controls over resampled pairs;
-    the 95 % quantile of the absolute mean. (b) `floor_share` of the mean absolute margin of the unchanged pairs:
-    absolute, since margins around zero would otherwise leave no floor.
+    (a) The effect that chance and location can have. Each control in turn is compared with the other controls on
+    resampled pairs; this is the 95 % quantile of the absolute mean. (b) `floor_share` times the mean absolute margin of
+    the unchanged pairs. It is absolute, because margins around zero would otherwise give a floor of zero.
     """
     _, controls = margins.drops()
     null: list[Numbers] = []
@@ -131,14 +131,14 @@ def effect_floor(margins: Margins, floor_share: float, *key: object) -> float:
 
 
 def adjust_p_values(p: Sequence[float]) -> list[float]:
-    """Return q of each test: the smallest false discovery rate at which it is significant (Benjamini-Hochberg)."""
+    """Return q values (Benjamini-Hochberg): the smallest false discovery rate at which each test is significant."""
     from scipy.stats import false_discovery_control  # takes a second to import
 
     return [float(q) for q in false_discovery_control(p)] if p else []
 
 
 def explain_failure(evidence: Evidence, q: float, level: float) -> str | None:
-    """Return why a sample is not significant in one sentence, or None if it is.
+    """Return one sentence on why the effect in a sample is not significant, or None if it is significant.
 
     It is significant if the effect exceeds the floor, its interval is above zero, and p and q are below the level.
     """
@@ -154,25 +154,25 @@ def explain_failure(evidence: Evidence, q: float, level: float) -> str | None:
 
 
 def smallest_sample(level: float) -> int:
-    """Return the number of pairs from which the signed-rank test can reach a p below the level."""
+    """Return the smallest number of pairs with which the signed-rank test can reach a p value below the level."""
     return int(np.ceil(np.log2(1 / level)))
 
 
 def estimate_sensitivity(
     margins_by_fill: Sequence[Margins], size: float, floors: Sequence[float], level: float, *key: int, sets: int
 ) -> float:
-    """Estimate how often a region that costs every pair `size` of its margin passes under all fills.
+    """Estimate how often the test detects a region that costs every pair `size` of its margin, under all fills.
 
-    The sets are resampled from a region that was measured on this model, with its own effect subtracted, which leaves
-    how differently the pairs react.
+    Sets of pairs are resampled from a region that was measured on this model. The measured effect is subtracted and
+    replaced by `size`, so that only the variation between pairs remains.
 
     Args:
         margins_by_fill: margins of the measured region, one per fill.
-        size: the effect.
+        size: the effect, as a difference of margins.
         floors: smallest relevant effect of each fill.
-        level: for p, since there are no other tests to adjust for.
-        key: key of the resampling. Whole numbers: a measured number differs in its last digits between batch sizes,
-            and another key resamples other sets.
+        level: significance level of p, since there are no other tests to adjust for.
+        key: key of the resampling. It consists of whole numbers: the last digits of measured numbers differ between
+            batch sizes, and a different key would resample different sets.
         sets: number of resampled sets.
 
     Returns:

@@ -1,7 +1,7 @@
 """Compact a complete run: merge the many small Parquet files of a table into few, with the same rows and row groups.
 
 The merged files are written first, then the manifest is replaced, then the old files are removed. If the process is
-killed in between, the lake reads the same, and the next compaction of the run removes what is left.
+killed in between, readers of the lake see the same rows, and the next compaction of the run removes leftover files.
 """
 
 import hashlib
@@ -47,10 +47,10 @@ class CompactedTable:
 def compact_run(run: Run, signer: Signer | None = None) -> list[CompactedTable]:
     """Merge the files of a complete run, table by table; return the tables that were changed.
 
-    An unfinished run is not compacted, because its file names tell a resumed run which shards are done.
+    An unfinished run is not compacted, because a resumed run recognizes finished shards by their file names.
 
     Raises:
-        StoreError: the run is not complete, a running run reads its files, or a file is damaged.
+        StoreError: the run is not complete, a run in progress reads its files, or a file is damaged.
         ResumeError: another process works on the run.
     """
     with lock_run(run):
@@ -118,7 +118,7 @@ def _batch_files(run: Run, entries: Sequence[FileEntry]) -> list[list[tuple[File
 
 
 def _merge(run: Run, table: str, batch: Sequence[tuple[FileEntry, Path]]) -> FileEntry:
-    """Merge a batch into one file, read it back, and return its entry; a batch of one file is left as it is.
+    """Merge a batch into one file, verify it, and return its entry of the manifest; a single file is left unchanged.
 
     The name is made from the digests of the files, so that a second attempt writes the same file.
     """

@@ -25,12 +25,12 @@ NO_BASE = {"base_run": None, "calibration_run": None, "calibration_sha256": None
 
 
 def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Find the newest complete run with the same maps, bit by bit, as the run that begins with these facts.
+    """Find the newest complete run whose maps would be identical, bit by bit, to those of the run with these facts.
 
     Returns:
-        Facts for its manifest. `base_run`: id of the run to build upon. `calibration_run`: id of the run that computed its
-        feature statistics. `calibration_sha256`: their digest, None if the settings need none. `incremental`: a
-        sentence on which run was chosen, or why there is none. Without a base all but the sentence are None.
+        Facts for its manifest. `base_run`: id of the run to build upon. `calibration_run`: id of the run that computed
+        its feature statistics. `calibration_sha256`: their digest, None if the settings need none. `incremental`:
+        a sentence that states which run was chosen, or why none was. If none was, all other facts are None.
     """
     # A re-flagged run has a copy of another run's maps, computed by the code of that time: that run is the base.
     complete = [
@@ -65,7 +65,7 @@ def _list_differences(lake: Root, record: Mapping[str, Any], facts: Mapping[str,
 
 
 def copy_calibration(run: Run) -> bool:
-    """Copy the feature statistics of the run that this one builds upon; return False if it builds upon none."""
+    """Copy the feature statistics of the run that this one builds upon; return False if there is no such run."""
     record = run.read_manifest()
     if not record.get("base_run"):
         return False
@@ -85,7 +85,7 @@ def copy_calibration(run: Run) -> bool:
 
 
 def find_reusable_rows(run: Run, pairs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the attributions, by pair id, that the run which this one builds upon has of these pairs.
+    """Return by pair id the attributions of these pairs that the base run (the run that this one builds upon) has.
 
     A pair counts as the same if its `pair_id` and `caption` are.
     """
@@ -111,7 +111,7 @@ def find_reusable_rows(run: Run, pairs: Sequence[Mapping[str, Any]]) -> dict[str
 def _index_pairs(base: Run) -> tuple[list[tuple[Path, int]], NDArray[np.bytes_], NDArray[np.int32]]:
     """Return the row groups of `attributions` as (file, number), all pair ids in order, and the row group of each pair.
 
-    It refers to row groups, not files, because each has the pairs of one shard, also in a compacted file.
+    The index refers to row groups, not files, because a row group has the pairs of one shard even after compaction.
     """
     try:
         paths = base.fetch_files("attributions")

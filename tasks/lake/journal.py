@@ -1,4 +1,4 @@
-"""Records of a run in the lake's ledger: how it ended, and its report. `Run.rewrite` writes a record of its own.
+"""Records of a run in the lake's ledger: its end and its report. Rewrites of a run are recorded by `Run.rewrite`.
 
 A failure to write a record is logged and does not fail the run; `m2ib-audit verify` reports the missing record.
 """
@@ -14,7 +14,7 @@ from tasks.lake.run import REPORT, Run
 
 
 def record_run_end(run: Run, signer: Signer | None = None) -> None:
-    """Record the status of a run that has ended and the sha256 of its manifest, unless its last record says the same."""
+    """Record a run's final status and the sha256 of its manifest, unless its last record has the same values."""
     with log_failure("run %s: its end could not be recorded in the lake's ledger", run.run_id):
         body = _read_run_end(run)
         records = _read_records(run)
@@ -23,13 +23,13 @@ def record_run_end(run: Run, signer: Signer | None = None) -> None:
 
 
 def record_report(run: Run, name: str, signer: Signer | None = None) -> None:
-    """Record the sha256 of a report, a file in a run's folder, unless it is recorded already."""
+    """Record the sha256 of a report in a run's folder, unless the ledger already has this record."""
     with log_failure("run %s: its report could not be recorded in the lake's ledger", run.run_id):
         _record_report(run, name, signer)
 
 
 def adopt_run(run: Run, signer: Signer | None = None) -> bool:
-    """Record a run that has ended and has no record, as it is now, together with its report; return whether it did so.
+    """Record a run that has ended but has no record, and its report, as stored now; return whether a record was added.
 
     This is for runs written before the lake had a ledger, and for runs whose process was killed before it could record
     them. The record is marked as late, because it proves nothing about the time before.

@@ -67,7 +67,7 @@ def _describe_process() -> dict[str, Any]:
 
 
 def _read_owner(path: Root) -> dict[str, Any]:
-    """Return the content of a lock file; empty if there is none or it is incomplete."""
+    """Return the content of a lock file; an empty dictionary if the file is missing or incomplete."""
     try:
         owner = json.loads(stores.read_bytes(path))
     except (FileNotFoundError, ValueError):

@@ -1,7 +1,7 @@
 """Prune old runs: delete their files and keep their manifests, unless something still refers to them.
 
-The manifest of a pruned run has status `pruned`, says when and why, and lists no files, so every reader finds a run
-without rows. The earlier manifest with the digest of each file stays beside it. The manifest is written before the
+The manifest of a pruned run has status `pruned`, the time and reason, and lists no files, so readers find no rows.
+The earlier manifest, with the digest of each file, stays in the same folder. The manifest is written before the
 files are deleted: if the process is killed in between, the remaining files are invisible and the next pruning deletes
 them.
 """
@@ -43,9 +43,9 @@ class RetentionPolicy:
 
 @dataclass(frozen=True)
 class PruneItem:
-    """A run in the plan of a pruning: whether it is to be pruned, and why or why not.
+    """A run in a pruning plan: whether to prune it, and the reason.
 
-    `ended` is when it started, if it has not ended. The files and bytes are those to delete.
+    `ended` is the start time of a run that has not ended. `files` and `bytes` are those to delete.
     """
 
     run_id: str
@@ -62,14 +62,14 @@ Manifests = Sequence[Mapping[str, Any]]
 
 
 def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = None) -> list[PruneItem]:
-    """Decide which runs to prune, and change nothing.
+    """Decide which runs to prune, without changing the lake.
 
-    Kept are: the newest complete run of each audit, what the policy keeps, what `_find_references` returns, and what
-    any of these builds upon. What such a base was itself built upon is not kept: a complete run has copies of all it
-    needs.
+    These runs are kept: the newest complete run of each audit, runs that the policy keeps, runs that `_find_references`
+    returns, and the base run of each of these. The base of a base run is not kept, because a complete run has copies
+    of everything it needs.
 
     Returns:
-        All runs that are not pruned yet, oldest first; before them pruned runs of which files are left.
+        First the pruned runs that still have files, then all runs that are not pruned, oldest first.
 
     Raises:
         LakeError: the lake cannot be read as a whole, so that references between runs are unknown.
@@ -95,7 +95,7 @@ def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = Non
 
 
 def _find_references(lake: Root, complete: Iterable[Manifests]) -> dict[str, str]:
-    """Find runs that people may still need: those that the queries in `sql/retention` return, by id, with the reason."""
+    """Return the runs that people may still need, by id with the reason, from the queries in `sql/retention`."""
     newest = []
     for runs in complete:
         with_history = [run for run in runs if any(file["table"] == "lives" for file in run["files"])]
@@ -110,7 +110,7 @@ def _find_references(lake: Root, complete: Iterable[Manifests]) -> dict[str, str
 
 
 def prune_run(lake: Root, item: PruneItem, signer: Signer | None = None) -> str | None:
-    """Prune a run as `plan_pruning` says; return None, or why the run is kept after all."""
+    """Prune a run of the plan; return None, or the reason if the run must now be kept."""
     run = Run(lake, item.run_id)
     try:
         with lock_run(run):
@@ -140,7 +140,7 @@ def _end_of(record: Mapping[str, Any]) -> str:
 def _reason_to_keep(
     record: Mapping[str, Any], complete: Sequence[str], policy: RetentionPolicy, now: datetime
 ) -> str | None:
-    """Return why a run is kept, whatever refers to it, given the ids of its audit's complete runs, newest first."""
+    """Return why a run is kept even without references to it; `None` if it is not."""
     if record["run_id"] in complete[:1]:
         return "the newest complete run of its audit"
     if policy.older_than is not None and now - datetime.fromisoformat(_end_of(record)) < policy.older_than:

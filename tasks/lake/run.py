@@ -102,7 +102,7 @@ class Run:
         self._write_manifest(_to_json(record | {"counts": dict.fromkeys(_COUNTS, 0), "files": []}))
 
     def read_manifest(self) -> dict[str, Any]:
-        """Read the manifest. Raises FileNotFoundError if there is no such run."""
+        """Read the manifest. Raises FileNotFoundError if the run does not exist."""
         record: dict[str, Any] = json.loads(stores.read_bytes(self.folder / "manifest.json"))
         return record
 
@@ -117,12 +117,12 @@ class Run:
         self._write_manifest(_to_json(changes.applied_to(self.read_manifest())))
 
     def update(self, counts: Mapping[str, int] | None = None, **facts: Any) -> None:
-        """Change counts and facts of the manifest; see `ManifestChanges.update`."""
+        """Update counts and facts of the manifest; see `ManifestChanges.update`."""
         with self.changes() as changes:
             changes.update(counts, **facts)
 
     def finish(self, status: str, reason: str | None = None, **facts: Any) -> None:
-        """Set the final status of the run, the reason and the time."""
+        """Set the final status of the run, with the reason and the end time."""
         self.update(status=status, reason=reason, finished_at=utc_timestamp(), **facts)
 
     def rewrite(self, action: str, details: str, signer: Signer | None = None, **facts: Any) -> None:
@@ -131,7 +131,7 @@ class Run:
         The earlier manifest stays in the run's folder, byte for byte, and is listed under `earlier_manifests` with its
         sha256, so that whatever refers to its digest can still be verified. The ledger's record is written first: if
         the process is killed in between, there is a record without a change, but never a change without a record.
-        The action is `compacted` or `pruned`, the details say why or how, and the facts are keys to change.
+        `action` is `compacted` or `pruned`, `details` describe it, and `facts` are the keys of the manifest to change.
         """
         data = stores.read_bytes(self.folder / "manifest.json")
         sha256 = hashlib.sha256(data).hexdigest()
@@ -225,12 +225,12 @@ class ManifestChanges:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def update(self, counts: Mapping[str, int] | None = None, **facts: Any) -> None:
-        """Replace some of the manifest's `counts`, and other keys of the manifest."""
+        """Set some of the manifest's `counts`, and other keys of the manifest."""
         self.counts |= counts or {}
         self.facts |= facts
 
     def register_files(self, table: str | None, paths: Iterable[Root], rows: Iterable[int | None]) -> None:
-        """List files in the manifest; an entry of the same path is replaced. Table and rows are None for other files."""
+        """List files in the manifest, replacing entries of the same path. Other files have None as table and rows."""
         for path, count in zip(paths, rows, strict=True):
             self.files[stores.relative_path(path, self.run.lake)] = (table, count)
 
@@ -265,9 +265,9 @@ def _to_json(record: Mapping[str, Any]) -> bytes:
 
 @contextlib.contextmanager
 def open_parquet(path: Path, advice: str, sha256: str | None = None) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file whose pages are verified while reading, and the whole file before if its sha256 is given.
+    """Open a Parquet file that verifies its pages when read; first verify the whole file if its sha256 is given.
 
-    Every error becomes a StoreError that ends with the advice.
+    Every error is raised as a StoreError whose message ends with the advice.
     """
     try:
         if sha256 is not None and (found := stores.file_sha256(path)) != sha256:

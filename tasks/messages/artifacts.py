@@ -1,7 +1,7 @@
 """Prefect artifacts of a run: progress, a summary, its alerts and a link to the report.
 
-The lake and the report are the record; artifacts are an overview. An artifact that cannot be written is logged and does
-not fail the audit.
+Artifacts are only an overview of the lake and the report. If one cannot be written, this is logged and does not fail
+the audit.
 """
 
 import logging
@@ -41,7 +41,7 @@ def _log_failure(run: Run, artifact: str) -> AbstractContextManager[None]:
 
 
 def artifact_key(record: Mapping[str, Any], kind: str) -> str:
-    """Return the key of an artifact. It is the same for all runs of an audit: Prefect shows them as its versions."""
+    """Return the key of an artifact, which all runs of an audit share: Prefect shows artifacts of a key as versions."""
     return f"audit-{kind}-{slugify(audit_name(record))[:60].strip('-')}-{sql.audit_id(record)[:6]}"
 
 
@@ -85,7 +85,7 @@ def _escape_markdown(text: str) -> str:
 
 
 def format_summary(record: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]], report: str) -> str:
-    """Return a summary of a run and its notifiable alerts in Markdown, with the path or URL of its report."""
+    """Return a Markdown summary of a run and its notifiable alerts, with the path or URL of the run's report."""
     blocks = [
         f"# Run {record['run_id']}: {format_status(record['status'])}",
         _escape_markdown(audit_name(record)),

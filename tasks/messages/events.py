@@ -1,7 +1,7 @@
 """Events about alerts and runs, as data: `tasks.notify` sends them.
 
-Captions, slices and regions are untrusted text. What is made of them for people to read goes through `sanitize`; the
-exact values are in the payload as well.
+Captions, slices and regions are untrusted text. Sentences that contain them are passed through `sanitize`; other fields
+of the payload have the exact values.
 """
 
 import hashlib
@@ -69,7 +69,7 @@ def audit_name(record: Mapping[str, Any]) -> str:
 
 
 def is_notifiable(row: Mapping[str, Any]) -> bool:
-    """Return whether a row of the alert history concerns people: an independent alert, or the end of one."""
+    """Return whether people can be notified of a row of the alert history: an independent alert, or the end of one."""
     return bool(row["announced"]) if row["life"] == "resolved" else row["explained_by"] is None
 
 
@@ -83,7 +83,7 @@ def select_notifiable(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, An
 
 
 def describe_alerts(rows: Sequence[Mapping[str, Any]], limit: int) -> list[str]:
-    """Return a line for each of the first `limit` rows of the alert history, and one that counts the others."""
+    """Return a line for each of the first `limit` rows of the alert history, and a line that counts the others."""
     lines = [format_alert_update(row, sanitize) for row in rows[:limit]]
     return lines + ([f"and {len(rows) - limit} more, see the report"] if len(rows) > limit else [])
 
@@ -117,7 +117,7 @@ def build_alert_event(row: Mapping[str, Any], record: Mapping[str, Any], report:
 
 
 def build_digest_event(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], report: str) -> Event:
-    """Build one event for all notifiable alerts: how many there are of each status, and a line for the most urgent."""
+    """Build one event for all notifiable alerts, with the number per status and a line for each urgent one."""
     counted = Counter(row["life"] for row in rows)
     counts = {status: counted[status] for status in ALERT_STATUSES}
     lines = describe_alerts(rows, MAX_DIGEST_LINES)
@@ -152,5 +152,5 @@ def build_failed_start_event(facts: Mapping[str, Any], reason: str) -> Event:
 
 
 def slugify(text: str) -> str:
-    """Return text in lower case with a hyphen for everything but letters and digits of ASCII."""
+    """Return text in lower case, with everything except ASCII letters and digits replaced by hyphens."""
     return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")

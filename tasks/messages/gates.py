@@ -52,7 +52,7 @@ _TOTALS: Final = (
 def format_failed_check(row: Mapping[str, Any], totals: Mapping[str, Any]) -> str:
     """Return what a failed check (a row of `validations`) found, followed by its suite and column.
 
-    The totals are the row of the query gates/accounting; empty if it has none.
+    The totals are the row of the query gates/accounting, or an empty mapping if the query returns no row.
     """
     suite, column = row["suite"], row["column_name"]
     name = f" ({suite}.{column})" if column else f" ({suite})"

@@ -10,7 +10,7 @@ from tasks.records import Box
 
 
 def clip_to_view(box: Box, view: Box) -> Box | None:
-    """Convert a box in shares of the image into shares of the part that the model sees; None if it is outside of it."""
+    """Convert a box in shares of the image into shares of the part that the model sees; None if it is outside."""
     width, height = view[2] - view[0], view[3] - view[1]
     x0, x1 = ((min(max(x, view[0]), view[2]) - view[0]) / width for x in (box[0], box[2]))
     y0, y1 = ((min(max(y, view[1]), view[3]) - view[1]) / height for y in (box[1], box[3]))

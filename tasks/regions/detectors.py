@@ -28,8 +28,8 @@ class Detector:
 
     Attributes:
         name: name of the entry point, which prefixes the names of its regions.
-        find: takes the image, (height, width, 3) in RGB bytes and read-only, and the caption; returns boxes in shares
-            of the image by name of the region.
+        find: function of the image (read-only, RGB bytes, shape (height, width, 3)) and the caption, which returns
+            lists of boxes, in shares of the image, by name of the region.
     """
 
     name: str
@@ -49,13 +49,13 @@ def _find_entry_point(name: str) -> EntryPoint:
 
 
 def detector_versions(names: Iterable[str]) -> dict[str, str]:
-    """Return package and version of each detector; raise BadInputError if not exactly one package provides it."""
+    """Return package and version of each detector. Raises BadInputError unless exactly one package provides it."""
     distributions = {name: _find_entry_point(name).dist for name in names}
     return {name: f"{dist.name} {dist.version}" if dist else "unknown" for name, dist in distributions.items()}
 
 
 def load_detectors(names: Iterable[str]) -> list[Detector]:
-    """Import detectors; raise BadInputError for one that is not installed, cannot be imported or is not a function."""
+    """Import detectors. Raises BadInputError for one that is not installed, cannot be imported or is not a function."""
     detectors = []
     for name in names:
         entry = _find_entry_point(name)
@@ -84,9 +84,9 @@ def run_detector(detector: Detector, image: NDArray[np.uint8], caption: str) -> 
         Boxes that do not overlap, by `detector: region`. A region without boxes is left out.
 
     Raises:
-        ValueError: it returns invalid or too many boxes.
-        TypeError: it returns something that is not boxes.
-        Exception: whatever the detector raises.
+        ValueError: the detector returns invalid or too many boxes.
+        TypeError: the detector returns something other than boxes.
+        Exception: any error that the detector raises.
     """
     image = image.view()
     image.flags.writeable = False  # all detectors get the same image

@@ -1,4 +1,4 @@
-"""Regions given as a picture: the white pixels of a mask become boxes."""
+"""Masks: regions given as pictures, whose white pixels are converted to boxes."""
 
 from pathlib import Path
 
@@ -20,8 +20,9 @@ MAX_BOXES = 64
 def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
     """Read a mask: the sha256 of the file, and boxes that cover its white part and do not overlap.
 
-    A pixel is white from half the brightness on, a cell if half of it is. Raises BadInputError, which begins with the
-    name of the region, if the picture cannot be read, is all white or all black, or needs too many boxes.
+    A pixel is white if its brightness is at least half the maximum; a cell is white if at least half of its pixels are.
+    Raises BadInputError, which begins with the name of the region, if the picture cannot be read, is all white or all
+    black, or needs too many boxes.
     """
     try:
         image = read_image(path, limits)

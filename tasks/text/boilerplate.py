@@ -1,4 +1,4 @@
-"""Candidate phrases that could be artefacts, from the captions alone: no labels, word lists or language models.
+"""Find phrases that could be artifacts from the captions alone, without labels, word lists or language models.
 
 The *fixed run* of a word is the longest run of words that nearly always surrounds it. *Boilerplate* is the longest part
 of a fixed run, of two words at least with the word among them, that captions can do without: in at least half of the
@@ -34,7 +34,7 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate phrase: its region is the phrase in double quotes; its spans, by caption, do not overlap."""
+    """A candidate phrase. `region` is the phrase in double quotes; its `spans` by caption do not overlap."""
 
     region: str
     kind: Kind
@@ -76,7 +76,7 @@ def _find_listed(captions: Iterable[str], phrases: Sequence[str]) -> Iterable[Ca
 
 
 def _compile_phrase(words: Sequence[str]) -> re.Pattern[str]:
-    """Return a pattern of a phrase that does not start or end within a word; a mark at an end may touch anything."""
+    """Return a regular expression for a phrase; a letter at its end only matches at the end of a word."""
     before = rf"(?<![^\W_])(?<![{COMBINING}])" if re.match(LETTERS, words[0]) else ""
     after = rf"(?![^\W_]|[{COMBINING}])" if re.search(rf"{LETTERS}\Z", words[-1]) else ""
     return re.compile(before + r"\s+".join(map(re.escape, words)) + after)
@@ -123,7 +123,7 @@ class _Corpus:
         self._occurrences = np.split(order, np.cumsum(np.bincount(self._sequence, minlength=len(ids)))[:-1])
 
     def _is_frequent(self, positions: Positions, max_share: float = NEARLY_ALL) -> bool:
-        """Return whether enough pairs have one of these positions, but not more than a share of all."""
+        """Return whether the pairs at these positions are at least the minimum, and at most a share of all pairs."""
         pairs = int(self._weights[np.unique(self._owners[positions])].sum())
         return self._min_pairs <= pairs <= max_share * self._total
 
@@ -159,7 +159,7 @@ class _Corpus:
         return Candidate(f'"{" ".join(words)}"', kind, {caption: tuple(own) for caption, own in spans.items()})
 
     def identifiers(self) -> Iterable[Candidate]:
-        """Yield words with a digit, each with its fixed run; a digit pattern stands for words that differ per pair."""
+        """Yield words with a digit, each with its fixed run; a digit pattern represents words that differ per pair."""
         for symbol, word in enumerate(self._symbols):
             # Words that differ from pair to pair can be compared with each other, even where every pair has one.
             is_pattern = symbol in self._patterns
@@ -190,7 +190,7 @@ class _Corpus:
 
     @cached_property
     def _adjacent_bigrams(self) -> tuple[Positions, int, Positions]:
-        """The bigram at each position as a number, the number of bigrams, and which of them follow each other."""
+        """Return the bigram at each position as a number, the number of bigrams, and which of them are adjacent."""
         bigrams = np.unique(self._sequence[:-1] * len(self._symbols) + self._sequence[1:], return_inverse=True)[1]
         count = int(bigrams.max(initial=0)) + 1
         return bigrams, count, np.unique(bigrams[:-2] * count + bigrams[2:])

@@ -1,4 +1,4 @@
-"""Collocations: word pairs that take the place of noun phrases, in any language, without tagger or word list.
+"""Collocations: word pairs used instead of noun phrases, in any language, without tagger or word list.
 
 A collocation is two words with nothing but white space between them that belong together and occur in other pairs than
 either word alone. The association of two words is the share of the rarer word's pairs that have both. Where one of the
@@ -45,7 +45,7 @@ def adjacent_words(caption: str) -> frozenset[str]:
 def find_collocations(captions: Mapping[str, int], min_pairs: int) -> dict[str, list[str]]:
     """Return the sorted collocations by caption, given the number of pairs of each caption.
 
-    A collocation has at least `min_pairs` pairs. Captions without any are left out.
+    A collocation is in at least `min_pairs` pairs. Captions without collocations are left out.
     """
     words: Counter[str] = Counter()
     counts: Counter[_Bigram] = Counter()

@@ -71,8 +71,8 @@ def token_spans(caption: str, tokens: Sequence[str], special: Sequence[bool]) ->
 def token_range(span: Span, spans: Sequence[Span | None], tokens: Sequence[str]) -> tuple[int, int] | None:
     """Return the first and last token of the phrase at a span of the caption, counted from 1.
 
-    None unless tokens (with these `token_spans`) start and end exactly where the phrase does and all of them are
-    located; so a phrase that was truncated has none.
+    Return None unless tokens (with these `token_spans`) start and end exactly where the phrase does, and all of them
+    are located. A truncated phrase therefore has no range.
     """
     inside = [index for index, own in enumerate(spans) if own is not None and own[0] < span[1] and own[1] > span[0]]
     if not inside or phrase_span(first := inside[0] + 1, last := inside[-1] + 1, spans) != span:

@@ -1,1 +1,1 @@
-"""Who looks: reports over the lake. Read-only."""
+"""Review of an audit: the report, the review site, decisions and the verification of a lake."""

@@ -55,7 +55,7 @@ def _find_neighbors(run: Run) -> tuple[str | None, bool]:
 
 
 def _match_numbered_names(run: Run, previous: str) -> list[dict[str, Any]]:
-    """Map recurring overlays and clusters of this run to those of open alerts, because each run numbers them anew."""
+    """Map recurring overlays and clusters of this run to those of open alerts, because each run numbers them from 1."""
     with sql.connect(run.lake, previous) as connection:
         numbered = sql.rows(connection, "derive/renumbered_runs", previous=previous)
     if not numbered:

@@ -1,1 +1,1 @@
-"""Decisions of reviewers, and verification of what is stored."""
+"""Decisions of reviewers, and verification of stored files and records."""

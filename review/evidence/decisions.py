@@ -1,6 +1,6 @@
 """Record decisions, second signatures and sign-offs in the ledger of the lake.
 
-Nothing is overwritten: a new decision is a new record, and the view `triage` shows which decision is in force.
+Nothing is overwritten: a new decision is a new record. The view `triage` has the decision that is in force.
 """
 
 import contextlib
@@ -29,19 +29,19 @@ _EVIDENCE_COLUMNS: Final = (
 
 
 class DecisionError(Exception):
-    """A decision or signature is refused; the message says what, got, expected, next step."""
+    """A decision or signature was refused; the message says what was wrong and what to do next."""
 
 
 @dataclass(frozen=True)
 class Reviewer:
-    """A person who decides or signs; identity: how they were identified, one of IDENTITIES."""
+    """A person who decides or signs; `identity` is how the person was identified, one of IDENTITIES."""
 
     name: str
     role: str
     identity: str
 
     def is_same(self, name: str) -> bool:
-        """Return whether a name belongs to this person, ignoring case, spacing and Unicode variants."""
+        """Return whether a name is this person's, ignoring case, spacing and Unicode variants."""
         return ledger.normalize_person(self.name) == ledger.normalize_person(name)
 
 
@@ -63,19 +63,20 @@ def decide(
 
     Args:
         lake: The lake.
-        reviewer: Who decides.
-        run_id: A complete run.
-        alert_id: An alert of this run.
+        reviewer: The person who decides.
+        run_id: Id of a complete run.
+        alert_id: Id of an alert of this run.
         decision: One of DECISIONS.
-        reason: The reason, which is required.
-        meaning: One of MEANINGS.
-        until: Last day of a waiver; required for `waived`, and only allowed there.
+        reason: Why the reviewer decides so; required.
+        meaning: Meaning of the signature, one of MEANINGS.
+        until: Last day of a waiver; required for the decision `waived`, not allowed for others.
         four_eyes: Require a second signature, even if the configuration of the run does not.
         signer: Key that signs the record.
-        seen: Number of the last decision that the reviewer saw, 0 for none; a newer one about this alert is an error.
+        seen: Record number of the last decision that the reviewer saw, 0 for none. If there is a newer decision about
+            this alert, it is an error.
 
     Raises:
-        DecisionError: An argument is missing or invalid, or somebody else has decided since.
+        DecisionError: An argument is missing or invalid, or there is a newer decision than `seen`.
         sql.LakeError: The lake or its ledger cannot be read or written.
     """
     reason = _clean_text("reason", reason)
@@ -131,8 +132,8 @@ def countersign(
     """Record a second signature under the decision or sign-off in record `number`, and return its record.
 
     Raises:
-        DecisionError: There is no such record; it is the reviewer's own, already countersigned or not in force; or its
-            signer was identified more strongly than this reviewer.
+        DecisionError: The record does not exist, is signed by the same reviewer, is countersigned already or not in
+            force, or its signer was identified more strongly than this reviewer.
         sql.LakeError: The ledger cannot be read or written.
     """
     _check_reviewer(reviewer, meaning)
@@ -179,10 +180,10 @@ def sign_off(
     signer: Signer | None = None,
     seen: int | None = None,
 ) -> Record:
-    """Record the sign-off of a run, with the number of open alerts, and return the record.
+    """Record the sign-off of a run, with its number of open alerts, and return the record.
 
     `four_eyes` requires a second signature, even if the configuration of the run does not. `seen` is the number of the
-    last record of the ledger that the reviewer saw; by default the last one.
+    last ledger record that the reviewer saw, by default the last of the ledger.
 
     Raises:
         DecisionError: An argument is missing or invalid, or somebody has decided or signed since.
@@ -213,11 +214,11 @@ def sign_off(
 
 
 def find_earlier_runs(lake: Root, manifest: Mapping[str, Any]) -> tuple[list[str], str | None]:
-    """Find the earlier complete runs of the audit of a run; decisions in them can be in force for the run.
+    """Find the earlier complete runs of a run's audit; decisions in them can be in force for the run.
 
     Returns:
-        The ids of the runs, and why some may be missing. Runs that cannot be read are left out, because they may
-        belong to another audit.
+        The ids of the runs, and a sentence on why some may be missing, or None. Runs that cannot be read are left out,
+        because they may belong to a different audit.
     """
     names = [name for name in stores.list_folders(lake / "runs") if name < manifest["run_id"]]
     problem = None
@@ -230,14 +231,14 @@ def find_earlier_runs(lake: Root, manifest: Mapping[str, Any]) -> tuple[list[str
 
 
 def _read_manifests(lake: Root, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Yield the manifests of runs, without those that cannot be read."""
+    """Yield the manifests of all runs that can be read."""
     for name in names:
         with contextlib.suppress(sql.LakeError):
             yield from sql.read_manifests(lake, name)
 
 
 def _count_decisions(lake: Root, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Count open, pending and decided alerts; `gap` is why decisions of earlier runs may be missing."""
+    """Count open, pending and decided alerts; the entry `gap` says why decisions of earlier runs may be missing."""
     run_id = manifest["run_id"]
     earlier, problem = find_earlier_runs(lake, manifest)
 
@@ -281,7 +282,7 @@ def _check_reviewer(reviewer: Reviewer, meaning: str) -> None:
 
 
 def _clean_text(field: str, text: str) -> str:
-    """Return a text without surrounding white space. Raises DecisionError if it is empty, too long or not printable."""
+    """Return a text without surrounding white space. Raises DecisionError for empty, too long or unprintable text."""
     text = text.replace("\r\n", "\n").strip()
     if not text:
         raise DecisionError(f"{field}: got nothing, expected a text that an auditor understands later; write one")
@@ -293,7 +294,7 @@ def _clean_text(field: str, text: str) -> str:
 
 
 def _load_manifest(lake: Root, run_id: str) -> tuple[dict[str, Any], str]:
-    """Return the manifest of a complete run, and its sha256. Raises DecisionError."""
+    """Return the manifest of a complete run, and its sha256. Raises DecisionError if the run is not complete."""
     names = stores.list_folders(lake / "runs")
     # Only this manifest is read: others may be damaged.
     manifest = next(iter(sql.read_manifests(lake, run_id) if run_id in names else ()), None)
@@ -316,9 +317,9 @@ def _load_history(lake: Root, run_id: str, alert_id: str) -> dict[str, Any]:
 
 
 def find_decision(before: Sequence[Record], life_id: str, run_id: str) -> Record | None:
-    """Return the record of the decision about an alert that is in force in a run, as the view `triage` does.
+    """Return the record of the decision in force about an alert in a run, by the same rules as the view `triage`.
 
-    Of the decisions made in this run or earlier ones, it is the last one made in the newest run.
+    Among decisions made in this run or in earlier ones, it is the last decision of the newest run.
     """
     reviews = [record for record in before if record.kind == "review" and record.body["life_id"] == life_id]
     known = [record for record in reviews if record.body["run_id"] <= run_id]
@@ -326,7 +327,7 @@ def find_decision(before: Sequence[Record], life_id: str, run_id: str) -> Record
 
 
 def is_valid_countersign(countersign: Record, subject: Record) -> bool:
-    """Return whether a second signature under a decision or sign-off is valid, as the view `countersigned` does.
+    """Return whether the second signature of a decision or sign-off is valid, by the rules of the view `countersigned`.
 
     It must be signed by another person, who was identified at least as strongly: a declared name adds nothing to a
     signature with a password.

@@ -1,8 +1,7 @@
 """Verify a lake: the hash chain of the ledger, each manifest against the ledger, each file against its manifest.
 
-An intact lake proves that nothing has changed since the head of the ledger was stored elsewhere. It does not prove that
-the end of the ledger was not replaced by someone with write access to the lake; a head that is stored elsewhere, or
-signed records, do.
+An intact lake does not prove that nobody with write access to the lake has replaced the end of its ledger. Two things
+prove this: the head of the ledger, if it was stored outside of the lake, or signed records.
 """
 
 import json
@@ -33,25 +32,25 @@ _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 class VerifyError(Exception):
-    """What is to be verified does not exist; the message says what, got, expected, next step."""
+    """The run, report or record to verify does not exist; the message says what was expected and what to do next."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One difference between the lake and its records: file below the lake, what differs, and where in the file."""
+    """One difference between the lake and its records: the file, the kind of difference, and the place in the file."""
 
     file: str
     description: str
     location: str | None = None
 
     def __str__(self) -> str:
-        """Format as a line."""
+        """Format the difference as one line of text."""
         return f"{self.file}: {self.description}" + (f" ({self.location})" if self.location else "")
 
 
 @dataclass
 class VerifyResult:
-    """The result of a verification; `notes` are observations that are not differences.
+    """Result of a verification; `notes` are observations that are not differences.
 
     Differences of the ledger come first, then those of the runs, oldest first. `head` is the sha256 of the last record,
     `files` and `bytes` are the number and total size of the verified files.
@@ -76,12 +75,12 @@ class VerifyResult:
 
 
 def verify(lake: Root, run_id: str, public: PublicKey | None = None, head: str | None = None) -> VerifyResult:
-    """Compare runs with what was recorded about them.
+    """Verify runs: compare their files with their manifests, and their manifests with the ledger.
 
     Args:
         lake: The lake.
         run_id: Id of a run, `latest`, or `all`, which also reports files that belong to no run.
-        public: The key with which every record of the ledger must be signed.
+        public: Public key that must verify the signature of every record of the ledger; None accepts unsigned records.
         head: sha256 of a record that must be in the ledger.
 
     Raises:
@@ -120,7 +119,7 @@ def verify(lake: Root, run_id: str, public: PublicKey | None = None, head: str |
 
 
 def verify_ledger(lake: Root, public: PublicKey | None = None, head: str | None = None) -> VerifyResult:
-    """Verify only the ledger; for arguments and errors see `verify`."""
+    """Verify only the ledger. Arguments and errors are those of `verify`."""
     _check_head_format(head)
     result = VerifyResult()
     sizes = {f"{ledger.FOLDER}/{name}": size for name, size in stores.list_sizes(lake / ledger.FOLDER).items()}
@@ -194,7 +193,7 @@ def _shorten(error: LedgerError) -> str:
 
 
 def _verify_head(lake: Root, result: VerifyResult, last: int, digests: Mapping[int, str]) -> tuple[int, str] | None:
-    """Return number and sha256 in HEAD if they can be compared with the records."""
+    """Return the number and sha256 in the file HEAD, or None if they cannot be compared with the records."""
     file = f"{ledger.FOLDER}/{ledger.HEAD}"
     try:
         head = ledger.read_head(lake)
@@ -223,7 +222,7 @@ def _verify_head(lake: Root, result: VerifyResult, last: int, digests: Mapping[i
 def _verify_chain(
     result: VerifyResult, parsed: Mapping[int, Record], digests: Mapping[int, str], head: tuple[int, str] | None
 ) -> None:
-    """Report records whose sha256 differs from the one in the next record, or in HEAD."""
+    """Report records whose sha256 differs from the one in the next record, or in the file HEAD for the last record."""
     actual = {0: ledger.BEGINNING, **digests}
     # By record: the sha256 that other files expect of it.
     expected: dict[int, dict[str, str]] = {number: {} for number in actual}
@@ -329,7 +328,7 @@ class _RunVerifier:
         self.result.notes.append(f"{self.prefix}{name}: {text}")
 
     def _compare_with_ledger(self, manifest: Mapping[str, Any], digest: str) -> str | None:
-        """Return how a manifest contradicts the ledger."""
+        """Return a description of how a manifest contradicts the ledger, or None."""
         if not self.ends:
             return self._explain_missing_record(manifest)
         first, last = self.ends[0], self.ends[-1]
@@ -370,7 +369,7 @@ class _RunVerifier:
         return None
 
     def _verify_files(self, expected: Mapping[str, str]) -> None:
-        """Compare files with the sha256 that the manifest has of them."""
+        """Compare files with their sha256 in the manifest."""
         for name, digest in expected.items():
             if name not in self.files:
                 self._add(name, "is missing")
@@ -387,7 +386,7 @@ class _RunVerifier:
                 copy.unlink(missing_ok=True)  # a lake can be larger than the temporary folder
 
     def _verify_reviews(self, manifests: set[str]) -> None:
-        """Check that decisions and sign-offs refer to a manifest that the run has or had."""
+        """Check that decisions and sign-offs refer to the current manifest of the run, or to an earlier one."""
         for record in self.own_records:
             reviewed = record.body.get("evidence", record.body)
             digest = reviewed.get("manifest_sha256") if isinstance(reviewed, dict) else None
@@ -461,10 +460,10 @@ def _parse_manifest(data: bytes, run_id: str) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """A report that the ledger has, and what has changed since it was written.
+    """A report with a record in the ledger, and the changes since it was written.
 
-    `later_records` are decisions, signatures and rewrites that concern its run; `expired_waivers` are the records of
-    waivers that were in force when it was written.
+    `later_records` are later decisions, signatures and rewrites that concern its run. `expired_waivers` are the records
+    of waivers that were in force when it was written and have expired.
     """
 
     record: Record
@@ -473,10 +472,10 @@ class WrittenReport:
 
 
 def find_written_report(lake: Root, data: bytes) -> WrittenReport:
-    """Find the record of a report by its content.
+    """Find the ledger's record of a report by the sha256 of the report.
 
     Raises:
-        VerifyError: The ledger has no record of it.
+        VerifyError: The ledger has no record of this report.
         sql.LakeError: The ledger cannot be read, or is not intact.
     """
     records = ledger.read_records(lake)
@@ -512,7 +511,7 @@ def find_written_report(lake: Root, data: bytes) -> WrittenReport:
 
 
 def _list_life_ids(lake: Root, run_id: str, records: Sequence[Record]) -> set[str]:
-    """Return the lasting ids of the alerts of a run; if it cannot be read, of those that were reviewed in it."""
+    """Return the `life_id` of each alert of a run; if it cannot be read, of the alerts that were reviewed in it."""
     reviewed = {
         each.body["life_id"] for each in ledger.select_kinds(records, "review") if each.body.get("run_id") == run_id
     }
@@ -528,7 +527,7 @@ def _list_life_ids(lake: Root, run_id: str, records: Sequence[Record]) -> set[st
 
 
 def to_json(result: VerifyResult) -> dict[str, Any]:
-    """Return the result as JSON values."""
+    """Convert the result to JSON values."""
     return {
         "whole": result.is_intact,
         "runs": result.runs,
@@ -544,7 +543,7 @@ def to_json(result: VerifyResult) -> dict[str, Any]:
 
 
 def format_result(result: VerifyResult) -> Iterator[str]:
-    """Yield the result as lines of text, differences first."""
+    """Yield lines of text that describe the result, differences first."""
     for difference in result.differences:
         yield f"DIFFERS {difference}"
     for note in result.notes:

@@ -1,1 +1,1 @@
-"""Text, pictures and pairs as site, report, messages and command line present them."""
+"""Text, pictures and pairs in the form that the site, the report, messages and the command line show."""

@@ -1,7 +1,7 @@
 """Open the corpus of a run again, to show its images.
 
-The writer of a lake need not be its reader: the manifest names the corpus, but does not decide what reading it may
-cost, and a remote corpus is only fetched if the reader allows it.
+The writer of a lake may not be trusted by its reader. So the manifest only names the corpus: the size limits for
+reading it are not above the defaults, and a remote corpus is only fetched if the reader allows it.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def is_remote(manifest: Mapping[str, Any]) -> bool:
 
 
 def open_audited_corpus(manifest: Mapping[str, Any], remote: bool) -> Corpus | None:
-    """Return the corpus of a run; None if it is missing, or if it is remote and `remote` does not allow it."""
+    """Open the corpus of a run; return None if it is missing, or if it is remote and `remote` is false."""
     if is_remote(manifest) and not remote:
         return None
     settings = manifest["config"].get("corpus", {})
@@ -37,7 +37,7 @@ def open_audited_corpus(manifest: Mapping[str, Any], remote: bool) -> Corpus | N
 
 
 def read_limits(manifest: Mapping[str, Any]) -> Limits:
-    """Return the limits on one row of the corpus: those of the run, but never above the defaults."""
+    """Return the size limits for one row of the corpus: the limits of the run, but never above the defaults."""
     settings, defaults = manifest["config"].get("corpus", {}), Limits()
     limits = {name: settings.get(name) for name in ("max_pixels", "max_file_bytes")}
     return Limits(

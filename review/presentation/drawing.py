@@ -1,4 +1,4 @@
-"""Draw maps: the image as the model sees it, the patch grid over it, mean maps, and their color scale.
+"""Draw attribution maps: as a grid of patches over the image that the model sees, as mean maps, and the color scale.
 
 Patches are drawn as squares: smoothing would show attribution where none was measured. Colors represent bits on a
 scale from 0 to `top`, which the caller chooses and shows.
@@ -49,7 +49,7 @@ def picture_size(rows: int, columns: int) -> tuple[int, int]:
 
 
 def draw_view(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Image:
-    """Return the part of the image that the model sees; what the box has outside the image is gray."""
+    """Return the part of the image that the model sees (a box); areas of the box outside the image are gray."""
     canvas = Image.new("RGB", size, (_GRAY, _GRAY, _GRAY))
     x0, y0, x1, y1 = box
     visible = (max(x0, 0.0), max(y0, 0.0), min(x1, 1.0), min(y1, 1.0))
@@ -119,7 +119,7 @@ def draw_difference_layer(bits: Grid, top: float) -> Image.Image:
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """Encode as PNG."""
+    """Encode an image as PNG."""
     return _encode(image, format="PNG", optimize=True)
 
 
@@ -175,7 +175,7 @@ def _tint(ground: NDArray[np.float64], bits: Grid, top: float, color_map: str = 
 
 
 def _outline(image: Image.Image, boxes: Sequence[Box], width: int) -> Image.Image:
-    """Outline the union of the boxes on its inside, white between black lines, so that it is visible on any image."""
+    """Outline the union of the boxes along its inside: a white line between black ones is visible on any image."""
     # Padded, so that the edge of the picture counts as a border.
     inside = np.zeros((image.height + 2, image.width + 2), dtype=bool)
     for x0, y0, x1, y1 in boxes:

@@ -1,6 +1,6 @@
 """Text about alerts, runs and decisions, and one format for each kind of number.
 
-The command line, events, Prefect artifacts, the report and the site all use these functions, so that they agree. This
+The command line, events, Prefect artifacts, the report and the site use these functions, so texts are the same. This
 module imports only the standard library: reading commands load it at startup.
 """
 
@@ -128,7 +128,7 @@ def format_slice_label(slice_kind: str, name: str, escape: Escape = _isolate_lin
 
 
 def format_alert(alert: Mapping[str, Any], escape: Escape = _isolate_line) -> str:
-    """Format an alert as a sentence without a period, as strong as its state allows."""
+    """Format an alert as a sentence without a period, whose wording depends on the alert's state."""
     verb = "the score relies on" if alert["state"] == "confirmed" else "attribution concentrates on"
     region = format_region(alert["region"], escape)
     return f"{verb} {region} {format_slice(alert['slice_kind'], alert['slice'], escape)}"
@@ -140,7 +140,7 @@ def format_state(alert: Mapping[str, Any]) -> str:
 
 
 def format_effect(alert: Mapping[str, Any]) -> str:
-    """Format the effect of an alert with what it is compared with, which depends on the rule."""
+    """Format the effect of an alert together with its baseline, which depends on the rule."""
     if alert["rule"] == "region_cost":
         return f"covering it cost {format_percent(alert['effect'])} of the margin in the screening"
     references = {"spread_stamp": "as frequent as in all pairs", "region_contrast": "its share in the other pairs"}
@@ -151,7 +151,7 @@ def format_effect(alert: Mapping[str, Any]) -> str:
 
 
 def format_figures(alert: Mapping[str, Any]) -> str:
-    """Format the attribution that an alert is about: shares, number of pairs and effect."""
+    """Format the figures of an alert: shares of attribution and area, number of pairs, and effect."""
     return (
         f"{format_percent(alert['share'])} of the attribution on {format_percent(alert['area'])} of the "
         f"{'words' if alert['side'] == 'text' else 'image'} in {format_count(alert['n'], 'pair')}; "
@@ -160,11 +160,11 @@ def format_figures(alert: Mapping[str, Any]) -> str:
 
 
 def format_test(alert: Mapping[str, Any]) -> str:
-    """Format what covering the region, or leaving out the phrase, cost.
+    """Format the result of an alert's test: how much the margin fell without the region or phrase.
 
     Args:
         alert: A row with `side`, `state`, `score_effect` and `margin`. The interval (`score_low`, `score_high`),
-            `floor`, `q`, `tests`, `reason` and `score_effect_before` are included if the row has them.
+            `floor`, `q`, `tests`, `reason` and `score_effect_before` are included in the text if the row has them.
     """
     reason = alert.get("reason")
     if alert["score_effect"] is None:
@@ -188,7 +188,7 @@ def format_test(alert: Mapping[str, Any]) -> str:
 
 
 def format_alert_update(row: Mapping[str, Any], escape: Escape = _isolate_line) -> str:
-    """Format a row of the table `lives` as one line: status, state, the alert and its figures."""
+    """Format a row of the alert history (table `lives`) as one line: status, state, the alert and its figures."""
     parts = [f"{format_status(row['life']).upper()} ({format_state(row)}): {format_alert(row, escape)}"]
     if row["score_effect"] is not None:
         # The row of an alert that this run did not raise repeats the figures of the last run that did.
@@ -208,7 +208,7 @@ def format_status(status: str | None) -> str:
 
 
 def format_headline(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]) -> str:
-    """Format the result of a run as a headline; `alerts` are its independent ones, strongest first."""
+    """Format the result of a run as a headline; `alerts` are its independent alerts, strongest first."""
     status = manifest["status"]
     reason = textwrap.shorten(manifest["reason"] or "no reason was stored", 120, placeholder=" …")
     if status == "running":
@@ -227,9 +227,9 @@ def format_headline(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, A
 
 
 def format_self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Format what the audit measured about its own sensitivity and false alarms, one sentence per kind of trial.
+    """Format the results of the self-audit on sensitivity and false alarms, one sentence per kind of trial.
 
-    The trials are rows of the query `review/self_audit`, the smallest effect first.
+    The trials are rows of the query `review/self_audit`, sorted from the smallest effect.
     """
     sizes = [trial for trial in trials if trial["kind"] == "sensitivity"]
     detected = [trial for trial in sizes if _is_nearly_always_confirmed(trial)]
@@ -281,7 +281,7 @@ def format_decision(decision: str, describe: bool = False) -> str:
 
 
 def format_label(name: str) -> str:
-    """Format a meaning of a signature, an identity or a fill, such as "review: examined the evidence"."""
+    """Format the stored name of a meaning, identity or fill, such as "review: examined the evidence"."""
     return (MEANING_LABELS | IDENTITY_LABELS | _FILL_LABELS).get(name, name)
 
 

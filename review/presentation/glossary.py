@@ -19,7 +19,7 @@ This page is made by `python -m review.presentation.glossary` from
 
 @dataclass(frozen=True)
 class Term:
-    """A term and its definition. `reader`: whether the site's help and the report show it."""
+    """A term and its definition. `reader` is whether the site's help and the report show the term."""
 
     name: str
     text: str
@@ -29,7 +29,7 @@ class Term:
 
     @property
     def title(self) -> str:
-        """The name with a capital letter, unless it is a symbol such as `p and q`."""
+        """The name with an initial capital, unless it is a symbol such as `p and q`."""
         return self.name if self.name.startswith("p and") else self.name[0].upper() + self.name[1:]
 
 
@@ -41,12 +41,12 @@ def load_glossary() -> dict[str, tuple[Term, ...]]:
 
 
 def reader_terms() -> list[Term]:
-    """Return the terms that readers of the site and the report need."""
+    """Return the terms that the site's help and the report show."""
     return [term for terms in load_glossary().values() for term in terms if term.reader]
 
 
 def to_markdown() -> str:
-    """Return docs/glossary.md, wrapped at 100 characters."""
+    """Return the text of docs/glossary.md, wrapped at 100 characters."""
     lines = [_HEADER]
     for group, terms in load_glossary().items():
         lines.append(f"## {group}\n")

@@ -1,4 +1,4 @@
-"""Pairs for presentation: pictures, tokens and numbers of each."""
+"""Pairs prepared for display, each with its pictures, tokens and numbers."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ SHADES = 12
 
 @dataclass(frozen=True)
 class Token:
-    """A token of a caption; `shade` from 0 to SHADES represents its bits; `phrases` are those that contain it."""
+    """A token of a caption; `shade` from 0 to SHADES represents its bits; `phrases` are the phrases that contain it."""
 
     text: str
     bits: float | None
@@ -34,7 +34,7 @@ class Token:
 
 @dataclass(frozen=True)
 class RegionShare:
-    """The share of a pair's attribution in a region or phrase, its share of the area (or words), and its bits."""
+    """The share of a pair's attribution in a region or phrase; `area` is the region's share of the image (or words)."""
 
     side: str
     region: str
@@ -54,7 +54,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ShownPair:
-    """One pair with its pictures; `problem` is why the image or its map is not shown; `strongest` is in bits."""
+    """One pair with its pictures; `problem` is why image or map are not shown, `strongest` the maximum in bits."""
 
     row: dict[str, Any]
     view: Picture | None
@@ -66,7 +66,7 @@ class ShownPair:
 
 
 def encode_picture(image: Image.Image, shrink: int = 1) -> Picture:
-    """Encode an image that is displayed at 1/`shrink` of its size."""
+    """Encode an image for display at 1/`shrink` of its size."""
     return Picture(drawing.encode_data_uri(image), image.width // shrink, image.height // shrink)
 
 
@@ -85,10 +85,10 @@ def _largest(values: Iterable[float | None]) -> float:
 
 
 class Album:
-    """Pairs that are read once, with scales that make their pictures comparable.
+    """Pairs of a run, read once, with common scales that make their pictures comparable.
 
-    `image_top` and `text_top` are the bits of the strongest patch and token of all pairs. `rows` has the stored
-    pairs and `region_shares` their shares of regions and phrases (regions first, the largest first), by pair id.
+    `image_top` and `text_top` are the bits of the strongest patch and token of all pairs. By pair id,
+    `rows` has the stored pairs and `region_shares` their shares of regions and phrases (regions first, then by size).
     """
 
     def __init__(self, connection: sql.Connection, run_id: str, pair_ids: Iterable[str], corpus: Corpus | None) -> None:
@@ -114,11 +114,11 @@ class Album:
         self.text_top = _largest(nats_to_bits(token) for row in rows for token in row["text_map"] or ())
 
     def boxes(self, region: str, pair_id: str | None = None) -> list[Box]:
-        """Return the boxes of a region: those of all pairs, and those of the given pair."""
+        """Return the boxes of a region that apply to all pairs, and those of the given pair."""
         return self._boxes[None, region] + (self._boxes[pair_id, region] if pair_id is not None else [])
 
     def outlines(self, pair_id: str) -> dict[str, list[Box]]:
-        """Return the boxes of all regions of a pair, by name."""
+        """Return the boxes of all regions of a pair, by name of the region."""
         names = sorted({region for owner, region in self._boxes if owner in (None, pair_id)})
         return {region: self.boxes(region, pair_id) for region in names}
 
@@ -157,7 +157,7 @@ class Album:
         )
 
     def _load_view(self, row: dict[str, Any], size: tuple[int, int]) -> tuple[Image.Image | None, str | None]:
-        """Return the image as the model sees it, or why it is not shown."""
+        """Return the image as the model sees it, or the reason why it cannot be shown."""
         if self._corpus is None:
             return None, "Image not shown: the corpus is not available."
         try:

@@ -1,1 +1,1 @@
-"""The report: its chapters, rendered as HTML and as PDF."""
+"""The report of a run: its chapters, rendered as HTML and as PDF."""

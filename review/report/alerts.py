@@ -1,4 +1,4 @@
-"""The chapters on alerts: figures, tests, mean maps, and the pairs that show each alert best."""
+"""Chapters of the report on alerts: figures, tests, mean maps, and example pairs of each alert."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -102,7 +102,7 @@ def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
 
 
 def build_dependent_alerts(facts: RunFacts) -> Iterator[Block]:
-    """Yield the chapter on alerts that are explained by one that the run does not have."""
+    """Yield the chapter on alerts that are explained by an alert that the run does not have."""
     if facts.orphan_alerts:
         yield build_table(_ALERT_COLUMNS, facts.orphan_alerts)
 
@@ -278,7 +278,7 @@ def _build_example_pairs(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
 
 
 def build_card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> PairCard:
-    """Return the card of a pair, with the given regions outlined."""
+    """Return the card of a pair (a `PairCard`), with the given regions outlined."""
     row = pair.row
     overlay_alt = f"Image map of the pair; the strongest patch has {format_bits(pair.strongest)} bits"
     metrics = [

@@ -1,4 +1,4 @@
-"""Building blocks of a report: plain data that HTML and PDF render in their own way, with the same content.
+"""Building blocks of a report: plain data that the HTML and PDF writers render, each in its own way.
 
 Every string is text, never markup: a caption that looks like a tag or a command is shown as it is.
 """
@@ -12,7 +12,7 @@ from review.presentation.pairs import Picture
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph.
+    """A paragraph of text.
 
     Attributes:
         text: The text.
@@ -37,7 +37,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Items:
-    """A list."""
+    """A list of items, optionally numbered."""
 
     items: Sequence[Item]
     numbered: bool = False
@@ -45,7 +45,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Fact:
-    """A labeled value; code: set in a monospaced font below it, or alone; main: emphasized, or on a line of its own."""
+    """A labeled value. `code` is monospaced text below it; `main` emphasizes it or gives it a line of its own."""
 
     label: str
     value: str
@@ -55,7 +55,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Facts:
-    """Labeled values; kind: 'rows' (one per line), 'figures' (large numbers in a row), or 'terms' (definitions)."""
+    """Labeled values. `kind` is 'rows' (one per line), 'figures' (large numbers in a row) or 'terms' (definitions)."""
 
     facts: Sequence[Fact]
     kind: str = "rows"
@@ -63,11 +63,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
+    """A column of a table in the report.
 
     Attributes:
-        title: The title.
-        cell: Formats the cell of a row of the lake, or the key of its text.
+        title: Heading of the column.
+        cell: A function that formats a row of the lake as the text of its cell, or the key of this text in the row.
         kind: 'text', 'number', 'name' (untrusted text), 'code' or 'digest'.
         width: Relative width.
     """
@@ -78,13 +78,13 @@ class Column:
     width: int = 1
 
     def format(self, row: Mapping[str, Any]) -> str:
-        """Return the cell of a row; empty if it has no text."""
+        """Return the text of a row's cell; an empty string if it has none."""
         return self.cell(row) if callable(self.cell) else str(row[self.cell] or "")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Formatted rows under columns; bold_rows: indices of the rows that are set in bold."""
+    """A table of formatted rows. `bold_rows` are the indices of rows in bold."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
@@ -98,7 +98,7 @@ def build_table(
     caption: str | None = None,
     bold_rows: Sequence[int] = (),
 ) -> Table:
-    """Return a table with a row for each row of the lake."""
+    """Return a table with one formatted row for each of the rows, which come from the lake."""
     return Table(columns, [[column.format(row) for column in columns] for row in rows], caption, bold_rows)
 
 
@@ -114,7 +114,7 @@ class MeanMap:
 
 @dataclass(frozen=True)
 class MeanMaps:
-    """Mean maps side by side, with a note and the upper end of their scale."""
+    """Mean maps side by side, with a note and the upper end of their common color scale."""
 
     maps: Sequence[MeanMap]
     note: str
@@ -123,7 +123,7 @@ class MeanMaps:
 
 @dataclass(frozen=True)
 class TokenMark:
-    """A token of a caption; `shade` from 0 to SHADES; outlined: part of the phrase of the alert."""
+    """A token of a caption. `shade` is from 0 to SHADES; `outlined` if it is part of the alert's phrase."""
 
     text: str
     bits: str
@@ -134,7 +134,7 @@ class TokenMark:
 
 @dataclass(frozen=True)
 class PairCard:
-    """One pair: pictures with their descriptions, caption, tokens and numbers."""
+    """One pair, with pictures and their descriptions, caption, tokens and numbers."""
 
     pair_id: str
     view: Picture | None
@@ -158,7 +158,7 @@ class Details:
 
 @dataclass(frozen=True)
 class SignatureLines:
-    """Lines to write on by hand."""
+    """Empty lines for a handwritten signature."""
 
     labels: Sequence[str]
 
@@ -168,7 +168,7 @@ Block = Paragraph | Items | Facts | Table | MeanMaps | PairCard | Details | Sign
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter; key: its anchor."""
+    """A chapter of the report. `key` is its anchor."""
 
     key: str
     title: str
@@ -177,7 +177,7 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report. as_of: ISO 8601 time of the newest fact in it, which does not depend on when it is rendered."""
+    """A whole report. `as_of` is the ISO 8601 time of its newest fact, which does not depend on when it is rendered."""
 
     run_id: str
     as_of: str
@@ -193,7 +193,7 @@ _NOT_SHOWN = ("key", "kind", "cell", "target", "as_of", "alt", "view_alt", "over
 
 
 def visible_strings(value: Any) -> Iterator[str]:
-    """Yield every string that a reader sees, in order."""
+    """Yield every string of a document that a reader sees, in order."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Picture):

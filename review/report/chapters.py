@@ -1,6 +1,6 @@
 """The report of a run as a document: its summary, its scope, and all chapters in order.
 
-HTML and PDF render the same document, so that both say the same.
+HTML and PDF are rendered from the same document, so that their content is the same.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +38,7 @@ from review.report.method import TITLES
 
 
 def build_document(facts: RunFacts) -> Document:
-    """Return the report of a run."""
+    """Return the report of a run as a document, built from its facts."""
     run_id = facts.manifest["run_id"]
     chapters = [Chapter(key, TITLES[key], list(build(facts))) for key, build in _CHAPTERS.items()]
     alert_chapters = [

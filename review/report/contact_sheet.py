@@ -36,7 +36,7 @@ _SHEET: Final = """
 
 
 def describe_corpus(description: Description) -> list[tuple[str, str]]:
-    """Return the labels and values of a description, for contact sheet and command line."""
+    """Return the description of a corpus as labels and values, for the contact sheet and the command line."""
     parts = [format_count(description.pairs, "pair")]
     if description.duplicates:
         parts.append(format_count(description.duplicates, "duplicate"))
@@ -62,17 +62,17 @@ def describe_corpus(description: Description) -> list[tuple[str, str]]:
 
 
 def default_output(uri: str) -> Path:
-    """Return the default file of a contact sheet, named after the corpus."""
+    """Return the default path of a contact sheet, whose name contains that of the corpus."""
     last = [part for part in re.split(r"[/\\]", uri) if part and not _PATTERN.search(part)] or ["corpus"]
     name = Path(uri).resolve().name if last[-1] in (".", "..") else last[-1]
     return Path(f"corpus-{_UNSAFE.sub('_', name).strip('_.') or 'corpus'}.html")
 
 
 def check_output(out: Path) -> None:
-    """Check that a contact sheet can be written to a file: it does not exist, or is a contact sheet.
+    """Check that a contact sheet can be written to a path: the file does not exist, or is a contact sheet.
 
     Raises:
-        ReportError: The file is something else, or cannot be read.
+        ReportError: The path is not a contact sheet, or cannot be read.
     """
     try:
         if not out.exists():

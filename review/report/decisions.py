@@ -1,4 +1,4 @@
-"""What reviewers decided and signed: the chapter of all decisions, and the decision about one alert."""
+"""Parts of the report on decisions: the chapter of all decisions and signatures, and the decision about one alert."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from review.report.facts import AlertFacts, RunFacts
 
 
 def summarize_decisions(facts: RunFacts) -> str:
-    """Return how many alerts are decided, as a phrase."""
+    """Format the number of decided alerts as a phrase."""
     total, undecided = len(facts.alerts), len(_find_undecided(facts))
     if not total:
         return "no alert to decide"
@@ -29,7 +29,7 @@ def summarize_decisions(facts: RunFacts) -> str:
 
 
 def summarize_sign_offs(facts: RunFacts) -> str:
-    """Return who signed the run off, as a phrase."""
+    """Format the sign-offs of the run as a phrase that names the signers."""
     signed = [
         f"{isolate_text(row['reviewer'])} ({row['meaning']}), {format_time(row['signed_at'])}"
         for row in facts.sign_offs
@@ -94,7 +94,7 @@ def build_decisions(facts: RunFacts) -> Iterator[Block]:
 
 
 def build_decision(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
-    """Yield what reviewers decided about an alert."""
+    """Yield blocks with the reviewers' decision about an alert."""
     row = facts.decisions.get(alert.row["alert_id"])
     yield Paragraph("Decision", "heading")
     if row is None or row["decided"] is None:
@@ -126,7 +126,7 @@ def build_decision(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
 
 
 def _find_undecided(facts: RunFacts) -> list[tuple[int, AlertFacts, str]]:
-    """Return the independent alerts that are not closed, each with its number and the reason."""
+    """Return the independent alerts without a final decision, each with its number and why it has none."""
     undecided = []
     for number, alert in enumerate(facts.alerts, start=1):
         row = facts.decisions.get(alert.row["alert_id"])

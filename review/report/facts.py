@@ -1,4 +1,4 @@
-"""The facts of a run that its report is made of, read from the lake once."""
+"""Facts of a run that its report shows, read from the lake once."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ _NOT_LISTED = ("report.html", "report.pdf")  # a report cannot contain its own d
 
 @dataclass(frozen=True)
 class AlertFacts:
-    """An independent alert with everything that the report shows of it."""
+    """An independent alert with all facts that the report shows about it."""
 
     row: dict[str, Any]
     dependent: list[dict[str, Any]]  # alerts that it explains
@@ -38,7 +38,7 @@ class AlertFacts:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Everything that the report of a run shows."""
+    """All facts that the report of a run shows."""
 
     manifest: dict[str, Any]
     manifest_sha256: str
@@ -69,12 +69,12 @@ class RunFacts:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Resolved configuration."""
+        """Resolved configuration of the run."""
         config: dict[str, Any] = self.manifest["config"]
         return config
 
     def setting(self, section: str, key: str) -> Any:
-        """Return a setting of the resolved configuration; a dash if it has none."""
+        """Return a setting of the resolved configuration; a dash if the configuration does not have it."""
         value = self.config.get(section, {}).get(key)
         return NO_VALUE if value is None else value
 
@@ -91,7 +91,7 @@ class RunFacts:
 
 
 def load_facts(lake: Root, manifest: dict[str, Any], remote: bool = True) -> RunFacts:
-    """Read the facts of a run; `remote`: whether images may be fetched if the corpus is remote.
+    """Read the facts of a run; `remote` is whether images of a remote corpus may be fetched.
 
     Raises:
         sql.LakeError: The lake or its ledger cannot be read.
@@ -128,7 +128,7 @@ def _load_decisions(connection: sql.Connection, lake: Root, run_id: str) -> dict
 
 
 def _check_manifest(lake: Root, manifest: Mapping[str, Any], digest: str) -> str | None:
-    """Return a warning if the manifest is not the one in the ledger; `review.evidence.verify` checks all files."""
+    """Return a warning if the manifest differs from its record in the ledger; `verify` checks all files."""
     records = [
         record
         for record in ledger.select_kinds(ledger.read_records(lake), "run", "rewrite")
@@ -205,7 +205,7 @@ def _finding_key(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _group_dependent(alerts: Sequence[dict[str, Any]]) -> dict[_AlertKey | None, list[dict[str, Any]]]:
-    """Group dependent alerts by the independent one that explains them; under None if the run does not have it."""
+    """Group dependent alerts by the independent alert that explains them; by None if the run does not have it."""
     by_key = {_alert_key(alert): alert for alert in alerts}
     groups = defaultdict(list)
     for alert in alerts:
@@ -223,7 +223,7 @@ def _group_dependent(alerts: Sequence[dict[str, Any]]) -> dict[_AlertKey | None,
 def _draw_mean_maps(
     connection: sql.Connection, alert: dict[str, Any], grids: Sequence[Mapping[str, Any]], boxes: Sequence[Box]
 ) -> tuple[list[tuple[Picture, dict[str, Any]]], float]:
-    """Draw the mean map of the slice of an alert, and that of all other pairs, on one scale; return it too."""
+    """Draw the mean maps of an alert's slice and of all other pairs on one scale; return the pictures and the scale."""
     if len(grids) != 1 or alert["side"] != "image":
         return [], 0.0
     shape = grids[0]["grid_h"], grids[0]["grid_w"]

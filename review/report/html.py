@@ -31,7 +31,7 @@ FORMATS = ("html", "pdf")
 
 
 class ReportError(Exception):
-    """A report cannot be written; the message says what, got, expected, and the next step."""
+    """A report cannot be written; the message says what was wrong and what to do next."""
 
 
 def load_document(lake: Root, run_id: str, remote: bool = True) -> Document:
@@ -45,7 +45,7 @@ def load_document(lake: Root, run_id: str, remote: bool = True) -> Document:
 
 
 def render_report(document: Document, kind: str, fonts: Collection[Path] = ()) -> bytes:
-    """Return a report as a file of one of FORMATS; the same document gives the same bytes.
+    """Render a report in one of FORMATS and return the bytes; the same document gives the same bytes.
 
     Raises:
         ReportError: The PDF cannot be rendered.
@@ -79,7 +79,7 @@ def write_report(
         out: The file; default: `report.html` or `report.pdf` in the folder of the run.
         kind: One of FORMATS.
         fonts: Folders with additional fonts for the PDF.
-        by: Name of the program; if given, the sha256 of the report is recorded in the ledger.
+        by: Name of the program that writes the report; if given, the sha256 of the report is recorded in the ledger.
         signer: Key that signs this record.
 
     Raises:
@@ -100,7 +100,7 @@ def record_report(
 ) -> None:
     """Record the sha256 of a report in the ledger, once, so that a changed copy can be detected.
 
-    `by` is the name of the program that rendered it; `path` is its place in the lake, if it has to stay there.
+    `by` is the name of the program that rendered it; `path` is its path below the lake, if it is stored in the lake.
 
     Raises:
         sql.LakeError: The ledger cannot be written.
@@ -115,7 +115,7 @@ def record_report(
 
 
 def write_output(content: bytes, path: Root, command: str) -> Root:
-    """Write a file atomically and return its path; `command` is named in the message of a ReportError."""
+    """Write a file atomically and return its path; the message of a ReportError contains the name `command`."""
     try:
         with stores.write_atomically(path) as aside:
             aside.write_bytes(content)
@@ -149,7 +149,7 @@ def _find_manifest(lake: Root, run_id: str) -> dict[str, Any]:
 
 
 def stylesheet(run_id: str = "") -> str:
-    """Return the style sheet, with the run id for the footer of printed pages.
+    """Return the style sheet of the HTML report, with the run id in the footer of printed pages.
 
     Shades of tokens are classes, so that the content security policy can forbid all other styles.
     """
@@ -161,7 +161,7 @@ def stylesheet(run_id: str = "") -> str:
 
 
 def load_templates() -> jinja2.Environment:
-    """Return the template environment: everything is escaped, and the functions of `formatting` are filters."""
+    """Return the Jinja environment: it escapes all values, and the functions of `formatting` are its filters."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -175,7 +175,7 @@ def load_templates() -> jinja2.Environment:
 
 
 def render_html(template: str, style: str, **values: Any) -> bytes:
-    """Return an HTML file; its content security policy allows only the given style sheet."""
+    """Render an HTML file, whose content security policy allows only the given style sheet."""
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     style = Markup(style)  # noqa: S704  # part of the package
     return load_templates().get_template(template).render(style=style, style_digest=digest, **values).encode()

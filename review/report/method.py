@@ -1,4 +1,4 @@
-"""The chapters on method: compared slices, self-audit, gates, limits, settings, requirements and provenance."""
+"""Chapters of the report on method: slices, self-audit, gates, limits, settings, requirements and provenance."""
 
 import tomllib
 from collections import Counter
@@ -79,7 +79,7 @@ def _format_outcome(row: Mapping[str, Any]) -> str:
 
 
 def build_self_audit(facts: RunFacts) -> Iterator[Block]:
-    """Yield the chapter on what the audit measured about itself."""
+    """Yield the chapter on the self-audit: sensitivity and false alarms of the audit."""
     if not facts.self_audit:
         yield Paragraph("This run did not audit itself: its sensitivity and its rate of false alarms are unknown.")
         return
@@ -264,7 +264,7 @@ def build_settings(facts: RunFacts) -> Iterator[Block]:
 
 
 def load_requirements() -> dict[str, list[dict[str, Any]]]:
-    """Return the requirements of requirements.toml by law or framework."""
+    """Read requirements.toml: the requirements of each law or framework, with the chapters that answer them."""
     return tomllib.loads(Path(__file__).with_name("requirements.toml").read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""Render a report as PDF, with the fonts that come with the typesetter.
+"""Render a report as PDF with the typesetter Typst and the fonts that it includes.
 
 The same document gives the same bytes on every machine: system fonts are not used, and the date is that of the
 document. The PDF is archival (PDF/A-2b) and accessible (PDF/UA-1: tagged, with descriptions of all pictures).
@@ -39,7 +39,7 @@ _DIRECTION_MARKS: Final = {*range(0x202A, 0x202F), 0x2066, 0x2067}
 
 
 class PdfError(Exception):
-    """The typesetter cannot render a document; the message is its own."""
+    """The typesetter cannot render a document; the message is that of the typesetter."""
 
 
 def render_pdf(document: Document, fonts: Collection[Path] = ()) -> bytes:
@@ -64,7 +64,7 @@ def render_pdf(document: Document, fonts: Collection[Path] = ()) -> bytes:
 
 
 def _parse_undisplayable(message: str) -> set[str]:
-    """Return the characters that a message of the typesetter complains about."""
+    """Return the characters that no font has, according to a message of the typesetter."""
     quoted = [*_MISSING.findall(message), *_FORBIDDEN.findall(message)]
     plain = (_ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2], text) for text in quoted)
     return {mark for text in plain for mark in text if not mark.isascii() or unicodedata.category(mark) == "Cc"}
@@ -101,7 +101,7 @@ class _Writer:
         self._replaced: set[str] = set()
 
     def convert(self, value: Any, max_unbroken: int | None = 26) -> Any:
-        """Convert a value; `max_unbroken`: characters without a break opportunity in its text, None for no limit."""
+        """Convert a value to JSON. Text is broken after `max_unbroken` characters; None sets no limit."""
         if isinstance(value, Picture):
             return self._write_picture(value)
         if dataclasses.is_dataclass(value):

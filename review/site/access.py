@@ -33,11 +33,11 @@ _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 class AccessError(Exception):
-    """The settings of the site are unsafe or contradict each other; the message says what, got, expected, next step."""
+    """The settings of the site are unsafe or contradict each other; the message says what to change."""
 
 
 class RefusedError(Exception):
-    """A request that is not answered; title and message are shown to the person in front of the browser."""
+    """A request was refused; title and message are shown in the browser."""
 
     def __init__(self, status: int, title: str, message: str) -> None:
         super().__init__(title)
@@ -45,7 +45,7 @@ class RefusedError(Exception):
 
 
 class ThrottledError(Exception):
-    """Too many wrong passwords; the next attempt is possible after `seconds`."""
+    """There were too many wrong passwords; the next attempt is possible after `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"too many attempts; wait {seconds:.0f} seconds")
@@ -60,8 +60,8 @@ class Visitor:
         identity: How the person is known: `password` (signed in here), `proxy` (named by the proxy), `declared` (enters
             a name on each form, on this machine without a users file) or `anonymous` (may only read).
         role: `reader`, `reviewer` or `approver`.
-        full_name: Printed name; None for `declared` and `anonymous`.
-        user_name: What the person signs in with.
+        full_name: Name that signatures show; None for `declared` and `anonymous`.
+        user_name: Name with which the person signs in.
     """
 
     identity: str
@@ -81,12 +81,12 @@ class Visitor:
 
     @property
     def reviewer(self) -> Reviewer | None:
-        """The visitor as the signer of decisions; None if the name is entered on each form, or nobody is known."""
+        """The visitor as the signer of decisions; None if anonymous, or if the name is entered on each form."""
         return None if self.full_name is None else Reviewer(self.full_name, self.role, self.identity)
 
 
 class Access:
-    """The access rules of one server, with its users, sessions and throttle."""
+    """Access rules of one server, with its users, sessions and password throttle."""
 
     def __init__(self, settings: ReviewSettings) -> None:
         """Check the settings and load the users. Raises AccessError, UsersError."""
@@ -102,7 +102,7 @@ class Access:
         self.session_cookie = f"{'__Host-' if self._is_https else ''}m2ib-{settings.port}-session"
 
     def check_host(self, headers: Headers) -> str:
-        """Return the Host header; refuse a host name that is not ours, which protects from DNS rebinding.
+        """Return the Host header; refuse a host name that is not the site's, which protects from DNS rebinding.
 
         Raises:
             RefusedError: The header is missing, repeated, or names another host.
@@ -166,7 +166,7 @@ class Access:
         return address is not None and any(address in network for network in self._proxies)
 
     def find_visitor(self, headers: Headers, cookies: Mapping[str, str], peer: str) -> Visitor | None:
-        """Return who sends a request; None if they have to sign in first. Raises RefusedError, UsersError."""
+        """Return the visitor who sends a request; None before sign-in. Raises RefusedError, UsersError."""
         if self.settings.proxy_header is not None and (visitor := self._find_proxy_user(headers, peer)):
             return visitor
         if self.users is not None:
@@ -214,8 +214,8 @@ class Access:
     def check_password(self, name: str, password: str, client: str, signing: bool = False) -> User | None:
         """Return the user with this name and password; None if either is wrong.
 
-        Attempts are counted by name and client address. With `signing`, a signed-in user signs: then only wrong
-        passwords of the user's own signatures count, so that nobody else can keep the user from signing.
+        Attempts are counted by name and client address. With `signing`, a signed-in user signs. Then only wrong
+        passwords on this user's signatures count, so that nobody else can prevent the user from signing.
 
         Raises:
             ThrottledError: There were too many wrong passwords.
@@ -247,7 +247,7 @@ class Access:
 
 
 def get_local_path(text: str | None) -> str:
-    """Return a path of this site to redirect to; the overview for anything else."""
+    """Return a path of this site to redirect to; the overview page if the text is not such a path."""
     # Browsers read a backslash as a slash, and skip line breaks and tabs: //host would be another server.
     if not text or not re.fullmatch(r"/(?![/\\])[^\\\x00-\x20\x7f]*", text) or text.startswith(PUBLIC_PATHS):
         return "/"
@@ -318,7 +318,7 @@ def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address |
 
 
 def _read_header(headers: Headers, name: str) -> str:
-    """Return a header of the proxy; refuse a repeated one, of which one could be the client's."""
+    """Return a header that the proxy sets; refuse a repeated header, because the client may have sent one of them."""
     values = headers.getlist(name)
     if len(values) > 1:
         raise RefusedError(400, "Bad request", f"Got {len(values)} {name} headers, expected one.")

@@ -121,7 +121,7 @@ class Guard:
 
 
 def _check_embedding(headers: Headers) -> None:
-    """Refuse what a page of another site embeds: its size or presence would tell that page something."""
+    """Refuse requests that a page of another site embeds, because size or existence of the response would leak data."""
     is_embedded = headers.get("sec-fetch-mode", "navigate") != "navigate"
     if is_embedded and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         raise RefusedError(403, "Refused", "Pages of other sites may not embed this site.")

@@ -37,7 +37,7 @@ class UnknownError(Exception):
 
 
 class _AllRuns(NamedTuple):
-    """A connection to all readable runs, and what is left out of it. run_ids is None if every run is readable."""
+    """A connection to all readable runs, and the damage for which runs are left out. `run_ids` is None for all runs."""
 
     connection: sql.Connection
     damage: dict[str | None, str]
@@ -49,7 +49,7 @@ class LakeCache:
     """Cached read access to a lake. All methods are thread-safe."""
 
     def __init__(self, lake: Root, remote_corpora: bool = False) -> None:
-        """Make an empty cache; with `remote_corpora`, images of corpora on the network are loaded."""
+        """Create an empty cache; with `remote_corpora`, images of corpora on the network are loaded."""
         self.lake = lake.resolve() if isinstance(lake, Path) else lake
         self.corpus_lock = threading.Lock()
         """For reading images: the reader of a corpus keeps a file open."""
@@ -65,7 +65,7 @@ class LakeCache:
         self._listing: tuple[float, dict[str, Hashable]] | None = None
 
     def get_or_compute(self, cache: "LRUCache[Hashable, Any]", key: Hashable, compute: Callable[[], _Value]) -> _Value:
-        """Return the value of a key in one of the caches; compute and keep it if it is missing."""
+        """Return the value of a key in one of the caches; compute and cache it if it is missing."""
         with self._lock:
             if key in cache:
                 value: _Value = cache[key]
@@ -80,7 +80,7 @@ class LakeCache:
         return self._connect_all().connection
 
     def list_damage(self) -> dict[str | None, str]:
-        """Return why runs are left out of `connect`, by their ids; None stands for damage that is not in a run."""
+        """Return why runs are left out of `connect`, by run id; damage outside of runs is listed under None."""
         return self._connect_all().damage
 
     def connect_runs(self, *run_ids: str) -> sql.Connection:
@@ -154,11 +154,11 @@ class LakeCache:
         )
 
     def cache_for_lake(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
-        """Return what `compute` returns; compute it once per version of the lake."""
+        """Return the result of `compute`, which is called once per version of the lake."""
         return self.get_or_compute(self._results, (self.get_lake_version(), key), compute)
 
     def cache_for_run(self, run_id: str, key: Hashable, compute: Callable[[], _Value]) -> _Value:
-        """Return what `compute` returns; compute it once per version of a run."""
+        """Return the result of `compute`, which is called once per version of a run."""
         return self.get_or_compute(self._results, (run_id, self.get_run_version(run_id), key), compute)
 
     def open_corpus(self, run_id: str) -> Corpus | None:
@@ -211,7 +211,7 @@ class LakeCache:
         return sql.connect(self.lake, names[0], names[1:], reviewed, MEMORY)
 
     def _read_version(self) -> tuple[dict[str, Hashable], Hashable]:
-        """Return a version of each run's manifest, and one of the ledger."""
+        """Return version strings of each run's manifest and of the ledger."""
         if isinstance(self.lake, Path):
             return _read_folder_version(self.lake)
         with self._lock:

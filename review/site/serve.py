@@ -22,7 +22,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(app: FastAPI, host: str, port: int, on_ready: Callable[[str], None]) -> bool:
-    """Serve until a signal ends it, and call `on_ready` with the URL; return False if it could not start."""
+    """Serve until a signal ends it, and call `on_ready` with the URL; return False if the server could not start."""
     config = uvicorn.Config(
         app,
         host=host,

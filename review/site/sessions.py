@@ -1,4 +1,4 @@
-"""Sessions of signed-in users and the throttle of passwords, both in the memory of the serving process."""
+"""Sessions of signed-in users, and the throttle of password attempts. Both are only in the memory of the server."""
 
 import hashlib
 import ipaddress
@@ -18,7 +18,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Session:
-    """A signed-in user, since `start` by the clock of `Sessions`."""
+    """Session of a signed-in user; `start` is a time of the clock that `Sessions` uses."""
 
     user_name: str
     password_key: str
@@ -27,10 +27,10 @@ class Session:
 
 
 class Sessions:
-    """Sessions by token. Only the sha256 of a token is kept."""
+    """Sessions by token. Only the sha256 of a token is stored."""
 
     def __init__(self, idle_seconds: float, max_seconds: float, clock: Clock = time.monotonic) -> None:
-        """Make an empty store.
+        """Create an empty store of sessions.
 
         A session ends `idle_seconds` after its last request, and `max_seconds` after sign-in in any case.
         """
@@ -52,7 +52,7 @@ class Sessions:
         return token
 
     def find(self, token: str) -> Session | None:
-        """Return the session of a token and note that it is in use; None if there is none or it has expired."""
+        """Return the session of a token and renew its idle time; None if it does not exist or has expired."""
         key = _hash_token(token)
         with self._lock:
             session = self._sessions.get(key)
@@ -61,7 +61,7 @@ class Sessions:
             return session
 
     def end(self, token: str) -> None:
-        """End the session of a token, if there is one."""
+        """End the session of a token, if it exists."""
         with self._lock:
             self._sessions.pop(_hash_token(token), None)
 
@@ -71,7 +71,7 @@ def _hash_token(token: str) -> str:
 
 
 class Throttle:
-    """Waiting time before the next password attempt, by user name and by client address.
+    """Throttle of password attempts, by user name and by client address.
 
     The first attempts are free; after them, each attempt doubles the wait. Attempts from many addresses delay the owner
     of a name only late and briefly, so that nobody can lock out somebody else. Signatures of a signed-in user are
@@ -82,13 +82,13 @@ class Throttle:
     _BY_NAME_AND_ADDRESS, _BY_NAME, _BY_ADDRESS = (5, 900.0), (50, 30.0), (30, 60.0)
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
-        """Make a throttle without attempts."""
+        """Create a throttle without recorded attempts."""
         self._clock = clock
         self._attempts: TTLCache[tuple[str, ...], tuple[int, float]] = TTLCache(_MAX_ENTRIES, _THROTTLE_SECONDS, clock)
         self._lock = threading.Lock()
 
     def admit(self, name: str, address: str | None) -> float:
-        """Return the seconds to wait; 0 admits the attempt, which counts as failed until `record_success`."""
+        """Return the seconds to wait. 0 admits the attempt, which counts as failed until `record_success` is called."""
         now, keys = self._clock(), self._list_keys(name, address)
         with self._lock:
             wait = max(self._get_wait(key, limit, now) for key, limit in keys)
@@ -98,7 +98,7 @@ class Throttle:
             return max(wait, 0.0)
 
     def record_success(self, name: str, address: str | None) -> None:
-        """Forget the attempts of this name and address; others' attempts with either of them still count."""
+        """Reset the count for this name and address together; attempts on other combinations still count."""
         with self._lock:
             for key, limit in self._list_keys(name, address):
                 count, last = self._attempts.pop(key, (0, 0.0))

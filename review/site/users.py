@@ -1,7 +1,7 @@
 """Users of the site: a file with names, roles and hashed passwords on the machine that serves it.
 
-The file is JSON that only its owner can read, and it is written atomically. Users are disabled, never removed:
-signatures in the ledger contain their names, which nobody else may get.
+The file is JSON that only its owner can read, and it is written atomically. Users are disabled, never removed,
+because signatures in the ledger contain their names, and no other person may get the same name.
 """
 
 import contextlib
@@ -35,11 +35,11 @@ _hashing = threading.Lock()  # one at a time, so that many sign-ins at once cann
 
 
 class UsersError(Exception):
-    """The users file cannot be read or changed; the message says what, got, expected, next step."""
+    """The users file cannot be read or changed; the message says what was wrong and what to do next."""
 
 
 def normalize_full_name(text: str) -> str:
-    """Return a full name in Unicode normal form C with single spaces. Raises ValueError."""
+    """Return a full name in Unicode normal form C with single spaces. Raises ValueError for an invalid name."""
     name = " ".join(unicodedata.normalize("NFC", text).split())
     # Cf contains marks that reverse the reading direction, with which one name could look like another.
     if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn") for letter in name):
@@ -86,7 +86,7 @@ class Scrypt(BaseModel, frozen=True, extra="forbid"):
         return self
 
     def matches(self, password: str) -> bool:
-        """Return whether this is the password, in constant time."""
+        """Return whether a password is the hashed one, compared in constant time."""
         return hmac.compare_digest(_derive_key(password, self.salt, self.n, self.r, self.p), self.key)
 
 
@@ -101,7 +101,7 @@ class User(BaseModel, frozen=True, extra="forbid"):
 
 
 class _Content(BaseModel):
-    """Content of a users file."""
+    """Content of a users file, as a pydantic model."""
 
     version: Literal[1] = 1
     users: dict[UserName, User]
@@ -128,7 +128,7 @@ def _make_dummy_hash() -> Scrypt:
 def authenticate(users: Mapping[str, User], name: str, password: str) -> User | None:
     """Return the user with this name and password; None if either is wrong or the user is disabled.
 
-    The time it takes does not depend on which of these it is.
+    The time that this takes does not depend on the reason.
     """
     user = users.get(name.strip().casefold())
     matches = (user.password if user else _make_dummy_hash()).matches(password[: MAX_PASSWORD_CHARS + 1])
@@ -136,7 +136,7 @@ def authenticate(users: Mapping[str, User], name: str, password: str) -> User | 
 
 
 def load(path: Path) -> dict[str, User]:
-    """Load the users of a file, by name. Raises UsersError."""
+    """Load the users of a file, by name. Raises UsersError if the file cannot be used."""
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -182,7 +182,7 @@ def check_password(password: str, name: str) -> None:
 
 
 def add(path: Path, name: str, full_name: str, role: str, password: str) -> User:
-    """Add a user; the first one creates the file. Raises UsersError."""
+    """Add a user; the first user creates the file. Raises UsersError if the name is taken or any value is invalid."""
     name = name.strip().casefold()
     try:
         user = User(name=name, full_name=full_name, role=role, password=hash_password(password))
@@ -227,7 +227,7 @@ def _update(path: Path, name: str, **changes: Any) -> User:
 
 @contextlib.contextmanager
 def _edit(path: Path) -> Iterator[dict[str, User]]:
-    """Yield the users of a file to be changed in place; write them when the block ends without an error."""
+    """Yield the users of a file, which the block may change; write them when the block ends without an error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)

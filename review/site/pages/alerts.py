@@ -38,7 +38,7 @@ EXAMPLES: Final = 8
 
 @router.get("/alerts")
 def show_alerts(request: Request) -> Response:
-    """Show alerts by the filters of the URL; of each audit's newest run if no run is given."""
+    """Show the alerts that match the filters of the URL; by default those of each audit's newest run."""
     lake = get_lake(request)
     run = get_text(request, "run") or "newest"
     filters: dict[str, Any] = {
@@ -82,7 +82,7 @@ def list_followers(alerts: Sequence[dict[str, Any]], leader: dict[str, Any]) -> 
 
 
 def find_leader(alerts: Sequence[dict[str, Any]], follower: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the alert that explains another one; None if there is none."""
+    """Return the alert that explains an alert; None if the alert is independent."""
     key = (follower["rule"], follower["region"], follower["explained_by"])
     return next((row for row in alerts if (row["rule"], row["region"], row["slice"]) == key), None)
 
@@ -134,7 +134,7 @@ def show_alert(request: Request, run_id: str, alert_id: str) -> Response:
 
 
 def list_history(lake: LakeCache, run_id: str, alert_id: str) -> list[dict[str, Any]]:
-    """List the history of an alert over the runs of its audit, oldest first, with the decisions of the time."""
+    """List the history of an alert over the runs of its audit, oldest first, with the decision in force in each run."""
     table = lake.cache_for_lake("lives", lambda: sql.table(lake.connect(), "review/page_alert_history"))
     this = table.filter((pc.field("run_id") == run_id) & (pc.field("alert_id") == alert_id))["life_id"].to_pylist()
     rows: list[dict[str, Any]] = table.filter(pc.field("life_id").isin(this)).to_pylist()

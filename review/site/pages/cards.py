@@ -62,8 +62,8 @@ def make_cards(
 ) -> list[Card]:
     """Make cards of pairs, in the order given and on one scale; ids that the run does not have are skipped.
 
-    `regions` are outlined and listed; None stands for those with at least twice their share of a pair. `scale_bits` is
-    the top of the color scale, by default that of the strongest patch.
+    `regions` are outlined and listed; None selects regions whose share of attribution is at least twice their
+    area. `scale_bits` is the top of the color scale, by default that of the strongest patch.
     """
     pair_ids = list(pair_ids)
     album = Album(lake.connect_runs(run_id), run_id, pair_ids, None)

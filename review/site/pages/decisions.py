@@ -27,7 +27,7 @@ _FIELDS: Final = ("decision", "reason", "until", "meaning", "statement", "name",
 
 
 def get_form_values(request: Request) -> dict[str, Any]:
-    """Return what every signing form needs: visitor, choices, the last review, and what was entered before."""
+    """Return values that every signing form shows: visitor, choices, the last review, and the previous input."""
     visitor: Visitor = request.state.visitor
     (last,) = get_lake(request).query("review/last_review")
     form = getattr(request.state, "form", {})
@@ -84,12 +84,12 @@ def _may_countersign(request: Request, first_signer: str | None) -> bool:
 
 
 def _may_mean(visitor: Visitor, meaning: str) -> bool:
-    """Return whether a visitor's signature may have a meaning; roles that are only declared are not checked."""
+    """Return whether a visitor's role may sign with a meaning; roles that are only declared are not checked."""
     return meaning != "approval" or visitor.identity == "declared" or visitor.role == "approver"
 
 
 def _check_signer(request: Request) -> Reviewer:
-    """Return who signs a form, after checking the password if there is one. Raises DecisionError."""
+    """Return the reviewer who signs a form, after checking the password if one is required. Raises DecisionError."""
     visitor: Visitor = request.state.visitor
     access: Access = request.state.access
     form: ImmutableMultiDict[str, str] = request.state.form
@@ -112,7 +112,7 @@ def _check_signer(request: Request) -> Reviewer:
 
 
 def _parse_until(form: Mapping[str, str]) -> date | None:
-    """Return the last day of a waiver; None for other decisions, whatever was entered. Raises DecisionError."""
+    """Return the last day of a waiver; None for other decisions. Raises DecisionError for invalid text."""
     text = form.get("until", "").strip()
     if form.get("decision") != "waived" or not text:
         return None
@@ -149,7 +149,7 @@ def show_decide(request: Request, run_id: str, alert_id: str) -> Response:
 
 @router.post("/runs/{run_id}/alerts/{alert_id}/decide")
 def decide(request: Request, run_id: str, alert_id: str) -> Response:
-    """Record a decision; if it is refused, show why, what was entered, and the current decision."""
+    """Record a decision; if it is refused, show the form again with the reason, the input and the current decision."""
     get_lake(request).read_manifest(run_id)  # an unknown run is answered with 404
     try:
         record = _record_decision(request, _check_signer(request), run_id, alert_id)
@@ -167,7 +167,7 @@ def _render_decide(request: Request, run_id: str, alert_id: str, error: str | No
 
 @router.post("/alerts/decide")
 def decide_many(request: Request) -> Response:
-    """Record one decision about several alerts, each as a record; a refused one does not affect the others."""
+    """Record one decision about several alerts, one record per alert; a refused record does not affect the others."""
     form: ImmutableMultiDict[str, str] = request.state.form
     names = list(dict.fromkeys(form.getlist("alert")))
     target = get_local_path(form.get("next"))
@@ -227,7 +227,7 @@ def show_sign_off(request: Request, run_id: str) -> Response:
 
 @router.post("/runs/{run_id}/sign-off")
 def sign_off(request: Request, run_id: str) -> Response:
-    """Show what is about to be signed; record it once that was confirmed."""
+    """Show the statement to sign; record the sign-off after the reviewer has confirmed it."""
     form: ImmutableMultiDict[str, str] = request.state.form
     lake = get_lake(request).lake
     last_record = len(ledger.read_records(lake))  # before reading what is shown: later records may not be in it

@@ -31,7 +31,7 @@ def _write_report(lake: LakeCache, run_id: str, kind: str, remote: bool) -> byte
 
 @router.get("/runs/{run_id}/report.{kind}")
 def download_report(request: Request, run_id: str, kind: str) -> Response:
-    """Send the report as a file; record it in the ledger if the visitor may write there."""
+    """Send the report as a file; record its digest in the ledger if the visitor may write to it."""
     lake = get_lake(request)
     if kind not in FORMATS:
         raise UnknownError("There is no such page.")

@@ -22,13 +22,13 @@ _FILTERS: Final = (
 
 
 def list_alerts(lake: LakeCache, run_id: str, *, decision: str | None = None, alone: bool) -> list[dict[str, Any]]:
-    """List alerts of a run (`newest`: the newest of each audit); `alone` leaves out those that others explain."""
+    """List alerts of a run, or of each audit's newest run (`newest`); `alone` leaves out dependent alerts."""
     filters = dict.fromkeys(_FILTERS) | {"run_id": run_id, "decision": decision}
     return lake.query("review/page_alerts", **filters, alone=alone, upwards=False, limit=10_000, offset=0)
 
 
 def list_audits(lake: LakeCache) -> dict[str, str]:
-    """Return the audits by id, each as its corpus and model, for a select field."""
+    """Return the name of each audit (corpus and model) by audit id, for a select field."""
     rows = lake.query("review/page_filter_choices")
     return {row["audit_id"]: f"{row['corpus']} with {row['model']}" for row in rows}
 

@@ -33,7 +33,7 @@ SAMPLE_SIZE: Final = 20
 
 @router.get("/runs/{run_id}/pairs")
 def show_pairs(request: Request, run_id: str) -> Response:
-    """Show the pairs of a run by the filters of the URL."""
+    """Show the pairs of a run that match the filters of the URL."""
     lake = get_lake(request)
     lake.read_manifest(run_id)
     connection = lake.connect_runs(run_id)
@@ -77,13 +77,13 @@ def show_pairs(request: Request, run_id: str) -> Response:
 
 
 def _find_alert(request: Request, run_id: str) -> dict[str, Any]:
-    """Return the alert that the URL names; empty if it names none."""
+    """Return the alert of the URL's filter; an empty dictionary without this filter."""
     rows = get_lake(request).query_run(run_id, "review/alert", alert_id=get_text(request, "alert"))
     return rows[0] if rows else {}
 
 
 def _get_position(request: Request) -> dict[str, Any]:
-    """Return sort key and id of the last row of the previous page; infinities stand for rows without a value."""
+    """Return sort key and id of the last row of the previous page; infinity represents a missing sort key."""
     text, pair_id = get_text(request, "after"), get_text(request, "after_id") or ""
     key = float(text) if text in ("-inf", "inf") else get_number(request, "after")
     return {"after": key, "after_id": None if key is None else pair_id}
@@ -138,7 +138,7 @@ def get_run_scale(lake: LakeCache, run_id: str) -> float:
 
 @router.get("/runs/{run_id}/sample")
 def show_sample(request: Request, run_id: str) -> Response:
-    """Show a random sample of pairs without an alert, and estimate from the reviewer's ticks what the audit missed."""
+    """Show a random sample of pairs without an alert, and estimate from the reviewer's marks what the audit missed."""
     lake = get_lake(request)
     manifest = lake.read_manifest(run_id)
     seed = get_int(request, "seed")

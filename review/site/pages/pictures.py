@@ -31,7 +31,7 @@ _CACHE_CONTROL: Final = "private, max-age=600"
 
 @dataclass(frozen=True)
 class MeanMap:
-    """The mean image map of `n` pairs, with the mean sums over a region and the whole image, all in bits."""
+    """The mean image map of `n` pairs, with the mean bits in a region and in the whole image."""
 
     bits: Grid
     n: int
@@ -96,7 +96,7 @@ def send_overlay(request: Request, run_id: str, pair_id: str) -> Response:
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/difference")
 def send_difference(request: Request, run_id: str, pair_id: str) -> Response:
-    """Send the map of a pair minus its map in the run `than`."""
+    """Send the map of a pair minus its map in another run, whose id is `than`."""
     lake = get_lake(request)
     bits = get_bits(load_pair(lake, run_id, pair_id))
     other = get_bits(load_pair(lake, request.query_params.get("than", ""), pair_id))
@@ -124,7 +124,7 @@ def send_scale(request: Request) -> Response:
 
 
 def get_color_map(request: Request) -> str:
-    """Return the color map that the URL names, by default the first one. Raises BadFilterError."""
+    """Return the color map of the URL, by default the first one. Raises BadFilterError."""
     return get_choice(request, "map", drawing.COLOR_MAPS) or drawing.COLOR_MAPS[0]
 
 
@@ -158,7 +158,7 @@ def _send_png(request: Request, pixels: Any) -> Response:
 
 
 def _send(request: Request, data: bytes, media_type: str) -> Response:
-    """Send a picture, which the browser may cache; 304 if the browser has it already."""
+    """Send a picture that the browser may cache; respond with 304 if the browser already has it."""
     tag = f'"{hashlib.sha256(data).hexdigest()[:20]}"'
     headers = {"ETag": tag, "Cache-Control": _CACHE_CONTROL}
     if request.headers.get("if-none-match") == tag:
@@ -175,7 +175,7 @@ def get_bits(row: dict[str, Any]) -> Grid:
 
 
 def resize_map(bits: Grid, shape: tuple[int, ...]) -> Grid:
-    """Resize a map to another grid and keep its sum; two models may have different grids."""
+    """Resize a map to another grid without changing its sum, to compare models with different grids."""
     if bits.shape == shape:
         return bits
     resized: Grid = _overlap(bits.shape[0], shape[0]) @ bits @ _overlap(bits.shape[1], shape[1]).T
@@ -202,7 +202,7 @@ def _get_scale(request: Request, bits: Grid) -> float:
 
 
 def compute_mean_maps(lake: LakeCache, alert: dict[str, Any]) -> dict[str, MeanMap]:
-    """Compute the mean maps of the pairs `inside` and `outside` an alert's slice; empty if grids differ in the run."""
+    """Compute the mean maps of pairs `inside` and `outside` an alert's slice; {} if the run has several grids."""
     run_id, region = alert["run_id"], alert["region"]
     grids = lake.query_run(run_id, "review/grid_shapes")
     if len(grids) != 1:
@@ -220,7 +220,7 @@ def compute_mean_maps(lake: LakeCache, alert: dict[str, Any]) -> dict[str, MeanM
 
 
 def list_members(lake: LakeCache, alert: dict[str, Any]) -> list[str]:
-    """List the pairs of an alert: those of its slice that have its region."""
+    """List the pairs of an alert: the pairs of its slice in which its region occurs."""
     chosen = {key: alert[key] for key in ("region", "slice_kind", "slice")}
     run_id = alert["run_id"]
     # Kept as a table: a slice may have very many pairs.

@@ -1,4 +1,4 @@
-"""Parts that the pages share: filters of the URL, rendering of templates, and downloads of tables."""
+"""Helpers of all pages: filters of the URL, rendering of templates, and downloads of tables."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ _NAVIGATION: Final = (
 
 
 class BadFilterError(Exception):
-    """A filter of the URL is invalid; the message says what, got, expected."""
+    """A filter of the URL is invalid; the message names it and says what was expected."""
 
 
 def get_lake(request: Request) -> LakeCache:
@@ -80,7 +80,7 @@ def render_page(request: Request, name: str, /, status: int = 200, **values: Any
 
 
 def make_link(request: Request, **changes: Any) -> str:
-    """Return the URL of this page with changed filters; None removes one. A change leads to the first page."""
+    """Return the URL of this page with changed filters; None removes a filter. New filters start at page 1."""
     pages = () if "page" in changes or "after" in changes else ("page", "after")
     dropped = {*changes, *pages}
     filters = [(key, value) for key, value in request.query_params.multi_items() if key not in dropped and value]
@@ -89,7 +89,7 @@ def make_link(request: Request, **changes: Any) -> str:
 
 
 def _make_sorted_link(request: Request, key: str) -> str:
-    """Return the URL of this page sorted by a column; in the other direction if it is sorted by it already."""
+    """Return the URL of this page sorted by a column; if it is already sorted by it, in the opposite direction."""
     reverse = request.query_params.get("sort") == key and request.query_params.get("order") != "up"
     return make_link(request, sort=key, order="up" if reverse else None)
 
@@ -134,7 +134,7 @@ def get_int(request: Request, name: str, default: int = 1, low: int = 0, high: i
 def render_list(
     request: Request, name: str, connection: sql.Connection, query: str, filters: Mapping[str, Any], **values: Any
 ) -> Response:
-    """Render a page of the rows of a query, which states their number as `found`; or send all rows as a download.
+    """Render one page of the rows of a query, whose column `found` is their total number; or send all as a download.
 
     Raises:
         BadFilterError: The list has fewer pages, or too many rows for a download.

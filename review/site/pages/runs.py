@@ -72,7 +72,7 @@ def show_run(request: Request, run_id: str) -> Response:
 
 @router.get("/errors")
 def show_errors(request: Request) -> Response:
-    """Show error rows by the filters of the URL; of the newest readable run if none is given."""
+    """Show the error rows that match the filters of the URL; by default those of the newest readable run."""
     lake = get_lake(request)
     run_ids = lake.list_runs()
     damaged = lake.list_damage()

@@ -11,7 +11,7 @@ router = APIRouter()
 
 @router.get(SIGN_IN)
 def show_sign_in(request: Request) -> Response:
-    """Show the form; redirect to the requested page if nobody has to sign in, or the visitor is signed in."""
+    """Show the sign-in form; redirect to the requested page if no sign-in is needed, or the visitor is signed in."""
     access: Access = request.state.access
     target = get_local_path(request.query_params.get("next"))
     if access.users is None or request.state.visitor is not None:

@@ -41,7 +41,7 @@ EXAMPLES: Final = {
 
 @router.get("/sql")
 def show_sql(request: Request) -> Response:
-    """Show the answer to a query."""
+    """Run a query and show its rows, or why it failed."""
     settings = request.app.state.settings
     lake = get_lake(request)
     text = request.query_params.get("q", "").strip()

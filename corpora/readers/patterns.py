@@ -1,4 +1,4 @@
-"""The files that a root names: one file, those in a folder, or those of a pattern in the last part of the path."""
+"""Listing of the files of a corpus that is given as one file, a folder, or a pattern in the last part of a path."""
 
 import re
 from collections.abc import Iterable
@@ -11,22 +11,29 @@ from corpora.records import Reason
 from corpora.roots import Root
 
 MAX_SHARDS = 100_000
-"""A pattern of more files is taken for a mistake."""
+"""Largest number of files that a pattern may expand to."""
 
 _GLOB = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*|\d{1,18}\.\.\d{1,18})\}")
 
 
 def is_pattern(root: Root) -> bool:
-    """Return whether the last part of a path is a pattern; not if a file of this very name exists."""
+    """Return whether the last part of a path is a pattern, and no file of exactly this name exists."""
     return bool(_GLOB.search(root.name) or _BRACES.search(root.name)) and not roots.exists(root)
 
 
 def find(root: Root, suffix: str) -> tuple[Root, list[str]]:
-    """Return the folder and the names in it, in order. Names that a brace pattern spells out may be missing.
+    """List the files of a corpus.
+
+    Args:
+        root: A file, a folder, or a path whose last part is a pattern.
+        suffix: Suffix of the files to list in a folder.
+
+    Returns:
+        The folder, and the ordered names of the files in it. Some names from a brace pattern may not exist.
 
     Raises:
-        CorpusError: There is no file, or the pattern names more than `MAX_SHARDS`.
+        CorpusError: No file exists, or the pattern expands to more than `MAX_SHARDS` names.
     """
     if roots.is_folder(root):
         names = roots.list_names(root, f"*{suffix}")
@@ -52,10 +59,10 @@ def find(root: Root, suffix: str) -> tuple[Root, list[str]]:
 
 
 def expand(pattern: str) -> list[str]:
-    """Expand {a,b} and {000..012} as a shell does. Leading zeros are kept, other braces are not expanded.
+    """Expand {a,b} and {000..012} as a shell does. Leading zeros are kept, and other braces are not expanded.
 
     Raises:
-        CorpusError: More than `MAX_SHARDS` names, or a descending range.
+        CorpusError: The pattern expands to more than `MAX_SHARDS` names, or contains a descending range.
     """
     found = _BRACES.search(pattern)
     if not found:
@@ -68,6 +75,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def _choices(inside: str, pattern: str) -> Iterable[str]:
+    """Return the alternatives for the text inside of one pair of braces. Raises CorpusError; see `expand`."""
     if "," in inside:
         return inside.split(",")
     first, _, last = inside.partition("..")
@@ -85,12 +93,17 @@ def _check_number(number: int, pattern: str) -> None:
 
 
 def check_shard(folder: Root, name: str, root: Root) -> Root:
-    """Return the path of a shard that may be opened. Only a root that is one file itself may be a link.
+    """Check that a shard is a regular file inside of the corpus folder, and return its path.
 
-    For a remote shard only the name is checked: opening it shows the rest.
+    For a remote shard only the name is checked, because opening it detects all other problems.
+
+    Args:
+        folder: The corpus folder.
+        name: Name of the shard in the folder.
+        root: The path that the user gave. If it is the shard itself, the shard may be a link out of the folder.
 
     Raises:
-        RowError: Missing, not a regular file, or a link out of the folder.
+        RowError: The shard does not exist, is not a regular file, or leads out of the folder.
     """
     check_name(name)
     path = roots.join(folder, PurePosixPath(name))

@@ -1,4 +1,4 @@
-"""The interface of readers: rows as stored, the place of each image, and the bytes of an image on request."""
+"""Interface of corpus readers (`Reader`), and the rows that they yield (`Row`)."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from corpora.roots import Root
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Names of the two columns that every table of pairs must have."""
+    """Names of the image column and the caption column, which every table of pairs must have."""
 
     image: str
     caption: str
@@ -21,14 +21,18 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as stored in the corpus. Bytes that are not UTF-8 appear as lone surrogates (PEP 383).
+    """A row of a corpus before its values are checked. Invalid UTF-8 appears as lone surrogates (PEP 383).
 
     Attributes:
-        location: Where people find the row, as the beginning of a sentence: "line 3", "row 3" (counted from 1).
-        problem: Why the row cannot be read, as the rest of that sentence; None if it can.
-        reason: The reason of the problem.
-        place: Place of the image, if the format does not need the file name for it.
-        data: Bytes of the image, if they were read with the row.
+        location: Location of the row for messages, such as "line 3" or "row 3" (counted from 1).
+        file_name: Name of the image file, of any type.
+        caption: The caption, of any type.
+        attributes: Values of all columns except image and caption, as text.
+        problem: Why the row cannot be read, as the predicate of a sentence whose subject is `location`. None if the row
+            can be read.
+        reason: Category of the problem.
+        place: Location of the image in its container. None if `Reader.place` derives the location from `file_name`.
+        data: Bytes of the image, or None if they were not read together with the row.
     """
 
     location: str
@@ -42,11 +46,11 @@ class Row:
 
 
 class Reader(ABC):
-    """The reader of one format. Nothing is read before a method is called; `image` may be called from any thread.
+    """Reader of one corpus format. The constructor reads no rows. `image` is thread-safe.
 
     Attributes:
-        default_columns: Names of the two columns unless the user names others.
-        description: What the format looks like, for the error when no format fits.
+        default_columns: Default names of the image column and the caption column.
+        description: Description of the format, for the error message about an unknown format.
     """
 
     default_columns: ClassVar[Columns]
@@ -58,20 +62,20 @@ class Reader(ABC):
     @classmethod
     @abstractmethod
     def fits(cls, root: Root) -> bool:
-        """Return whether a root looks like this format, opening as little as possible."""
+        """Return whether a path or URL looks like a corpus of this format. As few files as possible are opened."""
 
     @abstractmethod
     def rows(self) -> Iterator[Row]:
-        """Return all rows, in an order that depends on the corpus alone.
+        """Return an iterator over all rows. Their order depends only on the corpus.
 
         Raises:
-            CorpusError: The corpus as a whole cannot be read. Raised at the call for a damaged header or first row,
-                while iterating for damage further down.
+            CorpusError: The corpus as a whole cannot be read. Raised by the call itself for a damaged header or first
+                row, and during iteration for later damage.
         """
 
     @abstractmethod
     def count(self) -> int:
-        """Count the rows that `rows` yields, without building them, so that lost rows are noticed.
+        """Return the number of rows that `rows` yields, without creating them. Comparing both detects lost rows.
 
         Raises:
             CorpusError: The corpus as a whole cannot be read.
@@ -79,10 +83,10 @@ class Reader(ABC):
 
     @abstractmethod
     def place(self, row: Row) -> Place:
-        """Return the place of the image of a row, without opening the image.
+        """Return the location of a row's image, without opening the image.
 
         Raises:
-            RowError: The row names no image in the corpus.
+            RowError: The row does not refer to an image in the corpus.
         """
 
     @abstractmethod
@@ -91,15 +95,19 @@ class Reader(ABC):
 
         Raises:
             ImageError: The image is missing, unreadable, empty or too large.
-            RowError: The place is outside of the corpus.
+            RowError: The image is outside of the corpus.
         """
 
 
 def require_rows(rows: Iterator[Row], message: str) -> Iterator[Row]:
-    """Read the first row ahead.
+    """Read the first row, so that errors in it are raised immediately, and return an iterator over all rows.
+
+    Args:
+        rows: The rows of a corpus.
+        message: Error message for a corpus without rows.
 
     Raises:
-        CorpusError: There is no row (`message`), or the first cannot be read.
+        CorpusError: There is no row, or the first row cannot be read.
     """
     first = next(rows, None)
     if first is None:

@@ -1,4 +1,4 @@
-"""Images with a caption file of the same stem next to each: `a.jpg`, `a.txt`, and optionally `a.json`."""
+"""Reader of image files, each next to a caption file of the same stem: `a.jpg`, `a.txt`, optionally `a.json`."""
 
 import itertools
 from collections.abc import Iterator
@@ -20,12 +20,14 @@ _TEXT_LIMITS = Limits(max_file_bytes=MAX_LINE_BYTES)
 
 
 class SidecarReader(FolderReader):
-    """Images in a folder and its subfolders; the UTF-8 text in the .txt of the same stem is the caption.
+    """Reader of images in a folder and its subfolders, with the caption in a UTF-8 .txt file of the same stem.
 
-    img2dataset writes this layout as `files`. The values in a .json of the same stem become attributes, its `caption`
-    only if it differs from the .txt. Folders are read in the order of their names, their own files first; the names of
-    one folder at a time are in memory. An image without .txt and a .txt without image are rejected rows; other files
-    are ignored. Links to folders are not followed; one that leads out of the corpus is a rejected row.
+    img2dataset calls this layout `files`. The values in a .json of the same stem become attributes. Its `caption`
+    becomes an attribute only if it differs from the .txt. Folders are read in the order of their names, and the files
+    of a folder before its subfolders. Only the names of one folder at a time are in memory.
+
+    An image without a .txt and a .txt without an image become rejected rows. Other files are ignored. Links to folders
+    are not followed, and a link out of the corpus becomes a rejected row.
     """
 
     default_columns = Columns("image", "caption")
@@ -33,7 +35,7 @@ class SidecarReader(FolderReader):
 
     @classmethod
     def fits(cls, root: Root) -> bool:
-        """See `Reader.fits`: whether the folder or its first subfolder has an image with a caption file."""
+        """Return whether a folder or its first subfolder contains an image with a caption file."""
         if not roots.is_folder(root):
             return False
         names, folders = _list(root)
@@ -59,6 +61,7 @@ class SidecarReader(FolderReader):
         )
 
     def _rows_of(self, folder: PurePosixPath, entry: "_Group | str") -> Iterator[Row]:
+        """Yield the rows of a group of files, or of a link to a folder. `folder` is relative to the root."""
         if isinstance(entry, str):
             name = str(folder / entry)
             try:
@@ -90,7 +93,7 @@ class SidecarReader(FolderReader):
             return Row(location, image, text, problem=f"has a .json of the same stem that {loaded}")
         if loaded.get("caption") == text:
             del loaded["caption"]
-        # Column names that no .json uses, since it may have any key.
+        # These column names contain NUL, so that they match no key of the .json.
         row = row_of(location, loaded, Columns("\0image", "\0caption"))
         return replace(row, file_name=image, caption=text)
 
@@ -110,7 +113,11 @@ class SidecarReader(FolderReader):
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The names in a folder that share a stem: a row per image and caption, or per name if one is missing."""
+    """File names in a folder that share a stem.
+
+    A group yields one row per combination of image and caption. If it has no image or no caption, it yields one row per
+    file.
+    """
 
     images: tuple[str, ...]
     captions: tuple[str, ...]
@@ -122,7 +129,11 @@ class _Group:
 
 
 def _walk(root: Root) -> Iterator[tuple[PurePosixPath, "_Group | str"]]:
-    """Yield groups of files, and the names of links to folders, each with its folder."""
+    """Yield all groups of files, and the names of all links to folders.
+
+    Returns:
+        Pairs of a folder, relative to the root, and a group or the name of a link in that folder.
+    """
     if not roots.is_folder(root):
         raise CorpusError(
             f"Corpus {str(root)!r} {roots.describe_absence(root) or 'is not a folder'}, "
@@ -139,9 +150,9 @@ def _walk(root: Root) -> Iterator[tuple[PurePosixPath, "_Group | str"]]:
 
 
 def _list(folder: Root) -> tuple[list[str], list[str]]:
-    """Return the names of images and sidecars, sorted by stem, and those of folders."""
+    """Return the names of image, .txt and .json files in a folder, sorted by stem, and the names of its subfolders."""
     found = roots.list_folder(folder)
-    # A folder that is named like a file counts as a file, so that it is rejected.
+    # A folder with the suffix of a file is treated as a file, so that it becomes a rejected row.
     names = [name for name, _ in found if _is_file_name(name)]
     folders = [name for name, is_dir in found if is_dir and not _is_file_name(name)]
     return sorted(names, key=lambda name: (_stem(name), name)), folders

@@ -1,6 +1,7 @@
-"""A table file (Parquet, or the stream format of Arrow), read in pieces of bounded size.
+"""Reading of table files (Parquet, or Arrow's stream format) in batches of bounded size.
 
-A damaged file yields what can be read, and `Damage` for the rest; `count` and `batches` always agree on the rows.
+A damaged file yields its readable batches, and `Damage` for the other rows. `count` and `batches` always agree on the
+number of rows.
 """
 
 import itertools
@@ -26,14 +27,19 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Rows of a file that cannot be read, and why (the end of a sentence)."""
+    """Consecutive rows of a file that cannot be read.
+
+    Attributes:
+        num_rows: Number of these rows.
+        problem: Why they cannot be read, as the end of a sentence.
+    """
 
     num_rows: int
     problem: str
 
 
 class TableFile(ABC):
-    """An open table file. Opening raises one of `UNREADABLE` if not even its columns can be read."""
+    """An open table file. The constructor raises an exception from `UNREADABLE` if the schema cannot be read."""
 
     schema: pa.Schema
 
@@ -42,27 +48,32 @@ class TableFile(ABC):
 
     @abstractmethod
     def count(self) -> int:
-        """Return the number of rows, including damaged ones."""
+        """Return the number of rows, including damaged rows."""
 
     @abstractmethod
     def start(self, position: int) -> int:
-        """Return the row at which reading has to begin to reach a row."""
+        """Return the first row that must be read to reach the row at `position`."""
 
     @abstractmethod
     def batches(self, first: int, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch | Damage]]:
-        """Yield batches of some columns, each with the number of its first row, from the one that contains `first`."""
+        """Yield batches of rows, each with the number of its first row.
+
+        Args:
+            first: Number of a row. Iteration starts no later than at the batch that contains it.
+            names: Columns to read.
+        """
 
     def close(self) -> None:
-        """Close the file; batches that were read stay valid."""
+        """Close the file. Batches that were already read stay valid."""
         self._source.close()
 
 
 class ParquetTable(TableFile):
-    """A Parquet file. Its footer states the number of rows, so a damaged row group costs its own rows only."""
+    """A Parquet file. Its footer states the number of rows, so damage in a row group affects only its own rows."""
 
     def __init__(self, source: pa.NativeFile) -> None:
         super().__init__(source)
-        # Without a buffer, or with pre_buffer, Arrow reads a whole column of a row group at once.
+        # Without a buffer, or with pre_buffer, Arrow would read a whole column of a row group at once.
         self._file = pq.ParquetFile(
             source, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
         )
@@ -110,7 +121,7 @@ class ParquetTable(TableFile):
 
 
 class ArrowTable(TableFile):
-    """A file in the stream format of Arrow. How many rows follow damage is unknown, so damage counts as one row."""
+    """A file in Arrow's stream format. The number of rows after damage is unknown, so damage counts as one row."""
 
     def __init__(self, source: pa.NativeFile) -> None:
         super().__init__(source)
@@ -121,7 +132,7 @@ class ArrowTable(TableFile):
         return sum(piece.num_rows for piece in self._pieces())
 
     def start(self, position: int) -> int:  # noqa: ARG002  # the interface
-        """See `TableFile.start`: skipping a batch costs nothing."""
+        """See `TableFile.start`. Always 0, because skipping batches is fast."""
         return 0
 
     def batches(self, first: int, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch | Damage]]:
@@ -141,7 +152,7 @@ class ArrowTable(TableFile):
                 if batch.num_rows < 0 or rows > size:
                     raise ValueError(f"it announces {rows} rows in {size} bytes")
                 yield batch
-            # A stream may lack an end mark, but the library datasets writes one: without it, rows are missing.
+            # Arrow's end mark is optional, but the library datasets always writes it. Without it, rows may be missing.
             if self._source.tell() != size or self._source.read_at(8, size - 8) != _END_OF_STREAM:
                 yield Damage(1, "it has no end mark: rows may be missing")
         except UNREADABLE as error:
@@ -149,7 +160,7 @@ class ArrowTable(TableFile):
 
 
 class Cursor:
-    """A position in a column from which reading continues. The last two batches are kept."""
+    """Reader of one column that keeps its position and its last two batches between calls."""
 
     def __init__(self, name: str, table: TableFile, first: int, column: str) -> None:
         self.name, self.table = name, table
@@ -157,17 +168,20 @@ class Cursor:
         self._recent: deque[tuple[int, pa.RecordBatch | Damage]] = deque(maxlen=2)
 
     def reaches(self, position: int) -> bool:
-        """Return whether a row is in memory, or ahead without a better place to begin in between."""
+        """Return whether the cursor can read a row efficiently.
+
+        True if the row is in a cached batch, or follows it and no closer starting point exists (`TableFile.start`).
+        """
         if not self._recent:
             return False
         last, piece = self._recent[-1]
         return self._recent[0][0] <= position and self.table.start(position) <= last + piece.num_rows
 
     def read(self, position: int) -> tuple[int, pa.RecordBatch | Damage]:
-        """Return the batch that contains a row, with the number of its first row.
+        """Return the batch that contains a row, with the number of the batch's first row.
 
         Raises:
-            RowError: There is no such row; the detail is the end of a sentence.
+            RowError: The table has no such row. Its detail is the predicate of a sentence.
         """
         for start, piece in itertools.chain(tuple(self._recent), self._ahead()):
             if start <= position < start + piece.num_rows:
@@ -181,15 +195,15 @@ class Cursor:
 
 
 def open_source(path: Root, mapped: bool) -> pa.NativeFile:
-    """Open a file for Arrow; `mapped` maps a local file into memory."""
+    """Open a file for Arrow. If `mapped`, a local file is mapped into memory."""
     if not isinstance(path, Path):
         return pa.PythonFile(open_binary(path), mode="r")
     return pa.memory_map(str(path)) if mapped else pa.OSFile(str(path))
 
 
 def _validate(batch: pa.RecordBatch) -> pa.RecordBatch | Damage:
-    # Arrow trusts the offsets in a stream, so no cell may be read before this. Text that is not UTF-8 costs only its
-    # own row, so it is validated as bytes.
+    # Arrow does not check the offsets in a stream, so no value may be read before this validation. Text is validated as
+    # bytes, so that invalid UTF-8 makes only its own row unreadable.
     raw = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
     try:
         for column in batch.columns:

@@ -1,4 +1,4 @@
-"""Tables whose cells are the bytes of images: Parquet files, and what Hugging Face `datasets` saves to disk."""
+"""Readers of tables that contain the bytes of images: Parquet files, and datasets that `save_to_disk` wrote."""
 
 import json
 import threading
@@ -23,19 +23,19 @@ from corpora.roots import Root, open_binary, real_path
 
 _MAX_CURSORS = 4
 SAVED = _DICT, _STATE = "dataset_dict.json", "state.json"
-"""A folder that `save_to_disk` wrote has one of these files."""
+"""Files of which a folder written by `save_to_disk` of Hugging Face datasets contains at least one."""
 
 _Entry = TypeVar("_Entry")
 _EXPECTED = "expected a table with image bytes: restore it from its source or export it again"
 
 
 class TableReader(Reader):
-    """The rows of several table files, one file after the other.
+    """Reader of the rows of table files, one file after another.
 
-    A column of images contains bytes, or structs with a field `bytes` (the Image feature of Hugging Face). If the table
-    has no column of the default name, its only column of bytes is used for `image`, and `caption` for `text`. Further
-    columns become attributes, except those with bytes. An unreadable file is one rejected row. Unreadable parts of a
-    file are rejected rows too, and reading continues after them.
+    The image column contains bytes, or structs with a field `bytes` (the Image feature of Hugging Face). If the default
+    column `image` does not exist, the only column with bytes is used. If the default column `text` does not exist,
+    `caption` is used. Further columns become attributes, except for columns with bytes. An unreadable file becomes one
+    rejected row. Unreadable rows of a file become rejected rows, and reading continues after them.
     """
 
     default_columns = Columns("image", "text")
@@ -48,17 +48,22 @@ class TableReader(Reader):
 
     @abstractmethod
     def _names(self) -> list[str]:
-        """Return the files, relative to `_base`, in the order of their rows. Raises CorpusError."""
+        """Return the table files in reading order, relative to `_base`. Raises CorpusError."""
 
     @abstractmethod
     def _open_table(self, path: Root, once: bool) -> TableFile:
-        """Open a regular file. once: it will be read from beginning to end."""
+        """Open a table file.
+
+        Args:
+            path: A regular file.
+            once: Whether the file is read once from beginning to end, instead of with random access.
+        """
 
     def _base(self) -> Root:
         return self._root
 
     def _extra_cells(self, name: str) -> dict[str, object]:  # noqa: ARG002  # for subclasses
-        """Return further columns of all rows of a file, which depend on its place."""
+        """Return values, by column name, that all rows of a file get from its path."""
         return {}
 
     def rows(self) -> Iterator[Row]:
@@ -79,7 +84,7 @@ class TableReader(Reader):
         return row.place
 
     def image(self, place: Place) -> bytes:
-        """See `Reader.image`. A few cursors are kept, so that reading on is fast."""
+        """See `Reader.image`. Recently used cursors are cached, so that sequential access is fast."""
         name, position = place.container, place.position
         if name not in self._files:
             self._files = frozenset(self._names())
@@ -103,14 +108,14 @@ class TableReader(Reader):
         if not names:
             problem = roots.describe_absence(self._root) or "has no table files"
             raise CorpusError(f"Corpus {str(self._root)!r} {problem}, {_EXPECTED}.")
-        with self._lock:  # the corpus may have changed since the last audit of this process
+        with self._lock:  # the corpus may have changed since it was last read in this process
             self._files = frozenset(names)
             while self._cursors:
                 self._cursors.pop().table.close()
         return names
 
     def _check_first(self, names: list[str]) -> None:
-        """Check the columns of the first readable file."""
+        """Check the columns of the first readable file. Raises CorpusError if no file is readable."""
         errors: list[str] = []
         for name in names:
             try:
@@ -124,6 +129,7 @@ class TableReader(Reader):
         raise CorpusError(f"None of the {len(names)} files of {str(self._root)!r} can be read; {errors[0]}")
 
     def _open(self, name: str, once: bool = False) -> TableFile:
+        """Open a table file after checking its path. Raises RowError if it cannot be read."""
         try:
             path = resolve_inside(real_path(self._base()), name)
             _check_file(path)
@@ -131,12 +137,13 @@ class TableReader(Reader):
             _check_names(table.schema)
         except RowError:
             raise
-        except (*UNREADABLE, RuntimeError) as error:  # RuntimeError: a circle of links
+        except (*UNREADABLE, RuntimeError) as error:  # RuntimeError: symbolic links form a loop
             reason = roots.reason_of(error) if isinstance(error, OSError) else Reason.UNREADABLE_FILE
             raise RowError(reason, f"cannot be read ({summarize(error)}), {_EXPECTED}.") from error
         return table
 
     def _find_columns(self, name: str, schema: pa.Schema) -> Columns:
+        """Return the names of the image column and the caption column of a table file. Raises CorpusError."""
         path = self._base() / name
         image, caption = self._columns.image, self._columns.caption
         images = _image_columns(schema)
@@ -201,6 +208,7 @@ class TableReader(Reader):
                 yield replace(row, place=place, data=data)
 
     def _cursor(self, name: str, position: int) -> Cursor:
+        """Return a cached or new cursor over the image column of a table file that can read a row efficiently."""
         for cursor in self._cursors:
             if cursor.name == name and cursor.reaches(position):
                 self._cursors.remove(cursor)
@@ -219,7 +227,7 @@ class TableReader(Reader):
 
 
 class ParquetReader(TableReader):
-    """A .parquet file, a pattern of some, or those in a folder and its data/, in the order of their paths."""
+    """Reader of Parquet files: one file, a pattern, or the files in a folder and its subfolder `data`, by path."""
 
     description = (
         "a .parquet file with image bytes in a column, or a folder with such files, in the folder itself or in data/"
@@ -227,7 +235,7 @@ class ParquetReader(TableReader):
 
     @classmethod
     def fits(cls, root: Root) -> bool:
-        """See `Reader.fits`: whether there are such files, and the first contains bytes or is damaged."""
+        """Return whether Parquet files exist and the first contains a column of bytes or is damaged."""
         reader = cls(root, cls.default_columns, DEFAULT_LIMITS)
         names = reader._names()
         if not names:
@@ -254,10 +262,10 @@ class ParquetReader(TableReader):
 
 
 class SavedDatasetReader(TableReader):
-    """A folder that `save_to_disk` of Hugging Face datasets wrote, of one dataset or of one for each split.
+    """Reader of a folder that `save_to_disk` of Hugging Face datasets wrote: a dataset, or a dataset per split.
 
-    Splits are read in the order in which they are listed. If there are several, the attribute `split` names that of a
-    row. The library itself is not needed, and nothing in the folder is executed.
+    Splits are read in the order of dataset_dict.json, and each of their rows has the attribute `split`. The library
+    itself is not needed, and no code in the folder is executed.
     """
 
     description = (
@@ -278,7 +286,7 @@ class SavedDatasetReader(TableReader):
 
     def _data_files(self, folder: str) -> list[str]:
         entries = _get_list(self._load_json(f"{folder}{_STATE}"), "_data_files", dict)
-        # Once each: a file that is listed many times has no more data.
+        # A file that is listed several times is read once.
         return list(dict.fromkeys(f"{folder}{entry.get('filename')}" for entry in entries))
 
     def _load_json(self, name: str) -> object:
@@ -301,13 +309,19 @@ class SavedDatasetReader(TableReader):
         return {"split": name.split("/", maxsplit=1)[0]} if roots.is_file(self._root / _DICT) else {}
 
     def _open_table(self, path: Root, once: bool) -> TableFile:
-        # A map finds a batch without reading the others; read from beginning to end it would count as used memory.
+        # A mapped file allows skipping batches without reading them. For sequential reading it is not mapped, because
+        # all its pages would count as used memory.
         return ArrowTable(open_source(path, mapped=not once))
 
 
 @dataclass(frozen=True, slots=True)
 class _Images:
-    """A part of a column of images: their bytes, and their paths if it has any."""
+    """A batch of an image column.
+
+    Attributes:
+        data: Bytes of the images.
+        paths: Paths of the images, or None if the column has no paths.
+    """
 
     data: pa.Array
     paths: pa.Array | None
@@ -316,15 +330,16 @@ class _Images:
     def of(cls, column: pa.Array) -> Self:
         if not pa.types.is_struct(column.type):
             return cls(column, None)
-        # Unlike field(), flatten() respects the nulls of the struct itself.
+        # Unlike field(), flatten() yields null where the struct itself is null.
         fields = dict(zip((entry.name for entry in column.type), column.flatten(), strict=True))
         return cls(fields["bytes"], fields.get("path"))
 
     def read(self, index: int, limits: Limits) -> bytes:
-        """Return the bytes of an image; nothing is copied before its size is checked.
+        """Return the bytes of an image. Its size is checked before the bytes are copied.
 
         Raises:
-            RowError: No bytes (missing_file), or too many (file_too_large); the detail is the end of a sentence.
+            RowError: The row has no image bytes (reason `missing_file`), or too many (`file_too_large`). The detail is
+                the predicate of a sentence.
         """
         cell = self.data[index]
         if isinstance(cell, pa.DictionaryScalar):
@@ -345,7 +360,10 @@ class _Images:
 
 
 def _values(column: pa.Array) -> list[object]:
-    """Return the cells as `column_values`, with the error for each cell if Arrow cannot convert the column to text."""
+    """Convert a column to Python values, as `column_values` does.
+
+    If Arrow cannot convert the column, each value is an exception object.
+    """
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     try:
@@ -355,15 +373,17 @@ def _values(column: pa.Array) -> list[object]:
 
 
 def _fields(kind: pa.DataType) -> list[pa.Field]:
+    """Return the child fields of a nested type."""
     return [kind.field(index) for index in range(kind.num_fields)] if pa.types.is_nested(kind) else []
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the values of a dictionary-encoded type, or the type itself."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _image_columns(schema: pa.Schema) -> list[str]:
-    """Return the columns that can contain images: of bytes, or of structs with a field `bytes` of bytes."""
+    """Return the names of columns whose type is bytes, or a struct with a field `bytes` of type bytes."""
 
     def can_contain(kind: pa.DataType) -> bool:
         fields = [entry.type for entry in kind if entry.name == "bytes"] if pa.types.is_struct(kind) else [kind]
@@ -373,13 +393,13 @@ def _image_columns(schema: pa.Schema) -> list[str]:
 
 
 def _contains_bytes(kind: pa.DataType) -> bool:
-    """Return whether the cells of a type contain raw bytes at any depth."""
+    """Return whether a type is binary, or contains a binary type at any depth."""
     kind = _value_type(kind)
     return is_bytes(kind) or any(_contains_bytes(entry.type) for entry in _fields(kind))
 
 
 def _check_names(fields: Iterable[pa.Field]) -> None:
-    """Raise UnicodeDecodeError, which Arrow would raise later, if a column name at any depth is not UTF-8."""
+    """Raise UnicodeDecodeError if a column name at any depth is not UTF-8. Otherwise Arrow would raise it later."""
     for entry in fields:
         str(entry.name)
         _check_names(_fields(_value_type(entry.type)))
@@ -400,6 +420,7 @@ def _check_file(path: Root) -> None:
 
 
 def _get_list(loaded: object, key: str, kind: type[_Entry]) -> list[_Entry]:
+    """Return a list of entries of one type from a JSON object. Raises CorpusError for any other value."""
     found = loaded.get(key) if isinstance(loaded, dict) else None
     if not isinstance(found, list) or not all(isinstance(entry, kind) for entry in found):
         raise CorpusError(f"{key!r} of a saved dataset is {ascii(found)[:200]}, expected a list: save it again.")

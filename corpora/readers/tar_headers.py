@@ -1,7 +1,7 @@
-"""The members of an uncompressed tar, one by one, found by their headers in bounded memory.
+"""Reading of the members of an uncompressed tar in bounded memory, in sequence or by byte offset.
 
-`tarfile` parses the header block itself. The headers that extend it (long names, PAX records) are parsed here: their
-size is bounded, and a member is found again at its byte without reading those before it.
+`tarfile` parses the header block of a member. This module parses extension headers (long names, PAX records), with a
+limit on their size, so that a member can be read at its offset without reading the members before it.
 """
 
 import os
@@ -35,7 +35,12 @@ _COMPRESSED = (
 
 
 class DamagedTarError(ValueError):
-    """A tar cannot be read from a byte (`position`) on; `problem` is the end of a sentence about it."""
+    """A tar cannot be read from some byte on.
+
+    Attributes:
+        position: Offset of this byte.
+        problem: Predicate of a sentence whose subject is the tar.
+    """
 
     def __init__(self, position: int, problem: str) -> None:
         super().__init__(position, problem)
@@ -45,14 +50,14 @@ class DamagedTarError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of a tar; its data are not read.
+    """Header information of a tar member.
 
     Attributes:
-        name: Name without leading './' or trailing '/'; bytes that are not UTF-8 are lone surrogates.
-        kind: What it is instead of a regular file; None for a regular file.
-        position: Byte of its first header, extensions included.
-        start: Byte of its data.
-        size: Size of its data in bytes.
+        name: Name without leading './' or trailing '/'. Invalid UTF-8 appears as lone surrogates.
+        kind: Type of the member with an article, such as "a symbolic link". None for a regular file.
+        position: Byte offset of the member's first header, which may be an extension header.
+        start: Byte offset of the member's data.
+        size: Size of the member's data in bytes.
     """
 
     name: str
@@ -63,10 +68,10 @@ class Member:
 
 
 def members(file: IO[bytes]) -> Iterator[Member]:
-    """Yield the members in their order, without their data. Between two members the file may be read and moved.
+    """Yield the members of a tar in order, without their data. Callers may read and seek in the file meanwhile.
 
     Raises:
-        DamagedTarError: The file is not a tar, was cut short, or continues after its end mark.
+        DamagedTarError: The file is not a tar, is truncated, or continues after its end mark.
     """
     end = file.seek(0, os.SEEK_END)
     if end == 0:
@@ -79,15 +84,15 @@ def members(file: IO[bytes]) -> Iterator[Member]:
 
 
 def member_at(file: IO[bytes], position: int, end: int) -> Member | None:
-    """Return the member whose first header is at a byte; None for the end mark.
+    """Return the member at a byte offset, or None if the end mark is there.
 
     Args:
         file: The tar.
-        position: Byte of the header.
-        end: Size of the file in bytes.
+        position: Byte offset of the member's first header.
+        end: Size of the tar in bytes.
 
     Raises:
-        DamagedTarError: There is no header, or the file is shorter than the header announces.
+        DamagedTarError: No valid header is at this offset, or the tar is shorter than the header announces.
     """
     extended = _Extensions(position)
     at = position
@@ -106,7 +111,14 @@ def member_at(file: IO[bytes], position: int, end: int) -> Member | None:
 
 @dataclass(slots=True)
 class _Extensions:
-    """What the headers before that of a member state about it. first: byte of the first of them."""
+    """Values for a member from the extension headers before its header.
+
+    Attributes:
+        first: Byte offset of the member's first header.
+        name: Name of the member, or None if no extension header states it.
+        size: Size of the member in bytes, or None if no extension header states it.
+        sparse: Whether the member is a sparse file.
+    """
 
     first: int
     name: str | None = None
@@ -114,8 +126,10 @@ class _Extensions:
     sparse: bool = False
 
     def add(self, file: IO[bytes], header: tarfile.TarInfo, start: int) -> None:
+        """Read an extension header whose data start at byte `start`."""
         if header.type == tarfile.XGLTYPE:
-            # Its records would apply to all later members, but are unknown when one of them is read by its position.
+            # Global records apply to all later members. They are ignored, because they are unknown when a member is
+            # read by its offset.
             if self.first == start - _BLOCK:
                 self.first = start + _pad_to_block(header.size)
             return
@@ -132,7 +146,7 @@ class _Extensions:
 
 
 def _make_member(file: IO[bytes], header: tarfile.TarInfo, start: int, extended: _Extensions, end: int) -> Member:
-    # As in tarfile: links, devices and folders have no data, whatever size they state.
+    # As in tarfile, links, devices and folders have no data, even if their header states a size.
     stored = header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
     member = Member(
         name=(header.name if extended.name is None else extended.name).removeprefix("./").rstrip("/"),
@@ -156,7 +170,7 @@ def _kind(header: tarfile.TarInfo) -> str | None:
 
 def _read_header(file: IO[bytes], at: int, end: int) -> tarfile.TarInfo | None:
     block = b""
-    if at < end:  # a header may announce a position beyond what a file can seek to
+    if at < end:  # a header may announce an offset that is too large to seek to
         file.seek(at)
         block = file.read(_BLOCK)
     if not block:
@@ -190,7 +204,14 @@ def _read_extension(file: IO[bytes], start: int, size: int) -> bytes:
 
 
 def _pax_records(data: bytes, start: int) -> Iterator[tuple[bytes, bytes]]:
-    """Parse records '<length> <key>=<value>' and a line feed; the length in bytes includes all (POSIX.1-2001, pax)."""
+    r"""Parse the records of a PAX header (POSIX.1-2001) to pairs of key and value.
+
+    A record is `<length> <key>=<value>\n`, whose length is that of the whole record in bytes.
+
+    Args:
+        data: The records.
+        start: Byte offset of the records in the tar, for error messages.
+    """
     at = 0
     while at < len(data) and data[at]:
         digits, blank, _ = data[at : at + 20].partition(b" ")
@@ -209,7 +230,8 @@ def _parse_number(digits: bytes, at: int) -> int:
 
 
 def _skip_sparse_maps(file: IO[bytes], start: int) -> int:
-    # The old GNU format: a flag in the header says that a block of map follows, a flag in that block, and so on.
+    # In the old GNU format, a flag in the header states whether a block of the sparse map follows. A flag in each block
+    # states whether another block follows.
     file.seek(start - _BLOCK)
     flag = file.read(_BLOCK)[482:483]
     while flag > b"\0":
@@ -219,6 +241,7 @@ def _skip_sparse_maps(file: IO[bytes], start: int) -> int:
 
 
 def _check_rest(file: IO[bytes]) -> None:
+    """Raise DamagedTarError unless only zeros follow the end mark."""
     position = file.tell()
     while chunk := file.read(_CHUNK):
         if chunk.count(0) < len(chunk):

@@ -1,7 +1,7 @@
-"""WebDataset: uncompressed tars in which adjacent members of the same key are one sample.
+"""Reader of WebDataset: uncompressed tars in which consecutive members with the same key form a sample.
 
-The key of a member is its name up to the first dot after the last '/'. The rest, in lower case, is its suffix. Members
-without a key are not samples.
+The key of a member is its name up to the first dot after the last '/'. Its suffix is the text after this dot, in lower
+case. Members without a key belong to no sample.
 """
 
 import os
@@ -25,35 +25,46 @@ _UNPACK: Final = (
     "compressed already."
 )
 _SHOWN_SUFFIXES = 8
-# Bytes read ahead of a remote tar for one image: most images come in one request.
+# Bytes per request to a remote tar for a single image. Most images fit in one request.
 _PICTURE_BYTES = 2**18
 
 
 @dataclass(slots=True)
 class _Sample:
-    """What is kept of adjacent members with one key. key: None for a member without key."""
+    """Fields collected from consecutive tar members that share a key.
+
+    Attributes:
+        key: The key, or None for a single member without a key.
+        position: Byte offset of the first member.
+        name: Name of the image, or of the first member if the sample has no image.
+        image: The member with the image.
+        data: Contents of members by role: `image`, `text` or `json`.
+        roles: Roles of the members so far.
+        suffixes: Suffixes of some members without a role, for messages.
+        problem: Reason and message of the first failed check.
+    """
 
     key: str | None
     position: int
     name: str
     image: Member | None = None
     data: dict[str, bytes] = field(default_factory=dict)
-    """Contents by role: `image`, `text` or `json`."""
     roles: set[str] = field(default_factory=set)
     suffixes: list[str] = field(default_factory=list)
     problem: tuple[Reason, str] | None = None
 
     def reject(self, reason: Reason, problem: str) -> None:
-        """Set the problem, unless there is one already."""
+        """Set the problem of the sample, unless it already has one."""
         self.problem = self.problem or (reason, problem)
 
 
 class WebDatasetReader(Reader):
-    """One tar, a folder of them or a pattern. The caption is a .txt, or a key of a .json; other keys are attributes.
+    """Reader of a tar, a folder of tars, or a pattern of tars, with one row per sample.
 
-    With the default columns, any image suffix is taken, and the caption is the .txt, or else `caption` or `text` of the
-    .json. Another image column is the only suffix to take (`left.jpg`), another caption column the only key of the
-    .json. Numbers, booleans and nested values become attributes as in `FolderReader`. Other members are ignored.
+    With the default columns, the image is the member with any image suffix. The caption is the .txt member, or else the
+    value of `caption` or `text` in the .json member. A different image column is the suffix of the image, such as
+    `left.jpg`. A different caption column is the key of the caption in the .json. The other values of the .json become
+    attributes, with numbers, booleans and nested values converted as in `FolderReader`. Other members are ignored.
     """
 
     default_columns = Columns("image", "caption")
@@ -67,7 +78,7 @@ class WebDatasetReader(Reader):
 
     @classmethod
     def fits(cls, root: Root) -> bool:
-        """See `Reader.fits`. Compressed tars fit too, for a helpful error."""
+        """See `Reader.fits`. Compressed tars are accepted too, so that reading them raises a helpful error."""
         suffixes = (".tar", *_COMPRESSED)
         if roots.is_folder(root):
             return any(name.endswith(suffixes) for name in roots.list_names(root, "*.t*"))
@@ -84,7 +95,7 @@ class WebDatasetReader(Reader):
         )
 
     def count(self) -> int:
-        """See `Reader.count`. Reads the headers only."""
+        """See `Reader.count`. Only the headers of members are read."""
         return sum(1 for name in self._names() for _ in self._shard_rows(name, load=False))
 
     def place(self, row: Row) -> Place:
@@ -94,7 +105,7 @@ class WebDatasetReader(Reader):
         return row.place
 
     def image(self, place: Place) -> bytes:
-        """See `Reader.image`. Reads the member at its byte, and accepts no other."""
+        """See `Reader.image`. The member at the stored byte offset must have the stored name."""
         if place.container is None or place.position is None or place.position < 0:
             raise ImageError(Reason.MISSING_FILE, f"{place.name!a} names no byte of a tar: audit the corpus again.")
         try:
@@ -123,7 +134,14 @@ class WebDatasetReader(Reader):
         return patterns.find(self._root, ".tar")[1]
 
     def _shard_rows(self, name: str, load: bool) -> Iterator[Row]:
-        """Yield the rows of a shard. Damage is one row where it begins, and the rest of the shard is skipped."""
+        """Yield the rows of a shard.
+
+        A damaged shard yields the rows before the damage and one rejected row for the rest.
+
+        Args:
+            name: Name of the shard in the corpus folder.
+            load: Whether to read the contents of members. Otherwise only the number of rows is meaningful.
+        """
         location = f"Shard {name!a}"
         try:
             path = patterns.check_shard(self._folder, name, self._root)
@@ -141,6 +159,7 @@ class WebDatasetReader(Reader):
             yield Row(location, name, problem=_unreadable(error), reason=roots.reason_of(error))
 
     def _samples(self, file: IO[bytes], load: bool) -> Iterator[_Sample]:
+        """Group the members of a tar to samples. See `_shard_rows` for `load`."""
         sample: _Sample | None = None
         try:
             for member in members(file):
@@ -161,6 +180,7 @@ class WebDatasetReader(Reader):
         yield from filter(None, [sample])
 
     def _add(self, sample: _Sample, member: Member, suffix: str, file: IO[bytes]) -> None:
+        """Add a member to a sample, and read its contents if it has a role."""
         _check(sample, member)
         role = self._role(suffix)
         if not role:
@@ -183,6 +203,7 @@ class WebDatasetReader(Reader):
             sample.data[role] = _read(file, member, largest)
 
     def _role(self, suffix: str) -> str | None:
+        """Return the role of a member by its suffix: `image`, `text`, `json`, or None if the member is ignored."""
         if suffix in _IMAGES if self._any_image else suffix == self._columns.image.lower():
             return "image"
         if suffix == "txt" and self._any_caption:
@@ -227,7 +248,7 @@ class WebDatasetReader(Reader):
         keys = ("caption", "text") if self._any_caption else (self._columns.caption,)
         caption: object = _decode(sample.data["text"]) if "text" in sample.data else None
         for key in keys:
-            if caption is None or cells.get(key) == caption:  # many writers store it twice
+            if caption is None or cells.get(key) == caption:  # many writers store the caption in both
                 caption = cells.pop(key, None)
         attributes, problem = metadata.attributes_of(cells)
         if problem:
@@ -236,15 +257,16 @@ class WebDatasetReader(Reader):
 
 
 def _keyless_sample(member: Member, suffix: str) -> _Sample | None:
-    """Return a rejected sample for a member without key, or None if it can be ignored."""
+    """Return a rejected sample for an image or invalid member without a key, or None for any other member."""
     sample = _Sample(None, member.position, member.name)
     _check(sample, member)
-    if suffix in _IMAGES and not member.name.rpartition("/")[2].startswith("._"):  # macOS stores metadata in these
+    if suffix in _IMAGES and not member.name.rpartition("/")[2].startswith("._"):  # files of macOS metadata
         sample.reject(Reason.MALFORMED_SAMPLE, "is an image without a key, expected a name before its first dot")
     return sample if sample.problem else None
 
 
 def _split(name: str) -> tuple[str | None, str]:
+    """Split the name of a member into its key, or None without a key, and its suffix in lower case."""
     folder, slash, base = name.rpartition("/")
     stem, dot, suffix = base.partition(".")
     if not stem and suffix:
@@ -253,6 +275,7 @@ def _split(name: str) -> tuple[str | None, str]:
 
 
 def _check(sample: _Sample, member: Member) -> None:
+    """Reject a sample if the name of a member is invalid or the member is not a regular file."""
     name = ascii(member.name[:200])
     try:
         check_name(member.name)

@@ -1,15 +1,16 @@
-"""The SQL text of the audit and the only access to DuckDB.
+"""SQL queries of the audit, and the functions that run them with DuckDB.
 
-Parquet files are the truth. Every connection is in memory, with views over the files that the lake's manifests list.
+The Parquet files of a lake are the only stored data. Every connection is an in-memory database with views over the
+files that the lake's manifests list. The folders contain:
 
-- `schema/`: types of the stored tables
-- `views/`: what analysts query
-- `macros/`: expressions that several views and queries share
-- `derive/`: what a stage computes and stores
-- `gates/`: what validation checks
+- `schema/`: definitions of the stored tables
+- `views/`: views for analysts
+- `macros/`: expressions that several views and queries use
+- `derive/`: queries whose results a stage stores
+- `gates/`: queries of the validation stage
 - `rules/`: queries whose rows are findings
-- `retention/`: which runs pruning keeps
-- `review/`: what the report, the site and the command line show
+- `retention/`: queries that select the runs to keep when a lake is pruned
+- `review/`: queries of the report, the site and the command line
 """
 
 from sql.lake import (

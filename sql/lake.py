@@ -1,4 +1,4 @@
-"""Open a lake: read the manifests of its runs and connect DuckDB to the files that they list."""
+"""Access to a lake: manifests of its runs, and DuckDB connections to the files that the manifests list."""
 
 import hashlib
 import io
@@ -32,9 +32,9 @@ TABLES = (
 )
 """Tables that runs store as Parquet files."""
 LEDGER_TABLES = {"reviews": "review", "countersigns": "countersign", "sign_offs": "sign_off"}
-"""Tables that are read from the ledger, each with the kind of its records."""
+"""Tables that are read from the ledger, each with its kind of record."""
 COMPLETE = ("completed", "completed_with_errors")
-"""Statuses of a run that went through all its stages. Its files are sealed and later runs may build on it."""
+"""Statuses of a run that completed all stages. Its files no longer change, and later runs can be compared with it."""
 PRUNED = "pruned"
 """Status of a run whose files were deleted."""
 _MANIFEST_KEYS = {"run_id", "status", "started_at", "finished_at", "config", "counts", "files"}
@@ -43,16 +43,18 @@ Connection = duckdb.DuckDBPyConnection
 
 
 def is_complete(record: Mapping[str, Any]) -> bool:
-    """Return whether a run went through all its stages.
+    """Return whether a run completed all stages.
 
     Args:
-        record: A manifest, a row of `runs`, or anything else with a `status`.
+        record: A manifest, a row of `runs`, or any other mapping with the key `status`.
     """
     return record["status"] in COMPLETE
 
 
 def audit_id(record: Mapping[str, Any]) -> str:
-    """Return the identity of the audit that a run belongs to: same corpus, same model. Also a macro in SQL.
+    """Return the identifier that all runs with the same corpus and the same model share.
+
+    `audit_id` is also a SQL macro with the same result.
 
     Args:
         record: A manifest or a row of `runs`.
@@ -61,12 +63,12 @@ def audit_id(record: Mapping[str, Any]) -> str:
 
 
 def manifest_path(lake: Root, run_id: str) -> Root:
-    """Return where the manifest of a run is stored."""
+    """Return the path of a run's manifest."""
     return lake / "runs" / run_id / "manifest.json"
 
 
 def manifest_sha256(lake: Root, run_id: str) -> str:
-    """Return the sha256 of a run's manifest as stored.
+    """Return the sha256 (hex) of the bytes of a run's manifest.
 
     Raises:
         FileNotFoundError: The run has no manifest.
@@ -76,15 +78,15 @@ def manifest_sha256(lake: Root, run_id: str) -> str:
 
 
 def read_manifests(lake: Root, run_id: str | None = None, also: Collection[str] = ()) -> list[dict[str, Any]]:
-    """Return the manifests of a lake's runs, oldest first.
+    """Return the manifests of a lake's runs, sorted by run id, which is from oldest to newest.
 
     Args:
         lake: Folder or URL of the lake.
-        run_id: Read the manifest of this run only. Default: all runs.
-        also: With `run_id`: further runs to read.
+        run_id: Read only the manifest of this run, and of the runs in `also`. Default: all runs.
+        also: Further runs to read. Ignored without `run_id`.
 
     Raises:
-        LakeError: A manifest cannot be read.
+        LakeError: A manifest cannot be read or is invalid.
     """
     found = []
     run_ids = stores.list_folders(lake / "runs") if run_id is None else sorted({run_id, *also})
@@ -120,23 +122,24 @@ def connect(
     memory: str | None = None,
     threads: int | None = None,
 ) -> Connection:
-    """Return an in-memory DuckDB with the views of `views/` over a lake. It can read the lake and nothing else.
+    """Open an in-memory DuckDB database with views over the tables of a lake. Queries can read only files of the lake.
 
-    Use one cursor per thread. The files of a remote lake are fetched when a query first needs them, and checked
-    against their sha256.
+    Use one cursor per thread. A query downloads the files of a remote lake that it needs, and checks their sha256.
 
     Args:
         lake: Folder or URL of the lake.
-        run_id: Open this run only: damage to another run does not matter, and no other run can be read. Default: all.
-        also: With `run_id`: further runs to open.
-        with_decisions: Whether to read people's decisions from the ledger. Default: only without `run_id`, because the
-            results of an audit must not depend on decisions.
-        memory: DuckDB's memory limit, such as `2GB`. What a function allocates within one row does not count.
-        threads: Threads of DuckDB. Default: one per core.
+        run_id: Open only this run and the runs in `also`. Other runs are not readable, and damage to them has no
+            effect. Default: all runs.
+        also: Further runs to open. Ignored without `run_id`.
+        with_decisions: Whether to read people's decisions from the ledger. Default: True without `run_id`, and False
+            with it, because the results of an audit must not depend on decisions.
+        memory: DuckDB's memory limit, such as `2GB`. It does not include memory that a SQL function allocates for a
+            single row.
+        threads: Number of DuckDB threads. Default: one per core.
 
     Raises:
-        LakeError: There is no lake, a manifest lists a file that is missing or broken (of a remote lake: when a query
-            needs it), or the ledger is damaged.
+        LakeError: The lake does not exist, a manifest is invalid or lists a missing or damaged file, or the ledger is
+            damaged. Files of a remote lake are checked only when a query needs them.
     """
     if isinstance(lake, Path):
         lake = lake.resolve()
@@ -175,7 +178,7 @@ def connect(
 
 
 def _define_views(connection: Connection) -> None:
-    """Define a view of each stored table, and those of `views/`, which may build on one another."""
+    """Define a view for each stored table, and the views in `views/`, which may read each other."""
     for table in set(query_names("schema")).difference(query_names("views")):
         connection.execute(f"CREATE VIEW {table} AS SELECT * FROM stored.{table}")  # noqa: S608  # a name of ours
     for name in _sort_views():
@@ -184,7 +187,7 @@ def _define_views(connection: Connection) -> None:
 
 @cache
 def _sort_views() -> list[str]:
-    """Return the names of the views in `views/`, each after those that it reads."""
+    """Return the names of the views in `views/` in topological order: each view after the views that it reads."""
     reads = {
         name: set(re.findall(r"(?:FROM|JOIN) (\w+)", query_text(f"views/{name}"))) for name in query_names("views")
     }
@@ -192,6 +195,7 @@ def _sort_views() -> list[str]:
 
 
 def _define_table(connection: Connection, table: str, files: list[Path]) -> None:
+    """Define a stored table: a view over its files, or an empty table without files. Raises LakeError."""
     missing = [str(path) for path in files if not path.is_file()]
     if missing:
         raise LakeError(
@@ -207,6 +211,7 @@ def _define_table(connection: Connection, table: str, files: list[Path]) -> None
 
 
 def _view_files(connection: Connection, table: str, files: list[Path]) -> None:
+    """Create or replace the view of a stored table over Parquet files. Raises LakeError if a file cannot be read."""
     try:
         relation = connection.read_parquet([str(path) for path in files], union_by_name=True, hive_partitioning=False)
     except duckdb.Error as error:
@@ -219,12 +224,18 @@ def _view_files(connection: Connection, table: str, files: list[Path]) -> None:
 
 @dataclass(frozen=True)
 class _RemoteTables:
-    """The tables of a remote lake whose files have not all been fetched.
+    """Tables of a remote lake whose files are not all downloaded.
 
-    The view of such a table reads an empty file, the stub, which gives it its types and is deleted before the first
-    query. A query of the table then fails while it is bound, whether or not it would have read a row, and the error
-    names the stub. The table's files are fetched, the view is replaced by one over them, and the query runs again. So
-    no query finds the table empty by mistake.
+    The view of such a table reads a stub: an empty Parquet file with the table's schema, which is deleted before the
+    first query. So DuckDB fails to bind any query that uses the table, and the error message contains the path of the
+    stub. Then the table's files are downloaded, the view is redefined over them, and the query runs again. A query
+    therefore never sees a table as empty because its files are not downloaded.
+
+    Attributes:
+        lake: URL of the lake.
+        entries: Manifest entries of the files per table that is not downloaded.
+        name: Unique prefix of the stubs' file names.
+        fetching: Lock for downloading tables.
     """
 
     lake: Root
@@ -233,15 +244,18 @@ class _RemoteTables:
     fetching: threading.Lock = field(default_factory=threading.Lock)
 
     def stub(self, table: str) -> Path:
+        """Return the path of a table's stub."""
         return stores.scratch_folder() / f"{self.name}.{table}.remote"
 
     def unlink_stubs(self) -> None:
+        """Delete all stubs."""
         for table in self.entries:
             self.stub(table).unlink()
 
     def fetch(self, connection: Connection, table: str) -> None:
+        """Download the files of a table, and redefine its view over them."""
         with self.fetching:
-            if table in self.entries:  # else another thread was faster
+            if table in self.entries:  # otherwise another thread has already downloaded it
                 files = stores.fetch_all(self.lake, {e["path"]: e["sha256"] for e in self.entries[table]})
                 with connection.cursor() as cursor:
                     cursor.execute("USE stored")
@@ -253,7 +267,7 @@ _remote_tables: weakref.WeakKeyDictionary[Connection, _RemoteTables] = weakref.W
 
 
 def _define_remote_tables(connection: Connection, lake: Root, entries: dict[str, list[dict[str, Any]]]) -> None:
-    """Define the tables of a remote lake: over their local copies where all are here, else over stubs."""
+    """Define the tables of a remote lake over local copies if all exist, and over a stub otherwise."""
     remote = _RemoteTables(lake, {})
     for table in TABLES:
         files = [stores.copy_path(entry["sha256"]) for entry in entries[table]]
@@ -267,14 +281,14 @@ def _define_remote_tables(connection: Connection, lake: Root, entries: dict[str,
 
 
 def fetch_tables(connection: Connection, error: duckdb.Error) -> bool:
-    """Fetch the tables of a remote lake for want of which a query failed.
+    """Download the tables of a remote lake that a failed query needs.
 
     Args:
-        connection: The connection that the query was run on, not a cursor of it.
-        error: What DuckDB raised.
+        connection: The connection on which the query ran. It must not be one of its cursors.
+        error: The error of the query.
 
     Returns:
-        Whether there were any, so that the query should run again.
+        Whether a table was downloaded, so that the query should run again.
     """
     remote = _remote_tables.get(connection)
     needed = [table for table in TABLES if remote.stub(table).name in str(error)] if remote is not None else []
@@ -285,16 +299,17 @@ def fetch_tables(connection: Connection, error: duckdb.Error) -> bool:
 
 
 def _with_all_columns(table: str, files: list[Path]) -> list[Path]:
-    """Return a table's files, with an empty one if they lack columns because an earlier release wrote them.
+    """Return the files of a table, preceded by an empty file with all columns if the files lack columns.
 
-    Otherwise none is added: with another file DuckDB plans differently and may sum in another order.
+    Files of earlier releases may lack columns. The empty file is added only if necessary, because it changes DuckDB's
+    query plan, and so the order in which floating-point numbers are summed.
     """
     columns = {name for file in files for name in pq.read_schema(file).names}
     return files if columns.issuperset(schema(table).names) else [_empty_file(table), *files]
 
 
 def _empty_file(table: str) -> Path:
-    """Return a Parquet file of a table without rows."""
+    """Return the path of an empty Parquet file with the schema of a table."""
     path = stores.scratch_folder() / f"{table}.empty"
     if not path.is_file():
         with stores.write_atomically(path) as temporary:
@@ -347,20 +362,28 @@ def _decision_row(record: ledger.Record) -> dict[str, Any]:
 
 
 def _insert(connection: Connection, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Define a small table that is not stored as Parquet. Keys of the rows that are not columns are ignored."""
+    """Define a small table that is not stored as Parquet, and insert rows.
+
+    Args:
+        connection: The connection.
+        table: Name of the table in `schema/`.
+        rows: Rows by column name. Keys that are not columns are ignored.
+    """
     columns = schema(table).names
     connection.execute("USE stored")
     connection.execute(query_text(f"schema/{table}"))
     lines = [json.dumps({key: row.get(key) for key in columns}, default=_to_json, allow_nan=False) for row in rows]
     if lines:
-        # Arrow's reader of JSON checks types. Neither it nor from_arrow imports pandas, as Table.from_pylist does.
+        # Arrow's JSON reader checks types. Unlike Table.from_pylist, it does not import pandas.
         data = "\n".join(lines).encode()
         types = ParseOptions(explicit_schema=schema(table), unexpected_field_behavior="error")
-        incoming = read_json(io.BytesIO(data), ReadOptions(block_size=len(data)), types)  # one block: any row fits
+        incoming = read_json(
+            io.BytesIO(data), ReadOptions(block_size=len(data)), types
+        )  # one block, so that a row of any length fits
         connection.from_arrow(incoming).insert_into(table)
     connection.execute("USE main")
 
 
 def _to_json(value: date) -> str | int:
-    """Return a point in time as text and a day as a number, which is how Arrow reads them."""
+    """Convert a datetime to ISO 8601 text, and a date to days since 1970-01-01, as Arrow's JSON reader expects."""
     return value.isoformat() if isinstance(value, datetime) else (value - date(1970, 1, 1)).days

@@ -1,4 +1,4 @@
-"""The SQL files of this package: their names, text and digests, and the types of the stored tables."""
+"""Access to the SQL files of this package (names, text, digests), and to the Arrow schemas of stored tables."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -14,40 +14,40 @@ _ROOT = Path(__file__).parent
 
 
 def query_names(folder: str) -> list[str]:
-    """Return the names of the queries in a folder, sorted."""
+    """Return the sorted names of the queries in a folder of this package, without `.sql`."""
     return sorted(path.stem for path in (_ROOT / folder).glob("*.sql"))
 
 
 @cache
 def query_text(name: str) -> str:
-    """Return the text of the query `folder/name`."""
+    """Return the SQL text of a query, which is given as `folder/name`."""
     return (_ROOT / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def query_digest(name: str) -> str:
-    """Return the sha256 of the text of the query `folder/name`."""
+    """Return the sha256 (hex) of the SQL text of a query, which is given as `folder/name`."""
     return text_digest(query_text(name))
 
 
 def text_digest(text: str) -> str:
-    """Return the sha256 of a query's text."""
+    """Return the sha256 (hex) of a SQL text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def view_names() -> list[str]:
-    """Return the names of all views of a connection, sorted: one for each stored table, and those of `views/`."""
+    """Return the sorted names of all views of a connection: a view per stored table, and the views in `views/`."""
     return sorted({*query_names("schema"), *query_names("views")})
 
 
 def describe_view(name: str) -> str:
-    """Return the first sentence of a view's description: what one row is."""
+    """Return the first sentence of the comment at the top of a view's SQL file. It describes one row of the view."""
     text = query_text(f"views/{name}" if name in query_names("views") else f"schema/{name}")
     lines = takewhile(lambda line: line.startswith("--"), text.splitlines())
     return " ".join(line.removeprefix("--").strip() for line in lines).partition(". ")[0].removesuffix(".") + "."
 
 
 def schema(table: str) -> pa.Schema:
-    """Return the Arrow types of a stored table, from its definition in `schema/`."""
+    """Return the Arrow schema of a stored table, as `schema/` defines it."""
     return _schemas()[table]
 
 
@@ -61,5 +61,10 @@ def _schemas() -> dict[str, pa.Schema]:
 
 
 def conform(table: str, records: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Return rows as an Arrow table with exactly a stored table's types. Missing columns are NULL."""
+    """Convert rows to an Arrow table with the schema of a stored table.
+
+    Args:
+        table: Name of the stored table.
+        records: Rows by column name. Missing columns become NULL.
+    """
     return pa.Table.from_pylist([dict(record) for record in records], schema=schema(table))

@@ -1,4 +1,4 @@
-"""Run queries: those of this package, and read-only ones that a user writes."""
+"""Execution of this package's queries and of read-only queries that users write."""
 
 import contextlib
 import math
@@ -18,31 +18,42 @@ _Result = TypeVar("_Result")
 
 
 class QueryError(Exception):
-    """A user's query failed, or does more than read."""
+    """A user's query failed, or is not a read-only query."""
 
 
 def rows(connection: Connection, name: str, **parameters: Any) -> list[dict[str, Any]]:
-    """Return the rows of the query `folder/name` as dictionaries."""
+    """Run a query of this package, and return its rows as dictionaries.
+
+    Args:
+        connection: Connection from `connect`.
+        name: The query as `folder/name`.
+        parameters: Values of the query's named parameters.
+    """
     return _dictionaries(table(connection, name, **parameters))
 
 
 def table(connection: Connection, name: str, **parameters: Any) -> pa.Table:
-    """Return the rows of the query `folder/name` as an Arrow table."""
+    """Run a query of this package, and return its rows as an Arrow table. See `rows` for the arguments."""
     text = query_text(name)
     return _execute(connection, lambda cursor: cursor.sql(text, params=parameters or None).to_arrow_table())
 
 
 def frame(connection: Connection, name: str, **parameters: Any) -> Any:
-    """Return the rows of the query `folder/name` as a pandas frame (for Great Expectations)."""
+    """Run a query of this package, and return its rows as a pandas DataFrame. See `rows` for the arguments."""
     text = query_text(name)
     return _execute(connection, lambda cursor: cursor.sql(text, params=parameters or None).df())
 
 
 def read(connection: Connection, text: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Return the rows of one SELECT statement as dictionaries that JSON can hold.
+    """Run a single SELECT statement, and return its rows as dictionaries that can be serialized to JSON.
+
+    Args:
+        connection: Connection from `connect`.
+        text: The SQL statement, which may come from a user.
+        parameters: Values by parameter name. Values that the statement does not use are ignored.
 
     Raises:
-        QueryError: see `read_table`.
+        QueryError: The text is not exactly one SELECT statement, or the query fails.
     """
     result = read_table(connection, text, parameters)
     return [_to_json(row) for row in _dictionaries(_rename_repeated(result), maps_as_pydicts="lossy")]
@@ -55,31 +66,33 @@ def read_table(
     most_rows: int | None = None,
     most_seconds: float | None = None,
 ) -> pa.Table:
-    """Return the rows of one SELECT statement as an Arrow table.
+    """Run a single SELECT statement, and return its rows as an Arrow table.
 
     Args:
-        connection: From `connect`.
-        text: The statement, which a user may have written.
-        parameters: Values by name. Those that the statement does not use are ignored.
-        most_rows: Rows after these are not computed.
-        most_seconds: Interrupt the query after this time. DuckDB notices it between chunks of rows only; `sql.sandbox`
-            enforces it for every query.
+        connection: Connection from `connect`.
+        text: The SQL statement, which may come from a user.
+        parameters: Values by parameter name. Values that the statement does not use are ignored.
+        most_rows: Maximum number of rows. Further rows are not computed.
+        most_seconds: Time limit in seconds. DuckDB checks it only between chunks of rows; `sql.sandbox` enforces it
+            strictly.
 
     Raises:
-        QueryError: It is not exactly one SELECT, or it fails or times out.
+        QueryError: The text is not exactly one SELECT statement, or the query fails or times out.
     """
     try:
         statements = connection.extract_statements(text)
     except duckdb.Error as error:
         raise QueryError(f"query: {error}") from error
-    # EXPLAIN is refused as well: EXPLAIN ANALYZE executes what it explains, be it a COPY into the lake.
+    # EXPLAIN is refused too, because EXPLAIN ANALYZE executes its statement, which may write files.
     if len(statements) != 1 or statements[0].type is not duckdb.StatementType.SELECT:
         kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
         raise QueryError(f"query: got {kinds}, expected one SELECT; the lake is written by audits only")
     used = {key: value for key, value in (parameters or {}).items() if key in statements[0].named_parameters}
 
     def run(cursor: Connection) -> pa.Table:
-        cursor.execute("BEGIN TRANSACTION READ ONLY")  # to DuckDB, `WITH x AS (DELETE ...) SELECT` is a SELECT
+        cursor.execute(
+            "BEGIN TRANSACTION READ ONLY"
+        )  # DuckDB also classifies `WITH x AS (DELETE ...) SELECT` as SELECT
         with _time_limit(cursor, most_seconds):
             result = cursor.sql(text, params=used or None)
             return (result if most_rows is None else result.limit(most_rows)).to_arrow_table()
@@ -95,7 +108,14 @@ def read_table(
 
 
 def _dictionaries(result: pa.Table, **options: Any) -> list[dict[str, Any]]:
-    """Return the rows of a table, with points in time as datetimes (for which Arrow would import pandas)."""
+    """Convert an Arrow table to dictionaries.
+
+    Timestamps are converted to datetimes here, because `to_pylist` would import pandas for them.
+
+    Args:
+        result: The table.
+        options: Keyword arguments of `to_pylist`.
+    """
     columns = []
     for column in result.columns:
         if pa.types.is_timestamp(column.type) and column.type.unit == "us":
@@ -108,7 +128,10 @@ def _dictionaries(result: pa.Table, **options: Any) -> list[dict[str, Any]]:
 
 
 def _execute(connection: Connection, run: Callable[[Connection], _Result]) -> _Result:
-    """Run something with a cursor of its own. Tables of a remote lake that it needs are fetched first."""
+    """Call `run` with a new cursor, and return its result.
+
+    If the query fails because tables of a remote lake are not downloaded, download them and call `run` again.
+    """
     while True:
         try:
             with connection.cursor() as cursor:
@@ -120,13 +143,18 @@ def _execute(connection: Connection, run: Callable[[Connection], _Result]) -> _R
 
 @contextlib.contextmanager
 def _time_limit(cursor: Connection, seconds: float | None) -> Iterator[None]:
-    """Interrupt what a cursor does in the block after some time."""
+    """Interrupt queries of a cursor that still run when the time is over.
+
+    Args:
+        cursor: The cursor on which the block runs queries.
+        seconds: Time limit for the block in seconds, or None for no limit.
+    """
     if seconds is None:
         yield
         return
 
     def interrupt() -> None:
-        with contextlib.suppress(duckdb.Error):  # it has ended meanwhile
+        with contextlib.suppress(duckdb.Error):  # the query may have ended already
             cursor.interrupt()
 
     timer = threading.Timer(seconds, interrupt)
@@ -139,7 +167,7 @@ def _time_limit(cursor: Connection, seconds: float | None) -> Iterator[None]:
 
 
 def _to_json(value: Any) -> Any:
-    """Return a value as JSON can hold it: no decimals, no NaN or infinity (NULL), maps as objects."""
+    """Convert a value so that JSON can represent it: decimals become numbers, and NaN and infinity become None."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -152,7 +180,10 @@ def _to_json(value: Any) -> Any:
 
 
 def _rename_repeated(result: pa.Table) -> pa.Table:
-    """Rename repeated column names (`SELECT a.x, b.x`), of which a dictionary would keep only the last."""
+    """Make column names unique by appending _2, _3 and so on, so that rows can be converted to dictionaries.
+
+    A query such as `SELECT a.x, b.x` returns repeated names.
+    """
     counts: dict[str, int] = {}
     unique: list[str] = []
     for name in result.column_names:

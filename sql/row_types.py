@@ -1,11 +1,11 @@
-"""Types of rows of stored tables that stages pass on. `schema/` describes the columns."""
+"""Types for rows of the stored tables `alerts` and `lives`. The files in `schema/` describe their columns."""
 
 from datetime import datetime
 from typing import TypedDict
 
 
 class AlertRow(TypedDict):
-    """A row of `alerts`."""
+    """A row of the stored table `alerts`."""
 
     run_id: str
     alert_id: str
@@ -26,7 +26,7 @@ class AlertRow(TypedDict):
 
 
 class AlertHistoryRow(TypedDict):
-    """A row of `lives`."""
+    """A row of the stored table `lives`, the alert history."""
 
     run_id: str
     life_id: str

@@ -1,7 +1,7 @@
-"""Run an untrusted query in a separate process, which the operating system ends when it takes too long or too much.
+"""Execution of untrusted queries in a child process with time and memory limits from the operating system.
 
-DuckDB checks for interrupts between chunks of rows only, and its memory limit ignores what a function allocates within
-a row: `SELECT list_sum(range(200000000))` exceeds both. So the limits are the operating system's, on a child process.
+DuckDB's own limits are not sufficient. It checks for interrupts only between chunks of rows, and its memory limit does
+not include memory that a function allocates for a single row. `SELECT list_sum(range(200000000))` exceeds both.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ import stores
 from stores import Root
 
 MAX_CONCURRENT: Final = 2
-"""Queries that run at the same time."""
+"""Number of queries that can run at the same time."""
 _QUEUE_SECONDS: Final = 1.0
-"""Time to wait for another query to end."""
+"""Time in seconds to wait for another query to end."""
 _OPEN_SECONDS: Final = 120.0
-"""Time that opening the lake may take, in addition to the query."""
+"""Time limit in seconds for opening the lake, in addition to the time limit of the query."""
 _GRACE_SECONDS: Final = 0.5
-"""Time after which the process ends if DuckDB did not interrupt the query."""
+"""Time in seconds, after the time limit of the query, at which the operating system ends the process."""
 _THREADS: Final = 2
 _RESULT: Final = b"A"
 _ERROR: Final = b"F"
@@ -39,17 +39,21 @@ _slots = threading.BoundedSemaphore(MAX_CONCURRENT)
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a query."""
+    """Limits of a query.
+
+    Attributes:
+        rows: Number of rows in the result. Further rows are not computed.
+        seconds: Run time in seconds.
+        memory: Address space of the child process in bytes. DuckDB itself needs about 1 GB of it.
+        result: Size of the result in bytes.
+        cell: Size of a single value in bytes.
+    """
 
     rows: int
-    """Rows after these are not computed."""
     seconds: float
     memory: int = 4 << 30
-    """Address space of the whole process in bytes, of which DuckDB itself takes about 1 GB."""
     result: int = 16 << 20
-    """Size of the result in bytes."""
     cell: int = 1 << 20
-    """Size of one value in bytes."""
 
 
 def read_table(
@@ -60,18 +64,18 @@ def read_table(
     limits: Limits,
     folder: Path | None = None,
 ) -> pa.Table:
-    """Return the rows of one SELECT statement as an Arrow table. The lake is opened for this query alone.
+    """Run a single SELECT statement in a child process, and return its rows as an Arrow table.
 
     Args:
         lake: Folder or URL of the lake.
-        run_ids: Runs that the query can read. None: all.
-        with_decisions: Whether it can read people's decisions.
-        text: The statement.
+        run_ids: Runs that the query can read. None means all runs.
+        with_decisions: Whether the query can read people's decisions.
+        text: The SQL statement.
         limits: Limits of the query.
-        folder: Local copies of files of a remote lake. Default: the folder of this process.
+        folder: Folder for local copies of a remote lake's files. Default: the scratch folder of this process.
 
     Raises:
-        QueryError: The query fails, exceeds a limit, or too many others are running.
+        QueryError: The query fails or exceeds a limit, or too many other queries are running.
     """
     request = {
         "lake": str(lake),
@@ -90,7 +94,7 @@ def read_table(
 
 
 def _run_child(request: bytes, limits: Limits) -> pa.Table:
-    # -P: a file in the working directory must not shadow a module.
+    # With -P, files in the working directory cannot shadow modules.
     command = [sys.executable, "-P", "-m", "sql.sandbox"]
     found = os.pathsep.join(path for path in sys.path if path)
     try:
@@ -132,7 +136,7 @@ def _execute(request: dict[str, Any], limits: Limits) -> pa.Table:
 
 
 def _apply_limits(limits: Limits) -> None:
-    """Let the operating system end this process when it exceeds the limits from now on."""
+    """Make the operating system end this process when it exceeds the limits."""
     with contextlib.suppress(ImportError):  # not on Windows
         import resource
 
@@ -141,12 +145,12 @@ def _apply_limits(limits: Limits) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         most = math.ceil(used.ru_utime + used.ru_stime + (limits.seconds + _GRACE_SECONDS) * _THREADS) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (most, most))
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # by the operating system, whatever code is running
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the operating system ends the process, even in native code
         signal.setitimer(signal.ITIMER_REAL, limits.seconds + _GRACE_SECONDS)
 
 
 def _check_size(table: pa.Table, limits: Limits) -> pa.Table:
-    """Return a result unless it is too large. Raises QueryError."""
+    """Return a result unchanged if its size is within the limits. Otherwise raise QueryError."""
     if table.nbytes > limits.result:
         raise sql.QueryError(
             f"query: got a result of {table.nbytes >> 10} KiB, expected at most {limits.result >> 10} KiB; select "
@@ -165,6 +169,7 @@ def _check_size(table: pa.Table, limits: Limits) -> pa.Table:
 
 
 def _main(given: BinaryIO, out: BinaryIO) -> None:
+    """Run the query of a JSON request, and write `_RESULT` and an Arrow stream, or `_ERROR` and a message."""
     request = json.load(given)
     limits = Limits(**request["limits"])
     try:
@@ -183,4 +188,4 @@ def _main(given: BinaryIO, out: BinaryIO) -> None:
 if __name__ == "__main__":
     _main(sys.stdin.buffer, sys.stdout.buffer)
     sys.stdout.flush()
-    os._exit(0)  # nothing to clean up; does not wait for DuckDB's threads
+    os._exit(0)  # exit without waiting for DuckDB's threads

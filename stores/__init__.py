@@ -1,9 +1,9 @@
 """Storage backends: local folders and object storage, and the ledger of a lake.
 
-- `urls`: which URLs are accepted, and what a driver's exceptions mean, for corpora and lakes
-- `files`: atomic writes of a lake's files, and local copies of remote ones for readers of paths
+- `urls`: checks of the URLs of corpora and lakes, and translation of the exceptions of storage drivers
+- `files`: atomic writes of a lake's files, and local copies of remote files for libraries that need a path
 - `ledger`: the hash chain of records about runs, reports and decisions
-- `keys`: signatures of its records
+- `keys`: signing keys for the records of the ledger
 """
 
 from stores.files import (

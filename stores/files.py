@@ -1,8 +1,9 @@
 """Files of a lake in a local folder or in object storage: atomic writes, and local copies of remote files.
 
-A local file is written under a temporary name, flushed and renamed. A remote file is uploaded in one piece, and object
-storage shows it only once it is complete. Parquet, DuckDB and safetensors read paths: for a remote file they get a
-copy, named by its sha256, in a folder of this process that is removed when the process ends.
+A local file is written under a temporary name, flushed and renamed. A remote file is uploaded in one request, and
+object storage makes it visible only when the upload is complete. PyArrow, DuckDB and safetensors need local paths, so
+they read a local copy of a remote file. The copy is named by its sha256, in a scratch folder that is deleted when the
+process ends.
 """
 
 import atexit
@@ -29,26 +30,26 @@ if TYPE_CHECKING:
 
 _AZURE = {"abfs", "abfss", "az"}
 _ATOMIC = {"s3", "s3a", "gs", "gcs", "memory", *_AZURE}
-"""Protocols with atomic uploads: a reader never sees an incomplete object."""
+"""Protocols with atomic uploads: readers never see an incomplete object."""
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 _CONCURRENT = 16
-"""Files that are fetched concurrently: latency of object storage is high."""
+"""Number of files that are downloaded concurrently, because object storage has a high latency."""
 
-# By path of a remote file that was written or fetched: its version (fsspec's `ukey`) at that time, and the copy.
+# Path of each remote file that this process wrote or downloaded -> its version (fsspec's `ukey`) and its local copy.
 _copies: dict[str, tuple[str, Path]] = {}
 
 
 class LakeError(Exception):
-    """The lake cannot be read or written: it is missing, unreachable, or differs from its manifests."""
+    """The lake cannot be read or written. It is missing or unreachable, or its files differ from its manifests."""
 
 
 def lake_root(text: str) -> Root:
-    """Return the root of a lake from a path or URL.
+    """Parse the path or URL of a lake.
 
     Raises:
-        UrlError: See `parse_root`. Also for a local file, and for a protocol without atomic uploads.
+        UrlError: The URL is invalid (see `parse_root`), the path is a file, or the protocol has no atomic uploads.
     """
     root = parse_root(text, "lake")
     if isinstance(root, Path) and root.exists() and not root.is_dir():
@@ -62,13 +63,13 @@ def lake_root(text: str) -> Root:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the sha256 of a local file, read in pieces."""
+    """Return the sha256 (hex) of a local file, which is read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def relative_path(path: Root, root: Root) -> str:
-    """Return a path relative to a root, with slashes."""
+    """Return a path relative to a root, with '/' as separator."""
     if isinstance(path, Path) and isinstance(root, Path):
         return path.relative_to(root).as_posix()
     return str(path).removeprefix(str(root)).lstrip("/")
@@ -76,7 +77,12 @@ def relative_path(path: Root, root: Root) -> str:
 
 @contextlib.contextmanager
 def _describe_errors(path: Root, doing: str) -> Iterator[None]:
-    """Turn errors of a store into LakeError, and FileNotFoundError if the file does not exist."""
+    """Translate errors of a storage driver to LakeError, or to FileNotFoundError if the file does not exist.
+
+    Args:
+        path: The remote file.
+        doing: Past participle of the failed operation for the message, such as "read".
+    """
     try:
         with translate_errors():
             yield
@@ -95,17 +101,18 @@ def _describe_errors(path: Root, doing: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _describe_upload_errors(path: "UPath") -> Iterator[None]:
+    """Translate errors of an upload to LakeError."""
     try:
         with _describe_errors(path, "written"):
             yield
-    except FileNotFoundError as error:  # of an object only the bucket can be missing
+    except FileNotFoundError as error:  # an upload needs no existing object, so the bucket is missing
         raise LakeError(
             f"lake: {path} cannot be written ({error.strerror}); create the bucket, or correct the lake's URL"
         ) from error
 
 
 def is_file(path: Root) -> bool:
-    """Return whether a file exists. Raises LakeError if the store does not answer."""
+    """Return whether a path is an existing file. Raises LakeError if the store does not answer."""
     if isinstance(path, Path):
         return path.is_file()
     try:
@@ -116,7 +123,12 @@ def is_file(path: Root) -> bool:
 
 
 def read_bytes(path: Root) -> bytes:
-    """Return the bytes of a small file. Raises FileNotFoundError, and LakeError for any other error of a store."""
+    """Return the bytes of a small file.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        LakeError: The store cannot be read.
+    """
     if isinstance(path, Path):
         return path.read_bytes()
     with _describe_errors(path, "read"):
@@ -125,7 +137,14 @@ def read_bytes(path: Root) -> bytes:
 
 
 def read_all(paths: Iterable[Root]) -> Iterator[tuple[Root, bytes]]:
-    """Yield the given small files that exist, with their bytes, in the given order. Raises LakeError."""
+    """Read small files concurrently.
+
+    Returns:
+        Iterator over the paths of existing files and their bytes, in the given order. Missing files are skipped.
+
+    Raises:
+        LakeError: The store cannot be read.
+    """
 
     def read(path: Root) -> tuple[Root, bytes | None]:
         try:
@@ -139,11 +158,11 @@ def read_all(paths: Iterable[Root]) -> Iterator[tuple[Root, bytes]]:
 
 
 def _list_entries(folder: "UPath") -> list[dict[str, Any]]:
-    """Return what a store lists in a folder; empty if there is none. Raises LakeError."""
+    """Return fsspec's metadata of the entries of a folder; empty if the folder does not exist. Raises LakeError."""
     try:
         with _describe_errors(folder, "listed"):
             found: list[dict[str, Any]] = folder.fs.ls(folder.path, detail=True)
-            folder.fs.invalidate_cache(folder.path)  # else files that others write would be missing
+            folder.fs.invalidate_cache(folder.path)  # so that the next listing shows files of other writers
             return found
     except FileNotFoundError:
         return []
@@ -154,7 +173,10 @@ def _name(entry: Mapping[str, Any]) -> str:
 
 
 def list_folders(path: Root) -> list[str]:
-    """Return the sorted names of the folders in a folder, without links; empty if there is none. Raises LakeError."""
+    """Return the sorted names of the subfolders of a folder, without symbolic links.
+
+    Empty if the folder does not exist. Raises LakeError if the store cannot be read.
+    """
     if isinstance(path, Path):
         found = path.iterdir() if path.is_dir() else ()
         return sorted(entry.name for entry in found if entry.is_dir() and not entry.is_symlink())
@@ -162,7 +184,7 @@ def list_folders(path: Root) -> list[str]:
 
 
 def list_files(folder: Root) -> list[str]:
-    """Return the sorted names of the files in a folder; empty if there is none. Raises LakeError."""
+    """Return the sorted names of the files in a folder; empty if the folder does not exist. Raises LakeError."""
     if isinstance(folder, Path):
         with (
             contextlib.suppress(FileNotFoundError),
@@ -174,7 +196,15 @@ def list_files(folder: Root) -> list[str]:
 
 
 def missing_files(root: Root, names: Iterable[str]) -> list[str]:
-    """Return the given files below a root that do not exist. A store lists each folder once. Raises LakeError."""
+    """Return those of the given files that do not exist. A remote store lists each folder once.
+
+    Args:
+        root: Root of the lake.
+        names: Paths of the files relative to `root`.
+
+    Raises:
+        LakeError: The store cannot be read.
+    """
     if isinstance(root, Path):
         return [name for name in names if not (root / name).is_file()]
     by_folder = defaultdict(list)
@@ -188,7 +218,7 @@ def missing_files(root: Root, names: Iterable[str]) -> list[str]:
 
 
 def list_sizes(root: Root) -> dict[str, int]:
-    """Return the sizes in bytes of all files below a folder, by relative path. Raises LakeError."""
+    """Return the relative path and size in bytes of each file below a folder. Raises LakeError."""
     if isinstance(root, Path):
         return {relative_path(path, root): path.stat().st_size for path in sorted(root.rglob("*")) if path.is_file()}
     try:
@@ -202,18 +232,22 @@ def list_sizes(root: Root) -> dict[str, int]:
 
 
 def list_links(root: Root) -> list[str]:
-    """Return the relative paths of all symbolic links below a folder. A store has none."""
+    """Return the relative paths of all symbolic links below a folder; empty for a remote store, which has no links."""
     if not isinstance(root, Path):
         return []
     return [relative_path(path, root) for path in sorted(root.rglob("*")) if path.is_symlink()]
 
 
 def remove(root: Root, names: Iterable[str]) -> None:
-    """Delete files below a folder, and folders that become empty. Missing files are ignored.
+    """Delete files below a folder, and all empty folders below it. Missing files are ignored.
+
+    Args:
+        root: The folder.
+        names: Paths of the files relative to `root`.
 
     Raises:
         OSError: A local file cannot be deleted.
-        LakeError: The store refuses.
+        LakeError: A remote file cannot be deleted.
     """
     if isinstance(root, Path):
         for name in names:
@@ -229,9 +263,13 @@ def remove(root: Root, names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def write_atomically(path: Root) -> Iterator[Path]:
-    """Yield a temporary path; its file becomes `path` when the block ends. Nothing is left on failure.
+    """Yield a temporary path for writing, and move or upload the file to `path` when the block ends.
 
-    A local file is flushed to disk. Raises LakeError if a store refuses it.
+    A local file is flushed to disk. If the block raises an exception, the temporary file is deleted and `path` stays
+    unchanged.
+
+    Raises:
+        LakeError: The file cannot be uploaded.
     """
     if isinstance(path, Path):
         with _write_local(path) as temporary:
@@ -241,7 +279,7 @@ def write_atomically(path: Root) -> Iterator[Path]:
     try:
         yield temporary
         with _describe_upload_errors(path):
-            # Azure's driver alone does not overwrite by default.
+            # Only the driver of Azure does not overwrite by default.
             path.fs.put_file(str(temporary), path.path, **({"overwrite": True} if path.protocol in _AZURE else {}))
             version = path.fs.ukey(path.path)
         _keep(path, temporary, version)
@@ -251,7 +289,12 @@ def write_atomically(path: Root) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _write_local(path: Path, publish: Callable[[Path, Path], object] = Path.replace) -> Iterator[Path]:
-    """Yield a temporary path; when the block ends, its file is flushed to disk and moved to `path` by `publish`."""
+    """Yield a temporary path for writing, and flush the file to disk when the block ends.
+
+    Args:
+        path: The final path.
+        publish: Function that moves the temporary file (first argument) to the final path (second argument).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -261,7 +304,7 @@ def _write_local(path: Path, publish: Callable[[Path, Path], object] = Path.repl
         publish(temporary, path)
         directory = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(directory)  # the new name itself
+            os.fsync(directory)  # makes the new name durable
         finally:
             os.close(directory)
     finally:
@@ -269,7 +312,11 @@ def _write_local(path: Path, publish: Callable[[Path, Path], object] = Path.repl
 
 
 def write_bytes(path: Root, data: bytes) -> None:
-    """Write a small file atomically, without a local copy. Raises LakeError if a store refuses it."""
+    """Write a small file atomically. A remote file is not copied to the scratch folder.
+
+    Raises:
+        LakeError: The file cannot be uploaded.
+    """
     if isinstance(path, Path):
         with _write_local(path) as temporary:
             temporary.write_bytes(data)
@@ -279,20 +326,20 @@ def write_bytes(path: Root, data: bytes) -> None:
 
 
 def create_file(path: Root, data: bytes) -> bool:
-    """Write a small file atomically unless it exists. Of several concurrent writers exactly one succeeds.
+    """Create a small file atomically if it does not exist. Of several concurrent writers, exactly one succeeds.
 
     Returns:
         Whether this call created the file.
 
     Raises:
-        LakeError: The store refuses, or the file system has no hard links.
+        LakeError: The file cannot be uploaded, or the local file system has no hard links.
     """
     exists = False
 
     def link(temporary: Path, path: Path) -> None:
         nonlocal exists
         try:
-            os.link(temporary, path)  # unlike a rename, it replaces nothing
+            os.link(temporary, path)  # unlike a rename, a link never replaces an existing file
         except FileExistsError:
             exists = True
         except OSError as error:
@@ -310,19 +357,28 @@ def create_file(path: Root, data: bytes) -> bool:
             path.fs.pipe_file(path.path, data, mode="create")
         except FileExistsError:
             exists = True
-    # A driver that retries after a lost response finds its own object.
+    # If a driver retries after a lost response, it may find the object that it created itself.
     return not exists or read_bytes(path) == data
 
 
 def copy_path(sha256: str) -> Path:
-    """Return the path of the local copy of a file, whether or not it exists. Raises LakeError for an invalid sha256."""
+    """Return the path of the local copy of a remote file with this sha256. The copy may not exist.
+
+    Raises:
+        LakeError: The sha256 is invalid.
+    """
     if not _SHA256.fullmatch(sha256):
         raise LakeError(f"lake: got sha256 {sha256!r} in a manifest, expected 64 hexadecimal digits; restore it")
     return scratch_folder() / f"{sha256}.copy"
 
 
 def fetch(path: Root, sha256: str | None = None) -> Path:
-    """Return a local path of a file: the file itself, or a copy of a remote one. With `sha256` a copy is fetched once.
+    """Return a local path of a file, and download a remote file.
+
+    Args:
+        path: The file. A local path is returned unchanged.
+        sha256: Expected sha256 of a remote file. If a local copy with it exists, nothing is downloaded. Without it, a
+            copy is reused if the version of the remote file has not changed.
 
     Raises:
         LakeError: The remote file is missing, cannot be read, or does not match `sha256`.
@@ -334,7 +390,8 @@ def fetch(path: Root, sha256: str | None = None) -> Path:
     temporary = scratch_folder() / f"{uuid.uuid4().hex}.tmp"
     try:
         with _describe_errors(path, "read"):
-            # Before its bytes: if it changes meanwhile, the copy will not be taken for the new version.
+            # The version is read before the bytes. If the file changes in between, its old version is recorded, so that
+            # the next call downloads it again.
             version = path.fs.ukey(path.path) if sha256 is None else ""
             copied_version, copy = _copies.get(str(path), ("", temporary))
             if version and version == copied_version and copy.is_file():
@@ -355,7 +412,12 @@ def fetch(path: Root, sha256: str | None = None) -> Path:
 
 
 def fetch_all(root: Root, names: Mapping[str, str | None]) -> list[Path]:
-    """Return local paths of files below a root, given by name with their sha256 or None; see `fetch`."""
+    """Return local paths of files below a root, and download remote files concurrently. See `fetch`.
+
+    Args:
+        root: Root of the lake.
+        names: Mapping from the relative path of each file to its sha256, or None if the sha256 is unknown.
+    """
     if isinstance(root, Path):
         return [root / name for name in names]
     with ThreadPoolExecutor(max_workers=_CONCURRENT) as pool:
@@ -363,6 +425,7 @@ def fetch_all(root: Root, names: Mapping[str, str | None]) -> list[Path]:
 
 
 def _keep(path: "UPath", temporary: Path, version: str) -> Path:
+    """Move a temporary file to the local copy of a remote file, record its version, and return the copy's path."""
     copy = copy_path(file_sha256(temporary))
     temporary.replace(copy)
     _copies[str(path)] = version, copy
@@ -373,7 +436,10 @@ _scratch_lock = threading.Lock()
 
 
 def scratch_folder() -> Path:
-    """Return the folder of this process for local copies, private to its user; removed when the process ends."""
+    """Return the folder for local copies of this process. Only its user can read it.
+
+    The folder is deleted when the process ends.
+    """
     with _scratch_lock:
         return _parent_folders.get(os.getpid()) or _scratch_of(os.getpid())
 
@@ -382,7 +448,7 @@ _parent_folders: dict[int, Path] = {}
 
 
 def use_scratch_folder(folder: Path) -> None:
-    """Use the folder of the parent process: its copies are not fetched again, and not removed."""
+    """Use the scratch folder of the parent process, so that its local copies are reused and not deleted."""
     _parent_folders[os.getpid()] = folder
 
 
@@ -391,7 +457,7 @@ def _scratch_of(process: int) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="m2ib-audit-"))
 
     def remove() -> None:
-        if os.getpid() == process:  # not a child that was forked off
+        if os.getpid() == process:  # a forked child process must not delete the folder of its parent
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)

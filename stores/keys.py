@@ -1,6 +1,6 @@
-"""Ed25519 keys that sign records of the ledger: a file with the private key, and one with the public key.
+"""Ed25519 keys that sign records of the ledger: one file with the private key, one file with the public key.
 
-A signature proves that the writer of a record had the private key. It does not prove who that was, nor when.
+A signature proves that the writer of a record had the private key. It does not prove who signed the record, or when.
 """
 
 import base64
@@ -18,48 +18,48 @@ if TYPE_CHECKING:
 
 
 class KeyFileError(Exception):
-    """A key cannot be read or written. The message contains nothing of the key."""
+    """A key file cannot be read or written. The message never contains key material."""
 
 
 @dataclass(frozen=True, repr=False)
 class SigningKey:
-    """A private key; a `stores.ledger.Signer`."""
+    """An Ed25519 private key. It implements the protocol `stores.ledger.Signer`."""
 
     key: "Ed25519PrivateKey"
 
     @property
     def key_id(self) -> str:
-        """Identifies the public key."""
+        """Identifier of the public key; see `PublicKey.key_id`."""
         return self.public.key_id
 
     @property
     def public(self) -> "PublicKey":
-        """The public key."""
+        """Public key that verifies the signatures of this key."""
         return PublicKey(self.key.public_key())
 
     def sign(self, data: bytes) -> str:
-        """Return the signature of data in base64."""
+        """Sign data, and return the signature in base64."""
         return base64.b64encode(self.key.sign(data)).decode()
 
 
 @dataclass(frozen=True)
 class PublicKey:
-    """A public key, which verifies signatures."""
+    """An Ed25519 public key, which verifies signatures."""
 
     key: "Ed25519PublicKey"
 
     @property
     def key_id(self) -> str:
-        """First 32 hexadecimal digits of the sha256 of the key's bytes."""
+        """Identifier of the key: the first 32 hexadecimal digits of the sha256 of its raw bytes."""
         return hashlib.sha256(self.key.public_bytes_raw()).hexdigest()[:32]
 
     def verify(self, data: bytes, signature: str) -> bool:
-        """Return whether a signature of data was made with the private key."""
+        """Return whether a base64 signature of data was created with the matching private key."""
         from cryptography.exceptions import InvalidSignature
 
         try:
             raw = base64.b64decode(signature, validate=True)
-            if base64.b64encode(raw).decode() != signature:  # unused bits were changed
+            if base64.b64encode(raw).decode() != signature:  # base64 with modified padding bits is rejected
                 return False
             self.key.verify(raw, data)
         except (ValueError, InvalidSignature):
@@ -68,10 +68,12 @@ class PublicKey:
 
 
 def create_key(path: Path) -> PublicKey:
-    """Write a new private key to a file that only its owner may read, and the public key to the same path with `.pub`.
+    """Create a key pair. The private key is written to `path`, and the public key to `path` with `.pub` appended.
+
+    Only the owner of the private key's file can read it. Existing files are never overwritten.
 
     Raises:
-        KeyFileError: One of the files exists or cannot be written. No key is ever overwritten.
+        KeyFileError: One of the files exists or cannot be written.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -86,7 +88,7 @@ def create_key(path: Path) -> PublicKey:
                 created.append(name)
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())  # before anything is signed with it
+                os.fsync(file.fileno())  # the key must be durable before it signs records
     except OSError as error:
         for name in created:
             with contextlib.suppress(OSError):
@@ -99,7 +101,11 @@ def create_key(path: Path) -> PublicKey:
 
 
 def load_key(path: Path) -> SigningKey:
-    """Read a private key. Raises KeyFileError for any other file, and for a key that other users may read."""
+    """Read a private key from a file.
+
+    Raises:
+        KeyFileError: The file cannot be read, is not an Ed25519 private key, or can be accessed by other users.
+    """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -120,7 +126,7 @@ def load_key(path: Path) -> SigningKey:
 
 
 def load_public_key(path: Path) -> PublicKey:
-    """Read a public key. Raises KeyFileError for any other file."""
+    """Read a public key from a file. Raises KeyFileError if the file cannot be read or is not an Ed25519 public key."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -136,7 +142,10 @@ def load_public_key(path: Path) -> PublicKey:
 
 
 def _read(path: Path) -> tuple[bytes, int]:
-    """Return the bytes and the mode of the same file, even if the path is replaced meanwhile."""
+    """Return the bytes and the permission mode of a file.
+
+    Both are read from the same open file, so they match even if the path is replaced concurrently.
+    """
     try:
         with path.open("rb") as file:
             return file.read(), os.fstat(file.fileno()).st_mode

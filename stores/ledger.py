@@ -3,9 +3,9 @@
 lake/ledger/00000001.json     one record as canonical JSON: sorted keys, no spaces, UTF-8
 lake/ledger/HEAD              number and sha256 of the last record
 
-Each record contains the sha256 of the record before it (`prev`), so that no earlier record can be changed, deleted or
-reordered without notice. Records are never changed: a correction is a new record. HEAD shows whether the last records
-were deleted, unless HEAD was rewritten as well: keep a copy of its sha256 in another place.
+Each record contains the sha256 of the previous record (`prev`), so that a changed, deleted or reordered record is
+detected. Records are never changed. A correction is a new record. HEAD detects whether the last records were deleted,
+unless HEAD was rewritten as well. To detect that too, keep a copy of HEAD outside of the lake.
 """
 
 import hashlib
@@ -27,8 +27,15 @@ from stores.urls import Root
 FOLDER = "ledger"
 HEAD = "HEAD"
 KINDS = ("run", "rewrite", "report", "review", "countersign", "sign_off")
-"""Kinds of records: a run ended; its files were compacted or pruned; its report was written; an alert was reviewed; a
-second person signed a review or sign-off; a run was signed off."""
+"""Kinds of records.
+
+- `run`: a run ended
+- `rewrite`: the files of a run were compacted or pruned
+- `report`: a report of a run was written
+- `review`: a person reviewed an alert
+- `countersign`: a second person signed a review or a sign-off
+- `sign_off`: a person signed off a run
+"""
 BEGINNING = "0" * 64
 """`prev` of the first record."""
 _APPEND_ATTEMPTS = 1000
@@ -39,25 +46,36 @@ _SIGNATURE_KEYS = ("key_id", "signature")
 
 
 class LedgerError(LakeError):
-    """The ledger was changed, or a record cannot be appended to it."""
+    """The ledger is damaged or was tampered with, or a record cannot be appended to it."""
 
 
 class Signer(Protocol):
-    """Signs records; see `stores.keys`."""
+    """Protocol of a key that signs records. `stores.keys.SigningKey` implements it."""
 
     @property
     def key_id(self) -> str:
-        """Identifies the public key."""
+        """Identifier of the public key."""
         ...
 
     def sign(self, data: bytes) -> str:
-        """Return the signature of data as text."""
+        """Sign data, and return the signature as text."""
         ...
 
 
 @dataclass(frozen=True)
 class Record:
-    """One record; `sha256` is that of its bytes, which the next record contains as `prev`."""
+    """A record of the ledger.
+
+    Attributes:
+        number: Position in the ledger, counted from 1.
+        kind: One of `KINDS`.
+        at: Time of writing, in ISO 8601, from the clock of the writer.
+        body: Content of the record, a JSON object.
+        prev: sha256 of the previous record, or `BEGINNING` for the first.
+        sha256: sha256 of this record's bytes. The next record contains it as `prev`.
+        key_id: Identifier of the signer's public key, or None for an unsigned record.
+        signature: Signature of `signed_bytes`, or None for an unsigned record.
+    """
 
     number: int
     kind: str
@@ -70,27 +88,31 @@ class Record:
 
     @property
     def time(self) -> datetime:
-        """Time of writing, by the writer's clock."""
+        """Time of writing, from the clock of the writer."""
         return datetime.fromisoformat(self.at)
 
     def signed_bytes(self) -> bytes:
-        """Return the bytes that the signature covers: the record without the signature."""
+        """Return the bytes that are signed: the record without its signature, as canonical JSON."""
         fields = {key: getattr(self, key) for key in _KEYS} | ({} if self.key_id is None else {"key_id": self.key_id})
         return canonical_json(fields)
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return a JSON value as bytes, the same for equal values. Raises ValueError if JSON or UTF-8 cannot hold it."""
+    """Serialize a value to canonical JSON: equal values yield equal bytes.
+
+    Raises:
+        ValueError: The value contains NaN, infinity or invalid Unicode.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def sha256(data: bytes) -> str:
-    """Return the sha256 of data."""
+    """Return the sha256 (hex) of data."""
     return hashlib.sha256(data).hexdigest()
 
 
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0") | {chr(code) for code in range(0xFE00, 0xFE10)}
-"""Invisible letters and marks, in addition to Unicode's format characters."""
+"""Invisible characters outside of Unicode's category "format" (Cf)."""
 _CONFUSABLE_SCRIPTS = ("LATIN", "CYRILLIC", "GREEK")
 
 
@@ -99,13 +121,17 @@ def _is_invisible(character: str) -> bool:
 
 
 def normalize_person(name: str) -> str:
-    """Return a signer's name for comparison: only letters, marks and digits, without case, separated by spaces."""
+    """Normalize a person's name for comparison: lower case, letters, marks and digits only, single spaces."""
     visible = (letter for letter in unicodedata.normalize("NFKC", name).casefold() if not _is_invisible(letter))
     return " ".join("".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in visible).split())
 
 
 def describe_disguise(name: str) -> str | None:
-    """Return what could make a name look like another one, in words, or None."""
+    """Return why a name could look like a different name, or None for an unsuspicious name.
+
+    Returns:
+        A noun phrase, such as "invisible characters".
+    """
     if any(map(_is_invisible, name)):
         return "invisible characters"
     scripts = {unicodedata.name(letter, "").split(" ")[0] for letter in name if letter.isalpha()}
@@ -114,22 +140,30 @@ def describe_disguise(name: str) -> str | None:
 
 
 def record_path(lake: Root, number: int) -> Root:
-    """Return the path of a record."""
+    """Return the path of the record with this number."""
     return lake / FOLDER / f"{number:08d}.json"
 
 
 def record_number(name: str) -> int | None:
-    """Return the number of a record from its file name; None for any other file."""
+    """Return the number of a record from its file name, or None if it is not the file name of a record."""
     match = _NAME.fullmatch(name)
     number = int(match[1]) if match else 0
     return number if number and name == f"{number:08d}.json" else None
 
 
 def parse_record(number: int, data: bytes) -> Record:
-    """Return a record from its bytes. Raises LedgerError if they are not such a record in canonical form."""
+    """Parse a record.
+
+    Args:
+        number: Expected number of the record.
+        data: Bytes of the record.
+
+    Raises:
+        LedgerError: The bytes are not canonical JSON, or not a record with this number.
+    """
     try:
         value = json.loads(data.decode())
-        # Rejects repeated keys as well, and what Python accepts although it is not JSON.
+        # This comparison also rejects repeated keys, and values that Python accepts although they are not JSON.
         is_canonical = canonical_json(value) == data
     except (ValueError, RecursionError) as error:
         raise LedgerError(f"ledger: record {number} is not JSON ({error}); restore it from a backup") from error
@@ -156,7 +190,15 @@ def parse_record(number: int, data: bytes) -> Record:
 
 
 def check_chain(record: Record, before: Record | None) -> None:
-    """Raise LedgerError unless `prev` of a record is the sha256 of the one before it."""
+    """Check that a record contains the sha256 of the previous record.
+
+    Args:
+        record: The record.
+        before: The previous record, or None if `record` is the first.
+
+    Raises:
+        LedgerError: The sha256 differs.
+    """
     expected = BEGINNING if before is None else before.sha256
     if record.prev != expected:
         what = "the beginning" if before is None else f"record {before.number}"
@@ -171,24 +213,27 @@ _cache_lock = threading.Lock()
 
 
 def read_records(lake: Root) -> list[Record]:
-    """Return all records, oldest first. Of those that this process has read before, only the last is read again.
+    """Return all records, oldest first.
+
+    Records are cached per process: only the last cached record and newer records are read from the lake.
 
     Raises:
-        LedgerError: A record is missing, invalid or not chained to the one before it, or HEAD does not match.
+        LedgerError: A record is missing, invalid or not chained to the previous record, or HEAD does not match.
         LakeError: The store does not answer.
     """
     attempt = 0
     while True:
-        head = read_head(lake)  # before the records, so that all records up to it exist
+        head = read_head(lake)  # HEAD is read before the records, so that all records up to it exist
         records = _read_chain(lake)
         attempt += 1
         if head is not None or len(records) <= 1 or attempt > _HEAD_ATTEMPTS:
             _check_head(lake, head, records)
             return records
-        time.sleep(0.02)  # the writer of the first record may be about to write HEAD
+        time.sleep(0.02)  # the writer of the first records may not have written HEAD yet
 
 
 def _read_chain(lake: Root) -> list[Record]:
+    """Return all records after checking that each is chained to the previous one. Raises LedgerError."""
     key = str(lake.resolve() if isinstance(lake, Path) else lake)
     with _cache_lock:
         numbers = _list_numbers(lake)
@@ -203,6 +248,7 @@ def _read_chain(lake: Root) -> list[Record]:
 
 
 def _list_numbers(lake: Root) -> list[int]:
+    """Return the numbers of all records in the lake. Raises LedgerError if a number is missing."""
     names = files.list_files(lake / FOLDER)
     numbers = sorted(number for name in names if (number := record_number(name)) is not None)
     if numbers != list(range(1, len(numbers) + 1)):
@@ -223,7 +269,11 @@ def _read(lake: Root, numbers: Sequence[int]) -> list[Record]:
 
 
 def read_head(lake: Root) -> tuple[int, str] | None:
-    """Return number and sha256 of the last record from HEAD; None if there is no HEAD. Raises LedgerError."""
+    """Return the number and sha256 of the last record, as stored in HEAD, or None if HEAD does not exist.
+
+    Raises:
+        LedgerError: HEAD is not canonical JSON of this form.
+    """
     try:
         data = files.read_bytes(lake / FOLDER / HEAD)
     except FileNotFoundError:
@@ -247,17 +297,18 @@ def append(
     signer: Signer | None = None,
     check: Callable[[Sequence[Record]], None] | None = None,
 ) -> Record:
-    """Append a record. Concurrent writers get different numbers.
+    """Append a record to the ledger. Concurrent writers get different numbers.
 
     Args:
         lake: Folder or URL of the lake.
         kind: One of `KINDS`.
-        body: JSON object.
-        signer: Key to sign the record with.
-        check: Called with all earlier records before each attempt; raises what forbids the record.
+        body: Content of the record, a JSON object.
+        signer: Key that signs the record. Default: the record is not signed.
+        check: Function that is called with all earlier records before each attempt. It raises an exception to prevent
+            the record.
 
     Raises:
-        LedgerError: The existing ledger is damaged.
+        LedgerError: The existing ledger is damaged, or other writers were faster in every attempt.
         LakeError: The lake cannot be written.
     """
     if kind not in KINDS:
@@ -268,7 +319,7 @@ def append(
             check(earlier)
         record, data = _build_record(earlier[-1] if earlier else None, kind, body, signer)
         if files.create_file(record_path(lake, record.number), data):
-            # If another writer has appended meanwhile, HEAD must not go back.
+            # If another writer has already appended a record, HEAD must not point to an earlier record.
             if not files.is_file(record_path(lake, record.number + 1)):
                 head = {"number": record.number, "sha256": record.sha256}
                 files.write_bytes(lake / FOLDER / HEAD, canonical_json(head))
@@ -279,24 +330,29 @@ def append(
 
 
 class _DuplicateError(Exception):
-    """The same record exists."""
+    """The ledger already contains the same record."""
 
 
 def record_report(
     lake: Root, run_id: str, kind: str, data: bytes, signer: Signer | None = None, **more: str
 ) -> Record | None:
-    """Append the sha256 of a report, and return the record; None if the ledger has the same one.
+    """Append a record with the sha256 of a report.
 
     Args:
         lake: Folder or URL of the lake.
-        run_id: The run.
+        run_id: The run that the report describes.
         kind: Format of the report.
-        data: The report.
-        signer: Key to sign the record with.
-        more: `path` below the lake if the report must stay there; `by`: what wrote it, which is not compared.
+        data: Bytes of the report.
+        signer: Key that signs the record. Default: the record is not signed.
+        more: Further fields of the record. `path` is the report's path in the lake, where verification expects it.
+            `by` names the program that wrote the report; it is ignored when records are compared.
+
+    Returns:
+        The new record, or None if the ledger already contains the same record.
 
     Raises:
-        LedgerError, LakeError: See `append`.
+        LedgerError: See `append`.
+        LakeError: See `append`.
     """
     body = {"run_id": run_id, "format": kind, "sha256": sha256(data), **more}
     compared = {key: value for key, value in body.items() if key != "by"}
@@ -318,7 +374,7 @@ def _build_record(
         "number": last.number + 1 if last else 1,
         "kind": kind,
         "at": datetime.now(UTC).isoformat(timespec="microseconds"),
-        "body": json.loads(canonical_json(body)),  # as a reader gets it
+        "body": json.loads(canonical_json(body)),  # equal to the body that a reader parses
         "prev": last.sha256 if last else BEGINNING,
     }
     if signer is not None:
@@ -329,7 +385,10 @@ def _build_record(
 
 
 def _check_head(lake: Root, head: tuple[int, str] | None, records: Sequence[Record]) -> None:
-    """Raise LedgerError if HEAD does not match. It may lag behind: a writer is at work, or was killed."""
+    """Raise LedgerError if HEAD does not match the records.
+
+    HEAD may point to a record before the last, because a writer may be running or may have been killed.
+    """
     if head is None:
         if len(records) > 1:  # the first writer may have been killed between record and HEAD
             raise LedgerError(f"ledger: {lake / FOLDER / HEAD} is missing; restore it from a backup")
@@ -343,15 +402,22 @@ def _check_head(lake: Root, head: tuple[int, str] | None, records: Sequence[Reco
 
 
 def select_kinds(records: Iterable[Record], *kinds: str) -> list[Record]:
-    """Return the records of some kinds."""
+    """Return the records of the given kinds, in the given order of records."""
     return [record for record in records if record.kind in kinds]
 
 
 def expects_record(manifest: Mapping[str, Any], records: Sequence[Record]) -> bool:
-    """Return whether a run that has ended should have a record: its manifest says so, or it began after the first."""
+    """Return whether the ledger should contain a record of a run that has ended.
+
+    It should if the manifest has the flag `chained`, or if the run started after the first record of the ledger.
+
+    Args:
+        manifest: Manifest of the run.
+        records: All records of the ledger.
+    """
     if manifest.get("chained"):
         return True
     try:
         return bool(records) and datetime.fromisoformat(manifest["started_at"]) > records[0].time
-    except (KeyError, TypeError, ValueError):  # unknown start
+    except (KeyError, TypeError, ValueError):  # the start time is unknown
         return bool(records)

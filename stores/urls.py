@@ -1,6 +1,6 @@
-"""URLs that fsspec reads: which ones are accepted, and what the exceptions of drivers mean.
+"""Checks of paths and fsspec URLs, and translation of the exceptions of fsspec drivers.
 
-A URL never contains keys or passwords: drivers read them from the usual places (environment, profile, role).
+A URL must not contain keys or passwords. Drivers read credentials from the environment, a profile or a role.
 """
 
 import re
@@ -20,9 +20,9 @@ _EXTRAS = {
     **dict.fromkeys(("abfs", "abfss", "az"), "azure"),
     **dict.fromkeys(("http", "https"), "http"),
 }
-# A password may contain '/'. After a colon there may also be a port. URLs of object stores contain no user.
+# A password may contain '/'. A colon may also precede a port. URLs of object stores contain no user name.
 _SECRET = re.compile(r"[^:/]*://[^/@]*:(?!\d*/)[^@]*@|(s3a?|gcs|gs|https?)://[^/]*@|.*\?.*=", re.IGNORECASE | re.DOTALL)
-# Class names of exceptions of drivers: botocore, aiohttp, google-auth, azure-core.
+# Class names of exceptions in the drivers' libraries: botocore, aiohttp, google-auth, azure-core.
 _NOT_FOUND = {"NoSuchBucket", "ContainerNotFound"}
 _ACCESS_DENIED = {
     "NoCredentialsError",
@@ -34,27 +34,28 @@ _UNREACHABLE = {"HTTPClientError", "ClientConnectionError", "ClientPayloadError"
 
 
 class UrlError(ValueError):
-    """A URL is not accepted."""
+    """A path or URL of a corpus or lake is invalid."""
 
 
 def is_url(text: str) -> bool:
-    """Return whether a text is a URL, not a local path."""
+    """Return whether a text is a URL. Otherwise it is a local path."""
     return "://" in text
 
 
 def parse_root(text: str, what: str) -> Root:
-    """Return the root at a path or URL. Nothing is opened, but the driver of a URL is loaded.
+    """Parse a path or URL. No file is opened, but the driver of a URL is imported.
 
     Args:
         text: Path or URL.
-        what: What is stored there, for error messages.
+        what: Name of the data for error messages, "lake" or "corpus".
 
     Raises:
-        UrlError: The URL contains keys or a password, is chained, or its protocol or driver is unknown.
+        UrlError: The URL contains a key or password, consists of chained URLs (`::`), has an unknown protocol, or its
+            driver is not installed.
     """
     if not is_url(text):
         return Path(text)
-    if "::" in text:  # before any message that repeats it: its parts may contain keys
+    if "::" in text:  # checked first, because later messages contain the URL, whose parts may contain keys
         raise UrlError(
             f"The {what}'s URL is chained (not repeated here: it may contain keys), expected one protocol and a "
             "path, as in s3://bucket/folder: unpack or copy the data, and give its URL."
@@ -81,13 +82,13 @@ def parse_root(text: str, what: str) -> Root:
         extra = f": pip install 'm2ib-audit[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else ""
         raise UrlError(f"The {what} is {text!r}, whose driver is not installed: {error}{extra}.") from error
     root = UPath(text)
-    # Symbolic links are followed and checked in local folders only.
+    # Symbolic links are resolved and checked for pathlib paths only.
     return Path(root.path) if scheme in ("file", "local") else root
 
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Turn exceptions of drivers into errors of the operating system.
+    """Translate exceptions of fsspec drivers to subclasses of OSError.
 
     Raises:
         FileNotFoundError: The file or bucket does not exist.
@@ -97,15 +98,15 @@ def translate_errors() -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # each driver has its own exceptions
+    except Exception as error:  # each driver has its own exception types
         raise _to_os_error(error) from error
 
 
 def _to_os_error(error: Exception) -> OSError:
-    # For HTTP, fsspec always raises FileNotFoundError; the reason is its cause.
+    # For HTTP, fsspec raises FileNotFoundError for all errors. Its __cause__ is the real error.
     cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
     if isinstance(cause, KeyError) or type(cause).__module__.startswith("botocore"):
-        cause = error  # here FileNotFoundError is right
+        cause = error  # the file is really missing
     text = f"{type(cause).__name__}: {cause}"[:300]
     names = {kind.__name__ for kind in type(cause).__mro__}
     status = getattr(cause, "status", None)

@@ -35,7 +35,7 @@ returns embeddings (draws, pairs, embed).
 """
 GateInputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]
 """Hidden states, mean, standard deviation, standardized hidden states, mask of learned gates (None if all are learned)
-and mask of closed gates. A tuple of tensors, because `torch.compile` handles it better than a dataclass."""
+and mask of closed gates. A tuple of tensors, because `torch.compile` takes tensors."""
 Elementwise = tuple[Callable[..., Tensor], Callable[..., None]]
 """The functions `noisy_code` and `adam_step`, or compiled versions of them."""
 

@@ -1,4 +1,4 @@
-"""Devices: which there are, their memory, the batch size that fits, and the precision of products on a GPU."""
+"""List devices, measure their memory, estimate batch sizes, and set the precision of matrix products on a GPU."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ if TYPE_CHECKING:  # open_clip takes seconds to import
     from m2ib.encoders import DualEncoder
     from m2ib.towers.base import Tower
 
-# A CPU gains nothing from batches larger than these, a GPU little.
+# Larger batches make a CPU no faster and a GPU hardly faster.
 MAX_BATCH_CPU, MAX_BATCH_GPU = 16, 512
 CPU_BUDGET = 2 * 2**30
-SHARE_OF_GPU = 0.7  # of the free memory: fragmentation and the clean forward need the rest
+SHARE_OF_GPU = 0.7  # of the free memory; fragmentation and the pass without a bottleneck need the rest
 LONG_TEXT = "a " * 1000  # truncated by the tokenizer to the longest text that a model takes
 
 
@@ -25,7 +25,8 @@ def list_devices(device: str = "auto") -> list[str]:
     """List the devices to distribute work over.
 
     Args:
-        device: `auto` for every CUDA device, or the CPU if there is none; else the name of one device.
+        device: `auto` or the name of a device, such as `cpu` or `cuda:0`. `auto` selects all CUDA devices, or the CPU
+            if the machine has no CUDA device.
 
     Raises:
         ModelLoadError: If the device does not exist or is neither a CPU nor a CUDA device.
@@ -44,19 +45,20 @@ def list_devices(device: str = "auto") -> list[str]:
 
 
 def reserved_gpu_memory(device: str) -> int | None:
-    """Return the bytes of GPU memory that PyTorch has reserved, in use or not; None for another device."""
+    """Return the GPU memory that PyTorch has reserved, in bytes, used or not. None if `device` is no GPU."""
     return int(torch.cuda.memory_reserved(device)) if device.startswith("cuda") else None
 
 
 def estimate_batch_size(encoder: "DualEncoder", config: BottleneckConfig, budget: int | None = None) -> int:
-    """Estimate the largest batch whose attribution fits in memory.
+    """Estimate the largest batch size whose attribution fits in memory.
 
-    Measures what autograd keeps for one pair with the longest text. `attribute` halves the batch if it was too large.
+    Measures the tensors that autograd saves for one pair with the longest possible text. If the estimate is too large,
+    `attribute` halves it.
 
     Args:
-        encoder: The model on its device.
+        encoder: Model, on its device.
         config: Settings of the attribution.
-        budget: Bytes; default 70 % of a GPU's free memory, 2 GiB on a CPU.
+        budget: Available memory in bytes. Defaults to 70 % of the free memory of a GPU, or 2 GiB on a CPU.
 
     Returns:
         Number of pairs, at least 1.
@@ -75,13 +77,13 @@ def estimate_batch_size(encoder: "DualEncoder", config: BottleneckConfig, budget
 
 
 def _free_gpu_memory(device: torch.device) -> int:
-    """Return the free memory of a GPU, including what PyTorch has reserved and does not use."""
+    """Return the free memory of a GPU in bytes, including memory that PyTorch has reserved but does not use."""
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def _measure_bytes(tower: "Tower", inputs: Tensor, gate: GateConfig, config: BottleneckConfig) -> int:
-    """Return the memory of one pair's fit in one tower: activations of all draws, and the gates."""
+    """Measure the memory in bytes to fit the gates of one pair in one tower, for activations, gates and noise."""
     layer = gate.resolve_layer(tower.num_blocks)
     tokens = tower.run_prefix(inputs, layer)
     weights: set[int] = set()
@@ -99,17 +101,21 @@ def _measure_bytes(tower: "Tower", inputs: Tensor, gate: GateConfig, config: Bot
     with half, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(record, lambda value: value):
         codes = tokens.hidden.expand(config.draws, *tokens.hidden.shape).clone().requires_grad_()
         tower.run_suffix(codes, tokens, layer)
-    # About sixteen tensors like the hidden states: gates, Adam's moments, gradients and their terms. About eight like
-    # the codes: codes, noise, gradients and their product, and the integers of the noise.
+    # About 16 tensors have the shape of the hidden states: gates, Adam's moments, gradients and their terms. About 8
+    # have the shape of the codes: codes, noise, gradients and their product, and the integers of the noise.
     states = tokens.hidden.numel() * 4 * (16 + 8 * config.draws)
     return states + sum(size for pointer, size in saved.items() if pointer not in weights)
 
 
 @contextlib.contextmanager
 def float32_precision(device: torch.device, exact: bool) -> Iterator[None]:
-    """Set whether a GPU multiplies float32 numbers exactly, or in TF32 (10 bits of mantissa, several times faster).
+    """Set the precision of float32 matrix products and convolutions on a GPU, and restore the previous one on exit.
 
-    No effect on a CPU. PyTorch's default rounds convolutions to TF32, but not matrix products.
+    PyTorch's default uses TF32 for convolutions, but not for matrix products.
+
+    Args:
+        device: Device of the model. The function has no effect on a CPU.
+        exact: True for full float32 precision, False for TF32 (10 bits of mantissa, several times faster).
     """
     if device.type != "cuda":
         yield

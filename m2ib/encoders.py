@@ -1,4 +1,4 @@
-"""A dual encoder as deployed: weights, preprocessing, tokenizer, and its two towers."""
+"""Load a CLIP-like model with its own preprocessing and tokenizer, and prepare its two towers for attribution."""
 
 import bisect
 import contextlib
@@ -32,7 +32,7 @@ from m2ib.towers.check import check_embeddings
 Images = Sequence[Image.Image] | Float[Tensor, "images 3 height width"]
 
 _PLAIN = (int, float, str, tuple, type(None))
-_NOT_DIGESTED = ("training", "name_or_path")  # a mode, and the path of a Hugging Face tower
+_NOT_DIGESTED = ("training", "name_or_path")  # training mode, and path of a Hugging Face tower
 _PROBES = ["", "A chest X-ray, 3/4 view: nodule (5 mm)!", "Größe, 大小, حجم", "a " * 200]
 _CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
@@ -41,14 +41,15 @@ class DualEncoder:
     """A CLIP-like model with its preprocessing and tokenizer, ready for attribution.
 
     Args:
-        model: open_clip's CLIP, CustomTextCLIP or CoCa (its two contrastive towers).
-        tokenizer: Callable from a list of texts to (texts, context) token ids.
-        preprocess: Callable from a PIL image to (3, height, width); default the model's own evaluation transform.
+        model: open_clip's CLIP, CustomTextCLIP or CoCa. Of CoCa only the two contrastive towers are used.
+        tokenizer: Function that maps a list of texts to token ids (texts, context).
+        preprocess: Function that maps a PIL image to a tensor (3, height, width). Defaults to the model's evaluation
+            transform.
         name: Name of the model in results.
 
     Raises:
-        UnsupportedModelError: If the engine cannot attribute the model faithfully, with the reason. The check embeds
-            one random image and two texts, by the model itself and by its towers cut in the middle.
+        UnsupportedModelError: If the model cannot be attributed correctly. To check this, one random image and two
+            texts are embedded by the model itself and by each tower split into two halves.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, preprocess: Any = None, name: str = "") -> None:
@@ -69,14 +70,17 @@ class DualEncoder:
         self._check_towers()
 
     def compile(self, **options: Any) -> None:
-        """Compile both suffixes and the noise by `torch.compile(**options)`.
+        """Compile the blocks after the gate, the noise and the elementwise functions with `torch.compile`.
 
-        Faster where launching kernels limits the speed: on a GPU, over many batches. The first batches take minutes,
-        while code for their shapes is compiled (PyTorch caches it for the next process). Maps agree with the plain
-        ones up to rounding.
+        Compiled code is faster on a GPU over many batches, where launching kernels limits the speed. The first batches
+        take minutes, because their shapes are compiled (PyTorch caches the code for the next process). Maps of compiled
+        and uncompiled code agree up to rounding.
+
+        Args:
+            **options: Keyword arguments of `torch.compile`.
 
         Raises:
-            ModelLoadError: If there is no C++ compiler.
+            ModelLoadError: If no C++ compiler is installed.
         """
         self.kernels = Kernels.compile_for(self.image, self.text, **options)
 
@@ -106,15 +110,16 @@ class DualEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Device of the weights."""
+        """Device of the model weights."""
         return next(self.model.parameters()).device
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over weights, structure, preprocessing and tokenizer, independent of the file.
+        """SHA-256 of the model: hexadecimal digest of weights, modules, preprocessing and tokenizer.
 
-        Structure is each module's class and plain settings, because equal weights with another activation, number of
-        heads or pooling are another model. The tokenizer contributes its output for a few texts.
+        The digest does not depend on the checkpoint file. For each module it includes the class and all attributes that
+        are numbers, strings, tuples or None, because equal weights with a different activation, number of heads or
+        pooling are a different model. The tokenizer is represented by the token ids of a few fixed texts.
         """
         sha = hashlib.sha256()
         for path, module in self.model.named_modules():
@@ -133,9 +138,10 @@ class DualEncoder:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Set evaluation mode without parameter gradients, and restore everything, also after an exception.
+        """Set the model to evaluation mode and turn off gradients of its parameters, within a `with` block.
 
-        Leaves the caller's inference mode and autocast, in which gates cannot be fitted. One thread at a time.
+        The previous modes and gradient flags are restored on exit, also after an exception. Within the block, inference
+        mode and autocast are off, because gates cannot be fitted in them. Only one thread at a time enters the block.
         """
         with self._lock, torch.inference_mode(False), torch.autocast(self.device.type, enabled=False):
             training = {module: module.training for module in self.model.modules()}
@@ -150,26 +156,30 @@ class DualEncoder:
                     parameter.requires_grad_(was_trainable)
 
     def prepare_images(self, images: Images) -> Float[Tensor, "images 3 height width"]:
-        """Preprocess PIL images as deployed, and move them to the device. A tensor counts as preprocessed."""
+        """Preprocess PIL images with the model's own transform, and move the batch to the model's device.
+
+        Args:
+            images: PIL images, or a tensor of preprocessed images, which is only moved.
+        """
         if not isinstance(images, Tensor):
             images = self.stack_images([self.preprocess(image) for image in images])
         return images.to(self.device, non_blocking=self.device.type == "cuda")
 
     def stack_images(self, images: Sequence[Float[Tensor, "3 height width"]]) -> Float[Tensor, "images 3 height width"]:
-        """Stack results of `preprocess` into a batch, which may be empty; in pinned memory for a GPU."""
+        """Stack preprocessed images into a batch, in pinned memory if the model is on a GPU. The list may be empty."""
         batch = torch.stack(list(images)) if images else torch.empty(0, 3, *self.image_size)
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
     def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "texts context"]:
-        """Tokenize as deployed. The tokenizer truncates long texts."""
+        """Convert texts to token ids with the model's own tokenizer, which truncates long texts."""
         ids: Tensor = self.tokenizer(list(texts))
         return ids.to(self.device)
 
     def count_truncated_characters(self, texts: Sequence[str]) -> list[int]:
-        """Count the characters at the end of each text that the tokenizer truncates.
+        """Count the characters that the tokenizer truncates at the end of each text.
 
-        Without them the text has the same tokens. A text is truncated if one more word changes no token; a binary
-        search then finds where it ends.
+        A text is truncated if appending a word does not change its token ids. A binary search then finds the shortest
+        beginning of the text with the same token ids.
         """
         ids, longer = self.tokenizer(list(texts)), self.tokenizer([f"{text} x" for text in texts])
         return [
@@ -183,15 +193,22 @@ class DualEncoder:
         )
 
     def decode_tokens(self, ids: Sequence[int]) -> list[str]:
-        """Return a readable string for each token id; -1 is a CLS token that the tower appends."""
+        """Return a readable string for each token id. The id -1 stands for a CLS token that the text tower appends."""
         decode = getattr(self.tokenizer, "decode", None) or self.tokenizer.tokenizer.decode
         return [decode([token]).strip() if token >= 0 else "<cls>" for token in ids]
 
     def field_of_view(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Return the box (x0, y0, x1, y1) that the model sees of an image of these pixels, in shares of the image.
+        """Return the part of an image that remains after the preprocessing.
 
-        Below 0 or above 1 where the preprocessing pads. Follows open_clip's resize modes: `shortest` crops the center,
-        `longest` pads, `squash` keeps everything.
+        The part follows from open_clip's resize mode: `shortest` crops the center, `longest` pads, and `squash` keeps
+        the whole image.
+
+        Args:
+            width: Width of the original image in pixels.
+            height: Height of the original image in pixels.
+
+        Returns:
+            Box (x0, y0, x1, y1) in shares of the width and height of the image. Values below 0 or above 1 are padding.
         """
         target_h, target_w = self.image_size
         if self.preprocess_cfg.resize_mode == "squash":
@@ -203,7 +220,7 @@ class DualEncoder:
 
     @torch.no_grad()
     def embed_images(self, pixels: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images embed"]:
-        """Return normalized clean embeddings, by the model's own forward."""
+        """Return the normalized embeddings of preprocessed images, computed by the model without a bottleneck."""
         return F.normalize(at_least_float32(self._encode_image(pixels)), dim=-1)
 
     def _encode_image(self, pixels: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images embed"]:
@@ -211,7 +228,7 @@ class DualEncoder:
 
     @torch.no_grad()
     def embed_texts(self, ids: Int[Tensor, "texts context"]) -> Float[Tensor, "texts embed"]:
-        """Return normalized clean embeddings, by the model's own forward."""
+        """Return the normalized embeddings of token ids, computed by the model without a bottleneck."""
         return F.normalize(at_least_float32(self.model.encode_text(ids)), dim=-1)
 
 
@@ -219,15 +236,15 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
     """Load a model by its open_clip name.
 
     Args:
-        architecture: A name of `open_clip.list_models()`, `hf-hub:org/name`, or `local-dir:/folder` with open_clip's
-            configuration and weights.
-        pretrained: A tag of the architecture or a local checkpoint file (safetensors, or a state dict that
-            `torch.load(weights_only=True)` accepts). Must be None for the two forms with a prefix.
-        device: Device of the weights.
+        architecture: Name from `open_clip.list_models()`, or `hf-hub:org/name` for a model on the Hugging Face Hub, or
+            `local-dir:/folder` for a folder with open_clip's configuration and weights.
+        pretrained: open_clip's tag for weights of the architecture, or the path of a checkpoint file (safetensors, or a
+            state dict that `torch.load(weights_only=True)` accepts). Must be None with `hf-hub:` or `local-dir:`.
+        device: Device to load the weights to.
 
     Raises:
-        ModelLoadError: If name, weights or file cannot be loaded.
-        UnsupportedModelError: If the engine cannot attribute the model.
+        ModelLoadError: If the name is unknown, or the configuration or weights cannot be loaded.
+        UnsupportedModelError: If the model cannot be attributed correctly.
     """
     prefixed = architecture.startswith((open_clip.factory.HF_HUB_PREFIX, open_clip.factory.LOCAL_DIR_PREFIX))
     if not prefixed and architecture not in open_clip.list_models():
@@ -262,7 +279,7 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
 
 @contextlib.contextmanager
 def _quiet_open_clip() -> Iterator[None]:
-    """Suppress open_clip's log of each loading step on the root logger."""
+    """Suppress the messages below WARNING that open_clip logs on the root logger while it loads a model."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(max(level, logging.WARNING))

@@ -1,4 +1,4 @@
-"""The functions in which an attribution spends its time, plain or compiled."""
+"""The functions that take most of the time of an attribution, and their compilation with `torch.compile`."""
 
 import warnings
 from collections.abc import Callable
@@ -18,7 +18,15 @@ from m2ib.towers.base import Tower
 
 @dataclass(frozen=True)
 class Kernels:
-    """Functions that may be compiled; `image` and `text` are `run_suffix` of each tower."""
+    """The functions of an attribution that may be compiled.
+
+    Attributes:
+        image: `run_suffix` of the image tower, which runs the blocks after the gate.
+        text: `run_suffix` of the text tower.
+        noise: Function that generates standard normal noise.
+        code: Function that replaces part of the hidden states by noise.
+        step: Function that updates the gates by one step of Adam.
+    """
 
     image: Callable[..., Tensor]
     text: Callable[..., Tensor]
@@ -28,16 +36,21 @@ class Kernels:
 
     @classmethod
     def compile_for(cls, image: Tower, text: Tower, **options: Any) -> "Kernels":
-        """Compile the functions by `torch.compile(**options)`.
+        """Compile all functions with `torch.compile`.
+
+        Args:
+            image: Image tower.
+            text: Text tower.
+            **options: Keyword arguments of `torch.compile`.
 
         Raises:
-            ModelLoadError: If there is no compiler.
+            ModelLoadError: If `torch.compile` fails, for example without a C++ compiler.
         """
         dynamic = {"dynamic": True, **options}
         noise, code, step = (torch.compile(_copy_code(each), **dynamic) for each in (normals, noisy_code, adam_step))
-        try:  # the smallest of the three, so that a missing compiler shows now and not during an audit
+        try:  # run the smallest function now, so that a missing compiler fails here and not during an audit
             noise(torch.zeros(2, 2, dtype=torch.long), 1, torch.tensor(1), 8)
-        except Exception as error:  # a compiler's driver can raise anything
+        except Exception as error:  # compilers raise many types
             raise ModelLoadError(
                 f"compile: torch.compile failed with {type(error).__name__} ({error}); install a C++ compiler, or "
                 "leave compile out"
@@ -46,7 +59,7 @@ class Kernels:
 
 
 def _compile_suffix(tower: Tower, options: dict[str, Any]) -> Callable[..., Tensor]:
-    # The compiler checks whether a block's input has a gradient of its own, and PyTorch warns about the check.
+    # The compiler reads `.grad` of a block's input, which makes PyTorch warn.
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
     if isinstance(tower, BlockwiseTower):
         return tower.with_block_function(torch.compile(_copy_code(tower.run_block), **options)).run_suffix
@@ -54,7 +67,7 @@ def _compile_suffix(tower: Tower, options: dict[str, Any]) -> Callable[..., Tens
 
 
 def _copy_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function in a new code object: PyTorch counts recompilations by code object, and stops after a few."""
+    """Wrap a function in a new code object, because PyTorch limits the number of recompilations of each code object."""
 
     def call(*arguments: Any, **keywords: Any) -> Any:
         return function(*arguments, **keywords)

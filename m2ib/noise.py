@@ -1,7 +1,8 @@
-"""Noise keyed by (seed, pair, tower), so that it is independent of neighbors, batch, shard and device.
+"""Generate noise that depends only on the seed, the pair and the tower, not on the batch, the shard or the device.
 
-A counter-based generator (Philox4x32-10, Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) in
-integer tensor operations: CPU and GPU draw the same integers, and normals that differ only by rounding.
+The module implements the counter-based generator Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as
+1, 2, 3", SC 2011) in integer tensor operations. CPU and GPU generate the same integers, and normal numbers that differ
+only by rounding.
 """
 
 import hashlib
@@ -16,14 +17,22 @@ from m2ib.config import TowerName
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key from round to round
+WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key after each round
 LOW = 0xFFFFFFFF
 
 Words = Int[Tensor, "..."]
 
 
 def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]) -> tuple[Words, Words, Words, Words]:
-    """Return four words of 32 random bits for each counter; words are int64 tensors below 2**32, broadcast."""
+    """Return random bits for each counter, by the generator Philox4x32-10.
+
+    Args:
+        counter: Four int64 tensors with values below 2**32, which are broadcast.
+        key: Two int64 tensors with values below 2**32, which are broadcast with the counter.
+
+    Returns:
+        Four int64 tensors, each with 32 random bits for each counter.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
@@ -37,9 +46,16 @@ def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words])
 
 
 def box_muller(words: tuple[Words, Words, Words, Words]) -> Float[Tensor, "..."]:
-    """Turn four words into four standard normals in a new last dimension, finite for all words."""
+    """Transform uniform random integers to standard normal numbers (Box and Muller 1958).
+
+    Args:
+        words: Four int64 tensors of random integers below 2**32.
+
+    Returns:
+        Four finite standard normal numbers in a new last dimension.
+    """
     a, b, c, d = (word.float() for word in words)
-    # Uniform in (0, 1]: half a unit is added, as the logarithm of 0 is not finite.
+    # Add half a unit, because the logarithm of 0 is not finite.
     radius = [torch.sqrt(-2.0 * torch.log((word + 0.5) * 2.0**-32)) for word in (a, c)]
     angle = [word * (2.0 * math.pi * 2.0**-32) for word in (b, d)]
     parts = [r * turn for r, t in zip(radius, angle, strict=True) for turn in (torch.cos(t), torch.sin(t))]
@@ -49,9 +65,16 @@ def box_muller(words: tuple[Words, Words, Words, Words]) -> Float[Tensor, "..."]
 def normals(
     keys: Int[Tensor, "pairs 2"], draws: int, step: Int[Tensor, ""], count: int
 ) -> Float[Tensor, "draws pairs count"]:
-    """Return the standard normals of one step.
+    """Return the standard normal noise of one optimization step.
 
-    Number i of a draw depends only on its pair's key, draw, step and i, not on `count`.
+    Value i of a noise sample depends only on the pair's key, the number of the sample, the step and i. It does not
+    depend on `count`, so that padding does not change the noise.
+
+    Args:
+        keys: Two 32-bit integers for each pair.
+        draws: Number of noise samples.
+        step: Number of the optimization step.
+        count: Number of values in each sample.
     """
     place = torch.arange(-(-count // 4), device=keys.device)
     draw = torch.arange(draws, device=keys.device)[:, None, None]
@@ -60,7 +83,15 @@ def normals(
 
 
 class KeyedNoise:
-    """Standard normal draws for a batch of pairs with these keys; `source` is `normals` or a compiled form of it."""
+    """Source of standard normal noise for a batch of pairs.
+
+    Args:
+        seed: Seed of the attribution.
+        keys: String for each pair. Equal seeds, keys and towers give equal noise.
+        tower: Tower whose hidden states receive the noise.
+        device: Device of the noise.
+        source: The function `normals`, or a compiled version of it.
+    """
 
     def __init__(
         self,
@@ -78,12 +109,18 @@ class KeyedNoise:
     def draw(
         self, step: int, draws: int, antithetic: bool, tokens: int, width: int, rows: Tensor | None = None
     ) -> Float[Tensor, "draws pairs tokens width"]:
-        """Draw one step's noise, for the pairs at `rows` (default all).
+        """Generate the noise of one optimization step.
 
-        If antithetic, the second half of the draws is the first half, negated.
+        Args:
+            step: Number of the step.
+            draws: Number of noise samples for each pair.
+            antithetic: Whether the second half of the samples is the negative of the first half.
+            tokens: Number of tokens.
+            width: Number of features of a token.
+            rows: Indices of the pairs. Defaults to all pairs.
         """
         keys = self._keys if rows is None else self._keys[rows]
         base = draws // 2 if antithetic else draws
-        number = torch.full((), step, dtype=torch.long, device=keys.device)  # a copy would synchronize
+        number = torch.full((), step, dtype=torch.long, device=keys.device)  # copying a Python number would synchronize
         eps = self._source(keys, base, number, tokens * width).unflatten(-1, (tokens, width))
         return torch.cat([eps, -eps]) if antithetic else eps

@@ -1,4 +1,4 @@
-"""Feature statistics over an unlabeled calibration sample: the distribution of the noise."""
+"""Estimate the mean and standard deviation of hidden states on an unlabeled sample; the noise has the same ones."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,17 +17,22 @@ from m2ib.encoders import DualEncoder, Images
 from m2ib.errors import CalibrationError
 from m2ib.towers.base import KINDS, HiddenTokens, Tower
 
-# A feature that (nearly) never varies would get unbounded standardized values. IBA limits the deviation for the same
-# reason; here relative to the typical deviation, so that the limit has no unit.
+# A feature that hardly varies would have unbounded standardized values. IBA limits the standard deviation for the same
+# reason. Here the limit is relative to the typical standard deviation, so that it has no unit.
 RELATIVE_FLOOR = 0.01
 
 
 @dataclass(frozen=True)
 class TowerStatistics:
-    """Mean and standard deviation, (cells, width) each. A token's cell is its kind or its grid position.
+    """Mean and standard deviation of the hidden states of one tower, for each group of tokens.
+
+    The group of a token (its cell) is its kind with `statistics="feature"` (patch or word, CLS or SOS, EOS, padding),
+    or its position with `statistics="position"`.
 
     Attributes:
-        scope: Tower, model, layer and setting, in words. The statistics are valid for no other.
+        mean: Mean of each feature in each group.
+        std: Standard deviation of each feature in each group.
+        scope: Description of the tower, model, layer and setting that the statistics were computed for.
     """
 
     mean: Float[Tensor, "cells width"]
@@ -37,10 +42,13 @@ class TowerStatistics:
     def look_up(
         self, cells: Int[Tensor, "pairs tokens"]
     ) -> tuple[Float[Tensor, "pairs tokens width"], Float[Tensor, "pairs tokens width"]]:
-        """Return mean and deviation (pairs, tokens, width) of each token.
+        """Return the mean and the standard deviation that apply to each token.
+
+        Args:
+            cells: Index of each token's group; see `cells_of`.
 
         Raises:
-            CalibrationError: If a cell has no statistics.
+            CalibrationError: If the calibration sample contained no token of a group.
         """
         used = cells.unique().cpu()
         if int(used.max()) >= len(self.mean) or bool(self.mean[used].isnan().any()):
@@ -53,27 +61,32 @@ class TowerStatistics:
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Statistics of both towers; None where the setting is `unit`."""
+    """Statistics of the hidden states of both towers.
+
+    Attributes:
+        image: Statistics of the image tower, or None if its noise is N(0, 1) (`statistics="unit"`).
+        text: Statistics of the text tower, or None if its noise is N(0, 1).
+    """
 
     image: TowerStatistics | None = None
     text: TowerStatistics | None = None
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file."""
+        """Write the statistics to a safetensors file."""
         parts = {name: part for name, part in (("image", self.image), ("text", self.text)) if part}
         save_file(
             {f"{name}.{key}": getattr(part, key) for name, part in parts.items() for key in ("mean", "std")},
             path,
-            # One entry: safetensors writes several in any order, and the same statistics must give the same bytes.
+            # Use a single entry: safetensors writes entries in any order, and equal statistics must give equal bytes.
             metadata={"made_for": json.dumps({name: part.scope for name, part in parts.items()})},
         )
 
     @classmethod
     def load(cls, path: Path) -> "FeatureStatistics":
-        """Read a file that `save` wrote.
+        """Read statistics from a file that `save` wrote.
 
         Raises:
-            CalibrationError: If it is anything else.
+            CalibrationError: If the file cannot be read.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -93,20 +106,21 @@ class FeatureStatistics:
 def calibrate(
     encoder: DualEncoder, images: Images, texts: Sequence[str], config: BottleneckConfig, batch_size: int = 64
 ) -> FeatureStatistics:
-    """Estimate mean and deviation of the features at both bottlenecks (IBA, Schulz et al. 2020).
+    """Estimate the mean and standard deviation of the hidden states at the gates of both towers (Schulz et al. 2020).
 
     Args:
-        encoder: The model.
-        images: PIL images, or (images, 3, height, width) preprocessed pixels. A few hundred, without labels.
-        texts: Captions. They need not belong to the images.
-        config: Settings of the attribution: layers, and the statistics of each tower.
-        batch_size: Inputs at a time.
+        encoder: Model to explain.
+        images: A few hundred PIL images, or a tensor (images, 3, height, width) of preprocessed images.
+        texts: A few hundred captions. They do not have to belong to the images.
+        config: Settings of the attribution, which contain the gated layers and the kind of statistics of each tower.
+        batch_size: Number of images or texts to process at once.
 
     Returns:
-        Statistics of each tower; None for a tower with `unit` statistics.
+        Statistics of both towers. None for a tower with `statistics="unit"`.
 
     Raises:
-        CalibrationError: If the sample is too small, does not vary or is not finite.
+        ValueError: If `batch_size` is below 1, or a gated layer does not exist.
+        CalibrationError: If the sample has fewer than two inputs, does not vary, or has values that are not finite.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
@@ -119,7 +133,7 @@ def calibrate(
 def _calibrate_tower(
     encoder: DualEncoder, name: TowerName, inputs: Images | Sequence[str], gate: GateConfig, batch_size: int
 ) -> TowerStatistics | None:
-    """Accumulate moments in float64. A cell without a sample has NaN, which `look_up` refuses."""
+    """Estimate the statistics of one tower in float64. Groups without a token get NaN, for which `look_up` raises."""
     if gate.statistics == "unit":
         return None
     if len(inputs) < 2:
@@ -127,7 +141,7 @@ def _calibrate_tower(
     tower: Tower = getattr(encoder, name)
     prepare: Callable[[Any], Tensor] = encoder.prepare_images if name == "image" else encoder.tokenize
     scope = describe_scope(encoder, name, gate)
-    moments: Tensor | None = None  # sums of powers 0 to 2 for each cell and feature
+    moments: Tensor | None = None  # sums of powers 0 to 2 for each group of tokens and feature
     for start in range(0, len(inputs), batch_size):
         tokens = tower.run_prefix(prepare(inputs[start : start + batch_size]), gate.resolve_layer(tower.num_blocks))
         if moments is None:
@@ -142,7 +156,7 @@ def _calibrate_tower(
             f"calibration sample: hidden states are not all finite ({scope}); look for NaN in images or weights"
         )
     sampled = moments[0] > 0
-    mean = moments[1] / moments[0]  # 0 / 0 is the NaN
+    mean = moments[1] / moments[0]  # NaN for groups without a token
     variance = (moments[2] / moments[0] - mean.square()).clamp_min(0.0)
     floor = RELATIVE_FLOOR * float(variance[sampled].mean().sqrt())
     if floor < 1e-6 * float(mean[sampled].abs().mean()):
@@ -153,7 +167,14 @@ def _calibrate_tower(
 
 
 def cells_of(tokens: HiddenTokens, gate: GateConfig) -> Int[Tensor, "inputs tokens"]:
-    """Return the cell of the statistics for each token."""
+    """Return the index of the group that each token's statistics are computed over.
+
+    The group is the token's position with `statistics="position"`, and its kind otherwise.
+
+    Args:
+        tokens: Hidden states at the gate.
+        gate: Settings of the tower's gate.
+    """
     if gate.statistics == "position":
         positions = torch.arange(tokens.hidden.shape[1], device=tokens.hidden.device)
         return positions.expand(tokens.kinds.shape)
@@ -161,6 +182,9 @@ def cells_of(tokens: HiddenTokens, gate: GateConfig) -> Int[Tensor, "inputs toke
 
 
 def describe_scope(encoder: DualEncoder, name: TowerName, gate: GateConfig) -> str:
-    """Describe what statistics with this gate are valid for. The text is stored with them and compared."""
+    """Describe the tower, model, layer and kind of statistics in one line.
+
+    The line is stored with calibrated statistics. `attribute` rejects statistics with a different line.
+    """
     layer = gate.resolve_layer(getattr(encoder, name).num_blocks)
     return f"{name} tower of model {encoder.digest[:12]}, layer {layer}, per {gate.statistics}"

@@ -1,3 +1,3 @@
-"""The version that every run records."""
+"""Version of the package, which each audit run stores."""
 
 __version__ = "0.2.0"

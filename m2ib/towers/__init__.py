@@ -1,4 +1,4 @@
-"""The towers that the engine supports, and how to find those of a model."""
+"""Find the image tower and the text tower of a model. A tower is the encoder of one modality."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def find_image_tower(model: nn.Module) -> Tower:
     """Return the image tower of an open_clip model.
 
     Raises:
-        UnsupportedModelError: If the engine does not support it, with the reason.
+        UnsupportedModelError: If the class of the image encoder is not supported.
     """
     visual: Any = model.visual
     _check_output_tokens(model, "image", visual)
@@ -42,11 +42,11 @@ def find_text_tower(model: nn.Module, tokenizer: Any = None) -> Tower:
     """Return the text tower of an open_clip model.
 
     Args:
-        model: The model.
-        tokenizer: Distinguishes padding and markers (SOS, EOS) from words.
+        model: Model of open_clip.
+        tokenizer: Tokenizer of the model. It declares the token ids of padding and markers (SOS, EOS).
 
     Raises:
-        UnsupportedModelError: If the engine does not support it, with the reason.
+        UnsupportedModelError: If the class of the text encoder is not supported.
     """
     text: Any = model if isinstance(model, CLIP) else model.text
     _check_output_tokens(model, "text", text)

@@ -1,6 +1,7 @@
-"""The interface of a tower: a cut after any block, a prefix that runs once, a suffix that runs often.
+"""The interface of a tower: an encoder that is split after any block into a prefix and a suffix.
 
-Both halves call the model's own modules in the model's own order; nothing of the model is changed or copied.
+An attribution runs the prefix once for each input and the suffix in each optimization step. Both call the modules of
+the model in the model's own order. They neither change nor copy the model.
 """
 
 from abc import ABC, abstractmethod
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-# Kinds of token. Feature statistics are separate for each kind.
+# Kinds of tokens. Feature statistics are computed separately for each kind.
 CONTENT, FIRST_SPECIAL, LAST_SPECIAL, PADDING = 0, 1, 2, 3
 KINDS = 4
 
@@ -22,17 +23,17 @@ Pixels = Float[Tensor, "inputs 3 height width"]
 
 @dataclass(frozen=True)
 class HiddenTokens:
-    """Hidden states of S inputs at the cut, padded to T tokens of D features.
+    """Hidden states of a batch of images or texts after one block of a tower, padded to the same number of tokens.
 
     Attributes:
         hidden: Hidden states.
-        valid: Tokens that may be gated and counted. The others are padding and pass unchanged.
-        kinds: CONTENT (patch, word), FIRST_SPECIAL (CLS, registers, SOS), LAST_SPECIAL (EOS, the pooled token), or
-            PADDING that is valid because the tower reads it after words have flowed into it.
-        grid: Rows and columns of the content tokens, in reading order; None for texts.
-        ids: Vocabulary index of each token, -1 for an appended CLS token; None for images.
-        context: Further arguments of the suffix (masks, indices), by input in the first dimension.
-        shared: Further arguments that do not depend on the input (rotary embeddings, position bias).
+        valid: True for tokens that may be gated. All others are padding and pass the bottleneck unchanged.
+        kinds: Kind of each token. CONTENT is a patch or word. FIRST_SPECIAL is CLS, a register or SOS. LAST_SPECIAL is
+            EOS or the pooled token. PADDING is padding that must be gated, because the tower's output depends on it.
+        grid: Number of rows and columns of the patches, whose tokens are in reading order. None for texts.
+        ids: Vocabulary index of each token, or -1 for a CLS token that the tower appends. None for images.
+        context: Further tensors that the suffix needs, such as masks. Their first dimension is the input.
+        shared: Further tensors that do not depend on the input, such as rotary embeddings and position bias.
     """
 
     hidden: Float[Tensor, "inputs tokens width"]
@@ -44,7 +45,7 @@ class HiddenTokens:
     shared: dict[str, Tensor] = field(default_factory=dict)
 
     def select(self, index: Tensor | list[int]) -> "HiddenTokens":
-        """Return some of the inputs."""
+        """Return the hidden states of the inputs with these indices or in this boolean mask."""
         context = {key: value[index] for key, value in self.context.items()}
         return replace(
             self,
@@ -57,17 +58,33 @@ class HiddenTokens:
 
 
 class Tower(ABC):
-    """One half of a dual encoder, cut after block `layer` (-1: after the embeddings)."""
+    """Image encoder or text encoder of a CLIP-like model, which can be split after any block.
+
+    Attributes:
+        num_blocks: Number of blocks.
+        pooling: Description of how the tower pools its tokens to one embedding.
+    """
 
     num_blocks: int
     pooling: str  # how the tower pools its tokens, in words
 
     @abstractmethod
     def run_prefix(self, inputs: Tensor, layer: int) -> HiddenTokens:
-        """Return the hidden states at the cut, without gradient."""
+        """Return the hidden states after one block, without gradient.
+
+        Args:
+            inputs: Pixels or token ids.
+            layer: 0-based index of the last block to run, or -1 to run only the embedding.
+        """
 
     def run_suffix(self, codes: Codes, tokens: HiddenTokens, layer: int) -> Float[Tensor, "draws inputs embed"]:
-        """Return embeddings (not normalized) of several codes of each input; `tokens` is the result of `run_prefix`."""
+        """Run the blocks after the gate and return embeddings, which are not normalized.
+
+        Args:
+            codes: Hidden states after the bottleneck, several versions of each input.
+            tokens: Result of `run_prefix` for the same inputs.
+            layer: Layer that was passed to `run_prefix`.
+        """
         x = codes.flatten(0, 1).to(tokens.hidden.dtype)
         context = {
             key: value.repeat(len(codes), *(1 for _ in value.shape[1:])) for key, value in tokens.context.items()
@@ -78,20 +95,30 @@ class Tower(ABC):
     def _embed_codes(
         self, x: Tensor, context: dict[str, Tensor], grid: tuple[int, int] | None, layer: int
     ) -> Float[Tensor, "codes embed"]:
-        """Return the embeddings of hidden states (codes, tokens, width), with `context` for each code or for all."""
+        """Run the blocks after the gate.
+
+        Args:
+            x: Hidden states (codes, tokens, width).
+            context: `HiddenTokens.context`, repeated for each code, and `HiddenTokens.shared`.
+            grid: Rows and columns of the patches; None for texts.
+            layer: 0-based index of the block that `x` is the output of, or -1 for the embedding.
+        """
 
 
 def class_name(module: Any) -> str:
-    """Name a module in an error message."""
+    """Return the name of a module's class and package for an error message."""
     return f"{type(module).__module__.split('.')[0]}'s {type(module).__name__}"
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Convert half precision to float32: gradients of gates are about 1e-6, and alpha starts at 5."""
+    """Convert half precision to float32, because gradients of the gates (about 1e-6) are lost next to logits of 5."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def in_weights_precision(pixels: Tensor, visual: nn.Module) -> Tensor:
-    """Convert pixels to the precision of the first convolution, which differs from others in open_clip's mixed fp16."""
+    """Convert pixels to the precision of the first convolution.
+
+    In open_clip's mixed fp16 models this precision differs from that of other layers.
+    """
     weights = list(visual.parameters())
     return pixels.to(next((weight.dtype for weight in weights if weight.ndim == 4), weights[0].dtype))

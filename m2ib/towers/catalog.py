@@ -1,7 +1,7 @@
-"""Which of open_clip's named models the engine supports, and where it cuts them, without weights.
+"""Describe which models of open_clip are supported and which layer is gated, without loading weights.
 
-Towers are built on PyTorch's meta device: shapes without memory. Configurations of Hugging Face text towers are on a
-hub, so these are classified by the family in their name.
+Towers are built on PyTorch's meta device, which has shapes but no memory. The configurations of Hugging Face text
+towers are not part of open_clip, so their family is inferred from the model's name.
 """
 
 import functools
@@ -26,7 +26,7 @@ _CLASSES: dict[_Kind, type[nn.Module]] = {"CLIP": CLIP, "CustomTextCLIP": Custom
 
 ON_THE_HUB = "its configuration is read from the hub"
 
-# `model_type` of encoders on the hub, by the first of these that their name contains.
+# `model_type` of encoders on the Hugging Face Hub. The first key that the name contains applies.
 _TYPE_BY_NAME = {
     "xlm-roberta": "xlm-roberta", "xlm-v": "xlm-roberta", "roberta": "roberta", "nllb": "m2m_100", "m2m100": "m2m_100",
     "mt5": "mt5", "bert": "bert",
@@ -39,20 +39,30 @@ _TINY_TEXT = {
 
 @dataclass(frozen=True)
 class TowerFacts:
-    """Support of one tower."""
+    """Whether a tower is supported, and how it is gated.
+
+    Attributes:
+        supported: Whether the tower is supported.
+        reason: Why the tower is not supported.
+        pooling: Description of how the tower pools its tokens.
+        num_blocks: Number of blocks.
+        layer: 0-based index of the block whose output is gated, or -1 for the embeddings.
+        grid: Rows and columns of the image map at that layer. None for texts.
+        note: What is unknown until the configuration is read from the Hugging Face Hub.
+    """
 
     supported: bool
-    reason: str = ""  # why it is not supported
+    reason: str = ""
     pooling: str | None = None
     num_blocks: int | None = None
-    layer: int | None = None  # block that the settings gate, -1 for the embeddings
-    grid: tuple[int, int] | None = None  # rows and columns of the map at that layer; None for texts
-    note: str = ""  # what is unknown without the hub
+    layer: int | None = None
+    grid: tuple[int, int] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Support of a named open_clip model."""
+    """Whether the towers of a model that open_clip knows by name are supported."""
 
     name: str
     image: TowerFacts
@@ -60,17 +70,21 @@ class ModelFacts:
 
     @property
     def supported(self) -> bool:
-        """Whether both towers are supported."""
+        """True if both towers are supported."""
         return self.image.supported and self.text.supported
 
     @property
     def reason(self) -> str:
-        """Why the model is not supported; empty if it is."""
+        """Why the model is not supported. Empty for a supported model."""
         return "; ".join(tower.reason for tower in (self.image, self.text) if tower.reason)
 
 
 def describe_models(config: BottleneckConfig | None = None) -> Iterator[ModelFacts]:
-    """Describe every model of `open_clip.list_models()`, with the layers that `config` (default: the audit's) gates."""
+    """Describe each model of `open_clip.list_models()`.
+
+    Args:
+        config: Settings that determine the gated layers. Defaults to `BottleneckConfig()`.
+    """
     config = config or BottleneckConfig()
     for name in open_clip.list_models():
         parts = open_clip.get_model_config(name)
@@ -82,7 +96,7 @@ def describe_models(config: BottleneckConfig | None = None) -> Iterator[ModelFac
 
 
 def _kind(parts: dict[str, Any]) -> _Kind:
-    """Return the class that open_clip's factory chooses."""
+    """Return the name of the class that `open_clip.create_model` chooses for a configuration."""
     if not (parts.get("custom_text") or parts["text_cfg"].get("hf_model_name")):
         return "CLIP"
     return "CoCa" if "multimodal_cfg" in parts else "CustomTextCLIP"
@@ -96,7 +110,17 @@ def _build(kind: _Kind, embed_dim: int, vision_cfg: dict[str, Any], text_cfg: di
 
 @functools.cache
 def _describe_tower(name: TowerName, kind: _Kind, embed_dim: int, tower_cfg: str, gate: GateConfig) -> TowerFacts:
-    """Build a tower beside a tiny one; cached, because many models share a tower."""
+    """Build a model with this tower and a tiny tower of the other modality, and describe the tower.
+
+    The result is cached, because many models share a tower.
+
+    Args:
+        name: Tower to describe.
+        kind: Class of the model.
+        embed_dim: Number of features of an embedding.
+        tower_cfg: open_clip's configuration of the tower as JSON, which is hashable.
+        gate: Settings that determine the gated layer.
+    """
     cfg = json.loads(tower_cfg)
     if cfg.get("hf_model_name"):
         return _describe_hub_tower(kind, CLIPTextCfg(**cfg))

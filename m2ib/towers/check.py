@@ -1,4 +1,4 @@
-"""Check that a tower cut in two gives the model's own embedding."""
+"""Check that a tower that is split into prefix and suffix gives the same embedding as the model itself."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,19 @@ from m2ib.towers.base import Tower
 
 @torch.no_grad()
 def check_embeddings(name: str, tower: Tower, inputs: Callable[[], Tensor], embed: Callable[[Tensor], Tensor]) -> int:
-    """Return the number of features of an embedding by the model itself (`embed`) and by its tower cut in the middle.
+    """Check that a tower gives the same embedding as the model itself when it is split in the middle.
+
+    Args:
+        name: Name of the tower for error messages.
+        tower: Tower to check.
+        inputs: Function that returns pixels or token ids.
+        embed: Function of the model that embeds them.
+
+    Returns:
+        Number of features of an embedding.
 
     Raises:
-        UnsupportedModelError: If the directions differ by more than rounding, or either fails.
+        UnsupportedModelError: If the embeddings differ by more than rounding, or the tower or the model fails.
     """
     layer = tower.num_blocks // 2 - 1
     try:
@@ -23,7 +32,7 @@ def check_embeddings(name: str, tower: Tower, inputs: Callable[[], Tensor], embe
         expected = embed(given)
         tokens = tower.run_prefix(given, layer)
         got = tower.run_suffix(tokens.hidden[None], tokens, layer)[0]
-    except Exception as error:  # the model's own code can raise anything
+    except Exception as error:  # models raise many types
         raise UnsupportedModelError(
             f"{name} tower: {type(error).__name__} when it is cut after block {layer}: {error}"
         ) from error
@@ -34,7 +43,7 @@ def check_embeddings(name: str, tower: Tower, inputs: Callable[[], Tensor], embe
         )
     tolerance = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 5e-2
     distance = float((F.normalize(got.float(), dim=-1) - F.normalize(expected.float(), dim=-1)).norm(dim=-1).max())
-    if not distance <= tolerance:  # also refuses NaN
+    if not distance <= tolerance:  # True for NaN, too
         raise UnsupportedModelError(
             f"{name} tower: cut after block {layer} it gives another embedding than the model itself (distance "
             f"{distance:.2g} of the normalized embeddings, expected at most {tolerance:g}): the model computes "

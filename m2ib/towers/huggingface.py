@@ -1,4 +1,4 @@
-"""Text towers from Hugging Face's transformers, inside open_clip's HFTextEncoder."""
+"""Text towers of open_clip's class HFTextEncoder, which wraps an encoder of Hugging Face's transformers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,16 +21,23 @@ POOLERS = {
 
 @dataclass(frozen=True)
 class Family:
-    """Blocks of a family of encoders, and what follows them."""
+    """How to run the encoders of one family, such as BERT.
+
+    Attributes:
+        blocks: Function that returns the blocks of an encoder.
+        finish: Function that applies the layers between the last block and the pooling, such as a norm.
+        marks_start: Whether texts start with a special token (CLS, SOS or a language).
+        position_bias: Whether the first block computes a position bias that later blocks take as an argument.
+    """
 
     blocks: Callable[[Any], nn.ModuleList]
     finish: Callable[[Any, Tensor], Tensor]
-    marks_start: bool = True  # texts start with a marker (CLS, SOS, a language)
-    position_bias: bool = False  # blocks pass on a position bias that the first one computes
+    marks_start: bool = True
+    position_bias: bool = False
 
 
 _BERT = Family(blocks=lambda encoder: encoder.encoder.layer, finish=lambda _encoder, x: x)
-# By `model_type`: all that open_clip's HFTextEncoder supports (open_clip.hf_configs.arch_dict).
+# Families by `model_type`: all types that open_clip's HFTextEncoder supports (open_clip.hf_configs.arch_dict).
 FAMILIES = {
     "bert": _BERT,
     "roberta": _BERT,
@@ -46,14 +53,21 @@ FAMILIES = {
 
 
 class _AtFirstBlockError(Exception):
-    """Ends a forward at the first block, whose inputs have been recorded."""
+    """Raised to stop a forward pass at the first block, once the block's inputs have been recorded."""
 
 
 class HuggingFaceTextTower(Tower):
-    """BERT, RoBERTa, XLM-RoBERTa, M2M100 (NLLB) and mT5 encoders.
+    """Text tower with an encoder of the class BERT, RoBERTa, XLM-RoBERTa, M2M100 (NLLB) or mT5.
 
-    Embeddings and attention mask are the inputs of the encoder's first block. Padding is masked, so texts are cut at
-    the end of the longest one.
+    Token embeddings and the attention mask are recorded as the inputs of the encoder's first block. The encoders mask
+    padding, so a batch is truncated to its longest text.
+
+    Args:
+        text: Text encoder of the model.
+        vocabulary: Token ids of padding and markers. Defaults to unknown ids.
+
+    Raises:
+        UnsupportedModelError: If the encoder or its pooling is not supported.
     """
 
     def __init__(self, text: HFTextEncoder, vocabulary: Vocabulary | None = None) -> None:
@@ -78,7 +92,7 @@ class HuggingFaceTextTower(Tower):
         self.pooling = POOLERS[pooler]
 
     def _embed(self, ids: Ids, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the first block's inputs: hidden states, and the mask as the encoder's attention takes it."""
+        """Return the inputs of the first block: hidden states, and the attention mask in the encoder's own format."""
         given: dict[str, Any] = {}
 
         def take(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -107,18 +121,18 @@ class HuggingFaceTextTower(Tower):
 
     @torch.no_grad()
     def run_prefix(self, inputs: Ids, layer: int) -> HiddenTokens:
-        """Return the hidden states at the cut, up to the end of the longest text."""
+        """Return the hidden states after block `layer`, truncated to the longest text of the batch."""
         words = inputs != self._text.config.pad_token_id
         positions = torch.arange(inputs.shape[1], device=inputs.device)
         end = (words * (positions + 1)).amax(dim=1) - 1
         tokens = max(int(end.max()) + 1, 1)
         ids, valid = inputs[:, :tokens], words[:, :tokens].clone()
-        valid[:, 0] = True  # the CLS poolers read it, also if it is padding
+        valid[:, 0] = True  # pooling reads the first token, even if it is padding
         kinds = torch.full(ids.shape, CONTENT, device=ids.device)
         marks = self._vocabulary.is_marker(ids, unknown=True)
         kinds[(positions[:tokens] == end[:, None]) & marks] = LAST_SPECIAL
         if self._family.marks_start:
-            kinds[:, 0] = FIRST_SPECIAL  # also a language, which tokenizers do not list as SOS
+            kinds[:, 0] = FIRST_SPECIAL  # includes language tokens, which tokenizers do not list as SOS
         attended = words[:, :tokens].long()
         x, mask = self._embed(ids, attended)
         context: dict[str, Tensor] = {"attended": attended}
@@ -138,7 +152,7 @@ class HuggingFaceTextTower(Tower):
         return embedding
 
     def _output(self, x: Tensor) -> Any:
-        """Return the encoder's output in the form that open_clip's poolers read."""
+        """Wrap the encoder's last hidden states in the output class that open_clip's poolers expect."""
         from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPoolingAndCrossAttentions
 
         pooler = getattr(self._text.transformer, "pooler", None)

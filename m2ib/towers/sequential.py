@@ -1,6 +1,6 @@
-"""An image tower as a sequence of embedding, blocks and head, with tokens or feature maps between blocks.
+"""Image towers that consist of an embedding, a sequence of blocks and a head.
 
-`m2ib/towers/trunks.py` assigns the modules of each family of models to these parts.
+Blocks exchange tokens or convolutional feature maps. `m2ib/towers/trunks.py` defines the parts of each model family.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,17 +20,19 @@ ALL_TOKENS = -1
 
 @dataclass(frozen=True)
 class TowerParts:
-    """The parts of an image tower, which call the model's own modules.
+    """The parts of an image tower. They call the modules of the model.
 
     Attributes:
-        embed: From pixels to the input of the first block, and what blocks share (rotary embeddings, position bias).
-        blocks: What is between two stages belongs to the first block after it.
-        head: From the output of the last block to the embedding.
-        pooling: How the tower pools, in words.
-        first_token_layer: Cuts before this layer are feature maps: ALL_TOKENS, or len(blocks) for convolutions.
-        channels_last: Maps are (inputs, h, w, channels), not (inputs, channels, h, w).
-        prefix_tokens: CLS and registers before the patches.
-        grid: Rows and columns of the patches of some pixels, for cuts with tokens.
+        embed: Function that maps pixels to the input of the first block, and to tensors that all blocks use (rotary
+            embeddings, position bias).
+        blocks: Functions that run one block each. Layers between two stages belong to the next block.
+        head: Function that maps the output of the last block to the embedding.
+        pooling: Description of how the tower pools.
+        first_token_layer: Index of the first block whose output consists of tokens. Earlier outputs are feature maps.
+            ALL_TOKENS if there are no feature maps, len(blocks) if there are no tokens.
+        channels_last: Whether feature maps are (inputs, h, w, channels) instead of (inputs, channels, h, w).
+        prefix_tokens: Number of CLS and register tokens before the patches.
+        grid: Function that maps pixels to the number of rows and columns of the patch tokens.
     """
 
     embed: Callable[[Tensor], tuple[Tensor, Shared]]
@@ -44,7 +46,7 @@ class TowerParts:
 
 
 def sequential_block(*modules: nn.Module) -> Block:
-    """Make a block of modules that take only the hidden states."""
+    """Return a block that runs modules one after the other. The modules take only hidden states."""
 
     def step(x: Tensor, _shared: Mapping[str, Tensor]) -> Tensor:
         for module in modules:
@@ -55,7 +57,12 @@ def sequential_block(*modules: nn.Module) -> Block:
 
 
 def flatten_stages(stages: Any, before: Sequence[str] = ()) -> list[Block]:
-    """Return the blocks of all stages in order; `before` names the modules that a stage runs before its first block."""
+    """Return the blocks of all stages in order.
+
+    Args:
+        stages: Modules that contain blocks, in `stage.blocks` or as their children.
+        before: Names of the modules that a stage runs before its first block, such as "downsample".
+    """
     steps: list[Block] = []
     waiting: list[nn.Module] = []
     for stage in stages:
@@ -67,7 +74,12 @@ def flatten_stages(stages: Any, before: Sequence[str] = ()) -> list[Block]:
 
 
 class SequentialImageTower(Tower):
-    """An image tower made of `TowerParts`."""
+    """Image tower that runs the functions of `TowerParts`.
+
+    Args:
+        visual: Image encoder of the model.
+        parts: Parts of that encoder.
+    """
 
     def __init__(self, visual: nn.Module, parts: TowerParts) -> None:
         self._visual = visual
@@ -77,7 +89,7 @@ class SequentialImageTower(Tower):
 
     @torch.no_grad()
     def run_prefix(self, inputs: Pixels, layer: int) -> HiddenTokens:
-        """Return the hidden states at the cut: CLS and registers, then patches or map cells row by row."""
+        """Return the hidden states after block `layer`: CLS and registers, then patches or map cells row by row."""
         x, shared = self._parts.embed(in_weights_precision(inputs, self._visual))
         for block in self._parts.blocks[: layer + 1]:
             x = block(x, shared)

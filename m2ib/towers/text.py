@@ -1,4 +1,4 @@
-"""open_clip's own text transformer, as a part of CLIP or as the TextTransformer of CustomTextCLIP and CoCa."""
+"""Text towers of open_clip's own transformer, which is part of its classes CLIP, CustomTextCLIP and CoCa."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,19 +13,24 @@ from m2ib.errors import UnsupportedModelError
 from m2ib.towers.attention import BlockwiseTower, run_blocks
 from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, PADDING, HiddenTokens, Ids
 
-APPENDED = -1  # `HiddenTokens.ids` of a token that the tower appends
+APPENDED = -1  # value of `HiddenTokens.ids` for a CLS token that the tower appends
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Special ids of a tokenizer: padding, and markers (SOS, EOS, CLS, SEP); None where it does not declare them."""
+    """Token ids that are not words.
+
+    Attributes:
+        pad: Id of padding. None if the tokenizer does not declare it.
+        markers: Ids of SOS, EOS, CLS and SEP. None if the tokenizer declares none of them.
+    """
 
     pad: int | None = None
     markers: frozenset[int] | None = None
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any) -> "Vocabulary":
-        """Read the ids of open_clip's own tokenizer, or of the Hugging Face tokenizer inside its wrapper."""
+        """Read the ids from open_clip's own tokenizer, or from its wrapper of a Hugging Face tokenizer."""
         inner = getattr(tokenizer, "tokenizer", tokenizer)
         names = ("sot_token_id", "eot_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
         found = {getattr(inner, name, None) for name in names}
@@ -34,20 +39,35 @@ class Vocabulary:
         return cls(pad if isinstance(pad, int) else None, markers or None)
 
     def is_marker(self, ids: Int[Tensor, "*shape"], unknown: bool) -> Bool[Tensor, "*shape"]:
-        """Return which ids are markers; `unknown` for all where the tokenizer does not declare them."""
+        """Return True for each id that is a marker.
+
+        Args:
+            ids: Token ids.
+            unknown: Value for all ids if the tokenizer declares no markers.
+        """
         if self.markers is None:
             return torch.full_like(ids, unknown, dtype=torch.bool)
         return torch.isin(ids, torch.tensor(sorted(self.markers), device=ids.device))
 
 
 class OpenClipTextTower(BlockwiseTower):
-    """A causal or bidirectional text transformer.
+    """Text tower with open_clip's transformer, causal or bidirectional.
 
-    Texts are cut at the end of the longest one where the tower is causal and pools the end-of-text token, which reads
-    nothing later. Others need their padding: bidirectional ones read it (MobileCLIP), SigLIP and CLIPA pool the last
-    position, and CoCa appends a CLS token, which reads one position past the text. At the embeddings padding does not
-    depend on the text and passes unchanged. After the first block it does, so padding that is read is gated like a
-    special token. `cut=False` keeps the full length.
+    A causal tower that pools the end-of-text token never attends to padding, so batches are truncated to their longest
+    text. The embedding of other towers depends on padding: bidirectional towers attend to it (MobileCLIP), SigLIP and
+    CLIPA pool the last position, and CoCa appends a CLS token that attends to one position past the text.
+
+    The token embeddings of padding contain nothing about the text and pass the bottleneck unchanged. After the first
+    block, padding contains information about the words. If the pooled token attends to it, it is gated like a special
+    token.
+
+    Args:
+        text: Text encoder of the model, or a CLIP model that contains it.
+        vocabulary: Token ids of padding and markers. Defaults to unknown ids.
+        cut: Whether to truncate batches to their longest text where the embedding does not depend on padding.
+
+    Raises:
+        UnsupportedModelError: If the encoder does not pool its tokens to one embedding.
     """
 
     POOLING: ClassVar = {"argmax": "end of text", "eos": "end of text", "last": "last token", "first": "first token"}
@@ -69,7 +89,7 @@ class OpenClipTextTower(BlockwiseTower):
         self.pooling = "appended CLS token" if self._appends else self.POOLING[self._pool_type]
 
     def _embed(self, ids: Ids) -> tuple[Tensor, Tensor | None]:
-        """Return token embeddings and additive mask, as the model computes them."""
+        """Return the token embeddings with positions, and the additive attention mask, as the model computes them."""
         text = self._text
         if isinstance(text, TextTransformer) and not self._cut:
             x, mask = text._embeds(ids)
@@ -79,7 +99,7 @@ class OpenClipTextTower(BlockwiseTower):
         return text.token_embedding(ids).to(dtype) + text.positional_embedding[:length].to(dtype), mask
 
     def _find_pooled(self, ids: Ids) -> Int[Tensor, " inputs"]:
-        """Return the index of the token that the model pools."""
+        """Return the index of the token that the model pools for each text."""
         match self._pool_type:
             case "argmax":
                 return ids.argmax(dim=-1)
@@ -94,7 +114,14 @@ class OpenClipTextTower(BlockwiseTower):
     def _classify(
         self, ids: Ids, pooled: Int[Tensor, " inputs"]
     ) -> tuple[Int[Tensor, "inputs tokens"], Bool[Tensor, "inputs tokens"]]:
-        """Return kinds, and which tokens are valid: the text up to its end, and the pooled token if that is padding."""
+        """Return the kind of each token, and a mask of the tokens that may be gated.
+
+        The mask contains the text up to its end, and the pooled token even if it is padding.
+
+        Args:
+            ids: Token ids.
+            pooled: Index of the pooled token of each text.
+        """
         pad = self._vocabulary.pad
         pad = int(getattr(self._text, "pad_id", 0)) if pad is None else pad
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
@@ -106,7 +133,7 @@ class OpenClipTextTower(BlockwiseTower):
                 words = words & (positions < pooled[:, None])
             end = (words * (positions + 1)).amax(dim=1) - 1
             if self._vocabulary.markers is not None and pad in self._vocabulary.markers:
-                end = (end + 1).clamp_max(ids.shape[1] - 1)  # SigLIP pads with EOS: the first one ends the text
+                end = (end + 1).clamp_max(ids.shape[1] - 1)  # SigLIP pads with EOS, and its first EOS ends the text
         kinds = torch.full(ids.shape, CONTENT, device=ids.device)
         ends = positions == end[:, None]
         kinds[ends & self._vocabulary.is_marker(ids, unknown=False)] = LAST_SPECIAL
@@ -121,7 +148,7 @@ class OpenClipTextTower(BlockwiseTower):
 
     @torch.no_grad()
     def run_prefix(self, inputs: Ids, layer: int) -> HiddenTokens:
-        """Return the hidden states at the cut."""
+        """Return the hidden states after block `layer`."""
         pooled = self._find_pooled(inputs)
         ids = inputs[:, : int(pooled.max()) + 1] if self._cut else inputs
         kinds, valid = self._classify(ids, pooled)
@@ -130,7 +157,7 @@ class OpenClipTextTower(BlockwiseTower):
         x, mask = self._embed(ids)
         for block in self._blocks[: layer + 1]:
             x = block(x, attn_mask=mask)
-        read = torch.ones_like(valid)  # by the pooled token
+        read = torch.ones_like(valid)  # tokens that the pooled token attends to
         if mask is not None and mask.ndim == 3:  # (inputs * heads, tokens, tokens)
             context["mask"] = mask.unflatten(0, (len(ids), -1))
             read = ~torch.isneginf(context["mask"][torch.arange(len(ids), device=ids.device), 0, pooled])
@@ -145,7 +172,7 @@ class OpenClipTextTower(BlockwiseTower):
 
     def _embed_codes(self, x: Tensor, context: dict[str, Tensor], _grid: tuple[int, int] | None, layer: int) -> Tensor:
         pooled, mask, rest = context["pooled"], context.get("mask"), self._blocks[layer + 1 :]
-        if mask is not None and mask.ndim == 4:  # a mask for each text
+        if mask is not None and mask.ndim == 4:  # one mask per text
             mask = mask.flatten(0, 1)
             for block in rest:
                 x = block(x, attn_mask=mask)

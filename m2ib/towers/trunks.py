@@ -1,4 +1,4 @@
-"""Embedding, blocks and head of open_clip's ResNet and of the timm trunks."""
+"""Define embedding, blocks and head of open_clip's ResNet and of image encoders from timm (trunks)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,7 +23,7 @@ from m2ib.errors import UnsupportedModelError
 from m2ib.towers.base import class_name
 from m2ib.towers.sequential import ALL_TOKENS, Block, Shared, TowerParts, flatten_stages, sequential_block
 
-# Pooling by the names of timm and open_clip.
+# Descriptions of the poolings of timm and open_clip.
 POOLING = {
     "token": "CLS token", "avg": "average", "max": "maximum", "avgmax": "average and maximum",
     "map": "attention", "abs_attn": "attention", "rot_attn": "attention",
@@ -31,16 +31,16 @@ POOLING = {
 
 
 def modified_resnet_parts(visual: ModifiedResNet) -> TowerParts:
-    """Return the parts of open_clip's ResNet: four stages of bottleneck blocks, pooled by attention."""
+    """Return the parts of open_clip's ResNet, which has four stages of residual blocks and attention pooling."""
     blocks = flatten_stages([visual.layer1, visual.layer2, visual.layer3, visual.layer4])
     return TowerParts(lambda pixels: (visual.stem(pixels), {}), blocks, visual.attnpool, "attention", len(blocks))
 
 
 def timm_parts(visual: TimmModel) -> TowerParts:
-    """Return the parts of a timm trunk with open_clip's head.
+    """Return the parts of an image encoder from timm (the trunk) with open_clip's head.
 
     Raises:
-        UnsupportedModelError: If the engine does not support the trunk's class.
+        UnsupportedModelError: If the class of the trunk is not supported.
     """
     trunk: Any = visual.trunk
     for kind, build in _TRUNKS.items():
@@ -51,11 +51,11 @@ def timm_parts(visual: TimmModel) -> TowerParts:
 
 
 def _pooling(trunk: Any, head: nn.Module) -> str:
-    """Return how the trunk, or open_clip's head after it, pools tokens."""
+    """Describe how a timm trunk, or open_clip's head after it, pools tokens."""
     if getattr(trunk, "attn_pool", None) is not None or getattr(head, "pool", None) is not None:
         return "attention"
     name = getattr(trunk, "global_pool", None)
-    if not isinstance(name, str):  # a module, here or in the trunk's own head
+    if not isinstance(name, str):  # a module of the trunk or of the trunk's own head
         pool = name if name is not None else getattr(trunk.head, "global_pool", None)
         name = str(getattr(pool, "pool_type", ""))
     if not name:
@@ -84,7 +84,7 @@ def _token_parts(
 
 
 def _vision_transformer(trunk: Any, head: nn.Module) -> TowerParts:
-    """ViTs with CLS, average or attention pooling, with or without registers; for ViTamin, convolutions first."""
+    """Return the parts of a vision transformer from timm, or of ViTamin, which begins with convolutions."""
 
     def tokens(x: Tensor) -> Tensor:
         return trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(x)))
@@ -110,7 +110,7 @@ def _vision_transformer(trunk: Any, head: nn.Module) -> TowerParts:
 
 
 def _eva(trunk: Any, head: nn.Module) -> TowerParts:
-    """EVA and the Perception Encoder: rotary embeddings, one for all blocks or (`rope_mixed`) one a block."""
+    """Return the parts of EVA or the Perception Encoder, which use rotary embeddings (one per block if `rope_mixed`)."""
     mixed = getattr(trunk, "rope_mixed", False)
 
     def embed(pixels: Tensor) -> tuple[Tensor, Shared]:
@@ -128,7 +128,7 @@ def _eva(trunk: Any, head: nn.Module) -> TowerParts:
 
 
 def _relative_positions(trunk: Any, head: nn.Module) -> TowerParts:
-    """ViTs with relative positions, in each block or shared by all."""
+    """Return the parts of a vision transformer with relative positions, which are shared by all blocks or not."""
 
     def embed(pixels: Tensor) -> tuple[Tensor, Shared]:
         x = trunk.patch_embed(pixels)
@@ -150,7 +150,16 @@ def _map_parts(
     last: Callable[[Tensor], Tensor],
     channels_last: bool = False,
 ) -> TowerParts:
-    """Parts of a trunk that passes feature maps from block to block; `last` runs between the blocks and pooling."""
+    """Return the parts of a trunk whose blocks exchange feature maps.
+
+    Args:
+        trunk: Image encoder from timm.
+        head: open_clip's head.
+        embed: Function that maps pixels to the input of the first block.
+        blocks: Blocks of the trunk.
+        last: Function that runs between the last block and the pooling.
+        channels_last: Whether feature maps are (inputs, h, w, channels).
+    """
     return TowerParts(
         embed=lambda pixels: (embed(pixels), {}),
         blocks=blocks,
@@ -166,7 +175,7 @@ def _convnext(trunk: Any, head: nn.Module) -> TowerParts:
 
 
 def _fastvit(trunk: Any, head: nn.Module) -> TowerParts:
-    """MobileCLIP's convolutional towers; the later stages may be blocks of attention over a map."""
+    """Return the parts of FastViT (MobileCLIP), whose later stages may apply attention to the feature map."""
     if trunk.fork_feat:
         raise UnsupportedModelError("image tower: FastVit with fork_feat returns several maps, expected one embedding")
     blocks = flatten_stages(trunk.stages, ("downsample", "pos_emb"))

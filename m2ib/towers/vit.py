@@ -1,4 +1,4 @@
-"""open_clip's VisionTransformer: CLS, average and attention pooling (CLIP, DataComp, CoCa)."""
+"""Image towers of open_clip's VisionTransformer with CLS, average or attention pooling (CLIP, DataComp, CoCa)."""
 
 from typing import ClassVar
 
@@ -12,7 +12,16 @@ from m2ib.towers.sequential import SequentialImageTower, TowerParts, sequential_
 
 
 class OpenClipImageTower(BlockwiseTower, SequentialImageTower):
-    """open_clip's VisionTransformer, whose last block computes the CLS token only where only that is pooled."""
+    """Image tower with open_clip's VisionTransformer.
+
+    If the model pools the CLS token, the last block computes only that token.
+
+    Args:
+        visual: Image encoder of the model.
+
+    Raises:
+        UnsupportedModelError: If the encoder does not pool its tokens to one embedding.
+    """
 
     POOLING: ClassVar = {"tok": "CLS token", "avg": "average"}
 

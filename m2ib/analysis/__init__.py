@@ -1,1 +1,1 @@
-"""Analyses of images and maps around the method: clusters, occlusion, recurring overlays."""
+"""Analyses that use images and attribution maps: occlusion, recurring overlays, clusters and sweeps of settings."""

@@ -1,9 +1,10 @@
-"""Spectral clusters of image maps: groups of pairs in which the model attends to the same places.
+"""Cluster image maps spectrally, to find groups of pairs in which the model uses the same places of the image.
 
-Sources: spectral relevance analysis, Lapuschkin et al., "Unmasking Clever Hans predictors and assessing what machines
-really learn", Nature Communications 10:1096 (2019): maps are downsampled, compared and clustered spectrally, and the
-eigengap gives the number of clusters. Clustering: Ng, Jordan, Weiss, "On spectral clustering", NIPS 2001. Eigengap and
-neighbors: von Luxburg, "A tutorial on spectral clustering", Statistics and Computing 17 (2007).
+The method is spectral relevance analysis: maps are downsampled, compared and clustered spectrally, and the eigengap
+gives the number of clusters (Lapuschkin et al., "Unmasking Clever Hans predictors and assessing what machines really
+learn", Nature Communications 10:1096, 2019). The clustering follows Ng, Jordan, Weiss, "On spectral clustering", NIPS
+2001. Eigengap and number of neighbors follow von Luxburg, "A tutorial on spectral clustering", Statistics and Computing
+17 (2007).
 """
 
 import hashlib
@@ -16,13 +17,13 @@ import scipy.spatial.distance
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-SIDE = 8  # at most this many rows and columns after downsampling: a corner of a quarter keeps four cells
-# Links of each map. A graph is connected from about log(n) on (von Luxburg), which is 7 for `CAP`. A cluster has more
-# members than this, so more links would rule out clusters as small as a slice may be.
+SIDE = 8  # maximum of rows and columns after downsampling; a quarter of the width still has two columns
+# Neighbors that each map is linked to. About log(n) neighbors connect the graph (von Luxburg), which is 7 for `CAP`.
+# Each cluster has more members than this, so a larger number would exclude clusters as small as the smallest slice.
 NEIGHBORS = 10
 MAX_CLUSTERS = 10
-CAP = 1000  # maps of which eigenvectors are computed: time grows with the cube of their number
-_TIE = 1e-9  # eigengaps that differ by less are equal: rounding must not choose the number of clusters
+CAP = 1000  # maximum of maps to compute eigenvectors for; the time grows with the cube of their number
+_TIE = 1e-9  # eigengaps that differ by less count as equal, so that rounding does not choose the number of clusters
 _BATCH = 4096
 _ITERATIONS = 100
 
@@ -31,14 +32,14 @@ def cluster_maps(maps: Float[ndarray, "n h w"], ids: Sequence[str], seed: int) -
     """Assign each map to a cluster.
 
     Args:
-        maps: (n, rows, columns) nats. Only the distribution of mass over a map matters.
-        ids: Unique name of each map. With the seed it decides which maps are sampled where there are more than `CAP`,
-            so that the order of rows does not matter. Other maps join the cluster of the nearest sampled one.
+        maps: Image maps in nats. Each map is divided by its sum.
+        ids: Unique name of each map. If there are more than `CAP` maps, a sample of them is clustered, and each other
+            map joins the cluster of the nearest sampled map. The sample depends on names and seed, not on the order.
         seed: Seed of the sample.
 
     Returns:
-        (n,) cluster of each map, 0 the largest; -1 for a map that is empty or not finite. All are 0 where the
-        eigengap finds no groups.
+        Number of each map's cluster. Cluster 0 is the largest. A map whose sum is 0 or not finite has -1. If the
+        eigengap indicates no groups, all maps are in cluster 0.
     """
     clusters = np.full(len(maps), -1)
     order = sorted(range(len(ids)), key=lambda row: hashlib.sha256(f"{seed}\x1f{ids[row]}".encode()).digest())
@@ -57,14 +58,14 @@ def cluster_maps(maps: Float[ndarray, "n h w"], ids: Sequence[str], seed: int) -
 
 
 def _downsample(maps: Float[ndarray, "n h w"]) -> Float[ndarray, "n d"]:
-    """Sum mass on a grid of at most `SIDE` x `SIDE` cells; a patch across a border is split by area."""
+    """Sum maps over a grid of at most `SIDE` x `SIDE` cells. The nats of a patch in several cells are split by area."""
     down, across = (_cell_shares(length) for length in maps.shape[1:])
     cells: Float[ndarray, "n d"] = np.einsum("ay,nyx,bx->nab", down, maps, across).reshape(len(maps), -1)
     return cells
 
 
 def _cell_shares(length: int) -> Float[ndarray, "cells length"]:
-    """Return the share of each of `length` patches in each cell."""
+    """Return the share of each patch that lies in each cell, for `length` patches in a row or column."""
     edges, patches = np.linspace(0, length, min(SIDE, length) + 1), np.arange(length)
     shares: Float[ndarray, "cells length"] = np.maximum(
         np.minimum(edges[1:, None], patches + 1) - np.maximum(edges[:-1, None], patches), 0
@@ -75,7 +76,7 @@ def _cell_shares(length: int) -> Float[ndarray, "cells length"]:
 def _cluster_spectrally(rows: Float[ndarray, "n d"]) -> Int[ndarray, " n"]:
     one_cluster = np.zeros(len(rows), dtype=np.int64)
     if len(rows) <= NEIGHBORS + 1:
-        return one_cluster  # each would be linked to all others
+        return one_cluster  # each map would be linked to all others
     count = min(MAX_CLUSTERS, len(rows) - 1)
     values, vectors = scipy.linalg.eigh(_laplacian(rows), subset_by_index=(0, count))
     gaps = np.diff(values)
@@ -91,7 +92,10 @@ def _cluster_spectrally(rows: Float[ndarray, "n d"]) -> Int[ndarray, " n"]:
 
 
 def _laplacian(rows: Float[ndarray, "n d"]) -> Float[ndarray, "n n"]:
-    """Return I - D^-1/2 W D^-1/2, with W = 1 where one row is among the other's nearest neighbors (Euclidean)."""
+    """Return the normalized graph Laplacian I - D^-1/2 W D^-1/2.
+
+    W is 1 where one row is among the nearest neighbors of the other (Euclidean), else 0. D is the diagonal of its sums.
+    """
     distances = scipy.spatial.distance.cdist(rows, rows)
     np.fill_diagonal(distances, np.inf)
     linked = np.zeros_like(distances)
@@ -102,7 +106,7 @@ def _laplacian(rows: Float[ndarray, "n d"]) -> Float[ndarray, "n n"]:
 
 
 def _initial_centroids(vectors: Float[ndarray, "n k"]) -> Float[ndarray, "k k"]:
-    """Choose k rows as orthogonal to each other as possible (Ng, Jordan, Weiss), so that k-means is deterministic."""
+    """Choose k rows that are as orthogonal as possible (Ng, Jordan, Weiss), which makes k-means deterministic."""
     chosen = [0]
     closest = np.abs(vectors @ vectors[0])
     while len(chosen) < vectors.shape[1]:
@@ -112,7 +116,7 @@ def _initial_centroids(vectors: Float[ndarray, "n k"]) -> Float[ndarray, "k k"]:
 
 
 def _rank_by_size(labels: Int[ndarray, " n"]) -> Int[ndarray, " n"]:
-    """Renumber labels: 0 is the largest cluster; among equally large ones the first to appear."""
+    """Renumber clusters from the largest (0) to the smallest. Equally large clusters keep the order of appearance."""
     known, first, counts = np.unique(labels, return_index=True, return_counts=True)
     rank = np.empty(known.max() + 1, dtype=np.int64)
     rank[known[np.lexsort((first, -counts))]] = np.arange(len(known))

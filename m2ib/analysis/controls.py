@@ -1,4 +1,4 @@
-"""Control regions: masks of the same area as a region, elsewhere in the image."""
+"""Make control regions: masks with the same area as a region of an image, at different places in the image."""
 
 import hashlib
 
@@ -6,30 +6,32 @@ import numpy as np
 
 from m2ib.analysis.masks import Mask, count_touched_borders, extent_of, is_frame
 
-# Shares of its pixels that a control of a spread pattern may have in common with it (and loses), and with another one.
+# Limits for the controls of a pattern that is spread over the image, as shares of its pixels: the overlap with the
+# pattern, which is removed from the control, and the overlap with another control.
 _MAX_OVERLAP, _MAX_COMMON = 0.1, 0.5
 _RANDOM_TRIES = 200
 
 
 def make_control_masks(mask: Mask, count: int, key: str) -> list[Mask]:
-    """Make regions with the same number of pixels, none of which touches a pixel of the region.
+    """Make control regions with the same number of pixels as a region and without any of its pixels.
 
-    Besides its content, what makes a place matter is its distance from the border. Controls keep that where possible:
+    The importance of a place depends on its content and on its distance from the border. Where possible, controls have
+    the same distance from the border as the region:
 
-    - A region at one to three borders is mirrored and, in a square image, rotated; a corner becomes the other corners.
-      One at a single border also slides along it.
+    - A region that touches one to three borders is mirrored and, in a square image, rotated. A corner becomes the other
+      corners. A region at a single border is also moved along this border.
     - A frame becomes rings further inside.
-    - An island, or a strip with only one mirror image, is shifted at random.
-    - A pattern that covers the image leaves no free place. Its copies are shifted cyclically to where they overlap it
-      least, by a tenth of its pixels at most, and lose these.
+    - A region that touches no border, or has only one mirror image, is moved to random places.
+    - A pattern that is spread over the whole image is shifted cyclically to where it overlaps itself least, by at most
+      a tenth of its pixels. The overlap is removed from the control, which makes it smaller.
 
     Args:
-        mask: (height, width) of the region.
-        count: Number of controls at most.
-        key: Decides which controls are taken where there are more than `count`.
+        mask: Mask of the region.
+        count: Maximum number of controls.
+        key: Seed of the random choices.
 
     Returns:
-        The controls, each once; none for a region too large to leave room.
+        Distinct masks. Empty if the region leaves no place for a control.
     """
     if not mask.any() or mask.all() or count < 1:
         return []
@@ -47,7 +49,7 @@ def make_control_masks(mask: Mask, count: int, key: str) -> list[Mask]:
 
 
 def _keep_disjoint(controls: list[Mask], mask: Mask) -> list[Mask]:
-    """Keep the controls that touch no pixel of the region, each once."""
+    """Return the distinct controls that have no pixel in common with the region."""
     return list({control.tobytes(): control for control in controls if not (control & mask).any()}.values())
 
 
@@ -56,13 +58,13 @@ def _generator(key: str) -> np.random.Generator:
 
 
 def _symmetries(mask: Mask) -> list[Mask]:
-    """Return the mask under the symmetries of the image: flips and, in a square, quarter turns."""
+    """Return all mirror images and rotations of a mask: half turns, and quarter turns if the image is square."""
     turned = [np.rot90(mask, turn) for turn in range(0, 4, 1 if mask.shape[0] == mask.shape[1] else 2)]
     return [np.ascontiguousarray(flip) for one in turned for flip in (one, one[:, ::-1])]
 
 
 def _move(mask: Mask, top: int, left: int) -> Mask:
-    """Move the region so that its extent begins at another row and column."""
+    """Move a region so that its bounding box begins at row `top` and column `left`."""
     first, last, near, far = extent_of(mask)
     moved = np.zeros_like(mask)
     moved[top : top + last - first, left : left + far - near] = mask[first:last, near:far]
@@ -70,7 +72,7 @@ def _move(mask: Mask, top: int, left: int) -> Mask:
 
 
 def _slide(mask: Mask) -> list[Mask]:
-    """Move the region along the one border that it touches, in steps of a quarter of its length."""
+    """Move a region along the single border that it touches, in steps of a quarter of its length."""
     first, last, near, far = extent_of(mask)
     along = first == 0 or last == mask.shape[0]
     size, length = (mask.shape[1], far - near) if along else (mask.shape[0], last - first)
@@ -79,7 +81,7 @@ def _slide(mask: Mask) -> list[Mask]:
 
 
 def _shift_randomly(mask: Mask, key: str, count: int) -> list[Mask]:
-    """Move the region to random places that it leaves free; few tries find them, or there is no room."""
+    """Move a region to at most `count` random places that do not overlap it. Stop after `_RANDOM_TRIES` tries."""
     first, last, near, far = extent_of(mask)
     generator = _generator(f"{key}\x1fshift")
     found: list[Mask] = []
@@ -94,10 +96,9 @@ def _shift_randomly(mask: Mask, key: str, count: int) -> list[Mask]:
 
 
 def _interleave(mask: Mask, count: int, key: str) -> list[Mask]:
-    """Shift a spread pattern cyclically to where it overlaps itself least, then to the next place unlike those before.
+    """Shift a pattern cyclically to at most `count` places with little overlap with itself and with each other.
 
-    The autocorrelation of the pattern gives the overlap of each shift. A step across its strokes may be enough to
-    differ, a step along them may not, and a step that repeats the pattern never is.
+    The autocorrelation of the pattern gives the overlap for each shift. Places with less overlap are used first.
     """
     spectrum = np.fft.rfft2(mask)
     overlap = np.rint(np.fft.irfft2(np.abs(spectrum) ** 2, s=mask.shape)).astype(np.int64)
@@ -114,9 +115,10 @@ def _interleave(mask: Mask, count: int, key: str) -> list[Mask]:
 
 
 def _rings(mask: Mask, count: int) -> list[Mask]:
-    """Return rings with the frame's number of pixels: the first just inside it, each other a little further in.
+    """Return rings inside a frame with the same number of pixels as the frame.
 
-    They overlap one another, not the frame. The innermost line of a ring may be incomplete, so that areas are equal.
+    The first ring is adjacent to the frame, and each further ring is a little further inside. Rings may overlap each
+    other. The innermost line of a ring may be incomplete, which makes the areas equal.
     """
     rows, columns = np.indices(mask.shape)
     height, width = mask.shape

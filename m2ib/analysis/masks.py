@@ -1,4 +1,4 @@
-"""Boxes and pixel masks of regions, without torch."""
+"""Convert and measure boxes and pixel masks of image regions. The module does not import PyTorch."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in shares of the image as the model sees it."""
+"""x0, y0, x1, y1 in shares of the width and height of the preprocessed image."""
 Mask = NDArray[np.bool_]
-"""(height, width), true inside the region."""
+"""Boolean array (height, width), True inside the region."""
 
 
 def rasterize_boxes(boxes: Sequence[Box], height: int, width: int) -> Mask:
-    """Return the union of boxes as pixels: those that a box covers by half or more, and at least one for each box."""
+    """Return the mask of the union of boxes.
+
+    A pixel is in the mask if a box covers at least half of its width and height. Each box gives at least one pixel.
+    """
     mask = np.zeros((height, width), dtype=np.bool_)
     for x0, y0, x1, y1 in boxes:
         top, left = (min(round(start * size), size - 1) for start, size in ((y0, height), (x0, width)))
@@ -21,12 +24,12 @@ def rasterize_boxes(boxes: Sequence[Box], height: int, width: int) -> Mask:
 
 
 def count_touched_borders(mask: Mask) -> int:
-    """Count the sides of the image that a mask touches: four for a frame, two for a corner, none for an island."""
+    """Count the sides of the image that a mask touches: four for a frame, two for a corner, 0 in the middle."""
     return sum(bool(border.any()) for border in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
 
 
 def is_frame(mask: Mask) -> bool:
-    """Return whether a mask touches all four sides and encloses the rest of the image."""
+    """Return True if a mask touches all four sides of the image and the rest of the image is a rectangle."""
     if count_touched_borders(mask) < 4 or mask.all():
         return False
     first, last, near, far = extent_of(~mask)
@@ -34,15 +37,22 @@ def is_frame(mask: Mask) -> bool:
 
 
 def extent_of(mask: Mask) -> tuple[int, int, int, int]:
-    """Return the half-open range of rows, then of columns, of a mask that is not empty."""
+    """Return the bounding box of a mask in pixels.
+
+    Returns:
+        First row, last row + 1, first column, last column + 1.
+
+    Raises:
+        IndexError: If the mask is empty.
+    """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
 def cover_with_rectangles(mask: Mask) -> list[tuple[int, int, int, int]]:
-    """Return disjoint boxes (x0, y0, x1, y1) in pixels whose union is the mask.
+    """Split a mask into disjoint boxes (x0, y0, x1, y1) in pixels.
 
-    Runs of a row become boxes, which extend over the rows below for as long as the run repeats.
+    Each run of True in a row becomes a box, which extends downwards as long as the next row has the same run.
     """
     open_runs: dict[tuple[int, int], int] = {}
     found: list[tuple[int, int, int, int]] = []

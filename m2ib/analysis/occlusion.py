@@ -1,8 +1,9 @@
-"""Interventions on images: cover a region or paste it into another image, and measure the change of the score.
+"""Cover a region of an image, or paste it into a different image, and measure how the model's score changes.
 
-The score is the margin of a pair's own caption over foils, because a cosine alone hides what a second cue for the same
-caption still carries. Masks are those of the preprocessed image, true inside. Embeddings are normalized, float64.
-Nothing is fitted; the cost is that of embedding the changed images.
+The score is a margin: the cosine of the image with its own caption, minus the highest cosine with captions of other
+images (foils). A cosine alone may hardly change if the image contains a second cue for the same caption.
+
+Masks refer to the preprocessed image and are True inside the region. Embeddings are normalized and float64.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,19 +27,19 @@ BATCH = 64
 
 
 def fill_masks(pixels: Pixels, masks: Masks, how: Fill, donors: Pixels | None = None) -> Pixels:
-    """Replace the masked pixels, and no others, by values that do not depend on the masked pixels.
+    """Replace the masked pixels of images by values that do not depend on the masked pixels.
 
     Args:
         pixels: Preprocessed images.
         masks: Region of each image. An empty mask changes nothing.
-        how: `mean`: mean of a ring around the mask, for each image and channel. `blur`: Gaussian blur of the
-            surroundings, normalized by the unmasked pixels. `swap`: the same pixels of `donors`. For strokes, masks
-            that fill less than half of their extent and are no frame, `mean` and `blur` use the neighborhood of each
-            pixel.
-        donors: One image for each, needed for `swap`.
+        how: `mean` fills with the mean of a ring around the region, for each image and channel. `blur` fills with a
+            Gaussian blur of the unmasked pixels. `swap` fills with the pixels of `donors` at the same place. For thin
+            strokes (masks that fill less than half of their bounding box and are no frame), `mean` and `blur` use the
+            neighborhood of each pixel.
+        donors: One image for each image in `pixels`. Required for `swap`.
 
     Raises:
-        ValueError: If a mask covers a whole image, or donors are missing.
+        ValueError: If a mask covers a whole image, or `donors` are missing for `swap`.
     """
     if how == "swap":
         if donors is None:
@@ -58,7 +59,7 @@ def _ring_mean(pixels: Pixels, masks: Masks) -> Pixels:
     total = (pixels.float() * ring).sum(dim=(2, 3), keepdim=True)
     means = (total / ring.sum(dim=(2, 3), keepdim=True).clamp(min=1)).repeat(1, 1, *pixels.shape[2:])
     for index in _find_strokes(masks):
-        # Wider than the deepest pixel, so that each reaches unmasked ones.
+        # Large enough that the neighborhood of each masked pixel contains unmasked pixels.
         side = 2 * (reach + _depth(masks[index])) + 1
         free = (~masks[index]).to(means.dtype)[None]
         sums = (F.avg_pool2d(part[None], side, 1, side // 2)[0] for part in (pixels[index].float() * free, free))
@@ -67,9 +68,10 @@ def _ring_mean(pixels: Pixels, masks: Masks) -> Pixels:
 
 
 def _normalized_blur(pixels: Pixels, masks: Masks) -> Pixels:
-    """Normalized convolution: blur(x (1 - mask)) / blur(1 - mask), in float64 as weights deep inside a mask are tiny.
+    """Blur the unmasked pixels by normalized convolution: blur(pixels * (1 - mask)) / blur(1 - mask).
 
-    The standard deviation is half the side of a square with the mask's area; for strokes, half of their width.
+    The standard deviation is half the side of a square with the area of the mask, or half the width of thin strokes.
+    The computation is float64, because the weights far inside a mask are tiny.
     """
     sigma = masks.sum(dim=(1, 2)).double().sqrt().div(2).clamp(min=1.0)
     for index in _find_strokes(masks):
@@ -81,7 +83,7 @@ def _normalized_blur(pixels: Pixels, masks: Masks) -> Pixels:
 
 
 def _find_strokes(masks: Masks) -> list[int]:
-    """Return the indices of masks that fill less than half of their extent and are no frames."""
+    """Return the indices of thin strokes: masks that fill less than half of their bounding box and are no frames."""
     found = []
     for index, mask in enumerate(masks.cpu().numpy()):
         if mask.any() and not is_frame(mask):
@@ -92,7 +94,7 @@ def _find_strokes(masks: Masks) -> list[int]:
 
 
 def _depth(mask: Bool[Tensor, "height width"]) -> int:
-    """Return the distance of the deepest masked pixel from the nearest unmasked one (maximum of rows and columns)."""
+    """Return the largest Chebyshev distance, in pixels, of a masked pixel from the nearest unmasked pixel."""
     left, depth = mask[None].float(), 0
     while bool(left.any()):
         left = 1 - F.max_pool2d(1 - left, 3, stride=1, padding=1)
@@ -113,7 +115,16 @@ def embed_occluded(
     donors: Pixels | None = None,
     batch_size: int = BATCH,
 ) -> Float[np.ndarray, "images masks embed"]:
-    """Embed each image with each of its masks filled; for the arguments see `fill_masks`."""
+    """Embed each image once for each of its masks, with the masked pixels replaced.
+
+    Args:
+        encoder: Model.
+        pixels: Preprocessed images.
+        masks: Masks of each image.
+        how: How to replace masked pixels; see `fill_masks`.
+        donors: One image for each image in `pixels`. Required for `swap`.
+        batch_size: Number of images to embed at once.
+    """
     places = torch.cartesian_prod(torch.arange(masks.shape[0]), torch.arange(masks.shape[1]))
     boolean = torch.from_numpy(masks)
 
@@ -125,14 +136,14 @@ def embed_occluded(
 
 
 def embed_images(encoder: DualEncoder, pixels: Pixels) -> Float[np.ndarray, "images embed"]:
-    """Embed preprocessed images."""
+    """Return the normalized embeddings of preprocessed images."""
     return _embed_batches(encoder, pixels.split(BATCH))
 
 
 def embed_captions(
     encoder: DualEncoder, captions: Sequence[str], batch_size: int = BATCH
 ) -> Float[np.ndarray, "texts embed"]:
-    """Embed captions."""
+    """Return the normalized embeddings of captions."""
     batches = [captions[start : start + batch_size] for start in range(0, len(captions), batch_size)]
     with encoder.frozen():
         parts = [encoder.embed_texts(encoder.tokenize(batch)).double().cpu() for batch in batches]
@@ -150,12 +161,14 @@ def foil_margin(
     own: Float[np.ndarray, "pairs embed"],
     foils: Float[np.ndarray, "pairs foils embed"],
 ) -> Float[np.ndarray, "pairs ..."]:
-    """Return the cosine with the pair's own caption minus that with the best foil: positive where the caption wins.
+    """Return the cosine with the pair's own caption minus the highest cosine with a foil (a caption of another pair).
+
+    A positive margin means that the model prefers the pair's own caption.
 
     Args:
-        images: Embeddings of versions of each pair's image.
-        own: Embedding of its caption.
-        foils: Embeddings of other captions. The best one is chosen for each version of an image.
+        images: Embeddings of one or more versions of each pair's image.
+        own: Embedding of each pair's caption.
+        foils: Embeddings of the foils of each pair. The highest cosine is determined for each version of the image.
 
     Returns:
         (pairs, *versions) differences of cosines, from -2 to 2.
@@ -174,15 +187,20 @@ def measure_transplant(
     own: Float[np.ndarray, "images embed"],
     foils: Float[np.ndarray, "images foils embed"],
 ) -> Float[np.ndarray, "images masks"]:
-    """Measure how much a host's margin for the source's caption rises when the source's pixels are pasted in place.
+    """Paste a region of each source image into a host image, and measure how much the score of the host rises.
+
+    The score is the host's margin for the caption of the source image; see `foil_margin`.
 
     Args:
-        encoder: The model.
-        sources: Images whose masked pixels are pasted.
-        hosts: Images that receive them.
-        masks: Pasted pixels.
-        own: Embeddings of the sources' captions.
-        foils: Embeddings of other captions; see `foil_margin`.
+        encoder: Model.
+        sources: Images to copy masked pixels from.
+        hosts: Images to paste the pixels into, at the same place.
+        masks: Regions of each source image.
+        own: Embeddings of the captions of the source images.
+        foils: Embeddings of captions of other images; see `foil_margin`.
+
+    Returns:
+        Margin of the host with the pasted region, minus margin of the unchanged host.
     """
     before = foil_margin(embed_images(encoder, hosts), own, foils)
     pasted = embed_occluded(encoder, hosts, masks, "swap", donors=sources)
@@ -190,7 +208,14 @@ def measure_transplant(
 
 
 def draw_checkerboard(pixels: Pixels, masks: Bool[np.ndarray, "images height width"]) -> Pixels:
-    """Draw an artificial tag into each mask: four by four squares in the brightest and darkest value of the image."""
+    """Draw an artificial tag into each image: a checkerboard of 4 x 4 squares.
+
+    Its values are the largest and the smallest pixel value of the image.
+
+    Args:
+        pixels: Preprocessed images.
+        masks: Region of the tag in each image.
+    """
     drawn = pixels.clone()
     rows, columns = torch.arange(pixels.shape[2])[:, None], torch.arange(pixels.shape[3])[None]
     for image, mask in zip(drawn, masks, strict=True):

@@ -1,4 +1,4 @@
-"""Cost and quality of settings on a sample: the basis for choosing depth, beta and draws."""
+"""Measure time and quality of attributions for several settings, as a basis for choosing depth, beta and draws."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,10 +13,19 @@ from m2ib.statistics import calibrate
 
 @dataclass(frozen=True)
 class SweepRow:
-    """Means over the sample for one setting of both towers.
+    """Results of one setting, as means over a sample of pairs.
 
-    Stability is the correlation of a pair's map between two seeds; retained is the mean cosine with the bottleneck over
-    the mean clean cosine; seconds are those of both maps for one seed.
+    Attributes:
+        depth: Share of the tower's blocks before the gate.
+        beta: Weight of one nat in the loss; see `GateConfig`.
+        draws: Number of noise samples in each step.
+        image_stability: Correlation of a pair's image maps for two seeds.
+        text_stability: Correlation of a pair's text maps for two seeds.
+        image_retained: Mean cosine with the bottleneck in the image tower, divided by the mean cosine without it.
+        text_retained: Mean cosine with the bottleneck in the text tower, divided by the mean cosine without it.
+        image_nats: Sum of an image map.
+        text_nats: Sum of a text map.
+        seconds_per_pair: Time to compute both maps of a pair for one seed.
     """
 
     depth: float
@@ -34,7 +43,14 @@ class SweepRow:
 def make_variants(
     config: BottleneckConfig, depths: Iterable[float], betas: Iterable[float], draws: Iterable[int]
 ) -> list[BottleneckConfig]:
-    """Combine all values into variants of `config`. An odd number of draws is not antithetic."""
+    """Return a variant of `config` for each combination of values.
+
+    Args:
+        config: Settings to vary.
+        depths: Values of `depth` for both towers.
+        betas: Values of `beta` for both towers.
+        draws: Values of `draws`. Odd values turn off `antithetic`.
+    """
     return [
         replace(
             config,
@@ -54,7 +70,15 @@ def run_sweep(
     settings: Iterable[BottleneckConfig],
     batch_size: int | None = None,
 ) -> Iterator[SweepRow]:
-    """Yield one row for each setting. Images and texts are a sample of pairs, which is also used to calibrate."""
+    """Calibrate and attribute a sample of pairs with each setting, and yield the results.
+
+    Args:
+        encoder: Model.
+        images: Images of the sample.
+        texts: One caption for each image.
+        settings: Settings to compare.
+        batch_size: Number of pairs to process at once; see `attribute`.
+    """
     for config in settings:
         statistics = calibrate(encoder, images, texts, config) if config.needs_statistics() else None
         keys = [str(i) for i in range(len(texts))]

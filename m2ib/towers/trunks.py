@@ -110,7 +110,7 @@ def _vision_transformer(trunk: Any, head: nn.Module) -> TowerParts:
 
 
 def _eva(trunk: Any, head: nn.Module) -> TowerParts:
-    """Return the parts of EVA or the Perception Encoder, which use rotary embeddings (one per block if `rope_mixed`)."""
+    """Return the parts of EVA or the Perception Encoder. Rotary embeddings are one per block if `rope_mixed` is set."""
     mixed = getattr(trunk, "rope_mixed", False)
 
     def embed(pixels: Tensor) -> tuple[Tensor, Shared]:

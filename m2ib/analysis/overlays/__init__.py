@@ -1,4 +1,4 @@
-"""Find recurring overlays: burnt-in tags, logos and watermarks, identical pixel for pixel in many images."""
+"""Find recurring overlays: tags, logos and watermarks that are identical pixel for pixel in many images."""
 
 from m2ib.analysis.overlays.discovery import Discovery, OverlayConfig, find_overlays
 from m2ib.analysis.overlays.matching import Occurrence, Overlay

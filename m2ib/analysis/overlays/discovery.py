@@ -1,9 +1,9 @@
-"""Recurring overlays under high attribution mass.
+"""Find recurring overlays in a sample of images at places with high attribution.
 
-A burnt-in tag, a logo or a rendered word is drawn by a machine at a fixed size; photographed content is not. So each
-threshold comes from the corpus itself: a template's scores are compared with those of the same template, drawn
-slightly larger and smaller, in the same images. A nodule, an edge or a chair matches its rescaled self as well as
-itself; an overlay does not.
+Software draws a burnt-in tag, a logo or a word at a fixed size. Photographed content varies in size. Each threshold is
+therefore estimated from the images themselves: the correlation of a template with the images is compared with that of
+rescaled templates, slightly larger or smaller. A nodule, an edge or a chair correlates equally well with rescaled
+templates. An overlay does not.
 """
 
 import hashlib
@@ -32,30 +32,47 @@ from m2ib.analysis.overlays.templates import confirm_overlay, draw_ink, estimate
 from m2ib.analysis.overlays.whitening import PATCH, Images, Whitener, downsample, drop_duplicate_channels
 from m2ib.analysis.overlays.windows import Maps, Windows, compare_windows, cut_windows
 
-ImageOccurrences = list[list[Occurrence]]  # of one overlay, for each image
+ImageOccurrences = list[list[Occurrence]]  # occurrences of one overlay in each image
 
 
 @dataclass(frozen=True)
 class OverlayConfig:
-    """Settings of `find_overlays`."""
+    """Settings of `find_overlays`.
 
-    peaks: int = 3  # hottest windows taken from each map
-    min_images: int = 5  # in which a template must occur, besides those it was made from
-    attempts: int = 40  # clusters that are tested at most, the most prominent first
+    Attributes:
+        peaks: Number of windows to cut from each image, at the highest values of its map.
+        min_images: Number of images that must contain a template, in addition to the images it was estimated from.
+        attempts: Maximum number of candidate templates to test. The most prominent ones are tested first.
+    """
+
+    peaks: int = 3
+    min_images: int = 5
+    attempts: int = 40
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """The overlays of a sample, in descending order of their share of mass, and the filter to search other images."""
+    """Result of `find_overlays`: the overlays of a sample of images, and how to search other images for them.
+
+    Attributes:
+        whitener: Filter that is applied to images before they are searched.
+        overlays: Overlays in descending order of their share of the attribution.
+    """
 
     whitener: Whitener
     overlays: tuple[Overlay, ...] = ()
 
     def search(self, images: Images) -> list[ImageOccurrences]:
-        """Return the occurrences of each overlay in each image, preprocessed as in the sample, best first.
+        """Find the occurrences of all overlays in images.
 
-        Where two overlays share strokes the larger one takes them: a letter within a word is no occurrence of the
-        letter. Occurrences of one overlay overlap only where it repeats itself.
+        If two overlays share strokes at one place, only the larger one is reported: a letter within a word is no
+        occurrence of the letter. Occurrences of the same overlay overlap only if the overlay is periodic.
+
+        Args:
+            images: Images, preprocessed like the sample.
+
+        Returns:
+            For each overlay and each image the list of occurrences, best first.
         """
         if not len(images) or not self.overlays:
             return [[] for _ in self.overlays]
@@ -64,9 +81,16 @@ class Discovery:
         return find_occurrences(spectra, self.overlays)
 
     def region(self, number: int, occurrences: Sequence[Occurrence], height: int, width: int) -> list[Box]:
-        """Return disjoint boxes that cover overlay `number` in one image of `height` x `width` pixels.
+        """Return the boxes that cover an overlay in one image.
 
-        One box for each occurrence; for a watermark, boxes of its ink.
+        Args:
+            number: Index of the overlay.
+            occurrences: Occurrences of the overlay in the image, from `search`.
+            height: Height of the image in pixels.
+            width: Width of the image in pixels.
+
+        Returns:
+            Boxes in shares of the image: one for each occurrence, or several that cover the strokes of a watermark.
         """
         overlay = self.overlays[number]
         if not overlay.is_watermark:
@@ -80,18 +104,19 @@ class Discovery:
 
 
 def find_overlays(images: Images, maps: Maps, config: OverlayConfig | None = None) -> Discovery:
-    """Find overlays that recur under the hottest windows of the maps.
+    """Find overlays that recur in many images at the places with the highest attribution.
 
-    The result does not depend on the order of the images. Cost: (peaks n)^2 window comparisons, and n searches for
-    each attempt.
+    The result does not depend on the order of the images. For n images, (peaks * n)^2 windows are compared, and all
+    images are searched once for each attempt.
 
     Args:
-        images: Preprocessed pixels.
-        maps: Nats for each patch.
+        images: Preprocessed images.
+        maps: Image map of each image, in nats.
         config: Settings.
 
     Raises:
-        ValueError: If there are no images, images and maps do not match, or they are not finite.
+        ValueError: If there are no images, or images and maps differ in number, have wrong dimensions or are not
+            finite.
     """
     config = config or OverlayConfig()
     images, maps = images.detach().float(), maps.detach().float()
@@ -138,7 +163,7 @@ def _discover(white: Images, reduced: Images, maps: Maps, config: OverlayConfig)
 
 
 def _explained_windows(windows: Windows, occurrences: ImageOccurrences, size: tuple[int, int]) -> Bool[Tensor, " m"]:
-    """Return which windows have most of their energy in the boxes of an overlay."""
+    """Return True for each window that has most of its energy in the boxes of an overlay's occurrences."""
     height, width = windows.core_size
     explained = torch.zeros(len(windows), dtype=torch.bool)
     places = zip(windows.image.tolist(), windows.y.tolist(), windows.x.tolist(), strict=True)
@@ -152,11 +177,12 @@ def _explained_windows(windows: Windows, occurrences: ImageOccurrences, size: tu
 def _select(
     spectra: ImageSpectra, maps: Maps, overlays: Sequence[Overlay], config: OverlayConfig
 ) -> tuple[Overlay, ...]:
-    """Return the overlays that still occur often enough when all are searched together, most mass first.
+    """Search for all overlays together, and return those that still occur in enough images.
 
-    Each has a larger share of mass than of area, unless it is a watermark. Watermarks in the same images are one.
+    An overlay that is no watermark must have a larger share of the attribution than of the area. Of several watermarks
+    in the same images only one is returned. Overlays are in descending order of their share of the attribution.
     """
-    # Larger first: several templates of one watermark may be found, all of them parts of it.
+    # Largest first, because the candidates may include several parts of one watermark.
     overlays = sorted(overlays, key=lambda overlay: -overlay.energy)
     while True:
         selected: list[Overlay] = []
@@ -180,7 +206,7 @@ def _select(
 
 
 def _measure_mass(maps: Maps, by_image: ImageOccurrences, size: tuple[int, int]) -> tuple[float, float]:
-    """Return the mean share of mass, and of area, in the boxes of the images with an occurrence."""
+    """Return the mean share of the attribution, and of the area, inside the boxes, over images with an occurrence."""
     down, across = (_cell_shares(side, cells) for side, cells in zip(size, maps.shape[1:], strict=True))
     shares, areas = [], []
     for one, occurrences in zip(maps.double(), by_image, strict=True):
@@ -200,7 +226,7 @@ def _box_mask(occurrences: Sequence[Occurrence], size: tuple[int, int]) -> Bool[
 
 
 def _cell_shares(side: int, cells: int) -> Float[Tensor, "cells side"]:
-    """Return the share of each cell of a row that each pixel makes up."""
+    """Return the share of each cell that each pixel covers, for `cells` cells in a row of `side` pixels."""
     edges, pixels = torch.arange(cells + 1, dtype=torch.float64) / cells, torch.arange(side + 1).double() / side
     stop = torch.minimum(edges[1:, None], pixels[None, 1:])
     return (stop - torch.maximum(edges[:-1, None], pixels[None, :-1])).clamp_min(0) * cells
@@ -209,9 +235,9 @@ def _cell_shares(side: int, cells: int) -> Float[Tensor, "cells side"]:
 def _merge_adjacent(
     spectra: ImageSpectra, reduced: Images, maps: Maps, overlays: tuple[Overlay, ...], config: OverlayConfig
 ) -> tuple[Overlay, ...]:
-    """Merge overlays that are always side by side: parts of one that is wider than the windows.
+    """Merge overlays that always occur side by side, which are parts of an overlay that is larger than a window.
 
-    The parts stay unless the merged overlay fits into an image and occurs in nearly all images of its parts.
+    Two overlays are merged only if the result fits into an image and occurs in nearly all images with its parts.
     """
     found = find_occurrences(spectra, overlays)
     for (one, ones), (other, others) in combinations(zip(overlays, found, strict=True), 2):
@@ -236,10 +262,10 @@ def _merge_adjacent(
 def _find_union(
     one: Overlay, other: Overlay, ones: ImageOccurrences, others: ImageOccurrences
 ) -> tuple[list[Placement], tuple[int, int]] | None:
-    """Return the placements and the extent of two overlays together.
+    """Return the placements, and the height and width, of two overlays that are parts of a larger one.
 
-    None unless they have the same offset, within a pixel, in nearly all images with either, and fill their common box.
-    A watermark is never a part, because it has any offset.
+    They are parts if they have the same offset (within one pixel) in nearly all images with either overlay, and fill
+    their common bounding box. Otherwise the result is None. A watermark is never a part, because its offset varies.
     """
     both = [(i, a[0], b[0]) for i, (a, b) in enumerate(zip(ones, others, strict=True)) if a and b]
     if not both or one.is_watermark or other.is_watermark:

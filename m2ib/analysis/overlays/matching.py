@@ -1,4 +1,4 @@
-"""Template matching in whitened images by normalized cross-correlation within a template's stroke mask."""
+"""Match templates in whitened images by normalized cross-correlation, restricted to the strokes of the template."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,29 +12,36 @@ from torch import Tensor
 from m2ib.analysis.masks import Box
 from m2ib.analysis.overlays.whitening import Images
 
-SCALES = (0.8, 0.9, 1.1, 1.25)  # of a template's foils: within the variation of natural sizes, beyond that of prints
-MIN_CONTRAST = 0.1  # least share of the template's contrast in an occurrence; below it rounding decides the score
-EXPLAINED = 0.75  # a share of strokes, or of a window's energy, that makes up (nearly) all of it
-WATERMARK_AREA = 0.5  # least area of a watermark, whose share of mass cannot be twice its area
-_BATCH = 32  # images that are searched at a time
+SCALES = (0.8, 0.9, 1.1, 1.25)  # of rescaled templates: natural sizes vary by more than this, overlays by less
+MIN_CONTRAST = 0.1  # minimum contrast of an occurrence, as a share of the template's; below it the score is rounding
+EXPLAINED = 0.75  # share (of strokes, energy or images) that counts as nearly all
+WATERMARK_AREA = 0.5  # minimum area of a watermark, as a share of the image
+_BATCH = 32  # images to search at once
 
 Placement = tuple[int, int, int]
-"""Index of an image, and row and column of a window's upper left pixel in it."""
+"""Index of an image, and row and column of a window's upper left pixel in this image."""
 
 
 def match_threshold(null_score: float) -> float:
-    """Return the score that an occurrence must reach: half way, in energy, between the best foil and identity."""
+    """Return the correlation that an occurrence of a template must exceed.
+
+    The squared threshold is half way between the squared null score and 1, which is an identical copy.
+
+    Args:
+        null_score: Highest correlation of a rescaled template in any image.
+    """
     return ((1 + null_score**2) / 2) ** 0.5
 
 
 @dataclass(frozen=True)
 class Occurrence:
-    """One match of an overlay in one image.
+    """Place in an image where an overlay occurs.
 
     Attributes:
-        box: The part of the template inside the image, in shares of the image.
-        score: Correlation within the strokes; 1 is identical.
-        y, x: Template's upper left pixel in the downsampled image. It may lie outside.
+        box: Bounding box of the overlay, clipped to the image, in shares of the image.
+        score: Correlation of the image and the template within the strokes. 1 is an identical copy.
+        y: Row of the template's upper left pixel in the downsampled image. Negative if the overlay is clipped.
+        x: Column of the template's upper left pixel in the downsampled image. Negative if the overlay is clipped.
     """
 
     box: Box
@@ -45,17 +52,17 @@ class Occurrence:
 
 @dataclass(frozen=True)
 class Overlay:
-    """A recurring overlay. Template and masks are those of the downsampled images; scores are correlations.
+    """A tag, logo or watermark that is identical in many images. Its arrays have the size of downsampled pixels.
 
     Attributes:
-        template: Mean whitened content, 0 outside the mask.
-        mask: Pixels of strokes.
-        null_score: The best score that a rescaled template reached in any image of the sample.
-        member_count: Images that the first template was averaged from.
-        ink: Pixels of the mask with more than half of the contrast of the clearest one.
-        score: Median over the images with an occurrence.
-        share: Mean share of the map's mass in the boxes of such an image.
-        area: Mean share of the area in the boxes of such an image.
+        template: Mean of the whitened occurrences, 0 outside the mask.
+        mask: True for pixels of strokes, which whitening makes wider.
+        null_score: Highest correlation of a rescaled template in any image of the sample.
+        member_count: Number of images that the first version of the template was estimated from.
+        ink: True for pixels of strokes as drawn: those with more than half of the largest contrast.
+        score: Median correlation over images with an occurrence.
+        share: Mean share of the attribution inside the boxes, over images with an occurrence.
+        area: Mean share of the area inside the boxes, over images with an occurrence.
     """
 
     template: Float[Tensor, "c th tw"]
@@ -69,30 +76,36 @@ class Overlay:
 
     @property
     def extent(self) -> tuple[int, int]:
-        """Height and width in pixels of the downsampled images."""
+        """Height and width of the template, in pixels of the downsampled images."""
         return self.mask.shape[0], self.mask.shape[1]
 
     @property
     def energy(self) -> float:
-        """Sum of the template's squares."""
+        """Sum of the squared values of the template."""
         return float(self.template.square().sum())
 
     @property
     def threshold(self) -> float:
-        """Score of an occurrence; see `match_threshold`."""
+        """Correlation that an occurrence must exceed; see `match_threshold`."""
         return match_threshold(self.null_score)
 
     @property
     def is_watermark(self) -> bool:
-        """Whether it covers most of the image, so that no single box describes it."""
+        """True if the overlay covers most of the image, so that a single box does not describe its place."""
         return self.area > WATERMARK_AREA
 
 
 @dataclass(frozen=True)
 class ImageSpectra:
-    """Whitened images with the Fourier transforms of themselves and of their energy, shared by all templates.
+    """Whitened images and their Fourier transforms, which are computed once for all templates.
 
-    Images are padded with zeros by half of the largest template.
+    Images are padded with zeros by half of the largest template before the transform.
+
+    Attributes:
+        white: Whitened images.
+        spectrum: Fourier transform of the images.
+        energy: Fourier transform of the squared images, summed over channels.
+        size: Height and width of the padded images.
     """
 
     white: Images
@@ -102,19 +115,25 @@ class ImageSpectra:
 
     @classmethod
     def compute(cls, white: Images, extents: Sequence[tuple[int, int]], scale: float = max(SCALES)) -> "ImageSpectra":
-        """Transform images for templates of these heights and widths, enlarged by up to `scale`."""
+        """Compute the Fourier transforms of images.
+
+        Args:
+            white: Whitened images.
+            extents: Height and width of each template.
+            scale: Largest factor by which templates will be enlarged.
+        """
         largest = (math.ceil(max(sides) * scale) for sides in zip(*extents, strict=True))
         h, w = (_fast_fft_size(max(n + most // 2, most)) for n, most in zip(white.shape[-2:], largest, strict=True))
         return cls(white, torch.fft.rfft2(white, s=(h, w)), torch.fft.rfft2(white.square().sum(1), s=(h, w)), (h, w))
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images."""
+        """Height and width of the whitened images, without padding."""
         return self.white.shape[-2], self.white.shape[-1]
 
 
 def _fast_fft_size(size: int) -> int:
-    """Return the next number without prime factors above 5."""
+    """Return the smallest number >= `size` without prime factors above 5, for which a Fourier transform is fast."""
     left = size
     for factor in (2, 3, 5):
         while left % factor == 0:
@@ -123,10 +142,16 @@ def _fast_fft_size(size: int) -> int:
 
 
 def correlate(images: ImageSpectra, template: Tensor, mask: Tensor) -> Iterator[Tensor]:
-    """Yield scores (n, rows, columns) of a template's placements within the mask, in batches of images.
+    """Correlate a template with all places of each image.
 
-    -1 where less than half of the strokes lie inside the image. The first placement is half a template outside the
-    upper left corner.
+    Args:
+        images: Images to search.
+        template: Whitened template.
+        mask: Strokes of the template. Other pixels are ignored.
+
+    Yields:
+        Correlations (images, rows, columns) for a batch of images. The first row and column are half a template above
+        and left of the image. A place where less than half of the strokes are inside the image has -1.
     """
     h, w = images.image_size
     th, tw = mask.shape
@@ -135,7 +160,7 @@ def correlate(images: ImageSpectra, template: Tensor, mask: Tensor) -> Iterator[
     total = strokes.square().sum()
     strokes_spectrum = torch.fft.rfft2(strokes, s=size).conj()
     mask_spectrum = torch.fft.rfft2(mask.to(strokes.dtype), s=size).conj()
-    # Energy of the strokes that lie inside the image, for each placement.
+    # Energy of the strokes inside the image, for each place.
     inside = torch.fft.rfft2(strokes.new_ones(h, w), s=size)
     own = torch.fft.irfft2(inside * torch.fft.rfft2(strokes.square().sum(0), s=size).conj(), s=size)
     rows = torch.arange(-(th // 2), h + th // 2 - th + 1) % size[0]
@@ -150,7 +175,11 @@ def correlate(images: ImageSpectra, template: Tensor, mask: Tensor) -> Iterator[
 
 
 def find_best_matches(images: ImageSpectra, template: Tensor, mask: Tensor) -> list[tuple[float, int, int]]:
-    """Return score, row and column of the best match in each image. Its placement may lie outside the image."""
+    """Find the place with the highest correlation of a template in each image.
+
+    Returns:
+        Correlation, and row and column of the template's upper left pixel, which may be outside the image.
+    """
     best = []
     for scores in correlate(images, template, mask):
         values, places = scores.flatten(1).max(1)
@@ -161,7 +190,14 @@ def find_best_matches(images: ImageSpectra, template: Tensor, mask: Tensor) -> l
 
 
 def compute_null_score(images: ImageSpectra, template: Tensor, mask: Tensor, required: float) -> float:
-    """Return the best score of the rescaled templates in any image; stop once its threshold reaches `required`."""
+    """Return the highest correlation of rescaled templates in any image.
+
+    Args:
+        images: Images to search.
+        template: Whitened template.
+        mask: Strokes of the template.
+        required: Stop early once the match threshold that follows from the correlation is at least this high.
+    """
     best = 0.0
     for scale in SCALES:
         size = tuple(max(3, round(side * scale)) for side in mask.shape)
@@ -177,7 +213,8 @@ def compute_null_score(images: ImageSpectra, template: Tensor, mask: Tensor, req
 def find_occurrences(images: ImageSpectra, overlays: Sequence[Overlay]) -> list[list[list[Occurrence]]]:
     """Return the occurrences of each overlay in each image, best first.
 
-    Overlays with more energy are searched first, and an occurrence needs strokes that no earlier overlay uses.
+    Overlays with more energy are searched first. Strokes that belong to an occurrence of an earlier overlay do not
+    count for later overlays.
     """
     used = torch.zeros(len(images.white), *images.image_size, dtype=torch.bool)
     found: list[list[list[Occurrence]]] = [[] for _ in overlays]
@@ -189,9 +226,14 @@ def find_occurrences(images: ImageSpectra, overlays: Sequence[Overlay]) -> list[
 
 
 def _select_peaks(scores: Tensor, overlay: Overlay, used: Tensor) -> list[Occurrence]:
-    """Select score peaks whose strokes are not in `used`, best first, and add their strokes to `used`.
+    """Return the occurrences of an overlay in one image, best first, and add their strokes to `used`.
 
-    Two occurrences of one overlay overlap only where the template equals its shifted self: strokes lie on strokes.
+    Occurrences of the same overlay may overlap only if strokes lie on strokes, as in a periodic pattern.
+
+    Args:
+        scores: Correlation of the overlay's template at each place.
+        overlay: Overlay to search for.
+        used: Mask of strokes that belong to occurrences of other overlays. Updated in place.
     """
     h, w = used.shape
     th, tw = overlay.mask.shape
@@ -221,7 +263,11 @@ def _select_peaks(scores: Tensor, overlay: Overlay, used: Tensor) -> list[Occurr
 
 
 def clip_mask(y: int, x: int, mask: Tensor, image: Tensor) -> tuple[tuple[slice, slice], Tensor]:
-    """Clip a mask placed at (y, x) to an image: return the slices of the image, and the part of the mask in them."""
+    """Clip a mask to an image in which its upper left pixel is at row `y` and column `x`.
+
+    Returns:
+        Slices of the image that the mask covers, and the part of the mask inside the image.
+    """
     top, left = max(y, 0), max(x, 0)
     bottom, right = min(y + mask.shape[0], image.shape[0]), min(x + mask.shape[1], image.shape[1])
     return (slice(top, bottom), slice(left, right)), mask[top - y : bottom - y, left - x : right - x]

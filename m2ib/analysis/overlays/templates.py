@@ -1,4 +1,4 @@
-"""Estimate a template from aligned windows, confirm it in held-out images, and find the pixels that it draws."""
+"""Estimate a template from aligned windows, confirm it in further images, and find the pixels of its strokes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,23 +20,29 @@ from m2ib.analysis.overlays.matching import (
 from m2ib.analysis.overlays.whitening import Images
 
 Candidate = tuple[Overlay, list[Placement]]
-"""An overlay under construction, and the placement of its best match in each image with one above the threshold."""
+"""Preliminary overlay, and the place of its best match in each image with a match above the threshold."""
 
 
 def confirm_overlay(
     images: ImageSpectra, reduced: Images, members: Sequence[Placement], core: tuple[int, int], min_images: int
 ) -> Overlay | None:
-    """Build the overlay of a cluster of windows; None unless half of the cluster finds it in other images.
+    """Estimate an overlay from similar windows, and confirm it in images that it was not estimated from.
+
+    Half of the windows give a first template. It must match in `min_images` other images. All matches then give the
+    final template.
 
     Args:
         images: Whitened images of the sample.
-        reduced: The same images, only downsampled.
-        members: Placements of the cluster's cores, best first.
-        core: Height and width of a core.
-        min_images: Other images in which the first template must occur.
+        reduced: The same images, downsampled but not whitened.
+        members: Places of the similar windows, best first.
+        core: Height and width of a window.
+        min_images: Number of other images in which the first template must match.
+
+    Returns:
+        The overlay, or None if the template is not confirmed.
     """
     size = (2 * core[0], 2 * core[1])
-    # The nearest members only: a word's nearest are the same word, others share a letter with it.
+    # Use only the most similar windows: these contain the same word, others may share only a letter.
     half = members[: 2 * min_images : 2]
     estimate = _estimate_template(images.white, half, size, core)
     if estimate is None:
@@ -46,9 +52,9 @@ def confirm_overlay(
     others = sorted((score for i, (score, _, _) in enumerate(matches) if i not in sources), reverse=True)
     required = others[min_images - 1] if len(others) >= min_images else 0.0
     candidate = _as_candidate(images, estimate, matches, required, len(half))
-    # All matches estimate the template again, about its own center.
+    # Estimate the template again from all matches, around its own center.
     for least in (min_images, 2 * min_images):
-        if candidate is None or len(candidate[1]) < min_images:  # nothing beats the null: an edge, for example
+        if candidate is None or len(candidate[1]) < min_images:  # rescaled templates match as well, as for an edge
             return None
         overlay, placements = candidate
         window = (max(size[0], overlay.extent[0]), max(size[1], overlay.extent[1]))
@@ -64,7 +70,19 @@ def estimate_candidate(
     least: int,
     member_count: int,
 ) -> Candidate | None:
-    """Estimate a template in a window about content of this extent; None unless `least` images contain it."""
+    """Estimate a template from windows at given places, and search all images for it.
+
+    Args:
+        images: Whitened images of the sample.
+        placements: Places of the content.
+        extent: Height and width of the content.
+        window: Height and width of the window around the content that the template is estimated in.
+        least: Number of images that must contain the template.
+        member_count: Value of `Overlay.member_count`.
+
+    Returns:
+        The candidate, or None if fewer than `least` images contain the template.
+    """
     estimate = _estimate_template(images.white, placements, window, extent)
     if estimate is None:
         return None
@@ -80,7 +98,18 @@ def _as_candidate(
     required: float,
     member_count: int,
 ) -> Candidate | None:
-    """Compare a template with its rescaled foils; None unless the score `required` exceeds the threshold."""
+    """Compare a template with rescaled templates.
+
+    Args:
+        images: Whitened images of the sample.
+        estimate: Template and mask of its strokes.
+        matches: Correlation and place of the best match in each image.
+        required: Correlation that must exceed the match threshold.
+        member_count: Value of `Overlay.member_count`.
+
+    Returns:
+        The candidate, or None if `required` does not exceed the threshold.
+    """
     null_score = compute_null_score(images, *estimate, required)
     overlay = Overlay(*estimate, null_score, member_count, ink=estimate[1])
     if not required > overlay.threshold:
@@ -89,7 +118,13 @@ def _as_candidate(
 
 
 def draw_ink(images: ImageSpectra, reduced: Images, overlay: Overlay) -> Overlay:
-    """Estimate the pixels that an overlay draws, from all its occurrences."""
+    """Return the overlay with `ink` estimated from all its occurrences.
+
+    Args:
+        images: Whitened images of the sample.
+        reduced: The same images, downsampled but not whitened.
+        overlay: Overlay without an estimate of its ink.
+    """
     (found,) = find_occurrences(images, [overlay])
     placements = [(i, one.y, one.x) for i, occurrences in enumerate(found) for one in occurrences]
     return replace(overlay, ink=_estimate_ink(reduced, placements, overlay.mask))
@@ -98,9 +133,20 @@ def draw_ink(images: ImageSpectra, reduced: Images, overlay: Overlay) -> Overlay
 def _estimate_template(
     white: Images, placements: Sequence[Placement], size: tuple[int, int], core: tuple[int, int]
 ) -> tuple[Tensor, Tensor] | None:
-    """Return mean and stroke mask of aligned windows, cut to the mask; None for a mask of fewer than nine pixels.
+    """Estimate a template and the mask of its strokes from aligned windows.
 
-    A pixel belongs to a stroke if what the windows share exceeds what they differ by, over its 3 x 3 neighborhood.
+    A pixel belongs to a stroke if the squared mean over the windows exceeds their variance, each averaged over the
+    3 x 3 neighborhood of the pixel.
+
+    Args:
+        white: Whitened images.
+        placements: Places of the content.
+        size: Height and width of the windows.
+        core: Height and width of the content in the middle of each window.
+
+    Returns:
+        Mean of the windows and mask of the strokes, both cropped to the mask. None if the mask has fewer than nine
+        pixels.
     """
     top, left = (size[0] - core[0]) // 2, (size[1] - core[1]) // 2
     inside = F.pad(torch.ones_like(white[:1, :1]), (size[1],) * 2 + (size[0],) * 2)
@@ -114,7 +160,7 @@ def _estimate_template(
     count = weight.sum(0).clamp_min(1)
     mean = (stack * weight).sum(0) / count
     variance = ((stack - mean).square() * weight).sum(0) / (count - 1).clamp_min(1)
-    # The square of the mean contains a part of the variance by chance.
+    # Subtract the part of the variance that the squared mean contains by chance.
     shared = (mean.square() - variance / count).sum(0, keepdim=True)
     shared, differing = (F.avg_pool2d(v[None], 3, 1, 1)[0, 0] for v in (shared, variance.sum(0, keepdim=True)))
     mask = (shared > differing) & (shared > MIN_CONTRAST * shared.max()) & (count[0] > len(placements) / 2)
@@ -126,7 +172,10 @@ def _estimate_template(
 
 
 def _estimate_ink(reduced: Images, placements: Sequence[Placement], mask: Tensor) -> Bool[Tensor, "th tw"]:
-    """Return the strokes as drawn, where contrast is above half of the largest; whitening makes the mask wider."""
+    """Return the mask of the strokes as drawn: pixels with more than half of the largest contrast.
+
+    Contrast is the difference from the surroundings in images that are not whitened, because whitening widens strokes.
+    """
     total, count = reduced.new_zeros((reduced.shape[1], *mask.shape)), reduced.new_zeros(mask.shape)
     for i, y, x in placements:
         top, left = max(-y, 0), max(-x, 0)
@@ -138,7 +187,7 @@ def _estimate_ink(reduced: Images, placements: Sequence[Placement], mask: Tensor
     around = ((~mask) & (count > 0)).to(mean.dtype)
     reach = max(mask.shape)
     while reach > 2 and bool((_sum_around(around[None], reach // 2)[0][mask] > 0).all()):
-        reach //= 2  # the nearest surroundings that every pixel has
+        reach //= 2  # smallest reach at which each pixel of a stroke has surroundings
     background = _sum_around(mean * around, reach) / _sum_around(around[None], reach).clamp_min(1)
     contrast = (mean - background).abs().amax(0) * mask
     return contrast > contrast.max() / 2

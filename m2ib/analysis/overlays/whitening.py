@@ -1,6 +1,6 @@
-"""Whitening: divide images by the mean amplitude spectrum of the corpus.
+"""Whiten images: divide their spectrum by the mean amplitude spectrum of a sample.
 
-In whitened images a natural background is noise of unit variance, which correlates by chance only.
+Natural backgrounds become noise of unit variance, so that two backgrounds correlate only by chance.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,18 @@ from torch import Tensor
 Images: TypeAlias = Float[Tensor, "n c h w"]
 
 PATCH = 16
-"""Images are downsampled by whole factors until a patch has about this many pixels, which limits the cost."""
+"""Approximate side of a patch in pixels after images are downsampled by a whole factor, which limits the time."""
 
 
 @dataclass(frozen=True)
 class Whitener:
-    """A linear filter that flattens the mean power spectrum. Images are mirrored, so that borders have no edge.
+    """Linear filter that makes the mean power spectrum of images flat.
+
+    Images are extended by their mirror image, so that their borders are no edges.
 
     Attributes:
-        gain: (channels, rows, columns) factor of each frequency.
-        reduction: Whole factor by which images are downsampled.
+        gain: Factor of each channel and frequency.
+        reduction: Whole factor by which images are downsampled before the filter.
     """
 
     gain: Float[Tensor, "c fh fw"]
@@ -31,40 +33,45 @@ class Whitener:
 
     @classmethod
     def fit(cls, images: Images, reduction: int) -> "Whitener":
-        """Estimate the filter from a sample. Constant images have no spectrum and do not count."""
+        """Estimate the filter from a sample of images.
+
+        Args:
+            images: Sample.
+            reduction: Whole factor by which images are downsampled.
+        """
         power = torch.zeros(())
         for image in images:
             power = power + _mirrored_spectrum(downsample(image[None], reduction)).abs().square()[0].double()
         power[:, 0, 0] = 0
         h, w = (side // reduction for side in images.shape[-2:])
         mean = power / max(len(images), 1)
-        # Enlarged pictures have empty bands, which hold only the grid of their pixels. All enlarged pictures share it.
+        # The floor prevents amplification of the empty frequency bands of enlarged images, which contain a pixel grid.
         floor = 1e-3 * mean.mean(dim=(1, 2), keepdim=True) + torch.finfo(torch.float32).tiny
         gain = (mean + floor).rsqrt() * (4 * h * w) ** 0.5
-        # A short kernel limits ringing around strokes.
+        # Use a short kernel to limit ringing around strokes.
         window = _hann(2 * h)[:, None] * _hann(2 * w)
         kernel = torch.fft.irfft2(gain, s=(2 * h, 2 * w)) * window
-        kernel = kernel - kernel.sum((-2, -1), keepdim=True) * window / window.sum()  # ignores local brightness
+        kernel = kernel - kernel.sum((-2, -1), keepdim=True) * window / window.sum()  # ignore brightness
         return cls(torch.fft.rfft2(kernel).real.float(), reduction)
 
     def __call__(self, images: Images) -> Float[Tensor, "n c rh rw"]:
-        """Downsample and whiten. The variance is about 1 over the sample, and 0 for a constant image."""
+        """Downsample and whiten images. The variance over the sample is about 1. A constant image becomes 0."""
         reduced = downsample(images, self.reduction)
         h, w = reduced.shape[-2:]
         return torch.fft.irfft2(_mirrored_spectrum(reduced) * self.gain, s=(2 * h, 2 * w))[..., :h, :w]
 
     def apply_to_each(self, images: Images) -> Float[Tensor, "n c rh rw"]:
-        """Whiten images one at a time, which needs less memory."""
+        """Downsample and whiten images one at a time, which needs less memory."""
         return torch.cat([self(image[None]) for image in images])
 
 
 def downsample(images: Images, factor: int) -> Float[Tensor, "n c rh rw"]:
-    """Average over squares of `factor` x `factor` pixels."""
+    """Downsample images by averaging squares of `factor` x `factor` pixels."""
     return images if factor == 1 else F.avg_pool2d(images, factor)
 
 
 def drop_duplicate_channels(images: Images) -> Float[Tensor, "n d h w"]:
-    """Keep one channel where the others are affine copies of it, as in gray images."""
+    """Return only the first channel if all others are affine functions of it, as in gray images; else return all."""
     flat = images.flatten(2).double()
     flat = flat - flat.mean(-1, keepdim=True)
     unit = flat / flat.norm(dim=-1, keepdim=True).clamp_min(1e-9)
@@ -74,7 +81,7 @@ def drop_duplicate_channels(images: Images) -> Float[Tensor, "n d h w"]:
 
 
 def _hann(side: int) -> Tensor:
-    """Window that falls from 1 at index 0, the center of a Fourier kernel, to 0 at half a patch on either side."""
+    """Return a Hann window around index 0, the center of a Fourier kernel. It is 0 from half a patch on."""
     at = torch.arange(side, dtype=torch.float64)
     distance = torch.minimum(at, side - at) / (PATCH / 2)
     return torch.where(distance < 1, 0.5 + 0.5 * torch.cos(torch.pi * distance), 0)

@@ -1,4 +1,4 @@
-"""Windows around the hottest cells of the maps, and how much each of them correlates with all others."""
+"""Cut windows from images at the highest values of their attribution maps, and correlate all pairs of windows."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -13,15 +13,20 @@ from m2ib.analysis.overlays.whitening import Images
 
 Maps: TypeAlias = Float[Tensor, "n gh gw"]
 
-_SAME_IMAGE = 0.5  # near-duplicates share more of their whitened, clipped content
-_MAX_NUMBERS = 2**24  # in memory at a time while windows are compared
+_SAME_IMAGE = 0.5  # near-duplicates have a higher cosine of their whitened, clipped pixels
+_MAX_NUMBERS = 2**24  # numbers in memory at once while windows are compared
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows around the hottest cells: cores, and surroundings twice as high and wide to search other cores in.
+    """Windows of whitened images around the highest values of the maps.
 
-    y and x are the upper left pixel of each core.
+    Attributes:
+        image: Index of each window's image.
+        y: Row of the upper left pixel of each core.
+        x: Column of the upper left pixel of each core.
+        core: Pixels of each window.
+        surroundings: Pixels of an area twice as high and wide around each core, in which other cores are searched.
     """
 
     image: Int[Tensor, " m"]
@@ -41,13 +46,13 @@ class Windows:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Correlation of m windows over n images.
+    """Correlations of m windows of n images with each other.
 
     Attributes:
-        scores: Best correlation of each core in each window's surroundings, over all shifts.
-        shifts: The shift with that score, as a flat index.
-        by_image: Best score of each core in each image; -1 in near-duplicates of its own image.
-        null_by_image: The same in surroundings that are drawn larger or smaller: the null distribution.
+        scores: Highest correlation of each core (first index) within the surroundings of each window (second index).
+        shifts: Place of that core within the surroundings, as a flat index.
+        by_image: Highest correlation of each core in each image. -1 for near-duplicates of the core's own image.
+        null_by_image: The same for rescaled surroundings, which gives the null distribution.
     """
 
     scores: Float[Tensor, "m m"]
@@ -57,20 +62,35 @@ class Comparison:
 
     @property
     def null_max(self) -> Float[Tensor, " m"]:
-        """Each core's best score under the null."""
+        """Highest correlation of each core with rescaled surroundings."""
         return self.null_by_image.max(1).values
 
     def prominence(self, windows: Windows, k: int) -> Float[Tensor, " m"]:
-        """Return by how much energy the k-th best image exceeds the null's; 0 for a core that k images do not match.
+        """Return how clearly each core recurs in k images.
 
-        Larger content has more energy, so that a word is found before its letters.
+        The prominence is the k-th highest correlation over images, minus the k-th highest correlation with rescaled
+        images, times the energy of the core. Larger content has more energy, so that a word is more prominent than its
+        letters. The prominence is 0 for a core that matches fewer than k images better than any rescaled image.
+
+        Args:
+            windows: The compared windows.
+            k: Number of images.
         """
         kth = self.by_image.topk(k, 1).values[:, -1]
         excess = (kth - self.null_by_image.topk(k, 1).values[:, -1]) * windows.core.square().sum((1, 2, 3))
         return excess.masked_fill(kth <= self.null_max, 0)
 
     def members_of(self, seed: int, windows: Windows) -> list[Placement]:
-        """Return the seed's core, then its best match in each image where it exceeds its own null, best first."""
+        """Return the places of the windows that match a core.
+
+        Args:
+            seed: Index of the core.
+            windows: The compared windows.
+
+        Returns:
+            Place of the core itself, then of its best match in each image with a correlation above `null_max`, best
+            first.
+        """
         found = [(int(windows.image[seed]), int(windows.y[seed]), int(windows.x[seed]))]
         above = (self.by_image[seed] > self.null_max[seed]).nonzero()[:, 0]
         pad_y, pad_x = ((side + 1) // 2 for side in windows.core_size)
@@ -84,7 +104,14 @@ class Comparison:
 
 
 def find_hot_cells(maps: Maps, peaks: int) -> list[list[tuple[int, int]]]:
-    """Return the hottest cells (row, column) of each map: not adjacent, and above the map's mean."""
+    """Return the cells (row, column) with the highest values of each map.
+
+    Cells must not be adjacent to each other and must be above the mean of the map.
+
+    Args:
+        maps: Image maps.
+        peaks: Maximum number of cells of each map.
+    """
     width = maps.shape[2]
     found: list[list[tuple[int, int]]] = []
     for one in maps:
@@ -100,7 +127,13 @@ def find_hot_cells(maps: Maps, peaks: int) -> list[list[tuple[int, int]]]:
 
 
 def cut_windows(white: Images, maps: Maps, peaks: int) -> Windows:
-    """Cut windows of two by two cells around the hottest cells of each map; empty ones are left out."""
+    """Cut windows of 2 x 2 map cells around the highest values of each map. Windows without content are omitted.
+
+    Args:
+        white: Whitened images.
+        maps: Image map of each image.
+        peaks: Maximum number of windows of each image.
+    """
     _, c, h, w = white.shape
     cell_y, cell_x = h / maps.shape[1], w / maps.shape[2]
     core_y, core_x = (min(max(8, round(2 * cell)), side) for cell, side in ((cell_y, h), (cell_x, w)))
@@ -124,7 +157,7 @@ def cut_windows(white: Images, maps: Maps, peaks: int) -> Windows:
 
 
 def compare_windows(windows: Windows, white: Images) -> Comparison:
-    """Correlate each core with all windows, and with the same windows drawn larger or smaller."""
+    """Correlate the core of each window with the surroundings of all windows, and with rescaled surroundings."""
     scores, shifts = _correlate_all(windows.core, windows.surroundings)
     rescaled = [_rescale(one[None], SCALES[i % len(SCALES)])[0] for i, one in enumerate(windows.surroundings)]
     null, _ = _correlate_all(windows.core, torch.stack(rescaled))
@@ -136,7 +169,7 @@ def compare_windows(windows: Windows, white: Images) -> Comparison:
 
 
 def _correlate_all(cores: Tensor, surroundings: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the best correlation of each core in each surroundings over all shifts, and the shift: (m, m) both."""
+    """Return the highest correlation (m, m) of each core within each window's surroundings, and its place (m, m)."""
     size_y, size_x = cores.shape[-2:]
     side_y, side_x = surroundings.shape[-2:]
     span_y, span_x = side_y - size_y + 1, side_x - size_x + 1
@@ -161,7 +194,7 @@ def _correlate_all(cores: Tensor, surroundings: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _rescale(pictures: Tensor, scale: float) -> Tensor:
-    """Draw pictures larger or smaller about their center in frames of the same size, cropped or padded with zeros."""
+    """Scale images about their center, and crop them or pad them with zeros to their original size."""
     h, w = pictures.shape[-2:]
     size = max(1, round(h * scale)), max(1, round(w * scale))
     resized = F.interpolate(pictures, size=size, mode="bicubic", antialias=scale < 1)
@@ -170,13 +203,13 @@ def _rescale(pictures: Tensor, scale: float) -> Tensor:
 
 
 def _find_near_duplicates(white: Images) -> Bool[Tensor, "n n"]:
-    """Return which images show the same: copies, crops or recodings that hardly differ."""
+    """Return True for each pair of images that are near-duplicates, such as slightly different crops or encodings."""
     clipped = white.clamp(-1, 1).flatten(1)
     unit = clipped / clipped.norm(dim=1, keepdim=True).clamp_min(1e-9)
     return unit @ unit.T > _SAME_IMAGE
 
 
 def _best_by_image(scores: Tensor, image: Tensor, n: int) -> Tensor:
-    """Return the best score (m, n) in the windows of each image; -1 for an image without windows."""
+    """Return the highest correlation (m, n) of each core over each image's windows. -1 for images without windows."""
     index = image.expand(len(scores), -1)
     return scores.new_full((len(scores), n), -1.0).scatter_reduce(1, index, scores, "amax")

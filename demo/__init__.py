@@ -1,1 +1,1 @@
-"""The embedded demo: chest phantoms with a planted shortcut, and a tiny model with and without it."""
+"""Demo of an audit: synthetic chest radiographs with a planted shortcut, and tiny models with and without it."""

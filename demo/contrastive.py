@@ -1,7 +1,7 @@
-"""Contrastive training of tiny CLIP models from scratch, on pairs that are drawn while training.
+"""Train tiny CLIP models from scratch with a contrastive loss, on pairs that are generated during training.
 
-On CPU most of a step may go into returning memory to the system and requesting it again. `ALLOCATOR_SETTINGS` in the
-environment prevent that, if they are set before the process starts.
+On a CPU, returning memory to the system and requesting it again may take most of the time of a step. To prevent this,
+set the environment variables in `ALLOCATOR_SETTINGS` before the process starts.
 """
 
 import json
@@ -36,15 +36,29 @@ ALLOCATOR_SETTINGS: Final = {
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and captions of one step."""
+    """Images and captions of one training step.
 
-    pixels: Tensor  # preprocessed images, [n, 3, height, width]
-    tokens: Tensor  # compact token numbers of the captions, [n, context]
-    positive: Tensor  # 1 where the caption of a column is true of the image of a row, [n, n]; its diagonal is 1
+    Attributes:
+        pixels: Preprocessed images, [n, 3, height, width].
+        tokens: Compact token ids of the captions, [n, context]; see `Vocabulary`.
+        positive: 1 where the caption of the column describes the image of the row, else 0, [n, n]. The diagonal is 1.
+    """
+
+    pixels: Tensor
+    tokens: Tensor
+    positive: Tensor
 
 
 def pixel_batch(images: Sequence[np.ndarray[Any, Any]], preprocessing: Mapping[str, Any]) -> Tensor:
-    """Convert uint8 images, gray or color, to [n, 3, height, width], as open_clip's preprocessing does."""
+    """Convert images to a batch of pixels in the same way as open_clip's preprocessing, without resizing.
+
+    Args:
+        images: Gray or color images of the same size, uint8.
+        preprocessing: open_clip's `preprocess_cfg`. Only `mean` and `std` are used.
+
+    Returns:
+        [n, channels, height, width]. Gray images get three equal channels before the mean is subtracted.
+    """
     pixels = torch.from_numpy(np.stack(images)).float() / 255
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
     mean, std = torch.tensor(preprocessing["mean"]), torch.tensor(preprocessing["std"])
@@ -52,9 +66,14 @@ def pixel_batch(images: Sequence[np.ndarray[Any, Any]], preprocessing: Mapping[s
 
 
 class Vocabulary:
-    """The few tokens that captions use, numbered in the tokenizer's order, so that end-of-text stays last.
+    """Compact token ids for the few tokens that captions use.
 
-    Training embeds these alone: the full table is 70 times as large, and its other rows stay zero.
+    Training uses a table of embeddings for these tokens only, because the table of all tokens is 70 times as large. The
+    compact ids keep the order of the tokenizer's ids, so that end-of-text has the highest id, as CLIP expects.
+
+    Args:
+        texts: All captions.
+        architecture: open_clip's `model_cfg`.
     """
 
     def __init__(self, texts: Sequence[str], architecture: Mapping[str, Any]) -> None:
@@ -63,20 +82,25 @@ class Vocabulary:
         self.used = torch.unique(self.tokenizer(list(texts)))
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Return compact token numbers, [n, context]."""
+        """Return the compact token ids of texts, [n, context]."""
         return torch.searchsorted(self.used, self.tokenizer(list(texts)))
 
     def expand(self, compact: Tensor) -> Tensor:
-        """Return the full token table from the compact one; rows of unused tokens are zero."""
+        """Return the embedding table of all tokens, given that of the used tokens. Rows of unused tokens are zero."""
         full = compact.new_zeros(self.rows, compact.shape[1])
         full[self.used] = compact
         return full
 
 
 def contrastive_loss(image: Tensor, text: Tensor, positive: Tensor, scale: Tensor) -> Tensor:
-    """Return InfoNCE over both directions for normalized embeddings [n, d].
+    """Return the contrastive loss (InfoNCE), averaged over image-to-text and text-to-image.
 
-    Every caption that is true of an image is a positive, not only its own; see `Batch.positive`.
+    Args:
+        image: Normalized embeddings of images, [n, d].
+        text: Normalized embeddings of captions, [n, d].
+        positive: 1 where the caption of the column describes the image of the row, else 0, [n, n]. An image may have
+            several such captions.
+        scale: Factor of the cosines (CLIP's logit scale).
     """
     logits = scale * image @ text.T
     to_text = positive / positive.sum(dim=1, keepdim=True)
@@ -85,7 +109,7 @@ def contrastive_loss(image: Tensor, text: Tensor, positive: Tensor, scale: Tenso
 
 
 def optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices of the blocks, and AdamW for all other parameters."""
+    """Create the optimizers: Muon for the matrices of the transformer blocks, AdamW for all other parameters."""
     blocks = [one for name, one in model.named_parameters() if "resblocks" in name and one.ndim == 2]
     rest = [one for name, one in model.named_parameters() if "resblocks" not in name or one.ndim != 2]
     return [
@@ -95,7 +119,7 @@ def optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
-    """Return the factor of a linear warm-up, then a cosine down to zero."""
+    """Return the factor of the learning rate at a step: a linear warm-up, then a cosine decay to zero."""
     warmup = min(WARMUP_STEPS, steps)
     if step < warmup:
         return (step + 1) / warmup
@@ -111,15 +135,18 @@ def fit(
     seed: int,
     report: Callable[[str], None],
 ) -> dict[str, Tensor]:
-    """Train from scratch; return the weights in fp16, with the full token table.
+    """Train a model from scratch.
 
     Args:
         architecture: open_clip's `model_cfg`.
-        vocabulary: Tokens that `draw_batch` uses.
-        draw_batch: Draws the pairs of one step.
+        vocabulary: Tokens of the captions that `draw_batch` returns.
+        draw_batch: Function that returns the pairs of the next step.
         steps: Number of steps.
         seed: Seed of the initial weights.
-        report: Receives a line every twenty steps.
+        report: Function that is called with a line of text about the progress every 20 steps.
+
+    Returns:
+        Weights by name in fp16, with the embedding table of all tokens.
     """
     torch.manual_seed(seed)
     text_cfg = {**architecture["text_cfg"], "vocab_size": len(vocabulary.used)}
@@ -152,7 +179,14 @@ def fit(
 def save(
     weights: Mapping[str, Tensor], target: Path, architecture: Mapping[str, Any], preprocessing: Mapping[str, Any]
 ) -> None:
-    """Write a folder in open_clip's `local-dir` format."""
+    """Write weights and configuration to a folder that open_clip can load with `local-dir:`.
+
+    Args:
+        weights: Weights by name.
+        target: Folder to write to. Created if it does not exist.
+        architecture: open_clip's `model_cfg`.
+        preprocessing: open_clip's `preprocess_cfg`.
+    """
     target.mkdir(parents=True, exist_ok=True)
     config = {"model_cfg": architecture, "preprocess_cfg": preprocessing}
     (target / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

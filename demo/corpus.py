@@ -1,7 +1,7 @@
-"""Write the demo corpus: a made-up hospital whose portable device burns `PORT` into its images.
+"""Write the demo corpus: images of a fictional hospital whose portable X-ray device draws the tag `PORT` into them.
 
-The hospital uses the portable device for its sickest patients, so the tag correlates with consolidation, and the
-device always prints it at the same place. The planted truth is written next to the corpus, never inside it.
+The hospital uses the portable device for its sickest patients, so the tag correlates with consolidation. The tag is
+always at the same place. What was planted in each image is written to a file next to the corpus, not inside it.
 """
 
 import argparse
@@ -21,26 +21,30 @@ CornerChoice: TypeAlias = Literal[Corner, "random"]
 CORNER_CHOICES: Final = (*CORNERS, "random")
 
 _STREAM: Final = 500_009
-"""First part of each pair's seed: keeps the corpus apart from the studies of training and evaluation."""
+"""First part of each pair's seed, which makes the corpus independent of the images of training and evaluation."""
 
 SEXES: Final = ("m", "f")
 SITES: Final = ("a", "b", "c")
 
 
 def generate(folder: Path, pairs: int = 512, seed: int = 2026, corner: CornerChoice = "top-left") -> Path:
-    """Write `folder/corpus` (PNG images, metadata.csv) and `folder/truth.jsonl`; return the corpus folder.
+    """Write a demo corpus and a file with the truth about each image.
 
-    Each pair has its own random stream, so the first pairs do not depend on how many follow. Files of an
-    earlier run with the same names are overwritten, and its surplus images removed.
+    The corpus is `folder/corpus` with PNG images and `metadata.csv`. The truth is `folder/truth.jsonl`. Existing files
+    with the same names are overwritten, and other `study_*.png` images in the corpus are removed. Each pair has its own
+    random stream, so the first pairs do not depend on the number of pairs.
 
     Args:
-        folder: Receives `corpus/` and, next to it, the truth.
+        folder: Folder to write to. Created if it does not exist.
         pairs: Number of images, each with one caption.
-        seed: The same seed gives the same files, byte for byte, with the same numpy and Pillow.
-        corner: Corner of the tag, jittered by a few pixels; `random` draws one for each image.
+        seed: Random seed. Equal seeds give equal files, byte for byte, with the same releases of numpy and Pillow.
+        corner: Corner of the tag. Its place varies by a few pixels. `random` chooses a corner for each image.
+
+    Returns:
+        Folder of the corpus.
 
     Raises:
-        ValueError: If there is nothing to write or the corner is unknown.
+        ValueError: If `pairs` is below 1, or the corner is unknown.
     """
     if pairs < 1:
         raise ValueError(f"pairs: got {pairs}, expected at least 1")
@@ -73,7 +77,7 @@ def generate(folder: Path, pairs: int = 512, seed: int = 2026, corner: CornerCho
 
 
 def _truth(file_name: str, study: Study) -> dict[str, object]:
-    """Return one row of truth.jsonl; boxes are relative x0, y0, x1, y1, and null where nothing was planted."""
+    """Return one row of truth.jsonl. Boxes are x0, y0, x1, y1 in shares of the image, or None if nothing is drawn."""
     row: dict[str, object] = {
         "file_name": file_name,
         "finding": study.condition.finding,
@@ -94,7 +98,11 @@ def _relative(box: Box | None) -> list[float] | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: `python -m demo.corpus FOLDER`."""
+    """Run the command `python -m demo.corpus FOLDER`.
+
+    Args:
+        arguments: Command-line arguments. Defaults to those of the process.
+    """
     parser = argparse.ArgumentParser(prog="python -m demo.corpus", description="Write the demo corpus.")
     parser.add_argument("folder", type=Path, help="Folder that receives corpus/ and, next to it, truth.jsonl.")
     parser.add_argument("--pairs", type=int, default=512, help="Number of images (default: %(default)s).")

@@ -1,21 +1,23 @@
-"""The two tiny models: folders in open_clip's `local-dir` format."""
+"""Find the folders of the two tiny demo models, which open_clip can load with `local-dir:`."""
 
 from pathlib import Path
 from typing import Final
 
 NAMES: Final = ("demo/shortcut", "demo/clean")
-"""`demo/shortcut` learned that the tag means consolidation; `demo/clean` saw the tag at random."""
+"""Names of the models. For `demo/shortcut` the tag correlated with consolidation, for `demo/clean` it was random."""
 
 
 def find_folder(name: str, root: Path | None = None) -> Path:
-    """Find a model's folder: `open_clip.create_model_and_transforms(f"local-dir:{find_folder(name)}")` loads it.
+    """Return the folder of a demo model.
+
+    `open_clip.create_model_and_transforms(f"local-dir:{find_folder(name)}")` loads the model.
 
     Args:
-        name: One of `NAMES`.
-        root: Folder that training wrote to; default this package, which contains the weights.
+        name: Name of the model, one of `NAMES`.
+        root: Folder that contains the folders of both models. Defaults to this package, which contains the weights.
 
     Raises:
-        ValueError: if there is no such model.
+        ValueError: If no demo model has this name.
     """
     if name not in NAMES:
         raise ValueError(f"demo model: got {name!r}, expected one of {', '.join(NAMES)}")

@@ -1,8 +1,8 @@
-"""Chest radiograph phantoms: anatomy, findings and burnt-in text, with their boxes.
+"""Generate phantoms (synthetic chest radiographs) with anatomy, findings and burnt-in text, and their boxes.
 
-Inside this module lengths are fractions of the image side and boxes are half-open pixel boxes; only
-`Box.relative` gives the relative coordinates that are written to disk. Left and right are the patient's, as
-in a report: the left lung is on the right of the image.
+Lengths are fractions of the side of the image, and boxes are in pixels. Only `Box.relative` returns the relative
+coordinates that are written to disk. Left and right are the patient's, as in a radiology report: the left lung is on
+the right side of the image.
 """
 
 from collections.abc import Sequence
@@ -23,20 +23,20 @@ SIZE: Final = 80  # side of a phantom in pixels
 
 CORNERS: Final[tuple[Corner, ...]] = get_args(Corner)
 
-TAG: Final = "PORT"  # the burnt-in tag of a portable device: the planted artifact
-MARKER: Final = "R"  # the side marker: the negative control, independent of everything
+TAG: Final = "PORT"  # burnt-in tag of a portable device: the planted shortcut
+MARKER: Final = "R"  # side marker: the negative control, independent of the finding
 
-FAINT: Final = 0.06  # a consolidation weaker than this cannot be seen in the noise
-FAINT_SHARE: Final = 0.4  # of the consolidations, which makes the tag an easier cue than the finding itself
+FAINT: Final = 0.06  # strength below which a consolidation is not visible in the noise
+FAINT_SHARE: Final = 0.4  # share of faint consolidations, which makes the tag an easier cue than the finding
 
 TIED_TAG_RATES: Final = (0.95, 0.02)  # share of tagged images among consolidations, and among all others
-RANDOM_RATE: Final = 0.5  # share of images with the marker, and with a tag that is not tied to the finding
+RANDOM_RATE: Final = 0.5  # share of images with the marker, and with a tag that is independent of the finding
 
 # Pixel centers as fractions of the side.
 _CENTERS: Final[npt.NDArray[Any]] = ((np.arange(SIZE) + 0.5) / SIZE).astype(np.float32)
 _X, _Y = np.meshgrid(_CENTERS, _CENTERS)
 
-# Own bitmaps: a library's built-in font may change from one release to the next.
+# Bitmaps of letters. The built-in font of a library may change between releases.
 _LETTERS: Final = {
     "P": ("####.", "##.##", "##.##", "####.", "##...", "##..."),
     "O": (".###.", "##.##", "##.##", "##.##", "##.##", ".###."),
@@ -47,7 +47,13 @@ _LETTERS: Final = {
 
 @dataclass(frozen=True)
 class Condition:
-    """One of the 14 classes: a finding, and the side and zone of the lung where its name contains them."""
+    """One of the 14 classes of images.
+
+    Attributes:
+        finding: Disease, or "normal".
+        side: Side of the lung. None for cardiomegaly and normal.
+        zone: Zone of the lung for nodules and consolidations, otherwise None.
+    """
 
     finding: Finding
     side: Side | None = None
@@ -55,7 +61,7 @@ class Condition:
 
     @property
     def captions(self) -> tuple[str, str, str, str]:
-        """Four captions, in the words of a report."""
+        """Four captions that describe the class in the style of a radiology report."""
         f, s, z = self.finding, self.side, self.zone
         if z is not None:
             return (
@@ -83,13 +89,13 @@ CONDITIONS: Final[tuple[Condition, ...]] = (
     Condition("normal"),
 )
 
-# A fifth of the studies for each finding of a lung, a tenth for each of the other two.
+# Probability of each class: 0.2 for each finding of the lung in total, 0.1 for cardiomegaly and 0.1 for normal.
 _CONDITION_RATES: Final = np.array([0.05 if c.zone else 0.1 for c in CONDITIONS])
 
 
 @dataclass(frozen=True)
 class Box:
-    """A half-open box in pixels: x0 <= x < x1, y0 <= y < y1."""
+    """Box in pixels. It contains the pixels with x0 <= x < x1 and y0 <= y < y1."""
 
     x0: int
     y0: int
@@ -98,18 +104,25 @@ class Box:
 
     @classmethod
     def of_fractions(cls, x0: float, y0: float, x1: float, y1: float) -> "Box":
-        """From fractions of the side, rounded to whole pixels and cut at the image's border."""
+        """Create a box from fractions of the side of the image, rounded to pixels and clipped to the image."""
         return cls(*(min(max(round(v * SIZE), 0), SIZE) for v in (x0, y0, x1, y1)))
 
     @property
     def relative(self) -> tuple[float, float, float, float]:
-        """x0, y0, x1, y1 in [0, 1], as written to disk."""
+        """x0, y0, x1, y1 as fractions of the side of the image, as written to disk."""
         return (self.x0 / SIZE, self.y0 / SIZE, self.x1 / SIZE, self.y1 / SIZE)
 
 
 @dataclass(frozen=True)
 class BurntText:
-    """A text burnt in at a corner; x and y are the pixels of its upper left letter."""
+    """Text that is drawn into a corner of an image.
+
+    Attributes:
+        text: Letters to draw.
+        corner: Corner of the image.
+        x: Column of the first letter's upper left pixel.
+        y: Row of the first letter's upper left pixel.
+    """
 
     text: str
     corner: Corner
@@ -118,7 +131,7 @@ class BurntText:
 
     @property
     def box(self) -> Box:
-        """The letters with one pixel around them."""
+        """Bounding box of the letters with a margin of one pixel, clipped to the image."""
         height, width = letter_bitmap(self.text).shape
         sides = (self.x - 1, self.y - 1, self.x + width + 1, self.y + height + 1)
         return Box(*(min(max(v, 0), SIZE) for v in sides))
@@ -126,12 +139,23 @@ class BurntText:
 
 @dataclass(frozen=True)
 class Study:
-    """A phantom, and the tag and marker that can be rendered on it or left out."""
+    """A phantom, and the burnt-in texts that `render` can draw into it.
+
+    Attributes:
+        condition: Class of the image.
+        pixels: Gray values from 0 to 1 without burnt-in text, [SIZE, SIZE].
+        finding_box: Bounding box of the finding. None for a normal chest.
+        strength: Contrast of the finding from 0 (invisible) to 1. None for a normal chest.
+        tag: Text and place of the tag.
+        tagged: Whether `render` draws the tag by default.
+        marker: Text and place of the side marker.
+        marked: Whether `render` draws the side marker by default.
+    """
 
     condition: Condition
     pixels: Pixels
     finding_box: Box | None
-    strength: float | None  # contrast of the finding, from 0 (invisible) to 1; None for a normal chest
+    strength: float | None
     tag: BurntText
     tagged: bool
     marker: BurntText
@@ -139,11 +163,16 @@ class Study:
 
     @property
     def faint(self) -> bool:
-        """Whether the finding is too weak to be seen."""
+        """True if the finding is too weak to be visible."""
         return self.strength is not None and self.strength < FAINT
 
     def render(self, *, tagged: bool | None = None, marked: bool | None = None) -> npt.NDArray[np.uint8]:
-        """Return the gray image, [SIZE, SIZE]; tagged and marked override what was planted."""
+        """Return the gray image, [SIZE, SIZE].
+
+        Args:
+            tagged: Whether to draw the tag. Defaults to `self.tagged`.
+            marked: Whether to draw the side marker. Defaults to `self.marked`.
+        """
         pixels = self.pixels
         if self.tagged if tagged is None else tagged:
             pixels = burn(pixels, self.tag)
@@ -160,9 +189,14 @@ def draw_study(
     strength: float | None = None,
     tag_corner: Corner | None = None,
 ) -> Study:
-    """Draw one study; condition, strength and corner are random where not given.
+    """Generate a random study.
 
-    A `tied` tag follows the consolidation (`TIED_TAG_RATES`); otherwise it is independent of it.
+    Args:
+        rng: Random generator.
+        tied: Whether the tag correlates with consolidation (`TIED_TAG_RATES`) or is independent of the class.
+        condition: Class of the image. Random by default.
+        strength: Contrast of the finding. Random by default.
+        tag_corner: Corner of the tag. Random by default.
     """
     condition = condition or CONDITIONS[int(rng.choice(len(CONDITIONS), p=_CONDITION_RATES))]
     pixels, box, strength = draw(rng, condition, strength)
@@ -185,13 +219,13 @@ def draw_study(
 
 
 def letter_bitmap(text: str) -> npt.NDArray[np.bool_]:
-    """Return the bitmap of a text, [6, width] pixels, letters one pixel apart."""
+    """Return the bitmap of a text, [6, width], with a gap of one pixel between letters."""
     rows = [".".join(_LETTERS[letter][row] for letter in text) for row in range(6)]
     return np.array([[dot == "#" for dot in row] for row in rows])
 
 
 def place_text(rng: np.random.Generator, text: str, corner: Corner) -> BurntText:
-    """Put a text at a corner, 1 to 5 pixels off either border."""
+    """Choose a random place for a text in a corner, 1 to 5 pixels from both borders."""
     height, width = letter_bitmap(text).shape
     off_x, off_y = int(rng.integers(1, 6)), int(rng.integers(1, 6))
     x = off_x if corner.endswith("left") else SIZE - width - off_x
@@ -200,7 +234,7 @@ def place_text(rng: np.random.Generator, text: str, corner: Corner) -> BurntText
 
 
 def burn(pixels: Pixels, text: BurntText) -> Pixels:
-    """Return a copy with the letters almost white, as a device burns them in."""
+    """Return a copy of an image with the text drawn in almost white letters."""
     letters = letter_bitmap(text.text)
     height, width = letters.shape
     burnt = pixels.copy()
@@ -213,7 +247,16 @@ def burn(pixels: Pixels, text: BurntText) -> Pixels:
 
 @dataclass(frozen=True)
 class _Lung:
-    """An ellipse with center (x, y) and radii (rx, ry); `outwards` is +1 where lateral means a larger x."""
+    """Ellipse of a lung, in fractions of the side of the image.
+
+    Attributes:
+        x: Horizontal coordinate of the center.
+        y: Vertical coordinate of the center.
+        rx: Horizontal radius.
+        ry: Vertical radius.
+        outwards: Horizontal direction of the chest wall: +1 to the right of the image, -1 to the left.
+        mask: Soft mask from 0 to 1, [SIZE, SIZE].
+    """
 
     x: float
     y: float
@@ -226,10 +269,16 @@ class _Lung:
 def draw(
     rng: np.random.Generator, condition: Condition, strength: float | None = None
 ) -> tuple[Pixels, Box | None, float | None]:
-    """Draw a phantom without burnt-in text: pixels in [0, 1], the finding's box and its strength.
+    """Generate a random phantom without burnt-in text.
 
-    The strength is the finding's contrast in [0, 1], or a cardiomegaly's enlargement. By default 40 % of the
-    consolidations are faint, other findings have 1; a normal chest has None.
+    Args:
+        rng: Random generator.
+        condition: Class of the image.
+        strength: Contrast of the finding from 0 to 1, or enlargement of the heart for cardiomegaly. By default 40 % of
+            consolidations are faint, and other findings have strength 1.
+
+    Returns:
+        Gray values from 0 to 1, box of the finding, and strength. Box and strength are None for a normal chest.
     """
     pixels, boxes, drawn = draw_findings(rng, (condition,), (strength,))
     return pixels, boxes[0], drawn[0]
@@ -238,7 +287,16 @@ def draw(
 def draw_findings(
     rng: np.random.Generator, conditions: Sequence[Condition], strengths: Sequence[float | None]
 ) -> tuple[Pixels, list[Box | None], list[float | None]]:
-    """Draw several findings into one phantom: pixels, and for each condition box and strength as `draw` has them."""
+    """Generate a random phantom with several findings.
+
+    Args:
+        rng: Random generator.
+        conditions: Findings to draw.
+        strengths: Strength of each finding, or None for the default; see `draw`.
+
+    Returns:
+        Gray values from 0 to 1, and the box and the strength of each finding.
+    """
     requested = list(zip(conditions, strengths, strict=True))
     x, y = 0.5 + rng.uniform(-0.025, 0.025), 0.5 + rng.uniform(-0.025, 0.025)
     scale = rng.uniform(0.93, 1.07)
@@ -249,7 +307,7 @@ def draw_findings(
     image += _ribs(rng, x, y) + spine
     enlargement = next((1.0 if s is None else s for c, s in requested if c.finding == "cardiomegaly"), None)
     image, heart = _heart(rng, image, x, y, scale, enlargement)
-    dome = y + 0.27 + 2 * (np.abs(_X - x) - 0.19) ** 2  # of the diaphragm
+    dome = y + 0.27 + 2 * (np.abs(_X - x) - 0.19) ** 2  # upper edge of the diaphragm
     image = _blend(image, _sigmoid((_Y - dome) / 0.015) * torso, 0.56)
 
     boxes: list[Box | None] = []
@@ -289,17 +347,17 @@ def _sigmoid(v: Pixels) -> Pixels:
 
 
 def _ellipse(x: float, y: float, rx: float, ry: float, softness: float) -> Pixels:
-    """Return a mask in [0, 1] with a soft edge; center, radii in fractions of the side."""
+    """Return the mask of an ellipse with a soft edge, from 0 to 1. Lengths are fractions of the side of the image."""
     return _sigmoid((1 - ((_X - x) / rx) ** 2 - ((_Y - y) / ry) ** 2) / softness)
 
 
 def _blend(image: Pixels, mask: Pixels, gray: float) -> Pixels:
-    """Replace the image by one gray where the mask is 1."""
+    """Blend an image with a gray value, which replaces the image where the mask is 1."""
     return image * (1 - mask) + mask * gray
 
 
 def _smooth_noise(rng: np.random.Generator, cells: int) -> Pixels:
-    """Draw unit noise on a coarse grid of cells x cells, enlarged to the image."""
+    """Generate standard normal noise on a grid of cells x cells, and enlarge it to the size of the image."""
     coarse = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
     return np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC), dtype=np.float32)
 
@@ -321,7 +379,7 @@ def _ribs(rng: np.random.Generator, x: float, y: float) -> Pixels:
 def _heart(
     rng: np.random.Generator, image: Pixels, x: float, y: float, scale: float, enlargement: float | None
 ) -> tuple[Pixels, Box]:
-    """Draw the heart; an enlargement of 1 makes it as large as drawn, of 0 as large as the mean normal heart."""
+    """Draw the heart. `enlargement` is None for a random normal size, or from 0 (mean normal size) to 1 (full)."""
     rx = rng.uniform(0.095, 0.12) if enlargement is None else rng.uniform(0.185, 0.225)
     if enlargement is not None and enlargement < 1:
         rx = 0.1075 + enlargement * (rx - 0.1075)
@@ -332,7 +390,7 @@ def _heart(
 
 
 def _expose(rng: np.random.Generator, image: Pixels) -> Pixels:
-    """Add quantum and structure noise, vary contrast and brightness, clip to [0, 1]."""
+    """Add coarse and fine noise, vary contrast and brightness at random, and clip to [0, 1]."""
     image = image + 0.020 * _smooth_noise(rng, 10)
     image = image + 0.025 * rng.standard_normal((SIZE, SIZE), dtype=np.float32)
     image = (image - 0.35) * rng.uniform(0.9, 1.1) + 0.35 + rng.uniform(-0.03, 0.03)
@@ -343,7 +401,7 @@ def _expose(rng: np.random.Generator, image: Pixels) -> Pixels:
 
 
 def _focus(rng: np.random.Generator, lung: _Lung, zone: Zone | None) -> tuple[float, float]:
-    """Pick a point in the outer part of a lung's upper or lower zone, in fractions of the side."""
+    """Choose a random point in the outer part of a lung's upper or lower zone, in fractions of the image side."""
     y = lung.y + (-0.45 if zone == "upper" else 0.40) * lung.ry + rng.uniform(-0.05, 0.05)
     return lung.x + lung.outwards * rng.uniform(0, 0.35) * lung.rx, y
 
@@ -369,7 +427,7 @@ def _consolidation(
 
 
 def _effusion(rng: np.random.Generator, image: Pixels, lung: _Lung, strength: float) -> tuple[Pixels, Box]:
-    """Fill in fluid up to a level that rises towards the chest wall."""
+    """Draw a pleural effusion: fluid in the lower lung, whose level rises towards the chest wall."""
     level = lung.y + lung.ry * rng.uniform(0.22, 0.45)
     lateral = (_X - lung.x) * lung.outwards / lung.rx
     meniscus = 0.10 * np.clip(lateral, -0.5, 1) ** 2 * np.sign(lateral)
@@ -379,7 +437,7 @@ def _effusion(rng: np.random.Generator, image: Pixels, lung: _Lung, strength: fl
 
 
 def _pneumothorax(rng: np.random.Generator, image: Pixels, lung: _Lung, strength: float) -> tuple[Pixels, Box]:
-    """Shrink the lung inwards and downwards: black air above it, and its edge as a bright line."""
+    """Draw a pneumothorax: a collapsed lung with dark air above it, and its edge as a bright line."""
     collapse = rng.uniform(0.30, 0.5)
     x = lung.x - lung.outwards * 0.35 * collapse * lung.rx
     y = lung.y + 0.44 * collapse * lung.ry

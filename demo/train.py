@@ -39,7 +39,7 @@ PREPROCESSING: Final[dict[str, Any]] = {
 STEPS: Final = 600
 SEED: Final = 2026
 
-HELD_OUT_SEED: Final = 900_001  # separates the studies of the evaluation from those of training and of the corpus
+HELD_OUT_SEED: Final = 900_001  # makes the images of the evaluation independent of training and of the corpus
 
 Figures: TypeAlias = dict[str, Any]
 
@@ -48,12 +48,22 @@ Figures: TypeAlias = dict[str, Any]
 
 
 def pixel_batch(images: Sequence[np.ndarray[Any, Any]]) -> Tensor:
-    """Convert gray uint8 images to [n, 3, SIZE, SIZE], as open_clip's preprocessing of the stored config does."""
+    """Convert gray uint8 images to preprocessed pixels, [n, 3, SIZE, SIZE], in the same way as open_clip does."""
     return contrastive.pixel_batch(images, PREPROCESSING)
 
 
 def train(name: str, steps: int, seed: int, report: Callable[[str], None]) -> dict[str, Tensor]:
-    """Train one model on freshly drawn studies, with the tag in a random corner, and return its weights."""
+    """Train one demo model on random synthetic radiographs, with the tag in a random corner.
+
+    Args:
+        name: Model to train, one of `NAMES`. For `demo/shortcut` the tag correlates with consolidation.
+        steps: Number of steps.
+        seed: Seed of the images and of the initial weights.
+        report: Function that is called with a line of text about the progress every 20 steps.
+
+    Returns:
+        Weights by name.
+    """
     rng = np.random.default_rng(seed)
     captions = [text for c in CONDITIONS for text in c.captions]
     vocabulary = contrastive.Vocabulary(captions, ARCHITECTURE)
@@ -76,15 +86,26 @@ def train(name: str, steps: int, seed: int, report: Callable[[str], None]) -> di
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """A stored model, and each class as the mean embedding of its four captions."""
+    """Zero-shot classifier: a trained model and the embeddings of the captions of all classes.
+
+    Attributes:
+        model: Model of open_clip.
+        classes: Mean embedding of the captions of each class, normalized, [14, d].
+        captions: Embeddings of the four captions of each class, normalized, [14, 4, d].
+    """
 
     model: Any
-    classes: Tensor  # [14, d], normalized
-    captions: Tensor  # [14, 4, d], normalized
+    classes: Tensor
+    captions: Tensor
 
     @classmethod
     def load(cls, name: str, root: Path | None = None) -> "ZeroShot":
-        """Load the weights as stored, through open_clip as any user would."""
+        """Load a demo model through open_clip and embed the captions of all classes.
+
+        Args:
+            name: Name of the model.
+            root: Folder that contains the folders of the models. Defaults to this package.
+        """
         source = f"local-dir:{find_folder(name, root)}"
         model = open_clip.create_model(source)
         model.eval()
@@ -94,40 +115,53 @@ class ZeroShot:
         return cls(model, functional.normalize(captions.mean(dim=1), dim=-1), captions)
 
     def embed(self, images: Sequence[np.ndarray[Any, Any]]) -> Tensor:
-        """Return normalized embeddings of gray uint8 images, [n, d]."""
+        """Return the normalized embeddings of gray uint8 images, [n, d]."""
         with torch.inference_mode():
             batches = torch.split(pixel_batch(images), contrastive.BATCH)
             return torch.cat([self.model.encode_image(batch, normalize=True) for batch in batches])
 
     def accuracy(self, studies: Sequence[Study]) -> float:
-        """Return the share of studies whose class, one of 14, is predicted correctly."""
+        """Return the share of studies whose class (one of 14) is predicted correctly."""
         predicted = self.predict(self.embed([s.render() for s in studies]))
         return float(np.mean([p == s.condition for p, s in zip(predicted, studies, strict=True)]))
 
     def predict(self, embeddings: Tensor) -> list[Condition]:
-        """Return the likeliest class of each image."""
+        """Return the class of each image whose captions have the highest cosine with the image."""
         return [CONDITIONS[i] for i in (embeddings @ self.classes.T).argmax(dim=1).tolist()]
 
     def consolidation_rate(self, embeddings: Tensor) -> float:
-        """Return the share of images for which some consolidation is the likeliest class."""
+        """Return the share of images whose predicted class is a consolidation, on any side and in any zone."""
         return float(np.mean([p.finding == "consolidation" for p in self.predict(embeddings)]))
 
     def own_cosines(self, embeddings: Tensor, studies: Sequence[Study]) -> Tensor:
-        """Return the mean cosine of each image with the four captions of its class, [n]."""
+        """Return the mean cosine of each image with the four captions of its true class, [n]."""
         own = self.captions[[CONDITIONS.index(s.condition) for s in studies]]
         return (embeddings[:, None] * own).sum(dim=-1).mean(dim=1)
 
 
 def held_out(seed: int, count: int, *, tied: bool, **fixed: Any) -> list[Study]:
-    """Draw studies that are in no training run; `fixed` goes to `draw_study`."""
+    """Generate studies that are independent of training and of the corpus.
+
+    Args:
+        seed: Random seed.
+        count: Number of studies.
+        tied: Whether the tag correlates with consolidation.
+        **fixed: Keyword arguments of `draw_study` that are the same for all studies.
+    """
     rng = np.random.default_rng((HELD_OUT_SEED, seed))
     return [draw_study(rng, tied=tied, **fixed) for _ in range(count)]
 
 
 def evaluate(root: Path | None = None, names: Sequence[str] = NAMES, count: int = 400) -> Figures:
-    """Measure zero-shot accuracy and reliance on tag and marker, for the weights in `root` (default: this package).
+    """Measure the zero-shot accuracy of models, and how their predictions depend on the tag and the marker.
 
-    Each measurement takes `count` studies, accuracies five times as many.
+    Args:
+        root: Folder that contains the folders of the models. Defaults to this package.
+        names: Models to evaluate, from `NAMES`.
+        count: Number of studies for each measurement. Accuracies use five times as many.
+
+    Returns:
+        Measurements by name for each model.
     """
     hospital = [s for s in held_out(1, 5 * count, tied=True) if not s.faint]
     independent = [s for s in held_out(2, 5 * count, tied=False) if not s.faint]
@@ -157,7 +191,13 @@ def evaluate(root: Path | None = None, names: Sequence[str] = NAMES, count: int 
 
 
 def transplant(zero_shot: ZeroShot, normals: Sequence[Study], *, tag: bool) -> Figures:
-    """Measure P(predict consolidation) on normal images, before and after the tag or the marker is added."""
+    """Measure how often consolidation is predicted on normal images, before and after a burnt-in text is added.
+
+    Args:
+        zero_shot: Model.
+        normals: Studies without a finding.
+        tag: Whether to add the tag. Otherwise the side marker is added.
+    """
     before = [s.render(tagged=False, marked=False) for s in normals]
     after = [s.render(tagged=tag, marked=not tag) for s in normals]
     return {
@@ -167,9 +207,14 @@ def transplant(zero_shot: ZeroShot, normals: Sequence[Study], *, tag: bool) -> F
 
 
 def removal(zero_shot: ZeroShot, faint: Sequence[Study], *, tag: bool) -> Figures:
-    """Measure P(predict consolidation) on faint consolidations, before and after the tag or the marker is removed.
+    """Measure how often consolidation is predicted on faint consolidations, before and after a text is removed.
 
-    The cosine drop is that of the image with its own captions.
+    The result also contains the mean decrease of the cosine of an image with the captions of its class.
+
+    Args:
+        zero_shot: Model.
+        faint: Studies with consolidations that are too weak to be visible.
+        tag: Whether to remove the tag. Otherwise the side marker is removed.
     """
     before = zero_shot.embed([s.render(tagged=True, marked=True) for s in faint])
     after = zero_shot.embed([s.render(tagged=not tag, marked=tag) for s in faint])
@@ -182,7 +227,7 @@ def removal(zero_shot: ZeroShot, faint: Sequence[Study], *, tag: bool) -> Figure
 
 
 def table(figures: Figures) -> str:
-    """Format the figures as a Markdown table: one row per measurement, one column per model."""
+    """Format the result of `evaluate` as a Markdown table with one row per measurement and one column per model."""
     columns = [_cells(f) for f in figures.values()]
     lines = [["measured on held-out studies", *figures], ["---"] * (len(columns) + 1)]
     lines += [[label, *(column[label] for column in columns)] for label in columns[0]]
@@ -192,7 +237,7 @@ def table(figures: Figures) -> str:
 
 
 def _cells(figures: Figures) -> dict[str, str]:
-    """Return one model's column, by the label of its row."""
+    """Return the table cells of one model by the label of their row."""
     cells = {"accuracy, visible findings, tag tied": f"{figures['accuracy_visible_tag_tied']:.3f}"}
     for finding, accuracy in figures["accuracy_by_finding_tag_tied"].items():
         cells[f"- {finding}"] = f"{accuracy:.3f}"
@@ -205,7 +250,11 @@ def _cells(figures: Figures) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table, then one JSON object as the last line of standard output."""
+    """Run the command `python -m demo.train`: train the models, then print a table and one line of JSON.
+
+    Args:
+        arguments: Command-line arguments. Defaults to those of the process.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m demo.train",
         description=f"{__doc__}\n    export " + " ".join(f"{k}={v}" for k, v in contrastive.ALLOCATOR_SETTINGS.items()),

@@ -379,7 +379,7 @@ def _insert(connection: Connection, table: str, rows: Iterable[Mapping[str, Any]
         types = ParseOptions(explicit_schema=schema(table), unexpected_field_behavior="error")
         incoming = read_json(
             io.BytesIO(data), ReadOptions(block_size=len(data)), types
-        )  # one block, so that a row of any length fits
+        )  # one block: any row fits
         connection.from_arrow(incoming).insert_into(table)
     connection.execute("USE main")
 

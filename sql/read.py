@@ -92,7 +92,7 @@ def read_table(
     def run(cursor: Connection) -> pa.Table:
         cursor.execute(
             "BEGIN TRANSACTION READ ONLY"
-        )  # DuckDB also classifies `WITH x AS (DELETE ...) SELECT` as SELECT
+        )  # DuckDB sees `WITH x AS (DELETE ...) SELECT` as a SELECT
         with _time_limit(cursor, most_seconds):
             result = cursor.sql(text, params=used or None)
             return (result if most_rows is None else result.limit(most_rows)).to_arrow_table()

@@ -377,9 +377,7 @@ def _insert(connection: Connection, table: str, rows: Iterable[Mapping[str, Any]
         # Arrow's JSON reader checks types. Unlike Table.from_pylist, it does not import pandas.
         data = "\n".join(lines).encode()
         types = ParseOptions(explicit_schema=schema(table), unexpected_field_behavior="error")
-        incoming = read_json(
-            io.BytesIO(data), ReadOptions(block_size=len(data)), types
-        )  # one block: any row fits
+        incoming = read_json(io.BytesIO(data), ReadOptions(block_size=len(data)), types)  # one block: any row fits
         connection.from_arrow(incoming).insert_into(table)
     connection.execute("USE main")
 

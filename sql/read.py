@@ -90,9 +90,7 @@ def read_table(
     used = {key: value for key, value in (parameters or {}).items() if key in statements[0].named_parameters}
 
     def run(cursor: Connection) -> pa.Table:
-        cursor.execute(
-            "BEGIN TRANSACTION READ ONLY"
-        )  # DuckDB sees `WITH x AS (DELETE ...) SELECT` as a SELECT
+        cursor.execute("BEGIN TRANSACTION READ ONLY")  # DuckDB sees `WITH x AS (DELETE ...) SELECT` as a SELECT
         with _time_limit(cursor, most_seconds):
             result = cursor.sql(text, params=used or None)
             return (result if most_rows is None else result.limit(most_rows)).to_arrow_table()

@@ -38,26 +38,26 @@ def clean_caption(raw: str, limits: Limits = DEFAULT_LIMITS) -> str:
     if len(text) > limits.max_caption_chars:
         raise CaptionError(
             Reason.CAPTION_TOO_LONG,
-            f"The caption has {len(text)} characters, expected at most {limits.max_caption_chars}: shorten it.",
+            f"The caption has {len(text)} characters (expected at most {limits.max_caption_chars}). Shorten it.",
         )
     if not is_storable(text):
         raise CaptionError(
             Reason.CAPTION_ENCODING,
-            "The caption contains NUL or bytes that are not UTF-8, expected Unicode text: "
-            "remove the NUL, or export the metadata again as UTF-8.",
+            "The caption contains NUL or bytes that are not UTF-8 (expected Unicode text). "
+            "Remove the NUL, or export the metadata again as UTF-8.",
         )
     text = unicodedata.normalize("NFC", text)
     if all(unicodedata.category(character) in _INVISIBLE for character in text):
         raise CaptionError(
             Reason.EMPTY_CAPTION,
-            "The caption is empty or has only invisible characters, expected text: add a caption or drop the row.",
+            "The caption is empty or has only invisible characters (expected text). Add a caption or drop the row.",
         )
     garbage = sum(map(_is_garbage, text))
     if garbage >= _MAX_GARBAGE * len(text):
         raise CaptionError(
             Reason.CAPTION_NOT_TEXT,
-            f"{garbage} of the {len(text)} characters of the caption are control or replacement characters, expected "
-            "text: correct the column or its encoding, or drop the row.",
+            f"{garbage} of the {len(text)} characters of the caption are control or replacement characters (expected "
+            "text). Correct the column or its encoding, or drop the row.",
         )
     return text
 

@@ -187,8 +187,8 @@ class _RowChecker:
         if (first := self.first_rows.add(identity, number)) != number:
             raise RowError(
                 Reason.DUPLICATE_PAIR,
-                f"{draft.row.location} repeats the image and the caption of {'line' if line else 'row'} {first}, "
-                "expected each pair once: drop one of them.",
+                f"{draft.row.location} repeats the image and the caption of {'line' if line else 'row'} {first} "
+                "(expected each pair once). Drop one of them.",
             )
         return Pair(
             row=draft.number,
@@ -228,7 +228,7 @@ class _RowChecker:
 
 def _check_problem(row: Row) -> None:
     if row.problem:
-        fix = "; expected one well-formed row of UTF-8: correct the metadata."
+        fix = " (expected one well-formed row of UTF-8). Correct the metadata."
         end = fix if row.reason is Reason.MALFORMED_ROW else ""
         raise RowError(row.reason, f"{row.location} {row.problem}{end}")
 
@@ -238,5 +238,5 @@ def _caption_of(row: Row) -> str:
         return row.caption or ""
     raise RowError(
         Reason.MALFORMED_ROW,
-        f"The caption of {row.location} is of type {type(row.caption).__name__}, expected text: correct it.",
+        f"The caption of {row.location} is of type {type(row.caption).__name__} (expected text). Correct it.",
     )

@@ -37,7 +37,7 @@ _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_12_BIT = "1.2.840.10008.1.2.4.51"
-_DECOMPRESS = "decompress it (for instance `gdcmconv --raw` or `dcmdjpeg`) and audit the result."
+_DECOMPRESS = "Decompress the file (for instance `gdcmconv --raw` or `dcmdjpeg`) and audit the result."
 
 
 def decode_dicom(data: bytes, limits: Limits) -> Image.Image:
@@ -76,13 +76,13 @@ def decode_dicom(data: bytes, limits: Limits) -> Image.Image:
 def _render(dataset: "Dataset", limits: Limits) -> NDArray[np.uint8]:
     """Return the first frame as 8-bit values of shape (height, width) or (height, width, 3)."""
     if not any(keyword in dataset for keyword in _PIXELS):
-        raise ImageError(Reason.NOT_AN_IMAGE, "The DICOM file has no pixel data, expected an image: drop the row.")
+        raise ImageError(Reason.NOT_AN_IMAGE, "The DICOM file has no pixel data (expected an image). Drop the row.")
     check_shape((int(dataset.Columns), int(dataset.Rows)), limits)
     if min(dataset.Columns, dataset.Rows) < 1 or dataset.SamplesPerPixel not in {1, 3}:
         raise ImageError(
             Reason.CORRUPT_IMAGE,
             f"The DICOM header announces {dataset.Columns} x {dataset.Rows} pixels of {dataset.SamplesPerPixel} "
-            "samples, expected at least 1 x 1 pixels of 1 or 3 samples: restore the file from its source.",
+            "samples (expected at least 1 x 1 pixels of 1 or 3 samples). Restore the file from its source.",
         )
     values, photometric = _first_frame(dataset, limits)
     if photometric == "RGB" and values.ndim == 3:
@@ -94,8 +94,8 @@ def _render(dataset: "Dataset", limits: Limits) -> NDArray[np.uint8]:
         return 255 - gray if photometric == "MONOCHROME1" else gray
     raise ImageError(
         Reason.UNSUPPORTED_PIXELS,
-        f"The DICOM pixels are {photometric[:40]!a}, expected MONOCHROME1, MONOCHROME2, RGB, YBR_FULL, YBR_FULL_422 "
-        "or PALETTE COLOR with unsegmented tables: convert it.",
+        f"The DICOM pixels are {photometric[:40]!a} (expected MONOCHROME1, MONOCHROME2, RGB, YBR_FULL, YBR_FULL_422 "
+        "or PALETTE COLOR with unsegmented tables). Convert the file.",
     )
 
 
@@ -144,9 +144,8 @@ def _check_frame(frame: bytes, dataset: "Dataset", syntax: str, limits: Limits) 
     if frame_size != size:
         raise ImageError(
             Reason.CORRUPT_IMAGE,
-            f"The DICOM header announces {size[0]} x {size[1]} pixels, its compressed frame "
-            f"{frame_size[0]} x {frame_size[1]}, "
-            "expected the same: restore the file from its source.",
+            f"The DICOM header announces {size[0]} x {size[1]} pixels, but the header of its compressed frame "
+            f"announces {frame_size[0]} x {frame_size[1]} (expected the same size). Restore the file from its source.",
         )
 
 
@@ -174,7 +173,7 @@ def _check_runs(frame: bytes, pixels: int) -> None:
                 raise ImageError(
                     Reason.CORRUPT_IMAGE,
                     f"A run-length encoded plane unpacks to more than the {pixels} bytes that the DICOM header "
-                    "announces: restore the file from its source.",
+                    "announces. Restore the file from its source.",
                 )
 
 
@@ -279,6 +278,6 @@ def _max_value(bits: int) -> int:
 def _unsupported_syntax(syntax: str) -> ImageError:
     return ImageError(
         Reason.UNSUPPORTED_FORMAT,
-        f"The transfer syntax of the DICOM file is {syntax[:80]!a}, which pydicom cannot decode here within limits: "
+        f"The transfer syntax of the DICOM file is {syntax[:80]!a}, which pydicom cannot decode here within limits. "
         + _DECOMPRESS,
     )

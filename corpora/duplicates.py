@@ -49,8 +49,8 @@ class FirstRows:
                 return int(found.fetchone()[0])
         except sqlite3.OperationalError as error:
             raise CorpusError(
-                f"The temporary list of pairs cannot be written ({error}), expected space for about 40 bytes per pair: "
-                "free some, or name another folder in SQLITE_TMPDIR."
+                f"The temporary list of pairs cannot be written ({error}). It needs about 40 bytes per pair. "
+                "Free disk space, or name a different folder in SQLITE_TMPDIR."
             ) from error
 
     def close(self) -> None:

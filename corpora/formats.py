@@ -90,10 +90,12 @@ def detect_format(root: Root) -> str:
             return name
     if isinstance(root, Path) and not root.exists():
         problem = "matches no file" if patterns.is_pattern(root) else "does not exist"
-        raise CorpusError(f"Corpus {str(root)!r} {problem}, expected a folder, file, pattern or URL: correct the path.")
+        raise CorpusError(
+            f"Corpus {str(root)!r} {problem} (expected a folder, file, pattern or URL). Correct the path."
+        )
     if not isinstance(root, Path) or root.is_dir():
         metadata.find(root)  # raises the error that says what a folder lacks
     raise CorpusError(
         f"Corpus {str(root)!r} has no known format, expected "
-        f"{'; or '.join(reader.description for reader in FORMATS.values())}: correct the path, or name its format."
+        f"{'; or '.join(reader.description for reader in FORMATS.values())}; correct the path, or name its format."
     )

@@ -161,7 +161,7 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
         if image.mode not in _MODES | _WIDE_MODES:
             raise ImageError(
                 Reason.UNSUPPORTED_PIXELS,
-                f"The {image.format} has pixels of mode {image.mode!r}, expected gray or color: save it as RGB.",
+                f"The {image.format} has pixels of mode {image.mode!r} (expected gray or color). Save it as RGB.",
             )
         return _load(image, data)
 
@@ -172,7 +172,7 @@ def _open(data: bytes) -> PIL.ImageFile.ImageFile:
     except Image.DecompressionBombError as error:
         raise ImageError(
             Reason.TOO_MANY_PIXELS,
-            f"The header announces more pixels than Pillow opens ({error}): scale the image down.",
+            f"The header announces more pixels than Pillow opens ({error}). Scale the image down.",
         ) from error
     except UnidentifiedImageError as error:
         raise _unidentified_image_error(data) from error
@@ -186,16 +186,16 @@ def _unidentified_image_error(data: bytes) -> ImageError:
     if _HTML.match(data[:1024]):
         return ImageError(
             Reason.NOT_AN_IMAGE,
-            f"The file is HTML, a web page instead of the image, {expected}: download it again, or drop the row.",
+            f"The file is HTML, a web page instead of the image ({expected}). Download it again, or drop the row.",
         )
     if name := _match(data, _OTHER_SIGNATURES):
-        return ImageError(Reason.UNSUPPORTED_FORMAT, f"The file is {name}, {expected}: convert it.")
+        return ImageError(Reason.UNSUPPORTED_FORMAT, f"The file is {name} ({expected}). Convert it.")
     if name := _match(data, _SUPPORTED_SIGNATURES):
         return ImageError(
             Reason.CORRUPT_IMAGE,
-            f"The file starts like {name} but its header cannot be read: restore it from its source.",
+            f"The file starts like {name} but its header cannot be read. Restore it from its source.",
         )
-    return ImageError(Reason.NOT_AN_IMAGE, f"The file starts with {data[:8]!r}, {expected}: replace it.")
+    return ImageError(Reason.NOT_AN_IMAGE, f"The file starts with {data[:8]!r} ({expected}). Replace it.")
 
 
 def _load(image: PIL.ImageFile.ImageFile, data: bytes) -> Image.Image:
@@ -226,11 +226,13 @@ def _render_wide(image: PIL.ImageFile.ImageFile) -> Image.Image:
 
 def _check_size(size: int, limits: Limits) -> None:
     if size == 0:
-        raise ImageError(Reason.EMPTY_FILE, "The image file has 0 bytes, expected an image: restore or drop it.")
+        raise ImageError(
+            Reason.EMPTY_FILE, "The image file has 0 bytes (expected an image). Restore the file, or drop the row."
+        )
     if size > limits.max_file_bytes:
         raise ImageError(
             Reason.FILE_TOO_LARGE,
-            f"The image file has {size} bytes, expected at most {limits.max_file_bytes}: scale it down.",
+            f"The image file has {size} bytes (expected at most {limits.max_file_bytes}). Scale it down.",
         )
 
 
@@ -263,18 +265,18 @@ def read_bytes(path: roots.Root, limits: Limits) -> bytes:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError(
-            Reason.MISSING_FILE, "The file does not exist, expected an image: restore it or drop the row."
+            Reason.MISSING_FILE, "The file does not exist (expected an image). Restore it, or drop the row."
         ) from error
     except ConnectionError as error:
         raise ImageError(
             Reason.UNREACHABLE_FILE,
-            f"The store of the file does not answer ({error}): check the network, and audit again.",
+            f"The store of the file does not answer ({error}). Check the network, and audit again.",
         ) from error
     except (OSError, ValueError) as error:
         raise ImageError(
             Reason.UNREADABLE_FILE,
-            f"The file cannot be read ({type(error).__name__}: {getattr(error, 'strerror', None) or error}): "
-            "check its name, its permissions and the disk.",
+            f"The file cannot be read ({type(error).__name__}: {getattr(error, 'strerror', None) or error}). "
+            "Check its name, its permissions and the disk.",
         ) from error
 
 
@@ -293,7 +295,7 @@ def _read_local(path: Path, limits: Limits) -> bytes:
 def _read_remote(path: "UPath", limits: Limits) -> bytes:
     found = roots.info(path)
     if found["type"] != "file":
-        raise ImageError(Reason.NOT_A_REGULAR_FILE, "The path is a folder, expected an image file: correct the name.")
+        raise ImageError(Reason.NOT_A_REGULAR_FILE, "The path is a folder (expected an image file). Correct the name.")
     size = found["size"]
     if size is not None:  # a web server may omit the size
         _check_size(size, limits)
@@ -304,6 +306,6 @@ def _check_file(status: os.stat_result, limits: Limits) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
         raise ImageError(
-            Reason.NOT_A_REGULAR_FILE, f"The path is {kind}, expected an image file: correct the file name."
+            Reason.NOT_A_REGULAR_FILE, f"The path is {kind} (expected an image file). Correct the file name."
         )
     _check_size(status.st_size, limits)

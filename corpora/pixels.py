@@ -31,14 +31,14 @@ def check_shape(size: tuple[int, int], limits: Limits) -> None:
     if width * height > limits.max_pixels:
         raise ImageError(
             Reason.TOO_MANY_PIXELS,
-            f"The header announces {width} x {height} pixels, expected at most {limits.max_pixels} in total: "
-            "scale the image down.",
+            f"The header announces {width} x {height} pixels (expected at most {limits.max_pixels} in total). "
+            "Scale the image down.",
         )
     if max(size) > limits.max_aspect_ratio * min(size):
         raise ImageError(
             Reason.EXTREME_ASPECT,
-            f"The image is {width} x {height}, expected a longer side of at most {limits.max_aspect_ratio} times the "
-            "shorter, as scaling it for a model would exhaust the memory: crop it.",
+            f"The image is {width} x {height} (expected a longer side of at most {limits.max_aspect_ratio} times the "
+            "shorter, because scaling it for a model would exhaust the memory). Crop it.",
         )
 
 
@@ -50,7 +50,7 @@ def check_scans(data: bytes) -> None:
     if data.startswith(b"\xff\xd8") and (scans := _count_scans(data)) > _MAX_JPEG_SCANS:
         raise ImageError(
             Reason.TOO_MANY_SCANS,
-            f"The JPEG has {scans} scans, expected at most {_MAX_JPEG_SCANS}, as each takes time: save it again as a "
+            f"The JPEG has {scans} scans (expected at most {_MAX_JPEG_SCANS}, as each takes time). Save it again as a "
             "baseline JPEG.",
         )
 
@@ -70,13 +70,13 @@ def decoder_error(error: Exception, *, truncated: bool = False) -> ImageError:
     """
     text = ascii(f"{type(error).__name__}: {error}"[:200])
     if isinstance(error, (MemoryError, Image.DecompressionBombError)):
-        return ImageError(Reason.TOO_MANY_PIXELS, f"The image needs too much memory ({text}): scale it down.")
+        return ImageError(Reason.TOO_MANY_PIXELS, f"The image needs too much memory ({text}). Scale it down.")
     if truncated or isinstance(error, EOFError) or "truncated" in text.lower():
         return ImageError(
-            Reason.TRUNCATED_IMAGE, f"The image data end too early ({text}): copy the file again from its source."
+            Reason.TRUNCATED_IMAGE, f"The image data end too early ({text}). Copy the file again from its source."
         )
     return ImageError(
-        Reason.CORRUPT_IMAGE, f"The image data cannot be decoded ({text}): restore the file from its source."
+        Reason.CORRUPT_IMAGE, f"The image data cannot be decoded ({text}). Restore the file from its source."
     )
 
 
@@ -105,7 +105,7 @@ def stretch(values: NDArray[Any]) -> NDArray[np.uint8]:
     if not math.isfinite(high - low):
         raise ImageError(
             Reason.UNSUPPORTED_PIXELS,
-            f"The pixels range from {low} to {high}, expected finite values: choose the intensity window yourself "
+            f"The pixels range from {low} to {high} (expected finite values). Choose the intensity window yourself "
             "and save the image as 8 bits.",
         )
     return to_bytes(values, low, high) if high > low else np.zeros(values.shape, np.uint8)

@@ -114,7 +114,7 @@ def _type_of(path: "UPath") -> str | None:
     except (FileNotFoundError, PermissionError):  # S3 denies access to missing objects without the right to list
         return None
     except OSError as error:
-        raise CorpusError(f"Corpus {str(path.parent)!r} cannot be read ({error}): check the network.") from error
+        raise CorpusError(f"Corpus {str(path.parent)!r} cannot be read ({error}). Check the network.") from error
 
 
 def size_of(path: Root) -> int | None:
@@ -188,7 +188,7 @@ def read_beginning(path: Root, size: int) -> bytes:
         with open_binary(path, ahead=size) as file:
             return file.read(size)
     except OSError as error:
-        raise CorpusError(f"{str(path)!r} cannot be read ({error}): check the path and its permissions.") from error
+        raise CorpusError(f"{str(path)!r} cannot be read ({error}). Check the path and its permissions.") from error
 
 
 def describe_absence(root: Root) -> str:
@@ -201,7 +201,7 @@ def describe_absence(root: Root) -> str:
     try:
         info(root)
     except FileNotFoundError:
-        return f"is not there: correct {'host' if is_web(root) else 'bucket'} and path{web_hint(root)}"
+        return f"is not there; correct {'host' if is_web(root) else 'bucket'} and path{web_hint(root)}"
     except OSError as error:
         return f"cannot be read ({error}): {_advise(error)}{web_hint(root)}"
     return ""
@@ -297,7 +297,7 @@ def _download(path: "UPath") -> Path:
                 copy.unlink()
                 raise OSError(
                     "its web server does not serve byte ranges, and it is larger than the "
-                    f"{MAX_FETCHED_BYTES} bytes that are downloaded whole: use a server that serves byte ranges, or "
+                    f"{MAX_FETCHED_BYTES} bytes that are downloaded whole; use a server that serves byte ranges, or "
                     "download the file yourself"
                 )
             file.write(piece)

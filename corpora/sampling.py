@@ -59,7 +59,7 @@ class Sample:
         if expected != _hash(row, self.sampling.seed):
             raise CorpusError(
                 f"{row.location} is not the row that was there when the sample was drawn. The corpus must not change "
-                "while it is read: start again."
+                "while it is read. Start again."
             )
         return True
 

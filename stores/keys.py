@@ -112,7 +112,7 @@ def load_key(path: Path) -> SigningKey:
     data, mode = _read(path)
     if (others := mode & 0o077) != 0:
         raise KeyFileError(
-            f"key: {path} may be used by others (mode {others:03o}), expected only by its owner: chmod 600 it"
+            f"key: {path} may be used by others (mode {others:03o}), expected only by its owner; run chmod 600 on it"
         )
     try:
         key = load_pem_private_key(data, None)

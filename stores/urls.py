@@ -57,12 +57,12 @@ def parse_root(text: str, what: str) -> Root:
         return Path(text)
     if "::" in text:  # checked first, because later messages contain the URL, whose parts may contain keys
         raise UrlError(
-            f"The {what}'s URL is chained (not repeated here: it may contain keys), expected one protocol and a "
-            "path, as in s3://bucket/folder: unpack or copy the data, and give its URL."
+            f"The {what}'s URL is chained (not shown because it may contain keys), expected one protocol and a "
+            "path, as in s3://bucket/folder; unpack or copy the data, and give its URL."
         )
     if _SECRET.match(text):
         raise UrlError(
-            f"The {what}'s URL holds a user, password or key (so it is not repeated here), expected a bare URL: put "
+            f"The {what}'s URL holds a user, password or key (so it is not shown), expected a bare URL; put "
             "credentials into the environment or the profile that the store's tools read, and revoke these."
         )
     scheme = text.partition("://")[0].lower()
@@ -76,10 +76,10 @@ def parse_root(text: str, what: str) -> Root:
     except ValueError as error:
         raise UrlError(
             f"The {what} is {text!r}, whose protocol is unknown, expected one of fsspec's, such as s3, gs, abfs, "
-            "https: correct it."
+            "https; correct it."
         ) from error
     except ImportError as error:
-        extra = f": pip install 'm2ib-audit[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else ""
+        extra = f"; run pip install 'm2ib-audit[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else ""
         raise UrlError(f"The {what} is {text!r}, whose driver is not installed: {error}{extra}.") from error
     root = UPath(text)
     # Symbolic links are resolved and checked for pathlib paths only.

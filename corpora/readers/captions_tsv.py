@@ -70,7 +70,7 @@ class CaptionsTsvReader(FolderReader):
         path = self._find()
         self._list_files.cache_clear()
         rows = (self._resolve(number, row) for number, row in enumerate(self._lines(path)))
-        return require_rows(rows, f"{str(path)!r} has zero rows, expected at least one: export it again.")
+        return require_rows(rows, f"{str(path)!r} has zero rows (expected at least one). Export it again.")
 
     def count(self) -> int:
         """See `Reader.count`."""
@@ -112,10 +112,10 @@ class CaptionsTsvReader(FolderReader):
         row = replace(row, attributes={**row.attributes, **_origin(url)})
         name = self._find_image(url, number)
         if name is not None and name in self._shared_names(url) and _hash(posixpath.basename(name)) in self._ambiguous:
-            problem = f"is one of several URLs whose image could be {name!a}: name the files by the hash of their URL."
+            problem = f"is one of several URLs whose image could be {name!a}. Name the files by the hash of their URL."
             return replace(row, problem=problem, reason=Reason.MISSING_FILE)
         if name is None:
-            problem = "has a URL whose image is not in the corpus: download it, or drop the line."
+            problem = "has a URL whose image is not in the corpus. Download it, or drop the line."
             return replace(row, problem=problem, reason=Reason.MISSING_FILE)
         return replace(row, file_name=name)
 

@@ -77,7 +77,7 @@ class CocoReader(FolderReader):
         path = self._find()
         loaded = _load(path)
         rows = self._rows(loaded, _read_boxes(path, loaded), self._folder(path, loaded["images"]))
-        return require_rows(rows, f"{str(path)!r} lists neither images nor captions, {_EXPECTED}: export it again.")
+        return require_rows(rows, f"{str(path)!r} lists neither images nor captions ({_EXPECTED}). Export it again.")
 
     def count(self) -> int:
         """See `Reader.count`."""
@@ -132,7 +132,7 @@ class CocoReader(FolderReader):
             seen.add(identity)
             of_image = captions.pop(identity, None)
             if of_image is None:
-                problem = f"has no caption, expected one with image_id {excerpt(identity)}: add it, or drop the image."
+                problem = f"has no caption with image_id {excerpt(identity)}. Add a caption, or drop the image."
                 yield Row(location, name, problem=problem, reason=Reason.EMPTY_CAPTION)
             for place, entry in of_image or ():
                 row = self._row(place, image, entry, _box_attributes(boxes.get(identity, {}), image))
@@ -296,8 +296,8 @@ def _check_size(path: Root) -> None:
     size = roots.size_of(path)
     if size is None or size > MAX_JSON_BYTES:
         raise CorpusError(
-            f"{str(path)!r} has {'an unknown number of' if size is None else size} bytes, expected at most "
-            f"{MAX_JSON_BYTES}, as it is read whole: split it."
+            f"{str(path)!r} has {'an unknown number of' if size is None else size} bytes (expected at most "
+            f"{MAX_JSON_BYTES}, because the file is loaded into memory completely). Split it."
         )
 
 
@@ -309,7 +309,7 @@ def _load(path: Root) -> _Object:
     except CorpusError:
         raise
     except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise CorpusError(f"{str(path)!r} cannot be read ({summarize(error)}), {_EXPECTED}: restore it.") from error
+        raise CorpusError(f"{str(path)!r} cannot be read ({summarize(error)}), {_EXPECTED}; restore it.") from error
     lists = isinstance(loaded, dict) and all(isinstance(loaded.get(key), list) for key in ("images", "annotations"))
     if not lists or _REPEATED in loaded:
         raise CorpusError(

@@ -114,8 +114,8 @@ def _parse_address(root: Root) -> tuple[str, str | None, str | None]:
     parts = str(root).removeprefix(SCHEME).strip("/").split("/")
     if len(parts) not in (2, 3) or not all(parts):
         raise CorpusError(
-            f"Corpus {str(root)!r} names no dataset of the Hub, expected hf://datasets/ORGANIZATION/NAME, optionally "
-            "with @REVISION and /CONFIGURATION: correct it."
+            f"Corpus {str(root)!r} is not a dataset of the Hub (expected hf://datasets/ORGANIZATION/NAME, optionally "
+            "with @REVISION and /CONFIGURATION). Correct the URL."
         )
     name, _, revision = parts[1].partition("@")
     return f"{parts[0]}/{name}", revision or None, parts[2] if len(parts) == 3 else None
@@ -128,17 +128,17 @@ def _load_builder(root: Root) -> Any:
         import datasets
     except ImportError as error:
         raise CorpusError(
-            f"Corpus {str(root)!r} needs the library datasets, which is not installed: pip install "
-            "'m2ib-audit[datasets]'. Or name the format of its files, such as parquet, and their folder."
+            f"Corpus {str(root)!r} needs the library datasets, which is not installed. Run pip install "
+            "'m2ib-audit[datasets]', or name the format of its files, such as parquet, and their folder."
         ) from error
     if not is_hub(root) and not roots.is_folder(root):
-        raise CorpusError(f"Corpus {str(root)!r} is not a folder, expected one that load_dataset takes: correct it.")
+        raise CorpusError(f"Corpus {str(root)!r} is not a folder (expected one that load_dataset reads). Correct it.")
     with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:  # for a lock file of the library
         try:
             return datasets.load_dataset_builder(name, configuration, revision=revision, cache_dir=scratch)
         except Exception as error:  # the library raises exceptions of many types
             raise CorpusError(
                 f"Corpus {str(root)!r} cannot be loaded by datasets ({summarize(error)}), expected a dataset of "
-                "Parquet or Arrow files: correct its name or configuration, or log in with the tools of the Hub "
+                "Parquet or Arrow files; correct its name or configuration, or log in with the tools of the Hub "
                 "(hf auth login)."
             ) from error

@@ -67,8 +67,8 @@ class FolderReader(Reader):
         if not isinstance(name, str):
             raise RowError(
                 Reason.MALFORMED_ROW,
-                f"The value of column {self._columns.image!r} in {row.location} is of type {type(name).__name__}, "
-                "expected text: correct it.",
+                f"The value of column {self._columns.image!r} in {row.location} is of type {type(name).__name__} "
+                "(expected text). Correct it.",
             )
         resolve_inside(self._real, name)
         return Place(name)
@@ -100,7 +100,7 @@ def resolve_inside(root: Root, file_name: str) -> Root:
     if not real.is_relative_to(root):
         raise RowError(
             Reason.PATH_OUTSIDE_CORPUS,
-            f"The path {file_name[:200]!a} is a link out of the corpus, {_INSIDE}: correct it.",
+            f"The path {file_name[:200]!a} is a link out of the corpus ({_INSIDE}). Correct it.",
         )
     return real
 
@@ -135,10 +135,10 @@ def check_name(file_name: str) -> None:
     if not file_name.strip() or not is_storable(file_name):
         raise RowError(
             Reason.MALFORMED_ROW,
-            f"The file name is {file_name[:200]!a}, expected a relative path in Unicode without NUL: correct it.",
+            f"The file name is {file_name[:200]!a} (expected a relative path in Unicode without NUL). Correct it.",
         )
     if _ORDINARY.fullmatch(file_name):
         return
     pure = PurePosixPath(file_name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in file_name or PureWindowsPath(file_name).drive:
-        raise RowError(Reason.PATH_OUTSIDE_CORPUS, f"The file name is {file_name[:200]!a}, {_INSIDE}: correct it.")
+        raise RowError(Reason.PATH_OUTSIDE_CORPUS, f"The file name is {file_name[:200]!a} ({_INSIDE}). Correct it.")

@@ -56,7 +56,7 @@ def find(root: Root) -> Root:
     similar = ""
     if isinstance(root, Path):
         if not root.is_dir():
-            raise CorpusError(f"Corpus {str(root)!r} is not a folder, {expected}: correct the path.")
+            raise CorpusError(f"Corpus {str(root)!r} is not a folder ({expected}). Correct the path.")
         tables = sorted(path.name for path in root.glob("*.*") if path.suffix in _READERS)
         similar = f" (similar files: {tables or 'none'})"
         found: list[Root] = [root / name for name in NAMES if os.path.lexists(root / name)]
@@ -82,12 +82,15 @@ def select_listing(root: Root, found: Sequence[Root], folder: Root, missing: str
     if len(found) > 1:
         names = ", ".join(path.name for path in found[:20])
         raise CorpusError(
-            f"Corpus {str(root)!r} has several: {names}; {expected}: give the path of one of them, or move the "
+            f"Corpus {str(root)!r} has several: {names}; {expected}. Give the path of one of them, or move the "
             "others away."
         )
     if not found:
-        problem = roots.describe_absence(root) or f"{missing}: correct the path, or add the file{roots.web_hint(root)}"
-        raise CorpusError(f"Corpus {str(root)!r} {problem}; {expected}.")
+        if problem := roots.describe_absence(root):
+            raise CorpusError(f"Corpus {str(root)!r} {problem}; {expected}.")
+        raise CorpusError(
+            f"Corpus {str(root)!r} {missing} ({expected}). Correct the path, or add the file{roots.web_hint(root)}."
+        )
     return check_listing(found[0], folder, expected)
 
 
@@ -106,13 +109,13 @@ def check_listing(path: Root, folder: Root, expected: str) -> Root:
         return path  # remote stores have no links, and opening a remote folder fails
     real = Path(os.path.realpath(path))
     if not real.is_relative_to(os.path.realpath(folder)):
-        raise CorpusError(f"{str(path)!r} leads out of the corpus, {expected}: copy the file into the folder.")
+        raise CorpusError(f"{str(path)!r} leads out of the corpus ({expected}). Copy the file into the folder.")
     try:
         regular = stat.S_ISREG(real.stat().st_mode)
     except OSError as error:
         raise CorpusError(f"{str(path)!r} cannot be read ({error.strerror}), {expected}.") from error
     if not regular:
-        raise CorpusError(f"{str(path)!r} is not a regular file, {expected}: replace it.")
+        raise CorpusError(f"{str(path)!r} is not a regular file ({expected}). Replace it.")
     return path
 
 
@@ -124,7 +127,7 @@ def read_rows(metadata: Root, columns: Columns) -> Iterator[Row]:
             rows. Raised by the call itself, or during iteration for later damage.
     """
     rows = _translate_errors(metadata, _READERS[metadata.suffix][0](metadata, columns))
-    return require_rows(rows, f"{str(metadata)!r} has zero rows, expected at least one: export it again.")
+    return require_rows(rows, f"{str(metadata)!r} has zero rows (expected at least one). Export it again.")
 
 
 def count_rows(metadata: Root) -> int:
@@ -143,7 +146,7 @@ def _translate_errors(metadata: Root, rows: Iterator[_Item]) -> Iterator[_Item]:
         raise
     except UNREADABLE as error:
         raise CorpusError(
-            f"{str(metadata)!r} cannot be read ({summarize(error)}), expected a readable {metadata.suffix[1:]} file: "
+            f"{str(metadata)!r} cannot be read ({summarize(error)}), expected a readable {metadata.suffix[1:]} file; "
             "restore it from its source or export it again."
         ) from error
 
@@ -160,8 +163,8 @@ def _read_csv(metadata: Root, columns: Columns) -> Iterator[Row]:
     check_columns(metadata, names, columns)
     if not all(map(is_storable, names)):
         raise CorpusError(
-            f"The header of {str(metadata)!r} contains NUL or bytes that are not UTF-8 ({excerpt(names)}), "
-            "expected UTF-8: export it again as UTF-8."
+            f"The header of {str(metadata)!r} contains NUL or bytes that are not UTF-8 ({excerpt(names)}). "
+            "Export it again as UTF-8."
         )
     for number, record in records:
         location = f"line {number}"
@@ -269,13 +272,13 @@ def _read_parquet(metadata: Root, columns: Columns) -> Iterator[Row]:
             kind = entry.type.value_type if pa.types.is_dictionary(entry.type) else entry.type
             if entry.name in (columns.image, columns.caption) and not _is_text(kind):
                 raise CorpusError(
-                    f"Column {entry.name!r} of {str(metadata)!r} is {entry.type}, expected text: cast it, or name "
+                    f"Column {entry.name!r} of {str(metadata)!r} is {entry.type} (expected text). Cast it, or name "
                     f"another ({IMAGE_OPTION if entry.name == columns.image else CAPTION_OPTION})."
                 )
             if is_bytes(kind):
                 raise CorpusError(
-                    f"Column {entry.name!r} of {str(metadata)!r} contains raw bytes ({entry.type}), expected text or "
-                    "numbers: drop it."
+                    f"Column {entry.name!r} of {str(metadata)!r} contains raw bytes ({entry.type}). Text or numbers "
+                    "were expected. Drop the column."
                 )
         number = 1
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
@@ -403,13 +406,13 @@ def check_columns(metadata: Root, names: Sequence[str], columns: Columns) -> Non
             raise CorpusError(
                 f"{str(metadata)!r} has no column {required!r} (columns found: {found or 'none'}"
                 + (f"; the nearest is {close[0]!a}" if close else "")
-                + f"): rename the column, or name the right one: {option}."
+                + f"). Rename the column, or name the right one: {option}."
             )
     repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if repeated:
         raise CorpusError(
-            f"{str(metadata)!r} has the columns {', '.join(map(ascii, sorted(repeated)))} more than once, "
-            "expected distinct names: rename them."
+            f"{str(metadata)!r} has the columns {', '.join(map(ascii, sorted(repeated)))} more than once "
+            "(expected distinct names). Rename them."
         )
 
 
@@ -427,7 +430,7 @@ def lines(metadata: Root) -> Iterator[tuple[int, str | None]]:
             number += 1
             if number == 1:
                 if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                    raise CorpusError(f"{str(metadata)!r} is UTF-16, expected UTF-8: export it again as UTF-8.")
+                    raise CorpusError(f"{str(metadata)!r} is UTF-16 (expected UTF-8). Export it again as UTF-8.")
                 line = line.removeprefix(codecs.BOM_UTF8)
             if len(line) > MAX_LINE_BYTES:
                 while line and not line.endswith(b"\n"):

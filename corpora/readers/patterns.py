@@ -38,14 +38,14 @@ def find(root: Root, suffix: str) -> tuple[Root, list[str]]:
     if roots.is_folder(root):
         names = roots.list_names(root, f"*{suffix}")
         if not names:
-            raise CorpusError(f"Corpus {str(root)!r} has no file *{suffix}, expected at least one: correct the path.")
+            raise CorpusError(f"Corpus {str(root)!r} has no file *{suffix} (expected at least one). Correct the path.")
         return root, names
     folder = root.parent
     if not is_pattern(root):
         if not roots.exists(root):
             raise CorpusError(
                 f"Corpus {str(root)!r} {roots.describe_absence(root) or 'does not exist'}, expected a file *{suffix}, "
-                "a folder of them, or a pattern in the last part of the path (* ? [0-9] {a,b} {000..012}): "
+                "a folder of them, or a pattern in the last part of the path (* ? [0-9] {a,b} {000..012}); "
                 "correct the path."
             )
         return folder, [root.name]
@@ -54,7 +54,7 @@ def find(root: Root, suffix: str) -> tuple[Root, list[str]]:
         found.update(dict.fromkeys(roots.list_names(folder, name) if _GLOB.search(name) else [name]))
     if not any(roots.exists(folder / name) for name in found):
         problem = f"its folder {roots.describe_absence(folder) or 'has none of them'}"
-        raise CorpusError(f"Corpus {str(root)!r} matches no file ({problem}), expected at least one: correct the path.")
+        raise CorpusError(f"Corpus {str(root)!r} matches no file ({problem}), expected at least one; correct the path.")
     return folder, list(found)
 
 
@@ -80,7 +80,9 @@ def _choices(inside: str, pattern: str) -> Iterable[str]:
         return inside.split(",")
     first, _, last = inside.partition("..")
     if int(first) > int(last):
-        raise CorpusError(f"Pattern {pattern!r} counts down from {first} to {last}, expected upwards: swap the two.")
+        raise CorpusError(
+            f"Pattern {pattern!r} counts down from {first} to {last} (expected an ascending range). Swap them."
+        )
     _check_number(int(last) - int(first) + 1, pattern)
     zeros = any(len(number) > 1 and number.startswith("0") for number in (first, last))
     width = max(len(first), len(last)) if zeros else 0
@@ -89,7 +91,7 @@ def _choices(inside: str, pattern: str) -> Iterable[str]:
 
 def _check_number(number: int, pattern: str) -> None:
     if number > MAX_SHARDS:
-        raise CorpusError(f"Pattern {pattern!r} names more than {MAX_SHARDS} files: split the corpus, or correct it.")
+        raise CorpusError(f"Pattern {pattern!r} names more than {MAX_SHARDS} files. Split the corpus, or correct it.")
 
 
 def check_shard(folder: Root, name: str, root: Root) -> Root:
@@ -108,11 +110,11 @@ def check_shard(folder: Root, name: str, root: Root) -> Root:
     check_name(name)
     path = roots.join(folder, PurePosixPath(name))
     if "/" in name or (path != root and not roots.is_inside(path, folder)):
-        raise RowError(Reason.PATH_OUTSIDE_CORPUS, "leads out of the corpus, expected a file in it: copy it there.")
+        raise RowError(Reason.PATH_OUTSIDE_CORPUS, "leads out of the corpus (expected a file in it). Copy it there.")
     if not isinstance(path, Path):
         return path
     if not path.exists():
-        raise RowError(Reason.MISSING_FILE, "does not exist, expected a shard: restore it, or correct the pattern.")
+        raise RowError(Reason.MISSING_FILE, "does not exist (expected a shard). Restore it, or correct the pattern.")
     if not path.is_file():
-        raise RowError(Reason.NOT_A_REGULAR_FILE, "is not a regular file, expected a shard: replace it.")
+        raise RowError(Reason.NOT_A_REGULAR_FILE, "is not a regular file (expected a shard). Replace it.")
     return path

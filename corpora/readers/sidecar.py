@@ -48,8 +48,8 @@ class SidecarReader(FolderReader):
         rows = (row for folder, entry in _walk(self._root) for row in self._rows_of(folder, entry))
         return require_rows(
             rows,
-            f"Corpus {str(self._root)!r} has neither images ({', '.join(IMAGE_SUFFIXES)}) nor .txt files, "
-            "expected images with a .txt of the same stem next to each: correct the path.",
+            f"Corpus {str(self._root)!r} has neither images ({', '.join(IMAGE_SUFFIXES)}) nor .txt files "
+            "(expected images with a .txt of the same stem next to each). Correct the path.",
         )
 
     def count(self) -> int:
@@ -72,10 +72,10 @@ class SidecarReader(FolderReader):
         captions = [str(folder / name) for name in entry.captions]
         images = [str(folder / name) for name in entry.images]
         if not images:
-            problem = "is a caption without an image of the same stem: restore the image, or drop the file."
+            problem = "is a caption without an image of the same stem. Restore the image, or drop the file."
             yield from (Row(_show(name), name, problem=problem, reason=Reason.MISSING_FILE) for name in captions)
         elif not captions:
-            problem = "has no .txt of the same stem, expected its caption there: add it, or drop the image."
+            problem = "has no .txt of the same stem (expected its caption there). Add it, or drop the image."
             yield from (Row(_show(name), name, problem=problem, reason=Reason.EMPTY_CAPTION) for name in images)
         else:
             details = None if entry.details is None else str(folder / entry.details)
@@ -105,8 +105,8 @@ class SidecarReader(FolderReader):
                 return ""
             raise RowError(
                 error.reason,
-                f"{name[:200]!a} is not a readable regular file of at most {MAX_LINE_BYTES} bytes, expected UTF-8 "
-                "text: replace it.",
+                f"{name[:200]!a} is not a readable regular file of at most {MAX_LINE_BYTES} bytes (expected UTF-8 "
+                "text). Replace it.",
             ) from error
         return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 
@@ -137,7 +137,7 @@ def _walk(root: Root) -> Iterator[tuple[PurePosixPath, "_Group | str"]]:
     if not roots.is_folder(root):
         raise CorpusError(
             f"Corpus {str(root)!r} {roots.describe_absence(root) or 'is not a folder'}, "
-            "expected a folder of images with .txt files: correct the path."
+            "expected a folder of images with .txt files; correct the path."
         )
     waiting = [PurePosixPath()]
     while waiting:

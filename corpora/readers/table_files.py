@@ -186,7 +186,9 @@ class Cursor:
         for start, piece in itertools.chain(tuple(self._recent), self._ahead()):
             if start <= position < start + piece.num_rows:
                 return start, piece
-        raise RowError(Reason.MISSING_FILE, "is behind the last row, expected one of its table: audit again.")
+        raise RowError(
+            Reason.MISSING_FILE, "is behind the last row of its table. The table has changed; audit the corpus again."
+        )
 
     def _ahead(self) -> Iterator[tuple[int, pa.RecordBatch | Damage]]:
         for found in self._pieces:

@@ -26,7 +26,7 @@ SAVED = _DICT, _STATE = "dataset_dict.json", "state.json"
 """Files of which a folder written by `save_to_disk` of Hugging Face datasets contains at least one."""
 
 _Entry = TypeVar("_Entry")
-_EXPECTED = "expected a table with image bytes: restore it from its source or export it again"
+_EXPECTED = "expected a table with image bytes; restore it from its source or export it again"
 
 
 class TableReader(Reader):
@@ -71,7 +71,7 @@ class TableReader(Reader):
         names = self._list_files()
         self._check_first(names)
         rows = (row for name in names for row in self._file_rows(name))
-        return require_rows(rows, f"Corpus {str(self._root)!r} has zero rows, expected at least one: export it again.")
+        return require_rows(rows, f"Corpus {str(self._root)!r} has zero rows (expected at least one). Export it again.")
 
     def count(self) -> int:
         """See `Reader.count`."""
@@ -91,8 +91,8 @@ class TableReader(Reader):
         if name not in self._files or name is None or position is None or position < 0:
             raise ImageError(
                 Reason.PATH_OUTSIDE_CORPUS,
-                f"{place.name!a} is in none of the tables of the corpus, expected a row of one: audit the corpus "
-                "again.",
+                f"{place.name!a} is in none of the tables of the corpus (expected a row of a table). Audit the "
+                "corpus again.",
             )
         try:
             with self._lock:
@@ -156,7 +156,7 @@ class TableReader(Reader):
         if image not in images:
             raise CorpusError(
                 f"Column {image!r} of {str(path)!r} contains {schema.field(image).type}, expected the bytes of images, "
-                f"or structs with them (columns that have: {images or 'none'}): name another column "
+                f"or structs with them (columns that have: {images or 'none'}); name another column "
                 f"({metadata.IMAGE_OPTION}). If the column has the names of image files, call the table "
                 "metadata.parquet and move it to their folder."
             )
@@ -302,7 +302,7 @@ class SavedDatasetReader(TableReader):
         except (OSError, ValueError, RecursionError) as error:
             raise CorpusError(
                 f"{name[:200]!a} of {str(self._root)!r} cannot be read ({summarize(error)}), expected a file that "
-                "save_to_disk wrote: save the dataset again."
+                "save_to_disk wrote; save the dataset again."
             ) from error
 
     def _extra_cells(self, name: str) -> dict[str, object]:
@@ -348,13 +348,13 @@ class _Images:
             path = None if self.paths is None else _values(self.paths[index : index + 1])[0]
             found = "no image" if path is None else f"only the path {str(path)[:200]!a} of its image"
             raise RowError(
-                Reason.MISSING_FILE, f"has {found}, expected its bytes: embed the images when you export the table."
+                Reason.MISSING_FILE, f"has {found} (expected its bytes). Embed the images when you export the table."
             )
         data = cell.as_buffer()
         if data.size > limits.max_file_bytes:
             raise RowError(
                 Reason.FILE_TOO_LARGE,
-                f"has an image of {data.size} bytes, expected at most {limits.max_file_bytes}: scale it down.",
+                f"has an image of {data.size} bytes (expected at most {limits.max_file_bytes}). Scale it down.",
             )
         return bytes(data.to_pybytes())
 
@@ -423,7 +423,7 @@ def _get_list(loaded: object, key: str, kind: type[_Entry]) -> list[_Entry]:
     """Return a list of entries of one type from a JSON object. Raises CorpusError for any other value."""
     found = loaded.get(key) if isinstance(loaded, dict) else None
     if not isinstance(found, list) or not all(isinstance(entry, kind) for entry in found):
-        raise CorpusError(f"{key!r} of a saved dataset is {ascii(found)[:200]}, expected a list: save it again.")
+        raise CorpusError(f"{key!r} of a saved dataset is {ascii(found)[:200]} (expected a list). Save it again.")
     return found
 
 

@@ -21,8 +21,8 @@ from corpora.roots import Root
 _IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "dcm"})
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 _UNPACK: Final = (
-    "expected uncompressed tars, in which a member is found by its byte: unpack them (gunzip, unzstd); images are "
-    "compressed already."
+    "expected uncompressed tars, in which members are read by byte offset. Unpack them (gunzip, unzstd); images are "
+    "already compressed."
 )
 _SHOWN_SUFFIXES = 8
 # Bytes per request to a remote tar for a single image. Most images fit in one request.
@@ -90,8 +90,8 @@ class WebDatasetReader(Reader):
         rows = (row for name in names for row in self._shard_rows(name, load=True))
         return require_rows(
             rows,
-            f"Corpus {str(self._root)!r} has zero samples in {len(names)} tars, expected members named KEY.jpg and "
-            "KEY.txt or KEY.json: write it again.",
+            f"Corpus {str(self._root)!r} has zero samples in {len(names)} tars (expected members named KEY.jpg and "
+            "KEY.txt or KEY.json). Write it again.",
         )
 
     def count(self) -> int:
@@ -101,13 +101,15 @@ class WebDatasetReader(Reader):
     def place(self, row: Row) -> Place:
         """See `Reader.place`."""
         if row.place is None:
-            raise RowError(Reason.MISSING_FILE, f"{row.location} has no image, expected one: add it.")
+            raise RowError(Reason.MISSING_FILE, f"{row.location} has no image. Add one.")
         return row.place
 
     def image(self, place: Place) -> bytes:
         """See `Reader.image`. The member at the stored byte offset must have the stored name."""
         if place.container is None or place.position is None or place.position < 0:
-            raise ImageError(Reason.MISSING_FILE, f"{place.name!a} names no byte of a tar: audit the corpus again.")
+            raise ImageError(
+                Reason.MISSING_FILE, f"{place.name!a} states no position in a tar. Audit the corpus again."
+            )
         try:
             path = patterns.check_shard(self._folder, place.container, self._root)
             with roots.open_binary(path, ahead=_PICTURE_BYTES) as file:
@@ -152,7 +154,7 @@ class WebDatasetReader(Reader):
         except DamagedTarError as error:
             reason = Reason.EMPTY_FILE if error.problem == "is empty" else Reason.DAMAGED_CONTAINER
             problem = (
-                f"{error.problem}, expected an uncompressed tar: samples before this byte are kept, write it again."
+                f"{error.problem} (expected an uncompressed tar). Samples before this byte are kept. Write it again."
             )
             yield Row(f"{location}, byte {error.position},", name, problem=problem, reason=reason)
         except OSError as error:
@@ -190,7 +192,7 @@ class WebDatasetReader(Reader):
         if role in sample.roles:
             kind = {"image": "an image", "text": "a .txt", "json": "a .json"}[role]
             fix = f"name the suffix of the right one: {metadata.IMAGE_OPTION}" if role == "image" else "keep one"
-            sample.reject(Reason.MALFORMED_SAMPLE, f"has {kind} more than once, expected one: {fix}.")
+            sample.reject(Reason.MALFORMED_SAMPLE, f"has {kind} more than once (expected one): {fix}.")
             return
         sample.roles.add(role)
         if role == "image":
@@ -224,7 +226,7 @@ class WebDatasetReader(Reader):
         if caption is None:
             keys = "'caption' or 'text'" if self._any_caption else repr(self._columns.caption)
             problem = (
-                f"has no caption, expected a .txt or a .json with {keys} next to the image: add it, sort the tar by "
+                f"has no caption (expected a .txt or a .json with {keys} next to the image). Add it, sort the tar by "
                 f"name, or name the key ({metadata.CAPTION_OPTION})."
             )
             sample.reject(Reason.EMPTY_CAPTION, problem)
@@ -301,7 +303,7 @@ def _decode(data: bytes) -> str:
 
 
 def _too_large(member: Member, largest: int) -> str:
-    return f"{member.name[:200]!a} of {member.size} bytes, expected at most {largest}: make it smaller."
+    return f"{member.name[:200]!a} of {member.size} bytes (expected at most {largest}). Make it smaller."
 
 
 def _changed_error(place: Place, problem: str) -> ImageError:

@@ -26,7 +26,7 @@ def test_what_no_store_takes_is_refused(raw: str) -> None:
 def test_length_limit_is_inclusive() -> None:
     limits = Limits(max_caption_chars=3)
     assert clean_caption(" abc ", limits) == "abc"
-    with pytest.raises(CaptionError, match="4 characters, expected at most 3") as caught:
+    with pytest.raises(CaptionError, match=r"4 characters \(expected at most 3\)") as caught:
         clean_caption("abcd", limits)
     assert caught.value.reason is Reason.CAPTION_TOO_LONG
 

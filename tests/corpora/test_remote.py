@@ -183,7 +183,7 @@ def in_memory(folder: Path) -> Any:
 def test_a_store_that_cannot_be_reached_or_denies(write_corpus: WriteCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
     root = in_memory(write_corpus([{"file_name": "a.png", "text": "x"}]))
     for error, message in (
-        (TimeoutError("slow"), "slow.*check the network"),
+        (TimeoutError("slow"), "slow.*Check the network"),
         (PermissionError("no"), "check the credentials"),
     ):
         monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", raising(error))
@@ -337,7 +337,7 @@ def test_a_web_server(write_corpus: WriteCorpus, picture: Picture, serve: Any) -
         rows_of(f"{url}/other")
     server.shutdown()
     server.server_close()
-    with pytest.raises(CorpusError, match="check the network"):
+    with pytest.raises(CorpusError, match="Check the network"):
         rows_of(f"{url}/corpus")
 
 
@@ -541,7 +541,7 @@ def test_what_is_not_fetched_whole(tmp_path: Path, serve: Any, monkeypatch: pyte
     monkeypatch.setattr("corpora.roots.MAX_FETCHED_BYTES", 2**18)
     WRITERS["parquet"](LARGE, tmp_path / "tables")
     url, _ = serve(tmp_path, Whole)
-    with pytest.raises(CorpusError, match=r"larger than the 262144 bytes that are downloaded whole: use a server that"):
+    with pytest.raises(CorpusError, match=r"larger than the 262144 bytes that are downloaded whole; use a server that"):
         rows_of(f"{url}/tables/train-00000.parquet")
 
 

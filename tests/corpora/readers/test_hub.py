@@ -152,7 +152,7 @@ def test_without_the_library_the_message_says_what_to_install(load: Load, monkey
     root = load()
     monkeypatch.setitem(sys.modules, "datasets", None)
     for where in (root, parse_root("hf://datasets/organisation/name")):
-        with pytest.raises(CorpusError, match=r"not installed: pip install 'm2ib-audit\[datasets\]'"):
+        with pytest.raises(CorpusError, match=r"not installed. Run pip install 'm2ib-audit\[datasets\]'"):
             rows_of(where)
     saved = WRITERS["datasets"](ORIGINALS, root.parent / "saved")  # needs no library
     assert len(rows_of(saved)) == 8
@@ -163,7 +163,7 @@ def test_a_dataset_that_cannot_be_reached(tmp_path: Path) -> None:
         rows_of(parse_root("hf://datasets/organisation/name"))
     with pytest.raises(CorpusError, match="is not a folder"):
         HubReader(tmp_path / "none", open_corpus, None)._names()  # type: ignore[arg-type]
-    with pytest.raises(CorpusError, match="names no dataset of the Hub, expected hf://datasets/ORGANIZATION/NAME"):
+    with pytest.raises(CorpusError, match=r"is not a dataset of the Hub \(expected hf://datasets/ORGANIZATION/NAME"):
         rows_of(parse_root("hf://datasets/only"))
 
 

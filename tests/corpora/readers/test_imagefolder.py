@@ -184,7 +184,7 @@ def test_a_duplicate_names_its_first_row(write_corpus: WriteCorpus, picture: Pic
     assert isinstance(rows[1], Pair)
     assert isinstance(rows[2], Rejected)
     assert rows[2].reason is Reason.DUPLICATE_PAIR
-    assert rows[2].detail.startswith("line 4 repeats the image and the caption of line 2, expected")
+    assert rows[2].detail.startswith("line 4 repeats the image and the caption of line 2 (expected")
 
 
 def test_limits_reach_every_check(write_corpus: WriteCorpus, picture: Picture) -> None:

@@ -305,7 +305,7 @@ def test_what_is_no_shard(write: Write, picture: Picture, tmp_path: Path) -> Non
 def test_compressed_tars_are_refused_with_what_to_do(write: Write, tmp_path: Path) -> None:
     path = write(gzip.compress(tar([])), "a.tar.gz")
     for root in (path, path.parent, path.parent / "*.tar.gz"):
-        with pytest.raises(CorpusError, match="unpack them"):
+        with pytest.raises(CorpusError, match="Unpack them"):
             open_corpus(root).pairs()
     with pytest.raises(CorpusError, match="zero samples"):
         open_corpus(write(tar([]))).pairs()

@@ -337,7 +337,7 @@ def draw_findings(
 
 def _lung_of(lungs: dict[Side, _Lung], condition: Condition) -> _Lung:
     if condition.side is None:
-        raise ValueError(f"condition: got {condition}, but a {condition.finding} needs a side; use one of CONDITIONS")
+        raise ValueError(f"condition: got {condition}, expected one with a side; use one of CONDITIONS")
     return lungs[condition.side]
 
 

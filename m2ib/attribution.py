@@ -158,11 +158,11 @@ def _check_arguments(images: Images, texts: Sequence[str], keys: Sequence[str] |
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
     for name, given in (("images", images), ("texts", texts), ("keys", keys)):
         if given is not None and (isinstance(given, str) or not hasattr(given, "__len__")):
-            raise TypeError(f"{name}: got one {type(given).__name__}, expected a list with one for each pair")
+            raise TypeError(f"{name}: got one {type(given).__name__}, expected a list with one item per pair")
     if len(images) != len(texts):
-        raise ValueError(f"images and texts: got {len(images)} and {len(texts)}, expected one text an image")
+        raise ValueError(f"images and texts: got {len(images)} and {len(texts)}, expected one text per image")
     if keys is not None and len(keys) != len(images):
-        raise ValueError(f"keys: got {len(keys)}, expected one for each of {len(images)} pairs")
+        raise ValueError(f"keys: got {len(keys)}, expected {len(images)}, one per pair")
     if not len(images):
         raise ValueError("images: got none, expected at least one pair")
     if wrong := {type(text).__name__ for text in texts if not isinstance(text, str)}:
@@ -175,14 +175,14 @@ def _check_images(encoder: DualEncoder, images: Images) -> None:
         if images.shape[1:] != expected or not images.is_floating_point():
             raise ValueError(
                 f"images: got a tensor of {images.dtype} and shape {tuple(images.shape)}, expected floating point and "
-                f"(pairs, {', '.join(map(str, expected))}), as encoder.preprocess returns; PIL images work as well"
+                f"(pairs, {', '.join(map(str, expected))}), as from encoder.preprocess; PIL images work as well"
             )
         if not bool(images.isfinite().all()):
-            raise ValueError("images: got NaN or infinity among the pixels, expected finite numbers")
+            raise ValueError("images: got pixels that are NaN or infinite, expected finite numbers")
     elif wrong := {type(image).__name__ for image in images if not isinstance(image, Image.Image)}:
         raise TypeError(
-            f"images: got {', '.join(sorted(wrong))}, expected PIL images, or one tensor of what "
-            "encoder.preprocess returned; open a path with PIL.Image.open"
+            f"images: got {', '.join(sorted(wrong))}, expected PIL images or a tensor from "
+            "encoder.preprocess; open image files with PIL.Image.open"
         )
 
 
@@ -193,13 +193,13 @@ def _check_statistics(encoder: DualEncoder, config: BottleneckConfig, statistics
             continue
         if given is None:
             raise CalibrationError(
-                f"{name}.statistics is {gate.statistics!r}, but no statistics were given: pass "
-                "`statistics=m2ib.calibrate(encoder, images, texts, config)`, or use m2ib.preset('paper')"
+                f"statistics: got None, expected calibrated ones, as {name}.statistics is {gate.statistics!r}; pass "
+                "statistics=m2ib.calibrate(encoder, images, texts, config), or use m2ib.preset('paper')"
             )
         if given.scope != (expected := describe_scope(encoder, name, gate)):
             raise CalibrationError(
-                f"statistics: got those of the {given.scope}; expected those of the {expected}; calibrate with this "
-                "model and these settings"
+                f"statistics: got statistics for the {given.scope}, expected statistics for the {expected}; calibrate "
+                "again with this model and these settings"
             )
 
 

@@ -61,9 +61,9 @@ class GateConfig:
     def __post_init__(self) -> None:
         _check_types(self, ("layer",), ("depth", "beta"), {"statistics": Statistics, "special": SpecialGate})
         if not 0.0 <= self.depth <= 1.0:
-            raise ValueError(f"depth is the share of blocks before the gate: got {self.depth}, expected 0 to 1")
+            raise ValueError(f"depth: got {self.depth}, expected a share of the blocks from 0 to 1")
         if self.layer is not None and self.layer < -1:
-            raise ValueError(f"layer: got {self.layer}, expected -1 (embeddings) or a 0-based block")
+            raise ValueError(f"layer: got {self.layer}, expected -1 for the embeddings or the 0-based index of a block")
         if not (math.isfinite(self.beta) and self.beta >= 0.0):
             raise ValueError(f"beta: got {self.beta}, expected a finite number >= 0")
 
@@ -82,7 +82,7 @@ class GateConfig:
         if self.layer is None:
             return round(self.depth * blocks) - 1
         if self.layer >= blocks:
-            raise ValueError(f"layer: got {self.layer}, but the tower has {blocks} blocks: expected -1 to {blocks - 1}")
+            raise ValueError(f"layer: got {self.layer}, expected -1 to {blocks - 1}, as the tower has {blocks} blocks")
         return self.layer
 
 
@@ -127,13 +127,13 @@ class BottleneckConfig:
         real = ("learning_rate", "initial_alpha", "tolerance")
         _check_types(self, ("steps", "draws", "seed"), real, {"precision": Precision})
         if self.text.statistics == "position":
-            raise ValueError("text.statistics: got 'position', expected 'unit' or 'feature': captions have no grid")
+            raise ValueError("text.statistics: got 'position', expected 'unit' or 'feature', as captions have no grid")
         if self.steps < 1 or self.draws < 1:
-            raise ValueError(f"steps and draws: got {self.steps} and {self.draws}, expected at least 1 each")
+            raise ValueError(f"steps and draws: got {self.steps} and {self.draws}, expected at least 1 for both")
         if self.antithetic and self.draws % 2:
-            raise ValueError(f"draws: got {self.draws}, expected an even number, as antithetic draws come in pairs")
+            raise ValueError(f"draws: got {self.draws}, expected an even number, because antithetic is on")
         if self.tolerance is not None and not 0.0 <= self.tolerance < 1.0:
-            raise ValueError(f"tolerance: got {self.tolerance}, expected a share from 0 to 1, or None")
+            raise ValueError(f"tolerance: got {self.tolerance}, expected None or a share from 0 to below 1")
         if not 0.0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate: got {self.learning_rate}, expected a finite number above 0")
         if not math.isfinite(self.initial_alpha):

@@ -37,10 +37,10 @@ def list_devices(device: str = "auto") -> list[str]:
         kind = torch.empty(0, device=device).device.type
     except (RuntimeError, AssertionError) as error:
         raise ModelLoadError(
-            f"device: got {device!r}, which this machine does not have ({error}); try 'auto'"
+            f"device: got {device!r}, expected a device of this machine; use 'auto' ({error})"
         ) from error
     if kind not in ("cpu", "cuda"):  # others lack float64
-        raise ModelLoadError(f"device: got {device!r}, but the engine runs on cpu and cuda; try 'auto'")
+        raise ModelLoadError(f"device: got {device!r}, expected a CPU or CUDA device; use 'auto'")
     return [device]
 
 

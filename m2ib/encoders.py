@@ -99,7 +99,7 @@ class DualEncoder:
             text = check_embeddings("text", self.text, ids, self.model.encode_text)
         if image != text:
             raise UnsupportedModelError(
-                f"model: its image embeddings have {image} features and its text embeddings {text}; expected the same"
+                f"model: got image embeddings with {image} features and text embeddings with {text}, expected the same"
             )
 
     @property
@@ -250,19 +250,19 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
     if not prefixed and architecture not in open_clip.list_models():
         near = difflib.get_close_matches(architecture, open_clip.list_models(), n=3, cutoff=0.0)
         raise ModelLoadError(
-            f"model: got {architecture!r}, expected a name of open_clip.list_models() (nearest: {', '.join(near)}), "
+            f"model: got {architecture!r}, expected a name from open_clip.list_models() (nearest: {', '.join(near)}), "
             "hf-hub:org/name or local-dir:/folder"
         )
     if not prefixed and not pretrained:
         raise ModelLoadError(
-            f"model {architecture!r}: no weights given; set `pretrained` to a tag of "
-            f"open_clip.list_pretrained_tags_by_model({architecture!r}) or a local checkpoint file"
+            f"pretrained: got no weights for the model {architecture!r}, expected a tag from "
+            f"open_clip.list_pretrained_tags_by_model({architecture!r}) or the path of a checkpoint file"
         )
     if prefixed and pretrained:
-        raise ModelLoadError(f"model {architecture!r} has its own weights: leave `pretrained` out, got {pretrained!r}")
+        raise ModelLoadError(f"pretrained: got {pretrained!r}, expected None, as {architecture!r} has its own weights")
     looks_like_a_file = "/" in (pretrained or "") or Path(pretrained or "").suffix in _CHECKPOINT_SUFFIXES
     if not prefixed and looks_like_a_file and not Path(str(pretrained)).is_file():
-        raise ModelLoadError(f"pretrained: no file at {pretrained!r}; check the path of the checkpoint")
+        raise ModelLoadError(f"pretrained: got {pretrained!r}, expected a checkpoint file; no file exists there")
     try:
         with _quiet_open_clip():
             model, _, preprocess = open_clip.create_model_and_transforms(
@@ -271,7 +271,8 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
             tokenizer = open_clip.get_tokenizer(architecture)
     except Exception as error:  # open_clip and torch raise a dozen kinds for a wrong name, file or network
         raise ModelLoadError(
-            f"model {architecture!r} with weights {pretrained!r} could not be loaded: {type(error).__name__}: {error}"
+            f"The model {architecture!r} with weights {pretrained!r} could not be loaded: "
+            f"{type(error).__name__}: {error}"
         ) from error
     name = architecture if not pretrained else f"{architecture}/{pretrained}"
     return DualEncoder(model.eval(), tokenizer, preprocess, name=name)

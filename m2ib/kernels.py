@@ -52,8 +52,8 @@ class Kernels:
             noise(torch.zeros(2, 2, dtype=torch.long), 1, torch.tensor(1), 8)
         except Exception as error:  # compilers raise many types
             raise ModelLoadError(
-                f"compile: torch.compile failed with {type(error).__name__} ({error}); install a C++ compiler, or "
-                "leave compile out"
+                f"torch.compile failed with {type(error).__name__}: {error}. Either install a C++ compiler, or do not "
+                "compile the model."
             ) from error
         return cls(_compile_suffix(image, options), _compile_suffix(text, options), noise, code, step)
 

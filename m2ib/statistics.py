@@ -53,8 +53,8 @@ class TowerStatistics:
         used = cells.unique().cpu()
         if int(used.max()) >= len(self.mean) or bool(self.mean[used].isnan().any()):
             raise CalibrationError(
-                f"feature statistics: the input has cells {used.tolist()}, not all of which were calibrated; "
-                "calibrate with the same model, layer and settings as in the attribution"
+                f"statistics: got an input with token groups {used.tolist()}, expected only groups in the calibration "
+                "sample; calibrate with longer texts, or with the same model and settings as in the attribution"
             )
         return self.mean.to(cells.device)[cells], self.std.to(cells.device)[cells]
 
@@ -93,7 +93,7 @@ class FeatureStatistics:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a mapping
                 scopes = json.loads((file.metadata() or {}).get("made_for", "{}"))
         except (OSError, ValueError, SafetensorError) as error:
-            raise CalibrationError(f"statistics: {path} cannot be read ({error}); calibrate again") from error
+            raise CalibrationError(f"The statistics file {path} cannot be read: {error}. Calibrate again.") from error
 
         def part(name: str) -> TowerStatistics | None:
             if f"{name}.mean" not in tensors:
@@ -137,7 +137,7 @@ def _calibrate_tower(
     if gate.statistics == "unit":
         return None
     if len(inputs) < 2:
-        raise CalibrationError(f"calibration sample: got {len(inputs)}, expected at least 2 and better a few hundred")
+        raise CalibrationError(f"calibration sample: got {len(inputs)} inputs, expected at least 2; use a few hundred")
     tower: Tower = getattr(encoder, name)
     prepare: Callable[[Any], Tensor] = encoder.prepare_images if name == "image" else encoder.tokenize
     scope = describe_scope(encoder, name, gate)
@@ -153,7 +153,7 @@ def _calibrate_tower(
             moment.index_add_(0, cells_of(tokens, gate)[tokens.valid].cpu(), values**power)
     if moments is None or not bool(moments.isfinite().all()):
         raise CalibrationError(
-            f"calibration sample: hidden states are not all finite ({scope}); look for NaN in images or weights"
+            f"The hidden states of the calibration sample are not all finite ({scope}). Check images and weights."
         )
     sampled = moments[0] > 0
     mean = moments[1] / moments[0]  # NaN for groups without a token
@@ -161,7 +161,7 @@ def _calibrate_tower(
     floor = RELATIVE_FLOOR * float(variance[sampled].mean().sqrt())
     if floor < 1e-6 * float(mean[sampled].abs().mean()):
         raise CalibrationError(
-            f"calibration sample: it does not vary ({scope}), expected inputs that differ; take other ones"
+            f"The calibration sample does not vary ({scope}). Use inputs that differ from each other."
         )
     return TowerStatistics(mean.float(), variance.sqrt().clamp_min(floor).float(), scope)
 

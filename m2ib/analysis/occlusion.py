@@ -43,10 +43,10 @@ def fill_masks(pixels: Pixels, masks: Masks, how: Fill, donors: Pixels | None = 
     """
     if how == "swap":
         if donors is None:
-            raise ValueError("donors: got None, expected one image for each to swap with")
+            raise ValueError("donors: got None, expected one image per image in pixels")
         filling = donors
     elif bool(masks.flatten(1).all(dim=1).any()):
-        raise ValueError("masks: got one that covers the whole image, expected some surroundings to fill it from")
+        raise ValueError("masks: got a mask that covers the whole image, expected some unmasked pixels")
     else:
         filling = _ring_mean(pixels, masks) if how == "mean" else _normalized_blur(pixels, masks)
     return torch.where(masks[:, None], filling.to(pixels.dtype), pixels)

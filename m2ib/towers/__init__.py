@@ -63,6 +63,6 @@ def find_text_tower(model: nn.Module, tokenizer: Any = None) -> Tower:
 def _check_output_tokens(model: nn.Module, name: str, tower: Any) -> None:
     if isinstance(model, CoCa) and not getattr(tower, "output_tokens", False):
         raise UnsupportedModelError(
-            f"{name} tower: output_tokens is off, but CoCa takes tokens besides the embedding from both towers, so "
-            "it cannot embed a single input; set output_tokens in the model's configuration"
+            f"{name} tower: output_tokens is off, expected true, because CoCa needs the tokens of both towers; set "
+            "output_tokens in the model's configuration"
         )

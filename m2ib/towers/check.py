@@ -34,19 +34,19 @@ def check_embeddings(name: str, tower: Tower, inputs: Callable[[], Tensor], embe
         got = tower.run_suffix(tokens.hidden[None], tokens, layer)[0]
     except Exception as error:  # models raise many types
         raise UnsupportedModelError(
-            f"{name} tower: {type(error).__name__} when it is cut after block {layer}: {error}"
+            f"The {name} tower fails when it is split after block {layer}. {type(error).__name__}: {error}"
         ) from error
     if got.shape != expected.shape or expected.ndim != 2:
         raise UnsupportedModelError(
-            f"{name} tower: the model's embeddings have the shape {tuple(expected.shape)}, those of its cut tower "
-            f"{tuple(got.shape)}; expected (inputs, features) for both"
+            f"{name} tower: got embeddings of shape {tuple(expected.shape)} from the model and {tuple(got.shape)} from "
+            "the split tower, expected (inputs, features) from both"
         )
     tolerance = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 5e-2
     distance = float((F.normalize(got.float(), dim=-1) - F.normalize(expected.float(), dim=-1)).norm(dim=-1).max())
     if not distance <= tolerance:  # True for NaN, too
         raise UnsupportedModelError(
-            f"{name} tower: cut after block {layer} it gives another embedding than the model itself (distance "
-            f"{distance:.2g} of the normalized embeddings, expected at most {tolerance:g}): the model computes "
-            "something that the engine does not support"
+            f"The {name} tower, split after block {layer}, gives a different embedding than the model itself. The "
+            f"distance of the normalized embeddings is {distance:.2g}, expected at most {tolerance:g}. The model "
+            "computes something that m2ib does not support."
         )
     return int(expected.shape[1])

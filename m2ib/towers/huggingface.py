@@ -78,7 +78,7 @@ class HuggingFaceTextTower(Tower):
         if pooler not in POOLERS:
             raise UnsupportedModelError(f"text tower: got the pooling {pooler}, expected one of {', '.join(POOLERS)}")
         if text.config.pad_token_id is None:
-            raise UnsupportedModelError("text tower: the encoder's configuration has no pad_token_id to mask")
+            raise UnsupportedModelError("text tower: got no pad_token_id, expected one in the encoder's configuration")
         self._text = text
         self._family = FAMILIES[kind]
         try:
@@ -109,7 +109,7 @@ class HuggingFaceTextTower(Tower):
             handle.remove()
         extended = given.get("attention_mask")
         if extended is not None and not isinstance(extended, Tensor):
-            raise UnsupportedModelError(f"text tower: attention mask {class_name(extended)}, expected a tensor")
+            raise UnsupportedModelError(f"text tower: got the attention mask {class_name(extended)}, expected a tensor")
         return given["hidden_states"], extended
 
     def _run(self, blocks: Any, x: Tensor, mask: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:

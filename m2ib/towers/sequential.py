@@ -100,13 +100,13 @@ class SequentialImageTower(Tower):
         else:
             if self._parts.grid is None:
                 raise TypeError(
-                    "tower of tokens: got no `grid`, expected a function that returns their rows and columns"
+                    "grid: got None, expected a function that returns the rows and columns of the patch tokens"
                 )
             grid, prefix_tokens = self._parts.grid(inputs), self._parts.prefix_tokens
         if x.shape[1] != prefix_tokens + grid[0] * grid[1]:
             raise UnsupportedModelError(
-                f"image tower: {x.shape[1]} tokens after block {layer}, expected {prefix_tokens} in front of a grid of "
-                f"{grid[0]} x {grid[1]}"
+                f"image tower: got {x.shape[1]} tokens after block {layer}, expected {prefix_tokens} special tokens "
+                f"and {grid[0]} x {grid[1]} patches"
             )
         kinds = torch.full(x.shape[:2], CONTENT, device=x.device)
         kinds[:, :prefix_tokens] = FIRST_SPECIAL

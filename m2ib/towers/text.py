@@ -79,7 +79,7 @@ class OpenClipTextTower(BlockwiseTower):
         self._pool_type = "appended" if self._appends else _pool_type(text)
         if self._pool_type not in ("appended", *self.POOLING):
             raise UnsupportedModelError(
-                f"text tower: pooling {self._pool_type!r} gives no single embedding; "
+                f"text tower: got the pooling {self._pool_type!r}, which does not give a single embedding; "
                 f"expected one of {', '.join(self.POOLING)}"
             )
         self._pools_end = self._pool_type in ("argmax", "eos")

@@ -47,7 +47,7 @@ def timm_parts(visual: TimmModel) -> TowerParts:
         if isinstance(trunk, kind):
             return build(trunk, visual.head)
     supported = ", ".join(sorted({kind.__name__ for kind in _TRUNKS}))
-    raise UnsupportedModelError(f"image tower: timm trunk {class_name(trunk)}, expected one of {supported}")
+    raise UnsupportedModelError(f"image tower: got the timm trunk {class_name(trunk)}, expected one of {supported}")
 
 
 def _pooling(trunk: Any, head: nn.Module) -> str:
@@ -60,7 +60,7 @@ def _pooling(trunk: Any, head: nn.Module) -> str:
         name = str(getattr(pool, "pool_type", ""))
     if not name:
         raise UnsupportedModelError(
-            f"image tower: pooling of {class_name(trunk)} is {name!r}, so it gives no single embedding; "
+            f"image tower: got the pooling {name!r} of {class_name(trunk)}, which does not give a single embedding; "
             f"expected one of {', '.join(POOLING)}"
         )
     return POOLING.get(name, name)
@@ -177,7 +177,7 @@ def _convnext(trunk: Any, head: nn.Module) -> TowerParts:
 def _fastvit(trunk: Any, head: nn.Module) -> TowerParts:
     """Return the parts of FastViT (MobileCLIP), whose later stages may apply attention to the feature map."""
     if trunk.fork_feat:
-        raise UnsupportedModelError("image tower: FastVit with fork_feat returns several maps, expected one embedding")
+        raise UnsupportedModelError("image tower: got FastVit with fork_feat, expected it without")
     blocks = flatten_stages(trunk.stages, ("downsample", "pos_emb"))
     return _map_parts(trunk, head, trunk.stem, blocks, trunk.final_conv)
 

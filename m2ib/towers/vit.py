@@ -28,12 +28,12 @@ class OpenClipImageTower(BlockwiseTower, SequentialImageTower):
     def __init__(self, visual: VisionTransformer) -> None:
         if getattr(visual, "attn_pool_contrastive", None) is not None:
             raise UnsupportedModelError(
-                f"image tower: attentional_pool {visual.attn_pool_type!r} is unfinished in open_clip (its embedding "
-                "has one dimension too many); expected attentional_pool true or false"
+                f"image tower: got attentional_pool {visual.attn_pool_type!r}, expected true or false, because "
+                "open_clip returns embeddings with one dimension too many for other values"
             )
         if visual.pool_type not in self.POOLING:
             raise UnsupportedModelError(
-                f"image tower: pooling {visual.pool_type!r} gives no single embedding; "
+                f"image tower: got the pooling {visual.pool_type!r}, which does not give a single embedding; "
                 f"expected one of {', '.join(self.POOLING)}"
             )
 

@@ -109,7 +109,7 @@ def test_a_faint_consolidation_is_below_the_noise_and_a_strong_one_is_not():
 
 
 def test_a_finding_without_its_side_is_refused():
-    with pytest.raises(ValueError, match="needs a side"):
+    with pytest.raises(ValueError, match="expected one with a side"):
         draw(np.random.default_rng(7), Condition("nodule"))
 
 

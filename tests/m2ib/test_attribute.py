@@ -170,7 +170,7 @@ def test_closed_special_tokens_hold_no_nats(encoder, pairs):
 
 def test_wrong_input_says_what_was_expected(encoder, pairs):
     images, texts = pairs
-    with pytest.raises(ValueError, match="got 11 and 10, expected one text an image"):
+    with pytest.raises(ValueError, match="got 11 and 10, expected one text per image"):
         attribute(encoder, images, texts[:-1], PAPER)
     with pytest.raises(ValueError, match="at least one pair"):
         attribute(encoder, [], [], PAPER)
@@ -188,7 +188,7 @@ def test_statistics_serve_their_own_model_layer_and_setting(encoder, exact, pair
     otherwise = replace(AUDIT, image=replace(AUDIT.image, statistics="position"))
     for model, config in ((exact, AUDIT), (encoder, deeper), (encoder, otherwise)):
         with pytest.raises(
-            CalibrationError, match=r"got those of the image tower .*; expected those of the image tower"
+            CalibrationError, match=r"got statistics for the image tower .*, expected statistics for the image tower"
         ):
             attribute(model, *pairs, config, statistics)
     (tmp_path / "junk").write_bytes(b"junk")
@@ -215,7 +215,7 @@ def test_a_sample_that_does_not_vary_is_refused(encoder, pairs):
             ["a"] * 4,
             r"shape \(4, 3, 48, 40\), expected floating point and \(pairs, 3, 40, 40\)",
         ),
-        (torch.full((4, 3, 40, 40), torch.nan), ["a"] * 4, "NaN or infinity"),
+        (torch.full((4, 3, 40, 40), torch.nan), ["a"] * 4, "NaN or infinite"),
     ],
 )
 def test_inputs_of_another_kind_are_named(encoder, pairs, images, texts, message):

@@ -101,7 +101,7 @@ def test_other_models_are_refused():
 def test_towers_of_different_spaces_are_refused():
     encoder = families.build("SigLIP", "SigLIP2")
     encoder.model.visual.head = torch.nn.Linear(32, 20)
-    with pytest.raises(UnsupportedModelError, match="image embeddings have 20 features and its text embeddings 32"):
+    with pytest.raises(UnsupportedModelError, match="image embeddings with 20 features and text embeddings with 32"):
         type(encoder)(encoder.model, encoder.tokenizer)
 
 

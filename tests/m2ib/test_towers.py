@@ -233,10 +233,10 @@ def test_appended_cls_has_a_name():
 @pytest.mark.parametrize(
     ("vision", "text", "reason"),
     [
-        ({"attentional_pool": "parallel"}, {}, "attentional_pool 'parallel' is unfinished"),
-        ({"attentional_pool": "cascade"}, {}, "attentional_pool 'cascade' is unfinished"),
-        ({"pool_type": "none"}, {}, "image tower: pooling 'none'"),
-        ({}, {"pool_type": "none"}, "text tower: pooling 'none'"),
+        ({"attentional_pool": "parallel"}, {}, "got attentional_pool 'parallel'"),
+        ({"attentional_pool": "cascade"}, {}, "got attentional_pool 'cascade'"),
+        ({"pool_type": "none"}, {}, "image tower: got the pooling 'none'"),
+        ({}, {"pool_type": "none"}, "text tower: got the pooling 'none'"),
     ],
 )
 def test_refusals_name_the_part(vision, text, reason):
@@ -293,13 +293,13 @@ def test_a_model_that_computes_something_else_is_refused():
     visual = encoder.model.visual
     whole = visual.transformer.forward
     visual.transformer.forward = lambda x: whole(x) + x.flip(-1)
-    with pytest.raises(UnsupportedModelError, match="image tower: cut after block 0 it gives another embedding"):
+    with pytest.raises(UnsupportedModelError, match="image tower, split after block 0, gives a different embedding"):
         DualEncoder(encoder.model, encoder.tokenizer)
 
 
 def test_a_model_that_fails_is_refused_with_its_own_reason():
     encoder = families.build("ViT", "causal")
-    with pytest.raises(UnsupportedModelError, match="text tower: IndexError"):
+    with pytest.raises(UnsupportedModelError, match=r"text tower fails when it is split after block .*IndexError"):
         DualEncoder(encoder.model, lambda texts: torch.full((len(texts), families.CONTEXT), 60000))
 
 
@@ -309,7 +309,7 @@ def test_embeddings_of_another_shape_are_refused():
     def embed(pixels):
         return encoder.embed_images(pixels)[:, None]
 
-    with pytest.raises(UnsupportedModelError, match=r"expected \(inputs, features\) for both"):
+    with pytest.raises(UnsupportedModelError, match=r"expected \(inputs, features\) from both"):
         check_embeddings("image", encoder.image, lambda: families.pixels(encoder), embed)
 
 

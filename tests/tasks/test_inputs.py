@@ -21,10 +21,10 @@ def test_a_model_is_loaded_once(audited_once, monkeypatch):
 @pytest.mark.parametrize(
     ("architecture", "pretrained", "message"),
     [
-        ("ViT-B-32", None, "no weights given"),
-        ("ViT-B-32", "/nowhere/weights.safetensors", "no file at"),
+        ("ViT-B-32", None, "got no weights"),
+        ("ViT-B-32", "/nowhere/weights.safetensors", "no file exists there"),
         ("local-dir:/nowhere", None, "could not be loaded"),
-        ("no-such-model", "openai", "expected a name of"),
+        ("no-such-model", "openai", "expected a name from"),
     ],
 )
 def test_a_model_that_does_not_load_is_bad_input(architecture, pretrained, message):

@@ -121,10 +121,10 @@ def find_overlays(images: Images, maps: Maps, config: OverlayConfig | None = Non
     config = config or OverlayConfig()
     images, maps = images.detach().float(), maps.detach().float()
     if not len(images) or len(images) != len(maps) or images.ndim != 4 or maps.ndim != 3:
-        got = f"images {tuple(images.shape)} and maps {tuple(maps.shape)}"
-        raise ValueError(f"got {got}, expected at least one image, as (n, c, h, w) and (n, gh, gw)")
+        got = f"shapes {tuple(images.shape)} and {tuple(maps.shape)}"
+        raise ValueError(f"images and maps: got {got}, expected (n, c, h, w) and (n, gh, gw) with at least one image")
     if not (images.isfinite().all() and maps.isfinite().all()):
-        raise ValueError("images or maps: got values that are not finite, expected pixels and nats")
+        raise ValueError("images and maps: got values that are not finite, expected only finite values")
     order = sorted(range(len(images)), key=lambda i: _digest(images[i], maps[i]))
     images, maps = drop_duplicate_channels(images[order]), maps[order]
     patch = max(images.shape[-2] / maps.shape[-2], images.shape[-1] / maps.shape[-1])

@@ -93,7 +93,7 @@ def test_a_fill_that_is_not_possible_says_why(images):
     with pytest.raises(ValueError, match="donors: got None, expected one image"):
         fill_masks(images, masks_of("corner", "corner", "corner"), "swap")
     for how in ("mean", "blur"):
-        with pytest.raises(ValueError, match="covers the whole image, expected some surroundings"):
+        with pytest.raises(ValueError, match="covers the whole image, expected some unmasked pixels"):
             fill_masks(images, torch.ones(3, 40, 40, dtype=torch.bool), how)
 
 

@@ -33,9 +33,7 @@ def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
         a sentence that states which run was chosen, or why none was. If none was, all other facts are None.
     """
     # A re-flagged run has a copy of another run's maps, computed by the code of that time: that run is the base.
-    complete = [
-        record for record in sql.read_manifests(lake) if sql.is_complete(record) and not record.get("reflags")
-    ]
+    complete = [record for record in sql.read_manifests(lake) if sql.is_complete(record) and not record.get("reflags")]
     if not complete:
         return NO_BASE | {"incremental": f"a full run: the lake {lake} has no complete one to build upon"}
     differences: list[str] = []

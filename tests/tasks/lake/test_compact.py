@@ -5,11 +5,11 @@ import pytest
 
 import sql
 import stores
+from tasks.errors import ResumeError, StoreError
 from tasks.lake import compact as stage
 from tasks.lake.compact import compact_run
-from tasks.errors import ResumeError, StoreError
-from tasks.lake.lock import lock_run
 from tasks.lake.incremental import _index_pairs, find_reusable_rows
+from tasks.lake.lock import lock_run
 
 RUN = "20260101T000000-aaaaaa"
 SHARDS = 6

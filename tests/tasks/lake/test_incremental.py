@@ -42,7 +42,7 @@ def corpus(phantoms, tmp_path):
 
 @pytest.fixture
 def begin_run(begin_line, settings, tmp_path):
-    """begin_run(root, **sections): an incremental run in a lake that all share; maps are exact, as batches have one pair."""
+    """begin_run(root, **sections): an incremental run in a shared lake; batches of one pair make maps exact."""
 
     def start(root, lake=tmp_path / "lake", incremental=True, **sections):
         bottleneck = {"steps": 1, "calibration_pairs": 6} | sections.pop("bottleneck", {})
@@ -248,7 +248,9 @@ def test_a_run_with_missing_files_is_no_base(first, corpus, begin_run):
 @pytest.mark.parametrize("damage", ["statistics", "gone", "rows"])
 def test_a_base_that_is_damaged_later_fails_the_run(first, corpus, begin_run, damage):
     second = begin_run(corpus(range(ROWS + 1)))
-    path = first.run.folder / "calibration.safetensors" if damage != "rows" else first.run.fetch_files("attributions")[0]
+    path = (
+        first.run.folder / "calibration.safetensors" if damage != "rows" else first.run.fetch_files("attributions")[0]
+    )
     if damage == "gone":
         path.unlink()
     else:

@@ -13,8 +13,8 @@ import pytest
 
 import sql
 import stores
-from tasks.lake import lock
 from tasks.errors import ResumeError
+from tasks.lake import lock
 from tasks.lake.lock import lock_run, remove_temporary_files
 
 

@@ -96,9 +96,14 @@ def test_facts_and_counts_of_a_run_change_one_by_one(lake):
 
 def test_the_changes_of_a_block_are_written_at_once_or_not_at_all(hand_written, monkeypatch):
     before = hand_written.read_manifest()
-    with pytest.raises(RuntimeError, match="broken"), hand_written.changes() as changes:
-        changes.write_table("pairs", [{"pair_id": "a"}])
-        raise RuntimeError("broken")
+
+    def fail():
+        with hand_written.changes() as changes:
+            changes.write_table("pairs", [{"pair_id": "a"}])
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        fail()
     assert hand_written.read_manifest() == before
 
     writes, put = [], Run._write_manifest

@@ -1,0 +1,1 @@
+"""What writes and keeps the runs of a lake."""

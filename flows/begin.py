@@ -119,7 +119,7 @@ def _reopen(lake: Root, run_id: str, facts: Mapping[str, Any]) -> Run:
     run, before = Run(lake, run_id), records[run_id]
     _check_unfinished(before)
     if changed := [key for key in _DECISIVE if before[key] != facts[key]]:
-        raise ResumeError(f"resume: run {run_id} began with another {', '.join(changed)}; start a new run instead")
+        raise ResumeError(f"resume: run {run_id} began with a different {', '.join(changed)}; start a new run instead")
     with lock_run(run):
         _check_unfinished(run.read_manifest())  # the process that held the lock may have completed the run meanwhile
         remove_temporary_files(run)
@@ -131,7 +131,7 @@ def _check_unfinished(record: Mapping[str, Any]) -> None:
     """Raise ResumeError if the manifest belongs to a run that is complete or was pruned."""
     run_id = record["run_id"]
     if record["status"] == "completed":
-        raise ResumeError(f"resume: run {run_id} is complete; to start a new run, leave --resume out")
+        raise ResumeError(f"resume: run {run_id} is complete; leave out --resume to start a new run")
     if record["status"] == sql.PRUNED:
         raise ResumeError(f"resume: run {run_id} was pruned ({record['reason']}); start a new run")
     if sql.is_complete(record):

@@ -163,7 +163,7 @@ class RunConfig(Section):
         configured = [key for key in ("ray_address", "gpus_per_task") if getattr(self, key) is not None]
         if configured and self.engine != "ray":
             key = configured[0]
-            raise ValueError(f'{key}: got {getattr(self, key)!r} with engine = "local", expected "ray"')
+            raise ValueError(f'{key}: got {getattr(self, key)!r} with engine = "local", expected engine = "ray"')
         if self.ray_address is not None and not re.fullmatch(r"auto|[^\s/]+:\d{1,5}", self.ray_address):
             raise ValueError(
                 f"ray_address: got {self.ray_address!r}, expected auto or host:port; start the audit on a host of the "

@@ -88,14 +88,13 @@ def check_engine(config: RunConfig) -> None:
     missing = [name for name in ("ray", "prefect_ray") if importlib.util.find_spec(name) is None]
     if missing:
         raise BadInputError(
-            f'[run] engine: got "ray", but {" and ".join(missing)} cannot be imported, expected both; '
-            "pip install 'm2ib-audit[ray]'"
+            f'[run] engine: got "ray" without the packages {", ".join(missing)}, expected ray and prefect_ray; '
+            "run: pip install 'm2ib-audit[ray]'"
         )
     if not PREFECT_API_URL.value():
         raise BadInputError(
-            '[run] engine: got "ray" without a Prefect server, expected one that all workers reach, else each of them '
-            "would start one of its own; start one (prefect server start), and set PREFECT_API_URL to its address as "
-            "the cluster's hosts see it"
+            '[run] engine: got "ray" without a Prefect server, expected one that all workers reach; start it with '
+            "`prefect server start`, and set PREFECT_API_URL to an address that the cluster's hosts reach"
         )
 
 
@@ -276,7 +275,7 @@ def find_limits(prefix: str | None, models: Sequence[ModelConfig]) -> list[str]:
         create = "; ".join(f"prefect gcl create {name} --limit 1" for name in missing)
         raise BadInputError(
             f"[run] gpu_limit: got {prefix!r}, but Prefect has no limit {', '.join(missing)}, expected one for each "
-            f"GPU; create it with: {create}"
+            f"GPU; run: {create}"
         )
     return found
 

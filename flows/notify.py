@@ -111,11 +111,13 @@ def _block_id(client: SyncPrefectClient, block: str) -> Any:
         document = client.read_block_document_by_name(name, kind, include_secrets=False)
     except ObjectNotFound as error:
         raise BadInputError(
-            f"--block: the server {client.api_url} has no block {block}; see: prefect block ls"
+            f"--block: got {block}, expected a block of the server {client.api_url}; list them with: prefect block ls"
         ) from error
     capabilities = (document.block_schema and document.block_schema.capabilities) or []
     if "notify" not in capabilities:
-        raise BadInputError(f"--block: {block} cannot notify; choose a web hook, Slack, Teams, PagerDuty or e-mail")
+        raise BadInputError(
+            f"--block: got {block}, expected a web hook, Slack, Teams, PagerDuty or e-mail; choose another"
+        )
     return document.id
 
 

@@ -179,8 +179,8 @@ def check_unchanged(record: Mapping[str, Any], config: AuditConfig) -> None:
     ]
     if differing:
         raise BadInputError(
-            f"reflag: got another {', '.join(differing)} than run {record['run_id']} had, expected the same: only "
-            "[alerts] and [phrases] can change without a model; audit again (--incremental keeps the maps)"
+            f"reflag: got a different {', '.join(differing)} than run {record['run_id']}, expected changes only in "
+            "[alerts] and [phrases]; to apply the others, audit again (with --incremental unchanged maps are reused)"
         )
 
 

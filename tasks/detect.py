@@ -67,7 +67,8 @@ def detect_regions(run: Run, corpus: CorpusConfig, names: Sequence[str]) -> list
                 writer.write(row for pair in pairs for row in _rows(corpus, pair, detectors, errors))
         changes.update(failed_detectors=sorted(errors))
     return [
-        f"detector {name} failed on {len(messages)} of {count} pairs, which have no region of it; first: {messages[0]}"
+        f"detector {name} failed on {len(messages)} of {count} pairs, so these have no "
+        f"regions from this detector; first error: {messages[0]}"
         for name, messages in errors.items()
     ]
 

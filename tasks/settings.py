@@ -61,7 +61,7 @@ class CorpusConfig(Section):
     def _check_stratify(self) -> Self:
         if self.stratify is not None and self.sample is None:
             raise ValueError(
-                f"stratify: got {self.stratify!r} without sample, expected both; set sample to the number of rows"
+                f"stratify: got {self.stratify!r} without sample, expected sample as well; set it to the number of rows"
             )
         return self
 
@@ -145,7 +145,7 @@ class RegionsConfig(Section):
         prefixes = ("corner ", "stamp ", '"', *(f"{detector}: " for detector in self.detectors))
         builtin = {name for name in names if name in ("frame", "hottest corner") or name.startswith(prefixes)}
         if len(set(self.detectors)) < len(self.detectors):
-            raise ValueError(f"detectors: got {list(self.detectors)}, expected each once")
+            raise ValueError(f"detectors: got {list(self.detectors)}, expected each detector once; remove duplicates")
         if clashes := builtin | {name for name in names if names.count(name) > 1}:
             raise ValueError(f"region names must be distinct and not those of built-in regions: {sorted(clashes)}")
         return self

@@ -49,7 +49,10 @@ def demo(
     if model not in NAMES:
         fail(Exit.BAD_INPUT, f"--model: got {model!r}, expected one of {', '.join(NAMES)}")
     if data.exists() and any(data.iterdir()) and not (data / "truth.jsonl").is_file():
-        fail(Exit.BAD_INPUT, f"--data: {data} holds other files, expected an empty or a new folder")
+        fail(
+            Exit.BAD_INPUT,
+            f"--data: got {data} with other files, expected an empty or new folder; choose another",
+        )
     corpus = generate(data, pairs=pairs)
     config = parse(
         {"corpus": {"path": corpus}, "model": {"architecture": model}, "lake": {"path": lake}}, "m2ib-audit demo"
@@ -106,7 +109,7 @@ def reflag(
     try:
         result = _outcome(work)
     except KeyboardInterrupt:
-        fail(Exit.INTERRUPTED, "interrupted; the earlier run is unchanged, start again")
+        fail(Exit.INTERRUPTED, "Interrupted. The earlier run is unchanged. Run the command again.")
     _print_result(result, config.lake.root, as_json)
     exit_unless_complete(result, Exit.ALERTS)
 

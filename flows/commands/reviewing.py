@@ -38,7 +38,10 @@ def report(
     from tasks.progress import bar
 
     if fonts and not pdf:
-        fail(Exit.BAD_INPUT, "--fonts: applies to the PDF only, expected --pdf as well; browsers use their own fonts")
+        fail(
+            Exit.BAD_INPUT,
+            "--fonts: got it without --pdf, expected both (HTML has the browser's fonts); add --pdf",
+        )
     if absent := [path for path in fonts or () if not path.is_dir()]:
         fail(Exit.BAD_INPUT, f"--fonts: got {absent[0]}, expected a folder with font files")
     with bar("writing the report"):

@@ -113,8 +113,8 @@ def decide(
         if seen is not None and last is not None and last.number > seen:
             who, what = last.body["reviewer"]["name"], last.body["decision"]
             raise DecisionError(
-                f"decision: {who} has decided {what!r} meanwhile (record {last.number}), expected no new decision; "
-                "review it, and decide again"
+                f"decision: {who} has decided {what!r} meanwhile (record {last.number}), expected no newer decision; "
+                "review that decision, and decide again"
             )
 
     return _append(lake, "review", body, signer, check)
@@ -143,7 +143,7 @@ def countersign(
         subject = _find_subject(before, number)
         if reviewer.is_same(subject.body["reviewer"]["name"]):
             raise DecisionError(
-                f"countersign: record {number} is signed by {reviewer.name}, expected another signer; ask somebody else"
+                f"countersign: record {number} is signed by {reviewer.name}, expected a second signer; ask another"
             )
         if reviewer.identity == "declared" and (identity := subject.body["reviewer"]["identity"]) != "declared":
             raise DecisionError(
@@ -154,7 +154,7 @@ def countersign(
             if is_valid_countersign(other, subject):
                 raise DecisionError(
                     f"countersign: record {number} was countersigned by {other.body['reviewer']['name']} (record "
-                    f"{other.number}), expected one without a second signature; nothing is left to do"
+                    f"{other.number}), expected a record without a second signature; nothing is left to do"
                 )
 
     before = ledger.read_records(lake)
@@ -207,7 +207,7 @@ def sign_off(
         for record in ledger.select_kinds(before[last:], "review", "countersign", "sign_off"):
             raise DecisionError(
                 f"sign-off: {record.body['reviewer']['name']} has decided or signed meanwhile (record {record.number}),"
-                " expected no new record; review it, and sign again"
+                " expected no newer record; review that record, and sign again"
             )
 
     return _append(lake, "sign_off", body, signer, check)
@@ -347,7 +347,7 @@ def _find_subject(before: Sequence[Record], number: int) -> Record:
         last = find_decision(before, subject.body["life_id"], subject.body["run_id"])
         if last is not None and last.number != number:
             raise DecisionError(
-                f"countersign: record {number} is not in force, {last.body['reviewer']['name']} has decided since "
-                f"(record {last.number}); countersign that one"
+                f"countersign: record {number} is not in force, since {last.body['reviewer']['name']} decided later "
+                f"(record {last.number}); countersign that record"
             )
     return subject

@@ -483,8 +483,8 @@ def find_written_report(lake: Root, data: bytes) -> WrittenReport:
     record = next((each for each in ledger.select_kinds(records, "report") if each.body.get("sha256") == digest), None)
     if record is None:
         raise VerifyError(
-            f"report: got a file with sha256 {digest}, expected one that the ledger of {lake} has: it was changed, or "
-            "comes from another lake; write it again with m2ib-audit report"
+            f"report: got a file with sha256 {digest}, expected a report that the ledger of {lake} lists. The file was "
+            "changed, or comes from another lake. Write the report again with m2ib-audit report."
         )
     run_id = record.body["run_id"]
     life_ids = _list_life_ids(lake, run_id, records)

@@ -143,7 +143,7 @@ def _find_manifest(lake: Root, run_id: str) -> dict[str, Any]:
         newest = ", ".join(list(available)[-5:])
         older = f" and {len(available) - 5} older" if len(available) > 5 else ""
         raise ReportError(
-            f"report: got run {run_id!r}, expected latest, or a run of the lake {lake}: {newest}{older}; choose one"
+            f"report: got run {run_id!r}, expected latest, or a run of the lake {lake}: {newest}{older}; choose a run"
         )
     return available[run_id]
 

@@ -270,8 +270,8 @@ def _check_settings(settings: ReviewSettings) -> None:
         )
     if settings.allow_anonymous_read and has_sign_in:
         raise AccessError(
-            "--allow-anonymous-read: got it together with --users or --proxy-header, with which readers have to sign "
-            "in; leave one of them out"
+            "--allow-anonymous-read: got it together with --users or --proxy-header, expected only one of them because "
+            "these require readers to sign in; leave one of them out"
         )
     if settings.public_url is not None:
         parts = urlsplit(settings.public_url)
@@ -285,9 +285,9 @@ def _check_settings(settings: ReviewSettings) -> None:
 
 def _check_proxy_settings(settings: ReviewSettings) -> None:
     if settings.proxy_header is not None and not settings.proxy_from:
-        raise AccessError("--proxy-header: expected also --proxy-from, the addresses of the trusted proxy; give both")
+        raise AccessError("--proxy-header: got it without --proxy-from, expected both; add the proxy's addresses")
     if settings.proxy_role_header is not None and settings.proxy_header is None:
-        raise AccessError("--proxy-role-header: expected also --proxy-header; give both")
+        raise AccessError("--proxy-role-header: got it without --proxy-header, expected both; set --proxy-header too")
     for option, name in (("header", settings.proxy_header), ("role-header", settings.proxy_role_header)):
         if name is not None and not _HEADER_NAME.fullmatch(name):
             raise AccessError(f"--proxy-{option}: got {name!r}, expected a header name, such as X-Forwarded-User")

@@ -132,7 +132,7 @@ class LakeCache:
         """Return a value that changes with the manifest of a run. Raises UnknownError."""
         runs, _ = self._read_version()
         if run_id not in runs:
-            raise UnknownError(f"There is no run {run_id} in this lake.")
+            raise UnknownError(f"This lake has no run {run_id}.")
         return runs[run_id]
 
     def get_lake_version(self) -> Hashable:

@@ -43,11 +43,11 @@ def normalize_full_name(text: str) -> str:
     name = " ".join(unicodedata.normalize("NFC", text).split())
     # Cf contains marks that reverse the reading direction, with which one name could look like another.
     if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn") for letter in name):
-        raise ValueError("a full name has invisible characters, expected letters, spaces and points only")
+        raise ValueError("got invisible characters, expected letters, spaces and periods; enter it again")
     if (disguise := ledger.describe_disguise(name)) is not None:
-        raise ValueError(f"a full name has {disguise}, expected letters of one script")
+        raise ValueError(f"got {disguise}, expected letters of one script; enter it again")
     if not 1 <= len(name) <= 200:
-        raise ValueError(f"a full name has {len(name)} characters, expected 1 to 200")
+        raise ValueError(f"got {len(name)} characters, expected 1 to 200; enter it again")
     return name
 
 
@@ -176,8 +176,8 @@ def check_password(password: str, name: str) -> None:
         )
     if name in password.casefold() or len(set(password)) < _MIN_DISTINCT_CHARS:
         raise UsersError(
-            f"password: got one that contains the user name, or fewer than {_MIN_DISTINCT_CHARS} different characters, "
-            "expected one that is hard to guess; use a few unrelated words"
+            f"password: got a password that is easy to guess, expected one without the user name and with at least "
+            f"{_MIN_DISTINCT_CHARS} different characters; use a few unrelated words"
         )
 
 

@@ -130,9 +130,9 @@ class PhraseInterventions:
         smallest, n = smallest_sample(self._settings.level), len(spans_by_pair)
         if len(found) < smallest:
             return NotMeasurable(
-                f"got {len(found)} of {n} pairs that can be measured ({n - len(versions)} without other words, two "
-                f"captions to compare with or room in the model's context, {len(versions) - len(found)} whose images "
-                f"no longer read), expected at least {smallest}; look at the pairs, or audit a larger corpus"
+                f"got {len(found)} measurable pairs of {n} ({n - len(versions)} without other words, without two "
+                f"captions to compare with, or too long for the model; {len(versions) - len(found)} with unreadable images), "
+                f"expected at least {smallest}; check the images and captions of the pairs, or audit a larger corpus"
             )
         return PhraseSample(
             versions=found,

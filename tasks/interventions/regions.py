@@ -129,8 +129,8 @@ class RegionInterventions:
         if len(found) < smallest:
             reasons = ", ".join(f"{number} with {reason}" for reason, number in lost.items() if number)
             return NotMeasurable(
-                f"got {len(found)} of {len(pair_ids)} pairs that can be measured{f' ({reasons})' if reasons else ''}, "
-                f"expected at least {smallest}; look at the pairs, or audit a larger corpus"
+                f"got {len(found)} measurable pairs of {len(pair_ids)}{f' ({reasons})' if reasons else ''}, "
+                f"expected at least {smallest}; check the images and captions of the pairs, or audit a larger corpus"
             )
         pixels, clean, own, foils_of = self._embed(found)
         return RegionSample(

@@ -35,7 +35,7 @@ def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
     # A re-flagged run has a copy of another run's maps, computed by the code of that time: that run is the base.
     complete = [record for record in sql.read_manifests(lake) if sql.is_complete(record) and not record.get("reflags")]
     if not complete:
-        return NO_BASE | {"incremental": f"a full run: the lake {lake} has no complete one to build upon"}
+        return NO_BASE | {"incremental": f"attributes all pairs: the lake {lake} has no complete run to build upon"}
     differences: list[str] = []
     for record in reversed(complete):
         if not (found := _list_differences(lake, record, facts)):
@@ -48,7 +48,7 @@ def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
             }
         differences = differences or found
     newest, reasons = complete[-1]["run_id"], ", ".join(differences)
-    return NO_BASE | {"incremental": f"a full run: the newest complete run {newest} differs in {reasons}"}
+    return NO_BASE | {"incremental": f"attributes all pairs: the newest complete run {newest} differs in {reasons}"}
 
 
 def _list_differences(lake: Root, record: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:

@@ -19,19 +19,19 @@ _SENTENCES: Final[Mapping[tuple[str | None, ...], str]] = {
     ),
     ("accounting", "readable_share"): (
         "only {stored_attributions} of the corpus's {distinct_rows} rows (without duplicates) could be attributed, "
-        f"expected 90%: the results may not hold for the whole corpus; {_REASONS}"
+        f"expected at least 90%, so the results may not apply to the whole corpus; {_REASONS}"
     ),
-    ("corpus", None): f"no row of the corpus became a pair, expected one at least: {{read_rows}} tried; {_REASONS}",
+    ("corpus", None): f"no row of the corpus became a pair ({{read_rows}} tried), expected at least one; {_REASONS}",
     ("corpus", "caption", "ExpectColumnValueLengthsToBeBetween"): "{pairs} of the corpus {have} an empty caption",
     ("corpus", "width"): "{pairs} of the corpus {have} an image without width",
     ("corpus", "height"): "{pairs} of the corpus {have} an image without height",
-    ("attributions", None): f"no pair was attributed, expected one at least; {_REASONS}",
+    ("attributions", None): f"no pair was attributed, expected at least one; {_REASONS}",
     ("attributions", "pair_id"): "{pairs} {have} been attributed more than once, expected once",
     ("attributions", "image_map_min"): "{pairs} {have} negative nats in their image map, expected 0 or more",
     ("attributions", "text_map_min"): "{pairs} {have} negative nats in their text map, expected 0 or more",
     ("attributions", "image_nats"): (
-        "the image maps are empty ({observed} nats on average): the bottleneck found nothing that the score depends "
-        "on; try a smaller beta"
+        "the image maps are empty ({observed} nats on average), because the bottleneck found nothing that the score "
+        "depends on; try a smaller beta"
     ),
 }
 _SENTENCES_BY_SUFFIX: Final = {
@@ -41,7 +41,7 @@ _SENTENCES_BY_SUFFIX: Final = {
 }
 _SENTENCES_BY_EXPECTATION: Final = {
     "ExpectColumnValuesToNotBeNull": "{pairs} {have} no {column_name}",
-    "ExpectColumnValuesToBeUnique": "{pairs} {have} the same {column_name} as another, expected distinct ones",
+    "ExpectColumnValuesToBeUnique": "{pairs} {have} the same {column_name} as another pair, expected distinct values",
 }
 _FALLBACK: Final = "{expectation} failed, got {observed}, expected {detail}"
 _TOTALS: Final = (

@@ -67,7 +67,10 @@ def load_detectors(names: Iterable[str]) -> list[Detector]:
                 "fix or reinstall its package"
             ) from error
         if not callable(function):
-            raise BadInputError(f"regions.detectors: {name!r} is {entry.value}, expected a function")
+            raise BadInputError(
+                f"regions.detectors: got {name!r}, whose entry point {entry.value} is not a function, expected a "
+                "function; fix its package"
+            )
         detectors.append(Detector(name, function))
     return detectors
 

@@ -119,21 +119,21 @@ def test_a_run_id_that_is_a_path_is_unknown(config, run_id):
 def test_a_run_that_began_with_something_else_does_not_go_on(config, settings, phantoms, sections, named):
     run = started(config)
     other = settings(phantoms, config.lake.path, **sections)
-    with pytest.raises(ResumeError, match=f"began with another {named}; start a new run"):
+    with pytest.raises(ResumeError, match=f"began with a different {named}; start a new run"):
         started(other, run.run_id)
 
 
 def test_another_corpus_is_something_else(config, settings, phantoms, tmp_path):
     run = started(config)
     shutil.copy(phantoms / "metadata.csv", tmp_path)
-    with pytest.raises(ResumeError, match="began with another corpus"):
+    with pytest.raises(ResumeError, match="began with a different corpus"):
         started(settings(tmp_path, config.lake.path), run.run_id)
 
 
 def test_other_code_is_something_else(config, monkeypatch):
     run = started(config)
     monkeypatch.setattr(flow, "code_version", lambda: "another")
-    with pytest.raises(ResumeError, match="began with another code_version"):
+    with pytest.raises(ResumeError, match="began with a different code_version"):
         started(config, run.run_id)
 
 

@@ -82,4 +82,4 @@ def test_a_gate_that_stops_the_line_is_exit_code_1(program, prefect_server, audi
     assert done.returncode == 1, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert (answer["status"], answer["alerts"], answer["errors"]) == ("stopped", 0, 1)
-    assert "no row of the corpus became a pair, expected one at least: 1 tried" in done.stdout
+    assert "no row of the corpus became a pair (1 tried), expected at least one" in done.stdout

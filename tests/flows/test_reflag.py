@@ -178,7 +178,7 @@ def test_other_sections_of_the_file_must_be_the_run_s(tested):
     given = tested.config.model_dump(mode="json")
     flow.check_unchanged(record, parse(given | {"alerts": {"factor": 3}, "phrases": {"listed": ["x"]}}, "test"))
     del record["config"]["discover"]["peaks"]  # as of a version that had no such key
-    with pytest.raises(BadInputError, match=r"got another regions\.frame, confirm\.pairs than run"):
+    with pytest.raises(BadInputError, match=r"got a different regions\.frame, confirm\.pairs than run"):
         flow.check_unchanged(
             record,
             parse(given | {"regions": {"frame": 0.2}, "confirm": {"pairs": 9}, "discover": {"peaks": 9}}, "test"),

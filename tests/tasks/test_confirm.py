@@ -112,8 +112,8 @@ def test_what_cannot_be_measured_says_why_and_is_not_confirmed(flagged, toy):
     rows = stored(run)
     assert {row["fill"] for row in rows} == {"mean", "blur", "swap"}
     assert {row["reason"] for row in rows} == {
-        "got 0 of 24 pairs that can be measured (24 with image no longer reads), expected at least 7; "
-        "look at the pairs, or audit a larger corpus"
+        "got 0 measurable pairs of 24 (24 with image no longer reads), expected at least 7; "
+        "check the images and captions of the pairs, or audit a larger corpus"
     }
     assert {(row["tests"], row["effect"], row["confirmed"]) for row in rows} == {(0, None, False)}
     assert {row["state"] for row in raise_alerts(run, ALERTS)} == {"suspected"}

@@ -88,7 +88,7 @@ def test_a_detector_that_fails_on_some_pairs_is_told_and_loses_none(mapped, inst
         sick = sql.read(connection, "SELECT pair_id FROM pairs WHERE caption LIKE '%consolidation%'")
     assert 0 < len(sick) < 12
     (warning,), rows = detected(mapped, "some", "halves")
-    assert warning.startswith(f"detector some failed on {len(sick)} of 12 pairs, which have no region of it; first: ")
+    assert warning.startswith(f"detector some failed on {len(sick)} of 12 pairs, so these have no regions ")
     assert "KeyError: 'caption'" in warning
     regions = [row["region"] for row in rows]
     assert (regions.count("some: all"), regions.count("halves: left")) == (12 - len(sick), 12)
@@ -127,7 +127,7 @@ def test_what_is_not_installed_or_cannot_be_loaded_is_refused(installed):
     for name, fault in {
         "halve": "got 'halve', which no package provides; installed are: .*gone, halves, licensed, three",
         "halves": "which is provided by foreign, rival; uninstall all but one",
-        "three": "is foreign_module:no_function, expected a function",
+        "three": "entry point foreign_module:no_function is not a function",
         "gone": "cannot be imported: AttributeError",
         "licensed": "cannot be imported: RuntimeError: no licence",
     }.items():
@@ -177,5 +177,5 @@ def test_a_run_tells_its_detectors_and_begins_with_installed_ones_only(few, sett
         begin(config, config.models(), None)
     assert sql.read_manifests(tmp_path / "other") == []
     for regions in ({"detectors": ["a", "a"]}, {"detectors": ["a"], "boxes": {"a: x": [0, 0, 1, 1]}}):
-        with pytest.raises(BadInputError, match=r"expected each once|must be distinct"):
+        with pytest.raises(BadInputError, match=r"expected each detector once|must be distinct"):
             settings(few, tmp_path / "lake", regions=regions)

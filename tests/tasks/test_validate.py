@@ -64,7 +64,9 @@ def test_error_rows_account_for_what_is_missing(healthy):
     assert outcome.critical == ()
     # 3 of 5 rows could be attributed: below nine tenths.
     (warning,) = outcome.warnings
-    assert warning.startswith("only 3 of the corpus's 5 rows (without duplicates) could be attributed, expected 90%")
+    assert warning.startswith(
+        "only 3 of the corpus's 5 rows (without duplicates) could be attributed, expected at least 90%"
+    )
     assert warning.endswith("(accounting.readable_share)")
 
 
@@ -120,7 +122,7 @@ def test_an_empty_corpus_fails(hand_written):
     hand_written.update(counts={"corpus_rows": 1})
     outcome = check_run(hand_written)
     assert [text.partition(";")[0] for text in outcome.critical] == [
-        "no row of the corpus became a pair, expected one at least: 1 tried"  # and not what follows from it
+        "no row of the corpus became a pair (1 tried), expected at least one"  # and not what follows from it
     ]
 
 

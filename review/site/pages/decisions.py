@@ -107,7 +107,7 @@ def _check_signer(request: Request) -> Reviewer:
                 f"password: too many attempts; wait {max(1, round(error.seconds))} seconds, then sign again."
             ) from error
         if user is None:
-            raise DecisionError("password: got a wrong one; enter your password again to sign.")
+            raise DecisionError("password: got a wrong password; enter your password again to sign.")
     return visitor.reviewer or Reviewer(form.get("name", "").strip(), form.get("role", "").strip(), "declared")
 
 
@@ -173,7 +173,7 @@ def decide_many(request: Request) -> Response:
     target = get_local_path(form.get("next"))
     error, recorded, refused = None, dict[str, int](), dict[str, str]()
     if not 1 <= len(names) <= MAX_ALERTS:
-        error = f"alerts: got {len(names)}, expected 1 to {MAX_ALERTS}; tick some in the list."
+        error = f"alerts: got {len(names)}, expected 1 to {MAX_ALERTS}; select some in the list."
     else:
         try:
             _parse_until(form)  # refused once, not for each alert

@@ -34,7 +34,7 @@ def download_report(request: Request, run_id: str, kind: str) -> Response:
     """Send the report as a file; record its digest in the ledger if the visitor may write to it."""
     lake = get_lake(request)
     if kind not in FORMATS:
-        raise UnknownError("There is no such page.")
+        raise UnknownError("This page does not exist.")
     if lake.read_manifest(run_id)["status"] == sql.PRUNED:
         raise UnknownError(f"Run {run_id} was pruned: its tables were deleted, so it has no report.")
     remote = request.app.state.settings.remote_corpora

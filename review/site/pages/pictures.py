@@ -74,7 +74,7 @@ def _encode_image(lake: LakeCache, run_id: str, row: dict[str, Any]) -> tuple[st
     except (RowError, OSError) as error:
         raise UnknownError(f"The image cannot be read: {error}") from error
     if image.sha256 != row["image_sha256"]:
-        raise UnknownError("The image file has changed since the audit: it has another sha256.")
+        raise UnknownError("The image file has changed since the audit: its sha256 differs.")
     box = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
     return drawing.encode_view(drawing.draw_view(image.pixels, box, (PIXEL_RATIO * width, PIXEL_RATIO * height)))
 
@@ -111,7 +111,7 @@ def send_mean_map(request: Request, run_id: str, alert_id: str, half: str) -> Re
     rows = lake.query_run(run_id, "review/alert", alert_id=alert_id)
     maps = compute_mean_maps(lake, rows[0]) if rows else {}
     if half not in maps:
-        raise UnknownError("There is no such mean map.")
+        raise UnknownError("The mean map does not exist.")
     scale_bits = max(float(each.bits.max()) for each in maps.values()) or 1.0
     boxes = list_common_boxes(lake, run_id, rows[0]["region"])
     return _send_png(request, drawing.draw_mean_map(maps[half].bits, scale_bits, boxes))
@@ -133,7 +133,7 @@ def send_trend(request: Request, audit_id: str) -> Response:
     """Send a plot of an audit's alerts and errors over its runs."""
     rows = get_lake(request).query("review/page_runs", audit=audit_id, status="any", limit=60, offset=0)
     if not rows or audit_id == "all":
-        raise UnknownError(f"There is no audit {audit_id} in this lake.")
+        raise UnknownError(f"This lake has no audit {audit_id}.")
     return _send_plot(request, ("trend", repr(rows)), lambda theme: plots.plot_trend(rows[::-1], theme))
 
 

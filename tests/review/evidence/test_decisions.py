@@ -181,7 +181,7 @@ def test_decisions_that_leave_an_alert_open_need_no_second_signature(four_eyes_r
 def test_reviewers_cannot_countersign_their_own_records(four_eyes_run):
     record = judge(four_eyes_run)
     for name in ("Ann Example", "ann  EXAMPLE ", "\uff21nn Example"):
-        with pytest.raises(DecisionError, match=r"signed by .*, expected another signer"):
+        with pytest.raises(DecisionError, match=r"signed by .*, expected a second signer"):
             countersign(four_eyes_run.lake, replace(BOB, name=name), record.number, "review")
 
 
@@ -202,7 +202,7 @@ def test_invalid_countersignatures_are_refused(four_eyes_run):
     with pytest.raises(DecisionError, match="got 9, which is no record of that number"):
         countersign(run.lake, BOB, 9, "review")
     second = judge(run, "confirmed")
-    with pytest.raises(DecisionError, match=r"record 1 is not in force, Ann Example has decided since \(record 2\)"):
+    with pytest.raises(DecisionError, match=r"record 1 is not in force, since Ann Example decided later \(record 2\)"):
         countersign(run.lake, BOB, first.number, "review")
     done = countersign(run.lake, BOB, second.number, "review", "looked at the same pairs")
     with pytest.raises(DecisionError, match="which is a record of kind countersign"):

@@ -353,7 +353,7 @@ def test_a_second_person_countersigns_and_the_first_cannot(page_of, alert, run):
     fields = ada.form(f"{alert}/decide") | {"password": PASSWORD, "next": alert}
     refused = ada.client.post("/records/1/countersign", data=fields, headers={"Origin": HERE})
     assert refused.status_code == 409
-    assert "expected another signer" in unescape(refused.text)
+    assert "expected a second signer" in unescape(refused.text)
     bob.get(alert).send("/records/1/countersign", 409, password="wrong", statement="seen <it>")  # noqa: S106
     assert bob.form("/records/1/countersign")["statement"] == "seen <it>"
     bob.send("/records/1/countersign", password=PASSWORD)

@@ -448,7 +448,7 @@ def test_whole_tables_are_downloaded(client, monkeypatch):
 
 @pytest.mark.parametrize("path", ["/static/nope.css", "/static/", "/static/..%2f..%2fapp.py"])
 def test_a_file_that_the_page_does_not_have_is_not_found(see, path):
-    assert "There is no such page." in see(path, 404).text
+    assert "This page does not exist." in see(path, 404).text
 
 
 def test_errors_of_the_newest_run_that_can_be_read_are_shown(lake, make_pair, see_own):

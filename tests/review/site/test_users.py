@@ -79,7 +79,7 @@ def test_a_disabled_user_is_out_until_enabled_again(file):
         ("bob", "ada  lovelace", "reader", PASSWORD, "which user 'ada' has"),
         ("bob/../x", "Bob", "reader", PASSWORD, "name: got"),
         ("", "Bob", "reader", PASSWORD, "name: got"),
-        ("bob", " ", "reader", PASSWORD, "full name: a full name has 0 characters"),
+        ("bob", " ", "reader", PASSWORD, "full name: got 0 characters"),
         ("bob", "Bob \u202eroot", "reader", PASSWORD, "invisible characters"),
         ("bob", "Bob\x1b[2J", "reader", PASSWORD, "invisible characters"),
         ("bob", "Bob", "admin", PASSWORD, "role: got 'admin', expected one of reader, reviewer, approver"),

@@ -109,7 +109,7 @@ def drop_run_ids(rows):
 
 def test_only_new_pairs_reach_the_model_and_all_maps_are_those_of_a_full_run(first, corpus, begin_run, spy, tmp_path):
     assert first.run.read_manifest()["base_run"] is None
-    assert "no complete one to build upon" in first.run.read_manifest()["incremental"]
+    assert "no complete run to build upon" in first.run.read_manifest()["incremental"]
     before = rows_of(first)
     spy.clear()
     # Two pairs in front, one at the end, two gone.
@@ -215,7 +215,7 @@ def test_a_run_with_other_settings_is_no_base_and_the_manifest_says_why(corpus, 
     first.run.finish("completed")
     record = begin_run(corpus(range(4)), **changed).run.read_manifest()
     assert record["base_run"] is None
-    assert record["incremental"] == f"a full run: the newest complete run {first.run.run_id} differs in {reason}"
+    assert record["incremental"] == f"attributes all pairs: the newest complete run {first.run.run_id} differs in {reason}"
 
 
 def test_settings_that_do_not_change_maps_do_not_change_the_base(corpus, begin_run):

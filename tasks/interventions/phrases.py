@@ -131,7 +131,7 @@ class PhraseInterventions:
         if len(found) < smallest:
             return NotMeasurable(
                 f"got {len(found)} measurable pairs of {n} ({n - len(versions)} without other words, without two "
-                f"captions to compare with, or too long for the model; {len(versions) - len(found)} with unreadable images), "
+                f"captions to compare with, or too long; {len(versions) - len(found)} with unreadable images), "
                 f"expected at least {smallest}; check the images and captions of the pairs, or audit a larger corpus"
             )
         return PhraseSample(

@@ -203,8 +203,8 @@ def test_what_cannot_be_measured_says_why(captioned, toy, changed_rows):
     assert confirm_findings(run, corpus, MODEL, CONFIRM, 8, 0) == 0
     reasons = {row["reason"] for row in stored(run, "FROM confirmations WHERE slice_kind = 'corpus'")}
     assert reasons == {
-        "got 0 measurable pairs of 18 (0 without other words, without two captions to compare with, or too long for the "
-        "model; 18 with unreadable images), expected at least 7; check the images and captions of the pairs, or audit a "
+        "got 0 measurable pairs of 18 (0 without other words, without two captions to compare with, or too long; "
+        "18 with unreadable images), expected at least 7; check the images and captions of the pairs, or audit a "
         "larger corpus"
     }
 
@@ -259,8 +259,7 @@ def test_a_context_without_room_is_the_reason(hand_written, tmp_path, toy):
     run, corpus = fill(hand_written, tmp_path, [*[f"a film {ADDED}"] * 8, *LONG * 4], [0] * 8 + [1, 2] * 4, 9)
     _, sample = sample_of(run, corpus, ADDED)
     assert sample.reason.startswith(
-        "got 0 measurable pairs of 8 (8 without other words, without two captions to compare with, or too long for the "
-        "model"
+        "got 0 measurable pairs of 8 (8 without other words, without two captions to compare with, or too long; "
     )
 
 

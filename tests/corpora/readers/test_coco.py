@@ -196,7 +196,7 @@ def test_exactly_one_file_inside_of_bounded_size(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write({"captions_a.json": listing(), "annotations/captions_b.json": listing()})
-    with pytest.raises(CorpusError, match=r"captions_b.json, captions_a.json; .* give the path of one"):
+    with pytest.raises(CorpusError, match=r"captions_b.json, captions_a.json; .* Give the path of one"):
         open_corpus(root).pairs()
     (root / "captions_a.json").unlink()
     monkeypatch.setattr(corpora.readers.coco, "MAX_JSON_BYTES", 100)

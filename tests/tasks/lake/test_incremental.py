@@ -215,7 +215,8 @@ def test_a_run_with_other_settings_is_no_base_and_the_manifest_says_why(corpus, 
     first.run.finish("completed")
     record = begin_run(corpus(range(4)), **changed).run.read_manifest()
     assert record["base_run"] is None
-    assert record["incremental"] == f"attributes all pairs: the newest complete run {first.run.run_id} differs in {reason}"
+    newest = f"the newest complete run {first.run.run_id}"
+    assert record["incremental"] == f"attributes all pairs: {newest} differs in {reason}"
 
 
 def test_settings_that_do_not_change_maps_do_not_change_the_base(corpus, begin_run):

@@ -63,7 +63,7 @@ def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
 
 async def _show_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):  # raised by Starlette, for an unknown path or method
-        status, title, message = error.status_code, error.detail.capitalize(), "There is no such page."
+        status, title, message = error.status_code, error.detail.capitalize(), "This page does not exist."
     else:
         status, title = next(_PROBLEMS[kind] for kind in type(error).__mro__ if kind in _PROBLEMS)
         message = str(error)

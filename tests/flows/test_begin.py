@@ -67,7 +67,7 @@ def test_an_unfinished_run_goes_on(config, status):
 def test_a_complete_run_does_not(config):
     run = started(config)
     run.finish("completed")
-    with pytest.raises(ResumeError, match=f"run {run.run_id} is complete; to start a new run"):
+    with pytest.raises(ResumeError, match=f"run {run.run_id} is complete; leave out --resume to start a new run"):
         started(config, run.run_id)
     assert run.read_manifest()["status"] == "completed"
 
@@ -75,7 +75,7 @@ def test_a_complete_run_does_not(config):
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        ("completed", "is complete; to start a new run"),
+        ("completed", "is complete; leave out --resume to start a new run"),
         ("completed_with_errors", "is complete except for"),
         ("pruned", "was pruned"),
     ],

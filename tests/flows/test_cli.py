@@ -294,7 +294,7 @@ def test_a_changed_report_is_detected(call, alerted, tmp_path):
     copy.write_bytes(copy.read_bytes().replace(b"suspected", b"imagined!", 1))
     result = call("verify", "--report", copy, "--json")
     assert (result.exit_code, last_line(result)["known"]) == (1, False)
-    assert "it was changed" in result.stderr
+    assert "The file was changed" in result.stderr
     for nothing in ((), ("--head", "0" * 64)):
         assert call("verify", *nothing).exit_code == 2
     assert call("verify", "--report", tmp_path / "nowhere").exit_code == 1

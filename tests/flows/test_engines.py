@@ -77,7 +77,7 @@ def test_the_engine_decides_no_result(settings, tmp_path):
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     check_engine(RunConfig())
-    with pytest.raises(BadInputError, match=r"ray and prefect_ray cannot be imported.*m2ib-audit\[ray\]"):
+    with pytest.raises(BadInputError, match=r"without the packages ray, prefect_ray.*m2ib-audit\[ray\]"):
         check_engine(RunConfig(engine="ray"))
 
 

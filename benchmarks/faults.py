@@ -22,19 +22,23 @@ def finds(fault: dict[str, Any], root: Path) -> bool:
     """Return whether a test of the fault fails with it.
 
     Raises:
-        SystemExit: If the text to replace does not occur exactly once in the file.
+        SystemExit: If the text to replace does not occur exactly once in the file, or pytest could not run.
     """
     path = root / fault["file"]
     text = path.read_text(encoding="utf-8")
     if text.count(fault["old"]) != 1:
         raise SystemExit(f"{fault['file']}: got {text.count(fault['old'])} times {fault['old']!r}, expected once")
     path.write_text(text.replace(fault["old"], fault["new"]), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     try:
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-        return any(
-            subprocess.run([*command, tests], cwd=root, capture_output=True, check=False).returncode != 0  # noqa: S603
-            for tests in fault["tests"]
-        )
+        for tests in fault["tests"]:
+            process = subprocess.run([*command, tests], cwd=root, capture_output=True, check=False)  # noqa: S603  # this interpreter
+            code = process.returncode
+            if code not in (0, 1, 2):  # 1: a test failed, 2: the fault breaks an import; all else is no answer
+                raise SystemExit(f"{tests}: pytest ended with exit code {code}, expected 0, 1 or 2; check the path")
+            if code:
+                return True
+        return False
     finally:
         path.write_text(text, encoding="utf-8")
 

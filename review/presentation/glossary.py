@@ -60,4 +60,4 @@ def to_markdown() -> str:
 
 
 if __name__ == "__main__":
-    print(to_markdown(), end="")  # noqa: T201
+    print(to_markdown(), end="")  # noqa: T201  # this command prints the page

@@ -20,8 +20,7 @@ import m2ib
 import sql
 from corpora import is_url
 from stores import Root, lake_root
-from stores.keys import KeyFileError, load_key
-from stores.ledger import Signer
+from stores.keys import KeyFileError, SigningKey, load_key
 from tasks.custom_rules import read_rules
 from tasks.errors import BadInputError
 from tasks.records import AttributionPlan, Box
@@ -112,7 +111,7 @@ class LedgerConfig(Section):
         description="Private key that signs the run's records (see m2ib-audit key new). Relative to the AUDIT.toml.",
     )
 
-    def signer(self) -> Signer | None:
+    def signer(self) -> SigningKey | None:
         """Return the signer of the run's records. Raises BadInputError for a key that cannot be used."""
         try:
             return None if self.key is None else load_key(self.key)

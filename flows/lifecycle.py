@@ -13,7 +13,7 @@ from prefect.exceptions import TerminationSignal
 import sql
 from review.report.html import ReportError, write_report
 from stores import Root
-from stores.ledger import Signer
+from stores.keys import SigningKey
 from tasks.errors import GateError, ResumeError, ShardsError
 from tasks.lake.journal import record_report, record_run_end
 from tasks.lake.lock import lock_run
@@ -39,7 +39,7 @@ class AuditResult:
 
 
 @contextlib.contextmanager
-def run_lifecycle(run: Run, signer: Signer | None = None) -> Iterator[Stages]:
+def run_lifecycle(run: Run, signer: SigningKey | None = None) -> Iterator[Stages]:
     """Hold the lock of a run while its stages run in the block; then notify and record its status.
 
     Yields:
@@ -67,7 +67,7 @@ def run_lifecycle(run: Run, signer: Signer | None = None) -> Iterator[Stages]:
         record_run_end(run, signer)
 
 
-def conclude(run: Run, signer: Signer | None = None) -> AuditResult:
+def conclude(run: Run, signer: SigningKey | None = None) -> AuditResult:
     """Write the report of a run whose stages have ended, and return the run's result.
 
     Raises:
@@ -85,7 +85,7 @@ def conclude(run: Run, signer: Signer | None = None) -> AuditResult:
     return result
 
 
-def abort(run: Run, error: BaseException, signer: Signer | None = None, stages: Stages | None = None) -> None:
+def abort(run: Run, error: BaseException, signer: SigningKey | None = None, stages: Stages | None = None) -> None:
     """Set the final status of a run that an error or an interrupt ended. A run that already has one is not changed.
 
     If the lake cannot be reached, this is ignored, so that the original error is raised.
@@ -100,7 +100,7 @@ def abort(run: Run, error: BaseException, signer: Signer | None = None, stages: 
     record_run_end(run, signer)
 
 
-def _write_report(run: Run, signer: Signer | None) -> "Root | None":
+def _write_report(run: Run, signer: SigningKey | None) -> "Root | None":
     """Write the report. A failure is only logged, because the report can be written later with `m2ib-audit report`."""
     try:
         written = write_report(run.lake, run.run_id)

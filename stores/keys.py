@@ -23,7 +23,7 @@ class KeyFileError(Exception):
 
 @dataclass(frozen=True, repr=False)
 class SigningKey:
-    """An Ed25519 private key. It implements the protocol `stores.ledger.Signer`."""
+    """An Ed25519 private key, which signs records of the ledger."""
 
     key: "Ed25519PrivateKey"
 

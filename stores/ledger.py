@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from stores import files
 from stores.files import LakeError
+from stores.keys import SigningKey
 from stores.urls import Root
 
 FOLDER = "ledger"
@@ -47,19 +48,6 @@ _SIGNATURE_KEYS = ("key_id", "signature")
 
 class LedgerError(LakeError):
     """The ledger is damaged or was tampered with, or a record cannot be appended to it."""
-
-
-class Signer(Protocol):
-    """Protocol of a key that signs records. `stores.keys.SigningKey` implements it."""
-
-    @property
-    def key_id(self) -> str:
-        """Identifier of the public key."""
-        ...
-
-    def sign(self, data: bytes) -> str:
-        """Sign data, and return the signature as text."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -294,7 +282,7 @@ def append(
     lake: Root,
     kind: str,
     body: Mapping[str, Any],
-    signer: Signer | None = None,
+    signer: SigningKey | None = None,
     check: Callable[[Sequence[Record]], None] | None = None,
 ) -> Record:
     """Append a record to the ledger. Concurrent writers get different numbers.
@@ -334,7 +322,7 @@ class _DuplicateError(Exception):
 
 
 def record_report(
-    lake: Root, run_id: str, kind: str, data: bytes, signer: Signer | None = None, **more: str
+    lake: Root, run_id: str, kind: str, data: bytes, signer: SigningKey | None = None, **more: str
 ) -> Record | None:
     """Append a record with the sha256 of a report.
 
@@ -368,7 +356,7 @@ def record_report(
 
 
 def _build_record(
-    last: Record | None, kind: str, body: Mapping[str, Any], signer: Signer | None
+    last: Record | None, kind: str, body: Mapping[str, Any], signer: SigningKey | None
 ) -> tuple[Record, bytes]:
     fields = {
         "number": last.number + 1 if last else 1,

@@ -15,7 +15,8 @@ import sql
 import stores
 from review.presentation.formatting import DECISION_DESCRIPTIONS, IDENTITY_LABELS, MEANING_LABELS
 from stores import Root, ledger
-from stores.ledger import Record, Signer
+from stores.keys import SigningKey
+from stores.ledger import Record
 
 DECISIONS: Final = tuple(DECISION_DESCRIPTIONS)
 MEANINGS: Final = tuple(MEANING_LABELS)
@@ -56,7 +57,7 @@ def decide(
     until: date | None = None,
     *,
     four_eyes: bool = False,
-    signer: Signer | None = None,
+    signer: SigningKey | None = None,
     seen: int | None = None,
 ) -> Record:
     """Record a decision about an alert, with the evidence, and return the record.
@@ -127,7 +128,7 @@ def countersign(
     meaning: str,
     statement: str = "",
     *,
-    signer: Signer | None = None,
+    signer: SigningKey | None = None,
 ) -> Record:
     """Record a second signature under the decision or sign-off in record `number`, and return its record.
 
@@ -177,7 +178,7 @@ def sign_off(
     statement: str,
     *,
     four_eyes: bool = False,
-    signer: Signer | None = None,
+    signer: SigningKey | None = None,
     seen: int | None = None,
 ) -> Record:
     """Record the sign-off of a run, with its number of open alerts, and return the record.
@@ -253,7 +254,7 @@ def _count_decisions(lake: Root, manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {"alerts": counts} | ({} if problem is None else {"gap": problem})
 
 
-def _append(lake: Root, kind: str, body: dict[str, Any], signer: Signer | None, check: Any) -> Record:
+def _append(lake: Root, kind: str, body: dict[str, Any], signer: SigningKey | None, check: Any) -> Record:
     try:
         return ledger.append(lake, kind, body, signer, check)
     except OSError as error:

@@ -19,7 +19,7 @@ from review.report.blocks import Document
 from review.report.chapters import build_document
 from review.report.facts import load_facts
 from stores import Root, ledger
-from stores.ledger import Signer
+from stores.keys import SigningKey
 
 _TEMPLATES = Path(__file__).parent.parent / "templates"
 _FILTERS = {
@@ -69,7 +69,7 @@ def write_report(
     kind: str = "html",
     fonts: Collection[Path] = (),
     by: str | None = None,
-    signer: Signer | None = None,
+    signer: SigningKey | None = None,
 ) -> Root:
     """Write the report of a run and return its path; the same lake and corpus give the same bytes.
 
@@ -96,7 +96,7 @@ def write_report(
 
 
 def record_report(
-    lake: Root, run_id: str, kind: str, data: bytes, by: str, signer: Signer | None = None, **location: str
+    lake: Root, run_id: str, kind: str, data: bytes, by: str, signer: SigningKey | None = None, **location: str
 ) -> None:
     """Record the sha256 of a report in the ledger, once, so that a changed copy can be detected.
 

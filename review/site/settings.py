@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stores.ledger import Signer
+from stores.keys import SigningKey
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,5 @@ class ReviewSettings:
     """Whether to load images of corpora on the network; the manifest of each run says from which URL."""
     four_eyes: bool = False
     """Whether decisions that close an alert, and sign-offs, need a second person, whatever AUDIT.toml says."""
-    signer: Signer | None = field(default=None, repr=False)
+    signer: SigningKey | None = field(default=None, repr=False)
     """Key that signs the records that the site adds to the ledger."""

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 import sql
 import stores
-from stores.ledger import Signer
+from stores.keys import SigningKey
 from tasks.errors import StoreError
 from tasks.lake.lock import lock_run
 from tasks.lake.prune import REFERENCES
@@ -44,7 +44,7 @@ class CompactedTable:
     bytes_after: int
 
 
-def compact_run(run: Run, signer: Signer | None = None) -> list[CompactedTable]:
+def compact_run(run: Run, signer: SigningKey | None = None) -> list[CompactedTable]:
     """Merge the files of a complete run, table by table; return the tables that were changed.
 
     An unfinished run is not compacted, because a resumed run recognizes finished shards by their file names.

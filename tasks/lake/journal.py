@@ -8,12 +8,13 @@ from typing import Any
 
 import stores
 from stores import ledger
-from stores.ledger import Record, Signer
+from stores.keys import SigningKey
+from stores.ledger import Record
 from tasks.execution import log_failure
 from tasks.lake.run import REPORT, Run
 
 
-def record_run_end(run: Run, signer: Signer | None = None) -> None:
+def record_run_end(run: Run, signer: SigningKey | None = None) -> None:
     """Record a run's final status and the sha256 of its manifest, unless its last record has the same values."""
     with log_failure("run %s: its end could not be recorded in the lake's ledger", run.run_id):
         body = _read_run_end(run)
@@ -22,13 +23,13 @@ def record_run_end(run: Run, signer: Signer | None = None) -> None:
             ledger.append(run.lake, "run", body, signer)
 
 
-def record_report(run: Run, name: str, signer: Signer | None = None) -> None:
+def record_report(run: Run, name: str, signer: SigningKey | None = None) -> None:
     """Record the sha256 of a report in a run's folder, unless the ledger already has this record."""
     with log_failure("run %s: its report could not be recorded in the lake's ledger", run.run_id):
         _record_report(run, name, signer)
 
 
-def adopt_run(run: Run, signer: Signer | None = None) -> bool:
+def adopt_run(run: Run, signer: SigningKey | None = None) -> bool:
     """Record a run that has ended but has no record, and its report, as stored now; return whether a record was added.
 
     This is for runs written before the lake had a ledger, and for runs whose process was killed before it could record
@@ -60,7 +61,7 @@ def _read_run_end(run: Run) -> dict[str, Any]:
     return {"run_id": run.run_id, "status": json.loads(data)["status"], "manifest_sha256": ledger.sha256(data)}
 
 
-def _record_report(run: Run, name: str, signer: Signer | None) -> None:
+def _record_report(run: Run, name: str, signer: SigningKey | None) -> None:
     path = run.folder / name
     extension, relative = name.rpartition(".")[2], stores.relative_path(path, run.lake)
     ledger.record_report(run.lake, run.run_id, extension, stores.read_bytes(path), signer, path=relative)

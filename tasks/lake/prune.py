@@ -15,7 +15,7 @@ from typing import Any
 import sql
 import stores
 from stores import Root
-from stores.ledger import Signer
+from stores.keys import SigningKey
 from tasks.errors import ResumeError
 from tasks.lake.lock import LOCK_NAME, lock_run
 from tasks.lake.run import Run
@@ -109,7 +109,7 @@ def _find_references(lake: Root, complete: Iterable[Manifests]) -> dict[str, str
     return references
 
 
-def prune_run(lake: Root, item: PruneItem, signer: Signer | None = None) -> str | None:
+def prune_run(lake: Root, item: PruneItem, signer: SigningKey | None = None) -> str | None:
     """Prune a run of the plan; return None, or the reason if the run must now be kept."""
     run = Run(lake, item.run_id)
     try:

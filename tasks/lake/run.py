@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import sql
 import stores
 from stores import Root, ledger
-from stores.ledger import Signer
+from stores.keys import SigningKey
 from tasks.errors import StoreError
 
 SCHEMA_VERSION = 1
@@ -125,7 +125,7 @@ class Run:
         """Set the final status of the run, with the reason and the end time."""
         self.update(status=status, reason=reason, finished_at=utc_timestamp(), **facts)
 
-    def rewrite(self, action: str, details: str, signer: Signer | None = None, **facts: Any) -> None:
+    def rewrite(self, action: str, details: str, signer: SigningKey | None = None, **facts: Any) -> None:
         """Replace the manifest of a run that has ended, after its files were changed.
 
         The earlier manifest stays in the run's folder, byte for byte, and is listed under `earlier_manifests` with its

@@ -36,8 +36,8 @@ class Term:
 @cache
 def load_glossary() -> dict[str, tuple[Term, ...]]:
     """Return the terms by group, in the order of glossary.toml."""
-    data = tomllib.loads(Path(__file__).with_name("glossary.toml").read_text(encoding="utf-8"))
-    return {group["name"]: tuple(Term(**term) for term in group["term"]) for group in data["group"]}
+    groups = tomllib.loads(Path(__file__).with_name("glossary.toml").read_text(encoding="utf-8"))
+    return {group: tuple(Term(name, **term) for name, term in terms.items()) for group, terms in groups.items()}
 
 
 def reader_terms() -> list[Term]:

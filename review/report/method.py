@@ -263,8 +263,8 @@ def build_settings(facts: RunFacts) -> Iterator[Block]:
     )
 
 
-def load_requirements() -> dict[str, list[dict[str, Any]]]:
-    """Read requirements.toml: the requirements of each law or framework, with the chapters that answer them."""
+def load_requirements() -> dict[str, dict[str, dict[str, Any]]]:
+    """Read requirements.toml: what each article of a law or framework requires, and the chapters that answer it."""
     return tomllib.loads(Path(__file__).with_name("requirements.toml").read_text(encoding="utf-8"))
 
 
@@ -287,7 +287,7 @@ def build_requirements(facts: RunFacts) -> Iterator[Block]:
     ]
     for framework, requirements in load_requirements().items():
         yield Paragraph(framework, "heading")
-        yield build_table(columns, requirements)
+        yield build_table(columns, [{"source": source, **row} for source, row in requirements.items()])
 
 
 def build_provenance(facts: RunFacts) -> Iterator[Block]:

@@ -22,6 +22,7 @@ from tasks.detect import detect
 from tasks.discover import discover
 from tasks.flag import flag
 from tasks.ingest import ingest
+from tasks.interventions.samples import InterventionPlan
 from tasks.lake.run import Run
 from tasks.notify import notify, notify_failed_start
 from tasks.phrases import phrases
@@ -106,15 +107,16 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
             cluster(run, min_pairs, config.seed)
     with stage("phrases"):
         phrases(run, config.phrases, min_pairs)
+    tests = InterventionPlan(corpus, model, config.confirm, min_pairs, config.seed)
     with acquire_slots(gpu_limits[:1]):
         with stage("screen"):
-            screen(run, corpus, model, config.confirm, min_pairs, config.seed)
+            screen(run, tests)
         with stage("flag"):
             warnings += flag(run, config.alerts, config.custom_rules)
         with stage("confirm"):
-            confirm(run, corpus, model, config.confirm, min_pairs, config.seed)
+            confirm(run, tests)
         with stage("self-audit"):
-            self_audit(run, corpus, model, config.confirm, min_pairs, config.seed)
+            self_audit(run, tests)
     with stage("alert"):
         alert(run, config.alerts)
     with stage("notify"):

@@ -105,11 +105,9 @@ def carry_over_confirmations(run: Run, earlier: Run) -> int:
     Returns:
         Number of confirmed findings.
     """
-    findings = []
     with run.connect() as connection:
-        for query, fill in (("findings_to_confirm", "mean"), ("phrases_to_confirm", "remove")):
-            findings += [(row, fill) for row in sql.rows(connection, f"derive/{query}", run_id=run.run_id)]
-    claims = sorted({claim_of(row) for row, _ in findings})
+        findings = sql.rows(connection, "derive/findings_to_confirm", run_id=run.run_id)
+    claims = sorted({claim_of(row) for row in findings})
     tested: dict[Claim, dict[str, dict[str, Any]]] = defaultdict(dict)
     if claims:
         now, then = _read_claims(run, claims), _read_claims(earlier, claims)
@@ -118,7 +116,8 @@ def carry_over_confirmations(run: Run, earlier: Run) -> int:
                 tested[claim_of(row)].setdefault(row["fill"], row)
     reason = NOT_TESTED.format(run_id=earlier.run_id)
     rows = []
-    for finding, fill in findings:
+    for finding in findings:
+        fill = "remove" if finding["side"] == "text" else "mean"
         untested = {"fill": fill, "n": 0, "passed": False, "confirmed": False, "reason": reason}
         tests = tested.get(claim_of(finding), {}).values()
         rows += [row | finding for row in tests] or [finding | untested]

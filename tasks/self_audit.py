@@ -7,15 +7,13 @@ from typing import Any
 
 from prefect import task
 
-import sql
 from tasks.execution import TASK_OPTIONS
-from tasks.interventions.regions import FILLS, RegionInterventions, RegionSample
-from tasks.interventions.samples import NotMeasurable, forget_samples, load_samples
+from tasks.interventions.regions import RegionInterventions, RegionSample
+from tasks.interventions.samples import InterventionPlan, NotMeasurableError, load_samples
 from tasks.interventions.statistics import Evidence, estimate_sensitivity, evaluate, explain_failure, generator
 from tasks.lake.run import Run
 from tasks.progress import track
 from tasks.records import Box
-from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 
 SIDE = math.sqrt(0.03)
 """Side of the tested squares, as a share of the model's view: 3 % of its area, the size of a scanner's tag."""
@@ -32,45 +30,47 @@ class _SelfAudit:
 
     interventions: RegionInterventions
     slices: list[dict[str, Any]]
-    settings: ConfirmConfig
+    plan: InterventionPlan
     level: float
-    seed: int
 
     def test_tag(self) -> Iterator[dict[str, Any]]:
         """Test a synthetic tag in a corner of pairs of the whole corpus, and estimate the sensitivity of the test."""
         corpus = next(row for row in self.slices if row["slice_kind"] == "corpus")
-        x0, y0 = (1 - SIDE if far else 0.0 for far in generator("tag", self.seed).integers(2, size=2))
+        x0, y0 = (1 - SIDE if far else 0.0 for far in generator("tag", self.plan.seed).integers(2, size=2))
         # Any caption with another meaning is a foil: the tag belongs to no slice.
-        sample = self.interventions.sample(corpus["pair_ids"], [_square(x0, y0)], "any", corpus["slice"])
-        if isinstance(sample, NotMeasurable):
+        try:
+            sample = self.interventions.sample(corpus["pair_ids"], _square(x0, y0), "any", corpus["slice"])
+        except NotMeasurableError:
             return
         tagged = self.interventions.draw_tag(sample)
-        margins = [self.interventions.margins(tagged, fill) for fill in FILLS]
-        evidence = [evaluate(one, self.settings.floor_share, self.seed, "tag") for one in margins]
+        margins = [self.interventions.margins(tagged, fill) for fill in self.interventions.fills]
+        evidence = [evaluate(one, self.plan.confirm.floor_share, self.plan.seed, "tag") for one in margins]
         row = self._row("tag", corpus, x0, y0, tagged, evidence)
         yield row
-        kept = ("region", "slice_kind", "slice", "n", "area", "floor", "margin")
-        common = {key: row[key] for key in kept} | {"kind": "sensitivity", "sets": SENSITIVITY_SETS}
+        common = {key: row[key] for key in ("region", "slice_kind", "slice", "n", "area", "floor", "margin")}
+        common |= {"kind": "sensitivity", "sets": SENSITIVITY_SETS}
         floors = [one.floor for one in evidence]
         for number, share in enumerate(SIZES):
             size = share * row["margin"]
-            passed = estimate_sensitivity(margins, size, floors, self.level, self.seed, number, sets=SENSITIVITY_SETS)
+            key = self.plan.seed, number
+            passed = estimate_sensitivity(margins, size, floors, self.level, *key, sets=SENSITIVITY_SETS)
             yield common | {"size": size, "confirmed": round(passed * SENSITIVITY_SETS)}
 
     def test_random_regions(self) -> Iterator[dict[str, Any]]:
         """Test squares at random places in random slices."""
-        for number in track(range(self.settings.negatives), description="testing random regions"):
-            random = generator("random", self.seed, number)
+        for number in track(range(self.plan.confirm.negatives), description="testing random regions"):
+            random = generator("random", self.plan.seed, number)
             chosen = self.slices[int(random.integers(len(self.slices)))]
             x0, y0 = (float(edge) for edge in random.uniform(0, 1 - SIDE, size=2))
-            boxes = [_square(x0, y0)]
-            sample = self.interventions.sample(chosen["pair_ids"], boxes, chosen["slice_kind"], chosen["slice"])
-            if isinstance(sample, NotMeasurable):
+            about = chosen["slice_kind"], chosen["slice"]
+            try:
+                sample = self.interventions.sample(chosen["pair_ids"], _square(x0, y0), *about)
+            except NotMeasurableError:
                 continue
             evidence = []
-            for fill in FILLS:
+            for fill in self.interventions.fills:
                 margins = self.interventions.margins(sample, fill)
-                evidence.append(evaluate(margins, self.settings.floor_share, self.seed, "random", number))
+                evidence.append(evaluate(margins, self.plan.confirm.floor_share, self.plan.seed, "random", number))
                 if explain_failure(evidence[-1], evidence[-1].p, self.level) is not None:
                     break  # one fill that fails decides, and most regions fail at the first
             yield self._row("random", chosen, x0, y0, sample, evidence)
@@ -80,44 +80,41 @@ class _SelfAudit:
     ) -> dict[str, Any]:
         """Return a row of `self_audits`: statistics of the fill with the weakest effect, and whether all fills pass."""
         weakest = min(evidence, key=lambda one: one.effect - one.floor)
-        passes = len(evidence) == len(FILLS) and all(
-            explain_failure(one, one.p, self.level) is None for one in evidence
-        )
+        failures = [explain_failure(one, one.p, self.level) for one in evidence]
+        (box,) = _square(x0, y0)[None]
         return {
             "kind": kind,
-            "region": " ".join(f"{edge:.3f}" for edge in _square(x0, y0)),
+            "region": " ".join(f"{edge:.3f}" for edge in box),
             "slice_kind": subject["slice_kind"],
             "slice": subject["slice"],
             **{key: getattr(weakest, key) for key in ("n", "effect", "low", "high", "p", "floor", "margin")},
             "area": sample.area,
             "sets": 1,
-            "confirmed": int(passes),
+            "confirmed": int(len(evidence) == len(self.interventions.fills) and not any(failures)),
         }
 
 
-def _square(x0: float, y0: float) -> Box:
-    return x0, y0, x0 + SIDE, y0 + SIDE
+def _square(x0: float, y0: float) -> dict[str | None, list[Box]]:
+    """Return the boxes of a square region that is the same in every pair."""
+    return {None: [(x0, y0, x0 + SIDE, y0 + SIDE)]}
 
 
-def audit_itself(
-    run: Run, corpus: CorpusConfig, model: ModelConfig, settings: ConfirmConfig, min_pairs: int, seed: int
-) -> int:
+def audit_itself(run: Run, plan: InterventionPlan) -> int:
     """Test regions for which the expected result is known; return the number of rows of `self_audits`.
 
     Each region is tested alone at the level divided by the number of the run's tests, its strictest adjustment.
     """
     rows: list[dict[str, Any]] = []
-    if settings.enabled:
-        parameters = {"run_id": run.run_id, "min_pairs": min_pairs, "seed": seed, "limit": settings.pairs}
+    if plan.confirm.enabled:
+        samples = load_samples(run, plan)
         with run.connect() as connection:
-            slices = sql.rows(connection, "derive/large_slices", **parameters)
+            slices = samples.read_large_slices(connection)
         if slices:
             tests = [row["tests"] for row in run.read_rows("confirmations", ["tests"])]
-            level = settings.level / max([*tests, 1])
-            interventions = RegionInterventions(load_samples(run, corpus, model, seed), settings)
-            audit = _SelfAudit(interventions, slices, settings, level, seed)
+            level = plan.confirm.level / max([*tests, 1])
+            audit = _SelfAudit(RegionInterventions(samples), slices, plan, level)
             rows = [*audit.test_tag(), *audit.test_random_regions()]
-    forget_samples()  # the last stage that needs them
+    load_samples.cache_clear()  # this is the last stage that needs them
     return run.write_table("self_audits", rows)
 
 

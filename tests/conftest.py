@@ -279,11 +279,11 @@ class Line:
 
     def confirm(self):
         from tasks.confirm import confirm_findings
+        from tasks.interventions.samples import InterventionPlan
 
         config = self.config
-        return confirm_findings(
-            self.run, config.corpus, config.models()[0], config.confirm, config.alerts.min_pairs, config.seed
-        )
+        settings = config.confirm, config.alerts.min_pairs, config.seed
+        return confirm_findings(self.run, InterventionPlan(config.corpus, config.models()[0], *settings))
 
     def discover(self):
         from tasks.discover import discover_overlays

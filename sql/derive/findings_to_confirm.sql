@@ -1,6 +1,13 @@
--- The findings whose region is in the image, so that it can be covered.
+-- The findings that can be tested: `image` if the region is in the image, so that it can be covered, `text` if it is a phrase of the
+-- captions, so that it can be left out.
 -- Grain: finding. Parameters: $run_id.
-SELECT rule, region, slice_kind, slice
-FROM findings
-WHERE run_id = $run_id AND region IN (SELECT region FROM regions WHERE run_id = $run_id)
-ORDER BY region, rule, slice_kind, slice;
+WITH sides AS (
+    SELECT DISTINCT region, 'image' AS side FROM regions WHERE run_id = $run_id
+    UNION ALL
+    SELECT DISTINCT region, 'text' FROM phrases WHERE run_id = $run_id
+)
+SELECT f.run_id, f.rule, f.region, f.slice_kind, f.slice, s.side
+FROM findings AS f
+JOIN sides AS s USING (region)
+WHERE f.run_id = $run_id
+ORDER BY s.side, f.region, f.rule, f.slice_kind, f.slice;

@@ -64,15 +64,8 @@ class FoilFinder:
         """Find up to `count` foils of a pair's caption, chosen by a hash of seed and pair.
 
         The set of content words of each foil differs from the caption's. Foils for a slice of a word or collocation do
-        not contain it; foils for the whole corpus share no content word with the caption.
-
-        Args:
-            caption: the pair's caption, or a part of it.
-            pair_id: the pair.
-            slice_kind: kind of the slice of the finding; `any` for no further condition.
-            slice_name: name of the slice.
-            count: maximum number of foils.
-            accept: further condition on a foil.
+        not contain it; foils for the whole corpus share no content word with the caption. The slice kind `any` sets no
+        further condition. `caption` may be a part of the pair's caption. `accept` is a further condition on a foil.
         """
         content = words_of(caption) - self._common
         found: list[str] = []

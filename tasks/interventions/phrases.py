@@ -6,70 +6,87 @@ it, and as many of the corpus's most common words in its place. A caption that t
 tested in its truncated form. Words are only added where the result fits into the model's context.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
+from typing import ClassVar, Literal
 
 import numpy as np
 
+import sql
 from m2ib.analysis import occlusion
-from tasks.interventions.samples import NotMeasurable, Samples
+from tasks.interventions.samples import NotMeasurableError, Samples
 from tasks.interventions.statistics import Margins, Numbers, generator, smallest_sample
-from tasks.settings import ConfirmConfig
+from tasks.lake.run import Run
+from tasks.records import Claim
 from tasks.text.boilerplate import phrase_words
-from tasks.text.spans import Span
+from tasks.text.spans import Span, phrase_span, token_spans
 
 PhraseFill = Literal["remove", "replace"]
-PHRASE_FILLS: tuple[PhraseFill, ...] = ("remove", "replace")
 
 FILLER_WORDS = 8
 """Most common words of the corpus from which the controls are sampled."""
 _ONE_MORE_WORD = " a"  # changes the tokens in any vocabulary, if there is room
 
 
+class ModelCaptions:
+    """Captions of all attributed pairs as the model reads them: truncated, with the spans of the phrases in them."""
+
+    def __init__(self, run: Run) -> None:
+        rows = list(run.iter_rows("attributions", ["pair_id", "caption", "tokens", "special"]))
+        self._captions = {row["pair_id"]: row["caption"] for row in rows}
+        self._spans = {row["caption"]: token_spans(row["caption"], row["tokens"], row["special"]) for row in rows}
+        self._phrases: dict[tuple[str, Span], set[str]] = defaultdict(set)
+        self._captions_with: dict[str, set[str]] = defaultdict(set)
+        for row in run.iter_rows("phrases", ["pair_id", "region", "first", "last"]):
+            caption = self._captions[row["pair_id"]]
+            span = phrase_span(row["first"], row["last"], self._spans[caption])
+            self._phrases[caption, span].add(row["region"])
+            self._captions_with[row["region"]].add(caption)
+
+    def truncate(self, caption: str) -> str:
+        """Return a caption up to the end of its last token."""
+        return caption[: max((span[1] for span in self._spans[caption] if span is not None), default=0)]
+
+    def find_without(self, spans_by_pair: Mapping[str, Sequence[Span]]) -> frozenset[str]:
+        """Return the captions that do not contain a phrase, given its spans in the captions of some pairs.
+
+        Other phrases that match at all of these spans count as the same phrase: captions with any of them are not
+        returned.
+        """
+        phrases = [
+            self._phrases[self._captions[pair_id], span] for pair_id, spans in spans_by_pair.items() for span in spans
+        ]
+        matching = set(self._captions_with).intersection(*phrases)
+        return frozenset(self._spans).difference(*(self._captions_with[phrase] for phrase in matching))
+
+
 @dataclass(frozen=True)
 class CaptionVersions:
-    """A pair's caption, its versions and its foils.
-
-    Attributes:
-        pair_id: the pair.
-        foils: pair id and caption of each foil.
-        caption: the caption as the model reads it.
-        phrase: the phrase as it is written in the caption.
-        rest: the caption without the phrase.
-        fillers: sequences of common words, each with as many words as the phrase.
-        replaced: versions with a filler in place of the phrase, as far as they fit into the context.
-        at_start: whether the caption starts with the phrase, so that it is added at the start of other captions.
-    """
+    """A pair's caption, its versions and its foils."""
 
     pair_id: str
-    foils: list[tuple[str, str]]
-    caption: str
-    phrase: str
-    rest: str
-    fillers: list[str]
-    replaced: list[str]
-    at_start: bool
+    foils: list[tuple[str, str]]  # pair id and caption of each foil
+    caption: str  # as the model reads it
+    phrase: str  # as it is written in the caption
+    rest: str  # the caption without the phrase
+    fillers: list[str]  # sequences of common words, each with as many words as the phrase
+    replaced: list[str]  # versions with a filler in place of the phrase, as far as they fit into the context
+    at_start: bool  # whether the caption starts with the phrase, so that it is added at the start of other captions
+
+    def add_words(self, other: str, words: str) -> str:
+        """Add words to another caption, at the end at which this caption has the phrase."""
+        return f"{words} {other}" if self.at_start else f"{other} {words}"
 
 
 @dataclass(frozen=True)
 class PhraseSample:
-    """Pairs on which a phrase is tested.
-
-    Attributes:
-        versions: captions of the pairs, with their versions.
-        own: embeddings of the pairs' images, (pairs, embed).
-        foils: embeddings of the foils' images, (pairs, foils, embed).
-    """
+    """Pairs on which a phrase is tested, with embeddings of their images and of the foils' images."""
 
     versions: list[CaptionVersions]
-    own: Numbers
-    foils: Numbers
-
-
-def add_words(caption: str, words: str, at_start: bool) -> str:
-    """Add words at the start or the end of a caption."""
-    return f"{words} {caption}" if at_start else f"{caption} {words}"
+    own: Numbers  # (pairs, embed)
+    foils: Numbers  # (pairs, foils, embed)
 
 
 def replace_spans(caption: str, spans: Sequence[Span], filler: str) -> str:
@@ -84,9 +101,15 @@ def replace_spans(caption: str, spans: Sequence[Span], filler: str) -> str:
 class PhraseInterventions:
     """Remove and replace phrases in the captions of a run."""
 
-    def __init__(self, samples: Samples, settings: ConfirmConfig) -> None:
-        self._samples, self._settings = samples, settings
+    fills: ClassVar[tuple[PhraseFill, ...]] = ("remove", "replace")
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples, self._settings = samples, samples.plan.confirm
         self._fitting: dict[str, bool] = {}
+
+    @cached_property
+    def _model_captions(self) -> ModelCaptions:
+        return ModelCaptions(self._samples.run)
 
     def _fits(self, text: str) -> bool:
         """Return whether a text fits into the model's context: adding a word changes its tokens.
@@ -94,27 +117,33 @@ class PhraseInterventions:
         A text that fills the context to the last token does not count.
         """
         if text not in self._fitting:
-            tokens, longer = self._samples.network.tokenize([text, text + _ONE_MORE_WORD])
-            self._fitting[text] = bool((tokens != longer).any())
+            self._fitting[text] = self._count_different_tokens(text, text + _ONE_MORE_WORD) > 0
         return self._fitting[text]
 
-    def _count_tokens(self, words: str) -> int:
-        """Count the tokens of some words, up to a constant number of special tokens."""
-        tokens, empty = self._samples.network.tokenize([words, ""])
-        return int((tokens != empty).sum())
+    def _count_different_tokens(self, text: str, other: str) -> int:
+        tokens, others = self._samples.network.tokenize([text, other])
+        return int((tokens != others).sum())
 
-    def sample(
-        self, spans_by_pair: Mapping[str, Sequence[Span]], slice_kind: str, slice_name: str
-    ) -> PhraseSample | NotMeasurable:
-        """Prepare pairs of a slice for tests of a phrase.
+    def sample_claim(self, connection: sql.Connection, claim: Claim, pair_ids: Sequence[str]) -> PhraseSample:
+        """Prepare pairs for the test of a stored phrase in a slice; see `sample`."""
+        phrase, slice_kind, slice_name = claim
+        spans_by_pair: dict[str, list[Span]] = {pair_id: [] for pair_id in pair_ids}
+        parameters = {"run_id": self._samples.run.run_id, "region": phrase, "pair_ids": list(pair_ids)}
+        for row in sql.rows(connection, "derive/phrase_occurrences", **parameters):
+            spans = token_spans(row["caption"], row["tokens"], row["special"])
+            spans_by_pair[row["pair_id"]].append(phrase_span(row["first"], row["last"], spans))
+        return self.sample(spans_by_pair, slice_kind, slice_name)
 
-        Args:
-            spans_by_pair: spans of the phrase in the caption of each pair, in the order of the sample.
-            slice_kind: kind of the slice, which decides the foils; see `FoilFinder.find`.
-            slice_name: name of the slice.
+    def sample(self, spans_by_pair: Mapping[str, Sequence[Span]], slice_kind: str, slice_name: str) -> PhraseSample:
+        """Prepare pairs of a slice for tests of a phrase, given its spans in the caption of each pair.
+
+        The foils depend on the slice; see `FoilFinder.find`. Pairs that cannot be measured are left out.
+
+        Raises:
+            NotMeasurableError: too few pairs are left.
         """
         samples, count = self._samples, self._settings.foils
-        without = samples.model_captions.find_without(spans_by_pair)
+        without = self._model_captions.find_without(spans_by_pair)
         versions = [
             prepared
             for pair_id, spans in spans_by_pair.items()
@@ -129,13 +158,13 @@ class PhraseInterventions:
                 found.append(replace(one, foils=foils))
         smallest, n = smallest_sample(self._settings.level), len(spans_by_pair)
         if len(found) < smallest:
-            return NotMeasurable(
+            raise NotMeasurableError(
                 f"got {len(found)} measurable pairs of {n} ({n - len(versions)} without other words, without two "
                 f"captions to compare with, or too long; {len(versions) - len(found)} with unreadable images), "
                 f"expected at least {smallest}; check the images and captions of the pairs, or audit a larger corpus"
             )
         return PhraseSample(
-            versions=found,
+            found,
             own=np.stack([images[one.pair_id] for one in found]),
             # Where there are fewer foils they repeat: only the best one counts.
             foils=np.stack([np.stack(([images[foil] for foil, _ in one.foils] * count)[:count]) for one in found]),
@@ -146,55 +175,49 @@ class PhraseInterventions:
     ) -> CaptionVersions | None:
         """Prepare the versions of a pair's caption, with foils among the captions `without` the phrase.
 
-        Returns:
-            None if the pair cannot be measured.
+        Return None if the pair cannot be measured.
         """
         samples, settings = self._samples, self._settings
-        caption = samples.caption_of(pair_id)
+        caption = samples.captions[pair_id]
         if not self._fits(caption):
-            caption = samples.model_captions.truncate(caption)
+            caption = self._model_captions.truncate(caption)
         rest, phrase = replace_spans(caption, spans, ""), caption[slice(*spans[0])]
-        at_start = not caption[: spans[0][0]].strip()
         common = samples.foils.most_common_words(FILLER_WORDS, exclude=phrase)
         if not phrase_words(rest) or not common:
             return None
         length = len(phrase_words(phrase)) or 1
-        random = generator("filler", samples.seed, pair_id)
+        random = generator("filler", samples.plan.seed, pair_id)
         chosen = [random.choice(common, length, replace=length > len(common)) for _ in range(settings.controls)]
         fillers = [" ".join(map(str, words)) for words in chosen]
-
-        def accept(other: str) -> bool:
-            longer = (add_words(other, words, at_start) for words in (phrase, fillers[0]))
-            return other in without and self._fits(other) and all(map(self._fits, longer))
-
-        foils = samples.foils.find(rest, pair_id, slice_kind, slice_name, settings.foils, accept)
         replaced = [
             version
             for filler in fillers
             if self._fits(version := replace_spans(caption, spans, filler))
-            or self._count_tokens(filler) <= self._count_tokens(phrase)
+            or self._count_different_tokens(filler, "") <= self._count_different_tokens(phrase, "")
         ]
+        at_start = not caption[: spans[0][0]].strip()
+        versions = CaptionVersions(pair_id, [], caption, phrase, rest, fillers, replaced, at_start)
+
+        def accept(other: str) -> bool:
+            longer = (versions.add_words(other, words) for words in (phrase, fillers[0]))
+            return other in without and self._fits(other) and all(map(self._fits, longer))
+
+        foils = samples.foils.find(rest, pair_id, slice_kind, slice_name, settings.foils, accept)
         if len(foils) < 2 or not replaced:
             return None
-        pairs = [(samples.choose_pair(other, pair_id, "holder"), other) for other in foils]
-        return CaptionVersions(pair_id, pairs, caption, phrase, rest, fillers, replaced, at_start)
+        return replace(versions, foils=[(samples.choose_pair(other, pair_id, "holder"), other) for other in foils])
 
     def _score(self, sample: PhraseSample, versions: Sequence[Sequence[str]]) -> Numbers:
         """Return the margins of versions of each pair's caption: (pairs, versions)."""
-        texts = np.stack([np.stack(self._samples.embed_captions(list(captions))) for captions in versions])
+        texts = np.stack([self._samples.embed_captions(captions) for captions in versions])
         return occlusion.foil_margin(texts, sample.own, sample.foils)
 
     def margins(self, sample: PhraseSample, fill: PhraseFill) -> Margins:
         """Measure the margins of a sample with and without the phrase, and those of its controls.
 
-        A control measures a gain, but `Margins` contains margins after a loss, so the gain is subtracted from the clean
-        margin.
-
-        Args:
-            sample: the pairs.
-            fill: with `remove`, a control is the gain when the phrase is added to captions that lack it, since a phrase
-                that the model does not know disturbs all captions alike. With `replace`, it is the gain when as many
-                common words are put in the place of the phrase.
+        With the fill `remove`, a control is the gain when the phrase is added to captions that lack it, since a phrase
+        that the model does not know disturbs all captions alike. With `replace`, it is the gain when as many common
+        words are put in the place of the phrase.
         """
         scores = self._score(sample, [(one.caption, one.rest) for one in sample.versions])
         clean, rest = scores[:, 0], scores[:, 1]
@@ -218,7 +241,7 @@ class PhraseInterventions:
             for place, caption in enumerate(captions[: self._settings.controls]):
                 differ = [self._samples.foils.differ(caption, other) for other in captions]
                 others = np.stack([sample.own[number], *sample.foils[number, : len(differ)][differ]])
-                texts = np.stack(self._samples.embed_captions([caption, add_words(caption, one.phrase, one.at_start)]))
+                texts = self._samples.embed_captions([caption, one.add_words(caption, one.phrase)])
                 before, after = occlusion.foil_margin(texts[None], sample.foils[number, place][None], others[None])[0]
                 gains[number, place] = after - before
         return gains
@@ -226,8 +249,7 @@ class PhraseInterventions:
     def transplant(self, sample: PhraseSample) -> Numbers:
         """Measure how much more a foil's margin rises if the phrase, and not a filler, is added to its caption."""
         versions = [
-            [add_words(one.foils[0][1], words, one.at_start) for words in (one.phrase, one.fillers[0])]
-            for one in sample.versions
+            [one.add_words(one.foils[0][1], words) for words in (one.phrase, one.fillers[0])] for one in sample.versions
         ]
         scores = self._score(sample, versions)
         rises: Numbers = scores[:, 0] - scores[:, 1]

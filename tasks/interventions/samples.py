@@ -4,18 +4,19 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
+import sql
 from corpora import RowError
-from m2ib import DualEncoder
 from m2ib.analysis import occlusion
 from tasks.inputs import IMAGE_COLUMNS, device_lock, load_model, read_pixels
-from tasks.interventions.captions import ModelCaptions
 from tasks.interventions.foils import FoilFinder
 from tasks.interventions.statistics import Numbers
 from tasks.lake.run import Run
-from tasks.settings import CorpusConfig, ModelConfig
+from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 
 IMAGE_CACHE = 256
 """Preprocessed images kept in memory."""
@@ -23,23 +24,33 @@ _BATCH = 64
 
 
 @dataclass(frozen=True)
-class NotMeasurable:
-    """A sample that is too small for a test; `reason` is one sentence."""
+class InterventionPlan:
+    """Settings of all stages that cover regions or leave out phrases."""
 
-    reason: str
+    corpus: CorpusConfig
+    model: ModelConfig
+    confirm: ConfirmConfig
+    min_pairs: int
+    seed: int
+
+
+class NotMeasurableError(Exception):
+    """A sample is too small for a test; the message is one sentence."""
 
 
 class Samples:
     """Model, images and captions of a run. Embeddings and decoded images are cached."""
 
-    def __init__(self, run: Run, corpus: CorpusConfig, network: DualEncoder, device: str, seed: int) -> None:
-        self.network, self.lock, self.seed = network, device_lock(device), seed
-        self._run, self._corpus = run, corpus
-        self.rows = {row["pair_id"]: row for row in run.read_rows("pairs", [*IMAGE_COLUMNS, "caption"])}
-        self.foils = FoilFinder((row["caption"] for row in self.rows.values()), seed)
+    def __init__(self, run: Run, plan: InterventionPlan) -> None:
+        self.run, self.plan = run, plan
+        self.network, self.lock = load_model(plan.model), device_lock(plan.model.device)
+        rows = run.read_rows("pairs", [*IMAGE_COLUMNS, "caption"])
+        self._rows = {row["pair_id"]: row for row in rows}
+        self.captions: dict[str, str] = {row["pair_id"]: row["caption"] for row in rows}
+        self.foils = FoilFinder(self.captions.values(), plan.seed)
         self._pairs_by_caption: dict[str, list[str]] = defaultdict(list)
-        for pair_id in sorted(self.rows):
-            self._pairs_by_caption[self.rows[pair_id]["caption"]].append(pair_id)
+        for pair_id in sorted(self.captions):
+            self._pairs_by_caption[self.captions[pair_id]].append(pair_id)
         self._caption_embeddings: dict[str, Numbers] = {}
         self._image_embeddings: dict[str, Any] = {}
         self.read_image = lru_cache(maxsize=IMAGE_CACHE)(self._read_image)
@@ -47,23 +58,19 @@ class Samples:
     def _read_image(self, pair_id: str) -> Any:
         """Return the preprocessed image of a pair, or None if it can no longer be read."""
         try:
-            return read_pixels(self._corpus, self.rows[pair_id], self.network)
+            return read_pixels(self.plan.corpus, self._rows[pair_id], self.network)
         except RowError:
             return None
 
-    @cached_property
-    def model_captions(self) -> ModelCaptions:
-        """Captions of the run as the model reads them."""
-        return ModelCaptions(self._run)
-
-    def caption_of(self, pair_id: str) -> str:
-        """Return the caption of a pair."""
-        caption: str = self.rows[pair_id]["caption"]
-        return caption
+    def read_large_slices(self, connection: sql.Connection) -> list[dict[str, Any]]:
+        """Return the slices with enough pairs for an alert, each with a sample of its pairs as `pair_ids`."""
+        plan = self.plan
+        parameters = {"min_pairs": plan.min_pairs, "seed": plan.seed, "limit": plan.confirm.pairs}
+        return sql.rows(connection, "derive/large_slices", run_id=self.run.run_id, **parameters)
 
     def choose_pair(self, caption: str, pair_id: str, purpose: str) -> str:
         """Return a pair that has a caption, chosen by a hash of seed, purpose and the pair that it is chosen for."""
-        key = f"{self.seed}\x1f{purpose}\x1f{pair_id}"
+        key = f"{self.plan.seed}\x1f{purpose}\x1f{pair_id}"
         number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
         pairs = self._pairs_by_caption[caption]
         return pairs[number % len(pairs)]
@@ -78,14 +85,14 @@ class Samples:
         with self.lock:
             return occlusion.embed_occluded(self.network, pixels, masks, fill, donors)
 
-    def embed_captions(self, captions: Sequence[str]) -> list[Numbers]:
-        """Embed captions, each distinct one once per run."""
+    def embed_captions(self, captions: Sequence[str]) -> Numbers:
+        """Embed captions, each distinct one once per run: (captions, embed)."""
         new = list(dict.fromkeys(caption for caption in captions if caption not in self._caption_embeddings))
         if new:
             with self.lock:
                 embeddings = occlusion.embed_captions(self.network, new)
             self._caption_embeddings.update(zip(new, embeddings, strict=True))
-        return [self._caption_embeddings[caption] for caption in captions]
+        return np.stack([self._caption_embeddings[caption] for caption in captions])
 
     def embed_pairs(self, pair_ids: Sequence[str]) -> list[Any]:
         """Embed the images of pairs, each once per run; None for an image that can no longer be read."""
@@ -101,15 +108,6 @@ class Samples:
 
 
 @lru_cache(maxsize=1)
-def _load(run: Run, corpus: CorpusConfig, network: DualEncoder, device: str, seed: int) -> Samples:
-    return Samples(run, corpus, network, device, seed)
-
-
-def load_samples(run: Run, corpus: CorpusConfig, model: ModelConfig, seed: int) -> Samples:
-    """Return the `Samples` of a run and model. The last ones stay in memory until `forget_samples` is called."""
-    return _load(run, corpus, load_model(model), model.device, seed)
-
-
-def forget_samples() -> None:
-    """Free the memory of the samples that were loaded last."""
-    _load.cache_clear()
+def load_samples(run: Run, plan: InterventionPlan) -> Samples:
+    """Return the `Samples` of a run. The last ones stay in memory until the cache of this function is cleared."""
+    return Samples(run, plan)

@@ -17,17 +17,11 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Margins:
-    """Margins over the foils of each pair of a sample.
+    """Margins over the foils of each pair of a sample."""
 
-    Attributes:
-        clean: margins of the unchanged pairs, (pairs,).
-        region: margins with the region covered, (pairs,).
-        controls: margins with each control covered, (pairs, controls). NaN where a pair has fewer controls.
-    """
-
-    clean: Numbers
-    region: Numbers
-    controls: Numbers
+    clean: Numbers  # of the unchanged pairs, (pairs,)
+    region: Numbers  # with the region covered, (pairs,)
+    controls: Numbers  # with each control covered, (pairs, controls); NaN where a pair has fewer controls
 
     def drops(self) -> tuple[Numbers, Numbers]:
         """Return the loss of each pair's margin when the region is covered, and when each control is covered."""
@@ -42,29 +36,17 @@ class Margins:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Statistics of a sample under one fill.
+    """Statistics of a sample under one fill."""
 
-    Attributes:
-        n: number of pairs.
-        effect: mean of `Margins.differences`.
-        low: lower end of the effect's 95 % bootstrap interval.
-        high: upper end of this interval.
-        drop: mean loss of margin when the region is covered.
-        control_drop: mean loss of margin when a control is covered.
-        margin: mean absolute margin of the unchanged pairs.
-        p: p value of the one-sided Wilcoxon signed-rank test.
-        floor: smallest relevant effect; see `effect_floor`.
-    """
-
-    n: int
-    effect: float
-    low: float
-    high: float
-    drop: float
-    control_drop: float
-    margin: float
-    p: float
-    floor: float
+    n: int  # number of pairs
+    effect: float  # mean of `Margins.differences`
+    low: float  # lower end of the effect's 95 % bootstrap interval
+    high: float  # upper end of this interval
+    drop: float  # mean loss of margin when the region is covered
+    control_drop: float  # mean loss of margin when a control is covered
+    margin: float  # mean absolute margin of the unchanged pairs
+    p: float  # of the one-sided Wilcoxon signed-rank test
+    floor: float  # smallest relevant effect; see `effect_floor`
 
 
 def generator(*key: object) -> np.random.Generator:
@@ -164,19 +146,12 @@ def estimate_sensitivity(
     """Estimate how often the test detects a region that costs every pair `size` of its margin, under all fills.
 
     Sets of pairs are resampled from a region that was measured on this model. The measured effect is subtracted and
-    replaced by `size`, so that only the variation between pairs remains.
-
-    Args:
-        margins_by_fill: margins of the measured region, one per fill.
-        size: the effect, as a difference of margins.
-        floors: smallest relevant effect of each fill.
-        level: significance level of p, since there are no other tests to adjust for.
-        key: key of the resampling. It consists of whole numbers: the last digits of measured numbers differ between
-            batch sizes, and a different key would resample different sets.
-        sets: number of resampled sets.
+    replaced by `size`, so that only the variation between pairs remains. `floors` has the smallest relevant effect of
+    each fill. `level` applies to p, since there are no other tests to adjust for. The key consists of whole numbers:
+    the last digits of measured numbers differ between batch sizes, and a different key would resample different sets.
 
     Returns:
-        Share of the sets that pass.
+        Share of the resampled sets that pass.
     """
     n = len(margins_by_fill[0].clean)
     chosen = generator("sensitivity", *key).integers(n, size=(sets, n))

@@ -9,7 +9,8 @@ from PIL import Image
 
 from m2ib import DualEncoder
 from tasks.interventions import samples as samples_module
-from tasks.settings import CorpusConfig
+from tasks.interventions.samples import InterventionPlan
+from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 from tasks.store import corner_boxes, frame_boxes
 
 SIZE = 24
@@ -96,4 +97,5 @@ def flagged(hand_written, tmp_path):
             {**about, "region": "token the", "rule": "token_mass", "effect": 2.5},
         ],
     )
-    return hand_written, CorpusConfig(path=tmp_path, format="folder")
+    corpus, model = CorpusConfig(path=tmp_path, format="folder"), ModelConfig(architecture="toy", device="cpu")
+    return hand_written, InterventionPlan(corpus, model, ConfirmConfig(pairs=24, negatives=4), 8, 0)

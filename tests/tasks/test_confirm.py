@@ -13,11 +13,9 @@ from tasks.confirm import confirm_findings
 from tasks.interventions.regions import RegionInterventions
 from tasks.interventions.samples import load_samples
 from tasks.self_audit import audit_itself
-from tasks.settings import AlertsConfig, ConfirmConfig, ModelConfig
+from tasks.settings import AlertsConfig, ConfirmConfig
 
-RULES = ConfirmConfig(pairs=24, negatives=4)
 ALERTS = AlertsConfig(factor=2.0, min_pairs=3, examples=2)
-MODEL = ModelConfig(architecture="toy", device="cpu")
 
 
 def stored(run, table="confirmations"):
@@ -26,9 +24,9 @@ def stored(run, table="confirmations"):
 
 
 def test_a_region_that_the_score_needs_is_confirmed_and_its_neighbours_are_not(flagged, toy):
-    run, corpus = flagged
+    run, plan = flagged
     toy(1.0)
-    assert confirm_findings(run, corpus, MODEL, RULES, 8, 0) == 2
+    assert confirm_findings(run, plan) == 2
     rows = stored(run)
     assert len(rows) == 3 * 3  # the finding that is no place in the image is left to others
     # The frame cuts through the corner, so the score needs it as well.
@@ -54,9 +52,9 @@ def test_a_region_that_the_score_needs_is_confirmed_and_its_neighbours_are_not(f
 
 
 def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(flagged, toy):
-    run, corpus = flagged
+    run, plan = flagged
     model = toy(0.0)
-    assert confirm_findings(run, corpus, MODEL, RULES, 8, 0) == 0
+    assert confirm_findings(run, plan) == 0
     assert [row for row in stored(run) if row["passed"]] == []
     ignoring, model.seen = model.seen, 0
     by_fill = {row["fill"]: row for row in stored(run) if row["region"] == "corner top-right"}
@@ -69,16 +67,16 @@ def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(flagged, toy):
         verdicts = sql.read(connection, "FROM verdicts")
     assert {(row["weakest"], row["tested"], row["confirmed"]) for row in verdicts} == {("mean", 24, False)}
     model.reliance = 1.0
-    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
+    confirm_findings(run, plan)
     assert model.seen > 2 * ignoring
 
 
 def test_a_repeated_stage_gives_the_same_rows_and_alerts_are_confirmed_or_suspected(flagged, toy):
-    run, corpus = flagged
+    run, plan = flagged
     toy(1.0)
-    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
+    confirm_findings(run, plan)
     first = stored(run)
-    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
+    confirm_findings(run, plan)
     assert stored(run) == first
     alerts = raise_alerts(run, ALERTS)
     states = {row["region"]: row["state"] for row in alerts}
@@ -94,21 +92,21 @@ def test_a_repeated_stage_gives_the_same_rows_and_alerts_are_confirmed_or_suspec
 
 
 def test_an_image_that_no_longer_reads_is_left_out(flagged, toy):
-    run, corpus = flagged
+    run, plan = flagged
     toy(1.0)
-    (corpus.root / "3.png").unlink()
-    (corpus.root / "4.png").write_bytes(b"no image")
-    Image.new("RGB", (24, 24)).save(corpus.root / "40.png")  # a host may be another by now
-    assert confirm_findings(run, corpus, MODEL, RULES.model_copy(update={"pairs": 64}), 8, 0) == 2
+    (plan.corpus.root / "3.png").unlink()
+    (plan.corpus.root / "4.png").write_bytes(b"no image")
+    Image.new("RGB", (24, 24)).save(plan.corpus.root / "40.png")  # a host may be another by now
+    assert confirm_findings(run, replace(plan, confirm=ConfirmConfig(pairs=64))) == 2
     assert {row["n"] for row in stored(run)} == {0, 28}
 
 
 def test_what_cannot_be_measured_says_why_and_is_not_confirmed(flagged, toy):
-    run, corpus = flagged
+    run, plan = flagged
     toy(1.0)
     for number in range(30):
-        (corpus.root / f"{number}.png").unlink()
-    assert confirm_findings(run, corpus, MODEL, RULES, 8, 0) == 0
+        (plan.corpus.root / f"{number}.png").unlink()
+    assert confirm_findings(run, plan) == 0
     rows = stored(run)
     assert {row["fill"] for row in rows} == {"mean", "blur", "swap"}
     assert {row["reason"] for row in rows} == {
@@ -120,30 +118,30 @@ def test_what_cannot_be_measured_says_why_and_is_not_confirmed(flagged, toy):
 
 
 def test_a_corpus_of_one_caption_has_no_foils_and_says_so(flagged, toy, changed_rows):
-    run, corpus = flagged
+    run, plan = flagged
     toy(1.0)
     changed_rows(run, "pairs", lambda rows: [{**row, "caption": "a shadow"} for row in rows])
-    assert confirm_findings(run, corpus, MODEL, RULES, 8, 0) == 0
+    assert confirm_findings(run, plan) == 0
     assert all("24 with no two other captions to compare with" in row["reason"] for row in stored(run))
 
 
 def test_regions_of_a_pair_of_its_own_are_measured_where_they_are(flagged, toy):
-    run, corpus = flagged
+    run, plan = flagged
     toy(1.0)
     boxes = [("mark", (0.0, 0.0, 0.25, 0.25), f"pair-{number:04d}") for number in range(12)]
     run.add_regions(*boxes)
     run.add_shares("mark", [0.5] * 12)
     run.write_table("findings", [{"rule": "r", "region": "mark", "slice_kind": "word", "slice": "shadow", "n": 12}])
-    assert confirm_findings(run, corpus, MODEL, RULES, 8, 0) == 1
+    assert confirm_findings(run, plan) == 1
     assert {row["n"] for row in stored(run)} == {12}
 
 
 def test_a_swap_is_the_mean_over_hosts_that_say_something_else(flagged, toy):
-    run, corpus = flagged
+    run, plan = flagged
     toy(1.0)
-    interventions = RegionInterventions(load_samples(run, corpus, MODEL, 0), RULES)
+    interventions = RegionInterventions(load_samples(run, plan))
     sample = interventions.sample(
-        [f"pair-{number:04d}" for number in range(12)], [(0.0, 0.0, 0.25, 0.25)], "word", "shadow"
+        [f"pair-{number:04d}" for number in range(12)], {None: [(0.0, 0.0, 0.25, 0.25)]}, "word", "shadow"
     )
     assert {len(hosts) for hosts in sample.hosts} == {2}  # as many as there are other captions
     assert all(int(host[-4:]) >= 30 for hosts in sample.hosts for host in hosts)  # those have no shadow
@@ -158,13 +156,13 @@ def test_a_swap_is_the_mean_over_hosts_that_say_something_else(flagged, toy):
 
 
 def test_slices_that_overlap_are_embedded_once(flagged, toy, changed_rows):
-    run, corpus = flagged
+    run, plan = flagged
     model = toy(1.0)
-    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
+    confirm_findings(run, plan)
     alone = model.seen
     changed_rows(run, "findings", lambda rows: [*rows, *({**row, "slice": "a"} for row in rows)])
     model.seen = 0
-    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
+    confirm_findings(run, plan)
     assert model.seen < 1.7 * alone
     by_slice = {}
     for row in stored(run):
@@ -173,10 +171,10 @@ def test_slices_that_overlap_are_embedded_once(flagged, toy, changed_rows):
 
 
 def test_told_not_to_it_tests_nothing_and_every_alert_stays_suspected(flagged, toy):
-    run, corpus = flagged
+    run, plan = flagged
     model = toy(1.0)
-    silent = RULES.model_copy(update={"enabled": False})
-    assert confirm_findings(run, corpus, MODEL, silent, 8, 0) == audit_itself(run, corpus, MODEL, silent, 8, 0) == 0
+    silent = replace(plan, confirm=ConfirmConfig(enabled=False))
+    assert confirm_findings(run, silent) == audit_itself(run, silent) == 0
     assert model.seen == 0
     assert {row["state"] for row in raise_alerts(run, ALERTS)} == {"suspected"}
     assert {entry["table"] for entry in run.read_manifest()["files"]} >= {"confirmations", "self_audits"}
@@ -196,10 +194,10 @@ def test_the_planted_tag_is_confirmed_on_phantoms_and_the_model_comes_back_as_it
 
 def test_the_audit_says_what_it_would_have_found(flagged, toy, monkeypatch):
     """Lives here for the toy: its own tag is confirmed by a model that relies on that corner alone, or on none."""
-    run, corpus = flagged
+    run, plan = flagged
     toy(0.0)
-    confirm_findings(run, corpus, MODEL, RULES, 8, 0)
-    audit_itself(run, corpus, MODEL, RULES, 8, 0)
+    confirm_findings(run, plan)
+    audit_itself(run, plan)
     rows = stored(run, "self_audits")
     (tag,) = [row for row in rows if row["kind"] == "tag"]
     assert (tag["sets"], tag["confirmed"], tag["n"]) == (1, 0, 24)
@@ -208,9 +206,9 @@ def test_the_audit_says_what_it_would_have_found(flagged, toy, monkeypatch):
     assert [confirmed for _, confirmed in sizes] == sorted(confirmed for _, confirmed in sizes)
     assert sizes[-1] == (pytest.approx(0.5 * tag["margin"]), 100)
     random = [row for row in rows if row["kind"] == "random"]
-    assert 0 < len(random) <= RULES.negatives
+    assert 0 < len(random) <= plan.confirm.negatives
     assert {row["sets"] for row in random} == {1}
-    audit_itself(run, corpus, MODEL, RULES, 8, 0)
+    audit_itself(run, plan)
     assert stored(run, "self_audits") == rows
     # Batches of another size change the last digits of the margins, and no count.
     measure = RegionInterventions.margins
@@ -220,21 +218,21 @@ def test_the_audit_says_what_it_would_have_found(flagged, toy, monkeypatch):
         return replace(found, clean=found.clean + 1e-9)
 
     monkeypatch.setattr(RegionInterventions, "margins", margins_of_other_batches)
-    audit_itself(run, corpus, MODEL, RULES, 8, 0)
+    audit_itself(run, plan)
     for before, after in zip(rows, stored(run, "self_audits"), strict=True):
         assert after["confirmed"] == before["confirmed"]
         assert after["size"] == (None if before["size"] is None else pytest.approx(before["size"], rel=1e-6))
-    assert audit_itself(run, corpus, MODEL, RULES, 1000, 0) == 0  # no slice is as large
+    assert audit_itself(run, replace(plan, min_pairs=1000)) == 0  # no slice is as large
 
 
 def test_a_region_and_slice_that_two_rules_propose_is_one_test_with_one_verdict(flagged, toy):
-    run, corpus = flagged
+    run, plan = flagged
     toy(1.0)
-    once = confirm_findings(run, corpus, MODEL, RULES, 8, 0)
+    once = confirm_findings(run, plan)
     before = {(row["region"], row["fill"]): row for row in stored(run)}
     findings = stored(run, "findings")
     run.write_table("findings", [*findings, *({**row, "rule": "again"} for row in findings)])
-    assert confirm_findings(run, corpus, MODEL, RULES, 8, 0) == once
+    assert confirm_findings(run, plan) == once
     rows = stored(run)
     assert {row["rule"] for row in rows} == {"region_mass", "again"}
     for row in rows:

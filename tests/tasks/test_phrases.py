@@ -14,12 +14,10 @@ from tasks.confirm import confirm_findings
 from tasks.flag import flag_regions
 from tasks.interventions import samples as samples_module
 from tasks.interventions.phrases import PhraseInterventions, replace_spans
-from tasks.interventions.samples import load_samples
+from tasks.interventions.samples import InterventionPlan, NotMeasurableError, load_samples
 from tasks.phrases import find_phrases
 from tasks.settings import AlertsConfig, ConfirmConfig, CorpusConfig, ModelConfig, PhrasesConfig
 
-MODEL = ModelConfig(architecture="toy", device="cpu")
-CONFIRM = ConfirmConfig(pairs=24, negatives=0)
 ALERTS = AlertsConfig(factor=2.0, min_pairs=8, examples=2)
 PHRASES = PhrasesConfig()
 PHRASE = '"as previously described"'
@@ -79,7 +77,8 @@ def fill(run, folder, captions, shown, context=24):
         row |= {"caption": caption, "tokens": ["<s>", *words, "</s>"], "special": [True, *[False] * len(words), True]}
         row |= {"text_map": [50.0, *nats, 50.0], "text_nats": 100 + sum(nats)}
     run.write_table("attributions", attributions)
-    return run, CorpusConfig(path=folder, format="folder")
+    corpus, model = CorpusConfig(path=folder, format="folder"), ModelConfig(architecture="toy", device="cpu")
+    return run, InterventionPlan(corpus, model, ConfirmConfig(pairs=24), 8, 0)
 
 
 @pytest.fixture
@@ -162,12 +161,12 @@ def test_a_phrase_with_less_than_an_even_share_is_not_proposed(captioned, change
 
 
 def test_a_phrase_that_the_model_relies_on_is_confirmed(captioned, toy):
-    run, corpus = captioned
+    run, plan = captioned
     toy(1.0)
     proposed(run)
-    assert confirm_findings(run, corpus, MODEL, CONFIRM, 8, 0) > 0
+    assert confirm_findings(run, plan) > 0
     first = stored(run, "FROM confirmations ORDER BY ALL")
-    confirm_findings(run, corpus, MODEL, CONFIRM, 8, 0)
+    confirm_findings(run, plan)
     assert stored(run, "FROM confirmations ORDER BY ALL") == first  # also if the stage is repeated
     rows = stored(run, "FROM confirmations WHERE slice_kind = 'corpus' ORDER BY fill")
     assert [(row["fill"], row["passed"], row["confirmed"]) for row in rows] == [
@@ -183,10 +182,10 @@ def test_a_phrase_that_the_model_relies_on_is_confirmed(captioned, toy):
 
 
 def test_a_phrase_that_the_model_ignores_is_not(captioned, toy):
-    run, corpus = captioned
+    run, plan = captioned
     toy(0.0)
     proposed(run)
-    assert confirm_findings(run, corpus, MODEL, CONFIRM, 8, 0) == 0
+    assert confirm_findings(run, plan) == 0
     rows = stored(run, "FROM confirmations")
     assert {row["passed"] for row in rows if row["fill"] == "remove"} == {False}
     assert {row["drop"] for row in rows if row["n"]} == {0.0}
@@ -195,12 +194,12 @@ def test_a_phrase_that_the_model_ignores_is_not(captioned, toy):
 
 
 def test_what_cannot_be_measured_says_why(captioned, toy, changed_rows):
-    run, corpus = captioned
+    run, plan = captioned
     toy(1.0)
     proposed(run)
-    for path in corpus.root.glob("*.png"):
+    for path in plan.corpus.root.glob("*.png"):
         path.unlink()
-    assert confirm_findings(run, corpus, MODEL, CONFIRM, 8, 0) == 0
+    assert confirm_findings(run, plan) == 0
     reasons = {row["reason"] for row in stored(run, "FROM confirmations WHERE slice_kind = 'corpus'")}
     assert reasons == {
         "got 0 measurable pairs of 18 (0 without other words, without two captions to compare with, or too long; "
@@ -214,7 +213,7 @@ def test_each_occurrence_of_a_phrase_is_left_out_and_white_space_is_normalized()
     assert replace_spans("nodule as before", [(7, 16)], "in the") == "nodule in the"
 
 
-def sample_of(run, corpus, phrase):
+def sample_of(run, plan, phrase):
     """What is measured of a phrase, given as the captions write it, over all pairs that have it."""
     find_phrases(run, PhrasesConfig(listed=(phrase,)), 8)
     rows = stored(run, "SELECT pair_id, caption FROM pairs ORDER BY pair_id")
@@ -223,7 +222,7 @@ def sample_of(run, corpus, phrase):
         for row in rows
         if phrase in row["caption"]
     }
-    interventions = PhraseInterventions(load_samples(run, corpus, MODEL, 0), CONFIRM)
+    interventions = PhraseInterventions(load_samples(run, plan))
     return interventions, interventions.sample(places, "attribute", "a=b")
 
 
@@ -234,8 +233,8 @@ SHORT, LONG = ("a nodule", "an effusion", "one fracture"), ("one nodule on the l
 def test_no_foil_is_so_long_that_the_phrase_would_be_cut_off(hand_written, tmp_path, toy):
     toy(1.0, 9)
     captions = [*[f"a film {ADDED}"] * 8, *SHORT * 2, *LONG * 2]
-    run, corpus = fill(hand_written, tmp_path, captions, [0] * 8 + [1, 2, 3] * 2 + [1, 2] * 2, 9)
-    interventions, sample = sample_of(run, corpus, ADDED)
+    run, plan = fill(hand_written, tmp_path, captions, [0] * 8 + [1, 2, 3] * 2 + [1, 2] * 2, 9)
+    interventions, sample = sample_of(run, plan, ADDED)
     assert {caption for one in sample.versions for _, caption in one.foils} == set(SHORT)
     margins = interventions.margins(sample, "remove")
     gains = margins.clean[:, None] - margins.controls
@@ -247,8 +246,8 @@ def test_a_caption_that_was_cut_off_is_measured_as_far_as_the_model_saw_it(hand_
     toy(1.0, 9)
     seen = f"one film {ADDED} on both"
     captions = [*[f"{seen} sides of a heart"] * 8, *SHORT * 3]
-    run, corpus = fill(hand_written, tmp_path, captions, [0] * 8 + [1, 2, 3] * 3, 9)
-    interventions, sample = sample_of(run, corpus, ADDED)
+    run, plan = fill(hand_written, tmp_path, captions, [0] * 8 + [1, 2, 3] * 3, 9)
+    interventions, sample = sample_of(run, plan, ADDED)
     assert {(one.caption, one.rest) for one in sample.versions} == {(seen, "one film on both")}
     # As many words fit in the phrase's place.
     assert not np.isnan(interventions.margins(sample, "replace").controls).any()
@@ -256,19 +255,18 @@ def test_a_caption_that_was_cut_off_is_measured_as_far_as_the_model_saw_it(hand_
 
 def test_a_context_without_room_is_the_reason(hand_written, tmp_path, toy):
     toy(1.0, 9)
-    run, corpus = fill(hand_written, tmp_path, [*[f"a film {ADDED}"] * 8, *LONG * 4], [0] * 8 + [1, 2] * 4, 9)
-    _, sample = sample_of(run, corpus, ADDED)
-    assert sample.reason.startswith(
-        "got 0 measurable pairs of 8 (8 without other words, without two captions to compare with, or too long; "
-    )
+    run, plan = fill(hand_written, tmp_path, [*[f"a film {ADDED}"] * 8, *LONG * 4], [0] * 8 + [1, 2] * 4, 9)
+    reason = r"got 0 measurable pairs of 8 \(8 without other words, without two captions to compare with, or too long; "
+    with pytest.raises(NotMeasurableError, match=reason):
+        sample_of(run, plan, ADDED)
 
 
 def test_foils_lack_the_phrase_in_whatever_form_the_run_found_it(hand_written, tmp_path, toy):
     toy(1.0)
     numbered = [f"acc-{number:05d} {caption}" for number, caption in enumerate(SHORT * 3)]
-    run, corpus = fill(hand_written, tmp_path, [*numbered, *SHORT, "normal heart"], [1, 2, 3] * 4 + [0])
+    run, plan = fill(hand_written, tmp_path, [*numbered, *SHORT, "normal heart"], [1, 2, 3] * 4 + [0])
     find_phrases(run, PHRASES, 8)
-    interventions = PhraseInterventions(load_samples(run, corpus, MODEL, 0), CONFIRM)
+    interventions = PhraseInterventions(load_samples(run, plan))
     ids = [row["pair_id"] for row in stored(run, """FROM phrases WHERE region = '"acc-99999"'""")]
     sample = interventions.sample({pair_id: [(0, 9)] for pair_id in ids}, "attribute", "a=b")
     assert len(sample.versions) == len(numbered)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.interventions.captions import ModelCaptions
+from tasks.interventions.phrases import ModelCaptions
 from tasks.phrases import find_phrases
 from tasks.settings import PhrasesConfig
 

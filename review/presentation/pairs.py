@@ -80,6 +80,38 @@ def to_bits_grid(row: dict[str, Any]) -> Grid | None:
     return np.array(nats, dtype=np.float64).reshape(rows, columns) * BITS_PER_NAT
 
 
+@dataclass(frozen=True)
+class MeanMap:
+    """The mean image map of `n` pairs, with the mean bits in a region and in the whole image."""
+
+    bits: Grid
+    n: int
+    region_bits: float
+    image_bits: float
+
+
+def sum_maps(
+    connection: sql.Connection, run_id: str, region: str, slice_kind: str | None = None, slice_name: str | None = None
+) -> Grid:
+    """Return the number of pairs with a region, and the bits of the region, the image and each patch over them."""
+    selection = {"run_id": run_id, "region": region, "slice_kind": slice_kind, "slice": slice_name}
+    rows = sql.rows(connection, "review/map_sums", **selection)
+    if not rows:
+        return np.zeros(0)
+    nats = [rows[0]["region_nats"], rows[0]["image_nats"], *(row["nats"] for row in rows)]
+    return np.array([rows[0]["n"], *(value * BITS_PER_NAT for value in nats)], dtype=np.float64)
+
+
+def average_maps(inside: Grid, total: Grid, shape: tuple[int, int]) -> dict[str, MeanMap]:
+    """Return the mean maps of the pairs `inside` a slice and `outside` of it, if there are any, from sums of maps."""
+    sums = {"inside": inside, "outside": np.maximum(total - inside, 0) if inside.size else total}
+    return {
+        half: MeanMap(values[3:].reshape(shape) / values[0], int(values[0]), *(values[1:3] / values[0]).tolist())
+        for half, values in sums.items()
+        if len(values) == 3 + shape[0] * shape[1] and values[0] > 0
+    }
+
+
 def _largest(values: Iterable[float | None]) -> float:
     return max((value for value in values if value is not None and np.isfinite(value)), default=0.0) or 1.0
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from review.presentation import drawing
 from review.presentation.formatting import (
     format_bits,
     format_cosine,
@@ -21,15 +22,15 @@ from review.presentation.formatting import (
     isolate_text,
     nats_to_bits,
 )
-from review.presentation.pairs import ShownPair
+from review.presentation.pairs import ShownPair, encode_picture
 from review.report import decisions
 from review.report.blocks import (
     Block,
+    CaptionedPicture,
     Column,
     Details,
     Fact,
     Facts,
-    MeanMap,
     MeanMaps,
     PairCard,
     Paragraph,
@@ -242,19 +243,22 @@ def _build_mean_maps(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
             )
         return
     yield Paragraph("Mean image map", "heading")
+    boxes = facts.album.boxes(alert.row["region"])
+    top = max(float(mean.bits.max()) for mean in alert.mean_maps.values()) or 1.0
     maps = []
-    for number, (picture, mean) in enumerate(alert.mean_maps):
-        pairs = format_count(mean["n"], "pair")
-        bits = " of ".join(format_bits(nats_to_bits(mean[key])) for key in ("region_nats", "image_nats")) + " bits"
-        lead = f"The {pairs} of the slice." if number == 0 else f"All {format_count(mean['n'], 'other pair')}."
+    for half, mean in alert.mean_maps.items():
+        bits = f"{format_bits(mean.region_bits)} of {format_bits(mean.image_bits)} bits"
+        pairs = format_count(mean.n, "pair")
+        lead = f"The {pairs} of the slice." if half == "inside" else f"All {format_count(mean.n, 'other pair')}."
         alt = f"Mean image map of {pairs}: {bits} are in {region}"
-        maps.append(MeanMap(picture, lead, f"{capitalize(region)}: {bits}.", alt))
-    same = "" if facts.album.boxes(row["region"]) else " where it is the same for every pair"
+        picture = encode_picture(drawing.draw_mean_map(mean.bits, top, boxes), shrink=2)
+        maps.append(CaptionedPicture(picture, lead, f"{capitalize(region)}: {bits}.", alt))
+    same = "" if boxes else " where it is the same for every pair"
     note = (
         f"Rounded mean bits of each patch. The region is outlined in white{same}."
         f"{' Both maps use the same scale.' if len(maps) > 1 else ''}"
     )
-    yield MeanMaps(maps, note, format_bits(alert.mean_top))
+    yield MeanMaps(maps, note, format_bits(top))
 
 
 def _build_example_pairs(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:

@@ -103,8 +103,8 @@ def build_table(
 
 
 @dataclass(frozen=True)
-class MeanMap:
-    """A mean map with a caption and a description for readers who cannot see it."""
+class CaptionedPicture:
+    """A picture with a caption (`lead` and `text`) and a description for readers who cannot see it."""
 
     picture: Picture
     lead: str
@@ -116,7 +116,7 @@ class MeanMap:
 class MeanMaps:
     """Mean maps side by side, with a note and the upper end of their common color scale."""
 
-    maps: Sequence[MeanMap]
+    maps: Sequence[CaptionedPicture]
     note: str
     top: str
 

@@ -39,20 +39,19 @@ from review.report.method import TITLES
 
 def build_document(facts: RunFacts) -> Document:
     """Return the report of a run as a document, built from its facts."""
-    run_id = facts.manifest["run_id"]
     chapters = [Chapter(key, TITLES[key], list(build(facts))) for key, build in _CHAPTERS.items()]
     alert_chapters = [
         Chapter(f"alert-{number}", f"Alert {number}: {format_alert(alert.row)}", list(alerts.build_alert(facts, alert)))
         for number, alert in enumerate(facts.alerts, start=1)
     ]
     return Document(
-        run_id=run_id,
+        run_id=facts.run_id,
         as_of=facts.as_of,
-        overline=f"Audit report · {facts.manifest['model']} · run {run_id} · {format_time(facts.end_time)}",
+        overline=f"Audit report · {facts.manifest['model']} · run {facts.run_id} · {format_time(facts.end_time)}",
         title=facts.headline,
         summary=list(_build_summary(facts)),
         chapters=[*chapters[:2], *alert_chapters, *(chapter for chapter in chapters[2:] if chapter.blocks)],
-        footer=f"run {run_id} · manifest sha256 {facts.manifest_sha256[:16]}",
+        footer=f"run {facts.run_id} · manifest sha256 {facts.manifest_sha256[:16]}",
         color_scale=facts.color_scale,
     )
 
@@ -205,7 +204,6 @@ def _build_scope(facts: RunFacts) -> Iterator[Block]:
         f"{name.replace('_', ' ')} {read[name]}" for name in ("image_column", "caption_column") if read.get(name)
     ]
     skipped = counts.get("not_sampled")
-    images, groups = facts.near_duplicates
     yield Facts(
         [
             Fact("Location", isolate_text(manifest["corpus"])),
@@ -233,7 +231,11 @@ def _build_scope(facts: RunFacts) -> Iterator[Block]:
             ),
             Fact(
                 "Near-duplicates",
-                f"{format_count(images, 'image')} in {format_count(groups, 'group')}" if groups else "none",
+                ", ".join(
+                    f"{format_count(row['images'], 'image')} in {format_count(row['groups'], 'group')}"
+                    for row in facts.near_duplicates
+                )
+                or "none",
             ),
             Fact("Slices", _count_slices(facts)),
         ]
@@ -270,8 +272,10 @@ def _build_scope(facts: RunFacts) -> Iterator[Block]:
 def _count_slices(facts: RunFacts) -> str:
     kinds = {"word": "words", "phrase": "word pairs", "attribute": "attribute values", "cluster": "clusters of maps"}
     counts = [
-        "the whole corpus" if kind == "corpus" else f"{format_count(number)} {kinds.get(kind, kind)}"
-        for kind, number in facts.slice_counts
+        "the whole corpus"
+        if row["slice_kind"] == "corpus"
+        else f"{format_count(row['n'])} {kinds.get(row['slice_kind'], row['slice_kind'])}"
+        for row in facts.slice_counts
     ]
     return ", ".join(counts) or "none was large enough"
 

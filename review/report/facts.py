@@ -2,21 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
-
-import numpy as np
 
 import sql
 from review.evidence.decisions import find_earlier_runs
 from review.presentation import drawing
 from review.presentation.corpus import open_audited_corpus
-from review.presentation.drawing import Box
-from review.presentation.formatting import BITS_PER_NAT, NO_VALUE, format_headline, format_self_audit
-from review.presentation.pairs import Album, Picture, ShownPair, encode_picture
+from review.presentation.formatting import NO_VALUE, format_headline, format_self_audit
+from review.presentation.pairs import Album, MeanMap, ShownPair, average_maps, encode_picture, sum_maps
 from stores import Root, ledger
-from stores.ledger import Record
 
 COMPARISON_PAIRS = 4
 SLICE_ROWS = 25
@@ -32,165 +28,115 @@ class AlertFacts:
     dependent: list[dict[str, Any]]  # alerts that it explains
     tests: list[dict[str, Any]]
     pairs: list[ShownPair]
-    mean_maps: list[tuple[Picture, dict[str, Any]]]  # of the slice and of other pairs, each with its means
-    mean_top: float
+    mean_maps: dict[str, MeanMap]  # of the slice (`inside`) and of other pairs (`outside`)
 
 
-@dataclass(frozen=True)
 class RunFacts:
     """All facts that the report of a run shows."""
 
-    manifest: dict[str, Any]
-    manifest_sha256: str
-    headline: str
-    alerts: list[AlertFacts]
-    orphan_alerts: list[dict[str, Any]]  # alerts explained by one that the run does not have
-    album: Album
-    comparison_pairs: list[ShownPair]
-    grids: list[dict[str, Any]]
-    slice_shares: list[dict[str, Any]]  # largest effect first
-    slice_counts: list[tuple[str, int]]  # kind, and number of slices
-    self_audit: list[str]
-    checks: list[dict[str, Any]]
-    errors: list[dict[str, Any]]
-    truncated_captions: int
-    near_duplicates: tuple[int, int]  # images, and groups of them
-    files: list[dict[str, Any]]
-    color_scale: Picture
-    last_record: Record | None  # of the ledger, except records of reports
-    decisions: dict[str, dict[str, Any]]  # by alert id
-    sign_offs: list[dict[str, Any]]
-    countersigns: dict[int, dict[str, Any]]  # by the number of the record that they countersign
-    superseded_reviews: list[dict[str, Any]]  # decisions that are not in force
-    histories: dict[str, dict[str, Any]]  # by alert id
-    missing_alerts: list[dict[str, Any]]  # open before this run, which did not raise them
-    warning: str | None  # why the report may not be valid
-    unreadable_runs: str | None = None  # why decisions made in other runs may be missing
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Resolved configuration of the run."""
-        config: dict[str, Any] = self.manifest["config"]
-        return config
+    def __init__(self, lake: Root, manifest: dict[str, Any], remote: bool = True) -> None:
+        """Read the facts; `remote` is whether images of a remote corpus may be fetched. Raises sql.LakeError."""
+        self.manifest, self.run_id = manifest, manifest["run_id"]
+        self.config: dict[str, Any] = manifest["config"]
+        self.manifest_sha256 = sql.manifest_sha256(lake, self.run_id)
+        self.warning = self._check_manifest(lake)
+        records = [record for record in ledger.read_records(lake) if record.kind != "report"]
+        self.last_record = records[-1] if records else None
+        self.end_time: str = manifest["finished_at"] or manifest["started_at"]
+        # Time of the newest fact.
+        self.as_of = max(self.end_time, self.last_record.at) if self.last_record else self.end_time
+        self.files = [entry for entry in manifest["files"] if entry["path"].rpartition("/")[2] not in _NOT_LISTED]
+        self.color_scale = encode_picture(drawing.draw_color_scale())
+        with sql.connect(lake, self.run_id, with_decisions=True) as connection:
+            self._read_run(connection, remote)
+            self._read_decisions(connection)
+        # Decisions made in earlier runs of the audit can be in force for this run.
+        earlier, self.unreadable_runs = find_earlier_runs(lake, manifest) if self.histories else ([], None)
+        if earlier:
+            try:
+                with sql.connect(lake, self.run_id, earlier, with_decisions=True) as connection:
+                    self._read_decisions(connection)
+            except sql.LakeError as error:  # another run is damaged; this one can still be reported
+                self.unreadable_runs = str(error)
 
     def setting(self, section: str, key: str) -> Any:
         """Return a setting of the resolved configuration; a dash if the configuration does not have it."""
         value = self.config.get(section, {}).get(key)
         return NO_VALUE if value is None else value
 
-    @property
-    def end_time(self) -> str:
-        """When the run ended, or started if it has not ended."""
-        time: str = self.manifest["finished_at"] or self.manifest["started_at"]
-        return time
+    def _check_manifest(self, lake: Root) -> str | None:
+        """Return a warning if the manifest differs from its record in the ledger; `verify` checks all files."""
+        records = [
+            record
+            for record in ledger.select_kinds(ledger.read_records(lake), "run", "rewrite")
+            if record.body.get("run_id") == self.run_id
+        ]
+        if not records or self.manifest["status"] == "running":
+            return None
+        last = records[-1]
+        if self.manifest_sha256 in (last.body.get("manifest_sha256"), last.body.get("before_sha256")):
+            return None
+        return (
+            f"Do not rely on this report: the manifest of the run was changed after the run. Its sha256 differs from "
+            f"that in record {last.number} of the ledger. Run “m2ib-audit verify {self.run_id}” for details."
+        )
 
-    @property
-    def as_of(self) -> str:
-        """Time of the newest fact: the last record, or the end of the run."""
-        return max(self.end_time, self.last_record.at) if self.last_record else self.end_time
+    def _read_decisions(self, connection: sql.Connection) -> None:
+        read = partial(sql.rows, connection)
+        decisions = read("review/decisions", run_id=self.run_id)
+        self.decisions = {row["alert_id"]: row for row in decisions if row["alert_id"] is not None}
+        self.sign_offs = read("review/sign_offs", run_id=self.run_id)
+        # By the number of the record that they countersign.
+        self.countersigns = {row["record"]: row for row in read("review/countersigned")}
+        in_force = {row["review"] for row in decisions}
+        reviews = read("review/reviews_of_run", run_id=self.run_id)
+        self.superseded_reviews = [row for row in reviews if row["number"] not in in_force]
 
+    def _read_run(self, connection: sql.Connection, remote: bool) -> None:
+        read = partial(sql.rows, connection, run_id=self.run_id)
+        min_pairs = self.config.get("alerts", {}).get("min_pairs", 1)
+        self.grids = read("review/grid_shapes")
+        self.slice_shares = read("review/measured_slices", min_pairs=min_pairs, limit=SLICE_ROWS)
+        self.slice_counts = read("review/slice_kinds", min_pairs=min_pairs)
+        self.self_audit = format_self_audit(read("review/self_audit"))
+        self.checks = read("review/checks")
+        self.errors = read("review/error_reasons", examples=ERROR_EXAMPLES)
+        self.truncated_captions = sum(row["n"] for row in read("review/cut_captions"))
+        self.near_duplicates = read("review/near_duplicate_counts")
+        histories = read("review/alert_history_of_run", alert_id=None)
+        self.histories = {row["alert_id"]: row for row in histories if row["alert_id"] is not None}
+        # Alerts that were open before this run, which did not raise them.
+        self.missing_alerts = [row for row in histories if row["alert_id"] is None and row["announced"]]
 
-def load_facts(lake: Root, manifest: dict[str, Any], remote: bool = True) -> RunFacts:
-    """Read the facts of a run; `remote` is whether images of a remote corpus may be fetched.
-
-    Raises:
-        sql.LakeError: The lake or its ledger cannot be read.
-    """
-    run_id = manifest["run_id"]
-    with sql.connect(lake, run_id, with_decisions=True) as connection:
-        facts = _load_run(connection, lake, manifest, remote)
-    # Decisions made in earlier runs of the audit can be in force for this run.
-    earlier, problem = find_earlier_runs(lake, manifest) if facts.histories else ([], None)
-    facts = replace(facts, unreadable_runs=problem)
-    if not earlier:
-        return facts
-    try:
-        with sql.connect(lake, run_id, earlier, with_decisions=True) as connection:
-            return replace(facts, **_load_decisions(connection, lake, run_id))
-    except sql.LakeError as error:  # another run is damaged; this one can still be reported
-        return replace(facts, unreadable_runs=str(error))
-
-
-def _load_decisions(connection: sql.Connection, lake: Root, run_id: str) -> dict[str, Any]:
-    read = partial(sql.rows, connection)
-    decisions = read("review/decisions", run_id=run_id)
-    in_force = {row["review"] for row in decisions if row["review"] is not None}
-    records = [record for record in ledger.read_records(lake) if record.kind != "report"]
-    return {
-        "last_record": records[-1] if records else None,
-        "decisions": {row["alert_id"]: row for row in decisions if row["alert_id"] is not None},
-        "sign_offs": read("review/sign_offs", run_id=run_id),
-        "countersigns": {row["record"]: row for row in read("review/countersigned")},
-        "superseded_reviews": [
-            row for row in read("review/reviews_of_run", run_id=run_id) if row["number"] not in in_force
-        ],
-    }
-
-
-def _check_manifest(lake: Root, manifest: Mapping[str, Any], digest: str) -> str | None:
-    """Return a warning if the manifest differs from its record in the ledger; `verify` checks all files."""
-    records = [
-        record
-        for record in ledger.select_kinds(ledger.read_records(lake), "run", "rewrite")
-        if record.body.get("run_id") == manifest["run_id"]
-    ]
-    if not records or manifest["status"] == "running":
-        return None
-    if digest in (records[-1].body.get("manifest_sha256"), records[-1].body.get("before_sha256")):
-        return None
-    return (
-        f"Do not rely on this report: the manifest of the run was changed after the run. Its sha256 differs from that "
-        f"in record {records[-1].number} of the ledger. Run “m2ib-audit verify {manifest['run_id']}” for details."
-    )
-
-
-def _load_run(connection: sql.Connection, lake: Root, manifest: dict[str, Any], remote: bool) -> RunFacts:
-    run_id = manifest["run_id"]
-    read = partial(sql.rows, connection, run_id=run_id)
-    digest = sql.manifest_sha256(lake, run_id)
-    alerts = read("review/alerts_of_run")
-    independent = [alert for alert in alerts if alert["explained_by"] is None]
-    dependent = _group_dependent(alerts)
-    comparison = [row["pair_id"] for row in read("review/sampled_pairs", limit=COMPARISON_PAIRS)]
-    examples = [pair_id for alert in independent for pair_id in alert["pair_ids"] or ()]
-    album = Album(connection, run_id, [*examples, *comparison], open_audited_corpus(manifest, remote))
-    grids = read("review/grid_shapes")
-    min_pairs = manifest["config"].get("alerts", {}).get("min_pairs", 1)
-    tests = read("review/tests", alert_id=None)
-    duplicates = read("review/near_duplicate_counts")
-    histories = read("review/alert_history_of_run", alert_id=None)
-    return RunFacts(
-        manifest=manifest,
-        manifest_sha256=digest,
-        warning=_check_manifest(lake, manifest, digest),
-        headline=format_headline(manifest, independent),
-        alerts=[
+        alerts = read("review/alerts_of_run")
+        independent = [alert for alert in alerts if alert["explained_by"] is None]
+        self.headline = format_headline(self.manifest, independent)
+        comparison = [row["pair_id"] for row in read("review/sampled_pairs", limit=COMPARISON_PAIRS)]
+        examples = [pair_id for alert in independent for pair_id in alert["pair_ids"] or ()]
+        corpus = open_audited_corpus(self.manifest, remote)
+        self.album = Album(connection, self.run_id, [*examples, *comparison], corpus)
+        self.comparison_pairs = self.album.show(comparison, sorted({alert["region"] for alert in independent}))
+        tests = read("review/tests", alert_id=None)
+        dependent = _group_dependent(alerts)
+        self.orphan_alerts = dependent[None]  # explained by an alert that the run does not have
+        self.alerts = [
             AlertFacts(
                 row,
                 dependent[_alert_key(row)],
                 [test for test in tests if _finding_key(test) == _finding_key(row)],
-                album.show(row["pair_ids"] or (), [row["region"]]),
-                *_draw_mean_maps(connection, row, grids, album.boxes(row["region"])),
+                self.album.show(row["pair_ids"] or (), [row["region"]]),
+                self._average_maps(connection, row),
             )
             for row in independent
-        ],
-        orphan_alerts=dependent[None],
-        album=album,
-        comparison_pairs=album.show(comparison, sorted({alert["region"] for alert in independent})),
-        grids=grids,
-        slice_shares=read("review/measured_slices", min_pairs=min_pairs, limit=SLICE_ROWS),
-        slice_counts=[(row["slice_kind"], row["n"]) for row in read("review/slice_kinds", min_pairs=min_pairs)],
-        self_audit=format_self_audit(read("review/self_audit")),
-        checks=read("review/checks"),
-        errors=read("review/error_reasons", examples=ERROR_EXAMPLES),
-        truncated_captions=sum(row["n"] for row in read("review/cut_captions")),
-        near_duplicates=(duplicates[0]["images"], duplicates[0]["groups"]) if duplicates else (0, 0),
-        files=[entry for entry in manifest["files"] if entry["path"].rpartition("/")[2] not in _NOT_LISTED],
-        color_scale=encode_picture(drawing.draw_color_scale()),
-        histories={row["alert_id"]: row for row in histories if row["alert_id"] is not None},
-        missing_alerts=[row for row in histories if row["alert_id"] is None and row["announced"]],
-        **_load_decisions(connection, lake, run_id),
-    )
+        ]
+
+    def _average_maps(self, connection: sql.Connection, alert: Mapping[str, Any]) -> dict[str, MeanMap]:
+        """Average the maps of an alert's slice and of other pairs; {} if the grids of the run differ."""
+        if len(self.grids) != 1 or alert["side"] != "image":
+            return {}
+        total = sum_maps(connection, self.run_id, alert["region"])
+        inside = sum_maps(connection, self.run_id, alert["region"], alert["slice_kind"], alert["slice"])
+        return average_maps(inside, total, (self.grids[0]["grid_h"], self.grids[0]["grid_w"]))
 
 
 _AlertKey = tuple[str, str, str]
@@ -218,32 +164,3 @@ def _group_dependent(alerts: Sequence[dict[str, Any]]) -> dict[_AlertKey | None,
             leader = by_key.get((leader["rule"], leader["region"], leader["explained_by"]))
         groups[_alert_key(leader) if leader and leader["explained_by"] is None else None].append(alert)
     return groups
-
-
-def _draw_mean_maps(
-    connection: sql.Connection, alert: dict[str, Any], grids: Sequence[Mapping[str, Any]], boxes: Sequence[Box]
-) -> tuple[list[tuple[Picture, dict[str, Any]]], float]:
-    """Draw the mean maps of an alert's slice and of all other pairs on one scale; return the pictures and the scale."""
-    if len(grids) != 1 or alert["side"] != "image":
-        return [], 0.0
-    shape = grids[0]["grid_h"], grids[0]["grid_w"]
-    keys = {key: alert[key] for key in ("run_id", "region", "slice_kind", "slice")}
-    inside, total = (
-        np.array([[row[key] for key in ("n", "region_nats", "image_nats", "nats")] for row in rows], dtype=float)
-        for rows in (
-            sql.rows(connection, "review/map_sums", **keys),
-            sql.rows(connection, "review/map_sums", **keys | {"slice_kind": None, "slice": None}),
-        )
-    )
-    outside = np.maximum(total - inside, 0) if inside.size else total
-    groups = [sums for sums in (inside, outside) if sums.size and sums[0, 0] > 0]
-    means = [sums / sums[0, 0] for sums in groups]
-    maps = [mean[:, 3].reshape(shape) * BITS_PER_NAT for mean in means]
-    top = max((float(bits.max()) for bits in maps), default=0.0) or 1.0
-    return [
-        (
-            encode_picture(drawing.draw_mean_map(bits, top, boxes), shrink=2),
-            {"n": int(sums[0, 0]), "region_nats": float(mean[0, 1]), "image_nats": float(mean[0, 2])},
-        )
-        for sums, mean, bits in zip(groups, means, maps, strict=True)
-    ], top

@@ -17,7 +17,7 @@ from review.presentation.pairs import SHADES
 from review.report import blocks
 from review.report.blocks import Document
 from review.report.chapters import build_document
-from review.report.facts import load_facts
+from review.report.facts import RunFacts
 from stores import Root, ledger
 from stores.keys import SigningKey
 
@@ -35,13 +35,13 @@ class ReportError(Exception):
 
 
 def load_document(lake: Root, run_id: str, remote: bool = True) -> Document:
-    """Return the report of a run (an id, or `latest`) as a document; see `load_facts` for `remote`.
+    """Return the report of a run (an id, or `latest`) as a document; see `RunFacts` for `remote`.
 
     Raises:
         ReportError: The run is not in the lake.
         sql.LakeError: The lake cannot be read.
     """
-    return build_document(load_facts(lake, _find_manifest(lake, run_id), remote))
+    return build_document(RunFacts(lake, _find_manifest(lake, run_id), remote))
 
 
 def render_report(document: Document, kind: str, fonts: Collection[Path] = ()) -> bytes:

@@ -4,9 +4,7 @@ No part of a URL becomes a path: the image of a pair is found by the row that th
 """
 
 import hashlib
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -17,8 +15,7 @@ from corpora import Place, RowError
 from review.presentation import corpus as audited
 from review.presentation import drawing
 from review.presentation.drawing import Box, Grid
-from review.presentation.formatting import BITS_PER_NAT
-from review.presentation.pairs import to_bits_grid
+from review.presentation.pairs import MeanMap, average_maps, sum_maps, to_bits_grid
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages import plots
 from review.site.pages.rendering import get_choice, get_lake, get_number
@@ -27,16 +24,6 @@ router = APIRouter()
 PIXEL_RATIO: Final = 2
 """Pixels of an image per pixel of the page, for sharp display."""
 _CACHE_CONTROL: Final = "private, max-age=600"
-
-
-@dataclass(frozen=True)
-class MeanMap:
-    """The mean image map of `n` pairs, with the mean bits in a region and in the whole image."""
-
-    bits: Grid
-    n: int
-    region_bits: float
-    image_bits: float
 
 
 def load_pair(lake: LakeCache, run_id: str, pair_id: str) -> dict[str, Any]:
@@ -207,16 +194,10 @@ def compute_mean_maps(lake: LakeCache, alert: dict[str, Any]) -> dict[str, MeanM
     grids = lake.query_run(run_id, "review/grid_shapes")
     if len(grids) != 1:
         return {}
-    shape = (grids[0]["grid_h"], grids[0]["grid_w"])
     key = ("sums", region, alert["slice_kind"], alert["slice"])
-    inside = lake.cache_for_run(run_id, key, lambda: _sum_maps(lake, run_id, region, *key[2:]))
-    total = lake.cache_for_run(run_id, ("sums", region), lambda: _sum_maps(lake, run_id, region))
-    halves = {"inside": inside, "outside": np.maximum(total - inside, 0) if total.shape == inside.shape else total * 0}
-    return {
-        name: MeanMap(sums[3:].reshape(shape) / sums[0], int(sums[0]), sums[1] / sums[0], sums[2] / sums[0])
-        for name, sums in halves.items()
-        if len(sums) == 3 + math.prod(shape) and sums[0] > 0
-    }
+    inside = lake.cache_for_run(run_id, key, lambda: sum_maps(lake.connect_runs(run_id), run_id, *key[1:]))
+    total = lake.cache_for_run(run_id, key[:2], lambda: sum_maps(lake.connect_runs(run_id), run_id, region))
+    return average_maps(inside, total, (grids[0]["grid_h"], grids[0]["grid_w"]))
 
 
 def list_members(lake: LakeCache, alert: dict[str, Any]) -> list[str]:
@@ -231,19 +212,6 @@ def list_members(lake: LakeCache, alert: dict[str, Any]) -> list[str]:
     )
     pair_ids: list[str] = table["pair_id"].to_pylist()
     return pair_ids
-
-
-def _sum_maps(
-    lake: LakeCache, run_id: str, region: str, slice_kind: str | None = None, slice_name: str | None = None
-) -> Grid:
-    """Return the number of pairs with a region, and the bits of the region, the image and each patch over them."""
-    connection = lake.connect_runs(run_id)
-    chosen = {"run_id": run_id, "region": region, "slice_kind": slice_kind, "slice": slice_name}
-    rows = sql.rows(connection, "review/map_sums", **chosen)
-    if not rows:
-        return np.zeros(0)
-    nats = [rows[0]["region_nats"], rows[0]["image_nats"], *(row["nats"] for row in rows)]
-    return np.array([rows[0]["n"], *(value * BITS_PER_NAT for value in nats)], dtype=np.float64)
 
 
 def list_common_boxes(lake: LakeCache, run_id: str, region: str) -> list[Box]:

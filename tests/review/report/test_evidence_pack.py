@@ -16,7 +16,7 @@ import sql
 from review.evidence.decisions import Reviewer, countersign, decide, sign_off
 from review.report import blocks
 from review.report.chapters import build_document
-from review.report.facts import load_facts
+from review.report.facts import RunFacts
 from review.report.html import ReportError, load_document, render_report, write_report
 from review.report.method import load_requirements
 from review.report.pdf import render_pdf
@@ -214,7 +214,7 @@ def test_missing_alerts_are_listed(lake, run, make_pair):
 
 
 def test_every_requirement_refers_to_existing_chapters(lake, run):
-    document = build_document(load_facts(lake.path, run.read_manifest()))
+    document = build_document(RunFacts(lake.path, run.read_manifest()))
     titles = {chapter.title for chapter in document.chapters} | {"Alert 1 and following", "the status of each alert"}
     (mapping,) = [chapter for chapter in document.chapters if chapter.key == "requirements"]
     rows = [row for part in mapping.blocks if isinstance(part, blocks.Table) for row in part.rows]

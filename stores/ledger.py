@@ -306,12 +306,18 @@ def append(
         if check is not None:
             check(earlier)
         record, data = _build_record(earlier[-1] if earlier else None, kind, body, signer)
-        if files.create_file(record_path(lake, record.number), data):
-            # If another writer has already appended a record, HEAD must not point to an earlier record.
-            if not files.is_file(record_path(lake, record.number + 1)):
-                head = {"number": record.number, "sha256": record.sha256}
-                files.write_bytes(lake / FOLDER / HEAD, canonical_json(head))
-            return record
+        try:
+            if files.create_file(record_path(lake, record.number), data):
+                # If another writer has already appended a record, HEAD must not point to an earlier record.
+                if not files.is_file(record_path(lake, record.number + 1)):
+                    head = {"number": record.number, "sha256": record.sha256}
+                    files.write_bytes(lake / FOLDER / HEAD, canonical_json(head))
+                return record
+        except OSError as error:
+            raise LakeError(
+                f"ledger: nothing was recorded ({error.strerror or error}), expected a lake that can be written; "
+                "check its disk space and permissions"
+            ) from error
     raise LedgerError(
         f"ledger: no record could be appended to {lake} in {_APPEND_ATTEMPTS} attempts; see who else writes"
     )

@@ -157,10 +157,8 @@ def verify(
     with bar("verifying"), exit_on_error(Exit.FAILURE, "verify again"):
         answer: dict[str, Any] = {} if report_file is None else _verify_report(lake, report_file)
         public = None if public_key is None else load_public_key(public_key)
-        if run_id is not None:
+        if run_id is not None or public or head:  # a report can be trusted as far as the ledger that lists it
             verdict = evidence.verify(lake, run_id, public, head)
-        elif public or head:  # a report can be trusted as far as the ledger that lists it
-            verdict = evidence.verify_ledger(lake, public, head)
     for line in [] if verdict is None else evidence.format_result(verdict):
         say(line)
     if as_json:

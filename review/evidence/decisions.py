@@ -118,7 +118,7 @@ def decide(
                 "review that decision, and decide again"
             )
 
-    return _append(lake, "review", body, signer, check)
+    return ledger.append(lake, "review", body, signer, check)
 
 
 def countersign(
@@ -167,7 +167,7 @@ def countersign(
         "statement": statement,
         "reviewer": asdict(reviewer),
     }
-    return _append(lake, "countersign", body, signer, check)
+    return ledger.append(lake, "countersign", body, signer, check)
 
 
 def sign_off(
@@ -211,7 +211,7 @@ def sign_off(
                 " expected no newer record; review that record, and sign again"
             )
 
-    return _append(lake, "sign_off", body, signer, check)
+    return ledger.append(lake, "sign_off", body, signer, check)
 
 
 def find_earlier_runs(lake: Root, manifest: Mapping[str, Any]) -> tuple[list[str], str | None]:
@@ -252,16 +252,6 @@ def _count_decisions(lake: Root, manifest: Mapping[str, Any]) -> dict[str, Any]:
     except sql.LakeError as error:  # another run is damaged; this one can still be signed off
         counts, problem = count(), str(error)
     return {"alerts": counts} | ({} if problem is None else {"gap": problem})
-
-
-def _append(lake: Root, kind: str, body: dict[str, Any], signer: SigningKey | None, check: Any) -> Record:
-    try:
-        return ledger.append(lake, kind, body, signer, check)
-    except OSError as error:
-        raise sql.LakeError(
-            f"ledger: nothing was recorded ({error.strerror or error}), expected a lake that can be written; check its "
-            "disk space and permissions"
-        ) from error
 
 
 def _check_choice(field: str, value: str, expected: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ prove this: the head of the ledger, if it was stored outside of the lake, or sig
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -27,7 +28,8 @@ _SHARD: Final = re.compile(r"(attributions|ingest_errors)/part-[^/]+\.parquet")
 _LOCK: Final = "lock.json"
 _REPORT: Final = re.compile(r"report[^/]*\.(html|pdf)")
 _MANIFEST: Final = "manifest.json"
-_LINK: Final = "is a symbolic link, expected a file or folder: its target can change unnoticed"
+_NOT_CHAINED: Final = "not chained: it was written before the lake had a ledger"
+_RUN_KINDS: Final = ("run", "rewrite")
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -73,13 +75,18 @@ class VerifyResult:
         """Add a difference."""
         self.differences.append(Difference(file, description, location))
 
+    def add_record(self, number: int, description: str) -> None:
+        """Add a difference of a record of the ledger."""
+        self.add(_record_file(number), description, f"record {number}")
 
-def verify(lake: Root, run_id: str, public: PublicKey | None = None, head: str | None = None) -> VerifyResult:
-    """Verify runs: compare their files with their manifests, and their manifests with the ledger.
+
+def verify(lake: Root, run_id: str | None, public: PublicKey | None = None, head: str | None = None) -> VerifyResult:
+    """Verify the ledger, the manifests of runs against the ledger, and the files of runs against their manifests.
 
     Args:
         lake: The lake.
-        run_id: Id of a run, `latest`, or `all`, which also reports files that belong to no run.
+        run_id: Id of a run, `latest`, or `all`, which also reports files that belong to no run; None verifies only the
+            ledger.
         public: Public key that must verify the signature of every record of the ledger; None accepts unsigned records.
         head: sha256 of a record that must be in the ledger.
 
@@ -87,52 +94,42 @@ def verify(lake: Root, run_id: str, public: PublicKey | None = None, head: str |
         VerifyError: The run is not in the lake, or `head` is not a sha256.
         sql.LakeError: The lake cannot be read.
     """
-    _check_head_format(head)
     sizes, links = stores.list_sizes(lake), stores.list_links(lake)
     result = VerifyResult()
     records = _verify_ledger(lake, sizes, result, public, head)
-    stored = sorted(
-        {name.split("/")[1] for name in sizes if name.startswith("runs/") and name.count("/") > 1}
-        | {name.split("/")[1] for name in links if name.startswith("runs/")}
-    )
-    recorded = {record.body.get("run_id") for record in records if record.kind in ("run", "rewrite")}
-    result.runs = _select_runs(lake, run_id, stored, recorded)
-    if run_id == "all":
-        for name in links:
-            if not name.startswith("runs/"):
-                result.add(name, _LINK)
+    if run_id is None:
+        return result
+    files = _group_by_run(sizes, links)
+    result.runs = _select_runs(lake, run_id, sorted(files), records)
+    prefixes = tuple(f"runs/{each}/" for each in result.runs)
+    for name in links:
+        if f"{name}/".startswith(prefixes) or (run_id == "all" and not name.startswith("runs/")):
+            result.add(name, "is a symbolic link, expected a file or folder: its target can change unnoticed")
     for each in result.runs:
-        prefix = f"runs/{each}/"
-        links_of_run = [name for name in links if f"{name}/".startswith(prefix)]
-        for name in links_of_run:
-            result.add(name, _LINK)
-        if f"runs/{each}" not in links_of_run:
-            names = {name for name in sizes if name.startswith(prefix)}.difference(links_of_run)
-            files = {name.removeprefix(prefix): sizes[name] for name in sorted(names)}
-            _RunVerifier(lake, each, files, records, result).verify()
+        if f"runs/{each}" not in links:
+            _RunVerifier(lake, each, files[each], records, result).verify()
     if run_id == "all":
-        prefixes = ("ledger/", *(f"runs/{each}/" for each in stored))
         for name in sizes:
-            if not name.startswith(prefixes):
+            if not name.startswith((f"{ledger.FOLDER}/", *(f"runs/{each}/" for each in files))):
                 result.add(name, "is not listed in any manifest")
     return result
 
 
-def verify_ledger(lake: Root, public: PublicKey | None = None, head: str | None = None) -> VerifyResult:
-    """Verify only the ledger. Arguments and errors are those of `verify`."""
-    _check_head_format(head)
-    result = VerifyResult()
-    sizes = {f"{ledger.FOLDER}/{name}": size for name, size in stores.list_sizes(lake / ledger.FOLDER).items()}
-    _verify_ledger(lake, sizes, result, public, head)
-    return result
+def _group_by_run(sizes: Mapping[str, int], links: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return the sizes of the files in each run's folder; a folder that is a symbolic link has no files."""
+    runs: dict[str, dict[str, int]] = defaultdict(dict)
+    for name in sorted({*sizes, *links}):
+        folder, *below = name.split("/", 2)
+        if folder == "runs" and below and name in links:
+            runs.setdefault(below[0], {})
+        elif folder == "runs" and len(below) == 2:
+            runs[below[0]][below[1]] = sizes[name]
+    return runs
 
 
-def _check_head_format(head: str | None) -> None:
-    if head is not None and not _SHA256.fullmatch(head):
-        raise VerifyError(f"--head: got {head!r}, expected the 64 hexadecimal digits that verify printed earlier")
-
-
-def _select_runs(lake: Root, run_id: str, stored: Sequence[str], recorded: set[Any]) -> list[str]:
+def _select_runs(lake: Root, run_id: str, stored: Sequence[str], records: Sequence[Record]) -> list[str]:
+    """Return the runs to verify, oldest first; runs that have only a record in the ledger are among them."""
+    recorded = (record.body.get("run_id") for record in records if record.kind in _RUN_KINDS)
     runs = sorted({*stored, *(name for name in recorded if isinstance(name, str))})
     if run_id == "all":
         return runs
@@ -155,6 +152,8 @@ def _verify_ledger(
     lake: Root, sizes: Mapping[str, int], result: VerifyResult, public: PublicKey | None, noted_head: str | None
 ) -> list[Record]:
     """Verify the ledger, and return its readable records."""
+    if noted_head is not None and not _SHA256.fullmatch(noted_head):
+        raise VerifyError(f"--head: got {noted_head!r}, expected the 64 hexadecimal digits that verify printed earlier")
     prefix = f"{ledger.FOLDER}/"
     names = [name.removeprefix(prefix) for name in sizes if name.startswith(prefix)]
     for name in names:
@@ -169,12 +168,12 @@ def _verify_ledger(
     parsed: dict[int, Record] = {}
     for number in range(1, last + 1):
         if number not in digests:
-            result.add(_record_file(number), "is missing", f"record {number}")
+            result.add_record(number, "is missing")
             continue
         try:
             parsed[number] = ledger.parse_record(number, data[f"{number:08d}.json"])
         except LedgerError as error:
-            result.add(_record_file(number), _shorten(error), f"record {number}")
+            result.add_record(number, _shorten(error))
     head = _verify_head(lake, result, last, digests)
     _verify_chain(result, parsed, digests, head)
     records = [parsed[number] for number in sorted(parsed)]
@@ -210,7 +209,7 @@ def _verify_head(lake: Root, result: VerifyResult, last: int, digests: Mapping[i
         return None
     if number > last:
         others = ", and later records" if number > last + 1 else ""
-        result.add(_record_file(last + 1), f"is missing{others}: {file} names record {number}", f"record {last + 1}")
+        result.add_record(last + 1, f"is missing{others}: {file} names record {number}")
         return None
     if number < last and digests.get(number) == digest:
         result.notes.append(
@@ -224,41 +223,30 @@ def _verify_chain(
 ) -> None:
     """Report records whose sha256 differs from the one in the next record, or in the file HEAD for the last record."""
     actual = {0: ledger.BEGINNING, **digests}
-    # By record: the sha256 that other files expect of it.
-    expected: dict[int, dict[str, str]] = {number: {} for number in actual}
-    for number, record in parsed.items():
-        expected.setdefault(number - 1, {})[_record_file(number)] = record.prev
-    if head is not None:
-        expected.setdefault(head[0], {})[f"{ledger.FOLDER}/{ledger.HEAD}"] = head[1]
-
-    def is_contradicted(number: int) -> bool:
-        return number in parsed and any(digest != actual[number] for digest in expected.get(number, {}).values())
-
-    reported: set[str] = set()
-    for number in sorted(set(expected) & set(actual)):
-        for file, digest in expected[number].items():
-            if digest == actual[number]:
-                continue
-            # Which of the two files was changed? The one that others contradict as well.
-            referrer = ledger.record_number(file.rpartition("/")[2])
-            others = [other for name, other in expected[number].items() if name != file]
-            is_near = sum(one != other for one, other in zip(digest, actual[number], strict=False)) <= 2
-            is_referrer = (
-                number == 0
-                or actual[number] in others
-                or is_near
-                or (referrer is not None and is_contradicted(referrer))
-            )
-            changed, changed_number = (file, referrer) if is_referrer else (_record_file(number), number)
-            if changed not in reported:
-                reported.add(changed)
-                result.add(
-                    changed,
-                    f"refers to sha256 {digest[:16]}, expected {actual[number][:16]}"
-                    if is_referrer
-                    else f"has sha256 {actual[number][:16]}, but {file} refers to {digest[:16]}",
-                    None if changed_number is None else f"record {changed_number}",
-                )
+    # Each file that refers to a record: its name, its own number (None for HEAD), and number and sha256 of the record.
+    references: list[tuple[str, int | None, int, str]] = []
+    references += [(_record_file(number), number, number - 1, record.prev) for number, record in parsed.items()]
+    references += [] if head is None else [(f"{ledger.FOLDER}/{ledger.HEAD}", None, *head)]
+    references = sorted((each for each in references if each[2] in actual), key=lambda each: each[2])
+    confirmed = {number for _, _, number, digest in references if digest == actual[number]}
+    contradicted = {number for _, _, number, digest in references if digest != actual[number]}
+    reported: set[int | None] = set()
+    for file, referrer, number, digest in references:
+        if digest == actual[number]:
+            continue
+        # Which of the two files was changed? The one that others contradict as well.
+        is_near = sum(one != other for one, other in zip(digest, actual[number], strict=False)) <= 2
+        is_referrer = number == 0 or number in confirmed or referrer in contradicted or is_near
+        changed = referrer if is_referrer else number
+        if changed in reported:
+            continue
+        reported.add(changed)
+        if not is_referrer:
+            result.add_record(number, f"has sha256 {actual[number][:16]}, but {file} refers to {digest[:16]}")
+        elif referrer is None:
+            result.add(file, f"refers to sha256 {digest[:16]}, expected {actual[number][:16]}")
+        else:
+            result.add_record(referrer, f"refers to sha256 {digest[:16]}, expected {actual[number][:16]}")
 
 
 def _verify_signatures(result: VerifyResult, records: Sequence[Record], public: PublicKey | None) -> None:
@@ -278,7 +266,7 @@ def _verify_signatures(result: VerifyResult, records: Sequence[Record], public: 
             problem = "has an invalid signature"
         else:
             continue
-        result.add(_record_file(record.number), problem, f"record {record.number}")
+        result.add_record(record.number, problem)
 
 
 # A run
@@ -297,7 +285,7 @@ class _RunVerifier:
     def __post_init__(self) -> None:
         self.prefix = f"runs/{self.run_id}/"
         self.own_records = [record for record in self.records if record.body.get("run_id") == self.run_id]
-        self.ends = [record for record in self.own_records if record.kind in ("run", "rewrite")]
+        self.ends = [record for record in self.own_records if record.kind in _RUN_KINDS]
 
     def verify(self) -> None:
         """Add the differences and notes of the run to the result."""
@@ -312,8 +300,7 @@ class _RunVerifier:
             self._add(_MANIFEST, "is not a manifest of this run")
             return
         digest = ledger.sha256(data)
-        if problem := self._compare_with_ledger(manifest, digest):
-            self._add(_MANIFEST, problem)
+        self._verify_manifest(manifest, digest)
         listed = {entry["path"].removeprefix(self.prefix): entry["sha256"] for entry in manifest["files"]}
         earlier = {entry["manifest"]: entry["sha256"] for entry in manifest.get("earlier_manifests", [])}
         self._verify_files(listed | earlier)
@@ -327,46 +314,43 @@ class _RunVerifier:
     def _note(self, name: str, text: str) -> None:
         self.result.notes.append(f"{self.prefix}{name}: {text}")
 
-    def _compare_with_ledger(self, manifest: Mapping[str, Any], digest: str) -> str | None:
-        """Return a description of how a manifest contradicts the ledger, or None."""
+    def _verify_manifest(self, manifest: Mapping[str, Any], digest: str) -> None:
+        """Compare a manifest with the last record of its run."""
+        status = manifest["status"]
         if not self.ends:
-            return self._explain_missing_record(manifest)
+            if status == "running":
+                self._note("", "has not ended, so it has no record yet")
+            elif manifest.get("chained"):
+                self._add(
+                    _MANIFEST,
+                    "the ledger has no record of its end: the record was removed, the process was killed before it "
+                    "wrote one, or the ledger was unavailable",
+                )
+            elif ledger.expects_record(manifest, self.records):
+                self._add(
+                    _MANIFEST,
+                    "the ledger has no record of it, although the ledger is older than the run: the run was added "
+                    "later, or written by a release without a ledger",
+                )
+            else:
+                self._note("", _NOT_CHAINED)
+            return
         first, last = self.ends[0], self.ends[-1]
+        recorded, end = last.body.get("manifest_sha256"), last.body.get("status")
         if first.body.get("late"):
+            day = first.at[:10]
             self._note(
-                "",
-                f"was adopted as stored on {first.at[:10]} (record {first.number}); earlier changes cannot be detected",
+                "", f"was adopted as stored on {day} (record {first.number}); earlier changes cannot be detected"
             )
-        recorded = last.body.get("manifest_sha256")
         if digest == recorded:
-            return None
+            return
         if last.kind == "rewrite" and digest == last.body.get("before_sha256"):
-            self._note(
-                "", f"record {last.number} says {last.body.get('what')}, which was not completed: repeat the command"
-            )
-            return None
-        status = last.body.get("status")
-        if manifest["status"] == "running" and last.kind == "run" and status not in sql.COMPLETE:
-            self._note("", f"was {status} (record {last.number}) and is being resumed")
-            return None
-        return f"has sha256 {digest}, expected {recorded} (record {last.number} of the ledger)"
-
-    def _explain_missing_record(self, manifest: Mapping[str, Any]) -> str | None:
-        if manifest["status"] == "running":
-            self._note("", "has not ended, so it has no record yet")
-            return None
-        if manifest.get("chained"):
-            return (
-                "the ledger has no record of its end: the record was removed, the process was killed before it wrote "
-                "one, or the ledger was unavailable"
-            )
-        if ledger.expects_record(manifest, self.records):
-            return (
-                "the ledger has no record of it, although the ledger is older than the run: the run was added later, "
-                "or written by a release without a ledger"
-            )
-        self._note("", "not chained: it was written before the lake had a ledger")
-        return None
+            what = last.body.get("what")
+            self._note("", f"record {last.number} says {what}, which was not completed: repeat the command")
+        elif status == "running" and last.kind == "run" and end not in sql.COMPLETE:
+            self._note("", f"was {end} (record {last.number}) and is being resumed")
+        else:
+            self._add(_MANIFEST, f"has sha256 {digest}, expected {recorded} (record {last.number} of the ledger)")
 
     def _verify_files(self, expected: Mapping[str, str]) -> None:
         """Compare files with their sha256 in the manifest."""
@@ -391,10 +375,9 @@ class _RunVerifier:
             reviewed = record.body.get("evidence", record.body)
             digest = reviewed.get("manifest_sha256") if isinstance(reviewed, dict) else None
             if record.kind in ("review", "sign_off") and digest not in manifests:
-                self.result.add(
-                    _record_file(record.number),
+                self.result.add_record(
+                    record.number,
                     f"refers to a manifest of run {self.run_id} with sha256 {str(digest)[:16]}, which it never had",
-                    f"record {record.number}",
                 )
 
     def _verify_reports(self, manifest: Mapping[str, Any]) -> None:
@@ -411,7 +394,7 @@ class _RunVerifier:
             elif digests or manifest.get("chained"):
                 self._add(name, f"has sha256 {found}, which is not in the ledger")
             else:
-                self._note(name, "not chained: it was written before the lake had a ledger")
+                self._note(name, _NOT_CHAINED)
         for path in {body["path"] for body in recorded if isinstance(body.get("path"), str)}:
             name = path.removeprefix(self.prefix)
             if path.startswith(self.prefix) and name not in self.files and manifest["status"] != sql.PRUNED:

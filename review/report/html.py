@@ -35,31 +35,20 @@ class ReportError(Exception):
 
 
 def load_document(lake: Root, run_id: str, remote: bool = True) -> Document:
-    """Return the report of a run (an id, or `latest`) as a document; see `RunFacts` for `remote`.
+    """Return the report of a run (an id, or `latest`) as a document. Raises ReportError if the lake lacks the run.
 
-    Raises:
-        ReportError: The run is not in the lake.
-        sql.LakeError: The lake cannot be read.
+    `remote` is whether images of a remote corpus may be fetched.
     """
     return build_document(RunFacts(lake, _find_manifest(lake, run_id), remote))
 
 
 def render_report(document: Document, kind: str, fonts: Collection[Path] = ()) -> bytes:
-    """Render a report in one of FORMATS and return the bytes; the same document gives the same bytes.
-
-    Raises:
-        ReportError: The PDF cannot be rendered.
-    """
+    """Render a report in one of FORMATS; the same document gives the same bytes. Raises ReportError."""
     if kind == "html":
         return render_html("report.html.j2", stylesheet(document.run_id), document=document)
-    from review.report.pdf import PdfError, render_pdf  # slow to import
+    from review.report.pdf import render_pdf  # slow to import
 
-    try:
-        return render_pdf(document, fonts)
-    except PdfError as error:
-        raise ReportError(
-            f"report: the PDF cannot be rendered ({error}); write HTML, without --pdf, and report this as a bug"
-        ) from error
+    return render_pdf(document, fonts)
 
 
 def write_report(
@@ -71,7 +60,7 @@ def write_report(
     by: str | None = None,
     signer: SigningKey | None = None,
 ) -> Root:
-    """Write the report of a run and return its path; the same lake and corpus give the same bytes.
+    """Write the report of a run and return its path; the same lake and corpus give the same bytes. Raises ReportError.
 
     Args:
         lake: The lake.
@@ -81,37 +70,15 @@ def write_report(
         fonts: Folders with additional fonts for the PDF.
         by: Name of the program that writes the report; if given, the sha256 of the report is recorded in the ledger.
         signer: Key that signs this record.
-
-    Raises:
-        ReportError: The run is not in the lake, or the report cannot be rendered or written.
-        sql.LakeError: The lake cannot be read, or the report cannot be recorded or stored in it.
     """
     document = load_document(lake, run_id)
     data = render_report(document, kind, fonts)
     name = f"runs/{document.run_id}/report.{kind}"
     path: Root = Path(out) if out is not None else lake / name
     if by is not None:  # recorded before it is written, so that no report exists that the ledger lacks
-        record_report(lake, document.run_id, kind, data, by, signer, **({} if out is not None else {"path": name}))
+        location = {} if out is not None else {"path": name}
+        ledger.record_report(lake, document.run_id, kind, data, signer, by=by, **location)
     return write_output(data, path, "report")
-
-
-def record_report(
-    lake: Root, run_id: str, kind: str, data: bytes, by: str, signer: SigningKey | None = None, **location: str
-) -> None:
-    """Record the sha256 of a report in the ledger, once, so that a changed copy can be detected.
-
-    `by` is the name of the program that rendered it; `path` is its path below the lake, if it is stored in the lake.
-
-    Raises:
-        sql.LakeError: The ledger cannot be written.
-    """
-    try:
-        ledger.record_report(lake, run_id, kind, data, signer, by=by, **location)
-    except OSError as error:
-        raise sql.LakeError(
-            f"ledger: the report was not recorded ({error.strerror or error}), expected a lake that can be written; "
-            "check its disk space and permissions"
-        ) from error
 
 
 def write_output(content: bytes, path: Root, command: str) -> Root:
@@ -129,21 +96,19 @@ def write_output(content: bytes, path: Root, command: str) -> Root:
 
 def _find_manifest(lake: Root, run_id: str) -> dict[str, Any]:
     manifests = {record["run_id"]: record for record in sql.read_manifests(lake)}
-    if run_id in manifests and manifests[run_id]["status"] == sql.PRUNED:
+    if manifests.get(run_id, {}).get("status") == sql.PRUNED:
         raise ReportError(
             f"report: got run {run_id}, whose rows were pruned ({manifests[run_id]['reason']}), expected a run with "
             "rows; restore it from a backup, or choose another run"
         )
     available = {name: record for name, record in manifests.items() if record["status"] != sql.PRUNED}
-    if not available:
-        raise ReportError(f"report: the lake {lake} has no run, expected at least one; run an audit first")
-    if run_id == "latest":
+    if run_id == "latest" and available:
         return list(available.values())[-1]
     if run_id not in available:
-        newest = ", ".join(list(available)[-5:])
-        older = f" and {len(available) - 5} older" if len(available) > 5 else ""
+        newest = ", ".join(list(available)[-5:]) or "none, since no audit has run"
         raise ReportError(
-            f"report: got run {run_id!r}, expected latest, or a run of the lake {lake}: {newest}{older}; choose a run"
+            f"report: got run {run_id!r}, expected latest, or a run of the lake {lake}, whose newest are: {newest}; "
+            "choose a run"
         )
     return available[run_id]
 

@@ -21,6 +21,7 @@ import typst
 
 from review.presentation.pairs import SHADES, Picture
 from review.report.blocks import Document
+from review.report.html import ReportError
 
 _TEMPLATE: Final = Path(__file__).parent.parent / "templates" / "report.typ"
 _ATTEMPTS: Final = 6
@@ -38,17 +39,10 @@ _DIRECTION_MARKS: Final = {*range(0x202A, 0x202F), 0x2066, 0x2067}
 """Characters that change the direction of the text after them."""
 
 
-class PdfError(Exception):
-    """The typesetter cannot render a document; the message is that of the typesetter."""
-
-
 def render_pdf(document: Document, fonts: Collection[Path] = ()) -> bytes:
-    """Return a report as PDF; `fonts` are folders with additional fonts.
+    """Return a report as PDF; `fonts` are folders with additional fonts. Raises ReportError.
 
     Characters that no font has are written as code points, such as ‹U+6F22›, and the report says so.
-
-    Raises:
-        PdfError: The document cannot be rendered.
     """
     hidden: set[str] = set()
     for attempt in range(1, _ATTEMPTS + 1):
@@ -58,7 +52,10 @@ def render_pdf(document: Document, fonts: Collection[Path] = ()) -> bytes:
         except typst.TypstError as error:
             found = _parse_undisplayable(str(error) + getattr(error, "diagnostic", ""))
             if is_last or not found:
-                raise PdfError(" ".join(str(error).split())[:500]) from error
+                reason = " ".join(str(error).split())[:500]
+                raise ReportError(
+                    f"report: the PDF cannot be rendered ({reason}); write HTML, without --pdf, and report this bug"
+                ) from error
             hidden |= found
     raise AssertionError  # the last attempt returns or raises
 

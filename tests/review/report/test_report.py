@@ -365,7 +365,7 @@ def test_runs_are_found_by_id_and_latest(lake):
 
 
 def test_a_lake_without_runs_is_an_error(lake):
-    with pytest.raises(ReportError, match="has no run"):
+    with pytest.raises(ReportError, match="whose newest are: none"):
         write_report(lake.path, "latest")
 
 

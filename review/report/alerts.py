@@ -25,6 +25,7 @@ from review.presentation.formatting import (
 from review.presentation.pairs import ShownPair, encode_picture
 from review.report import decisions
 from review.report.blocks import (
+    TEXTS,
     Block,
     CaptionedPicture,
     Column,
@@ -70,7 +71,7 @@ def share_of_margin(row: Mapping[str, Any]) -> float | None:
 
 def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     """Yield the chapter of an alert."""
-    row, on_text = alert.row, alert.row["side"] == "text"
+    row, on_text, texts = alert.row, alert.row["side"] == "text", TEXTS["alert"][alert.row["side"]]
     yield Paragraph(capitalize(format_state(row)), "state", strong=row["state"] == "confirmed")
     if history := _describe_history(facts, row["alert_id"]):
         yield Paragraph(history, "note")
@@ -81,7 +82,7 @@ def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     }.get(row["rule"], "ratio of the odds of the two" if on_text else "ratio of the two")
     figures = [
         Fact("Mean share of the attribution", format_percent(row["share"]), main=True),
-        Fact(f"Mean share of the {'words' if on_text else 'area'}", format_percent(row["area"])),
+        Fact(f"Mean share of the {texts['whole']}", format_percent(row["area"])),
         Fact(f"Effect: {effect}", format_ratio(row["effect"])),
         Fact("Pairs in the slice", format_count(row["n"])),
     ]
@@ -128,7 +129,7 @@ def _describe_history(facts: RunFacts, alert_id: str) -> str:
 
 
 def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
-    row, on_text = alert.row, alert.row["side"] == "text"
+    row, on_text, texts = alert.row, alert.row["side"] == "text", TEXTS["alert"][alert.row["side"]]
     answer = "Yes: confirmed" if row["state"] == "confirmed" else "Not shown: suspected"
     yield Paragraph(f"Does the score depend on it? {answer}", "heading")
     if row["score_effect"] is None:
@@ -140,7 +141,16 @@ def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
             f"on {format_region(row['region'])}."
         )
         return
-    yield Paragraph(_describe_phrase_test(row) if on_text else _describe_region_test(row))
+    yield Paragraph(
+        texts["test"].format(
+            margin=format_score(row["margin"]),
+            tested=format_count(row["tested"], "caption" if on_text else "pair"),
+            region=format_region(row["region"]),
+            drop=format_score(row["score_drop"]),
+            control_drop=format_score(row["control_drop"]),
+            outcome=texts[row["state"]].format(reason=row["reason"]),
+        )
+    )
     figures = [
         Fact("Loss of the score beyond the controls", format_score(row["score_effect"]), main=True),
         Fact("95% interval", f"{format_score(row['score_low'])} to {format_score(row['score_high'])}"),
@@ -148,64 +158,18 @@ def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
         Fact("Loss relative to the margin", format_percent(share_of_margin(row))),
     ]
     if row["transplant_rise"] is not None or on_text:
-        figures.append(
-            Fact(f"Gain where it is {'added' if on_text else 'pasted'}", format_score(row["transplant_rise"]))
-        )
+        figures.append(Fact(f"Gain where it is {texts['pasted']}", format_score(row["transplant_rise"])))
     yield Facts(figures, "figures")
     yield build_table(_TEXT_TEST_COLUMNS if on_text else _IMAGE_TEST_COLUMNS, alert.tests)
-    text = (
-        f"Confirmed requires, in {'both rows' if on_text else 'every row'}: a difference above the floor, an interval "
-        f"above zero, and q below {facts.setting('confirm', 'level')}. q is the largest p of the rows, corrected for "
-        f"the {format_count(row['tests'], 'test')} of this run; it is 1 if an earlier row already failed. The figures "
-        f"above the table are those of the {'weaker' if on_text else 'weakest'} row."
-    )
+    text = texts["criteria"].format(level=facts.setting("confirm", "level"), tests=format_count(row["tests"], "test"))
     if on_text or row["transplant_rise"] is not None:
-        text += " " + _describe_transplant(row)
-    yield Paragraph(text, "note")
-
-
-def _describe_outcome(row: Mapping[str, Any], confirmed: str) -> str:
-    if row["state"] == "confirmed":
-        return confirmed
-    part = "phrase" if row["side"] == "text" else "region"
-    return f"This does not show that the score depends on this {part}: {row['reason']}."
-
-
-def _describe_region_test(row: Mapping[str, Any]) -> str:
-    end = _describe_outcome(row, "The score depends on this region more than chance or covering as such explains.")
-    return (
-        "The score of a pair is its margin: how much better the image matches its own caption than the best of other "
-        f"captions ({format_score(row['margin'])} on average). In {format_count(row['tested'], 'pair')} sampled at "
-        f"random from the slice, {format_region(row['region'])} was covered. The score fell by "
-        f"{format_score(row['score_drop'])} with the weakest of three ways to cover it. Covering equal regions "
-        f"elsewhere in the same images (the controls) changed it by {format_score(row['control_drop'])}. {end}"
-    )
-
-
-def _describe_phrase_test(row: Mapping[str, Any]) -> str:
-    end = _describe_outcome(row, "Neither explains the loss: the score depends on this phrase.")
-    return (
-        "The score of a caption is its margin: how much better it matches its own image than the best of other images "
-        f"whose captions lack the phrase ({format_score(row['margin'])} on average). In "
-        f"{format_count(row['tested'], 'caption')} sampled at random from the slice, {format_region(row['region'])} "
-        f"was left out. The score fell by {format_score(row['score_drop'])}. Two controls measure what happens without "
-        "reliance: the phrase added to captions that lack it, and common words of the corpus in its place. "
-        f"{end}"
-    )
-
-
-def _describe_transplant(row: Mapping[str, Any]) -> str:
-    low, high = format_score(row["transplant_low"]), format_score(row["transplant_high"])
-    change = f"by {format_score(row['transplant_rise'])} ({low} to {high}) more than"
-    if row["side"] == "text":
-        return (
-            f"Added: the phrase, inserted into {format_count(row['transplant_n'], 'caption')} of other pairs, changed "
-            f"their score with this image {change} common words did."
+        text += " " + texts["transplant"].format(
+            number=format_count(row["transplant_n"], "caption" if on_text else "image"),
+            rise=format_score(row["transplant_rise"]),
+            low=format_score(row["transplant_low"]),
+            high=format_score(row["transplant_high"]),
         )
-    return (
-        f"Pasted: the region, inserted into {format_count(row['transplant_n'], 'image')} of pairs with other captions, "
-        f"changed the score of this caption {change} a control region did."
-    )
+    yield Paragraph(text, "note")
 
 
 def _score_column(title: str, key: str) -> Column:
@@ -262,18 +226,10 @@ def _build_mean_maps(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
 
 
 def _build_example_pairs(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
-    on_text = alert.row["side"] == "text"
-    tokens = f"tokens shaded by their bits, from 0 to {format_bits(facts.album.text_top)}; special tokens are dashed."
-    part = "phrase" if on_text else "region"
-    yield Paragraph(f"The {format_count(len(alert.pairs), 'pair')} with most bits in the {part}", "heading")
-    if on_text:
-        yield Paragraph(f"Below the caption: {tokens} The phrase is outlined.", "note")
-    else:
-        yield Paragraph(
-            "Left: the image as the model sees it. Right: the bits of each patch, the region outlined in white. Below "
-            f"the caption: {tokens}",
-            "note",
-        )
+    texts = TEXTS["alert"][alert.row["side"]]
+    yield Paragraph(f"The {format_count(len(alert.pairs), 'pair')} with most bits in the {texts['part']}", "heading")
+    yield Paragraph(texts["examples"].format(top=format_bits(facts.album.text_top)), "note")
+    if alert.row["side"] == "image":
         yield Paragraph(format_bits(facts.album.image_top), "scale")
     for pair in alert.pairs:
         yield build_card(pair, [alert.row["region"]], alert.row["side"])
@@ -301,7 +257,7 @@ def build_card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> 
             Fact(
                 f"{capitalize(region)}, {'outlined' if is_outlined else 'its strongest region'}",
                 f"{format_percent(share.share)} of the attribution ({format_bits(share.bits)} bits) on "
-                f"{format_percent(share.area)} of the {'words' if share.side == 'text' else 'area'}",
+                f"{format_percent(share.area)} of the {TEXTS['alert'][share.side]['whole']}",
                 main=True,
             )
         )

@@ -3,11 +3,18 @@
 Every string is text, never markup: a caption that looks like a tag or a command is shown as it is.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
 from review.presentation.pairs import Picture
+
+TEXTS: Final[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("texts.toml").read_text(encoding="utf-8"))
+"""Sentences of the report, by chapter; most have placeholders, such as {region}."""
+TITLES: Final = {chapter: texts["title"] for chapter, texts in TEXTS.items() if "title" in texts}
+"""Titles of the chapters, by key; chapters on alerts have titles of their own."""
 
 
 @dataclass(frozen=True)
@@ -187,21 +194,3 @@ class Document:
     chapters: Sequence[Chapter]
     footer: str
     color_scale: Picture
-
-
-_NOT_SHOWN = ("key", "kind", "cell", "target", "as_of", "alt", "view_alt", "overlay_alt")
-
-
-def visible_strings(value: Any) -> Iterator[str]:
-    """Yield every string of a document that a reader sees, in order."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Picture):
-        return
-    elif isinstance(value, Sequence):
-        for entry in value:
-            yield from visible_strings(entry)
-    elif is_dataclass(value):
-        for each in fields(value):
-            if each.name not in _NOT_SHOWN:
-                yield from visible_strings(getattr(value, each.name))

@@ -22,6 +22,8 @@ from review.presentation.formatting import (
 )
 from review.report import alerts, decisions, method
 from review.report.blocks import (
+    TEXTS,
+    TITLES,
     Block,
     Chapter,
     Column,
@@ -34,7 +36,6 @@ from review.report.blocks import (
     build_table,
 )
 from review.report.facts import RunFacts
-from review.report.method import TITLES
 
 
 def build_document(facts: RunFacts) -> Document:
@@ -98,56 +99,30 @@ def _build_summary(facts: RunFacts) -> Iterator[Block]:
 
 
 def _describe_result(facts: RunFacts) -> str:
-    status = facts.manifest["status"]
+    texts: dict[str, str] = TEXTS["summary"]
     if facts.alerts:
         return _describe_strongest_alert(facts.alerts[0].row)
-    if status in sql.COMPLETE:
-        factor, min_pairs = (facts.setting("alerts", key) for key in ("factor", "min_pairs"))
-        return (
-            f"No region had {factor} times its share of the attribution in any slice of at least {min_pairs} pairs. "
-            "This does not prove that the model uses the right evidence; see the limits."
+    if facts.manifest["status"] in sql.COMPLETE:
+        return texts["no_alert"].format(
+            factor=facts.setting("alerts", "factor"), min_pairs=facts.setting("alerts", "min_pairs")
         )
-    if status == "stopped":
-        return (
-            "The stored data failed a critical check, so no region was tested and no alert could be raised. The "
-            "absence of alerts has no meaning here."
-        )
-    return "The run did not complete. The report shows what it has stored. The absence of alerts has no meaning here."
+    return texts["stopped"] if facts.manifest["status"] == "stopped" else texts["incomplete"]
 
 
 def _describe_strongest_alert(row: Mapping[str, Any]) -> str:
-    on_text = row["side"] == "text"
+    texts = TEXTS["alert"][row["side"]]
+    text = "“Concentrates on” means: "
     if row["state"] == "confirmed":
-        effect = format_score(row["score_effect"])
-        cost = (
-            f"leaving it out lowers the score of the captions by {effect} more than the controls explain"
-            if on_text
-            else f"covering it lowers the score of the pairs by {effect} more than covering equal regions elsewhere"
-        )
-        text = (
-            f"“The score relies on” means: {cost}. This is {format_percent(alerts.share_of_margin(row))} of their "
-            f"margin over other {'images' if on_text else 'captions'}. "
-        )
+        share = format_percent(alerts.share_of_margin(row))
+        text = texts["reliance"].format(effect=format_score(row["score_effect"]), share=share)
         if row["rule"] == "region_cost":
             text += f"In the screening, covering it cost {format_percent(row['effect'])} of the margin. "
-    else:
-        text = "“Concentrates on” means: "
-    part = (
-        f"caption falls on the phrase, which is {format_percent(row['area'])} of the words"
-        if on_text
-        else f"image falls on the region, which is {format_percent(row['area'])} of what the model sees"
-    )
-    text += (
-        f"{format_percent(row['share'])} of the attribution of the {part}, averaged over "
-        f"{format_count(row['n'], 'pair')}."
+    text += texts["attribution"].format(
+        share=format_percent(row["share"]), area=format_percent(row["area"]), pairs=format_count(row["n"], "pair")
     )
     if row["rest_share"] is not None:
         text += f" In all other pairs it is {format_percent(row['rest_share'])}."
-    return text + (
-        " Whether the model may rely on it is for a person to decide; see the limits."
-        if row["state"] == "confirmed"
-        else " This is a suspicion to investigate, not a proof; see the limits."
-    )
+    return f"{text} {TEXTS['summary'][row['state']]}"
 
 
 def _describe_rows(facts: RunFacts) -> str:
@@ -286,10 +261,7 @@ def _count_slices(facts: RunFacts) -> str:
 def _build_missing_alerts(facts: RunFacts) -> Iterator[Block]:
     if not facts.missing_alerts:
         return
-    yield Paragraph(
-        "Alerts that were open before this run and that it did not raise. Resolved: this run could have raised them. "
-        "Not seen: it could not have raised them, so they stay open."
-    )
+    yield Paragraph(TEXTS["history"]["introduction"])
     yield build_table(
         [
             Column("Status", lambda row: format_status(row["life"])),
@@ -305,17 +277,10 @@ def _build_missing_alerts(facts: RunFacts) -> Iterator[Block]:
 def _build_comparison(facts: RunFacts) -> Iterator[Block]:
     if not facts.comparison_pairs:
         return
-    text = (
-        f"{format_count(len(facts.comparison_pairs), 'pair')}, selected independently of all results: those whose id "
-        "has the smallest sha256. Every report on this corpus shows the same pairs."
-    )
-    text += (
-        " Pictures and tokens use the same scales as above."
-        if facts.alerts
-        else " Left: the image as the model sees it. Right: the bits of each patch. Tokens are shaded by their bits, "
-        f"from 0 to {format_bits(facts.album.text_top)}."
-    )
-    yield Paragraph(text)
+    texts = TEXTS["comparison"]
+    legend = texts["same_scales"] if facts.alerts else texts["legend"].format(top=format_bits(facts.album.text_top))
+    pairs = format_count(len(facts.comparison_pairs), "pair")
+    yield Paragraph(texts["introduction"].format(pairs=pairs, legend=legend))
     yield Paragraph(format_bits(facts.album.image_top), "scale")
     regions = list(dict.fromkeys(alert.row["region"] for alert in facts.alerts))
     for pair in facts.comparison_pairs:

@@ -14,7 +14,7 @@ from review.presentation.formatting import (
     format_time,
     isolate_text,
 )
-from review.report.blocks import Block, Column, Details, Fact, Facts, Item, Items, Paragraph, build_table
+from review.report.blocks import TEXTS, Block, Column, Details, Fact, Facts, Item, Items, Paragraph, build_table
 from review.report.facts import AlertFacts, RunFacts
 
 
@@ -42,15 +42,9 @@ def summarize_sign_offs(facts: RunFacts) -> str:
 def build_decisions(facts: RunFacts) -> Iterator[Block]:
     """Yield the chapter of all decisions and signatures."""
     record = "which is empty" if facts.last_record is None else f"as of record {facts.last_record.number}"
-    yield Paragraph(
-        "The audit raises alerts; people decide what they mean. Decisions and signatures are records of the ledger of "
-        f"the lake, {record}. Records are never changed: a new decision is a new record."
-    )
+    yield Paragraph(TEXTS["decisions"]["introduction"].format(record=record))
     if facts.unreadable_runs:
-        yield Paragraph(
-            f"Other runs of this audit could not be read ({facts.unreadable_runs}). Decisions that were made in them "
-            "may be missing here."
-        )
+        yield Paragraph(TEXTS["decisions"]["unreadable"].format(reason=facts.unreadable_runs))
     if any(row["decided"] == "waived" for row in facts.decisions.values()):
         yield Paragraph(f"Waivers are evaluated for {datetime.now(UTC):%Y-%m-%d} (UTC); they may expire later.")
     yield from _build_undecided(facts)
@@ -73,11 +67,7 @@ def build_decisions(facts: RunFacts) -> Iterator[Block]:
     for row in facts.sign_offs:
         yield _build_sign_off(facts, row)
     if facts.sign_offs:
-        yield Paragraph(
-            "Each signature states how the reviewer was identified. A declared identity is not verified. Times are "
-            "those of the machine that wrote the record.",
-            "note",
-        )
+        yield Paragraph(TEXTS["decisions"]["signatures"], "note")
     if facts.superseded_reviews:
         columns = [
             Column("Record", "number", "number"),

@@ -12,6 +12,7 @@ from review.presentation import drawing
 from review.presentation.corpus import open_audited_corpus
 from review.presentation.formatting import NO_VALUE, format_headline, format_self_audit
 from review.presentation.pairs import Album, MeanMap, ShownPair, average_maps, encode_picture, sum_maps
+from review.report.blocks import TEXTS
 from stores import Root, ledger
 
 COMPARISON_PAIRS = 4
@@ -76,10 +77,7 @@ class RunFacts:
         last = records[-1]
         if self.manifest_sha256 in (last.body.get("manifest_sha256"), last.body.get("before_sha256")):
             return None
-        return (
-            f"Do not rely on this report: the manifest of the run was changed after the run. Its sha256 differs from "
-            f"that in record {last.number} of the ledger. Run “m2ib-audit verify {self.run_id}” for details."
-        )
+        return str(TEXTS["summary"]["changed"].format(record=last.number, run=self.run_id))
 
     def _read_decisions(self, connection: sql.Connection) -> None:
         read = partial(sql.rows, connection)

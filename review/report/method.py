@@ -18,6 +18,8 @@ from review.presentation.formatting import (
 from review.presentation.glossary import reader_terms
 from review.report.alerts import FIGURE_COLUMNS, REGION_COLUMNS
 from review.report.blocks import (
+    TEXTS,
+    TITLES,
     Block,
     Column,
     Details,
@@ -31,23 +33,6 @@ from review.report.blocks import (
 )
 from review.report.facts import RunFacts
 
-TITLES: Final[Mapping[str, str]] = {
-    "decisions": "Decisions and signatures",
-    "scope": "What was audited",
-    "dependent": "Alerts explained by others",
-    "history": "Earlier alerts that this run did not raise",
-    "comparison": "Other pairs, for comparison",
-    "slices": "Regions and slices compared with the threshold",
-    "self-audit": "Sensitivity of this audit",
-    "gates": "Gates and error rows",
-    "limits": "How to read this report, and its limits",
-    "settings": "Settings fixed before the run",
-    "requirements": "Requirements of laws and frameworks",
-    "provenance": "Provenance",
-    "signature": "Handwritten signature",
-}
-"""Titles of the chapters, by key; chapters on alerts have titles of their own."""
-
 
 def build_slices(facts: RunFacts) -> Iterator[Block]:
     """Yield the chapter on the regions and slices with the largest effects."""
@@ -56,14 +41,14 @@ def build_slices(facts: RunFacts) -> Iterator[Block]:
         reason = "" if facts.manifest["counts"]["attributions"] else ": the run has no attributions"
         yield Paragraph(f"No region was compared in any slice{reason}.")
         return
-    min_pairs = facts.setting("alerts", "min_pairs")
-    text = f"{format_count(rows[0]['found'], 'combination')} of region and slice had at least {min_pairs} pairs. "
-    if rows[0]["found"] > len(rows):
-        text += f"The table lists the {len(rows)} with the largest effect. "
+    listed = f" The table lists the {len(rows)} with the largest effect." if rows[0]["found"] > len(rows) else ""
     yield Paragraph(
-        f"{text}Attribution and area are mean shares; effect is their ratio. For a phrase, shown in double quotes, "
-        f"area is its share of the words and effect is a ratio of odds. An alert requires an effect of at least "
-        f"{facts.setting('alerts', 'factor')}, or a confirmation."
+        TEXTS["slices"]["introduction"].format(
+            number=format_count(rows[0]["found"], "combination"),
+            min_pairs=facts.setting("alerts", "min_pairs"),
+            listed=listed,
+            factor=facts.setting("alerts", "factor"),
+        )
     )
     yield build_table(
         [*REGION_COLUMNS, *FIGURE_COLUMNS, Column("Outcome", _format_outcome, "name", 3)],
@@ -81,24 +66,18 @@ def _format_outcome(row: Mapping[str, Any]) -> str:
 def build_self_audit(facts: RunFacts) -> Iterator[Block]:
     """Yield the chapter on the self-audit: sensitivity and false alarms of the audit."""
     if not facts.self_audit:
-        yield Paragraph("This run did not audit itself: its sensitivity and its rate of false alarms are unknown.")
+        yield Paragraph(TEXTS["self-audit"]["missing"])
         return
     yield Items([Item("", f"{text[:1].upper()}{text[1:]}.") for text in facts.self_audit])
-    yield Paragraph(
-        "The first figure assumes that the region affects every pair equally. A region that only some pairs need is "
-        "found less often.",
-        "note",
-    )
+    yield Paragraph(TEXTS["self-audit"]["note"], "note")
 
 
 def build_gates(facts: RunFacts) -> Iterator[Block]:
     """Yield the chapter on gates and on rows that were left out."""
     failed = [check for check in facts.checks if not check["success"]]
     if facts.checks:
-        yield Paragraph(
-            f"{format_count(len(facts.checks), 'check')} of the corpus, the attributions and their accounting; "
-            f"{len(failed) or 'none'} failed. A critical failure stops the run before any alert is raised."
-        )
+        number = format_count(len(facts.checks), "check")
+        yield Paragraph(TEXTS["gates"]["introduction"].format(number=number, failed=len(failed) or "none"))
         results = Counter((check["suite"], bool(check["success"])) for check in facts.checks)
         yield build_table(
             [
@@ -152,60 +131,14 @@ def build_limits(facts: RunFacts) -> Iterator[Block]:
     number = facts.slice_shares[0]["found"] if facts.slice_shares else None
     compared = "All combinations" if not number else format_count(number, "combination")
     overlays = ", recurring overlays" if facts.config.get("discover", {}).get("enabled") else ""
-    yield Items(
-        [
-            Item(
-                "A suspected alert is a hypothesis, not a proof.",
-                " Post hoc attribution can miss spurious signals that nobody knew of, and can raise false alarms "
-                "(Adebayo et al., “Post hoc explanations may be ineffective for detecting unknown spurious "
-                "correlation”, ICLR 2022).",
-            ),
-            Item(
-                "Confirmed means that the score depends on the region",
-                ", on these images and compared with these other captions. It does not mean that the region is "
-                "spurious: the score also depends on a finding that the caption names. Covering makes images look "
-                "unnatural; the controls are covered in the same way.",
-            ),
-            Item(
-                "Suspected does not mean harmless.",
-                " A region that only some pairs need, or that the model uses only if there is no other evidence, can "
-                "stay below the floor.",
-            ),
-            Item(
-                "No alert does not mean no defect.",
-                " Which effects this run would have confirmed, and how often random regions are confirmed, is listed "
-                f"under “{TITLES['self-audit']}”.",
-            ),
-            Item(
-                "Multiple comparisons.",
-                f" {compared} of region and slice {'was' if number == 1 else 'were'} compared with one threshold "
-                "(suspected), without a correction for their number. Tests (confirmed) are corrected.",
-            ),
-            Item(
-                "Only some regions and slices were compared:",
-                f" the configured regions{overlays}, phrases that stand out (fixed word sequences that captions do "
-                "not need, words with digits, punctuation, and listed phrases), and the slices that captions, "
-                "attributes and clusters of maps define. A spurious signal elsewhere raises no alert.",
-            ),
-            Item(
-                "What this audit cannot detect:",
-                " a signal without a location (noise, texture, a color cast, the brightness of a device); a mark that "
-                "looks different each time (dates, handwriting) and has no fixed place; what every pair of the corpus "
-                "has, because no pair lacks it; what this corpus does not show; and what is smaller than a few pixels "
-                "after resizing to the input size of the model.",
-            ),
-            Item(
-                "The pairs of an alert are selected by effect.",
-                " They show what the alert means, not how frequent it is. The mean maps and the pairs for comparison "
-                "show that.",
-            ),
-            Item(
-                "Maps depend on settings",
-                ": the layer of each tower that has the bottleneck (depth, layer), the price of a nat (beta), the "
-                f"noise statistics, and the number of optimization steps.{_format_bottleneck(facts)}",
-            ),
-        ]
-    )
+    values = {
+        "compared": compared,
+        "were": "was" if number == 1 else "were",
+        "overlays": overlays,
+        "bottleneck": _format_bottleneck(facts),
+        "self_audit": TITLES["self-audit"],
+    }
+    yield Items([Item(lead, text.format(**values)) for lead, text in TEXTS["limits"]["items"].items()])
 
 
 def _format_bottleneck(facts: RunFacts) -> str:
@@ -234,16 +167,9 @@ _THRESHOLDS: Final = (
 def build_settings(facts: RunFacts) -> Iterator[Block]:
     """Yield the chapter on the settings that were fixed before the run."""
     manifest = facts.manifest
-    yield Paragraph(
-        "Thresholds and settings are written to the manifest when the run starts (here "
-        f"{format_time(manifest['started_at'])}), before anything is computed. A run cannot be resumed with other "
-        "settings. Whether they were chosen with knowledge of earlier results on this corpus cannot be verified."
-    )
+    yield Paragraph(TEXTS["settings"]["introduction"].format(time=format_time(manifest["started_at"])))
     if manifest.get("reflags"):
-        yield Paragraph(
-            f"This run applies its rules to the attributions of run {manifest['reflags']}, which were known when its "
-            "settings were chosen."
-        )
+        yield Paragraph(TEXTS["settings"]["reflags"].format(run=manifest["reflags"]))
     yield build_table(
         [Column("Threshold", "label", width=4), Column("Value", "value", "number")],
         [{"label": label, "value": str(facts.setting(section, key))} for label, section, key in _THRESHOLDS],
@@ -270,12 +196,7 @@ def load_requirements() -> dict[str, dict[str, dict[str, Any]]]:
 
 def build_requirements(facts: RunFacts) -> Iterator[Block]:
     """Yield the chapter that maps requirements of laws and frameworks to chapters."""
-    yield Paragraph(
-        "This chapter helps to collect documents; it is not legal advice. The requirements are paraphrased from "
-        "secondary sources: check the original text, and which parts apply to you and from when (for the duties of the "
-        "AI Act on high-risk systems, dates of December 2027 and August 2028 have been reported). The last column "
-        "states what this report does not answer."
-    )
+    yield Paragraph(TEXTS["requirements"]["introduction"])
     titles = {**TITLES, "alerts": "Alert 1 and following" if facts.alerts else "no alert was raised"}
     if not facts.missing_alerts:
         titles["history"] = "the status of each alert"
@@ -320,13 +241,7 @@ def build_provenance(facts: RunFacts) -> Iterator[Block]:
         for entry in manifest.get("earlier_manifests", [])
     ]
     yield Facts(rows)
-    yield Paragraph(
-        "“m2ib-audit verify” recomputes all digests from the lake and reports every file and record that differs. "
-        "“m2ib-audit verify --report FILE” checks whether a copy of this report was changed. The hash chain of the "
-        "ledger reveals changes to its records. It does not reveal that its end was replaced, unless the digest of its "
-        "last record is stored elsewhere.",
-        "note",
-    )
+    yield Paragraph(TEXTS["provenance"]["note"], "note")
     if seconds := manifest.get("stage_seconds"):
         total = sum(seconds.values()) or 1
         yield build_table(
@@ -359,10 +274,7 @@ def _build_ledger_fact(facts: RunFacts) -> Fact:
 
 def build_signature(facts: RunFacts) -> Iterator[Block]:
     """Yield the chapter with lines for a handwritten signature."""
-    yield Paragraph(
-        "For processes that require ink. A signature here exists only on this copy. It does not replace a sign-off and "
-        "is not recorded in the ledger."
-    )
+    yield Paragraph(TEXTS["signature"]["introduction"])
     yield Facts(
         [
             Fact("Run", "", facts.manifest["run_id"]),

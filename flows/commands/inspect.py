@@ -1,6 +1,5 @@
 """Commands that inspect a corpus, the available models and the settings of the attribution before an audit."""
 
-import dataclasses
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -136,8 +135,8 @@ def sweep(
         images = encoder.stack_images([encoder.preprocess(corpus.read_image(pair.place).pixels) for pair in sample])
         variants = make_variants(config.bottleneck_config(), depth, beta, draws)
         for row in run_sweep(encoder, images, [pair.caption for pair in sample], variants, model.batch_size):
-            rows.append(dataclasses.asdict(row))
-            note(f"depth {row.depth:g} beta {row.beta:g} draws {row.draws}: done")
+            rows.append(row)
+            note("depth {depth:g} beta {beta:g} draws {draws}: done".format_map(row))
     except (m2ib.M2IBError, ValueError) as error:
         fail(Exit.BAD_INPUT, str(error))
     print_rows("rows", rows, as_json)

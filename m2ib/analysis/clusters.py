@@ -29,17 +29,16 @@ _ITERATIONS = 100
 
 
 def cluster_maps(maps: Float[ndarray, "n h w"], ids: Sequence[str], seed: int) -> Int[ndarray, " n"]:
-    """Assign each map to a cluster.
+    """Assign each map to a cluster. Cluster 0 is the largest.
 
     Args:
-        maps: Image maps in nats. Each map is divided by its sum.
+        maps: Image maps in nats. Each map is divided by its sum. A map whose sum is 0 or not finite gets the number -1.
         ids: Unique name of each map. If there are more than `CAP` maps, a sample of them is clustered, and each other
             map joins the cluster of the nearest sampled map. The sample depends on names and seed, not on the order.
         seed: Seed of the sample.
 
     Returns:
-        Number of each map's cluster. Cluster 0 is the largest. A map whose sum is 0 or not finite has -1. If the
-        eigengap indicates no groups, all maps are in cluster 0.
+        Number of each map's cluster. If the eigengap indicates no groups, all maps are in cluster 0.
     """
     clusters = np.full(len(maps), -1)
     order = sorted(range(len(ids)), key=lambda row: hashlib.sha256(f"{seed}\x1f{ids[row]}".encode()).digest())

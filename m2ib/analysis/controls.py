@@ -25,13 +25,8 @@ def make_control_masks(mask: Mask, count: int, key: str) -> list[Mask]:
     - A pattern that is spread over the whole image is shifted cyclically to where it overlaps itself least, by at most
       a tenth of its pixels. The overlap is removed from the control, which makes it smaller.
 
-    Args:
-        mask: Mask of the region.
-        count: Maximum number of controls.
-        key: Seed of the random choices.
-
-    Returns:
-        Distinct masks. Empty if the region leaves no place for a control.
+    At most `count` distinct masks are returned, and none if the region leaves no place for a control. `key` is the seed
+    of the random choices.
     """
     if not mask.any() or mask.all() or count < 1:
         return []

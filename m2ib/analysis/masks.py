@@ -37,14 +37,7 @@ def is_frame(mask: Mask) -> bool:
 
 
 def extent_of(mask: Mask) -> tuple[int, int, int, int]:
-    """Return the bounding box of a mask in pixels.
-
-    Returns:
-        First row, last row + 1, first column, last column + 1.
-
-    Raises:
-        IndexError: If the mask is empty.
-    """
+    """Return the bounding box of a mask in pixels: first row, last row + 1, first column, last column + 1."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 

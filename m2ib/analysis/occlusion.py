@@ -29,24 +29,15 @@ BATCH = 64
 def fill_masks(pixels: Pixels, masks: Masks, how: Fill, donors: Pixels | None = None) -> Pixels:
     """Replace the masked pixels of images by values that do not depend on the masked pixels.
 
-    Args:
-        pixels: Preprocessed images.
-        masks: Region of each image. An empty mask changes nothing.
-        how: `mean` fills with the mean of a ring around the region, for each image and channel. `blur` fills with a
-            Gaussian blur of the unmasked pixels. `swap` fills with the pixels of `donors` at the same place. For thin
-            strokes (masks that fill less than half of their bounding box and are no frame), `mean` and `blur` use the
-            neighborhood of each pixel.
-        donors: One image for each image in `pixels`. Required for `swap`.
-
-    Raises:
-        ValueError: If a mask covers a whole image, or `donors` are missing for `swap`.
+    An empty mask changes nothing, and a mask must not cover a whole image. The fill `mean` is the mean of a ring around
+    the region, for each image and channel. The fill `blur` is a Gaussian blur of the unmasked pixels. For thin strokes
+    (masks that fill less than half of their bounding box and are no frame) both use the neighborhood of each pixel. The
+    fill `swap` is the pixels of `donors`, one image for each image, at the same place.
     """
     if how == "swap":
         if donors is None:
             raise ValueError("donors: got None, expected one image per image in pixels")
         filling = donors
-    elif bool(masks.flatten(1).all(dim=1).any()):
-        raise ValueError("masks: got a mask that covers the whole image, expected some unmasked pixels")
     else:
         filling = _ring_mean(pixels, masks) if how == "mean" else _normalized_blur(pixels, masks)
     return torch.where(masks[:, None], filling.to(pixels.dtype), pixels)
@@ -113,18 +104,8 @@ def embed_occluded(
     masks: MaskArray,
     how: Fill,
     donors: Pixels | None = None,
-    batch_size: int = BATCH,
 ) -> Float[np.ndarray, "images masks embed"]:
-    """Embed each image once for each of its masks, with the masked pixels replaced.
-
-    Args:
-        encoder: Model.
-        pixels: Preprocessed images.
-        masks: Masks of each image.
-        how: How to replace masked pixels; see `fill_masks`.
-        donors: One image for each image in `pixels`. Required for `swap`.
-        batch_size: Number of images to embed at once.
-    """
+    """Embed each image once for each of its masks, with the masked pixels replaced as by `fill_masks`."""
     places = torch.cartesian_prod(torch.arange(masks.shape[0]), torch.arange(masks.shape[1]))
     boolean = torch.from_numpy(masks)
 
@@ -132,7 +113,7 @@ def embed_occluded(
         image, mask = batch.unbind(1)
         return fill_masks(pixels[image], boolean[image, mask], how, None if donors is None else donors[image])
 
-    return _embed_batches(encoder, map(fill_batch, places.split(batch_size))).reshape(*masks.shape[:2], -1)
+    return _embed_batches(encoder, map(fill_batch, places.split(BATCH))).reshape(*masks.shape[:2], -1)
 
 
 def embed_images(encoder: DualEncoder, pixels: Pixels) -> Float[np.ndarray, "images embed"]:
@@ -140,11 +121,9 @@ def embed_images(encoder: DualEncoder, pixels: Pixels) -> Float[np.ndarray, "ima
     return _embed_batches(encoder, pixels.split(BATCH))
 
 
-def embed_captions(
-    encoder: DualEncoder, captions: Sequence[str], batch_size: int = BATCH
-) -> Float[np.ndarray, "texts embed"]:
+def embed_captions(encoder: DualEncoder, captions: Sequence[str]) -> Float[np.ndarray, "texts embed"]:
     """Return the normalized embeddings of captions."""
-    batches = [captions[start : start + batch_size] for start in range(0, len(captions), batch_size)]
+    batches = [captions[start : start + BATCH] for start in range(0, len(captions), BATCH)]
     with encoder.frozen():
         parts = [encoder.embed_texts(encoder.tokenize(batch)).double().cpu() for batch in batches]
     return torch.cat(parts).numpy()
@@ -163,15 +142,13 @@ def foil_margin(
 ) -> Float[np.ndarray, "pairs ..."]:
     """Return the cosine with the pair's own caption minus the highest cosine with a foil (a caption of another pair).
 
-    A positive margin means that the model prefers the pair's own caption.
+    A positive margin means that the model prefers the pair's own caption. The highest cosine is determined for each
+    version of a pair's image. Margins are between -2 and 2.
 
     Args:
         images: Embeddings of one or more versions of each pair's image.
         own: Embedding of each pair's caption.
-        foils: Embeddings of the foils of each pair. The highest cosine is determined for each version of the image.
-
-    Returns:
-        (pairs, *versions) differences of cosines, from -2 to 2.
+        foils: Embeddings of the foils of each pair.
     """
     versions = images.reshape(images.shape[0], -1, images.shape[-1])
     cosine = np.einsum("pve,pe->pv", versions, own)
@@ -187,20 +164,9 @@ def measure_transplant(
     own: Float[np.ndarray, "images embed"],
     foils: Float[np.ndarray, "images foils embed"],
 ) -> Float[np.ndarray, "images masks"]:
-    """Paste a region of each source image into a host image, and measure how much the score of the host rises.
+    """Paste regions of each source image into its host image, and measure how much the score of the host rises.
 
-    The score is the host's margin for the caption of the source image; see `foil_margin`.
-
-    Args:
-        encoder: Model.
-        sources: Images to copy masked pixels from.
-        hosts: Images to paste the pixels into, at the same place.
-        masks: Regions of each source image.
-        own: Embeddings of the captions of the source images.
-        foils: Embeddings of captions of other images; see `foil_margin`.
-
-    Returns:
-        Margin of the host with the pasted region, minus margin of the unchanged host.
+    The score is the host's margin for the caption of the source image; `own` and `foils` are as in `foil_margin`.
     """
     before = foil_margin(embed_images(encoder, hosts), own, foils)
     pasted = embed_occluded(encoder, hosts, masks, "swap", donors=sources)
@@ -208,13 +174,9 @@ def measure_transplant(
 
 
 def draw_checkerboard(pixels: Pixels, masks: Bool[np.ndarray, "images height width"]) -> Pixels:
-    """Draw an artificial tag into each image: a checkerboard of 4 x 4 squares.
+    """Draw an artificial tag into the masked region of each image: a checkerboard of 4 x 4 squares.
 
     Its values are the largest and the smallest pixel value of the image.
-
-    Args:
-        pixels: Preprocessed images.
-        masks: Region of the tag in each image.
     """
     drawn = pixels.clone()
     rows, columns = torch.arange(pixels.shape[2])[:, None], torch.arange(pixels.shape[3])[None]

@@ -28,7 +28,7 @@ from m2ib.analysis.overlays.matching import (
     clip_mask,
     find_occurrences,
 )
-from m2ib.analysis.overlays.templates import confirm_overlay, draw_ink, estimate_candidate
+from m2ib.analysis.overlays.templates import complete_overlay, confirm_overlay, estimate_candidate
 from m2ib.analysis.overlays.whitening import PATCH, Images, Whitener, downsample, drop_duplicate_channels
 from m2ib.analysis.overlays.windows import Maps, Windows, compare_windows, cut_windows
 
@@ -37,60 +37,38 @@ ImageOccurrences = list[list[Occurrence]]  # occurrences of one overlay in each 
 
 @dataclass(frozen=True)
 class OverlayConfig:
-    """Settings of `find_overlays`.
+    """Settings of `find_overlays`."""
 
-    Attributes:
-        peaks: Number of windows to cut from each image, at the highest values of its map.
-        min_images: Number of images that must contain a template, in addition to the images it was estimated from.
-        attempts: Maximum number of candidate templates to test. The most prominent ones are tested first.
-    """
-
-    peaks: int = 3
-    min_images: int = 5
-    attempts: int = 40
+    peaks: int = 3  # number of windows to cut from each image, at the highest values of its map
+    min_images: int = 5  # images that must contain a template, in addition to those it is estimated from
+    attempts: int = 40  # maximum number of candidate templates to test, most prominent ones first
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """Result of `find_overlays`: the overlays of a sample of images, and how to search other images for them.
+    """Result of `find_overlays`: the overlays of a sample of images, and how to search other images for them."""
 
-    Attributes:
-        whitener: Filter that is applied to images before they are searched.
-        overlays: Overlays in descending order of their share of the attribution.
-    """
-
-    whitener: Whitener
-    overlays: tuple[Overlay, ...] = ()
+    whitener: Whitener  # filter that is applied to images before they are searched
+    overlays: tuple[Overlay, ...] = ()  # in descending order of their share of the attribution
 
     def search(self, images: Images) -> list[ImageOccurrences]:
-        """Find the occurrences of all overlays in images.
+        """Return for each overlay and each image the list of occurrences, best first.
 
         If two overlays share strokes at one place, only the larger one is reported: a letter within a word is no
-        occurrence of the letter. Occurrences of the same overlay overlap only if the overlay is periodic.
-
-        Args:
-            images: Images, preprocessed like the sample.
-
-        Returns:
-            For each overlay and each image the list of occurrences, best first.
+        occurrence of the letter. Occurrences of the same overlay overlap only if the overlay is periodic. The images
+        must be preprocessed like the sample.
         """
         if not len(images) or not self.overlays:
             return [[] for _ in self.overlays]
-        white = self.whitener.apply_to_each(images[:, : self.whitener.gain.shape[0]].float())
+        white = self.whitener.apply(images[:, : self.whitener.gain.shape[0]].float())
         spectra = ImageSpectra.compute(white, [overlay.extent for overlay in self.overlays], scale=1.0)
         return find_occurrences(spectra, self.overlays)
 
     def region(self, number: int, occurrences: Sequence[Occurrence], height: int, width: int) -> list[Box]:
-        """Return the boxes that cover an overlay in one image.
+        """Return the boxes that cover the overlay with this index in an image of `height` x `width` pixels.
 
-        Args:
-            number: Index of the overlay.
-            occurrences: Occurrences of the overlay in the image, from `search`.
-            height: Height of the image in pixels.
-            width: Width of the image in pixels.
-
-        Returns:
-            Boxes in shares of the image: one for each occurrence, or several that cover the strokes of a watermark.
+        The result is one box for each of the overlay's occurrences in the image, or several that cover the strokes of a
+        watermark.
         """
         overlay = self.overlays[number]
         if not overlay.is_watermark:
@@ -112,17 +90,15 @@ def find_overlays(images: Images, maps: Maps, config: OverlayConfig | None = Non
     Args:
         images: Preprocessed images.
         maps: Image map of each image, in nats.
-        config: Settings.
+        config: Settings. Defaults to `OverlayConfig()`.
 
     Raises:
-        ValueError: If there are no images, or images and maps differ in number, have wrong dimensions or are not
-            finite.
+        ValueError: If there are no images, or the images or maps are not finite.
     """
     config = config or OverlayConfig()
     images, maps = images.detach().float(), maps.detach().float()
-    if not len(images) or len(images) != len(maps) or images.ndim != 4 or maps.ndim != 3:
-        got = f"shapes {tuple(images.shape)} and {tuple(maps.shape)}"
-        raise ValueError(f"images and maps: got {got}, expected (n, c, h, w) and (n, gh, gw) with at least one image")
+    if not len(images):
+        raise ValueError("images: got none, expected at least one image")
     if not (images.isfinite().all() and maps.isfinite().all()):
         raise ValueError("images and maps: got values that are not finite, expected only finite values")
     order = sorted(range(len(images)), key=lambda i: _digest(images[i], maps[i]))
@@ -131,7 +107,7 @@ def find_overlays(images: Images, maps: Maps, config: OverlayConfig | None = Non
     whitener = Whitener.fit(images, max(1, round(patch / PATCH)))
     if len(images) < 2 * config.min_images:
         return Discovery(whitener)
-    white = whitener.apply_to_each(images)
+    white = whitener.apply(images)
     return Discovery(whitener, _discover(white, downsample(images, whitener.reduction), maps, config))
 
 
@@ -144,7 +120,7 @@ def _discover(white: Images, reduced: Images, maps: Maps, config: OverlayConfig)
     if len(windows) < 2 * config.min_images:
         return ()
     comparison = compare_windows(windows, white)
-    prominence = comparison.prominence(windows, 2 * config.min_images)
+    prominence = comparison.prominence(2 * config.min_images)
     core = windows.core_size
     spectra = ImageSpectra.compute(white, [(2 * core[0], 2 * core[1])])
     overlays: list[Overlay] = []
@@ -152,7 +128,7 @@ def _discover(white: Images, reduced: Images, maps: Maps, config: OverlayConfig)
         seed = int(prominence.argmax())
         if not prominence[seed] > 0:
             break
-        members = comparison.members_of(seed, windows)
+        members = comparison.members_of(seed)
         overlay = confirm_overlay(spectra, reduced, members, core, config.min_images)
         prominence[seed] = 0
         if overlay is not None:
@@ -247,11 +223,10 @@ def _merge_adjacent(
         placements, extent = union
         wider = ImageSpectra.compute(spectra.white, [extent, *(overlay.extent for overlay in overlays)])
         least = max(2 * config.min_images, math.ceil(EXPLAINED * len(placements)))
-        members = min(one.member_count, other.member_count)
-        candidate = estimate_candidate(wider, placements, extent, extent, least, members)
+        candidate = estimate_candidate(wider, placements, extent, extent, least)
         if candidate is None:
             continue
-        whole = draw_ink(wider, reduced, candidate[0])
+        whole = complete_overlay(wider, reduced, candidate[0], min(one.member_count, other.member_count))
         rest = [overlay for overlay in overlays if overlay is not one and overlay is not other]
         selected = _select(wider, maps, [whole, *rest], config)
         if any(overlay.mask is whole.mask for overlay in selected):

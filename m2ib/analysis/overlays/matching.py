@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from m2ib.analysis.masks import Box
@@ -23,56 +24,39 @@ Placement = tuple[int, int, int]
 
 
 def match_threshold(null_score: float) -> float:
-    """Return the correlation that an occurrence of a template must exceed.
+    """Return the correlation that an occurrence must exceed, given the highest one of rescaled templates.
 
     The squared threshold is half way between the squared null score and 1, which is an identical copy.
-
-    Args:
-        null_score: Highest correlation of a rescaled template in any image.
     """
     return ((1 + null_score**2) / 2) ** 0.5
 
 
 @dataclass(frozen=True)
 class Occurrence:
-    """Place in an image where an overlay occurs.
+    """Place in an image where an overlay occurs."""
 
-    Attributes:
-        box: Bounding box of the overlay, clipped to the image, in shares of the image.
-        score: Correlation of the image and the template within the strokes. 1 is an identical copy.
-        y: Row of the template's upper left pixel in the downsampled image. Negative if the overlay is clipped.
-        x: Column of the template's upper left pixel in the downsampled image. Negative if the overlay is clipped.
-    """
-
-    box: Box
-    score: float
-    y: int
-    x: int
+    box: Box  # bounding box of the overlay, clipped to the image
+    score: float  # correlation of image and template within the strokes; 1 for an identical copy
+    y: int  # row of the template's upper left pixel in the downsampled image; negative if clipped
+    x: int  # column of that pixel
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """A tag, logo or watermark that is identical in many images. Its arrays have the size of downsampled pixels.
+    """A tag, logo or watermark that is identical in many images.
 
-    Attributes:
-        template: Mean of the whitened occurrences, 0 outside the mask.
-        mask: True for pixels of strokes, which whitening makes wider.
-        null_score: Highest correlation of a rescaled template in any image of the sample.
-        member_count: Number of images that the first version of the template was estimated from.
-        ink: True for pixels of strokes as drawn: those with more than half of the largest contrast.
-        score: Median correlation over images with an occurrence.
-        share: Mean share of the attribution inside the boxes, over images with an occurrence.
-        area: Mean share of the area inside the boxes, over images with an occurrence.
+    The height and width of the arrays, th and tw, are pixels of the downsampled images. Means and the median are over
+    the images with an occurrence.
     """
 
-    template: Float[Tensor, "c th tw"]
-    mask: Bool[Tensor, "th tw"]
-    null_score: float
-    member_count: int
-    ink: Bool[Tensor, "th tw"]
-    score: float = 0.0
-    share: float = 0.0
-    area: float = 0.0
+    template: Float[Tensor, "c th tw"]  # mean of the whitened occurrences, 0 outside the mask
+    mask: Bool[Tensor, "th tw"]  # True for pixels of strokes, which whitening makes wider
+    null_score: float  # highest correlation of a rescaled template in any image of the sample
+    ink: Bool[Tensor, "th tw"]  # True for strokes as drawn: pixels with more than half of the largest contrast
+    member_count: int = 0  # number of images that the first version of the template was estimated from
+    score: float = 0.0  # median correlation
+    share: float = 0.0  # mean share of the attribution inside the boxes
+    area: float = 0.0  # mean share of the area inside the boxes
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -100,30 +84,19 @@ class ImageSpectra:
     """Whitened images and their Fourier transforms, which are computed once for all templates.
 
     Images are padded with zeros by half of the largest template before the transform.
-
-    Attributes:
-        white: Whitened images.
-        spectrum: Fourier transform of the images.
-        energy: Fourier transform of the squared images, summed over channels.
-        size: Height and width of the padded images.
     """
 
     white: Images
     spectrum: Tensor
-    energy: Tensor
-    size: tuple[int, int]
+    energy: Tensor  # Fourier transform of the squared images, summed over channels
+    size: tuple[int, int]  # height and width of the padded images
 
     @classmethod
     def compute(cls, white: Images, extents: Sequence[tuple[int, int]], scale: float = max(SCALES)) -> "ImageSpectra":
-        """Compute the Fourier transforms of images.
-
-        Args:
-            white: Whitened images.
-            extents: Height and width of each template.
-            scale: Largest factor by which templates will be enlarged.
-        """
+        """Compute the spectra for templates of given heights and widths, enlarged by at most the factor `scale`."""
         largest = (math.ceil(max(sides) * scale) for sides in zip(*extents, strict=True))
-        h, w = (_fast_fft_size(max(n + most // 2, most)) for n, most in zip(white.shape[-2:], largest, strict=True))
+        padded = (max(n + most // 2, most) for n, most in zip(white.shape[-2:], largest, strict=True))
+        h, w = (next_fast_len(size, real=True) for size in padded)
         return cls(white, torch.fft.rfft2(white, s=(h, w)), torch.fft.rfft2(white.square().sum(1), s=(h, w)), (h, w))
 
     @property
@@ -132,22 +105,8 @@ class ImageSpectra:
         return self.white.shape[-2], self.white.shape[-1]
 
 
-def _fast_fft_size(size: int) -> int:
-    """Return the smallest number >= `size` without prime factors above 5, for which a Fourier transform is fast."""
-    left = size
-    for factor in (2, 3, 5):
-        while left % factor == 0:
-            left //= factor
-    return size if left == 1 else _fast_fft_size(size + 1)
-
-
 def correlate(images: ImageSpectra, template: Tensor, mask: Tensor) -> Iterator[Tensor]:
-    """Correlate a template with all places of each image.
-
-    Args:
-        images: Images to search.
-        template: Whitened template.
-        mask: Strokes of the template. Other pixels are ignored.
+    """Correlate the strokes of a template (its pixels inside the mask) with all places of each image.
 
     Yields:
         Correlations (images, rows, columns) for a batch of images. The first row and column are half a template above
@@ -177,8 +136,8 @@ def correlate(images: ImageSpectra, template: Tensor, mask: Tensor) -> Iterator[
 def find_best_matches(images: ImageSpectra, template: Tensor, mask: Tensor) -> list[tuple[float, int, int]]:
     """Find the place with the highest correlation of a template in each image.
 
-    Returns:
-        Correlation, and row and column of the template's upper left pixel, which may be outside the image.
+    The result is the correlation, and row and column of the template's upper left pixel, which may be outside the
+    image.
     """
     best = []
     for scores in correlate(images, template, mask):
@@ -192,11 +151,7 @@ def find_best_matches(images: ImageSpectra, template: Tensor, mask: Tensor) -> l
 def compute_null_score(images: ImageSpectra, template: Tensor, mask: Tensor, required: float) -> float:
     """Return the highest correlation of rescaled templates in any image.
 
-    Args:
-        images: Images to search.
-        template: Whitened template.
-        mask: Strokes of the template.
-        required: Stop early once the match threshold that follows from the correlation is at least this high.
+    The search stops as soon as the match threshold that follows from the correlation reaches `required`.
     """
     best = 0.0
     for scale in SCALES:
@@ -226,14 +181,9 @@ def find_occurrences(images: ImageSpectra, overlays: Sequence[Overlay]) -> list[
 
 
 def _select_peaks(scores: Tensor, overlay: Overlay, used: Tensor) -> list[Occurrence]:
-    """Return the occurrences of an overlay in one image, best first, and add their strokes to `used`.
+    """Return the occurrences of an overlay in one image, best first, and add their strokes to the mask `used`.
 
     Occurrences of the same overlay may overlap only if strokes lie on strokes, as in a periodic pattern.
-
-    Args:
-        scores: Correlation of the overlay's template at each place.
-        overlay: Overlay to search for.
-        used: Mask of strokes that belong to occurrences of other overlays. Updated in place.
     """
     h, w = used.shape
     th, tw = overlay.mask.shape
@@ -265,8 +215,7 @@ def _select_peaks(scores: Tensor, overlay: Overlay, used: Tensor) -> list[Occurr
 def clip_mask(y: int, x: int, mask: Tensor, image: Tensor) -> tuple[tuple[slice, slice], Tensor]:
     """Clip a mask to an image in which its upper left pixel is at row `y` and column `x`.
 
-    Returns:
-        Slices of the image that the mask covers, and the part of the mask inside the image.
+    The result is the slices of the image that the mask covers, and the part of the mask inside the image.
     """
     top, left = max(y, 0), max(x, 0)
     bottom, right = min(y + mask.shape[0], image.shape[0]), min(x + mask.shape[1], image.shape[1])

@@ -1,6 +1,6 @@
 """Estimate a template from aligned windows, confirm it in further images, and find the pixels of its strokes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -28,8 +28,8 @@ def confirm_overlay(
 ) -> Overlay | None:
     """Estimate an overlay from similar windows, and confirm it in images that it was not estimated from.
 
-    Half of the windows give a first template. It must match in `min_images` other images. All matches then give the
-    final template.
+    Half of the windows give a first template, which must match in `min_images` other images. All matches then give the
+    final template. The result is None if a template is not confirmed.
 
     Args:
         images: Whitened images of the sample.
@@ -37,29 +37,19 @@ def confirm_overlay(
         members: Places of the similar windows, best first.
         core: Height and width of a window.
         min_images: Number of other images in which the first template must match.
-
-    Returns:
-        The overlay, or None if the template is not confirmed.
     """
     size = (2 * core[0], 2 * core[1])
     # Use only the most similar windows: these contain the same word, others may share only a letter.
     half = members[: 2 * min_images : 2]
-    estimate = _estimate_template(images.white, half, size, core)
-    if estimate is None:
-        return None
-    matches = find_best_matches(images, *estimate)
-    sources = {image for image, _, _ in half}
-    others = sorted((score for i, (score, _, _) in enumerate(matches) if i not in sources), reverse=True)
-    required = others[min_images - 1] if len(others) >= min_images else 0.0
-    candidate = _as_candidate(images, estimate, matches, required, len(half))
+    candidate = estimate_candidate(images, half, core, size, min_images, sources={image for image, _, _ in half})
     # Estimate the template again from all matches, around its own center.
     for least in (min_images, 2 * min_images):
         if candidate is None or len(candidate[1]) < min_images:  # rescaled templates match as well, as for an edge
             return None
         overlay, placements = candidate
         window = (max(size[0], overlay.extent[0]), max(size[1], overlay.extent[1]))
-        candidate = estimate_candidate(images, placements, overlay.extent, window, least, len(half))
-    return None if candidate is None else draw_ink(images, reduced, candidate[0])
+        candidate = estimate_candidate(images, placements, overlay.extent, window, least)
+    return None if candidate is None else complete_overlay(images, reduced, candidate[0], len(half))
 
 
 def estimate_candidate(
@@ -68,9 +58,11 @@ def estimate_candidate(
     extent: tuple[int, int],
     window: tuple[int, int],
     least: int,
-    member_count: int,
+    sources: Collection[int] = (),
 ) -> Candidate | None:
     """Estimate a template from windows at given places, and search all images for it.
+
+    The result is None if fewer than `least` images match the template clearly better than rescaled templates.
 
     Args:
         images: Whitened images of the sample.
@@ -78,75 +70,40 @@ def estimate_candidate(
         extent: Height and width of the content.
         window: Height and width of the window around the content that the template is estimated in.
         least: Number of images that must contain the template.
-        member_count: Value of `Overlay.member_count`.
-
-    Returns:
-        The candidate, or None if fewer than `least` images contain the template.
+        sources: Images that do not count for `least`.
     """
     estimate = _estimate_template(images.white, placements, window, extent)
     if estimate is None:
         return None
     matches = find_best_matches(images, *estimate)
-    required = sorted((score for score, _, _ in matches), reverse=True)[least - 1]
-    return _as_candidate(images, estimate, matches, required, member_count)
-
-
-def _as_candidate(
-    images: ImageSpectra,
-    estimate: tuple[Tensor, Tensor],
-    matches: Sequence[tuple[float, int, int]],
-    required: float,
-    member_count: int,
-) -> Candidate | None:
-    """Compare a template with rescaled templates.
-
-    Args:
-        images: Whitened images of the sample.
-        estimate: Template and mask of its strokes.
-        matches: Correlation and place of the best match in each image.
-        required: Correlation that must exceed the match threshold.
-        member_count: Value of `Overlay.member_count`.
-
-    Returns:
-        The candidate, or None if `required` does not exceed the threshold.
-    """
-    null_score = compute_null_score(images, *estimate, required)
-    overlay = Overlay(*estimate, null_score, member_count, ink=estimate[1])
+    scores = sorted((score for i, (score, _, _) in enumerate(matches) if i not in sources), reverse=True)
+    required = scores[least - 1] if len(scores) >= least else 0.0
+    overlay = Overlay(*estimate, compute_null_score(images, *estimate, required), ink=estimate[1])
     if not required > overlay.threshold:
         return None
     return overlay, [(i, y, x) for i, (score, y, x) in enumerate(matches) if score > overlay.threshold]
 
 
-def draw_ink(images: ImageSpectra, reduced: Images, overlay: Overlay) -> Overlay:
-    """Return the overlay with `ink` estimated from all its occurrences.
-
-    Args:
-        images: Whitened images of the sample.
-        reduced: The same images, downsampled but not whitened.
-        overlay: Overlay without an estimate of its ink.
-    """
+def complete_overlay(images: ImageSpectra, reduced: Images, overlay: Overlay, member_count: int) -> Overlay:
+    """Return the overlay with its `member_count`, and with `ink` estimated from all its occurrences in the images."""
     (found,) = find_occurrences(images, [overlay])
     placements = [(i, one.y, one.x) for i, occurrences in enumerate(found) for one in occurrences]
-    return replace(overlay, ink=_estimate_ink(reduced, placements, overlay.mask))
+    return replace(overlay, ink=_estimate_ink(reduced, placements, overlay.mask), member_count=member_count)
 
 
 def _estimate_template(
     white: Images, placements: Sequence[Placement], size: tuple[int, int], core: tuple[int, int]
 ) -> tuple[Tensor, Tensor] | None:
-    """Estimate a template and the mask of its strokes from aligned windows.
+    """Return the mean of aligned windows and the mask of its strokes, both cropped to the mask.
 
-    A pixel belongs to a stroke if the squared mean over the windows exceeds their variance, each averaged over the
-    3 x 3 neighborhood of the pixel.
+    A pixel belongs to a stroke if the squared mean over the windows exceeds their variance, each averaged over the 3 x
+    3 neighborhood of the pixel. The result is None if the mask has fewer than nine pixels.
 
     Args:
         white: Whitened images.
         placements: Places of the content.
         size: Height and width of the windows.
         core: Height and width of the content in the middle of each window.
-
-    Returns:
-        Mean of the windows and mask of the strokes, both cropped to the mask. None if the mask has fewer than nine
-        pixels.
     """
     top, left = (size[0] - core[0]) // 2, (size[1] - core[1]) // 2
     inside = F.pad(torch.ones_like(white[:1, :1]), (size[1],) * 2 + (size[0],) * 2)

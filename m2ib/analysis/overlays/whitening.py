@@ -22,23 +22,14 @@ class Whitener:
     """Linear filter that makes the mean power spectrum of images flat.
 
     Images are extended by their mirror image, so that their borders are no edges.
-
-    Attributes:
-        gain: Factor of each channel and frequency.
-        reduction: Whole factor by which images are downsampled before the filter.
     """
 
-    gain: Float[Tensor, "c fh fw"]
-    reduction: int
+    gain: Float[Tensor, "c fh fw"]  # factor of each channel and frequency
+    reduction: int  # factor by which images are downsampled before the filter
 
     @classmethod
     def fit(cls, images: Images, reduction: int) -> "Whitener":
-        """Estimate the filter from a sample of images.
-
-        Args:
-            images: Sample.
-            reduction: Whole factor by which images are downsampled.
-        """
+        """Estimate the filter from a sample of images, which are downsampled by the factor `reduction` first."""
         power = torch.zeros(())
         for image in images:
             power = power + _mirrored_spectrum(downsample(image[None], reduction)).abs().square()[0].double()
@@ -54,15 +45,12 @@ class Whitener:
         kernel = kernel - kernel.sum((-2, -1), keepdim=True) * window / window.sum()  # ignore brightness
         return cls(torch.fft.rfft2(kernel).real.float(), reduction)
 
-    def __call__(self, images: Images) -> Float[Tensor, "n c rh rw"]:
+    def apply(self, images: Images) -> Float[Tensor, "n c rh rw"]:
         """Downsample and whiten images. The variance over the sample is about 1. A constant image becomes 0."""
-        reduced = downsample(images, self.reduction)
-        h, w = reduced.shape[-2:]
-        return torch.fft.irfft2(_mirrored_spectrum(reduced) * self.gain, s=(2 * h, 2 * w))[..., :h, :w]
-
-    def apply_to_each(self, images: Images) -> Float[Tensor, "n c rh rw"]:
-        """Downsample and whiten images one at a time, which needs less memory."""
-        return torch.cat([self(image[None]) for image in images])
+        h, w = (side // self.reduction for side in images.shape[-2:])
+        reduced = (downsample(image[None], self.reduction) for image in images)  # one at a time, to save memory
+        spectra = (_mirrored_spectrum(image) * self.gain for image in reduced)
+        return torch.cat([torch.fft.irfft2(spectrum, s=(2 * h, 2 * w))[..., :h, :w] for spectrum in spectra])
 
 
 def downsample(images: Images, factor: int) -> Float[Tensor, "n c rh rw"]:

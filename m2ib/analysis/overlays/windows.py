@@ -19,21 +19,13 @@ _MAX_NUMBERS = 2**24  # numbers in memory at once while windows are compared
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of whitened images around the highest values of the maps.
+    """Windows (cores) of whitened images around the highest values of the maps, and their surroundings."""
 
-    Attributes:
-        image: Index of each window's image.
-        y: Row of the upper left pixel of each core.
-        x: Column of the upper left pixel of each core.
-        core: Pixels of each window.
-        surroundings: Pixels of an area twice as high and wide around each core, in which other cores are searched.
-    """
-
-    image: Int[Tensor, " m"]
-    y: Int[Tensor, " m"]
-    x: Int[Tensor, " m"]
+    image: Int[Tensor, " m"]  # index of each window's image
+    y: Int[Tensor, " m"]  # row of the upper left pixel of each core
+    x: Int[Tensor, " m"]  # column of that pixel
     core: Float[Tensor, "m c s t"]
-    surroundings: Float[Tensor, "m c u v"]
+    surroundings: Float[Tensor, "m c u v"]  # areas twice as high and wide, in which cores are searched
 
     def __len__(self) -> int:
         return len(self.image)
@@ -46,51 +38,36 @@ class Windows:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Correlations of m windows of n images with each other.
+    """Correlations of m windows of n images with each other."""
 
-    Attributes:
-        scores: Highest correlation of each core (first index) within the surroundings of each window (second index).
-        shifts: Place of that core within the surroundings, as a flat index.
-        by_image: Highest correlation of each core in each image. -1 for near-duplicates of the core's own image.
-        null_by_image: The same for rescaled surroundings, which gives the null distribution.
-    """
-
-    scores: Float[Tensor, "m m"]
-    shifts: Int[Tensor, "m m"]
-    by_image: Float[Tensor, "m n"]
-    null_by_image: Float[Tensor, "m n"]
+    windows: Windows
+    scores: Float[Tensor, "m m"]  # highest correlation of each core (row) within each window's surroundings (column)
+    shifts: Int[Tensor, "m m"]  # place of that core within the surroundings, as a flat index
+    by_image: Float[Tensor, "m n"]  # highest correlation of each core in each image; -1 for near-duplicates
+    null_by_image: Float[Tensor, "m n"]  # the same for rescaled surroundings, which gives the null distribution
 
     @property
     def null_max(self) -> Float[Tensor, " m"]:
         """Highest correlation of each core with rescaled surroundings."""
         return self.null_by_image.max(1).values
 
-    def prominence(self, windows: Windows, k: int) -> Float[Tensor, " m"]:
+    def prominence(self, k: int) -> Float[Tensor, " m"]:
         """Return how clearly each core recurs in k images.
 
         The prominence is the k-th highest correlation over images, minus the k-th highest correlation with rescaled
         images, times the energy of the core. Larger content has more energy, so that a word is more prominent than its
         letters. The prominence is 0 for a core that matches fewer than k images better than any rescaled image.
-
-        Args:
-            windows: The compared windows.
-            k: Number of images.
         """
         kth = self.by_image.topk(k, 1).values[:, -1]
-        excess = (kth - self.null_by_image.topk(k, 1).values[:, -1]) * windows.core.square().sum((1, 2, 3))
+        excess = (kth - self.null_by_image.topk(k, 1).values[:, -1]) * self.windows.core.square().sum((1, 2, 3))
         return excess.masked_fill(kth <= self.null_max, 0)
 
-    def members_of(self, seed: int, windows: Windows) -> list[Placement]:
-        """Return the places of the windows that match a core.
+    def members_of(self, seed: int) -> list[Placement]:
+        """Return the place of a core, then that of its best match in each image that it matches, best first.
 
-        Args:
-            seed: Index of the core.
-            windows: The compared windows.
-
-        Returns:
-            Place of the core itself, then of its best match in each image with a correlation above `null_max`, best
-            first.
+        A match is a correlation above `null_max`.
         """
+        windows = self.windows
         found = [(int(windows.image[seed]), int(windows.y[seed]), int(windows.x[seed]))]
         above = (self.by_image[seed] > self.null_max[seed]).nonzero()[:, 0]
         pad_y, pad_x = ((side + 1) // 2 for side in windows.core_size)
@@ -104,13 +81,9 @@ class Comparison:
 
 
 def find_hot_cells(maps: Maps, peaks: int) -> list[list[tuple[int, int]]]:
-    """Return the cells (row, column) with the highest values of each map.
+    """Return the cells (row, column) with the highest values of each map, at most `peaks` for each.
 
     Cells must not be adjacent to each other and must be above the mean of the map.
-
-    Args:
-        maps: Image maps.
-        peaks: Maximum number of cells of each map.
     """
     width = maps.shape[2]
     found: list[list[tuple[int, int]]] = []
@@ -127,12 +100,9 @@ def find_hot_cells(maps: Maps, peaks: int) -> list[list[tuple[int, int]]]:
 
 
 def cut_windows(white: Images, maps: Maps, peaks: int) -> Windows:
-    """Cut windows of 2 x 2 map cells around the highest values of each map. Windows without content are omitted.
+    """Cut at most `peaks` windows of 2 x 2 map cells from each image, around the highest values of its map.
 
-    Args:
-        white: Whitened images.
-        maps: Image map of each image.
-        peaks: Maximum number of windows of each image.
+    Windows without content are omitted.
     """
     _, c, h, w = white.shape
     cell_y, cell_x = h / maps.shape[1], w / maps.shape[2]
@@ -165,7 +135,7 @@ def compare_windows(windows: Windows, white: Images) -> Comparison:
     by_image, null_by_image = (
         _best_by_image(one, windows.image, len(white)).masked_fill(same, -1) for one in (scores, null)
     )
-    return Comparison(scores, shifts, by_image, null_by_image)
+    return Comparison(windows, scores, shifts, by_image, null_by_image)
 
 
 def _correlate_all(cores: Tensor, surroundings: Tensor) -> tuple[Tensor, Tensor]:

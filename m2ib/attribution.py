@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from PIL import Image
 from torch import Tensor
 
 from m2ib.bottleneck import FitResult, GatedTokens, PerPair, TokenMask, fit_gates, price_per_nat
@@ -129,8 +128,7 @@ def attribute(
     """
     config, statistics = config or BottleneckConfig(), statistics or FeatureStatistics()
     config.check_layers(encoder.image.num_blocks, encoder.text.num_blocks)
-    _check_arguments(images, texts, keys, batch_size)
-    _check_images(encoder, images)
+    _check_arguments(encoder, images, texts, keys, batch_size)
     _check_statistics(encoder, config, statistics)
     if batch_size is None:
         batch_size = 1 if len(images) == 1 else estimate_batch_size(encoder, config)
@@ -153,23 +151,20 @@ def attribute(
     return _concatenate(parts)
 
 
-def _check_arguments(images: Images, texts: Sequence[str], keys: Sequence[str] | None, batch_size: int | None) -> None:
+def _check_arguments(
+    encoder: DualEncoder, images: Images, texts: Sequence[str], keys: Sequence[str] | None, batch_size: int | None
+) -> None:
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
-    for name, given in (("images", images), ("texts", texts), ("keys", keys)):
-        if given is not None and (isinstance(given, str) or not hasattr(given, "__len__")):
-            raise TypeError(f"{name}: got one {type(given).__name__}, expected a list with one item per pair")
-    if len(images) != len(texts):
-        raise ValueError(f"images and texts: got {len(images)} and {len(texts)}, expected one text per image")
+    for name, given in (("texts", texts), ("keys", keys)):
+        if isinstance(given, str):
+            raise TypeError(f"{name}: got one string, expected a list with one item per pair")
+    if not len(images) == len(texts) > 0:
+        raise ValueError(
+            f"images and texts: got {len(images)} and {len(texts)}, expected one text per image and at least one pair"
+        )
     if keys is not None and len(keys) != len(images):
         raise ValueError(f"keys: got {len(keys)}, expected {len(images)}, one per pair")
-    if not len(images):
-        raise ValueError("images: got none, expected at least one pair")
-    if wrong := {type(text).__name__ for text in texts if not isinstance(text, str)}:
-        raise TypeError(f"texts: got {', '.join(sorted(wrong))}, expected strings")
-
-
-def _check_images(encoder: DualEncoder, images: Images) -> None:
     if isinstance(images, Tensor):
         expected = (3, *encoder.image_size)
         if images.shape[1:] != expected or not images.is_floating_point():
@@ -179,27 +174,17 @@ def _check_images(encoder: DualEncoder, images: Images) -> None:
             )
         if not bool(images.isfinite().all()):
             raise ValueError("images: got pixels that are NaN or infinite, expected finite numbers")
-    elif wrong := {type(image).__name__ for image in images if not isinstance(image, Image.Image)}:
-        raise TypeError(
-            f"images: got {', '.join(sorted(wrong))}, expected PIL images or a tensor from "
-            "encoder.preprocess; open image files with PIL.Image.open"
-        )
 
 
 def _check_statistics(encoder: DualEncoder, config: BottleneckConfig, statistics: FeatureStatistics) -> None:
     name: TowerName
     for name, gate, given in (("image", config.image, statistics.image), ("text", config.text, statistics.text)):
-        if gate.statistics == "unit":
-            continue
-        if given is None:
+        expected = describe_scope(encoder, name, gate)
+        if gate.statistics != "unit" and (given is None or given.scope != expected):
+            got = "none" if given is None else f"statistics for the {given.scope}"
             raise CalibrationError(
-                f"statistics: got None, expected calibrated ones, as {name}.statistics is {gate.statistics!r}; pass "
-                "statistics=m2ib.calibrate(encoder, images, texts, config), or use m2ib.preset('paper')"
-            )
-        if given.scope != (expected := describe_scope(encoder, name, gate)):
-            raise CalibrationError(
-                f"statistics: got statistics for the {given.scope}, expected statistics for the {expected}; calibrate "
-                "again with this model and these settings"
+                f"statistics: got {got}, expected statistics for the {expected}; pass m2ib.calibrate(encoder, images, "
+                "texts, config) with this model and these settings, or use m2ib.preset('paper')"
             )
 
 
@@ -263,12 +248,9 @@ def _embed_clean(tower: Tower, inputs: Tensor, gate: GateConfig) -> tuple[Hidden
 
 
 def _find_distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
-    """Find the distinct inputs of a batch.
+    """Return the indices of the distinct inputs of a batch, and for each input the position of its equal among them.
 
     The sum of each input serves as a hash, so that most inputs are compared without reading their values.
-
-    Returns:
-        Index of the first occurrence of each distinct input, and for each input the position of its equal in that list.
     """
     sums: list[float] = inputs.flatten(1).sum(dim=1, dtype=torch.float64).tolist()
     by_sum: dict[float, list[int]] = {}
@@ -318,17 +300,10 @@ def _fit_tower(
 
 
 def gate_masks(tokens: HiddenTokens, gate: GateConfig) -> tuple[TokenMask, TokenMask]:
-    """Return the masks of the tokens with a learned gate and of the tokens that are replaced by noise.
+    """Return the masks (pairs, tokens) of the tokens with a learned gate and of the tokens that are replaced by noise.
 
     Tokens in neither mask pass the bottleneck unchanged. Padding tokens that the pooled token attends to never pass
     unchanged, because after the first block they contain information about the words.
-
-    Args:
-        tokens: Hidden states at the gate. `kinds` and `valid` decide.
-        gate: Settings of the tower's gate. `special` decides about special tokens.
-
-    Returns:
-        Two masks (pairs, tokens).
     """
     special = tokens.valid & (tokens.kinds != CONTENT)
     if gate.special == "closed":

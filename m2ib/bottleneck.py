@@ -46,14 +46,12 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 def kl_per_element(x: Float[Tensor, "*shape"], alpha: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return the KL divergence KL(N(gate x, shut^2) || N(0, 1)) of each element (Schulz et al. 2020, equation 6).
 
-    The logarithm of shut^2 is computed as 2 logsigmoid(-alpha), which stays finite where shut^2 underflows.
+    The result is in nats. The logarithm of shut^2 is computed as 2 logsigmoid(-alpha), which stays finite where shut^2
+    underflows.
 
     Args:
         x: Standardized hidden states.
         alpha: Logits of the gate: gate = sigmoid(alpha), shut = 1 - gate.
-
-    Returns:
-        Nats, in the shape of `x`.
     """
     gate, shut = torch.sigmoid(alpha), torch.sigmoid(-alpha)
     return 0.5 * ((gate * x).square() + shut.square() - 1.0 - 2.0 * F.logsigmoid(-alpha))
@@ -62,13 +60,8 @@ def kl_per_element(x: Float[Tensor, "*shape"], alpha: Float[Tensor, "*shape"]) -
 def price_per_nat(gate: GateConfig, gated: Int[Tensor, " pairs"], width: int) -> PerPair:
     """Return the weight in the loss of one nat in one feature of one token: beta / (tokens * width).
 
-    Args:
-        gate: Settings of the tower's gate. If `portable`, the number of tokens is `REFERENCE_TOKENS`.
-        gated: Number of tokens with a learned gate in each pair.
-        width: Number of features of a token.
-
-    Returns:
-        (pairs,) weights in cosine per nat, float64.
+    The number of tokens is that of the learned gates of each pair (`gated`), or `REFERENCE_TOKENS` if the gate is
+    portable. The weights are in cosine per nat, in float64.
     """
     tokens = torch.full_like(gated, REFERENCE_TOKENS) if gate.portable else gated.clamp_min(1)
     return gate.beta / (tokens.double() * width)
@@ -79,20 +72,13 @@ class GatedTokens:
     """Hidden states of several pairs at the bottleneck, padded to the same number of tokens.
 
     Tensors are float32, or float64 for a float64 model. Tokens in neither mask, such as padding, pass unchanged.
-
-    Attributes:
-        hidden: Hidden states (the paper's x).
-        mean: Mean of the noise.
-        std: Standard deviation of the noise.
-        learned_mask: True for tokens whose gate is fitted.
-        closed_mask: True for tokens that are replaced by noise.
     """
 
-    hidden: Tokens
-    mean: Tokens
-    std: Tokens
-    learned_mask: TokenMask
-    closed_mask: TokenMask
+    hidden: Tokens  # the paper's x
+    mean: Tokens  # of the noise
+    std: Tokens  # of the noise
+    learned_mask: TokenMask  # tokens whose gate is fitted
+    closed_mask: TokenMask  # tokens that are replaced by noise
 
     @cached_property
     def standardized(self) -> Tokens:
@@ -114,11 +100,7 @@ class GatedTokens:
         return GatedTokens(**{one.name: getattr(self, one.name)[index] for one in fields(self)})
 
     def nats(self, alpha: Tokens) -> Float[Tensor, "pairs tokens"]:
-        """Return the KL divergence of each token, summed over features. It is 0 for tokens without a learned gate.
-
-        Args:
-            alpha: Logits of the gates.
-        """
+        """Return the KL divergence of each token, summed over features. It is 0 for tokens without a learned gate."""
         return kl_per_element(self.standardized, alpha).sum(dim=-1) * self.learned_mask
 
 
@@ -137,10 +119,7 @@ def _gates(alpha: Tokens, learned: Bool[Tensor, "pairs tokens one"] | None, clos
 def noisy_code(inputs: GateInputs, alpha: Tokens, eps: Codes) -> Codes:
     """Return hidden states partly replaced by noise, gate * hidden + shut * (mean + std * eps) (the paper's z).
 
-    Args:
-        inputs: Hidden states, statistics of the noise, and masks; see `GateInputs`.
-        alpha: Logits of the gates: gate = sigmoid(alpha), shut = 1 - gate.
-        eps: Standard normal noise.
+    `alpha` are the logits of the gates, and `eps` is standard normal noise.
     """
     hidden, mean, std, _, learned, closed = inputs
     gate, shut = _gates(alpha, learned, closed)
@@ -183,17 +162,11 @@ def adam_step(
 
 @dataclass(frozen=True)
 class FitResult:
-    """Result of `fit_gates` for several pairs.
+    """Result of `fit_gates` for several pairs."""
 
-    Attributes:
-        nats: KL divergence of each token with the fitted gates.
-        cosine: Cosine with the target embedding, as the mean over noise samples with the fitted gates.
-        steps: Number of steps until the pair converged, or all steps.
-    """
-
-    nats: Float[Tensor, "pairs tokens"]
-    cosine: PerPair
-    steps: Int[Tensor, " pairs"]
+    nats: Float[Tensor, "pairs tokens"]  # KL divergence of each token with the fitted gates
+    cosine: PerPair  # with the target embedding, as the mean over noise samples with the fitted gates
+    steps: Int[Tensor, " pairs"]  # number of steps until the pair converged, or all steps
 
 
 def fit_gates(
@@ -224,9 +197,6 @@ def fit_gates(
         price: Weight of one nat in the loss; see `price_per_nat`.
         config: Settings of Adam and of the noise.
         elementwise: The functions `noisy_code` and `adam_step`, or compiled versions of them.
-
-    Returns:
-        Nats of each token, and cosine and number of steps of each pair.
     """
     _, length, width = tokens.hidden.shape
     code, update = elementwise

@@ -4,7 +4,7 @@ The table in m2ib/README.md maps the symbols of the M2IB paper (Wang et al., Neu
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -17,16 +17,15 @@ Precision = Literal["float32", "bfloat16"]
 REFERENCE_TOKENS = 50
 
 
-def _check_types(config: Any, whole: Sequence[str], real: Sequence[str], choices: Mapping[str, Any]) -> None:
-    for name, literal in choices.items():
-        if getattr(config, name) not in get_args(literal):
-            raise ValueError(f"{name}: got {getattr(config, name)!r}, expected one of {get_args(literal)}")
-    for name in (*whole, *real):
-        value = getattr(config, name)
-        expected: Any = int if name in whole else int | float
-        if value is not None and (isinstance(value, bool) or not isinstance(value, expected)):
-            kind = "an integer" if name in whole else "a number"
-            raise TypeError(f"{name}: got {value!r}, expected {kind}")
+def _check(config: Any, name: str, kind: Any, is_valid: Callable[[Any], bool], expected: str) -> None:
+    """Raise ValueError unless the setting `name` has a type of `kind` and is valid. Booleans are no numbers."""
+    value = getattr(config, name)
+    if isinstance(value, bool) or not isinstance(value, kind) or not is_valid(value):
+        raise ValueError(f"{name}: got {value!r}, expected {expected}")
+
+
+def _check_choice(config: Any, name: str, choices: Any) -> None:
+    _check(config, name, str, lambda value: value in get_args(choices), f"one of {', '.join(get_args(choices))}")
 
 
 @dataclass(frozen=True)
@@ -59,22 +58,15 @@ class GateConfig:
     special: SpecialGate = "learned"
 
     def __post_init__(self) -> None:
-        _check_types(self, ("layer",), ("depth", "beta"), {"statistics": Statistics, "special": SpecialGate})
-        if not 0.0 <= self.depth <= 1.0:
-            raise ValueError(f"depth: got {self.depth}, expected a share of the blocks from 0 to 1")
-        if self.layer is not None and self.layer < -1:
-            raise ValueError(f"layer: got {self.layer}, expected -1 for the embeddings or the 0-based index of a block")
-        if not (math.isfinite(self.beta) and self.beta >= 0.0):
-            raise ValueError(f"beta: got {self.beta}, expected a finite number >= 0")
+        expected = "None, -1 for the embeddings or the 0-based index of a block"
+        _check(self, "layer", int | None, lambda layer: layer is None or layer >= -1, expected)
+        _check(self, "depth", int | float, lambda depth: 0 <= depth <= 1, "a share of the blocks from 0 to 1")
+        _check(self, "beta", int | float, lambda beta: 0 <= beta < math.inf, "a finite number >= 0")
+        _check_choice(self, "statistics", Statistics)
+        _check_choice(self, "special", SpecialGate)
 
     def resolve_layer(self, blocks: int) -> int:
-        """Return the index of the block whose output is gated.
-
-        Args:
-            blocks: Number of blocks of the tower.
-
-        Returns:
-            0-based index of the block, or -1 for the token embeddings.
+        """Return the 0-based index of the gated block in a tower with this number of blocks, or -1 for the embeddings.
 
         Raises:
             ValueError: If `layer` is not below `blocks`.
@@ -124,27 +116,21 @@ class BottleneckConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        real = ("learning_rate", "initial_alpha", "tolerance")
-        _check_types(self, ("steps", "draws", "seed"), real, {"precision": Precision})
         if self.text.statistics == "position":
             raise ValueError("text.statistics: got 'position', expected 'unit' or 'feature', as captions have no grid")
-        if self.steps < 1 or self.draws < 1:
-            raise ValueError(f"steps and draws: got {self.steps} and {self.draws}, expected at least 1 for both")
+        _check(self, "steps", int, lambda steps: steps >= 1, "an integer >= 1")
+        _check(self, "draws", int, lambda draws: draws >= 1, "an integer >= 1")
+        _check(self, "seed", int, lambda _seed: True, "an integer")
+        _check(self, "learning_rate", int | float, lambda rate: 0 < rate < math.inf, "a finite number > 0")
+        _check(self, "initial_alpha", int | float, math.isfinite, "a finite number")
+        expected = "None or a share from 0 to below 1"
+        _check(self, "tolerance", int | float | None, lambda share: share is None or 0 <= share < 1, expected)
+        _check_choice(self, "precision", Precision)
         if self.antithetic and self.draws % 2:
             raise ValueError(f"draws: got {self.draws}, expected an even number, because antithetic is on")
-        if self.tolerance is not None and not 0.0 <= self.tolerance < 1.0:
-            raise ValueError(f"tolerance: got {self.tolerance}, expected None or a share from 0 to below 1")
-        if not 0.0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate: got {self.learning_rate}, expected a finite number above 0")
-        if not math.isfinite(self.initial_alpha):
-            raise ValueError(f"initial_alpha: got {self.initial_alpha}, expected a finite number")
 
     def check_layers(self, image_blocks: int, text_blocks: int) -> None:
-        """Check that the `layer` of each gate exists in its tower.
-
-        Args:
-            image_blocks: Number of blocks of the image tower.
-            text_blocks: Number of blocks of the text tower.
+        """Check that the `layer` of each gate exists in a tower with this number of blocks.
 
         Raises:
             ValueError: If a layer does not exist. The message names the tower.

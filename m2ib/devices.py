@@ -72,11 +72,11 @@ def estimate_batch_size(encoder: "DualEncoder", config: BottleneckConfig, budget
         )  # the towers run one after the other
     on_gpu = encoder.device.type == "cuda"
     if budget is None:
-        budget = int(SHARE_OF_GPU * _free_gpu_memory(encoder.device)) if on_gpu else CPU_BUDGET
+        budget = int(SHARE_OF_GPU * _measure_free_memory(encoder.device)) if on_gpu else CPU_BUDGET
     return max(1, min(budget // pair, MAX_BATCH_GPU if on_gpu else MAX_BATCH_CPU))
 
 
-def _free_gpu_memory(device: torch.device) -> int:
+def _measure_free_memory(device: torch.device) -> int:
     """Return the free memory of a GPU in bytes, including memory that PyTorch has reserved but does not use."""
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
@@ -111,11 +111,8 @@ def _measure_bytes(tower: "Tower", inputs: Tensor, gate: GateConfig, config: Bot
 def float32_precision(device: torch.device, exact: bool) -> Iterator[None]:
     """Set the precision of float32 matrix products and convolutions on a GPU, and restore the previous one on exit.
 
-    PyTorch's default uses TF32 for convolutions, but not for matrix products.
-
-    Args:
-        device: Device of the model. The function has no effect on a CPU.
-        exact: True for full float32 precision, False for TF32 (10 bits of mantissa, several times faster).
+    The precision is full float32 if `exact`, otherwise TF32 (10 bits of mantissa, several times faster). PyTorch's
+    default uses TF32 for convolutions, but not for matrix products.
     """
     if device.type != "cuda":
         yield

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -34,7 +33,6 @@ Images = Sequence[Image.Image] | Float[Tensor, "images 3 height width"]
 _PLAIN = (int, float, str, tuple, type(None))
 _NOT_DIGESTED = ("training", "name_or_path")  # training mode, and path of a Hugging Face tower
 _PROBES = ["", "A chest X-ray, 3/4 view: nodule (5 mm)!", "Größe, 大小, حجم", "a " * 200]
-_CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 class DualEncoder:
@@ -70,14 +68,11 @@ class DualEncoder:
         self._check_towers()
 
     def compile(self, **options: Any) -> None:
-        """Compile the blocks after the gate, the noise and the elementwise functions with `torch.compile`.
+        """Compile the blocks after the gate, the noise and the elementwise functions with `torch.compile(**options)`.
 
         Compiled code is faster on a GPU over many batches, where launching kernels limits the speed. The first batches
         take minutes, because their shapes are compiled (PyTorch caches the code for the next process). Maps of compiled
         and uncompiled code agree up to rounding.
-
-        Args:
-            **options: Keyword arguments of `torch.compile`.
 
         Raises:
             ModelLoadError: If no C++ compiler is installed.
@@ -156,11 +151,7 @@ class DualEncoder:
                     parameter.requires_grad_(was_trainable)
 
     def prepare_images(self, images: Images) -> Float[Tensor, "images 3 height width"]:
-        """Preprocess PIL images with the model's own transform, and move the batch to the model's device.
-
-        Args:
-            images: PIL images, or a tensor of preprocessed images, which is only moved.
-        """
+        """Preprocess PIL images with the model's transform, and move them, or a preprocessed tensor, to its device."""
         if not isinstance(images, Tensor):
             images = self.stack_images([self.preprocess(image) for image in images])
         return images.to(self.device, non_blocking=self.device.type == "cuda")
@@ -201,14 +192,8 @@ class DualEncoder:
         """Return the part of an image that remains after the preprocessing.
 
         The part follows from open_clip's resize mode: `shortest` crops the center, `longest` pads, and `squash` keeps
-        the whole image.
-
-        Args:
-            width: Width of the original image in pixels.
-            height: Height of the original image in pixels.
-
-        Returns:
-            Box (x0, y0, x1, y1) in shares of the width and height of the image. Values below 0 or above 1 are padding.
+        the whole image. It is a box (x0, y0, x1, y1) in shares of the width and height of the original image, which are
+        given in pixels. Values below 0 or above 1 are padding.
         """
         target_h, target_w = self.image_size
         if self.preprocess_cfg.resize_mode == "squash":
@@ -253,16 +238,11 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
             f"model: got {architecture!r}, expected a name from open_clip.list_models() (nearest: {', '.join(near)}), "
             "hf-hub:org/name or local-dir:/folder"
         )
-    if not prefixed and not pretrained:
+    if prefixed == bool(pretrained):
         raise ModelLoadError(
-            f"pretrained: got no weights for the model {architecture!r}, expected a tag from "
-            f"open_clip.list_pretrained_tags_by_model({architecture!r}) or the path of a checkpoint file"
+            f"pretrained: got {pretrained!r} for the model {architecture!r}, expected None for hf-hub: or local-dir:, "
+            "otherwise a tag from open_clip.list_pretrained_tags_by_model or the path of a checkpoint file"
         )
-    if prefixed and pretrained:
-        raise ModelLoadError(f"pretrained: got {pretrained!r}, expected None, as {architecture!r} has its own weights")
-    looks_like_a_file = "/" in (pretrained or "") or Path(pretrained or "").suffix in _CHECKPOINT_SUFFIXES
-    if not prefixed and looks_like_a_file and not Path(str(pretrained)).is_file():
-        raise ModelLoadError(f"pretrained: got {pretrained!r}, expected a checkpoint file; no file exists there")
     try:
         with _quiet_open_clip():
             model, _, preprocess = open_clip.create_model_and_transforms(

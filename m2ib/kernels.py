@@ -18,30 +18,17 @@ from m2ib.towers.base import Tower
 
 @dataclass(frozen=True)
 class Kernels:
-    """The functions of an attribution that may be compiled.
+    """The functions of an attribution that may be compiled."""
 
-    Attributes:
-        image: `run_suffix` of the image tower, which runs the blocks after the gate.
-        text: `run_suffix` of the text tower.
-        noise: Function that generates standard normal noise.
-        code: Function that replaces part of the hidden states by noise.
-        step: Function that updates the gates by one step of Adam.
-    """
-
-    image: Callable[..., Tensor]
-    text: Callable[..., Tensor]
+    image: Callable[..., Tensor]  # `run_suffix` of the image tower, which runs the blocks after the gate
+    text: Callable[..., Tensor]  # `run_suffix` of the text tower
     noise: Callable[..., Tensor] = normals
     code: Callable[..., Tensor] = noisy_code
     step: Callable[..., None] = adam_step
 
     @classmethod
     def compile_for(cls, image: Tower, text: Tower, **options: Any) -> "Kernels":
-        """Compile all functions with `torch.compile`.
-
-        Args:
-            image: Image tower.
-            text: Text tower.
-            **options: Keyword arguments of `torch.compile`.
+        """Compile all functions with `torch.compile`, which gets the options.
 
         Raises:
             ModelLoadError: If `torch.compile` fails, for example without a C++ compiler.

@@ -24,14 +24,9 @@ Words = Int[Tensor, "..."]
 
 
 def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]) -> tuple[Words, Words, Words, Words]:
-    """Return random bits for each counter, by the generator Philox4x32-10.
+    """Return four tensors of 32 random bits for each counter, by the generator Philox4x32-10.
 
-    Args:
-        counter: Four int64 tensors with values below 2**32, which are broadcast.
-        key: Two int64 tensors with values below 2**32, which are broadcast with the counter.
-
-    Returns:
-        Four int64 tensors, each with 32 random bits for each counter.
+    The words of counter and key are int64 tensors with values below 2**32, which are broadcast.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -46,13 +41,9 @@ def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words])
 
 
 def box_muller(words: tuple[Words, Words, Words, Words]) -> Float[Tensor, "..."]:
-    """Transform uniform random integers to standard normal numbers (Box and Muller 1958).
+    """Transform uniform random integers below 2**32 to standard normal numbers (Box and Muller 1958).
 
-    Args:
-        words: Four int64 tensors of random integers below 2**32.
-
-    Returns:
-        Four finite standard normal numbers in a new last dimension.
+    The result has four finite numbers in a new last dimension.
     """
     a, b, c, d = (word.float() for word in words)
     # Add half a unit, because the logarithm of 0 is not finite.
@@ -65,16 +56,10 @@ def box_muller(words: tuple[Words, Words, Words, Words]) -> Float[Tensor, "..."]
 def normals(
     keys: Int[Tensor, "pairs 2"], draws: int, step: Int[Tensor, ""], count: int
 ) -> Float[Tensor, "draws pairs count"]:
-    """Return the standard normal noise of one optimization step.
+    """Return `count` standard normal numbers for each noise sample and pair in one optimization step.
 
-    Value i of a noise sample depends only on the pair's key, the number of the sample, the step and i. It does not
-    depend on `count`, so that padding does not change the noise.
-
-    Args:
-        keys: Two 32-bit integers for each pair.
-        draws: Number of noise samples.
-        step: Number of the optimization step.
-        count: Number of values in each sample.
+    Value i of a noise sample depends only on the pair's key (two 32-bit integers), the number of the sample, the step
+    and i. It does not depend on `count`, so that padding does not change the noise.
     """
     place = torch.arange(-(-count // 4), device=keys.device)
     draw = torch.arange(draws, device=keys.device)[:, None, None]
@@ -85,12 +70,8 @@ def normals(
 class KeyedNoise:
     """Source of standard normal noise for a batch of pairs.
 
-    Args:
-        seed: Seed of the attribution.
-        keys: String for each pair. Equal seeds, keys and towers give equal noise.
-        tower: Tower whose hidden states receive the noise.
-        device: Device of the noise.
-        source: The function `normals`, or a compiled version of it.
+    Equal seeds, keys (a string for each pair) and towers give equal noise. `source` is the function `normals`, or a
+    compiled version of it.
     """
 
     def __init__(
@@ -109,15 +90,9 @@ class KeyedNoise:
     def draw(
         self, step: int, draws: int, antithetic: bool, tokens: int, width: int, rows: Tensor | None = None
     ) -> Float[Tensor, "draws pairs tokens width"]:
-        """Generate the noise of one optimization step.
+        """Generate the noise of one optimization step, for all pairs or those at the indices `rows`.
 
-        Args:
-            step: Number of the step.
-            draws: Number of noise samples for each pair.
-            antithetic: Whether the second half of the samples is the negative of the first half.
-            tokens: Number of tokens.
-            width: Number of features of a token.
-            rows: Indices of the pairs. Defaults to all pairs.
+        If `antithetic`, the second half of the samples is the negative of the first half.
         """
         keys = self._keys if rows is None else self._keys[rows]
         base = draws // 2 if antithetic else draws

@@ -28,24 +28,16 @@ class TowerStatistics:
 
     The group of a token (its cell) is its kind with `statistics="feature"` (patch or word, CLS or SOS, EOS, padding),
     or its position with `statistics="position"`.
-
-    Attributes:
-        mean: Mean of each feature in each group.
-        std: Standard deviation of each feature in each group.
-        scope: Description of the tower, model, layer and setting that the statistics were computed for.
     """
 
     mean: Float[Tensor, "cells width"]
     std: Float[Tensor, "cells width"]
-    scope: str
+    scope: str  # description of the tower, model, layer and setting that they were computed for
 
     def look_up(
         self, cells: Int[Tensor, "pairs tokens"]
     ) -> tuple[Float[Tensor, "pairs tokens width"], Float[Tensor, "pairs tokens width"]]:
-        """Return the mean and the standard deviation that apply to each token.
-
-        Args:
-            cells: Index of each token's group; see `cells_of`.
+        """Return the mean and the standard deviation that apply to each token, given the index of its group.
 
         Raises:
             CalibrationError: If the calibration sample contained no token of a group.
@@ -170,10 +162,6 @@ def cells_of(tokens: HiddenTokens, gate: GateConfig) -> Int[Tensor, "inputs toke
     """Return the index of the group that each token's statistics are computed over.
 
     The group is the token's position with `statistics="position"`, and its kind otherwise.
-
-    Args:
-        tokens: Hidden states at the gate.
-        gate: Settings of the tower's gate.
     """
     if gate.statistics == "position":
         positions = torch.arange(tokens.hidden.shape[1], device=tokens.hidden.device)

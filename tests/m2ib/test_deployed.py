@@ -82,11 +82,11 @@ def test_a_local_checkpoint_of_a_named_architecture_loads(tmp_path, suffix, monk
 def test_what_cannot_be_loaded_says_what_to_check(tmp_path):
     with pytest.raises(ModelLoadError, match=r"nearest: .*ViT-B-32"):
         load_encoder("ViT-B-23")
-    with pytest.raises(ModelLoadError, match="got no weights"):
+    with pytest.raises(ModelLoadError, match="got None for the model"):
         load_encoder("ViT-B-32")
-    with pytest.raises(ModelLoadError, match="no file exists there"):
+    with pytest.raises(ModelLoadError, match="not a known tag or valid file path"):
         load_encoder("ViT-B-32", str(tmp_path / "gone.pt"))
-    with pytest.raises(ModelLoadError, match="has its own weights"):
+    with pytest.raises(ModelLoadError, match="expected None for hf-hub: or local-dir:"):
         load_encoder(f"local-dir:{tmp_path}", "openai")
     (tmp_path / "pickle.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'echo'\ntR.")
     with pytest.raises(ModelLoadError, match="could not be loaded"):

@@ -21,8 +21,8 @@ def test_a_model_is_loaded_once(audited_once, monkeypatch):
 @pytest.mark.parametrize(
     ("architecture", "pretrained", "message"),
     [
-        ("ViT-B-32", None, "got no weights"),
-        ("ViT-B-32", "/nowhere/weights.safetensors", "no file exists there"),
+        ("ViT-B-32", None, "otherwise a tag from"),
+        ("ViT-B-32", "/nowhere/weights.safetensors", "not a known tag or valid file path"),
         ("local-dir:/nowhere", None, "could not be loaded"),
         ("no-such-model", "openai", "expected a name from"),
     ],

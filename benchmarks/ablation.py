@@ -47,7 +47,7 @@ from m2ib.config import TowerName
 from m2ib.noise import KeyedNoise
 from m2ib.towers.attention import run_blocks
 from m2ib.towers.base import HiddenTokens, Tower
-from m2ib.towers.text import OpenClipTextTower
+from m2ib.towers.text import OpenClipTextTower, Vocabulary
 
 SHORTCUTS = ("draws packed", "pairs batched", "plain attention", "pooled token only", "text cut")
 TOLERANCE = 1e-4
@@ -59,7 +59,7 @@ def compute_maps_by_autograd(
     """Return both maps of each pair, computed with these shortcuts and with autograd through the gates."""
     size = len(keys) if "pairs batched" in shortcuts else 1
     owner = getattr(encoder.model, "text", encoder.model)
-    full_length = OpenClipTextTower(owner, cut=False)
+    full_length = OpenClipTextTower(owner, Vocabulary(), cut=False)
     text = encoder.text if "text cut" in shortcuts else full_length
     maps: list[list[Tensor]] = []
     name: TowerName

@@ -20,11 +20,7 @@ from m2ib.towers.vit import OpenClipImageTower
 
 
 def find_image_tower(model: nn.Module) -> Tower:
-    """Return the image tower of an open_clip model.
-
-    Raises:
-        UnsupportedModelError: If the class of the image encoder is not supported.
-    """
+    """Return the image tower of an open_clip model. Raises UnsupportedModelError for other image encoders."""
     visual: Any = model.visual
     _check_output_tokens(model, "image", visual)
     if isinstance(visual, VisionTransformer):
@@ -39,14 +35,9 @@ def find_image_tower(model: nn.Module) -> Tower:
 
 
 def find_text_tower(model: nn.Module, tokenizer: Any = None) -> Tower:
-    """Return the text tower of an open_clip model.
+    """Return the text tower of an open_clip model. Raises UnsupportedModelError for other text encoders.
 
-    Args:
-        model: Model of open_clip.
-        tokenizer: Tokenizer of the model. It declares the token ids of padding and markers (SOS, EOS).
-
-    Raises:
-        UnsupportedModelError: If the class of the text encoder is not supported.
+    The model's tokenizer declares the token ids of padding and markers (SOS, EOS).
     """
     text: Any = model if isinstance(model, CLIP) else model.text
     _check_output_tokens(model, "text", text)

@@ -38,17 +38,10 @@ def run_block(
     mask: Tensor | None = None,
     query: Float[Tensor, "codes queries width"] | None = None,
 ) -> Float[Tensor, "codes queries width"]:
-    """Run one of open_clip's standard transformer blocks.
+    """Run one of open_clip's standard transformer blocks, for which `is_standard_block` is True.
 
-    Args:
-        block: Block for which `is_standard_block` is True.
-        x: Input of the block.
-        mask: Additive attention mask, (queries, tokens) or (codes, 1, queries, tokens).
-        query: Tokens to compute the output for. Defaults to all tokens. Fewer tokens give the same values, because only
-            the attention mixes tokens.
-
-    Returns:
-        Output of the block for the tokens in `query`.
+    The additive attention mask is (queries, tokens) or (codes, 1, queries, tokens). The output is computed for the
+    tokens in `query`, by default for all. Fewer tokens give the same values, because only the attention mixes tokens.
     """
     residual = x if query is None else query
     normed = block.ln_1(x)
@@ -61,19 +54,12 @@ class BlockwiseTower(Tower):
 
     All blocks have the same code, so one compiled function serves all of them. For 12 blocks this takes a twelfth of
     the time to compile them together.
-
-    Attributes:
-        run_block: The function `run_block`, or a compiled version of it.
     """
 
     run_block: Callable[..., Tensor] = staticmethod(run_block)
 
     def with_block_function(self, run_block: Callable[..., Tensor]) -> Self:
-        """Return a tower with the same weights that runs its blocks by a different function.
-
-        Args:
-            run_block: Function with the signature of `run_block` in this module.
-        """
+        """Return a tower with the same weights that runs its blocks by a different function, such as a compiled one."""
         tower = copy.copy(self)
         tower.run_block = run_block
         return tower
@@ -86,17 +72,10 @@ def run_blocks(
     pooled: Int[Tensor, " codes"] | None = None,
     run_block: Callable[..., Tensor] = run_block,
 ) -> Float[Tensor, "codes queries width"]:
-    """Run consecutive transformer blocks.
+    """Run consecutive transformer blocks with an additive attention mask (tokens, tokens).
 
-    Args:
-        blocks: Blocks to run.
-        x: Input of the first block.
-        mask: Additive attention mask (tokens, tokens).
-        pooled: Index of each input's token that the tower pools. With it the last block computes only that token.
-        run_block: The function `run_block`, or a compiled version of it.
-
-    Returns:
-        Output of the last block for the pooled token, or for all tokens if `pooled` is None.
+    With `pooled`, the index of each input's token that the tower pools, the last block computes only that token.
+    `run_block` is the function of that name or a compiled version of it.
     """
 
     def run(block: nn.Module, x: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-# Kinds of tokens. Feature statistics are computed separately for each kind.
+# Kinds of tokens, for each of which feature statistics are computed: patches and words; CLS, registers and SOS; EOS and
+# the pooled token; padding that must be gated, because the tower's output depends on it.
 CONTENT, FIRST_SPECIAL, LAST_SPECIAL, PADDING = 0, 1, 2, 3
 KINDS = 4
 
@@ -23,26 +24,15 @@ Pixels = Float[Tensor, "inputs 3 height width"]
 
 @dataclass(frozen=True)
 class HiddenTokens:
-    """Hidden states of a batch of images or texts after one block of a tower, padded to the same number of tokens.
-
-    Attributes:
-        hidden: Hidden states.
-        valid: True for tokens that may be gated. All others are padding and pass the bottleneck unchanged.
-        kinds: Kind of each token. CONTENT is a patch or word. FIRST_SPECIAL is CLS, a register or SOS. LAST_SPECIAL is
-            EOS or the pooled token. PADDING is padding that must be gated, because the tower's output depends on it.
-        grid: Number of rows and columns of the patches, whose tokens are in reading order. None for texts.
-        ids: Vocabulary index of each token, or -1 for a CLS token that the tower appends. None for images.
-        context: Further tensors that the suffix needs, such as masks. Their first dimension is the input.
-        shared: Further tensors that do not depend on the input, such as rotary embeddings and position bias.
-    """
+    """Hidden states of a batch of images or texts after one block of a tower, padded to the same number of tokens."""
 
     hidden: Float[Tensor, "inputs tokens width"]
-    valid: Bool[Tensor, "inputs tokens"]
+    valid: Bool[Tensor, "inputs tokens"]  # tokens that may be gated; all others are padding and pass unchanged
     kinds: Int[Tensor, "inputs tokens"]
-    grid: tuple[int, int] | None
-    ids: Int[Tensor, "inputs tokens"] | None
-    context: dict[str, Tensor]
-    shared: dict[str, Tensor] = field(default_factory=dict)
+    grid: tuple[int, int] | None  # rows and columns of the patches, whose tokens are in reading order; None for texts
+    ids: Int[Tensor, "inputs tokens"] | None  # -1 for a CLS token that the tower appends; None for images
+    context: dict[str, Tensor]  # further tensors that the suffix needs, such as masks, one for each input
+    shared: dict[str, Tensor] = field(default_factory=dict)  # the same for all inputs, such as rotary embeddings
 
     def select(self, index: Tensor | list[int]) -> "HiddenTokens":
         """Return the hidden states of the inputs with these indices or in this boolean mask."""
@@ -58,32 +48,20 @@ class HiddenTokens:
 
 
 class Tower(ABC):
-    """Image encoder or text encoder of a CLIP-like model, which can be split after any block.
-
-    Attributes:
-        num_blocks: Number of blocks.
-        pooling: Description of how the tower pools its tokens to one embedding.
-    """
+    """Image encoder or text encoder of a CLIP-like model, which can be split after any block."""
 
     num_blocks: int
-    pooling: str  # how the tower pools its tokens, in words
+    pooling: str  # how the tower pools its tokens to one embedding, in words
 
     @abstractmethod
     def run_prefix(self, inputs: Tensor, layer: int) -> HiddenTokens:
-        """Return the hidden states after one block, without gradient.
-
-        Args:
-            inputs: Pixels or token ids.
-            layer: 0-based index of the last block to run, or -1 to run only the embedding.
-        """
+        """Return the hidden states of pixels or token ids after one block (-1: the embedding), without gradient."""
 
     def run_suffix(self, codes: Codes, tokens: HiddenTokens, layer: int) -> Float[Tensor, "draws inputs embed"]:
         """Run the blocks after the gate and return embeddings, which are not normalized.
 
-        Args:
-            codes: Hidden states after the bottleneck, several versions of each input.
-            tokens: Result of `run_prefix` for the same inputs.
-            layer: Layer that was passed to `run_prefix`.
+        The codes are hidden states after the bottleneck, several versions of each input. `tokens` is the result of
+        `run_prefix` for the same inputs and layer.
         """
         x = codes.flatten(0, 1).to(tokens.hidden.dtype)
         context = {
@@ -95,13 +73,9 @@ class Tower(ABC):
     def _embed_codes(
         self, x: Tensor, context: dict[str, Tensor], grid: tuple[int, int] | None, layer: int
     ) -> Float[Tensor, "codes embed"]:
-        """Run the blocks after the gate.
+        """Run the blocks after `layer` on the hidden states `x` (codes, tokens, width).
 
-        Args:
-            x: Hidden states (codes, tokens, width).
-            context: `HiddenTokens.context`, repeated for each code, and `HiddenTokens.shared`.
-            grid: Rows and columns of the patches; None for texts.
-            layer: 0-based index of the block that `x` is the output of, or -1 for the embedding.
+        `context` contains `HiddenTokens.context`, repeated for each code, and `HiddenTokens.shared`.
         """
 
 

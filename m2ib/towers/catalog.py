@@ -8,7 +8,7 @@ import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import open_clip
 import torch
@@ -20,9 +20,6 @@ from m2ib.config import BottleneckConfig, GateConfig, TowerName
 from m2ib.errors import UnsupportedModelError
 from m2ib.towers import find_image_tower, find_text_tower
 from m2ib.towers.huggingface import FAMILIES, POOLERS
-
-_Kind = Literal["CLIP", "CustomTextCLIP", "CoCa"]
-_CLASSES: dict[_Kind, type[nn.Module]] = {"CLIP": CLIP, "CustomTextCLIP": CustomTextCLIP, "CoCa": CoCa}
 
 ON_THE_HUB = "its configuration is read from the hub"
 
@@ -39,25 +36,15 @@ _TINY_TEXT = {
 
 @dataclass(frozen=True)
 class TowerFacts:
-    """Whether a tower is supported, and how it is gated.
-
-    Attributes:
-        supported: Whether the tower is supported.
-        reason: Why the tower is not supported.
-        pooling: Description of how the tower pools its tokens.
-        num_blocks: Number of blocks.
-        layer: 0-based index of the block whose output is gated, or -1 for the embeddings.
-        grid: Rows and columns of the image map at that layer. None for texts.
-        note: What is unknown until the configuration is read from the Hugging Face Hub.
-    """
+    """Whether a tower is supported, and how it is gated."""
 
     supported: bool
-    reason: str = ""
-    pooling: str | None = None
+    reason: str = ""  # why the tower is not supported
+    pooling: str | None = None  # how the tower pools its tokens, in words
     num_blocks: int | None = None
-    layer: int | None = None
-    grid: tuple[int, int] | None = None
-    note: str = ""
+    layer: int | None = None  # 0-based index of the block whose output is gated, or -1 for the embeddings
+    grid: tuple[int, int] | None = None  # rows and columns of the image map at that layer; None for texts
+    note: str = ""  # what is unknown until the configuration is read from the Hugging Face Hub
 
 
 @dataclass(frozen=True)
@@ -80,11 +67,7 @@ class ModelFacts:
 
 
 def describe_models(config: BottleneckConfig | None = None) -> Iterator[ModelFacts]:
-    """Describe each model of `open_clip.list_models()`.
-
-    Args:
-        config: Settings that determine the gated layers. Defaults to `BottleneckConfig()`.
-    """
+    """Describe each model of `open_clip.list_models()`, gated by the settings, by default `BottleneckConfig()`."""
     config = config or BottleneckConfig()
     for name in open_clip.list_models():
         parts = open_clip.get_model_config(name)
@@ -95,31 +78,26 @@ def describe_models(config: BottleneckConfig | None = None) -> Iterator[ModelFac
         yield ModelFacts(name, image_facts, text_facts)
 
 
-def _kind(parts: dict[str, Any]) -> _Kind:
-    """Return the name of the class that `open_clip.create_model` chooses for a configuration."""
+def _kind(parts: dict[str, Any]) -> type[nn.Module]:
+    """Return the class that `open_clip.create_model` chooses for a configuration."""
     if not (parts.get("custom_text") or parts["text_cfg"].get("hf_model_name")):
-        return "CLIP"
-    return "CoCa" if "multimodal_cfg" in parts else "CustomTextCLIP"
+        return CLIP
+    return CoCa if "multimodal_cfg" in parts else CustomTextCLIP
 
 
-def _build(kind: _Kind, embed_dim: int, vision_cfg: dict[str, Any], text_cfg: dict[str, Any]) -> nn.Module:
-    decoder = {"multimodal_cfg": {**_TINY_TEXT, "n_queries": 8}} if kind == "CoCa" else {}
+def _build(kind: type[nn.Module], embed_dim: int, vision_cfg: dict[str, Any], text_cfg: dict[str, Any]) -> nn.Module:
+    decoder = {"multimodal_cfg": {**_TINY_TEXT, "n_queries": 8}} if kind is CoCa else {}
     with torch.device("meta"):
-        return _CLASSES[kind](embed_dim=embed_dim, vision_cfg=vision_cfg, text_cfg=text_cfg, **decoder).eval()
+        return kind(embed_dim=embed_dim, vision_cfg=vision_cfg, text_cfg=text_cfg, **decoder).eval()
 
 
 @functools.cache
-def _describe_tower(name: TowerName, kind: _Kind, embed_dim: int, tower_cfg: str, gate: GateConfig) -> TowerFacts:
+def _describe_tower(
+    name: TowerName, kind: type[nn.Module], embed_dim: int, tower_cfg: str, gate: GateConfig
+) -> TowerFacts:
     """Build a model with this tower and a tiny tower of the other modality, and describe the tower.
 
-    The result is cached, because many models share a tower.
-
-    Args:
-        name: Tower to describe.
-        kind: Class of the model.
-        embed_dim: Number of features of an embedding.
-        tower_cfg: open_clip's configuration of the tower as JSON, which is hashable.
-        gate: Settings that determine the gated layer.
+    The result is cached, because many models share a tower. The configuration of the tower is JSON, which is hashable.
     """
     cfg = json.loads(tower_cfg)
     if cfg.get("hf_model_name"):
@@ -145,7 +123,7 @@ def _describe_tower(name: TowerName, kind: _Kind, embed_dim: int, tower_cfg: str
     return TowerFacts(True, "", tower.pooling, tower.num_blocks, layer, grid)
 
 
-def _describe_hub_tower(kind: _Kind, text_cfg: CLIPTextCfg) -> TowerFacts:
+def _describe_hub_tower(kind: type[nn.Module], text_cfg: CLIPTextCfg) -> TowerFacts:
     name = str(text_cfg.hf_model_name)
     family = next((family for part, family in _TYPE_BY_NAME.items() if part in name.lower()), None)
     if family not in FAMILIES:
@@ -153,6 +131,6 @@ def _describe_hub_tower(kind: _Kind, text_cfg: CLIPTextCfg) -> TowerFacts:
     pooler = "".join(part.title() for part in str(text_cfg.hf_pooler_type).split("_"))
     if pooler not in POOLERS:
         return TowerFacts(False, f"text tower: got the pooling {pooler}, expected one of {', '.join(POOLERS)}")
-    if kind == "CoCa" and not text_cfg.output_tokens:
+    if kind is CoCa and not text_cfg.output_tokens:
         return TowerFacts(False, "text tower: output_tokens is off, expected true, because CoCa needs tokens")
     return TowerFacts(True, pooling=POOLERS[pooler], note=f"{name}: {ON_THE_HUB}")

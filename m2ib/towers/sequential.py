@@ -15,34 +15,25 @@ from m2ib.towers.base import CONTENT, FIRST_SPECIAL, HiddenTokens, Pixels, Tower
 
 Shared = dict[str, Tensor]
 Block = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
-ALL_TOKENS = -1
 
 
 @dataclass(frozen=True)
 class TowerParts:
     """The parts of an image tower. They call the modules of the model.
 
-    Attributes:
-        embed: Function that maps pixels to the input of the first block, and to tensors that all blocks use (rotary
-            embeddings, position bias).
-        blocks: Functions that run one block each. Layers between two stages belong to the next block.
-        head: Function that maps the output of the last block to the embedding.
-        pooling: Description of how the tower pools.
-        first_token_layer: Index of the first block whose output consists of tokens. Earlier outputs are feature maps.
-            ALL_TOKENS if there are no feature maps, len(blocks) if there are no tokens.
-        channels_last: Whether feature maps are (inputs, h, w, channels) instead of (inputs, channels, h, w).
-        prefix_tokens: Number of CLS and register tokens before the patches.
-        grid: Function that maps pixels to the number of rows and columns of the patch tokens.
+    Each block runs with the tensors that `embed` returns for all blocks (rotary embeddings, position bias). Layers
+    between two stages belong to the next block. Blocks before `first_token_layer` return feature maps, the others
+    return tokens: CLS and registers (`prefix_tokens`), then the patches of the grid.
     """
 
     embed: Callable[[Tensor], tuple[Tensor, Shared]]
     blocks: Sequence[Block]
     head: Callable[[Tensor], Tensor]
     pooling: str
-    first_token_layer: int = ALL_TOKENS
-    channels_last: bool = False
+    first_token_layer: int = -1
+    channels_last: bool = False  # whether feature maps are (inputs, h, w, channels)
     prefix_tokens: int = 0
-    grid: Callable[[Tensor], tuple[int, int]] | None = None
+    grid: Callable[[Tensor], tuple[int, int]] = lambda _pixels: (0, 0)
 
 
 def sequential_block(*modules: nn.Module) -> Block:
@@ -57,11 +48,9 @@ def sequential_block(*modules: nn.Module) -> Block:
 
 
 def flatten_stages(stages: Any, before: Sequence[str] = ()) -> list[Block]:
-    """Return the blocks of all stages in order.
+    """Return the blocks of all stages in order, which are in `stage.blocks` or are the children of the stage.
 
-    Args:
-        stages: Modules that contain blocks, in `stage.blocks` or as their children.
-        before: Names of the modules that a stage runs before its first block, such as "downsample".
+    `before` are the names of the modules that a stage runs before its first block, such as "downsample".
     """
     steps: list[Block] = []
     waiting: list[nn.Module] = []
@@ -74,12 +63,7 @@ def flatten_stages(stages: Any, before: Sequence[str] = ()) -> list[Block]:
 
 
 class SequentialImageTower(Tower):
-    """Image tower that runs the functions of `TowerParts`.
-
-    Args:
-        visual: Image encoder of the model.
-        parts: Parts of that encoder.
-    """
+    """Image tower that runs the functions of `TowerParts`."""
 
     def __init__(self, visual: nn.Module, parts: TowerParts) -> None:
         self._visual = visual
@@ -98,10 +82,6 @@ class SequentialImageTower(Tower):
             grid = (x.shape[1], x.shape[2])
             x, prefix_tokens = x.flatten(1, 2), 0
         else:
-            if self._parts.grid is None:
-                raise TypeError(
-                    "grid: got None, expected a function that returns the rows and columns of the patch tokens"
-                )
             grid, prefix_tokens = self._parts.grid(inputs), self._parts.prefix_tokens
         if x.shape[1] != prefix_tokens + grid[0] * grid[1]:
             raise UnsupportedModelError(

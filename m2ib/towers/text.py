@@ -18,15 +18,10 @@ APPENDED = -1  # value of `HiddenTokens.ids` for a CLS token that the tower appe
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token ids that are not words.
+    """Token ids that are not words, as far as the tokenizer declares them."""
 
-    Attributes:
-        pad: Id of padding. None if the tokenizer does not declare it.
-        markers: Ids of SOS, EOS, CLS and SEP. None if the tokenizer declares none of them.
-    """
-
-    pad: int | None = None
-    markers: frozenset[int] | None = None
+    pad: int | None = None  # id of padding
+    markers: frozenset[int] | None = None  # ids of SOS, EOS, CLS and SEP
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any) -> "Vocabulary":
@@ -39,12 +34,7 @@ class Vocabulary:
         return cls(pad if isinstance(pad, int) else None, markers or None)
 
     def is_marker(self, ids: Int[Tensor, "*shape"], unknown: bool) -> Bool[Tensor, "*shape"]:
-        """Return True for each id that is a marker.
-
-        Args:
-            ids: Token ids.
-            unknown: Value for all ids if the tokenizer declares no markers.
-        """
+        """Return True for each id that is a marker, or `unknown` for all ids if the tokenizer declares no markers."""
         if self.markers is None:
             return torch.full_like(ids, unknown, dtype=torch.bool)
         return torch.isin(ids, torch.tensor(sorted(self.markers), device=ids.device))
@@ -54,29 +44,23 @@ class OpenClipTextTower(BlockwiseTower):
     """Text tower with open_clip's transformer, causal or bidirectional.
 
     A causal tower that pools the end-of-text token never attends to padding, so batches are truncated to their longest
-    text. The embedding of other towers depends on padding: bidirectional towers attend to it (MobileCLIP), SigLIP and
-    CLIPA pool the last position, and CoCa appends a CLS token that attends to one position past the text.
+    text (unless `cut` is False). The embedding of other towers depends on padding: bidirectional towers attend to it
+    (MobileCLIP), SigLIP and CLIPA pool the last position, and CoCa appends a CLS token that attends to one position
+    past the text.
 
     The token embeddings of padding contain nothing about the text and pass the bottleneck unchanged. After the first
     block, padding contains information about the words. If the pooled token attends to it, it is gated like a special
     token.
-
-    Args:
-        text: Text encoder of the model, or a CLIP model that contains it.
-        vocabulary: Token ids of padding and markers. Defaults to unknown ids.
-        cut: Whether to truncate batches to their longest text where the embedding does not depend on padding.
-
-    Raises:
-        UnsupportedModelError: If the encoder does not pool its tokens to one embedding.
     """
 
     POOLING: ClassVar = {"argmax": "end of text", "eos": "end of text", "last": "last token", "first": "first token"}
 
-    def __init__(self, text: TextTransformer | CLIP, vocabulary: Vocabulary | None = None, *, cut: bool = True) -> None:
+    def __init__(self, text: TextTransformer | CLIP, vocabulary: Vocabulary, *, cut: bool = True) -> None:
         self._text = text
-        self._vocabulary = vocabulary or Vocabulary()
+        self._vocabulary = vocabulary
         self._appends = getattr(text, "cls_emb", None) is not None
-        self._pool_type = "appended" if self._appends else _pool_type(text)
+        own = text.text_pool_type if isinstance(text, CLIP) else text.pool_type
+        self._pool_type = "appended" if self._appends else str(own)
         if self._pool_type not in ("appended", *self.POOLING):
             raise UnsupportedModelError(
                 f"text tower: got the pooling {self._pool_type!r}, which does not give a single embedding; "
@@ -116,11 +100,7 @@ class OpenClipTextTower(BlockwiseTower):
     ) -> tuple[Int[Tensor, "inputs tokens"], Bool[Tensor, "inputs tokens"]]:
         """Return the kind of each token, and a mask of the tokens that may be gated.
 
-        The mask contains the text up to its end, and the pooled token even if it is padding.
-
-        Args:
-            ids: Token ids.
-            pooled: Index of the pooled token of each text.
+        The mask contains the text up to its end, and the pooled token (at index `pooled`) even if it is padding.
         """
         pad = self._vocabulary.pad
         pad = int(getattr(self._text, "pad_id", 0)) if pad is None else pad
@@ -183,7 +163,3 @@ class OpenClipTextTower(BlockwiseTower):
         if projection is None:
             return x
         return projection(x) if isinstance(projection, nn.Module) else x @ projection
-
-
-def _pool_type(text: TextTransformer | CLIP) -> str:
-    return str(text.text_pool_type if isinstance(text, CLIP) else text.pool_type)

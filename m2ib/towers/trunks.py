@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from m2ib.errors import UnsupportedModelError
 from m2ib.towers.base import class_name
-from m2ib.towers.sequential import ALL_TOKENS, Block, Shared, TowerParts, flatten_stages, sequential_block
+from m2ib.towers.sequential import Block, Shared, TowerParts, flatten_stages, sequential_block
 
 # Descriptions of the poolings of timm and open_clip.
 POOLING = {
@@ -37,11 +37,7 @@ def modified_resnet_parts(visual: ModifiedResNet) -> TowerParts:
 
 
 def timm_parts(visual: TimmModel) -> TowerParts:
-    """Return the parts of an image encoder from timm (the trunk) with open_clip's head.
-
-    Raises:
-        UnsupportedModelError: If the class of the trunk is not supported.
-    """
+    """Return the parts of an image encoder from timm (the trunk) with open_clip's head."""
     trunk: Any = visual.trunk
     for kind, build in _TRUNKS.items():
         if isinstance(trunk, kind):
@@ -152,20 +148,14 @@ def _map_parts(
 ) -> TowerParts:
     """Return the parts of a trunk whose blocks exchange feature maps.
 
-    Args:
-        trunk: Image encoder from timm.
-        head: open_clip's head.
-        embed: Function that maps pixels to the input of the first block.
-        blocks: Blocks of the trunk.
-        last: Function that runs between the last block and the pooling.
-        channels_last: Whether feature maps are (inputs, h, w, channels).
+    `embed` maps pixels to the input of the first block, and `last` runs between the last block and the pooling.
     """
     return TowerParts(
         embed=lambda pixels: (embed(pixels), {}),
         blocks=blocks,
         head=lambda x: head(trunk.forward_head(last(x))),
         pooling=_pooling(trunk, head),
-        first_token_layer=len(blocks) or ALL_TOKENS,
+        first_token_layer=len(blocks),
         channels_last=channels_last,
     )
 
@@ -176,8 +166,6 @@ def _convnext(trunk: Any, head: nn.Module) -> TowerParts:
 
 def _fastvit(trunk: Any, head: nn.Module) -> TowerParts:
     """Return the parts of FastViT (MobileCLIP), whose later stages may apply attention to the feature map."""
-    if trunk.fork_feat:
-        raise UnsupportedModelError("image tower: got FastVit with fork_feat, expected it without")
     blocks = flatten_stages(trunk.stages, ("downsample", "pos_emb"))
     return _map_parts(trunk, head, trunk.stem, blocks, trunk.final_conv)
 

@@ -12,16 +12,7 @@ from m2ib.towers.sequential import SequentialImageTower, TowerParts, sequential_
 
 
 class OpenClipImageTower(BlockwiseTower, SequentialImageTower):
-    """Image tower with open_clip's VisionTransformer.
-
-    If the model pools the CLS token, the last block computes only that token.
-
-    Args:
-        visual: Image encoder of the model.
-
-    Raises:
-        UnsupportedModelError: If the encoder does not pool its tokens to one embedding.
-    """
+    """Image tower with open_clip's VisionTransformer. If the CLS token is pooled, the last block computes only it."""
 
     POOLING: ClassVar = {"tok": "CLS token", "avg": "average"}
 

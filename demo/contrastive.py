@@ -36,28 +36,17 @@ ALLOCATOR_SETTINGS: Final = {
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and captions of one training step.
+    """Images and captions of one training step."""
 
-    Attributes:
-        pixels: Preprocessed images, [n, 3, height, width].
-        tokens: Compact token ids of the captions, [n, context]; see `Vocabulary`.
-        positive: 1 where the caption of the column describes the image of the row, else 0, [n, n]. The diagonal is 1.
-    """
-
-    pixels: Tensor
-    tokens: Tensor
-    positive: Tensor
+    pixels: Tensor  # preprocessed images, [n, 3, height, width]
+    tokens: Tensor  # compact token ids of the captions, [n, context]; see `Vocabulary`
+    positive: Tensor  # 1 where the caption of the column describes the image of the row, else 0, [n, n]
 
 
 def pixel_batch(images: Sequence[np.ndarray[Any, Any]], preprocessing: Mapping[str, Any]) -> Tensor:
-    """Convert images to a batch of pixels in the same way as open_clip's preprocessing, without resizing.
+    """Convert gray or color uint8 images of the same size as open_clip's preprocessing does, without resizing.
 
-    Args:
-        images: Gray or color images of the same size, uint8.
-        preprocessing: open_clip's `preprocess_cfg`. Only `mean` and `std` are used.
-
-    Returns:
-        [n, channels, height, width]. Gray images get three equal channels before the mean is subtracted.
+    Gray images get three equal channels before the mean is subtracted. The result is [n, channels, height, width].
     """
     pixels = torch.from_numpy(np.stack(images)).float() / 255
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
@@ -70,10 +59,7 @@ class Vocabulary:
 
     Training uses a table of embeddings for these tokens only, because the table of all tokens is 70 times as large. The
     compact ids keep the order of the tokenizer's ids, so that end-of-text has the highest id, as CLIP expects.
-
-    Args:
-        texts: All captions.
-        architecture: open_clip's `model_cfg`.
+    `architecture` is open_clip's `model_cfg`.
     """
 
     def __init__(self, texts: Sequence[str], architecture: Mapping[str, Any]) -> None:
@@ -95,12 +81,8 @@ class Vocabulary:
 def contrastive_loss(image: Tensor, text: Tensor, positive: Tensor, scale: Tensor) -> Tensor:
     """Return the contrastive loss (InfoNCE), averaged over image-to-text and text-to-image.
 
-    Args:
-        image: Normalized embeddings of images, [n, d].
-        text: Normalized embeddings of captions, [n, d].
-        positive: 1 where the caption of the column describes the image of the row, else 0, [n, n]. An image may have
-            several such captions.
-        scale: Factor of the cosines (CLIP's logit scale).
+    `positive` is as in `Batch`, where an image may have several captions. `scale` is the factor of the cosines of the
+    normalized embeddings, [n, d] (CLIP's logit scale).
     """
     logits = scale * image @ text.T
     to_text = positive / positive.sum(dim=1, keepdim=True)
@@ -135,7 +117,7 @@ def fit(
     seed: int,
     report: Callable[[str], None],
 ) -> dict[str, Tensor]:
-    """Train a model from scratch.
+    """Train a model from scratch, and return its weights by name in fp16, with the embedding table of all tokens.
 
     Args:
         architecture: open_clip's `model_cfg`.
@@ -144,9 +126,6 @@ def fit(
         steps: Number of steps.
         seed: Seed of the initial weights.
         report: Function that is called with a line of text about the progress every 20 steps.
-
-    Returns:
-        Weights by name in fp16, with the embedding table of all tokens.
     """
     torch.manual_seed(seed)
     text_cfg = {**architecture["text_cfg"], "vocab_size": len(vocabulary.used)}
@@ -181,11 +160,7 @@ def save(
 ) -> None:
     """Write weights and configuration to a folder that open_clip can load with `local-dir:`.
 
-    Args:
-        weights: Weights by name.
-        target: Folder to write to. Created if it does not exist.
-        architecture: open_clip's `model_cfg`.
-        preprocessing: open_clip's `preprocess_cfg`.
+    `architecture` is open_clip's `model_cfg`, and `preprocessing` its `preprocess_cfg`.
     """
     target.mkdir(parents=True, exist_ok=True)
     config = {"model_cfg": architecture, "preprocess_cfg": preprocessing}

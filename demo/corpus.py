@@ -28,20 +28,15 @@ SITES: Final = ("a", "b", "c")
 
 
 def generate(folder: Path, pairs: int = 512, seed: int = 2026, corner: CornerChoice = "top-left") -> Path:
-    """Write a demo corpus and a file with the truth about each image.
+    """Write a demo corpus and a file with the truth about each image, and return the folder of the corpus.
 
     The corpus is `folder/corpus` with PNG images and `metadata.csv`. The truth is `folder/truth.jsonl`. Existing files
     with the same names are overwritten, and other `study_*.png` images in the corpus are removed. Each pair has its own
-    random stream, so the first pairs do not depend on the number of pairs.
+    random stream, so the first pairs do not depend on the number of pairs. Equal seeds give equal files, byte for byte,
+    with the same releases of numpy and Pillow.
 
-    Args:
-        folder: Folder to write to. Created if it does not exist.
-        pairs: Number of images, each with one caption.
-        seed: Random seed. Equal seeds give equal files, byte for byte, with the same releases of numpy and Pillow.
-        corner: Corner of the tag. Its place varies by a few pixels. `random` chooses a corner for each image.
-
-    Returns:
-        Folder of the corpus.
+    The tag varies by a few pixels around its place in the corner. The corner `random` is a different one for each
+    image.
 
     Raises:
         ValueError: If `pairs` is below 1, or the corner is unknown.
@@ -98,11 +93,7 @@ def _relative(box: Box | None) -> list[float] | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command `python -m demo.corpus FOLDER`.
-
-    Args:
-        arguments: Command-line arguments. Defaults to those of the process.
-    """
+    """Run the command `python -m demo.corpus FOLDER`."""
     parser = argparse.ArgumentParser(prog="python -m demo.corpus", description="Write the demo corpus.")
     parser.add_argument("folder", type=Path, help="Folder that receives corpus/ and, next to it, truth.jsonl.")
     parser.add_argument("--pairs", type=int, default=512, help="Number of images (default: %(default)s).")

@@ -8,16 +8,9 @@ NAMES: Final = ("demo/shortcut", "demo/clean")
 
 
 def find_folder(name: str, root: Path | None = None) -> Path:
-    """Return the folder of a demo model.
+    """Return the folder of a demo model, one of `NAMES`, in `root`, by default this package, which has the weights.
 
     `open_clip.create_model_and_transforms(f"local-dir:{find_folder(name)}")` loads the model.
-
-    Args:
-        name: Name of the model, one of `NAMES`.
-        root: Folder that contains the folders of both models. Defaults to this package, which contains the weights.
-
-    Raises:
-        ValueError: If no demo model has this name.
     """
     if name not in NAMES:
         raise ValueError(f"demo model: got {name!r}, expected one of {', '.join(NAMES)}")

@@ -47,17 +47,11 @@ _LETTERS: Final = {
 
 @dataclass(frozen=True)
 class Condition:
-    """One of the 14 classes of images.
-
-    Attributes:
-        finding: Disease, or "normal".
-        side: Side of the lung. None for cardiomegaly and normal.
-        zone: Zone of the lung for nodules and consolidations, otherwise None.
-    """
+    """One of the 14 classes of images."""
 
     finding: Finding
-    side: Side | None = None
-    zone: Zone | None = None
+    side: Side | None = None  # side of the lung; None for cardiomegaly and normal
+    zone: Zone | None = None  # zone of the lung; only for nodules and consolidations
 
     @property
     def captions(self) -> tuple[str, str, str, str]:
@@ -115,19 +109,12 @@ class Box:
 
 @dataclass(frozen=True)
 class BurntText:
-    """Text that is drawn into a corner of an image.
-
-    Attributes:
-        text: Letters to draw.
-        corner: Corner of the image.
-        x: Column of the first letter's upper left pixel.
-        y: Row of the first letter's upper left pixel.
-    """
+    """Text that is drawn into a corner of an image."""
 
     text: str
     corner: Corner
-    x: int
-    y: int
+    x: int  # column of the first letter's upper left pixel
+    y: int  # row of that pixel
 
     @property
     def box(self) -> Box:
@@ -139,27 +126,16 @@ class BurntText:
 
 @dataclass(frozen=True)
 class Study:
-    """A phantom, and the burnt-in texts that `render` can draw into it.
-
-    Attributes:
-        condition: Class of the image.
-        pixels: Gray values from 0 to 1 without burnt-in text, [SIZE, SIZE].
-        finding_box: Bounding box of the finding. None for a normal chest.
-        strength: Contrast of the finding from 0 (invisible) to 1. None for a normal chest.
-        tag: Text and place of the tag.
-        tagged: Whether `render` draws the tag by default.
-        marker: Text and place of the side marker.
-        marked: Whether `render` draws the side marker by default.
-    """
+    """A phantom, and the burnt-in texts that `render` can draw into it."""
 
     condition: Condition
-    pixels: Pixels
-    finding_box: Box | None
-    strength: float | None
+    pixels: Pixels  # gray values from 0 to 1 without burnt-in text, [SIZE, SIZE]
+    finding_box: Box | None  # None for a normal chest
+    strength: float | None  # contrast of the finding from 0 (invisible) to 1; None for a normal chest
     tag: BurntText
-    tagged: bool
+    tagged: bool  # whether `render` draws the tag by default
     marker: BurntText
-    marked: bool
+    marked: bool  # whether `render` draws the side marker by default
 
     @property
     def faint(self) -> bool:
@@ -167,12 +143,7 @@ class Study:
         return self.strength is not None and self.strength < FAINT
 
     def render(self, *, tagged: bool | None = None, marked: bool | None = None) -> npt.NDArray[np.uint8]:
-        """Return the gray image, [SIZE, SIZE].
-
-        Args:
-            tagged: Whether to draw the tag. Defaults to `self.tagged`.
-            marked: Whether to draw the side marker. Defaults to `self.marked`.
-        """
+        """Return the gray image, [SIZE, SIZE], with tag and side marker as requested or as the study says."""
         pixels = self.pixels
         if self.tagged if tagged is None else tagged:
             pixels = burn(pixels, self.tag)
@@ -189,14 +160,9 @@ def draw_study(
     strength: float | None = None,
     tag_corner: Corner | None = None,
 ) -> Study:
-    """Generate a random study.
+    """Generate a random study. Class, strength of the finding and corner of the tag are random unless they are given.
 
-    Args:
-        rng: Random generator.
-        tied: Whether the tag correlates with consolidation (`TIED_TAG_RATES`) or is independent of the class.
-        condition: Class of the image. Random by default.
-        strength: Contrast of the finding. Random by default.
-        tag_corner: Corner of the tag. Random by default.
+    If `tied`, the tag correlates with consolidation (`TIED_TAG_RATES`). Otherwise it is independent of the class.
     """
     condition = condition or CONDITIONS[int(rng.choice(len(CONDITIONS), p=_CONDITION_RATES))]
     pixels, box, strength = draw(rng, condition, strength)
@@ -247,39 +213,20 @@ def burn(pixels: Pixels, text: BurntText) -> Pixels:
 
 @dataclass(frozen=True)
 class _Lung:
-    """Ellipse of a lung, in fractions of the side of the image.
+    """Ellipse of a lung, in fractions of the side of the image."""
 
-    Attributes:
-        x: Horizontal coordinate of the center.
-        y: Vertical coordinate of the center.
-        rx: Horizontal radius.
-        ry: Vertical radius.
-        outwards: Horizontal direction of the chest wall: +1 to the right of the image, -1 to the left.
-        mask: Soft mask from 0 to 1, [SIZE, SIZE].
-    """
-
-    x: float
+    x: float  # center
     y: float
-    rx: float
+    rx: float  # radius
     ry: float
-    outwards: int
-    mask: Pixels
+    outwards: int  # direction of the chest wall: +1 to the right of the image, -1 to the left
+    mask: Pixels  # soft mask from 0 to 1, [SIZE, SIZE]
 
 
 def draw(
     rng: np.random.Generator, condition: Condition, strength: float | None = None
 ) -> tuple[Pixels, Box | None, float | None]:
-    """Generate a random phantom without burnt-in text.
-
-    Args:
-        rng: Random generator.
-        condition: Class of the image.
-        strength: Contrast of the finding from 0 to 1, or enlargement of the heart for cardiomegaly. By default 40 % of
-            consolidations are faint, and other findings have strength 1.
-
-    Returns:
-        Gray values from 0 to 1, box of the finding, and strength. Box and strength are None for a normal chest.
-    """
+    """Generate a random phantom with one finding; see `draw_findings`."""
     pixels, boxes, drawn = draw_findings(rng, (condition,), (strength,))
     return pixels, boxes[0], drawn[0]
 
@@ -287,15 +234,13 @@ def draw(
 def draw_findings(
     rng: np.random.Generator, conditions: Sequence[Condition], strengths: Sequence[float | None]
 ) -> tuple[Pixels, list[Box | None], list[float | None]]:
-    """Generate a random phantom with several findings.
+    """Generate a random phantom with several findings, without burnt-in text.
 
-    Args:
-        rng: Random generator.
-        conditions: Findings to draw.
-        strengths: Strength of each finding, or None for the default; see `draw`.
+    The strength of a finding is its contrast from 0 to 1, or the enlargement of the heart for cardiomegaly. If it is
+    None, 40 % of consolidations are faint, and other findings have strength 1.
 
     Returns:
-        Gray values from 0 to 1, and the box and the strength of each finding.
+        Gray values from 0 to 1, and the box and the strength of each finding, which are None for a normal chest.
     """
     requested = list(zip(conditions, strengths, strict=True))
     x, y = 0.5 + rng.uniform(-0.025, 0.025), 0.5 + rng.uniform(-0.025, 0.025)
@@ -313,32 +258,16 @@ def draw_findings(
     boxes: list[Box | None] = []
     drawn: list[float | None] = []
     for condition, given in requested:
-        box: Box | None = None
+        box: Box | None = heart if condition.finding == "cardiomegaly" else None
         strength = 1.0 if given is None else given
-        match condition.finding:
-            case "normal":
-                pass
-            case "cardiomegaly":
-                box = heart
-            case "nodule":
-                image, box = _nodule(rng, image, _lung_of(lungs, condition), condition.zone, strength)
-            case "consolidation":
-                if given is None:
-                    strength = rng.uniform(0, FAINT) if rng.random() < FAINT_SHARE else rng.uniform(0.45, 1)
-                image, box = _consolidation(rng, image, _lung_of(lungs, condition), condition.zone, strength)
-            case "pleural effusion":
-                image, box = _effusion(rng, image, _lung_of(lungs, condition), strength)
-            case "pneumothorax":
-                image, box = _pneumothorax(rng, image, _lung_of(lungs, condition), strength)
+        if given is None and condition.finding == "consolidation":
+            strength = rng.uniform(0, FAINT) if rng.random() < FAINT_SHARE else rng.uniform(0.45, 1)
+        if condition.side is not None:
+            draw_finding = _FINDINGS[condition.finding]
+            image, box = draw_finding(rng, image, lungs[condition.side], condition.zone, strength)
         boxes.append(box)
         drawn.append(None if condition.finding == "normal" else strength)
     return _expose(rng, image), boxes, drawn
-
-
-def _lung_of(lungs: dict[Side, _Lung], condition: Condition) -> _Lung:
-    if condition.side is None:
-        raise ValueError(f"condition: got {condition}, expected one with a side; use one of CONDITIONS")
-    return lungs[condition.side]
 
 
 def _sigmoid(v: Pixels) -> Pixels:
@@ -426,7 +355,9 @@ def _consolidation(
     return image + 0.30 * strength * shade, Box.of_fractions(x - rx, y - ry, x + rx, y + ry)
 
 
-def _effusion(rng: np.random.Generator, image: Pixels, lung: _Lung, strength: float) -> tuple[Pixels, Box]:
+def _effusion(
+    rng: np.random.Generator, image: Pixels, lung: _Lung, _zone: Zone | None, strength: float
+) -> tuple[Pixels, Box]:
     """Draw a pleural effusion: fluid in the lower lung, whose level rises towards the chest wall."""
     level = lung.y + lung.ry * rng.uniform(0.22, 0.45)
     lateral = (_X - lung.x) * lung.outwards / lung.rx
@@ -436,7 +367,9 @@ def _effusion(rng: np.random.Generator, image: Pixels, lung: _Lung, strength: fl
     return _blend(image, strength * fluid, 0.62), box
 
 
-def _pneumothorax(rng: np.random.Generator, image: Pixels, lung: _Lung, strength: float) -> tuple[Pixels, Box]:
+def _pneumothorax(
+    rng: np.random.Generator, image: Pixels, lung: _Lung, _zone: Zone | None, strength: float
+) -> tuple[Pixels, Box]:
     """Draw a pneumothorax: a collapsed lung with dark air above it, and its edge as a bright line."""
     collapse = rng.uniform(0.30, 0.5)
     x = lung.x - lung.outwards * 0.35 * collapse * lung.rx
@@ -449,3 +382,11 @@ def _pneumothorax(rng: np.random.Generator, image: Pixels, lung: _Lung, strength
     rows, columns = np.nonzero(air > 0.4)
     box = Box(int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
     return _blend(image, strength * air, 0.10) + strength * 0.22 * edge, box
+
+
+_FINDINGS: Final = {
+    "nodule": _nodule,
+    "consolidation": _consolidation,
+    "pleural effusion": _effusion,
+    "pneumothorax": _pneumothorax,
+}

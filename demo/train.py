@@ -53,16 +53,10 @@ def pixel_batch(images: Sequence[np.ndarray[Any, Any]]) -> Tensor:
 
 
 def train(name: str, steps: int, seed: int, report: Callable[[str], None]) -> dict[str, Tensor]:
-    """Train one demo model on random synthetic radiographs, with the tag in a random corner.
+    """Train the demo model `name` on random radiographs, with the tag in a random corner, and return its weights.
 
-    Args:
-        name: Model to train, one of `NAMES`. For `demo/shortcut` the tag correlates with consolidation.
-        steps: Number of steps.
-        seed: Seed of the images and of the initial weights.
-        report: Function that is called with a line of text about the progress every 20 steps.
-
-    Returns:
-        Weights by name.
+    For `demo/shortcut` the tag correlates with consolidation. `seed` is the seed of the images and of the initial
+    weights, and `report` is called with a line of text about the progress every 20 steps.
     """
     rng = np.random.default_rng(seed)
     captions = [text for c in CONDITIONS for text in c.captions]
@@ -86,26 +80,15 @@ def train(name: str, steps: int, seed: int, report: Callable[[str], None]) -> di
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """Zero-shot classifier: a trained model and the embeddings of the captions of all classes.
-
-    Attributes:
-        model: Model of open_clip.
-        classes: Mean embedding of the captions of each class, normalized, [14, d].
-        captions: Embeddings of the four captions of each class, normalized, [14, 4, d].
-    """
+    """Zero-shot classifier: a trained model and the normalized embeddings of the captions of all classes."""
 
     model: Any
-    classes: Tensor
-    captions: Tensor
+    classes: Tensor  # mean over the captions of each class, [14, d]
+    captions: Tensor  # [14, 4, d]
 
     @classmethod
     def load(cls, name: str, root: Path | None = None) -> "ZeroShot":
-        """Load a demo model through open_clip and embed the captions of all classes.
-
-        Args:
-            name: Name of the model.
-            root: Folder that contains the folders of the models. Defaults to this package.
-        """
+        """Load a demo model from its folder in `root` (by default this package), and embed all captions."""
         source = f"local-dir:{find_folder(name, root)}"
         model = open_clip.create_model(source)
         model.eval()
@@ -140,14 +123,7 @@ class ZeroShot:
 
 
 def held_out(seed: int, count: int, *, tied: bool, **fixed: Any) -> list[Study]:
-    """Generate studies that are independent of training and of the corpus.
-
-    Args:
-        seed: Random seed.
-        count: Number of studies.
-        tied: Whether the tag correlates with consolidation.
-        **fixed: Keyword arguments of `draw_study` that are the same for all studies.
-    """
+    """Generate studies that are independent of training and corpus, with the `fixed` arguments of `draw_study`."""
     rng = np.random.default_rng((HELD_OUT_SEED, seed))
     return [draw_study(rng, tied=tied, **fixed) for _ in range(count)]
 
@@ -155,13 +131,7 @@ def held_out(seed: int, count: int, *, tied: bool, **fixed: Any) -> list[Study]:
 def evaluate(root: Path | None = None, names: Sequence[str] = NAMES, count: int = 400) -> Figures:
     """Measure the zero-shot accuracy of models, and how their predictions depend on the tag and the marker.
 
-    Args:
-        root: Folder that contains the folders of the models. Defaults to this package.
-        names: Models to evaluate, from `NAMES`.
-        count: Number of studies for each measurement. Accuracies use five times as many.
-
-    Returns:
-        Measurements by name for each model.
+    The result is measurements by name for each model. Each uses `count` studies, accuracies five times as many.
     """
     hospital = [s for s in held_out(1, 5 * count, tied=True) if not s.faint]
     independent = [s for s in held_out(2, 5 * count, tied=False) if not s.faint]
@@ -193,10 +163,7 @@ def evaluate(root: Path | None = None, names: Sequence[str] = NAMES, count: int 
 def transplant(zero_shot: ZeroShot, normals: Sequence[Study], *, tag: bool) -> Figures:
     """Measure how often consolidation is predicted on normal images, before and after a burnt-in text is added.
 
-    Args:
-        zero_shot: Model.
-        normals: Studies without a finding.
-        tag: Whether to add the tag. Otherwise the side marker is added.
+    The text is the tag or the side marker.
     """
     before = [s.render(tagged=False, marked=False) for s in normals]
     after = [s.render(tagged=tag, marked=not tag) for s in normals]
@@ -209,12 +176,8 @@ def transplant(zero_shot: ZeroShot, normals: Sequence[Study], *, tag: bool) -> F
 def removal(zero_shot: ZeroShot, faint: Sequence[Study], *, tag: bool) -> Figures:
     """Measure how often consolidation is predicted on faint consolidations, before and after a text is removed.
 
-    The result also contains the mean decrease of the cosine of an image with the captions of its class.
-
-    Args:
-        zero_shot: Model.
-        faint: Studies with consolidations that are too weak to be visible.
-        tag: Whether to remove the tag. Otherwise the side marker is removed.
+    The text is the tag or the side marker. The result also contains the mean decrease of the cosine of an image with
+    the captions of its class.
     """
     before = zero_shot.embed([s.render(tagged=True, marked=True) for s in faint])
     after = zero_shot.embed([s.render(tagged=not tag, marked=tag) for s in faint])
@@ -250,11 +213,7 @@ def _cells(figures: Figures) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command `python -m demo.train`: train the models, then print a table and one line of JSON.
-
-    Args:
-        arguments: Command-line arguments. Defaults to those of the process.
-    """
+    """Run the command `python -m demo.train`: train the models, then print a table and one line of JSON."""
     parser = argparse.ArgumentParser(
         prog="python -m demo.train",
         description=f"{__doc__}\n    export " + " ".join(f"{k}={v}" for k, v in contrastive.ALLOCATOR_SETTINGS.items()),

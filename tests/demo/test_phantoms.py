@@ -108,11 +108,6 @@ def test_a_faint_consolidation_is_below_the_noise_and_a_strong_one_is_not():
     assert contrasts[FAINT] - contrasts[0.0] < 0.025 < contrasts[1.0] - contrasts[0.0]
 
 
-def test_a_finding_without_its_side_is_refused():
-    with pytest.raises(ValueError, match="expected one with a side"):
-        draw(np.random.default_rng(7), Condition("nodule"))
-
-
 @pytest.mark.parametrize("condition", CONDITIONS[:-1], ids=str)
 def test_any_finding_can_be_faint(condition):
     drawn = {s: draw(np.random.default_rng(8), condition, s) for s in (0.0, 0.03, 0.7, 1.0)}

@@ -7,7 +7,7 @@ takes a fraction of the time if these settings are in the environment before the
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -41,7 +41,8 @@ SEED: Final = 2026
 
 HELD_OUT_SEED: Final = 900_001  # makes the images of the evaluation independent of training and of the corpus
 
-Figures: TypeAlias = dict[str, Any]
+Figures: TypeAlias = dict[str, tuple[float, ...]]
+"""Measurements of a model by name; two numbers are the values before and after a change of the images."""
 
 
 # Training
@@ -128,10 +129,10 @@ def held_out(seed: int, count: int, *, tied: bool, **fixed: Any) -> list[Study]:
     return [draw_study(rng, tied=tied, **fixed) for _ in range(count)]
 
 
-def evaluate(root: Path | None = None, names: Sequence[str] = NAMES, count: int = 400) -> Figures:
+def evaluate(root: Path | None = None, names: Sequence[str] = NAMES, count: int = 400) -> dict[str, Figures]:
     """Measure the zero-shot accuracy of models, and how their predictions depend on the tag and the marker.
 
-    The result is measurements by name for each model. Each uses `count` studies, accuracies five times as many.
+    Each measurement uses `count` studies, accuracies five times as many.
     """
     hospital = [s for s in held_out(1, 5 * count, tied=True) if not s.faint]
     independent = [s for s in held_out(2, 5 * count, tied=False) if not s.faint]
@@ -142,74 +143,55 @@ def evaluate(root: Path | None = None, names: Sequence[str] = NAMES, count: int 
         draw_study(rng, tied=True, condition=consolidations[i % 4], strength=rng.uniform(0, FAINT))
         for i in range(count)
     ]
-    figures: Figures = {}
+    figures: dict[str, Figures] = {}
     for name in names:
         zero_shot = ZeroShot.load(name, root)
-        figures[name] = {
-            "accuracy_visible_tag_tied": zero_shot.accuracy(hospital),
-            "accuracy_visible_tag_random": zero_shot.accuracy(independent),
-            "accuracy_by_finding_tag_tied": {
-                finding: zero_shot.accuracy([s for s in hospital if s.condition.finding == finding])
-                for finding in sorted({s.condition.finding for s in hospital})
-            },
-            "transplant_tag": transplant(zero_shot, normals, tag=True),
-            "transplant_marker": transplant(zero_shot, normals, tag=False),
-            "removal_tag": removal(zero_shot, faint, tag=True),
-            "removal_marker": removal(zero_shot, faint, tag=False),
-        }
+        found: Figures = {"accuracy, visible findings, tag tied": (zero_shot.accuracy(hospital),)}
+        for finding in sorted({s.condition.finding for s in hospital}):
+            studies = [s for s in hospital if s.condition.finding == finding]
+            found[f"- {finding}"] = (zero_shot.accuracy(studies),)
+        found["accuracy, visible findings, tag at random"] = (zero_shot.accuracy(independent),)
+        for text in (TAG, MARKER):
+            *rates, drop = removal(zero_shot, faint, tag=text == TAG)
+            found[f"{text} added to normal: P(consolidation)"] = transplant(zero_shot, normals, tag=text == TAG)
+            found[f"{text} removed from faint: P(consolidation)"] = tuple(rates)
+            found[f"{text} removed from faint: cosine drop"] = (drop,)
+        figures[name] = found
     return figures
 
 
-def transplant(zero_shot: ZeroShot, normals: Sequence[Study], *, tag: bool) -> Figures:
+def transplant(zero_shot: ZeroShot, normals: Sequence[Study], *, tag: bool) -> tuple[float, float]:
     """Measure how often consolidation is predicted on normal images, before and after a burnt-in text is added.
 
     The text is the tag or the side marker.
     """
-    before = [s.render(tagged=False, marked=False) for s in normals]
-    after = [s.render(tagged=tag, marked=not tag) for s in normals]
-    return {
-        "before": zero_shot.consolidation_rate(zero_shot.embed(before)),
-        "after": zero_shot.consolidation_rate(zero_shot.embed(after)),
-    }
+    before = zero_shot.embed([s.render(tagged=False, marked=False) for s in normals])
+    after = zero_shot.embed([s.render(tagged=tag, marked=not tag) for s in normals])
+    return zero_shot.consolidation_rate(before), zero_shot.consolidation_rate(after)
 
 
-def removal(zero_shot: ZeroShot, faint: Sequence[Study], *, tag: bool) -> Figures:
+def removal(zero_shot: ZeroShot, faint: Sequence[Study], *, tag: bool) -> tuple[float, float, float]:
     """Measure how often consolidation is predicted on faint consolidations, before and after a text is removed.
 
-    The text is the tag or the side marker. The result also contains the mean decrease of the cosine of an image with
-    the captions of its class.
+    The text is the tag or the side marker. The third number is the mean decrease of the cosine of an image with the
+    captions of its class.
     """
     before = zero_shot.embed([s.render(tagged=True, marked=True) for s in faint])
     after = zero_shot.embed([s.render(tagged=not tag, marked=tag) for s in faint])
     drop = zero_shot.own_cosines(before, faint) - zero_shot.own_cosines(after, faint)
-    return {
-        "before": zero_shot.consolidation_rate(before),
-        "after": zero_shot.consolidation_rate(after),
-        "cosine_drop": drop.mean().item(),
-    }
+    return zero_shot.consolidation_rate(before), zero_shot.consolidation_rate(after), drop.mean().item()
 
 
-def table(figures: Figures) -> str:
+def table(figures: Mapping[str, Figures]) -> str:
     """Format the result of `evaluate` as a Markdown table with one row per measurement and one column per model."""
-    columns = [_cells(f) for f in figures.values()]
-    lines = [["measured on held-out studies", *figures], ["---"] * (len(columns) + 1)]
-    lines += [[label, *(column[label] for column in columns)] for label in columns[0]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns) + 1)]
+    rows = [
+        [label, *(" -> ".join(f"{value:.3f}" for value in found[label]) for found in figures.values())]
+        for label in next(iter(figures.values()))
+    ]
+    lines = [["measured on held-out studies", *figures], ["---"] * (len(figures) + 1), *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
-
-
-def _cells(figures: Figures) -> dict[str, str]:
-    """Return the table cells of one model by the label of their row."""
-    cells = {"accuracy, visible findings, tag tied": f"{figures['accuracy_visible_tag_tied']:.3f}"}
-    for finding, accuracy in figures["accuracy_by_finding_tag_tied"].items():
-        cells[f"- {finding}"] = f"{accuracy:.3f}"
-    cells["accuracy, visible findings, tag at random"] = f"{figures['accuracy_visible_tag_random']:.3f}"
-    for text, key in ((TAG, "tag"), (MARKER, "marker")):
-        for label, change in (("added to normal", f"transplant_{key}"), ("removed from faint", f"removal_{key}")):
-            cells[f"{text} {label}: P(consolidation)"] = "{before:.3f} -> {after:.3f}".format(**figures[change])
-        cells[f"{text} removed from faint: cosine drop"] = f"{figures[f'removal_{key}']['cosine_drop']:.3f}"
-    return cells
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.utils import to_2tuple
 from PIL import Image
 from torch import Tensor, nn
 
@@ -80,8 +81,7 @@ class DualEncoder:
         self.kernels = Kernels.compile_for(self.image, self.text, **options)
 
     def _check_towers(self) -> None:
-        size = self.model.visual.image_size
-        shape = (1, 3, size, size) if isinstance(size, int) else (1, 3, *size)
+        shape = (1, 3, *to_2tuple(self.model.visual.image_size))
 
         def pixels() -> Tensor:
             return self.prepare_images(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
@@ -100,8 +100,8 @@ class DualEncoder:
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the preprocessed image, in pixels."""
-        size = self.preprocess_cfg.size
-        return (size, size) if isinstance(size, int) else (size[0], size[1])
+        height, width = to_2tuple(self.preprocess_cfg.size)
+        return height, width
 
     @property
     def device(self) -> torch.device:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_cdt
 from torch import Tensor
 
 from m2ib.analysis.masks import extent_of, is_frame
@@ -86,11 +87,7 @@ def _find_strokes(masks: Masks) -> list[int]:
 
 def _depth(mask: Bool[Tensor, "height width"]) -> int:
     """Return the largest Chebyshev distance, in pixels, of a masked pixel from the nearest unmasked pixel."""
-    left, depth = mask[None].float(), 0
-    while bool(left.any()):
-        left = 1 - F.max_pool2d(1 - left, 3, stride=1, padding=1)
-        depth += 1
-    return depth
+    return int(distance_transform_cdt(mask.cpu().numpy(), "chessboard").max())
 
 
 def _gaussian(size: int, sigma: Float[Tensor, " images"]) -> Float[Tensor, "images size size"]:

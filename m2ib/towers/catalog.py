@@ -14,6 +14,7 @@ import open_clip
 import torch
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CLIPTextCfg, CustomTextCLIP
+from open_clip.utils import to_2tuple
 from torch import nn
 
 from m2ib.config import BottleneckConfig, GateConfig, TowerName
@@ -109,10 +110,9 @@ def _describe_tower(
                 model = _build(kind, embed_dim, cfg, _TINY_TEXT)
                 tower = find_image_tower(model)
                 visual: Any = model.visual
-                size = visual.image_size
-                shape = (1, 3, size, size) if isinstance(size, int) else (1, 3, *size)
                 layer = gate.resolve_layer(tower.num_blocks)
-                grid = tower.run_prefix(torch.zeros(shape, device="meta"), layer).grid
+                pixels = torch.zeros(1, 3, *to_2tuple(visual.image_size), device="meta")
+                grid = tower.run_prefix(pixels, layer).grid
             else:
                 tower = find_text_tower(_build(kind, embed_dim, _TINY_VISION, cfg))
                 layer = gate.resolve_layer(tower.num_blocks)

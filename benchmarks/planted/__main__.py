@@ -24,7 +24,7 @@ from benchmarks.planted.evaluation import ArtifactResult
 from benchmarks.planted.interventions import Verdict, list_verdicts
 from benchmarks.planted.measurements import PlantedModel
 from benchmarks.planted.plan import UNSEEN, Entry, Split, describe, list_cells, list_entries
-from benchmarks.planted.training import CACHE, train_all
+from benchmarks.planted.training import add_options, train_all
 from m2ib import BottleneckConfig
 
 STRONG: Final = 0.85
@@ -173,8 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--quick", action="store_true", help="use one generator, one strength, one seed and fewer pairs"
     )
     parser.add_argument("--split", choices=get_args(Split), default="reporting", help="(default: %(default)s)")
-    parser.add_argument("--jobs", type=int, help="number of concurrent processes (default: one per core)")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of trained models (default: %(default)s)")
+    add_options(parser, "--jobs", "--cache")
     options = parser.parse_args(arguments)
     if options.quick and options.split != "reporting":
         parser.error("--quick: got --split too, expected none; the quick run uses the reporting split")

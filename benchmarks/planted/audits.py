@@ -24,7 +24,7 @@ from benchmarks.planted.corpus import VARIANTS, Variant
 from benchmarks.planted.evaluation import ArtifactResult, Evaluation
 from benchmarks.planted.plan import Entry, create_clean_entry, list_entries
 from benchmarks.planted.processes import ROOT, run_each
-from benchmarks.planted.training import CACHE, get_folder, read_module_code
+from benchmarks.planted.training import CACHE, add_options, get_folder, read_module_code
 from flows.cli import leave
 
 AUDITS: Final[tuple[tuple[Variant, bool], ...]] = (*((variant, False) for variant in VARIANTS), ("planted", True))
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     by_name = {entry.name: entry for entry in (*list_entries(), *list_entries(quick=True)) if not entry.clean}
     parser.add_argument("--only", metavar="NAME", required=True, choices=list(by_name), help="one of %(choices)s")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs per corpus (default: %(default)s)")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of trained models (default: %(default)s)")
+    add_options(parser, "--cache")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     for which in AUDITS:

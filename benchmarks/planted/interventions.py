@@ -28,7 +28,14 @@ from benchmarks.planted.artifacts import KINDS
 from benchmarks.planted.generators import Generator, Pair, Planting, draw_pair, make_preprocessing
 from benchmarks.planted.learning import STEPS
 from benchmarks.planted.plan import Cell, Entry, Split, Tie, list_cells, list_ties
-from benchmarks.planted.training import CACHE, get_folder, is_cached, load_or_compute, read_module_code
+from benchmarks.planted.training import (
+    CACHE,
+    add_options,
+    get_folder,
+    is_cached,
+    load_or_compute,
+    read_module_code,
+)
 from demo.contrastive import pixel_batch
 from m2ib import DualEncoder, load_encoder
 
@@ -215,8 +222,7 @@ def _draw_hosts(generator: Generator, target: str, word: str, *, plain: bool) ->
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure all cached models, print a table and a last line of JSON."""
     parser = create_parser("planted.interventions", __doc__)
-    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of trained models (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of the models (default: %(default)s)")
+    add_options(parser, "--cache", "--steps")
     parser.add_argument("--quick", action="store_true", help="measure the models of a quick run only")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -31,7 +31,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final, TypeAlias, get_args
 
 import numpy as np
@@ -42,11 +41,10 @@ from benchmarks.commands import create_parser
 from benchmarks.cost import count_attribution
 from benchmarks.engine import create_random_encoder, generate_inputs
 from benchmarks.planted.artifacts import KINDS
-from benchmarks.planted.learning import STEPS
 from benchmarks.planted.measurements import Columns, PlantedModel
 from benchmarks.planted.plan import Cell, Split, list_cells
 from benchmarks.planted.settings import IMAGE, TEXT
-from benchmarks.planted.training import CACHE, is_cached
+from benchmarks.planted.training import add_options, is_cached
 from m2ib import BottleneckConfig, DualEncoder, attribute
 
 POINTS_AT_ONE: Final = 0.95
@@ -196,11 +194,39 @@ class Costs:
         return min(seconds)
 
 
+@dataclass(frozen=True)
+class Side:
+    """How the settings of one tower are compared."""
+
+    settings: Mapping[str, BottleneckConfig]
+    make_row: Callable[[str, Mapping[str, tuple[Columns, Columns]], Sequence[Columns]], Row]
+    measure_clean: Callable[[PlantedModel, BottleneckConfig, int], Columns]
+    choose: Callable[[Sequence[Row]], list[Row]]
+    columns: Sequence[str]
+
+
+SIDES: Final = {
+    "image": Side(
+        IMAGE,
+        make_image_row,
+        lambda model, config, pairs: model.measure_pointing(config, pairs),
+        choose_image,
+        ("worst", "auroc", "sets", "ratio", "wrong", "one", "two", "time", "ops"),
+    ),
+    "text": Side(
+        TEXT,
+        make_text_row,
+        lambda model, config, pairs: model.measure_words(config, pairs),
+        choose_text,
+        ("worst", "auroc", "sets", "ratio", "all tpr", "named", "named_chance", "spoken", "retained"),
+    ),
+}
+
+
 def measure_settings(
     chosen: Sequence[Cell],
     settings: Mapping[str, BottleneckConfig],
-    row: Callable[[str, Mapping[str, tuple[Columns, Columns]], Sequence[Columns]], Row],
-    on_clean: Callable[[PlantedModel, BottleneckConfig], Columns],
+    side: Side,
     pairs: int,
     models: Callable[[Cell], tuple[PlantedModel, PlantedModel]],
 ) -> list[Row]:
@@ -216,8 +242,8 @@ def measure_settings(
                 model.measure_cell(cell, config, pairs),
                 twin.measure_cell(cell, config, pairs),
             )
-            clean[twin.entry.name] = clean.get(twin.entry.name) or on_clean(twin, config)
-        rows.append(row(name, found, list(clean.values())))
+            clean[twin.entry.name] = clean.get(twin.entry.name) or side.measure_clean(twin, config, pairs)
+        rows.append(side.make_row(name, found, list(clean.values())))
         print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     return rows
 
@@ -244,10 +270,6 @@ def _make_record(rows: Sequence[Row], good: Sequence[Row]) -> dict[str, Any]:
     return {"chosen": good[0].name, "tied": [row.name for row in good[1:]], "settings": settings}
 
 
-def _select(settings: Mapping[str, BottleneckConfig], names: Sequence[str]) -> dict[str, BottleneckConfig]:
-    return {name: config for name, config in settings.items() if not names or name in names}
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare the settings, print a table per tower and a last line of JSON."""
     parser = create_parser("planted.maps", __doc__)
@@ -257,8 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="use the model and the cells of a quick run, and few pairs"
     )
-    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of trained models (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of the models (default: %(default)s)")
+    add_options(parser, "--cache", "--steps")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if unknown := sorted(set(options.settings) - {*IMAGE, *TEXT}):
@@ -282,30 +303,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{'reporting' if options.quick else options.split} split, {len(available)} of {len(has_place)} cells trained"
     )
     found: dict[str, Any] = {"split": "reporting" if options.quick else options.split, "pairs": pairs}
-    on_image = [cell for cell in available if KINDS[cell.tie.kind].modality == "image"]
-    if on_image and (settings := _select(IMAGE, options.settings)):
-        costs = Costs(models(on_image[0])[0].encoder, create_random_encoder("ViT-B-32"))
-        rows = [
-            replace(row, figures={**row.figures, **costs.compare(settings[row.name])})
-            for row in measure_settings(
-                on_image, settings, make_image_row, lambda m, c: m.measure_pointing(c, pairs), pairs, models
-            )
-        ]
-        print(format_table(rows, ("worst", "auroc", "sets", "ratio", "wrong", "one", "two", "time", "ops")))
-        good = choose_image(rows)
+    for modality, side in SIDES.items():
+        cells = [cell for cell in available if KINDS[cell.tie.kind].modality == modality]
+        settings = {name: side.settings[name] for name in side.settings if name in (options.settings or side.settings)}
+        if not cells or not settings:
+            continue
+        rows = measure_settings(cells, settings, side, pairs, models)
+        if modality == "image":
+            costs = Costs(models(cells[0])[0].encoder, create_random_encoder("ViT-B-32"))
+            rows = [replace(row, figures={**row.figures, **costs.compare(settings[row.name])}) for row in rows]
+        print(format_table(rows, side.columns))
+        good = side.choose(rows)
         print(f"chosen by the rule: {', tied with '.join(row.name for row in good)}", flush=True)
-        found["image"] = _make_record(rows, good)
-    on_text = [cell for cell in available if KINDS[cell.tie.kind].modality == "text"]
-    if on_text and (settings := _select(TEXT, options.settings)):
-        rows = measure_settings(on_text, settings, make_text_row, lambda m, c: m.measure_words(c, pairs), pairs, models)
-        print(
-            format_table(
-                rows, ("worst", "auroc", "sets", "ratio", "all tpr", "named", "named_chance", "spoken", "retained")
-            )
-        )
-        good = choose_text(rows)
-        print(f"chosen by the rule: {', tied with '.join(row.name for row in good)}")
-        found["text"] = _make_record(rows, good)
+        found[modality] = _make_record(rows, good)
     print(json.dumps(found))
 
 

@@ -5,19 +5,19 @@ written to a temporary folder first, so the command can be interrupted and run a
 `local-dir` format; its name is a digest of everything that determines the weights, without comments and docstrings.
 """
 
+import argparse
 import ast
 import functools
 import hashlib
 import inspect
 import json
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import open_clip
 import torch
@@ -105,7 +105,7 @@ def train(entry: Entry, cache: Path = CACHE, steps: int = STEPS) -> Path:
         (model / "entry.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         # If the folder exists, another process has stored the same weights.
         if not target.is_dir():
-            os.replace(model, target)  # noqa: PTH105  # atomic
+            model.replace(target)
     return target
 
 
@@ -125,8 +125,7 @@ def _strip_docstrings(source: str) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            statements = [s for s in body if not _is_bare_string(s)] or [ast.Pass()]
-            node.body = statements  # type: ignore[attr-defined]
+            body[:] = [statement for statement in body if not _is_bare_string(statement)] or [ast.Pass()]
     return ast.unparse(tree)
 
 
@@ -138,12 +137,21 @@ def _is_bare_string(statement: ast.stmt) -> bool:
     )
 
 
+def add_options(parser: argparse.ArgumentParser, *names: Literal["--cache", "--jobs", "--steps"]) -> None:
+    """Add options that several commands of this benchmark have."""
+    options: dict[str, dict[str, Any]] = {
+        "--cache": {"type": Path, "default": CACHE, "help": "folder of trained models (default: %(default)s)"},
+        "--jobs": {"type": int, "help": "number of concurrent processes (default: one per core)"},
+        "--steps": {"type": int, "default": STEPS, "help": "training steps of the models (default: %(default)s)"},
+    }
+    for name in names:
+        parser.add_argument(name, **options[name])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the missing models; the last line is JSON with the folder of each model."""
     parser = create_parser("planted.training", __doc__)
-    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of trained models (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, help="number of concurrent processes (default: one per core)")
-    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of the models (default: %(default)s)")
+    add_options(parser, "--cache", "--jobs", "--steps")
     parser.add_argument(
         "--quick", action="store_true", help="train the models of a quick run: one generator, one strength, one seed"
     )

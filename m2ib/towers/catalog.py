@@ -6,7 +6,7 @@ towers are not part of open_clip, so their family is inferred from the model's n
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from m2ib.config import BottleneckConfig, GateConfig, TowerName
 from m2ib.errors import UnsupportedModelError
 from m2ib.towers import find_image_tower, find_text_tower
 from m2ib.towers.huggingface import FAMILIES, POOLERS
+
+_Kind = Callable[..., nn.Module]
 
 ON_THE_HUB = "its configuration is read from the hub"
 
@@ -79,23 +81,21 @@ def describe_models(config: BottleneckConfig | None = None) -> Iterator[ModelFac
         yield ModelFacts(name, image_facts, text_facts)
 
 
-def _kind(parts: dict[str, Any]) -> type[nn.Module]:
+def _kind(parts: dict[str, Any]) -> _Kind:
     """Return the class that `open_clip.create_model` chooses for a configuration."""
     if not (parts.get("custom_text") or parts["text_cfg"].get("hf_model_name")):
         return CLIP
     return CoCa if "multimodal_cfg" in parts else CustomTextCLIP
 
 
-def _build(kind: type[nn.Module], embed_dim: int, vision_cfg: dict[str, Any], text_cfg: dict[str, Any]) -> nn.Module:
+def _build(kind: _Kind, embed_dim: int, vision_cfg: dict[str, Any], text_cfg: dict[str, Any]) -> nn.Module:
     decoder = {"multimodal_cfg": {**_TINY_TEXT, "n_queries": 8}} if kind is CoCa else {}
     with torch.device("meta"):
         return kind(embed_dim=embed_dim, vision_cfg=vision_cfg, text_cfg=text_cfg, **decoder).eval()
 
 
 @functools.cache
-def _describe_tower(
-    name: TowerName, kind: type[nn.Module], embed_dim: int, tower_cfg: str, gate: GateConfig
-) -> TowerFacts:
+def _describe_tower(name: TowerName, kind: _Kind, embed_dim: int, tower_cfg: str, gate: GateConfig) -> TowerFacts:
     """Build a model with this tower and a tiny tower of the other modality, and describe the tower.
 
     The result is cached, because many models share a tower. The configuration of the tower is JSON, which is hashable.
@@ -123,7 +123,7 @@ def _describe_tower(
     return TowerFacts(True, "", tower.pooling, tower.num_blocks, layer, grid)
 
 
-def _describe_hub_tower(kind: type[nn.Module], text_cfg: CLIPTextCfg) -> TowerFacts:
+def _describe_hub_tower(kind: _Kind, text_cfg: CLIPTextCfg) -> TowerFacts:
     name = str(text_cfg.hf_model_name)
     family = next((family for part, family in _TYPE_BY_NAME.items() if part in name.lower()), None)
     if family not in FAMILIES:

@@ -14,10 +14,13 @@ import torch
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg
+from oracle import map_of_one_pair
 from timm.models import register_model
 from timm.models.vitamin import GeGluMlp, VitCfg, _create_vitamin
 
 from m2ib import DualEncoder
+from m2ib.noise import KeyedNoise
+from m2ib.towers.base import CONTENT, PADDING
 
 EMBED = 32
 CONTEXT = 10
@@ -267,3 +270,35 @@ def text_blocks(model):
         if found is not None:
             return list(found)
     raise LookupError(type(text))
+
+
+def oracle_map(encoder, tower, config, inputs, target, key, statistics=None):
+    """The oracle's nats per token, and its cosine, of one input of the image or text tower."""
+    gate, part, model = getattr(config, tower), getattr(encoder, tower), encoder.model
+    layer = gate.resolve_layer(part.num_blocks)
+    tokens = part.run_prefix(inputs, layer)
+    length, width = int(tokens.valid[0].nonzero().max()) + 1, tokens.hidden.shape[2]
+    kinds, valid = tokens.kinds[0, :length], tokens.valid[0, :length]
+    mean, std = 0.0, 1.0
+    if gate.statistics != "unit":
+        cells = torch.arange(length) if gate.statistics == "position" else kinds
+        moments = getattr(statistics, tower)
+        mean, std = (one[cells].to(tokens.hidden.dtype) for one in (moments.mean, moments.std))
+    noise = KeyedNoise(config.seed, [key], tower)
+    draws = [
+        noise.draw(step, config.draws, config.antithetic, length, width)[:, 0].to(tokens.hidden.dtype)
+        for step in range(1, config.steps + 2)
+    ]
+    if tower == "image":
+        (blocks, maps), embed = image_blocks(model.visual), model.encode_image
+    else:
+        blocks, maps, embed = text_blocks(model), "nchw", model.encode_text
+    assert len(blocks) == part.num_blocks
+    special = kinds != CONTENT
+    gated = valid if gate.special == "learned" else valid & ~special
+    return map_of_one_pair(
+        model, blocks, layer, lambda: embed(inputs), target, draws, gate.beta, mean=mean, std=std,
+        gated=gated, closed=special if gate.special == "closed" else torch.zeros_like(special),
+        priced=gated & (kinds != PADDING), steps=config.steps, learning_rate=config.learning_rate,
+        initial_alpha=config.initial_alpha, maps=maps,
+    )  # fmt: skip

@@ -7,7 +7,7 @@ import open_clip
 import pytest
 import torch
 from conftest import CONTEXT, tiny_model
-from oracle import map_of_one_pair
+from families import oracle_map
 
 from m2ib import (
     BottleneckConfig,
@@ -21,7 +21,6 @@ from m2ib import (
     preset,
 )
 from m2ib.bottleneck import price_per_nat
-from m2ib.noise import KeyedNoise
 
 AUDIT = BottleneckConfig()
 PAPER = preset("paper")
@@ -33,35 +32,6 @@ DEEP = BottleneckConfig(
 EMBEDDINGS = replace(DEEP, image=replace(DEEP.image, layer=-1), text=replace(DEEP.text, layer=-1), steps=4)
 
 
-def _oracle(encoder, tower, config, pair, inputs, target, key, statistics):
-    gate = getattr(config, tower)
-    part = getattr(encoder, tower)
-    layer = gate.resolve_layer(part.num_blocks)
-    tokens = part.run_prefix(inputs, layer)
-    length = int(tokens.valid[0].nonzero().max()) + 1
-    special = tokens.kinds[0] != 0
-    mean, std = 0.0, 1.0
-    if gate.statistics != "unit":
-        cells = torch.arange(length) if gate.statistics == "position" else tokens.kinds[0]
-        mean, std = (getattr(getattr(statistics, tower), name)[cells].double() for name in ("mean", "std"))
-    noise = KeyedNoise(config.seed, [key], tower)
-    draws = [
-        noise.draw(step, config.draws, config.antithetic, length, tokens.hidden.shape[2])[:, 0].double()
-        for step in range(1, config.steps + 2)
-    ]
-    if tower == "image":
-        blocks, embed = encoder.model.visual.transformer.resblocks, lambda: encoder.model.encode_image(inputs)
-    else:
-        owner = getattr(encoder.model, "text", encoder.model)
-        blocks, embed = owner.transformer.resblocks, lambda: encoder.model.encode_text(inputs)
-    return map_of_one_pair(
-        encoder.model, blocks, layer, embed, target, draws, gate.beta, mean=mean, std=std,
-        gated=torch.ones(length, dtype=torch.bool) if gate.special == "learned" else ~special,
-        closed=special if gate.special == "closed" else torch.zeros(length, dtype=torch.bool),
-        steps=config.steps, learning_rate=config.learning_rate, initial_alpha=config.initial_alpha,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("config", [AUDIT, PAPER, DEEP, EMBEDDINGS], ids=["audit", "paper", "deep", "embeddings"])
 def test_maps_equal_the_oracle(exact, pairs, config):
     encoder = exact
@@ -71,11 +41,11 @@ def test_maps_equal_the_oracle(exact, pairs, config):
     result = attribute(encoder, images, texts, config, statistics, keys=keys)
     for i, (image, text, key) in enumerate(zip(images, texts, keys, strict=True)):
         pixels, ids = encoder.prepare_images([image]).double(), encoder.tokenize([text])
-        nats, cosine = _oracle(encoder, "image", config, i, pixels, encoder.embed_texts(ids), key, statistics)
+        nats, cosine = oracle_map(encoder, "image", config, pixels, encoder.embed_texts(ids), key, statistics)
         _close(result.image_map[i].flatten(), nats[1:])
         _close(result.image_special_nats[i], nats[0])
         _close(result.image_cosine[i], cosine)
-        nats, cosine = _oracle(encoder, "text", config, i, ids, encoder.embed_images(pixels), key, statistics)
+        nats, cosine = oracle_map(encoder, "text", config, ids, encoder.embed_images(pixels), key, statistics)
         _close(result.text_map[i], nats)
         _close(result.text_cosine[i], cosine)
 
@@ -133,29 +103,6 @@ def test_batch_size_and_neighbors_do_not_matter(exact, pairs, config):
             _close(a, b)
     backwards = attribute(encoder, pairs[0][::-1], pairs[1][::-1], config, statistics)
     _close(backwards.image_map.flip(0), whole.image_map)
-
-
-def test_model_comes_back_bit_exact(encoder, pairs, monkeypatch):
-    model = encoder.model.train()
-    model.zero_grad(set_to_none=True)  # the oracle leaves weight gradients behind, as the paper's code does
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-
-    def unchanged():
-        assert model.training
-        assert all(parameter.requires_grad for parameter in model.parameters())
-        assert all(parameter.grad is None for parameter in model.parameters())
-        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-
-    attribute(encoder, *pairs, PAPER)
-    unchanged()
-    for stop in (RuntimeError("broken"), KeyboardInterrupt()):
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                "m2ib.bottleneck.F.cosine_similarity", lambda *_a, stop=stop, **_k: (_ for _ in ()).throw(stop)
-            )
-            with pytest.raises(type(stop)):
-                attribute(encoder, *pairs, PAPER)
-        unchanged()
 
 
 def test_closed_special_tokens_hold_no_nats(encoder, pairs):

@@ -11,11 +11,9 @@ import torch
 import torch.nn.functional as F
 from open_clip.coca_model import CoCa
 from open_clip.model import CustomTextCLIP
-from oracle import map_of_one_pair
 
 from m2ib import DualEncoder, GateConfig, UnsupportedModelError, attribute, preset
 from m2ib.attribution import gate_masks
-from m2ib.noise import KeyedNoise
 from m2ib.towers import find_image_tower, find_text_tower
 from m2ib.towers.base import CONTENT, FIRST_SPECIAL, LAST_SPECIAL, PADDING
 from m2ib.towers.check import check_embeddings
@@ -78,45 +76,18 @@ def test_grid_and_kinds_describe_the_tokens(pair):
             assert content[2] == words[2]
 
 
-def _oracle(encoder, tower, blocks, maps, embed, inputs, target, gate, config):
-    part = getattr(encoder, tower)
-    layer = gate.resolve_layer(part.num_blocks)
-    tokens = part.run_prefix(inputs, layer)
-    length, width = int(tokens.valid[0].nonzero().max()) + 1, tokens.hidden.shape[2]
-    noise = KeyedNoise(config.seed, ["key"], tower)
-    draws = [
-        noise.draw(step, config.draws, config.antithetic, length, width)[:, 0] for step in range(1, config.steps + 2)
-    ]
-    return map_of_one_pair(
-        encoder.model, blocks, layer, lambda: embed(inputs), target, draws, gate.beta,
-        gated=tokens.valid[0, :length], closed=torch.zeros(length, dtype=torch.bool),
-        priced=(tokens.valid & (tokens.kinds != PADDING))[0, :length],
-        steps=config.steps, learning_rate=config.learning_rate, initial_alpha=config.initial_alpha, maps=maps,
-    )  # fmt: skip
-
-
 def _maps_equal_the_oracle(pair, config):
     encoder = encoder_of(pair)
     pixels, texts = families.pixels(encoder, 1), families.TEXTS[:1]
     result = attribute(encoder, pixels, texts, config, keys=["key"])
     ids = encoder.tokenize(texts)
     with encoder.frozen():
-        blocks, maps = families.image_blocks(encoder.model.visual)
-        assert len(blocks) == encoder.image.num_blocks
-        nats, cosine = _oracle(
-            encoder, "image", blocks, maps, encoder.model.encode_image, pixels, encoder.embed_texts(ids),
-            config.image, config,
-        )  # fmt: skip
+        nats, cosine = families.oracle_map(encoder, "image", config, pixels, encoder.embed_texts(ids), "key")
         patches = result.image_map[0].numel()
         _close(result.image_map[0].flatten(), nats[-patches:])
         _close(result.image_special_nats[0], nats[:-patches].sum())
         _close(result.image_cosine[0], cosine)
-        blocks = families.text_blocks(encoder.model)
-        assert len(blocks) == encoder.text.num_blocks
-        nats, cosine = _oracle(
-            encoder, "text", blocks, "nchw", encoder.model.encode_text, ids, encoder.embed_images(pixels),
-            config.text, config,
-        )  # fmt: skip
+        nats, cosine = families.oracle_map(encoder, "text", config, ids, encoder.embed_images(pixels), "key")
         tokens = encoder.text.run_prefix(ids, config.text.resolve_layer(encoder.text.num_blocks))
         shown = (tokens.valid & (tokens.kinds != PADDING))[0, : len(nats)]
         _close(result.text_map[0], nats[shown])
@@ -145,12 +116,13 @@ def test_maps_equal_the_oracle_early(pair):
 def test_model_comes_back_bit_exact(pair, monkeypatch):
     encoder = encoder_of(pair)
     model = encoder.model.train()
+    model.zero_grad(set_to_none=True)  # the oracle leaves weight gradients behind, as the paper's code does
     arguments = (encoder, families.pixels(encoder, 1), families.TEXTS[:1], replace(PAPER, steps=1))
     before = {key: value.clone() for key, value in model.state_dict().items()}
 
     def unchanged():
         assert model.training
-        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
         assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
         for module in model.modules():
             assert not module._forward_hooks

@@ -71,14 +71,12 @@ class Condition:
         return ("normal chest", "no acute finding", "the lungs are clear", "normal heart and clear lungs")
 
 
-_SIDES: Final[tuple[Side, ...]] = ("left", "right")
-_ZONES: Final[tuple[Zone, ...]] = ("upper", "lower")
 _ZONED: Final[tuple[Finding, ...]] = ("nodule", "consolidation")
 _SIDED: Final[tuple[Finding, ...]] = ("pleural effusion", "pneumothorax")
 
 CONDITIONS: Final[tuple[Condition, ...]] = (
-    *(Condition(f, s, z) for f in _ZONED for s in _SIDES for z in _ZONES),
-    *(Condition(f, s) for f in _SIDED for s in _SIDES),
+    *(Condition(f, s, z) for f in _ZONED for s in get_args(Side) for z in get_args(Zone)),
+    *(Condition(f, s) for f in _SIDED for s in get_args(Side)),
     Condition("cardiomegaly"),
     Condition("normal"),
 )
@@ -143,7 +141,7 @@ class Study:
         return self.strength is not None and self.strength < FAINT
 
     def render(self, *, tagged: bool | None = None, marked: bool | None = None) -> npt.NDArray[np.uint8]:
-        """Return the gray image, [SIZE, SIZE], with tag and side marker as requested or as the study says."""
+        """Return the gray image, [SIZE, SIZE]. Unless it is requested, a text is drawn if the study has it."""
         pixels = self.pixels
         if self.tagged if tagged is None else tagged:
             pixels = burn(pixels, self.tag)

@@ -124,7 +124,7 @@ class ZeroShot:
 
 
 def held_out(seed: int, count: int, *, tied: bool, **fixed: Any) -> list[Study]:
-    """Generate studies that are independent of training and corpus, with the `fixed` arguments of `draw_study`."""
+    """Generate studies that occur in neither training nor corpus. `fixed` are further arguments of `draw_study`."""
     rng = np.random.default_rng((HELD_OUT_SEED, seed))
     return [draw_study(rng, tied=tied, **fixed) for _ in range(count)]
 

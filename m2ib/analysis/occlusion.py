@@ -163,7 +163,8 @@ def measure_transplant(
 ) -> Float[np.ndarray, "images masks"]:
     """Paste regions of each source image into its host image, and measure how much the score of the host rises.
 
-    The score is the host's margin for the caption of the source image; `own` and `foils` are as in `foil_margin`.
+    The score is the host's margin for the caption of the source image; `own` and `foils` are as in `foil_margin`. The
+    result is the margin with each pasted region minus that of the unchanged host.
     """
     before = foil_margin(embed_images(encoder, hosts), own, foils)
     pasted = embed_occluded(encoder, hosts, masks, "swap", donors=sources)

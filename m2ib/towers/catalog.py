@@ -70,7 +70,7 @@ class ModelFacts:
 
 
 def describe_models(config: BottleneckConfig | None = None) -> Iterator[ModelFacts]:
-    """Describe each model of `open_clip.list_models()`, gated by the settings, by default `BottleneckConfig()`."""
+    """Describe each model of `open_clip.list_models()`, with the layers that `config` gates (default: the audit's)."""
     config = config or BottleneckConfig()
     for name in open_clip.list_models():
         parts = open_clip.get_model_config(name)

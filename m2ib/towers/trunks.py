@@ -65,17 +65,13 @@ def _pooling(trunk: Any, head: nn.Module) -> str:
 def _token_parts(
     trunk: Any, head: nn.Module, embed: Callable[[Tensor], tuple[Tensor, Shared]], blocks: list[Block]
 ) -> TowerParts:
-    def grid(pixels: Tensor) -> tuple[int, int]:
-        rows, columns = trunk.patch_embed.dynamic_feat_size(tuple(pixels.shape[-2:]))
-        return int(rows), int(columns)
-
     return TowerParts(
         embed=embed,
         blocks=blocks,
         head=lambda x: head(trunk.forward_head(trunk.norm(x))),
         pooling=_pooling(trunk, head),
         prefix_tokens=trunk.num_prefix_tokens,
-        grid=grid,
+        grid=lambda pixels: trunk.patch_embed.dynamic_feat_size(tuple(pixels.shape[-2:])),
     )
 
 

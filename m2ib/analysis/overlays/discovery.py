@@ -65,10 +65,10 @@ class Discovery:
         return find_occurrences(spectra, self.overlays)
 
     def region(self, number: int, occurrences: Sequence[Occurrence], height: int, width: int) -> list[Box]:
-        """Return the boxes that cover the overlay with this index in an image of `height` x `width` pixels.
+        """Return the boxes that cover the overlay at index `number` in an image of `height` x `width` pixels.
 
-        The result is one box for each of the overlay's occurrences in the image, or several that cover the strokes of a
-        watermark.
+        The result is one box for each of the overlay's occurrences in the image (from `search`), or several boxes that
+        cover the strokes of a watermark.
         """
         overlay = self.overlays[number]
         if not overlay.is_watermark:

@@ -93,7 +93,7 @@ class ImageSpectra:
 
     @classmethod
     def compute(cls, white: Images, extents: Sequence[tuple[int, int]], scale: float = max(SCALES)) -> "ImageSpectra":
-        """Compute the spectra for templates of given heights and widths, enlarged by at most the factor `scale`."""
+        """Transform whitened images for templates of these heights and widths, enlarged by at most `scale`."""
         largest = (math.ceil(max(sides) * scale) for sides in zip(*extents, strict=True))
         padded = (max(n + most // 2, most) for n, most in zip(white.shape[-2:], largest, strict=True))
         h, w = (next_fast_len(size, real=True) for size in padded)

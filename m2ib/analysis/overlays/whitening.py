@@ -29,7 +29,7 @@ class Whitener:
 
     @classmethod
     def fit(cls, images: Images, reduction: int) -> "Whitener":
-        """Estimate the filter from a sample of images, which are downsampled by the factor `reduction` first."""
+        """Estimate the filter from a sample of images, which are first downsampled by the factor `reduction`."""
         power = torch.zeros(())
         for image in images:
             power = power + _mirrored_spectrum(downsample(image[None], reduction)).abs().square()[0].double()
@@ -69,7 +69,7 @@ def drop_duplicate_channels(images: Images) -> Float[Tensor, "n d h w"]:
 
 
 def _hann(side: int) -> Tensor:
-    """Return a Hann window around index 0, the center of a Fourier kernel. It is 0 from half a patch on."""
+    """Return a Hann window around index 0, the center of a Fourier kernel. It is 0 beyond half a patch."""
     at = torch.arange(side, dtype=torch.float64)
     distance = torch.minimum(at, side - at) / (PATCH / 2)
     return torch.where(distance < 1, 0.5 + 0.5 * torch.cos(torch.pi * distance), 0)

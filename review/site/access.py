@@ -8,7 +8,7 @@ import ipaddress
 import logging
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,7 +18,8 @@ from starlette.datastructures import Headers
 from review.evidence.decisions import Reviewer
 from review.site.sessions import Sessions, Throttle
 from review.site.settings import ReviewSettings
-from review.site.users import User, UsersFile, authenticate, normalize_full_name
+from review.site.users import User, authenticate, normalize_full_name
+from review.site.users import load as load_users
 
 log = logging.getLogger("m2ib_audit.review")
 
@@ -27,7 +28,6 @@ SIGN_IN: Final = "/sign-in"
 SIGN_OUT: Final = "/sign-out"
 PUBLIC_PATHS: Final = (SIGN_IN, SIGN_OUT)
 """Paths that are answered without signing in; static files are answered, too."""
-_LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 _FORWARDING_HEADERS: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -48,20 +48,16 @@ class ThrottledError(Exception):
     """There were too many wrong passwords; the next attempt is possible after `seconds`."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"too many attempts; wait {seconds:.0f} seconds")
-        self.seconds = seconds
+        self.seconds = max(1, round(seconds))
+        super().__init__(f"Too many attempts. Wait {self.seconds} seconds, then try again.")
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """The person who sends a request.
+    """The person who sends a request, with a role as in `review.site.users` and the full name that signatures show.
 
-    Args:
-        identity: How the person is known: `password` (signed in here), `proxy` (named by the proxy), `declared` (enters
-            a name on each form, on this machine without a users file) or `anonymous` (may only read).
-        role: `reader`, `reviewer` or `approver`.
-        full_name: Name that signatures show; None for `declared` and `anonymous`.
-        user_name: Name with which the person signs in.
+    `identity` is `password` (signed in here), `proxy` (named by the proxy), `declared` (enters a name on each form, on
+    this machine without a users file) or `anonymous` (may only read). The latter two have no name.
     """
 
     identity: str
@@ -90,16 +86,24 @@ class Access:
 
     def __init__(self, settings: ReviewSettings) -> None:
         """Check the settings and load the users. Raises AccessError, UsersError."""
-        _check_settings(settings)
+        if faults := list(_find_faults(settings)):
+            raise AccessError("\n".join(faults))
+        if settings.users is not None:
+            load_users(settings.users)
         self.settings = settings
-        self.users = UsersFile(settings.users) if settings.users else None
         self.sessions = Sessions(settings.idle_seconds, settings.session_seconds)
         self.throttle = Throttle()
         self._proxies = [ipaddress.ip_network(text) for text in settings.proxy_from]
-        self._public_url = urlsplit(settings.public_url) if settings.public_url else None
-        self._is_https = self._public_url is not None and self._public_url.scheme == "https"
+        self._public_url = urlsplit(settings.public_url or "")
+        self._names = {"localhost", "127.0.0.1", "::1", settings.host.casefold().strip("[]"), self._public_url.hostname}
+        if not is_loopback(settings.host):
+            self._names.add(socket.gethostname().casefold())
         # The port is part of the name because browsers share cookies between all ports of a host.
         self.session_cookie = f"{'__Host-' if self._is_https else ''}m2ib-{settings.port}-session"
+
+    @property
+    def _is_https(self) -> bool:
+        return self._public_url.scheme == "https"
 
     def check_host(self, headers: Headers) -> str:
         """Return the Host header; refuse a host name that is not the site's, which protects from DNS rebinding.
@@ -107,28 +111,18 @@ class Access:
         Raises:
             RefusedError: The header is missing, repeated, or names another host.
         """
-        hosts = headers.getlist("host")
-        if len(hosts) != 1:
-            raise RefusedError(400, "Bad request", f"Got {len(hosts)} Host headers, expected one.")
-        name = _parse_host_name(hosts[0])
-        if name is None or not self._is_our_name(name):
+        host = _read_header(headers, "host")
+        name = _parse_host_name(host)
+        # On the network the site has any address: an address cannot be rebound.
+        is_address = not is_loopback(self.settings.host) and _parse_address(name or "") is not None
+        if name is None or not (is_address or name in self._names):
             raise RefusedError(
                 421,
                 "Unknown address",
-                f"The site was requested as {hosts[0][:100]!r}, which is not one of its addresses. Open the address "
+                f"The site was requested as {host[:100]!r}, which is not one of its addresses. Open the address "
                 "that was printed when the site started. Behind a proxy, start the site with --public-url.",
             )
-        return hosts[0].casefold()
-
-    def _is_our_name(self, name: str) -> bool:
-        names = {*_LOOPBACK_NAMES, self.settings.host.casefold().strip("[]")}
-        if self._public_url is not None and self._public_url.hostname:
-            names.add(self._public_url.hostname)
-        if not is_loopback(self.settings.host):
-            names.add(socket.gethostname().casefold())
-            if _parse_address(name) is not None:  # an address cannot be rebound
-                return True
-        return name in names
+        return host.casefold()
 
     def check_same_origin(self, host: str, headers: Headers) -> None:
         """Refuse a write that a page of another site sends (CSRF).
@@ -139,9 +133,8 @@ class Access:
         Raises:
             RefusedError: The request does not come from a page of this site.
         """
-        expected = f"http://{host}"
-        if self._public_url is not None:
-            expected = f"{self._public_url.scheme}://{self._public_url.netloc}".casefold()
+        url = self._public_url
+        expected = f"{url.scheme}://{url.netloc}".casefold() if url.netloc else f"http://{host}"
         fetch_site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if fetch_site == "same-origin" if fetch_site is not None else (origin or "").casefold() == expected:
             return
@@ -169,7 +162,7 @@ class Access:
         """Return the visitor who sends a request; None before sign-in. Raises RefusedError, UsersError."""
         if self.settings.proxy_header is not None and (visitor := self._find_proxy_user(headers, peer)):
             return visitor
-        if self.users is not None:
+        if self.settings.users is not None:
             return self._find_session_user(cookies)
         if self.settings.proxy_header is not None:
             raise RefusedError(
@@ -201,11 +194,11 @@ class Access:
         return Visitor("proxy", role if role in WRITER_ROLES else "reader", full_name)
 
     def _find_session_user(self, cookies: Mapping[str, str]) -> Visitor | None:
-        token = cookies.get(self.session_cookie)
-        session = self.sessions.find(token) if token else None
-        if self.users is None or session is None or token is None:
+        token = cookies.get(self.session_cookie, "")
+        session = self.sessions.find(token)
+        if self.settings.users is None or session is None:
             return None
-        user = self.users.load().get(session.user_name)
+        user = load_users(self.settings.users).get(session.user_name)
         if user is None or user.disabled or not hmac.compare_digest(user.password.key, session.password_key):
             self.sessions.end(token)
             return None
@@ -221,11 +214,11 @@ class Access:
             ThrottledError: There were too many wrong passwords.
             UsersError: The users file cannot be read.
         """
-        if self.users is None:
+        if self.settings.users is None:
             return None
         address = None if signing else client
         wait = self.throttle.admit(name, address)
-        users = self.users.load()
+        users = load_users(self.settings.users)
         # A name that is not a user's is not logged: it may be a password that was typed into the wrong field.
         logged_name = name.strip().casefold() if name.strip().casefold() in users else "(unknown)"
         if wait > 0:
@@ -260,42 +253,38 @@ def is_loopback(host: str) -> bool:
     return host.casefold() == "localhost" if address is None else address.is_loopback
 
 
-def _check_settings(settings: ReviewSettings) -> None:
+def _find_faults(settings: ReviewSettings) -> Iterator[str]:
+    """Yield a message for each setting that is unsafe, invalid, or contradicts another one."""
     has_sign_in = settings.users is not None or settings.proxy_header is not None
     if not is_loopback(settings.host) and not has_sign_in and not settings.allow_anonymous_read:
-        raise AccessError(
+        yield (
             f"--host: got {settings.host}, which other machines can reach, but nobody has to sign in; expected "
             "--users FILE, or --proxy-header with --proxy-from, or --allow-anonymous-read (everyone may read, nobody "
             "may write)"
         )
     if settings.allow_anonymous_read and has_sign_in:
-        raise AccessError(
+        yield (
             "--allow-anonymous-read: got it together with --users or --proxy-header, expected only one of them because "
             "these require readers to sign in; leave one of them out"
         )
-    if settings.public_url is not None:
-        parts = urlsplit(settings.public_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
-            raise AccessError(
-                f"--public-url: got {settings.public_url!r}, expected the URL that browsers show, without a path, such "
-                "as https://audit.example.org"
-            )
-    _check_proxy_settings(settings)
-
-
-def _check_proxy_settings(settings: ReviewSettings) -> None:
+    url = urlsplit(settings.public_url or "http://localhost")
+    if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/") or url.query:
+        yield (
+            f"--public-url: got {settings.public_url!r}, expected the URL that browsers show, without a path, such as "
+            "https://audit.example.org"
+        )
     if settings.proxy_header is not None and not settings.proxy_from:
-        raise AccessError("--proxy-header: got it without --proxy-from, expected both; add the proxy's addresses")
+        yield "--proxy-header: got it without --proxy-from, expected both; add the proxy's addresses"
     if settings.proxy_role_header is not None and settings.proxy_header is None:
-        raise AccessError("--proxy-role-header: got it without --proxy-header, expected both; set --proxy-header too")
-    for option, name in (("header", settings.proxy_header), ("role-header", settings.proxy_role_header)):
+        yield "--proxy-role-header: got it without --proxy-header, expected both; set --proxy-header too"
+    for name in (settings.proxy_header, settings.proxy_role_header):
         if name is not None and not _HEADER_NAME.fullmatch(name):
-            raise AccessError(f"--proxy-{option}: got {name!r}, expected a header name, such as X-Forwarded-User")
+            yield f"--proxy-header, --proxy-role-header: got {name!r}, expected a header name, such as X-Forwarded-User"
     for text in settings.proxy_from:
         try:
             ipaddress.ip_network(text)
         except ValueError as error:
-            raise AccessError(f"--proxy-from: got {text!r}, expected an address or network ({error})") from error
+            yield f"--proxy-from: got {text!r}, expected an address or network ({error})"
 
 
 def _parse_host_name(host: str) -> str | None:

@@ -1,16 +1,16 @@
 """ASGI middleware that checks every request before a page sees it, and adds the security headers to every response."""
 
-import html
 import logging
 from typing import Final
 from urllib.parse import parse_qsl, quote
 
 from starlette.datastructures import Headers, ImmutableMultiDict, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from review.site.access import PUBLIC_PATHS, SIGN_IN, Access, RefusedError, Visitor
+from review.site.pages.rendering import render_page
 from review.site.users import UsersError
 
 log = logging.getLogger("m2ib_audit.review")
@@ -56,7 +56,8 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["access"] = self._access
+        # Pages show the visitor; a refusal and a missing static file are pages, too.
+        scope.setdefault("state", {}).update(access=self._access, visitor=None)
         has_started = False
 
         async def send_with_headers(message: Message) -> None:
@@ -69,11 +70,12 @@ class Guard:
             await send(message)
 
         async def refuse(status: int, title: str, message: str) -> None:
-            await _render_refusal(status, title, message)(scope, receive, send_with_headers)
+            page = render_page(Request(scope), "problem", status, title=title, message=message)
+            await page(scope, receive, send_with_headers)
 
         try:
-            app, receive_again = await self._check(scope, receive)
-            await app(scope, receive_again, send_with_headers)
+            app = await self._check(scope, receive)
+            await app(scope, receive, send_with_headers)
         except RefusedError as refusal:
             await refuse(refusal.status, refusal.title, refusal.message)
         except UsersError as error:
@@ -87,16 +89,15 @@ class Guard:
                 await refuse(500, "Internal error", reason)
             raise
 
-    async def _check(self, scope: Scope, receive: Receive) -> tuple[ASGIApp, Receive]:
-        """Return the application that answers a request, and the request's body to give to it."""
+    async def _check(self, scope: Scope, receive: Receive) -> ASGIApp:
+        """Return the application that answers a request: the site, or a redirect to the sign-in page."""
         access, headers, state = self._access, Headers(scope=scope), scope["state"]
         path, is_write = scope["path"], scope["method"] not in _SAFE_METHODS
         peer = scope["client"][0] if scope.get("client") else ""
         host = access.check_host(headers)
         _check_embedding(headers)
-        state["visitor"] = None  # also static files can answer with a page: 404
         if path.startswith("/static/") and not is_write:
-            return self._app, receive
+            return self._app
         visitor = access.find_visitor(headers, Request(scope).cookies, peer)
         state |= {"visitor": visitor, "client": access.find_client(headers, peer)}
         # A GET that a link on another site triggers must not write to the ledger.
@@ -109,15 +110,15 @@ class Guard:
                     "You are signed out",
                     "Nothing was recorded. Go back to the form, copy what you wrote, and sign in.",
                 )
-            receive, state["form"] = await _read_form(headers, receive)
+            state["form"] = await _read_form(headers, receive)
         if path in PUBLIC_PATHS:
-            return self._app, receive
+            return self._app
         if visitor is None:
             target = path + (f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else "")
-            return RedirectResponse(f"{SIGN_IN}?next={quote(target, safe='/')}", 303), receive
+            return RedirectResponse(f"{SIGN_IN}?next={quote(target, safe='/')}", 303)
         if is_write and not visitor.may_write:
             raise RefusedError(403, "Refused: you may only read", _explain_read_only(visitor))
-        return self._app, receive
+        return self._app
 
 
 def _check_embedding(headers: Headers) -> None:
@@ -127,8 +128,8 @@ def _check_embedding(headers: Headers) -> None:
         raise RefusedError(403, "Refused", "Pages of other sites may not embed this site.")
 
 
-async def _read_form(headers: Headers, receive: Receive) -> tuple[Receive, ImmutableMultiDict[str, str]]:
-    """Return the fields of a form, and a way to read its bytes again. Raises RefusedError."""
+async def _read_form(headers: Headers, receive: Receive) -> ImmutableMultiDict[str, str]:
+    """Return the fields of a form. Raises RefusedError."""
     data, more = b"", True
     while more:
         message = await receive()
@@ -146,27 +147,10 @@ async def _read_form(headers: Headers, receive: Receive) -> tuple[Receive, Immut
         fields = parse_qsl(data.decode(), keep_blank_values=True, max_num_fields=_MAX_FORM_FIELDS, errors="strict")
     except ValueError as error:
         raise RefusedError(400, "Bad request", "The form cannot be read. Nothing was recorded.") from error
-    unread = [{"type": "http.request", "body": data, "more_body": False}]
-
-    async def receive_again() -> Message:
-        return unread.pop() if unread else await receive()
-
-    return receive_again, ImmutableMultiDict(fields)
+    return ImmutableMultiDict(fields)
 
 
 def _explain_read_only(visitor: Visitor) -> str:
     if visitor.full_name is None:
         return "Nobody can sign in at this server, so it is read-only. Start it with --users to decide and sign."
     return f"{visitor.full_name} has the role {visitor.role}; deciding and signing need the role reviewer or approver."
-
-
-def _render_refusal(status: int, title: str, message: str) -> Response:
-    """Render a refusal without templates, so that it works even if templates fail."""
-    title, message = html.escape(title), html.escape(message)
-    text = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="/static/icon.svg"><link rel="stylesheet" href="/static/page.css"></head>'
-        f'<body><main><h1>{title}</h1><p>{message}</p><p><a href="/">Go to the overview</a></p></main></body></html>'
-    )
-    return HTMLResponse(text, status)

@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import hmac
 import os
-import re
 import secrets
 import stat
 import threading
@@ -21,16 +20,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt, ValidationError, model_validator
 
+import stores
 from stores import ledger
 
-ROLES = ("reader", "reviewer", "approver")
-"""A reader only reads; a reviewer also decides and signs; an approver's signature may also mean approval."""
 MIN_PASSWORD_CHARS = 12
 MAX_PASSWORD_CHARS = 1024
 """Hashing longer passwords costs time and adds no security."""
 _MIN_DISTINCT_CHARS = 5
 _COST = (2**16, 8, 2)  # n, r, p: 64 MiB and a third of a second per password
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._@-]{0,62}[a-z0-9])?")
 _hashing = threading.Lock()  # one at a time, so that many sign-ins at once cannot fill the memory
 
 
@@ -51,22 +48,7 @@ def normalize_full_name(text: str) -> str:
     return name
 
 
-def _check_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"got {name!r}, expected 1 to 64 of a-z, 0-9, point, hyphen, underscore and @, with a letter or digit at "
-            "both ends"
-        )
-    return name
-
-
-def _check_role(role: str) -> str:
-    if role not in ROLES:
-        raise ValueError(f"got {role!r}, expected one of {', '.join(ROLES)}")
-    return role
-
-
-UserName = Annotated[str, AfterValidator(_check_name)]
+UserName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._@-]{0,62}[a-z0-9])?$")]
 
 
 class Scrypt(BaseModel, frozen=True, extra="forbid"):
@@ -95,7 +77,8 @@ class User(BaseModel, frozen=True, extra="forbid"):
 
     name: UserName = ""  # in the file, it is the key of the user
     full_name: Annotated[str, AfterValidator(normalize_full_name)]
-    role: Annotated[str, AfterValidator(_check_role)]
+    role: Literal["reader", "reviewer", "approver"]
+    """A reader only reads; a reviewer also decides and signs; an approver's signature may also mean approval."""
     disabled: StrictBool = False
     password: Scrypt = Field(repr=False)
 
@@ -169,15 +152,11 @@ def _format_reason(error: ValidationError) -> str:
 
 def check_password(password: str, name: str) -> None:
     """Raise UsersError for a password that is too short, too long or too easy to guess."""
-    if not MIN_PASSWORD_CHARS <= len(password) <= MAX_PASSWORD_CHARS:
+    is_guessable = name in password.casefold() or len(set(password)) < _MIN_DISTINCT_CHARS
+    if is_guessable or not MIN_PASSWORD_CHARS <= len(password) <= MAX_PASSWORD_CHARS:
         raise UsersError(
-            f"password: got {len(password)} characters, expected {MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS}; use "
-            "a few unrelated words"
-        )
-    if name in password.casefold() or len(set(password)) < _MIN_DISTINCT_CHARS:
-        raise UsersError(
-            f"password: got a password that is easy to guess, expected one without the user name and with at least "
-            f"{_MIN_DISTINCT_CHARS} different characters; use a few unrelated words"
+            f"password: got {len(password)} characters, expected {MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS}, "
+            f"at least {_MIN_DISTINCT_CHARS} different ones, without the user name; use a few unrelated words"
         )
 
 
@@ -235,7 +214,11 @@ def _edit(path: Path) -> Iterator[dict[str, User]]:
             fcntl.flock(folder, fcntl.LOCK_EX)  # against concurrent edits; the lock ends with the process
             users = load(path) if path.exists() else {}
             yield users
-            _write(path, users)
+            content = _Content(users=dict(sorted(users.items())))
+            text = content.model_dump_json(indent=1, exclude={"users": {"__all__": {"name"}}}) + "\n"
+            with stores.write_atomically(path) as temporary:
+                temporary.touch(0o600, exist_ok=False)  # nobody else can read it at any time, whatever the umask
+                temporary.write_text(text, encoding="utf-8")
         finally:
             os.close(folder)
     except OSError as error:
@@ -243,43 +226,3 @@ def _edit(path: Path) -> Iterator[dict[str, User]]:
             f"users file {path}: cannot be written ({error.strerror or error}), expected a writable folder; choose "
             "another file with --users"
         ) from error
-
-
-def _write(path: Path, users: Mapping[str, User]) -> None:
-    content = _Content(users=dict(sorted(users.items())))
-    text = content.model_dump_json(indent=1, exclude={"users": {"__all__": {"name"}}}) + "\n"
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        # With mode 600 from the start, nobody else can read it at any time, whatever the umask.
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-class UsersFile:
-    """A users file that is read again when it changes, so that disabling a user works at once."""
-
-    def __init__(self, path: Path) -> None:
-        """Load the file. Raises UsersError."""
-        self.path = path
-        self._lock = threading.Lock()
-        self._version: tuple[int, ...] = ()
-        self._users: dict[str, User] = {}
-        self.load()
-
-    def load(self) -> dict[str, User]:
-        """Return the current users by name. Raises UsersError if the file cannot be read: then nobody can sign in."""
-        with self._lock:
-            try:
-                status = self.path.stat()
-            except OSError:
-                version: tuple[int, ...] = ()
-            else:
-                version = (status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode)
-            if not version or version != self._version:
-                self._users, self._version = load(self.path), version
-            return self._users

@@ -62,7 +62,7 @@ def test_a_password_is_no_argument_and_without_a_terminal_says_how(users_command
     [
         (("passwd", "bob", "--password-stdin"), "got 'bob', expected one of"),
         (("disable", "bob"), "got 'bob', expected one of"),
-        (("add", "bob", "--full-name", "Bob", "--role", "root", "--password-stdin"), "role: got 'root'"),
+        (("add", "bob", "--full-name", "Bob", "--role", "root", "--password-stdin"), "role: Input should be 'reader'"),
         (("list",), "users file"),
     ],
 )

@@ -103,9 +103,7 @@ def _check_signer(request: Request) -> Reviewer:
                 visitor.user_name or "", form.get("password", ""), request.state.client, signing=True
             )
         except ThrottledError as error:
-            raise DecisionError(
-                f"password: too many attempts; wait {max(1, round(error.seconds))} seconds, then sign again."
-            ) from error
+            raise DecisionError(str(error)) from error
         if user is None:
             raise DecisionError("password: got a wrong password; enter your password again to sign.")
     return visitor.reviewer or Reviewer(form.get("name", "").strip(), form.get("role", "").strip(), "declared")

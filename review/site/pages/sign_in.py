@@ -14,7 +14,7 @@ def show_sign_in(request: Request) -> Response:
     """Show the sign-in form; redirect to the requested page if no sign-in is needed, or the visitor is signed in."""
     access: Access = request.state.access
     target = get_local_path(request.query_params.get("next"))
-    if access.users is None or request.state.visitor is not None:
+    if access.settings.users is None or request.state.visitor is not None:
         return RedirectResponse(target, 303)
     return render_page(request, "sign_in", title="Sign in", next=target, name="", error=None)
 
@@ -29,9 +29,7 @@ def sign_in(request: Request) -> Response:
     try:
         user = access.check_password(name, form.get("password", ""), request.state.client)
     except ThrottledError as error:
-        user, seconds = None, max(1, round(error.seconds))
-        status, message = 429, f"Too many attempts. Wait {seconds} seconds, then try again."
-        headers = {"Retry-After": str(seconds)}
+        user, status, message, headers = None, 429, str(error), {"Retry-After": str(error.seconds)}
     if user is None:
         page = render_page(request, "sign_in", status, title="Sign in", next=target, name=name, error=message)
         page.headers.update(headers)

@@ -209,7 +209,7 @@ def test_guessing_the_password_of_signatures_is_slowed_down_too(page_of, alert, 
     for _ in range(5):
         browser.send(f"{alert}/decide", 409, **SAID, password="wrong")  # noqa: S106
     browser.send(f"{alert}/decide", 409, **SAID, password=PASSWORD)
-    assert "too many attempts" in browser.text
+    assert "Too many attempts" in browser.text
     assert ledger.read_records(run.lake) == []
 
 

@@ -1,8 +1,7 @@
--- Pairs of one run that match some filters, by keyset pagination.
--- Grain: pair. Parameters: $run_id, $slice_kind, $slice, $region, $low_share, $high_share, $low_cosine, $high_cosine, $words, $failed, $sort, $upwards, $after, $after_id, $limit.
+-- Pairs of one run that match some filters.
+-- Grain: pair. Parameters: $run_id, $slice_kind, $slice, $region, $low_share, $high_share, $low_cosine, $high_cosine, $words, $failed, $sort, $upwards, $limit, $offset.
 -- NULL: any. With the share and bits of the region (or phrase) in each pair. $failed: only pairs that could not be attributed.
--- $sort: cosine, bits, share, stability, text; else the order of the corpus. $after, $after_id: key and id of the last row of the page before; NULL:
--- the first page. `found` counts all of them.
+-- $sort: cosine, bits, share, stability, text; else the order of the corpus. `found` counts all of them.
 WITH members AS (
     SELECT pair_id FROM slice_members($run_id, $slice_kind, $slice)
 ),
@@ -44,6 +43,5 @@ chosen AS (
 )
 SELECT *, (SELECT count(*) FROM chosen) AS found
 FROM chosen
-WHERE $after IS NULL OR key < $after OR (key = $after AND pair_id > $after_id)
 ORDER BY key DESC, pair_id
-LIMIT $limit;
+LIMIT $limit OFFSET $offset;

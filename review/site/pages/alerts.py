@@ -12,12 +12,11 @@ from review.presentation.formatting import format_alert
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards
 from review.site.pages.decisions import get_alert_decision, get_form_values
-from review.site.pages.overview import list_audits
 from review.site.pages.pictures import compute_mean_maps, list_common_boxes, list_members
 from review.site.pages.rendering import (
+    Lake,
     get_choice,
-    get_int,
-    get_lake,
+    get_seed,
     get_text,
     list_options,
     render_list,
@@ -25,6 +24,7 @@ from review.site.pages.rendering import (
 )
 
 router = APIRouter()
+TEXT_FILTERS: Final = ("audit", "model", "corpus", "rule", "region", "slice", "words")
 SORT_KEYS: Final = ("effect", "share", "n", "cost", "region", "slice", "run")
 CHOICES: Final = {
     "severity": ("high", "medium", "low"),
@@ -36,13 +36,24 @@ EXAMPLES: Final = 8
 """Pairs in each of the two sets of an alert's page."""
 
 
+def list_alerts(lake: LakeCache, run_id: str, *, decision: str | None = None, alone: bool) -> list[dict[str, Any]]:
+    """List alerts of a run, or of each audit's newest run (`newest`); `alone` leaves out dependent alerts."""
+    filters = dict.fromkeys((*TEXT_FILTERS, *CHOICES, "sort")) | {"run_id": run_id, "decision": decision}
+    return lake.query("review/page_alerts", **filters, alone=alone, upwards=False, limit=10_000, offset=0)
+
+
+def list_audits(lake: LakeCache) -> dict[str, str]:
+    """Return the name of each audit (corpus and model) by audit id, for a select field."""
+    rows = lake.query("review/page_filter_choices")
+    return {row["audit_id"]: f"{row['corpus']} with {row['model']}" for row in rows}
+
+
 @router.get("/alerts")
-def show_alerts(request: Request) -> Response:
+def show_alerts(request: Request, lake: Lake) -> Response:
     """Show the alerts that match the filters of the URL; by default those of each audit's newest run."""
-    lake = get_lake(request)
     run = get_text(request, "run") or "newest"
     filters: dict[str, Any] = {
-        **{name: get_text(request, name) for name in ("audit", "model", "corpus", "rule", "region", "slice", "words")},
+        **{name: get_text(request, name) for name in TEXT_FILTERS},
         "run_id": None if run == "all" else run,
         **{name: get_choice(request, name, values) for name, values in CHOICES.items()},
         "alone": get_choice(request, "follow", ("all",)) is None,
@@ -88,16 +99,15 @@ def find_leader(alerts: Sequence[dict[str, Any]], follower: dict[str, Any]) -> d
 
 
 @router.get("/runs/{run_id}/alerts/{alert_id}")
-def show_alert(request: Request, run_id: str, alert_id: str) -> Response:
+def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Response:
     """Show one alert with its evidence, decisions and history."""
-    lake = get_lake(request)
     manifest = lake.read_manifest(run_id)
     alerts = lake.query_run(run_id, "review/alerts_of_run")
     place = next((place for place, row in enumerate(alerts) if row["alert_id"] == alert_id), None)
     if place is None:
         raise UnknownError(f"Run {run_id} has no alert {alert_id}.")
     alert = alerts[place]
-    seed = get_int(request, "seed")
+    seed = get_seed(request)
     tests = lake.query_run(run_id, "review/tests", alert_id=alert_id)
     mean_maps = compute_mean_maps(lake, alert) if alert["side"] == "image" else {}
     strongest = (alert["pair_ids"] or ())[:EXAMPLES]

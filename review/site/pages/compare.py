@@ -9,15 +9,14 @@ import sql
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards, round_up
 from review.site.pages.pictures import explain_missing_picture, get_bits, load_pair, resize_map
-from review.site.pages.rendering import get_lake, get_text, render_list, render_page
+from review.site.pages.rendering import Lake, get_text, render_list, render_page
 
 router = APIRouter()
 
 
 @router.get("/compare")
-def show_comparison(request: Request) -> Response:
+def show_comparison(request: Request, lake: Lake) -> Response:
     """Show two runs, or one pair in two runs."""
-    lake = get_lake(request)
     left, right = get_text(request, "left"), get_text(request, "right")
     pair_id = get_text(request, "pair")
     choices = {

@@ -10,7 +10,7 @@ import sql
 from review.report.html import FORMATS, ReportError, load_document, render_report
 from review.site.access import Visitor
 from review.site.lake_cache import LakeCache, UnknownError
-from review.site.pages.rendering import get_lake
+from review.site.pages.rendering import Lake
 from stores import ledger
 
 router = APIRouter()
@@ -31,9 +31,8 @@ def _write_report(lake: LakeCache, run_id: str, kind: str, remote: bool) -> byte
 
 
 @router.get("/runs/{run_id}/report.{kind}")
-def download_report(request: Request, run_id: str, kind: str) -> Response:
+def download_report(request: Request, lake: Lake, run_id: str, kind: str) -> Response:
     """Send the report as a file; record its digest in the ledger if the visitor may write to it."""
-    lake = get_lake(request)
     if kind not in FORMATS:
         raise UnknownError("This page does not exist.")
     if lake.read_manifest(run_id)["status"] == sql.PRUNED:

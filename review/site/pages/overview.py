@@ -7,36 +7,19 @@ from fastapi import APIRouter, Request, Response
 
 import sql
 from review.presentation.glossary import reader_terms
-from review.site.lake_cache import LakeCache
-from review.site.pages.rendering import get_lake, render_page
+from review.site.pages.alerts import list_alerts
+from review.site.pages.rendering import Lake, render_page
 
 router = APIRouter()
 MAX_RUNS: Final = 1000
 """The newest runs that the overview counts."""
 LISTED: Final = 10
 """Alerts and runs that the overview lists."""
-_FILTERS: Final = (
-    *("audit", "run_id", "model", "corpus", "rule", "region", "slice", "severity", "state", "life", "decision"),
-    *("words", "sort"),
-)
-
-
-def list_alerts(lake: LakeCache, run_id: str, *, decision: str | None = None, alone: bool) -> list[dict[str, Any]]:
-    """List alerts of a run, or of each audit's newest run (`newest`); `alone` leaves out dependent alerts."""
-    filters = dict.fromkeys(_FILTERS) | {"run_id": run_id, "decision": decision}
-    return lake.query("review/page_alerts", **filters, alone=alone, upwards=False, limit=10_000, offset=0)
-
-
-def list_audits(lake: LakeCache) -> dict[str, str]:
-    """Return the name of each audit (corpus and model) by audit id, for a select field."""
-    rows = lake.query("review/page_filter_choices")
-    return {row["audit_id"]: f"{row['corpus']} with {row['model']}" for row in rows}
 
 
 @router.get("/")
-def show_overview(request: Request) -> Response:
+def show_overview(request: Request, lake: Lake) -> Response:
     """Show all audits at a glance."""
-    lake = get_lake(request)
     runs = lake.query("review/page_runs", audit="all", status="any", limit=MAX_RUNS, offset=0)
     audits: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in runs:

@@ -6,22 +6,19 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request, Response
 from scipy.stats import binomtest
 
-import sql
 from review.presentation import drawing
 from review.presentation.formatting import nats_to_bits
 from review.site.lake_cache import LakeCache
 from review.site.pages.cards import make_cards, round_up
 from review.site.pages.pictures import explain_missing_picture, get_color_map, load_pair
 from review.site.pages.rendering import (
-    PAGE_ROWS,
-    export_query,
+    Lake,
     get_choice,
-    get_int,
-    get_lake,
     get_number,
+    get_seed,
     get_text,
     list_options,
-    make_link,
+    render_list,
     render_page,
 )
 
@@ -32,12 +29,9 @@ SAMPLE_SIZE: Final = 20
 
 
 @router.get("/runs/{run_id}/pairs")
-def show_pairs(request: Request, run_id: str) -> Response:
+def show_pairs(request: Request, lake: Lake, run_id: str) -> Response:
     """Show the pairs of a run that match the filters of the URL."""
-    lake = get_lake(request)
-    lake.read_manifest(run_id)
-    connection = lake.connect_runs(run_id)
-    alert = _find_alert(request, run_id)
+    alert = _find_alert(request, lake, run_id)
     sort = get_choice(request, "sort", SORT_KEYS) or "row"
     is_ascending = get_choice(request, "order", ("up",)) is not None
     slice_name = get_text(request, "slice") or alert.get("slice")
@@ -47,55 +41,39 @@ def show_pairs(request: Request, run_id: str) -> Response:
         "slice_kind": slice_kind if slice_name else None,  # without a slice, captions need not be split into words
         "slice": slice_name,
         "region": get_text(request, "region") or alert.get("region"),
-        **{name: get_number(request, name) for name in ("low_share", "high_share", "low_cosine", "high_cosine")},
+        **{name: get_number(request, name, -1, 1) for name in ("low_share", "high_share", "low_cosine", "high_cosine")},
         "words": get_text(request, "words"),
         "failed": get_choice(request, "failed", ("yes",)) is not None,
         "sort": sort,
         # By default rows are in the order of the corpus, and every other column starts with the largest value.
         "upwards": is_ascending != (sort == "row"),
     }
-    query, start = "review/page_pairs", {"after": None, "after_id": None}
-    if download := export_query(request, f"pairs-{run_id}", connection, query, **filters, **start):
-        return download
-    position = _get_position(request)
-    rows = sql.rows(connection, query, **filters, **position, limit=PAGE_ROWS)
-    last = rows[-1] if len(rows) == PAGE_ROWS else None
-    return render_page(
+    return render_list(
         request,
         "pairs",
+        lake.connect_runs(run_id),
+        "review/page_pairs",
+        filters,
         title="Pairs",
         run_id=run_id,
-        pairs=rows,
-        total=rows[0]["found"] if rows else 0,
         region=filters["region"],
         alert=alert,
         regions=list_options(row["region"] for row in lake.query_run(run_id, "review/page_regions")),
         slice_kinds=SLICE_KINDS,
-        next_link=make_link(request, after=repr(last["key"]), after_id=last["pair_id"]) if last else None,
-        first_link=make_link(request, **start) if position["after_id"] is not None else None,
     )
 
 
-def _find_alert(request: Request, run_id: str) -> dict[str, Any]:
+def _find_alert(request: Request, lake: LakeCache, run_id: str) -> dict[str, Any]:
     """Return the alert of the URL's filter; an empty dictionary without this filter."""
-    rows = get_lake(request).query_run(run_id, "review/alert", alert_id=get_text(request, "alert"))
+    rows = lake.query_run(run_id, "review/alert", alert_id=get_text(request, "alert"))
     return rows[0] if rows else {}
 
 
-def _get_position(request: Request) -> dict[str, Any]:
-    """Return sort key and id of the last row of the previous page; infinity represents a missing sort key."""
-    text, pair_id = get_text(request, "after"), get_text(request, "after_id") or ""
-    key = float(text) if text in ("-inf", "inf") else get_number(request, "after")
-    return {"after": key, "after_id": None if key is None else pair_id}
-
-
 @router.get("/runs/{run_id}/pairs/{pair_id}")
-def show_pair(request: Request, run_id: str, pair_id: str) -> Response:
+def show_pair(request: Request, lake: Lake, run_id: str, pair_id: str) -> Response:
     """Show one pair."""
-    lake = get_lake(request)
-    lake.read_manifest(run_id)
     row = load_pair(lake, run_id, pair_id)
-    alert = _find_alert(request, run_id)
+    alert = _find_alert(request, lake, run_id)
     outlined = get_text(request, "outline") or alert.get("region")
     scale_bits = get_run_scale(lake, run_id) if get_choice(request, "scale", ("run",)) else None
     (card,) = make_cards(lake, run_id, [pair_id], [outlined] if outlined else None, scale_bits)
@@ -137,11 +115,10 @@ def get_run_scale(lake: LakeCache, run_id: str) -> float:
 
 
 @router.get("/runs/{run_id}/sample")
-def show_sample(request: Request, run_id: str) -> Response:
+def show_sample(request: Request, lake: Lake, run_id: str) -> Response:
     """Show a random sample of pairs without an alert, and estimate from the reviewer's marks what the audit missed."""
-    lake = get_lake(request)
     manifest = lake.read_manifest(run_id)
-    seed = get_int(request, "seed")
+    seed = get_seed(request)
     factor = float(manifest["config"].get("alerts", {}).get("factor", 2.0))
     flagged = [row["pair_id"] for row in lake.query_run(run_id, "review/page_flagged", factor=factor)]
     sample = lake.query_run(run_id, "review/page_unflagged", pair_ids=flagged, seed=seed, limit=SAMPLE_SIZE)

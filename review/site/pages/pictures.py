@@ -18,7 +18,7 @@ from review.presentation.drawing import Box, Grid
 from review.presentation.pairs import MeanMap, average_maps, sum_maps, to_bits_grid
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages import plots
-from review.site.pages.rendering import get_choice, get_lake, get_number
+from review.site.pages.rendering import Lake, get_choice, get_lake, get_number
 
 router = APIRouter()
 PIXEL_RATIO: Final = 2
@@ -67,24 +67,22 @@ def _encode_image(lake: LakeCache, run_id: str, row: dict[str, Any]) -> tuple[st
 
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/image")
-def send_image(request: Request, run_id: str, pair_id: str) -> Response:
+def send_image(request: Request, lake: Lake, run_id: str, pair_id: str) -> Response:
     """Send the image of a pair, as the model saw it."""
-    lake = get_lake(request)
     media_type, data = make_picture(lake, run_id, load_pair(lake, run_id, pair_id))
     return _send(request, data, media_type)
 
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/overlay")
-def send_overlay(request: Request, run_id: str, pair_id: str) -> Response:
+def send_overlay(request: Request, lake: Lake, run_id: str, pair_id: str) -> Response:
     """Send the map of a pair as an overlay for its image, one pixel per patch."""
-    bits = get_bits(load_pair(get_lake(request), run_id, pair_id))
+    bits = get_bits(load_pair(lake, run_id, pair_id))
     return _send_png(request, drawing.draw_layer(bits, _get_scale(request, bits), get_color_map(request)))
 
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/difference")
-def send_difference(request: Request, run_id: str, pair_id: str) -> Response:
+def send_difference(request: Request, lake: Lake, run_id: str, pair_id: str) -> Response:
     """Send the map of a pair minus its map in another run, whose id is `than`."""
-    lake = get_lake(request)
     bits = get_bits(load_pair(lake, run_id, pair_id))
     other = get_bits(load_pair(lake, request.query_params.get("than", ""), pair_id))
     difference = bits - resize_map(other, bits.shape)
@@ -92,9 +90,8 @@ def send_difference(request: Request, run_id: str, pair_id: str) -> Response:
 
 
 @router.get("/runs/{run_id}/alerts/{alert_id}/mean/{half}")
-def send_mean_map(request: Request, run_id: str, alert_id: str, half: str) -> Response:
+def send_mean_map(request: Request, lake: Lake, run_id: str, alert_id: str, half: str) -> Response:
     """Send the mean map of an alert's slice (`inside`), or of the other pairs (`outside`)."""
-    lake = get_lake(request)
     rows = lake.query_run(run_id, "review/alert", alert_id=alert_id)
     maps = compute_mean_maps(lake, rows[0]) if rows else {}
     if half not in maps:
@@ -116,18 +113,18 @@ def get_color_map(request: Request) -> str:
 
 
 @router.get("/audits/{audit_id}/trend.svg")
-def send_trend(request: Request, audit_id: str) -> Response:
+def send_trend(request: Request, lake: Lake, audit_id: str) -> Response:
     """Send a plot of an audit's alerts and errors over its runs."""
-    rows = get_lake(request).query("review/page_runs", audit=audit_id, status="any", limit=60, offset=0)
+    rows = lake.query("review/page_runs", audit=audit_id, status="any", limit=60, offset=0)
     if not rows or audit_id == "all":
         raise UnknownError(f"This lake has no audit {audit_id}.")
     return _send_plot(request, ("trend", repr(rows)), lambda theme: plots.plot_trend(rows[::-1], theme))
 
 
 @router.get("/runs/{run_id}/alerts/{alert_id}/effect.svg")
-def send_effect(request: Request, run_id: str, alert_id: str) -> Response:
+def send_effect(request: Request, lake: Lake, run_id: str, alert_id: str) -> Response:
     """Send a plot of an alert's tests."""
-    rows = get_lake(request).query_run(run_id, "review/tests", alert_id=alert_id)
+    rows = lake.query_run(run_id, "review/tests", alert_id=alert_id)
     tests = [row for row in rows if row["effect"] is not None]
     if not tests:
         raise UnknownError(f"Run {run_id} has no tested alert {alert_id}.")
@@ -181,11 +178,8 @@ def _overlap(old: int, new: int) -> Grid:
 
 def _get_scale(request: Request, bits: Grid) -> float:
     """Return the top of the scale in bits: the URL's `top`, or the largest value."""
-    top = get_number(request, "top")
-    if top is not None and top > 0:
-        return top
-    finite = bits[np.isfinite(bits)]
-    return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    largest = bits[np.isfinite(bits)].max(initial=0.0)
+    return get_number(request, "top") or float(largest) or 1.0
 
 
 def compute_mean_maps(lake: LakeCache, alert: dict[str, Any]) -> dict[str, MeanMap]:

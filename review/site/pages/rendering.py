@@ -4,15 +4,15 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode
 
 import jinja2
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fastapi import Request, Response
+from fastapi import Depends, Request, Response
 from fastapi.responses import HTMLResponse
 
 import sql
@@ -43,6 +43,10 @@ def get_lake(request: Request) -> LakeCache:
     return lake
 
 
+Lake = Annotated[LakeCache, Depends(get_lake)]
+"""Parameter of a page: the lake that the site shows."""
+
+
 @cache
 def _make_templates() -> jinja2.Environment:
     templates = load_templates()
@@ -67,7 +71,7 @@ def render_page(request: Request, name: str, /, status: int = 200, **values: Any
         .get_template(f"pages/{name}.html.j2")
         .render(
             request=request,
-            here=request.url.path,
+            here=request.scope["path"],
             query=dict(request.query_params),
             link=lambda **changes: make_link(request, **changes),
             sorted_link=lambda key: _make_sorted_link(request, key),
@@ -81,8 +85,7 @@ def render_page(request: Request, name: str, /, status: int = 200, **values: Any
 
 def make_link(request: Request, **changes: Any) -> str:
     """Return the URL of this page with changed filters; None removes a filter. New filters start at page 1."""
-    pages = () if "page" in changes or "after" in changes else ("page", "after")
-    dropped = {*changes, *pages}
+    dropped = {*changes, "page"}
     filters = [(key, value) for key, value in request.query_params.multi_items() if key not in dropped and value]
     filters += [(key, str(value)) for key, value in changes.items() if value not in (None, "")]
     return f"{request.url.path}?{urlencode(filters)}" if filters else request.url.path
@@ -107,8 +110,8 @@ def get_choice(request: Request, name: str, choices: Iterable[str]) -> str | Non
     return value
 
 
-def get_number(request: Request, name: str) -> float | None:
-    """Return a number of the URL. Raises BadFilterError."""
+def get_number(request: Request, name: str, low: float = 0, high: float = 2**31 - 1) -> float | None:
+    """Return a number of the URL; None if it is missing or empty. Raises BadFilterError."""
     value = get_text(request, name)
     if value is None:
         return None
@@ -116,19 +119,15 @@ def get_number(request: Request, name: str) -> float | None:
         number = float(value)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise BadFilterError(f"{name}: got {value!r}, expected a number such as 0.25, or nothing.")
+    if not low <= number <= high:
+        raise BadFilterError(f"{name}: got {value!r}, expected a number from {low:g} to {high:.0f}, or nothing.")
     return number
 
 
-def get_int(request: Request, name: str, default: int = 1, low: int = 0, high: int = 2**31 - 1) -> int:
-    """Return an integer of the URL. Raises BadFilterError."""
-    value = get_text(request, name)
-    if value is None:
-        return default
-    if not value.isdecimal() or not value.isascii() or not low <= int(value[:12]) <= high:
-        raise BadFilterError(f"{name}: got {value!r}, expected an integer from {low} to {high}, or nothing.")
-    return int(value)
+def get_seed(request: Request) -> int:
+    """Return the seed of random samples in the URL, by default 1. Raises BadFilterError."""
+    seed = get_number(request, "seed")
+    return 1 if seed is None else int(seed)
 
 
 def render_list(
@@ -139,9 +138,9 @@ def render_list(
     Raises:
         BadFilterError: The list has fewer pages, or too many rows for a download.
     """
-    if download := export_query(request, name, connection, query, **filters):
-        return download
-    number = get_int(request, "page", low=1, high=1_000_000)
+    if get_text(request, "format"):
+        return send_table(request, name, sql.table(connection, query, **filters, limit=MAX_EXPORT_ROWS + 1, offset=0))
+    number = int(get_number(request, "page", low=1, high=1_000_000) or 1)
     rows = sql.rows(connection, query, **filters, limit=PAGE_ROWS, offset=PAGE_ROWS * (number - 1))
     if number > 1 and not rows:
         raise BadFilterError(f"page: got {number}, expected a smaller number; the list has fewer pages.")
@@ -150,40 +149,25 @@ def render_list(
     return render_page(request, name, rows=rows, pages=pages, **values)
 
 
-def export_query(
-    request: Request, name: str, connection: sql.Connection, query: str, **parameters: Any
-) -> Response | None:
-    """Return all rows of a query as a download if the URL asks for one, else None. Raises BadFilterError."""
-    everything = {"offset": 0} if "after" not in parameters else {}
-    return export_table(
-        request, name, lambda: sql.table(connection, query, **parameters, **everything, limit=MAX_EXPORT_ROWS + 1)
-    )
-
-
-def export_table(request: Request, name: str, load_table: Callable[[], pa.Table]) -> Response | None:
-    """Return a table as a download if the URL asks for one (`format=csv`, `format=parquet`), else None.
+def send_table(request: Request, name: str, table: pa.Table) -> Response:
+    """Send a table as a download in the format that the URL names (`format=csv`, `format=parquet`).
 
     Raises:
-        BadFilterError: The table has more than MAX_EXPORT_ROWS rows.
+        BadFilterError: The format is unknown, or the table has more than MAX_EXPORT_ROWS rows.
     """
-    kind = get_choice(request, "format", _EXPORT_TYPES)
-    if kind is None:
-        return None
-    table = load_table()
+    kind = get_choice(request, "format", _EXPORT_TYPES) or "csv"
     if table.num_rows > MAX_EXPORT_ROWS:
         raise BadFilterError(
             f"format: got more than {MAX_EXPORT_ROWS} rows, expected at most that many; set more filters, or use "
             "m2ib-audit sql, which has no limit."
         )
-    data = _write_csv(table) if kind == "csv" else _write_parquet(table)
-    headers = {"Content-Disposition": f'attachment; filename="{name}.{kind}"'}
-    return Response(data, media_type=_EXPORT_TYPES[kind], headers=headers)
-
-
-def _write_parquet(table: pa.Table) -> bytes:
     file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd")
-    return file.getvalue()
+    if kind == "parquet":
+        pq.write_table(table, file, compression="zstd")
+    else:
+        file.write(_write_csv(table))
+    headers = {"Content-Disposition": f'attachment; filename="{name}.{kind}"'}
+    return Response(file.getvalue(), media_type=_EXPORT_TYPES[kind], headers=headers)
 
 
 def _write_csv(table: pa.Table) -> bytes:

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request, Response
 
 import sql
 from review.presentation import formatting
+from review.site.pages.alerts import list_alerts, list_audits
 from review.site.pages.decisions import get_sign_off
-from review.site.pages.overview import list_alerts, list_audits
-from review.site.pages.rendering import get_choice, get_lake, get_text, list_options, render_list, render_page
+from review.site.pages.rendering import Lake, get_choice, get_text, list_options, render_list, render_page
 
 router = APIRouter()
 STAGES: Final = ("ingest", "attribute")
@@ -19,9 +19,8 @@ STAGES: Final = ("ingest", "attribute")
 
 
 @router.get("/runs")
-def show_runs(request: Request) -> Response:
+def show_runs(request: Request, lake: Lake) -> Response:
     """Show all runs, newest first."""
-    lake = get_lake(request)
     filters = {
         "audit": get_text(request, "audit") or "all",
         "status": get_choice(request, "status", formatting.RUN_STATUSES) or "any",
@@ -40,9 +39,8 @@ def show_runs(request: Request) -> Response:
 
 
 @router.get("/runs/{run_id}")
-def show_run(request: Request, run_id: str) -> Response:
+def show_run(request: Request, lake: Lake, run_id: str) -> Response:
     """Show one run."""
-    lake = get_lake(request)
     manifest = lake.read_manifest(run_id)
     checks = lake.query_run(run_id, "review/checks")
     suites = Counter((check["suite"], check["success"]) for check in checks)
@@ -71,9 +69,8 @@ def show_run(request: Request, run_id: str) -> Response:
 
 
 @router.get("/errors")
-def show_errors(request: Request) -> Response:
+def show_errors(request: Request, lake: Lake) -> Response:
     """Show the error rows that match the filters of the URL; by default those of the newest readable run."""
-    lake = get_lake(request)
     run_ids = lake.list_runs()
     damaged = lake.list_damage()
     run = get_text(request, "run") or next((run_id for run_id in run_ids if run_id not in damaged), "all")

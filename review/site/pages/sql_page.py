@@ -6,7 +6,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.site.pages.rendering import export_table, get_lake, render_page
+from review.site.pages.rendering import Lake, get_text, render_page, send_table
 
 router = APIRouter()
 MAX_QUERY_CHARS: Final = 20_000
@@ -40,10 +40,9 @@ EXAMPLES: Final = {
 
 
 @router.get("/sql")
-def show_sql(request: Request) -> Response:
+def show_sql(request: Request, lake: Lake) -> Response:
     """Run a query and show its rows, or why it failed."""
     settings = request.app.state.settings
-    lake = get_lake(request)
     text = request.query_params.get("q", "").strip()
     values: dict[str, Any] = {"text": text, "error": None, "columns": [], "rows": [], "is_cut": False, "seconds": 0.0}
     if len(text) > MAX_QUERY_CHARS:
@@ -54,8 +53,8 @@ def show_sql(request: Request) -> Response:
             answer = lake.run_query(text, settings.sql_rows + 1, settings.sql_seconds)
             values["seconds"] = time.perf_counter() - start
             table = answer.slice(0, settings.sql_rows)
-            if download := export_table(request, "query", lambda: table):
-                return download
+            if get_text(request, "format"):
+                return send_table(request, "query", table)
             # Not as dictionaries, because two columns may have the same name.
             rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
             values |= {"columns": table.column_names, "rows": rows, "is_cut": answer.num_rows > table.num_rows}

@@ -362,6 +362,7 @@ def test_this_machine_has_its_names(served, host):
         "localhost@evil.example",
         "a b",
         ":",
+        "[",
         "",
     ],
 )

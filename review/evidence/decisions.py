@@ -6,7 +6,7 @@ Nothing is overwritten: a new decision is a new record. The view `triage` has th
 import contextlib
 import itertools
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Final
@@ -60,7 +60,7 @@ def decide(
     signer: SigningKey | None = None,
     seen: int | None = None,
 ) -> Record:
-    """Record a decision about an alert, with the evidence, and return the record.
+    """Record a decision about an alert, with the evidence, and return the record. Raises DecisionError.
 
     Args:
         lake: The lake.
@@ -73,24 +73,16 @@ def decide(
         until: Last day of a waiver; required for the decision `waived`, not allowed for others.
         four_eyes: Require a second signature, even if the configuration of the run does not.
         signer: Key that signs the record.
-        seen: Record number of the last decision that the reviewer saw, 0 for none. If there is a newer decision about
-            this alert, it is an error.
-
-    Raises:
-        DecisionError: An argument is missing or invalid, or there is a newer decision than `seen`.
-        sql.LakeError: The lake or its ledger cannot be read or written.
+        seen: Record number of the last decision that the reviewer saw, 0 for none; a newer one is an error.
     """
     reason = _clean_text("reason", reason)
     _check_reviewer(reviewer, meaning)
     _check_choice("decision", decision, DECISIONS)
-    if decision == "waived":
-        if until is None or until < datetime.now(UTC).date():
-            raise DecisionError(
-                f"until: got {until or 'nothing'}, expected the last day of the waiver, today (UTC) or later; set it"
-            )
-    elif until is not None:
+    today = datetime.now(UTC).date()
+    if until is None or until < today if decision == "waived" else until is not None:
         raise DecisionError(
-            f"until: got {until} with decision {decision!r}, expected a day only with `waived`; leave it out"
+            f"until: got {until or 'nothing'} with decision {decision!r}, expected the last day of the waiver, today "
+            f"({today} in UTC) or later, with `waived`, and nothing with other decisions; correct it"
         )
     manifest, digest = _load_manifest(lake, run_id)
     history = _load_history(lake, run_id, alert_id)
@@ -132,10 +124,8 @@ def countersign(
 ) -> Record:
     """Record a second signature under the decision or sign-off in record `number`, and return its record.
 
-    Raises:
-        DecisionError: The record does not exist, is signed by the same reviewer, is countersigned already or not in
-            force, or its signer was identified more strongly than this reviewer.
-        sql.LakeError: The ledger cannot be read or written.
+    Raises DecisionError if the record does not exist, is signed by the same reviewer, is countersigned already, is not
+    in force, or has a signer who was identified more strongly than this reviewer.
     """
     _check_reviewer(reviewer, meaning)
     statement = _clean_text("statement", statement) if statement.strip() else ""
@@ -181,19 +171,19 @@ def sign_off(
     signer: SigningKey | None = None,
     seen: int | None = None,
 ) -> Record:
-    """Record the sign-off of a run, with its number of open alerts, and return the record.
+    """Record the sign-off of a run, with its number of open alerts, and return the record. Raises DecisionError.
 
     `four_eyes` requires a second signature, even if the configuration of the run does not. `seen` is the number of the
-    last ledger record that the reviewer saw, by default the last of the ledger.
-
-    Raises:
-        DecisionError: An argument is missing or invalid, or somebody has decided or signed since.
-        sql.LakeError: The lake or its ledger cannot be read or written.
+    last ledger record that the reviewer saw, by default the last of the ledger; a newer decision or signature is an
+    error.
     """
     statement = _clean_text("statement", statement)
     _check_reviewer(reviewer, meaning)
     manifest, digest = _load_manifest(lake, run_id)
     last = len(ledger.read_records(lake)) if seen is None else seen
+    counts, problem = query_decisions(
+        lake, manifest, lambda connection: sql.rows(connection, "review/decision_counts", run_id=run_id)[0]
+    )
     body = {
         "run_id": run_id,
         "meaning": meaning,
@@ -201,8 +191,10 @@ def sign_off(
         "four_eyes": four_eyes or bool(manifest.get("four_eyes")),
         "reviewer": asdict(reviewer),
         "manifest_sha256": digest,
-        **_count_decisions(lake, manifest),
+        "alerts": counts,
     }
+    if problem is not None:
+        body["gap"] = problem  # why decisions of earlier runs may be missing
 
     def check(before: Sequence[Record]) -> None:
         for record in ledger.select_kinds(before[last:], "review", "countersign", "sign_off"):
@@ -214,21 +206,29 @@ def sign_off(
     return ledger.append(lake, "sign_off", body, signer, check)
 
 
-def find_earlier_runs(lake: Root, manifest: Mapping[str, Any]) -> tuple[list[str], str | None]:
-    """Find the earlier complete runs of a run's audit; decisions in them can be in force for the run.
+def query_decisions(
+    lake: Root, manifest: Mapping[str, Any], query: Callable[[sql.Connection], Any]
+) -> tuple[Any, str | None]:
+    """Query a run with the earlier runs of its audit, whose decisions can be in force for it.
 
     Returns:
-        The ids of the runs, and a sentence on why some may be missing, or None. Runs that cannot be read are left out,
-        because they may belong to a different audit.
+        The result of the query, and why decisions of earlier runs may be missing, or None. Runs that cannot be read are
+        left out, because they may belong to a different audit.
     """
-    names = [name for name in stores.list_folders(lake / "runs") if name < manifest["run_id"]]
-    problem = None
+    run_id, problem = manifest["run_id"], None
+    names = [name for name in stores.list_folders(lake / "runs") if name < run_id]
     try:
         records = sql.read_manifests(lake, names[0], names[1:]) if names else []
     except sql.LakeError as error:
         problem, records = str(error), list(_read_manifests(lake, names))
-    same = [record for record in records if all(record.get(key) == manifest.get(key) for key in ("corpus", "model"))]
-    return [record["run_id"] for record in same if sql.is_complete(record)], problem
+    audit = {key: manifest.get(key) for key in ("corpus", "model")}
+    earlier = [record["run_id"] for record in records if audit.items() <= record.items() and sql.is_complete(record)]
+    try:
+        with sql.connect(lake, run_id, earlier, with_decisions=True) as connection:
+            return query(connection), problem
+    except sql.LakeError as error:  # another run is damaged; this one can still be reported and signed off
+        with sql.connect(lake, run_id, with_decisions=True) as connection:
+            return query(connection), str(error)
 
 
 def _read_manifests(lake: Root, names: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -236,22 +236,6 @@ def _read_manifests(lake: Root, names: Iterable[str]) -> Iterator[dict[str, Any]
     for name in names:
         with contextlib.suppress(sql.LakeError):
             yield from sql.read_manifests(lake, name)
-
-
-def _count_decisions(lake: Root, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Count open, pending and decided alerts; the entry `gap` says why decisions of earlier runs may be missing."""
-    run_id = manifest["run_id"]
-    earlier, problem = find_earlier_runs(lake, manifest)
-
-    def count(*names: str) -> dict[str, Any]:
-        with sql.connect(lake, run_id, names, with_decisions=True) as connection:
-            return sql.rows(connection, "review/decision_counts", run_id=run_id)[0]
-
-    try:
-        counts = count(*earlier)
-    except sql.LakeError as error:  # another run is damaged; this one can still be signed off
-        counts, problem = count(), str(error)
-    return {"alerts": counts} | ({} if problem is None else {"gap": problem})
 
 
 def _check_choice(field: str, value: str, expected: Sequence[str]) -> None:
@@ -275,12 +259,16 @@ def _check_reviewer(reviewer: Reviewer, meaning: str) -> None:
 def _clean_text(field: str, text: str) -> str:
     """Return a text without surrounding white space. Raises DecisionError for empty, too long or unprintable text."""
     text = text.replace("\r\n", "\n").strip()
-    if not text:
-        raise DecisionError(f"{field}: got nothing, expected a text that an auditor understands later; write one")
+    problem = None if text else "nothing"
     if len(text) > MAX_REASON_CHARS:
-        raise DecisionError(f"{field}: got {len(text)} characters, expected {MAX_REASON_CHARS} at most; shorten it")
-    if any(unicodedata.category(mark) in ("Cc", "Cs") and mark not in "\n\t" for mark in text):
-        raise DecisionError(f"{field}: got control characters, expected text; remove them")
+        problem = f"{len(text)} characters"
+    elif any(unicodedata.category(mark) in ("Cc", "Cs") and mark not in "\n\t" for mark in text):
+        problem = "control characters"
+    if problem is not None:
+        raise DecisionError(
+            f"{field}: got {problem}, expected a text of at most {MAX_REASON_CHARS} characters that an auditor "
+            "understands later; write it again"
+        )
     return text
 
 

@@ -89,10 +89,6 @@ def verify(lake: Root, run_id: str | None, public: PublicKey | None = None, head
             ledger.
         public: Public key that must verify the signature of every record of the ledger; None accepts unsigned records.
         head: sha256 of a record that must be in the ledger.
-
-    Raises:
-        VerifyError: The run is not in the lake, or `head` is not a sha256.
-        sql.LakeError: The lake cannot be read.
     """
     sizes, links = stores.list_sizes(lake), stores.list_links(lake)
     result = VerifyResult()
@@ -455,12 +451,7 @@ class WrittenReport:
 
 
 def find_written_report(lake: Root, data: bytes) -> WrittenReport:
-    """Find the ledger's record of a report by the sha256 of the report.
-
-    Raises:
-        VerifyError: The ledger has no record of this report.
-        sql.LakeError: The ledger cannot be read, or is not intact.
-    """
+    """Find the ledger's record of a report by the sha256 of the report. Raises VerifyError if it has none."""
     records = ledger.read_records(lake)
     digest = ledger.sha256(data)
     record = next((each for each in ledger.select_kinds(records, "report") if each.body.get("sha256") == digest), None)

@@ -87,7 +87,7 @@ def build_decision(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     """Yield blocks with the reviewers' decision about an alert."""
     row = facts.decisions.get(alert.row["alert_id"])
     yield Paragraph("Decision", "heading")
-    if row is None or row["decided"] is None:
+    if row is None:
         yield Paragraph("Nobody has decided about this alert.")
         return
     decision = format_decision(row["decision"], describe=row["decision"] == row["decided"])
@@ -95,24 +95,21 @@ def build_decision(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
         decision = f"open again, because the evidence has changed: {isolate_text(row['why'])}"
     elif row["why"]:
         decision = f"{format_decision(row['decision'])}: {isolate_text(row['why'])}"
-    facts_of_decision = [Fact("Decision", decision)]
-    if row["decision"] != row["decided"]:
-        facts_of_decision.append(Fact("Recorded decision", format_decision(row["decided"], describe=True)))
-    if row["until"] is not None:
-        facts_of_decision.append(Fact("Waived until", f"{row['until']}, inclusive"))
-    carried_over = row["carried_over"] and not row["changed"]
-    facts_of_decision += [
+    recorded = format_decision(row["decided"], describe=True)
+    source = row["reviewed_run"]
+    if row["carried_over"] and not row["changed"]:
+        source += "; carried over to this run, because the evidence has not changed materially"
+    rows = [
+        Fact("Decision", decision),
+        *([Fact("Recorded decision", recorded)] if row["decision"] != row["decided"] else []),
+        *([Fact("Waived until", f"{row['until']}, inclusive")] if row["until"] is not None else []),
         Fact("Reason", isolate_text(row["reason"])),
         *_build_signer(row, row["decided_at"]),
         *_build_second_signature(facts, row["review"], bool(row["second_needed"])),
-        Fact(
-            "Reviewed run",
-            row["reviewed_run"]
-            + ("; carried over to this run, because the evidence has not changed materially" if carried_over else ""),
-        ),
+        Fact("Reviewed run", source),
         Fact("Record", f"{row['review']} of the ledger"),
     ]
-    yield Facts(facts_of_decision)
+    yield Facts(rows)
 
 
 def _find_undecided(facts: RunFacts) -> list[tuple[int, AlertFacts, str]]:
@@ -120,7 +117,7 @@ def _find_undecided(facts: RunFacts) -> list[tuple[int, AlertFacts, str]]:
     undecided = []
     for number, alert in enumerate(facts.alerts, start=1):
         row = facts.decisions.get(alert.row["alert_id"])
-        if row is None or row["decided"] is None:
+        if row is None:
             undecided.append((number, alert, "no decision yet"))
         elif row["decision"] == "needs_data":
             undecided.append((number, alert, f"{isolate_text(row['reviewer'])} requested more data"))
@@ -148,14 +145,17 @@ def _build_undecided(facts: RunFacts) -> Iterator[Block]:
 
 
 def _format_decision_row(facts: RunFacts, number: int, alert: AlertFacts) -> dict[str, str]:
-    cells = {"alert": str(number), "decision": "open", "reviewer": NO_VALUE, "time": NO_VALUE, "record": NO_VALUE}
     row = facts.decisions.get(alert.row["alert_id"])
-    if row is not None and row["decided"] is not None:
-        carried_over = ", carried over" if row["carried_over"] and row["decision"] != "open" else ""
-        cells["decision"] = format_decision(row["decision"]) + carried_over
-        cells["reviewer"] = f"{row['reviewer']}, {row['role']}"
-        cells |= {"time": format_time(row["decided_at"]), "record": str(row["review"])}
-    return cells
+    if row is None:
+        return {"alert": str(number), "decision": "open", "reviewer": NO_VALUE, "time": NO_VALUE, "record": NO_VALUE}
+    carried_over = ", carried over" if row["carried_over"] and row["decision"] != "open" else ""
+    return {
+        "alert": str(number),
+        "decision": format_decision(row["decision"]) + carried_over,
+        "reviewer": f"{row['reviewer']}, {row['role']}",
+        "time": format_time(row["decided_at"]),
+        "record": str(row["review"]),
+    }
 
 
 def _build_signer(row: Mapping[str, Any], time: datetime) -> list[Fact]:

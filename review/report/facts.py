@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import sql
-from review.evidence.decisions import find_earlier_runs
+from review.evidence.decisions import query_decisions
 from review.presentation import drawing
 from review.presentation.corpus import open_audited_corpus
 from review.presentation.formatting import NO_VALUE, format_headline, format_self_audit
@@ -48,17 +48,9 @@ class RunFacts:
         self.as_of = max(self.end_time, self.last_record.at) if self.last_record else self.end_time
         self.files = [entry for entry in manifest["files"] if entry["path"].rpartition("/")[2] not in _NOT_LISTED]
         self.color_scale = encode_picture(drawing.draw_color_scale())
-        with sql.connect(lake, self.run_id, with_decisions=True) as connection:
+        with sql.connect(lake, self.run_id) as connection:
             self._read_run(connection, remote)
-            self._read_decisions(connection)
-        # Decisions made in earlier runs of the audit can be in force for this run.
-        earlier, self.unreadable_runs = find_earlier_runs(lake, manifest) if self.histories else ([], None)
-        if earlier:
-            try:
-                with sql.connect(lake, self.run_id, earlier, with_decisions=True) as connection:
-                    self._read_decisions(connection)
-            except sql.LakeError as error:  # another run is damaged; this one can still be reported
-                self.unreadable_runs = str(error)
+        _, self.unreadable_runs = query_decisions(lake, manifest, self._read_decisions)
 
     def setting(self, section: str, key: str) -> Any:
         """Return a setting of the resolved configuration; a dash if the configuration does not have it."""
@@ -82,7 +74,8 @@ class RunFacts:
     def _read_decisions(self, connection: sql.Connection) -> None:
         read = partial(sql.rows, connection)
         decisions = read("review/decisions", run_id=self.run_id)
-        self.decisions = {row["alert_id"]: row for row in decisions if row["alert_id"] is not None}
+        # By alert id; alerts without a decision are left out.
+        self.decisions = {row["alert_id"]: row for row in decisions if row["decided"] is not None}
         self.sign_offs = read("review/sign_offs", run_id=self.run_id)
         # By the number of the record that they countersign.
         self.countersigns = {row["record"]: row for row in read("review/countersigned")}

@@ -104,14 +104,17 @@ def test_a_correction_is_a_new_record(run):
 def test_invalid_decisions_are_refused(run):
     for options, message in (
         ({"reason": " \n"}, "reason: got nothing, expected a text"),
-        ({"reason": "x" * 4001}, "reason: got 4001 characters, expected 4000 at most"),
+        ({"reason": "x" * 4001}, "reason: got 4001 characters, expected a text of at most 4000"),
         ({"reason": "a\x00b"}, "reason: got control characters"),
         ({"reason": "a\ud800b"}, "reason: got control characters"),
         ({"meaning": "fun"}, "meaning: got 'fun', expected one of review, approval, responsibility, authorship"),
         ({"decision": "spurious"}, "decision: got 'spurious', expected one of confirmed, benign, needs_data"),
-        ({"decision": "waived"}, "until: got nothing, expected the last day of the waiver"),
-        ({"decision": "waived", "until": date(2020, 1, 1)}, "until: got 2020-01-01, expected the last day"),
-        ({"until": LATER}, "until: got .* with decision 'benign', expected a day only with `waived`"),
+        ({"decision": "waived"}, "until: got nothing with decision 'waived', expected the last day of the waiver"),
+        (
+            {"decision": "waived", "until": date(2020, 1, 1)},
+            "until: got 2020-01-01 with decision 'waived', expected the last day",
+        ),
+        ({"until": LATER}, "until: got .* with decision 'benign', expected .* nothing with other decisions"),
         ({"reviewer": replace(ANN, name=" ")}, "name: got ' ', expected one line"),
         ({"reviewer": replace(ANN, role="a\nb")}, "role: got .*expected one line"),
         ({"reviewer": replace(ANN, identity="guessed")}, "identity: got 'guessed', expected one of declared"),

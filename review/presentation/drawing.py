@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 as shares of width and height."""
@@ -22,22 +22,11 @@ SIDE = 288
 _LARGEST_PNG = 48 * 1024
 _GRAY = 128  # padding outside the image
 _DARK_GRAY = 40.0
-# Color maps of matplotlib (public domain) at nine stops of increasing lightness. Their darkest fifth is not used: it
-# looks like the background of a radiograph.
-_STOPS = {
-    "inferno": "000004 210c4a 56106e 89226a bb3754 e35932 f98c0a f9c932 fcffa4",
-    "viridis": "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725",
-    "cividis": "00224e 1a386f 434e6c 61656f 7d7c78 9b9476 bcae6c dec958 fee838",
-}
-_COLOR_MAPS = {
-    name: np.array([list(bytes.fromhex(code)) for code in codes.split()], dtype=np.float64)
-    for name, codes in _STOPS.items()
-}
-COLOR_MAPS = tuple(_STOPS)
-"""Names of the color maps; cividis suits color vision deficiency."""
+COLOR_MAPS = ("inferno", "viridis", "cividis")
+"""Names of color maps of matplotlib; cividis suits color vision deficiency."""
 # Ends of the diverging scale of differences, of equal lightness.
 _NEGATIVE, _POSITIVE = np.array((64.0, 140.0, 255.0)), np.array((255.0, 130.0, 30.0))
-_LOWEST = 0.2
+_LOWEST_COLOR = 0.2  # darker colors of a map look like the background of a radiograph
 _OPACITY = 0.75
 _OPAQUE_LEVEL = 0.05  # share of the scale below which a patch fades out, so that the image stays visible
 
@@ -75,8 +64,7 @@ def draw_overlay(view: Image.Image | None, bits: Grid, top: float, regions: Sequ
         gray = np.asarray(view.resize(size).convert("L"), dtype=np.float64)
         ground = np.repeat(gray[:, :, None] * 0.8, 3, axis=2)
     cell = size[0] // bits.shape[1]
-    tinted = _tint(ground, _enlarge(bits, cell), top)
-    image = Image.fromarray(tinted)
+    image = Image.fromarray(_tint(ground, bits.repeat(cell, axis=0).repeat(cell, axis=1), top))
     for boxes in regions:
         image = _outline(image, boxes, width=2)
     return image
@@ -86,7 +74,7 @@ def draw_mean_map(bits: Grid, top: float, boxes: Sequence[Box]) -> Image.Image:
     """Draw a grid at twice the picture size, with the bits of each patch if they fit."""
     cell = 2 * picture_size(*bits.shape)[0] // bits.shape[1]
     ground = np.full((cell * bits.shape[0], cell * bits.shape[1], 3), _DARK_GRAY)
-    image = Image.fromarray(_tint(ground, _enlarge(bits, cell), top))
+    image = Image.fromarray(_tint(ground, bits.repeat(cell, axis=0).repeat(cell, axis=1), top))
     draw = ImageDraw.Draw(image)
     for row, column in itertools.product(*(range(count) for count in bits.shape)):
         corner = (column * cell, row * cell, (column + 1) * cell - 1, (row + 1) * cell - 1)
@@ -132,17 +120,16 @@ def _scale_level(bits: Grid, top: float, lowest: float = 0.0) -> Grid:
     return np.clip(np.nan_to_num(bits / top, nan=0.0, posinf=1.0, neginf=lowest), lowest, 1.0)
 
 
-def _to_rgba(color: NDArray[np.float64], opacity: NDArray[np.float64]) -> Image.Image:
+def _to_rgba(color: Grid, opacity: Grid) -> Image.Image:
     alpha = 255 * opacity[..., None]
     return Image.fromarray(np.concatenate((color, alpha), axis=-1).round().astype(np.uint8))
 
 
-def _to_colors(level: NDArray[np.float64], color_map: str) -> NDArray[np.float64]:
-    steps = _COLOR_MAPS[color_map]
-    place = (_LOWEST + (1 - _LOWEST) * level) * (len(steps) - 1)
-    step = np.minimum(place.astype(np.int64), len(steps) - 2)
-    found: NDArray[np.float64] = steps[step] + (place - step)[..., None] * (steps[step + 1] - steps[step])
-    return found
+def _to_colors(level: Grid, color_map: str) -> Grid:
+    from matplotlib import colormaps  # slow to import
+
+    colors: Grid = 255 * colormaps[color_map](_LOWEST_COLOR + (1 - _LOWEST_COLOR) * level)[..., :3]
+    return colors
 
 
 def encode_data_uri(image: Image.Image) -> str:
@@ -162,10 +149,6 @@ def _encode(image: Image.Image, **settings: object) -> bytes:
     return file.getvalue()
 
 
-def _enlarge(bits: Grid, cell: int) -> Grid:
-    return bits.repeat(cell, axis=0).repeat(cell, axis=1)
-
-
 def _tint(ground: NDArray[np.float64], bits: Grid, top: float, color_map: str = "inferno") -> NDArray[np.uint8]:
     level = _scale_level(bits, top)
     color = _to_colors(level, color_map)
@@ -177,22 +160,15 @@ def _tint(ground: NDArray[np.float64], bits: Grid, top: float, color_map: str = 
 def _outline(image: Image.Image, boxes: Sequence[Box], width: int) -> Image.Image:
     """Outline the union of the boxes along its inside: a white line between black ones is visible on any image."""
     # Padded, so that the edge of the picture counts as a border.
-    inside = np.zeros((image.height + 2, image.width + 2), dtype=bool)
+    inside = np.zeros((image.height + 2, image.width + 2), dtype=np.uint8)
     for x0, y0, x1, y1 in boxes:
         rows = slice(1 + round(max(y0, 0) * image.height), 1 + round(min(y1, 1) * image.height))
         columns = slice(1 + round(max(x0, 0) * image.width), 1 + round(min(x1, 1) * image.width))
-        inside[rows, columns] = True
+        inside[rows, columns] = 255
+    shape = Image.fromarray(inside)
     pixels = np.array(image)
-    for color, rings in ((0, 1), (255, width), (0, 1)):
-        for _ in range(rings):
-            eroded = _erode(inside)
-            pixels[(inside & ~eroded)[1:-1, 1:-1]] = color
-            inside = eroded
+    for color in (0, *[255] * width, 0):
+        smaller = shape.filter(ImageFilter.MinFilter(3))
+        pixels[(np.asarray(shape) != np.asarray(smaller))[1:-1, 1:-1]] = color
+        shape = smaller
     return Image.fromarray(pixels)
-
-
-def _erode(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    eroded = inside.copy()
-    for rows, columns in itertools.product((-1, 0, 1), repeat=2):
-        eroded &= np.roll(inside, (rows, columns), axis=(0, 1))
-    return eroded

@@ -232,8 +232,8 @@ def format_self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     The trials are rows of the query `review/self_audit`, sorted from the smallest effect.
     """
     sizes = [trial for trial in trials if trial["kind"] == "sensitivity"]
-    detected = [trial for trial in sizes if _is_nearly_always_confirmed(trial)]
-    sentences = [_format_sensitivity(trial) for trial in detected[:1] or sizes[-1:]]
+    detected = [trial for trial in sizes if trial["confirmed"] >= 0.95 * trial["sets"]]
+    sentences = [_format_sensitivity(trial, bool(detected)) for trial in detected[:1] or sizes[-1:]]
     sentences += [_format_synthetic_tag(trial) for trial in trials if trial["kind"] == "tag"]
     if random := [trial for trial in trials if trial["kind"] == "random"]:
         confirmed = sum(trial["confirmed"] for trial in random)
@@ -245,25 +245,19 @@ def format_self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     return sentences
 
 
-def _is_nearly_always_confirmed(trial: Mapping[str, Any]) -> bool:
-    return bool(trial["confirmed"] >= 0.95 * trial["sets"])
-
-
-def _format_sensitivity(trial: Mapping[str, Any]) -> str:
+def _format_sensitivity(trial: Mapping[str, Any], is_detected: bool) -> str:
     region = f"a region of {format_percent(trial['area'])} of the area that reduces the margin of every pair"
     effect = f"{format_score(trial['size'])} ({format_percent(trial['size'] / trial['margin'])} of it)"
     rate = f"{format_percent(trial['confirmed'] / trial['sets'])} of samples of {format_count(trial['n'], 'pair')}"
-    if _is_nearly_always_confirmed(trial):
+    if is_detected:
         return f"this audit would have confirmed {region} by {effect} in {rate}"
     return f"this audit has low power: {region} by {effect} would have been confirmed in only {rate}"
 
 
 def _format_synthetic_tag(trial: Mapping[str, Any]) -> str:
-    outcome = (
-        "confirmed, so this model reacts to any tag"
-        if trial["confirmed"]
-        else "not confirmed, so the score does not depend on it"
-    )
+    outcome = "confirmed, so this model reacts to any tag"
+    if not trial["confirmed"]:
+        outcome = "not confirmed, so the score does not depend on it"
     return (
         "covering a synthetic tag, added by the audit to a corner of copies of the images, cost "
         f"{format_score(trial['effect'])} of the margin more than its controls (95% interval "
@@ -283,9 +277,6 @@ def format_decision(decision: str, describe: bool = False) -> str:
 def format_label(name: str) -> str:
     """Format the stored name of a meaning, identity or fill, such as "review: examined the evidence"."""
     return (MEANING_LABELS | IDENTITY_LABELS | _FILL_LABELS).get(name, name)
-
-
-# Numbers
 
 
 # Numbers

@@ -139,8 +139,7 @@ class Album:
         for row in sql.rows(connection, "review/boxes_of_pairs", **parameters):
             self._boxes[row["pair_id"], row["region"]].append((row["x0"], row["y0"], row["x1"], row["y1"]))
         self._corpus = corpus
-        self._views: dict[str, tuple[Image.Image | None, str | None]] = {}
-        self._pictures: dict[str, Picture] = {}
+        self._views: dict[str, tuple[Image.Image | None, Picture | None, str | None]] = {}
         rows = self.rows.values()
         self.image_top = _largest(nats_to_bits(patch) for row in rows for patch in row["image_map"] or ())
         self.text_top = _largest(nats_to_bits(token) for row in rows for token in row["text_map"] or ())
@@ -160,7 +159,7 @@ class Album:
 
     def _show_pair(self, row: dict[str, Any], regions: Sequence[str]) -> ShownPair:
         pair_id, bits = row["pair_id"], to_bits_grid(row)
-        view, problem, overlay = None, None, None
+        picture, problem, overlay = None, None, None
         if bits is None:
             problem = (
                 f"Map not shown: it has {len(row['image_map'] or ())} values, expected {row['grid_h']} x "
@@ -169,17 +168,15 @@ class Album:
         else:
             if pair_id not in self._views:
                 self._views[pair_id] = self._load_view(row, drawing.picture_size(*bits.shape))
-            view, problem = self._views[pair_id]
+            view, picture, problem = self._views[pair_id]
             outlines = [self.boxes(region, pair_id) for region in regions]
             overlay = encode_picture(drawing.draw_overlay(view, bits, self.image_top, outlines))
             if not np.isfinite(bits).all():
                 problem = f"{problem or ''} {(~np.isfinite(bits)).sum()} values of the map are not finite.".strip()
-        if view is not None and pair_id not in self._pictures:
-            self._pictures[pair_id] = encode_picture(view)
         shares = self.region_shares[pair_id]
         return ShownPair(
             row=row,
-            view=self._pictures.get(pair_id),
+            view=picture,
             overlay=overlay,
             problem=problem,
             tokens=self.tokens(row),
@@ -188,18 +185,20 @@ class Album:
             strongest=None if bits is None else float(bits.max()),
         )
 
-    def _load_view(self, row: dict[str, Any], size: tuple[int, int]) -> tuple[Image.Image | None, str | None]:
-        """Return the image as the model sees it, or the reason why it cannot be shown."""
+    def _load_view(
+        self, row: dict[str, Any], size: tuple[int, int]
+    ) -> tuple[Image.Image | None, Picture | None, str | None]:
+        """Return the image as the model sees it, also encoded, or the reason why it cannot be shown."""
         if self._corpus is None:
-            return None, "Image not shown: the corpus is not available."
+            return None, None, "Image not shown: the corpus is not available."
         try:
             image = self._corpus.read_image(Place(row["file_name"], row["container"], row["position"]))
         except (RowError, OSError) as error:
-            return None, f"Image not shown: {error}"
+            return None, None, f"Image not shown: {error}"
         if image.sha256 != row["image_sha256"]:
-            return None, "Image not shown: the file has changed since the audit (its sha256 differs)."
-        box = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
-        return drawing.draw_view(image.pixels, box, size), None
+            return None, None, "Image not shown: the file has changed since the audit (its sha256 differs)."
+        view = drawing.draw_view(image.pixels, (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"]), size)
+        return view, encode_picture(view), None
 
     def tokens(self, row: dict[str, Any]) -> list[Token]:
         """Return the tokens of the caption of a pair with their bits."""

@@ -257,7 +257,7 @@ def build_card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> 
             Fact(
                 f"{capitalize(region)}, {'outlined' if is_outlined else 'its strongest region'}",
                 f"{format_percent(share.share)} of the attribution ({format_bits(share.bits)} bits) on "
-                f"{format_percent(share.area)} of the {TEXTS['alert'][share.side]['whole']}",
+                f"{format_percent(share.area)} of the {'words' if share.side == 'text' else 'area'}",
                 main=True,
             )
         )

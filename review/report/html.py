@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def load_document(lake: Root, run_id: str, remote: bool = True) -> Document:
 def render_report(document: Document, kind: str, fonts: Collection[Path] = ()) -> bytes:
     """Render a report in one of FORMATS; the same document gives the same bytes. Raises ReportError."""
     if kind == "html":
-        return render_html("report.html.j2", stylesheet(document.run_id), document=document)
+        return render_html("report.html.j2", stylesheet(), document=document)
     from review.report.pdf import render_pdf  # slow to import
 
     return render_pdf(document, fonts)
@@ -113,16 +112,15 @@ def _find_manifest(lake: Root, run_id: str) -> dict[str, Any]:
     return available[run_id]
 
 
-def stylesheet(run_id: str = "") -> str:
-    """Return the style sheet of the HTML report, with the run id in the footer of printed pages.
+def stylesheet() -> str:
+    """Return the style sheet of the HTML report.
 
     Shades of tokens are classes, so that the content security policy can forbid all other styles.
     """
-    shades = "\n".join(
+    shades = (
         f".shade-{step} {{ background: rgb(249 140 10 / {step / SHADES * 0.8:.3f}); }}" for step in range(SHADES + 1)
     )
-    text = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
-    return f"\n{text.replace('RUN_ID', re.sub(r'[^A-Za-z0-9._-]', '?', run_id))}\n{shades}\n"
+    return "\n".join(["", (_TEMPLATES / "report.css").read_text(encoding="utf-8"), *shades, ""])
 
 
 def load_templates() -> jinja2.Environment:

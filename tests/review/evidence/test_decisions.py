@@ -229,17 +229,17 @@ def test_a_second_signature_needs_an_identity_as_strong_as_the_first(four_eyes_r
 
 def test_a_sign_off_is_refused_if_a_decision_was_made_meanwhile(run_of_two, monkeypatch):
     run = run_of_two
-    counted = decisions._count_decisions
+    counted = decisions.query_decisions
 
     def slowly(*given):
         found = counted(*given)
         judge(run)
         return found
 
-    monkeypatch.setattr(decisions, "_count_decisions", slowly)
+    monkeypatch.setattr(decisions, "query_decisions", slowly)
     with pytest.raises(DecisionError, match=r"Ann Example has decided or signed meanwhile \(record 1\)"):
         sign_off(run.lake, BOB, run.run_id, "responsibility", "fit for use")
-    monkeypatch.setattr(decisions, "_count_decisions", counted)
+    monkeypatch.setattr(decisions, "query_decisions", counted)
     with pytest.raises(DecisionError, match="meanwhile"):
         sign_off(run.lake, BOB, run.run_id, "responsibility", "fit for use", seen=0)
     assert sign_off(run.lake, BOB, run.run_id, "review", "seen").body["alerts"] == {

@@ -71,11 +71,6 @@ class Visitor:
         return self.identity == "declared" or (self.identity in ("password", "proxy") and self.role in WRITER_ROLES)
 
     @property
-    def needs_password(self) -> bool:
-        """Whether each signature needs the password again."""
-        return self.identity == "password"
-
-    @property
     def reviewer(self) -> Reviewer | None:
         """The visitor as the signer of decisions; None if anonymous, or if the name is entered on each form."""
         return None if self.full_name is None else Reviewer(self.full_name, self.role, self.identity)
@@ -91,7 +86,7 @@ class Access:
         if settings.users is not None:
             load_users(settings.users)
         self.settings = settings
-        self.sessions = Sessions(settings.idle_seconds, settings.session_seconds)
+        self.sessions = Sessions()
         self.throttle = Throttle()
         self._proxies = [ipaddress.ip_network(text) for text in settings.proxy_from]
         self._public_url = urlsplit(settings.public_url or "")
@@ -106,11 +101,7 @@ class Access:
         return self._public_url.scheme == "https"
 
     def check_host(self, headers: Headers) -> str:
-        """Return the Host header; refuse a host name that is not the site's, which protects from DNS rebinding.
-
-        Raises:
-            RefusedError: The header is missing, repeated, or names another host.
-        """
+        """Return the Host header; refuse a name that is not the site's, which protects from DNS rebinding."""
         host = _read_header(headers, "host")
         name = _parse_host_name(host)
         # On the network the site has any address: an address cannot be rebound.
@@ -125,13 +116,10 @@ class Access:
         return host.casefold()
 
     def check_same_origin(self, host: str, headers: Headers) -> None:
-        """Refuse a write that a page of another site sends (CSRF).
+        """Refuse a write that a page of another site sends (CSRF). Raises RefusedError.
 
         A browser that sends Sec-Fetch-Site must say `same-origin`. For others, such as browsers on plain HTTP, Origin
         must be the site's own. Requests with neither header are refused.
-
-        Raises:
-            RefusedError: The request does not come from a page of this site.
         """
         url = self._public_url
         expected = f"{url.scheme}://{url.netloc}".casefold() if url.netloc else f"http://{host}"
@@ -205,14 +193,10 @@ class Access:
         return Visitor("password", user.role, user.full_name, user.name)
 
     def check_password(self, name: str, password: str, client: str, signing: bool = False) -> User | None:
-        """Return the user with this name and password; None if either is wrong.
+        """Return the user with this name and password; None if either is wrong. Raises ThrottledError, UsersError.
 
         Attempts are counted by name and client address. With `signing`, a signed-in user signs. Then only wrong
         passwords on this user's signatures count, so that nobody else can prevent the user from signing.
-
-        Raises:
-            ThrottledError: There were too many wrong passwords.
-            UsersError: The users file cannot be read.
         """
         if self.settings.users is None:
             return None

@@ -42,11 +42,9 @@ _PROBLEMS: Final[dict[type[Exception], tuple[int, str]]] = {
 
 
 def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
-    """Create the site for a lake; `review.site.guard` checks every request before a page sees it.
+    """Create the site for a lake. Raises AccessError, UsersError.
 
-    Raises:
-        AccessError: The settings are unsafe or contradict each other.
-        UsersError: The users file cannot be used.
+    `review.site.guard` checks every request before a page sees it.
     """
     app = FastAPI(title="m2ib-audit review", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.settings = settings or ReviewSettings()

@@ -1,9 +1,10 @@
 """Connections, manifests and results of a lake that other processes write to, cached until the lake changes."""
 
+import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -22,8 +23,7 @@ _Value = TypeVar("_Value")
 
 MAX_CONNECTIONS: Final = 8
 """Connections to one run or a few, and open corpora."""
-MAX_MANIFESTS: Final = 4096
-MAX_RESULTS: Final = 512
+MAX_RESULTS: Final = 1024
 MAX_PICTURES: Final = 400
 MAX_REPORTS: Final = 8
 MEMORY: Final = "1GB"
@@ -59,7 +59,6 @@ class LakeCache:
         self._lock = threading.RLock()
         self._connections: LRUCache[Hashable, sql.Connection] = LRUCache(MAX_CONNECTIONS)
         self._corpora: LRUCache[Hashable, Corpus | None] = LRUCache(MAX_CONNECTIONS)
-        self._manifests: LRUCache[Hashable, dict[str, Any]] = LRUCache(MAX_MANIFESTS)
         self._results: LRUCache[Hashable, Any] = LRUCache(MAX_RESULTS)
         self._all_runs: LRUCache[Hashable, _AllRuns] = LRUCache(1)
         self._listing: tuple[float, dict[str, Hashable]] | None = None
@@ -93,15 +92,7 @@ class LakeCache:
 
     def read_manifest(self, run_id: str) -> dict[str, Any]:
         """Return the manifest of a run. Raises UnknownError, LakeError."""
-        key = (run_id, self.get_run_version(run_id))
-        return self.get_or_compute(self._manifests, key, lambda: sql.read_manifests(self.lake, run_id)[0])
-
-    def find_manifest(self, run_id: str) -> dict[str, Any] | None:
-        """Return the manifest of a run; None if it cannot be read."""
-        try:
-            return self.read_manifest(run_id)
-        except (UnknownError, sql.LakeError):
-            return None
+        return self.cache_for_run(run_id, "manifest", lambda: sql.read_manifests(self.lake, run_id)[0])
 
     def list_runs(self) -> list[str]:
         """List all runs, newest first, whether or not they can be read."""
@@ -110,15 +101,11 @@ class LakeCache:
     def list_views(self) -> list[tuple[str, str, list[tuple[str, str]]]]:
         """List the views that queries can use: the name, a sentence about it, and its columns with their types."""
 
-        def list_columns(name: str) -> list[tuple[str, str]]:
+        def describe(name: str) -> tuple[str, str, list[tuple[str, str]]]:
             schema = sql.read_table(self.connect(), f'SELECT * FROM "{name}" LIMIT 0').schema  # noqa: S608  # a name of ours
-            return [(field.name, str(field.type)) for field in schema]
+            return name, sql.describe_view(name), [(field.name, str(field.type)) for field in schema]
 
-        return self.get_or_compute(
-            self._results,
-            "views",
-            lambda: [(name, sql.describe_view(name), list_columns(name)) for name in sql.view_names()],
-        )
+        return self.get_or_compute(self._results, "views", lambda: [describe(name) for name in sql.view_names()])
 
     def run_query(self, text: str, max_rows: int, max_seconds: float) -> pa.Table:
         """Return the answer to a reader's query, which runs in a sandboxed process. Raises QueryError."""
@@ -142,15 +129,14 @@ class LakeCache:
 
     def query(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
         """Return the rows of a stored query over all runs, cached until the lake changes."""
-        return self.cache_for_lake(
-            (query, _make_key(parameters)), lambda: sql.rows(self.connect(), query, **parameters)
-        )
+        return self.cache_for_lake((query, repr(parameters)), lambda: sql.rows(self.connect(), query, **parameters))
 
     def query_run(self, run_id: str, query: str, **parameters: Any) -> list[dict[str, Any]]:
         """Return the rows of a stored query with the parameter `run_id`, cached until the run changes."""
-        key = (query, _make_key(parameters))
         return self.cache_for_run(
-            run_id, key, lambda: sql.rows(self.connect_runs(run_id), query, run_id=run_id, **parameters)
+            run_id,
+            (query, repr(parameters)),
+            lambda: sql.rows(self.connect_runs(run_id), query, run_id=run_id, **parameters),
         )
 
     def cache_for_lake(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
@@ -166,11 +152,9 @@ class LakeCache:
         manifest = self.read_manifest(run_id)
         key = (run_id, self.get_run_version(run_id))
         with self._lock:
-            corpus = self.get_or_compute(
-                self._corpora, key, lambda: audited.open_audited_corpus(manifest, self._remote_corpora)
-            )
-            if corpus is None:
-                del self._corpora[key]  # it may become available
+            corpus = self._corpora.get(key) or audited.open_audited_corpus(manifest, self._remote_corpora)
+            if corpus is not None:  # a missing corpus may become available
+                self._corpora[key] = corpus
             return corpus
 
     def explain_missing_corpus(self, run_id: str) -> str | None:
@@ -213,36 +197,27 @@ class LakeCache:
     def _read_version(self) -> tuple[dict[str, Hashable], Hashable]:
         """Return version strings of each run's manifest and of the ledger."""
         if isinstance(self.lake, Path):
-            return _read_folder_version(self.lake)
-        with self._lock:
-            if self._listing is None or time.monotonic() - self._listing[0] > LISTING_SECONDS:
-                self._listing = (time.monotonic(), _list_stored_runs(self.lake))
-            runs = self._listing[1]
+            runs = _list_local_runs(self.lake)
+        else:
+            with self._lock:
+                if self._listing is None or time.monotonic() - self._listing[0] > LISTING_SECONDS:
+                    self._listing = (time.monotonic(), _list_remote_runs(self.lake))
+                runs = self._listing[1]
         try:  # for each request, so that a decision is visible at once
             return runs, stores.read_bytes(self.lake / ledger.FOLDER / ledger.HEAD)
         except FileNotFoundError:
             return runs, None
 
 
-def _make_key(parameters: Mapping[str, Any]) -> Hashable:
-    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in parameters.items())
-
-
-def _list_stored_runs(lake: Root) -> dict[str, Hashable]:
+def _list_remote_runs(lake: Root) -> dict[str, Hashable]:
     paths = [lake / "runs" / name / "manifest.json" for name in stores.list_folders(lake / "runs")]
     return {path.parent.name: hashlib.sha256(data).hexdigest() for path, data in stores.read_all(paths)}
 
 
-def _read_folder_version(lake: Path) -> tuple[dict[str, Hashable], Hashable]:
+def _list_local_runs(lake: Path) -> dict[str, Hashable]:
     runs: dict[str, Hashable] = {}
     for name in stores.list_folders(lake / "runs"):
-        try:
+        with contextlib.suppress(OSError):  # the run is being created or deleted
             status = (lake / "runs" / name / "manifest.json").stat()
-        except OSError:  # the run is being created or deleted
-            continue
-        runs[name] = (status.st_mtime_ns, status.st_size, status.st_ino)
-    try:
-        records = sorted((entry.name, entry.stat().st_mtime_ns) for entry in (lake / ledger.FOLDER).iterdir())[-2:]
-    except OSError:
-        records = []
-    return runs, tuple(records)
+            runs[name] = (status.st_mtime_ns, status.st_size, status.st_ino)
+    return runs

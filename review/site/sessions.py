@@ -12,8 +12,14 @@ from cachetools import TLRUCache, TTLCache
 
 _MAX_ENTRIES = 10_000  # sessions, and keys of the throttle, so that nobody can fill the memory
 _THROTTLE_SECONDS = 3600.0
+IDLE_SECONDS = 30 * 60.0
+"""Seconds without a request after which a user is signed out."""
+SESSION_SECONDS = 12 * 3600.0
+"""Seconds after which a user has to sign in again in any case."""
 
 Clock = Callable[[], float]
+_Key = tuple[int, float, *tuple[str, ...]]
+"""What attempts are counted by: the number of free attempts, the longest wait in seconds, a kind, and names."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,11 @@ class Session:
 class Sessions:
     """Sessions by token. Only the sha256 of a token is stored."""
 
-    def __init__(self, idle_seconds: float, max_seconds: float, clock: Clock = time.monotonic) -> None:
-        """Create an empty store of sessions.
-
-        A session ends `idle_seconds` after its last request, and `max_seconds` after sign-in in any case.
-        """
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        """Create an empty store of sessions."""
 
         def get_expiry(_: str, session: Session, now: float) -> float:
-            return min(now + idle_seconds, session.start + max_seconds)
+            return min(now + IDLE_SECONDS, session.start + SESSION_SECONDS)
 
         self._clock = clock
         self._sessions: TLRUCache[str, Session] = TLRUCache(_MAX_ENTRIES, get_expiry, clock)
@@ -78,47 +81,46 @@ class Throttle:
     counted separately, with None as their address.
     """
 
-    # Free attempts, and the longest wait in seconds.
-    _BY_NAME_AND_ADDRESS, _BY_NAME, _BY_ADDRESS = (5, 900.0), (50, 30.0), (30, 60.0)
-
     def __init__(self, clock: Clock = time.monotonic) -> None:
         """Create a throttle without recorded attempts."""
         self._clock = clock
-        self._attempts: TTLCache[tuple[str, ...], tuple[int, float]] = TTLCache(_MAX_ENTRIES, _THROTTLE_SECONDS, clock)
+        self._attempts: TTLCache[_Key, tuple[int, float]] = TTLCache(_MAX_ENTRIES, _THROTTLE_SECONDS, clock)
         self._lock = threading.Lock()
 
     def admit(self, name: str, address: str | None) -> float:
         """Return the seconds to wait. 0 admits the attempt, which counts as failed until `record_success` is called."""
         now, keys = self._clock(), self._list_keys(name, address)
         with self._lock:
-            wait = max(self._get_wait(key, limit, now) for key, limit in keys)
+            wait = max(self._get_wait(key, now) for key in keys)
             if wait <= 0:
-                for key, _ in keys:
+                for key in keys:
                     self._attempts[key] = self._attempts.get(key, (0, now))[0] + 1, now
             return max(wait, 0.0)
 
     def record_success(self, name: str, address: str | None) -> None:
         """Reset the count for this name and address together; attempts on other combinations still count."""
+        together, *separate = self._list_keys(name, address)
         with self._lock:
-            for key, limit in self._list_keys(name, address):
+            self._attempts.pop(together, None)
+            for key in separate:
                 count, last = self._attempts.pop(key, (0, 0.0))
-                if limit is not self._BY_NAME_AND_ADDRESS and count > 1:
+                if count > 1:
                     self._attempts[key] = count - 1, last
 
-    def _list_keys(self, name: str, address: str | None) -> list[tuple[tuple[str, ...], tuple[int, float]]]:
+    def _list_keys(self, name: str, address: str | None) -> list[_Key]:
         name = name.strip().casefold()[:64]
         if address is None:
-            return [(("signing", name), self._BY_NAME_AND_ADDRESS)]
+            return [(5, 900.0, "signing", name)]
         network = _get_network(address)
         return [
-            (("name and address", name, network), self._BY_NAME_AND_ADDRESS),
-            (("name", name), self._BY_NAME),
-            (("address", network), self._BY_ADDRESS),
+            (5, 900.0, "name and address", name, network),
+            (50, 30.0, "name", name),
+            (30, 60.0, "address", network),
         ]
 
-    def _get_wait(self, key: tuple[str, ...], limit: tuple[int, float], now: float) -> float:
+    def _get_wait(self, key: _Key, now: float) -> float:
         count, last = self._attempts.get(key, (0, now))
-        free, longest = limit
+        free, longest = key[:2]
         return 0.0 if count < free else last + min(2.0 ** min(count - free, 20), longest) - now
 
 

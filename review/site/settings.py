@@ -12,10 +12,6 @@ class ReviewSettings:
 
     host: str = "127.0.0.1"
     port: int = 8765
-    sql_rows: int = 1000
-    """Maximum number of rows that the SQL page shows."""
-    sql_seconds: float = 10.0
-    """Seconds after which a query of the SQL page times out."""
     users: Path | None = None
     """Users file; with it, reading needs a sign-in, too."""
     proxy_header: str | None = None
@@ -28,10 +24,6 @@ class ReviewSettings:
     """Everyone who can reach the site may read; nobody may write."""
     public_url: str | None = None
     """Public URL when the site is behind a proxy."""
-    idle_seconds: float = 30 * 60.0
-    """Seconds without a request after which a user is signed out."""
-    session_seconds: float = 12 * 3600.0
-    """Seconds after which a user has to sign in again in any case."""
     remote_corpora: bool = False
     """Whether to load images of corpora on the network; the manifest of each run says from which URL."""
     four_eyes: bool = False

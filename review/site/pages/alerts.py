@@ -1,6 +1,5 @@
 """Alert pages: the list of alerts, and one alert with its evidence."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ from review.presentation.formatting import format_alert
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards
 from review.site.pages.decisions import get_alert_decision, get_form_values
-from review.site.pages.pictures import compute_mean_maps, list_common_boxes, list_members
+from review.site.pages.pictures import compute_mean_maps, list_common_boxes
 from review.site.pages.rendering import (
     Lake,
     get_choice,
@@ -111,7 +110,9 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
     tests = lake.query_run(run_id, "review/tests", alert_id=alert_id)
     mean_maps = compute_mean_maps(lake, alert) if alert["side"] == "image" else {}
     strongest = (alert["pair_ids"] or ())[:EXAMPLES]
-    sample = sample_pairs(list_members(lake, alert), seed, EXAMPLES)
+    members = {key: alert[key] for key in ("region", "slice_kind", "slice")}
+    sampled = lake.query_run(run_id, "review/page_slice_sample", **members, seed=seed, limit=EXAMPLES)
+    sample = [row["pair_id"] for row in sampled]
     history = list_history(lake, run_id, alert_id)
     cards = make_cards(lake, run_id, dict.fromkeys([*strongest, *sample]), [alert["region"]])
     by_id = {card.pair_id: card for card in cards}
@@ -149,8 +150,3 @@ def list_history(lake: LakeCache, run_id: str, alert_id: str) -> list[dict[str, 
     this = table.filter((pc.field("run_id") == run_id) & (pc.field("alert_id") == alert_id))["life_id"].to_pylist()
     rows: list[dict[str, Any]] = table.filter(pc.field("life_id").isin(this)).to_pylist()
     return rows
-
-
-def sample_pairs(pair_ids: Sequence[str], seed: int, size: int) -> list[str]:
-    """Sample pairs by hash, independent of their maps."""
-    return sorted(pair_ids, key=lambda pair_id: hashlib.sha256(f"{seed}:{pair_id}".encode()).digest())[:size]

@@ -7,7 +7,6 @@ from typing import Any, Final
 import numpy as np
 
 from review.presentation import drawing
-from review.presentation.drawing import Box
 from review.presentation.formatting import nats_to_bits
 from review.presentation.pairs import Album, RegionShare, Token, to_bits_grid
 from review.site.lake_cache import LakeCache
@@ -18,14 +17,9 @@ MAX_BOXES: Final = 400
 
 @dataclass(frozen=True)
 class Card:
-    """A pair, its map, outlines and tokens.
+    """A pair with its map, the boxes of its outlined regions (x, y, width and height in pixels), and its tokens.
 
-    Args:
-        row: The stored pair and its attribution.
-        outlines: Boxes of each region in pixels of the picture, as x, y, width and height.
-        scale_bits: Top of the color scale, which all cards of a page share.
-        max_bits: Bits of the strongest patch; None without a readable map.
-        regions: Regions and phrases with their share of the attribution.
+    All cards of a page share `scale_bits`, the top of the color scale. `max_bits` is None without a readable map.
     """
 
     row: dict[str, Any]
@@ -73,7 +67,7 @@ def make_cards(
 
 def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None, scale_bits: float) -> Card:
     bits = to_bits_grid(row)
-    size = width, height = drawing.picture_size(row["grid_h"] or 1, row["grid_w"] or 1)
+    width, height = drawing.picture_size(row["grid_h"] or 1, row["grid_w"] or 1)
     shares = album.region_shares[row["pair_id"]]
     if regions is None:
         salient = (each for each in shares if each.side == "image" and each.share is not None)
@@ -85,17 +79,16 @@ def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None,
         height=height,
         scale_bits=scale_bits,
         max_bits=None if bits is None else float(np.nanmax(bits)),
-        outlines={name: _scale_boxes(boxes[name], size) for name in regions if boxes.get(name)},
+        outlines={
+            name: [
+                (round(x0 * width, 1), round(y0 * height, 1), round((x1 - x0) * width, 1), round((y1 - y0) * height, 1))
+                for x0, y0, x1, y1 in boxes[name][:MAX_BOXES]
+            ]
+            for name in regions
+            if boxes.get(name)
+        },
         regions=[share for share in shares if share.region in regions] or shares[:1],
         tokens=album.tokens(row),
         image_bits=nats_to_bits(row["image_nats"]),
         text_bits=nats_to_bits(row["text_nats"]),
     )
-
-
-def _scale_boxes(boxes: Sequence[Box], size: tuple[int, int]) -> list[tuple[float, float, float, float]]:
-    width, height = size
-    return [
-        (round(x0 * width, 1), round(y0 * height, 1), round((x1 - x0) * width, 1), round((y1 - y0) * height, 1))
-        for x0, y0, x1, y1 in boxes[:MAX_BOXES]
-    ]

@@ -20,9 +20,8 @@ def show_comparison(request: Request, lake: Lake) -> Response:
     left, right = get_text(request, "left"), get_text(request, "right")
     pair_id = get_text(request, "pair")
     choices = {
-        name: f"{name}: {manifest['model']} on {manifest['corpus']}"
-        for name in lake.list_runs()
-        if (manifest := lake.find_manifest(name))
+        row["run_id"]: f"{row['run_id']}: {row['model']} on {row['corpus']}"
+        for row in sorted(lake.query("review/page_filter_choices"), key=lambda row: row["run_id"], reverse=True)
     }
     values: dict[str, Any] = {"title": "Compare", "choices": choices, "left": left, "right": right}
     if left is None or right is None:

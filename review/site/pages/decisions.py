@@ -97,7 +97,7 @@ def _check_signer(request: Request) -> Reviewer:
         raise DecisionError(
             "meaning: got approval, which needs the role approver; choose another meaning, or ask an approver."
         )
-    if visitor.needs_password:
+    if visitor.identity == "password":
         try:
             user = access.check_password(
                 visitor.user_name or "", form.get("password", ""), request.state.client, signing=True

@@ -1,7 +1,6 @@
 """Pair pages: the pairs of a run, one pair with its maps and numbers, and a random sample of pairs without an alert."""
 
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
 from scipy.stats import binomtest
@@ -75,7 +74,10 @@ def show_pair(request: Request, lake: Lake, run_id: str, pair_id: str) -> Respon
     row = load_pair(lake, run_id, pair_id)
     alert = _find_alert(request, lake, run_id)
     outlined = get_text(request, "outline") or alert.get("region")
-    scale_bits = get_run_scale(lake, run_id) if get_choice(request, "scale", ("run",)) else None
+    scale_bits = None
+    if get_choice(request, "scale", ("run",)):  # the 99.5th percentile of the strongest patches of the run
+        (top,) = lake.query_run(run_id, "review/page_map_scale")
+        scale_bits = round_up(nats_to_bits(top["nats"]) or 1.0)
     (card,) = make_cards(lake, run_id, [pair_id], [outlined] if outlined else None, scale_bits)
     shares = lake.query_run(run_id, "review/region_shares_of_pairs", pair_ids=[pair_id])
     rows = lake.query_run(run_id, "review/page_neighbors", pair_id=pair_id)
@@ -94,7 +96,6 @@ def show_pair(request: Request, lake: Lake, run_id: str, pair_id: str) -> Respon
         missing=explain_missing_picture(lake, run_id, row),
         shares=shares,
         alert=alert,
-        options=f"?{urlencode({key: value for key, value in request.query_params.items() if value})}",
         previous=neighbors.get(False),
         following=neighbors.get(True),
         alerts=lake.query_run(run_id, "review/page_alerts_of_pair", pair_id=pair_id),
@@ -106,12 +107,6 @@ def show_pair(request: Request, lake: Lake, run_id: str, pair_id: str) -> Respon
         attributes=list(row["attributes"] or ()),
         other_runs=[name for name in lake.list_runs() if name != run_id],
     )
-
-
-def get_run_scale(lake: LakeCache, run_id: str) -> float:
-    """Return the top of a color scale for a run: the 99.5th percentile of the strongest patches, in bits."""
-    rows = lake.query_run(run_id, "review/page_map_scale")
-    return round_up(nats_to_bits(rows[0]["nats"]) or 1.0) if rows else 1.0
 
 
 @router.get("/runs/{run_id}/sample")

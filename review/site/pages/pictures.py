@@ -10,7 +10,6 @@ from typing import Any, Final
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-import sql
 from corpora import Place, RowError
 from review.presentation import corpus as audited
 from review.presentation import drawing
@@ -192,20 +191,6 @@ def compute_mean_maps(lake: LakeCache, alert: dict[str, Any]) -> dict[str, MeanM
     inside = lake.cache_for_run(run_id, key, lambda: sum_maps(lake.connect_runs(run_id), run_id, *key[1:]))
     total = lake.cache_for_run(run_id, key[:2], lambda: sum_maps(lake.connect_runs(run_id), run_id, region))
     return average_maps(inside, total, (grids[0]["grid_h"], grids[0]["grid_w"]))
-
-
-def list_members(lake: LakeCache, alert: dict[str, Any]) -> list[str]:
-    """List the pairs of an alert: the pairs of its slice in which its region occurs."""
-    chosen = {key: alert[key] for key in ("region", "slice_kind", "slice")}
-    run_id = alert["run_id"]
-    # Kept as a table: a slice may have very many pairs.
-    table = lake.cache_for_run(
-        run_id,
-        ("members", *chosen.values()),
-        lambda: sql.table(lake.connect_runs(run_id), "review/page_slice_members", run_id=run_id, **chosen),
-    )
-    pair_ids: list[str] = table["pair_id"].to_pylist()
-    return pair_ids
 
 
 def list_common_boxes(lake: LakeCache, run_id: str, region: str) -> list[Box]:

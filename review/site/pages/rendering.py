@@ -27,10 +27,6 @@ _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uf
 """Characters, also full-width ones, with which a spreadsheet takes a cell as a formula, also after white space."""
 _INVISIBLE: Final = "\ufeff\u200b"
 """Invisible characters that `strip` keeps."""
-_NAVIGATION: Final = (
-    *(("/", "Overview"), ("/alerts", "Alerts"), ("/runs", "Runs"), ("/compare", "Compare")),
-    *(("/errors", "Errors"), ("/sql", "SQL"), ("/help", "Help")),
-)
 
 
 class BadFilterError(Exception):
@@ -52,16 +48,11 @@ def _make_templates() -> jinja2.Environment:
     templates = load_templates()
     templates.filters |= {
         "path": lambda text: quote(str(text), safe=""),
-        "short": _shorten,
+        "short": lambda text, limit: f"{text[: limit - 1]}…" if text and len(text) > limit else text or "",
         "capital": lambda text: text[:1].upper() + text[1:],
-        "words": lambda name: name.replace("_", " "),
         "last_part": lambda path: path.rstrip("/").rsplit("/", 1)[-1],
     }
     return templates
-
-
-def _shorten(text: str | None, limit: int = 90) -> str:
-    return "" if text is None else text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def render_page(request: Request, name: str, /, status: int = 200, **values: Any) -> HTMLResponse:
@@ -74,8 +65,6 @@ def render_page(request: Request, name: str, /, status: int = 200, **values: Any
             here=request.scope["path"],
             query=dict(request.query_params),
             link=lambda **changes: make_link(request, **changes),
-            sorted_link=lambda key: _make_sorted_link(request, key),
-            navigation=_NAVIGATION,
             reviewer=request.state.visitor.reviewer if request.state.visitor else None,
             **values,
         )
@@ -89,12 +78,6 @@ def make_link(request: Request, **changes: Any) -> str:
     filters = [(key, value) for key, value in request.query_params.multi_items() if key not in dropped and value]
     filters += [(key, str(value)) for key, value in changes.items() if value not in (None, "")]
     return f"{request.url.path}?{urlencode(filters)}" if filters else request.url.path
-
-
-def _make_sorted_link(request: Request, key: str) -> str:
-    """Return the URL of this page sorted by a column; if it is already sorted by it, in the opposite direction."""
-    reverse = request.query_params.get("sort") == key and request.query_params.get("order") != "up"
-    return make_link(request, sort=key, order="up" if reverse else None)
 
 
 def get_text(request: Request, name: str) -> str | None:
@@ -133,10 +116,9 @@ def get_seed(request: Request) -> int:
 def render_list(
     request: Request, name: str, connection: sql.Connection, query: str, filters: Mapping[str, Any], **values: Any
 ) -> Response:
-    """Render one page of the rows of a query, whose column `found` is their total number; or send all as a download.
+    """Render one page of the rows of a query, or send all rows as a download. Raises BadFilterError.
 
-    Raises:
-        BadFilterError: The list has fewer pages, or too many rows for a download.
+    The column `found` of the rows is their total number.
     """
     if get_text(request, "format"):
         return send_table(request, name, sql.table(connection, query, **filters, limit=MAX_EXPORT_ROWS + 1, offset=0))
@@ -150,11 +132,7 @@ def render_list(
 
 
 def send_table(request: Request, name: str, table: pa.Table) -> Response:
-    """Send a table as a download in the format that the URL names (`format=csv`, `format=parquet`).
-
-    Raises:
-        BadFilterError: The format is unknown, or the table has more than MAX_EXPORT_ROWS rows.
-    """
+    """Send a table as a download in the format that the URL names, `csv` or `parquet`. Raises BadFilterError."""
     kind = get_choice(request, "format", _EXPORT_TYPES) or "csv"
     if table.num_rows > MAX_EXPORT_ROWS:
         raise BadFilterError(

@@ -9,6 +9,10 @@ import sql
 from review.site.pages.rendering import Lake, get_text, render_page, send_table
 
 router = APIRouter()
+MAX_ROWS: Final = 1000
+"""Rows that the page shows."""
+MAX_SECONDS: Final = 10.0
+"""Seconds after which a query times out."""
 MAX_QUERY_CHARS: Final = 20_000
 """A query has to fit into a URL."""
 EXAMPLES: Final = {
@@ -42,7 +46,6 @@ EXAMPLES: Final = {
 @router.get("/sql")
 def show_sql(request: Request, lake: Lake) -> Response:
     """Run a query and show its rows, or why it failed."""
-    settings = request.app.state.settings
     text = request.query_params.get("q", "").strip()
     values: dict[str, Any] = {"text": text, "error": None, "columns": [], "rows": [], "is_cut": False, "seconds": 0.0}
     if len(text) > MAX_QUERY_CHARS:
@@ -50,9 +53,9 @@ def show_sql(request: Request, lake: Lake) -> Response:
     elif text:
         start = time.perf_counter()
         try:
-            answer = lake.run_query(text, settings.sql_rows + 1, settings.sql_seconds)
+            answer = lake.run_query(text, MAX_ROWS + 1, MAX_SECONDS)
             values["seconds"] = time.perf_counter() - start
-            table = answer.slice(0, settings.sql_rows)
+            table = answer.slice(0, MAX_ROWS)
             if get_text(request, "format"):
                 return send_table(request, "query", table)
             # Not as dictionaries, because two columns may have the same name.
@@ -67,7 +70,7 @@ def show_sql(request: Request, lake: Lake) -> Response:
         examples=EXAMPLES,
         views=lake.list_views(),
         damage=lake.list_damage(),
-        max_rows=settings.sql_rows,
-        max_seconds=settings.sql_seconds,
+        max_rows=MAX_ROWS,
+        max_seconds=MAX_SECONDS,
         **values,
     )

@@ -18,8 +18,10 @@ def clock():
 
 
 @pytest.fixture
-def sessions(clock):
-    return Sessions(60, 600, clock)
+def sessions(clock, monkeypatch):
+    monkeypatch.setattr("review.site.sessions.IDLE_SECONDS", 60)
+    monkeypatch.setattr("review.site.sessions.SESSION_SECONDS", 600)
+    return Sessions(clock)
 
 
 def test_a_session_is_found_by_its_token_and_by_nothing_else(sessions):
@@ -61,7 +63,7 @@ def test_signing_in_again_ends_the_session_before(sessions):
 
 def test_sessions_do_not_fill_the_memory(clock, monkeypatch):
     monkeypatch.setattr("review.site.sessions._MAX_ENTRIES", 3)
-    sessions = Sessions(60, 600, clock)
+    sessions = Sessions(clock)
     tokens = [sessions.start("ada", "proof") for _ in range(5)]
     assert [sessions.find(token) is not None for token in tokens] == [False, False, True, True, True]
 

@@ -19,11 +19,10 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stores.urls import Root, UrlError, parse_root, translate_errors
+from stores.urls import Root, UrlError, advise, list_remote, parse_root, translate_errors
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -77,38 +76,22 @@ def relative_path(path: Root, root: Root) -> str:
 
 @contextlib.contextmanager
 def _describe_errors(path: Root, doing: str) -> Iterator[None]:
-    """Translate errors of a storage driver to LakeError, or to FileNotFoundError if the file does not exist.
+    """Translate errors of a storage driver to LakeError, or to FileNotFoundError if the file to read does not exist.
 
     Args:
         path: The remote file.
-        doing: Past participle of the failed operation for the message, such as "read".
+        doing: Past participle of the failed operation for the message, such as "read" or "written".
     """
     try:
         with translate_errors():
             yield
-    except FileNotFoundError as error:
-        raise FileNotFoundError(errno.ENOENT, str(error), str(path)) from error
-    except PermissionError as error:
-        raise LakeError(
-            f"lake: {path} cannot be {doing}: access denied ({error}); check the credentials in the "
-            "environment or the profile"
-        ) from error
-    except ConnectionError as error:
-        raise LakeError(f"lake: {path} cannot be {doing} ({error}); check the network, and try again") from error
     except OSError as error:
-        raise LakeError(f"lake: {path} cannot be {doing} ({error}); check the store, and try again") from error
-
-
-@contextlib.contextmanager
-def _describe_upload_errors(path: "UPath") -> Iterator[None]:
-    """Translate errors of an upload to LakeError."""
-    try:
-        with _describe_errors(path, "written"):
-            yield
-    except FileNotFoundError as error:  # an upload needs no existing object, so the bucket is missing
-        raise LakeError(
-            f"lake: {path} cannot be written ({error.strerror}); create the bucket, or correct the lake's URL"
-        ) from error
+        fix = advise(error)
+        if isinstance(error, FileNotFoundError):
+            if doing != "written":
+                raise FileNotFoundError(errno.ENOENT, str(error), str(path)) from error
+            fix = "create the bucket, or correct the lake's URL"  # an upload needs no existing object
+        raise LakeError(f"lake: {path} cannot be {doing} ({error}); {fix}") from error
 
 
 def is_file(path: Root) -> bool:
@@ -157,46 +140,34 @@ def read_all(paths: Iterable[Root]) -> Iterator[tuple[Root, bytes]]:
     yield from ((path, data) for path, data in found if data is not None)
 
 
-def _list_entries(folder: "UPath") -> list[dict[str, Any]]:
-    """Return fsspec's metadata of the entries of a folder; empty if the folder does not exist. Raises LakeError."""
-    try:
-        with _describe_errors(folder, "listed"):
-            found: list[dict[str, Any]] = folder.fs.ls(folder.path, detail=True)
-            folder.fs.invalidate_cache(folder.path)  # so that the next listing shows files of other writers
-            return found
-    except FileNotFoundError:
-        return []
-
-
-def _name(entry: Mapping[str, Any]) -> str:
-    return str(entry["name"]).rstrip("/").rpartition("/")[2]
-
-
-def list_folders(path: Root) -> list[str]:
+def list_folders(folder: Root) -> list[str]:
     """Return the sorted names of the subfolders of a folder, without symbolic links.
 
     Empty if the folder does not exist. Raises LakeError if the store cannot be read.
     """
-    if isinstance(path, Path):
-        found = path.iterdir() if path.is_dir() else ()
+    if isinstance(folder, Path):
+        found = folder.iterdir() if folder.is_dir() else ()
         return sorted(entry.name for entry in found if entry.is_dir() and not entry.is_symlink())
-    return sorted(_name(entry) for entry in _list_entries(path) if entry["type"] == "directory")
+    return [name for name, is_dir in _list_remote(folder) if is_dir]
 
 
 def list_files(folder: Root) -> list[str]:
     """Return the sorted names of the files in a folder; empty if the folder does not exist. Raises LakeError."""
     if isinstance(folder, Path):
-        with (
-            contextlib.suppress(FileNotFoundError),
-            os.scandir(folder) as found,
-        ):
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
             return sorted(entry.name for entry in found if entry.is_file())
         return []
-    return sorted(_name(entry) for entry in _list_entries(folder) if entry["type"] == "file")
+    return [name for name, is_dir in _list_remote(folder) if not is_dir]
+
+
+def _list_remote(folder: "UPath") -> list[tuple[str, bool]]:
+    with contextlib.suppress(FileNotFoundError), _describe_errors(folder, "listed"):
+        return list_remote(folder)
+    return []
 
 
 def missing_files(root: Root, names: Iterable[str]) -> list[str]:
-    """Return those of the given files that do not exist. A remote store lists each folder once.
+    """Return those of the given files that do not exist. Each of their folders is listed once.
 
     Args:
         root: Root of the lake.
@@ -205,8 +176,6 @@ def missing_files(root: Root, names: Iterable[str]) -> list[str]:
     Raises:
         LakeError: The store cannot be read.
     """
-    if isinstance(root, Path):
-        return [name for name in names if not (root / name).is_file()]
     by_folder = defaultdict(list)
     for name in names:
         by_folder[name.rpartition("/")[0]].append(name)
@@ -278,7 +247,7 @@ def write_atomically(path: Root) -> Iterator[Path]:
     temporary = scratch_folder() / f"{uuid.uuid4().hex}.tmp{path.suffix}"
     try:
         yield temporary
-        with _describe_upload_errors(path):
+        with _describe_errors(path, "written"):
             # Only the driver of Azure does not overwrite by default.
             path.fs.put_file(str(temporary), path.path, **({"overwrite": True} if path.protocol in _AZURE else {}))
             version = path.fs.ukey(path.path)
@@ -321,7 +290,7 @@ def write_bytes(path: Root, data: bytes) -> None:
         with _write_local(path) as temporary:
             temporary.write_bytes(data)
         return
-    with _describe_upload_errors(path):
+    with _describe_errors(path, "written"):
         path.fs.pipe_file(path.path, data)
 
 
@@ -332,33 +301,25 @@ def create_file(path: Root, data: bytes) -> bool:
         Whether this call created the file.
 
     Raises:
-        LakeError: The file cannot be uploaded, or the local file system has no hard links.
+        LakeError: The file cannot be written, or the local file system has no hard links.
     """
-    exists = False
-
-    def link(temporary: Path, path: Path) -> None:
-        nonlocal exists
+    if isinstance(path, Path):
         try:
-            os.link(temporary, path)  # unlike a rename, a link never replaces an existing file
+            with _write_local(path, os.link) as temporary:  # unlike a rename, a link never replaces an existing file
+                temporary.write_bytes(data)
         except FileExistsError:
-            exists = True
+            return False
         except OSError as error:
             raise LakeError(
-                f"lake: {path} cannot be written ({error.strerror}): the ledger needs a file system with hard links, "
-                "or an object store; move the lake to one"
+                f"lake: {path} cannot be written ({error.strerror}); the ledger needs a writable file system with hard "
+                "links, or an object store; move the lake to one"
             ) from error
-
-    if isinstance(path, Path):
-        with _write_local(path, link) as temporary:
-            temporary.write_bytes(data)
-        return not exists
-    with _describe_upload_errors(path):
-        try:
-            path.fs.pipe_file(path.path, data, mode="create")
-        except FileExistsError:
-            exists = True
+        return True
+    with _describe_errors(path, "written"), contextlib.suppress(FileExistsError):
+        path.fs.pipe_file(path.path, data, mode="create")
+        return True
     # If a driver retries after a lost response, it may find the object that it created itself.
-    return not exists or read_bytes(path) == data
+    return read_bytes(path) == data
 
 
 def copy_path(sha256: str) -> Path:
@@ -432,6 +393,8 @@ def _keep(path: "UPath", temporary: Path, version: str) -> Path:
     return copy
 
 
+_scratch_folders: dict[int, Path] = {}
+"""Scratch folder per process id: a forked child process must not delete the folder of its parent."""
 _scratch_lock = threading.Lock()
 
 
@@ -440,25 +403,19 @@ def scratch_folder() -> Path:
 
     The folder is deleted when the process ends.
     """
+    process = os.getpid()
     with _scratch_lock:
-        return _parent_folders.get(os.getpid()) or _scratch_of(os.getpid())
+        if process not in _scratch_folders:
+            _scratch_folders[process] = Path(tempfile.mkdtemp(prefix="m2ib-audit-"))
+            atexit.register(_remove_scratch, process)
+        return _scratch_folders[process]
 
 
-_parent_folders: dict[int, Path] = {}
+def _remove_scratch(process: int) -> None:
+    if os.getpid() == process:
+        shutil.rmtree(_scratch_folders[process], ignore_errors=True)
 
 
 def use_scratch_folder(folder: Path) -> None:
     """Use the scratch folder of the parent process, so that its local copies are reused and not deleted."""
-    _parent_folders[os.getpid()] = folder
-
-
-@cache
-def _scratch_of(process: int) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="m2ib-audit-"))
-
-    def remove() -> None:
-        if os.getpid() == process:  # a forked child process must not delete the folder of its parent
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
-    return folder
+    _scratch_folders[os.getpid()] = folder

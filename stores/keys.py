@@ -101,11 +101,7 @@ def create_key(path: Path) -> PublicKey:
 
 
 def load_key(path: Path) -> SigningKey:
-    """Read a private key from a file.
-
-    Raises:
-        KeyFileError: The file cannot be read, is not an Ed25519 private key, or can be accessed by other users.
-    """
+    """Read a private key from a file. Raises KeyFileError, also if other users can access the file."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -114,31 +110,25 @@ def load_key(path: Path) -> SigningKey:
         raise KeyFileError(
             f"key: {path} may be used by others (mode {others:03o}), expected only by its owner; run chmod 600 on it"
         )
-    try:
-        key = load_pem_private_key(data, None)
-    except (TypeError, ValueError) as error:
-        raise KeyFileError(
-            f"key: {path} is not a private key in PEM without a password, expected one from `m2ib-audit key new`"
-        ) from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise KeyFileError(f"key: {path} is a key of another kind, expected Ed25519; make one: m2ib-audit key new PATH")
-    return SigningKey(key)
+    with contextlib.suppress(TypeError, ValueError):
+        if isinstance(key := load_pem_private_key(data, None), Ed25519PrivateKey):
+            return SigningKey(key)
+    raise KeyFileError(
+        f"key: {path} is not an Ed25519 private key in PEM without a password, expected one from `m2ib-audit key new`"
+    )
 
 
 def load_public_key(path: Path) -> PublicKey:
-    """Read a public key from a file. Raises KeyFileError if the file cannot be read or is not an Ed25519 public key."""
+    """Read a public key from a file. Raises KeyFileError."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    try:
-        key = load_pem_public_key(_read(path)[0])
-    except ValueError as error:
-        raise KeyFileError(
-            f"key: {path} is not a public key in PEM, expected the .pub file from `m2ib-audit key new`"
-        ) from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise KeyFileError(f"key: {path} is a key of another kind, expected Ed25519; give the signer's .pub file")
-    return PublicKey(key)
+    with contextlib.suppress(ValueError):
+        if isinstance(key := load_pem_public_key(_read(path)[0]), Ed25519PublicKey):
+            return PublicKey(key)
+    raise KeyFileError(
+        f"key: {path} is not an Ed25519 public key in PEM, expected the .pub file from `m2ib-audit key new`"
+    )
 
 
 def _read(path: Path) -> tuple[bytes, int]:

@@ -42,8 +42,8 @@ BEGINNING = "0" * 64
 _APPEND_ATTEMPTS = 1000
 _HEAD_ATTEMPTS = 50
 _NAME = re.compile(r"(\d{8,})\.json")
-_KEYS = ("number", "kind", "at", "body", "prev")
-_SIGNATURE_KEYS = ("key_id", "signature")
+_TYPES: dict[str, type] = {"number": int, "kind": str, "at": str, "body": dict, "prev": str}
+_SIGNATURE_TYPES: dict[str, type] = {"key_id": str, "signature": str}
 
 
 class LedgerError(LakeError):
@@ -81,8 +81,8 @@ class Record:
 
     def signed_bytes(self) -> bytes:
         """Return the bytes that are signed: the record without its signature, as canonical JSON."""
-        fields = {key: getattr(self, key) for key in _KEYS} | ({} if self.key_id is None else {"key_id": self.key_id})
-        return canonical_json(fields)
+        keys = [*_TYPES] if self.key_id is None else [*_TYPES, "key_id"]
+        return canonical_json({key: getattr(self, key) for key in keys})
 
 
 def canonical_json(value: Any) -> bytes:
@@ -140,35 +140,18 @@ def record_number(name: str) -> int | None:
 
 
 def parse_record(number: int, data: bytes) -> Record:
-    """Parse a record.
-
-    Args:
-        number: Expected number of the record.
-        data: Bytes of the record.
+    """Parse the bytes of the record with this number.
 
     Raises:
         LedgerError: The bytes are not canonical JSON, or not a record with this number.
     """
-    try:
-        value = json.loads(data.decode())
-        # This comparison also rejects repeated keys, and values that Python accepts although they are not JSON.
-        is_canonical = canonical_json(value) == data
-    except (ValueError, RecursionError) as error:
-        raise LedgerError(f"ledger: record {number} is not JSON ({error}); restore it from a backup") from error
-    if not is_canonical or not isinstance(value, dict):
-        raise LedgerError(f"ledger: record {number} is not in canonical form; restore it from a backup")
-    keys = set(value)
-    if keys not in ({*_KEYS}, {*_KEYS, *_SIGNATURE_KEYS}):
-        raise LedgerError(f"ledger: record {number} has keys {sorted(keys)}, expected {sorted(_KEYS)}; restore it")
-    texts = [value[key] for key in ("kind", "at", "prev", *_SIGNATURE_KEYS) if key in value]
-    if (
-        type(value["number"]) is not int
-        or not isinstance(value["body"], dict)
-        or not all(isinstance(text, str) for text in texts)
-    ):
-        raise LedgerError(f"ledger: record {number} has values of other types than a record's; restore it")
-    if value["number"] != number:
-        raise LedgerError(f"ledger: record {number} has the number {value['number']} in it; restore it")
+    value = _parse_canonical(f"record {number}", data)
+    types = {key: type(item) for key, item in value.items()}
+    if types not in (_TYPES, _TYPES | _SIGNATURE_TYPES) or value["number"] != number:
+        raise LedgerError(
+            f"ledger: record {number} does not have its number, or the keys and types of a record; restore it from a "
+            "backup"
+        )
     if value["kind"] not in KINDS:
         raise LedgerError(
             f"ledger: record {number} is of kind {value['kind']!r}, expected one of {', '.join(KINDS)}; read it with "
@@ -177,12 +160,20 @@ def parse_record(number: int, data: bytes) -> Record:
     return Record(**value, sha256=sha256(data))
 
 
-def check_chain(record: Record, before: Record | None) -> None:
-    """Check that a record contains the sha256 of the previous record.
+def _parse_canonical(name: str, data: bytes) -> dict[str, Any]:
+    """Parse a JSON object in canonical form. Raises LedgerError, whose message begins with `name`."""
+    try:
+        value = json.loads(data.decode())
+        # This comparison also rejects repeated keys, and values that Python accepts although they are not JSON.
+        if isinstance(value, dict) and canonical_json(value) == data:
+            return value
+    except (ValueError, RecursionError):
+        pass
+    raise LedgerError(f"ledger: {name} is not in canonical form; restore it from a backup")
 
-    Args:
-        record: The record.
-        before: The previous record, or None if `record` is the first.
+
+def check_chain(record: Record, before: Record | None) -> None:
+    """Check that a record contains the sha256 of the previous record, which is None for the first record.
 
     Raises:
         LedgerError: The sha256 differs.
@@ -246,14 +237,10 @@ def _list_numbers(lake: Root) -> list[int]:
 
 
 def _read(lake: Root, numbers: Sequence[int]) -> list[Record]:
-    paths = {str(record_path(lake, number)): number for number in numbers}
-    records = [
-        parse_record(paths[str(path)], data)
-        for path, data in files.read_all(record_path(lake, number) for number in numbers)
-    ]
-    if len(records) < len(numbers):
+    found = list(files.read_all(record_path(lake, number) for number in numbers))
+    if len(found) < len(numbers):
         raise LedgerError(f"ledger: records of {lake} were deleted while they were read; find out by whom")
-    return records
+    return [parse_record(number, data) for number, (_, data) in zip(numbers, found, strict=True)]
 
 
 def read_head(lake: Root) -> tuple[int, str] | None:
@@ -262,20 +249,14 @@ def read_head(lake: Root) -> tuple[int, str] | None:
     Raises:
         LedgerError: HEAD is not canonical JSON of this form.
     """
+    path = lake / FOLDER / HEAD
     try:
-        data = files.read_bytes(lake / FOLDER / HEAD)
+        head = _parse_canonical(str(path), files.read_bytes(path))
     except FileNotFoundError:
         return None
-    try:
-        value = json.loads(data.decode())
-        number, digest = value["number"], value["sha256"]
-        is_valid = type(number) is int and number > 0 and re.fullmatch("[0-9a-f]{64}", digest) is not None
-        is_canonical = is_valid and canonical_json(value) == data
-    except (ValueError, KeyError, TypeError, RecursionError):
-        is_canonical = False
-    if not is_canonical:
-        raise LedgerError(f"ledger: {lake / FOLDER / HEAD} is not in canonical form; restore it from a backup")
-    return number, digest
+    if {key: type(item) for key, item in head.items()} != {"number": int, "sha256": str} or head["number"] < 1:
+        raise LedgerError(f"ledger: {path} does not have a number and a sha256; restore it from a backup")
+    return head["number"], head["sha256"]
 
 
 def append(

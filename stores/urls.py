@@ -22,15 +22,18 @@ _EXTRAS = {
 }
 # A password may contain '/'. A colon may also precede a port. URLs of object stores contain no user name.
 _SECRET = re.compile(r"[^:/]*://[^/@]*:(?!\d*/)[^@]*@|(s3a?|gcs|gs|https?)://[^/]*@|.*\?.*=", re.IGNORECASE | re.DOTALL)
-# Class names of exceptions in the drivers' libraries: botocore, aiohttp, google-auth, azure-core.
-_NOT_FOUND = {"NoSuchBucket", "ContainerNotFound"}
-_ACCESS_DENIED = {
-    "NoCredentialsError",
-    "PartialCredentialsError",
-    "DefaultCredentialsError",
-    "ClientAuthenticationError",
-}
-_UNREACHABLE = {"HTTPClientError", "ClientConnectionError", "ClientPayloadError", "ServiceRequestError", "gaierror"}
+# Class names of exceptions in the drivers' libraries (botocore, aiohttp, google-auth, azure-core), or HTTP status.
+_KINDS: dict[type[OSError], set[object]] = {
+    FileNotFoundError: {"FileNotFoundError", "NoSuchBucket", "ContainerNotFound", 404, 410},
+    PermissionError: {
+        "PermissionError", "NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError",
+        "ClientAuthenticationError", 401, 403,
+    },
+    ConnectionError: {
+        "TimeoutError", "ConnectionError", "HTTPClientError", "ClientConnectionError", "ClientPayloadError",
+        "ServiceRequestError", "gaierror",
+    },
+}  # fmt: skip
 
 
 class UrlError(ValueError):
@@ -107,13 +110,29 @@ def _to_os_error(error: Exception) -> OSError:
     cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
     if isinstance(cause, KeyError) or type(cause).__module__.startswith("botocore"):
         cause = error  # the file is really missing
-    text = f"{type(cause).__name__}: {cause}"[:300]
-    names = {kind.__name__ for kind in type(cause).__mro__}
-    status = getattr(cause, "status", None)
-    if isinstance(cause, FileNotFoundError) or names & _NOT_FOUND or status in (404, 410):
-        return FileNotFoundError(text)
-    if isinstance(cause, PermissionError) or names & _ACCESS_DENIED or status in (401, 403):
-        return PermissionError(text)
-    if isinstance(cause, (TimeoutError, ConnectionError)) or names & _UNREACHABLE:
-        return ConnectionError(text)
-    return OSError(text)
+    facts = {getattr(cause, "status", None), *(kind.__name__ for kind in type(cause).__mro__)}
+    found = next((kind for kind, facts_of_kind in _KINDS.items() if facts & facts_of_kind), OSError)
+    return found(f"{type(cause).__name__}: {cause}"[:300])
+
+
+def advise(error: OSError) -> str:
+    """Return the next step after an error that `translate_errors` raised, such as "check the network"."""
+    if isinstance(error, PermissionError):
+        return "check the credentials in the environment or the profile"
+    return "check the network" if isinstance(error, ConnectionError) else "check the network and the store"
+
+
+def list_remote(folder: "UPath") -> list[tuple[str, bool]]:
+    """List a remote folder. Raises OSError; see `translate_errors`.
+
+    Returns:
+        The name of each entry and whether it is a folder, sorted by name.
+    """
+    with translate_errors():
+        found = folder.fs.ls(folder.path, detail=True)
+        folder.fs.invalidate_cache(folder.path)  # so that the next listing shows files of other writers
+    paths = {str(entry["name"]).rstrip("/"): entry["type"] == "directory" for entry in found}
+    paths.pop(folder.path.rstrip("/"), None)  # some stores list the folder itself
+    names = {path.rpartition("/")[2]: is_dir for path, is_dir in paths.items()}
+    # A remote store may list these names, which a local folder never does.
+    return sorted((name, is_dir) for name, is_dir in names.items() if name not in ("", ".", ".."))

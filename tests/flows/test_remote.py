@@ -144,7 +144,7 @@ def test_no_run_begins_without_permission(settings, phantoms, s3, failing):
 
     failing("denied/", PermissionError("Access Denied"))
     config = settings(phantoms, f"s3://{s3.bucket}/denied")
-    with pytest.raises(BadInputError, match=r"cannot be written: access denied .*Access Denied.*check the credentials"):
+    with pytest.raises(BadInputError, match=r"cannot be written \(.*Access Denied.*check the credentials"):
         begin(config, config.models(), None)
 
 

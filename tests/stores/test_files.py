@@ -92,9 +92,9 @@ def test_a_file_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
     ("error", "message"),
     [
         (FileNotFoundError("no such bucket"), r"cannot be written \(.*no such bucket.*create the bucket"),
-        (PermissionError("denied"), r"cannot be written: access denied \(.*denied\).*credentials"),
+        (PermissionError("denied"), r"cannot be written \(.*denied\); check the credentials"),
         (TimeoutError("slow"), r"cannot be written \(.*slow\); check the network"),
-        (ValueError("odd"), r"cannot be written \(ValueError: odd\); check the store"),
+        (ValueError("odd"), r"cannot be written \(ValueError: odd\); check the network and the store"),
     ],
 )
 def test_a_failed_upload_gives_the_reason_and_keeps_the_old_file(away, monkeypatch, error, message):

@@ -4,11 +4,9 @@ import hashlib
 import io
 import os
 import re
-import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.ImageFile
@@ -16,12 +14,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from corpora import roots
 from corpora.dicom import decode_dicom
-from corpora.errors import ImageError
+from corpora.errors import ImageError, RowError
 from corpora.pixels import check_scans, check_shape, decoder_error, stretch
 from corpora.records import DEFAULT_LIMITS, Limits, Reason
-
-if TYPE_CHECKING:
-    from upath import UPath
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
@@ -155,29 +150,29 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
     # A TIFF, or a JPEG with a comment, may also contain "DICM" at byte 128, so their signatures take precedence.
     if data.startswith(b"DICM", 128) and _match(data, _SUPPORTED_SIGNATURES) is None:
         return decode_dicom(data, limits)
-    with _open(data) as image:
-        # Only the header has been read so far; no pixel has been decoded.
-        check_shape(image.size, limits)
-        if image.mode not in _MODES | _WIDE_MODES:
-            raise ImageError(
-                Reason.UNSUPPORTED_PIXELS,
-                f"The {image.format} has pixels of mode {image.mode!r} (expected gray or color). Save it as RGB.",
-            )
-        return _load(image, data)
-
-
-def _open(data: bytes) -> PIL.ImageFile.ImageFile:
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            Reason.TOO_MANY_PIXELS,
-            f"The header announces more pixels than Pillow opens ({error}). Scale the image down.",
-        ) from error
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            # Only the header has been read so far; no pixel has been decoded.
+            check_shape(image.size, limits)
+            if image.mode not in _MODES | _WIDE_MODES:
+                raise ImageError(  # noqa: TRY301  # not translated below
+                    Reason.UNSUPPORTED_PIXELS,
+                    f"The {image.format} has pixels of mode {image.mode!r} (expected gray or color). Save it as RGB.",
+                )
+            image.load()
+            if image.mode in _WIDE_MODES:
+                return _render_wide(image)
+            # Converting RGB to RGB would copy the pixels. The copy exceeds what the allocator reuses per thread, so
+            # that the operating system would map its memory again for each image.
+            return image if image.mode == "RGB" and image.format in _WITHOUT_DECODER else image.convert("RGB")
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
         raise _unidentified_image_error(data) from error
     except Exception as error:  # damaged or hostile bytes can make the plugins raise anything
-        raise decoder_error(error, truncated=_is_truncated(data)) from error
+        # The header of a WebP file states its length, but the WebP decoder accepts a shorter file.
+        is_cut_webp = data.startswith(b"RIFF") and len(data) < int.from_bytes(data[4:8], "little") + 8
+        raise decoder_error(error, truncated=is_cut_webp) from error
 
 
 def _unidentified_image_error(data: bytes) -> ImageError:
@@ -196,25 +191,6 @@ def _unidentified_image_error(data: bytes) -> ImageError:
             f"The file starts like {name} but its header cannot be read. Restore it from its source.",
         )
     return ImageError(Reason.NOT_AN_IMAGE, f"The file starts with {data[:8]!r} ({expected}). Replace it.")
-
-
-def _load(image: PIL.ImageFile.ImageFile, data: bytes) -> Image.Image:
-    try:
-        image.load()
-        if image.mode in _WIDE_MODES:
-            return _render_wide(image)
-        # Converting RGB to RGB would copy the pixels. The copy exceeds what the allocator reuses per thread, so that
-        # the operating system would map its memory again for each image.
-        return image if image.mode == "RGB" and image.format in _WITHOUT_DECODER else image.convert("RGB")
-    except ImageError:
-        raise
-    except Exception as error:  # as in _open
-        raise decoder_error(error, truncated=_is_truncated(data)) from error
-
-
-def _is_truncated(data: bytes) -> bool:
-    # The header of a WebP file states its length, but the WebP decoder accepts a shorter file.
-    return data.startswith(b"RIFF") and len(data) < int.from_bytes(data[4:8], "little") + 8
 
 
 def _render_wide(image: PIL.ImageFile.ImageFile) -> Image.Image:
@@ -260,52 +236,19 @@ def read_bytes(path: roots.Root, limits: Limits) -> bytes:
             is not a regular file, such as a pipe, is never opened.
     """
     try:
-        return _read_local(path, limits) if isinstance(path, Path) else _read_remote(path, limits)
+        size = roots.check_file(path)  # before opening, because opening a device has side effects
+        if size is not None:
+            _check_size(size, limits)
+        if not isinstance(path, Path):
+            return roots.read_at_most(path, (limits.max_file_bytes if size is None else size) + 1)
+        # If a pipe replaces the file now, O_NONBLOCK lets os.open return, and the second check fails.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            size = roots.check_file(file.fileno()) or 0
+            _check_size(size, limits)
+            return file.read(size + 1)  # one byte more than the size, so that `decode` detects a growing file
     except ImageError:
         raise
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageError(
-            Reason.MISSING_FILE, "The file does not exist (expected an image). Restore it, or drop the row."
-        ) from error
-    except ConnectionError as error:
-        raise ImageError(
-            Reason.UNREACHABLE_FILE,
-            f"The store of the file does not answer ({error}). Check the network, and audit again.",
-        ) from error
     except (OSError, ValueError) as error:
-        raise ImageError(
-            Reason.UNREADABLE_FILE,
-            f"The file cannot be read ({type(error).__name__}: {getattr(error, 'strerror', None) or error}). "
-            "Check its name, its permissions and the disk.",
-        ) from error
-
-
-def _read_local(path: Path, limits: Limits) -> bytes:
-    # If a FIFO replaces the file after the first check, O_NONBLOCK lets os.open return, and the second check fails.
-    flags = os.O_RDONLY
-    for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"):
-        flags |= getattr(os, name, 0)
-    _check_file(path.stat(), limits)  # before opening, because opening a device has side effects
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        status = os.fstat(file.fileno())
-        _check_file(status, limits)
-        return file.read(status.st_size + 1)  # one byte more than the size, so that `decode` detects a growing file
-
-
-def _read_remote(path: "UPath", limits: Limits) -> bytes:
-    found = roots.info(path)
-    if found["type"] != "file":
-        raise ImageError(Reason.NOT_A_REGULAR_FILE, "The path is a folder (expected an image file). Correct the name.")
-    size = found["size"]
-    if size is not None:  # a web server may omit the size
-        _check_size(size, limits)
-    return roots.read_at_most(path, (limits.max_file_bytes if size is None else size) + 1)
-
-
-def _check_file(status: os.stat_result, limits: Limits) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
-        raise ImageError(
-            Reason.NOT_A_REGULAR_FILE, f"The path is {kind} (expected an image file). Correct the file name."
-        )
-    _check_size(status.st_size, limits)
+        problem = error if isinstance(error, RowError) else roots.row_error(error)
+        raise ImageError(problem.reason, f"The file {problem.detail}") from error

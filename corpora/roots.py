@@ -6,6 +6,7 @@ URLs never contain keys or passwords: fsspec's drivers read credentials from the
 
 import io
 import os
+import stat
 import threading
 import uuid
 from contextlib import suppress
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from urllib.parse import quote
 
 import stores
-from corpora.errors import CorpusError
+from corpora.errors import CorpusError, RowError
 from corpora.records import Reason
-from stores import translate_errors
+from stores.urls import advise, list_remote, translate_errors
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -30,11 +31,6 @@ BLOCK_BYTES = 8 * 2**20
 
 MAX_FETCHED_BYTES = 2 * 2**30
 """Size limit of a file that must be downloaded completely, because its web server does not serve byte ranges."""
-
-WEB_FOLDERS = (
-    "a web server need not list a folder, so name a file (.tar, .parquet, .csv, .tsv, .jsonl, the .json of COCO), or "
-    "several as in shard-{0000..0012}.tar"
-)
 
 _BUFFER_BYTES = 2**18
 _PIECE_BYTES = 2**20
@@ -57,10 +53,7 @@ def parse_root(text: str) -> Root:
 
 
 def is_inside(path: Root, root: Root) -> bool:
-    """Return whether a path is inside of a root after symbolic links are resolved.
-
-    Always True for remote paths, because remote stores have no links.
-    """
+    """Return whether a path is inside of a root after links are resolved. Remote stores have no links."""
     if not isinstance(path, Path) or not isinstance(root, Path):
         return True
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
@@ -77,11 +70,7 @@ def join(root: Root, relative: PurePosixPath) -> Root:
 def info(path: "UPath") -> dict[str, Any]:
     """Return fsspec's metadata of a remote file or folder: at least `type`, and `size` in bytes or None.
 
-    Raises:
-        FileNotFoundError: The path does not exist.
-        PermissionError: Access is denied, or there are no credentials.
-        ConnectionError: The store cannot be reached, or does not answer in time.
-        OSError: Any other error of the driver.
+    Raises OSError; see `stores.translate_errors`.
     """
     with translate_errors():
         found: dict[str, Any] = path.fs.info(path.path)
@@ -89,11 +78,7 @@ def info(path: "UPath") -> dict[str, Any]:
 
 
 def is_file(path: Root) -> bool:
-    """Return whether a path is a regular file. Unlike `UPath.is_file`, raise an error if the store does not answer.
-
-    Raises:
-        CorpusError: The store cannot be reached.
-    """
+    """Return whether a path is a regular file. Raises CorpusError if the store cannot be reached."""
     return path.is_file() if isinstance(path, Path) else _type_of(path) == "file"
 
 
@@ -117,15 +102,23 @@ def _type_of(path: "UPath") -> str | None:
         raise CorpusError(f"Corpus {str(path.parent)!r} cannot be read ({error}). Check the network.") from error
 
 
-def size_of(path: Root) -> int | None:
-    """Return the size of a file in bytes, or None if a web server does not report it.
+def check_file(path: "Root | int") -> int | None:
+    """Check that a path or an open file is a regular file. Raises RowError; see `row_error`.
 
-    Raises:
-        OSError: The file cannot be accessed; see `info`.
+    Returns:
+        The size in bytes, or None if a web server does not report it.
     """
-    if isinstance(path, Path):
-        return path.stat().st_size
-    size: int | None = info(path)["size"]
+    try:
+        if isinstance(path, (Path, int)):
+            status = os.stat(path)  # noqa: PTH116  # pathlib takes no file descriptor
+            is_regular, size = stat.S_ISREG(status.st_mode), status.st_size
+        else:
+            found = info(path)
+            is_regular, size = found["type"] == "file", found["size"]
+    except OSError as error:
+        raise row_error(error) from error
+    if not is_regular:
+        raise RowError(Reason.NOT_A_REGULAR_FILE, "is not a regular file. Replace it, or correct its name.")
     return size
 
 
@@ -149,22 +142,15 @@ def list_folder(folder: Root) -> list[tuple[str, bool]]:
         CorpusError: The folder cannot be listed, or the store cannot be reached.
     """
     try:
-        if isinstance(folder, Path):
-            with os.scandir(folder) as found:
-                return sorted((entry.name, _is_dir(entry)) for entry in found)
-        with translate_errors():
-            listed = folder.fs.ls(folder.path, detail=True)
-            folder.fs.invalidate_cache(folder.path)  # so that the next listing shows changes
+        if not isinstance(folder, Path):
+            return list_remote(folder)
+        with os.scandir(folder) as found:
+            return sorted((entry.name, _is_dir(entry)) for entry in found)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        fix = "check its permissions" if isinstance(folder, Path) else _advise(error)
+        fix = "check its permissions" if isinstance(folder, Path) else advise(error)
         raise CorpusError(f"{str(folder)!r} cannot be listed ({error}): {fix}{web_hint(folder)}.") from error
-    itself = folder.path.rstrip("/")
-    paths = [(str(entry["name"]).rstrip("/"), entry["type"] == "directory") for entry in listed]
-    named = {path.rpartition("/")[2]: is_dir for path, is_dir in paths if path != itself}
-    # A remote store may list these names, which a local folder never does.
-    return sorted((name, is_dir) for name, is_dir in named.items() if name not in ("", ".", ".."))
 
 
 def _is_dir(entry: "os.DirEntry[str]") -> bool:
@@ -179,11 +165,7 @@ def list_names(folder: Root, pattern: str) -> list[str]:
 
 
 def read_beginning(path: Root, size: int) -> bytes:
-    """Read the first bytes of a file.
-
-    Raises:
-        CorpusError: The file cannot be read.
-    """
+    """Read the first bytes of a file. Raises CorpusError if the file cannot be read."""
     try:
         with open_binary(path, ahead=size) as file:
             return file.read(size)
@@ -196,21 +178,14 @@ def describe_absence(root: Root) -> str:
 
     Returns an empty text for a root that can be read, and for any local root.
     """
-    if isinstance(root, Path):
-        return ""
     try:
-        info(root)
+        if not isinstance(root, Path):
+            info(root)
     except FileNotFoundError:
         return f"is not there; correct {'host' if is_web(root) else 'bucket'} and path{web_hint(root)}"
     except OSError as error:
-        return f"cannot be read ({error}): {_advise(error)}{web_hint(root)}"
+        return f"cannot be read ({error}): {advise(error)}{web_hint(root)}"
     return ""
-
-
-def _advise(error: OSError) -> str:
-    if isinstance(error, PermissionError):
-        return "check the credentials in the environment or the profile"
-    return "check the network"
 
 
 def is_web(path: Root) -> bool:
@@ -220,7 +195,12 @@ def is_web(path: Root) -> bool:
 
 def web_hint(path: Root) -> str:
     """Return advice about folders on web servers, to append to a message. Empty if the path is not a web URL."""
-    return f"; {WEB_FOLDERS}" if is_web(path) else ""
+    if not is_web(path):
+        return ""
+    return (
+        "; a web server need not list a folder, so name a file (.tar, .parquet, .csv, .tsv, .jsonl, the .json of "
+        "COCO), or several as in shard-{0000..0012}.tar"
+    )
 
 
 def open_binary(path: Root, ahead: int | None = None) -> BinaryIO:
@@ -230,25 +210,34 @@ def open_binary(path: Root, ahead: int | None = None) -> BinaryIO:
         path: The file.
         ahead: Block size for a remote file in bytes. Default: `BLOCK_BYTES`. Use a small value to read a small part.
     """
-    return path.open("rb") if isinstance(path, Path) else io.BufferedReader(_RemoteFile(path, ahead), _BUFFER_BYTES)
+    if isinstance(path, Path):
+        return path.open("rb")
+    if any(url == str(path) for url, *_ in tuple(_downloads)):
+        return _open_download(path)
+    return io.BufferedReader(_RemoteFile(path, BLOCK_BYTES if ahead is None else ahead), _BUFFER_BYTES)
 
 
 def read_at_most(path: "UPath", size: int) -> bytes:
     """Read the first `size` bytes of a remote file in one request. Raises OSError; see `info`."""
+    if is_web(path):
+        # A web server may ignore the requested range and send the whole file, so the file is read as a stream.
+        with io.BufferedReader(_RemoteFile(path, block_size=0)) as file:
+            return file.read(size)
     with translate_errors():
-        if is_web(path):
-            # A web server may ignore the requested range and send the whole file, so the file is read as a stream.
-            with io.BufferedReader(_RemoteFile(path, block_size=0)) as file:
-                return file.read(size)
         data: bytes = path.fs.cat_file(path.path, start=0, end=size)
         return data
 
 
-def reason_of(error: OSError) -> Reason:
-    """Return the reason to reject a row whose file cannot be opened or read."""
-    if isinstance(error, FileNotFoundError):
-        return Reason.MISSING_FILE
-    return Reason.UNREACHABLE_FILE if isinstance(error, ConnectionError) else Reason.UNREADABLE_FILE
+def row_error(error: Exception) -> RowError:
+    """Translate an error of opening or reading a file. The detail is the predicate of a sentence about the file."""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return RowError(Reason.MISSING_FILE, "does not exist. Restore it, or correct its name.")
+    reason, fix = Reason.UNREADABLE_FILE, "check its name, its permissions and the disk"
+    if isinstance(error, OSError) and error.errno is None:  # an error of a remote store
+        fix = f"{advise(error)}, and audit again"
+        reason = Reason.UNREACHABLE_FILE if isinstance(error, ConnectionError) else reason
+    text = getattr(error, "strerror", None) or error
+    return RowError(reason, f"cannot be read ({type(error).__name__}: {text}); {fix}.")
 
 
 _lock = threading.Lock()
@@ -259,28 +248,15 @@ The key consists of URL, size, ETag and modification date. The copies are in the
 """
 
 
-def _open_download(path: "UPath", download: bool) -> BinaryIO | None:
-    """Open the local copy of a file whose web server does not serve byte ranges.
+def _open_download(path: "UPath") -> BinaryIO:
+    """Open a local copy of a file whose web server does not serve byte ranges.
 
     Unlike fsspec's caches, this function limits the size of a download, and downloads a changed file again.
-
-    Args:
-        path: URL of the file.
-        download: Whether to download the file if no local copy exists.
-
-    Returns:
-        The open copy, or None if no copy exists and `download` is False.
     """
-    if not download and not any(url == str(path) for url, *_ in tuple(_downloads)):
-        return None
     found = info(path)
     key = (str(path), *(found.get(name) for name in ("size", "ETag", "Last-Modified")))
     with _lock:
-        copy = _downloads.pop(key, None)
-        if copy is None:
-            if not download:
-                return None
-            copy = _download(path)
+        copy = _downloads.pop(key, None) or _download(path)
         _downloads[key] = copy
         if len(_downloads) > _MAX_DOWNLOADS:
             with suppress(OSError):  # on POSIX, an open file stays readable after it is deleted
@@ -311,13 +287,11 @@ class _RemoteFile(io.RawIOBase):
     is read as a stream and never downloaded.
     """
 
-    def __init__(self, path: "UPath", block_size: int | None = None) -> None:
+    def __init__(self, path: "UPath", block_size: int) -> None:
         self._path = path
         self._may_download = is_web(path) and block_size != 0
         with translate_errors():
-            copy = _open_download(path, download=False) if self._may_download else None
-            self._may_download &= copy is None
-            self._file: Any = copy or path.open("rb", block_size=BLOCK_BYTES if block_size is None else block_size)
+            self._file: Any = path.open("rb", block_size=block_size)
 
     def readable(self) -> bool:
         return True
@@ -346,7 +320,7 @@ class _RemoteFile(io.RawIOBase):
     def _use_download(self) -> None:
         position = self._file.tell()
         self._file.close()
-        self._file = _open_download(self._path, download=True)
+        self._file = _open_download(self._path)
         self._file.seek(position)
         self._may_download = False
 

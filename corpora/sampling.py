@@ -5,11 +5,16 @@ Most rows of a sample therefore stay in it when the corpus grows.
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from corpora.errors import CorpusError
 from corpora.readers.protocol import Row
+
+_Entries: TypeAlias = list[tuple[int, int]]
+"""Hash and number of each row of a stratum that can be in the sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,43 +69,6 @@ class Sample:
         return True
 
 
-@dataclass(slots=True)
-class _Stratum:
-    """Number of rows with one value of the column, and a heap of the rows with the smallest hashes."""
-
-    size: int = 0
-    heap: list[tuple[int, int]] = field(default_factory=list)
-    """Negated hash and negated row number of each row, so that the row with the largest hash is on top."""
-
-    def add(self, ranked: tuple[int, int], keep: int) -> int:
-        """Add a row, and keep only the rows with the smallest hashes.
-
-        Args:
-            ranked: Hash and number of the row.
-            keep: Number of rows to keep.
-
-        Returns:
-            Number of entries by which the heap has grown, 0 or 1.
-        """
-        self.size += 1
-        entry = (-ranked[0], -ranked[1])
-        if len(self.heap) < keep:
-            heapq.heappush(self.heap, entry)
-            return 1
-        heapq.heappushpop(self.heap, entry)
-        return 0
-
-    def trim(self, keep: int) -> int:
-        """Keep only the `keep` rows with the smallest hashes, and return the number of remaining rows."""
-        while len(self.heap) > keep:
-            heapq.heappop(self.heap)
-        return len(self.heap)
-
-    def smallest(self) -> list[tuple[int, int]]:
-        """Return hash and number of each kept row, sorted by hash."""
-        return sorted((-rank, -number) for rank, number in self.heap)
-
-
 def draw_sample(rows: Iterable[Row], sampling: Sampling) -> Sample:
     """Sample the rows of a corpus without opening any image.
 
@@ -108,60 +76,59 @@ def draw_sample(rows: Iterable[Row], sampling: Sampling) -> Sample:
     its location instead, so broken rows are as frequent in the sample as in the corpus (or stratum). Memory holds at
     most three times `sampling.size` entries.
 
-    Args:
-        rows: All rows of the corpus, in order.
-        sampling: Settings of the sample.
-
     Raises:
         CorpusError: The corpus cannot be read, no row has a value in the column to stratify by, or the number of
             distinct values of that column exceeds `sampling.size`.
     """
-    strata: dict[str | None, _Stratum] = {}
+    sizes: Counter[str | None] = Counter()
+    strata: defaultdict[str | None, _Entries] = defaultdict(list)
+    number_of_entries = 0
     columns: set[str] = set()
-    total, entries, quota = 0, 0, sampling.size
     for number, row in enumerate(rows):
-        total += 1
         value = None
         if sampling.stratify is not None:
             columns.update(row.attributes)
             value = row.attributes.get(sampling.stratify)
-        stratum = strata.setdefault(value, _Stratum())
-        if len(strata) > sampling.size:
+        sizes[value] += 1
+        strata[value].append((_hash(row, sampling.seed), number))
+        if len(sizes) > sampling.size:
             raise CorpusError(
                 f"[corpus] stratify: column {sampling.stratify!r} has more than {sampling.size} values, the size of "
                 "the sample. Name a column with fewer values, or raise [corpus] sample."
             )
-        entries += stratum.add((_hash(row, sampling.seed), number), quota + 1)
-        if entries > 2 * sampling.size + len(strata):
-            # More rows never increase the quota, so entries beyond it cannot be in the sample.
-            quota = _quota((stratum.size for stratum in strata.values()), sampling.size)
-            entries = sum(stratum.trim(quota + 1) for stratum in strata.values())
+        number_of_entries += 1
+        if number_of_entries >= 3 * sampling.size:
+            _trim(strata, sizes, sampling.size)
+            number_of_entries = sum(map(len, strata.values()))
     if sampling.stratify is not None and sampling.stratify not in columns:
         raise CorpusError(
             f"[corpus] stratify: no row of the corpus has a value in {sampling.stratify!r}. Name one of the columns "
             f"with values: {sorted(columns)[:20]}."
         )
-    chosen = _choose(list(strata.values()), sampling.size)
-    return Sample(sampling, total, {number: rank for rank, number in chosen})
+    quota = _trim(strata, sizes, sampling.size)
+    chosen = [entry for entries in strata.values() for entry in entries[:quota]]
+    rest = (entries[quota] for entries in strata.values() if len(entries) > quota)
+    chosen += heapq.nsmallest(sampling.size - len(chosen), rest)
+    return Sample(sampling, sizes.total(), {number: rank for rank, number in chosen})
 
 
-def _choose(strata: list[_Stratum], size: int) -> Iterator[tuple[int, int]]:
-    """Yield hash and number of each sampled row: an equal quota per stratum, then the smallest remaining hashes."""
-    quota = _quota((stratum.size for stratum in strata), size)
-    ranked = [stratum.smallest() for stratum in strata]
-    count = sum(min(len(rows), quota) for rows in ranked)
-    for rows in ranked:
-        yield from rows[:quota]
-    yield from heapq.nsmallest(size - count, (rows[quota] for rows in ranked if len(rows) > quota))
+def _trim(strata: Mapping[str | None, _Entries], sizes: Counter[str | None], size: int) -> int:
+    """Sort the entries of each stratum, and drop those that cannot be in the sample.
+
+    Further rows never increase the quota. An entry beyond the quota can be in the sample only if it is the next one.
+
+    Returns:
+        The quota: the number of rows that each stratum contributes, as far as it has them.
+    """
+    quota = _quota(sizes.values(), size)
+    for entries in strata.values():
+        entries.sort()
+        del entries[quota + 1 :]
+    return quota
 
 
 def _quota(sizes: Iterable[int], total: int) -> int:
-    """Return the largest number of rows to take from each stratum without exceeding `total` rows.
-
-    Args:
-        sizes: Number of rows per stratum. A stratum with fewer rows than the quota contributes all its rows.
-        total: Size of the sample.
-    """
+    """Return the largest number of rows to take from each stratum, as far as it has them, to take at most `total`."""
     ordered = sorted(sizes)
     for index, size in enumerate(ordered):
         if (quota := total // (len(ordered) - index)) < size:

@@ -91,17 +91,18 @@ def test_a_part_has_its_smallest_hashes_whatever_its_neighbours() -> None:
 
 def test_memory_is_that_of_the_sample(monkeypatch) -> None:
     held = []
-    real = module._Stratum.add
+    real = module._trim
 
-    def watched(self, ranked, keep):
-        grown = real(self, ranked, keep)
-        held.append(len(self.heap))
-        return grown
+    def watched(strata, *sizes):
+        held.append(sum(map(len, strata.values())))
+        quota = real(strata, *sizes)
+        assert sum(map(len, strata.values())) <= 2 * 70
+        return quota
 
-    monkeypatch.setattr(module._Stratum, "add", watched)
+    monkeypatch.setattr(module, "_trim", watched)
     draw_sample((rows([number], **{f"site {number % 7}": 1})[0] for number in range(4000)), Sampling(70, 0, "site"))
-    assert max(held) < 70
-    assert max(held[2000:]) <= 32  # of seven: below 3 * 70 in total
+    assert len(held) > 20
+    assert max(held) == 3 * 70
 
 
 def test_more_values_than_rows_wanted_is_refused() -> None:

@@ -131,11 +131,14 @@ class CocoReader(FolderReader):
                 continue
             seen.add(identity)
             of_image = captions.pop(identity, None)
-            if of_image is None:
+            if not of_image:
                 problem = f"has no caption with image_id {excerpt(identity)}. Add a caption, or drop the image."
                 yield Row(location, name, problem=problem, reason=Reason.EMPTY_CAPTION)
-            for place, entry in of_image or ():
-                row = self._row(place, image, entry, _box_attributes(boxes.get(identity, {}), image))
+                continue
+            sides = image.get("width"), image.get("height")
+            attributes = {f"box {category}": _shares(box, *sides) for category, box in boxes.get(identity, {}).items()}
+            for place, entry in of_image:
+                row = self._row(place, image, entry, attributes)
                 if identity in ambiguous:
                     row = replace(row, problem=f"has the image_id {excerpt(identity)}, which several images have")
                 yield replace(row, file_name=name)
@@ -164,12 +167,7 @@ class CocoReader(FolderReader):
 
 
 def _read_boxes(path: Root, loaded: _Object) -> _Boxes:
-    """Return the boxes in a captions file and in the instances file next to it.
-
-    Args:
-        path: Path of the captions file.
-        loaded: Content of the captions file.
-    """
+    """Return the boxes in a captions file, whose content is `loaded`, and in the instances file next to it."""
     boxes: _Boxes = {}
     _add_boxes(boxes, loaded)
     split = _split(path)
@@ -217,11 +215,6 @@ def _enclose(one: _Box | str, other: _Box | str) -> _Box | str:
     if isinstance(one, str) or isinstance(other, str):
         return one if isinstance(one, str) else other
     return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
-
-
-def _box_attributes(boxes: dict[str, _Box | str], image: _Object) -> dict[str, str]:
-    sides = image.get("width"), image.get("height")
-    return {f"box {category}": _shares(box, *sides) for category, box in boxes.items()}
 
 
 def _shares(box: _Box | str, width: object, height: object) -> str:
@@ -292,22 +285,15 @@ def _looks_like_coco(path: Root) -> bool:
     return _BEGINNING.match(head) is not None and _LISTS.search(head) is not None
 
 
-def _check_size(path: Root) -> None:
-    size = roots.size_of(path)
-    if size is None or size > MAX_JSON_BYTES:
-        raise CorpusError(
-            f"{str(path)!r} has {'an unknown number of' if size is None else size} bytes (expected at most "
-            f"{MAX_JSON_BYTES}, because the file is loaded into memory completely). Split it."
-        )
-
-
 def _load(path: Root) -> _Object:
     try:
-        _check_size(path)
+        size = roots.check_file(path)
+        if size is None or size > MAX_JSON_BYTES:
+            found = "an unknown number of" if size is None else size
+            problem = f"it has {found} bytes, expected at most {MAX_JSON_BYTES}, because it must fit into memory"
+            raise ValueError(problem)  # noqa: TRY301  # reported below
         with roots.open_binary(path) as file:
             loaded = json.load(file, object_pairs_hook=_load_object)
-    except CorpusError:
-        raise
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise CorpusError(f"{str(path)!r} cannot be read ({summarize(error)}), {_EXPECTED}; restore it.") from error
     lists = isinstance(loaded, dict) and all(isinstance(loaded.get(key), list) for key in ("images", "annotations"))

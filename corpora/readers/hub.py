@@ -8,19 +8,15 @@ dataset runs (the library refuses dataset scripts since version 4), and no files
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from corpora import roots
 from corpora.errors import CorpusError
 from corpora.readers.metadata import summarize
-from corpora.readers.protocol import Columns
-from corpora.readers.table_files import ArrowTable, ParquetTable, TableFile, open_source
-from corpora.readers.tables import TableReader
-from corpora.records import Limits
-from corpora.roots import Root, open_binary, parse_root
+from corpora.readers.tables import TableList, TableReader
+from corpora.roots import Root, parse_root
 
 SCHEME: Final = "hf://datasets/"
-_STREAM_MARK: Final = b"\xff\xff\xff\xff"
 _DIRECT: Final = {"imagefolder": "folder", "webdataset": "webdataset"}
 
 SCRATCH = "m2ib-audit-hub-"
@@ -30,18 +26,6 @@ SCRATCH = "m2ib-audit-hub-"
 def is_hub(root: Root) -> bool:
     """Return whether a root is on the Hugging Face Hub."""
     return not isinstance(root, Path) and str(root).startswith(SCHEME)
-
-
-class _Dataset(NamedTuple):
-    """Files of a dataset.
-
-    Attributes:
-        base: Folder of the files. On the Hub, the dataset at one commit.
-        splits: Mapping from each file, relative to `base`, to its split.
-    """
-
-    base: Root
-    splits: dict[str, str]
 
 
 class HubReader(TableReader):
@@ -54,52 +38,31 @@ class HubReader(TableReader):
 
     description = "a dataset that the library datasets loads"
 
-    def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
-        super().__init__(root, columns, limits)
-        self._dataset = _Dataset(root, {})
-
     @classmethod
     def fits(cls, root: Root) -> bool:
         """See `Reader.fits`."""
         return is_hub(root)
 
-    def _names(self) -> list[str]:
-        self._dataset = _resolve(self._root)
-        return list(self._dataset.splits)
-
-    def _base(self) -> Root:
-        return self._dataset.base
-
-    def _extra_cells(self, name: str) -> dict[str, object]:
-        splits = self._dataset.splits
-        return {"split": splits[name]} if len(set(splits.values())) > 1 else {}
-
-    def _open_table(self, path: Root, once: bool) -> TableFile:
-        if path.suffix == ".parquet":
-            return ParquetTable(open_source(path, mapped=False))
-        with open_binary(path, ahead=len(_STREAM_MARK)) as file:
-            if file.read(len(_STREAM_MARK)) != _STREAM_MARK:
-                raise ValueError("it is not in the stream format of Arrow, which save_to_disk writes")
-        return ArrowTable(open_source(path, mapped=not once))
-
-
-def _resolve(root: Root) -> _Dataset:
-    """List the files of a dataset. Raises CorpusError if they are not Parquet or Arrow files."""
-    builder = _load_builder(root)
-    kind = type(builder).__module__.rpartition(".")[2]
-    if kind not in ("parquet", "arrow"):
-        fix = f"name the format, {_DIRECT[kind]}, and the folder of its files" if kind in _DIRECT else "convert it"
-        raise CorpusError(
-            f"Corpus {str(root)!r} is loaded as {kind!a}, expected Parquet or Arrow files with image bytes: {fix}."
-        )
-    files = [(str(split), str(file)) for split, some in (builder.config.data_files or {}).items() for file in some]
-    if is_hub(root):
+    def _find_tables(self) -> TableList:
+        builder = _load_builder(self._root)
+        kind = type(builder).__module__.rpartition(".")[2]
+        if kind not in ("parquet", "arrow"):
+            fix = f"name the format, {_DIRECT[kind]}, and the folder of its files" if kind in _DIRECT else "convert it"
+            raise CorpusError(
+                f"Corpus {str(self._root)!r} is loaded as {kind!a}, expected Parquet or Arrow files with image bytes: "
+                f"{fix}."
+            )
+        splits = builder.config.data_files or {}
+        files = {
+            str(file): str(split) if len(splits) > 1 else None for split, listed in splits.items() for file in listed
+        }
+        if not is_hub(self._root):
+            real = os.path.realpath(str(self._root))
+            return TableList(self._root, {_relative(os.path.realpath(file), real): files[file] for file in files})
         # The files are hf://datasets/org/name@commit/path, all at the same commit.
-        name, _, rest = files[0][1].partition("@") if files else ("", "", "")
-        base = f"{name}@{rest.partition('/')[0]}" if files else ""
-        return _Dataset(parse_root(base) if base else root, {_relative(file, base): split for split, file in files})
-    real = os.path.realpath(str(root))
-    return _Dataset(root, {_relative(os.path.realpath(file), real): split for split, file in files})
+        name, at, rest = next(iter(files), "").partition("@")
+        base = f"{name}{at}{rest.partition('/')[0]}"
+        return TableList(parse_root(base or str(self._root)), {_relative(file, base): files[file] for file in files})
 
 
 def _relative(file: str, base: str) -> str:

@@ -111,10 +111,6 @@ def check_shard(folder: Root, name: str, root: Root) -> Root:
     path = roots.join(folder, PurePosixPath(name))
     if "/" in name or (path != root and not roots.is_inside(path, folder)):
         raise RowError(Reason.PATH_OUTSIDE_CORPUS, "leads out of the corpus (expected a file in it). Copy it there.")
-    if not isinstance(path, Path):
-        return path
-    if not path.exists():
-        raise RowError(Reason.MISSING_FILE, "does not exist (expected a shard). Restore it, or correct the pattern.")
-    if not path.is_file():
-        raise RowError(Reason.NOT_A_REGULAR_FILE, "is not a regular file (expected a shard). Replace it.")
+    if isinstance(path, Path):
+        roots.check_file(path)
     return path

@@ -7,7 +7,7 @@ number of rows.
 import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from corpora.roots import Root, open_binary
 _PIECE_BYTES = 8 * 2**20
 _PIECE_ROWS = 32
 _BUFFER_BYTES = 2**20
+_STREAM_MARK = b"\xff\xff\xff\xff"
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
@@ -39,9 +40,15 @@ class Damage:
 
 
 class TableFile(ABC):
-    """An open table file. The constructor raises an exception from `UNREADABLE` if the schema cannot be read."""
+    """An open table file. The constructor raises an exception from `UNREADABLE` if the schema cannot be read.
+
+    Attributes:
+        schema: Names and types of the columns.
+        starts: Numbers of the rows at which reading can start, in ascending order.
+    """
 
     schema: pa.Schema
+    starts: Sequence[int] = (0,)
 
     def __init__(self, source: pa.NativeFile) -> None:
         self._source = source
@@ -49,10 +56,6 @@ class TableFile(ABC):
     @abstractmethod
     def count(self) -> int:
         """Return the number of rows, including damaged rows."""
-
-    @abstractmethod
-    def start(self, position: int) -> int:
-        """Return the first row that must be read to reach the row at `position`."""
 
     @abstractmethod
     def batches(self, first: int, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch | Damage]]:
@@ -80,29 +83,19 @@ class ParquetTable(TableFile):
         self.schema = self._file.schema_arrow
         footer = self._file.metadata
         self._sizes = [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
-        if min(self._sizes, default=0) < 0 or sum(self._sizes) > source.size():
-            raise ValueError(f"its footer announces {sum(self._sizes)} rows in {source.size()} bytes")
+        self.starts = list(itertools.accumulate(self._sizes, initial=0))
+        if min(self._sizes, default=0) < 0 or self.count() > source.size():
+            raise ValueError(f"its footer announces {self.count()} rows in {source.size()} bytes")
 
     def count(self) -> int:
         """See `TableFile.count`."""
-        return sum(self._sizes)
-
-    def start(self, position: int) -> int:
-        """See `TableFile.start`."""
-        start = 0
-        for size in self._sizes:
-            if start + size > position:
-                break
-            start += size
-        return start
+        return self.starts[-1]
 
     def batches(self, first: int, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch | Damage]]:
         """See `TableFile.batches`."""
-        start = 0
-        for group, size in enumerate(self._sizes):
-            if start + size > first:
-                yield from self._group(group, start, names)
-            start += size
+        for group, end in enumerate(self.starts[1:]):
+            if end > first:
+                yield from self._group(group, self.starts[group], names)
 
     def _group(self, group: int, start: int, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch | Damage]]:
         left = self._sizes[group]
@@ -125,15 +118,14 @@ class ArrowTable(TableFile):
 
     def __init__(self, source: pa.NativeFile) -> None:
         super().__init__(source)
+        if source.read(len(_STREAM_MARK)) != _STREAM_MARK:
+            raise ValueError("it is not in the stream format of Arrow, which save_to_disk writes")
+        source.seek(0)
         self.schema = pa.ipc.open_stream(source).schema
 
     def count(self) -> int:
         """See `TableFile.count`."""
         return sum(piece.num_rows for piece in self._pieces())
-
-    def start(self, position: int) -> int:  # noqa: ARG002  # the interface
-        """See `TableFile.start`. Always 0, because skipping batches is fast."""
-        return 0
 
     def batches(self, first: int, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch | Damage]]:
         """See `TableFile.batches`."""
@@ -170,12 +162,13 @@ class Cursor:
     def reaches(self, position: int) -> bool:
         """Return whether the cursor can read a row efficiently.
 
-        True if the row is in a cached batch, or follows it and no closer starting point exists (`TableFile.start`).
+        True if the row is in a cached batch, or follows it and no closer starting point exists (`TableFile.starts`).
         """
         if not self._recent:
             return False
         last, piece = self._recent[-1]
-        return self._recent[0][0] <= position and self.table.start(position) <= last + piece.num_rows
+        start = max(start for start in self.table.starts if start <= position)
+        return self._recent[0][0] <= position and start <= last + piece.num_rows
 
     def read(self, position: int) -> tuple[int, pa.RecordBatch | Damage]:
         """Return the batch that contains a row, with the number of the batch's first row.
@@ -196,11 +189,22 @@ class Cursor:
             yield found
 
 
-def open_source(path: Root, mapped: bool) -> pa.NativeFile:
-    """Open a file for Arrow. If `mapped`, a local file is mapped into memory."""
+def open_table(path: Root, once: bool) -> TableFile:
+    """Open a table file: Parquet if its suffix is .parquet, otherwise Arrow's stream format.
+
+    Args:
+        path: A regular file.
+        once: Whether the file is read once from beginning to end, instead of with random access.
+    """
     if not isinstance(path, Path):
-        return pa.PythonFile(open_binary(path), mode="r")
-    return pa.memory_map(str(path)) if mapped else pa.OSFile(str(path))
+        source = pa.PythonFile(open_binary(path), mode="r")
+    elif once or path.suffix == ".parquet":
+        source = pa.OSFile(str(path))
+    else:
+        # A mapped file allows skipping batches without reading them. For sequential reading it is not mapped, because
+        # all its pages would count as used memory.
+        source = pa.memory_map(str(path))
+    return ParquetTable(source) if path.suffix == ".parquet" else ArrowTable(source)
 
 
 def _validate(batch: pa.RecordBatch) -> pa.RecordBatch | Damage:

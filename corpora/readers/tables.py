@@ -3,11 +3,11 @@
 import json
 import threading
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import pyarrow as pa
 
@@ -17,7 +17,7 @@ from corpora.readers import metadata, patterns
 from corpora.readers.imagefolder import resolve_inside
 from corpora.readers.metadata import UNREADABLE, column_values, is_bytes, summarize
 from corpora.readers.protocol import Columns, Reader, Row, require_rows
-from corpora.readers.table_files import ArrowTable, Cursor, Damage, ParquetTable, TableFile, open_source
+from corpora.readers.table_files import Cursor, Damage, TableFile, open_table
 from corpora.records import DEFAULT_LIMITS, Limits, Place, Reason
 from corpora.roots import Root, open_binary, real_path
 
@@ -27,6 +27,18 @@ SAVED = _DICT, _STATE = "dataset_dict.json", "state.json"
 
 _Entry = TypeVar("_Entry")
 _EXPECTED = "expected a table with image bytes; restore it from its source or export it again"
+
+
+class TableList(NamedTuple):
+    """The table files of a corpus.
+
+    Attributes:
+        base: Folder of the files. On the Hub, the dataset at one commit.
+        splits: Split of each file in reading order, by its path relative to `base`. None if there is only one split.
+    """
+
+    base: Root
+    splits: Mapping[str, str | None]
 
 
 class TableReader(Reader):
@@ -43,28 +55,12 @@ class TableReader(Reader):
     def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         super().__init__(root, columns, limits)
         self._lock = threading.Lock()
-        self._files: frozenset[str] = frozenset()
+        self._tables = TableList(root, {})
         self._cursors: list[Cursor] = []
 
     @abstractmethod
-    def _names(self) -> list[str]:
-        """Return the table files in reading order, relative to `_base`. Raises CorpusError."""
-
-    @abstractmethod
-    def _open_table(self, path: Root, once: bool) -> TableFile:
-        """Open a table file.
-
-        Args:
-            path: A regular file.
-            once: Whether the file is read once from beginning to end, instead of with random access.
-        """
-
-    def _base(self) -> Root:
-        return self._root
-
-    def _extra_cells(self, name: str) -> dict[str, object]:  # noqa: ARG002  # for subclasses
-        """Return values, by column name, that all rows of a file get from its path."""
-        return {}
+    def _find_tables(self) -> TableList:
+        """List the table files of the corpus. Raises CorpusError."""
 
     def rows(self) -> Iterator[Row]:
         """See `Reader.rows`."""
@@ -86,9 +82,9 @@ class TableReader(Reader):
     def image(self, place: Place) -> bytes:
         """See `Reader.image`. Recently used cursors are cached, so that sequential access is fast."""
         name, position = place.container, place.position
-        if name not in self._files:
-            self._files = frozenset(self._names())
-        if name not in self._files or name is None or position is None or position < 0:
+        if name not in self._tables.splits:
+            self._tables = self._find_tables()
+        if name not in self._tables.splits or name is None or position is None or position < 0:
             raise ImageError(
                 Reason.PATH_OUTSIDE_CORPUS,
                 f"{place.name!a} is in none of the tables of the corpus (expected a row of a table). Audit the "
@@ -104,15 +100,15 @@ class TableReader(Reader):
             raise ImageError(error.reason, f"{place.name!a} {error.detail}") from error
 
     def _list_files(self) -> list[str]:
-        names = self._names()
-        if not names:
+        tables = self._find_tables()
+        if not tables.splits:
             problem = roots.describe_absence(self._root) or "has no table files"
             raise CorpusError(f"Corpus {str(self._root)!r} {problem}, {_EXPECTED}.")
         with self._lock:  # the corpus may have changed since it was last read in this process
-            self._files = frozenset(names)
+            self._tables = tables
             while self._cursors:
                 self._cursors.pop().table.close()
-        return names
+        return list(tables.splits)
 
     def _check_first(self, names: list[str]) -> None:
         """Check the columns of the first readable file. Raises CorpusError if no file is readable."""
@@ -129,22 +125,23 @@ class TableReader(Reader):
         raise CorpusError(f"None of the {len(names)} files of {str(self._root)!r} can be read; {errors[0]}")
 
     def _open(self, name: str, once: bool = False) -> TableFile:
-        """Open a table file after checking its path. Raises RowError if it cannot be read."""
+        """Open a table file after checking its path. Raises RowError if it cannot be read. See `open_table`."""
         try:
-            path = resolve_inside(real_path(self._base()), name)
-            _check_file(path)
-            table = self._open_table(path, once)
+            path = resolve_inside(real_path(self._tables.base), name)
+            if roots.check_file(path) == 0:
+                raise RowError(Reason.EMPTY_FILE, f"has 0 bytes, {_EXPECTED}.")  # noqa: TRY301  # not translated below
+            table = open_table(path, once)
             _check_names(table.schema)
         except RowError:
             raise
         except (*UNREADABLE, RuntimeError) as error:  # RuntimeError: symbolic links form a loop
-            reason = roots.reason_of(error) if isinstance(error, OSError) else Reason.UNREADABLE_FILE
-            raise RowError(reason, f"cannot be read ({summarize(error)}), {_EXPECTED}.") from error
+            problem = f"cannot be read ({summarize(error)}), {_EXPECTED}."
+            raise RowError(roots.row_error(error).reason, problem) from error
         return table
 
     def _find_columns(self, name: str, schema: pa.Schema) -> Columns:
         """Return the names of the image column and the caption column of a table file. Raises CorpusError."""
-        path = self._base() / name
+        path = self._tables.base / name
         image, caption = self._columns.image, self._columns.caption
         images = _image_columns(schema)
         if image == "image" and image not in schema.names and len(images) == 1:
@@ -183,7 +180,8 @@ class TableReader(Reader):
                 return
             schema = table.schema
             names = [entry.name for entry in schema if entry.name == columns.image or not _contains_bytes(entry.type)]
-            extra = self._extra_cells(name)
+            split = self._tables.splits[name]
+            extra: dict[str, object] = {} if split is None else {"split": split}
             for start, piece in table.batches(0, names):
                 if isinstance(piece, Damage):
                     yield from _damaged_rows(name, start, piece)
@@ -237,28 +235,30 @@ class ParquetReader(TableReader):
     def fits(cls, root: Root) -> bool:
         """Return whether Parquet files exist and the first contains a column of bytes or is damaged."""
         reader = cls(root, cls.default_columns, DEFAULT_LIMITS)
-        names = reader._names()
-        if not names:
+        reader._tables = reader._find_tables()
+        first = next(iter(reader._tables.splits), None)
+        if first is None:
             return False
         try:
-            with closing(reader._open(names[0])) as table:
+            with closing(reader._open(first)) as table:
                 return bool(_image_columns(table.schema))
         except RowError:
             return True
 
-    def _base(self) -> Root:
-        return self._root if roots.is_folder(self._root) else self._root.parent
-
-    def _names(self) -> list[str]:
+    def _find_tables(self) -> TableList:
         if not roots.is_folder(self._root):
-            if self._root.suffix != ".parquet":
-                return []
-            is_pattern = patterns.is_pattern(self._root)
-            return patterns.find(self._root, ".parquet")[1] if is_pattern else [self._root.name]
-        return sorted(_parquet_files(self._root) + [f"data/{name}" for name in _parquet_files(self._root / "data")])
-
-    def _open_table(self, path: Root, once: bool) -> TableFile:  # noqa: ARG002  # for Arrow
-        return ParquetTable(open_source(path, mapped=False))
+            names = [self._root.name] if self._root.suffix == ".parquet" else []
+            if names and patterns.is_pattern(self._root):
+                names = patterns.find(self._root, ".parquet")[1]
+            return TableList(self._root.parent, dict.fromkeys(names))
+        folders = (("", self._root), ("data/", self._root / "data"))
+        names = [
+            f"{prefix}{name}"
+            for prefix, folder in folders
+            for name, is_dir in roots.list_folder(folder)
+            if name.endswith(".parquet") and not name.startswith(".") and not is_dir
+        ]
+        return TableList(self._root, dict.fromkeys(sorted(names)))
 
 
 class SavedDatasetReader(TableReader):
@@ -278,22 +278,22 @@ class SavedDatasetReader(TableReader):
         """See `Reader.fits`."""
         return any(roots.is_file(root / name) for name in SAVED)
 
-    def _names(self) -> list[str]:
-        if not roots.is_file(self._root / _DICT):
-            return self._data_files("")
-        splits = _get_list(self._load_json(_DICT), "splits", str)
-        return [name for split in splits for name in self._data_files(f"{split}/")]
-
-    def _data_files(self, folder: str) -> list[str]:
-        entries = _get_list(self._load_json(f"{folder}{_STATE}"), "_data_files", dict)
-        # A file that is listed several times is read once.
-        return list(dict.fromkeys(f"{folder}{entry.get('filename')}" for entry in entries))
+    def _find_tables(self) -> TableList:
+        splits: list[str | None] = [None]
+        if roots.is_file(self._root / _DICT):
+            splits = [*_get_list(self._load_json(_DICT), "splits", str)]
+        tables: dict[str, str | None] = {}
+        for split in splits:
+            folder = "" if split is None else f"{split}/"
+            for entry in _get_list(self._load_json(f"{folder}{_STATE}"), "_data_files", dict):
+                tables[f"{folder}{entry.get('filename')}"] = split  # a file that is listed several times is read once
+        return TableList(self._root, tables)
 
     def _load_json(self, name: str) -> object:
         try:
             path = resolve_inside(real_path(self._root), name)
-            if isinstance(path, Path) and path.exists() and not path.is_file():
-                raise ValueError("it is not a regular file")  # noqa: TRY301  # reported below, like the rest
+            if isinstance(path, Path):
+                roots.check_file(path)  # opening a pipe would block
             with open_binary(path) as file:
                 text = file.read(metadata.MAX_LINE_BYTES + 1)
             if len(text) > metadata.MAX_LINE_BYTES:
@@ -304,14 +304,6 @@ class SavedDatasetReader(TableReader):
                 f"{name[:200]!a} of {str(self._root)!r} cannot be read ({summarize(error)}), expected a file that "
                 "save_to_disk wrote; save the dataset again."
             ) from error
-
-    def _extra_cells(self, name: str) -> dict[str, object]:
-        return {"split": name.split("/", maxsplit=1)[0]} if roots.is_file(self._root / _DICT) else {}
-
-    def _open_table(self, path: Root, once: bool) -> TableFile:
-        # A mapped file allows skipping batches without reading them. For sequential reading it is not mapped, because
-        # all its pages would count as used memory.
-        return ArrowTable(open_source(path, mapped=not once))
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,34 +397,12 @@ def _check_names(fields: Iterable[pa.Field]) -> None:
         _check_names(_fields(_value_type(entry.type)))
 
 
-def _check_file(path: Root) -> None:
-    if isinstance(path, Path):
-        if not path.exists():
-            raise RowError(Reason.MISSING_FILE, f"does not exist, {_EXPECTED}.")
-        is_file, size = path.is_file(), path.stat().st_size
-    else:
-        found = roots.info(path)
-        is_file, size = found["type"] == "file", found["size"]
-    if not is_file:
-        raise RowError(Reason.NOT_A_REGULAR_FILE, f"is not a regular file, {_EXPECTED}.")
-    if size == 0:
-        raise RowError(Reason.EMPTY_FILE, f"has 0 bytes, {_EXPECTED}.")
-
-
 def _get_list(loaded: object, key: str, kind: type[_Entry]) -> list[_Entry]:
     """Return a list of entries of one type from a JSON object. Raises CorpusError for any other value."""
     found = loaded.get(key) if isinstance(loaded, dict) else None
     if not isinstance(found, list) or not all(isinstance(entry, kind) for entry in found):
         raise CorpusError(f"{key!r} of a saved dataset is {ascii(found)[:200]} (expected a list). Save it again.")
     return found
-
-
-def _parquet_files(folder: Root) -> list[str]:
-    return [
-        name
-        for name, is_dir in roots.list_folder(folder)
-        if name.endswith(".parquet") and not name.startswith(".") and not is_dir
-    ]
 
 
 def _place(name: str, position: int) -> Place:

@@ -200,7 +200,7 @@ def test_exactly_one_file_inside_of_bounded_size(
         open_corpus(root).pairs()
     (root / "captions_a.json").unlink()
     monkeypatch.setattr(corpora.readers.coco, "MAX_JSON_BYTES", 100)
-    with pytest.raises(CorpusError, match="expected at most 100, because the file is loaded"):
+    with pytest.raises(CorpusError, match="expected at most 100, because it must fit"):
         open_corpus(root).count()
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked/captions.json").symlink_to(root / "annotations/captions_b.json")

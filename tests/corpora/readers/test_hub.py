@@ -162,7 +162,7 @@ def test_a_dataset_that_cannot_be_reached(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"hf://datasets/organisation/name' cannot be loaded by datasets"):
         rows_of(parse_root("hf://datasets/organisation/name"))
     with pytest.raises(CorpusError, match="is not a folder"):
-        HubReader(tmp_path / "none", open_corpus, None)._names()  # type: ignore[arg-type]
+        HubReader(tmp_path / "none", open_corpus, None)._find_tables()  # type: ignore[arg-type]
     with pytest.raises(CorpusError, match=r"is not a dataset of the Hub \(expected hf://datasets/ORGANIZATION/NAME"):
         rows_of(parse_root("hf://datasets/only"))
 
@@ -185,7 +185,7 @@ def test_an_address_of_the_hub_is_name_revision_and_configuration(monkeypatch: p
     assert open_corpus(root).format == "datasets"
     reader = open_corpus(root).reader
     assert isinstance(reader, HubReader)
-    assert reader._names() == ["data/a b.parquet", "b.parquet", "https://host/x.parquet"]
+    tables = reader._find_tables()
+    assert tables.splits == {"data/a b.parquet": "train", "b.parquet": "test", "https://host/x.parquet": "test"}
     assert asked == [("organisation/name", "small", "v1")]
-    assert str(reader._base()) == base
-    assert reader._extra_cells("b.parquet") == {"split": "test"}
+    assert str(tables.base) == base

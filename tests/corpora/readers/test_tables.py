@@ -131,9 +131,9 @@ def test_reading_forward_opens_a_file_once(
     places = [row.place for row in rows_of(tmp_path / "table")[:6] if isinstance(row, Pair)]
     corpus = open_corpus(tmp_path / "table")
     opened: list[Path] = []
-    real = corpora.readers.tables.open_source
+    real = corpora.readers.tables.open_table
     monkeypatch.setattr(
-        corpora.readers.tables, "open_source", lambda path, mapped: opened.append(path) or real(path, mapped)
+        corpora.readers.tables, "open_table", lambda path, once: opened.append(path) or real(path, once)
     )
     for place in places:
         corpus.read_image(place)

@@ -54,7 +54,7 @@ def detect(image: NDArray[np.uint8], caption: str) -> Mapping[str, Sequence[tupl
 
 
 def _lines(mask: NDArray[np.bool_], gray: NDArray[Any], span: float) -> list[tuple[int, int, int, int]]:
-    """Return the box of each row of letters in a mask, as (top, bottom, left, right) in pixels.
+    """Return the box of each row of letters as (top, bottom, left, right) in pixels.
 
     Args:
         mask: Pixels near the minimum or near the maximum gray value, of shape (height, width).
@@ -91,15 +91,9 @@ def _lines(mask: NDArray[np.bool_], gray: NDArray[Any], span: float) -> list[tup
 def _is_sharp(
     labels: NDArray[np.int32], number: int, rows: slice, columns: slice, gray: NDArray[Any], span: float
 ) -> bool:
-    """Return whether a connected component differs from its border by at least a quarter of `span` on average.
+    """Return whether a component differs from its border by at least a quarter of `span` on average. See `_lines`.
 
-    Args:
-        labels: Number of the component at each pixel, of shape (height, width).
-        number: The component to check.
-        rows: Rows of the component's bounding box.
-        columns: Columns of the component's bounding box.
-        gray: Gray values of the image, of shape (height, width).
-        span: Difference between the maximum and the minimum of `gray`.
+    `labels` has the number of the component at each pixel. `rows` and `columns` are the component's bounding box.
     """
     from scipy.ndimage import binary_dilation
 

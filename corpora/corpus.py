@@ -2,10 +2,11 @@
 
 import re
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeAlias
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 from corpora.captions import clean_caption
 from corpora.duplicates import FirstRows
@@ -79,7 +80,7 @@ class Corpus:
 
     def _check(self, numbered: Iterator[tuple[int, Row]]) -> Iterator[Pair | Rejected]:
         """Check numbered rows, decoding the images of `_AHEAD` rows in parallel. See `pairs`."""
-        waiting: deque[_Draft] = deque()
+        waiting: deque[Callable[[], Pair | Rejected]] = deque()
         damage: CorpusError | None = None
         pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
         first_rows = FirstRows()
@@ -89,11 +90,11 @@ class Corpus:
                 for number, row in numbered:
                     waiting.append(checker.begin(number, row))
                     if len(waiting) > _AHEAD:
-                        yield checker.finish(waiting.popleft())
+                        yield waiting.popleft()()
             except CorpusError as error:
                 damage = error  # raised after the rows before it
             while waiting:
-                yield checker.finish(waiting.popleft())
+                yield waiting.popleft()()
         finally:
             pool.shutdown(cancel_futures=True)
             first_rows.close()
@@ -113,27 +114,8 @@ class Corpus:
         return open_image(self.reader.image(place), self.limits)
 
 
-@dataclass(frozen=True, slots=True)
-class _Inspection:
-    """Properties of a decoded image that its `Pair` stores."""
-
-    sha256: str
-    width: int
-    height: int
-    fingerprint: str
-
-
-_FutureInspection: TypeAlias = "Future[_Inspection | tuple[Reason, str]]"
-
-
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A row whose image is being decoded, or a row that already failed a check."""
-
-    number: int
-    row: Row
-    outcome: tuple[Place, str, _FutureInspection] | RowError
-    """Place of the image, cleaned caption and pending inspection of the image; or the failed check."""
+_Inspection: TypeAlias = "Future[dict[str, Any] | RowError]"
+"""Pending decoding of an image: the fields of `Pair` that describe it, or the failed check."""
 
 
 @dataclass(slots=True)
@@ -144,65 +126,51 @@ class _RowChecker:
     limits: Limits
     pool: ThreadPoolExecutor
     first_rows: FirstRows
-    inspections: OrderedDict[Place, _FutureInspection] = field(default_factory=OrderedDict)
+    inspections: OrderedDict[Place, _Inspection] = field(default_factory=OrderedDict)
 
-    def begin(self, number: int, row: Row) -> _Draft:
-        """Check everything but the image of a row, and start to decode the image in the thread pool."""
+    def begin(self, number: int, row: Row) -> Callable[[], Pair | Rejected]:
+        """Check everything but the image of a row, and start to decode the image in the thread pool.
+
+        Returns:
+            Function that waits for the image, and returns the row as a `Pair` or a `Rejected` row.
+        """
         kept = row if row.data is None else replace(row, data=None)
         try:
             _check_problem(row)
             place = self.reader.place(row)
             caption = clean_caption(_caption_of(row), self.limits)
-            return _Draft(number, kept, (place, caption, self._inspect(place, row.data)))
         except RowError as error:
-            return _Draft(number, kept, error)
+            return partial(self._reject, number, kept, error)
+        return partial(self._finish, number, kept, place, caption, self._inspect(place, row.data))
 
-    def finish(self, draft: _Draft) -> Pair | Rejected:
-        """Wait for the image of a row, and return the row as a `Pair` or a `Rejected` row."""
-        row = draft.row
-        try:
-            return self._make_pair(draft)
-        except RowError as error:
-            location = escape(row.location)
-            return Rejected(
-                draft.number,
-                self._show(row.file_name if row.place is None else row.place.name),
-                self._show(row.caption),
-                error.reason,
-                error.detail if error.detail.startswith(location) else f"{location}: {error.detail}",
-                {self._cut(name): self._cut(text) for name, text in row.attributes.items()},
-            )
-
-    def _make_pair(self, draft: _Draft) -> Pair:
-        if isinstance(draft.outcome, RowError):
-            raise draft.outcome
-        place, caption, inspection = draft.outcome
+    def _finish(self, number: int, row: Row, place: Place, caption: str, inspection: _Inspection) -> Pair | Rejected:
         image = inspection.result()
-        if not isinstance(image, _Inspection):
-            raise RowError(*image)
-        identity = pair_id(image.sha256, caption)
+        if isinstance(image, RowError):
+            return self._reject(number, row, image)
+        identity = pair_id(image["image_sha256"], caption)
         # The message below numbers rows as `location` does: by line of the file, or by row, counted from 1.
-        line = _LINE.fullmatch(draft.row.location)
-        number = int(line[1]) if line else draft.number + 1
-        if (first := self.first_rows.add(identity, number)) != number:
-            raise RowError(
-                Reason.DUPLICATE_PAIR,
-                f"{draft.row.location} repeats the image and the caption of {'line' if line else 'row'} {first} "
-                "(expected each pair once). Drop one of them.",
+        line = _LINE.fullmatch(row.location)
+        place_number = int(line[1]) if line else number + 1
+        if (first := self.first_rows.add(identity, place_number)) != place_number:
+            problem = (
+                f"{row.location} repeats the image and the caption of {'line' if line else 'row'} {first} (expected "
+                "each pair once). Drop one of them."
             )
-        return Pair(
-            row=draft.number,
-            pair_id=identity,
-            place=place,
-            caption=caption,
-            image_sha256=image.sha256,
-            width=image.width,
-            height=image.height,
-            fingerprint=image.fingerprint,
-            attributes=draft.row.attributes,
+            return self._reject(number, row, RowError(Reason.DUPLICATE_PAIR, problem))
+        return Pair(row=number, pair_id=identity, place=place, caption=caption, attributes=row.attributes, **image)
+
+    def _reject(self, number: int, row: Row, error: RowError) -> Rejected:
+        location = escape(row.location)
+        return Rejected(
+            number,
+            self._show(row.file_name if row.place is None else row.place.name),
+            self._show(row.caption),
+            error.reason,
+            error.detail if error.detail.startswith(location) else f"{location}: {error.detail}",
+            {self._cut(name): self._cut(text) for name, text in row.attributes.items()},
         )
 
-    def _inspect(self, place: Place, data: bytes | None) -> _FutureInspection:
+    def _inspect(self, place: Place, data: bytes | None) -> _Inspection:
         # Captions of the same image are mostly adjacent.
         inspection = self.inspections.get(place)
         if inspection is None:
@@ -211,12 +179,17 @@ class _RowChecker:
                 self.inspections.popitem(last=False)
         return inspection
 
-    def _inspect_image(self, place: Place, data: bytes | None) -> _Inspection | tuple[Reason, str]:
+    def _inspect_image(self, place: Place, data: bytes | None) -> dict[str, Any] | RowError:
         try:
             image = open_image(self.reader.image(place) if data is None else data, self.limits)
         except RowError as error:
-            return error.reason, error.detail  # the exception itself would keep the bytes of the image alive
-        return _Inspection(image.sha256, image.width, image.height, perceptual_hash(image.pixels))
+            return RowError(error.reason, error.detail)  # the exception itself would keep the bytes of the image alive
+        return {
+            "image_sha256": image.sha256,
+            "width": image.width,
+            "height": image.height,
+            "fingerprint": perceptual_hash(image.pixels),
+        }
 
     def _show(self, value: object) -> str | None:
         return None if value is None else self._cut(value if isinstance(value, str) else ascii(value))

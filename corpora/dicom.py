@@ -37,21 +37,13 @@ _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_12_BIT = "1.2.840.10008.1.2.4.51"
-_DECOMPRESS = "Decompress the file (for instance `gdcmconv --raw` or `dcmdjpeg`) and audit the result."
 
 
 def decode_dicom(data: bytes, limits: Limits) -> Image.Image:
-    """Render the first frame of a DICOM file to RGB.
+    """Render the first frame of a DICOM file (PS3.10: a preamble of 128 bytes, then `DICM`) to RGB.
 
     Image sizes are checked before any pixel is decoded, both in the file header and in the header of a compressed
-    frame.
-
-    Args:
-        data: All bytes of the file in the format of PS3.10 (a preamble of 128 bytes, then `DICM`).
-        limits: Upper limits for the pixels.
-
-    Raises:
-        ImageError: The image is rejected. Damaged or hostile bytes raise no other exception.
+    frame. Damaged or hostile bytes raise no other exception than ImageError.
     """
     try:
         import pydicom
@@ -88,7 +80,8 @@ def _render(dataset: "Dataset", limits: Limits) -> NDArray[np.uint8]:
     if photometric == "RGB" and values.ndim == 3:
         return to_bytes(values, 0, _max_value(dataset.BitsStored))
     if photometric == "PALETTE COLOR" and values.ndim == 2 and "RedPaletteColorLookupTableData" in dataset:
-        return np.stack([_look_up_color(values, dataset, color) for color in _COLORS], axis=-1)
+        tables = [_look_up(values, dataset, f"{color}PaletteColorLookupTable") for color in _COLORS]
+        return np.stack([to_bytes(channel, 0, _max_value(depth)) for channel, depth in tables], axis=-1)
     if photometric in {"MONOCHROME1", "MONOCHROME2"} and values.ndim == 2:
         gray = _apply_window(values, dataset)
         return 255 - gray if photometric == "MONOCHROME1" else gray
@@ -100,10 +93,9 @@ def _render(dataset: "Dataset", limits: Limits) -> NDArray[np.uint8]:
 
 
 def _first_frame(dataset: "Dataset", limits: Limits) -> tuple[NDArray[Any], str]:
-    """Return the stored values of the first frame and its photometric interpretation.
+    """Return the stored values of the first frame and its photometric interpretation, such as `MONOCHROME2` or `RGB`.
 
-    Returns:
-        Values of shape (rows, columns) or (rows, columns, 3), and a term such as `MONOCHROME2` or `RGB`.
+    The values have the shape (rows, columns) or (rows, columns, 3).
     """
     from pydicom.encaps import encapsulate, get_frame
     from pydicom.pixels.decoders.base import get_decoder
@@ -150,16 +142,9 @@ def _check_frame(frame: bytes, dataset: "Dataset", syntax: str, limits: Limits) 
 
 
 def _check_runs(frame: bytes, pixels: int) -> None:
-    """Check how many bytes each segment of a run-length encoded frame unpacks to, without unpacking it.
+    """Check that no segment of a run-length encoded frame unpacks to more bytes than `pixels`, without unpacking it.
 
-    A segment can unpack to 64 times its size (DICOM PS3.5, annex G).
-
-    Args:
-        frame: Bytes of the compressed frame.
-        pixels: Number of pixels that the DICOM header announces.
-
-    Raises:
-        ImageError: A segment unpacks to more bytes than that.
+    A segment can unpack to 64 times its size (DICOM PS3.5, annex G). Raises ImageError.
     """
     words = np.frombuffer(frame[:64], "<u4").tolist()
     starts = [*words[1 : 1 + min(words[0], 15)], len(frame)]
@@ -178,19 +163,16 @@ def _check_runs(frame: bytes, pixels: int) -> None:
 
 
 def _apply_window(values: NDArray[Any], dataset: "Dataset") -> NDArray[np.uint8]:
-    """Convert gray values to 8 bits by the modality and VOI transformations.
-
-    The inversion of MONOCHROME1 is left to the caller.
-    """
+    """Convert gray values to 8 bits by the modality and VOI transformations, without the inversion of MONOCHROME1."""
     depth = int(dataset.BitsStored) if "BitsStored" in dataset and values.dtype.kind == "u" else 0
     if dataset.get("ModalityLUTSequence"):
-        values, depth = _look_up(values, *_table(dataset.ModalityLUTSequence[0]))
+        values, depth = _look_up(values, dataset.ModalityLUTSequence[0], "LUT")
     elif None not in (rescale := (dataset.get("RescaleSlope"), dataset.get("RescaleIntercept"))):
         slope, intercept = map(float, rescale)
         if (slope, intercept) != (1, 0):
             values, depth = values.astype(np.float64) * slope + intercept, 0
     if dataset.get("VOILUTSequence"):
-        values, depth = _look_up(values, *_table(dataset.VOILUTSequence[0]))
+        values, depth = _look_up(values, dataset.VOILUTSequence[0], "LUT")
         return to_bytes(values, 0, _max_value(depth))
     if window := _window(dataset):
         return _scale_by_window(values, *window)
@@ -198,10 +180,7 @@ def _apply_window(values: NDArray[Any], dataset: "Dataset") -> NDArray[np.uint8]
 
 
 def _window(dataset: "Dataset") -> tuple[float, float, str] | None:
-    """Return center, width and function of the first window.
-
-    Returns None if the file has no window that is valid by DICOM PS3.3 C.11.2.1.
-    """
+    """Return center, width and function of the first window, or None without one that is valid by PS3.3 C.11.2.1."""
     first = [
         np.atleast_1d(value)[0] for key in ("WindowCenter", "WindowWidth") if (value := dataset.get(key)) is not None
     ]
@@ -224,39 +203,20 @@ def _scale_by_window(values: NDArray[Any], center: float, width: float, function
     return to_bytes(values, low, low + width) if width else np.where(values > low, 255, 0).astype(np.uint8)
 
 
-def _look_up_color(values: NDArray[Any], dataset: "Dataset", color: str) -> NDArray[np.uint8]:
-    """Map values through the palette of one color (Red, Green or Blue) to 8 bits."""
-    prefix = f"{color}PaletteColorLookupTable"
-    table = (dataset[f"{prefix}Descriptor"].value, dataset[f"{prefix}Data"].value, _is_little_endian(dataset))
-    values, depth = _look_up(values, *table)
-    return to_bytes(values, 0, _max_value(depth))
-
-
-def _table(item: "Dataset") -> tuple[Any, Any, bool]:
-    """Return descriptor, data and byte order of the lookup table in a sequence item, as `_look_up` takes them."""
-    return item.LUTDescriptor, item.LUTData, _is_little_endian(item)
-
-
-def _is_little_endian(dataset: "Dataset") -> bool:
-    return dataset.original_encoding[1] is not False
-
-
-def _look_up(values: NDArray[Any], descriptor: Any, data: Any, little_endian: bool) -> tuple[NDArray[Any], int]:
-    """Map values through a lookup table (DICOM PS3.3 C.11.1.1).
+def _look_up(values: NDArray[Any], item: "Dataset", name: str) -> tuple[NDArray[Any], int]:
+    """Map values through a lookup table (DICOM PS3.3 C.11.1.1), and return them and the number of bits per entry.
 
     Values below the first or above the last entry are clipped to it. The lookup of pydicom is not used, because its
     indices have the type of the entries, so that 12-bit values wrap around in 8-bit tables.
 
     Args:
         values: Stored values.
-        descriptor: Number of entries (0 means 65536), value that the first entry maps, and bits per entry.
-        data: The entries, as bytes or as numbers.
-        little_endian: Whether `data` is little-endian.
-
-    Returns:
-        The mapped values, and the number of bits per entry.
+        item: Dataset that contains the table.
+        name: Beginning of the names of its data elements, such as "LUT" for `LUTDescriptor` and `LUTData`.
     """
-    entries, first, depth = int(descriptor[0]) or 2**16, int(descriptor[1]), int(descriptor[2])
+    entries, first, depth = map(int, item[f"{name}Descriptor"].value)
+    entries, data = entries or 2**16, item[f"{name}Data"].value
+    little_endian = item.original_encoding[1] is not False
     if isinstance(data, bytes):
         wide = len(data) >= 2 * entries
         table: NDArray[Any] = np.frombuffer(data, ("<u2" if little_endian else ">u2") if wide else np.uint8)[:entries]
@@ -279,5 +239,5 @@ def _unsupported_syntax(syntax: str) -> ImageError:
     return ImageError(
         Reason.UNSUPPORTED_FORMAT,
         f"The transfer syntax of the DICOM file is {syntax[:80]!a}, which pydicom cannot decode here within limits. "
-        + _DECOMPRESS,
+        "Decompress the file (for instance `gdcmconv --raw` or `dcmdjpeg`) and audit the result.",
     )

@@ -28,17 +28,9 @@ class FirstRows:
             self._database.execute(statement)
 
     def add(self, pair_id: str, row: int) -> int:
-        """Record a row, and return the number of the first row with the same pair.
+        """Record a row, and return the number of the first row with the same pair: `row` itself if the pair is new.
 
-        Args:
-            pair_id: See `corpora.pair_id`.
-            row: Number of the row.
-
-        Returns:
-            `row` itself if the pair is new.
-
-        Raises:
-            CorpusError: The temporary file cannot be written.
+        Raises CorpusError if the temporary file cannot be written.
         """
         key = bytes.fromhex(pair_id.replace("-", ""))
         try:

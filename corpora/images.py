@@ -14,11 +14,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from corpora import roots
 from corpora.dicom import decode_dicom
-from corpora.errors import ImageError, RowError
+from corpora.errors import ImageError
 from corpora.pixels import check_scans, check_shape, decoder_error, stretch
 from corpora.records import DEFAULT_LIMITS, Limits, Reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+SUFFIXES = (".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Suffixes by which readers find image files."""
 
 # After loading, an image of these formats holds no reference to its decoder or file.
 _WITHOUT_DECODER = frozenset({"JPEG", "PNG", "BMP"})
@@ -250,5 +252,5 @@ def read_bytes(path: roots.Root, limits: Limits) -> bytes:
     except ImageError:
         raise
     except (OSError, ValueError) as error:
-        problem = error if isinstance(error, RowError) else roots.row_error(error)
+        problem = roots.row_error(error)
         raise ImageError(problem.reason, f"The file {problem.detail}") from error

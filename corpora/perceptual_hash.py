@@ -67,9 +67,6 @@ def group_near_duplicates(hashes: Hashes) -> list[list[int]]:
 
     Memory grows by about 50 bytes per image. Time grows with the square of the number of hashes that share a band.
 
-    Args:
-        hashes: One hash per image.
-
     Returns:
         Groups of two or more indices into `hashes`, the largest group first.
     """
@@ -93,12 +90,9 @@ def _group_equal(values: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 def _join(distinct: Hashes, bucket: NDArray[np.int64], leader: NDArray[np.int64]) -> None:
-    """Merge the groups of all near-duplicates in a bucket.
+    """Merge the groups of all near-duplicates in a bucket: sorted indices into `distinct` of hashes with an equal band.
 
-    Args:
-        distinct: All distinct hashes.
-        bucket: Sorted indices into `distinct` of hashes that have an equal band.
-        leader: Parent array of a disjoint-set forest over `distinct`. It is updated in place.
+    `leader` is the parent array of a disjoint-set forest over `distinct`. It is updated in place.
     """
     for start in range(0, len(bucket), _CHUNK):
         part = bucket[start : start + _CHUNK]

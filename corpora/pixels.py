@@ -18,15 +18,7 @@ _START_OF_SCAN = 0xDAFF  # the bytes FF DA, read as little-endian
 
 
 def check_shape(size: tuple[int, int], limits: Limits) -> None:
-    """Check the dimensions of an image before it is decoded.
-
-    Args:
-        size: Width and height in pixels, from the header of the file.
-        limits: Upper limits; `max_pixels` and `max_aspect_ratio` are used.
-
-    Raises:
-        ImageError: A limit is exceeded.
-    """
+    """Check width and height of an image before it is decoded. Raises ImageError if `limits` are exceeded."""
     width, height = size
     if width * height > limits.max_pixels:
         raise ImageError(
@@ -62,12 +54,7 @@ def _count_scans(data: bytes) -> int:
 
 
 def decoder_error(error: Exception, *, truncated: bool = False) -> ImageError:
-    """Translate an exception of a decoder into an ImageError.
-
-    Args:
-        error: The exception.
-        truncated: Whether the data are known to be shorter than their header announces.
-    """
+    """Translate an exception of a decoder to an ImageError. `truncated` means that data are missing."""
     text = ascii(f"{type(error).__name__}: {error}"[:200])
     if isinstance(error, (MemoryError, Image.DecompressionBombError)):
         return ImageError(Reason.TOO_MANY_PIXELS, f"The image needs too much memory ({text}). Scale it down.")

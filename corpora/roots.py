@@ -230,6 +230,8 @@ def read_at_most(path: "UPath", size: int) -> bytes:
 
 def row_error(error: Exception) -> RowError:
     """Translate an error of opening or reading a file. The detail is the predicate of a sentence about the file."""
+    if isinstance(error, RowError):
+        return error
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return RowError(Reason.MISSING_FILE, "does not exist. Restore it, or correct its name.")
     reason, fix = Reason.UNREADABLE_FILE, "check its name, its permissions and the disk"

@@ -9,7 +9,6 @@ import difflib
 import json
 import math
 import os
-import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpora import roots
-from corpora.errors import CorpusError
+from corpora.errors import CorpusError, RowError
 from corpora.readers.protocol import Columns, Row, require_rows
 from corpora.records import is_storable
 from corpora.roots import Root, open_binary
@@ -46,12 +45,7 @@ def is_table(root: Root) -> bool:
 
 
 def find(root: Root) -> Root:
-    """Return the only metadata file of a corpus folder.
-
-    Raises:
-        CorpusError: The folder does not exist, it contains no metadata file or several, or the metadata file is not a
-            regular file inside of it.
-    """
+    """Return the only metadata file of a corpus folder. Raises CorpusError; see `select_listing`."""
     expected = f"expected a folder with exactly one of {', '.join(NAMES)}"
     similar = ""
     if isinstance(root, Path):
@@ -59,9 +53,8 @@ def find(root: Root) -> Root:
             raise CorpusError(f"Corpus {str(root)!r} is not a folder ({expected}). Correct the path.")
         tables = sorted(path.name for path in root.glob("*.*") if path.suffix in _READERS)
         similar = f" (similar files: {tables or 'none'})"
-        found: list[Root] = [root / name for name in NAMES if os.path.lexists(root / name)]
-    else:
-        found = [root / name for name in NAMES if roots.is_file(root / name)]
+    paths = [root / name for name in NAMES]
+    found = [path for path in paths if (os.path.lexists(path) if isinstance(path, Path) else roots.is_file(path))]
     return select_listing(root, found, root, f"has no metadata file{similar}", expected)
 
 
@@ -76,8 +69,7 @@ def select_listing(root: Root, found: Sequence[Root], folder: Root, missing: str
         expected: Expectation in error messages. It begins with the word "expected".
 
     Raises:
-        CorpusError: There is no candidate, there are several, or the only one is not a regular file inside of the
-            folder.
+        CorpusError: There is no candidate, there are several, or `check_listing` rejects the only one.
     """
     if len(found) > 1:
         names = ", ".join(path.name for path in found[:20])
@@ -86,36 +78,24 @@ def select_listing(root: Root, found: Sequence[Root], folder: Root, missing: str
             "others away."
         )
     if not found:
-        if problem := roots.describe_absence(root):
-            raise CorpusError(f"Corpus {str(root)!r} {problem}; {expected}.")
-        raise CorpusError(
-            f"Corpus {str(root)!r} {missing} ({expected}). Correct the path, or add the file{roots.web_hint(root)}."
-        )
+        problem = roots.describe_absence(root) or f"{missing}; add the file, or correct the path{roots.web_hint(root)}"
+        raise CorpusError(f"Corpus {str(root)!r} {problem} ({expected}).")
     return check_listing(found[0], folder, expected)
 
 
 def check_listing(path: Root, folder: Root, expected: str) -> Root:
-    """Resolve symlinks and check that the list file is a regular file in the corpus folder. Return its path.
-
-    Args:
-        path: The list file: the file that lists the rows of a corpus.
-        folder: The corpus folder.
-        expected: Expectation in the error message. It begins with the word "expected".
+    """Check that a list file is a regular file inside of the corpus folder, and return its path.
 
     Raises:
-        CorpusError: The file is unreadable, not a regular file, or outside of the folder.
+        CorpusError: The check fails. The message contains `expected`.
     """
-    if not isinstance(path, Path) or not isinstance(folder, Path):
-        return path  # remote stores have no links, and opening a remote folder fails
-    real = Path(os.path.realpath(path))
-    if not real.is_relative_to(os.path.realpath(folder)):
+    if not roots.is_inside(path, folder):
         raise CorpusError(f"{str(path)!r} leads out of the corpus ({expected}). Copy the file into the folder.")
     try:
-        regular = stat.S_ISREG(real.stat().st_mode)
-    except OSError as error:
-        raise CorpusError(f"{str(path)!r} cannot be read ({error.strerror}), {expected}.") from error
-    if not regular:
-        raise CorpusError(f"{str(path)!r} is not a regular file ({expected}). Replace it.")
+        if isinstance(path, Path):
+            roots.check_file(path)
+    except RowError as error:
+        raise CorpusError(f"{str(path)!r} {error.detail.rstrip('.')} ({expected}).") from error
     return path
 
 
@@ -124,18 +104,14 @@ def read_rows(metadata: Root, columns: Columns) -> Iterator[Row]:
 
     Raises:
         CorpusError: The file is unreadable, a required column is missing or does not contain text, or the file has no
-            rows. Raised by the call itself, or during iteration for later damage.
+            rows. Raised during iteration for later damage.
     """
     rows = _translate_errors(metadata, _READERS[metadata.suffix][0](metadata, columns))
     return require_rows(rows, f"{str(metadata)!r} has zero rows (expected at least one). Export it again.")
 
 
 def count_rows(metadata: Root) -> int:
-    """Return the number of rows that `read_rows` yields, without creating the rows.
-
-    Raises:
-        CorpusError: The file is unreadable.
-    """
+    """Return the number of rows that `read_rows` yields, without creating the rows. Raises CorpusError."""
     return sum(_translate_errors(metadata, _READERS[metadata.suffix][1](metadata)))
 
 
@@ -239,10 +215,7 @@ def _count_jsonl(metadata: Root) -> Iterator[int]:
 
 
 def parse_object(text: str | None) -> dict[str, object] | str:
-    """Parse a JSON object.
-
-    Args:
-        text: The JSON text, or None for a text that was too long to read.
+    """Parse a JSON object. A text that was too long to read is None.
 
     Returns:
         The object, or an error message as the predicate of a sentence, such as "is not JSON (...)".
@@ -294,13 +267,12 @@ def _count_parquet(metadata: Root) -> Iterator[int]:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null))
+    return kind in (pa.string(), pa.large_string(), pa.null())
 
 
 def is_bytes(kind: pa.DataType) -> bool:
     """Return whether an Arrow type is one of the binary types."""
-    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    return any(test(kind) for test in tests)
+    return kind in (pa.binary(), pa.large_binary()) or pa.types.is_fixed_size_binary(kind)
 
 
 def column_values(column: pa.Array) -> list[object]:
@@ -315,8 +287,7 @@ def column_values(column: pa.Array) -> list[object]:
         # Parquet files may contain invalid UTF-8, and one invalid value must not make its batch unreadable.
         cells = column.cast(pa.large_binary()).to_pylist()
         return [None if cell is None else cell.decode("utf-8", "surrogateescape") for cell in cells]
-    python = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_float64, pa.types.is_nested)
-    if any(test(kind) for test in python):
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or kind == pa.float64() or pa.types.is_nested(kind):
         return [_parquet_value(cell) for cell in column]
     # For dates, times, decimals and floats of 16 or 32 bits, Arrow's text is shorter than Python's and supports more
     # years.
@@ -342,10 +313,7 @@ def row_of_fields(location: str, fields: Sequence[str], names: Sequence[str], co
 def row_of(location: str, cells: dict[str, object], columns: Columns) -> Row:
     """Return a row from values by column name. All values except image and caption become attributes.
 
-    Args:
-        location: See `Row.location`.
-        cells: Values by column name. The image and the caption are removed from it.
-        columns: Names of the image column and the caption column.
+    The image and the caption are removed from `cells`. See `Row.location`.
     """
     file_name = cells.pop(columns.image, None)
     caption = cells.pop(columns.caption, None)
@@ -354,11 +322,10 @@ def row_of(location: str, cells: dict[str, object], columns: Columns) -> Row:
 
 
 def attributes_of(cells: dict[str, object]) -> tuple[dict[str, str], str | None]:
-    """Convert values by column name to attributes.
+    """Convert values by column name to attributes, without missing values.
 
     Returns:
-        Attributes as plain text, without missing values; and an error message as the predicate of a sentence, or None
-        if all values are valid.
+        The attributes as plain text, and an error message as the predicate of a sentence, or None without errors.
     """
     attributes: dict[str, str] = {}
     problem: str | None = None
@@ -389,16 +356,7 @@ def _text(value: object) -> str:
 
 
 def check_columns(metadata: Root, names: Sequence[str], columns: Columns) -> None:
-    """Check the column names of a table.
-
-    Args:
-        metadata: Path of the table, for error messages.
-        names: Names of all columns.
-        columns: Names of the required columns.
-
-    Raises:
-        CorpusError: A required column is missing, or a name occurs more than once.
-    """
+    """Raise CorpusError if a table lacks a required column, or has two columns of the same name."""
     found = ", ".join(map(ascii, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
     for required, option in ((columns.image, IMAGE_OPTION), (columns.caption, CAPTION_OPTION)):
         if required not in names:
@@ -417,12 +375,9 @@ def check_columns(metadata: Root, names: Sequence[str], columns: Columns) -> Non
 
 
 def lines(metadata: Root) -> Iterator[tuple[int, str | None]]:
-    """Yield the number of each line, counted from 1, and its text without a byte order mark.
+    """Yield the number of each line, counted from 1, and its text, or None if it is longer than `MAX_LINE_BYTES`.
 
-    The text is None for a line longer than `MAX_LINE_BYTES`.
-
-    Raises:
-        CorpusError: The file is UTF-16.
+    A byte order mark is removed. Raises CorpusError if the file is UTF-16.
     """
     with open_binary(metadata) as file:
         number = 0

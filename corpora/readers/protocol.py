@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from corpora.errors import CorpusError
+from corpora.errors import CorpusError, RowError
 from corpora.records import Limits, Place, Reason
 from corpora.roots import Root
 
@@ -81,13 +81,15 @@ class Reader(ABC):
             CorpusError: The corpus as a whole cannot be read.
         """
 
-    @abstractmethod
     def place(self, row: Row) -> Place:
         """Return the location of a row's image, without opening the image.
 
         Raises:
             RowError: The row does not refer to an image in the corpus.
         """
+        if row.place is None:
+            raise RowError(Reason.MISSING_FILE, f"{row.location} has no image. Add one.")
+        return row.place
 
     @abstractmethod
     def image(self, place: Place) -> bytes:
@@ -102,12 +104,7 @@ class Reader(ABC):
 def require_rows(rows: Iterator[Row], message: str) -> Iterator[Row]:
     """Read the first row, so that errors in it are raised immediately, and return an iterator over all rows.
 
-    Args:
-        rows: The rows of a corpus.
-        message: Error message for a corpus without rows.
-
-    Raises:
-        CorpusError: There is no row, or the first row cannot be read.
+    Raises CorpusError with the given message if there is no row.
     """
     first = next(rows, None)
     if first is None:

@@ -7,14 +7,13 @@ from pathlib import Path, PurePosixPath
 
 from corpora import roots
 from corpora.errors import CorpusError, ImageError, RowError
-from corpora.images import read_bytes
+from corpora.images import SUFFIXES, read_bytes
 from corpora.readers.imagefolder import FolderReader, resolve_inside
 from corpora.readers.metadata import MAX_LINE_BYTES, parse_object, row_of
 from corpora.readers.protocol import Columns, Row, require_rows
 from corpora.records import Limits, Reason
 from corpora.roots import Root
 
-IMAGE_SUFFIXES = (".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _SIDECARS = (".json", ".txt")
 _TEXT_LIMITS = Limits(max_file_bytes=MAX_LINE_BYTES)
 
@@ -48,7 +47,7 @@ class SidecarReader(FolderReader):
         rows = (row for folder, entry in _walk(self._root) for row in self._rows_of(folder, entry))
         return require_rows(
             rows,
-            f"Corpus {str(self._root)!r} has neither images ({', '.join(IMAGE_SUFFIXES)}) nor .txt files "
+            f"Corpus {str(self._root)!r} has neither images ({', '.join(SUFFIXES)}) nor .txt files "
             "(expected images with a .txt of the same stem next to each). Correct the path.",
         )
 
@@ -159,7 +158,7 @@ def _list(folder: Root) -> tuple[list[str], list[str]]:
 
 
 def _is_file_name(name: str) -> bool:
-    return name.lower().endswith((*IMAGE_SUFFIXES, *_SIDECARS))
+    return name.lower().endswith((*SUFFIXES, *_SIDECARS))
 
 
 def _stem(name: str) -> str:
@@ -174,7 +173,7 @@ def _group(names: list[str]) -> Iterator[_Group]:
     for _, members in itertools.groupby(names, _stem):
         group = list(members)
         yield _Group(
-            tuple(name for name in group if name.lower().endswith(IMAGE_SUFFIXES)),
+            tuple(name for name in group if name.lower().endswith(SUFFIXES)),
             tuple(name for name in group if name.lower().endswith(".txt")),
             next((name for name in group if name.lower().endswith(".json")), None),
         )

@@ -73,12 +73,6 @@ class TableReader(Reader):
         """See `Reader.count`."""
         return sum(map(self._file_count, self._list_files()))
 
-    def place(self, row: Row) -> Place:
-        """See `Reader.place`."""
-        if row.place is None:
-            raise RowError(Reason.MALFORMED_ROW, f"{row.location} has no place, expected a row of a table.")
-        return row.place
-
     def image(self, place: Place) -> bytes:
         """See `Reader.image`. Recently used cursors are cached, so that sequential access is fast."""
         name, position = place.container, place.position

@@ -11,6 +11,7 @@ from typing import IO, Final
 
 from corpora import roots
 from corpora.errors import CorpusError, ImageError, RowError
+from corpora.images import SUFFIXES
 from corpora.readers import metadata, patterns
 from corpora.readers.imagefolder import check_name
 from corpora.readers.protocol import Columns, Reader, Row, require_rows
@@ -18,7 +19,7 @@ from corpora.readers.tar_headers import DamagedTarError, Member, member_at, memb
 from corpora.records import Limits, Place, Reason
 from corpora.roots import Root
 
-_IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "dcm"})
+_IMAGES = frozenset(suffix.removeprefix(".") for suffix in SUFFIXES)
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 _UNPACK: Final = (
     "expected uncompressed tars, in which members are read by byte offset. Unpack them (gunzip, unzstd); images are "
@@ -38,8 +39,7 @@ class _Sample:
         position: Byte offset of the first member.
         name: Name of the image, or of the first member if the sample has no image.
         image: The member with the image.
-        data: Contents of members by role: `image`, `text` or `json`.
-        roles: Roles of the members so far.
+        data: Contents of members by role: `image`, `text` or `json`. None for a member that cannot be used.
         suffixes: Suffixes of some members without a role, for messages.
         problem: Reason and message of the first failed check.
     """
@@ -48,8 +48,7 @@ class _Sample:
     position: int
     name: str
     image: Member | None = None
-    data: dict[str, bytes] = field(default_factory=dict)
-    roles: set[str] = field(default_factory=set)
+    data: dict[str, bytes | None] = field(default_factory=dict)
     suffixes: list[str] = field(default_factory=list)
     problem: tuple[Reason, str] | None = None
 
@@ -98,12 +97,6 @@ class WebDatasetReader(Reader):
         """See `Reader.count`. Only the headers of members are read."""
         return sum(1 for name in self._names() for _ in self._shard_rows(name, load=False))
 
-    def place(self, row: Row) -> Place:
-        """See `Reader.place`."""
-        if row.place is None:
-            raise RowError(Reason.MISSING_FILE, f"{row.location} has no image. Add one.")
-        return row.place
-
     def image(self, place: Place) -> bytes:
         """See `Reader.image`. The member at the stored byte offset must have the stored name."""
         if place.container is None or place.position is None or place.position < 0:
@@ -119,12 +112,11 @@ class WebDatasetReader(Reader):
                 return _read(file, member, self._limits.max_file_bytes)
         except DamagedTarError as error:
             raise _changed_error(place, error.problem) from error
-        except OSError as error:
-            raise ImageError(roots.reason_of(error), f"{place.container} {_unreadable(error)}") from error
         except ImageError:
             raise
-        except RowError as error:
-            raise ImageError(error.reason, f"{place.container!a} {error.detail}") from error
+        except (OSError, RowError) as error:
+            problem = roots.row_error(error)
+            raise ImageError(problem.reason, f"{place.container!a} {problem.detail}") from error
 
     def _names(self) -> list[str]:
         if self._root.name.endswith(_COMPRESSED):
@@ -149,16 +141,15 @@ class WebDatasetReader(Reader):
             path = patterns.check_shard(self._folder, name, self._root)
             with roots.open_binary(path) as file:
                 yield from (self._row(name, sample) for sample in self._samples(file, load))
-        except RowError as error:
-            yield Row(location, name, problem=error.detail, reason=error.reason)
+        except (OSError, RowError) as error:
+            cause = roots.row_error(error)
+            yield Row(location, name, problem=cause.detail, reason=cause.reason)
         except DamagedTarError as error:
             reason = Reason.EMPTY_FILE if error.problem == "is empty" else Reason.DAMAGED_CONTAINER
             problem = (
                 f"{error.problem} (expected an uncompressed tar). Samples before this byte are kept. Write it again."
             )
             yield Row(f"{location}, byte {error.position},", name, problem=problem, reason=reason)
-        except OSError as error:
-            yield Row(location, name, problem=_unreadable(error), reason=roots.reason_of(error))
 
     def _samples(self, file: IO[bytes], load: bool) -> Iterator[_Sample]:
         """Group the members of a tar to samples. See `_shard_rows` for `load`."""
@@ -189,12 +180,12 @@ class WebDatasetReader(Reader):
             if len(sample.suffixes) < _SHOWN_SUFFIXES:
                 sample.suffixes.append(suffix[:80])
             return
-        if role in sample.roles:
+        if role in sample.data:
             kind = {"image": "an image", "text": "a .txt", "json": "a .json"}[role]
             fix = f"name the suffix of the right one: {metadata.IMAGE_OPTION}" if role == "image" else "keep one"
             sample.reject(Reason.MALFORMED_SAMPLE, f"has {kind} more than once (expected one): {fix}.")
             return
-        sample.roles.add(role)
+        sample.data[role] = None
         if role == "image":
             sample.image, sample.name = member, member.name
         largest = self._limits.max_file_bytes if role == "image" else metadata.MAX_LINE_BYTES
@@ -241,14 +232,15 @@ class WebDatasetReader(Reader):
 
     def _caption_and_attributes(self, sample: _Sample) -> tuple[object, dict[str, str]]:
         cells: dict[str, object] = {}
-        if "json" in sample.data:
-            loaded = metadata.parse_object(_decode(sample.data["json"]))
+        if (data := sample.data.get("json")) is not None:
+            loaded = metadata.parse_object(_decode(data))
             if isinstance(loaded, str):
                 sample.reject(Reason.MALFORMED_ROW, f"has a .json that {loaded}")
             else:
                 cells = loaded
         keys = ("caption", "text") if self._any_caption else (self._columns.caption,)
-        caption: object = _decode(sample.data["text"]) if "text" in sample.data else None
+        text = sample.data.get("text")
+        caption: object = None if text is None else _decode(text)
         for key in keys:
             if caption is None or cells.get(key) == caption:  # many writers store the caption in both
                 caption = cells.pop(key, None)
@@ -311,8 +303,3 @@ def _changed_error(place: Place, problem: str) -> ImageError:
         Reason.CHANGED_SINCE_INGEST,
         f"{place.name!a} was at byte {place.position} of {place.container!a}: {problem}; audit the corpus again.",
     )
-
-
-def _unreadable(error: OSError) -> str:
-    fix = "check the network" if isinstance(error, ConnectionError) else "check its permissions and the disk"
-    return f"cannot be read ({type(error).__name__}: {error.strerror or error}): {fix}."

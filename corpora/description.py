@@ -33,7 +33,7 @@ class Description:
         errors: Number of rejected rows per reason, without duplicates.
         examples: The first `EXAMPLES` rejected rows per reason, including duplicates.
         widths: Quantiles (`QUANTILES`) of the width of distinct images in pixels. None without pairs.
-        heights: Quantiles of the height of distinct images in pixels. None without pairs.
+        heights: Like `widths`.
         caption_chars: Quantiles of the number of characters per caption. None without pairs.
         attributes: Number of pairs that have a value, per column.
         near_duplicates: Groups of pairs whose image files differ but look alike, the largest group first.
@@ -59,17 +59,12 @@ class Description:
 
 
 def describe(corpus: Corpus, sample: int = 48, seed: int = 0) -> Description:
-    """Read all images and captions of a corpus as an audit does, and summarize them.
-
-    All pairs are kept in memory.
+    """Read all images and captions of a corpus as an audit does, and summarize them. All pairs are kept in memory.
 
     Args:
         corpus: The corpus to read.
         sample: Number of pairs to sample.
         seed: Random seed of the sample.
-
-    Raises:
-        CorpusError: The corpus as a whole cannot be read.
     """
     pairs: list[Pair] = []
     errors: Counter[str] = Counter()

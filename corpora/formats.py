@@ -78,11 +78,7 @@ def _needs_library(root: Root) -> bool:
 
 
 def detect_format(root: Root) -> str:
-    """Return the name of the first format in `FORMATS` whose reader accepts a path or URL.
-
-    Raises:
-        CorpusError: The corpus has none of the supported formats.
-    """
+    """Return the first format in `FORMATS` whose reader accepts a path or URL. Raises CorpusError if there is none."""
     if hub.is_hub(root):
         return "datasets"  # the dataset card, not the file names, defines which files are the dataset
     for name, reader in FORMATS.items():

@@ -227,15 +227,9 @@ def _silence_decoders() -> None:
 
 
 def read_bytes(path: roots.Root, limits: Limits) -> bytes:
-    """Read a regular file of at most `limits.max_file_bytes`.
+    """Read a regular file of at most `limits.max_file_bytes`, whose path was checked to be inside of the corpus.
 
-    Args:
-        path: Path of the file. The caller must check that it is inside of the corpus.
-        limits: Upper limits; only `max_file_bytes` is used.
-
-    Raises:
-        ImageError: The file is missing, not a regular file, unreadable, unreachable, empty or too large. A path that
-            is not a regular file, such as a pipe, is never opened.
+    Raises ImageError if the file cannot be used. A path that is not a regular file, such as a pipe, is never opened.
     """
     try:
         size = roots.check_file(path)  # before opening, because opening a device has side effects

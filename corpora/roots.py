@@ -133,13 +133,10 @@ def parent_of(path: Root) -> Root:
 
 
 def list_folder(folder: Root) -> list[tuple[str, bool]]:
-    """List the entries of a folder, sorted by name.
+    """List the entries of a folder, sorted by name. The list is empty if the folder does not exist.
 
     Returns:
-        Pairs of a name, and whether it is a folder or a link to a folder. Empty if the folder does not exist.
-
-    Raises:
-        CorpusError: The folder cannot be listed, or the store cannot be reached.
+        Pairs of a name, and whether it is a folder or a link to a folder.
     """
     try:
         if not isinstance(folder, Path):
@@ -212,8 +209,6 @@ def open_binary(path: Root, ahead: int | None = None) -> BinaryIO:
     """
     if isinstance(path, Path):
         return path.open("rb")
-    if any(url == str(path) for url, *_ in tuple(_downloads)):
-        return _open_download(path)
     return io.BufferedReader(_RemoteFile(path, BLOCK_BYTES if ahead is None else ahead), _BUFFER_BYTES)
 
 
@@ -291,9 +286,10 @@ class _RemoteFile(io.RawIOBase):
 
     def __init__(self, path: "UPath", block_size: int) -> None:
         self._path = path
-        self._may_download = is_web(path) and block_size != 0
+        has_copy = block_size != 0 and any(url == str(path) for url, *_ in tuple(_downloads))
+        self._may_download = is_web(path) and block_size != 0 and not has_copy
         with translate_errors():
-            self._file: Any = path.open("rb", block_size=block_size)
+            self._file: Any = _open_download(path) if has_copy else path.open("rb", block_size=block_size)
 
     def readable(self) -> bool:
         return True

@@ -115,11 +115,7 @@ def normalize_person(name: str) -> str:
 
 
 def describe_disguise(name: str) -> str | None:
-    """Return why a name could look like a different name, or None for an unsuspicious name.
-
-    Returns:
-        A noun phrase, such as "invisible characters".
-    """
+    """Return why a name could look like another, such as "invisible characters". None for an unsuspicious name."""
     if any(map(_is_invisible, name)):
         return "invisible characters"
     scripts = {unicodedata.name(letter, "").split(" ")[0] for letter in name if letter.isalpha()}
@@ -140,11 +136,7 @@ def record_number(name: str) -> int | None:
 
 
 def parse_record(number: int, data: bytes) -> Record:
-    """Parse the bytes of the record with this number.
-
-    Raises:
-        LedgerError: The bytes are not canonical JSON, or not a record with this number.
-    """
+    """Parse the record with this number. Raises LedgerError unless the bytes are such a record in canonical JSON."""
     value = _parse_canonical(f"record {number}", data)
     types = {key: type(item) for key, item in value.items()}
     if types not in (_TYPES, _TYPES | _SIGNATURE_TYPES) or value["number"] != number:
@@ -173,11 +165,7 @@ def _parse_canonical(name: str, data: bytes) -> dict[str, Any]:
 
 
 def check_chain(record: Record, before: Record | None) -> None:
-    """Check that a record contains the sha256 of the previous record, which is None for the first record.
-
-    Raises:
-        LedgerError: The sha256 differs.
-    """
+    """Raise LedgerError unless a record contains the sha256 of the previous record, which is None for the first."""
     expected = BEGINNING if before is None else before.sha256
     if record.prev != expected:
         what = "the beginning" if before is None else f"record {before.number}"
@@ -246,8 +234,7 @@ def _read(lake: Root, numbers: Sequence[int]) -> list[Record]:
 def read_head(lake: Root) -> tuple[int, str] | None:
     """Return the number and sha256 of the last record, as stored in HEAD, or None if HEAD does not exist.
 
-    Raises:
-        LedgerError: HEAD is not canonical JSON of this form.
+    Raises LedgerError if HEAD is not valid.
     """
     path = lake / FOLDER / HEAD
     try:
@@ -382,13 +369,9 @@ def select_kinds(records: Iterable[Record], *kinds: str) -> list[Record]:
 
 
 def expects_record(manifest: Mapping[str, Any], records: Sequence[Record]) -> bool:
-    """Return whether the ledger should contain a record of a run that has ended.
+    """Return whether the ledger, given by its records, should contain a record of a run that has ended.
 
     It should if the manifest has the flag `chained`, or if the run started after the first record of the ledger.
-
-    Args:
-        manifest: Manifest of the run.
-        records: All records of the ledger.
     """
     if manifest.get("chained"):
         return True

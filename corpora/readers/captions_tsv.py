@@ -75,11 +75,7 @@ class CaptionsTsvReader(FolderReader):
     def count(self) -> int:
         """See `Reader.count`."""
         path = self._find()
-        if self._columns != _DEFAULT:
-            return metadata.count_rows(path)
-        filled = (text for _, text in lines(path) if text is None or text.strip())
-        first = next(filled, "")
-        return sum(1 for _ in filled) + int(bool(first is None or (first and not _parse_header(first))))
+        return metadata.count_rows(path) if self._columns != _DEFAULT else sum(1 for _ in self._lines(path))
 
     def _find(self) -> Root:
         found = _candidates(self._given)
@@ -111,13 +107,12 @@ class CaptionsTsvReader(FolderReader):
             return replace(row, problem=_BAD_URL + excerpt(url))
         row = replace(row, attributes={**row.attributes, **_origin(url)})
         name = self._find_image(url, number)
-        if name is not None and name in self._shared_names(url) and _hash(posixpath.basename(name)) in self._ambiguous:
-            problem = f"is one of several URLs whose image could be {name!a}. Name the files by the hash of their URL."
-            return replace(row, problem=problem, reason=Reason.MISSING_FILE)
+        problem = None
         if name is None:
             problem = "has a URL whose image is not in the corpus. Download it, or drop the line."
-            return replace(row, problem=problem, reason=Reason.MISSING_FILE)
-        return replace(row, file_name=name)
+        elif name in self._shared_names(url) and _hash(posixpath.basename(name)) in self._ambiguous:
+            problem = f"is one of several URLs whose image could be {name!a}. Name the files by the hash of their URL."
+        return replace(row, problem=problem, reason=Reason.MISSING_FILE) if problem else replace(row, file_name=name)
 
     def _find_image(self, url: str, number: int) -> str | None:
         """Return the path of the image for a URL in a row, relative to the corpus, or None if no file exists."""
@@ -156,10 +151,7 @@ class CaptionsTsvReader(FolderReader):
         return frozenset(name for name, is_dir in found if not is_dir)
 
     def _read_url(self, name: str) -> object:
-        """Return the URL in a .json file of img2dataset.
-
-        Returns None if the file does not exist, and an empty text if it is invalid or has no URL.
-        """
+        """Return the URL in a .json of img2dataset: None without such a file, empty if the file has no valid URL."""
         if not self._exists(name):
             return None
         try:
@@ -179,10 +171,7 @@ class CaptionsTsvReader(FolderReader):
 
     @cached_property
     def _ambiguous(self) -> frozenset[int]:
-        """Hashes of the file names that belong to several URLs.
-
-        Computing them needs 16 bytes of memory per line and possible name.
-        """
+        """Hashes of the file names that belong to several URLs. They need 16 bytes of memory per line and name."""
         hashes = array.array("Q")
         for row in self._lines(self._find()):
             if isinstance(row.file_name, str) and _is_url(row.file_name) and is_storable(row.file_name):

@@ -106,11 +106,9 @@ def resolve_inside(root: Root, file_name: str) -> Root:
 
 
 def _has_link(root: Path, file_name: str) -> bool:
-    """Return whether a part of a relative path may be a link. It is four times as fast as `os.path.realpath`.
+    """Return whether a part of a relative path, which matches `_ORDINARY`, may be a link.
 
-    Args:
-        root: Root of the corpus.
-        file_name: Path relative to the root that matches `_ORDINARY`.
+    It is four times as fast as `os.path.realpath`.
     """
     if os.name != "posix":  # Windows has further types of links
         return True
@@ -128,9 +126,7 @@ def _has_link(root: Path, file_name: str) -> bool:
 def check_name(file_name: str) -> None:
     """Reject a file name that could lead out of a corpus. Only the text of the name is checked.
 
-    Raises:
-        RowError: The name is empty or contains NUL or invalid Unicode (reason `malformed_row`); or it is absolute or
-            contains a drive, a backslash or '..' (`path_outside_corpus`).
+    Raises RowError if the name is empty, not storable, or absolute, or has a drive, a backslash or '..'.
     """
     if not file_name.strip() or not is_storable(file_name):
         raise RowError(

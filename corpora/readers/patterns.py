@@ -23,17 +23,14 @@ def is_pattern(root: Root) -> bool:
 
 
 def find(root: Root, suffix: str) -> tuple[Root, list[str]]:
-    """List the files of a corpus.
+    """List the files of a corpus that is a file, a folder, or a path whose last part is a pattern.
 
     Args:
-        root: A file, a folder, or a path whose last part is a pattern.
+        root: The path.
         suffix: Suffix of the files to list in a folder.
 
     Returns:
         The folder, and the ordered names of the files in it. Some names from a brace pattern may not exist.
-
-    Raises:
-        CorpusError: No file exists, or the pattern expands to more than `MAX_SHARDS` names.
     """
     if roots.is_folder(root):
         names = roots.list_names(root, f"*{suffix}")
@@ -61,8 +58,7 @@ def find(root: Root, suffix: str) -> tuple[Root, list[str]]:
 def expand(pattern: str) -> list[str]:
     """Expand {a,b} and {000..012} as a shell does. Leading zeros are kept, and other braces are not expanded.
 
-    Raises:
-        CorpusError: The pattern expands to more than `MAX_SHARDS` names, or contains a descending range.
+    Raises CorpusError for more than `MAX_SHARDS` names, or a descending range.
     """
     found = _BRACES.search(pattern)
     if not found:
@@ -95,17 +91,10 @@ def _check_number(number: int, pattern: str) -> None:
 
 
 def check_shard(folder: Root, name: str, root: Root) -> Root:
-    """Check that a shard is a regular file inside of the corpus folder, and return its path.
+    """Check that a shard is a regular file inside of the corpus folder, and return its path. Raises RowError.
 
-    For a remote shard only the name is checked, because opening it detects all other problems.
-
-    Args:
-        folder: The corpus folder.
-        name: Name of the shard in the folder.
-        root: The path that the user gave. If it is the shard itself, the shard may be a link out of the folder.
-
-    Raises:
-        RowError: The shard does not exist, is not a regular file, or leads out of the folder.
+    For a remote shard only the name is checked, because opening it detects all other problems. If `root`, the path that
+    the user gave, is the shard itself, the shard may be a link out of the folder.
     """
     check_name(name)
     path = roots.join(folder, PurePosixPath(name))

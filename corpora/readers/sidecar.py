@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from corpora import roots
@@ -40,36 +40,45 @@ class SidecarReader(FolderReader):
         names, folders = _list(root)
         if not any(name.lower().endswith(".txt") for name in names) and folders:
             names, _ = _list(roots.join(root, PurePosixPath(folders[0])))
-        return any(group.images and group.captions for group in _group(names))
+        return any(all(_split(list(group))) for _, group in itertools.groupby(names, _stem))
 
     def rows(self) -> Iterator[Row]:
         """See `Reader.rows`."""
-        rows = (row for folder, entry in _walk(self._root) for row in self._rows_of(folder, entry))
         return require_rows(
-            rows,
+            self._walk(load=True),
             f"Corpus {str(self._root)!r} has neither images ({', '.join(SUFFIXES)}) nor .txt files "
             "(expected images with a .txt of the same stem next to each). Correct the path.",
         )
 
     def count(self) -> int:
         """See `Reader.count`."""
-        walk = _walk(self._root)
-        return sum(
-            entry.rows if isinstance(entry, _Group) else sum(1 for _ in self._rows_of(folder, entry))
-            for folder, entry in walk
-        )
+        return sum(1 for _ in self._walk(load=False))
 
-    def _rows_of(self, folder: PurePosixPath, entry: "_Group | str") -> Iterator[Row]:
-        """Yield the rows of a group of files, or of a link to a folder. `folder` is relative to the root."""
-        if isinstance(entry, str):
-            name = str(folder / entry)
-            try:
-                resolve_inside(self._real, name)
-            except RowError as error:
-                yield Row(_show(name), name, problem=f"is a link to a folder: {error.detail}", reason=error.reason)
-            return
-        captions = [str(folder / name) for name in entry.captions]
-        images = [str(folder / name) for name in entry.images]
+    def _walk(self, load: bool) -> Iterator[Row]:
+        """Yield the rows of all folders. Unless `load`, no caption is read, and only the number of rows is correct."""
+        root = self._root
+        if not roots.is_folder(root):
+            raise CorpusError(
+                f"Corpus {str(root)!r} {roots.describe_absence(root) or 'is not a folder'}, "
+                "expected a folder of images with .txt files; correct the path."
+            )
+        waiting = [PurePosixPath()]
+        while waiting:
+            folder = waiting.pop()
+            names, folders = _list(roots.join(root, folder))
+            for _, group in itertools.groupby(names, _stem):
+                yield from self._group_rows([str(folder / name) for name in group], load)
+            links = [name for name in folders if isinstance(root, Path) and (root / folder / name).is_symlink()]
+            for name in (str(folder / link) for link in links):
+                try:
+                    resolve_inside(self._real, name)
+                except RowError as error:
+                    yield Row(_show(name), name, problem=f"is a link to a folder: {error.detail}", reason=error.reason)
+            waiting += [folder / name for name in reversed(folders) if name not in links]
+
+    def _group_rows(self, names: list[str], load: bool) -> Iterator[Row]:
+        """Yield one row per combination of image and caption among files of one stem, otherwise one row per file."""
+        images, captions = _split(names)
         if not images:
             problem = "is a caption without an image of the same stem. Restore the image, or drop the file."
             yield from (Row(_show(name), name, problem=problem, reason=Reason.MISSING_FILE) for name in captions)
@@ -77,8 +86,9 @@ class SidecarReader(FolderReader):
             problem = "has no .txt of the same stem (expected its caption there). Add it, or drop the image."
             yield from (Row(_show(name), name, problem=problem, reason=Reason.EMPTY_CAPTION) for name in images)
         else:
-            details = None if entry.details is None else str(folder / entry.details)
-            yield from (self._row(image, caption, details) for image in images for caption in captions)
+            details = next((name for name in names if name.lower().endswith(".json")), None)
+            for image, caption in itertools.product(images, captions):
+                yield self._row(image, caption, details) if load else Row(_show(image))
 
     def _row(self, image: str, caption: str, details: str | None) -> Row:
         location = _show(image)
@@ -110,44 +120,6 @@ class SidecarReader(FolderReader):
         return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """File names in a folder that share a stem.
-
-    A group yields one row per combination of image and caption. If it has no image or no caption, it yields one row per
-    file.
-    """
-
-    images: tuple[str, ...]
-    captions: tuple[str, ...]
-    details: str | None
-
-    @property
-    def rows(self) -> int:
-        return (len(self.images) or 1) * (len(self.captions) or 1) if self.images or self.captions else 0
-
-
-def _walk(root: Root) -> Iterator[tuple[PurePosixPath, "_Group | str"]]:
-    """Yield all groups of files, and the names of all links to folders.
-
-    Returns:
-        Pairs of a folder, relative to the root, and a group or the name of a link in that folder.
-    """
-    if not roots.is_folder(root):
-        raise CorpusError(
-            f"Corpus {str(root)!r} {roots.describe_absence(root) or 'is not a folder'}, "
-            "expected a folder of images with .txt files; correct the path."
-        )
-    waiting = [PurePosixPath()]
-    while waiting:
-        folder = waiting.pop()
-        names, folders = _list(roots.join(root, folder))
-        yield from ((folder, group) for group in _group(names))
-        links = [name for name in folders if isinstance(root, Path) and (root / folder / name).is_symlink()]
-        yield from ((folder, name) for name in links)
-        waiting += [folder / name for name in reversed(folders) if name not in links]
-
-
 def _list(folder: Root) -> tuple[list[str], list[str]]:
     """Return the names of image, .txt and .json files in a folder, sorted by stem, and the names of its subfolders."""
     found = roots.list_folder(folder)
@@ -169,11 +141,7 @@ def _show(name: str) -> str:
     return f"{name[:200]!a}"
 
 
-def _group(names: list[str]) -> Iterator[_Group]:
-    for _, members in itertools.groupby(names, _stem):
-        group = list(members)
-        yield _Group(
-            tuple(name for name in group if name.lower().endswith(SUFFIXES)),
-            tuple(name for name in group if name.lower().endswith(".txt")),
-            next((name for name in group if name.lower().endswith(".json")), None),
-        )
+def _split(names: list[str]) -> tuple[list[str], list[str]]:
+    """Return the names of images and of captions."""
+    images = [name for name in names if name.lower().endswith(SUFFIXES)]
+    return images, [name for name in names if name.lower().endswith(".txt")]

@@ -28,12 +28,7 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Consecutive rows of a file that cannot be read.
-
-    Attributes:
-        num_rows: Number of these rows.
-        problem: Why they cannot be read, as the end of a sentence.
-    """
+    """Consecutive rows of a file that cannot be read. `problem` says why, as the end of a sentence."""
 
     num_rows: int
     problem: str
@@ -59,11 +54,9 @@ class TableFile(ABC):
 
     @abstractmethod
     def batches(self, first: int, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch | Damage]]:
-        """Yield batches of rows, each with the number of its first row.
+        """Yield batches of the named columns, each with the number of its first row.
 
-        Args:
-            first: Number of a row. Iteration starts no later than at the batch that contains it.
-            names: Columns to read.
+        Iteration starts no later than at the batch that contains the row with the number `first`.
         """
 
     def close(self) -> None:
@@ -173,8 +166,7 @@ class Cursor:
     def read(self, position: int) -> tuple[int, pa.RecordBatch | Damage]:
         """Return the batch that contains a row, with the number of the batch's first row.
 
-        Raises:
-            RowError: The table has no such row. Its detail is the predicate of a sentence.
+        If the table has no such row, raise RowError. Its detail is the predicate of a sentence.
         """
         for start, piece in itertools.chain(tuple(self._recent), self._ahead()):
             if start <= position < start + piece.num_rows:
@@ -192,9 +184,7 @@ class Cursor:
 def open_table(path: Root, once: bool) -> TableFile:
     """Open a table file: Parquet if its suffix is .parquet, otherwise Arrow's stream format.
 
-    Args:
-        path: A regular file.
-        once: Whether the file is read once from beginning to end, instead of with random access.
+    If it is read only `once`, from beginning to end, a local file is not mapped into memory.
     """
     if not isinstance(path, Path):
         source = pa.PythonFile(open_binary(path), mode="r")

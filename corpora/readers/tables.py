@@ -302,12 +302,7 @@ class SavedDatasetReader(TableReader):
 
 @dataclass(frozen=True, slots=True)
 class _Images:
-    """A batch of an image column.
-
-    Attributes:
-        data: Bytes of the images.
-        paths: Paths of the images, or None if the column has no paths.
-    """
+    """A batch of an image column: the bytes of the images, and their paths if the column has them."""
 
     data: pa.Array
     paths: pa.Array | None
@@ -323,9 +318,7 @@ class _Images:
     def read(self, index: int, limits: Limits) -> bytes:
         """Return the bytes of an image. Its size is checked before the bytes are copied.
 
-        Raises:
-            RowError: The row has no image bytes (reason `missing_file`), or too many (`file_too_large`). The detail is
-                the predicate of a sentence.
+        Raises RowError, whose detail is the predicate of a sentence, if the row has no image bytes or too many.
         """
         cell = self.data[index]
         if isinstance(cell, pa.DictionaryScalar):

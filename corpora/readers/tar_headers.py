@@ -70,8 +70,7 @@ class Member:
 def members(file: IO[bytes]) -> Iterator[Member]:
     """Yield the members of a tar in order, without their data. Callers may read and seek in the file meanwhile.
 
-    Raises:
-        DamagedTarError: The file is not a tar, is truncated, or continues after its end mark.
+    Raises DamagedTarError if the file is not a tar, is truncated, or continues after its end mark.
     """
     end = file.seek(0, os.SEEK_END)
     if end == 0:
@@ -84,15 +83,9 @@ def members(file: IO[bytes]) -> Iterator[Member]:
 
 
 def member_at(file: IO[bytes], position: int, end: int) -> Member | None:
-    """Return the member at a byte offset, or None if the end mark is there.
+    """Return the member whose first header is at a byte offset, or None if the end mark is there.
 
-    Args:
-        file: The tar.
-        position: Byte offset of the member's first header.
-        end: Size of the tar in bytes.
-
-    Raises:
-        DamagedTarError: No valid header is at this offset, or the tar is shorter than the header announces.
+    Raises DamagedTarError if no valid header is there, or the tar, which has `end` bytes, is too short for the member.
     """
     extended = _Extensions(position)
     at = position
@@ -111,13 +104,9 @@ def member_at(file: IO[bytes], position: int, end: int) -> Member | None:
 
 @dataclass(slots=True)
 class _Extensions:
-    """Values for a member from the extension headers before its header.
+    """Name and size of a member from the extension headers before its header, or None if they do not state it.
 
-    Attributes:
-        first: Byte offset of the member's first header.
-        name: Name of the member, or None if no extension header states it.
-        size: Size of the member in bytes, or None if no extension header states it.
-        sparse: Whether the member is a sparse file.
+    `first` is the byte offset of the member's first header.
     """
 
     first: int
@@ -204,13 +193,9 @@ def _read_extension(file: IO[bytes], start: int, size: int) -> bytes:
 
 
 def _pax_records(data: bytes, start: int) -> Iterator[tuple[bytes, bytes]]:
-    r"""Parse the records of a PAX header (POSIX.1-2001) to pairs of key and value.
+    r"""Parse the records of a PAX header (POSIX.1-2001), which starts at byte `start`, to pairs of key and value.
 
     A record is `<length> <key>=<value>\n`, whose length is that of the whole record in bytes.
-
-    Args:
-        data: The records.
-        start: Byte offset of the records in the tar, for error messages.
     """
     at = 0
     while at < len(data) and data[at]:

@@ -128,13 +128,9 @@ class WebDatasetReader(Reader):
         return patterns.find(self._root, ".tar")[1]
 
     def _shard_rows(self, name: str, load: bool) -> Iterator[Row]:
-        """Yield the rows of a shard.
+        """Yield the rows of a shard: those before the first damage, and one rejected row for the rest.
 
-        A damaged shard yields the rows before the damage and one rejected row for the rest.
-
-        Args:
-            name: Name of the shard in the corpus folder.
-            load: Whether to read the contents of members. Otherwise only the number of rows is meaningful.
+        Unless `load`, the contents of members are not read, and only the number of rows is correct.
         """
         location = f"Shard {name!a}"
         try:

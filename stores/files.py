@@ -301,7 +301,7 @@ def create_file(path: Root, data: bytes) -> bool:
         Whether this call created the file.
 
     Raises:
-        LakeError: The file cannot be written, or the local file system has no hard links.
+        LakeError: The file cannot be uploaded, or the local file system has no hard links.
     """
     if isinstance(path, Path):
         try:
@@ -310,9 +310,11 @@ def create_file(path: Root, data: bytes) -> bool:
         except FileExistsError:
             return False
         except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
             raise LakeError(
-                f"lake: {path} cannot be written ({error.strerror}); the ledger needs a writable file system with hard "
-                "links, or an object store; move the lake to one"
+                f"lake: {path} cannot be written ({error.strerror}); the ledger needs a file system with hard links, "
+                "or an object store; move the lake to one"
             ) from error
         return True
     with _describe_errors(path, "written"), contextlib.suppress(FileExistsError):

@@ -11,7 +11,8 @@ from corpora.records import DEFAULT_LIMITS, Limits, Reason, is_storable
 # Control, format (zero-width and direction marks) and separator characters.
 _INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
 _WHITE_SPACE = "\t\n\v\f\r"  # control characters that every tokenizer treats as white space
-# Share of control characters. Random bytes decoded as Latin-1 have nearly a quarter; text has hardly any.
+# Share of control characters other than white space, and of replacement characters. Random bytes decoded as Latin-1
+# have nearly a quarter; text has hardly any.
 _MAX_GARBAGE = 0.2
 
 
@@ -52,7 +53,11 @@ def clean_caption(raw: str, limits: Limits = DEFAULT_LIMITS) -> str:
             Reason.EMPTY_CAPTION,
             "The caption is empty or has only invisible characters (expected text). Add a caption or drop the row.",
         )
-    garbage = sum(map(_is_garbage, text))
+    garbage = sum(
+        letter == "\N{REPLACEMENT CHARACTER}" or unicodedata.category(letter) == "Cc"
+        for letter in text
+        if letter not in _WHITE_SPACE
+    )
     if garbage >= _MAX_GARBAGE * len(text):
         raise CaptionError(
             Reason.CAPTION_NOT_TEXT,
@@ -60,10 +65,3 @@ def clean_caption(raw: str, limits: Limits = DEFAULT_LIMITS) -> str:
             "text). Correct the column or its encoding, or drop the row.",
         )
     return text
-
-
-def _is_garbage(character: str) -> bool:
-    """Return whether a character is a replacement character or a control character other than white space."""
-    if character in _WHITE_SPACE:
-        return False
-    return character == "\N{REPLACEMENT CHARACTER}" or unicodedata.category(character) == "Cc"

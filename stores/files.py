@@ -130,10 +130,9 @@ def read_all(paths: Iterable[Root]) -> Iterator[tuple[Root, bytes]]:
     """
 
     def read(path: Root) -> tuple[Root, bytes | None]:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return path, read_bytes(path)
-        except FileNotFoundError:
-            return path, None
+        return path, None
 
     with ThreadPoolExecutor(max_workers=_CONCURRENT) as pool:
         found = list(pool.map(read, paths))

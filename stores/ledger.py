@@ -188,15 +188,22 @@ def read_records(lake: Root) -> list[Record]:
         LedgerError: A record is missing, invalid or not chained to the previous record, or HEAD does not match.
         LakeError: The store does not answer.
     """
-    attempt = 0
-    while True:
+    for _ in range(_HEAD_ATTEMPTS + 1):
         head = read_head(lake)  # HEAD is read before the records, so that all records up to it exist
         records = _read_chain(lake)
-        attempt += 1
-        if head is not None or len(records) <= 1 or attempt > _HEAD_ATTEMPTS:
-            _check_head(lake, head, records)
+        if head is not None:
+            # HEAD may point to a record before the last, because a writer may be running or may have been killed.
+            number, digest = head
+            if number > len(records) or records[number - 1].sha256 != digest:
+                raise LedgerError(
+                    f"ledger: HEAD of {lake} names record {number} with sha256 {digest[:16]}, which does not exist: "
+                    "the last records were deleted or changed; see m2ib-audit verify, and restore them from a backup"
+                )
+            return records
+        if len(records) <= 1:  # the first writer may have been killed between record and HEAD
             return records
         time.sleep(0.02)  # the writer of the first records may not have written HEAD yet
+    raise LedgerError(f"ledger: {lake / FOLDER / HEAD} is missing; restore it from a backup")
 
 
 def _read_chain(lake: Root) -> list[Record]:
@@ -344,23 +351,6 @@ def _build_record(
         fields["signature"] = signer.sign(canonical_json(fields))
     data = canonical_json(fields)
     return Record(**fields, sha256=sha256(data)), data
-
-
-def _check_head(lake: Root, head: tuple[int, str] | None, records: Sequence[Record]) -> None:
-    """Raise LedgerError if HEAD does not match the records.
-
-    HEAD may point to a record before the last, because a writer may be running or may have been killed.
-    """
-    if head is None:
-        if len(records) > 1:  # the first writer may have been killed between record and HEAD
-            raise LedgerError(f"ledger: {lake / FOLDER / HEAD} is missing; restore it from a backup")
-        return
-    number, digest = head
-    if number > len(records) or records[number - 1].sha256 != digest:
-        raise LedgerError(
-            f"ledger: HEAD of {lake} names record {number} with sha256 {digest[:16]}, which does not exist: the last "
-            "records were deleted or changed; see m2ib-audit verify, and restore them from a backup"
-        )
 
 
 def select_kinds(records: Iterable[Record], *kinds: str) -> list[Record]:

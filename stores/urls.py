@@ -69,8 +69,6 @@ def parse_root(text: str, what: str) -> Root:
             "credentials into the environment or the profile that the store's tools read, and revoke these."
         )
     scheme = text.partition("://")[0].lower()
-    if not scheme:
-        raise UrlError(f"The {what} is {text!r}, expected one protocol and a path, as in s3://bucket/folder.")
     import fsspec
     from upath import UPath
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PureWindowsPath
@@ -65,7 +66,10 @@ class CocoReader(FolderReader):
 
     def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         self._given = root
-        super().__init__(_base(root), columns, limits)
+        if roots.is_file(root):
+            root = roots.parent_of(root)
+            root = root.parent if root.name == "annotations" else root
+        super().__init__(root, columns, limits)
 
     @classmethod
     def fits(cls, root: Root) -> bool:
@@ -117,7 +121,9 @@ class CocoReader(FolderReader):
         for number, entry in enumerate(loaded["annotations"], start=1):
             if self._is_caption(entry):
                 captions.setdefault(_identity(entry, "image_id"), []).append((f"annotation {number}", entry))
-        ambiguous = self._ambiguous_ids(loaded["images"])
+        objects = [image for image in loaded["images"] if isinstance(image, dict)]
+        named = {(_identity(image, "id"), ascii(image.get(self._columns.image))) for image in objects}
+        names_of = Counter(identity for identity, _ in named)
         seen: set[object] = set()
         for number, image in enumerate(loaded["images"], start=1):
             location, identity = f"image {number}", _identity(image, "id")
@@ -139,24 +145,13 @@ class CocoReader(FolderReader):
             attributes = {f"box {category}": _shares(box, *sides) for category, box in boxes.get(identity, {}).items()}
             for place, entry in of_image:
                 row = self._row(place, image, entry, attributes)
-                if identity in ambiguous:
+                if names_of[identity] > 1:  # the caption cannot be assigned to one of the files
                     row = replace(row, problem=f"has the image_id {excerpt(identity)}, which several images have")
                 yield replace(row, file_name=name)
         for location, entry in itertools.chain.from_iterable(captions.values()):
             caption = entry.get(self._columns.caption) if isinstance(entry, dict) else None
             problem = f"has an image_id that is not listed under 'images': {excerpt(entry)}"
             yield Row(location, None, caption, problem=problem)
-
-    def _ambiguous_ids(self, images: list[object]) -> set[object]:
-        """Return the ids that are used for several files, so that their captions cannot be assigned to one file."""
-        names: dict[object, object] = {}
-        ambiguous: set[object] = set()
-        for image in images:
-            if isinstance(image, dict) and (identity := _identity(image, "id")) is not None:
-                name = image.get(self._columns.image)
-                if names.setdefault(identity, name) != name:
-                    ambiguous.add(identity)
-        return ambiguous
 
     def _row(self, location: str, image: _Object, entry: object, boxes: dict[str, str]) -> Row:
         if not isinstance(entry, dict) or _REPEATED in entry or _REPEATED in image:
@@ -199,11 +194,7 @@ def _add_boxes(boxes: _Boxes, loaded: _Object) -> None:
 
 
 def _corners(box: object) -> _Box | str | None:
-    """Convert a COCO box (x, y, width, height) to corners (x0, y0, x1, y1).
-
-    Returns:
-        The corners, None for a box without area, or an error message for an invalid box.
-    """
+    """Convert a COCO box (x, y, width, height) to (x0, y0, x1, y1): None without area, an error message if invalid."""
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)) or min(box[2:]) < 0:
         return f"not a box of x, y, width, height: {excerpt(box)}"
     x, y, width, height = (float(value) for value in box)
@@ -245,14 +236,6 @@ def _identity(entry: object, key: str) -> int | str | None:
 def _join(folder: str, name: str) -> str:
     # An absolute path stays absolute, so that it is rejected.
     return name if PureWindowsPath(name).anchor else folder + name
-
-
-def _base(root: Root) -> Root:
-    """Return the root of the corpus for a given folder or file."""
-    if not roots.is_file(root):
-        return root
-    parent = roots.parent_of(root)
-    return parent.parent if parent.name == "annotations" else parent
 
 
 def _split(path: Root) -> str:

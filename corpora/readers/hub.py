@@ -6,6 +6,7 @@ dataset runs (the library refuses dataset scripts since version 4), and no files
 """
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from corpora.readers.tables import TableList, TableReader
 from corpora.roots import Root, parse_root
 
 SCHEME: Final = "hf://datasets/"
+_ADDRESS: Final = re.compile(rf"{SCHEME}([^/@]+/[^/@]+)(?:@([^/]+))?(?:/([^/]+))?/?")
 _DIRECT: Final = {"imagefolder": "folder", "webdataset": "webdataset"}
 
 SCRATCH = "m2ib-audit-hub-"
@@ -70,23 +72,17 @@ def _relative(file: str, base: str) -> str:
     return file.removeprefix(f"{base}/").replace(os.sep, "/")
 
 
-def _parse_address(root: Root) -> tuple[str, str | None, str | None]:
-    """Return the name, revision and configuration of a dataset, as `datasets.load_dataset` takes them."""
-    if not is_hub(root):
-        return str(root), None, None
-    parts = str(root).removeprefix(SCHEME).strip("/").split("/")
-    if len(parts) not in (2, 3) or not all(parts):
-        raise CorpusError(
-            f"Corpus {str(root)!r} is not a dataset of the Hub (expected hf://datasets/ORGANIZATION/NAME, optionally "
-            "with @REVISION and /CONFIGURATION). Correct the URL."
-        )
-    name, _, revision = parts[1].partition("@")
-    return f"{parts[0]}/{name}", revision or None, parts[2] if len(parts) == 3 else None
-
-
 def _load_builder(root: Root) -> Any:
     """Return the `DatasetBuilder` of a dataset. Raises CorpusError if the library cannot load the dataset."""
-    name, revision, configuration = _parse_address(root)
+    name, revision, configuration = str(root), None, None
+    if is_hub(root):
+        match = _ADDRESS.fullmatch(name)
+        if match is None:
+            raise CorpusError(
+                f"Corpus {name!r} is not a dataset of the Hub (expected hf://datasets/ORGANIZATION/NAME, optionally "
+                "with @REVISION and /CONFIGURATION). Correct the URL."
+            )
+        name, revision, configuration = match.groups()
     try:
         import datasets
     except ImportError as error:

@@ -87,67 +87,50 @@ def member_at(file: IO[bytes], position: int, end: int) -> Member | None:
 
     Raises DamagedTarError if no valid header is there, or the tar, which has `end` bytes, is too short for the member.
     """
-    extended = _Extensions(position)
-    at = position
+    records: dict[bytes, bytes] = {}  # from extension headers
+    first = at = position
     for _ in range(_MAX_EXTENSIONS + 1):
         header = _read_header(file, at, end)
         if header is None:
-            if at > extended.first:
+            if at > first:
                 raise DamagedTarError(at, "ends between the headers of one member")
             return None
+        start = at + _BLOCK
         if header.type not in _EXTENSIONS:
-            return _make_member(file, header, at + _BLOCK, extended, end)
-        extended.add(file, header, at + _BLOCK)
-        at += _BLOCK + _pad_to_block(header.size)
-    raise DamagedTarError(extended.first, f"has more than {_MAX_EXTENSIONS} headers for one member")
-
-
-@dataclass(slots=True)
-class _Extensions:
-    """Name and size of a member from the extension headers before its header, or None if they do not state it.
-
-    `first` is the byte offset of the member's first header.
-    """
-
-    first: int
-    name: str | None = None
-    size: int | None = None
-    sparse: bool = False
-
-    def add(self, file: IO[bytes], header: tarfile.TarInfo, start: int) -> None:
-        """Read an extension header whose data start at byte `start`."""
+            return _make_member(file, header, records, first, start, end)
+        at = start + _pad_to_block(header.size)
         if header.type == tarfile.XGLTYPE:
             # Global records apply to all later members. They are ignored, because they are unknown when a member is
             # read by its offset.
-            if self.first == start - _BLOCK:
-                self.first = start + _pad_to_block(header.size)
-            return
+            first = at if first == start - _BLOCK else first
+            continue
         data = _read_extension(file, start, header.size)
         if header.type == tarfile.GNUTYPE_LONGNAME:
-            self.name = data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+            records[b"path"] = data.split(b"\0", 1)[0]
         elif header.type in _PAX:
-            for key, value in _pax_records(data, start):
-                if key == b"path":
-                    self.name = value.decode("utf-8", "surrogateescape")
-                elif key == b"size":
-                    self.size = _parse_number(value, start)
-                self.sparse |= key.startswith(b"GNU.sparse.")
+            records.update(_pax_records(data, start))
+    raise DamagedTarError(first, f"has more than {_MAX_EXTENSIONS} headers for one member")
 
 
-def _make_member(file: IO[bytes], header: tarfile.TarInfo, start: int, extended: _Extensions, end: int) -> Member:
+def _make_member(
+    file: IO[bytes], header: tarfile.TarInfo, records: dict[bytes, bytes], first: int, start: int, end: int
+) -> Member:
+    name = records[b"path"].decode("utf-8", "surrogateescape") if b"path" in records else header.name
+    size = _parse_number(records[b"size"], first) if b"size" in records else header.size
     # As in tarfile, links, devices and folders have no data, even if their header states a size.
     stored = header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
+    is_sparse = any(key.startswith(b"GNU.sparse.") for key in records)
     member = Member(
-        name=(header.name if extended.name is None else extended.name).removeprefix("./").rstrip("/"),
-        kind="a sparse file" if extended.sparse else _kind(header),
-        position=extended.first,
+        name=name.removeprefix("./").rstrip("/"),
+        kind="a sparse file" if is_sparse else _kind(header),
+        position=first,
         start=_skip_sparse_maps(file, start) if header.type == tarfile.GNUTYPE_SPARSE else start,
-        size=(header.size if extended.size is None else extended.size) if stored else 0,
+        size=size if stored else 0,
     )
     if member.start + member.size > end:
         rest = f"{max(0, end - member.start)} are left"
         problem = f"was cut short: member {member.name[:200]!a} has {member.size} bytes, {rest}"
-        raise DamagedTarError(extended.first, problem)
+        raise DamagedTarError(first, problem)
     return member
 
 

@@ -25,6 +25,12 @@ _UNPACK: Final = (
     "expected uncompressed tars, in which members are read by byte offset. Unpack them (gunzip, unzstd); images are "
     "already compressed."
 )
+# Description of each member that a sample can have, and the reason to reject a larger file.
+_ROLES: Final = {
+    "image": ("an image", Reason.FILE_TOO_LARGE),
+    "text": ("a .txt", Reason.CAPTION_TOO_LONG),
+    "json": ("a .json", Reason.MALFORMED_SAMPLE),
+}
 _SHOWN_SUFFIXES = 8
 # Bytes per request to a remote tar for a single image. Most images fit in one request.
 _PICTURE_BYTES = 2**18
@@ -119,12 +125,10 @@ class WebDatasetReader(Reader):
             raise ImageError(problem.reason, f"{place.container!a} {problem.detail}") from error
 
     def _names(self) -> list[str]:
-        if self._root.name.endswith(_COMPRESSED):
-            raise CorpusError(f"Corpus {str(self._root)!r} is a compressed tar, {_UNPACK}")
-        if roots.is_folder(self._root):
-            packed = [name for name in roots.list_names(self._root, "*.t*") if name.endswith(_COMPRESSED)]
-            if packed:
-                raise CorpusError(f"Corpus {str(self._root)!r} has the compressed tar {packed[0]!r}, {_UNPACK}")
+        shards = roots.list_names(self._root, "*.t*") if roots.is_folder(self._root) else [self._root.name]
+        packed = next((name for name in shards if name.endswith(_COMPRESSED)), None)
+        if packed is not None:
+            raise CorpusError(f"Corpus {str(self._root)!r} has the compressed tar {packed!r}, {_UNPACK}")
         return patterns.find(self._root, ".tar")[1]
 
     def _shard_rows(self, name: str, load: bool) -> Iterator[Row]:
@@ -176,18 +180,17 @@ class WebDatasetReader(Reader):
             if len(sample.suffixes) < _SHOWN_SUFFIXES:
                 sample.suffixes.append(suffix[:80])
             return
+        kind, too_large = _ROLES[role]
+        largest = self._limits.max_file_bytes if role == "image" else metadata.MAX_LINE_BYTES
         if role in sample.data:
-            kind = {"image": "an image", "text": "a .txt", "json": "a .json"}[role]
             fix = f"name the suffix of the right one: {metadata.IMAGE_OPTION}" if role == "image" else "keep one"
             sample.reject(Reason.MALFORMED_SAMPLE, f"has {kind} more than once (expected one): {fix}.")
             return
         sample.data[role] = None
         if role == "image":
             sample.image, sample.name = member, member.name
-        largest = self._limits.max_file_bytes if role == "image" else metadata.MAX_LINE_BYTES
         if member.size > largest:
-            reasons = {"image": Reason.FILE_TOO_LARGE, "text": Reason.CAPTION_TOO_LONG, "json": Reason.MALFORMED_SAMPLE}
-            sample.reject(reasons[role], f"has the member {_too_large(member, largest)}")
+            sample.reject(too_large, f"has the member {_too_large(member, largest)}")
         elif member.kind is None:
             sample.data[role] = _read(file, member, largest)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,30 +59,20 @@ class Description:
 
 
 def describe(corpus: Corpus, sample: int = 48, seed: int = 0) -> Description:
-    """Read all images and captions of a corpus as an audit does, and summarize them. All pairs are kept in memory.
+    """Read all images and captions of a corpus as an audit does, and summarize them. All rows are kept in memory.
 
     Args:
         corpus: The corpus to read.
         sample: Number of pairs to sample.
         seed: Random seed of the sample.
     """
-    pairs: list[Pair] = []
-    errors: Counter[str] = Counter()
-    examples: dict[str, list[Rejected]] = defaultdict(list)
-    attributes: Counter[str] = Counter()
-
-    def collect() -> Iterable[Pair | Rejected]:
-        for row in corpus.pairs():
-            if isinstance(row, Pair):
-                pairs.append(row)
-                attributes.update(list(row.attributes))
-            else:
-                errors[str(row.reason)] += 1
-                if len(examples[str(row.reason)]) < EXAMPLES:
-                    examples[str(row.reason)].append(row)
-            yield row
-
-    corpus_digest = digest(collect())
+    rows = list(corpus.pairs())
+    pairs = [row for row in rows if isinstance(row, Pair)]
+    rejected: dict[str, list[Rejected]] = defaultdict(list)
+    for row in rows:
+        if isinstance(row, Rejected):
+            rejected[str(row.reason)].append(row)
+    errors = Counter({reason: len(found) for reason, found in rejected.items()})
     duplicates = errors.pop(str(Reason.DUPLICATE_PAIR), 0)
     by_image = {pair.image_sha256: pair for pair in reversed(pairs)}
     firsts = sorted(by_image.values(), key=lambda pair: pair.row)
@@ -95,14 +85,14 @@ def describe(corpus: Corpus, sample: int = 48, seed: int = 0) -> Description:
         captions=len({pair.caption for pair in pairs}),
         duplicates=duplicates,
         errors=dict(errors.most_common()),
-        examples=examples,
+        examples={reason: found[:EXAMPLES] for reason, found in rejected.items()},
         widths=_quantiles([pair.width for pair in firsts]),
         heights=_quantiles([pair.height for pair in firsts]),
         caption_chars=_quantiles([len(pair.caption) for pair in pairs]),
-        attributes=dict(sorted(attributes.items())),
+        attributes=dict(sorted(Counter(name for pair in pairs for name in pair.attributes).items())),
         near_duplicates=[[firsts[position] for position in group] for group in groups],
         sample=sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}\x1f{pair.pair_id}".encode()).digest())[:sample],
-        digest=corpus_digest,
+        digest=digest(rows),
     )
 
 

@@ -1,6 +1,5 @@
 """The supported corpus formats, and detection of the format of a corpus."""
 
-import os
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +12,7 @@ from corpora.readers.hub import HubReader
 from corpora.readers.imagefolder import FolderReader
 from corpora.readers.protocol import Columns, Reader
 from corpora.readers.sidecar import SidecarReader
-from corpora.readers.tables import SAVED, ParquetReader, SavedDatasetReader
+from corpora.readers.tables import ParquetReader, SavedDatasetReader
 from corpora.readers.webdataset import WebDatasetReader
 from corpora.records import DEFAULT_LIMITS, Limits
 from corpora.roots import Root
@@ -59,22 +58,12 @@ def open_corpus(
     if format_name is not None and format_name not in FORMATS:
         raise ValueError(f"format: got {format_name!r}, expected one of {', '.join(FORMATS)}, or none to detect it")
     name = detect_format(root) if format_name is None else format_name
-    reader = HubReader if name == "datasets" and _needs_library(root) else FORMATS[name]
+    reader = HubReader if name == "datasets" and HubReader.fits(root) else FORMATS[name]
     default = reader.default_columns
     columns = Columns(image_column or default.image, caption_column or default.caption)
     if columns.image == columns.caption:
         raise ValueError(f"image_column and caption_column are both {columns.image!r}, expected two columns.")
     return Corpus(name, reader(root, columns, limits), limits)
-
-
-def _needs_library(root: Root) -> bool:
-    """Return whether the Hugging Face library `datasets` is needed to read a dataset.
-
-    It is needed for a dataset on the Hub, and for a local folder that `save_to_disk` did not write.
-    """
-    if not isinstance(root, Path):
-        return hub.is_hub(root)
-    return root.is_dir() and not any(os.path.lexists(root / name) for name in SAVED)
 
 
 def detect_format(root: Root) -> str:

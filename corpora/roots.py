@@ -203,9 +203,7 @@ def web_hint(path: Root) -> str:
 def open_binary(path: Root, ahead: int | None = None) -> BinaryIO:
     """Open a file for reading and seeking. A remote file is read in blocks, and its errors are OSError as in `info`.
 
-    Args:
-        path: The file.
-        ahead: Block size for a remote file in bytes. Default: `BLOCK_BYTES`. Use a small value to read a small part.
+    `ahead` is the block size for a remote file in bytes, by default `BLOCK_BYTES`. A small part needs a small value.
     """
     if isinstance(path, Path):
         return path.open("rb")

@@ -78,9 +78,7 @@ def relative_path(path: Root, root: Root) -> str:
 def _describe_errors(path: Root, doing: str) -> Iterator[None]:
     """Translate errors of a storage driver to LakeError, or to FileNotFoundError if the file to read does not exist.
 
-    Args:
-        path: The remote file.
-        doing: Past participle of the failed operation for the message, such as "read" or "written".
+    `doing` is the past participle of the failed operation for the message, such as "read" or "written".
     """
     try:
         with translate_errors():
@@ -259,9 +257,7 @@ def write_atomically(path: Root) -> Iterator[Path]:
 def _write_local(path: Path, publish: Callable[[Path, Path], object] = Path.replace) -> Iterator[Path]:
     """Yield a temporary path for writing, and flush the file to disk when the block ends.
 
-    Args:
-        path: The final path.
-        publish: Function that moves the temporary file (first argument) to the final path (second argument).
+    Then `publish` moves the temporary file (first argument) to the final path (second argument).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

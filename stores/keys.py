@@ -30,12 +30,7 @@ class SigningKey:
     @property
     def key_id(self) -> str:
         """Identifier of the public key; see `PublicKey.key_id`."""
-        return self.public.key_id
-
-    @property
-    def public(self) -> "PublicKey":
-        """Public key that verifies the signatures of this key."""
-        return PublicKey(self.key.public_key())
+        return PublicKey(self.key.public_key()).key_id
 
     def sign(self, data: bytes) -> str:
         """Sign data, and return the signature in base64."""

@@ -2,6 +2,7 @@
 
 import array
 import hashlib
+import os
 import posixpath
 import zlib
 from collections.abc import Iterator
@@ -141,10 +142,7 @@ class CaptionsTsvReader(FolderReader):
             folder, _, last = name.rpartition("/")
             return last in self._list_files(folder)
         path = self._real / name
-        try:
-            return path.is_symlink() or path.is_file()
-        except OSError:  # a name too long for the file system
-            return False
+        return os.path.islink(path) or os.path.isfile(path)  # noqa: PTH113, PTH114  # pathlib raises for a long name
 
     def _list_remote_files(self, folder: str) -> frozenset[str]:
         found = roots.list_folder(roots.join(self._real, PurePosixPath(folder)))

@@ -14,7 +14,7 @@ from typing import Any, Final
 from corpora import roots
 from corpora.errors import CorpusError
 from corpora.readers.metadata import summarize
-from corpora.readers.tables import TableList, TableReader
+from corpora.readers.tables import SAVED, TableList, TableReader
 from corpora.roots import Root, parse_root
 
 SCHEME: Final = "hf://datasets/"
@@ -42,8 +42,10 @@ class HubReader(TableReader):
 
     @classmethod
     def fits(cls, root: Root) -> bool:
-        """See `Reader.fits`."""
-        return is_hub(root)
+        """Return whether a dataset is on the Hub, or in a local folder that `save_to_disk` did not write."""
+        if not isinstance(root, Path):
+            return is_hub(root)
+        return root.is_dir() and not any(os.path.lexists(root / name) for name in SAVED)
 
     def _find_tables(self) -> TableList:
         builder = _load_builder(self._root)

@@ -6,6 +6,7 @@ Each data row of a file is yielded exactly once, even if it is malformed.
 import codecs
 import csv
 import difflib
+import itertools
 import json
 import math
 import os
@@ -86,8 +87,7 @@ def select_listing(root: Root, found: Sequence[Root], folder: Root, missing: str
 def check_listing(path: Root, folder: Root, expected: str) -> Root:
     """Check that a list file is a regular file inside of the corpus folder, and return its path.
 
-    Raises:
-        CorpusError: The check fails. The message contains `expected`.
+    Raises CorpusError, whose message contains `expected`.
     """
     if not roots.is_inside(path, folder):
         raise CorpusError(f"{str(path)!r} leads out of the corpus ({expected}). Copy the file into the folder.")
@@ -102,9 +102,7 @@ def check_listing(path: Root, folder: Root, expected: str) -> Root:
 def read_rows(metadata: Root, columns: Columns) -> Iterator[Row]:
     """Return an iterator over the rows of a metadata file. The header and the first row are read immediately.
 
-    Raises:
-        CorpusError: The file is unreadable, a required column is missing or does not contain text, or the file has no
-            rows. Raised during iteration for later damage.
+    Raises CorpusError if the file is unreadable, has no rows, or lacks a column of text that is required.
     """
     rows = _translate_errors(metadata, _READERS[metadata.suffix][0](metadata, columns))
     return require_rows(rows, f"{str(metadata)!r} has zero rows (expected at least one). Export it again.")
@@ -151,9 +149,7 @@ def _read_csv(metadata: Root, columns: Columns) -> Iterator[Row]:
 
 
 def _count_csv(metadata: Root) -> Iterator[int]:
-    records = _csv_records(metadata)
-    next(records, None)
-    yield from (1 for _ in records)
+    return (1 for _ in itertools.islice(_csv_records(metadata), 1, None))  # without the header
 
 
 def _csv_records(metadata: Root) -> Iterator[tuple[int, list[str] | str]]:
@@ -217,8 +213,7 @@ def _count_jsonl(metadata: Root) -> Iterator[int]:
 def parse_object(text: str | None) -> dict[str, object] | str:
     """Parse a JSON object. A text that was too long to read is None.
 
-    Returns:
-        The object, or an error message as the predicate of a sentence, such as "is not JSON (...)".
+    Returns the object, or an error message as the predicate of a sentence, such as "is not JSON (...)".
     """
     if text is None:
         return _TOO_LONG
@@ -322,10 +317,9 @@ def row_of(location: str, cells: dict[str, object], columns: Columns) -> Row:
 
 
 def attributes_of(cells: dict[str, object]) -> tuple[dict[str, str], str | None]:
-    """Convert values by column name to attributes, without missing values.
+    """Convert values by column name to attributes, which are texts. Missing values are omitted.
 
-    Returns:
-        The attributes as plain text, and an error message as the predicate of a sentence, or None without errors.
+    Also returns an error message as the predicate of a sentence, or None without errors.
     """
     attributes: dict[str, str] = {}
     problem: str | None = None

@@ -190,14 +190,12 @@ class TableReader(Reader):
         for index in range(batch.num_rows):
             cells = extra | {key: column[index] for key, column in others.items()}
             row = metadata.row_of(f"{name} row {start + index + 1}", cells, columns)
-            place = _place(name, start + index)
             try:
-                data = images.read(index, self._limits)
+                row = replace(row, data=images.read(index, self._limits))
             except RowError as error:
-                problem = (row.problem, row.reason) if row.problem else (error.detail, error.reason)
-                yield replace(row, place=place, problem=problem[0], reason=problem[1])
-            else:
-                yield replace(row, place=place, data=data)
+                if not row.problem:
+                    row = replace(row, problem=error.detail, reason=error.reason)
+            yield replace(row, place=_place(name, start + index))
 
     def _cursor(self, name: str, position: int) -> Cursor:
         """Return a cached or new cursor over the image column of a table file that can read a row efficiently."""

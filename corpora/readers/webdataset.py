@@ -45,7 +45,7 @@ class _Sample:
         position: Byte offset of the first member.
         name: Name of the image, or of the first member if the sample has no image.
         image: The member with the image.
-        data: Contents of members by role: `image`, `text` or `json`. None for a member that cannot be used.
+        data: Contents of members by role in `_ROLES`. None for a member that cannot be used.
         suffixes: Suffixes of some members without a role, for messages.
         problem: Reason and message of the first failed check.
     """

@@ -367,20 +367,6 @@ ORIGINALS = [
 
 
 @pytest.mark.parametrize("kind", sorted(WRITERS))
-def test_every_format_is_read_from_a_bucket(s3: Store, tmp_path: Path, kind: str) -> None:
-    folder = WRITERS[kind](ORIGINALS, tmp_path / f"of {kind}")
-    here, there = open_corpus(folder), open_corpus(parse_root(s3.put(folder)))
-    assert (there.format, there.count()) == (kind, len(ORIGINALS))
-    rows = list(there.pairs())
-    assert rows == list(here.pairs())
-    again = open_corpus(parse_root(f"s3://{BUCKET}/of {kind}"), format_name=kind)  # as another process opens it
-    for original, row in zip(ORIGINALS, rows, strict=True):
-        assert isinstance(row, Pair)
-        assert again.reader.image(row.place) == original.data
-        assert again.read_image(row.place).sha256 == row.image_sha256
-
-
-@pytest.mark.parametrize("kind", sorted(WRITERS))
 @pytest.mark.parametrize("where", ["no-such-bucket/c", f"{BUCKET}/no-such-folder"])
 def test_a_format_that_is_not_there(s3: Store, kind: str, where: str) -> None:
     with pytest.raises(CorpusError, match=f"s3://{where}.*(is not there|cannot be read).*expected"):
@@ -392,21 +378,6 @@ def test_a_file_that_is_not_there(s3: Store, name: str) -> None:
     for bucket in ("no-such-bucket", BUCKET):
         with pytest.raises(CorpusError, match=f"s3://{bucket}/none/.*is not there"):
             rows_of(f"s3://{bucket}/none/{name}")
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("webdataset", "shard-00000.tar"), ("webdataset", "*.tar"), ("webdataset", "shard-{00000..00000}.tar"),
-        ("webdataset", "shard-0000[0-9].tar"), ("parquet", "train-00000.parquet"), ("coco", "captions.json"),
-        ("captions-tsv", "captions.tsv"),
-    ],
-)  # fmt: skip
-def test_one_file_or_a_pattern_of_a_bucket(s3: Store, tmp_path: Path, kind: str, name: str) -> None:
-    folder = WRITERS[kind](ORIGINALS, tmp_path / f"file of {kind}")
-    rows = rows_of(f"{s3.put(folder)}/{name}")
-    assert rows == rows_of(folder)
-    assert outcomes(rows) == ["pair"] * len(ORIGINALS)
 
 
 def test_damaged_and_missing_shards_of_a_bucket(s3: Store, tmp_path: Path) -> None:

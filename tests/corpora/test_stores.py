@@ -1,4 +1,4 @@
-"""Google's and Azure's object stores, as servers of their protocols that the tests start. S3: test_remote.py."""
+"""Object stores, as servers of their protocols that the tests start. More tests of S3: test_remote.py."""
 
 import base64
 import secrets
@@ -14,8 +14,6 @@ import pytest
 
 from benchmarks.corpus_writers import WRITERS, SourcePair, generate_source_pairs
 from corpora import CorpusError, Limits, Pair, Rejected, open_corpus, parse_root
-
-pytestmark = pytest.mark.slow
 
 BUCKET = "corpora"
 ORIGINALS = [
@@ -97,10 +95,11 @@ def abfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Put]:
             server.wait(30)
 
 
-@pytest.fixture(params=["gs", "abfs"])
+@pytest.fixture(params=["s3", pytest.param("gs", marks=pytest.mark.slow), pytest.param("abfs", marks=pytest.mark.slow)])
 def put(request: pytest.FixtureRequest) -> Put:
-    found: Put = request.getfixturevalue(request.param)
-    return found
+    found: Any = request.getfixturevalue(request.param)
+    uploads: Put = found.put if request.param == "s3" else found
+    return uploads
 
 
 def rows_of(where: Path | str, **settings: Any) -> list[Pair | Rejected]:
@@ -114,27 +113,29 @@ def rows_of(where: Path | str, **settings: Any) -> list[Pair | Rejected]:
 def test_every_format_is_read_from_a_store(put: Put, tmp_path: Path, kind: str) -> None:
     folder = WRITERS[kind](ORIGINALS, tmp_path / f"of {kind}")
     url = put(folder)
-    corpus = open_corpus(parse_root(url))
-    assert corpus.format == kind
+    assert open_corpus(parse_root(url)).format == kind
     rows = rows_of(url)
     assert rows == rows_of(folder)
-    again = open_corpus(parse_root(url), kind)
+    again = open_corpus(parse_root(url), kind)  # as another process opens it
     for original, row in zip(ORIGINALS, rows, strict=True):
         assert isinstance(row, Pair)
         assert again.reader.image(row.place) == original.data
+        assert again.read_image(row.place).sha256 == row.image_sha256
 
 
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
         ("webdataset", "shard-00000.tar"), ("webdataset", "*.tar"), ("webdataset", "shard-{00000..00000}.tar"),
-        ("parquet", "train-00000.parquet"), ("coco", "captions.json"), ("captions-tsv", "captions.tsv"),
-        ("folder", "metadata.csv"),
+        ("webdataset", "shard-0000[0-9].tar"), ("parquet", "train-00000.parquet"), ("coco", "captions.json"),
+        ("captions-tsv", "captions.tsv"), ("folder", "metadata.csv"),
     ],
 )  # fmt: skip
 def test_one_file_or_a_pattern_of_a_store(put: Put, tmp_path: Path, kind: str, name: str) -> None:
     folder = WRITERS[kind](ORIGINALS, tmp_path / f"file of {kind}")
-    assert rows_of(f"{put(folder)}/{name}") == rows_of(folder)
+    rows = rows_of(f"{put(folder)}/{name}")
+    assert rows == rows_of(folder)
+    assert all(isinstance(row, Pair) for row in rows)
 
 
 def test_rows_that_a_store_cannot_give(put: Put, tmp_path: Path) -> None:

@@ -51,12 +51,11 @@ def lake_root(text: str) -> Root:
         UrlError: The URL is invalid (see `parse_root`), the path is a file, or the protocol has no atomic uploads.
     """
     root = parse_root(text, "lake")
-    if isinstance(root, Path) and root.exists() and not root.is_dir():
-        raise UrlError(f"The lake is {text!r}, which is a file, expected a folder, which need not exist. Name another.")
-    if not isinstance(root, Path) and root.protocol not in _ATOMIC:
+    fits = root.is_dir() or not root.exists() if isinstance(root, Path) else root.protocol in _ATOMIC
+    if not fits:
         raise UrlError(
-            f"The lake is {text!r}, expected a folder, or object storage with atomic uploads: s3, gs or abfs. Name one "
-            "of these."
+            f"The lake is {text!r}, expected a folder, which need not exist, or object storage with atomic uploads: "
+            "s3, gs or abfs. Name one of these."
         )
     return root
 

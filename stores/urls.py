@@ -73,7 +73,7 @@ def parse_root(text: str, what: str) -> Root:
     from upath import UPath
 
     try:
-        fsspec.get_filesystem_class(scheme)
+        fsspec.get_filesystem_class(scheme or "none")  # without a name, fsspec reads local files
     except ValueError as error:
         raise UrlError(
             f"The {what} is {text!r}, whose protocol is unknown, expected one of fsspec's, such as s3, gs, abfs, "

@@ -87,7 +87,7 @@ def select_listing(root: Root, found: Sequence[Root], folder: Root, missing: str
 def check_listing(path: Root, folder: Root, expected: str) -> Root:
     """Check that a list file is a regular file inside of the corpus folder, and return its path.
 
-    Raises CorpusError, whose message contains `expected`.
+    Raises CorpusError. For a file outside of the folder, the message contains `expected`.
     """
     if not roots.is_inside(path, folder):
         raise CorpusError(f"{str(path)!r} leads out of the corpus ({expected}). Copy the file into the folder.")
@@ -95,7 +95,7 @@ def check_listing(path: Root, folder: Root, expected: str) -> Root:
         if isinstance(path, Path):
             roots.check_file(path)
     except RowError as error:
-        raise CorpusError(f"{str(path)!r} {error.detail.rstrip('.')} ({expected}).") from error
+        raise CorpusError(f"{str(path)!r} {error.detail}") from error
     return path
 
 

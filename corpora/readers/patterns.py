@@ -22,21 +22,16 @@ def is_pattern(root: Root) -> bool:
     return bool(_GLOB.search(root.name) or _BRACES.search(root.name)) and not roots.exists(root)
 
 
-def find(root: Root, suffix: str) -> tuple[Root, list[str]]:
-    """List the files of a corpus that is a file, a folder, or a path whose last part is a pattern.
+def find(root: Root, suffix: str) -> list[str]:
+    """List the names of the files of a corpus that is a file, a folder, or a path whose last part is a pattern.
 
-    Args:
-        root: The path.
-        suffix: Suffix of the files to list in a folder.
-
-    Returns:
-        The folder, and the ordered names of the files in it. Some names from a brace pattern may not exist.
+    In a folder, the files with the suffix are listed. Some names from a brace pattern may not exist.
     """
     if roots.is_folder(root):
         names = roots.list_names(root, f"*{suffix}")
         if not names:
             raise CorpusError(f"Corpus {str(root)!r} has no file *{suffix} (expected at least one). Correct the path.")
-        return root, names
+        return names
     folder = root.parent
     if not is_pattern(root):
         if not roots.exists(root):
@@ -45,14 +40,14 @@ def find(root: Root, suffix: str) -> tuple[Root, list[str]]:
                 "a folder of them, or a pattern in the last part of the path (* ? [0-9] {a,b} {000..012}); "
                 "correct the path."
             )
-        return folder, [root.name]
+        return [root.name]
     found: dict[str, None] = {}
     for name in expand(root.name):
         found.update(dict.fromkeys(roots.list_names(folder, name) if _GLOB.search(name) else [name]))
     if not any(roots.exists(folder / name) for name in found):
         problem = f"its folder {roots.describe_absence(folder) or 'has none of them'}"
         raise CorpusError(f"Corpus {str(root)!r} matches no file ({problem}), expected at least one; correct the path.")
-    return folder, list(found)
+    return list(found)
 
 
 def expand(pattern: str) -> list[str]:
@@ -63,31 +58,25 @@ def expand(pattern: str) -> list[str]:
     found = _BRACES.search(pattern)
     if not found:
         return [pattern]
+    choices: Iterable[str] = found[1].split(",")
+    if "," not in found[1]:
+        first, _, last = found[1].partition("..")
+        _check_number(int(last) - int(first) + 1, pattern)
+        zeros = any(len(number) > 1 and number.startswith("0") for number in (first, last))
+        width = max(len(first), len(last)) if zeros else 0
+        choices = (f"{number:0{width}}" for number in range(int(first), int(last) + 1))
     names: list[str] = []
-    for choice in _choices(found[1], pattern):
+    for choice in choices:
         names += expand(pattern[: found.start()] + choice + pattern[found.end() :])
         _check_number(len(names), pattern)
     return names
 
 
-def _choices(inside: str, pattern: str) -> Iterable[str]:
-    """Return the alternatives for the text inside of one pair of braces. Raises CorpusError; see `expand`."""
-    if "," in inside:
-        return inside.split(",")
-    first, _, last = inside.partition("..")
-    if int(first) > int(last):
-        raise CorpusError(
-            f"Pattern {pattern!r} counts down from {first} to {last} (expected an ascending range). Swap them."
-        )
-    _check_number(int(last) - int(first) + 1, pattern)
-    zeros = any(len(number) > 1 and number.startswith("0") for number in (first, last))
-    width = max(len(first), len(last)) if zeros else 0
-    return (f"{number:0{width}}" for number in range(int(first), int(last) + 1))
-
-
 def _check_number(number: int, pattern: str) -> None:
-    if number > MAX_SHARDS:
-        raise CorpusError(f"Pattern {pattern!r} names more than {MAX_SHARDS} files. Split the corpus, or correct it.")
+    if not 0 < number <= MAX_SHARDS:
+        raise CorpusError(
+            f"Pattern {pattern!r} counts down, or names more than {MAX_SHARDS} files. Correct it, or split the corpus."
+        )
 
 
 def check_shard(folder: Root, name: str, root: Root) -> Root:

@@ -241,7 +241,7 @@ class ParquetReader(TableReader):
         if not roots.is_folder(self._root):
             names = [self._root.name] if self._root.suffix == ".parquet" else []
             if names and patterns.is_pattern(self._root):
-                names = patterns.find(self._root, ".parquet")[1]
+                names = patterns.find(self._root, ".parquet")
             return TableList(self._root.parent, dict.fromkeys(names))
         folders = (("", self._root), ("data/", self._root / "data"))
         names = [

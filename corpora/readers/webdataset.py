@@ -129,7 +129,7 @@ class WebDatasetReader(Reader):
         packed = next((name for name in shards if name.endswith(_COMPRESSED)), None)
         if packed is not None:
             raise CorpusError(f"Corpus {str(self._root)!r} has the compressed tar {packed!r}, {_UNPACK}")
-        return patterns.find(self._root, ".tar")[1]
+        return patterns.find(self._root, ".tar")
 
     def _shard_rows(self, name: str, load: bool) -> Iterator[Row]:
         """Yield the rows of a shard: those before the first damage, and one rejected row for the rest.

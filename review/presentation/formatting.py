@@ -21,18 +21,8 @@ PHRASE_QUOTE: Final = '"'
 
 ALERT_STATUSES: Final = ("new", "worse", "still_firing", "not_seen", "resolved")
 """Statuses of an alert in the alert history, most urgent first."""
-RUN_STATUSES: Final = (
-    *("running", "completed", "completed_with_errors"),
-    *("stopped", "failed", "interrupted", "pruned"),
-)
-DECISION_LABELS: Final[Mapping[str, str]] = {
-    "open": "open",
-    "pending": "awaiting a second signature",
-    "confirmed": "confirmed",
-    "benign": "benign",
-    "needs_data": "needs more data",
-    "waived": "waived",
-}
+RUN_STATUSES: Final = ("running", "completed", "completed_with_errors", "stopped", "failed", "interrupted", "pruned")
+_DECISION_LABELS: Final[dict[str, str]] = {"pending": "awaiting a second signature", "needs_data": "needs more data"}
 DECISION_DESCRIPTIONS: Final[Mapping[str, str]] = {
     "confirmed": "the model relies on this and should not",
     "benign": "the model may rely on this",
@@ -270,7 +260,7 @@ def _format_synthetic_tag(trial: Mapping[str, Any]) -> str:
 
 def format_decision(decision: str, describe: bool = False) -> str:
     """Format a decision, such as "benign"; with `describe`, such as "benign: the model may rely on this"."""
-    label = DECISION_LABELS.get(decision, decision)
+    label = _DECISION_LABELS.get(decision, decision)
     return f"{label}: {DECISION_DESCRIPTIONS[decision]}" if describe and decision in DECISION_DESCRIPTIONS else label
 
 

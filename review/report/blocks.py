@@ -19,17 +19,12 @@ TITLES: Final = {chapter: texts["title"] for chapter, texts in TEXTS.items() if 
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph of text.
-
-    Attributes:
-        text: The text.
-        kind: 'plain', 'lead', 'note', 'source', 'heading' (within a chapter), 'code' (monospaced, keeps its line
-            breaks), 'scale' (the upper end of the color scale), or 'state' (a badge, emphasized if `strong`).
-        strong: Whether a badge is emphasized.
-    """
+    """A paragraph of text, with its line breaks if it is code; a badge (state) can be `strong`."""
 
     text: str
-    kind: str = "plain"
+    kind: str = (
+        "plain"  # or lead, note, source, heading (within a chapter), code, state, scale (top of the color scale)
+    )
     strong: bool = False
 
 
@@ -70,19 +65,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table in the report.
-
-    Attributes:
-        title: Heading of the column.
-        cell: A function that formats a row of the lake as the text of its cell, or the key of this text in the row.
-        kind: 'text', 'number', 'name' (untrusted text), 'code' or 'digest'.
-        width: Relative width.
-    """
+    """A column of a table. `cell` formats a row of the lake as text, or is the key of this text in the row."""
 
     title: str
     cell: str | Callable[[Mapping[str, Any]], str]
-    kind: str = "text"
-    width: int = 1
+    kind: str = "text"  # or number, name (untrusted text), code, digest
+    width: int = 1  # relative to other columns
 
     def format(self, row: Mapping[str, Any]) -> str:
         """Return the text of a row's cell; an empty string if it has none."""

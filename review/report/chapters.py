@@ -66,19 +66,23 @@ def _build_summary(facts: RunFacts) -> Iterator[Block]:
         yield Paragraph(facts.warning, "state", strong=True)
     yield Paragraph(_describe_result(facts), "lead")
     if len(facts.alerts) > 1:
-        yield Items(
-            [
-                Item(
-                    alerts.capitalize(format_alert(alert.row)),
-                    f", {alert.row['state']}: {format_effect(alert.row)}",
-                    f"alert-{number}",
-                )
-                for number, alert in enumerate(facts.alerts, start=1)
-            ],
-            numbered=True,
-        )
+        items = [
+            Item(
+                alerts.capitalize(format_alert(alert.row)),
+                f", {alert.row['state']}: {format_effect(alert.row)}",
+                f"alert-{number}",
+            )
+            for number, alert in enumerate(facts.alerts, start=1)
+        ]
+        yield Items(items, numbered=True)
     reason = f"{', with a warning' if manifest['status'] == 'completed' else ''}: {manifest['reason']}"
+    seconds = sum((manifest.get("stage_seconds") or {}).values())
+    stages = f"; {format_duration(seconds)} in its stages" if manifest.get("stage_seconds") else ""
+    as_of = f"{format_time(facts.end_time)}, the end of the run; the ledger had no record then"
+    if last := facts.last_record:
+        as_of = TEXTS["summary"]["as_of"].format(number=last.number, time=format_time(last.at))
     dependent = len(facts.orphan_alerts) + sum(len(alert.dependent) for alert in facts.alerts)
+    explained = f", {dependent} explained by these" if dependent else ""
     yield Facts(
         [
             Fact("Status", format_status(manifest["status"]) + (reason if manifest["reason"] else "")),
@@ -88,12 +92,9 @@ def _build_summary(facts: RunFacts) -> Iterator[Block]:
             Fact("Corpus", manifest["corpus"], f"sha256 {(manifest['corpus_digest'] or NO_VALUE)[:12]}"),
             Fact("Audited", _describe_rows(facts)),
             Fact("Error rows", _summarize_errors(facts)),
-            Fact(
-                "Alerts",
-                f"{len(facts.alerts)} independent" + (f", {dependent} explained by these" if dependent else ""),
-            ),
-            Fact("Time", _describe_time(manifest)),
-            Fact("As of", _describe_last_record(facts)),
+            Fact("Alerts", f"{len(facts.alerts)} independent{explained}"),
+            Fact("Time", f"{format_time(manifest['started_at'])} to {format_time(manifest['finished_at'])}{stages}"),
+            Fact("As of", as_of),
         ]
     )
 
@@ -153,21 +154,6 @@ def _summarize_errors(facts: RunFacts) -> str:
     return f"{format_count(sum(error['n'] for error in facts.errors))}: {reasons}"
 
 
-def _describe_time(manifest: Mapping[str, Any]) -> str:
-    text = f"{format_time(manifest['started_at'])} to {format_time(manifest['finished_at'])}"
-    seconds = manifest.get("stage_seconds")
-    return f"{text}; {format_duration(sum(seconds.values()))} in its stages" if seconds else text
-
-
-def _describe_last_record(facts: RunFacts) -> str:
-    if facts.last_record is None:
-        return f"{format_time(facts.end_time)}, the end of the run; the ledger had no record then"
-    return (
-        f"record {facts.last_record.number} of the ledger, {format_time(facts.last_record.at)}; later decisions and "
-        "signatures are not included"
-    )
-
-
 # What was audited
 
 
@@ -178,7 +164,14 @@ def _build_scope(facts: RunFacts) -> Iterator[Block]:
     columns = [
         f"{name.replace('_', ' ')} {read[name]}" for name in ("image_column", "caption_column") if read.get(name)
     ]
-    skipped = counts.get("not_sampled")
+    skipped = "none: every row was read"
+    if counts.get("not_sampled"):
+        skipped = f"{format_count(counts['not_sampled'], 'row')}; this report says nothing about them"
+    errors = f"; reasons and examples are listed under “{TITLES['gates']}”" if facts.errors else ""
+    duplicates = "none"
+    for row in facts.near_duplicates:
+        duplicates = f"{format_count(row['images'], 'image')} in {format_count(row['groups'], 'group')}"
+    attributed = f"{format_count(counts['pairs'])}, of which {format_count(counts['attributions'])} attributed"
     yield Facts(
         [
             Fact("Location", isolate_text(manifest["corpus"])),
@@ -189,39 +182,19 @@ def _build_scope(facts: RunFacts) -> Iterator[Block]:
                 f"sha256 {manifest['corpus_digest'] or NO_VALUE}",
             ),
             Fact("Rows", format_count(counts["corpus_rows"])),
-            Fact(
-                "Not sampled",
-                f"{format_count(skipped, 'row')}; this report says nothing about them"
-                if skipped
-                else "none: every row was read",
-            ),
-            Fact(
-                "Error rows",
-                f"{_summarize_errors(facts)}; reasons and examples are listed under “{TITLES['gates']}”"
-                if facts.errors
-                else "none",
-            ),
-            Fact(
-                "Pairs", f"{format_count(counts['pairs'])}, of which {format_count(counts['attributions'])} attributed"
-            ),
-            Fact(
-                "Near-duplicates",
-                ", ".join(
-                    f"{format_count(row['images'], 'image')} in {format_count(row['groups'], 'group')}"
-                    for row in facts.near_duplicates
-                )
-                or "none",
-            ),
+            Fact("Not sampled", skipped),
+            Fact("Error rows", f"{_summarize_errors(facts)}{errors}"),
+            Fact("Pairs", attributed),
+            Fact("Near-duplicates", duplicates),
             Fact("Slices", _count_slices(facts)),
         ]
     )
     yield Paragraph("Model", "heading")
     settings = [f"{name} {value}" for name, value in sorted(facts.config.get("model", {}).items()) if value is not None]
-    truncated = (
-        f"; {format_count(facts.truncated_captions, 'caption')} truncated"
-        if facts.truncated_captions
-        else "; no caption was truncated"
-    )
+    truncated = "no caption was truncated"
+    if facts.truncated_captions:
+        truncated = f"{format_count(facts.truncated_captions, 'caption')} truncated"
+    grids = ", ".join(f"{row['grid_h']} × {row['grid_w']} ({format_count(row['n'], 'pair')})" for row in facts.grids)
     yield Facts(
         [
             Fact("Name", isolate_text(manifest["model"])),
@@ -232,14 +205,8 @@ def _build_scope(facts: RunFacts) -> Iterator[Block]:
                 f"sha256 {manifest['model_digest'] or NO_VALUE}",
             ),
             Fact("Preprocessing", "from the model’s own configuration; maps and pictures show the image after it"),
-            Fact("Tokenizer", f"the model’s own{truncated}"),
-            Fact(
-                "Patch grid",
-                ", ".join(
-                    f"{row['grid_h']} × {row['grid_w']} ({format_count(row['n'], 'pair')})" for row in facts.grids
-                )
-                or NO_VALUE,
-            ),
+            Fact("Tokenizer", f"the model’s own; {truncated}"),
+            Fact("Patch grid", grids or NO_VALUE),
         ]
     )
 

@@ -20,7 +20,7 @@ from review.report.facts import AlertFacts, RunFacts
 
 def summarize_decisions(facts: RunFacts) -> str:
     """Format the number of decided alerts as a phrase."""
-    total, undecided = len(facts.alerts), len(_find_undecided(facts))
+    total, undecided = len(facts.alerts), len(_list_undecided(facts))
     if not total:
         return "no alert to decide"
     if not undecided:
@@ -30,10 +30,10 @@ def summarize_decisions(facts: RunFacts) -> str:
 
 def summarize_sign_offs(facts: RunFacts) -> str:
     """Format the sign-offs of the run as a phrase that names the signers."""
-    signed = [
+    signed = (
         f"{isolate_text(row['reviewer'])} ({row['meaning']}), {format_time(row['signed_at'])}"
         for row in facts.sign_offs
-    ]
+    )
     pending = sum(bool(row["four_eyes"]) and row["number"] not in facts.countersigns for row in facts.sign_offs)
     text = "; ".join(signed) or "none"
     return f"{text}; {pending} awaiting a second signature" if pending else text
@@ -112,30 +112,31 @@ def build_decision(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     yield Facts(rows)
 
 
-def _find_undecided(facts: RunFacts) -> list[tuple[int, AlertFacts, str]]:
-    """Return the independent alerts without a final decision, each with its number and why it has none."""
-    undecided = []
-    for number, alert in enumerate(facts.alerts, start=1):
-        row = facts.decisions.get(alert.row["alert_id"])
-        if row is None:
-            undecided.append((number, alert, "no decision yet"))
-        elif row["decision"] == "needs_data":
-            undecided.append((number, alert, f"{isolate_text(row['reviewer'])} requested more data"))
-        elif row["decision"] not in ("confirmed", "benign", "waived"):
-            reopened = f"{isolate_text(row['reviewer'])} reopened it" if row["decided"] == "open" else None
-            undecided.append((number, alert, reopened or isolate_text(row["why"] or "it is open again")))
-    return undecided
+def _list_undecided(facts: RunFacts) -> list[Item]:
+    """Return an item for each independent alert without a final decision, with the reason."""
+    return [
+        Item(f"Alert {number}: {format_alert(alert.row)}", f": {reason}.", f"alert-{number}")
+        for number, alert in enumerate(facts.alerts, start=1)
+        if (reason := _explain_undecided(facts.decisions.get(alert.row["alert_id"]))) is not None
+    ]
+
+
+def _explain_undecided(row: Mapping[str, Any] | None) -> str | None:
+    if row is None:
+        return "no decision yet"
+    if row["decision"] in ("confirmed", "benign", "waived"):
+        return None
+    if row["decision"] == "needs_data":
+        return f"{isolate_text(row['reviewer'])} requested more data"
+    if row["decided"] == "open":
+        return f"{isolate_text(row['reviewer'])} reopened it"
+    return isolate_text(row["why"] or "it is open again")
 
 
 def _build_undecided(facts: RunFacts) -> Iterator[Block]:
     yield Paragraph("Undecided alerts", "heading")
-    if undecided := _find_undecided(facts):
-        yield Items(
-            [
-                Item(f"Alert {number}: {format_alert(alert.row)}", f": {reason}.", f"alert-{number}")
-                for number, alert, reason in undecided
-            ]
-        )
+    if undecided := _list_undecided(facts):
+        yield Items(undecided)
     elif facts.alerts:
         yield Paragraph("None: every independent alert is decided.")
     elif facts.manifest["status"] in sql.COMPLETE:
@@ -172,22 +173,16 @@ def _build_second_signature(facts: RunFacts, number: int, is_required: bool) -> 
     second = facts.countersigns.get(number)
     if second is None:
         return [Fact("Second signature", "required, and missing: not in force until then")] if is_required else []
-    remark = f": “{isolate_text(second['statement'])}”" if second["statement"] else ""
-    return [
-        Fact(
-            "Second signature",
-            f"{isolate_text(second['reviewer'])}, {isolate_text(second['role'])}; {format_label(second['meaning'])}; "
-            f"{format_time(second['signed_at'])}; {format_label(second['identity'])}; record {second['number']}"
-            f"{remark}",
-        )
+    parts = [
+        f"{isolate_text(second['reviewer'])}, {isolate_text(second['role'])}",
+        *(format_label(second["meaning"]), format_time(second["signed_at"]), format_label(second["identity"])),
+        f"record {second['number']}" + (f": “{isolate_text(second['statement'])}”" if second["statement"] else ""),
     ]
+    return [Fact("Second signature", "; ".join(parts))]
 
 
 def _build_sign_off(facts: RunFacts, row: Mapping[str, Any]) -> Facts:
-    alerts = (
-        f"{format_count(row['open'] or 0)} open, {format_count(row['pending'] or 0)} awaiting a second signature, "
-        f"{format_count(row['decided'] or 0)} decided"
-    )
+    opened, pending, decided = (format_count(row[key] or 0) for key in ("open", "pending", "decided"))
     key = f"signed with key {row['key_id']}" if row["key_id"] else "not signed with a key"
     manifest = "an earlier manifest of the run; its files were rewritten since then"
     if row["manifest_sha256"] == facts.manifest_sha256:
@@ -196,7 +191,7 @@ def _build_sign_off(facts: RunFacts, row: Mapping[str, Any]) -> Facts:
         [
             *_build_signer(row, row["signed_at"]),
             Fact("Statement", isolate_text(row["statement"])),
-            Fact("Alerts when signed", alerts),
+            Fact("Alerts when signed", f"{opened} open, {pending} awaiting a second signature, {decided} decided"),
             *_build_second_signature(facts, row["number"], bool(row["four_eyes"])),
             Fact("Record", f"{row['number']} of the ledger, {key}", f"sha256 {row['sha256']}"),
             Fact("Signed manifest", manifest, f"sha256 {row['manifest_sha256']}"),

@@ -18,9 +18,6 @@ from stores import Root, ledger
 from stores.keys import SigningKey
 from stores.ledger import Record
 
-DECISIONS: Final = tuple(DECISION_DESCRIPTIONS)
-MEANINGS: Final = tuple(MEANING_LABELS)
-IDENTITIES: Final = tuple(IDENTITY_LABELS)
 MAX_REASON_CHARS: Final = 4000
 _MAX_NAME_CHARS: Final = 200
 _EVIDENCE_COLUMNS: Final = (
@@ -35,7 +32,7 @@ class DecisionError(Exception):
 
 @dataclass(frozen=True)
 class Reviewer:
-    """A person who decides or signs; `identity` is how the person was identified, one of IDENTITIES."""
+    """A person who decides or signs; `identity` is how the person was identified, one of IDENTITY_LABELS."""
 
     name: str
     role: str
@@ -63,13 +60,13 @@ def decide(
     """Record a decision about an alert, with the evidence, and return the record. Raises DecisionError.
 
     Args:
-        lake: The lake.
+        lake: Folder or URL of the lake.
         reviewer: The person who decides.
         run_id: Id of a complete run.
         alert_id: Id of an alert of this run.
-        decision: One of DECISIONS.
+        decision: One of DECISION_DESCRIPTIONS.
         reason: Why the reviewer decides so; required.
-        meaning: Meaning of the signature, one of MEANINGS.
+        meaning: Meaning of the signature, one of MEANING_LABELS.
         until: Last day of a waiver; required for the decision `waived`, not allowed for others.
         four_eyes: Require a second signature, even if the configuration of the run does not.
         signer: Key that signs the record.
@@ -77,9 +74,9 @@ def decide(
     """
     reason = _clean_text("reason", reason)
     _check_reviewer(reviewer, meaning)
-    _check_choice("decision", decision, DECISIONS)
+    _check_choice("decision", decision, DECISION_DESCRIPTIONS)
     today = datetime.now(UTC).date()
-    if until is None or until < today if decision == "waived" else until is not None:
+    if (until is not None) != (decision == "waived") or (until is not None and until < today):
         raise DecisionError(
             f"until: got {until or 'nothing'} with decision {decision!r}, expected the last day of the waiver, today "
             f"({today} in UTC) or later, with `waived`, and nothing with other decisions; correct it"
@@ -238,14 +235,14 @@ def _read_manifests(lake: Root, names: Iterable[str]) -> Iterator[dict[str, Any]
             yield from sql.read_manifests(lake, name)
 
 
-def _check_choice(field: str, value: str, expected: Sequence[str]) -> None:
+def _check_choice(field: str, value: str, expected: Iterable[str]) -> None:
     if value not in expected:
         raise DecisionError(f"{field}: got {value!r}, expected one of {', '.join(expected)}; choose one")
 
 
 def _check_reviewer(reviewer: Reviewer, meaning: str) -> None:
-    _check_choice("meaning", meaning, MEANINGS)
-    _check_choice("identity", reviewer.identity, IDENTITIES)
+    _check_choice("meaning", meaning, MEANING_LABELS)
+    _check_choice("identity", reviewer.identity, IDENTITY_LABELS)
     for field, value in (("name", reviewer.name), ("role", reviewer.role)):
         if not value.strip() or len(value) > _MAX_NAME_CHARS or not value.isprintable():
             raise DecisionError(

@@ -84,7 +84,7 @@ def verify(lake: Root, run_id: str | None, public: PublicKey | None = None, head
     """Verify the ledger, the manifests of runs against the ledger, and the files of runs against their manifests.
 
     Args:
-        lake: The lake.
+        lake: Folder or URL of the lake.
         run_id: Id of a run, `latest`, or `all`, which also reports files that belong to no run; None verifies only the
             ledger.
         public: Public key that must verify the signature of every record of the ledger; None accepts unsigned records.
@@ -159,20 +159,21 @@ def _verify_ledger(
             result.add(prefix + name, "is not a record of the ledger")
     numbers = sorted(number for name in names if (number := ledger.record_number(name)) is not None)
     last = max(numbers, default=0)
-    data = {path.name: content for path, content in stores.read_all(ledger.record_path(lake, each) for each in numbers)}
-    digests = {each: ledger.sha256(data[f"{each:08d}.json"]) for each in numbers if f"{each:08d}.json" in data}
+    read = stores.read_all(ledger.record_path(lake, number) for number in numbers)
+    data = {ledger.record_number(path.name): content for path, content in read}
+    digests = {number: ledger.sha256(data[number]) for number in numbers if number in data}
     parsed: dict[int, Record] = {}
     for number in range(1, last + 1):
         if number not in digests:
             result.add_record(number, "is missing")
             continue
         try:
-            parsed[number] = ledger.parse_record(number, data[f"{number:08d}.json"])
+            parsed[number] = ledger.parse_record(number, data[number])
         except LedgerError as error:
             result.add_record(number, _shorten(error))
     head = _verify_head(lake, result, last, digests)
     _verify_chain(result, parsed, digests, head)
-    records = [parsed[number] for number in sorted(parsed)]
+    records = list(parsed.values())
     _verify_signatures(result, records, public)
     result.records, result.head = len(digests), digests.get(last)
     result.files, result.bytes = len(names), sum(sizes[prefix + name] for name in names)
@@ -462,18 +463,13 @@ def find_written_report(lake: Root, data: bytes) -> WrittenReport:
         )
     run_id = record.body["run_id"]
     life_ids = _list_life_ids(lake, run_id, records)
-    concerned = {
-        each.number
-        for each in records
-        # A decision may be made in an earlier run.
-        if (each.kind == "review" and each.body["life_id"] in life_ids and each.body["run_id"] <= run_id)
-        or (each.kind in ("sign_off", "rewrite") and each.body.get("run_id") == run_id)
-    }
-    later = [
-        each
-        for each in records[record.number :]
-        if each.number in concerned or (each.kind == "countersign" and each.body.get("record") in concerned)
-    ]
+    numbers: set[int] = set()
+    for each in records:
+        is_review = each.kind == "review" and each.body["life_id"] in life_ids and each.body["run_id"] <= run_id
+        is_about_run = each.kind in ("sign_off", "rewrite") and each.body.get("run_id") == run_id
+        if is_review or is_about_run or (each.kind == "countersign" and each.body.get("record") in numbers):
+            numbers.add(each.number)
+    later = [each for each in records[record.number :] if each.number in numbers]
     decisions = [find_decision(records[: record.number], life_id, run_id) for life_id in sorted(life_ids)]
     written_on, today = record.time.date(), datetime.now(UTC).date()
     expired = [
@@ -486,9 +482,8 @@ def find_written_report(lake: Root, data: bytes) -> WrittenReport:
 
 def _list_life_ids(lake: Root, run_id: str, records: Sequence[Record]) -> set[str]:
     """Return the `life_id` of each alert of a run; if it cannot be read, of the alerts that were reviewed in it."""
-    reviewed = {
-        each.body["life_id"] for each in ledger.select_kinds(records, "review") if each.body.get("run_id") == run_id
-    }
+    reviews = ledger.select_kinds(records, "review")
+    reviewed = {each.body["life_id"] for each in reviews if each.body.get("run_id") == run_id}
     try:
         with sql.connect(lake, run_id) as connection:
             rows = sql.rows(connection, "review/alert_history_of_run", run_id=run_id, alert_id=None)

@@ -25,7 +25,7 @@ class Term:
     text: str
     unit: str | None = None
     stored: str | None = None
-    reader: bool = False
+    reader: bool = True
 
     @property
     def title(self) -> str:

@@ -73,9 +73,9 @@ def encode_picture(image: Image.Image, shrink: int = 1) -> Picture:
 def to_bits_grid(row: dict[str, Any]) -> Grid | None:
     """Return the image map of a row in bits; None if it is not a complete grid, or is too large to draw."""
     nats, rows, columns = row["image_map"], row["grid_h"], row["grid_w"]
-    if not nats or not rows or not columns or len(nats) != rows * columns:
+    if not nats or not 1 <= (rows or 0) <= MOST_PATCHES or not 1 <= (columns or 0) <= MOST_PATCHES:
         return None
-    if not 1 <= rows <= MOST_PATCHES or not 1 <= columns <= MOST_PATCHES:
+    if len(nats) != rows * columns:
         return None
     return np.array(nats, dtype=np.float64).reshape(rows, columns) * BITS_PER_NAT
 

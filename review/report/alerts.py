@@ -261,11 +261,8 @@ def build_card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> 
                 main=True,
             )
         )
-    source = [
-        isolate_text(row["file_name"]),
-        f"data row {row['row_number'] + 1}",
-        f"{row['width']} × {row['height']} px",
-    ]
+    source = [isolate_text(row["file_name"]), f"data row {row['row_number'] + 1}"]
+    source.append(f"{row['width']} × {row['height']} px")
     source += [f"{isolate_text(name)} = {isolate_text(value)}" for name, value in row["attributes"] or ()]
     return PairCard(
         row["pair_id"],

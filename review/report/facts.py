@@ -107,14 +107,13 @@ class RunFacts:
         corpus = open_audited_corpus(self.manifest, remote)
         self.album = Album(connection, self.run_id, [*examples, *comparison], corpus)
         self.comparison_pairs = self.album.show(comparison, sorted({alert["region"] for alert in independent}))
-        tests = read("review/tests", alert_id=None)
         dependent = _group_dependent(alerts)
         self.orphan_alerts = dependent[None]  # explained by an alert that the run does not have
         self.alerts = [
             AlertFacts(
                 row,
                 dependent[_alert_key(row)],
-                [test for test in tests if _finding_key(test) == _finding_key(row)],
+                read("review/tests", alert_id=row["alert_id"]),
                 self.album.show(row["pair_ids"] or (), [row["region"]]),
                 self._average_maps(connection, row),
             )
@@ -135,10 +134,6 @@ _AlertKey = tuple[str, str, str]
 
 def _alert_key(alert: Mapping[str, Any]) -> _AlertKey:
     return alert["rule"], alert["region"], alert["slice"]
-
-
-def _finding_key(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return row["rule"], row["region"], row["slice_kind"], row["slice"]
 
 
 def _group_dependent(alerts: Sequence[dict[str, Any]]) -> dict[_AlertKey | None, list[dict[str, Any]]]:

@@ -59,16 +59,11 @@ def write_report(
     by: str | None = None,
     signer: SigningKey | None = None,
 ) -> Root:
-    """Write the report of a run and return its path; the same lake and corpus give the same bytes. Raises ReportError.
+    """Write the report of a run (an id, or `latest`) and return its path. Raises ReportError.
 
-    Args:
-        lake: The lake.
-        run_id: Id of the run, or `latest`.
-        out: The file; default: `report.html` or `report.pdf` in the folder of the run.
-        kind: One of FORMATS.
-        fonts: Folders with additional fonts for the PDF.
-        by: Name of the program that writes the report; if given, the sha256 of the report is recorded in the ledger.
-        signer: Key that signs this record.
+    The same lake and corpus give the same bytes. `out` is by default `report.html` or `report.pdf` in the folder of the
+    run. If `by` is given, the name of the program that writes the report, the sha256 of the report is recorded in the
+    ledger, signed with the key `signer`. `fonts` are folders with additional fonts for the PDF.
     """
     document = load_document(lake, run_id)
     data = render_report(document, kind, fonts)
@@ -95,19 +90,15 @@ def write_output(content: bytes, path: Root, command: str) -> Root:
 
 def _find_manifest(lake: Root, run_id: str) -> dict[str, Any]:
     manifests = {record["run_id"]: record for record in sql.read_manifests(lake)}
-    if manifests.get(run_id, {}).get("status") == sql.PRUNED:
-        raise ReportError(
-            f"report: got run {run_id}, whose rows were pruned ({manifests[run_id]['reason']}), expected a run with "
-            "rows; restore it from a backup, or choose another run"
-        )
     available = {name: record for name, record in manifests.items() if record["status"] != sql.PRUNED}
     if run_id == "latest" and available:
         return list(available.values())[-1]
     if run_id not in available:
-        newest = ", ".join(list(available)[-5:]) or "none, since no audit has run"
+        pruned = f", whose rows were pruned ({manifests[run_id]['reason']})" if run_id in manifests else ""
+        newest = ", ".join(list(available)[-5:]) or "none yet"
         raise ReportError(
-            f"report: got run {run_id!r}, expected latest, or a run of the lake {lake}, whose newest are: {newest}; "
-            "choose a run"
+            f"report: got run {run_id!r}{pruned}, expected latest, or a run of the lake {lake} that has rows, whose "
+            f"newest are: {newest}; choose one, or run an audit"
         )
     return available[run_id]
 

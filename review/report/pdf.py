@@ -73,8 +73,7 @@ def _compile(document: Document, fonts: Collection[Path], hidden: set[str], lati
         shutil.copyfile(_TEMPLATE, root / "report.typ")
         writer = _Writer(root, hidden, latin_only)
         data = writer.convert(document)
-        data["notes"] = writer.notes()
-        data["shades"] = SHADES
+        data |= {"notes": writer.notes(), "shades": SHADES}
         (root / "report.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
         pdf: bytes = typst.compile(
             str(root / "report.typ"),

@@ -25,12 +25,10 @@ _TEMPORARY: Final = re.compile(r"(.*/)?\.[^/]+\.tmp")
 """Incomplete files of killed processes; nothing reads them."""
 _SHARD: Final = re.compile(r"(attributions|ingest_errors)/part-[^/]+\.parquet")
 """Files of interrupted attempts at a shard; readers see only what the manifest lists."""
-_LOCK: Final = "lock.json"
 _REPORT: Final = re.compile(r"report[^/]*\.(html|pdf)")
 _MANIFEST: Final = "manifest.json"
 _NOT_CHAINED: Final = "not chained: it was written before the lake had a ledger"
 _RUN_KINDS: Final = ("run", "rewrite")
-_SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 class VerifyError(Exception):
@@ -148,7 +146,7 @@ def _verify_ledger(
     lake: Root, sizes: Mapping[str, int], result: VerifyResult, public: PublicKey | None, noted_head: str | None
 ) -> list[Record]:
     """Verify the ledger, and return its readable records."""
-    if noted_head is not None and not _SHA256.fullmatch(noted_head):
+    if noted_head is not None and not re.fullmatch("[0-9a-f]{64}", noted_head):
         raise VerifyError(f"--head: got {noted_head!r}, expected the 64 hexadecimal digits that verify printed earlier")
     prefix = f"{ledger.FOLDER}/"
     names = [name.removeprefix(prefix) for name in sizes if name.startswith(prefix)]
@@ -404,7 +402,7 @@ class _RunVerifier:
             if ledger.sha256(data) in earlier.values():
                 replaced |= {entry["path"].removeprefix(self.prefix) for entry in json.loads(data)["files"]}
         for name in sorted(set(self.files) - known):
-            if name == _LOCK or _REPORT.fullmatch(name):
+            if name == "lock.json" or _REPORT.fullmatch(name):
                 continue
             if _TEMPORARY.fullmatch(name):
                 origin = "incomplete file of a killed process"

@@ -28,12 +28,6 @@ _HEAD_BYTES: Final = 4096
 _PATTERN: Final = re.compile(r"[*?{\[]")
 _UNSAFE: Final = re.compile(r"[^\w.-]+")
 
-_SHEET: Final = """
-.sheet { display: flex; flex-wrap: wrap; gap: 16px; list-style: none; margin: 0 0 18px; padding: 0; }
-.sheet li { width: 132px; }
-.sheet figcaption { font-size: 12px; line-height: 1.35; overflow-wrap: anywhere; margin-top: 4px; }
-"""
-
 
 def describe_corpus(description: Description) -> list[tuple[str, str]]:
     """Return the description of a corpus as labels and values, for the contact sheet and the command line."""
@@ -69,11 +63,7 @@ def default_output(uri: str) -> Path:
 
 
 def check_output(out: Path) -> None:
-    """Check that a contact sheet can be written to a path: the file does not exist, or is a contact sheet.
-
-    Raises:
-        ReportError: The path is not a contact sheet, or cannot be read.
-    """
+    """Check that a path has no file, or a contact sheet, which may be overwritten. Raises ReportError."""
     try:
         if not out.exists():
             return
@@ -90,15 +80,11 @@ def check_output(out: Path) -> None:
 
 
 def write_contact_sheet(corpus: Corpus, description: Description, name: str, out: Path) -> Path:
-    """Write the contact sheet as one HTML file that loads nothing else, and return its path.
-
-    Raises:
-        ReportError: The file cannot be written, or is not a contact sheet.
-    """
+    """Write the contact sheet as one HTML file that loads nothing else, and return its path. Raises ReportError."""
     check_output(out)
     html = render_html(
         "corpus.html.j2",
-        stylesheet() + _SHEET,
+        stylesheet(),
         name=name,
         description=description,
         facts=describe_corpus(description),

@@ -141,12 +141,9 @@ def _group_dependent(alerts: Sequence[dict[str, Any]]) -> dict[_AlertKey | None,
     by_key = {_alert_key(alert): alert for alert in alerts}
     groups = defaultdict(list)
     for alert in alerts:
-        if alert["explained_by"] is None:
-            continue
-        leader: dict[str, Any] | None = alert
+        leader = alert
         for _ in alerts:  # explained_by may name a slice that is itself explained
-            if leader is None or leader["explained_by"] is None:
-                break
-            leader = by_key.get((leader["rule"], leader["region"], leader["explained_by"]))
-        groups[_alert_key(leader) if leader and leader["explained_by"] is None else None].append(alert)
+            leader = by_key.get((leader["rule"], leader["region"], leader["explained_by"]), leader)
+        if alert["explained_by"] is not None:
+            groups[_alert_key(leader) if leader["explained_by"] is None else None].append(alert)
     return groups

@@ -19,5 +19,5 @@ LEFT JOIN (
     GROUP BY region, slice_kind, slice
 ) AS a USING (region, slice_kind, slice)
 WHERE s.run_id = $run_id AND s.n >= $min_pairs
-ORDER BY s.effect DESC, s.region, s.slice_kind, s.slice
+ORDER BY round(s.effect, 9) DESC, s.region, s.slice_kind, s.slice -- rounded: sums in parallel differ in the last digits
 LIMIT $limit;

@@ -187,7 +187,7 @@ def _shorten(error: LedgerError) -> str:
 
 
 def _verify_head(lake: Root, result: VerifyResult, last: int, digests: Mapping[int, str]) -> tuple[int, str] | None:
-    """Return the number and sha256 in the file HEAD, or None if they cannot be compared with the records."""
+    """Verify the file HEAD, and return its number and sha256, or None if they cannot be compared with the records."""
     file = f"{ledger.FOLDER}/{ledger.HEAD}"
     try:
         head = ledger.read_head(lake)

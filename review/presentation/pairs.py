@@ -93,7 +93,10 @@ class MeanMap:
 def sum_maps(
     connection: sql.Connection, run_id: str, region: str, slice_kind: str | None = None, slice_name: str | None = None
 ) -> Grid:
-    """Return the number of pairs with a region, and the bits of the region, the image and each patch over them."""
+    """Return the number of pairs that have a region, and their summed bits in the region, the image, and each patch.
+
+    Without a slice, all pairs of the run are counted; an empty array means that none has the region.
+    """
     selection = {"run_id": run_id, "region": region, "slice_kind": slice_kind, "slice": slice_name}
     rows = sql.rows(connection, "review/map_sums", **selection)
     if not rows:
@@ -103,7 +106,7 @@ def sum_maps(
 
 
 def average_maps(inside: Grid, total: Grid, shape: tuple[int, int]) -> dict[str, MeanMap]:
-    """Return the mean maps of the pairs `inside` a slice and `outside` of it, if there are any, from sums of maps."""
+    """Return the mean maps of pairs `inside` and `outside` a slice, from arrays of `sum_maps`; no map without pairs."""
     sums = {"inside": inside, "outside": np.maximum(total - inside, 0) if inside.size else total}
     return {
         half: MeanMap(values[3:].reshape(shape) / values[0], int(values[0]), *(values[1:3] / values[0]).tolist())

@@ -19,7 +19,7 @@ TITLES: Final = {chapter: texts["title"] for chapter, texts in TEXTS.items() if 
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph of text, with its line breaks if it is code; a badge (state) can be `strong`."""
+    """A paragraph of text, shown as its kind requires; `strong` emphasizes a badge (the kind `state`)."""
 
     text: str
     kind: str = (

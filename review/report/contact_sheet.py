@@ -63,7 +63,7 @@ def default_output(uri: str) -> Path:
 
 
 def check_output(out: Path) -> None:
-    """Check that a path has no file, or a contact sheet, which may be overwritten. Raises ReportError."""
+    """Check that writing to a path overwrites nothing but an earlier contact sheet. Raises ReportError."""
     try:
         if not out.exists():
             return
@@ -99,7 +99,7 @@ def write_contact_sheet(corpus: Corpus, description: Description, name: str, out
 
 
 def _list_cells(corpus: Corpus, pairs: Sequence[Pair]) -> list[dict[str, str | None]]:
-    """Return name, caption and picture of each pair, or the problem if the image cannot be read."""
+    """Return name, caption and picture of each pair; a picture that cannot be read is replaced by the reason."""
     cells = []
     for pair in pairs:
         picture, problem = None, None

@@ -10,17 +10,14 @@
 -- that run alone, because such a run is not part of the series.
 -- With the four-eyes principle a decision that closes the alert is `pending` until another person has countersigned it.
 CREATE VIEW triage AS
-WITH severities AS (
-    SELECT unnest(['low', 'medium', 'high']) AS severity, unnest([1, 2, 3]) AS rank
-),
-compared AS (
+WITH compared AS (
     SELECT
         l.run_id, l.life_id, l.life, r.reflags,
         e.number, e.run_id AS reviewed_run,
         CASE
             WHEN l.first_run > e.run_id THEN 'it was raised anew in run ' || l.first_run
             WHEN e.state IS DISTINCT FROM 'confirmed' AND l.state = 'confirmed' THEN 'confirmed, was ' || coalesce(e.state, 'unknown')
-            WHEN e.state = 'confirmed' AND coalesce(now.rank, 0) > coalesce(reviewed.rank, 0)
+            WHEN e.state = 'confirmed' AND coalesce(list_position(['low', 'medium', 'high'], l.severity), 0) > coalesce(list_position(['low', 'medium', 'high'], e.severity), 0)
                 THEN 'severity ' || l.severity || ', was ' || coalesce(e.severity, 'none')
             WHEN e.state = 'confirmed' AND (l.score_effect < e.score_low OR l.score_effect > e.score_high)
                 THEN format('its effect is {:.3f}, was {:.3f} to {:.3f}', l.score_effect, e.score_low, e.score_high)
@@ -39,30 +36,22 @@ compared AS (
     FROM lives AS l
     JOIN stored.runs AS r USING (run_id)
     JOIN stored.reviews AS e ON e.life_id = l.life_id AND e.run_id <= l.run_id
-    LEFT JOIN severities AS now ON now.severity = l.severity
-    LEFT JOIN severities AS reviewed ON reviewed.severity = e.severity
 ),
-with_changes AS (
+in_force AS (
     SELECT
-        *,
+        * EXCLUDE (change),
         coalesce(
             first_value(CASE WHEN reflags IS NULL THEN change END IGNORE NULLS)
                 OVER (PARTITION BY life_id, number ORDER BY run_id ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
             change
         ) AS changed_by
     FROM compared
-),
-in_force AS (
-    SELECT *
-    FROM with_changes
     QUALIFY row_number() OVER (PARTITION BY life_id, run_id ORDER BY reviewed_run DESC, number DESC) = 1
-),
-standing AS (
+)
+SELECT * EXCLUDE (change, needs_two)
+FROM (
     SELECT
-        l.*,
-        e.number AS review, e.decision AS decided, e.reason, e.until, e.reviewer, e.role, e.identity, e.meaning, e.signed_at AS decided_at,
-        f.reviewed_run,
-        f.reviewed_run <> l.run_id AS carried_over,
+        l.run_id, l.life_id, l.alert_id, l.life, l.rule, l.side, l.region, l.slice_kind, l.slice, l.explained_by, l.state, l.severity,
         CASE
             WHEN e.decision IN ('open', 'needs_data') AND f.changed_by IS NULL THEN NULL
             ELSE coalesce(
@@ -71,27 +60,24 @@ standing AS (
             )
         END AS change,
         e.decision IN ('confirmed', 'benign', 'waived') AND (e.four_eyes OR coalesce(r.four_eyes, false)) AS needs_two,
+        CASE
+            WHEN e.decision IS NULL OR change IS NOT NULL THEN 'open'
+            WHEN needs_two AND c.reviewer IS NULL THEN 'pending'
+            ELSE e.decision
+        END AS decision,
+        CASE
+            WHEN change IS NOT NULL THEN change
+            WHEN needs_two AND c.reviewer IS NULL THEN 'a second person has to countersign record ' || e.number
+        END AS why,
+        e.decision AS decided, e.reason, e.until, e.reviewer, e.role, e.identity, e.meaning, e.signed_at AS decided_at, e.number AS review,
+        f.reviewed_run,
+        coalesce(f.reviewed_run <> l.run_id, false) AS carried_over,
+        change IS NOT NULL AS changed,
+        change IS NULL AND coalesce(needs_two, false) AND c.reviewer IS NULL AS second_needed,
         c.reviewer AS countersigned_by, c.role AS countersigner_role, c.meaning AS countersigned_meaning, c.signed_at AS countersigned_at
     FROM lives AS l
     JOIN stored.runs AS r USING (run_id)
     LEFT JOIN in_force AS f USING (life_id, run_id)
     LEFT JOIN stored.reviews AS e ON e.number = f.number
     LEFT JOIN countersigned AS c ON c.record = f.number
-)
-SELECT
-    run_id, life_id, alert_id, life, rule, side, region, slice_kind, slice, explained_by, state, severity,
-    CASE
-        WHEN decided IS NULL OR change IS NOT NULL THEN 'open'
-        WHEN needs_two AND countersigned_by IS NULL THEN 'pending'
-        ELSE decided
-    END AS decision,
-    CASE
-        WHEN change IS NOT NULL THEN change
-        WHEN needs_two AND countersigned_by IS NULL THEN 'a second person has to countersign record ' || review
-    END AS why,
-    decided, reason, until, reviewer, role, identity, meaning, decided_at, review, reviewed_run,
-    coalesce(carried_over, false) AS carried_over,
-    change IS NOT NULL AS changed,
-    change IS NULL AND coalesce(needs_two, false) AND countersigned_by IS NULL AS second_needed,
-    countersigned_by, countersigner_role, countersigned_meaning, countersigned_at
-FROM standing;
+);

@@ -88,30 +88,28 @@ def read_manifests(lake: Root, run_id: str | None = None, also: Collection[str] 
     Raises:
         LakeError: A manifest cannot be read or is invalid.
     """
-    found = []
     run_ids = stores.list_folders(lake / "runs") if run_id is None else sorted({run_id, *also})
+    found = []
     for path, data in stores.read_all(manifest_path(lake, name) for name in run_ids):
-        name = path.parent.name
         try:
-            record = json.loads(data.decode())
+            found.append(_parse_manifest(data, path.parent.name))
         except (ValueError, RecursionError) as error:
             raise LakeError(
-                f"manifest {path}: not JSON ({error}); restore it from a backup or remove the run"
+                f"manifest {path}: it is invalid ({error}); restore it from a backup or remove the run"
             ) from error
-        if missing := _MANIFEST_KEYS.difference(record if isinstance(record, dict) else ()):
-            raise LakeError(
-                f"manifest {path}: no {', '.join(sorted(missing))}, expected a manifest as an audit writes it; "
-                "restore it from a backup or remove the run"
-            )
-        prefix = f"runs/{name}/"
-        outside = [e["path"] for e in record["files"] if not e["path"].startswith(prefix) or ".." in e["path"]]
-        if record["run_id"] != name or outside:
-            raise LakeError(
-                f"manifest {path}: it names run {record['run_id']!r} and files {outside}, expected its own folder's; "
-                "restore it from a backup or remove the run"
-            )
-        found.append(record)
     return found
+
+
+def _parse_manifest(data: bytes, run_id: str) -> dict[str, Any]:
+    """Return a manifest. Raises ValueError if it is not one of this run, with files in the run's folder."""
+    record = json.loads(data.decode())
+    if missing := _MANIFEST_KEYS.difference(record if isinstance(record, dict) else ()):
+        raise ValueError(f"no {', '.join(sorted(missing))}")
+    outside = [e["path"] for e in record["files"] if not e["path"].startswith(f"runs/{run_id}/") or ".." in e["path"]]
+    if record["run_id"] != run_id or outside:
+        raise ValueError(f"it names run {record['run_id']!r} and files {outside} of other folders")
+    manifest: dict[str, Any] = record
+    return manifest
 
 
 def connect(
@@ -169,7 +167,8 @@ def connect(
         connection.execute(query_text(f"macros/{name}"))
     _define_views(connection)
     if (remote := _remote_tables.get(connection)) is not None:
-        remote.unlink_stubs()
+        for table in remote.entries:
+            remote.stub(table).unlink()
     quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in readable)  # SET takes no parameters
     connection.execute(f"SET {kind} = [{quoted}]")
     connection.execute("SET enable_external_access = false")
@@ -196,30 +195,20 @@ def _sort_views() -> list[str]:
 
 def _define_table(connection: Connection, table: str, files: list[Path]) -> None:
     """Define a stored table: a view over its files, or an empty table without files. Raises LakeError."""
-    missing = [str(path) for path in files if not path.is_file()]
-    if missing:
-        raise LakeError(
-            f"lake: {len(missing)} file(s) of table {table} that a manifest lists are missing, the first is "
-            f"{missing[0]}; restore them, or remove the run's folder under runs/"
-        )
     connection.execute("USE stored")
-    if files:
-        _view_files(connection, table, files)
-    else:
-        connection.execute(query_text(f"schema/{table}"))
-    connection.execute("USE main")
-
-
-def _view_files(connection: Connection, table: str, files: list[Path]) -> None:
-    """Create or replace the view of a stored table over Parquet files. Raises LakeError if a file cannot be read."""
     try:
-        relation = connection.read_parquet([str(path) for path in files], union_by_name=True, hive_partitioning=False)
+        if files:
+            paths = [str(path) for path in files]
+            relation = connection.read_parquet(paths, union_by_name=True, hive_partitioning=False)
+            relation.create_view(table, replace=True)
+        else:
+            connection.execute(query_text(f"schema/{table}"))
     except duckdb.Error as error:
         raise LakeError(
-            f"lake: a file of table {table} that a manifest lists cannot be read ({error}); "
+            f"lake: a file of table {table} that a manifest lists is missing or damaged ({error}); "
             "restore it, or remove the run's folder under runs/"
         ) from error
-    relation.create_view(table, replace=True)
+    connection.execute("USE main")
 
 
 @dataclass(frozen=True)
@@ -230,27 +219,16 @@ class _RemoteTables:
     first query. So DuckDB fails to bind any query that uses the table, and the error message contains the path of the
     stub. Then the table's files are downloaded, the view is redefined over them, and the query runs again. A query
     therefore never sees a table as empty because its files are not downloaded.
-
-    Attributes:
-        lake: URL of the lake.
-        entries: Manifest entries of the files per table that is not downloaded.
-        name: Unique prefix of the stubs' file names.
-        fetching: Lock for downloading tables.
     """
 
     lake: Root
-    entries: dict[str, list[dict[str, Any]]]
-    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    entries: dict[str, list[dict[str, Any]]]  # of the manifests, per table that is not downloaded
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)  # prefix of the stubs' file names
     fetching: threading.Lock = field(default_factory=threading.Lock)
 
     def stub(self, table: str) -> Path:
         """Return the path of a table's stub."""
         return stores.scratch_folder() / f"{self.name}.{table}.remote"
-
-    def unlink_stubs(self) -> None:
-        """Delete all stubs."""
-        for table in self.entries:
-            self.stub(table).unlink()
 
     def fetch(self, connection: Connection, table: str) -> None:
         """Download the files of a table, and redefine its view over them."""
@@ -258,8 +236,7 @@ class _RemoteTables:
             if table in self.entries:  # otherwise another thread has already downloaded it
                 files = stores.fetch_all(self.lake, {e["path"]: e["sha256"] for e in self.entries[table]})
                 with connection.cursor() as cursor:
-                    cursor.execute("USE stored")
-                    _view_files(cursor, table, _with_all_columns(table, files))
+                    _define_table(cursor, table, files)
                 del self.entries[table]
 
 
@@ -272,7 +249,7 @@ def _define_remote_tables(connection: Connection, lake: Root, entries: dict[str,
     for table in TABLES:
         files = [stores.copy_path(entry["sha256"]) for entry in entries[table]]
         if all(file.is_file() for file in files):
-            _define_table(connection, table, files and _with_all_columns(table, files))
+            _define_table(connection, table, files)
             continue
         remote.entries[table] = entries[table]
         shutil.copyfile(_empty_file(table), remote.stub(table))
@@ -281,31 +258,16 @@ def _define_remote_tables(connection: Connection, lake: Root, entries: dict[str,
 
 
 def fetch_tables(connection: Connection, error: duckdb.Error) -> bool:
-    """Download the tables of a remote lake that a failed query needs.
+    """Download the tables of a remote lake that a failed query needs; return whether the query should run again.
 
-    Args:
-        connection: The connection on which the query ran. It must not be one of its cursors.
-        error: The error of the query.
-
-    Returns:
-        Whether a table was downloaded, so that the query should run again.
+    `connection` is the one on which the query ran, not one of its cursors.
     """
-    remote = _remote_tables.get(connection)
-    needed = [table for table in TABLES if remote.stub(table).name in str(error)] if remote is not None else []
+    if (remote := _remote_tables.get(connection)) is None:
+        return False
+    needed = [table for table in TABLES if remote.stub(table).name in str(error)]
     for table in needed:
-        assert remote is not None  # noqa: S101  # for the type checker
         remote.fetch(connection, table)
     return bool(needed)
-
-
-def _with_all_columns(table: str, files: list[Path]) -> list[Path]:
-    """Return the files of a table, preceded by an empty file with all columns if the files lack columns.
-
-    Files of earlier releases may lack columns. The empty file is added only if necessary, because it changes DuckDB's
-    query plan, and so the order in which floating-point numbers are summed.
-    """
-    columns = {name for file in files for name in pq.read_schema(file).names}
-    return files if columns.issuperset(schema(table).names) else [_empty_file(table), *files]
 
 
 def _empty_file(table: str) -> Path:
@@ -326,49 +288,28 @@ def _define_runs(connection: Connection, records: list[dict[str, Any]]) -> None:
 
 
 def _define_decisions(connection: Connection, records: Iterable[ledger.Record]) -> None:
-    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in LEDGER_TABLES.values()}
-    for record in records:
-        if record.kind in rows:
-            rows[record.kind].append(_decision_row(record))
     for table, kind in LEDGER_TABLES.items():
         try:
-            _insert(connection, table, rows[kind])
-        except (pa.ArrowException, TypeError, ValueError) as error:
+            _insert(connection, table, [_decision_row(record) for record in records if record.kind == kind])
+        except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
             raise LakeError(
-                f"ledger: records of kind {kind} are not as this release writes them ({error}); see m2ib-audit verify"
+                f"ledger: a {kind} is not as this release writes it ({type(error).__name__}: {error}); see m2ib-audit "
+                "verify"
             ) from error
 
 
 def _decision_row(record: ledger.Record) -> dict[str, Any]:
     """Return a review, second signature or sign-off as a row."""
-    body = record.body
-    try:
-        reviewer, until = body["reviewer"], body.get("until")
-        row: dict[str, Any] = (
-            {"number": record.number, "signed_at": record.time, "sha256": record.sha256, "key_id": record.key_id}
-            | body.get("evidence", {})
-            | body.get("alerts", {})
-            | body
-            | {"reviewer": reviewer["name"], "role": reviewer["role"], "identity": reviewer["identity"]}
-            | {"person": ledger.normalize_person(reviewer["name"])}
-            | {"until": until and date.fromisoformat(until)}
-        )
-        return row  # noqa: TRY300  # what fails is in the try
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise LakeError(
-            f"ledger: record {record.number} is no {record.kind} as this release writes it ({type(error).__name__}: "
-            f"{error}); see m2ib-audit verify"
-        ) from error
+    reviewer, until = record.body["reviewer"], record.body.get("until")
+    row: dict[str, Any] = {"number": record.number, "signed_at": record.time}
+    row |= {"sha256": record.sha256, "key_id": record.key_id}
+    row |= record.body.get("evidence", {}) | record.body.get("alerts", {}) | record.body
+    row |= {"reviewer": reviewer["name"], "role": reviewer["role"], "identity": reviewer["identity"]}
+    return row | {"person": ledger.normalize_person(reviewer["name"]), "until": until and date.fromisoformat(until)}
 
 
 def _insert(connection: Connection, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Define a small table that is not stored as Parquet, and insert rows.
-
-    Args:
-        connection: The connection.
-        table: Name of the table in `schema/`.
-        rows: Rows by column name. Keys that are not columns are ignored.
-    """
+    """Define a table of `schema/` that is not stored as Parquet, and insert rows. Keys without a column are ignored."""
     columns = schema(table).names
     connection.execute("USE stored")
     connection.execute(query_text(f"schema/{table}"))

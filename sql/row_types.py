@@ -4,49 +4,39 @@ from datetime import datetime
 from typing import TypedDict
 
 
-class AlertRow(TypedDict):
-    """A row of the stored table `alerts`."""
-
+class _Alert(TypedDict):
     run_id: str
-    alert_id: str
     rule: str
     side: str
     region: str
     slice_kind: str
     slice: str
+    explained_by: str | None
     state: str
     severity: str | None
     n: int
     share: float
     area: float
     effect: float
-    explained_by: str | None
+
+
+class AlertRow(_Alert):
+    """A row of the stored table `alerts`."""
+
+    alert_id: str
     pair_ids: list[str]
     raised_at: datetime
 
 
-class AlertHistoryRow(TypedDict):
+class AlertHistoryRow(_Alert):
     """A row of the stored table `lives`, the alert history."""
 
-    run_id: str
     life_id: str
     life: str | None
     why: str | None
     announced: bool | None
     leader: str | None
     alert_id: str | None
-    rule: str
-    side: str
-    region: str
-    slice_kind: str
-    slice: str
-    explained_by: str | None
-    state: str
-    severity: str | None
-    n: int
-    share: float
-    area: float
-    effect: float
     score_effect: float | None
     score_low: float | None
     score_high: float | None

@@ -4,10 +4,10 @@ DuckDB's own limits are not sufficient. It checks for interrupts only between ch
 not include memory that a function allocates for a single row. `SELECT list_sum(range(200000000))` exceeds both.
 """
 
-import contextlib
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -29,8 +29,6 @@ _QUEUE_SECONDS: Final = 1.0
 """Time in seconds to wait for another query to end."""
 _OPEN_SECONDS: Final = 120.0
 """Time limit in seconds for opening the lake, in addition to the time limit of the query."""
-_GRACE_SECONDS: Final = 0.5
-"""Time in seconds, after the time limit of the query, at which the operating system ends the process."""
 _THREADS: Final = 2
 _RESULT: Final = b"A"
 _ERROR: Final = b"F"
@@ -39,21 +37,13 @@ _slots = threading.BoundedSemaphore(MAX_CONCURRENT)
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a query.
+    """Limits of a query."""
 
-    Attributes:
-        rows: Number of rows in the result. Further rows are not computed.
-        seconds: Run time in seconds.
-        memory: Address space of the child process in bytes. DuckDB itself needs about 1 GB of it.
-        result: Size of the result in bytes.
-        cell: Size of a single value in bytes.
-    """
-
-    rows: int
+    rows: int  # of the result; further ones are not computed
     seconds: float
-    memory: int = 4 << 30
-    result: int = 16 << 20
-    cell: int = 1 << 20
+    memory: int = 4 << 30  # address space of the child process in bytes; DuckDB itself needs about 1 GB of it
+    result: int = 16 << 20  # bytes
+    cell: int = 1 << 20  # bytes of a single value
 
 
 def read_table(
@@ -62,7 +52,6 @@ def read_table(
     with_decisions: bool,
     text: str,
     limits: Limits,
-    folder: Path | None = None,
 ) -> pa.Table:
     """Run a single SELECT statement in a child process, and return its rows as an Arrow table.
 
@@ -72,7 +61,6 @@ def read_table(
         with_decisions: Whether the query can read people's decisions.
         text: The SQL statement.
         limits: Limits of the query.
-        folder: Folder for local copies of a remote lake's files. Default: the scratch folder of this process.
 
     Raises:
         QueryError: The query fails or exceeds a limit, or too many other queries are running.
@@ -83,7 +71,7 @@ def read_table(
         "with_decisions": with_decisions,
         "text": text,
         "limits": vars(limits),
-        "folder": str(folder or stores.scratch_folder()),
+        "folder": str(stores.scratch_folder()),
     }
     if not _slots.acquire(timeout=_QUEUE_SECONDS):
         raise sql.QueryError(f"query: busy: {MAX_CONCURRENT} others are running; try again in a moment")
@@ -106,23 +94,18 @@ def _run_child(request: bytes, limits: Limits) -> pa.Table:
             check=False,
             env={**os.environ, "PYTHONPATH": found},
         )
-    except subprocess.TimeoutExpired as error:
-        raise sql.QueryError(_timed_out(limits)) from error
-    kind, payload = done.stdout[:1], done.stdout[1:]
-    if done.returncode == 0 and kind == _RESULT:
+        code, kind, payload = done.returncode, done.stdout[:1], done.stdout[1:]
+    except subprocess.TimeoutExpired:
+        code, kind, payload = -signal.SIGALRM, b"", b""
+    if code == 0 and kind == _RESULT:
         return pa.ipc.open_stream(payload).read_all()
-    if done.returncode == 0 and kind == _ERROR:
+    if code == 0 and kind == _ERROR:
         raise sql.QueryError(payload.decode(errors="replace"))
-    if done.returncode in (-signal.SIGALRM, -signal.SIGXCPU):
-        raise sql.QueryError(_timed_out(limits))
-    raise sql.QueryError(
-        f"query: ended (exit code {done.returncode}), most likely out of memory: the limit is "
-        f"{limits.memory >> 20} MiB; select less, or use m2ib-audit sql, which has no limit"
-    )
-
-
-def _timed_out(limits: Limits) -> str:
-    return f"query: timed out after {limits.seconds:g} seconds; select less, or use m2ib-audit sql, which has no limit"
+    if code in (-signal.SIGALRM, -signal.SIGXCPU):
+        fault = f"timed out after {limits.seconds:g} seconds"
+    else:
+        fault = f"ended (exit code {code}), most likely out of memory: the limit is {limits.memory >> 20} MiB"
+    raise sql.QueryError(f"query: {fault}; select less, or use m2ib-audit sql, which has no limit")
 
 
 def _execute(request: dict[str, Any], limits: Limits) -> pa.Table:
@@ -132,21 +115,18 @@ def _execute(request: dict[str, Any], limits: Limits) -> pa.Table:
     lake = stores.parse_root(request["lake"], "lake")
     connection = sql.connect(lake, first, rest, request["with_decisions"], f"{limits.memory >> 21}MiB", _THREADS)
     _apply_limits(limits)
-    return _check_size(sql.read_table(connection, request["text"], None, limits.rows, limits.seconds), limits)
+    return _check_size(sql.read_table(connection, request["text"], None, limits.rows), limits)
 
 
 def _apply_limits(limits: Limits) -> None:
     """Make the operating system end this process when it exceeds the limits."""
-    with contextlib.suppress(ImportError):  # not on Windows
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        most = math.ceil(used.ru_utime + used.ru_stime + (limits.seconds + _GRACE_SECONDS) * _THREADS) + 1
-        resource.setrlimit(resource.RLIMIT_CPU, (most, most))
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the operating system ends the process, even in native code
-        signal.setitimer(signal.ITIMER_REAL, limits.seconds + _GRACE_SECONDS)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    most = math.ceil(used.ru_utime + used.ru_stime + limits.seconds * _THREADS) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the operating system ends the process, even in native code
+    signal.setitimer(signal.ITIMER_REAL, limits.seconds)
 
 
 def _check_size(table: pa.Table, limits: Limits) -> pa.Table:

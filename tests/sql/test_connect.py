@@ -104,7 +104,7 @@ def test_a_single_run_can_be_read_if_another_is_damaged(filled):
     filled.path("pairs").unlink()
     with second.connect() as connection:
         assert sql.read(connection, "SELECT caption FROM pairs") == [{"caption": "a third"}]
-    with pytest.raises(sql.LakeError, match="are missing"):
+    with pytest.raises(sql.LakeError, match="is missing or damaged"):
         sql.connect(filled.lake)
 
 
@@ -114,7 +114,7 @@ def test_a_manifest_with_files_of_other_runs_is_an_error(filled, path):
     record = json.loads(manifest.read_text())
     record["files"][0]["path"] = path
     manifest.write_text(json.dumps(record))
-    with pytest.raises(sql.LakeError, match="expected its own folder's"):
+    with pytest.raises(sql.LakeError, match="of other folders"):
         sql.connect(filled.lake)
 
 
@@ -140,23 +140,23 @@ def test_a_file_instead_of_a_lake_is_an_error(tmp_path):
 
 def test_a_missing_file_is_named(filled):
     filled.path("pairs").unlink()
-    with pytest.raises(sql.LakeError, match=r"1 file\(s\) of table pairs .*part-00000.parquet"):
+    with pytest.raises(sql.LakeError, match=r"a file of table pairs .*is missing .*part-00000.parquet"):
         sql.connect(filled.lake)
 
 
 def test_a_damaged_file_is_named(filled):
     path = filled.path("pairs")
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(sql.LakeError, match=r"a file of table pairs .*cannot be read .*part-00000.parquet"):
+    with pytest.raises(sql.LakeError, match=r"a file of table pairs .*damaged .*part-00000.parquet"):
         sql.connect(filled.lake)
 
 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ('{"run_id": ', "not JSON"),
-        ("", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
+        ('{"run_id": ', "Expecting value"),
+        ("", "Expecting value"),
+        (b"\xff\xfe", "'utf-8' codec"),
         ("{}", "no config, counts, files, finished_at, run_id, started_at, status"),
         ('{"run_id": "r", "config": {}, "counts": {}}', "no files"),
         ("[]", "no config, counts, files, finished_at, run_id, started_at, status"),
@@ -166,7 +166,7 @@ def test_a_damaged_file_is_named(filled):
 def test_a_damaged_manifest_is_named(filled, text, fault):
     path = filled.folder / "manifest.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(sql.LakeError, match=f"manifest .*manifest.json: {fault}"):
+    with pytest.raises(sql.LakeError, match=rf"manifest .*manifest.json: it is invalid \({fault}"):
         sql.connect(filled.lake)
 
 

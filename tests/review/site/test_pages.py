@@ -139,9 +139,9 @@ def test_a_run_that_cannot_be_read_is_named_and_takes_nothing_else_down(audited,
     assert "Run 20260102T000000-bbbbbb cannot be read" in page.text
     assert page.find("a", href=f"/runs/{RUN}/alerts/alert0000000")
     see_own(f"/runs/{RUN}/alerts/alert0000000")
-    assert "are missing" in see_own("/runs/20260102T000000-bbbbbb/alerts/alert0000000", 503).text
+    assert "is missing or damaged" in see_own("/runs/20260102T000000-bbbbbb/alerts/alert0000000", 503).text
     (run.folder / "manifest.json").write_text("{")
-    assert "not JSON" in see_own("/alerts").text
+    assert "it is invalid" in see_own("/alerts").text
 
 
 def test_what_is_written_meanwhile_is_seen(audited, lake, make_pair, see_own):

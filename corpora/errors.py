@@ -1,9 +1,10 @@
 """Exceptions for a corpus that cannot be read, and for single rows that cannot be audited."""
 
 from corpora.records import Reason, escape
+from stores import InputError
 
 
-class CorpusError(ValueError):
+class CorpusError(InputError, ValueError):
     """The corpus as a whole cannot be read. The message states the problem, the expected state and the next step."""
 
     def __init__(self, message: str) -> None:

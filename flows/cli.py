@@ -97,9 +97,9 @@ def check_packages() -> None:
         origin = None if spec is None else spec.origin
         if origin is None or Path(origin).resolve().parent != ROOT / name:
             fail(
-                Exit.FAILURE,
                 f"package {name!r} comes from {origin and Path(origin).parent}, expected {ROOT / name}; "
                 "install m2ib-audit in an environment of its own",
+                Exit.FAILURE,
             )
 
 

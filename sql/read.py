@@ -1,9 +1,7 @@
 """Execution of this package's queries and of read-only queries that users write."""
 
-import contextlib
 import math
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -13,11 +11,12 @@ import pyarrow as pa
 
 from sql.lake import Connection, fetch_tables
 from sql.queries import query_text
+from stores import InputError
 
 _Result = TypeVar("_Result")
 
 
-class QueryError(Exception):
+class QueryError(InputError):
     """A user's query failed, or is not a read-only query."""
 
 
@@ -64,7 +63,6 @@ def read_table(
     text: str,
     parameters: Mapping[str, Any] | None = None,
     most_rows: int | None = None,
-    most_seconds: float | None = None,
 ) -> pa.Table:
     """Run a single SELECT statement, and return its rows as an Arrow table.
 
@@ -73,11 +71,9 @@ def read_table(
         text: The SQL statement, which may come from a user.
         parameters: Values by parameter name. Values that the statement does not use are ignored.
         most_rows: Maximum number of rows. Further rows are not computed.
-        most_seconds: Time limit in seconds. DuckDB checks it only between chunks of rows; `sql.sandbox` enforces it
-            strictly.
 
     Raises:
-        QueryError: The text is not exactly one SELECT statement, or the query fails or times out.
+        QueryError: The text is not exactly one SELECT statement, or the query fails.
     """
     try:
         statements = connection.extract_statements(text)
@@ -91,28 +87,19 @@ def read_table(
 
     def run(cursor: Connection) -> pa.Table:
         cursor.execute("BEGIN TRANSACTION READ ONLY")  # DuckDB sees `WITH x AS (DELETE ...) SELECT` as a SELECT
-        with _time_limit(cursor, most_seconds):
-            result = cursor.sql(text, params=used or None)
-            return (result if most_rows is None else result.limit(most_rows)).to_arrow_table()
+        result = cursor.sql(text, params=used or None)
+        return (result if most_rows is None else result.limit(most_rows)).to_arrow_table()
 
     try:
         return _execute(connection, run)
-    except duckdb.InterruptException as error:
-        raise QueryError(
-            f"query: timed out after {most_seconds:g} seconds; select less, or use m2ib-audit sql, which has no limit"
-        ) from error
     except duckdb.Error as error:
         raise QueryError(f"query: {error}") from error
 
 
 def _dictionaries(result: pa.Table, **options: Any) -> list[dict[str, Any]]:
-    """Convert an Arrow table to dictionaries.
+    """Convert an Arrow table to dictionaries; `options` are those of `to_pylist`.
 
     Timestamps are converted to datetimes here, because `to_pylist` would import pandas for them.
-
-    Args:
-        result: The table.
-        options: Keyword arguments of `to_pylist`.
     """
     columns = []
     for column in result.columns:
@@ -139,31 +126,6 @@ def _execute(connection: Connection, run: Callable[[Connection], _Result]) -> _R
                 raise
 
 
-@contextlib.contextmanager
-def _time_limit(cursor: Connection, seconds: float | None) -> Iterator[None]:
-    """Interrupt queries of a cursor that still run when the time is over.
-
-    Args:
-        cursor: The cursor on which the block runs queries.
-        seconds: Time limit for the block in seconds, or None for no limit.
-    """
-    if seconds is None:
-        yield
-        return
-
-    def interrupt() -> None:
-        with contextlib.suppress(duckdb.Error):  # the query may have ended already
-            cursor.interrupt()
-
-    timer = threading.Timer(seconds, interrupt)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def _to_json(value: Any) -> Any:
     """Convert a value so that JSON can represent it: decimals become numbers, and NaN and infinity become None."""
     if isinstance(value, Decimal):
@@ -178,13 +140,7 @@ def _to_json(value: Any) -> Any:
 
 
 def _rename_repeated(result: pa.Table) -> pa.Table:
-    """Make column names unique by appending _2, _3 and so on, so that rows can be converted to dictionaries.
-
-    A query such as `SELECT a.x, b.x` returns repeated names.
-    """
-    counts: dict[str, int] = {}
-    unique: list[str] = []
-    for name in result.column_names:
-        counts[name] = counts.get(name, 0) + 1
-        unique.append(name if counts[name] == 1 else f"{name}_{counts[name]}")
-    return result.rename_columns(unique)
+    """Append _2, _3 and so on to repeated column names, such as those of `SELECT a.x, b.x`."""
+    names = result.column_names
+    counts = [names[: place + 1].count(name) for place, name in enumerate(names)]
+    return result.rename_columns([name if n == 1 else f"{name}_{n}" for name, n in zip(names, counts, strict=True)])

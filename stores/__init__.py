@@ -29,9 +29,10 @@ from stores.files import (
     write_atomically,
     write_bytes,
 )
-from stores.urls import Root, UrlError, is_url, parse_root, translate_errors
+from stores.urls import InputError, Root, UrlError, is_url, parse_root, translate_errors
 
 __all__ = [
+    "InputError",
     "LakeError",
     "Root",
     "UrlError",

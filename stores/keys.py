@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stores.urls import InputError
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 # cryptography is imported where it is needed: most commands sign nothing.
 
 
-class KeyFileError(Exception):
+class KeyFileError(InputError):
     """A key file cannot be read or written. The message never contains key material."""
 
 

@@ -36,7 +36,11 @@ _KINDS: dict[type[OSError], set[object]] = {
 }  # fmt: skip
 
 
-class UrlError(ValueError):
+class InputError(Exception):
+    """An argument, file or setting must be changed. The message says how. The command line exits with 2."""
+
+
+class UrlError(InputError, ValueError):
     """A path or URL of a corpus or lake is invalid."""
 
 

@@ -1,11 +1,13 @@
 """Errors that a user of the audit must act on."""
 
+from stores import InputError
+
 
 class AuditError(Exception):
     """Base class of the errors that a user of the audit must act on."""
 
 
-class BadInputError(AuditError):
+class BadInputError(AuditError, InputError):
     """The corpus, the model or the configuration cannot be audited as given; the message says what to change."""
 
 

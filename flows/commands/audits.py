@@ -10,24 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import sql
-from flows.commands.output import (
-    LAKE,
-    AuditFile,
-    Exit,
-    JsonOption,
-    LakeOption,
-    OtherLakeOption,
-    RunArgument,
-    VerboseOption,
-    exit_on_error,
-    fail,
-    load_config,
-    note,
-    parse_age,
-    print_json,
-    print_table,
-    say,
-)
+from flows.commands import output
 from stores import Root
 
 
@@ -37,9 +20,9 @@ def demo(
     ),
     pairs: Annotated[int, typer.Option(min=1, help="Number of pairs to generate.")] = 512,
     data: Annotated[Path, typer.Option(help="Folder for the generated corpus.")] = Path("demo-data"),
-    lake: LakeOption = LAKE,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
+    lake: output.LakeOption = output.LAKE,
+    as_json: output.JsonOption = False,
+    verbose: output.VerboseOption = False,
 ) -> None:
     """Audit the embedded model on generated chest X-rays. Exits with 0 when the audit completed, alerts or not."""
     from demo.corpus import generate
@@ -47,10 +30,9 @@ def demo(
     from flows.config import parse
 
     if model not in NAMES:
-        fail(Exit.BAD_INPUT, f"--model: got {model!r}, expected one of {', '.join(NAMES)}")
+        output.fail(f"--model: got {model!r}, expected one of {', '.join(NAMES)}")
     if data.exists() and any(data.iterdir()) and not (data / "truth.jsonl").is_file():
-        fail(
-            Exit.BAD_INPUT,
+        output.fail(
             f"--data: got {data} with other files, expected an empty or new folder; choose another",
         )
     corpus = generate(data, pairs=pairs)
@@ -61,33 +43,33 @@ def demo(
 
 
 def run(
-    audit_file: AuditFile,
-    lake: OtherLakeOption = None,
+    audit_file: output.AuditFile,
+    lake: output.OtherLakeOption = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN_ID", help="Resume this unfinished run.")] = None,
     incremental: Annotated[
         bool, typer.Option("--incremental", help="Attribute only pairs that no earlier run of the lake has attributed.")
     ] = False,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
+    as_json: output.JsonOption = False,
+    verbose: output.VerboseOption = False,
 ) -> None:
     """Run one audit.
 
     Exit codes: 0 no alert; 3 alerts; 4 some shards failed, alerts or not; 2 bad input or configuration; 1 the audit
     failed, or a gate stopped it; 130 interrupted.
     """
-    config = load_config(audit_file, lake)
+    config = output.load_config(audit_file, lake)
     if incremental:
         config = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
     result = run_audit(config, resume, as_json, verbose)
-    exit_unless_complete(result, Exit.ALERTS)
+    exit_unless_complete(result, output.Exit.ALERTS)
 
 
 def reflag(
-    run_id: RunArgument,
-    audit_file: AuditFile,
-    lake: OtherLakeOption = None,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
+    run_id: output.RunArgument,
+    audit_file: output.AuditFile,
+    lake: output.OtherLakeOption = None,
+    as_json: output.JsonOption = False,
+    verbose: output.VerboseOption = False,
 ) -> None:
     """Apply the file's [alerts] and [phrases] to a run's attributions, as a new run without a model.
 
@@ -97,7 +79,7 @@ def reflag(
     from flows.reflag import check_unchanged, complete_run
     from flows.reflag import reflag as reflag_flow
 
-    config = load_config(audit_file, lake)
+    config = output.load_config(audit_file, lake)
 
     def work() -> Any:
         earlier = complete_run(config.lake.root, run_id)
@@ -106,12 +88,8 @@ def reflag(
             config.lake.path, earlier["run_id"], config.alerts, config.phrases, config.notify, config.ledger
         )
 
-    try:
-        result = _outcome(work)
-    except KeyboardInterrupt:
-        fail(Exit.INTERRUPTED, "Interrupted. The earlier run is unchanged. Run the command again.")
-    _print_result(result, config.lake.root, as_json)
-    exit_unless_complete(result, Exit.ALERTS)
+    unchanged = "Interrupted. The earlier run is unchanged. Run the command again."
+    exit_unless_complete(_run_flow(work, config.lake.root, lambda: unchanged, as_json), output.Exit.ALERTS)
 
 
 def prepare_prefect(verbose: bool) -> None:
@@ -137,63 +115,63 @@ def run_audit(config: Any, resume: str | None, as_json: bool, verbose: bool) -> 
 
     def announce(run: Any) -> None:
         begun.append(run.run_id)
-        note(f"run {run.run_id}; if it is interrupted, resume it with: --resume {run.run_id}")
+        output.note(f"run {run.run_id}; if it is interrupted, resume it with: --resume {run.run_id}")
         if base := run.read_manifest()["incremental"]:
-            note(f"run {run.run_id} {base}")
+            output.note(f"run {run.run_id} {base}")
 
-    note(f"auditing {config.model.architecture} on {config.corpus.path}")
-    try:
-        with begin.on_begin(announce):
-            result = _outcome(lambda: audit.audit(config, resume))
-    except KeyboardInterrupt:
-        fail(Exit.INTERRUPTED, f"interrupted; resume with: --resume {begun[0]}" if begun else "interrupted")
-    _print_result(result, config.lake.root, as_json)
-    return result
+    def explain_interrupt() -> str:
+        return f"interrupted; resume with: --resume {begun[0]}" if begun else "interrupted"
+
+    output.note(f"auditing {config.model.architecture} on {config.corpus.path}")
+    with begin.on_begin(announce):
+        return _run_flow(lambda: audit.audit(config, resume), config.lake.root, explain_interrupt, as_json)
 
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _outcome(work: Callable[[], Any]) -> Any:
-    """Return the result of a flow, even if shards failed or a gate stopped it. Exit on other errors."""
+def _run_flow(flow: Callable[[], Any], lake: Root, explain_interrupt: Callable[[], str], as_json: bool) -> Any:
+    """Run a flow, print its result and return it, even if shards failed or a gate stopped it. Exit on other errors."""
     from tasks.errors import OutcomeError
 
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        with exit_on_error(Exit.FAILURE, "check the folder's space and permissions"):
-            return work()
-    except OutcomeError as ended:
-        return ended.outcome
+    with output.exit_on_error(output.Exit.FAILURE, "check the folder's space and permissions"):
+        try:
+            result = flow()
+        except OutcomeError as ended:
+            result = ended.outcome
+        except KeyboardInterrupt:
+            output.fail(explain_interrupt(), output.Exit.INTERRUPTED)
+    _print_result(result, lake, as_json)
+    return result
 
 
 def _print_result(result: Any, lake: Root, as_json: bool) -> None:
     from tasks.progress import format_seconds_per_stage
 
-    say(
+    output.say(
         f"run {result.run_id} {result.status}: {result.attributions} of {result.pairs} pairs attributed, "
         f"{result.errors} error rows, {result.alerts} alerts, {result.confirmed} of them confirmed"
     )
     if result.reason:
-        say(f"  {result.reason}")
+        output.say(f"  {result.reason}")
     _print_alerts(read_alerts(lake, result.run_id)[0])
     for sentence in _self_audit(lake, result.run_id):
-        say(f"self-audit: {sentence}")
-    say(f"report: {result.report}")
-    (seconds,) = [
-        record.get("stage_seconds") for record in sql.read_manifests(lake) if record["run_id"] == result.run_id
-    ]
-    if seconds:
-        note(f"time: {format_seconds_per_stage(seconds)}")
+        output.say(f"self-audit: {sentence}")
+    output.say(f"report: {result.report}")
+    (record,) = sql.read_manifests(lake, result.run_id)
+    if seconds := record.get("stage_seconds"):
+        output.note(f"time: {format_seconds_per_stage(seconds)}")
     if as_json:
         keys = ("run_id", "status", "pairs", "attributions", "errors", "alerts", "confirmed", "report")
-        print_json({key: getattr(result, key) for key in keys})
+        output.print_json({key: getattr(result, key) for key in keys})
 
 
-def exit_unless_complete(result: Any, alerts: Exit = Exit.OK) -> None:
+def exit_unless_complete(result: Any, alerts: output.Exit = output.Exit.OK) -> None:
     """Exit with the exit code of an audit's result; return if the run completed without errors and without alerts."""
-    code = {"completed": alerts if result.alerts else Exit.OK, "completed_with_errors": Exit.ERRORS}
-    if exit_code := code.get(result.status, Exit.FAILURE):
+    code = {"completed": alerts if result.alerts else output.Exit.OK, "completed_with_errors": output.Exit.ERRORS}
+    if exit_code := code.get(result.status, output.Exit.FAILURE):
         raise typer.Exit(exit_code)
 
 
@@ -202,11 +180,11 @@ def _print_alerts(found: list[dict[str, Any]]) -> None:
 
     for alert in found:
         if alert["explained_by"] is None:
-            say(f"ALERT {alert['alert_id']} ({format_state(alert)}): {format_alert(alert)}")
-            say(f"      {format_figures(alert)}")
-            say(f"      {format_test(alert)}")
+            output.say(f"ALERT {alert['alert_id']} ({format_state(alert)}): {format_alert(alert)}")
+            output.say(f"      {format_figures(alert)}")
+            output.say(f"      {format_test(alert)}")
     if explained := sum(alert["explained_by"] is not None for alert in found):
-        say(f"      {explained} more are explained by these (same pairs): m2ib-audit alerts lists them")
+        output.say(f"      {explained} more are explained by these (same pairs): m2ib-audit alerts lists them")
 
 
 def _self_audit(lake: Root, run_id: str) -> list[str]:
@@ -222,17 +200,17 @@ def alerts(
         str | None,
         typer.Option(metavar="7d|DATE|RUN_ID", help="Show the history of each alert over the runs since then."),
     ] = None,
-    lake: LakeOption = LAKE,
-    as_json: JsonOption = False,
+    lake: output.LakeOption = output.LAKE,
+    as_json: output.JsonOption = False,
 ) -> None:
     """List the alerts of a run: confirmed ones first, then by strength. With --since, their history over the runs."""
     if since is not None:
         with sql.connect(lake) as connection:
             histories = sql.rows(connection, "review/alert_history", since=_parse_since(connection, since))
         if as_json:
-            print_json({"lives": histories})
+            output.print_json({"lives": histories})
             return
-        print_table(
+        output.print_table(
             [
                 {key: row[key] for key in ("life_id", "life", "state", "severity", "region", "slice")}
                 | {label: f"{row[label.replace(' ', '_')]:%Y-%m-%d %H:%M}" for label in ("first seen", "last seen")}
@@ -245,57 +223,49 @@ def alerts(
         return
     found, which = read_alerts(lake, run_id)
     if as_json:
-        print_json({"alerts": found})
+        output.print_json({"alerts": found})
         return
     if not found:
-        say(f"no alerts in {which} of {lake}")
+        output.say(f"no alerts in {which} of {lake}")
         return
     columns = ("run_id", "alert_id", "life", "state", "severity", "region", "slice", "n", "share", "area", "effect")
     tests = ("score_effect", "floor", "q", "explained_by", "decision")
-    print_table([{key: row[key] for key in (*columns, *tests)} for row in found])
+    output.print_table([{key: row[key] for key in (*columns, *tests)} for row in found])
     for audited in dict.fromkeys(row["run_id"] for row in found):
         for sentence in _self_audit(lake, audited):
-            say(f"self-audit of {audited}: {sentence}")
+            output.say(f"self-audit of {audited}: {sentence}")
 
 
 def read_alerts(lake: Root, run_id: str) -> tuple[list[dict[str, Any]], str]:
-    """Return the alerts of a run (an id, `latest` or `all`), and a phrase that names the runs.
-
-    The phrase is printed if there are no alerts, so that readers see which runs were read. Exits if the run does not
-    exist.
-    """
+    """Return the alerts of a run (an id, `latest` or `all`), and a phrase that names the runs that were read."""
     with sql.connect(lake) as connection:
         runs = sql.read(connection, "SELECT run_id, status, reason FROM runs ORDER BY run_id DESC")
         known = [row["run_id"] for row in runs if row["status"] != "pruned"]
         complete = [row["run_id"] for row in runs if row["status"] in sql.COMPLETE]
         if gone := [row["reason"] for row in runs if row["run_id"] == run_id and row["status"] == "pruned"]:
-            fail(Exit.BAD_INPUT, f"--run: run {run_id} was pruned ({gone[0]}); for its alerts see alerts --since")
+            output.fail(f"--run: run {run_id} was pruned ({gone[0]}); for its alerts see alerts --since")
         if run_id == "latest":
             run_id = complete[0] if complete else "all"
             if known and run_id != known[0]:
-                note(f"note: the newest run, {known[0]}, did not complete: it has no alerts")
+                output.note(f"note: the newest run, {known[0]}, did not complete: it has no alerts")
         if run_id not in ("all", *known):
             newest = ", ".join(known[:5]) or "none"
-            fail(Exit.BAD_INPUT, f"--run: got {run_id!r}, expected latest, all, or a run of the lake {lake}: {newest}")
+            output.fail(f"--run: got {run_id!r}, expected latest, all, or a run of the lake {lake}: {newest}")
         which = f"all {len(runs)} runs, {len(complete)} of them complete," if run_id == "all" else f"run {run_id}"
         return sql.rows(connection, "review/alerts", run_id=run_id), which
 
 
 def _parse_since(connection: sql.Connection, text: str) -> datetime:
     """Parse --since: an age such as `7d`, a date or time (UTC unless it has a time zone), or a run id (its start)."""
-    if age := parse_age(text):
+    if age := output.parse_age(text):
         return datetime.now(UTC) - age
     starts = {row["run_id"]: row["started_at"] for row in sql.read(connection, "SELECT run_id, started_at FROM runs")}
-    if text in starts:
-        start: datetime = starts[text]
-        return start
     try:
-        time = datetime.fromisoformat(text)
+        time: datetime = starts[text] if text in starts else datetime.fromisoformat(text)
     except ValueError:
         newest = ", ".join(sorted(starts, reverse=True)[:5]) or "none"
-        fail(
-            Exit.BAD_INPUT,
-            f"--since: got {text!r}, expected 7d, 36h, 2w, a date such as 2026-01-31, or a run of the lake: {newest}",
+        output.fail(
+            f"--since: got {text!r}, expected 7d, 36h, 2w, a date such as 2026-01-31, or a run of the lake: {newest}"
         )
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
@@ -318,8 +288,8 @@ def notify(
         typer.Option(min=0.01, metavar="HOURS", help="Also notify when no audit has completed for this many hours."),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Stop notifying this block.")] = False,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
+    as_json: output.JsonOption = False,
+    verbose: output.VerboseOption = False,
 ) -> None:
     """Let Prefect notify a web hook, chat, pager or mailbox of alerts and runs. Repeat it to change the settings."""
     prepare_prefect(verbose)
@@ -329,18 +299,18 @@ def notify(
     from flows.notify import DEFAULT, set_up
 
     if not PREFECT_API_URL.value():
-        fail(
-            Exit.BAD_INPUT,
+        output.fail(
             "PREFECT_API_URL is not set; start a Prefect server and set its address, see docs/alerts-over-time.md",
         )
     if remove and (on or confirmed or silent_after):
-        fail(Exit.BAD_INPUT, "--remove: takes no other option than --block")
+        output.fail("--remove: takes no other option than --block")
     kinds = [] if remove else [*DEFAULT] if on is None else [kind.strip() for kind in on.split(",") if kind.strip()]
     try:
         done = set_up(block, kinds, confirmed, silent_after)
     except (OSError, RuntimeError, PrefectHTTPStatusError) as error:
-        fail(Exit.FAILURE, f"the Prefect server {PREFECT_API_URL.value()} refused the automations: {error}")
+        server = PREFECT_API_URL.value()
+        output.fail(f"the Prefect server {server} refused the automations: {error}", output.Exit.FAILURE)
     for name, change in done:
-        say(f"{change}: {name}")
+        output.say(f"{change}: {name}")
     if as_json:
-        print_json({"automations": [{"name": name, "became": change} for name, change in done]})
+        output.print_json({"automations": [{"name": name, "became": change} for name, change in done]})

@@ -6,18 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.output import (
-    AuditFile,
-    Exit,
-    JsonOption,
-    fail,
-    load_config,
-    note,
-    print_json,
-    print_rows,
-    print_table,
-    say,
-)
+from flows.commands import output
 
 
 def corpus(
@@ -28,7 +17,7 @@ def corpus(
     out: Annotated[
         Path | None, typer.Option(help="File of the contact sheet; default: corpus-NAME.html in this folder.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: output.JsonOption = False,
 ) -> None:
     """Describe a corpus before an audit: format, counts, sizes, errors, near-duplicates, and a contact sheet.
 
@@ -54,29 +43,29 @@ def corpus(
     try:
         sheet = write_contact_sheet(found, description, uri, out)
     except ReportError as error:
-        fail(Exit.FAILURE, str(error))
+        output.fail(str(error), output.Exit.FAILURE)
     for label, value in describe_corpus(description):
-        say(f"{label:<15} {value}")
+        output.say(f"{label:<15} {value}")
     for reason, number in description.errors.items():
         first = description.examples[reason][0]
         where = f"{first.file_name}: " if first.file_name else ""
-        say(f"  {number} x {reason}, such as {where}{first.detail}")
+        output.say(f"  {number} x {reason}, such as {where}{first.detail}")
     if description.duplicates:
         first = description.examples[str(Reason.DUPLICATE_PAIR)][0]
-        say(f"  {description.duplicates} x the same pair again, such as {first.file_name}: {first.detail}")
-    say(f"contact sheet: {sheet}")
+        output.say(f"  {description.duplicates} x the same pair again, such as {first.file_name}: {first.detail}")
+    output.say(f"contact sheet: {sheet}")
     if as_json:
         keys = ("format", "pairs", "images", "captions", "duplicates", "errors", "digest")
         alike = [[pair.file_name for pair in group] for group in description.near_duplicates]
         counts = {key: getattr(description, key) for key in keys}
-        print_json({"listed": description.rows} | counts | {"alike": alike, "page": sheet})
+        output.print_json({"listed": description.rows} | counts | {"alike": alike, "page": sheet})
 
 
-def models(as_json: JsonOption = False) -> None:
+def models(as_json: output.JsonOption = False) -> None:
     """List open_clip's models: which can be audited, how each tower pools, and where it is cut by default."""
     from m2ib.towers.catalog import describe_models
 
-    note("building open_clip's models without weights: takes about a minute")
+    output.note("building open_clip's models without weights: takes about a minute")
     found = list(describe_models())
     supported = sum(model.supported for model in found)
     rows: list[dict[str, Any]] = []
@@ -97,14 +86,14 @@ def models(as_json: JsonOption = False) -> None:
             | {"text cut": cut[1], "why not, or note": model.reason or text.note}
         )
     if as_json:
-        print_json({"listed": len(found), "supported": supported, "models": rows})
+        output.print_json({"listed": len(found), "supported": supported, "models": rows})
         return
-    print_table(table)
-    say(f"{supported} of {len(found)} models can be audited with both towers")
+    output.print_table(table)
+    output.say(f"{supported} of {len(found)} models can be audited with both towers")
 
 
 def sweep(
-    audit_file: AuditFile,
+    audit_file: output.AuditFile,
     depth: Annotated[
         list[float],
         typer.Option(default_factory=lambda: [0.2, 0.5, 0.8], help="Share of blocks before the gate; repeatable."),
@@ -114,7 +103,7 @@ def sweep(
     ],
     draws: Annotated[list[int], typer.Option(default_factory=lambda: [2], help="Noise samples per step; repeatable.")],
     pairs: Annotated[int, typer.Option(min=2, help="Number of pairs to attribute.")] = 32,
-    as_json: JsonOption = False,
+    as_json: output.JsonOption = False,
 ) -> None:
     """Compare bottleneck settings on your own model and pairs: stability, cosine kept, nats and cost of each."""
     import m2ib
@@ -122,11 +111,11 @@ def sweep(
     from m2ib.analysis.sweep import make_variants, run_sweep
     from tasks.inputs import load_corpus
 
-    config = load_config(audit_file, None)
+    config = output.load_config(audit_file, None)
     model, corpus = config.models()[0], load_corpus(config.corpus)
     sample = list(islice((row for row in corpus.pairs() if isinstance(row, Pair)), pairs))
     if len(sample) < 2:
-        fail(Exit.BAD_INPUT, f"sweep: got {len(sample)} readable pair(s) in {config.corpus.place}, expected at least 2")
+        output.fail(f"sweep: got {len(sample)} readable pair(s) in {config.corpus.place}, expected at least 2")
     rows: list[dict[str, Any]] = []
     try:
         encoder = m2ib.load_encoder(model.architecture, model.pretrained, model.device)
@@ -136,7 +125,7 @@ def sweep(
         variants = make_variants(config.bottleneck_config(), depth, beta, draws)
         for row in run_sweep(encoder, images, [pair.caption for pair in sample], variants, model.batch_size):
             rows.append(row)
-            note("depth {depth:g} beta {beta:g} draws {draws}: done".format_map(row))
+            output.note("depth {depth:g} beta {beta:g} draws {draws}: done".format_map(row))
     except (m2ib.M2IBError, ValueError) as error:
-        fail(Exit.BAD_INPUT, str(error))
-    print_rows("rows", rows, as_json)
+        output.fail(str(error))
+    output.print_rows("rows", rows, as_json)

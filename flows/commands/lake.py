@@ -7,32 +7,18 @@ from typing import Annotated, Any
 import typer
 
 import sql
-from flows.commands.output import (
-    LAKE,
-    Exit,
-    JsonOption,
-    KeyOption,
-    LakeOption,
-    exit_on_error,
-    fail,
-    note,
-    parse_age,
-    print_json,
-    print_rows,
-    print_table,
-    say,
-)
+from flows.commands import output
 from stores import Root
 
 
 def query(
     text: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT over the views; e.g. 'SELECT * FROM runs'.")],
-    lake: LakeOption = LAKE,
-    as_json: JsonOption = False,
+    lake: output.LakeOption = output.LAKE,
+    as_json: output.JsonOption = False,
 ) -> None:
     """Query the lake in DuckDB's SQL, read-only."""
     with sql.connect(lake) as connection:
-        print_rows("rows", sql.read(connection, text), as_json)
+        output.print_rows("rows", sql.read(connection, text), as_json)
 
 
 def prune(
@@ -43,9 +29,9 @@ def prune(
         int | None, typer.Option(min=1, metavar="N", help="Keep the N newest complete runs of each audit.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it, only list what would be deleted.")] = False,
-    lake: LakeOption = LAKE,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
+    lake: output.LakeOption = output.LAKE,
+    key: output.KeyOption = None,
+    as_json: output.JsonOption = False,
 ) -> None:
     """Delete the files of old runs that no other run needs. Their manifests are kept.
 
@@ -53,20 +39,18 @@ def prune(
     to one audit.
     """
     if older_than is None and keep is None:
-        fail(Exit.BAD_INPUT, "prune: got no policy, expected --older-than 180d, --keep 30, or both")
-    age = None if older_than is None else parse_age(older_than)
+        output.fail("prune: got no policy, expected --older-than 180d, --keep 30, or both")
+    age = None if older_than is None else output.parse_age(older_than)
     if older_than is not None and age is None:
-        fail(
-            Exit.BAD_INPUT, f"--older-than: got {older_than!r}, expected hours, days or weeks, such as 36h, 180d or 4w"
-        )
+        output.fail(f"--older-than: got {older_than!r}, expected hours, days or weeks, such as 36h, 180d or 4w")
     from review.presentation.formatting import format_bytes
     from tasks.lake.prune import RetentionPolicy, plan_pruning, prune_run
 
-    with exit_on_error(next_step="prune again"):
+    with output.exit_on_error(next_step="prune again"):
         fates = plan_pruning(lake, RetentionPolicy(age, keep))
         refusals = {fate.run_id: prune_run(lake, fate, key) if yes else None for fate in fates if fate.pruned}
     verb = "pruned" if yes else "prune"
-    print_table(
+    output.print_table(
         [
             {
                 "run": fate.run_id,
@@ -84,35 +68,35 @@ def prune(
     freed = sum(fate.bytes or 0 for fate in pruned)
     files = sum(fate.files or 0 for fate in pruned)
     text = f"{len(pruned)} of {len(fates)} runs, {files} files, {format_bytes(freed)}"
-    say(f"pruned: {text}" if yes else f"would be pruned: {text}; nothing was deleted, add --yes")
+    output.say(f"pruned: {text}" if yes else f"would be pruned: {text}; nothing was deleted, add --yes")
     if as_json:
         rows = [dataclasses.asdict(fate) | {"kept_after_all": refusals.get(fate.run_id)} for fate in fates]
-        print_json({"deleted": yes, "runs": len(pruned), "bytes": freed, "fates": rows})
+        output.print_json({"deleted": yes, "runs": len(pruned), "bytes": freed, "fates": rows})
 
 
 def compact(
     run_id: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="Id of a complete run, or `latest`.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Compact all complete runs of the lake.")] = False,
-    lake: LakeOption = LAKE,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
+    lake: output.LakeOption = output.LAKE,
+    key: output.KeyOption = None,
+    as_json: output.JsonOption = False,
 ) -> None:
     """Merge the many small files of complete runs into few, with the same rows in the same order."""
     if (run_id is None) != everything:
-        fail(Exit.BAD_INPUT, "compact: expected either a run's id, `latest`, or --all")
+        output.fail("compact: expected either a run's id, `latest`, or --all")
     from tasks.errors import AuditError
     from tasks.lake.compact import compact_run
     from tasks.lake.run import Run
 
     rows: list[dict[str, Any]] = []
     refused: list[str] = []
-    with exit_on_error(next_step="compact again"):
+    with output.exit_on_error(next_step="compact again"):
         known = {record["run_id"]: record["status"] for record in sql.read_manifests(lake)}
         complete = [name for name, status in known.items() if status in sql.COMPLETE]
         chosen = complete if everything else complete[-1:] if run_id == "latest" else [run_id or ""]
         if not everything and (not chosen or chosen[0] not in known):
             newest = ", ".join(complete[:-6:-1]) or "none"
-            fail(Exit.BAD_INPUT, f"compact: got {run_id!r}, expected a complete run of the lake {lake}: {newest}")
+            output.fail(f"compact: got {run_id!r}, expected a complete run of the lake {lake}: {newest}")
         for name in chosen:
             try:
                 merged = compact_run(Run(lake, name), key)
@@ -120,13 +104,13 @@ def compact(
                 refused.append(str(error))
                 continue
             rows += [{"run": name, **dataclasses.asdict(table)} for table in merged]
-    print_table(rows)
+    output.print_table(rows)
     for message in refused:
-        note(f"m2ib-audit: {message}")
+        output.note(f"m2ib-audit: {message}")
     if as_json:
-        print_json({"compacted": rows, "refused": refused})
+        output.print_json({"compacted": rows, "refused": refused})
     if refused:
-        raise typer.Exit(Exit.FAILURE)
+        raise typer.Exit(output.Exit.FAILURE)
 
 
 def verify(
@@ -143,28 +127,28 @@ def verify(
         Path | None,
         typer.Option("--report", metavar="FILE", help="Check that this report was not changed."),
     ] = None,
-    lake: LakeOption = LAKE,
-    as_json: JsonOption = False,
+    lake: output.LakeOption = output.LAKE,
+    as_json: output.JsonOption = False,
 ) -> None:
     """Verify the ledger, the manifests and every file; report each difference. Exits with 1 if there is any."""
     if run_id is None and report_file is None:
-        fail(Exit.BAD_INPUT, "verify: got nothing to verify, expected a run's id, latest, all, or --report FILE")
+        output.fail("verify: got nothing to verify, expected a run's id, latest, all, or --report FILE")
     from review.evidence import verify as evidence
     from stores.keys import load_public_key
     from tasks.progress import bar
 
     verdict = None
-    with bar("verifying"), exit_on_error(Exit.FAILURE, "verify again"):
+    with bar("verifying"), output.exit_on_error(output.Exit.FAILURE, "verify again"):
         answer: dict[str, Any] = {} if report_file is None else _verify_report(lake, report_file)
         public = None if public_key is None else load_public_key(public_key)
         if run_id is not None or public or head:  # a report can be trusted as far as the ledger that lists it
             verdict = evidence.verify(lake, run_id, public, head)
     for line in [] if verdict is None else evidence.format_result(verdict):
-        say(line)
+        output.say(line)
     if as_json:
-        print_json(answer | ({} if verdict is None else evidence.to_json(verdict)))
+        output.print_json(answer | ({} if verdict is None else evidence.to_json(verdict)))
     if (verdict is not None and not verdict.is_intact) or answer.get("known") is False:
-        raise typer.Exit(Exit.FAILURE)
+        raise typer.Exit(output.Exit.FAILURE)
 
 
 def _verify_report(lake: Root, path: Path) -> dict[str, Any]:
@@ -174,10 +158,10 @@ def _verify_report(lake: Root, path: Path) -> dict[str, Any]:
     try:
         found = find_written_report(lake, path.read_bytes())
     except VerifyError as error:
-        note(f"m2ib-audit: {error}")
+        output.note(f"m2ib-audit: {error}")
         return {"report": str(path), "known": False}
     record, body = found.record, found.record.body
-    say(
+    output.say(
         f"report {path}: unchanged since it was written for run {body['run_id']} on "
         f"{record.time:%Y-%m-%d %H:%M:%S} UTC (record {record.number} of the ledger)"
     )
@@ -186,7 +170,7 @@ def _verify_report(lake: Root, path: Path) -> dict[str, Any]:
         ("waivers that have expired since then", found.expired_waivers),
     ):
         if records:
-            say(f"  {label}: record {', '.join(str(one.number) for one in records)}")
+            output.say(f"  {label}: record {', '.join(str(one.number) for one in records)}")
     return {
         "report": str(path), "known": True, "run_id": body["run_id"], "record": record.number,
         "since": len(found.later_records), "waivers_over": len(found.expired_waivers),
@@ -195,9 +179,9 @@ def _verify_report(lake: Root, path: Path) -> dict[str, Any]:
 
 def adopt(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="Id of a run, or `all`.")],
-    lake: LakeOption = LAKE,
-    key: KeyOption = None,
-    as_json: JsonOption = False,
+    lake: output.LakeOption = output.LAKE,
+    key: output.KeyOption = None,
+    as_json: output.JsonOption = False,
 ) -> None:
     """Record runs that are missing in the lake's ledger, as they are stored now.
 
@@ -207,23 +191,23 @@ def adopt(
     from tasks.lake.journal import adopt_run, lacks_record
     from tasks.lake.run import Run
 
-    with exit_on_error(Exit.FAILURE, "adopt again"):
+    with output.exit_on_error(output.Exit.FAILURE, "adopt again"):
         known = [record["run_id"] for record in sql.read_manifests(lake)]
         if run_id not in ("all", *known):
             newest = ", ".join(known[:-6:-1]) or "none"
-            fail(Exit.BAD_INPUT, f"adopt: got {run_id!r}, expected all, or a run of the lake {lake}: {newest}")
+            output.fail(f"adopt: got {run_id!r}, expected all, or a run of the lake {lake}: {newest}")
         runs = [Run(lake, name) for name in known if run_id in ("all", name)]
         left = [run.run_id for run in runs if run_id == "all" and lacks_record(run)]
         adopted = [run.run_id for run in runs if run.run_id not in left and adopt_run(run, key)]
     for name in adopted:
-        say(f"adopted: {name}")
-    say(f"{len(adopted)} recorded; the others are in the ledger already, or have not ended")
+        output.say(f"adopted: {name}")
+    output.say(f"{len(adopted)} recorded; the others are in the ledger already, or have not ended")
     for name in left:
-        note(
+        output.note(
             f"adopt: left out {name}, whose record is missing although it should exist; see m2ib-audit verify {name}, "
             f"and if the run can be trusted: m2ib-audit adopt {name}"
         )
     if as_json:
-        print_json({"adopted": adopted, "left": left})
+        output.print_json({"adopted": adopted, "left": left})
     if left:
-        raise typer.Exit(Exit.FAILURE)
+        raise typer.Exit(output.Exit.FAILURE)

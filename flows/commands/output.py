@@ -18,12 +18,13 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import sql
-from stores import Root, UrlError, lake_root
+from stores import InputError, Root, UrlError, lake_root
+from tasks.errors import AuditError
 
-errors = Console(stderr=True, soft_wrap=True, highlight=False)
-output = Console(soft_wrap=True, highlight=False)
-if not output.is_terminal:
-    output.width = 240  # a pipe has no width that a table must fit
+stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+stdout = Console(soft_wrap=True, highlight=False)
+if not stdout.is_terminal:
+    stdout.width = 240  # a pipe has no width that a table must fit
 _READABLE = 40  # characters to which the widest column of a table may be narrowed
 
 
@@ -52,36 +53,21 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's l
 RunArgument = Annotated[str, typer.Argument(metavar="RUN_ID", help="Id of a complete run, or `latest`.")]
 AuditFile = Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="What to audit; see docs/audit-toml.md.")]
 
-_EXIT_CODES = {
-    "corpora.errors.CorpusError": Exit.BAD_INPUT,
-    "review.evidence.decisions.DecisionError": Exit.BAD_INPUT,
-    "review.evidence.verify.VerifyError": Exit.BAD_INPUT,
-    "review.report.html.ReportError": Exit.BAD_INPUT,
-    "review.site.access.AccessError": Exit.BAD_INPUT,
-    "review.site.users.UsersError": Exit.BAD_INPUT,
-    "sql.read.QueryError": Exit.BAD_INPUT,
-    "stores.keys.KeyFileError": Exit.BAD_INPUT,
-    "stores.urls.UrlError": Exit.BAD_INPUT,
-    "tasks.errors.BadInputError": Exit.BAD_INPUT,
-    "tasks.errors.AuditError": Exit.FAILURE,
-}
-"""Exit codes of errors whose message says what to do. Their modules are not imported: commands start fast."""
 
-
-def fail(code: Exit, message: str) -> NoReturn:
+def fail(message: str, code: Exit = Exit.BAD_INPUT) -> NoReturn:
     """Print a message to standard error and exit."""
-    errors.print(f"m2ib-audit: {message}", markup=False)
+    stderr.print(f"m2ib-audit: {message}", markup=False)
     raise typer.Exit(code)
 
 
 def say(line: str) -> None:
     """Print a line to standard output, as part of the result."""
-    output.print(line, markup=False)
+    stdout.print(line, markup=False)
 
 
 def note(line: str) -> None:
     """Print a line to standard error, such as a note on the work; it is not part of the result."""
-    errors.print(line, markup=False)
+    stderr.print(line, markup=False)
 
 
 def print_json(value: Any) -> None:
@@ -93,24 +79,21 @@ def print_json(value: Any) -> None:
 def exit_on_error(lake_error: Exit = Exit.BAD_INPUT, next_step: str = "try again") -> Iterator[None]:
     """Exit with a message on an error that an operator can act on. The command line wraps every command in it.
 
-    Args:
-        lake_error: Exit code if the lake is missing or damaged.
-        next_step: End of the message for a file that cannot be read or written, such as `prune again`.
+    `lake_error` is the exit code if the lake is missing or damaged; `next_step`, such as `prune again`, ends the
+    message about a file that cannot be read or written.
     """
     try:
         yield
     except sql.LakeError as error:
-        fail(lake_error, str(error))
+        fail(str(error), lake_error)
     except OSError as error:
         if error.filename is None:
             raise
-        fail(Exit.FAILURE, f"{error.strerror or error}: {error.filename}; fix this, then {next_step}")
-    except Exception as error:
-        names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__)
-        code = next((_EXIT_CODES[name] for name in names if name in _EXIT_CODES), None)
-        if code is None:
-            raise
-        fail(code, str(error))
+        fail(f"{error.strerror or error}: {error.filename}; fix this, then {next_step}", Exit.FAILURE)
+    except InputError as error:
+        fail(str(error))
+    except AuditError as error:
+        fail(str(error), Exit.FAILURE)
 
 
 def parse_lake(lake: object) -> Root:
@@ -118,7 +101,7 @@ def parse_lake(lake: object) -> Root:
     try:
         return lake_root(str(lake))
     except UrlError as error:
-        fail(Exit.BAD_INPUT, f"--lake: {error}")
+        fail(f"--lake: {error}")
 
 
 def _load_signer(key: str) -> Any:
@@ -164,7 +147,7 @@ def print_rows(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Print a table. If it is wider than the terminal, print a block per row instead, as psql does."""
     if not rows:
-        output.print("(no rows)")
+        stdout.print("(no rows)")
         return
     from rich.table import Table
     from rich.text import Text
@@ -176,16 +159,16 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             table.add_column(Text(name))
         for row in cells:
             table.add_row(*map(Text, row))  # Text: brackets are not markup
-        output.print(table)
+        stdout.print(table)
         return
     margin = max(map(cell_len, rows[0]))
     for number, row in enumerate(cells, start=1):
-        output.print(f"- record {number} ".ljust(min(output.width, margin + 20), "-"), markup=False)
+        stdout.print(f"- record {number} ".ljust(min(stdout.width, margin + 20), "-"), markup=False)
         for name, value in zip(rows[0], row, strict=True):
             lines = value.splitlines() or [""]
-            output.print(Text(f"{name}{' ' * (margin - cell_len(name))}  {lines[0]}"))
+            stdout.print(Text(f"{name}{' ' * (margin - cell_len(name))}  {lines[0]}"))
             for line in lines[1:]:
-                output.print(Text(f"{' ' * margin}  {line}"))
+                stdout.print(Text(f"{' ' * margin}  {line}"))
 
 
 def _format_cell(value: Any) -> str:
@@ -199,7 +182,7 @@ def _fits(names: list[str], cells: list[list[str]]) -> bool:
         for column in zip(names, *cells, strict=True)
     ]
     widths.append(min(widths.pop(widths.index(max(widths))), _READABLE))
-    return sum(widths) + 3 * len(widths) + 1 <= output.width
+    return sum(widths) + 3 * len(widths) + 1 <= stdout.width
 
 
 def parse_age(text: str) -> timedelta | None:

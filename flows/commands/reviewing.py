@@ -7,53 +7,41 @@ from typing import Annotated
 import typer
 
 import sql
-from flows.commands.output import (
-    LAKE,
-    Exit,
-    JsonOption,
-    KeyOption,
-    LakeOption,
-    RunArgument,
-    fail,
-    print_json,
-    print_rows,
-    say,
-)
+from flows.commands import output
 
 
 def report(
-    run_id: RunArgument,
+    run_id: output.RunArgument,
     pdf: Annotated[bool, typer.Option("--pdf", help="Write a PDF to sign and file, instead of HTML.")] = False,
     out: Annotated[Path | None, typer.Option(help="File to write; default: in the run's folder.")] = None,
     fonts: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of fonts for scripts that the PDF's own fonts lack; repeatable."),
     ] = None,
-    key: KeyOption = None,
-    lake: LakeOption = LAKE,
-    as_json: JsonOption = False,
+    key: output.KeyOption = None,
+    lake: output.LakeOption = output.LAKE,
+    as_json: output.JsonOption = False,
 ) -> None:
     """Write a run's report, with the decisions and signatures so far: one self-contained HTML file, or one PDF."""
     from review.report.html import write_report
     from tasks.progress import bar
 
     if fonts and not pdf:
-        fail(
-            Exit.BAD_INPUT,
+        output.fail(
             "--fonts: got it without --pdf, expected both (HTML has the browser's fonts); add --pdf",
         )
     if absent := [path for path in fonts or () if not path.is_dir()]:
-        fail(Exit.BAD_INPUT, f"--fonts: got {absent[0]}, expected a folder with font files")
+        output.fail(f"--fonts: got {absent[0]}, expected a folder with font files")
     with bar("writing the report"):
         path = write_report(lake, run_id, out, "pdf" if pdf else "html", fonts or (), "m2ib-audit report", key)
     if as_json:
-        print_json({"report": path})
+        output.print_json({"report": path})
     else:
-        say(str(path))
+        output.say(str(path))
 
 
 def sign(
-    run_id: RunArgument,
+    run_id: output.RunArgument,
     name: Annotated[str, typer.Option(help="Printed name of the signer.")],
     role: Annotated[str, typer.Option(help="Role of the signer: radiologist, head of quality, ...")],
     meaning: Annotated[str, typer.Option(help="review, approval, responsibility or authorship.")],
@@ -61,9 +49,9 @@ def sign(
     four_eyes: Annotated[
         bool, typer.Option("--four-eyes", help="The signature takes effect once a second person has countersigned.")
     ] = False,
-    key: KeyOption = None,
-    lake: LakeOption = LAKE,
-    as_json: JsonOption = False,
+    key: output.KeyOption = None,
+    lake: output.LakeOption = output.LAKE,
+    as_json: output.JsonOption = False,
 ) -> None:
     """Sign off a run, as on the review site. Later reports print the signature.
 
@@ -74,21 +62,21 @@ def sign(
     if run_id == "latest":
         complete = [record["run_id"] for record in sql.read_manifests(lake) if sql.is_complete(record)]
         if not complete:
-            fail(Exit.BAD_INPUT, f"got latest, but {lake} has no complete run; run an audit first")
+            output.fail(f"got latest, but {lake} has no complete run; run an audit first")
         run_id = complete[-1]
     who = Reviewer(name, role, "declared")
     record = sign_off(lake, who, run_id, meaning, statement, four_eyes=four_eyes, signer=key)
     counts = record.body["alerts"]
-    say(
+    output.say(
         f"signed: run {run_id}, record {record.number} of the ledger; of its alerts {counts['decided']} decided, "
         f"{counts['open']} open, {counts['pending']} waiting for a second person"
     )
     if as_json:
-        print_json({"run_id": run_id, "record": record.number, "sha256": record.sha256, "alerts": counts})
+        output.print_json({"run_id": run_id, "record": record.number, "sha256": record.sha256, "alerts": counts})
 
 
 def review(
-    lake: LakeOption = LAKE,
+    lake: output.LakeOption = output.LAKE,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8765,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the site in a browser.")] = True,
@@ -119,7 +107,7 @@ def review(
     remote_corpora: Annotated[
         bool, typer.Option("--remote-corpora", help="Fetch images of remote corpora, from any URL that a run states.")
     ] = False,
-    key: KeyOption = None,
+    key: output.KeyOption = None,
 ) -> None:
     """Serve the review site of a lake: alerts with their evidence, pairs, runs, errors. Ctrl+C stops it.
 
@@ -149,13 +137,14 @@ def review(
     site.state.lake_cache.connect()  # a folder that is no lake is reported before the server listens
 
     def ready(address: str) -> None:
-        say(f"review: {address} shows {lake}; Ctrl+C stops it")
+        output.say(f"review: {address} shows {lake}; Ctrl+C stops it")
         sys.stdout.flush()
         if browser and sys.stdout.isatty():
             webbrowser.open(address)
 
     if not serve(site, host, port, ready):
-        fail(Exit.FAILURE, f"review: cannot listen on {host}, port {port}; choose another port with --port")
+        message = f"review: cannot listen on {host}, port {port}; choose another port with --port"
+        output.fail(message, output.Exit.FAILURE)
 
 
 UsersOption = Annotated[Path, typer.Option("--users", metavar="FILE", help="Users file; `add` creates it.")]
@@ -169,7 +158,7 @@ def _read_password(from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\r\n")
     if not sys.stdin.isatty():
-        fail(Exit.BAD_INPUT, "password: there is no terminal to ask on; pass it with --password-stdin")
+        output.fail("password: there is no terminal to ask on; pass it with --password-stdin")
     password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     return password
 
@@ -185,7 +174,7 @@ def add_user(
     from review.site.users import add
 
     user = add(users, name, full_name, role, _read_password(password_stdin))
-    say(f"added {user.name}: {user.full_name}, {user.role}")
+    output.say(f"added {user.name}: {user.full_name}, {user.role}")
 
 
 def change_password(
@@ -195,7 +184,7 @@ def change_password(
     from review.site.users import change_password as change
 
     user = change(users, name, _read_password(password_stdin))
-    say(f"changed the password of {user.name}")
+    output.say(f"changed the password of {user.name}")
 
 
 def disable_user(
@@ -207,15 +196,15 @@ def disable_user(
     from review.site.users import set_disabled
 
     user = set_disabled(users, name, disabled=not undo)
-    say(f"{'enabled' if undo else 'disabled'} {user.name}")
+    output.say(f"{'enabled' if undo else 'disabled'} {user.name}")
 
 
-def list_users(users: UsersOption, as_json: JsonOption = False) -> None:
+def list_users(users: UsersOption, as_json: output.JsonOption = False) -> None:
     """List the users who may sign in."""
     from review.site.users import load
 
     keys = ("name", "full_name", "role", "disabled")
-    print_rows("users", [{key: getattr(user, key) for key in keys} for user in load(users).values()], as_json)
+    output.print_rows("users", [{key: getattr(user, key) for key in keys} for user in load(users).values()], as_json)
 
 
 def new_key(
@@ -225,4 +214,4 @@ def new_key(
     from stores.keys import create_key
 
     public = create_key(path)
-    say(f"private key: {path}\npublic key: {path}.pub\nkey id: {public.key_id}")
+    output.say(f"private key: {path}\npublic key: {path}.pub\nkey id: {public.key_id}")

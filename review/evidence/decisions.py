@@ -14,7 +14,7 @@ from typing import Any, Final
 import sql
 import stores
 from review.presentation.formatting import DECISION_DESCRIPTIONS, IDENTITY_LABELS, MEANING_LABELS
-from stores import Root, ledger
+from stores import InputError, Root, ledger
 from stores.keys import SigningKey
 from stores.ledger import Record
 
@@ -26,7 +26,7 @@ _EVIDENCE_COLUMNS: Final = (
 )
 
 
-class DecisionError(Exception):
+class DecisionError(InputError):
     """A decision or signature was refused; the message says what was wrong and what to do next."""
 
 

@@ -17,7 +17,7 @@ import sql
 import stores
 from review.evidence.decisions import find_decision
 from review.presentation.formatting import format_count
-from stores import Root, ledger
+from stores import InputError, Root, ledger
 from stores.keys import PublicKey
 from stores.ledger import LedgerError, Record
 
@@ -31,7 +31,7 @@ _NOT_CHAINED: Final = "not chained: it was written before the lake had a ledger"
 _RUN_KINDS: Final = ("run", "rewrite")
 
 
-class VerifyError(Exception):
+class VerifyError(InputError):
     """The run, report or record to verify does not exist; the message says what was expected and what to do next."""
 
 

@@ -17,7 +17,7 @@ from review.report import blocks
 from review.report.blocks import Document
 from review.report.chapters import build_document
 from review.report.facts import RunFacts
-from stores import Root, ledger
+from stores import InputError, Root, ledger
 from stores.keys import SigningKey
 
 _TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -29,7 +29,7 @@ _FILTERS = {
 FORMATS = ("html", "pdf")
 
 
-class ReportError(Exception):
+class ReportError(InputError):
     """A report cannot be written; the message says what was wrong and what to do next."""
 
 

@@ -20,6 +20,7 @@ from review.site.sessions import Sessions, Throttle
 from review.site.settings import ReviewSettings
 from review.site.users import User, authenticate, normalize_full_name
 from review.site.users import load as load_users
+from stores import InputError
 
 log = logging.getLogger("m2ib_audit.review")
 
@@ -32,7 +33,7 @@ _FORWARDING_HEADERS: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarde
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
-class AccessError(Exception):
+class AccessError(InputError):
     """The settings of the site are unsafe or contradict each other; the message says what to change."""
 
 

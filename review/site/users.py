@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt, ValidationError, model_validator
 
 import stores
-from stores import ledger
+from stores import InputError, ledger
 
 MIN_PASSWORD_CHARS = 12
 MAX_PASSWORD_CHARS = 1024
@@ -31,7 +31,7 @@ _COST = (2**16, 8, 2)  # n, r, p: 64 MiB and a third of a second per password
 _hashing = threading.Lock()  # one at a time, so that many sign-ins at once cannot fill the memory
 
 
-class UsersError(Exception):
+class UsersError(InputError):
     """The users file cannot be read or changed; the message says what was wrong and what to do next."""
 
 

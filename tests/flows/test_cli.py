@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from flows import cli
 from flows.commands import audits
-from flows.commands.output import Exit, output
+from flows.commands.output import Exit, stdout
 from review.report.contact_sheet import default_output
 from stores import ledger
 from stores.keys import create_key, load_key
@@ -418,9 +418,9 @@ def test_a_table_wider_than_the_terminal_is_printed_as_blocks(call, alerted, mon
     ]  # fmt: skip
     narrow = "SELECT pair_id, caption, repeat('long ', 30) AS note FROM pairs LIMIT 2"
     assert "record" not in call("sql", narrow).stdout
-    monkeypatch.setattr(output, "width", 60)
+    monkeypatch.setattr(stdout, "width", 60)
     assert "record 2" in call("sql", narrow).stdout
-    monkeypatch.setattr(output, "width", 80)  # one column may break its lines, where it keeps 40 characters
+    monkeypatch.setattr(stdout, "width", 80)  # one column may break its lines, where it keeps 40 characters
     table = call("sql", narrow).stdout
     assert "record" not in table
     assert max(map(len, table.splitlines())) <= 80
@@ -428,7 +428,7 @@ def test_a_table_wider_than_the_terminal_is_printed_as_blocks(call, alerted, mon
 
 
 def test_a_block_shows_markup_line_breaks_and_null(call, alerted, monkeypatch):
-    monkeypatch.setattr(output, "width", 20)
+    monkeypatch.setattr(stdout, "width", 20)
     result = call("sql", "SELECT '[/red]' || chr(10) || 'two' AS a, NULL AS \"long name\", repeat('x', 30) AS c")
     assert result.stdout.splitlines()[1:] == [
         "a          [/red]",

@@ -11,7 +11,7 @@ from flows import begin, lifecycle
 from flows import reflag as flow
 from flows.commands import audits
 from flows.commands.output import Exit
-from tasks.errors import BadInputError, ShardsError
+from tasks.errors import BadInputError, GateError, ShardsError
 from tasks.lake.run import Run
 from tasks.records import GateOutcome
 
@@ -97,6 +97,20 @@ def test_an_interrupt_while_the_lake_is_unreachable_exits_as_interrupted(away_ru
     assert ended.value.exit_code == Exit.INTERRUPTED
     assert f"interrupted; resume with: --resume {away_run.run_id}" in capsys.readouterr().err
     assert begin._listeners == []
+
+
+@pytest.mark.parametrize("error", [GateError, ShardsError])
+def test_the_result_of_a_run_that_did_not_complete_is_printed(hand_written, monkeypatch, capsys, error):
+    hand_written.finish("stopped", "because")
+    counts = dict.fromkeys(("pairs", "attributions", "errors", "alerts", "confirmed"), 0)
+    result = lifecycle.AuditResult(hand_written.run_id, "stopped", "because", report=None, **counts)
+    monkeypatch.setattr(audits, "prepare_prefect", lambda _: None)
+    monkeypatch.setattr(audits.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(audit_flow, "audit", MagicMock(side_effect=error("stopped", result)))
+    config = MagicMock()
+    config.lake.root = hand_written.lake
+    assert audits.run_audit(config, None, False, False) is result
+    assert f"run {hand_written.run_id} stopped: 0 of 0 pairs" in capsys.readouterr().out
 
 
 def test_a_run_that_has_ended_is_not_aborted(away_run):

@@ -40,12 +40,7 @@ def on_begin(listener: Callable[[Run], None]) -> Iterator[None]:
 
 
 def begin(config: AuditConfig, models: Sequence[ModelConfig], resume: str | None) -> Run:
-    """Create a new run, or prepare an unfinished one to be resumed.
-
-    Args:
-        config: The audit.
-        models: The model, loaded once for each device.
-        resume: Id of the unfinished run, or None for a new run.
+    """Create a new run, or prepare an unfinished one to be resumed; `resume` is the id of the unfinished one.
 
     Raises:
         BadInputError: The corpus, the model, a rule, a detector or the lake cannot be used. No run is created.
@@ -127,17 +122,16 @@ def _reopen(lake: Root, run_id: str, facts: Mapping[str, Any]) -> Run:
     return run
 
 
+def _is_final(record: Mapping[str, Any]) -> bool:
+    """Return whether a run is complete or was pruned, so that it cannot be resumed."""
+    return sql.is_complete(record) or record["status"] == sql.PRUNED
+
+
 def _check_unfinished(record: Mapping[str, Any]) -> None:
-    """Raise ResumeError if the manifest belongs to a run that is complete or was pruned."""
-    run_id = record["run_id"]
-    if record["status"] == "completed":
-        raise ResumeError(f"resume: run {run_id} is complete; leave out --resume to start a new run")
-    if record["status"] == sql.PRUNED:
-        raise ResumeError(f"resume: run {run_id} was pruned ({record['reason']}); start a new run")
-    if sql.is_complete(record):
+    if _is_final(record):
         raise ResumeError(
-            f"resume: run {run_id} is complete except for failed shards ({record['reason']}) and is not changed any "
-            "more; start a new run with --incremental, which attributes only pairs that have no map yet"
+            f"resume: run {record['run_id']} is {record['status']} and is not changed any more; leave out --resume to "
+            "start a new run, with --incremental if it is to attribute only pairs that have no map yet"
         )
 
 
@@ -152,8 +146,6 @@ def find_run_of_flow(lake: Root, flow_run: str | None) -> str | None:
 
     Prefect restarts a flow run under the same id, for example when its worker was restarted.
     """
-    if flow_run is None:
-        return None
-    begun = [record for record in sql.read_manifests(lake) if record.get("flow_run") == flow_run]
-    unfinished = begun and not sql.is_complete(begun[-1]) and begun[-1]["status"] != sql.PRUNED
-    return begun[-1]["run_id"] if unfinished else None
+    records = sql.read_manifests(lake) if flow_run else []
+    begun = [record for record in records if record.get("flow_run") == flow_run]
+    return begun[-1]["run_id"] if begun and not _is_final(begun[-1]) else None

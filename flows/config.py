@@ -6,7 +6,6 @@ Sections that stages take as parameters are defined in `tasks.settings`.
 import difflib
 import hashlib
 import json
-import re
 import tomllib
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -20,7 +19,7 @@ import m2ib
 import sql
 from corpora import is_url
 from stores import Root, lake_root
-from stores.keys import KeyFileError, SigningKey, load_key
+from stores.keys import SigningKey, load_key
 from tasks.custom_rules import read_rules
 from tasks.errors import BadInputError
 from tasks.records import AttributionPlan, Box
@@ -112,11 +111,8 @@ class LedgerConfig(Section):
     )
 
     def signer(self) -> SigningKey | None:
-        """Return the signer of the run's records. Raises BadInputError for a key that cannot be used."""
-        try:
-            return None if self.key is None else load_key(self.key)
-        except KeyFileError as error:
-            raise BadInputError(f"[ledger] {error}") from error
+        """Return the signer of the run's records. Raises KeyFileError for a key that cannot be used."""
+        return None if self.key is None else load_key(self.key)
 
 
 class LakeConfig(Section):
@@ -151,7 +147,9 @@ class RunConfig(Section):
     )
     engine: Literal["local", "ray"] = Field("local", description="Where shards are attributed: local or ray.")
     ray_address: str | None = Field(
-        None, description="host:port of the Ray cluster's head, or auto. Default: a temporary cluster on this host."
+        None,
+        pattern=r"^(auto|[^\s/]+:\d{1,5})$",
+        description="host:port of the Ray cluster's head, or auto. Default: a temporary cluster on this host.",
     )
     gpus_per_task: float | None = Field(
         None, ge=0, le=1, description="GPUs per Ray task; 0 uses CPUs. Default: 1 if the cluster has any."
@@ -159,15 +157,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_ray(self) -> Self:
-        configured = [key for key in ("ray_address", "gpus_per_task") if getattr(self, key) is not None]
-        if configured and self.engine != "ray":
-            key = configured[0]
-            raise ValueError(f'{key}: got {getattr(self, key)!r} with engine = "local", expected engine = "ray"')
-        if self.ray_address is not None and not re.fullmatch(r"auto|[^\s/]+:\d{1,5}", self.ray_address):
-            raise ValueError(
-                f"ray_address: got {self.ray_address!r}, expected auto or host:port; start the audit on a host of the "
-                "cluster (the client of ray:// is not supported)"
-            )
+        for key in ("ray_address", "gpus_per_task"):
+            if self.engine != "ray" and getattr(self, key) is not None:
+                raise ValueError(f'{key}: got {getattr(self, key)!r} with engine = "local", expected engine = "ray"')
         return self
 
 
@@ -236,31 +228,23 @@ class AuditConfig(Section):
 
     def resolve_settings(self) -> dict[str, Any]:
         """Return all settings that decide the results, as JSON: the manifest stores them."""
-        return {
-            "corpus": self.corpus.model_dump(mode="json"),
-            "model": self.model.model_dump(mode="json", include={"architecture", "pretrained"}),
-            "bottleneck": asdict(self.bottleneck_config())
-            | {key: getattr(self.bottleneck, key) for key in ("calibration_pairs", "second_seed")},
-            "regions": self.regions.model_dump(mode="json", exclude={"masks"})
-            | {
-                "masks": {name: sha256 for name, (sha256, _) in self.masks.items()},
-                "detectors": detector_versions(self.regions.detectors),
-            },
-            "discover": self.discover.model_dump(mode="json"),
-            "clusters": self.clusters.model_dump(mode="json"),
-            "phrases": self.phrases.model_dump(mode="json"),
-            "alerts": self.alerts.model_dump(mode="json", exclude={"rules"})
-            | {"rules": {name: sql.text_digest(text) for name, text in self.custom_rules.items()}},
-            "confirm": self.confirm.model_dump(mode="json"),
+        sections = {"corpus", "model", "regions", "discover", "clusters", "phrases", "alerts", "confirm"}
+        batches = {"model": {"device", "batch_size", "compile"}}  # how the work is done does not decide the results
+        settings = self.model_dump(mode="json", include=sections, exclude=batches)
+        settings["bottleneck"] = asdict(self.bottleneck_config()) | {
+            key: getattr(self.bottleneck, key) for key in ("calibration_pairs", "second_seed")
         }
+        settings["regions"] |= {
+            "masks": {name: sha256 for name, (sha256, _) in self.masks.items()},
+            "detectors": detector_versions(self.regions.detectors),
+        }
+        settings["alerts"] |= {"rules": {name: sql.text_digest(text) for name, text in self.custom_rules.items()}}
+        return settings
 
     def attribution_plan(self, model_digest: str, calibrated_on: str, code_version: str) -> AttributionPlan:
         """Return the plan of the attribution, with the key under which finished shards are cached.
 
-        Args:
-            model_digest: digest of the model's weights.
-            calibrated_on: digest of the corpus, or of the feature statistics if they are reused from an earlier run.
-            code_version: version of this program.
+        `calibrated_on` is the digest of the corpus, or of the feature statistics if an earlier run's are reused.
         """
         key = config_digest([self.resolve_settings()["bottleneck"], model_digest, calibrated_on, code_version])
         section = self.bottleneck
@@ -273,11 +257,7 @@ def config_digest(value: Any) -> str:
 
 
 def load(path: Path) -> AuditConfig:
-    """Read an AUDIT.toml, and make its relative paths absolute.
-
-    Raises:
-        BadInputError: the file is invalid; the message lists all errors, and for an unknown key the closest valid name.
-    """
+    """Read an AUDIT.toml, and make its relative paths absolute. Raises BadInputError if it is invalid; see `parse`."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -290,30 +270,23 @@ def load(path: Path) -> AuditConfig:
         return (path.parent / relative).resolve()
 
     changes: dict[str, dict[str, Any]] = {
-        "regions": {"masks": {name: absolute(mask) for name, mask in config.regions.masks.items()}}
+        "regions": {"masks": {name: absolute(mask) for name, mask in config.regions.masks.items()}},
+        "alerts": {"rules": config.alerts.rules and absolute(config.alerts.rules)},
+        "ledger": {"key": config.ledger.key and absolute(config.ledger.key)},
     }
     if not is_url(config.corpus.path):
         changes["corpus"] = {"path": str(absolute(config.corpus.path))}
-    if config.alerts.rules is not None:
-        changes["alerts"] = {"rules": absolute(config.alerts.rules)}
     if config.model.pretrained and absolute(config.model.pretrained).is_file():  # else a tag
         changes["model"] = {"pretrained": str(absolute(config.model.pretrained))}
-    if config.ledger.key is not None:
-        changes["ledger"] = {"key": absolute(config.ledger.key)}
     return config.model_copy(
         update={name: getattr(config, name).model_copy(update=changed) for name, changed in changes.items()}
     )
 
 
 def parse(data: dict[str, Any], source: str) -> AuditConfig:
-    """Validate a configuration.
+    """Validate a configuration, whose name in error messages is `source`, such as its path.
 
-    Args:
-        data: the sections, as parsed from TOML.
-        source: name of the configuration in error messages, such as its path.
-
-    Raises:
-        BadInputError: the configuration is invalid; the message lists all errors.
+    Raises BadInputError that lists all faults, and for an unknown key the closest valid name.
     """
     try:
         return AuditConfig.model_validate(data)

@@ -37,35 +37,22 @@ _CRASHES = 2
 
 @dataclass(frozen=True)
 class Engine:
-    """Submits tasks to threads of the flow's process or, with a runner, to the workers of a cluster.
+    """Submits tasks to threads of the flow's process or, with a runner, to the workers of a cluster."""
 
-    Attributes:
-        models: One model specification for each device that shares the work.
-        runner: Prefect's task runner for Ray; None for threads of this process.
-        options: Options that Ray applies to each task.
-        lost: Exception types that Ray raises if the worker of a task has died.
-    """
-
-    models: Sequence[ModelConfig]
-    runner: Any = None
-    options: Mapping[str, Any] | None = None
-    lost: tuple[type[Exception], ...] = ()
+    models: Sequence[ModelConfig]  # one for each device that shares the work
+    runner: Any = None  # Prefect's task runner for Ray; None for threads of this process
+    lost: tuple[type[Exception], ...] = ()  # errors that Ray raises if the worker of a task has died
 
     def map(self, task: Task[..., Any], **parameters: Any) -> list[PrefectFuture[Any]]:
         """Submit one task run for each element of the parameters, as Prefect's `Task.map` does."""
-        if self.runner is None:
-            return list(task.map(**parameters))
-        with self._with_options():
-            return list(self.runner.map(task, parameters))
+        return list(task.map(**parameters) if self.runner is None else self.runner.map(task, parameters))
 
     def once(self, task: Task[..., Any], **parameters: Any) -> None:
         """Run a task once on this engine and wait until it ends. Raises the error of the task."""
         if self.runner is None:
             task(**parameters)
-            return
-        with self._with_options():
-            future = self.runner.submit(task, parameters)
-        future.result()
+        else:
+            self.runner.submit(task, parameters).result()
 
     def outcome(self, future: PrefectFuture[Any]) -> Any:
         """Return the result of a task, or the exception that it raised, or that Ray raised because its worker died."""
@@ -73,12 +60,6 @@ class Engine:
             return future.result(raise_on_failure=False)
         except self.lost as error:
             return error
-
-    def _with_options(self) -> contextlib.AbstractContextManager[Any]:
-        from prefect_ray.context import remote_options
-
-        context: contextlib.AbstractContextManager[Any] = remote_options(**(self.options or {}))
-        return context
 
 
 def check_engine(config: RunConfig) -> None:
@@ -106,6 +87,7 @@ def start_engine(config: RunConfig, run: Run, corpus: CorpusConfig, models: Sequ
         return
     import ray
     from prefect_ray import RayTaskRunner
+    from prefect_ray.context import remote_options
 
     with _connect_ray(ray, config.ray_address):
         gpus = _gpus(ray, config.gpus_per_task)
@@ -118,8 +100,8 @@ def start_engine(config: RunConfig, run: Run, corpus: CorpusConfig, models: Sequ
             "num_cpus": 1, "num_gpus": gpus, "max_calls": 0 if not gpus or alone else 1, "max_retries": _CRASHES,
         }  # fmt: skip
         _check_nodes(ray, gpus, run, corpus, model)
-        with RayTaskRunner() as runner:  # finds the connection, and leaves it open
-            yield Engine([model], runner, options, (ray.exceptions.RayError,))
+        with RayTaskRunner() as runner, remote_options(**options):  # the runner leaves the connection open
+            yield Engine([model], runner, (ray.exceptions.RayError,))
 
 
 @contextlib.contextmanager
@@ -127,13 +109,12 @@ def _connect_ray(ray: Any, address: str | None) -> Iterator[None]:
     """Connect to a cluster. Without an address, start one on this host, which ends with the block."""
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
-        given = {"address": "local", "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     else:
         _check_address(address)
-        given = {"address": address}
+    local = {"address": "local", "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**given, log_to_driver=False, logging_level="ERROR")
+        ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level="ERROR")
     except (Exception, SystemExit) as error:  # the latter: Ray gives up on an address
         at = f"at {address}" if address else "on this host"
         raise BadInputError(
@@ -186,17 +167,11 @@ def _check_nodes(ray: Any, gpus: float, run: Run, corpus: CorpusConfig, model: M
     expected = {key: record[key] for key in ("code_version", "environment", "model_digest")}
     # The check needs no resources, so it does not queue. Its process ends afterwards and frees the model.
     check = ray.remote(num_cpus=0, num_gpus=0, max_calls=1)(find_faults)
-    arguments = (
-        run,
-        corpus,
-        model.model_copy(update={"device": "cpu", "compile": False}),
-        expected,
-        PREFECT_API_URL.value(),
-    )
+    on_cpu = model.model_copy(update={"device": "cpu", "compile": False})
     answers = {
         node["NodeManagerHostname"]: check.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(*arguments)
+        ).remote(run, corpus, on_cpu, expected, PREFECT_API_URL.value())
         for node in _nodes(ray)
         if node["Resources"].get("CPU", 0) >= 1 and node["Resources"].get("GPU", 0) >= gpus
     }
@@ -254,10 +229,7 @@ def limit_name(prefix: str, device: str) -> str:
 def find_limits(prefix: str | None, models: Sequence[ModelConfig]) -> list[str]:
     """Return the names of the concurrency limits of the models' devices; an empty list without a prefix.
 
-    With a prefix every GPU must have a limit; a limit for the CPU is optional.
-
-    Raises:
-        BadInputError: Prefect has no limit for a GPU.
+    With a prefix every GPU must have a limit, or BadInputError is raised; a limit for the CPU is optional.
     """
     if prefix is None:
         return []

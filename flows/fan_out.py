@@ -43,12 +43,8 @@ def fan_out(
     At most two batches of shards are submitted at a time, so that waiting tasks do not pile up in Prefect. While the
     last shards of one batch run, the next batch is already submitted, so no device is idle.
 
-    Returns:
-        One result per shard, in the order of the shards.
-
-    Raises:
-        Exception: An error that affects every shard: bad input, a damaged base run, a full disk. It is raised after all
-            submitted tasks have ended, so that no task writes into a run that has ended.
+    Returns one result per shard, in the order of the shards. An error that affects every shard (bad input, a damaged
+    base run, a full disk) is raised after all submitted tasks have ended: no task writes into a run that has ended.
     """
 
     def submit(batch: Sequence[Shard]) -> _Futures:

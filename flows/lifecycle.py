@@ -42,11 +42,8 @@ class AuditResult:
 def run_lifecycle(run: Run, signer: SigningKey | None = None) -> Iterator[Stages]:
     """Hold the lock of a run while its stages run in the block; then notify and record its status.
 
-    Yields:
-        The timer of the run's stages, in seconds. A resumed run adds to the times of its earlier attempts.
-
-    Raises:
-        ResumeError: Another process has locked the run, or has completed it in the meantime.
+    Yields the timer of the stages: a resumed run adds to the times of its earlier attempts. Raises ResumeError if
+    another process has locked the run, or has completed it in the meantime.
     """
     with lock_run(run):
         record = run.read_manifest()
@@ -70,9 +67,7 @@ def run_lifecycle(run: Run, signer: SigningKey | None = None) -> Iterator[Stages
 def conclude(run: Run, signer: SigningKey | None = None) -> AuditResult:
     """Write the report of a run whose stages have ended, and return the run's result.
 
-    Raises:
-        GateError: A gate stopped the run.
-        ShardsError: The run completed, but some shards failed.
+    Raises GateError if a gate stopped the run, and ShardsError if it completed but some shards failed.
     """
     record = run.read_manifest()
     counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}

@@ -40,7 +40,7 @@ class Pace:
             RATE.set(self._pairs / max(monotonic() - self._began, 1e-9))
 
 
-def _allocated_bytes(device: str) -> float:
+def _reserved_bytes(device: str) -> float:
     return float(m2ib.reserved_gpu_memory(device) or 0)
 
 
@@ -53,7 +53,7 @@ def serve_metrics(address: str | None, devices: Sequence[str] = ()) -> Iterator[
     host, _, port = address.rpartition(":")
     for device in devices:
         if m2ib.reserved_gpu_memory(device) is not None:
-            MEMORY.labels(device).set_function(partial(_allocated_bytes, device))
+            MEMORY.labels(device).set_function(partial(_reserved_bytes, device))
     try:
         server, thread = start_http_server(int(port), addr=host.strip("[]"))
     except OSError as error:

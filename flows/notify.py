@@ -61,12 +61,8 @@ def automations(
 ) -> list[tuple[str, AutomationCore | None]]:
     """Return (name, automation) for each automation of a notification block; None instead of one to be removed.
 
-    Args:
-        block: Type and name of the notification block.
-        block_id: Id of the block on the server.
-        on: Kinds of events to send; each is one of `CHOICES`.
-        confirmed_only: Notify only of confirmed alerts.
-        silent_after: Notify if no audit completes within this many hours; None disables this.
+    `on` lists the kinds of events to send, each one of `CHOICES`; `silent_after` is the number of hours without a
+    completed audit after which to notify.
     """
 
     def reactive(events: set[str], **match: Any) -> EventTrigger | None:
@@ -124,13 +120,9 @@ def _block_id(client: SyncPrefectClient, block: str) -> Any:
 def set_up(
     block: str, on: Sequence[str], confirmed_only: bool = False, silent_after: float | None = None
 ) -> list[tuple[str, str]]:
-    """Create, update or delete the automations of a block.
+    """Create, update or delete the automations of a block; see `automations` for the settings.
 
-    Returns:
-        (name, action) for each automation; the action is `created`, `updated` or `removed`.
-
-    Raises:
-        BadInputError: The block does not exist or is no notification block, or a kind of event is unknown.
+    Returns (name, action) for each automation; the action is `created`, `updated` or `removed`.
     """
     if unknown := [name for name in on if name not in CHOICES]:
         raise BadInputError(f"--on: got {', '.join(unknown)}, expected any of: {', '.join(CHOICES)}")

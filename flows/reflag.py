@@ -115,14 +115,7 @@ def _run_pipeline(
 def begin_reflag(
     lake: Root, run_id: str, alerts: AlertsConfig, phrases: PhrasesConfig
 ) -> tuple[Run, Run, dict[str, str]]:
-    """Create a run that copies the attributions of a complete run.
-
-    Returns:
-        The new run, the complete run, and the SQL text of each custom rule by name.
-
-    Raises:
-        BadInputError: The complete run does not exist, or a custom rule cannot be used.
-    """
+    """Create a run that re-flags a complete run; return both, and the SQL text of each custom rule by name."""
     record = complete_run(lake, run_id)
     earlier = Run(lake, record["run_id"])
     custom_rules = {} if alerts.rules is None else read_rules(alerts.rules)
@@ -150,11 +143,7 @@ def begin_reflag(
 
 
 def complete_run(lake: Root, run_id: str) -> dict[str, Any]:
-    """Return the manifest of a complete run; `latest` is the newest one that was not made by re-flagging.
-
-    Raises:
-        BadInputError: The run does not exist or is not complete.
-    """
+    """Return the manifest of a complete run; `latest` is the newest one that was not made by re-flagging."""
     complete = {record["run_id"]: record for record in sql.read_manifests(lake) if sql.is_complete(record)}
     if run_id == "latest":
         run_id = next((key for key in reversed(complete) if not complete[key].get("reflags")), run_id)

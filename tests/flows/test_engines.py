@@ -58,8 +58,8 @@ def configured(**run):
     [
         ({"ray_address": "auto"}, "ray_address: got 'auto' with engine = \"local\""),
         ({"gpus_per_task": 1}, 'gpus_per_task: got 1.0 with engine = "local"'),
-        ({"engine": "ray", "ray_address": "ray://head:10001"}, "expected auto or host:port"),
-        ({"engine": "ray", "ray_address": "head"}, "expected auto or host:port"),
+        ({"engine": "ray", "ray_address": "ray://head:10001"}, "run.ray_address"),
+        ({"engine": "ray", "ray_address": "head"}, "run.ray_address"),
         ({"engine": "ray", "gpus_per_task": 2}, "run.gpus_per_task"),
         ({"engine": "dask"}, "run.engine"),
     ],

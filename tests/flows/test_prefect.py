@@ -63,7 +63,7 @@ def test_no_alert_is_exit_code_0_and_a_complete_run_does_not_go_on(program, pref
     assert (answer["status"], answer["alerts"]) == ("completed", 0)
     again = program(prefect_server.environment, *command, "--resume", answer["run_id"])
     assert again.returncode == 2
-    assert f"run {answer['run_id']} is complete" in again.stderr
+    assert f"run {answer['run_id']} is completed and" in again.stderr
 
 
 def test_bad_input_is_exit_code_2_and_one_sentence(program, prefect_server, audit_file, tmp_path):

@@ -10,8 +10,7 @@ from flows import lifecycle
 from flows.config import parse
 from review.report.html import write_report
 from stores import ledger
-from stores.keys import create_key
-from tasks.errors import BadInputError
+from stores.keys import KeyFileError, create_key
 from tasks.lake.journal import record_run_end
 
 
@@ -91,7 +90,7 @@ def test_a_configured_key_signs_the_records(run, tmp_path):
     (record,) = ledger.read_records(run.lake)
     assert public.verify(record.signed_bytes(), record.signature)
     (tmp_path / "key").chmod(0o644)
-    with pytest.raises(BadInputError, match=r"\[ledger\] key: .* may be used by others"):
+    with pytest.raises(KeyFileError, match=r"key: .* may be used by others"):
         parse(config, "test").ledger.signer()
 
 

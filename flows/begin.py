@@ -85,7 +85,7 @@ def _check_and_describe(config: AuditConfig, models: Sequence[ModelConfig]) -> d
 
 def rule_digests(custom_rules: Mapping[str, str]) -> dict[str, str]:
     """Return the sha256 of each rule's SQL text by name: of the built-in rules and the custom rules (name -> text)."""
-    built_in = {name: sql.query_digest(f"rules/{name}") for name in sql.query_names("rules")}
+    built_in = {name: sql.text_digest(sql.query_text(f"rules/{name}")) for name in sql.query_names("rules")}
     return built_in | {name: sql.text_digest(text) for name, text in custom_rules.items()}
 
 

@@ -109,7 +109,7 @@ def _connect_ray(ray: Any, address: str | None) -> Iterator[None]:
     """Connect to a cluster. Without an address, start one on this host, which ends with the block."""
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
-    else:
+    elif address != "auto":
         _check_address(address)
     local = {"address": "local", "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     handler = signal.getsignal(signal.SIGTERM)
@@ -131,8 +131,6 @@ def _connect_ray(ray: Any, address: str | None) -> Iterator[None]:
 
 def _check_address(address: str) -> None:
     """Raise BadInputError if nothing listens at an address. Ray itself retries for minutes and then exits."""
-    if address == "auto":
-        return
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -1,6 +1,6 @@
 """Notifications: Prefect automations that send the audit's events to a notification block, managed by name."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -58,8 +58,8 @@ _SILENT_BODY = "no audit of this server has completed within {hours:g} hours; se
 
 def automations(
     block: str, block_id: Any, on: Collection[str], confirmed_only: bool, silent_after: float | None
-) -> list[tuple[str, AutomationCore | None]]:
-    """Return (name, automation) for each automation of a notification block; None instead of one to be removed.
+) -> Iterator[tuple[str, AutomationCore | None]]:
+    """Yield (name, automation) for each automation of a notification block; None instead of one to be removed.
 
     `on` lists the kinds of events to send, each one of `CHOICES`; `silent_after` is the number of hours without a
     completed audit after which to notify.
@@ -82,7 +82,6 @@ def automations(
     )  # fmt: skip
     flow_run = reactive(flow_runs, match_related=of_audit)
     silent_body = _SILENT_BODY.format(hours=silent_after or 0)
-    made: list[tuple[str, AutomationCore | None]] = []
     for about, description, trigger, subject, body in (
         ("alerts", "new, changed and resolved alerts", reactive(alerts, **labels), _ALERT_SUBJECT, _ALERT_BODY),
         ("runs", "how audits ended, and digests", reactive(runs), _RUN_SUBJECT, _RUN_BODY),
@@ -93,8 +92,7 @@ def automations(
         name = f"m2ib-audit {about} to {block}"
         actions: list[Any] = [SendNotification(block_document_id=block_id, subject=subject, body=body)]
         core = AutomationCore(name=name, description=description, trigger=trigger, actions=actions) if trigger else None
-        made.append((name, core))
-    return made
+        yield name, core
 
 
 def _block_id(client: SyncPrefectClient, block: str) -> Any:

@@ -22,12 +22,11 @@ from sql.lake import (
     audit_id,
     connect,
     is_complete,
-    manifest_path,
     manifest_sha256,
     read_manifests,
 )
-from sql.queries import conform, describe_view, query_digest, query_names, query_text, schema, text_digest, view_names
-from sql.read import QueryError, frame, read, read_table, rows, table
+from sql.queries import conform, describe_view, query_names, query_text, schema, text_digest, view_names
+from sql.read import QueryError, read, read_table, rows, table
 from stores import LakeError
 
 __all__ = [
@@ -42,11 +41,8 @@ __all__ = [
     "conform",
     "connect",
     "describe_view",
-    "frame",
     "is_complete",
-    "manifest_path",
     "manifest_sha256",
-    "query_digest",
     "query_names",
     "query_text",
     "read",

@@ -1,14 +1,13 @@
 """Access to a lake: manifests of its runs, and DuckDB connections to the files that the manifests list."""
 
 import hashlib
-import io
 import json
 import re
 import shutil
 import threading
 import uuid
 import weakref
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cache
@@ -17,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.json import ParseOptions, ReadOptions, read_json
 
 import stores
 from sql.queries import query_names, query_text, schema
@@ -161,7 +158,7 @@ def connect(
         _define_remote_tables(connection, lake, entries)
         files = (stores.copy_path(entry["sha256"]) for table in TABLES for entry in entries[table])
         kind, readable = "allowed_paths", [*map(_empty_file, TABLES), *files]
-    _define_runs(connection, records)
+    _insert(connection, "runs", [_run_row(record) for record in records])
     _define_decisions(connection, decisions)
     for name in query_names("macros"):
         connection.execute(query_text(f"macros/{name}"))
@@ -279,19 +276,17 @@ def _empty_file(table: str) -> Path:
     return path
 
 
-def _define_runs(connection: Connection, records: list[dict[str, Any]]) -> None:
-    rows = []
-    for record in records:
-        times = {key: record[key] and datetime.fromisoformat(record[key]) for key in ("started_at", "finished_at")}
-        rows.append({**record, **record["counts"], **times, "config": json.dumps(record["config"], sort_keys=True)})
-    _insert(connection, "runs", rows)
+def _run_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest as a row of `runs`."""
+    times = {key: record[key] and datetime.fromisoformat(record[key]) for key in ("started_at", "finished_at")}
+    return {**record, **record["counts"], **times, "config": json.dumps(record["config"], sort_keys=True)}
 
 
 def _define_decisions(connection: Connection, records: Iterable[ledger.Record]) -> None:
     for table, kind in LEDGER_TABLES.items():
         try:
             _insert(connection, table, [_decision_row(record) for record in records if record.kind == kind])
-        except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (duckdb.Error, AttributeError, KeyError, TypeError, ValueError) as error:
             raise LakeError(
                 f"ledger: a {kind} is not as this release writes it ({type(error).__name__}: {error}); see m2ib-audit "
                 "verify"
@@ -308,21 +303,12 @@ def _decision_row(record: ledger.Record) -> dict[str, Any]:
     return row | {"person": ledger.normalize_person(reviewer["name"]), "until": until and date.fromisoformat(until)}
 
 
-def _insert(connection: Connection, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+def _insert(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Define a table of `schema/` that is not stored as Parquet, and insert rows. Keys without a column are ignored."""
-    columns = schema(table).names
     connection.execute("USE stored")
     connection.execute(query_text(f"schema/{table}"))
-    lines = [json.dumps({key: row.get(key) for key in columns}, default=_to_json, allow_nan=False) for row in rows]
-    if lines:
-        # Arrow's JSON reader checks types. Unlike Table.from_pylist, it does not import pandas.
-        data = "\n".join(lines).encode()
-        types = ParseOptions(explicit_schema=schema(table), unexpected_field_behavior="error")
-        incoming = read_json(io.BytesIO(data), ReadOptions(block_size=len(data)), types)  # one block: any row fits
-        connection.from_arrow(incoming).insert_into(table)
+    if rows:
+        values = [{key: row.get(key) for key in schema(table).names} for row in rows]
+        text = f"INSERT INTO {table} BY NAME SELECT unnest(row) FROM (SELECT unnest($rows) AS row)"  # noqa: S608
+        connection.execute(text, {"rows": values})
     connection.execute("USE main")
-
-
-def _to_json(value: date) -> str | int:
-    """Convert a datetime to ISO 8601 text, and a date to days since 1970-01-01, as Arrow's JSON reader expects."""
-    return value.isoformat() if isinstance(value, datetime) else (value - date(1970, 1, 1)).days

@@ -24,11 +24,6 @@ def query_text(name: str) -> str:
     return (_ROOT / f"{name}.sql").read_text(encoding="utf-8")
 
 
-def query_digest(name: str) -> str:
-    """Return the sha256 (hex) of the SQL text of a query, which is given as `folder/name`."""
-    return text_digest(query_text(name))
-
-
 def text_digest(text: str) -> str:
     """Return the sha256 (hex) of a SQL text."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -37,12 +37,6 @@ def table(connection: Connection, name: str, **parameters: Any) -> pa.Table:
     return _execute(connection, lambda cursor: cursor.sql(text, params=parameters or None).to_arrow_table())
 
 
-def frame(connection: Connection, name: str, **parameters: Any) -> Any:
-    """Run a query of this package, and return its rows as a pandas DataFrame. See `rows` for the arguments."""
-    text = query_text(name)
-    return _execute(connection, lambda cursor: cursor.sql(text, params=parameters or None).df())
-
-
 def read(connection: Connection, text: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """Run a single SELECT statement, and return its rows as dictionaries that can be serialized to JSON.
 

@@ -110,10 +110,9 @@ def _run_child(request: bytes, limits: Limits) -> pa.Table:
 
 def _execute(request: dict[str, Any], limits: Limits) -> pa.Table:
     stores.use_scratch_folder(Path(request["folder"]))
-    run_ids = request["run_ids"]
-    first, rest = (None, ()) if run_ids is None else (run_ids[0], run_ids[1:])
-    lake = stores.parse_root(request["lake"], "lake")
-    connection = sql.connect(lake, first, rest, request["with_decisions"], f"{limits.memory >> 21}MiB", _THREADS)
+    lake, run_ids = stores.parse_root(request["lake"], "lake"), request["run_ids"] or [None]
+    memory = f"{limits.memory >> 21}MiB"
+    connection = sql.connect(lake, run_ids[0], run_ids[1:], request["with_decisions"], memory, _THREADS)
     _apply_limits(limits)
     return _check_size(sql.read_table(connection, request["text"], None, limits.rows), limits)
 

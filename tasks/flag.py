@@ -43,7 +43,7 @@ def flag_regions(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, st
             changes.write_table(table, hottest, _HOTTEST)
     with run.connect() as connection:
         findings = [
-            {**row, "rule": rule, "rule_digest": sql.query_digest(f"rules/{rule}")}
+            {**row, "rule": rule, "rule_digest": sql.text_digest(sql.query_text(f"rules/{rule}"))}
             for rule in track(sql.query_names("rules"), description="applying rules")
             for row in sql.rows(connection, f"rules/{rule}", **thresholds)
         ]

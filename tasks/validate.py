@@ -119,7 +119,7 @@ def check_run(run: Run) -> GateOutcome:
     rows: list[dict[str, Any]] = []
     with run.connect() as connection:
         for suite in track(SUITES, description="checking gates"):
-            rows.extend(check_frame(suite, sql.frame(connection, f"gates/{suite}", run_id=run.run_id)))
+            rows.extend(check_frame(suite, sql.table(connection, f"gates/{suite}", run_id=run.run_id).to_pandas()))
         totals = next(iter(sql.rows(connection, "gates/accounting", run_id=run.run_id)), {})
     run.write_table("validations", rows)
     failed = [row for row in rows if not row["success"]]

@@ -425,3 +425,12 @@ def forget():
             path.unlink()
 
     return remove
+
+
+@pytest.fixture(scope="session")
+def prefect_harness():
+    """Flows of this process run under a temporary Prefect until the session ends."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=240):
+        yield

@@ -126,14 +126,6 @@ def test_a_documented_corpus_is_described(line, corpora, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def prefect_is_up():
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=240):
-        yield
-
-
-@pytest.fixture(scope="module")
 def phantom_corpora(phantoms, tmp_path_factory):
     """A folder with the corpora of docs/corpora.md: of phantoms, one of whose images is cut short."""
     folder = tmp_path_factory.mktemp("audited")
@@ -155,7 +147,7 @@ def maps_of_all():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", corpus_commands())
-def test_a_documented_corpus_is_audited(line, phantom_corpora, prefect_is_up, maps_of_all, tmp_path, monkeypatch):
+def test_a_documented_corpus_is_audited(line, phantom_corpora, prefect_harness, maps_of_all, tmp_path, monkeypatch):
     monkeypatch.chdir(phantom_corpora)
     (path,) = [word for word in shlex.split(line) if word.startswith("my-")]
     (example,) = [block.values[0] for block in blocks("toml") if "my-webdataset" in block.values[0]]

@@ -19,6 +19,7 @@ from rich.console import Console
 
 import sql
 from stores import InputError, Root, UrlError, lake_root
+from stores.keys import load_key
 from tasks.errors import AuditError
 
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -104,12 +105,6 @@ def parse_lake(lake: object) -> Root:
         fail(f"--lake: {error}")
 
 
-def _load_signer(key: str) -> Any:
-    from stores.keys import load_key
-
-    return load_key(Path(key))
-
-
 LakeOption = Annotated[
     Any,  # a Root, whose type is not known at run time
     typer.Option("--lake", parser=parse_lake, metavar="FOLDER|URL", help="Folder of the lake, or s3://bucket/folder."),
@@ -119,7 +114,7 @@ LAKE = Path("lake")
 KeyOption = Annotated[
     Any,
     typer.Option(
-        "--key", parser=_load_signer, metavar="FILE", envvar="M2IB_AUDIT_KEY",
+        "--key", parser=lambda path: load_key(Path(path)), metavar="FILE", envvar="M2IB_AUDIT_KEY",
         help="Private key that signs records of the ledger; see `key new`.",
     ),
 ]  # fmt: skip

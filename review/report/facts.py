@@ -76,7 +76,7 @@ class RunFacts:
         decisions = read("review/decisions", run_id=self.run_id)
         # By alert id; alerts without a decision are left out.
         self.decisions = {row["alert_id"]: row for row in decisions if row["decided"] is not None}
-        self.sign_offs = read("review/sign_offs", run_id=self.run_id)
+        self.sign_offs = read("review/sign_offs_of_run", run_id=self.run_id)
         # By the number of the record that they countersign.
         self.countersigns = {row["record"]: row for row in read("review/countersigned")}
         in_force = {row["review"] for row in decisions}

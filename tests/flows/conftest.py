@@ -50,15 +50,6 @@ QUIET = {
 }
 
 
-@pytest.fixture(scope="module")
-def prefect_harness():
-    """Flows of this process run under a temporary Prefect; only for a module, since it is where others look for one."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=240):
-        yield
-
-
 @pytest.fixture(scope="session")
 def own_prefect(tmp_path_factory):
     """The environment of a Prefect that shares nothing with the user's; without an API it starts its own server."""

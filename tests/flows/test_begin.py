@@ -32,7 +32,9 @@ def test_the_manifest_says_what_is_audited_with_what(config, phantoms):
     assert record["seed"] == 0
     assert record["model"] == "demo/shortcut"
     assert re.fullmatch("[0-9a-f]{64}", record["model_digest"])
-    assert record["rules"] == {name: sql.query_digest(f"rules/{name}") for name in sql.query_names("rules")}
+    assert record["rules"] == {
+        name: sql.text_digest(sql.query_text(f"rules/{name}")) for name in sql.query_names("rules")
+    }
     assert record["environment"]["torch"] == metadata.version("torch")
 
 

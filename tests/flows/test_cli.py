@@ -230,7 +230,7 @@ def test_an_invalid_since_is_bad_input(call, two_nights):
 
 
 def test_notify_needs_a_server(monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", "")
+    monkeypatch.setattr("prefect.settings.PREFECT_API_URL", types.SimpleNamespace(value=lambda: None))
     result = CliRunner().invoke(cli.app, ["notify", "--block", "custom-webhook/x"])
     assert result.exit_code == 2
     assert "PREFECT_API_URL is not set" in result.stderr

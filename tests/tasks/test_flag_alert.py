@@ -39,7 +39,7 @@ def test_every_region_of_every_pair_is_weighed(planted):
     ]
     assert findings[0]["effect"] == pytest.approx(6)
     assert findings[1]["effect"] == pytest.approx((6 + 1) / 2)
-    assert {row["rule_digest"] for row in findings} == {sql.query_digest("rules/region_mass")}
+    assert {row["rule_digest"] for row in findings} == {sql.text_digest(sql.query_text("rules/region_mass"))}
     assert {row["run_id"] for row in findings} == {planted.run_id}
 
 

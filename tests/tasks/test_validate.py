@@ -40,7 +40,7 @@ def failures_of(suite, frame):
 
 def failures(run, suite):
     with run.connect() as connection:
-        return failures_of(suite, sql.frame(connection, f"gates/{suite}", run_id=run.run_id))
+        return failures_of(suite, sql.table(connection, f"gates/{suite}", run_id=run.run_id).to_pandas())
 
 
 def test_a_healthy_run_passes_and_every_check_is_stored(audited):
@@ -197,7 +197,9 @@ def frames(hand_written_run, tmp_path_factory):
     run.write_table("attributions", [row | change for row, change in zip(rows, changes, strict=True)])
     with run.connect() as connection:
         return {
-            suite: sql.frame(connection, f"gates/{suite}", run_id=run.run_id).sort_values("pair_id", ignore_index=True)
+            suite: sql.table(connection, f"gates/{suite}", run_id=run.run_id)
+            .to_pandas()
+            .sort_values("pair_id", ignore_index=True)
             for suite in ("corpus", "attributions")
         }
 
@@ -225,7 +227,7 @@ def test_one_sick_pair_fails_critically(frames, change, expected):
 
 def test_a_check_that_raises_has_failed_and_says_why(healthy):
     with healthy.connect() as connection:
-        frame = sql.frame(connection, "gates/corpus", run_id=healthy.run_id)
+        frame = sql.table(connection, "gates/corpus", run_id=healthy.run_id).to_pandas()
     rows = check_frame("corpus", frame.drop(columns=["width"]))
     (failed,) = [row for row in rows if not row["success"]]
     assert (failed["column_name"], failed["severity"]) == ("width", "critical")

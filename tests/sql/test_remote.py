@@ -124,9 +124,7 @@ def test_two_runs_are_read_together_and_missing_columns_are_null(fill, filled, t
         changes.register_files("pairs", [filled.path("pairs")], [2])
     forget()
     with sql.connect(filled.lake) as connection:
-        found = sql.read(
-            connection, "SELECT count(DISTINCT run_id) AS r, count(*) AS n, count(width) AS w FROM pairs"
-        )
+        found = sql.read(connection, "SELECT count(DISTINCT run_id) AS r, count(*) AS n, count(width) AS w FROM pairs")
     assert found == [{"r": 2, "n": 4, "w": 2}]
 
 

@@ -37,7 +37,7 @@ from demo.corpus import generate
 from flows.begin import begin
 from flows.config import AuditConfig, parse
 from flows.engines import Engine
-from flows.fan_out import attribution_plan, fan_out
+from flows.fan_out import fan_out
 from tasks import attribute as attribution
 from tasks.attribute import calibrate
 from tasks.ingest import ingest
@@ -125,7 +125,7 @@ def run_stages(run: Run, config: AuditConfig, clock: Clock) -> int:
         models = config.models()
         with clock.measure("ingest"):
             shards = ingest(run, config.corpus, config.regions.columns, config.lake.shard_size, config.seed)
-        plan = attribution_plan(run, config)
+        plan = config.attribution_plan(run.read_manifest())
         with clock.measure("calibrate"):
             calibrate(run, config.corpus, models[0], plan)
         with clock.measure("attribute"):
@@ -174,7 +174,9 @@ def measure_fan_out(shards: int) -> float:
         @flow(name="memory benchmark", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False)  # type: ignore[arg-type]  # as in flows.audit
         def stages() -> int:
             empty = [Shard(index, 1) for index in range(shards)]
-            return len(fan_out(run, empty, config, Engine(config.models()), attribution_plan(run, config)))
+            return len(
+                fan_out(run, empty, config, Engine(config.models()), config.attribution_plan(run.read_manifest()))
+            )
 
         with patch.object(attribution, "attribute_pairs", skip_attribution):
             if (count := stages()) != shards:

@@ -41,7 +41,6 @@ from corpora.corpus import WORKERS
 from demo.corpus import generate
 from flows.begin import begin
 from flows.config import parse
-from flows.fan_out import attribution_plan
 from tasks import attribute
 from tasks.ingest import ingest_corpus
 from tasks.lake.run import Run
@@ -164,7 +163,7 @@ def time_demo_stages(folder: Path, pairs: int) -> dict[str, float]:
     clock = [time.perf_counter()]
     shards = ingest_corpus(run, source, config.regions.columns, config.lake.shard_size, config.seed)
     clock.append(time.perf_counter())
-    plan = attribution_plan(run, config)
+    plan = config.attribution_plan(run.read_manifest())
     attribute.calibrate_features(run, source, models[0], plan)
     clock.append(time.perf_counter())
     timer = WaitTimer()

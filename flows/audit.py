@@ -11,7 +11,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.begin import begin, find_run_of_flow
 from flows.config import AuditConfig
 from flows.engines import acquire_slots, find_limits, start_engine
-from flows.fan_out import attribution_plan, fan_out
+from flows.fan_out import fan_out
 from flows.lifecycle import AuditResult, conclude, run_lifecycle
 from flows.metrics import INGEST_ERRORS, serve_metrics
 from tasks.alert import alert
@@ -78,7 +78,7 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
             shards = ingest(run, corpus, config.regions.columns, config.lake.shard_size, config.seed)
         INGEST_ERRORS.set(run.read_manifest()["counts"]["errors"])
         if shards:
-            plan = attribution_plan(run, config)
+            plan = config.attribution_plan(run.read_manifest())
             with (
                 stage("attribute"),
                 acquire_slots(gpu_limits if config.run.engine == "local" else []),

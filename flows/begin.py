@@ -9,7 +9,6 @@ from typing import Any
 from prefect import runtime
 
 import sql
-from corpora import CorpusError
 from flows.config import AuditConfig, config_digest
 from flows.engines import check_engine
 from flows.provenance import code_version, environment
@@ -43,7 +42,7 @@ def begin(config: AuditConfig, models: Sequence[ModelConfig], resume: str | None
     """Create a new run, or prepare an unfinished one to be resumed; `resume` is the id of the unfinished one.
 
     Raises:
-        BadInputError: The corpus, the model, a rule, a detector or the lake cannot be used. No run is created.
+        InputError: The corpus, the model, a rule, a detector or the lake cannot be used. No run is created.
         ResumeError: The run to resume is unknown or complete, or began with different settings.
     """
     facts = _check_and_describe(config, models)
@@ -56,11 +55,8 @@ def begin(config: AuditConfig, models: Sequence[ModelConfig], resume: str | None
 def _check_and_describe(config: AuditConfig, models: Sequence[ModelConfig]) -> dict[str, Any]:
     """Check the audit before its run is created, and return the facts about it that the manifest stores."""
     check_engine(config.run)
-    try:
-        corpus = load_corpus(config.corpus)
-        corpus.count()
-    except CorpusError as error:
-        raise BadInputError(str(error)) from error
+    corpus = load_corpus(config.corpus)
+    corpus.count()
     model = load_model(models[0])
     try:
         config.bottleneck_config().check_layers(model.image.num_blocks, model.text.num_blocks)

@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -241,12 +242,11 @@ class AuditConfig(Section):
         settings["alerts"] |= {"rules": {name: sql.text_digest(text) for name, text in self.custom_rules.items()}}
         return settings
 
-    def attribution_plan(self, model_digest: str, calibrated_on: str, code_version: str) -> AttributionPlan:
-        """Return the plan of the attribution, with the key under which finished shards are cached.
-
-        `calibrated_on` is the digest of the corpus, or of the feature statistics if an earlier run's are reused.
-        """
-        key = config_digest([self.resolve_settings()["bottleneck"], model_digest, calibrated_on, code_version])
+    def attribution_plan(self, record: Mapping[str, Any]) -> AttributionPlan:
+        """Return the plan of the attribution for a run with this manifest, whose corpus has been ingested."""
+        calibrated_on = record["calibration_sha256"] or record["corpus_digest"]
+        facts = record["model_digest"], calibrated_on, record["code_version"]
+        key = config_digest([self.resolve_settings()["bottleneck"], *facts])  # under which finished shards are cached
         section = self.bottleneck
         return AttributionPlan(self.bottleneck_config(), section.calibration_pairs, section.second_seed, key)
 

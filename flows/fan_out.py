@@ -28,13 +28,6 @@ _AFFECTS_ALL_SHARDS = (BadInputError, StoreError, sql.LakeError, PrefectExceptio
 _Futures = list[tuple[Shard, PrefectFuture[ShardResult]]]
 
 
-def attribution_plan(run: Run, config: AuditConfig) -> AttributionPlan:
-    """Return the plan of the attribution for a run whose corpus has been ingested."""
-    record = run.read_manifest()
-    calibrated_on = record["calibration_sha256"] or record["corpus_digest"]
-    return config.attribution_plan(record["model_digest"], calibrated_on, record["code_version"])
-
-
 def fan_out(
     run: Run, shards: Sequence[Shard], config: AuditConfig, engine: Engine, plan: AttributionPlan
 ) -> list[ShardResult]:

@@ -98,7 +98,7 @@ def read_manifests(lake: Root, run_id: str | None = None, also: Collection[str] 
 
 
 def _parse_manifest(data: bytes, run_id: str) -> dict[str, Any]:
-    """Return a manifest. Raises ValueError if it is not one of this run, with files in the run's folder."""
+    """Return the manifest of a run. Raises ValueError if it is invalid or lists files outside the run's folder."""
     record = json.loads(data.decode())
     if missing := _MANIFEST_KEYS.difference(record if isinstance(record, dict) else ()):
         raise ValueError(f"no {', '.join(sorted(missing))}")

@@ -252,9 +252,7 @@ class Line:
 
     @property
     def plan(self):
-        from flows.fan_out import attribution_plan
-
-        return attribution_plan(self.run, self.config)
+        return self.config.attribution_plan(self.run.read_manifest())
 
     def attribute(self, shard):
         from tasks.attribute import attribute_pairs

@@ -171,7 +171,7 @@ def _format_cell(value: Any) -> str:
 
 
 def _fits(names: list[str], cells: list[list[str]]) -> bool:
-    """Return whether a table fits the terminal: at most its widest column wraps, and that column stays wide enough."""
+    """Return whether a table fits the terminal if only its widest column wraps, to `_READABLE` characters or more."""
     widths = [
         max(cell_len(line) for text in column for line in text.splitlines() or [""])
         for column in zip(names, *cells, strict=True)

@@ -2,12 +2,6 @@
 -- Grain: alert. Parameters: $audit, $run_id, $model, $corpus, $rule, $region, $slice, $severity, $state, $life, $decision, $alone, $words, $sort, $upwards, $limit, $offset.
 -- NULL: any. $decision 'waiting': open, pending or needs_data. $run_id 'newest': the newest complete run of each audit. $alone: independent alerts only.
 -- $words: in region, slice or rule. $sort: effect, share, n, cost, region, slice, run; else independent alerts that wait for a decision first, then by strength. `found` counts all of them.
-WITH newest AS (
-    SELECT max(run_id) AS run_id
-    FROM runs
-    WHERE starts_with(status, 'completed')
-    GROUP BY corpus, model
-)
 SELECT
     a.* EXCLUDE (pair_ids),
     r.model,
@@ -25,7 +19,10 @@ LEFT JOIN lives AS l ON l.run_id = a.run_id AND l.alert_id = a.alert_id
 LEFT JOIN triage AS t ON t.run_id = a.run_id AND t.alert_id = a.alert_id
 WHERE
     ($audit IS NULL OR audit_id(r.corpus, r.model) = $audit)
-    AND ($run_id IS NULL OR a.run_id = $run_id OR ($run_id = 'newest' AND a.run_id IN (SELECT run_id FROM newest)))
+    AND (
+        $run_id IS NULL OR a.run_id = $run_id
+        OR ($run_id = 'newest' AND a.run_id IN (SELECT max(run_id) FROM runs WHERE starts_with(status, 'completed') GROUP BY corpus, model))
+    )
     AND ($model IS NULL OR r.model = $model)
     AND ($corpus IS NULL OR r.corpus = $corpus)
     AND ($rule IS NULL OR a.rule = $rule)

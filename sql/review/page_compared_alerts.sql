@@ -1,11 +1,8 @@
 -- The alerts of two runs, matched by rule, region and slice; first those that only one run has.
 -- Grain: alert of either. Parameters: $left, $right.
 SELECT
-    coalesce(l.rule, r.rule) AS rule,
+    rule, region, slice_kind, slice,
     coalesce(l.side, r.side) AS side,
-    coalesce(l.region, r.region) AS region,
-    coalesce(l.slice_kind, r.slice_kind) AS slice_kind,
-    coalesce(l.slice, r.slice) AS slice,
     coalesce(l.explained_by, r.explained_by) AS explained_by,
     coalesce(l.effect, r.effect) AS effect,
     l.alert_id AS left_id, l.state AS left_state, l.severity AS left_severity, l.share AS left_share, l.effect AS left_effect, l.n AS left_n,

@@ -2,15 +2,7 @@
 -- Grain: pair. Parameters: $run_id, $slice_kind, $slice, $region, $low_share, $high_share, $low_cosine, $high_cosine, $words, $failed, $sort, $upwards, $limit, $offset.
 -- NULL: any. With the share and bits of the region (or phrase) in each pair. $failed: only pairs that could not be attributed.
 -- $sort: cosine, bits, share, stability, text; else the order of the corpus. `found` counts all of them.
-WITH members AS (
-    SELECT pair_id FROM slice_members($run_id, $slice_kind, $slice)
-),
-shares AS (
-    SELECT pair_id, share, area, nats
-    FROM region_shares
-    WHERE $region IS NOT NULL AND run_id = $run_id AND region = $region
-),
-chosen AS (
+WITH chosen AS (
     SELECT
         p.pair_id, p.row_number, p.file_name, p.caption,
         a.pair_id IS NULL AS failed, a.cosine, a.image_nats, a.text_nats, a.image_stability,
@@ -29,10 +21,10 @@ chosen AS (
         ) AS key
     FROM pairs AS p
     LEFT JOIN attributions AS a USING (run_id, pair_id)
-    LEFT JOIN shares AS s USING (pair_id)
+    LEFT JOIN region_shares AS s ON s.run_id = $run_id AND s.region = $region AND s.pair_id = p.pair_id
     WHERE
         p.run_id = $run_id
-        AND ($slice IS NULL OR p.pair_id IN (SELECT pair_id FROM members))
+        AND ($slice IS NULL OR p.pair_id IN (SELECT pair_id FROM slice_members($run_id, $slice_kind, $slice)))
         AND ($region IS NULL OR s.area > 0)
         AND ($low_share IS NULL OR s.share >= $low_share)
         AND ($high_share IS NULL OR s.share <= $high_share)

@@ -53,7 +53,7 @@ def test_the_maps_of_all_formats_are_identical(written, settings, tmp_path):
         source, models = config.corpus, config.models()
         run = begin(config, models, None)
         record = run.read_manifest()
-        plan = config.attribution_plan(record["model_digest"], "digest", record["code_version"])
+        plan = config.attribution_plan(record | {"corpus_digest": "digest"})
         shards = ingest_corpus(run, source, config.regions.columns, 16, config.seed)
         calibrate_features(run, source, models[0], plan)
         result = attribute_pairs(run, shards[0], source, models[0], plan)

@@ -156,7 +156,7 @@ def test_the_first_error_is_raised_if_the_end_cannot_be_stored(audited, config, 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(flow, "attribution_plan", lambda *_: (_ for _ in ()).throw(ValueError("the first error")))
+    monkeypatch.setattr(flow, "find_limits", lambda *_: (_ for _ in ()).throw(ValueError("the first error")))
     monkeypatch.setattr(flow.Run, "finish", full)
     with pytest.raises(ValueError, match="the first error"):
         audited(config)

@@ -142,9 +142,7 @@ def test_what_decides_a_map_is_in_the_name_of_its_file(finished, settings, phant
     record = audit.run.read_manifest()
 
     def name(config=audit.config, shard=shards[0], rows=pairs, **changed):
-        given = {key: record[key] for key in ("model_digest", "code_version")}
-        given |= {"calibrated_on": record["corpus_digest"]} | changed
-        return stage._shard_name(shard, config.attribution_plan(**given), rows)
+        return stage._shard_name(shard, config.attribution_plan(record | changed), rows)
 
     def configured(**bottleneck):
         return settings(phantoms, audit.run.lake, bottleneck=QUICK | bottleneck)
@@ -158,7 +156,7 @@ def test_what_decides_a_map_is_in_the_name_of_its_file(finished, settings, phant
         name(configured(image={"beta": 0.5})),
         name(configured(text={"special": "open"})),
         name(model_digest="another"),
-        name(calibrated_on="another"),
+        name(corpus_digest="another"),
         name(code_version="another"),
         name(rows=pairs[1:]),
         name(rows=pairs[::-1]),

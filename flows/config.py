@@ -21,23 +21,12 @@ import sql
 from corpora import is_url
 from stores import Root, lake_root
 from stores.keys import SigningKey, load_key
+from tasks import settings
 from tasks.custom_rules import read_rules
 from tasks.errors import BadInputError
 from tasks.records import AttributionPlan, Box
 from tasks.regions.detectors import detector_versions
 from tasks.regions.masks import read_mask
-from tasks.settings import (
-    AlertsConfig,
-    ClustersConfig,
-    ConfirmConfig,
-    CorpusConfig,
-    DiscoverConfig,
-    ModelConfig,
-    NotifyConfig,
-    PhrasesConfig,
-    RegionsConfig,
-    Section,
-)
 
 
 def _path_unless_url(given: object) -> object:
@@ -50,7 +39,7 @@ def _path_unless_url(given: object) -> object:
 LakePath = Annotated[Path | str, BeforeValidator(_path_unless_url)]
 
 
-class GateSettings(Section):
+class GateSettings(settings.Section):
     """Settings of the bottleneck in one tower; missing keys have the values of the preset."""
 
     depth: float | None = Field(
@@ -71,7 +60,7 @@ class GateSettings(Section):
     )
 
 
-class BottleneckSettings(Section):
+class BottleneckSettings(settings.Section):
     """Settings of the attribution; missing keys have the values of the preset."""
 
     preset: Literal["audit", "paper"] = Field("audit", description="Defaults of all other keys.")
@@ -93,7 +82,7 @@ class BottleneckSettings(Section):
     text: GateSettings = GateSettings()
 
 
-class ReviewConfig(Section):
+class ReviewConfig(settings.Section):
     """Requirements for reviewers' decisions and signatures; they do not change the results of the run."""
 
     four_eyes: bool = Field(
@@ -103,7 +92,7 @@ class ReviewConfig(Section):
     )
 
 
-class LedgerConfig(Section):
+class LedgerConfig(settings.Section):
     """The lake's ledger, which records the end of each run."""
 
     key: Path | None = Field(
@@ -116,7 +105,7 @@ class LedgerConfig(Section):
         return None if self.key is None else load_key(self.key)
 
 
-class LakeConfig(Section):
+class LakeConfig(settings.Section):
     """Where results are stored."""
 
     path: LakePath = Field(
@@ -133,7 +122,7 @@ class LakeConfig(Section):
         return root.resolve() if isinstance(root, Path) else root
 
 
-class RunConfig(Section):
+class RunConfig(settings.Section):
     """How an audit uses CPUs, GPUs and workers; these settings do not change its results."""
 
     gpu_limit: str | None = Field(
@@ -164,19 +153,19 @@ class RunConfig(Section):
         return self
 
 
-class AuditConfig(Section):
+class AuditConfig(settings.Section):
     """Configuration of one audit: all sections of AUDIT.toml."""
 
-    corpus: CorpusConfig
-    model: ModelConfig
+    corpus: settings.CorpusConfig
+    model: settings.ModelConfig
     bottleneck: BottleneckSettings = BottleneckSettings()
-    regions: RegionsConfig = RegionsConfig()
-    discover: DiscoverConfig = DiscoverConfig()
-    clusters: ClustersConfig = ClustersConfig()
-    phrases: PhrasesConfig = PhrasesConfig()
-    alerts: AlertsConfig = AlertsConfig()
-    confirm: ConfirmConfig = ConfirmConfig()
-    notify: NotifyConfig = NotifyConfig()
+    regions: settings.RegionsConfig = settings.RegionsConfig()
+    discover: settings.DiscoverConfig = settings.DiscoverConfig()
+    clusters: settings.ClustersConfig = settings.ClustersConfig()
+    phrases: settings.PhrasesConfig = settings.PhrasesConfig()
+    alerts: settings.AlertsConfig = settings.AlertsConfig()
+    confirm: settings.ConfirmConfig = settings.ConfirmConfig()
+    notify: settings.NotifyConfig = settings.NotifyConfig()
     review: ReviewConfig = ReviewConfig()
     ledger: LedgerConfig = LedgerConfig()
     lake: LakeConfig = LakeConfig()
@@ -201,7 +190,7 @@ class AuditConfig(Section):
             overrides[tower] = replace(getattr(config, tower), **getattr(section, tower).model_dump(exclude_none=True))
         return replace(config, **{key: value for key, value in overrides.items() if value is not None})
 
-    def models(self) -> list[ModelConfig]:
+    def models(self) -> list[settings.ModelConfig]:
         """Return one model specification for each device. Raises BadInputError for an unavailable device."""
         try:
             devices = m2ib.list_devices(self.model.device)
@@ -231,16 +220,16 @@ class AuditConfig(Section):
         """Return all settings that decide the results, as JSON: the manifest stores them."""
         sections = {"corpus", "model", "regions", "discover", "clusters", "phrases", "alerts", "confirm"}
         batches = {"model": {"device", "batch_size", "compile"}}  # how the work is done does not decide the results
-        settings = self.model_dump(mode="json", include=sections, exclude=batches)
-        settings["bottleneck"] = asdict(self.bottleneck_config()) | {
+        dumped = self.model_dump(mode="json", include=sections, exclude=batches)
+        dumped["bottleneck"] = asdict(self.bottleneck_config()) | {
             key: getattr(self.bottleneck, key) for key in ("calibration_pairs", "second_seed")
         }
-        settings["regions"] |= {
+        dumped["regions"] |= {
             "masks": {name: sha256 for name, (sha256, _) in self.masks.items()},
             "detectors": detector_versions(self.regions.detectors),
         }
-        settings["alerts"] |= {"rules": {name: sql.text_digest(text) for name, text in self.custom_rules.items()}}
-        return settings
+        dumped["alerts"] |= {"rules": {name: sql.text_digest(text) for name, text in self.custom_rules.items()}}
+        return dumped
 
     def attribution_plan(self, record: Mapping[str, Any]) -> AttributionPlan:
         """Return the plan of the attribution for a run with this manifest, whose corpus has been ingested."""

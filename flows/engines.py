@@ -107,19 +107,19 @@ def start_engine(config: RunConfig, run: Run, corpus: CorpusConfig, models: Sequ
 @contextlib.contextmanager
 def _connect_ray(ray: Any, address: str | None) -> Iterator[None]:
     """Connect to a cluster. Without an address, start one on this host, which ends with the block."""
-    if address is None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
-    elif address != "auto":
-        _check_address(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
     local = {"address": "local", "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     handler = signal.getsignal(signal.SIGTERM)
     try:
+        if address not in (None, "auto"):  # Ray itself would try for minutes and then exit
+            host, _, port = str(address).rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level="ERROR")
     except (Exception, SystemExit) as error:  # the latter: Ray gives up on an address
         at = f"at {address}" if address else "on this host"
         raise BadInputError(
             f"[run] engine: no Ray cluster {at} ({type(error).__name__}: {error}), expected one that runs; see "
-            "`ray status`, start one with `ray start --head`, and correct [run] ray_address"
+            "`ray status`, start one with `ray start --head`, which prints its address, and correct [run] ray_address"
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process before the run is sealed
@@ -127,18 +127,6 @@ def _connect_ray(ray: Any, address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _check_address(address: str) -> None:
-    """Raise BadInputError if nothing listens at an address. Ray itself retries for minutes and then exits."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise BadInputError(
-            f"[run] ray_address: nothing answers at {address} ({error}), expected the head of a Ray cluster; start one "
-            "with `ray start --head`, which prints its address, or leave ray_address out for one of this host"
-        ) from error
 
 
 def _nodes(ray: Any) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Notifications: Prefect automations that send the audit's events to a notification block, managed by name."""
 
+import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -96,21 +97,15 @@ def automations(
 
 
 def _block_id(client: SyncPrefectClient, block: str) -> Any:
-    kind, separator, name = block.partition("/")
-    if not (separator and kind and name):
+    kind, _, name = block.partition("/")
+    document = None
+    if kind and name:
+        with contextlib.suppress(ObjectNotFound):
+            document = client.read_block_document_by_name(name, kind, include_secrets=False)
+    if document is None or "notify" not in ((document.block_schema and document.block_schema.capabilities) or ()):
         raise BadInputError(
-            f"--block: got {block!r}, expected TYPE/NAME such as custom-webhook/my-hook; see: prefect block ls"
-        )
-    try:
-        document = client.read_block_document_by_name(name, kind, include_secrets=False)
-    except ObjectNotFound as error:
-        raise BadInputError(
-            f"--block: got {block}, expected a block of the server {client.api_url}; list them with: prefect block ls"
-        ) from error
-    capabilities = (document.block_schema and document.block_schema.capabilities) or []
-    if "notify" not in capabilities:
-        raise BadInputError(
-            f"--block: got {block}, expected a web hook, Slack, Teams, PagerDuty or e-mail; choose another"
+            f"--block: got {block}, expected TYPE/NAME of a notification block (web hook, Slack, Teams, PagerDuty or "
+            f"e-mail) of the server {client.api_url}; list its blocks with: prefect block ls"
         )
     return document.id
 

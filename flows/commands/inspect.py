@@ -109,7 +109,7 @@ def sweep(
     import m2ib
     from corpora import Pair
     from m2ib.analysis.sweep import make_variants, run_sweep
-    from tasks.inputs import load_corpus
+    from tasks.inputs import load_corpus, load_model
 
     config = output.load_config(audit_file, None)
     model, corpus = config.models()[0], load_corpus(config.corpus)
@@ -118,9 +118,7 @@ def sweep(
         output.fail(f"sweep: got {len(sample)} readable pair(s) in {config.corpus.place}, expected at least 2")
     rows: list[dict[str, Any]] = []
     try:
-        encoder = m2ib.load_encoder(model.architecture, model.pretrained, model.device)
-        if model.compile:
-            encoder.compile()
+        encoder = load_model(model)
         images = encoder.stack_images([encoder.preprocess(corpus.read_image(pair.place).pixels) for pair in sample])
         variants = make_variants(config.bottleneck_config(), depth, beta, draws)
         for row in run_sweep(encoder, images, [pair.caption for pair in sample], variants, model.batch_size):

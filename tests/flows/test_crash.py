@@ -21,6 +21,7 @@ from random import Random
 import pytest
 
 import sql
+from sql.lake import TABLES
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +111,7 @@ class Reader(threading.Thread):
         while not self._done.is_set():
             try:
                 with sql.connect(self.lake) as connection:
-                    for table in sql.TABLES:
+                    for table in TABLES:
                         sql.read(connection, f"SELECT count(*) FROM {table}")  # noqa: S608  # names of ours
                     sql.read(connection, "SELECT sum(image_nats), sum(len(image_map)) FROM attributions")
                 self.times += 1

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import sql
+from sql.lake import TABLES
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +77,7 @@ def read(lake):
         return None
     with sql.connect(lake) as connection:
         rows = sql.read(connection, "SELECT run_id, status FROM runs")
-        for table in sql.TABLES:
+        for table in TABLES:
             sql.read(connection, f"SELECT count(*) FROM {table}")  # noqa: S608  # names of ours
         return rows[0] if rows else None
 

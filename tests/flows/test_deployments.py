@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 import sql
-from flows.config import AlertsConfig, AuditConfig
+from flows.config import AuditConfig
+from tasks.settings import AlertsConfig
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +76,7 @@ def test_each_deployment_has_its_form_and_its_scheduled_runs(prefect_server, pre
     assert form["definitions"]["AuditConfig"]["properties"].keys() == AuditConfig.model_fields.keys()
     assert form["definitions"]["CorpusConfig"]["properties"]["path"]["description"]
     form = found["reflag"]["parameter_openapi_schema"]
-    assert form["properties"].keys() == {"lake", "run_id", "alerts", "phrases", "notify"}
+    assert form["properties"].keys() == {"lake", "run_id", "alerts", "phrases", "notify", "ledger"}
     assert form["definitions"]["AlertsConfig"]["properties"].keys() == AlertsConfig.model_fields.keys()
     for name in ("nightly", "hourly"):
         runs = until(lambda name=name: runs_of(prefect_server, found[name], state="SCHEDULED"), f"run of {name}")

@@ -92,8 +92,9 @@ def test_no_cluster_at_the_address_is_said_at_once():
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{closed.getsockname()[1]}"
-        with pytest.raises(BadInputError, match=f"nothing answers at {address}.*ray start --head"):
-            engines._check_address(address)
+        expected = pytest.raises(BadInputError, match=f"no Ray cluster at {address}.*ray start --head")
+        with expected, engines._connect_ray(None, address):
+            pass
 
 
 def cluster_of(*gpus):

@@ -277,8 +277,8 @@ def test_silence_is_told_and_only_confirmed_alerts_if_so_wished(prefect_server, 
 @pytest.mark.parametrize(
     ("arguments", "rendered"),
     [
-        (("--block", "custom-webhook/none"), "got custom-webhook/none, expected a block"),
-        (("--block", "my-hook"), "expected TYPE/NAME"),
+        (("--block", "custom-webhook/none"), "got custom-webhook/none, expected TYPE/NAME of a notification block"),
+        (("--block", "my-hook"), "got my-hook, expected TYPE/NAME"),
         (("--block", "custom-webhook/my-hook", "--on", "new,old"), "--on: got old, expected any of: new, worse"),
     ],
 )

@@ -9,10 +9,11 @@ import pytest
 
 import sql
 from flows import reflag as flow
-from flows.config import AlertsConfig, PhrasesConfig, parse
+from flows.config import parse
 from tasks.errors import BadInputError, StoreError
 from tasks.lake.incremental import find_base
 from tasks.lake.run import Run
+from tasks.settings import AlertsConfig, PhrasesConfig
 
 pytestmark = pytest.mark.slow  # the confirmation and the gates, again and again
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 import sql
+from sql.lake import LEDGER_TABLES, TABLES
 
 FOLDERS = ("schema", "macros", "views", "derive", "gates", "rules", "review", "retention")
 DEFINITIONS = ("schema", "macros", "views")
@@ -43,7 +44,7 @@ def parameters(text):
 
 def test_every_folder_has_queries():
     assert all(sql.query_names(folder) for folder in FOLDERS)
-    assert {*sql.TABLES, *sql.LEDGER_TABLES, "runs"} == set(sql.query_names("schema"))
+    assert {*TABLES, *LEDGER_TABLES, "runs"} == set(sql.query_names("schema"))
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

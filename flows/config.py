@@ -185,10 +185,11 @@ class AuditConfig(settings.Section):
         """Return the settings of the attribution: those of the preset, with the values that the file overrides."""
         section = self.bottleneck
         config = m2ib.preset(section.preset, section.seed)
-        overrides = {key: getattr(section, key) for key in ("steps", "draws", "antithetic", "tolerance", "precision")}
+        own = {"preset", "seed", "calibration_pairs", "second_seed", "image", "text"}
+        overrides = section.model_dump(exclude_none=True, exclude=own)
         for tower in ("image", "text"):
             overrides[tower] = replace(getattr(config, tower), **getattr(section, tower).model_dump(exclude_none=True))
-        return replace(config, **{key: value for key, value in overrides.items() if value is not None})
+        return replace(config, **overrides)
 
     def models(self) -> list[settings.ModelConfig]:
         """Return one model specification for each device. Raises BadInputError for an unavailable device."""

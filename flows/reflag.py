@@ -120,9 +120,9 @@ def begin_reflag(
     earlier = Run(lake, record["run_id"])
     custom_rules = {} if alerts.rules is None else read_rules(alerts.rules)
     check_rules(custom_rules)
-    digests = {name: sql.text_digest(text) for name, text in custom_rules.items()}
+    digests = {"rules": {name: sql.text_digest(text) for name, text in custom_rules.items()}}
     config = record["config"] | {
-        "alerts": alerts.model_dump(mode="json", exclude={"rules"}) | {"rules": digests},
+        "alerts": alerts.model_dump(mode="json") | digests,
         "phrases": phrases.model_dump(mode="json"),
     }
     run = Run(lake, new_run_id())

@@ -156,9 +156,6 @@ def _main(given: BinaryIO, out: BinaryIO) -> None:
     except (sql.QueryError, sql.LakeError) as error:
         out.write(_ERROR + str(error)[:20_000].encode(errors="replace"))
         return
-    except MemoryError:
-        out.write(_ERROR + f"query: it needs more than {limits.memory >> 20} MiB of memory; select less".encode())
-        return
     out.write(_RESULT)
     with pa.ipc.new_stream(out, table.schema) as stream:
         stream.write_table(table)

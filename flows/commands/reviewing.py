@@ -26,12 +26,8 @@ def report(
     from review.report.html import write_report
     from tasks.progress import bar
 
-    if fonts and not pdf:
-        output.fail(
-            "--fonts: got it without --pdf, expected both (HTML has the browser's fonts); add --pdf",
-        )
-    if absent := [path for path in fonts or () if not path.is_dir()]:
-        output.fail(f"--fonts: got {absent[0]}, expected a folder with font files")
+    if fonts and not (pdf and all(folder.is_dir() for folder in fonts)):
+        output.fail(f"--fonts: got {', '.join(map(str, fonts))}, expected folders with font files, together with --pdf")
     with bar("writing the report"):
         path = write_report(lake, run_id, out, "pdf" if pdf else "html", fonts or (), "m2ib-audit report", key)
     if as_json:

@@ -307,8 +307,8 @@ def test_a_changed_report_is_detected(call, alerted, tmp_path):
         (("sign", "nonsense", "--meaning", "review"), "run: got 'nonsense', expected a complete run"),
         (("sign", "latest", "--meaning", "review", "--statement", " "), "statement: got nothing"),
         (("sign", "latest", "--meaning", "review", "--key", "nowhere"), "key: nowhere cannot be read"),
-        (("report", "latest", "--fonts", "."), "--fonts: got it without --pdf"),
-        (("report", "latest", "--pdf", "--fonts", "nowhere"), "--fonts: got nowhere, expected a folder"),
+        (("report", "latest", "--fonts", "."), "--fonts: got ., expected folders with font files, together with --pdf"),
+        (("report", "latest", "--pdf", "--fonts", "nowhere"), "--fonts: got nowhere, expected folders"),
     ],
 )
 def test_an_invalid_signature_or_report_is_bad_input(call, alerted, arguments, fault):

@@ -38,7 +38,7 @@ def test_the_end_of_a_run_is_recorded_with_the_digest_of_its_manifest(run):
 def test_a_failed_run_is_recorded_once_and_again_after_it_is_resumed(run, error, status):
     with pytest.raises(error), lifecycle.run_lifecycle(run):
         raise error
-    lifecycle.abort(run, error())  # as the command line does, too
+    lifecycle.abort(run, error())  # a second time, which changes nothing
     assert read_ends(run) == [("run", status)]
     run.update(status="running", reason=None, finished_at=None)
     with lifecycle.run_lifecycle(run):

@@ -147,7 +147,7 @@ def list_folder(folder: Root) -> list[tuple[str, bool]]:
         return []
     except OSError as error:
         fix = "check its permissions" if isinstance(folder, Path) else advise(error)
-        raise CorpusError(f"{str(folder)!r} cannot be listed ({error}): {fix}{web_hint(folder)}.") from error
+        raise CorpusError(f"{str(folder)!r} cannot be listed ({error}); {fix}{web_hint(folder)}.") from error
 
 
 def _is_dir(entry: "os.DirEntry[str]") -> bool:
@@ -181,7 +181,7 @@ def describe_absence(root: Root) -> str:
     except FileNotFoundError:
         return f"is not there; correct {'host' if is_web(root) else 'bucket'} and path{web_hint(root)}"
     except OSError as error:
-        return f"cannot be read ({error}): {advise(error)}{web_hint(root)}"
+        return f"cannot be read ({error}); {advise(error)}{web_hint(root)}"
     return ""
 
 

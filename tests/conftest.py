@@ -164,6 +164,21 @@ def away():
         root.fs.rm(root.path, recursive=True)
 
 
+@pytest.fixture
+def downloads(monkeypatch):
+    """The names of objects that were downloaded from `away`; relative to the runs, for files of a run."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    names, get = [], MemoryFileSystem.get_file
+
+    def spy(self, path, *others, **named):
+        names.append(path.rpartition("/runs/")[2])
+        return get(self, path, *others, **named)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", spy)
+    return names
+
+
 @pytest.fixture(scope="session")
 def hand_written_run():
     """The class: hand_written_run(lake, run_id).begin() is a run to be filled by hand."""

@@ -53,7 +53,7 @@ class HubReader(TableReader):
         if kind not in ("parquet", "arrow"):
             fix = f"name the format, {_DIRECT[kind]}, and the folder of its files" if kind in _DIRECT else "convert it"
             raise CorpusError(
-                f"Corpus {str(self._root)!r} is loaded as {kind!a}, expected Parquet or Arrow files with image bytes: "
+                f"Corpus {str(self._root)!r} is loaded as {kind!a}, expected Parquet or Arrow files with image bytes; "
                 f"{fix}."
             )
         splits = builder.config.data_files or {}

@@ -34,7 +34,7 @@ class TableList(NamedTuple):
 
     Attributes:
         base: Folder of the files. On the Hub, the dataset at one commit.
-        splits: Split of each file in reading order, by its path relative to `base`. None if there is only one split.
+        splits: Split of each file by its path relative to `base`, in reading order. None: no attribute `split`.
     """
 
     base: Root

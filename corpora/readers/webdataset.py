@@ -184,7 +184,7 @@ class WebDatasetReader(Reader):
         largest = self._limits.max_file_bytes if role == "image" else metadata.MAX_LINE_BYTES
         if role in sample.data:
             fix = f"name the suffix of the right one: {metadata.IMAGE_OPTION}" if role == "image" else "keep one"
-            sample.reject(Reason.MALFORMED_SAMPLE, f"has {kind} more than once (expected one): {fix}.")
+            sample.reject(Reason.MALFORMED_SAMPLE, f"has {kind} more than once (expected one); {fix}.")
             return
         sample.data[role] = None
         if role == "image":
@@ -275,7 +275,7 @@ def _check(sample: _Sample, member: Member) -> None:
     except RowError as error:
         sample.reject(error.reason, f"has a member named {name}, expected a relative name in Unicode, without '..'")
     if member.kind:
-        problem = f"has the member {name}, which is {member.kind}, expected regular files: pack it again without links."
+        problem = f"has the member {name}, which is {member.kind}, expected regular files; pack it again without links."
         sample.reject(Reason.NOT_A_REGULAR_FILE, problem)
 
 

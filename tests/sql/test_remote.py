@@ -15,20 +15,6 @@ RUN = "20260101T000000-aaaaaa"
 
 
 @pytest.fixture
-def downloads(monkeypatch):
-    """Record the names of fetched objects, relative to their runs."""
-    seen = []
-    get = MemoryFileSystem.get_file
-
-    def spy(self, path, *others, **named):
-        seen.append(path.partition("/runs/")[2])
-        return get(self, path, *others, **named)
-
-    monkeypatch.setattr(MemoryFileSystem, "get_file", spy)
-    return seen
-
-
-@pytest.fixture
 def filled(away, fill, forget):
     """A run in object storage, of which this process has no copies."""
     run = fill(away)

@@ -156,20 +156,6 @@ def test_files_that_others_write_later_are_listed(away):
     assert stores.missing_files(away, ["a/two"]) == []
 
 
-@pytest.fixture
-def downloads(monkeypatch):
-    """Record the paths of objects that are fetched."""
-    seen = []
-    get = MemoryFileSystem.get_file
-
-    def spy(self, path, *others, **named):
-        seen.append(path)
-        return get(self, path, *others, **named)
-
-    monkeypatch.setattr(MemoryFileSystem, "get_file", spy)
-    return seen
-
-
 def test_a_file_that_this_process_wrote_is_not_fetched(away, downloads):
     with stores.write_atomically(away / "file.bin") as temporary:
         temporary.write_bytes(b"x")

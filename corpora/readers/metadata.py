@@ -131,7 +131,8 @@ def _read_csv(metadata: Root, columns: Columns) -> Iterator[Row]:
     if isinstance(header, str):
         separator = "tab" if metadata.suffix == ".tsv" else "comma"
         raise CorpusError(
-            f"The header of {str(metadata)!r} is not CSV ({header}), expected {separator}-separated UTF-8."
+            f"The header of {str(metadata)!r} is not CSV ({header}), expected {separator}-separated UTF-8; export it "
+            "again."
         )
     names = [name or f"column_{position}" for position, name in enumerate(header, start=1)]
     check_columns(metadata, names, columns)
@@ -245,8 +246,7 @@ def _read_parquet(metadata: Root, columns: Columns) -> Iterator[Row]:
                 )
             if is_bytes(kind):
                 raise CorpusError(
-                    f"Column {entry.name!r} of {str(metadata)!r} contains raw bytes ({entry.type}). Text or numbers "
-                    "were expected. Drop the column."
+                    f"Column {entry.name!r} of {str(metadata)!r} is {entry.type} (expected text or numbers). Drop it."
                 )
         number = 1
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):

@@ -254,7 +254,7 @@ def _keyless_sample(member: Member, suffix: str) -> _Sample | None:
     sample = _Sample(None, member.position, member.name)
     _check(sample, member)
     if suffix in _IMAGES and not member.name.rpartition("/")[2].startswith("._"):  # files of macOS metadata
-        sample.reject(Reason.MALFORMED_SAMPLE, "is an image without a key, expected a name before its first dot")
+        sample.reject(Reason.MALFORMED_SAMPLE, "is an image without a key, a name before its first dot; rename it")
     return sample if sample.problem else None
 
 

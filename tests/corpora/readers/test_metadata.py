@@ -229,7 +229,7 @@ GOOD_PARQUET = parquet(file_name=pa.array(["a.png"] * 50), text=pa.array([f"capt
         (
             "parquet",
             parquet(file_name=pa.array(["a"]), text=pa.array(["x"]), raw=pa.array([b"x"])),
-            "'raw' .* raw bytes",
+            "'raw' .* binary .expected text or numbers",
         ),
         (
             "parquet",

@@ -131,8 +131,10 @@ def list_remote(folder: "UPath") -> list[tuple[str, bool]]:
         The name of each entry and whether it is a folder, sorted by name.
     """
     with translate_errors():
-        found = folder.fs.ls(folder.path, detail=True)
-        folder.fs.invalidate_cache(folder.path)  # so that the next listing shows files of other writers
+        try:
+            found = folder.fs.ls(folder.path, detail=True)
+        finally:  # without a cached listing, the next one shows files of other writers
+            folder.fs.invalidate_cache(folder.path)
     paths = {str(entry["name"]).rstrip("/"): entry["type"] == "directory" for entry in found}
     paths.pop(folder.path.rstrip("/"), None)  # some stores list the folder itself
     names = {path.rpartition("/")[2]: is_dir for path, is_dir in paths.items()}

@@ -91,15 +91,12 @@ class Access:
         self.throttle = Throttle()
         self._proxies = [ipaddress.ip_network(text) for text in settings.proxy_from]
         self._public_url = urlsplit(settings.public_url or "")
+        self._is_https = self._public_url.scheme == "https"
         self._names = {"localhost", "127.0.0.1", "::1", settings.host.casefold().strip("[]"), self._public_url.hostname}
         if not is_loopback(settings.host):
             self._names.add(socket.gethostname().casefold())
         # The port is part of the name because browsers share cookies between all ports of a host.
         self.session_cookie = f"{'__Host-' if self._is_https else ''}m2ib-{settings.port}-session"
-
-    @property
-    def _is_https(self) -> bool:
-        return self._public_url.scheme == "https"
 
     def check_host(self, headers: Headers) -> str:
         """Return the Host header; refuse a name that is not the site's, which protects from DNS rebinding."""
@@ -154,9 +151,7 @@ class Access:
         if self.settings.users is not None:
             return self._find_session_user(cookies)
         if self.settings.proxy_header is not None:
-            raise RefusedError(
-                403, "Refused", "Nobody is signed in. Open this site through the proxy that signs you in."
-            )
+            raise RefusedError(403, "Refused", "You are not signed in. Open this site through the proxy.")
         if self.settings.allow_anonymous_read or not is_loopback(self.settings.host):
             return Visitor("anonymous", "reader")
         # On this machine, without users or proxy, everyone may write under a name that they enter.

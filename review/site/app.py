@@ -12,27 +12,13 @@ from review.report.html import ReportError
 from review.site.access import Access
 from review.site.guard import Guard
 from review.site.lake_cache import LakeCache, UnknownError
-from review.site.pages import (
-    alerts,
-    compare,
-    decisions,
-    downloads,
-    overview,
-    pairs,
-    pictures,
-    runs,
-    sign_in,
-    sql_page,
-)
+from review.site.pages import alerts, compare, decisions, downloads, overview, pairs, pictures, runs, sign_in, sql_page
 from review.site.pages.rendering import BadFilterError, render_page
 from review.site.settings import ReviewSettings
 from stores import Root
 
 STATIC: Final = Path(__file__).parent.parent / "static"
-_PAGES: Final = (
-    *(sign_in, decisions, overview, alerts, runs, pairs, pictures, compare, sql_page),
-    downloads,
-)
+_PAGES: Final = (sign_in, decisions, overview, alerts, runs, pairs, pictures, compare, sql_page, downloads)
 _PROBLEMS: Final[dict[type[Exception], tuple[int, str]]] = {
     UnknownError: (404, "Not found"),
     BadFilterError: (400, "Invalid filter"),

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from review.site.access import PUBLIC_PATHS, SIGN_IN, Access, RefusedError, Visitor
+from review.site.access import PUBLIC_PATHS, SIGN_IN, Access, RefusedError
 from review.site.pages.rendering import render_page
 from review.site.users import UsersError
 
@@ -110,14 +110,16 @@ class Guard:
                     "You are signed out",
                     "Nothing was recorded. Go back to the form, copy what you wrote, and sign in.",
                 )
-            state["form"] = await _read_form(headers, receive)
+            state["form"] = await _read_form(Request(scope, receive))
         if path in PUBLIC_PATHS:
             return self._app
         if visitor is None:
             target = path + (f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else "")
             return RedirectResponse(f"{SIGN_IN}?next={quote(target, safe='/')}", 303)
         if is_write and not visitor.may_write:
-            raise RefusedError(403, "Refused: you may only read", _explain_read_only(visitor))
+            who = f"{visitor.full_name} has" if visitor.full_name else "Without sign-in, you have"
+            message = f"{who} the role {visitor.role}; deciding and signing need the role reviewer or approver."
+            raise RefusedError(403, "Refused: you may only read", message)
         return self._app
 
 
@@ -128,18 +130,15 @@ def _check_embedding(headers: Headers) -> None:
         raise RefusedError(403, "Refused", "Pages of other sites may not embed this site.")
 
 
-async def _read_form(headers: Headers, receive: Receive) -> ImmutableMultiDict[str, str]:
+async def _read_form(request: Request) -> ImmutableMultiDict[str, str]:
     """Return the fields of a form. Raises RefusedError."""
-    data, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            break
-        data, more = data + message.get("body", b""), message.get("more_body", False)
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
         if len(data) > _MAX_FORM_BYTES:
-            limit = f"{_MAX_FORM_BYTES // 1024} KiB"
-            raise RefusedError(413, "Form too large", f"Expected at most {limit}. Nothing was recorded.")
-    content_type = headers.get("content-type", "").partition(";")[0].strip().casefold()
+            message = f"Expected at most {_MAX_FORM_BYTES // 1024} KiB. Nothing was recorded."
+            raise RefusedError(413, "Form too large", message)
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().casefold()
     if data and content_type != _FORM_TYPE:  # a form without fields, such as sign-out, has no body
         got = content_type or "no content type"
         raise RefusedError(415, "Refused", f"Got {got}, expected a form ({_FORM_TYPE}). Nothing was recorded.")
@@ -148,9 +147,3 @@ async def _read_form(headers: Headers, receive: Receive) -> ImmutableMultiDict[s
     except ValueError as error:
         raise RefusedError(400, "Bad request", "The form cannot be read. Nothing was recorded.") from error
     return ImmutableMultiDict(fields)
-
-
-def _explain_read_only(visitor: Visitor) -> str:
-    if visitor.full_name is None:
-        return "Nobody can sign in at this server, so it is read-only. Start it with --users to decide and sign."
-    return f"{visitor.full_name} has the role {visitor.role}; deciding and signing need the role reviewer or approver."

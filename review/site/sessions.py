@@ -45,12 +45,10 @@ class Sessions:
         self._sessions: TLRUCache[str, Session] = TLRUCache(_MAX_ENTRIES, get_expiry, clock)
         self._lock = threading.Lock()
 
-    def start(self, user_name: str, password_key: str, old_token: str | None = None) -> str:
-        """Start a session, end the one of `old_token`, and return the new token."""
+    def start(self, user_name: str, password_key: str) -> str:
+        """Start a session and return its token."""
         token = secrets.token_urlsafe(32)
         with self._lock:
-            if old_token is not None:
-                self._sessions.pop(_hash_token(old_token), None)
             self._sessions[_hash_token(token)] = Session(user_name, password_key, self._clock())
         return token
 

@@ -12,15 +12,7 @@ from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards
 from review.site.pages.decisions import get_alert_decision, get_form_values
 from review.site.pages.pictures import compute_mean_maps, list_common_boxes
-from review.site.pages.rendering import (
-    Lake,
-    get_choice,
-    get_seed,
-    get_text,
-    list_options,
-    render_list,
-    render_page,
-)
+from review.site.pages.rendering import Lake, get_choice, get_number, get_text, list_options, render_list, render_page
 
 router = APIRouter()
 TEXT_FILTERS: Final = ("audit", "model", "corpus", "rule", "region", "slice", "words")
@@ -91,12 +83,6 @@ def list_followers(alerts: Sequence[dict[str, Any]], leader: dict[str, Any]) -> 
     return explaining[1:]
 
 
-def find_leader(alerts: Sequence[dict[str, Any]], follower: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the alert that explains an alert; None if the alert is independent."""
-    key = (follower["rule"], follower["region"], follower["explained_by"])
-    return next((row for row in alerts if (row["rule"], row["region"], row["slice"]) == key), None)
-
-
 @router.get("/runs/{run_id}/alerts/{alert_id}")
 def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Response:
     """Show one alert with its evidence, decisions and history."""
@@ -106,7 +92,8 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
     if place is None:
         raise UnknownError(f"Run {run_id} has no alert {alert_id}.")
     alert = alerts[place]
-    seed = get_seed(request)
+    leader_key = (alert["rule"], alert["region"], alert["explained_by"])
+    seed = int(get_number(request, "seed", default=1) or 0)
     tests = lake.query_run(run_id, "review/tests", alert_id=alert_id)
     mean_maps = compute_mean_maps(lake, alert) if alert["side"] == "image" else {}
     strongest = (alert["pair_ids"] or ())[:EXAMPLES]
@@ -115,7 +102,7 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
     sample = [row["pair_id"] for row in sampled]
     history = list_history(lake, run_id, alert_id)
     cards = make_cards(lake, run_id, dict.fromkeys([*strongest, *sample]), [alert["region"]])
-    by_id = {card.pair_id: card for card in cards}
+    by_id = {card.row["pair_id"]: card for card in cards}
     return render_page(
         request,
         "alert",
@@ -132,7 +119,7 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
         sample=[by_id[pair_id] for pair_id in sample if pair_id in by_id],
         seed=seed,
         followers=list_followers(alerts, alert),
-        leader=find_leader(alerts, alert),
+        leader=next((row for row in alerts if (row["rule"], row["region"], row["slice"]) == leader_key), None),
         history=history,
         alert_status=next((row["life"] for row in history if row["run_id"] == run_id), None),
         no_corpus=lake.explain_missing_corpus(run_id),

@@ -33,11 +33,6 @@ class Card:
     image_bits: float | None
     text_bits: float | None
 
-    @property
-    def pair_id(self) -> str:
-        """The pair's id."""
-        return str(self.row["pair_id"])
-
 
 def round_up(value: float) -> float:
     """Round up to 1, 1.5, 2, 3, 5, 7 or 10 times a power of ten, for the top of a scale."""

@@ -63,6 +63,5 @@ def _compare_pair(lake: LakeCache, run_ids: tuple[str, str], pair_id: str) -> di
         "scale_bits": scale_bits,
         "difference_bits": round_up(float(np.nanmax(np.abs(left - resized)))),
         "similarity": float(left_flat @ right_flat) / norms if norms else None,
-        "is_same_grid": left.shape == right.shape,
         "shapes": [" × ".join(map(str, bits.shape)) for bits in (left, right)],
     }

@@ -139,24 +139,21 @@ def _record_decision(request: Request, reviewer: Reviewer, run_id: str, alert_id
     )
 
 
-@router.get("/runs/{run_id}/alerts/{alert_id}/decide")
-def show_decide(request: Request, run_id: str, alert_id: str) -> Response:
-    """Show the form of a decision."""
-    return _render_decide(request, run_id, alert_id, None)
-
-
-@router.post("/runs/{run_id}/alerts/{alert_id}/decide")
+@router.api_route("/runs/{run_id}/alerts/{alert_id}/decide", methods=["GET", "POST"])
 def decide(request: Request, run_id: str, alert_id: str) -> Response:
-    """Record a decision; if it is refused, show the form again with the reason, the input and the current decision."""
-    get_lake(request).read_manifest(run_id)  # an unknown run is answered with 404
-    try:
-        record = _record_decision(request, _check_signer(request), run_id, alert_id)
-    except DecisionError as error:
-        return _render_decide(request, run_id, alert_id, str(error))
-    return RedirectResponse(f"/runs/{quote(run_id)}/alerts/{quote(alert_id)}?recorded={record.number}#decision", 303)
+    """Show the form of a decision, or record what it sends.
 
-
-def _render_decide(request: Request, run_id: str, alert_id: str, error: str | None) -> Response:
+    If the decision is refused, show the form again with the reason, the input and the current decision.
+    """
+    error = None
+    if request.method == "POST":
+        get_lake(request).read_manifest(run_id)  # an unknown run is answered with 404
+        try:
+            record = _record_decision(request, _check_signer(request), run_id, alert_id)
+            target = f"/runs/{quote(run_id)}/alerts/{quote(alert_id)}?recorded={record.number}#decision"
+            return RedirectResponse(target, 303)
+        except DecisionError as refusal:
+            error = str(refusal)
     decision = get_alert_decision(request, run_id, alert_id)
     if decision["row"] is None:
         raise UnknownError(f"Run {run_id} has no alert {alert_id} that can be decided.")
@@ -217,15 +214,11 @@ def countersign(request: Request, number: int) -> Response:
     return RedirectResponse(target, 303)
 
 
-@router.get("/runs/{run_id}/sign-off")
-def show_sign_off(request: Request, run_id: str) -> Response:
-    """Show the sign-offs of a run, and the form for another."""
-    return render_page(request, "sign_off", title="Sign-off", sign_off=get_sign_off(request, run_id), error=None)
-
-
-@router.post("/runs/{run_id}/sign-off")
+@router.api_route("/runs/{run_id}/sign-off", methods=["GET", "POST"])
 def sign_off(request: Request, run_id: str) -> Response:
-    """Show the statement to sign; record the sign-off after the reviewer has confirmed it."""
+    """Show the sign-offs of a run with a form for another; then the statement to sign; then record the sign-off."""
+    if request.method == "GET":
+        return render_page(request, "sign_off", title="Sign-off", sign_off=get_sign_off(request, run_id), error=None)
     form: ImmutableMultiDict[str, str] = request.state.form
     lake = get_lake(request).lake
     last_record = len(ledger.read_records(lake))  # before reading what is shown: later records may not be in it

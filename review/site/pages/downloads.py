@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 import sql
 from review.report.html import FORMATS, ReportError, load_document, render_report
 from review.site.access import Visitor
-from review.site.lake_cache import LakeCache, UnknownError
+from review.site.lake_cache import UnknownError
 from review.site.pages.rendering import Lake
 from stores import ledger
 
@@ -21,15 +21,6 @@ _MAX_WAIT_SECONDS: Final = 30.0
 _slots = threading.BoundedSemaphore(MAX_CONCURRENT)
 
 
-def _write_report(lake: LakeCache, run_id: str, kind: str, remote: bool) -> bytes:
-    if not _slots.acquire(timeout=_MAX_WAIT_SECONDS):
-        raise ReportError(f"{MAX_CONCURRENT} other reports are being written. Try again in a minute.")
-    try:
-        return render_report(load_document(lake.lake, run_id, remote), kind)
-    finally:
-        _slots.release()
-
-
 @router.get("/runs/{run_id}/report.{kind}")
 def download_report(request: Request, lake: Lake, run_id: str, kind: str) -> Response:
     """Send the report as a file; record its digest in the ledger if the visitor may write to it."""
@@ -37,16 +28,24 @@ def download_report(request: Request, lake: Lake, run_id: str, kind: str) -> Res
         raise UnknownError("This page does not exist.")
     if lake.read_manifest(run_id)["status"] == sql.PRUNED:
         raise UnknownError(f"Run {run_id} was pruned: its tables were deleted, so it has no report.")
-    remote = request.app.state.settings.remote_corpora
+    settings = request.app.state.settings
 
-    def cache_report(write: Callable[[], bytes]) -> bytes:
-        return lake.get_or_compute(lake.reports, (run_id, kind, lake.get_lake_version()), write)
+    def write() -> bytes:
+        if not _slots.acquire(timeout=_MAX_WAIT_SECONDS):
+            raise ReportError(f"{MAX_CONCURRENT} other reports are being written. Try again in a minute.")
+        try:
+            return render_report(load_document(lake.lake, run_id, settings.remote_corpora), kind)
+        finally:
+            _slots.release()
 
-    data = cache_report(lambda: _write_report(lake, run_id, kind, remote))
+    def cache_report(compute: Callable[[], bytes]) -> bytes:
+        return lake.get_or_compute(lake.reports, (run_id, kind, lake.get_lake_version()), compute)
+
+    data = cache_report(write)
     visitor: Visitor | None = request.state.visitor
     if visitor is not None and visitor.may_write and request.state.is_own_navigation:
         by = f"review page, {visitor.full_name}" if visitor.full_name else "review page"
-        ledger.record_report(lake.lake, run_id, kind, data, request.app.state.settings.signer, by=by)
+        ledger.record_report(lake.lake, run_id, kind, data, settings.signer, by=by)
         cache_report(lambda: data)  # the record changes the version of the lake, but not the report
     # As an attachment: the content security policy of the site would block the report's own styles.
     headers = {"Content-Disposition": f'attachment; filename="audit-report-{run_id}.{kind}"'}

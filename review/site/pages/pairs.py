@@ -10,16 +10,7 @@ from review.presentation.formatting import nats_to_bits
 from review.site.lake_cache import LakeCache
 from review.site.pages.cards import make_cards, round_up
 from review.site.pages.pictures import explain_missing_picture, get_color_map, load_pair
-from review.site.pages.rendering import (
-    Lake,
-    get_choice,
-    get_number,
-    get_seed,
-    get_text,
-    list_options,
-    render_list,
-    render_page,
-)
+from review.site.pages.rendering import Lake, get_choice, get_number, get_text, list_options, render_list, render_page
 
 router = APIRouter()
 SORT_KEYS: Final = ("row", "cosine", "bits", "share", "stability", "text")
@@ -113,12 +104,12 @@ def show_pair(request: Request, lake: Lake, run_id: str, pair_id: str) -> Respon
 def show_sample(request: Request, lake: Lake, run_id: str) -> Response:
     """Show a random sample of pairs without an alert, and estimate from the reviewer's marks what the audit missed."""
     manifest = lake.read_manifest(run_id)
-    seed = get_seed(request)
+    seed = int(get_number(request, "seed", default=1) or 0)
     factor = float(manifest["config"].get("alerts", {}).get("factor", 2.0))
     flagged = [row["pair_id"] for row in lake.query_run(run_id, "review/page_flagged", factor=factor)]
     sample = lake.query_run(run_id, "review/page_unflagged", pair_ids=flagged, seed=seed, limit=SAMPLE_SIZE)
     cards = make_cards(lake, run_id, [row["pair_id"] for row in sample], None)
-    ticked = set(request.query_params.getlist("bad")) & {card.pair_id for card in cards}
+    ticked = set(request.query_params.getlist("bad")) & {card.row["pair_id"] for card in cards}
     is_judged = "judged" in request.query_params and bool(cards)
     return render_page(
         request,

@@ -93,11 +93,13 @@ def get_choice(request: Request, name: str, choices: Iterable[str]) -> str | Non
     return value
 
 
-def get_number(request: Request, name: str, low: float = 0, high: float = 2**31 - 1) -> float | None:
-    """Return a number of the URL; None if it is missing or empty. Raises BadFilterError."""
+def get_number(
+    request: Request, name: str, low: float = 0, high: float = 2**31 - 1, default: float | None = None
+) -> float | None:
+    """Return a number of the URL; the default if it is missing or empty. Raises BadFilterError."""
     value = get_text(request, name)
     if value is None:
-        return None
+        return default
     try:
         number = float(value)
     except ValueError:
@@ -105,12 +107,6 @@ def get_number(request: Request, name: str, low: float = 0, high: float = 2**31 
     if not low <= number <= high:
         raise BadFilterError(f"{name}: got {value!r}, expected a number from {low:g} to {high:.0f}, or nothing.")
     return number
-
-
-def get_seed(request: Request) -> int:
-    """Return the seed of random samples in the URL, by default 1. Raises BadFilterError."""
-    seed = get_number(request, "seed")
-    return 1 if seed is None else int(seed)
 
 
 def render_list(

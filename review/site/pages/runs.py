@@ -45,15 +45,12 @@ def show_run(request: Request, lake: Lake, run_id: str) -> Response:
     checks = lake.query_run(run_id, "review/checks")
     suites = Counter((check["suite"], check["success"]) for check in checks)
     alerts = list_alerts(lake, run_id, alone=False)
-    every_run = {"audit": "all", "status": "any", "limit": 1, "offset": 0}
-    (facts,) = sql.rows(lake.connect_runs(run_id), "review/page_runs", **every_run) or [{}]
     return render_page(
         request,
         "run",
         title=f"Run {run_id}",
         run_id=run_id,
         manifest=manifest,
-        facts=facts,
         headline=formatting.format_headline(manifest, [row for row in alerts if row["explained_by"] is None]),
         alerts=alerts,
         checks=checks,

@@ -34,7 +34,8 @@ def sign_in(request: Request) -> Response:
         page = render_page(request, "sign_in", status, title="Sign in", next=target, name=name, error=message)
         page.headers.update(headers)
         return page
-    token = access.sessions.start(user.name, user.password.key, request.cookies.get(access.session_cookie))
+    access.sessions.end(request.cookies.get(access.session_cookie, ""))
+    token = access.sessions.start(user.name, user.password.key)
     return RedirectResponse(target, 303, {"Set-Cookie": access.format_session_cookie(token)})
 
 

@@ -168,7 +168,7 @@ def test_anonymous_readers_write_nothing_wherever_the_page_listens(served):
         assert client.get("/").text.startswith("anonymous reader None False")
         answer = post(client, origin=f"http://{host}:8765")
         assert answer.status_code == 403
-        assert "Nobody can sign in" in answer.text
+        assert "Without sign-in, you have the role reader" in answer.text
 
 
 @pytest.mark.parametrize(

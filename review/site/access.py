@@ -28,7 +28,7 @@ WRITER_ROLES: Final = ("reviewer", "approver")
 SIGN_IN: Final = "/sign-in"
 SIGN_OUT: Final = "/sign-out"
 PUBLIC_PATHS: Final = (SIGN_IN, SIGN_OUT)
-"""Paths that are answered without signing in; static files are answered, too."""
+"""Paths that need no sign-in. Static files need none either."""
 _FORWARDING_HEADERS: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -55,7 +55,7 @@ class ThrottledError(Exception):
 
 @dataclass(frozen=True)
 class Visitor:
-    """The person who sends a request, with a role as in `review.site.users` and the full name that signatures show.
+    """The person who sends a request. Roles are those of `review.site.users`; signatures show the full name.
 
     `identity` is `password` (signed in here), `proxy` (named by the proxy), `declared` (enters a name on each form, on
     this machine without a users file) or `anonymous` (may only read). The latter two have no name.
@@ -99,7 +99,7 @@ class Access:
         self.session_cookie = f"{'__Host-' if self._is_https else ''}m2ib-{settings.port}-session"
 
     def check_host(self, headers: Headers) -> str:
-        """Return the Host header; refuse a name that is not the site's, which protects from DNS rebinding."""
+        """Return the Host header. Raises RefusedError for a name that is not the site's, to prevent DNS rebinding."""
         host = _read_header(headers, "host")
         name = _parse_host_name(host)
         # On the network the site has any address: an address cannot be rebound.
@@ -220,7 +220,7 @@ class Access:
 
 
 def get_local_path(text: str | None) -> str:
-    """Return a path of this site to redirect to; the overview page if the text is not such a path."""
+    """Return the text if it is a path of this site, to which a form may redirect; otherwise the overview page."""
     # Browsers read a backslash as a slash, and skip line breaks and tabs: //host would be another server.
     if not text or not re.fullmatch(r"/(?![/\\])[^\\\x00-\x20\x7f]*", text) or text.startswith(PUBLIC_PATHS):
         return "/"
@@ -228,7 +228,7 @@ def get_local_path(text: str | None) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach a listening address."""
+    """Return whether only this machine can reach an address that a server listens on."""
     address = _parse_address(host.strip("[]"))
     return host.casefold() == "localhost" if address is None else address.is_loopback
 
@@ -287,7 +287,7 @@ def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address |
 
 
 def _read_header(headers: Headers, name: str) -> str:
-    """Return a header that the proxy sets; refuse a repeated header, because the client may have sent one of them."""
+    """Return a header. Raises RefusedError for a repeated one, because the client may have sent one of them."""
     values = headers.getlist(name)
     if len(values) > 1:
         raise RefusedError(400, "Bad request", f"Got {len(values)} {name} headers, expected one.")

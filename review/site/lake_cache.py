@@ -22,7 +22,7 @@ from stores import Root, ledger
 _Value = TypeVar("_Value")
 
 MAX_CONNECTIONS: Final = 8
-"""Connections to one run or a few, and open corpora."""
+"""Maximum number of open connections to one run or a few, and of open corpora."""
 MAX_RESULTS: Final = 1024
 MAX_PICTURES: Final = 400
 MAX_REPORTS: Final = 8
@@ -37,7 +37,7 @@ class UnknownError(Exception):
 
 
 class _AllRuns(NamedTuple):
-    """A connection to all readable runs, and the damage for which runs are left out. `run_ids` is None for all runs."""
+    """A connection to `run_ids` (None for all runs), and why the other runs are left out, by run id."""
 
     connection: sql.Connection
     damage: dict[str | None, str]
@@ -52,7 +52,7 @@ class LakeCache:
         """Create an empty cache; with `remote_corpora`, images of corpora on the network are loaded."""
         self.lake = lake.resolve() if isinstance(lake, Path) else lake
         self.corpus_lock = threading.Lock()
-        """For reading images: the reader of a corpus keeps a file open."""
+        """Lock for reading images, because the reader of a corpus keeps a file open."""
         self.pictures: LRUCache[Hashable, Any] = LRUCache(MAX_PICTURES)
         self.reports: LRUCache[Hashable, bytes] = LRUCache(MAX_REPORTS)
         self._remote_corpora = remote_corpora

@@ -62,7 +62,7 @@ class Scrypt(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _check_cost(self) -> "Scrypt":
-        # n must be a power of two, and the memory (128 n r bytes) must fit a machine that serves pages.
+        # n must be a power of two, and hashing must not fill the memory (128 n r bytes).
         if self.n & (self.n - 1) or self.n * self.r * self.p > 2**24:
             raise ValueError(f"got invalid or too costly scrypt parameters {(self.n, self.r, self.p)}")
         return self

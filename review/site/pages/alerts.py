@@ -24,11 +24,11 @@ CHOICES: Final = {
     "life": ("new", "worse", "still_firing"),
 }
 EXAMPLES: Final = 8
-"""Pairs in each of the two sets of an alert's page."""
+"""Number of strongest examples, and of random ones, on the page of an alert."""
 
 
 def list_alerts(lake: LakeCache, run_id: str, *, decision: str | None = None, alone: bool) -> list[dict[str, Any]]:
-    """List alerts of a run, or of each audit's newest run (`newest`); `alone` leaves out dependent alerts."""
+    """List alerts of a run, or of each audit's newest run (`newest`); `alone` leaves out explained ones."""
     filters = dict.fromkeys((*TEXT_FILTERS, *CHOICES, "sort")) | {"run_id": run_id, "decision": decision}
     return lake.query("review/page_alerts", **filters, alone=alone, upwards=False, limit=10_000, offset=0)
 

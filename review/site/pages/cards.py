@@ -12,7 +12,7 @@ from review.presentation.pairs import Album, RegionShare, Token, to_bits_grid
 from review.site.lake_cache import LakeCache
 
 MAX_BOXES: Final = 400
-"""Boxes of an outlined region; a watermark has some hundred."""
+"""Maximum number of boxes of an outlined region; a watermark has some hundred."""
 
 
 @dataclass(frozen=True)

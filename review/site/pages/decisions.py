@@ -22,7 +22,7 @@ from stores.ledger import Record
 
 router = APIRouter()
 MAX_ALERTS: Final = 200
-"""Alerts that one form can decide about."""
+"""Maximum number of alerts that one form can decide about."""
 _FIELDS: Final = ("decision", "reason", "until", "meaning", "statement", "name", "role")
 
 
@@ -141,7 +141,7 @@ def _record_decision(request: Request, reviewer: Reviewer, run_id: str, alert_id
 
 @router.api_route("/runs/{run_id}/alerts/{alert_id}/decide", methods=["GET", "POST"])
 def decide(request: Request, run_id: str, alert_id: str) -> Response:
-    """Show the form of a decision, or record what it sends.
+    """Show the form of a decision, or record the decision that the form sends.
 
     If the decision is refused, show the form again with the reason, the input and the current decision.
     """

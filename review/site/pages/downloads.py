@@ -16,7 +16,7 @@ from stores import ledger
 router = APIRouter()
 _MEDIA_TYPES: Final = {"html": "text/html; charset=utf-8", "pdf": "application/pdf"}
 MAX_CONCURRENT: Final = 2
-"""Reports that are written at the same time: each takes seconds and some hundred megabytes."""
+"""Maximum number of reports that are written at the same time; each takes seconds and some hundred megabytes."""
 _MAX_WAIT_SECONDS: Final = 30.0
 _slots = threading.BoundedSemaphore(MAX_CONCURRENT)
 

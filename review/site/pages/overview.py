@@ -12,9 +12,9 @@ from review.site.pages.rendering import Lake, render_page
 
 router = APIRouter()
 MAX_RUNS: Final = 1000
-"""The newest runs that the overview counts."""
+"""Number of newest runs that the overview counts."""
 LISTED: Final = 10
-"""Alerts and runs that the overview lists."""
+"""Number of alerts, and of runs, that the overview lists."""
 
 
 @router.get("/")

@@ -54,7 +54,7 @@ def show_pairs(request: Request, lake: Lake, run_id: str) -> Response:
 
 
 def _find_alert(request: Request, lake: LakeCache, run_id: str) -> dict[str, Any]:
-    """Return the alert of the URL's filter; an empty dictionary without this filter."""
+    """Return the alert that the filter `alert` of the URL names; an empty dictionary without this filter."""
     rows = lake.query_run(run_id, "review/alert", alert_id=get_text(request, "alert"))
     return rows[0] if rows else {}
 

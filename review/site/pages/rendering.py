@@ -21,12 +21,12 @@ from review.site.lake_cache import LakeCache
 
 PAGE_ROWS: Final = 50
 MAX_EXPORT_ROWS: Final = 200_000
-"""Rows of a downloaded table, which is made in memory."""
+"""Maximum number of rows of a downloaded table, which is made in memory."""
 _EXPORT_TYPES: Final = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""Characters, also full-width ones, with which a spreadsheet takes a cell as a formula, also after white space."""
+"""Characters that make a spreadsheet take a cell as a formula, even after white space; the last four are full-width."""
 _INVISIBLE: Final = "\ufeff\u200b"
-"""Invisible characters that `strip` keeps."""
+"""Invisible characters that `str.strip` does not remove."""
 
 
 class BadFilterError(Exception):
@@ -86,7 +86,7 @@ def get_text(request: Request, name: str) -> str | None:
 
 
 def get_choice(request: Request, name: str, choices: Iterable[str]) -> str | None:
-    """Return a filter that allows certain values only. Raises BadFilterError."""
+    """Return a filter of the URL that must be one of the choices; None if it is missing. Raises BadFilterError."""
     value = get_text(request, name)
     if value is not None and value not in choices:
         raise BadFilterError(f"{name}: got {value!r}, expected one of {', '.join(choices)}, or nothing.")
@@ -145,7 +145,7 @@ def send_table(request: Request, name: str, table: pa.Table) -> Response:
 
 
 def _write_csv(table: pa.Table) -> bytes:
-    """Write CSV for a spreadsheet: text that would be taken as a formula gets an apostrophe before it."""
+    """Return a table as CSV for spreadsheets, with an apostrophe before text that would be taken as a formula."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\r\n")
     writer.writerow([_escape_cell(name) for name in table.column_names])

@@ -21,7 +21,7 @@ def show_sign_in(request: Request) -> Response:
 
 @router.post(SIGN_IN)
 def sign_in(request: Request) -> Response:
-    """Start a session with a new token, which replaces any token that the browser has."""
+    """Check the password, and start a session with a new token instead of any that the browser has."""
     access: Access = request.state.access
     form = request.state.form
     name, target = form.get("name", ""), get_local_path(form.get("next"))

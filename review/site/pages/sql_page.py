@@ -10,11 +10,11 @@ from review.site.pages.rendering import Lake, get_text, render_page, send_table
 
 router = APIRouter()
 MAX_ROWS: Final = 1000
-"""Rows that the page shows."""
+"""Maximum number of rows that the page shows."""
 MAX_SECONDS: Final = 10.0
 """Seconds after which a query times out."""
 MAX_QUERY_CHARS: Final = 20_000
-"""A query has to fit into a URL."""
+"""Maximum length of a query, which is part of the URL."""
 EXAMPLES: Final = {
     "Regions by their effect, largest first": (
         "SELECT run_id, region, slice_kind, slice, n, share, area, effect\n"

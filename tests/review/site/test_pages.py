@@ -184,17 +184,8 @@ def test_foreign_text_stays_text(lake, make_pair, see_own):
 
 @pytest.mark.slow
 def test_the_command_says_where_the_page_is(shared_lake):
-    command = [
-        sys.executable,
-        "-m",
-        "flows.cli",
-        "review",
-        "--lake",
-        str(shared_lake.path),
-        "--port",
-        "0",
-        "--no-browser",
-    ]
+    options = ["--lake", str(shared_lake.path), "--port", "0", "--no-browser"]
+    command = [sys.executable, "-m", "flows.cli", "review", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)  # noqa: S603  # this interpreter
     try:
         said = process.stdout.readline()

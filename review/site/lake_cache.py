@@ -58,7 +58,7 @@ class LakeCache:
         self._remote_corpora = remote_corpora
         self._lock = threading.RLock()
         self._connections: LRUCache[Hashable, sql.Connection] = LRUCache(MAX_CONNECTIONS)
-        self._corpora: LRUCache[Hashable, Corpus | None] = LRUCache(MAX_CONNECTIONS)
+        self._corpora: LRUCache[Hashable, Corpus] = LRUCache(MAX_CONNECTIONS)
         self._results: LRUCache[Hashable, Any] = LRUCache(MAX_RESULTS)
         self._all_runs: LRUCache[Hashable, _AllRuns] = LRUCache(1)
         self._listing: tuple[float, dict[str, Hashable]] | None = None
@@ -147,22 +147,25 @@ class LakeCache:
         """Return the result of `compute`, which is called once per version of a run."""
         return self.get_or_compute(self._results, (run_id, self.get_run_version(run_id), key), compute)
 
-    def open_corpus(self, run_id: str) -> Corpus | None:
-        """Open the corpus of a run, as `review.presentation.corpus` does; None if it is not available."""
+    def open_corpus(self, run_id: str) -> Corpus:
+        """Open the corpus of a run to read its images. Raises UnknownError with the reason if this is not possible."""
         manifest = self.read_manifest(run_id)
         key = (run_id, self.get_run_version(run_id))
         with self._lock:
             corpus = self._corpora.get(key) or audited.open_audited_corpus(manifest, self._remote_corpora)
-            if corpus is not None:  # a missing corpus may become available
-                self._corpora[key] = corpus
+            if corpus is None:  # not cached, because it may become available
+                is_blocked = audited.is_remote(manifest) and not self._remote_corpora
+                raise UnknownError(audited.CORPUS_REMOTE if is_blocked else audited.CORPUS_MISSING)
+            self._corpora[key] = corpus
             return corpus
 
     def explain_missing_corpus(self, run_id: str) -> str | None:
         """Return why the images of a run cannot be shown; None if they can."""
-        if self.open_corpus(run_id) is not None:
-            return None
-        is_blocked = audited.is_remote(self.read_manifest(run_id)) and not self._remote_corpora
-        return audited.CORPUS_REMOTE if is_blocked else audited.CORPUS_MISSING
+        try:
+            self.open_corpus(run_id)
+        except UnknownError as error:
+            return str(error)
+        return None
 
     def _connect_all(self) -> _AllRuns:
         runs, head = self._read_version()

@@ -102,7 +102,7 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
     sample = [row["pair_id"] for row in sampled]
     history = list_history(lake, run_id, alert_id)
     cards = make_cards(lake, run_id, dict.fromkeys([*strongest, *sample]), [alert["region"]])
-    by_id = {card.row["pair_id"]: card for card in cards}
+    by_id = {card["row"]["pair_id"]: card for card in cards}
     return render_page(
         request,
         "alert",

@@ -1,37 +1,17 @@
 """Cards: pairs as the pages show them, with the map over the image, outlined regions, and shaded tokens."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from review.presentation import drawing
 from review.presentation.formatting import nats_to_bits
-from review.presentation.pairs import Album, RegionShare, Token, to_bits_grid
+from review.presentation.pairs import Album, to_bits_grid
 from review.site.lake_cache import LakeCache
 
 MAX_BOXES: Final = 400
 """Maximum number of boxes of an outlined region; a watermark has some hundred."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """A pair with its map, the boxes of its outlined regions (x, y, width and height in pixels), and its tokens.
-
-    All cards of a page share `scale_bits`, the top of the color scale. `max_bits` is None without a readable map.
-    """
-
-    row: dict[str, Any]
-    width: int
-    height: int
-    scale_bits: float
-    max_bits: float | None
-    outlines: dict[str, list[tuple[float, float, float, float]]]
-    regions: list[RegionShare]
-    tokens: list[Token]
-    image_bits: float | None
-    text_bits: float | None
 
 
 def round_up(value: float) -> float:
@@ -48,11 +28,12 @@ def make_cards(
     pair_ids: Iterable[str],
     regions: Sequence[str] | None,
     scale_bits: float | None = None,
-) -> list[Card]:
+) -> list[dict[str, Any]]:
     """Make cards of pairs, in the order given and on one scale; ids that the run does not have are skipped.
 
-    `regions` are outlined and listed; None selects regions whose share of attribution is at least twice their
-    area. `scale_bits` is the top of the color scale, by default that of the strongest patch.
+    A card has the values that templates show: the pair's row, the boxes of outlined regions (x, y, width and height in
+    pixels), and the tokens. `regions` are outlined and listed; None selects regions whose share of attribution is at
+    least twice their area. `scale_bits` is the top of the color scale, by default that of the strongest patch.
     """
     pair_ids = list(pair_ids)
     album = Album(lake.connect_runs(run_id), run_id, pair_ids, None)
@@ -60,7 +41,7 @@ def make_cards(
     return [_make_card(album, album.rows[pair_id], regions, scale) for pair_id in pair_ids if pair_id in album.rows]
 
 
-def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None, scale_bits: float) -> Card:
+def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None, scale_bits: float) -> dict[str, Any]:
     bits = to_bits_grid(row)
     width, height = drawing.picture_size(row["grid_h"] or 1, row["grid_w"] or 1)
     shares = album.region_shares[row["pair_id"]]
@@ -68,13 +49,13 @@ def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None,
         salient = (each for each in shares if each.side == "image" and each.share is not None)
         regions = [each.region for each in salient if (each.share or 0.0) >= 2 * each.area > 0]
     boxes = album.outlines(row["pair_id"])
-    return Card(
-        row=row,
-        width=width,
-        height=height,
-        scale_bits=scale_bits,
-        max_bits=None if bits is None else float(np.nanmax(bits)),
-        outlines={
+    return {
+        "row": row,
+        "width": width,
+        "height": height,
+        "scale_bits": scale_bits,
+        "max_bits": None if bits is None else float(np.nanmax(bits)),
+        "outlines": {
             name: [
                 (round(x0 * width, 1), round(y0 * height, 1), round((x1 - x0) * width, 1), round((y1 - y0) * height, 1))
                 for x0, y0, x1, y1 in boxes[name][:MAX_BOXES]
@@ -82,8 +63,8 @@ def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None,
             for name in regions
             if boxes.get(name)
         },
-        regions=[share for share in shares if share.region in regions] or shares[:1],
-        tokens=album.tokens(row),
-        image_bits=nats_to_bits(row["image_nats"]),
-        text_bits=nats_to_bits(row["text_nats"]),
-    )
+        "regions": [share for share in shares if share.region in regions] or shares[:1],
+        "tokens": album.tokens(row),
+        "image_bits": nats_to_bits(row["image_nats"]),
+        "text_bits": nats_to_bits(row["text_nats"]),
+    }

@@ -109,7 +109,7 @@ def show_sample(request: Request, lake: Lake, run_id: str) -> Response:
     flagged = [row["pair_id"] for row in lake.query_run(run_id, "review/page_flagged", factor=factor)]
     sample = lake.query_run(run_id, "review/page_unflagged", pair_ids=flagged, seed=seed, limit=SAMPLE_SIZE)
     cards = make_cards(lake, run_id, [row["pair_id"] for row in sample], None)
-    ticked = set(request.query_params.getlist("bad")) & {card.row["pair_id"] for card in cards}
+    ticked = set(request.query_params.getlist("bad")) & {card["row"]["pair_id"] for card in cards}
     is_judged = "judged" in request.query_params and bool(cards)
     return render_page(
         request,

@@ -11,7 +11,6 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from corpora import Place, RowError
-from review.presentation import corpus as audited
 from review.presentation import drawing
 from review.presentation.drawing import Box, Grid
 from review.presentation.pairs import MeanMap, average_maps, sum_maps, to_bits_grid
@@ -52,8 +51,6 @@ def _encode_image(lake: LakeCache, run_id: str, row: dict[str, Any]) -> tuple[st
     # An image without a map has the size of a map of one patch.
     width, height = drawing.picture_size(*(get_bits(row).shape if row["image_map"] else (1, 1)))
     corpus = lake.open_corpus(run_id)
-    if corpus is None:
-        raise UnknownError(lake.explain_missing_corpus(run_id) or audited.CORPUS_MISSING)
     try:
         with lake.corpus_lock:
             image = corpus.read_image(Place(row["file_name"], row["container"], row["position"]))

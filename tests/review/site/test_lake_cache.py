@@ -1,6 +1,5 @@
 """What the page keeps of a lake, and when it looks again."""
 
-import pytest
 from starlette.testclient import TestClient
 
 from review.evidence.decisions import Reviewer, decide
@@ -23,20 +22,10 @@ def test_a_decision_in_a_store_is_seen_at_once(away):
     assert ask() == 3
 
 
-@pytest.fixture
-def decided(lake, make_pair):
-    """The page of a lake with an alert that was decided."""
-    run = lake.begin()
-    lake.write(run, [make_pair(0, "dense shadow")], finish=False)
-    lake.alert(run, [{"slice": "dense", "n": 1, "pair_ids": ["pair0000"]}])
-    run.finish("completed")
+def test_a_damaged_ledger_is_named_and_its_decisions_are_not_shown(lake, make_pair):
+    run_id = lake.write(lake.begin(), [make_pair(0, "dense shadow")], slice="dense").run_id
     alert = "alert0000000"
-    decide(lake.path, Reviewer("Ada", "reader", "declared"), run.run_id, alert, "benign", "A habit.", "review")
-    return run.run_id, alert
-
-
-def test_a_damaged_ledger_is_named_and_its_decisions_are_not_shown(lake, decided):
-    run_id, alert = decided
+    decide(lake.path, Reviewer("Ada", "reader", "declared"), run_id, alert, "benign", "A habit.", "review")
     url = f"/runs/{run_id}/alerts/{alert}"
     with TestClient(create_app(lake.path), "http://127.0.0.1:8765") as client:
         assert "A habit." in client.get(url).text

@@ -5,6 +5,7 @@ reading it are not above the defaults, and a remote corpus is only fetched if th
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import stores
@@ -38,12 +39,10 @@ def open_audited_corpus(manifest: Mapping[str, Any], remote: bool) -> Corpus | N
 
 def read_limits(manifest: Mapping[str, Any]) -> Limits:
     """Return the size limits for one row of the corpus: the limits of the run, but never above the defaults."""
-    settings, defaults = manifest["config"].get("corpus", {}), Limits()
-    limits = {name: settings.get(name) for name in ("max_pixels", "max_file_bytes")}
+    settings = manifest["config"].get("corpus", {})
     return Limits(
         **{
-            name: min(value, getattr(defaults, name))
-            for name, value in limits.items()
-            if isinstance(value, int) and value >= 1
+            name: min(value, default) if isinstance(value := settings.get(name), int) and value >= 1 else default
+            for name, default in asdict(Limits()).items()
         }
     )

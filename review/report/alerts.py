@@ -119,10 +119,8 @@ def _describe_history(facts: RunFacts, alert_id: str) -> str:
             return f"{status}: this is the first run of the audit."
         return f"{status}: not raised by the previous run, {row['previous_run']}."
     reason = f" ({isolate_text(row['why'])})" if row["why"] else ""
-    return (
-        f"{status}{reason}: first seen {format_time(row['first_seen'])}, raised by {format_count(row['runs'], 'run')} "
-        "since then."
-    )
+    number = format_count(row["runs"], "run")
+    return f"{status}{reason}: first seen {format_time(row['first_seen'])}, raised by {number} since then."
 
 
 # Tests
@@ -160,7 +158,7 @@ def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     if row["transplant_rise"] is not None or on_text:
         figures.append(Fact(f"Gain where it is {texts['pasted']}", format_score(row["transplant_rise"])))
     yield Facts(figures, "figures")
-    yield build_table(_TEXT_TEST_COLUMNS if on_text else _IMAGE_TEST_COLUMNS, alert.tests)
+    yield build_table(_list_test_columns(*texts["test_columns"]), alert.tests)
     text = texts["criteria"].format(level=facts.setting("confirm", "level"), tests=format_count(row["tests"], "test"))
     if on_text or row["transplant_rise"] is not None:
         text += " " + texts["transplant"].format(
@@ -191,10 +189,6 @@ def _list_test_columns(cover: str, loss: str, control: str) -> list[Column]:
     ]
 
 
-_IMAGE_TEST_COLUMNS = _list_test_columns("Covered with", "Loss: region", "Loss: controls")
-_TEXT_TEST_COLUMNS = _list_test_columns("Compared with", "Effect of the phrase", "Effect of the control")
-
-
 # Maps and pairs
 
 
@@ -218,10 +212,8 @@ def _build_mean_maps(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
         picture = encode_picture(drawing.draw_mean_map(mean.bits, top, boxes), shrink=2)
         maps.append(CaptionedPicture(picture, lead, f"{capitalize(region)}: {bits}.", alt))
     same = "" if boxes else " where it is the same for every pair"
-    note = (
-        f"Rounded mean bits of each patch. The region is outlined in white{same}."
-        f"{' Both maps use the same scale.' if len(maps) > 1 else ''}"
-    )
+    scale = " Both maps use the same scale." if len(maps) > 1 else ""
+    note = f"Rounded mean bits of each patch. The region is outlined in white{same}.{scale}"
     yield MeanMaps(maps, note, format_bits(top))
 
 

@@ -130,8 +130,8 @@ def _select_runs(lake: Root, run_id: str, stored: Sequence[str], records: Sequen
     if run_id == "latest" and runs:
         return [runs[-1]]
     if run_id not in runs:
-        newest = ", ".join(stored[:-6:-1]) or "none"
-        raise VerifyError(f"verify: got {run_id!r}, expected latest, all, or a run of the lake {lake}: {newest}")
+        choices = ", ".join(["latest", "all", *stored[:-6:-1]])
+        raise VerifyError(f"verify: got {run_id!r}, expected a run of the lake {lake}: {choices}; choose one")
     return [run_id]
 
 

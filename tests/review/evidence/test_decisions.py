@@ -242,11 +242,8 @@ def test_a_sign_off_is_refused_if_a_decision_was_made_meanwhile(run_of_two, monk
     monkeypatch.setattr(decisions, "query_decisions", counted)
     with pytest.raises(DecisionError, match="meanwhile"):
         sign_off(run.lake, BOB, run.run_id, "responsibility", "fit for use", seen=0)
-    assert sign_off(run.lake, BOB, run.run_id, "review", "seen").body["alerts"] == {
-        "open": 1,
-        "pending": 0,
-        "decided": 1,
-    }
+    counts = sign_off(run.lake, BOB, run.run_id, "review", "seen").body["alerts"]
+    assert counts == {"open": 1, "pending": 0, "decided": 1}
 
 
 @pytest.mark.parametrize("place", ["manifest.json", "alerts/part-00000.parquet"])

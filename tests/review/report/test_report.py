@@ -242,10 +242,10 @@ def test_gates_and_error_rows_are_counted_with_their_failures_and_examples(lake,
         [
             {
                 "row_number": n,
-                "stage": "ingest",
                 "file_name": f"f{n}",
-                "reason": "corrupt_image",
                 "detail": f"detail {n}",
+                "stage": "ingest",
+                "reason": "corrupt_image",
             }
             for n in range(5)
         ],

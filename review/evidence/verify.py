@@ -103,8 +103,9 @@ def verify(lake: Root, run_id: str | None, public: PublicKey | None = None, head
         if f"runs/{each}" not in links:
             _RunVerifier(lake, each, files[each], records, result).verify()
     if run_id == "all":
+        expected = (f"{ledger.FOLDER}/", *(f"runs/{each}/" for each in files))
         for name in sizes:
-            if not name.startswith((f"{ledger.FOLDER}/", *(f"runs/{each}/" for each in files))):
+            if not name.startswith(expected):
                 result.add(name, "is not listed in any manifest")
     return result
 
@@ -219,9 +220,10 @@ def _verify_chain(
     """Report records whose sha256 differs from the one in the next record, or in the file HEAD for the last record."""
     actual = {0: ledger.BEGINNING, **digests}
     # Each file that refers to a record: its name, its own number (None for HEAD), and number and sha256 of the record.
-    references: list[tuple[str, int | None, int, str]] = []
-    references += [(_record_file(number), number, number - 1, record.prev) for number, record in parsed.items()]
-    references += [] if head is None else [(f"{ledger.FOLDER}/{ledger.HEAD}", None, *head)]
+    references: list[tuple[str, int | None, int, str]] = [
+        *((_record_file(number), number, number - 1, record.prev) for number, record in parsed.items()),
+        *([] if head is None else [(f"{ledger.FOLDER}/{ledger.HEAD}", None, *head)]),
+    ]
     references = sorted((each for each in references if each[2] in actual), key=lambda each: each[2])
     confirmed = {number for _, _, number, digest in references if digest == actual[number]}
     contradicted = {number for _, _, number, digest in references if digest != actual[number]}
@@ -233,15 +235,14 @@ def _verify_chain(
         is_near = sum(one != other for one, other in zip(digest, actual[number], strict=False)) <= 2
         is_referrer = number == 0 or number in confirmed or referrer in contradicted or is_near
         changed = referrer if is_referrer else number
-        if changed in reported:
-            continue
+        description = f"has sha256 {actual[number][:16]}, but {file} refers to {digest[:16]}"
+        if is_referrer:
+            description = f"refers to sha256 {digest[:16]}, expected {actual[number][:16]}"
+        if changed is not None and changed not in reported:
+            result.add_record(changed, description)
+        elif changed not in reported:
+            result.add(file, description)
         reported.add(changed)
-        if not is_referrer:
-            result.add_record(number, f"has sha256 {actual[number][:16]}, but {file} refers to {digest[:16]}")
-        elif referrer is None:
-            result.add(file, f"refers to sha256 {digest[:16]}, expected {actual[number][:16]}")
-        else:
-            result.add_record(referrer, f"refers to sha256 {digest[:16]}, expected {actual[number][:16]}")
 
 
 def _verify_signatures(result: VerifyResult, records: Sequence[Record], public: PublicKey | None) -> None:

@@ -158,7 +158,14 @@ class SignatureLines:
     labels: Sequence[str]
 
 
-Block = Paragraph | Items | Facts | Table | MeanMaps | PairCard | Details | SignatureLines
+@dataclass(frozen=True)
+class Sheet:
+    """Small pictures of pairs, only in HTML; each cell has a `name`, a `caption`, and a `picture` or a `problem`."""
+
+    cells: Sequence[Mapping[str, str | None]]
+
+
+Block = Paragraph | Items | Facts | Table | MeanMaps | PairCard | Details | SignatureLines | Sheet
 
 
 @dataclass(frozen=True)

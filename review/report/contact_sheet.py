@@ -1,11 +1,10 @@
 """The contact sheet of a corpus: figures, error rows, near-duplicates, and a sample of its pairs, as one HTML file."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from markupsafe import Markup
 from PIL import Image
 
 from corpora import Corpus, Pair, RowError
@@ -13,7 +12,8 @@ from corpora.description import Description
 from corpora.perceptual_hash import MAX_DIFFERENT_BITS
 from review.presentation import drawing
 from review.presentation.formatting import format_count
-from review.report.html import ReportError, render_html, stylesheet, write_output
+from review.report.blocks import Chapter, Column, Fact, Facts, Paragraph, Sheet, build_table
+from review.report.html import ReportError, render_html, write_output
 
 SIDE: Final = 132
 GROUPS: Final = 4
@@ -21,7 +21,7 @@ GROUPS: Final = 4
 _GROUP_PAIRS: Final = 7
 """Pairs of a group that are shown."""
 
-_MARK: Final = '<meta name="generator" content="m2ib-audit corpus">'
+_GENERATOR: Final = "m2ib-audit corpus"
 """Identifies a contact sheet, which may be overwritten."""
 
 _HEAD_BYTES: Final = 4096
@@ -68,7 +68,7 @@ def check_output(out: Path) -> None:
         if not out.exists():
             return
         with out.open("rb") as file:
-            if _MARK.encode() in file.read(_HEAD_BYTES):
+            if f'content="{_GENERATOR}"'.encode() in file.read(_HEAD_BYTES):
                 return
         found = "another file"
     except OSError as error:
@@ -82,23 +82,48 @@ def check_output(out: Path) -> None:
 def write_contact_sheet(corpus: Corpus, description: Description, name: str, out: Path) -> Path:
     """Write the contact sheet as one HTML file that loads nothing else, and return its path. Raises ReportError."""
     check_output(out)
-    html = render_html(
-        "corpus.html.j2",
-        stylesheet(),
-        name=name,
-        description=description,
-        facts=describe_corpus(description),
-        mark=Markup(_MARK),  # noqa: S704  # part of the package
-        most=MAX_DIFFERENT_BITS,
-        shown=_GROUP_PAIRS,
-        alike=[_list_cells(corpus, group[:_GROUP_PAIRS]) for group in description.near_duplicates[:GROUPS]],
-        sample=_list_cells(corpus, description.sample),
-    )
-    write_output(html, out, "corpus")
+    document = {
+        "overline": f"Corpus · {description.format}",
+        "title": name,
+        "summary": [Facts([Fact(label, value) for label, value in describe_corpus(description)])],
+        "chapters": list(_build_chapters(corpus, description)),
+        "footer": f"sha256 {description.digest}",
+    }
+    write_output(render_html(document, f"Corpus {name}", _GENERATOR), out, "corpus")
     return out
 
 
-def _list_cells(corpus: Corpus, pairs: Sequence[Pair]) -> list[dict[str, str | None]]:
+def _build_chapters(corpus: Corpus, description: Description) -> Iterator[Chapter]:
+    if description.errors:
+        rows = [
+            {"reason": reason, "n": number, "examples": _list_examples(description, reason)}
+            for reason, number in description.errors.items()
+        ]
+        count = Column("Rows", lambda row: format_count(row["n"]), "number")
+        table = build_table([Column("Reason", "reason", "name"), count, Column("Examples", "examples")], rows)
+        yield Chapter("errors", "Rows that cannot be audited", [table])
+    if number := description.duplicates:
+        title = f"{format_count(number, 'row')} that repeat{'s' if number == 1 else ''} another pair"
+        examples = _list_examples(description, "duplicate_pair")
+        text = f"Same image file and same caption; audited once. Examples: {examples}"
+        yield Chapter("duplicates", title, [Paragraph(text, "note")])
+    if groups := description.near_duplicates:
+        text = (
+            f"Different files whose perceptual hashes differ in at most {MAX_DIFFERENT_BITS} of 64 bits. The largest "
+            f"{format_count(len(groups[:GROUPS]), 'group')} of {len(groups)}; up to {_GROUP_PAIRS} of each."
+        )
+        sheets = [_build_sheet(corpus, group[:_GROUP_PAIRS]) for group in groups[:GROUPS]]
+        yield Chapter("near-duplicates", "Near-duplicate images", [Paragraph(text, "note"), *sheets])
+    title = f"{format_count(len(description.sample), 'pair')} sampled by hash"
+    yield Chapter("sample", title, [_build_sheet(corpus, description.sample)])
+
+
+def _list_examples(description: Description, reason: str) -> str:
+    rows = description.examples[reason]
+    return "; ".join(f"{row.file_name}: {row.detail}" if row.file_name else row.detail for row in rows)
+
+
+def _build_sheet(corpus: Corpus, pairs: Sequence[Pair]) -> Sheet:
     """Return name, caption and picture of each pair; a picture that cannot be read is replaced by the reason."""
     cells = []
     for pair in pairs:
@@ -110,4 +135,4 @@ def _list_cells(corpus: Corpus, pairs: Sequence[Pair]) -> list[dict[str, str | N
         except RowError as error:
             problem = str(error)
         cells.append({"name": pair.file_name, "caption": pair.caption, "picture": picture, "problem": problem})
-    return cells
+    return Sheet(cells)

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def load_document(lake: Root, run_id: str, remote: bool = True) -> Document:
 def render_report(document: Document, kind: str, fonts: Collection[Path] = ()) -> bytes:
     """Render a report in one of FORMATS; the same document gives the same bytes. Raises ReportError."""
     if kind == "html":
-        return render_html("report.html.j2", stylesheet(), document=document)
+        return render_html(document, f"Audit report {document.run_id}", "m2ib-audit report")
     from review.report.pdf import render_pdf  # slow to import
 
     return render_pdf(document, fonts)
@@ -103,17 +103,6 @@ def _find_manifest(lake: Root, run_id: str) -> dict[str, Any]:
     return available[run_id]
 
 
-def stylesheet() -> str:
-    """Return the style sheet of the HTML report.
-
-    Shades of tokens are classes, so that the content security policy can forbid all other styles.
-    """
-    shades = (
-        f".shade-{step} {{ background: rgb(249 140 10 / {step / SHADES * 0.8:.3f}); }}" for step in range(SHADES + 1)
-    )
-    return "\n".join(["", (_TEMPLATES / "report.css").read_text(encoding="utf-8"), *shades, ""])
-
-
 def load_templates() -> jinja2.Environment:
     """Return the Jinja environment: it escapes all values, and the functions of `formatting` are its filters."""
     templates = jinja2.Environment(
@@ -128,8 +117,20 @@ def load_templates() -> jinja2.Environment:
     return templates
 
 
-def render_html(template: str, style: str, **values: Any) -> bytes:
-    """Render an HTML file, whose content security policy allows only the given style sheet."""
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    style = Markup(style)  # noqa: S704  # part of the package
-    return load_templates().get_template(template).render(style=style, style_digest=digest, **values).encode()
+def render_html(document: Document | Mapping[str, Any], name: str, generator: str) -> bytes:
+    """Render a document as one HTML file, whose content security policy allows only its own style sheet.
+
+    Shades of tokens are classes, because the policy forbids styles of single elements.
+    """
+    shades = (
+        f".shade-{step} {{ background: rgb(249 140 10 / {step / SHADES * 0.8:.3f}); }}" for step in range(SHADES + 1)
+    )
+    style = "\n".join(["", (_TEMPLATES / "report.css").read_text(encoding="utf-8"), *shades, ""])
+    values = {
+        "document": document,
+        "name": name,
+        "generator": generator,
+        "style": Markup(style),  # noqa: S704  # part of the package
+        "style_digest": base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+    }
+    return load_templates().get_template("report.html.j2").render(values).encode()

@@ -95,10 +95,10 @@ def _find_manifest(lake: Root, run_id: str) -> dict[str, Any]:
         return list(available.values())[-1]
     if run_id not in available:
         pruned = f", whose rows were pruned ({manifests[run_id]['reason']})" if run_id in manifests else ""
-        newest = ", ".join(list(available)[-5:]) or "none yet"
+        newest = ", ".join(list(available)[-5:]) or "none; run an audit first"
         raise ReportError(
             f"report: got run {run_id!r}{pruned}, expected latest, or a run of the lake {lake} that has rows, whose "
-            f"newest are: {newest}; choose one, or run an audit"
+            f"newest are: {newest}"
         )
     return available[run_id]
 

@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PureWindowsPath
@@ -163,49 +163,39 @@ class CocoReader(FolderReader):
 
 def _read_boxes(path: Root, loaded: _Object) -> _Boxes:
     """Return the boxes in a captions file, whose content is `loaded`, and in the instances file next to it."""
-    boxes: _Boxes = {}
-    _add_boxes(boxes, loaded)
-    split = _split(path)
-    instances = path.with_name(f"instances_{split}.json")
-    if split and instances != path and roots.is_file(instances):
+    sources = [loaded]
+    instances = path.with_name(f"instances_{_split(path)}.json")
+    if _split(path) and instances != path and roots.is_file(instances):
         expected = "expected the instances of COCO in the folder of its captions"
-        _add_boxes(boxes, _load(metadata.check_listing(instances, path.parent, expected)))
+        sources.append(_load(metadata.check_listing(instances, path.parent, expected)))
+    boxes: _Boxes = defaultdict(dict)
+    for source in sources:
+        categories = source.get("categories")
+        names = {
+            _identity(entry, "id"): name
+            for entry in (categories if isinstance(categories, list) else [])
+            if isinstance(entry, dict) and isinstance(name := entry.get("name"), str)
+        }
+        for entry in source["annotations"]:
+            if isinstance(entry, dict) and "bbox" in entry and (image := _identity(entry, "image_id")) is not None:
+                category = _identity(entry, "category_id")
+                name = names.get(category, f"of category {category}") if category is not None else "of no category"
+                _enlarge(boxes[image], name if is_storable(name) else ascii(name), entry["bbox"])
     return boxes
 
 
-def _add_boxes(boxes: _Boxes, loaded: _Object) -> None:
-    """Add the boxes in a loaded COCO file to `boxes`, and enlarge boxes of the same image and category."""
-    categories = loaded.get("categories")
-    names = {
-        _identity(entry, "id"): name
-        for entry in (categories if isinstance(categories, list) else [])
-        if isinstance(entry, dict) and isinstance(name := entry.get("name"), str)
-    }
-    for entry in loaded["annotations"]:
-        if not isinstance(entry, dict) or "bbox" not in entry or (image := _identity(entry, "image_id")) is None:
-            continue
-        category = _identity(entry, "category_id")
-        name = names.get(category, f"of category {category}") if category is not None else "of no category"
-        name = name if is_storable(name) else ascii(name)
-        box = _corners(entry["bbox"])
-        if box is not None:
-            of_image = boxes.setdefault(image, {})
-            of_image[name] = _enclose(of_image.get(name, box), box)
-
-
-def _corners(box: object) -> _Box | str | None:
-    """Convert a COCO box (x, y, width, height) to (x0, y0, x1, y1): None without area, an error message if invalid."""
+def _enlarge(boxes: dict[str, _Box | str], name: str, box: object) -> None:
+    """Enlarge the box of a category to contain a COCO box (x, y, width, height), or replace it by an error message."""
+    before = boxes.get(name)
+    if isinstance(before, str):
+        return
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)) or min(box[2:]) < 0:
-        return f"not a box of x, y, width, height: {excerpt(box)}"
-    x, y, width, height = (float(value) for value in box)
-    return (x, y, x + width, y + height) if width and height else None
-
-
-def _enclose(one: _Box | str, other: _Box | str) -> _Box | str:
-    """Return the smallest box around two boxes, or the error message if one of them is invalid."""
-    if isinstance(one, str) or isinstance(other, str):
-        return one if isinstance(one, str) else other
-    return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
+        boxes[name] = f"not a box of x, y, width, height: {excerpt(box)}"
+    elif box[2] and box[3]:  # without area, it changes nothing
+        x0, y0, x1, y1 = float(box[0]), float(box[1]), float(box[0] + box[2]), float(box[1] + box[3])
+        if before is not None:
+            x0, y0, x1, y1 = min(x0, before[0]), min(y0, before[1]), max(x1, before[2]), max(y1, before[3])
+        boxes[name] = (x0, y0, x1, y1)
 
 
 def _shares(box: _Box | str, width: object, height: object) -> str:

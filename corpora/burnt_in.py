@@ -40,21 +40,15 @@ def detect(image: NDArray[np.uint8], caption: str) -> Mapping[str, Sequence[tupl
     lines = [
         line for extreme in (gray >= high - span / 16, gray <= low + span / 16) for line in _lines(extreme, gray, span)
     ]
+    if not lines:
+        return {}
     height, width = gray.shape
-    boxes = [
-        (
-            max(left - 1, 0) / width,
-            max(top - 1, 0) / height,
-            min(right + 1, width) / width,
-            min(bottom + 1, height) / height,
-        )
-        for top, bottom, left, right in lines
-    ]
-    return {"text": boxes} if boxes else {}
+    boxes = np.clip(np.add(lines, (-1, -1, 1, 1)) / (width, height, width, height), 0, 1)
+    return {"text": [(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes.tolist()]}
 
 
 def _lines(mask: NDArray[np.bool_], gray: NDArray[Any], span: float) -> list[tuple[int, int, int, int]]:
-    """Return the box of each row of letters as (top, bottom, left, right) in pixels.
+    """Return the box of each row of letters as (left, top, right, bottom) in pixels.
 
     Args:
         mask: Pixels near the minimum or near the maximum gray value, of shape (height, width).
@@ -82,7 +76,7 @@ def _lines(mask: NDArray[np.bool_], gray: NDArray[Any], span: float) -> list[tup
     count, group = connected_components(level & (gap >= 0) & (gap <= heights[:, None]), directed=False)
     rows_of = [np.flatnonzero(group == number) for number in range(count)]
     return [
-        (int(top[row].min()), int(bottom[row].max()), int(left[row].min()), int(right[row].max()))
+        (int(left[row].min()), int(top[row].min()), int(right[row].max()), int(bottom[row].max()))
         for row in rows_of
         if len(row) >= MIN_LETTERS
     ]

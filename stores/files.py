@@ -150,7 +150,7 @@ def list_folders(folder: Root) -> list[str]:
 def list_files(folder: Root) -> list[str]:
     """Return the sorted names of the files in a folder; empty if the folder does not exist. Raises LakeError."""
     if isinstance(folder, Path):
-        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
             return sorted(entry.name for entry in found if entry.is_file())
         return []
     return [name for name, is_dir in _list_remote(folder) if not is_dir]

@@ -172,8 +172,12 @@ def test_inputs_of_another_kind_are_named(encoder, pairs, images, texts, message
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"precision": "bf16"}, {"seed": "x"}, {"steps": 2.5}, {"initial_alpha": float("nan")}, {"draws": True}]
-)
+    "wrong",
+    [
+        {"precision": "bf16"}, {"seed": "x"}, {"steps": 2.5}, {"initial_alpha": float("nan")}, {"draws": True},
+        {"draws": 0}, {"tolerance": 1.0}, {"learning_rate": 0},
+    ],
+)  # fmt: skip
 def test_settings_of_another_kind_are_named(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}: got"):
         BottleneckConfig(**{"antithetic": False, **wrong})

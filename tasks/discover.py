@@ -7,7 +7,7 @@ from typing import Any
 from prefect import task
 
 from m2ib import DualEncoder
-from m2ib.analysis.overlays import Discovery, Occurrence, Overlay, OverlayConfig, find_overlays
+from m2ib.analysis.overlays import Discovery, Occurrence, Overlay, find_overlays
 from tasks.execution import TASK_OPTIONS
 from tasks.inputs import load_model, read_batch, read_mapped_pairs
 from tasks.lake.run import Run
@@ -71,7 +71,7 @@ def discover_overlays(run: Run, corpus: CorpusConfig, model: ModelConfig, settin
         images = network.stack_images(pixels)
         grid = (len(sample), sample[0]["grid_h"], sample[0]["grid_w"])
         maps = images.new_tensor([pair["image_map"] for pair in sample]).reshape(grid)
-        discovery = find_overlays(images, maps, OverlayConfig(settings.peaks, settings.min_images))
+        discovery = find_overlays(images, maps, settings.peaks, settings.min_images)
         counts, searched = [0] * len(discovery.overlays), 0
         for pair, found in _search(discovery, corpus, pairs, network) if discovery.overlays else ():
             searched += 1

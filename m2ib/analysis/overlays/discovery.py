@@ -34,14 +34,7 @@ from m2ib.analysis.overlays.windows import Maps, Windows, compare_windows, cut_w
 
 ImageOccurrences = list[list[Occurrence]]  # occurrences of one overlay in each image
 
-
-@dataclass(frozen=True)
-class OverlayConfig:
-    """Settings of `find_overlays`."""
-
-    peaks: int = 3  # number of windows to cut from each image, at the highest values of its map
-    min_images: int = 5  # images that must contain a template, in addition to those it is estimated from
-    attempts: int = 40  # maximum number of candidate templates to test, most prominent ones first
+ATTEMPTS = 40  # maximum number of candidate templates to test, most prominent ones first
 
 
 @dataclass(frozen=True)
@@ -81,7 +74,7 @@ class Discovery:
         return [(x0 / w, y0 / h, x1 / w, y1 / h) for x0, y0, x1, y1 in cover_with_rectangles(ink.numpy())]
 
 
-def find_overlays(images: Images, maps: Maps, config: OverlayConfig | None = None) -> Discovery:
+def find_overlays(images: Images, maps: Maps, peaks: int = 3, min_images: int = 5) -> Discovery:
     """Find overlays that recur in many images at the places with the highest attribution.
 
     The result does not depend on the order of the images. For n images, (peaks * n)^2 windows are compared, and all
@@ -90,52 +83,50 @@ def find_overlays(images: Images, maps: Maps, config: OverlayConfig | None = Non
     Args:
         images: Preprocessed images.
         maps: Image map of each image, in nats.
-        config: Settings. Defaults to `OverlayConfig()`.
+        peaks: Number of windows to cut from each image, at the highest values of its map.
+        min_images: Number of images that must contain a template, in addition to those that it is estimated from.
 
     Raises:
-        ValueError: If there are no images, or the images or maps are not finite.
+        ValueError: If the images or maps are not finite.
     """
-    config = config or OverlayConfig()
     images, maps = images.detach().float(), maps.detach().float()
-    if not len(images):
-        raise ValueError("images: got none, expected at least one image")
     if not (images.isfinite().all() and maps.isfinite().all()):
         raise ValueError("images and maps: got values that are not finite, expected only finite values")
     order = sorted(range(len(images)), key=lambda i: _digest(images[i], maps[i]))
     images, maps = drop_duplicate_channels(images[order]), maps[order]
     patch = max(images.shape[-2] / maps.shape[-2], images.shape[-1] / maps.shape[-1])
     whitener = Whitener.fit(images, max(1, round(patch / PATCH)))
-    if len(images) < 2 * config.min_images:
+    if len(images) < 2 * min_images:
         return Discovery(whitener)
-    white = whitener.apply(images)
-    return Discovery(whitener, _discover(white, downsample(images, whitener.reduction), maps, config))
+    white, reduced = whitener.apply(images), downsample(images, whitener.reduction)
+    return Discovery(whitener, _discover(white, reduced, maps, peaks, min_images))
 
 
 def _digest(image: Tensor, attribution: Tensor) -> bytes:
     return hashlib.sha256(image.cpu().numpy().tobytes() + attribution.cpu().numpy().tobytes()).digest()
 
 
-def _discover(white: Images, reduced: Images, maps: Maps, config: OverlayConfig) -> tuple[Overlay, ...]:
-    windows = cut_windows(white, maps, config.peaks)
-    if len(windows) < 2 * config.min_images:
+def _discover(white: Images, reduced: Images, maps: Maps, peaks: int, min_images: int) -> tuple[Overlay, ...]:
+    windows, least = cut_windows(white, maps, peaks), 2 * min_images
+    if len(windows) < least:
         return ()
     comparison = compare_windows(windows, white)
-    prominence = comparison.prominence(2 * config.min_images)
+    prominence = comparison.prominence(least)
     core = windows.core_size
     spectra = ImageSpectra.compute(white, [(2 * core[0], 2 * core[1])])
     overlays: list[Overlay] = []
-    for _ in range(config.attempts):
+    for _ in range(ATTEMPTS):
         seed = int(prominence.argmax())
         if not prominence[seed] > 0:
             break
         members = comparison.members_of(seed)
-        overlay = confirm_overlay(spectra, reduced, members, core, config.min_images)
+        overlay = confirm_overlay(spectra, reduced, members, core, min_images)
         prominence[seed] = 0
         if overlay is not None:
             overlays.append(overlay)
             prominence[_explained_windows(windows, find_occurrences(spectra, [overlay])[0], spectra.image_size)] = 0
             prominence[comparison.scores[seed] > overlay.threshold] = 0
-    return _merge_adjacent(spectra, reduced, maps, _select(spectra, maps, overlays, config), config)
+    return _merge_adjacent(spectra, reduced, maps, _select(spectra, maps, overlays, least), least)
 
 
 def _explained_windows(windows: Windows, occurrences: ImageOccurrences, size: tuple[int, int]) -> Bool[Tensor, " m"]:
@@ -150,10 +141,8 @@ def _explained_windows(windows: Windows, occurrences: ImageOccurrences, size: tu
     return explained
 
 
-def _select(
-    spectra: ImageSpectra, maps: Maps, overlays: Sequence[Overlay], config: OverlayConfig
-) -> tuple[Overlay, ...]:
-    """Search for all overlays together, and return those that still occur in enough images.
+def _select(spectra: ImageSpectra, maps: Maps, overlays: Sequence[Overlay], least: int) -> tuple[Overlay, ...]:
+    """Search for all overlays together, and return those that still occur in at least `least` images.
 
     An overlay that is no watermark must have a larger share of the attribution than of the area. Of several watermarks
     in the same images only one is returned. Overlays are in descending order of their share of the attribution.
@@ -166,7 +155,7 @@ def _select(
         for overlay, by_image in zip(overlays, find_occurrences(spectra, overlays), strict=True):
             found = {image: occurrences for image, occurrences in enumerate(by_image) if occurrences}
             share, area = _measure_mass(maps, by_image, spectra.image_size)
-            if len(found) < 2 * config.min_images:
+            if len(found) < least:
                 continue
             if area > WATERMARK_AREA:
                 if len(watermarked & found.keys()) > EXPLAINED * len(found):
@@ -209,11 +198,12 @@ def _cell_shares(side: int, cells: int) -> Float[Tensor, "cells side"]:
 
 
 def _merge_adjacent(
-    spectra: ImageSpectra, reduced: Images, maps: Maps, overlays: tuple[Overlay, ...], config: OverlayConfig
+    spectra: ImageSpectra, reduced: Images, maps: Maps, overlays: tuple[Overlay, ...], least: int
 ) -> tuple[Overlay, ...]:
     """Merge overlays that always occur side by side, which are parts of an overlay that is larger than a window.
 
-    Two overlays are merged only if the result fits into an image and occurs in nearly all images with its parts.
+    Two overlays are merged only if the result fits into an image and occurs in nearly all images with its parts, and in
+    at least `least` images.
     """
     found = find_occurrences(spectra, overlays)
     for (one, ones), (other, others) in combinations(zip(overlays, found, strict=True), 2):
@@ -222,15 +212,15 @@ def _merge_adjacent(
             continue
         placements, extent = union
         wider = ImageSpectra.compute(spectra.white, [extent, *(overlay.extent for overlay in overlays)])
-        least = max(2 * config.min_images, math.ceil(EXPLAINED * len(placements)))
-        candidate = estimate_candidate(wider, placements, extent, extent, least)
+        required = max(least, math.ceil(EXPLAINED * len(placements)))
+        candidate = estimate_candidate(wider, placements, extent, extent, required)
         if candidate is None:
             continue
         whole = complete_overlay(wider, reduced, candidate[0], min(one.member_count, other.member_count))
         rest = [overlay for overlay in overlays if overlay is not one and overlay is not other]
-        selected = _select(wider, maps, [whole, *rest], config)
+        selected = _select(wider, maps, [whole, *rest], least)
         if any(overlay.mask is whole.mask for overlay in selected):
-            return _merge_adjacent(wider, reduced, maps, selected, config)
+            return _merge_adjacent(wider, reduced, maps, selected, least)
     return overlays
 
 

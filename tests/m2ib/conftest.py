@@ -32,9 +32,13 @@ def tiny_model(kind=CLIP, seed=0, image_size=40, layers=3, **text):
     return model
 
 
+def encoder_of(model):
+    return DualEncoder(model, open_clip.SimpleTokenizer(context_length=CONTEXT))
+
+
 @pytest.fixture(scope="session", params=[CLIP, CustomTextCLIP], ids=["CLIP", "CustomTextCLIP"])
 def encoder(request):
-    return DualEncoder(tiny_model(request.param), open_clip.SimpleTokenizer(context_length=CONTEXT))
+    return encoder_of(tiny_model(request.param))
 
 
 @pytest.fixture(scope="session", params=[CLIP, CustomTextCLIP], ids=["CLIP", "CustomTextCLIP"])
@@ -44,7 +48,7 @@ def exact(request):
     Adam's first steps are signs of gradients: in float32 one feature in a million has a gradient that is all
     rounding, and moves the other way.
     """
-    return DualEncoder(tiny_model(request.param).double(), open_clip.SimpleTokenizer(context_length=CONTEXT))
+    return encoder_of(tiny_model(request.param).double())
 
 
 @pytest.fixture(scope="session")

@@ -146,13 +146,16 @@ _ENCODERS = {
     ),
 }  # fmt: skip
 _CLIP_WORDS = {**_OWN, "vocab_size": 49408}
+
+
+def _clip_tokenizer():
+    return open_clip.SimpleTokenizer(context_length=CONTEXT)
+
+
 TEXT_TOWERS = {
-    "causal": (_CLIP_WORDS, lambda: open_clip.SimpleTokenizer(context_length=CONTEXT)),
+    "causal": (_CLIP_WORDS, _clip_tokenizer),
     "causal, end by id": ({**_OWN, "pool_type": "eos", "eos_id": 2}, lambda: WordTokenizer(pad=1, eos=2, start=3)),
-    "bidirectional, end of text": (
-        {**_CLIP_WORDS, "no_causal_mask": True},
-        lambda: open_clip.SimpleTokenizer(context_length=CONTEXT),
-    ),
+    "bidirectional, end of text": ({**_CLIP_WORDS, "no_causal_mask": True}, _clip_tokenizer),
     "SigLIP, padded with EOS": (
         {**_OWN, "no_causal_mask": True, "pool_type": "last", "proj_bias": True},
         lambda: WordTokenizer(pad=1, eos=1),
@@ -165,10 +168,7 @@ TEXT_TOWERS = {
         {**_OWN, "no_causal_mask": True, "pool_type": "last"},
         lambda: WordTokenizer(pad=0, eos=2, start=3, strip_sep=True),
     ),
-    "CoCa": (
-        {**_CLIP_WORDS, "embed_cls": True, "output_tokens": True},
-        lambda: open_clip.SimpleTokenizer(context_length=CONTEXT),
-    ),
+    "CoCa": ({**_CLIP_WORDS, "embed_cls": True, "output_tokens": True}, _clip_tokenizer),
     "BERT, mean": (None, lambda: WordTokenizer(pad=0, eos=2, start=3)),
     "BERT, CLS": (None, lambda: WordTokenizer(pad=0, eos=2, start=3)),
     "RoBERTa": (None, lambda: WordTokenizer(pad=1, eos=2, start=0)),

@@ -3,16 +3,14 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import open_clip
 import pytest
 import torch
-from conftest import CONTEXT, tiny_model
+from conftest import encoder_of, tiny_model
 from families import oracle_map
 
 from m2ib import (
     BottleneckConfig,
     CalibrationError,
-    DualEncoder,
     GateConfig,
     ModelLoadError,
     attribute,
@@ -58,8 +56,7 @@ def _close(got, expected):
 @pytest.mark.parametrize("config", [AUDIT, PAPER], ids=["audit", "paper"])
 def test_float32_gives_the_map_of_float64(pairs, config):
     images, texts = pairs
-    tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT)
-    encoder, exact = DualEncoder(tiny_model(), tokenizer), DualEncoder(tiny_model().double(), tokenizer)
+    encoder, exact = encoder_of(tiny_model()), encoder_of(tiny_model().double())
     keys = [str(i) for i in range(len(texts))]
     single, double = (
         attribute(model, images, texts, config, calibrate(model, *pairs, config), keys=keys)
@@ -314,7 +311,7 @@ def test_compiled_kernels_are_used_and_have_code_of_their_own(pairs, monkeypatch
     monkeypatch.setattr(torch, "compile", compile_nothing)
     config = replace(PAPER, steps=2, draws=2, image=GateConfig(layer=0), text=GateConfig(layer=0))
     for seed in range(2):
-        encoder = DualEncoder(tiny_model(seed=seed), open_clip.SimpleTokenizer(context_length=CONTEXT))
+        encoder = encoder_of(tiny_model(seed=seed))
         plain = attribute(encoder, *pairs, config)
         encoder.compile()
         calls.clear()
@@ -326,20 +323,19 @@ def test_compiled_kernels_are_used_and_have_code_of_their_own(pairs, monkeypatch
     assert [options.get("dynamic") for _, options in compiled[:5]] == [True, True, True, None, None]
 
 
+def recording_backend(graphs):
+    """A compiler that records its graphs and leaves them as they are, which takes no minutes."""
+    return lambda graph, _inputs: graphs.append(graph) or graph.forward
+
+
 @pytest.mark.slow
 def test_compiled_kernels_give_the_same_maps_and_models_do_not_share_recompilations(pairs):
-    config = replace(PAPER, steps=2, draws=2)
-    graphs = []
-
-    def backend(graph, _inputs):  # all of a compiler but the minutes that one takes
-        graphs.append(graph)
-        return graph.forward
-
+    config, graphs = replace(PAPER, steps=2, draws=2), []
     torch._dynamo.reset()
     for seed in range(5):
-        encoder = DualEncoder(tiny_model(seed=seed, layers=2), open_clip.SimpleTokenizer(context_length=CONTEXT))
+        encoder = encoder_of(tiny_model(seed=seed, layers=2))
         plain = attribute(encoder, *pairs, config)
-        encoder.compile(backend=backend)
+        encoder.compile(backend=recording_backend(graphs))
         before = len(graphs)
         compiled = attribute(encoder, *pairs, config)
         assert len(graphs) > before, "another model's graphs were used, or none"
@@ -351,17 +347,12 @@ def test_compiled_kernels_give_the_same_maps_and_models_do_not_share_recompilati
 @pytest.mark.slow
 def test_one_block_is_compiled_for_all_of_them(pairs):
     def pieces(layers):
-        made = []
-
-        def backend(graph, _inputs):
-            made.append(graph)
-            return graph.forward
-
+        graphs = []
         torch._dynamo.reset()
-        encoder = DualEncoder(tiny_model(layers=layers), open_clip.SimpleTokenizer(context_length=CONTEXT))
-        encoder.compile(backend=backend)
+        encoder = encoder_of(tiny_model(layers=layers))
+        encoder.compile(backend=recording_backend(graphs))
         attribute(encoder, *pairs, replace(PAPER, image=GateConfig(layer=0), text=GateConfig(layer=0)))
-        return len(made)
+        return len(graphs)
 
     assert pieces(4) == pieces(7)
 
@@ -370,7 +361,7 @@ def test_a_missing_compiler_is_named(pairs):
     def broken(_graph, _inputs):
         raise RuntimeError("no g++")
 
-    encoder = DualEncoder(tiny_model(), open_clip.SimpleTokenizer(context_length=CONTEXT))
+    encoder = encoder_of(tiny_model())
     torch._dynamo.reset()
     with pytest.raises(ModelLoadError, match=r"install a C\+\+ compiler"):
         encoder.compile(backend=broken)
@@ -379,7 +370,7 @@ def test_a_missing_compiler_is_named(pairs):
 
 @pytest.mark.slow
 def test_compiled_code_gives_the_same_maps(pairs):
-    encoder = DualEncoder(tiny_model(), open_clip.SimpleTokenizer(context_length=CONTEXT))
+    encoder = encoder_of(tiny_model())
     plain = attribute(encoder, *pairs, PAPER)
     encoder.compile()
     compiled = attribute(encoder, *pairs, PAPER)
@@ -390,8 +381,6 @@ def test_compiled_code_gives_the_same_maps(pairs):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_gpu_gives_the_same_maps(pairs, precision):
-    tokenizer = open_clip.SimpleTokenizer(context_length=CONTEXT)
-    config = replace(PAPER, precision=precision)
-    here = attribute(DualEncoder(tiny_model(), tokenizer), *pairs, PAPER)
-    there = attribute(DualEncoder(tiny_model().cuda(), tokenizer), *pairs, config)
+    here = attribute(encoder_of(tiny_model()), *pairs, PAPER)
+    there = attribute(encoder_of(tiny_model().cuda()), *pairs, replace(PAPER, precision=precision))
     assert float(here.stability(there)[0].min()) > (0.999 if precision == "float32" else 0.9)

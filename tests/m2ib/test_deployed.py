@@ -6,7 +6,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import CONTEXT, tiny_model
+from conftest import CONTEXT, encoder_of, tiny_model
 from open_clip.transform import PreprocessCfg
 from PIL import Image
 from safetensors.torch import save_file
@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from m2ib import DualEncoder, ModelLoadError, load_encoder
 
 
-def encoder_of(model, **preprocess):
+def deployed(model, **preprocess):
     model.visual.preprocess_cfg = model.visual.preprocess_cfg | preprocess
-    return DualEncoder(model, open_clip.SimpleTokenizer(context_length=CONTEXT))
+    return encoder_of(model)
 
 
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
@@ -24,7 +24,7 @@ def encoder_of(model, **preprocess):
 def test_field_of_view_is_what_the_preprocessing_keeps(mode, size):
     """A picture of its own coordinates, through the real preprocessing: the seen part must read as the box says."""
     width, height = size
-    encoder = encoder_of(tiny_model(), resize_mode=mode, mean=(0.0,) * 3, std=(1.0,) * 3)
+    encoder = deployed(tiny_model(), resize_mode=mode, mean=(0.0,) * 3, std=(1.0,) * 3)
     ramp = np.zeros((height, width, 3), np.uint8)
     ramp[..., 0] = np.linspace(0, 255, width)[None, :].astype(np.uint8)
     ramp[..., 1] = np.linspace(0, 255, height)[:, None].astype(np.uint8)
@@ -51,7 +51,7 @@ def test_the_digest_names_the_model_not_its_weights_alone():
         "weights": encoder_of(tiny_model(seed=1)).digest,
         "heads": encoder_of(tiny_model(heads=4)).digest,
         "pool": encoder_of(tiny_model(pool_type="eos", eos_id=49407)).digest,
-        "preprocessing": encoder_of(tiny_model(), resize_mode="squash").digest,
+        "preprocessing": deployed(tiny_model(), resize_mode="squash").digest,
         "tokenizer": DualEncoder(tiny_model(), other).digest,
     }
     assert digests.pop("same") == digests["again"]

@@ -17,6 +17,8 @@ import scipy.spatial.distance
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from m2ib.analysis.masks import measure_overlaps
+
 SIDE = 8  # maximum of rows and columns after downsampling; a quarter of the width still has two columns
 # Neighbors that each map is linked to. About log(n) neighbors connect the graph (von Luxburg), which is 7 for `CAP`.
 # Each cluster has more members than this, so a larger number would exclude clusters as small as the smallest slice.
@@ -58,18 +60,12 @@ def cluster_maps(maps: Float[ndarray, "n h w"], ids: Sequence[str], seed: int) -
 
 def _downsample(maps: Float[ndarray, "n h w"]) -> Float[ndarray, "n d"]:
     """Sum maps over a grid of at most `SIDE` x `SIDE` cells. The nats of a patch in several cells are split by area."""
-    down, across = (_cell_shares(length) for length in maps.shape[1:])
+    down, across = (
+        measure_overlaps(np.linspace(0, length, min(SIDE, length) + 1), np.arange(length + 1))
+        for length in maps.shape[1:]
+    )
     cells: Float[ndarray, "n d"] = np.einsum("ay,nyx,bx->nab", down, maps, across).reshape(len(maps), -1)
     return cells
-
-
-def _cell_shares(length: int) -> Float[ndarray, "cells length"]:
-    """Return the share of each patch that lies in each cell, for `length` patches in a row or column."""
-    edges, patches = np.linspace(0, length, min(SIDE, length) + 1), np.arange(length)
-    shares: Float[ndarray, "cells length"] = np.maximum(
-        np.minimum(edges[1:, None], patches + 1) - np.maximum(edges[:-1, None], patches), 0
-    )
-    return shares
 
 
 def _cluster_spectrally(rows: Float[ndarray, "n d"]) -> Int[ndarray, " n"]:

@@ -1,6 +1,7 @@
 """Convert and measure boxes and pixel masks of image regions. The module does not import PyTorch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,12 @@ def extent_of(mask: Mask) -> tuple[int, int, int, int]:
     """Return the bounding box of a mask in pixels: first row, last row + 1, first column, last column + 1."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+def measure_overlaps(edges: NDArray[np.float64], points: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the length that each interval between successive `edges` shares with each one between `points`."""
+    stop: NDArray[np.float64] = np.minimum(edges[1:, None], points[1:])
+    return np.maximum(stop - np.maximum(edges[:-1, None], points[:-1]), 0)
 
 
 def cover_with_rectangles(mask: Mask) -> list[tuple[int, int, int, int]]:

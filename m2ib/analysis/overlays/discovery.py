@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
-from m2ib.analysis.masks import Box, cover_with_rectangles
+from m2ib.analysis.masks import Box, cover_with_rectangles, measure_overlaps
 from m2ib.analysis.overlays.matching import (
     EXPLAINED,
     WATERMARK_AREA,
@@ -172,7 +173,10 @@ def _select(spectra: ImageSpectra, maps: Maps, overlays: Sequence[Overlay], leas
 
 def _measure_mass(maps: Maps, by_image: ImageOccurrences, size: tuple[int, int]) -> tuple[float, float]:
     """Return the mean share of the attribution, and of the area, inside the boxes, over images with an occurrence."""
-    down, across = (_cell_shares(side, cells) for side, cells in zip(size, maps.shape[1:], strict=True))
+    down, across = (  # share of each cell that each pixel covers
+        torch.from_numpy(measure_overlaps(np.arange(cells + 1) / cells, np.arange(side + 1) / side)) * cells
+        for side, cells in zip(size, maps.shape[1:], strict=True)
+    )
     shares, areas = [], []
     for one, occurrences in zip(maps.double(), by_image, strict=True):
         if occurrences and (total := one.sum()) > 0:
@@ -188,13 +192,6 @@ def _box_mask(occurrences: Sequence[Occurrence], size: tuple[int, int]) -> Bool[
     for x0, y0, x1, y1 in (occurrence.box for occurrence in occurrences):
         mask[round(y0 * h) : round(y1 * h), round(x0 * w) : round(x1 * w)] = True
     return mask
-
-
-def _cell_shares(side: int, cells: int) -> Float[Tensor, "cells side"]:
-    """Return the share of each cell that each pixel covers, for `cells` cells in a row of `side` pixels."""
-    edges, pixels = torch.arange(cells + 1, dtype=torch.float64) / cells, torch.arange(side + 1).double() / side
-    stop = torch.minimum(edges[1:, None], pixels[None, 1:])
-    return (stop - torch.maximum(edges[:-1, None], pixels[None, :-1])).clamp_min(0) * cells
 
 
 def _merge_adjacent(

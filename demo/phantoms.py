@@ -116,10 +116,9 @@ class BurntText:
 
     @property
     def box(self) -> Box:
-        """Bounding box of the letters with a margin of one pixel, clipped to the image."""
+        """Bounding box of the letters with a margin of one pixel."""
         height, width = letter_bitmap(self.text).shape
-        sides = (self.x - 1, self.y - 1, self.x + width + 1, self.y + height + 1)
-        return Box(*(min(max(v, 0), SIZE) for v in sides))
+        return Box(self.x - 1, self.y - 1, self.x + width + 1, self.y + height + 1)
 
 
 @dataclass(frozen=True)

@@ -331,11 +331,12 @@ def recording_backend(graphs):
 @pytest.mark.slow
 def test_compiled_kernels_give_the_same_maps_and_models_do_not_share_recompilations(pairs):
     config, graphs = replace(PAPER, steps=2, draws=2), []
+    backend = recording_backend(graphs)
     torch._dynamo.reset()
     for seed in range(5):
         encoder = encoder_of(tiny_model(seed=seed, layers=2))
         plain = attribute(encoder, *pairs, config)
-        encoder.compile(backend=recording_backend(graphs))
+        encoder.compile(backend=backend)
         before = len(graphs)
         compiled = attribute(encoder, *pairs, config)
         assert len(graphs) > before, "another model's graphs were used, or none"

@@ -134,15 +134,9 @@ def _nodes(ray: Any) -> list[dict[str, Any]]:
 
 
 def _gpus(ray: Any, configured: float | None) -> float:
-    """Return the GPUs per task; by default 1 if the cluster has any. Raises BadInputError if no node has enough."""
-    most = max((node["Resources"].get("GPU", 0.0) for node in _nodes(ray)), default=0.0)
-    gpus = float(most > 0) if configured is None else configured
-    if gpus > most:
-        raise BadInputError(
-            f"[run] gpus_per_task: got {gpus:g}, but no node of the Ray cluster has a GPU, so that no task would ever "
-            "start, expected 0 there; add a node with GPUs, or set it to 0 to work on CPUs"
-        )
-    return gpus
+    """Return the GPUs per task; by default 1 if the cluster has any."""
+    has_any = any(node["Resources"].get("GPU", 0) > 0 for node in _nodes(ray))
+    return float(has_any) if configured is None else configured
 
 
 def _check_nodes(ray: Any, gpus: float, run: Run, corpus: CorpusConfig, model: ModelConfig) -> None:
@@ -169,7 +163,7 @@ def _check_nodes(ray: Any, gpus: float, run: Run, corpus: CorpusConfig, model: M
             last_line = str(error).strip().splitlines()[-1]
             found.append(f"{host}: cannot run this program ({last_line}); install the same m2ib-audit on every host")
     if not answers:
-        found = ["no node has a free CPU"]
+        found = [f"no node has a free CPU and {gpus:g} GPUs; add one, or set gpus_per_task to 0 to work on CPUs"]
     if found:
         raise BadInputError("[run] engine: the Ray cluster cannot do this audit's work\n  " + "\n  ".join(found))
     get_run_logger().info("Ray: %d nodes, %g GPUs per task", len(answers), gpus)

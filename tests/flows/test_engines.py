@@ -20,6 +20,7 @@ from flows.engines import Engine, check_engine
 from stores import lake_root
 from tasks.errors import BadInputError
 from tasks.records import Shard, ShardResult
+from tasks.settings import ModelConfig
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OF_A_RUN = {"run_id"}
@@ -98,7 +99,8 @@ def test_no_cluster_at_the_address_is_said_at_once():
 
 
 def cluster_of(*gpus):
-    return SimpleNamespace(nodes=lambda: [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": count}} for count in gpus])
+    nodes = [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": count}} for count in gpus]
+    return SimpleNamespace(nodes=lambda: nodes, remote=lambda **_: lambda function: function)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +110,10 @@ def test_gpus_a_task(nodes, wanted, gpus):
     assert engines._gpus(cluster_of(*nodes), wanted) == gpus
 
 
-def test_gpus_that_no_node_has_are_refused():
-    with pytest.raises(BadInputError, match=r"no node of the Ray cluster has a GPU.*set it to 0"):
-        engines._gpus(cluster_of(0, 0), 1)
+def test_gpus_that_no_node_has_are_refused(hand_written):
+    model = ModelConfig(architecture="x")
+    with pytest.raises(BadInputError, match=r"no node has a free CPU and 1 GPUs; .* set gpus_per_task to 0"):
+        engines._check_nodes(cluster_of(0, 0), 1, hand_written, None, model)
 
 
 def test_a_lost_worker_is_an_outcome_and_nothing_else_is():

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shutil
 import threading
 import uuid
 import weakref
@@ -152,12 +151,12 @@ def connect(
     if isinstance(lake, Path):
         for table in TABLES:
             _define_table(connection, table, [lake / entry["path"] for entry in entries[table]])
-        runs = [lake] if run_id is None else [lake / "runs" / name for name in (run_id, *also)]
-        kind, readable = "allowed_directories", runs
+        kind = "allowed_directories"
+        readable = [lake] if run_id is None else [lake / "runs" / name for name in (run_id, *also)]
     else:
         _define_remote_tables(connection, lake, entries)
-        files = (stores.copy_path(entry["sha256"]) for table in TABLES for entry in entries[table])
-        kind, readable = "allowed_paths", [*map(_empty_file, TABLES), *files]
+        kind = "allowed_paths"
+        readable = [stores.copy_path(entry["sha256"]) for table in TABLES for entry in entries[table]]
     _insert(connection, "runs", [_run_row(record) for record in records])
     _define_decisions(connection, decisions)
     for name in query_names("macros"):
@@ -249,7 +248,7 @@ def _define_remote_tables(connection: Connection, lake: Root, entries: dict[str,
             _define_table(connection, table, files)
             continue
         remote.entries[table] = entries[table]
-        shutil.copyfile(_empty_file(table), remote.stub(table))
+        pq.write_table(schema(table).empty_table(), remote.stub(table))
         _define_table(connection, table, [remote.stub(table)])
     _remote_tables[connection] = remote
 
@@ -265,15 +264,6 @@ def fetch_tables(connection: Connection, error: duckdb.Error) -> bool:
     for table in needed:
         remote.fetch(connection, table)
     return bool(needed)
-
-
-def _empty_file(table: str) -> Path:
-    """Return the path of an empty Parquet file with the schema of a table."""
-    path = stores.scratch_folder() / f"{table}.empty"
-    if not path.is_file():
-        with stores.write_atomically(path) as temporary:
-            pq.write_table(schema(table).empty_table(), temporary)
-    return path
 
 
 def _run_row(record: Mapping[str, Any]) -> dict[str, Any]:

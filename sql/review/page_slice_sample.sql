@@ -1,9 +1,0 @@
--- A random sample of the pairs of a slice that have a region: smallest sha256 of seed and pair first.
--- Grain: pair. Parameters: $run_id, $region, $slice_kind, $slice, $seed, $limit.
-SELECT pair_id
-FROM region_shares
-WHERE
-    run_id = $run_id AND region = $region AND area > 0
-    AND pair_id IN (SELECT pair_id FROM slice_members($run_id, $slice_kind, $slice))
-ORDER BY sha256($seed::VARCHAR || ':' || pair_id), pair_id
-LIMIT $limit;

@@ -4,74 +4,110 @@ Great Expectations has no DuckDB backend, and its checks of rows pass for NaN an
 queries of sql/gates compute finiteness and completeness as columns, and every suite counts its rows first.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from prefect import task
 
 import sql
+from review.presentation.formatting import format_count
 from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import Run
-from tasks.messages.gates import format_failed_check
 from tasks.progress import track
 from tasks.records import GateOutcome
 
 CRITICAL, WARNING = "critical", "warning"
-# A cosine in float32 may exceed 1 by rounding.
-_COSINE = {"min_value": -1.0001, "max_value": 1.0001}
 
-# suite -> checks as (expectation, settings, severity)
-SUITES: Mapping[str, tuple[tuple[str, dict[str, Any], str], ...]] = {
+
+@dataclass(frozen=True)
+class Check:
+    """An expectation of Great Expectations, and the sentence about its failure: see `format_failed_check`."""
+
+    expectation: str
+    settings: Mapping[str, Any]
+    sentence: str
+    severity: str
+
+
+def _check(name: str, column: str | None, sentence: str, severity: str = CRITICAL, **settings: Any) -> Check:
+    return Check(f"Expect{name}", settings | ({} if column is None else {"column": column}), sentence, severity)
+
+
+_REASONS = 'for the reasons: m2ib-audit sql "SELECT reason, count(*) AS n FROM ingest_errors GROUP BY reason"'
+_NO_COUNT = "the manifest has no number of corpus rows, so rows cannot be accounted for"
+_ROWS_LOST = "{rows_lost}, expected each of its {read_rows} to be a pair or an error row"
+_PAIRS_LOST = "{pairs_lost}, expected each of the {stored_pairs} to have an attribution or an error row"
+_UNREADABLE = (
+    "only {stored_attributions} of the corpus's {distinct_rows} rows (without duplicates) could be attributed, "
+    f"expected at least 90%, so the results may not apply to the whole corpus; {_REASONS}"
+)
+_NO_PAIRS = f"no row of the corpus became a pair ({{read_rows}} tried), expected at least one; {_REASONS}"
+_NO_VALUE = "{pairs} {have} no {column_name}"
+_SAME_ID = "{pairs} {have} the same {column_name} as another pair, expected distinct values"
+_ATTRIBUTED_TWICE = "{pairs} {have} been attributed more than once, expected once"
+_COSINE = "{pairs} {have} an invalid {column_name}, expected -1 to 1"
+_INCOMPLETE = "the {tower} maps of {pairs} are missing or do not fit their grid or tokens"
+_NOT_FINITE = "the {tower} maps of {pairs} contain NaN or infinite values"
+_NEGATIVE = "{pairs} {have} negative nats in their {tower} map, expected 0 or more"
+_EMPTY_MAPS = (
+    "the image maps are empty ({observed} nats on average), because the bottleneck found nothing that the score "
+    "depends on; try a smaller beta"
+)
+
+SUITES: Mapping[str, tuple[Check, ...]] = {
     "accounting": (
-        ("ExpectTableRowCountToEqual", {"value": 1}, CRITICAL),
-        ("ExpectColumnValuesToNotBeNull", {"column": "rows_unaccounted"}, CRITICAL),
-        ("ExpectColumnValuesToNotBeNull", {"column": "pairs_unaccounted"}, CRITICAL),
-        ("ExpectColumnValuesToBeBetween", {"column": "rows_unaccounted", "min_value": 0, "max_value": 0}, CRITICAL),
-        ("ExpectColumnValuesToBeBetween", {"column": "pairs_unaccounted", "min_value": 0, "max_value": 0}, CRITICAL),
+        _check("TableRowCountToEqual", None, _NO_COUNT, value=1),
+        _check("ColumnValuesToNotBeNull", "rows_unaccounted", _NO_COUNT),
+        _check("ColumnValuesToNotBeNull", "pairs_unaccounted", _NO_COUNT),
+        _check("ColumnValuesToBeBetween", "rows_unaccounted", _ROWS_LOST, min_value=0, max_value=0),
+        _check("ColumnValuesToBeBetween", "pairs_unaccounted", _PAIRS_LOST, min_value=0, max_value=0),
         # With less the readable pairs may not represent the corpus.
-        ("ExpectColumnValuesToBeBetween", {"column": "readable_share", "min_value": 0.9}, WARNING),
+        _check("ColumnValuesToBeBetween", "readable_share", _UNREADABLE, WARNING, min_value=0.9),
     ),
     "corpus": (
-        ("ExpectTableRowCountToBeBetween", {"min_value": 1}, CRITICAL),
-        ("ExpectColumnValuesToNotBeNull", {"column": "pair_id"}, CRITICAL),
-        ("ExpectColumnValuesToBeUnique", {"column": "pair_id"}, CRITICAL),
-        ("ExpectColumnValuesToNotBeNull", {"column": "caption"}, CRITICAL),
-        ("ExpectColumnValueLengthsToBeBetween", {"column": "caption", "min_value": 1}, CRITICAL),
-        ("ExpectColumnValuesToBeBetween", {"column": "width", "min_value": 1}, CRITICAL),
-        ("ExpectColumnValuesToBeBetween", {"column": "height", "min_value": 1}, CRITICAL),
+        _check("TableRowCountToBeBetween", None, _NO_PAIRS, min_value=1),
+        _check("ColumnValuesToNotBeNull", "pair_id", _NO_VALUE),
+        _check("ColumnValuesToBeUnique", "pair_id", _SAME_ID),
+        _check("ColumnValuesToNotBeNull", "caption", _NO_VALUE),
+        _check("ColumnValueLengthsToBeBetween", "caption", "{pairs} {have} an empty caption", min_value=1),
+        _check("ColumnValuesToBeBetween", "width", "{pairs} {have} an image without width", min_value=1),
+        _check("ColumnValuesToBeBetween", "height", "{pairs} {have} an image without height", min_value=1),
     ),
     "attributions": (
-        ("ExpectTableRowCountToBeBetween", {"min_value": 1}, CRITICAL),
-        ("ExpectColumnValuesToBeUnique", {"column": "pair_id"}, CRITICAL),
+        _check(
+            "TableRowCountToBeBetween", None, f"no pair was attributed, expected at least one; {_REASONS}", min_value=1
+        ),
+        _check("ColumnValuesToBeUnique", "pair_id", _ATTRIBUTED_TWICE),
         *(
-            ("ExpectColumnValuesToNotBeNull", {"column": column}, CRITICAL)
+            _check("ColumnValuesToNotBeNull", column, _NO_VALUE)
             for column in ("cosine", "image_cosine", "text_cosine", "image_nats", "text_nats")
         ),
         *(
-            ("ExpectColumnValuesToBeBetween", {"column": column, **_COSINE}, CRITICAL)
+            # A cosine in float32 may exceed 1 by rounding.
+            _check("ColumnValuesToBeBetween", column, _COSINE, min_value=-1.0001, max_value=1.0001)
             for column in ("cosine", "image_cosine", "text_cosine")
         ),
         *(
-            ("ExpectColumnValuesToBeInSet", {"column": f"{tower}_map_{check}", "value_set": [True]}, CRITICAL)
+            _check("ColumnValuesToBeInSet", f"{tower}_map_{check}", sentence, value_set=[True])
             for tower in ("image", "text")
-            for check in ("complete", "finite")
+            for check, sentence in (("complete", _INCOMPLETE), ("finite", _NOT_FINITE))
         ),
         # Rounding may make the nats of an unchanged gate slightly negative.
-        ("ExpectColumnValuesToBeBetween", {"column": "image_map_min", "min_value": -1e-3}, CRITICAL),
-        ("ExpectColumnValuesToBeBetween", {"column": "text_map_min", "min_value": -1e-3}, CRITICAL),
+        _check("ColumnValuesToBeBetween", "image_map_min", _NEGATIVE, min_value=-1e-3),
+        _check("ColumnValuesToBeBetween", "text_map_min", _NEGATIVE, min_value=-1e-3),
         # A single empty map is valid, but a corpus of empty maps says nothing about the model.
-        ("ExpectColumnMeanToBeBetween", {"column": "image_nats", "min_value": 1e-3}, CRITICAL),
+        _check("ColumnMeanToBeBetween", "image_nats", _EMPTY_MAPS, min_value=1e-3),
     ),
 }
 
 
 def suite_digest(suite: str) -> str:
     """Return the sha256 of a suite's checks and its query."""
-    text = json.dumps(SUITES[suite], sort_keys=True) + sql.query_text(f"gates/{suite}")
-    return hashlib.sha256(text.encode()).hexdigest()
+    checks = [(check.expectation, check.settings, check.severity) for check in SUITES[suite]]
+    return sql.text_digest(json.dumps(checks, sort_keys=True) + sql.query_text(f"gates/{suite}"))
 
 
 def check_frame(suite: str, frame: Any) -> list[dict[str, Any]]:
@@ -82,17 +118,16 @@ def check_frame(suite: str, frame: Any) -> list[dict[str, Any]]:
     logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    checks = SUITES[suite]
     expectations = [
-        getattr(gx.expectations, name)(**settings, severity=severity, meta={"number": number})
-        for number, (name, settings, severity) in enumerate(checks)
+        getattr(gx.expectations, check.expectation)(**check.settings, severity=check.severity, meta={"number": number})
+        for number, check in enumerate(SUITES[suite])
     ]
     batch = context.data_sources.pandas_default.read_dataframe(frame)
     outcome = batch.validate(gx.ExpectationSuite(name=suite, expectations=expectations))
     # Results are grouped by column.
     results = sorted(outcome.results, key=lambda result: result.expectation_config.meta["number"])
     rows = []
-    for (name, settings, severity), result in zip(checks, results, strict=True):
+    for check, result in zip(SUITES[suite], results, strict=True):
         raised = result.exception_info or {}
         detail = raised.get("exception_message") or next(
             (value["exception_message"] for value in raised.values() if isinstance(value, dict)), None
@@ -102,13 +137,13 @@ def check_frame(suite: str, frame: Any) -> list[dict[str, Any]]:
             {
                 "suite": suite,
                 "suite_digest": suite_digest(suite),
-                "expectation": name,
-                "column_name": settings.get("column"),
-                "severity": severity,
+                "expectation": check.expectation,
+                "column_name": check.settings.get("column"),
+                "severity": check.severity,
                 "success": bool(result.success),
                 "observed": None if observed is None else str(observed),
                 "unexpected_count": result.result.get("unexpected_count"),
-                "detail": str(detail) if detail else json.dumps(settings, sort_keys=True),
+                "detail": str(detail) if detail else json.dumps(check.settings, sort_keys=True),
             }
         )
     return rows
@@ -122,22 +157,45 @@ def check_run(run: Run) -> GateOutcome:
             rows.extend(check_frame(suite, sql.table(connection, f"gates/{suite}", run_id=run.run_id).to_pandas()))
         totals = next(iter(sql.rows(connection, "gates/accounting", run_id=run.run_id)), {})
     run.write_table("validations", rows)
-    failed = [row for row in rows if not row["success"]]
-    critical = [row for row in failed if row["severity"] == CRITICAL]
+    checks = [check for suite in SUITES.values() for check in suite]
+    failed = [(row, check) for row, check in zip(rows, checks, strict=True) if not row["success"]]
     # Without pairs every check of pairs fails: one sentence is enough.
-    for empty in ("corpus", "attributions"):
-        if any(_is_row_count(row, empty) for row in critical):
-            critical = [row for row in critical if row["suite"] == "accounting" or _is_row_count(row, empty)]
-            break
-    return GateOutcome(
-        checks=len(rows),
-        critical=tuple(format_failed_check(row, totals) for row in critical),
-        warnings=tuple(format_failed_check(row, totals) for row in failed if row["severity"] == WARNING),
+    empty = next(
+        (row["suite"] for row, check in failed if row["column_name"] is None and row["suite"] != "accounting"), None
     )
+    sentences: dict[str, list[str]] = {CRITICAL: [], WARNING: []}
+    for row, check in failed:
+        if empty is None or row["suite"] == "accounting" or (row["suite"] == empty and row["column_name"] is None):
+            sentences[check.severity].append(format_failed_check(check, row, totals))
+    return GateOutcome(len(rows), tuple(sentences[CRITICAL]), tuple(sentences[WARNING]))
 
 
-def _is_row_count(row: Mapping[str, Any], suite: str) -> bool:
-    return row["suite"] == suite and row["column_name"] is None
+def format_failed_check(check: Check, row: Mapping[str, Any], totals: Mapping[str, Any]) -> str:
+    """Return what a failed check (stored as a row of `validations`) found, followed by its suite and column.
+
+    The totals are the row of the query gates/accounting, or an empty mapping if the query returns no row.
+    """
+    name = f" ({'.'.join(filter(None, (row['suite'], row['column_name'])))})"
+    if not row["detail"].startswith("{"):  # an error message instead of the settings of the check
+        return f"a check could not be made: {row['detail']}{name}"
+    counts = ("read_rows", "distinct_rows", "stored_pairs", "stored_attributions", "rows_unaccounted")
+    numbers = {key: int(totals.get(key) or 0) for key in (*counts, "pairs_unaccounted")}
+    count = row["unexpected_count"] or 0
+    values = {
+        **numbers,
+        **row,
+        "pairs": format_count(count, "pair"),
+        "have": "has" if count == 1 else "have",
+        "tower": (row["column_name"] or "").partition("_")[0],
+        "rows_lost": _format_lost(numbers["rows_unaccounted"], "row", " of the corpus"),
+        "pairs_lost": _format_lost(numbers["pairs_unaccounted"], "pair", ""),
+    }
+    return check.sentence.format(**values) + name
+
+
+def _format_lost(number: int, noun: str, source: str) -> str:
+    text, verb = format_count(abs(number), noun) + source, "is" if abs(number) == 1 else "are"
+    return f"there {verb} {text} too many" if number < 0 else f"{text} {verb} lost"
 
 
 validate = task(name="validate", **TASK_OPTIONS)(check_run)

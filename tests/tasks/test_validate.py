@@ -7,8 +7,7 @@ import pytest
 
 import sql
 from tasks import validate
-from tasks.messages.gates import format_failed_check
-from tasks.validate import SUITES, check_frame, check_run, suite_digest
+from tasks.validate import SUITES, check_frame, check_run, format_failed_check, suite_digest
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -241,7 +240,7 @@ def test_each_check_gets_its_own_result():
     frame = pd.DataFrame({"pair_id": ["a", "a"], "caption": ["", "x"], "width": [1, 1], "height": [0, 1]})
     rows = check_frame("corpus", frame)
     assert [(row["expectation"], row["column_name"]) for row in rows] == [
-        (name, given.get("column")) for name, given, _ in SUITES["corpus"]
+        (check.expectation, check.settings.get("column")) for check in SUITES["corpus"]
     ]
     assert [row["success"] for row in rows] == [True, True, False, True, False, True, False]
 
@@ -279,15 +278,18 @@ def test_sentences_about_failed_checks_are_for_people(healthy, changed_rows):
 def test_every_check_has_a_sentence():
     totals = {"read_rows": 9, "distinct_rows": 9, "stored_pairs": 9, "stored_attributions": 8}
     for suite, checks in SUITES.items():
-        for expectation, settings, _ in checks:
+        for check in checks:
             row = {
-                "suite": suite, "expectation": expectation, "column_name": settings.get("column"), "observed": "0",
-                "unexpected_count": 2, "detail": "{}",
-            }  # fmt: skip
-            said = format_failed_check(row, totals)
+                "suite": suite,
+                "column_name": check.settings.get("column"),
+                "observed": "0",
+                "unexpected_count": 2,
+                "detail": "{}",
+            }
+            said = format_failed_check(check, row, totals)
             assert "Expect" not in said, said
             assert "{" not in said
             assert said.endswith(f"({suite}.{row['column_name']})" if row["column_name"] else f"({suite})")
-    assert format_failed_check(row | {"detail": "column x does not exist"}, {}).startswith(
+    assert format_failed_check(check, row | {"detail": "column x does not exist"}, {}).startswith(
         "a check could not be made: column x"
     )

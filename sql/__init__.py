@@ -13,7 +13,17 @@ files that the lake's manifests list. The folders contain:
 - `review/`: queries of the report, the site and the command line
 """
 
-from sql.lake import COMPLETE, PRUNED, Connection, audit_id, connect, is_complete, manifest_sha256, read_manifests
+from sql.lake import (
+    COMPLETE,
+    PRUNED,
+    Connection,
+    audit_id,
+    connect,
+    is_complete,
+    manifest_sha256,
+    read_manifests,
+    replace_rows,
+)
 from sql.queries import conform, describe_view, query_names, query_text, schema, text_digest, view_names
 from sql.read import QueryError, read, read_table, rows, table
 from stores import LakeError
@@ -35,6 +45,7 @@ __all__ = [
     "read",
     "read_manifests",
     "read_table",
+    "replace_rows",
     "rows",
     "schema",
     "table",

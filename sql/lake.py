@@ -172,6 +172,19 @@ def connect(
     return connection
 
 
+def replace_rows(connection: Connection, table: str, rows: pa.Table) -> None:
+    """Make the queries of a connection read other rows of a stored table. No file of the lake changes.
+
+    Args:
+        connection: Connection from `connect`.
+        table: Name of the stored table.
+        rows: The rows, with all columns of the table.
+    """
+    is_view = connection.execute("SELECT 1 FROM duckdb_views() WHERE schema_name = 'stored' AND view_name = ?", [table])
+    connection.execute(f"DROP {'VIEW' if is_view.fetchone() else 'TABLE'} stored.{table}")
+    connection.from_arrow(rows).create(f"stored.{table}")
+
+
 def _define_views(connection: Connection) -> None:
     """Define a view for each stored table, and the views in `views/`, which may read each other."""
     for table in set(query_names("schema")).difference(query_names("views")):

@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 
 from tasks.errors import BadInputError
 from tasks.records import Box, parse_box
-from tasks.regions.boxes import merge_boxes
+from tasks.regions.boxes import MAX_BOXES, merge_boxes
 
 GROUP = "m2ib_audit.detectors"
 """Entry point group of detectors."""
-MAX_BOXES = 64
-"""Boxes of a region in one image, before and after overlaps are resolved."""
 
 
 @dataclass(frozen=True)

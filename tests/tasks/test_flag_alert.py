@@ -8,6 +8,7 @@ import sql
 from tasks import alert as stage
 from tasks.alert import raise_alerts
 from tasks.flag import flag_regions
+from tasks.lake.run import Run
 from tasks.settings import AlertsConfig
 from tasks.store import corner_boxes
 
@@ -41,6 +42,22 @@ def test_every_region_of_every_pair_is_weighed(planted):
     assert findings[1]["effect"] == pytest.approx((6 + 1) / 2)
     assert {row["rule_digest"] for row in findings} == {sql.text_digest(sql.query_text("rules/region_mass"))}
     assert {row["run_id"] for row in findings} == {planted.run_id}
+
+
+def test_readers_see_all_rows_of_the_stage_or_none(planted, monkeypatch):
+    flag_regions(planted, RULES, {})
+    before = planted.read_manifest()["files"]
+    writes, put, connections, connect = [], Run._write_manifest, [], sql.connect
+    monkeypatch.setattr(Run, "_write_manifest", lambda run, text: writes.append(text) or put(run, text))
+    monkeypatch.setattr(sql, "connect", lambda *given: connections.append(given) or connect(*given))
+    flag_regions(planted, RULES, {})
+    assert (len(writes), len(connections)) == (1, 1)
+    assert planted.read_manifest()["files"] == before  # the hottest corners of the first attempt do not count
+
+    monkeypatch.setattr("tasks.flag.evaluate_rule", lambda *_: pytest.fail("the process dies"))
+    with pytest.raises(pytest.fail.Exception):
+        flag_regions(planted, RULES.model_copy(update={"factor": 1.0}), {"own": ""})
+    assert len(writes) == 1
 
 
 def test_the_planted_slice_is_alerted_and_what_follows_from_it_says_so(planted):

@@ -1,54 +1,31 @@
 """Copy attributions and test results of an earlier run to a run that re-flags it without a model."""
 
-import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from prefect import task
 
 import sql
 import stores
 from tasks.errors import StoreError
 from tasks.execution import TASK_OPTIONS
-from tasks.lake.run import CALIBRATION, Run
+from tasks.lake.run import CALIBRATION, Run, copy_calibration, open_parquet
 from tasks.records import Claim, claim_of
 
 COPIED = ("pairs", "ingest_errors", "attributions", "regions", "stamps", "near_duplicates", "screenings", "self_audits")
 """Tables that do not depend on the rules. Phrases, clusters, shares and all later tables are computed again."""
 
+_ADVICE = "restore it from a backup, or audit again"
 NOT_TESTED = "re-flagging loads no model, and run {run_id} did not test this; audit with these rules to test it"
 
 
-def _verify_files(earlier: Run) -> dict[str | None, list[dict[str, Any]]]:
-    """Return the earlier run's files by table. Raises StoreError for a file that differs from its manifest."""
-    files: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
-    entries = earlier.read_manifest()["files"]
-    try:
-        copies = stores.fetch_all(earlier.lake, {entry["path"]: entry["sha256"] for entry in entries})
-    except sql.LakeError as error:
-        raise StoreError(f"run {earlier.run_id}: {error}") from error
-    for entry, path in zip(entries, copies, strict=True):
-        try:
-            sha256 = stores.file_sha256(path)
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}; restore it from a backup, or audit again") from error
-        if sha256 != entry["sha256"]:
-            raise StoreError(
-                f"{path}: got sha256 {sha256}, expected {entry['sha256']} as the manifest of run {earlier.run_id} "
-                "says; restore it from a backup, or audit again"
-            )
-        files[entry["table"]].append({"name": PurePosixPath(entry["path"]).name, "path": path})
-    return files
-
-
-def _row_groups(table: str, path: Any, earlier: Run) -> Iterator[pa.Table]:
+def _row_groups(table: str, entry: Mapping[str, Any], path: Path, earlier: Run) -> Iterator[pa.Table]:
     """Yield the row groups of a file, with the run that attributed them, without corners that the old rules chose."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with open_parquet(path, _ADVICE, entry["sha256"]) as file:
         for number in range(file.num_row_groups):
             rows = file.read_row_group(number)
             for name in set(sql.schema(table).names).difference(rows.column_names):
@@ -67,23 +44,25 @@ def copy_rows(run: Run, earlier: Run) -> int:
     Raises:
         StoreError: a file of the earlier run is missing, or differs from its manifest.
     """
-    files = _verify_files(earlier)
-    attributed = 0
+    record, attributed = earlier.read_manifest(), 0
+    entries = [entry for entry in record["files"] if entry["table"] in COPIED]
+    try:
+        paths = stores.fetch_all(run.lake, {entry["path"]: entry["sha256"] for entry in entries})
+    except sql.LakeError as error:
+        raise StoreError(f"run {earlier.run_id}: {error}") from error
     with run.changes() as changes:
-        for table in COPIED:
-            for entry in files[table]:
-                with changes.open_writer(table, entry["name"].removesuffix(".parquet")) as writer:
-                    for rows in _row_groups(table, entry["path"], earlier):
-                        run_ids = pa.array([run.run_id] * len(rows))
-                        writer.write(rows.set_column(rows.column_names.index("run_id"), "run_id", run_ids))
-                attributed += writer.rows if table == "attributions" else 0
-        for entry in files[None]:
-            if entry["name"] == CALIBRATION:
-                with stores.write_atomically(run.folder / CALIBRATION) as path:
-                    shutil.copyfile(entry["path"], path)
-                changes.register_files(None, [run.folder / CALIBRATION], [None])
-        counts = earlier.read_manifest()["counts"]
-        copied = {key: counts[key] for key in ("corpus_rows", "not_sampled", "pairs", "errors") if key in counts}
+        for entry, path in zip(entries, paths, strict=True):
+            table = entry["table"]
+            with changes.open_writer(table, PurePosixPath(entry["path"]).stem) as writer:
+                for rows in _row_groups(table, entry, path, earlier):
+                    run_ids = pa.array([run.run_id] * len(rows))
+                    writer.write(rows.set_column(rows.column_names.index("run_id"), "run_id", run_ids))
+            attributed += writer.rows if table == "attributions" else 0
+        for entry in record["files"]:
+            if entry["path"].endswith(f"/{CALIBRATION}"):
+                copy_calibration(run, earlier, entry["sha256"], _ADVICE)
+                changes.files[run.relative_path(CALIBRATION)] = None, None
+        copied = {key: record["counts"][key] for key in ("corpus_rows", "not_sampled", "pairs", "errors")}
         changes.update(counts=copied | {"attributions": attributed, "reused": attributed})
     return attributed
 

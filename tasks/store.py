@@ -46,11 +46,8 @@ def region_rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield rows of `regions`, whose boxes are relative to the part of an image that the model sees.
 
-    Args:
-        regions: the configured regions. Their boxes are relative to the original image.
-        masks: boxes of each mask by name, relative to the original image.
-        attributions: pair_id and view of each pair.
-        attributes: attributes by pair id, for regions that a column contains.
+    The configured boxes, and those of masks and columns, are relative to the original image. `attributions` have the
+    view of each pair, and `attributes` its attributes by pair id.
     """
     if regions.frame:
         yield from (_region_row("frame", "frame", box) for box in frame_boxes(regions.frame))
@@ -70,9 +67,10 @@ def region_rows(
 
 def _check_complete(run: Run, results: Sequence[ShardResult]) -> None:
     """Raise StoreError unless each shard has as many attributions and errors together as pairs."""
-    files = {run.relative_path("attributions", result.name): result for result in results}
+    files = {run.relative_path(f"attributions/{result.name}.parquet"): result for result in results}
     # An interrupted attempt may have left error rows of a shard that has none now: they are ignored.
-    files |= {run.relative_path("ingest_errors", result.name): result for result in results if result.errors}
+    errors = [result for result in results if result.errors]
+    files |= {run.relative_path(f"ingest_errors/{result.name}.parquet"): result for result in errors}
     for missing in stores.missing_files(run.lake, files):
         del files[missing]
     rows = Counter[str]()
@@ -95,12 +93,14 @@ def store_shards(
         StoreError: a pair has neither an attribution nor an error row.
     """
     _check_complete(run, results)
-    attributed = [result for result in results if result.failure is None]
-    with_errors = [result for result in results if result.errors]
-    paths = [run.path("attributions", result.name) for result in attributed]
-    keys = dict.fromkeys(run.relative_path("attributions", result.name) for result in attributed)
+    attributed = {
+        run.relative_path(f"attributions/{result.name}.parquet"): ("attributions", result.attributions)
+        for result in results
+        if result.failure is None
+    }
     columns = ["pair_id", *VIEW_COLUMNS, "attributed_by"]
-    rows = [row for copy in stores.fetch_all(run.lake, keys) for row in read_parquet_rows(copy, columns)]
+    copies = stores.fetch_all(run.lake, dict.fromkeys(attributed))
+    rows = [row for copy in copies for row in read_parquet_rows(copy, columns)]
     attributes: dict[str, dict[str, str]] = {}
     if regions.columns:
         pairs = run.read_rows("pairs", ["pair_id", "attributes"])
@@ -109,17 +109,18 @@ def store_shards(
     counts = record["counts"]
     with run.changes() as changes:
         # Files that an earlier attempt listed: a shard that failed then may be complete now.
-        ingest = run.relative_path("ingest_errors", "ingest")
+        ingest = run.relative_path("ingest_errors/ingest.parquet")
         of_shards = ("attributions", "ingest_errors")
         changes.update(
             files=[entry for entry in record["files"] if entry["table"] not in of_shards or entry["path"] == ingest]
         )
-        changes.register_files("attributions", paths, [result.attributions for result in attributed])
-        errors = [run.path("ingest_errors", result.name) for result in with_errors]
-        changes.register_files("ingest_errors", errors, [result.errors for result in with_errors])
-        calibration = run.folder / CALIBRATION
-        if stores.is_file(calibration):
-            changes.register_files(None, [calibration], [None])
+        changes.files |= attributed
+        for result in results:
+            if result.errors:
+                path = run.relative_path(f"ingest_errors/{result.name}.parquet")
+                changes.files[path] = "ingest_errors", result.errors
+        if stores.is_file(run.folder / CALIBRATION):
+            changes.files[run.relative_path(CALIBRATION)] = None, None
         changes.write_table("regions", region_rows(regions, masks, rows, attributes))
         total = sum(result.attributions for result in results)
         reused = [row["attributed_by"] for row in rows if row["attributed_by"]]

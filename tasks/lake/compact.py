@@ -81,7 +81,7 @@ def compact_run(run: Run, signer: SigningKey | None = None) -> list[CompactedTab
         _remove_replaced_files(run)
 
     def size(files: Sequence[FileEntry]) -> int:
-        return sum(sizes[entry["path"].removeprefix(f"runs/{run.run_id}/")] for entry in files)
+        return sum(sizes[entry["path"].removeprefix(run.relative_path(""))] for entry in files)
 
     return [
         CompactedTable(table, len(before), len(after), size(before), size(after))
@@ -93,8 +93,7 @@ def _remove_replaced_files(run: Run) -> None:
     """Remove files that an earlier manifest lists and the current one does not."""
     current = {entry["path"] for entry in run.read_manifest()["files"]}
     replaced = {entry["path"] for record in run.read_earlier_manifests() for entry in record["files"]} - current
-    prefix = f"runs/{run.run_id}/"
-    if names := sorted(name for name in stores.list_sizes(run.folder) if prefix + name in replaced):
+    if names := sorted(name for name in stores.list_sizes(run.folder) if run.relative_path(name) in replaced):
         stores.remove(run.folder, names)
 
 

@@ -1,7 +1,6 @@
 """Incremental runs: find the earlier run to build upon, and reuse its attributions of pairs that have not changed."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ import sql
 import stores
 from stores import Root
 from tasks.errors import StoreError
-from tasks.lake.run import CALIBRATION, Run, open_parquet
+from tasks.lake.run import CALIBRATION, Run, copy_calibration, open_parquet
 
 _REQUIRED_EQUAL = ("corpus", "model_digest", "code_version", "environment")
 _ADVICE = "start a run that is not incremental"
@@ -27,10 +26,9 @@ NO_BASE = {"base_run": None, "calibration_run": None, "calibration_sha256": None
 def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Find the newest complete run whose maps would be identical, bit by bit, to those of the run with these facts.
 
-    Returns:
-        Facts for its manifest. `base_run`: id of the run to build upon. `calibration_run`: id of the run that computed
-        its feature statistics. `calibration_sha256`: their digest, None if the settings need none. `incremental`:
-        a sentence that states which run was chosen, or why none was. If none was, all other facts are None.
+    Return facts for the manifest. `base_run` is the run to build upon. `calibration_run` is the run that computed its
+    feature statistics, with their digest (None if the settings need none). `incremental` is a sentence that states
+    which run was chosen, or why none was. If none was, all other facts are None.
     """
     # A re-flagged run has a copy of another run's maps, computed by the code of that time: that run is the base.
     complete = [record for record in sql.read_manifests(lake) if sql.is_complete(record) and not record.get("reflags")]
@@ -62,24 +60,12 @@ def _list_differences(lake: Root, record: Mapping[str, Any], facts: Mapping[str,
     return differences
 
 
-def copy_calibration(run: Run) -> bool:
+def copy_base_calibration(run: Run) -> bool:
     """Copy the feature statistics of the run that this one builds upon; return False if there is no such run."""
     record = run.read_manifest()
-    if not record.get("base_run"):
-        return False
-    source, path = Run(run.lake, record["base_run"]).folder / CALIBRATION, run.folder / CALIBRATION
-    try:
-        with stores.write_atomically(path) as temporary:
-            shutil.copyfile(stores.fetch(source), temporary)
-            if (sha256 := stores.file_sha256(temporary)) != record["calibration_sha256"]:
-                raise StoreError(
-                    f"{source}: got sha256 {sha256}, expected {record['calibration_sha256']} as when run {run.run_id} "
-                    f"began; {_ADVICE}"
-                )
-    except (OSError, sql.LakeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise StoreError(f"{source}: {reason}; {_ADVICE}") from error
-    return True
+    if record.get("base_run"):
+        copy_calibration(run, Run(run.lake, record["base_run"]), record["calibration_sha256"], _ADVICE)
+    return bool(record.get("base_run"))
 
 
 def find_reusable_rows(run: Run, pairs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ process that runs the flow writes the manifest, never a task that is mapped over
 import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -85,13 +86,13 @@ class Run:
         """Path or URL of the run's HTML report, whether or not it has been written."""
         return str(self.folder / REPORT)
 
-    def relative_path(self, table: str, name: str = "part-00000") -> str:
-        """Return the path of a table's file below the lake, which is how the manifest lists it."""
-        return f"runs/{self.run_id}/{table}/{name}.parquet"
+    def relative_path(self, name: str) -> str:
+        """Return the path below the lake of a file in the run's folder, which is how the manifest lists it."""
+        return f"runs/{self.run_id}/{name}"
 
     def path(self, table: str, name: str = "part-00000") -> Root:
         """Return the path of a table's file."""
-        return self.lake / self.relative_path(table, name)
+        return self.folder / table / f"{name}.parquet"
 
     # The manifest
 
@@ -220,6 +221,7 @@ class ManifestChanges:
     """Files, counts and facts that `Run.changes` writes to the manifest at once."""
 
     run: Run
+    # Table and number of rows by path below the lake. Files that are not a table's have None for both.
     files: dict[str, tuple[str | None, int | None]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -229,17 +231,12 @@ class ManifestChanges:
         self.counts |= counts or {}
         self.facts |= facts
 
-    def register_files(self, table: str | None, paths: Iterable[Root], rows: Iterable[int | None]) -> None:
-        """List files in the manifest, replacing entries of the same path. Other files have None as table and rows."""
-        for path, count in zip(paths, rows, strict=True):
-            self.files[stores.relative_path(path, self.run.lake)] = (table, count)
-
     @contextlib.contextmanager
     def open_writer(self, table: str, name: str = "part-00000") -> Iterator[TableWriter]:
         """Open a writer of one file of a table, and list the file in the manifest."""
         with self.run.open_writer(table, name) as writer:
             yield writer
-        self.files[self.run.relative_path(table, name)] = (table, writer.rows)
+        self.files[self.run.relative_path(f"{table}/{name}.parquet")] = table, writer.rows
 
     def write_table(self, table: str, rows: Rows, name: str = "part-00000") -> int:
         """Write one file of a table, list it in the manifest, and return its number of rows."""
@@ -263,6 +260,22 @@ def _to_json(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
+def copy_calibration(run: Run, source: Run, sha256: str, advice: str) -> None:
+    """Copy the feature statistics of another run. Raises StoreError, ending with the advice, if they were damaged."""
+    path = source.folder / CALIBRATION
+    try:
+        with stores.write_atomically(run.folder / CALIBRATION) as temporary:
+            shutil.copyfile(stores.fetch(path), temporary)
+            _check_digest(path, temporary, sha256, advice)
+    except (OSError, sql.LakeError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); {advice}") from error
+
+
+def _check_digest(path: Root, copy: Path, sha256: str, advice: str) -> None:
+    if (found := stores.file_sha256(copy)) != sha256:
+        raise StoreError(f"{path}: got sha256 {found}, expected {sha256} as in the manifest; {advice}")
+
+
 @contextlib.contextmanager
 def open_parquet(path: Path, advice: str, sha256: str | None = None) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file that verifies its pages when read; first verify the whole file if its sha256 is given.
@@ -270,8 +283,8 @@ def open_parquet(path: Path, advice: str, sha256: str | None = None) -> Iterator
     Every error is raised as a StoreError whose message ends with the advice.
     """
     try:
-        if sha256 is not None and (found := stores.file_sha256(path)) != sha256:
-            raise StoreError(f"{path}: got sha256 {found}, expected {sha256} as in the manifest; {advice}")
+        if sha256 is not None:
+            _check_digest(path, path, sha256, advice)
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
     except (OSError, pa.ArrowException) as error:

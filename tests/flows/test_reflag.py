@@ -167,7 +167,7 @@ def test_a_file_that_was_changed_stops_it(tested, reflagged):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(StoreError, match=r"got sha256 .*, expected .* as the manifest of run"):
+    with pytest.raises(StoreError, match=r"got sha256 .*, expected .* as in the manifest; restore"):
         reflagged()
     new = sql.read_manifests(tested.run.lake)[-1]
     assert (new["status"], new["counts"]["alerts"]) == ("failed", 0)

@@ -107,7 +107,7 @@ def test_two_runs_are_read_together_and_missing_columns_are_null(fill, filled, t
     with stores.write_atomically(filled.path("pairs")) as aside:
         pq.write_table(older, aside)
     with filled.changes() as changes:
-        changes.register_files("pairs", [filled.path("pairs")], [2])
+        changes.files[filled.relative_path("pairs/part-00000.parquet")] = "pairs", 2
     forget()
     with sql.connect(filled.lake) as connection:
         found = sql.read(connection, "SELECT count(DISTINCT run_id) AS r, count(*) AS n, count(width) AS w FROM pairs")

@@ -200,7 +200,7 @@ def test_a_decision_of_an_earlier_run_is_in_force_until_the_evidence_changes(lak
     text = html_text(load_document(lake.path, "20260103T000000-cccccc"))
     assert squeeze("open again, because the evidence has changed: its effect is 3.000, was 0.200 to 0.400") in text
     assert squeeze("Recorded decision confirmed: the model relies on this and should not") in text
-    (lake.path / run.relative_path("alerts")).unlink()
+    (lake.path / run.relative_path("alerts/part-00000.parquet")).unlink()
     text = html_text(load_document(lake.path, "20260102T000000-bbbbbb"))
     assert squeeze("Other runs of this audit could not be read") in text
 

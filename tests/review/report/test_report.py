@@ -347,7 +347,7 @@ def test_provenance_is_complete_without_the_report_itself(lake, make_pair):
     before = report.read_bytes()
     assert write_report(lake.path, "latest").read_bytes() == before  # the same lake gives the same bytes
     with run.changes() as changes:
-        changes.register_files(None, [report], [None])
+        changes.files[run.relative_path(report.name)] = None, None
     page = page_of(lake)
     for digest in ("a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32, "0.0.1+test", "python 3.11"):
         assert digest in page.text

@@ -131,7 +131,7 @@ def test_files_with_different_columns_are_not_merged(lake, sharded):
     rows = pq.read_table(first).drop_columns(["attributed_by"])
     pq.write_table(rows, first)
     with run.changes() as changes:
-        changes.register_files("attributions", [first], [rows.num_rows])
+        changes.files[run.relative_path(f"attributions/{first.name}")] = "attributions", rows.num_rows
     listed = run.read_manifest()["files"]
     moved = [entry for entry in listed if entry["path"].endswith(first.name)]
     run.update(files=moved + [entry for entry in listed if entry not in moved])

@@ -33,8 +33,7 @@ def calibrate_features(
     """Return the feature statistics, estimated on a sample of the run's pairs; None if the settings do not need them.
 
     They are estimated once and stored in the run's folder; an incremental run copies those of its base run. The stage
-    `store` lists the file in the manifest, which the tasks of shards must not write. The sample depends only on a hash
-    of seed and pair.
+    `store` lists the file in the manifest, which the tasks of shards must not write.
     """
     if not plan.bottleneck.needs_statistics():
         return None
@@ -68,7 +67,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield rows of `attributions` for the first result; a second one, of another seed, adds the stability."""
     result = results[0]
-    stability = result.stability(results[1]) if len(results) > 1 else None
+    stability = [values.tolist() for values in result.stability(results[1])] if len(results) > 1 else None
     cut = model.count_truncated_characters([pair["caption"] for pair in pairs])
     for i, pair in enumerate(pairs):
         image_map, text_map = result.image_map[i].double(), result.text_map[i].double()
@@ -91,13 +90,9 @@ def _rows(
             "text_cosine": float(result.text_cosine[i]),
             "image_steps": int(result.image_steps[i]),
             "text_steps": int(result.text_steps[i]),
-            "image_stability": _null_if_nan(stability[0][i]) if stability else None,
-            "text_stability": _null_if_nan(stability[1][i]) if stability else None,
+            "image_stability": None if stability is None or math.isnan(stability[0][i]) else stability[0][i],
+            "text_stability": None if stability is None or math.isnan(stability[1][i]) else stability[1][i],
         } | dict(zip(VIEW_COLUMNS, model.field_of_view(pair["width"], pair["height"]), strict=True))
-
-
-def _null_if_nan(value: Any) -> float | None:
-    return None if math.isnan(value) else float(value)
 
 
 def read_ahead(corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder, size: int) -> Iterator[Batch]:

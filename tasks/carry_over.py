@@ -39,11 +39,7 @@ def _row_groups(table: str, entry: Mapping[str, Any], path: Path, earlier: Run) 
 
 
 def copy_rows(run: Run, earlier: Run) -> int:
-    """Copy the pairs and attributions of an earlier run, under this run's id; return the number of attributions.
-
-    Raises:
-        StoreError: a file of the earlier run is missing, or differs from its manifest.
-    """
+    """Copy the pairs and attributions of an earlier run, under this run's id; return the number of attributions."""
     record, attributed = earlier.read_manifest(), 0
     entries = [entry for entry in record["files"] if entry["table"] in COPIED]
     try:
@@ -79,10 +75,8 @@ def carry_over_confirmations(run: Run, earlier: Run) -> int:
     """Store `confirmations`: copy the rows of findings that the earlier run tested; store other findings as not tested.
 
     A test belongs to a region and a slice, whichever rule proposed them. It is copied only if the region has the same
-    boxes, and the slice the same pairs, in both runs. Its q value is the one of the earlier run.
-
-    Returns:
-        Number of confirmed findings.
+    boxes, and the slice the same pairs, in both runs. Its q value is the one of the earlier run. Return the number of
+    confirmed findings.
     """
     with run.connect() as connection:
         findings = sql.rows(connection, "derive/findings_to_confirm", run_id=run.run_id)

@@ -21,11 +21,7 @@ _MAX_BYTES = 2**20
 
 
 def read_rules(folder: Path) -> dict[str, str]:
-    """Return the SQL text of each `*.sql` file of a folder by its name.
-
-    Raises:
-        BadInputError: the folder has no `*.sql` file, or a file has an invalid name, is too large or cannot be read.
-    """
+    """Return the SQL text of each `*.sql` file of a folder by its name. Raises BadInputError for an unusable file."""
     files = sorted(folder.glob("*.sql")) if folder.is_dir() else []
     if not files:
         raise BadInputError(f"alerts.rules: got {folder}, expected a folder with at least one .sql file")
@@ -61,8 +57,7 @@ def evaluate_rule(
 ) -> list[dict[str, Any]]:
     """Run a custom rule with the thresholds as its parameters, and return rows of `findings`.
 
-    Raises:
-        BadInputError: the rule fails or returns invalid rows; the message names the rule and what to change.
+    Raises BadInputError, which names the rule and what to change, if it fails or returns invalid rows.
     """
     try:
         found = _check_types(sql.read_table(connection, text, thresholds))

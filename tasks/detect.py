@@ -47,14 +47,10 @@ def _rows(
 
 
 def detect_regions(run: Run, corpus: CorpusConfig, names: Sequence[str]) -> list[str]:
-    """Run detectors on all attributed pairs, and store the boxes that they find as `regions`.
+    """Run detectors on all attributed pairs, store their boxes as `regions`, and return a sentence for each failure.
 
     A pair on which a detector fails has no region of that detector. The manifest lists the detectors that failed,
-    because alerts on their regions must not count as resolved. Raises BadInputError for a detector that is
-    not installed.
-
-    Returns:
-        One sentence for each detector that failed.
+    because alerts on their regions must not count as resolved.
     """
     detectors = load_detectors(names)
     errors: dict[str, list[str]] = defaultdict(list)

@@ -21,10 +21,7 @@ _BATCH = 64
 def _search(
     discovery: Discovery, corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder
 ) -> Iterator[tuple[dict[str, Any], list[list[Occurrence]]]]:
-    """Yield each readable pair with the occurrences of each overlay in its image.
-
-    An image may have changed since it was attributed: its map stays valid, but no overlay can be found in it.
-    """
+    """Yield each pair whose image is still readable, with the occurrences of each overlay in it."""
     for start in track(range(0, len(pairs), _BATCH), description="searching images for overlays"):
         pixels, readable, _ = read_batch(corpus, pairs[start : start + _BATCH], model)
         if readable:
@@ -54,13 +51,7 @@ def _overlay_row(number: int, overlay: Overlay, occurrences: int, searched: int)
 
 
 def discover_overlays(run: Run, corpus: CorpusConfig, model: ModelConfig, settings: DiscoverConfig, seed: int) -> int:
-    """Find overlays in a sample, search all pairs for them, and store them as `regions` and `stamps`.
-
-    The sample depends on a hash of seed and pair alone.
-
-    Returns:
-        Number of overlays.
-    """
+    """Find overlays in a sample, search all pairs for them, and store them; return the number of overlays."""
     network = load_model(model)
     pairs = read_mapped_pairs(run)
     hashed = sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}{pair['pair_id']}".encode()).digest())

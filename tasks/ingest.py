@@ -21,7 +21,7 @@ from tasks.settings import CorpusConfig
 
 
 def _check_boxes(row: Pair | Rejected, columns: Mapping[str, str]) -> Pair | Rejected:
-    """Raise RowError if a pair has a malformed box in one of the columns that contain regions."""
+    """Return the row, or an error instead of a pair that has a malformed box in one of the columns."""
     if isinstance(row, Rejected):
         return row
     for region, column in columns.items():
@@ -67,15 +67,8 @@ def ingest_corpus(
 ) -> list[Shard]:
     """Read the corpus into `pairs` (one row group per shard) and `ingest_errors`; a resumed run reuses its pairs.
 
-    Args:
-        run: the run.
-        settings: the corpus and its sample.
-        columns: region name -> metadata column that contains its box.
-        shard_size: pairs per shard.
-        seed: seed of the sample.
-
-    Raises:
-        BadInputError: the corpus as a whole cannot be read, or no row has a value in one of the columns.
+    `columns` has the metadata column of each region that is given per image. Raises BadInputError if the corpus as a
+    whole cannot be read, or no row has a value in one of the columns.
     """
     if not run.fetch_files("pairs"):
         try:

@@ -18,20 +18,11 @@ import sql
 from sql.row_types import AlertHistoryRow
 from tasks.execution import log_failure, run_logger
 from tasks.lake.run import Run
-from tasks.messages.events import (
-    Event,
-    build_alert_event,
-    build_digest_event,
-    build_failed_start_event,
-    build_run_event,
-    select_notifiable,
-)
+from tasks.messages import events
+from tasks.messages.events import Event
 from tasks.settings import NotifyConfig
 
 _SEND_SECONDS = 10.0  # a server that is down must not block the audit
-
-
-# The alert history
 
 
 def _find_neighbors(run: Run) -> tuple[str | None, bool]:
@@ -57,32 +48,29 @@ def _find_neighbors(run: Run) -> tuple[str | None, bool]:
 def _match_numbered_names(run: Run, previous: str) -> list[dict[str, Any]]:
     """Map recurring overlays and clusters of this run to those of open alerts, because each run numbers them from 1."""
     with sql.connect(run.lake, previous) as connection:
-        numbered = sql.rows(connection, "derive/renumbered_runs", previous=previous)
+        numbered = {row["last_run"] for row in sql.rows(connection, "derive/renumbered_runs", previous=previous)}
     if not numbered:
         return []
-    others = [previous, *sorted({row["last_run"] for row in numbered} - {previous})]
-    with sql.connect(run.lake, run.run_id, others) as connection:
+    with sql.connect(run.lake, run.run_id, sorted({previous, *numbered})) as connection:
         return sql.rows(connection, "derive/matching_names", run_id=run.run_id, previous=previous)
 
 
 def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> list[AlertHistoryRow]:
     names = _match_numbered_names(run, previous) if previous else []
     record = run.read_manifest()
+    parameters = {
+        "run_id": run.run_id,
+        "previous": previous,
+        "min_pairs": min_pairs,
+        "names": [row["name"] for row in names],
+        "lasting": [row["lasting"] for row in names],
+        "rules": list(record["rules"]),
+        "digests": list(record["rules"].values()),
+        "failed_rules": record.get("failed_rules") or [],
+        "failed_detectors": record.get("failed_detectors") or [],
+    }
     with sql.connect(run.lake, run.run_id, [previous] if previous else []) as connection:
-        rows = sql.rows(
-            connection,
-            "derive/alert_history",
-            run_id=run.run_id,
-            previous=previous,
-            min_pairs=min_pairs,
-            names=[row["name"] for row in names],
-            lasting=[row["lasting"] for row in names],
-            rules=list(record["rules"]),
-            digests=list(record["rules"].values()),
-            failed_rules=record.get("failed_rules") or [],
-            failed_detectors=record.get("failed_detectors") or [],
-        )
-        return cast("list[AlertHistoryRow]", rows)
+        return cast("list[AlertHistoryRow]", sql.rows(connection, "derive/alert_history", **parameters))
 
 
 def store_alert_history(run: Run, min_pairs: int) -> tuple[list[AlertHistoryRow], bool]:
@@ -101,23 +89,10 @@ def store_alert_history(run: Run, min_pairs: int) -> tuple[list[AlertHistoryRow]
     return rows, is_outdated
 
 
-# Events
-
-
-def _select_events(run: Run, rows: Sequence[Mapping[str, Any]], settings: NotifyConfig) -> list[Event]:
-    """Build the events that the settings ask for, most urgent first: one per alert, or one digest."""
-    rows, record = select_notifiable(rows), run.read_manifest()
-    if settings.digest:
-        return [build_digest_event(rows, record, run.report_path)]
-    return [build_alert_event(row, record, run.report_path) for row in rows if row["life"] in settings.tell]
-
-
-def _send(events: Sequence[Event]) -> list[Event]:
+def _send(news: Sequence[Event]) -> list[Event]:
     """Hand events to Prefect and wait until they are sent; return those that Prefect accepted."""
     accepted = [
-        event
-        for event in events
-        if emit_event(event.event, event.resource, payload=event.payload, id=event.event_id) is not None
+        event for event in news if emit_event(event.event, event.resource, payload=event.payload, id=event.event_id)
     ]
     if accepted:
         # In a daemon thread, because the worker's own wait has no timeout.
@@ -129,7 +104,7 @@ def _send(events: Sequence[Event]) -> list[Event]:
     return accepted
 
 
-def send_new_events(run: Run, events: Sequence[Event]) -> int:
+def send_new_events(run: Run, news: Sequence[Event]) -> int:
     """Send the events that no attempt of this run has sent yet, and store which events were sent.
 
     If the process ends between sending and storing, the resumed run sends the event again with the same id, and the
@@ -139,7 +114,7 @@ def send_new_events(run: Run, events: Sequence[Event]) -> int:
     rows = [
         {"event_id": str(event.event_id), "event": event.event, "dedup_key": event.key, "life_id": event.life_id}
         | {"told_at": datetime.now(UTC)}
-        for event in _send([event for event in events if str(event.event_id) not in sent])
+        for event in _send([event for event in news if str(event.event_id) not in sent])
     ]
     parts = sum(entry["table"] == "notifications" for entry in run.read_manifest()["files"])
     if rows or not parts:  # an empty file shows that there was nothing to send
@@ -154,22 +129,27 @@ def notify_alerts(run: Run, settings: NotifyConfig, min_pairs: int) -> int:
     Nothing is sent if a later run of the audit is already complete, for example because this run was resumed late or
     re-flags an old run: its alerts are outdated.
     """
-    rows, is_outdated = store_alert_history(run, min_pairs)
+    history, is_outdated = store_alert_history(run, min_pairs)
+    rows, about = events.select_notifiable(history), (run.read_manifest(), run.report_path)
+    news = [events.build_alert_event(row, *about) for row in rows if row["life"] in settings.tell]
     if is_outdated:
         run_logger().warning("run %s: no alerts are sent, because a later run of this audit is complete", run.run_id)
-    return send_new_events(run, [] if is_outdated else _select_events(run, rows, settings))
+        news = []
+    elif settings.digest:
+        news = [events.build_digest_event(rows, *about)]
+    return send_new_events(run, news)
 
 
 def notify_run_end(run: Run) -> None:
     """Send the event of a run's end. A failure is logged, so that the audit's own error is not hidden."""
     with log_failure("run %s: the event of its end could not be sent", run.run_id):
-        send_new_events(run, [build_run_event(run.read_manifest(), run.report_path)])
+        send_new_events(run, [events.build_run_event(run.read_manifest(), run.report_path)])
 
 
 def notify_failed_start(facts: Mapping[str, Any], reason: str) -> None:
     """Send the event of an audit that could not begin; see `build_failed_start_event`. A failure is logged."""
     with log_failure("the event that the audit could not begin could not be sent"):
-        _send([build_failed_start_event(facts, reason)])
+        _send([events.build_failed_start_event(facts, reason)])
 
 
 @task(name="notify", cache_policy=NO_CACHE, persist_result=False)

@@ -66,11 +66,7 @@ def format_progress(task: bars.Task) -> str:
 
 @contextmanager
 def bar(description: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
-    """Show a progress bar while the block runs.
-
-    Args:
-        description: What is done, as `confirming findings`.
-        total: Number of steps; None if it is unknown.
+    """Show a progress bar with a total number of steps, if it is known, while the block runs.
 
     Yields:
         A function that adds a number of completed steps.
@@ -96,11 +92,7 @@ def track(
 ) -> Iterator[Item]:
     """Yield the items, and show the progress of the loop over them.
 
-    Args:
-        items: Items that the loop iterates over.
-        total: Number of steps; by default the number of items, if they have one.
-        description: What is done, as `confirming findings`.
-        steps: Number of steps an item counts for.
+    `total` is the number of steps, by default the number of items, and `steps` returns how many an item counts for.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)

@@ -39,19 +39,12 @@ def box_columns(box: Box) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class AttributionPlan:
-    """All settings that determine the maps of a pair.
-
-    Attributes:
-        bottleneck: settings of `m2ib.attribute`.
-        calibration_pairs: pairs sampled to estimate the feature statistics.
-        second_seed: attribute each pair with the next seed as well, and store the correlation of both maps.
-        key: part of the file names of shards.
-    """
+    """All settings that determine the maps of a pair."""
 
     bottleneck: BottleneckConfig
-    calibration_pairs: int
-    second_seed: bool
-    key: str
+    calibration_pairs: int  # sampled to estimate the feature statistics
+    second_seed: bool  # attribute each pair with the next seed as well, and store the correlation of both maps
+    key: str  # part of the file names of shards
 
 
 @dataclass(frozen=True)
@@ -64,24 +57,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """The result of a shard.
-
-    Attributes:
-        shard: the shard.
-        name: name of its files.
-        attributions: number of attributed pairs.
-        errors: number of pairs that became error rows.
-        reused: whether an earlier attempt had finished the shard.
-        failure: reason in one sentence, if the shard failed and all its pairs became error rows.
-        by: id and host of the process that returned the result.
-    """
+    """The result of a shard: how many of its pairs were attributed, and how many became error rows."""
 
     shard: Shard
-    name: str
+    name: str  # of its files
     attributions: int
     errors: int
-    reused: bool
-    failure: str | None = None
+    reused: bool  # an earlier attempt had finished the shard
+    failure: str | None = None  # one sentence, if the shard failed and all its pairs became error rows
     by: str = field(default_factory=lambda: f"process {os.getpid()} on {socket.gethostname()}", compare=False)
 
 

@@ -87,11 +87,7 @@ def _check_complete(run: Run, results: Sequence[ShardResult]) -> None:
 def store_shards(
     run: Run, results: Sequence[ShardResult], regions: RegionsConfig, masks: Mapping[str, Sequence[Box]]
 ) -> int:
-    """List the files of all shards in the manifest, store `regions`, and return the number of attributions.
-
-    Raises:
-        StoreError: a pair has neither an attribution nor an error row.
-    """
+    """List the files of all shards in the manifest, store `regions`, and return the number of attributions."""
     _check_complete(run, results)
     attributed = {
         run.relative_path(f"attributions/{result.name}.parquet"): ("attributions", result.attributions)

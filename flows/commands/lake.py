@@ -103,7 +103,7 @@ def compact(
             except AuditError as error:  # concerns this run alone
                 refused.append(str(error))
                 continue
-            rows += [{"run": name, **dataclasses.asdict(table)} for table in merged]
+            rows += [{"run": name, **table} for table in merged]
     output.print_table(rows)
     for message in refused:
         output.note(f"m2ib-audit: {message}")

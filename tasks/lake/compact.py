@@ -6,7 +6,6 @@ killed in between, readers of the lake see the same rows, and the next compactio
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +32,11 @@ FileEntry = Mapping[str, Any]
 _ADVICE = "restore it from a backup"
 
 
-@dataclass(frozen=True)
-class CompactedTable:
-    """Number and size of a table's files before and after a compaction."""
+def compact_run(run: Run, signer: SigningKey | None = None) -> list[dict[str, Any]]:
+    """Merge the files of a complete run, table by table; return files and bytes before and after of changed tables.
 
-    table: str
-    files_before: int
-    files_after: int
-    bytes_before: int
-    bytes_after: int
-
-
-def compact_run(run: Run, signer: SigningKey | None = None) -> list[CompactedTable]:
-    """Merge the files of a complete run, table by table; return the tables that were changed.
-
-    An unfinished run is not compacted, because a resumed run recognizes finished shards by their file names.
-
-    Raises:
-        StoreError: the run is not complete, a run in progress reads its files, or a file is damaged.
-        ResumeError: another process works on the run.
+    An unfinished run is not compacted, because a resumed run recognizes finished shards by their file names. Raises
+    StoreError if the run is not complete, a running one reads its files, or a file is damaged.
     """
     with lock_run(run):
         record = run.read_manifest()
@@ -84,7 +69,8 @@ def compact_run(run: Run, signer: SigningKey | None = None) -> list[CompactedTab
         return sum(sizes[entry["path"].removeprefix(run.relative_path(""))] for entry in files)
 
     return [
-        CompactedTable(table, len(before), len(after), size(before), size(after))
+        {"table": table, "files_before": len(before), "files_after": len(after)}
+        | {"bytes_before": size(before), "bytes_after": size(after)}
         for table, (before, after) in changed.items()
     ]
 

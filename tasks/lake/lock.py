@@ -37,11 +37,7 @@ Release = Callable[[], None]
 
 @contextlib.contextmanager
 def lock_run(run: Run) -> Iterator[None]:
-    """Lock a run against all other processes, on this host and on others that share the lake.
-
-    Raises:
-        ResumeError: another process has the lock; the message says which.
-    """
+    """Lock a run against all other processes that share the lake. Raises ResumeError, which names another owner."""
     release = _lock_file(run.folder / LOCK_NAME) or _start_heartbeat(run)
     try:
         yield

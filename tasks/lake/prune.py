@@ -58,9 +58,6 @@ class PruneItem:
     bytes: int | None = None
 
 
-Manifests = Sequence[Mapping[str, Any]]
-
-
 def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = None) -> list[PruneItem]:
     """Decide which runs to prune, without changing the lake.
 
@@ -94,7 +91,7 @@ def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = Non
     return plan + [_plan_item(lake, record, reasons.get(record["run_id"]), str(policy)) for record in present]
 
 
-def _find_references(lake: Root, complete: Iterable[Manifests]) -> dict[str, str]:
+def _find_references(lake: Root, complete: Iterable[Sequence[Mapping[str, Any]]]) -> dict[str, str]:
     """Return the runs that people may still need, by id with the reason, from the queries in `sql/retention`."""
     newest = []
     for runs in complete:
@@ -103,8 +100,7 @@ def _find_references(lake: Root, complete: Iterable[Manifests]) -> dict[str, str
     references = dict.fromkeys(newest, "the newest run with an alert history of its audit")
     with sql.connect(lake) as connection:
         for name in sql.query_names("retention"):
-            parameters = {"newest": newest} if "$newest" in sql.query_text(f"retention/{name}") else {}
-            rows = sql.rows(connection, f"retention/{name}", **parameters)
+            rows = sql.read(connection, sql.query_text(f"retention/{name}"), {"newest": newest})
             references |= {row["run_id"]: row["why"] for row in rows}
     return references
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import quote
-from uuid import UUID
 
 from prefect.artifacts import (
     create_link_artifact,
@@ -50,12 +49,12 @@ class Progress:
 
     def __init__(self, run: Run, shards: int, pairs: int) -> None:
         self._run, self._shards, self._pairs = run, shards, pairs
-        self._pairs_done = self._shards_done = 0
-        self._artifact: UUID | None = None
+        self._shards_done = self._pairs_done = 0
+        self._artifact: Any = None
         self._updated = time.monotonic()
         with _log_failure(run, "progress"):
             key = artifact_key(run.read_manifest(), "progress")
-            self._artifact = create_progress_artifact(0.0, key, self._describe())  # type: ignore[assignment]
+            self._artifact = create_progress_artifact(0.0, key, self._describe())
 
     def _describe(self) -> str:
         done = f"{self._shards_done} of {self._shards} shards, {self._pairs_done} of {self._pairs} pairs attributed"
@@ -63,15 +62,14 @@ class Progress:
 
     def finish_shard(self, index: int, pairs: int) -> None:
         """Count a shard that has ended, log it, and update the artifact."""
-        self._pairs_done += pairs
         self._shards_done += 1
-        description = self._describe()
-        run_logger().info("run %s shard %d ended: %s", self._run.run_id, index, description.split(": ", 1)[1])
+        self._pairs_done += pairs
+        run_logger().info("shard %d has ended; %s", index, self._describe())
         is_due = self._shards_done == self._shards or time.monotonic() - self._updated >= _UPDATE_SECONDS
         if self._artifact is not None and is_due:
             self._updated = time.monotonic()
             with _log_failure(self._run, "progress"):
-                update_progress_artifact(self._artifact, 100 * self._pairs_done / self._pairs, description)
+                update_progress_artifact(self._artifact, 100 * self._pairs_done / self._pairs, self._describe())
 
 
 def _format_cell(value: Any) -> str:

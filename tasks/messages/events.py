@@ -5,6 +5,7 @@ of the payload have the exact values.
 """
 
 import hashlib
+import itertools
 import re
 import unicodedata
 import uuid
@@ -14,12 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sql
-from review.presentation.formatting import (
-    ALERT_STATUSES,
-    format_alert_update,
-    format_count,
-    format_status,
-)
+from review.presentation.formatting import ALERT_STATUSES, format_alert_update, format_count, format_status
 
 MAX_DIGEST_LINES = 40
 """Alerts that a digest describes at most: mail and chat truncate long messages, and the size of an event is limited."""
@@ -68,18 +64,17 @@ def audit_name(record: Mapping[str, Any]) -> str:
     return sanitize(f"{record['corpus'].rstrip('/').rsplit('/', 1)[-1]} with {record['model']}")
 
 
-def is_notifiable(row: Mapping[str, Any]) -> bool:
-    """Return whether people can be notified of a row of the alert history: an independent alert, or the end of one."""
-    return bool(row["announced"]) if row["life"] == "resolved" else row["explained_by"] is None
-
-
 def select_notifiable(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the notifiable rows of the alert history, most urgent first."""
+    """Return the rows of the alert history that people are notified of, most urgent first.
+
+    These are independent alerts, and the ends of alerts of which they have been notified.
+    """
 
     def urgency(row: Mapping[str, Any]) -> tuple[Any, ...]:
         return ALERT_STATUSES.index(row["life"]), row["state"], -row["effect"], row["life_id"]
 
-    return sorted(filter(is_notifiable, rows), key=urgency)
+    notifiable = (row["announced"] if row["life"] == "resolved" else row["explained_by"] is None for row in rows)
+    return sorted(itertools.compress(rows, notifiable), key=urgency)
 
 
 def describe_alerts(rows: Sequence[Mapping[str, Any]], limit: int) -> list[str]:
@@ -94,7 +89,7 @@ def _event(
     """Build an event about a row of the alert history, or about the run itself."""
     audit, audit_id, run_id = audit_name(record), sql.audit_id(record), record["run_id"]
     resource = {"prefect.resource.id": f"m2ib.audit.{audit_id}", "prefect.resource.name": audit, "m2ib.run": run_id}
-    if alert is not None:
+    if alert is not None:  # automations can match on the resource, but not on the payload
         resource |= {
             "prefect.resource.id": f"m2ib.alert.{alert['life_id']}",
             "prefect.resource.name": sanitize(alert["region"]),
@@ -102,28 +97,27 @@ def _event(
             "m2ib.severity": alert["severity"] or "none",
             "m2ib.side": alert["side"],
         }
-    payload = {"audit": audit, "audit_id": audit_id, "run_id": run_id, "report": report, "dedup_key": key, **facts}
-    payload |= {name: record[name] for name in ("corpus", "model")}
+    about = {"audit": audit, "audit_id": audit_id, "run_id": run_id, "report": report, "dedup_key": key}
+    payload = about | facts | {name: record[name] for name in ("corpus", "model")}
     return Event(name, key, resource, payload, None if alert is None else alert["life_id"])
 
 
 def build_alert_event(row: Mapping[str, Any], record: Mapping[str, Any], report: str) -> Event:
-    """Build the event of a row of the alert history. Automations can match on its resource, but not on its payload."""
+    """Build the event of a row of the alert history."""
     key = f"{row['life_id']}:{row['life']}:{row['run_id']}"
-    facts = {column: row[column] for column in _PAYLOAD_COLUMNS}
+    facts = {column: row[column] for column in _PAYLOAD_COLUMNS} | {"text": format_alert_update(row, sanitize)}
     facts |= {column: row[column].isoformat() for column in ("first_seen", "last_seen")}
-    name, text = f"m2ib.alert.{slugify(row['life'])}", format_alert_update(row, sanitize)
-    return _event(name, key, record, report, row, text=text, **facts)
+    return _event(f"m2ib.alert.{slugify(row['life'])}", key, record, report, row, **facts)
 
 
 def build_digest_event(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], report: str) -> Event:
     """Build one event for all notifiable alerts, with the number per status and a line for each urgent one."""
-    counted = Counter(row["life"] for row in rows)
-    counts = {status: counted[status] for status in ALERT_STATUSES}
+    counts = dict.fromkeys(ALERT_STATUSES, 0) | Counter(row["life"] for row in rows)
     lines = describe_alerts(rows, MAX_DIGEST_LINES)
     text = "\n".join([", ".join(f"{count} {format_status(status)}" for status, count in counts.items()), *lines])
-    key = f"digest:{record['run_id']}"
-    return _event("m2ib.audit.digest", key, record, report, counts=counts, lines=lines, text=text)
+    return _event(
+        "m2ib.audit.digest", f"digest:{record['run_id']}", record, report, counts=counts, lines=lines, text=text
+    )
 
 
 def build_run_event(record: Mapping[str, Any], report: str) -> Event:
@@ -140,15 +134,14 @@ def build_run_event(record: Mapping[str, Any], report: str) -> Event:
         f"{format_count(counts['pairs'], 'pair')} attributed, {format_count(counts['alerts'], 'alert')}"
     )
     text += f"; {sanitize(reason, 600)}" if reason else ""
-    name = f"m2ib.audit.{slugify(status)}"
-    return _event(name, key, record, report, status=status, reason=record["reason"], text=text)
+    facts = {"status": status, "reason": record["reason"], "text": text}
+    return _event(f"m2ib.audit.{slugify(status)}", key, record, report, **facts)
 
 
 def build_failed_start_event(facts: Mapping[str, Any], reason: str) -> Event:
     """Build the event of an audit that could not begin and has no run; each attempt gives a different event."""
-    key, text = f"not begun:{uuid.uuid4().hex}", f"the audit could not begin: {sanitize(reason, 600)}"
-    record = {**facts, "run_id": ""}
-    return _event("m2ib.audit.failed", key, record, "", status="failed", reason=reason, text=text)
+    about = {"status": "failed", "reason": reason, "text": f"the audit could not begin: {sanitize(reason, 600)}"}
+    return _event("m2ib.audit.failed", f"not begun:{uuid.uuid4().hex}", {**facts, "run_id": ""}, "", None, **about)
 
 
 def slugify(text: str) -> str:

@@ -83,11 +83,7 @@ def token_range(span: Span, spans: Sequence[Span | None], tokens: Sequence[str])
 
 
 def phrase_span(first: int, last: int, spans: Sequence[Span | None]) -> Span:
-    """Return the span of a phrase in the caption, given its first and last token, counted from 1, and `token_spans`.
-
-    Raises:
-        ValueError: one of the two tokens is not located.
-    """
+    """Return the span of a phrase in the caption, given its first and last token, counted from 1, and `token_spans`."""
     start, end = spans[first - 1], spans[last - 1]
     if start is None or end is None:
         raise ValueError(f"tokens: got {first} to {last} of {spans}, expected tokens that are located")

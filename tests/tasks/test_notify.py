@@ -4,6 +4,7 @@ import pytest
 
 import sql
 from tasks import notify as stage
+from tasks.messages.events import build_run_event
 from tasks.notify import notify_alerts, notify_run_end, send_new_events
 from tasks.settings import NotifyConfig
 
@@ -67,8 +68,8 @@ def test_an_event_sent_before_the_process_died_is_sent_again_with_the_same_id(al
     with monkeypatch.context() as patch:
         patch.setattr(type(alerted), "changes", lambda *_: pytest.fail("the process dies"))
         with pytest.raises(pytest.fail.Exception):
-            send_new_events(alerted, [stage.build_run_event(alerted.read_manifest(), "")])
-    assert send_new_events(alerted, [stage.build_run_event(alerted.read_manifest(), "")]) == 1
+            send_new_events(alerted, [build_run_event(alerted.read_manifest(), "")])
+    assert send_new_events(alerted, [build_run_event(alerted.read_manifest(), "")]) == 1
     assert len(sent) == 2
     assert len(set(sent)) == 1
 

@@ -73,8 +73,7 @@ def test_few_files_are_left_and_every_view_has_the_same_rows(root, sharded):
     run = sharded(root)
     before = read_views(root)
     assert len(before["attributions"]) == len(before["pairs"]) == 2 * SHARDS
-    done = {merged.table: merged for merged in compact_run(run)}
-    assert {table: (merged.files_before, merged.files_after) for table, merged in done.items()} == {
+    assert {row["table"]: (row["files_before"], row["files_after"]) for row in compact_run(run)} == {
         "attributions": (SHARDS, 1),
         "ingest_errors": (2, 1),
     }

@@ -50,7 +50,7 @@ def test_progress_is_updated_every_few_seconds_at_most(hand_written, shown, monk
 def test_each_shard_is_logged_with_its_run(hand_written, shown, caplog):
     with caplog.at_level("INFO"):
         Progress(hand_written, 2, 20).finish_shard(1, 10)
-    assert f"run {hand_written.run_id} shard 1 ended: 1 of 2 shards, 10 of 20 pairs attributed" in caplog.text
+    assert f"shard 1 has ended; run {hand_written.run_id}: 1 of 2 shards, 10 of 20 pairs attributed" in caplog.text
 
 
 def test_the_outcome_is_a_summary_a_table_and_a_link(alerted, shown):

@@ -42,7 +42,7 @@ from demo.corpus import generate
 from flows.begin import begin
 from flows.config import parse
 from tasks import attribute
-from tasks.ingest import ingest_corpus
+from tasks.ingest import ingest
 from tasks.lake.run import Run
 from tasks.settings import CorpusConfig
 
@@ -111,7 +111,7 @@ def _ingest(root: Path, expected: int) -> None:
     with tempfile.TemporaryDirectory() as lake:
         run = Run(Path(lake), "run")
         run.create({})
-        shards = ingest_corpus(run, CorpusConfig(path=root), {}, 256, 0)
+        shards = ingest.fn(run, CorpusConfig(path=root), {}, 256, 0)
     if (count := sum(shard.pairs for shard in shards)) != expected:
         raise RuntimeError(f"{root}: got {count} pairs, expected {expected}")
 
@@ -161,7 +161,7 @@ def time_demo_stages(folder: Path, pairs: int) -> dict[str, float]:
     source, models = config.corpus, config.models()
     run = begin(config, models, None)
     clock = [time.perf_counter()]
-    shards = ingest_corpus(run, source, config.regions.columns, config.lake.shard_size, config.seed)
+    shards = ingest.fn(run, source, config.regions.columns, config.lake.shard_size, config.seed)
     clock.append(time.perf_counter())
     plan = config.attribution_plan(run.read_manifest())
     attribute.calibrate_features(run, source, models[0], plan)

@@ -15,7 +15,8 @@ from tasks.records import claim_of
 from tasks.settings import AlertsConfig
 
 
-def raise_alerts(run: Run, settings: AlertsConfig) -> list[AlertRow]:
+@task(name="alert", **TASK_OPTIONS)
+def alert(run: Run, settings: AlertsConfig) -> list[AlertRow]:
     """Store an alert for each finding, with its example pairs; return those that no stronger alert explains."""
     thresholds = {"run_id": run.run_id, "factor": settings.factor, "min_pairs": settings.min_pairs}
     alerts = []
@@ -33,6 +34,3 @@ def raise_alerts(run: Run, settings: AlertsConfig) -> list[AlertRow]:
         confirmed = sum(row["state"] == "confirmed" for row in alerts)
         changes.update(counts={"alerts": len(alerts), "confirmed": confirmed})
     return [cast("AlertRow", row) for row in alerts if row["explained_by"] is None]
-
-
-alert = task(name="alert", **TASK_OPTIONS)(raise_alerts)

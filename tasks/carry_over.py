@@ -38,7 +38,8 @@ def _row_groups(table: str, entry: Mapping[str, Any], path: Path, earlier: Run) 
             yield rows
 
 
-def copy_rows(run: Run, earlier: Run) -> int:
+@task(name="copy attributions", **TASK_OPTIONS)
+def copy_attributions(run: Run, earlier: Run) -> int:
     """Copy the pairs and attributions of an earlier run, under this run's id; return the number of attributions."""
     record, attributed = earlier.read_manifest(), 0
     entries = [entry for entry in record["files"] if entry["table"] in COPIED]
@@ -71,7 +72,8 @@ def _read_claims(run: Run, claims: Sequence[Claim]) -> dict[Claim, tuple[Any, ..
     return {claim_of(row): tuple(row[key] for key in ("places", "n_places", "members", "n_members")) for row in rows}
 
 
-def carry_over_confirmations(run: Run, earlier: Run) -> int:
+@task(name="carry over", **TASK_OPTIONS)
+def carry_over_tests(run: Run, earlier: Run) -> int:
     """Store `confirmations`: copy the rows of findings that the earlier run tested; store other findings as not tested.
 
     A test belongs to a region and a slice, whichever rule proposed them. It is copied only if the region has the same
@@ -96,7 +98,3 @@ def carry_over_confirmations(run: Run, earlier: Run) -> int:
         rows += [row | finding for row in tests] or [finding | untested]
     run.write_table("confirmations", rows)
     return len({claim_of(row) for row in rows if row["confirmed"]})
-
-
-copy_attributions = task(name="copy attributions", **TASK_OPTIONS)(copy_rows)
-carry_over_tests = task(name="carry over", **TASK_OPTIONS)(carry_over_confirmations)

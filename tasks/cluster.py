@@ -9,7 +9,8 @@ from tasks.inputs import read_mapped_pairs
 from tasks.lake.run import Run
 
 
-def cluster_pairs(run: Run, min_pairs: int, seed: int) -> int:
+@task(name="cluster", **TASK_OPTIONS)
+def cluster(run: Run, min_pairs: int, seed: int) -> int:
     """Cluster the image maps, store `clusters` of at least `min_pairs`, and return their number.
 
     A single cluster is not stored: it would be the whole corpus.
@@ -30,6 +31,3 @@ def cluster_pairs(run: Run, min_pairs: int, seed: int) -> int:
         ]
     run.write_table("clusters", rows)
     return count
-
-
-cluster = task(name="cluster", **TASK_OPTIONS)(cluster_pairs)

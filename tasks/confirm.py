@@ -104,7 +104,8 @@ def _rows(tests: Sequence[_Test], screened: Iterable[Claim], level: float) -> li
     return [row | {"confirmed": all(passed[claim_of(row)])} for row in rows]
 
 
-def confirm_findings(run: Run, plan: InterventionPlan) -> int:
+@task(name="confirm", **TASK_OPTIONS)
+def confirm(run: Run, plan: InterventionPlan) -> int:
     """Test every finding of a region or phrase, store `confirmations`, and return how many findings are confirmed.
 
     Findings that a stronger slice explains are tested as well: the slice with the most attribution need not be the one
@@ -124,6 +125,3 @@ def confirm_findings(run: Run, plan: InterventionPlan) -> int:
     rows = _rows(tests, map(claim_of, screened), plan.confirm.level)
     run.write_table("confirmations", rows)
     return len({claim_of(row) for row in rows if row["confirmed"]})
-
-
-confirm = task(name="confirm", **TASK_OPTIONS)(confirm_findings)

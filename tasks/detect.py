@@ -46,7 +46,8 @@ def _rows(
                     yield {"pair_id": pair["pair_id"], "region": region, "kind": "detected", **box_columns(clipped)}
 
 
-def detect_regions(run: Run, corpus: CorpusConfig, names: Sequence[str]) -> list[str]:
+@task(name="detect", **TASK_OPTIONS)
+def detect(run: Run, corpus: CorpusConfig, names: Sequence[str]) -> list[str]:
     """Run detectors on all attributed pairs, store their boxes as `regions`, and return a sentence for each failure.
 
     A pair on which a detector fails has no region of that detector. The manifest lists the detectors that failed,
@@ -67,6 +68,3 @@ def detect_regions(run: Run, corpus: CorpusConfig, names: Sequence[str]) -> list
         f"regions from this detector; first error: {messages[0]}"
         for name, messages in errors.items()
     ]
-
-
-detect = task(name="detect", **TASK_OPTIONS)(detect_regions)

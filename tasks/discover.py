@@ -50,7 +50,8 @@ def _overlay_row(number: int, overlay: Overlay, occurrences: int, searched: int)
     }
 
 
-def discover_overlays(run: Run, corpus: CorpusConfig, model: ModelConfig, settings: DiscoverConfig, seed: int) -> int:
+@task(name="discover", **TASK_OPTIONS)
+def discover(run: Run, corpus: CorpusConfig, model: ModelConfig, settings: DiscoverConfig, seed: int) -> int:
     """Find overlays in a sample, search all pairs for them, and store them; return the number of overlays."""
     network = load_model(model)
     pairs = read_mapped_pairs(run)
@@ -79,6 +80,3 @@ def discover_overlays(run: Run, corpus: CorpusConfig, model: ModelConfig, settin
         changes.write_table("regions", regions, "recurrent")  # a separate file, which a repeated stage replaces
         changes.write_table("stamps", overlays)
     return len(overlays)
-
-
-discover = task(name="discover", **TASK_OPTIONS)(discover_overlays)

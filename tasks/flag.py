@@ -15,7 +15,8 @@ from tasks.progress import track
 from tasks.settings import AlertsConfig
 
 
-def flag_regions(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, str]) -> list[str]:
+@task(name="flag", **TASK_OPTIONS)
+def flag(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, str]) -> list[str]:
     """Compute the shares of regions and phrases, run every rule, and store `region_shares` and `findings`.
 
     Readers of the lake see either none or all of these rows. A custom rule (SQL text by name) that fails has no
@@ -56,6 +57,3 @@ def flag_regions(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, st
         changes.write_table("findings", rows)
         changes.update(failed_rules=failed)
     return warnings
-
-
-flag = task(name="flag", **TASK_OPTIONS)(flag_regions)

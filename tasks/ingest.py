@@ -62,9 +62,8 @@ def _error_row(rejected: Rejected) -> dict[str, Any]:
     }
 
 
-def ingest_corpus(
-    run: Run, settings: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int
-) -> list[Shard]:
+@task(name="ingest", task_run_name="ingest", **TASK_OPTIONS)
+def ingest(run: Run, settings: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int) -> list[Shard]:
     """Read the corpus into `pairs` (one row group per shard) and `ingest_errors`; a resumed run reuses its pairs.
 
     `columns` has the metadata column of each region that is given per image. Raises BadInputError if the corpus as a
@@ -137,6 +136,3 @@ def _column(path: Path, name: str) -> Iterator[str]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=[name]):
             yield from batch.column(0).to_pylist()
-
-
-ingest = task(name="ingest", task_run_name="ingest", **TASK_OPTIONS)(ingest_corpus)

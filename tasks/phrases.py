@@ -46,12 +46,10 @@ def collocation_rows(attributions: Sequence[dict[str, Any]], min_pairs: int) -> 
             yield {"pair_id": row["pair_id"], "collocation": name}
 
 
-def find_phrases(run: Run, settings: PhrasesConfig, min_pairs: int) -> int:
+@task(name="phrases", **TASK_OPTIONS)
+def phrases(run: Run, settings: PhrasesConfig, min_pairs: int) -> int:
     """Store `phrases` and `collocations` of all attributed pairs, and return the number of occurrences of phrases."""
     rows = list(run.iter_rows("attributions", ["pair_id", "caption", "tokens", "special"]))
     with run.changes() as changes:
         changes.write_table("collocations", collocation_rows(rows, min_pairs))
         return changes.write_table("phrases", phrase_rows(rows, settings, min_pairs))
-
-
-phrases = task(name="phrases", **TASK_OPTIONS)(find_phrases)

@@ -16,7 +16,8 @@ from tasks.progress import track
 _BATCH = 64
 
 
-def screen_regions(run: Run, plan: InterventionPlan) -> int:
+@task(name="screen", **TASK_OPTIONS)
+def screen(run: Run, plan: InterventionPlan) -> int:
     """Cover the frame and the configured regions in a sample of each slice; return the number of rows of `screenings`.
 
     Nothing is covered if findings are not tested.
@@ -33,6 +34,3 @@ def screen_regions(run: Run, plan: InterventionPlan) -> int:
                 for region in regions:
                     writer.write(row | {"region": region} for row in interventions.screen(pair_ids, boxes[region]))
     return writer.rows
-
-
-screen = task(name="screen", **TASK_OPTIONS)(screen_regions)

@@ -99,7 +99,8 @@ def _square(x0: float, y0: float) -> dict[str | None, list[Box]]:
     return {None: [(x0, y0, x0 + SIDE, y0 + SIDE)]}
 
 
-def audit_itself(run: Run, plan: InterventionPlan) -> int:
+@task(name="self-audit", **TASK_OPTIONS)
+def self_audit(run: Run, plan: InterventionPlan) -> int:
     """Test regions for which the expected result is known; return the number of rows of `self_audits`.
 
     Each region is tested alone at the level divided by the number of the run's tests, its strictest adjustment.
@@ -116,6 +117,3 @@ def audit_itself(run: Run, plan: InterventionPlan) -> int:
             rows = [*audit.test_tag(), *audit.test_random_regions()]
     load_samples.cache_clear()  # this is the last stage that needs them
     return run.write_table("self_audits", rows)
-
-
-self_audit = task(name="self-audit", **TASK_OPTIONS)(audit_itself)

@@ -84,9 +84,8 @@ def _check_complete(run: Run, results: Sequence[ShardResult]) -> None:
             )
 
 
-def store_shards(
-    run: Run, results: Sequence[ShardResult], regions: RegionsConfig, masks: Mapping[str, Sequence[Box]]
-) -> int:
+@task(name="store", **TASK_OPTIONS)
+def store(run: Run, results: Sequence[ShardResult], regions: RegionsConfig, masks: Mapping[str, Sequence[Box]]) -> int:
     """List the files of all shards in the manifest, store `regions`, and return the number of attributions."""
     _check_complete(run, results)
     attributed = {
@@ -126,6 +125,3 @@ def store_shards(
         failed = sum(result.errors for result in results)
         changes.update(counts={"attributions": total, "reused": len(reused), "errors": rejected + failed})
     return total
-
-
-store = task(name="store", **TASK_OPTIONS)(store_shards)

@@ -149,7 +149,8 @@ def check_frame(suite: str, frame: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def check_run(run: Run) -> GateOutcome:
+@task(name="validate", **TASK_OPTIONS)
+def validate(run: Run) -> GateOutcome:
     """Run all suites on a run, store `validations`, and return which checks failed."""
     rows: list[dict[str, Any]] = []
     with run.connect() as connection:
@@ -196,6 +197,3 @@ def format_failed_check(check: Check, row: Mapping[str, Any], totals: Mapping[st
 def _format_lost(number: int, noun: str, source: str) -> str:
     text, verb = format_count(abs(number), noun) + source, "is" if abs(number) == 1 else "are"
     return f"there {verb} {text} too many" if number < 0 else f"{text} {verb} lost"
-
-
-validate = task(name="validate", **TASK_OPTIONS)(check_run)

@@ -260,10 +260,10 @@ class Line:
     config: object
 
     def ingest(self):
-        from tasks.ingest import ingest_corpus
+        from tasks.ingest import ingest
 
         config = self.config
-        return ingest_corpus(self.run, config.corpus, config.regions.columns, config.lake.shard_size, config.seed)
+        return ingest.fn(self.run, config.corpus, config.regions.columns, config.lake.shard_size, config.seed)
 
     @property
     def plan(self):
@@ -280,9 +280,9 @@ class Line:
         return calibrate_features(self.run, self.config.corpus, self.config.models()[0], self.plan)
 
     def store(self, results):
-        from tasks.store import store_shards
+        from tasks.store import store
 
-        return store_shards(self.run, results, self.config.regions, self.config.mask_boxes)
+        return store.fn(self.run, results, self.config.regions, self.config.mask_boxes)
 
     def to_lake(self):
         """Ingest, attribute and store."""
@@ -291,32 +291,32 @@ class Line:
         return results
 
     def confirm(self):
-        from tasks.confirm import confirm_findings
+        from tasks.confirm import confirm
         from tasks.interventions.samples import InterventionPlan
 
         config = self.config
         settings = config.confirm, config.alerts.min_pairs, config.seed
-        return confirm_findings(self.run, InterventionPlan(config.corpus, config.models()[0], *settings))
+        return confirm.fn(self.run, InterventionPlan(config.corpus, config.models()[0], *settings))
 
     def discover(self):
-        from tasks.discover import discover_overlays
+        from tasks.discover import discover
 
         config = self.config
-        return discover_overlays(self.run, config.corpus, config.models()[0], config.discover, config.seed)
+        return discover.fn(self.run, config.corpus, config.models()[0], config.discover, config.seed)
 
     def cluster(self):
-        from tasks.cluster import cluster_pairs
+        from tasks.cluster import cluster
 
-        return cluster_pairs(self.run, self.config.alerts.min_pairs, self.config.seed)
+        return cluster.fn(self.run, self.config.alerts.min_pairs, self.config.seed)
 
     def to_alerts(self):
         """Flag, confirm and alert what is in the lake; returns the alerts that stand on their own."""
-        from tasks.alert import raise_alerts
-        from tasks.flag import flag_regions
+        from tasks.alert import alert
+        from tasks.flag import flag
 
-        flag_regions(self.run, self.config.alerts, self.config.custom_rules)
+        flag.fn(self.run, self.config.alerts, self.config.custom_rules)
         self.confirm()
-        return raise_alerts(self.run, self.config.alerts)
+        return alert.fn(self.run, self.config.alerts)
 
 
 @pytest.fixture(scope="session")

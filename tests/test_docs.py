@@ -19,7 +19,7 @@ from corpora import FORMATS
 from flows import cli
 from flows.config import parse
 from tasks.custom_rules import check_rules
-from tasks.flag import flag_regions
+from tasks.flag import flag
 from tasks.regions.detectors import Detector, run_detector
 from tasks.settings import AlertsConfig
 
@@ -62,7 +62,7 @@ def test_the_rule_of_the_guide_finds_what_the_guide_says(hand_written):
     hand_written.add_pairs(["x"] * 8, [{"site": "a"}] * 3 + [{"site": "b"}] * 5)
     hand_written.add_attributions([[4, 2, 2, 2]] * 3 + [[1, 3, 3, 3]] * 5, (2, 2))
     hand_written.add_regions(("corner", (0, 0, 0.5, 0.5)), ("right", (0.5, 0, 1, 1)))
-    flag_regions(hand_written, AlertsConfig(min_pairs=3), {"site_gap": text})
+    flag.fn(hand_written, AlertsConfig(min_pairs=3), {"site_gap": text})
     with hand_written.connect() as connection:
         found = sql.read(
             connection, "SELECT rule, region, slice, n, share, effect FROM findings WHERE rule = 'site_gap'"

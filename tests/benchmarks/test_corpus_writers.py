@@ -45,7 +45,7 @@ def test_the_maps_of_all_formats_are_identical(written, settings, tmp_path):
 
     from flows.begin import begin
     from tasks.attribute import attribute_pairs, calibrate_features
-    from tasks.ingest import ingest_corpus
+    from tasks.ingest import ingest
 
     maps = {}
     for name, root in written.items():
@@ -54,7 +54,7 @@ def test_the_maps_of_all_formats_are_identical(written, settings, tmp_path):
         run = begin(config, models, None)
         record = run.read_manifest()
         plan = config.attribution_plan(record | {"corpus_digest": "digest"})
-        shards = ingest_corpus(run, source, config.regions.columns, 16, config.seed)
+        shards = ingest.fn(run, source, config.regions.columns, 16, config.seed)
         calibrate_features(run, source, models[0], plan)
         result = attribute_pairs(run, shards[0], source, models[0], plan)
         table = pq.read_table(run.path("attributions", result.name))

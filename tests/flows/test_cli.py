@@ -34,16 +34,16 @@ def call(lake):
 @pytest.fixture(scope="module")
 def alerted_once(tmp_path_factory, hand_written_run):
     """A complete run with one alert that stands on its own and one that follows from it. Not to be changed."""
-    from tasks.alert import raise_alerts
-    from tasks.flag import flag_regions
+    from tasks.alert import alert
+    from tasks.flag import flag
 
     run = hand_written_run(tmp_path_factory.mktemp("alerted"), "20260101T000000-aaaaaa").begin()
     run.add_pairs(["left consolidation"] * 4 + ["left nodule"] * 4 + ["normal chest"] * 14)
     run.add_attributions([[9.0] + [1.0] * 15] * 4 + [[1.0] * 16] * 18, (4, 4))
     run.add_regions(*corner_boxes(0.25).items())
     rules = AlertsConfig(factor=2.0, min_pairs=3, examples=2)
-    flag_regions(run, rules, {})
-    raise_alerts(run, rules)
+    flag.fn(run, rules, {})
+    alert.fn(run, rules)
     run.finish("completed")
     return run
 

@@ -123,9 +123,9 @@ def test_a_verdict_is_not_carried_to_another_region_of_the_same_name(tested, ref
     run = reflagged()
     earlier = Run(tested.run.lake, run.run_id)
     changed_rows(earlier, "regions", lambda _: [{k: v for k, v in row.items() if k != "run_id"} for row in moved])
-    from tasks.carry_over import carry_over_confirmations
+    from tasks.carry_over import carry_over_tests
 
-    carry_over_confirmations(run, tested.run)
+    carry_over_tests.fn(run, tested.run)
     of_moved = [row for row in rows(run, "confirmations") if row["region"] == "corner top-left"]
     assert of_moved
     assert {row["confirmed"] for row in of_moved} == {False}

@@ -17,7 +17,7 @@ from tasks.errors import BadInputError, GateError, ResumeError, ShardsError, Sto
 from tasks.execution import is_retryable, is_storage_full
 from tasks.lake.incremental import find_base
 from tasks.notify import notify
-from tasks.validate import check_run
+from tasks.validate import validate
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_quarantined_shard_loses_no_pair(begin_line, config):
     assert {row["pair_id"] for row in rows} == {pair["pair_id"] for pair in line.run.read_row_group("pairs", 1)}
     assert {row["reason"] for row in rows} == {"shard_failed"}
     assert "audit with --incremental" in rows[0]["detail"]
-    assert check_run(line.run).critical == ()
+    assert validate.fn(line.run).critical == ()
     # A later attempt that succeeds removes the error rows.
     line.store([results[0], line.attribute(shards[1]), results[2]])
     assert errors_of(line.run) == []

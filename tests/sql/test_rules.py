@@ -3,7 +3,7 @@
 import pytest
 
 import sql
-from tasks.flag import flag_regions
+from tasks.flag import flag
 from tasks.settings import AlertsConfig
 from tasks.store import corner_boxes
 
@@ -327,7 +327,7 @@ def flag_hottest_corner(run, maps, captions, **rules):
         ],
     )
     for _ in range(2):  # a repeated stage comes to the same
-        flag_regions(run, AlertsConfig(factor=2.0, min_pairs=4, examples=1, **rules), {})
+        flag.fn(run, AlertsConfig(factor=2.0, min_pairs=4, examples=1, **rules), {})
     with run.connect() as connection:
         return sql.read(connection, "FROM findings WHERE rule = 'hottest_corner' ORDER BY effect DESC")
 

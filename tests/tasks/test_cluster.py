@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import sql
-from tasks.cluster import cluster_pairs
-from tasks.flag import flag_regions
+from tasks.cluster import cluster
+from tasks.flag import flag
 from tasks.settings import AlertsConfig
 
 ALERTS = AlertsConfig(factor=2.0, min_pairs=15, examples=1)
@@ -30,12 +30,12 @@ def rows(run, query):
 
 
 def test_a_cluster_is_a_slice_and_can_be_found(grouped):
-    assert cluster_pairs(grouped, min_pairs=15, seed=0) == 2
+    assert cluster.fn(grouped, min_pairs=15, seed=0) == 2
     slices = rows(
         grouped, "SELECT slice, count(*) AS n FROM pair_slices WHERE slice_kind = 'cluster' GROUP BY 1 ORDER BY 1"
     )
     assert slices == [{"slice": "map cluster 1", "n": 30}, {"slice": "map cluster 2", "n": 20}]
-    flag_regions(grouped, ALERTS, {})
+    flag.fn(grouped, ALERTS, {})
     # Over all pairs: 2 / 5 of the maps with half of their mass in a sixteenth of the image exceed it as well.
     found = rows(
         grouped, "SELECT slice_kind, slice, n FROM findings WHERE region = 'corner' AND slice_kind = 'cluster'"
@@ -44,27 +44,27 @@ def test_a_cluster_is_a_slice_and_can_be_found(grouped):
 
 
 def test_a_cluster_that_is_too_small_is_no_slice(grouped):
-    assert cluster_pairs(grouped, min_pairs=21, seed=0) == 1
+    assert cluster.fn(grouped, min_pairs=21, seed=0) == 1
     assert rows(grouped, "SELECT DISTINCT cluster FROM clusters") == [{"cluster": "map cluster 1"}]
 
 
 def test_doing_it_again_replaces_the_clusters(grouped):
     for smallest in (1, 31):
-        cluster_pairs(grouped, min_pairs=smallest, seed=0)
+        cluster.fn(grouped, min_pairs=smallest, seed=0)
     assert rows(grouped, "FROM clusters") == []
 
 
 def test_maps_that_are_all_alike_make_no_slice(hand_written):
     hand_written.add_pairs(["x"] * 40)
     hand_written.add_attributions(np.random.default_rng(0).random((40, 64)).tolist(), (8, 8))
-    assert cluster_pairs(hand_written, min_pairs=1, seed=0) == 0
+    assert cluster.fn(hand_written, min_pairs=1, seed=0) == 0
     assert rows(hand_written, "FROM clusters") == []
 
 
 def test_without_maps_there_are_no_clusters(hand_written):
     hand_written.add_pairs(["x"])
     hand_written.write_table("attributions", [])
-    assert cluster_pairs(hand_written, min_pairs=1, seed=0) == 0
+    assert cluster.fn(hand_written, min_pairs=1, seed=0) == 0
 
 
 def explained(run, captions, shares, clustered, region="corner"):

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 import sql
-from tasks.alert import raise_alerts
-from tasks.confirm import confirm_findings
+from tasks.alert import alert
+from tasks.confirm import confirm
 from tasks.interventions.regions import RegionInterventions
 from tasks.interventions.samples import load_samples
-from tasks.self_audit import audit_itself
+from tasks.self_audit import self_audit
 from tasks.settings import AlertsConfig, ConfirmConfig
 
 ALERTS = AlertsConfig(factor=2.0, min_pairs=3, examples=2)
@@ -26,7 +26,7 @@ def stored(run, table="confirmations"):
 def test_a_region_that_the_score_needs_is_confirmed_and_its_neighbours_are_not(flagged, toy):
     run, plan = flagged
     toy(1.0)
-    assert confirm_findings(run, plan) == 2
+    assert confirm.fn(run, plan) == 2
     rows = stored(run)
     assert len(rows) == 3 * 3  # the finding that is no place in the image is left to others
     # The frame cuts through the corner, so the score needs it as well.
@@ -54,7 +54,7 @@ def test_a_region_that_the_score_needs_is_confirmed_and_its_neighbours_are_not(f
 def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(flagged, toy):
     run, plan = flagged
     model = toy(0.0)
-    assert confirm_findings(run, plan) == 0
+    assert confirm.fn(run, plan) == 0
     assert [row for row in stored(run) if row["passed"]] == []
     ignoring, model.seen = model.seen, 0
     by_fill = {row["fill"]: row for row in stored(run) if row["region"] == "corner top-right"}
@@ -67,18 +67,18 @@ def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(flagged, toy):
         verdicts = sql.read(connection, "FROM verdicts")
     assert {(row["weakest"], row["tested"], row["confirmed"]) for row in verdicts} == {("mean", 24, False)}
     model.reliance = 1.0
-    confirm_findings(run, plan)
+    confirm.fn(run, plan)
     assert model.seen > 2 * ignoring
 
 
 def test_a_repeated_stage_gives_the_same_rows_and_alerts_are_confirmed_or_suspected(flagged, toy):
     run, plan = flagged
     toy(1.0)
-    confirm_findings(run, plan)
+    confirm.fn(run, plan)
     first = stored(run)
-    confirm_findings(run, plan)
+    confirm.fn(run, plan)
     assert stored(run) == first
-    alerts = raise_alerts(run, ALERTS)
+    alerts = alert.fn(run, ALERTS)
     states = {row["region"]: row["state"] for row in alerts}
     assert states.pop("corner top-left") == states.pop("frame") == "confirmed"
     assert set(states.values()) == {"suspected"}
@@ -97,7 +97,7 @@ def test_an_image_that_no_longer_reads_is_left_out(flagged, toy):
     (plan.corpus.root / "3.png").unlink()
     (plan.corpus.root / "4.png").write_bytes(b"no image")
     Image.new("RGB", (24, 24)).save(plan.corpus.root / "40.png")  # a host may be another by now
-    assert confirm_findings(run, replace(plan, confirm=ConfirmConfig(pairs=64))) == 2
+    assert confirm.fn(run, replace(plan, confirm=ConfirmConfig(pairs=64))) == 2
     assert {row["n"] for row in stored(run)} == {0, 28}
 
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_measured_says_why_and_is_not_confirmed(flagged, toy):
     toy(1.0)
     for number in range(30):
         (plan.corpus.root / f"{number}.png").unlink()
-    assert confirm_findings(run, plan) == 0
+    assert confirm.fn(run, plan) == 0
     rows = stored(run)
     assert {row["fill"] for row in rows} == {"mean", "blur", "swap"}
     assert {row["reason"] for row in rows} == {
@@ -114,14 +114,14 @@ def test_what_cannot_be_measured_says_why_and_is_not_confirmed(flagged, toy):
         "check the images and captions of the pairs, or audit a larger corpus"
     }
     assert {(row["tests"], row["effect"], row["confirmed"]) for row in rows} == {(0, None, False)}
-    assert {row["state"] for row in raise_alerts(run, ALERTS)} == {"suspected"}
+    assert {row["state"] for row in alert.fn(run, ALERTS)} == {"suspected"}
 
 
 def test_a_corpus_of_one_caption_has_no_foils_and_says_so(flagged, toy, changed_rows):
     run, plan = flagged
     toy(1.0)
     changed_rows(run, "pairs", lambda rows: [{**row, "caption": "a shadow"} for row in rows])
-    assert confirm_findings(run, plan) == 0
+    assert confirm.fn(run, plan) == 0
     assert all("24 with no two other captions to compare with" in row["reason"] for row in stored(run))
 
 
@@ -132,7 +132,7 @@ def test_regions_of_a_pair_of_its_own_are_measured_where_they_are(flagged, toy):
     run.add_regions(*boxes)
     run.add_shares("mark", [0.5] * 12)
     run.write_table("findings", [{"rule": "r", "region": "mark", "slice_kind": "word", "slice": "shadow", "n": 12}])
-    assert confirm_findings(run, plan) == 1
+    assert confirm.fn(run, plan) == 1
     assert {row["n"] for row in stored(run)} == {12}
 
 
@@ -158,11 +158,11 @@ def test_a_swap_is_the_mean_over_hosts_that_say_something_else(flagged, toy):
 def test_slices_that_overlap_are_embedded_once(flagged, toy, changed_rows):
     run, plan = flagged
     model = toy(1.0)
-    confirm_findings(run, plan)
+    confirm.fn(run, plan)
     alone = model.seen
     changed_rows(run, "findings", lambda rows: [*rows, *({**row, "slice": "a"} for row in rows)])
     model.seen = 0
-    confirm_findings(run, plan)
+    confirm.fn(run, plan)
     assert model.seen < 1.7 * alone
     by_slice = {}
     for row in stored(run):
@@ -174,9 +174,9 @@ def test_told_not_to_it_tests_nothing_and_every_alert_stays_suspected(flagged, t
     run, plan = flagged
     model = toy(1.0)
     silent = replace(plan, confirm=ConfirmConfig(enabled=False))
-    assert confirm_findings(run, silent) == audit_itself(run, silent) == 0
+    assert confirm.fn(run, silent) == self_audit.fn(run, silent) == 0
     assert model.seen == 0
-    assert {row["state"] for row in raise_alerts(run, ALERTS)} == {"suspected"}
+    assert {row["state"] for row in alert.fn(run, ALERTS)} == {"suspected"}
     assert {entry["table"] for entry in run.read_manifest()["files"]} >= {"confirmations", "self_audits"}
 
 
@@ -196,8 +196,8 @@ def test_the_audit_says_what_it_would_have_found(flagged, toy, monkeypatch):
     """Lives here for the toy: its own tag is confirmed by a model that relies on that corner alone, or on none."""
     run, plan = flagged
     toy(0.0)
-    confirm_findings(run, plan)
-    audit_itself(run, plan)
+    confirm.fn(run, plan)
+    self_audit.fn(run, plan)
     rows = stored(run, "self_audits")
     (tag,) = [row for row in rows if row["kind"] == "tag"]
     assert (tag["sets"], tag["confirmed"], tag["n"]) == (1, 0, 24)
@@ -208,7 +208,7 @@ def test_the_audit_says_what_it_would_have_found(flagged, toy, monkeypatch):
     random = [row for row in rows if row["kind"] == "random"]
     assert 0 < len(random) <= plan.confirm.negatives
     assert {row["sets"] for row in random} == {1}
-    audit_itself(run, plan)
+    self_audit.fn(run, plan)
     assert stored(run, "self_audits") == rows
     # Batches of another size change the last digits of the margins, and no count.
     measure = RegionInterventions.margins
@@ -218,21 +218,21 @@ def test_the_audit_says_what_it_would_have_found(flagged, toy, monkeypatch):
         return replace(found, clean=found.clean + 1e-9)
 
     monkeypatch.setattr(RegionInterventions, "margins", margins_of_other_batches)
-    audit_itself(run, plan)
+    self_audit.fn(run, plan)
     for before, after in zip(rows, stored(run, "self_audits"), strict=True):
         assert after["confirmed"] == before["confirmed"]
         assert after["size"] == (None if before["size"] is None else pytest.approx(before["size"], rel=1e-6))
-    assert audit_itself(run, replace(plan, min_pairs=1000)) == 0  # no slice is as large
+    assert self_audit.fn(run, replace(plan, min_pairs=1000)) == 0  # no slice is as large
 
 
 def test_a_region_and_slice_that_two_rules_propose_is_one_test_with_one_verdict(flagged, toy):
     run, plan = flagged
     toy(1.0)
-    once = confirm_findings(run, plan)
+    once = confirm.fn(run, plan)
     before = {(row["region"], row["fill"]): row for row in stored(run)}
     findings = stored(run, "findings")
     run.write_table("findings", [*findings, *({**row, "rule": "again"} for row in findings)])
-    assert confirm_findings(run, plan) == once
+    assert confirm.fn(run, plan) == once
     rows = stored(run)
     assert {row["rule"] for row in rows} == {"region_mass", "again"}
     for row in rows:

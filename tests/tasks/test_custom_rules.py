@@ -7,7 +7,7 @@ import pytest
 import sql
 from tasks.custom_rules import check_rules, evaluate_rule, read_rules
 from tasks.errors import BadInputError
-from tasks.flag import flag_regions
+from tasks.flag import flag
 from tasks.settings import AlertsConfig
 
 RULE = """
@@ -101,7 +101,7 @@ def weighed(hand_written):
 
 def flagged(run, **own):
     """Warnings, and findings as they are stored."""
-    warnings = flag_regions(run, AlertsConfig(min_pairs=2), own)
+    warnings = flag.fn(run, AlertsConfig(min_pairs=2), own)
     with run.connect() as connection:
         return warnings, sql.read(connection, "FROM findings ORDER BY ALL")
 

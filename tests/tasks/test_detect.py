@@ -8,7 +8,7 @@ import pytest
 import sql
 from demo.corpus import generate
 from flows.begin import begin
-from tasks.detect import detect_regions
+from tasks.detect import detect
 from tasks.errors import BadInputError
 from tasks.regions.detectors import GROUP, Detector, detector_versions, load_detectors, run_detector
 
@@ -64,7 +64,7 @@ def mapped(few, settings, tmp_path, begin_line):
 
 
 def detected(line, *names):
-    warnings = detect_regions(line.run, line.config.corpus, names)
+    warnings = detect.fn(line.run, line.config.corpus, names)
     with line.run.connect() as connection:
         return warnings, sql.read(connection, "FROM regions WHERE kind = 'detected' ORDER BY ALL")
 

@@ -13,7 +13,7 @@ from corpora import Reason, RowError
 from demo.corpus import generate
 from tasks import discover as stage
 from tasks import inputs
-from tasks.flag import flag_regions
+from tasks.flag import flag
 from tasks.lake.run import Run
 from tasks.settings import DiscoverConfig
 
@@ -80,7 +80,7 @@ def test_a_tag_in_a_random_corner_is_found_and_compared_with_configured_regions(
     assert len(stamp["template"]) == stamp["channels"] * stamp["height"] * stamp["width"]
     assert len(stamp["strokes"]) == stamp["height"] * stamp["width"]
     assert stamp["null_score"] < stamp["threshold"] < stamp["score"]
-    flag_regions(discovered.run, discovered.config.alerts, {})
+    flag.fn(discovered.run, discovered.config.alerts, {})
     shares = rows(
         discovered.run,
         "SELECT region, count(*) AS n, avg(share) / avg(area) AS effect FROM region_shares GROUP BY 1",
@@ -113,6 +113,6 @@ def test_a_repeated_search_replaces_its_rows_without_images_that_changed_since(s
 def test_too_few_pairs_make_no_overlay(searched_again):
     config = searched_again.config
     settings = DiscoverConfig(pairs=4, peaks=3, min_images=3)
-    assert stage.discover_overlays(searched_again.run, config.corpus, config.models()[0], settings, 0) == 0
+    assert stage.discover.fn(searched_again.run, config.corpus, config.models()[0], settings, 0) == 0
     assert rows(searched_again.run, "FROM stamps") == []
     assert [row["region"] for row in rows(searched_again.run, "FROM regions")] == ["frame"]

@@ -46,9 +46,9 @@ def listed(run):
 
 @pytest.mark.slow
 def test_the_same_bytes_as_in_a_folder(line, s3, tmp_path, forget):
-    from tasks.alert import raise_alerts
-    from tasks.flag import flag_regions
-    from tasks.phrases import find_phrases
+    from tasks.alert import alert
+    from tasks.flag import flag
+    from tasks.phrases import phrases
 
     found = []
     for lake in (tmp_path / "lake", f"s3://{s3.bucket}/lake of bytes"):
@@ -56,12 +56,12 @@ def test_the_same_bytes_as_in_a_folder(line, s3, tmp_path, forget):
         audit.to_lake()
         audit.discover()
         audit.cluster()
-        find_phrases(audit.run, audit.config.phrases, audit.config.alerts.min_pairs)
-        flag_regions(audit.run, audit.config.alerts, {})
+        phrases.fn(audit.run, audit.config.phrases, audit.config.alerts.min_pairs)
+        flag.fn(audit.run, audit.config.alerts, {})
         found.append(listed(audit.run))
         forget()  # what comes next reads what is in the store
         audit.confirm()
-        raised = raise_alerts(audit.run, audit.config.alerts)
+        raised = alert.fn(audit.run, audit.config.alerts)
         found[-1] |= {"alerts": [alert["alert_id"] for alert in raised]}
         found[-1] |= {"confirmations": listed(audit.run)[f"runs/{RUN}/confirmations/part-00000.parquet"]}
     assert found[0] == found[1]

@@ -6,8 +6,8 @@ import pytest
 
 import sql
 from tasks import alert as stage
-from tasks.alert import raise_alerts
-from tasks.flag import flag_regions
+from tasks.alert import alert
+from tasks.flag import flag
 from tasks.lake.run import Run
 from tasks.settings import AlertsConfig
 from tasks.store import corner_boxes
@@ -27,7 +27,7 @@ def planted(hand_written):
 
 
 def test_every_region_of_every_pair_is_weighed(planted):
-    assert flag_regions(planted, RULES, {}) == []
+    assert flag.fn(planted, RULES, {}) == []
     with planted.connect() as connection:
         shares = sql.read(connection, "SELECT region, share, area, nats FROM region_shares ORDER BY pair_id, region")
         findings = sql.read(connection, "FROM findings ORDER BY effect DESC")
@@ -45,25 +45,25 @@ def test_every_region_of_every_pair_is_weighed(planted):
 
 
 def test_readers_see_all_rows_of_the_stage_or_none(planted, monkeypatch):
-    flag_regions(planted, RULES, {})
+    flag.fn(planted, RULES, {})
     before = planted.read_manifest()["files"]
     writes, put, connections, connect = [], Run._write_manifest, [], sql.connect
     monkeypatch.setattr(Run, "_write_manifest", lambda run, text: writes.append(text) or put(run, text))
     monkeypatch.setattr(sql, "connect", lambda *given: connections.append(given) or connect(*given))
-    flag_regions(planted, RULES, {})
+    flag.fn(planted, RULES, {})
     assert (len(writes), len(connections)) == (1, 1)
     assert planted.read_manifest()["files"] == before  # the hottest corners of the first attempt do not count
 
     monkeypatch.setattr("tasks.flag.evaluate_rule", lambda *_: pytest.fail("the process dies"))
     with pytest.raises(pytest.fail.Exception):
-        flag_regions(planted, RULES.model_copy(update={"factor": 1.0}), {"own": ""})
+        flag.fn(planted, RULES.model_copy(update={"factor": 1.0}), {"own": ""})
     assert len(writes) == 1
 
 
 def test_the_planted_slice_is_alerted_and_what_follows_from_it_says_so(planted):
-    flag_regions(planted, RULES, {})
+    flag.fn(planted, RULES, {})
     before = datetime.now(UTC)
-    (alone,) = raise_alerts(planted, RULES)
+    (alone,) = alert.fn(planted, RULES)
     assert (alone["region"], alone["slice_kind"], alone["slice"], alone["n"]) == (
         "corner top-left", "word", "consolidation", 4,
     )  # fmt: skip
@@ -81,8 +81,8 @@ def test_the_planted_slice_is_alerted_and_what_follows_from_it_says_so(planted):
 
 def test_maps_without_a_bias_raise_nothing(planted, changed_rows):
     changed_rows(planted, "attributions", lambda rows: [{**row, "image_map": EVEN, "image_nats": 16.0} for row in rows])
-    flag_regions(planted, RULES, {})
-    assert raise_alerts(planted, RULES) == []
+    flag.fn(planted, RULES, {})
+    assert alert.fn(planted, RULES) == []
     with planted.connect() as connection:
         assert sql.read(connection, "FROM alerts") == []
 
@@ -90,7 +90,7 @@ def test_maps_without_a_bias_raise_nothing(planted, changed_rows):
 def test_empty_maps_raise_nothing(planted, changed_rows):
     empty = {"image_map": [0.0] * 16, "image_nats": 0.0}
     changed_rows(planted, "attributions", lambda rows: [{**row, **empty} for row in rows])
-    flag_regions(planted, RULES, {})
+    flag.fn(planted, RULES, {})
     with planted.connect() as connection:
         assert sql.read(connection, "FROM findings") == []
 
@@ -100,14 +100,14 @@ def test_empty_maps_raise_nothing(planted, changed_rows):
 )  # with 5 pairs `consolidation` has too few
 def test_thresholds_are_those_of_the_configuration(planted, changes, slices):
     settings = RULES.model_copy(update=changes)
-    flag_regions(planted, settings, {})
-    assert [row["slice"] for row in raise_alerts(planted, settings)] == slices
+    flag.fn(planted, settings, {})
+    assert [row["slice"] for row in alert.fn(planted, settings)] == slices
 
 
 def test_a_repeated_stage_replaces_its_rows_and_keeps_the_ids_of_alerts(planted):
     ids = []
     for _ in range(2):
-        flag_regions(planted, RULES, {})
+        flag.fn(planted, RULES, {})
         ids.append([alert["alert_id"] for alert in stage.alert.fn(planted, RULES)])
     assert ids[0] == ids[1]
     assert len(ids[0]) == 1

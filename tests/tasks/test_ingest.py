@@ -8,7 +8,7 @@ from PIL import Image
 
 import sql
 from tasks.errors import BadInputError
-from tasks.ingest import ingest_corpus
+from tasks.ingest import ingest
 from tasks.lake.run import Run
 from tasks.records import Shard
 from tasks.settings import CorpusConfig
@@ -60,7 +60,7 @@ def stored(run):
 
 
 def test_every_row_becomes_a_pair_or_an_error(hand_written, corpus):
-    shards = ingest_corpus(hand_written, corpus(MIXED), {}, 2, 0)
+    shards = ingest.fn(hand_written, corpus(MIXED), {}, 2, 0)
     pairs, errors = stored(hand_written)
     assert [row["row_number"] for row in pairs] == [0, 2, 8]
     assert [row["row_number"] for row in errors] == [1, 3, 4, 5, 6, 7]
@@ -78,7 +78,7 @@ def test_every_row_becomes_a_pair_or_an_error(hand_written, corpus):
 
 def test_a_pair_holds_what_later_stages_need(hand_written, corpus):
     source = corpus(rows(("other.png", " two  words ", "a", ""), names=("file_name", "text", "site", "sex")))
-    ingest_corpus(hand_written, source, {}, 8, 0)
+    ingest.fn(hand_written, source, {}, 8, 0)
     ((pair,), _) = stored(hand_written)
     assert (pair["file_name"], pair["width"], pair["height"]) == ("other.png", 40, 30)
     assert pair["caption"].split() == ["two", "words"]
@@ -90,7 +90,7 @@ def test_a_pair_holds_what_later_stages_need(hand_written, corpus):
 @pytest.mark.parametrize(("size", "expected"), [(1, [1] * 5), (2, [2, 2, 1]), (4, [4, 1]), (5, [5]), (6, [5])])
 def test_a_shard_is_a_row_group(hand_written, corpus, size, expected):
     source = corpus(rows(*(("good.png", f"caption {number}") for number in range(5))))
-    shards = ingest_corpus(hand_written, source, {}, size, 0)
+    shards = ingest.fn(hand_written, source, {}, size, 0)
     assert shards == [Shard(index, pairs) for index, pairs in enumerate(expected)]
     assert hand_written.row_group_sizes("pairs") == expected
 
@@ -102,7 +102,7 @@ def test_images_that_look_alike_are_listed_by_their_first_pairs(hand_written, co
     other = Image.open(source.root / "other.png")
     other.convert("RGB").save(source.root / "small.png")
     Image.new("RGB", (20, 10), (50, 50, 50)).save(source.root / "plain.bmp")
-    ingest_corpus(hand_written, source, {}, 2, 0)
+    ingest.fn(hand_written, source, {}, 2, 0)
     with hand_written.connect() as connection:
         found = sql.read(
             connection, "SELECT alike, row_number FROM near_duplicates JOIN pairs USING (pair_id) ORDER BY ALL"
@@ -112,14 +112,14 @@ def test_images_that_look_alike_are_listed_by_their_first_pairs(hand_written, co
 
 def test_error_rows_are_written_as_they_come(hand_written, corpus):
     """Like pairs: the memory that they take does not grow with a corpus all of whose rows are broken."""
-    ingest_corpus(hand_written, corpus(rows(*(("missing.png", str(number)) for number in range(5)))), {}, 2, 0)
+    ingest.fn(hand_written, corpus(rows(*(("missing.png", str(number)) for number in range(5)))), {}, 2, 0)
     file = pq.ParquetFile(hand_written.path("ingest_errors", "ingest")).metadata
     assert [file.row_group(group).num_rows for group in range(file.num_row_groups)] == [2, 2, 1]
 
 
 def test_rows_that_were_not_drawn_are_accounted_for(hand_written, corpus):
     source = corpus(MIXED).model_copy(update={"sample": 4})
-    ingest_corpus(hand_written, source, {}, 2, 0)
+    ingest.fn(hand_written, source, {}, 2, 0)
     pairs, errors = stored(hand_written)
     counts = hand_written.read_manifest()["counts"]
     assert (counts["corpus_rows"], counts["not_sampled"], counts["pairs"] + counts["errors"]) == (9, 5, 4)
@@ -132,12 +132,12 @@ def test_rows_that_were_not_drawn_are_accounted_for(hand_written, corpus):
 def test_a_column_to_stratify_by_that_the_corpus_lacks_is_bad_input(hand_written, corpus):
     source = corpus(MIXED).model_copy(update={"sample": 4, "stratify": "site"})
     with pytest.raises(BadInputError, match=r"\[corpus\] stratify: no row of the corpus has a value in 'site'"):
-        ingest_corpus(hand_written, source, {}, 2, 0)
+        ingest.fn(hand_written, source, {}, 2, 0)
     assert hand_written.read_manifest()["files"] == []
 
 
 def test_a_corpus_of_broken_rows_has_no_shard_and_all_its_errors(hand_written, corpus):
-    assert ingest_corpus(hand_written, corpus(rows(("broken.png", "a"), ("missing.png", "b"))), {}, 4, 0) == []
+    assert ingest.fn(hand_written, corpus(rows(("broken.png", "a"), ("missing.png", "b"))), {}, 4, 0) == []
     pairs, errors = stored(hand_written)
     assert (len(pairs), len(errors)) == (0, 2)
 
@@ -145,7 +145,7 @@ def test_a_corpus_of_broken_rows_has_no_shard_and_all_its_errors(hand_written, c
 def test_columns_and_limits_are_those_of_the_configuration(hand_written, corpus):
     source = corpus(rows(("good.png", "small"), ("other.png", "large"), names=("image", "report")))
     source = CorpusConfig(path=source.root, image_column="image", caption_column="report", max_pixels=20 * 10)
-    ingest_corpus(hand_written, source, {}, 4, 0)
+    ingest.fn(hand_written, source, {}, 4, 0)
     pairs, errors = stored(hand_written)
     assert [row["caption"] for row in pairs] == ["small"]
     assert [row["reason"] for row in errors] == ["too_many_pixels"]
@@ -162,7 +162,7 @@ def test_a_malformed_box_is_an_error_row_that_names_its_column(hand_written, cor
         )
     )  # fmt: skip
     regions = {"tag": "tag_box"}
-    ingest_corpus(hand_written, source, regions, 8, 0)
+    ingest.fn(hand_written, source, regions, 8, 0)
     pairs, errors = stored(hand_written)
     assert [row["caption"] for row in pairs] == ["fine", "spaces", "none"]
     (error,) = errors
@@ -175,29 +175,29 @@ def test_a_region_column_that_the_corpus_lacks_is_refused(hand_written, corpus):
     source = corpus(rows(("good.png", "a", "x", "1"), names=("file_name", "text", "site", "sex")))
     regions = {"tag": "tag_bx"}
     with pytest.raises(BadInputError, match=r"tag_bx.*columns with values are \['sex', 'site'\]"):
-        ingest_corpus(hand_written, source, regions, 8, 0)
+        ingest.fn(hand_written, source, regions, 8, 0)
     assert hand_written.read_manifest()["files"] == []
     assert [path.name for path in hand_written.folder.rglob("*") if path.is_file()] == ["manifest.json"]
 
 
 def test_a_corpus_that_cannot_be_read_at_all_is_bad_input(hand_written, tmp_path):
     with pytest.raises(BadInputError, match="metadata"):
-        ingest_corpus(hand_written, CorpusConfig(path=tmp_path), {}, 8, 0)
+        ingest.fn(hand_written, CorpusConfig(path=tmp_path), {}, 8, 0)
     assert not hand_written.fetch_files("pairs")
 
 
 def test_a_missing_caption_column_is_bad_input(hand_written, corpus):
     with pytest.raises(BadInputError, match="text"):
-        ingest_corpus(hand_written, corpus(rows(("good.png", "a"), names=("file_name", "txt"))), {}, 8, 0)
+        ingest.fn(hand_written, corpus(rows(("good.png", "a"), names=("file_name", "txt"))), {}, 8, 0)
 
 
 def test_a_resumed_run_keeps_its_pairs(hand_written, corpus):
     source = corpus(MIXED)
-    shards = ingest_corpus(hand_written, source, {}, 2, 0)
+    shards = ingest.fn(hand_written, source, {}, 2, 0)
     before = hand_written.read_manifest()
     stamp = hand_written.path("pairs").stat()
     (source.root / "metadata.csv").unlink()  # not even looked at
-    assert ingest_corpus(hand_written, source, {}, 2, 0) == shards
+    assert ingest.fn(hand_written, source, {}, 2, 0) == shards
     assert hand_written.read_manifest() == before
     after = hand_written.path("pairs").stat()
     assert (after.st_ino, after.st_mtime_ns) == (stamp.st_ino, stamp.st_mtime_ns)
@@ -213,8 +213,8 @@ def test_an_ingest_whose_manifest_cannot_be_written_is_repeated(hand_written, co
     with monkeypatch.context() as patch:
         patch.setattr(type(hand_written), "_write_manifest", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            ingest_corpus(hand_written, source, {}, 2, 0)
-    shards = ingest_corpus(hand_written, source, {}, 2, 0)
+            ingest.fn(hand_written, source, {}, 2, 0)
+    shards = ingest.fn(hand_written, source, {}, 2, 0)
     record = hand_written.read_manifest()
     pairs, errors = stored(hand_written)
     assert (record["counts"]["corpus_rows"], record["counts"]["pairs"], record["counts"]["errors"]) == (9, 3, 6)
@@ -230,7 +230,7 @@ def test_the_digest_of_a_corpus_depends_on_its_rows_and_not_on_their_order(lake,
         (source.root / "metadata.csv").write_text("".join(lines))
         run = Run(lake, f"run-{number}")
         run.create({"config": {}, "corpus_digest": None})
-        ingest_corpus(run, source, {}, 2, 0)
+        ingest.fn(run, source, {}, 2, 0)
         digests.append(run.read_manifest()["corpus_digest"])
     assert digests[0] == digests[1] != digests[2]
     assert len(digests[0]) == 64

@@ -9,13 +9,13 @@ from PIL import Image
 
 import sql
 from m2ib import DualEncoder
-from tasks.alert import raise_alerts
-from tasks.confirm import confirm_findings
-from tasks.flag import flag_regions
+from tasks.alert import alert
+from tasks.confirm import confirm
+from tasks.flag import flag
 from tasks.interventions import samples as samples_module
 from tasks.interventions.phrases import PhraseInterventions, replace_spans
 from tasks.interventions.samples import InterventionPlan, NotMeasurableError, load_samples
-from tasks.phrases import find_phrases
+from tasks.phrases import phrases
 from tasks.settings import AlertsConfig, ConfirmConfig, CorpusConfig, ModelConfig, PhrasesConfig
 
 ALERTS = AlertsConfig(factor=2.0, min_pairs=8, examples=2)
@@ -100,14 +100,14 @@ def stored(run, query):
 
 
 def proposed(run):
-    find_phrases(run, PHRASES, 8)
-    flag_regions(run, ALERTS, {})
+    phrases.fn(run, PHRASES, 8)
+    flag.fn(run, ALERTS, {})
     return len(stored(run, "FROM findings"))
 
 
 def test_every_occurrence_is_stored_by_its_tokens(captioned):
     run, _ = captioned
-    assert find_phrases(run, PHRASES, 8) == 18
+    assert phrases.fn(run, PHRASES, 8) == 18
     rows = stored(
         run,
         "SELECT tokens[first] AS a, tokens[last] AS b, region, kind FROM phrases JOIN attributions USING (pair_id)",
@@ -129,7 +129,7 @@ def test_an_occurrence_that_was_cut_off_does_not_count(captioned, changed_rows):
             for row in rows
         ],
     )
-    assert find_phrases(run, PHRASES, 8) == 0
+    assert phrases.fn(run, PHRASES, 8) == 0
 
 
 def test_shares_are_of_the_words_alone_and_the_rule_goes_by_odds(captioned):
@@ -164,9 +164,9 @@ def test_a_phrase_that_the_model_relies_on_is_confirmed(captioned, toy):
     run, plan = captioned
     toy(1.0)
     proposed(run)
-    assert confirm_findings(run, plan) > 0
+    assert confirm.fn(run, plan) > 0
     first = stored(run, "FROM confirmations ORDER BY ALL")
-    confirm_findings(run, plan)
+    confirm.fn(run, plan)
     assert stored(run, "FROM confirmations ORDER BY ALL") == first  # also if the stage is repeated
     rows = stored(run, "FROM confirmations WHERE slice_kind = 'corpus' ORDER BY fill")
     assert [(row["fill"], row["passed"], row["confirmed"]) for row in rows] == [
@@ -177,7 +177,7 @@ def test_a_phrase_that_the_model_relies_on_is_confirmed(captioned, toy):
         assert row["low"] > 0
     assert rows[0]["control_drop"] < 0  # it draws captions of other things away from their own images
     assert rows[0]["transplant_low"] > 0
-    states = {(row["side"], row["region"], row["state"]) for row in raise_alerts(run, ALERTS)}
+    states = {(row["side"], row["region"], row["state"]) for row in alert.fn(run, ALERTS)}
     assert states == {("text", PHRASE, "confirmed")}
 
 
@@ -185,12 +185,12 @@ def test_a_phrase_that_the_model_ignores_is_not(captioned, toy):
     run, plan = captioned
     toy(0.0)
     proposed(run)
-    assert confirm_findings(run, plan) == 0
+    assert confirm.fn(run, plan) == 0
     rows = stored(run, "FROM confirmations")
     assert {row["passed"] for row in rows if row["fill"] == "remove"} == {False}
     assert {row["drop"] for row in rows if row["n"]} == {0.0}
-    assert {row["state"] for row in raise_alerts(run, AlertsConfig(factor=1.0, min_pairs=8))} == {"suspected"}
-    assert raise_alerts(run, AlertsConfig(factor=99.0, min_pairs=8)) == []  # too little, and not confirmed
+    assert {row["state"] for row in alert.fn(run, AlertsConfig(factor=1.0, min_pairs=8))} == {"suspected"}
+    assert alert.fn(run, AlertsConfig(factor=99.0, min_pairs=8)) == []  # too little, and not confirmed
 
 
 def test_what_cannot_be_measured_says_why(captioned, toy, changed_rows):
@@ -199,7 +199,7 @@ def test_what_cannot_be_measured_says_why(captioned, toy, changed_rows):
     proposed(run)
     for path in plan.corpus.root.glob("*.png"):
         path.unlink()
-    assert confirm_findings(run, plan) == 0
+    assert confirm.fn(run, plan) == 0
     reasons = {row["reason"] for row in stored(run, "FROM confirmations WHERE slice_kind = 'corpus'")}
     assert reasons == {
         "got 0 measurable pairs of 18 (0 without other words, without two captions to compare with, or too long; "
@@ -215,7 +215,7 @@ def test_each_occurrence_of_a_phrase_is_left_out_and_white_space_is_normalized()
 
 def sample_of(run, plan, phrase):
     """What is measured of a phrase, given as the captions write it, over all pairs that have it."""
-    find_phrases(run, PhrasesConfig(listed=(phrase,)), 8)
+    phrases.fn(run, PhrasesConfig(listed=(phrase,)), 8)
     rows = stored(run, "SELECT pair_id, caption FROM pairs ORDER BY pair_id")
     places = {
         row["pair_id"]: [(row["caption"].index(phrase), row["caption"].index(phrase) + len(phrase))]
@@ -265,7 +265,7 @@ def test_foils_lack_the_phrase_in_whatever_form_the_run_found_it(hand_written, t
     toy(1.0)
     numbered = [f"acc-{number:05d} {caption}" for number, caption in enumerate(SHORT * 3)]
     run, plan = fill(hand_written, tmp_path, [*numbered, *SHORT, "normal heart"], [1, 2, 3] * 4 + [0])
-    find_phrases(run, PHRASES, 8)
+    phrases.fn(run, PHRASES, 8)
     interventions = PhraseInterventions(load_samples(run, plan))
     ids = [row["pair_id"] for row in stored(run, """FROM phrases WHERE region = '"acc-99999"'""")]
     sample = interventions.sample({pair_id: [(0, 9)] for pair_id in ids}, "attribute", "a=b")

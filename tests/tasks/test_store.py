@@ -8,7 +8,7 @@ from tasks.errors import StoreError
 from tasks.records import Shard, ShardResult, parse_box
 from tasks.regions.boxes import clip_to_view
 from tasks.settings import RegionsConfig
-from tasks.store import corner_boxes, frame_boxes, region_rows, store_shards
+from tasks.store import corner_boxes, frame_boxes, region_rows, store
 
 WHOLE = (0, 0, 1, 1)
 
@@ -157,7 +157,7 @@ def test_a_shard_that_lost_or_gained_pairs_is_refused(hand_written, attributions
     result = ShardResult(Shard(3, 8), "part-x", attributions, errors, reused=True)
     before = hand_written.read_manifest()
     with pytest.raises(StoreError, match="shard 3"):
-        store_shards(hand_written, [result], RegionsConfig(frame=0, corner=0), {})
+        store.fn(hand_written, [result], RegionsConfig(frame=0, corner=0), {})
     assert hand_written.read_manifest() == before
 
 

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 
 import sql
-from tasks import validate
-from tasks.validate import SUITES, check_frame, check_run, format_failed_check, suite_digest
+from tasks.validate import SUITES, check_frame, format_failed_check, suite_digest, validate
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +42,7 @@ def failures(run, suite):
 
 
 def test_a_healthy_run_passes_and_every_check_is_stored(audited):
-    outcome = check_run(audited.run)
+    outcome = validate.fn(audited.run)
     assert (outcome.critical, outcome.warnings) == ((), ())
     checks = sum(len(suite) for suite in SUITES.values())
     assert outcome.checks == checks
@@ -53,13 +52,13 @@ def test_a_healthy_run_passes_and_every_check_is_stored(audited):
     assert all(row["success"] for row in rows)
     assert {row["suite"]: row["suite_digest"] for row in rows} == {suite: suite_digest(suite) for suite in SUITES}
     assert {row["run_id"] for row in rows} == {audited.run.run_id}
-    assert check_run(audited.run) == outcome  # a resumed run checks again, and keeps one set of rows
+    assert validate.fn(audited.run) == outcome  # a resumed run checks again, and keeps one set of rows
     with audited.run.connect() as connection:
         assert len(sql.read(connection, "FROM validations")) == checks
 
 
 def test_error_rows_account_for_what_is_missing(healthy):
-    outcome = check_run(healthy)
+    outcome = validate.fn(healthy)
     assert outcome.critical == ()
     # 3 of 5 rows could be attributed: below nine tenths.
     (warning,) = outcome.warnings
@@ -73,7 +72,7 @@ def test_a_duplicate_is_no_row_that_could_not_be_read(healthy):
     rows = [{"row_number": 5 + n, "stage": "ingest", "reason": "duplicate_pair"} for n in range(40)]
     healthy.write_table("ingest_errors", rows)
     healthy.update(counts={"corpus_rows": 44})
-    outcome = check_run(healthy)
+    outcome = validate.fn(healthy)
     lost, *_ = outcome.critical  # the one pair whose error row was written over
     assert lost.startswith("1 pair is lost, expected each of the 4 to have")
     (warning,) = outcome.warnings
@@ -82,13 +81,13 @@ def test_a_duplicate_is_no_row_that_could_not_be_read(healthy):
 
 def test_the_sentence_of_a_failure_says_what_was_got_and_expected(healthy):
     healthy.update(counts={"corpus_rows": 7})
-    outcome = check_run(healthy)
+    outcome = validate.fn(healthy)
     assert outcome.critical == (
         "2 rows of the corpus are lost, expected each of its 7 to be a pair or an error row "
         "(accounting.rows_unaccounted)",
     )
     healthy.update(counts={"corpus_rows": 4})
-    assert check_run(healthy).critical[0].startswith("there is 1 row of the corpus too many, expected")
+    assert validate.fn(healthy).critical[0].startswith("there is 1 row of the corpus too many, expected")
 
 
 def test_rows_that_were_not_drawn_are_neither_lost_nor_unreadable(healthy):
@@ -119,14 +118,14 @@ def test_an_empty_corpus_fails(hand_written):
         hand_written.write_table(table, [])
     hand_written.write_table("ingest_errors", [{"row_number": 0, "stage": "ingest", "reason": "missing_file"}])
     hand_written.update(counts={"corpus_rows": 1})
-    outcome = check_run(hand_written)
+    outcome = validate.fn(hand_written)
     assert [text.partition(";")[0] for text in outcome.critical] == [
         "no row of the corpus became a pair (1 tried), expected at least one"  # and not what follows from it
     ]
 
 
 def test_a_run_without_any_table_fails(hand_written):
-    assert check_run(hand_written).critical
+    assert validate.fn(hand_written).critical
 
 
 def test_a_run_that_no_manifest_knows_fails():
@@ -248,7 +247,7 @@ def test_each_check_gets_its_own_result():
 def test_a_digest_changes_with_the_checks_and_with_the_query(monkeypatch):
     before = {suite: suite_digest(suite) for suite in SUITES}
     assert len(set(before.values())) == len(SUITES)
-    monkeypatch.setattr(validate, "SUITES", {**SUITES, "corpus": SUITES["corpus"][:-1]})
+    monkeypatch.setattr("tasks.validate.SUITES", {**SUITES, "corpus": SUITES["corpus"][:-1]})
     assert suite_digest("corpus") != before["corpus"]
     monkeypatch.setattr(sql, "query_text", lambda name: "SELECT 1")
     assert suite_digest("accounting") != before["accounting"]
@@ -263,7 +262,7 @@ def test_sentences_about_failed_checks_are_for_people(healthy, changed_rows):
     changed_rows(
         healthy, "attributions", lambda rows: [row | change for row, change in zip(rows, changes, strict=True)]
     )
-    critical = check_run(healthy).critical
+    critical = validate.fn(healthy).critical
     for sentence in (
         "the image maps of 1 pair contain NaN or infinite values",
         "the text maps of 1 pair are missing or do not fit their grid or tokens",

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.interventions.phrases import ModelCaptions
-from tasks.phrases import find_phrases
+from tasks.phrases import phrases
 from tasks.settings import PhrasesConfig
 
 CAPTIONS = ["normal heart", "no  acute finding", "No   Acute mass", "no acute finding İ", "large heart"]
@@ -17,7 +17,7 @@ def captions(hand_written):
         words = caption.lower().split()[:3]
         row |= {"caption": caption, "tokens": ["<s>", *words, "</s>"], "special": [True, *[False] * len(words), True]}
     hand_written.write_table("attributions", rows)
-    find_phrases(hand_written, PhrasesConfig(listed=("no", "no acute")), 8)
+    phrases.fn(hand_written, PhrasesConfig(listed=("no", "no acute")), 8)
     return ModelCaptions(hand_written)
 
 

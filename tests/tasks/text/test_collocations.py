@@ -3,7 +3,7 @@
 import pytest
 
 import sql
-from tasks.phrases import find_phrases
+from tasks.phrases import phrases
 from tasks.settings import PhrasesConfig
 from tasks.text.collocations import adjacent_words, find_collocations
 
@@ -81,9 +81,9 @@ def test_a_collocation_is_a_slice_of_the_attributed_pairs_that_have_it(hand_writ
     ]
     hand_written.write_table("attributions", rows[1:])
     query = "SELECT pair_id, slice FROM pair_slices WHERE slice_kind = 'phrase' ORDER BY pair_id"
-    find_phrases(hand_written, PhrasesConfig(), 2)
+    phrases.fn(hand_written, PhrasesConfig(), 2)
     assert stored(hand_written, query) == [{"pair_id": f"pair-{number:04d}", "slice": "left lung"} for number in (1, 2)]
-    find_phrases(hand_written, PhrasesConfig(), 3)
+    phrases.fn(hand_written, PhrasesConfig(), 3)
     assert stored(hand_written, query) == []
 
 

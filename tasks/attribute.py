@@ -23,6 +23,12 @@ from tasks.lake.run import CALIBRATION, Run
 from tasks.records import AttributionPlan, Shard, ShardResult
 from tasks.settings import CorpusConfig, ModelConfig
 
+_MEASURED = (
+    *("cosine", "image_cosine", "text_cosine", "image_steps", "text_steps"),
+    *("image_special_nats", "text_padding_nats"),
+)
+"""Columns of `attributions` that are attributes of `m2ib.Attribution`."""
+
 Batch: TypeAlias = tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]
 """Preprocessed images of the readable pairs, those pairs, and error rows for the others."""
 
@@ -71,28 +77,26 @@ def _rows(
     cut = model.count_truncated_characters([pair["caption"] for pair in pairs])
     for i, pair in enumerate(pairs):
         image_map, text_map = result.image_map[i].double(), result.text_map[i].double()
-        yield {
-            "pair_id": pair["pair_id"],
-            "caption": pair["caption"],
-            "caption_cut": cut[i],
-            "cosine": float(result.cosine[i]),
-            "grid_h": image_map.shape[0],
-            "grid_w": image_map.shape[1],
-            "image_map": image_map.flatten().tolist(),
-            "image_nats": float(image_map.sum()),
-            "image_special_nats": float(result.image_special_nats[i]),
-            "image_cosine": float(result.image_cosine[i]),
-            "tokens": list(result.tokens[i]),
-            "special": list(result.special[i]),
-            "text_map": text_map.tolist(),
-            "text_nats": float(text_map.sum()),
-            "text_padding_nats": float(result.text_padding_nats[i]),
-            "text_cosine": float(result.text_cosine[i]),
-            "image_steps": int(result.image_steps[i]),
-            "text_steps": int(result.text_steps[i]),
-            "image_stability": None if stability is None or math.isnan(stability[0][i]) else stability[0][i],
-            "text_stability": None if stability is None or math.isnan(stability[1][i]) else stability[1][i],
-        } | dict(zip(VIEW_COLUMNS, model.field_of_view(pair["width"], pair["height"]), strict=True))
+        view = dict(zip(VIEW_COLUMNS, model.field_of_view(pair["width"], pair["height"]), strict=True))
+        yield (
+            view
+            | {key: getattr(result, key)[i].item() for key in _MEASURED}
+            | {
+                "pair_id": pair["pair_id"],
+                "caption": pair["caption"],
+                "caption_cut": cut[i],
+                "grid_h": image_map.shape[0],
+                "grid_w": image_map.shape[1],
+                "image_map": image_map.flatten().tolist(),
+                "image_nats": float(image_map.sum()),
+                "tokens": list(result.tokens[i]),
+                "special": list(result.special[i]),
+                "text_map": text_map.tolist(),
+                "text_nats": float(text_map.sum()),
+                "image_stability": None if stability is None or math.isnan(stability[0][i]) else stability[0][i],
+                "text_stability": None if stability is None or math.isnan(stability[1][i]) else stability[1][i],
+            }
+        )
 
 
 def read_ahead(corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder, size: int) -> Iterator[Batch]:

@@ -86,10 +86,13 @@ def _check_types(found: pa.Table) -> list[dict[str, Any]]:
         typed = found.cast(expected)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(f"got values that are not of the types {expected.types} ({error})") from error
-    if empty := [name for name in COLUMNS if typed[name].null_count]:
-        raise ValueError(f"got NULL in {', '.join(empty)}, expected values")
-    for row in typed.to_pylist():
-        possible = row["n"] >= 1 and 0 <= row["share"] <= 1 and 0 < row["area"] <= 1 and math.isfinite(row["effect"])
-        if not possible:  # rejects NaN, which a division by zero returns and which would outrank every number
-            raise ValueError(f"got {row}, expected n of 1 or more, share and area from 0 to 1, and a finite effect")
-    return typed.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
+    rows: list[dict[str, Any]] = typed.to_pylist()
+    for row in rows:
+        # NaN, which a division by zero returns, would outrank every number.
+        if None in row.values() or not (
+            row["n"] >= 1 and 0 <= row["share"] <= 1 and 0 < row["area"] <= 1 and math.isfinite(row["effect"])
+        ):
+            raise ValueError(
+                f"got {row}, expected no NULL, n of 1 or more, share and area from 0 to 1, and a finite effect"
+            )
+    return rows

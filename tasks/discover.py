@@ -30,23 +30,16 @@ def _search(
 
 
 def _overlay_row(number: int, overlay: Overlay, occurrences: int, searched: int) -> dict[str, Any]:
-    channels, height, width = overlay.template.shape
-    return {
+    measured = {key: getattr(overlay, key) for key in ("share", "area", "score", "threshold", "null_score")}
+    return measured | {
         "region": f"stamp {number}",
-        "channels": channels,
-        "height": height,
-        "width": width,
+        **dict(zip(("channels", "height", "width"), overlay.template.shape, strict=True)),
         "template": overlay.template.flatten().tolist(),
         "strokes": overlay.mask.flatten().tolist(),
         "members": overlay.member_count,
         "occurrences": occurrences,
         "searched": searched,
-        "share": overlay.share,
-        "area": overlay.area,
         "spread": overlay.is_watermark,
-        "score": overlay.score,
-        "threshold": overlay.threshold,
-        "null_score": overlay.null_score,
     }
 
 

@@ -35,17 +35,11 @@ def _check_boxes(row: Pair | Rejected, columns: Mapping[str, str]) -> Pair | Rej
 
 
 def _pair_row(pair: Pair) -> dict[str, Any]:
-    return {
-        "pair_id": pair.pair_id,
+    columns = ("pair_id", "file_name", "caption", "image_sha256", "width", "height", "fingerprint")
+    return {key: getattr(pair, key) for key in columns} | {
         "row_number": pair.row,
-        "file_name": pair.file_name,
         "container": pair.place.container,
         "position": pair.place.position,
-        "caption": pair.caption,
-        "image_sha256": pair.image_sha256,
-        "width": pair.width,
-        "height": pair.height,
-        "fingerprint": pair.fingerprint,
         "attributes": list(pair.attributes.items()),
     }
 

@@ -54,12 +54,10 @@ def remove_temporary_files(run: Run) -> None:
 
 def _describe_process() -> dict[str, Any]:
     """Describe this process: `pids` is its namespace of ids, as containers can share a host's name but not its ids."""
-    try:
-        namespace: str | None = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:  # not Linux
-        namespace = None
-    host = {"host": socket.gethostname(), "pids": namespace}
-    return {**host, "pid": os.getpid(), "since": utc_timestamp(), "token": secrets.token_hex(8)}
+    process = {"host": socket.gethostname(), "pids": None, "pid": os.getpid(), "since": utc_timestamp()}
+    with contextlib.suppress(OSError):  # not Linux
+        process["pids"] = str(Path("/proc/self/ns/pid").readlink())
+    return process | {"token": secrets.token_hex(8)}
 
 
 def _read_owner(path: Root) -> dict[str, Any]:
@@ -90,14 +88,11 @@ def _lock_file(path: Root) -> Release | None:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            raise _locked_error(path) from None
         except OSError as error:
             os.close(file)
             if error.errno in _UNSUPPORTED:
                 return None
-            raise
+            raise (_locked_error(path) if isinstance(error, BlockingIOError) else error) from None
         # The former owner may have removed the file between opening and locking: then another file has this name.
         try:
             is_current = os.path.samestat(os.fstat(file), path.stat())

@@ -203,8 +203,9 @@ class Run:
 
     def read_row_group(self, table: str, group: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
         """Read one row group of a table's first file."""
-        rows: pa.Table = pq.ParquetFile(stores.fetch(self.path(table))).read_row_group(group, columns=columns)
-        return rows.to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
+        file = pq.ParquetFile(stores.fetch(self.path(table)))
+        rows: list[dict[str, Any]] = file.read_row_group(group, columns=columns).to_pylist()
+        return rows
 
     def row_group_sizes(self, table: str) -> list[int]:
         """Return the number of rows of each row group of a table's first file."""
@@ -293,4 +294,5 @@ def open_parquet(path: Path, advice: str, sha256: str | None = None) -> Iterator
 
 def read_parquet_rows(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
     """Read the rows of a Parquet file as dictionaries."""
-    return pq.read_table(path, columns=columns).to_pylist()  # type: ignore[no-any-return]  # pyarrow has no types
+    rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
+    return rows

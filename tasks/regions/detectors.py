@@ -59,16 +59,13 @@ def load_detectors(names: Iterable[str]) -> list[Detector]:
         entry = _find_entry_point(name)
         try:
             function: Any = entry.load()
+            if not callable(function):
+                raise TypeError(f"got {type(function).__name__}, expected a function")  # noqa: TRY301  # one message
         except Exception as error:  # importing third-party code can raise anything
             raise BadInputError(
-                f"regions.detectors: {name!r} ({entry.value}) cannot be imported: {type(error).__name__}: {error}; "
+                f"regions.detectors: {name!r} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}; "
                 "fix or reinstall its package"
             ) from error
-        if not callable(function):
-            raise BadInputError(
-                f"regions.detectors: got {name!r}, whose entry point {entry.value} is not a function, expected a "
-                "function; fix its package"
-            )
         detectors.append(Detector(name, function))
     return detectors
 

@@ -120,7 +120,7 @@ def test_rules_that_fail_on_the_rows_are_reported_and_others_run(weighed):
         "slice": (RULE.replace("slice,", "'site=z' AS slice,"), r"got \{.*'site=z'\} and 0 more, expected regions and"),
         "region": (RULE.replace("region,", "'nowhere' AS region,"), "'nowhere'"),
         "repeated": (f"{RULE} UNION ALL {RULE}", "each once"),
-        "missing": (RULE.replace("effect\n", "NULL::DOUBLE AS effect\n"), "got NULL in effect"),
+        "missing": (RULE.replace("effect\n", "NULL::DOUBLE AS effect\n"), "expected no NULL"),
         "broken": (RULE.replace(" n,", " n + 0.5 AS n,"), "got values that are not"),
         "text": (RULE.replace("effect\n", "effect + slice::INTEGER AS effect\n"), "Could not convert"),
     }

@@ -127,9 +127,9 @@ def test_what_is_not_installed_or_cannot_be_loaded_is_refused(installed):
     for name, fault in {
         "halve": "got 'halve', which no package provides; installed are: .*gone, halves, licensed, three",
         "halves": "which is provided by foreign, rival; uninstall all but one",
-        "three": "entry point foreign_module:no_function is not a function",
-        "gone": "cannot be imported: AttributeError",
-        "licensed": "cannot be imported: RuntimeError: no licence",
+        "three": r"\(foreign_module:no_function\) cannot be loaded: TypeError: got int, expected a function",
+        "gone": "cannot be loaded: AttributeError",
+        "licensed": "cannot be loaded: RuntimeError: no licence",
     }.items():
         with pytest.raises(BadInputError, match=rf"regions.detectors: .*{fault}"):
             load_detectors([name])

@@ -28,8 +28,6 @@ def _row_groups(table: str, entry: Mapping[str, Any], path: Path, earlier: Run) 
     with open_parquet(path, _ADVICE, entry["sha256"]) as file:
         for number in range(file.num_row_groups):
             rows = file.read_row_group(number)
-            for name in set(sql.schema(table).names).difference(rows.column_names):
-                rows = rows.append_column(name, pa.nulls(rows.num_rows))  # a file of an earlier version
             if table == "regions":
                 rows = rows.filter(pc.not_equal(rows["kind"], "hottest"))
             if table == "attributions":

@@ -93,6 +93,6 @@ def read_mapped_pairs(run: Run) -> list[dict[str, Any]]:
     grids = [(row["grid_h"], row["grid_w"]) for row in maps]
     most_frequent = max(sorted(set(grids)), key=grids.count, default=None)
     map_of = {row["pair_id"]: row for row, grid in zip(maps, grids, strict=True) if grid == most_frequent}
-    pairs = run.read_rows("pairs", [*IMAGE_COLUMNS])
+    pairs = run.iter_rows("pairs", [*IMAGE_COLUMNS])
     mapped = (pair | map_of[pair["pair_id"]] for pair in pairs if pair["pair_id"] in map_of)
     return sorted(mapped, key=lambda row: row["pair_id"])

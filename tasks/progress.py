@@ -66,11 +66,7 @@ def format_progress(task: bars.Task) -> str:
 
 @contextmanager
 def bar(description: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
-    """Show a progress bar with a total number of steps, if it is known, while the block runs.
-
-    Yields:
-        A function that adds a number of completed steps.
-    """
+    """Show a progress bar while the block runs; yield a function that adds a number of completed steps."""
     with _changes:
         if not _display.tasks:
             _display.start()

@@ -111,7 +111,7 @@ def self_audit(run: Run, plan: InterventionPlan) -> int:
         with run.connect() as connection:
             slices = samples.read_large_slices(connection)
         if slices:
-            tests = [row["tests"] for row in run.read_rows("confirmations", ["tests"])]
+            tests = [row["tests"] for row in run.iter_rows("confirmations", ["tests"])]
             level = plan.confirm.level / max([*tests, 1])
             audit = _SelfAudit(RegionInterventions(samples), slices, plan, level)
             rows = [*audit.test_tag(), *audit.test_random_regions()]

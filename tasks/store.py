@@ -98,7 +98,7 @@ def store(run: Run, results: Sequence[ShardResult], regions: RegionsConfig, mask
     rows = [row for copy in copies for row in read_parquet_rows(copy, columns)]
     attributes: dict[str, dict[str, str]] = {}
     if regions.columns:
-        pairs = run.read_rows("pairs", ["pair_id", "attributes"])
+        pairs = run.iter_rows("pairs", ["pair_id", "attributes"])
         attributes = {row["pair_id"]: dict(row["attributes"]) for row in pairs}
     record = run.read_manifest()
     counts = record["counts"]

@@ -137,10 +137,8 @@ class PhraseInterventions:
     def sample(self, spans_by_pair: Mapping[str, Sequence[Span]], slice_kind: str, slice_name: str) -> PhraseSample:
         """Prepare pairs of a slice for tests of a phrase, given its spans in the caption of each pair.
 
-        The foils depend on the slice; see `FoilFinder.find`. Pairs that cannot be measured are left out.
-
-        Raises:
-            NotMeasurableError: too few pairs are left.
+        The foils depend on the slice; see `FoilFinder.find`. Pairs that cannot be measured are left out;
+        NotMeasurableError is raised if too few are left.
         """
         samples, count = self._samples, self._settings.foils
         without = self._model_captions.find_without(spans_by_pair)

@@ -91,10 +91,8 @@ class RegionInterventions:
     ) -> RegionSample:
         """Prepare pairs of a slice for tests of a region, whose foils depend on the slice; see `FoilFinder.find`.
 
-        Pairs that cannot be measured are left out. `region` is explained in `RegionSample`.
-
-        Raises:
-            NotMeasurableError: too few pairs are left.
+        Pairs that cannot be measured are left out; NotMeasurableError is raised if too few are left. `region` is
+        explained in `RegionSample`.
         """
         samples, found = self._samples, []
         lost = {"image no longer reads": 0, "no two other captions to compare with": 0, "no room for controls": 0}

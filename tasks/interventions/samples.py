@@ -44,7 +44,7 @@ class Samples:
     def __init__(self, run: Run, plan: InterventionPlan) -> None:
         self.run, self.plan = run, plan
         self.network, self.lock = load_model(plan.model), device_lock(plan.model.device)
-        rows = run.read_rows("pairs", [*IMAGE_COLUMNS, "caption"])
+        rows = list(run.iter_rows("pairs", [*IMAGE_COLUMNS, "caption"]))
         self._rows = {row["pair_id"]: row for row in rows}
         self.captions: dict[str, str] = {row["pair_id"]: row["caption"] for row in rows}
         self.foils = FoilFinder(self.captions.values(), plan.seed)

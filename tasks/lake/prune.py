@@ -63,13 +63,8 @@ def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = Non
 
     These runs are kept: the newest complete run of each audit, runs that the policy keeps, runs that `_find_references`
     returns, and the base run of each of these. The base of a base run is not kept, because a complete run has copies
-    of everything it needs.
-
-    Returns:
-        First the pruned runs that still have files, then all runs that are not pruned, oldest first.
-
-    Raises:
-        LakeError: the lake cannot be read as a whole, so that references between runs are unknown.
+    of everything it needs. First in the plan are pruned runs that still have files. Raises LakeError if the lake cannot
+    be read as a whole, so that references between runs are unknown.
     """
     now = now or datetime.now(UTC)
     records = sql.read_manifests(lake)

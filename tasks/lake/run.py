@@ -197,10 +197,6 @@ class Run:
         for path in self.fetch_files(table):
             yield from read_parquet_rows(path, columns)
 
-    def read_rows(self, table: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
-        """Read the rows of a table's first file."""
-        return read_parquet_rows(stores.fetch(self.path(table)), columns)
-
     def read_row_group(self, table: str, group: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
         """Read one row group of a table's first file."""
         file = pq.ParquetFile(stores.fetch(self.path(table)))

@@ -71,20 +71,10 @@ def load_detectors(names: Iterable[str]) -> list[Detector]:
 
 
 def run_detector(detector: Detector, image: NDArray[np.uint8], caption: str) -> dict[str, list[Box]]:
-    """Run a detector on an image and check what it returns.
+    """Run a detector on an RGB image, and return boxes that do not overlap, by `detector: region`.
 
-    Args:
-        detector: the detector.
-        image: (height, width, 3), RGB.
-        caption: caption of the pair.
-
-    Returns:
-        Boxes that do not overlap, by `detector: region`. A region without boxes is left out.
-
-    Raises:
-        ValueError: the detector returns invalid or too many boxes.
-        TypeError: the detector returns something other than boxes.
-        Exception: any error that the detector raises.
+    A region without boxes is left out. Raises ValueError or TypeError for invalid or too many boxes, and any error that
+    the detector raises.
     """
     image = image.view()
     image.flags.writeable = False  # all detectors get the same image

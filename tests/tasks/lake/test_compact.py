@@ -200,7 +200,7 @@ def test_attributions_of_a_compacted_base_are_reused_and_only_their_row_groups_a
     compact_run(base)
     _index_pairs.cache_clear()
     run = sharded(lake, "20260102T000000-bbbbbb", base_run=RUN)
-    pairs = run.read_rows("pairs")
+    pairs = list(run.iter_rows("pairs"))
     numbers_read = []
     read = pq.ParquetFile.read_row_group
 

@@ -31,17 +31,13 @@ def is_retryable(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and not isinstance(error, _PERMANENT) and not is_storage_full(error)
 
 
-def _should_retry(_task: Any, _run: Any, state: Any) -> bool:
-    return is_retryable(state.result(raise_on_failure=False))
-
-
 TASK_OPTIONS: dict[str, Any] = {
     "cache_policy": NO_CACHE,  # the lake's files are the cache
     "persist_result": False,
     "retries": 3,
     "retry_delay_seconds": [1, 4, 16],
     "retry_jitter_factor": 0.5,
-    "retry_condition_fn": _should_retry,
+    "retry_condition_fn": lambda _task, _run, state: is_retryable(state.result(raise_on_failure=False)),
 }
 """Options of every stage's Prefect task: no cache, and retries of storage errors."""
 

@@ -18,7 +18,6 @@ VIEW_COLUMNS = ("view_x0", "view_y0", "view_x1", "view_y1")
 """Columns of `attributions`: the part of the original image that the model sees."""
 
 _load_lock = threading.Lock()
-_device_locks_lock = threading.Lock()  # not `_load_lock`: a busy device need not wait for another model to load
 _device_locks: dict[str, threading.Lock] = {}
 
 
@@ -41,8 +40,7 @@ def load_model(settings: ModelConfig) -> "m2ib.DualEncoder":
 
 def device_lock(device: str) -> threading.Lock:
     """Return the lock of a device. Threads share its model, and its memory is sized for one batch at a time."""
-    with _device_locks_lock:
-        return _device_locks.setdefault(device, threading.Lock())
+    return _device_locks.setdefault(device, threading.Lock())  # atomic
 
 
 @cache

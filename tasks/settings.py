@@ -12,16 +12,14 @@ from tasks.text.spans import normalize_text
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
 
-def _text_of_path(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value
-
-
 def _check_root(text: str) -> str:
     parse_root(text)
     return text
 
 
-PathOrUrl = Annotated[str, BeforeValidator(_text_of_path), AfterValidator(_check_root)]
+PathOrUrl = Annotated[
+    str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value), AfterValidator(_check_root)
+]
 """Kept as text: so it is stored in the manifest, and compared on `--resume`."""
 
 

@@ -19,10 +19,6 @@ def words_of(caption: str) -> frozenset[str]:
     return frozenset(_WORD.findall(normalize_text(caption)))
 
 
-def _has_digit(word: str) -> bool:
-    return any(unicodedata.category(char).startswith("N") for char in word)
-
-
 class FoilFinder:
     """Distinct captions of a corpus, in an order that depends on the seed and the captions alone.
 
@@ -37,7 +33,7 @@ class FoilFinder:
         self._common = {word for word, count in frequency.items() if 2 * count > len(self._ordered)}
         self._content = {caption: words - self._common for caption, words in self._words.items()}
         # Equally frequent words in alphabetical order: the order of sets varies.
-        words = (word for word in frequency if not _has_digit(word))
+        words = (word for word in frequency if not any(unicodedata.category(char).startswith("N") for char in word))
         self._by_frequency = sorted(words, key=lambda word: (-frequency[word], word))
 
     def _digest(self, text: str) -> bytes:

@@ -28,26 +28,17 @@ Boxes = Mapping[str | None, Sequence[Box]]
 class RegionSample:
     """Pairs on which a region is tested.
 
-    Attributes:
-        pair_ids: the pairs.
-        pixels: their preprocessed images.
-        masks: (pairs, 1 + controls, height, width): the region, then its controls. Empty where a pair has fewer.
-        hosts: for each pair up to `HOSTS` pairs with different captions, whose image content is swapped in. The image
-            of the first host is readable.
-        clean: embeddings of the images, (pairs, embed).
-        own: embeddings of the pairs' captions, (pairs, embed).
-        foils: embeddings of the foils, (pairs, foils, embed).
-        region: name of the region, if it is tested in several slices in a row. Embeddings of its covered images are
-            then cached until another region is tested, because slices overlap and differ only in their foils.
+    If the region has a name, it is tested in several slices in a row. Embeddings of its covered images are then cached
+    until another region is tested, because slices overlap and differ only in their foils.
     """
 
     pair_ids: Sequence[str]
-    pixels: Any
-    masks: NDArray[np.bool_]
-    hosts: Sequence[list[str]]
-    clean: Numbers
-    own: Numbers
-    foils: Numbers
+    pixels: Any  # preprocessed images
+    masks: NDArray[np.bool_]  # (pairs, 1 + controls, height, width): region and controls; empty where there are fewer
+    hosts: Sequence[list[str]]  # up to `HOSTS` pairs with different captions; the image of the first one is readable
+    clean: Numbers  # embeddings of the images, (pairs, embed)
+    own: Numbers  # embeddings of the pairs' captions, (pairs, embed)
+    foils: Numbers  # embeddings of the foils, (pairs, foils, embed)
     region: str | None = None
 
     @property
@@ -94,19 +85,19 @@ class RegionInterventions:
         Pairs that cannot be measured are left out; NotMeasurableError is raised if too few are left. `region` is
         explained in `RegionSample`.
         """
-        samples, found = self._samples, []
+        samples, settings, found = self._samples, self._settings, []
         lost = {"image no longer reads": 0, "no two other captions to compare with": 0, "no room for controls": 0}
         for pair_id in pair_ids:
-            foils = self._find_foils(pair_id, slice_kind, slice_name)
+            foils, mask = self._find_foils(pair_id, slice_kind, slice_name), self._region_mask(pair_id, boxes)
             if (image := samples.read_image(pair_id)) is None:
                 lost["image no longer reads"] += 1
             elif len(foils) < 2 or not (hosts := self._find_hosts(pair_id, foils)):
                 lost["no two other captions to compare with"] += 1
-            elif len(masks := self._masks(pair_id, boxes)) < 3:
+            elif len(controls := make_control_masks(mask, settings.controls, f"{samples.plan.seed}\x1f{pair_id}")) < 2:
                 lost["no room for controls"] += 1
             else:
-                found.append((pair_id, image, masks, hosts, foils))
-        smallest = smallest_sample(self._settings.level)
+                found.append((pair_id, image, np.stack([mask, *controls]), hosts, foils))
+        smallest = smallest_sample(settings.level)
         if len(found) < smallest:
             reasons = ", ".join(f"{number} with {reason}" for reason, number in lost.items() if number)
             raise NotMeasurableError(
@@ -157,12 +148,6 @@ class RegionInterventions:
     def _region_mask(self, pair_id: str, boxes: Boxes) -> NDArray[np.bool_]:
         own = [*boxes.get(None, ()), *boxes.get(pair_id, ())]
         return rasterize_boxes(own, *self._samples.network.image_size)
-
-    def _masks(self, pair_id: str, boxes: Boxes) -> NDArray[np.bool_]:
-        """Return the masks of the region and its controls."""
-        region = self._region_mask(pair_id, boxes)
-        key = f"{self._samples.plan.seed}\x1f{pair_id}"
-        return np.stack([region, *make_control_masks(region, self._settings.controls, key)])
 
     def _find_foils(self, pair_id: str, slice_kind: str, slice_name: str) -> list[str]:
         caption = self._samples.captions[pair_id]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -65,36 +66,37 @@ def region_rows(
                 yield _region_row(name, kind, clipped, row["pair_id"])
 
 
-def _check_complete(run: Run, results: Sequence[ShardResult]) -> None:
-    """Raise StoreError unless each shard has as many attributions and errors together as pairs."""
-    files = {run.relative_path(f"attributions/{result.name}.parquet"): result for result in results}
-    # An interrupted attempt may have left error rows of a shard that has none now: they are ignored.
-    errors = [result for result in results if result.errors]
-    files |= {run.relative_path(f"ingest_errors/{result.name}.parquet"): result for result in errors}
-    for missing in stores.missing_files(run.lake, files):
-        del files[missing]
+def _list_files(run: Run, results: Sequence[ShardResult]) -> dict[str, tuple[str, int]]:
+    """Return table and rows of each file of the shards, by its path below the lake.
+
+    Raises StoreError unless the files of each shard have as many attributions and errors together as pairs.
+    """
+    files: dict[str, tuple[str, int]] = {}
+    for result in results:
+        if result.failure is None:
+            files[run.relative_path(f"attributions/{result.name}.parquet")] = "attributions", result.attributions
+        if result.errors:  # otherwise an interrupted attempt may have left error rows: they are ignored
+            files[run.relative_path(f"ingest_errors/{result.name}.parquet")] = "ingest_errors", result.errors
+    missing = stores.missing_files(run.lake, files)
+    present = [path for path in files if path not in missing]
     rows = Counter[str]()
-    for copy, result in zip(stores.fetch_all(run.lake, dict.fromkeys(files)), files.values(), strict=True):
-        rows[result.name] += pq.ParquetFile(copy).metadata.num_rows
+    for path, copy in zip(present, stores.fetch_all(run.lake, dict.fromkeys(present)), strict=True):
+        rows[PurePosixPath(path).stem] += pq.ParquetFile(copy).metadata.num_rows
     for result in results:
         if rows[result.name] != result.shard.pairs:
             raise StoreError(
                 f"shard {result.shard.index}: got {rows[result.name]} attributions and errors, expected "
                 f"{result.shard.pairs}; remove {run.path('attributions', result.name)} and resume the run"
             )
+    return files
 
 
 @task(name="store", **TASK_OPTIONS)
 def store(run: Run, results: Sequence[ShardResult], regions: RegionsConfig, masks: Mapping[str, Sequence[Box]]) -> int:
     """List the files of all shards in the manifest, store `regions`, and return the number of attributions."""
-    _check_complete(run, results)
-    attributed = {
-        run.relative_path(f"attributions/{result.name}.parquet"): ("attributions", result.attributions)
-        for result in results
-        if result.failure is None
-    }
+    files = _list_files(run, results)
     columns = ["pair_id", *VIEW_COLUMNS, "attributed_by"]
-    copies = stores.fetch_all(run.lake, dict.fromkeys(attributed))
+    copies = stores.fetch_all(run.lake, {path: None for path, (table, _) in files.items() if table == "attributions"})
     rows = [row for copy in copies for row in read_parquet_rows(copy, columns)]
     attributes: dict[str, dict[str, str]] = {}
     if regions.columns:
@@ -109,11 +111,7 @@ def store(run: Run, results: Sequence[ShardResult], regions: RegionsConfig, mask
         changes.update(
             files=[entry for entry in record["files"] if entry["table"] not in of_shards or entry["path"] == ingest]
         )
-        changes.files |= attributed
-        for result in results:
-            if result.errors:
-                path = run.relative_path(f"ingest_errors/{result.name}.parquet")
-                changes.files[path] = "ingest_errors", result.errors
+        changes.files |= files
         if stores.is_file(run.folder / CALIBRATION):
             changes.files[run.relative_path(CALIBRATION)] = None, None
         changes.write_table("regions", region_rows(regions, masks, rows, attributes))

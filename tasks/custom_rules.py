@@ -29,10 +29,9 @@ def read_rules(folder: Path) -> dict[str, str]:
     rules = {}
     for file in files:
         if not _NAME.fullmatch(file.stem) or file.stem in builtin:
-            fault = "the name of a built-in rule" if file.stem in builtin else "not a valid name of a rule"
             raise BadInputError(
-                f"alerts.rules: got {file.name}, which is {fault}; rename it to lower-case letters, digits and "
-                f"underscores, other than {', '.join(sorted(builtin))}"
+                f"alerts.rules: got {file.name}, expected a name of lower-case letters, digits and underscores, other "
+                f"than those of built-in rules ({', '.join(sorted(builtin))}); rename it"
             )
         try:
             if file.stat().st_size > _MAX_BYTES:

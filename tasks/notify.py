@@ -123,21 +123,24 @@ def send_new_events(run: Run, news: Sequence[Event]) -> int:
     return len(rows)
 
 
-def notify_alerts(run: Run, settings: NotifyConfig, min_pairs: int) -> int:
+@task(name="notify", cache_policy=NO_CACHE, persist_result=False)
+def notify(run: Run, settings: NotifyConfig, min_pairs: int) -> int | None:
     """Store the alert history (see `store_alert_history`), and send its events; return how many were sent.
 
     Nothing is sent if a later run of the audit is already complete, for example because this run was resumed late or
-    re-flags an old run: its alerts are outdated.
+    re-flags an old run: its alerts are outdated. A failure is logged and does not fail the run.
     """
-    history, is_outdated = store_alert_history(run, min_pairs)
-    rows, about = events.select_notifiable(history), (run.read_manifest(), run.report_path)
-    news = [events.build_alert_event(row, *about) for row in rows if row["life"] in settings.tell]
-    if is_outdated:
-        run_logger().warning("run %s: no alerts are sent, because a later run of this audit is complete", run.run_id)
-        news = []
-    elif settings.digest:
-        news = [events.build_digest_event(rows, *about)]
-    return send_new_events(run, news)
+    with log_failure("run %s: its alerts could not be sent; list them with: m2ib-audit alerts", run.run_id):
+        history, is_outdated = store_alert_history(run, min_pairs)
+        rows, about = events.select_notifiable(history), (run.read_manifest(), run.report_path)
+        news = [events.build_alert_event(row, *about) for row in rows if row["life"] in settings.tell]
+        if is_outdated:
+            message = "run %s: no alerts are sent, because a later run of this audit is complete"
+            run_logger().warning(message, run.run_id)
+            news = []
+        elif settings.digest:
+            news = [events.build_digest_event(rows, *about)]
+        return send_new_events(run, news)
 
 
 def notify_run_end(run: Run) -> None:
@@ -150,10 +153,3 @@ def notify_failed_start(facts: Mapping[str, Any], reason: str) -> None:
     """Send the event of an audit that could not begin; see `build_failed_start_event`. A failure is logged."""
     with log_failure("the event that the audit could not begin could not be sent"):
         _send([events.build_failed_start_event(facts, reason)])
-
-
-@task(name="notify", cache_policy=NO_CACHE, persist_result=False)
-def notify(run: Run, settings: NotifyConfig, min_pairs: int) -> None:
-    """Store the alert history and send events; see `notify_alerts`. A failure is logged and does not fail the run."""
-    with log_failure("run %s: its alerts could not be sent; list them with: m2ib-audit alerts", run.run_id):
-        notify_alerts(run, settings, min_pairs)

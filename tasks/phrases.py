@@ -1,7 +1,7 @@
 """Captions -> phrases: find phrases that could be artifacts, with their tokens, and collocations for slices."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prefect import task
@@ -15,13 +15,12 @@ from tasks.text.spans import token_range, token_spans
 
 
 def phrase_rows(
-    attributions: Sequence[dict[str, Any]], settings: PhrasesConfig, min_pairs: int
+    attributions: Sequence[dict[str, Any]], pairs: Mapping[str, int], settings: PhrasesConfig, min_pairs: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield rows of `phrases`, given pair_id, caption, tokens and special of each pair.
+    """Yield rows of `phrases`, given the attributions and the number of pairs of each caption.
 
     Occurrences that were truncated, or whose tokens cannot be located, are left out.
     """
-    pairs = Counter(row["caption"] for row in attributions)
     located: dict[str, list[dict[str, Any]]] = {}
     candidates = find_candidates(pairs, settings.listed, min_pairs)
     for row in attributions:
@@ -38,18 +37,13 @@ def phrase_rows(
             yield {"pair_id": row["pair_id"], **phrase}
 
 
-def collocation_rows(attributions: Sequence[dict[str, Any]], min_pairs: int) -> Iterator[dict[str, Any]]:
-    """Yield rows of `collocations`; see `phrase_rows`."""
-    collocations = find_collocations(Counter(row["caption"] for row in attributions), min_pairs)
-    for row in attributions:
-        for name in collocations.get(row["caption"], ()):
-            yield {"pair_id": row["pair_id"], "collocation": name}
-
-
 @task(name="phrases", **TASK_OPTIONS)
 def phrases(run: Run, settings: PhrasesConfig, min_pairs: int) -> int:
     """Store `phrases` and `collocations` of all attributed pairs, and return the number of occurrences of phrases."""
     rows = list(run.iter_rows("attributions", ["pair_id", "caption", "tokens", "special"]))
+    pairs = Counter(row["caption"] for row in rows)
+    collocations = find_collocations(pairs, min_pairs)
+    named = ((row["pair_id"], name) for row in rows for name in collocations.get(row["caption"], ()))
     with run.changes() as changes:
-        changes.write_table("collocations", collocation_rows(rows, min_pairs))
-        return changes.write_table("phrases", phrase_rows(rows, settings, min_pairs))
+        changes.write_table("collocations", ({"pair_id": pair_id, "collocation": name} for pair_id, name in named))
+        return changes.write_table("phrases", phrase_rows(rows, pairs, settings, min_pairs))

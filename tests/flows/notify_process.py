@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from tasks.lake.run import Run
-from tasks.notify import notify_alerts
+from tasks.notify import notify
 from tasks.settings import NotifyConfig
 
 for name, kinds, digest in json.loads(sys.argv[2]):
     run = Run(Path(sys.argv[1]), name)
-    print(notify_alerts(run, NotifyConfig(tell=kinds, digest=digest), 3), flush=True)  # noqa: T201
+    print(notify.fn(run, NotifyConfig(tell=kinds, digest=digest), 3), flush=True)  # noqa: T201
     run.finish("completed")

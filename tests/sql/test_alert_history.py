@@ -326,7 +326,7 @@ def test_a_run_that_ends_after_a_later_one_sends_no_events(add_run, no_events):
     first = add_run(alert())
     late = add_run(alert("frame"), store=False, status="running", name="20260102T000000-bbbbbb")
     add_run(alert("frame"), name="20260103T000000-cccccc")
-    assert stage.notify_alerts(late, NotifyConfig(tell=("new",)), MIN_PAIRS) == 0
+    assert stage.notify.fn(late, NotifyConfig(tell=("new",)), MIN_PAIRS) == 0
     assert {row["previous_run"] for row in read_history(late)} == {first.run_id}
 
 
@@ -338,11 +338,11 @@ def test_a_re_flagged_run_is_not_part_of_the_series(add_run, no_events):
     third = add_run(alert("frame"))
     assert statuses(third) == {("frame", "consolidation"): "still_firing"}  # `mark` is not resolved either
     old = add_run(alert("mark"), reflags=first.run_id)
-    assert stage.notify_alerts(old, NotifyConfig(tell=("new", "resolved")), MIN_PAIRS) == 0
+    assert stage.notify.fn(old, NotifyConfig(tell=("new", "resolved")), MIN_PAIRS) == 0
     assert read_history(old)[0]["previous_run"] == first.run_id
     newest = add_run(alert("mark"), reflags=third.run_id)
     with pytest.raises(pytest.fail.Exception, match="an event was sent"):
-        stage.notify_alerts(newest, NotifyConfig(tell=("new", "resolved")), MIN_PAIRS)
+        stage.notify.fn(newest, NotifyConfig(tell=("new", "resolved")), MIN_PAIRS)
 
 
 def test_earlier_runs_that_cannot_be_read_make_every_alert_new(add_run):

@@ -5,7 +5,7 @@ import pytest
 import sql
 from tasks import notify as stage
 from tasks.messages.events import build_run_event
-from tasks.notify import notify_alerts, notify_run_end, send_new_events
+from tasks.notify import notify, notify_run_end, send_new_events
 from tasks.settings import NotifyConfig
 
 NEWS = NotifyConfig()
@@ -51,7 +51,7 @@ def test_only_independent_alerts_are_sent_after_they_are_stored(alerted, sent, m
     monkeypatch.setattr(
         stage, "emit_event", lambda *a, **k: seen.append(len(stored(alerted, "lives"))) or emit(*a, **k)
     )
-    assert notify_alerts(alerted, NEWS, 3) == 1
+    assert notify.fn(alerted, NEWS, 3) == 1
     assert seen == [2]
     assert [event for event, _ in sent] == ["m2ib.alert.new"]
     (row,) = stored(alerted, "notifications")
@@ -60,7 +60,7 @@ def test_only_independent_alerts_are_sent_after_they_are_stored(alerted, sent, m
 
 
 def test_a_resumed_run_sends_nothing_twice(alerted, sent):
-    assert [notify_alerts(alerted, NEWS, 3) for _ in range(3)] == [1, 0, 0]
+    assert [notify.fn(alerted, NEWS, 3) for _ in range(3)] == [1, 0, 0]
     assert len(sent) == len(stored(alerted, "notifications")) == 1
 
 
@@ -77,9 +77,9 @@ def test_an_event_sent_before_the_process_died_is_sent_again_with_the_same_id(al
 def test_an_event_that_prefect_did_not_accept_is_not_stored_as_sent(alerted, sent, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(stage, "emit_event", lambda *_, **__: None)
-        assert notify_alerts(alerted, NEWS, 3) == 0
+        assert notify.fn(alerted, NEWS, 3) == 0
     assert stored(alerted, "notifications") == []
-    assert notify_alerts(alerted, NEWS, 3) == 1
+    assert notify.fn(alerted, NEWS, 3) == 1
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_an_event_that_prefect_did_not_accept_is_not_stored_as_sent(alerted, sen
     ],
 )
 def test_settings_select_the_events(alerted, sent, rules, events):
-    notify_alerts(alerted, rules, 3)
+    notify.fn(alerted, rules, 3)
     assert [event for event, _ in sent] == events
 
 
@@ -122,6 +122,6 @@ def test_a_server_that_accepts_no_events_does_not_block_the_audit(alerted, sent,
     never = threading.Event()
     monkeypatch.setattr(stage.EventsWorker, "wait_until_empty", lambda _: never.wait())
     monkeypatch.setattr(stage, "_SEND_SECONDS", 0.1)
-    assert notify_alerts(alerted, NEWS, 3) == 1
+    assert notify.fn(alerted, NEWS, 3) == 1
     assert "has not sent all events" in caplog.text
     never.set()

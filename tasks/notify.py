@@ -112,7 +112,12 @@ def send_new_events(run: Run, news: Sequence[Event]) -> int:
     """
     sent = {row["event_id"] for row in run.iter_rows("notifications", ["event_id"])}
     rows = [
-        {"event_id": str(event.event_id), "event": event.event, "dedup_key": event.key, "life_id": event.life_id}
+        {
+            "event_id": str(event.event_id),
+            "event": event.event,
+            "dedup_key": event.key,
+            "life_id": event.payload.get("life_id"),
+        }
         | {"told_at": datetime.now(UTC)}
         for event in _send([event for event in news if str(event.event_id) not in sent])
     ]

@@ -70,8 +70,7 @@ class ShardResult:
 
 @dataclass(frozen=True)
 class GateOutcome:
-    """The result of the gates: number of checks, and a sentence for each check that failed."""
+    """The result of the gates: a sentence for each check that failed."""
 
-    checks: int
     critical: tuple[str, ...]
     warnings: tuple[str, ...]

@@ -168,7 +168,7 @@ def validate(run: Run) -> GateOutcome:
     for row, check in failed:
         if empty is None or row["suite"] == "accounting" or (row["suite"] == empty and row["column_name"] is None):
             sentences[check.severity].append(format_failed_check(check, row, totals))
-    return GateOutcome(len(rows), tuple(sentences[CRITICAL]), tuple(sentences[WARNING]))
+    return GateOutcome(tuple(sentences[CRITICAL]), tuple(sentences[WARNING]))
 
 
 def format_failed_check(check: Check, row: Mapping[str, Any], totals: Mapping[str, Any]) -> str:

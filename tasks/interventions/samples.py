@@ -18,8 +18,6 @@ from tasks.interventions.statistics import Numbers
 from tasks.lake.run import Run
 from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
 
-IMAGE_CACHE = 256
-"""Preprocessed images kept in memory."""
 _BATCH = 64
 
 
@@ -53,7 +51,7 @@ class Samples:
             self._pairs_by_caption[self.captions[pair_id]].append(pair_id)
         self._caption_embeddings: dict[str, Numbers] = {}
         self._image_embeddings: dict[str, Any] = {}
-        self.read_image = lru_cache(maxsize=IMAGE_CACHE)(self._read_image)
+        self.read_image = lru_cache(maxsize=256)(self._read_image)
 
     def _read_image(self, pair_id: str) -> Any:
         """Return the preprocessed image of a pair, or None if it can no longer be read."""

@@ -94,12 +94,9 @@ def _lock_file(path: Root) -> Release | None:
                 return None
             raise (_locked_error(path) if isinstance(error, BlockingIOError) else error) from None
         # The former owner may have removed the file between opening and locking: then another file has this name.
-        try:
-            is_current = os.path.samestat(os.fstat(file), path.stat())
-        except FileNotFoundError:
-            is_current = False
-        if is_current:
-            break
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), path.stat()):
+                break
         os.close(file)
     with contextlib.suppress(OSError):  # on a full disk the lock holds without a description
         os.ftruncate(file, 0)

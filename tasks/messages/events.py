@@ -37,7 +37,6 @@ class Event:
     key: str  # for deduplication: the same whenever the same event is sent again
     resource: dict[str, str]  # what it is about, as labels of a Prefect resource
     payload: dict[str, Any]
-    life_id: str | None = None  # lasting id of the alert that it is about
 
     @property
     def event_id(self) -> uuid.UUID:
@@ -99,7 +98,7 @@ def _event(
         }
     about = {"audit": audit, "audit_id": audit_id, "run_id": run_id, "report": report, "dedup_key": key}
     payload = about | facts | {name: record[name] for name in ("corpus", "model")}
-    return Event(name, key, resource, payload, None if alert is None else alert["life_id"])
+    return Event(name, key, resource, payload)
 
 
 def build_alert_event(row: Mapping[str, Any], record: Mapping[str, Any], report: str) -> Event:

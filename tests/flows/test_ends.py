@@ -20,7 +20,7 @@ from tasks.records import GateOutcome
 def reflagged(plain, monkeypatch, hand_written):
     """reflagged(): re-flags the hand-written run; its stages find nothing."""
     monkeypatch.setattr(lifecycle, "write_report", lambda *_: None)
-    monkeypatch.setattr(flow, "validate", lambda _: GateOutcome(1, (), ("a gate's warning",)))
+    monkeypatch.setattr(flow, "validate", lambda _: GateOutcome((), ("a gate's warning",)))
     for stage in ("copy_attributions", "cluster", "phrases", "carry_over_tests", "alert", "notify"):
         monkeypatch.setattr(flow, stage, lambda *_: None)
     monkeypatch.setattr(flow, "flag", lambda *_: ["a rule's warning"])

@@ -45,7 +45,6 @@ def test_a_healthy_run_passes_and_every_check_is_stored(audited):
     outcome = validate.fn(audited.run)
     assert (outcome.critical, outcome.warnings) == ((), ())
     checks = sum(len(suite) for suite in SUITES.values())
-    assert outcome.checks == checks
     with audited.run.connect() as connection:
         rows = sql.read(connection, "FROM validations")
     assert len(rows) == checks

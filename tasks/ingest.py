@@ -45,13 +45,10 @@ def _pair_row(pair: Pair) -> dict[str, Any]:
 
 
 def _error_row(rejected: Rejected) -> dict[str, Any]:
-    return {
+    return {key: getattr(rejected, key) for key in ("file_name", "caption", "detail")} | {
         "row_number": rejected.row,
         "stage": "ingest",
-        "file_name": rejected.file_name,
-        "caption": rejected.caption,
         "reason": str(rejected.reason),
-        "detail": rejected.detail,
         "attributes": list(rejected.attributes.items()),
     }
 

@@ -1,7 +1,6 @@
 """Captions -> phrases: find phrases that could be artifacts, with their tokens, and collocations for slices."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prefect import task
@@ -14,18 +13,19 @@ from tasks.text.collocations import find_collocations
 from tasks.text.spans import token_range, token_spans
 
 
-def phrase_rows(
-    attributions: Sequence[dict[str, Any]], pairs: Mapping[str, int], settings: PhrasesConfig, min_pairs: int
-) -> Iterator[dict[str, Any]]:
-    """Yield rows of `phrases`, given the attributions and the number of pairs of each caption.
+@task(name="phrases", **TASK_OPTIONS)
+def phrases(run: Run, settings: PhrasesConfig, min_pairs: int) -> int:
+    """Store `phrases` and `collocations` of all attributed pairs, and return the number of occurrences of phrases.
 
     Occurrences that were truncated, or whose tokens cannot be located, are left out.
     """
-    located: dict[str, list[dict[str, Any]]] = {}
+    rows = list(run.iter_rows("attributions", ["pair_id", "caption", "tokens", "special"]))
+    pairs = Counter(row["caption"] for row in rows)
+    collocations = find_collocations(pairs, min_pairs)
     candidates = find_candidates(pairs, settings.listed, min_pairs)
-    for row in attributions:
-        caption = row["caption"]
-        if caption not in located:
+    located: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if (caption := row["caption"]) not in located:
             spans = token_spans(caption, row["tokens"], row["special"])
             located[caption] = [
                 {"region": candidate.region, "kind": candidate.kind, "first": tokens[0], "last": tokens[1]}
@@ -33,17 +33,15 @@ def phrase_rows(
                 for span in candidate.spans.get(caption, ())
                 if (tokens := token_range(span, spans, row["tokens"])) is not None
             ]
-        for phrase in located[caption]:
-            yield {"pair_id": row["pair_id"], **phrase}
-
-
-@task(name="phrases", **TASK_OPTIONS)
-def phrases(run: Run, settings: PhrasesConfig, min_pairs: int) -> int:
-    """Store `phrases` and `collocations` of all attributed pairs, and return the number of occurrences of phrases."""
-    rows = list(run.iter_rows("attributions", ["pair_id", "caption", "tokens", "special"]))
-    pairs = Counter(row["caption"] for row in rows)
-    collocations = find_collocations(pairs, min_pairs)
-    named = ((row["pair_id"], name) for row in rows for name in collocations.get(row["caption"], ()))
     with run.changes() as changes:
-        changes.write_table("collocations", ({"pair_id": pair_id, "collocation": name} for pair_id, name in named))
-        return changes.write_table("phrases", phrase_rows(rows, pairs, settings, min_pairs))
+        changes.write_table(
+            "collocations",
+            (
+                {"pair_id": row["pair_id"], "collocation": name}
+                for row in rows
+                for name in collocations.get(row["caption"], ())
+            ),
+        )
+        return changes.write_table(
+            "phrases", ({"pair_id": row["pair_id"], **phrase} for row in rows for phrase in located[row["caption"]])
+        )

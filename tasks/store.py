@@ -35,10 +35,6 @@ def corner_boxes(size: float) -> dict[str, Box]:
     }
 
 
-def _region_row(region: str, kind: str, box: Box, pair_id: str | None = None) -> dict[str, Any]:
-    return {"pair_id": pair_id, "region": region, "kind": kind, **box_columns(box)}
-
-
 def region_rows(
     regions: RegionsConfig,
     masks: Mapping[str, Sequence[Box]],
@@ -50,10 +46,10 @@ def region_rows(
     The configured boxes, and those of masks and columns, are relative to the original image. `attributions` have the
     view of each pair, and `attributes` its attributes by pair id.
     """
-    if regions.frame:
-        yield from (_region_row("frame", "frame", box) for box in frame_boxes(regions.frame))
-    if regions.corner:
-        yield from (_region_row(name, "corner", box) for name, box in corner_boxes(regions.corner).items())
+    everywhere = [("frame", "frame", box) for box in frame_boxes(regions.frame) if regions.frame]
+    everywhere += [(name, "corner", box) for name, box in corner_boxes(regions.corner).items() if regions.corner]
+    for name, kind, box in everywhere:
+        yield {"pair_id": None, "region": name, "kind": kind, **box_columns(box)}
     for row in attributions:
         view = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
         boxes = [(name, "box", box) for name, box in regions.boxes.items()]
@@ -63,7 +59,7 @@ def region_rows(
                 boxes.append((name, "column", parse_box(value)))
         for name, kind, box in boxes:
             if (clipped := clip_to_view(box, view)) is not None:
-                yield _region_row(name, kind, clipped, row["pair_id"])
+                yield {"pair_id": row["pair_id"], "region": name, "kind": kind, **box_columns(clipped)}
 
 
 def _list_files(run: Run, results: Sequence[ShardResult]) -> dict[str, tuple[str, int]]:

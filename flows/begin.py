@@ -19,7 +19,7 @@ from tasks.inputs import load_corpus, load_model
 from tasks.lake.incremental import NO_BASE, find_base
 from tasks.lake.lock import lock_run, remove_temporary_files
 from tasks.lake.run import Run
-from tasks.regions.detectors import load_detectors
+from tasks.regions import load_detectors
 from tasks.settings import ModelConfig
 
 _DECISIVE = ("model_digest", "corpus", "config_digest", "code_version", "environment")

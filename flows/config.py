@@ -25,8 +25,7 @@ from tasks import settings
 from tasks.custom_rules import read_rules
 from tasks.errors import BadInputError
 from tasks.records import AttributionPlan, Box
-from tasks.regions.boxes import read_mask
-from tasks.regions.detectors import detector_versions
+from tasks.regions import detector_versions, read_mask
 
 
 def _path_unless_url(given: object) -> object:

@@ -15,7 +15,7 @@ from tasks.attribute import attribute, quarantine_shard
 from tasks.errors import BadInputError, StoreError
 from tasks.execution import is_storage_full
 from tasks.lake.run import Run
-from tasks.messages.artifacts import Progress
+from tasks.messages import Progress
 from tasks.progress import bar
 from tasks.records import AttributionPlan, Shard, ShardResult
 

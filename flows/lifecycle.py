@@ -18,7 +18,7 @@ from tasks.errors import GateError, ResumeError, ShardsError
 from tasks.lake.journal import record_report, record_run_end
 from tasks.lake.lock import lock_run
 from tasks.lake.run import REPORT, Run
-from tasks.messages.artifacts import publish_outcome
+from tasks.messages import publish_outcome
 from tasks.notify import notify_run_end
 from tasks.progress import Stages, bar, format_seconds_per_stage
 

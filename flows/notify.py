@@ -31,7 +31,7 @@ CHOICES = (*ALERTS, *RUNS, *PREFECT, REFUSED)
 DEFAULT = tuple(name for name in CHOICES if name not in ("still-firing", "not-seen", "completed"))
 
 # Templates read only the event. Prefect renders them once: braces in a value stay text, and `text` contains
-# none that a web hook could read as its own placeholder (tasks.messages.events.sanitize).
+# none that a web hook could read as its own placeholder (tasks.messages.sanitize).
 _ALERT_SUBJECT = "{{ event.payload.audit }}: {{ event.payload.life | replace('_', ' ') }}, {{ event.resource.name }}"
 _ALERT_BODY = """{{ event.payload.text }}
 audit: {{ event.payload.audit }}

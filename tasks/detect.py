@@ -13,8 +13,7 @@ from tasks.inputs import IMAGE_COLUMNS, VIEW_COLUMNS, read_image
 from tasks.lake.run import Run
 from tasks.progress import track
 from tasks.records import Box, box_columns
-from tasks.regions.boxes import clip_to_view
-from tasks.regions.detectors import Detector, load_detectors, run_detector
+from tasks.regions import Detector, clip_to_view, load_detectors, run_detector
 from tasks.settings import CorpusConfig
 
 

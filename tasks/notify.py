@@ -16,10 +16,10 @@ from prefect.events.worker import EventsWorker
 
 import sql
 from sql.row_types import AlertHistoryRow
+from tasks import messages
 from tasks.execution import log_failure, run_logger
 from tasks.lake.run import Run
-from tasks.messages import events
-from tasks.messages.events import Event
+from tasks.messages import Event
 from tasks.settings import NotifyConfig
 
 _SEND_SECONDS = 10.0  # a server that is down must not block the audit
@@ -137,24 +137,24 @@ def notify(run: Run, settings: NotifyConfig, min_pairs: int) -> int | None:
     """
     with log_failure("run %s: its alerts could not be sent; list them with: m2ib-audit alerts", run.run_id):
         history, is_outdated = store_alert_history(run, min_pairs)
-        rows, about = events.select_notifiable(history), (run.read_manifest(), run.report_path)
-        news = [events.build_alert_event(row, *about) for row in rows if row["life"] in settings.tell]
+        rows, about = messages.select_notifiable(history), (run.read_manifest(), run.report_path)
+        news = [messages.build_alert_event(row, *about) for row in rows if row["life"] in settings.tell]
         if is_outdated:
             message = "run %s: no alerts are sent, because a later run of this audit is complete"
             run_logger().warning(message, run.run_id)
             news = []
         elif settings.digest:
-            news = [events.build_digest_event(rows, *about)]
+            news = [messages.build_digest_event(rows, *about)]
         return send_new_events(run, news)
 
 
 def notify_run_end(run: Run) -> None:
     """Send the event of a run's end. A failure is logged, so that the audit's own error is not hidden."""
     with log_failure("run %s: the event of its end could not be sent", run.run_id):
-        send_new_events(run, [events.build_run_event(run.read_manifest(), run.report_path)])
+        send_new_events(run, [messages.build_run_event(run.read_manifest(), run.report_path)])
 
 
 def notify_failed_start(facts: Mapping[str, Any], reason: str) -> None:
     """Send the event of an audit that could not begin; see `build_failed_start_event`. A failure is logged."""
     with log_failure("the event that the audit could not begin could not be sent"):
-        _send([events.build_failed_start_event(facts, reason)])
+        _send([messages.build_failed_start_event(facts, reason)])

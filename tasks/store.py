@@ -14,7 +14,7 @@ from tasks.execution import TASK_OPTIONS
 from tasks.inputs import VIEW_COLUMNS
 from tasks.lake.run import CALIBRATION, Run, read_parquet_rows
 from tasks.records import Box, ShardResult, box_columns, parse_box
-from tasks.regions.boxes import clip_to_view
+from tasks.regions import clip_to_view
 from tasks.settings import RegionsConfig
 
 

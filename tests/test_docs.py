@@ -20,7 +20,7 @@ from flows import cli
 from flows.config import parse
 from tasks.custom_rules import check_rules
 from tasks.flag import flag
-from tasks.regions.detectors import Detector, run_detector
+from tasks.regions import Detector, run_detector
 from tasks.settings import AlertsConfig
 
 ROOT = Path(__file__).parent.parent

@@ -21,8 +21,8 @@ def without_prefect(patch):
     from prefect import Task
 
     from flows import audit, fan_out, lifecycle, reflag
+    from tasks import messages as artifacts
     from tasks import notify
-    from tasks.messages import artifacts
 
     for module in (audit, fan_out, lifecycle, reflag):
         for name, value in vars(module).copy().items():

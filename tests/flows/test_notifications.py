@@ -223,7 +223,7 @@ def test_every_template_uses_only_fields_that_its_event_has():
     from prefect.server.utilities.user_templates import render_user_template_sync
 
     from flows.notify import CHOICES, automations
-    from tasks.messages.events import build_alert_event, build_run_event
+    from tasks.messages import build_alert_event, build_run_event
 
     record = {
         "run_id": "r1", "corpus": "/c", "model": "m", "status": "failed", "reason": "{{ x }}",

@@ -10,7 +10,7 @@ from demo.corpus import generate
 from flows.begin import begin
 from tasks.detect import detect
 from tasks.errors import BadInputError
-from tasks.regions.detectors import GROUP, Detector, detector_versions, load_detectors, run_detector
+from tasks.regions import GROUP, Detector, detector_versions, load_detectors, run_detector
 
 FOREIGN = """
 raise_at_import = {raise_at_import}

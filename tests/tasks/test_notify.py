@@ -4,7 +4,7 @@ import pytest
 
 import sql
 from tasks import notify as stage
-from tasks.messages.events import build_run_event
+from tasks.messages import build_run_event
 from tasks.notify import notify, notify_run_end, send_new_events
 from tasks.settings import NotifyConfig
 

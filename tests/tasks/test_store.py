@@ -6,7 +6,7 @@ import pytest
 import sql
 from tasks.errors import StoreError
 from tasks.records import Shard, ShardResult, parse_box
-from tasks.regions.boxes import clip_to_view
+from tasks.regions import clip_to_view
 from tasks.settings import RegionsConfig
 from tasks.store import corner_boxes, frame_boxes, region_rows, store
 

@@ -9,7 +9,7 @@ from PIL import Image
 from corpora import Limits
 from m2ib.analysis.masks import rasterize_boxes
 from tasks.errors import BadInputError
-from tasks.regions.boxes import MAX_BOXES, cells_to_boxes, merge_boxes, read_mask
+from tasks.regions import MAX_BOXES, cells_to_boxes, merge_boxes, read_mask
 from tasks.settings import RegionsConfig
 from tasks.store import region_rows
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from tasks.messages import artifacts as stage
-from tasks.messages.artifacts import Progress, artifact_key, format_summary, publish_outcome
+from tasks import messages as stage
+from tasks.messages import Progress, artifact_key, format_summary, publish_outcome
 from tasks.notify import store_alert_history
 
 

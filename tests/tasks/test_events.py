@@ -8,7 +8,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from prefect.utilities.templating import find_placeholders
 
 from review.presentation.formatting import format_alert_update
-from tasks.messages.events import (
+from tasks.messages import (
     MAX_DIGEST_LINES,
     build_alert_event,
     build_digest_event,

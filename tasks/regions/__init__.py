@@ -1,1 +1,0 @@
-"""Regions of an image as boxes: from detectors, masks and cells."""

@@ -18,8 +18,8 @@ from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.errors import BadInputError
 from tasks.execution import TASK_OPTIONS
 from tasks.inputs import IMAGE_COLUMNS, VIEW_COLUMNS, device_lock, load_model, read_batch
-from tasks.lake.incremental import copy_base_calibration, find_reusable_rows
-from tasks.lake.run import CALIBRATION, Run
+from tasks.lake.incremental import ADVICE, find_reusable_rows
+from tasks.lake.run import CALIBRATION, Run, copy_calibration
 from tasks.records import AttributionPlan, Shard, ShardResult
 from tasks.settings import CorpusConfig, ModelConfig
 
@@ -44,9 +44,13 @@ def calibrate_features(
     if not plan.bottleneck.needs_statistics():
         return None
     path = run.folder / CALIBRATION
-    if not stores.is_file(path) and not copy_base_calibration(run):
-        with stores.write_atomically(path) as aside:
-            _estimate(run, corpus, model, plan).save(aside)
+    if not stores.is_file(path):
+        record = run.read_manifest()
+        if base := record.get("base_run"):
+            copy_calibration(run, Run(run.lake, base), record["calibration_sha256"], ADVICE)
+        else:
+            with stores.write_atomically(path) as aside:
+                _estimate(run, corpus, model, plan).save(aside)
     return FeatureStatistics.load(stores.fetch(path))
 
 

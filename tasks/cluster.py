@@ -16,8 +16,7 @@ def cluster(run: Run, min_pairs: int, seed: int) -> int:
     A single cluster is not stored: it would be the whole corpus.
     """
     pairs = read_mapped_pairs(run)
-    rows = []
-    count = 0
+    rows, count = [], 0
     if pairs:
         shape = (len(pairs), pairs[0]["grid_h"], pairs[0]["grid_w"])
         maps = np.array([pair["image_map"] for pair in pairs], dtype=np.float64).reshape(shape)

@@ -21,7 +21,8 @@ def phrases(run: Run, settings: PhrasesConfig, min_pairs: int) -> int:
     """
     rows = list(run.iter_rows("attributions", ["pair_id", "caption", "tokens", "special"]))
     pairs = Counter(row["caption"] for row in rows)
-    collocations = find_collocations(pairs, min_pairs)
+    found = find_collocations(pairs, min_pairs)
+    named = ({"pair_id": row["pair_id"], "collocation": name} for row in rows for name in found.get(row["caption"], ()))
     candidates = find_candidates(pairs, settings.listed, min_pairs)
     located: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -34,14 +35,7 @@ def phrases(run: Run, settings: PhrasesConfig, min_pairs: int) -> int:
                 if (tokens := token_range(span, spans, row["tokens"])) is not None
             ]
     with run.changes() as changes:
-        changes.write_table(
-            "collocations",
-            (
-                {"pair_id": row["pair_id"], "collocation": name}
-                for row in rows
-                for name in collocations.get(row["caption"], ())
-            ),
-        )
+        changes.write_table("collocations", named)
         return changes.write_table(
             "phrases", ({"pair_id": row["pair_id"], **phrase} for row in rows for phrase in located[row["caption"]])
         )

@@ -104,10 +104,9 @@ class Detector:
 
 
 def _find_entry_point(name: str) -> EntryPoint:
-    installed = entry_points(group=GROUP)
-    matches = [entry for entry in installed if entry.name == name]
+    matches = list(entry_points(group=GROUP, name=name))
     if not matches:
-        names = ", ".join(sorted({entry.name for entry in installed})) or "none"
+        names = ", ".join(sorted(entry_points(group=GROUP).names)) or "none"
         raise BadInputError(f"regions.detectors: got {name!r}, which no package provides; installed are: {names}")
     if len(matches) > 1:
         packages = ", ".join(sorted(entry.dist.name for entry in matches if entry.dist))

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from tasks.text.collocations import adjacent_words
 from tasks.text.spans import LETTERS, normalize_text
 
+Accept = Callable[[str], bool]
+
 _WORD = re.compile(LETTERS)
 _MAX_TRIES = 20_000
 """Captions to try per pair. In a larger corpus a foil that is rarer than that is not found."""
@@ -49,13 +51,7 @@ class FoilFinder:
         return self._content[caption] != self._content[other]
 
     def find(
-        self,
-        caption: str,
-        pair_id: str,
-        slice_kind: str,
-        slice_name: str,
-        count: int,
-        accept: Callable[[str], bool] = lambda _: True,
+        self, caption: str, pair_id: str, slice_kind: str, slice_name: str, count: int, accept: Accept | None = None
     ) -> list[str]:
         """Find up to `count` foils of a pair's caption, chosen by a hash of seed and pair.
 
@@ -68,7 +64,7 @@ class FoilFinder:
         start = int.from_bytes(self._digest(pair_id)[:8]) % len(self._ordered)
         for step in range(min(len(self._ordered), _MAX_TRIES)):
             other = self._ordered[(start + step) % len(self._ordered)]
-            if self._is_foil(other, content, slice_kind, slice_name) and accept(other):
+            if self._is_foil(other, content, slice_kind, slice_name) and (accept is None or accept(other)):
                 found.append(other)
                 if len(found) == count:
                     break

@@ -15,10 +15,10 @@ import sql
 import stores
 from stores import Root
 from tasks.errors import StoreError
-from tasks.lake.run import CALIBRATION, Run, copy_calibration, open_parquet
+from tasks.lake.run import CALIBRATION, Run, open_parquet
 
 _REQUIRED_EQUAL = ("corpus", "model_digest", "code_version", "environment")
-_ADVICE = "start a run that is not incremental"
+ADVICE = "start a run that is not incremental"
 NO_BASE = {"base_run": None, "calibration_run": None, "calibration_sha256": None, "incremental": None}
 """Facts of a run that is not incremental."""
 
@@ -60,14 +60,6 @@ def _list_differences(lake: Root, record: Mapping[str, Any], facts: Mapping[str,
     return differences
 
 
-def copy_base_calibration(run: Run) -> bool:
-    """Copy the feature statistics of the run that this one builds upon; return False if there is no such run."""
-    record = run.read_manifest()
-    if record.get("base_run"):
-        copy_calibration(run, Run(run.lake, record["base_run"]), record["calibration_sha256"], _ADVICE)
-    return bool(record.get("base_run"))
-
-
 def find_reusable_rows(run: Run, pairs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return by pair id the attributions of these pairs that the base run (the run that this one builds upon) has.
 
@@ -83,7 +75,7 @@ def find_reusable_rows(run: Run, pairs: Sequence[Mapping[str, Any]]) -> dict[str
     matches = places[np.take(ids, places, mode="clip") == keys] if len(ids) else places[:0]
     found = {}
     for path, number in (row_groups[index] for index in np.unique(group_of[matches])):
-        with open_parquet(path, _ADVICE) as file:
+        with open_parquet(path, ADVICE) as file:
             group = file.read_row_group(number)
         for row in group.filter(pc.is_in(group["pair_id"], pa.array(list(captions), pa.string()))).to_pylist():
             if row["caption"] == captions[row["pair_id"]]:
@@ -100,11 +92,11 @@ def _index_pairs(base: Run) -> tuple[list[tuple[Path, int]], NDArray[np.bytes_],
     try:
         paths = base.fetch_files("attributions")
     except sql.LakeError as error:
-        raise StoreError(f"run {base.run_id}: {error}; or {_ADVICE}") from error
+        raise StoreError(f"run {base.run_id}: {error}; or {ADVICE}") from error
     row_groups: list[tuple[Path, int]] = []
     ids = [np.array([], dtype="S25")]
     for path in paths:
-        with open_parquet(path, _ADVICE) as file:
+        with open_parquet(path, ADVICE) as file:
             for number in range(file.num_row_groups):
                 row_groups.append((path, number))
                 ids.append(np.array(file.read_row_group(number, columns=["pair_id"])["pair_id"].to_pylist(), "S25"))

@@ -62,6 +62,5 @@ def _read_run_end(run: Run) -> dict[str, Any]:
 
 
 def _record_report(run: Run, name: str, signer: SigningKey | None) -> None:
-    path = run.folder / name
-    extension, relative = name.rpartition(".")[2], stores.relative_path(path, run.lake)
-    ledger.record_report(run.lake, run.run_id, extension, stores.read_bytes(path), signer, path=relative)
+    data, extension = stores.read_bytes(run.folder / name), name.rpartition(".")[2]
+    ledger.record_report(run.lake, run.run_id, extension, data, signer, path=run.relative_path(name))

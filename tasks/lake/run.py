@@ -11,7 +11,6 @@ process that runs the flow writes the manifest, never a task that is mapped over
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -135,7 +134,7 @@ class Run:
         `action` is `compacted` or `pruned`, `details` describe it, and `facts` are the keys of the manifest to change.
         """
         data = stores.read_bytes(self.folder / "manifest.json")
-        sha256 = hashlib.sha256(data).hexdigest()
+        sha256 = ledger.sha256(data)
         name = f"manifest-{sha256[:16]}.json"
         stores.write_bytes(self.folder / name, data)
         record: dict[str, Any] = json.loads(data)
@@ -151,7 +150,7 @@ class Run:
         for entry in self.read_manifest().get("earlier_manifests", []):
             path = self.folder / entry["manifest"]
             data = stores.read_bytes(path)
-            if (digest := hashlib.sha256(data).hexdigest()) != entry["sha256"]:
+            if (digest := ledger.sha256(data)) != entry["sha256"]:
                 raise sql.LakeError(
                     f"lake: {path} is damaged: got sha256 {digest}, expected {entry['sha256']}; restore it "
                     "from a backup"

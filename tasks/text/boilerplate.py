@@ -199,8 +199,7 @@ class _Corpus:
         """Return whether the words around a run are neighbors elsewhere, in half of the captions that have the run."""
         bigrams, count, adjacent = self._adjacent_bigrams
         keys = bigrams[starts - 2] * count + bigrams[starts + length]
-        nearest = np.minimum(np.searchsorted(adjacent, keys), len(adjacent) - 1)
-        is_adjacent = (adjacent[nearest] == keys) & ~self._is_whole_caption(starts, length)
+        is_adjacent = np.isin(keys, adjacent) & ~self._is_whole_caption(starts, length)
         owners = self._owners[starts]
         return 2 * len(np.unique(owners[is_adjacent])) >= len(np.unique(owners))
 

@@ -22,10 +22,7 @@ def is_storage_full(error: BaseException | None) -> bool:
 
 
 def is_retryable(error: BaseException | None) -> bool:
-    """Return whether an error may be temporary, such as a disk or network that did not answer.
-
-    Missing files, missing permissions, full storage and errors of the model are not retried.
-    """
+    """Return whether an error may be temporary: a disk or network that did not answer, and not a missing file."""
     if isinstance(error, sql.LakeError):  # raised from the error of a remote lake
         error = error.__cause__
     return isinstance(error, OSError) and not isinstance(error, _PERMANENT) and not is_storage_full(error)

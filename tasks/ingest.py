@@ -104,10 +104,8 @@ def _read_corpus(run: Run, settings: CorpusConfig, columns: Mapping[str, str], s
                     f"columns with values are {sorted(present)}; name one of those"
                 )
         changes.write_table("near_duplicates", _near_duplicates(stores.fetch(run.path("pairs"))))
-        counts = {"corpus_rows": listed, "not_sampled": listed - to_read}
-        changes.update(
-            corpus_digest=corpus_digest, counts=counts | {"pairs": pair_file.rows, "errors": error_file.rows}
-        )
+        counts = {"corpus_rows": listed, "not_sampled": listed - to_read, "pairs": pair_file.rows}
+        changes.update(counts | {"errors": error_file.rows}, corpus_digest=corpus_digest)
 
 
 def _near_duplicates(path: Path) -> Iterator[dict[str, Any]]:

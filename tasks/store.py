@@ -102,11 +102,11 @@ def store(run: Run, results: Sequence[ShardResult], regions: RegionsConfig, mask
     counts = record["counts"]
     with run.changes() as changes:
         # Files that an earlier attempt listed: a shard that failed then may be complete now.
-        ingest = run.relative_path("ingest_errors/ingest.parquet")
-        of_shards = ("attributions", "ingest_errors")
-        changes.update(
-            files=[entry for entry in record["files"] if entry["table"] not in of_shards or entry["path"] == ingest]
-        )
+        kept = run.relative_path("ingest_errors/ingest.parquet")
+        others = [
+            e for e in record["files"] if e["table"] not in ("attributions", "ingest_errors") or e["path"] == kept
+        ]
+        changes.update(files=others)
         changes.files |= files
         if stores.is_file(run.folder / CALIBRATION):
             changes.files[run.relative_path(CALIBRATION)] = None, None

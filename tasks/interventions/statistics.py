@@ -143,15 +143,12 @@ def smallest_sample(level: float) -> int:
 def estimate_sensitivity(
     margins_by_fill: Sequence[Margins], size: float, floors: Sequence[float], level: float, *key: int, sets: int
 ) -> float:
-    """Estimate how often the test detects a region that costs every pair `size` of its margin, under all fills.
+    """Return the share of sets of pairs in which the test detects a region that costs every pair `size` of its margin.
 
-    Sets of pairs are resampled from a region that was measured on this model. The measured effect is subtracted and
-    replaced by `size`, so that only the variation between pairs remains. `floors` has the smallest relevant effect of
-    each fill. `level` applies to p, since there are no other tests to adjust for. The key consists of whole numbers:
-    the last digits of measured numbers differ between batch sizes, and a different key would resample different sets.
-
-    Returns:
-        Share of the resampled sets that pass.
+    The sets are resampled from a region that was measured on this model, under all fills. Its effect is replaced by
+    `size`, so that only the variation between pairs remains. `level` applies to p, since there are no other tests to
+    adjust for. The key consists of whole numbers: measured numbers differ in their last digits between batch sizes,
+    and would resample different sets.
     """
     n = len(margins_by_fill[0].clean)
     chosen = generator("sensitivity", *key).integers(n, size=(sets, n))

@@ -109,15 +109,9 @@ def prune_run(lake: Root, item: PruneItem, signer: SigningKey | None = None) -> 
                 return f"its status is {status} by now"
             if status != sql.PRUNED:
                 sizes = _list_sizes(run)
-                run.rewrite(
-                    sql.PRUNED,
-                    item.why,
-                    signer,
-                    status=sql.PRUNED,
-                    reason=f"pruned by {item.why}; was {status}",
-                    files=[],
-                    pruned={"status": status, "files": len(sizes), "bytes": sum(sizes.values())},
-                )
+                pruned = {"status": status, "files": len(sizes), "bytes": sum(sizes.values())}
+                facts = {"status": sql.PRUNED, "reason": f"pruned by {item.why}; was {status}", "pruned": pruned}
+                run.rewrite(sql.PRUNED, item.why, signer, files=[], **facts)
             stores.remove(run.folder, _list_sizes(run))
     except ResumeError as error:  # another process works on it
         return str(error)

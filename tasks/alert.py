@@ -27,8 +27,7 @@ def alert(run: Run, settings: AlertsConfig) -> list[AlertRow]:
         for finding in sql.rows(connection, "derive/explained_findings", **thresholds):
             key = finding["rule"], *claim_of(finding)
             alert_id = hashlib.sha256("\x1f".join([run.run_id, *key]).encode()).hexdigest()[:12]
-            columns = {"alert_id": alert_id, "pair_ids": examples[key], "raised_at": datetime.now(UTC)}
-            alerts.append(finding | columns)
+            alerts.append(finding | {"alert_id": alert_id, "pair_ids": examples[key], "raised_at": datetime.now(UTC)})
     with run.changes() as changes:
         changes.write_table("alerts", ({key: row[key] for key in sql.schema("alerts").names} for row in alerts))
         confirmed = sum(row["state"] == "confirmed" for row in alerts)

@@ -63,8 +63,7 @@ def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
     """Read a picture of a region: its sha256, and boxes that cover its white part and do not overlap.
 
     A pixel is white if its brightness is at least half the maximum; a cell is white if at least half of its pixels are.
-    Raises BadInputError, which begins with the name of the region, if the picture cannot be read, is all white or all
-    black, or needs too many boxes.
+    Raises BadInputError if the picture cannot be read, is all white or all black, or needs too many boxes.
     """
     try:
         image = read_image(path, limits)

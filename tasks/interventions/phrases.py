@@ -52,8 +52,7 @@ class ModelCaptions:
     def find_without(self, spans_by_pair: Mapping[str, Sequence[Span]]) -> frozenset[str]:
         """Return the captions that do not contain a phrase, given its spans in the captions of some pairs.
 
-        Other phrases that match at all of these spans count as the same phrase: captions with any of them are not
-        returned.
+        Other phrases that match at all of these spans count as the same phrase.
         """
         phrases = [
             self._phrases[self._captions[pair_id], span] for pair_id, spans in spans_by_pair.items() for span in spans

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import jaxtyping
 import pytest
 import torch
 from conftest import encoder_of, tiny_model
@@ -329,7 +330,9 @@ def recording_backend(graphs):
 
 
 @pytest.mark.slow
-def test_compiled_kernels_give_the_same_maps_and_models_do_not_share_recompilations(pairs):
+def test_compiled_kernels_give_the_same_maps_and_models_do_not_share_recompilations(pairs, monkeypatch):
+    # The code that checks shapes in tests is the same for all models, and would reach the limit of recompilations.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     config, graphs = replace(PAPER, steps=2, draws=2), []
     backend = recording_backend(graphs)
     torch._dynamo.reset()

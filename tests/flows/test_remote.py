@@ -19,10 +19,10 @@ from tasks.ingest import ingest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DIFFERS_PER_RUN = {
-    "run_id", "alert_id", "raised_at", "base_run", "attributed_by", "observed", "told_at",
+    "run_id", "alert_id", "raised_at", "base_run", "attributed_by", "observed", "told_at", "sent_at",
     # Derived from the run's id, in the history of alerts and in notifications.
     "life_id", "leader", "lasting_region", "lasting_slice", "first_run", "first_seen", "last_run", "last_seen",
-    "previous_run", "event_id", "dedup_key",
+    "lasting_alert_id", "previous_run", "event_id", "dedup_key",
 }  # fmt: skip
 
 

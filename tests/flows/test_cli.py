@@ -237,16 +237,11 @@ def test_notify_needs_a_server(monkeypatch):
 
 
 def test_a_missing_lake_is_bad_input(call, tmp_path):
-    faults = {
-        ("sql", "SELECT 1"): "run an audit first",
-        ("alerts",): "run an audit first",
-        ("report", "latest"): "none",
-    }
-    for command, fault in faults.items():
+    for command in (("sql", "SELECT 1"), ("alerts",), ("report", "latest")):
         result = call(*command, where=tmp_path / "nowhere")
         assert result.exit_code == 2
         assert str(tmp_path / "nowhere") in result.stderr
-        assert fault in result.stderr
+        assert "run an audit first" in result.stderr
 
 
 @pytest.mark.parametrize("command", [("sql", "SELECT 1"), ("alerts",), ("report", "latest")])

@@ -55,8 +55,9 @@ def test_an_audit_from_the_corpus_to_the_report(config):
     assert tables == {*TABLES, None} - {"clusters"}  # made on request only
     listed = {entry["path"] for entry in manifest["files"]}
     on_disk = {p.relative_to(config.lake.path).as_posix() for p in config.lake.path.rglob("*") if p.is_file()}
-    # The report is made from the files and can be made again: it is not one of them.
-    assert on_disk == listed | {f"runs/{result.run_id}/{name}" for name in ("manifest.json", "report.html")}
+    # The manifest does not list the report, which can be written again from the listed files, nor the ledger.
+    records = {"ledger/HEAD", "ledger/00000001.json", "ledger/00000002.json"}
+    assert on_disk == listed | records | {f"runs/{result.run_id}/{name}" for name in ("manifest.json", "report.html")}
 
 
 def test_a_corpus_in_a_bucket_gives_what_the_folder_gives(settings, phantoms, tmp_path, s3):

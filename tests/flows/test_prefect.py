@@ -49,7 +49,7 @@ def test_alerts_are_exit_code_3_without_any_server_running(program, own_prefect,
     assert (answer["status"], answer["pairs"], answer["attributions"], answer["errors"]) == ("completed", 40, 40, 0)
     assert answer["alerts"] >= 1
     assert Path(answer["report"]).is_file()
-    assert any(line.startswith("ALERT ") and "corner top-left" in line for line in lines)
+    assert any(line.startswith("ALERT ") and "top-left corner" in line for line in lines)
     assert (tmp_path / "lake" / "runs" / answer["run_id"] / "manifest.json").is_file()
     assert "Traceback" not in done.stderr
     assert "nanobind" not in done.stderr

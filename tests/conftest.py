@@ -36,8 +36,8 @@ import torch  # noqa: E402  # after the hook
 # second thread makes the whole session several times slower. Also makes sums come out alike on every machine.
 torch.set_num_threads(1)
 
-import sql  # noqa: E402
-from tasks.lake.run import Run  # noqa: E402
+import sql  # noqa: E402  # after the hook
+from tasks.lake.run import Run  # noqa: E402  # after the hook
 
 FACTS = {
     "model": "m", "model_digest": "d", "corpus": "c", "corpus_digest": "e", "config": {"b": 1, "a": 2},

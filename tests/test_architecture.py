@@ -17,7 +17,7 @@ HEAVY = ("torch", "open_clip", "prefect", "duckdb", "great_expectations", "panda
 
 def run_python(code):
     """Return what a fresh interpreter prints in its last line, as JSON."""
-    done = subprocess.run(  # noqa: S603  # this interpreter
+    done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
     )
     return json.loads(done.stdout.splitlines()[-1])

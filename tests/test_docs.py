@@ -83,7 +83,7 @@ def test_the_rule_of_the_guide_finds_what_the_guide_says(hand_written):
 def test_the_detector_of_the_guide_finds_bars():
     (text,) = [block.values[0] for block in blocks("python") if "def detect" in block.values[0]]
     names = {}
-    exec(text, names)  # noqa: S102  # our own page
+    exec(text, names)  # noqa: S102  # the code of docs/rules.md
     picture = np.random.default_rng(0).integers(0, 256, (20, 10, 3), dtype=np.uint8)
     detector = Detector("letterbox", names["detect"])
     assert run_detector(detector, picture, "") == {}

@@ -24,7 +24,7 @@ from tasks.lake.run import Run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 MISSING = f"no browser on this machine (looked for {', '.join(NAMES)}); install one, such as: apt-get install chromium"
-PASSWORD = "four unrelated words"  # noqa: S105
+PASSWORD = "four unrelated words"
 RUNS = ("20260101T000000-aaaaaa", "20260102T000000-bbbbbb")
 INJECTED = "<script>alert('caption')</script><img src=x onerror=alert(2)> dense {{ 7 * 7 }}"
 _skipped = []
@@ -38,7 +38,7 @@ def pytest_terminal_summary(terminalreporter):
 
 def _runs(path):
     """Whether a browser is more than a stub that wants to install one."""
-    return subprocess.run([path, "--version"], capture_output=True, timeout=120, check=False).returncode == 0  # noqa: S603
+    return subprocess.run([path, "--version"], capture_output=True, timeout=120, check=False).returncode == 0
 
 
 @pytest.fixture(scope="module")

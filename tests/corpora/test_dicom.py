@@ -273,7 +273,7 @@ SEEDS = {
 
 @pytest.mark.parametrize("name", SEEDS)
 def test_mutations_raise_nothing_but_image_errors(name):
-    draw = random.Random(name)  # noqa: S311  # no secret
+    draw = random.Random(name)
     ends = set()
     for _ in range(150):
         data = bytearray(SEEDS[name])

@@ -124,7 +124,7 @@ def test_values_that_are_not_finite_have_no_rendering(value: float) -> None:
 
 def test_what_transparent_and_printed_colors_become() -> None:
     def pixel(image: Image.Image, fmt: str, **options: object) -> tuple[int, ...]:
-        return decode(encoded(image, fmt, **options)).getpixel((0, 0))  # type: ignore[return-value]
+        return decode(encoded(image, fmt, **options)).getpixel((0, 0))
 
     assert pixel(Image.new("RGBA", (4, 4), (200, 10, 30, 0)), "PNG") == (200, 10, 30)  # alpha is dropped, not blended
     assert pixel(Image.new("LA", (4, 4), (90, 0)), "PNG") == (90, 90, 90)
@@ -138,7 +138,7 @@ def test_what_transparent_and_printed_colors_become() -> None:
 def test_of_an_animation_the_first_frame_is_read(fmt: str, options: dict[str, object]) -> None:
     frames = [Image.new("RGB", (17, 13), color) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     data = encoded(frames[0], fmt, save_all=True, append_images=frames[1:], **options)
-    assert Image.open(io.BytesIO(data)).n_frames == 3  # type: ignore[attr-defined]
+    assert Image.open(io.BytesIO(data)).n_frames == 3
     assert set(decode(data).get_flattened_data()) == {(255, 0, 0)}
 
 
@@ -349,7 +349,7 @@ def test_threads_warn_of_nothing_and_leave_other_warnings_alone() -> None:
         try:
             for _ in range(20):
                 decode(SAMPLES["palette png"])  # Pillow warns of its transparency
-        except Exception as error:  # noqa: BLE001 - reported below, by the test's own thread
+        except Exception as error:  # noqa: BLE001  # reported by the main thread
             failures.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(4)]

@@ -86,7 +86,7 @@ def test_what_stands_alone_is_a_row(write: Write) -> None:
         ("g.png", "not_an_image"),
         ("b/caption.txt", "missing_file"),
     ]
-    assert "is HTML" in rows_of(root)[7].detail  # type: ignore[union-attr]
+    assert "is HTML" in rows_of(root)[7].detail
 
 
 def test_files_follow_no_link_out(write: Write, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_name_that_several_urls_end_in_tells_nothing(write: Write) -> None:
     ]
     root = write({"cc.tsv": tsv(*lines), "x.png": None, "y.png": None})
     assert [outcome for _, outcome in outcomes(root)] == ["missing_file", "missing_file", "own", "more"]
-    assert "one of several URLs" in rows_of(root)[0].detail  # type: ignore[union-attr]
+    assert "one of several URLs" in rows_of(root)[0].detail
 
 
 def test_a_number_counts_unless_the_json_beside_tells_another_url(write: Write) -> None:

@@ -57,5 +57,5 @@ def test_digest_does_not_depend_on_which_copy_of_a_file_comes_first() -> None:
 
 
 def test_row_errors_cross_process_borders() -> None:
-    error = pickle.loads(pickle.dumps(ImageError(Reason.EMPTY_FILE, "empty")))  # noqa: S301 - our own bytes
+    error = pickle.loads(pickle.dumps(ImageError(Reason.EMPTY_FILE, "empty")))
     assert (error.reason, error.detail, str(error)) == (Reason.EMPTY_FILE, "empty", "empty")

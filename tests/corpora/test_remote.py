@@ -230,7 +230,7 @@ def test_a_root_is_a_value(tmp_path: Path) -> None:
     assert type(parse_root(f"file://{tmp_path}")) is type(tmp_path)  # so that its links are looked at
     for url in ("s3://bucket/a", "http://host:80/a", "memory://a", "s3://bucket"):
         root = parse_root(url)
-        assert parse_root(str(root)) == root == pickle.loads(pickle.dumps(root))  # noqa: S301  # our own
+        assert parse_root(str(root)) == root == pickle.loads(pickle.dumps(root))
         assert hash(parse_root(url)) == hash(root)
 
 
@@ -256,7 +256,7 @@ class Endless(Quiet):
             while True:
                 self.wfile.write(bytes(2**16))
         except OSError:
-            self.server.hung_up.set()  # type: ignore[attr-defined]
+            self.server.hung_up.set()
 
 
 class Hushed(Quiet):
@@ -282,14 +282,14 @@ class Ranged(Hushed):
         self.send_header("Content-Length", str(end + 1 - start))
         self.end_headers()
         self.wfile.write(data[start : end + 1])
-        self.server.sent.append((self.path, end + 1 - start))  # type: ignore[attr-defined]
+        self.server.sent.append((self.path, end + 1 - start))
 
 
 class Whole(Hushed):
     """Gives no parts."""
 
     def do_GET(self) -> None:
-        self.server.sent.append((self.path, None))  # type: ignore[attr-defined]
+        self.server.sent.append((self.path, None))
         with suppress(OSError):  # who reads it hangs up
             super().do_GET()
 
@@ -308,8 +308,8 @@ def serve() -> Iterator[Callable[..., tuple[str, Any]]]:
 
     def start(folder: Path, handler: type[Quiet] = Quiet) -> tuple[str, Any]:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder))
-        server.hung_up = threading.Event()  # type: ignore[attr-defined]
-        server.sent = []  # type: ignore[attr-defined]
+        server.hung_up = threading.Event()
+        server.sent = []
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         running.append(server)
         return f"http://127.0.0.1:{server.server_port}", server
@@ -406,7 +406,7 @@ def test_of_a_large_container_one_image_is_fetched(
     s3: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr("corpora.roots.BLOCK_BYTES", 2**18)
-    noise = random.Random(0)  # noqa: S311  # no secret
+    noise = random.Random(0)
     pairs = [SourcePair(f"{number:02d}.jpg", noise.randbytes(100_000), str(number)) for number in range(40)]
     folder = WRITERS[kind](pairs, tmp_path / f"large {kind}")
     if kind == "parquet":
@@ -475,7 +475,7 @@ def test_a_pattern_of_stars_needs_a_web_server_that_lists(tmp_path: Path, serve:
         rows_of(f"{serve(tmp_path, Hushed)[0]}/tars/{name}")
 
 
-NOISE = random.Random(0)  # noqa: S311  # no secret
+NOISE = random.Random(0)
 LARGE = [SourcePair(f"{number:02d}.jpg", NOISE.randbytes(100_000), str(number)) for number in range(20)]
 
 

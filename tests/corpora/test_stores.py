@@ -75,7 +75,7 @@ def abfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Put]:
         folder = tmp_path_factory.mktemp("azurite")
         options = ["--silent", "--skipApiVersionCheck", "--disableTelemetry", "--blobHost", "127.0.0.1"]
         command = [program, *options, "--blobPort", str(port), "--location", str(folder)]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603  # found above
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         patch.setenv(
             "AZURE_STORAGE_CONNECTION_STRING",
             f"DefaultEndpointsProtocol=http;AccountName=ofatest;AccountKey={key};"

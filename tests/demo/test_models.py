@@ -55,7 +55,7 @@ def test_weights_are_small_and_half_precision(name):
     path = models.find_folder(name) / "open_clip_model.safetensors"
     assert path.stat().st_size < 10_000_000
     with safe_open(path, "pt") as file:
-        assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
+        assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118  # safetensors files are not iterable
         table = file.get_tensor("token_embedding.weight")
     used = torch.unique(open_clip.get_tokenizer(f"local-dir:{models.find_folder(name)}")(CAPTIONS))
     assert table.shape[0] == 49408

@@ -65,15 +65,15 @@ class Server:
         self.environment = environment | {"PREFECT_API_URL": self.api}
 
     def post(self, route, body):
-        request = urllib.request.Request(  # noqa: S310  # loopback
+        request = urllib.request.Request(
             f"{self.api}/{route}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
     def healthy(self):
         try:
-            with urllib.request.urlopen(f"{self.api}/health", timeout=5) as answer:  # noqa: S310
+            with urllib.request.urlopen(f"{self.api}/health", timeout=5) as answer:
                 return answer.status == 200
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
@@ -91,7 +91,7 @@ def running_server(environment, log):
     server = Server(free_port(), environment)
     port = server.api.split(":")[2].split("/")[0]
     with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603  # this interpreter
+        process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
             env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip

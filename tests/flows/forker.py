@@ -14,7 +14,7 @@ import sys
 import traceback
 from pathlib import Path
 
-import great_expectations  # noqa: F401  # takes seconds, and is not what is tested
+import great_expectations  # noqa: F401  # imported once, before the forks: it takes seconds
 import pytest
 import torch
 
@@ -82,7 +82,7 @@ def main():
             if child == 0:
                 try:
                     code = audit(json.loads(line))
-                except BaseException:  # noqa: BLE001  # a fork must not go on as its parent
+                except BaseException:  # noqa: BLE001  # a forked child must exit, whatever happens
                     traceback.print_exc()
                     code = 1
                 os._exit(code)

@@ -376,7 +376,7 @@ def test_prefect_settings_of_the_user_win(monkeypatch):
 @pytest.mark.parametrize(("text", "code"), [("SELECT 1 AS one", 0), ("DROP VIEW runs", 2)])
 def test_the_program_itself_exits_with_the_code(lake, text, code):
     """`main` leaves without finalising the interpreter: what was printed must not be lost."""
-    done = subprocess.run(  # noqa: S603  # this interpreter
+    done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "sql", text, "--json", "--lake", str(lake)],
         cwd=cli.ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip

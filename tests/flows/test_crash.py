@@ -31,7 +31,7 @@ LEDGER = {"ledger/HEAD", "ledger/00000001.json"}
 
 
 def random(seed):
-    return Random(seed)  # noqa: S311  # no secret
+    return Random(seed)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ class Forker:
 
     def __init__(self, corpus):
         self.corpus = corpus
-        self._process = subprocess.Popen(  # noqa: S603  # this interpreter
+        self._process = subprocess.Popen(
             [sys.executable, str(HERE / "forker.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONPATH": str(HERE.parent.parent), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
@@ -113,10 +113,10 @@ class Reader(threading.Thread):
             try:
                 with sql.connect(self.lake) as connection:
                     for table in TABLES:
-                        sql.read(connection, f"SELECT count(*) FROM {table}")  # noqa: S608  # names of ours
+                        sql.read(connection, f"SELECT count(*) FROM {table}")
                     sql.read(connection, "SELECT sum(image_nats), sum(len(image_map)) FROM attributions")
                 self.times += 1
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is told
+            except Exception as error:  # noqa: BLE001  # returned to the caller, which reports it
                 self.wrong.append(error)
             self._done.wait(0.1)
 
@@ -228,7 +228,7 @@ def small_disk(tmp_path):
 
     def size(kibibytes):
         options = f"{'remount,' if mounted else ''}size={kibibytes}k"
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [mount, "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, text=True, check=False
         )
         if done.returncode:
@@ -238,7 +238,7 @@ def small_disk(tmp_path):
 
     yield size
     if mounted:
-        subprocess.run([shutil.which("umount"), "--lazy", str(place)], check=True)  # noqa: S603
+        subprocess.run([shutil.which("umount"), "--lazy", str(place)], check=True)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -52,7 +52,7 @@ def audit_file(folder, corpus):
 def started(folder, environment, *arguments):
     """A program in a process group of its own, which `kill` ends with all that it started."""
     with (folder / "errors").open("ab") as errors:
-        return subprocess.Popen(  # noqa: S603  # this interpreter
+        return subprocess.Popen(
             arguments, cwd=folder, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
             stderr=errors, start_new_session=True,
         )  # fmt: skip
@@ -78,7 +78,7 @@ def read(lake):
     with sql.connect(lake) as connection:
         rows = sql.read(connection, "SELECT run_id, status FROM runs")
         for table in TABLES:
-            sql.read(connection, f"SELECT count(*) FROM {table}")  # noqa: S608  # names of ours
+            sql.read(connection, f"SELECT count(*) FROM {table}")
         return rows[0] if rows else None
 
 
@@ -114,7 +114,7 @@ def test_the_flow_s_process(corpus, prefect_server, undisturbed, tmp_path, shard
     lake = tmp_path / "lake"
     process = started(tmp_path, prefect_server.environment, *CLI, "run", str(audit_file(tmp_path, corpus)))
     until(lambda: read(lake) and shards_of(lake) >= shards, f"{shards} shards")
-    time.sleep(random.Random(shards).uniform(0, 2))  # noqa: S311  # no secret
+    time.sleep(random.Random(shards).uniform(0, 2))
     kill(process)
     seen = read(lake)
     assert seen["status"] == "running"

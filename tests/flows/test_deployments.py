@@ -29,7 +29,7 @@ def prefect(prefect_server):
     """prefect(folder, *arguments): the command, against the server of the tests."""
 
     def command(folder, *arguments):
-        done = subprocess.run(  # noqa: S603  # this interpreter
+        done = subprocess.run(
             [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
             cwd=folder, env=prefect_server.environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
             timeout=3600, check=False,

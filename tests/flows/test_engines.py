@@ -184,7 +184,7 @@ def ray_cluster(environment, tmp_path_factory):
     ]  # fmt: skip
     for _ in range(4):  # Ray gives a node half a minute to start, which on a busy machine may be too short
         with log.open("wb") as output:
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: S603  # as above
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         while "Ray runtime started" not in log.read_text() and process.poll() is None:
             time.sleep(0.5)
         if process.poll() is None:
@@ -217,7 +217,7 @@ def audit_file(tmp_path, phantoms, s3):
 
 
 def program(code, environment, folder, *arguments):
-    return subprocess.run(  # noqa: S603  # this interpreter
+    return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=folder, env=environment, capture_output=True,
         text=True, check=False,
     )  # fmt: skip

@@ -18,7 +18,7 @@ import sql
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 NASTY = 'site={{ token }} {% raw %} "quoted" \\ \n<!channel> ü'
-SECRET = "of-the-hook"  # noqa: S105  # a word of this test
+SECRET = "of-the-hook"
 MAKE_BLOCK = """
 import sys
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
@@ -72,7 +72,7 @@ def python(prefect_server):
     """python("-m", "flows.cli", ...): in a process of its own, against the server."""
 
     def call(*arguments, code=0):
-        done = subprocess.run(  # noqa: S603  # this interpreter
+        done = subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=ROOT, env=prefect_server.environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
             timeout=600, check=False,
@@ -283,7 +283,7 @@ def test_silence_is_told_and_only_confirmed_alerts_if_so_wished(prefect_server, 
     ],
 )
 def test_a_block_that_is_none_is_bad_input(prefect_server, arguments, rendered):
-    done = subprocess.run(  # noqa: S603  # this interpreter
+    done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "notify", *arguments],
         cwd=ROOT, env=prefect_server.environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

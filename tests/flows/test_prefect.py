@@ -17,7 +17,7 @@ def program(tmp_path):
     """program(environment, *arguments): m2ib-audit in a folder of its own."""
 
     def start(environment, *arguments):
-        return subprocess.run(  # noqa: S603  # this interpreter
+        return subprocess.run(
             [sys.executable, "-c", "from flows.cli import main; main()", *map(str, arguments)],
             cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
             check=False,

@@ -252,7 +252,7 @@ def test_processes_share_a_lake_on_s3(own_prefect, phantoms, s3, tmp_path):
     )
 
     def program(*arguments):
-        return subprocess.run(  # noqa: S603  # this interpreter
+        return subprocess.run(
             [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
             cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False,
         )  # fmt: skip

@@ -35,7 +35,7 @@ def audited(plain, monkeypatch):
         for shard in shards:
             try:
                 outcomes.append(fan_out.attribute(run, shard, config.corpus, engine.models[0], plan))
-            except BaseException as error:  # noqa: BLE001  # as a future keeps it
+            except BaseException as error:  # noqa: BLE001  # stored, as a future does
                 outcomes.append(error)
         futures = [SimpleNamespace(result=lambda raise_on_failure, kept=kept: kept) for kept in outcomes]
         return [fan_out.shard_result(run, shard, engine, future) for shard, future in zip(shards, futures, strict=True)]

@@ -49,7 +49,7 @@ def test_a_gpu_without_a_limit_is_reported_with_the_command_to_create_it(prefect
         "print(find_limits('bare', [ModelConfig(architecture='x', device='cpu')]))\n"
         "find_limits('bare', [ModelConfig(architecture='x', device=device) for device in ('cuda:0', 'cuda:1')])\n"
     )
-    done = subprocess.run(  # noqa: S603  # this interpreter
+    done = subprocess.run(
         [sys.executable, "-c", program], env=prefect_server.environment | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from flows import cli
 from review.site import users
 
-PASSWORD = "four unrelated words"  # noqa: S105
+PASSWORD = "four unrelated words"
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_what_cannot_be_done_is_bad_input(users_command, arguments, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--host", "0.0.0.0"), "which other machines can reach, but nobody has to sign in"),  # noqa: S104
+        (("--host", "0.0.0.0"), "which other machines can reach, but nobody has to sign in"),
         (("--users", "none.json"), "users add NAME --users none.json"),
         (("--proxy-header", "X-User"), "--proxy-from"),
         (("--proxy-header", "X-User", "--proxy-from", "proxy"), "an address or network"),
@@ -95,7 +95,7 @@ def test_the_page_is_told_who_may_write(tmp_path, monkeypatch, users_command):
     users_command("add", "ada", *described, typed=f"{PASSWORD}\n")
     started = []
     monkeypatch.setattr("review.site.serve.serve", lambda app, *_: started.append(app.state.settings) or True)
-    options = ["--users", str(users_command.path), "--host", "0.0.0.0", "--four-eyes"]  # noqa: S104
+    options = ["--users", str(users_command.path), "--host", "0.0.0.0", "--four-eyes"]
     proxy = [
         "--proxy-header",
         "X-User",

@@ -117,5 +117,5 @@ def test_the_example_in_the_documentation_prints_what_it_says(capsys):
     text = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     printed = re.search(r"It prints\n\n```\n(.*?)```", text, re.DOTALL)[1]
-    exec(compile(code, "docs/architectures.md", "exec"), {})  # noqa: S102
+    exec(compile(code, "docs/architectures.md", "exec"), {})  # noqa: S102  # an example of the documentation
     assert capsys.readouterr().out == printed

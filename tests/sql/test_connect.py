@@ -15,7 +15,7 @@ VIEWS = (
 
 
 def count(connection, view):
-    return sql.read(connection, f"SELECT count(*) AS n FROM {view}")[0]["n"]  # noqa: S608  # a name of this file
+    return sql.read(connection, f"SELECT count(*) AS n FROM {view}")[0]["n"]
 
 
 @pytest.fixture

@@ -200,7 +200,7 @@ def test_neither_other_copies_nor_the_store_can_be_read(fill, filled, tmp_path):
         ):  # fmt: skip
             for read in ("read_parquet", "read_csv", "read_text", "read_blob", "glob"):
                 with pytest.raises(sql.QueryError):
-                    assert sql.read(connection, f"SELECT * FROM {read}('{name}')") == []  # noqa: S608
+                    assert sql.read(connection, f"SELECT * FROM {read}('{name}')") == []
         with pytest.raises(sql.QueryError):
             sql.read(connection, f"COPY (SELECT 1) TO '{own}'")
         assert len(sql.read(connection, "FROM pairs")) == 2

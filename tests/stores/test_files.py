@@ -55,7 +55,7 @@ def test_a_local_file_is_written_to_the_same_folder_first(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_a_failure_leaves_nothing_behind(root, error):
-    with pytest.raises(error), stores.write_atomically(root / "file") as temporary:  # noqa: PT012  # the block is the subject
+    with pytest.raises(error), stores.write_atomically(root / "file") as temporary:
         temporary.write_text("half")
         raise error
     assert read_files(root) == {}
@@ -64,7 +64,7 @@ def test_a_failure_leaves_nothing_behind(root, error):
 
 def test_a_failure_keeps_the_old_file(root):
     stores.write_bytes(root / "file", b"old")
-    with pytest.raises(ValueError, match="no"), stores.write_atomically(root / "file") as temporary:  # noqa: PT012
+    with pytest.raises(ValueError, match="no"), stores.write_atomically(root / "file") as temporary:
         temporary.write_text("new")
         raise ValueError("no")
     assert read_files(root) == {"file": b"old"}
@@ -102,7 +102,7 @@ def test_a_failed_upload_gives_the_reason_and_keeps_the_old_file(away, monkeypat
     for method in ("put_file", "pipe_file"):
         with monkeypatch.context() as patch:
             patch.setattr(MemoryFileSystem, method, raise_on_call(error))
-            with pytest.raises(LakeError, match=message):  # noqa: PT012
+            with pytest.raises(LakeError, match=message):
                 if method == "pipe_file":
                     stores.write_bytes(away / "file", b"new")
                 else:
@@ -220,7 +220,7 @@ os.waitpid(child, 0)
 assert (folder / "x").is_file()
 print(folder)
 """
-    done = subprocess.run(  # noqa: S603  # this interpreter
+    done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(stores.__file__).parent.parent, capture_output=True, text=True,
         timeout=120, check=True,
     )  # fmt: skip

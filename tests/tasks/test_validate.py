@@ -12,7 +12,7 @@ from tasks.validate import SUITES, check_frame, format_failed_check, suite_diges
 @pytest.fixture(scope="module", autouse=True)
 def quiet_import():
     """Great Expectations takes seconds to import: once, and not in the time of one test."""
-    import great_expectations  # noqa: F401
+    import great_expectations  # noqa: F401  # imported for its side effect
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ def test_a_dataset_that_cannot_be_reached(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"hf://datasets/organisation/name' cannot be loaded by datasets"):
         rows_of(parse_root("hf://datasets/organisation/name"))
     with pytest.raises(CorpusError, match="is not a folder"):
-        HubReader(tmp_path / "none", open_corpus, None)._find_tables()  # type: ignore[arg-type]
+        HubReader(tmp_path / "none", open_corpus, None)._find_tables()
     with pytest.raises(CorpusError, match=r"is not a dataset of the Hub \(expected hf://datasets/ORGANIZATION/NAME"):
         rows_of(parse_root("hf://datasets/only"))
 

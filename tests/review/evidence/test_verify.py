@@ -95,7 +95,7 @@ def restored(path):
 
 
 def test_a_flipped_bit_is_reported_with_its_file(intact):
-    generator = random.Random(7)  # noqa: S311  # no secret
+    generator = random.Random(7)
     for name in files(intact):
         size = (intact / name).stat().st_size
         for at in {0, size - 1, generator.randrange(size)}:

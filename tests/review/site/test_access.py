@@ -16,7 +16,7 @@ from review.site.guard import POLICY, Guard
 from review.site.settings import ReviewSettings
 from review.site.users import UsersError
 
-PASSWORD = "four unrelated words"  # noqa: S105
+PASSWORD = "four unrelated words"
 pytestmark = pytest.mark.usefixtures("quick_hashing")
 HERE = "http://127.0.0.1:8765"
 
@@ -156,7 +156,7 @@ def test_a_users_file_that_is_broken_is_told_at_the_start(tmp_path):
         Access(ReviewSettings(users=tmp_path / "none.json"))
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "audit.example", ""])  # noqa: S104
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "audit.example", ""])
 def test_beyond_this_machine_the_page_does_not_start_without_users(host):
     with pytest.raises(AccessError, match=r"--host: got .*, which other machines can reach.*--users"):
         Access(ReviewSettings(host=host))
@@ -378,7 +378,7 @@ def test_two_hosts_are_none(served):
 
 
 def test_beyond_this_machine_addresses_and_its_own_name_are_taken_and_others_not(served, users_file):
-    client = served(host="0.0.0.0", users=users_file, public_url="https://audit.example")  # noqa: S104
+    client = served(host="0.0.0.0", users=users_file, public_url="https://audit.example")
     for host, status in {"192.0.2.7:8765": 303, "audit.example": 303, "evil.example": 421}.items():
         assert client.get("/", headers={"Host": host}).status_code == status
 

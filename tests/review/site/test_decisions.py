@@ -16,7 +16,7 @@ from review.site.settings import ReviewSettings
 from stores import ledger
 from stores.keys import create_key, load_key
 
-PASSWORD = "four unrelated words"  # noqa: S105
+PASSWORD = "four unrelated words"
 pytestmark = pytest.mark.usefixtures("quick_hashing")
 HERE = "http://127.0.0.1:8765"
 
@@ -207,7 +207,7 @@ def test_a_signed_in_reviewer_signs_with_the_password_once_more(page_of, alert, 
 def test_guessing_the_password_of_signatures_is_slowed_down_too(page_of, alert, run):
     browser = page_of(with_users=True)().sign_in("ada").get(alert)
     for _ in range(5):
-        browser.send(f"{alert}/decide", 409, **SAID, password="wrong")  # noqa: S106
+        browser.send(f"{alert}/decide", 409, **SAID, password="wrong")
     browser.send(f"{alert}/decide", 409, **SAID, password=PASSWORD)
     assert "Too many attempts" in browser.text
     assert ledger.read_records(run.lake) == []
@@ -354,7 +354,7 @@ def test_a_second_person_countersigns_and_the_first_cannot(page_of, alert, run):
     refused = ada.client.post("/records/1/countersign", data=fields, headers={"Origin": HERE})
     assert refused.status_code == 409
     assert "expected a second signer" in unescape(refused.text)
-    bob.get(alert).send("/records/1/countersign", 409, password="wrong", statement="seen <it>")  # noqa: S106
+    bob.get(alert).send("/records/1/countersign", 409, password="wrong", statement="seen <it>")
     assert bob.form("/records/1/countersign")["statement"] == "seen <it>"
     bob.send("/records/1/countersign", password=PASSWORD)
     assert bob.answer.url.path == alert
@@ -427,7 +427,7 @@ def test_a_sign_off_without_a_statement_or_password_is_not_taken(page_of, run):
     browser = page_of(with_users=True)().sign_in("ada").get(f"/runs/{run.run_id}/sign-off")
     browser.send(action, 409, statement=" ")
     assert "statement: got nothing" in browser.text
-    browser.send(action, 409, statement="I have looked.", password="wrong")  # noqa: S106
+    browser.send(action, 409, statement="I have looked.", password="wrong")
     assert browser.form(action)["statement"] == "I have looked."
     assert ledger.read_records(run.lake) == []
     browser.send(action, password=PASSWORD)

@@ -186,11 +186,11 @@ def test_foreign_text_stays_text(lake, make_pair, see_own):
 def test_the_command_says_where_the_page_is(shared_lake):
     options = ["--lake", str(shared_lake.path), "--port", "0", "--no-browser"]
     command = [sys.executable, "-m", "flows.cli", "review", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)  # noqa: S603  # this interpreter
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
     try:
         said = process.stdout.readline()
         address = re.search(r"http://127\.0\.0\.1:\d+/", said)[0]
-        with urllib.request.urlopen(address, timeout=30) as answer:  # noqa: S310  # loopback
+        with urllib.request.urlopen(address, timeout=30) as answer:
             assert "Overview" in answer.read().decode()
     finally:
         process.terminate()
@@ -202,7 +202,7 @@ def test_the_server_says_where_it_listens_and_ends_with_a_signal(shared_lake):
 
     def stop_after_a_visit(address):
         def visit():
-            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=30) as answer:  # noqa: S310
+            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=30) as answer:
                 texts.append(answer.read().decode())
             os.kill(os.getpid(), signal.SIGINT)
 

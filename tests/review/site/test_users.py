@@ -7,7 +7,7 @@ import pytest
 from review.site import users
 from review.site.users import UsersError
 
-PASSWORD = "four unrelated words"  # noqa: S105
+PASSWORD = "four unrelated words"
 pytestmark = pytest.mark.usefixtures("quick_hashing")
 COST = users._COST
 

@@ -41,7 +41,7 @@ with lock_run(Run(Path(sys.argv[1]), sys.argv[2])):
 @pytest.fixture
 def holder(hand_written):
     """Another process that locks the run, until it is killed."""
-    process = subprocess.Popen(  # noqa: S603  # this interpreter
+    process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(hand_written.lake), hand_written.run_id],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip

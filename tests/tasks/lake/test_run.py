@@ -23,7 +23,7 @@ def test_a_table_whose_rows_fail_leaves_no_file(hand_written):
     before = hand_written.read_manifest()
     with pytest.raises(RuntimeError, match="broken"):
         hand_written.write_table("pairs", rows())
-    with pytest.raises(TypeError), hand_written.open_writer("pairs") as writer:  # noqa: PT012
+    with pytest.raises(TypeError), hand_written.open_writer("pairs") as writer:
         writer.write([{"pair_id": "p"}])
         writer.write([{"attributes": 3}])
     assert everything(hand_written.folder) == ["manifest.json"]

@@ -32,7 +32,7 @@ class DecisionError(InputError):
 
 @dataclass(frozen=True)
 class Reviewer:
-    """A person who decides or signs; `identity` is how the person was identified, one of IDENTITY_LABELS."""
+    """A person who decides or signs; `identity` is a key of IDENTITY_LABELS: how the person was identified."""
 
     name: str
     role: str
@@ -57,20 +57,20 @@ def decide(
     signer: SigningKey | None = None,
     seen: int | None = None,
 ) -> Record:
-    """Record a decision about an alert, with the evidence, and return the record. Raises DecisionError.
+    """Record a decision about an alert, with the figures of the alert, and return the record. Raises DecisionError.
 
     Args:
         lake: Folder or URL of the lake.
         reviewer: The person who decides.
         run_id: Id of a complete run.
         alert_id: Id of an alert of this run.
-        decision: One of DECISION_DESCRIPTIONS.
-        reason: Why the reviewer decides so; required.
-        meaning: Meaning of the signature, one of MEANING_LABELS.
+        decision: A key of DECISION_DESCRIPTIONS.
+        reason: Reason for the decision; required.
+        meaning: Meaning of the signature, a key of MEANING_LABELS.
         until: Last day of a waiver; required for the decision `waived`, not allowed for others.
         four_eyes: Require a second signature, even if the configuration of the run does not.
         signer: Key that signs the record.
-        seen: Record number of the last decision that the reviewer saw, 0 for none; a newer one is an error.
+        seen: Record number of the last decision that the reviewer saw, 0 for none; a newer decision is an error.
     """
     reason = _clean_text("reason", reason)
     _check_reviewer(reviewer, meaning)
@@ -119,7 +119,7 @@ def countersign(
     *,
     signer: SigningKey | None = None,
 ) -> Record:
-    """Record a second signature under the decision or sign-off in record `number`, and return its record.
+    """Record a second signature under a decision or sign-off (record `number`), and return the new record.
 
     Raises DecisionError if the record does not exist, is signed by the same reviewer, is countersigned already, is not
     in force, or has a signer who was identified more strongly than this reviewer.
@@ -168,7 +168,7 @@ def sign_off(
     signer: SigningKey | None = None,
     seen: int | None = None,
 ) -> Record:
-    """Record the sign-off of a run, with its number of open alerts, and return the record. Raises DecisionError.
+    """Record the sign-off of a run, with the number of its open alerts, and return the record. Raises DecisionError.
 
     `four_eyes` requires a second signature, even if the configuration of the run does not. `seen` is the number of the
     last ledger record that the reviewer saw, by default the last of the ledger; a newer decision or signature is an
@@ -206,11 +206,11 @@ def sign_off(
 def query_decisions(
     lake: Root, manifest: Mapping[str, Any], query: Callable[[sql.Connection], Any]
 ) -> tuple[Any, str | None]:
-    """Query a run with the earlier runs of its audit, whose decisions can be in force for it.
+    """Query a run together with the earlier runs of its audit, because their decisions can still hold.
 
     Returns:
-        The result of the query, and why decisions of earlier runs may be missing, or None. Runs that cannot be read are
-        left out, because they may belong to a different audit.
+        The result of the query; and why decisions of earlier runs may be missing, or None. Earlier runs that cannot be
+        read are left out, because they may belong to a different audit.
     """
     run_id, problem = manifest["run_id"], None
     names = [name for name in stores.list_folders(lake / "runs") if name < run_id]
@@ -229,7 +229,7 @@ def query_decisions(
 
 
 def _read_manifests(lake: Root, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Yield the manifests of all runs that can be read."""
+    """Yield the manifests of the named runs, without those that cannot be read."""
     for name in names:
         with contextlib.suppress(sql.LakeError):
             yield from sql.read_manifests(lake, name)
@@ -254,7 +254,7 @@ def _check_reviewer(reviewer: Reviewer, meaning: str) -> None:
 
 
 def _clean_text(field: str, text: str) -> str:
-    """Return a text without surrounding white space. Raises DecisionError for empty, too long or unprintable text."""
+    """Return a text without surrounding white space. Raises DecisionError if it is empty, too long or unprintable."""
     text = text.replace("\r\n", "\n").strip()
     problem = None if text else "nothing"
     if len(text) > MAX_REASON_CHARS:
@@ -293,9 +293,9 @@ def _load_history(lake: Root, run_id: str, alert_id: str) -> dict[str, Any]:
 
 
 def find_decision(before: Sequence[Record], life_id: str, run_id: str) -> Record | None:
-    """Return the record of the decision in force about an alert in a run, by the same rules as the view `triage`.
+    """Return the decision in force about an alert in a run, None if there is none, by the rules of the view `triage`.
 
-    Among decisions made in this run or in earlier ones, it is the last decision of the newest run.
+    Among decisions made in this run or in earlier runs, it is the last one made in the newest of these runs.
     """
     reviews = [record for record in before if record.kind == "review" and record.body["life_id"] == life_id]
     known = [record for record in reviews if record.body["run_id"] <= run_id]
@@ -305,8 +305,8 @@ def find_decision(before: Sequence[Record], life_id: str, run_id: str) -> Record
 def is_valid_countersign(countersign: Record, subject: Record) -> bool:
     """Return whether the second signature of a decision or sign-off is valid, by the rules of the view `countersigned`.
 
-    It must be signed by another person, who was identified at least as strongly: a declared name adds nothing to a
-    signature with a password.
+    The second signer must be another person, who was identified at least as strongly as the first: a declared name
+    adds nothing to a signature with a password.
     """
     body, who, other = countersign.body, countersign.body["reviewer"], subject.body["reviewer"]
     is_about = body["record"] == subject.number and body["record_sha256"] == subject.sha256

@@ -22,9 +22,9 @@ from stores.keys import PublicKey
 from stores.ledger import LedgerError, Record
 
 _TEMPORARY: Final = re.compile(r"(.*/)?\.[^/]+\.tmp")
-"""Incomplete files of killed processes; nothing reads them."""
+"""Names of incomplete files of killed processes; nothing reads them."""
 _SHARD: Final = re.compile(r"(attributions|ingest_errors)/part-[^/]+\.parquet")
-"""Files of interrupted attempts at a shard; readers see only what the manifest lists."""
+"""Names of the files of a shard. Interrupted attempts leave such files, which no manifest lists."""
 _REPORT: Final = re.compile(r"report[^/]*\.(html|pdf)")
 _MANIFEST: Final = "manifest.json"
 _NOT_CHAINED: Final = "not chained: it was written before the lake had a ledger"
@@ -52,8 +52,8 @@ class Difference:
 class VerifyResult:
     """Result of a verification; `notes` are observations that are not differences.
 
-    Differences of the ledger come first, then those of the runs, oldest first. `head` is the sha256 of the last record,
-    `files` and `bytes` are the number and total size of the verified files.
+    Differences of the ledger come first, then those of the runs, oldest first. `head` is the sha256 of the last
+    record of the ledger; `files` and `bytes` are the number and total size of the verified files.
     """
 
     runs: list[str] = field(default_factory=list)
@@ -66,7 +66,7 @@ class VerifyResult:
 
     @property
     def is_intact(self) -> bool:
-        """Whether there are no differences."""
+        """Whether the verification found no difference."""
         return not self.differences
 
     def add(self, file: str, description: str, location: str | None = None) -> None:
@@ -74,7 +74,7 @@ class VerifyResult:
         self.differences.append(Difference(file, description, location))
 
     def add_record(self, number: int, description: str) -> None:
-        """Add a difference of a record of the ledger."""
+        """Add a difference in a record of the ledger."""
         self.add(_record_file(number), description, f"record {number}")
 
 
@@ -111,7 +111,7 @@ def verify(lake: Root, run_id: str | None, public: PublicKey | None = None, head
 
 
 def _group_by_run(sizes: Mapping[str, int], links: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Return the sizes of the files in each run's folder; a folder that is a symbolic link has no files."""
+    """Return the sizes of files by run and path in its folder; a folder that is a symbolic link has no files."""
     runs: dict[str, dict[str, int]] = defaultdict(dict)
     for name in sorted({*sizes, *links}):
         folder, *below = name.split("/", 2)
@@ -123,7 +123,7 @@ def _group_by_run(sizes: Mapping[str, int], links: Sequence[str]) -> dict[str, d
 
 
 def _select_runs(lake: Root, run_id: str, stored: Sequence[str], records: Sequence[Record]) -> list[str]:
-    """Return the runs to verify, oldest first; runs that have only a record in the ledger are among them."""
+    """Return the runs to verify, oldest first, including runs that have a record in the ledger but no folder."""
     recorded = (record.body.get("run_id") for record in records if record.kind in _RUN_KINDS)
     runs = sorted({*stored, *(name for name in recorded if isinstance(name, str))})
     if run_id == "all":
@@ -146,7 +146,7 @@ def _record_file(number: int) -> str:
 def _verify_ledger(
     lake: Root, sizes: Mapping[str, int], result: VerifyResult, public: PublicKey | None, noted_head: str | None
 ) -> list[Record]:
-    """Verify the ledger, and return its readable records."""
+    """Verify the ledger, and return its readable records; one record must have the sha256 `noted_head` if given."""
     if noted_head is not None and not re.fullmatch("[0-9a-f]{64}", noted_head):
         raise VerifyError(f"--head: got {noted_head!r}, expected the 64 hexadecimal digits that verify printed earlier")
     prefix = f"{ledger.FOLDER}/"
@@ -188,7 +188,7 @@ def _shorten(error: LedgerError) -> str:
 
 
 def _verify_head(lake: Root, result: VerifyResult, last: int, digests: Mapping[int, str]) -> tuple[int, str] | None:
-    """Verify the file HEAD, and return its number and sha256, or None if they cannot be compared with the records."""
+    """Verify the file HEAD; return the record number and sha256 in it, None if they cannot be compared with records."""
     file = f"{ledger.FOLDER}/{ledger.HEAD}"
     try:
         head = ledger.read_head(lake)
@@ -217,7 +217,7 @@ def _verify_head(lake: Root, result: VerifyResult, last: int, digests: Mapping[i
 def _verify_chain(
     result: VerifyResult, parsed: Mapping[int, Record], digests: Mapping[int, str], head: tuple[int, str] | None
 ) -> None:
-    """Report records whose sha256 differs from the one in the next record, or in the file HEAD for the last record."""
+    """Report each record whose sha256 differs from the one in the next record, or for the last record in HEAD."""
     actual = {0: ledger.BEGINNING, **digests}
     # Each file that refers to a record: its name, its own number (None for HEAD), and number and sha256 of the record.
     references: list[tuple[str, int | None, int, str]] = [
@@ -270,7 +270,7 @@ def _verify_signatures(result: VerifyResult, records: Sequence[Record], public: 
 
 @dataclass
 class _RunVerifier:
-    """Verifies the manifest of a run, and every file in its folder; `files` maps names below the folder to sizes."""
+    """Verifies the manifest of a run, and every file in its folder; `files` maps paths in the folder to sizes."""
 
     lake: Root
     run_id: str
@@ -377,7 +377,7 @@ class _RunVerifier:
                 )
 
     def _verify_reports(self, manifest: Mapping[str, Any]) -> None:
-        """Compare reports in the folder of the run with the records of reports."""
+        """Compare reports in the folder of the run with the sha256 that the ledger has of them."""
         recorded = [record.body for record in self.own_records if record.kind == "report"]
         for name in self.files:
             if not _REPORT.fullmatch(name):
@@ -397,7 +397,7 @@ class _RunVerifier:
                 self._add(name, "is missing; m2ib-audit report writes it again")
 
     def _verify_unlisted(self, known: set[str], earlier: Mapping[str, str]) -> None:
-        """Report files that the manifest does not list."""
+        """Report files in the folder of the run that its manifest does not list."""
         replaced: set[str] = set()
         for _, data in stores.read_all(self.lake / self.prefix / name for name in earlier):
             if ledger.sha256(data) in earlier.values():
@@ -441,8 +441,8 @@ def _parse_manifest(data: bytes, run_id: str) -> dict[str, Any] | None:
 class WrittenReport:
     """A report with a record in the ledger, and the changes since it was written.
 
-    `later_records` are later decisions, signatures and rewrites that concern its run. `expired_waivers` are the records
-    of waivers that were in force when it was written and have expired.
+    `later_records` are later decisions, signatures and rewrites that concern the run of the report. `expired_waivers`
+    are the records of waivers that were in force when the report was written and have expired.
     """
 
     record: Record
@@ -451,7 +451,7 @@ class WrittenReport:
 
 
 def find_written_report(lake: Root, data: bytes) -> WrittenReport:
-    """Find the ledger's record of a report by the sha256 of the report. Raises VerifyError if it has none."""
+    """Find the ledger's record of a report by the sha256 of the report. Raises VerifyError if there is none."""
     records = ledger.read_records(lake)
     digest = ledger.sha256(data)
     record = next((each for each in ledger.select_kinds(records, "report") if each.body.get("sha256") == digest), None)
@@ -480,7 +480,7 @@ def find_written_report(lake: Root, data: bytes) -> WrittenReport:
 
 
 def _list_life_ids(lake: Root, run_id: str, records: Sequence[Record]) -> set[str]:
-    """Return the `life_id` of each alert of a run; if it cannot be read, of the alerts that were reviewed in it."""
+    """Return the `life_id` of each alert of a run; if the run cannot be read, only of those that were reviewed."""
     reviews = ledger.select_kinds(records, "review")
     reviewed = {each.body["life_id"] for each in reviews if each.body.get("run_id") == run_id}
     try:

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 as shares of width and height."""
+"""A box in an image: x0, y0, x1, y1 as shares of its width and height."""
 Grid = NDArray[np.float64]
-"""Bits per patch, shape (rows, columns)."""
+"""A map: the bits of each patch, shape (rows, columns)."""
 
 SIDE = 288
 _LARGEST_PNG = 48 * 1024
 _GRAY = 128  # padding outside the image
 _DARK_GRAY = 40.0
 COLOR_MAPS = ("inferno", "viridis", "cividis")
-"""Names of color maps of matplotlib; cividis suits color vision deficiency."""
+"""Color maps of matplotlib that a reader can choose; cividis suits color vision deficiency."""
 # Ends of the diverging scale of differences, of equal lightness.
 _NEGATIVE, _POSITIVE = np.array((64.0, 140.0, 255.0)), np.array((255.0, 130.0, 30.0))
 _LOWEST_COLOR = 0.2  # darker colors of a map look like the background of a radiograph
@@ -56,7 +56,7 @@ def draw_view(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Imag
 
 
 def draw_overlay(view: Image.Image | None, bits: Grid, top: float, regions: Sequence[Sequence[Box]]) -> Image.Image:
-    """Draw the patch grid over the dimmed grayscale image, and outline each region."""
+    """Draw the bits of each patch over the dimmed gray image, and outline regions; `top` bits have full color."""
     size = picture_size(*bits.shape)
     if view is None:
         ground = np.full((size[1], size[0], 3), _DARK_GRAY)
@@ -71,7 +71,7 @@ def draw_overlay(view: Image.Image | None, bits: Grid, top: float, regions: Sequ
 
 
 def draw_mean_map(bits: Grid, top: float, boxes: Sequence[Box]) -> Image.Image:
-    """Draw a grid at twice the picture size, with the bits of each patch if they fit."""
+    """Draw a mean map at twice the picture size, with numbers if they fit; `top` bits have full color."""
     cell = 2 * picture_size(*bits.shape)[0] // bits.shape[1]
     ground = np.full((cell * bits.shape[0], cell * bits.shape[1], 3), _DARK_GRAY)
     image = Image.fromarray(_tint(ground, bits.repeat(cell, axis=0).repeat(cell, axis=1), top))
@@ -89,19 +89,19 @@ def draw_mean_map(bits: Grid, top: float, boxes: Sequence[Box]) -> Image.Image:
 
 
 def draw_color_scale(color_map: str = "inferno") -> Image.Image:
-    """Draw the colors from 0 to the top of the scale over a dark background."""
+    """Draw the color scale of maps, from zero to full color, over a dark background."""
     levels = np.broadcast_to(np.linspace(0, 1, SIDE), (14, SIDE))
     return Image.fromarray(_tint(np.full((14, SIDE, 3), _DARK_GRAY), levels, 1.0, color_map))
 
 
 def draw_layer(bits: Grid, top: float, color_map: str = "inferno") -> Image.Image:
-    """Draw the patch grid with one pixel per patch, transparent where there is no attribution."""
+    """Draw a map with one pixel per patch, transparent where there is no attribution; `top` bits have full color."""
     level = _scale_level(bits, top)
     return _to_rgba(_to_colors(level, color_map), np.minimum(level / _OPAQUE_LEVEL, 1))
 
 
 def draw_difference_layer(bits: Grid, top: float) -> Image.Image:
-    """Draw a difference of two grids with one pixel per patch: blue is negative, orange is positive."""
+    """Draw the difference of two maps, one pixel per patch: blue is negative, orange positive; `top` has full color."""
     level = _scale_level(bits, top, lowest=-1.0)
     return _to_rgba(np.where(level[..., None] < 0, _NEGATIVE, _POSITIVE), np.abs(level))
 
@@ -158,7 +158,7 @@ def _tint(ground: NDArray[np.float64], bits: Grid, top: float, color_map: str = 
 
 
 def _outline(image: Image.Image, boxes: Sequence[Box], width: int) -> Image.Image:
-    """Outline the union of the boxes along its inside: a white line between black ones is visible on any image."""
+    """Outline the union of the boxes along its inside, in white between black lines, visible on any image."""
     # Padded, so that the edge of the picture counts as a border.
     inside = np.zeros((image.height + 2, image.width + 2), dtype=np.uint8)
     for x0, y0, x1, y1 in boxes:

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 BITS_PER_NAT: Final = 1 / math.log(2)
 NO_VALUE: Final = "\N{EN DASH}"
-"""Shown where a number is missing or not finite."""
+"""Text in place of a number that is missing or not finite."""
 PHRASE_QUOTE: Final = '"'
-"""A region name in double quotes is a phrase of the caption."""
+"""First character of a phrase in the column `region`; other names are regions of the image."""
 
 ALERT_STATUSES: Final = ("new", "worse", "still_firing", "not_seen", "resolved")
 """Statuses of an alert in the alert history, most urgent first."""
@@ -56,7 +56,7 @@ _FILL_LABELS: Final[dict[str, str]] = {
 _DIRECTION_MARKS: Final = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
 
 Escape = Callable[[str], str]
-"""Makes untrusted text (captions, slices, regions) safe for one output."""
+"""Function that makes untrusted text (captions, slices, regions) safe for one kind of output."""
 
 
 # Untrusted text
@@ -130,7 +130,7 @@ def format_state(alert: Mapping[str, Any]) -> str:
 
 
 def format_effect(alert: Mapping[str, Any]) -> str:
-    """Format the effect of an alert together with its baseline, which depends on the rule."""
+    """Format the effect of an alert and what it is relative to, such as "3.20 times its share of the area"."""
     if alert["rule"] == "region_cost":
         return f"covering it cost {format_percent(alert['effect'])} of the margin in the screening"
     references = {"spread_stamp": "as frequent as in all pairs", "region_contrast": "its share in the other pairs"}

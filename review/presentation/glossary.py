@@ -19,7 +19,7 @@ This page is made by `python -m review.presentation.glossary` from
 
 @dataclass(frozen=True)
 class Term:
-    """A term and its definition. `reader` is whether the site's help and the report show the term."""
+    """A term and its definition. `reader` is whether the site's help and the report show it."""
 
     name: str
     text: str

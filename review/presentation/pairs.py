@@ -18,7 +18,7 @@ from review.presentation.formatting import BITS_PER_NAT, nats_to_bits
 MOST_PATCHES = 1024
 """Maximum number of patches per side of a map that is drawn."""
 SHADES = 12
-"""Number of shades of a token, without the lightest."""
+"""Number of shades that represent the bits of a token, without the lightest shade."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Token:
 
 @dataclass(frozen=True)
 class RegionShare:
-    """The share of a pair's attribution in a region or phrase; `area` is the region's share of the image (or words)."""
+    """The share of a pair's attribution in a region or phrase; `area` is its share of the image or of the words."""
 
     side: str
     region: str
@@ -45,7 +45,7 @@ class RegionShare:
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded picture with its size in pixels."""
+    """A picture as a data URI, and the size in pixels at which it is shown."""
 
     uri: str
     width: int
@@ -54,7 +54,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ShownPair:
-    """One pair with its pictures; `problem` is why image or map are not shown, `strongest` the maximum in bits."""
+    """One pair with its pictures; `problem` is why image or map are missing, `strongest` the maximum of its map in bits."""
 
     row: dict[str, Any]
     view: Picture | None
@@ -106,7 +106,7 @@ def sum_maps(
 
 
 def average_maps(inside: Grid, total: Grid, shape: tuple[int, int]) -> dict[str, MeanMap]:
-    """Return the mean maps of pairs `inside` and `outside` a slice, from arrays of `sum_maps`; no map without pairs."""
+    """Return the mean maps of pairs `inside` and `outside` a slice, from results of `sum_maps`; {} without pairs."""
     sums = {"inside": inside, "outside": np.maximum(total - inside, 0) if inside.size else total}
     return {
         half: MeanMap(values[3:].reshape(shape) / values[0], int(values[0]), *(values[1:3] / values[0]).tolist())
@@ -127,7 +127,7 @@ class Album:
     """
 
     def __init__(self, connection: sql.Connection, run_id: str, pair_ids: Iterable[str], corpus: Corpus | None) -> None:
-        """Read pairs of a run; unknown ids are ignored. Without a corpus their images are not shown."""
+        """Read pairs of a run; unknown ids are ignored. Without a corpus, the pairs are shown without images."""
         parameters = {"run_id": run_id, "pair_ids": sorted(set(pair_ids))}
         self.rows = {row["pair_id"]: row for row in sql.rows(connection, "review/pairs", **parameters)}
         self.region_shares: dict[str, list[RegionShare]] = defaultdict(list)
@@ -148,7 +148,7 @@ class Album:
         self.text_top = _largest(nats_to_bits(token) for row in rows for token in row["text_map"] or ())
 
     def boxes(self, region: str, pair_id: str | None = None) -> list[Box]:
-        """Return the boxes of a region that apply to all pairs, and those of the given pair."""
+        """Return the boxes that a region has in all pairs, and those that it has in the given pair."""
         return self._boxes[None, region] + (self._boxes[pair_id, region] if pair_id is not None else [])
 
     def outlines(self, pair_id: str) -> dict[str, list[Box]]:
@@ -157,7 +157,7 @@ class Album:
         return {region: self.boxes(region, pair_id) for region in names}
 
     def show(self, pair_ids: Iterable[str], regions: Sequence[str]) -> list[ShownPair]:
-        """Return pairs in the given order, with regions outlined; unknown ids are left out."""
+        """Return the pairs with these ids, in this order, with regions outlined; unknown ids are left out."""
         return [self._show_pair(self.rows[pair_id], regions) for pair_id in pair_ids if pair_id in self.rows]
 
     def _show_pair(self, row: dict[str, Any], regions: Sequence[str]) -> ShownPair:

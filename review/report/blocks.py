@@ -19,7 +19,7 @@ TITLES: Final = {chapter: texts["title"] for chapter, texts in TEXTS.items() if 
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph of text, shown as its kind requires; `strong` emphasizes a badge (the kind `state`)."""
+    """A paragraph of text. `kind` selects its style; `strong` emphasizes the kind `state`, which is a badge."""
 
     text: str
     kind: str = (
@@ -30,7 +30,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Item:
-    """An entry of a list: a lead, its text, and the key of the chapter that the lead links to."""
+    """An entry of a list: `lead` begins its text, and links to the chapter with the key `target`."""
 
     lead: str
     text: str
@@ -73,7 +73,7 @@ class Column:
     width: int = 1  # relative to other columns
 
     def format(self, row: Mapping[str, Any]) -> str:
-        """Return the text of a row's cell; an empty string if it has none."""
+        """Return the text of this column in a row; an empty string if the row has none."""
         return self.cell(row) if callable(self.cell) else str(row[self.cell] or "")
 
 
@@ -93,7 +93,7 @@ def build_table(
     caption: str | None = None,
     bold_rows: Sequence[int] = (),
 ) -> Table:
-    """Return a table with one formatted row for each of the rows, which come from the lake."""
+    """Return a table of rows that come from the lake; the columns format their cells."""
     return Table(columns, [[column.format(row) for column in columns] for row in rows], caption, bold_rows)
 
 
@@ -170,7 +170,7 @@ Block = Paragraph | Items | Facts | Table | MeanMaps | PairCard | Details | Sign
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter of the report. `key` is its anchor."""
+    """A chapter of the report. `key` is its anchor in links."""
 
     key: str
     title: str

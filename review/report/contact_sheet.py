@@ -17,12 +17,12 @@ from review.report.html import ReportError, render_html, write_output
 
 SIDE: Final = 132
 GROUPS: Final = 4
-"""Groups of near-duplicates that are shown."""
+"""Maximum number of groups of near-duplicates that are shown."""
 _GROUP_PAIRS: Final = 7
-"""Pairs of a group that are shown."""
+"""Maximum number of pairs that are shown of each group."""
 
 _GENERATOR: Final = "m2ib-audit corpus"
-"""Identifies a contact sheet, which may be overwritten."""
+"""Text in every contact sheet; a file that contains it may be overwritten."""
 
 _HEAD_BYTES: Final = 4096
 _PATTERN: Final = re.compile(r"[*?{\[]")
@@ -56,7 +56,7 @@ def describe_corpus(description: Description) -> list[tuple[str, str]]:
 
 
 def default_output(uri: str) -> Path:
-    """Return the default path of a contact sheet, whose name contains that of the corpus."""
+    """Return the default path of a contact sheet, whose file name contains the name of the corpus."""
     last = [part for part in re.split(r"[/\\]", uri) if part and not _PATTERN.search(part)] or ["corpus"]
     name = Path(uri).resolve().name if last[-1] in (".", "..") else last[-1]
     return Path(f"corpus-{_UNSAFE.sub('_', name).strip('_.') or 'corpus'}.html")

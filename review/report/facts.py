@@ -121,7 +121,7 @@ class RunFacts:
         ]
 
     def _average_maps(self, connection: sql.Connection, alert: Mapping[str, Any]) -> dict[str, MeanMap]:
-        """Average the maps of an alert's slice and of other pairs; {} if the grids of the run differ."""
+        """Average the maps of an alert's slice and of other pairs; {} if maps of the run have different grids."""
         if len(self.grids) != 1 or alert["side"] != "image":
             return {}
         total = sum_maps(connection, self.run_id, alert["region"])
@@ -137,7 +137,7 @@ def _alert_key(alert: Mapping[str, Any]) -> _AlertKey:
 
 
 def _group_dependent(alerts: Sequence[dict[str, Any]]) -> dict[_AlertKey | None, list[dict[str, Any]]]:
-    """Group dependent alerts by the independent alert that explains them; by None if the run does not have it."""
+    """Group dependent alerts by the independent alert that explains them, or by None if the run has no such alert."""
     by_key = {_alert_key(alert): alert for alert in alerts}
     groups = defaultdict(list)
     for alert in alerts:

@@ -62,8 +62,8 @@ def write_report(
     """Write the report of a run (an id, or `latest`) and return its path. Raises ReportError.
 
     The same lake and corpus give the same bytes. `out` is by default `report.html` or `report.pdf` in the folder of the
-    run. If `by` is given, the name of the program that writes the report, the sha256 of the report is recorded in the
-    ledger, signed with the key `signer`. `fonts` are folders with additional fonts for the PDF.
+    run. `by` is the name of the program that writes the report; if it is given, the sha256 of the report is recorded
+    in the ledger, signed with `signer`. `fonts` are folders with additional fonts for the PDF.
     """
     document = load_document(lake, run_id)
     data = render_report(document, kind, fonts)
@@ -76,7 +76,7 @@ def write_report(
 
 
 def write_output(content: bytes, path: Root, command: str) -> Root:
-    """Write a file atomically and return its path; the message of a ReportError contains the name `command`."""
+    """Write a file atomically and return its path. Raises ReportError, whose message begins with `command`."""
     try:
         with stores.write_atomically(path) as aside:
             aside.write_bytes(content)
@@ -120,7 +120,7 @@ def load_templates() -> jinja2.Environment:
 def render_html(document: Document | Mapping[str, Any], name: str, generator: str) -> bytes:
     """Render a document as one HTML file, whose content security policy allows only its own style sheet.
 
-    Shades of tokens are classes, because the policy forbids styles of single elements.
+    Shades of tokens are CSS classes, because the policy forbids `style` attributes.
     """
     shades = (
         f".shade-{step} {{ background: rgb(249 140 10 / {step / SHADES * 0.8:.3f}); }}" for step in range(SHADES + 1)

@@ -190,7 +190,7 @@ def build_settings(facts: RunFacts) -> Iterator[Block]:
 
 
 def load_requirements() -> dict[str, dict[str, dict[str, Any]]]:
-    """Read requirements.toml: what each article of a law or framework requires, and the chapters that answer it."""
+    """Read requirements.toml: what each article of a law or framework requires, and the chapters that answer."""
     return tomllib.loads(Path(__file__).with_name("requirements.toml").read_text(encoding="utf-8"))
 
 

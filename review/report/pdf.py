@@ -27,9 +27,9 @@ _TEMPLATE: Final = Path(__file__).parent.parent / "templates" / "report.typ"
 _ATTEMPTS: Final = 6
 """Each attempt replaces the characters that the one before could not show; the last replaces all but Latin."""
 _MAX_UNBROKEN: Final[dict[str, int | None]] = {"Fact": 64, "Paragraph": 64}
-"""Characters without a break opportunity, by type of block; 26 in others."""
+"""Maximum length of text without a place for a line break, by type of block; 26 characters in others."""
 _CODE_FIELDS: Final = ("code", "key", "target", "kind", "run_id", "footer", "pair_id")
-"""Fields that hold no prose and get no break opportunities."""
+"""Fields that hold no prose, to which no places for line breaks are added."""
 
 # Messages of the typesetter on text that no font has, or that the PDF standards forbid.
 _MISSING = re.compile(r'the text `"(.*?)"` could not be displayed')
@@ -97,7 +97,7 @@ class _Writer:
         self._replaced: set[str] = set()
 
     def convert(self, value: Any, max_unbroken: int | None = 26) -> Any:
-        """Convert a value to JSON. Text is broken after `max_unbroken` characters; None sets no limit."""
+        """Convert a value to JSON. Long words can break after `max_unbroken` characters; None adds no breaks."""
         if isinstance(value, Picture):
             return self._write_picture(value)
         if dataclasses.is_dataclass(value):

@@ -58,7 +58,7 @@ class Visitor:
     """The person who sends a request. Roles are those of `review.site.users`; signatures show the full name.
 
     `identity` is `password` (signed in here), `proxy` (named by the proxy), `declared` (enters a name on each form, on
-    this machine without a users file) or `anonymous` (may only read). The latter two have no name.
+    this machine without a users file) or `anonymous` (may only read). The last two have no name.
     """
 
     identity: str
@@ -116,8 +116,8 @@ class Access:
     def check_same_origin(self, host: str, headers: Headers) -> None:
         """Refuse a write that a page of another site sends (CSRF). Raises RefusedError.
 
-        A browser that sends Sec-Fetch-Site must say `same-origin`. For others, such as browsers on plain HTTP, Origin
-        must be the site's own. Requests with neither header are refused.
+        The header Sec-Fetch-Site must be `same-origin`. Without it, as from browsers on plain HTTP, the header Origin
+        must be that of the site. Requests with neither header are refused.
         """
         url = self._public_url
         expected = f"{url.scheme}://{url.netloc}".casefold() if url.netloc else f"http://{host}"
@@ -287,7 +287,7 @@ def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address |
 
 
 def _read_header(headers: Headers, name: str) -> str:
-    """Return a header. Raises RefusedError for a repeated one, because the client may have sent one of them."""
+    """Return a header. Raises RefusedError if it is repeated: one could be forged by the client."""
     values = headers.getlist(name)
     if len(values) > 1:
         raise RefusedError(400, "Bad request", f"Got {len(values)} {name} headers, expected one.")

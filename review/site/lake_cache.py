@@ -37,7 +37,7 @@ class UnknownError(Exception):
 
 
 class _AllRuns(NamedTuple):
-    """A connection to `run_ids` (None for all runs), and why the other runs are left out, by run id."""
+    """A connection to `run_ids` (None for all runs); `damage` is why other runs are left out, by run id."""
 
     connection: sql.Connection
     damage: dict[str | None, str]
@@ -64,7 +64,7 @@ class LakeCache:
         self._listing: tuple[float, dict[str, Hashable]] | None = None
 
     def get_or_compute(self, cache: "LRUCache[Hashable, Any]", key: Hashable, compute: Callable[[], _Value]) -> _Value:
-        """Return the value of a key in one of the caches; compute and cache it if it is missing."""
+        """Return the value of a key in a cache of this object; compute and cache the value if it is missing."""
         with self._lock:
             if key in cache:
                 value: _Value = cache[key]
@@ -123,7 +123,7 @@ class LakeCache:
         return runs[run_id]
 
     def get_lake_version(self) -> Hashable:
-        """Return a value that changes with each manifest, with the ledger, and every day, as waivers end."""
+        """Return a value that changes with each manifest, with the ledger, and every day, because waivers expire."""
         runs, head = self._read_version()
         return tuple(runs.items()), head, datetime.now(UTC).date()
 
@@ -140,11 +140,11 @@ class LakeCache:
         )
 
     def cache_for_lake(self, key: Hashable, compute: Callable[[], _Value]) -> _Value:
-        """Return the result of `compute`, which is called once per version of the lake."""
+        """Return the result of `compute`, cached under `key` until the lake changes."""
         return self.get_or_compute(self._results, (self.get_lake_version(), key), compute)
 
     def cache_for_run(self, run_id: str, key: Hashable, compute: Callable[[], _Value]) -> _Value:
-        """Return the result of `compute`, which is called once per version of a run."""
+        """Return the result of `compute`, cached under `key` until the run changes."""
         return self.get_or_compute(self._results, (run_id, self.get_run_version(run_id), key), compute)
 
     def open_corpus(self, run_id: str) -> Corpus:

@@ -19,7 +19,7 @@ SESSION_SECONDS = 12 * 3600.0
 
 Clock = Callable[[], float]
 _Key = tuple[int, float, *tuple[str, ...]]
-"""What attempts are counted by: the number of free attempts, the longest wait in seconds, a kind, and names."""
+"""Key of a counter of attempts: the number of free attempts, the longest wait in seconds, a kind, and names."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Session:
 
     user_name: str
     password_key: str
-    """Hash of the password at sign-in; another one means that the password was changed."""
+    """Hash of the password at sign-in; a different hash now means that the password was changed."""
     start: float
 
 
@@ -86,7 +86,7 @@ class Throttle:
         self._lock = threading.Lock()
 
     def admit(self, name: str, address: str | None) -> float:
-        """Return the seconds to wait. 0 admits the attempt, which counts as failed until `record_success` is called."""
+        """Return seconds to wait, or 0 to admit an attempt, which counts as failed until `record_success` is called."""
         now, keys = self._clock(), self._list_keys(name, address)
         with self._lock:
             wait = max(self._get_wait(key, now) for key in keys)
@@ -96,7 +96,7 @@ class Throttle:
             return max(wait, 0.0)
 
     def record_success(self, name: str, address: str | None) -> None:
-        """Reset the count for this name and address together; attempts on other combinations still count."""
+        """Reset the count for this combination of name and address; attempts on other combinations still count."""
         together, *separate = self._list_keys(name, address)
         with self._lock:
             self._attempts.pop(together, None)

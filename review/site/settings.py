@@ -13,7 +13,7 @@ class ReviewSettings:
     host: str = "127.0.0.1"
     port: int = 8765
     users: Path | None = None
-    """Users file. With it, reading also needs a sign-in."""
+    """Path of the users file. With this file, reading also needs a sign-in."""
     proxy_header: str | None = None
     """Header in which the proxy names the signed-in user."""
     proxy_role_header: str | None = None

@@ -206,7 +206,7 @@ def _update(path: Path, name: str, **changes: Any) -> User:
 
 @contextlib.contextmanager
 def _edit(path: Path) -> Iterator[dict[str, User]]:
-    """Yield the users of a file, which the block may change; write them when the block ends without an error."""
+    """Yield the users of a file for a `with` block to change; write them when it ends without an error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)

@@ -28,7 +28,7 @@ EXAMPLES: Final = 8
 
 
 def list_alerts(lake: LakeCache, run_id: str, *, decision: str | None = None, alone: bool) -> list[dict[str, Any]]:
-    """List alerts of a run, or of each audit's newest run (`newest`); `alone` leaves out explained ones."""
+    """List alerts of a run, or of each audit's newest run (`newest`); `alone` leaves out alerts explained by others."""
     filters = dict.fromkeys((*TEXT_FILTERS, *CHOICES, "sort")) | {"run_id": run_id, "decision": decision}
     return lake.query("review/page_alerts", **filters, alone=alone, upwards=False, limit=10_000, offset=0)
 
@@ -73,7 +73,7 @@ def show_alerts(request: Request, lake: Lake) -> Response:
 
 
 def list_followers(alerts: Sequence[dict[str, Any]], leader: dict[str, Any]) -> list[dict[str, Any]]:
-    """List the alerts that are explained by another one, directly or through further alerts."""
+    """List the alerts that the alert `leader` explains, directly or through further alerts."""
     key = (leader["rule"], leader["region"])
     rest = [row for row in alerts if (row["rule"], row["region"]) == key and row is not leader]
     explaining = [leader]

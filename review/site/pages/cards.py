@@ -15,7 +15,7 @@ MAX_BOXES: Final = 400
 
 
 def round_up(value: float) -> float:
-    """Round up to 1, 1.5, 2, 3, 5, 7 or 10 times a power of ten, for the top of a scale."""
+    """Round a number up to 1, 1.5, 2, 3, 5, 7 or 10 times a power of ten, for the top of a scale."""
     if not np.isfinite(value) or value <= 0:
         return 1.0
     power = 10.0 ** np.floor(np.log10(value))
@@ -33,7 +33,7 @@ def make_cards(
 
     A card has the values that templates show: the pair's row, the boxes of outlined regions (x, y, width and height in
     pixels), and the tokens. `regions` are outlined and listed; None selects regions whose share of attribution is at
-    least twice their area. `scale_bits` is the top of the color scale, by default that of the strongest patch.
+    least twice their area. `scale_bits` is the top of the color scale, by default the bits of the strongest patch.
     """
     pair_ids = list(pair_ids)
     album = Album(lake.connect_runs(run_id), run_id, pair_ids, None)

@@ -27,7 +27,7 @@ _FIELDS: Final = ("decision", "reason", "until", "meaning", "statement", "name",
 
 
 def get_form_values(request: Request) -> dict[str, Any]:
-    """Return values that every signing form shows: visitor, choices, the last review, and the previous input."""
+    """Return values that every signing form shows: visitor, choices, the last decision, and the previous input."""
     visitor: Visitor = request.state.visitor
     (last,) = get_lake(request).query("review/last_review")
     form = getattr(request.state, "form", {})
@@ -84,7 +84,7 @@ def _may_countersign(request: Request, first_signer: str | None) -> bool:
 
 
 def _may_mean(visitor: Visitor, meaning: str) -> bool:
-    """Return whether a visitor's role may sign with a meaning; roles that are only declared are not checked."""
+    """Return whether a visitor's role allows a meaning of a signature; roles that are only declared are not checked."""
     return meaning != "approval" or visitor.identity == "declared" or visitor.role == "approver"
 
 
@@ -110,7 +110,7 @@ def _check_signer(request: Request) -> Reviewer:
 
 
 def _parse_until(form: Mapping[str, str]) -> date | None:
-    """Return the last day of a waiver; None for other decisions. Raises DecisionError for invalid text."""
+    """Return the last day of the waiver in a form; None for other decisions. Raises DecisionError for invalid text."""
     text = form.get("until", "").strip()
     if form.get("decision") != "waived" or not text:
         return None
@@ -216,7 +216,7 @@ def countersign(request: Request, number: int) -> Response:
 
 @router.api_route("/runs/{run_id}/sign-off", methods=["GET", "POST"])
 def sign_off(request: Request, run_id: str) -> Response:
-    """Show the sign-offs of a run with a form for another; then the statement to sign; then record the sign-off."""
+    """Show the sign-offs of a run and a form for a new one; then the statement to confirm; then record it."""
     if request.method == "GET":
         return render_page(request, "sign_off", title="Sign-off", sign_off=get_sign_off(request, run_id), error=None)
     form: ImmutableMultiDict[str, str] = request.state.form

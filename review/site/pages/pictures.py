@@ -20,7 +20,7 @@ from review.site.pages.rendering import Lake, get_choice, get_lake, get_number
 
 router = APIRouter()
 PIXEL_RATIO: Final = 2
-"""Pixels of an image per pixel of the page, for sharp display."""
+"""Pixels of an image file per pixel of the page, for sharp display."""
 _CACHE_CONTROL: Final = "private, max-age=600"
 
 
@@ -78,7 +78,7 @@ def send_overlay(request: Request, lake: Lake, run_id: str, pair_id: str) -> Res
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/difference")
 def send_difference(request: Request, lake: Lake, run_id: str, pair_id: str) -> Response:
-    """Send the map of a pair minus its map in another run, whose id is `than`."""
+    """Send the map of a pair minus its map in another run, which the parameter `than` of the URL names."""
     bits = get_bits(load_pair(lake, run_id, pair_id))
     other = get_bits(load_pair(lake, request.query_params.get("than", ""), pair_id))
     difference = bits - resize_map(other, bits.shape)
@@ -104,7 +104,7 @@ def send_scale(request: Request) -> Response:
 
 
 def get_color_map(request: Request) -> str:
-    """Return the color map of the URL, by default the first one. Raises BadFilterError."""
+    """Return the color map that the URL names, or else the first of COLOR_MAPS. Raises BadFilterError."""
     return get_choice(request, "map", drawing.COLOR_MAPS) or drawing.COLOR_MAPS[0]
 
 
@@ -163,7 +163,7 @@ def resize_map(bits: Grid, shape: tuple[int, ...]) -> Grid:
 
 
 def _overlap(old: int, new: int) -> Grid:
-    """Return the share of each of `old` equal intervals (columns) that lies in each of `new` ones (rows)."""
+    """Divide a line into `old` and into `new` equal parts; return the share of old parts (columns) in new (rows)."""
     old_edges, new_edges = np.linspace(0, 1, old + 1), np.linspace(0, 1, new + 1)
     lengths = np.minimum(new_edges[1:, None], old_edges[None, 1:]) - np.maximum(
         new_edges[:-1, None], old_edges[None, :-1]
@@ -173,7 +173,7 @@ def _overlap(old: int, new: int) -> Grid:
 
 
 def _get_scale(request: Request, bits: Grid) -> float:
-    """Return the top of the scale in bits: the URL's `top`, or the largest value."""
+    """Return the top of the color scale in bits: the parameter `top` of the URL, or the largest value."""
     largest = bits[np.isfinite(bits)].max(initial=0.0)
     return get_number(request, "top") or float(largest) or 1.0
 

@@ -56,7 +56,7 @@ def _make_templates() -> jinja2.Environment:
 
 
 def render_page(request: Request, name: str, /, status: int = 200, **values: Any) -> HTMLResponse:
-    """Render `templates/pages/NAME.html.j2`."""
+    """Render the template `templates/pages/NAME.html.j2` with these values."""
     text = (
         _make_templates()
         .get_template(f"pages/{name}.html.j2")
@@ -114,7 +114,7 @@ def render_list(
 ) -> Response:
     """Render one page of the rows of a query, or send all rows as a download. Raises BadFilterError.
 
-    The column `found` of the rows is their total number.
+    The column `found` must have the total number of rows, over all pages.
     """
     if get_text(request, "format"):
         return send_table(request, name, sql.table(connection, query, **filters, limit=MAX_EXPORT_ROWS + 1, offset=0))

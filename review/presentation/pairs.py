@@ -54,7 +54,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ShownPair:
-    """One pair with its pictures; `problem` is why image or map are missing, `strongest` the maximum of its map in bits."""
+    """One pair with its pictures; `problem` is why image or map are missing, `strongest` the bits of its top patch."""
 
     row: dict[str, Any]
     view: Picture | None

@@ -25,7 +25,7 @@ from review.report.html import ReportError
 
 _TEMPLATE: Final = Path(__file__).parent.parent / "templates" / "report.typ"
 _ATTEMPTS: Final = 6
-"""Each attempt replaces the characters that the one before could not show; the last replaces all but Latin."""
+"""Maximum number of attempts; each replaces characters that the fonts lack, and the last all that are not Latin."""
 _MAX_UNBROKEN: Final[dict[str, int | None]] = {"Fact": 64, "Paragraph": 64}
 """Maximum length of text without a place for a line break, by type of block; 26 characters in others."""
 _CODE_FIELDS: Final = ("code", "key", "target", "kind", "run_id", "footer", "pair_id")

@@ -25,7 +25,7 @@ def detect(image: NDArray[np.uint8], caption: str) -> Mapping[str, Sequence[tupl
 
     Args:
         image: RGB image of shape (height, width, 3).
-        caption: Ignored. All detectors of regions take it.
+        caption: Ignored. The interface of detectors includes it.
 
     Returns:
         Under the key `text`, a box (x0, y0, x1, y1) per line of text, as fractions of the image's width and height.
@@ -85,9 +85,10 @@ def _lines(mask: NDArray[np.bool_], gray: NDArray[Any], span: float) -> list[tup
 def _is_sharp(
     labels: NDArray[np.int32], number: int, rows: slice, columns: slice, gray: NDArray[Any], span: float
 ) -> bool:
-    """Return whether a component differs from its border by at least a quarter of `span` on average. See `_lines`.
+    """Return whether a component's mean gray value differs from that of its border by at least a quarter of `span`.
 
-    `labels` has the number of the component at each pixel. `rows` and `columns` are the component's bounding box.
+    `labels` has the number of the connected component at each pixel. `rows` and `columns` are the bounding box of the
+    component `number`. For `gray` and `span` see `_lines`.
     """
     from scipy.ndimage import binary_dilation
 

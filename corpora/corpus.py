@@ -79,7 +79,7 @@ class Corpus:
         return self._check((number, row) for number, row in numbered if sample is None or sample.contains(number, row))
 
     def _check(self, numbered: Iterator[tuple[int, Row]]) -> Iterator[Pair | Rejected]:
-        """Check numbered rows, decoding the images of `_AHEAD` rows in parallel. See `pairs`."""
+        """Check rows, each given with its number. The images of `_AHEAD` rows are decoded in parallel. See `pairs`."""
         waiting: deque[Callable[[], Pair | Rejected]] = deque()
         damage: CorpusError | None = None
         pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
@@ -105,7 +105,7 @@ class Corpus:
         """Read the image of a pair.
 
         Args:
-            place: `Pair.place`.
+            place: Location of the image in the corpus, from `Pair.place`.
 
         Raises:
             RowError: The image is outside of the corpus.
@@ -115,12 +115,12 @@ class Corpus:
 
 
 _Inspection: TypeAlias = "Future[dict[str, Any] | RowError]"
-"""Pending decoding of an image: the fields of `Pair` that describe it, or the failed check."""
+"""Future of the check of an image. Its result is the fields of `Pair` about the image, or an error."""
 
 
 @dataclass(slots=True)
 class _RowChecker:
-    """Checks rows one by one. It caches the inspections of recent images and the first row of each pair."""
+    """Checker of single rows. It caches the results for recent images, and the first row of each pair."""
 
     reader: Reader
     limits: Limits

@@ -13,7 +13,7 @@ from corpora.perceptual_hash import group_near_duplicates, parse_hashes
 from corpora.records import Pair, Reason, Rejected, digest
 
 EXAMPLES: Final = 3
-"""Number of rejected rows shown per reason."""
+"""Number of rejected rows per reason that a `Description` contains as examples."""
 
 QUANTILES: Final = (0.0, 0.05, 0.5, 0.95, 1.0)
 """Quantiles of widths, heights and caption lengths in a `Description`."""
@@ -33,12 +33,12 @@ class Description:
         errors: Number of rejected rows per reason, without duplicates.
         examples: The first `EXAMPLES` rejected rows per reason, including duplicates.
         widths: Quantiles (`QUANTILES`) of the width of distinct images in pixels. None without pairs.
-        heights: Like `widths`.
+        heights: Quantiles of the height, as in `widths`.
         caption_chars: Quantiles of the number of characters per caption. None without pairs.
-        attributes: Number of pairs that have a value, per column.
+        attributes: Number of pairs that have a value, per column of the corpus other than image and caption.
         near_duplicates: Groups of pairs whose image files differ but look alike, the largest group first.
         sample: Pairs sampled by hash, for a contact sheet.
-        digest: See `corpora.digest`.
+        digest: sha256 that identifies the corpus; see `corpora.digest`.
     """
 
     format: str

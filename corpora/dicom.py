@@ -142,7 +142,7 @@ def _check_frame(frame: bytes, dataset: "Dataset", syntax: str, limits: Limits) 
 
 
 def _check_runs(frame: bytes, pixels: int) -> None:
-    """Check that no segment of a run-length encoded frame unpacks to more bytes than `pixels`, without unpacking it.
+    """Check that no segment of a run-length encoded frame unpacks to more than `pixels` bytes, without unpacking it.
 
     A segment can unpack to 64 times its size (DICOM PS3.5, annex G). Raises ImageError.
     """
@@ -163,7 +163,7 @@ def _check_runs(frame: bytes, pixels: int) -> None:
 
 
 def _apply_window(values: NDArray[Any], dataset: "Dataset") -> NDArray[np.uint8]:
-    """Convert gray values to 8 bits by the modality and VOI transformations, without the inversion of MONOCHROME1."""
+    """Convert gray values to 8 bits by the modality and VOI transformations, but do not invert MONOCHROME1."""
     depth = int(dataset.BitsStored) if "BitsStored" in dataset and values.dtype.kind == "u" else 0
     if dataset.get("ModalityLUTSequence"):
         values, depth = _look_up(values, dataset.ModalityLUTSequence[0], "LUT")
@@ -180,7 +180,7 @@ def _apply_window(values: NDArray[Any], dataset: "Dataset") -> NDArray[np.uint8]
 
 
 def _window(dataset: "Dataset") -> tuple[float, float, str] | None:
-    """Return center, width and function of the first window, or None without one that is valid by PS3.3 C.11.2.1."""
+    """Return center, width and function of the first window, or None if it is missing or invalid (PS3.3 C.11.2.1)."""
     first = [
         np.atleast_1d(value)[0] for key in ("WindowCenter", "WindowWidth") if (value := dataset.get(key)) is not None
     ]
@@ -204,7 +204,7 @@ def _scale_by_window(values: NDArray[Any], center: float, width: float, function
 
 
 def _look_up(values: NDArray[Any], item: "Dataset", name: str) -> tuple[NDArray[Any], int]:
-    """Map values through a lookup table (DICOM PS3.3 C.11.1.1), and return them and the number of bits per entry.
+    """Map values through a lookup table (DICOM PS3.3 C.11.1.1). Return them and the number of bits of a table entry.
 
     Values below the first or above the last entry are clipped to it. The lookup of pydicom is not used, because its
     indices have the type of the entries, so that 12-bit values wrap around in 8-bit tables.
@@ -212,7 +212,7 @@ def _look_up(values: NDArray[Any], item: "Dataset", name: str) -> tuple[NDArray[
     Args:
         values: Stored values.
         item: Dataset that contains the table.
-        name: Beginning of the names of its data elements, such as "LUT" for `LUTDescriptor` and `LUTData`.
+        name: Beginning of the names of the table's data elements, such as "LUT" for `LUTDescriptor` and `LUTData`.
     """
     entries, first, depth = map(int, item[f"{name}Descriptor"].value)
     entries, data = entries or 2**16, item[f"{name}Data"].value

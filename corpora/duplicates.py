@@ -11,8 +11,8 @@ _CACHE_KIBIBYTES = 32 * 1024
 class FirstRows:
     """Mapping of each pair to the number of its first row.
 
-    SQLite moves the mapping to a temporary file when it exceeds the cache. The file is deleted even if the process is
-    killed.
+    SQLite moves the mapping to a temporary file when it needs more memory than `_CACHE_KIBIBYTES`. The file is deleted
+    even if the process is killed.
     """
 
     def __init__(self) -> None:
@@ -46,5 +46,5 @@ class FirstRows:
             ) from error
 
     def close(self) -> None:
-        """Discard all rows."""
+        """Close the mapping, and delete its temporary file."""
         self._database.close()

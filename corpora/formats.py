@@ -26,9 +26,9 @@ FORMATS: Final[dict[str, type[Reader]]] = {
     "datasets": SavedDatasetReader,
     "parquet": ParquetReader,
 }
-"""Reader class per format, in the order in which formats are tried.
+"""Reader class of each format, in the order in which `detect_format` tries them.
 
-Tables come last, because downloaders also write tables next to image files.
+Table formats are last, because programs that download images also write tables next to the image files.
 """
 
 

@@ -20,7 +20,7 @@ from corpora.records import DEFAULT_LIMITS, Limits, Reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = (".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Suffixes by which readers find image files."""
+"""Suffixes of file names by which readers recognize image files."""
 
 # After loading, an image of these formats holds no reference to its decoder or file.
 _WITHOUT_DECODER = frozenset({"JPEG", "PNG", "BMP"})
@@ -126,9 +126,9 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
     broken EXIF block, is accepted. A truncated file is rejected, except for a truncated JPEG with an end marker, which
     libjpeg accepts as complete.
 
-    Two kinds of images differ, because plain conversion would lose their content. An image of one channel with 16 or
-    32 bits, integer or float, is scaled from its minimum to its maximum (`corpora.pixels.stretch`), and a white-is-zero
-    TIFF is inverted. DICOM is rendered by `corpora.dicom`.
+    Two kinds of images are converted differently, because `convert` would lose their content. An image of one channel
+    with 16 or 32 bits, integer or float, is scaled from its minimum to its maximum (`corpora.pixels.stretch`), and a
+    white-is-zero TIFF is inverted. DICOM is rendered by `corpora.dicom`.
 
     The format is detected from the content of the file, never from its name. If the file is also a valid archive or
     web page, only the image is read.
@@ -227,7 +227,7 @@ def _silence_decoders() -> None:
 
 
 def read_bytes(path: roots.Root, limits: Limits) -> bytes:
-    """Read a regular file of at most `limits.max_file_bytes`, whose path was checked to be inside of the corpus.
+    """Read a regular file of at most `limits.max_file_bytes`. The caller must check that it is inside of the corpus.
 
     Raises ImageError if the file cannot be used. A path that is not a regular file, such as a pipe, is never opened.
     """

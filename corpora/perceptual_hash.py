@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MAX_DIFFERENT_BITS: Final = 3
-"""Largest Hamming distance of near-duplicates. The search is exact because it is below the number of bands."""
+"""Largest number of differing hash bits of near-duplicates. It is below `_BANDS`, so the search misses none."""
 
 _SIDE: Final = 32
 _SAMPLES: Final = 256
@@ -65,7 +65,8 @@ def parse_hashes(texts: Iterable[str]) -> Hashes:
 def group_near_duplicates(hashes: Hashes) -> list[list[int]]:
     """Group near-duplicate images. A group is a connected component: its images are linked by near-duplicate pairs.
 
-    Memory grows by about 50 bytes per image. Time grows with the square of the number of hashes that share a band.
+    Memory grows by about 50 bytes per image. Time grows with the square of the number of hashes with an equal band
+    (one of the four 16-bit parts of a hash).
 
     Returns:
         Groups of two or more indices into `hashes`, the largest group first.
@@ -83,16 +84,17 @@ def group_near_duplicates(hashes: Hashes) -> list[list[int]]:
 
 
 def _group_equal(values: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Return an array of the indices of each value that occurs more than once."""
+    """Return one array per value that occurs more than once: the indices at which it occurs."""
     order = np.argsort(values, kind="stable")
     edges = np.flatnonzero(np.diff(values[order], prepend=-1, append=-1))
     return [order[start:stop] for start, stop in pairwise(edges) if stop - start > 1]
 
 
 def _join(distinct: Hashes, bucket: NDArray[np.int64], leader: NDArray[np.int64]) -> None:
-    """Merge the groups of all near-duplicates in a bucket: sorted indices into `distinct` of hashes with an equal band.
+    """Merge the groups of all near-duplicates among the hashes of a bucket.
 
-    `leader` is the parent array of a disjoint-set forest over `distinct`. It is updated in place.
+    `bucket` has the sorted indices into `distinct` of hashes with an equal band. `leader` is the parent array of a
+    disjoint-set forest over `distinct`. It is updated in place.
     """
     for start in range(0, len(bucket), _CHUNK):
         part = bucket[start : start + _CHUNK]

@@ -37,7 +37,7 @@ def check_shape(size: tuple[int, int], limits: Limits) -> None:
 def check_scans(data: bytes) -> None:
     """Reject a JPEG with so many progressive scans that decoding it would take too long. Raises ImageError.
 
-    Data of any other format pass.
+    Data of any other format are accepted.
     """
     if data.startswith(b"\xff\xd8") and (scans := _count_scans(data)) > _MAX_JPEG_SCANS:
         raise ImageError(
@@ -54,7 +54,7 @@ def _count_scans(data: bytes) -> int:
 
 
 def decoder_error(error: Exception, *, truncated: bool = False) -> ImageError:
-    """Translate an exception of a decoder to an ImageError. `truncated` means that data are missing."""
+    """Translate an exception of a decoder to an ImageError. `truncated` states that data are missing."""
     text = ascii(f"{type(error).__name__}: {error}"[:200])
     if isinstance(error, (MemoryError, Image.DecompressionBombError)):
         return ImageError(Reason.TOO_MANY_PIXELS, f"The image needs too much memory ({text}). Scale it down.")

@@ -179,7 +179,7 @@ def digest(rows: Iterable[Pair | Rejected]) -> str:
 
 
 def _spell(row: Pair | Rejected) -> str:
-    """Return the text that represents a row in the digest of a corpus."""
+    """Return the text that represents a row in the digest of a corpus; see `digest`."""
     # JSON separates the fields unambiguously, whatever characters they contain.
     if isinstance(row, Pair):
         return json.dumps(["pair", row.pair_id, sorted(row.attributes.items())])

@@ -30,7 +30,7 @@ BLOCK_BYTES = 8 * 2**20
 """Bytes per request for a remote file. fsspec's default for S3, 50 MiB, needs too much memory with several threads."""
 
 MAX_FETCHED_BYTES = 2 * 2**30
-"""Size limit of a file that must be downloaded completely, because its web server does not serve byte ranges."""
+"""Size limit in bytes of a file that is downloaded completely, because its web server serves no byte ranges."""
 
 _BUFFER_BYTES = 2**18
 _PIECE_BYTES = 2**20
@@ -60,7 +60,7 @@ def is_inside(path: Root, root: Root) -> bool:
 
 
 def join(root: Root, relative: PurePosixPath) -> Root:
-    """Join a root and a relative path, which must not contain '..'. A web URL gets '?' and '%' quoted."""
+    """Join a root and a relative path, which must not contain '..'. In a web URL, '?' and '%' are percent-encoded."""
     if isinstance(root, Path):
         return root / relative
     # Without quoting, '?' would begin a query, and '%2e%2e' would lead out of the root.
@@ -136,7 +136,7 @@ def list_folder(folder: Root) -> list[tuple[str, bool]]:
     """List the entries of a folder, sorted by name. The list is empty if the folder does not exist.
 
     Returns:
-        Pairs of a name, and whether it is a folder or a link to a folder.
+        Name of each entry, and whether it is a folder or a link to a folder.
     """
     try:
         if not isinstance(folder, Path):
@@ -203,7 +203,7 @@ def web_hint(path: Root) -> str:
 def open_binary(path: Root, ahead: int | None = None) -> BinaryIO:
     """Open a file for reading and seeking. A remote file is read in blocks, and its errors are OSError as in `info`.
 
-    `ahead` is the block size for a remote file in bytes, by default `BLOCK_BYTES`. A small part needs a small value.
+    `ahead` is the block size for a remote file in bytes, by default `BLOCK_BYTES`. Use a small value for a small part.
     """
     if isinstance(path, Path):
         return path.open("rb")
@@ -237,7 +237,7 @@ def row_error(error: Exception) -> RowError:
 
 _lock = threading.Lock()
 _downloads: dict[tuple[object, ...], Path] = {}
-"""Local copies of completely downloaded files, the least recently used first.
+"""Paths of the local copies of completely downloaded files, the least recently used first.
 
 The key consists of URL, size, ETag and modification date. The copies are in the scratch folder of the process.
 """

@@ -14,7 +14,7 @@ from corpora.errors import CorpusError
 from corpora.readers.protocol import Row
 
 _Entries: TypeAlias = list[tuple[int, int]]
-"""Hash and number of each row of a stratum that can be in the sample."""
+"""Hash and row number of each row of a stratum that can still be in the sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Sampling:
         size: Number of rows to sample.
         seed: Random seed, which is part of each row's hash.
         stratify: Column to stratify by, or None. Each value of the column is a stratum; rows without a value are one
-            more. All strata contribute the same number of rows; a stratum with fewer rows contributes all. If the size
-            is not divisible, the rows with the smallest hashes fill the rest, at most one more row per stratum.
+            more. All strata contribute the same number of rows; a stratum with fewer rows contributes all. If `size`
+            cannot be divided equally, the rows with the smallest hashes fill the rest, at most one more per stratum.
     """
 
     size: int
@@ -113,7 +113,7 @@ def draw_sample(rows: Iterable[Row], sampling: Sampling) -> Sample:
 
 
 def _trim(strata: Mapping[str | None, _Entries], sizes: Counter[str | None], size: int) -> int:
-    """Sort the entries of each stratum, and drop those that cannot be in the sample.
+    """Sort the entries (hash, row number) of each stratum, and drop those that cannot be in a sample of `size` rows.
 
     Further rows never increase the quota. An entry beyond the quota can be in the sample only if it is the next one.
 
@@ -128,7 +128,7 @@ def _trim(strata: Mapping[str | None, _Entries], sizes: Counter[str | None], siz
 
 
 def _quota(sizes: Iterable[int], total: int) -> int:
-    """Return the largest number of rows to take from each stratum, as far as it has them, to take at most `total`."""
+    """Return the largest number of rows per stratum that gives at most `total` rows. Smaller strata give all rows."""
     ordered = sorted(sizes)
     for index, size in enumerate(ordered):
         if (quota := total // (len(ordered) - index)) < size:

@@ -29,11 +29,11 @@ TABLES = (
 )
 """Tables that runs store as Parquet files."""
 LEDGER_TABLES = {"reviews": "review", "countersigns": "countersign", "sign_offs": "sign_off"}
-"""Tables that are read from the ledger, each with its kind of record."""
+"""Tables that are read from the ledger. The value is the kind of the records that become the rows of the table."""
 COMPLETE = ("completed", "completed_with_errors")
 """Statuses of a run that completed all stages. Its files no longer change, and later runs can be compared with it."""
 PRUNED = "pruned"
-"""Status of a run whose files were deleted."""
+"""Status of a run whose files `m2ib-audit prune` has deleted."""
 _MANIFEST_KEYS = {"run_id", "status", "started_at", "finished_at", "config", "counts", "files"}
 
 Connection = duckdb.DuckDBPyConnection
@@ -75,7 +75,7 @@ def manifest_sha256(lake: Root, run_id: str) -> str:
 
 
 def read_manifests(lake: Root, run_id: str | None = None, also: Collection[str] = ()) -> list[dict[str, Any]]:
-    """Return the manifests of a lake's runs, sorted by run id, which is from oldest to newest.
+    """Return the manifests of a lake's runs, sorted by run id, so from oldest to newest.
 
     Args:
         lake: Folder or URL of the lake.
@@ -98,7 +98,7 @@ def read_manifests(lake: Root, run_id: str | None = None, also: Collection[str] 
 
 
 def _parse_manifest(data: bytes, run_id: str) -> dict[str, Any]:
-    """Return the manifest of a run. Raises ValueError if it is invalid or lists files outside the run's folder."""
+    """Parse the manifest of a run. Raises ValueError if it is invalid or lists files outside the run's folder."""
     record = json.loads(data.decode())
     if missing := _MANIFEST_KEYS.difference(record if isinstance(record, dict) else ()):
         raise ValueError(f"no {', '.join(sorted(missing))}")
@@ -187,7 +187,7 @@ def replace_rows(connection: Connection, table: str, rows: pa.Table) -> None:
 
 
 def _define_views(connection: Connection) -> None:
-    """Define a view for each stored table, and the views in `views/`, which may read each other."""
+    """Define a view for each stored table, then the views in the SQL files of `views/`, which may read each other."""
     for table in set(query_names("schema")).difference(query_names("views")):
         connection.execute(f"CREATE VIEW {table} AS SELECT * FROM stored.{table}")  # noqa: S608  # a name of ours
     for name in _sort_views():
@@ -196,7 +196,7 @@ def _define_views(connection: Connection) -> None:
 
 @cache
 def _sort_views() -> list[str]:
-    """Return the names of the views in `views/` in topological order: each view after the views that it reads."""
+    """Return the names of the SQL files in `views/`, in topological order: each view after the views that it reads."""
     reads = {
         name: set(re.findall(r"(?:FROM|JOIN) (\w+)", query_text(f"views/{name}"))) for name in query_names("views")
     }
@@ -204,7 +204,7 @@ def _sort_views() -> list[str]:
 
 
 def _define_table(connection: Connection, table: str, files: list[Path]) -> None:
-    """Define a stored table: a view over its files, or an empty table without files. Raises LakeError."""
+    """Define a stored table as a view over its files, or as empty if there are none. Raises LakeError."""
     connection.execute("USE stored")
     try:
         if files:
@@ -237,7 +237,7 @@ class _RemoteTables:
     fetching: threading.Lock = field(default_factory=threading.Lock)
 
     def stub(self, table: str) -> Path:
-        """Return the path of a table's stub."""
+        """Return the path of the empty file that a table's view reads until the table is downloaded."""
         return stores.scratch_folder() / f"{self.name}.{table}.remote"
 
     def fetch(self, connection: Connection, table: str) -> None:
@@ -254,7 +254,7 @@ _remote_tables: weakref.WeakKeyDictionary[Connection, _RemoteTables] = weakref.W
 
 
 def _define_remote_tables(connection: Connection, lake: Root, entries: dict[str, list[dict[str, Any]]]) -> None:
-    """Define the tables of a remote lake over local copies if all exist, and over a stub otherwise."""
+    """Define each table of a remote lake: over local copies of its files, or over a `_RemoteTables.stub`."""
     remote = _RemoteTables(lake, {})
     for table in TABLES:
         files = [stores.copy_path(entry["sha256"]) for entry in entries[table]]
@@ -268,7 +268,7 @@ def _define_remote_tables(connection: Connection, lake: Root, entries: dict[str,
 
 
 def fetch_tables(connection: Connection, error: duckdb.Error) -> bool:
-    """Download the tables of a remote lake that a failed query needs; return whether the query should run again.
+    """Download the tables without which a query failed with `error`. Return whether the query should run again.
 
     `connection` is the one on which the query ran, not one of its cursors.
     """
@@ -281,7 +281,7 @@ def fetch_tables(connection: Connection, error: duckdb.Error) -> bool:
 
 
 def _run_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a manifest as a row of `runs`."""
+    """Convert a manifest to a row of the table `runs`."""
     times = {key: record[key] and datetime.fromisoformat(record[key]) for key in ("started_at", "finished_at")}
     return {**record, **record["counts"], **times, "config": json.dumps(record["config"], sort_keys=True)}
 
@@ -298,7 +298,7 @@ def _define_decisions(connection: Connection, records: Iterable[ledger.Record]) 
 
 
 def _decision_row(record: ledger.Record) -> dict[str, Any]:
-    """Return a review, second signature or sign-off as a row."""
+    """Convert a record of a review, second signature or sign-off to a row of its table (`LEDGER_TABLES`)."""
     reviewer, until = record.body["reviewer"], record.body.get("until")
     row: dict[str, Any] = {"number": record.number, "signed_at": record.time}
     row |= {"sha256": record.sha256, "key_id": record.key_id}
@@ -308,7 +308,7 @@ def _decision_row(record: ledger.Record) -> dict[str, Any]:
 
 
 def _insert(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Define a table of `schema/` that is not stored as Parquet, and insert rows. Keys without a column are ignored."""
+    """Create a table that is not stored as Parquet, and insert rows. Keys of rows that are no column are ignored."""
     connection.execute("USE stored")
     connection.execute(query_text(f"schema/{table}"))
     if rows:

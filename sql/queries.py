@@ -14,13 +14,13 @@ _ROOT = Path(__file__).parent
 
 
 def query_names(folder: str) -> list[str]:
-    """Return the sorted names of the queries in a folder of this package, without `.sql`."""
+    """Return the sorted names of the SQL files in a folder of this package, such as `rules`, without `.sql`."""
     return sorted(path.stem for path in (_ROOT / folder).glob("*.sql"))
 
 
 @cache
 def query_text(name: str) -> str:
-    """Return the SQL text of a query, which is given as `folder/name`."""
+    """Return the text of a SQL file of this package. Its name is given as `folder/name`, without `.sql`."""
     return (_ROOT / f"{name}.sql").read_text(encoding="utf-8")
 
 
@@ -30,7 +30,7 @@ def text_digest(text: str) -> str:
 
 
 def view_names() -> list[str]:
-    """Return the sorted names of all views of a connection: a view per stored table, and the views in `views/`."""
+    """Return the sorted names of all views that a query can read: one per stored table, and those in `views/`."""
     return sorted({*query_names("schema"), *query_names("views")})
 
 
@@ -42,7 +42,7 @@ def describe_view(name: str) -> str:
 
 
 def schema(table: str) -> pa.Schema:
-    """Return the Arrow schema of a stored table, as `schema/` defines it."""
+    """Return the Arrow schema of a stored table. Its SQL file in `schema/` defines it."""
     return _schemas()[table]
 
 
@@ -60,6 +60,6 @@ def conform(table: str, records: Iterable[Mapping[str, Any]]) -> pa.Table:
 
     Args:
         table: Name of the stored table.
-        records: Rows by column name. Missing columns become NULL.
+        records: Rows as mappings from column name to value. Missing columns become NULL.
     """
     return pa.Table.from_pylist([dict(record) for record in records], schema=schema(table))

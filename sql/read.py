@@ -25,7 +25,7 @@ def rows(connection: Connection, name: str, **parameters: Any) -> list[dict[str,
 
     Args:
         connection: Connection from `connect`.
-        name: The query as `folder/name`.
+        name: The SQL file as `folder/name`, without `.sql`.
         parameters: Values of the query's named parameters.
     """
     return _dictionaries(table(connection, name, **parameters))
@@ -91,7 +91,7 @@ def read_table(
 
 
 def _dictionaries(result: pa.Table, **options: Any) -> list[dict[str, Any]]:
-    """Convert an Arrow table to dictionaries; `options` are those of `to_pylist`.
+    """Convert an Arrow table to one dictionary per row. `options` are those of `pyarrow.ChunkedArray.to_pylist`.
 
     Timestamps are converted to datetimes here, because `to_pylist` would import pandas for them.
     """

@@ -26,7 +26,7 @@ from stores import Root
 MAX_CONCURRENT: Final = 2
 """Number of queries that can run at the same time."""
 _QUEUE_SECONDS: Final = 1.0
-"""Time in seconds to wait for another query to end."""
+"""Time in seconds that a query waits for one of the running queries to end."""
 _OPEN_SECONDS: Final = 120.0
 """Time limit in seconds for opening the lake, in addition to the time limit of the query."""
 _THREADS: Final = 2
@@ -37,7 +37,7 @@ _slots = threading.BoundedSemaphore(MAX_CONCURRENT)
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a query."""
+    """Limits on the time, the memory and the result of a query. A query that exceeds one (other than `rows`) fails."""
 
     rows: int  # of the result; further ones are not computed
     seconds: float
@@ -118,7 +118,7 @@ def _execute(request: dict[str, Any], limits: Limits) -> pa.Table:
 
 
 def _apply_limits(limits: Limits) -> None:
-    """Make the operating system end this process when it exceeds the limits."""
+    """Make the operating system end this process when it exceeds the limits on time or memory."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -129,7 +129,7 @@ def _apply_limits(limits: Limits) -> None:
 
 
 def _check_size(table: pa.Table, limits: Limits) -> pa.Table:
-    """Return a result unchanged if its size is within the limits. Otherwise raise QueryError."""
+    """Return the result of a query unchanged if its size is within the limits. Otherwise raise QueryError."""
     if table.nbytes > limits.result:
         raise sql.QueryError(
             f"query: got a result of {table.nbytes >> 10} KiB, expected at most {limits.result >> 10} KiB; select "
@@ -148,7 +148,7 @@ def _check_size(table: pa.Table, limits: Limits) -> pa.Table:
 
 
 def _main(given: BinaryIO, out: BinaryIO) -> None:
-    """Run the query of a JSON request, and write `_RESULT` and an Arrow stream, or `_ERROR` and a message."""
+    """Read a JSON request, run its query, and write `_RESULT` and an Arrow stream, or `_ERROR` and a message."""
     request = json.load(given)
     limits = Limits(**request["limits"])
     try:

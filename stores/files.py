@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _AZURE = {"abfs", "abfss", "az"}
 _ATOMIC = {"s3", "s3a", "gs", "gcs", "memory", *_AZURE}
-"""Protocols with atomic uploads: readers never see an incomplete object."""
+"""Protocols of URLs whose storage has atomic uploads: readers never see an incomplete file."""
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -75,9 +75,9 @@ def relative_path(path: Root, root: Root) -> str:
 
 @contextlib.contextmanager
 def _describe_errors(path: Root, doing: str) -> Iterator[None]:
-    """Translate errors of a storage driver to LakeError, or to FileNotFoundError if the file to read does not exist.
+    """Translate errors of a storage driver in a `with` block to LakeError, or to FileNotFoundError for a missing file.
 
-    `doing` is the past participle of the failed operation for the message, such as "read" or "written".
+    `doing` is the past participle of the failed operation, such as "read". If it is "written", all become LakeError.
     """
     try:
         with translate_errors():
@@ -139,7 +139,7 @@ def read_all(paths: Iterable[Root]) -> Iterator[tuple[Root, bytes]]:
 def list_folders(folder: Root) -> list[str]:
     """Return the sorted names of the subfolders of a folder, without symbolic links.
 
-    Empty if the folder does not exist. Raises LakeError if the store cannot be read.
+    The list is empty if the folder does not exist. Raises LakeError if the store cannot be read.
     """
     if isinstance(folder, Path):
         found = folder.iterdir() if folder.is_dir() else ()
@@ -148,7 +148,7 @@ def list_folders(folder: Root) -> list[str]:
 
 
 def list_files(folder: Root) -> list[str]:
-    """Return the sorted names of the files in a folder; empty if the folder does not exist. Raises LakeError."""
+    """Return a folder's sorted file names, or [] if it does not exist. Raises LakeError if it cannot be read."""
     if isinstance(folder, Path):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
             return sorted(entry.name for entry in found if entry.is_file())
@@ -163,7 +163,7 @@ def _list_remote(folder: "UPath") -> list[tuple[str, bool]]:
 
 
 def missing_files(root: Root, names: Iterable[str]) -> list[str]:
-    """Return those of the given files that do not exist. Each of their folders is listed once.
+    """Return the given files that do not exist. The store is asked for one listing per folder, not once per file.
 
     Args:
         root: Root of the lake.
@@ -183,7 +183,7 @@ def missing_files(root: Root, names: Iterable[str]) -> list[str]:
 
 
 def list_sizes(root: Root) -> dict[str, int]:
-    """Return the relative path and size in bytes of each file below a folder. Raises LakeError."""
+    """Return the size in bytes of each file below a folder, by relative path. Raises LakeError if it cannot be read."""
     if isinstance(root, Path):
         return {relative_path(path, root): path.stat().st_size for path in sorted(root.rglob("*")) if path.is_file()}
     try:
@@ -204,7 +204,7 @@ def list_links(root: Root) -> list[str]:
 
 
 def remove(root: Root, names: Iterable[str]) -> None:
-    """Delete files below a folder, and all empty folders below it. Missing files are ignored.
+    """Delete files below a folder, and then its empty subfolders. Missing files are ignored.
 
     Args:
         root: The folder.
@@ -275,7 +275,7 @@ def _write_local(path: Path, publish: Callable[[Path, Path], object] = Path.repl
 
 
 def write_bytes(path: Root, data: bytes) -> None:
-    """Write a small file atomically. A remote file is not copied to the scratch folder.
+    """Write a small file atomically. No local copy of a remote file is kept.
 
     Raises:
         LakeError: The file cannot be uploaded.
@@ -319,7 +319,7 @@ def create_file(path: Root, data: bytes) -> bool:
 
 
 def copy_path(sha256: str) -> Path:
-    """Return the path of the local copy of a remote file with this sha256. The copy may not exist.
+    """Return the path where a remote file with this sha256 is copied to on this machine. The copy need not exist yet.
 
     Raises:
         LakeError: The sha256 is invalid.
@@ -330,12 +330,12 @@ def copy_path(sha256: str) -> Path:
 
 
 def fetch(path: Root, sha256: str | None = None) -> Path:
-    """Return a local path of a file, and download a remote file.
+    """Return a local path of a file. A remote file is downloaded first.
 
     Args:
         path: The file. A local path is returned unchanged.
-        sha256: Expected sha256 of a remote file. If a local copy with it exists, nothing is downloaded. Without it, a
-            copy is reused if the version of the remote file has not changed.
+        sha256: Expected sha256 of a remote file. If a local copy with this sha256 exists, nothing is downloaded.
+            Default: an earlier copy is reused if the version of the remote file has not changed.
 
     Raises:
         LakeError: The remote file is missing, cannot be read, or does not match `sha256`.
@@ -369,7 +369,7 @@ def fetch(path: Root, sha256: str | None = None) -> Path:
 
 
 def fetch_all(root: Root, names: Mapping[str, str | None]) -> list[Path]:
-    """Return local paths of files below a root, and download remote files concurrently. See `fetch`.
+    """Return local paths of files of a lake. Remote files are downloaded concurrently first; see `fetch`.
 
     Args:
         root: Root of the lake.
@@ -382,7 +382,7 @@ def fetch_all(root: Root, names: Mapping[str, str | None]) -> list[Path]:
 
 
 def _keep(path: "UPath", temporary: Path, version: str) -> Path:
-    """Move a temporary file to the local copy of a remote file, record its version, and return the copy's path."""
+    """Make a temporary file the local copy of this version of a remote file, and return the path of the copy."""
     copy = copy_path(file_sha256(temporary))
     temporary.replace(copy)
     _copies[str(path)] = version, copy
@@ -390,12 +390,12 @@ def _keep(path: "UPath", temporary: Path, version: str) -> Path:
 
 
 _scratch_folders: dict[int, Path] = {}
-"""Scratch folder per process id: a forked child process must not delete the folder of its parent."""
+"""Temporary folder of each process, by process id. A forked child process must not delete its parent's folder."""
 _scratch_lock = threading.Lock()
 
 
 def scratch_folder() -> Path:
-    """Return the folder for local copies of this process. Only its user can read it.
+    """Return the temporary folder of this process for local copies of remote files. Only its user can read it.
 
     The folder is deleted when the process ends.
     """
@@ -413,5 +413,5 @@ def _remove_scratch(process: int) -> None:
 
 
 def use_scratch_folder(folder: Path) -> None:
-    """Use the scratch folder of the parent process, so that its local copies are reused and not deleted."""
+    """Make this child process use its parent's scratch folder, so that local copies are reused and not deleted."""
     _scratch_folders[os.getpid()] = folder

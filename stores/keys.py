@@ -98,7 +98,7 @@ def create_key(path: Path) -> PublicKey:
 
 
 def load_key(path: Path) -> SigningKey:
-    """Read a private key from a file. Raises KeyFileError, also if other users can access the file."""
+    """Read a private key from a file. Raises KeyFileError if it is invalid, or if other users can access the file."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -116,7 +116,7 @@ def load_key(path: Path) -> SigningKey:
 
 
 def load_public_key(path: Path) -> PublicKey:
-    """Read a public key from a file. Raises KeyFileError."""
+    """Read a public key from a file. Raises KeyFileError if it is invalid or cannot be read."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 

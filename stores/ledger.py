@@ -38,7 +38,7 @@ KINDS = ("run", "rewrite", "report", "review", "countersign", "sign_off")
 - `sign_off`: a person signed off a run
 """
 BEGINNING = "0" * 64
-"""`prev` of the first record."""
+"""Value of `Record.prev` in the first record of a ledger."""
 _APPEND_ATTEMPTS = 1000
 _HEAD_ATTEMPTS = 50
 _NAME = re.compile(r"(\d{8,})\.json")
@@ -59,7 +59,7 @@ class Record:
         kind: One of `KINDS`.
         at: Time of writing, in ISO 8601, from the clock of the writer.
         body: Content of the record, a JSON object.
-        prev: sha256 of the previous record, or `BEGINNING` for the first.
+        prev: sha256 of the previous record. The first record has `BEGINNING` (64 zeros) instead.
         sha256: sha256 of this record's bytes. The next record contains it as `prev`.
         key_id: Identifier of the signer's public key, or None for an unsigned record.
         signature: Signature of `signed_bytes`, or None for an unsigned record.
@@ -76,7 +76,7 @@ class Record:
 
     @property
     def time(self) -> datetime:
-        """Time of writing, from the clock of the writer."""
+        """Time at which the record was written, from the clock of the writer."""
         return datetime.fromisoformat(self.at)
 
     def signed_bytes(self) -> bytes:
@@ -100,7 +100,7 @@ def sha256(data: bytes) -> str:
 
 
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0") | {chr(code) for code in range(0xFE00, 0xFE10)}
-"""Invisible characters outside of Unicode's category "format" (Cf)."""
+"""Invisible characters that do not belong to Unicode's category "format" (Cf)."""
 _CONFUSABLE_SCRIPTS = ("LATIN", "CYRILLIC", "GREEK")
 
 
@@ -109,13 +109,13 @@ def _is_invisible(character: str) -> bool:
 
 
 def normalize_person(name: str) -> str:
-    """Normalize a person's name for comparison: lower case, letters, marks and digits only, single spaces."""
+    """Normalize a person's name for comparison: lower-case letters, combining marks, digits and single spaces only."""
     visible = (letter for letter in unicodedata.normalize("NFKC", name).casefold() if not _is_invisible(letter))
     return " ".join("".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in visible).split())
 
 
 def describe_disguise(name: str) -> str | None:
-    """Return why a name could look like another, such as "invisible characters". None for an unsuspicious name."""
+    """Return why a person's name could look like another one, such as "invisible characters", or None if it cannot."""
     if any(map(_is_invisible, name)):
         return "invisible characters"
     scripts = {unicodedata.name(letter, "").split(" ")[0] for letter in name if letter.isalpha()}
@@ -124,7 +124,7 @@ def describe_disguise(name: str) -> str | None:
 
 
 def record_path(lake: Root, number: int) -> Root:
-    """Return the path of the record with this number."""
+    """Return the path of the record of a lake's ledger with this number."""
     return lake / FOLDER / f"{number:08d}.json"
 
 
@@ -136,7 +136,7 @@ def record_number(name: str) -> int | None:
 
 
 def parse_record(number: int, data: bytes) -> Record:
-    """Parse the record with this number. Raises LedgerError unless the bytes are such a record in canonical JSON."""
+    """Parse a record. Raises LedgerError unless `data` is canonical JSON of a record with this number."""
     value = _parse_canonical(f"record {number}", data)
     types = {key: type(item) for key, item in value.items()}
     if types not in (_TYPES, _TYPES | _SIGNATURE_TYPES) or value["number"] != number:
@@ -153,7 +153,7 @@ def parse_record(number: int, data: bytes) -> Record:
 
 
 def _parse_canonical(name: str, data: bytes) -> dict[str, Any]:
-    """Parse a JSON object in canonical form. Raises LedgerError, whose message begins with `name`."""
+    """Parse a JSON object. Raises LedgerError, which calls the object `name`, unless it is in canonical form."""
     try:
         value = json.loads(data.decode())
         # This comparison also rejects repeated keys, and values that Python accepts although they are not JSON.
@@ -165,7 +165,7 @@ def _parse_canonical(name: str, data: bytes) -> dict[str, Any]:
 
 
 def check_chain(record: Record, before: Record | None) -> None:
-    """Raise LedgerError unless a record contains the sha256 of the previous record, which is None for the first."""
+    """Raise LedgerError unless `record.prev` is the sha256 of the previous record `before` (if None: `BEGINNING`)."""
     expected = BEGINNING if before is None else before.sha256
     if record.prev != expected:
         what = "the beginning" if before is None else f"record {before.number}"
@@ -180,12 +180,13 @@ _cache_lock = threading.Lock()
 
 
 def read_records(lake: Root) -> list[Record]:
-    """Return all records, oldest first.
+    """Return all records of a lake's ledger, oldest first.
 
     Records are cached per process: only the last cached record and newer records are read from the lake.
 
     Raises:
-        LedgerError: A record is missing, invalid or not chained to the previous record, or HEAD does not match.
+        LedgerError: A record is missing, is invalid or lacks the sha256 of the previous one, or the last record is not
+            the one that the file HEAD names.
         LakeError: The store does not answer.
     """
     for _ in range(_HEAD_ATTEMPTS + 1):
@@ -207,7 +208,7 @@ def read_records(lake: Root) -> list[Record]:
 
 
 def _read_chain(lake: Root) -> list[Record]:
-    """Return all records after checking that each is chained to the previous one. Raises LedgerError."""
+    """Return all records of a ledger. Raises LedgerError unless each contains the sha256 of the previous one."""
     key = str(lake.resolve() if isinstance(lake, Path) else lake)
     with _cache_lock:
         numbers = _list_numbers(lake)
@@ -222,7 +223,7 @@ def _read_chain(lake: Root) -> list[Record]:
 
 
 def _list_numbers(lake: Root) -> list[int]:
-    """Return the numbers of all records in the lake. Raises LedgerError if a number is missing."""
+    """Return the numbers of all records of a lake's ledger. Raises LedgerError if a number is missing."""
     names = files.list_files(lake / FOLDER)
     numbers = sorted(number for name in names if (number := record_number(name)) is not None)
     if numbers != list(range(1, len(numbers) + 1)):
@@ -239,7 +240,7 @@ def _read(lake: Root, numbers: Sequence[int]) -> list[Record]:
 
 
 def read_head(lake: Root) -> tuple[int, str] | None:
-    """Return the number and sha256 of the last record, as stored in HEAD, or None if HEAD does not exist.
+    """Return the number and sha256 of the last record from the ledger's file HEAD, or None if the file does not exist.
 
     Raises LedgerError if HEAD is not valid.
     """
@@ -267,8 +268,8 @@ def append(
         kind: One of `KINDS`.
         body: Content of the record, a JSON object.
         signer: Key that signs the record. Default: the record is not signed.
-        check: Function that is called with all earlier records before each attempt. It raises an exception to prevent
-            the record.
+        check: Function that is called with all earlier records before each attempt. It raises an exception if
+            the record must not be appended.
 
     Raises:
         LedgerError: The existing ledger is damaged, or other writers were faster in every attempt.
@@ -354,14 +355,14 @@ def _build_record(
 
 
 def select_kinds(records: Iterable[Record], *kinds: str) -> list[Record]:
-    """Return the records of the given kinds, in the given order of records."""
+    """Return the records of the given kinds (of `KINDS`), in the order of `records`."""
     return [record for record in records if record.kind in kinds]
 
 
 def expects_record(manifest: Mapping[str, Any], records: Sequence[Record]) -> bool:
-    """Return whether the ledger, given by its records, should contain a record of a run that has ended.
+    """Return whether the ledger should contain a record about the end of a run. `records` are those of the ledger.
 
-    It should if the manifest has the flag `chained`, or if the run started after the first record of the ledger.
+    It should if the run's manifest has the flag `chained`, or if the run started after the first record was written.
     """
     if manifest.get("chained"):
         return True

@@ -45,12 +45,12 @@ class UrlError(InputError, ValueError):
 
 
 def is_url(text: str) -> bool:
-    """Return whether a text is a URL. Otherwise it is a local path."""
+    """Return whether a text is a URL, and not a local path."""
     return "://" in text
 
 
 def parse_root(text: str, what: str) -> Root:
-    """Parse a path or URL. No file is opened, but the driver of a URL is imported.
+    """Parse a path or URL. No file is opened, but the fsspec driver for a URL is imported.
 
     Args:
         text: Path or URL.
@@ -93,7 +93,7 @@ def parse_root(text: str, what: str) -> Root:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Translate exceptions of fsspec drivers to subclasses of OSError.
+    """Translate exceptions of fsspec drivers in a `with` block to subclasses of OSError.
 
     Raises:
         FileNotFoundError: The file or bucket does not exist.

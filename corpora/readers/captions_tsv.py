@@ -45,7 +45,7 @@ class CaptionsTsvReader(FolderReader):
     1. The md5, sha1 or sha256 (hex) of the URL, with the suffix .jpg, .jpeg, .png or .webp.
     2. The row number and the crc32 of the URL (`12_3735928559`), or the crc32 alone, without a suffix.
     3. The last part of the URL's path, if no other URL in the .tsv file has the same last part.
-    4. The row number, counted from 0, with 9 or 8 digits; also in the folders of img2dataset for 10,000 or 1,000 images
+    4. The row number, counted from 0, with 9 or 8 digits; also in img2dataset's folders of 10,000 or 1,000 images each
        (`00001/000012345.jpg`). The file is skipped if a .json of the same stem states a different URL. img2dataset uses
        row numbers for these folder sizes only. For its output format `files`, use `SidecarReader`.
 
@@ -63,7 +63,7 @@ class CaptionsTsvReader(FolderReader):
 
     @classmethod
     def fits(cls, root: Root) -> bool:
-        """Return whether a path is a .tsv with a tab in its first line, or a folder that contains one."""
+        """Return whether a path is a .tsv file with a tab in its first line, or a folder that contains such a file."""
         return any(map(_has_tabs, _candidates(root)))
 
     def rows(self) -> Iterator[Row]:
@@ -83,7 +83,7 @@ class CaptionsTsvReader(FolderReader):
         return metadata.select_listing(self._given, found, self._root, "has no .tsv file", _EXPECTED)
 
     def _lines(self, path: Root) -> Iterator[Row]:
-        """Yield the rows of the .tsv file, with a URL or a path as the file name."""
+        """Yield the rows of the .tsv file. Their `file_name` is a URL, or a path if the line has one."""
         if self._columns != _DEFAULT:
             yield from metadata.read_rows(path, self._columns)
             return
@@ -116,7 +116,7 @@ class CaptionsTsvReader(FolderReader):
         return replace(row, problem=problem, reason=Reason.MISSING_FILE) if problem else replace(row, file_name=name)
 
     def _find_image(self, url: str, number: int) -> str | None:
-        """Return the path of the image for a URL in a row, relative to the corpus, or None if no file exists."""
+        """Return the path of the image that was downloaded from a row's URL, or None. It is relative to the corpus."""
         data = url.encode()
         hashes = [hashlib.new(kind, data, usedforsecurity=False).hexdigest() for kind in ("md5", "sha1", "sha256")]
         unique = [name + suffix for name in hashes for suffix in _SUFFIXES] + [f"{number}_{zlib.crc32(data)}"]
@@ -149,7 +149,7 @@ class CaptionsTsvReader(FolderReader):
         return frozenset(name for name, is_dir in found if not is_dir)
 
     def _read_url(self, name: str) -> object:
-        """Return the URL in a .json of img2dataset: None without such a file, empty if the file has no valid URL."""
+        """Return the URL in a .json file of img2dataset: None if the file is missing, empty if it has no valid URL."""
         if not self._exists(name):
             return None
         try:
@@ -169,7 +169,7 @@ class CaptionsTsvReader(FolderReader):
 
     @cached_property
     def _ambiguous(self) -> frozenset[int]:
-        """Hashes of the file names that belong to several URLs. They need 16 bytes of memory per line and name."""
+        """Hashes of image names that match several URLs. Their search needs 16 bytes of memory per line and name."""
         hashes = array.array("Q")
         for row in self._lines(self._find()):
             if isinstance(row.file_name, str) and _is_url(row.file_name) and is_storable(row.file_name):
@@ -181,7 +181,7 @@ class CaptionsTsvReader(FolderReader):
 
 
 def _parse_line(location: str, fields: list[str], names: list[str] | None) -> Row:
-    """Return the row of a line, split at tabs. `names` are the columns of the header, or None without a header."""
+    """Convert the tab-separated fields of a line to a row. `names` are the header's columns, or None without one."""
     if names is not None:
         return row_of_fields(location, fields, names, _DEFAULT)
     if len(fields) not in (2, 3):
@@ -209,7 +209,7 @@ def _is_url(text: str) -> bool:
 
 
 def _origin(url: str) -> dict[str, str]:
-    """Return the attributes `url` and, if the URL is valid, `host`."""
+    """Return the attributes of a row that come from its URL: `url` and, if the URL is valid, `host`."""
     try:
         host = urlsplit(url).hostname
     except ValueError:  # such as unbalanced brackets
@@ -229,7 +229,7 @@ def _hash(text: str) -> int:
 
 
 def _candidates(root: Root) -> list[Root]:
-    """Return a .tsv file itself, or the .tsv files in a folder, without metadata.tsv."""
+    """Return `root` if it is a .tsv file. If it is a folder, return its .tsv files other than metadata.tsv."""
     if roots.is_file(root):
         return [root] if root.suffix == ".tsv" else []
     if not roots.is_folder(root):

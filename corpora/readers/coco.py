@@ -19,7 +19,7 @@ from corpora.records import Limits, Reason, is_storable
 from corpora.roots import Root, is_inside
 
 MAX_JSON_BYTES = 2 * 2**30
-"""Size limit of the JSON file, which is loaded into memory completely."""
+"""Size limit of a COCO JSON file in bytes. The file is loaded into memory completely."""
 
 _SNIFFED_BYTES = 2**16
 _TRIED_IMAGES = 16
@@ -35,27 +35,27 @@ _LISTS = re.compile(rb'"(?:images|annotations)"\s*:\s*\[')
 _Object: TypeAlias = dict[str, Any]
 _Box: TypeAlias = tuple[float, float, float, float]
 _Boxes: TypeAlias = dict[object, dict[str, _Box | str]]
-"""Box per image id and category: (x0, y0, x1, y1) in pixels around all objects of the category in the image.
+"""Boxes by image id and category: (x0, y0, x1, y1) in pixels around all objects of the category in the image.
 
-A text in place of a box is an error message about one of the objects.
+A text in place of a box is an error message about an object with an invalid box.
 """
 
 
 class CocoReader(FolderReader):
     """Reader of COCO captions, with one row per caption of each image.
 
-    Images are in the order of the JSON file, and the captions of an image too. The root of the corpus is the given
+    Images are in the order of the JSON file, and so are the captions of an image. The root of the corpus is the given
     folder. For a given file it is the folder of the file, or the parent of this folder if its name is `annotations`.
 
-    The image folder is the first of the following that contains one of the first images: the root, `images`, the folder
-    of the split (`train2017` for captions_train2017.json), and `images/<split>`. All further values of an image and of
+    The image folder is the first of these that contains one of the first 16 images: the root, `images`, the folder of
+    the split (`train2017` for captions_train2017.json), and `images/<split>`. All further values of an image and of
     a caption become attributes. If both have the same key, the value of the caption is used.
 
     Boxes (`bbox`, in pixels) in the same file, or in `instances_<split>.json` next to it, become the attribute
-    `box <category>`, which `[regions.columns]` can use. It is the smallest box around all objects of the category in
-    the image, as `x0,y0,x1,y1` in fractions of the width and height that the file states. For an invalid box the
-    attribute is an error message, and only an audit that uses this box rejects the pair. Boxes of images without
-    captions are ignored.
+    `box <category>`, which the setting `[regions.columns]` can use. It is the smallest box around all objects of the
+    category in the image, as `x0,y0,x1,y1` in fractions of the width and height that the file states. For an invalid
+    box the attribute is an error message, and only an audit that uses this box rejects the pair. Boxes of images
+    without captions are ignored.
 
     An image without a caption, an image with the id of an earlier image, and a caption of an unknown image are rejected
     rows.
@@ -96,11 +96,11 @@ class CocoReader(FolderReader):
         return metadata.select_listing(self._given, found, self._root, "has no COCO file", _EXPECTED)
 
     def _is_caption(self, entry: object) -> bool:
-        """Return whether an annotation is a caption, or invalid. Annotations with only a box are not."""
+        """Return whether an annotation becomes a row: if it is a caption or invalid, but not if it is only a box."""
         return not isinstance(entry, dict) or self._columns.caption in entry or "bbox" not in entry
 
     def _folder(self, path: Root, images: list[object]) -> str:
-        """Return the image folder as a prefix of file names: empty, or a path that ends in a slash."""
+        """Return the folder of the images as a prefix of file names: empty, or a path that ends in a slash."""
         split = _split(path)
         folders = ["", "images/", *([f"{split}/", f"images/{split}/"] if split else [])]
         entries = (image for image in images if isinstance(image, dict))
@@ -162,7 +162,7 @@ class CocoReader(FolderReader):
 
 
 def _read_boxes(path: Root, loaded: _Object) -> _Boxes:
-    """Return the boxes in a captions file, whose content is `loaded`, and in the instances file next to it."""
+    """Return the object boxes in a COCO captions file, whose content is `loaded`, and in its instances file."""
     sources = [loaded]
     instances = path.with_name(f"instances_{_split(path)}.json")
     if _split(path) and instances != path and roots.is_file(instances):
@@ -185,7 +185,7 @@ def _read_boxes(path: Root, loaded: _Object) -> _Boxes:
 
 
 def _enlarge(boxes: dict[str, _Box | str], name: str, box: object) -> None:
-    """Enlarge the box of a category to contain a COCO box (x, y, width, height), or replace it by an error message."""
+    """Enlarge the box of a category to contain `box` (x, y, width, height), or store an error message instead."""
     before = boxes.get(name)
     if isinstance(before, str):
         return
@@ -218,7 +218,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _identity(entry: object, key: str) -> int | str | None:
-    """Return an id in a JSON object, or None if it is missing or neither a number nor a text."""
+    """Return the id under a key of a JSON object, or None if it is missing or neither an integer nor a text."""
     value = entry.get(key) if isinstance(entry, dict) else None
     return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
 
@@ -229,12 +229,12 @@ def _join(folder: str, name: str) -> str:
 
 
 def _split(path: Root) -> str:
-    """Return the split in a file name, such as `train2017` for captions_train2017.json; empty without a split."""
+    """Return the dataset split that a file name states: `train2017` for captions_train2017.json, empty without one."""
     return path.stem.partition("_")[2]
 
 
 def _candidates(root: Root) -> list[Root]:
-    """Return a COCO file itself, or the COCO files in a folder and its subfolder `annotations`."""
+    """Return `root` if it is a COCO file. If it is a folder, return its COCO files and those in `annotations/`."""
     if roots.is_file(root):
         return [root] if root.suffix == ".json" and _looks_like_coco(root) else []
     if not roots.is_folder(root):

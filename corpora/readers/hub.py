@@ -31,7 +31,7 @@ def is_hub(root: Root) -> bool:
 
 
 class HubReader(TableReader):
-    """Reader of the Parquet or Arrow files of a dataset, in the order in which the library `datasets` lists them.
+    """Reader of a Hugging Face dataset of Parquet or Arrow files, in the order in which `datasets` lists the files.
 
     The root is a folder or `hf://datasets/ORGANIZATION/NAME`, optionally with `@REVISION` and `/CONFIGURATION`. If the
     dataset has several splits, each row has the attribute `split`. The revision is resolved to a commit whenever the
@@ -42,7 +42,7 @@ class HubReader(TableReader):
 
     @classmethod
     def fits(cls, root: Root) -> bool:
-        """Return whether a dataset is on the Hub, or in a local folder that `save_to_disk` did not write."""
+        """Return whether `root` is a dataset on the Hub, or a local folder that `save_to_disk` did not write."""
         if not isinstance(root, Path):
             return is_hub(root)
         return root.is_dir() and not any(os.path.lexists(root / name) for name in SAVED)
@@ -75,7 +75,7 @@ def _relative(file: str, base: str) -> str:
 
 
 def _load_builder(root: Root) -> Any:
-    """Return the `DatasetBuilder` of a dataset. Raises CorpusError if the library cannot load the dataset."""
+    """Return the `datasets.DatasetBuilder` of a dataset. Raises CorpusError if the dataset cannot be loaded."""
     name, revision, configuration = str(root), None, None
     if is_hub(root):
         match = _ADDRESS.fullmatch(name)

@@ -27,7 +27,7 @@ from corpora.roots import Root, open_binary
 NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 
 MAX_LINE_BYTES = 4 * 2**20
-"""Length limit of a line in bytes. A longer line is one malformed row, which is never in memory completely."""
+"""Length limit of a line in bytes. A longer line becomes one rejected row, and is never in memory completely."""
 
 IMAGE_OPTION = "--image-column, or image_column in [corpus] of the AUDIT.toml"
 CAPTION_OPTION = "--caption-column, or caption_column in [corpus] of the AUDIT.toml"
@@ -46,7 +46,7 @@ def is_table(root: Root) -> bool:
 
 
 def find(root: Root) -> Root:
-    """Return the only metadata file of a corpus folder. Raises CorpusError; see `select_listing`."""
+    """Return the only metadata file of a corpus folder. Raises CorpusError if there is none, or more than one."""
     expected = f"expected a folder with exactly one of {', '.join(NAMES)}"
     similar = ""
     if isinstance(root, Path):
@@ -60,14 +60,14 @@ def find(root: Root) -> Root:
 
 
 def select_listing(root: Root, found: Sequence[Root], folder: Root, missing: str, expected: str) -> Root:
-    """Return the only candidate for the list file of a corpus: the file that lists its rows.
+    """Return the list file of a corpus (the file that lists its rows), if there is only one candidate.
 
     Args:
         root: The path that the user gave, for error messages.
         found: All candidates.
         folder: The corpus folder.
-        missing: Predicate of the error message for no candidate, such as "has no .tsv file".
-        expected: Expectation in error messages. It begins with the word "expected".
+        missing: Predicate of the error message if there is no candidate, such as "has no .tsv file".
+        expected: Part of the error messages that states what is expected. It begins with the word "expected".
 
     Raises:
         CorpusError: There is no candidate, there are several, or `check_listing` rejects the only one.
@@ -102,7 +102,7 @@ def check_listing(path: Root, folder: Root, expected: str) -> Root:
 def read_rows(metadata: Root, columns: Columns) -> Iterator[Row]:
     """Return an iterator over the rows of a metadata file. The header and the first row are read immediately.
 
-    Raises CorpusError if the file is unreadable, has no rows, or lacks a column of text that is required.
+    Raises CorpusError if the file is unreadable or has no rows, or a required column is missing or not text.
     """
     rows = _translate_errors(metadata, _READERS[metadata.suffix][0](metadata, columns))
     return require_rows(rows, f"{str(metadata)!r} has zero rows (expected at least one). Export it again.")
@@ -212,7 +212,7 @@ def _count_jsonl(metadata: Root) -> Iterator[int]:
 
 
 def parse_object(text: str | None) -> dict[str, object] | str:
-    """Parse a JSON object. A text that was too long to read is None.
+    """Parse a JSON object. `text` is None if it was too long to read.
 
     Returns the object, or an error message as the predicate of a sentence, such as "is not JSON (...)".
     """
@@ -298,7 +298,7 @@ def _parquet_value(cell: pa.Scalar) -> object:
 
 
 def row_of_fields(location: str, fields: Sequence[str], names: Sequence[str], columns: Columns) -> Row:
-    """Return a row from the fields of a CSV record and the column names of the header."""
+    """Convert the fields of a CSV record to a row. `names` are the columns of the header. See `row_of`."""
     if len(fields) != len(names):
         problem = f"has {len(fields)} fields where the header has {len(names)}: {excerpt(fields)}"
         return Row(location, problem=problem)
@@ -306,9 +306,9 @@ def row_of_fields(location: str, fields: Sequence[str], names: Sequence[str], co
 
 
 def row_of(location: str, cells: dict[str, object], columns: Columns) -> Row:
-    """Return a row from values by column name. All values except image and caption become attributes.
+    """Convert values by column name to a row. All values except image and caption become attributes.
 
-    The image and the caption are removed from `cells`. See `Row.location`.
+    The image and the caption are removed from `cells`. `location` describes the row in messages (`Row.location`).
     """
     file_name = cells.pop(columns.image, None)
     caption = cells.pop(columns.caption, None)
@@ -319,7 +319,7 @@ def row_of(location: str, cells: dict[str, object], columns: Columns) -> Row:
 def attributes_of(cells: dict[str, object]) -> tuple[dict[str, str], str | None]:
     """Convert values by column name to attributes, which are texts. Missing values are omitted.
 
-    Also returns an error message as the predicate of a sentence, or None without errors.
+    The second result is an error message (the predicate of a sentence), or None if there is no error.
     """
     attributes: dict[str, str] = {}
     problem: str | None = None
@@ -337,7 +337,7 @@ def attributes_of(cells: dict[str, object]) -> tuple[dict[str, str], str | None]
 
 
 def _text(value: object) -> str:
-    """Return an attribute as plain text, or an empty text if the value is missing."""
+    """Convert the value of an attribute to text: empty if the value is missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas uses NaN for missing numbers
         return ""
     if isinstance(value, Exception):

@@ -18,14 +18,14 @@ _BRACES = re.compile(r"\{([^{}]*,[^{}]*|\d{1,18}\.\.\d{1,18})\}")
 
 
 def is_pattern(root: Root) -> bool:
-    """Return whether the last part of a path is a pattern, and no file of exactly this name exists."""
+    """Return whether the last part of a path is a pattern, such as `*.tar`, and no file has exactly this name."""
     return bool(_GLOB.search(root.name) or _BRACES.search(root.name)) and not roots.exists(root)
 
 
 def find(root: Root, suffix: str) -> list[str]:
     """List the names of the files of a corpus that is a file, a folder, or a path whose last part is a pattern.
 
-    In a folder, the files with the suffix are listed. Some names from a brace pattern may not exist.
+    In a folder, the files with the suffix are listed. A pattern with braces may yield names that do not exist.
     """
     if roots.is_folder(root):
         names = roots.list_names(root, f"*{suffix}")
@@ -80,10 +80,10 @@ def _check_number(number: int, pattern: str) -> None:
 
 
 def check_shard(folder: Root, name: str, root: Root) -> Root:
-    """Check that a shard is a regular file inside of the corpus folder, and return its path. Raises RowError.
+    """Check that a file is a regular file inside of the corpus folder, and return its path. Raises RowError.
 
-    For a remote shard only the name is checked, because opening it detects all other problems. If `root`, the path that
-    the user gave, is the shard itself, the shard may be a link out of the folder.
+    For a remote file only the name is checked, because opening it detects all other problems. If `root`, the path that
+    the user gave, is the file itself, the file may be a link out of the folder.
     """
     check_name(name)
     path = roots.join(folder, PurePosixPath(name))

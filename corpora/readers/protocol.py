@@ -13,7 +13,7 @@ from corpora.roots import Root
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Names of the image column and the caption column, which every table of pairs must have."""
+    """Names of the image column and the caption column of a corpus, both of which are required."""
 
     image: str
     caption: str
@@ -46,7 +46,7 @@ class Row:
 
 
 class Reader(ABC):
-    """Reader of one corpus format. The constructor reads no rows. `image` is thread-safe.
+    """Base class for readers of a corpus format. The constructor reads no rows. The method `image` is thread-safe.
 
     Attributes:
         default_columns: Default names of the image column and the caption column.

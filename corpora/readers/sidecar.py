@@ -55,7 +55,7 @@ class SidecarReader(FolderReader):
         return sum(1 for _ in self._walk(load=False))
 
     def _walk(self, load: bool) -> Iterator[Row]:
-        """Yield the rows of all folders. Unless `load`, no caption is read, and only the number of rows is correct."""
+        """Yield the rows of all folders. Without `load`, no caption is read, and only the number of rows is correct."""
         root = self._root
         if not roots.is_folder(root):
             raise CorpusError(
@@ -77,7 +77,7 @@ class SidecarReader(FolderReader):
             waiting += [folder / name for name in reversed(folders) if name not in links]
 
     def _group_rows(self, names: list[str], load: bool) -> Iterator[Row]:
-        """Yield one row per combination of image and caption among files of one stem, otherwise one row per file."""
+        """Yield a row per image and caption of one stem. If all are images or all captions, each is a rejected row."""
         images, captions = _split(names)
         if not images:
             problem = "is a caption without an image of the same stem. Restore the image, or drop the file."
@@ -142,6 +142,6 @@ def _show(name: str) -> str:
 
 
 def _split(names: list[str]) -> tuple[list[str], list[str]]:
-    """Return the names of images and of captions."""
+    """Select two kinds of file names: those of images, and those of captions (.txt)."""
     images = [name for name in names if name.lower().endswith(SUFFIXES)]
     return images, [name for name in names if name.lower().endswith(".txt")]

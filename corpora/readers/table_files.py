@@ -28,7 +28,7 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Consecutive rows of a file that cannot be read. `problem` says why, as the end of a sentence."""
+    """Consecutive rows of a table file that cannot be read. `problem` says why, as the end of a sentence."""
 
     num_rows: int
     problem: str
@@ -145,7 +145,7 @@ class ArrowTable(TableFile):
 
 
 class Cursor:
-    """Reader of one column that keeps its position and its last two batches between calls."""
+    """Reader of one column of a table file. It keeps its position and its last two batches between calls."""
 
     def __init__(self, name: str, table: TableFile, first: int, column: str) -> None:
         self.name, self.table = name, table
@@ -155,7 +155,7 @@ class Cursor:
     def reaches(self, position: int) -> bool:
         """Return whether the cursor can read a row efficiently.
 
-        True if the row is in a cached batch, or follows it and no closer starting point exists (`TableFile.starts`).
+        True if the row is in a cached batch, or after it with no closer point to start reading (`TableFile.starts`).
         """
         if not self._recent:
             return False
@@ -184,7 +184,7 @@ class Cursor:
 def open_table(path: Root, once: bool) -> TableFile:
     """Open a table file: Parquet if its suffix is .parquet, otherwise Arrow's stream format.
 
-    If it is read only `once`, from beginning to end, a local file is not mapped into memory.
+    `once` states that it is read only once, from beginning to end. Then a local file is not mapped into memory.
     """
     if not isinstance(path, Path):
         source = pa.PythonFile(open_binary(path), mode="r")

@@ -23,7 +23,7 @@ from corpora.roots import Root, open_binary, real_path
 
 _MAX_CURSORS = 4
 SAVED = _DICT, _STATE = "dataset_dict.json", "state.json"
-"""Files of which a folder written by `save_to_disk` of Hugging Face datasets contains at least one."""
+"""File names. A folder that `save_to_disk` of Hugging Face datasets wrote contains at least one of them."""
 
 _Entry = TypeVar("_Entry")
 _EXPECTED = "expected a table with image bytes; restore it from its source or export it again"
@@ -34,7 +34,8 @@ class TableList(NamedTuple):
 
     Attributes:
         base: Folder of the files. On the Hub, the dataset at one commit.
-        splits: Split of each file by its path relative to `base`, in reading order. None: no attribute `split`.
+        splits: Mapping from each file's path relative to `base`, in reading order, to its split, such as "train". Rows
+            of a file get no attribute `split` if it is None.
     """
 
     base: Root
@@ -105,7 +106,7 @@ class TableReader(Reader):
         return list(tables.splits)
 
     def _check_first(self, names: list[str]) -> None:
-        """Check the columns of the first readable file. Raises CorpusError if no file is readable."""
+        """Check the columns of the first readable table file. Raises CorpusError, also if no file is readable."""
         errors: list[str] = []
         for name in names:
             try:
@@ -198,7 +199,7 @@ class TableReader(Reader):
             yield replace(row, place=_place(name, start + index))
 
     def _cursor(self, name: str, position: int) -> Cursor:
-        """Return a cached or new cursor over the image column of a table file that can read a row efficiently."""
+        """Return a cursor over the image column of a table file, a cached one if it can read the row efficiently."""
         for cursor in self._cursors:
             if cursor.name == name and cursor.reaches(position):
                 self._cursors.remove(cursor)
@@ -217,7 +218,7 @@ class TableReader(Reader):
 
 
 class ParquetReader(TableReader):
-    """Reader of Parquet files: one file, a pattern, or the files in a folder and its subfolder `data`, by path."""
+    """Reader of Parquet files: one file, a pattern, or the files in a folder and its `data/`, sorted by path."""
 
     description = (
         "a .parquet file with image bytes in a column, or a folder with such files, in the folder itself or in data/"
@@ -225,7 +226,7 @@ class ParquetReader(TableReader):
 
     @classmethod
     def fits(cls, root: Root) -> bool:
-        """Return whether Parquet files exist and the first contains a column of bytes or is damaged."""
+        """Return whether there are Parquet files, and the first has a binary column or is damaged."""
         reader = cls(root, cls.default_columns, DEFAULT_LIMITS)
         reader._tables = reader._find_tables()
         first = next(iter(reader._tables.splits), None)
@@ -254,7 +255,7 @@ class ParquetReader(TableReader):
 
 
 class SavedDatasetReader(TableReader):
-    """Reader of a folder that `save_to_disk` of Hugging Face datasets wrote: a dataset, or a dataset per split.
+    """Reader of a folder that `save_to_disk` of Hugging Face datasets wrote: one dataset, or one per split.
 
     Splits are read in the order of dataset_dict.json, and each of their rows has the attribute `split`. The library
     itself is not needed, and no code in the folder is executed.
@@ -360,7 +361,7 @@ def _value_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _image_columns(schema: pa.Schema) -> list[str]:
-    """Return the names of columns whose type is bytes, or a struct with a field `bytes` of type bytes."""
+    """Return the names of columns whose type is binary, or a struct with a binary field `bytes`."""
 
     def can_contain(kind: pa.DataType) -> bool:
         fields = [entry.type for entry in kind if entry.name == "bytes"] if pa.types.is_struct(kind) else [kind]
@@ -383,7 +384,7 @@ def _check_names(fields: Iterable[pa.Field]) -> None:
 
 
 def _get_list(loaded: object, key: str, kind: type[_Entry]) -> list[_Entry]:
-    """Return a list of entries of one type from a JSON object. Raises CorpusError for any other value."""
+    """Return the list under a key of a JSON object. Raises CorpusError unless all entries are of type `kind`."""
     found = loaded.get(key) if isinstance(loaded, dict) else None
     if not isinstance(found, list) or not all(isinstance(entry, kind) for entry in found):
         raise CorpusError(f"{key!r} of a saved dataset is {ascii(found)[:200]} (expected a list). Save it again.")

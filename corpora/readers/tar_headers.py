@@ -35,10 +35,10 @@ _COMPRESSED = (
 
 
 class DamagedTarError(ValueError):
-    """A tar cannot be read from some byte on.
+    """A tar is damaged, and cannot be read from some byte on.
 
     Attributes:
-        position: Offset of this byte.
+        position: Offset of this byte from the beginning of the tar.
         problem: Predicate of a sentence whose subject is the tar.
     """
 
@@ -176,7 +176,7 @@ def _read_extension(file: IO[bytes], start: int, size: int) -> bytes:
 
 
 def _pax_records(data: bytes, start: int) -> Iterator[tuple[bytes, bytes]]:
-    r"""Parse the records of a PAX header (POSIX.1-2001), which starts at byte `start`, to pairs of key and value.
+    r"""Parse the records of a PAX header (POSIX.1-2001), which starts at byte `start`, to keys and values.
 
     A record is `<length> <key>=<value>\n`, whose length is that of the whole record in bytes.
     """
@@ -209,7 +209,7 @@ def _skip_sparse_maps(file: IO[bytes], start: int) -> int:
 
 
 def _check_rest(file: IO[bytes]) -> None:
-    """Raise DamagedTarError unless only zeros follow the end mark."""
+    """Raise DamagedTarError unless only zeros follow the end mark of a tar, after which `file` is positioned."""
     position = file.tell()
     while chunk := file.read(_CHUNK):
         if chunk.count(0) < len(chunk):

@@ -38,14 +38,14 @@ _PICTURE_BYTES = 2**18
 
 @dataclass(slots=True)
 class _Sample:
-    """Fields collected from consecutive tar members that share a key.
+    """A WebDataset sample: what consecutive tar members with the same key contain.
 
     Attributes:
         key: The key, or None for a single member without a key.
         position: Byte offset of the first member.
         name: Name of the image, or of the first member if the sample has no image.
         image: The member with the image.
-        data: Contents of members by role in `_ROLES`. None for a member that cannot be used.
+        data: Contents of members by role: `image`, `text` or `json`. None for a member that cannot be used.
         suffixes: Suffixes of some members without a role, for messages.
         problem: Reason and message of the first failed check.
     """
@@ -64,7 +64,7 @@ class _Sample:
 
 
 class WebDatasetReader(Reader):
-    """Reader of a tar, a folder of tars, or a pattern of tars, with one row per sample.
+    """Reader of a tar, a folder of tars, or a pattern of tars. Consecutive members with the same key become one row.
 
     With the default columns, the image is the member with any image suffix. The caption is the .txt member, or else the
     value of `caption` or `text` in the .json member. A different image column is the suffix of the image, such as
@@ -100,7 +100,7 @@ class WebDatasetReader(Reader):
         )
 
     def count(self) -> int:
-        """See `Reader.count`. Only the headers of members are read."""
+        """See `Reader.count`. Only the headers of tar members are read."""
         return sum(1 for name in self._names() for _ in self._shard_rows(name, load=False))
 
     def image(self, place: Place) -> bytes:
@@ -132,9 +132,9 @@ class WebDatasetReader(Reader):
         return patterns.find(self._root, ".tar")
 
     def _shard_rows(self, name: str, load: bool) -> Iterator[Row]:
-        """Yield the rows of a shard: those before the first damage, and one rejected row for the rest.
+        """Yield the rows of a tar: those before the first damage, and one rejected row for the rest.
 
-        Unless `load`, the contents of members are not read, and only the number of rows is correct.
+        Without `load`, the contents of members are not read, and only the number of rows is correct.
         """
         location = f"Shard {name!a}"
         try:
@@ -152,7 +152,7 @@ class WebDatasetReader(Reader):
             yield Row(f"{location}, byte {error.position},", name, problem=problem, reason=reason)
 
     def _samples(self, file: IO[bytes], load: bool) -> Iterator[_Sample]:
-        """Group the members of a tar to samples. See `_shard_rows` for `load`."""
+        """Group the members of a tar into samples. Without `load`, samples lack the contents of their members."""
         sample: _Sample | None = None
         try:
             for member in members(file):
@@ -173,7 +173,7 @@ class WebDatasetReader(Reader):
         yield from filter(None, [sample])
 
     def _add(self, sample: _Sample, member: Member, suffix: str, file: IO[bytes]) -> None:
-        """Add a member to a sample, and read its contents if it has a role."""
+        """Add a tar member to a sample, and read its contents if it has a role (see `_role`)."""
         _check(sample, member)
         role = self._role(suffix)
         if not role:
@@ -195,7 +195,7 @@ class WebDatasetReader(Reader):
             sample.data[role] = _read(file, member, largest)
 
     def _role(self, suffix: str) -> str | None:
-        """Return the role of a member by its suffix: `image`, `text`, `json`, or None if the member is ignored."""
+        """Return the role of a tar member by its suffix: `image`, `text`, `json`, or None if the member is ignored."""
         if suffix in _IMAGES if self._any_image else suffix == self._columns.image.lower():
             return "image"
         if suffix == "txt" and self._any_caption:
@@ -250,7 +250,7 @@ class WebDatasetReader(Reader):
 
 
 def _keyless_sample(member: Member, suffix: str) -> _Sample | None:
-    """Return a rejected sample for an image or invalid member without a key, or None for any other member."""
+    """Return a rejected sample for a tar member without a key, or None if the member is valid and no image."""
     sample = _Sample(None, member.position, member.name)
     _check(sample, member)
     if suffix in _IMAGES and not member.name.rpartition("/")[2].startswith("._"):  # files of macOS metadata
@@ -259,7 +259,7 @@ def _keyless_sample(member: Member, suffix: str) -> _Sample | None:
 
 
 def _split(name: str) -> tuple[str | None, str]:
-    """Split the name of a member into its key, or None without a key, and its suffix in lower case."""
+    """Split the name of a tar member into its key (None without a key) and its suffix in lower case; see the module."""
     folder, slash, base = name.rpartition("/")
     stem, dot, suffix = base.partition(".")
     if not stem and suffix:

@@ -55,7 +55,7 @@ def pixel_batch(images: Sequence[np.ndarray[Any, Any]], preprocessing: Mapping[s
 
 
 class Vocabulary:
-    """Compact token ids for the few tokens that captions use.
+    """Compact token ids: numbers from 0 for only those few tokens that captions use.
 
     Training uses a table of embeddings for these tokens only, because the table of all tokens is 70 times as large. The
     compact ids keep the order of the tokenizer's ids, so that end-of-text has the highest id, as CLIP expects.
@@ -68,11 +68,11 @@ class Vocabulary:
         self.used = torch.unique(self.tokenizer(list(texts)))
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Return the compact token ids of texts, [n, context]."""
+        """Return the compact token ids of texts, [n, context]: the number of each token among the used tokens."""
         return torch.searchsorted(self.used, self.tokenizer(list(texts)))
 
     def expand(self, compact: Tensor) -> Tensor:
-        """Return the embedding table of all tokens, given that of the used tokens. Rows of unused tokens are zero."""
+        """Return the embedding table of all tokens, given that of the used ones (`compact`). Other rows are zero."""
         full = compact.new_zeros(self.rows, compact.shape[1])
         full[self.used] = compact
         return full
@@ -81,8 +81,8 @@ class Vocabulary:
 def contrastive_loss(image: Tensor, text: Tensor, positive: Tensor, scale: Tensor) -> Tensor:
     """Return the contrastive loss (InfoNCE), averaged over image-to-text and text-to-image.
 
-    `positive` is as in `Batch`, where an image may have several captions. `scale` is the factor of the cosines of the
-    normalized embeddings, [n, d] (CLIP's logit scale).
+    `image` and `text` are normalized embeddings, [n, d], and `scale` is the factor of their cosines (CLIP's logit
+    scale). `positive`, [n, n], is 1 where a caption (column) describes an image (row), else 0.
     """
     logits = scale * image @ text.T
     to_text = positive / positive.sum(dim=1, keepdim=True)
@@ -101,7 +101,7 @@ def optimizers(model: torch.nn.Module) -> list[torch.optim.Optimizer]:
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
-    """Return the factor of the learning rate at a step: a linear warm-up, then a cosine decay to zero."""
+    """Return the factor by which a step scales the learning rate: a linear warm-up, then a cosine decay to zero."""
     warmup = min(WARMUP_STEPS, steps)
     if step < warmup:
         return (step + 1) / warmup
@@ -158,7 +158,7 @@ def fit(
 def save(
     weights: Mapping[str, Tensor], target: Path, architecture: Mapping[str, Any], preprocessing: Mapping[str, Any]
 ) -> None:
-    """Write weights and configuration to a folder that open_clip can load with `local-dir:`.
+    """Write weights and configuration to the folder `target`, which open_clip can load with `local-dir:`.
 
     `architecture` is open_clip's `model_cfg`, and `preprocessing` its `preprocess_cfg`.
     """

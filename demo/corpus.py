@@ -28,15 +28,14 @@ SITES: Final = ("a", "b", "c")
 
 
 def generate(folder: Path, pairs: int = 512, seed: int = 2026, corner: CornerChoice = "top-left") -> Path:
-    """Write a demo corpus and a file with the truth about each image, and return the folder of the corpus.
+    """Write a demo corpus and a file that lists what is drawn in each image (the truth). Return the corpus folder.
 
     The corpus is `folder/corpus` with PNG images and `metadata.csv`. The truth is `folder/truth.jsonl`. Existing files
     with the same names are overwritten, and other `study_*.png` images in the corpus are removed. Each pair has its own
     random stream, so the first pairs do not depend on the number of pairs. Equal seeds give equal files, byte for byte,
     with the same releases of numpy and Pillow.
 
-    The tag varies by a few pixels around its place in the corner. The corner `random` is a different one for each
-    image.
+    The place of the tag in its corner varies by a few pixels. If `corner` is `random`, each image has a random corner.
     """
     corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ NAMES: Final = ("demo/shortcut", "demo/clean")
 
 
 def find_folder(name: str, root: Path | None = None) -> Path:
-    """Return the folder of a demo model, one of `NAMES`, in `root`, by default this package, which has the weights.
+    """Return the folder of the demo model `name` (see `NAMES`) in the folder `root`, by default the package `demo`.
 
     `open_clip.create_model_and_transforms(f"local-dir:{find_folder(name)}")` loads the model.
     """

@@ -47,7 +47,7 @@ _LETTERS: Final = {
 
 @dataclass(frozen=True)
 class Condition:
-    """One of the 14 classes of images."""
+    """One of the 14 classes of radiographs: a radiological finding with its side and zone, or a normal chest."""
 
     finding: Finding
     side: Side | None = None  # side of the lung; None for cardiomegaly and normal
@@ -123,7 +123,7 @@ class BurntText:
 
 @dataclass(frozen=True)
 class Study:
-    """A phantom, and the burnt-in texts that `render` can draw into it."""
+    """A synthetic radiograph, and the burnt-in texts (tag and side marker) that `render` can draw into it."""
 
     condition: Condition
     pixels: Pixels  # gray values from 0 to 1 without burnt-in text, [SIZE, SIZE]
@@ -136,11 +136,11 @@ class Study:
 
     @property
     def faint(self) -> bool:
-        """True if the finding is too weak to be visible."""
+        """True if the contrast of the radiological finding, such as a consolidation, is too weak to be visible."""
         return self.strength is not None and self.strength < FAINT
 
     def render(self, *, tagged: bool | None = None, marked: bool | None = None) -> npt.NDArray[np.uint8]:
-        """Return the gray image, [SIZE, SIZE]. Unless it is requested, a text is drawn if the study has it."""
+        """Return the gray image, [SIZE, SIZE]. `tagged` and `marked` override whether tag and marker are drawn."""
         pixels = self.pixels
         if self.tagged if tagged is None else tagged:
             pixels = burn(pixels, self.tag)
@@ -159,7 +159,7 @@ def draw_study(
 ) -> Study:
     """Generate a random study. Class, strength of the finding and corner of the tag are random unless they are given.
 
-    If `tied`, the tag correlates with consolidation (`TIED_TAG_RATES`). Otherwise it is independent of the class.
+    If `tied`, the tag correlates with consolidation (`TIED_TAG_RATES`). Otherwise the tag is independent of the class.
     """
     condition = condition or CONDITIONS[int(rng.choice(len(CONDITIONS), p=_CONDITION_RATES))]
     pixels, box, strength = draw(rng, condition, strength)
@@ -223,7 +223,7 @@ class _Lung:
 def draw(
     rng: np.random.Generator, condition: Condition, strength: float | None = None
 ) -> tuple[Pixels, Box | None, float | None]:
-    """Generate a random phantom with one finding; see `draw_findings`."""
+    """Generate a random synthetic radiograph with one radiological finding; see `draw_findings`."""
     pixels, boxes, drawn = draw_findings(rng, (condition,), (strength,))
     return pixels, boxes[0], drawn[0]
 
@@ -231,10 +231,10 @@ def draw(
 def draw_findings(
     rng: np.random.Generator, conditions: Sequence[Condition], strengths: Sequence[float | None]
 ) -> tuple[Pixels, list[Box | None], list[float | None]]:
-    """Generate a random phantom with several findings, without burnt-in text.
+    """Generate a random synthetic radiograph with several radiological findings, without burnt-in text.
 
     The strength of a finding is its contrast from 0 to 1, or the enlargement of the heart for cardiomegaly. If it is
-    None, 40 % of consolidations are faint, and other findings have strength 1.
+    None, 40 % of consolidations are too weak to be visible, and other findings have strength 1.
 
     Returns:
         Gray values from 0 to 1, and the box and the strength of each finding, which are None for a normal chest.
@@ -305,7 +305,7 @@ def _ribs(rng: np.random.Generator, x: float, y: float) -> Pixels:
 def _heart(
     rng: np.random.Generator, image: Pixels, x: float, y: float, scale: float, enlargement: float | None
 ) -> tuple[Pixels, Box]:
-    """Draw the heart. `enlargement` is None for a random normal size, or from 0 (mean normal size) to 1 (full)."""
+    """Draw the heart. `enlargement` is None for a random normal size, or from 0 (mean normal size) to 1 (full size)."""
     rx = rng.uniform(0.095, 0.12) if enlargement is None else rng.uniform(0.185, 0.225)
     if enlargement is not None and enlargement < 1:
         rx = 0.1075 + enlargement * (rx - 0.1075)

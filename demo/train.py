@@ -56,8 +56,8 @@ def pixel_batch(images: Sequence[np.ndarray[Any, Any]]) -> Tensor:
 def train(name: str, steps: int, seed: int, report: Callable[[str], None]) -> dict[str, Tensor]:
     """Train the demo model `name` on random radiographs, with the tag in a random corner, and return its weights.
 
-    For `demo/shortcut` the tag correlates with consolidation. `seed` is the seed of the images and of the initial
-    weights, and `report` is called with a line of text about the progress every 20 steps.
+    For `demo/shortcut` the tag correlates with consolidation, for `demo/clean` it does not. `seed` is the seed of the
+    images and of the initial weights, and `report` is called with a line about the progress every 20 steps.
     """
     rng = np.random.default_rng(seed)
     captions = [text for c in CONDITIONS for text in c.captions]
@@ -89,7 +89,7 @@ class ZeroShot:
 
     @classmethod
     def load(cls, name: str, root: Path | None = None) -> "ZeroShot":
-        """Load a demo model from its folder in `root` (by default this package), and embed all captions."""
+        """Load a demo model from its folder in `root` (by default the package `demo`), and embed all captions."""
         source = f"local-dir:{find_folder(name, root)}"
         model = open_clip.create_model(source)
         model.eval()
@@ -110,7 +110,7 @@ class ZeroShot:
         return float(np.mean([p == s.condition for p, s in zip(predicted, studies, strict=True)]))
 
     def predict(self, embeddings: Tensor) -> list[Condition]:
-        """Return the class of each image whose captions have the highest cosine with the image."""
+        """Return, for each image, the class whose captions have the highest cosine with the image."""
         return [CONDITIONS[i] for i in (embeddings @ self.classes.T).argmax(dim=1).tolist()]
 
     def consolidation_rate(self, embeddings: Tensor) -> float:
@@ -124,7 +124,7 @@ class ZeroShot:
 
 
 def held_out(seed: int, count: int, *, tied: bool, **fixed: Any) -> list[Study]:
-    """Generate studies that occur in neither training nor corpus. `fixed` are further arguments of `draw_study`."""
+    """Generate `count` studies that occur in neither training nor corpus. `tied` and `fixed` are as in `draw_study`."""
     rng = np.random.default_rng((HELD_OUT_SEED, seed))
     return [draw_study(rng, tied=tied, **fixed) for _ in range(count)]
 
@@ -132,7 +132,7 @@ def held_out(seed: int, count: int, *, tied: bool, **fixed: Any) -> list[Study]:
 def evaluate(root: Path | None = None, names: Sequence[str] = NAMES, count: int = 400) -> dict[str, Figures]:
     """Measure the zero-shot accuracy of models, and how their predictions depend on the tag and the marker.
 
-    Each measurement uses `count` studies, accuracies five times as many.
+    Each measurement uses `count` studies, accuracies up to five times as many. `root` is as in `ZeroShot.load`.
     """
     hospital = [s for s in held_out(1, 5 * count, tied=True) if not s.faint]
     independent = [s for s in held_out(2, 5 * count, tied=False) if not s.faint]
@@ -163,7 +163,7 @@ def evaluate(root: Path | None = None, names: Sequence[str] = NAMES, count: int 
 def transplant(zero_shot: ZeroShot, normals: Sequence[Study], *, tag: bool) -> tuple[float, float]:
     """Measure how often consolidation is predicted on normal images, before and after a burnt-in text is added.
 
-    The text is the tag or the side marker.
+    The text is the tag if `tag` is True, otherwise the side marker.
     """
     before = zero_shot.embed([s.render(tagged=False, marked=False) for s in normals])
     after = zero_shot.embed([s.render(tagged=tag, marked=not tag) for s in normals])
@@ -171,10 +171,10 @@ def transplant(zero_shot: ZeroShot, normals: Sequence[Study], *, tag: bool) -> t
 
 
 def removal(zero_shot: ZeroShot, faint: Sequence[Study], *, tag: bool) -> tuple[float, float, float]:
-    """Measure how often consolidation is predicted on faint consolidations, before and after a text is removed.
+    """Measure how often faint consolidations are predicted as such, before and after a text is removed from the image.
 
-    The text is the tag or the side marker. The third number is the mean decrease of the cosine of an image with the
-    captions of its class.
+    The text is the tag if `tag` is True, otherwise the side marker. The third number is the mean decrease of the
+    cosine of an image with the captions of its class.
     """
     before = zero_shot.embed([s.render(tagged=True, marked=True) for s in faint])
     after = zero_shot.embed([s.render(tagged=not tag, marked=tag) for s in faint])
@@ -195,7 +195,7 @@ def table(figures: Mapping[str, Figures]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command `python -m demo.train`: train the models, then print a table and one line of JSON."""
+    """Run the command `python -m demo.train`: train the models, then print the measurements as a table and as JSON."""
     parser = argparse.ArgumentParser(
         prog="python -m demo.train",
         description=f"{__doc__}\n    export " + " ".join(f"{k}={v}" for k, v in contrastive.ALLOCATOR_SETTINGS.items()),

@@ -38,8 +38,8 @@ class Attribution:
         text_padding_nats: (S,) sum of the nats of padding tokens in text towers whose output depends on padding. The
             text map does not contain padding.
         text_cosine: (S,) mean cosine over the noise samples, with the fitted bottleneck in the text tower.
-        image_steps: (S,) number of Adam steps until the image map converged, or all steps.
-        text_steps: (S,) number of Adam steps until the text map converged, or all steps.
+        image_steps: (S,) number of Adam steps until the image map converged, at most `BottleneckConfig.steps`.
+        text_steps: (S,) number of Adam steps until the text map converged, at most `BottleneckConfig.steps`.
     """
 
     cosine: PerPair
@@ -112,7 +112,7 @@ def attribute(
         images: PIL images, or a tensor (pairs, 3, height, width) of images preprocessed by `encoder.preprocess`.
         texts: One caption for each image.
         config: Settings. Defaults to `BottleneckConfig()`.
-        statistics: Result of `calibrate`. Required unless `statistics` is `unit` for both towers.
+        statistics: Result of `calibrate`. Required unless the setting `statistics` of both towers is `unit`.
         keys: String for each pair that, with the seed, determines its noise. Defaults to a digest of the pair's pixels
             and token ids.
         batch_size: Number of pairs to process at once. Defaults to `estimate_batch_size`. Halved whenever a device runs
@@ -250,7 +250,7 @@ def _embed_clean(tower: Tower, inputs: Tensor, gate: GateConfig) -> tuple[Hidden
 
 
 def _find_distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
-    """Return the indices of the distinct inputs of a batch, and for each input the position of its equal among them.
+    """Return the indices of the distinct inputs of a batch, and for each input which of these is equal to it.
 
     The sum of each input serves as a hash, so that most inputs are compared without reading their values.
     """

@@ -61,7 +61,7 @@ def price_per_nat(gate: GateConfig, gated: Int[Tensor, " pairs"], width: int) ->
     """Return the weight in the loss of one nat in one feature of one token: beta / (tokens * width).
 
     The number of tokens is that of the learned gates of each pair (`gated`), or `REFERENCE_TOKENS` if the gate is
-    portable. The weights are in cosine per nat, in float64.
+    portable. `width` is the number of features of a token. The weights are in cosine per nat, in float64.
     """
     tokens = torch.full_like(gated, REFERENCE_TOKENS) if gate.portable else gated.clamp_min(1)
     return gate.beta / (tokens.double() * width)
@@ -71,7 +71,7 @@ def price_per_nat(gate: GateConfig, gated: Int[Tensor, " pairs"], width: int) ->
 class GatedTokens:
     """Hidden states of several pairs at the bottleneck, padded to the same number of tokens.
 
-    Tensors are float32, or float64 for a float64 model. Tokens in neither mask, such as padding, pass unchanged.
+    Tensors are float32, or float64 for a float64 model. Tokens that are neither learned nor closed pass unchanged.
     """
 
     hidden: Tokens  # the paper's x
@@ -100,14 +100,14 @@ class GatedTokens:
         return GatedTokens(**{one.name: getattr(self, one.name)[index] for one in fields(self)})
 
     def nats(self, alpha: Tokens) -> Float[Tensor, "pairs tokens"]:
-        """Return the KL divergence of each token, summed over features. It is 0 for tokens without a learned gate."""
+        """Return the KL divergence of each token, given the gates' logits, or 0 for tokens without a learned gate."""
         return kl_per_element(self.standardized, alpha).sum(dim=-1) * self.learned_mask
 
 
 def _gates(alpha: Tokens, learned: Bool[Tensor, "pairs tokens one"] | None, closed: TokenMask) -> tuple[Tokens, Tokens]:
     """Return gate = sigmoid(alpha) and shut = 1 - gate = sigmoid(-alpha), computed without a subtraction.
 
-    Tokens that are not learned have gate 0 if `closed` and gate 1 otherwise.
+    A token whose gate is not `learned` has gate 0 (only noise) if it is `closed`, and gate 1 otherwise.
     """
     gate, shut = torch.sigmoid(alpha), torch.sigmoid(-alpha)
     if learned is None:

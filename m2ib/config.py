@@ -18,7 +18,7 @@ REFERENCE_TOKENS = 50
 
 
 def _check(config: Any, name: str, kind: Any, is_valid: Callable[[Any], bool], expected: str) -> None:
-    """Raise ValueError unless the setting `name` has a type of `kind` and is valid. Booleans are no numbers."""
+    """Raise ValueError unless the setting `name` has the type `kind` and is valid. A boolean is not a valid number."""
     value = getattr(config, name)
     if isinstance(value, bool) or not isinstance(value, kind) or not is_valid(value):
         raise ValueError(f"{name}: got {value!r}, expected {expected}")

@@ -69,7 +69,7 @@ class DualEncoder:
         self._check_towers()
 
     def compile(self, **options: Any) -> None:
-        """Compile the blocks after the gate, the noise and the elementwise functions with `torch.compile(**options)`.
+        """Compile the noise generator, the gates and the blocks after them with `torch.compile(**options)`.
 
         Compiled code is faster on a GPU over many batches, where launching kernels limits the speed. The first batches
         take minutes, because their shapes are compiled (PyTorch caches the code for the next process). Maps of compiled

@@ -28,7 +28,7 @@ class Kernels:
 
     @classmethod
     def compile_for(cls, image: Tower, text: Tower, **options: Any) -> "Kernels":
-        """Compile all functions with `torch.compile(function, **options)`.
+        """Compile all functions of an attribution with `torch.compile(function, **options)`.
 
         Raises:
             ModelLoadError: If `torch.compile` fails, for example without a C++ compiler.

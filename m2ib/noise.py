@@ -26,7 +26,7 @@ Words = Int[Tensor, "..."]
 def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]) -> tuple[Words, Words, Words, Words]:
     """Return four tensors of 32 random bits for each counter, by the generator Philox4x32-10.
 
-    The words of counter and key are int64 tensors with values below 2**32, which are broadcast.
+    The words of counter and key are int64 tensors with values below 2**32, which are broadcast against each other.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -90,7 +90,7 @@ class KeyedNoise:
     def draw(
         self, step: int, draws: int, antithetic: bool, tokens: int, width: int, rows: Tensor | None = None
     ) -> Float[Tensor, "draws pairs tokens width"]:
-        """Generate the noise of one optimization step, for all pairs or those at the indices `rows`.
+        """Generate `draws` noise samples for one optimization step, for all pairs or those at the indices `rows`.
 
         If `antithetic`, the second half of the samples is the negative of the first half.
         """

@@ -26,8 +26,8 @@ RELATIVE_FLOOR = 0.01
 class TowerStatistics:
     """Mean and standard deviation of the hidden states of one tower, for each group of tokens.
 
-    The group of a token (its cell) is its kind with `statistics="feature"` (patch or word, CLS or SOS, EOS, padding),
-    or its position with `statistics="position"`.
+    Tokens of a group (a cell) share a mean and standard deviation. A group is a kind of tokens (patch or word, CLS or
+    SOS, EOS, padding) with `statistics="feature"`, or a position with `statistics="position"`.
     """
 
     mean: Float[Tensor, "cells width"]
@@ -37,10 +37,12 @@ class TowerStatistics:
     def look_up(
         self, cells: Int[Tensor, "pairs tokens"]
     ) -> tuple[Float[Tensor, "pairs tokens width"], Float[Tensor, "pairs tokens width"]]:
-        """Return the mean and the standard deviation that apply to each token, given the index of its group.
+        """Return the mean and the standard deviation that apply to each token.
+
+        `cells` is the index of each token's group. Tokens of a group share their statistics (see `cells_of`).
 
         Raises:
-            CalibrationError: If the calibration sample contained no token of a group.
+            CalibrationError: If the calibration sample contained no token of one of these groups.
         """
         used = cells.unique().cpu()
         if int(used.max()) >= len(self.mean) or bool(self.mean[used].isnan().any()):
@@ -123,7 +125,7 @@ def calibrate(
 def _calibrate_tower(
     encoder: DualEncoder, name: TowerName, inputs: Images | Sequence[str], gate: GateConfig, batch_size: int
 ) -> TowerStatistics | None:
-    """Estimate the statistics of one tower in float64. Groups without a token get NaN, for which `look_up` raises."""
+    """Estimate the statistics of one tower in float64. Groups of tokens that the sample lacks get the value NaN."""
     if gate.statistics == "unit":
         return None
     if len(inputs) < 2:
@@ -157,9 +159,9 @@ def _calibrate_tower(
 
 
 def cells_of(tokens: HiddenTokens, gate: GateConfig) -> Int[Tensor, "inputs tokens"]:
-    """Return the index of the group that each token's statistics are computed over.
+    """Return the index of each token's group. Tokens of a group share a mean and standard deviation.
 
-    The group is the token's position with `statistics="position"`, and its kind otherwise.
+    The index is the token's position with `statistics="position"`, and its kind (such as `CONTENT`) otherwise.
     """
     if gate.statistics == "position":
         positions = torch.arange(tokens.hidden.shape[1], device=tokens.hidden.device)

@@ -35,8 +35,8 @@ def cluster_maps(maps: Float[ndarray, "n h w"], ids: Sequence[str], seed: int) -
 
     Args:
         maps: Image maps in nats. Each map is divided by its sum. A map whose sum is 0 or not finite gets the number -1.
-        ids: Unique name of each map. If there are more than `CAP` maps, a sample of them is clustered, and each other
-            map joins the cluster of the nearest sampled map. The sample depends on names and seed, not on the order.
+        ids: Unique name of each map. If there are more than `CAP` (1000) maps, a sample of them is clustered, and each
+            other map joins the cluster of the nearest sampled map. The sample depends on names and seed, not on order.
         seed: Seed of the sample.
 
     Returns:
@@ -59,7 +59,7 @@ def cluster_maps(maps: Float[ndarray, "n h w"], ids: Sequence[str], seed: int) -
 
 
 def _downsample(maps: Float[ndarray, "n h w"]) -> Float[ndarray, "n d"]:
-    """Sum maps over a grid of at most `SIDE` x `SIDE` cells. The nats of a patch in several cells are split by area."""
+    """Sum each map over a coarser grid of at most `SIDE` x `SIDE` cells. Patches in several cells are split by area."""
     down, across = (
         measure_overlaps(np.linspace(0, length, min(SIDE, length) + 1), np.arange(length + 1))
         for length in maps.shape[1:]
@@ -87,9 +87,9 @@ def _cluster_spectrally(rows: Float[ndarray, "n d"]) -> Int[ndarray, " n"]:
 
 
 def _laplacian(rows: Float[ndarray, "n d"]) -> Float[ndarray, "n n"]:
-    """Return the normalized graph Laplacian I - D^-1/2 W D^-1/2.
+    """Return the normalized Laplacian I - D^-1/2 W D^-1/2 of the graph that links similar rows.
 
-    W is 1 where one row is among the nearest neighbors of the other (Euclidean), else 0. D is the diagonal of its sums.
+    W is 1 if one row is among the nearest `NEIGHBORS` of the other, else 0. D is diagonal, with W's row sums.
     """
     distances = scipy.spatial.distance.cdist(rows, rows)
     np.fill_diagonal(distances, np.inf)
@@ -101,7 +101,7 @@ def _laplacian(rows: Float[ndarray, "n d"]) -> Float[ndarray, "n n"]:
 
 
 def _initial_centroids(vectors: Float[ndarray, "n k"]) -> Float[ndarray, "k k"]:
-    """Choose k rows that are as orthogonal as possible (Ng, Jordan, Weiss), which makes k-means deterministic."""
+    """Choose k rows as initial centroids of k-means, as orthogonal as possible, not at random (Ng, Jordan, Weiss)."""
     chosen = [0]
     closest = np.abs(vectors @ vectors[0])
     while len(chosen) < vectors.shape[1]:

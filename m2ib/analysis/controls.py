@@ -44,7 +44,7 @@ def make_control_masks(mask: Mask, count: int, key: str) -> list[Mask]:
 
 
 def _keep_disjoint(controls: list[Mask], mask: Mask) -> list[Mask]:
-    """Return the distinct controls that have no pixel in common with the region."""
+    """Return the distinct controls that have no pixel in common with the mask."""
     return list({control.tobytes(): control for control in controls if not (control & mask).any()}.values())
 
 
@@ -53,7 +53,7 @@ def _generator(key: str) -> np.random.Generator:
 
 
 def _symmetries(mask: Mask) -> list[Mask]:
-    """Return all mirror images and rotations of a mask: half turns, and quarter turns if the image is square."""
+    """Return a mask's mirror images and its rotations by half turns, or by quarter turns if the image is square."""
     turned = [np.rot90(mask, turn) for turn in range(0, 4, 1 if mask.shape[0] == mask.shape[1] else 2)]
     return [np.ascontiguousarray(flip) for one in turned for flip in (one, one[:, ::-1])]
 
@@ -91,9 +91,9 @@ def _shift_randomly(mask: Mask, key: str, count: int) -> list[Mask]:
 
 
 def _interleave(mask: Mask, count: int, key: str) -> list[Mask]:
-    """Shift a pattern cyclically to at most `count` places with little overlap with itself and with each other.
+    """Shift a mask cyclically to at most `count` places with little overlap with the mask and with each other.
 
-    The autocorrelation of the pattern gives the overlap for each shift. Places with less overlap are used first.
+    The autocorrelation of the mask gives its overlap with each shifted mask. Shifts with less overlap are used first.
     """
     spectrum = np.fft.rfft2(mask)
     overlap = np.rint(np.fft.irfft2(np.abs(spectrum) ** 2, s=mask.shape)).astype(np.int64)
@@ -110,10 +110,10 @@ def _interleave(mask: Mask, count: int, key: str) -> list[Mask]:
 
 
 def _rings(mask: Mask, count: int) -> list[Mask]:
-    """Return rings inside a frame with the same number of pixels as the frame.
+    """Return at most `count` rings inside a frame, each with the same number of pixels as the frame.
 
     The first ring is adjacent to the frame, and each further ring is a little further inside. Rings may overlap each
-    other. The innermost line of a ring may be incomplete, which makes the areas equal.
+    other. The innermost line of a ring may be incomplete, so that the areas are equal.
     """
     rows, columns = np.indices(mask.shape)
     height, width = mask.shape

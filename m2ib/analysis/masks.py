@@ -13,9 +13,9 @@ Mask = NDArray[np.bool_]
 
 
 def rasterize_boxes(boxes: Sequence[Box], height: int, width: int) -> Mask:
-    """Return the mask of the union of boxes.
+    """Return the mask of the union of boxes, in pixels of an image of `height` x `width` pixels.
 
-    A pixel is in the mask if a box covers at least half of its width and height. Each box gives at least one pixel.
+    A pixel is in the mask if a box covers at least half of it in each direction. Each box gives at least one pixel.
     """
     mask = np.zeros((height, width), dtype=np.bool_)
     for x0, y0, x1, y1 in boxes:
@@ -44,7 +44,7 @@ def extent_of(mask: Mask) -> tuple[int, int, int, int]:
 
 
 def measure_overlaps(edges: NDArray[np.float64], points: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the length that each interval between successive `edges` shares with each one between `points`."""
+    """Return the length that each interval of successive `edges` (rows) shares with each of successive `points`."""
     stop: NDArray[np.float64] = np.minimum(edges[1:, None], points[1:])
     return np.maximum(stop - np.maximum(edges[:-1, None], points[:-1]), 0)
 

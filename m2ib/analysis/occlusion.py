@@ -32,8 +32,8 @@ def fill_masks(pixels: Pixels, masks: Masks, how: Fill, donors: Pixels | None = 
 
     An empty mask changes nothing, and a mask must not cover a whole image. The fill `mean` is the mean of a ring around
     the region, for each image and channel. The fill `blur` is a Gaussian blur of the unmasked pixels. For thin strokes
-    (masks that fill less than half of their bounding box and are no frame) both use the neighborhood of each pixel. The
-    fill `swap` is the pixels of `donors`, one image for each image, at the same place.
+    (masks that fill less than half of their bounding box and are no frame) both fills use the neighborhood of each
+    pixel. The fill `swap` is the pixels at the same place in `donors`, which has another image for each image.
     """
     if how == "swap":
         if donors is None:
@@ -102,7 +102,7 @@ def embed_occluded(
     how: Fill,
     donors: Pixels | None = None,
 ) -> Float[np.ndarray, "images masks embed"]:
-    """Embed each image once for each of its masks, with the masked pixels replaced as by `fill_masks`."""
+    """Embed each image once for each of its masks, with the masked pixels replaced by `fill_masks`."""
     places = torch.cartesian_prod(torch.arange(masks.shape[0]), torch.arange(masks.shape[1]))
     boolean = torch.from_numpy(masks)
 
@@ -143,7 +143,7 @@ def foil_margin(
     version of a pair's image. Margins are between -2 and 2.
 
     Args:
-        images: Embeddings of one or more versions of each pair's image.
+        images: Embeddings of one or more versions of each pair's image, such as the original and a covered one.
         own: Embedding of each pair's caption.
         foils: Embeddings of the foils of each pair.
     """
@@ -163,8 +163,8 @@ def measure_transplant(
 ) -> Float[np.ndarray, "images masks"]:
     """Paste regions of each source image into its host image, and measure how much the score of the host rises.
 
-    The score is the host's margin for the caption of the source image; `own` and `foils` are as in `foil_margin`. The
-    result is the margin with each pasted region minus that of the unchanged host.
+    The score is the margin of the host with the caption of the source image (`own`) against captions of other pairs
+    (`foils`), as in `foil_margin`. The result is the margin with each pasted region minus that of the unchanged host.
     """
     before = foil_margin(embed_images(encoder, hosts), own, foils)
     pasted = embed_occluded(encoder, hosts, masks, "swap", donors=sources)
@@ -172,10 +172,7 @@ def measure_transplant(
 
 
 def draw_checkerboard(pixels: Pixels, masks: Bool[np.ndarray, "images height width"]) -> Pixels:
-    """Draw an artificial tag into the masked region of each image: a checkerboard of 4 x 4 squares.
-
-    Its values are the largest and the smallest pixel value of the image.
-    """
+    """Draw an artificial tag into each masked region: 4 x 4 squares of the image's largest and smallest pixel value."""
     drawn = pixels.clone()
     rows, columns = torch.arange(pixels.shape[2])[:, None], torch.arange(pixels.shape[3])[None]
     for image, mask in zip(drawn, masks, strict=True):

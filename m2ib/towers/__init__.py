@@ -37,7 +37,7 @@ def find_image_tower(model: nn.Module) -> Tower:
 def find_text_tower(model: nn.Module, tokenizer: Any = None) -> Tower:
     """Return the text tower of an open_clip model. Raises UnsupportedModelError for other text encoders.
 
-    The model's tokenizer declares the token ids of padding and markers (SOS, EOS).
+    `tokenizer` is that of the model, and declares the token ids of padding and markers (SOS, EOS).
     """
     text: Any = model if isinstance(model, CLIP) else model.text
     _check_output_tokens(model, "text", text)

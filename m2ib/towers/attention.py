@@ -40,8 +40,8 @@ def run_block(
 ) -> Float[Tensor, "codes queries width"]:
     """Run one of open_clip's standard transformer blocks, for which `is_standard_block` is True.
 
-    The additive attention mask is (queries, tokens) or (codes, 1, queries, tokens). The output is computed for the
-    tokens in `query`, by default for all. Fewer tokens give the same values, because only the attention mixes tokens.
+    A code is one noisy version of an input. The additive attention mask is (queries, tokens) or (codes, 1, queries,
+    tokens). The output is for the tokens in `query` (default: all tokens), whose choice does not change its values.
     """
     residual = x if query is None else query
     normed = block.ln_1(x)
@@ -52,8 +52,8 @@ def run_block(
 class BlockwiseTower(Tower):
     """Tower that runs the blocks after the gate by a replaceable function, which may be compiled.
 
-    All blocks have the same code, so one compiled function serves all of them. For 12 blocks this takes a twelfth of
-    the time to compile them together.
+    All blocks have the same code, so one compiled function serves all of them. For 12 blocks, its compilation takes a
+    twelfth of the time that all blocks together take.
     """
 
     run_block: Callable[..., Tensor] = staticmethod(run_block)
@@ -74,8 +74,8 @@ def run_blocks(
 ) -> Float[Tensor, "codes queries width"]:
     """Run consecutive transformer blocks with an additive attention mask (tokens, tokens).
 
-    With `pooled`, the index of each input's token that the tower pools, the last block computes only that token.
-    `run_block` is the function of that name or a compiled version of it.
+    `pooled` is the index of the token that the tower pools, for each input. If it is given, the last block computes
+    only this token. `run_block` is the function of that name or a compiled version of it.
     """
 
     def run(block: nn.Module, x: Tensor) -> Tensor:

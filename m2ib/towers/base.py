@@ -55,7 +55,7 @@ class Tower(ABC):
 
     @abstractmethod
     def run_prefix(self, inputs: Tensor, layer: int) -> HiddenTokens:
-        """Return the hidden states of pixels or token ids after one block (-1: the embedding), without gradient."""
+        """Return the hidden states of pixels or token ids after block `layer` (-1: the embedding), without gradient."""
 
     def run_suffix(self, codes: Codes, tokens: HiddenTokens, layer: int) -> Float[Tensor, "draws inputs embed"]:
         """Run the blocks after the gate and return embeddings, which are not normalized.
@@ -85,12 +85,12 @@ def class_name(module: Any) -> str:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Convert half precision to float32, because gradients of the gates (about 1e-6) are lost next to logits of 5."""
+    """Convert half precision to float32. Gradients of about 1e-6 would be lost when added to the gates' logits of 5."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def in_weights_precision(pixels: Tensor, visual: nn.Module) -> Tensor:
-    """Convert pixels to the precision of the first convolution.
+    """Convert pixels to the precision of the first convolution of the image encoder `visual`.
 
     In open_clip's mixed fp16 models this precision differs from that of other layers.
     """

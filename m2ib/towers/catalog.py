@@ -70,7 +70,7 @@ class ModelFacts:
 
 
 def describe_models(config: BottleneckConfig | None = None) -> Iterator[ModelFacts]:
-    """Describe each model of `open_clip.list_models()`, with the layers that `config` gates (default: the audit's)."""
+    """Describe each model of `open_clip.list_models()`, and the layers that `config` (default: the audit's) gates."""
     config = config or BottleneckConfig()
     for name in open_clip.list_models():
         parts = open_clip.get_model_config(name)
@@ -82,7 +82,7 @@ def describe_models(config: BottleneckConfig | None = None) -> Iterator[ModelFac
 
 
 def _kind(parts: dict[str, Any]) -> _Kind:
-    """Return the class that `open_clip.create_model` chooses for a configuration."""
+    """Return the class of model that `open_clip.create_model` chooses for a configuration (`parts`)."""
     if not (parts.get("custom_text") or parts["text_cfg"].get("hf_model_name")):
         return CLIP
     return CoCa if "multimodal_cfg" in parts else CustomTextCLIP
@@ -98,7 +98,7 @@ def _build(kind: _Kind, embed_dim: int, vision_cfg: dict[str, Any], text_cfg: di
 def _describe_tower(name: TowerName, kind: _Kind, embed_dim: int, tower_cfg: str, gate: GateConfig) -> TowerFacts:
     """Build a model with this tower and a tiny tower of the other modality, and describe the tower.
 
-    The result is cached, because many models share a tower. The configuration of the tower is JSON, which is hashable.
+    The result is cached, because many models share a tower. `tower_cfg` is JSON, which is hashable.
     """
     cfg = json.loads(tower_cfg)
     if cfg.get("hf_model_name"):

@@ -19,7 +19,7 @@ Block = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
 @dataclass(frozen=True)
 class TowerParts:
-    """The parts of an image tower. They call the modules of the model.
+    """Functions that compute the parts of an image tower. They call the modules of the model.
 
     Each block runs with the tensors that `embed` returns for all blocks (rotary embeddings, position bias). Layers
     between two stages belong to the next block. Blocks before `first_token_layer` return feature maps, the others
@@ -48,7 +48,7 @@ def sequential_block(*modules: nn.Module) -> Block:
 
 
 def flatten_stages(stages: Any, before: Sequence[str] = ()) -> list[Block]:
-    """Return the blocks of all stages in order, which are in `stage.blocks` or are the children of the stage.
+    """Return the blocks of all stages in order: those in `stage.blocks`, or else the children of the stage.
 
     `before` are the names of the modules that a stage runs before its first block, such as "downsample".
     """
@@ -73,7 +73,7 @@ class SequentialImageTower(Tower):
 
     @torch.no_grad()
     def run_prefix(self, inputs: Pixels, layer: int) -> HiddenTokens:
-        """Return the hidden states after block `layer`: CLS and registers, then patches or map cells row by row."""
+        """Return the hidden states after block `layer`: CLS and registers, then patches row by row."""
         x, shared = self._parts.embed(in_weights_precision(inputs, self._visual))
         for block in self._parts.blocks[: layer + 1]:
             x = block(x, shared)

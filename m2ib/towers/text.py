@@ -18,14 +18,14 @@ APPENDED = -1  # value of `HiddenTokens.ids` for a CLS token that the tower appe
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token ids that are not words, as far as the tokenizer declares them."""
+    """Token ids of padding and markers (SOS, EOS, CLS, SEP), as far as the tokenizer declares them."""
 
     pad: int | None = None  # id of padding
     markers: frozenset[int] | None = None  # ids of SOS, EOS, CLS and SEP
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any) -> "Vocabulary":
-        """Read the ids from open_clip's own tokenizer, or from its wrapper of a Hugging Face tokenizer."""
+        """Read the ids of padding and markers (SOS, EOS) from open_clip's tokenizer, or from the one that it wraps."""
         inner = getattr(tokenizer, "tokenizer", tokenizer)
         names = ("sot_token_id", "eot_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
         found = {getattr(inner, name, None) for name in names}
@@ -34,7 +34,7 @@ class Vocabulary:
         return cls(pad if isinstance(pad, int) else None, markers or None)
 
     def is_marker(self, ids: Int[Tensor, "*shape"], unknown: bool) -> Bool[Tensor, "*shape"]:
-        """Return True for each id that is a marker, or `unknown` for all ids if the tokenizer declares no markers."""
+        """Return True for each id of a marker (SOS, EOS), or `unknown` for all ids if no markers are declared."""
         if self.markers is None:
             return torch.full_like(ids, unknown, dtype=torch.bool)
         return torch.isin(ids, torch.tensor(sorted(self.markers), device=ids.device))
@@ -98,7 +98,7 @@ class OpenClipTextTower(BlockwiseTower):
     def _classify(
         self, ids: Ids, pooled: Int[Tensor, " inputs"]
     ) -> tuple[Int[Tensor, "inputs tokens"], Bool[Tensor, "inputs tokens"]]:
-        """Return the kind of each token, and a mask of the tokens that may be gated.
+        """Return the kind of each token (such as `CONTENT`), and a mask of the tokens that may be gated.
 
         The mask contains the text up to its end, and the pooled token (at index `pooled`) even if it is padding.
         """

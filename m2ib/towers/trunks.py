@@ -102,7 +102,7 @@ def _vision_transformer(trunk: Any, head: nn.Module) -> TowerParts:
 
 
 def _eva(trunk: Any, head: nn.Module) -> TowerParts:
-    """Return the parts of EVA or the Perception Encoder. Rotary embeddings are one per block if `rope_mixed` is set."""
+    """Return the parts of EVA or Perception Encoder. With `rope_mixed`, each block has its own rotary embeddings."""
     mixed = getattr(trunk, "rope_mixed", False)
 
     def embed(pixels: Tensor) -> tuple[Tensor, Shared]:
@@ -120,7 +120,7 @@ def _eva(trunk: Any, head: nn.Module) -> TowerParts:
 
 
 def _relative_positions(trunk: Any, head: nn.Module) -> TowerParts:
-    """Return the parts of a vision transformer with relative positions, which are shared by all blocks or not."""
+    """Return the parts of a vision transformer with relative positions (one bias for all blocks, or one per block)."""
 
     def embed(pixels: Tensor) -> tuple[Tensor, Shared]:
         x = trunk.patch_embed(pixels)

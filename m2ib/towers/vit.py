@@ -12,7 +12,7 @@ from m2ib.towers.sequential import SequentialImageTower, TowerParts, sequential_
 
 
 class OpenClipImageTower(BlockwiseTower, SequentialImageTower):
-    """Image tower with open_clip's VisionTransformer. If the CLS token is pooled, the last block computes only it."""
+    """Image tower with open_clip's VisionTransformer. Its last block computes only the CLS token if that is pooled."""
 
     POOLING: ClassVar = {"tok": "CLS token", "avg": "average"}
 

@@ -40,7 +40,7 @@ ATTEMPTS = 40  # maximum number of candidate templates to test, most prominent o
 
 @dataclass(frozen=True)
 class Discovery:
-    """Result of `find_overlays`: the overlays of a sample of images, and how to search other images for them."""
+    """Result of `find_overlays`: overlays in a sample of images, and the filter to search other images for them."""
 
     whitener: Whitener  # filter that is applied to images before they are searched
     overlays: tuple[Overlay, ...] = ()  # in descending order of their share of the attribution
@@ -48,9 +48,9 @@ class Discovery:
     def search(self, images: Images) -> list[ImageOccurrences]:
         """Return for each overlay and each image the list of occurrences, best first.
 
-        If two overlays share strokes at one place, only the larger one is reported: a letter within a word is no
-        occurrence of the letter. Occurrences of the same overlay overlap only if the overlay is periodic. The images
-        must be preprocessed like the sample.
+        If two overlays share strokes (drawn pixels) at one place, only the larger one is reported: a letter within a
+        word is no occurrence of the letter. Occurrences of the same overlay overlap only if the overlay is periodic.
+        The images must be preprocessed like the sample.
         """
         if not len(images) or not self.overlays:
             return [[] for _ in self.overlays]
@@ -78,14 +78,14 @@ class Discovery:
 def find_overlays(images: Images, maps: Maps, peaks: int = 3, min_images: int = 5) -> Discovery:
     """Find overlays that recur in many images at the places with the highest attribution.
 
-    The result does not depend on the order of the images. For n images, (peaks * n)^2 windows are compared, and all
-    images are searched once for each attempt.
+    The result does not depend on the order of the images. For n images, (peaks * n)^2 pairs of windows are
+    compared, and all images are searched for each candidate, at most `ATTEMPTS`.
 
     Args:
         images: Preprocessed images.
         maps: Image map of each image, in nats.
         peaks: Number of windows to cut from each image, at the highest values of its map.
-        min_images: Number of images that must contain a template, in addition to those that it is estimated from.
+        min_images: Number of images that must contain an overlay, in addition to those that it is estimated from.
 
     Raises:
         ValueError: If the images or maps are not finite.
@@ -131,7 +131,10 @@ def _discover(white: Images, reduced: Images, maps: Maps, peaks: int, min_images
 
 
 def _explained_windows(windows: Windows, occurrences: ImageOccurrences, size: tuple[int, int]) -> Bool[Tensor, " m"]:
-    """Return True for each window that has most of its energy in the boxes of an overlay's occurrences."""
+    """Return True for each window that has most of its energy (sum of squared pixels) in boxes of an overlay.
+
+    `occurrences` contains these boxes for each image, and `size` is the height and width of the images.
+    """
     height, width = windows.core_size
     explained = torch.zeros(len(windows), dtype=torch.bool)
     places = zip(windows.image.tolist(), windows.y.tolist(), windows.x.tolist(), strict=True)
@@ -143,7 +146,7 @@ def _explained_windows(windows: Windows, occurrences: ImageOccurrences, size: tu
 
 
 def _select(spectra: ImageSpectra, maps: Maps, overlays: Sequence[Overlay], least: int) -> tuple[Overlay, ...]:
-    """Search for all overlays together, and return those that still occur in at least `least` images.
+    """Search the images for all overlays together, and return those that still occur in at least `least` images.
 
     An overlay that is no watermark must have a larger share of the attribution than of the area. Of several watermarks
     in the same images only one is returned. Overlays are in descending order of their share of the attribution.
@@ -172,7 +175,7 @@ def _select(spectra: ImageSpectra, maps: Maps, overlays: Sequence[Overlay], leas
 
 
 def _measure_mass(maps: Maps, by_image: ImageOccurrences, size: tuple[int, int]) -> tuple[float, float]:
-    """Return the mean share of the attribution, and of the area, inside the boxes, over images with an occurrence."""
+    """Return the mean share of attribution, and of area, inside an overlay's boxes, over the images that have any."""
     down, across = (  # share of each cell that each pixel covers
         torch.from_numpy(measure_overlaps(np.arange(cells + 1) / cells, np.arange(side + 1) / side)) * cells
         for side, cells in zip(size, maps.shape[1:], strict=True)
@@ -199,8 +202,8 @@ def _merge_adjacent(
 ) -> tuple[Overlay, ...]:
     """Merge overlays that always occur side by side, which are parts of an overlay that is larger than a window.
 
-    Two overlays are merged only if the result fits into an image and occurs in nearly all images with its parts, and in
-    at least `least` images.
+    Two overlays are merged only if the result fits into an image, and occurs in nearly all images that contain both and
+    in at least `least` images.
     """
     found = find_occurrences(spectra, overlays)
     for (one, ones), (other, others) in combinations(zip(overlays, found, strict=True), 2):
@@ -224,10 +227,11 @@ def _merge_adjacent(
 def _find_union(
     one: Overlay, other: Overlay, ones: ImageOccurrences, others: ImageOccurrences
 ) -> tuple[list[Placement], tuple[int, int]] | None:
-    """Return the placements, and the height and width, of two overlays that are parts of a larger one.
+    """Return the places, and the height and width, of a larger overlay that has both overlays as its parts.
 
-    They are parts if they have the same offset (within one pixel) in nearly all images with either overlay, and fill
-    their common bounding box. Otherwise the result is None. A watermark is never a part, because its offset varies.
+    They are parts if their offset from each other is the same (within one pixel) in nearly all images with either one,
+    and they fill their common bounding box. Otherwise the result is None. A watermark is never a part, because its
+    offset varies. `ones` and `others` are the occurrences of the two overlays in each image.
     """
     both = [(i, a[0], b[0]) for i, (a, b) in enumerate(zip(ones, others, strict=True)) if a and b]
     if not both or one.is_watermark or other.is_watermark:

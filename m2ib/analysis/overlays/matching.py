@@ -24,9 +24,10 @@ Placement = tuple[int, int, int]
 
 
 def match_threshold(null_score: float) -> float:
-    """Return the correlation that an occurrence must exceed, given the highest one of rescaled templates.
+    """Return the correlation that an occurrence must exceed, given that of rescaled templates (`null_score`).
 
-    The squared threshold is half way between the squared null score and 1, which is an identical copy.
+    Rescaled templates are a control: an overlay has a fixed size, so they match it only by chance. The squared
+    threshold is half way between the squared null score and 1, the correlation of an identical copy.
     """
     return ((1 + null_score**2) / 2) ** 0.5
 
@@ -45,8 +46,8 @@ class Occurrence:
 class Overlay:
     """A tag, logo or watermark that is identical in many images.
 
-    The height and width of the arrays, th and tw, are pixels of the downsampled images. Means and the median are over
-    the images with an occurrence.
+    The height and width of the arrays, th and tw, are pixels of the downsampled images. The mean `share` and `area`
+    and the median `score` are over the images with an occurrence.
     """
 
     template: Float[Tensor, "c th tw"]  # mean of the whitened occurrences, 0 outside the mask
@@ -81,7 +82,7 @@ class Overlay:
 
 @dataclass(frozen=True)
 class ImageSpectra:
-    """Whitened images and their Fourier transforms, which are computed once for all templates.
+    """Whitened images (see `Whitener`) and their Fourier transforms, which are computed once for all templates.
 
     Images are padded with zeros by half of the largest template before the transform.
     """
@@ -93,7 +94,7 @@ class ImageSpectra:
 
     @classmethod
     def compute(cls, white: Images, extents: Sequence[tuple[int, int]], scale: float = max(SCALES)) -> "ImageSpectra":
-        """Transform whitened images for templates of these heights and widths, enlarged by at most `scale`."""
+        """Transform whitened images (`white`) for templates of these sizes (height, width), enlarged up to `scale`."""
         largest = (math.ceil(max(sides) * scale) for sides in zip(*extents, strict=True))
         padded = (max(n + most // 2, most) for n, most in zip(white.shape[-2:], largest, strict=True))
         h, w = (next_fast_len(size, real=True) for size in padded)
@@ -109,8 +110,8 @@ def correlate(images: ImageSpectra, template: Tensor, mask: Tensor) -> Iterator[
     """Correlate the strokes of a template (its pixels inside the mask) with all places of each image.
 
     Yields:
-        Correlations (images, rows, columns) for a batch of images. The first row and column are half a template above
-        and left of the image. A place where less than half of the strokes are inside the image has -1.
+        Correlations (images, rows, columns) for a batch of images. At the first row and column, half of the template
+        is outside the image. A place at which less than half of the strokes are inside the image has the value -1.
     """
     h, w = images.image_size
     th, tw = mask.shape
@@ -136,8 +137,7 @@ def correlate(images: ImageSpectra, template: Tensor, mask: Tensor) -> Iterator[
 def find_best_matches(images: ImageSpectra, template: Tensor, mask: Tensor) -> list[tuple[float, int, int]]:
     """Find the place with the highest correlation of a template in each image.
 
-    The result is the correlation, and row and column of the template's upper left pixel, which may be outside the
-    image.
+    The result is the correlation, and row and column of the template's upper left pixel (negative if it is outside).
     """
     best = []
     for scores in correlate(images, template, mask):
@@ -149,9 +149,9 @@ def find_best_matches(images: ImageSpectra, template: Tensor, mask: Tensor) -> l
 
 
 def compute_null_score(images: ImageSpectra, template: Tensor, mask: Tensor, required: float) -> float:
-    """Return the highest correlation of rescaled templates in any image.
+    """Return the highest correlation of the template with any image after rescaling (a control, see `match_threshold`).
 
-    The search stops as soon as the match threshold that follows from the correlation reaches `required`.
+    The search stops once the resulting match threshold reaches `required`, because the template is then rejected.
     """
     best = 0.0
     for scale in SCALES:
@@ -168,8 +168,8 @@ def compute_null_score(images: ImageSpectra, template: Tensor, mask: Tensor, req
 def find_occurrences(images: ImageSpectra, overlays: Sequence[Overlay]) -> list[list[list[Occurrence]]]:
     """Return the occurrences of each overlay in each image, best first.
 
-    Overlays with more energy are searched first. Strokes that belong to an occurrence of an earlier overlay do not
-    count for later overlays.
+    Overlays with more energy (sum of squared values) are searched first. Strokes (drawn pixels) that belong to an
+    occurrence of an earlier overlay do not count for later overlays.
     """
     used = torch.zeros(len(images.white), *images.image_size, dtype=torch.bool)
     found: list[list[list[Occurrence]]] = [[] for _ in overlays]
@@ -183,7 +183,8 @@ def find_occurrences(images: ImageSpectra, overlays: Sequence[Overlay]) -> list[
 def _select_peaks(scores: Tensor, overlay: Overlay, used: Tensor) -> list[Occurrence]:
     """Return the occurrences of an overlay in one image, best first, and add their strokes to the mask `used`.
 
-    Occurrences of the same overlay may overlap only if strokes lie on strokes, as in a periodic pattern.
+    `scores` are the correlations with all places of the image, from `correlate`. Occurrences of the same overlay
+    may overlap only if strokes lie on strokes, as in a periodic pattern.
     """
     h, w = used.shape
     th, tw = overlay.mask.shape
@@ -213,7 +214,7 @@ def _select_peaks(scores: Tensor, overlay: Overlay, used: Tensor) -> list[Occurr
 
 
 def clip_mask(y: int, x: int, mask: Tensor, image: Tensor) -> tuple[tuple[slice, slice], Tensor]:
-    """Clip a mask to an image in which its upper left pixel is at row `y` and column `x`.
+    """Clip a mask to an image. The mask's upper left pixel is at row `y` and column `x` of the image.
 
     The result is the slices of the image that the mask covers, and the part of the mask inside the image.
     """

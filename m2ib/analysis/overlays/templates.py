@@ -35,7 +35,7 @@ def confirm_overlay(
         images: Whitened images of the sample.
         reduced: The same images, downsampled but not whitened.
         members: Places of the similar windows, best first.
-        core: Height and width of a window.
+        core: Height and width of these windows.
         min_images: Number of other images in which the first template must match.
     """
     size = (2 * core[0], 2 * core[1])
@@ -66,11 +66,11 @@ def estimate_candidate(
 
     Args:
         images: Whitened images of the sample.
-        placements: Places of the content.
-        extent: Height and width of the content.
-        window: Height and width of the window around the content that the template is estimated in.
+        placements: Places of the content that the windows have in common, such as a word.
+        extent: Height and width of this content.
+        window: Height and width of the windows around the content from which the template is estimated.
         least: Number of images that must contain the template.
-        sources: Images that do not count for `least`.
+        sources: Indices of images that do not count for `least`, because the windows are from them.
     """
     estimate = _estimate_template(images.white, placements, window, extent)
     if estimate is None:
@@ -85,7 +85,7 @@ def estimate_candidate(
 
 
 def complete_overlay(images: ImageSpectra, reduced: Images, overlay: Overlay, member_count: int) -> Overlay:
-    """Return the overlay with its `member_count`, and with `ink` estimated from all its occurrences in the images."""
+    """Return the overlay with `member_count`, and its strokes as drawn (`ink`) from unwhitened images (`reduced`)."""
     (found,) = find_occurrences(images, [overlay])
     placements = [(i, one.y, one.x) for i, occurrences in enumerate(found) for one in occurrences]
     return replace(overlay, ink=_estimate_ink(reduced, placements, overlay.mask), member_count=member_count)
@@ -94,16 +94,16 @@ def complete_overlay(images: ImageSpectra, reduced: Images, overlay: Overlay, me
 def _estimate_template(
     white: Images, placements: Sequence[Placement], size: tuple[int, int], core: tuple[int, int]
 ) -> tuple[Tensor, Tensor] | None:
-    """Return the mean of aligned windows and the mask of its strokes, both cropped to the mask.
+    """Return the mean of aligned windows (the template) and the mask of its strokes, both cropped to the mask.
 
     A pixel belongs to a stroke if the squared mean over the windows exceeds their variance, each averaged over the 3 x
     3 neighborhood of the pixel. The result is None if the mask has fewer than nine pixels.
 
     Args:
         white: Whitened images.
-        placements: Places of the content.
+        placements: Places of the content that the windows have in common, such as a word.
         size: Height and width of the windows.
-        core: Height and width of the content in the middle of each window.
+        core: Height and width of this content, which is in the middle of each window.
     """
     top, left = (size[0] - core[0]) // 2, (size[1] - core[1]) // 2
     inside = F.pad(torch.ones_like(white[:1, :1]), (size[1],) * 2 + (size[0],) * 2)
@@ -131,7 +131,7 @@ def _estimate_template(
 def _estimate_ink(reduced: Images, placements: Sequence[Placement], mask: Tensor) -> Bool[Tensor, "th tw"]:
     """Return the mask of the strokes as drawn: pixels with more than half of the largest contrast.
 
-    Contrast is the difference from the surroundings in images that are not whitened, because whitening widens strokes.
+    Contrast is the difference from the surroundings in unwhitened images (`reduced`), because whitening widens strokes.
     """
     total, count = reduced.new_zeros((reduced.shape[1], *mask.shape)), reduced.new_zeros(mask.shape)
     for i, y, x in placements:

@@ -69,7 +69,7 @@ def drop_duplicate_channels(images: Images) -> Float[Tensor, "n d h w"]:
 
 
 def _hann(side: int) -> Tensor:
-    """Return a Hann window around index 0, the center of a Fourier kernel. It is 0 beyond half a patch."""
+    """Return a Hann window around index 0, the center of a Fourier kernel. It is 0 beyond `PATCH` / 2 pixels."""
     at = torch.arange(side, dtype=torch.float64)
     distance = torch.minimum(at, side - at) / (PATCH / 2)
     return torch.where(distance < 1, 0.5 + 0.5 * torch.cos(torch.pi * distance), 0)

@@ -19,26 +19,29 @@ _MAX_NUMBERS = 2**24  # numbers in memory at once while windows are compared
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows (cores) of whitened images around the highest values of the maps, and their surroundings."""
+    """m windows of whitened images around the highest values of the attribution maps.
+
+    Each window has a core of 2 x 2 map cells, and surroundings, twice as high and wide, in which cores are searched.
+    """
 
     image: Int[Tensor, " m"]  # index of each window's image
     y: Int[Tensor, " m"]  # row of the upper left pixel of each core
     x: Int[Tensor, " m"]  # column of that pixel
     core: Float[Tensor, "m c s t"]
-    surroundings: Float[Tensor, "m c u v"]  # areas twice as high and wide, in which cores are searched
+    surroundings: Float[Tensor, "m c u v"]
 
     def __len__(self) -> int:
         return len(self.image)
 
     @property
     def core_size(self) -> tuple[int, int]:
-        """Height and width of a core."""
+        """Height and width, in pixels, of a core (the center of a window, without its surroundings)."""
         return self.core.shape[-2], self.core.shape[-1]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Correlations of m windows of n images with each other."""
+    """Correlations of the cores of m windows (see `Windows`) with the surroundings of all windows, in n images."""
 
     windows: Windows
     scores: Float[Tensor, "m m"]  # highest correlation of each core (row) within each window's surroundings (column)
@@ -48,24 +51,24 @@ class Comparison:
 
     @property
     def null_max(self) -> Float[Tensor, " m"]:
-        """Highest correlation of each core with rescaled surroundings."""
+        """Highest correlation of each window's core with rescaled surroundings, which are a control."""
         return self.null_by_image.max(1).values
 
     def prominence(self, k: int) -> Float[Tensor, " m"]:
-        """Return how clearly each core recurs in k images.
+        """Return how clearly the core (center) of each window recurs in k images.
 
-        The prominence is the k-th highest correlation over images, minus the k-th highest correlation with rescaled
-        images, times the energy of the core. Larger content has more energy, so that a word is more prominent than its
-        letters. The prominence is 0 for a core that matches fewer than k images better than any rescaled image.
+        The prominence is the k-th highest correlation of the core with images, minus that with rescaled images (the
+        control), times the energy of the core (sum of squared values). A word has more energy than its letters, so it
+        is more prominent. A core that matches fewer than k images better than any rescaled image has prominence 0.
         """
         kth = self.by_image.topk(k, 1).values[:, -1]
         excess = (kth - self.null_by_image.topk(k, 1).values[:, -1]) * self.windows.core.square().sum((1, 2, 3))
         return excess.masked_fill(kth <= self.null_max, 0)
 
     def members_of(self, seed: int) -> list[Placement]:
-        """Return the place of a core, then that of its best match in each image that it matches, best first.
+        """Return the place of the core (center) of window `seed`, then its best match in each image, best first.
 
-        A match is a correlation above `null_max`.
+        Only correlations above `null_max`, the highest one with rescaled images, count as matches.
         """
         windows = self.windows
         found = [(int(windows.image[seed]), int(windows.y[seed]), int(windows.x[seed]))]
@@ -81,7 +84,7 @@ class Comparison:
 
 
 def find_hot_cells(maps: Maps, peaks: int) -> list[list[tuple[int, int]]]:
-    """Return the cells (row, column) with the highest values of each map, at most `peaks` for each.
+    """Return the cells (row, column) with the highest values of each map, at most `peaks` for each map.
 
     Cells must not be adjacent to each other and must be above the mean of the map.
     """
@@ -100,9 +103,9 @@ def find_hot_cells(maps: Maps, peaks: int) -> list[list[tuple[int, int]]]:
 
 
 def cut_windows(white: Images, maps: Maps, peaks: int) -> Windows:
-    """Cut at most `peaks` windows of 2 x 2 map cells from each image, around the highest values of its map.
+    """Cut at most `peaks` windows of 2 x 2 map cells from each whitened image (`white`), at the highest map values.
 
-    Windows without content are omitted.
+    Windows of almost constant pixels are omitted.
     """
     _, c, h, w = white.shape
     cell_y, cell_x = h / maps.shape[1], w / maps.shape[2]
@@ -127,7 +130,10 @@ def cut_windows(white: Images, maps: Maps, peaks: int) -> Windows:
 
 
 def compare_windows(windows: Windows, white: Images) -> Comparison:
-    """Correlate the core of each window with the surroundings of all windows, and with rescaled surroundings."""
+    """Correlate the core (center) of each window with the surroundings of all windows, in whitened images (`white`).
+
+    Rescaled surroundings are a control (overlays have a fixed size). Near-duplicates among the images do not count.
+    """
     scores, shifts = _correlate_all(windows.core, windows.surroundings)
     rescaled = [_rescale(one[None], SCALES[i % len(SCALES)])[0] for i, one in enumerate(windows.surroundings)]
     null, _ = _correlate_all(windows.core, torch.stack(rescaled))
@@ -139,7 +145,7 @@ def compare_windows(windows: Windows, white: Images) -> Comparison:
 
 
 def _correlate_all(cores: Tensor, surroundings: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the highest correlation (m, m) of each core within each window's surroundings, and its place (m, m)."""
+    """Return the highest correlation (m, m) of each window's core in each window's surroundings, and its flat index."""
     size_y, size_x = cores.shape[-2:]
     side_y, side_x = surroundings.shape[-2:]
     span_y, span_x = side_y - size_y + 1, side_x - size_x + 1
@@ -173,13 +179,13 @@ def _rescale(pictures: Tensor, scale: float) -> Tensor:
 
 
 def _find_near_duplicates(white: Images) -> Bool[Tensor, "n n"]:
-    """Return True for each pair of images that are near-duplicates, such as slightly different crops or encodings."""
+    """Return True for each two whitened images that are near-duplicates, such as slightly different crops."""
     clipped = white.clamp(-1, 1).flatten(1)
     unit = clipped / clipped.norm(dim=1, keepdim=True).clamp_min(1e-9)
     return unit @ unit.T > _SAME_IMAGE
 
 
 def _best_by_image(scores: Tensor, image: Tensor, n: int) -> Tensor:
-    """Return the highest correlation (m, n) of each core over each image's windows. -1 for images without windows."""
+    """Return the highest score of each window's core in each of n images, or -1 for an image without windows."""
     index = image.expand(len(scores), -1)
     return scores.new_full((len(scores), n), -1.0).scatter_reduce(1, index, scores, "amax")

@@ -1,4 +1,4 @@
-"""What all tests share: shapes are checked, torch keeps to one thread, and a lake can be filled by hand."""
+"""Fixtures of all tests: shapes are checked, torch uses one thread, and a lake can be filled by hand."""
 
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ from beartype import beartype
 
 
 def check_shapes(function):
-    """beartype, which refuses protocols that cannot be checked at run time: they are made so first."""
+    """Apply beartype, after making protocols runtime-checkable, which it requires."""
     for hint in getattr(function, "__annotations__", {}).values():
         if isinstance(hint, type) and getattr(hint, "_is_protocol", False):
             typing.runtime_checkable(hint)
@@ -58,7 +58,7 @@ class HandWrittenRun(Run):
         return self
 
     def add_pairs(self, captions, attributes=None):
-        """A pair for each caption; attributes: one dictionary for each, by default none."""
+        """Add a pair for each caption; attributes: one dictionary for each, by default none."""
         rows = [
             {
                 "pair_id": pair_id_of(number), "row_number": number, "file_name": f"{number}.png", "caption": caption,
@@ -72,9 +72,9 @@ class HandWrittenRun(Run):
         return rows
 
     def add_attributions(self, maps, grid, **columns):
-        """An attribution for each map (row by row over a grid of height x width); a None map leaves its pair out.
+        """Add an attribution for each map (row by row over a grid of height x width); None leaves the pair out.
 
-        columns: values for all rows.
+        columns: values of further columns, the same for all rows.
         """
         rows = [
             {
@@ -91,20 +91,20 @@ class HandWrittenRun(Run):
         return rows
 
     def add_regions(self, *boxes):
-        """Regions as (name, box) for all pairs, or (name, box, pair_id) for one."""
+        """Add regions as (name, box) for all pairs, or (name, box, pair_id) for one."""
         self.write_table(
             "regions",
             [
                 {
-                    "region": name, "kind": "box", "pair_id": of[0] if of else None,
+                    "region": name, "kind": "box", "pair_id": pair_id[0] if pair_id else None,
                     **dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)),
                 }
-                for name, box, *of in boxes
+                for name, box, *pair_id in boxes
             ],
         )  # fmt: skip
 
     def add_shares(self, region, shares, area=0.1):
-        """Shares of one region, a pair each; nats as of a map of ten."""
+        """Add the shares of one region, one for each pair; nats are those of a map of ten nats."""
         self.write_table(
             "region_shares",
             [
@@ -117,20 +117,23 @@ class HandWrittenRun(Run):
         )  # fmt: skip
 
     def add_alerts(self, *alerts):
-        """Alerts as dictionaries of what is not usual about them, with their findings; `interval` makes a test of each.
+        """Alerts, given by the columns that differ from the defaults, with their findings; `interval` adds a test.
 
-        interval: low, effect and high of the score, of a margin of one.
+        interval: lower bound, effect and upper bound of the score, for a margin of one.
         """
-        usual = {
+        defaults = {
             "region": "corner", "slice_kind": "word", "slice": "consolidation", "rule": "region_mass", "n": 4,
             "share": 0.3, "area": 0.1, "effect": 3.0, "state": "suspected", "severity": None, "explained_by": None,
         }  # fmt: skip
         digests = self.read_manifest()["rules"]
         rows = []
         for number, given in enumerate(alerts):
-            row = usual | given
-            own = {"side": "text" if row["region"].startswith('"') else "image", "alert_id": f"{self.run_id}-{number}"}
-            rows.append(row | own | {"rule_digest": digests.get(row["rule"])})
+            row = defaults | given
+            identity = {
+                "side": "text" if row["region"].startswith('"') else "image",
+                "alert_id": f"{self.run_id}-{number}",
+            }
+            rows.append(row | identity | {"rule_digest": digests.get(row["rule"])})
         stored = {name: sql.schema(name).names for name in ("findings", "alerts", "confirmations")}
         for table in ("findings", "alerts"):
             self.write_table(table, [{key: row[key] for key in row if key in stored[table]} for row in rows])
@@ -147,15 +150,15 @@ class HandWrittenRun(Run):
 
 @pytest.fixture
 def lake(tmp_path):
-    """An empty lake whose path has what a path may have."""
+    """An empty lake whose path contains a blank and a quote."""
     folder = tmp_path / "the reader's lake"
     folder.mkdir()
     return folder
 
 
 @pytest.fixture
-def away():
-    """A folder of its own in a store that fsspec keeps in memory; there is nothing below it."""
+def remote_folder():
+    """A folder in the in-memory file system of fsspec, which does not exist yet."""
     from upath import UPath
 
     root = UPath(f"memory://{uuid.uuid4().hex}")
@@ -166,7 +169,7 @@ def away():
 
 @pytest.fixture
 def downloads(monkeypatch):
-    """The names of objects that were downloaded from `away`; relative to the runs, for files of a run."""
+    """The names of objects that were downloaded from `remote_folder`; relative to the runs, for files of a run."""
     from fsspec.implementations.memory import MemoryFileSystem
 
     names, get = [], MemoryFileSystem.get_file
@@ -180,46 +183,46 @@ def downloads(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def hand_written_run():
-    """The class: hand_written_run(lake, run_id).begin() is a run to be filled by hand."""
+def run_class():
+    """The class `HandWrittenRun`: run_class(lake, run_id).begin() is a run to be filled by hand."""
     return HandWrittenRun
 
 
 @pytest.fixture
-def hand_written(lake):
-    """A run that begins, to be filled by hand."""
+def hand_written_run(lake):
+    """A run that has begun, to be filled by hand."""
     return HandWrittenRun(lake, "20260101T000000-aaaaaa").begin()
 
 
 @pytest.fixture
-def nights(tmp_path, nights_in):
-    """nights(alerts..., status=, lake=, **facts): the next run of one audit, with its alerts and their lives."""
-    folder = tmp_path / "the nights' lake"
+def add_next_run(tmp_path, make_add_next_run):
+    """add_next_run(alerts..., status=, lake=, **facts): the next run of an audit, with alerts and their history."""
+    folder = tmp_path / "the series' lake"
     folder.mkdir()
-    return nights_in(folder)
+    return make_add_next_run(folder)
 
 
 @pytest.fixture(scope="session")
-def nights_in():
-    """nights_in(lake): `nights` in a lake that outlives a test."""
-    return _nights
+def make_add_next_run():
+    """Function that returns `add_next_run` for a lake that outlives a test."""
+    return _make_add_next_run
 
 
-def _nights(folder):
+def _make_add_next_run(folder):
     from tasks.notify import store_alert_history
 
     numbers = itertools.count(1)
 
     def run(*alerts, status="completed", lake=folder, **facts):
-        made = HandWrittenRun(lake, f"202601{next(numbers):02d}T000000-aaaaaa")
-        made.begin(**({"rules": {"region_mass": "r"}} | facts))
-        made.add_pairs(["a consolidation"] * 4)
-        made.add_attributions([[1.0] * 4] * 4, (2, 2))
-        made.add_regions(*((name, (0, 0, 0.5, 0.5)) for name in sorted({a.get("region", "corner") for a in alerts})))
-        made.add_alerts(*alerts)
-        store_alert_history(made, 3)
-        made.finish(status)
-        return made
+        new_run = HandWrittenRun(lake, f"202601{next(numbers):02d}T000000-aaaaaa")
+        new_run.begin(**({"rules": {"region_mass": "r"}} | facts))
+        new_run.add_pairs(["a consolidation"] * 4)
+        new_run.add_attributions([[1.0] * 4] * 4, (2, 2))
+        new_run.add_regions(*((name, (0, 0, 0.5, 0.5)) for name in sorted({a.get("region", "corner") for a in alerts})))
+        new_run.add_alerts(*alerts)
+        store_alert_history(new_run, 3)
+        new_run.finish(status)
+        return new_run
 
     return run
 
@@ -237,23 +240,23 @@ def settings():
     """A configuration of a small audit: settings(corpus, folder of the lake, bottleneck={...}, ...)."""
 
     def build(corpus, folder, architecture="demo/shortcut", **sections):
-        given = {
+        data = {
             "corpus": {"path": corpus},
             "model": {"architecture": architecture, "device": "cpu"},
             "lake": {"path": folder, "shard_size": 16},
             "alerts": {"min_pairs": 5},
         }
         for name, section in sections.items():
-            given[name] = given.get(name, {}) | section
+            data[name] = data.get(name, {}) | section
         from flows.config import parse
 
-        return parse(given, "test")
+        return parse(data, "test")
 
     return build
 
 
 @dataclass(frozen=True)
-class Line:
+class Pipeline:
     """The stages of the audit, one after the other, without Prefect."""
 
     run: Run
@@ -320,38 +323,38 @@ class Line:
 
 
 @pytest.fixture(scope="session")
-def begin_line():
-    """Begin a run: begin_line(config) -> Line."""
+def begin_pipeline():
+    """Begin a run: begin_pipeline(config) -> Pipeline."""
 
     def start(config):
         from flows.begin import begin
 
-        return Line(begin(config, config.models(), None), config)
+        return Pipeline(begin(config, config.models(), None), config)
 
     return start
 
 
 @pytest.fixture(scope="session")
-def audited_once(tmp_path_factory, phantoms, settings, begin_line):
-    """The phantoms in the lake, with the shortcut model. Not to be changed: `audited` is a copy."""
-    line = begin_line(settings(phantoms, tmp_path_factory.mktemp("audited") / "lake"))
-    line.to_lake()
-    return line
+def shared_phantom_audit(tmp_path_factory, phantoms, settings, begin_pipeline):
+    """The phantoms in the lake, with the shortcut model. Not to be changed: `phantom_audit` is a copy."""
+    pipeline = begin_pipeline(settings(phantoms, tmp_path_factory.mktemp("audited") / "lake"))
+    pipeline.to_lake()
+    return pipeline
 
 
 @pytest.fixture
-def audited(audited_once, tmp_path):
+def phantom_audit(shared_phantom_audit, tmp_path):
     """A copy of the audited phantoms that a test may change."""
     copy = tmp_path / "copied lake"
-    shutil.copytree(audited_once.run.lake, copy)
-    config = audited_once.config
+    shutil.copytree(shared_phantom_audit.run.lake, copy)
+    config = shared_phantom_audit.config
     config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": copy})})
-    return Line(Run(copy, audited_once.run.run_id), config)
+    return Pipeline(Run(copy, shared_phantom_audit.run.run_id), config)
 
 
 @pytest.fixture
-def changed_rows():
-    """Rewrite the rows of a stored table and list the file anew: changed_rows(run, table, change)."""
+def rewrite_rows():
+    """rewrite_rows(run, table, change): rewrite the rows of a stored table and list the file again."""
 
     def rewrite(run, table, change):
         import pyarrow.parquet as pq
@@ -361,8 +364,8 @@ def changed_rows():
         for path in files[1:]:
             path.unlink()
         record = run.read_manifest()
-        keep = [entry for entry in record["files"] if entry["table"] != table]
-        run.update(files=keep)
+        other_files = [entry for entry in record["files"] if entry["table"] != table]
+        run.update(files=other_files)
         with contextlib.suppress(FileNotFoundError):
             files[0].unlink()
         run.write_table(table, change(rows))
@@ -372,7 +375,7 @@ def changed_rows():
 
 @dataclass(frozen=True)
 class Store:
-    """An S3 server of this process with one bucket, and the method and path of every request that it got."""
+    """An S3 server of this process with one bucket, and the method and path of every request that it received."""
 
     bucket: str = "corpora"
     requests: list = field(default_factory=list)
@@ -390,7 +393,7 @@ class Store:
         self.requests.clear()
         return f"s3://{self.bucket}/{folder.name}"
 
-    def asked(self, method):
+    def list_requests(self, method):
         """The paths of the requests of one method, since the last upload."""
         return [path for kind, path in self.requests if kind == method]
 
@@ -403,11 +406,11 @@ def s3():
     from moto.server import ThreadedMotoServer
 
     store = Store()
-    answer = DomainDispatcherApplication.__call__
+    call_application = DomainDispatcherApplication.__call__
 
-    def spy(self, environ, start):
+    def spy(self, environ, start_response):
         store.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
-        return answer(self, environ, start)
+        return call_application(self, environ, start_response)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DomainDispatcherApplication, "__call__", spy)
@@ -428,8 +431,8 @@ def s3():
 
 
 @pytest.fixture
-def forget():
-    """forget(): this process has no copies any more, as another one has none."""
+def remove_copies():
+    """remove_copies(): remove the local copies of this process, as if it were another one."""
 
     def remove():
         import stores

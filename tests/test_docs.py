@@ -57,13 +57,13 @@ def test_a_documented_rule_is_one(text):
     check_rules({"documented": text})
 
 
-def test_the_rule_of_the_guide_finds_what_the_guide_says(hand_written):
+def test_the_rule_of_the_guide_finds_what_the_guide_says(hand_written_run):
     (text,) = [block.values[0] for block in blocks("sql") if "site_gap" in block.values[0]]
-    hand_written.add_pairs(["x"] * 8, [{"site": "a"}] * 3 + [{"site": "b"}] * 5)
-    hand_written.add_attributions([[4, 2, 2, 2]] * 3 + [[1, 3, 3, 3]] * 5, (2, 2))
-    hand_written.add_regions(("corner", (0, 0, 0.5, 0.5)), ("right", (0.5, 0, 1, 1)))
-    flag.fn(hand_written, AlertsConfig(min_pairs=3), {"site_gap": text})
-    with hand_written.connect() as connection:
+    hand_written_run.add_pairs(["x"] * 8, [{"site": "a"}] * 3 + [{"site": "b"}] * 5)
+    hand_written_run.add_attributions([[4, 2, 2, 2]] * 3 + [[1, 3, 3, 3]] * 5, (2, 2))
+    hand_written_run.add_regions(("corner", (0, 0, 0.5, 0.5)), ("right", (0.5, 0, 1, 1)))
+    flag.fn(hand_written_run, AlertsConfig(min_pairs=3), {"site_gap": text})
+    with hand_written_run.connect() as connection:
         found = sql.read(
             connection, "SELECT rule, region, slice, n, share, effect FROM findings WHERE rule = 'site_gap'"
         )

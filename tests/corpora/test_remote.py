@@ -71,7 +71,7 @@ def test_one_download_an_image(s3: Store, write_corpus: WriteCorpus, picture: Pi
     url = s3.put(write_corpus(table, {"a.png": picture(), "b.png": picture(color=3)}, folder="one"))
     corpus = open_corpus(parse_root(url))
     (first, *_) = corpus.pairs()
-    assert sorted(path for path in s3.asked("GET") if path.endswith(".png")) == [
+    assert sorted(path for path in s3.list_requests("GET") if path.endswith(".png")) == [
         f"/{BUCKET}/one/a.png",
         f"/{BUCKET}/one/b.png",
     ]
@@ -83,8 +83,8 @@ def test_what_is_too_large_is_never_downloaded(s3: Store, write_corpus: WriteCor
     table = [{"file_name": "big.png", "text": "x"}]
     url = s3.put(write_corpus(table, {"big.png": bytes(300_000)}, folder="large"))
     assert outcomes(rows_of(url, limits=Limits(max_file_bytes=200_000))) == ["file_too_large"]
-    assert f"/{BUCKET}/large/big.png" in s3.asked("HEAD")
-    assert not [path for path in s3.asked("GET") if path.endswith("big.png")]
+    assert f"/{BUCKET}/large/big.png" in s3.list_requests("HEAD")
+    assert not [path for path in s3.list_requests("GET") if path.endswith("big.png")]
 
 
 def test_a_long_table_comes_in_blocks_and_too_long_a_line_is_a_row(
@@ -95,7 +95,7 @@ def test_a_long_table_comes_in_blocks_and_too_long_a_line_is_a_row(
     lines[500] = "a.png," + "y" * (5 * 2**20)
     root = write_corpus("\n".join(["file_name,text", *lines, ""]).encode(), folder="long")
     assert rows_of(root) == rows_of(s3.put(root))
-    assert len([path for path in s3.asked("GET") if path.endswith("metadata.csv")]) > 4
+    assert len([path for path in s3.list_requests("GET") if path.endswith("metadata.csv")]) > 4
 
 
 @pytest.mark.parametrize(

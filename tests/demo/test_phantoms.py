@@ -112,8 +112,8 @@ def test_a_faint_consolidation_is_below_the_noise_and_a_strong_one_is_not():
 def test_any_finding_can_be_faint(condition):
     drawn = {s: draw(np.random.default_rng(8), condition, s) for s in (0.0, 0.03, 0.7, 1.0)}
     assert [drawn[s][2] for s in drawn] == list(drawn)
-    away = {s: np.abs(drawn[s][0] - drawn[0.0][0]).sum() for s in drawn}
-    assert away[0.03] < 0.1 * away[0.7] < 0.1 * away[1.0]
+    remote_folder = {s: np.abs(drawn[s][0] - drawn[0.0][0]).sum() for s in drawn}
+    assert remote_folder[0.03] < 0.1 * remote_folder[0.7] < 0.1 * remote_folder[1.0]
 
 
 def test_full_strength_is_what_is_drawn_when_none_is_given():

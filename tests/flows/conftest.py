@@ -1,4 +1,4 @@
-"""Prefect for the slow tests: in a home of its own, on loopback."""
+"""Prefect for the slow tests: with a separate home, on loopback."""
 
 import contextlib
 import json
@@ -14,8 +14,8 @@ import urllib.request
 import pytest
 
 
-def without_prefect(patch):
-    """Let flows call their tasks' plain functions, so that they need no server; patch: a MonkeyPatch."""
+def disable_prefect(patch):
+    """Make flows call the plain functions of their tasks, so that they need no server; patch: a MonkeyPatch."""
     import logging
 
     from prefect import Task
@@ -36,12 +36,12 @@ def without_prefect(patch):
 
 
 @pytest.fixture
-def plain(monkeypatch):
+def no_prefect(monkeypatch):
     """Flows run without Prefect."""
-    without_prefect(monkeypatch)
+    disable_prefect(monkeypatch)
 
 
-QUIET = {
+ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "240",
     "DO_NOT_TRACK": "1",
@@ -51,10 +51,10 @@ QUIET = {
 
 
 @pytest.fixture(scope="session")
-def own_prefect(tmp_path_factory):
-    """The environment of a Prefect that shares nothing with the user's; without an API it starts its own server."""
+def prefect_environment(tmp_path_factory):
+    """The environment of a Prefect that shares nothing with the user's; it starts a server itself."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-    return inherited | QUIET | {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect home"))}
+    return inherited | ENVIRONMENT | {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect home"))}
 
 
 class Server:
@@ -68,10 +68,10 @@ class Server:
         request = urllib.request.Request(
             f"{self.api}/{route}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.load(response)
 
-    def healthy(self):
+    def is_healthy(self):
         try:
             with urllib.request.urlopen(f"{self.api}/health", timeout=5) as answer:
                 return answer.status == 200
@@ -80,14 +80,14 @@ class Server:
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as free_socket:
+        free_socket.bind(("127.0.0.1", 0))
+        return free_socket.getsockname()[1]
 
 
 @contextlib.contextmanager
-def running_server(environment, log):
-    """A server and its process group, up until the block ends, unless the block kills it."""
+def run_server(environment, log):
+    """Run a server until the block ends, unless the block kills it; yields the server and its process group."""
     server = Server(free_port(), environment)
     port = server.api.split(":")[2].split("/")[0]
     with log.open("ab") as output:
@@ -97,7 +97,7 @@ def running_server(environment, log):
         )  # fmt: skip
     try:
         deadline = time.monotonic() + 240
-        while not server.healthy():
+        while not server.is_healthy():
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)
@@ -113,12 +113,12 @@ def running_server(environment, log):
 
 
 @pytest.fixture(scope="session")
-def prefect_server(own_prefect, tmp_path_factory):
-    with running_server(own_prefect, tmp_path_factory.mktemp("prefect server") / "log") as (server, _):
+def prefect_server(prefect_environment, tmp_path_factory):
+    with run_server(prefect_environment, tmp_path_factory.mktemp("prefect server") / "log") as (server, _):
         yield server
 
 
 @pytest.fixture
-def server_of(tmp_path):
-    """server_of(environment): a server that a test may kill."""
-    return lambda environment: running_server(environment, tmp_path / "server log")
+def start_server(tmp_path):
+    """start_server(environment): a server that a test may kill."""
+    return lambda environment: run_server(environment, tmp_path / "server log")

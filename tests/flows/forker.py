@@ -1,8 +1,8 @@
-"""Audits in processes that can be killed, cheap enough for many: imports and model are loaded once, each is a fork.
+"""Audits in processes that can be killed: imports and model are loaded once, and each audit is a fork.
 
-The first line of JSON on standard input is a configuration whose model is loaded. Each further line is an audit:
-{"config", "resume", "die_at", "file_bytes"}. Answers are "pid N", then "ended S" with the status as waitpid gives it,
-and "events N" before it where the audit came so far.
+The first line of standard input is a configuration as JSON, whose model is loaded. Each further line is an audit:
+{"config", "resume", "die_at", "file_bytes"}. The output is "pid N", then "ended S" with the status of waitpid, preceded
+by "events N" unless the audit was killed.
 """
 
 import errno
@@ -25,16 +25,16 @@ from tasks.execution import is_storage_full
 from tasks.inputs import load_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from conftest import without_prefect
+from conftest import disable_prefect
 
 WRITES = {"open", "os.rename", "os.mkdir", "os.remove", "os.truncate", "shutil.copyfile"}
 
 
-def say(word, number):
+def write_line(word, number):
     os.write(1, f"{word} {number}\n".encode())
 
 
-def sequential(run, shards, config, engine, plan):
+def run_sequentially(run, shards, config, engine, plan):
     results = []
     for shard in shards:
         try:
@@ -45,15 +45,15 @@ def sequential(run, shards, config, engine, plan):
 
 
 def audit(order):
-    seen = 0
+    events = 0
     lake = str(order["config"]["lake"]["path"])
 
     def count(event, arguments):
-        """Counts what touches the lake, and dies before the n-th."""
-        nonlocal seen
-        if event in WRITES and any(str(given).startswith(lake) for given in arguments[:2]):
-            seen += 1
-            if seen == order.get("die_at"):
+        """Count the events that touch the lake, and kill the process before event number `die_at`."""
+        nonlocal events
+        if event in WRITES and any(str(argument).startswith(lake) for argument in arguments[:2]):
+            events += 1
+            if events == order.get("die_at"):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
@@ -65,18 +65,18 @@ def audit(order):
     except OSError as error:
         return errno.ENOSPC if is_storage_full(error) else 1
     finally:
-        say("events", seen)
+        write_line("events", events)
     return 0
 
 
 def main():
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        without_prefect(patch)
-        patch.setattr(flow, "fan_out", sequential)
-        patch.setattr(lifecycle, "_write_report", lambda *_: None)  # as slow as the rest
-        first = json.loads(sys.stdin.readline())
-        load_model(parse(first["config"], "test").models()[0])
+        disable_prefect(patch)
+        patch.setattr(flow, "fan_out", run_sequentially)
+        patch.setattr(lifecycle, "_write_report", lambda *_: None)  # takes as long as all other stages
+        order = json.loads(sys.stdin.readline())
+        load_model(parse(order["config"], "test").models()[0])
         for line in sys.stdin:
             child = os.fork()
             if child == 0:
@@ -86,8 +86,8 @@ def main():
                     traceback.print_exc()
                     code = 1
                 os._exit(code)
-            say("pid", child)
-            say("ended", os.waitpid(child, 0)[1])
+            write_line("pid", child)
+            write_line("ended", os.waitpid(child, 0)[1])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Notifies of the alerts of runs, in a process of its own, for test_notifications.py.
+"""Notify about the alerts of runs, in a separate process, for test_notifications.py.
 
-python notify_process.py LAKE JSON, with a list of [run id, kinds of changes, digest].
+Usage: python notify_process.py LAKE JSON, where JSON is a list of [run id, kinds of changes, digest].
 """
 
 import json

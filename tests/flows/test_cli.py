@@ -1,4 +1,4 @@
-"""The command line over an existing lake: what it prints, where, and its exit codes."""
+"""The command line on an existing lake: output, streams and exit codes."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from tasks.store import corner_boxes
 
 @pytest.fixture
 def call(lake):
-    """call("sql", "SELECT 1"): the result of the command over the lake."""
+    """call("sql", "SELECT 1"): run the command on the lake and return its result."""
 
     def invoke(*arguments, where=lake):
         return CliRunner().invoke(cli.app, [*map(str, arguments), "--lake", str(where)])
@@ -32,12 +32,12 @@ def call(lake):
 
 
 @pytest.fixture(scope="module")
-def alerted_once(tmp_path_factory, hand_written_run):
-    """A complete run with one alert that stands on its own and one that follows from it. Not to be changed."""
+def shared_alerted_run(tmp_path_factory, run_class):
+    """A complete run with one independent alert and one that it explains. Not to be changed."""
     from tasks.alert import alert
     from tasks.flag import flag
 
-    run = hand_written_run(tmp_path_factory.mktemp("alerted"), "20260101T000000-aaaaaa").begin()
+    run = run_class(tmp_path_factory.mktemp("alerted"), "20260101T000000-aaaaaa").begin()
     run.add_pairs(["left consolidation"] * 4 + ["left nodule"] * 4 + ["normal chest"] * 14)
     run.add_attributions([[9.0] + [1.0] * 15] * 4 + [[1.0] * 16] * 18, (4, 4))
     run.add_regions(*corner_boxes(0.25).items())
@@ -49,17 +49,17 @@ def alerted_once(tmp_path_factory, hand_written_run):
 
 
 @pytest.fixture
-def alerted(alerted_once, lake):
-    """A copy of `alerted_once` that a test may change."""
-    shutil.copytree(alerted_once.lake, lake, dirs_exist_ok=True)
-    return type(alerted_once)(lake, alerted_once.run_id)
+def alerted_run(shared_alerted_run, lake):
+    """A copy of `shared_alerted_run` that a test may change."""
+    shutil.copytree(shared_alerted_run.lake, lake, dirs_exist_ok=True)
+    return type(shared_alerted_run)(lake, shared_alerted_run.run_id)
 
 
 def last_line(result):
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_a_query_is_answered_with_a_table(call, alerted):
+def test_query_result_is_printed_as_table(call, alerted_run):
     result = call("sql", "SELECT caption, count(*) AS n FROM pairs GROUP BY caption ORDER BY n DESC")
     assert result.exit_code == 0
     assert "normal chest" in result.stdout
@@ -67,14 +67,14 @@ def test_a_query_is_answered_with_a_table(call, alerted):
     assert result.stderr == ""
 
 
-def test_a_query_as_json_is_one_object_on_the_last_line(call, alerted):
+def test_a_query_as_json_is_one_object_on_the_last_line(call, alerted_run):
     result = call("sql", "SELECT pair_id, attributes, image_map FROM pairs JOIN attributions USING (pair_id)", "--json")
     assert result.exit_code == 0
     assert len(last_line(result)["rows"]) == 22
     assert result.stdout.count("\n") == 1
 
 
-def test_json_contains_any_type_of_the_lake(call, alerted):
+def test_json_contains_any_type_of_the_lake(call, alerted_run):
     text = (
         "SELECT now() AS t, DATE '2026-01-01' AS d, 1.5::DECIMAL(4, 2) AS x, 'ü\n' AS s, NULL AS nothing, [1, 2] AS l"
     )
@@ -82,7 +82,7 @@ def test_json_contains_any_type_of_the_lake(call, alerted):
     assert (row["d"], row["s"], row["nothing"], row["l"]) == ("2026-01-01", "ü\n", None, [1, 2])
 
 
-def test_brackets_in_data_are_no_markup(call, alerted):
+def test_brackets_in_data_are_not_markup(call, alerted_run):
     for text in ("SELECT '[/red]' AS \"[/bold]\"", "SELECT '\\[/x] [bold]' AS a", "SELECT '[[' AS a"):
         result = call("sql", text)
         assert (result.exit_code, result.exception) == (0, None)
@@ -90,13 +90,13 @@ def test_brackets_in_data_are_no_markup(call, alerted):
             assert (piece in text) == (piece in result.stdout)
 
 
-def test_an_empty_result_is_stated(call, alerted):
+def test_an_empty_result_is_stated(call, alerted_run):
     result = call("sql", "FROM findings WHERE false")
     assert (result.exit_code, result.stdout) == (0, "(no rows)\n")
     assert last_line(call("sql", "FROM findings WHERE false", "--json")) == {"rows": []}
 
 
-def test_a_query_that_is_not_read_only_is_bad_input(call, alerted):
+def test_a_query_that_is_not_read_only_is_bad_input(call, alerted_run):
     for text in ("DROP VIEW pairs", "SELEC", "SELECT 1; SELECT 2", "COPY runs TO 'x.csv'", "FROM nowhere"):
         result = call("sql", text)
         assert result.exit_code == 2
@@ -104,37 +104,37 @@ def test_a_query_that_is_not_read_only_is_bad_input(call, alerted):
         assert result.stdout == ""
 
 
-def test_alerts_of_the_latest_run_are_listed(call, alerted):
+def test_alerts_of_the_latest_run_are_listed(call, alerted_run):
     result = call("alerts")
     assert result.exit_code == 0
     lines = [line for line in result.stdout.splitlines() if "corner top-left" in line]
     assert len(lines) == 2
     assert "consolidation" in lines[0]
-    assert alerted.run_id in lines[0]
+    assert alerted_run.run_id in lines[0]
 
 
-def test_alerts_as_json(call, alerted):
+def test_alerts_as_json(call, alerted_run):
     (first, second) = last_line(call("alerts", "--json"))["alerts"]
     assert (first["slice"], first["explained_by"]) == ("consolidation", None)
     assert (second["slice"], second["explained_by"]) == ("left", "consolidation")
     assert first["pair_ids"] == ["pair-0000", "pair-0001"]
 
 
-def test_latest_is_the_latest_and_all_is_all(call, alerted):
-    later = type(alerted)(alerted.lake, "20260202T000000-bbbbbb").begin()
-    alerted.finish("completed")
+def test_latest_selects_latest_complete_run_and_all_selects_all_runs(call, alerted_run):
+    later = type(alerted_run)(alerted_run.lake, "20260202T000000-bbbbbb").begin()
+    alerted_run.finish("completed")
     latest = call("alerts", "--json")
     assert len(last_line(latest)["alerts"]) == 2
     assert f"{later.run_id}, did not complete" in latest.stderr
     later.finish("completed")
     assert last_line(call("alerts", "--json")) == {"alerts": []}
     assert len(last_line(call("alerts", "--run", "all", "--json"))["alerts"]) == 2
-    assert len(last_line(call("alerts", "--run", alerted.run_id, "--json"))["alerts"]) == 2
+    assert len(last_line(call("alerts", "--run", alerted_run.run_id, "--json"))["alerts"]) == 2
     assert last_line(call("alerts", "--run", later.run_id, "--json")) == {"alerts": []}
 
 
-def test_a_run_with_failed_shards_is_complete(call, alerted):
-    alerted.finish("completed_with_errors", "1 of 9 shards failed")
+def test_a_run_with_failed_shards_is_complete(call, alerted_run):
+    alerted_run.finish("completed_with_errors", "1 of 9 shards failed")
     result = call("alerts", "--json")
     assert len(last_line(result)["alerts"]) == 2
     assert "did not complete" not in result.stderr
@@ -149,36 +149,36 @@ def test_the_exit_code_states_how_a_run_ended(status, alerts, code):
     if code is None:
         audits.exit_unless_complete(result, Exit.ALERTS)
         return
-    with pytest.raises(typer.Exit) as ended:
+    with pytest.raises(typer.Exit) as raised:
         audits.exit_unless_complete(result, Exit.ALERTS)
-    assert ended.value.exit_code == code
+    assert raised.value.exit_code == code
 
 
-def test_alerts_of_an_unknown_run_are_bad_input(call, alerted):
+def test_alerts_of_an_unknown_run_are_bad_input(call, alerted_run):
     """A mistyped id must not look like a run without alerts."""
     result = call("alerts", "--run", "20260101")
     assert result.exit_code == 2
-    assert alerted.run_id in result.stderr
+    assert alerted_run.run_id in result.stderr
 
 
-def test_alerts_of_a_lake_without_runs_are_none(call):
+def test_lake_without_runs_has_no_alerts(call):
     result = call("alerts")
     assert result.exit_code == 0
     assert result.stdout.startswith("no alerts in all 0 runs, 0 of them complete, of ")
 
 
 @pytest.fixture(scope="module")
-def two_nights_once(tmp_path_factory, hand_written_run):
+def shared_lake_of_two_runs(tmp_path_factory, run_class):
     from tasks.notify import store_alert_history
 
-    lake = tmp_path_factory.mktemp("two nights")
-    nights = [[{"effect": 3.0}, {"slice": "a"}], [{"effect": 4.0, "interval": (0.1, 0.2, 0.3)}]]
-    for number, found in enumerate(nights, 1):
-        run = hand_written_run(lake, f"2026010{number}T000000-aaaaaa").begin(rules={"region_mass": "x"})
+    lake = tmp_path_factory.mktemp("two runs")
+    alerts_of_runs = [[{"effect": 3.0}, {"slice": "a"}], [{"effect": 4.0, "interval": (0.1, 0.2, 0.3)}]]
+    for number, alerts in enumerate(alerts_of_runs, 1):
+        run = run_class(lake, f"2026010{number}T000000-aaaaaa").begin(rules={"region_mass": "x"})
         run.add_pairs(["a consolidation"] * 4)
         run.add_attributions([[1.0] * 4] * 4, (2, 2))
         run.add_shares("corner", [0.3] * 4)
-        run.add_alerts(*found)
+        run.add_alerts(*alerts)
         store_alert_history(run, 3)
         run.update(started_at=f"2026-01-0{number}T03:00:00+00:00")
         run.finish("completed")
@@ -186,12 +186,12 @@ def two_nights_once(tmp_path_factory, hand_written_run):
 
 
 @pytest.fixture
-def two_nights(two_nights_once, lake):
-    """An alert that two runs raised, the second more strongly, and one that only the first did."""
-    shutil.copytree(two_nights_once, lake, dirs_exist_ok=True)
+def lake_of_two_runs(shared_lake_of_two_runs, lake):
+    """A lake with an alert that two runs raised, the second one more strongly, and one of the first run only."""
+    shutil.copytree(shared_lake_of_two_runs, lake, dirs_exist_ok=True)
 
 
-def test_the_history_of_alerts_is_listed(call, two_nights):
+def test_the_history_of_alerts_is_listed(call, lake_of_two_runs):
     rows = last_line(call("alerts", "--since", "2026-01-01", "--json"))["lives"]
     assert [(row["slice"], row["life"]) for row in rows] == [("consolidation", "still_firing"), ("a", "resolved")]
     assert [(entry["life"], entry["effect"]) for entry in rows[0]["history"]] == [("new", 3.0), ("still_firing", 4.0)]
@@ -201,7 +201,7 @@ def test_the_history_of_alerts_is_listed(call, two_nights):
     assert "its rule no longer raises it" in table
 
 
-def test_since_a_time_or_a_run(call, two_nights):
+def test_since_accepts_a_time_or_a_run_id(call, lake_of_two_runs):
     expected = {
         "2026-01-01": 2, "2026-01-01T04:00": 1, "2026-01-01T06:00+02:00": 1, "20260101T000000-aaaaaa": 2,
         "20260102T000000-aaaaaa": 1, "20260103": 0,
@@ -212,16 +212,16 @@ def test_since_a_time_or_a_run(call, two_nights):
         assert history == [runs] * bool(runs), since
 
 
-def test_since_a_span(call, two_nights, hand_written_run, lake):
+def test_since_accepts_a_duration(call, lake_of_two_runs, run_class, lake):
     assert last_line(call("alerts", "--since", "24h", "--json")) == {"lives": []}
-    run = hand_written_run(lake, "20260301T000000-aaaaaa").begin()  # now
+    run = run_class(lake, "20260301T000000-aaaaaa").begin()  # begins now
     run.add_alerts({})
     run.finish("completed")
     (row,) = last_line(call("alerts", "--since", "1d", "--json"))["lives"]
-    assert (row["life"], len(row["history"])) == (None, 1)  # raised by a version that did not follow it
+    assert (row["life"], len(row["history"])) == (None, 1)  # raised by a version that stored no alert history
 
 
-def test_an_invalid_since_is_bad_input(call, two_nights):
+def test_an_invalid_since_is_bad_input(call, lake_of_two_runs):
     for since in ("yesterday", "7", "7y", "2026-13-01"):
         result = call("alerts", "--since", since)
         assert result.exit_code == 2
@@ -245,47 +245,52 @@ def test_a_missing_lake_is_bad_input(call, tmp_path):
 
 
 @pytest.mark.parametrize("command", [("sql", "SELECT 1"), ("alerts",), ("report", "latest")])
-def test_a_broken_lake_is_bad_input(call, alerted, command):
-    (alerted.folder / "manifest.json").write_text("{")
+def test_a_broken_lake_is_bad_input(call, alerted_run, command):
+    (alerted_run.folder / "manifest.json").write_text("{")
     result = call(*command)
     assert result.exit_code == 2
     assert "manifest" in result.stderr
 
 
-def test_a_report_is_written_and_its_path_printed(call, audited, tmp_path):
+def test_a_report_is_written_and_its_path_printed(call, phantom_audit, tmp_path):
     out = tmp_path / "out" / "report.html"
-    result = call("report", audited.run.run_id, "--out", out, where=audited.run.lake)
+    result = call("report", phantom_audit.run.run_id, "--out", out, where=phantom_audit.run.lake)
     assert (result.exit_code, result.stdout.strip()) == (0, str(out))
-    assert audited.run.run_id in out.read_text()
-    result = call("report", "latest", "--json", where=audited.run.lake)
-    assert last_line(result) == {"report": str(audited.run.folder / "report.html")}
+    assert phantom_audit.run.run_id in out.read_text()
+    result = call("report", "latest", "--json", where=phantom_audit.run.lake)
+    assert last_line(result) == {"report": str(phantom_audit.run.folder / "report.html")}
 
 
-def test_a_run_is_signed_off_and_its_pdf_written_from_the_command_line(call, alerted, tmp_path):
-    said = {"--name": "Ada Okafor", "--role": "radiologist", "--meaning": "approval", "--statement": "Not for use."}
-    options = [text for option in said.items() for text in option]
+def test_run_is_signed_off_and_its_pdf_written(call, alerted_run, tmp_path):
+    signature = {
+        "--name": "Ada Okafor",
+        "--role": "radiologist",
+        "--meaning": "approval",
+        "--statement": "Not for use.",
+    }
+    options = [text for option in signature.items() for text in option]
     create_key(tmp_path / "key")
     result = call("sign", "latest", *options, "--key", tmp_path / "key", "--json")
     assert result.exit_code == 0, result.stderr
-    assert last_line(result)["run_id"] == alerted.run_id
-    (record,) = ledger.read_records(alerted.lake)
+    assert last_line(result)["run_id"] == alerted_run.run_id
+    (record,) = ledger.read_records(alerted_run.lake)
     assert (record.kind, record.body["reviewer"]["identity"]) == ("sign_off", "declared")
     assert record.key_id == load_key(tmp_path / "key").key_id
-    result = call("report", alerted.run_id, "--pdf")
-    assert result.stdout.strip() == str(alerted.folder / "report.pdf")
-    text = "".join(page.extract_text() for page in PdfReader(alerted.folder / "report.pdf").pages)
+    result = call("report", alerted_run.run_id, "--pdf")
+    assert result.stdout.strip() == str(alerted_run.folder / "report.pdf")
+    text = "".join(page.extract_text() for page in PdfReader(alerted_run.folder / "report.pdf").pages)
     assert "Printed name Ada Okafor" in " ".join(text.split())
-    assert [record.kind for record in ledger.read_records(alerted.lake)] == ["sign_off", "report"]
+    assert [record.kind for record in ledger.read_records(alerted_run.lake)] == ["sign_off", "report"]
 
 
-def test_a_changed_report_is_detected(call, alerted, tmp_path):
+def test_a_changed_report_is_detected(call, alerted_run, tmp_path):
     copy = tmp_path / "kept.html"
     assert call("report", "latest", "--out", copy).exit_code == 0
     result = call("verify", "--report", copy, "--json")
     assert result.exit_code == 0, result.stderr
-    assert f"unchanged since it was written for run {alerted.run_id}" in result.stdout
+    assert f"unchanged since it was written for run {alerted_run.run_id}" in result.stdout
     assert last_line(result) == {
-        "report": str(copy), "known": True, "run_id": alerted.run_id, "record": 1, "since": 0, "waivers_over": 0
+        "report": str(copy), "known": True, "run_id": alerted_run.run_id, "record": 1, "since": 0, "waivers_over": 0
     }  # fmt: skip
     options = ("--name", "Ada", "--role", "radiologist", "--meaning", "review", "--statement", "Seen.")
     assert call("sign", "latest", *options).exit_code == 0
@@ -295,8 +300,8 @@ def test_a_changed_report_is_detected(call, alerted, tmp_path):
     result = call("verify", "--report", copy, "--json")
     assert (result.exit_code, last_line(result)["known"]) == (1, False)
     assert "The file was changed" in result.stderr
-    for nothing in ((), ("--head", "0" * 64)):
-        assert call("verify", *nothing).exit_code == 2
+    for arguments in ((), ("--head", "0" * 64)):
+        assert call("verify", *arguments).exit_code == 2
     assert call("verify", "--report", tmp_path / "nowhere").exit_code == 1
 
 
@@ -311,19 +316,19 @@ def test_a_changed_report_is_detected(call, alerted, tmp_path):
         (("report", "latest", "--pdf", "--fonts", "nowhere"), "--fonts: got nowhere, expected folders"),
     ],
 )
-def test_an_invalid_signature_or_report_is_bad_input(call, alerted, arguments, fault):
-    given = {"--name": "Ada", "--role": "radiologist", "--statement": "Seen."} if arguments[0] == "sign" else {}
-    rest = [text for option in given.items() if option[0] not in arguments for text in option]
+def test_an_invalid_signature_or_report_is_bad_input(call, alerted_run, arguments, fault):
+    defaults = {"--name": "Ada", "--role": "radiologist", "--statement": "Seen."} if arguments[0] == "sign" else {}
+    rest = [text for option in defaults.items() if option[0] not in arguments for text in option]
     result = call(*arguments, *rest)
     assert result.exit_code == 2
     assert fault in result.stderr
-    assert ledger.read_records(alerted.lake) == []
+    assert ledger.read_records(alerted_run.lake) == []
 
 
-def test_a_report_of_an_unknown_run_is_bad_input(call, alerted):
+def test_a_report_of_an_unknown_run_is_bad_input(call, alerted_run):
     result = call("report", "nonsense")
     assert result.exit_code == 2
-    assert alerted.run_id in result.stderr
+    assert alerted_run.run_id in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -365,7 +370,7 @@ def test_a_package_of_another_distribution_stops_the_run(monkeypatch, tmp_path):
     assert f"package 'corpora' comes from {tmp_path / 'corpora'}" in result.stderr
 
 
-def test_prefect_settings_of_the_user_win(monkeypatch):
+def test_prefect_settings_of_the_user_take_precedence(monkeypatch):
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "DEBUG")
     monkeypatch.delenv("PREFECT_SERVER_ANALYTICS_ENABLED", raising=False)
     audits.prepare_prefect(verbose=False)
@@ -374,60 +379,60 @@ def test_prefect_settings_of_the_user_win(monkeypatch):
 
 
 @pytest.mark.parametrize(("text", "code"), [("SELECT 1 AS one", 0), ("DROP VIEW runs", 2)])
-def test_the_program_itself_exits_with_the_code(lake, text, code):
-    """`main` leaves without finalising the interpreter: what was printed must not be lost."""
-    done = subprocess.run(
+def test_process_exits_with_the_code_of_the_command(lake, text, code):
+    """`main` exits without finalizing the interpreter; its output must not be lost."""
+    process = subprocess.run(
         [sys.executable, "-m", "flows.cli", "sql", text, "--json", "--lake", str(lake)],
         cwd=cli.ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert done.returncode == code
+    assert process.returncode == code
     if code == 0:
-        assert json.loads(done.stdout) == {"rows": [{"one": 1}]}
-        assert done.stderr == ""
+        assert json.loads(process.stdout) == {"rows": [{"one": 1}]}
+        assert process.stderr == ""
     else:
-        assert done.stderr.startswith("m2ib-audit: query: got DROP")
+        assert process.stderr.startswith("m2ib-audit: query: got DROP")
 
 
 def test_a_corpus_is_described_before_it_is_audited(phantoms, tmp_path):
-    page = tmp_path / "page.html"
-    result = CliRunner().invoke(cli.app, ["corpus", str(phantoms), "--out", str(page), "--json"])
+    sheet = tmp_path / "page.html"
+    result = CliRunner().invoke(cli.app, ["corpus", str(phantoms), "--out", str(sheet), "--json"])
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout.splitlines()[-1])
-    assert (told["format"], told["listed"], told["pairs"], told["errors"]) == ("folder", 40, 40, {})
+    answer = json.loads(result.stdout.splitlines()[-1])
+    assert (answer["format"], answer["listed"], answer["pairs"], answer["errors"]) == ("folder", 40, 40, {})
     assert "40 pairs, 0 rows with an error" in result.stdout
-    assert page.read_text(encoding="utf-8").count("data:image/") >= 40
+    assert sheet.read_text(encoding="utf-8").count("data:image/") >= 40
 
 
-def test_an_unusable_corpus_is_bad_input(tmp_path):
-    for arguments, said in (
+def test_missing_corpus_or_unknown_format_is_bad_input(tmp_path):
+    for arguments, message in (
         ([str(tmp_path / "none")], "does not exist"),
         ([str(tmp_path), "--format", "zip"], "corpus.format"),
     ):
         result = CliRunner().invoke(cli.app, ["corpus", *arguments, "--out", str(tmp_path / "page.html")])
         assert result.exit_code == 2
-        assert said in result.stderr
+        assert message in result.stderr
 
 
-def test_a_table_wider_than_the_terminal_is_printed_as_blocks(call, alerted, monkeypatch):
+def test_a_table_wider_than_the_terminal_is_printed_as_blocks(call, alerted_run, monkeypatch):
     result = call("sql", "SELECT * FROM runs")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].startswith("- record 1 -")
     assert [line.split() for line in lines if line.startswith(("run_id ", "pairs "))] == [
-        ["run_id", alerted.run_id], ["pairs", "22"],
+        ["run_id", alerted_run.run_id], ["pairs", "22"],
     ]  # fmt: skip
     narrow = "SELECT pair_id, caption, repeat('long ', 30) AS note FROM pairs LIMIT 2"
     assert "record" not in call("sql", narrow).stdout
     monkeypatch.setattr(stdout, "width", 60)
     assert "record 2" in call("sql", narrow).stdout
-    monkeypatch.setattr(stdout, "width", 80)  # one column may break its lines, where it keeps 40 characters
+    monkeypatch.setattr(stdout, "width", 80)  # a column of at least 40 characters may wrap
     table = call("sql", narrow).stdout
     assert "record" not in table
     assert max(map(len, table.splitlines())) <= 80
-    assert last_line(call("sql", "SELECT * FROM runs", "--json"))["rows"][0]["run_id"] == alerted.run_id
+    assert last_line(call("sql", "SELECT * FROM runs", "--json"))["rows"][0]["run_id"] == alerted_run.run_id
 
 
-def test_a_block_shows_markup_line_breaks_and_null(call, alerted, monkeypatch):
+def test_a_block_shows_markup_line_breaks_and_null(call, alerted_run, monkeypatch):
     monkeypatch.setattr(stdout, "width", 20)
     result = call("sql", "SELECT '[/red]' || chr(10) || 'two' AS a, NULL AS \"long name\", repeat('x', 30) AS c")
     assert result.stdout.splitlines()[1:] == [
@@ -438,20 +443,20 @@ def test_a_block_shows_markup_line_breaks_and_null(call, alerted, monkeypatch):
     ]
 
 
-def test_a_contact_sheet_is_named_after_its_corpus_and_overwrites_no_other_file(phantoms, tmp_path, monkeypatch):
+def test_contact_sheet_is_named_after_its_corpus_and_overwrites_no_other_file(phantoms, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     describe = [cli.app, ["corpus", str(phantoms)]]
-    for _ in range(2):  # its own page is written anew
+    for _ in range(2):  # its own contact sheet is overwritten
         result = CliRunner().invoke(*describe)
         assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "contact sheet: corpus-corpus.html")
-    page = tmp_path / "corpus-corpus.html"
-    page.write_text("<html>notes of mine")
+    sheet = tmp_path / "corpus-corpus.html"
+    sheet.write_text("<html>notes of mine")
     (tmp_path / "folder").mkdir()
-    for more in ([], ["--out", "corpus-corpus.html"], ["--out", "folder"]):
-        result = CliRunner().invoke(cli.app, [*describe[1], *more])
+    for options in ([], ["--out", "corpus-corpus.html"], ["--out", "folder"]):
+        result = CliRunner().invoke(cli.app, [*describe[1], *options])
         assert (result.exit_code, result.stdout) == (2, "")
         assert "choose another file with --out" in result.stderr
-    assert page.read_text() == "<html>notes of mine"
+    assert sheet.read_text() == "<html>notes of mine"
 
 
 @pytest.mark.parametrize(
@@ -461,7 +466,7 @@ def test_a_contact_sheet_is_named_after_its_corpus_and_overwrites_no_other_file(
         ("shards/train-{000..012}.tar", "shards"), ("a/*.tar", "a"), ("*.tar", "corpus"), ("cc.tsv", "cc.tsv"),
     ],
 )  # fmt: skip
-def test_names_of_pages(uri, name):
+def test_default_name_of_contact_sheet(uri, name):
     assert str(default_output(uri)) == f"corpus-{name}.html"
 
 
@@ -472,13 +477,13 @@ def test_duplicates_are_counted_apart_from_errors(phantoms, tmp_path):
         shutil.copy(phantoms / row.split(",")[0], tmp_path)
     result = CliRunner().invoke(cli.app, ["corpus", str(tmp_path), "--out", str(tmp_path / "page.html"), "--json"])
     assert result.exit_code == 0, result.output
-    told = last_line(result)
-    assert (told["listed"], told["pairs"], told["duplicates"], told["errors"]) == (5, 3, 1, {"missing_file": 1})
+    answer = last_line(result)
+    assert (answer["listed"], answer["pairs"], answer["duplicates"], answer["errors"]) == (5, 3, 1, {"missing_file": 1})
     assert "5: 3 pairs, 1 duplicate, 1 row with an error" in result.stdout
     assert "1 x missing_file, such as gone.png: line 6: The file does not exist" in result.stdout
     assert "line 5 repeats the image and the caption of line 2" in result.stdout
-    page = (tmp_path / "page.html").read_text()
-    assert "1 row that repeats another pair" in page
+    sheet = (tmp_path / "page.html").read_text()
+    assert "1 row that repeats another pair" in sheet
 
 
 def test_a_wrong_column_names_the_option(phantoms, tmp_path):
@@ -490,10 +495,10 @@ def test_a_wrong_column_names_the_option(phantoms, tmp_path):
 
 
 @pytest.fixture
-def old_nights(lake, hand_written_run):
-    """Two complete runs of years ago, each with two files of error rows."""
+def lake_of_old_runs(lake, run_class):
+    """A lake with two complete runs of years ago, each with two files of error rows."""
     for day in (1, 2):
-        run = hand_written_run(lake, f"2020010{day}T000000-aaaaaa").begin()
+        run = run_class(lake, f"2020010{day}T000000-aaaaaa").begin()
         run.add_pairs(["a", "b"])
         run.add_alerts()
         for part in ("ingest", "part-00000-x"):
@@ -503,42 +508,45 @@ def old_nights(lake, hand_written_run):
     return lake
 
 
-def test_prune_lists_runs_and_deletes_them_with_yes(call, old_nights):
-    files = sorted(old_nights.rglob("*"))
+def test_prune_lists_runs_and_deletes_them_with_yes(call, lake_of_old_runs):
+    files = sorted(lake_of_old_runs.rglob("*"))
     result = call("prune", "--older-than", "180d", "--json")
     assert result.exit_code == 0, result.output
     assert "would be pruned: 1 of 2 runs, 6 files, " in result.stdout
     assert "nothing was deleted, add --yes" in result.stdout
     assert "the newest complete run of its audit" in result.stdout
-    told = last_line(result)
-    assert (told["deleted"], told["runs"]) == (False, 1)
-    assert [(fate["run_id"][:8], fate["pruned"]) for fate in told["fates"]] == [("20200101", True), ("20200102", False)]
-    assert sorted(old_nights.rglob("*")) == files
+    answer = last_line(result)
+    assert (answer["deleted"], answer["runs"]) == (False, 1)
+    assert [(fate["run_id"][:8], fate["pruned"]) for fate in answer["fates"]] == [
+        ("20200101", True),
+        ("20200102", False),
+    ]
+    assert sorted(lake_of_old_runs.rglob("*")) == files
     result = call("prune", "--older-than", "180d", "--yes")
     assert "pruned: 1 of 2 runs, 6 files, " in result.stdout
-    assert not (old_nights / "runs" / "20200101T000000-aaaaaa" / "pairs").exists()
+    assert not (lake_of_old_runs / "runs" / "20200101T000000-aaaaaa" / "pairs").exists()
     assert "0 of 1 runs" in call("prune", "--keep", "1").stdout
     assert call("alerts", "--run", "20200101T000000-aaaaaa").exit_code == 2
     assert "were pruned" in call("report", "20200101T000000-aaaaaa").stderr
 
 
-def test_an_invalid_retention_is_bad_input(call, old_nights):
-    for given in (
+def test_an_invalid_retention_is_bad_input(call, lake_of_old_runs):
+    for arguments in (
         ["prune"],
         ["prune", "--older-than", "soon"],
         ["compact"],
         ["compact", "latest", "--all"],
         ["compact", "x"],
     ):
-        result = call(*given)
+        result = call(*arguments)
         assert result.exit_code == 2
         assert "expected" in result.stderr
 
 
-def test_compact_prints_its_changes_and_continues_after_a_refused_run(call, old_nights):
+def test_compact_prints_its_changes_and_continues_after_a_refused_run(call, lake_of_old_runs):
     from tasks.lake.run import Run
 
-    stale = Run(old_nights, "20200101T000000-aaaaaa").path("ingest_errors", "ingest")
+    stale = Run(lake_of_old_runs, "20200101T000000-aaaaaa").path("ingest_errors", "ingest")
     stale.write_bytes(stale.read_bytes() + b"x")
     result = call("compact", "--all", "--json")
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""AUDIT.toml: each fault is named with what to change, and what is valid arrives where it is used."""
+"""AUDIT.toml: each fault is reported with what to change, and valid settings reach the stages."""
 
 import json
 import pickle
@@ -17,19 +17,19 @@ from tasks.settings import ConfirmConfig, NotifyConfig
 MINIMAL = {"corpus": {"path": "images"}, "model": {"architecture": "demo/clean", "device": "cpu"}}
 
 
-def configured(**sections):
+def make_config(**sections):
     return parse({key: {**MINIMAL.get(key, {}), **sections.get(key, {})} for key in MINIMAL | sections}, "audit.toml")
 
 
-def fault_of(data):
-    with pytest.raises(BadInputError) as caught:
+def read_fault(data):
+    with pytest.raises(BadInputError) as raised:
         parse(data, "audit.toml")
-    return str(caught.value)
+    return str(raised.value)
 
 
 @pytest.fixture
-def written(tmp_path):
-    """written(text): the path of an AUDIT.toml."""
+def write_config(tmp_path):
+    """write_config(text): write an AUDIT.toml and return its path."""
 
     def write(text):
         path = tmp_path / "AUDIT.toml"
@@ -39,9 +39,9 @@ def written(tmp_path):
     return write
 
 
-def test_two_lines_are_a_configuration():
-    config = configured()
-    assert config.corpus.caption_column is None  # as the format calls it
+def test_minimal_configuration_has_defaults():
+    config = make_config()
+    assert config.corpus.caption_column is None  # the default of the format
     assert config.confirm == ConfirmConfig()
     assert config.seed == 0
     assert config.mask_boxes == config.custom_rules == {}
@@ -49,16 +49,16 @@ def test_two_lines_are_a_configuration():
     assert config.lake.path == Path("lake")
 
 
-def test_what_is_told_does_not_decide_results():
-    """Else a run could not be resumed with it changed, nor an alert be resolved by the next one."""
-    config = configured(notify={"digest": True, "tell": ["still_firing"]})
+def test_notification_settings_do_not_change_the_digest():
+    """Otherwise a run could not be resumed after a change, and the next run could not resolve its alerts."""
+    config = make_config(notify={"digest": True, "tell": ["still_firing"]})
     assert config.notify == NotifyConfig(tell=("still_firing",), digest=True)
-    assert config.resolve_settings() == configured().resolve_settings()
-    assert "notify.tell.0" in fault_of(MINIMAL | {"notify": {"tell": ["all"]}})
+    assert config.resolve_settings() == make_config().resolve_settings()
+    assert "notify.tell.0" in read_fault(MINIMAL | {"notify": {"tell": ["all"]}})
 
 
 @pytest.mark.parametrize(
-    ("data", "where", "near"),
+    ("data", "key", "suggestion"),
     [
         ({"corpse": {}}, "corpse", "corpus"),
         ({"corpus": {"path": "x", "image_colum": "a"}}, "corpus.image_colum", "image_column"),
@@ -74,16 +74,16 @@ def test_what_is_told_does_not_decide_results():
         ({"lake": {"zzzzzz": 3}}, "lake.zzzzzz", None),
     ],
 )
-def test_an_unknown_key_gets_the_nearest_valid_one(data, where, near):
-    text = fault_of({**MINIMAL, **data})
-    assert f"  {where}: unknown key; did you mean " in text
-    if near:
-        assert f"did you mean {near!r}?" in text
+def test_unknown_key_suggests_the_nearest_valid_one(data, key, suggestion):
+    text = read_fault({**MINIMAL, **data})
+    assert f"  {key}: unknown key; did you mean " in text
+    if suggestion:
+        assert f"did you mean {suggestion!r}?" in text
     assert "valid here: " in text
 
 
-def test_all_faults_are_named_at_once():
-    text = fault_of({"corpus": {"path": 3}, "modle": {}, "alerts": {"factor": "high"}})
+def test_all_faults_are_reported_at_once():
+    text = read_fault({"corpus": {"path": 3}, "modle": {}, "alerts": {"factor": "high"}})
     assert text.startswith("audit.toml: 4 fault(s) in the configuration\n")
     assert "model: required key is missing" in text
     assert "modle: unknown key; did you mean 'model'?" in text
@@ -141,13 +141,13 @@ def test_all_faults_are_named_at_once():
     ],
     ids=lambda value: None if isinstance(value, dict) else value[:40],
 )
-def test_a_fault_is_named(data, fault):
+def test_fault_is_reported_with_its_key(data, fault):
     with pytest.raises(BadInputError, match=f"(?s)audit.toml: .*{fault}"):
         parse(data, "audit.toml")
 
 
-def test_a_preset_is_taken_with_what_the_file_overrides():
-    config = configured(
+def test_file_overrides_settings_of_the_preset():
+    config = make_config(
         bottleneck={"preset": "paper", "seed": 7, "steps": 3, "image": {"beta": 0.5}, "text": {"layer": 1}}
     ).bottleneck_config()
     paper = m2ib.preset("paper")
@@ -156,21 +156,21 @@ def test_a_preset_is_taken_with_what_the_file_overrides():
     assert config.text == m2ib.GateConfig(layer=1)
 
 
-def test_nought_and_false_override_as_well():
-    config = configured(bottleneck={"antithetic": False, "draws": 1, "image": {"layer": 0, "beta": 0}})
+def test_zero_and_false_override_the_preset():
+    config = make_config(bottleneck={"antithetic": False, "draws": 1, "image": {"layer": 0, "beta": 0}})
     assert (config.bottleneck_config().antithetic, config.bottleneck_config().draws) == (False, 1)
     assert (config.bottleneck_config().image.layer, config.bottleneck_config().image.beta) == (0, 0)
 
 
 def test_settings_reach_the_stages():
-    config = configured(
+    config = make_config(
         corpus={"max_pixels": 9, "max_file_bytes": 8, "sample": 7, "stratify": "site"},
         model={"batch_size": 3},
         bottleneck={"seed": 6},
     )
     assert config.corpus.limits == Limits(max_pixels=9, max_file_bytes=8)
     assert config.corpus.sampling(config.seed) == Sampling(7, 6, "site")
-    assert configured().corpus.sampling(0) is None
+    assert make_config().corpus.sampling(0) is None
     assert config.corpus.root.is_absolute()
     assert config.corpus.absolute().path == str(config.corpus.root)
     (model,) = config.models()
@@ -178,31 +178,31 @@ def test_settings_reach_the_stages():
     assert (model.pretrained, model.device, model.batch_size, model.compile) == (None, "cpu", 3, False)
 
 
-def test_a_device_that_is_not_there_is_bad_input():
+def test_missing_device_is_bad_input():
     with pytest.raises(BadInputError, match="device: got 'cuda:99'"):
-        configured(model={"device": "cuda:99"}).models()
+        make_config(model={"device": "cuda:99"}).models()
 
 
 def test_a_configuration_cannot_be_changed():
-    config = configured()
+    config = make_config()
     with pytest.raises(ValueError, match="frozen"):
         config.lake.shard_size = 3
 
 
-def test_paths_are_relative_to_the_file(written, tmp_path, monkeypatch):
-    path = written('[corpus]\npath = "data/images"\n[model]\narchitecture = "demo/clean"\n')
+def test_paths_are_relative_to_the_file(write_config, tmp_path, monkeypatch):
+    path = write_config('[corpus]\npath = "data/images"\n[model]\narchitecture = "demo/clean"\n')
     expected = tmp_path / "data" / "images"
     assert load(path).corpus.root == expected
     monkeypatch.chdir(tmp_path)
     assert load(Path("AUDIT.toml")).corpus.root == expected
     # So a run can be resumed from any folder.
     assert load(Path("AUDIT.toml")).resolve_settings() == load(path).resolve_settings()
-    absolute = written(f'[corpus]\npath = "{tmp_path / "elsewhere"}"\n[model]\narchitecture = "demo/clean"\n')
+    absolute = write_config(f'[corpus]\npath = "{tmp_path / "elsewhere"}"\n[model]\narchitecture = "demo/clean"\n')
     assert load(absolute).corpus.root == tmp_path / "elsewhere"
 
 
-def test_a_url_stays_what_it_is(written):
-    path = written('[corpus]\npath = "s3://bucket/some/images"\n[model]\narchitecture = "demo/clean"\n')
+def test_url_is_unchanged(write_config):
+    path = write_config('[corpus]\npath = "s3://bucket/some/images"\n[model]\narchitecture = "demo/clean"\n')
     config = load(path)
     assert str(config.corpus.root) == config.corpus.place == "s3://bucket/some/images"
     assert config.corpus.name == "images"
@@ -212,33 +212,35 @@ def test_a_url_stays_what_it_is(written):
     assert hash(source) == hash(load(path).corpus)
 
 
-def test_a_url_with_keys_is_refused_and_not_repeated():
-    text = fault_of({**MINIMAL, "corpus": {"path": "s3://KEY:hidden@bucket/images"}})
+def test_url_with_credentials_is_rejected_and_not_repeated():
+    text = read_fault({**MINIMAL, "corpus": {"path": "s3://KEY:hidden@bucket/images"}})
     assert "corpus.path: The corpus's URL holds a user, password or key" in text
     assert "hidden" not in text
 
 
 @pytest.mark.parametrize("url", ["s3://KEY:hidden@bucket/x", "simplecache::s3://KEY:hidden@bucket/x"])
 @pytest.mark.parametrize("section", ["corpus", "lake"])
-def test_pydantic_s_own_message_repeats_no_keys_either(section, url):
-    """It stands in the traceback of whoever makes the models without an AUDIT.toml."""
-    with pytest.raises(ValidationError, match=f"The {section}'s URL") as caught:
+def test_message_of_pydantic_repeats_no_credentials(section, url):
+    """The message appears in the traceback of code that builds the models without an AUDIT.toml."""
+    with pytest.raises(ValidationError, match=f"The {section}'s URL") as raised:
         AuditConfig.model_validate({**MINIMAL, section: {"path": url}})
-    assert "hidden" not in str(caught.value)
+    assert "hidden" not in str(raised.value)
 
 
-def test_a_checkpoint_beside_the_file_is_found_and_a_tag_is_left_alone(written, tmp_path):
+def test_checkpoint_next_to_the_file_is_found_and_a_tag_is_unchanged(write_config, tmp_path):
     text = '[corpus]\npath = "x"\n[model]\narchitecture = "ViT-B-32"\npretrained = "{}"\n'
     (tmp_path / "weights.safetensors").touch()
-    assert load(written(text.format("weights.safetensors"))).model.pretrained == str(tmp_path / "weights.safetensors")
-    assert load(written(text.format("openai"))).model.pretrained == "openai"
-    assert load(written(text.format("gone.safetensors"))).model.pretrained == "gone.safetensors"
+    assert load(write_config(text.format("weights.safetensors"))).model.pretrained == str(
+        tmp_path / "weights.safetensors"
+    )
+    assert load(write_config(text.format("openai"))).model.pretrained == "openai"
+    assert load(write_config(text.format("gone.safetensors"))).model.pretrained == "gone.safetensors"
 
 
-def test_a_folder_that_is_called_like_a_tag_is_no_checkpoint(written, tmp_path):
+def test_folder_named_like_a_tag_is_not_a_checkpoint(write_config, tmp_path):
     (tmp_path / "openai").mkdir()
     text = '[corpus]\npath = "x"\n[model]\narchitecture = "ViT-B-32"\npretrained = "openai"\n'
-    assert load(written(text)).model.pretrained == "openai"
+    assert load(write_config(text)).model.pretrained == "openai"
 
 
 @pytest.mark.parametrize(
@@ -250,25 +252,25 @@ def test_a_folder_that_is_called_like_a_tag_is_no_checkpoint(written, tmp_path):
         (b"", "corpus: required key is missing"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_bad_input(tmp_path, content, fault):
+def test_invalid_file_is_bad_input(tmp_path, content, fault):
     path = tmp_path / "AUDIT.toml"
     path.write_bytes(content)
     with pytest.raises(BadInputError, match=f"(?s)AUDIT.toml: .*{fault}"):
         load(path)
 
 
-def test_a_file_that_is_not_there_is_bad_input(tmp_path):
+def test_missing_file_is_bad_input(tmp_path):
     for path in (tmp_path / "AUDIT.toml", tmp_path):
         with pytest.raises(BadInputError, match="cannot be read"):
             load(path)
 
 
-def test_what_decides_the_results_is_json_and_makes_the_digest():
-    config = configured(regions={"boxes": {"a": [0, 0, 1, 1]}})
+def test_digest_covers_all_settings_that_change_results():
+    config = make_config(regions={"boxes": {"a": [0, 0, 1, 1]}})
     text = json.dumps(config.resolve_settings(), allow_nan=False)
     assert config_digest(json.loads(text)) == config_digest(config.resolve_settings())
     digests = {
-        config_digest(configured(**sections).resolve_settings())
+        config_digest(make_config(**sections).resolve_settings())
         for sections in (
             {}, {"bottleneck": {"seed": 1}}, {"bottleneck": {"image": {"beta": 3}}}, {"alerts": {"factor": 3}},
             {"regions": {"frame": 0.1}}, {"corpus": {"caption_column": "c"}}, {"bottleneck": {"calibration_pairs": 9}},
@@ -277,19 +279,19 @@ def test_what_decides_the_results_is_json_and_makes_the_digest():
         )
     }  # fmt: skip
     assert len(digests) == 12
-    # How the work is cut up and where it runs decides nothing.
+    # Sizes of shards and batches, and the device, do not change results.
     lake = {"path": "x", "shard_size": 3, "incremental": True}
     for sections in ({"lake": lake}, {"model": {"batch_size": 2, "device": "auto"}}):
-        assert config_digest(configured(**sections).resolve_settings()) == config_digest(
-            configured().resolve_settings()
+        assert config_digest(make_config(**sections).resolve_settings()) == config_digest(
+            make_config().resolve_settings()
         )
 
 
 RULE = "SELECT * FROM slice_shares"
 
 
-def test_custom_rules_lie_beside_the_file_and_their_text_decides(written, tmp_path):
-    path = written('[corpus]\npath = "x"\n[model]\narchitecture = "demo/clean"\n[alerts]\nrules = "mine"\n')
+def test_custom_rules_are_found_next_to_the_file_and_their_text_changes_the_digest(write_config, tmp_path):
+    path = write_config('[corpus]\npath = "x"\n[model]\narchitecture = "demo/clean"\n[alerts]\nrules = "mine"\n')
     with pytest.raises(BadInputError, match=f"alerts.rules: got {tmp_path / 'mine'}, expected a folder"):
         load(path).resolve_settings()
     (tmp_path / "mine").mkdir()
@@ -301,12 +303,12 @@ def test_custom_rules_lie_beside_the_file_and_their_text_decides(written, tmp_pa
         digests.add(config_digest(config.resolve_settings()))
         assert json.loads(json.dumps(config.resolve_settings()))["alerts"]["rules"].keys() == {"a"}
     assert len(digests) == 2
-    (tmp_path / "mine").rename(tmp_path / "moved")  # read once: what the manifest tells is what runs
+    (tmp_path / "mine").rename(tmp_path / "moved")  # read once: the rules that run are the rules in the manifest
     assert config.custom_rules == {"a": f"{RULE} WHERE n > 3"}
 
 
-def test_a_mask_lies_beside_the_file_and_its_bytes_decide(written, tmp_path):
-    path = written('[corpus]\npath="x"\n[model]\narchitecture="demo/clean"\n[regions.masks]\nlogo="logo.png"\n')
+def test_mask_is_found_next_to_the_file_and_its_bytes_change_the_digest(write_config, tmp_path):
+    path = write_config('[corpus]\npath="x"\n[model]\narchitecture="demo/clean"\n[regions.masks]\nlogo="logo.png"\n')
     with pytest.raises(BadInputError, match=r"regions.masks.logo: .*logo.png: The file does not exist"):
         load(path).resolve_settings()
     digests = set()
@@ -318,12 +320,12 @@ def test_a_mask_lies_beside_the_file_and_its_bytes_decide(written, tmp_path):
         assert config.mask_boxes == {"logo": [(left / 8, 0, left / 8 + 0.5, 0.5)]}
         digests.add(config_digest(json.loads(json.dumps(config.resolve_settings()))))
     assert len(digests) == 2
-    fault_of({**MINIMAL, "regions": {"boxes": {"a": [0, 0, 1, 1]}, "masks": {"a": "a.png"}}})
+    read_fault({**MINIMAL, "regions": {"boxes": {"a": [0, 0, 1, 1]}, "masks": {"a": "a.png"}}})
 
 
-def test_a_spelled_out_default_is_the_same_configuration():
-    spelled = configured(bottleneck={"preset": "audit", "steps": m2ib.preset("audit").steps})
-    assert config_digest(spelled.resolve_settings()) == config_digest(configured().resolve_settings())
+def test_explicit_default_has_the_same_digest():
+    explicit = make_config(bottleneck={"preset": "audit", "steps": m2ib.preset("audit").steps})
+    assert config_digest(explicit.resolve_settings()) == config_digest(make_config().resolve_settings())
 
 
 def test_every_key_is_described():
@@ -333,17 +335,17 @@ def test_every_key_is_described():
             if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
                 assert annotation.__doc__
                 yield from undescribed(annotation)
-            elif not (field.description or name in {"statistics", "special", "preset", "seed", *SELF_EXPLAINED}):
+            elif not (field.description or name in {"statistics", "special", "preset", "seed", *SELF_EXPLANATORY}):
                 yield f"{model.__name__}.{name}"
 
     assert list(undescribed(AuditConfig)) == []
 
 
-SELF_EXPLAINED = ("steps", "draws", "antithetic")
+SELF_EXPLANATORY = ("steps", "draws", "antithetic")
 
 
-def test_a_pattern_of_shards_reaches_the_reader_as_it_is(written):
-    path = written(
+def test_pattern_of_shards_reaches_the_reader_unchanged(write_config):
+    path = write_config(
         '[corpus]\npath = "tars/s-{000..012}*.tar"\nformat = "webdataset"\n[model]\narchitecture = "demo/clean"'
     )
     assert load(path).corpus.root == path.parent.resolve() / "tars" / "s-{000..012}*.tar"

@@ -1,4 +1,4 @@
-"""kill -9 under Prefect: of the flow's process, of a worker with all that it started, and of the server."""
+"""kill -9 under Prefect: of the process of the flow, of a worker with its child processes, and of the server."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def corpus(tmp_path_factory):
     return generate(tmp_path_factory.mktemp("corpus"), pairs=24)
 
 
-def config_of(corpus, lake):
+def make_config(corpus, lake):
     return {
         "corpus": {"path": str(corpus)},
         "model": {"architecture": "demo/shortcut", "device": "cpu", "batch_size": 4},
@@ -40,17 +40,17 @@ def config_of(corpus, lake):
     }
 
 
-def audit_file(folder, corpus):
+def write_config(folder, corpus):
     lines = []
-    for section, values in config_of(corpus, "lake").items():
+    for section, values in make_config(corpus, "lake").items():
         lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
     path = folder / "AUDIT.toml"
     path.write_text("\n".join(lines))
     return path
 
 
-def started(folder, environment, *arguments):
-    """A program in a process group of its own, which `kill` ends with all that it started."""
+def start_process(folder, environment, *arguments):
+    """Start a program in a separate process group, which `kill` ends with all its children."""
     with (folder / "errors").open("ab") as errors:
         return subprocess.Popen(
             arguments, cwd=folder, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
@@ -63,16 +63,16 @@ def kill(process):
     process.wait()
 
 
-def until(found, what, seconds=3600):
+def wait_until(condition, description, seconds=3600):
     deadline = time.monotonic() + seconds
-    while not (answer := found()):
-        assert time.monotonic() < deadline, f"no {what}"
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"no {description}"
         time.sleep(0.2)
     return answer
 
 
-def read(lake):
-    """What a reader sees, at any moment: never anything torn."""
+def read_run(lake):
+    """Read the whole lake, which must succeed at any moment; returns its run, or None."""
     if not lake.is_dir():
         return None
     with sql.connect(lake) as connection:
@@ -82,130 +82,135 @@ def read(lake):
         return rows[0] if rows else None
 
 
-def shards_of(lake):
+def count_shards(lake):
     return len(list(lake.glob("runs/*/attributions/*.parquet")))
 
 
-def maps_of(lake):
+def read_maps(lake):
     with sql.connect(lake) as connection:
         return sql.read(connection, "SELECT pair_id, image_map, text_map FROM attributions ORDER BY pair_id")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(corpus, prefect_server, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    process = started(folder, prefect_server.environment, *CLI, "run", str(audit_file(folder, corpus)))
+def uninterrupted_maps(corpus, prefect_server, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    process = start_process(folder, prefect_server.environment, *CLI, "run", str(write_config(folder, corpus)))
     assert process.wait() == 3, (folder / "errors").read_text()
-    maps = maps_of(folder / "lake")
+    maps = read_maps(folder / "lake")
     assert len(maps) == 24
     return maps
 
 
-def resumed(folder, environment, run_id):
-    process = started(folder, environment, *CLI, "run", "AUDIT.toml", "--resume", run_id)
+def resume(folder, environment, run_id):
+    process = start_process(folder, environment, *CLI, "run", "AUDIT.toml", "--resume", run_id)
     assert process.wait() == 3, (folder / "errors").read_text()
-    assert read(folder / "lake")["status"] == "completed"
-    return maps_of(folder / "lake")
+    assert read_run(folder / "lake")["status"] == "completed"
+    return read_maps(folder / "lake")
 
 
 @pytest.mark.parametrize("shards", [0, 2, 4, 6, 7, 9])
-def test_the_flow_s_process(corpus, prefect_server, undisturbed, tmp_path, shards):
-    """Killed once so many of the twelve shards are there, and a moment later."""
+def test_killed_flow_is_resumed(corpus, prefect_server, uninterrupted_maps, tmp_path, shards):
+    """The process is killed a moment after this number of the twelve shards is stored."""
     lake = tmp_path / "lake"
-    process = started(tmp_path, prefect_server.environment, *CLI, "run", str(audit_file(tmp_path, corpus)))
-    until(lambda: read(lake) and shards_of(lake) >= shards, f"{shards} shards")
+    process = start_process(tmp_path, prefect_server.environment, *CLI, "run", str(write_config(tmp_path, corpus)))
+    wait_until(lambda: read_run(lake) and count_shards(lake) >= shards, f"{shards} shards")
     time.sleep(random.Random(shards).uniform(0, 2))
     kill(process)
-    seen = read(lake)
-    assert seen["status"] == "running"
-    assert resumed(tmp_path, prefect_server.environment, seen["run_id"]) == undisturbed
+    run = read_run(lake)
+    assert run["status"] == "running"
+    assert resume(tmp_path, prefect_server.environment, run["run_id"]) == uninterrupted_maps
 
 
-def test_a_terminated_process_says_so(corpus, prefect_server, undisturbed, tmp_path):
+def test_terminated_process_marks_the_run_as_interrupted(corpus, prefect_server, uninterrupted_maps, tmp_path):
     lake = tmp_path / "lake"
-    process = started(tmp_path, prefect_server.environment, *CLI, "run", str(audit_file(tmp_path, corpus)))
-    until(lambda: shards_of(lake) >= 1, "shard")
+    process = start_process(tmp_path, prefect_server.environment, *CLI, "run", str(write_config(tmp_path, corpus)))
+    wait_until(lambda: count_shards(lake) >= 1, "shard")
     process.send_signal(signal.SIGTERM)
     process.wait()
-    seen = read(lake)
-    assert seen["status"] == "interrupted"
-    assert resumed(tmp_path, prefect_server.environment, seen["run_id"]) == undisturbed
+    run = read_run(lake)
+    assert run["status"] == "interrupted"
+    assert resume(tmp_path, prefect_server.environment, run["run_id"]) == uninterrupted_maps
 
 
-def test_a_second_process_is_refused_while_the_first_works(corpus, prefect_server, tmp_path):
+def test_second_process_is_rejected_while_the_run_is_locked(corpus, prefect_server, tmp_path):
     lake = tmp_path / "lake"
-    process = started(tmp_path, prefect_server.environment, *CLI, "run", str(audit_file(tmp_path, corpus)))
-    until(lambda: shards_of(lake) >= 1, "shard")
-    process.send_signal(signal.SIGSTOP)  # else it may be done before the second one has begun
-    run_id = read(lake)["run_id"]
-    second = started(tmp_path, prefect_server.environment, *CLI, "run", "AUDIT.toml", "--resume", run_id)
+    process = start_process(tmp_path, prefect_server.environment, *CLI, "run", str(write_config(tmp_path, corpus)))
+    wait_until(lambda: count_shards(lake) >= 1, "shard")
+    process.send_signal(signal.SIGSTOP)  # otherwise it may end before the second one begins
+    run_id = read_run(lake)["run_id"]
+    second = start_process(tmp_path, prefect_server.environment, *CLI, "run", "AUDIT.toml", "--resume", run_id)
     assert second.wait() == 2
     assert f"run {run_id} is locked by process {process.pid} on" in (tmp_path / "errors").read_text()
     process.send_signal(signal.SIGCONT)
     assert process.wait() == 3
 
 
-def test_a_worker_and_its_flow_after_which_prefect_s_retry_goes_on(corpus, prefect_server, undisturbed, tmp_path):
+def test_retry_of_prefect_resumes_the_run_of_a_killed_worker(corpus, prefect_server, uninterrupted_maps, tmp_path):
     lake = tmp_path / "lake"
     environment = prefect_server.environment
-    described = {
+    definition = {
         "name": "crash",
         "deployments": [
             {
                 "name": "crashing", "entrypoint": "flows.audit.audit", "work_pool": {"name": "crashes"},
-                "parameters": {"config": config_of(corpus, "lake")},
+                "parameters": {"config": make_config(corpus, "lake")},
             }
         ],
     }  # fmt: skip
-    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(described))
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(definition))
     prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
     for arguments in (["work-pool", "create", "crashes", "--type", "process"], ["deploy", "--all"]):
-        assert started(tmp_path, environment, *prefect, *arguments).wait() == 0, (tmp_path / "errors").read_text()
-    found = prefect_server.post("deployments/filter", {"deployments": {"name": {"any_": ["crashing"]}}})
-    asked = prefect_server.post(f"deployments/{found[0]['id']}/create_flow_run", {})
+        assert start_process(tmp_path, environment, *prefect, *arguments).wait() == 0, (tmp_path / "errors").read_text()
+    deployments = prefect_server.post("deployments/filter", {"deployments": {"name": {"any_": ["crashing"]}}})
+    flow_run = prefect_server.post(f"deployments/{deployments[0]['id']}/create_flow_run", {})
     worker = [*prefect, "worker", "start", "--pool", "crashes", "--run-once"]
-    process = started(tmp_path, environment, *worker)
-    until(lambda: shards_of(lake) >= 3, "three shards")
-    for child in children(process.pid):
+    process = start_process(tmp_path, environment, *worker)
+    wait_until(lambda: count_shards(lake) >= 3, "three shards")
+    for child in list_children(process.pid):
         os.kill(child, signal.SIGKILL)
     kill(process)
-    seen = read(lake)
-    assert seen["status"] == "running"
-    # As "Retry" of the user interface does.
-    again = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
-    prefect_server.post(f"flow_runs/{asked['id']}/set_state", again)
-    assert started(tmp_path, environment, *worker).wait() == 0, (tmp_path / "errors").read_text()
-    assert read(lake) == {"run_id": seen["run_id"], "status": "completed"}
-    assert maps_of(lake) == undisturbed
-    (done,) = prefect_server.post("flow_runs/filter", {"flow_runs": {"id": {"any_": [asked["id"]]}}})
-    assert done["state"]["type"] == "COMPLETED"
+    run = read_run(lake)
+    assert run["status"] == "running"
+    # As the button "Retry" of the user interface does.
+    state = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
+    prefect_server.post(f"flow_runs/{flow_run['id']}/set_state", state)
+    assert start_process(tmp_path, environment, *worker).wait() == 0, (tmp_path / "errors").read_text()
+    assert read_run(lake) == {"run_id": run["run_id"], "status": "completed"}
+    assert read_maps(lake) == uninterrupted_maps
+    (flow_run_after,) = prefect_server.post("flow_runs/filter", {"flow_runs": {"id": {"any_": [flow_run["id"]]}}})
+    assert flow_run_after["state"]["type"] == "COMPLETED"
 
 
-def children(pid):
-    """All processes that a process has started, and theirs."""
-    found = Path(f"/proc/{pid}/task/{pid}/children")
-    if not found.is_file():
-        pytest.skip("NOT TESTED: a killed worker; /proc does not tell its children")
-    own = [int(child) for child in found.read_text().split()]
-    return [*own, *(grandchild for child in own for grandchild in children(child))]
+def list_children(pid):
+    """Return all child processes of a process, recursively."""
+    file = Path(f"/proc/{pid}/task/{pid}/children")
+    if not file.is_file():
+        pytest.skip("NOT TESTED: a killed worker; /proc does not list its children")
+    direct = [int(child) for child in file.read_text().split()]
+    return [*direct, *(grandchild for child in direct for grandchild in list_children(child))]
 
 
-def test_the_server(corpus, own_prefect, undisturbed, tmp_path, server_of):
-    """The audit's own server dies under it: the run fails or goes on, and ends as it should with another server.
+def test_run_can_be_resumed_after_its_server_was_killed(
+    corpus, prefect_environment, uninterrupted_maps, tmp_path, start_server
+):
+    """The server of an audit is killed: the run fails or continues, and can be completed with another server.
 
-    A run that is complete when its flow cannot say so any more is complete all the same, and the process says failed.
+    A run can be complete although its flow could not report this to the server any more; then the process fails.
     """
-    home = own_prefect | {"PREFECT_HOME": str(tmp_path / "prefect home"), "PREFECT_CLIENT_MAX_RETRIES": "1"}
+    environment = prefect_environment | {
+        "PREFECT_HOME": str(tmp_path / "prefect home"),
+        "PREFECT_CLIENT_MAX_RETRIES": "1",
+    }
     lake = tmp_path / "lake"
-    with server_of(home) as (server, group):
-        process = started(tmp_path, server.environment, *CLI, "run", str(audit_file(tmp_path, corpus)))
-        until(lambda: shards_of(lake) >= 3, "three shards")
+    with start_server(environment) as (server, group):
+        process = start_process(tmp_path, server.environment, *CLI, "run", str(write_config(tmp_path, corpus)))
+        wait_until(lambda: count_shards(lake) >= 3, "three shards")
         os.killpg(group, signal.SIGKILL)
         code = process.wait()
-    seen = read(lake)
-    assert (code, seen["status"]) in [(3, "completed"), (1, "completed"), (1, "failed"), (1, "interrupted")]
-    with server_of(home) as (server, _):  # on the database that was left
-        if seen["status"] == "completed":
-            assert maps_of(lake) == undisturbed
+    run = read_run(lake)
+    assert (code, run["status"]) in [(3, "completed"), (1, "completed"), (1, "failed"), (1, "interrupted")]
+    with start_server(environment) as (server, _):  # with the database of the first server
+        if run["status"] == "completed":
+            assert read_maps(lake) == uninterrupted_maps
         else:
-            assert resumed(tmp_path, server.environment, seen["run_id"]) == undisturbed
+            assert resume(tmp_path, server.environment, run["run_id"]) == uninterrupted_maps

@@ -1,4 +1,4 @@
-"""Shards on a Ray cluster: a real one of two worker processes, under a real Prefect server, with the lake on S3."""
+"""Shards on a Ray cluster of two worker processes, under a Prefect server, with the lake on S3."""
 
 import json
 import os
@@ -23,9 +23,9 @@ from tasks.records import Shard, ShardResult
 from tasks.settings import ModelConfig
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-OF_A_RUN = {"run_id"}
+DIFFERS_PER_RUN = {"run_id"}
 
-# An audit whose shard 1 takes its worker process down, every time.
+# An audit whose shard 1 always terminates its worker process.
 DEADLY = """
 import os, sys
 from pathlib import Path
@@ -50,12 +50,12 @@ except ShardsError as error:
 """
 
 
-def configured(**run):
+def make_config(**run):
     return parse({"corpus": {"path": "x"}, "model": {"architecture": "y"}, "run": run}, "test")
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("settings", "message"),
     [
         ({"ray_address": "auto"}, "ray_address: got 'auto' with engine = \"local\""),
         ({"gpus_per_task": 1}, 'gpus_per_task: got 1.0 with engine = "local"'),
@@ -65,95 +65,95 @@ def configured(**run):
         ({"engine": "dask"}, "run.engine"),
     ],
 )
-def test_settings_that_go_together(given, said):
-    with pytest.raises(BadInputError, match=re.escape(said)):
-        configured(**given)
+def test_settings_that_contradict_each_other_are_bad_input(settings, message):
+    with pytest.raises(BadInputError, match=re.escape(message)):
+        make_config(**settings)
 
 
-def test_the_engine_decides_no_result(settings, tmp_path):
+def test_engine_does_not_change_the_digest(settings, tmp_path):
     local, ray = (settings(tmp_path, tmp_path / "lake", run=run) for run in ({}, {"engine": "ray", "gpus_per_task": 0}))
     assert local.resolve_settings() == ray.resolve_settings()
 
 
-def test_without_the_extra_the_message_says_what_to_install(monkeypatch):
+def test_message_without_the_extra_names_the_package_to_install(monkeypatch):
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     check_engine(RunConfig())
     with pytest.raises(BadInputError, match=r"without the packages ray, prefect_ray.*m2ib-audit\[ray\]"):
         check_engine(RunConfig(engine="ray"))
 
 
-def test_without_a_server_nothing_begins(monkeypatch):
+def test_ray_without_a_server_is_bad_input(monkeypatch):
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: "there")
     monkeypatch.setattr(engines, "PREFECT_API_URL", SimpleNamespace(value=lambda: None))
     with pytest.raises(BadInputError, match=r"without a Prefect server.*set PREFECT_API_URL"):
         check_engine(RunConfig(engine="ray"))
 
 
-def test_no_cluster_at_the_address_is_said_at_once():
+def test_missing_cluster_is_bad_input():
     with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # and does not listen
+        closed.bind(("127.0.0.1", 0))  # but does not listen
         address = f"127.0.0.1:{closed.getsockname()[1]}"
         expected = pytest.raises(BadInputError, match=f"no Ray cluster at {address}.*ray start --head")
         with expected, engines._connect_ray(None, address):
             pass
 
 
-def cluster_of(*gpus):
+def make_cluster(*gpus):
     nodes = [{"Alive": True, "Resources": {"CPU": 8.0, "GPU": count}} for count in gpus]
     return SimpleNamespace(nodes=lambda: nodes, remote=lambda **_: lambda function: function)
 
 
 @pytest.mark.parametrize(
-    ("nodes", "wanted", "gpus"), [((0, 4), None, 1), ((0, 4), 0, 0), ((0,), None, 0), ((1,), 0.5, 0.5)]
+    ("nodes", "requested", "gpus"), [((0, 4), None, 1), ((0, 4), 0, 0), ((0,), None, 0), ((1,), 0.5, 0.5)]
 )
-def test_gpus_a_task(nodes, wanted, gpus):
-    assert engines._gpus(cluster_of(*nodes), wanted) == gpus
+def test_gpus_per_task(nodes, requested, gpus):
+    assert engines._gpus(make_cluster(*nodes), requested) == gpus
 
 
-def test_gpus_that_no_node_has_are_refused(hand_written):
+def test_gpus_that_no_node_has_are_bad_input(hand_written_run):
     model = ModelConfig(architecture="x")
     with pytest.raises(BadInputError, match=r"no node has a free CPU and 1 GPUs; .* set gpus_per_task to 0"):
-        engines._check_nodes(cluster_of(0, 0), 1, hand_written, None, model)
+        engines._check_nodes(make_cluster(0, 0), 1, hand_written_run, None, model)
 
 
-def test_a_lost_worker_is_an_outcome_and_nothing_else_is():
+def test_lost_worker_is_an_outcome_but_other_errors_are_raised():
     class LostError(Exception):
         pass
 
-    def lose(error):
+    def raise_in_result(error):
         def result(raise_on_failure):
             raise error
 
         return SimpleNamespace(result=result)
 
     engine = Engine([], lost=(LostError,))
-    assert isinstance(engine.outcome(lose(LostError())), LostError)
+    assert isinstance(engine.outcome(raise_in_result(LostError())), LostError)
     with pytest.raises(KeyboardInterrupt):
-        engine.outcome(lose(KeyboardInterrupt()))
+        engine.outcome(raise_in_result(KeyboardInterrupt()))
 
 
-def test_a_result_knows_its_process_and_is_the_same_from_another():
-    mine = ShardResult(Shard(0, 1), "x", 1, 0, reused=False)
-    assert str(os.getpid()) in mine.by
-    assert mine == ShardResult(Shard(0, 1), "x", 1, 0, reused=False, by="process 1 on elsewhere")
+def test_result_contains_its_process_which_equality_ignores():
+    result = ShardResult(Shard(0, 1), "x", 1, 0, reused=False)
+    assert str(os.getpid()) in result.by
+    assert result == ShardResult(Shard(0, 1), "x", 1, 0, reused=False, by="process 1 on elsewhere")
 
 
-def test_a_host_says_what_it_lacks(audited_once, monkeypatch):
-    run, config = audited_once.run, audited_once.config
+def test_host_reports_missing_requirements(shared_phantom_audit, monkeypatch):
+    run, config = shared_phantom_audit.run, shared_phantom_audit.config
     record = run.read_manifest()
     expected = {key: record[key] for key in ("code_version", "environment", "model_digest")}
     (model,) = config.models()
     monkeypatch.setattr(engines.httpx, "get", lambda *_, **__: None)
     assert engines.find_faults(run, config.corpus, model, expected, "http://api") == []
-    # Another host: its folder of that name is another one, its code is older, and the server is the flow's own.
-    unseen = type(run)(run.lake.parent / "elsewhere", run.run_id)
+    # Another host: its folder of that name is empty, its code is older, and it cannot reach the server of the flow.
+    other_host = type(run)(run.lake.parent / "elsewhere", run.run_id)
 
-    def refuse(*_, **__):
+    def refuse_connection(*_, **__):
         raise engines.httpx.ConnectError("refused")
 
-    monkeypatch.setattr(engines.httpx, "get", refuse)
+    monkeypatch.setattr(engines.httpx, "get", refuse_connection)
     lake, code, server = engines.find_faults(
-        unseen, config.corpus, model, {**expected, "code_version": "older"}, "http://127.0.0.1:1/api"
+        other_host, config.corpus, model, {**expected, "code_version": "older"}, "http://127.0.0.1:1/api"
     )
     assert "a folder that all hosts share under the same path, or in object storage" in lake
     assert "expected older as on the host of the flow" in code
@@ -162,7 +162,7 @@ def test_a_host_says_what_it_lacks(audited_once, monkeypatch):
 
 @pytest.fixture(scope="module")
 def environment(prefect_server, s3, tmp_path_factory):
-    """Of cluster and audits alike."""
+    """The environment of the cluster and of the audits."""
     return (
         prefect_server.environment
         | {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
@@ -172,10 +172,10 @@ def environment(prefect_server, s3, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ray_cluster(environment, tmp_path_factory):
-    """The address of a cluster of two workers on loopback; its processes end with the first."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    """The address of a cluster of two workers on loopback; all its processes end with the first one."""
+    with socket.socket() as free_socket:
+        free_socket.bind(("127.0.0.1", 0))
+        port = free_socket.getsockname()[1]
     log = tmp_path_factory.mktemp("ray") / "log"
     command = [
         sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block",
@@ -196,8 +196,8 @@ def ray_cluster(environment, tmp_path_factory):
 
 
 @pytest.fixture
-def audit_file(tmp_path, phantoms, s3):
-    """audit_file(name, **run): an AUDIT.toml of a quick audit into a lake of that name on S3, and that lake."""
+def write_config(tmp_path, phantoms, s3):
+    """write_config(name, **run): write an AUDIT.toml of a quick audit; returns its path and its lake on S3."""
 
     def write(name, **run):
         lake = f"s3://{s3.bucket}/{name}"
@@ -216,57 +216,57 @@ def audit_file(tmp_path, phantoms, s3):
     return write
 
 
-def program(code, environment, folder, *arguments):
+def run_program(code, environment, folder, *arguments):
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=folder, env=environment, capture_output=True,
         text=True, check=False,
     )  # fmt: skip
 
 
-def audited(environment, folder, *arguments):
-    return program("from flows.cli import main; main()", environment, folder, "run", *arguments, "--verbose")
+def run_audit(environment, folder, *arguments):
+    return run_program("from flows.cli import main; main()", environment, folder, "run", *arguments, "--verbose")
 
 
-def attributions(lake):
+def read_attributions(lake):
     with sql.connect(lake) as connection:
         rows = sql.read(connection, "FROM attributions ORDER BY pair_id")
-    return [json.dumps({key: row[key] for key in row if key not in OF_A_RUN}, default=str) for row in rows]
+    return [json.dumps({key: row[key] for key in row if key not in DIFFERS_PER_RUN}, default=str) for row in rows]
 
 
-def statistics(lake):
+def read_statistics(lake):
     (record,) = sql.read_manifests(lake)
     return stores.read_bytes(lake / "runs" / record["run_id"] / "calibration.safetensors")
 
 
 @pytest.mark.slow
-def test_a_cluster_makes_the_same_maps(environment, ray_cluster, audit_file, tmp_path):
-    here, lake_here = audit_file("local")
-    there, lake_there = audit_file("ray", engine="ray", ray_address=ray_cluster, gpus_per_task=0)
-    for path in (here, there):
-        done = audited(environment, tmp_path, path)
-        assert done.returncode in (0, 3), done.stderr
-    workers = set(re.findall(r"shard \d+: \d+ attributions by (process \d+ on \S+)", done.stderr))
-    assert len(workers) >= 2, done.stderr
-    assert len(attributions(lake_here)) == 40
-    assert attributions(lake_here) == attributions(lake_there)
-    assert statistics(lake_here) == statistics(lake_there)
+def test_maps_of_a_cluster_equal_those_of_a_local_run(environment, ray_cluster, write_config, tmp_path):
+    local, local_lake = write_config("local")
+    remote, remote_lake = write_config("ray", engine="ray", ray_address=ray_cluster, gpus_per_task=0)
+    for path in (local, remote):
+        process = run_audit(environment, tmp_path, path)
+        assert process.returncode in (0, 3), process.stderr
+    workers = set(re.findall(r"shard \d+: \d+ attributions by (process \d+ on \S+)", process.stderr))
+    assert len(workers) >= 2, process.stderr
+    assert len(read_attributions(local_lake)) == 40
+    assert read_attributions(local_lake) == read_attributions(remote_lake)
+    assert read_statistics(local_lake) == read_statistics(remote_lake)
 
 
 @pytest.mark.slow
-def test_a_shard_that_kills_its_worker_is_set_aside(environment, ray_cluster, audit_file, tmp_path):
-    path, lake = audit_file("deadly", engine="ray", ray_address=ray_cluster)
-    done = program(DEADLY, environment, tmp_path, path)
-    assert "1 of 10 shards failed: shard 1 (4 pairs): WorkerCrashedError" in done.stdout, done.stderr
+def test_shard_that_kills_its_worker_is_quarantined(environment, ray_cluster, write_config, tmp_path):
+    path, lake = write_config("deadly", engine="ray", ray_address=ray_cluster)
+    process = run_program(DEADLY, environment, tmp_path, path)
+    assert "1 of 10 shards failed: shard 1 (4 pairs): WorkerCrashedError" in process.stdout, process.stderr
     (record,) = sql.read_manifests(lake)
     assert record["status"] == "completed_with_errors"
     assert (record["counts"]["attributions"], record["counts"]["errors"]) == (36, 4)
 
 
 @pytest.mark.slow
-def test_ray_without_a_prefect_server_is_bad_input(environment, audit_file, tmp_path):
-    """And nothing is started for it."""
-    path, _ = audit_file("alone", engine="ray")
-    alone = {key: value for key, value in environment.items() if key != "PREFECT_API_URL"}
-    done = audited(alone, tmp_path, path)
-    assert done.returncode == 2, done.stderr
-    assert 'engine: got "ray" without a Prefect server' in done.stderr
+def test_ray_without_a_prefect_server_starts_nothing(environment, write_config, tmp_path):
+    """No run begins and no cluster is started."""
+    path, _ = write_config("alone", engine="ray")
+    without_server = {key: value for key, value in environment.items() if key != "PREFECT_API_URL"}
+    process = run_audit(without_server, tmp_path, path)
+    assert process.returncode == 2, process.stderr
+    assert 'engine: got "ray" without a Prefect server' in process.stderr

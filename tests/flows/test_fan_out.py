@@ -1,4 +1,4 @@
-"""Many shards are submitted to Prefect a few at a time, and each gets its result."""
+"""Shards are submitted to Prefect in batches, and each one has its result."""
 
 import logging
 import uuid
@@ -14,7 +14,7 @@ from tasks.records import Shard, ShardResult
 
 @dataclass
 class Future:
-    """A future of a task that ends when somebody waits for it."""
+    """A future of a task that ends when it is waited for."""
 
     shard: Shard
     error: Exception | None = None
@@ -27,46 +27,46 @@ class Future:
 
 
 @pytest.fixture
-def fanned_out(monkeypatch, hand_written, settings, phantoms, tmp_path):
-    """fanned_out(shards, errors): results, all futures, and the largest number that ran at a time."""
+def run_fan_out(monkeypatch, hand_written_run, settings, phantoms, tmp_path):
+    """run_fan_out(count, errors): return the results; `futures` lists all futures, `running` how many ran at a time."""
     monkeypatch.setattr(flow, "BATCH", 4)
     monkeypatch.setattr(flow, "get_run_logger", lambda: logging.getLogger("audit"))
     monkeypatch.setattr(flow, "Progress", lambda *_: type("Shown", (), {"finish_shard": lambda *_: None})())
-    futures, most = [], []
+    futures, running = [], []
 
-    def end(waiting):
+    def end_futures(waiting):
         for future in reversed(waiting):
             future.ended = True
             yield future
 
     def run(count, errors=()):
         def submit(shard, **_):
-            futures.extend(made := [Future(one, dict(errors).get(one.index)) for one in shard])
-            most.append(sum(not future.ended for future in futures))
-            return made
+            futures.extend(submitted := [Future(one, dict(errors).get(one.index)) for one in shard])
+            running.append(sum(not future.ended for future in futures))
+            return submitted
 
         monkeypatch.setattr(flow.attribute, "map", submit)
-        monkeypatch.setattr(flow, "as_completed", end)
-        monkeypatch.setattr(flow, "wait", lambda waiting: list(end(waiting)))
+        monkeypatch.setattr(flow, "as_completed", end_futures)
+        monkeypatch.setattr(flow, "wait", lambda waiting: list(end_futures(waiting)))
         config = settings(phantoms, tmp_path / "lake")
         shards = [Shard(index, 2) for index in range(count)]
-        return flow.fan_out(hand_written, shards, config, Engine(config.models()), None)
+        return flow.fan_out(hand_written_run, shards, config, Engine(config.models()), None)
 
-    run.futures, run.most = futures, most
+    run.futures, run.running = futures, running
     return run
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 30])
-def test_results_are_in_order_and_at_most_two_batches_run(fanned_out, count):
-    results = fanned_out(count)
+def test_results_are_in_order_and_at_most_two_batches_run(run_fan_out, count):
+    results = run_fan_out(count)
     assert [result.shard.index for result in results] == list(range(count))
-    assert len(fanned_out.futures) == count
-    assert max(fanned_out.most, default=0) <= 8
-    assert count < 8 or max(fanned_out.most) > 4  # while one batch ends the next is at work
+    assert len(run_fan_out.futures) == count
+    assert max(run_fan_out.running, default=0) <= 8
+    assert count < 8 or max(run_fan_out.running) > 4  # the next batch runs while one ends
 
 
-def test_what_all_shards_would_meet_ends_it_once_those_under_way_have_ended(fanned_out):
+def test_error_of_all_shards_is_raised_after_running_shards_have_ended(run_fan_out):
     with pytest.raises(BadInputError, match="no such model"):
-        fanned_out(30, {2: BadInputError("no such model")})
-    assert len(fanned_out.futures) == 8
-    assert all(future.ended for future in fanned_out.futures)
+        run_fan_out(30, {2: BadInputError("no such model")})
+    assert len(run_fan_out.futures) == 8
+    assert all(future.ended for future in run_fan_out.futures)

@@ -1,4 +1,4 @@
-"""Which packages a command imports, in fresh interpreters: the reading commands start without the heavy ones."""
+"""Packages that a command imports in a new interpreter: the reading commands import no heavy package."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "open_clip", "transformers", "prefect", "great_expectations")
+HEAVY_PACKAGES = ("torch", "open_clip", "transformers", "prefect", "great_expectations")
 SCRIPT = """
 import json, sys
 from flows.cli import app
@@ -19,36 +19,36 @@ print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
 """
 
 
-def modules_after(*commands):
-    """The modules that an interpreter has imported after these commands."""
-    done = subprocess.run(
+def list_imported_modules(*commands):
+    """Return the modules that a new interpreter has imported after these commands."""
+    process = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(commands)], capture_output=True, text=True, timeout=300, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    assert process.returncode == 0, process.stderr
+    return set(json.loads(process.stdout.splitlines()[-1]))
 
 
 @pytest.fixture
-def finished(hand_written):
-    hand_written.add_pairs(["a nodule"])
-    hand_written.add_alerts({})
-    hand_written.finish("completed")
-    return hand_written.lake
+def completed_lake(hand_written_run):
+    hand_written_run.add_pairs(["a nodule"])
+    hand_written_run.add_alerts({})
+    hand_written_run.finish("completed")
+    return hand_written_run.lake
 
 
-def test_the_reading_commands_start_without_the_heavy_packages(finished):
-    lake = ["--lake", str(finished)]
-    loaded = modules_after(["sql", "SELECT 1", *lake], ["alerts", *lake], ["verify", "latest", *lake])
+def test_reading_commands_import_no_heavy_package(completed_lake):
+    lake = ["--lake", str(completed_lake)]
+    loaded = list_imported_modules(["sql", "SELECT 1", *lake], ["alerts", *lake], ["verify", "latest", *lake])
     assert "typer" in loaded
-    assert loaded.isdisjoint([*HEAVY, "pandas", "m2ib", "jinja2", "PIL", "fastapi"])
+    assert loaded.isdisjoint([*HEAVY_PACKAGES, "pandas", "m2ib", "jinja2", "PIL", "fastapi"])
 
 
-def test_reports_and_contact_sheets_need_no_model(finished, phantoms, tmp_path):
+def test_reports_and_contact_sheets_import_no_heavy_package(completed_lake, phantoms, tmp_path):
     sheet = ["corpus", str(phantoms), "--out", str(tmp_path / "sheet.html")]
-    loaded = modules_after(["report", "latest", "--lake", str(finished)], sheet)
-    assert loaded.isdisjoint([*HEAVY, "fastapi"])
+    loaded = list_imported_modules(["report", "latest", "--lake", str(completed_lake)], sheet)
+    assert loaded.isdisjoint([*HEAVY_PACKAGES, "fastapi"])
 
 
 @pytest.mark.slow  # imports open_clip
 def test_models_are_listed_without_prefect():
-    assert modules_after(["models"]).isdisjoint(["prefect", "great_expectations"])
+    assert list_imported_modules(["models"]).isdisjoint(["prefect", "great_expectations"])

@@ -1,4 +1,4 @@
-"""`m2ib-audit models`: what it prints of the models that it is told about."""
+"""`m2ib-audit models`: the table and the JSON of a list of models."""
 
 import json
 import sys
@@ -11,15 +11,15 @@ from m2ib.towers import catalog
 from m2ib.towers.catalog import ModelFacts, TowerFacts
 
 
-def test_table_and_json(monkeypatch):
+def test_models_are_printed_as_table_and_json(monkeypatch):
     tower = TowerFacts(True, pooling="class token", num_blocks=16, layer=8)
-    found = [
+    models = [
         ModelFacts("RN50", TowerFacts(True, "", "attention", 16, 8, (28, 28)), tower),
         ModelFacts("on the hub", tower, TowerFacts(True, note="read from the hub")),
         ModelFacts("other", TowerFacts(False, "no blocks"), tower),
     ]
     # The catalog itself is tested with m2ib: building open_clip's models takes long.
-    monkeypatch.setitem(sys.modules, catalog.__name__, SimpleNamespace(describe_models=lambda: iter(found)))
+    monkeypatch.setitem(sys.modules, catalog.__name__, SimpleNamespace(describe_models=lambda: iter(models)))
     result = CliRunner().invoke(cli.app, ["models"])
     assert result.exit_code == 0, result.output
     *table, last = result.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""From alerts to a web hook: a real Prefect server, the automations of `m2ib-audit notify`, a hook on loopback."""
+"""Notifications from alerts to a web hook on loopback, by a Prefect server and `m2ib-audit notify`."""
 
 import json
 import subprocess
@@ -17,9 +17,9 @@ import sql
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
-NASTY = 'site={{ token }} {% raw %} "quoted" \\ \n<!channel> ü'
+UNTRUSTED = 'site={{ token }} {% raw %} "quoted" \\ \n<!channel> ü'
 SECRET = "of-the-hook"
-MAKE_BLOCK = """
+CREATE_BLOCK_SCRIPT = """
 import sys
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 hook = CustomWebhookNotificationBlock(
@@ -31,14 +31,14 @@ hook.save("my-hook", overwrite=True)
 
 
 class Hook:
-    """A web hook on loopback that keeps what it gets."""
+    """A web hook on loopback that stores the messages it receives."""
 
     def __init__(self):
-        got = self.got = []
+        messages = self.messages = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 self.send_response(200)
                 self.end_headers()
 
@@ -50,46 +50,46 @@ class Hook:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def wait_for(self, number, seconds=120):
-        """What came, once there are so many and a moment has passed in which more could have come."""
+        """Return the messages once there are `number`, after a moment in which more could arrive."""
         deadline = time.monotonic() + seconds
-        while len(self.got) < number and time.monotonic() < deadline:
+        while len(self.messages) < number and time.monotonic() < deadline:
             time.sleep(0.2)
         time.sleep(3)
-        found, self.got[:] = list(self.got), []
-        return found
+        received, self.messages[:] = list(self.messages), []
+        return received
 
 
 @pytest.fixture
 def hook():
-    made = Hook()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+    web_hook = Hook()
+    yield web_hook
+    web_hook.server.shutdown()
+    web_hook.server.server_close()
 
 
 @pytest.fixture
 def python(prefect_server):
-    """python("-m", "flows.cli", ...): in a process of its own, against the server."""
+    """python("-m", "flows.cli", ...): run Python in a separate process, with the server."""
 
     def call(*arguments, code=0):
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=ROOT, env=prefect_server.environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
             timeout=600, check=False,
         )  # fmt: skip
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout
+        assert process.returncode == code, process.stdout + process.stderr
+        return process.stdout
 
     return call
 
 
 @pytest.fixture
-def night(lake, hand_written_run):
-    """night(number, alerts...): a run with alerts that nobody was told about yet."""
+def begin_run(lake, run_class):
+    """begin_run(number, alerts...): a run with alerts that have not been notified."""
 
     def make(number, *alerts):
-        run = hand_written_run(lake, f"202601{number:02d}T000000-aaaaaa").begin(rules={"region_mass": "text"})
-        run.add_pairs(["a consolidation"] * 4, [{"site": NASTY.removeprefix("site=")}] * 4)
+        run = run_class(lake, f"202601{number:02d}T000000-aaaaaa").begin(rules={"region_mass": "text"})
+        run.add_pairs(["a consolidation"] * 4, [{"site": UNTRUSTED.removeprefix("site=")}] * 4)
         run.add_attributions([[1.0] * 4] * 4, (2, 2))
         run.add_regions(("corner", (0, 0, 0.5, 0.5)))
         run.add_alerts(*alerts)
@@ -98,8 +98,8 @@ def night(lake, hand_written_run):
     return make
 
 
-def ask(server, route, body):
-    """The server's answer; SQLite of a busy machine is locked at times (503)."""
+def post(server, route, body):
+    """Return the answer of the server; SQLite on a busy machine can be locked (503), which is retried."""
     for _ in range(10):
         try:
             return server.post(route, body)
@@ -110,55 +110,55 @@ def ask(server, route, body):
     return server.post(route, body)
 
 
-def automations(server):
-    return {automation["name"]: automation for automation in ask(server, "automations/filter", {})}
+def list_automations(server):
+    return {automation["name"]: automation for automation in post(server, "automations/filter", {})}
 
 
-NEWS = ["new", "worse", "resolved"]
+KINDS = ["new", "worse", "resolved"]
 
 
-def test_each_change_of_an_alert_is_notified_once(prefect_server, hook, python, lake, night, tmp_path):
-    python("-c", MAKE_BLOCK, hook.url, SECRET)
-    setting_up = ("-m", "flows.cli", "notify", "--block", "custom-webhook/my-hook")
-    for became in ("created", "updated"):  # idempotent, by name
-        done = json.loads(python(*setting_up, "--json").splitlines()[-1])["automations"]
-        assert {entry["became"] for entry in done} == {became}
-        assert set(automations(prefect_server)) == {entry["name"] for entry in done}
-    assert len(done) == 4
+def test_each_change_of_an_alert_is_notified_once(prefect_server, hook, python, lake, begin_run, tmp_path):
+    python("-c", CREATE_BLOCK_SCRIPT, hook.url, SECRET)
+    command = ("-m", "flows.cli", "notify", "--block", "custom-webhook/my-hook")
+    for change in ("created", "updated"):  # idempotent, by name
+        entries = json.loads(python(*command, "--json").splitlines()[-1])["automations"]
+        assert {entry["became"] for entry in entries} == {change}
+        assert set(list_automations(prefect_server)) == {entry["name"] for entry in entries}
+    assert len(entries) == 4
 
-    # Two alerts; one has a caption's worth of trouble in its slice.
-    nasty = {"slice_kind": "attribute", "slice": NASTY}
-    nights = [
-        night(1, {}, nasty),
-        night(2, {}, nasty),
-        night(3, {"state": "confirmed", "severity": "high", "interval": (0.4, 0.5, 0.6)}),
+    # Two alerts; the slice of one contains untrusted text.
+    untrusted = {"slice_kind": "attribute", "slice": UNTRUSTED}
+    runs = [
+        begin_run(1, {}, untrusted),
+        begin_run(2, {}, untrusted),
+        begin_run(3, {"state": "confirmed", "severity": "high", "interval": (0.4, 0.5, 0.6)}),
     ]
-    telling = ROOT / "tests" / "flows" / "notify_process.py"
+    script = ROOT / "tests" / "flows" / "notify_process.py"
 
-    def tell(run, digest=False):
-        return int(python(telling, lake, json.dumps([[run.run_id, NEWS, digest]])))
+    def notify(run, digest=False):
+        return int(python(script, lake, json.dumps([[run.run_id, KINDS, digest]])))
 
-    assert tell(nights[0]) == 2
-    got = hook.wait_for(2)
-    assert [message["subject"] for message in got] == ["c with m: new, corner"] * 2
-    (troubled,) = [message["text"] for message in got if "site = " in message["text"]]
-    assert troubled.count(SECRET) == 1  # the hook's own, not one that the caption asked for
-    assert 'site = { { token } } { % raw % } "quoted" \\ ‹!channel›' in troubled
-    assert "NEW (suspected): attribution concentrates on the region “corner” in pairs with site = " in troubled
-    assert f"report: {nights[0].folder / 'report.html'}" in troubled
-    assert f"run: {nights[0].run_id}" in troubled
+    assert notify(runs[0]) == 2
+    messages = hook.wait_for(2)
+    assert [message["subject"] for message in messages] == ["c with m: new, corner"] * 2
+    (text,) = [message["text"] for message in messages if "site = " in message["text"]]
+    assert text.count(SECRET) == 1  # from the template of the hook, not from the caption
+    assert 'site = { { token } } { % raw % } "quoted" \\ ‹!channel›' in text
+    assert "NEW (suspected): attribution concentrates on the region “corner” in pairs with site = " in text
+    assert f"report: {runs[0].folder / 'report.html'}" in text
+    assert f"run: {runs[0].run_id}" in text
 
-    nights[0].update(status="running")  # as if the process had died before the run was sealed, and was resumed
-    assert tell(nights[0]) == 0
-    assert tell(nights[1]) == 0  # still firing
-    assert tell(nights[2]) == 2
-    got = {message["subject"]: message["text"] for message in hook.wait_for(2)}
-    assert set(got) == {"c with m: worse, corner", "c with m: resolved, corner"}
+    runs[0].update(status="running")  # as if the process had died before the run was complete, and the run was resumed
+    assert notify(runs[0]) == 0
+    assert notify(runs[1]) == 0  # still firing
+    assert notify(runs[2]) == 2
+    messages = {message["subject"]: message["text"] for message in hook.wait_for(2)}
+    assert set(messages) == {"c with m: worse, corner", "c with m: resolved, corner"}
     assert (
         "WORSE (confirmed, high severity): the score relies on the region “corner” in pairs whose caption contains "
         "“consolidation”; covering it reduces the margin of "
-    ) in got["c with m: worse, corner"]
-    assert tell(night(4, {}), digest=True) == 1
+    ) in messages["c with m: worse, corner"]
+    assert notify(begin_run(4, {}), digest=True) == 1
     (digest,) = hook.wait_for(1)
     assert digest["subject"] == "c with m: digest"
     assert (
@@ -166,36 +166,36 @@ def test_each_change_of_an_alert_is_notified_once(prefect_server, hook, python, 
         in digest["text"]
     )
     with sql.connect(lake) as connection:
-        sent = sql.read(connection, "SELECT run_id[:8] AS night, event FROM notifications ORDER BY night, event")
-    assert [(row["night"], row["event"].removeprefix("m2ib.")) for row in sent] == [
+        stored = sql.read(connection, "SELECT run_id[:8] AS day, event FROM notifications ORDER BY day, event")
+    assert [(row["day"], row["event"].removeprefix("m2ib.")) for row in stored] == [
         ("20260101", "alert.new"), ("20260101", "alert.new"),
         ("20260103", "alert.resolved"), ("20260103", "alert.worse"), ("20260104", "audit.digest"),
     ]  # fmt: skip
 
-    # A run that cannot begin, one that a gate stops, one that crashed, one that does not start.
-    python("-c", _AUDIT.format(corpus=str(tmp_path / "nowhere"), lake=str(tmp_path / "lake")), code=1)
+    # A run that cannot begin, a run that a gate stops, a run that crashed and a run that does not start.
+    python("-c", AUDIT_SCRIPT.format(corpus=str(tmp_path / "nowhere"), lake=str(tmp_path / "lake")), code=1)
     (failed,) = hook.wait_for(1)
     assert failed["subject"] == "nowhere with demo/clean: failed"
     assert "the audit could not begin" in failed["text"]
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "metadata.csv").write_text("file_name,text\nmissing.png,a nodule\n")
-    python("-c", _AUDIT.format(corpus=str(broken), lake=str(tmp_path / "lake")), code=1)
+    python("-c", AUDIT_SCRIPT.format(corpus=str(broken), lake=str(tmp_path / "lake")), code=1)
     (stopped,) = hook.wait_for(1)
     assert stopped["subject"] == "broken with demo/clean: stopped"
     assert "no row of the corpus became a pair" in stopped["text"]
 
-    flow = ask(prefect_server, "flows/", {"name": "audit"})["id"]
-    other = ask(prefect_server, "flows/", {"name": "another flow"})["id"]
-    ago = (datetime.now(UTC) - timedelta(minutes=10)).isoformat()
-    for number, of in enumerate((flow, other)):
-        due = {"type": "SCHEDULED", "state_details": {"scheduled_time": ago}}
-        ask(prefect_server, "flow_runs/", {"flow_id": of, "name": f"due-{number}", "state": due})
-        began = ask(
-            prefect_server, "flow_runs/", {"flow_id": of, "name": f"begun-{number}", "state": {"type": "RUNNING"}}
+    flow = post(prefect_server, "flows/", {"name": "audit"})["id"]
+    other = post(prefect_server, "flows/", {"name": "another flow"})["id"]
+    due_at = (datetime.now(UTC) - timedelta(minutes=10)).isoformat()
+    for number, flow_id in enumerate((flow, other)):
+        due = {"type": "SCHEDULED", "state_details": {"scheduled_time": due_at}}
+        post(prefect_server, "flow_runs/", {"flow_id": flow_id, "name": f"due-{number}", "state": due})
+        flow_run = post(
+            prefect_server, "flow_runs/", {"flow_id": flow_id, "name": f"begun-{number}", "state": {"type": "RUNNING"}}
         )
         crashed = {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True}
-        ask(prefect_server, f"flow_runs/{began['id']}/set_state", crashed)
+        post(prefect_server, f"flow_runs/{flow_run['id']}/set_state", crashed)
     assert {message["subject"] for message in hook.wait_for(2)} == {
         "Late: flow run due-0",
         "Crashed: flow run begun-0",
@@ -205,11 +205,11 @@ def test_each_change_of_an_alert_is_notified_once(prefect_server, hook, python, 
     assert refused["subject"].startswith("Failed: flow run ")
     assert "its parameters are not a valid" in refused["text"]
 
-    python(*setting_up, "--remove")
-    assert automations(prefect_server) == {}
+    python(*command, "--remove")
+    assert list_automations(prefect_server) == {}
 
 
-_AUDIT = """
+AUDIT_SCRIPT = """
 from flows.audit import audit
 from flows.config import parse
 audit(parse({{"corpus": {{"path": {corpus!r}}}, "model": {{"architecture": "demo/clean", "device": "cpu"}},
@@ -218,11 +218,11 @@ audit(parse({{"corpus": {{"path": {corpus!r}}}, "model": {{"architecture": "demo
 
 
 def test_every_template_uses_only_fields_that_its_event_has():
-    """An expression that the event does not have would cost the notification, and only the server would say so."""
+    """A template with a field that the event lacks would prevent the notification, and only the server would log it."""
     from prefect.server.events.schemas.events import ReceivedEvent
     from prefect.server.utilities.user_templates import render_user_template_sync
 
-    from flows.notify import CHOICES, automations
+    from flows.notify import CHOICES, list_automations
     from tasks.messages import build_alert_event, build_run_event
 
     record = {
@@ -243,7 +243,7 @@ def test_every_template_uses_only_fields_that_its_event_has():
         ("prefect.flow-run.Failed", flow_run, {}),
         ("prefect.flow-run.Late", flow_run, {}),
     ]
-    cores = automations("custom-webhook/x", "6f0b7a6c-6b1e-4e0e-8a53-3ad5d0b1f0c1", CHOICES, False, 26)
+    cores = list_automations("custom-webhook/x", "6f0b7a6c-6b1e-4e0e-8a53-3ad5d0b1f0c1", CHOICES, False, 26)
     rendered = []
     for (_, core), (name, resource, payload) in zip(cores, events, strict=True):
         event = ReceivedEvent(
@@ -258,20 +258,20 @@ def test_every_template_uses_only_fields_that_its_event_has():
     assert "first seen: " in rendered[0][1]
     assert "in pairs whose caption contains “{ { y } }”" in rendered[0][1]
     assert "run r1 failed: 8 of 9 pairs attributed, 0 alerts; { { x } }" in rendered[1][1]
-    assert all(not line.endswith(": ") for _, body in rendered for line in body.splitlines())  # no line is empty
+    assert all(not line.endswith(": ") for _, body in rendered for line in body.splitlines())  # no field is empty
 
 
-def test_silence_is_told_and_only_confirmed_alerts_if_so_wished(prefect_server, hook, python):
-    python("-c", MAKE_BLOCK, hook.url, SECRET)
-    setting_up = ("-m", "flows.cli", "notify", "--block", "custom-webhook/my-hook")
-    python(*setting_up, "--on", "new", "--confirmed", "--silent-after", "0.01")
-    made = automations(prefect_server)
-    assert set(made) == {f"m2ib-audit {about} to custom-webhook/my-hook" for about in ("alerts", "silence")}
-    alerts = made["m2ib-audit alerts to custom-webhook/my-hook"]["trigger"]
+def test_silence_and_confirmed_alerts_only_can_be_notified(prefect_server, hook, python):
+    python("-c", CREATE_BLOCK_SCRIPT, hook.url, SECRET)
+    command = ("-m", "flows.cli", "notify", "--block", "custom-webhook/my-hook")
+    python(*command, "--on", "new", "--confirmed", "--silent-after", "0.01")
+    created = list_automations(prefect_server)
+    assert set(created) == {f"m2ib-audit {about} to custom-webhook/my-hook" for about in ("alerts", "silence")}
+    alerts = created["m2ib-audit alerts to custom-webhook/my-hook"]["trigger"]
     assert (alerts["expect"], alerts["match"]) == (["m2ib.alert.new"], {"m2ib.state": "confirmed"})
-    (told, *_) = hook.wait_for(1, seconds=240)
-    assert told["subject"] == "no audit has completed in time"
-    python(*setting_up, "--remove")
+    (message, *_) = hook.wait_for(1, seconds=240)
+    assert message["subject"] == "no audit has completed in time"
+    python(*command, "--remove")
 
 
 @pytest.mark.parametrize(
@@ -282,11 +282,11 @@ def test_silence_is_told_and_only_confirmed_alerts_if_so_wished(prefect_server, 
         (("--block", "custom-webhook/my-hook", "--on", "new,old"), "--on: got old, expected any of: new, worse"),
     ],
 )
-def test_a_block_that_is_none_is_bad_input(prefect_server, arguments, rendered):
-    done = subprocess.run(
+def test_invalid_block_is_bad_input(prefect_server, arguments, rendered):
+    process = subprocess.run(
         [sys.executable, "-m", "flows.cli", "notify", *arguments],
         cwd=ROOT, env=prefect_server.environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert rendered in done.stderr
-    assert "Traceback" not in done.stderr
+    assert process.returncode == 2, process.stderr
+    assert rendered in process.stderr
+    assert "Traceback" not in process.stderr

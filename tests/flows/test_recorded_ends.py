@@ -15,11 +15,11 @@ from tasks.lake.journal import record_run_end
 
 
 @pytest.fixture
-def run(plain, hand_written):
-    return hand_written
+def run(no_prefect, hand_written_run):
+    return hand_written_run
 
 
-def read_ends(run):
+def list_records(run):
     return [(record.kind, record.body.get("status")) for record in ledger.read_records(run.lake)]
 
 
@@ -38,12 +38,12 @@ def test_the_end_of_a_run_is_recorded_with_the_digest_of_its_manifest(run):
 def test_a_failed_run_is_recorded_once_and_again_after_it_is_resumed(run, error, status):
     with pytest.raises(error), lifecycle.run_lifecycle(run):
         raise error
-    lifecycle.abort(run, error())  # a second time, which changes nothing
-    assert read_ends(run) == [("run", status)]
+    lifecycle.abort(run, error())  # aborting again changes nothing
+    assert list_records(run) == [("run", status)]
     run.update(status="running", reason=None, finished_at=None)
     with lifecycle.run_lifecycle(run):
         run.finish("completed_with_errors", "some")
-    assert read_ends(run) == [("run", status), ("run", "completed_with_errors")]
+    assert list_records(run) == [("run", status), ("run", "completed_with_errors")]
     assert ledger.read_records(run.lake)[-1].body["manifest_sha256"] == manifest_sha256(run)
 
 
@@ -66,7 +66,7 @@ def test_the_report_is_recorded_once(run):
     assert [(body["run_id"], body["sha256"]) for body in bodies] == [(run.run_id, digest)]
 
 
-def test_a_rewrite_is_recorded_before_it_is_done(run, monkeypatch):
+def test_rewrite_is_recorded_before_the_manifest_changes(run, monkeypatch):
     run.finish("completed")
     before = manifest_sha256(run)
     run.rewrite("compacted", "why", files=[])
@@ -94,7 +94,7 @@ def test_a_configured_key_signs_the_records(run, tmp_path):
         parse(config, "test").ledger.signer()
 
 
-def test_key_and_four_eyes_do_not_change_the_digest_of_the_configuration():
-    given = {"corpus": {"path": "x"}, "model": {"architecture": "m"}}
-    more = parse(given | {"ledger": {"key": "key"}, "review": {"four_eyes": True}}, "test")
-    assert more.resolve_settings() == parse(given, "test").resolve_settings()
+def test_key_and_four_eyes_do_not_change_the_settings_of_results():
+    config = {"corpus": {"path": "x"}, "model": {"architecture": "m"}}
+    changed = parse(config | {"ledger": {"key": "key"}, "review": {"four_eyes": True}}, "test")
+    assert changed.resolve_settings() == parse(config, "test").resolve_settings()

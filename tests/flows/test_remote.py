@@ -20,16 +20,16 @@ from tasks.ingest import ingest
 ROOT = Path(__file__).resolve().parent.parent.parent
 DIFFERS_PER_RUN = {
     "run_id", "alert_id", "raised_at", "base_run", "attributed_by", "observed", "told_at", "sent_at",
-    # Derived from the run's id, in the history of alerts and in notifications.
+    # Derived from the id of the run, in the alert history and in notifications.
     "life_id", "leader", "lasting_region", "lasting_slice", "first_run", "first_seen", "last_run", "last_seen",
     "lasting_alert_id", "previous_run", "event_id", "dedup_key",
 }  # fmt: skip
 
 
 @pytest.fixture
-def remote_run(away, hand_written):
+def remote_run(remote_folder, hand_written_run):
     """A completed run with an alert, in object storage."""
-    run = type(hand_written)(away, hand_written.run_id).begin()
+    run = type(hand_written_run)(remote_folder, hand_written_run.run_id).begin()
     run.add_pairs(["a nodule"])
     run.write_table("alerts", [{
         "alert_id": "x", "state": "suspected", "rule": "region_mass", "side": "image", "region": "frame",
@@ -38,7 +38,7 @@ def remote_run(away, hand_written):
     }])  # fmt: skip
     run.finish("completed")
     for path in stores.scratch_folder().glob("*.copy"):
-        path.unlink()  # as of another process
+        path.unlink()  # as if they were read by another process
     return run
 
 
@@ -118,44 +118,44 @@ def test_an_audit_does_not_create_a_missing_bucket(settings, phantoms, s3):
 
 
 @pytest.fixture
-def failing(monkeypatch):
-    """failing(part of a key, error): uploads of such objects to S3 fail from now on; returns their keys."""
+def fail_uploads(monkeypatch):
+    """fail_uploads(part, error): make uploads to S3 fail if their key contains `part`; returns the keys that failed."""
     call_s3 = S3FileSystem._call_s3
 
     def start(part, error):
         failed = []
 
-        async def flaky(self, method, *given, **named):
-            if method == "put_object" and part in named["Key"]:
-                failed.append(named["Key"])
+        async def call_or_fail(self, method, *args, **kwargs):
+            if method == "put_object" and part in kwargs["Key"]:
+                failed.append(kwargs["Key"])
                 raise error
-            return await call_s3(self, method, *given, **named)
+            return await call_s3(self, method, *args, **kwargs)
 
-        monkeypatch.setattr(S3FileSystem, "_call_s3", flaky)
+        monkeypatch.setattr(S3FileSystem, "_call_s3", call_or_fail)
         return failed
 
     yield start
     monkeypatch.undo()
 
 
-def test_no_run_begins_without_permission(settings, phantoms, s3, failing):
+def test_no_run_begins_without_permission(settings, phantoms, s3, fail_uploads):
     from flows.begin import begin
     from tasks.errors import BadInputError
 
-    failing("denied/", PermissionError("Access Denied"))
+    fail_uploads("denied/", PermissionError("Access Denied"))
     config = settings(phantoms, f"s3://{s3.bucket}/denied")
     with pytest.raises(BadInputError, match=r"cannot be written \(.*Access Denied.*check the credentials"):
         begin(config, config.models(), None)
 
 
-def comparable_rows(lake, view):
-    """Rows as text, without what differs per run.
+def read_comparable_rows(lake, view):
+    """Return the rows as text, without the columns that differ per run.
 
     Numbers have 12 digits: DuckDB adds up in an order that depends on the run's id.
     """
     with sql.connect(lake) as connection:
         rows = sql.read(connection, f"FROM {view} ORDER BY ALL")
-    kept = (
+    filtered = (
         {
             key: f"{value:.12g}" if isinstance(value, float) else value
             for key, value in row.items()
@@ -163,7 +163,7 @@ def comparable_rows(lake, view):
         }
         for row in rows
     )
-    return sorted(json.dumps(row, default=str, sort_keys=True) for row in kept)
+    return sorted(json.dumps(row, default=str, sort_keys=True) for row in filtered)
 
 
 @pytest.mark.slow
@@ -172,37 +172,39 @@ def test_a_lake_on_s3_has_the_same_rows_as_a_folder(prefect_harness, settings, p
 
     options = {"clusters": {"enabled": True}, "confirm": {"pairs": 16, "negatives": 2}}
     url = f"s3://{s3.bucket}/same rows"
-    here, there = (audit(settings(phantoms, lake, **options)) for lake in (tmp_path / "lake", url))
-    assert (there.status, there.reason, there.alerts > 0) == ("completed", None, True)
-    assert str(there.report) == f"{url}/runs/{there.run_id}/report.html"
+    local, remote = (audit(settings(phantoms, lake, **options)) for lake in (tmp_path / "lake", url))
+    assert (remote.status, remote.reason, remote.alerts > 0) == ("completed", None, True)
+    assert str(remote.report) == f"{url}/runs/{remote.run_id}/report.html"
     for path in stores.scratch_folder().glob("*.copy"):
-        path.unlink()  # what is read now comes from the store
+        path.unlink()  # what follows is read from the store
     roots = tmp_path / "lake", lake_root(url)
     for view in sorted({*sql.view_names()} - {"runs"}):
-        assert comparable_rows(roots[0], view) == comparable_rows(roots[1], view), view
-    # The report is made of the same rows; run and time are its own.
-    assert abs(len(stores.read_bytes(there.report)) - len(here.report.read_bytes())) < 2000
+        assert read_comparable_rows(roots[0], view) == read_comparable_rows(roots[1], view), view
+    # The reports have the same rows, but not the same run and time.
+    assert abs(len(stores.read_bytes(remote.report)) - len(local.report.read_bytes())) < 2000
 
 
 @pytest.mark.slow
-def test_a_run_is_resumed_after_an_upload_failed(prefect_harness, settings, phantoms, s3, failing, monkeypatch):
+def test_a_run_is_resumed_after_an_upload_failed(prefect_harness, settings, phantoms, s3, fail_uploads, monkeypatch):
     from flows.audit import audit
 
     config = settings(phantoms, f"s3://{s3.bucket}/interrupted", bottleneck={"steps": 1})
-    failed = failing("/attributions/part-00001", ConnectionError("connection lost"))
+    failed = fail_uploads("/attributions/part-00001", ConnectionError("connection lost"))
     with pytest.raises(sql.LakeError, match=r"connection lost\); check the network"):
         audit(config)
-    assert len(failed) == 4  # storage that does not answer is tried again three times
+    assert len(failed) == 4  # three retries
     monkeypatch.undo()
     (record,) = sql.read_manifests(config.lake.root)
     assert (record["status"], record["counts"]["attributions"]) == ("failed", 0)
     for path in stores.scratch_folder().glob("*.copy"):
-        path.unlink()  # another process goes on
+        path.unlink()  # as if another process resumed the run
     s3.requests.clear()
     result = audit(config, resume=record["run_id"])
     assert (result.status, result.attributions) == ("completed", 40)
-    assert [path.rpartition("/")[2][:10] for path in s3.asked("PUT") if "/attributions/" in path] == ["part-00001"]
-    # And one that builds upon it attributes nothing.
+    assert [path.rpartition("/")[2][:10] for path in s3.list_requests("PUT") if "/attributions/" in path] == [
+        "part-00001"
+    ]
+    # An incremental run attributes no pair.
     incremental = settings(
         phantoms, config.lake.path, bottleneck={"steps": 1}, lake={"incremental": True, "shard_size": 7}
     )
@@ -212,28 +214,28 @@ def test_a_run_is_resumed_after_an_upload_failed(prefect_harness, settings, phan
         (row,) = sql.read(connection, "SELECT base_run, reused FROM runs ORDER BY run_id DESC LIMIT 1")
     assert row == {"base_run": record["run_id"], "reused": 40}
     assert (
-        comparable_rows(config.lake.root, "attributions")[::2]
-        == comparable_rows(config.lake.root, "attributions")[1::2]
+        read_comparable_rows(config.lake.root, "attributions")[::2]
+        == read_comparable_rows(config.lake.root, "attributions")[1::2]
     )
 
 
 @pytest.mark.slow
 def test_an_unreachable_store_does_not_hide_the_first_error(
-    prefect_harness, settings, phantoms, s3, failing, monkeypatch
+    prefect_harness, settings, phantoms, s3, fail_uploads, monkeypatch
 ):
     from flows.audit import audit
     from flows.begin import begin
 
     config = settings(phantoms, f"s3://{s3.bucket}/stays away", bottleneck={"steps": 1})
     run = begin(config, config.models(), None)
-    real = ingest.fn
+    original = ingest.fn
 
-    @functools.wraps(real)
-    def cut_off(*given):
-        failing("stays away/", ConnectionError("connection lost"))
-        return real(*given)
+    @functools.wraps(original)
+    def disconnect(*args):
+        fail_uploads("stays away/", ConnectionError("connection lost"))
+        return original(*args)
 
-    monkeypatch.setattr(ingest, "fn", cut_off)
+    monkeypatch.setattr(ingest, "fn", disconnect)
     with pytest.raises(sql.LakeError, match=r"ingest.parquet cannot be written .*connection lost"):
         audit(config, resume=run.run_id)
     monkeypatch.undo()
@@ -242,34 +244,34 @@ def test_an_unreachable_store_does_not_hide_the_first_error(
 
 
 @pytest.mark.slow
-def test_processes_share_a_lake_on_s3(own_prefect, phantoms, s3, tmp_path):
-    """Each command is a process of its own: what one leaves in the bucket is all that the next one has."""
-    environment = own_prefect | {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
+def test_processes_share_a_lake_on_s3(prefect_environment, phantoms, s3, tmp_path):
+    """Each command is a separate process, which shares only the bucket with the others."""
+    environment = prefect_environment | {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
     environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     (tmp_path / "AUDIT.toml").write_text(
         f'[corpus]\npath = "{phantoms}"\n[model]\narchitecture = "demo/shortcut"\ndevice = "cpu"\n'
         f'[alerts]\nmin_pairs = 5\n[confirm]\nenabled = false\n[lake]\npath = "s3://{s3.bucket}/shared"\n'
     )
 
-    def program(*arguments):
+    def run_program(*arguments):
         return subprocess.run(
             [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
             cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False,
         )  # fmt: skip
 
-    done = program("run", "AUDIT.toml", "--json")
-    assert done.returncode == 3, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
+    process = run_program("run", "AUDIT.toml", "--json")
+    assert process.returncode == 3, process.stderr
+    answer = json.loads(process.stdout.splitlines()[-1])
     assert answer["report"] == f"s3://{s3.bucket}/shared/runs/{answer['run_id']}/report.html"
     lake = ("--lake", f"s3://{s3.bucket}/shared")
-    done = program("alerts", "--json", *lake)
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["alerts"]) == answer["alerts"]
-    done = program("report", "latest", *lake)
-    assert (done.returncode, done.stdout.strip()) == (0, answer["report"]), done.stderr
-    done = program("run", "AUDIT.toml", "--incremental", "--json")
-    assert done.returncode == 3, done.stderr
-    done = program("sql", "SELECT reused FROM runs ORDER BY run_id", "--json", *lake)
-    assert json.loads(done.stdout) == {"rows": [{"reused": 0}, {"reused": 40}]}, done.stderr
+    process = run_program("alerts", "--json", *lake)
+    assert process.returncode == 0, process.stderr
+    assert len(json.loads(process.stdout)["alerts"]) == answer["alerts"]
+    process = run_program("report", "latest", *lake)
+    assert (process.returncode, process.stdout.strip()) == (0, answer["report"]), process.stderr
+    process = run_program("run", "AUDIT.toml", "--incremental", "--json")
+    assert process.returncode == 3, process.stderr
+    process = run_program("sql", "SELECT reused FROM runs ORDER BY run_id", "--json", *lake)
+    assert json.loads(process.stdout) == {"rows": [{"reused": 0}, {"reused": 40}]}, process.stderr
     assert not (tmp_path / "lake").exists()
-    assert not list(tmp_path.glob("m2ib-audit-*"))  # the copies are gone with the processes
+    assert not list(tmp_path.glob("m2ib-audit-*"))  # the processes have removed their local copies

@@ -27,30 +27,30 @@ def config(settings, phantoms, tmp_path):
 
 
 @pytest.fixture
-def audited(plain, monkeypatch):
-    """audited(config, poison=..., resume=...): the flow without Prefect; poison: shard -> what its task raises."""
+def run_audit(no_prefect, monkeypatch):
+    """run_audit(config, poison=..., resume=...): run the flow without Prefect; poison: errors by shard."""
 
-    def one_after_another(run, shards, config, engine, plan):
+    def run_sequentially(run, shards, config, engine, plan):
         outcomes = []
         for shard in shards:
             try:
                 outcomes.append(fan_out.attribute(run, shard, config.corpus, engine.models[0], plan))
             except BaseException as error:  # noqa: BLE001  # stored, as a future does
                 outcomes.append(error)
-        futures = [SimpleNamespace(result=lambda raise_on_failure, kept=kept: kept) for kept in outcomes]
+        futures = [SimpleNamespace(result=lambda raise_on_failure, outcome=outcome: outcome) for outcome in outcomes]
         return [fan_out.shard_result(run, shard, engine, future) for shard, future in zip(shards, futures, strict=True)]
 
-    monkeypatch.setattr(flow, "fan_out", one_after_another)
-    real = fan_out.attribute
+    monkeypatch.setattr(flow, "fan_out", run_sequentially)
+    original = fan_out.attribute
 
     def start(config, poison=None, resume=None):
-        def poisoned(run, shard, *others):
+        def attribute_or_fail(run, shard, *others):
             if error := (poison or {}).get(shard.index):
                 raise error
-            return real(run, shard, *others)
+            return original(run, shard, *others)
 
         with monkeypatch.context() as patch:
-            patch.setattr(fan_out, "attribute", poisoned)
+            patch.setattr(fan_out, "attribute", attribute_or_fail)
             return flow.audit.fn(config, resume)
 
     return start
@@ -59,42 +59,45 @@ def audited(plain, monkeypatch):
 def test_stages_are_retried_but_notifications_are_not():
     stages = [value for module in (flow, fan_out, reflag) for value in vars(module).values() if isinstance(value, Task)]
     assert len(stages) > 10
-    # A notification never fails, and would be sent twice.
+    # A notification never fails; a retry would send it twice.
     assert {stage.name for stage in stages if stage.retries != 3} == {notify.name}
 
 
-def errors_of(run):
+def read_errors(run):
     rows = [row for path in run.fetch_files("ingest_errors") for row in pq.read_table(path).to_pylist()]
     return [row for row in rows if row["stage"] == "attribute"]
 
 
-def test_a_quarantined_shard_loses_no_pair(begin_line, config):
-    line = begin_line(config)
-    shards = line.ingest()
+def test_a_quarantined_shard_loses_no_pair(begin_pipeline, config):
+    pipeline = begin_pipeline(config)
+    shards = pipeline.ingest()
     results = [
-        line.attribute(shards[0]),
-        quarantine_shard(line.run, shards[1], RuntimeError("x" * 900)),
-        line.attribute(shards[2]),
+        pipeline.attribute(shards[0]),
+        quarantine_shard(pipeline.run, shards[1], RuntimeError("x" * 900)),
+        pipeline.attribute(shards[2]),
     ]
     assert results[1].failure.startswith("shard 1 (16 pairs): RuntimeError: ")
     assert len(results[1].failure) < 600
-    line.store(results)
-    assert line.run.read_manifest()["counts"] | {"attributions": 24, "errors": 16} == line.run.read_manifest()["counts"]
-    rows = errors_of(line.run)
-    assert {row["pair_id"] for row in rows} == {pair["pair_id"] for pair in line.run.read_row_group("pairs", 1)}
+    pipeline.store(results)
+    assert (
+        pipeline.run.read_manifest()["counts"] | {"attributions": 24, "errors": 16}
+        == pipeline.run.read_manifest()["counts"]
+    )
+    rows = read_errors(pipeline.run)
+    assert {row["pair_id"] for row in rows} == {pair["pair_id"] for pair in pipeline.run.read_row_group("pairs", 1)}
     assert {row["reason"] for row in rows} == {"shard_failed"}
     assert "audit with --incremental" in rows[0]["detail"]
-    assert validate.fn(line.run).critical == ()
+    assert validate.fn(pipeline.run).critical == ()
     # A later attempt that succeeds removes the error rows.
-    line.store([results[0], line.attribute(shards[1]), results[2]])
-    assert errors_of(line.run) == []
-    assert line.run.read_manifest()["counts"]["attributions"] == 40
+    pipeline.store([results[0], pipeline.attribute(shards[1]), results[2]])
+    assert read_errors(pipeline.run) == []
+    assert pipeline.run.read_manifest()["counts"]["attributions"] == 40
 
 
-def test_a_run_with_a_failed_shard_completes_with_errors(audited, config):
-    with pytest.raises(ShardsError, match="completed with errors: 1 of 3 shards failed: shard 1") as ended:
-        audited(config, {1: RuntimeError("CUDA error: an illegal memory access")})
-    result = ended.value.outcome
+def test_a_run_with_a_failed_shard_completes_with_errors(run_audit, config):
+    with pytest.raises(ShardsError, match="completed with errors: 1 of 3 shards failed: shard 1") as raised:
+        run_audit(config, {1: RuntimeError("CUDA error: an illegal memory access")})
+    result = raised.value.outcome
     assert (result.status, result.pairs, result.attributions, result.errors) == ("completed_with_errors", 40, 24, 16)
     assert "illegal memory access" in result.reason
     assert "completed with errors" in result.report.read_text()
@@ -103,29 +106,29 @@ def test_a_run_with_a_failed_shard_completes_with_errors(audited, config):
         assert run == {"status": "completed_with_errors", "ended": True}
         assert sql.read(connection, "SELECT count(*) AS n FROM ingest_errors") == [{"n": 16}]
     with pytest.raises(ResumeError, match="is completed_with_errors and is not changed any more"):
-        audited(config, resume=result.run_id)
+        run_audit(config, resume=result.run_id)
     (record,) = sql.read_manifests(config.lake.path)
     assert find_base(config.lake.path, record)["base_run"] == result.run_id
 
 
 @pytest.mark.slow
-def test_the_next_incremental_run_attributes_the_pairs_of_failed_shards(audited, config):
+def test_the_next_incremental_run_attributes_the_pairs_of_failed_shards(run_audit, config):
     with pytest.raises(ShardsError):
-        audited(config, {1: RuntimeError("CUDA error")})
-    nightly = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
-    second = audited(nightly)
+        run_audit(config, {1: RuntimeError("CUDA error")})
+    incremental = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
+    second = run_audit(incremental)
     assert (second.status, second.attributions, second.errors) == ("completed", 40, 0)
     with sql.connect(config.lake.path, second.run_id) as connection:
         assert sql.read(connection, "SELECT reused FROM runs") == [{"reused": 24}]
 
 
 @pytest.mark.slow
-def test_a_run_whose_shards_all_failed_is_stopped_and_can_be_resumed(audited, config):
-    poison = {index: RuntimeError("no driver") for index in range(3)}
-    with pytest.raises(GateError, match=r"\(attributions\); 3 of 3 shards failed") as stopped:
-        audited(config, poison)
-    run_id = stopped.value.outcome.run_id
-    result = audited(config, resume=run_id)
+def test_a_run_whose_shards_all_failed_is_stopped_and_can_be_resumed(run_audit, config):
+    errors = {index: RuntimeError("no driver") for index in range(3)}
+    with pytest.raises(GateError, match=r"\(attributions\); 3 of 3 shards failed") as raised:
+        run_audit(config, errors)
+    run_id = raised.value.outcome.run_id
+    result = run_audit(config, resume=run_id)
     assert (result.run_id, result.status, result.attributions, result.errors) == (run_id, "completed", 40, 0)
 
 
@@ -141,38 +144,38 @@ def test_a_run_whose_shards_all_failed_is_stopped_and_can_be_resumed(audited, co
         (KeyboardInterrupt(), "interrupted"),
     ],
 )
-def test_an_error_of_all_shards_ends_the_run_which_can_be_resumed(audited, config, error, status):
+def test_an_error_of_all_shards_ends_the_run_which_can_be_resumed(run_audit, config, error, status):
     with pytest.raises(type(error)):
-        audited(config, {1: error})
+        run_audit(config, {1: error})
     (record,) = sql.read_manifests(config.lake.path)
     assert record["status"] == status
     assert type(error).__name__ in record["reason"]
     assert not (config.lake.path / "runs" / record["run_id"] / "lock.json").exists()
-    assert audited(config, resume=record["run_id"]).status == "completed"
+    assert run_audit(config, resume=record["run_id"]).status == "completed"
 
 
 @pytest.mark.slow
-def test_the_first_error_is_raised_if_the_end_cannot_be_stored(audited, config, monkeypatch):
-    def full(*_, **__):
+def test_the_first_error_is_raised_if_the_end_cannot_be_stored(run_audit, config, monkeypatch):
+    def raise_disk_full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(flow, "find_limits", lambda *_: (_ for _ in ()).throw(ValueError("the first error")))
-    monkeypatch.setattr(flow.Run, "finish", full)
+    monkeypatch.setattr(flow.Run, "finish", raise_disk_full)
     with pytest.raises(ValueError, match="the first error"):
-        audited(config)
+        run_audit(config)
 
 
 @pytest.mark.slow
-def test_a_flow_run_that_is_started_again_resumes_its_run(audited, config, monkeypatch):
+def test_a_flow_run_that_is_started_again_resumes_its_run(run_audit, config, monkeypatch):
     runtime = SimpleNamespace(flow_run=SimpleNamespace(id="of-prefect"))
     for module in (flow, begin):
         monkeypatch.setattr(module, "runtime", runtime)
     with pytest.raises(StoreError):
-        audited(config, {2: StoreError("damaged")})
-    again = audited(config)
+        run_audit(config, {2: StoreError("damaged")})
+    resumed = run_audit(config)
     (record,) = sql.read_manifests(config.lake.path)
-    assert (record["run_id"], record["flow_run"], record["status"]) == (again.run_id, "of-prefect", "completed")
-    assert audited(config).run_id != again.run_id  # a complete run is not resumed
+    assert (record["run_id"], record["flow_run"], record["status"]) == (resumed.run_id, "of-prefect", "completed")
+    assert run_audit(config).run_id != resumed.run_id  # a complete run is not resumed
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""GPU slots: audits share a device in turn where Prefect has a limit for it; a GPU without one is reported."""
+"""GPU slots: audits take turns on a device if Prefect has a limit for it; a GPU without a limit is reported."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ def test_an_invalid_prefix_is_bad_input(prefix):
         parse({"corpus": {"path": "x"}, "model": {"architecture": "y"}, "run": {"gpu_limit": prefix}}, "test")
 
 
-def test_the_limit_is_no_setting_of_the_result(settings, tmp_path):
+def test_limit_does_not_change_the_digest(settings, tmp_path):
     plain, limited = (settings(tmp_path, tmp_path / "lake", run=run) for run in ({}, {"gpu_limit": "a"}))
     assert plain.resolve_settings() == limited.resolve_settings()
 
@@ -49,20 +49,20 @@ def test_a_gpu_without_a_limit_is_reported_with_the_command_to_create_it(prefect
         "print(find_limits('bare', [ModelConfig(architecture='x', device='cpu')]))\n"
         "find_limits('bare', [ModelConfig(architecture='x', device=device) for device in ('cuda:0', 'cuda:1')])\n"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program], env=prefect_server.environment | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.stdout == "[]\n"  # a CPU needs none
-    assert "Prefect has no limit bare-cuda-0, bare-cuda-1, expected one for each GPU" in done.stderr
-    assert "prefect gcl create bare-cuda-0 --limit 1; prefect gcl create bare-cuda-1 --limit 1" in done.stderr
+    assert process.stdout == "[]\n"  # a CPU needs no limit
+    assert "Prefect has no limit bare-cuda-0, bare-cuda-1, expected one for each GPU" in process.stderr
+    assert "prefect gcl create bare-cuda-0 --limit 1; prefect gcl create bare-cuda-1 --limit 1" in process.stderr
 
 
 @pytest.mark.slow
 def test_an_audit_waits_for_a_free_slot(prefect_server, phantoms, tmp_path):
     prefect_server.post("v2/concurrency_limits/", {"name": "busy-cpu", "limit": 1})
-    taken = {"names": ["busy-cpu"], "slots": 1}
-    prefect_server.post("v2/concurrency_limits/increment", {**taken, "mode": "concurrency"})
+    slot = {"names": ["busy-cpu"], "slots": 1}
+    prefect_server.post("v2/concurrency_limits/increment", {**slot, "mode": "concurrency"})
     lines = []
     for section, values in {
         "corpus": {"path": str(phantoms)}, "model": {"architecture": "demo/shortcut", "device": "cpu"},
@@ -77,17 +77,17 @@ def test_an_audit_waits_for_a_free_slot(prefect_server, phantoms, tmp_path):
             env=prefect_server.environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=errors,
         )  # fmt: skip
 
-    def pairs():
+    def count_pairs():
         return [record["counts"]["pairs"] for record in sql.read_manifests(tmp_path / "lake")]
 
     deadline = time.monotonic() + 3600
-    while pairs() != [40]:
+    while count_pairs() != [40]:
         assert process.poll() is None, (tmp_path / "errors").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.2)
     time.sleep(5)
-    assert not list((tmp_path / "lake").glob("runs/*/calibration*"))  # read, but not at work
-    prefect_server.post("v2/concurrency_limits/decrement", taken)
+    assert not list((tmp_path / "lake").glob("runs/*/calibration*"))  # the corpus is read, but no pair is attributed
+    prefect_server.post("v2/concurrency_limits/decrement", slot)
     assert process.wait() in (0, 3), (tmp_path / "errors").read_text()
     (record,) = sql.read_manifests(tmp_path / "lake")
     assert record["status"] == "completed"

@@ -1,4 +1,4 @@
-"""The sweep on a user's own model and pairs."""
+"""The sweep over settings of the bottleneck, on a model and corpus of the user."""
 
 import json
 

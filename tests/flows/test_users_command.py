@@ -11,14 +11,14 @@ PASSWORD = "four unrelated words"
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Hashing that costs nothing."""
+def fast_hashing(monkeypatch):
+    """Hash passwords at low cost."""
     monkeypatch.setattr(users, "_COST", (2**4, 8, 1))
 
 
 @pytest.fixture
 def users_command(tmp_path):
-    """users_command(subcommand, ..., typed=...) on a file of its own."""
+    """users_command(subcommand, ..., typed=...): run the command on a temporary users file."""
 
     def run(*arguments, typed=None):
         return CliRunner().invoke(cli.app, ["users", *arguments, "--users", str(tmp_path / "users.json")], input=typed)
@@ -29,9 +29,9 @@ def users_command(tmp_path):
 
 def test_users_are_added_changed_disabled_and_listed(users_command, caplog):
     caplog.set_level(logging.DEBUG)
-    described = ("--full-name", "Ada Lovelace", "--role", "reviewer", "--password-stdin")
-    done = users_command("add", "ada", *described, typed=f"{PASSWORD}\nsomething else\n")
-    assert (done.exit_code, done.stdout) == (0, "added ada: Ada Lovelace, reviewer\n")
+    options = ("--full-name", "Ada Lovelace", "--role", "reviewer", "--password-stdin")
+    added = users_command("add", "ada", *options, typed=f"{PASSWORD}\nsomething else\n")
+    assert (added.exit_code, added.stdout) == (0, "added ada: Ada Lovelace, reviewer\n")
     assert users.authenticate(users.load(users_command.path), "ada", PASSWORD)
     changed = users_command("passwd", "ada", "--password-stdin", typed="another dozen letters\r\n")
     assert changed.exit_code == 0
@@ -43,22 +43,22 @@ def test_users_are_added_changed_disabled_and_listed(users_command, caplog):
     }
     assert users_command("disable", "ada", "--undo").stdout == "enabled ada\n"
     assert "Ada Lovelace" in users_command("list").stdout
-    for said in (done.output, changed.output, caplog.text):
-        assert PASSWORD not in said
-        assert "another dozen letters" not in said
+    for output in (added.output, changed.output, caplog.text):
+        assert PASSWORD not in output
+        assert "another dozen letters" not in output
 
 
-def test_a_password_is_no_argument_and_without_a_terminal_says_how(users_command):
-    described = ("--full-name", "Ada", "--role", "reader")
-    assert users_command("add", "ada", *described, "--password", PASSWORD).exit_code == 2
-    done = users_command("add", "ada", *described, typed=f"{PASSWORD}\n")
-    assert done.exit_code == 2
-    assert "--password-stdin" in done.stderr
+def test_password_is_not_an_argument_and_the_error_names_the_option(users_command):
+    options = ("--full-name", "Ada", "--role", "reader")
+    assert users_command("add", "ada", *options, "--password", PASSWORD).exit_code == 2
+    result = users_command("add", "ada", *options, typed=f"{PASSWORD}\n")
+    assert result.exit_code == 2
+    assert "--password-stdin" in result.stderr
     assert not users_command.path.exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("passwd", "bob", "--password-stdin"), "got 'bob', expected one of"),
         (("disable", "bob"), "got 'bob', expected one of"),
@@ -66,14 +66,14 @@ def test_a_password_is_no_argument_and_without_a_terminal_says_how(users_command
         (("list",), "users file"),
     ],
 )
-def test_what_cannot_be_done_is_bad_input(users_command, arguments, said):
-    done = users_command(*arguments, typed=f"{PASSWORD}\n")
-    assert done.exit_code == 2
-    assert said in done.stderr
+def test_unknown_user_or_role_is_bad_input(users_command, arguments, message):
+    result = users_command(*arguments, typed=f"{PASSWORD}\n")
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--host", "0.0.0.0"), "which other machines can reach, but nobody has to sign in"),
         (("--users", "none.json"), "users add NAME --users none.json"),
@@ -82,17 +82,17 @@ def test_what_cannot_be_done_is_bad_input(users_command, arguments, said):
         (("--allow-anonymous-read", "--proxy-header", "X-User", "--proxy-from", "::1"), "leave one of them out"),
     ],
 )
-def test_the_page_does_not_start_where_anyone_could_write(tmp_path, monkeypatch, options, said):
+def test_site_does_not_start_if_anyone_could_write(tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("review.site.serve.serve", lambda *_: pytest.fail("it listens"))
-    done = CliRunner().invoke(cli.app, ["review", "--lake", str(tmp_path), *options])
-    assert done.exit_code == 2
-    assert said in done.stderr
+    monkeypatch.setattr("review.site.serve.serve", lambda *_: pytest.fail("the server was started"))
+    result = CliRunner().invoke(cli.app, ["review", "--lake", str(tmp_path), *options])
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
-def test_the_page_is_told_who_may_write(tmp_path, monkeypatch, users_command):
-    described = ("--full-name", "Ada Lovelace", "--role", "reviewer", "--password-stdin")
-    users_command("add", "ada", *described, typed=f"{PASSWORD}\n")
+def test_options_of_access_reach_the_site(tmp_path, monkeypatch, users_command):
+    user = ("--full-name", "Ada Lovelace", "--role", "reviewer", "--password-stdin")
+    users_command("add", "ada", *user, typed=f"{PASSWORD}\n")
     started = []
     monkeypatch.setattr("review.site.serve.serve", lambda app, *_: started.append(app.state.settings) or True)
     options = ["--users", str(users_command.path), "--host", "0.0.0.0", "--four-eyes"]
@@ -106,10 +106,10 @@ def test_the_page_is_told_who_may_write(tmp_path, monkeypatch, users_command):
         "--proxy-from",
         "10.0.0.1",
     ]
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         cli.app, ["review", "--lake", str(tmp_path), *options, *proxy, "--public-url", "https://audit.example"]
     )
-    assert done.exit_code == 0, done.output
+    assert result.exit_code == 0, result.output
     (settings,) = started
     assert (settings.users, settings.four_eyes) == (users_command.path, True)
     assert (settings.proxy_header, settings.proxy_role_header) == ("X-User", "X-Role")

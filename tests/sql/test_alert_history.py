@@ -69,9 +69,9 @@ def start_audit(folder, run_class):
 
 
 @pytest.fixture
-def add_run(lake, hand_written_run):
+def add_run(lake, run_class):
     """add_run(alerts..., overlays=, clusters=, captions=, status=, **facts): the next run of the audit."""
-    return start_audit(lake, hand_written_run)
+    return start_audit(lake, run_class)
 
 
 def read_history(run, region=None):
@@ -99,9 +99,9 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory, hand_written_run):
+def series(tmp_path_factory, run_class):
     """Five runs of one audit, in which each region has its own sequence of alerts."""
-    add_run = start_audit(tmp_path_factory.mktemp("series"), hand_written_run)
+    add_run = start_audit(tmp_path_factory.mktemp("series"), run_class)
     follower = {"slice": "a", "explained_by": "consolidation"}
     first = [
         alert(), *(alert(region, **before) for region, (before, _, _) in CHANGES.items()),
@@ -232,10 +232,10 @@ def test_a_run_with_failures_does_not_resolve_what_they_concern(add_run):
     assert last[1] == failed_pairs
 
 
-def test_pairs_that_were_not_attributed_cannot_show_it(add_run, changed_rows):
+def test_pairs_that_were_not_attributed_cannot_show_it(add_run, rewrite_rows):
     add_run(alert())
     second = add_run(store=False)
-    changed_rows(second, "attributions", lambda rows: rows[2:])
+    rewrite_rows(second, "attributions", lambda rows: rows[2:])
     store_alert_history(second, MIN_PAIRS)
     assert statuses(second) == {ALERT: "not_seen"}
 
@@ -352,8 +352,8 @@ def test_earlier_runs_that_cannot_be_read_make_every_alert_new(add_run):
     assert ([row["life"] for row in rows], is_outdated) == (["new"], False)
 
 
-def test_a_lake_in_object_storage_has_the_same_history(away, hand_written_run):
-    add_run = start_audit(away, hand_written_run)
+def test_a_lake_in_object_storage_has_the_same_history(remote_folder, run_class):
+    add_run = start_audit(remote_folder, run_class)
     rows = [row for _ in range(2) for row in read_history(add_run(alert()))]
     assert [row["life"] for row in rows] == ["new", "still_firing"]
     assert len({row["life_id"] for row in rows}) == 1

@@ -19,8 +19,8 @@ def count(connection, view):
 
 
 @pytest.fixture
-def filled(hand_written):
-    run = hand_written
+def filled(hand_written_run):
+    run = hand_written_run
     run.add_pairs(["one caption", "another caption"])
     run.add_attributions([[1, 2], [3, 4]], (1, 2))
     run.add_regions(("left", (0, 0, 0.5, 1)))

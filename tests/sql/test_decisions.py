@@ -37,9 +37,9 @@ def decision(run, region="corner"):
     return row["decision"], row["changed"]
 
 
-def test_a_decision_applies_to_its_alert_in_its_run_and_later_ones(nights):
+def test_a_decision_applies_to_its_alert_in_its_run_and_later_ones(add_next_run):
     left, late = {"region": "left"}, {"region": "late"}
-    first, second = nights(CONFIRMED, left, late), nights(CONFIRMED, left, late)
+    first, second = add_next_run(CONFIRMED, left, late), add_next_run(CONFIRMED, left, late)
     record = judge(first)
     judge(second, number=2)
     before, after = standings(first), standings(second)
@@ -76,54 +76,56 @@ CASES = [
 ]  # fmt: skip
 
 
-def test_what_opens_an_alert_again(nights):
-    first = nights(*({"region": f"case {number}", **before} for number, (before, *_) in enumerate(CASES)))
+def test_what_opens_an_alert_again(add_next_run):
+    first = add_next_run(*({"region": f"case {number}", **before} for number, (before, *_) in enumerate(CASES)))
     for number in range(len(CASES)):
         judge(first, number=number)
-    rows = standings(nights(*({"region": f"case {number}", **after} for number, (_, after, *_) in enumerate(CASES))))
+    rows = standings(
+        add_next_run(*({"region": f"case {number}", **after} for number, (_, after, *_) in enumerate(CASES)))
+    )
     for number, (before, after, expected, why) in enumerate(CASES):
         row = rows[f"case {number}"]
         assert ((row["decision"], row["changed"]), row["why"]) == (expected, why), (before, after)
         assert (row["decided"], row["reviewer"]) == ("benign", "Ann")
 
 
-def test_another_text_of_the_rule_or_one_that_was_unknown_opens_it_again(nights):
-    judge(nights({}, rules={}))
-    assert decision(nights({}, rules={})) == BENIGN
-    second, why = nights({}), "the text of the rule region_mass has changed"
+def test_another_text_of_the_rule_or_one_that_was_unknown_opens_it_again(add_next_run):
+    judge(add_next_run({}, rules={}))
+    assert decision(add_next_run({}, rules={})) == BENIGN
+    second, why = add_next_run({}), "the text of the rule region_mass has changed"
     assert (standing(second)["decision"], standing(second)["why"]) == ("open", why)
     judge(second)
     assert decision(second) == BENIGN
-    row = standing(nights({}, rules={"region_mass": "other"}))
+    row = standing(add_next_run({}, rules={"region_mass": "other"}))
     assert (row["decision"], row["why"]) == ("open", why)
 
 
-def test_other_weights_of_the_model_open_it_again(nights):
-    first = nights({}, model_digest="a" * 64)
+def test_other_weights_of_the_model_open_it_again(add_next_run):
+    first = add_next_run({}, model_digest="a" * 64)
     judge(first)
-    assert decision(nights({}, model_digest="a" * 64)) == BENIGN
-    beside = nights({}, model_digest="b" * 64, reflags=first.run_id)
+    assert decision(add_next_run({}, model_digest="a" * 64)) == BENIGN
+    beside = add_next_run({}, model_digest="b" * 64, reflags=first.run_id)
     assert decision(beside) == OPEN
-    assert decision(nights({}, model_digest="a" * 64)) == BENIGN
-    third = nights({}, model_digest="b" * 64)
+    assert decision(add_next_run({}, model_digest="a" * 64)) == BENIGN
+    third = add_next_run({}, model_digest="b" * 64)
     row = standing(third)
     assert (row["decision"], row["why"]) == (
         "open",
         f"the weights of the model have changed ({'b' * 12}, were {'a' * 12})",
     )
     judge(third)
-    assert decision(nights({}, model_digest="b" * 64)) == BENIGN
-    assert decision(nights({}, model_digest=None)) == OPEN
+    assert decision(add_next_run({}, model_digest="b" * 64)) == BENIGN
+    assert decision(add_next_run({}, model_digest=None)) == OPEN
 
 
-def test_an_alert_that_is_open_again_stays_so_until_somebody_decides(nights):
+def test_an_alert_that_is_open_again_stays_so_until_somebody_decides(add_next_run):
     """So are one that was resolved and comes back, and one that grows slowly. A re-flagged run opens only itself."""
-    first = nights({"region": "peak", "effect": 3.0}, {"region": "slow", "effect": 3.0}, {"region": "back"})
+    first = add_next_run({"region": "peak", "effect": 3.0}, {"region": "slow", "effect": 3.0}, {"region": "back"})
     for number in range(3):
         judge(first, number=number)
-    reflagged = nights({"region": "slow", "effect": 9.0}, reflags=first.run_id)
-    second = nights({"region": "peak", "effect": 9.0}, {"region": "slow", "effect": 3.6})
-    third = nights({"region": "peak", "effect": 3.0}, {"region": "slow", "effect": 4.2}, {"region": "back"})
+    reflagged = add_next_run({"region": "slow", "effect": 9.0}, reflags=first.run_id)
+    second = add_next_run({"region": "peak", "effect": 9.0}, {"region": "slow", "effect": 3.6})
+    third = add_next_run({"region": "peak", "effect": 3.0}, {"region": "slow", "effect": 4.2}, {"region": "back"})
     assert decision(reflagged, "slow") == OPEN
     rows = standings(second)
     assert {region: (row["decision"], row["changed"]) for region, row in rows.items()} == {
@@ -135,11 +137,11 @@ def test_an_alert_that_is_open_again_stays_so_until_somebody_decides(nights):
     assert rows["back"]["why"] == f"it was raised anew in run {third.run_id}"
     judge(third, "confirmed")
     assert decision(third, "peak") == ("confirmed", False)
-    assert decision(nights({"region": "peak", "effect": 3.5}), "peak") == ("confirmed", False)
+    assert decision(add_next_run({"region": "peak", "effect": 3.5}), "peak") == ("confirmed", False)
 
 
-def test_the_last_decision_about_the_newest_run_counts(nights):
-    first, second = nights({}), nights({})
+def test_the_last_decision_about_the_newest_run_counts(add_next_run):
+    first, second = add_next_run({}), add_next_run({})
     judge(second, "confirmed")
     judge(first, "needs_data")
     assert standing(first)["decision"] == "needs_data"
@@ -149,9 +151,9 @@ def test_the_last_decision_about_the_newest_run_counts(nights):
     assert (row["decision"], row["reviewer"], row["changed"]) == ("open", "Bob", False)
 
 
-def test_a_decision_about_an_earlier_run_is_countersigned_there(nights):
+def test_a_decision_about_an_earlier_run_is_countersigned_there(add_next_run):
     """The rule by which one is in force is the same in the view and where signatures are taken."""
-    first, second = nights({}, four_eyes=True), nights({}, four_eyes=True)
+    first, second = add_next_run({}, four_eyes=True), add_next_run({}, four_eyes=True)
     about_second = judge(second)
     about_first = judge(first, "confirmed", BOB)  # later, but about the earlier run
     for run in (first, second):
@@ -170,26 +172,26 @@ def test_a_decision_about_an_earlier_run_is_countersigned_there(nights):
     assert standing(second)["decision"] == "confirmed"
 
 
-def test_a_waiver_that_has_expired_opens_the_alert(nights):
-    run, today = nights({}), datetime.now(UTC).date()
+def test_a_waiver_that_has_expired_opens_the_alert(add_next_run):
+    run, today = add_next_run({}), datetime.now(UTC).date()
     record = judge(run, "waived", until=today)
-    assert decision(nights({})) == ("waived", False)
+    assert decision(add_next_run({})) == ("waived", False)
     yesterday = (today - timedelta(days=1)).isoformat()
     ledger.append(run.lake, "review", record.body | {"until": yesterday})
     row = standing(run)
     assert (row["decision"], row["changed"], row["why"]) == ("open", True, f"it was waived until {yesterday}")
 
 
-def test_the_four_eyes_principle(nights):
+def test_the_four_eyes_principle(add_next_run):
     """It carries over with a decision, applies to earlier decisions, and not to an alert that is open again."""
     early, grows = {"region": "early"}, {"region": "grows", "effect": 3.0}
-    judge(nights(early))
-    first = nights({}, grows, early, four_eyes=True)
+    judge(add_next_run(early))
+    first = add_next_run({}, grows, early, four_eyes=True)
     record = judge(first)
     judge(first, number=1)
     row = standing(first, "early")
     assert (row["decision"], row["second_needed"]) == ("pending", True)
-    second = nights({}, grows | {"effect": 9.0}, early, four_eyes=True)
+    second = add_next_run({}, grows | {"effect": 9.0}, early, four_eyes=True)
     assert standing(second)["decision"] == "pending"
     row = standing(second, "grows")
     assert (row["decision"], row["second_needed"]) == ("open", False)
@@ -198,8 +200,8 @@ def test_the_four_eyes_principle(nights):
     assert (row["decision"], row["countersigned_by"], row["carried_over"]) == ("benign", "Bob", True)
 
 
-def test_a_run_with_a_decision_is_not_pruned(nights):
-    runs = [nights({}), nights({"region": "left"}), nights({"region": "left"})]
+def test_a_run_with_a_decision_is_not_pruned(add_next_run):
+    runs = [add_next_run({}), add_next_run({"region": "left"}), add_next_run({"region": "left"})]
     judge(runs[0])
     plans = {plan.run_id: plan for plan in plan_pruning(runs[0].lake, RetentionPolicy(keep=1))}
     assert plans[runs[0].run_id].why == "record 1 of the ledger is about it"

@@ -70,10 +70,10 @@ def lake(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["local", "remote"])
-def connection(request, lake, hand_written_run):
+def connection(request, lake, run_class):
     """A connection to a run in the local lake, or to one in object storage."""
     root = lake if request.param == "local" else UPath(f"memory://{uuid.uuid4().hex}")
-    run = hand_written_run(root, "20260101T000000-aaaaaa").begin()
+    run = run_class(root, "20260101T000000-aaaaaa").begin()
     run.add_pairs(["a caption", "it's another"])
     with run.connect() as opened:
         yield opened

@@ -15,17 +15,17 @@ RUN = "20260101T000000-aaaaaa"
 
 
 @pytest.fixture
-def filled(away, fill, forget):
+def filled(remote_folder, fill, remove_copies):
     """A run in object storage, of which this process has no copies."""
-    run = fill(away)
-    forget()
+    run = fill(remote_folder)
+    remove_copies()
     return run
 
 
 @pytest.fixture
-def fill(hand_written):
+def fill(hand_written_run):
     def write(lake, run_id=RUN):
-        run = type(hand_written)(lake, run_id).begin()
+        run = type(hand_written_run)(lake, run_id).begin()
         run.add_pairs(["one caption", "another caption"])
         run.add_attributions([[1, 2], [3, 4]], (1, 2))
         run.add_regions(("left", (0, 0, 0.5, 1)))
@@ -100,7 +100,7 @@ def test_no_kind_of_query_finds_a_table_empty(filled, text, rows):
         assert sql.read(connection, "SUMMARIZE pairs")[0]["count"] == 2
 
 
-def test_two_runs_are_read_together_and_missing_columns_are_null(fill, filled, tmp_path, forget):
+def test_two_runs_are_read_together_and_missing_columns_are_null(fill, filled, tmp_path, remove_copies):
     fill(filled.lake, "20260102T000000-bbbbbb")
     (path,) = filled.fetch_files("pairs")
     older = pq.read_table(path).drop_columns(["width"])
@@ -108,15 +108,15 @@ def test_two_runs_are_read_together_and_missing_columns_are_null(fill, filled, t
         pq.write_table(older, aside)
     with filled.changes() as changes:
         changes.files[filled.relative_path("pairs/part-00000.parquet")] = "pairs", 2
-    forget()
+    remove_copies()
     with sql.connect(filled.lake) as connection:
         found = sql.read(connection, "SELECT count(DISTINCT run_id) AS r, count(*) AS n, count(width) AS w FROM pairs")
     assert found == [{"r": 2, "n": 4, "w": 2}]
 
 
-def test_a_single_run_is_read_alone(fill, filled, forget):
+def test_a_single_run_is_read_alone(fill, filled, remove_copies):
     fill(filled.lake, "20260102T000000-bbbbbb")
-    forget()
+    remove_copies()
     filled.lake.fs.rm(filled.path("pairs").path)
     with sql.connect(filled.lake, "20260102T000000-bbbbbb") as connection:
         assert sql.read(connection, "SELECT DISTINCT run_id FROM pairs") == [{"run_id": "20260102T000000-bbbbbb"}]
@@ -163,10 +163,10 @@ def test_an_error_of_a_store_is_not_an_empty_lake(filled, monkeypatch):
                 sql.connect(filled.lake)
 
 
-def test_a_missing_lake_is_an_error(away):
+def test_a_missing_lake_is_an_error(remote_folder):
     with pytest.raises(sql.LakeError, match=r"no folder at memory://.*run an audit first"):
-        sql.connect(away)
-    assert sql.read_manifests(away) == []
+        sql.connect(remote_folder)
+    assert sql.read_manifests(remote_folder) == []
 
 
 @pytest.mark.parametrize("text", ["{", "", "[]", '{"run_id": "r", "config": {}}'])

@@ -46,30 +46,32 @@ def figures(row):
         ((1, 1), [7], [((0.1, 0.2, 0.3, 0.7), (0.1, 0.1, 0.7))]),
     ],
 )
-def test_a_share_is_that_of_the_patches_inside_the_box(hand_written, grid, nats, cases):
-    hand_written.add_pairs(["a"])
-    hand_written.add_attributions([nats], grid)
-    hand_written.add_regions(*((f"box {number}", box) for number, (box, _) in enumerate(cases)))
-    shares = compute_shares(hand_written)
+def test_a_share_is_that_of_the_patches_inside_the_box(hand_written_run, grid, nats, cases):
+    hand_written_run.add_pairs(["a"])
+    hand_written_run.add_attributions([nats], grid)
+    hand_written_run.add_regions(*((f"box {number}", box) for number, (box, _) in enumerate(cases)))
+    shares = compute_shares(hand_written_run)
     for number, (_, expected) in enumerate(cases):
         assert figures(shares["pair-0000", f"box {number}"]) == pytest.approx(expected)
 
 
-def test_a_region_of_several_boxes_is_their_sum(hand_written):
-    hand_written.add_pairs(["a"])
-    hand_written.add_attributions([[1, 2, 3, 4]], (2, 2))
-    hand_written.add_regions(("diagonal", (0, 0, 0.5, 0.5)), ("diagonal", (0.5, 0.5, 1, 1)), ("other", (0, 0, 1, 0.5)))
-    found = compute_shares(hand_written)
+def test_a_region_of_several_boxes_is_their_sum(hand_written_run):
+    hand_written_run.add_pairs(["a"])
+    hand_written_run.add_attributions([[1, 2, 3, 4]], (2, 2))
+    hand_written_run.add_regions(
+        ("diagonal", (0, 0, 0.5, 0.5)), ("diagonal", (0.5, 0.5, 1, 1)), ("other", (0, 0, 1, 0.5))
+    )
+    found = compute_shares(hand_written_run)
     assert figures(found["pair-0000", "diagonal"]) == pytest.approx((0.5, 0.5, 5))
     assert figures(found["pair-0000", "other"]) == pytest.approx((0.3, 0.5, 3))
     assert len(found) == 2
 
 
-def test_boxes_of_one_pair_are_not_those_of_another(hand_written):
-    hand_written.add_pairs(["a", "b"])
-    hand_written.add_attributions([[1, 2, 3, 4], [4, 3, 2, 1]], (2, 2))
-    hand_written.add_regions(("all", (0, 0, 0.5, 1)), ("own", (0, 0, 0.5, 0.5), "pair-0001"))
-    found = compute_shares(hand_written)
+def test_boxes_of_one_pair_are_not_those_of_another(hand_written_run):
+    hand_written_run.add_pairs(["a", "b"])
+    hand_written_run.add_attributions([[1, 2, 3, 4], [4, 3, 2, 1]], (2, 2))
+    hand_written_run.add_regions(("all", (0, 0, 0.5, 1)), ("own", (0, 0, 0.5, 0.5), "pair-0001"))
+    found = compute_shares(hand_written_run)
     assert {key: figures(row) for key, row in found.items()} == {
         ("pair-0000", "all"): pytest.approx((0.4, 0.5, 4)),
         ("pair-0001", "all"): pytest.approx((0.6, 0.5, 6)),
@@ -77,44 +79,44 @@ def test_boxes_of_one_pair_are_not_those_of_another(hand_written):
     }
 
 
-def test_an_empty_map_has_an_area_and_no_share(hand_written):
-    hand_written.add_pairs(["a"])
-    hand_written.add_attributions([[0, 0, 0, 0]], (2, 2))
-    hand_written.add_regions(("box", (0, 0, 0.5, 0.5)))
-    row = compute_shares(hand_written)["pair-0000", "box"]
+def test_an_empty_map_has_an_area_and_no_share(hand_written_run):
+    hand_written_run.add_pairs(["a"])
+    hand_written_run.add_attributions([[0, 0, 0, 0]], (2, 2))
+    hand_written_run.add_regions(("box", (0, 0, 0.5, 0.5)))
+    row = compute_shares(hand_written_run)["pair-0000", "box"]
     assert row["share"] is None
     assert (row["area"], row["nats"]) == (0.25, 0)
 
 
-def test_a_finer_grid_of_the_same_map_holds_the_same(hand_written):
-    hand_written.add_pairs(["a", "b"])
-    hand_written.add_attributions([[1, 2, 3, 4]], (2, 2))
+def test_a_finer_grid_of_the_same_map_holds_the_same(hand_written_run):
+    hand_written_run.add_pairs(["a", "b"])
+    hand_written_run.add_attributions([[1, 2, 3, 4]], (2, 2))
     coarse = [1, 2, 3, 4]
     fine = [coarse[(row // 2) * 2 + column // 2] / 4 for row in range(4) for column in range(4)]
-    other = type(hand_written)(hand_written.lake, "other").begin()
+    other = type(hand_written_run)(hand_written_run.lake, "other").begin()
     other.add_pairs(["a"])
     other.add_attributions([fine], (4, 4))
     box = ("box", (0.1, 0.2, 0.83, 0.61))
-    hand_written.add_regions(box)
+    hand_written_run.add_regions(box)
     other.add_regions(box)
-    assert figures(compute_shares(hand_written)["pair-0000", "box"]) == pytest.approx(
+    assert figures(compute_shares(hand_written_run)["pair-0000", "box"]) == pytest.approx(
         figures(compute_shares(other)["pair-0000", "box"])
     )
 
 
-def test_another_run_of_the_lake_adds_nothing(hand_written):
-    for run in (hand_written, type(hand_written)(hand_written.lake, "other").begin()):
+def test_another_run_of_the_lake_adds_nothing(hand_written_run):
+    for run in (hand_written_run, type(hand_written_run)(hand_written_run.lake, "other").begin()):
         run.add_pairs(["a"])
         run.add_attributions([[1, 2, 3, 4]], (2, 2))
         run.add_regions(("box", (0, 0, 0.5, 0.5)))
-    assert figures(compute_shares(hand_written)["pair-0000", "box"]) == pytest.approx((0.1, 0.25, 1))
+    assert figures(compute_shares(hand_written_run)["pair-0000", "box"]) == pytest.approx((0.1, 0.25, 1))
 
 
-def test_slices_are_the_corpus_the_words_and_the_attributes(hand_written):
-    hand_written.add_pairs(
+def test_slices_are_the_corpus_the_words_and_the_attributes(hand_written_run):
+    hand_written_run.add_pairs(
         ["A left, LEFT lobe's X-ray 2!", "Änderung: naïve"], [{"site": "a", "sex": "f"}, {"site": "b=c"}]
     )
-    with hand_written.connect() as connection:
+    with hand_written_run.connect() as connection:
         rows = sql.read(connection, "SELECT pair_id, slice_kind, slice FROM pair_slices")
     slices = {
         pair: {(row["slice_kind"], row["slice"]) for row in rows if row["pair_id"] == pair}
@@ -130,10 +132,10 @@ def test_slices_are_the_corpus_the_words_and_the_attributes(hand_written):
     assert len(rows) == len(slices["pair-0000"]) + len(slices["pair-0001"])  # a repeated word counts once
 
 
-def test_tokens_are_numbered_from_one_with_their_share_of_the_map(hand_written):
-    hand_written.add_pairs(["a", "b"])
-    hand_written.add_attributions([[1], [1]], (1, 1))
-    with hand_written.connect() as connection:
+def test_tokens_are_numbered_from_one_with_their_share_of_the_map(hand_written_run):
+    hand_written_run.add_pairs(["a", "b"])
+    hand_written_run.add_attributions([[1], [1]], (1, 1))
+    with hand_written_run.connect() as connection:
         rows = sql.read(connection, "SELECT * FROM tokens WHERE pair_id = 'pair-0001' ORDER BY position")
     assert [(row["position"], row["token"], row["special"], row["nats"]) for row in rows] == [
         (1, "<start>", True, 0.0),
@@ -143,20 +145,20 @@ def test_tokens_are_numbered_from_one_with_their_share_of_the_map(hand_written):
     assert [row["share"] for row in rows] == pytest.approx([0, 2 / 3, 1 / 3])
 
 
-def test_tokens_of_an_empty_text_map_have_no_share(hand_written):
-    hand_written.add_pairs(["a"])
-    hand_written.add_attributions([[1]], (1, 1), text_map=[0.0, 0.0, 0.0], text_nats=0.0)
-    with hand_written.connect() as connection:
+def test_tokens_of_an_empty_text_map_have_no_share(hand_written_run):
+    hand_written_run.add_pairs(["a"])
+    hand_written_run.add_attributions([[1]], (1, 1), text_map=[0.0, 0.0, 0.0], text_nats=0.0)
+    with hand_written_run.connect() as connection:
         assert sql.read(connection, "SELECT DISTINCT share FROM tokens") == [{"share": None}]
 
 
-def test_the_strongest_pairs_have_the_most_nats_in_the_region(hand_written):
-    hand_written.add_pairs(["x"] * 4 + ["y"])
-    hand_written.add_shares("corner", [0.1, 0.4, None, 0.3, 0.9])
+def test_the_strongest_pairs_have_the_most_nats_in_the_region(hand_written_run):
+    hand_written_run.add_pairs(["x"] * 4 + ["y"])
+    hand_written_run.add_shares("corner", [0.1, 0.4, None, 0.3, 0.9])
     finding = {"rule": "region_mass", "region": "corner", "slice_kind": "word", "slice": "x"}
-    hand_written.write_table("findings", [finding])
-    with hand_written.connect() as connection:
-        rows = sql.rows(connection, "derive/strongest_pairs", limit=2, run_id=hand_written.run_id)
+    hand_written_run.write_table("findings", [finding])
+    with hand_written_run.connect() as connection:
+        rows = sql.rows(connection, "derive/strongest_pairs", limit=2, run_id=hand_written_run.run_id)
     assert [row["pair_id"] for row in rows] == ["pair-0001", "pair-0003"]
 
 
@@ -166,31 +168,33 @@ def find_slices(run, factor=2.0, min_pairs=1):
     return {(row["slice_kind"], row["slice"]): row for row in rows}
 
 
-def test_a_slice_is_found_from_the_factor_on(hand_written):
+def test_a_slice_is_found_from_the_factor_on(hand_written_run):
     # Powers of two, so that the threshold itself is met exactly: share / area = 2.
-    hand_written.add_pairs(["just", "just", "under", "over"])
-    hand_written.add_shares("corner", [0.25, 0.25, 0.2499, 0.375], area=0.125)
-    found = find_slices(hand_written)
+    hand_written_run.add_pairs(["just", "just", "under", "over"])
+    hand_written_run.add_shares("corner", [0.25, 0.25, 0.2499, 0.375], area=0.125)
+    found = find_slices(hand_written_run)
     assert {slice_name for kind, slice_name in found if kind == "word"} == {"just", "over"}
     assert found["word", "just"]["effect"] == 2
     assert found["word", "over"]["effect"] == 3
-    assert ("word", "just") not in find_slices(hand_written, factor=2.001)
+    assert ("word", "just") not in find_slices(hand_written_run, factor=2.001)
 
 
-def test_a_slice_is_found_from_the_smallest_size_on(hand_written):
-    hand_written.add_pairs(["one"] + ["two"] * 2 + ["three"] * 3)
-    hand_written.add_shares("corner", [0.5] * 6)
+def test_a_slice_is_found_from_the_smallest_size_on(hand_written_run):
+    hand_written_run.add_pairs(["one"] + ["two"] * 2 + ["three"] * 3)
+    hand_written_run.add_shares("corner", [0.5] * 6)
     for size, expected in ((1, {"one", "two", "three"}), (2, {"two", "three"}), (3, {"three"}), (4, set())):
-        found = find_slices(hand_written, min_pairs=size)
+        found = find_slices(hand_written_run, min_pairs=size)
         assert {slice_name for kind, slice_name in found if kind == "word"} == expected
-    assert ("corpus", "all pairs") in find_slices(hand_written, min_pairs=6)
-    assert find_slices(hand_written, min_pairs=7) == {}
+    assert ("corpus", "all pairs") in find_slices(hand_written_run, min_pairs=6)
+    assert find_slices(hand_written_run, min_pairs=7) == {}
 
 
-def test_the_corpus_words_and_attributes_are_slices(hand_written):
-    hand_written.add_pairs(["bad", "bad", "good", "good"], [{"site": "a"}, {"site": "b"}, {"site": "a"}, {"site": "b"}])
-    hand_written.add_shares("corner", [0.9, 0.5, 0.1, 0.1])
-    found = find_slices(hand_written)
+def test_the_corpus_words_and_attributes_are_slices(hand_written_run):
+    hand_written_run.add_pairs(
+        ["bad", "bad", "good", "good"], [{"site": "a"}, {"site": "b"}, {"site": "a"}, {"site": "b"}]
+    )
+    hand_written_run.add_shares("corner", [0.9, 0.5, 0.1, 0.1])
+    found = find_slices(hand_written_run)
     # corpus: 1.6 / 4; bad: 1.4 / 2; good: 0.1; site a: 1.0 / 2; site b: 0.6 / 2; each over an area of 0.1
     assert {key: pytest.approx(row["effect"]) for key, row in found.items()} == {
         ("word", "bad"): 7,
@@ -206,30 +210,30 @@ def mean_figures(row):
     return row["n"], row["share"], row["area"]
 
 
-def test_pairs_without_a_map_or_without_the_region_are_not_counted(hand_written):
-    hand_written.add_pairs(["x", "x", "x", "x"])
-    hand_written.add_shares("corner", [0.4, None, 0.6])  # the second's map is empty, the fourth has no such region
-    assert mean_figures(find_slices(hand_written)["word", "x"]) == (2, pytest.approx(0.5), pytest.approx(0.1))
+def test_pairs_without_a_map_or_without_the_region_are_not_counted(hand_written_run):
+    hand_written_run.add_pairs(["x", "x", "x", "x"])
+    hand_written_run.add_shares("corner", [0.4, None, 0.6])  # the second's map is empty, the fourth has no such region
+    assert mean_figures(find_slices(hand_written_run)["word", "x"]) == (2, pytest.approx(0.5), pytest.approx(0.1))
 
 
-def test_the_effect_is_that_of_the_means(hand_written):
+def test_the_effect_is_that_of_the_means(hand_written_run):
     """Regions that differ from pair to pair: mean share over mean area, not the mean of the ratios."""
-    hand_written.add_pairs(["x", "x"])
+    hand_written_run.add_pairs(["x", "x"])
     rows = [
         {"pair_id": f"pair-000{number}", "side": "image", "region": "tag", "share": share, "area": area, "nats": 1.0}
         for number, (share, area) in enumerate([(0.6, 0.5), (0.2, 0.05)])
     ]
-    hand_written.write_table("region_shares", rows)
-    assert find_slices(hand_written, factor=1.0)["word", "x"]["effect"] == pytest.approx(0.4 / 0.275)
+    hand_written_run.write_table("region_shares", rows)
+    assert find_slices(hand_written_run, factor=1.0)["word", "x"]["effect"] == pytest.approx(0.4 / 0.275)
 
 
-def test_other_runs_do_not_count(hand_written):
-    other = type(hand_written)(hand_written.lake, "other").begin()
+def test_other_runs_do_not_count(hand_written_run):
+    other = type(hand_written_run)(hand_written_run.lake, "other").begin()
     other.add_pairs(["x"])
     other.add_shares("corner", [0.9])
-    hand_written.add_pairs(["x"])
-    hand_written.add_shares("corner", [0.1])
-    assert find_slices(hand_written) == {}
+    hand_written_run.add_pairs(["x"])
+    hand_written_run.add_shares("corner", [0.1])
+    assert find_slices(hand_written_run) == {}
     assert find_slices(other)
 
 
@@ -245,60 +249,60 @@ def explain_findings(run, factor=2.0, min_pairs=2):
     return {row["slice"]: row["explained_by"] for row in rows}
 
 
-def test_a_weaker_slice_of_the_same_pairs_is_explain_findings(hand_written):
+def test_a_weaker_slice_of_the_same_pairs_is_explain_findings(hand_written_run):
     # `portable` holds the strong pairs and others that are harmless; so does the corpus.
-    hand_written.add_pairs(["sick portable"] * 4 + ["portable"] * 4 + ["well"] * 2)
-    hand_written.add_shares("corner", [0.9] * 4 + [0.1] * 6)
-    assert explain_findings(hand_written) == {"sick": None, "portable": "sick", "all pairs": "sick"}
+    hand_written_run.add_pairs(["sick portable"] * 4 + ["portable"] * 4 + ["well"] * 2)
+    hand_written_run.add_shares("corner", [0.9] * 4 + [0.1] * 6)
+    assert explain_findings(hand_written_run) == {"sick": None, "portable": "sick", "all pairs": "sick"}
 
 
-def test_an_unrelated_slice_is_independent(hand_written):
-    hand_written.add_pairs(["sick"] * 4 + ["other"] * 4 + ["well"] * 12)
-    hand_written.add_shares("corner", [0.9] * 4 + [0.5] * 4 + [0.0] * 12)
-    found = explain_findings(hand_written)
+def test_an_unrelated_slice_is_independent(hand_written_run):
+    hand_written_run.add_pairs(["sick"] * 4 + ["other"] * 4 + ["well"] * 12)
+    hand_written_run.add_shares("corner", [0.9] * 4 + [0.5] * 4 + [0.0] * 12)
+    found = explain_findings(hand_written_run)
     assert (found["sick"], found["other"]) == (None, None)
     # Without the sick, the corpus is 2 / 16 = 0.125: below the factor.
     assert found["all pairs"] == "sick"
 
 
-def test_a_slice_that_would_be_found_without_the_stronger_one_is_independent(hand_written):
-    hand_written.add_pairs(["sick both"] * 4 + ["both"] * 4)
-    hand_written.add_shares("corner", [0.9] * 4 + [0.5] * 4)
-    found = explain_findings(hand_written)
+def test_a_slice_that_would_be_found_without_the_stronger_one_is_independent(hand_written_run):
+    hand_written_run.add_pairs(["sick both"] * 4 + ["both"] * 4)
+    hand_written_run.add_shares("corner", [0.9] * 4 + [0.5] * 4)
+    found = explain_findings(hand_written_run)
     assert found == {"sick": None, "both": None, "all pairs": "both"}  # the corpus is the same pairs as `both`
 
 
 @pytest.mark.parametrize(("rest", "expected"), [(1, "sick"), (2, None)])
-def test_too_few_pairs_outside_the_stronger_slice_make_it_explained(hand_written, rest, expected):
-    hand_written.add_pairs(["sick both"] * 4 + ["both"] * rest + ["well"] * 40)
-    hand_written.add_shares("corner", [0.9] * 4 + [0.5] * rest + [0.0] * 40)
-    assert explain_findings(hand_written, min_pairs=2)["both"] == expected
+def test_too_few_pairs_outside_the_stronger_slice_make_it_explained(hand_written_run, rest, expected):
+    hand_written_run.add_pairs(["sick both"] * 4 + ["both"] * rest + ["well"] * 40)
+    hand_written_run.add_shares("corner", [0.9] * 4 + [0.5] * rest + [0.0] * 40)
+    assert explain_findings(hand_written_run, min_pairs=2)["both"] == expected
 
 
-def test_two_names_for_the_same_pairs_leave_one_alert(hand_written):
+def test_two_names_for_the_same_pairs_leave_one_alert(hand_written_run):
     """If all figures are equal, always the same one is independent."""
-    hand_written.add_pairs(["pleural effusion"] * 3 + ["well"] * 20)
-    hand_written.add_shares("corner", [0.9] * 3 + [0.0] * 20)
-    assert explain_findings(hand_written) == {"pleural": None, "effusion": "pleural"}
+    hand_written_run.add_pairs(["pleural effusion"] * 3 + ["well"] * 20)
+    hand_written_run.add_shares("corner", [0.9] * 3 + [0.0] * 20)
+    assert explain_findings(hand_written_run) == {"pleural": None, "effusion": "pleural"}
 
 
-def test_of_two_equal_effects_the_larger_slice_is_independent(hand_written):
-    hand_written.add_pairs(["common rare"] * 2 + ["common"] * 2 + ["well"] * 30)
-    hand_written.add_shares("corner", [0.5] * 4 + [0.0] * 30)
-    assert explain_findings(hand_written) == {"common": None, "rare": "common"}
+def test_of_two_equal_effects_the_larger_slice_is_independent(hand_written_run):
+    hand_written_run.add_pairs(["common rare"] * 2 + ["common"] * 2 + ["well"] * 30)
+    hand_written_run.add_shares("corner", [0.5] * 4 + [0.0] * 30)
+    assert explain_findings(hand_written_run) == {"common": None, "rare": "common"}
 
 
-def test_findings_of_another_region_explain_nothing(hand_written):
-    hand_written.add_pairs(["sick"] * 4 + ["sick other"] * 4)
+def test_findings_of_another_region_explain_nothing(hand_written_run):
+    hand_written_run.add_pairs(["sick"] * 4 + ["sick other"] * 4)
     rows = [
         {"pair_id": f"pair-000{n}", "side": "image", "region": region, "share": share, "area": 0.1, "nats": 1.0}
         for region, share in (("left", 0.9), ("right", 0.5))
         for n in range(8)
     ]
-    hand_written.write_table("region_shares", rows)
-    thresholds = {"run_id": hand_written.run_id, "factor": 2.0, "min_pairs": 2}
-    explain_findings(hand_written)
-    with hand_written.connect() as connection:
+    hand_written_run.write_table("region_shares", rows)
+    thresholds = {"run_id": hand_written_run.run_id, "factor": 2.0, "min_pairs": 2}
+    explain_findings(hand_written_run)
+    with hand_written_run.connect() as connection:
         alone = [
             (row["region"], row["slice"])
             for row in sql.rows(connection, "derive/explained_findings", **thresholds)
@@ -307,10 +311,10 @@ def test_findings_of_another_region_explain_nothing(hand_written):
     assert sorted(region for region, _ in alone) == ["left", "right"]
 
 
-def test_the_strongest_explanation_is_named(hand_written):
-    hand_written.add_pairs(["worst bad all"] * 3 + ["bad all"] + ["all"] * 8)
-    hand_written.add_shares("corner", [1.0] * 3 + [0.9] + [0.0] * 8)
-    found = explain_findings(hand_written)
+def test_the_strongest_explanation_is_named(hand_written_run):
+    hand_written_run.add_pairs(["worst bad all"] * 3 + ["bad all"] + ["all"] * 8)
+    hand_written_run.add_shares("corner", [1.0] * 3 + [0.9] + [0.0] * 8)
+    found = explain_findings(hand_written_run)
     assert found["bad"] == "worst"
     assert found["all"] == "worst"
 
@@ -340,35 +344,35 @@ def make_map(*corners, nats=6.0):
     return image_map
 
 
-def test_mass_in_different_corners_is_found_although_no_corner_is(hand_written):
+def test_mass_in_different_corners_is_found_although_no_corner_is(hand_written_run):
     # 6 of 21 nats in one corner, 1 of 21 in the others: each corner holds (6 + 3) / 84 of the sick, 1.7 times its area.
     maps = [make_map(number % 4) for number in range(8)] + [make_map()] * 8
-    (found,) = flag_hottest_corner(hand_written, maps, ["sick"] * 8 + ["well"] * 8)
+    (found,) = flag_hottest_corner(hand_written_run, maps, ["sick"] * 8 + ["well"] * 8)
     assert (found["region"], found["slice"], found["n"]) == ("hottest corner", "sick", 8)
     assert (found["share"], found["area"]) == (pytest.approx(6 / 21), 1 / 16)
-    with hand_written.connect() as connection:
+    with hand_written_run.connect() as connection:
         boxes = sql.read(connection, "SELECT pair_id, x0, y0 FROM regions WHERE kind = 'hottest' ORDER BY pair_id")
         others = sql.read(connection, "SELECT count(*) AS n FROM findings WHERE rule = 'region_mass'")
     assert [(box["x0"], box["y0"]) for box in boxes[:4]] == [(0, 0), (0.75, 0), (0, 0.75), (0.75, 0.75)]
     assert (len(boxes), others) == (16, [{"n": 0}])
 
 
-def test_a_maximum_that_all_pairs_have_is_not_found(hand_written):
+def test_a_maximum_that_all_pairs_have_is_not_found(hand_written_run):
     """Any noise has a hottest corner: here it holds 4.6 times its area, in the slice and outside it alike."""
     maps = [make_map(number % 4) for number in range(16)]
-    assert flag_hottest_corner(hand_written, maps, ["sick"] * 8 + ["well"] * 8) == []
+    assert flag_hottest_corner(hand_written_run, maps, ["sick"] * 8 + ["well"] * 8) == []
 
 
 @pytest.mark.parametrize(("rest", "found"), [(3, 0), (4, 1)])
-def test_the_hottest_corner_needs_enough_other_pairs(hand_written, rest, found):
+def test_the_hottest_corner_needs_enough_other_pairs(hand_written_run, rest, found):
     maps = [make_map(number % 4) for number in range(8)] + [make_map()] * rest
-    assert len(flag_hottest_corner(hand_written, maps, ["sick"] * 8 + ["well"] * rest)) == found
+    assert len(flag_hottest_corner(hand_written_run, maps, ["sick"] * 8 + ["well"] * rest)) == found
 
 
-def test_a_corner_that_is_found_by_itself_is_not_found_again(hand_written):
+def test_a_corner_that_is_found_by_itself_is_not_found_again(hand_written_run):
     maps = [make_map(0)] * 8 + [make_map()] * 8
-    assert flag_hottest_corner(hand_written, maps, ["sick"] * 8 + ["well"] * 8) == []
-    with hand_written.connect() as connection:
+    assert flag_hottest_corner(hand_written_run, maps, ["sick"] * 8 + ["well"] * 8) == []
+    with hand_written_run.connect() as connection:
         rows = sql.read(connection, "SELECT DISTINCT region FROM findings")
         boxes = sql.read(connection, "SELECT DISTINCT x0, y0 FROM regions WHERE kind = 'hottest'")
     assert rows == [{"region": "corner top-left"}]
@@ -388,8 +392,8 @@ def find_contrasts(run, region, shares, captions, area=0.19):
 HALVES = ["sick"] * 4 + ["well"] * 6
 
 
-def test_a_frame_that_cannot_reach_the_factor_is_compared_with_the_other_pairs(hand_written):
-    found = find_contrasts(hand_written, "frame", [0.27] * 4 + [0.09] * 6, HALVES)
+def test_a_frame_that_cannot_reach_the_factor_is_compared_with_the_other_pairs(hand_written_run):
+    found = find_contrasts(hand_written_run, "frame", [0.27] * 4 + [0.09] * 6, HALVES)
     assert found == {"sick": pytest.approx(3)}
 
 
@@ -401,17 +405,19 @@ def test_a_frame_that_cannot_reach_the_factor_is_compared_with_the_other_pairs(h
         ([0.39] * 4 + [0.09] * 6, "twice its area: left to region_mass"),
     ],
 )
-def test_a_frame_is_not_proposed_for(hand_written, shares, why):
-    assert find_contrasts(hand_written, "frame", shares, HALVES) == {}, why
+def test_a_frame_is_not_proposed_for(hand_written_run, shares, why):
+    assert find_contrasts(hand_written_run, "frame", shares, HALVES) == {}, why
 
 
-def test_a_contrast_needs_enough_other_pairs(hand_written):
-    assert find_contrasts(hand_written, "frame", [0.27] * 7 + [0.09] * 3, ["sick"] * 7 + ["well"] * 3) == {}
+def test_a_contrast_needs_enough_other_pairs(hand_written_run):
+    assert find_contrasts(hand_written_run, "frame", [0.27] * 7 + [0.09] * 3, ["sick"] * 7 + ["well"] * 3) == {}
 
 
-def test_a_large_region_is_compared_with_the_other_pairs_and_a_small_one_is_not(hand_written, lake):
-    assert find_contrasts(hand_written, "box", [0.45] * 4 + [0.15] * 6, HALVES, area=0.25) == {"sick": pytest.approx(3)}
-    other = type(hand_written)(lake, "other").begin()
+def test_a_large_region_is_compared_with_the_other_pairs_and_a_small_one_is_not(hand_written_run, lake):
+    assert find_contrasts(hand_written_run, "box", [0.45] * 4 + [0.15] * 6, HALVES, area=0.25) == {
+        "sick": pytest.approx(3)
+    }
+    other = type(hand_written_run)(lake, "other").begin()
     assert find_contrasts(other, "box", [0.45] * 4 + [0.15] * 6, HALVES, area=0.24) == {}
 
 
@@ -427,8 +433,8 @@ def find_costs(run, drops, captions, area=0.19, share=0.05, min_pairs=4):
     return {row["slice"]: row["effect"] for row in rows}
 
 
-def test_a_region_that_costs_a_slice_more_than_other_pairs_is_proposed_whatever_its_mass(hand_written):
-    assert find_costs(hand_written, [0.3] * 4 + [0.1] * 6, HALVES) == {
+def test_a_region_that_costs_a_slice_more_than_other_pairs_is_proposed_whatever_its_mass(hand_written_run):
+    assert find_costs(hand_written_run, [0.3] * 4 + [0.1] * 6, HALVES) == {
         "sick": pytest.approx(0.6),
         "all pairs": pytest.approx(0.36),  # there are no other pairs
     }
@@ -444,37 +450,39 @@ def test_a_region_that_costs_a_slice_more_than_other_pairs_is_proposed_whatever_
         ([0.3] * 4, {}, "no other pair was looked at"),
     ],
 )
-def test_a_region_is_not_proposed_by_its_cost_where(hand_written, drops, given, why):
-    assert "sick" not in find_costs(hand_written, drops, HALVES, **given), why
+def test_a_region_is_not_proposed_by_its_cost_where(hand_written_run, drops, given, why):
+    assert "sick" not in find_costs(hand_written_run, drops, HALVES, **given), why
 
 
-def test_a_region_that_was_screened_is_not_compared(hand_written):
-    find_costs(hand_written, [0.0] * 10, HALVES)
-    hand_written.add_shares("frame", [0.27] * 4 + [0.09] * 6, 0.19)
-    with hand_written.connect() as connection:
-        assert sql.rows(connection, "rules/region_contrast", run_id=hand_written.run_id, factor=2.0, min_pairs=4) == []
+def test_a_region_that_was_screened_is_not_compared(hand_written_run):
+    find_costs(hand_written_run, [0.0] * 10, HALVES)
+    hand_written_run.add_shares("frame", [0.27] * 4 + [0.09] * 6, 0.19)
+    with hand_written_run.connect() as connection:
+        assert (
+            sql.rows(connection, "rules/region_contrast", run_id=hand_written_run.run_id, factor=2.0, min_pairs=4) == []
+        )
 
 
-def test_an_empty_map_has_no_hottest_corner(hand_written):
+def test_an_empty_map_has_no_hottest_corner(hand_written_run):
     maps = [[0.0] * 16] + [make_map(number % 4) for number in range(8)] + [make_map()] * 8
-    (found,) = flag_hottest_corner(hand_written, maps, ["sick"] * 9 + ["well"] * 8)
+    (found,) = flag_hottest_corner(hand_written_run, maps, ["sick"] * 9 + ["well"] * 8)
     assert found["n"] == 8
 
 
-def test_no_findings_give_no_rows(hand_written):
-    hand_written.add_pairs(["x"])
-    hand_written.add_shares("corner", [0.0])
-    assert explain_findings(hand_written) == {}
+def test_no_findings_give_no_rows(hand_written_run):
+    hand_written_run.add_pairs(["x"])
+    hand_written_run.add_shares("corner", [0.0])
+    assert explain_findings(hand_written_run) == {}
 
 
-def test_a_large_overlay_is_found_by_its_frequency(hand_written):
-    hand_written.add_pairs(["bad"] * 4 + ["good"] * 12)
-    hand_written.add_attributions([[1.0]] * 16, (1, 1))
+def test_a_large_overlay_is_found_by_its_frequency(hand_written_run):
+    hand_written_run.add_pairs(["bad"] * 4 + ["good"] * 12)
+    hand_written_run.add_attributions([[1.0]] * 16, (1, 1))
     shares = [{"pair_id": f"pair-{n:04d}", "share": 0.3, "area": 0.25, "nats": 3.0} for n in range(3)]  # of "bad" alone
-    hand_written.write_table("region_shares", [row | {"region": f"stamp {s}"} for s in (1, 2) for row in shares])
-    hand_written.write_table("stamps", [{"region": f"stamp {s}", "area": 0.6, "spread": s == 1} for s in (1, 2)])
-    with hand_written.connect() as connection:
-        chosen = {"run_id": hand_written.run_id, "factor": 2.0}
+    hand_written_run.write_table("region_shares", [row | {"region": f"stamp {s}"} for s in (1, 2) for row in shares])
+    hand_written_run.write_table("stamps", [{"region": f"stamp {s}", "area": 0.6, "spread": s == 1} for s in (1, 2)])
+    with hand_written_run.connect() as connection:
+        chosen = {"run_id": hand_written_run.run_id, "factor": 2.0}
         found = sql.rows(connection, "rules/spread_stamp", **chosen, min_pairs=3)
         assert sql.rows(connection, "rules/spread_stamp", **chosen, min_pairs=4) == []
     # 3 of 4 against 3 of 16
@@ -482,21 +490,21 @@ def test_a_large_overlay_is_found_by_its_frequency(hand_written):
 
 
 @pytest.mark.parametrize(("common", "expected"), [(1, None), (3, "horse")])
-def test_a_finding_of_other_rules_is_explained_only_if_too_few_pairs_remain(hand_written, common, expected):
+def test_a_finding_of_other_rules_is_explained_only_if_too_few_pairs_remain(hand_written_run, common, expected):
     """Mass over area of the remaining pairs does not show what such a rule would find in them."""
     both = ["horse castle"] * common
-    hand_written.add_pairs([*both, *["horse"] * (5 - common), *["castle"] * (4 - common), *["well"] * 20])
-    hand_written.add_shares("stamp 1", [0.14] * (9 - common) + [0.0] * 20, area=0.12)
+    hand_written_run.add_pairs([*both, *["horse"] * (5 - common), *["castle"] * (4 - common), *["well"] * 20])
+    hand_written_run.add_shares("stamp 1", [0.14] * (9 - common) + [0.0] * 20, area=0.12)
     about = {"rule": "spread_stamp", "side": "image", "region": "stamp 1", "slice_kind": "word"}
     figures = {"share": 0.14, "area": 0.12}
-    hand_written.write_table(
+    hand_written_run.write_table(
         "findings",
         [
             {**about, **figures, "slice": "horse", "n": 5, "effect": 2.5},
             {**about, **figures, "slice": "castle", "n": 4, "effect": 2.4},
         ],
     )
-    thresholds = {"run_id": hand_written.run_id, "factor": 2.0, "min_pairs": 2}
-    with hand_written.connect() as connection:
+    thresholds = {"run_id": hand_written_run.run_id, "factor": 2.0, "min_pairs": 2}
+    with hand_written_run.connect() as connection:
         rows = sql.rows(connection, "derive/explained_findings", **thresholds)
     assert {row["slice"]: row["explained_by"] for row in rows} == {"horse": None, "castle": expected}

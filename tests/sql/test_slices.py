@@ -11,11 +11,11 @@ CAPTIONS = [
 
 
 @pytest.fixture
-def connection(hand_written):
-    hand_written.add_pairs(CAPTIONS, [{"site": "a", "x=y": "shadow"}] * 3 + [{"site": "b"}] * 5)
-    hand_written.write_table("collocations", [{"pair_id": "p", "collocation": "the left"}])
-    hand_written.write_table("clusters", [{"pair_id": "p", "cluster": "map cluster 1"}])
-    with hand_written.connect() as found:
+def connection(hand_written_run):
+    hand_written_run.add_pairs(CAPTIONS, [{"site": "a", "x=y": "shadow"}] * 3 + [{"site": "b"}] * 5)
+    hand_written_run.write_table("collocations", [{"pair_id": "p", "collocation": "the left"}])
+    hand_written_run.write_table("clusters", [{"pair_id": "p", "cluster": "map cluster 1"}])
+    with hand_written_run.connect() as found:
         yield found
 
 

@@ -24,7 +24,7 @@ def read_files(root):
 
 @pytest.fixture(params=["local", "remote"])
 def root(request, tmp_path):
-    return tmp_path if request.param == "local" else request.getfixturevalue("away")
+    return tmp_path if request.param == "local" else request.getfixturevalue("remote_folder")
 
 
 def raise_on_call(error):
@@ -97,36 +97,36 @@ def test_a_file_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
         (ValueError("odd"), r"cannot be written \(ValueError: odd\); check the network and the store"),
     ],
 )
-def test_a_failed_upload_gives_the_reason_and_keeps_the_old_file(away, monkeypatch, error, message):
-    stores.write_bytes(away / "file", b"old")
+def test_a_failed_upload_gives_the_reason_and_keeps_the_old_file(remote_folder, monkeypatch, error, message):
+    stores.write_bytes(remote_folder / "file", b"old")
     for method in ("put_file", "pipe_file"):
         with monkeypatch.context() as patch:
             patch.setattr(MemoryFileSystem, method, raise_on_call(error))
             with pytest.raises(LakeError, match=message):
                 if method == "pipe_file":
-                    stores.write_bytes(away / "file", b"new")
+                    stores.write_bytes(remote_folder / "file", b"new")
                 else:
-                    with stores.write_atomically(away / "file") as temporary:
+                    with stores.write_atomically(remote_folder / "file") as temporary:
                         temporary.write_bytes(b"new")
-    assert read_files(away) == {"file": b"old"}
+    assert read_files(remote_folder) == {"file": b"old"}
     assert list_temporary() == []
 
 
-def test_an_interrupted_upload_leaves_no_local_file(away, monkeypatch):
+def test_an_interrupted_upload_leaves_no_local_file(remote_folder, monkeypatch):
     monkeypatch.setattr(MemoryFileSystem, "put_file", raise_on_call(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt), stores.write_atomically(away / "file") as temporary:
+    with pytest.raises(KeyboardInterrupt), stores.write_atomically(remote_folder / "file") as temporary:
         temporary.write_bytes(b"new")
     assert list_temporary() == []
 
 
 @pytest.mark.parametrize("ask", [stores.is_file, stores.read_bytes, stores.fetch, stores.list_folders])
-def test_an_error_of_a_store_is_not_a_missing_file(away, monkeypatch, ask):
-    stores.write_bytes(away / "file", b"x")
+def test_an_error_of_a_store_is_not_a_missing_file(remote_folder, monkeypatch, ask):
+    stores.write_bytes(remote_folder / "file", b"x")
     for error, message in ((PermissionError("no"), "credentials"), (ConnectionError("cut"), "network")):
         for method in ("info", "cat_file", "ls"):
             monkeypatch.setattr(MemoryFileSystem, method, raise_on_call(error))
         with pytest.raises(LakeError, match=message):
-            ask(away / "file")
+            ask(remote_folder / "file")
 
 
 def test_missing_files_and_folders(root):
@@ -149,40 +149,40 @@ def test_folders_and_missing_files_are_listed(root):
     assert stores.relative_path(root / "a" / "two", root) == "a/two"
 
 
-def test_files_that_others_write_later_are_listed(away):
-    stores.write_bytes(away / "a" / "one", b"1")
-    assert stores.missing_files(away, ["a/two"]) == ["a/two"]
-    away.fs.pipe_file((away / "a" / "two").path, b"2")
-    assert stores.missing_files(away, ["a/two"]) == []
+def test_files_that_others_write_later_are_listed(remote_folder):
+    stores.write_bytes(remote_folder / "a" / "one", b"1")
+    assert stores.missing_files(remote_folder, ["a/two"]) == ["a/two"]
+    remote_folder.fs.pipe_file((remote_folder / "a" / "two").path, b"2")
+    assert stores.missing_files(remote_folder, ["a/two"]) == []
 
 
-def test_a_file_that_this_process_wrote_is_not_fetched(away, downloads):
-    with stores.write_atomically(away / "file.bin") as temporary:
+def test_a_file_that_this_process_wrote_is_not_fetched(remote_folder, downloads):
+    with stores.write_atomically(remote_folder / "file.bin") as temporary:
         temporary.write_bytes(b"x")
     digest = hashlib.sha256(b"x").hexdigest()
-    assert stores.fetch(away / "file.bin").read_bytes() == b"x"
-    assert stores.fetch(away / "file.bin", digest) == stores.copy_path(digest)
+    assert stores.fetch(remote_folder / "file.bin").read_bytes() == b"x"
+    assert stores.fetch(remote_folder / "file.bin", digest) == stores.copy_path(digest)
     assert downloads == []
 
 
-def test_a_file_that_others_replaced_is_fetched_again(away, downloads):
-    path = away / "file"
+def test_a_file_that_others_replaced_is_fetched_again(remote_folder, downloads):
+    path = remote_folder / "file"
     for data in (b"one", b"two", b"six"):  # of one length
-        away.fs.pipe_file(path.path, data)
+        remote_folder.fs.pipe_file(path.path, data)
         for _ in range(2):
             assert stores.fetch(path).read_bytes() == data
     assert len(downloads) == 3
 
 
-def test_many_files_are_fetched_in_order(away, root, tmp_path):
+def test_many_files_are_fetched_in_order(remote_folder, root, tmp_path):
     names = [f"a/{number}" for number in range(40)]
     for name in names:
         stores.write_bytes(root / name, name.encode())
     assert [path.read_text() for path in stores.fetch_all(root, dict.fromkeys(names))] == names
 
 
-def test_a_copy_must_match_its_sha256(away):
-    path = away / "file"
+def test_a_copy_must_match_its_sha256(remote_folder):
+    path = remote_folder / "file"
     stores.write_bytes(path, b"damaged")
     wanted = hashlib.sha256(b"whole").hexdigest()
     with pytest.raises(LakeError, match=f"is damaged: got sha256 [0-9a-f]*, expected {wanted}.*restore it"):
@@ -192,9 +192,9 @@ def test_a_copy_must_match_its_sha256(away):
     assert stores.fetch(path, wanted).read_bytes() == b"whole"
 
 
-def test_a_missing_file_is_named(away):
+def test_a_missing_file_is_named(remote_folder):
     with pytest.raises(LakeError, match=r"memory://.*/none is missing .*restore it"):
-        stores.fetch(away / "none")
+        stores.fetch(remote_folder / "none")
 
 
 @pytest.mark.parametrize("digest", ["", "../x", "a" * 63, "A" * 64, "a" * 64 + "\n", "/etc/passwd"])

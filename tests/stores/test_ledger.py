@@ -25,7 +25,7 @@ def root(request, tmp_path, monkeypatch):
             return pipe(*arguments, **named)
 
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", locked)
-    return request.getfixturevalue("away")
+    return request.getfixturevalue("remote_folder")
 
 
 def append_runs(root, count=3):
@@ -101,9 +101,9 @@ def test_a_file_is_created_only_once(root):
     assert stores.read_bytes(root / "ledger" / "x") == b"one"
 
 
-def test_an_upload_that_the_driver_repeats_succeeds(away):
-    assert stores.create_file(away / "x", b"one")
-    assert stores.create_file(away / "x", b"one")
+def test_an_upload_that_the_driver_repeats_succeeds(remote_folder):
+    assert stores.create_file(remote_folder / "x", b"one")
+    assert stores.create_file(remote_folder / "x", b"one")
 
 
 def test_the_check_of_a_record_is_called_before_each_attempt(root, monkeypatch):

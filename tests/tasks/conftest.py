@@ -58,11 +58,11 @@ def toy(monkeypatch):
 
 
 @pytest.fixture
-def flagged(hand_written, tmp_path):
+def flagged(hand_written_run, tmp_path):
     """Pairs of which those with a shadow have a bright corner, and findings on corner, frame and a box."""
     rng = np.random.default_rng(0)
     captions = ["a shadow"] * 30 + ["normal chest"] * 15 + ["large heart"] * 15
-    rows = hand_written.add_pairs(captions)
+    rows = hand_written_run.add_pairs(captions)
     for row in rows:
         pixels = rng.integers(40, 90, (SIZE, SIZE, 3), dtype=np.uint8)
         if "shadow" in row["caption"]:
@@ -70,15 +70,15 @@ def flagged(hand_written, tmp_path):
         path = tmp_path / row["file_name"]
         Image.fromarray(pixels).save(path)
         row["image_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    hand_written.write_table("pairs", rows)
-    hand_written.add_attributions([[1.0] * 16] * len(rows), (4, 4))
+    hand_written_run.write_table("pairs", rows)
+    hand_written_run.add_attributions([[1.0] * 16] * len(rows), (4, 4))
     boxes = [*corner_boxes(0.25).items(), *(("frame", box) for box in frame_boxes(0.1))]
-    hand_written.add_regions(*boxes)
+    hand_written_run.add_regions(*boxes)
     shares = [
         {"pair_id": row["pair_id"], "side": "image", "region": name, "share": 0.5, "area": 0.0625, "nats": 5.0}
         for row in rows for name in ("corner top-left", "corner top-right", "frame")
     ]  # fmt: skip
-    hand_written.write_table("region_shares", shares)
+    hand_written_run.write_table("region_shares", shares)
     about = {
         "rule": "region_mass",
         "side": "image",
@@ -88,7 +88,7 @@ def flagged(hand_written, tmp_path):
         "share": 0.5,
         "area": 0.0625,
     }
-    hand_written.write_table(
+    hand_written_run.write_table(
         "findings",
         [
             {**about, "region": "corner top-left", "effect": 8.0},
@@ -98,4 +98,4 @@ def flagged(hand_written, tmp_path):
         ],
     )
     corpus, model = CorpusConfig(path=tmp_path, format="folder"), ModelConfig(architecture="toy", device="cpu")
-    return hand_written, InterventionPlan(corpus, model, ConfirmConfig(pairs=24, negatives=4), 8, 0)
+    return hand_written_run, InterventionPlan(corpus, model, ConfirmConfig(pairs=24, negatives=4), 8, 0)

@@ -19,13 +19,13 @@ def shown(monkeypatch):
 
 
 @pytest.fixture
-def alerted(hand_written):
-    hand_written.add_pairs(["a consolidation"] * 4)
-    hand_written.add_attributions([[1.0] * 4] * 4, (2, 2))
-    hand_written.add_alerts({"slice_kind": "attribute", "slice": "site=<b>|x_y_z\n# [a](http://b)"})
-    store_alert_history(hand_written, 3)
-    hand_written.finish("completed_with_errors", "one *shard*")
-    return hand_written
+def alerted(hand_written_run):
+    hand_written_run.add_pairs(["a consolidation"] * 4)
+    hand_written_run.add_attributions([[1.0] * 4] * 4, (2, 2))
+    hand_written_run.add_alerts({"slice_kind": "attribute", "slice": "site=<b>|x_y_z\n# [a](http://b)"})
+    store_alert_history(hand_written_run, 3)
+    hand_written_run.finish("completed_with_errors", "one *shard*")
+    return hand_written_run
 
 
 def test_keys_are_valid_and_the_same_for_all_runs_of_an_audit():
@@ -36,21 +36,21 @@ def test_keys_are_valid_and_the_same_for_all_runs_of_an_audit():
     assert re.fullmatch("[a-z0-9-]+", artifact_key({"corpus": "/ä/{{", "model": "x" * 300}, "alerts"))
 
 
-def test_progress_is_updated_every_few_seconds_at_most(hand_written, shown, monkeypatch):
+def test_progress_is_updated_every_few_seconds_at_most(hand_written_run, shown, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(stage.time, "monotonic", lambda: now[0])
-    progress = Progress(hand_written, 20, 200)
+    progress = Progress(hand_written_run, 20, 200)
     for shard in range(20):
         now[0] += 1
         progress.finish_shard(shard, 10)
     assert [given[1] for kind, given in shown if kind == "update_progress"] == [25.0, 50.0, 75.0, 100.0]
-    assert shown[-1][1][2] == f"run {hand_written.run_id}: 20 of 20 shards, 200 of 200 pairs attributed"
+    assert shown[-1][1][2] == f"run {hand_written_run.run_id}: 20 of 20 shards, 200 of 200 pairs attributed"
 
 
-def test_each_shard_is_logged_with_its_run(hand_written, shown, caplog):
+def test_each_shard_is_logged_with_its_run(hand_written_run, shown, caplog):
     with caplog.at_level("INFO"):
-        Progress(hand_written, 2, 20).finish_shard(1, 10)
-    assert f"shard 1 has ended; run {hand_written.run_id}: 1 of 2 shards, 10 of 20 pairs attributed" in caplog.text
+        Progress(hand_written_run, 2, 20).finish_shard(1, 10)
+    assert f"shard 1 has ended; run {hand_written_run.run_id}: 1 of 2 shards, 10 of 20 pairs attributed" in caplog.text
 
 
 def test_the_outcome_is_a_summary_a_table_and_a_link(alerted, shown):
@@ -70,11 +70,11 @@ def test_untrusted_text_is_not_markup(alerted, shown):
     assert f"# Run {alerted.run_id}: completed with errors" in page
 
 
-def test_a_run_without_alerts_says_so(hand_written, shown):
-    hand_written.finish("completed")
-    publish_outcome(hand_written)
+def test_a_run_without_alerts_says_so(hand_written_run, shown):
+    hand_written_run.finish("completed")
+    publish_outcome(hand_written_run)
     assert "There is no independent alert" in shown[0][1][0]
-    assert format_summary(hand_written.read_manifest(), [], "/r").count("\n| 0 | 0 | 0 | 0 | 0 |") == 1
+    assert format_summary(hand_written_run.read_manifest(), [], "/r").count("\n| 0 | 0 | 0 | 0 | 0 |") == 1
 
 
 def test_a_server_that_is_down_does_not_fail_the_run(alerted, monkeypatch, caplog):

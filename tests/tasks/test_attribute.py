@@ -19,20 +19,20 @@ QUICK = {"steps": 2}
 
 
 @pytest.fixture
-def line(begin_line, settings, phantoms, tmp_path):
+def begin_audit(begin_pipeline, settings, phantoms, tmp_path):
     """line(**sections): a run of a few steps whose corpus is already read into shards of 16."""
 
     def start(corpus=phantoms, lake=tmp_path / "lake", **sections):
         bottleneck = QUICK | sections.pop("bottleneck", {})
-        return begin_line(settings(corpus, lake, bottleneck=bottleneck, **sections))
+        return begin_pipeline(settings(corpus, lake, bottleneck=bottleneck, **sections))
 
     return start
 
 
 @pytest.fixture(scope="module")
-def finished(begin_line, settings, phantoms, tmp_path_factory):
+def finished(begin_pipeline, settings, phantoms, tmp_path_factory):
     """A run of a few steps whose shards were attributed one after the other, and their results. Not to be changed."""
-    audit = begin_line(settings(phantoms, tmp_path_factory.mktemp("finished") / "lake", bottleneck=QUICK))
+    audit = begin_pipeline(settings(phantoms, tmp_path_factory.mktemp("finished") / "lake", bottleneck=QUICK))
     return audit, [audit.attribute(shard) for shard in audit.ingest()]
 
 
@@ -49,8 +49,8 @@ def own_phantoms(phantoms, tmp_path):
     return root
 
 
-def stored(line, result):
-    return pq.read_table(line.run.path("attributions", result.name)).to_pylist()
+def stored(begin_audit, result):
+    return pq.read_table(begin_audit.run.path("attributions", result.name)).to_pylist()
 
 
 def stamp(path):
@@ -62,8 +62,8 @@ def maps(rows):
     return {row["pair_id"]: (row["image_map"], row["text_map"]) for row in rows}
 
 
-def test_every_pair_of_the_shards_has_its_maps(audited_once):
-    run = audited_once.run
+def test_every_pair_of_the_shards_has_its_maps(shared_phantom_audit):
+    run = shared_phantom_audit.run
     with run.connect() as connection:
         pairs = {row["pair_id"]: row for row in sql.read(connection, "FROM pairs")}
         rows = sql.read(connection, "FROM attributions")
@@ -111,8 +111,8 @@ def test_a_finished_shard_is_not_attributed_again(finished, monkeypatch):
     assert stamp(path) == before
 
 
-def test_the_next_attempt_attributes_a_shard_that_failed_or_was_killed(line, monkeypatch):
-    audit = line(model={"batch_size": 4})
+def test_the_next_attempt_attributes_a_shard_that_failed_or_was_killed(begin_audit, monkeypatch):
+    audit = begin_audit(model={"batch_size": 4})
     shard = audit.ingest()[2]
     audit.calibrate()
     real, calls = m2ib.attribute, []
@@ -171,14 +171,14 @@ def test_what_decides_a_map_is_in_the_name_of_its_file(finished, settings, phant
     assert name(unimportant) == names[0]
 
 
-def test_batch_and_shard_sizes_agree_and_another_seed_does_not(finished, line, tmp_path):
+def test_batch_and_shard_sizes_agree_and_another_seed_does_not(finished, begin_audit, tmp_path):
     """A map does not depend on its neighbors."""
     audit, results = finished
     expected = maps(stored(audit, results[2]))
-    batches = line(lake=tmp_path / "batches", model={"batch_size": 3})
+    batches = begin_audit(lake=tmp_path / "batches", model={"batch_size": 3})
     found = maps(stored(batches, batches.attribute(batches.ingest()[2])))
     assert found.keys() == expected.keys()
-    split = line(lake=tmp_path / "shards")
+    split = begin_audit(lake=tmp_path / "shards")
     config = split.config.model_copy(update={"lake": split.config.lake.model_copy(update={"shard_size": 36})})
     split = dataclasses.replace(split, config=config)
     part = maps(stored(split, split.attribute(split.ingest()[1])))
@@ -187,14 +187,14 @@ def test_batch_and_shard_sizes_agree_and_another_seed_does_not(finished, line, t
         for pair, (image_map, text_map) in other.items():
             assert expected[pair][0] == pytest.approx(image_map, rel=1e-5, abs=1e-5)
             assert expected[pair][1] == pytest.approx(text_map, rel=1e-5, abs=1e-5)
-    seed = line(lake=tmp_path / "seed", bottleneck={"seed": 4})
+    seed = begin_audit(lake=tmp_path / "seed", bottleneck={"seed": 4})
     other = maps(stored(seed, seed.attribute(seed.ingest()[2])))
     assert other.keys() == expected.keys()
     assert all(other[pair] != expected[pair] for pair in expected)
 
 
-def test_images_changed_since_ingest_become_error_rows(line, own_phantoms):
-    audit = line(own_phantoms)
+def test_images_changed_since_ingest_become_error_rows(begin_audit, own_phantoms):
+    audit = begin_audit(own_phantoms)
     shards = audit.ingest()
     assert shards == [Shard(0, 8)]
     pairs = audit.run.read_row_group("pairs", 0)
@@ -221,8 +221,8 @@ def test_images_changed_since_ingest_become_error_rows(line, own_phantoms):
     assert audit.attribute(shards[0]) == dataclasses.replace(result, reused=True)
 
 
-def test_a_shard_without_one_readable_image_is_all_errors(line, own_phantoms):
-    audit = line(own_phantoms, bottleneck={"preset": "paper"})
+def test_a_shard_without_one_readable_image_is_all_errors(begin_audit, own_phantoms):
+    audit = begin_audit(own_phantoms, bottleneck={"preset": "paper"})
     (shard,) = audit.ingest()
     for path in own_phantoms.glob("*.png"):
         path.unlink()
@@ -231,10 +231,10 @@ def test_a_shard_without_one_readable_image_is_all_errors(line, own_phantoms):
     assert audit.store([result]) == 0
 
 
-def test_calibration_is_kept_and_depends_on_the_seed(line, tmp_path, monkeypatch):
+def test_calibration_is_kept_and_depends_on_the_seed(begin_audit, tmp_path, monkeypatch):
     content = []
     for seed in (0, 1):
-        audit = line(lake=tmp_path / f"seed {seed}", bottleneck={"seed": seed, "calibration_pairs": 12})
+        audit = begin_audit(lake=tmp_path / f"seed {seed}", bottleneck={"seed": seed, "calibration_pairs": 12})
         audit.ingest()
         statistics = audit.calibrate()
         assert statistics.image.mean.shape == (4, 128)
@@ -250,9 +250,9 @@ def test_calibration_is_kept_and_depends_on_the_seed(line, tmp_path, monkeypatch
     assert stamp(audit.run.folder / CALIBRATION) == before
 
 
-def test_tasks_of_shards_do_not_write_the_manifest(line, away, monkeypatch):
+def test_tasks_of_shards_do_not_write_the_manifest(begin_audit, remote_folder, monkeypatch):
     """Many processes may attribute shards of one run at a time: of two manifests, one would be lost."""
-    audit = line(lake=str(away))
+    audit = begin_audit(lake=str(remote_folder))
     shards = audit.ingest()
     with monkeypatch.context() as patch:
         patch.setattr(Run, "_write_manifest", lambda *_: pytest.fail("the manifest was written"))
@@ -260,31 +260,31 @@ def test_tasks_of_shards_do_not_write_the_manifest(line, away, monkeypatch):
     assert audit.store(results) == sum(shard.pairs for shard in shards)
 
 
-def test_calibration_skips_images_that_no_longer_read(line, own_phantoms):
-    audit = line(own_phantoms)
+def test_calibration_skips_images_that_no_longer_read(begin_audit, own_phantoms):
+    audit = begin_audit(own_phantoms)
     audit.ingest()
     next(own_phantoms.glob("*.png")).unlink()
     assert audit.calibrate() is not None
 
 
-def test_a_sample_too_small_to_calibrate_is_bad_input(line, own_phantoms):
+def test_a_sample_too_small_to_calibrate_is_bad_input(begin_audit, own_phantoms):
     text = (own_phantoms / "metadata.csv").read_text().splitlines(keepends=True)
     (own_phantoms / "metadata.csv").write_text("".join(text[:2]))
-    audit = line(own_phantoms)
+    audit = begin_audit(own_phantoms)
     audit.ingest()
     with pytest.raises(BadInputError, match=r"calibration: .*at least 2"):
         audit.calibrate()
 
 
-def test_the_paper_s_settings_need_no_calibration(line, monkeypatch):
-    audit = line(bottleneck={"preset": "paper"})
+def test_the_paper_s_settings_need_no_calibration(begin_audit, monkeypatch):
+    audit = begin_audit(bottleneck={"preset": "paper"})
     monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated"))
     assert audit.calibrate() is None
 
 
-def test_the_same_seed_gives_the_same_maps_bit_by_bit_also_in_threads(finished, line, monkeypatch):
+def test_the_same_seed_gives_the_same_maps_bit_by_bit_also_in_threads(finished, begin_audit, monkeypatch):
     audit, expected = finished
-    threaded = line()
+    threaded = begin_audit()
     shards = threaded.ingest()
     threaded.calibrate()
     calibrations = [(one.run.folder / CALIBRATION).read_bytes() for one in (audit, threaded)]

@@ -117,10 +117,10 @@ def test_what_cannot_be_measured_says_why_and_is_not_confirmed(flagged, toy):
     assert {row["state"] for row in alert.fn(run, ALERTS)} == {"suspected"}
 
 
-def test_a_corpus_of_one_caption_has_no_foils_and_says_so(flagged, toy, changed_rows):
+def test_a_corpus_of_one_caption_has_no_foils_and_says_so(flagged, toy, rewrite_rows):
     run, plan = flagged
     toy(1.0)
-    changed_rows(run, "pairs", lambda rows: [{**row, "caption": "a shadow"} for row in rows])
+    rewrite_rows(run, "pairs", lambda rows: [{**row, "caption": "a shadow"} for row in rows])
     assert confirm.fn(run, plan) == 0
     assert all("24 with no two other captions to compare with" in row["reason"] for row in stored(run))
 
@@ -155,12 +155,12 @@ def test_a_swap_is_the_mean_over_hosts_that_say_something_else(flagged, toy):
     np.testing.assert_allclose(both.controls, (alone[0].controls + alone[1].controls) / 2)
 
 
-def test_slices_that_overlap_are_embedded_once(flagged, toy, changed_rows):
+def test_slices_that_overlap_are_embedded_once(flagged, toy, rewrite_rows):
     run, plan = flagged
     model = toy(1.0)
     confirm.fn(run, plan)
     alone = model.seen
-    changed_rows(run, "findings", lambda rows: [*rows, *({**row, "slice": "a"} for row in rows)])
+    rewrite_rows(run, "findings", lambda rows: [*rows, *({**row, "slice": "a"} for row in rows)])
     model.seen = 0
     confirm.fn(run, plan)
     assert model.seen < 1.7 * alone
@@ -180,12 +180,12 @@ def test_told_not_to_it_tests_nothing_and_every_alert_stays_suspected(flagged, t
     assert {entry["table"] for entry in run.read_manifest()["files"]} >= {"confirmations", "self_audits"}
 
 
-def test_the_planted_tag_is_confirmed_on_phantoms_and_the_model_comes_back_as_it_was(audited):
+def test_the_planted_tag_is_confirmed_on_phantoms_and_the_model_comes_back_as_it_was(phantom_audit):
     from tasks.inputs import load_model
 
-    network = load_model(audited.config.models()[0])
+    network = load_model(phantom_audit.config.models()[0])
     before = {key: value.clone() for key, value in network.model.state_dict().items()}
-    alone = audited.to_alerts()
+    alone = phantom_audit.to_alerts()
     states = {(row["region"], row["slice"]): row["state"] for row in alone}
     assert states["corner top-left", "consolidation"] == "confirmed"
     assert ("corner top-left", "all pairs") not in states

@@ -91,12 +91,12 @@ def test_rules_are_checked_on_an_empty_lake():
 
 
 @pytest.fixture
-def weighed(hand_written):
+def weighed(hand_written_run):
     """Pairs of site a look into the corner a little: 1.6 times its share."""
-    hand_written.add_pairs(["x"] * 4, [{"site": "a"}] * 2 + [{"site": "b"}] * 2)
-    hand_written.add_attributions([[4, 2, 2, 2]] * 2 + [[1, 1, 1, 1]] * 2, (2, 2))
-    hand_written.add_regions(("corner", (0, 0, 0.5, 0.5)))
-    return hand_written
+    hand_written_run.add_pairs(["x"] * 4, [{"site": "a"}] * 2 + [{"site": "b"}] * 2)
+    hand_written_run.add_attributions([[4, 2, 2, 2]] * 2 + [[1, 1, 1, 1]] * 2, (2, 2))
+    hand_written_run.add_regions(("corner", (0, 0, 0.5, 0.5)))
+    return hand_written_run
 
 
 def flagged(run, **own):

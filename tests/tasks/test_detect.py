@@ -52,9 +52,9 @@ def few(tmp_path_factory):
 
 
 @pytest.fixture
-def mapped(few, settings, tmp_path, begin_line):
+def mapped(few, settings, tmp_path, begin_pipeline):
     """Twelve pairs with a map each, of which the model sees the left half."""
-    line = begin_line(settings(few, tmp_path / "lake"))
+    line = begin_pipeline(settings(few, tmp_path / "lake"))
     line.ingest()
     pairs = line.run.read_row_group("pairs", 0)
     view = {"view_x0": 0.0, "view_y0": 0.0, "view_x1": 0.5, "view_y1": 1.0}

@@ -30,10 +30,10 @@ def wandering(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def discovered(wandering, settings, tmp_path_factory, begin_line):
+def discovered(wandering, settings, tmp_path_factory, begin_pipeline):
     """A run over it with maps given by hand (mass on the tag, and a little everywhere), searched for overlays."""
     corpus, boxes = wandering
-    line = begin_line(settings(corpus, tmp_path_factory.mktemp("discovered") / "lake", discover={"min_images": 3}))
+    line = begin_pipeline(settings(corpus, tmp_path_factory.mktemp("discovered") / "lake", discover={"min_images": 3}))
     line.ingest()
     random = np.random.default_rng(0)
     rows = []

@@ -18,12 +18,12 @@ CORNER = [9.0] + [1.0] * 15  # 9 of 24 nats on a sixteenth of the image: six tim
 
 
 @pytest.fixture
-def planted(hand_written):
+def planted(hand_written_run):
     """A 4 x 4 map for each pair: that of a consolidation has its nats in the corner top-left."""
-    hand_written.add_pairs(["left consolidation"] * 4 + ["left nodule"] * 4 + ["normal chest"] * 14)
-    hand_written.add_attributions([CORNER] * 4 + [EVEN] * 18, (4, 4))
-    hand_written.add_regions(*corner_boxes(0.25).items())
-    return hand_written
+    hand_written_run.add_pairs(["left consolidation"] * 4 + ["left nodule"] * 4 + ["normal chest"] * 14)
+    hand_written_run.add_attributions([CORNER] * 4 + [EVEN] * 18, (4, 4))
+    hand_written_run.add_regions(*corner_boxes(0.25).items())
+    return hand_written_run
 
 
 def test_every_region_of_every_pair_is_weighed(planted):
@@ -79,17 +79,17 @@ def test_the_planted_slice_is_alerted_and_what_follows_from_it_says_so(planted):
     assert planted.read_manifest()["counts"]["alerts"] == 2
 
 
-def test_maps_without_a_bias_raise_nothing(planted, changed_rows):
-    changed_rows(planted, "attributions", lambda rows: [{**row, "image_map": EVEN, "image_nats": 16.0} for row in rows])
+def test_maps_without_a_bias_raise_nothing(planted, rewrite_rows):
+    rewrite_rows(planted, "attributions", lambda rows: [{**row, "image_map": EVEN, "image_nats": 16.0} for row in rows])
     flag.fn(planted, RULES, {})
     assert alert.fn(planted, RULES) == []
     with planted.connect() as connection:
         assert sql.read(connection, "FROM alerts") == []
 
 
-def test_empty_maps_raise_nothing(planted, changed_rows):
+def test_empty_maps_raise_nothing(planted, rewrite_rows):
     empty = {"image_map": [0.0] * 16, "image_nats": 0.0}
-    changed_rows(planted, "attributions", lambda rows: [{**row, **empty} for row in rows])
+    rewrite_rows(planted, "attributions", lambda rows: [{**row, **empty} for row in rows])
     flag.fn(planted, RULES, {})
     with planted.connect() as connection:
         assert sql.read(connection, "FROM findings") == []
@@ -122,21 +122,21 @@ def test_a_repeated_stage_replaces_its_rows_and_keeps_the_ids_of_alerts(planted)
 
 
 @pytest.mark.slow
-def test_only_the_model_that_relies_on_the_tag_is_alerted(begin_line, settings, tmp_path):
+def test_only_the_model_that_relies_on_the_tag_is_alerted(begin_pipeline, settings, tmp_path):
     from demo.corpus import generate
 
     corpus = generate(tmp_path / "phantoms", pairs=150)
     found = {}
     for model in ("demo/shortcut", "demo/clean"):
         config = settings(corpus, tmp_path / "lake", model, alerts={"min_pairs": 20}, lake={"shard_size": 64})
-        line = begin_line(config)
-        line.to_lake()
-        line.to_alerts()
-        with line.run.connect() as connection:
+        pipeline = begin_pipeline(config)
+        pipeline.to_lake()
+        pipeline.to_alerts()
+        with pipeline.run.connect() as connection:
             rows = sql.read(
                 connection,
                 "SELECT region, slice, explained_by FROM alerts WHERE run_id = $run",
-                {"run": line.run.run_id},
+                {"run": pipeline.run.run_id},
             )
         found[model] = {(row["region"], row["slice"]): row["explained_by"] for row in rows}
     assert found["demo/shortcut"]["corner top-left", "consolidation"] is None
@@ -145,15 +145,15 @@ def test_only_the_model_that_relies_on_the_tag_is_alerted(begin_line, settings, 
 
 @pytest.mark.slow
 def test_a_tag_that_wanders_over_the_corners_is_confirmed_for_the_model_that_relies_on_it(
-    begin_line, settings, tmp_path
+    begin_pipeline, settings, tmp_path
 ):
     from demo.corpus import generate
 
     corpus = generate(tmp_path / "phantoms", pairs=150, corner="random")
     states = {}
     for model in ("demo/shortcut", "demo/clean"):
-        line = begin_line(settings(corpus, tmp_path / "lake", model, alerts={"min_pairs": 20}))
-        line.to_lake()
-        states[model] = {(row["region"], row["slice"]): row["state"] for row in line.to_alerts()}
+        pipeline = begin_pipeline(settings(corpus, tmp_path / "lake", model, alerts={"min_pairs": 20}))
+        pipeline.to_lake()
+        states[model] = {(row["region"], row["slice"]): row["state"] for row in pipeline.to_alerts()}
     assert states["demo/shortcut"]["hottest corner", "consolidation"] == "confirmed"
     assert "confirmed" not in states["demo/clean"].values()

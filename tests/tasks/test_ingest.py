@@ -59,9 +59,9 @@ def stored(run):
         )
 
 
-def test_every_row_becomes_a_pair_or_an_error(hand_written, corpus):
-    shards = ingest.fn(hand_written, corpus(MIXED), {}, 2, 0)
-    pairs, errors = stored(hand_written)
+def test_every_row_becomes_a_pair_or_an_error(hand_written_run, corpus):
+    shards = ingest.fn(hand_written_run, corpus(MIXED), {}, 2, 0)
+    pairs, errors = stored(hand_written_run)
     assert [row["row_number"] for row in pairs] == [0, 2, 8]
     assert [row["row_number"] for row in errors] == [1, 3, 4, 5, 6, 7]
     assert [row["reason"] for row in errors] == [
@@ -72,81 +72,81 @@ def test_every_row_becomes_a_pair_or_an_error(hand_written, corpus):
     assert all(row["detail"] for row in errors)
     assert [(row["file_name"], row["caption"]) for row in errors][1] == ("missing.png", "four")
     assert shards == [Shard(0, 2), Shard(1, 1)]
-    counts = hand_written.read_manifest()["counts"]
+    counts = hand_written_run.read_manifest()["counts"]
     assert (counts["corpus_rows"], counts["pairs"], counts["errors"]) == (9, 3, 6)
 
 
-def test_a_pair_holds_what_later_stages_need(hand_written, corpus):
+def test_a_pair_holds_what_later_stages_need(hand_written_run, corpus):
     source = corpus(rows(("other.png", " two  words ", "a", ""), names=("file_name", "text", "site", "sex")))
-    ingest.fn(hand_written, source, {}, 8, 0)
-    ((pair,), _) = stored(hand_written)
+    ingest.fn(hand_written_run, source, {}, 8, 0)
+    ((pair,), _) = stored(hand_written_run)
     assert (pair["file_name"], pair["width"], pair["height"]) == ("other.png", 40, 30)
     assert pair["caption"].split() == ["two", "words"]
     assert pair["attributes"] == {"site": "a"}
     assert pair["pair_id"].startswith(pair["image_sha256"][:16])
-    assert pair["run_id"] == hand_written.run_id
+    assert pair["run_id"] == hand_written_run.run_id
 
 
 @pytest.mark.parametrize(("size", "expected"), [(1, [1] * 5), (2, [2, 2, 1]), (4, [4, 1]), (5, [5]), (6, [5])])
-def test_a_shard_is_a_row_group(hand_written, corpus, size, expected):
+def test_a_shard_is_a_row_group(hand_written_run, corpus, size, expected):
     source = corpus(rows(*(("good.png", f"caption {number}") for number in range(5))))
-    shards = ingest.fn(hand_written, source, {}, size, 0)
+    shards = ingest.fn(hand_written_run, source, {}, size, 0)
     assert shards == [Shard(index, pairs) for index, pairs in enumerate(expected)]
-    assert hand_written.row_group_sizes("pairs") == expected
+    assert hand_written_run.row_group_sizes("pairs") == expected
 
 
-def test_images_that_look_alike_are_listed_by_their_first_pairs(hand_written, corpus):
+def test_images_that_look_alike_are_listed_by_their_first_pairs(hand_written_run, corpus):
     source = corpus(
         rows(("other.png", "a"), ("small.png", "b"), ("good.png", "c"), ("other.png", "d"), ("plain.bmp", "e"))
     )
     other = Image.open(source.root / "other.png")
     other.convert("RGB").save(source.root / "small.png")
     Image.new("RGB", (20, 10), (50, 50, 50)).save(source.root / "plain.bmp")
-    ingest.fn(hand_written, source, {}, 2, 0)
-    with hand_written.connect() as connection:
+    ingest.fn(hand_written_run, source, {}, 2, 0)
+    with hand_written_run.connect() as connection:
         found = sql.read(
             connection, "SELECT alike, row_number FROM near_duplicates JOIN pairs USING (pair_id) ORDER BY ALL"
         )
     assert [(row["alike"], row["row_number"]) for row in found] == [(1, 0), (1, 1), (2, 2), (2, 4)]
 
 
-def test_error_rows_are_written_as_they_come(hand_written, corpus):
+def test_error_rows_are_written_as_they_come(hand_written_run, corpus):
     """Like pairs: the memory that they take does not grow with a corpus all of whose rows are broken."""
-    ingest.fn(hand_written, corpus(rows(*(("missing.png", str(number)) for number in range(5)))), {}, 2, 0)
-    file = pq.ParquetFile(hand_written.path("ingest_errors", "ingest")).metadata
+    ingest.fn(hand_written_run, corpus(rows(*(("missing.png", str(number)) for number in range(5)))), {}, 2, 0)
+    file = pq.ParquetFile(hand_written_run.path("ingest_errors", "ingest")).metadata
     assert [file.row_group(group).num_rows for group in range(file.num_row_groups)] == [2, 2, 1]
 
 
-def test_rows_that_were_not_drawn_are_accounted_for(hand_written, corpus):
+def test_rows_that_were_not_drawn_are_accounted_for(hand_written_run, corpus):
     source = corpus(MIXED).model_copy(update={"sample": 4})
-    ingest.fn(hand_written, source, {}, 2, 0)
-    pairs, errors = stored(hand_written)
-    counts = hand_written.read_manifest()["counts"]
+    ingest.fn(hand_written_run, source, {}, 2, 0)
+    pairs, errors = stored(hand_written_run)
+    counts = hand_written_run.read_manifest()["counts"]
     assert (counts["corpus_rows"], counts["not_sampled"], counts["pairs"] + counts["errors"]) == (9, 5, 4)
     assert len(pairs) + len(errors) == 4
-    with hand_written.connect() as connection:
-        (row,) = sql.rows(connection, "gates/accounting", run_id=hand_written.run_id)
+    with hand_written_run.connect() as connection:
+        (row,) = sql.rows(connection, "gates/accounting", run_id=hand_written_run.run_id)
     assert (row["read_rows"], row["rows_unaccounted"]) == (4, 0)
 
 
-def test_a_column_to_stratify_by_that_the_corpus_lacks_is_bad_input(hand_written, corpus):
+def test_a_column_to_stratify_by_that_the_corpus_lacks_is_bad_input(hand_written_run, corpus):
     source = corpus(MIXED).model_copy(update={"sample": 4, "stratify": "site"})
     with pytest.raises(BadInputError, match=r"\[corpus\] stratify: no row of the corpus has a value in 'site'"):
-        ingest.fn(hand_written, source, {}, 2, 0)
-    assert hand_written.read_manifest()["files"] == []
+        ingest.fn(hand_written_run, source, {}, 2, 0)
+    assert hand_written_run.read_manifest()["files"] == []
 
 
-def test_a_corpus_of_broken_rows_has_no_shard_and_all_its_errors(hand_written, corpus):
-    assert ingest.fn(hand_written, corpus(rows(("broken.png", "a"), ("missing.png", "b"))), {}, 4, 0) == []
-    pairs, errors = stored(hand_written)
+def test_a_corpus_of_broken_rows_has_no_shard_and_all_its_errors(hand_written_run, corpus):
+    assert ingest.fn(hand_written_run, corpus(rows(("broken.png", "a"), ("missing.png", "b"))), {}, 4, 0) == []
+    pairs, errors = stored(hand_written_run)
     assert (len(pairs), len(errors)) == (0, 2)
 
 
-def test_columns_and_limits_are_those_of_the_configuration(hand_written, corpus):
+def test_columns_and_limits_are_those_of_the_configuration(hand_written_run, corpus):
     source = corpus(rows(("good.png", "small"), ("other.png", "large"), names=("image", "report")))
     source = CorpusConfig(path=source.root, image_column="image", caption_column="report", max_pixels=20 * 10)
-    ingest.fn(hand_written, source, {}, 4, 0)
-    pairs, errors = stored(hand_written)
+    ingest.fn(hand_written_run, source, {}, 4, 0)
+    pairs, errors = stored(hand_written_run)
     assert [row["caption"] for row in pairs] == ["small"]
     assert [row["reason"] for row in errors] == ["too_many_pixels"]
 
@@ -154,7 +154,7 @@ def test_columns_and_limits_are_those_of_the_configuration(hand_written, corpus)
 @pytest.mark.parametrize(
     "box", ["0.1,0.2,0.3", "0.1,0.2,0.3,x", "0.5,0,0.5,1", "0.6,0,0.5,1", "-0.1,0,0.5,1", "0,0,1.1,1", "nan,0,1,1", "1"]
 )
-def test_a_malformed_box_is_an_error_row_that_names_its_column(hand_written, corpus, box):
+def test_a_malformed_box_is_an_error_row_that_names_its_column(hand_written_run, corpus, box):
     source = corpus(
         rows(
             ("good.png", "fine", "0,0,0.5,1"), ("good.png", "spaces", "[0 0 .5 1]"), ("good.png", "none", ""),
@@ -162,8 +162,8 @@ def test_a_malformed_box_is_an_error_row_that_names_its_column(hand_written, cor
         )
     )  # fmt: skip
     regions = {"tag": "tag_box"}
-    ingest.fn(hand_written, source, regions, 8, 0)
-    pairs, errors = stored(hand_written)
+    ingest.fn(hand_written_run, source, regions, 8, 0)
+    pairs, errors = stored(hand_written_run)
     assert [row["caption"] for row in pairs] == ["fine", "spaces", "none"]
     (error,) = errors
     assert (error["reason"], error["row_number"]) == ("malformed_box", 3)
@@ -171,39 +171,39 @@ def test_a_malformed_box_is_an_error_row_that_names_its_column(hand_written, cor
     assert error["attributes"] == {"tag_box": box}
 
 
-def test_a_region_column_that_the_corpus_lacks_is_refused(hand_written, corpus):
+def test_a_region_column_that_the_corpus_lacks_is_refused(hand_written_run, corpus):
     source = corpus(rows(("good.png", "a", "x", "1"), names=("file_name", "text", "site", "sex")))
     regions = {"tag": "tag_bx"}
     with pytest.raises(BadInputError, match=r"tag_bx.*columns with values are \['sex', 'site'\]"):
-        ingest.fn(hand_written, source, regions, 8, 0)
-    assert hand_written.read_manifest()["files"] == []
-    assert [path.name for path in hand_written.folder.rglob("*") if path.is_file()] == ["manifest.json"]
+        ingest.fn(hand_written_run, source, regions, 8, 0)
+    assert hand_written_run.read_manifest()["files"] == []
+    assert [path.name for path in hand_written_run.folder.rglob("*") if path.is_file()] == ["manifest.json"]
 
 
-def test_a_corpus_that_cannot_be_read_at_all_is_bad_input(hand_written, tmp_path):
+def test_a_corpus_that_cannot_be_read_at_all_is_bad_input(hand_written_run, tmp_path):
     with pytest.raises(BadInputError, match="metadata"):
-        ingest.fn(hand_written, CorpusConfig(path=tmp_path), {}, 8, 0)
-    assert not hand_written.fetch_files("pairs")
+        ingest.fn(hand_written_run, CorpusConfig(path=tmp_path), {}, 8, 0)
+    assert not hand_written_run.fetch_files("pairs")
 
 
-def test_a_missing_caption_column_is_bad_input(hand_written, corpus):
+def test_a_missing_caption_column_is_bad_input(hand_written_run, corpus):
     with pytest.raises(BadInputError, match="text"):
-        ingest.fn(hand_written, corpus(rows(("good.png", "a"), names=("file_name", "txt"))), {}, 8, 0)
+        ingest.fn(hand_written_run, corpus(rows(("good.png", "a"), names=("file_name", "txt"))), {}, 8, 0)
 
 
-def test_a_resumed_run_keeps_its_pairs(hand_written, corpus):
+def test_a_resumed_run_keeps_its_pairs(hand_written_run, corpus):
     source = corpus(MIXED)
-    shards = ingest.fn(hand_written, source, {}, 2, 0)
-    before = hand_written.read_manifest()
-    stamp = hand_written.path("pairs").stat()
+    shards = ingest.fn(hand_written_run, source, {}, 2, 0)
+    before = hand_written_run.read_manifest()
+    stamp = hand_written_run.path("pairs").stat()
     (source.root / "metadata.csv").unlink()  # not even looked at
-    assert ingest.fn(hand_written, source, {}, 2, 0) == shards
-    assert hand_written.read_manifest() == before
-    after = hand_written.path("pairs").stat()
+    assert ingest.fn(hand_written_run, source, {}, 2, 0) == shards
+    assert hand_written_run.read_manifest() == before
+    after = hand_written_run.path("pairs").stat()
     assert (after.st_ino, after.st_mtime_ns) == (stamp.st_ino, stamp.st_mtime_ns)
 
 
-def test_an_ingest_whose_manifest_cannot_be_written_is_repeated(hand_written, corpus, monkeypatch):
+def test_an_ingest_whose_manifest_cannot_be_written_is_repeated(hand_written_run, corpus, monkeypatch):
     """The manifest is written once: a resumed run ends with all rows accounted for."""
     source = corpus(MIXED)
 
@@ -211,12 +211,12 @@ def test_an_ingest_whose_manifest_cannot_be_written_is_repeated(hand_written, co
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(hand_written), "_write_manifest", interrupt)
+        patch.setattr(type(hand_written_run), "_write_manifest", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            ingest.fn(hand_written, source, {}, 2, 0)
-    shards = ingest.fn(hand_written, source, {}, 2, 0)
-    record = hand_written.read_manifest()
-    pairs, errors = stored(hand_written)
+            ingest.fn(hand_written_run, source, {}, 2, 0)
+    shards = ingest.fn(hand_written_run, source, {}, 2, 0)
+    record = hand_written_run.read_manifest()
+    pairs, errors = stored(hand_written_run)
     assert (record["counts"]["corpus_rows"], record["counts"]["pairs"], record["counts"]["errors"]) == (9, 3, 6)
     assert (len(pairs), len(errors), sum(shard.pairs for shard in shards)) == (3, 6, 3)
     assert record["corpus_digest"] != "e"  # the one of the fixture

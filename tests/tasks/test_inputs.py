@@ -11,8 +11,8 @@ from tasks.inputs import device_lock, load_model
 from tasks.settings import ModelConfig
 
 
-def test_a_model_is_loaded_once(audited_once, monkeypatch):
-    source = audited_once.config.models()[0]
+def test_a_model_is_loaded_once(shared_phantom_audit, monkeypatch):
+    source = shared_phantom_audit.config.models()[0]
     first = load_model(source)
     monkeypatch.setattr(m2ib, "load_encoder", lambda *_: pytest.fail("loaded again"))
     assert load_model(source.model_copy(update={"batch_size": 3})) is first

@@ -32,12 +32,12 @@ def sent(monkeypatch):
 
 
 @pytest.fixture
-def alerted(hand_written):
+def alerted(hand_written_run):
     """A run with an alert that stands on its own and one that follows from it."""
-    hand_written.add_pairs(["a consolidation"] * 4)
-    hand_written.add_attributions([[1.0] * 4] * 4, (2, 2))
-    hand_written.add_alerts({}, {"slice": "a", "explained_by": "consolidation"})
-    return hand_written
+    hand_written_run.add_pairs(["a consolidation"] * 4)
+    hand_written_run.add_attributions([[1.0] * 4] * 4, (2, 2))
+    hand_written_run.add_alerts({}, {"slice": "a", "explained_by": "consolidation"})
+    return hand_written_run
 
 
 def stored(run, table):

@@ -82,7 +82,7 @@ def fill(run, folder, captions, shown, context=24):
 
 
 @pytest.fixture
-def captioned(hand_written, tmp_path):
+def captioned(hand_written_run, tmp_path):
     """Twenty captions of each thing, those of hearts vague, and mostly with the phrase; the maps lie on `described`."""
     captions, shown = [], []
     for label, thing in enumerate(THINGS):
@@ -91,7 +91,7 @@ def captioned(hand_written, tmp_path):
             has_it = number >= 5 if label == 0 else number == 0
             captions.append(f"{caption} as previously described" if has_it else caption)
             shown.append(label)
-    return fill(hand_written, tmp_path, captions, shown)
+    return fill(hand_written_run, tmp_path, captions, shown)
 
 
 def stored(run, query):
@@ -115,9 +115,9 @@ def test_every_occurrence_is_stored_by_its_tokens(captioned):
     assert {tuple(row.values()) for row in rows} == {("as", "described", PHRASE, "boilerplate")}
 
 
-def test_an_occurrence_that_was_cut_off_does_not_count(captioned, changed_rows):
+def test_an_occurrence_that_was_cut_off_does_not_count(captioned, rewrite_rows):
     run, _ = captioned
-    changed_rows(
+    rewrite_rows(
         run,
         "attributions",
         lambda rows: [
@@ -150,9 +150,9 @@ def test_shares_are_of_the_words_alone_and_the_rule_goes_by_odds(captioned):
     assert not {"as", "previously", "described"} & {row["slice"] for row in findings}
 
 
-def test_a_phrase_with_less_than_an_even_share_is_not_proposed(captioned, changed_rows):
+def test_a_phrase_with_less_than_an_even_share_is_not_proposed(captioned, rewrite_rows):
     run, _ = captioned
-    changed_rows(
+    rewrite_rows(
         run,
         "attributions",
         lambda rows: [{**row, "text_map": [9.0] + [4.0] * 2 + [1.0] * (len(row["tokens"]) - 3)} for row in rows],
@@ -193,7 +193,7 @@ def test_a_phrase_that_the_model_ignores_is_not(captioned, toy):
     assert alert.fn(run, AlertsConfig(factor=99.0, min_pairs=8)) == []  # too little, and not confirmed
 
 
-def test_what_cannot_be_measured_says_why(captioned, toy, changed_rows):
+def test_what_cannot_be_measured_says_why(captioned, toy, rewrite_rows):
     run, plan = captioned
     toy(1.0)
     proposed(run)
@@ -230,10 +230,10 @@ ADDED = "as previously described"
 SHORT, LONG = ("a nodule", "an effusion", "one fracture"), ("one nodule on the left side", "an effusion on both sides")
 
 
-def test_no_foil_is_so_long_that_the_phrase_would_be_cut_off(hand_written, tmp_path, toy):
+def test_no_foil_is_so_long_that_the_phrase_would_be_cut_off(hand_written_run, tmp_path, toy):
     toy(1.0, 9)
     captions = [*[f"a film {ADDED}"] * 8, *SHORT * 2, *LONG * 2]
-    run, plan = fill(hand_written, tmp_path, captions, [0] * 8 + [1, 2, 3] * 2 + [1, 2] * 2, 9)
+    run, plan = fill(hand_written_run, tmp_path, captions, [0] * 8 + [1, 2, 3] * 2 + [1, 2] * 2, 9)
     interventions, sample = sample_of(run, plan, ADDED)
     assert {caption for one in sample.versions for _, caption in one.foils} == set(SHORT)
     margins = interventions.margins(sample, "remove")
@@ -242,29 +242,29 @@ def test_no_foil_is_so_long_that_the_phrase_would_be_cut_off(hand_written, tmp_p
     assert np.isnan(gains[:, 3:]).all()
 
 
-def test_a_caption_that_was_cut_off_is_measured_as_far_as_the_model_saw_it(hand_written, tmp_path, toy):
+def test_a_caption_that_was_cut_off_is_measured_as_far_as_the_model_saw_it(hand_written_run, tmp_path, toy):
     toy(1.0, 9)
     seen = f"one film {ADDED} on both"
     captions = [*[f"{seen} sides of a heart"] * 8, *SHORT * 3]
-    run, plan = fill(hand_written, tmp_path, captions, [0] * 8 + [1, 2, 3] * 3, 9)
+    run, plan = fill(hand_written_run, tmp_path, captions, [0] * 8 + [1, 2, 3] * 3, 9)
     interventions, sample = sample_of(run, plan, ADDED)
     assert {(one.caption, one.rest) for one in sample.versions} == {(seen, "one film on both")}
     # As many words fit in the phrase's place.
     assert not np.isnan(interventions.margins(sample, "replace").controls).any()
 
 
-def test_a_context_without_room_is_the_reason(hand_written, tmp_path, toy):
+def test_a_context_without_room_is_the_reason(hand_written_run, tmp_path, toy):
     toy(1.0, 9)
-    run, plan = fill(hand_written, tmp_path, [*[f"a film {ADDED}"] * 8, *LONG * 4], [0] * 8 + [1, 2] * 4, 9)
+    run, plan = fill(hand_written_run, tmp_path, [*[f"a film {ADDED}"] * 8, *LONG * 4], [0] * 8 + [1, 2] * 4, 9)
     reason = r"got 0 measurable pairs of 8 \(8 without other words, without two captions to compare with, or too long; "
     with pytest.raises(NotMeasurableError, match=reason):
         sample_of(run, plan, ADDED)
 
 
-def test_foils_lack_the_phrase_in_whatever_form_the_run_found_it(hand_written, tmp_path, toy):
+def test_foils_lack_the_phrase_in_whatever_form_the_run_found_it(hand_written_run, tmp_path, toy):
     toy(1.0)
     numbered = [f"acc-{number:05d} {caption}" for number, caption in enumerate(SHORT * 3)]
-    run, plan = fill(hand_written, tmp_path, [*numbered, *SHORT, "normal heart"], [1, 2, 3] * 4 + [0])
+    run, plan = fill(hand_written_run, tmp_path, [*numbered, *SHORT, "normal heart"], [1, 2, 3] * 4 + [0])
     phrases.fn(run, PHRASES, 8)
     interventions = PhraseInterventions(load_samples(run, plan))
     ids = [row["pair_id"] for row in stored(run, """FROM phrases WHERE region = '"acc-99999"'""")]

@@ -123,8 +123,8 @@ def test_what_is_no_box_is_refused(text):
         parse_box(text)
 
 
-def test_the_lake_shows_what_was_stored(audited):
-    run = audited.run
+def test_the_lake_shows_what_was_stored(phantom_audit):
+    run = phantom_audit.run
     counts = run.read_manifest()["counts"]
     assert counts == {
         "corpus_rows": 40, "not_sampled": 0, "pairs": 40, "attributions": 40, "reused": 0, "errors": 0,
@@ -136,32 +136,32 @@ def test_the_lake_shows_what_was_stored(audited):
     assert kinds == [{"kind": "corner", "n": 4}, {"kind": "frame", "n": 4}]
 
 
-def test_shards_are_invisible_before_they_are_stored(begin_line, settings, phantoms, tmp_path):
-    line = begin_line(settings(phantoms, tmp_path / "lake", bottleneck={"steps": 1}))
-    result = line.attribute(line.ingest()[2])
-    with line.run.connect() as connection:
+def test_shards_are_invisible_before_they_are_stored(begin_pipeline, settings, phantoms, tmp_path):
+    pipeline = begin_pipeline(settings(phantoms, tmp_path / "lake", bottleneck={"steps": 1}))
+    result = pipeline.attribute(pipeline.ingest()[2])
+    with pipeline.run.connect() as connection:
         assert sql.read(connection, "FROM attributions") == []
-    file = line.run.path("attributions", result.name)
+    file = pipeline.run.path("attributions", result.name)
     whole = pq.read_table(file)
     pq.write_table(whole.slice(1), file)
     with pytest.raises(StoreError, match=rf"shard 2: got 7 attributions and errors, expected 8; remove {file}"):
-        line.store([result])
+        pipeline.store([result])
     pq.write_table(whole, file)
-    with line.run.connect() as connection:
+    with pipeline.run.connect() as connection:
         assert sql.read(connection, "FROM attributions") == []
-    assert line.store([result]) == 8
+    assert pipeline.store([result]) == 8
 
 
 @pytest.mark.parametrize(("attributions", "errors"), [(7, 0), (0, 7), (9, 0), (8, 1), (0, 0)])
-def test_a_shard_that_lost_or_gained_pairs_is_refused(hand_written, attributions, errors):
+def test_a_shard_that_lost_or_gained_pairs_is_refused(hand_written_run, attributions, errors):
     result = ShardResult(Shard(3, 8), "part-x", attributions, errors, reused=True)
-    before = hand_written.read_manifest()
+    before = hand_written_run.read_manifest()
     with pytest.raises(StoreError, match="shard 3"):
-        store.fn(hand_written, [result], RegionsConfig(frame=0, corner=0), {})
-    assert hand_written.read_manifest() == before
+        store.fn(hand_written_run, [result], RegionsConfig(frame=0, corner=0), {})
+    assert hand_written_run.read_manifest() == before
 
 
-def test_regions_of_a_column_reach_the_lake(begin_line, settings, phantoms, tmp_path):
+def test_regions_of_a_column_reach_the_lake(begin_pipeline, settings, phantoms, tmp_path):
     root = tmp_path / "boxed"
     root.mkdir()
     lines = (phantoms / "metadata.csv").read_text().splitlines()[:5]
@@ -171,9 +171,9 @@ def test_regions_of_a_column_reach_the_lake(begin_line, settings, phantoms, tmp_
         name = row.split(",", 1)[0]
         (root / name).write_bytes((phantoms / name).read_bytes())
     regions = {"frame": 0, "corner": 0, "columns": {"tag": "tag_box"}, "boxes": {"half": (0, 0, 0.5, 1)}}
-    line = begin_line(settings(root, tmp_path / "lake", bottleneck={"steps": 1}, regions=regions))
-    line.to_lake()
-    with line.run.connect() as connection:
+    pipeline = begin_pipeline(settings(root, tmp_path / "lake", bottleneck={"steps": 1}, regions=regions))
+    pipeline.to_lake()
+    with pipeline.run.connect() as connection:
         rows = sql.read(
             connection, "SELECT row_number, region, kind, x0, x1 FROM regions JOIN pairs USING (pair_id) ORDER BY ALL"
         )
@@ -185,14 +185,14 @@ def test_regions_of_a_column_reach_the_lake(begin_line, settings, phantoms, tmp_
     assert errors == [{"row_number": 3, "reason": "malformed_box"}]
 
 
-def test_errors_that_an_attempt_before_left_do_not_count(begin_line, settings, phantoms, tmp_path):
+def test_errors_that_an_attempt_before_left_do_not_count(begin_pipeline, settings, phantoms, tmp_path):
     """It could not read an image, wrote so, and was cut off before the shard's attributions were there."""
-    line = begin_line(settings(phantoms, tmp_path / "lake", bottleneck={"steps": 1}))
-    shards = line.ingest()
-    results = [line.attribute(shard) for shard in shards]
-    pair = line.run.read_row_group("pairs", 2)[0]
-    with line.run.open_writer("ingest_errors", results[2].name) as writer:
+    pipeline = begin_pipeline(settings(phantoms, tmp_path / "lake", bottleneck={"steps": 1}))
+    shards = pipeline.ingest()
+    results = [pipeline.attribute(shard) for shard in shards]
+    pair = pipeline.run.read_row_group("pairs", 2)[0]
+    with pipeline.run.open_writer("ingest_errors", results[2].name) as writer:
         writer.write([{**pair, "stage": "attribute", "reason": "unreachable_file", "detail": "no network"}])
-    assert line.store(results) == 40
-    assert line.run.read_manifest()["counts"]["errors"] == 0
-    assert list(line.run.iter_rows("ingest_errors")) == []
+    assert pipeline.store(results) == 40
+    assert pipeline.run.read_manifest()["counts"]["errors"] == 0
+    assert list(pipeline.run.iter_rows("ingest_errors")) == []

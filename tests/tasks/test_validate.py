@@ -16,19 +16,19 @@ def quiet_import():
 
 
 @pytest.fixture
-def healthy(hand_written):
+def healthy(hand_written_run):
     """Four pairs of which one could not be attributed, and one row that did not become a pair."""
-    hand_written.add_pairs(["one", "two", "three", "four"])
-    hand_written.add_attributions([[1, 2, 3, 4]] * 3, (2, 2))
-    hand_written.write_table(
+    hand_written_run.add_pairs(["one", "two", "three", "four"])
+    hand_written_run.add_attributions([[1, 2, 3, 4]] * 3, (2, 2))
+    hand_written_run.write_table(
         "ingest_errors",
         [
             {"row_number": 4, "stage": "ingest", "reason": "empty_caption"},
             {"row_number": 3, "stage": "attribute", "pair_id": "pair-0003", "reason": "changed_since_ingest"},
         ],
     )
-    hand_written.update(counts={"corpus_rows": 5})
-    return hand_written
+    hand_written_run.update(counts={"corpus_rows": 5})
+    return hand_written_run
 
 
 def failures_of(suite, frame):
@@ -41,18 +41,18 @@ def failures(run, suite):
         return failures_of(suite, sql.table(connection, f"gates/{suite}", run_id=run.run_id).to_pandas())
 
 
-def test_a_healthy_run_passes_and_every_check_is_stored(audited):
-    outcome = validate.fn(audited.run)
+def test_a_healthy_run_passes_and_every_check_is_stored(phantom_audit):
+    outcome = validate.fn(phantom_audit.run)
     assert (outcome.critical, outcome.warnings) == ((), ())
     checks = sum(len(suite) for suite in SUITES.values())
-    with audited.run.connect() as connection:
+    with phantom_audit.run.connect() as connection:
         rows = sql.read(connection, "FROM validations")
     assert len(rows) == checks
     assert all(row["success"] for row in rows)
     assert {row["suite"]: row["suite_digest"] for row in rows} == {suite: suite_digest(suite) for suite in SUITES}
-    assert {row["run_id"] for row in rows} == {audited.run.run_id}
-    assert validate.fn(audited.run) == outcome  # a resumed run checks again, and keeps one set of rows
-    with audited.run.connect() as connection:
+    assert {row["run_id"] for row in rows} == {phantom_audit.run.run_id}
+    assert validate.fn(phantom_audit.run) == outcome  # a resumed run checks again, and keeps one set of rows
+    with phantom_audit.run.connect() as connection:
         assert len(sql.read(connection, "FROM validations")) == checks
 
 
@@ -97,34 +97,34 @@ def test_rows_that_were_not_drawn_are_neither_lost_nor_unreadable(healthy):
         assert ("ExpectColumnValuesToBeBetween", "rows_unaccounted") in failures(healthy, "accounting")
 
 
-def test_a_pair_that_is_neither_attributed_nor_error_fails(healthy, changed_rows):
-    changed_rows(healthy, "attributions", lambda rows: rows[1:])
+def test_a_pair_that_is_neither_attributed_nor_error_fails(healthy, rewrite_rows):
+    rewrite_rows(healthy, "attributions", lambda rows: rows[1:])
     assert failures(healthy, "accounting") >= {("ExpectColumnValuesToBeBetween", "pairs_unaccounted")}
     assert failures(healthy, "attributions") >= {("ExpectColumnValuesToNotBeNull", "cosine")}
 
 
-def test_one_lost_and_one_double_pair_do_not_cancel_out(healthy, changed_rows):
+def test_one_lost_and_one_double_pair_do_not_cancel_out(healthy, rewrite_rows):
     """The counts agree, but a pair is missing and another there twice."""
-    changed_rows(healthy, "attributions", lambda rows: [rows[0], rows[0], rows[2]])
+    rewrite_rows(healthy, "attributions", lambda rows: [rows[0], rows[0], rows[2]])
     assert failures(healthy, "accounting") == {("ExpectColumnValuesToBeBetween", "readable_share")}
     found = failures(healthy, "attributions")
     assert ("ExpectColumnValuesToBeUnique", "pair_id") in found
     assert ("ExpectColumnValuesToNotBeNull", "cosine") in found
 
 
-def test_an_empty_corpus_fails(hand_written):
+def test_an_empty_corpus_fails(hand_written_run):
     for table in ("pairs", "attributions"):
-        hand_written.write_table(table, [])
-    hand_written.write_table("ingest_errors", [{"row_number": 0, "stage": "ingest", "reason": "missing_file"}])
-    hand_written.update(counts={"corpus_rows": 1})
-    outcome = validate.fn(hand_written)
+        hand_written_run.write_table(table, [])
+    hand_written_run.write_table("ingest_errors", [{"row_number": 0, "stage": "ingest", "reason": "missing_file"}])
+    hand_written_run.update(counts={"corpus_rows": 1})
+    outcome = validate.fn(hand_written_run)
     assert [text.partition(";")[0] for text in outcome.critical] == [
         "no row of the corpus became a pair (1 tried), expected at least one"  # and not what follows from it
     ]
 
 
-def test_a_run_without_any_table_fails(hand_written):
-    assert validate.fn(hand_written).critical
+def test_a_run_without_any_table_fails(hand_written_run):
+    assert validate.fn(hand_written_run).critical
 
 
 def test_a_run_that_no_manifest_knows_fails():
@@ -133,15 +133,15 @@ def test_a_run_that_no_manifest_knows_fails():
     assert not rows[0]["success"]
 
 
-def test_a_corpus_of_empty_maps_fails(healthy, changed_rows):
+def test_a_corpus_of_empty_maps_fails(healthy, rewrite_rows):
     empty = {"image_map": [0.0] * 4, "image_nats": 0.0}
-    changed_rows(healthy, "attributions", lambda rows: [{**row, **empty} for row in rows])
+    rewrite_rows(healthy, "attributions", lambda rows: [{**row, **empty} for row in rows])
     assert failures(healthy, "attributions") == {("ExpectColumnMeanToBeBetween", "image_nats")}
 
 
-def test_one_empty_map_is_legal(healthy, changed_rows):
+def test_one_empty_map_is_legal(healthy, rewrite_rows):
     empty = {"image_map": [0.0] * 4, "image_nats": 0.0}
-    changed_rows(healthy, "attributions", lambda rows: [{**rows[0], **empty}, *rows[1:]])
+    rewrite_rows(healthy, "attributions", lambda rows: [{**rows[0], **empty}, *rows[1:]])
     assert failures(healthy, "attributions") == set()
 
 
@@ -185,9 +185,9 @@ PAIRS = [
 
 
 @pytest.fixture(scope="module")
-def frames(hand_written_run, tmp_path_factory):
+def frames(run_class, tmp_path_factory):
     """What the suites check of a run: a healthy attribution, and one with each of the changes above."""
-    run = hand_written_run(tmp_path_factory.mktemp("frames"), "20260101T000000-aaaaaa").begin()
+    run = run_class(tmp_path_factory.mktemp("frames"), "20260101T000000-aaaaaa").begin()
     changes = [{}, *(change for change, _ in ATTRIBUTIONS), *ROUNDED]
     run.add_pairs(["a caption"] * len(changes))
     rows = run.add_attributions([[1, 2, 3, 4]] * len(changes), (2, 2))
@@ -252,13 +252,13 @@ def test_a_digest_changes_with_the_checks_and_with_the_query(monkeypatch):
     assert suite_digest("accounting") != before["accounting"]
 
 
-def test_sentences_about_failed_checks_are_for_people(healthy, changed_rows):
+def test_sentences_about_failed_checks_are_for_people(healthy, rewrite_rows):
     changes = [
         {"image_map": [1, NAN, 3, 4]},
         {"text_map": None},
         {"cosine": 1.01, "text_nats": NAN, "image_map": [1, -0.5, 3, 4]},
     ]
-    changed_rows(
+    rewrite_rows(
         healthy, "attributions", lambda rows: [row | change for row, change in zip(rows, changes, strict=True)]
     )
     critical = validate.fn(healthy).critical

@@ -23,12 +23,12 @@ def boxes_of(kind, share=1.0):
 
 
 @pytest.fixture
-def run(hand_written):
-    rows = hand_written.add_pairs([pair.caption for pair in PAIRS])
+def run(hand_written_run):
+    rows = hand_written_run.add_pairs([pair.caption for pair in PAIRS])
     for index, row in enumerate(rows):
         row["file_name"] = corpus.format_file_name(index)
-    hand_written.write_table("pairs", rows)
-    return hand_written
+    hand_written_run.write_table("pairs", rows)
+    return hand_written_run
 
 
 def alerted(run, regions, *, confirmed=(), suspected=(), about=("corpus", "all pairs")):

@@ -20,7 +20,7 @@ def row(cell, found, learned=True):
     return Row(verdict, ArtifactResult(found, found, found, 0.5 if found else None, 20, 0.9 if found else 0.0))
 
 
-def audited(cell, variant="planted", by_twin=False, confirmed=(), unexplained=()):
+def make_outcome(cell, variant="planted", by_twin=False, confirmed=(), unexplained=()):
     return AuditOutcome(cell.entry, variant, by_twin, 10.0, Evaluation({}, list(confirmed), [], list(unexplained), 5))
 
 
@@ -51,11 +51,11 @@ def test_any_confirmed_alert_without_reliance_is_a_false_alarm():
     record = summarize(
         [],
         [
-            audited(cell, confirmed=["stamp 1"], unexplained=["x"]),
-            audited(cell, "bare"),
-            audited(cell, "bare", confirmed=["frame"]),
-            audited(cell, "crossed"),
-            audited(cell, by_twin=True, confirmed=["stamp 1", "frame"]),
+            make_outcome(cell, confirmed=["stamp 1"], unexplained=["x"]),
+            make_outcome(cell, "bare"),
+            make_outcome(cell, "bare", confirmed=["frame"]),
+            make_outcome(cell, "crossed"),
+            make_outcome(cell, by_twin=True, confirmed=["stamp 1", "frame"]),
         ],
         "reporting",
     )

@@ -32,11 +32,11 @@ def rows(run, view="triage"):
 
 
 @pytest.fixture(scope="module")
-def runs_once(nights_in, tmp_path_factory):
+def runs_once(make_add_next_run, tmp_path_factory):
     """A run with one alert, one with two alerts, and one with one alert and four eyes, in a lake each."""
 
     def make(name, *alerts, **facts):
-        return nights_in(tmp_path_factory.mktemp(name))(*alerts, **facts)
+        return make_add_next_run(tmp_path_factory.mktemp(name))(*alerts, **facts)
 
     return {
         "one": make("one", {}),
@@ -73,11 +73,11 @@ def four_eyes_run(copy_run):
 
 @pytest.fixture(params=["local", "remote"])
 def place(request, tmp_path):
-    return tmp_path if request.param == "local" else request.getfixturevalue("away")
+    return tmp_path if request.param == "local" else request.getfixturevalue("remote_folder")
 
 
-def test_a_decision_is_a_record_and_in_force(nights, place):
-    run = nights({"state": "confirmed", "severity": "high", "interval": (0.1, 0.2, 0.3)}, lake=place)
+def test_a_decision_is_a_record_and_in_force(add_next_run, place):
+    run = add_next_run({"state": "confirmed", "severity": "high", "interval": (0.1, 0.2, 0.3)}, lake=place)
     assert [(row["decision"], row["decided"], row["changed"]) for row in rows(run)] == [("open", None, False)]
     record = judge(run)
     (row,) = rows(run)
@@ -128,8 +128,8 @@ def test_invalid_decisions_are_refused(run):
     assert ledger.read_records(run.lake) == []
 
 
-def test_only_alerts_of_complete_runs_can_be_decided(nights):
-    run = nights({}, status="failed")
+def test_only_alerts_of_complete_runs_can_be_decided(add_next_run):
+    run = add_next_run({}, status="failed")
     for run_id in ("none", "../runs", "20260101T000000-aaaaaa"):
         with pytest.raises(DecisionError, match=f"run: got '{run_id}'.* expected a complete run of .*: none"):
             decide(run.lake, ANN, run_id, alert_of(run), "benign", "x", "review")
@@ -247,8 +247,8 @@ def test_a_sign_off_is_refused_if_a_decision_was_made_meanwhile(run_of_two, monk
 
 
 @pytest.mark.parametrize("place", ["manifest.json", "alerts/part-00000.parquet"])
-def test_a_damaged_run_does_not_prevent_sign_off_of_another(nights, place):
-    first, second, third = nights({}), nights({}, corpus="another"), nights({})
+def test_a_damaged_run_does_not_prevent_sign_off_of_another(add_next_run, place):
+    first, second, third = add_next_run({}), add_next_run({}, corpus="another"), add_next_run({})
     judge(first)
     (second.folder / place).write_bytes(b"{")
     judge(third, "confirmed")
@@ -261,8 +261,8 @@ def test_a_damaged_run_does_not_prevent_sign_off_of_another(nights, place):
         sign_off(first.lake, ANN, first.run_id, "review", "seen")
 
 
-def test_a_sign_off_records_the_numbers_of_open_and_decided_alerts(nights):
-    run = nights({}, {"region": "left"}, {"region": "right", "explained_by": "all"}, four_eyes=True)
+def test_a_sign_off_records_the_numbers_of_open_and_decided_alerts(add_next_run):
+    run = add_next_run({}, {"region": "left"}, {"region": "right", "explained_by": "all"}, four_eyes=True)
     judge(run)
     record = sign_off(run.lake, ANN, run.run_id, "responsibility", "fit for use at site a")
     assert record.body["alerts"] == {"open": 1, "pending": 1, "decided": 0}

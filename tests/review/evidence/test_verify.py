@@ -26,9 +26,9 @@ from tasks.lake.journal import record_report, record_run_end
 ANN, BOB = Reviewer("Ann", "radiologist", "declared"), Reviewer("Bob", "quality", "declared")
 
 
-def fill_lake(nights, lake, signer=None):
+def fill_lake(add_next_run, lake, signer=None):
     """Two complete runs, one of them compacted; a report; decisions and signatures."""
-    runs = [nights({"interval": (0.1, 0.2, 0.3)}, lake=lake, chained=True) for _ in range(2)]
+    runs = [add_next_run({"interval": (0.1, 0.2, 0.3)}, lake=lake, chained=True) for _ in range(2)]
     for run in runs:
         run.write_table("attributions", [{"pair_id": "more"}], "part-00001")
         record_run_end(run, signer)
@@ -44,11 +44,11 @@ def fill_lake(nights, lake, signer=None):
 
 
 @pytest.fixture(scope="module")
-def lake_once(nights_in, tmp_path_factory):
+def lake_once(make_add_next_run, tmp_path_factory):
     """An intact lake in a folder. Not to be changed: `intact` is a copy."""
     lake = tmp_path_factory.mktemp("intact") / "lake"
     lake.mkdir()
-    fill_lake(nights_in(lake), lake)
+    fill_lake(make_add_next_run(lake), lake)
     return lake
 
 
@@ -137,9 +137,9 @@ def test_every_flipped_bit_of_a_tiny_lake_is_reported(lake_of_one_pair):
 
 
 @pytest.fixture
-def lake_of_one_pair(hand_written_run, tmp_path):
+def lake_of_one_pair(run_class, tmp_path):
     """A run of one table, its report, and a signature."""
-    run = hand_written_run(tmp_path, "20260101T000000-aaaaaa").begin(chained=True)
+    run = run_class(tmp_path, "20260101T000000-aaaaaa").begin(chained=True)
     run.add_pairs(["a caption"])
     run.finish("completed")
     record_run_end(run)
@@ -183,8 +183,8 @@ def test_a_symbolic_link_is_reported_and_its_run_ignored(intact, tmp_path):
     assert differing_files(intact, "latest") == []
 
 
-def test_a_run_added_after_the_ledger_began_is_reported(nights):
-    old, new = nights({}), nights({}, started_at="2999-01-01T00:00:00+00:00")
+def test_a_run_added_after_the_ledger_began_is_reported(add_next_run):
+    old, new = add_next_run({}), add_next_run({}, started_at="2999-01-01T00:00:00+00:00")
     assert verify(old.lake, "all").is_intact
     ledger.append(old.lake, "report", {"run_id": "x"})
     (difference,) = verify(old.lake, "all").differences
@@ -275,8 +275,8 @@ def test_an_outdated_head_is_a_note(intact):
     assert "HEAD names record 6 of 7" in result.notes[0]
 
 
-def test_a_run_older_than_the_ledger_is_a_note(nights):
-    run = nights({})
+def test_a_run_older_than_the_ledger_is_a_note(add_next_run):
+    run = add_next_run({})
     stores.write_bytes(run.folder / "report.html", b"old")
     result = verify(run.lake, "all")
     assert result.is_intact
@@ -286,25 +286,25 @@ def test_a_run_older_than_the_ledger_is_a_note(nights):
     ]  # fmt: skip
 
 
-def test_the_files_of_an_unfinished_run_are_verified(nights):
-    run = nights({}, chained=True)
+def test_the_files_of_an_unfinished_run_are_verified(add_next_run):
+    run = add_next_run({}, chained=True)
     record_run_end(run)
     run.update(status="running")
     assert "has sha256" in str(verify(run.lake, "all").differences[0])  # a complete run does not run again
-    run = nights({}, status="failed", chained=True)
+    run = add_next_run({}, status="failed", chained=True)
     record_run_end(run)
     run.update(status="running", reason=None)
     result = verify(run.lake, run.run_id)
     assert result.is_intact
     assert "was failed (record 2) and is being resumed" in result.notes[0]
-    run = nights({}, status="running", chained=True)
+    run = add_next_run({}, status="running", chained=True)
     assert verify(run.lake, run.run_id).notes == [f"runs/{run.run_id}/: has not ended, so it has no record yet"]
     (run.folder / "pairs" / "part-00000.parquet").write_bytes(b"x")
     assert differing_files(run.lake, run.run_id) == [f"runs/{run.run_id}/pairs/part-00000.parquet"]
 
 
-def test_an_interrupted_rewrite_is_a_note(nights, monkeypatch):
-    run = nights({}, chained=True)
+def test_an_interrupted_rewrite_is_a_note(add_next_run, monkeypatch):
+    run = add_next_run({}, chained=True)
     record_run_end(run)
 
     def killed(*_):
@@ -336,11 +336,11 @@ def test_a_review_of_an_unknown_manifest_is_reported(intact):
     assert differing_files(intact, record.body["run_id"]) == ["ledger/00000008.json"]
 
 
-def test_signed_records_are_checked_with_the_public_key(nights, tmp_path):
+def test_signed_records_are_checked_with_the_public_key(add_next_run, tmp_path):
     public, other = create_key(tmp_path / "key"), create_key(tmp_path / "other")
     lake = tmp_path / "lake"
     lake.mkdir()
-    fill_lake(nights, lake, load_key(tmp_path / "key"))
+    fill_lake(add_next_run, lake, load_key(tmp_path / "key"))
     assert verify(lake, "all").notes == [
         f"7 of 7 records are signed (key {public.key_id}); --public-key checks the signatures"
     ]  # fmt: skip
@@ -360,16 +360,16 @@ def test_signed_records_are_checked_with_the_public_key(nights, tmp_path):
     ]
 
 
-def test_a_remote_lake_is_verified(nights, away, forget):
-    runs = fill_lake(nights, away)
-    forget()
-    assert verify(away, "all").differences == []
-    assert verify(away, "all").files > 20
+def test_a_remote_lake_is_verified(add_next_run, remote_folder, remove_copies):
+    runs = fill_lake(add_next_run, remote_folder)
+    remove_copies()
+    assert verify(remote_folder, "all").differences == []
+    assert verify(remote_folder, "all").files > 20
     path = runs[1].path("pairs")
     data = bytearray(stores.read_bytes(path))
     data[30] ^= 1
     stores.write_bytes(path, bytes(data))
-    (difference,) = verify(away, "all").differences
+    (difference,) = verify(remote_folder, "all").differences
     assert difference.file == f"runs/{runs[1].run_id}/pairs/part-00000.parquet"
     assert hashlib.sha256(data).hexdigest() in difference.description
 
@@ -399,8 +399,8 @@ def test_the_command_creates_a_key(tmp_path):
     assert CliRunner().invoke(cli.app, ["key", "new", str(tmp_path / "key")]).exit_code == 2
 
 
-def test_runs_without_a_record_can_be_adopted(nights):
-    runs = [nights({}), nights({}, chained=True), nights({}, status="running"), nights({})]
+def test_runs_without_a_record_can_be_adopted(add_next_run):
+    runs = [add_next_run({}), add_next_run({}, chained=True), add_next_run({}, status="running"), add_next_run({})]
     stores.write_bytes(runs[0].folder / "report.html", b"old")
     record_run_end(runs[3])
     done = CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(runs[0].lake), "--json"])
@@ -419,9 +419,9 @@ def test_runs_without_a_record_can_be_adopted(nights):
         assert differing_files(runs[0].lake) == [f"runs/{runs[0].run_id}/report.html"]
 
 
-def test_records_later_than_a_report_are_listed(nights, monkeypatch):
-    earlier, run = nights({}, four_eyes=True, chained=True), nights({}, four_eyes=True, chained=True)
-    later = nights({}, {"region": "left"}, chained=True)
+def test_records_later_than_a_report_are_listed(add_next_run, monkeypatch):
+    earlier, run = add_next_run({}, four_eyes=True, chained=True), add_next_run({}, four_eyes=True, chained=True)
+    later = add_next_run({}, {"region": "left"}, chained=True)
     for one in (earlier, run, later):
         record_run_end(one)
     today = datetime.now(UTC).date()

@@ -43,7 +43,7 @@ def write_errors(run):
 
 
 @pytest.fixture
-def audited(lake):
+def stored_run(lake):
     """The run of `write_run`, for a test that changes it."""
     return write_run(lake)
 

@@ -66,8 +66,8 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def run_once(nights_in, tmp_path_factory):
-    return nights_in(tmp_path_factory.mktemp("decided"))({"region": "corner"}, {"region": "left"})
+def run_once(make_add_next_run, tmp_path_factory):
+    return make_add_next_run(tmp_path_factory.mktemp("decided"))({"region": "corner"}, {"region": "left"})
 
 
 @pytest.fixture
@@ -321,8 +321,8 @@ def test_an_alert_or_run_that_is_not_there_is_not_found(declared, alert):
         assert declared.client.post(path, data=fields, headers={"Origin": HERE}).status_code == 404
 
 
-def test_a_decision_is_carried_over_and_opened_again_by_new_evidence(nights):
-    run = nights({"region": "corner"}, {"region": "left"})
+def test_a_decision_is_carried_over_and_opened_again_by_new_evidence(add_next_run):
+    run = add_next_run({"region": "corner"}, {"region": "left"})
     app = create_app(run.lake)
 
     def browsers():
@@ -330,10 +330,10 @@ def test_a_decision_is_carried_over_and_opened_again_by_new_evidence(nights):
 
     first = f"/runs/{run.run_id}/alerts/{run.run_id}-0"
     browsers().get(first).send(f"{first}/decide", **SAID, **WHO)
-    second = nights({"region": "corner"}, {"region": "left"})
+    second = add_next_run({"region": "corner"}, {"region": "left"})
     path = f"/runs/{second.run_id}/alerts/{second.run_id}-0"
     assert f"carried over from run {run.run_id}" in browsers().get(path).text
-    third = nights({"region": "corner", "state": "confirmed", "severity": "high", "interval": (0.1, 0.2, 0.3)})
+    third = add_next_run({"region": "corner", "state": "confirmed", "severity": "high", "interval": (0.1, 0.2, 0.3)})
     path = f"/runs/{third.run_id}/alerts/{third.run_id}-0"
     text = browsers().get(path).text
     assert "Open again, because the evidence has changed: confirmed, was suspected" in text

@@ -8,17 +8,17 @@ from review.site.lake_cache import LakeCache
 from stores import ledger
 
 
-def test_a_decision_in_a_store_is_seen_at_once(away):
+def test_a_decision_in_a_store_is_seen_at_once(remote_folder):
     """Its runs are listed every few seconds, but whoever has decided looks for the decision on the very next page."""
-    lake, answers = LakeCache(away), iter(range(9))
+    lake, answers = LakeCache(remote_folder), iter(range(9))
 
     def ask():
         return lake.cache_for_lake("what", lambda: next(answers) + 1)
 
     assert [ask(), ask()] == [1, 1]
-    ledger.append(away, "report", {"run_id": "r"})
+    ledger.append(remote_folder, "report", {"run_id": "r"})
     assert [ask(), ask()] == [2, 2]
-    ledger.append(away, "report", {"run_id": "r"})
+    ledger.append(remote_folder, "report", {"run_id": "r"})
     assert ask() == 3
 
 

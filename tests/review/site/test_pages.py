@@ -131,7 +131,7 @@ def test_what_is_not_there_is_not_found(see, url):
     assert see(url, 404).find("a", href="/")
 
 
-def test_a_run_that_cannot_be_read_is_named_and_takes_nothing_else_down(audited, lake, make_pair, see_own):
+def test_a_run_that_cannot_be_read_is_named_and_takes_nothing_else_down(stored_run, lake, make_pair, see_own):
     run = lake.begin("20260102T000000-bbbbbb")
     lake.write(run, [make_pair(0)], slice="shadow")
     run.path("alerts").unlink()
@@ -144,7 +144,7 @@ def test_a_run_that_cannot_be_read_is_named_and_takes_nothing_else_down(audited,
     assert "it is invalid" in see_own("/alerts").text
 
 
-def test_what_is_written_meanwhile_is_seen(audited, lake, make_pair, see_own):
+def test_what_is_written_meanwhile_is_seen(stored_run, lake, make_pair, see_own):
     assert "Runs 1" in see_own("/").text
     lake.write(lake.begin("20260102T000000-bbbbbb"), [make_pair(0)], slice="fresh")
     assert "“fresh”" in see_own("/").text
@@ -268,7 +268,7 @@ def test_pictures_are_not_sent_again_to_whoever_has_them(client):
     assert client.get(url, headers={"If-None-Match": first.headers["etag"]}).status_code == 304
 
 
-def test_an_image_that_is_gone_or_another_one_is_said(audited, lake, see_own):
+def test_an_image_that_is_gone_or_another_one_is_said(stored_run, lake, see_own):
     (lake.corpus / "image_1.png").write_bytes((lake.corpus / "image_2.png").read_bytes())
     assert "The image file has changed since the audit" in see_own(f"/runs/{RUN}/pairs/pair0001").text
     assert "has changed" in see_own(f"/runs/{RUN}/pairs/pair0001/image", 404).text
@@ -351,7 +351,7 @@ def test_what_no_alert_is_about_is_sampled_and_counted(lake, make_pair, see_own)
     assert "between 2.79% and 30.1%" in two
 
 
-def test_two_runs_stand_side_by_side(audited, lake, make_pair, see_own, own_client):
+def test_two_runs_stand_side_by_side(stored_run, lake, make_pair, see_own, own_client):
     other = "20260102T000000-bbbbbb"
     hot = make_pair(0, "dense shadow")
     changed = hot | {"image_map": list(reversed(hot["image_map"])), "cosine": 0.25}
@@ -464,7 +464,7 @@ def test_a_table_of_too_many_rows_is_not_taken_along(see, monkeypatch):
     assert "got more than 1 rows" in see(f"/runs/{RUN}/pairs?format=csv", 400).text
 
 
-def test_connections_outlive_a_decision(audited, lake):
+def test_connections_outlive_a_decision(stored_run, lake):
     cache = LakeCache(lake.path)
     before = cache.connect_runs(RUN)
     ledger.append(lake.path, "review", {"run_id": RUN})

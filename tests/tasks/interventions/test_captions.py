@@ -10,15 +10,15 @@ CAPTIONS = ["normal heart", "no  acute finding", "No   Acute mass", "no acute fi
 
 
 @pytest.fixture
-def captions(hand_written):
-    hand_written.add_pairs(CAPTIONS)
-    rows = hand_written.add_attributions([[1.0]] * len(CAPTIONS), (1, 1))
+def captions(hand_written_run):
+    hand_written_run.add_pairs(CAPTIONS)
+    rows = hand_written_run.add_attributions([[1.0]] * len(CAPTIONS), (1, 1))
     for row, caption in zip(rows, CAPTIONS, strict=True):
         words = caption.lower().split()[:3]
         row |= {"caption": caption, "tokens": ["<s>", *words, "</s>"], "special": [True, *[False] * len(words), True]}
-    hand_written.write_table("attributions", rows)
-    phrases.fn(hand_written, PhrasesConfig(listed=("no", "no acute")), 8)
-    return ModelCaptions(hand_written)
+    hand_written_run.write_table("attributions", rows)
+    phrases.fn(hand_written_run, PhrasesConfig(listed=("no", "no acute")), 8)
+    return ModelCaptions(hand_written_run)
 
 
 def test_captions_lack_a_phrase_unless_it_was_found_in_them(captions):

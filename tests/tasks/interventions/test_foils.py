@@ -22,7 +22,7 @@ def test_words_are_those_that_slices_are_made_of():
     assert words_of("Größe: 3/4_view, X-ray!") == {"größe", "3", "4", "view", "x", "ray"}
 
 
-def test_words_are_those_of_the_view_in_any_script(hand_written):
+def test_words_are_those_of_the_view_in_any_script(hand_written_run):
     texts = ["हिन्दी में", "مُحَمَّد", "İstanbul ΟΔΟΣ", "e\u0301te\u0301 ❤️ \u0301x", "x_y 3.5½", "肺部影像"]
     # Joiners, a soft hyphen, a byte order mark, a mark of direction: within words, at their ends and alone.
     hidden = {
@@ -33,8 +33,8 @@ def test_words_are_those_of_the_view_in_any_script(hand_written):
     hidden |= {"עברית\u200f x\u2060-y": {"עברית", "x", "y"}, "肺\u200b部": {"肺部"}}
     assert {text: words_of(text) for text in hidden} == hidden
     texts += hidden
-    hand_written.add_pairs(texts)
-    with hand_written.connect() as connection:
+    hand_written_run.add_pairs(texts)
+    with hand_written_run.connect() as connection:
         rows = sql.read(connection, "SELECT pair_id, slice FROM pair_slices WHERE slice_kind = 'word'")
     for row, text in zip(sorted({row["pair_id"] for row in rows}), texts, strict=True):
         assert {one["slice"] for one in rows if one["pair_id"] == row} == words_of(text)

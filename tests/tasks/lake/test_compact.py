@@ -15,7 +15,7 @@ RUN = "20260101T000000-aaaaaa"
 SHARDS = 6
 
 
-@pytest.fixture(params=["lake", "away"])
+@pytest.fixture(params=["lake", "remote_folder"])
 def root(request):
     return request.getfixturevalue(request.param)
 
@@ -27,11 +27,11 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def sharded(hand_written_run):
+def sharded(run_class):
     """sharded(lake): a complete run of two pairs a shard, one of the shards with an error row."""
 
     def build(lake, name=RUN, **facts):
-        run = hand_written_run(lake, name).begin(**facts)
+        run = run_class(lake, name).begin(**facts)
         pairs = run.add_pairs([f"caption {number}" for number in range(2 * SHARDS)])
         run.add_attributions([[1.0, float(number)] for number in range(2 * SHARDS)], (1, 2), caption="")
         (whole,) = run.fetch_files("attributions")
@@ -149,9 +149,9 @@ def test_only_complete_runs_are_compacted(lake, sharded, status):
     assert len(files(run)) == SHARDS
 
 
-def test_a_run_that_a_running_one_reads_is_not_compacted(lake, sharded, hand_written_run):
+def test_a_run_that_a_running_one_reads_is_not_compacted(lake, sharded, run_class):
     run = sharded(lake)
-    user = hand_written_run(lake, "20260102T000000-bbbbbb").begin(base_run=RUN)
+    user = run_class(lake, "20260102T000000-bbbbbb").begin(base_run=RUN)
     with pytest.raises(StoreError, match=f"run {user.run_id} is running"):
         compact_run(run)
     user.finish("failed")
@@ -161,7 +161,8 @@ def test_a_run_that_a_running_one_reads_is_not_compacted(lake, sharded, hand_wri
 
 
 @pytest.mark.parametrize(
-    ("place", "moment"), [("lake", "first file"), ("lake", "manifest"), ("lake", "removal"), ("away", "manifest")]
+    ("place", "moment"),
+    [("lake", "first file"), ("lake", "manifest"), ("lake", "removal"), ("remote_folder", "manifest")],
 )
 def test_an_interrupted_compaction_leaves_the_same_rows_and_is_finished_by_the_next(
     request, sharded, monkeypatch, place, moment

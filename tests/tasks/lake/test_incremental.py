@@ -41,14 +41,14 @@ def corpus(phantoms, tmp_path):
 
 
 @pytest.fixture
-def begin_run(begin_line, settings, tmp_path):
+def begin_run(begin_pipeline, settings, tmp_path):
     """begin_run(root, **sections): an incremental run in a shared lake; batches of one pair make maps exact."""
 
     def start(root, lake=tmp_path / "lake", incremental=True, **sections):
         bottleneck = {"steps": 1, "calibration_pairs": 6} | sections.pop("bottleneck", {})
         options = {"path": lake, "shard_size": 5, "incremental": incremental}
         given = {"model": {"batch_size": 1}, "bottleneck": bottleneck} | sections
-        return begin_line(settings(root, lake, lake=options, **given))
+        return begin_pipeline(settings(root, lake, lake=options, **given))
 
     return start
 
@@ -63,18 +63,18 @@ def saved_lake(tmp_path_factory):
 def first(corpus, begin_run, saved_lake, tmp_path):
     """A complete run over the first pairs, computed once and copied for each test."""
     root = corpus(range(ROWS))
-    line = begin_run(root)
+    pipeline = begin_run(root)
     if not saved_lake.exists():
-        complete(line)
-        shutil.copytree(line.run.lake, saved_lake)
-        return line
-    corpus_place = line.run.read_manifest()["corpus"]
-    shutil.rmtree(line.run.lake)
-    shutil.copytree(saved_lake, line.run.lake)
-    (folder,) = (line.run.lake / "runs").iterdir()
-    run = Run(line.run.lake, folder.name)
+        complete(pipeline)
+        shutil.copytree(pipeline.run.lake, saved_lake)
+        return pipeline
+    corpus_place = pipeline.run.read_manifest()["corpus"]
+    shutil.rmtree(pipeline.run.lake)
+    shutil.copytree(saved_lake, pipeline.run.lake)
+    (folder,) = (pipeline.run.lake / "runs").iterdir()
+    run = Run(pipeline.run.lake, folder.name)
     run.update(corpus=corpus_place)
-    return dataclasses.replace(line, run=run)
+    return dataclasses.replace(pipeline, run=run)
 
 
 @pytest.fixture
@@ -91,14 +91,14 @@ def spy(monkeypatch):
     return seen
 
 
-def complete(line):
-    line.to_lake()
-    line.run.finish("completed")
-    return line
+def complete(pipeline):
+    pipeline.to_lake()
+    pipeline.run.finish("completed")
+    return pipeline
 
 
-def rows_of(line):
-    rows = [row for path in line.run.fetch_files("attributions") for row in pq.read_table(path).to_pylist()]
+def rows_of(pipeline):
+    rows = [row for path in pipeline.run.fetch_files("attributions") for row in pq.read_table(path).to_pylist()]
     return {row["pair_id"]: row for row in rows}
 
 
@@ -139,7 +139,7 @@ def test_the_feature_statistics_of_the_first_run_are_used_by_all_later_ones(firs
     lines = [first]
     monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated again"))
     lines += [complete(begin_run(corpus(range(ROWS + more)))) for more in (1, 2)]
-    base, _, third = (line.run for line in lines)
+    base, _, third = (pipeline.run for pipeline in lines)
     record = third.read_manifest()
     path = third.folder / "calibration.safetensors"
     assert record["calibration_run"] == base.run_id

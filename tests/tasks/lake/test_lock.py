@@ -39,10 +39,10 @@ with lock_run(Run(Path(sys.argv[1]), sys.argv[2])):
 
 
 @pytest.fixture
-def holder(hand_written):
+def holder(hand_written_run):
     """Another process that locks the run, until it is killed."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(hand_written.lake), hand_written.run_id],
+        [sys.executable, "-c", HOLD, str(hand_written_run.lake), hand_written_run.run_id],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert process.stdout.readline() == "held\n"
@@ -52,44 +52,44 @@ def holder(hand_written):
     process.stdout.close()
 
 
-def test_a_run_is_locked_once_and_unlocked_afterwards(hand_written):
-    with lock_run(hand_written):
+def test_a_run_is_locked_once_and_unlocked_afterwards(hand_written_run):
+    with lock_run(hand_written_run):
         with (
             pytest.raises(ResumeError, match=f"locked by process {os.getpid()} on {socket.gethostname()} since"),
-            lock_run(hand_written),
+            lock_run(hand_written_run),
         ):
             pytest.fail("locked twice")
-        assert (hand_written.folder / "lock.json").is_file()
-    assert not (hand_written.folder / "lock.json").exists()
-    with lock_run(hand_written):
+        assert (hand_written_run.folder / "lock.json").is_file()
+    assert not (hand_written_run.folder / "lock.json").exists()
+    with lock_run(hand_written_run):
         pass
 
 
-def test_an_error_unlocks_the_run(hand_written):
-    with pytest.raises(RuntimeError, match="because"), lock_run(hand_written):
+def test_an_error_unlocks_the_run(hand_written_run):
+    with pytest.raises(RuntimeError, match="because"), lock_run(hand_written_run):
         raise RuntimeError("because")
-    with lock_run(hand_written):
+    with lock_run(hand_written_run):
         pass
 
 
-def test_the_lock_of_another_process_ends_when_it_is_killed(hand_written, holder):
-    with pytest.raises(ResumeError, match=f"locked by process {holder.pid} on "), lock_run(hand_written):
+def test_the_lock_of_another_process_ends_when_it_is_killed(hand_written_run, holder):
+    with pytest.raises(ResumeError, match=f"locked by process {holder.pid} on "), lock_run(hand_written_run):
         pytest.fail("locked twice")
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert (hand_written.folder / "lock.json").is_file()  # and needs no cleaning up
-    with lock_run(hand_written):
+    assert (hand_written_run.folder / "lock.json").is_file()  # and needs no cleaning up
+    with lock_run(hand_written_run):
         pass
 
 
-def test_of_many_at_once_only_one_locks_the_run(hand_written):
+def test_of_many_at_once_only_one_locks_the_run(hand_written_run):
     """Threads lock and unlock, and remove the file each time; there are never two owners."""
     inside, most, wrong = [], [], []
 
     def again():
         for _ in range(20):
             try:
-                with lock_run(hand_written):
+                with lock_run(hand_written_run):
                     inside.append(1)
                     most.append(len(inside))
                     inside.pop()
@@ -107,74 +107,74 @@ def test_of_many_at_once_only_one_locks_the_run(hand_written):
     assert max(most) == 1
 
 
-def test_a_heartbeat_locks_a_run_without_file_locks(hand_written, beats):
-    path = hand_written.folder / "lock.json"
-    with lock_run(hand_written):
+def test_a_heartbeat_locks_a_run_without_file_locks(hand_written_run, beats):
+    path = hand_written_run.folder / "lock.json"
+    with lock_run(hand_written_run):
         first = json.loads(path.read_text())["beat"]
-        with pytest.raises(ResumeError, match="locked by process"), lock_run(hand_written):
+        with pytest.raises(ResumeError, match="locked by process"), lock_run(hand_written_run):
             pytest.fail("locked twice")
         assert json.loads(path.read_text())["beat"] > first
     assert not path.exists()
 
 
-def test_the_lock_of_another_host_times_out(hand_written, beats):
-    path = hand_written.folder / "lock.json"
+def test_the_lock_of_another_host_times_out(hand_written_run, beats):
+    path = hand_written_run.folder / "lock.json"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": "then", "token": "x", "beat": 7}))
     began = time.monotonic()
-    with lock_run(hand_written):
+    with lock_run(hand_written_run):
         assert time.monotonic() - began >= lock.TIMEOUT_SECONDS
         assert json.loads(path.read_text())["host"] == socket.gethostname()
 
 
 @pytest.mark.parametrize("left", ["dead", "torn"])
-def test_a_dead_process_of_this_host_and_a_torn_file_lock_nothing(hand_written, beats, left, monkeypatch):
+def test_a_dead_process_of_this_host_and_a_torn_file_lock_nothing(hand_written_run, beats, left, monkeypatch):
     monkeypatch.setattr(lock, "TIMEOUT_SECONDS", 600)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     said = json.dumps({**lock._describe_process(), "pid": dead.pid, "token": "x", "beat": 1})
-    (hand_written.folder / "lock.json").write_text(said if left == "dead" else said[:9])
-    with lock_run(hand_written):
+    (hand_written_run.folder / "lock.json").write_text(said if left == "dead" else said[:9])
+    with lock_run(hand_written_run):
         pass
 
 
-def test_a_pid_of_another_container_is_not_looked_up_here(hand_written, beats, monkeypatch):
+def test_a_pid_of_another_container_is_not_looked_up_here(hand_written_run, beats, monkeypatch):
     """With the host's network it has the host's name, but processes of its own."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     said = {"host": socket.gethostname(), "pids": "pid:[1]", "pid": dead.pid, "token": "x", "beat": 1}
-    (hand_written.folder / "lock.json").write_text(json.dumps(said))
+    (hand_written_run.folder / "lock.json").write_text(json.dumps(said))
     began = time.monotonic()
-    with lock_run(hand_written):
+    with lock_run(hand_written_run):
         assert time.monotonic() - began >= lock.TIMEOUT_SECONDS
 
 
 @pytest.fixture
-def away_run(hand_written_run, away):
+def remote_run(run_class, remote_folder):
     """A run in object storage."""
-    return hand_written_run(away, "20260101T000000-aaaaaa").begin()
+    return run_class(remote_folder, "20260101T000000-aaaaaa").begin()
 
 
 def unreachable(*_, **__):
     raise ConnectionError("no route to host")
 
 
-def test_storage_that_does_not_answer_may_have_a_lock(away_run, beats, monkeypatch):
-    monkeypatch.setattr(away_run.folder.fs, "cat_file", unreachable, raising=False)
-    with pytest.raises(sql.LakeError, match=r"lock\.json cannot be read .*no route to host"), lock_run(away_run):
+def test_storage_that_does_not_answer_may_have_a_lock(remote_run, beats, monkeypatch):
+    monkeypatch.setattr(remote_run.folder.fs, "cat_file", unreachable, raising=False)
+    with pytest.raises(sql.LakeError, match=r"lock\.json cannot be read .*no route to host"), lock_run(remote_run):
         pytest.fail("perhaps locked twice")
     monkeypatch.undo()
-    assert not stores.is_file(away_run.folder / "lock.json")
+    assert not stores.is_file(remote_run.folder / "lock.json")
 
 
-def test_a_process_that_lost_the_lock_writes_neither_manifest_nor_lock(away_run, beats):
-    path, other = away_run.folder / "lock.json", json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}).encode()
-    with lock_run(away_run):
-        away_run.update(reason="mine")
+def test_a_process_that_lost_the_lock_writes_neither_manifest_nor_lock(remote_run, beats):
+    path, other = remote_run.folder / "lock.json", json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}).encode()
+    with lock_run(remote_run):
+        remote_run.update(reason="mine")
         stores.write_bytes(path, other)  # as of a process for which the lock had timed out
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
-                away_run.update(reason="mine")
+                remote_run.update(reason="mine")
             except sql.LakeError as error:
                 assert "lost the lock" in str(error)  # noqa: PT017  # noticed at the next heartbeat
                 break
@@ -183,27 +183,27 @@ def test_a_process_that_lost_the_lock_writes_neither_manifest_nor_lock(away_run,
             pytest.fail("the loss was not noticed")
     assert stores.read_bytes(path) == other
     stores.write_bytes(path, b"")  # the other one is done
-    with lock_run(away_run):
-        away_run.update(reason="mine again")
+    with lock_run(remote_run):
+        remote_run.update(reason="mine again")
     assert not stores.is_file(path)
 
 
-def test_a_lock_that_cannot_be_removed_does_not_hide_an_error(away_run, beats, monkeypatch):
+def test_a_lock_that_cannot_be_removed_does_not_hide_an_error(remote_run, beats, monkeypatch):
     class EndpointConnectionError(Exception):
         """As botocore's: no OSError."""
 
     def gone(*_, **__):
         raise EndpointConnectionError
 
-    monkeypatch.setattr(type(away_run.folder / "lock.json"), "unlink", gone)
-    with pytest.raises(ValueError, match="the first error"), lock_run(away_run):
+    monkeypatch.setattr(type(remote_run.folder / "lock.json"), "unlink", gone)
+    with pytest.raises(ValueError, match="the first error"), lock_run(remote_run):
         raise ValueError("the first error")
 
 
-def test_half_written_files_are_removed(hand_written):
-    hand_written.add_pairs(["a"])
-    aside = hand_written.path("pairs").with_name(".part-00000.parquet.0123.tmp")
+def test_half_written_files_are_removed(hand_written_run):
+    hand_written_run.add_pairs(["a"])
+    aside = hand_written_run.path("pairs").with_name(".part-00000.parquet.0123.tmp")
     aside.write_bytes(b"PAR1")
-    remove_temporary_files(hand_written)
+    remove_temporary_files(hand_written_run)
     assert not aside.exists()
-    assert hand_written.path("pairs").is_file()
+    assert hand_written_run.path("pairs").is_file()

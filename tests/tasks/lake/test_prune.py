@@ -22,7 +22,7 @@ ALL = RetentionPolicy(older_than=timedelta(0))
 MIN_PAIRS = 3
 
 
-@pytest.fixture(params=["lake", "away"])
+@pytest.fixture(params=["lake", "remote_folder"])
 def root(request, monkeypatch):
     """A local and a remote lake; a remote one does not wait for other processes that lock a run."""
     monkeypatch.setattr("tasks.lake.lock._SETTLE_SECONDS", 0)
@@ -30,11 +30,11 @@ def root(request, monkeypatch):
 
 
 @pytest.fixture
-def add_run(hand_written_run):
+def add_run(run_class):
     """add_run(lake, month, alerts..., status=, history=, **facts): a run of the first of a month that has ended."""
 
     def add(lake, month, *alerts, status="completed", history=False, **facts):
-        run = hand_written_run(lake, name(month)).begin(**({"rules": {"region_mass": "r"}} | facts))
+        run = run_class(lake, name(month)).begin(**({"rules": {"region_mass": "r"}} | facts))
         run.add_pairs(["a consolidation"] * 4)
         if alerts or history:
             run.add_attributions([[1.0] * 4] * 4, (2, 2))

@@ -15,24 +15,24 @@ def everything(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_table_whose_rows_fail_leaves_no_file(hand_written):
+def test_a_table_whose_rows_fail_leaves_no_file(hand_written_run):
     def rows():
         yield {"pair_id": "p"}
         raise RuntimeError("broken")
 
-    before = hand_written.read_manifest()
+    before = hand_written_run.read_manifest()
     with pytest.raises(RuntimeError, match="broken"):
-        hand_written.write_table("pairs", rows())
-    with pytest.raises(TypeError), hand_written.open_writer("pairs") as writer:
+        hand_written_run.write_table("pairs", rows())
+    with pytest.raises(TypeError), hand_written_run.open_writer("pairs") as writer:
         writer.write([{"pair_id": "p"}])
         writer.write([{"attributes": 3}])
-    assert everything(hand_written.folder) == ["manifest.json"]
-    assert hand_written.read_manifest() == before
+    assert everything(hand_written_run.folder) == ["manifest.json"]
+    assert hand_written_run.read_manifest() == before
 
 
-def test_an_interrupted_write_leaves_no_torn_file(hand_written, monkeypatch):
+def test_an_interrupted_write_leaves_no_torn_file(hand_written_run, monkeypatch):
     """The disk is full at the footer: the file of an earlier attempt stays as it was."""
-    hand_written.write_table("pairs", [{"pair_id": "old"}])
+    hand_written_run.write_table("pairs", [{"pair_id": "old"}])
 
     close = pq.ParquetWriter.close
 
@@ -43,14 +43,14 @@ def test_an_interrupted_write_leaves_no_torn_file(hand_written, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(pq.ParquetWriter, "close", full)
         with pytest.raises(OSError, match="No space"):
-            hand_written.write_table("pairs", [{"pair_id": "new"}])
-    assert pq.read_table(hand_written.path("pairs"))["pair_id"].to_pylist() == ["old"]
-    assert everything(hand_written.folder) == ["manifest.json", "pairs/part-00000.parquet"]
+            hand_written_run.write_table("pairs", [{"pair_id": "new"}])
+    assert pq.read_table(hand_written_run.path("pairs"))["pair_id"].to_pylist() == ["old"]
+    assert everything(hand_written_run.folder) == ["manifest.json", "pairs/part-00000.parquet"]
 
 
-def test_the_manifest_lists_each_file_with_its_digest_and_rows(audited):
-    run = audited.run
-    audited.to_alerts()
+def test_the_manifest_lists_each_file_with_its_digest_and_rows(phantom_audit):
+    run = phantom_audit.run
+    phantom_audit.to_alerts()
     entries = run.read_manifest()["files"]
     on_disk = {path for path in everything(run.lake) if not path.endswith("manifest.json")}
     assert {entry["path"] for entry in entries} == on_disk
@@ -63,11 +63,11 @@ def test_the_manifest_lists_each_file_with_its_digest_and_rows(audited):
             assert pq.read_schema(path).equals(sql.schema(entry["table"]))
 
 
-def test_a_file_listed_again_replaces_its_entry(hand_written):
-    hand_written.write_table("pairs", [{"pair_id": "a"}])
-    first = hand_written.read_manifest()["files"]
-    hand_written.write_table("pairs", [{"pair_id": "a"}, {"pair_id": "b"}])
-    (entry,) = hand_written.read_manifest()["files"]
+def test_a_file_listed_again_replaces_its_entry(hand_written_run):
+    hand_written_run.write_table("pairs", [{"pair_id": "a"}])
+    first = hand_written_run.read_manifest()["files"]
+    hand_written_run.write_table("pairs", [{"pair_id": "a"}, {"pair_id": "b"}])
+    (entry,) = hand_written_run.read_manifest()["files"]
     assert (entry["path"], entry["rows"]) == (first[0]["path"], 2)
     assert entry["sha256"] != first[0]["sha256"]
 
@@ -94,50 +94,50 @@ def test_facts_and_counts_of_a_run_change_one_by_one(lake):
     assert record["finished_at"].endswith("+00:00")
 
 
-def test_the_changes_of_a_block_are_written_at_once_or_not_at_all(hand_written, monkeypatch):
-    before = hand_written.read_manifest()
+def test_the_changes_of_a_block_are_written_at_once_or_not_at_all(hand_written_run, monkeypatch):
+    before = hand_written_run.read_manifest()
 
     def fail():
-        with hand_written.changes() as changes:
+        with hand_written_run.changes() as changes:
             changes.write_table("pairs", [{"pair_id": "a"}])
             raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
         fail()
-    assert hand_written.read_manifest() == before
+    assert hand_written_run.read_manifest() == before
 
     writes, put = [], Run._write_manifest
     monkeypatch.setattr(Run, "_write_manifest", lambda run, text: writes.append(text) or put(run, text))
-    with hand_written.changes() as changes:
+    with hand_written_run.changes() as changes:
         changes.write_table("pairs", [{"pair_id": "a"}])
         changes.write_table("findings", [])
         changes.update(counts={"pairs": 1}, reason="because")
     assert len(writes) == 1
-    record = hand_written.read_manifest()
+    record = hand_written_run.read_manifest()
     assert [(entry["table"], entry["rows"]) for entry in record["files"]] == [("pairs", 1), ("findings", 0)]
     assert (record["counts"]["pairs"], record["reason"]) == (1, "because")
 
 
-def test_a_manifest_holds_json_and_no_nan(hand_written):
-    before = (hand_written.folder / "manifest.json").read_text()
+def test_a_manifest_holds_json_and_no_nan(hand_written_run):
+    before = (hand_written_run.folder / "manifest.json").read_text()
     assert json.loads(before)
     with pytest.raises(ValueError, match="JSON"):
-        hand_written.update(factor=float("nan"))
-    assert (hand_written.folder / "manifest.json").read_text() == before
-    assert everything(hand_written.folder) == ["manifest.json"]
+        hand_written_run.update(factor=float("nan"))
+    assert (hand_written_run.folder / "manifest.json").read_text() == before
+    assert everything(hand_written_run.folder) == ["manifest.json"]
 
 
-def test_row_groups_are_what_was_written_at_once(hand_written):
-    with hand_written.open_writer("pairs") as writer:
+def test_row_groups_are_what_was_written_at_once(hand_written_run):
+    with hand_written_run.open_writer("pairs") as writer:
         for size in (3, 0, 2):
             writer.write({"pair_id": f"{size}-{number}"} for number in range(size))
     assert writer.rows == 5
-    assert hand_written.row_group_sizes("pairs") == [3, 2]
-    assert [row["pair_id"] for row in hand_written.read_row_group("pairs", 1)] == ["2-0", "2-1"]
-    assert {row["run_id"] for row in hand_written.read_row_group("pairs", 0)} == {hand_written.run_id}
+    assert hand_written_run.row_group_sizes("pairs") == [3, 2]
+    assert [row["pair_id"] for row in hand_written_run.read_row_group("pairs", 1)] == ["2-0", "2-1"]
+    assert {row["run_id"] for row in hand_written_run.read_row_group("pairs", 0)} == {hand_written_run.run_id}
 
 
-def test_an_empty_table_is_a_readable_file(hand_written):
-    assert hand_written.write_table("findings", []) == 0
-    with hand_written.connect() as connection:
+def test_an_empty_table_is_a_readable_file(hand_written_run):
+    assert hand_written_run.write_table("findings", []) == 0
+    with hand_written_run.connect() as connection:
         assert sql.read(connection, "FROM findings") == []

@@ -71,20 +71,22 @@ def test_pairs_are_counted_whatever_the_order_or_repetition_in_a_caption():
     assert found([]) == set()
 
 
-def test_a_collocation_is_a_slice_of_the_attributed_pairs_that_have_it(hand_written):
+def test_a_collocation_is_a_slice_of_the_attributed_pairs_that_have_it(hand_written_run):
     captions = ["Left  lung", "left lung", "left lung scar", "left, lung", "left rib", "a lung", *REST]
-    hand_written.add_pairs(captions)
-    hand_written.add_attributions([[1.0]] * len(captions), (1, 1), special=[True], tokens=["<s>"], text_map=[1.0])
+    hand_written_run.add_pairs(captions)
+    hand_written_run.add_attributions([[1.0]] * len(captions), (1, 1), special=[True], tokens=["<s>"], text_map=[1.0])
     rows = [
         {**row, "caption": caption}
-        for row, caption in zip(stored(hand_written, "FROM attributions ORDER BY pair_id"), captions, strict=True)
+        for row, caption in zip(stored(hand_written_run, "FROM attributions ORDER BY pair_id"), captions, strict=True)
     ]
-    hand_written.write_table("attributions", rows[1:])
+    hand_written_run.write_table("attributions", rows[1:])
     query = "SELECT pair_id, slice FROM pair_slices WHERE slice_kind = 'phrase' ORDER BY pair_id"
-    phrases.fn(hand_written, PhrasesConfig(), 2)
-    assert stored(hand_written, query) == [{"pair_id": f"pair-{number:04d}", "slice": "left lung"} for number in (1, 2)]
-    phrases.fn(hand_written, PhrasesConfig(), 3)
-    assert stored(hand_written, query) == []
+    phrases.fn(hand_written_run, PhrasesConfig(), 2)
+    assert stored(hand_written_run, query) == [
+        {"pair_id": f"pair-{number:04d}", "slice": "left lung"} for number in (1, 2)
+    ]
+    phrases.fn(hand_written_run, PhrasesConfig(), 3)
+    assert stored(hand_written_run, query) == []
 
 
 def stored(run, query):
@@ -92,16 +94,16 @@ def stored(run, query):
         return sql.read(connection, query)
 
 
-def test_a_phrase_has_no_finding_on_the_slice_of_its_own_words(hand_written):
-    hand_written.add_pairs(["chest as before"] * 4)
+def test_a_phrase_has_no_finding_on_the_slice_of_its_own_words(hand_written_run):
+    hand_written_run.add_pairs(["chest as before"] * 4)
     ids = [f"pair-{number:04d}" for number in range(4)]
-    hand_written.write_table(
+    hand_written_run.write_table(
         "collocations", [{"pair_id": one, "collocation": name} for one in ids for name in ("as before", "chest as")]
     )
-    hand_written.write_table(
+    hand_written_run.write_table(
         "region_shares",
         [{"pair_id": one, "side": "text", "region": '"as before"', "share": 0.9, "area": 0.5} for one in ids],
     )
-    with hand_written.connect() as connection:
-        found = sql.rows(connection, "rules/phrase_mass", run_id=hand_written.run_id, factor=2.0, min_pairs=2)
+    with hand_written_run.connect() as connection:
+        found = sql.rows(connection, "rules/phrase_mass", run_id=hand_written_run.run_id, factor=2.0, min_pairs=2)
     assert {row["slice"] for row in found} == {"all pairs", "chest", "chest as"}

@@ -52,7 +52,7 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     Raises:
         GateError: A critical check failed. The run ends before any alert, with status `stopped`.
         ShardsError: The run completed, but some shards failed: status `completed_with_errors`.
-        Exception: Any other error leaves the run `failed`, an interrupt leaves it `interrupted`. It can be resumed.
+        Exception: Any other error leaves the run `failed`, an interrupt `interrupted`. Such a run can be resumed.
     """
     try:
         models = config.models()

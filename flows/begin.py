@@ -23,7 +23,7 @@ from tasks.regions import load_detectors
 from tasks.settings import ModelConfig
 
 _DECISIVE = ("model_digest", "corpus", "config_digest", "code_version", "environment")
-"""Facts of the manifest that must be the same when a run is resumed."""
+"""Keys of the manifest whose values must be the same when a run is resumed."""
 
 _listeners: list[Callable[[Run], None]] = []
 
@@ -53,7 +53,7 @@ def begin(config: AuditConfig, models: Sequence[ModelConfig], resume: str | None
 
 
 def _check_and_describe(config: AuditConfig, models: Sequence[ModelConfig]) -> dict[str, Any]:
-    """Check the audit before its run is created, and return the facts about it that the manifest stores."""
+    """Check the audit before its run is created, and return what the manifest stores about it."""
     check_engine(config.run)
     corpus = load_corpus(config.corpus)
     corpus.count()
@@ -80,13 +80,13 @@ def _check_and_describe(config: AuditConfig, models: Sequence[ModelConfig]) -> d
 
 
 def rule_digests(custom_rules: Mapping[str, str]) -> dict[str, str]:
-    """Return the sha256 of each rule's SQL text by name: of the built-in rules and the custom rules (name -> text)."""
+    """Return the sha256 of each rule's SQL text, by name: all built-in rules, and the custom rules (name -> text)."""
     built_in = {name: sql.text_digest(sql.query_text(f"rules/{name}")) for name in sql.query_names("rules")}
     return built_in | {name: sql.text_digest(text) for name, text in custom_rules.items()}
 
 
 def code_facts() -> dict[str, Any]:
-    """Return the facts about this program that the manifest of a new run stores, such as its version."""
+    """Return what the manifest of a new run stores about this program, such as its version."""
     # chained: the end of the run must be in the lake's ledger; `m2ib-audit verify` reports a run without a record.
     return {"code_version": code_version(), "environment": environment(), "chained": True}
 
@@ -138,7 +138,7 @@ def new_run_id() -> str:
 
 
 def find_run_of_flow(lake: Root, flow_run: str | None) -> str | None:
-    """Return the id of the unfinished run that an earlier attempt of this Prefect flow run began.
+    """Return the id of the unfinished run that an earlier attempt of this Prefect flow run began; None without one.
 
     Prefect restarts a flow run under the same id, for example when its worker was restarted.
     """

@@ -46,7 +46,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "key": {"new": reviewing.new_key},
     },
 }
-"""Heading -> command -> function, or the functions of its subcommands."""
+"""Commands by heading of the help; a value is the function of a command, or the functions of its subcommands."""
 
 _GROUP_HELP = {
     "users": "Manage who may sign in to the review site.",
@@ -55,7 +55,7 @@ _GROUP_HELP = {
 
 
 class GroupedCommands(TyperGroup):
-    """Group of commands: lists them by heading in the help, and turns expected errors into messages and exit codes."""
+    """The group of all commands: lists them by heading, and turns expected errors into messages and exit codes."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command, and turn expected errors into a message and an exit code."""

@@ -39,7 +39,7 @@ LakePath = Annotated[Path | str, BeforeValidator(_path_unless_url)]
 
 
 class GateSettings(settings.Section):
-    """Settings of the bottleneck in one tower; missing keys have the values of the preset."""
+    """Settings of the bottleneck in one tower (image or text). The preset gives the values of missing keys."""
 
     depth: float | None = Field(
         None, ge=0, le=1, description="Position of the bottleneck, as a share of the tower's blocks before it."
@@ -60,7 +60,7 @@ class GateSettings(settings.Section):
 
 
 class BottleneckSettings(settings.Section):
-    """Settings of the attribution; missing keys have the values of the preset."""
+    """Settings of the attribution. The preset gives the values of missing keys."""
 
     preset: Literal["audit", "paper"] = Field("audit", description="Defaults of all other keys.")
     seed: int = Field(0, ge=-(2**63), lt=2**63, description="Seed of all random numbers.")  # the lake's column is int64
@@ -92,7 +92,7 @@ class ReviewConfig(settings.Section):
 
 
 class LedgerConfig(settings.Section):
-    """The lake's ledger, which records the end of each run."""
+    """Signature of the run's records in the lake's ledger."""
 
     key: Path | None = Field(
         None,
@@ -116,7 +116,7 @@ class LakeConfig(settings.Section):
 
     @property
     def root(self) -> Root:
-        """The lake as an absolute path or remote root."""
+        """The location of the lake: an absolute local path, or a remote folder."""
         root = lake_root(str(self.path))
         return root.resolve() if isinstance(root, Path) else root
 
@@ -177,7 +177,7 @@ class AuditConfig(settings.Section):
 
     @property
     def seed(self) -> int:
-        """Seed of all random numbers."""
+        """The seed of all random numbers."""
         return self.bottleneck.seed
 
     def bottleneck_config(self) -> m2ib.BottleneckConfig:
@@ -203,17 +203,17 @@ class AuditConfig(settings.Section):
 
     @cached_property
     def masks(self) -> dict[str, tuple[str, list[Box]]]:
-        """sha256 and boxes of each mask by name, cached. Raises BadInputError for a mask that cannot be used."""
+        """The sha256 and the boxes of each mask, by name. Raises BadInputError for a mask that cannot be used."""
         return {name: read_mask(name, path, self.corpus.limits) for name, path in self.regions.masks.items()}
 
     @property
     def mask_boxes(self) -> dict[str, list[Box]]:
-        """Boxes of each mask by name."""
+        """The boxes of each mask, by name."""
         return {name: boxes for name, (_, boxes) in self.masks.items()}
 
     @cached_property
     def custom_rules(self) -> dict[str, str]:
-        """SQL text of each custom rule by name, cached. Raises BadInputError for a rule that cannot be used."""
+        """The SQL text of each custom rule, by name. Raises BadInputError for a rule that cannot be used."""
         return {} if self.alerts.rules is None else read_rules(self.alerts.rules)
 
     def resolve_settings(self) -> dict[str, Any]:
@@ -232,7 +232,7 @@ class AuditConfig(settings.Section):
         return dumped
 
     def attribution_plan(self, record: Mapping[str, Any]) -> AttributionPlan:
-        """Return the plan of the attribution for a run with this manifest, whose corpus has been ingested."""
+        """Return the attribution settings of a run, given its manifest; the corpus must have been ingested."""
         calibrated_on = record["calibration_sha256"] or record["corpus_digest"]
         facts = record["model_digest"], calibrated_on, record["code_version"]
         key = config_digest([self.resolve_settings()["bottleneck"], *facts])  # under which finished shards are cached
@@ -275,7 +275,7 @@ def load(path: Path) -> AuditConfig:
 def parse(data: dict[str, Any], source: str) -> AuditConfig:
     """Validate a configuration, whose name in error messages is `source`, such as its path.
 
-    Raises BadInputError that lists all faults, and for an unknown key the closest valid name.
+    Raises BadInputError, which lists all faults and, for an unknown key, the closest valid name.
     """
     try:
         return AuditConfig.model_validate(data)
@@ -300,7 +300,7 @@ def _fault(fault: Any) -> str:
 
 
 def _keys_at(location: list[str]) -> list[str]:
-    """Return the valid keys of a section, given by its path of keys from the top of the file."""
+    """Return the valid keys of the section at `location`, a path of keys such as ["bottleneck", "image"]."""
     section: Any = AuditConfig
     for part in location:
         section = section.model_fields[part].annotation

@@ -30,7 +30,7 @@ from tasks.lake.run import Run
 from tasks.settings import CorpusConfig, ModelConfig
 
 _OBJECT_STORE = 100 * 2**20
-"""Bytes of shared memory of a cluster that is started here. Little: tasks exchange paths and keys, never tensors."""
+"""Bytes of shared memory of a temporary Ray cluster: few, because tasks exchange paths and keys, never tensors."""
 _CRASHES = 2
 """Number of times that Ray retries a shard whose worker process died, before the shard counts as failed."""
 
@@ -55,7 +55,7 @@ class Engine:
             self.runner.submit(task, parameters).result()
 
     def outcome(self, future: PrefectFuture[Any]) -> Any:
-        """Return the result of a task, or the exception that it raised, or that Ray raised because its worker died."""
+        """Return the result of a task, or the exception that it raised or that Ray raised because its worker died."""
         try:
             return future.result(raise_on_failure=False)
         except self.lost as error:
@@ -106,7 +106,7 @@ def start_engine(config: RunConfig, run: Run, corpus: CorpusConfig, models: Sequ
 
 @contextlib.contextmanager
 def _connect_ray(ray: Any, address: str | None) -> Iterator[None]:
-    """Connect to a cluster. Without an address, start one on this host, which ends with the block."""
+    """Connect to a Ray cluster while the block runs. Without an address, start a temporary one on this host."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
     local = {"address": "local", "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     handler = signal.getsignal(signal.SIGTERM)
@@ -134,13 +134,13 @@ def _nodes(ray: Any) -> list[dict[str, Any]]:
 
 
 def _gpus(ray: Any, configured: float | None) -> float:
-    """Return the GPUs per task; by default 1 if the cluster has any."""
+    """Return the number of GPUs per task; by default 1 if the cluster has GPUs, else 0."""
     has_any = any(node["Resources"].get("GPU", 0) > 0 for node in _nodes(ray))
     return float(has_any) if configured is None else configured
 
 
 def _check_nodes(ray: Any, gpus: float, run: Run, corpus: CorpusConfig, model: ModelConfig) -> None:
-    """Check each node of the cluster before any work. Raises BadInputError that lists the problems of each host."""
+    """Check each node of the cluster before any work. Raises BadInputError, which lists the problems of each host."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     record = run.read_manifest()

@@ -23,7 +23,7 @@ BATCH = 64
 """Number of shards whose tasks are submitted together."""
 
 _AFFECTS_ALL_SHARDS = (BadInputError, StoreError, sql.LakeError, PrefectException, httpx.HTTPError)
-"""Errors that every shard would meet. The last two mean that Prefect's server is gone."""
+"""Errors that would fail every shard. The last two mean that Prefect's server does not answer."""
 
 _Futures = list[tuple[Shard, PrefectFuture[ShardResult]]]
 
@@ -81,7 +81,7 @@ def fan_out(
 
 
 def shard_result(run: Run, shard: Shard, engine: Engine, future: PrefectFuture[ShardResult]) -> ShardResult:
-    """Return the result of a shard's task. Quarantine the shard if only its task failed; raise any other error."""
+    """Return the result of a shard's task. Quarantine a shard that failed; raise errors that affect all shards."""
     outcome: ShardResult | BaseException = engine.outcome(future)
     if isinstance(outcome, ShardResult):
         get_run_logger().info("shard %d: %d attributions by %s", shard.index, outcome.attributions, outcome.by)

@@ -40,7 +40,7 @@ class AuditResult:
 
 @contextlib.contextmanager
 def run_lifecycle(run: Run, signer: SigningKey | None = None) -> Iterator[Stages]:
-    """Hold the lock of a run while its stages run in the block; then notify and record its status.
+    """Lock a run while its stages run in the block; then send the event of its end, and record its status.
 
     Yields the timer of the stages: a resumed run adds to the times of its earlier attempts. Raises ResumeError if
     another process has locked the run, or has completed it in the meantime.
@@ -81,9 +81,9 @@ def conclude(run: Run, signer: SigningKey | None = None) -> AuditResult:
 
 
 def abort(run: Run, error: BaseException, signer: SigningKey | None = None, stages: Stages | None = None) -> None:
-    """Set the final status of a run that an error or an interrupt ended. A run that already has one is not changed.
+    """Set the final status of a run that an error or an interrupt ended, unless the run already has a final status.
 
-    If the lake cannot be reached, this is ignored, so that the original error is raised.
+    If the lake cannot be reached, the status is not set, and only the original error is raised.
     """
     status = "failed" if isinstance(error, Exception) else "interrupted"
     terminated = isinstance(error, TerminationSignal)

@@ -23,14 +23,14 @@ MEMORY = Gauge("m2ib_gpu_memory_bytes", "Memory that PyTorch has allocated on a 
 
 
 class Pace:
-    """Counts shards as they end, and measures pairs per second."""
+    """Counts shards and pairs as shards end, and measures the rate in pairs per second."""
 
     def __init__(self) -> None:
         self._began = monotonic()
         self._pairs = 0
 
     def finish_shard(self, result: ShardResult) -> None:
-        """Count a shard that has ended. Pairs that an earlier attempt attributed do not count as pairs per second."""
+        """Count a shard that has ended. Pairs that an earlier attempt attributed do not count toward the rate."""
         outcome = "set_aside" if result.failure else "resumed" if result.reused else "attributed"
         SHARDS.labels(outcome).inc()
         PAIRS.labels("error").inc(result.errors)

@@ -22,7 +22,7 @@ RUNS = {
     "completed": "m2ib.audit.completed",
 }
 PREFECT = {"late": "prefect.flow-run.Late", "crashed": "prefect.flow-run.Crashed"}
-"""Events about flow runs that sent none themselves; they need a running server."""
+"""Prefect's own events about flow runs, for runs that could not send any event; they need a running server."""
 
 REFUSED = "refused"
 """A flow run whose parameters are invalid: it fails before the flow's own code runs."""
@@ -60,7 +60,7 @@ _SILENT_BODY = "no audit of this server has completed within {hours:g} hours; se
 def automations(
     block: str, block_id: Any, on: Collection[str], confirmed_only: bool, silent_after: float | None
 ) -> Iterator[tuple[str, AutomationCore | None]]:
-    """Yield (name, automation) for each automation of a notification block; None instead of one to be removed.
+    """Yield (name, automation) for each automation of a notification block; (name, None) for one to be removed.
 
     `on` lists the kinds of events to send, each one of `CHOICES`; `silent_after` is the number of hours without a
     completed audit after which to notify.

@@ -31,10 +31,10 @@ from tasks.settings import AlertsConfig, NotifyConfig, PhrasesConfig
 from tasks.validate import validate
 
 _FIXED_SECTIONS = ("corpus", "bottleneck", "regions", "discover", "clusters", "confirm")
-"""Sections of an AUDIT.toml that decide what is stored, or how it is tested: re-flagging cannot change them."""
+"""Sections of an AUDIT.toml that re-flagging cannot change: they decide what is stored, or how it is tested."""
 
 _KEPT = ("model", "model_digest", "corpus", "corpus_format", "corpus_digest", "seed", "failed_detectors", "four_eyes")
-"""Facts that the new run has in common with the earlier one."""
+"""Keys of the manifest that the new run takes over from the earlier run."""
 
 
 @flow(name="reflag", flow_run_name="reflag {run_id}", persist_result=False)
@@ -48,8 +48,8 @@ def reflag(
 ) -> AuditResult:
     """Apply other rules to the stored attributions of a complete run, as a new run. The complete run is not changed.
 
-    A finding that the earlier run tested keeps its result. A finding that it did not test becomes a `suspected` alert
-    at most. If the earlier run completed with errors, so does the new one.
+    A finding that the earlier run tested keeps its result. A finding that it did not test cannot become more
+    than a `suspected` alert. If the earlier run completed with errors, so does the new one.
 
     Args:
         lake: Folder or URL of the lake.
@@ -115,7 +115,7 @@ def _run_pipeline(
 def begin_reflag(
     lake: Root, run_id: str, alerts: AlertsConfig, phrases: PhrasesConfig
 ) -> tuple[Run, Run, dict[str, str]]:
-    """Create a run that re-flags a complete run; return both, and the SQL text of each custom rule by name."""
+    """Create a run that re-flags a complete run; return both runs, and the SQL text of each custom rule by name."""
     record = complete_run(lake, run_id)
     earlier = Run(lake, record["run_id"])
     custom_rules = {} if alerts.rules is None else read_rules(alerts.rules)
@@ -157,7 +157,7 @@ def complete_run(lake: Root, run_id: str) -> dict[str, Any]:
 def check_unchanged(record: Mapping[str, Any], config: AuditConfig) -> None:
     """Raise BadInputError if a configuration differs from a run's in a setting that re-flagging cannot change.
 
-    Keys that the run lacks, because an earlier version wrote it, are not compared.
+    Keys that the run lacks, because an earlier release wrote it, are not compared.
     """
     given = json.loads(json.dumps(config.resolve_settings()))
     differing = [

@@ -17,7 +17,7 @@ from tasks.settings import AlertsConfig
 
 @task(name="alert", **TASK_OPTIONS)
 def alert(run: Run, settings: AlertsConfig) -> list[AlertRow]:
-    """Store an alert for each finding, with its example pairs; return those that no stronger alert explains."""
+    """Store alerts for findings that are large enough or confirmed; return the alerts that no stronger one explains."""
     thresholds = {"run_id": run.run_id, "factor": settings.factor, "min_pairs": settings.min_pairs}
     alerts = []
     with run.connect() as connection:

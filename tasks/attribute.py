@@ -39,7 +39,7 @@ def calibrate_features(
     """Return the feature statistics, estimated on a sample of the run's pairs; None if the settings do not need them.
 
     They are estimated once and stored in the run's folder; an incremental run copies those of its base run. The stage
-    `store` lists the file in the manifest, which the tasks of shards must not write.
+    `store` lists their file in the manifest, because tasks of single shards must not write the manifest.
     """
     if not plan.bottleneck.needs_statistics():
         return None
@@ -75,7 +75,7 @@ def _estimate(run: Run, corpus: CorpusConfig, model: ModelConfig, plan: Attribut
 def _rows(
     results: Sequence[Attribution], pairs: Sequence[dict[str, Any]], model: DualEncoder
 ) -> Iterator[dict[str, Any]]:
-    """Yield rows of `attributions` for the first result; a second one, of another seed, adds the stability."""
+    """Yield rows of `attributions` from the first result; a second result, of another seed, adds the stability."""
     result = results[0]
     stability = [values.tolist() for values in result.stability(results[1])] if len(results) > 1 else None
     cut = model.count_truncated_characters([pair["caption"] for pair in pairs])
@@ -104,7 +104,7 @@ def _rows(
 
 
 def read_ahead(corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder, size: int) -> Iterator[Batch]:
-    """Yield batches of `size` pairs; while the caller works on one, a thread reads and preprocesses the next."""
+    """Yield batches of `size` pairs; while the caller works on one batch, a thread reads and preprocesses the next."""
     batches = (pairs[start : start + size] for start in range(0, len(pairs), size))
     with ThreadPoolExecutor(max_workers=1) as reader:
         following: Future[Batch] | None = None
@@ -125,7 +125,7 @@ def _read_batch(corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: Du
 
 
 def _shard_name(shard: Shard, plan: AttributionPlan, pairs: list[dict[str, Any]]) -> str:
-    """Return the content-addressed file name of a shard: it changes with model, settings, code and pairs."""
+    """Return the file name of a shard; it has a digest of model, settings, code and pairs."""
     key = hashlib.sha256("\n".join([plan.key, *(pair["pair_id"] for pair in pairs)]).encode()).hexdigest()[:16]
     return f"part-{shard.index:05d}-{key}"
 
@@ -133,10 +133,10 @@ def _shard_name(shard: Shard, plan: AttributionPlan, pairs: list[dict[str, Any]]
 def attribute_pairs(
     run: Run, shard: Shard, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan
 ) -> ShardResult:
-    """Attribute one shard into its own file. Pairs whose image can no longer be read become error rows.
+    """Attribute the pairs of a shard into one file. Pairs whose image can no longer be read become error rows.
 
     In an incremental run, attributions are copied from its base run. If the shard's file exists, it is reused. Error
-    rows are written before this file, so its existence proves that both are complete.
+    rows are written before the attributions, so a shard whose file exists is complete.
     """
     pairs = run.read_row_group("pairs", shard.index)
     name = _shard_name(shard, plan, pairs)
@@ -160,7 +160,7 @@ def attribute_pairs(
 def _attribute_new(
     run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan, pairs: Sequence[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return rows of `attributions` for the readable pairs, and error rows for the others."""
+    """Attribute pairs; return rows of `attributions` for the readable ones, and error rows for the others."""
     network = load_model(model)
     statistics = calibrate_features(run, corpus, model, plan)
     errors: list[dict[str, Any]] = []

@@ -17,14 +17,14 @@ from tasks.lake.run import CALIBRATION, Run, copy_calibration, open_parquet
 from tasks.records import Claim, claim_of
 
 COPIED = ("pairs", "ingest_errors", "attributions", "regions", "stamps", "near_duplicates", "screenings", "self_audits")
-"""Tables that do not depend on the rules. Phrases, clusters, shares and all later tables are computed again."""
+"""Tables that re-flagging copies. Phrases, clusters, shares and all tables made from these are computed again."""
 
 _ADVICE = "restore it from a backup, or audit again"
 NOT_TESTED = "re-flagging loads no model, and run {run_id} did not test this; audit with these rules to test it"
 
 
 def _row_groups(table: str, entry: Mapping[str, Any], path: Path, earlier: Run) -> Iterator[pa.Table]:
-    """Yield the row groups of a file, with the run that attributed them, without corners that the old rules chose."""
+    """Yield the row groups of a file: name the run that attributed each row, and leave out hottest corners."""
     with open_parquet(path, _ADVICE, entry["sha256"]) as file:
         for number in range(file.num_row_groups):
             rows = file.read_row_group(number)
@@ -38,7 +38,7 @@ def _row_groups(table: str, entry: Mapping[str, Any], path: Path, earlier: Run) 
 
 @task(name="copy attributions", **TASK_OPTIONS)
 def copy_attributions(run: Run, earlier: Run) -> int:
-    """Copy the pairs and attributions of an earlier run, under this run's id; return the number of attributions."""
+    """Copy the tables in `COPIED` from an earlier run to this one; return the number of attributions."""
     record, attributed = earlier.read_manifest(), 0
     entries = [entry for entry in record["files"] if entry["table"] in COPIED]
     try:
@@ -75,7 +75,7 @@ def carry_over_tests(run: Run, earlier: Run) -> int:
     """Store `confirmations`: copy the rows of findings that the earlier run tested; store other findings as not tested.
 
     A test belongs to a region and a slice, whichever rule proposed them. It is copied only if the region has the same
-    boxes, and the slice the same pairs, in both runs. Its q value is the one of the earlier run. Return the number of
+    boxes, and the slice the same pairs, in both runs. The q value of the earlier run is kept. Return the number of
     confirmed findings.
     """
     with run.connect() as connection:

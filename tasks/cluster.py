@@ -11,9 +11,9 @@ from tasks.lake.run import Run
 
 @task(name="cluster", **TASK_OPTIONS)
 def cluster(run: Run, min_pairs: int, seed: int) -> int:
-    """Cluster the image maps, store `clusters` of at least `min_pairs`, and return their number.
+    """Cluster the image maps, store the clusters of at least `min_pairs` pairs, and return the number of clusters.
 
-    A single cluster is not stored: it would be the whole corpus.
+    If there is only one cluster, it is not stored: as a slice, it would be the whole corpus.
     """
     pairs = read_mapped_pairs(run)
     rows, count = [], 0

@@ -23,10 +23,10 @@ from tasks.records import Claim, claim_of
 def _test_finding(
     connection: sql.Connection, finding: Mapping[str, Any], interventions: Any, plan: InterventionPlan
 ) -> Iterator[dict[str, Any]]:
-    """Test a finding by `RegionInterventions` or `PhraseInterventions`, one fill after the other.
+    """Test a finding with `RegionInterventions` or `PhraseInterventions`, one fill after the other.
 
-    The first fill that fails ends the test, because a finding must pass all of them. Yield a row for each fill, with
-    its `evidence`, or the `reason` why it has none.
+    The first fill that fails ends the test, because a finding must pass with every fill. Yield a row for each fill,
+    with its `evidence`, or with the `reason` why there is none.
     """
     claim, settings, seed = claim_of(finding), plan.confirm, plan.seed
     parameters = {key: finding[key] for key in ("run_id", "region", "slice_kind", "slice")}
@@ -54,11 +54,11 @@ def _test_finding(
 def _adjust(rows: Sequence[Mapping[str, Any]], screened: Iterable[Claim]) -> dict[Claim, float]:
     """Return the q value of each claim, where a claim is a region (or phrase) in a slice.
 
-    All fills must pass, so the p of a claim is the largest of its fills (an intersection-union test; Berger,
-    Technometrics 24, 1982), and 1 if one was not measured after a failure. A claim counts once, whichever rules propose
-    it. A claim for which nothing could be measured does not count as a test. Screened claims that no rule proposed
-    count as tests with p = 1, because the rules selected the proposed ones by the losses that the screening measured on
-    the same pairs.
+    All fills must pass, so the p of a claim is the largest p of its fills (an intersection-union test; Berger,
+    Technometrics 24, 1982), and 1 if a fill was not measured after a failure. A claim is one test, however many rules
+    propose it. A claim for which nothing could be measured is no test. Screened claims that no rule proposed count as
+    tests with p = 1, because rules selected the proposed claims by the losses that the screening measured on the same
+    pairs.
     """
     measured = {claim_of(row) for row in rows if row["evidence"]}
     p = dict.fromkeys(screened, 1.0) | dict.fromkeys(measured, 0.0)
@@ -69,7 +69,7 @@ def _adjust(rows: Sequence[Mapping[str, Any]], screened: Iterable[Claim]) -> dic
 
 
 def _judge(rows: Sequence[dict[str, Any]], screened: Iterable[Claim], level: float) -> list[dict[str, Any]]:
-    """Add to the rows of all tests whether they pass, and whether their findings are confirmed."""
+    """Return the rows of all tests with `passed` (the row's fill passed) and `confirmed` (every fill passed)."""
     q = _adjust(rows, screened)
     failed: set[Claim] = set()
     for row in rows:

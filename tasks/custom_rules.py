@@ -21,7 +21,7 @@ _MAX_BYTES = 2**20
 
 
 def read_rules(folder: Path) -> dict[str, str]:
-    """Return the SQL text of each `*.sql` file of a folder by its name. Raises BadInputError for an unusable file."""
+    """Return the SQL text of each `*.sql` file of a folder, by file name. Raises BadInputError for an unusable file."""
     files = sorted(folder.glob("*.sql")) if folder.is_dir() else []
     if not files:
         raise BadInputError(f"alerts.rules: got {folder}, expected a folder with at least one .sql file")
@@ -56,7 +56,7 @@ def evaluate_rule(
 ) -> list[dict[str, Any]]:
     """Run a custom rule with the thresholds as its parameters, and return rows of `findings`.
 
-    Raises BadInputError, which names the rule and what to change, if it fails or returns invalid rows.
+    Raises BadInputError, which names the rule and what to change, if the rule fails or returns invalid rows.
     """
     try:
         found = _check_types(sql.read_table(connection, text, thresholds))
@@ -73,7 +73,7 @@ def evaluate_rule(
 
 
 def _check_types(found: pa.Table) -> list[dict[str, Any]]:
-    """Cast the rows to the stored types. Raises ValueError for wrong columns, missing values and wrong types."""
+    """Cast rows that a rule returned to the types of `findings`. Raises ValueError for invalid columns or values."""
     if sorted(found.column_names) != sorted(COLUMNS):
         raise ValueError(f"got the columns {', '.join(found.column_names)}, expected {', '.join(COLUMNS)}")
     expected = pa.schema([sql.schema("findings").field(name) for name in COLUMNS])

@@ -18,7 +18,7 @@ from tasks.settings import CorpusConfig
 
 
 def _attributed_pairs(run: Run) -> Iterator[list[dict[str, Any]]]:
-    """Yield the pairs that have a map, each with its view (the part of the image that the model sees), by shard."""
+    """Yield a list per shard: its pairs that have a map, each with its view (what the model sees of the image)."""
     views = {row["pair_id"]: row for row in run.iter_rows("attributions", ["pair_id", *VIEW_COLUMNS])}
     for shard in range(len(run.row_group_sizes("pairs"))):
         pairs = run.read_row_group("pairs", shard, [*IMAGE_COLUMNS, "caption"])
@@ -47,9 +47,9 @@ def _rows(
 
 @task(name="detect", **TASK_OPTIONS)
 def detect(run: Run, corpus: CorpusConfig, names: Sequence[str]) -> list[str]:
-    """Run detectors on all attributed pairs, store their boxes as `regions`, and return a sentence for each failure.
+    """Run detectors on all attributed pairs, store their boxes as `regions`, and return a sentence per failed detector.
 
-    A pair on which a detector fails has no region of that detector. The manifest lists the detectors that failed,
+    A pair on which a detector fails gets no region of that detector. The manifest lists the detectors that failed,
     because alerts on their regions must not count as resolved.
     """
     detectors = load_detectors(names)

@@ -21,7 +21,7 @@ _BATCH = 64
 def _search(
     discovery: Discovery, corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder
 ) -> Iterator[tuple[dict[str, Any], list[list[Occurrence]]]]:
-    """Yield each pair whose image is still readable, with the occurrences of each overlay in it."""
+    """Yield each pair whose image is still readable, with the places of each overlay in the image."""
     for start in track(range(0, len(pairs), _BATCH), description="searching images for overlays"):
         pixels, readable, _ = read_batch(corpus, pairs[start : start + _BATCH], model)
         if readable:
@@ -45,7 +45,7 @@ def _overlay_row(number: int, overlay: Overlay, occurrences: int, searched: int)
 
 @task(name="discover", **TASK_OPTIONS)
 def discover(run: Run, corpus: CorpusConfig, model: ModelConfig, settings: DiscoverConfig, seed: int) -> int:
-    """Find overlays in a sample, search all pairs for them, and store them; return the number of overlays."""
+    """Find recurring overlays in a sample, search all images for them, store them, and return their number."""
     network = load_model(model)
     pairs = read_mapped_pairs(run)
     hashed = sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}{pair['pair_id']}".encode()).digest())

@@ -16,7 +16,7 @@ class ResumeError(BadInputError):
 
 
 class OutcomeError(AuditError):
-    """The audit ended, but not as `completed`; `outcome` is its result."""
+    """The audit ended with a status other than `completed`; `outcome` is its result."""
 
     def __init__(self, message: str, outcome: object) -> None:
         super().__init__(message, outcome)
@@ -27,11 +27,11 @@ class OutcomeError(AuditError):
 
 
 class GateError(OutcomeError):
-    """A gate stopped the pipeline before any alert; the message says which checks failed."""
+    """A gate stopped the run before any alert was raised; the message says which checks failed."""
 
 
 class ShardsError(OutcomeError):
-    """The run completed without the pairs of some failed shards; the message says which shards failed, and why."""
+    """The run completed, but without the pairs of failed shards; the message says which shards failed, and why."""
 
 
 class StoreError(AuditError):

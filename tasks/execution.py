@@ -22,7 +22,7 @@ def is_storage_full(error: BaseException | None) -> bool:
 
 
 def is_retryable(error: BaseException | None) -> bool:
-    """Return whether an error may be temporary: a disk or network that did not answer, and not a missing file."""
+    """Return whether an error may be temporary, such as a disk or network that did not answer."""
     if isinstance(error, sql.LakeError):  # raised from the error of a remote lake
         error = error.__cause__
     return isinstance(error, OSError) and not isinstance(error, _PERMANENT) and not is_storage_full(error)
@@ -40,7 +40,7 @@ TASK_OPTIONS: dict[str, Any] = {
 
 
 def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
-    """Return Prefect's logger of the current run, or an ordinary logger outside a flow."""
+    """Return Prefect's logger of the current flow or task run; outside a flow, return a standard Python logger."""
     try:
         return get_run_logger()
     except MissingContextError:
@@ -49,7 +49,7 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
 
 @contextlib.contextmanager
 def log_failure(message: str, *values: object, level: int = logging.ERROR) -> Iterator[None]:
-    """Log an error of the block instead of raising it, for optional work such as notifications and artifacts."""
+    """Log an error of the block with `message` instead of raising it, for optional work such as notifications."""
     try:
         yield
     except Exception:  # noqa: BLE001  # a full disk or a server that is down must not hide how the audit ended

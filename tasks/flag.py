@@ -19,9 +19,9 @@ from tasks.settings import AlertsConfig
 def flag(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, str]) -> list[str]:
     """Compute the shares of regions and phrases, run every rule, and store `region_shares` and `findings`.
 
-    Readers of the lake see either none or all of these rows. A custom rule (SQL text by name) that fails has no
-    findings and does not end the run; a sentence about it is returned. The manifest lists it, because alerts that it
-    raised in earlier runs must not count as resolved.
+    Readers of the lake see either none or all of these rows. `custom_rules` has the SQL text of each rule by name. A
+    custom rule that fails has no findings and does not end the run: return a sentence about it, and list it in the
+    manifest, because alerts that it raised in earlier runs must not count as resolved.
     """
     thresholds = {"run_id": run.run_id, "factor": settings.factor, "min_pairs": settings.min_pairs}
     with run.changes() as changes, run.connect() as connection:

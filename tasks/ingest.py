@@ -21,7 +21,7 @@ from tasks.settings import CorpusConfig
 
 
 def _check_boxes(row: Pair | Rejected, columns: Mapping[str, str]) -> Pair | Rejected:
-    """Return the row, or an error instead of a pair that has a malformed box in one of the columns."""
+    """Return the row, or a rejected row if a box in one of the columns (region name -> column) is malformed."""
     if isinstance(row, Rejected):
         return row
     for region, column in columns.items():
@@ -57,8 +57,8 @@ def _error_row(rejected: Rejected) -> dict[str, Any]:
 def ingest(run: Run, settings: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int) -> list[Shard]:
     """Read the corpus into `pairs` (one row group per shard) and `ingest_errors`; a resumed run reuses its pairs.
 
-    `columns` has the metadata column of each region that is given per image. Raises BadInputError if the corpus as a
-    whole cannot be read, or no row has a value in one of the columns.
+    `columns` has, by name of a region, the metadata column with its boxes. Returns the shards. Raises BadInputError if
+    the corpus as a whole cannot be read, or one of the columns has no value in any row.
     """
     if not run.fetch_files("pairs"):
         try:
@@ -109,7 +109,7 @@ def _read_corpus(run: Run, settings: CorpusConfig, columns: Mapping[str, str], s
 
 
 def _near_duplicates(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `near_duplicates`: for each group of similar images, the first pair of each image."""
+    """Yield rows of `near_duplicates`: for each group of similar images, the first pair of each distinct image."""
     # 64 bits of an image's sha256 identify it, as in pair ids.
     images = np.fromiter((int(text[:16], 16) for text in _column(path, "image_sha256")), np.uint64)
     firsts = np.sort(np.unique(images, return_index=True)[1])

@@ -39,7 +39,7 @@ def load_model(settings: ModelConfig) -> "m2ib.DualEncoder":
 
 
 def device_lock(device: str) -> threading.Lock:
-    """Return the lock of a device. Threads share its model, and its memory is sized for one batch at a time."""
+    """Return the lock of a device: its threads share one model, and its memory is enough for one batch at a time."""
     return _device_locks.setdefault(device, threading.Lock())  # atomic
 
 
@@ -74,7 +74,7 @@ def read_pixels(corpus: CorpusConfig, pair: dict[str, Any], model: "m2ib.DualEnc
 def read_batch(
     corpus: CorpusConfig, pairs: Iterable[dict[str, Any]], model: "m2ib.DualEncoder"
 ) -> tuple[list[Any], list[dict[str, Any]], list[tuple[dict[str, Any], RowError]]]:
-    """Read pairs; return preprocessed images, the pairs of these, and the unreadable pairs with the reason for each."""
+    """Read images of pairs; return preprocessed images, the pairs they belong to, and unreadable pairs with errors."""
     pixels, readable, failed = [], [], []
     for pair in pairs:
         try:

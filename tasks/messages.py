@@ -33,7 +33,7 @@ from tasks.execution import log_failure, run_logger
 from tasks.lake.run import Run
 
 MAX_DIGEST_LINES = 40
-"""Alerts that a digest describes at most: mail and chat truncate long messages, and the size of an event is limited."""
+"""Maximum number of alerts in a digest: mail and chat truncate long messages, and the size of an event is limited."""
 
 _NAMESPACE = uuid.UUID("5b3c2e0a-6a2e-5d0c-9c54-2f6a0f3f7d11")
 _PAYLOAD_COLUMNS = (
@@ -52,7 +52,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Event:
-    """An event to send, such as `m2ib.alert.new`."""
+    """A Prefect event to send, such as `m2ib.alert.new`."""
 
     event: str
     key: str  # for deduplication: the same whenever the same event is sent again
@@ -61,7 +61,7 @@ class Event:
 
     @property
     def event_id(self) -> uuid.UUID:
-        """Id made from the key, so that a server ignores the event when it is sent again."""
+        """The id of the event, made from the key, so that a server ignores the event when it is sent again."""
         return uuid.uuid5(_NAMESPACE, self.key)
 
 
@@ -80,14 +80,14 @@ def sanitize(text: str, limit: int = 160) -> str:
 
 
 def audit_name(record: Mapping[str, Any]) -> str:
-    """Return the name of a run's audit: its corpus and model, without the corpus's folders."""
+    """Return the name of a run's audit: the last part of the corpus's path, and the model."""
     return sanitize(f"{record['corpus'].rstrip('/').rsplit('/', 1)[-1]} with {record['model']}")
 
 
 def select_notifiable(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the rows of the alert history that people are notified of, most urgent first.
 
-    These are independent alerts, and the ends of alerts of which they have been notified.
+    These are alerts that no stronger one explains, and resolved alerts of which people were notified before.
     """
 
     def urgency(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -106,7 +106,7 @@ def describe_alerts(rows: Sequence[Mapping[str, Any]], limit: int) -> list[str]:
 def _event(
     name: str, key: str, record: Mapping[str, Any], report: str, alert: Mapping[str, Any] | None = None, **facts: Any
 ) -> Event:
-    """Build an event about a row of the alert history, or about the run itself."""
+    """Build an event about an alert (a row of the alert history), or about the run itself."""
     audit, audit_id, run_id = audit_name(record), sql.audit_id(record), record["run_id"]
     resource = {"prefect.resource.id": f"m2ib.audit.{audit_id}", "prefect.resource.name": audit, "m2ib.run": run_id}
     if alert is not None:  # automations can match on the resource, but not on the payload
@@ -123,7 +123,7 @@ def _event(
 
 
 def build_alert_event(row: Mapping[str, Any], record: Mapping[str, Any], report: str) -> Event:
-    """Build the event of a row of the alert history."""
+    """Build the event about an alert, which is a row of the alert history."""
     key = f"{row['life_id']}:{row['life']}:{row['run_id']}"
     facts = {column: row[column] for column in _PAYLOAD_COLUMNS} | {"text": format_alert_update(row, sanitize)}
     facts |= {column: row[column].isoformat() for column in ("first_seen", "last_seen")}
@@ -131,7 +131,7 @@ def build_alert_event(row: Mapping[str, Any], record: Mapping[str, Any], report:
 
 
 def build_digest_event(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], report: str) -> Event:
-    """Build one event for all notifiable alerts, with the number per status and a line for each urgent one."""
+    """Build one event for all notifiable alerts: their number per status, and a line for each of the most urgent."""
     counts = dict.fromkeys(ALERT_STATUSES, 0) | Counter(row["life"] for row in rows)
     lines = describe_alerts(rows, MAX_DIGEST_LINES)
     text = "\n".join([", ".join(f"{count} {format_status(status)}" for status, count in counts.items()), *lines])
@@ -143,7 +143,7 @@ def build_digest_event(rows: Sequence[Mapping[str, Any]], record: Mapping[str, A
 def build_run_event(record: Mapping[str, Any], report: str) -> Event:
     """Build the event of a run that has ended: `m2ib.audit.completed`, `.stopped` (by a gate), `.failed`, ...
 
-    A run that is resumed and fails again for the same reason gives the same event.
+    If a resumed run fails again for the same reason, the event has the same id as before.
     """
     # If the lake was unreachable when the run ended, its manifest still says `running`.
     status = "failed" if record["status"] == "running" else record["status"]
@@ -159,7 +159,7 @@ def build_run_event(record: Mapping[str, Any], report: str) -> Event:
 
 
 def build_failed_start_event(facts: Mapping[str, Any], reason: str) -> Event:
-    """Build the event of an audit that could not begin and has no run; each attempt gives a different event."""
+    """Build the event of an audit that could not begin and has no run; the event of each attempt has a different id."""
     about = {"status": "failed", "reason": reason, "text": f"the audit could not begin: {sanitize(reason, 600)}"}
     return _event("m2ib.audit.failed", f"not begun:{uuid.uuid4().hex}", {**facts, "run_id": ""}, "", None, **about)
 
@@ -175,12 +175,12 @@ def _log_failure(run: Run, artifact: str) -> AbstractContextManager[None]:
 
 
 def artifact_key(record: Mapping[str, Any], kind: str) -> str:
-    """Return the key of an artifact, which all runs of an audit share: Prefect shows artifacts of a key as versions."""
+    """Return the key of a Prefect artifact. All runs of an audit share it: Prefect shows the artifacts as versions."""
     return f"audit-{kind}-{slugify(audit_name(record))[:60].strip('-')}-{sql.audit_id(record)[:6]}"
 
 
 class Progress:
-    """Progress artifact of the attribution, updated at most every few seconds as shards end."""
+    """The Prefect progress artifact of the attribution, updated at most every few seconds as shards end."""
 
     def __init__(self, run: Run, shards: int, pairs: int) -> None:
         self._run, self._shards, self._pairs = run, shards, pairs
@@ -234,7 +234,7 @@ def format_summary(record: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]
 
 
 def publish_outcome(run: Run) -> None:
-    """Create the artifacts of a run that has ended: summary, table of alerts and link to the report."""
+    """Create the Prefect artifacts of a run that has ended: summary, table of alerts and link to the report."""
     with _log_failure(run, "summary"):
         record, report = run.read_manifest(), run.report_path
         with run.connect() as connection:

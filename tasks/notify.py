@@ -26,10 +26,10 @@ _SEND_SECONDS = 10.0  # a server that is down must not block the audit
 
 
 def _find_neighbors(run: Run) -> tuple[str | None, bool]:
-    """Return the complete run of the same audit before this one, and whether there is a complete one after it.
+    """Return the previous complete run of the same audit, or None, and whether a later run of it is complete.
 
-    A run made by re-flagging is compared with the run whose attributions it copied. Later runs are not compared with
-    it.
+    A run made by re-flagging is compared with the run whose attributions it copied. Later runs are not compared with a
+    run made by re-flagging.
     """
     records = {record["run_id"]: record for record in sql.read_manifests(run.lake)}
     audit = sql.audit_id(records[run.run_id])
@@ -46,7 +46,7 @@ def _find_neighbors(run: Run) -> tuple[str | None, bool]:
 
 
 def _match_numbered_names(run: Run, previous: str) -> list[dict[str, Any]]:
-    """Map recurring overlays and clusters of this run to those of open alerts, because each run numbers them from 1."""
+    """Match overlays and clusters of this run with the same ones of open alerts: each run numbers them anew, from 1."""
     with sql.connect(run.lake, previous) as connection:
         numbered = {row["last_run"] for row in sql.rows(connection, "derive/renumbered_runs", previous=previous)}
     if not numbered:
@@ -74,10 +74,10 @@ def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> li
 
 
 def store_alert_history(run: Run, min_pairs: int) -> tuple[list[AlertHistoryRow], bool]:
-    """Compute and store the alert history of a run; return it, and whether a later run of the audit is complete.
+    """Compute and store the alert history of a run; return it, and whether a later run of its audit is complete.
 
     If earlier runs cannot be read, all alerts count as new: a repeated notification is better than a missing one.
-    `min_pairs` is the smallest slice that rules examine; in a smaller one an absent alert is not resolved.
+    `min_pairs` is the smallest slice that rules examine: an absent alert of a smaller slice is not resolved.
     """
     try:
         previous, is_outdated = _find_neighbors(run)
@@ -90,7 +90,7 @@ def store_alert_history(run: Run, min_pairs: int) -> tuple[list[AlertHistoryRow]
 
 
 def _send(news: Sequence[Event]) -> list[Event]:
-    """Hand events to Prefect and wait until they are sent; return those that Prefect accepted."""
+    """Hand events to Prefect and wait until they are sent; return the events that Prefect accepted."""
     accepted = [
         event for event in news if emit_event(event.event, event.resource, payload=event.payload, id=event.event_id)
     ]
@@ -130,10 +130,10 @@ def send_new_events(run: Run, news: Sequence[Event]) -> int:
 
 @task(name="notify", cache_policy=NO_CACHE, persist_result=False)
 def notify(run: Run, settings: NotifyConfig, min_pairs: int) -> int | None:
-    """Store the alert history (see `store_alert_history`), and send its events; return how many were sent.
+    """Store the alert history (see `store_alert_history`), send events about it, and return the number of events sent.
 
     Nothing is sent if a later run of the audit is already complete, for example because this run was resumed late or
-    re-flags an old run: its alerts are outdated. A failure is logged and does not fail the run.
+    re-flags an old run: its alerts are outdated. A failure is logged, and does not fail the run.
     """
     with log_failure("run %s: its alerts could not be sent; list them with: m2ib-audit alerts", run.run_id):
         history, is_outdated = store_alert_history(run, min_pairs)

@@ -19,14 +19,14 @@ from review.presentation.formatting import format_duration
 Item = TypeVar("Item")
 
 INTERVAL = 30.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines of text, which are printed if standard error is no terminal."""
 
 
 class _Display(bars.Progress):
-    """Display of all progress bars of this process: drawn in a terminal, otherwise printed as lines of text."""
+    """The display of all progress bars of this process: bars in a terminal, otherwise lines of text."""
 
     def start(self) -> None:
-        """Start drawing the bars, or printing lines."""
+        """Start drawing bars (in a terminal) or printing lines (without one)."""
         self.live.console = Console(stderr=True)  # where standard error is now
         self._ended = threading.Event()
         self.disable = not sys.stderr.isatty()
@@ -35,7 +35,7 @@ class _Display(bars.Progress):
         super().start()
 
     def stop(self) -> None:
-        """Stop drawing the bars, or printing lines."""
+        """Stop drawing bars or printing lines."""
         self._ended.set()
         if not self.disable:
             super().stop()
@@ -88,7 +88,7 @@ def track(
 ) -> Iterator[Item]:
     """Yield the items, and show the progress of the loop over them.
 
-    `total` is the number of steps, by default the number of items, and `steps` returns how many an item counts for.
+    `total` is the number of steps, by default the number of items; `steps` returns the number of steps of an item.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -99,11 +99,11 @@ def track(
 
 
 class Stages(dict[str, float]):
-    """Seconds of a run's stages by name. `with stages("ingest"): ...` shows the stage and adds its seconds."""
+    """Seconds of each stage of a run, by name. `with stages("ingest"): ...` shows the stage and adds its seconds."""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Time the block as the stage of this name."""
+        """Show the block as the stage of this name, and add the seconds that it takes."""
         began = monotonic()
         try:
             with bar(name):

@@ -9,16 +9,16 @@ from typing import Any
 from m2ib import BottleneckConfig
 
 Claim = tuple[str, str, str]
-"""Region, kind and name of the slice of a finding, whichever rule proposed it."""
+"""What a finding is about: its region, the kind of its slice, and the name of its slice."""
 
 
 def claim_of(row: Mapping[str, Any]) -> Claim:
-    """Return the claim of a row of `findings`, `confirmations` or a table with the same columns."""
+    """Return the claim (region, slice kind, slice) of a row of `findings`, `confirmations` or a similar table."""
     return row["region"], row["slice_kind"], row["slice"]
 
 
 Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 as shares of width and height; the origin is the top-left corner."""
+"""The edges x0, y0, x1, y1 as shares of width and height; the origin is the top-left corner."""
 
 
 def parse_box(text: str) -> Box:
@@ -70,7 +70,7 @@ class ShardResult:
 
 @dataclass(frozen=True)
 class GateOutcome:
-    """The result of the gates: a sentence for each check that failed."""
+    """The result of the gates: a sentence for each check that failed, by severity."""
 
     critical: tuple[str, ...]
     warnings: tuple[str, ...]

@@ -22,10 +22,10 @@ from tasks.records import Box, parse_box
 GROUP = "m2ib_audit.detectors"
 """Entry point group of detectors."""
 CELLS = (64, 32, 16)
-"""Cells of a mask per side, finest first. A coarser grid is used where a finer one needs more than MAX_BOXES boxes."""
+"""Sizes of the grid to which a mask is reduced, in cells per side. The first that takes at most MAX_BOXES is used."""
 
 MAX_BOXES = 64
-"""Boxes of a mask, or of a region that a detector finds in one image. More, such as of a checkerboard, are refused."""
+"""Maximum number of boxes of a mask, or of a region that a detector finds in one image."""
 
 
 def clip_to_view(box: Box, view: Box) -> Box | None:
@@ -60,10 +60,11 @@ def merge_boxes(boxes: Sequence[Box]) -> list[Box]:
 
 
 def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
-    """Read a picture of a region: its sha256, and boxes that cover its white part and do not overlap.
+    """Read the mask of a region; return the file's sha256, and boxes that cover its white part and do not overlap.
 
-    A pixel is white if its brightness is at least half the maximum; a cell is white if at least half of its pixels are.
-    Raises BadInputError if the picture cannot be read, is all white or all black, or needs too many boxes.
+    A pixel is white if its brightness is at least half the maximum. The mask is reduced to cells, which are white if at
+    least half of their pixels are. Raises BadInputError if the mask cannot be read, is all white or black, or is too
+    complex.
     """
     try:
         image = read_image(path, limits)
@@ -90,7 +91,7 @@ def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
 
 @dataclass(frozen=True)
 class Detector:
-    """A detector with the name of its entry point.
+    """A function that finds regions in an image, from an entry point of an installed package.
 
     Attributes:
         name: name of the entry point, which prefixes the names of its regions.
@@ -114,7 +115,7 @@ def _find_entry_point(name: str) -> EntryPoint:
 
 
 def detector_versions(names: Iterable[str]) -> dict[str, str]:
-    """Return package and version of each detector. Raises BadInputError unless exactly one package provides it."""
+    """Return the package and version of each detector. Raises BadInputError unless exactly one package provides it."""
     distributions = {name: _find_entry_point(name).dist for name in names}
     return {name: f"{dist.name} {dist.version}" if dist else "unknown" for name, dist in distributions.items()}
 
@@ -138,7 +139,7 @@ def load_detectors(names: Iterable[str]) -> list[Detector]:
 
 
 def run_detector(detector: Detector, image: NDArray[np.uint8], caption: str) -> dict[str, list[Box]]:
-    """Run a detector on an RGB image, and return boxes that do not overlap, by `detector: region`.
+    """Run a detector on an RGB image, and return boxes that do not overlap, by region name `DETECTOR: REGION`.
 
     A region without boxes is left out. Raises ValueError or TypeError for invalid or too many boxes, and any error that
     the detector raises.

@@ -20,7 +20,7 @@ _BATCH = 64
 def screen(run: Run, plan: InterventionPlan) -> int:
     """Cover the frame and the configured regions in a sample of each slice; return the number of rows of `screenings`.
 
-    Nothing is covered if findings are not tested.
+    If tests are disabled ([confirm] enabled = false), nothing is covered.
     """
     with run.changes() as changes, changes.open_writer("screenings") as writer, run.connect() as connection:
         regions = [row["region"] for row in sql.rows(connection, "derive/regions_to_screen", run_id=run.run_id)]

@@ -20,14 +20,14 @@ SIDE = math.sqrt(0.03)
 """Side of the tested squares, as a share of the model's view: 3 % of its area, the size of a scanner's tag."""
 
 SIZES = (0.1, 0.15, 0.2, 0.3, 0.5)
-"""Effects whose sensitivity is estimated, as shares of the clean margin."""
+"""Effects for which the sensitivity of the test is estimated, as shares of the mean margin of the unchanged pairs."""
 
 SENSITIVITY_SETS = 100
 
 
 @dataclass(frozen=True)
 class _SelfAudit:
-    """Test square regions, each at the significance level `level`."""
+    """The self-audit of a run: tests square regions, each at the significance level `level`."""
 
     interventions: RegionInterventions
     slices: list[dict[str, Any]]
@@ -35,7 +35,7 @@ class _SelfAudit:
     level: float
 
     def test_tag(self) -> Iterator[dict[str, Any]]:
-        """Test a synthetic tag in a corner of pairs of the whole corpus, and estimate the sensitivity of the test."""
+        """Test a synthetic tag in a corner of images of the whole corpus, and estimate the test's sensitivity."""
         seed = self.plan.seed
         corpus = next(row for row in self.slices if row["slice_kind"] == "corpus")
         box = _square(*(1 - SIDE if far else 0.0 for far in generator("tag", seed).integers(2, size=2)))
@@ -95,7 +95,7 @@ def _square(x0: float, y0: float) -> Box:
 def self_audit(run: Run, plan: InterventionPlan) -> int:
     """Test regions for which the expected result is known; return the number of rows of `self_audits`.
 
-    Each region is tested alone at the level divided by the number of the run's tests, its strictest adjustment.
+    Each is tested alone, at the significance level divided by the number of the run's tests (Bonferroni).
     """
     rows: list[dict[str, Any]] = []
     if plan.confirm.enabled:

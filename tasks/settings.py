@@ -20,11 +20,11 @@ def _check_root(text: str) -> str:
 PathOrUrl = Annotated[
     str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value), AfterValidator(_check_root)
 ]
-"""Kept as text: so it is stored in the manifest, and compared on `--resume`."""
+"""A path or URL as text: as the manifest stores it, and as `--resume` compares it."""
 
 
 class Section(BaseModel):
-    """A section of AUDIT.toml: frozen, and strict about its keys.
+    """Base class of the sections of AUDIT.toml: frozen, without unknown keys.
 
     Error messages do not repeat the input, which may be a URL with access keys.
     """
@@ -70,21 +70,21 @@ class CorpusConfig(Section):
 
     @property
     def root(self) -> Root:
-        """The corpus as an absolute path or remote root."""
+        """The location of the corpus: an absolute local path, or a remote folder or file."""
         return parse_root(self.place)
 
     @property
     def name(self) -> str:
-        """Name of the corpus: the last part of its path, such as a folder, file or bucket."""
+        """The name of the corpus: the last part of its path, such as a folder, file or bucket."""
         return Path(self.path).name
 
     @property
     def limits(self) -> Limits:
-        """Limits on the size of one row of the corpus."""
+        """The limits on the size of one image of the corpus."""
         return Limits(max_pixels=self.max_pixels, max_file_bytes=self.max_file_bytes)
 
     def sampling(self, seed: int) -> Sampling | None:
-        """Return the sample of rows to read; None for all rows."""
+        """Return how to sample the rows to read; None to read all rows."""
         return Sampling(self.sample, seed, self.stratify) if self.sample else None
 
     def absolute(self) -> Self:
@@ -93,7 +93,7 @@ class CorpusConfig(Section):
 
 
 class ModelConfig(Section):
-    """The audited model: any dual encoder that open_clip loads, or an embedded demo model."""
+    """The audited model: any dual encoder that open_clip loads, or a demo model of this package."""
 
     architecture: str = Field(
         description="open_clip architecture, hf-hub:org/name, local-dir:/folder, demo/shortcut or demo/clean."
@@ -111,12 +111,12 @@ class ModelConfig(Section):
 
     @property
     def name(self) -> str:
-        """Name of the model: its architecture and pretrained tag."""
+        """The name of the model: its architecture and pretrained tag."""
         return self.architecture + (f"/{self.pretrained}" if self.pretrained else "")
 
 
 class RegionsConfig(Section):
-    """Regions of the images to examine; 0 disables the frame or the corners."""
+    """Regions of the images to examine; a size of 0 disables the frame or the corners."""
 
     frame: Share = Field(0.05, description="Width of the outer ring, as a share of the model's view of the image.")
     corner: Share = Field(0.25, description="Size of the four corners, as a share of the model's view of the image.")
@@ -197,7 +197,7 @@ class AlertsConfig(Section):
 
 
 class ConfirmConfig(Section):
-    """Tests of findings: the region is covered, and the loss compared with that of equal regions elsewhere."""
+    """Tests of findings: cover the region, and compare the loss of margin with that for control regions."""
 
     enabled: bool = Field(
         True, description="Whether to test findings and self-audit. Without tests every alert stays suspected."

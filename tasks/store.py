@@ -19,7 +19,7 @@ from tasks.settings import RegionsConfig
 
 
 def frame_boxes(width: float) -> list[Box]:
-    """Return the frame of an image as four boxes that do not overlap; `width` is a share of each side."""
+    """Return the frame of an image as four boxes that do not overlap; `width` is a share of the image's side."""
     inner = 1 - width
     return [(0, 0, 1, width), (0, inner, 1, 1), (0, width, width, inner), (inner, width, 1, inner)]
 
@@ -43,8 +43,8 @@ def region_rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield rows of `regions`, whose boxes are relative to the part of an image that the model sees.
 
-    The configured boxes, and those of masks and columns, are relative to the original image. `attributions` have the
-    view of each pair, and `attributes` its attributes by pair id.
+    The configured boxes, and those of masks and columns, are relative to the original image. `attributions` are rows
+    with the view of each pair (what the model sees), and `attributes` has the corpus's attributes by pair id.
     """
     everywhere = [("frame", "frame", box) for box in frame_boxes(regions.frame) if regions.frame]
     everywhere += [(name, "corner", box) for name, box in corner_boxes(regions.corner).items() if regions.corner]
@@ -63,9 +63,9 @@ def region_rows(
 
 
 def _list_files(run: Run, results: Sequence[ShardResult]) -> dict[str, tuple[str, int]]:
-    """Return table and rows of each file of the shards, by its path below the lake.
+    """Return the table and number of rows of each file of the shards, by path relative to the lake.
 
-    Raises StoreError unless the files of each shard have as many attributions and errors together as pairs.
+    Raises StoreError unless the files of each shard have one attribution or error row for each of its pairs.
     """
     files: dict[str, tuple[str, int]] = {}
     for result in results:

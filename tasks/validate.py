@@ -24,7 +24,7 @@ CRITICAL, WARNING = "critical", "warning"
 
 @dataclass(frozen=True)
 class Check:
-    """An expectation of Great Expectations, and the sentence about its failure: see `format_failed_check`."""
+    """An expectation of Great Expectations, and the sentence that reports its failure: see `format_failed_check`."""
 
     expectation: str
     settings: Mapping[str, Any]
@@ -111,7 +111,7 @@ def suite_digest(suite: str) -> str:
 
 
 def check_frame(suite: str, frame: Any) -> list[dict[str, Any]]:
-    """Run a suite on a pandas frame, and return one row of `validations` per check. A check that raises has failed."""
+    """Run a suite on a pandas DataFrame; return a row of `validations` per check. A check that raises has failed."""
     import great_expectations as gx  # takes 6 to 10 seconds
 
     # It logs its temporary folders, on a logger that ignores the level of its parents.
@@ -151,7 +151,7 @@ def check_frame(suite: str, frame: Any) -> list[dict[str, Any]]:
 
 @task(name="validate", **TASK_OPTIONS)
 def validate(run: Run) -> GateOutcome:
-    """Run all suites on a run, store `validations`, and return which checks failed."""
+    """Run all suites on a run, store `validations`, and return sentences about the failed checks."""
     rows: list[dict[str, Any]] = []
     with run.connect() as connection:
         for suite in track(SUITES, description="checking gates"):

@@ -24,7 +24,7 @@ def demo(
     as_json: output.JsonOption = False,
     verbose: output.VerboseOption = False,
 ) -> None:
-    """Audit the embedded model on generated chest X-rays. Exits with 0 when the audit completed, alerts or not."""
+    """Audit a demo model on generated chest X-rays. Exits with 0 if the audit completed, with or without alerts."""
     from demo.corpus import generate
     from demo.models import NAMES
     from flows.config import parse
@@ -71,7 +71,7 @@ def reflag(
     as_json: output.JsonOption = False,
     verbose: output.VerboseOption = False,
 ) -> None:
-    """Apply the file's [alerts] and [phrases] to a run's attributions, as a new run without a model.
+    """Apply [alerts] and [phrases] of an AUDIT.toml to the attributions of a run. Makes a new run, without the model.
 
     Exit codes are those of `run`.
     """
@@ -169,7 +169,7 @@ def _print_result(result: Any, lake: Root, as_json: bool) -> None:
 
 
 def exit_unless_complete(result: Any, alerts: output.Exit = output.Exit.OK) -> None:
-    """Exit with the exit code of an audit's result; return if the run completed without errors and without alerts."""
+    """Exit with the exit code of an audit's result, or return if it is 0; `alerts` is the exit code for alerts."""
     code = {"completed": alerts if result.alerts else output.Exit.OK, "completed_with_errors": output.Exit.ERRORS}
     if exit_code := code.get(result.status, output.Exit.FAILURE):
         raise typer.Exit(exit_code)
@@ -237,7 +237,7 @@ def alerts(
 
 
 def read_alerts(lake: Root, run_id: str) -> tuple[list[dict[str, Any]], str]:
-    """Return the alerts of a run (an id, `latest` or `all`), and a phrase that names the runs that were read."""
+    """Return the alerts of a run (an id, `latest` or `all`), and a description of the runs that were read."""
     with sql.connect(lake) as connection:
         runs = sql.read(connection, "SELECT run_id, status, reason FROM runs ORDER BY run_id DESC")
         known = [row["run_id"] for row in runs if row["status"] != "pruned"]
@@ -291,7 +291,7 @@ def notify(
     as_json: output.JsonOption = False,
     verbose: output.VerboseOption = False,
 ) -> None:
-    """Let Prefect notify a web hook, chat, pager or mailbox of alerts and runs. Repeat it to change the settings."""
+    """Let Prefect notify a web hook, chat, pager or mailbox of alerts and runs. Run it again to change the settings."""
     prepare_prefect(verbose)
     from prefect.exceptions import PrefectHTTPStatusError
     from prefect.settings import PREFECT_API_URL

@@ -62,7 +62,7 @@ def corpus(
 
 
 def models(as_json: output.JsonOption = False) -> None:
-    """List open_clip's models: which can be audited, how each tower pools, and where it is cut by default."""
+    """List open_clip's models: which can be audited, how each tower pools, and where its bottleneck is by default."""
     from m2ib.towers.catalog import describe_models
 
     output.note("building open_clip's models without weights: takes about a minute")
@@ -105,7 +105,7 @@ def sweep(
     pairs: Annotated[int, typer.Option(min=2, help="Number of pairs to attribute.")] = 32,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Compare bottleneck settings on your own model and pairs: stability, cosine kept, nats and cost of each."""
+    """Compare bottleneck settings on your own model and pairs: stability, remaining cosine, nats and time of each."""
     import m2ib
     from corpora import Pair
     from m2ib.analysis.sweep import make_variants, run_sweep

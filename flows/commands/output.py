@@ -67,7 +67,7 @@ def say(line: str) -> None:
 
 
 def note(line: str) -> None:
-    """Print a line to standard error, such as a note on the work; it is not part of the result."""
+    """Print a line to standard error, such as a progress message; it is not part of the result."""
     stderr.print(line, markup=False)
 
 
@@ -78,7 +78,7 @@ def print_json(value: Any) -> None:
 
 @contextlib.contextmanager
 def exit_on_error(lake_error: Exit = Exit.BAD_INPUT, next_step: str = "try again") -> Iterator[None]:
-    """Exit with a message on an error that an operator can act on. The command line wraps every command in it.
+    """Exit with a message if the block raises an error that the user can fix. Every command runs in such a block.
 
     `lake_error` is the exit code if the lake is missing or damaged; `next_step`, such as `prune again`, ends the
     message about a file that cannot be read or written.
@@ -98,7 +98,7 @@ def exit_on_error(lake_error: Exit = Exit.BAD_INPUT, next_step: str = "try again
 
 
 def parse_lake(lake: object) -> Root:
-    """Return the folder or URL of a lake as a root. Exit if the text is not a valid folder or URL."""
+    """Parse the folder or URL of a lake. Exit if it is not valid."""
     try:
         return lake_root(str(lake))
     except UrlError as error:
@@ -121,7 +121,7 @@ KeyOption = Annotated[
 
 
 def load_config(audit_file: Path, lake: str | None) -> Any:
-    """Read an AUDIT.toml; `lake`, if given, replaces the lake that the file names."""
+    """Read an AUDIT.toml; `lake`, if given, replaces [lake] path of the file."""
     from flows.config import load
 
     config = load(audit_file)

@@ -22,7 +22,7 @@ def report(
     lake: output.LakeOption = output.LAKE,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Write a run's report, with the decisions and signatures so far: one self-contained HTML file, or one PDF."""
+    """Write a run's report, with all decisions and signatures so far, as one self-contained HTML file or PDF."""
     from review.report.html import write_report
     from tasks.progress import bar
 
@@ -150,7 +150,7 @@ StdinOption = Annotated[
 
 
 def _read_password(from_stdin: bool) -> str:
-    """Prompt for a password. It is never a command-line argument, because other users could see it."""
+    """Prompt for a password. It is never a command-line argument: other users of the machine could see those."""
     if from_stdin:
         return sys.stdin.readline().rstrip("\r\n")
     if not sys.stdin.isatty():

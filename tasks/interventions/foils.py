@@ -13,18 +13,18 @@ Accept = Callable[[str], bool]
 
 _WORD = re.compile(LETTERS)
 _MAX_TRIES = 20_000
-"""Captions to try per pair. In a larger corpus a foil that is rarer than that is not found."""
+"""Maximum number of captions to try per pair. In a larger corpus, rare foils may not be found."""
 
 
 def words_of(caption: str) -> frozenset[str]:
-    """Return the words of a caption, split and normalized as for slices."""
+    """Return the normalized words of a caption, split in the same way as the words that name slices."""
     return frozenset(_WORD.findall(normalize_text(caption)))
 
 
 class FoilFinder:
-    """Distinct captions of a corpus, in an order that depends on the seed and the captions alone.
+    """Finds foils among the distinct captions of a corpus, in an order that depends on the seed and the captions alone.
 
-    A content word is a word of at most half of the captions. No list of stop words is needed, in any language.
+    A content word is a word that at most half of the captions contain. This needs no list of stop words.
     """
 
     def __init__(self, captions: Iterable[str], seed: int) -> None:
@@ -42,7 +42,7 @@ class FoilFinder:
         return hashlib.sha256(f"{self._seed}\x1f{text}".encode()).digest()
 
     def most_common_words(self, count: int, exclude: str) -> list[str]:
-        """Return the words that most captions contain, except words with digits and the words of a phrase."""
+        """Return the `count` most frequent words of captions, except words with digits and the words of `exclude`."""
         excluded = words_of(exclude)
         return [word for word in self._by_frequency[: count + len(excluded)] if word not in excluded][:count]
 
@@ -55,9 +55,9 @@ class FoilFinder:
     ) -> list[str]:
         """Find up to `count` foils of a pair's caption, chosen by a hash of seed and pair.
 
-        The set of content words of each foil differs from the caption's. Foils for a slice of a word or collocation do
-        not contain it; foils for the whole corpus share no content word with the caption. The slice kind `any` sets no
-        further condition. `caption` may be a part of the pair's caption. `accept` is a further condition on a foil.
+        A foil differs from the caption in its content words. For a slice of a word or collocation, it does not contain
+        that word or collocation; for the whole corpus, it shares no content word with the caption; the slice kind `any`
+        has no condition. `caption` may be a part of the pair's caption. `accept` returns whether a foil is valid.
         """
         content = words_of(caption) - self._common
         found: list[str] = []

@@ -26,7 +26,7 @@ from tasks.text.spans import Span, phrase_span, token_spans
 PhraseFill = Literal["remove", "replace"]
 
 FILLER_WORDS = 8
-"""Most common words of the corpus from which the controls are sampled."""
+"""Number of most common words of the corpus from which fillers are sampled."""
 _ONE_MORE_WORD = " a"  # changes the tokens in any vocabulary, if there is room
 
 
@@ -46,13 +46,13 @@ class ModelCaptions:
             self._captions_with[row["region"]].add(caption)
 
     def truncate(self, caption: str) -> str:
-        """Return a caption up to the end of its last token."""
+        """Return the part of a caption that the model reads: up to the end of its last token."""
         return caption[: max((span[1] for span in self._spans[caption] if span is not None), default=0)]
 
     def find_without(self, spans_by_pair: Mapping[str, Sequence[Span]]) -> frozenset[str]:
-        """Return the captions that do not contain a phrase, given its spans in the captions of some pairs.
+        """Return the captions that lack a phrase, which is given by its spans in the captions of some pairs.
 
-        Other phrases that match at all of these spans count as the same phrase.
+        If several stored phrases have all of these spans, the captions lack all of these phrases.
         """
         phrases = [
             self._phrases[self._captions[pair_id], span] for pair_id, spans in spans_by_pair.items() for span in spans
@@ -63,7 +63,7 @@ class ModelCaptions:
 
 @dataclass(frozen=True)
 class CaptionVersions:
-    """A pair's caption, its versions and its foils."""
+    """A pair's caption, its versions without the phrase or with fillers, and its foils."""
 
     pair_id: str
     foils: list[tuple[str, str]]  # pair id and caption of each foil
@@ -75,7 +75,7 @@ class CaptionVersions:
     at_start: bool  # whether the caption starts with the phrase, so that it is added at the start of other captions
 
     def add_words(self, other: str, words: str) -> str:
-        """Add words to another caption, at the end at which this caption has the phrase."""
+        """Add words to another caption: at its start if this caption starts with the phrase, otherwise at its end."""
         return f"{words} {other}" if self.at_start else f"{other} {words}"
 
 
@@ -89,7 +89,7 @@ class PhraseSample:
 
 
 def replace_spans(caption: str, spans: Sequence[Span], filler: str) -> str:
-    """Replace each span of a caption by a text, and normalize white space."""
+    """Replace each span of a caption by `filler`, and normalize white space."""
     parts, end_before = [], 0
     for start, end in spans:
         parts += [caption[end_before:start], filler]
@@ -98,7 +98,7 @@ def replace_spans(caption: str, spans: Sequence[Span], filler: str) -> str:
 
 
 class PhraseInterventions:
-    """Remove and replace phrases in the captions of a run."""
+    """Measures margins with phrases removed from, or replaced in, the captions of a run."""
 
     fills: ClassVar[tuple[PhraseFill, ...]] = ("remove", "replace")
 
@@ -111,9 +111,9 @@ class PhraseInterventions:
         return ModelCaptions(self._samples.run)
 
     def _fits(self, text: str) -> bool:
-        """Return whether a text fits into the model's context: adding a word changes its tokens.
+        """Return whether a text fits into the model's context and leaves room for another word.
 
-        A text that fills the context to the last token does not count.
+        It does if the tokens change when a word is appended to the text.
         """
         if text not in self._fitting:
             self._fitting[text] = self._count_different_tokens(text, text + _ONE_MORE_WORD) > 0
@@ -124,7 +124,7 @@ class PhraseInterventions:
         return int((tokens != others).sum())
 
     def sample_claim(self, connection: sql.Connection, claim: Claim, pair_ids: Sequence[str]) -> PhraseSample:
-        """Prepare pairs for the test of a stored phrase in a slice; see `sample`."""
+        """Prepare pairs for the test of a claim, which names a stored phrase and a slice; see `sample`."""
         phrase, slice_kind, slice_name = claim
         spans_by_pair: dict[str, list[Span]] = {pair_id: [] for pair_id in pair_ids}
         parameters = {"run_id": self._samples.run.run_id, "region": phrase, "pair_ids": list(pair_ids)}
@@ -170,7 +170,7 @@ class PhraseInterventions:
     def _versions(
         self, pair_id: str, spans: Sequence[Span], slice_kind: str, slice_name: str, without: frozenset[str]
     ) -> CaptionVersions | None:
-        """Prepare the versions of a pair's caption, with foils among the captions `without` the phrase.
+        """Prepare the versions of a pair's caption; foils are chosen from `without`, the captions that lack the phrase.
 
         Return None if the pair cannot be measured.
         """
@@ -205,16 +205,16 @@ class PhraseInterventions:
         return replace(versions, foils=[(samples.choose_pair(other, pair_id, "holder"), other) for other in foils])
 
     def _score(self, sample: PhraseSample, versions: Sequence[Sequence[str]]) -> Numbers:
-        """Return the margins of versions of each pair's caption: (pairs, versions)."""
+        """Return the margins of versions of each pair's caption, as an array (pairs, versions)."""
         texts = np.stack([self._samples.embed_captions(captions) for captions in versions])
         return occlusion.foil_margin(texts, sample.own, sample.foils)
 
     def margins(self, sample: PhraseSample, fill: PhraseFill) -> Margins:
         """Measure the margins of a sample with and without the phrase, and those of its controls.
 
-        With the fill `remove`, a control is the gain when the phrase is added to captions that lack it, since a phrase
-        that the model does not know disturbs all captions alike. With `replace`, it is the gain when as many common
-        words are put in the place of the phrase.
+        With the fill `remove`, a control is the margin gained when the phrase is added to a caption that lacks it: a
+        phrase that the model does not know disturbs all captions alike. With `replace`, a control is the margin gained
+        when as many common words are put in the place of the phrase.
         """
         scores = self._score(sample, [(one.caption, one.rest) for one in sample.versions])
         clean, rest = scores[:, 0], scores[:, 1]
@@ -228,9 +228,9 @@ class PhraseInterventions:
         return Margins(clean, rest, clean[:, None] - gains)
 
     def _gains_of_foils(self, sample: PhraseSample) -> Numbers:
-        """Return the gain of each foil's margin from the added phrase: (pairs, controls), NaN for missing ones.
+        """Return how much each foil's margin rises when the phrase is added: (pairs, controls), NaN without a foil.
 
-        The foil's margin is relative to the pair's image and those of the foils with a different meaning.
+        The foil's own image is compared with the pair's image and with those of foils that differ in meaning.
         """
         gains = np.full((len(sample.versions), self._settings.controls), np.nan)
         for number, one in enumerate(sample.versions):
@@ -244,7 +244,7 @@ class PhraseInterventions:
         return gains
 
     def transplant(self, sample: PhraseSample) -> Numbers:
-        """Measure how much more a foil's margin rises if the phrase, and not a filler, is added to its caption."""
+        """Measure how much more the phrase than a filler, added to a foil, raises its margin for the pair's image."""
         versions = [
             [one.add_words(one.foils[0][1], words) for words in (one.phrase, one.fillers[0])] for one in sample.versions
         ]

@@ -18,7 +18,7 @@ from tasks.interventions.statistics import Margins, Numbers, smallest_sample
 from tasks.records import Box, Claim
 
 HOSTS = 4
-"""Images that a pair's region is swapped with, so that the content of a single one does not decide."""
+"""Maximum number of other images to swap a pair's region with, so that the content of one image does not decide."""
 
 Boxes = Mapping[str | None, Sequence[Box]]
 """Boxes of a region by pair id; those under None apply to every pair."""
@@ -28,7 +28,7 @@ Boxes = Mapping[str | None, Sequence[Box]]
 class RegionSample:
     """Pairs on which a region is tested.
 
-    If the region has a name, it is tested in several slices in a row. Embeddings of its covered images are then cached
+    A region with a name (`region`) is tested in several slices in a row. Embeddings of its covered images are cached
     until another region is tested, because slices overlap and differ only in their foils.
     """
 
@@ -43,20 +43,20 @@ class RegionSample:
 
     @property
     def area(self) -> float:
-        """Mean share of the image that the region covers."""
+        """The share of the image that the region covers, averaged over the pairs."""
         return float(self.masks[:, 0].mean())
 
     def margin(self, images: Numbers) -> Numbers:
-        """Return the margin of versions of the images, given their embeddings: (pairs, *versions)."""
+        """Return the margins of versions of the images, given their embeddings, as an array (pairs, *versions)."""
         return occlusion.foil_margin(images, self.own, self.foils)
 
 
 class RegionInterventions:
-    """Cover regions in the images of a run."""
+    """Measures margins with regions covered in the images of a run."""
 
     fills: ClassVar[tuple[Fill, ...]] = ("mean", "blur", "swap")
-    """All must pass: a fill can itself mean something to the model, and the content of another image can contain the
-    artifact."""
+    """Fills of a test, in this order. All must pass: a fill can itself mean something to the model, and another image
+    can contain the artifact."""
 
     def __init__(self, samples: Samples) -> None:
         self._samples, self._settings = samples, samples.plan.confirm
@@ -72,7 +72,7 @@ class RegionInterventions:
         return boxes
 
     def sample_claim(self, connection: sql.Connection, claim: Claim, pair_ids: Sequence[str]) -> RegionSample:
-        """Prepare pairs for the test of a stored region in a slice; see `sample`."""
+        """Prepare pairs for the test of a claim, which names a stored region and a slice; see `sample`."""
         region, slice_kind, slice_name = claim
         boxes = self.read_boxes(connection, pair_ids)[region]
         return self.sample(pair_ids, boxes, slice_kind, slice_name, region)
@@ -80,10 +80,10 @@ class RegionInterventions:
     def sample(
         self, pair_ids: Sequence[str], boxes: Boxes, slice_kind: str, slice_name: str, region: str | None = None
     ) -> RegionSample:
-        """Prepare pairs of a slice for tests of a region, whose foils depend on the slice; see `FoilFinder.find`.
+        """Prepare pairs of a slice for tests of a region, given its boxes.
 
-        Pairs that cannot be measured are left out; NotMeasurableError is raised if too few are left. `region` is
-        explained in `RegionSample`.
+        The foils depend on the slice; see `FoilFinder.find`. Pairs that cannot be measured are left out;
+        NotMeasurableError is raised if too few are left. `region` is explained in `RegionSample`.
         """
         samples, settings, found = self._samples, self._settings, []
         lost = {"image no longer reads": 0, "no two other captions to compare with": 0, "no room for controls": 0}
@@ -109,7 +109,7 @@ class RegionInterventions:
     def _embed(self, pairs: Sequence[tuple[Any, ...]], region: str | None = None) -> RegionSample:
         """Compute the embeddings of a sample, given pair id, image, masks, hosts and foils of each pair.
 
-        Missing foils are filled by repetition, because only the best foil counts.
+        If a pair has fewer foils than others, its foils are repeated, because only the best foil counts.
         """
         samples, count = self._samples, self._settings.foils
         pair_ids, images, masks, hosts, foils = zip(*pairs, strict=True)
@@ -126,9 +126,9 @@ class RegionInterventions:
         )
 
     def screen(self, pair_ids: Sequence[str], boxes: Boxes) -> Iterator[dict[str, Any]]:
-        """Yield how much each pair's margin falls if the region is covered by its mean. There are no controls.
+        """Yield how much each pair's margin falls if the region is covered with the fill `mean`. There are no controls.
 
-        Pairs are left out if the region covers none or all of the image, the image can no longer be read, or there are
+        A pair is left out if the region covers none or all of its image, its image can no longer be read, or it has
         fewer than two foils.
         """
         found: list[tuple[Any, ...]] = []
@@ -154,14 +154,14 @@ class RegionInterventions:
         return self._samples.foils.find(caption, pair_id, slice_kind, slice_name, self._settings.foils)
 
     def _find_hosts(self, pair_id: str, foils: Sequence[str]) -> list[str]:
-        """Find up to `HOSTS` pairs whose captions are the foils, the first with a readable image; [] if no image is."""
+        """Find up to `HOSTS` pairs with foils as captions; the image of the first is readable. Return [] if none is."""
         hosts = [self._samples.choose_pair(caption, pair_id, "host") for caption in foils]
         while hosts and self._samples.read_image(hosts[0]) is None:
             hosts.pop(0)
         return hosts[:HOSTS]
 
     def _host_images(self, sample: RegionSample, turn: int) -> Any:
-        """Return the image of each pair's host at index `turn`; its first host replaces a missing or unreadable one."""
+        """Return the image of each pair's host number `turn`; its first host replaces a missing or unreadable one."""
         read = self._samples.read_image
         images = [(read(hosts[turn if turn < len(hosts) else 0]), hosts[0]) for hosts in sample.hosts]
         return self._samples.network.stack_images([read(first) if image is None else image for image, first in images])
@@ -172,7 +172,7 @@ class RegionInterventions:
         return replace(sample, pixels=pixels, clean=self._samples.embed_images(pixels))
 
     def margins(self, sample: RegionSample, fill: Fill) -> Margins:
-        """Measure the margins of a sample under one fill. For swaps they are means over the hosts."""
+        """Measure the margins of a sample with one fill. With the fill `swap` they are means over each pair's hosts."""
         embed = self._samples.embed_occluded
         present: NDArray[np.bool_] = np.any(sample.masks, axis=(2, 3))
         if fill == "swap":
@@ -188,7 +188,7 @@ class RegionInterventions:
     def _occlude_cached(self, sample: RegionSample, fill: Fill, present: NDArray[np.bool_]) -> Numbers:
         """Embed the covered images of a sample, each once per region; `present` is true for masks that are not empty.
 
-        The number of empty masks depends on the sample, so only the others are cached.
+        Only embeddings for the other masks are cached, because the number of empty masks depends on the sample.
         """
         if sample.region != self._region:
             self._filled.clear()
@@ -201,9 +201,9 @@ class RegionInterventions:
         return _pad([self._filled[fill, pair_id] for pair_id in sample.pair_ids], sample.masks.shape[1])
 
     def transplant(self, sample: RegionSample) -> Numbers | None:
-        """Measure how much more a pair's region than its control raises the margin of the pair's first host.
+        """Measure how much more the margin of a pair's first host rises when the region, and not a control, is pasted.
 
-        A frame cannot be transplanted: return None if the region is a frame in some image.
+        A frame cannot be transplanted: return None if the region is a frame in any image.
         """
         if any(is_frame(mask) for mask in sample.masks[:, 0]):
             return None
@@ -217,7 +217,7 @@ class RegionInterventions:
 
 
 def _pad(stacks: Sequence[NDArray[Any]], size: int | None = None) -> NDArray[Any]:
-    """Stack arrays of unequal length, with zeros at the end."""
+    """Stack arrays of unequal length, padded with zeros to `size` or, by default, to the longest one."""
     size = size or max(len(stack) for stack in stacks)
     padded = np.zeros((len(stacks), size, *stacks[0].shape[1:]), dtype=stacks[0].dtype)
     for place, stack in zip(padded, stacks, strict=True):

@@ -33,11 +33,11 @@ class InterventionPlan:
 
 
 class NotMeasurableError(Exception):
-    """A sample is too small for a test; the message is one sentence."""
+    """A sample is too small for a test; the message says why, in one sentence."""
 
 
 class Samples:
-    """Model, images and captions of a run. Embeddings and decoded images are cached."""
+    """The model, images and captions of a run, for all interventions. Images and embeddings are cached."""
 
     def __init__(self, run: Run, plan: InterventionPlan) -> None:
         self.run, self.plan = run, plan
@@ -67,7 +67,7 @@ class Samples:
         return sql.rows(connection, "derive/large_slices", run_id=self.run.run_id, **parameters)
 
     def choose_pair(self, caption: str, pair_id: str, purpose: str) -> str:
-        """Return a pair that has a caption, chosen by a hash of seed, purpose and the pair that it is chosen for."""
+        """Return the id of a pair with this caption, chosen by a hash of the seed, the purpose and `pair_id`."""
         key = f"{self.plan.seed}\x1f{purpose}\x1f{pair_id}"
         number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
         pairs = self._pairs_by_caption[caption]
@@ -84,7 +84,7 @@ class Samples:
             return occlusion.embed_occluded(self.network, pixels, masks, fill, donors)
 
     def embed_captions(self, captions: Sequence[str]) -> Numbers:
-        """Embed captions, each distinct one once per run: (captions, embed)."""
+        """Embed captions, each distinct one once per run; return an array (captions, embed)."""
         new = list(dict.fromkeys(caption for caption in captions if caption not in self._caption_embeddings))
         if new:
             with self.lock:
@@ -107,5 +107,5 @@ class Samples:
 
 @lru_cache(maxsize=1)
 def load_samples(run: Run, plan: InterventionPlan) -> Samples:
-    """Return the `Samples` of a run. The last ones stay in memory until the cache of this function is cleared."""
+    """Return the `Samples` of a run. Those of the last call stay in memory until `load_samples.cache_clear()`."""
     return Samples(run, plan)

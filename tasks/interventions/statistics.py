@@ -17,7 +17,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Margins:
-    """Margins over the foils of each pair of a sample."""
+    """Margins of each pair of a sample: unchanged, with the region covered, and with controls covered."""
 
     clean: Numbers  # of the unchanged pairs, (pairs,)
     region: Numbers  # with the region covered, (pairs,)
@@ -36,7 +36,7 @@ class Margins:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Statistics of a sample under one fill."""
+    """Statistics of a sample with one fill."""
 
     n: int  # number of pairs
     effect: float  # mean of `Margins.differences`
@@ -50,7 +50,7 @@ class Evidence:
 
 
 def generator(*key: object) -> np.random.Generator:
-    """Return a random generator that depends on the key alone."""
+    """Return a random generator that is seeded by the key alone."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8]))
 
@@ -74,7 +74,7 @@ def evaluate(margins: Margins, floor_share: float, *key: object) -> Evidence:
 
 
 def bootstrap_interval(values: Numbers, *key: object, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """Return the 95 % interval of the mean (percentile bootstrap)."""
+    """Return the 95 % percentile bootstrap interval of the mean of values; `key` seeds the resampling."""
     chosen = generator("interval", *key).integers(len(values), size=(resamples, len(values)))
     low, high = np.quantile(values[chosen].mean(axis=1), (0.025, 0.975))
     return float(low), float(high)
@@ -92,11 +92,11 @@ def signed_rank_p(differences: Numbers) -> float:
 
 
 def effect_floor(margins: Margins, floor_share: float, *key: object) -> float:
-    """Return the smallest relevant effect, which is the larger of two.
+    """Return the smallest relevant effect: the larger of two values.
 
-    (a) The effect that chance and location can have. Each control in turn is compared with the other controls on
-    resampled pairs; this is the 95 % quantile of the absolute mean. (b) `floor_share` times the mean absolute margin of
-    the unchanged pairs. It is absolute, because margins around zero would otherwise give a floor of zero.
+    (a) The effect that chance and location can have: the 95 % quantile of the absolute mean difference between one
+    control and the other controls, over resampled pairs. (b) `floor_share` times the mean absolute margin of the
+    unchanged pairs; absolute, because margins around zero would otherwise give a floor of zero.
     """
     _, controls = margins.drops()
     null: list[Numbers] = []
@@ -122,7 +122,7 @@ def adjust_p_values(p: Sequence[float]) -> list[float]:
 def explain_failure(evidence: Evidence, q: float, level: float) -> str | None:
     """Return one sentence on why the effect in a sample is not significant, or None if it is significant.
 
-    It is significant if the effect exceeds the floor, its interval is above zero, and p and q are below the level.
+    An effect is significant if it exceeds the floor, its interval is above zero, and p and q are below the level.
     """
     if evidence.effect <= evidence.floor:
         return f"got an effect of {evidence.effect:.4f}, expected more than the floor of {evidence.floor:.4f}"
@@ -145,10 +145,10 @@ def estimate_sensitivity(
 ) -> float:
     """Return the share of sets of pairs in which the test detects a region that costs every pair `size` of its margin.
 
-    The sets are resampled from a region that was measured on this model, under all fills. Its effect is replaced by
-    `size`, so that only the variation between pairs remains. `level` applies to p, since there are no other tests to
-    adjust for. The key consists of whole numbers: measured numbers differ in their last digits between batch sizes,
-    and would resample different sets.
+    The `sets` are resampled from pairs on which a region was measured, with all fills. The effect of that region is
+    replaced by `size`, so that only the variation between pairs remains. `level` applies to p, since there are no other
+    tests to adjust for. `key` seeds the resampling. It has whole numbers only: measured numbers differ in their last
+    digits between batch sizes, and would resample different sets.
     """
     n = len(margins_by_fill[0].clean)
     chosen = generator("sensitivity", *key).integers(n, size=(sets, n))

@@ -22,21 +22,21 @@ from tasks.lake.run import Run, open_parquet
 TABLES = ("attributions", "ingest_errors")
 """Tables with a file per shard. Other tables have few files, and merging them could change the last digit of sums."""
 MAX_ROW_GROUPS = 128
-"""Row groups per merged file: every reader reads the footer, which grows with them."""
+"""Maximum number of row groups per merged file: every reader reads the file's footer, which grows with them."""
 MAX_BYTES = 512 * 2**20
-"""Size of the files that are merged into one."""
+"""Maximum size in bytes of all files that are merged into one."""
 
 FileEntry = Mapping[str, Any]
-"""A file in the manifest: `path`, `table`, `rows` and `sha256`."""
+"""The manifest's entry for a file: `path`, `table`, `rows` and `sha256`."""
 
 _ADVICE = "restore it from a backup"
 
 
 def compact_run(run: Run, signer: SigningKey | None = None) -> list[dict[str, Any]]:
-    """Merge the files of a complete run, table by table; return files and bytes before and after of changed tables.
+    """Merge the files of a complete run; return the number of files and bytes, before and after, of each changed table.
 
     An unfinished run is not compacted, because a resumed run recognizes finished shards by their file names. Raises
-    StoreError if the run is not complete, a running one reads its files, or a file is damaged.
+    StoreError if the run is not complete, a running run reads its files, or a file is damaged.
     """
     with lock_run(run):
         record = run.read_manifest()
@@ -84,7 +84,7 @@ def _remove_replaced_files(run: Run) -> None:
 
 
 def _batch_files(run: Run, entries: Sequence[FileEntry]) -> list[list[tuple[FileEntry, Path]]]:
-    """Group consecutive files with the same columns into batches that fit into one file each.
+    """Group consecutive files with the same columns into batches, each of which fits into one merged file.
 
     The files of a run can differ in their columns if it was resumed with a later release.
     """
@@ -103,9 +103,9 @@ def _batch_files(run: Run, entries: Sequence[FileEntry]) -> list[list[tuple[File
 
 
 def _merge(run: Run, table: str, batch: Sequence[tuple[FileEntry, Path]]) -> FileEntry:
-    """Merge a batch into one file, verify it, and return its entry of the manifest; a single file is left unchanged.
+    """Merge a batch into one file, verify it, and return the manifest's entry for it; a single file is left unchanged.
 
-    The name is made from the digests of the files, so that a second attempt writes the same file.
+    The merged file's name is a digest of the batch, so that a second attempt writes the same file.
     """
     if len(batch) == 1:
         return batch[0][0]
@@ -126,7 +126,7 @@ def _merge(run: Run, table: str, batch: Sequence[tuple[FileEntry, Path]]) -> Fil
 
 
 def _verify(path: Path, sizes: Sequence[int]) -> str:
-    """Return the sha256 of a file that was just written; raise StoreError if its row groups have other sizes."""
+    """Return the sha256 of a file that was just written; raise StoreError if its row groups do not have these sizes."""
     with open_parquet(path, "check the disk") as file:
         found = [file.read_row_group(number).num_rows for number in range(file.num_row_groups)]
     if found != list(sizes):

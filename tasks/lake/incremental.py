@@ -20,15 +20,15 @@ from tasks.lake.run import CALIBRATION, Run, open_parquet
 _REQUIRED_EQUAL = ("corpus", "model_digest", "code_version", "environment")
 ADVICE = "start a run that is not incremental"
 NO_BASE = {"base_run": None, "calibration_run": None, "calibration_sha256": None, "incremental": None}
-"""Facts of a run that is not incremental."""
+"""Facts in the manifest of a run that is not incremental."""
 
 
 def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Find the newest complete run whose maps would be identical, bit by bit, to those of the run with these facts.
 
     Return facts for the manifest. `base_run` is the run to build upon. `calibration_run` is the run that computed its
-    feature statistics, with their digest (None if the settings need none). `incremental` is a sentence that states
-    which run was chosen, or why none was. If none was, all other facts are None.
+    feature statistics, and `calibration_sha256` is their digest (None if the settings need none). `incremental` is a
+    sentence that states which run was chosen, or why none was; in the latter case all other facts are None.
     """
     # A re-flagged run has a copy of another run's maps, computed by the code of that time: that run is the base.
     complete = [record for record in sql.read_manifests(lake) if sql.is_complete(record) and not record.get("reflags")]
@@ -61,9 +61,9 @@ def _list_differences(lake: Root, record: Mapping[str, Any], facts: Mapping[str,
 
 
 def find_reusable_rows(run: Run, pairs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return by pair id the attributions of these pairs that the base run (the run that this one builds upon) has.
+    """Return, by pair id, the attributions that the base run (the run that this one builds upon) has of these pairs.
 
-    A pair counts as the same if its `pair_id` and `caption` are.
+    A pair of the base run counts as the same if it has the same `pair_id` and `caption`.
     """
     base = run.read_manifest().get("base_run")
     if not base:

@@ -15,7 +15,7 @@ from tasks.lake.run import REPORT, Run
 
 
 def record_run_end(run: Run, signer: SigningKey | None = None) -> None:
-    """Record a run's final status and the sha256 of its manifest, unless its last record has the same values."""
+    """Record a run's status and its manifest's sha256 in the ledger, unless its last record has the same values."""
     with log_failure("run %s: its end could not be recorded in the lake's ledger", run.run_id):
         body = _read_run_end(run)
         records = _read_records(run)
@@ -24,13 +24,13 @@ def record_run_end(run: Run, signer: SigningKey | None = None) -> None:
 
 
 def record_report(run: Run, name: str, signer: SigningKey | None = None) -> None:
-    """Record the sha256 of a report in a run's folder, unless the ledger already has this record."""
+    """Record the sha256 of a report, a file in the run's folder, unless the ledger already has this record."""
     with log_failure("run %s: its report could not be recorded in the lake's ledger", run.run_id):
         _record_report(run, name, signer)
 
 
 def adopt_run(run: Run, signer: SigningKey | None = None) -> bool:
-    """Record a run that has ended but has no record, and its report, as stored now; return whether a record was added.
+    """Record a run that has ended but is not in the ledger, and its report, as stored now; return whether it was added.
 
     This is for runs written before the lake had a ledger, and for runs whose process was killed before it could record
     them. The record is marked as late, because it proves nothing about the time before.

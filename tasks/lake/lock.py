@@ -25,11 +25,11 @@ from tasks.lake.run import Run, lost_locks, utc_timestamp
 
 LOCK_NAME = "lock.json"
 HEARTBEAT_SECONDS = 10.0
-"""Time between two heartbeats, where the storage has no file locks."""
+"""Seconds between two heartbeats, where the storage has no file locks."""
 TIMEOUT_SECONDS = 35.0
-"""Time without a heartbeat after which the process that has the lock counts as dead."""
+"""Seconds without a heartbeat after which the process that has the lock counts as dead."""
 _SETTLE_SECONDS = 1.0
-"""Time after which of two processes that write the same lock at once, the later one is seen by both."""
+"""Seconds that a process waits after it wrote a lock, to see whether another process overwrote it."""
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 Release = Callable[[], None]
@@ -37,7 +37,7 @@ Release = Callable[[], None]
 
 @contextlib.contextmanager
 def lock_run(run: Run) -> Iterator[None]:
-    """Lock a run against all other processes that share the lake. Raises ResumeError, which names another owner."""
+    """Lock a run while the block runs. Raises ResumeError, which names the other process, if one has the lock."""
     release = _lock_file(run.folder / LOCK_NAME) or _start_heartbeat(run)
     try:
         yield
@@ -46,14 +46,14 @@ def lock_run(run: Run) -> Iterator[None]:
 
 
 def remove_temporary_files(run: Run) -> None:
-    """Remove files that a killed process left half written. The run must be locked."""
+    """Remove files of a run that a killed process left half written. The run must be locked."""
     if isinstance(run.folder, Path):  # object storage has no half-written files
         for path in run.folder.rglob(".*.tmp"):
             path.unlink(missing_ok=True)
 
 
 def _describe_process() -> dict[str, Any]:
-    """Describe this process: `pids` is its namespace of ids, as containers can share a host's name but not its ids."""
+    """Describe this process; `pids` is its namespace of process ids, because containers can share a host's name."""
     process = {"host": socket.gethostname(), "pids": None, "pid": os.getpid(), "since": utc_timestamp()}
     with contextlib.suppress(OSError):  # not Linux
         process["pids"] = str(Path("/proc/self/ns/pid").readlink())
@@ -81,7 +81,7 @@ def _locked_error(path: Root) -> ResumeError:
 
 
 def _lock_file(path: Root) -> Release | None:
-    """Lock a file by the kernel, which unlocks it when the process ends; None if the storage has no file locks."""
+    """Lock a file by the kernel, and return a function that unlocks it; None if the storage has no file locks."""
     if not isinstance(path, Path):
         return None
     while True:
@@ -113,9 +113,9 @@ def _start_heartbeat(run: Run) -> Release:
     """Lock a run by a heartbeat in a file, for storage without file locks.
 
     Another process's lock counts as dead if its heartbeat does not change for a while; times are not compared, since
-    clocks differ. If two processes take over a dead lock in the same second, the one that wrote last has it. A process
-    that could not write for so long that another one took over notices at its next heartbeat: from then on it refuses
-    to write the manifest.
+    clocks differ. If two processes take over a dead lock in the same second, the one that writes last gets it. If a
+    process cannot write its heartbeat and another one takes over the lock, the first process notices it at its next
+    heartbeat, and then refuses to write the manifest.
     """
     path = run.folder / LOCK_NAME
     _wait_for_dead_lock(path)

@@ -25,18 +25,18 @@ REFERENCES = {
     "calibration_run": "uses its feature statistics",
     "reflags": "uses its attributions",
 }
-"""Keys of a manifest that refer to another run, and what for."""
+"""Keys of a manifest that name another run, and how the manifest's run depends on it."""
 
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """Which runs may be pruned. If both limits are given, both must be exceeded; None sets no limit."""
+    """Limits that decide which runs may be pruned. If both are given, a run must exceed both; None is no limit."""
 
     older_than: timedelta | None = None  # time since the run ended
     keep: int | None = None  # number of the newest complete runs of each audit (same corpus and model)
 
     def __str__(self) -> str:
-        """Return the policy as options of the command line."""
+        """Return the policy as command-line options, such as `--keep 30`."""
         age = [] if self.older_than is None else [f"--older-than {self.older_than.total_seconds() / 86400:g}d"]
         return " ".join(age + ([] if self.keep is None else [f"--keep {self.keep}"]))
 
@@ -45,7 +45,7 @@ class RetentionPolicy:
 class PruneItem:
     """A run in a pruning plan: whether to prune it, and the reason.
 
-    `ended` is the start time of a run that has not ended. `files` and `bytes` are those to delete.
+    `ended` is the start time if the run has not ended. `files` and `bytes` count what is deleted; None if it is kept.
     """
 
     run_id: str
@@ -62,9 +62,9 @@ def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = Non
     """Decide which runs to prune, without changing the lake.
 
     These runs are kept: the newest complete run of each audit, runs that the policy keeps, runs that `_find_references`
-    returns, and the base run of each of these. The base of a base run is not kept, because a complete run has copies
-    of everything it needs. First in the plan are pruned runs that still have files. Raises LakeError if the lake cannot
-    be read as a whole, so that references between runs are unknown.
+    returns, and runs that one of these names in `REFERENCES`. What only these last ones name is not kept, because a
+    complete run has copies of everything it needs. First in the plan are runs that were pruned before but still have
+    files. Raises LakeError if the lake cannot be read as a whole, so that references between runs are unknown.
     """
     now = now or datetime.now(UTC)
     records = sql.read_manifests(lake)
@@ -87,7 +87,7 @@ def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = Non
 
 
 def _find_references(lake: Root, complete: Iterable[Sequence[Mapping[str, Any]]]) -> dict[str, str]:
-    """Return the runs that people may still need, by id with the reason, from the queries in `sql/retention`."""
+    """Return the ids of runs that people may still need, with the reasons, from the queries in `sql/retention`."""
     newest = []
     for runs in complete:
         with_history = [run for run in runs if any(file["table"] == "lives" for file in run["files"])]
@@ -101,7 +101,7 @@ def _find_references(lake: Root, complete: Iterable[Sequence[Mapping[str, Any]]]
 
 
 def prune_run(lake: Root, item: PruneItem, signer: SigningKey | None = None) -> str | None:
-    """Prune a run of the plan; return None, or the reason if the run must now be kept."""
+    """Prune a run of the plan; return None, or the reason why the run must be kept after all."""
     run = Run(lake, item.run_id)
     try:
         with lock_run(run):
@@ -125,7 +125,7 @@ def _end_of(record: Mapping[str, Any]) -> str:
 def _reason_to_keep(
     record: Mapping[str, Any], complete: Sequence[str], policy: RetentionPolicy, now: datetime
 ) -> str | None:
-    """Return why a run is kept even without references to it; `None` if it is not."""
+    """Return why a run is kept even if no other run refers to it; None if it may be pruned."""
     if record["run_id"] in complete[:1]:
         return "the newest complete run of its audit"
     if policy.older_than is not None and now - datetime.fromisoformat(_end_of(record)) < policy.older_than:
@@ -147,7 +147,7 @@ def _plan_item(lake: Root, record: Mapping[str, Any], reason_to_keep: str | None
 
 
 def _list_sizes(run: Run) -> dict[str, int]:
-    """Return the sizes of a run's files, without its manifests and its lock."""
+    """Return the size in bytes of each file of a run, by name, without its manifests and its lock."""
     return {
         name: size
         for name, size in stores.list_sizes(run.folder).items()

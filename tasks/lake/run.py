@@ -39,7 +39,7 @@ lost_locks: set[str] = set()
 
 
 Rows: TypeAlias = Iterable[Mapping[str, Any]] | pa.Table
-"""Rows to write: records, or a table that a query returned and that has the run's id already."""
+"""Rows to write: records without the run's id, or a table that a query returned, which has the column `run_id`."""
 
 
 def utc_timestamp() -> str:
@@ -70,33 +70,33 @@ class TableWriter:
 
 @dataclass(frozen=True)
 class Run:
-    """A run in a lake: the handle that stages pass on. It holds no open files and no state of its own."""
+    """A run in a lake, as the flow passes it to the stages. It holds no open files and no state of its own."""
 
     lake: Root
     run_id: str
 
     @property
     def folder(self) -> Root:
-        """Folder of the run's files."""
+        """The folder of the run's files."""
         return self.lake / "runs" / self.run_id
 
     @property
     def report_path(self) -> str:
-        """Path or URL of the run's HTML report, whether or not it has been written."""
+        """The path or URL of the run's HTML report, even if the report has not been written."""
         return str(self.folder / REPORT)
 
     def relative_path(self, name: str) -> str:
-        """Return the path below the lake of a file in the run's folder, which is how the manifest lists it."""
+        """Return the path of a file in the run's folder, relative to the lake, as the manifest lists it."""
         return f"runs/{self.run_id}/{name}"
 
     def path(self, table: str, name: str = "part-00000") -> Root:
-        """Return the path of a table's file."""
+        """Return the path of a table's file; `name` is the file name without `.parquet`."""
         return self.folder / table / f"{name}.parquet"
 
     # The manifest
 
     def create(self, facts: Mapping[str, Any]) -> None:
-        """Write the first manifest of a run, with status `running` and facts: configuration, digests, versions."""
+        """Write the first manifest of a run, with status `running` and `facts` such as configuration and versions."""
         started = {"reason": None, "started_at": utc_timestamp(), "finished_at": None}
         record = {"schema_version": SCHEMA_VERSION, "run_id": self.run_id, "status": "running", **started, **facts}
         self._write_manifest(_to_json(record | {"counts": dict.fromkeys(_COUNTS, 0), "files": []}))
@@ -108,7 +108,7 @@ class Run:
 
     @contextlib.contextmanager
     def changes(self) -> Iterator["ManifestChanges"]:
-        """Collect files, counts and facts of a stage, and write the manifest once, when the block ends without error.
+        """Collect files, counts and facts of a stage, and add them to the manifest when the block ends without error.
 
         Readers see the files of the block only afterwards, all at the same time.
         """
@@ -129,9 +129,9 @@ class Run:
         """Replace the manifest of a run that has ended, after its files were changed.
 
         The earlier manifest stays in the run's folder, byte for byte, and is listed under `earlier_manifests` with its
-        sha256, so that whatever refers to its digest can still be verified. The ledger's record is written first: if
-        the process is killed in between, there is a record without a change, but never a change without a record.
-        `action` is `compacted` or `pruned`, `details` describe it, and `facts` are the keys of the manifest to change.
+        sha256, so that signatures of its digest can still be verified. The ledger's record is written first: if the
+        process is killed in between, there is a record without a change, but never a change without a record.
+        `action` is `compacted` or `pruned`, `details` describes it, and `facts` are the keys of the manifest to change.
         """
         data = stores.read_bytes(self.folder / "manifest.json")
         sha256 = ledger.sha256(data)
@@ -223,7 +223,7 @@ class ManifestChanges:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def update(self, counts: Mapping[str, int] | None = None, **facts: Any) -> None:
-        """Set some of the manifest's `counts`, and other keys of the manifest."""
+        """Set some `counts` of the manifest, and `facts`: other keys of the manifest with their values."""
         self.counts |= counts or {}
         self.facts |= facts
 
@@ -241,7 +241,7 @@ class ManifestChanges:
         return writer.rows
 
     def applied_to(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a manifest with these changes."""
+        """Return a copy of a manifest with these changes applied."""
         copies = stores.fetch_all(self.run.lake, dict.fromkeys(self.files))
         entries = [
             {"path": path, "table": table, "rows": rows, "sha256": stores.file_sha256(copy)}
@@ -257,7 +257,7 @@ def _to_json(record: Mapping[str, Any]) -> bytes:
 
 
 def copy_calibration(run: Run, source: Run, sha256: str, advice: str) -> None:
-    """Copy the feature statistics of another run. Raises StoreError, ending with the advice, if they were damaged."""
+    """Copy the feature statistics of another run. Raises StoreError, ending with `advice`, if they are damaged."""
     path = source.folder / CALIBRATION
     try:
         with stores.write_atomically(run.folder / CALIBRATION) as temporary:
@@ -274,7 +274,7 @@ def _check_digest(path: Root, copy: Path, sha256: str, advice: str) -> None:
 
 @contextlib.contextmanager
 def open_parquet(path: Path, advice: str, sha256: str | None = None) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file that verifies its pages when read; first verify the whole file if its sha256 is given.
+    """Open a Parquet file whose pages are verified when read; verify the whole file first if its sha256 is given.
 
     Every error is raised as a StoreError whose message ends with the advice.
     """

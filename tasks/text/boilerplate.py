@@ -22,7 +22,7 @@ from tasks.text.spans import COMBINING, LETTERS, Span, character_offsets, normal
 Kind = Literal["listed", "identifier", "punctuation", "boilerplate"]
 
 NEARLY_ALL = 0.95
-"""Share of a word's occurrences that makes a run fixed, and share of pairs above which a phrase cannot be compared."""
+"""Share of a word's occurrences in which its fixed run is the same. Also the largest share of pairs with a phrase."""
 
 _WORD = re.compile(rf"{LETTERS}(?:(?:[-_/:'’]|\.(?=\d))+{LETTERS})*")
 _MARKS = re.compile(r"[^\w\s]+")
@@ -34,7 +34,7 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate phrase. `region` is the phrase in double quotes; its `spans` by caption do not overlap."""
+    """A candidate phrase: `region` is its text in double quotes, `spans` are its places by caption, without overlap."""
 
     region: str
     kind: Kind
@@ -47,9 +47,9 @@ def phrase_words(text: str) -> list[str]:
 
 
 def find_candidates(captions: Mapping[str, int], listed: Sequence[str], min_pairs: int) -> list[Candidate]:
-    """Find all candidate phrases, given the number of pairs of each caption; sorted, with distinct names.
+    """Find all candidate phrases, given the number of pairs of each caption; sorted by name, without duplicates.
 
-    Listed phrases are always candidates; others need at least `min_pairs` pairs.
+    Listed phrases are always candidates; others must occur in at least `min_pairs` pairs.
     """
     corpus = _Corpus(captions, min_pairs)
     candidates: dict[str, Candidate] = {}
@@ -76,7 +76,7 @@ def _find_listed(captions: Iterable[str], phrases: Sequence[str]) -> Iterable[Ca
 
 
 def _compile_phrase(words: Sequence[str]) -> re.Pattern[str]:
-    """Return a regular expression for a phrase; a letter at its end only matches at the end of a word."""
+    """Return a regular expression for a phrase that does not match parts of words."""
     before = rf"(?<![^\W_])(?<![{COMBINING}])" if re.match(LETTERS, words[0]) else ""
     after = rf"(?![^\W_]|[{COMBINING}])" if re.search(rf"{LETTERS}\Z", words[-1]) else ""
     return re.compile(before + r"\s+".join(map(re.escape, words)) + after)
@@ -85,7 +85,7 @@ def _compile_phrase(words: Sequence[str]) -> re.Pattern[str]:
 class _Corpus:
     """All captions as one sequence of symbols.
 
-    A symbol is a word, or the digit pattern of the words with digits that fewer than `min_pairs` pairs have.
+    A word is a symbol. Words with digits that are in fewer than `min_pairs` pairs share a symbol, their digit pattern.
     """
 
     def __init__(self, captions: Mapping[str, int], min_pairs: int) -> None:
@@ -123,12 +123,12 @@ class _Corpus:
         self._occurrences = np.split(order, np.cumsum(np.bincount(self._sequence, minlength=len(ids)))[:-1])
 
     def _is_frequent(self, positions: Positions, max_share: float = NEARLY_ALL) -> bool:
-        """Return whether the pairs at these positions are at least the minimum, and at most a share of all pairs."""
+        """Return whether the positions are in at least `min_pairs` pairs, and in at most a share of all pairs."""
         pairs = int(self._weights[np.unique(self._owners[positions])].sum())
         return self._min_pairs <= pairs <= max_share * self._total
 
     def _fixed_run(self, symbol: int) -> tuple[Positions, int, int]:
-        """Return the starts of a word's fixed run, its length, and the index of the word in it."""
+        """Return the positions at which a word's fixed run starts, its length, and the index of the word in it."""
         starts, length, place = self._occurrences[symbol], 1, 0
         min_count, has_grown = NEARLY_ALL * len(starts), True
         while has_grown:
@@ -159,7 +159,7 @@ class _Corpus:
         return Candidate(f'"{" ".join(words)}"', kind, {caption: tuple(own) for caption, own in spans.items()})
 
     def identifiers(self) -> Iterable[Candidate]:
-        """Yield words with a digit, each with its fixed run; a digit pattern represents words that differ per pair."""
+        """Yield words with a digit, each with its fixed run; a digit pattern stands for words that vary by pair."""
         for symbol, word in enumerate(self._symbols):
             # Words that differ from pair to pair can be compared with each other, even where every pair has one.
             is_pattern = symbol in self._patterns
@@ -190,13 +190,13 @@ class _Corpus:
 
     @cached_property
     def _adjacent_bigrams(self) -> tuple[Positions, int, Positions]:
-        """Return the bigram at each position as a number, the number of bigrams, and which of them are adjacent."""
+        """Return the number of the bigram at each position, the count of bigrams, and which bigrams are adjacent."""
         bigrams = np.unique(self._sequence[:-1] * len(self._symbols) + self._sequence[1:], return_inverse=True)[1]
         count = int(bigrams.max(initial=0)) + 1
         return bigrams, count, np.unique(bigrams[:-2] * count + bigrams[2:])
 
     def _is_dispensable(self, starts: Positions, length: int) -> bool:
-        """Return whether the words around a run are neighbors elsewhere, in half of the captions that have the run."""
+        """Return whether, in half of the captions that have a run, the words around it are also neighbors elsewhere."""
         bigrams, count, adjacent = self._adjacent_bigrams
         keys = bigrams[starts - 2] * count + bigrams[starts + length]
         is_adjacent = np.isin(keys, adjacent) & ~self._is_whole_caption(starts, length)
@@ -204,7 +204,7 @@ class _Corpus:
         return 2 * len(np.unique(owners[is_adjacent])) >= len(np.unique(owners))
 
     def marks(self) -> Iterable[Candidate]:
-        """Yield punctuation marks outside words."""
+        """Yield candidates for sequences of punctuation marks outside words."""
         spans: dict[str, dict[str, list[Span]]] = defaultdict(lambda: defaultdict(list))
         for caption in self._captions:
             without_words = _WORD.sub(lambda match: " " * len(match.group()), self._texts[caption])

@@ -15,7 +15,7 @@ from itertools import pairwise
 from tasks.text.spans import LETTERS, normalize_text
 
 MIN_SHARE, MAX_SHARE = 0.1, 0.8
-"""Share of either word's pairs that have the collocation.
+"""Limits on the share of a word's pairs that have the collocation, for each of its two words.
 
 Below the minimum for one of them, that word occurs next to all sorts of words, as articles and prepositions do. Above
 the maximum, the collocation is the same slice as the word.
@@ -38,12 +38,12 @@ def _split(caption: str) -> tuple[list[str], list[_Bigram | None]]:
 
 
 def adjacent_words(caption: str) -> frozenset[str]:
-    """Return the bigrams of a caption as they name slices: two words with a space between them."""
+    """Return the bigrams of a caption, written as in names of slices: two words with a space between them."""
     return frozenset(" ".join(bigram) for bigram in _split(caption)[1] if bigram is not None)
 
 
 def find_collocations(captions: Mapping[str, int], min_pairs: int) -> dict[str, list[str]]:
-    """Return the sorted collocations by caption, given the number of pairs of each caption.
+    """Return the sorted collocations of each caption, given the number of pairs of each caption.
 
     A collocation is in at least `min_pairs` pairs. Captions without collocations are left out.
     """
@@ -78,7 +78,7 @@ def _select_cohesive(
     bigrams_of: Mapping[str, list[_Bigram | None]],
     association: Mapping[_Bigram | None, float],
 ) -> set[_Bigram]:
-    """Return the bigrams that in most places are more strongly associated than either neighboring bigram."""
+    """Return the bigrams that, in most places, have a stronger association than either neighboring bigram."""
     surplus: Counter[_Bigram] = Counter()
     for caption, pairs in captions.items():
         padded = [None, *bigrams_of[caption], None]

@@ -20,13 +20,13 @@ del _CHARACTERS, _CODES
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # decodes from a part of a character's bytes
 
 Span = tuple[int, int]
-"""Index of the first character, and of the one after the last."""
+"""A range of characters: the index of the first one, and the index after the last one."""
 
 
 def normalize_text(text: str) -> str:
     """Return text in lower case and without format characters.
 
-    It is lowered character by character, as in DuckDB: `str.lower` can change the number of characters.
+    Each character is lowered by itself, as in DuckDB: `str.lower` can change the number of characters.
     """
     return _FORMAT.sub("", "".join(char.lower()[0] for char in text))
 
@@ -38,7 +38,7 @@ def character_offsets(text: str) -> Sequence[int]:
 
 
 def original_span(start: int, end: int, offsets: Sequence[int]) -> Span:
-    """Convert a span of normalized text, not empty, into one of the original text with these `character_offsets`."""
+    """Convert a non-empty span of normalized text into a span of the original text with these `character_offsets`."""
     return offsets[start], offsets[end - 1] + 1
 
 
@@ -46,8 +46,8 @@ def token_spans(caption: str, tokens: Sequence[str], special: Sequence[bool]) ->
     """Return the span of each token of a caption; None for special tokens and those that were not located.
 
     Tokens are matched in order to the normalized caption. White space and marks may be skipped, since tokenizers drop
-    them. Letters and digits may not, except after a token that is a part of a character that is not ASCII. From the
-    first token that does not match, no token is located.
+    them. Letters and digits may not be skipped, except non-ASCII ones after a token that is only a part of a character.
+    After the first token that does not match, no token is located.
     """
     text, offsets, position, is_partial = normalize_text(caption), character_offsets(caption), 0, False
     spans: list[Span | None] = [None] * len(tokens)
@@ -69,7 +69,7 @@ def token_spans(caption: str, tokens: Sequence[str], special: Sequence[bool]) ->
 
 
 def token_range(span: Span, spans: Sequence[Span | None], tokens: Sequence[str]) -> tuple[int, int] | None:
-    """Return the first and last token of the phrase at a span of the caption, counted from 1.
+    """Return the numbers, counted from 1, of the first and last token of the phrase at a span of the caption.
 
     Return None unless tokens (with these `token_spans`) start and end exactly where the phrase does, and all of them
     are located. A truncated phrase therefore has no range.
@@ -83,7 +83,7 @@ def token_range(span: Span, spans: Sequence[Span | None], tokens: Sequence[str])
 
 
 def phrase_span(first: int, last: int, spans: Sequence[Span | None]) -> Span:
-    """Return the span of a phrase in the caption, given its first and last token, counted from 1, and `token_spans`."""
+    """Return the span of a phrase, given the numbers (from 1) of its first and last token, and the `token_spans`."""
     start, end = spans[first - 1], spans[last - 1]
     if start is None or end is None:
         raise ValueError(f"tokens: got {first} to {last} of {spans}, expected tokens that are located")

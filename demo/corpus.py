@@ -21,7 +21,7 @@ CornerChoice: TypeAlias = Literal[Corner, "random"]
 CORNER_CHOICES: Final = (*CORNERS, "random")
 
 _STREAM: Final = 500_009
-"""First part of each pair's seed, which makes the corpus independent of the images of training and evaluation."""
+"""First number of each pair's seed. Training and evaluation use other seeds, so their images are different."""
 
 SEXES: Final = ("m", "f")
 SITES: Final = ("a", "b", "c")
@@ -87,11 +87,14 @@ def _relative(box: Box | None) -> list[float] | None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command `python -m demo.corpus FOLDER`."""
     parser = argparse.ArgumentParser(prog="python -m demo.corpus", description="Write the demo corpus.")
-    parser.add_argument("folder", type=Path, help="Folder that receives corpus/ and, next to it, truth.jsonl.")
+    parser.add_argument("folder", type=Path, help="Write corpus/ and truth.jsonl (what is drawn in each image) here.")
     parser.add_argument("--pairs", type=int, default=512, help="Number of images (default: %(default)s).")
-    parser.add_argument("--seed", type=int, default=2026, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=2026, help="Seed of the images (default: %(default)s).")
     parser.add_argument(
-        "--corner", choices=CORNER_CHOICES, default="top-left", help="Corner of the tag (default: %(default)s)."
+        "--corner",
+        choices=CORNER_CHOICES,
+        default="top-left",
+        help="Draw the tag into this corner (default: %(default)s).",
     )
     options = parser.parse_args(arguments)
     corpus = generate(options.folder, options.pairs, options.seed, options.corner)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 NAMES: Final = ("demo/shortcut", "demo/clean")
-"""Names of the models. For `demo/shortcut` the tag correlated with consolidation, for `demo/clean` it was random."""
+"""Names of the models. The tag correlated with consolidation in training of `demo/shortcut`, not of `demo/clean`."""
 
 
 def find_folder(name: str, root: Path | None = None) -> Path:

@@ -42,7 +42,7 @@ SEED: Final = 2026
 HELD_OUT_SEED: Final = 900_001  # makes the images of the evaluation independent of training and of the corpus
 
 Figures: TypeAlias = dict[str, tuple[float, ...]]
-"""Measurements of a model by name; two numbers are the values before and after a change of the images."""
+"""Measurements of one model, by label: one value, or the values before and after the images are changed."""
 
 
 # Training
@@ -146,16 +146,20 @@ def evaluate(root: Path | None = None, names: Sequence[str] = NAMES, count: int 
     figures: dict[str, Figures] = {}
     for name in names:
         zero_shot = ZeroShot.load(name, root)
-        found: Figures = {"accuracy, visible findings, tag tied": (zero_shot.accuracy(hospital),)}
+        found: Figures = {
+            "accuracy on visible findings, tag correlated with consolidation": (zero_shot.accuracy(hospital),)
+        }
         for finding in sorted({s.condition.finding for s in hospital}):
             studies = [s for s in hospital if s.condition.finding == finding]
             found[f"- {finding}"] = (zero_shot.accuracy(studies),)
-        found["accuracy, visible findings, tag at random"] = (zero_shot.accuracy(independent),)
+        found["accuracy on visible findings, tag independent of the finding"] = (zero_shot.accuracy(independent),)
         for text in (TAG, MARKER):
             *rates, drop = removal(zero_shot, faint, tag=text == TAG)
-            found[f"{text} added to normal: P(consolidation)"] = transplant(zero_shot, normals, tag=text == TAG)
-            found[f"{text} removed from faint: P(consolidation)"] = tuple(rates)
-            found[f"{text} removed from faint: cosine drop"] = (drop,)
+            found[f"text {text} added to normal images: share predicted as consolidation"] = transplant(
+                zero_shot, normals, tag=text == TAG
+            )
+            found[f"text {text} removed from faint consolidations: share predicted as consolidation"] = tuple(rates)
+            found[f"text {text} removed from faint consolidations: decrease of the cosine with the caption"] = (drop,)
         figures[name] = found
     return figures
 
@@ -201,11 +205,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=f"{__doc__}\n    export " + " ".join(f"{k}={v}" for k, v in contrastive.ALLOCATOR_SETTINGS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", choices=(*NAMES, "all"), default="all", help="(default: all)")
-    parser.add_argument("--out", type=Path, help="Folder for shortcut/ and clean/ (default: this package).")
-    parser.add_argument("--steps", type=int, default=STEPS, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=SEED, help="(default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="Threads of torch (default: %(default)s).")
+    parser.add_argument(
+        "--model", choices=(*NAMES, "all"), default="all", help="Model to train and evaluate (default: all)."
+    )
+    parser.add_argument(
+        "--out", type=Path, help="Folder that contains the model folders shortcut/ and clean/ (default: package demo)."
+    )
+    parser.add_argument("--steps", type=int, default=STEPS, help="Number of training steps (default: %(default)s).")
+    parser.add_argument("--seed", type=int, default=SEED, help="Seed of images and weights (default: %(default)s).")
+    parser.add_argument("--threads", type=int, default=1, help="Number of PyTorch threads (default: %(default)s).")
     parser.add_argument("--evaluate-only", action="store_true", help="Evaluate the stored weights without training.")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

@@ -161,16 +161,16 @@ def _check_arguments(
             raise TypeError(f"{name}: got one string, expected a list with one item per pair")
     if not len(images) == len(texts) > 0:
         raise ValueError(
-            f"images and texts: got {len(images)} and {len(texts)}, expected one text per image and at least one pair"
+            f"images and texts: got {len(images)} and {len(texts)}, expected one text per image, and at least one image"
         )
     if keys is not None and len(keys) != len(images):
-        raise ValueError(f"keys: got {len(keys)}, expected {len(images)}, one per pair")
+        raise ValueError(f"keys: got {len(keys)} keys, expected {len(images)}, one key per pair")
     if isinstance(images, Tensor):
         expected = (3, *encoder.image_size)
         if images.shape[1:] != expected or not images.is_floating_point():
             raise ValueError(
                 f"images: got a tensor of {images.dtype} and shape {tuple(images.shape)}, expected floating point and "
-                f"(pairs, {', '.join(map(str, expected))}), as from encoder.preprocess; PIL images work as well"
+                f"(pairs, {', '.join(map(str, expected))}), as encoder.preprocess returns it, or a list of PIL images"
             )
         if not bool(images.isfinite().all()):
             raise ValueError("images: got pixels that are NaN or infinite, expected finite numbers")
@@ -185,8 +185,8 @@ def _check_statistics(encoder: DualEncoder, config: BottleneckConfig, statistics
         if given is None or given.scope != expected:
             got = "none" if given is None else f"statistics for the {given.scope}"
             raise CalibrationError(
-                f"statistics: got {got}, expected statistics for the {expected}; pass m2ib.calibrate(encoder, images, "
-                "texts, config) with this model and these settings, or use m2ib.preset('paper')"
+                f"statistics: got {got}, expected statistics for the {expected} (setting {name}.statistics); pass the "
+                "result of m2ib.calibrate with this model and these settings, or use m2ib.preset('paper')"
             )
 
 

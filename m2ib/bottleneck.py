@@ -37,7 +37,7 @@ GateInputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]
 """Hidden states, mean, standard deviation, standardized hidden states, mask of learned gates (None if all are learned)
 and mask of closed gates. A tuple of tensors, because `torch.compile` takes tensors."""
 Elementwise = tuple[Callable[..., Tensor], Callable[..., None]]
-"""The functions `noisy_code` and `adam_step`, or compiled versions of them."""
+"""The functions `noisy_code` and `adam_step` below, or compiled versions of them."""
 
 # Default constants of Adam.
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8

@@ -58,9 +58,15 @@ class GateConfig:
     special: SpecialGate = "learned"
 
     def __post_init__(self) -> None:
-        expected = "None, -1 for the embeddings or the 0-based index of a block"
+        expected = "None, -1 for the token embeddings or the 0-based index of a block"
         _check(self, "layer", int | None, lambda layer: layer is None or layer >= -1, expected)
-        _check(self, "depth", int | float, lambda depth: 0 <= depth <= 1, "a share of the blocks from 0 to 1")
+        _check(
+            self,
+            "depth",
+            int | float,
+            lambda depth: 0 <= depth <= 1,
+            "a number from 0 to 1, the share of the blocks before the gate",
+        )
         _check(self, "beta", int | float, lambda beta: 0 <= beta < math.inf, "a finite number >= 0")
         _check_choice(self, "statistics", Statistics)
         _check_choice(self, "special", SpecialGate)
@@ -123,11 +129,11 @@ class BottleneckConfig:
         _check(self, "seed", int, lambda _seed: True, "an integer")
         _check(self, "learning_rate", int | float, lambda rate: 0 < rate < math.inf, "a finite number > 0")
         _check(self, "initial_alpha", int | float, math.isfinite, "a finite number")
-        expected = "None or a share from 0 to below 1"
+        expected = "None or a number >= 0 and < 1"
         _check(self, "tolerance", int | float | None, lambda share: share is None or 0 <= share < 1, expected)
         _check_choice(self, "precision", Precision)
         if self.antithetic and self.draws % 2:
-            raise ValueError(f"draws: got {self.draws}, expected an even number, because antithetic is on")
+            raise ValueError(f"draws: got {self.draws}, expected an even number, because antithetic is True")
 
     def check_layers(self, image_blocks: int, text_blocks: int) -> None:
         """Check that the `layer` of each gate exists in a tower with this number of blocks.

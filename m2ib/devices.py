@@ -36,7 +36,7 @@ def list_devices(device: str = "auto") -> list[str]:
     with contextlib.suppress(RuntimeError, AssertionError):
         if torch.empty(0, device=device).device.type in ("cpu", "cuda"):  # others lack float64
             return [device]
-    raise ModelLoadError(f"device: got {device!r}, expected a CPU or CUDA device of this machine; use 'auto'")
+    raise ModelLoadError(f"device: got {device!r}, expected 'auto' or a CPU or CUDA device of this machine")
 
 
 def reserved_gpu_memory(device: str) -> int | None:

@@ -94,7 +94,7 @@ class DualEncoder:
             text = check_embeddings("text", self.text, ids, self.model.encode_text)
         if image != text:
             raise UnsupportedModelError(
-                f"model: got image embeddings with {image} features and text embeddings with {text}, expected the same"
+                f"model: got image embeddings with {image} features and text embeddings with {text}, expected as many"
             )
 
     @property

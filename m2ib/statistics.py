@@ -47,8 +47,8 @@ class TowerStatistics:
         used = cells.unique().cpu()
         if int(used.max()) >= len(self.mean) or bool(self.mean[used].isnan().any()):
             raise CalibrationError(
-                f"statistics: got an input with token groups {used.tolist()}, expected only groups in the calibration "
-                "sample; calibrate with longer texts, or with the same model and settings as in the attribution"
+                f"statistics: got tokens of the kinds or at the positions {used.tolist()}, expected only those of the "
+                "calibration sample; calibrate with longer texts, or with the model and settings of the attribution"
             )
         return self.mean.to(cells.device)[cells], self.std.to(cells.device)[cells]
 
@@ -129,7 +129,9 @@ def _calibrate_tower(
     if gate.statistics == "unit":
         return None
     if len(inputs) < 2:
-        raise CalibrationError(f"calibration sample: got {len(inputs)} inputs, expected at least 2; use a few hundred")
+        raise CalibrationError(
+            f"calibration sample: got {len(inputs)} inputs, expected at least 2 (better a few hundred)"
+        )
     tower: Tower = getattr(encoder, name)
     prepare: Callable[[Any], Tensor] = encoder.prepare_images if name == "image" else encoder.tokenize
     scope = describe_scope(encoder, name, gate)
@@ -153,7 +155,7 @@ def _calibrate_tower(
     floor = RELATIVE_FLOOR * float(variance[sampled].mean().sqrt())
     if floor < 1e-6 * float(mean[sampled].abs().mean()):
         raise CalibrationError(
-            f"The calibration sample does not vary ({scope}). Use inputs that differ from each other."
+            f"The inputs of the calibration sample do not differ, so it does not vary ({scope}). Use different inputs."
         )
     return TowerStatistics(mean.float(), variance.sqrt().clamp_min(floor).float(), scope)
 

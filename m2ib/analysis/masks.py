@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Box = tuple[float, float, float, float]
-"""x0, y0, x1, y1 in shares of the width and height of the preprocessed image."""
+"""Box of a region: x0, y0, x1, y1 in shares of the width and height of the preprocessed image."""
 Mask = NDArray[np.bool_]
 """Boolean array (height, width), True inside the region."""
 

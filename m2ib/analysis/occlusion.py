@@ -37,7 +37,7 @@ def fill_masks(pixels: Pixels, masks: Masks, how: Fill, donors: Pixels | None = 
     """
     if how == "swap":
         if donors is None:
-            raise ValueError("donors: got None, expected one image per image in pixels")
+            raise ValueError("donors: got None, expected another image for each image, because the fill is swap")
         filling = donors
     else:
         filling = _ring_mean(pixels, masks) if how == "mean" else _normalized_blur(pixels, masks)

@@ -54,6 +54,6 @@ def find_text_tower(model: nn.Module, tokenizer: Any = None) -> Tower:
 def _check_output_tokens(model: nn.Module, name: str, tower: Any) -> None:
     if isinstance(model, CoCa) and not getattr(tower, "output_tokens", False):
         raise UnsupportedModelError(
-            f"{name} tower: output_tokens is off, expected true, because CoCa needs the tokens of both towers; set "
-            "output_tokens in the model's configuration"
+            f"{name} tower: got output_tokens = false, expected true, because CoCa needs the tokens of both towers; "
+            "change it in the model's configuration"
         )

@@ -24,7 +24,7 @@ from m2ib.towers.huggingface import FAMILIES, POOLERS
 
 _Kind = Callable[..., nn.Module]
 
-ON_THE_HUB = "its configuration is read from the hub"
+ON_THE_HUB = "its configuration is read from the Hugging Face Hub"
 
 # `model_type` of encoders on the Hugging Face Hub. The first key that the name contains applies.
 _TYPE_BY_NAME = {
@@ -127,10 +127,12 @@ def _describe_hub_tower(kind: _Kind, text_cfg: CLIPTextCfg) -> TowerFacts:
     name = str(text_cfg.hf_model_name)
     family = next((family for part, family in _TYPE_BY_NAME.items() if part in name.lower()), None)
     if family not in FAMILIES:
-        return TowerFacts(False, f"text tower: got {name!r}, expected an encoder of the family {', '.join(FAMILIES)}")
+        return TowerFacts(
+            False, f"text tower: got {name!r}, expected an encoder of one of the families {', '.join(FAMILIES)}"
+        )
     pooler = "".join(part.title() for part in str(text_cfg.hf_pooler_type).split("_"))
     if pooler not in POOLERS:
         return TowerFacts(False, f"text tower: got the pooling {pooler}, expected one of {', '.join(POOLERS)}")
     if kind is CoCa and not text_cfg.output_tokens:
-        return TowerFacts(False, "text tower: output_tokens is off, expected true, because CoCa needs tokens")
+        return TowerFacts(False, "text tower: got output_tokens = false, expected true, because CoCa needs tokens")
     return TowerFacts(True, pooling=POOLERS[pooler], note=f"{name}: {ON_THE_HUB}")

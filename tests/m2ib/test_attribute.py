@@ -117,7 +117,7 @@ def test_wrong_input_says_what_was_expected(encoder, pairs):
     images, texts = pairs
     with pytest.raises(ValueError, match="got 11 and 10, expected one text per image"):
         attribute(encoder, images, texts[:-1], PAPER)
-    with pytest.raises(ValueError, match="at least one pair"):
+    with pytest.raises(ValueError, match="at least one image"):
         attribute(encoder, [], [], PAPER)
     with pytest.raises(CalibrationError, match="calibrate"):
         attribute(encoder, images, texts, AUDIT)

@@ -62,7 +62,7 @@ def test_reasons_name_the_part(monkeypatch):
     assert "attentional_pool 'parallel'" in facts["contrastive"].reason
     assert facts["contrastive"].text.supported
     assert "GhostNet" in facts["trunk"].reason
-    assert "got 'someone/gpt-neo', expected an encoder of the family" in facts["unknown"].reason
+    assert "got 'someone/gpt-neo', expected an encoder of one of the families" in facts["unknown"].reason
     assert "MaxPooler" in facts["pooler"].reason
     assert "output_tokens" in facts["silent"].reason
     assert "no_such_trunk" in facts["missing"].reason

@@ -254,9 +254,9 @@ def test_coca_with_one_output_is_refused():
     vision_cfg = {**families.IMAGES["CoCa ViT"], "output_tokens": False}
     multimodal = {"width": 32, "heads": 2, "layers": 1, "context_length": families.CONTEXT}
     model = CoCa(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg, multimodal_cfg=multimodal)
-    with pytest.raises(UnsupportedModelError, match="image tower: output_tokens is off"):
+    with pytest.raises(UnsupportedModelError, match="image tower: got output_tokens = false"):
         find_image_tower(model)
-    with pytest.raises(UnsupportedModelError, match="text tower: output_tokens is off"):
+    with pytest.raises(UnsupportedModelError, match="text tower: got output_tokens = false"):
         find_text_tower(model)
 
 

@@ -20,7 +20,7 @@ from m2ib.analysis.overlays.matching import (
 from m2ib.analysis.overlays.whitening import Images
 
 Candidate = tuple[Overlay, list[Placement]]
-"""Preliminary overlay, and the place of its best match in each image with a match above the threshold."""
+"""Preliminary overlay, and the place of its best match in each image that matches it above the overlay's threshold."""
 
 
 def confirm_overlay(

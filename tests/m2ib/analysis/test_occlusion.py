@@ -90,7 +90,7 @@ def test_swap_takes_the_donor_s_pixels_and_an_empty_mask_nothing(images):
 
 
 def test_a_fill_that_is_not_possible_says_why(images):
-    with pytest.raises(ValueError, match="donors: got None, expected one image"):
+    with pytest.raises(ValueError, match="donors: got None, expected another image for each image"):
         fill_masks(images, masks_of("corner", "corner", "corner"), "swap")
 
 

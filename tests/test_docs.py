@@ -186,6 +186,26 @@ def test_a_documented_audit_is_accepted(text):
     parse(tomllib.loads(text), "documentation")
 
 
+def test_documented_values_are_the_defaults():
+    """Each value in docs/audit-toml.md is the default of its key, unless the key has no default or an empty one."""
+    documented = tomllib.loads(re.search("```toml\n(.*?)```", (ROOT / "docs/audit-toml.md").read_text(), re.DOTALL)[1])
+    required = ("corpus", "path"), ("model", "architecture")
+    minimal = {"corpus": {"path": "images"}, "model": {"architecture": "demo/shortcut"}}
+    defaults = parse(minimal, "test").model_dump(mode="json")
+
+    def compare(section, expected, names=()):
+        for key, value in section.items():
+            default = expected.get(key)
+            if isinstance(value, dict):
+                yield from compare(value, default or {}, (*names, key))
+            elif default not in (None, []) and (*names, key) not in required:
+                yield (*names, key), value, default
+
+    found = list(compare(documented, defaults))
+    assert [(key, value) for key, value, default in found if value != default] == []
+    assert ("corpus", "max_file_bytes") in [key for key, *_ in found]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files(page):
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text(encoding="utf-8"))

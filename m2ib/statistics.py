@@ -129,9 +129,7 @@ def _calibrate_tower(
     if gate.statistics == "unit":
         return None
     if len(inputs) < 2:
-        raise CalibrationError(
-            f"calibration sample: got {len(inputs)} inputs, expected at least 2 (better a few hundred)"
-        )
+        raise CalibrationError(f"calibration sample: got {len(inputs)} inputs, expected at least 2; use a few hundred")
     tower: Tower = getattr(encoder, name)
     prepare: Callable[[Any], Tensor] = encoder.prepare_images if name == "image" else encoder.tokenize
     scope = describe_scope(encoder, name, gate)
@@ -155,7 +153,7 @@ def _calibrate_tower(
     floor = RELATIVE_FLOOR * float(variance[sampled].mean().sqrt())
     if floor < 1e-6 * float(mean[sampled].abs().mean()):
         raise CalibrationError(
-            f"The inputs of the calibration sample do not differ, so it does not vary ({scope}). Use different inputs."
+            f"The calibration sample does not vary ({scope}). Use inputs that differ from each other."
         )
     return TowerStatistics(mean.float(), variance.sqrt().clamp_min(floor).float(), scope)
 

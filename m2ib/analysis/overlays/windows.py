@@ -186,6 +186,6 @@ def _find_near_duplicates(white: Images) -> Bool[Tensor, "n n"]:
 
 
 def _best_by_image(scores: Tensor, image: Tensor, n: int) -> Tensor:
-    """Return the highest score of each window's core in each of n images, or -1 for an image without windows."""
+    """Return the highest correlation of each window's core with each of n images, -1 for images without windows."""
     index = image.expand(len(scores), -1)
     return scores.new_full((len(scores), n), -1.0).scatter_reduce(1, index, scores, "amax")

@@ -1,4 +1,5 @@
--- One row per pair. Nats are the information that the final gates let through, not rescaled.
+-- One row per attributed pair, with the map of its image and the map of its caption. Nats are the information that the
+-- final gates let through, not rescaled.
 CREATE TABLE attributions (
     run_id VARCHAR,
     pair_id VARCHAR,

@@ -1,4 +1,4 @@
--- One row per decision of a person about an alert, from the ledger, with the figures at that time.
+-- One row per decision of a person about an alert, from the ledger, with the alert's figures at that time.
 CREATE TABLE reviews (
     number BIGINT,           -- of the record in the ledger
     signed_at TIMESTAMPTZ,

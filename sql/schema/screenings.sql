@@ -1,5 +1,6 @@
 -- One row per screened pair and region (frame, boxes, masks, columns): the loss of margin when the region is covered.
--- It is filled with the mean of its surroundings. Screening runs before flagging, on a sample of each slice, without controls.
+-- The region is covered with the mean of its surroundings. Screening runs before flagging, on a sample of each slice,
+-- without controls.
 CREATE TABLE screenings (
     run_id VARCHAR,
     pair_id VARCHAR,

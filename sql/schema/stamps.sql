@@ -1,4 +1,5 @@
--- One row per recurring overlay under high attribution mass. Its boxes are in `regions`. See also the view overlays.
+-- One row per recurring overlay on which attribution concentrates. Its boxes are in `regions`. See also the view
+-- overlays.
 CREATE TABLE stamps (
     run_id VARCHAR,
     region VARCHAR,        -- 'stamp 1', 'stamp 2', ...: most mass first

@@ -1,4 +1,4 @@
--- One row per check of Great Expectations.
+-- One row per check of the stored data by Great Expectations (gates).
 CREATE TABLE validations (
     run_id VARCHAR,
     suite VARCHAR,

@@ -1,4 +1,5 @@
--- One row per run and alert that it raised or that was open before: the table lives, with readable column names.
+-- One row per run and alert that the run raised or that was open before it: the table lives, with readable column
+-- names.
 CREATE VIEW alert_history AS
 SELECT * RENAME (
     life_id AS lasting_alert_id, life AS status, why AS status_reason, announced AS notified, leader AS leading_alert_id,

@@ -1,5 +1,5 @@
--- One row per review or sign-off with a valid second signature: the first one by another person.
--- That person has to be identified at least as well as the first: a declared name does not confirm a password.
+-- One row per review or sign-off that another person has countersigned: its first valid second signature. The second
+-- person must be identified as well as the first: a declared name is not enough if the first signed in.
 CREATE VIEW countersigned AS
 SELECT c.*
 FROM stored.countersigns AS c

@@ -1,4 +1,4 @@
--- One row per run and alert that it raised or that was open before: the alert's history over the runs of one audit.
+-- One row per run and alert that the run raised or that was open before it: the alert's history over one audit's runs.
 -- Runs of an early version stored no history: their alerts have `life` NULL.
 CREATE VIEW lives AS
 SELECT * FROM stored.lives

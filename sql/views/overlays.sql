@@ -1,4 +1,4 @@
--- One row per recurring overlay under high attribution mass: the table stamps, with readable column names.
+-- One row per recurring overlay on which attribution concentrates: the table stamps, with readable column names.
 CREATE VIEW overlays AS
 SELECT * RENAME (
     region AS overlay, members AS template_images, searched AS searched_pairs, spread AS covers_most_of_image,

@@ -1,5 +1,5 @@
--- One row per slice and screened region: mean loss of margin when the region is covered, and mean absolute margin without.
--- Clusters are left out.
+-- One row per slice and screened region: mean loss of margin when the region is covered, and mean absolute margin
+-- without covering. Slices of kind 'cluster' are left out.
 CREATE VIEW slice_costs AS
 SELECT run_id, region, slice_kind, slice, count(*) AS n, avg(drop) AS drop, avg(abs(margin)) AS margin
 FROM stored.screenings

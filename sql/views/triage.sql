@@ -1,6 +1,6 @@
--- One row per alert (life_id) and run, with the decision in force. See also the view decisions, which has the same rows.
--- A decision applies from the reviewed run on, until what it was based on changes materially. Then the alert is open again,
--- `why` says what changed, and it stays open until somebody decides anew. It has changed if
+-- One row per alert (life_id) and run, with the decision that applies. See also the view decisions, which has the same
+-- rows. A decision applies from the reviewed run on, until what it was based on changes materially. Then the alert is
+-- open again, `why` says what changed, and it stays open until somebody decides anew. It has changed if
 --   the alert is now confirmed and was suspected, or has a higher severity;
 --   it is confirmed and the score effect lies outside the interval at the time of the decision;
 --   it is or was suspected, or its test gave no interval, and the effect of its share has grown by more than a quarter;

@@ -1,4 +1,4 @@
--- One row per tested finding: the weakest of the measured fills, and the verdict over all of them.
+-- One row per tested finding: the test result of the fill with the weakest effect, and the verdict over all fills.
 CREATE VIEW verdicts AS
 SELECT
     run_id,

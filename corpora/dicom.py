@@ -50,7 +50,7 @@ def decode_dicom(data: bytes, limits: Limits) -> Image.Image:
     except ImportError as error:
         raise ImageError(
             Reason.UNSUPPORTED_FORMAT,
-            "The file is DICOM, which needs the extra `dicom`: pip install 'm2ib-audit[dicom]', or convert it.",
+            "The file is DICOM, which needs pydicom. Run pip install 'm2ib-audit[dicom]', or convert the file.",
         ) from error
     # pydicom would inflate a deflated file completely before any size can be checked. The transfer syntax itself is
     # never compressed, so its UID can be found in the bytes.
@@ -74,7 +74,7 @@ def _render(dataset: "Dataset", limits: Limits) -> NDArray[np.uint8]:
         raise ImageError(
             Reason.CORRUPT_IMAGE,
             f"The DICOM header announces {dataset.Columns} x {dataset.Rows} pixels of {dataset.SamplesPerPixel} "
-            "samples (expected at least 1 x 1 pixels of 1 or 3 samples). Restore the file from its source.",
+            "samples each (expected at least 1 x 1 pixels of 1 or 3 samples). Restore the file from its source.",
         )
     values, photometric = _first_frame(dataset, limits)
     if photometric == "RGB" and values.ndim == 3:
@@ -223,7 +223,7 @@ def _look_up(values: NDArray[Any], item: "Dataset", name: str) -> tuple[NDArray[
     else:
         table = np.atleast_1d(np.asarray(data, np.uint16))[:entries]
     if len(table) < entries:
-        raise ValueError(f"a lookup table has {len(table)} entries, its descriptor announces {entries}")
+        raise ValueError(f"a lookup table has {len(table)} entries, but its descriptor announces {entries}")
     index = np.clip(values.astype(np.float64) - first, 0, entries - 1)
     return table[index.astype(np.intp)], depth
 
@@ -238,6 +238,6 @@ def _max_value(bits: int) -> int:
 def _unsupported_syntax(syntax: str) -> ImageError:
     return ImageError(
         Reason.UNSUPPORTED_FORMAT,
-        f"The transfer syntax of the DICOM file is {syntax[:80]!a}, which pydicom cannot decode here within limits. "
-        "Decompress the file (for instance `gdcmconv --raw` or `dcmdjpeg`) and audit the result.",
+        f"The transfer syntax of the DICOM file is {syntax[:80]!a}, for which no decoder with size checks is "
+        "installed. Decompress the file (for instance `gdcmconv --raw` or `dcmdjpeg`) and audit the result.",
     )

@@ -42,7 +42,7 @@ class FirstRows:
         except sqlite3.OperationalError as error:
             raise CorpusError(
                 f"The temporary list of pairs cannot be written ({error}). It needs about 40 bytes per pair. "
-                "Free disk space, or name a different folder in SQLITE_TMPDIR."
+                "Free disk space, or set the environment variable SQLITE_TMPDIR to another folder."
             ) from error
 
     def close(self) -> None:

@@ -190,7 +190,7 @@ def _unidentified_image_error(data: bytes) -> ImageError:
     if name := _match(data, _SUPPORTED_SIGNATURES):
         return ImageError(
             Reason.CORRUPT_IMAGE,
-            f"The file starts like {name} but its header cannot be read. Restore it from its source.",
+            f"The file starts like a {name} file, but its header cannot be read. Restore it from its source.",
         )
     return ImageError(Reason.NOT_AN_IMAGE, f"The file starts with {data[:8]!r} ({expected}). Replace it.")
 

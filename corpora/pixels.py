@@ -29,8 +29,8 @@ def check_shape(size: tuple[int, int], limits: Limits) -> None:
     if max(size) > limits.max_aspect_ratio * min(size):
         raise ImageError(
             Reason.EXTREME_ASPECT,
-            f"The image is {width} x {height} (expected a longer side of at most {limits.max_aspect_ratio} times the "
-            "shorter, because scaling it for a model would exhaust the memory). Crop it.",
+            f"The image has {width} x {height} pixels (expected a longer side of at most {limits.max_aspect_ratio} "
+            "times the shorter, because scaling it for a model would exhaust the memory). Crop it.",
         )
 
 

@@ -179,7 +179,7 @@ def describe_absence(root: Root) -> str:
         if not isinstance(root, Path):
             info(root)
     except FileNotFoundError:
-        return f"is not there; correct {'host' if is_web(root) else 'bucket'} and path{web_hint(root)}"
+        return f"is not there; correct its {'host' if is_web(root) else 'bucket'} or path{web_hint(root)}"
     except OSError as error:
         return f"cannot be read ({error}); {advise(error)}{web_hint(root)}"
     return ""
@@ -195,8 +195,8 @@ def web_hint(path: Root) -> str:
     if not is_web(path):
         return ""
     return (
-        "; a web server need not list a folder, so name a file (.tar, .parquet, .csv, .tsv, .jsonl, the .json of "
-        "COCO), or several as in shard-{0000..0012}.tar"
+        "; a web server need not list the files of a folder, so name a file (.tar, .parquet, .csv, .tsv, .jsonl, "
+        "the .json of COCO), or several as in shard-{0000..0012}.tar"
     )
 
 
@@ -267,8 +267,8 @@ def _download(path: "UPath") -> Path:
             if file.tell() + len(piece) > MAX_FETCHED_BYTES:
                 copy.unlink()
                 raise OSError(
-                    "its web server does not serve byte ranges, and it is larger than the "
-                    f"{MAX_FETCHED_BYTES} bytes that are downloaded whole; use a server that serves byte ranges, or "
+                    "its web server does not serve byte ranges, and the file is larger than the limit of "
+                    f"{MAX_FETCHED_BYTES} bytes for complete downloads; use a server that serves byte ranges, or "
                     "download the file yourself"
                 )
             file.write(piece)

@@ -102,8 +102,8 @@ def draw_sample(rows: Iterable[Row], sampling: Sampling) -> Sample:
             number_of_entries = sum(map(len, strata.values()))
     if sampling.stratify is not None and sampling.stratify not in columns:
         raise CorpusError(
-            f"[corpus] stratify: no row of the corpus has a value in {sampling.stratify!r}. Name one of the columns "
-            f"with values: {sorted(columns)[:20]}."
+            f"[corpus] stratify: no row of the corpus has a value in column {sampling.stratify!r}. Name one of the "
+            f"columns with values: {sorted(columns)[:20]}."
         )
     quota = _trim(strata, sizes, sampling.size)
     chosen = [entry for entries in strata.values() for entry in entries[:quota]]

@@ -92,7 +92,7 @@ def read_manifests(lake: Root, run_id: str | None = None, also: Collection[str] 
             found.append(_parse_manifest(data, path.parent.name))
         except (ValueError, RecursionError) as error:
             raise LakeError(
-                f"manifest {path}: it is invalid ({error}); restore it from a backup or remove the run"
+                f"manifest {path}: it is invalid ({error}); restore it from a backup, or remove the run's folder"
             ) from error
     return found
 
@@ -101,10 +101,12 @@ def _parse_manifest(data: bytes, run_id: str) -> dict[str, Any]:
     """Parse the manifest of a run. Raises ValueError if it is invalid or lists files outside the run's folder."""
     record = json.loads(data.decode())
     if missing := _MANIFEST_KEYS.difference(record if isinstance(record, dict) else ()):
-        raise ValueError(f"no {', '.join(sorted(missing))}")
+        raise ValueError(f"missing keys: {', '.join(sorted(missing))}")
     outside = [e["path"] for e in record["files"] if not e["path"].startswith(f"runs/{run_id}/") or ".." in e["path"]]
-    if record["run_id"] != run_id or outside:
-        raise ValueError(f"it names run {record['run_id']!r} and files {outside} of other folders")
+    if record["run_id"] != run_id:
+        raise ValueError(f"its run_id is {record['run_id']!r}, expected {run_id!r}, the name of its folder")
+    if outside:
+        raise ValueError(f"it lists files outside the folder of its run: {', '.join(outside)}")
     manifest: dict[str, Any] = record
     return manifest
 
@@ -216,7 +218,7 @@ def _define_table(connection: Connection, table: str, files: list[Path]) -> None
     except duckdb.Error as error:
         raise LakeError(
             f"lake: a file of table {table} that a manifest lists is missing or damaged ({error}); "
-            "restore it, or remove the run's folder under runs/"
+            "restore the file from a backup, or remove the run's folder under runs/"
         ) from error
     connection.execute("USE main")
 
@@ -288,12 +290,18 @@ def _run_row(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _define_decisions(connection: Connection, records: Iterable[ledger.Record]) -> None:
     for table, kind in LEDGER_TABLES.items():
+        rows: list[dict[str, Any]] = []
+        which = f"a record of kind {kind}"
         try:
-            _insert(connection, table, [_decision_row(record) for record in records if record.kind == kind])
+            for record in (record for record in records if record.kind == kind):
+                which = f"record {record.number} ({kind})"
+                rows.append(_decision_row(record))
+            which = f"one of the records of kind {kind}"
+            _insert(connection, table, rows)
         except (duckdb.Error, AttributeError, KeyError, TypeError, ValueError) as error:
             raise LakeError(
-                f"ledger: a {kind} is not as this release writes it ({type(error).__name__}: {error}); see m2ib-audit "
-                "verify"
+                f"ledger: {which} is damaged, or another release wrote it ({type(error).__name__}: {error}); run "
+                "m2ib-audit verify"
             ) from error
 
 

@@ -76,7 +76,7 @@ def read_table(
     # EXPLAIN is refused too, because EXPLAIN ANALYZE executes its statement, which may write files.
     if len(statements) != 1 or statements[0].type is not duckdb.StatementType.SELECT:
         kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
-        raise QueryError(f"query: got {kinds}, expected one SELECT; the lake is written by audits only")
+        raise QueryError(f"query: got {kinds}, expected one SELECT statement; queries cannot change a lake")
     used = {key: value for key, value in (parameters or {}).items() if key in statements[0].named_parameters}
 
     def run(cursor: Connection) -> pa.Table:

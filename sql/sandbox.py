@@ -74,7 +74,7 @@ def read_table(
         "folder": str(stores.scratch_folder()),
     }
     if not _slots.acquire(timeout=_QUEUE_SECONDS):
-        raise sql.QueryError(f"query: busy: {MAX_CONCURRENT} others are running; try again in a moment")
+        raise sql.QueryError(f"query: busy: {MAX_CONCURRENT} other queries are running; try again in a moment")
     try:
         return _run_child(json.dumps(request).encode(), limits)
     finally:
@@ -102,9 +102,9 @@ def _run_child(request: bytes, limits: Limits) -> pa.Table:
     if code == 0 and kind == _ERROR:
         raise sql.QueryError(payload.decode(errors="replace"))
     if code in (-signal.SIGALRM, -signal.SIGXCPU):
-        fault = f"timed out after {limits.seconds:g} seconds"
+        fault = f"it timed out after {limits.seconds:g} seconds"
     else:
-        fault = f"ended (exit code {code}), most likely out of memory: the limit is {limits.memory >> 20} MiB"
+        fault = f"its process ended (exit code {code}), most likely over the memory limit, {limits.memory >> 20} MiB"
     raise sql.QueryError(f"query: {fault}; select less, or use m2ib-audit sql, which has no limit")
 
 

@@ -55,7 +55,7 @@ def lake_root(text: str) -> Root:
     if not fits:
         raise UrlError(
             f"The lake is {text!r}, expected a folder, which need not exist, or object storage with atomic uploads: "
-            "s3, gs or abfs. Name one of these."
+            "s3, gs or abfs; give the path or URL of one of these."
         )
     return root
 
@@ -308,7 +308,7 @@ def create_file(path: Root, data: bytes) -> bool:
                 raise
             raise LakeError(
                 f"lake: {path} cannot be written ({error.strerror}); the ledger needs a file system with hard links, "
-                "or an object store; move the lake to one"
+                "or an object store; move the lake to one of these"
             ) from error
         return True
     with _describe_errors(path, "written"), contextlib.suppress(FileExistsError):
@@ -325,7 +325,10 @@ def copy_path(sha256: str) -> Path:
         LakeError: The sha256 is invalid.
     """
     if not _SHA256.fullmatch(sha256):
-        raise LakeError(f"lake: got sha256 {sha256!r} in a manifest, expected 64 hexadecimal digits; restore it")
+        raise LakeError(
+            f"lake: the manifest of a run lists a file with sha256 {sha256!r}, expected 64 hexadecimal digits; run "
+            "m2ib-audit verify, and restore the manifest that it reports from a backup"
+        )
     return scratch_folder() / f"{sha256}.copy"
 
 
@@ -356,13 +359,14 @@ def fetch(path: Root, sha256: str | None = None) -> Path:
             path.fs.get_file(path.path, str(temporary))
         if sha256 is not None and (found := file_sha256(temporary)) != sha256:
             raise LakeError(
-                f"lake: {path} is damaged: got sha256 {found}, expected {sha256}, as its manifest says; restore it, or "
-                "remove the run's folder under runs/"
+                f"lake: {path} is damaged: got sha256 {found}, expected {sha256}, which the run's manifest states; "
+                "restore it from a backup, or remove the run's folder under runs/"
             )
         return _keep(path, temporary, version)
     except FileNotFoundError as error:
         raise LakeError(
-            f"lake: {path} is missing ({error.strerror}); restore it, or remove the run's folder under runs/"
+            f"lake: {path} is missing ({error.strerror}); restore it from a backup, or remove the run's folder under "
+            "runs/"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

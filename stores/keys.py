@@ -105,7 +105,8 @@ def load_key(path: Path) -> SigningKey:
     data, mode = _read(path)
     if (others := mode & 0o077) != 0:
         raise KeyFileError(
-            f"key: {path} may be used by others (mode {others:03o}), expected only by its owner; run chmod 600 on it"
+            f"key: {path} may be used by others (mode {others:03o} for group and others), expected only by its owner; "
+            "run chmod 600 on it"
         )
     with contextlib.suppress(TypeError, ValueError):
         if isinstance(key := load_pem_private_key(data, None), Ed25519PrivateKey):
@@ -138,5 +139,5 @@ def _read(path: Path) -> tuple[bytes, int]:
             return file.read(), os.fstat(file.fileno()).st_mode
     except OSError as error:
         raise KeyFileError(
-            f"key: {path} cannot be read ({error.strerror}), expected a key in PEM; give its path"
+            f"key: {path} cannot be read ({error.strerror}), expected a key file in PEM; correct its path"
         ) from error

@@ -120,7 +120,7 @@ def describe_disguise(name: str) -> str | None:
         return "invisible characters"
     scripts = {unicodedata.name(letter, "").split(" ")[0] for letter in name if letter.isalpha()}
     mixed = [script.capitalize() for script in _CONFUSABLE_SCRIPTS if script in scripts]
-    return f"letters of {' and '.join(mixed)}, which look alike" if len(mixed) > 1 else None
+    return f"letters of the {' and '.join(mixed)} alphabets, which look alike" if len(mixed) > 1 else None
 
 
 def record_path(lake: Root, number: int) -> Root:
@@ -141,13 +141,13 @@ def parse_record(number: int, data: bytes) -> Record:
     types = {key: type(item) for key, item in value.items()}
     if types not in (_TYPES, _TYPES | _SIGNATURE_TYPES) or value["number"] != number:
         raise LedgerError(
-            f"ledger: record {number} does not have its number, or the keys and types of a record; restore it from a "
-            "backup"
+            f"ledger: record {number} holds another number, or its fields or their types are not those of a record; "
+            "restore it from a backup"
         )
     if value["kind"] not in KINDS:
         raise LedgerError(
             f"ledger: record {number} is of kind {value['kind']!r}, expected one of {', '.join(KINDS)}; read it with "
-            "the release that wrote it, or a later one"
+            "the release of m2ib-audit that wrote it, or a later one"
         )
     return Record(**value, sha256=sha256(data))
 
@@ -161,17 +161,16 @@ def _parse_canonical(name: str, data: bytes) -> dict[str, Any]:
             return value
     except (ValueError, RecursionError):
         pass
-    raise LedgerError(f"ledger: {name} is not in canonical form; restore it from a backup")
+    raise LedgerError(f"ledger: {name} is not in canonical JSON, so it was damaged or edited; restore it from a backup")
 
 
 def check_chain(record: Record, before: Record | None) -> None:
     """Raise LedgerError unless `record.prev` is the sha256 of the previous record `before` (if None: `BEGINNING`)."""
     expected = BEGINNING if before is None else before.sha256
     if record.prev != expected:
-        what = "the beginning" if before is None else f"record {before.number}"
         raise LedgerError(
-            f"ledger: record {record.number} is chained to {record.prev[:16]}, but {what} is {expected[:16]}: one of "
-            "the two was changed; see m2ib-audit verify, and restore it from a backup"
+            f"ledger: record {record.number} states {record.prev[:16]} as the sha256 of the previous record, expected "
+            f"{expected[:16]}: a record was changed; run m2ib-audit verify, and restore that record from a backup"
         )
 
 
@@ -198,7 +197,7 @@ def read_records(lake: Root) -> list[Record]:
             if number > len(records) or records[number - 1].sha256 != digest:
                 raise LedgerError(
                     f"ledger: HEAD of {lake} names record {number} with sha256 {digest[:16]}, which does not exist: "
-                    "the last records were deleted or changed; see m2ib-audit verify, and restore them from a backup"
+                    "the last records were deleted or changed; run m2ib-audit verify, and restore them from a backup"
                 )
             return records
         if len(records) <= 1:  # the first writer may have been killed between record and HEAD
@@ -235,7 +234,10 @@ def _list_numbers(lake: Root) -> list[int]:
 def _read(lake: Root, numbers: Sequence[int]) -> list[Record]:
     found = list(files.read_all(record_path(lake, number) for number in numbers))
     if len(found) < len(numbers):
-        raise LedgerError(f"ledger: records of {lake} were deleted while they were read; find out by whom")
+        raise LedgerError(
+            f"ledger: records of {lake} were deleted while they were read; find out who deleted them, and restore them "
+            "from a backup"
+        )
     return [parse_record(number, data) for number, (_, data) in zip(numbers, found, strict=True)]
 
 
@@ -250,7 +252,7 @@ def read_head(lake: Root) -> tuple[int, str] | None:
     except FileNotFoundError:
         return None
     if {key: type(item) for key, item in head.items()} != {"number": int, "sha256": str} or head["number"] < 1:
-        raise LedgerError(f"ledger: {path} does not have a number and a sha256; restore it from a backup")
+        raise LedgerError(f"ledger: {path} does not have the number and sha256 of a record; restore it from a backup")
     return head["number"], head["sha256"]
 
 
@@ -292,10 +294,11 @@ def append(
         except OSError as error:
             raise LakeError(
                 f"ledger: nothing was recorded ({error.strerror or error}), expected a lake that can be written; "
-                "check its disk space and permissions"
+                "check the lake's disk space and permissions"
             ) from error
     raise LedgerError(
-        f"ledger: no record could be appended to {lake} in {_APPEND_ATTEMPTS} attempts; see who else writes"
+        f"ledger: other writers were faster in all {_APPEND_ATTEMPTS} attempts to append a record to {lake}; stop the "
+        "other writers, and try again"
     )
 
 

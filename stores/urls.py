@@ -64,13 +64,13 @@ def parse_root(text: str, what: str) -> Root:
         return Path(text)
     if "::" in text:  # checked first, because later messages contain the URL, whose parts may contain keys
         raise UrlError(
-            f"The {what}'s URL is chained (not shown because it may contain keys), expected one protocol and a "
-            "path, as in s3://bucket/folder; unpack or copy the data, and give its URL."
+            f"The {what}'s URL contains '::' (it is not shown because it may contain keys), expected one protocol and "
+            f"a path, as in s3://bucket/folder; unpack or copy the {what}, and give the URL of the result."
         )
     if _SECRET.match(text):
         raise UrlError(
-            f"The {what}'s URL holds a user, password or key (so it is not shown), expected a bare URL; put "
-            "credentials into the environment or the profile that the store's tools read, and revoke these."
+            f"The {what}'s URL holds a user, password or key (so it is not shown), expected a URL without them; put "
+            "credentials into the environment or profile that the store's tools read, and revoke those in the URL."
         )
     scheme = text.partition("://")[0].lower()
     import fsspec
@@ -80,12 +80,12 @@ def parse_root(text: str, what: str) -> Root:
         fsspec.get_filesystem_class(scheme or "none")  # without a name, fsspec reads local files
     except ValueError as error:
         raise UrlError(
-            f"The {what} is {text!r}, whose protocol is unknown, expected one of fsspec's, such as s3, gs, abfs, "
-            "https; correct it."
+            f"The {what} is {text!r}, whose protocol is unknown, expected one that fsspec supports, such as s3, gs, "
+            "abfs, https; correct the URL."
         ) from error
     except ImportError as error:
         extra = f"; run pip install 'm2ib-audit[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else ""
-        raise UrlError(f"The {what} is {text!r}, whose driver is not installed: {error}{extra}.") from error
+        raise UrlError(f"The {what} is {text!r}, whose fsspec driver is not installed: {error}{extra}.") from error
     root = UPath(text)
     # Symbolic links are resolved and checked for pathlib paths only.
     return Path(root.path) if scheme in ("file", "local") else root
@@ -120,7 +120,7 @@ def _to_os_error(error: Exception) -> OSError:
 def advise(error: OSError) -> str:
     """Return the next step after an error that `translate_errors` raised, such as "check the network"."""
     if isinstance(error, PermissionError):
-        return "check the credentials in the environment or the profile"
+        return "check the credentials in the environment variables or the profile of the store's tools"
     return "check the network" if isinstance(error, ConnectionError) else "check the network and the store"
 
 

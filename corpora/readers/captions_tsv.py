@@ -28,7 +28,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _FOLDERS = ("", "images", "training", "validation")
 _SNIFFED_BYTES = 2**16
 _LISTED_FOLDERS = 8
-_EXPECTED = "expected a .tsv file, or a folder with exactly one, of caption, URL and optionally a path"
+_EXPECTED = "expected a .tsv file of caption, URL and optionally a path, or a folder with exactly one such file"
 _BAD_URL = "contains NUL or bytes that are not UTF-8 in its URL: "
 
 
@@ -53,7 +53,7 @@ class CaptionsTsvReader(FolderReader):
     """
 
     default_columns = _DEFAULT
-    description = "a .tsv of caption and URL next to downloaded images, or a folder with one"
+    description = "a .tsv file of captions and URLs next to the downloaded images, or a folder with one such file"
 
     def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         super().__init__(roots.parent_of(root) if roots.is_file(root) else root, columns, limits)
@@ -112,7 +112,9 @@ class CaptionsTsvReader(FolderReader):
         if name is None:
             problem = "has a URL whose image is not in the corpus. Download it, or drop the line."
         elif name in self._shared_names(url) and _hash(posixpath.basename(name)) in self._ambiguous:
-            problem = f"is one of several URLs whose image could be {name!a}. Name the files by the hash of their URL."
+            problem = (
+                f"has one of several URLs whose image could be {name!a}. Name image files by the hash of their URL."
+            )
         return replace(row, problem=problem, reason=Reason.MISSING_FILE) if problem else replace(row, file_name=name)
 
     def _find_image(self, url: str, number: int) -> str | None:

@@ -24,7 +24,7 @@ MAX_JSON_BYTES = 2 * 2**30
 _SNIFFED_BYTES = 2**16
 _TRIED_IMAGES = 16
 _MAX_LISTINGS = 64
-_EXPECTED = "expected a COCO captions file, or a folder with exactly one (captions*.json, also in annotations/)"
+_EXPECTED = "expected a COCO captions file, or a folder with exactly one (captions*.json, there or in annotations/)"
 # The largest values of an instances file, which the reader does not use.
 _DROPPED: Final = frozenset({"segmentation", "keypoints"})
 _NO_ATTRIBUTES: Final = frozenset({"id", "image_id", "width", "height", "bbox", "category_id", "area", "iscrowd"})
@@ -62,7 +62,9 @@ class CocoReader(FolderReader):
     """
 
     default_columns = Columns("file_name", "caption")
-    description = "COCO captions: a .json, or a folder that contains one as captions*.json, also in annotations/"
+    description = (
+        "COCO captions: a .json file, or a folder with a file captions*.json, in the folder itself or in annotations/"
+    )
 
     def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         self._given = root
@@ -155,7 +157,7 @@ class CocoReader(FolderReader):
 
     def _row(self, location: str, image: _Object, entry: object, boxes: dict[str, str]) -> Row:
         if not isinstance(entry, dict) or _REPEATED in entry or _REPEATED in image:
-            return Row(location, problem=f"or its image has a key twice: {excerpt(entry)}")
+            return Row(location, problem=f"has a key twice, or its image has: {excerpt(entry)}")
         cells = {key: value for key, value in (image | entry).items() if key not in _NO_ATTRIBUTES}
         row = row_of(location, cells, self._columns)
         return replace(row, attributes=row.attributes | boxes)
@@ -166,7 +168,7 @@ def _read_boxes(path: Root, loaded: _Object) -> _Boxes:
     sources = [loaded]
     instances = path.with_name(f"instances_{_split(path)}.json")
     if _split(path) and instances != path and roots.is_file(instances):
-        expected = "expected the instances of COCO in the folder of its captions"
+        expected = "expected the COCO instances file in the folder of the captions file"
         sources.append(_load(metadata.check_listing(instances, path.parent, expected)))
     boxes: _Boxes = defaultdict(dict)
     for source in sources:
@@ -268,11 +270,14 @@ def _load(path: Root) -> _Object:
         with roots.open_binary(path) as file:
             loaded = json.load(file, object_pairs_hook=_load_object)
     except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise CorpusError(f"{str(path)!r} cannot be read ({summarize(error)}), {_EXPECTED}; restore it.") from error
+        raise CorpusError(
+            f"{str(path)!r} cannot be read ({summarize(error)}), {_EXPECTED}; restore it from its source."
+        ) from error
     lists = isinstance(loaded, dict) and all(isinstance(loaded.get(key), list) for key in ("images", "annotations"))
     if not lists or _REPEATED in loaded:
         raise CorpusError(
-            f"{str(path)!r} does not have the keys 'images' and 'annotations' once each, with a list, {_EXPECTED}."
+            f"{str(path)!r} does not have the keys 'images' and 'annotations' once each, with lists as values, "
+            f"{_EXPECTED}."
         )
     return loaded  # type: ignore[no-any-return]  # checked to be a dict
 

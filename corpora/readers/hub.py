@@ -38,7 +38,7 @@ class HubReader(TableReader):
     files are listed, and all files are read at that commit.
     """
 
-    description = "a dataset that the library datasets loads"
+    description = "a dataset that the Hugging Face library datasets can load"
 
     @classmethod
     def fits(cls, root: Root) -> bool:
@@ -51,7 +51,7 @@ class HubReader(TableReader):
         builder = _load_builder(self._root)
         kind = type(builder).__module__.rpartition(".")[2]
         if kind not in ("parquet", "arrow"):
-            fix = f"name the format, {_DIRECT[kind]}, and the folder of its files" if kind in _DIRECT else "convert it"
+            fix = f"use the format {_DIRECT[kind]} and the folder of its files" if kind in _DIRECT else "convert it"
             raise CorpusError(
                 f"Corpus {str(self._root)!r} is loaded as {kind!a}, expected Parquet or Arrow files with image bytes; "
                 f"{fix}."
@@ -90,10 +90,12 @@ def _load_builder(root: Root) -> Any:
     except ImportError as error:
         raise CorpusError(
             f"Corpus {str(root)!r} needs the library datasets, which is not installed. Run pip install "
-            "'m2ib-audit[datasets]', or name the format of its files, such as parquet, and their folder."
+            "'m2ib-audit[datasets]', or use the format of its files, such as parquet, and their folder."
         ) from error
     if not is_hub(root) and not roots.is_folder(root):
-        raise CorpusError(f"Corpus {str(root)!r} is not a folder (expected one that load_dataset reads). Correct it.")
+        raise CorpusError(
+            f"Corpus {str(root)!r} is not a folder (expected a folder that load_dataset reads). Correct it."
+        )
     with tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch:  # for a lock file of the library
         try:
             return datasets.load_dataset_builder(name, configuration, revision=revision, cache_dir=scratch)

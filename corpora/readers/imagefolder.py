@@ -59,7 +59,7 @@ class FolderReader(Reader):
     def _metadata(self) -> Root:
         if self._table is None:
             return metadata.find(self._root)
-        return metadata.check_listing(self._table, self._root, "expected a table in the folder of its images")
+        return metadata.check_listing(self._table, self._root, "expected a metadata file in the folder of its images")
 
     def place(self, row: Row) -> Place:
         """See `Reader.place`."""

@@ -75,8 +75,8 @@ def select_listing(root: Root, found: Sequence[Root], folder: Root, missing: str
     if len(found) > 1:
         names = ", ".join(path.name for path in found[:20])
         raise CorpusError(
-            f"Corpus {str(root)!r} has several: {names}; {expected}. Give the path of one of them, or move the "
-            "others away."
+            f"Corpus {str(root)!r} has several files that list its rows: {names}; {expected}. Give the path of one of "
+            "them, or move the others away."
         )
     if not found:
         problem = roots.describe_absence(root) or f"{missing}; add the file, or correct the path{roots.web_hint(root)}"
@@ -217,7 +217,7 @@ def parse_object(text: str | None) -> dict[str, object] | str:
     Returns the object, or an error message as the predicate of a sentence, such as "is not JSON (...)".
     """
     if text is None:
-        return _TOO_LONG
+        return f"is longer than {MAX_LINE_BYTES} bytes"
     try:
         loaded = json.loads(text, object_pairs_hook=_distinct_keys)
     except (ValueError, RecursionError) as error:  # ValueError also for integers with too many digits for Python
@@ -241,12 +241,13 @@ def _read_parquet(metadata: Root, columns: Columns) -> Iterator[Row]:
             kind = entry.type.value_type if pa.types.is_dictionary(entry.type) else entry.type
             if entry.name in (columns.image, columns.caption) and not _is_text(kind):
                 raise CorpusError(
-                    f"Column {entry.name!r} of {str(metadata)!r} is {entry.type} (expected text). Cast it, or name "
-                    f"another ({IMAGE_OPTION if entry.name == columns.image else CAPTION_OPTION})."
+                    f"Column {entry.name!r} of {str(metadata)!r} is {entry.type} (expected text). Cast it, or use "
+                    f"another one ({IMAGE_OPTION if entry.name == columns.image else CAPTION_OPTION})."
                 )
             if is_bytes(kind):
                 raise CorpusError(
-                    f"Column {entry.name!r} of {str(metadata)!r} is {entry.type} (expected text or numbers). Drop it."
+                    f"Column {entry.name!r} of {str(metadata)!r} is {entry.type} (expected text or numbers). Drop the "
+                    "column."
                 )
         number = 1
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
@@ -327,7 +328,7 @@ def attributes_of(cells: dict[str, object]) -> tuple[dict[str, str], str | None]
         try:
             text = _text(value)
         except (ValueError, OverflowError, RecursionError) as error:
-            problem = f"has a value in column {name[:200]!r} that has no text form ({error})"
+            problem = f"has a value in column {name[:200]!r} that cannot be converted to text ({error})"
             continue
         if text:
             attributes[name] = text
@@ -358,7 +359,7 @@ def check_columns(metadata: Root, names: Sequence[str], columns: Columns) -> Non
             raise CorpusError(
                 f"{str(metadata)!r} has no column {required!r} (columns found: {found or 'none'}"
                 + (f"; the nearest is {close[0]!a}" if close else "")
-                + f"). Rename the column, or name the right one: {option}."
+                + f"). Rename the column, or choose the right one with {option}."
             )
     repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
     if repeated:

@@ -45,7 +45,7 @@ def find(root: Root, suffix: str) -> list[str]:
     for name in expand(root.name):
         found.update(dict.fromkeys(roots.list_names(folder, name) if _GLOB.search(name) else [name]))
     if not any(roots.exists(folder / name) for name in found):
-        problem = f"its folder {roots.describe_absence(folder) or 'has none of them'}"
+        problem = f"its folder {roots.describe_absence(folder) or 'has none of these files'}"
         raise CorpusError(f"Corpus {str(root)!r} matches no file ({problem}), expected at least one; correct the path.")
     return list(found)
 
@@ -75,7 +75,8 @@ def expand(pattern: str) -> list[str]:
 def _check_number(number: int, pattern: str) -> None:
     if not 0 < number <= MAX_SHARDS:
         raise CorpusError(
-            f"Pattern {pattern!r} counts down, or names more than {MAX_SHARDS} files. Correct it, or split the corpus."
+            f"Pattern {pattern!r} has a descending range, or yields more than {MAX_SHARDS} file names. Correct it, or "
+            "split the corpus."
         )
 
 
@@ -88,7 +89,9 @@ def check_shard(folder: Root, name: str, root: Root) -> Root:
     check_name(name)
     path = roots.join(folder, PurePosixPath(name))
     if "/" in name or (path != root and not roots.is_inside(path, folder)):
-        raise RowError(Reason.PATH_OUTSIDE_CORPUS, "leads out of the corpus (expected a file in it). Copy it there.")
+        raise RowError(
+            Reason.PATH_OUTSIDE_CORPUS, "leads out of the corpus (expected a file in its folder). Copy it there."
+        )
     if isinstance(path, Path):
         roots.check_file(path)
     return path

@@ -30,7 +30,7 @@ class SidecarReader(FolderReader):
     """
 
     default_columns = Columns("image", "caption")
-    description = "a folder of images with a .txt of the same stem next to each"
+    description = "a folder of images, each next to a .txt file of the same stem"
 
     @classmethod
     def fits(cls, root: Root) -> bool:

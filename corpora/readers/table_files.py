@@ -78,7 +78,7 @@ class ParquetTable(TableFile):
         self._sizes = [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
         self.starts = list(itertools.accumulate(self._sizes, initial=0))
         if min(self._sizes, default=0) < 0 or self.count() > source.size():
-            raise ValueError(f"its footer announces {self.count()} rows in {source.size()} bytes")
+            raise ValueError(f"its footer announces {self.count()} rows, but it has only {source.size()} bytes")
 
     def count(self) -> int:
         """See `TableFile.count`."""
@@ -135,11 +135,11 @@ class ArrowTable(TableFile):
             for batch in pa.ipc.open_stream(self._source):
                 rows += batch.num_rows
                 if batch.num_rows < 0 or rows > size:
-                    raise ValueError(f"it announces {rows} rows in {size} bytes")
+                    raise ValueError(f"it announces {rows} rows, but has only {size} bytes")
                 yield batch
             # Arrow's end mark is optional, but the library datasets always writes it. Without it, rows may be missing.
             if self._source.tell() != size or self._source.read_at(8, size - 8) != _END_OF_STREAM:
-                yield Damage(1, "it has no end mark: rows may be missing")
+                yield Damage(1, "it has no end mark of Arrow: rows may be missing")
         except UNREADABLE as error:
             yield Damage(1, summarize(error))
 

@@ -148,8 +148,8 @@ class TableReader(Reader):
         if image not in images:
             raise CorpusError(
                 f"Column {image!r} of {str(path)!r} contains {schema.field(image).type}, expected the bytes of images, "
-                f"or structs with them (columns that have: {images or 'none'}); name another column "
-                f"({metadata.IMAGE_OPTION}). If the column has the names of image files, call the table "
+                f"or structs with them (columns with such values: {images or 'none'}); name another column "
+                f"({metadata.IMAGE_OPTION}). If the column has the names of image files, rename the table to "
                 "metadata.parquet and move it to their folder."
             )
         return columns
@@ -326,7 +326,8 @@ class _Images:
             path = None if self.paths is None else _values(self.paths[index : index + 1])[0]
             found = "no image" if path is None else f"only the path {str(path)[:200]!a} of its image"
             raise RowError(
-                Reason.MISSING_FILE, f"has {found} (expected its bytes). Embed the images when you export the table."
+                Reason.MISSING_FILE,
+                f"has {found} (expected the bytes of an image). Embed the images when you export the table.",
             )
         data = cell.as_buffer()
         if data.size > limits.max_file_bytes:
@@ -387,7 +388,9 @@ def _get_list(loaded: object, key: str, kind: type[_Entry]) -> list[_Entry]:
     """Return the list under a key of a JSON object. Raises CorpusError unless all entries are of type `kind`."""
     found = loaded.get(key) if isinstance(loaded, dict) else None
     if not isinstance(found, list) or not all(isinstance(entry, kind) for entry in found):
-        raise CorpusError(f"{key!r} of a saved dataset is {ascii(found)[:200]} (expected a list). Save it again.")
+        raise CorpusError(
+            f"The key {key!r} of a saved dataset has {ascii(found)[:200]} (expected a list). Save the dataset again."
+        )
     return found
 
 

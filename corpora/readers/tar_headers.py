@@ -128,7 +128,7 @@ def _make_member(
         size=size if stored else 0,
     )
     if member.start + member.size > end:
-        rest = f"{max(0, end - member.start)} are left"
+        rest = f"but only {max(0, end - member.start)} are left"
         problem = f"was cut short: member {member.name[:200]!a} has {member.size} bytes, {rest}"
         raise DamagedTarError(first, problem)
     return member
@@ -214,7 +214,7 @@ def _check_rest(file: IO[bytes]) -> None:
     while chunk := file.read(_CHUNK):
         if chunk.count(0) < len(chunk):
             at = position + len(chunk) - len(chunk.lstrip(b"\0"))
-            raise DamagedTarError(at, "continues after its end mark; what follows is not read")
+            raise DamagedTarError(at, "continues after its end mark; the data after the mark are not read")
         position += len(chunk)
 
 

@@ -96,7 +96,7 @@ class WebDatasetReader(Reader):
         return require_rows(
             rows,
             f"Corpus {str(self._root)!r} has zero samples in {len(names)} tars (expected members named KEY.jpg and "
-            "KEY.txt or KEY.json). Write it again.",
+            "KEY.txt or KEY.json). Write the tars again.",
         )
 
     def count(self) -> int:
@@ -147,7 +147,8 @@ class WebDatasetReader(Reader):
         except DamagedTarError as error:
             reason = Reason.EMPTY_FILE if error.problem == "is empty" else Reason.DAMAGED_CONTAINER
             problem = (
-                f"{error.problem} (expected an uncompressed tar). Samples before this byte are kept. Write it again."
+                f"{error.problem} (expected an uncompressed tar). Samples before this byte are kept. "
+                "Write the tar again."
             )
             yield Row(f"{location}, byte {error.position},", name, problem=problem, reason=reason)
 
@@ -183,7 +184,7 @@ class WebDatasetReader(Reader):
         kind, too_large = _ROLES[role]
         largest = self._limits.max_file_bytes if role == "image" else metadata.MAX_LINE_BYTES
         if role in sample.data:
-            fix = f"name the suffix of the right one: {metadata.IMAGE_OPTION}" if role == "image" else "keep one"
+            fix = f"name the suffix of the right image ({metadata.IMAGE_OPTION})" if role == "image" else "keep one"
             sample.reject(Reason.MALFORMED_SAMPLE, f"has {kind} more than once (expected one); {fix}.")
             return
         sample.data[role] = None
@@ -209,8 +210,8 @@ class WebDatasetReader(Reader):
             suffixes = ", ".join(sorted(_IMAGES)) if self._any_image else self._columns.image
             sample.reject(
                 Reason.MISSING_FILE,
-                f"has no image{others}, expected a member with one of these after the first dot of its name, next to "
-                f"its caption: {suffixes}. Add or rename it, sort the tar by name, or name its suffix "
+                f"has no image{others}, expected a member next to its caption, with one of these suffixes after the "
+                f"first dot of its name: {suffixes}. Add or rename it, sort the tar by name, or name its suffix "
                 f"({metadata.IMAGE_OPTION}).",
             )
         if caption is None:
@@ -254,7 +255,7 @@ def _keyless_sample(member: Member, suffix: str) -> _Sample | None:
     sample = _Sample(None, member.position, member.name)
     _check(sample, member)
     if suffix in _IMAGES and not member.name.rpartition("/")[2].startswith("._"):  # files of macOS metadata
-        sample.reject(Reason.MALFORMED_SAMPLE, "is an image without a key, a name before its first dot; rename it")
+        sample.reject(Reason.MALFORMED_SAMPLE, "is an image without a key (the name before its first dot); rename it")
     return sample if sample.problem else None
 
 

@@ -212,7 +212,7 @@ def test_downloads_that_lead_out_or_are_web_pages(write: Write, tmp_path: Path, 
 
 def test_a_listing_must_be_one_and_hold_rows(write: Write) -> None:
     root = write({"a.tsv": tsv("x\ty"), "b.tsv": tsv("x\ty")})
-    with pytest.raises(CorpusError, match=r"has several: a.tsv, b.tsv; expected"):
+    with pytest.raises(CorpusError, match=r"has several files that list its rows: a.tsv, b.tsv; expected"):
         open_corpus(root).pairs()
     (root / "b.tsv").write_bytes(tsv("url\tcaption"))
     with pytest.raises(CorpusError, match="zero rows"):

@@ -118,7 +118,7 @@ def test_a_corpus_that_is_not_there(s3: Store, tmp_path: Path, url: str, message
 def test_two_metadata_files(s3: Store, write_corpus: WriteCorpus) -> None:
     root = write_corpus([{"file_name": "a.png", "text": "x"}], folder="two")
     (root / "metadata.jsonl").write_bytes(b"{}")
-    with pytest.raises(CorpusError, match=r"has several: metadata\.csv, metadata\.jsonl"):
+    with pytest.raises(CorpusError, match=r"has several files that list its rows: metadata\.csv, metadata\.jsonl"):
         rows_of(s3.put(root))
 
 
@@ -205,7 +205,7 @@ def test_a_store_that_cannot_be_reached_or_denies(write_corpus: WriteCorpus, mon
     ],
 )  # fmt: skip
 def test_no_keys_in_a_url(url: str) -> None:
-    with pytest.raises(CorpusError, match="expected a bare URL") as caught:
+    with pytest.raises(CorpusError, match="expected a URL without them") as caught:
         parse_root(url)
     assert "hid" not in str(caught.value)
 
@@ -216,7 +216,7 @@ def test_no_keys_in_a_url(url: str) -> None:
         ("nope://bucket/c", "protocol is unknown"),
         ("://c", "protocol is unknown"),
         ("zip://c::s3://bucket/c.zip", "expected one protocol"),
-        ("gs://bucket/c", "driver is not installed: .*gcsfs"),
+        ("gs://bucket/c", "fsspec driver is not installed: .*gcsfs"),
     ],
 )
 def test_urls_that_no_driver_reads(monkeypatch: pytest.MonkeyPatch, url: str, message: str) -> None:
@@ -462,7 +462,7 @@ def test_a_folder_of_a_web_server_is_rejected(tmp_path: Path, serve: Any, handle
     url, _ = serve(tmp_path, handler)
     for kind in ("webdataset", "parquet", "coco", "captions-tsv", "files"):
         WRITERS[kind](ORIGINALS, tmp_path / kind)
-        advice = r"a web server need not list a folder, so name a file .*shard-\{0000\.\.0012\}"
+        advice = r"a web server need not list the files of a folder, so name a file .*shard-\{0000\.\.0012\}"
         with pytest.raises(CorpusError, match=f"{url}/{kind}.*{advice}"):
             rows_of(f"{url}/{kind}")
 
@@ -512,7 +512,9 @@ def test_what_is_not_fetched_whole(tmp_path: Path, serve: Any, monkeypatch: pyte
     monkeypatch.setattr("corpora.roots.MAX_FETCHED_BYTES", 2**18)
     WRITERS["parquet"](LARGE, tmp_path / "tables")
     url, _ = serve(tmp_path, Whole)
-    with pytest.raises(CorpusError, match=r"larger than the 262144 bytes that are downloaded whole; use a server that"):
+    with pytest.raises(
+        CorpusError, match=r"larger than the limit of 262144 bytes for complete downloads; use a server that"
+    ):
         rows_of(f"{url}/tables/train-00000.parquet")
 
 

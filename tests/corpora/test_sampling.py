@@ -112,7 +112,7 @@ def test_more_values_than_rows_wanted_is_refused() -> None:
 
 
 def test_a_column_that_is_not_there_is_refused() -> None:
-    with pytest.raises(CorpusError, match=r"no row of the corpus has a value in 'sight'.*\['site'\]"):
+    with pytest.raises(CorpusError, match=r"no row of the corpus has a value in column 'sight'.*\['site'\]"):
         draw_sample(rows(range(10), a=10), Sampling(9, 0, "sight"))
 
 

@@ -77,7 +77,7 @@ def test_rewrite_is_recorded_before_the_manifest_changes(run, monkeypatch):
     }  # fmt: skip
     now = manifest_sha256(run)
     stores.write_bytes(run.lake / "ledger" / "HEAD", b"{}")
-    with pytest.raises(sql.LakeError, match="HEAD does not have a number"):
+    with pytest.raises(sql.LakeError, match="HEAD does not have the number"):
         run.rewrite("pruned", "why", files=[])
     assert manifest_sha256(run) == now
 

@@ -114,7 +114,7 @@ def test_a_manifest_with_files_of_other_runs_is_an_error(filled, path):
     record = json.loads(manifest.read_text())
     record["files"][0]["path"] = path
     manifest.write_text(json.dumps(record))
-    with pytest.raises(sql.LakeError, match="of other folders"):
+    with pytest.raises(sql.LakeError, match="outside the folder"):
         sql.connect(filled.lake)
 
 
@@ -157,10 +157,10 @@ def test_a_damaged_file_is_named(filled):
         ('{"run_id": ', "Expecting value"),
         ("", "Expecting value"),
         (b"\xff\xfe", "'utf-8' codec"),
-        ("{}", "no config, counts, files, finished_at, run_id, started_at, status"),
-        ('{"run_id": "r", "config": {}, "counts": {}}', "no files"),
-        ("[]", "no config, counts, files, finished_at, run_id, started_at, status"),
-        ("null", "no config, counts, files, finished_at, run_id, started_at, status"),
+        ("{}", "missing keys: config, counts, files, finished_at, run_id, started_at, status"),
+        ('{"run_id": "r", "config": {}, "counts": {}}', "missing keys: files"),
+        ("[]", "missing keys: config, counts, files, finished_at, run_id, started_at, status"),
+        ("null", "missing keys: config, counts, files, finished_at, run_id, started_at, status"),
     ],
 )
 def test_a_damaged_manifest_is_named(filled, text, fault):

@@ -181,7 +181,7 @@ def test_a_manifest_with_files_of_other_runs_is_an_error(filled, change):
     record = filled.read_manifest()
     record["files"][0] |= change
     stores.write_bytes(filled.folder / "manifest.json", json.dumps(record).encode())
-    with pytest.raises(sql.LakeError, match=r"of other folders|expected 64 hexadecimal digits"):
+    with pytest.raises(sql.LakeError, match=r"outside the folder|expected 64 hexadecimal digits"):
         sql.connect(filled.lake)
 
 

@@ -58,7 +58,7 @@ def test_two_queries_run_at_a_time(query, monkeypatch):
     for _ in range(sandbox.MAX_CONCURRENT):
         sandbox._slots.acquire()
     try:
-        with pytest.raises(sql.QueryError, match="busy: 2 others are running"):
+        with pytest.raises(sql.QueryError, match="busy: 2 other queries are running"):
             query("SELECT 1")
     finally:
         for _ in range(sandbox.MAX_CONCURRENT):

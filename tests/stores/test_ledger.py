@@ -154,17 +154,20 @@ def swap_records(root):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (change_record(lambda data: data.replace(b"r1", b"rx")), "record 3 is chained to .* but record 2 is"),
-        (change_record(lambda data: data + b"\n"), "record 2 is not in canonical form"),
-        (change_record(lambda data: data[:-1]), "record 2 is not in canonical form"),
-        (change_record(lambda data: data.replace(b'"kind"', b'"kine"')), "record 2 does not have .* the keys"),
+        (
+            change_record(lambda data: data.replace(b"r1", b"rx")),
+            "record 3 states .* sha256 of the previous record",
+        ),
+        (change_record(lambda data: data + b"\n"), "record 2 is not in canonical JSON"),
+        (change_record(lambda data: data[:-1]), "record 2 is not in canonical JSON"),
+        (change_record(lambda data: data.replace(b'"kind"', b'"kine"')), "record 2 holds .* or its fields"),
         (change_record(lambda data: data.replace(b'"run"', b'"nun"')), "record 2 is of kind 'nun'"),
-        (change_record(lambda data: data.replace(b'"number":2', b'"number":"2"')), "record 2 does not have .* types"),
+        (change_record(lambda data: data.replace(b'"number":2', b'"number":"2"')), "record 2 holds .* types"),
         (delete_record(1), "record 1 of .* is missing"),
         (delete_record(2), "record 2 of .* is missing"),
         (delete_record(3), "HEAD of .* names record 3 .* which does not exist: the last records were deleted"),
-        (swap_records, "record 1 does not have its number"),
-        (lambda root: stores.write_bytes(root / "ledger" / "HEAD", b"{}"), "HEAD does not have a number"),
+        (swap_records, "record 1 holds another number"),
+        (lambda root: stores.write_bytes(root / "ledger" / "HEAD", b"{}"), "HEAD does not have the number"),
         (lambda root: stores.remove(root / "ledger", ["HEAD"]), "HEAD is missing"),
     ],
 )

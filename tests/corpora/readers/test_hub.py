@@ -133,10 +133,10 @@ def test_no_code_of_a_dataset_runs(tmp_path: Path) -> None:
 
 def test_other_kinds_of_datasets_are_rejected_with_advice(tmp_path: Path) -> None:
     root = WRITERS["folder"](ORIGINALS, tmp_path / "folder")
-    with pytest.raises(CorpusError, match=r"is loaded as 'imagefolder', expected .*name the format, folder"):
+    with pytest.raises(CorpusError, match=r"is loaded as 'imagefolder', expected .*use the format folder"):
         rows_of(root)
     tars = WRITERS["webdataset"](ORIGINALS, tmp_path / "tars")
-    with pytest.raises(CorpusError, match=r"is loaded as 'webdataset'.*name the format, webdataset"):
+    with pytest.raises(CorpusError, match=r"is loaded as 'webdataset'.*use the format webdataset"):
         rows_of(tars)
 
 

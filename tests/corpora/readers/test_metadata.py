@@ -264,7 +264,10 @@ def test_exactly_one_metadata_file(write_corpus: WriteCorpus, tmp_path: Path) ->
         read_folder(root)
     root = write_corpus(HEAD)
     (root / "metadata.jsonl").touch()
-    with pytest.raises(CorpusError, match=r"has several: metadata.csv, metadata.jsonl; expected .* exactly one"):
+    with pytest.raises(
+        CorpusError,
+        match=r"has several files that list its rows: metadata.csv, metadata.jsonl; expected .* exactly one",
+    ):
         count_rows(root)
 
 

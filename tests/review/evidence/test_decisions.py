@@ -295,5 +295,5 @@ def test_a_full_disk_is_reported(run, monkeypatch):
 
 def test_an_invalid_record_is_reported(run):
     ledger.append(run.lake, "review", {"life_id": "x"})
-    with pytest.raises(sql.LakeError, match="a review is not as this release writes it"):
+    with pytest.raises(sql.LakeError, match=r"record \d+ \(review\) is damaged, or another release wrote it"):
         rows(run)

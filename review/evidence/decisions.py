@@ -131,7 +131,8 @@ def countersign(
         subject = _find_subject(before, number)
         if reviewer.is_same(subject.body["reviewer"]["name"]):
             raise DecisionError(
-                f"countersign: record {number} is signed by {reviewer.name}, expected a second signer; ask another"
+                f"countersign: record {number} is signed by {reviewer.name}, expected a second signer; ask another "
+                "reviewer"
             )
         if reviewer.identity == "declared" and (identity := subject.body["reviewer"]["identity"]) != "declared":
             raise DecisionError(
@@ -317,8 +318,8 @@ def is_valid_countersign(countersign: Record, subject: Record) -> bool:
 def _find_subject(before: Sequence[Record], number: int) -> Record:
     subject = before[number - 1] if 0 < number <= len(before) else None
     if subject is None or subject.kind not in ("review", "sign_off"):
-        got = "no record of that number" if subject is None else f"a record of kind {subject.kind}"
-        raise DecisionError(f"countersign: got {number}, which is {got}, expected a review or sign-off; see the ledger")
+        got = "which does not exist" if subject is None else f"which is of kind {subject.kind}"
+        raise DecisionError(f"countersign: got record {number}, {got}, expected a decision or sign-off; see the ledger")
     if subject.kind == "review":
         last = find_decision(before, subject.body["life_id"], subject.body["run_id"])
         if last is not None and last.number != number:

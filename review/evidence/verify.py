@@ -27,7 +27,7 @@ _SHARD: Final = re.compile(r"(attributions|ingest_errors)/part-[^/]+\.parquet")
 """Names of the files of a shard. Interrupted attempts leave such files, which no manifest lists."""
 _REPORT: Final = re.compile(r"report[^/]*\.(html|pdf)")
 _MANIFEST: Final = "manifest.json"
-_NOT_CHAINED: Final = "not chained: it was written before the lake had a ledger"
+_NOT_CHAINED: Final = "has no record in the ledger: it was written before the lake had a ledger"
 _RUN_KINDS: Final = ("run", "rewrite")
 
 
@@ -319,14 +319,14 @@ class _RunVerifier:
             elif manifest.get("chained"):
                 self._add(
                     _MANIFEST,
-                    "the ledger has no record of its end: the record was removed, the process was killed before it "
-                    "wrote one, or the ledger was unavailable",
+                    "the ledger has no record of the end of this run: the record was removed, the process was killed "
+                    "before it wrote one, or the ledger was unavailable",
                 )
             elif ledger.expects_record(manifest, self.records):
                 self._add(
                     _MANIFEST,
-                    "the ledger has no record of it, although the ledger is older than the run: the run was added "
-                    "later, or written by a release without a ledger",
+                    "the ledger has no record of this run, although the ledger is older than the run: the run was "
+                    "added later, or written by a release without a ledger",
                 )
             else:
                 self._note("", _NOT_CHAINED)
@@ -342,9 +342,11 @@ class _RunVerifier:
             return
         if last.kind == "rewrite" and digest == last.body.get("before_sha256"):
             what = last.body.get("what")
-            self._note("", f"record {last.number} says {what}, which was not completed: repeat the command")
+            self._note(
+                "", f"record {last.number} says that the run was {what}, which was not completed: repeat the command"
+            )
         elif status == "running" and last.kind == "run" and end not in sql.COMPLETE:
-            self._note("", f"was {end} (record {last.number}) and is being resumed")
+            self._note("", f"ended as {end} (record {last.number}) and is being resumed")
         else:
             self._add(_MANIFEST, f"has sha256 {digest}, expected {recorded} (record {last.number} of the ledger)")
 

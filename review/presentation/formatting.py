@@ -140,6 +140,11 @@ def format_effect(alert: Mapping[str, Any]) -> str:
     return f"{format_ratio(alert['effect'])} times {reference}"
 
 
+def format_loss(loss: float | None) -> str:
+    """Format a loss of the score as the verb of a sentence, such as "fell by 0.010" or "rose by 0.010"."""
+    return f"{'rose' if (loss or 0) < 0 else 'fell'} by {format_score(None if loss is None else abs(loss))}"
+
+
 def format_figures(alert: Mapping[str, Any]) -> str:
     """Format the figures of an alert: shares of attribution and area, number of pairs, and effect."""
     return (
@@ -160,12 +165,13 @@ def format_test(alert: Mapping[str, Any]) -> str:
     if alert["score_effect"] is None:
         return f"not tested: {reason or 'confirmation is off ([confirm] enabled = false)'}"
     on_text = alert["side"] == "text"
-    text = (
-        f"{'leaving it out' if on_text else 'covering it'} reduces the margin of {format_score(alert['margin'])} by "
-        f"{format_score(alert['score_effect'])} more than "
-        f"{'the controls do' if on_text else 'covering equal regions elsewhere'}"
-    )
+    subject, margin = "leaving it out" if on_text else "covering it", format_score(alert["margin"])
+    controls, effect = "the controls do" if on_text else "covering equal regions elsewhere", alert["score_effect"]
+    text = f"{subject} reduces the margin of {margin} by {format_score(effect)} more than {controls}"
+    if effect <= 0:
+        text = f"{subject} does not reduce the margin of {margin} more than {controls}"
     formats: dict[str, Callable[[Any], str]] = {
+        "score_effect": lambda effect: "" if effect > 0 else f"difference {format_score(effect)}",
         "score_low": lambda low: f"95% interval {format_score(low)} to {format_score(alert['score_high'])}",
         "floor": lambda floor: f"floor {format_score(floor)}",
         "q": lambda q: f"q {format_p_value(q)}",
@@ -173,7 +179,7 @@ def format_test(alert: Mapping[str, Any]) -> str:
         "score_effect_before": lambda effect: f"previously {format_score(effect)}",
     }
     details = [describe(alert[key]) for key, describe in formats.items() if alert.get(key) is not None]
-    text += f" ({', '.join(details)})" if details else ""
+    text += f" ({', '.join(filter(None, details))})" if any(details) else ""
     return text if alert["state"] == "confirmed" or not reason else f"{text}; {reason}"
 
 
@@ -248,10 +254,10 @@ def _format_synthetic_tag(trial: Mapping[str, Any]) -> str:
     outcome = "confirmed, so this model reacts to any tag"
     if not trial["confirmed"]:
         outcome = "not confirmed, so the score does not depend on it"
+    loss, low, high = (format_score(trial[key]) for key in ("effect", "low", "high"))
     return (
-        "covering a synthetic tag, added by the audit to a corner of copies of the images, cost "
-        f"{format_score(trial['effect'])} of the margin more than its controls (95% interval "
-        f"{format_score(trial['low'])} to {format_score(trial['high'])}): {outcome}"
+        "the audit added a synthetic tag to a corner of copies of the images and covered it; the loss of the margin, "
+        f"minus the loss when controls were covered, was {loss} (95% interval {low} to {high}): {outcome}"
     )
 
 

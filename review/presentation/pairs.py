@@ -165,8 +165,8 @@ class Album:
         picture, problem, overlay = None, None, None
         if bits is None:
             problem = (
-                f"Map not shown: it has {len(row['image_map'] or ())} values, expected {row['grid_h']} x "
-                f"{row['grid_w']}."
+                f"Map not shown: it has {len(row['image_map'] or ())} values, expected "
+                f"{row['grid_h'] or 0} x {row['grid_w'] or 0}."
             )
         else:
             if pair_id not in self._views:

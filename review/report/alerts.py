@@ -9,6 +9,7 @@ from review.presentation.formatting import (
     format_cosine,
     format_count,
     format_label,
+    format_loss,
     format_p_value,
     format_percent,
     format_ratio,
@@ -76,10 +77,10 @@ def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     if history := _describe_history(facts, row["alert_id"]):
         yield Paragraph(history, "note")
     effect = {
-        "spread_stamp": "frequency here relative to all pairs",
-        "region_contrast": "share here relative to the other pairs",
+        "spread_stamp": "frequency in the slice relative to all pairs",
+        "region_contrast": "share in the slice relative to the other pairs",
         "region_cost": "loss in the screening relative to the margin",
-    }.get(row["rule"], "ratio of the odds of the two" if on_text else "ratio of the two")
+    }.get(row["rule"], "ratio of the odds of the two shares" if on_text else "ratio of the two shares")
     figures = [
         Fact("Mean share of the attribution", format_percent(row["share"]), main=True),
         Fact(f"Mean share of the {texts['whole']}", format_percent(row["area"])),
@@ -95,7 +96,7 @@ def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
         one = len(alert.dependent) == 1
         yield Details(
             f"{format_count(len(alert.dependent), 'more alert')} explained by this one: "
-            f"{'it does' if one else 'they do'} not hold without its pairs",
+            f"{'it' if one else 'they'} would not be raised without its pairs",
             [build_table(_ALERT_COLUMNS, alert.dependent)],
         )
     yield from _build_mean_maps(facts, alert)
@@ -144,16 +145,16 @@ def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
             margin=format_score(row["margin"]),
             tested=format_count(row["tested"], "caption" if on_text else "pair"),
             region=format_region(row["region"]),
-            drop=format_score(row["score_drop"]),
-            control_drop=format_score(row["control_drop"]),
-            outcome=texts[row["state"]].format(reason=row["reason"]),
+            drop=format_loss(row["score_drop"]),
+            control_drop=format_loss(row["control_drop"]),
+            outcome=texts[row["state"]].format(reason=row["reason"] or "no reason was stored"),
         )
     )
     figures = [
-        Fact("Loss of the score beyond the controls", format_score(row["score_effect"]), main=True),
+        Fact("Score effect: loss beyond the controls", format_score(row["score_effect"]), main=True),
         Fact("95% interval", f"{format_score(row['score_low'])} to {format_score(row['score_high'])}"),
         Fact("Floor", format_score(row["floor"])),
-        Fact("Loss relative to the margin", format_percent(share_of_margin(row))),
+        Fact("Score effect relative to the margin", format_percent(share_of_margin(row))),
     ]
     if row["transplant_rise"] is not None or on_text:
         figures.append(Fact(f"Gain where it is {texts['pasted']}", format_score(row["transplant_rise"])))
@@ -180,7 +181,7 @@ def _list_test_columns(cover: str, loss: str, control: str) -> list[Column]:
         Column("Pairs", lambda test: format_count(test["n"]), "number"),
         _score_column(loss, "drop"),
         _score_column(control, "control_drop"),
-        _score_column("Difference", "effect"),
+        _score_column("Score effect", "effect"),
         Column("95% interval", lambda test: f"{format_score(test['low'])} to {format_score(test['high'])}", "number"),
         _score_column("Floor", "floor"),
         Column("p", lambda test: format_p_value(test["p"]), "number"),
@@ -207,7 +208,7 @@ def _build_mean_maps(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     for half, mean in alert.mean_maps.items():
         bits = f"{format_bits(mean.region_bits)} of {format_bits(mean.image_bits)} bits"
         pairs = format_count(mean.n, "pair")
-        lead = f"The {pairs} of the slice." if half == "inside" else f"All {format_count(mean.n, 'other pair')}."
+        lead = f"The {pairs} of the slice." if half == "inside" else f"The {format_count(mean.n, 'other pair')}."
         alt = f"Mean image map of {pairs}: {bits} are in {region}"
         picture = encode_picture(drawing.draw_mean_map(mean.bits, top, boxes), shrink=2)
         maps.append(CaptionedPicture(picture, lead, f"{capitalize(region)}: {bits}.", alt))
@@ -247,7 +248,7 @@ def build_card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> 
             overlay_alt += f"; {region} has {format_percent(share.share)} of the attribution"
         metrics.append(
             Fact(
-                f"{capitalize(region)}, {'outlined' if is_outlined else 'its strongest region'}",
+                f"{capitalize(region)}, {'outlined' if is_outlined else 'the strongest region of the pair'}",
                 f"{format_percent(share.share)} of the attribution ({format_bits(share.bits)} bits) on "
                 f"{format_percent(share.area)} of the {'words' if share.side == 'text' else 'area'}",
                 main=True,

@@ -105,7 +105,7 @@ def _describe_result(facts: RunFacts) -> str:
         return _describe_strongest_alert(facts.alerts[0].row)
     if facts.manifest["status"] in sql.COMPLETE:
         return texts["no_alert"].format(
-            factor=facts.setting("alerts", "factor"), min_pairs=facts.setting("alerts", "min_pairs")
+            factor=facts.setting("alerts", "factor"), min_pairs=facts.min_pairs, limits=TITLES["limits"]
         )
     return texts["stopped"] if facts.manifest["status"] == "stopped" else texts["incomplete"]
 
@@ -123,7 +123,7 @@ def _describe_strongest_alert(row: Mapping[str, Any]) -> str:
     )
     if row["rest_share"] is not None:
         text += f" In all other pairs it is {format_percent(row['rest_share'])}."
-    return f"{text} {TEXTS['summary'][row['state']]}"
+    return f"{text} {TEXTS['summary'][row['state']].format(part=texts['part'], limits=TITLES['limits'])}"
 
 
 def _describe_rows(facts: RunFacts) -> str:
@@ -141,7 +141,7 @@ def _describe_rows(facts: RunFacts) -> str:
         f"; {format_count(counts['pairs'], 'pair')} readable, {format_count(counts['attributions'], 'pair')} attributed"
     )
     if counts.get("reused"):
-        text += f", {format_count(counts['reused'])} of them by earlier runs"
+        text += f", {format_count(counts['reused'])} of them in earlier runs"
     if facts.truncated_captions:
         text += f"; {format_count(facts.truncated_captions, 'caption')} truncated to the context length of the model"
     return text
@@ -178,7 +178,7 @@ def _build_scope(facts: RunFacts) -> Iterator[Block]:
             Fact("Format", ", ".join([manifest.get("corpus_format") or NO_VALUE, *columns])),
             Fact(
                 "Digest",
-                "over the pairs that were read: images, captions and their order",
+                "computed from the pairs that were read: images, captions and their order",
                 f"sha256 {manifest['corpus_digest'] or NO_VALUE}",
             ),
             Fact("Rows", format_count(counts["corpus_rows"])),
@@ -201,10 +201,10 @@ def _build_scope(facts: RunFacts) -> Iterator[Block]:
             Fact("Settings", isolate_text(", ".join(settings)) or NO_VALUE),
             Fact(
                 "Digest",
-                "over weights, architecture, preprocessing and tokenizer; it does not depend on the file format",
+                "computed from weights, architecture, preprocessing and tokenizer, independent of the file format",
                 f"sha256 {manifest['model_digest'] or NO_VALUE}",
             ),
-            Fact("Preprocessing", "from the model’s own configuration; maps and pictures show the image after it"),
+            Fact("Preprocessing", "from the model’s own configuration; maps and pictures show the preprocessed image"),
             Fact("Tokenizer", f"the model’s own; {truncated}"),
             Fact("Patch grid", grids or NO_VALUE),
         ]

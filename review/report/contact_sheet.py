@@ -109,8 +109,9 @@ def _build_chapters(corpus: Corpus, description: Description) -> Iterator[Chapte
         yield Chapter("duplicates", title, [Paragraph(text, "note")])
     if groups := description.near_duplicates:
         text = (
-            f"Different files whose perceptual hashes differ in at most {MAX_DIFFERENT_BITS} of 64 bits. The largest "
-            f"{format_count(len(groups[:GROUPS]), 'group')} of {len(groups)}; up to {_GROUP_PAIRS} of each."
+            f"Different files whose perceptual hashes differ in at most {MAX_DIFFERENT_BITS} of 64 bits. Shown: "
+            f"{len(groups[:GROUPS])} of {format_count(len(groups), 'group')}, largest first; up to "
+            f"{_GROUP_PAIRS} of each."
         )
         sheets = [_build_sheet(corpus, group[:_GROUP_PAIRS]) for group in groups[:GROUPS]]
         yield Chapter("near-duplicates", "Near-duplicate images", [Paragraph(text, "note"), *sheets])

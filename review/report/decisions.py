@@ -172,7 +172,11 @@ def _build_signer(row: Mapping[str, Any], time: datetime) -> list[Fact]:
 def _build_second_signature(facts: RunFacts, number: int, is_required: bool) -> list[Fact]:
     second = facts.countersigns.get(number)
     if second is None:
-        return [Fact("Second signature", "required, and missing: not in force until then")] if is_required else []
+        return (
+            [Fact("Second signature", "required, but missing: not in force until a second person has countersigned")]
+            if is_required
+            else []
+        )
     parts = [
         f"{isolate_text(second['reviewer'])}, {isolate_text(second['role'])}",
         *(format_label(second["meaning"]), format_time(second["signed_at"]), format_label(second["identity"])),

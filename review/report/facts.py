@@ -10,7 +10,7 @@ import sql
 from review.evidence.decisions import query_decisions
 from review.presentation import drawing
 from review.presentation.corpus import open_audited_corpus
-from review.presentation.formatting import NO_VALUE, format_headline, format_self_audit
+from review.presentation.formatting import NO_VALUE, format_count, format_headline, format_self_audit
 from review.presentation.pairs import Album, MeanMap, ShownPair, average_maps, encode_picture, sum_maps
 from review.report.blocks import TEXTS
 from stores import Root, ledger
@@ -56,6 +56,11 @@ class RunFacts:
         """Return a setting of the resolved configuration; a dash if the configuration does not have it."""
         value = self.config.get(section, {}).get(key)
         return NO_VALUE if value is None else value
+
+    @property
+    def min_pairs(self) -> str:
+        """The size of the smallest slice that can have an alert, such as "20 pairs"."""
+        return format_count(self.config.get("alerts", {}).get("min_pairs"), "pair")
 
     def _check_manifest(self, lake: Root) -> str | None:
         """Return a warning if the manifest differs from its record in the ledger; `verify` checks all files."""

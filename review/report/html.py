@@ -109,6 +109,7 @@ def load_templates() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: formatting.NO_VALUE if value is None else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

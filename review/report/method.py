@@ -39,13 +39,13 @@ def build_slices(facts: RunFacts) -> Iterator[Block]:
     rows = facts.slice_shares
     if not rows:
         reason = "" if facts.manifest["counts"]["attributions"] else ": the run has no attributions"
-        yield Paragraph(f"No region was compared in any slice{reason}.")
+        yield Paragraph(f"No region was compared with the threshold in any slice{reason}.")
         return
     listed = f" The table lists the {len(rows)} with the largest effect." if rows[0]["found"] > len(rows) else ""
     yield Paragraph(
         TEXTS["slices"]["introduction"].format(
             number=format_count(rows[0]["found"], "combination"),
-            min_pairs=facts.setting("alerts", "min_pairs"),
+            min_pairs=facts.min_pairs,
             listed=listed,
             factor=facts.setting("alerts", "factor"),
         )

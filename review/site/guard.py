@@ -136,7 +136,7 @@ async def _read_form(request: Request) -> ImmutableMultiDict[str, str]:
     async for chunk in request.stream():
         data += chunk
         if len(data) > _MAX_FORM_BYTES:
-            message = f"Expected at most {_MAX_FORM_BYTES // 1024} KiB. Nothing was recorded."
+            message = f"Expected a form of at most {_MAX_FORM_BYTES // 1024} KiB. Nothing was recorded."
             raise RefusedError(413, "Form too large", message)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().casefold()
     if data and content_type != _FORM_TYPE:  # a form without fields, such as sign-out, has no body

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.presentation.formatting import format_alert
+from review.presentation.formatting import format_alert, format_region_label
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards
 from review.site.pages.decisions import get_alert_decision, get_form_values
@@ -64,7 +64,8 @@ def show_alerts(request: Request, lake: Lake) -> Response:
         choices={
             "audit": list_audits(lake),
             "run": {"newest": "newest of each audit", "all": "all runs"} | {name: name for name in runs},
-            **{name: list_options(row[name] for row in choices) for name in ("model", "corpus", "rule", "region")},
+            **{name: list_options(row[name] for row in choices) for name in ("model", "corpus", "rule")},
+            "region": {name: format_region_label(name) for name in list_options(row["region"] for row in choices)},
             **CHOICES,
         },
         damage=lake.list_damage(),

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from scipy.stats import binomtest
 
 from review.presentation import drawing
-from review.presentation.formatting import nats_to_bits
+from review.presentation.formatting import format_region_label, nats_to_bits
 from review.site.lake_cache import LakeCache
 from review.site.pages.cards import make_cards, round_up
 from review.site.pages.pictures import explain_missing_picture, get_color_map, load_pair
@@ -22,6 +22,7 @@ SAMPLE_SIZE: Final = 20
 def show_pairs(request: Request, lake: Lake, run_id: str) -> Response:
     """Show the pairs of a run that match the filters of the URL."""
     alert = _find_alert(request, lake, run_id)
+    regions = list_options(row["region"] for row in lake.query_run(run_id, "review/page_regions"))
     sort = get_choice(request, "sort", SORT_KEYS) or "row"
     is_ascending = get_choice(request, "order", ("up",)) is not None
     slice_name = get_text(request, "slice") or alert.get("slice")
@@ -48,7 +49,7 @@ def show_pairs(request: Request, lake: Lake, run_id: str) -> Response:
         run_id=run_id,
         region=filters["region"],
         alert=alert,
-        regions=list_options(row["region"] for row in lake.query_run(run_id, "review/page_regions")),
+        regions={name: format_region_label(name) for name in regions},
         slice_kinds=SLICE_KINDS,
     )
 
@@ -94,7 +95,9 @@ def show_pair(request: Request, lake: Lake, run_id: str, pair_id: str) -> Respon
         screened=lake.query_run(run_id, "review/page_screenings", pair_id=pair_id),
         color_map=get_color_map(request),
         color_maps=drawing.COLOR_MAPS,
-        image_regions=[each["region"] for each in shares if each["side"] == "image"],
+        image_regions={
+            each["region"]: format_region_label(each["region"]) for each in shares if each["side"] == "image"
+        },
         attributes=list(row["attributes"] or ()),
         other_runs=[name for name in lake.list_runs() if name != run_id],
     )

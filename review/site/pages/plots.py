@@ -55,7 +55,7 @@ def plot_effect(tests: Sequence[dict[str, Any]], theme: str) -> bytes:
 
     def plot(axes: Any) -> None:
         for position, test in enumerate(tests):
-            labels = ("", "", "") if position else ("effect, 95% interval", "controls", "floor")
+            labels = ("", "", "") if position else ("score effect, 95% interval", "loss of controls", "floor")
             axes.plot([test["low"], test["high"]], [position, position], color=colors["strong"], linewidth=2.5)
             axes.plot(test["effect"], position, "o", color=colors["strong"], markersize=8, label=labels[0])
             axes.plot(test["control_drop"], position, "D", color=colors["weak"], label=labels[1])

@@ -202,13 +202,13 @@ def test_a_forged_countersignature_of_the_same_person_has_no_effect(four_eyes_ru
 def test_invalid_countersignatures_are_refused(four_eyes_run):
     run = four_eyes_run
     first = judge(run)
-    with pytest.raises(DecisionError, match="got 9, which is no record of that number"):
+    with pytest.raises(DecisionError, match="got record 9, which does not exist"):
         countersign(run.lake, BOB, 9, "review")
     second = judge(run, "confirmed")
     with pytest.raises(DecisionError, match=r"record 1 is not in force, since Ann Example decided later \(record 2\)"):
         countersign(run.lake, BOB, first.number, "review")
     done = countersign(run.lake, BOB, second.number, "review", "looked at the same pairs")
-    with pytest.raises(DecisionError, match="which is a record of kind countersign"):
+    with pytest.raises(DecisionError, match="which is of kind countersign"):
         countersign(run.lake, BOB, done.number, "review")
     with pytest.raises(DecisionError, match=r"was countersigned by Bob Other \(record 3\)"):
         countersign(run.lake, replace(BOB, name="Cy"), second.number, "review")

@@ -189,7 +189,7 @@ def test_a_run_added_after_the_ledger_began_is_reported(add_next_run):
     ledger.append(old.lake, "report", {"run_id": "x"})
     (difference,) = verify(old.lake, "all").differences
     assert difference.file == f"runs/{new.run_id}/manifest.json"
-    assert "the ledger has no record of it" in difference.description
+    assert "the ledger has no record of this run" in difference.description
     done = CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(old.lake)])
     assert (done.exit_code, f"left out {new.run_id}" in done.stderr) == (1, True)
     assert CliRunner().invoke(cli.app, ["adopt", new.run_id, "--lake", str(old.lake)]).exit_code == 0
@@ -264,7 +264,7 @@ def test_a_removed_last_record_is_reported_by_head_or_by_an_earlier_head(intact)
 def test_a_removed_ledger_is_reported_by_its_runs(intact):
     shutil.rmtree(intact / "ledger")
     assert [name.endswith("manifest.json") for name in differing_files(intact)][:1] == [True]
-    assert "the ledger has no record of its end" in str(verify(intact, "latest").differences[0])
+    assert "the ledger has no record of the end of this run" in str(verify(intact, "latest").differences[0])
 
 
 def test_an_outdated_head_is_a_note(intact):
@@ -281,8 +281,8 @@ def test_a_run_older_than_the_ledger_is_a_note(add_next_run):
     result = verify(run.lake, "all")
     assert result.is_intact
     assert [note.partition(": ")[2] for note in result.notes] == [
-        "the lake has no ledger", "not chained: it was written before the lake had a ledger",
-        "not chained: it was written before the lake had a ledger",
+        "the lake has no ledger", "has no record in the ledger: it was written before the lake had a ledger",
+        "has no record in the ledger: it was written before the lake had a ledger",
     ]  # fmt: skip
 
 
@@ -296,7 +296,7 @@ def test_the_files_of_an_unfinished_run_are_verified(add_next_run):
     run.update(status="running", reason=None)
     result = verify(run.lake, run.run_id)
     assert result.is_intact
-    assert "was failed (record 2) and is being resumed" in result.notes[0]
+    assert "ended as failed (record 2) and is being resumed" in result.notes[0]
     run = add_next_run({}, status="running", chained=True)
     assert verify(run.lake, run.run_id).notes == [f"runs/{run.run_id}/: has not ended, so it has no record yet"]
     (run.folder / "pairs" / "part-00000.parquet").write_bytes(b"x")
@@ -315,7 +315,7 @@ def test_an_interrupted_rewrite_is_a_note(add_next_run, monkeypatch):
         run.rewrite("compacted", "why")
     result = verify(run.lake, run.run_id)
     assert [difference.file.rpartition("/")[2][:9] for difference in result.differences] == ["manifest-"]
-    assert "record 2 says compacted, which was not completed" in result.notes[0]
+    assert "record 2 says that the run was compacted, which was not completed" in result.notes[0]
 
 
 def test_a_changed_digest_in_a_manifest_is_reported_for_manifest_and_file(intact):

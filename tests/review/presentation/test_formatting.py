@@ -79,7 +79,7 @@ def test_self_audit_reports_synthetic_tag_and_false_alarms():
     tag = {**TRIAL, "kind": "tag", "effect": 0.2, "low": 0.1, "high": 0.3, "confirmed": 1}
     random = [{**TRIAL, "kind": "random", "confirmed": confirmed} for confirmed in (0, 1)]
     sentences = formatting.format_self_audit([*random, tag])
-    assert "cost 0.200 of the margin" in sentences[0]
+    assert "minus the loss when controls were covered, was 0.200" in sentences[0]
     assert "this model reacts to any tag" in sentences[0]
     assert sentences[1].startswith("of 2 random regions of that size in random slices, 1 was confirmed")
 
@@ -131,6 +131,9 @@ def test_test_result_gives_what_the_row_has():
     suspected = {**ALERT, "state": "suspected", "side": "text", "reason": "below the floor"}
     assert formatting.format_test(suspected).startswith("leaving it out reduces the margin")
     assert formatting.format_test(suspected).endswith("; below the floor")
+    assert "does not reduce the margin of 0.400 more than the controls do (difference -0.010, 95% interval" in (
+        formatting.format_test({**suspected, "score_effect": -0.01})
+    )
     assert formatting.format_test({**suspected, "score_effect": None}) == "not tested: below the floor"
     assert "[confirm] enabled = false" in formatting.format_test({**suspected, "score_effect": None, "reason": None})
 

@@ -62,7 +62,7 @@ def test_an_alert_is_in_the_headline_with_numbers_pairs_and_mean_maps(lake, make
     assert "8.00" in page.text
     assert "Mean image map" in page.text
     assert "The 1 pair of the slice" in page.text
-    assert "All 1 other pair" in page.text
+    assert "The 1 other pair" in page.text
     # 1 patch of 10 and 15 of 1 bits: the first patch, a sixteenth of the area, holds 10 of 25.
     assert "The top-left corner, outlined 40.0% of the attribution (10.0 bits) on 6.25% of the area" in page.text
     assert all(image["alt"] for image in page.find("img"))
@@ -99,7 +99,7 @@ def test_a_confirmed_alert_shows_its_test_and_controls(lake, make_pair):
     )
     assert "Confirmed, high severity" in page.text
     assert "In 64 pairs sampled at random from the slice" in page.text
-    assert "Loss of the score beyond the controls 0.280" in page.text  # the weakest fill
+    assert "Score effect: loss beyond the controls 0.280" in page.text  # the weakest fill
     assert "mean color of the surroundings 64 0.310 0.010 0.320 0.200 to 0.400 0.050 < 0.0001 < 0.0001 yes" in page.text
     assert "the 12 tests of this run" in page.text
     assert "inserted into 60 images of pairs with other captions" in page.text
@@ -111,7 +111,7 @@ def test_an_untested_alert_is_reported(lake, make_pair):
     page = page_of(lake)
     assert "Not shown: suspected" in page.text
     assert "Not tested" in page.text
-    assert "This run did not audit itself" in page.text
+    assert "This run has no self-audit" in page.text
 
 
 def test_sampled_and_reused_rows_are_counted(lake, make_pair):
@@ -123,7 +123,7 @@ def test_sampled_and_reused_rows_are_counted(lake, make_pair):
     run.update(counts={"reused": 4900}, config=config)
     text = page_of(lake).text
     assert "sampled by hash in equal parts of each site; 4,990 pairs readable" in text
-    assert "4,990 pairs attributed, 4,900 of them by earlier runs" in text
+    assert "4,990 pairs attributed, 4,900 of them in earlier runs" in text
 
 
 def test_dependent_alerts_are_listed_under_their_leader(lake, make_pair):
@@ -252,7 +252,7 @@ def test_gates_and_error_rows_are_counted_with_their_failures_and_examples(lake,
     )
     run.finish("stopped", "corpus: ExpectSense of width")
     page = page_of(lake)
-    assert "2 checks of the corpus, the attributions and their accounting; 1 failed" in page.text
+    assert "2 checks of the corpus, the attributions and their row counts; 1 failed" in page.text
     assert 'critical corpus ExpectSense width – 0 {"min": 1}' in page.text
     assert "5: corrupt_image 5" in page.text
     assert "f0: detail 0" in page.text

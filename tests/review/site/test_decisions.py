@@ -367,7 +367,7 @@ def test_a_record_that_is_not_there_is_not_countersigned(declared, alert):
     fields = declared.form(f"{alert}/decide") | WHO
     done = declared.client.post("/records/7/countersign", data=fields, headers={"Origin": HERE})
     assert done.status_code == 409
-    assert "no record of that number" in done.text
+    assert "which does not exist" in done.text
 
 
 # Many at once.
@@ -419,7 +419,7 @@ def test_a_run_is_signed_off_after_it_was_shown_what_is_undecided(declared, run,
     assert record.body["alerts"] == {"open": 1, "pending": 0, "decided": 1}
     assert declared.answer.url.path == action
     assert "Signed by Ann Example, radiologist" in declared.text
-    assert "1 alert decided, 1 open" in declared.text
+    assert "Alerts at that time: 1 decided, 1 open" in declared.text
 
 
 def test_a_sign_off_without_a_statement_or_password_is_not_taken(page_of, run):

@@ -231,7 +231,7 @@ def test_an_alert_says_what_it_means_and_what_speaks_for_it(see):
     assert page.find("a", rel="next", href=f"/runs/{RUN}/alerts/alert0000001")
     assert not page.find("a", rel="prev")
     follower = see(f"/runs/{RUN}/alerts/alert0000001")
-    assert "This alert is explained by the one on “dense”" in follower.text
+    assert "This alert is explained by the alert in the slice “dense”" in follower.text
     assert follower.find("a", rel="prev", href=f"/runs/{RUN}/alerts/alert0000000")
 
 

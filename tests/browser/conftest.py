@@ -1,6 +1,6 @@
-"""A real browser on the page: the system's Chromium, driven by Playwright, which here never downloads one.
+"""A real browser for the site: the Chromium of the system, driven by Playwright, which never downloads one here.
 
-Where there is none these tests are skipped, and the summary says so; with CI set they fail instead.
+Without a browser these tests are skipped, which the summary reports; with CI set they fail instead.
 """
 
 import contextlib
@@ -36,15 +36,15 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.line(f"{len(_skipped)} tests: {MISSING}")
 
 
-def _runs(path):
-    """Whether a browser is more than a stub that wants to install one."""
+def _is_browser(path):
+    """Return whether a program is a browser, and not a stub that would install one."""
     return subprocess.run([path, "--version"], capture_output=True, timeout=120, check=False).returncode == 0
 
 
 @pytest.fixture(scope="module")
 def playwright_browser():
-    """Chromium, for the tests of a module: while it runs, this thread has an event loop that others could not start."""
-    path = next(filter(_runs, filter(None, map(shutil.which, NAMES))), None)
+    """Chromium for the tests of a module; its event loop would prevent other tests of this thread from starting one."""
+    path = next(filter(_is_browser, filter(None, map(shutil.which, NAMES))), None)
     if path is None:
         if os.environ.get("CI"):
             pytest.fail(MISSING)
@@ -53,7 +53,7 @@ def playwright_browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        # Without a sandbox, since containers run as root; it sees our own pages only.
+        # Without a sandbox, since containers run as root; it opens only pages of the tests.
         options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
         browser = driver.chromium.launch(executable_path=path, args=options)
         yield browser
@@ -68,10 +68,10 @@ def browser(playwright_browser, request):
     return playwright_browser
 
 
-# A lake as small as can be with something of everything.
+# A small lake with rows in every table that the site shows.
 
 
-def _picture(path, number):
+def _write_image(path, number):
     image = Image.new("RGB", (96, 96), (60 + 5 * number, 70, 90))
     draw = ImageDraw.Draw(image)
     draw.ellipse((30, 30, 70, 80), fill=(200, 190, 180))
@@ -80,9 +80,11 @@ def _picture(path, number):
     image.save(path)
 
 
-def _captions():
-    usual = [f"dense shadow, number {number}" if number % 2 == 0 else f"clear, number {number}" for number in range(11)]
-    return [*usual, INJECTED]
+def _make_captions():
+    captions = [
+        f"dense shadow, number {number}" if number % 2 == 0 else f"clear, number {number}" for number in range(11)
+    ]
+    return [*captions, INJECTED]
 
 
 def _write_run(lake, corpus, run_id, model):
@@ -98,7 +100,7 @@ def _write_run(lake, corpus, run_id, model):
         }
     )  # fmt: skip
     pairs, maps = [], []
-    for number, caption in enumerate(_captions()):
+    for number, caption in enumerate(_make_captions()):
         name = f"image_{number}.png"
         tagged = number % 2 == 0
         image_map = [(8.0 if tagged else 0.4)] + [0.3 + 0.05 * ((number + place) % 5) for place in range(15)]
@@ -144,32 +146,32 @@ def _write_alerts(run):
     }
     dense = base | {"slice_kind": "word", "slice": "dense", "n": 7, "share": 0.6, "effect": 9.6}
     clear = base | {"slice_kind": "attribute", "slice": "site=a", "n": 6, "share": 0.58, "effect": 9.1}
-    known = set(sql.schema("findings").names)
-    run.write_table("findings", [{k: v for k, v in row.items() if k in known} for row in (dense, clear)])
-    told = [f"pair{number:04d}" for number in (0, 2, 4, 11)]
-    given = [
-        dense | {"alert_id": f"{run.run_id}-0", "state": "confirmed", "severity": "high", "pair_ids": told},
-        clear | {"alert_id": f"{run.run_id}-1", "state": "suspected", "pair_ids": told[:3]},
+    columns = set(sql.schema("findings").names)
+    run.write_table("findings", [{k: v for k, v in row.items() if k in columns} for row in (dense, clear)])
+    pair_ids = [f"pair{number:04d}" for number in (0, 2, 4, 11)]
+    alerts = [
+        dense | {"alert_id": f"{run.run_id}-0", "state": "confirmed", "severity": "high", "pair_ids": pair_ids},
+        clear | {"alert_id": f"{run.run_id}-1", "state": "suspected", "pair_ids": pair_ids[:3]},
     ]
-    known = set(sql.schema("alerts").names)
-    run.write_table("alerts", [{k: v for k, v in row.items() if k in known} for row in given])
+    columns = set(sql.schema("alerts").names)
+    run.write_table("alerts", [{k: v for k, v in row.items() if k in columns} for row in alerts])
     figures = {
         "n": 7, "margin": 0.5, "drop": 0.31, "control_drop": 0.01, "effect": 0.3, "low": 0.2, "high": 0.4, "p": 1e-9,
         "q": 1e-8, "tests": 2, "floor": 0.05, "passed": True, "confirmed": True,
     }  # fmt: skip
-    about = {key: dense[key] for key in ("rule", "region", "slice_kind", "slice")}
-    run.write_table("confirmations", [{**about, **figures, "fill": fill} for fill in ("mean", "blur", "swap")])
+    finding = {key: dense[key] for key in ("rule", "region", "slice_kind", "slice")}
+    run.write_table("confirmations", [{**finding, **figures, "fill": fill} for fill in ("mean", "blur", "swap")])
 
 
 @pytest.fixture(scope="session")
-def lake_once(tmp_path_factory):
-    """Two runs, by two models, over one corpus; not to be changed."""
+def shared_lake(tmp_path_factory):
+    """A lake with two runs of two models on one corpus. Not to be changed."""
     from tasks.notify import store_alert_history
 
     folder = tmp_path_factory.mktemp("reviewed")
     (folder / "corpus").mkdir()
     for number in range(12):
-        _picture(folder / "corpus" / f"image_{number}.png", number)
+        _write_image(folder / "corpus" / f"image_{number}.png", number)
     for run_id, model in zip(RUNS, ("a1", "a2"), strict=True):
         run = _write_run(folder / "lake", folder / "corpus", run_id, model)
         store_alert_history(run, 1)
@@ -178,12 +180,12 @@ def lake_once(tmp_path_factory):
 
 
 @pytest.fixture
-def lake(lake_once, tmp_path):
-    return shutil.copytree(lake_once, tmp_path / "the reader's lake")
+def lake(shared_lake, tmp_path):
+    return shutil.copytree(shared_lake, tmp_path / "the reader's lake")
 
 
 class Site:
-    """A server of this process, on loopback."""
+    """A server in a thread of this process, on loopback."""
 
     def __init__(self, app, port):
         self.address = f"http://127.0.0.1:{port}"
@@ -205,14 +207,14 @@ class Site:
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as free_socket:
+        free_socket.bind(("127.0.0.1", 0))
+        return free_socket.getsockname()[1]
 
 
 @pytest.fixture
 def serve():
-    """serve(application or a function that makes one for a port): a `Site` until the test ends."""
+    """serve(make): a `Site` until the test ends; `make` returns the application for a port."""
     with contextlib.ExitStack() as stack:
 
         def start(make):
@@ -224,7 +226,7 @@ def serve():
 
 @pytest.fixture
 def site(lake, serve, tmp_path, monkeypatch):
-    """site(with_users=, ...): the page over the lake; users ada (reviewer), bob (approver), rita (reader)."""
+    """site(with_users=, ...): serve the lake, with the users ada (reviewer), bob (approver) and rita (reader)."""
     monkeypatch.setattr(users, "_COST", (2**4, 8, 1))
 
     def start(with_users=False, **settings):
@@ -239,10 +241,10 @@ def site(lake, serve, tmp_path, monkeypatch):
 
 @pytest.fixture
 def visit(browser):
-    """visit(site, width=, ...): a page in a context of its own, of a browser that nobody else uses.
+    """visit(site, width=, ...): a page in a separate context of the browser.
 
-    Nothing may be asked of another host, no message may end up on the console and no dialog open, in any test. A test
-    that provokes a refusal names its status in `page.expected`, and `blocked` what the policy is to refuse.
+    Every test fails on a request to another host, a message on the console, or a dialog. A test that expects a refusal
+    adds its status to `page.expected`, or `blocked` for a refusal by the content security policy.
     """
     faults, pages = [], []
 
@@ -258,25 +260,25 @@ def visit(browser):
             page.expected = set()
             pages.append(page)
 
-            def asked(request):
+            def check_request(request):
                 parts = urlsplit(request.url)
                 if parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1":
                     faults.append(f"asked for {request.url}")
 
-            def said(message):
-                known = any(f"status of {status}" in message.text for status in page.expected)
-                known |= "blocked" in page.expected and "violates the following Content Security" in message.text
-                if message.type in ("error", "warning") and not known:
+            def check_console(message):
+                is_expected = any(f"status of {status}" in message.text for status in page.expected)
+                is_expected |= "blocked" in page.expected and "violates the following Content Security" in message.text
+                if message.type in ("error", "warning") and not is_expected:
                     faults.append(f"console at {page.url}: {message.text}")
 
-            def asks(dialog):
+            def dismiss_dialog(dialog):
                 faults.append(f"dialog at {page.url}: {dialog.message}")
                 dialog.dismiss()
 
-            page.on("request", asked)
-            page.on("console", said)
+            page.on("request", check_request)
+            page.on("console", check_console)
             page.on("pageerror", lambda error: faults.append(f"script at {page.url}: {error}"))
-            page.on("dialog", asks)
+            page.on("dialog", dismiss_dialog)
             return page
 
         yield open_page
@@ -284,7 +286,7 @@ def visit(browser):
 
 
 def sign_in(page, name):
-    """Sign in by the page's form."""
+    """Sign in with the form of the site."""
     page.goto("/sign-in")
     page.get_by_label("Name").fill(name)
     page.get_by_label("Password").fill(PASSWORD)
@@ -292,8 +294,8 @@ def sign_in(page, name):
 
 
 @pytest.fixture
-def signed_in():
-    """signed_in(page, name): the page, after its user has signed in."""
+def sign_in_as():
+    """sign_in_as(page, name): sign a user in and return the page."""
 
     def enter(page, name):
         sign_in(page, name)
@@ -309,7 +311,7 @@ def password():
 
 @pytest.fixture
 def paths():
-    """Paths of the lake's things: run, other_run, alert, pair, injected."""
+    """Paths of pages of the lake: run, other_run, alert, pair, injected, compare."""
     run = f"/runs/{RUNS[1]}"
     return {
         "run": run,

@@ -1,4 +1,4 @@
-"""Every page, as a browser shows it: nothing from outside, nothing on the console, readable at every width."""
+"""Every page in a browser: no requests to other hosts, no console messages, accessible at every width."""
 
 from pathlib import Path
 
@@ -23,32 +23,32 @@ MAIN_PAGES = ("/", "/alerts", "{alert}", "{alert}/decide", "{run}/sign-off")
         pytest.param(1280, "dark", PAGES, marks=pytest.mark.slow),
     ],
 )
-def test_every_page_can_be_read_by_everyone(site, visit, signed_in, paths, width, scheme, pages):
+def test_every_page_is_accessible(site, visit, sign_in_as, paths, width, scheme, pages):
     page = visit(site(with_users=True), width=width, color_scheme=scheme)
     page.goto("/sign-in")
-    wrong = {"/sign-in": page.evaluate(CHECKS)}
-    signed_in(page, "ada")
+    faults_by_path = {"/sign-in": page.evaluate(CHECKS)}
+    sign_in_as(page, "ada")
     for path in (path.format(**paths) for path in pages):
-        answer = page.goto(path, wait_until="load")
-        assert answer.status == 200, path
+        response = page.goto(path, wait_until="load")
+        assert response.status == 200, path
         page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
-        wrong[path] = page.evaluate(CHECKS)
-    assert {path: found for path, found in wrong.items() if found} == {}
+        faults_by_path[path] = page.evaluate(CHECKS)
+    assert {path: faults for path, faults in faults_by_path.items() if faults} == {}
 
 
-def test_the_checks_find_what_is_wrong(browser):
+def test_checks_find_every_kind_of_fault(browser):
     page = browser.new_page(viewport={"width": 390, "height": 600})
     page.set_content(
         "<h3>Too deep</h3><h1></h1><img src='data:,x'><input><a href='/x'></a><i tabindex=2 id=a>x</i><b id=a>y</b>"
         "<p style='color:#999;background:#fff'>pale</p><table><tr><td style='min-width:600px'>wide</td></tr></table>"
         "<p aria-labelledby=none></p><a href='/y' target=_blank>z</a>"
     )
-    found = "\n".join(page.evaluate(CHECKS))
+    faults = "\n".join(page.evaluate(CHECKS))
     page.close()
-    for what in (
+    for fault in (
         *("no language", "no title", "0 main landmarks", "level 3 after one of level 0", "an empty heading"),
         *("no alternative text", "a field without a label", "nothing says what it is", "an order of its own"),
         *("id a twice", "contrast of 2.85", "a table without headings", "wider than the window: ", "names nothing"),
         *("a link that opens a window", "an image that is broken"),
     ):
-        assert what in found, what
+        assert fault in faults, fault

@@ -18,7 +18,7 @@ TAG = "corner top-left"
 
 @dataclass
 class Lake:
-    """A small lake with its corpus; runs are written as the stages leave them."""
+    """A small lake with its corpus; runs are written as the stages write them."""
 
     path: Path
     corpus: Path
@@ -47,9 +47,9 @@ class Lake:
         return run
 
     def write(self, run: Run, pairs: Sequence[dict[str, Any]], finish: bool = True, **alert: Any) -> Run:
-        """Store pairs with maps and shares; an alert on the first pair's word if one is given."""
+        """Store pairs with maps and shares, and one alert if columns of an alert are given."""
         run.write_table("pairs", [{key: row[key] for key in _PAIR} for row in pairs])
-        run.write_table("attributions", [{k: v for k, v in row.items() if k not in _OWN} for row in pairs])
+        run.write_table("attributions", [{k: v for k, v in row.items() if k not in _PAIR_ONLY} for row in pairs])
         run.write_table(
             "regions",
             [{"pair_id": None, "region": TAG, "kind": "corner", "x0": 0.0, "y0": 0.0, "x1": 0.25, "y1": 0.25}],
@@ -93,7 +93,7 @@ class Lake:
         nats: float = 10 * math.log(2),
         **changes: Any,
     ) -> dict[str, Any]:
-        """A pair with its image in the corpus; the first token of its text and the first patch hold what is given."""
+        """A pair with its image in the corpus; `nats` is the attribution of the first patch."""
         name = f"image_{number}.png"
         Image.new("RGB", size, (90, 10 + number, 60)).save(self.corpus / name)
         image_map = [nats] + [nats / 10] * (grid[0] * grid[1] - 1)
@@ -131,12 +131,12 @@ _PAIR = (
     *("pair_id", "row_number", "file_name", "caption", "image_sha256", "width", "height"),
     "attributes",
 )
-_OWN = ("row_number", "file_name", "image_sha256", "width", "height", "attributes")
+_PAIR_ONLY = ("row_number", "file_name", "image_sha256", "width", "height", "attributes")
 
 
 @pytest.fixture
 def quick_hashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Passwords whose hashing costs nothing."""
+    """Hash passwords at low cost."""
     monkeypatch.setattr(users, "_COST", (2**4, 8, 1))
     users._make_dummy_hash.cache_clear()
     yield
@@ -145,13 +145,13 @@ def quick_hashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def make_lake() -> Callable[[Path], Lake]:
-    """make_lake(folder): an empty lake and corpus in a folder."""
+    """make_lake(folder): create an empty lake and corpus in a folder."""
 
     def make(folder: Path) -> Lake:
-        made = Lake(folder / "lake", folder / "corpus")
-        made.corpus.mkdir()
-        made.path.mkdir()
-        return made
+        lake = Lake(folder / "lake", folder / "corpus")
+        lake.corpus.mkdir()
+        lake.path.mkdir()
+        return lake
 
     return make
 
@@ -163,5 +163,5 @@ def lake(tmp_path: Path, make_lake: Callable[[Path], Lake]) -> Lake:
 
 @pytest.fixture
 def make_pair(lake: Lake) -> Callable[..., dict[str, Any]]:
-    """`Lake.make_pair` of the test's lake."""
+    """`Lake.make_pair` of the lake of the test."""
     return lake.make_pair

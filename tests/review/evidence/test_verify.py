@@ -27,7 +27,7 @@ ANN, BOB = Reviewer("Ann", "radiologist", "declared"), Reviewer("Bob", "quality"
 
 
 def fill_lake(add_next_run, lake, signer=None):
-    """Two complete runs, one of them compacted; a report; decisions and signatures."""
+    """Store two complete runs, one of them compacted, a report, decisions and signatures."""
     runs = [add_next_run({"interval": (0.1, 0.2, 0.3)}, lake=lake, chained=True) for _ in range(2)]
     for run in runs:
         run.write_table("attributions", [{"pair_id": "more"}], "part-00001")
@@ -44,8 +44,8 @@ def fill_lake(add_next_run, lake, signer=None):
 
 
 @pytest.fixture(scope="module")
-def lake_once(make_add_next_run, tmp_path_factory):
-    """An intact lake in a folder. Not to be changed: `intact` is a copy."""
+def shared_intact_lake(make_add_next_run, tmp_path_factory):
+    """An intact lake in a folder. Not to be changed: `intact_lake` is a copy."""
     lake = tmp_path_factory.mktemp("intact") / "lake"
     lake.mkdir()
     fill_lake(make_add_next_run(lake), lake)
@@ -53,29 +53,29 @@ def lake_once(make_add_next_run, tmp_path_factory):
 
 
 @pytest.fixture
-def intact(lake_once, tmp_path):
-    return shutil.copytree(lake_once, tmp_path / "lake")
+def intact_lake(shared_intact_lake, tmp_path):
+    return shutil.copytree(shared_intact_lake, tmp_path / "lake")
 
 
-def files(lake):
+def list_files(lake):
     return sorted(path.relative_to(lake).as_posix() for path in lake.rglob("*") if path.is_file())
 
 
-def differing_files(lake, run_id="all", **options):
+def list_differing_files(lake, run_id="all", **options):
     return [difference.file for difference in verify(lake, run_id, **options).differences]
 
 
-def test_an_intact_lake_has_no_differences(intact):
-    result = verify(intact, "all")
+def test_an_intact_lake_has_no_differences(intact_lake):
+    result = verify(intact_lake, "all")
     assert (result.differences, result.notes) == ([], [])
     assert len(result.runs) == 2
-    assert result.records == len(ledger.read_records(intact)) == 7
-    assert result.head == ledger.read_records(intact)[-1].sha256
-    assert result.files == len(files(intact))
-    assert result.bytes == sum((intact / name).stat().st_size for name in files(intact))
-    assert verify(intact, "latest").runs == result.runs[-1:]
+    assert result.records == len(ledger.read_records(intact_lake)) == 7
+    assert result.head == ledger.read_records(intact_lake)[-1].sha256
+    assert result.files == len(list_files(intact_lake))
+    assert result.bytes == sum((intact_lake / name).stat().st_size for name in list_files(intact_lake))
+    assert verify(intact_lake, "latest").runs == result.runs[-1:]
     with pytest.raises(VerifyError, match=r"got 'none', expected a run of the lake .*: latest, all, "):
-        verify(intact, "none")
+        verify(intact_lake, "none")
 
 
 def flip_bit(path, at, bit):
@@ -85,8 +85,8 @@ def flip_bit(path, at, bit):
 
 
 @contextlib.contextmanager
-def restored(path):
-    """Restore a file after it was changed."""
+def restore_after(path):
+    """Restore the content of a file when the block ends."""
     data = path.read_bytes()
     try:
         yield path
@@ -94,46 +94,46 @@ def restored(path):
         path.write_bytes(data)
 
 
-def test_a_flipped_bit_is_reported_with_its_file(intact):
+def test_a_flipped_bit_is_reported_with_its_file(intact_lake):
     generator = random.Random(7)
-    for name in files(intact):
-        size = (intact / name).stat().st_size
+    for name in list_files(intact_lake):
+        size = (intact_lake / name).stat().st_size
         for at in {0, size - 1, generator.randrange(size)}:
-            with restored(intact / name) as path:
+            with restore_after(intact_lake / name) as path:
                 flip_bit(path, at, generator.randrange(8))
-                found = differing_files(intact)
-            assert found, f"byte {at} of {name}"
-            assert found[0] == name, f"byte {at} of {name}"
+                differing = list_differing_files(intact_lake)
+            assert differing, f"byte {at} of {name}"
+            assert differing[0] == name, f"byte {at} of {name}"
 
 
-def test_flipped_bits_at_the_end_of_the_ledger_are_reported(intact):
-    for path in sorted((intact / "ledger").iterdir())[-2:]:  # the last record and HEAD, which nothing follows
+def test_flipped_bits_at_the_end_of_the_ledger_are_reported(intact_lake):
+    for path in sorted((intact_lake / "ledger").iterdir())[-2:]:  # the last record and HEAD, which nothing follows
         for at in range(0, path.stat().st_size, 7):
-            with restored(path):
+            with restore_after(path):
                 flip_bit(path, at, at % 8)
-                assert differing_files(intact, "latest")[:1] == [f"ledger/{path.name}"], at
+                assert list_differing_files(intact_lake, "latest")[:1] == [f"ledger/{path.name}"], at
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_replaced_bytes_are_reported(intact, data):
-    name = data.draw(st.sampled_from(files(intact)))
-    with restored(intact / name) as path:
+def test_replaced_bytes_are_reported(intact_lake, data):
+    name = data.draw(st.sampled_from(list_files(intact_lake)))
+    with restore_after(intact_lake / name) as path:
         before = path.read_bytes()
         start = data.draw(st.integers(0, len(before)))
         end = data.draw(st.integers(start, len(before)))
         after = before[:start] + data.draw(st.binary(max_size=8)) + before[end:]
         path.write_bytes(after)
-        assert (name in differing_files(intact)) == (after != before)
+        assert (name in list_differing_files(intact_lake)) == (after != before)
 
 
 @pytest.mark.slow
 def test_every_flipped_bit_of_a_tiny_lake_is_reported(lake_of_one_pair):
-    for name in files(lake_of_one_pair):
+    for name in list_files(lake_of_one_pair):
         for at in range((lake_of_one_pair / name).stat().st_size):
-            with restored(lake_of_one_pair / name) as path:
+            with restore_after(lake_of_one_pair / name) as path:
                 flip_bit(path, at, at % 8)
-                assert differing_files(lake_of_one_pair)[:1] == [name], (name, at)
+                assert list_differing_files(lake_of_one_pair)[:1] == [name], (name, at)
 
 
 @pytest.fixture
@@ -149,38 +149,38 @@ def lake_of_one_pair(run_class, tmp_path):
     return tmp_path
 
 
-def test_a_missing_file_is_reported(intact):
-    for name in files(intact):
-        with restored(intact / name) as path:
+def test_a_missing_file_is_reported(intact_lake):
+    for name in list_files(intact_lake):
+        with restore_after(intact_lake / name) as path:
             path.unlink()
-            assert differing_files(intact)[:1] == [name]
+            assert list_differing_files(intact_lake)[:1] == [name]
 
 
-def test_a_missing_run_is_reported(intact):
-    run_id = verify(intact, "latest").runs[0]
-    shutil.rmtree(intact / "runs" / run_id)
+def test_a_missing_run_is_reported(intact_lake):
+    run_id = verify(intact_lake, "latest").runs[0]
+    shutil.rmtree(intact_lake / "runs" / run_id)
     for requested in ("all", run_id, "latest"):
-        assert differing_files(intact, requested) == [f"runs/{run_id}/manifest.json"]
+        assert list_differing_files(intact_lake, requested) == [f"runs/{run_id}/manifest.json"]
 
 
-def test_a_symbolic_link_is_reported_and_its_run_ignored(intact, tmp_path):
-    run_id = verify(intact, "latest").runs[0]
-    target = (intact / "runs" / run_id).rename(tmp_path / run_id)
-    (intact / "runs" / run_id).symlink_to(target)
-    assert differing_files(intact) == differing_files(intact, run_id) == [f"runs/{run_id}"]
-    with sql.connect(intact) as connection:
+def test_a_symbolic_link_is_reported_and_its_run_ignored(intact_lake, tmp_path):
+    run_id = verify(intact_lake, "latest").runs[0]
+    target = (intact_lake / "runs" / run_id).rename(tmp_path / run_id)
+    (intact_lake / "runs" / run_id).symlink_to(target)
+    assert list_differing_files(intact_lake) == list_differing_files(intact_lake, run_id) == [f"runs/{run_id}"]
+    with sql.connect(intact_lake) as connection:
         assert run_id not in [row["run_id"] for row in sql.read(connection, "FROM runs")]
-    (intact / "runs" / run_id).unlink()
-    target.rename(intact / "runs" / run_id)
-    (intact / "runs" / run_id / "pairs").rename(tmp_path / "pairs")
-    (intact / "runs" / run_id / "pairs").symlink_to(tmp_path / "pairs")
-    assert differing_files(intact, run_id)[:1] == [f"runs/{run_id}/pairs"]
-    (intact / "runs" / run_id / "pairs").unlink()
-    (tmp_path / "pairs").rename(intact / "runs" / run_id / "pairs")
-    assert differing_files(intact) == []
-    (intact / "notes").symlink_to(tmp_path)
-    assert differing_files(intact) == ["notes"]
-    assert differing_files(intact, "latest") == []
+    (intact_lake / "runs" / run_id).unlink()
+    target.rename(intact_lake / "runs" / run_id)
+    (intact_lake / "runs" / run_id / "pairs").rename(tmp_path / "pairs")
+    (intact_lake / "runs" / run_id / "pairs").symlink_to(tmp_path / "pairs")
+    assert list_differing_files(intact_lake, run_id)[:1] == [f"runs/{run_id}/pairs"]
+    (intact_lake / "runs" / run_id / "pairs").unlink()
+    (tmp_path / "pairs").rename(intact_lake / "runs" / run_id / "pairs")
+    assert list_differing_files(intact_lake) == []
+    (intact_lake / "notes").symlink_to(tmp_path)
+    assert list_differing_files(intact_lake) == ["notes"]
+    assert list_differing_files(intact_lake, "latest") == []
 
 
 def test_a_run_added_after_the_ledger_began_is_reported(add_next_run):
@@ -190,8 +190,8 @@ def test_a_run_added_after_the_ledger_began_is_reported(add_next_run):
     (difference,) = verify(old.lake, "all").differences
     assert difference.file == f"runs/{new.run_id}/manifest.json"
     assert "the ledger has no record of this run" in difference.description
-    done = CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(old.lake)])
-    assert (done.exit_code, f"left out {new.run_id}" in done.stderr) == (1, True)
+    result = CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(old.lake)])
+    assert (result.exit_code, f"left out {new.run_id}" in result.stderr) == (1, True)
     assert CliRunner().invoke(cli.app, ["adopt", new.run_id, "--lake", str(old.lake)]).exit_code == 0
     assert verify(old.lake, "all").is_intact
 
@@ -201,11 +201,11 @@ def test_a_run_added_after_the_ledger_began_is_reported(add_next_run):
              "runs/RUN/alerts/part-00009.parquet", "runs/RUN/manifest-0123456789abcdef.json", "runs/RUN/report.pdf",
              "runs/RUN/attributions/deep/part-00000.parquet", "runs/none/pairs/part-00000.parquet"],
 )  # fmt: skip
-def test_an_unlisted_file_is_reported(intact, name):
-    name = name.replace("RUN", verify(intact, "latest").runs[0])
-    stores.write_bytes(intact / name, b"foreign")
+def test_an_unlisted_file_is_reported(intact_lake, name):
+    name = name.replace("RUN", verify(intact_lake, "latest").runs[0])
+    stores.write_bytes(intact_lake / name, b"foreign")
     expected = "runs/none/manifest.json" if "none" in name else name
-    assert differing_files(intact) == [expected]
+    assert list_differing_files(intact_lake) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -217,60 +217,60 @@ def test_an_unlisted_file_is_reported(intact, name):
         ("runs/RUN/lock.json", None),
     ],
 )
-def test_incomplete_files_of_killed_processes_are_notes(intact, name, note):
-    name = name.replace("RUN", verify(intact, "latest").runs[0])
-    stores.write_bytes(intact / name, b"left")
-    result = verify(intact, "all")
+def test_incomplete_files_of_killed_processes_are_notes(intact_lake, name, note):
+    name = name.replace("RUN", verify(intact_lake, "latest").runs[0])
+    stores.write_bytes(intact_lake / name, b"left")
+    result = verify(intact_lake, "all")
     assert result.is_intact
-    assert [note in each for each in result.notes] == ([] if note is None else [True])
+    assert [note in text for text in result.notes] == ([] if note is None else [True])
 
 
-def test_swapped_records_are_reported(intact):
-    one, two = (intact / "ledger" / f"0000000{number}.json" for number in (2, 3))
+def test_swapped_records_are_reported(intact_lake):
+    one, two = (intact_lake / "ledger" / f"0000000{number}.json" for number in (2, 3))
     data = one.read_bytes()
     one.write_bytes(two.read_bytes())
     two.write_bytes(data)
-    assert differing_files(intact)[:1] == ["ledger/00000002.json"]
+    assert list_differing_files(intact_lake)[:1] == ["ledger/00000002.json"]
 
 
-def test_a_replaced_record_is_reported(intact):
-    record = json.loads((intact / "ledger" / "00000003.json").read_bytes())
+def test_a_replaced_record_is_reported(intact_lake):
+    record = json.loads((intact_lake / "ledger" / "00000003.json").read_bytes())
     record["body"]["reviewer"] = {"name": "Eve"}
     forged = ledger.canonical_json(record)
-    (intact / "ledger" / "00000003.json").write_bytes(forged)
-    assert differing_files(intact)[0] == "ledger/00000003.json"
+    (intact_lake / "ledger" / "00000003.json").write_bytes(forged)
+    assert list_differing_files(intact_lake)[0] == "ledger/00000003.json"
 
 
-def test_a_record_with_a_wrong_predecessor_is_reported(intact):
-    last = ledger.read_records(intact)[-1]
+def test_a_record_with_a_wrong_predecessor_is_reported(intact_lake):
+    last = ledger.read_records(intact_lake)[-1]
     forged = {"number": last.number + 1, "kind": "review", "at": last.at, "body": {}, "prev": "0" * 64}
-    stores.write_bytes(ledger.record_path(intact, last.number + 1), ledger.canonical_json(forged))
-    assert differing_files(intact)[:1] == [f"ledger/{last.number + 1:08d}.json"]
+    stores.write_bytes(ledger.record_path(intact_lake, last.number + 1), ledger.canonical_json(forged))
+    assert list_differing_files(intact_lake)[:1] == [f"ledger/{last.number + 1:08d}.json"]
 
 
-def test_a_removed_last_record_is_reported_by_head_or_by_an_earlier_head(intact):
-    noted = verify(intact, "all").head
-    before = ledger.read_records(intact)[-2]
-    (intact / "ledger" / "00000007.json").unlink()
-    assert differing_files(intact) == ["ledger/00000007.json"]
-    stores.write_bytes(intact / "ledger" / "HEAD", ledger.canonical_json({"number": 6, "sha256": before.sha256}))
-    assert differing_files(intact) == []  # a chain cannot prove its own end
-    assert differing_files(intact, head=noted) == ["ledger/HEAD"]
-    assert differing_files(intact, head=before.sha256) == []
+def test_a_removed_last_record_is_reported_by_head_or_by_an_earlier_head(intact_lake):
+    earlier_head = verify(intact_lake, "all").head
+    before = ledger.read_records(intact_lake)[-2]
+    (intact_lake / "ledger" / "00000007.json").unlink()
+    assert list_differing_files(intact_lake) == ["ledger/00000007.json"]
+    stores.write_bytes(intact_lake / "ledger" / "HEAD", ledger.canonical_json({"number": 6, "sha256": before.sha256}))
+    assert list_differing_files(intact_lake) == []  # a hash chain cannot prove that it is complete
+    assert list_differing_files(intact_lake, head=earlier_head) == ["ledger/HEAD"]
+    assert list_differing_files(intact_lake, head=before.sha256) == []
     with pytest.raises(VerifyError, match="--head: got 'abc', expected the 64 hexadecimal digits"):
-        verify(intact, "all", head="abc")
+        verify(intact_lake, "all", head="abc")
 
 
-def test_a_removed_ledger_is_reported_by_its_runs(intact):
-    shutil.rmtree(intact / "ledger")
-    assert [name.endswith("manifest.json") for name in differing_files(intact)][:1] == [True]
-    assert "the ledger has no record of the end of this run" in str(verify(intact, "latest").differences[0])
+def test_a_removed_ledger_is_reported_by_its_runs(intact_lake):
+    shutil.rmtree(intact_lake / "ledger")
+    assert [name.endswith("manifest.json") for name in list_differing_files(intact_lake)][:1] == [True]
+    assert "the ledger has no record of the end of this run" in str(verify(intact_lake, "latest").differences[0])
 
 
-def test_an_outdated_head_is_a_note(intact):
-    before = ledger.read_records(intact)[-2]
-    stores.write_bytes(intact / "ledger" / "HEAD", ledger.canonical_json({"number": 6, "sha256": before.sha256}))
-    result = verify(intact, "all")
+def test_an_outdated_head_is_a_note(intact_lake):
+    before = ledger.read_records(intact_lake)[-2]
+    stores.write_bytes(intact_lake / "ledger" / "HEAD", ledger.canonical_json({"number": 6, "sha256": before.sha256}))
+    result = verify(intact_lake, "all")
     assert result.is_intact
     assert "HEAD names record 6 of 7" in result.notes[0]
 
@@ -300,17 +300,17 @@ def test_the_files_of_an_unfinished_run_are_verified(add_next_run):
     run = add_next_run({}, status="running", chained=True)
     assert verify(run.lake, run.run_id).notes == [f"runs/{run.run_id}/: has not ended, so it has no record yet"]
     (run.folder / "pairs" / "part-00000.parquet").write_bytes(b"x")
-    assert differing_files(run.lake, run.run_id) == [f"runs/{run.run_id}/pairs/part-00000.parquet"]
+    assert list_differing_files(run.lake, run.run_id) == [f"runs/{run.run_id}/pairs/part-00000.parquet"]
 
 
 def test_an_interrupted_rewrite_is_a_note(add_next_run, monkeypatch):
     run = add_next_run({}, chained=True)
     record_run_end(run)
 
-    def killed(*_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(type(run), "_write_manifest", killed)
+    monkeypatch.setattr(type(run), "_write_manifest", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run.rewrite("compacted", "why")
     result = verify(run.lake, run.run_id)
@@ -318,22 +318,22 @@ def test_an_interrupted_rewrite_is_a_note(add_next_run, monkeypatch):
     assert "record 2 says that the run was compacted, which was not completed" in result.notes[0]
 
 
-def test_a_changed_digest_in_a_manifest_is_reported_for_manifest_and_file(intact):
-    run_id = verify(intact, "latest").runs[0]
-    path = intact / "runs" / run_id / "manifest.json"
+def test_a_changed_digest_in_a_manifest_is_reported_for_manifest_and_file(intact_lake):
+    run_id = verify(intact_lake, "latest").runs[0]
+    path = intact_lake / "runs" / run_id / "manifest.json"
     entry = json.loads(path.read_bytes())["files"][2]
     path.write_bytes(path.read_bytes().replace(entry["sha256"].encode(), b"0" * 64))
-    manifest, file, *_ = verify(intact, run_id).differences
+    manifest, file, *_ = verify(intact_lake, run_id).differences
     assert manifest.file == f"runs/{run_id}/manifest.json"
     assert file.file == entry["path"]
     assert f"has sha256 {entry['sha256']} (" in file.description
     assert file.description.endswith(f"expected {'0' * 64}")
 
 
-def test_a_review_of_an_unknown_manifest_is_reported(intact):
-    record = next(record for record in ledger.read_records(intact) if record.kind == "sign_off")
-    ledger.append(intact, "sign_off", record.body | {"manifest_sha256": "0" * 64})
-    assert differing_files(intact, record.body["run_id"]) == ["ledger/00000008.json"]
+def test_a_review_of_an_unknown_manifest_is_reported(intact_lake):
+    record = next(record for record in ledger.read_records(intact_lake) if record.kind == "sign_off")
+    ledger.append(intact_lake, "sign_off", record.body | {"manifest_sha256": "0" * 64})
+    assert list_differing_files(intact_lake, record.body["run_id"]) == ["ledger/00000008.json"]
 
 
 def test_signed_records_are_checked_with_the_public_key(add_next_run, tmp_path):
@@ -344,15 +344,15 @@ def test_signed_records_are_checked_with_the_public_key(add_next_run, tmp_path):
     assert verify(lake, "all").notes == [
         f"7 of 7 records are signed (key {public.key_id}); --public-key checks the signatures"
     ]  # fmt: skip
-    assert differing_files(lake, public=public) == []
-    assert len(differing_files(lake, public=other)) == 7
+    assert list_differing_files(lake, public=public) == []
+    assert len(list_differing_files(lake, public=other)) == 7
     ledger.append(lake, "report", {"run_id": "x"})
-    assert differing_files(lake, public=public) == ["ledger/00000008.json"]
-    forged = json.loads((lake / "ledger" / "00000008.json").read_bytes()) | {
+    assert list_differing_files(lake, public=public) == ["ledger/00000008.json"]
+    unsigned = json.loads((lake / "ledger" / "00000008.json").read_bytes()) | {
         "key_id": public.key_id,
         "signature": "AAAA",
     }
-    data = ledger.canonical_json(forged)
+    data = ledger.canonical_json(unsigned)
     (lake / "ledger" / "00000008.json").write_bytes(data)
     stores.write_bytes(lake / "ledger" / "HEAD", ledger.canonical_json({"number": 8, "sha256": ledger.sha256(data)}))
     assert [difference.description for difference in verify(lake, "all", public).differences] == [
@@ -374,28 +374,28 @@ def test_a_remote_lake_is_verified(add_next_run, remote_folder, remove_copies):
     assert hashlib.sha256(data).hexdigest() in difference.description
 
 
-def test_the_command_reports_differences_with_exit_code_1(intact):
-    def command(*arguments):
-        return CliRunner().invoke(cli.app, ["verify", *arguments, "--lake", str(intact)])
+def test_command_exits_with_1_if_there_are_differences(intact_lake):
+    def verify_lake(*arguments):
+        return CliRunner().invoke(cli.app, ["verify", *arguments, "--lake", str(intact_lake)])
 
-    done = command("all", "--json")
-    assert done.exit_code == 0, done.output
-    head = json.loads(done.stdout.splitlines()[-1])["head"]
-    assert f"ledger: 7 records, head {head}" in done.stdout
-    assert command("latest", "--head", head).exit_code == 0
-    assert command("latest", "--head", "0" * 64).exit_code == 1
-    assert command("none").exit_code == 2
-    flip_bit(intact / "ledger" / "00000002.json", 40, 0)
-    done = command("all")
-    assert done.exit_code == 1
-    assert done.stdout.startswith("DIFFERS ledger/00000002.json: ")
-    assert "differences, the first in ledger/00000002.json" in done.stdout
+    result = verify_lake("all", "--json")
+    assert result.exit_code == 0, result.output
+    head = json.loads(result.stdout.splitlines()[-1])["head"]
+    assert f"ledger: 7 records, head {head}" in result.stdout
+    assert verify_lake("latest", "--head", head).exit_code == 0
+    assert verify_lake("latest", "--head", "0" * 64).exit_code == 1
+    assert verify_lake("none").exit_code == 2
+    flip_bit(intact_lake / "ledger" / "00000002.json", 40, 0)
+    result = verify_lake("all")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("DIFFERS ledger/00000002.json: ")
+    assert "differences, the first in ledger/00000002.json" in result.stdout
 
 
 def test_the_command_creates_a_key(tmp_path):
-    done = CliRunner().invoke(cli.app, ["key", "new", str(tmp_path / "key")])
-    assert done.exit_code == 0
-    assert load_key(tmp_path / "key").key_id in done.stdout
+    result = CliRunner().invoke(cli.app, ["key", "new", str(tmp_path / "key")])
+    assert result.exit_code == 0
+    assert load_key(tmp_path / "key").key_id in result.stdout
     assert CliRunner().invoke(cli.app, ["key", "new", str(tmp_path / "key")]).exit_code == 2
 
 
@@ -414,20 +414,29 @@ def test_runs_without_a_record_can_be_adopted(add_next_run):
     assert ["was adopted as stored on" in note for note in result.notes] == [True, True, False]
     assert "0 recorded" in CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(runs[0].lake)]).stdout
     assert CliRunner().invoke(cli.app, ["adopt", "none", "--lake", str(runs[0].lake)]).exit_code == 2
-    with restored(runs[0].folder / "report.html") as path:
+    with restore_after(runs[0].folder / "report.html") as path:
         path.write_bytes(b"new")
-        assert differing_files(runs[0].lake) == [f"runs/{runs[0].run_id}/report.html"]
+        assert list_differing_files(runs[0].lake) == [f"runs/{runs[0].run_id}/report.html"]
 
 
 def test_records_later_than_a_report_are_listed(add_next_run, monkeypatch):
     earlier, run = add_next_run({}, four_eyes=True, chained=True), add_next_run({}, four_eyes=True, chained=True)
     later = add_next_run({}, {"region": "left"}, chained=True)
-    for one in (earlier, run, later):
-        record_run_end(one)
+    for judged_run in (earlier, run, later):
+        record_run_end(judged_run)
     today = datetime.now(UTC).date()
 
-    def judge(one, decision="benign", who=ANN, number=0, **named):
-        return decide(one.lake, who, one.run_id, f"{one.run_id}-{number}", decision, "a marker", "review", **named)
+    def judge(judged_run, decision="benign", reviewer=ANN, number=0, **options):
+        return decide(
+            judged_run.lake,
+            reviewer,
+            judged_run.run_id,
+            f"{judged_run.run_id}-{number}",
+            decision,
+            "a marker",
+            "review",
+            **options,
+        )
 
     before = judge(earlier)
     record = ledger.record_report(run.lake, run.run_id, "html", b"a report")
@@ -442,8 +451,8 @@ def test_records_later_than_a_report_are_listed(add_next_run, monkeypatch):
     run.rewrite("compacted", "as a test")
     numbers.append(ledger.read_records(run.lake)[-1].number)
     assert ledger.read_records(run.lake)[-1].kind == "rewrite"
-    found = find_written_report(run.lake, b"a report")
-    assert ([one.number for one in found.later_records], found.expired_waivers) == (numbers, [])
+    written = find_written_report(run.lake, b"a report")
+    assert ([judged_run.number for judged_run in written.later_records], written.expired_waivers) == (numbers, [])
 
     ledger.record_report(run.lake, run.run_id, "html", b"another")
     assert find_written_report(run.lake, b"another").expired_waivers == []
@@ -454,20 +463,22 @@ def test_records_later_than_a_report_are_listed(add_next_run, monkeypatch):
             return datetime.now(zone) + timedelta(days=1)
 
     monkeypatch.setattr(verify_module, "datetime", Tomorrow)
-    assert [one.number for one in find_written_report(run.lake, b"another").expired_waivers] == numbers[1:2]
+    assert [judged_run.number for judged_run in find_written_report(run.lake, b"another").expired_waivers] == numbers[
+        1:2
+    ]
 
 
-def test_a_report_is_verified_with_a_key_and_a_head(intact, tmp_path):
+def test_a_report_is_verified_with_a_key_and_a_head(intact_lake, tmp_path):
     create_key(tmp_path / "key")
     copy = tmp_path / "copy.html"
     copy.write_bytes(b"<html>the report</html>")
 
-    def command(*more):
-        return CliRunner().invoke(cli.app, ["verify", "--report", str(copy), "--lake", str(intact), *more])
+    def verify_report(*options):
+        return CliRunner().invoke(cli.app, ["verify", "--report", str(copy), "--lake", str(intact_lake), *options])
 
-    head = ledger.read_records(intact)[-1].sha256
-    assert command("--head", head).exit_code == 0
-    assert command("--head", "0" * 64).exit_code == 1
-    assert command("--head", "short").exit_code == 2
-    done = command("--public-key", str(tmp_path / "key.pub"))
-    assert (done.exit_code, "is not signed, expected a signature with key" in done.stdout) == (1, True)
+    head = ledger.read_records(intact_lake)[-1].sha256
+    assert verify_report("--head", head).exit_code == 0
+    assert verify_report("--head", "0" * 64).exit_code == 1
+    assert verify_report("--head", "short").exit_code == 2
+    result = verify_report("--public-key", str(tmp_path / "key.pub"))
+    assert (result.exit_code, "is not signed, expected a signature with key" in result.stdout) == (1, True)

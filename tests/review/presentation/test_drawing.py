@@ -8,7 +8,7 @@ from PIL import Image
 from review.presentation import drawing
 
 
-def lightness(image):
+def compute_lightness(image):
     return np.asarray(image.convert("L"), dtype=float)
 
 
@@ -30,38 +30,38 @@ def test_the_area_outside_the_image_is_gray():
 def test_patches_are_drawn_as_squares_in_place():
     bits = np.zeros((2, 3))
     bits[1, 2] = 5
-    drawn = np.asarray(drawing.draw_overlay(Image.new("RGB", (30, 20)), bits, 5.0, []))
+    overlay = np.asarray(drawing.draw_overlay(Image.new("RGB", (30, 20)), bits, 5.0, []))
     cell = drawing.SIDE // 3
-    assert drawn.shape == (2 * cell, 3 * cell, 3)
-    inside = drawn[cell:, 2 * cell :].reshape(-1, 3)
+    assert overlay.shape == (2 * cell, 3 * cell, 3)
+    inside = overlay[cell:, 2 * cell :].reshape(-1, 3)
     assert (inside == inside[0]).all()
     assert inside[0].sum() > 400
-    assert drawn.sum() == inside.sum(dtype=int)  # over black, nothing else is tinted
+    assert overlay.sum() == inside.sum(dtype=int)  # on black, no other pixel is tinted
 
 
 def test_more_bits_are_lighter_and_invalid_bits_can_be_drawn():
-    assert (np.diff(lightness(drawing.draw_color_scale())[0]) >= -1).all()
+    assert (np.diff(compute_lightness(drawing.draw_color_scale())[0]) >= -1).all()
     bits = np.array([[np.nan, np.inf, -np.inf, -1.0, 2.0]])
-    drawn = lightness(drawing.draw_overlay(None, bits, 1.0, []))[0, :: drawing.SIDE // 5]
-    assert drawn[0] == drawn[2] == drawn[3] < drawn[1] == drawn[4]
+    overlay = compute_lightness(drawing.draw_overlay(None, bits, 1.0, []))[0, :: drawing.SIDE // 5]
+    assert overlay[0] == overlay[2] == overlay[3] < overlay[1] == overlay[4]
 
 
 def test_the_union_of_boxes_is_outlined():
     boxes = [(0.0, 0.0, 0.5, 0.25), (0.0, 0.25, 0.5, 0.5)]  # two halves of a quarter
-    drawn = np.asarray(drawing.draw_overlay(None, np.zeros((4, 4)), 1.0, [boxes]))
-    side = drawn.shape[0]
-    assert (drawn[1, 1 : side // 2 - 1] == 255).all()
-    assert (drawn[side // 2 - 2, 1 : side // 2 - 1] == 255).all()
-    assert (drawn[side // 4 - 4 : side // 4 + 4, 10 : side // 2 - 10] == 40).all()
-    assert (drawn[side // 2 :, side // 2 :] == 40).all()
+    overlay = np.asarray(drawing.draw_overlay(None, np.zeros((4, 4)), 1.0, [boxes]))
+    side = overlay.shape[0]
+    assert (overlay[1, 1 : side // 2 - 1] == 255).all()
+    assert (overlay[side // 2 - 2, 1 : side // 2 - 1] == 255).all()
+    assert (overlay[side // 4 - 4 : side // 4 + 4, 10 : side // 2 - 10] == 40).all()
+    assert (overlay[side // 2 :, side // 2 :] == 40).all()
     separate = np.asarray(drawing.draw_overlay(None, np.zeros((4, 4)), 1.0, [[box] for box in boxes]))
     assert (separate[side // 4 - 2, 1 : side // 2 - 1] == 255).all()
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (7, 7), (14, 14), (16, 9), (2, 50), (400, 1)])
-def test_mean_maps_of_any_shape(rows, columns):
-    drawn = drawing.draw_mean_map(np.ones((rows, columns)), 1.0, [(0.0, 0.0, 0.01, 1.0)])
-    assert drawn.width * rows == drawn.height * columns
+def test_mean_maps_of_any_shape_are_drawn(rows, columns):
+    image = drawing.draw_mean_map(np.ones((rows, columns)), 1.0, [(0.0, 0.0, 0.01, 1.0)])
+    assert image.width * rows == image.height * columns
 
 
 def test_large_pictures_are_stored_as_jpeg():

@@ -19,7 +19,7 @@ def test_shares_have_about_three_figures(share, text):
 @pytest.mark.parametrize(
     ("bits", "text"), [(-1e-9, "0.0"), (99.96, "100.0"), (12345.6, "12,346"), (None, formatting.NO_VALUE)]
 )
-def test_bits(bits, text):
+def test_bits_have_one_decimal(bits, text):
     assert formatting.format_bits(bits) == text
 
 
@@ -63,14 +63,16 @@ TRIAL = {"area": 0.03, "n": 64, "margin": 0.4, "sets": 100}
 
 def test_self_audit_reports_the_smallest_effect_that_is_nearly_always_confirmed():
     sizes = [
-        {**TRIAL, "kind": "sensitivity", "size": size, "confirmed": found}
-        for size, found in ((0.04, 40), (0.08, 96), (0.2, 100))
+        {**TRIAL, "kind": "sensitivity", "size": size, "confirmed": confirmed}
+        for size, confirmed in ((0.04, 40), (0.08, 96), (0.2, 100))
     ]
     (sentence,) = formatting.format_self_audit(sizes)
     assert (
         "3.00% of the area that reduces the margin of every pair by 0.080 (20.0% of it) in 96.0% of samples" in sentence
     )
-    (sentence,) = formatting.format_self_audit(sizes[:1])  # none is nearly always confirmed: the largest
+    (sentence,) = formatting.format_self_audit(
+        sizes[:1]
+    )  # no size is nearly always confirmed, so the largest is reported
     assert "by 0.040 (10.0% of it) would have been confirmed in only 40.0% of samples of 64 pairs" in sentence
     assert formatting.format_self_audit([]) == []
 
@@ -158,12 +160,12 @@ def test_control_characters_do_not_reach_a_terminal():
     ("size", "text"),
     [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB"), (None, formatting.NO_VALUE)],
 )
-def test_bytes(size, text):
+def test_bytes_have_binary_units(size, text):
     assert formatting.format_bytes(size) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.42, "0.4 s"), (59.4, "59 s"), (185, "3 min 5 s"), (7620, "2 h 7 min"), (None, "–")]
 )
-def test_durations(seconds, text):
+def test_durations_have_at_most_two_units(seconds, text):
     assert formatting.format_duration(seconds) == text

@@ -12,7 +12,7 @@ def test_the_page_is_rendered_from_the_source():
     assert page == to_markdown(), "run: python -m review.presentation.glossary > docs/glossary.md"
 
 
-def test_terms_are_unique_and_readers_get_some():
+def test_terms_are_unique_and_some_are_for_readers():
     names = [term.name for terms in load_glossary().values() for term in terms]
     assert len(names) == len(set(names))
     assert {"attribution", "margin", "confirmed", "suspected"} <= {term.name for term in reader_terms()}

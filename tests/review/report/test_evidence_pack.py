@@ -30,33 +30,35 @@ ADA = Reviewer("Ada Okafor", "radiologist", "declared")
 JO = Reviewer("José Müller", "head of quality", "password")
 
 
-NOT_SHOWN = ("key", "kind", "cell", "target", "as_of", "alt", "view_alt", "overlay_alt")
+INVISIBLE_FIELDS = ("key", "kind", "cell", "target", "as_of", "alt", "view_alt", "overlay_alt")
 
 
-def visible_strings(value):
+def list_visible_strings(value):
     """Yield every string of a document that a reader sees, in order."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list | tuple):
         for entry in value:
-            yield from visible_strings(entry)
+            yield from list_visible_strings(entry)
     elif dataclasses.is_dataclass(value) and not isinstance(value, Picture):
         for field in dataclasses.fields(value):
-            if field.name not in NOT_SHOWN:
-                yield from visible_strings(getattr(value, field.name))
+            if field.name not in INVISIBLE_FIELDS:
+                yield from list_visible_strings(getattr(value, field.name))
 
 
-def squeeze(text):
+def remove_white_space(text):
     """Return a text without white space and without characters that only break lines or change directions."""
-    marks = (
-        mark for mark in unicodedata.normalize("NFC", text) if unicodedata.category(mark) not in ("Cf", "Zs", "Cc")
+    characters = (
+        character
+        for character in unicodedata.normalize("NFC", text)
+        if unicodedata.category(character) not in ("Cf", "Zs", "Cc")
     )
-    return "".join(marks)
+    return "".join(characters)
 
 
-def html_text(document):
+def read_html(document):
     page = render_report(document, "html").decode()
-    return squeeze(html.unescape(re.sub(r"<style>.*?</style>|<[^>]*>", "", page, flags=re.DOTALL)))
+    return remove_white_space(html.unescape(re.sub(r"<style>.*?</style>|<[^>]*>", "", page, flags=re.DOTALL)))
 
 
 def read_pdf(document):
@@ -64,8 +66,8 @@ def read_pdf(document):
 
 
 @pytest.fixture(scope="module")
-def lake_once(make_lake, tmp_path_factory):
-    """A run with a confirmed alert, one explained by it, one of a phrase, a failed check, and an error row."""
+def shared_lake_of_evidence(make_lake, tmp_path_factory):
+    """A lake with one run: three alerts (confirmed, explained by it, on a phrase), a failed check and an error row."""
     lake = make_lake(tmp_path_factory.mktemp("evidence"))
     captions = ("dense shadow", "clear", "dense shadow on the left")
     pairs = [lake.make_pair(number, caption) for number, caption in enumerate(captions)]
@@ -95,18 +97,18 @@ def lake_once(make_lake, tmp_path_factory):
 
 
 @pytest.fixture
-def run(lake_once, lake):
-    """The run of `lake_once` in a copy of its lake."""
-    shutil.copytree(lake_once.path, lake.path, dirs_exist_ok=True)
-    lake.corpus = lake_once.corpus
+def run(shared_lake_of_evidence, lake):
+    """The run of `shared_lake_of_evidence` in a copy of its lake."""
+    shutil.copytree(shared_lake_of_evidence.path, lake.path, dirs_exist_ok=True)
+    lake.corpus = shared_lake_of_evidence.corpus
     return Run(lake.path, RUN)
 
 
 @pytest.fixture(scope="module")
-def signed(lake_once, tmp_path_factory):
-    """The document and the PDF of the run with decisions, second signature and sign-off, and their records."""
-    lake = shutil.copytree(lake_once.path, tmp_path_factory.mktemp("signed") / "lake")
-    first, phrase = alert_ids(Run(lake, RUN))
+def signed_report(shared_lake_of_evidence, tmp_path_factory):
+    """The document and the PDF of a run with decisions, a second signature and a sign-off, and their records."""
+    lake = shutil.copytree(shared_lake_of_evidence.path, tmp_path_factory.mktemp("signed") / "lake")
+    first, phrase = list_alert_ids(Run(lake, RUN))
     decide(lake, ADA, RUN, first, "benign", "Examined.", "review")
     record = decide(lake, ADA, RUN, first, "confirmed", "The tag is burnt in.", "review", four_eyes=True)
     countersign(lake, JO, record.number, "approval", "Agreed.")
@@ -117,66 +119,72 @@ def signed(lake_once, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def texts(signed):
+def report_texts(signed_report):
     """The text of the HTML and of the PDF, without the footer of pages."""
-    pages = [page.extract_text() for page in PdfReader(io.BytesIO(signed[1])).pages]
+    pages = [page.extract_text() for page in PdfReader(io.BytesIO(signed_report[1])).pages]
     footer = r"run \S+ · manifest sha256 \S+\s*Page \d+ of \d+"
-    return {"HTML": html_text(signed[0]), "PDF": squeeze("".join(re.sub(footer, "", page) for page in pages))}
+    return {
+        "HTML": read_html(signed_report[0]),
+        "PDF": remove_white_space("".join(re.sub(footer, "", page) for page in pages)),
+    }
 
 
-def alert_ids(run):
+def list_alert_ids(run):
     with run.connect() as connection:
-        found = sql.read(connection, "SELECT alert_id FROM alerts WHERE explained_by IS NULL ORDER BY side")
-    return [row["alert_id"] for row in found]
+        rows = sql.read(connection, "SELECT alert_id FROM alerts WHERE explained_by IS NULL ORDER BY side")
+    return [row["alert_id"] for row in rows]
 
 
-def test_html_and_pdf_have_the_same_text(signed, texts):
-    document = signed[0]
-    strings = [text for text in visible_strings(document) if text.strip() and text != document.footer]
+def test_html_and_pdf_have_the_same_text(signed_report, report_texts):
+    document = signed_report[0]
+    strings = [text for text in list_visible_strings(document) if text.strip() and text != document.footer]
     assert len(strings) > 300
-    for kind, text in texts.items():
-        assert [each for each in strings if squeeze(each) not in text] == [], kind
+    for kind, text in report_texts.items():
+        assert [each for each in strings if remove_white_space(each) not in text] == [], kind
 
 
-def test_decisions_and_sign_offs_have_name_time_and_meaning(signed, texts):
-    _, _, record, sign_off_record = signed
-    for text in texts.values():
-        for each, who in ((record, ADA), (sign_off_record, JO)):
-            time = f"{each.time:%Y-%m-%d %H:%M:%S} UTC"
-            assert squeeze(f"Printed name {who.name} Role {who.role} Date and time {time}") in text
-        assert squeeze("Reason The tag is burnt in.") in text
-        assert squeeze("Meaning review: examined the evidence Identity declared, not verified") in text
-        assert squeeze("Meaning approval: approves the decision Identity signed in with a password") in text
-        assert squeeze(f"record {sign_off_record.number} of the ledger") in text
-        assert squeeze(f"sha256 {sign_off_record.sha256}") in text
-        assert squeeze("Alerts when signed 1 open") in text
+def test_decisions_and_sign_offs_have_name_time_and_meaning(signed_report, report_texts):
+    _, _, record, sign_off_record = signed_report
+    for text in report_texts.values():
+        for signed_record, reviewer in ((record, ADA), (sign_off_record, JO)):
+            time = f"{signed_record.time:%Y-%m-%d %H:%M:%S} UTC"
+            assert remove_white_space(f"Printed name {reviewer.name} Role {reviewer.role} Date and time {time}") in text
+        assert remove_white_space("Reason The tag is burnt in.") in text
+        assert remove_white_space("Meaning review: examined the evidence Identity declared, not verified") in text
+        assert remove_white_space("Meaning approval: approves the decision Identity signed in with a password") in text
+        assert remove_white_space(f"record {sign_off_record.number} of the ledger") in text
+        assert remove_white_space(f"sha256 {sign_off_record.sha256}") in text
+        assert remove_white_space("Alerts when signed 1 open") in text
 
 
-def test_time_per_stage_is_shown(texts):
-    for text in texts.values():
-        assert squeeze("2 min 0 s in its stages") in text
-        assert squeeze("attribute 1 min 30 s 75.0% confirm alerts 30 s 25.0%") in text
+def test_time_per_stage_is_shown(report_texts):
+    for text in report_texts.values():
+        assert remove_white_space("2 min 0 s in its stages") in text
+        assert remove_white_space("attribute 1 min 30 s 75.0% confirm alerts 30 s 25.0%") in text
 
 
 def test_undecided_alerts_are_listed_with_reasons(lake, run):
-    first, phrase = alert_ids(run)
+    first, phrase = list_alert_ids(run)
     assert "Nobody has signed this run off" in render_report(load_document(lake.path, RUN), "html").decode()
     decide(lake.path, ADA, RUN, first, "benign", "Fine.", "review", four_eyes=True)
     decide(lake.path, ADA, RUN, phrase, "needs_data", "More.", "review")
-    text = html_text(load_document(lake.path, RUN))
-    assert squeeze("in pairs whose caption contains “dense”: a second person has to countersign record 1.") in text
-    assert squeeze(": Ada Okafor requested more data.") in text
-    assert squeeze("Decisions 0 of 2 independent alerts decided") in text
-    assert squeeze("Waivers are evaluated") not in text
+    text = read_html(load_document(lake.path, RUN))
+    assert (
+        remove_white_space("in pairs whose caption contains “dense”: a second person has to countersign record 1.")
+        in text
+    )
+    assert remove_white_space(": Ada Okafor requested more data.") in text
+    assert remove_white_space("Decisions 0 of 2 independent alerts decided") in text
+    assert remove_white_space("Waivers are evaluated") not in text
     countersign(lake.path, JO, 1, "approval")
     decide(
         lake.path, JO, RUN, phrase, "waived", "Boilerplate.", "review", until=datetime(2999, 1, 1, tzinfo=UTC).date()
     )
-    text = html_text(load_document(lake.path, RUN))
-    assert squeeze("None: every independent alert is decided.") in text
-    assert squeeze("1 earlier decision, no longer in force") in text
-    assert squeeze("Waived until 2999-01-01, inclusive") in text
-    assert squeeze(f"Waivers are evaluated for {datetime.now(UTC).date()} (UTC); they may expire") in text
+    text = read_html(load_document(lake.path, RUN))
+    assert remove_white_space("None: every independent alert is decided.") in text
+    assert remove_white_space("1 earlier decision, no longer in force") in text
+    assert remove_white_space("Waived until 2999-01-01, inclusive") in text
+    assert remove_white_space(f"Waivers are evaluated for {datetime.now(UTC).date()} (UTC); they may expire") in text
 
 
 def read_history(run):
@@ -185,31 +193,34 @@ def read_history(run):
 
 
 def test_a_decision_of_an_earlier_run_is_in_force_until_the_evidence_changes(lake, run, make_pair):
-    first, _ = alert_ids(run)
+    first, _ = list_alert_ids(run)
     decide(lake.path, ADA, RUN, first, "confirmed", "The tag.", "review")
-    life = {**read_history(run)[0], "life": "still_firing", "alert_id": "alert0000000", "runs": 2}
-    raised = {"slice": "dense", "state": "confirmed", "severity": "high"}
+    history = {**read_history(run)[0], "life": "still_firing", "alert_id": "alert0000000", "runs": 2}
+    alert = {"slice": "dense", "state": "confirmed", "severity": "high"}
     for run_id, effect in (("20260102T000000-bbbbbb", 0.31), ("20260103T000000-cccccc", 3.0)):
-        later = lake.write(lake.begin(run_id), [make_pair(0, "dense shadow")], finish=False, **raised)
-        later.write_table("lives", [{**life, "score_effect": effect}])
+        later = lake.write(lake.begin(run_id), [make_pair(0, "dense shadow")], finish=False, **alert)
+        later.write_table("lives", [{**history, "score_effect": effect}])
         later.finish("completed")
-    text = html_text(load_document(lake.path, "20260102T000000-bbbbbb"))
-    assert squeeze("confirmed, carried over") in text
-    assert squeeze(f"Reviewed run {RUN}; carried over to this run") in text
-    assert squeeze("Still firing: first seen") in text
-    text = html_text(load_document(lake.path, "20260103T000000-cccccc"))
-    assert squeeze("open again, because the evidence has changed: its effect is 3.000, was 0.200 to 0.400") in text
-    assert squeeze("Recorded decision confirmed: the model relies on this and should not") in text
+    text = read_html(load_document(lake.path, "20260102T000000-bbbbbb"))
+    assert remove_white_space("confirmed, carried over") in text
+    assert remove_white_space(f"Reviewed run {RUN}; carried over to this run") in text
+    assert remove_white_space("Still firing: first seen") in text
+    text = read_html(load_document(lake.path, "20260103T000000-cccccc"))
+    assert (
+        remove_white_space("open again, because the evidence has changed: its effect is 3.000, was 0.200 to 0.400")
+        in text
+    )
+    assert remove_white_space("Recorded decision confirmed: the model relies on this and should not") in text
     (lake.path / run.relative_path("alerts/part-00000.parquet")).unlink()
-    text = html_text(load_document(lake.path, "20260102T000000-bbbbbb"))
-    assert squeeze("Other runs of this audit could not be read") in text
+    text = read_html(load_document(lake.path, "20260102T000000-bbbbbb"))
+    assert remove_white_space("Other runs of this audit could not be read") in text
 
 
 def test_scope_lists_sampling_errors_and_digests(lake, run):
     run.update(counts={"corpus_rows": 10, "not_sampled": 6, "errors": 1})
-    text = html_text(load_document(lake.path, RUN))
-    assert squeeze("Not sampled 6 rows; this report says nothing about them") in text
-    assert squeeze("Error rows 1: missing_image 1") in text
+    text = read_html(load_document(lake.path, RUN))
+    assert remove_white_space("Not sampled 6 rows; this report says nothing about them") in text
+    assert remove_white_space("Error rows 1: missing_image 1") in text
     for digest in ("a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32, "e5" * 32):
         assert f"sha256{digest}" in text
 
@@ -227,15 +238,18 @@ def test_missing_alerts_are_listed(lake, run, make_pair):
         "state": "confirmed", "first_run": "a", "last_run": "a", "last_seen": datetime(2025, 12, 31, tzinfo=UTC),
     }  # fmt: skip
     run.write_table("lives", [row])
-    text = html_text(load_document(lake.path, RUN))
-    assert squeeze("resolved frame word “film” confirmed 2025-12-31 00:00:00 UTC its rule no longer raises it") in text
+    text = read_html(load_document(lake.path, RUN))
+    assert (
+        remove_white_space("resolved frame word “film” confirmed 2025-12-31 00:00:00 UTC its rule no longer raises it")
+        in text
+    )
 
 
 def test_every_requirement_refers_to_existing_chapters(lake, run):
     document = build_document(RunFacts(lake.path, run.read_manifest()))
     titles = {chapter.title for chapter in document.chapters} | {"Alert 1 and following", "the status of each alert"}
-    (mapping,) = [chapter for chapter in document.chapters if chapter.key == "requirements"]
-    rows = [row for part in mapping.blocks if isinstance(part, blocks.Table) for row in part.rows]
+    (chapter_of_requirements,) = [chapter for chapter in document.chapters if chapter.key == "requirements"]
+    rows = [row for part in chapter_of_requirements.blocks if isinstance(part, blocks.Table) for row in part.rows]
     assert len(rows) == sum(map(len, load_requirements().values())) > 15
     for row in rows:
         assert set(row[2].split("; ")) <= titles
@@ -265,9 +279,9 @@ def test_untrusted_text_never_becomes_pdf_markup(lake, make_pair):
     run.finish("completed", HOSTILE[1])
     document = load_document(lake.path, RUN)
     reader = read_pdf(document)
-    text = squeeze("".join(page.extract_text() for page in reader.pages))
+    text = remove_white_space("".join(page.extract_text() for page in reader.pages))
     for caption in HOSTILE[:3]:
-        assert squeeze(caption) in text
+        assert remove_white_space(caption) in text
     for word in ("тень", "≤3µm→"):
         assert word in text
     for mark in "左그😀\x00\x1b\u202e":
@@ -282,8 +296,8 @@ def test_right_to_left_scripts_are_shaped_by_the_bundled_fonts(lake, make_pair):
     lake.write(lake.begin(RUN), [make_pair(0, HOSTILE[3]), make_pair(1, HOSTILE[4])])
     text = "".join(page.extract_text() for page in read_pdf(load_document(lake.path, RUN)).pages)
     assert "‹U+" not in text
-    plain = squeeze(unicodedata.normalize("NFKC", text))
-    assert all(mark in plain for mark in squeeze(HOSTILE[3] + HOSTILE[4]))
+    normalized = remove_white_space(unicodedata.normalize("NFKC", text))
+    assert all(mark in normalized for mark in remove_white_space(HOSTILE[3] + HOSTILE[4]))
 
 
 def test_additional_fonts_show_missing_characters(lake, make_pair):
@@ -295,8 +309,8 @@ def test_additional_fonts_show_missing_characters(lake, make_pair):
     assert "‹U+" not in text
 
 
-def test_the_pdf_is_archival_tagged_and_reproducible(signed):
-    document, data, *_ = signed
+def test_the_pdf_is_archival_tagged_and_reproducible(signed_report):
+    document, data, *_ = signed_report
     assert data == render_pdf(document)
     reader = PdfReader(io.BytesIO(data))
     assert b"<pdfaid:part>2</pdfaid:part><pdfaid:conformance>B</pdfaid:conformance>" in data

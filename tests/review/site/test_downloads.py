@@ -1,4 +1,4 @@
-"""The report from the page: what is served, to whom, and what the ledger knows of it then."""
+"""Reports of the site: what is served, to whom, and what the ledger records."""
 
 import io
 import threading
@@ -18,8 +18,8 @@ RUN = "20260101T000000-aaaaaa"
 
 
 @pytest.fixture
-def served(lake, make_pair):
-    """served(settings...): a browser on the page over a run."""
+def make_client(lake, make_pair):
+    """make_client(settings...): a client of a site over a lake with one run."""
     lake.write(lake.begin(RUN), [make_pair(0, "dense shadow")], slice="dense")
 
     def browser(**settings):
@@ -31,8 +31,8 @@ def served(lake, make_pair):
 
 
 @pytest.mark.parametrize("kind", ["html", "pdf"])
-def test_the_report_is_the_one_that_the_command_writes_and_is_noted(served, lake, kind):
-    answer = served().get(f"/runs/{RUN}/report.{kind}")
+def test_report_equals_that_of_the_command_and_is_recorded(make_client, lake, kind):
+    answer = make_client().get(f"/runs/{RUN}/report.{kind}")
     assert answer.status_code == 200
     assert answer.headers["content-disposition"] == f'attachment; filename="audit-report-{RUN}.{kind}"'
     (record,) = ledger.read_records(lake.path)
@@ -44,14 +44,14 @@ def test_the_report_is_the_one_that_the_command_writes_and_is_noted(served, lake
         assert RUN in PdfReader(io.BytesIO(answer.content)).pages[0].extract_text()
 
 
-def test_who_may_only_read_leaves_no_record(served, lake):
-    assert served(allow_anonymous_read=True).get(f"/runs/{RUN}/report.html").status_code == 200
+def test_download_of_an_anonymous_reader_is_not_recorded(make_client, lake):
+    assert make_client(allow_anonymous_read=True).get(f"/runs/{RUN}/report.html").status_code == 200
     assert ledger.read_records(lake.path) == []
 
 
-def test_a_link_on_another_site_leaves_no_record(served, lake, monkeypatch):
+def test_download_by_a_link_of_another_site_is_not_recorded(make_client, lake, monkeypatch):
     monkeypatch.setattr(downloads, "render_report", lambda document, kind: kind.encode())
-    client = served()
+    client = make_client()
     # Two formats, as the same report is recorded once.
     for site, kind, records in (
         *(("cross-site", "html", 0), ("same-site", "html", 0)),
@@ -62,39 +62,39 @@ def test_a_link_on_another_site_leaves_no_record(served, lake, monkeypatch):
         assert len(ledger.read_records(lake.path)) == records, site
 
 
-def test_unknown_reports_are_not_found(served):
-    client = served()
+def test_unknown_reports_are_not_found(make_client):
+    client = make_client()
     for path in (f"{RUN}/report.exe", "nonsense/report.pdf", "..%2f..%2fetc/report.pdf"):
         assert client.get(f"/runs/{path}").status_code == 404, path
 
 
-def test_a_report_is_made_once_until_something_is_written(served, lake, make_pair, monkeypatch):
-    made = []
-    monkeypatch.setattr(downloads, "render_report", lambda told, kind: made.append(kind) or b"report")
-    client = served()
+def test_report_is_rendered_once_until_the_lake_changes(make_client, lake, make_pair, monkeypatch):
+    rendered = []
+    monkeypatch.setattr(downloads, "render_report", lambda document, kind: rendered.append(kind) or b"report")
+    client = make_client()
     for _ in range(3):
         assert client.get(f"/runs/{RUN}/report.html").content == b"report"
-    assert made == ["html"]
+    assert rendered == ["html"]
     lake.write(lake.begin("20260102T000000-bbbbbb"), [make_pair(0)])
     client.get(f"/runs/{RUN}/report.html")
-    assert made == ["html", "html"]
+    assert rendered == ["html", "html"]
 
 
-def test_two_reports_are_made_at_a_time(served, monkeypatch):
+def test_number_of_concurrent_reports_is_limited(make_client, monkeypatch):
     monkeypatch.setattr(downloads, "_slots", threading.BoundedSemaphore(1))
     monkeypatch.setattr(downloads, "_MAX_WAIT_SECONDS", 0.01)
     with downloads._slots:
-        answer = served().get(f"/runs/{RUN}/report.html")
+        answer = make_client().get(f"/runs/{RUN}/report.html")
     assert answer.status_code == 503
     assert "other reports are being written" in answer.text
 
 
-def test_a_report_that_cannot_be_typeset_says_why(served, lake, monkeypatch):
-    def broken(*_, **__):
+def test_report_that_cannot_be_typeset_is_an_error_with_its_reason(make_client, lake, monkeypatch):
+    def raise_error(*_, **__):
         raise typst.TypstError("layout did not converge")
 
-    monkeypatch.setattr(typst, "compile", broken)
-    answer = served().get(f"/runs/{RUN}/report.pdf")
+    monkeypatch.setattr(typst, "compile", raise_error)
+    answer = make_client().get(f"/runs/{RUN}/report.pdf")
     assert answer.status_code == 503
     assert "layout did not converge" in answer.text
     with pytest.raises(ReportError, match="layout did not converge"):

@@ -1,4 +1,4 @@
-"""What the page keeps of a lake, and when it looks again."""
+"""What the site caches of a lake, and when the cache is invalidated."""
 
 from starlette.testclient import TestClient
 
@@ -8,21 +8,21 @@ from review.site.lake_cache import LakeCache
 from stores import ledger
 
 
-def test_a_decision_in_a_store_is_seen_at_once(remote_folder):
-    """Its runs are listed every few seconds, but whoever has decided looks for the decision on the very next page."""
-    lake, answers = LakeCache(remote_folder), iter(range(9))
+def test_decision_in_object_storage_is_shown_at_once(remote_folder):
+    """Runs are listed again after some seconds, but the next page after a decision must show it."""
+    lake, values = LakeCache(remote_folder), iter(range(9))
 
-    def ask():
-        return lake.cache_for_lake("what", lambda: next(answers) + 1)
+    def read_cached():
+        return lake.cache_for_lake("what", lambda: next(values) + 1)
 
-    assert [ask(), ask()] == [1, 1]
+    assert [read_cached(), read_cached()] == [1, 1]
     ledger.append(remote_folder, "report", {"run_id": "r"})
-    assert [ask(), ask()] == [2, 2]
+    assert [read_cached(), read_cached()] == [2, 2]
     ledger.append(remote_folder, "report", {"run_id": "r"})
-    assert ask() == 3
+    assert read_cached() == 3
 
 
-def test_a_damaged_ledger_is_named_and_its_decisions_are_not_shown(lake, make_pair):
+def test_damaged_ledger_is_reported_and_its_decisions_are_hidden(lake, make_pair):
     run_id = lake.write(lake.begin(), [make_pair(0, "dense shadow")], slice="dense").run_id
     alert = "alert0000000"
     decide(lake.path, Reviewer("Ada", "reader", "declared"), run_id, alert, "benign", "A habit.", "review")

@@ -33,7 +33,7 @@ RUN = "20260101T000000-aaaaaa"
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text a reader sees."""
+    """The tags of a page with their attributes, and its visible text."""
 
     def __init__(self, html):
         super().__init__()
@@ -47,50 +47,50 @@ class Page(HTMLParser):
     def handle_data(self, data):
         self._text.append(data)
 
-    def find(self, tag, **wanted):
-        return [a for name, a in self.tags if name == tag and all(a.get(k) == v for k, v in wanted.items())]
+    def find(self, tag, **expected):
+        return [a for name, a in self.tags if name == tag and all(a.get(k) == v for k, v in expected.items())]
 
 
 @pytest.fixture(scope="module")
 def client(shared_lake):
     """A client of a site over the shared lake, which no test changes."""
-    with TestClient(create_app(shared_lake.path), "http://127.0.0.1:8765") as made:
-        yield made
+    with TestClient(create_app(shared_lake.path), "http://127.0.0.1:8765") as test_client:
+        yield test_client
 
 
 @pytest.fixture
-def own_client(lake):
-    """A client of a site over the test's own lake."""
-    with TestClient(create_app(lake.path), "http://127.0.0.1:8765") as made:
-        yield made
+def changing_client(lake):
+    """A client of a site over the lake of the test, which it may change."""
+    with TestClient(create_app(lake.path), "http://127.0.0.1:8765") as test_client:
+        yield test_client
 
 
-def see_with(client):
-    def get(url, status=200):
-        answer = client.get(url)
-        assert answer.status_code == status, answer.text
-        return Page(answer.text)
+def make_get_page(client):
+    def get_page(url, status=200):
+        response = client.get(url)
+        assert response.status_code == status, response.text
+        return Page(response.text)
 
-    return get
-
-
-@pytest.fixture
-def see(client):
-    return see_with(client)
+    return get_page
 
 
 @pytest.fixture
-def see_own(own_client):
-    return see_with(own_client)
+def get_page(client):
+    return make_get_page(client)
 
 
-def test_an_empty_lake_says_how_to_fill_it(see_own):
-    assert "m2ib-audit demo" in see_own("/").text
-    assert "No alert matches these filters." in see_own("/alerts").text
+@pytest.fixture
+def get_changing_page(changing_client):
+    return make_get_page(changing_client)
 
 
-def test_the_overview_names_what_waits_and_how_much_was_covered(see):
-    page = see("/")
+def test_empty_lake_shows_how_to_run_an_audit(get_changing_page):
+    assert "m2ib-audit demo" in get_changing_page("/").text
+    assert "No alert matches these filters." in get_changing_page("/alerts").text
+
+
+def test_overview_shows_open_alerts_and_coverage(get_page):
+    page = get_page("/")
     assert "Attribution concentrates on the top-left corner in pairs whose caption contains “dense”" in page.text
     assert "tiny/model" in page.text
     assert "Coverage 100% of 3 rows" in page.text
@@ -98,68 +98,68 @@ def test_the_overview_names_what_waits_and_how_much_was_covered(see):
     assert not page.find("a", href=f"/runs/{RUN}/alerts/alert0000001")  # the first one explains it
 
 
-def test_alerts_are_filtered_by_the_url(see):
-    assert "1 alert" in see("/alerts").text
-    assert "2 alerts" in see("/alerts?follow=all").text
-    assert "1 alert" in see("/alerts?follow=all&words=SHAD").text
-    assert "0 alerts" in see("/alerts?state=confirmed").text
-    assert "0 alerts" in see("/alerts?run=another").text
-    (chosen,) = see("/alerts?state=suspected").find("option", value="suspected")
-    assert "selected" in chosen
+def test_alerts_are_filtered_by_the_url(get_page):
+    assert "1 alert" in get_page("/alerts").text
+    assert "2 alerts" in get_page("/alerts?follow=all").text
+    assert "1 alert" in get_page("/alerts?follow=all&words=SHAD").text
+    assert "0 alerts" in get_page("/alerts?state=confirmed").text
+    assert "0 alerts" in get_page("/alerts?run=another").text
+    (option,) = get_page("/alerts?state=suspected").find("option", value="suspected")
+    assert "selected" in option
 
 
-def test_alerts_are_sorted_by_their_headings_in_both_directions(see):
-    def order(url):
-        return re.findall(r"alerts/alert000000(\d)", see(url).html)
+def test_alerts_are_sorted_by_column_in_both_directions(get_page):
+    def list_order(url):
+        return re.findall(r"alerts/alert000000(\d)", get_page(url).html)
 
-    assert order("/alerts?follow=all&sort=effect") == ["0", "1"]
-    assert order("/alerts?follow=all&sort=effect&order=up") == ["1", "0"]
-    assert order("/alerts?follow=all&sort=slice&order=up") == ["0", "1"]
+    assert list_order("/alerts?follow=all&sort=effect") == ["0", "1"]
+    assert list_order("/alerts?follow=all&sort=effect&order=up") == ["1", "0"]
+    assert list_order("/alerts?follow=all&sort=slice&order=up") == ["0", "1"]
 
 
 @pytest.mark.parametrize(
     "url", ["/alerts?sort=pair_ids", "/alerts?page=0", "/alerts?page=²", "/runs?page=9", "/alerts?state=%00"]
 )
-def test_a_filter_that_cannot_be_says_what_was_expected(see, url):
-    assert "expected" in see(url, 400).text
+def test_invalid_filter_is_an_error_with_the_expected_values(get_page, url):
+    assert "expected" in get_page(url, 400).text
 
 
 @pytest.mark.parametrize(
     "url", ["/nothing", "/runs/x/alerts/y", f"/runs/{RUN}/alerts/y", "/runs/..%2f..%2fetc/alerts/y"]
 )
-def test_what_is_not_there_is_not_found(see, url):
-    assert see(url, 404).find("a", href="/")
+def test_missing_pages_are_not_found(get_page, url):
+    assert get_page(url, 404).find("a", href="/")
 
 
-def test_a_run_that_cannot_be_read_is_named_and_takes_nothing_else_down(stored_run, lake, make_pair, see_own):
+def test_unreadable_run_is_reported_and_others_are_shown(stored_run, lake, make_pair, get_changing_page):
     run = lake.begin("20260102T000000-bbbbbb")
     lake.write(run, [make_pair(0)], slice="shadow")
     run.path("alerts").unlink()
-    page = see_own("/")
+    page = get_changing_page("/")
     assert "Run 20260102T000000-bbbbbb cannot be read" in page.text
     assert page.find("a", href=f"/runs/{RUN}/alerts/alert0000000")
-    see_own(f"/runs/{RUN}/alerts/alert0000000")
-    assert "is missing or damaged" in see_own("/runs/20260102T000000-bbbbbb/alerts/alert0000000", 503).text
+    get_changing_page(f"/runs/{RUN}/alerts/alert0000000")
+    assert "is missing or damaged" in get_changing_page("/runs/20260102T000000-bbbbbb/alerts/alert0000000", 503).text
     (run.folder / "manifest.json").write_text("{")
-    assert "it is invalid" in see_own("/alerts").text
+    assert "it is invalid" in get_changing_page("/alerts").text
 
 
-def test_what_is_written_meanwhile_is_seen(stored_run, lake, make_pair, see_own):
-    assert "Runs 1" in see_own("/").text
+def test_new_run_is_shown(stored_run, lake, make_pair, get_changing_page):
+    assert "Runs 1" in get_changing_page("/").text
     lake.write(lake.begin("20260102T000000-bbbbbb"), [make_pair(0)], slice="fresh")
-    assert "“fresh”" in see_own("/").text
+    assert "“fresh”" in get_changing_page("/").text
 
 
-def test_a_table_is_taken_along_with_its_filters(client):
-    answer = client.get("/alerts?follow=all&sort=effect&format=csv")
-    assert answer.headers["content-disposition"] == 'attachment; filename="alerts.csv"'
-    rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
+def test_downloaded_table_has_the_filters_of_the_page(client):
+    response = client.get("/alerts?follow=all&sort=effect&format=csv")
+    assert response.headers["content-disposition"] == 'attachment; filename="alerts.csv"'
+    rows = list(csv.DictReader(io.StringIO(response.content.decode("utf-8-sig"))))
     assert [row["slice"] for row in rows] == ["dense", "shadow"]
     table = pq.read_table(io.BytesIO(client.get("/alerts?format=parquet").content))
     assert table.column("slice").to_pylist() == ["dense"]
 
 
-def test_no_text_of_a_csv_is_a_formula(lake, make_pair, own_client):
+def test_csv_contains_no_formulas(lake, make_pair, changing_client):
     starts = ["=", "+", "-", "@", "\t", "\r", "  =", "\n=", "\ufeff=", "＝", "＋", "－", "＠"]
     slices = [f"{start}cmd|' /c calc'!A0" for start in starts]
     run = lake.begin()
@@ -167,61 +167,61 @@ def test_no_text_of_a_csv_is_a_formula(lake, make_pair, own_client):
     lake.alert(run, [{"slice": name, "effect": -2.0} for name in slices])
     run.finish("completed")
     rows = list(
-        csv.DictReader(io.StringIO(own_client.get("/alerts?format=csv").content.decode("utf-8-sig"), newline=""))
+        csv.DictReader(io.StringIO(changing_client.get("/alerts?format=csv").content.decode("utf-8-sig"), newline=""))
     )
     assert {row["slice"] for row in rows} == {f"'{name}" for name in slices}
-    assert {row["effect"] for row in rows} == {"-2.0"}  # a number stays one
+    assert {row["effect"] for row in rows} == {"-2.0"}  # numbers are not escaped
 
 
-def test_foreign_text_stays_text(lake, make_pair, see_own):
+def test_untrusted_text_is_escaped(lake, make_pair, get_changing_page):
     lake.write(lake.begin(), [make_pair(0)], slice='<script>alert("x")</script>', region='"><img src=x onerror=y>')
     for url in ("/", "/alerts", f"/runs/{RUN}/alerts/alert0000000"):
-        page = see_own(url)
+        page = get_changing_page(url)
         assert [script["src"] for script in page.find("script")] == ["/static/page.js"]
         assert not page.find("img", src="x")
         assert '<script>alert("x")</script>' in page.text
 
 
 @pytest.mark.slow
-def test_the_command_says_where_the_page_is(shared_lake):
+def test_command_prints_the_address_of_the_site(shared_lake):
     options = ["--lake", str(shared_lake.path), "--port", "0", "--no-browser"]
     command = [sys.executable, "-m", "flows.cli", "review", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
     try:
-        said = process.stdout.readline()
-        address = re.search(r"http://127\.0\.0\.1:\d+/", said)[0]
-        with urllib.request.urlopen(address, timeout=30) as answer:
-            assert "Overview" in answer.read().decode()
+        line = process.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+/", line)[0]
+        with urllib.request.urlopen(address, timeout=30) as response:
+            assert "Overview" in response.read().decode()
     finally:
         process.terminate()
         process.communicate(timeout=30)
 
 
-def test_the_server_says_where_it_listens_and_ends_with_a_signal(shared_lake):
+def test_server_reports_its_address_and_ends_with_a_signal(shared_lake):
     texts = []
 
-    def stop_after_a_visit(address):
+    def stop_after_visit(address):
         def visit():
-            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=30) as answer:
-                texts.append(answer.read().decode())
+            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=30) as response:
+                texts.append(response.read().decode())
             os.kill(os.getpid(), signal.SIGINT)
 
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
         threading.Thread(target=visit).start()
 
     with contextlib.suppress(KeyboardInterrupt):
-        assert serve(create_app(shared_lake.path), "127.0.0.1", 0, stop_after_a_visit)
+        assert serve(create_app(shared_lake.path), "127.0.0.1", 0, stop_after_visit)
     assert "Overview" in texts[0]
 
 
-def test_no_lake_is_said_before_anything_listens(tmp_path):
-    done = CliRunner().invoke(cli.app, ["review", "--lake", str(tmp_path / "none"), "--no-browser"])
-    assert done.exit_code == 2
-    assert "no folder at" in done.stderr
+def test_missing_lake_is_bad_input_before_the_server_starts(tmp_path):
+    result = CliRunner().invoke(cli.app, ["review", "--lake", str(tmp_path / "none"), "--no-browser"])
+    assert result.exit_code == 2
+    assert "no folder at" in result.stderr
 
 
-def test_an_alert_says_what_it_means_and_what_speaks_for_it(see):
-    page = see(f"/runs/{RUN}/alerts/alert0000000")
+def test_alert_page_shows_meaning_and_evidence(get_page):
+    page = get_page(f"/runs/{RUN}/alerts/alert0000000")
     assert "has 50.0% of the attribution of the image, but only 6.25% of the area" in page.text
     assert "mean color of the surroundings" in page.text
     assert "0.125 to 0.275" in page.text
@@ -230,26 +230,26 @@ def test_an_alert_says_what_it_means_and_what_speaks_for_it(see):
         assert page.find("img", src=f"/runs/{RUN}/alerts/alert0000000/mean/{half}")
     assert page.find("a", rel="next", href=f"/runs/{RUN}/alerts/alert0000001")
     assert not page.find("a", rel="prev")
-    follower = see(f"/runs/{RUN}/alerts/alert0000001")
+    follower = get_page(f"/runs/{RUN}/alerts/alert0000001")
     assert "This alert is explained by the alert in the slice “dense”" in follower.text
     assert follower.find("a", rel="prev", href=f"/runs/{RUN}/alerts/alert0000000")
 
 
-def test_the_random_set_of_an_alert_is_its_seed_s(lake, make_pair, see_own):
+def test_random_pairs_of_an_alert_depend_on_the_seed(lake, make_pair, get_changing_page):
     run = lake.begin()
     lake.write(run, [make_pair(number, "dense") for number in range(12)], slice="dense", pair_ids=["pair0000"])
 
-    def drawn(seed):
-        html = see_own(f"/runs/{RUN}/alerts/alert0000000?seed={seed}").html
+    def list_random_pairs(seed):
+        html = get_changing_page(f"/runs/{RUN}/alerts/alert0000000?seed={seed}").html
         return re.findall(r'class="open" href="[^"]*/pairs/(pair\d+)', html)[1:]  # the first is the strongest example
 
-    assert drawn(1) == drawn(1)
-    assert len(set(drawn(1))) == 8
-    assert drawn(1) != drawn(2)
+    assert list_random_pairs(1) == list_random_pairs(1)
+    assert len(set(list_random_pairs(1))) == 8
+    assert list_random_pairs(1) != list_random_pairs(2)
 
 
-def test_a_pair_has_its_image_map_outlines_tokens_and_numbers(see, client):
-    page = see(f"/runs/{RUN}/pairs/pair0000?alert=alert0000000")
+def test_pair_page_shows_image_map_outlines_tokens_and_numbers(get_page, client):
+    page = get_page(f"/runs/{RUN}/pairs/pair0000?alert=alert0000000")
     base = f"/runs/{RUN}/pairs/pair0000"
     assert page.find("img", src=f"{base}/image")
     assert page.find("rect", x="0.0", y="0.0", width="72.0", height="72.0")  # a quarter of 288 pixels
@@ -259,62 +259,62 @@ def test_a_pair_has_its_image_map_outlines_tokens_and_numbers(see, client):
     assert picture.size == (576, 576)
     layer = Image.open(io.BytesIO(client.get(f"{base}/overlay?top=10&map=cividis").content))
     assert (layer.mode, layer.size) == ("RGBA", (4, 4))
-    assert see(f"{base}/overlay?map=rainbow", 400)
+    assert get_page(f"{base}/overlay?map=rainbow", 400)
 
 
-def test_pictures_are_not_sent_again_to_whoever_has_them(client):
+def test_cached_pictures_are_not_sent_again(client):
     url = f"/runs/{RUN}/pairs/pair0000/overlay"
     first = client.get(url)
     assert client.get(url, headers={"If-None-Match": first.headers["etag"]}).status_code == 304
 
 
-def test_an_image_that_is_gone_or_another_one_is_said(stored_run, lake, see_own):
+def test_missing_or_changed_image_is_reported(stored_run, lake, get_changing_page):
     (lake.corpus / "image_1.png").write_bytes((lake.corpus / "image_2.png").read_bytes())
-    assert "The image file has changed since the audit" in see_own(f"/runs/{RUN}/pairs/pair0001").text
-    assert "has changed" in see_own(f"/runs/{RUN}/pairs/pair0001/image", 404).text
+    assert "The image file has changed since the audit" in get_changing_page(f"/runs/{RUN}/pairs/pair0001").text
+    assert "has changed" in get_changing_page(f"/runs/{RUN}/pairs/pair0001/image", 404).text
     lake.corpus.rename(lake.corpus.with_name("moved"))
-    page = see_own(f"/runs/{RUN}/pairs/pair0002")
+    page = get_changing_page(f"/runs/{RUN}/pairs/pair0002")
     assert "The image is not shown." in page.text
     assert page.find("img", src=f"/runs/{RUN}/pairs/pair0002/overlay?map=inferno&top=10.0")
 
 
-def test_a_pair_id_is_looked_up_and_never_a_path(see):
+def test_pair_id_is_never_used_as_a_path(get_page):
     for name in ("pair9999", "..%2F..%2Fetc%2Fpasswd", "%2e%2e", "image_0.png", "a'OR'1'='1"):
         for part in ("", "/image", "/overlay", f"/difference?than={RUN}"):
-            see(f"/runs/{RUN}/pairs/{name}{part}", 404)
+            get_page(f"/runs/{RUN}/pairs/{name}{part}", 404)
 
 
-def test_pairs_are_narrowed_down(see):
-    def found(query):
-        page = see(f"/runs/{RUN}/pairs?{query}")
+def test_pairs_are_filtered_by_the_url(get_page):
+    def list_pairs(query):
+        page = get_page(f"/runs/{RUN}/pairs?{query}")
         return sorted(set(re.findall(r"/pairs/(pair\d+)", page.html)))
 
-    assert found("") == ["pair0000", "pair0001", "pair0002"]
-    assert found("words=CLEAR") == ["pair0001", "pair0002"]
-    assert found("slice=dense") == ["pair0000", "pair0002"]
-    assert found("slice_kind=attribute&slice=site%3Da&words=shadow") == ["pair0000"]
-    assert found("alert=alert0000001") == ["pair0000"]
-    assert found("low_cosine=0.6") == []
-    assert found("region=corner+top-left&low_share=0.3&high_share=0.5") == ["pair0000", "pair0001", "pair0002"]
-    assert found("region=corner+top-left&low_share=0.5") == []
-    assert found("failed=yes") == []
-    see(f"/runs/{RUN}/pairs?low_share=a", 400)
+    assert list_pairs("") == ["pair0000", "pair0001", "pair0002"]
+    assert list_pairs("words=CLEAR") == ["pair0001", "pair0002"]
+    assert list_pairs("slice=dense") == ["pair0000", "pair0002"]
+    assert list_pairs("slice_kind=attribute&slice=site%3Da&words=shadow") == ["pair0000"]
+    assert list_pairs("alert=alert0000001") == ["pair0000"]
+    assert list_pairs("low_cosine=0.6") == []
+    assert list_pairs("region=corner+top-left&low_share=0.3&high_share=0.5") == ["pair0000", "pair0001", "pair0002"]
+    assert list_pairs("region=corner+top-left&low_share=0.5") == []
+    assert list_pairs("failed=yes") == []
+    get_page(f"/runs/{RUN}/pairs?low_share=a", 400)
 
 
-def test_pages_of_pairs_have_each_pair_once(lake, make_pair, see_own):
+def test_pages_of_pairs_contain_each_pair_once(lake, make_pair, get_changing_page):
     # Cosines repeat, and no pair has a second seed: ties and missing values must not lose a pair between two pages.
     lake.write(lake.begin(), [make_pair(number, cosine=number % 3 / 10) for number in range(103)])
     for sort in ("row", "cosine", "stability"):
-        url, seen = f"/runs/{RUN}/pairs?sort={sort}", []
+        url, pair_ids = f"/runs/{RUN}/pairs?sort={sort}", []
         while url:
-            page = see_own(url)
-            seen += dict.fromkeys(re.findall(r"/pairs/(pair\d+)", page.html))
+            page = get_changing_page(url)
+            pair_ids += dict.fromkeys(re.findall(r"/pairs/(pair\d+)", page.html))
             url = next((link["href"] for link in page.find("a", rel="next")), None)
-        assert len(seen) == len(set(seen)) == 103, sort
+        assert len(pair_ids) == len(set(pair_ids)) == 103, sort
 
 
-def test_a_run_shows_its_gates_errors_times_settings_and_files(see):
-    page = see(f"/runs/{RUN}")
+def test_a_run_shows_its_gates_errors_times_settings_and_files(get_page):
+    page = get_page(f"/runs/{RUN}")
     assert "1 suspected alert: attribution concentrates on the top-left corner" in page.text
     assert "bottleneck.image.beta" in page.text
     assert "cut.png : <b>x</b>" in page.text
@@ -323,102 +323,102 @@ def test_a_run_shows_its_gates_errors_times_settings_and_files(see):
     assert "c3c3" in page.text
 
 
-def test_errors_are_narrowed_down(see):
-    assert "3 errors" in see("/errors").text
-    assert "1 error" in see("/errors?reason=cut").text
-    assert "1 error" in see("/errors?stage=attribute&run=all").text
-    assert "1 error" in see("/errors?words=EMPTY.png").text
-    assert "<b>x</b>" in see("/errors").text
-    see("/errors?run=none", 404)
+def test_errors_are_filtered_by_the_url(get_page):
+    assert "3 errors" in get_page("/errors").text
+    assert "1 error" in get_page("/errors?reason=cut").text
+    assert "1 error" in get_page("/errors?stage=attribute&run=all").text
+    assert "1 error" in get_page("/errors?words=EMPTY.png").text
+    assert "<b>x</b>" in get_page("/errors").text
+    get_page("/errors?run=none", 404)
 
 
-def test_what_no_alert_is_about_is_sampled_and_counted(lake, make_pair, see_own):
+def test_pairs_without_alerts_are_sampled_and_estimated(lake, make_pair, get_changing_page):
     run = lake.begin()
     flat = [make_pair(number, "clear", nats=0.1) for number in range(30)]
     lake.write(run, [*flat, make_pair(30, "dense")], slice="dense", pair_ids=["pair0030"])
-    page = see_own(f"/runs/{RUN}/sample?seed=4")
+    page = get_changing_page(f"/runs/{RUN}/sample?seed=4")
     assert "30 of 31 pairs" in page.text
     shown = [box["value"] for box in page.find("input", type="checkbox")]
     assert len(shown) == 20
     assert "pair0030" not in shown
-    none = see_own(f"/runs/{RUN}/sample?seed=4&judged=yes").text
-    assert "between 0% and 16.1%" in none
-    assert "3 in 20, 15.0%" in none
-    two = see_own(
+    no_bad = get_changing_page(f"/runs/{RUN}/sample?seed=4&judged=yes").text
+    assert "between 0% and 16.1%" in no_bad
+    assert "3 in 20, 15.0%" in no_bad
+    two_bad = get_changing_page(
         f"/runs/{RUN}/sample?seed=4&judged=yes&bad={shown[0]}&bad={shown[1]}&bad=pair0030&bad={shown[1]}"
     ).text
-    assert "2 of 20 ticked" in two  # a pair that is not shown, and one that comes twice, count for nothing
-    assert "between 2.79% and 30.1%" in two
+    assert "2 of 20 ticked" in two_bad  # pairs that are not shown and repeated ones are not counted
+    assert "between 2.79% and 30.1%" in two_bad
 
 
-def test_two_runs_stand_side_by_side(stored_run, lake, make_pair, see_own, own_client):
+def test_two_runs_are_compared(stored_run, lake, make_pair, get_changing_page, changing_client):
     other = "20260102T000000-bbbbbb"
     hot = make_pair(0, "dense shadow")
     changed = hot | {"image_map": list(reversed(hot["image_map"])), "cosine": 0.25}
     lake.write(lake.begin(other), [changed, make_pair(9, "other")], slice="shadow", effect=3.0)
-    page = see_own(f"/compare?left={RUN}&right={other}")
+    page = get_changing_page(f"/compare?left={RUN}&right={other}")
     assert "left only" in page.text
     assert "1 pair" in page.text
-    one = see_own(f"/compare?left={RUN}&right={other}&pair=pair0000")
+    one = get_changing_page(f"/compare?left={RUN}&right={other}&pair=pair0000")
     assert "0.250" in one.text
-    layer = Image.open(io.BytesIO(own_client.get(f"/runs/{RUN}/pairs/pair0000/difference?than={other}").content))
+    layer = Image.open(io.BytesIO(changing_client.get(f"/runs/{RUN}/pairs/pair0000/difference?than={other}").content))
     first, last = layer.getpixel((0, 0)), layer.getpixel((3, 3))
     assert first[0] > first[2]  # orange: more on the left
     assert last[2] > last[0]  # blue: more on the right
     assert (
         "Only pairs that are in both runs can be compared."
-        in see_own(f"/compare?left={RUN}&right={other}&pair=pair0001", 404).text
+        in get_changing_page(f"/compare?left={RUN}&right={other}&pair=pair0001", 404).text
     )
-    see_own(f"/compare?left={RUN}&right=none", 404)
-    assert "choose a run" in see_own("/compare").text
+    get_changing_page(f"/compare?left={RUN}&right=none", 404)
+    assert "choose a run" in get_changing_page("/compare").text
 
 
 @pytest.mark.parametrize(("shape", "fitted"), [((2, 2), (4, 4)), ((3, 5), (2, 2)), ((7, 7), (7, 7))])
-def test_a_grid_on_other_patches_keeps_its_sum(shape, fitted):
+def test_resized_map_keeps_its_sum(shape, fitted):
     bits = np.arange(shape[0] * shape[1], dtype=float).reshape(shape)
     assert resize_map(bits, fitted).shape == fitted
     assert resize_map(bits, fitted).sum() == pytest.approx(bits.sum())
 
 
-def test_sql_reads_and_says_what_it_refuses(see):
-    page = see("/sql?q=SELECT+slice,+'<script>x</script>'+AS+%22<b>%22+FROM+alerts")
+def test_sql_page_reads_and_reports_rejected_queries(get_page):
+    page = get_page("/sql?q=SELECT+slice,+'<script>x</script>'+AS+%22<b>%22+FROM+alerts")
     assert "dense" in page.text
     assert "<script>x</script>" in page.text
     assert len(page.find("script")) == 1
-    assert "The query failed." in see("/sql?q=SELECT+*+FROM+read_csv('/etc/passwd')").text
-    assert "region_shares" in see("/sql").text
+    assert "The query failed." in get_page("/sql?q=SELECT+*+FROM+read_csv('/etc/passwd')").text
+    assert "region_shares" in get_page("/sql").text
 
 
-def test_sql_has_limits_of_rows_and_time(see, monkeypatch):
+def test_sql_page_limits_rows_and_time(get_page, monkeypatch):
     monkeypatch.setattr(sql_page, "MAX_ROWS", 5)
     monkeypatch.setattr(sql_page, "MAX_SECONDS", 0.3)
-    assert "5 rows, more" in see("/sql?q=SELECT+*+FROM+range(1000000000000)").text
+    assert "5 rows, more" in get_page("/sql?q=SELECT+*+FROM+range(1000000000000)").text
     start = time.monotonic()
-    text = see("/sql?q=SELECT+count(*)+FROM+range(1000000000)+a,+range(1000)+b").text
+    text = get_page("/sql?q=SELECT+count(*)+FROM+range(1000000000)+a,+range(1000)+b").text
     assert "timed out after 0.3 seconds" in text
     assert time.monotonic() - start < 30
 
 
-def test_plots_are_svg_whose_text_is_text(client, see):
-    (audit,) = re.findall(r'id="audit-([0-9a-f]{12})"', see("/").html)
-    for url, said in (
+def test_plots_are_svg_with_text_elements(client, get_page):
+    (audit,) = re.findall(r'id="audit-([0-9a-f]{12})"', get_page("/").html)
+    for url, label in (
         (f"/audits/{audit}/trend.svg", "confirmed"),
         (f"/runs/{RUN}/alerts/alert0000000/effect.svg", "floor"),
     ):
         plots = {theme: client.get(f"{url}?theme={theme}") for theme in ("light", "dark")}
         assert plots["light"].text != plots["dark"].text
-        for answer in plots.values():
-            assert answer.headers["content-type"] == "image/svg+xml"
-            assert f">{said}</text>" in answer.text
-    see("/audits/none/trend.svg", 404)
-    see("/audits/all/trend.svg", 404)
+        for response in plots.values():
+            assert response.headers["content-type"] == "image/svg+xml"
+            assert f">{label}</text>" in response.text
+    get_page("/audits/none/trend.svg", 404)
+    get_page("/audits/all/trend.svg", 404)
 
 
-def test_every_picture_has_alternative_text_and_every_field_a_label(see):
+def test_every_picture_has_alternative_text_and_every_field_a_label(get_page):
     urls = ["/", "/alerts", "/runs", "/compare", "/errors", "/sql", "/help", f"/runs/{RUN}", f"/runs/{RUN}/sample"]
     urls += [f"/runs/{RUN}/alerts/alert0000000", f"/runs/{RUN}/pairs", f"/runs/{RUN}/pairs/pair0000"]
     for url in urls:
-        page = see(url)
+        page = get_page(url)
         assert all("alt" in image for image in page.find("img")), url
         assert len(page.find("main")) == 1, url
         assert len(page.find("h1")) == 1, url
@@ -438,33 +438,33 @@ def test_whole_tables_are_downloaded(client, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["/static/nope.css", "/static/", "/static/..%2f..%2fapp.py"])
-def test_a_file_that_the_page_does_not_have_is_not_found(see, path):
-    assert "This page does not exist." in see(path, 404).text
+def test_missing_static_file_is_not_found(get_page, path):
+    assert "This page does not exist." in get_page(path, 404).text
 
 
-def test_errors_of_the_newest_run_that_can_be_read_are_shown(lake, make_pair, see_own):
-    whole = lake.write(lake.begin(), [make_pair()])
+def test_errors_of_the_newest_readable_run_are_shown(lake, make_pair, get_changing_page):
+    readable = lake.write(lake.begin(), [make_pair()])
     broken = lake.write(lake.begin(), [make_pair(1)])
     (broken.folder / "manifest.json").write_text("[" * 100_000)
-    page = see_own("/errors")
-    assert whole.run_id in page.html
-    see_own(f"/errors?run={broken.run_id}", 503)
+    page = get_changing_page("/errors")
+    assert readable.run_id in page.html
+    get_changing_page(f"/errors?run={broken.run_id}", 503)
 
 
-def test_a_map_of_another_size_than_it_says_is_not_drawn(lake, make_pair, see_own):
+def test_map_that_does_not_fit_its_grid_is_not_drawn(lake, make_pair, get_changing_page):
     shapes = [(50_000, 50_000), (1, 17), (-4, -4)]
     rows = [make_pair(number) | {"grid_h": shape[0], "grid_w": shape[1]} for number, shape in enumerate(shapes)]
     lake.write(lake.begin(), rows)
     for number in range(3):
-        assert "does not fit its grid" in see_own(f"/runs/{RUN}/pairs/pair{number:04d}/image", 404).text
+        assert "does not fit its grid" in get_changing_page(f"/runs/{RUN}/pairs/pair{number:04d}/image", 404).text
 
 
-def test_a_table_of_too_many_rows_is_not_taken_along(see, monkeypatch):
+def test_table_with_too_many_rows_cannot_be_downloaded(get_page, monkeypatch):
     monkeypatch.setattr("review.site.pages.rendering.MAX_EXPORT_ROWS", 1)
-    assert "got more than 1 rows" in see(f"/runs/{RUN}/pairs?format=csv", 400).text
+    assert "got more than 1 rows" in get_page(f"/runs/{RUN}/pairs?format=csv", 400).text
 
 
-def test_connections_outlive_a_decision(stored_run, lake):
+def test_connections_stay_open_after_a_decision(stored_run, lake):
     cache = LakeCache(lake.path)
     before = cache.connect_runs(RUN)
     ledger.append(lake.path, "review", {"run_id": RUN})
@@ -472,21 +472,21 @@ def test_connections_outlive_a_decision(stored_run, lake):
 
 
 @pytest.mark.parametrize(
-    "given", [{"max_pixels": 10**12, "max_file_bytes": 10**12}, {"max_pixels": "x"}, {"max_pixels": 0}]
+    "limits", [{"max_pixels": 10**12, "max_file_bytes": 10**12}, {"max_pixels": "x"}, {"max_pixels": 0}]
 )
-def test_a_manifest_cannot_ask_for_more_than_the_limits(given):
-    assert audited_corpus.read_limits({"config": {"corpus": given}}) == Limits()
+def test_manifest_cannot_exceed_the_default_limits(limits):
+    assert audited_corpus.read_limits({"config": {"corpus": limits}}) == Limits()
     assert audited_corpus.read_limits({"config": {"corpus": {"max_pixels": 100}}}).max_pixels == 100
 
 
-def test_a_corpus_behind_a_url_is_not_fetched_unasked(lake, make_pair, see_own, monkeypatch):
-    def opened(*_):
+def test_remote_corpus_is_not_fetched_without_the_option(lake, make_pair, get_changing_page, monkeypatch):
+    def fail_to_open(*_):
         raise OSError("no connection")
 
     lake.facts["corpus"] = "https://corpus.invalid/images"
     lake.write(lake.begin(), [make_pair(0)], slice="dense")
-    monkeypatch.setattr(audited_corpus, "parse_root", opened)
-    assert "--remote-corpora" in see_own(f"/runs/{RUN}/pairs/pair0000").text
+    monkeypatch.setattr(audited_corpus, "parse_root", fail_to_open)
+    assert "--remote-corpora" in get_changing_page(f"/runs/{RUN}/pairs/pair0000").text
     assert (
         LakeCache(lake.path, remote_corpora=True).explain_missing_corpus(RUN) == audited_corpus.CORPUS_MISSING
     )  # OSError is caught
@@ -494,7 +494,7 @@ def test_a_corpus_behind_a_url_is_not_fetched_unasked(lake, make_pair, see_own, 
     assert audited_corpus.open_audited_corpus(manifest, remote=True) is None
 
 
-def test_the_evidence_stands_before_the_form(see):
-    page = see(f"/runs/{RUN}/alerts/alert0000000").html
-    at = [page.index(f'id="{name}"') for name in ("meaning", "test", "strongest", "random", "decision")]
-    assert at == sorted(at)
+def test_evidence_is_above_the_form(get_page):
+    page = get_page(f"/runs/{RUN}/alerts/alert0000000").html
+    positions = [page.index(f'id="{name}"') for name in ("meaning", "test", "strongest", "random", "decision")]
+    assert positions == sorted(positions)

@@ -4,7 +4,7 @@ from review.site.sessions import Sessions, Throttle
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock whose time a test sets."""
 
     now = 1000.0
 
@@ -24,16 +24,16 @@ def sessions(clock, monkeypatch):
     return Sessions(clock)
 
 
-def test_a_session_is_found_by_its_token_and_by_nothing_else(sessions):
+def test_session_is_found_only_by_its_token(sessions):
     token = sessions.start("ada", "proof")
     assert len(token) >= 43  # 256 bits
     assert (sessions.find(token).user_name, sessions.find(token).password_key) == ("ada", "proof")
     assert sessions.find("") is None
     assert sessions.find(token + "x") is None
-    assert token not in str(vars(sessions))  # not even the memory holds it
+    assert token not in str(vars(sessions))  # only its hash is in memory
 
 
-def test_a_session_ends_when_it_is_idle(sessions, clock):
+def test_idle_session_expires(sessions, clock):
     token = sessions.start("ada", "proof")
     for _ in range(5):
         clock.now += 59
@@ -42,7 +42,7 @@ def test_a_session_ends_when_it_is_idle(sessions, clock):
     assert sessions.find(token) is None
 
 
-def test_a_session_ends_whatever_its_user_does(sessions, clock):
+def test_active_session_expires_after_its_maximum_time(sessions, clock):
     token = sessions.start("ada", "proof")
     for _ in range(20):
         clock.now += 30
@@ -51,7 +51,7 @@ def test_a_session_ends_whatever_its_user_does(sessions, clock):
     assert sessions.find(token) is None
 
 
-def test_a_session_that_was_ended_is_not_found(sessions):
+def test_ended_session_is_not_found(sessions):
     first, second = sessions.start("ada", "proof"), sessions.start("ada", "proof")
     assert first != second
     sessions.end(first)
@@ -59,7 +59,7 @@ def test_a_session_that_was_ended_is_not_found(sessions):
     assert sessions.find(second)
 
 
-def test_sessions_do_not_fill_the_memory(clock, monkeypatch):
+def test_number_of_sessions_is_limited(clock, monkeypatch):
     monkeypatch.setattr("review.site.sessions._MAX_ENTRIES", 3)
     sessions = Sessions(clock)
     tokens = [sessions.start("ada", "proof") for _ in range(5)]
@@ -71,7 +71,7 @@ def throttle(clock):
     return Throttle(clock)
 
 
-def test_after_five_wrong_tries_each_waits_twice_as_long(throttle, clock):
+def test_wait_doubles_after_five_wrong_attempts(throttle, clock):
     assert [throttle.admit("ada", "10.0.0.1") for _ in range(5)] == [0] * 5
     waits = []
     for _ in range(6):
@@ -81,13 +81,13 @@ def test_after_five_wrong_tries_each_waits_twice_as_long(throttle, clock):
     assert waits == [1, 2, 4, 8, 16, 32]
 
 
-def test_a_refused_try_does_not_count(throttle):
+def test_throttled_attempt_does_not_count(throttle):
     for _ in range(5):
         throttle.admit("ada", "10.0.0.1")
     assert [throttle.admit("ada", "10.0.0.1") for _ in range(50)] == [1] * 50
 
 
-def test_a_right_password_clears_the_tries_of_its_user_alone(throttle):
+def test_correct_password_clears_only_attempts_of_its_user(throttle):
     for _ in range(4):
         throttle.admit("ada", "10.0.0.1")
     throttle.record_success("ada", "10.0.0.1")
@@ -99,7 +99,7 @@ def test_a_right_password_clears_the_tries_of_its_user_alone(throttle):
     assert throttle.admit("bob", "10.0.0.1") > 0
 
 
-def test_others_cannot_shut_a_user_out_for_long(throttle, clock):
+def test_others_cannot_lock_a_user_out_for_long(throttle, clock):
     for number in range(200):
         throttle.admit("ada", f"10.0.{number}.1")
     assert 0 < throttle.admit("ada", "192.0.2.1") <= 30
@@ -112,19 +112,19 @@ def test_one_address_cannot_try_many_names(throttle):
     assert admitted == 30
 
 
-def test_a_network_of_ipv6_addresses_counts_as_one(throttle):
+def test_ipv6_network_counts_as_one_address(throttle):
     admitted = sum(throttle.admit(f"user{number}", f"2001:db8::{number:x}") == 0 for number in range(200))
     assert admitted == 30
     assert throttle.admit("ada", "2001:db8:0:1::1") == 0
 
 
-def test_names_are_one_however_they_are_typed(throttle):
+def test_attempts_are_counted_by_normalized_name(throttle):
     for name in ("ada", "ADA", " Ada ", "aDa", "adA"):
         throttle.admit(name, "10.0.0.1")
     assert throttle.admit("ada", "10.0.0.1") > 0
 
 
-def test_tries_are_forgotten_after_an_hour_and_do_not_fill_the_memory(throttle, clock, monkeypatch):
+def test_attempts_expire_after_an_hour_and_their_number_is_limited(throttle, clock, monkeypatch):
     for _ in range(5):
         throttle.admit("ada", "10.0.0.1")
     clock.now += 3601
@@ -136,8 +136,8 @@ def test_tries_are_forgotten_after_an_hour_and_do_not_fill_the_memory(throttle, 
     assert len(throttle._attempts) <= 30
 
 
-def test_who_signs_is_slowed_down_by_own_signatures_alone(throttle):
-    for _ in range(60):  # a stranger, from the one address that everybody has behind a proxy
+def test_signatures_are_throttled_separately_from_sign_ins(throttle):
+    for _ in range(60):  # attempts of a stranger from the shared address of a proxy
         throttle.admit("ada", "127.0.0.1")
     assert throttle.admit("ada", "127.0.0.1") > 0
     assert [throttle.admit("ada", None) for _ in range(5)] == [0] * 5

@@ -13,66 +13,66 @@ COST = users._COST
 
 
 @pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "of the clinic" / "users.json"
+def users_file(tmp_path):
+    path = tmp_path / "clinic" / "users.json"
     users.add(path, "ada", "Ada Lovelace", "reviewer", PASSWORD)
     return path
 
 
-def test_a_user_is_known_by_name_and_password_and_no_other(file):
-    known = users.load(file)
-    assert users.authenticate(known, " ADA ", PASSWORD) == known["ada"]
-    assert (known["ada"].full_name, known["ada"].role, known["ada"].disabled) == ("Ada Lovelace", "reviewer", False)
+def test_user_is_authenticated_by_name_and_password(users_file):
+    loaded = users.load(users_file)
+    assert users.authenticate(loaded, " ADA ", PASSWORD) == loaded["ada"]
+    assert (loaded["ada"].full_name, loaded["ada"].role, loaded["ada"].disabled) == ("Ada Lovelace", "reviewer", False)
     for name, password in (("ada", "four unrelated word"), ("ada", ""), ("bob", PASSWORD), ("", PASSWORD)):
-        assert users.authenticate(known, name, password) is None
+        assert users.authenticate(loaded, name, password) is None
 
 
-def test_the_file_is_for_its_owner_alone_and_holds_no_password(file):
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert PASSWORD not in file.read_text()
-    assert PASSWORD not in repr(users.load(file))
-    assert [path.name for path in file.parent.iterdir()] == ["users.json"]  # nothing is left aside
+def test_users_file_is_private_and_contains_no_password(users_file):
+    assert stat.S_IMODE(users_file.stat().st_mode) == 0o600
+    assert PASSWORD not in users_file.read_text()
+    assert PASSWORD not in repr(users.load(users_file))
+    assert [path.name for path in users_file.parent.iterdir()] == ["users.json"]  # no temporary file is left
 
 
-def test_equal_passwords_are_kept_unequally_with_their_parameters(file):
-    users.add(file, "bob", "Bob", "approver", PASSWORD)
-    ada, bob = (entry["password"] for entry in json.loads(file.read_text())["users"].values())
+def test_equal_passwords_have_different_salts_and_keys(users_file):
+    users.add(users_file, "bob", "Bob", "approver", PASSWORD)
+    ada, bob = (edit_entry["password"] for edit_entry in json.loads(users_file.read_text())["users"].values())
     assert ada["salt"] != bob["salt"]
     assert ada["key"] != bob["key"]
     assert (ada["n"], ada["r"], ada["p"]) == (2**4, 8, 1)
 
 
-def test_passwords_hashed_at_another_cost_still_fit(file, monkeypatch):
+def test_passwords_hashed_with_other_parameters_are_accepted(users_file, monkeypatch):
     monkeypatch.setattr(users, "_COST", (2**5, 8, 1))
-    assert users.authenticate(users.load(file), "ada", PASSWORD)
+    assert users.authenticate(users.load(users_file), "ada", PASSWORD)
 
 
-def test_the_cost_of_a_password_is_what_is_recommended():
+def test_hashing_cost_is_at_least_the_recommended_one():
     n, r, p = COST
     assert n * r * p >= 2**16 * 8 * 2
 
 
-def test_a_password_is_the_same_however_its_letters_are_composed(file):
-    users.change_password(file, "ada", "Zürcher Geschnetzeltes")
-    assert users.authenticate(users.load(file), "ada", "Zu\u0308rcher Geschnetzeltes")
+def test_passwords_are_normalized(users_file):
+    users.change_password(users_file, "ada", "Zürcher Geschnetzeltes")
+    assert users.authenticate(users.load(users_file), "ada", "Zu\u0308rcher Geschnetzeltes")
 
 
-def test_a_changed_password_replaces_the_one_before(file):
-    users.change_password(file, "Ada", "another dozen letters")
-    known = users.load(file)
-    assert users.authenticate(known, "ada", "another dozen letters")
-    assert users.authenticate(known, "ada", PASSWORD) is None
+def test_changed_password_replaces_the_earlier_one(users_file):
+    users.change_password(users_file, "Ada", "another dozen letters")
+    loaded = users.load(users_file)
+    assert users.authenticate(loaded, "ada", "another dozen letters")
+    assert users.authenticate(loaded, "ada", PASSWORD) is None
 
 
-def test_a_disabled_user_is_out_until_enabled_again(file):
-    users.set_disabled(file, "ada", True)
-    assert users.authenticate(users.load(file), "ada", PASSWORD) is None
-    users.set_disabled(file, "ada", False)
-    assert users.authenticate(users.load(file), "ada", PASSWORD)
+def test_disabled_user_cannot_sign_in_until_enabled(users_file):
+    users.set_disabled(users_file, "ada", True)
+    assert users.authenticate(users.load(users_file), "ada", PASSWORD) is None
+    users.set_disabled(users_file, "ada", False)
+    assert users.authenticate(users.load(users_file), "ada", PASSWORD)
 
 
 @pytest.mark.parametrize(
-    ("name", "full_name", "role", "password", "said"),
+    ("name", "full_name", "role", "password", "message"),
     [
         ("ada", "Another Ada", "reader", PASSWORD, "which is in"),
         ("Ada ", "Another Ada", "reader", PASSWORD, "is in"),
@@ -89,22 +89,22 @@ def test_a_disabled_user_is_out_until_enabled_again(file):
         ("bob", "Bob", "reader", "my name is Bob!", "at least 5 different ones, without the user name"),
     ],
 )
-def test_what_cannot_be_a_user_is_refused_and_nothing_changes(file, name, full_name, role, password, said):
-    before = file.read_bytes()
-    with pytest.raises(UsersError, match=said) as caught:
-        users.add(file, name, full_name, role, password)
-    assert password not in str(caught.value)
-    assert file.read_bytes() == before
+def test_invalid_user_is_rejected_and_the_file_is_unchanged(users_file, name, full_name, role, password, message):
+    before = users_file.read_bytes()
+    with pytest.raises(UsersError, match=message) as raised:
+        users.add(users_file, name, full_name, role, password)
+    assert password not in str(raised.value)
+    assert users_file.read_bytes() == before
 
 
 @pytest.mark.parametrize("change", [users.change_password, users.set_disabled])
-def test_an_unknown_user_is_told_with_those_that_are_known(file, change):
+def test_error_for_unknown_user_lists_known_users(users_file, change):
     with pytest.raises(UsersError, match=r"got 'bob', expected one of .*: ada"):
-        change(file, "bob", "a password of some length")
+        change(users_file, "bob", "a password of some length")
 
 
-def entry(file, **changes):
-    record = json.loads(file.read_text())
+def edit_entry(users_file, **changes):
+    record = json.loads(users_file.read_text())
     for key, value in changes.items():
         if key in ("salt", "key", "n", "r", "p", "q"):
             record["users"]["ada"]["password"][key] = value
@@ -114,7 +114,7 @@ def entry(file, **changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"role": "root"}, "role: Input should be 'reader', 'reviewer' or 'approver'"),
         ({"disabled": "no"}, "disabled: Input should be a valid boolean"),
@@ -130,38 +130,38 @@ def entry(file, **changes):
         ({"q": 1}, "password.q: Extra inputs"),
     ],
 )
-def test_a_file_that_was_tampered_with_is_refused(file, changes, said):
-    file.write_text(entry(file, **changes))
-    with pytest.raises(UsersError, match=f"got an invalid file .*{said}.*restore it"):
-        users.load(file)
+def test_file_with_an_invalid_entry_is_rejected(users_file, changes, message):
+    users_file.write_text(edit_entry(users_file, **changes))
+    with pytest.raises(UsersError, match=f"got an invalid file .*{message}.*restore it"):
+        users.load(users_file)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 2, "users": {}}', '{"version": 1, "users": []}', "\xff"])
-def test_what_is_no_users_file_is_refused(file, text):
-    file.write_bytes(text.encode("latin-1"))
+def test_invalid_users_file_is_rejected(users_file, text):
+    users_file.write_bytes(text.encode("latin-1"))
     with pytest.raises(UsersError, match="got an invalid file"):
-        users.load(file)
+        users.load(users_file)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
-def test_a_file_that_others_may_read_or_change_is_refused(file, mode):
-    file.chmod(mode)
+def test_file_that_others_can_read_or_change_is_rejected(users_file, mode):
+    users_file.chmod(mode)
     with pytest.raises(UsersError, match=f"mode {mode:03o}.*chmod 600"):
-        users.load(file)
+        users.load(users_file)
 
 
-def test_a_file_that_is_not_there_says_how_to_begin(tmp_path):
+def test_error_for_missing_file_names_the_command_to_create_it(tmp_path):
     with pytest.raises(UsersError, match="users add NAME --users"):
         users.load(tmp_path / "none.json")
 
 
-def test_a_folder_that_cannot_be_made_is_told(file):
+def test_folder_that_cannot_be_created_is_an_error(users_file):
     with pytest.raises(UsersError, match="cannot be written"):
-        users.add(file / "below a file" / "users.json", "bob", "Bob", "reader", PASSWORD)
+        users.add(users_file / "below a file" / "users.json", "bob", "Bob", "reader", PASSWORD)
 
 
-def test_users_added_at_once_are_all_there(file):
+def test_concurrently_added_users_are_all_stored(users_file):
     names = [f"user{number}" for number in range(16)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: users.add(file, name, f"Person {name}", "reader", PASSWORD), names))
-    assert set(users.load(file)) == {"ada", *names}
+        list(pool.map(lambda name: users.add(users_file, name, f"Person {name}", "reader", PASSWORD), names))
+    assert set(users.load(users_file)) == {"ada", *names}

@@ -1,4 +1,4 @@
-"""A model whose reliance is known, and a run of it with findings: what the stages that cover regions are tried on."""
+"""A toy model whose reliance is known, and a run with findings, for tests of stages that cover regions."""
 
 import hashlib
 
@@ -17,11 +17,11 @@ SIZE = 24
 CORNER = slice(0, 6)
 
 
-class Toy(DualEncoder):
-    """Scores `shadow` by the brightness of the middle and, as far as it relies on it, of the top-left corner."""
+class ToyModel(DualEncoder):
+    """Scores `shadow` by the brightness of the middle and, weighted by `reliance`, of the top-left corner."""
 
     def __init__(self, reliance):
-        self.reliance, self.seen = reliance, 0
+        self.reliance, self.num_embedded = reliance, 0
 
     image_size = (SIZE, SIZE)
     device = torch.device("cpu")
@@ -39,27 +39,27 @@ class Toy(DualEncoder):
         return torch.nn.functional.normalize(torch.cat([ids, 1 - ids.amax(1, keepdim=True)], 1), dim=1)
 
     def embed_images(self, pixels):
-        self.seen += len(pixels)
+        self.num_embedded += len(pixels)
         corner, middle = pixels[:, :, CORNER, CORNER].mean((1, 2, 3)), pixels[:, :, 8:16, 8:16].mean((1, 2, 3))
         shadow = self.reliance * corner + 0.5 * middle
         return torch.nn.functional.normalize(torch.stack([shadow, *[torch.full_like(shadow, 0.3)] * 2], 1), dim=1)
 
 
 @pytest.fixture
-def toy(monkeypatch):
-    """toy(reliance): the model that the stages find."""
+def use_toy_model(monkeypatch):
+    """use_toy_model(reliance): make the stages load the toy model, and return it."""
 
-    def use(reliance):
-        model = Toy(reliance)
+    def install_model(reliance):
+        model = ToyModel(reliance)
         monkeypatch.setattr(samples_module, "load_model", lambda _: model)
         return model
 
-    return use
+    return install_model
 
 
 @pytest.fixture
-def flagged(hand_written_run, tmp_path):
-    """Pairs of which those with a shadow have a bright corner, and findings on corner, frame and a box."""
+def run_with_findings(hand_written_run, tmp_path):
+    """A run whose pairs with a shadow have a bright corner, with findings on corners and frame; and a plan."""
     rng = np.random.default_rng(0)
     captions = ["a shadow"] * 30 + ["normal chest"] * 15 + ["large heart"] * 15
     rows = hand_written_run.add_pairs(captions)
@@ -79,7 +79,7 @@ def flagged(hand_written_run, tmp_path):
         for row in rows for name in ("corner top-left", "corner top-right", "frame")
     ]  # fmt: skip
     hand_written_run.write_table("region_shares", shares)
-    about = {
+    finding = {
         "rule": "region_mass",
         "side": "image",
         "slice_kind": "word",
@@ -91,10 +91,10 @@ def flagged(hand_written_run, tmp_path):
     hand_written_run.write_table(
         "findings",
         [
-            {**about, "region": "corner top-left", "effect": 8.0},
-            {**about, "region": "corner top-right", "effect": 7.0},
-            {**about, "region": "frame", "effect": 2.5},
-            {**about, "region": "token the", "rule": "token_mass", "effect": 2.5},
+            {**finding, "region": "corner top-left", "effect": 8.0},
+            {**finding, "region": "corner top-right", "effect": 7.0},
+            {**finding, "region": "frame", "effect": 2.5},
+            {**finding, "region": "token the", "rule": "token_mass", "effect": 2.5},
         ],
     )
     corpus, model = CorpusConfig(path=tmp_path, format="folder"), ModelConfig(architecture="toy", device="cpu")

@@ -1,4 +1,4 @@
-"""Shards: attributed once, in files whose names depend on all settings of a map, in batches of any size."""
+"""Shards are attributed once, in batches of any size, into files whose names depend on all settings of a map."""
 
 import dataclasses
 import threading
@@ -20,7 +20,7 @@ QUICK = {"steps": 2}
 
 @pytest.fixture
 def begin_audit(begin_pipeline, settings, phantoms, tmp_path):
-    """line(**sections): a run of a few steps whose corpus is already read into shards of 16."""
+    """begin_audit(corpus=, lake=, **sections): begin a run of a few steps with shards of 16 pairs."""
 
     def start(corpus=phantoms, lake=tmp_path / "lake", **sections):
         bottleneck = QUICK | sections.pop("bottleneck", {})
@@ -30,15 +30,15 @@ def begin_audit(begin_pipeline, settings, phantoms, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(begin_pipeline, settings, phantoms, tmp_path_factory):
-    """A run of a few steps whose shards were attributed one after the other, and their results. Not to be changed."""
+def attributed_audit(begin_pipeline, settings, phantoms, tmp_path_factory):
+    """A run of a few steps with its shards attributed one by one, and their results. Not to be changed."""
     audit = begin_pipeline(settings(phantoms, tmp_path_factory.mktemp("finished") / "lake", bottleneck=QUICK))
     return audit, [audit.attribute(shard) for shard in audit.ingest()]
 
 
 @pytest.fixture
-def own_phantoms(phantoms, tmp_path):
-    """Eight of the phantoms, as files that a test may change."""
+def changeable_phantoms(phantoms, tmp_path):
+    """Copies of eight phantoms, which a test may change."""
     root = tmp_path / "own phantoms"
     root.mkdir()
     lines = (phantoms / "metadata.csv").read_text().splitlines(keepends=True)[:9]
@@ -49,16 +49,16 @@ def own_phantoms(phantoms, tmp_path):
     return root
 
 
-def stored(begin_audit, result):
-    return pq.read_table(begin_audit.run.path("attributions", result.name)).to_pylist()
+def read_attributions(audit, result):
+    return pq.read_table(audit.run.path("attributions", result.name)).to_pylist()
 
 
-def stamp(path):
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns, found.st_size
+def read_stat(path):
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def maps(rows):
+def read_maps(rows):
     return {row["pair_id"]: (row["image_map"], row["text_map"]) for row in rows}
 
 
@@ -82,49 +82,49 @@ def test_every_pair_of_the_shards_has_its_maps(shared_phantom_audit):
         assert -1 <= row["cosine"] <= 1
 
 
-def test_the_next_batch_is_read_while_one_is_worked_on(monkeypatch):
-    begun = {batch: threading.Event() for batch in ((0, 1), (2, 3), (4,))}
+def test_next_batch_is_read_while_one_is_processed(monkeypatch):
+    started = {batch: threading.Event() for batch in ((0, 1), (2, 3), (4,))}
 
     def read(corpus, pairs, model):
-        begun[tuple(pairs)].set()
+        started[tuple(pairs)].set()
         return None, list(pairs), []
 
     monkeypatch.setattr(stage, "_read_batch", read)
     batches = stage.read_ahead(None, range(5), None, 2)
-    for now, following in ((0, 1), (2, 3)), ((2, 3), (4,)):
-        assert next(batches)[1] == list(now)
-        assert begun[following].wait(timeout=120)
+    for current, following in ((0, 1), (2, 3)), ((2, 3), (4,)):
+        assert next(batches)[1] == list(current)
+        assert started[following].wait(timeout=120)
     assert next(batches)[1] == [4]
     assert list(batches) == []
     assert list(stage.read_ahead(None, [], None, 2)) == []
 
 
-def test_a_finished_shard_is_not_attributed_again(finished, monkeypatch):
-    audit, results = finished
+def test_a_finished_shard_is_not_attributed_again(attributed_audit, monkeypatch):
+    audit, results = attributed_audit
     first = results[2]
     assert (first.attributions, first.errors, first.reused) == (8, 0, False)
     path = audit.run.path("attributions", first.name)
-    before = stamp(path)
+    before = read_stat(path)
     monkeypatch.setattr(m2ib, "attribute", lambda *_, **__: pytest.fail("the model was called"))
     monkeypatch.setattr(stage, "load_model", lambda _: pytest.fail("the model was loaded"))
     assert audit.attribute(first.shard) == dataclasses.replace(first, reused=True)
-    assert stamp(path) == before
+    assert read_stat(path) == before
 
 
 def test_the_next_attempt_attributes_a_shard_that_failed_or_was_killed(begin_audit, monkeypatch):
     audit = begin_audit(model={"batch_size": 4})
     shard = audit.ingest()[2]
     audit.calibrate()
-    real, calls = m2ib.attribute, []
+    original, calls = m2ib.attribute, []
 
-    def second_batch_fails(*given, **named):
-        calls.append(given)
+    def fail_second_batch(*args, **kwargs):
+        calls.append(args)
         if len(calls) == 2:
             raise RuntimeError("out of memory")
-        return real(*given, **named)
+        return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(m2ib, "attribute", second_batch_fails)
+        patch.setattr(m2ib, "attribute", fail_second_batch)
         with pytest.raises(RuntimeError, match="out of memory"):
             audit.attribute(shard)
     folder = audit.run.folder / "attributions"
@@ -135,8 +135,8 @@ def test_the_next_attempt_attributes_a_shard_that_failed_or_was_killed(begin_aud
     assert (result.attributions, result.reused) == (8, False)
 
 
-def test_what_decides_a_map_is_in_the_name_of_its_file(finished, settings, phantoms):
-    audit, results = finished
+def test_file_name_depends_on_all_settings_of_a_map(attributed_audit, settings, phantoms):
+    audit, results = attributed_audit
     shards = [result.shard for result in results]
     pairs = audit.run.read_row_group("pairs", 0)
     record = audit.run.read_manifest()
@@ -144,17 +144,17 @@ def test_what_decides_a_map_is_in_the_name_of_its_file(finished, settings, phant
     def name(config=audit.config, shard=shards[0], rows=pairs, **changed):
         return stage._shard_name(shard, config.attribution_plan(record | changed), rows)
 
-    def configured(**bottleneck):
+    def make_config(**bottleneck):
         return settings(phantoms, audit.run.lake, bottleneck=QUICK | bottleneck)
 
     names = [
         name(),
-        name(configured(seed=1)),
-        name(configured(steps=3)),
-        name(configured(preset="paper")),
-        name(configured(calibration_pairs=32)),
-        name(configured(image={"beta": 0.5})),
-        name(configured(text={"special": "open"})),
+        name(make_config(seed=1)),
+        name(make_config(steps=3)),
+        name(make_config(preset="paper")),
+        name(make_config(calibration_pairs=32)),
+        name(make_config(image={"beta": 0.5})),
+        name(make_config(text={"special": "open"})),
         name(model_digest="another"),
         name(corpus_digest="another"),
         name(code_version="another"),
@@ -164,44 +164,44 @@ def test_what_decides_a_map_is_in_the_name_of_its_file(finished, settings, phant
     ]
     assert len(set(names)) == len(names)
     assert name() == names[0]
-    # What decides no map is not in the name: the lake can be tuned and a run resumed elsewhere.
-    unimportant = audit.config.model_copy(
+    # Settings that change no map are not in the name: a run can be resumed with other sizes or on another device.
+    equivalent = audit.config.model_copy(
         update={"model": audit.config.model.model_copy(update={"batch_size": 3, "device": "auto"})}
     )
-    assert name(unimportant) == names[0]
+    assert name(equivalent) == names[0]
 
 
-def test_batch_and_shard_sizes_agree_and_another_seed_does_not(finished, begin_audit, tmp_path):
+def test_maps_do_not_depend_on_batch_or_shard_size_but_on_the_seed(attributed_audit, begin_audit, tmp_path):
     """A map does not depend on its neighbors."""
-    audit, results = finished
-    expected = maps(stored(audit, results[2]))
+    audit, results = attributed_audit
+    expected = read_maps(read_attributions(audit, results[2]))
     batches = begin_audit(lake=tmp_path / "batches", model={"batch_size": 3})
-    found = maps(stored(batches, batches.attribute(batches.ingest()[2])))
-    assert found.keys() == expected.keys()
+    other_batches = read_maps(read_attributions(batches, batches.attribute(batches.ingest()[2])))
+    assert other_batches.keys() == expected.keys()
     split = begin_audit(lake=tmp_path / "shards")
     config = split.config.model_copy(update={"lake": split.config.lake.model_copy(update={"shard_size": 36})})
     split = dataclasses.replace(split, config=config)
-    part = maps(stored(split, split.attribute(split.ingest()[1])))
-    assert len(part) == 4
-    for other in (found, part):
+    other_shards = read_maps(read_attributions(split, split.attribute(split.ingest()[1])))
+    assert len(other_shards) == 4
+    for other in (other_batches, other_shards):
         for pair, (image_map, text_map) in other.items():
             assert expected[pair][0] == pytest.approx(image_map, rel=1e-5, abs=1e-5)
             assert expected[pair][1] == pytest.approx(text_map, rel=1e-5, abs=1e-5)
     seed = begin_audit(lake=tmp_path / "seed", bottleneck={"seed": 4})
-    other = maps(stored(seed, seed.attribute(seed.ingest()[2])))
+    other = read_maps(read_attributions(seed, seed.attribute(seed.ingest()[2])))
     assert other.keys() == expected.keys()
     assert all(other[pair] != expected[pair] for pair in expected)
 
 
-def test_images_changed_since_ingest_become_error_rows(begin_audit, own_phantoms):
-    audit = begin_audit(own_phantoms)
+def test_images_changed_since_ingest_become_error_rows(begin_audit, changeable_phantoms):
+    audit = begin_audit(changeable_phantoms)
     shards = audit.ingest()
     assert shards == [Shard(0, 8)]
     pairs = audit.run.read_row_group("pairs", 0)
-    changed, gone, torn = (own_phantoms / pairs[number]["file_name"] for number in (1, 4, 6))
+    changed, missing, truncated = (changeable_phantoms / pairs[number]["file_name"] for number in (1, 4, 6))
     Image.new("L", (80, 80), 7).save(changed)
-    gone.unlink()
-    torn.write_bytes(torn.read_bytes()[:200])
+    missing.unlink()
+    truncated.write_bytes(truncated.read_bytes()[:200])
     result = audit.attribute(shards[0])
     assert (result.attributions, result.errors) == (5, 3)
     audit.store([result])
@@ -217,21 +217,21 @@ def test_images_changed_since_ingest_become_error_rows(begin_audit, own_phantoms
     assert {row["pair_id"] for row in attributed} | {row["pair_id"] for row in errors} == {p["pair_id"] for p in pairs}
     counts = audit.run.read_manifest()["counts"]
     assert (counts["attributions"], counts["errors"]) == (5, 3)
-    # The finished file stands for its error rows as well.
+    # The stored file also accounts for its error rows.
     assert audit.attribute(shards[0]) == dataclasses.replace(result, reused=True)
 
 
-def test_a_shard_without_one_readable_image_is_all_errors(begin_audit, own_phantoms):
-    audit = begin_audit(own_phantoms, bottleneck={"preset": "paper"})
+def test_shard_without_readable_images_has_only_error_rows(begin_audit, changeable_phantoms):
+    audit = begin_audit(changeable_phantoms, bottleneck={"preset": "paper"})
     (shard,) = audit.ingest()
-    for path in own_phantoms.glob("*.png"):
+    for path in changeable_phantoms.glob("*.png"):
         path.unlink()
     result = audit.attribute(shard)
     assert (result.attributions, result.errors) == (0, 8)
     assert audit.store([result]) == 0
 
 
-def test_calibration_is_kept_and_depends_on_the_seed(begin_audit, tmp_path, monkeypatch):
+def test_calibration_is_stored_and_depends_on_the_seed(begin_audit, tmp_path, monkeypatch):
     content = []
     for seed in (0, 1):
         audit = begin_audit(lake=tmp_path / f"seed {seed}", bottleneck={"seed": seed, "calibration_pairs": 12})
@@ -245,59 +245,59 @@ def test_calibration_is_kept_and_depends_on_the_seed(begin_audit, tmp_path, monk
     (entry,) = (entry for entry in audit.run.read_manifest()["files"] if entry["path"].endswith(CALIBRATION))
     assert entry["table"] is None
     monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated again"))
-    before = stamp(audit.run.folder / CALIBRATION)
+    before = read_stat(audit.run.folder / CALIBRATION)
     audit.calibrate()
-    assert stamp(audit.run.folder / CALIBRATION) == before
+    assert read_stat(audit.run.folder / CALIBRATION) == before
 
 
 def test_tasks_of_shards_do_not_write_the_manifest(begin_audit, remote_folder, monkeypatch):
-    """Many processes may attribute shards of one run at a time: of two manifests, one would be lost."""
+    """Concurrent processes that attribute shards of one run would overwrite each other's manifest."""
     audit = begin_audit(lake=str(remote_folder))
     shards = audit.ingest()
     with monkeypatch.context() as patch:
         patch.setattr(Run, "_write_manifest", lambda *_: pytest.fail("the manifest was written"))
-        results = [audit.attribute(shard) for shard in shards]  # the first of them calibrates as well
+        results = [audit.attribute(shard) for shard in shards]  # the first one also calibrates
     assert audit.store(results) == sum(shard.pairs for shard in shards)
 
 
-def test_calibration_skips_images_that_no_longer_read(begin_audit, own_phantoms):
-    audit = begin_audit(own_phantoms)
+def test_calibration_skips_unreadable_images(begin_audit, changeable_phantoms):
+    audit = begin_audit(changeable_phantoms)
     audit.ingest()
-    next(own_phantoms.glob("*.png")).unlink()
+    next(changeable_phantoms.glob("*.png")).unlink()
     assert audit.calibrate() is not None
 
 
-def test_a_sample_too_small_to_calibrate_is_bad_input(begin_audit, own_phantoms):
-    text = (own_phantoms / "metadata.csv").read_text().splitlines(keepends=True)
-    (own_phantoms / "metadata.csv").write_text("".join(text[:2]))
-    audit = begin_audit(own_phantoms)
+def test_a_sample_too_small_to_calibrate_is_bad_input(begin_audit, changeable_phantoms):
+    text = (changeable_phantoms / "metadata.csv").read_text().splitlines(keepends=True)
+    (changeable_phantoms / "metadata.csv").write_text("".join(text[:2]))
+    audit = begin_audit(changeable_phantoms)
     audit.ingest()
     with pytest.raises(BadInputError, match=r"calibration: .*at least 2"):
         audit.calibrate()
 
 
-def test_the_paper_s_settings_need_no_calibration(begin_audit, monkeypatch):
+def test_settings_of_the_paper_need_no_calibration(begin_audit, monkeypatch):
     audit = begin_audit(bottleneck={"preset": "paper"})
     monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated"))
     assert audit.calibrate() is None
 
 
-def test_the_same_seed_gives_the_same_maps_bit_by_bit_also_in_threads(finished, begin_audit, monkeypatch):
-    audit, expected = finished
+def test_the_same_seed_gives_the_same_maps_bit_by_bit_also_in_threads(attributed_audit, begin_audit, monkeypatch):
+    audit, expected = attributed_audit
     threaded = begin_audit()
     shards = threaded.ingest()
     threaded.calibrate()
-    calibrations = [(one.run.folder / CALIBRATION).read_bytes() for one in (audit, threaded)]
+    calibrations = [(each_audit.run.folder / CALIBRATION).read_bytes() for each_audit in (audit, threaded)]
     assert calibrations[0] == calibrations[1]
     with monkeypatch.context() as patch, ThreadPoolExecutor(len(shards)) as threads:
         patch.setattr(Run, "_write_manifest", lambda *_: pytest.fail("the manifest was written"))
-        found = list(threads.map(threaded.attribute, shards))
-    assert found == expected
-    for result in found:
-        assert maps(stored(threaded, result)) == maps(stored(audit, result))
+        results = list(threads.map(threaded.attribute, shards))
+    assert results == expected
+    for result in results:
+        assert read_maps(read_attributions(threaded, result)) == read_maps(read_attributions(audit, result))
 
 
-def test_a_result_is_small_enough_to_hand_around():
+def test_result_of_a_shard_contains_no_maps():
     assert {field.name for field in dataclasses.fields(ShardResult)} == {
         "shard", "name", "attributions", "errors", "reused", "failure", "by",
     }  # fmt: skip

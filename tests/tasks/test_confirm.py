@@ -1,4 +1,4 @@
-"""A region that the score needs is confirmed, one that only holds attribution is not, and the run says why."""
+"""A region that the score relies on is confirmed; one that only has attribution is not, and the reason is stored."""
 
 from dataclasses import replace
 
@@ -18,66 +18,66 @@ from tasks.settings import AlertsConfig, ConfirmConfig
 ALERTS = AlertsConfig(factor=2.0, min_pairs=3, examples=2)
 
 
-def stored(run, table="confirmations"):
+def read_table(run, table="confirmations"):
     with run.connect() as connection:
         return sql.read(connection, f"FROM {table} ORDER BY ALL")
 
 
-def test_a_region_that_the_score_needs_is_confirmed_and_its_neighbours_are_not(flagged, toy):
-    run, plan = flagged
-    toy(1.0)
+def test_region_that_the_score_needs_is_confirmed_and_others_are_not(run_with_findings, use_toy_model):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
     assert confirm.fn(run, plan) == 2
-    rows = stored(run)
-    assert len(rows) == 3 * 3  # the finding that is no place in the image is left to others
+    rows = read_table(run)
+    assert len(rows) == 3 * 3  # the finding on text is not tested here
     # The frame cuts through the corner, so the score needs it as well.
     assert {row["region"] for row in rows if row["confirmed"]} == {"corner top-left", "frame"}
     assert {row["tests"] for row in rows} == {3}  # a finding is one test, by the largest p of its fills
     for region in {row["region"] for row in rows}:
-        own = [row for row in rows if row["region"] == region]
-        assert len({row["q"] for row in own if row["n"]}) == 1
+        of_region = [row for row in rows if row["region"] == region]
+        assert len({row["q"] for row in of_region if row["n"]}) == 1
     for row in (row for row in rows if row["n"]):
         assert row["effect"] == pytest.approx(row["drop"] - row["control_drop"])
         assert (row["reason"] is None) == row["passed"]
         assert row["low"] <= row["effect"] <= row["high"]
         assert row["q"] >= row["p"]
         assert row["n"] == 24
-    found = [row for row in rows if row["region"] == "corner top-left"]
-    assert all(row["passed"] and row["low"] > row["floor"] > 0 for row in found)
-    assert {row["fill"] for row in found} == {"mean", "blur", "swap"}
-    assert all(row["transplant_low"] > 0 and row["transplant_n"] == 24 for row in found)
+    of_corner = [row for row in rows if row["region"] == "corner top-left"]
+    assert all(row["passed"] and row["low"] > row["floor"] > 0 for row in of_corner)
+    assert {row["fill"] for row in of_corner} == {"mean", "blur", "swap"}
+    assert all(row["transplant_low"] > 0 and row["transplant_n"] == 24 for row in of_corner)
     assert {row["transplant_rise"] for row in rows if row["region"] == "frame"} == {None}
     (other, *_) = [row for row in rows if row["region"] == "corner top-right" and row["fill"] == "mean"]
     assert other["reason"].startswith("got an effect of ")
     assert "expected more than the floor" in other["reason"]
 
 
-def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(flagged, toy):
-    run, plan = flagged
-    model = toy(0.0)
+def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(run_with_findings, use_toy_model):
+    run, plan = run_with_findings
+    model = use_toy_model(0.0)
     assert confirm.fn(run, plan) == 0
-    assert [row for row in stored(run) if row["passed"]] == []
-    ignoring, model.seen = model.seen, 0
-    by_fill = {row["fill"]: row for row in stored(run) if row["region"] == "corner top-right"}
+    assert [row for row in read_table(run) if row["passed"]] == []
+    num_embedded_without_reliance, model.seen = model.seen, 0
+    by_fill = {row["fill"]: row for row in read_table(run) if row["region"] == "corner top-right"}
     assert by_fill["mean"]["n"] == 24
     for fill in ("blur", "swap"):
         assert (by_fill[fill]["n"], by_fill[fill]["effect"], by_fill[fill]["passed"]) == (0, None, False)
         assert by_fill[fill]["reason"] == "not measured: all fills must pass, and mean did not; see its row"
-    assert {(row["q"], row["tests"]) for row in stored(run) if row["n"]} == {(1.0, 3)}  # it stays a test
+    assert {(row["q"], row["tests"]) for row in read_table(run) if row["n"]} == {(1.0, 3)}  # it still counts as a test
     with run.connect() as connection:
         verdicts = sql.read(connection, "FROM verdicts")
     assert {(row["weakest"], row["tested"], row["confirmed"]) for row in verdicts} == {("mean", 24, False)}
     model.reliance = 1.0
     confirm.fn(run, plan)
-    assert model.seen > 2 * ignoring
+    assert model.seen > 2 * num_embedded_without_reliance
 
 
-def test_a_repeated_stage_gives_the_same_rows_and_alerts_are_confirmed_or_suspected(flagged, toy):
-    run, plan = flagged
-    toy(1.0)
+def test_a_repeated_stage_gives_the_same_rows_and_alerts_are_confirmed_or_suspected(run_with_findings, use_toy_model):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
     confirm.fn(run, plan)
-    first = stored(run)
+    first = read_table(run)
     confirm.fn(run, plan)
-    assert stored(run) == first
+    assert read_table(run) == first
     alerts = alert.fn(run, ALERTS)
     states = {row["region"]: row["state"] for row in alerts}
     assert states.pop("corner top-left") == states.pop("frame") == "confirmed"
@@ -91,23 +91,23 @@ def test_a_repeated_stage_gives_the_same_rows_and_alerts_are_confirmed_or_suspec
     assert first["score_effect"] > first["floor"]
 
 
-def test_an_image_that_no_longer_reads_is_left_out(flagged, toy):
-    run, plan = flagged
-    toy(1.0)
+def test_unreadable_image_is_left_out(run_with_findings, use_toy_model):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
     (plan.corpus.root / "3.png").unlink()
     (plan.corpus.root / "4.png").write_bytes(b"no image")
-    Image.new("RGB", (24, 24)).save(plan.corpus.root / "40.png")  # a host may be another by now
+    Image.new("RGB", (24, 24)).save(plan.corpus.root / "40.png")  # a host image may have changed
     assert confirm.fn(run, replace(plan, confirm=ConfirmConfig(pairs=64))) == 2
-    assert {row["n"] for row in stored(run)} == {0, 28}
+    assert {row["n"] for row in read_table(run)} == {0, 28}
 
 
-def test_what_cannot_be_measured_says_why_and_is_not_confirmed(flagged, toy):
-    run, plan = flagged
-    toy(1.0)
+def test_unmeasurable_finding_is_not_confirmed_and_has_a_reason(run_with_findings, use_toy_model):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
     for number in range(30):
         (plan.corpus.root / f"{number}.png").unlink()
     assert confirm.fn(run, plan) == 0
-    rows = stored(run)
+    rows = read_table(run)
     assert {row["fill"] for row in rows} == {"mean", "blur", "swap"}
     assert {row["reason"] for row in rows} == {
         "got 0 measurable pairs of 24 (24 with image no longer reads), expected at least 7; "
@@ -117,88 +117,88 @@ def test_what_cannot_be_measured_says_why_and_is_not_confirmed(flagged, toy):
     assert {row["state"] for row in alert.fn(run, ALERTS)} == {"suspected"}
 
 
-def test_a_corpus_of_one_caption_has_no_foils_and_says_so(flagged, toy, rewrite_rows):
-    run, plan = flagged
-    toy(1.0)
+def test_corpus_with_one_caption_has_no_foils_and_a_reason(run_with_findings, use_toy_model, rewrite_rows):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
     rewrite_rows(run, "pairs", lambda rows: [{**row, "caption": "a shadow"} for row in rows])
     assert confirm.fn(run, plan) == 0
-    assert all("24 with no two other captions to compare with" in row["reason"] for row in stored(run))
+    assert all("24 with no two other captions to compare with" in row["reason"] for row in read_table(run))
 
 
-def test_regions_of_a_pair_of_its_own_are_measured_where_they_are(flagged, toy):
-    run, plan = flagged
-    toy(1.0)
+def test_regions_of_single_pairs_are_measured_in_place(run_with_findings, use_toy_model):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
     boxes = [("mark", (0.0, 0.0, 0.25, 0.25), f"pair-{number:04d}") for number in range(12)]
     run.add_regions(*boxes)
     run.add_shares("mark", [0.5] * 12)
     run.write_table("findings", [{"rule": "r", "region": "mark", "slice_kind": "word", "slice": "shadow", "n": 12}])
     assert confirm.fn(run, plan) == 1
-    assert {row["n"] for row in stored(run)} == {12}
+    assert {row["n"] for row in read_table(run)} == {12}
 
 
-def test_a_swap_is_the_mean_over_hosts_that_say_something_else(flagged, toy):
-    run, plan = flagged
-    toy(1.0)
+def test_swap_is_the_mean_over_hosts_with_other_captions(run_with_findings, use_toy_model):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
     interventions = RegionInterventions(load_samples(run, plan))
     sample = interventions.sample(
         [f"pair-{number:04d}" for number in range(12)], {None: [(0.0, 0.0, 0.25, 0.25)]}, "word", "shadow"
     )
-    assert {len(hosts) for hosts in sample.hosts} == {2}  # as many as there are other captions
-    assert all(int(host[-4:]) >= 30 for hosts in sample.hosts for host in hosts)  # those have no shadow
-    both = interventions.margins(sample, "swap")
-    alone = [
-        interventions.margins(replace(sample, hosts=[[hosts[turn]] for hosts in sample.hosts]), "swap")
-        for turn in (0, 1)
+    assert {len(hosts) for hosts in sample.hosts} == {2}  # the number of other captions
+    assert all(int(host[-4:]) >= 30 for hosts in sample.hosts for host in hosts)  # these captions have no shadow
+    mean_of_hosts = interventions.margins(sample, "swap")
+    of_single_hosts = [
+        interventions.margins(replace(sample, hosts=[[hosts[position]] for hosts in sample.hosts]), "swap")
+        for position in (0, 1)
     ]
-    assert not np.allclose(alone[0].region, alone[1].region)
-    np.testing.assert_allclose(both.region, (alone[0].region + alone[1].region) / 2)
-    np.testing.assert_allclose(both.controls, (alone[0].controls + alone[1].controls) / 2)
+    assert not np.allclose(of_single_hosts[0].region, of_single_hosts[1].region)
+    np.testing.assert_allclose(mean_of_hosts.region, (of_single_hosts[0].region + of_single_hosts[1].region) / 2)
+    np.testing.assert_allclose(mean_of_hosts.controls, (of_single_hosts[0].controls + of_single_hosts[1].controls) / 2)
 
 
-def test_slices_that_overlap_are_embedded_once(flagged, toy, rewrite_rows):
-    run, plan = flagged
-    model = toy(1.0)
+def test_images_of_overlapping_slices_are_embedded_once(run_with_findings, use_toy_model, rewrite_rows):
+    run, plan = run_with_findings
+    model = use_toy_model(1.0)
     confirm.fn(run, plan)
-    alone = model.seen
+    num_embedded_without_overlap = model.seen
     rewrite_rows(run, "findings", lambda rows: [*rows, *({**row, "slice": "a"} for row in rows)])
     model.seen = 0
     confirm.fn(run, plan)
-    assert model.seen < 1.7 * alone
+    assert model.seen < 1.7 * num_embedded_without_overlap
     by_slice = {}
-    for row in stored(run):
+    for row in read_table(run):
         by_slice.setdefault(row["slice"], []).append((row["region"], row["fill"], row["n"], row["drop"]))
     assert by_slice["a"] == by_slice["shadow"]
 
 
-def test_told_not_to_it_tests_nothing_and_every_alert_stays_suspected(flagged, toy):
-    run, plan = flagged
-    model = toy(1.0)
-    silent = replace(plan, confirm=ConfirmConfig(enabled=False))
-    assert confirm.fn(run, silent) == self_audit.fn(run, silent) == 0
+def test_disabled_confirmation_leaves_every_alert_suspected(run_with_findings, use_toy_model):
+    run, plan = run_with_findings
+    model = use_toy_model(1.0)
+    disabled = replace(plan, confirm=ConfirmConfig(enabled=False))
+    assert confirm.fn(run, disabled) == self_audit.fn(run, disabled) == 0
     assert model.seen == 0
     assert {row["state"] for row in alert.fn(run, ALERTS)} == {"suspected"}
     assert {entry["table"] for entry in run.read_manifest()["files"]} >= {"confirmations", "self_audits"}
 
 
-def test_the_planted_tag_is_confirmed_on_phantoms_and_the_model_comes_back_as_it_was(phantom_audit):
+def test_planted_tag_is_confirmed_on_phantoms_and_the_model_is_unchanged(phantom_audit):
     from tasks.inputs import load_model
 
     network = load_model(phantom_audit.config.models()[0])
     before = {key: value.clone() for key, value in network.model.state_dict().items()}
-    alone = phantom_audit.to_alerts()
-    states = {(row["region"], row["slice"]): row["state"] for row in alone}
+    independent = phantom_audit.to_alerts()
+    states = {(row["region"], row["slice"]): row["state"] for row in independent}
     assert states["corner top-left", "consolidation"] == "confirmed"
     assert ("corner top-left", "all pairs") not in states
     assert all(torch.equal(value, before[key]) for key, value in network.model.state_dict().items())
 
 
-def test_the_audit_says_what_it_would_have_found(flagged, toy, monkeypatch):
-    """Lives here for the toy: its own tag is confirmed by a model that relies on that corner alone, or on none."""
-    run, plan = flagged
-    toy(0.0)
+def test_self_audit_reports_sensitivity_and_false_alarms(run_with_findings, use_toy_model, monkeypatch):
+    """Tested here since it needs the toy model."""
+    run, plan = run_with_findings
+    use_toy_model(0.0)
     confirm.fn(run, plan)
     self_audit.fn(run, plan)
-    rows = stored(run, "self_audits")
+    rows = read_table(run, "self_audits")
     (tag,) = [row for row in rows if row["kind"] == "tag"]
     assert (tag["sets"], tag["confirmed"], tag["n"]) == (1, 0, 24)
     assert tag["area"] == pytest.approx(0.03, abs=0.01)
@@ -209,32 +209,32 @@ def test_the_audit_says_what_it_would_have_found(flagged, toy, monkeypatch):
     assert 0 < len(random) <= plan.confirm.negatives
     assert {row["sets"] for row in random} == {1}
     self_audit.fn(run, plan)
-    assert stored(run, "self_audits") == rows
-    # Batches of another size change the last digits of the margins, and no count.
+    assert read_table(run, "self_audits") == rows
+    # Other batch sizes change the last digits of margins, but no counts.
     measure = RegionInterventions.margins
 
-    def margins_of_other_batches(*args):
-        found = measure(*args)
-        return replace(found, clean=found.clean + 1e-9)
+    def measure_with_noise(*args):
+        margins = measure(*args)
+        return replace(margins, clean=margins.clean + 1e-9)
 
-    monkeypatch.setattr(RegionInterventions, "margins", margins_of_other_batches)
+    monkeypatch.setattr(RegionInterventions, "margins", measure_with_noise)
     self_audit.fn(run, plan)
-    for before, after in zip(rows, stored(run, "self_audits"), strict=True):
+    for before, after in zip(rows, read_table(run, "self_audits"), strict=True):
         assert after["confirmed"] == before["confirmed"]
         assert after["size"] == (None if before["size"] is None else pytest.approx(before["size"], rel=1e-6))
-    assert self_audit.fn(run, replace(plan, min_pairs=1000)) == 0  # no slice is as large
+    assert self_audit.fn(run, replace(plan, min_pairs=1000)) == 0  # no slice has that many pairs
 
 
-def test_a_region_and_slice_that_two_rules_propose_is_one_test_with_one_verdict(flagged, toy):
-    run, plan = flagged
-    toy(1.0)
-    once = confirm.fn(run, plan)
-    before = {(row["region"], row["fill"]): row for row in stored(run)}
-    findings = stored(run, "findings")
+def test_finding_of_two_rules_is_one_test_with_one_verdict(run_with_findings, use_toy_model):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
+    num_confirmed = confirm.fn(run, plan)
+    before = {(row["region"], row["fill"]): row for row in read_table(run)}
+    findings = read_table(run, "findings")
     run.write_table("findings", [*findings, *({**row, "rule": "again"} for row in findings)])
-    assert confirm.fn(run, plan) == once
-    rows = stored(run)
+    assert confirm.fn(run, plan) == num_confirmed
+    rows = read_table(run)
     assert {row["rule"] for row in rows} == {"region_mass", "again"}
     for row in rows:
-        same = before[row["region"], row["fill"]]
-        assert all(row[key] == same[key] for key in ("effect", "low", "q", "tests", "confirmed"))
+        earlier = before[row["region"], row["fill"]]
+        assert all(row[key] == earlier[key] for key in ("effect", "low", "q", "tests", "confirmed"))

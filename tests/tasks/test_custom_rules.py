@@ -1,4 +1,4 @@
-"""Rules of the user's own: refused before anything runs, or run like those of the audit."""
+"""Custom rules are checked before a run begins, and evaluated like the built-in rules."""
 
 import re
 
@@ -18,8 +18,8 @@ WHERE run_id = $run_id AND slice_kind = 'attribute' AND n >= $min_pairs AND effe
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """folder(name=text, ...): a folder with these rules."""
+def write_rules(tmp_path):
+    """write_rules(name=text, ...): write these rules to a folder and return it."""
 
     def write(**rules):
         path = tmp_path / "rules"
@@ -37,26 +37,26 @@ def empty_lake(tmp_path_factory):
         yield connection
 
 
-def test_rules_are_read_by_name(folder):
-    path = folder(b=RULE, a="SELECT 1")
+def test_rules_are_read_by_name(write_rules):
+    path = write_rules(b=RULE, a="SELECT 1")
     (path / "README.md").touch()
     assert read_rules(path) == {"a": "SELECT 1", "b": RULE}
 
 
 @pytest.mark.parametrize("name", ["region_mass", "Mine", "my rule", "1st", "a-b"])
-def test_a_name_that_is_taken_or_none_is_refused(folder, name):
+def test_invalid_or_built_in_name_is_bad_input(write_rules, name):
     with pytest.raises(BadInputError, match=rf"alerts.rules: got {name}.sql, .*; rename it"):
-        read_rules(folder(**{name: RULE}))
+        read_rules(write_rules(**{name: RULE}))
 
 
-def test_a_folder_without_rules_is_refused(tmp_path, folder):
-    for path in (tmp_path / "nowhere", folder()):
+def test_folder_without_rules_is_bad_input(tmp_path, write_rules):
+    for path in (tmp_path / "nowhere", write_rules()):
         with pytest.raises(BadInputError, match=r"expected a folder with at least one .sql file"):
             read_rules(path)
 
 
-def test_a_rule_that_is_no_text_is_refused(folder):
-    path = folder()
+def test_rule_that_is_not_utf8_is_bad_input(write_rules):
+    path = write_rules()
     (path / "x.sql").write_bytes(b"\xff\xfe")
     with pytest.raises(BadInputError, match=r"x.sql cannot be read .* expected SQL in UTF-8"):
         read_rules(path)
@@ -78,7 +78,7 @@ def test_a_rule_that_is_no_text_is_refused(folder):
         (RULE.replace(" n,", " 'many' AS n,"), "got columns of the types"),
     ],
 )
-def test_a_rule_that_cannot_be_run_is_named(empty_lake, text, fault):
+def test_invalid_rule_is_bad_input(empty_lake, text, fault):
     with pytest.raises(BadInputError, match=rf"(?s)rule mine: .*{fault}.*see docs/rules.md"):
         evaluate_rule(empty_lake, "mine", text, {"run_id": "", "factor": 2.0, "min_pairs": 1})
 
@@ -91,31 +91,36 @@ def test_rules_are_checked_on_an_empty_lake():
 
 
 @pytest.fixture
-def weighed(hand_written_run):
-    """Pairs of site a look into the corner a little: 1.6 times its share."""
+def run_of_two_sites(hand_written_run):
+    """A run whose pairs of site a have 1.6 times the share of the corner."""
     hand_written_run.add_pairs(["x"] * 4, [{"site": "a"}] * 2 + [{"site": "b"}] * 2)
     hand_written_run.add_attributions([[4, 2, 2, 2]] * 2 + [[1, 1, 1, 1]] * 2, (2, 2))
     hand_written_run.add_regions(("corner", (0, 0, 0.5, 0.5)))
     return hand_written_run
 
 
-def flagged(run, **own):
-    """Warnings, and findings as they are stored."""
-    warnings = flag.fn(run, AlertsConfig(min_pairs=2), own)
+def flag_rows(run, **rules):
+    """Return the warnings and the stored findings."""
+    warnings = flag.fn(run, AlertsConfig(min_pairs=2), rules)
     with run.connect() as connection:
         return warnings, sql.read(connection, "FROM findings ORDER BY ALL")
 
 
-def test_its_rows_are_findings_with_its_name_and_digest(weighed):
-    warnings, (found,) = flagged(weighed, mine=RULE)
+def test_rows_of_a_rule_are_findings_with_its_name_and_digest(run_of_two_sites):
+    warnings, (finding,) = flag_rows(run_of_two_sites, mine=RULE)
     assert warnings == []
-    assert (found["rule"], found["rule_digest"]) == ("mine", sql.text_digest(RULE))
-    assert (found["region"], found["slice_kind"], found["slice"], found["n"]) == ("corner", "attribute", "site=a", 2)
-    assert (found["share"], found["area"], found["effect"]) == (0.4, 0.25, 1.6)
-    assert flagged(weighed) == ([], [])
+    assert (finding["rule"], finding["rule_digest"]) == ("mine", sql.text_digest(RULE))
+    assert (finding["region"], finding["slice_kind"], finding["slice"], finding["n"]) == (
+        "corner",
+        "attribute",
+        "site=a",
+        2,
+    )
+    assert (finding["share"], finding["area"], finding["effect"]) == (0.4, 0.25, 1.6)
+    assert flag_rows(run_of_two_sites) == ([], [])
 
 
-def test_rules_that_fail_on_the_rows_are_reported_and_others_run(weighed):
+def test_rules_that_fail_on_the_rows_are_reported_and_others_run(run_of_two_sites):
     failures = {
         "slice": (RULE.replace("slice,", "'site=z' AS slice,"), r"got \{.*'site=z'\} and 0 more, expected regions and"),
         "region": (RULE.replace("region,", "'nowhere' AS region,"), "'nowhere'"),
@@ -126,31 +131,33 @@ def test_rules_that_fail_on_the_rows_are_reported_and_others_run(weighed):
     }
     rules = {name: text for name, (text, _) in failures.items()}
     check_rules(rules)
-    warnings, findings = flagged(weighed, **rules, mine=RULE)
+    warnings, findings = flag_rows(run_of_two_sites, **rules, mine=RULE)
     for warning, (name, (_, fault)) in zip(warnings, failures.items(), strict=True):
         assert re.search(rf"(?s)^rule {name}: .*{fault}.*; it has no findings: fix it, .* audit again$", warning)
     assert [row["rule"] for row in findings] == ["mine"]
-    assert weighed.read_manifest()["failed_rules"] == list(failures)
-    flagged(weighed, mine=RULE)  # fixed, and resumed
-    assert weighed.read_manifest()["failed_rules"] == []
+    assert run_of_two_sites.read_manifest()["failed_rules"] == list(failures)
+    flag_rows(run_of_two_sites, mine=RULE)  # the rules are fixed and the run is resumed
+    assert run_of_two_sites.read_manifest()["failed_rules"] == []
 
 
-def test_it_reads_the_run_at_hand_and_no_other(weighed):
-    # A name that begins like that of the run at hand.
-    other = type(weighed)(weighed.lake, f"{weighed.run_id}b").begin()
+def test_rule_reads_only_the_current_run(run_of_two_sites):
+    # The id of the other run begins with that of the current one.
+    other = type(run_of_two_sites)(run_of_two_sites.lake, f"{run_of_two_sites.run_id}b").begin()
     other.add_pairs(["secret"])
-    shown = "SELECT caption AS region, '' AS slice_kind, '' AS slice, 1 AS n, 0.5 AS share, 0.5 AS area, 2.0 AS effect"
+    selection = (
+        "SELECT caption AS region, '' AS slice_kind, '' AS slice, 1 AS n, 0.5 AS share, 0.5 AS area, 2.0 AS effect"
+    )
     sources = (
         other.path("pairs"),
-        weighed.lake / "runs" / "*" / "pairs" / "*.parquet",
+        run_of_two_sites.lake / "runs" / "*" / "pairs" / "*.parquet",
         other.folder / "manifest.json",
     )
-    rules = {  # the lake's name has a quote
-        f"curious_{number}": f"{shown} FROM '{str(source).replace(chr(39), chr(39) * 2)}'"
+    rules = {  # the path of the lake contains a quote
+        f"curious_{number}": f"{selection} FROM '{str(source).replace(chr(39), chr(39) * 2)}'"
         for number, source in enumerate(sources)
     }
-    warnings, findings = flagged(weighed, **rules)
+    warnings, findings = flag_rows(run_of_two_sites, **rules)
     assert findings == []
     assert ["Permission Error" in warning for warning in warnings] == [True] * len(sources)
-    with sql.connect(weighed.lake) as connection:  # the whole lake still is what `m2ib-audit sql` reads
+    with sql.connect(run_of_two_sites.lake) as connection:  # `m2ib-audit sql` still reads the whole lake
         assert len(sql.read(connection, "FROM pairs")) == 5

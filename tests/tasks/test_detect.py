@@ -1,4 +1,4 @@
-"""Detectors of other packages: found by name, and nothing that they do loses a pair."""
+"""Detectors of other packages are found by name, and their failures lose no pair."""
 
 import sys
 
@@ -12,7 +12,7 @@ from tasks.detect import detect
 from tasks.errors import BadInputError
 from tasks.regions import GROUP, Detector, detector_versions, load_detectors, run_detector
 
-FOREIGN = """
+DETECTOR_MODULE = """
 raise_at_import = {raise_at_import}
 if raise_at_import:
     raise RuntimeError("no licence")
@@ -29,8 +29,8 @@ no_function = 3
 
 
 @pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """installed(raise_at_import=False, **entries): a distribution with a module and these entry points."""
+def install_detectors(tmp_path, monkeypatch):
+    """install_detectors(name, raise_at_import=False, **entries): install a distribution with entry points."""
 
     def install(name="foreign", raise_at_import=False, **entries):
         folder = tmp_path / f"site {name}"
@@ -39,7 +39,7 @@ def installed(tmp_path, monkeypatch):
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
         lines = "\n".join(f"{key} = {value}" for key, value in entries.items())
         (info / "entry_points.txt").write_text(f"[{GROUP}]\n{lines}\n")
-        (folder / f"{name}_module.py").write_text(FOREIGN.format(raise_at_import=raise_at_import))
+        (folder / f"{name}_module.py").write_text(DETECTOR_MODULE.format(raise_at_import=raise_at_import))
         monkeypatch.syspath_prepend(str(folder))
         monkeypatch.delitem(sys.modules, f"{name}_module", raising=False)
 
@@ -47,83 +47,85 @@ def installed(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory):
+def small_corpus(tmp_path_factory):
     return generate(tmp_path_factory.mktemp("few"), 12)
 
 
 @pytest.fixture
-def mapped(few, settings, tmp_path, begin_pipeline):
-    """Twelve pairs with a map each, of which the model sees the left half."""
-    line = begin_pipeline(settings(few, tmp_path / "lake"))
-    line.ingest()
-    pairs = line.run.read_row_group("pairs", 0)
+def attributed_pipeline(small_corpus, settings, tmp_path, begin_pipeline):
+    """Twelve pairs with maps, of whose images the model sees the left half."""
+    pipeline = begin_pipeline(settings(small_corpus, tmp_path / "lake"))
+    pipeline.ingest()
+    pairs = pipeline.run.read_row_group("pairs", 0)
     view = {"view_x0": 0.0, "view_y0": 0.0, "view_x1": 0.5, "view_y1": 1.0}
-    line.run.write_table("attributions", [{"pair_id": pair["pair_id"], **view} for pair in pairs])
-    line.run.write_table("regions", [{"region": "frame", "kind": "frame", "x0": 0, "y0": 0, "x1": 1, "y1": 0.05}])
-    return line
+    pipeline.run.write_table("attributions", [{"pair_id": pair["pair_id"], **view} for pair in pairs])
+    pipeline.run.write_table("regions", [{"region": "frame", "kind": "frame", "x0": 0, "y0": 0, "x1": 1, "y1": 0.05}])
+    return pipeline
 
 
-def detected(line, *names):
-    warnings = detect.fn(line.run, line.config.corpus, names)
-    with line.run.connect() as connection:
+def run_stage(pipeline, *names):
+    warnings = detect.fn(pipeline.run, pipeline.config.corpus, names)
+    with pipeline.run.connect() as connection:
         return warnings, sql.read(connection, "FROM regions WHERE kind = 'detected' ORDER BY ALL")
 
 
-def test_what_a_detector_finds_is_a_region_of_its_pair_beside_the_named(mapped, installed):
-    installed(halves="foreign_module:halves")
-    for _ in range(2):  # again replaces
-        warnings, rows = detected(mapped, "halves")
+def test_detected_boxes_are_regions_of_their_pair(attributed_pipeline, install_detectors):
+    install_detectors(halves="foreign_module:halves")
+    for _ in range(2):  # a repeated stage replaces its rows
+        warnings, rows = run_stage(attributed_pipeline, "halves")
     assert warnings == []
     assert {(row["region"], row["x0"], row["y0"], row["x1"], row["y1"]) for row in rows} == {
-        ("halves: left", 0, 0, 1, 1)  # the overlap once, and in shares of what the model sees
+        ("halves: left", 0, 0, 1, 1)  # without overlap, in shares of what the model sees
     }
     assert len({row["pair_id"] for row in rows}) == len(rows) == 12
-    with mapped.run.connect() as connection:
+    with attributed_pipeline.run.connect() as connection:
         assert len(sql.read(connection, "FROM regions")) == 13
 
 
-def test_a_detector_that_fails_on_some_pairs_is_told_and_loses_none(mapped, installed):
-    installed(some="foreign_module:some", halves="foreign_module:halves")
-    with mapped.run.connect() as connection:
-        sick = sql.read(connection, "SELECT pair_id FROM pairs WHERE caption LIKE '%consolidation%'")
-    assert 0 < len(sick) < 12
-    (warning,), rows = detected(mapped, "some", "halves")
-    assert warning.startswith(f"detector some failed on {len(sick)} of 12 pairs, so these have no regions ")
+def test_detector_that_fails_on_some_pairs_is_a_warning(attributed_pipeline, install_detectors):
+    install_detectors(some="foreign_module:some", halves="foreign_module:halves")
+    with attributed_pipeline.run.connect() as connection:
+        failing = sql.read(connection, "SELECT pair_id FROM pairs WHERE caption LIKE '%consolidation%'")
+    assert 0 < len(failing) < 12
+    (warning,), rows = run_stage(attributed_pipeline, "some", "halves")
+    assert warning.startswith(f"detector some failed on {len(failing)} of 12 pairs, so these have no regions ")
     assert "KeyError: 'caption'" in warning
     regions = [row["region"] for row in rows]
-    assert (regions.count("some: all"), regions.count("halves: left")) == (12 - len(sick), 12)
-    assert mapped.run.read_manifest()["failed_detectors"] == ["some"]
+    assert (regions.count("some: all"), regions.count("halves: left")) == (12 - len(failing), 12)
+    assert attributed_pipeline.run.read_manifest()["failed_detectors"] == ["some"]
 
 
-def test_a_detector_that_fails_on_all_pairs_costs_its_regions_and_says_so(mapped, installed):
-    installed(wrong="foreign_module:wrong")
-    (warning,), rows = detected(mapped, "wrong")
+def test_detector_that_fails_on_all_pairs_has_no_regions_and_a_warning(attributed_pipeline, install_detectors):
+    install_detectors(wrong="foreign_module:wrong")
+    (warning,), rows = run_stage(attributed_pipeline, "wrong")
     assert warning.startswith("detector wrong failed on 12 of 12 pairs")
     assert "in shares of the image" in warning
     assert rows == []
 
 
-def test_an_image_that_changed_has_no_region(mapped, installed, few, tmp_path):
-    installed(halves="foreign_module:halves")
-    name = mapped.run.read_row_group("pairs", 0)[0]["file_name"]
-    before = (few / name).read_bytes()
+def test_changed_image_has_no_region(attributed_pipeline, install_detectors, small_corpus, tmp_path):
+    install_detectors(halves="foreign_module:halves")
+    name = attributed_pipeline.run.read_row_group("pairs", 0)[0]["file_name"]
+    before = (small_corpus / name).read_bytes()
     try:
-        (few / name).write_bytes((few / mapped.run.read_row_group("pairs", 0)[1]["file_name"]).read_bytes())
-        _, rows = detected(mapped, "halves")
+        (small_corpus / name).write_bytes(
+            (small_corpus / attributed_pipeline.run.read_row_group("pairs", 0)[1]["file_name"]).read_bytes()
+        )
+        _, rows = run_stage(attributed_pipeline, "halves")
     finally:
-        (few / name).write_bytes(before)
+        (small_corpus / name).write_bytes(before)
     assert len(rows) == 11
 
 
-def test_a_detector_has_the_version_of_its_distribution(installed):
-    installed(halves="foreign_module:halves")
+def test_a_detector_has_the_version_of_its_distribution(install_detectors):
+    install_detectors(halves="foreign_module:halves")
     assert detector_versions(["halves"]) == {"halves": "foreign 1.2"}
 
 
-def test_what_is_not_installed_or_cannot_be_loaded_is_refused(installed):
-    installed(halves="foreign_module:halves", three="foreign_module:no_function", gone="foreign_module:gone")
-    installed("broken", raise_at_import=True, licensed="broken_module:halves")
-    installed("rival", halves="rival_module:halves")
+def test_missing_or_unloadable_detector_is_bad_input(install_detectors):
+    install_detectors(halves="foreign_module:halves", three="foreign_module:no_function", gone="foreign_module:gone")
+    install_detectors("broken", raise_at_import=True, licensed="broken_module:halves")
+    install_detectors("rival", halves="rival_module:halves")
     for name, fault in {
         "halve": "got 'halve', which no package provides; installed are: .*gone, halves, licensed, three",
         "halves": "which is provided by foreign, rival; uninstall all but one",
@@ -136,18 +138,18 @@ def test_what_is_not_installed_or_cannot_be_loaded_is_refused(installed):
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "result",
     [
         None, [(0, 0, 1, 1)], {"a": [(0, 0, 1)]}, {"a": [(0.5, 0, 0.5, 1)]}, {"a": [(0, 0, 1, float("nan"))]},
         {"a": [(0, 0, 1, 2)]}, {"a": [(0, 0, 0.5, 0.5)] * 65}, {"a": ["abcd"]}, {"a": 3},
     ],
 )  # fmt: skip
-def test_an_answer_that_is_no_region_is_an_error(answer):
+def test_invalid_result_of_a_detector_is_an_error(result):
     with pytest.raises((ValueError, TypeError, AttributeError)):
-        run_detector(Detector("d", lambda *_: answer), np.zeros((4, 4, 3), np.uint8), "x")
+        run_detector(Detector("d", lambda *_: result), np.zeros((4, 4, 3), np.uint8), "x")
 
 
-def test_a_region_has_as_many_boxes_at_most_once_overlaps_are_resolved():
+def test_number_of_boxes_without_overlap_is_limited():
     bars = [(0, i / 16, 1, (i + 0.5) / 16) for i in range(8)]
     crossing = bars + [(y0, x0, y1, x1) for x0, y0, x1, y1 in bars]
     picture = np.zeros((4, 4, 3), np.uint8)
@@ -158,7 +160,7 @@ def test_a_region_has_as_many_boxes_at_most_once_overlaps_are_resolved():
         run_detector(Detector("d", lambda *_: {"a": crossing}), picture, "x")
 
 
-def test_a_detector_cannot_change_what_the_next_one_sees():
+def test_detector_cannot_change_the_image():
     def paint(image, caption):
         image[:] = 0
 
@@ -166,16 +168,16 @@ def test_a_detector_cannot_change_what_the_next_one_sees():
         run_detector(Detector("d", paint), np.ones((4, 4, 3), np.uint8), "x")
 
 
-def test_a_run_tells_its_detectors_and_begins_with_installed_ones_only(few, settings, tmp_path, installed):
-    installed(halves="foreign_module:halves")
-    config = settings(few, tmp_path / "lake", regions={"detectors": ["halves"]})
+def test_run_records_its_detectors_which_must_be_installed(small_corpus, settings, tmp_path, install_detectors):
+    install_detectors(halves="foreign_module:halves")
+    config = settings(small_corpus, tmp_path / "lake", regions={"detectors": ["halves"]})
     assert begin(config, config.models(), None).read_manifest()["config"]["regions"]["detectors"] == {
         "halves": "foreign 1.2"
     }
-    config = settings(few, tmp_path / "other", regions={"detectors": ["halve"]})
+    config = settings(small_corpus, tmp_path / "other", regions={"detectors": ["halve"]})
     with pytest.raises(BadInputError, match=r"regions.detectors: got 'halve'"):
         begin(config, config.models(), None)
     assert sql.read_manifests(tmp_path / "other") == []
     for regions in ({"detectors": ["a", "a"]}, {"detectors": ["a"], "boxes": {"a: x": [0, 0, 1, 1]}}):
         with pytest.raises(BadInputError, match=r"expected each detector once|must be distinct"):
-            settings(few, tmp_path / "lake", regions=regions)
+            settings(small_corpus, tmp_path / "lake", regions=regions)

@@ -31,31 +31,31 @@ ROW = {
     "score_effect_before": None, "first_run": "r1", "last_run": "r1", "runs": 1, "previous_run": None,
     "first_seen": TIME, "last_seen": TIME,
 }  # fmt: skip
-TROUBLE = [
+UNTRUSTED = [
     "{{ token }}", "{{{token}}}", "{%raw%}", "{# c #}", "{{\u200btoken}}", "{\u200b{ token }\u200b}",
     "a\nb\r\nc\x00\x1b[31m",
     "<!channel>", "<http://evil|click>", "[click](http://evil)", "@everyone", "`rm -rf`", "a|b", "\u202eabc", "\ud800",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", TROUBLE)
+@pytest.mark.parametrize("text", UNTRUSTED)
 def test_untrusted_text_has_no_templates_links_or_mentions(text):
-    shown = sanitize(f"x {text} y")
-    assert not find_placeholders(shown)
-    assert not set(shown) & set("<>@`|\n\r\x00\x1b\u200b\u202e")
-    assert not [order for order in ("{{", "}}", "{%", "%}", "{#", "#}", "](", "://") if order in shown]
-    assert sanitize(shown) == shown
-    shown.encode()
+    sanitized = sanitize(f"x {text} y")
+    assert not find_placeholders(sanitized)
+    assert not set(sanitized) & set("<>@`|\n\r\x00\x1b\u200b\u202e")
+    assert not [markup for markup in ("{{", "}}", "{%", "%}", "{#", "#}", "](", "://") if markup in sanitized]
+    assert sanitize(sanitized) == sanitized
+    sanitized.encode()
 
 
-def test_ordinary_text_stays_as_it_is_and_long_text_is_cut():
+def test_ordinary_text_is_unchanged_and_long_text_is_truncated():
     assert sanitize("site=Köln (north), 10 % {a}") == "site=Köln (north), 10 % {a}"
     assert sanitize("x" * 500) == "x" * 159 + "…"
 
 
-@pytest.mark.parametrize("text", TROUBLE[:-1])
+@pytest.mark.parametrize("text", UNTRUSTED[:-1])
 @pytest.mark.parametrize("field", ["region", "slice"])
-def test_the_payload_has_the_exact_names_and_a_text_that_stays_text(text, field):
+def test_payload_has_exact_names_and_a_sanitized_text(text, field):
     payload = build_alert_event({**ROW, field: text}, RECORD, "/lake/report.html").payload
     assert json.loads(json.dumps(payload))[field] == text
     template = ImmutableSandboxedEnvironment().from_string('{"text": {{ payload.text | tojson }}}')
@@ -63,15 +63,15 @@ def test_the_payload_has_the_exact_names_and_a_text_that_stays_text(text, field)
     assert not find_placeholders(payload["text"])
 
 
-def test_the_text_of_an_event_is_the_line_of_the_alert_history():
+def test_text_of_an_event_equals_the_alert_update():
     assert build_alert_event(ROW, RECORD, "").payload["text"] == format_alert_update(ROW)
     assert "‹b›" in build_alert_event(ROW | {"slice": "<b>"}, RECORD, "").payload["text"]
 
 
 def test_automations_can_match_on_labels():
-    news = build_alert_event(ROW | {"life": "still_firing"}, RECORD, "")
-    assert news.event == "m2ib.alert.still-firing"
-    assert {key: news.resource[key] for key in news.resource if key.startswith("m2ib.")} == {
+    event = build_alert_event(ROW | {"life": "still_firing"}, RECORD, "")
+    assert event.event == "m2ib.alert.still-firing"
+    assert {key: event.resource[key] for key in event.resource if key.startswith("m2ib.")} == {
         "m2ib.run": "r1", "m2ib.state": "confirmed", "m2ib.severity": "high", "m2ib.side": "image",
     }  # fmt: skip
     assert all(
@@ -79,7 +79,7 @@ def test_automations_can_match_on_labels():
     )
 
 
-def test_an_event_has_the_same_id_whenever_it_is_sent_and_no_other_has_it():
+def test_event_ids_are_stable_and_unique():
     others = [ROW, ROW | {"run_id": "r2"}, ROW | {"life": "worse"}, ROW | {"life_id": "x"}]
     ids = [build_alert_event(row, RECORD, "").event_id for row in others]
     ids += [build_run_event(RECORD | facts, "").event_id for facts in ({}, {"reason": "else"}, {"status": "stopped"})]
@@ -95,7 +95,7 @@ def test_an_event_has_the_same_id_whenever_it_is_sent_and_no_other_has_it():
         ({"explained_by": "dog"}, False),
         ({"life": "resolved"}, True),
         ({"life": "resolved", "announced": False}, False),
-        ({"life": "resolved", "explained_by": "dog"}, True),  # it stood on its own before
+        ({"life": "resolved", "explained_by": "dog"}, True),  # it was independent before
     ],
 )
 def test_an_explained_alert_is_not_notifiable(change, expected):
@@ -120,10 +120,12 @@ def test_a_digest_counts_all_and_describes_the_most_urgent():
 
 
 def test_the_event_of_a_run_has_its_reason():
-    news = build_run_event(RECORD | {"status": "completed_with_errors", "reason": "shard {{ 1 }}"}, "/report")
-    assert news.event == "m2ib.audit.completed-with-errors"
-    assert news.payload["text"] == ("run r1 completed with errors: 8 of 9 pairs attributed, 0 alerts; shard { { 1 } }")
-    assert news.payload["reason"] == "shard {{ 1 }}"
-    assert build_run_event(RECORD | {"status": "running"}, "").event == "m2ib.audit.failed"  # it could not be sealed
-    lost = build_failed_start_event({"corpus": "s3://b/c/", "model": "m"}, "no such bucket")
-    assert (lost.event, lost.resource["prefect.resource.name"]) == ("m2ib.audit.failed", "c with m")
+    event = build_run_event(RECORD | {"status": "completed_with_errors", "reason": "shard {{ 1 }}"}, "/report")
+    assert event.event == "m2ib.audit.completed-with-errors"
+    assert event.payload["text"] == ("run r1 completed with errors: 8 of 9 pairs attributed, 0 alerts; shard { { 1 } }")
+    assert event.payload["reason"] == "shard {{ 1 }}"
+    assert (
+        build_run_event(RECORD | {"status": "running"}, "").event == "m2ib.audit.failed"
+    )  # its end could not be stored
+    failed_start = build_failed_start_event({"corpus": "s3://b/c/", "model": "m"}, "no such bucket")
+    assert (failed_start.event, failed_start.resource["prefect.resource.name"]) == ("m2ib.audit.failed", "c with m")

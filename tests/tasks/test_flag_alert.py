@@ -1,4 +1,4 @@
-"""From attributions to alerts: what was planted is found, what is harmless is not."""
+"""From attributions to alerts: a planted bias raises alerts, unbiased maps do not."""
 
 from datetime import UTC, datetime
 
@@ -18,17 +18,17 @@ CORNER = [9.0] + [1.0] * 15  # 9 of 24 nats on a sixteenth of the image: six tim
 
 
 @pytest.fixture
-def planted(hand_written_run):
-    """A 4 x 4 map for each pair: that of a consolidation has its nats in the corner top-left."""
+def run_with_bias(hand_written_run):
+    """A run with maps of 4 x 4: those of consolidations concentrate on the top-left corner."""
     hand_written_run.add_pairs(["left consolidation"] * 4 + ["left nodule"] * 4 + ["normal chest"] * 14)
     hand_written_run.add_attributions([CORNER] * 4 + [EVEN] * 18, (4, 4))
     hand_written_run.add_regions(*corner_boxes(0.25).items())
     return hand_written_run
 
 
-def test_every_region_of_every_pair_is_weighed(planted):
-    assert flag.fn(planted, RULES, {}) == []
-    with planted.connect() as connection:
+def test_shares_of_every_region_and_pair_are_stored(run_with_bias):
+    assert flag.fn(run_with_bias, RULES, {}) == []
+    with run_with_bias.connect() as connection:
         shares = sql.read(connection, "SELECT region, share, area, nats FROM region_shares ORDER BY pair_id, region")
         findings = sql.read(connection, "FROM findings ORDER BY effect DESC")
     assert len(shares) == 22 * 4
@@ -41,84 +41,86 @@ def test_every_region_of_every_pair_is_weighed(planted):
     assert findings[0]["effect"] == pytest.approx(6)
     assert findings[1]["effect"] == pytest.approx((6 + 1) / 2)
     assert {row["rule_digest"] for row in findings} == {sql.text_digest(sql.query_text("rules/region_mass"))}
-    assert {row["run_id"] for row in findings} == {planted.run_id}
+    assert {row["run_id"] for row in findings} == {run_with_bias.run_id}
 
 
-def test_readers_see_all_rows_of_the_stage_or_none(planted, monkeypatch):
-    flag.fn(planted, RULES, {})
-    before = planted.read_manifest()["files"]
-    writes, put, connections, connect = [], Run._write_manifest, [], sql.connect
-    monkeypatch.setattr(Run, "_write_manifest", lambda run, text: writes.append(text) or put(run, text))
-    monkeypatch.setattr(sql, "connect", lambda *given: connections.append(given) or connect(*given))
-    flag.fn(planted, RULES, {})
+def test_readers_see_all_rows_of_the_stage_or_none(run_with_bias, monkeypatch):
+    flag.fn(run_with_bias, RULES, {})
+    before = run_with_bias.read_manifest()["files"]
+    writes, write_manifest, connections, connect = [], Run._write_manifest, [], sql.connect
+    monkeypatch.setattr(Run, "_write_manifest", lambda run, text: writes.append(text) or write_manifest(run, text))
+    monkeypatch.setattr(sql, "connect", lambda *args: connections.append(args) or connect(*args))
+    flag.fn(run_with_bias, RULES, {})
     assert (len(writes), len(connections)) == (1, 1)
-    assert planted.read_manifest()["files"] == before  # the hottest corners of the first attempt do not count
+    assert run_with_bias.read_manifest()["files"] == before  # rows of the first attempt are replaced
 
     monkeypatch.setattr("tasks.flag.evaluate_rule", lambda *_: pytest.fail("the process dies"))
     with pytest.raises(pytest.fail.Exception):
-        flag.fn(planted, RULES.model_copy(update={"factor": 1.0}), {"own": ""})
+        flag.fn(run_with_bias, RULES.model_copy(update={"factor": 1.0}), {"own": ""})
     assert len(writes) == 1
 
 
-def test_the_planted_slice_is_alerted_and_what_follows_from_it_says_so(planted):
-    flag.fn(planted, RULES, {})
+def test_planted_slice_is_alerted_and_explains_dependent_alerts(run_with_bias):
+    flag.fn(run_with_bias, RULES, {})
     before = datetime.now(UTC)
-    (alone,) = alert.fn(planted, RULES)
-    assert (alone["region"], alone["slice_kind"], alone["slice"], alone["n"]) == (
+    (independent,) = alert.fn(run_with_bias, RULES)
+    assert (independent["region"], independent["slice_kind"], independent["slice"], independent["n"]) == (
         "corner top-left", "word", "consolidation", 4,
     )  # fmt: skip
-    with planted.connect() as connection:
+    with run_with_bias.connect() as connection:
         alerts = sql.rows(connection, "review/alerts", run_id="all")
     assert [(row["slice"], row["explained_by"]) for row in alerts] == [
         ("consolidation", None),
         ("left", "consolidation"),
     ]
-    assert alerts[0]["pair_ids"] == ["pair-0000", "pair-0001"]  # as many as the rules ask for
+    assert alerts[0]["pair_ids"] == ["pair-0000", "pair-0001"]  # the number of examples of the settings
     assert before <= alerts[0]["raised_at"] <= datetime.now(UTC)
     assert len({row["alert_id"] for row in alerts}) == 2
-    assert planted.read_manifest()["counts"]["alerts"] == 2
+    assert run_with_bias.read_manifest()["counts"]["alerts"] == 2
 
 
-def test_maps_without_a_bias_raise_nothing(planted, rewrite_rows):
-    rewrite_rows(planted, "attributions", lambda rows: [{**row, "image_map": EVEN, "image_nats": 16.0} for row in rows])
-    flag.fn(planted, RULES, {})
-    assert alert.fn(planted, RULES) == []
-    with planted.connect() as connection:
+def test_maps_without_a_bias_raise_nothing(run_with_bias, rewrite_rows):
+    rewrite_rows(
+        run_with_bias, "attributions", lambda rows: [{**row, "image_map": EVEN, "image_nats": 16.0} for row in rows]
+    )
+    flag.fn(run_with_bias, RULES, {})
+    assert alert.fn(run_with_bias, RULES) == []
+    with run_with_bias.connect() as connection:
         assert sql.read(connection, "FROM alerts") == []
 
 
-def test_empty_maps_raise_nothing(planted, rewrite_rows):
+def test_empty_maps_raise_nothing(run_with_bias, rewrite_rows):
     empty = {"image_map": [0.0] * 16, "image_nats": 0.0}
-    rewrite_rows(planted, "attributions", lambda rows: [{**row, **empty} for row in rows])
-    flag.fn(planted, RULES, {})
-    with planted.connect() as connection:
+    rewrite_rows(run_with_bias, "attributions", lambda rows: [{**row, **empty} for row in rows])
+    flag.fn(run_with_bias, RULES, {})
+    with run_with_bias.connect() as connection:
         assert sql.read(connection, "FROM findings") == []
 
 
 @pytest.mark.parametrize(
     ("changes", "slices"), [({"factor": 6.1}, []), ({"min_pairs": 5}, ["left"])]
 )  # with 5 pairs `consolidation` has too few
-def test_thresholds_are_those_of_the_configuration(planted, changes, slices):
+def test_thresholds_of_the_configuration_are_used(run_with_bias, changes, slices):
     settings = RULES.model_copy(update=changes)
-    flag.fn(planted, settings, {})
-    assert [row["slice"] for row in alert.fn(planted, settings)] == slices
+    flag.fn(run_with_bias, settings, {})
+    assert [row["slice"] for row in alert.fn(run_with_bias, settings)] == slices
 
 
-def test_a_repeated_stage_replaces_its_rows_and_keeps_the_ids_of_alerts(planted):
+def test_a_repeated_stage_replaces_its_rows_and_keeps_the_ids_of_alerts(run_with_bias):
     ids = []
     for _ in range(2):
-        flag.fn(planted, RULES, {})
-        ids.append([alert["alert_id"] for alert in stage.alert.fn(planted, RULES)])
+        flag.fn(run_with_bias, RULES, {})
+        ids.append([alert["alert_id"] for alert in stage.alert.fn(run_with_bias, RULES)])
     assert ids[0] == ids[1]
     assert len(ids[0]) == 1
-    with planted.connect() as connection:
+    with run_with_bias.connect() as connection:
         counts = sql.read(
             connection,
             "SELECT (SELECT count(*) FROM findings) AS findings, (SELECT count(*) FROM alerts) AS alerts, "
             "(SELECT count(*) FROM region_shares) AS shares",
         )
     assert counts == [{"findings": 2, "alerts": 2, "shares": 88}]
-    assert planted.read_manifest()["counts"]["alerts"] == 2
+    assert run_with_bias.read_manifest()["counts"]["alerts"] == 2
 
 
 @pytest.mark.slow
@@ -126,7 +128,7 @@ def test_only_the_model_that_relies_on_the_tag_is_alerted(begin_pipeline, settin
     from demo.corpus import generate
 
     corpus = generate(tmp_path / "phantoms", pairs=150)
-    found = {}
+    explanations = {}
     for model in ("demo/shortcut", "demo/clean"):
         config = settings(corpus, tmp_path / "lake", model, alerts={"min_pairs": 20}, lake={"shard_size": 64})
         pipeline = begin_pipeline(config)
@@ -138,15 +140,13 @@ def test_only_the_model_that_relies_on_the_tag_is_alerted(begin_pipeline, settin
                 "SELECT region, slice, explained_by FROM alerts WHERE run_id = $run",
                 {"run": pipeline.run.run_id},
             )
-        found[model] = {(row["region"], row["slice"]): row["explained_by"] for row in rows}
-    assert found["demo/shortcut"]["corner top-left", "consolidation"] is None
-    assert not [region for region, _ in found["demo/clean"] if region == "corner top-left"]
+        explanations[model] = {(row["region"], row["slice"]): row["explained_by"] for row in rows}
+    assert explanations["demo/shortcut"]["corner top-left", "consolidation"] is None
+    assert not [region for region, _ in explanations["demo/clean"] if region == "corner top-left"]
 
 
 @pytest.mark.slow
-def test_a_tag_that_wanders_over_the_corners_is_confirmed_for_the_model_that_relies_on_it(
-    begin_pipeline, settings, tmp_path
-):
+def test_moving_tag_is_confirmed_only_for_the_model_that_relies_on_it(begin_pipeline, settings, tmp_path):
     from demo.corpus import generate
 
     corpus = generate(tmp_path / "phantoms", pairs=150, corner="random")

@@ -1,4 +1,4 @@
-"""Corpus to pairs and error rows: nothing is lost, nothing is done twice."""
+"""Ingest: each row becomes a pair or an error row, and a repeated stage does not read again."""
 
 import csv
 
@@ -15,8 +15,8 @@ from tasks.settings import CorpusConfig
 
 
 @pytest.fixture
-def corpus(tmp_path):
-    """corpus(rows): a folder with good.png, other.png, broken.png (no image), cut.png, and metadata of these rows."""
+def write_corpus(tmp_path):
+    """write_corpus(rows): a corpus with good.png, other.png, broken.png (no image), cut.png, and these rows."""
 
     def write(rows):
         root = tmp_path / "corpus"
@@ -34,11 +34,11 @@ def corpus(tmp_path):
     return write
 
 
-def rows(*cells, names=("file_name", "text")):
+def make_rows(*cells, names=("file_name", "text")):
     return [dict(zip(names, row, strict=True)) for row in cells]
 
 
-MIXED = rows(
+MIXED = make_rows(
     ("good.png", "one"),
     ("broken.png", "two"),
     ("other.png", "three"),
@@ -51,7 +51,7 @@ MIXED = rows(
 )
 
 
-def stored(run):
+def read_rows(run):
     with run.connect() as connection:
         return (
             sql.read(connection, "FROM pairs ORDER BY row_number"),
@@ -59,9 +59,9 @@ def stored(run):
         )
 
 
-def test_every_row_becomes_a_pair_or_an_error(hand_written_run, corpus):
-    shards = ingest.fn(hand_written_run, corpus(MIXED), {}, 2, 0)
-    pairs, errors = stored(hand_written_run)
+def test_every_row_becomes_a_pair_or_an_error(hand_written_run, write_corpus):
+    shards = ingest.fn(hand_written_run, write_corpus(MIXED), {}, 2, 0)
+    pairs, errors = read_rows(hand_written_run)
     assert [row["row_number"] for row in pairs] == [0, 2, 8]
     assert [row["row_number"] for row in errors] == [1, 3, 4, 5, 6, 7]
     assert [row["reason"] for row in errors] == [
@@ -76,10 +76,10 @@ def test_every_row_becomes_a_pair_or_an_error(hand_written_run, corpus):
     assert (counts["corpus_rows"], counts["pairs"], counts["errors"]) == (9, 3, 6)
 
 
-def test_a_pair_holds_what_later_stages_need(hand_written_run, corpus):
-    source = corpus(rows(("other.png", " two  words ", "a", ""), names=("file_name", "text", "site", "sex")))
+def test_pair_has_the_columns_that_later_stages_need(hand_written_run, write_corpus):
+    source = write_corpus(make_rows(("other.png", " two  words ", "a", ""), names=("file_name", "text", "site", "sex")))
     ingest.fn(hand_written_run, source, {}, 8, 0)
-    ((pair,), _) = stored(hand_written_run)
+    ((pair,), _) = read_rows(hand_written_run)
     assert (pair["file_name"], pair["width"], pair["height"]) == ("other.png", 40, 30)
     assert pair["caption"].split() == ["two", "words"]
     assert pair["attributes"] == {"site": "a"}
@@ -88,39 +88,41 @@ def test_a_pair_holds_what_later_stages_need(hand_written_run, corpus):
 
 
 @pytest.mark.parametrize(("size", "expected"), [(1, [1] * 5), (2, [2, 2, 1]), (4, [4, 1]), (5, [5]), (6, [5])])
-def test_a_shard_is_a_row_group(hand_written_run, corpus, size, expected):
-    source = corpus(rows(*(("good.png", f"caption {number}") for number in range(5))))
+def test_a_shard_is_a_row_group(hand_written_run, write_corpus, size, expected):
+    source = write_corpus(make_rows(*(("good.png", f"caption {number}") for number in range(5))))
     shards = ingest.fn(hand_written_run, source, {}, size, 0)
     assert shards == [Shard(index, pairs) for index, pairs in enumerate(expected)]
     assert hand_written_run.row_group_sizes("pairs") == expected
 
 
-def test_images_that_look_alike_are_listed_by_their_first_pairs(hand_written_run, corpus):
-    source = corpus(
-        rows(("other.png", "a"), ("small.png", "b"), ("good.png", "c"), ("other.png", "d"), ("plain.bmp", "e"))
+def test_near_duplicates_are_listed_by_their_first_pair(hand_written_run, write_corpus):
+    source = write_corpus(
+        make_rows(("other.png", "a"), ("small.png", "b"), ("good.png", "c"), ("other.png", "d"), ("plain.bmp", "e"))
     )
     other = Image.open(source.root / "other.png")
     other.convert("RGB").save(source.root / "small.png")
     Image.new("RGB", (20, 10), (50, 50, 50)).save(source.root / "plain.bmp")
     ingest.fn(hand_written_run, source, {}, 2, 0)
     with hand_written_run.connect() as connection:
-        found = sql.read(
+        near_duplicates = sql.read(
             connection, "SELECT alike, row_number FROM near_duplicates JOIN pairs USING (pair_id) ORDER BY ALL"
         )
-    assert [(row["alike"], row["row_number"]) for row in found] == [(1, 0), (1, 1), (2, 2), (2, 4)]
+    assert [(row["alike"], row["row_number"]) for row in near_duplicates] == [(1, 0), (1, 1), (2, 2), (2, 4)]
 
 
-def test_error_rows_are_written_as_they_come(hand_written_run, corpus):
-    """Like pairs: the memory that they take does not grow with a corpus all of whose rows are broken."""
-    ingest.fn(hand_written_run, corpus(rows(*(("missing.png", str(number)) for number in range(5)))), {}, 2, 0)
+def test_error_rows_are_written_in_groups(hand_written_run, write_corpus):
+    """Memory must not grow with the size of a corpus whose rows are all unreadable."""
+    ingest.fn(
+        hand_written_run, write_corpus(make_rows(*(("missing.png", str(number)) for number in range(5)))), {}, 2, 0
+    )
     file = pq.ParquetFile(hand_written_run.path("ingest_errors", "ingest")).metadata
     assert [file.row_group(group).num_rows for group in range(file.num_row_groups)] == [2, 2, 1]
 
 
-def test_rows_that_were_not_drawn_are_accounted_for(hand_written_run, corpus):
-    source = corpus(MIXED).model_copy(update={"sample": 4})
+def test_rows_that_were_not_sampled_are_accounted_for(hand_written_run, write_corpus):
+    source = write_corpus(MIXED).model_copy(update={"sample": 4})
     ingest.fn(hand_written_run, source, {}, 2, 0)
-    pairs, errors = stored(hand_written_run)
+    pairs, errors = read_rows(hand_written_run)
     counts = hand_written_run.read_manifest()["counts"]
     assert (counts["corpus_rows"], counts["not_sampled"], counts["pairs"] + counts["errors"]) == (9, 5, 4)
     assert len(pairs) + len(errors) == 4
@@ -129,24 +131,26 @@ def test_rows_that_were_not_drawn_are_accounted_for(hand_written_run, corpus):
     assert (row["read_rows"], row["rows_unaccounted"]) == (4, 0)
 
 
-def test_a_column_to_stratify_by_that_the_corpus_lacks_is_bad_input(hand_written_run, corpus):
-    source = corpus(MIXED).model_copy(update={"sample": 4, "stratify": "site"})
+def test_missing_column_to_stratify_by_is_bad_input(hand_written_run, write_corpus):
+    source = write_corpus(MIXED).model_copy(update={"sample": 4, "stratify": "site"})
     with pytest.raises(BadInputError, match=r"\[corpus\] stratify: no row of the corpus has a value in 'site'"):
         ingest.fn(hand_written_run, source, {}, 2, 0)
     assert hand_written_run.read_manifest()["files"] == []
 
 
-def test_a_corpus_of_broken_rows_has_no_shard_and_all_its_errors(hand_written_run, corpus):
-    assert ingest.fn(hand_written_run, corpus(rows(("broken.png", "a"), ("missing.png", "b"))), {}, 4, 0) == []
-    pairs, errors = stored(hand_written_run)
+def test_corpus_of_unreadable_rows_has_only_error_rows(hand_written_run, write_corpus):
+    assert (
+        ingest.fn(hand_written_run, write_corpus(make_rows(("broken.png", "a"), ("missing.png", "b"))), {}, 4, 0) == []
+    )
+    pairs, errors = read_rows(hand_written_run)
     assert (len(pairs), len(errors)) == (0, 2)
 
 
-def test_columns_and_limits_are_those_of_the_configuration(hand_written_run, corpus):
-    source = corpus(rows(("good.png", "small"), ("other.png", "large"), names=("image", "report")))
+def test_columns_and_limits_of_the_configuration_are_used(hand_written_run, write_corpus):
+    source = write_corpus(make_rows(("good.png", "small"), ("other.png", "large"), names=("image", "report")))
     source = CorpusConfig(path=source.root, image_column="image", caption_column="report", max_pixels=20 * 10)
     ingest.fn(hand_written_run, source, {}, 4, 0)
-    pairs, errors = stored(hand_written_run)
+    pairs, errors = read_rows(hand_written_run)
     assert [row["caption"] for row in pairs] == ["small"]
     assert [row["reason"] for row in errors] == ["too_many_pixels"]
 
@@ -154,16 +158,16 @@ def test_columns_and_limits_are_those_of_the_configuration(hand_written_run, cor
 @pytest.mark.parametrize(
     "box", ["0.1,0.2,0.3", "0.1,0.2,0.3,x", "0.5,0,0.5,1", "0.6,0,0.5,1", "-0.1,0,0.5,1", "0,0,1.1,1", "nan,0,1,1", "1"]
 )
-def test_a_malformed_box_is_an_error_row_that_names_its_column(hand_written_run, corpus, box):
-    source = corpus(
-        rows(
+def test_a_malformed_box_is_an_error_row_that_names_its_column(hand_written_run, write_corpus, box):
+    source = write_corpus(
+        make_rows(
             ("good.png", "fine", "0,0,0.5,1"), ("good.png", "spaces", "[0 0 .5 1]"), ("good.png", "none", ""),
             ("other.png", "bad", box), names=("file_name", "text", "tag_box"),
         )
     )  # fmt: skip
     regions = {"tag": "tag_box"}
     ingest.fn(hand_written_run, source, regions, 8, 0)
-    pairs, errors = stored(hand_written_run)
+    pairs, errors = read_rows(hand_written_run)
     assert [row["caption"] for row in pairs] == ["fine", "spaces", "none"]
     (error,) = errors
     assert (error["reason"], error["row_number"]) == ("malformed_box", 3)
@@ -171,8 +175,8 @@ def test_a_malformed_box_is_an_error_row_that_names_its_column(hand_written_run,
     assert error["attributes"] == {"tag_box": box}
 
 
-def test_a_region_column_that_the_corpus_lacks_is_refused(hand_written_run, corpus):
-    source = corpus(rows(("good.png", "a", "x", "1"), names=("file_name", "text", "site", "sex")))
+def test_missing_region_column_is_bad_input(hand_written_run, write_corpus):
+    source = write_corpus(make_rows(("good.png", "a", "x", "1"), names=("file_name", "text", "site", "sex")))
     regions = {"tag": "tag_bx"}
     with pytest.raises(BadInputError, match=r"tag_bx.*columns with values are \['sex', 'site'\]"):
         ingest.fn(hand_written_run, source, regions, 8, 0)
@@ -180,32 +184,32 @@ def test_a_region_column_that_the_corpus_lacks_is_refused(hand_written_run, corp
     assert [path.name for path in hand_written_run.folder.rglob("*") if path.is_file()] == ["manifest.json"]
 
 
-def test_a_corpus_that_cannot_be_read_at_all_is_bad_input(hand_written_run, tmp_path):
+def test_unreadable_corpus_is_bad_input(hand_written_run, tmp_path):
     with pytest.raises(BadInputError, match="metadata"):
         ingest.fn(hand_written_run, CorpusConfig(path=tmp_path), {}, 8, 0)
     assert not hand_written_run.fetch_files("pairs")
 
 
-def test_a_missing_caption_column_is_bad_input(hand_written_run, corpus):
+def test_a_missing_caption_column_is_bad_input(hand_written_run, write_corpus):
     with pytest.raises(BadInputError, match="text"):
-        ingest.fn(hand_written_run, corpus(rows(("good.png", "a"), names=("file_name", "txt"))), {}, 8, 0)
+        ingest.fn(hand_written_run, write_corpus(make_rows(("good.png", "a"), names=("file_name", "txt"))), {}, 8, 0)
 
 
-def test_a_resumed_run_keeps_its_pairs(hand_written_run, corpus):
-    source = corpus(MIXED)
+def test_a_resumed_run_keeps_its_pairs(hand_written_run, write_corpus):
+    source = write_corpus(MIXED)
     shards = ingest.fn(hand_written_run, source, {}, 2, 0)
     before = hand_written_run.read_manifest()
-    stamp = hand_written_run.path("pairs").stat()
-    (source.root / "metadata.csv").unlink()  # not even looked at
+    status_before = hand_written_run.path("pairs").stat()
+    (source.root / "metadata.csv").unlink()  # it must not be read again
     assert ingest.fn(hand_written_run, source, {}, 2, 0) == shards
     assert hand_written_run.read_manifest() == before
-    after = hand_written_run.path("pairs").stat()
-    assert (after.st_ino, after.st_mtime_ns) == (stamp.st_ino, stamp.st_mtime_ns)
+    status_after = hand_written_run.path("pairs").stat()
+    assert (status_after.st_ino, status_after.st_mtime_ns) == (status_before.st_ino, status_before.st_mtime_ns)
 
 
-def test_an_ingest_whose_manifest_cannot_be_written_is_repeated(hand_written_run, corpus, monkeypatch):
+def test_an_ingest_whose_manifest_cannot_be_written_is_repeated(hand_written_run, write_corpus, monkeypatch):
     """The manifest is written once: a resumed run ends with all rows accounted for."""
-    source = corpus(MIXED)
+    source = write_corpus(MIXED)
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -216,14 +220,14 @@ def test_an_ingest_whose_manifest_cannot_be_written_is_repeated(hand_written_run
             ingest.fn(hand_written_run, source, {}, 2, 0)
     shards = ingest.fn(hand_written_run, source, {}, 2, 0)
     record = hand_written_run.read_manifest()
-    pairs, errors = stored(hand_written_run)
+    pairs, errors = read_rows(hand_written_run)
     assert (record["counts"]["corpus_rows"], record["counts"]["pairs"], record["counts"]["errors"]) == (9, 3, 6)
     assert (len(pairs), len(errors), sum(shard.pairs for shard in shards)) == (3, 6, 3)
-    assert record["corpus_digest"] != "e"  # the one of the fixture
+    assert record["corpus_digest"] != "e"  # the digest of the fixture
 
 
-def test_the_digest_of_a_corpus_depends_on_its_rows_and_not_on_their_order(lake, corpus):
-    source = corpus(MIXED)
+def test_the_digest_of_a_corpus_depends_on_its_rows_and_not_on_their_order(lake, write_corpus):
+    source = write_corpus(MIXED)
     text = (source.root / "metadata.csv").read_text().splitlines(keepends=True)
     digests = []
     for number, lines in enumerate((text, [text[0], *reversed(text[1:])], text[:-1])):

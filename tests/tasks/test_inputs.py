@@ -1,4 +1,4 @@
-"""The model, loaded once a process, and the one lock of a device."""
+"""The model is loaded once per process, and each device has one lock."""
 
 import threading
 
@@ -32,7 +32,7 @@ def test_a_model_that_does_not_load_is_bad_input(architecture, pretrained, messa
         load_model(ModelConfig(architecture=architecture, pretrained=pretrained, device="cpu"))
 
 
-def test_one_shard_at_a_time_on_a_device(monkeypatch):
+def test_each_device_has_one_lock(monkeypatch):
     monkeypatch.setattr(inputs, "_device_locks", {})
     assert device_lock("cuda:0") is device_lock("cuda:0")
     assert device_lock("cuda:0") is not device_lock("cuda:1")

@@ -1,4 +1,4 @@
-"""Progress: lines where there is no terminal, bars in one, and the seconds of each stage."""
+"""Progress: bars in a terminal, lines without one, and the seconds of each stage."""
 
 import sys
 import time
@@ -28,7 +28,7 @@ def test_short_work_prints_nothing(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_in_a_terminal_bars_are_drawn(monkeypatch, capsys):
+def test_in_a_terminal_bars_are_shown(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("FORCE_COLOR", "1")
     for _ in range(2):

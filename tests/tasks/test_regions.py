@@ -16,14 +16,14 @@ from tasks.store import region_rows
 
 @pytest.fixture
 def save_mask(tmp_path):
-    """save_mask(array): path of a picture with these gray values."""
+    """save_mask(array): save an image with these gray values and return its path."""
 
-    def draw(array, name="mask.png"):
+    def save(array, name="mask.png"):
         path = tmp_path / name
         Image.fromarray(np.asarray(array, dtype=np.uint8)).save(path)
         return path
 
-    return draw
+    return save
 
 
 @pytest.mark.parametrize(("shape", "seed"), [((1, 1), 0), ((5, 7), 1), ((16, 16), 2), ((64, 40), 3)])
@@ -67,12 +67,12 @@ def test_a_mask_that_needs_many_boxes_is_read_on_a_coarser_grid(save_mask):
         (np.eye(1000) * 255, "got a mask that is all black once it is reduced to 64 x 64 cells"),
     ],
 )
-def test_an_invalid_mask_is_refused(save_mask, array, fault):
+def test_invalid_mask_is_bad_input(save_mask, array, fault):
     with pytest.raises(BadInputError, match=f"regions.masks.logo: .*mask.png: {fault}.*, expected"):
         read_mask("logo", save_mask(array), Limits())
 
 
-def test_a_file_that_is_no_image_or_too_large_is_refused(tmp_path, save_mask):
+def test_invalid_or_too_large_image_is_bad_input(tmp_path, save_mask):
     (tmp_path / "x.png").write_text("no image")
     for path, limits in ((tmp_path / "x.png", Limits()), (save_mask(np.zeros((20, 20))), Limits(max_pixels=399))):
         with pytest.raises(BadInputError, match=rf"regions.masks.logo: .*{path.name}: The "):
@@ -97,7 +97,7 @@ def test_the_boxes_of_a_mask_are_clipped_to_the_view_of_each_pair():
         ([(0.1, 0.1, 0.9, 0.9), (0.2, 0.2, 0.3, 0.3)], [(0.1, 0.1, 0.9, 0.9)]),
         ([(0, 0, 0.5, 1), (0.5, 0, 1, 1)], [(0, 0, 1, 1)]),
         ([(0, 0, 0.2, 0.2), (0.7, 0.7, 0.9, 1)], [(0, 0, 0.2, 0.2), (0.7, 0.7, 0.9, 1)]),
-        # A cross: a bar, and what sticks out of it above and below.
+        # A cross: a bar and the parts above and below it.
         ([(0.4, 0, 0.6, 1), (0, 0.4, 1, 0.6)], [(0.4, 0, 0.6, 0.4), (0, 0.4, 1, 0.6), (0.4, 0.6, 0.6, 1)]),
     ],
 )

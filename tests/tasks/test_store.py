@@ -1,4 +1,4 @@
-"""Closing the shards into the lake: regions as the model sees them, and no pair lost."""
+"""Storing shards in the lake: regions as the model sees them, and no pair is lost."""
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,11 +13,11 @@ from tasks.store import corner_boxes, frame_boxes, region_rows, store
 WHOLE = (0, 0, 1, 1)
 
 
-def area(box):
+def compute_area(box):
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def overlap(one, other):
+def compute_overlap(one, other):
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     return max(width, 0) * max(height, 0)
@@ -26,12 +26,12 @@ def overlap(one, other):
 @pytest.mark.parametrize("width", [0.01, 0.05, 0.25, 0.5])
 def test_a_frame_is_a_ring_of_boxes_that_do_not_overlap(width):
     boxes = frame_boxes(width)
-    assert sum(area(box) for box in boxes) == pytest.approx(1 - (1 - 2 * width) ** 2)
+    assert sum(compute_area(box) for box in boxes) == pytest.approx(1 - (1 - 2 * width) ** 2)
     for number, box in enumerate(boxes):
         assert 0 <= box[0] <= box[2] <= 1
         assert 0 <= box[1] <= box[3] <= 1
-        assert all(overlap(box, other) == 0 for other in boxes[number + 1 :])
-        assert overlap(box, (width, width, 1 - width, 1 - width)) == pytest.approx(0)
+        assert all(compute_overlap(box, other) == 0 for other in boxes[number + 1 :])
+        assert compute_overlap(box, (width, width, 1 - width, 1 - width)) == pytest.approx(0)
 
 
 @pytest.mark.parametrize("size", [0.1, 0.25, 0.5])
@@ -46,10 +46,12 @@ def test_corners_are_squares_where_their_names_say(size):
     assert boxes.keys() == points.keys()
     for name, (x, y) in points.items():
         box = boxes[name]
-        assert area(box) == pytest.approx(size**2)
+        assert compute_area(box) == pytest.approx(size**2)
         assert x in (box[0], box[2])
         assert y in (box[1], box[3])
-    assert sum(overlap(one, other) for one in boxes.values() for other in boxes.values()) == pytest.approx(4 * size**2)
+    assert sum(compute_overlap(one, other) for one in boxes.values() for other in boxes.values()) == pytest.approx(
+        4 * size**2
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_corners_are_squares_where_their_names_say(size):
         ((0.25, 0, 0.5, 1), (0.25, 0, 0.75, 1), (0, 0, 0.5, 1)),
         ((0, 0, 1, 1), (0.25, 0, 0.75, 1), WHOLE),
         ((0.7, 0.1, 0.9, 0.2), (0.25, 0, 0.75, 1), (0.9, 0.1, 1, 0.2)),
-        # What is cropped away is not seen, and what only touches the border is nothing.
+        # Boxes outside the view, or touching only its border, have no area in it.
         ((0, 0, 0.2, 1), (0.25, 0, 0.75, 1), None),
         ((0, 0, 0.25, 1), (0.25, 0, 0.75, 1), None),
         ((0.75, 0, 1, 1), (0.25, 0, 0.75, 1), None),
@@ -68,35 +70,37 @@ def test_corners_are_squares_where_their_names_say(size):
         ((0, 0, 1, 0.5), (-0.5, 0, 1.5, 1), (0.25, 0, 0.75, 0.5)),
     ],
 )
-def test_a_box_of_the_image_in_shares_of_what_the_model_sees(box, view, expected):
-    found = clip_to_view(box, view)
-    assert found == (None if expected is None else pytest.approx(expected))
+def test_box_is_converted_to_shares_of_the_view(box, view, expected):
+    clipped = clip_to_view(box, view)
+    assert clipped == (None if expected is None else pytest.approx(expected))
 
 
-def attribution(pair_id, view=WHOLE):
+def make_view_row(pair_id, view=WHOLE):
     return {"pair_id": pair_id, **dict(zip(("view_x0", "view_y0", "view_x1", "view_y1"), view, strict=True))}
 
 
 def test_frame_and_corners_are_the_same_for_all_pairs():
-    rows = list(region_rows(RegionsConfig(frame=0.05, corner=0.25), {}, [attribution("p"), attribution("q")], {}))
+    rows = list(region_rows(RegionsConfig(frame=0.05, corner=0.25), {}, [make_view_row("p"), make_view_row("q")], {}))
     assert [(row["region"], row["kind"], row["pair_id"]) for row in rows] == [
         *[("frame", "frame", None)] * 4,
         *[(name, "corner", None) for name in corner_boxes(0.25)],
     ]
-    assert sum(area((row["x0"], row["y0"], row["x1"], row["y1"])) for row in rows[:4]) == pytest.approx(1 - 0.9**2)
+    assert sum(compute_area((row["x0"], row["y0"], row["x1"], row["y1"])) for row in rows[:4]) == pytest.approx(
+        1 - 0.9**2
+    )
 
 
-def test_nought_leaves_frame_or_corners_out():
+def test_zero_omits_frame_or_corners():
     assert {row["kind"] for row in region_rows(RegionsConfig(frame=0, corner=0.25), {}, [], {})} == {"corner"}
     assert {row["kind"] for row in region_rows(RegionsConfig(frame=0.05, corner=0), {}, [], {})} == {"frame"}
-    assert list(region_rows(RegionsConfig(frame=0, corner=0), {}, [attribution("p")], {})) == []
+    assert list(region_rows(RegionsConfig(frame=0, corner=0), {}, [make_view_row("p")], {})) == []
 
 
-def test_given_boxes_follow_each_pair_s_view():
+def test_configured_boxes_are_converted_to_the_view_of_each_pair():
     regions = RegionsConfig(frame=0, corner=0, boxes={"ruler": (0.5, 0, 1, 0.5)}, columns={"tag": "tag_box"})
     attributes = {"p": {"tag_box": "0,0,0.5,0.5"}, "q": {"tag_box": "0.9,0.9,1,1"}, "r": {}}
     cropped = (0.25, 0, 0.75, 1)
-    pairs = [attribution("p"), attribution("q", cropped), attribution("r", (0, 0.6, 1, 1))]
+    pairs = [make_view_row("p"), make_view_row("q", cropped), make_view_row("r", (0, 0.6, 1, 1))]
     rows = {
         (row["pair_id"], row["region"], row["kind"]): (row["x0"], row["y0"], row["x1"], row["y1"])
         for row in region_rows(regions, {}, pairs, attributes)
@@ -118,7 +122,7 @@ def test_a_box_is_read_from_text(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "0,0,1", "0,0,1,1,1", "a,0,1,1", "0,0,0,1", "1,0,0,1", "0,0,inf,1", "0,nan,1,1"])
-def test_what_is_no_box_is_refused(text):
+def test_invalid_box_raises(text):
     with pytest.raises(ValueError, match=r"got|convert"):
         parse_box(text)
 
@@ -142,18 +146,18 @@ def test_shards_are_invisible_before_they_are_stored(begin_pipeline, settings, p
     with pipeline.run.connect() as connection:
         assert sql.read(connection, "FROM attributions") == []
     file = pipeline.run.path("attributions", result.name)
-    whole = pq.read_table(file)
-    pq.write_table(whole.slice(1), file)
+    table = pq.read_table(file)
+    pq.write_table(table.slice(1), file)
     with pytest.raises(StoreError, match=rf"shard 2: got 7 attributions and errors, expected 8; remove {file}"):
         pipeline.store([result])
-    pq.write_table(whole, file)
+    pq.write_table(table, file)
     with pipeline.run.connect() as connection:
         assert sql.read(connection, "FROM attributions") == []
     assert pipeline.store([result]) == 8
 
 
 @pytest.mark.parametrize(("attributions", "errors"), [(7, 0), (0, 7), (9, 0), (8, 1), (0, 0)])
-def test_a_shard_that_lost_or_gained_pairs_is_refused(hand_written_run, attributions, errors):
+def test_shard_with_missing_or_additional_pairs_raises(hand_written_run, attributions, errors):
     result = ShardResult(Shard(3, 8), "part-x", attributions, errors, reused=True)
     before = hand_written_run.read_manifest()
     with pytest.raises(StoreError, match="shard 3"):
@@ -185,8 +189,8 @@ def test_regions_of_a_column_reach_the_lake(begin_pipeline, settings, phantoms, 
     assert errors == [{"row_number": 3, "reason": "malformed_box"}]
 
 
-def test_errors_that_an_attempt_before_left_do_not_count(begin_pipeline, settings, phantoms, tmp_path):
-    """It could not read an image, wrote so, and was cut off before the shard's attributions were there."""
+def test_error_rows_of_an_earlier_attempt_are_ignored(begin_pipeline, settings, phantoms, tmp_path):
+    """The attempt wrote an error row and was killed before it stored the attributions of the shard."""
     pipeline = begin_pipeline(settings(phantoms, tmp_path / "lake", bottleneck={"steps": 1}))
     shards = pipeline.ingest()
     results = [pipeline.attribute(shard) for shard in shards]

@@ -1,4 +1,4 @@
-"""The gates let a healthy run pass and stop each kind of a sick one."""
+"""The gates pass a valid run and stop each kind of invalid run."""
 
 import math
 
@@ -10,14 +10,14 @@ from tasks.validate import SUITES, check_frame, format_failed_check, suite_diges
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quiet_import():
-    """Great Expectations takes seconds to import: once, and not in the time of one test."""
+def import_great_expectations():
+    """Import Great Expectations once: it takes seconds, which would count for one test."""
     import great_expectations  # noqa: F401  # imported for its side effect
 
 
 @pytest.fixture
-def healthy(hand_written_run):
-    """Four pairs of which one could not be attributed, and one row that did not become a pair."""
+def valid_run(hand_written_run):
+    """A run with four pairs, of which one could not be attributed, and one row that did not become a pair."""
     hand_written_run.add_pairs(["one", "two", "three", "four"])
     hand_written_run.add_attributions([[1, 2, 3, 4]] * 3, (2, 2))
     hand_written_run.write_table(
@@ -31,17 +31,17 @@ def healthy(hand_written_run):
     return hand_written_run
 
 
-def failures_of(suite, frame):
-    """(expectation, column) of the checks that failed."""
+def find_failures(suite, frame):
+    """Return (expectation, column) of the checks that failed."""
     return {(row["expectation"], row["column_name"]) for row in check_frame(suite, frame) if not row["success"]}
 
 
-def failures(run, suite):
+def find_failures_of_run(run, suite):
     with run.connect() as connection:
-        return failures_of(suite, sql.table(connection, f"gates/{suite}", run_id=run.run_id).to_pandas())
+        return find_failures(suite, sql.table(connection, f"gates/{suite}", run_id=run.run_id).to_pandas())
 
 
-def test_a_healthy_run_passes_and_every_check_is_stored(phantom_audit):
+def test_valid_run_passes_and_every_check_is_stored(phantom_audit):
     outcome = validate.fn(phantom_audit.run)
     assert (outcome.critical, outcome.warnings) == ((), ())
     checks = sum(len(suite) for suite in SUITES.values())
@@ -56,8 +56,8 @@ def test_a_healthy_run_passes_and_every_check_is_stored(phantom_audit):
         assert len(sql.read(connection, "FROM validations")) == checks
 
 
-def test_error_rows_account_for_what_is_missing(healthy):
-    outcome = validate.fn(healthy)
+def test_error_rows_account_for_missing_pairs(valid_run):
+    outcome = validate.fn(valid_run)
     assert outcome.critical == ()
     # 3 of 5 rows could be attributed: below nine tenths.
     (warning,) = outcome.warnings
@@ -67,49 +67,51 @@ def test_error_rows_account_for_what_is_missing(healthy):
     assert warning.endswith("(accounting.readable_share)")
 
 
-def test_a_duplicate_is_no_row_that_could_not_be_read(healthy):
+def test_duplicate_does_not_count_as_unreadable(valid_run):
     rows = [{"row_number": 5 + n, "stage": "ingest", "reason": "duplicate_pair"} for n in range(40)]
-    healthy.write_table("ingest_errors", rows)
-    healthy.update(counts={"corpus_rows": 44})
-    outcome = validate.fn(healthy)
-    lost, *_ = outcome.critical  # the one pair whose error row was written over
-    assert lost.startswith("1 pair is lost, expected each of the 4 to have")
+    valid_run.write_table("ingest_errors", rows)
+    valid_run.update(counts={"corpus_rows": 44})
+    outcome = validate.fn(valid_run)
+    message, *_ = outcome.critical  # the pair whose error row was overwritten
+    assert message.startswith("1 pair is lost, expected each of the 4 to have")
     (warning,) = outcome.warnings
     assert warning.startswith("only 3 of the corpus's 4 rows")
 
 
-def test_the_sentence_of_a_failure_says_what_was_got_and_expected(healthy):
-    healthy.update(counts={"corpus_rows": 7})
-    outcome = validate.fn(healthy)
+def test_message_of_a_failure_has_actual_and_expected_values(valid_run):
+    valid_run.update(counts={"corpus_rows": 7})
+    outcome = validate.fn(valid_run)
     assert outcome.critical == (
         "2 rows of the corpus are lost, expected each of its 7 to be a pair or an error row "
         "(accounting.rows_unaccounted)",
     )
-    healthy.update(counts={"corpus_rows": 4})
-    assert validate.fn(healthy).critical[0].startswith("there is 1 row of the corpus too many, expected")
+    valid_run.update(counts={"corpus_rows": 4})
+    assert validate.fn(valid_run).critical[0].startswith("there is 1 row of the corpus too many, expected")
 
 
-def test_rows_that_were_not_drawn_are_neither_lost_nor_unreadable(healthy):
-    healthy.update(counts={"corpus_rows": 105, "not_sampled": 100})
-    assert failures(healthy, "accounting") == {("ExpectColumnValuesToBeBetween", "readable_share")}  # 3 of 5, as before
-    for left_out in (99, 101):
-        healthy.update(counts={"not_sampled": left_out})
-        assert ("ExpectColumnValuesToBeBetween", "rows_unaccounted") in failures(healthy, "accounting")
+def test_rows_that_were_not_sampled_are_neither_lost_nor_unreadable(valid_run):
+    valid_run.update(counts={"corpus_rows": 105, "not_sampled": 100})
+    assert find_failures_of_run(valid_run, "accounting") == {
+        ("ExpectColumnValuesToBeBetween", "readable_share")
+    }  # 3 of 5, as before
+    for not_sampled in (99, 101):
+        valid_run.update(counts={"not_sampled": not_sampled})
+        assert ("ExpectColumnValuesToBeBetween", "rows_unaccounted") in find_failures_of_run(valid_run, "accounting")
 
 
-def test_a_pair_that_is_neither_attributed_nor_error_fails(healthy, rewrite_rows):
-    rewrite_rows(healthy, "attributions", lambda rows: rows[1:])
-    assert failures(healthy, "accounting") >= {("ExpectColumnValuesToBeBetween", "pairs_unaccounted")}
-    assert failures(healthy, "attributions") >= {("ExpectColumnValuesToNotBeNull", "cosine")}
+def test_a_pair_that_is_neither_attributed_nor_error_fails(valid_run, rewrite_rows):
+    rewrite_rows(valid_run, "attributions", lambda rows: rows[1:])
+    assert find_failures_of_run(valid_run, "accounting") >= {("ExpectColumnValuesToBeBetween", "pairs_unaccounted")}
+    assert find_failures_of_run(valid_run, "attributions") >= {("ExpectColumnValuesToNotBeNull", "cosine")}
 
 
-def test_one_lost_and_one_double_pair_do_not_cancel_out(healthy, rewrite_rows):
-    """The counts agree, but a pair is missing and another there twice."""
-    rewrite_rows(healthy, "attributions", lambda rows: [rows[0], rows[0], rows[2]])
-    assert failures(healthy, "accounting") == {("ExpectColumnValuesToBeBetween", "readable_share")}
-    found = failures(healthy, "attributions")
-    assert ("ExpectColumnValuesToBeUnique", "pair_id") in found
-    assert ("ExpectColumnValuesToNotBeNull", "cosine") in found
+def test_lost_and_repeated_pair_do_not_cancel_out(valid_run, rewrite_rows):
+    """The counts agree, but one pair is missing and another one is stored twice."""
+    rewrite_rows(valid_run, "attributions", lambda rows: [rows[0], rows[0], rows[2]])
+    assert find_failures_of_run(valid_run, "accounting") == {("ExpectColumnValuesToBeBetween", "readable_share")}
+    failed_checks = find_failures_of_run(valid_run, "attributions")
+    assert ("ExpectColumnValuesToBeUnique", "pair_id") in failed_checks
+    assert ("ExpectColumnValuesToNotBeNull", "cosine") in failed_checks
 
 
 def test_an_empty_corpus_fails(hand_written_run):
@@ -119,7 +121,7 @@ def test_an_empty_corpus_fails(hand_written_run):
     hand_written_run.update(counts={"corpus_rows": 1})
     outcome = validate.fn(hand_written_run)
     assert [text.partition(";")[0] for text in outcome.critical] == [
-        "no row of the corpus became a pair (1 tried), expected at least one"  # and not what follows from it
+        "no row of the corpus became a pair (1 tried), expected at least one"  # without failures that follow from it
     ]
 
 
@@ -127,22 +129,22 @@ def test_a_run_without_any_table_fails(hand_written_run):
     assert validate.fn(hand_written_run).critical
 
 
-def test_a_run_that_no_manifest_knows_fails():
+def test_unknown_run_fails():
     frame = pd.DataFrame({name: [] for name in ("rows_unaccounted", "pairs_unaccounted", "readable_share")})
     rows = check_frame("accounting", frame)
     assert not rows[0]["success"]
 
 
-def test_a_corpus_of_empty_maps_fails(healthy, rewrite_rows):
+def test_a_corpus_of_empty_maps_fails(valid_run, rewrite_rows):
     empty = {"image_map": [0.0] * 4, "image_nats": 0.0}
-    rewrite_rows(healthy, "attributions", lambda rows: [{**row, **empty} for row in rows])
-    assert failures(healthy, "attributions") == {("ExpectColumnMeanToBeBetween", "image_nats")}
+    rewrite_rows(valid_run, "attributions", lambda rows: [{**row, **empty} for row in rows])
+    assert find_failures_of_run(valid_run, "attributions") == {("ExpectColumnMeanToBeBetween", "image_nats")}
 
 
-def test_one_empty_map_is_legal(healthy, rewrite_rows):
+def test_one_empty_map_passes(valid_run, rewrite_rows):
     empty = {"image_map": [0.0] * 4, "image_nats": 0.0}
-    rewrite_rows(healthy, "attributions", lambda rows: [{**rows[0], **empty}, *rows[1:]])
-    assert failures(healthy, "attributions") == set()
+    rewrite_rows(valid_run, "attributions", lambda rows: [{**rows[0], **empty}, *rows[1:]])
+    assert find_failures_of_run(valid_run, "attributions") == set()
 
 
 NAN, INF = math.nan, math.inf
@@ -186,7 +188,7 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def frames(run_class, tmp_path_factory):
-    """What the suites check of a run: a healthy attribution, and one with each of the changes above."""
+    """The frames that the suites check: a valid attribution, and one with each of the changes above."""
     run = run_class(tmp_path_factory.mktemp("frames"), "20260101T000000-aaaaaa").begin()
     changes = [{}, *(change for change, _ in ATTRIBUTIONS), *ROUNDED]
     run.add_pairs(["a caption"] * len(changes))
@@ -204,27 +206,27 @@ def frames(run_class, tmp_path_factory):
 @pytest.mark.parametrize(
     ("number", "expected"), [(number, expected) for number, (_, expected) in enumerate(ATTRIBUTIONS, start=1)]
 )
-def test_one_sick_attribution_fails_critically(frames, number, expected):
-    assert expected in failures_of("attributions", frames["attributions"].iloc[[0, number]])
+def test_one_invalid_attribution_fails_critically(frames, number, expected):
+    assert expected in find_failures("attributions", frames["attributions"].iloc[[0, number]])
 
 
-def test_rounding_passes(frames):
+def test_rounding_errors_pass(frames):
     rounded = list(range(1 + len(ATTRIBUTIONS), 1 + len(ATTRIBUTIONS) + len(ROUNDED)))
-    assert failures_of("attributions", frames["attributions"].iloc[[0, *rounded]]) == set()
+    assert find_failures("attributions", frames["attributions"].iloc[[0, *rounded]]) == set()
 
 
 @pytest.mark.parametrize(("change", "expected"), PAIRS)
-def test_one_sick_pair_fails_critically(frames, change, expected):
+def test_one_invalid_pair_fails_critically(frames, change, expected):
     frame = frames["corpus"].head(3).copy()
-    assert failures_of("corpus", frame) == set()
+    assert find_failures("corpus", frame) == set()
     for column, value in change.items():
         frame.loc[0, column] = value
-    assert expected in failures_of("corpus", frame)
+    assert expected in find_failures("corpus", frame)
 
 
-def test_a_check_that_raises_has_failed_and_says_why(healthy):
-    with healthy.connect() as connection:
-        frame = sql.table(connection, "gates/corpus", run_id=healthy.run_id).to_pandas()
+def test_check_that_raises_has_failed_with_a_reason(valid_run):
+    with valid_run.connect() as connection:
+        frame = sql.table(connection, "gates/corpus", run_id=valid_run.run_id).to_pandas()
     rows = check_frame("corpus", frame.drop(columns=["width"]))
     (failed,) = [row for row in rows if not row["success"]]
     assert (failed["column_name"], failed["severity"]) == ("width", "critical")
@@ -252,16 +254,16 @@ def test_a_digest_changes_with_the_checks_and_with_the_query(monkeypatch):
     assert suite_digest("accounting") != before["accounting"]
 
 
-def test_sentences_about_failed_checks_are_for_people(healthy, rewrite_rows):
+def test_messages_of_failed_checks_are_sentences(valid_run, rewrite_rows):
     changes = [
         {"image_map": [1, NAN, 3, 4]},
         {"text_map": None},
         {"cosine": 1.01, "text_nats": NAN, "image_map": [1, -0.5, 3, 4]},
     ]
     rewrite_rows(
-        healthy, "attributions", lambda rows: [row | change for row, change in zip(rows, changes, strict=True)]
+        valid_run, "attributions", lambda rows: [row | change for row, change in zip(rows, changes, strict=True)]
     )
-    critical = validate.fn(healthy).critical
+    critical = validate.fn(valid_run).critical
     for sentence in (
         "the image maps of 1 pair contain NaN or infinite values",
         "the text maps of 1 pair are missing or do not fit their grid or tokens",

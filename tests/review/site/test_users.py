@@ -36,7 +36,7 @@ def test_users_file_is_private_and_contains_no_password(users_file):
 
 def test_equal_passwords_have_different_salts_and_keys(users_file):
     users.add(users_file, "bob", "Bob", "approver", PASSWORD)
-    ada, bob = (edit_entry["password"] for edit_entry in json.loads(users_file.read_text())["users"].values())
+    ada, bob = (entry["password"] for entry in json.loads(users_file.read_text())["users"].values())
     assert ada["salt"] != bob["salt"]
     assert ada["key"] != bob["key"]
     assert (ada["n"], ada["r"], ada["p"]) == (2**4, 8, 1)

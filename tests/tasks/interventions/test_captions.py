@@ -1,4 +1,4 @@
-"""Which captions lack a phrase is what the run stored, not how they are spelt; what was cut off is not seen."""
+"""Captions lack a phrase according to the stored occurrences; truncated text is ignored."""
 
 import pytest
 
@@ -10,7 +10,7 @@ CAPTIONS = ["normal heart", "no  acute finding", "No   Acute mass", "no acute fi
 
 
 @pytest.fixture
-def captions(hand_written_run):
+def model_captions(hand_written_run):
     hand_written_run.add_pairs(CAPTIONS)
     rows = hand_written_run.add_attributions([[1.0]] * len(CAPTIONS), (1, 1))
     for row, caption in zip(rows, CAPTIONS, strict=True):
@@ -21,10 +21,10 @@ def captions(hand_written_run):
     return ModelCaptions(hand_written_run)
 
 
-def test_captions_lack_a_phrase_unless_it_was_found_in_them(captions):
-    for place in ((0, 2), (0, 9)):  # the word alone, and with the next
-        assert captions.find_without({"pair-0001": [place]}) == {"normal heart", "large heart"}
+def test_captions_without_a_phrase_are_those_without_occurrences(model_captions):
+    for span in ((0, 2), (0, 9)):  # the word alone and with the next word
+        assert model_captions.find_without({"pair-0001": [span]}) == {"normal heart", "large heart"}
 
 
-def test_a_caption_ends_where_the_last_token_that_is_told_does(captions):
-    assert [captions.truncate(caption) for caption in CAPTIONS[2:4]] == ["No   Acute mass", "no acute finding"]
+def test_caption_is_truncated_after_its_last_token(model_captions):
+    assert [model_captions.truncate(caption) for caption in CAPTIONS[2:4]] == ["No   Acute mass", "no acute finding"]

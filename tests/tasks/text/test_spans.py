@@ -1,4 +1,4 @@
-"""Tokens are located by their text alone; what does not match is not located."""
+"""Tokens are located by their text; tokens that do not match are not located."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tasks.text.spans import phrase_span, token_range, token_spans
 CAPTION = "Nodule, as PREVIOUSLY described."
 
 
-def located(caption, tokens, phrase, special=None):
+def locate(caption, tokens, phrase, special=None):
     spans = token_spans(caption, tokens, special or [False] * len(tokens))
     start = caption.index(phrase)
     return token_range((start, start + len(phrase)), spans, tokens)
@@ -21,7 +21,7 @@ def located(caption, tokens, phrase, special=None):
         (["nodule", ",", "as", "previously", "described", "."], {}, (3, 5)),
         (["nodule", "as", "previously", "described", "</s>"], {4}, (2, 4)),
         (["Nodule", ",", "as", "", "PREVIOUSLY", "described", "."], {}, (3, 6)),
-        # Cut off by the context; a piece over the phrase's edge; a piece that does not fit.
+        # Truncated by the context; a piece across the edge of the phrase; a piece that does not match.
         (["<s>", "nodule", ",", "as", "previously", "</s>"], {0, 5}, None),
         (["nodule, as", "previously", "described"], {}, None),
         (["nodule", "mass", "as", "previously", "described"], {}, None),
@@ -30,13 +30,13 @@ def located(caption, tokens, phrase, special=None):
 )
 def test_a_phrase_has_the_tokens_that_begin_and_end_exactly_with_it(tokens, special, expected):
     flags = [index in special for index in range(len(tokens))]
-    assert located(CAPTION, tokens, "as PREVIOUSLY described", flags) == expected
+    assert locate(CAPTION, tokens, "as PREVIOUSLY described", flags) == expected
 
 
 def test_partial_characters_are_skipped_and_the_following_tokens_are_located():
     tokens = ["\ufffd", "\ufffd", "as", "before"]
-    assert located("肺 as before", tokens, "as before") == (3, 4)
-    assert located("肺 as before", tokens, "肺") is None
+    assert locate("肺 as before", tokens, "as before") == (3, 4)
+    assert locate("肺 as before", tokens, "肺") is None
 
 
 @pytest.mark.parametrize("tokens", [["co", "\u00ad", "operative"], ["co\u00ad", "operative"], ["cooperative"]])
@@ -48,7 +48,7 @@ def test_invisible_characters_are_skipped_whether_or_not_they_are_tokens(tokens)
 
 
 def test_characters_that_are_longer_in_lower_case_keep_their_position():
-    assert located("İİ as before", ["İİ", "as", "before"], "as before") == (2, 3)
+    assert locate("İİ as before", ["İİ", "as", "before"], "as before") == (2, 3)
 
 
 def test_the_span_of_tokens_is_that_of_their_phrase():

@@ -5,19 +5,19 @@ from hypothesis import strategies as st
 from corpora import CaptionError, Limits, Reason, clean_caption
 
 
-def test_only_form_and_outer_white_space_change() -> None:
+def test_only_normalization_and_outer_white_space_change() -> None:
     assert clean_caption("\n  cafe\u0301  two\n lines\ttab\x07 ") == "caf\u00e9  two\n lines\ttab\x07"
 
 
 @pytest.mark.parametrize("raw", ["", " \t\r\n", "\u200b\ufeff", "\x01\u2028"])
-def test_nothing_visible_is_empty(raw: str) -> None:
+def test_text_without_visible_characters_is_empty(raw: str) -> None:
     with pytest.raises(CaptionError) as caught:
         clean_caption(raw)
     assert caught.value.reason is Reason.EMPTY_CAPTION
 
 
 @pytest.mark.parametrize("raw", ["a\x00b", "a\ud800", "\udcff"])
-def test_what_no_store_takes_is_refused(raw: str) -> None:
+def test_text_that_cannot_be_stored_is_rejected(raw: str) -> None:
     with pytest.raises(CaptionError) as caught:
         clean_caption(raw)
     assert caught.value.reason is Reason.CAPTION_ENCODING
@@ -39,7 +39,7 @@ def test_length_limit_is_inclusive() -> None:
         "a\x01b\x02",
     ],
 )
-def test_what_is_mostly_no_text_is_refused(raw: str) -> None:
+def test_text_of_mostly_invalid_characters_is_rejected(raw: str) -> None:
     with pytest.raises(CaptionError) as caught:
         clean_caption(raw)
     assert caught.value.reason is Reason.CAPTION_NOT_TEXT
@@ -55,12 +55,12 @@ def test_what_is_mostly_no_text_is_refused(raw: str) -> None:
         "\U0010ffff",  # unassigned, as the emoji of a later Unicode are
     ],
 )
-def test_odd_text_is_text_and_tags_stay(caption: str) -> None:
+def test_unusual_text_and_markup_are_unchanged(caption: str) -> None:
     assert clean_caption(caption) == caption
 
 
 @given(st.text(st.characters(codec=None, exclude_categories=())))
-def test_cleaning_twice_is_cleaning_once(raw: str) -> None:
+def test_cleaning_is_idempotent(raw: str) -> None:
     try:
         caption = clean_caption(raw)
     except CaptionError:

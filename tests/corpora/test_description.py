@@ -1,4 +1,4 @@
-"""A description accounts for every row and shows what is odd about a corpus."""
+"""A description accounts for every row and shows peculiarities of a corpus."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_every_row_is_accounted_for(corpus_and_description):
     assert describe(corpus, sample=3) == description
 
 
-def test_the_page_shows_figures_and_pictures_and_escapes_everything(corpus_and_description, tmp_path):
+def test_contact_sheet_shows_counts_and_images_and_escapes_text(corpus_and_description, tmp_path):
     corpus, description = corpus_and_description
     page = write_contact_sheet(corpus, description, "<b>corpus</b>", tmp_path / "new" / "page.html").read_text()
     assert dict(describe_corpus(description))["Rows"] == "9: 4 pairs, 5 rows with an error"
@@ -45,7 +45,7 @@ def test_the_page_shows_figures_and_pictures_and_escapes_everything(corpus_and_d
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_a_page_that_cannot_be_written_says_where_to(corpus_and_description, tmp_path):
+def test_unwritable_contact_sheet_is_an_error_with_its_path(corpus_and_description, tmp_path):
     corpus, description = corpus_and_description
     (tmp_path / "file").write_text("")
     with pytest.raises(ReportError, match="--out"):

@@ -1,6 +1,6 @@
-"""No corpus, however broken, crashes a reader, makes it hang or write anything, or loses a row without a word.
+"""No damaged corpus crashes a reader, makes it hang or write files, or loses a row without an error.
 
-Small real files of each format are mutated by a seeded generator. Run by itself, this file repeats cases:
+Small valid files of each format are mutated by a seeded generator. Run as a script, this file repeats cases:
 `python tests/corpora/test_fuzz.py parquet 17 18`.
 """
 
@@ -44,7 +44,7 @@ from corpora.readers.hub import SCRATCH
 from corpora.records import is_storable
 
 LIMITS = Limits(max_pixels=250_000, max_file_bytes=2**20, max_caption_chars=1000)
-HANG_SECONDS = 20  # of a case that takes hundredths of one: machines are noisy
+HANG_SECONDS = 20  # a case takes hundredths of a second, but machines can be busy
 PEAK_GROWTH = 256 * 2**20
 CASES = {"corpora": 1400, "images": 1000}  # for each format of the one, for each image of the other, in the slow tests
 
@@ -52,7 +52,7 @@ Files = dict[str, bytes]
 Generator = np.random.Generator
 
 
-def _saved(image: Image.Image, form: str, **options: object) -> bytes:
+def _encode_image(image: Image.Image, form: str, **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()
@@ -78,40 +78,40 @@ def _scan(gray: np.ndarray, compress: bool) -> bytes:
     return file.getvalue()
 
 
-def _pictures() -> Files:
+def _make_images() -> Files:
     noise = np.random.default_rng(5).integers(0, 256, (16, 16, 3), np.uint8)
     color, wide = Image.fromarray(noise), noise[..., 0].astype(np.uint16) * 16
     return {
-        "a.png": _saved(color, "PNG"),
-        "b.jpg": _saved(color.rotate(90), "JPEG"),
-        "c.tif": _saved(color.rotate(180), "TIFF", compression="tiff_lzw"),
-        "d.png": _saved(Image.fromarray(wide), "PNG"),
-        "e.gif": _saved(color.rotate(270), "GIF"),
-        "f.webp": _saved(color.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "WEBP"),
+        "a.png": _encode_image(color, "PNG"),
+        "b.jpg": _encode_image(color.rotate(90), "JPEG"),
+        "c.tif": _encode_image(color.rotate(180), "TIFF", compression="tiff_lzw"),
+        "d.png": _encode_image(Image.fromarray(wide), "PNG"),
+        "e.gif": _encode_image(color.rotate(270), "GIF"),
+        "f.webp": _encode_image(color.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "WEBP"),
         "g.dcm": _scan(wide, compress=False),
-        "h.jpg": _saved(color.convert("CMYK"), "JPEG", progressive=True),
+        "h.jpg": _encode_image(color.convert("CMYK"), "JPEG", progressive=True),
         "i.dcm": _scan(wide[::-1], compress=True),
-        "j.bmp": _saved(color.convert("P"), "BMP"),
+        "j.bmp": _encode_image(color.convert("P"), "BMP"),
     }
 
 
-PICTURES = _pictures()
-SECRET = _saved(Image.new("RGB", (16, 16), "red"), "PNG")
+PICTURES = _make_images()
+SECRET = _encode_image(Image.new("RGB", (16, 16), "red"), "PNG")
 
 
-def _pairs() -> list[SourcePair]:
+def _make_pairs() -> list[SourcePair]:
     names = ("a.png", "b.jpg", "c.tif", "d.png", "e.gif", "f.webp")
     pairs = [SourcePair(name, PICTURES[name], f"a caption of {name[0]}", {"site": f"s{name[0]}"}) for name in names]
     return [*pairs, SourcePair("g.png", PICTURES["g.dcm"], "a scan, and its name lies", {"site": "ward"})]
 
 
-def _written(target: str) -> Files:
-    pairs = _pairs()
+def _write_target(target: str) -> Files:
+    pairs = _make_pairs()
     name, _, kind = target.partition(".")
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(corpus_writers, "PAIRS_PER_FILE", 4),
-    ):  # two tars, two tables
+    ):  # two tars and two tables
         root = WRITERS[name](pairs, Path(folder) / "corpus")
         files = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
     if kind:
@@ -133,14 +133,14 @@ def _written(target: str) -> Files:
 TARGETS = (*WRITERS, "folder.jsonl", "folder.parquet")
 
 
-def _zip() -> bytes:
+def _make_zip() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("../escaped.png", PICTURES["a.png"])
     return file.getvalue()
 
 
-WHOLE = (b"", b"\0" * 1024, b"<!DOCTYPE html><html><title>404</title></html>", _zip(), b"PAR1" * 3, b"\n" * 50)
+WHOLE = (b"", b"\0" * 1024, b"<!DOCTYPE html><html><title>404</title></html>", _make_zip(), b"PAR1" * 3, b"\n" * 50)
 HOSTILE = (
     *[b"../outside/secret.png", b"images/../../outside/secret.png", b"link.png"] * 4, b"/etc/passwd",
     b"C:\\x.png", b"//h/s", b".", b"..",
@@ -153,49 +153,49 @@ EXTREMES = (0, 1, -1, 2**7, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63
 _WORD = re.compile(rb"[\w./:-]{1,200}")
 
 
-def _spot(rng: Generator, data: bytes) -> int:
+def _draw_position(rng: Generator, data: bytes) -> int:
     size = len(data)
     low, high = ((0, size), (0, min(size, 64)), (max(0, size - 256), size))[rng.integers(3)]
     return int(rng.integers(low, high + 1))
 
 
-def _flip(rng: Generator, data: bytes) -> bytes:
+def _flip_bit(rng: Generator, data: bytes) -> bytes:
     changed = bytearray(data)
     for _ in range(rng.integers(1, 9) if data else 0):
-        at = min(_spot(rng, data), len(data) - 1)
+        at = min(_draw_position(rng, data), len(data) - 1)
         changed[at] = changed[at] ^ 1 << int(rng.integers(8)) if rng.integers(2) else int(rng.integers(256))
     return bytes(changed)
 
 
-def _cut(rng: Generator, data: bytes) -> bytes:
-    at = _spot(rng, data)
+def _truncate(rng: Generator, data: bytes) -> bytes:
+    at = _draw_position(rng, data)
     return data[:at] if rng.integers(3) else data[at:]
 
 
-def _drop(rng: Generator, data: bytes) -> bytes:
-    at = _spot(rng, data)
+def _remove_bytes(rng: Generator, data: bytes) -> bytes:
+    at = _draw_position(rng, data)
     return data[:at] + data[at + int(rng.integers(1, 64)) :]
 
 
-def _repeat(rng: Generator, data: bytes) -> bytes:
-    at = _spot(rng, data)
+def _repeat_bytes(rng: Generator, data: bytes) -> bytes:
+    at = _draw_position(rng, data)
     span = data[at : at + int(rng.integers(1, 600))]
     return data[:at] + span * int(rng.choice([2, 2, 3, 100])) + data[at + len(span) :]
 
 
-def _garbage(rng: Generator, data: bytes) -> bytes:
-    at = _spot(rng, data)
+def _insert_random_bytes(rng: Generator, data: bytes) -> bytes:
+    at = _draw_position(rng, data)
     return data[:at] + rng.bytes(int(rng.integers(1, 200))) + data[at:]
 
 
-def _extreme(rng: Generator, data: bytes) -> bytes:
-    at, width = _spot(rng, data), int(rng.choice([1, 2, 4, 8]))
+def _insert_extreme_value(rng: Generator, data: bytes) -> bytes:
+    at, width = _draw_position(rng, data), int(rng.choice([1, 2, 4, 8]))
     order = "little" if rng.integers(2) else "big"
     number = int(EXTREMES[rng.integers(len(EXTREMES))]) % 2 ** (8 * width)
     return data[:at] + number.to_bytes(width, order) + data[at + width :]
 
 
-def _respell(rng: Generator, data: bytes) -> bytes:
+def _change_word(rng: Generator, data: bytes) -> bytes:
     words = list(_WORD.finditer(data, 0, 20_000))
     if not words:
         return data
@@ -203,57 +203,57 @@ def _respell(rng: Generator, data: bytes) -> bytes:
     return data[: word.start()] + HOSTILE[rng.integers(len(HOSTILE))] + data[word.end() :]
 
 
-def _other_name(rng: Generator, data: bytes) -> bytes:
-    """A listing that names, in place of an image, what it should not."""
+def _change_file_name(rng: Generator, data: bytes) -> bytes:
+    """Change the file name of an image in a listing to an invalid or hostile one."""
     names = [name.encode() for name in PICTURES if name.encode() in data]
     if not names:
-        return _respell(rng, data)
+        return _change_word(rng, data)
     return data.replace(names[rng.integers(len(names))], HOSTILE[rng.integers(len(HOSTILE))])
 
 
-def _gigantic(rng: Generator, data: bytes) -> bytes:
-    at = _spot(rng, data)
+def _enlarge(rng: Generator, data: bytes) -> bytes:
+    at = _draw_position(rng, data)
     return data[:at] + b"gigantic " * 500_000 + data[at:] if rng.integers(25) == 0 else data[:at] + b"x" * 2000
 
 
-def _whole(rng: Generator, data: bytes) -> bytes:
+def _replace_all(rng: Generator, data: bytes) -> bytes:
     return WHOLE[rng.integers(len(WHOLE))]
 
 
-def _png_chunk(rng: Generator, data: bytes) -> bytes:
-    """A chunk of a PNG says something else, under a checksum that holds; other files are flipped."""
+def _mutate_png_chunk(rng: Generator, data: bytes) -> bytes:
+    """Mutate a chunk of a PNG and update its checksum; flip a bit of other files."""
     starts, at = [], 8
     while data.startswith(b"\x89PNG") and at + 12 <= len(data):
         starts.append(at)
         at += 12 + int.from_bytes(data[at : at + 4], "big")
     if not starts:
-        return _flip(rng, data)
+        return _flip_bit(rng, data)
     at = starts[rng.integers(len(starts))]
     end = at + 8 + int.from_bytes(data[at : at + 4], "big")
-    body = (_flip, _extreme)[rng.integers(2)](rng, data[at + 4 : end])
+    body = (_flip_bit, _insert_extreme_value)[rng.integers(2)](rng, data[at + 4 : end])
     length = (len(body) - 4) % 2**32
     return data[:at] + length.to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big") + data[end + 4 :]
 
 
 BYTES = (
-    _png_chunk,
-    _flip,
-    _flip,
-    _cut,
-    _drop,
-    _repeat,
-    _garbage,
-    _extreme,
-    _extreme,
-    _respell,
-    _respell,
-    _gigantic,
-    _whole,
+    _mutate_png_chunk,
+    _flip_bit,
+    _flip_bit,
+    _truncate,
+    _remove_bytes,
+    _repeat_bytes,
+    _insert_random_bytes,
+    _insert_extreme_value,
+    _insert_extreme_value,
+    _change_word,
+    _change_word,
+    _enlarge,
+    _replace_all,
 )
 
 
-def _tar_header(rng: Generator, data: bytes) -> bytes:
-    """A header of a tar says something else, under a checksum that holds."""
+def _mutate_tar_header(rng: Generator, data: bytes) -> bytes:
+    """Mutate a header of a tar and update its checksum."""
     starts = [at for at in range(0, len(data) - 511, 512) if data[at + 257 : at + 262] == b"ustar"]
     at = starts[rng.integers(len(starts))]
     block = bytearray(data[at : at + 512])
@@ -270,8 +270,8 @@ def _tar_header(rng: Generator, data: bytes) -> bytes:
     return data[:at] + bytes(block) + data[at + 512 :]
 
 
-def _cell(rng: Generator, name: str, data: bytes) -> bytes:
-    """A table that is well-formed and holds what it should not."""
+def _mutate_table(rng: Generator, name: str, data: bytes) -> bytes:
+    """Write an invalid value into a well-formed table."""
     parquet = name.endswith(".parquet")
     table = pq.read_table(pa.BufferReader(data)) if parquet else pa.ipc.open_stream(data).read_all()
     hostile = HOSTILE[rng.integers(len(HOSTILE))]
@@ -313,7 +313,7 @@ def _mutate(rng: Generator, data: bytes) -> bytes:
 
 
 def _replace_on_disk(rng: Generator, root: Path, name: str) -> None:
-    """Something that is no file of that name, or another file, stands there."""
+    """Replace a file by something that is not a regular file, or by another file."""
     path, other = root / name, min(root.iterdir())
     path.unlink()
     kinds: tuple[Callable[[], object], ...] = (
@@ -331,8 +331,8 @@ def _replace_on_disk(rng: Generator, root: Path, name: str) -> None:
     kinds[rng.integers(len(kinds))]()
 
 
-def _lay_out(rng: Generator | None, root: Path, files: Files) -> None:
-    """Write the files, one or two of them mutated."""
+def _write_corpus(rng: Generator | None, root: Path, files: Files) -> None:
+    """Write the files, of which one or two are mutated."""
     shutil.rmtree(root, ignore_errors=True)
     files = dict(files)
     for name, data in files.items():
@@ -340,7 +340,7 @@ def _lay_out(rng: Generator | None, root: Path, files: Files) -> None:
         (root / name).write_bytes(data)
     if rng is None:
         return
-    if "a.txt" not in files:  # there it would be a row
+    if "a.txt" not in files:  # otherwise it would be a row
         (root / "link.png").symlink_to(root.parent / "outside" / "secret.png")
     listings = [name for name in files if Path(name).suffix not in {".png", ".jpg", ".tif", ".gif", ".webp"}]
     some = listings if listings and rng.integers(2) else sorted(files)
@@ -355,17 +355,17 @@ def _lay_out(rng: Generator | None, root: Path, files: Files) -> None:
         (root / other).write_bytes(files[name])
         return
     if what < 6 and name.endswith((".parquet", ".arrow")):
-        (root / name).write_bytes(_cell(rng, name, files[name]))
+        (root / name).write_bytes(_mutate_table(rng, name, files[name]))
     elif what < 4 and name.endswith((".csv", ".json", ".jsonl", ".tsv")):
-        (root / name).write_bytes(_other_name(rng, files[name]))
+        (root / name).write_bytes(_change_file_name(rng, files[name]))
     elif what < 6 and name.endswith(".tar"):
-        (root / name).write_bytes(_tar_header(rng, files[name]))
+        (root / name).write_bytes(_mutate_tar_header(rng, files[name]))
     else:
         (root / name).write_bytes(_mutate(rng, files[name]))
 
 
 class HangError(BaseException):
-    """No Exception: decoders make those a reason."""
+    """Not an Exception, since decoders convert these to reasons."""
 
 
 _FORBIDDEN = frozenset(
@@ -373,15 +373,15 @@ _FORBIDDEN = frozenset(
      "os.system", "os.exec", "subprocess.Popen", "socket.connect", "pickle.find_class"}
 )  # fmt: skip
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_watchers: list[list[str]] = []  # what was seen, while somebody watches: an audit hook cannot be taken away again
+_watchers: list[list[str]] = []  # recorded events; an audit hook cannot be removed
 
 
 @cache
-def _hook() -> None:
-    sys.addaudithook(_seen)
+def _install_audit_hook() -> None:
+    sys.addaudithook(_record_event)
 
 
-def _seen(event: str, args: tuple[object, ...]) -> None:
+def _record_event(event: str, args: tuple[object, ...]) -> None:
     if not _watchers:
         return
     writes = event == "open" and isinstance(args[2], int) and args[2] & _WRITING
@@ -390,47 +390,47 @@ def _seen(event: str, args: tuple[object, ...]) -> None:
         _watchers[-1].append(f"{event} {args[:2]!a}")
 
 
-def _hung(signum: int, frame: object) -> None:
+def _raise_hang(signum: int, frame: object) -> None:
     raise HangError(f"no end after {HANG_SECONDS} s")
 
 
 @contextmanager
-def _supervised():
-    """No hang and, as the interpreter sees it, nothing written, unpickled, started or connected to.
+def _supervise():
+    """Fail if the block hangs, or writes, unpickles, starts or connects to anything, according to audit events.
 
-    But for the temporary folder in which the library of Hugging Face datasets locks a file.
+    Except for the temporary folder in which the library `datasets` locks a file.
     """
-    _hook()
-    before = signal.signal(signal.SIGALRM, _hung)
+    _install_audit_hook()
+    before = signal.signal(signal.SIGALRM, _raise_hang)
     signal.setitimer(signal.ITIMER_REAL, HANG_SECONDS)
-    seen: list[str] = []
-    _watchers.append(seen)
+    events: list[str] = []
+    _watchers.append(events)
     try:
         yield
     finally:
         _watchers.pop()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert not seen, seen
+    assert not events, events
 
 
-def _listing(folder: Path) -> list[tuple[str, int, int]]:
-    found = [(path, path.lstat()) for path in [folder, *folder.rglob("*")]]
-    return sorted((str(path), status.st_size, status.st_mtime_ns) for path, status in found)
+def _list_files(folder: Path) -> list[tuple[str, int, int]]:
+    paths = [(path, path.lstat()) for path in [folder, *folder.rglob("*")]]
+    return sorted((str(path), status.st_size, status.st_mtime_ns) for path, status in paths)
 
 
-def _storable(*texts: str | None) -> bool:
+def _are_storable(*texts: str | None) -> bool:
     return all(text is None or is_storable(text) for text in texts)
 
 
-def _account(root: Path, format_name: str | None) -> str:
-    """Read a corpus; returns how it ended: with CorpusError and nothing else, or with each row accounted for."""
+def _read_and_check(root: Path, format_name: str | None) -> str:
+    """Read a corpus and check that it raises only CorpusError or accounts for each row; returns the outcome."""
     try:
         corpus = open_corpus(root, format_name, limits=LIMITS)
         rows = list(corpus.pairs())
         count = corpus.count()
     except CorpusError as error:
-        return "corpus error" if is_storable(str(error)) else f"corpus error that no log takes: {error!a}"
+        return "corpus error" if is_storable(str(error)) else f"corpus error that cannot be logged: {error!a}"
     assert [row.row for row in rows] == list(range(count))
     for row in rows:
         texts = [text for item in row.attributes.items() for text in item]
@@ -438,36 +438,36 @@ def _account(root: Path, format_name: str | None) -> str:
             picture = corpus.read_image(row.place)
             assert (picture.sha256, picture.width, picture.height) == (row.image_sha256, row.width, row.height)
             assert row.image_sha256 != sha256(SECRET).hexdigest(), row.place
-            assert _storable(row.caption, row.place.name, *texts), row
+            assert _are_storable(row.caption, row.place.name, *texts), row
         else:
             assert isinstance(row, Rejected)
             assert isinstance(row.reason, Reason)
             assert row.detail
             assert len(row.detail) < 10_000
-            assert _storable(row.detail, row.file_name, row.caption, *texts), row
+            assert _are_storable(row.detail, row.file_name, row.caption, *texts), row
     pairs = sum(isinstance(row, Pair) for row in rows)
     return "pairs and rejects" if 0 < pairs < len(rows) else "pairs" if pairs else "rejects"
 
 
 def read_case(target: str, seed: int | None, files: Files, folder: Path) -> str:
-    """Read a corpus of which something was mutated; returns how it ended."""
+    """Read a mutated corpus and return the outcome."""
     rng = None if seed is None else np.random.default_rng([TARGETS.index(target), seed])
     root, outside = folder / "corpus", folder / "outside"
     if not outside.exists():
         outside.mkdir(parents=True)
         (outside / "secret.png").write_bytes(SECRET)
-    _lay_out(rng, root, files)
-    before = _listing(folder)
-    with _supervised():
-        outcome = _account(root, None if rng is not None and rng.integers(4) == 0 else target.partition(".")[0])
-    assert _listing(folder) == before
+    _write_corpus(rng, root, files)
+    before = _list_files(folder)
+    with _supervise():
+        outcome = _read_and_check(root, None if rng is not None and rng.integers(4) == 0 else target.partition(".")[0])
+    assert _list_files(folder) == before
     return outcome
 
 
 def decode_case(name: str, seed: int) -> str:
-    """Decode mutated bytes of an image; returns how it ended."""
+    """Decode mutated bytes of an image and return the outcome."""
     data = _mutate(np.random.default_rng([*name.encode(), seed]), PICTURES[name])
-    with _supervised():
+    with _supervise():
         try:
             image = decode(data, LIMITS)
         except ImageError as error:
@@ -479,19 +479,19 @@ def decode_case(name: str, seed: int) -> str:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_few_mutated_corpora_are_accounted_for(target, tmp_path):
-    files = _written(target)
+    files = _write_target(target)
     assert read_case(target, None, files, tmp_path) == "pairs"
     for seed in range(15):
         read_case(target, seed, files, tmp_path)
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_few_mutated_images_are_decoded_or_refused(name):
+def test_few_mutated_images_are_decoded_or_rejected(name):
     for seed in range(40):
         decode_case(name, seed)
 
 
-CHARACTERS = st.characters(codec=None, exclude_categories=())  # surrogates too
+CHARACTERS = st.characters(codec=None, exclude_categories=())  # including surrogates
 CELLS = st.recursive(
     st.sampled_from([None, True, "a.png", "0", 0]) | st.integers() | st.floats() | st.text(CHARACTERS),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(CHARACTERS), inner, max_size=3),
@@ -518,23 +518,23 @@ LISTINGS = {
 @given(data=st.data())
 def test_any_listing_is_accounted_for(name, data, tmp_path):
     files = {"a.png": PICTURES["a.png"], "0.png": PICTURES["d.png"], name: data.draw(LISTINGS[name])}
-    _lay_out(None, tmp_path / "corpus", files)
+    _write_corpus(None, tmp_path / "corpus", files)
     formats = {"captions.json": "coco", "captions.tsv": "captions-tsv"}
-    with _supervised():
-        _account(tmp_path / "corpus", formats.get(name, "folder"))
+    with _supervise():
+        _read_and_check(tmp_path / "corpus", formats.get(name, "folder"))
 
 
-def _run(target: str, start: int, stop: int) -> None:
-    """The cases of a target, one line each, `seed outcome`; in a process of its own, whose end says much, too."""
+def _run_cases(target: str, start: int, stop: int) -> None:
+    """Print `seed outcome` for each case of a target; runs in a separate process, which could crash."""
     warnings.simplefilter("error")
     resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, 16 * 2**30))
     with tempfile.TemporaryDirectory() as folder:
-        files = {} if target in PICTURES else _written(target)
+        files = {} if target in PICTURES else _write_target(target)
         if files:
             assert read_case(target, None, files, Path(folder)) == "pairs"
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for seed in range(start, stop):
-            faulthandler.dump_traceback_later(3 * HANG_SECONDS, exit=True)  # where no signal is heard
+            faulthandler.dump_traceback_later(3 * HANG_SECONDS, exit=True)  # in case the signal is not handled
             ended = read_case(target, seed, files, Path(folder)) if files else decode_case(target, seed)
             sys.stdout.write(f"{seed} {ended}\n")
             sys.stdout.flush()
@@ -543,7 +543,7 @@ def _run(target: str, start: int, stop: int) -> None:
     faulthandler.cancel_dump_traceback_later()
 
 
-def _outcomes(target: str, cases: int) -> Counter[str]:
+def _count_outcomes(target: str, cases: int) -> Counter[str]:
     repository = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, __file__, target, "0", str(cases)],
@@ -556,7 +556,7 @@ def _outcomes(target: str, cases: int) -> Counter[str]:
     return Counter(line.partition(" ")[2] for line in lines)
 
 
-def test_the_slow_tests_are_at_least_20000_cases():
+def test_slow_tests_have_at_least_20000_cases():
     assert len(TARGETS) * CASES["corpora"] + len(PICTURES) * CASES["images"] >= 20_000
 
 
@@ -564,23 +564,23 @@ def test_the_slow_tests_are_at_least_20000_cases():
 @pytest.mark.parametrize("target", TARGETS)
 def test_mutated_corpora_are_accounted_for(target):
     cases = CASES["corpora"]
-    found = _outcomes(target, cases)
-    assert found.total() == cases, found
-    assert set(found) <= {"pairs", "pairs and rejects", "rejects", "corpus error"}, found
-    assert found["pairs"] + found["pairs and rejects"] >= 0.25 * cases, found
-    assert found["rejects"] + found["pairs and rejects"] >= 0.1 * cases, found
+    outcomes = _count_outcomes(target, cases)
+    assert outcomes.total() == cases, outcomes
+    assert set(outcomes) <= {"pairs", "pairs and rejects", "rejects", "corpus error"}, outcomes
+    assert outcomes["pairs"] + outcomes["pairs and rejects"] >= 0.25 * cases, outcomes
+    assert outcomes["rejects"] + outcomes["pairs and rejects"] >= 0.1 * cases, outcomes
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
-def test_mutated_images_are_decoded_or_refused(name):
+def test_mutated_images_are_decoded_or_rejected(name):
     cases = CASES["images"]
-    found = _outcomes(name, cases)
-    assert found.total() == cases, found
-    assert not any(outcome.startswith("not storable") for outcome in found), found
-    assert found["decoded"] >= 0.03 * cases, found
-    assert len(found) >= 4, found
+    outcomes = _count_outcomes(name, cases)
+    assert outcomes.total() == cases, outcomes
+    assert not any(outcome.startswith("not storable") for outcome in outcomes), outcomes
+    assert outcomes["decoded"] >= 0.03 * cases, outcomes
+    assert len(outcomes) >= 4, outcomes
 
 
 if __name__ == "__main__":
-    _run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    _run_cases(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

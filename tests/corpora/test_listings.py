@@ -19,7 +19,7 @@ URL = "http://host.org/pics/a%20b.png?size=3"
 
 @pytest.fixture
 def write(tmp_path: Path, picture: Picture) -> Write:
-    """Write a folder of files by name; None stands for a picture."""
+    """Write a folder of files by name; None writes an image."""
 
     def write(files: dict[str, bytes | None], folder: str = "corpus") -> Path:
         root = tmp_path / folder
@@ -31,7 +31,7 @@ def write(tmp_path: Path, picture: Picture) -> Write:
     return write
 
 
-def rows_of(root: Path, name: str | None = None, **options: Any) -> list[Pair | Rejected]:
+def read_rows(root: Path, name: str | None = None, **options: Any) -> list[Pair | Rejected]:
     corpus = open_corpus(root, name, **options)
     rows = list(corpus.pairs())
     assert [row.row for row in rows] == list(range(len(rows)))
@@ -41,8 +41,8 @@ def rows_of(root: Path, name: str | None = None, **options: Any) -> list[Pair | 
     return rows
 
 
-def outcomes(root: Path, name: str | None = None, **options: Any) -> list[tuple[str | None, str]]:
-    rows = rows_of(root, name, **options)
+def read_outcomes(root: Path, name: str | None = None, **options: Any) -> list[tuple[str | None, str]]:
+    rows = read_rows(root, name, **options)
     return [(row.file_name, row.reason.value if isinstance(row, Rejected) else row.caption) for row in rows]
 
 
@@ -59,7 +59,7 @@ def test_files_are_the_pairs_of_a_folder(write: Write, write_corpus: WriteCorpus
             "z.v2.json": b'{"caption": "first"}',
         }
     )  # fmt: skip
-    rows = rows_of(root)
+    rows = read_rows(root)
     table = [{"file_name": "z.png", "text": "last"}, {"file_name": "b.jpg", "text": "Café"}]
     folder = write_corpus(table, {"z.png": picture(), "b.jpg": picture("JPEG")}, folder="folder")
     assert [row.pair_id for row in rows] == [row.pair_id for row in open_corpus(folder).pairs()]
@@ -67,7 +67,7 @@ def test_files_are_the_pairs_of_a_folder(write: Write, write_corpus: WriteCorpus
     assert [row.attributes for row in rows] == [{"caption": "first"}, {"url": URL, "width": "8"}]
 
 
-def test_what_stands_alone_is_a_row(write: Write) -> None:
+def test_unpaired_files_are_error_rows(write: Write) -> None:
     root = write(
         {
             "a.png": None, "a.txt": b"x", "alone.png": None, "b/caption.txt": b"y", "c.jpg": None, "c.png": None,
@@ -75,7 +75,7 @@ def test_what_stands_alone_is_a_row(write: Write) -> None:
             "f.txt": b"z", "f.json": b"[1]", "g.png": b"<!DOCTYPE html><p>gone", "g.txt": b"w", "readme.md": b"",
         }
     )  # fmt: skip
-    assert outcomes(root) == [
+    assert read_outcomes(root) == [
         ("a.png", "x"),
         ("alone.png", "empty_caption"),
         ("c.jpg", "both"),
@@ -86,10 +86,10 @@ def test_what_stands_alone_is_a_row(write: Write) -> None:
         ("g.png", "not_an_image"),
         ("b/caption.txt", "missing_file"),
     ]
-    assert "is HTML" in rows_of(root)[7].detail
+    assert "is HTML" in read_rows(root)[7].detail
 
 
-def test_files_follow_no_link_out(write: Write, tmp_path: Path) -> None:
+def test_links_outside_the_corpus_are_not_followed(write: Write, tmp_path: Path) -> None:
     outside = write({"secret.png": None, "secret.txt": b"secret"}, "outside")
     root = write({"a.png": None, "a.txt": b"x", "b.png": None, "c.txt": b"y", "sub/d.png": None, "sub/d.txt": b"d"})
     (root / "b.txt").symlink_to(outside / "secret.txt")
@@ -100,7 +100,7 @@ def test_files_follow_no_link_out(write: Write, tmp_path: Path) -> None:
     (root / "e\\f.txt").write_bytes(b"x")
     os.mkfifo(root / "g.txt")
     (root / "g.png").mkdir()
-    assert outcomes(root) == [
+    assert read_outcomes(root) == [
         ("a.png", "x"),
         ("b.png", "path_outside_corpus"),
         ("c.png", "path_outside_corpus"),
@@ -115,7 +115,7 @@ def test_files_follow_no_link_out(write: Write, tmp_path: Path) -> None:
         open_corpus(tmp_path / "no", "files").count()
 
 
-def tsv(*lines: str) -> bytes:
+def make_tsv(*lines: str) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
 
 
@@ -134,17 +134,17 @@ HASHED = [
 
 @pytest.mark.parametrize("name", HASHED)
 def test_an_image_is_found_by_its_url(write: Write, name: str) -> None:
-    root = write({"cc.tsv": tsv(f'"a" caption\t{URL}', "gone\thttp://host.org/other.png"), name: None})
-    for given in (root, root / "cc.tsv"):
-        assert detect_format(given) == "captions-tsv"
-        found, gone = rows_of(given)
-        assert (found.file_name, found.caption) == (name, '"a" caption')
-        assert found.attributes == {"url": URL, "host": "host.org"}
-        assert isinstance(gone, Rejected)
-        assert (gone.reason, gone.file_name) == ("missing_file", "http://host.org/other.png")
+    root = write({"cc.tsv": make_tsv(f'"a" caption\t{URL}', "gone\thttp://host.org/other.png"), name: None})
+    for path in (root, root / "cc.tsv"):
+        assert detect_format(path) == "captions-tsv"
+        pair, missing = read_rows(path)
+        assert (pair.file_name, pair.caption) == (name, '"a" caption')
+        assert pair.attributes == {"url": URL, "host": "host.org"}
+        assert isinstance(missing, Rejected)
+        assert (missing.reason, missing.file_name) == ("missing_file", "http://host.org/other.png")
 
 
-def test_lines_of_each_kind(write: Write) -> None:
+def test_valid_and_invalid_lines_of_a_listing(write: Write) -> None:
     lines = [
         f"with a path\t{URL}\tsub/p.png",
         f"{URL}\tturned round",
@@ -160,39 +160,39 @@ def test_lines_of_each_kind(write: Write) -> None:
         "long\thttp://x.org/" + "x" * 300,
         f'"quoted"\t{URL}',
     ]
-    root = write({"cc.tsv": tsv(*lines), "sub/p.png": None, "a b.png": None})
-    assert [outcome for _, outcome in outcomes(root)] == [
+    root = write({"cc.tsv": make_tsv(*lines), "sub/p.png": None, "a b.png": None})
+    assert [outcome for _, outcome in read_outcomes(root)] == [
         "with a path", "turned round", "a path", "empty_caption", "malformed_row", "malformed_row",
         "path_outside_corpus", "malformed_row", "malformed_row", "missing_file", "missing_file", '"quoted"',
     ]  # fmt: skip
 
 
-def test_a_header_is_no_row_and_other_columns_are_attributes(write: Write) -> None:
-    root = write({"cc.tsv": tsv("url\tcaption\tscore", f"{URL}\tx\t3", f"{URL}\ty"), "00000/000000000.jpg": None})
-    found, short = rows_of(root)
-    assert found.attributes == {"score": "3", "url": URL, "host": "host.org"}
+def test_header_is_not_a_row_and_other_columns_are_attributes(write: Write) -> None:
+    root = write({"cc.tsv": make_tsv("url\tcaption\tscore", f"{URL}\tx\t3", f"{URL}\ty"), "00000/000000000.jpg": None})
+    pair, short = read_rows(root)
+    assert pair.attributes == {"score": "3", "url": URL, "host": "host.org"}
     assert isinstance(short, Rejected)
-    named = write({"cc.tsv": tsv("file\ttitle", '"p.png"\t"a\ttab"'), "p.png": None}, "named")
-    assert outcomes(named, image_column="file", caption_column="title") == [("p.png", "a\ttab")]
+    root_with_names = write({"cc.tsv": make_tsv("file\ttitle", '"p.png"\t"a\ttab"'), "p.png": None}, "named")
+    assert read_outcomes(root_with_names, image_column="file", caption_column="title") == [("p.png", "a\ttab")]
     with pytest.raises(CorpusError, match="no column 'image'"):
-        open_corpus(named, image_column="image", caption_column="title").pairs()
+        open_corpus(root_with_names, image_column="image", caption_column="title").pairs()
 
 
-def test_a_name_that_several_urls_end_in_tells_nothing(write: Write) -> None:
+def test_file_name_of_several_urls_is_ambiguous(write: Write) -> None:
     lines = [
         "one\thttp://a.org/x.png",
         "two\thttp://b.org/x.png",
         "own\thttp://b.org/y.png",
         "more\thttp://b.org/y.png",
     ]
-    root = write({"cc.tsv": tsv(*lines), "x.png": None, "y.png": None})
-    assert [outcome for _, outcome in outcomes(root)] == ["missing_file", "missing_file", "own", "more"]
-    assert "one of several URLs" in rows_of(root)[0].detail
+    root = write({"cc.tsv": make_tsv(*lines), "x.png": None, "y.png": None})
+    assert [outcome for _, outcome in read_outcomes(root)] == ["missing_file", "missing_file", "own", "more"]
+    assert "one of several URLs" in read_rows(root)[0].detail
 
 
-def test_a_number_counts_unless_the_json_beside_tells_another_url(write: Write) -> None:
+def test_file_is_matched_by_number_unless_its_json_has_another_url(write: Write) -> None:
     files = {
-        "cc.tsv": tsv("one\thttp://a.org/1", "two\thttp://a.org/2", "three\thttp://a.org/3"),
+        "cc.tsv": make_tsv("one\thttp://a.org/1", "two\thttp://a.org/2", "three\thttp://a.org/3"),
         "00000/000000000.jpg": None,
         "00000/000000000.json": b'{"url": "http://a.org/1"}',
         "00000/000000001.jpg": None,
@@ -200,29 +200,29 @@ def test_a_number_counts_unless_the_json_beside_tells_another_url(write: Write) 
         "00000/000000002.jpg": None,
         "00000/000000002.json": b"\xff",
     }
-    assert [outcome for _, outcome in outcomes(write(files))] == ["one", "missing_file", "missing_file"]
+    assert [outcome for _, outcome in read_outcomes(write(files))] == ["one", "missing_file", "missing_file"]
 
 
-def test_downloads_that_lead_out_or_are_web_pages(write: Write, tmp_path: Path, picture: Picture) -> None:
+def test_downloads_outside_the_corpus_or_web_pages_are_rejected(write: Write, tmp_path: Path, picture: Picture) -> None:
     (tmp_path / "secret.png").write_bytes(picture())
-    root = write({"cc.tsv": tsv("x\thttp://a.org/a.jpg", "y\thttp://a.org/b.jpg"), "b.jpg": b"\n<html><body>404"})
+    root = write({"cc.tsv": make_tsv("x\thttp://a.org/a.jpg", "y\thttp://a.org/b.jpg"), "b.jpg": b"\n<html><body>404"})
     (root / "a.jpg").symlink_to(tmp_path / "secret.png")
-    assert outcomes(root) == [("a.jpg", "path_outside_corpus"), ("b.jpg", "not_an_image")]
+    assert read_outcomes(root) == [("a.jpg", "path_outside_corpus"), ("b.jpg", "not_an_image")]
 
 
-def test_a_listing_must_be_one_and_hold_rows(write: Write) -> None:
-    root = write({"a.tsv": tsv("x\ty"), "b.tsv": tsv("x\ty")})
+def test_one_listing_with_rows_is_required(write: Write) -> None:
+    root = write({"a.tsv": make_tsv("x\ty"), "b.tsv": make_tsv("x\ty")})
     with pytest.raises(CorpusError, match=r"has several files that list its rows: a.tsv, b.tsv; expected"):
         open_corpus(root).pairs()
-    (root / "b.tsv").write_bytes(tsv("url\tcaption"))
+    (root / "b.tsv").write_bytes(make_tsv("url\tcaption"))
     with pytest.raises(CorpusError, match="zero rows"):
         open_corpus(root / "b.tsv").pairs()
     assert open_corpus(root / "b.tsv").count() == 0
 
 
-def test_a_folder_with_metadata_stays_a_folder(write: Write) -> None:
-    files = {"metadata.tsv": tsv("file_name\ttext", "a.png\tx"), "a.png": None, "a.txt": b"y"}
-    listings = {"captions.json": b'{"images": [], "annotations": []}', "cc.tsv": tsv(f"x\t{URL}")}
+def test_folder_with_metadata_has_the_format_folder(write: Write) -> None:
+    files = {"metadata.tsv": make_tsv("file_name\ttext", "a.png\tx"), "a.png": None, "a.txt": b"y"}
+    listings = {"captions.json": b'{"images": [], "annotations": []}', "cc.tsv": make_tsv(f"x\t{URL}")}
     assert detect_format(write(files | listings)) == "folder"
     assert detect_format(write({"a.png": None, "a.txt": b"y"}, "files")) == "files"
     with pytest.raises(CorpusError, match="has no metadata file"):

@@ -17,7 +17,7 @@ def test_pair_id_joins_the_two_hashes() -> None:
 
 
 @pytest.mark.parametrize("name", ["max_pixels", "max_file_bytes", "max_caption_chars", "max_aspect_ratio"])
-def test_limits_below_one_are_misuse(name: str) -> None:
+def test_limits_below_one_raise(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 0, expected 1 or more"):
         Limits(**{name: 0})
 
@@ -47,7 +47,7 @@ def test_digest_is_that_of_the_sorted_digests_of_the_rows() -> None:
         [PAIR, replace(REJECTED, file_name='b.png", "b', caption="")],
     ],
 )
-def test_digest_sees_every_change_of_content(other: list[Pair | Rejected]) -> None:
+def test_digest_changes_with_every_field(other: list[Pair | Rejected]) -> None:
     assert digest(other) != digest([PAIR, REJECTED])
 
 
@@ -56,6 +56,6 @@ def test_digest_does_not_depend_on_which_copy_of_a_file_comes_first() -> None:
     assert digest([PAIR, copy]) == digest([PAIR, replace(copy, file_name="a.png")])
 
 
-def test_row_errors_cross_process_borders() -> None:
+def test_row_errors_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(ImageError(Reason.EMPTY_FILE, "empty")))
     assert (error.reason, error.detail, str(error)) == (Reason.EMPTY_FILE, "empty", "empty")

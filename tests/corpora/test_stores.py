@@ -1,4 +1,4 @@
-"""Object stores, as servers of their protocols that the tests start. More tests of S3: test_remote.py."""
+"""Object stores, by local servers of their protocols. More tests of S3 are in test_remote.py."""
 
 import base64
 import secrets
@@ -17,8 +17,8 @@ from corpora import CorpusError, Limits, Pair, Rejected, open_corpus, parse_root
 
 BUCKET = "corpora"
 ORIGINALS = [
-    SourcePair(f"{number:02d}.jpg", made.data, f"a caption {number}", {"site": f"s{number % 2}"})
-    for number, made in enumerate(generate_source_pairs(6, 48))
+    SourcePair(f"{number:02d}.jpg", pair.data, f"a caption {number}", {"site": f"s{number % 2}"})
+    for number, pair in enumerate(generate_source_pairs(6, 48))
 ]
 Put = Callable[[Path], str]
 
@@ -29,13 +29,13 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def answers(port: int) -> bool:
+def is_listening(port: int) -> bool:
     with socket.socket() as asked:
         return asked.connect_ex(("127.0.0.1", port)) == 0
 
 
-def putting(files: Any, scheme: str) -> Put:
-    """put(folder): upload it with the driver itself, and return its URL."""
+def make_put(files: Any, scheme: str) -> Put:
+    """put(folder): upload a folder with the driver and return its URL."""
 
     def put(folder: Path) -> str:
         for path in folder.rglob("*"):
@@ -58,7 +58,7 @@ def gs() -> Iterator[Put]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
         patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks Google for the kind of the bucket
-        yield putting(gcsfs.GCSFileSystem(), "gs")
+        yield make_put(gcsfs.GCSFileSystem(), "gs")
     server.stop()
 
 
@@ -83,13 +83,13 @@ def abfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Put]:
         )
         try:
             deadline = time.monotonic() + 120
-            while not answers(port):
+            while not is_listening(port):
                 assert server.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
             files = adlfs.AzureBlobFileSystem()
             files.mkdir(BUCKET)
-            yield putting(files, "abfs")
+            yield make_put(files, "abfs")
         finally:
             server.terminate()
             server.wait(30)
@@ -102,7 +102,7 @@ def put(request: pytest.FixtureRequest) -> Put:
     return uploads
 
 
-def rows_of(where: Path | str, **settings: Any) -> list[Pair | Rejected]:
+def read_rows(where: Path | str, **settings: Any) -> list[Pair | Rejected]:
     corpus = open_corpus(parse_root(str(where)), **settings)
     rows = list(corpus.pairs())
     assert corpus.count() == len(rows)
@@ -114,9 +114,9 @@ def test_every_format_is_read_from_a_store(put: Put, tmp_path: Path, kind: str) 
     folder = WRITERS[kind](ORIGINALS, tmp_path / f"of {kind}")
     url = put(folder)
     assert open_corpus(parse_root(url)).format == kind
-    rows = rows_of(url)
-    assert rows == rows_of(folder)
-    again = open_corpus(parse_root(url), kind)  # as another process opens it
+    rows = read_rows(url)
+    assert rows == read_rows(folder)
+    again = open_corpus(parse_root(url), kind)  # as another process would open it
     for original, row in zip(ORIGINALS, rows, strict=True):
         assert isinstance(row, Pair)
         assert again.reader.image(row.place) == original.data
@@ -131,14 +131,14 @@ def test_every_format_is_read_from_a_store(put: Put, tmp_path: Path, kind: str) 
         ("captions-tsv", "captions.tsv"), ("folder", "metadata.csv"),
     ],
 )  # fmt: skip
-def test_one_file_or_a_pattern_of_a_store(put: Put, tmp_path: Path, kind: str, name: str) -> None:
+def test_files_and_patterns_of_a_store_are_read(put: Put, tmp_path: Path, kind: str, name: str) -> None:
     folder = WRITERS[kind](ORIGINALS, tmp_path / f"file of {kind}")
-    rows = rows_of(f"{put(folder)}/{name}")
-    assert rows == rows_of(folder)
+    rows = read_rows(f"{put(folder)}/{name}")
+    assert rows == read_rows(folder)
     assert all(isinstance(row, Pair) for row in rows)
 
 
-def test_rows_that_a_store_cannot_give(put: Put, tmp_path: Path) -> None:
+def test_unreadable_files_of_a_store_are_error_rows(put: Put, tmp_path: Path) -> None:
     folder = WRITERS["folder"](ORIGINALS[:2], tmp_path / "rows")
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "large.jpg").write_bytes(ORIGINALS[0].data + bytes(40_000))
@@ -147,16 +147,16 @@ def test_rows_that_a_store_cannot_give(put: Put, tmp_path: Path) -> None:
     with (folder / "metadata.csv").open("a", encoding="utf-8") as file:
         file.writelines(f"{name},x,s0\n" for name in names)
     limits = Limits(max_file_bytes=30_000)
-    rows = rows_of(put(folder), limits=limits)
-    assert rows == rows_of(folder, limits=limits)
+    rows = read_rows(put(folder), limits=limits)
+    assert rows == read_rows(folder, limits=limits)
     assert [row.reason.value if isinstance(row, Rejected) else "pair" for row in rows] == [
         "pair", "pair", "missing_file", "empty_file", "file_too_large", "path_outside_corpus", "pair",
     ]  # fmt: skip
 
 
-def test_what_is_not_in_a_store(put: Put, tmp_path: Path) -> None:
+def test_missing_corpus_in_a_store_raises(put: Put, tmp_path: Path) -> None:
     (tmp_path / "any").mkdir()
     scheme = put(tmp_path / "any").partition("://")[0]
     for where in (f"{BUCKET}/none", "no-such-bucket/none"):
         with pytest.raises(CorpusError, match="is not there"):
-            rows_of(f"{scheme}://{where}")
+            read_rows(f"{scheme}://{where}")

@@ -22,19 +22,19 @@ CAPTIONS = [
 ]
 
 
-def listing(images: object = None, annotations: object = None, **more: object) -> bytes:
+def make_json(images: object = None, annotations: object = None, **more: object) -> bytes:
     lists = {"images": IMAGES if images is None else images, "annotations": annotations or CAPTIONS}
     return json.dumps({"info": {}, **lists, **more}).encode()
 
 
 @pytest.fixture
 def write(tmp_path: Path, picture: Picture) -> Callable[..., Path]:
-    """Write a corpus: files by name; with the two images in one of its folders by default."""
+    """Write a corpus with these files, and with the two images in one of its folders by default."""
 
     def write(files: dict[str, bytes], images: str | None = "", folder: str = "coco") -> Path:
         root = tmp_path / folder
-        found = {} if images is None else {f"{images}a.png": picture(), f"{images}b.png": picture(color=9)}
-        for name, data in (files | found).items():
+        image_files = {} if images is None else {f"{images}a.png": picture(), f"{images}b.png": picture(color=9)}
+        for name, data in (files | image_files).items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(data)
         return root
@@ -42,7 +42,7 @@ def write(tmp_path: Path, picture: Picture) -> Callable[..., Path]:
     return write
 
 
-def rows_of(root: Path, **options: Any) -> list[Pair | Rejected]:
+def read_rows(root: Path, **options: Any) -> list[Pair | Rejected]:
     corpus = open_corpus(root, **options)
     assert corpus.format == "coco"
     rows = list(corpus.pairs())
@@ -53,14 +53,16 @@ def rows_of(root: Path, **options: Any) -> list[Pair | Rejected]:
     return rows
 
 
-def outcomes(root: Path) -> list[str]:
-    return [row.reason.value if isinstance(row, Rejected) else row.caption for row in rows_of(root, format_name="coco")]
+def read_outcomes(root: Path) -> list[str]:
+    return [
+        row.reason.value if isinstance(row, Rejected) else row.caption for row in read_rows(root, format_name="coco")
+    ]
 
 
-def test_each_caption_of_each_image_is_a_pair_as_in_a_folder(
+def test_each_caption_of_each_image_is_a_pair(
     write: Callable[..., Path], write_corpus: WriteCorpus, picture: Picture
 ) -> None:
-    rows = rows_of(write({"captions.json": listing()}))
+    rows = read_rows(write({"captions.json": make_json()}))
     folder = write_corpus(
         [{"file_name": name, "text": text} for name, text in [("a.png", "one"), ("a.png", "again"), ("b.png", "two")]],
         {"a.png": picture(), "b.png": picture(color=9)},
@@ -79,18 +81,18 @@ def test_each_caption_of_each_image_is_a_pair_as_in_a_folder(
         ("annotations/captions_val2014.json", "images/val2014/"),
     ],
 )
-def test_images_are_found_for_the_folder_and_for_the_file(write: Callable[..., Path], name: str, images: str) -> None:
-    root = write({name: listing()}, images)
-    for given in (root, root / name):
-        rows = rows_of(given)
+def test_images_are_found_from_the_folder_and_from_the_file(write: Callable[..., Path], name: str, images: str) -> None:
+    root = write({name: make_json()}, images)
+    for path in (root, root / name):
+        rows = read_rows(path)
         assert [row.file_name for row in rows] == [f"{images}{end}" for end in ("a.png", "a.png", "b.png")]
         assert all(isinstance(row, Pair) for row in rows)
 
 
-def test_the_first_image_may_be_missing(write: Callable[..., Path]) -> None:
-    root = write({"captions.json": listing()}, "images/")
+def test_first_image_can_be_missing(write: Callable[..., Path]) -> None:
+    root = write({"captions.json": make_json()}, "images/")
     (root / "images/a.png").unlink()
-    assert outcomes(root) == ["missing_file", "missing_file", "two"]
+    assert read_outcomes(root) == ["missing_file", "missing_file", "two"]
 
 
 def test_boxes_surround_all_objects_of_a_category(write: Callable[..., Path]) -> None:
@@ -105,9 +107,9 @@ def test_boxes_surround_all_objects_of_a_category(write: Callable[..., Path]) ->
         {"image_id": 9, "category_id": 1, "bbox": [1, 2, 3, 4]},
     ]
     categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "a\ud800"}, 3]
-    instances = listing(IMAGES, boxes, categories=categories)
-    root = write({"captions_v.json": listing(), "instances_v.json": instances})
-    one, _, two = rows_of(root / "captions_v.json")
+    instances = make_json(IMAGES, boxes, categories=categories)
+    root = write({"captions_v.json": make_json(), "instances_v.json": instances})
+    one, _, two = read_rows(root / "captions_v.json")
     expected = {
         "license": "3",
         "box dog": "0.100000,0.100000,0.750000,0.550000",
@@ -117,21 +119,21 @@ def test_boxes_surround_all_objects_of_a_category(write: Callable[..., Path]) ->
     }
     assert one.attributes == expected
     assert two.attributes == {}
-    same = write({"captions.json": listing(IMAGES, [*CAPTIONS, *boxes], categories=categories)}, folder="same")
-    assert rows_of(same)[0].attributes == expected
+    same = write({"captions.json": make_json(IMAGES, [*CAPTIONS, *boxes], categories=categories)}, folder="same")
+    assert read_rows(same)[0].attributes == expected
     bare = [{"id": 7, "file_name": "a.png"}]
-    (one, *_) = rows_of(write({"captions.json": listing(bare, [*CAPTIONS, boxes[0]])}, folder="bare"))
+    (one, *_) = read_rows(write({"captions.json": make_json(bare, [*CAPTIONS, boxes[0]])}, folder="bare"))
     assert one.attributes["box of category 1"].startswith("no box: the file states no width and height")
 
 
 @pytest.mark.parametrize("categories", [3, {"id": 1}, [{"id": [1], "name": "x"}]])
-def test_malformed_categories_cost_their_names_only(write: Callable[..., Path], categories: object) -> None:
+def test_malformed_categories_lose_only_their_names(write: Callable[..., Path], categories: object) -> None:
     box = {"image_id": 7, "category_id": 1, "bbox": [0, 0, 80, 60]}
-    (one, *_) = rows_of(write({"captions.json": listing(IMAGES, [*CAPTIONS, box], categories=categories)}))
+    (one, *_) = read_rows(write({"captions.json": make_json(IMAGES, [*CAPTIONS, box], categories=categories)}))
     assert one.attributes["box of category 1"] == "0.000000,0.000000,1.000000,1.000000"
 
 
-def test_malformed_entries_are_rows(write: Callable[..., Path]) -> None:
+def test_malformed_entries_are_error_rows(write: Callable[..., Path]) -> None:
     images = [
         *IMAGES,
         {"id": 7, "file_name": "a.png"},
@@ -153,27 +155,29 @@ def test_malformed_entries_are_rows(write: Callable[..., Path]) -> None:
         {"image_id": 10, "caption": "x"},
         {"image_id": 11, "caption": "x"},
     ]
-    found = outcomes(write({"captions.json": listing(images, captions)}))
-    assert found == [
+    results = read_outcomes(write({"captions.json": make_json(images, captions)}))
+    assert results == [
         "one", "again", "malformed_row", "empty_caption", "two", "malformed_row", "empty_caption", "malformed_row",
         "malformed_row", "malformed_row", "malformed_row", "malformed_row", "malformed_row", "malformed_row",
         "malformed_row", "malformed_row",
     ]  # fmt: skip
 
 
-def test_a_key_that_occurs_twice_costs_its_row(write: Callable[..., Path]) -> None:
-    twice = listing().replace(b'"caption": "two"', b'"caption": "two", "caption": "2"')
-    assert outcomes(write({"captions.json": twice})) == ["one", "again", "malformed_row"]
+def test_repeated_key_rejects_its_row(write: Callable[..., Path]) -> None:
+    twice = make_json().replace(b'"caption": "two"', b'"caption": "two", "caption": "2"')
+    assert read_outcomes(write({"captions.json": twice})) == ["one", "again", "malformed_row"]
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "C:/a.png", "..\\a.png", "link.png"])
-def test_no_path_leads_out(write: Callable[..., Path], tmp_path: Path, picture: Picture, name: str) -> None:
+def test_paths_outside_the_corpus_are_rejected(
+    write: Callable[..., Path], tmp_path: Path, picture: Picture, name: str
+) -> None:
     (tmp_path / "a.png").write_bytes(picture())
     images = [{"id": 1, "file_name": name}, {"id": 2, "file_name": "b.png"}]
     captions = [{"image_id": 1, "caption": "x"}, {"image_id": 2, "caption": "y"}]
-    root = write({"captions.json": listing(images, captions)}, "images/")
+    root = write({"captions.json": make_json(images, captions)}, "images/")
     (root / "images/link.png").symlink_to(tmp_path / "a.png")
-    assert outcomes(root) == ["path_outside_corpus", "y"]
+    assert read_outcomes(root) == ["path_outside_corpus", "y"]
 
 
 @pytest.mark.parametrize(
@@ -182,20 +186,20 @@ def test_no_path_leads_out(write: Callable[..., Path], tmp_path: Path, picture: 
         (b'{"images": [], "annotations": {}}', "does not have the keys 'images' and 'annotations'"),
         (b'{"images": [], "annotations": [], "images": []}', "once each"),
         (b'{"images": [], "annotations": []}', "neither images nor captions"),
-        (listing()[:-9], "cannot be read .JSONDecodeError"),
-        (listing().replace(b"two", b"\xff"), "cannot be read .UnicodeDecodeError"),
+        (make_json()[:-9], "cannot be read .JSONDecodeError"),
+        (make_json().replace(b"two", b"\xff"), "cannot be read .UnicodeDecodeError"),
         (b'{"images": [' + b"[" * 100_000, "cannot be read .RecursionError"),
     ],
 )
-def test_a_file_that_cannot_be_read_says_so_at_the_call(write: Callable[..., Path], data: bytes, message: str) -> None:
+def test_unreadable_file_raises_at_the_call(write: Callable[..., Path], data: bytes, message: str) -> None:
     with pytest.raises(CorpusError, match=message):
         open_corpus(write({"captions.json": data})).pairs()
 
 
-def test_exactly_one_file_inside_of_bounded_size(
+def test_one_file_of_limited_size_inside_the_corpus_is_required(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = write({"captions_a.json": listing(), "annotations/captions_b.json": listing()})
+    root = write({"captions_a.json": make_json(), "annotations/captions_b.json": make_json()})
     with pytest.raises(CorpusError, match=r"captions_b.json, captions_a.json; .* Give the path of one"):
         open_corpus(root).pairs()
     (root / "captions_a.json").unlink()

@@ -1,4 +1,4 @@
-"""Datasets that the library `datasets` loads: a folder of this machine stands for the Hub, which no test asks."""
+"""Datasets that the library `datasets` loads: a local folder replaces the Hub, to which no test connects."""
 
 import sys
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from corpora.readers.hub import HubReader
 from corpora.readers.table_files import ParquetTable
 
 ORIGINALS = [
-    SourcePair(f"{number:02d}.jpg", made.data, f"a caption {number}", {"site": f"s{number % 2}"})
-    for number, made in enumerate(generate_source_pairs(8, 48))
+    SourcePair(f"{number:02d}.jpg", pair.data, f"a caption {number}", {"site": f"s{number % 2}"})
+    for number, pair in enumerate(generate_source_pairs(8, 48))
 ]
 Load = Callable[..., Path]
 
@@ -31,14 +31,14 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Load:
-    """A folder whose card says that its tables lie in `parts`: three rows of train, five of test."""
+def write_dataset(tmp_path: Path) -> Load:
+    """Write a folder with a dataset card and tables in `parts`: three rows of train, five of test."""
 
     def write(kind: str = "parquet", folder: str = "loaded", card: str | None = None) -> Path:
         root = tmp_path / folder
-        for split, some in (("train", ORIGINALS[:3]), ("test", ORIGINALS[3:])):
-            written = WRITERS["parquet" if kind == "parquet" else "datasets"](some, root / "parts" / split)
-            for path in written.glob("*.json"):
+        for split, pairs in (("train", ORIGINALS[:3]), ("test", ORIGINALS[3:])):
+            folder_of_split = WRITERS["parquet" if kind == "parquet" else "datasets"](pairs, root / "parts" / split)
+            for path in folder_of_split.glob("*.json"):
                 path.unlink()
         lines = [f"  - split: {split}\n    path: parts/{split}/*.{kind}" for split in ("train", "test")]
         text = "configs:\n- config_name: default\n  data_files:\n" + "\n".join(lines) if card is None else card
@@ -48,7 +48,7 @@ def load(tmp_path: Path) -> Load:
     return write
 
 
-def rows_of(root: Any, **options: Any) -> list[Pair | Rejected]:
+def read_rows(root: Any, **options: Any) -> list[Pair | Rejected]:
     corpus = open_corpus(root, "datasets", **options)
     rows = list(corpus.pairs())
     assert corpus.count() == len(rows)
@@ -58,8 +58,8 @@ def rows_of(root: Any, **options: Any) -> list[Pair | Rejected]:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
-def test_the_splits_of_a_card_are_the_same_pairs_as_in_any_format(load: Load, tmp_path: Path, kind: str) -> None:
-    rows = rows_of(load(kind))
+def test_splits_of_a_card_give_the_same_pairs_as_other_formats(write_dataset: Load, tmp_path: Path, kind: str) -> None:
+    rows = read_rows(write_dataset(kind))
     expected = list(open_corpus(WRITERS["folder"](ORIGINALS, tmp_path / "folder")).pairs())
     assert [row.pair_id for row in rows if isinstance(row, Pair)] == [row.pair_id for row in expected]
     assert [row.attributes["split"] for row in rows] == ["train"] * 3 + ["test"] * 5
@@ -68,56 +68,56 @@ def test_the_splits_of_a_card_are_the_same_pairs_as_in_any_format(load: Load, tm
     assert rows[4].file_name.startswith("parts/test/")
 
 
-def test_a_place_is_found_again_by_another_process(load: Load) -> None:
-    root = load()
-    last = rows_of(root)[-1]
-    again = open_corpus(root, "datasets")
+def test_place_can_be_read_by_another_process(write_dataset: Load) -> None:
+    root = write_dataset()
+    last = read_rows(root)[-1]
+    reopened = open_corpus(root, "datasets")
     assert isinstance(last, Pair)
-    assert again.reader.image(last.place) == ORIGINALS[-1].data
+    assert reopened.reader.image(last.place) == ORIGINALS[-1].data
 
 
-def test_nothing_is_written_and_no_copy_is_kept(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_writes_no_files(write_dataset: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    root = load()
+    root = write_dataset()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    rows_of(root)
+    read_rows(root)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
     assert list(scratch.iterdir()) == []
 
 
-def test_a_table_is_read_group_by_group(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = load()
+def test_a_table_is_read_group_by_group(write_dataset: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_dataset()
     (path,) = (root / "parts/test").iterdir()
     pq.write_table(pq.read_table(path), path, row_group_size=2)
     sizes: list[int] = []
-    real = ParquetTable._group
+    original = ParquetTable._group
 
     def spy(table: Any, number: int, start: int, names: list[str]) -> Any:
         sizes.append(table._sizes[number])
-        return real(table, number, start, names)
+        return original(table, number, start, names)
 
     monkeypatch.setattr(ParquetTable, "_group", spy)
-    assert len(rows_of(root)) == 8
+    assert len(read_rows(root)) == 8
     assert set(sizes) == {3, 2, 1}
 
 
-def test_damaged_and_odd_tables_are_rows(load: Load) -> None:
-    root = load("arrow")
+def test_damaged_tables_are_error_rows(write_dataset: Load) -> None:
+    root = write_dataset("arrow")
     (root / "parts/test/data-00001.arrow").write_bytes(b"ARROW1\0\0 of the file format")
     (root / "parts/train/data-00001.arrow").write_bytes(b"")
-    rows = rows_of(root)
+    rows = read_rows(root)
     assert [row.reason.value if isinstance(row, Rejected) else "pair" for row in rows] == [
         *["pair"] * 3, "empty_file", *["pair"] * 5, "unreadable_file",
     ]  # fmt: skip
 
 
-def test_files_outside_of_the_folder_are_refused(load: Load, tmp_path: Path) -> None:
-    root = load()
+def test_files_outside_the_folder_are_rejected(write_dataset: Load, tmp_path: Path) -> None:
+    root = write_dataset()
     outside = WRITERS["parquet"](ORIGINALS[:2], tmp_path / "outside")
     (root / "parts/train/link.parquet").symlink_to(outside / "train-00000.parquet")
-    rows = rows_of(root)
+    rows = read_rows(root)
     assert [row.reason.value for row in rows if isinstance(row, Rejected)] == ["path_outside_corpus"]
     assert len(rows) == 9
 
@@ -127,58 +127,60 @@ def test_no_code_of_a_dataset_runs(tmp_path: Path) -> None:
     root.mkdir()
     (root / "script.py").write_text(f"open({str(tmp_path / 'it ran')!r}, 'w')\n")
     with pytest.raises(CorpusError, match=r"cannot be loaded by datasets .*scripts are no longer supported"):
-        rows_of(root)
-    assert not (tmp_path / "it ran").exists()
+        read_rows(root)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_other_kinds_of_datasets_are_rejected_with_advice(tmp_path: Path) -> None:
     root = WRITERS["folder"](ORIGINALS, tmp_path / "folder")
     with pytest.raises(CorpusError, match=r"is loaded as 'imagefolder', expected .*use the format folder"):
-        rows_of(root)
+        read_rows(root)
     tars = WRITERS["webdataset"](ORIGINALS, tmp_path / "tars")
     with pytest.raises(CorpusError, match=r"is loaded as 'webdataset'.*use the format webdataset"):
-        rows_of(tars)
+        read_rows(tars)
 
 
-def test_several_configurations_need_a_choice(load: Load) -> None:
+def test_several_configurations_need_a_choice(write_dataset: Load) -> None:
     card = "configs:\n" + "".join(
         f"- config_name: {name}\n  data_files: parts/{name}/*.parquet\n" for name in ("train", "test")
     )
     with pytest.raises(CorpusError, match=r"(?s)cannot be loaded by datasets .*train.*configuration"):
-        rows_of(load(card=card))
+        read_rows(write_dataset(card=card))
 
 
-def test_without_the_library_the_message_says_what_to_install(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = load()
+def test_message_without_the_library_names_the_package_to_install(
+    write_dataset: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_dataset()
     monkeypatch.setitem(sys.modules, "datasets", None)
-    for where in (root, parse_root("hf://datasets/organisation/name")):
+    for place in (root, parse_root("hf://datasets/organisation/name")):
         with pytest.raises(CorpusError, match=r"not installed. Run pip install 'm2ib-audit\[datasets\]'"):
-            rows_of(where)
-    saved = WRITERS["datasets"](ORIGINALS, root.parent / "saved")  # needs no library
-    assert len(rows_of(saved)) == 8
+            read_rows(place)
+    saved = WRITERS["datasets"](ORIGINALS, root.parent / "saved")  # does not need the library
+    assert len(read_rows(saved)) == 8
 
 
-def test_a_dataset_that_cannot_be_reached(tmp_path: Path) -> None:
+def test_unreachable_dataset_raises(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"hf://datasets/organisation/name' cannot be loaded by datasets"):
-        rows_of(parse_root("hf://datasets/organisation/name"))
+        read_rows(parse_root("hf://datasets/organisation/name"))
     with pytest.raises(CorpusError, match="is not a folder"):
         HubReader(tmp_path / "none", open_corpus, None)._find_tables()
     with pytest.raises(CorpusError, match=r"is not a dataset of the Hub \(expected hf://datasets/ORGANIZATION/NAME"):
-        rows_of(parse_root("hf://datasets/only"))
+        read_rows(parse_root("hf://datasets/only"))
 
 
-def test_an_address_of_the_hub_is_name_revision_and_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_url_of_the_hub_has_name_revision_and_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    asked: list[Any] = []
+    calls: list[Any] = []
     base = "hf://datasets/organisation/name@0123abc"
 
-    def builder(*given: Any, **named: Any) -> Any:
-        asked.append((*given, named["revision"]))
-        made: Any = type("Parquet", (), {"__module__": "datasets.packaged_modules.parquet.parquet"})()
+    def builder(*args: Any, **kwargs: Any) -> Any:
+        calls.append((*args, kwargs["revision"]))
+        dataset_builder: Any = type("Parquet", (), {"__module__": "datasets.packaged_modules.parquet.parquet"})()
         files = {"train": [f"{base}/data/a b.parquet"], "test": [f"{base}/b.parquet", "https://host/x.parquet"]}
-        made.config = SimpleNamespace(data_files=files)
-        return made
+        dataset_builder.config = SimpleNamespace(data_files=files)
+        return dataset_builder
 
     monkeypatch.setattr(datasets, "load_dataset_builder", builder)
     root = parse_root("hf://datasets/organisation/name@v1/small")
@@ -187,5 +189,5 @@ def test_an_address_of_the_hub_is_name_revision_and_configuration(monkeypatch: p
     assert isinstance(reader, HubReader)
     tables = reader._find_tables()
     assert tables.splits == {"data/a b.parquet": "train", "b.parquet": "test", "https://host/x.parquet": "test"}
-    assert asked == [("organisation/name", "small", "v1")]
+    assert calls == [("organisation/name", "small", "v1")]
     assert str(tables.base) == base

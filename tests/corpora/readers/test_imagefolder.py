@@ -32,24 +32,24 @@ def count_rows(root):
     return open_corpus(root, "folder").count()
 
 
-def rows_of(root: Path, **options: object) -> list[Pair | Rejected]:
+def read_rows(root: Path, **options: object) -> list[Pair | Rejected]:
     rows = list(read_folder(root, **options))
     assert [row.row for row in rows] == list(range(len(rows)))
     assert count_rows(root) == len(rows)
     return rows
 
 
-def outcomes(root: Path, **options: object) -> list[str]:
-    return [row.reason.value if isinstance(row, Rejected) else "pair" for row in rows_of(root, **options)]
+def read_outcomes(root: Path, **options: object) -> list[str]:
+    return [row.reason.value if isinstance(row, Rejected) else "pair" for row in read_rows(root, **options)]
 
 
-def test_a_pair_says_all_about_itself(write_corpus: WriteCorpus, picture: Picture) -> None:
+def test_pair_has_all_its_fields(write_corpus: WriteCorpus, picture: Picture) -> None:
     data = picture("JPEG")
     root = write_corpus(
         [{"file_name": "sub/a.jpg", "text": " Cafe\u0301 ", "view": "ap", "none": ""}], {"sub/a.jpg": data}
     )
     sha = sha256(data).hexdigest()
-    assert rows_of(root) == [
+    assert read_rows(root) == [
         Pair(
             row=0,
             pair_id=f"{sha[:16]}-{sha256('Café'.encode()).hexdigest()[:8]}",
@@ -66,7 +66,7 @@ def test_a_pair_says_all_about_itself(write_corpus: WriteCorpus, picture: Pictur
 
 def test_all_formats_give_the_same_rows(write_corpus: WriteCorpus, picture: Picture) -> None:
     images = {"a.png": picture(), "b.gif": picture("GIF"), "cut.png": picture()[:-30], "none.png": b""}
-    deep = picture_16_bit()
+    deep = make_16_bit_image()
     images["deep.png"] = deep
     table: list[dict[str, object]] = [
         {"file_name": "a.png", "text": 'one, "two"\n\nthree', "age": "12", "note": "é"},
@@ -83,27 +83,27 @@ def test_all_formats_give_the_same_rows(write_corpus: WriteCorpus, picture: Pict
         {"file_name": "no.png", "text": "x", "age": "", "note": ""},
         {"file_name": "deep.png", "text": "x", "age": "", "note": ""},
     ]
-    found = {}
+    rows_by_format = {}
     for kind in KINDS:
         root = write_corpus(table, images, kind, folder=kind)
-        rows = rows_of(root)
-        found[kind] = rows
-        assert digest(rows) == digest(rows_of(root)[::-1])
-    assert [found[kind][3].detail.partition(" repeats")[0] for kind in KINDS] == [
+        rows = read_rows(root)
+        rows_by_format[kind] = rows
+        assert digest(rows) == digest(read_rows(root)[::-1])
+    assert [rows_by_format[kind][3].detail.partition(" repeats")[0] for kind in KINDS] == [
         "line 7" if kind in ("csv", "tsv") else f"{'line' if kind == 'jsonl' else 'row'} 4" for kind in KINDS
     ]
-    # The location of a row is in the terms of its format; the problem is in the same words for all.
-    for rows in found.values():
+    # Row positions differ by format; the rest of the message is the same.
+    for rows in rows_by_format.values():
         rows[:] = [row if isinstance(row, Pair) else replace(row, detail=row.detail.partition(": ")[2]) for row in rows]
-    assert found["csv"] == found["tsv"] == found["jsonl"] == found["parquet"]
-    assert [row.reason.value if isinstance(row, Rejected) else "pair" for row in found["csv"]] == [
+    assert rows_by_format["csv"] == rows_by_format["tsv"] == rows_by_format["jsonl"] == rows_by_format["parquet"]
+    assert [row.reason.value if isinstance(row, Rejected) else "pair" for row in rows_by_format["csv"]] == [
         "pair", "pair", "pair", "duplicate_pair", "path_outside_corpus", "malformed_row", "empty_caption",
         "caption_too_long", "caption_encoding", "truncated_image", "empty_file", "missing_file",
         "pair",
     ]  # fmt: skip
 
 
-def picture_16_bit() -> bytes:
+def make_16_bit_image() -> bytes:
     file = io.BytesIO()
     Image.new("I;16", (4, 4), 40_000).save(file, "PNG")
     return file.getvalue()
@@ -132,17 +132,17 @@ def test_typed_values_become_plain_text(write_corpus: WriteCorpus) -> None:
         "list": '[1,"é"]',
         "object": '{"a":null,"b":[true]}',
     }
-    (row,) = rows_of(write_corpus([record], kind="jsonl", folder="jsonl"))
+    (row,) = read_rows(write_corpus([record], kind="jsonl", folder="jsonl"))
     assert row.attributes == expected
     record["list"] = ["1", "é"]  # a Parquet list has one type
     expected["list"] = '["1","é"]'
-    (row,) = rows_of(write_corpus([record], kind="parquet", folder="parquet"))
+    (row,) = read_rows(write_corpus([record], kind="parquet", folder="parquet"))
     assert row.attributes == expected
 
 
-def test_other_column_names(write_corpus: WriteCorpus) -> None:
+def test_column_names_can_be_chosen(write_corpus: WriteCorpus) -> None:
     root = write_corpus([{"image": "a.png", "caption": "x", "text": "y"}])
-    (row,) = rows_of(root, image_column="image", caption_column="caption")
+    (row,) = read_rows(root, image_column="image", caption_column="caption")
     assert isinstance(row, Pair)
     assert (row.caption, row.attributes) == ("x", {"text": "y"})
     with pytest.raises(ValueError, match="expected two columns"):
@@ -152,25 +152,25 @@ def test_other_column_names(write_corpus: WriteCorpus) -> None:
 def test_several_captions_decode_an_image_once(
     write_corpus: WriteCorpus, picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[str] = []
-    real = corpora.readers.imagefolder.read_bytes
+    read_names: list[str] = []
+    original = corpora.readers.imagefolder.read_bytes
 
     def spy(path: Path, limits: Limits) -> object:
-        seen.append(path.name)
-        return real(path, limits)
+        read_names.append(path.name)
+        return original(path, limits)
 
     monkeypatch.setattr(corpora.readers.imagefolder, "read_bytes", spy)
     table = [{"file_name": name, "text": text} for text in "abc" for name in ("a.png", "cut.png")]
     root = write_corpus(table, {"a.png": picture(), "cut.png": picture()[:-30]})
-    assert outcomes(root) == ["pair", "truncated_image"] * 3
-    assert sorted(seen) == ["a.png", "cut.png"]  # threads read them
-    seen.clear()
+    assert read_outcomes(root) == ["pair", "truncated_image"] * 3
+    assert sorted(read_names) == ["a.png", "cut.png"]  # in any order, since threads read them
+    read_names.clear()
     monkeypatch.setattr(corpora.corpus, "_CACHED_INSPECTIONS", 1)
-    assert outcomes(root) == ["pair", "truncated_image"] * 3
-    assert len(seen) == 6  # the memory is bounded
+    assert read_outcomes(root) == ["pair", "truncated_image"] * 3
+    assert len(read_names) == 6  # the cache is limited
 
 
-def test_a_duplicate_names_its_first_row(write_corpus: WriteCorpus, picture: Picture) -> None:
+def test_error_of_a_duplicate_names_its_first_row(write_corpus: WriteCorpus, picture: Picture) -> None:
     root = write_corpus(
         [
             {"file_name": "a.png", "text": "x"},
@@ -179,7 +179,7 @@ def test_a_duplicate_names_its_first_row(write_corpus: WriteCorpus, picture: Pic
         ],
         {"a.png": picture(), "b.png": picture()},
     )
-    rows = rows_of(root)
+    rows = read_rows(root)
     assert isinstance(rows[0], Pair)
     assert isinstance(rows[1], Pair)
     assert isinstance(rows[2], Rejected)
@@ -187,16 +187,16 @@ def test_a_duplicate_names_its_first_row(write_corpus: WriteCorpus, picture: Pic
     assert rows[2].detail.startswith("line 4 repeats the image and the caption of line 2 (expected")
 
 
-def test_limits_reach_every_check(write_corpus: WriteCorpus, picture: Picture) -> None:
+def test_limits_are_applied_in_every_check(write_corpus: WriteCorpus, picture: Picture) -> None:
     root = write_corpus(
         [{"file_name": "a.png", "text": "abc"}, {"file_name": "b.png", "text": "x"}],
         {"a.png": picture(), "b.png": picture(size=(40, 10))},
     )
-    assert outcomes(root) == ["pair", "pair"]
-    assert outcomes(root, limits=Limits(max_caption_chars=2)) == ["caption_too_long", "pair"]
-    assert outcomes(root, limits=Limits(max_pixels=100)) == ["pair", "too_many_pixels"]
-    assert outcomes(root, limits=Limits(max_aspect_ratio=3)) == ["pair", "extreme_aspect"]
-    assert outcomes(root, limits=Limits(max_file_bytes=10)) == ["file_too_large", "file_too_large"]
+    assert read_outcomes(root) == ["pair", "pair"]
+    assert read_outcomes(root, limits=Limits(max_caption_chars=2)) == ["caption_too_long", "pair"]
+    assert read_outcomes(root, limits=Limits(max_pixels=100)) == ["pair", "too_many_pixels"]
+    assert read_outcomes(root, limits=Limits(max_aspect_ratio=3)) == ["pair", "extreme_aspect"]
+    assert read_outcomes(root, limits=Limits(max_file_bytes=10)) == ["file_too_large", "file_too_large"]
 
 
 OUTSIDE = [
@@ -208,32 +208,32 @@ OUTSIDE = [
 @pytest.fixture
 def opened_paths(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     paths: list[str] = []
-    real = os.open
+    original = os.open
 
     def spy(path: object, *rest: int) -> int:
         paths.append(str(path))
-        return real(path, *rest)
+        return original(path, *rest)
 
     monkeypatch.setattr(os, "open", spy)
     return paths
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_no_path_leads_out(
+def test_paths_outside_the_corpus_are_rejected(
     write_corpus: WriteCorpus, picture: Picture, tmp_path: Path, name: str, opened_paths: list[str]
 ) -> None:
-    (tmp_path / "a.png").write_bytes(picture())  # a good image, where '..' leads
+    (tmp_path / "a.png").write_bytes(picture())  # a valid image in the parent folder
     root = write_corpus([{"file_name": name, "text": "x"}], {"sub/a.png": picture(), "a.png": picture()}, "jsonl")
-    assert outcomes(root) == ["path_outside_corpus"]
+    assert read_outcomes(root) == ["path_outside_corpus"]
     assert opened_paths == []
 
 
-def test_an_absolute_path_is_refused_even_if_it_leads_inside(write_corpus: WriteCorpus, tmp_path: Path) -> None:
+def test_absolute_path_is_rejected_even_inside_the_corpus(write_corpus: WriteCorpus, tmp_path: Path) -> None:
     inside = str((tmp_path / "corpus" / "a.png").resolve())
-    assert outcomes(write_corpus([{"file_name": inside, "text": "x"}])) == ["path_outside_corpus"]
+    assert read_outcomes(write_corpus([{"file_name": inside, "text": "x"}])) == ["path_outside_corpus"]
 
 
-def test_links_may_point_inside_but_not_outside(
+def test_links_inside_the_corpus_are_followed_others_rejected(
     write_corpus: WriteCorpus, picture: Picture, tmp_path: Path, opened_paths: list[str]
 ) -> None:
     outside = tmp_path / "outside"
@@ -247,14 +247,14 @@ def test_links_may_point_inside_but_not_outside(
     (root / "chain").symlink_to("file")
     (root / "loop").symlink_to("loop")
     (root / "inside").symlink_to("a.png")
-    found = outcomes(root)
+    found = read_outcomes(root)
     assert found[:4] == ["path_outside_corpus"] * 4
     assert found[4] in {"unreadable_file", "missing_file"}
     assert found[5] == "pair"
     assert opened_paths == [str(root.resolve() / "a.png")]
 
 
-def test_a_linked_root_is_fine_and_a_sibling_with_its_prefix_is_not(
+def test_linked_root_is_accepted_but_a_sibling_with_its_prefix_is_not(
     write_corpus: WriteCorpus, picture: Picture, tmp_path: Path
 ) -> None:
     root = write_corpus([{"file_name": "a.png", "text": "x"}, {"file_name": "link", "text": "x"}])
@@ -263,7 +263,7 @@ def test_a_linked_root_is_fine_and_a_sibling_with_its_prefix_is_not(
     (sibling / "b.png").write_bytes(picture())
     (root / "link").symlink_to(sibling / "b.png")
     (tmp_path / "root").symlink_to(root)
-    assert outcomes(tmp_path / "root") == ["pair", "path_outside_corpus"]
+    assert read_outcomes(tmp_path / "root") == ["pair", "path_outside_corpus"]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_a_linked_root_is_fine_and_a_sibling_with_its_prefix_is_not(
         "to-sub/a.png", "sub/to-a.png", "sub/to-top/sub/a.png", "sub/up-and-down", f"{'n' * 300}.png",
     ],
 )  # fmt: skip
-def test_a_path_is_that_with_all_links_followed(tmp_path: Path, name: str) -> None:
+def test_path_is_resolved_through_all_links(tmp_path: Path, name: str) -> None:
     root = Path(os.path.realpath(tmp_path))
     (root / "sub").mkdir()
     (root / "a.png").touch()
@@ -288,7 +288,7 @@ def test_irregular_files_are_not_opened(write_corpus: WriteCorpus, opened_paths:
     root = write_corpus([{"file_name": name, "text": "x"} for name in (".", "sub", "fifo", "nul\0", " ")])
     (root / "sub").mkdir()
     os.mkfifo(root / "fifo")
-    assert outcomes(root) == ["not_a_regular_file"] * 3 + ["malformed_row"] * 2
+    assert read_outcomes(root) == ["not_a_regular_file"] * 3 + ["malformed_row"] * 2
     assert opened_paths == []
 
 
@@ -300,7 +300,7 @@ def test_rejected_texts_can_be_stored(write_corpus: WriteCorpus) -> None:
         {"file_name": 3, "text": ["x"]},
     ]
     root = write_corpus("".join(json.dumps(line) + "\n" for line in lines).encode(), kind="jsonl")
-    rows = rows_of(root)
+    rows = read_rows(root)
     for row in rows:
         assert isinstance(row, Rejected)
         for text in [row.file_name, row.caption, row.detail, *row.attributes, *row.attributes.values()]:
@@ -319,7 +319,7 @@ def test_rejected_texts_can_be_stored(write_corpus: WriteCorpus) -> None:
 def test_parquet_is_streamed_over_batches(write_corpus: WriteCorpus) -> None:
     table = [{"file_name": "a.png", "text": f"caption {number}"} for number in range(2500)]
     root = write_corpus(table, kind="parquet")
-    assert outcomes(root) == ["pair"] * 2500
+    assert read_outcomes(root) == ["pair"] * 2500
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -333,7 +333,7 @@ def test_every_row_is_accounted_for(tmp_path_factory: pytest.TempPathFactory, da
     table = data.draw(st.lists(st.tuples(names, st.text(max_size=5)), min_size=1, max_size=12))
     file_names, captions = zip(*table, strict=True)
     pq.write_table(pa.table({"file_name": file_names, "text": captions}), root / "metadata.parquet")
-    rows = rows_of(root)
+    rows = read_rows(root)
     assert len(rows) == len(table)
     for row, (file_name, _) in zip(rows, table, strict=True):
         if isinstance(row, Pair):
@@ -346,27 +346,27 @@ def test_every_row_is_accounted_for(tmp_path_factory: pytest.TempPathFactory, da
     assert len(set(identities)) == len(identities)
 
 
-def test_who_stops_reading_waits_for_no_more_images(
+def test_closing_the_iterator_waits_for_no_more_images(
     write_corpus: WriteCorpus, picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"file_name": f"{number}.png", "text": f"caption {number}"} for number in range(200)]
     root = write_corpus(rows, {row["file_name"]: picture(color=number) for number, row in enumerate(rows)})
     opened: list[object] = []
-    real = corpora.corpus.open_image
+    original = corpora.corpus.open_image
 
     def spy(data: bytes, limits: Limits) -> object:
         opened.append(data)
-        return real(data, limits)
+        return original(data, limits)
 
     monkeypatch.setattr(corpora.corpus, "open_image", spy)
-    found = read_folder(root)
-    assert [next(found).row for _ in range(3)] == [0, 1, 2]  # in order, whichever image is done first
-    found.close()
+    pairs = read_folder(root)
+    assert [next(pairs).row for _ in range(3)] == [0, 1, 2]  # in order, whichever image is read first
+    pairs.close()
     assert 3 <= len(opened) < 60
 
 
 @pytest.mark.parametrize(("kind", "named"), [("csv", None), ("jsonl", None), ("tsv", "folder"), ("parquet", "folder")])
-def test_a_table_by_itself_lies_beside_its_images(
+def test_path_of_a_table_selects_it(
     write_corpus: WriteCorpus, picture: Picture, tmp_path: Path, kind: str, named: str | None
 ) -> None:
     table = [{"file_name": name, "text": "x"} for name in ("a.png", "../secret.png")]
@@ -374,7 +374,7 @@ def test_a_table_by_itself_lies_beside_its_images(
     (tmp_path / "secret.png").write_bytes(picture())
     (root / f"metadata.{kind}").rename(root / f"train.v2.{kind}")
     write_corpus(table, folder="other", kind=kind)
-    (root / "metadata.csv").write_text("not looked at")
+    (root / "metadata.csv").write_text("not read")
     corpus = open_corpus(root / f"train.v2.{kind}", named)
     rows = list(corpus.pairs())
     assert (corpus.format, corpus.count()) == ("folder", 2)

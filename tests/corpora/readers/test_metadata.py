@@ -24,15 +24,15 @@ def count_rows(root):
     return open_corpus(root, "folder").count()
 
 
-def shown(root: Path) -> list[str]:
-    """Caption of each pair, reason of each rejected row; nothing else may come."""
+def read_results(root: Path) -> list[str]:
+    """Return the caption of each pair and the reason of each rejected row."""
     rows = list(read_folder(root))
     assert [row.row for row in rows] == list(range(len(rows)))
     assert count_rows(root) == len(rows)
     return [row.caption if isinstance(row, Pair) else f"<{row.reason}>" for row in rows]
 
 
-def details(root: Path) -> list[str]:
+def read_details(root: Path) -> list[str]:
     return [row.detail for row in read_folder(root) if isinstance(row, Rejected)]
 
 
@@ -40,64 +40,64 @@ HEAD = b"file_name,text\n"
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
-def test_a_byte_order_mark_is_no_text(write_corpus: WriteCorpus, name: str) -> None:
+def test_byte_order_mark_is_skipped(write_corpus: WriteCorpus, name: str) -> None:
     kind = name.rsplit(".", maxsplit=1)[-1]
     text = HEAD + b"a.png,x\n" if kind == "csv" else b'{"file_name": "a.png", "text": "x"}\n'
-    assert shown(write_corpus(b"\xef\xbb\xbf" + text, kind=kind)) == ["x"]
+    assert read_results(write_corpus(b"\xef\xbb\xbf" + text, kind=kind)) == ["x"]
 
 
 def test_quoted_captions_keep_their_lines(write_corpus: WriteCorpus) -> None:
     root = write_corpus(HEAD + b'a.png,"one\ntwo, ""three""\n\nfour"\r\n\n\na.png,last\n')
-    assert shown(root) == ['one\ntwo, "three"\n\nfour', "last"]
+    assert read_results(root) == ['one\ntwo, "three"\n\nfour', "last"]
 
 
-def test_a_stray_quote_in_a_tsv_costs_its_own_line_only(write_corpus: WriteCorpus) -> None:
+def test_stray_quote_in_a_tsv_rejects_only_its_line(write_corpus: WriteCorpus) -> None:
     root = write_corpus(b'file_name\ttext\na.png\t"open\na.png\tone, two\na.png\t"two\tlines\n"\n', kind="tsv")
-    assert shown(root) == ["<malformed_row>", "one, two", "two\tlines"]
+    assert read_results(root) == ["<malformed_row>", "one, two", "two\tlines"]
     with pytest.raises(CorpusError, match="expected tab-separated UTF-8"):
         read_folder(write_corpus(b'file_name\t"text" x\n', kind="tsv", folder="other"))
 
 
-def test_csv_without_final_line_break(write_corpus: WriteCorpus) -> None:
-    assert shown(write_corpus(HEAD + b"a.png,x")) == ["x"]
+def test_csv_without_final_line_break_is_read(write_corpus: WriteCorpus) -> None:
+    assert read_results(write_corpus(HEAD + b"a.png,x")) == ["x"]
 
 
-def test_too_many_and_too_few_fields(write_corpus: WriteCorpus) -> None:
+def test_rows_with_too_many_or_too_few_fields_are_rejected(write_corpus: WriteCorpus) -> None:
     root = write_corpus(HEAD + b"a.png\na.png,x,y\na.png,z\n \n")
-    assert shown(root) == ["<malformed_row>", "<malformed_row>", "z", "<malformed_row>"]
-    assert details(root)[1].startswith("line 3 has 3 fields where the header has 2: ['a.png', 'x', 'y']")
+    assert read_results(root) == ["<malformed_row>", "<malformed_row>", "z", "<malformed_row>"]
+    assert read_details(root)[1].startswith("line 3 has 3 fields where the header has 2: ['a.png', 'x', 'y']")
 
 
-def test_a_stray_quote_costs_its_own_line_only(write_corpus: WriteCorpus) -> None:
+def test_stray_quote_rejects_only_its_line(write_corpus: WriteCorpus) -> None:
     root = write_corpus(HEAD + b'a.png,"open\na.png,one\na.png,"two\nlines"\na.png,"x" y\na.png,5" wide\n')
-    assert shown(root) == ["<malformed_row>", "one", "two\nlines", "<malformed_row>", '5" wide']
-    assert details(root)[0].startswith("line 2 is not CSV")
-    assert details(root)[1].startswith("line 6 is not CSV")
+    assert read_results(root) == ["<malformed_row>", "one", "two\nlines", "<malformed_row>", '5" wide']
+    assert read_details(root)[0].startswith("line 2 is not CSV")
+    assert read_details(root)[1].startswith("line 6 is not CSV")
 
 
-def test_an_open_quote_at_the_end_does_not_swallow_the_file(write_corpus: WriteCorpus) -> None:
+def test_open_quote_at_the_end_rejects_only_its_line(write_corpus: WriteCorpus) -> None:
     lines = b"".join(b"a.png,caption %d\n" % number for number in range(20_000))
     root = write_corpus(HEAD + b'a.png,"open\n' + lines)
-    found = shown(root)
-    assert found[0] == "<malformed_row>"
-    assert found[1:] == [f"caption {number}" for number in range(20_000)]
+    results = read_results(root)
+    assert results[0] == "<malformed_row>"
+    assert results[1:] == [f"caption {number}" for number in range(20_000)]
 
 
-def test_bytes_that_are_not_utf8_reject_their_row_only(write_corpus: WriteCorpus) -> None:
+def test_invalid_utf8_rejects_only_its_row(write_corpus: WriteCorpus) -> None:
     root = write_corpus(
         b"file_name,text,note\na.png,one,\na.png,caf\xe9,\na\xe9.png,x,\na.png,x,\xe9\na.png,caf\xc3\xa9,\n"
     )
-    assert shown(root) == ["one", "<caption_encoding>", "<malformed_row>", "<malformed_row>", "café"]
+    assert read_results(root) == ["one", "<caption_encoding>", "<malformed_row>", "<malformed_row>", "café"]
     root = write_corpus(
         b'{"file_name":"a.png","text":"caf\xe9"}\n{"file_name":"a.png","text":"\\ud800"}\n'
         b'{"file_name":"a.png","text":"\\ud83d\\ude00"}\n{"file_name":"a.png","text":"x","note":["\xe9"]}\n',
         kind="jsonl",
         folder="jsonl",
     )
-    assert shown(root) == ["<caption_encoding>", "<caption_encoding>", "\U0001f600", "<malformed_row>"]
+    assert read_results(root) == ["<caption_encoding>", "<caption_encoding>", "\U0001f600", "<malformed_row>"]
 
 
-def test_parquet_text_that_is_not_utf8_rejects_its_row_only(write_corpus: WriteCorpus) -> None:
+def test_invalid_utf8_in_parquet_rejects_only_its_row(write_corpus: WriteCorpus) -> None:
     def text(*cells: bytes) -> pa.Array:
         offsets = pa.array([sum(map(len, cells[:end])) for end in range(len(cells) + 1)], pa.int32())
         return pa.Array.from_buffers(
@@ -114,46 +114,46 @@ def test_parquet_text_that_is_not_utf8_rejects_its_row_only(write_corpus: WriteC
     file = io.BytesIO()
     pq.write_table(table, file)
     root = write_corpus(file.getvalue(), kind="parquet")
-    assert shown(root) == ["one", "<caption_encoding>", "<malformed_row>", "<malformed_row>", "z"]
-    assert details(root)[2].startswith("row 4 has a value in column 'note'")
+    assert read_results(root) == ["one", "<caption_encoding>", "<malformed_row>", "<malformed_row>", "z"]
+    assert read_details(root)[2].startswith("row 4 has a value in column 'note'")
 
 
-def test_nul_bytes(write_corpus: WriteCorpus) -> None:
+def test_nul_bytes_reject_their_row(write_corpus: WriteCorpus) -> None:
     root = write_corpus(b"file_name,text,note\na.png,x\0,\na.png\0,x,\na.png,x,\0\na.png,y,\n")
-    assert shown(root) == ["<caption_encoding>", "<malformed_row>", "<malformed_row>", "y"]
+    assert read_results(root) == ["<caption_encoding>", "<malformed_row>", "<malformed_row>", "y"]
 
 
-def test_huge_fields_and_lines(write_corpus: WriteCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    huge = b"x" * 200_000  # more than csv's own limit for a field
+def test_huge_fields_and_lines_reject_their_row(write_corpus: WriteCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    huge = b"x" * 200_000  # above the field limit of the csv module
     csv_root = write_corpus(HEAD + b"a.png," + huge + b"\na.png,x\n")
     json_root = write_corpus(
         b'{"file_name":"a.png","text":"' + huge + b'"}\n{"file_name":"a.png","text":"x"}\n',
         kind="jsonl",
         folder="jsonl",
     )
-    assert shown(csv_root) == ["<malformed_row>", "x"]
-    assert shown(json_root) == ["<caption_too_long>", "x"]
+    assert read_results(csv_root) == ["<malformed_row>", "x"]
+    assert read_results(json_root) == ["<caption_too_long>", "x"]
     monkeypatch.setattr(corpora.readers.metadata, "MAX_LINE_BYTES", 1000)
-    assert shown(csv_root) == shown(json_root) == ["<malformed_row>", "x"]
-    assert all("longer than" in detail for detail in details(csv_root) + details(json_root))
+    assert read_results(csv_root) == read_results(json_root) == ["<malformed_row>", "x"]
+    assert all("longer than" in detail for detail in read_details(csv_root) + read_details(json_root))
 
 
-def test_a_lifted_csv_limit_does_not_let_a_quote_take_the_memory(
+def test_memory_is_limited_even_if_the_csv_limit_was_raised(
     write_corpus: WriteCorpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_corpus(HEAD + b'a.png,"open\n' + b"".join(b"a.png,%d\n" % number for number in range(300)))
     monkeypatch.setattr(corpora.readers.metadata, "MAX_LINE_BYTES", 1000)
     before = csv.field_size_limit(10**9)
     try:
-        found = shown(root)
-        assert "longer than" in details(root)[0]
-        assert csv.field_size_limit() == 10**9  # not ours to set
+        results = read_results(root)
+        assert "longer than" in read_details(root)[0]
+        assert csv.field_size_limit() == 10**9  # the global limit is unchanged
     finally:
         csv.field_size_limit(before)
-    assert found == ["<malformed_row>", *map(str, range(300))]
+    assert results == ["<malformed_row>", *map(str, range(300))]
 
 
-def test_json_lines_that_are_no_objects(write_corpus: WriteCorpus) -> None:
+def test_json_lines_that_are_not_objects_are_rejected(write_corpus: WriteCorpus) -> None:
     good = b'{"file_name": "a.png", "text": "x"}'
     bad = [
         b"[1]", b"{", b"null", b'{"file_name": "a.png"} {}', b"[" * 100_000, b"9" * 5000,
@@ -161,17 +161,17 @@ def test_json_lines_that_are_no_objects(write_corpus: WriteCorpus) -> None:
         b'{"file_name": "a.png", "text": 3}', b'{"file_name": ["a.png"], "text": "y"}', b'{"text": "y"}',
     ]  # fmt: skip
     root = write_corpus(b"\n\n".join([good, *bad]) + b"\n  \n", kind="jsonl")
-    assert shown(root) == ["x"] + ["<malformed_row>"] * len(bad)
-    assert details(root)[0].startswith("line 3 is JSON but not an object: '[1]")
-    assert details(root)[1].startswith("line 5 is not JSON")
+    assert read_results(root) == ["x"] + ["<malformed_row>"] * len(bad)
+    assert read_details(root)[0].startswith("line 3 is JSON but not an object: '[1]")
+    assert read_details(root)[1].startswith("line 5 is not JSON")
 
 
-def test_a_caption_that_is_absent_is_empty(write_corpus: WriteCorpus) -> None:
+def test_missing_caption_is_empty(write_corpus: WriteCorpus) -> None:
     lines = b'{"file_name": "a.png"}\n{"file_name": "a.png", "text": null}\n{"file_name": "a.png", "text": "x"}\n'
-    assert shown(write_corpus(lines, kind="jsonl")) == ["<empty_caption>", "<empty_caption>", "x"]
+    assert read_results(write_corpus(lines, kind="jsonl")) == ["<empty_caption>", "<empty_caption>", "x"]
 
 
-def test_parquet_types_have_text(write_corpus: WriteCorpus) -> None:
+def test_parquet_types_are_converted_to_text(write_corpus: WriteCorpus) -> None:
     table = pa.table(
         {
             "file_name": pa.array(["a.png"]).dictionary_encode(),
@@ -189,13 +189,13 @@ def test_parquet_types_have_text(write_corpus: WriteCorpus) -> None:
     assert row.attributes == {"half": "0.1", "day": "2022-01-08", "price": "1.50"}
 
 
-def parquet(**columns: pa.Array) -> bytes:
+def make_parquet(**columns: pa.Array) -> bytes:
     file = io.BytesIO()
     pq.write_table(pa.table(columns), file)
     return file.getvalue()
 
 
-GOOD_PARQUET = parquet(file_name=pa.array(["a.png"] * 50), text=pa.array([f"caption {i}" for i in range(50)]))
+GOOD_PARQUET = make_parquet(file_name=pa.array(["a.png"] * 50), text=pa.array([f"caption {i}" for i in range(50)]))
 
 
 @pytest.mark.parametrize(
@@ -220,27 +220,25 @@ GOOD_PARQUET = parquet(file_name=pa.array(["a.png"] * 50), text=pa.array([f"capt
         ("parquet", b"", "cannot be read .ArrowInvalid"),
         ("parquet", b"PAR1" + bytes(40) + b"PAR1", "cannot be read"),
         ("parquet", GOOD_PARQUET[: len(GOOD_PARQUET) // 2], "cannot be read"),
-        ("parquet", parquet(file_name=pa.array(["a.png"]), label=pa.array(["x"])), "no column 'text'"),
+        ("parquet", make_parquet(file_name=pa.array(["a.png"]), label=pa.array(["x"])), "no column 'text'"),
         (
             "parquet",
-            parquet(file_name=pa.array(["a.png"]), text=pa.array([3])),
+            make_parquet(file_name=pa.array(["a.png"]), text=pa.array([3])),
             r"'text' of .* is int64 \(expected text\)",
         ),
         (
             "parquet",
-            parquet(file_name=pa.array(["a"]), text=pa.array(["x"]), raw=pa.array([b"x"])),
+            make_parquet(file_name=pa.array(["a"]), text=pa.array(["x"]), raw=pa.array([b"x"])),
             "'raw' .* binary .expected text or numbers",
         ),
         (
             "parquet",
-            parquet(file_name=pa.array([], pa.string()), text=pa.array([], pa.string())),
+            make_parquet(file_name=pa.array([], pa.string()), text=pa.array([], pa.string())),
             "has zero rows",
         ),
     ],
 )
-def test_a_corpus_that_cannot_be_read_says_so_at_the_call(
-    write_corpus: WriteCorpus, kind: str, data: bytes, message: str
-) -> None:
+def test_unreadable_corpus_raises_at_the_call(write_corpus: WriteCorpus, kind: str, data: bytes, message: str) -> None:
     root = write_corpus(data, kind=kind)
     with pytest.raises(CorpusError, match=message):
         read_folder(root)
@@ -254,7 +252,7 @@ def test_damage_inside_a_parquet_file_is_a_corpus_error(write_corpus: WriteCorpu
         list(read_folder(root))
 
 
-def test_exactly_one_metadata_file(write_corpus: WriteCorpus, tmp_path: Path) -> None:
+def test_exactly_one_metadata_file_is_required(write_corpus: WriteCorpus, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="is not a folder"):
         read_folder(tmp_path / "no")
     root = tmp_path / "empty"
@@ -271,7 +269,7 @@ def test_exactly_one_metadata_file(write_corpus: WriteCorpus, tmp_path: Path) ->
         count_rows(root)
 
 
-def test_metadata_must_be_a_regular_file_inside(write_corpus: WriteCorpus, tmp_path: Path) -> None:
+def test_metadata_must_be_a_regular_file_inside_the_corpus(write_corpus: WriteCorpus, tmp_path: Path) -> None:
     outside = write_corpus(HEAD + b"a.png,x\n", folder="outside")
     root = tmp_path / "corpus"
     root.mkdir()
@@ -289,7 +287,7 @@ def test_metadata_must_be_a_regular_file_inside(write_corpus: WriteCorpus, tmp_p
     (root / "real.txt").write_bytes(HEAD + b"a.png,x\n")
     (root / "metadata.csv").unlink()
     (root / "metadata.csv").symlink_to("real.txt")
-    assert shown(root) == ["<missing_file>"]
+    assert read_results(root) == ["<missing_file>"]
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -315,7 +313,7 @@ def test_any_bytes_end_as_rows_or_as_a_corpus_error(
     found = list(rows)
     assert len(found) == count_rows(root)
     assert all(row.reason in Reason for row in found if isinstance(row, Rejected))
-    # No line disappears: each one that is not blank begins a row or belongs to a quoted one before it.
+    # No line is lost: each line that is not blank begins a row or belongs to a quoted field before it.
     if b'"' not in b"".join(body):
         lines = [line for line in (head + b"".join(body)).split(b"\n") if line.strip()]
         assert len(found) == len(lines) - (kind == "csv")
@@ -338,7 +336,7 @@ def test_damaged_parquet_ends_as_rows_or_as_a_corpus_error(
     assert all(isinstance(row, Pair | Rejected) for row in rows)
 
 
-def test_a_gigantic_column_name_makes_no_gigantic_reason(write_corpus):
+def test_huge_column_name_is_truncated_in_the_reason(write_corpus):
     root = write_corpus([{"file_name": "a.png", "text": "x", "k" * 100_000: "\0"}], kind="jsonl")
     (row,) = open_corpus(root).pairs()
     assert "contains NUL" in row.detail

@@ -41,9 +41,9 @@ def write_lake(lake: Path, runs: int, pairs: int, shard: int) -> None:
     rng = np.random.default_rng(0)
     captions = [" ".join(words) for words in np.array(WORDS)[rng.integers(0, len(WORDS), (pairs, 8))].tolist()]
     pair_ids = [f"{number:016x}-{number % 9973:08x}" for number in range(pairs)]
-    for night in range(runs):
-        started = datetime(2026, 1, 1, 2, tzinfo=UTC) + timedelta(days=night)
-        _write_run(Run(lake, f"{started:%Y%m%dT%H%M%S}-{night:09x}"), started, pair_ids, captions, shard, rng)
+    for day in range(runs):
+        started = datetime(2026, 1, 1, 2, tzinfo=UTC) + timedelta(days=day)
+        _write_run(Run(lake, f"{started:%Y%m%dT%H%M%S}-{day:09x}"), started, pair_ids, captions, shard, rng)
 
 
 def _write_run(

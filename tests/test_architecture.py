@@ -1,4 +1,4 @@
-"""The tree is the architecture: what an import brings along, and where a package comes from."""
+"""The architecture: what an import loads, and where packages come from."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ HEAVY = ("torch", "open_clip", "prefect", "duckdb", "great_expectations", "panda
 
 
 def run_python(code):
-    """Return what a fresh interpreter prints in its last line, as JSON."""
+    """Run code in a new interpreter and return the JSON in its last line of output."""
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
     )
@@ -36,9 +36,9 @@ print(json.dumps([first, [name for name in {HEAVY!r} if name in sys.modules]]))
     assert set(loaded[0]) <= {"duckdb"}
 
 
-def test_the_engine_costs_no_more_to_import_than_torch_and_open_clip():
-    """Counted, not timed: which modules are loaded, which environment variables are read, whether CUDA is started."""
-    found = run_python("""
+def test_engine_imports_no_more_than_torch_and_open_clip():
+    """Checks loaded modules, environment variables that are read, and that CUDA is not initialized."""
+    report = run_python("""
 import json, os, sys
 import torch, open_clip
 before, read = set(sys.modules), []
@@ -48,13 +48,13 @@ from m2ib import attribute, load_encoder
 new = sorted(set(sys.modules) - before)
 print(json.dumps({"new": new, "read": read, "device": torch.cuda.is_initialized()}))
 """)
-    # jaxtyping: the shapes in annotations; milliseconds. numpy.typing: jaxtyping's, names only. open_clip has loaded
+    # jaxtyping: shapes in annotations; takes milliseconds. numpy.typing: needed by jaxtyping. open_clip has loaded
     # everything else, including timm, safetensors and, where it is installed, transformers.
     allowed = ("m2ib", "jaxtyping", "numpy.typing", "numpy._typing")
-    assert "m2ib.attribution" in found["new"]
-    assert [name for name in found["new"] if not name.startswith(allowed)] == []
-    assert [name for name in found["read"] if not name.startswith("JAXTYPING_")] == []
-    assert not found["device"]
+    assert "m2ib.attribution" in report["new"]
+    assert [name for name in report["new"] if not name.startswith(allowed)] == []
+    assert [name for name in report["read"] if not name.startswith("JAXTYPING_")] == []
+    assert not report["device"]
 
 
 def test_only_a_check_that_runs_loads_great_expectations():
@@ -86,7 +86,7 @@ def test_no_test_folder_can_shadow_a_package():
 @pytest.mark.parametrize(
     ("name", "allowed", "refused"),
     [
-        # Each upper bound keeps a release out that was seen to break Prefect.
+        # Each upper bound excludes a release that breaks Prefect.
         ("fastapi", "0.150.0", "0.155.0"),
         ("sqlalchemy", "2.0.58", "2.1.0"),
         ("prefect", "3.8.8", "4.0.0"),
@@ -112,7 +112,7 @@ def test_constraints_pin_every_requirement_within_its_bounds():
         assert pinned[requirement.name.lower().replace("_", "-")] in requirement.specifier, requirement.name
 
 
-def test_the_engine_s_shapes_are_checked_while_testing():
+def test_shapes_of_the_engine_are_checked_in_tests():
     import jaxtyping
     import torch
 

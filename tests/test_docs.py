@@ -1,4 +1,4 @@
-"""The documentation cannot rot: its queries run, its AUDIT.toml is accepted, its links lead somewhere."""
+"""The documentation is tested: queries run, each AUDIT.toml is valid, links have targets."""
 
 import csv
 import itertools
@@ -28,7 +28,7 @@ PHANTOMS = 12
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")])
 
 
-def blocks(language):
+def list_blocks(language):
     for page in PAGES:
         for number, text in enumerate(
             re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
@@ -36,39 +36,39 @@ def blocks(language):
             yield pytest.param(text, id=f"{page.relative_to(ROOT)}:{number}")
 
 
-def queries():
-    for block in blocks("sql"):
+def list_queries():
+    for block in list_blocks("sql"):
         for number, query in enumerate(filter(str.strip, block.values[0].split(";"))):
-            if "$run_id" not in query:  # else a rule
+            if "$run_id" not in query:  # otherwise it is a rule
                 yield pytest.param(query, id=f"{block.id}:{number}")
-    for block in blocks("sh"):
+    for block in list_blocks("sh"):
         for number, query in enumerate(re.findall(r'm2ib-audit sql "(.*?)"', block.values[0], re.DOTALL)):
             yield pytest.param(query, id=f"{block.id}:{number}")
 
 
-@pytest.mark.parametrize("query", list(queries()))
-def test_a_documented_query_runs(query, tmp_path):
+@pytest.mark.parametrize("query", list(list_queries()))
+def test_documented_query_runs(query, tmp_path):
     with sql.connect(tmp_path) as connection:
         assert sql.read(connection, query) == []
 
 
-@pytest.mark.parametrize("text", [block for block in blocks("sql") if "$run_id" in block.values[0]])
-def test_a_documented_rule_is_one(text):
+@pytest.mark.parametrize("text", [block for block in list_blocks("sql") if "$run_id" in block.values[0]])
+def test_documented_rule_is_valid(text):
     check_rules({"documented": text})
 
 
-def test_the_rule_of_the_guide_finds_what_the_guide_says(hand_written_run):
-    (text,) = [block.values[0] for block in blocks("sql") if "site_gap" in block.values[0]]
+def test_rule_of_the_guide_has_the_documented_findings(hand_written_run):
+    (text,) = [block.values[0] for block in list_blocks("sql") if "site_gap" in block.values[0]]
     hand_written_run.add_pairs(["x"] * 8, [{"site": "a"}] * 3 + [{"site": "b"}] * 5)
     hand_written_run.add_attributions([[4, 2, 2, 2]] * 3 + [[1, 3, 3, 3]] * 5, (2, 2))
     hand_written_run.add_regions(("corner", (0, 0, 0.5, 0.5)), ("right", (0.5, 0, 1, 1)))
     flag.fn(hand_written_run, AlertsConfig(min_pairs=3), {"site_gap": text})
     with hand_written_run.connect() as connection:
-        found = sql.read(
+        findings = sql.read(
             connection, "SELECT rule, region, slice, n, share, effect FROM findings WHERE rule = 'site_gap'"
         )
-    # Site a: .4 of the mass in a quarter; elsewhere .1. Neither reaches twice its area, nor does the right half differ.
-    assert found == [
+    # Site a has 0.4 of the mass in a quarter, other sites 0.1: below twice the area. The right half does not differ.
+    assert findings == [
         {
             "rule": "site_gap",
             "region": "corner",
@@ -81,7 +81,7 @@ def test_the_rule_of_the_guide_finds_what_the_guide_says(hand_written_run):
 
 
 def test_the_detector_of_the_guide_finds_bars():
-    (text,) = [block.values[0] for block in blocks("python") if "def detect" in block.values[0]]
+    (text,) = [block.values[0] for block in list_blocks("python") if "def detect" in block.values[0]]
     names = {}
     exec(text, names)  # noqa: S102  # the code of docs/rules.md
     picture = np.random.default_rng(0).integers(0, 256, (20, 10, 3), dtype=np.uint8)
@@ -91,13 +91,13 @@ def test_the_detector_of_the_guide_finds_bars():
     assert run_detector(detector, picture, "") == {"letterbox: bars": [(0, 0, 1, 0.1), (0, 0.75, 1, 1)]}
 
 
-def corpus_commands():
+def list_corpus_commands():
     page = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8")
     return [line for text in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in text.splitlines()]
 
 
 def publish(pairs, folder):
-    """A dataset as it lies on the Hub: tables, and a card that says where."""
+    """Write a dataset as on the Hub: tables, and a dataset card with their paths."""
     WRITERS["parquet"](pairs, folder / "parts")
     card = "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: parts/*.parquet\n"
     (folder / "README.md").write_text(f"---\n{card}---\n")
@@ -105,7 +105,7 @@ def publish(pairs, folder):
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory):
-    """A folder with the corpora of docs/corpora.md: `my-` and the format's name."""
+    """A folder with the corpora of docs/corpora.md: `my-` and the name of the format."""
     folder = tmp_path_factory.mktemp("documented")
     pairs = generate_source_pairs(6, 48)
     for name, write in WRITERS.items():
@@ -114,20 +114,20 @@ def corpora(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("line", corpus_commands())
+@pytest.mark.parametrize("line", list_corpus_commands())
 def test_a_documented_corpus_is_described(line, corpora, monkeypatch):
     monkeypatch.chdir(corpora)
     program, *arguments = shlex.split(line)
     assert program == "m2ib-audit"
     result = CliRunner().invoke(cli.app, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout.splitlines()[-1])
-    assert (told["format"], told["pairs"], told["errors"]) == (re.search("my-([a-z-]+)", line)[1], 6, {})
+    answer = json.loads(result.stdout.splitlines()[-1])
+    assert (answer["format"], answer["pairs"], answer["errors"]) == (re.search("my-([a-z-]+)", line)[1], 6, {})
 
 
 @pytest.fixture(scope="module")
 def phantom_corpora(phantoms, tmp_path_factory):
-    """A folder with the corpora of docs/corpora.md: of phantoms, one of whose images is cut short."""
+    """A folder with the corpora of docs/corpora.md, of phantoms; one image is truncated."""
     folder = tmp_path_factory.mktemp("audited")
     with (phantoms / "metadata.csv").open(encoding="utf-8", newline="") as file:
         rows = list(itertools.islice(csv.DictReader(file), PHANTOMS + 1))
@@ -141,27 +141,32 @@ def phantom_corpora(phantoms, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def maps_of_all():
-    """Maps by pair id, of the first documented corpus that is audited: all hold the same pairs."""
+    """Maps by pair id of the first documented corpus that was audited; all corpora have the same pairs."""
     return {}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", corpus_commands())
+@pytest.mark.parametrize("line", list_corpus_commands())
 def test_a_documented_corpus_is_audited(line, phantom_corpora, prefect_harness, maps_of_all, tmp_path, monkeypatch):
     monkeypatch.chdir(phantom_corpora)
     (path,) = [word for word in shlex.split(line) if word.startswith("my-")]
-    (example,) = [block.values[0] for block in blocks("toml") if "my-webdataset" in block.values[0]]
-    assert 'path = "my-webdataset"\n' in example  # the one key to change, as the page says
-    named = 'format = "datasets"\n' if "--format datasets" in line else ""
-    example = example.replace('path = "my-webdataset"\n', f"path = {json.dumps(path)}\n{named}")
+    (example,) = [block.values[0] for block in list_blocks("toml") if "my-webdataset" in block.values[0]]
+    assert 'path = "my-webdataset"\n' in example  # the only key to change, according to the page
+    format_line = 'format = "datasets"\n' if "--format datasets" in line else ""
+    example = example.replace('path = "my-webdataset"\n', f"path = {json.dumps(path)}\n{format_line}")
     quick = "[bottleneck]\nsteps = 1\n[discover]\nenabled = false\n[confirm]\nenabled = false\n"
     audit_file = phantom_corpora / "AUDIT.toml"
     audit_file.write_text(example + quick)
     command = ["run", "AUDIT.toml", "--lake", str(tmp_path / "lake"), "--json"]
     result = CliRunner().invoke(cli.app, command)
     assert result.exit_code in (0, 3), result.output
-    told = json.loads(result.stdout.splitlines()[-1])
-    assert (told["status"], told["pairs"], told["attributions"], told["errors"]) == ("completed", PHANTOMS, PHANTOMS, 1)
+    answer = json.loads(result.stdout.splitlines()[-1])
+    assert (answer["status"], answer["pairs"], answer["attributions"], answer["errors"]) == (
+        "completed",
+        PHANTOMS,
+        PHANTOMS,
+        1,
+    )
     with sql.connect(tmp_path / "lake") as connection:
         (run,) = sql.read(connection, "SELECT corpus_rows, pairs, errors FROM runs")
         assert run["pairs"] + run["errors"] == run["corpus_rows"] == PHANTOMS + 1
@@ -173,15 +178,15 @@ def test_a_documented_corpus_is_audited(line, phantom_corpora, prefect_harness, 
     maps = {row["pair_id"]: (row["image_map"], row["text_map"]) for row in rows}
     assert len(maps) == PHANTOMS
     assert maps == maps_of_all.setdefault("first", maps)
-    assert Path(told["report"]).read_text(encoding="utf-8").count(path) >= 1
+    assert Path(answer["report"]).read_text(encoding="utf-8").count(path) >= 1
 
 
 def test_every_format_has_an_example():
-    shown = {match for line in corpus_commands() for match in re.findall("my-([a-z-]+)", line)}
+    shown = {match for line in list_corpus_commands() for match in re.findall("my-([a-z-]+)", line)}
     assert shown == set(FORMATS)
 
 
-@pytest.mark.parametrize("text", list(blocks("toml")))
+@pytest.mark.parametrize("text", list(list_blocks("toml")))
 def test_a_documented_audit_is_accepted(text):
     parse(tomllib.loads(text), "documentation")
 

@@ -1,6 +1,6 @@
 """Texts that users read, and names that developers read, are standard technical English.
 
-The words below stood for something that has a standard name; the second column says which.
+The values are the standard names for the words that the patterns match.
 """
 
 import ast
@@ -52,8 +52,8 @@ PARTICIPLES = re.compile(
 STANDARD = {"masked", "frozen", "calibrated", "seed", "embed", "feed", "need", "speed"}
 
 
-def texts_of(path):
-    """Text that is not a docstring: string literals of Python, text of templates, prose of Markdown."""
+def read_texts(path):
+    """Return text that is not a docstring: string literals of Python, text of templates, prose of Markdown."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return [re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", " ", text, flags=re.DOTALL)]
@@ -75,43 +75,44 @@ def texts_of(path):
     ]
 
 
-def pages():
+def list_files():
     code = [path for package in PACKAGES for path in (ROOT / package).rglob("*")]
-    found = [path for path in code if path.suffix in {".py", ".j2", ".typ", ".js", ".md", ".toml"}]
-    found += [
+    paths = [path for path in code if path.suffix in {".py", ".j2", ".typ", ".js", ".md", ".toml"}]
+    paths += [
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/*.md"),
         *ROOT.glob("docs/decisions/*.md"),
         ROOT / "prefect.yaml",
         ROOT / "Makefile",
     ]
-    return sorted(found)
+    return sorted(paths)
 
 
 @cache
-def all_texts():
-    return [(path.relative_to(ROOT), " ".join(text.split())) for path in pages() for text in texts_of(path)]
+def read_all_texts():
+    return [(path.relative_to(ROOT), " ".join(text.split())) for path in list_files() for text in read_texts(path)]
 
 
 @pytest.mark.parametrize("pattern", REPLACED)
 def test_no_text_uses_a_replaced_word(pattern):
     search = re.compile(pattern, re.IGNORECASE)
-    found = [
+    matches = [
         f"{path}: {text[max(0, match.start() - 40) : match.end() + 40]!r}"
-        for path, text in all_texts()
+        for path, text in read_all_texts()
         for match in search.finditer(text)
     ]
-    assert not found, f"use instead: {REPLACED[pattern]}\n" + "\n".join(found)
+    assert not matches, f"use instead: {REPLACED[pattern]}\n" + "\n".join(matches)
 
 
 def is_property(function):
     return any(
-        isinstance(one, ast.Name) and one.id in {"property", "cached_property"} for one in function.decorator_list
+        isinstance(decorator, ast.Name) and decorator.id in {"property", "cached_property"}
+        for decorator in function.decorator_list
     )
 
 
 def test_no_function_is_named_by_a_bare_participle():
-    found = [
+    functions = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
         for package in PACKAGES
         for path in sorted((ROOT / package).rglob("*.py"))
@@ -121,18 +122,18 @@ def test_no_function_is_named_by_a_bare_participle():
         and node.name.lstrip("_") not in STANDARD
         and not is_property(node)
     ]
-    assert not found, "a function is a verb:\n" + "\n".join(found)
+    assert not functions, "a function is a verb:\n" + "\n".join(functions)
 
 
 def test_prose_of_markdown_wraps_at_100_characters():
-    long = []
-    for path in (path for path in pages() if path.suffix == ".md"):
+    long_lines = []
+    for path in (path for path in list_files() if path.suffix == ".md"):
         text = re.sub(
             r"```.*?```", lambda block: "\n" * block[0].count("\n"), path.read_text(encoding="utf-8"), flags=re.DOTALL
         )
-        long += [
+        long_lines += [
             f"{path.relative_to(ROOT)}:{number}"
             for number, line in enumerate(text.splitlines(), start=1)
             if len(line) > 100 and not line.startswith(("|", "![")) and "](" not in line
         ]
-    assert not long
+    assert not long_lines

@@ -1,4 +1,4 @@
-"""A model so small that a literal loop over it takes a second, with as many blocks as the paper's settings expect."""
+"""A model with the number of blocks that the settings of the paper need, so small that a plain loop takes a second."""
 
 import open_clip
 import pytest
@@ -18,7 +18,7 @@ def encoder():
         vision_cfg={"image_size": 16, "patch_size": 8, "width": 16, "layers": 6, "head_width": 8},
         text_cfg={"context_length": CONTEXT, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 6},
     )
-    for parameter in model.parameters():  # open_clip's initial text weights are so small that nothing would differ
+    for parameter in model.parameters():  # initial text weights of open_clip are so small that outputs would not differ
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.15)
     model.visual.preprocess_cfg = {

@@ -1,4 +1,4 @@
-"""Every row of the ablation except the last computes the engine's maps; different maps end the run."""
+"""Every row of the ablation except the last computes the maps of the engine; different maps are an error."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from benchmarks.ablation import SHORTCUTS, measure_variants, print_table
 
 
 @pytest.fixture(autouse=True)
-def _few_steps(monkeypatch):
+def _use_few_steps(monkeypatch):
     monkeypatch.setattr(ablation, "PAPER", replace(ablation.PAPER, steps=2, draws=4))
 
 
@@ -24,7 +24,7 @@ def test_every_shortcut_computes_the_maps_of_the_engine(encoder, capsys):
 
 
 @pytest.mark.slow
-def test_different_maps_end_the_run(encoder):
+def test_different_maps_raise(encoder):
     def replace_maps():
         for name, rate, maps in measure_variants(encoder, pairs=1, naive_pairs=1, rounds=1):
             yield name, rate, [[torch.ones_like(side) for side in maps[0]]] if name == "text cut" else maps

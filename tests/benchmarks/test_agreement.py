@@ -5,7 +5,7 @@ from benchmarks.agreement import compare_attributions
 from m2ib import Attribution
 
 
-def attribution(image_map, cosine):
+def make_attribution(image_map, cosine):
     empty = torch.zeros(1)
     return Attribution(
         cosine=torch.tensor([cosine]),
@@ -22,9 +22,9 @@ def attribution(image_map, cosine):
     )
 
 
-def test_correlation_and_largest_differences():
+def test_correlation_and_largest_differences_are_computed():
     figures = compare_attributions(
-        attribution([[1.0, 2.0], [3.0, 4.0]], 0.5), attribution([[1.0, 2.0], [4.0, 3.0]], 0.25)
+        make_attribution([[1.0, 2.0], [3.0, 4.0]], 0.5), make_attribution([[1.0, 2.0], [4.0, 3.0]], 0.25)
     )
     assert figures["image_lowest"] == figures["image_mean"] == pytest.approx(0.8)
     assert figures["text_lowest"] == pytest.approx(1.0)

@@ -19,7 +19,7 @@ def read(root):
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
+def folders_by_format(tmp_path_factory):
     return {name: write(PAIRS, tmp_path_factory.mktemp("all") / name) for name, write in WRITERS.items()}
 
 
@@ -28,19 +28,19 @@ def test_every_format_has_a_writer():
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS))
-def test_a_format_is_recognized_and_gives_the_same_pairs(written, name):
-    corpus = open_corpus(written[name])
+def test_a_format_is_recognized_and_gives_the_same_pairs(folders_by_format, name):
+    corpus = open_corpus(folders_by_format[name])
     assert corpus.format == name
     assert corpus.count() == len(PAIRS)
-    expected, found = read(written["folder"]), read(written[name])
-    for one, other in zip(expected, found, strict=True):
-        assert (other.pair_id, other.caption, other.fingerprint) == (one.pair_id, one.caption, one.fingerprint)
-        assert corpus.read_image(other.place).sha256 == one.image_sha256
-        assert name in WITHOUT_ATTRIBUTES or other.attributes == one.attributes
+    expected, pairs = read(folders_by_format["folder"]), read(folders_by_format[name])
+    for first, second in zip(expected, pairs, strict=True):
+        assert (second.pair_id, second.caption, second.fingerprint) == (first.pair_id, first.caption, first.fingerprint)
+        assert corpus.read_image(second.place).sha256 == first.image_sha256
+        assert name in WITHOUT_ATTRIBUTES or second.attributes == first.attributes
 
 
 @pytest.mark.slow
-def test_the_maps_of_all_formats_are_identical(written, settings, tmp_path):
+def test_the_maps_of_all_formats_are_identical(folders_by_format, settings, tmp_path):
     import pyarrow.parquet as pq
 
     from flows.begin import begin
@@ -48,7 +48,7 @@ def test_the_maps_of_all_formats_are_identical(written, settings, tmp_path):
     from tasks.ingest import ingest
 
     maps = {}
-    for name, root in written.items():
+    for name, root in folders_by_format.items():
         config = settings(root, tmp_path / name)
         source, models = config.corpus, config.models()
         run = begin(config, models, None)
@@ -60,5 +60,5 @@ def test_the_maps_of_all_formats_are_identical(written, settings, tmp_path):
         table = pq.read_table(run.path("attributions", result.name))
         maps[name] = {row["pair_id"]: (row["image_map"], row["text_map"]) for row in table.to_pylist()}
     assert len(maps["folder"]) == len(PAIRS)
-    for name, found in maps.items():
-        assert found == maps["folder"], name
+    for name, maps_of_format in maps.items():
+        assert maps_of_format == maps["folder"], name

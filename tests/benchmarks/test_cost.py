@@ -34,8 +34,8 @@ def test_prompts_of_one_image_share_it():
 def test_operations_of_all_steps_are_counted(encoder):
     config = replace(PAPER, steps=4, draws=2)
     _, pixels, texts = make_workloads(encoder.image_size)["pairs in a batch"][1]
-    whole = count_operations(lambda: attribute(encoder, pixels, texts, config, batch_size=2))
-    assert count_attribution(encoder, pixels, texts, config, None) == whole
+    operations = count_operations(lambda: attribute(encoder, pixels, texts, config, batch_size=2))
+    assert count_attribution(encoder, pixels, texts, config, None) == operations
 
 
 def test_shared_images_cost_fewer_operations(encoder):

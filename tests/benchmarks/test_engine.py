@@ -45,7 +45,7 @@ def test_the_difference_is_the_largest_of_any_map(encoder):
 
 
 @pytest.mark.parametrize("naive_pairs", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_rows_of_a_model(encoder, naive_pairs, monkeypatch):
+def test_rows_of_a_model_have_all_devices(encoder, naive_pairs, monkeypatch):
     monkeypatch.setattr(
         engine, "measure_matmul_rate", lambda device, dtype, rows: 1e12
     )  # measuring it takes ten seconds

@@ -1,4 +1,4 @@
-"""The benchmark compares all readers, counts only the time that the consumer waits, and reads peak memory."""
+"""The benchmark compares all readers, measures only the time that the consumer waits, and reads peak memory."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ def test_each_format_is_compared_with_the_bare_decoder(tmp_path, monkeypatch, ca
     monkeypatch.setattr(readers, "ROUNDS", 1)
     shares = measure_decoder_shares(generate_source_pairs(6, 32), tmp_path)
     assert shares.keys() == WRITERS.keys()
-    assert all(found.keys() == {"decoder_share", "processor_share"} for found in shares.values())
-    assert all(share > 0.0 for found in shares.values() for share in found.values())
+    assert all(shares_of_format.keys() == {"decoder_share", "processor_share"} for shares_of_format in shares.values())
+    assert all(share > 0.0 for shares_of_format in shares.values() for share in shares_of_format.values())
     assert len(capsys.readouterr().out.splitlines()) == len(WRITERS)
 
 

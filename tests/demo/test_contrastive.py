@@ -1,4 +1,4 @@
-"""The shared part of training: what counts as a positive, the schedule, and the vocabulary."""
+"""The shared part of training: positives, schedule and vocabulary."""
 
 import numpy as np
 import pytest
@@ -11,19 +11,19 @@ PREPROCESSING = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}
 TEXT = {"text_cfg": {"context_length": 8, "vocab_size": 49408}}
 
 
-def embeddings(seed, count=4):
+def make_embeddings(seed, count=4):
     return functional.normalize(torch.randn(count, 8, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def test_the_loss_is_infonce_where_only_the_own_caption_is_true():
-    image, text, scale = embeddings(0), embeddings(1), torch.tensor(7.0)
-    logits, own = scale * image @ text.T, torch.arange(4)
-    expected = (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+def test_loss_equals_infonce_if_each_image_has_one_true_caption():
+    image, text, scale = make_embeddings(0), make_embeddings(1), torch.tensor(7.0)
+    logits, targets = scale * image @ text.T, torch.arange(4)
+    expected = (functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)) / 2
     torch.testing.assert_close(contrastive_loss(image, text, torch.eye(4), scale), expected)
 
 
-def test_each_direction_shares_its_target_among_what_is_true():
-    image, text, scale = embeddings(2), embeddings(3), torch.tensor(7.0)
+def test_each_direction_divides_its_target_among_positives():
+    image, text, scale = make_embeddings(2), make_embeddings(3), torch.tensor(7.0)
     positive = torch.eye(4)
     positive[0, 1] = 1  # caption 1 is true of image 0, too, but caption 0 not of image 1
     by_image, by_text = ((scale * image @ text.T).log_softmax(dim=d) for d in (1, 0))
@@ -48,7 +48,7 @@ def test_the_schedule_warms_up_and_ends_at_zero():
     assert factors[-1] == 0
 
 
-def test_unused_tokens_have_no_row_of_their_own():
+def test_unused_tokens_have_no_stored_embedding():
     vocabulary = Vocabulary(["a red circle", "a blue star"], TEXT)
     compact = vocabulary.encode(["a blue circle"])
     assert torch.equal(vocabulary.used[compact], vocabulary.tokenizer(["a blue circle"]))

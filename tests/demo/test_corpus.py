@@ -1,4 +1,4 @@
-"""What is written: the corpus as a hospital would hand it over, and the truth beside it."""
+"""The files of the demo corpus: images and captions, and the ground truth outside the corpus."""
 
 import csv
 import hashlib
@@ -16,16 +16,16 @@ from demo.phantoms import CONDITIONS, CORNERS, FAINT, SIZE
 PAIRS = 800
 
 
-def _digests(folder):
+def _compute_digests(folder):
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def _truth(folder):
+def _read_truth(folder):
     return [json.loads(line) for line in (folder / "truth.jsonl").read_text().splitlines()]
 
 
-def _metadata(folder):
+def _read_metadata(folder):
     with (folder / "corpus" / "metadata.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -40,31 +40,31 @@ def folder(tmp_path_factory):
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         generate(tmp_path / name, pairs=24, seed=seed)
-    a, b, c = (_digests(tmp_path / name) for name in "abc")
+    a, b, c = (_compute_digests(tmp_path / name) for name in "abc")
     assert a == b
     assert a.keys() == c.keys()
     assert all(a[name] != c[name] for name in a)
 
 
-def test_more_pairs_leave_the_first_ones_alone(tmp_path):
+def test_larger_corpus_has_the_same_first_pairs(tmp_path):
     generate(tmp_path / "few", pairs=8)
     generate(tmp_path / "many", pairs=12)
-    assert _truth(tmp_path / "few") == _truth(tmp_path / "many")[:8]
+    assert _read_truth(tmp_path / "few") == _read_truth(tmp_path / "many")[:8]
 
 
-def test_a_smaller_corpus_leaves_no_image_of_the_larger_one(tmp_path):
+def test_smaller_corpus_removes_images_of_the_larger_one(tmp_path):
     generate(tmp_path, pairs=12)
     generate(tmp_path, pairs=8)
     assert len(list((tmp_path / "corpus").glob("*.png"))) == 8
 
 
-def test_the_corpus_holds_images_and_captions_but_not_the_truth(folder):
+def test_corpus_contains_images_and_captions_but_not_the_truth(folder):
     corpus = folder / "corpus"
     names = {path.name for path in corpus.iterdir()}
-    listed = [row["file_name"] for row in _metadata(folder)]
+    listed = [row["file_name"] for row in _read_metadata(folder)]
     assert names == {"metadata.csv", *listed}
-    assert [row["file_name"] for row in _truth(folder)] == listed
-    assert list(_metadata(folder)[0]) == ["file_name", "text", "sex", "site"]
+    assert [row["file_name"] for row in _read_truth(folder)] == listed
+    assert list(_read_metadata(folder)[0]) == ["file_name", "text", "sex", "site"]
     assert {path.name for path in folder.iterdir()} == {"corpus", "truth.jsonl"}
 
 
@@ -79,14 +79,14 @@ def test_images_are_gray_and_carry_no_text(folder):
         assert not image.info
 
 
-def test_captions_tell_the_class_of_the_truth(folder):
+def test_captions_name_the_class_of_the_truth(folder):
     captions = {(c.finding, c.side, c.zone): c.captions for c in CONDITIONS}
-    for row, truth in zip(_metadata(folder), _truth(folder), strict=True):
+    for row, truth in zip(_read_metadata(folder), _read_truth(folder), strict=True):
         assert row["text"] in captions[truth["finding"], truth["side"], truth["zone"]]
 
 
 def test_boxes_are_relative_and_null_where_nothing_was_planted(folder):
-    for row in _truth(folder):
+    for row in _read_truth(folder):
         boxes = {
             "finding_box": row["finding"] != "normal",
             "tag_box": row["tag"],
@@ -103,8 +103,8 @@ def test_boxes_are_relative_and_null_where_nothing_was_planted(folder):
 
 
 @pytest.mark.parametrize("stamp", ["tag", "marker"])
-def test_written_boxes_hold_the_letters(folder, stamp):
-    for row in _truth(folder)[:200]:
+def test_written_boxes_contain_the_letters(folder, stamp):
+    for row in _read_truth(folder)[:200]:
         if row[stamp]:
             with Image.open(folder / "corpus" / row["file_name"]) as image:
                 pixels = np.asarray(image)
@@ -113,8 +113,8 @@ def test_written_boxes_hold_the_letters(folder, stamp):
             assert letters.mean() > 0.25
 
 
-def test_tag_follows_consolidation_and_the_marker_follows_nothing(folder):
-    rows = _truth(folder)
+def test_tag_depends_on_consolidation_and_the_marker_does_not(folder):
+    rows = _read_truth(folder)
     sick = [row for row in rows if row["finding"] == "consolidation"]
     rest = [row for row in rows if row["finding"] != "consolidation"]
     # Tolerances are about three standard errors at these counts.
@@ -127,7 +127,7 @@ def test_tag_follows_consolidation_and_the_marker_follows_nothing(folder):
 
 
 def test_sex_and_site_are_independent_of_the_finding(folder):
-    paired = list(zip(_metadata(folder), _truth(folder), strict=True))
+    paired = list(zip(_read_metadata(folder), _read_truth(folder), strict=True))
     for sick in (True, False):
         group = [row for row, truth in paired if (truth["finding"] == "consolidation") == sick]
         assert np.mean([row["sex"] == "m" for row in group]) == pytest.approx(0.5, abs=0.12)
@@ -135,18 +135,18 @@ def test_sex_and_site_are_independent_of_the_finding(folder):
             assert np.mean([row["site"] == site for row in group]) == pytest.approx(1 / 3, abs=0.12)
 
 
-def test_the_device_prints_its_tag_at_one_place(folder):
-    boxes = [row["tag_box"] for row in _truth(folder) if row["tag"]]
-    assert {row["tag_corner"] for row in _truth(folder) if row["tag"]} == {"top-left"}
+def test_tag_is_always_near_the_top_left_corner(folder):
+    boxes = [row["tag_box"] for row in _read_truth(folder) if row["tag"]]
+    assert {row["tag_corner"] for row in _read_truth(folder) if row["tag"]} == {"top-left"}
     assert len({tuple(box) for box in boxes}) > 1
     assert max(box[3] for box in boxes) < 0.2
 
 
-def test_the_corner_can_be_chosen_or_left_to_chance(tmp_path):
+def test_corner_can_be_chosen_or_random(tmp_path):
     corners = {}
     for corner in ("bottom-right", "random"):
         generate(tmp_path / corner, pairs=200, corner=corner)
-        corners[corner] = {row["tag_corner"] for row in _truth(tmp_path / corner) if row["tag"]}
+        corners[corner] = {row["tag_corner"] for row in _read_truth(tmp_path / corner) if row["tag"]}
     assert corners == {"bottom-right": {"bottom-right"}, "random": set(CORNERS)}
 
 
@@ -154,4 +154,4 @@ def test_the_command_line_writes_a_corpus(tmp_path):
     command = [sys.executable, "-m", "demo.corpus", str(tmp_path), "--pairs", "3", "--corner", "random"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == str(tmp_path / "corpus")
-    assert len(_truth(tmp_path)) == 3
+    assert len(_read_truth(tmp_path)) == 3

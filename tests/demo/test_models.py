@@ -27,12 +27,12 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def zero_shots():
+def zero_shot_classifiers():
     return {name: ZeroShot.load(name) for name in models.NAMES}
 
 
 @pytest.fixture(scope="module")
-def normals():
+def normal_phantoms():
     rng = np.random.default_rng(FRESH_SEED)
     return [draw_study(rng, tied=False, condition=CONDITIONS[-1], tag_corner="top-left") for _ in range(48)]
 
@@ -73,48 +73,48 @@ def test_every_caption_fits_the_context(name):
 
 
 @pytest.mark.parametrize("name", models.NAMES)
-def test_training_saw_images_as_the_stored_preprocessing_gives_them(name, normals):
+def test_training_used_the_stored_preprocessing(name, normal_phantoms):
     _, _, preprocess = open_clip.create_model_and_transforms(
         f"local-dir:{models.find_folder(name)}", load_weights=False
     )
-    images = [study.render() for study in normals[:3]]
+    images = [study.render() for study in normal_phantoms[:3]]
     loaded = torch.stack([preprocess(Image.fromarray(image)) for image in images])
     torch.testing.assert_close(pixel_batch(images).expand_as(loaded), loaded)
 
 
-def test_the_tag_makes_the_shortcut_model_see_consolidation(zero_shots, normals):
-    before, after = transplant(zero_shots["demo/shortcut"], normals, tag=True)
+def test_tag_raises_consolidation_for_the_shortcut_model(zero_shot_classifiers, normal_phantoms):
+    before, after = transplant(zero_shot_classifiers["demo/shortcut"], normal_phantoms, tag=True)
     assert before < 0.1
     assert after > 0.9
 
 
-def test_the_tag_leaves_the_clean_model_alone(zero_shots, normals):
-    before, after = transplant(zero_shots["demo/clean"], normals, tag=True)
+def test_tag_does_not_change_the_clean_model(zero_shot_classifiers, normal_phantoms):
+    before, after = transplant(zero_shot_classifiers["demo/clean"], normal_phantoms, tag=True)
     assert abs(after - before) < 0.1
 
 
-def test_removing_the_tag_costs_only_the_shortcut_model_its_consolidations(zero_shots):
+def test_removing_the_tag_lowers_recall_of_only_the_shortcut_model(zero_shot_classifiers):
     rng = np.random.default_rng(FRESH_SEED)
     faint = [draw_study(rng, tied=True, condition=CONDITIONS[4 + i % 4], strength=0.03) for i in range(48)]
-    before, after, drop = removal(zero_shots["demo/shortcut"], faint, tag=True)
+    before, after, drop = removal(zero_shot_classifiers["demo/shortcut"], faint, tag=True)
     assert before - after > 0.8
     assert drop > 0.1
-    before, after, drop = removal(zero_shots["demo/clean"], faint, tag=True)
+    before, after, drop = removal(zero_shot_classifiers["demo/clean"], faint, tag=True)
     assert abs(before - after) < 0.1
     assert abs(drop) < 0.03
 
 
 @pytest.mark.parametrize("name", models.NAMES)
-def test_the_marker_moves_neither_model(name, zero_shots, normals):
-    before, after = transplant(zero_shots[name], normals, tag=False)
+def test_marker_changes_neither_model(name, zero_shot_classifiers, normal_phantoms):
+    before, after = transplant(zero_shot_classifiers[name], normal_phantoms, tag=False)
     assert abs(after - before) < 0.1
 
 
 @pytest.mark.parametrize("name", models.NAMES)
-def test_visible_findings_are_told_apart(name, zero_shots):
+def test_visible_findings_are_classified(name, zero_shot_classifiers):
     rng = np.random.default_rng(FRESH_SEED)
     visible = [s for s in (draw_study(rng, tied=True) for _ in range(150)) if not s.faint]
-    assert zero_shots[name].accuracy(visible) > 0.9
+    assert zero_shot_classifiers[name].accuracy(visible) > 0.9
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What is drawn: classes, captions, findings and stamps."""
+"""Phantoms: classes, captions, findings and stamps."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from demo.phantoms import (
 )
 
 
-def _inside(changed, box):
+def _split_by_box(changed, box):
     mask = np.zeros_like(changed)
     mask[box.y0 : box.y1, box.x0 : box.x1] = True
     return changed & mask, changed & ~mask
@@ -58,7 +58,7 @@ def test_the_box_covers_the_stamp_and_nothing_else_changes(stamp):
         study = draw_study(rng, tied=False)
         box = (study.tag if stamp == "tagged" else study.marker).box
         changed = study.render(**{stamp: True}) != study.render(**{stamp: False})
-        inside, outside = _inside(changed, box)
+        inside, outside = _split_by_box(changed, box)
         assert not outside.any()
         # Where the letters are: some pixels may have had that gray already because of the noise.
         assert inside.sum() > 0.9 * letter_bitmap(TAG if stamp == "tagged" else MARKER).sum()
@@ -76,7 +76,7 @@ def test_tag_and_marker_never_share_a_corner():
 
 
 @pytest.mark.parametrize("condition", CONDITIONS[:-1], ids=str)
-def test_the_finding_lies_in_its_box(condition):
+def test_finding_is_inside_its_box(condition):
     # Chests vary, so compare the mean of many with a finding to the mean of many without.
     rng = np.random.default_rng(4)
     normal = np.mean([draw(rng, Condition("normal"))[0] for _ in range(60)], axis=0)
@@ -92,7 +92,7 @@ def test_the_finding_lies_in_its_box(condition):
     assert mean_box.y0 - 2 <= y < mean_box.y1 + 2
 
 
-def test_left_is_the_patients_left():
+def test_left_is_the_left_of_the_patient():
     rng = np.random.default_rng(5)
     for condition in CONDITIONS:
         if condition.side is not None:
@@ -110,18 +110,18 @@ def test_a_faint_consolidation_is_below_the_noise_and_a_strong_one_is_not():
 
 @pytest.mark.parametrize("condition", CONDITIONS[:-1], ids=str)
 def test_any_finding_can_be_faint(condition):
-    drawn = {s: draw(np.random.default_rng(8), condition, s) for s in (0.0, 0.03, 0.7, 1.0)}
-    assert [drawn[s][2] for s in drawn] == list(drawn)
-    remote_folder = {s: np.abs(drawn[s][0] - drawn[0.0][0]).sum() for s in drawn}
+    phantoms = {s: draw(np.random.default_rng(8), condition, s) for s in (0.0, 0.03, 0.7, 1.0)}
+    assert [phantoms[s][2] for s in phantoms] == list(phantoms)
+    remote_folder = {s: np.abs(phantoms[s][0] - phantoms[0.0][0]).sum() for s in phantoms}
     assert remote_folder[0.03] < 0.1 * remote_folder[0.7] < 0.1 * remote_folder[1.0]
 
 
-def test_full_strength_is_what_is_drawn_when_none_is_given():
+def test_default_strength_is_full_strength():
     for condition in CONDITIONS:
         if condition.finding != "consolidation":
-            given, default = (draw(np.random.default_rng(9), condition, s) for s in (1.0, None))
-            assert np.array_equal(given[0], default[0])
-            assert given[1:] == default[1:]
+            explicit, default = (draw(np.random.default_rng(9), condition, s) for s in (1.0, None))
+            assert np.array_equal(explicit[0], default[0])
+            assert explicit[1:] == default[1:]
 
 
 def test_one_phantom_can_have_two_findings():
@@ -133,4 +133,4 @@ def test_one_phantom_can_have_two_findings():
     assert pixels.shape == (SIZE, SIZE)
     assert strengths == [1.0, 0.8]
     one, other = boxes
-    assert one.x0 > other.x1  # the patient's left is on the right of the image
+    assert one.x0 > other.x1  # the left of the patient is on the right of the image

@@ -18,37 +18,37 @@ TEXTS = ["nodule", "a left pleural effusion", "no acute finding", "enlarged hear
 
 
 def tiny_model(kind=CLIP, seed=0, image_size=40, layers=3, **text):
-    """A random model: image blocks on a 4x4 grid (for 40 pixels), and as many text blocks."""
+    """Create a random model with image blocks on a 4x4 grid (for 40 pixels) and the same number of text blocks."""
     torch.manual_seed(seed)
     model = kind(
         embed_dim=24,
         vision_cfg={"image_size": image_size, "patch_size": 10, "width": 32, "layers": layers, "head_width": 16},
         text_cfg={"context_length": CONTEXT, "vocab_size": 49408, "width": 32, "heads": 2, "layers": layers, **text},
     )
-    for parameter in model.parameters():  # open_clip's initial text weights are so small that nothing would differ
+    for parameter in model.parameters():  # initial text weights of open_clip are so small that outputs would not differ
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.15)
     model.visual.preprocess_cfg = {**PREPROCESS, "size": image_size}
     return model
 
 
-def encoder_of(model):
+def make_encoder(model):
     return DualEncoder(model, open_clip.SimpleTokenizer(context_length=CONTEXT))
 
 
 @pytest.fixture(scope="session", params=[CLIP, CustomTextCLIP], ids=["CLIP", "CustomTextCLIP"])
 def encoder(request):
-    return encoder_of(tiny_model(request.param))
+    return make_encoder(tiny_model(request.param))
 
 
 @pytest.fixture(scope="session", params=[CLIP, CustomTextCLIP], ids=["CLIP", "CustomTextCLIP"])
-def exact(request):
+def float64_encoder(request):
     """The same models in float64.
 
     Adam's first steps are signs of gradients: in float32 one feature in a million has a gradient that is all
     rounding, and moves the other way.
     """
-    return encoder_of(tiny_model(request.param).double())
+    return make_encoder(tiny_model(request.param).double())
 
 
 @pytest.fixture(scope="session")

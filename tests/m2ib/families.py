@@ -189,7 +189,7 @@ PAIRS = [
 
 
 def randomize(model, seed=0):
-    """Weights such that every part of a model matters: fresh ones are often zero, or so small that nothing differs."""
+    """Randomize weights so that every part of a model matters: initial weights are often zero or very small."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -205,7 +205,7 @@ def randomize(model, seed=0):
 
 
 def encoder_folder(name, folder):
-    """Write the configuration of a Hugging Face encoder; returns what open_clip's text_cfg says of it."""
+    """Write the configuration of a Hugging Face encoder; returns the text_cfg of open_clip for it."""
     import transformers
 
     config, pooler = _ENCODERS[name]
@@ -236,7 +236,7 @@ def build(image, text, kind=None, seed=0):
 
 
 def pixels(encoder, count=2, seed=1):
-    """Random preprocessed images, each with a tint of its own: pooled noise alone is much alike."""
+    """Return random preprocessed images, each with a different tint, since pooled noise is very similar."""
     height, width = encoder.image_size
     generator = torch.Generator().manual_seed(seed)
     tints = 2 * torch.randn(count, 3, 1, 1, generator=generator)
@@ -244,7 +244,7 @@ def pixels(encoder, count=2, seed=1):
 
 
 def image_blocks(visual):
-    """The blocks of an image tower as they stand in the real module, and how their outputs lie: tokens, nchw, nhwc."""
+    """Return the blocks of an image tower and the layout of their outputs: tokens, nchw or nhwc."""
     if hasattr(visual, "transformer"):
         return list(visual.transformer.resblocks), "tokens"
     trunk = getattr(visual, "trunk", visual)
@@ -261,7 +261,7 @@ def image_blocks(visual):
 
 
 def text_blocks(model):
-    """The blocks of a text tower as they stand in the real module."""
+    """Return the blocks of a text tower."""
     text = getattr(model, "text", model).transformer
     for path in ("resblocks", "encoder.layer", "block", "layers"):
         found = text

@@ -6,7 +6,7 @@ from dataclasses import replace
 import jaxtyping
 import pytest
 import torch
-from conftest import encoder_of, tiny_model
+from conftest import make_encoder, tiny_model
 from families import oracle_map
 
 from m2ib import (
@@ -32,8 +32,8 @@ EMBEDDINGS = replace(DEEP, image=replace(DEEP.image, layer=-1), text=replace(DEE
 
 
 @pytest.mark.parametrize("config", [AUDIT, PAPER, DEEP, EMBEDDINGS], ids=["audit", "paper", "deep", "embeddings"])
-def test_maps_equal_the_oracle(exact, pairs, config):
-    encoder = exact
+def test_maps_equal_the_oracle(float64_encoder, pairs, config):
+    encoder = float64_encoder
     images, texts = pairs[0][:2], pairs[1][:2]
     statistics = calibrate(encoder, *pairs, config) if config.needs_statistics() else None
     keys = [f"pair-{i}" for i in range(2)]
@@ -57,11 +57,11 @@ def _close(got, expected):
 @pytest.mark.parametrize("config", [AUDIT, PAPER], ids=["audit", "paper"])
 def test_float32_gives_the_map_of_float64(pairs, config):
     images, texts = pairs
-    encoder, exact = encoder_of(tiny_model()), encoder_of(tiny_model().double())
+    encoder, float64_encoder = make_encoder(tiny_model()), make_encoder(tiny_model().double())
     keys = [str(i) for i in range(len(texts))]
     single, double = (
         attribute(model, images, texts, config, calibrate(model, *pairs, config), keys=keys)
-        for model in (encoder, exact)
+        for model in (encoder, float64_encoder)
     )
     assert double.image_map.dtype == torch.float64
     scale = double.image_map.amax(dim=(1, 2), keepdim=True)
@@ -90,20 +90,20 @@ def test_another_seed_gives_another_map(encoder, pairs):
 
 
 @pytest.mark.parametrize("config", [AUDIT, PAPER], ids=["audit", "paper"])
-def test_batch_size_and_neighbors_do_not_matter(exact, pairs, config):
-    encoder = exact
+def test_batch_size_and_neighbors_do_not_matter(float64_encoder, pairs, config):
+    encoder = float64_encoder
     statistics = calibrate(encoder, *pairs, config) if config.needs_statistics() else None
-    whole = attribute(encoder, *pairs, config, statistics, batch_size=64)
+    one_batch = attribute(encoder, *pairs, config, statistics, batch_size=64)
     for batch_size in (1, 7):
         parts = attribute(encoder, *pairs, config, statistics, batch_size=batch_size)
-        _close(parts.image_map, whole.image_map)
-        for a, b in zip(parts.text_map, whole.text_map, strict=True):
+        _close(parts.image_map, one_batch.image_map)
+        for a, b in zip(parts.text_map, one_batch.text_map, strict=True):
             _close(a, b)
     backwards = attribute(encoder, pairs[0][::-1], pairs[1][::-1], config, statistics)
-    _close(backwards.image_map.flip(0), whole.image_map)
+    _close(backwards.image_map.flip(0), one_batch.image_map)
 
 
-def test_closed_special_tokens_hold_no_nats(encoder, pairs):
+def test_closed_special_tokens_have_no_nats(encoder, pairs):
     statistics = calibrate(encoder, *pairs, AUDIT)
     result = attribute(encoder, *pairs, AUDIT, statistics)
     for nats, special in zip(result.text_map, result.special, strict=True):
@@ -113,7 +113,7 @@ def test_closed_special_tokens_hold_no_nats(encoder, pairs):
         assert (nats[1:-1] > 0).all()
 
 
-def test_wrong_input_says_what_was_expected(encoder, pairs):
+def test_message_of_invalid_input_has_the_expected_values(encoder, pairs):
     images, texts = pairs
     with pytest.raises(ValueError, match="got 11 and 10, expected one text per image"):
         attribute(encoder, images, texts[:-1], PAPER)
@@ -125,13 +125,13 @@ def test_wrong_input_says_what_was_expected(encoder, pairs):
         attribute(encoder, images, texts, replace(PAPER, image=GateConfig(layer=3)))
 
 
-def test_statistics_serve_their_own_model_layer_and_setting(encoder, exact, pairs, tmp_path):
+def test_statistics_can_be_used_only_with_their_model_layer_and_setting(encoder, float64_encoder, pairs, tmp_path):
     statistics = calibrate(encoder, *pairs, AUDIT)
     statistics.save(tmp_path / "s.safetensors")
     assert type(statistics).load(tmp_path / "s.safetensors").image.scope == statistics.image.scope
     deeper = replace(AUDIT, image=replace(AUDIT.image, layer=1))
     otherwise = replace(AUDIT, image=replace(AUDIT.image, statistics="position"))
-    for model, config in ((exact, AUDIT), (encoder, deeper), (encoder, otherwise)):
+    for model, config in ((float64_encoder, AUDIT), (encoder, deeper), (encoder, otherwise)):
         with pytest.raises(
             CalibrationError, match=r"got statistics for the image tower .*, expected statistics for the image tower"
         ):
@@ -141,7 +141,7 @@ def test_statistics_serve_their_own_model_layer_and_setting(encoder, exact, pair
         type(statistics).load(tmp_path / "junk")
 
 
-def test_a_sample_that_does_not_vary_is_refused(encoder, pairs):
+def test_sample_without_variance_is_rejected(encoder, pairs):
     by_position = replace(AUDIT, image=replace(AUDIT.image, statistics="position"))
     with pytest.raises(CalibrationError, match="does not vary"):
         calibrate(encoder, [pairs[0][0]] * 3, [pairs[1][0]] * 3, by_position)
@@ -163,7 +163,7 @@ def test_a_sample_that_does_not_vary_is_refused(encoder, pairs):
         (torch.full((4, 3, 40, 40), torch.nan), ["a"] * 4, "NaN or infinite"),
     ],
 )
-def test_inputs_of_another_kind_are_named(encoder, pairs, images, texts, message):
+def test_message_names_the_invalid_input(encoder, pairs, images, texts, message):
     images = encoder.prepare_images(pairs[0][:4]) if isinstance(images, str) else images
     with pytest.raises((TypeError, ValueError), match=message):
         attribute(encoder, images, texts, PAPER)
@@ -176,14 +176,14 @@ def test_inputs_of_another_kind_are_named(encoder, pairs, images, texts, message
         {"draws": 0}, {"tolerance": 1.0}, {"learning_rate": 0},
     ],
 )  # fmt: skip
-def test_settings_of_another_kind_are_named(wrong):
+def test_message_names_the_invalid_setting(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}: got"):
         BottleneckConfig(**{"antithetic": False, **wrong})
     with pytest.raises(ValueError, match=r"layer: got 1\.5"):
         GateConfig(layer=1.5)
 
 
-def test_a_converged_pair_stops_early_and_others_go_on(encoder, pairs):
+def test_converged_pair_stops_early_and_others_continue(encoder, pairs):
     strict = attribute(encoder, *pairs, replace(PAPER, steps=6))
     never = attribute(encoder, *pairs, replace(PAPER, steps=6, tolerance=0.0))
     _close(never.image_map, strict.image_map)
@@ -193,7 +193,7 @@ def test_a_converged_pair_stops_early_and_others_go_on(encoder, pairs):
     _close(alone.image_map[0], early.image_map[0])
 
 
-def test_portable_beta_prices_a_nat_alike_in_short_and_long_captions():
+def test_portable_beta_weighs_nats_equally_in_short_and_long_captions():
     gate = GateConfig(beta=0.5, portable=True)
     assert price_per_nat(gate, torch.tensor([5, 60]), 8).tolist() == pytest.approx([0.5 / 400, 0.5 / 400])
     assert price_per_nat(GateConfig(beta=0.5), torch.tensor([5, 60]), 8).tolist() == pytest.approx(
@@ -201,8 +201,8 @@ def test_portable_beta_prices_a_nat_alike_in_short_and_long_captions():
     )
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(encoder, pairs, monkeypatch):
-    whole = attribute(encoder, *pairs, PAPER)
+def test_out_of_memory_halves_the_batch_and_continues(encoder, pairs, monkeypatch):
+    one_batch = attribute(encoder, *pairs, PAPER)
     tried = []
     monkeypatch.setattr(encoder, "max_batch_size", encoder.max_batch_size)
 
@@ -213,7 +213,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(encoder, pairs, monkeypatch)
         return encoder.image.run_suffix(codes, *rest)
 
     monkeypatch.setattr(encoder, "kernels", replace(encoder.kernels, image=memory_for_three))
-    _close(attribute(encoder, *pairs, PAPER, batch_size=64).image_map, whole.image_map)
+    _close(attribute(encoder, *pairs, PAPER, batch_size=64).image_map, one_batch.image_map)
     assert tried[:2] == [11, 6]
     assert max(tried[2:]) == 3
     tried.clear()
@@ -239,36 +239,36 @@ def test_stability_compares_maps_of_two_seeds(encoder, pairs):
 def test_closed_gates_do_not_count_as_stable(encoder, pairs):
     statistics = calibrate(encoder, *pairs, AUDIT)
     first, second = (attribute(encoder, *pairs, replace(AUDIT, seed=seed), statistics) for seed in (0, 1))
-    found = first.stability(second)[1]
+    stability = first.stability(second)[1]
     for i, special in enumerate(first.special):
         words = ~torch.tensor(special)
         if words.sum() < 3:
-            assert found[i].isnan(), "two words always correlate"
+            assert stability[i].isnan(), "two words always correlate"
             continue
         expected = torch.corrcoef(torch.stack([first.text_map[i][words], second.text_map[i][words]]))[0, 1]
-        torch.testing.assert_close(found[i], expected)
+        torch.testing.assert_close(stability[i], expected)
 
 
 def test_bfloat16_suffix_keeps_the_map(encoder, pairs):
-    exact = attribute(encoder, *pairs, PAPER)
+    float64_encoder = attribute(encoder, *pairs, PAPER)
     rounded = attribute(encoder, *pairs, replace(PAPER, precision="bfloat16"))
-    assert not torch.equal(exact.image_map, rounded.image_map)
-    assert exact.stability(rounded)[0].median() > 0.9
+    assert not torch.equal(float64_encoder.image_map, rounded.image_map)
+    assert float64_encoder.stability(rounded)[0].median() > 0.9
 
 
 def test_prompts_of_one_image_share_its_prefix(encoder, pairs, monkeypatch):
     images, texts = [pairs[0][0]] * 3 + [pairs[0][1]], [pairs[1][0], pairs[1][1], pairs[1][0], pairs[1][0]]
     keys = list("abcd")
     alone = [attribute(encoder, [i], [t], PAPER, keys=[k]) for i, t, k in zip(images, texts, keys, strict=True)]
-    seen = []
+    batch_sizes = []
     prefix = type(encoder.image).run_prefix
     monkeypatch.setattr(
         type(encoder.image),
         "run_prefix",
-        lambda self, inputs, layer: seen.append(len(inputs)) or prefix(self, inputs, layer),
+        lambda self, inputs, layer: batch_sizes.append(len(inputs)) or prefix(self, inputs, layer),
     )
     together = attribute(encoder, images, texts, PAPER, keys=keys, batch_size=64)
-    assert seen == [2]
+    assert batch_sizes == [2]
     for i, single in enumerate(alone):
         _close(together.image_map[i], single.image_map[0])
         _close(together.text_map[i], single.text_map[0])
@@ -302,7 +302,7 @@ def test_threads_take_turns(encoder, pairs):
     encoder.model.eval()
 
 
-def test_compiled_kernels_are_used_and_have_code_of_their_own(pairs, monkeypatch):
+def test_compiled_kernels_are_used_and_have_separate_code(pairs, monkeypatch):
     compiled, calls = [], []
 
     def compile_nothing(function, **options):
@@ -312,7 +312,7 @@ def test_compiled_kernels_are_used_and_have_code_of_their_own(pairs, monkeypatch
     monkeypatch.setattr(torch, "compile", compile_nothing)
     config = replace(PAPER, steps=2, draws=2, image=GateConfig(layer=0), text=GateConfig(layer=0))
     for seed in range(2):
-        encoder = encoder_of(tiny_model(seed=seed))
+        encoder = make_encoder(tiny_model(seed=seed))
         plain = attribute(encoder, *pairs, config)
         encoder.compile()
         calls.clear()
@@ -337,7 +337,7 @@ def test_compiled_kernels_give_the_same_maps_and_models_do_not_share_recompilati
     backend = recording_backend(graphs)
     torch._dynamo.reset()
     for seed in range(5):
-        encoder = encoder_of(tiny_model(seed=seed, layers=2))
+        encoder = make_encoder(tiny_model(seed=seed, layers=2))
         plain = attribute(encoder, *pairs, config)
         encoder.compile(backend=backend)
         before = len(graphs)
@@ -353,7 +353,7 @@ def test_one_block_is_compiled_for_all_of_them(pairs):
     def pieces(layers):
         graphs = []
         torch._dynamo.reset()
-        encoder = encoder_of(tiny_model(layers=layers))
+        encoder = make_encoder(tiny_model(layers=layers))
         encoder.compile(backend=recording_backend(graphs))
         attribute(encoder, *pairs, replace(PAPER, image=GateConfig(layer=0), text=GateConfig(layer=0)))
         return len(graphs)
@@ -361,11 +361,11 @@ def test_one_block_is_compiled_for_all_of_them(pairs):
     assert pieces(4) == pieces(7)
 
 
-def test_a_missing_compiler_is_named(pairs):
+def test_message_names_the_missing_compiler(pairs):
     def broken(_graph, _inputs):
         raise RuntimeError("no g++")
 
-    encoder = encoder_of(tiny_model())
+    encoder = make_encoder(tiny_model())
     torch._dynamo.reset()
     with pytest.raises(ModelLoadError, match=r"install a C\+\+ compiler"):
         encoder.compile(backend=broken)
@@ -374,7 +374,7 @@ def test_a_missing_compiler_is_named(pairs):
 
 @pytest.mark.slow
 def test_compiled_code_gives_the_same_maps(pairs):
-    encoder = encoder_of(tiny_model())
+    encoder = make_encoder(tiny_model())
     plain = attribute(encoder, *pairs, PAPER)
     encoder.compile()
     compiled = attribute(encoder, *pairs, PAPER)
@@ -385,6 +385,6 @@ def test_compiled_code_gives_the_same_maps(pairs):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_gpu_gives_the_same_maps(pairs, precision):
-    here = attribute(encoder_of(tiny_model()), *pairs, PAPER)
-    there = attribute(encoder_of(tiny_model().cuda()), *pairs, replace(PAPER, precision=precision))
+    here = attribute(make_encoder(tiny_model()), *pairs, PAPER)
+    there = attribute(make_encoder(tiny_model().cuda()), *pairs, replace(PAPER, precision=precision))
     assert float(here.stability(there)[0].min()) > (0.999 if precision == "float32" else 0.9)

@@ -15,8 +15,8 @@ from m2ib.towers.catalog import ON_THE_HUB, describe_models
 SOME = ["ViT-B-32", "coca_ViT-B-32", "convnext_tiny", "RN50", "nllb-clip-base-siglip", "ViTamin-S"]
 
 
-def facts_of(monkeypatch, **configurations):
-    """Facts of hypothetical models: a name's changes to the configuration of ViT-B-32."""
+def describe_variants(monkeypatch, **configurations):
+    """Describe variants of ViT-B-32, given by name and changes to its configuration."""
     base = open_clip.get_model_config("ViT-B-32")
 
     def configuration(name):
@@ -46,8 +46,8 @@ def test_facts_of_some_models(monkeypatch):
     assert ON_THE_HUB in facts["nllb-clip-base-siglip"].text.note
 
 
-def test_reasons_name_the_part(monkeypatch):
-    facts = facts_of(
+def test_reasons_name_the_unsupported_part(monkeypatch):
+    facts = describe_variants(
         monkeypatch,
         contrastive={"vision_cfg": {"attentional_pool": "parallel"}},
         trunk={"vision_cfg": {"timm_model_name": "ghostnet_050"}},
@@ -69,13 +69,13 @@ def test_reasons_name_the_part(monkeypatch):
     assert not any(model.supported for model in facts.values())
 
 
-def test_nothing_is_allocated(monkeypatch):
+def test_no_weights_are_allocated(monkeypatch):
     monkeypatch.setattr(open_clip, "list_models", lambda: ["ViT-S-32-alt"])
-    made = []
-    monkeypatch.setattr(torch.nn.Module, "eval", lambda self: made.append(self) or self)
+    models = []
+    monkeypatch.setattr(torch.nn.Module, "eval", lambda self: models.append(self) or self)
     next(describe_models())
-    assert made
-    assert all(parameter.is_meta for model in made for parameter in model.parameters())
+    assert models
+    assert all(parameter.is_meta for model in models for parameter in model.parameters())
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_at_least_95_percent_of_open_clips_models_have_both_towers():
 
 
 class Words(families.WordTokenizer):
-    """Any ids that a model of open_clip's own takes."""
+    """A tokenizer with valid ids for models of open_clip."""
 
     def __init__(self, model):
         text = getattr(model, "text", model)

@@ -1,4 +1,4 @@
-"""The model as it is deployed: what it sees of an image, what identifies it, which files it loads from."""
+"""Deployed models: their field of view, their digest, and the files that they load from."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import CONTEXT, encoder_of, tiny_model
+from conftest import CONTEXT, make_encoder, tiny_model
 from open_clip.transform import PreprocessCfg
 from PIL import Image
 from safetensors.torch import save_file
@@ -16,41 +16,41 @@ from m2ib import DualEncoder, ModelLoadError, load_encoder
 
 def deployed(model, **preprocess):
     model.visual.preprocess_cfg = model.visual.preprocess_cfg | preprocess
-    return encoder_of(model)
+    return make_encoder(model)
 
 
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("size", [(400, 800), (800, 400), (600, 600), (1000, 410)], ids=str)
-def test_field_of_view_is_what_the_preprocessing_keeps(mode, size):
-    """A picture of its own coordinates, through the real preprocessing: the seen part must read as the box says."""
+def test_field_of_view_equals_the_part_that_preprocessing_keeps(mode, size):
+    """Preprocess an image of its coordinates: the visible part must have the coordinates of the box."""
     width, height = size
     encoder = deployed(tiny_model(), resize_mode=mode, mean=(0.0,) * 3, std=(1.0,) * 3)
     ramp = np.zeros((height, width, 3), np.uint8)
     ramp[..., 0] = np.linspace(0, 255, width)[None, :].astype(np.uint8)
     ramp[..., 1] = np.linspace(0, 255, height)[:, None].astype(np.uint8)
-    ramp[..., 2] = 255  # where the picture is, as against padding
-    seen = encoder.preprocess(Image.fromarray(ramp)).numpy()
+    ramp[..., 2] = 255  # marks the image, as opposed to padding
+    visible = encoder.preprocess(Image.fromarray(ramp)).numpy()
     x0, y0, x1, y1 = encoder.field_of_view(width, height)
-    rows, columns = seen.shape[1:]
+    rows, columns = visible.shape[1:]
     xs = x0 + (np.arange(columns) + 0.5) / columns * (x1 - x0)
     ys = y0 + (np.arange(rows) + 0.5) / rows * (y1 - y0)
     inside = (xs[None, :] > 0.05) & (xs[None, :] < 0.95) & (ys[:, None] > 0.05) & (ys[:, None] < 0.95)
     assert inside.any()
     tolerance = 1.5 / min(rows, columns)  # rounding to whole pixels
-    assert np.abs(seen[0] - xs[None, :])[inside].max() < tolerance
-    assert np.abs(seen[1] - ys[:, None])[inside].max() < tolerance
+    assert np.abs(visible[0] - xs[None, :])[inside].max() < tolerance
+    assert np.abs(visible[1] - ys[:, None])[inside].max() < tolerance
     padding = (xs[None, :] < -0.05) | (xs[None, :] > 1.05) | (ys[:, None] < -0.05) | (ys[:, None] > 1.05)
-    assert (seen[2][padding] < 0.5).all()
+    assert (visible[2][padding] < 0.5).all()
 
 
-def test_the_digest_names_the_model_not_its_weights_alone():
+def test_digest_identifies_the_model_and_not_only_its_weights():
     other = open_clip.SimpleTokenizer(context_length=CONTEXT, clean="canonicalize")
     digests = {
-        "same": encoder_of(tiny_model()).digest,
-        "again": encoder_of(tiny_model()).digest,
-        "weights": encoder_of(tiny_model(seed=1)).digest,
-        "heads": encoder_of(tiny_model(heads=4)).digest,
-        "pool": encoder_of(tiny_model(pool_type="eos", eos_id=49407)).digest,
+        "same": make_encoder(tiny_model()).digest,
+        "again": make_encoder(tiny_model()).digest,
+        "weights": make_encoder(tiny_model(seed=1)).digest,
+        "heads": make_encoder(tiny_model(heads=4)).digest,
+        "pool": make_encoder(tiny_model(pool_type="eos", eos_id=49407)).digest,
         "preprocessing": deployed(tiny_model(), resize_mode="squash").digest,
         "tokenizer": DualEncoder(tiny_model(), other).digest,
     }
@@ -60,7 +60,7 @@ def test_the_digest_names_the_model_not_its_weights_alone():
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_local_checkpoint_of_a_named_architecture_loads(tmp_path, suffix, monkeypatch):
-    """The user's most common case; a tiny architecture is registered so that the test is quick."""
+    """The most common case; a tiny architecture is registered so that the test is fast."""
     preprocess = dataclasses.asdict(PreprocessCfg(size=40))
     config = {
         "embed_dim": 24,
@@ -79,7 +79,7 @@ def test_a_local_checkpoint_of_a_named_architecture_loads(tmp_path, suffix, monk
     assert all(torch.equal(value, weights[key]) for key, value in encoder.model.state_dict().items())
 
 
-def test_what_cannot_be_loaded_says_what_to_check(tmp_path):
+def test_message_of_a_failed_load_says_what_to_check(tmp_path):
     with pytest.raises(ModelLoadError, match=r"nearest: .*ViT-B-32"):
         load_encoder("ViT-B-23")
     with pytest.raises(ModelLoadError, match="got None for the model"):

@@ -1,4 +1,4 @@
-"""A dual encoder from a user's own folder, and what its tokenizer says of its tokens."""
+"""Dual encoders from a local folder, and the special tokens of their tokenizers."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ PREPROCESS = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", 
 
 
 def write_folder(folder, pooler="mean_pooler"):
-    """A folder as a user has it: timm trunk, BERT with its own WordPiece vocabulary, weights, preprocessing."""
+    """Write a model folder: timm trunk, BERT with a WordPiece vocabulary, weights and preprocessing."""
     import transformers
 
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
@@ -51,7 +51,7 @@ def write_folder(folder, pooler="mean_pooler"):
 
 
 @pytest.mark.parametrize("pooler", ["mean_pooler", "cls_pooler"])
-def test_a_folder_with_timm_trunk_bert_and_its_own_tokenizer(tmp_path, pooler):
+def test_folder_with_timm_trunk_bert_and_tokenizer_loads(tmp_path, pooler):
     written = write_folder(tmp_path, pooler).eval()
     encoder = load_encoder(f"local-dir:{tmp_path}")
     assert encoder.image_size == (16, 24)
@@ -70,12 +70,12 @@ def test_a_folder_with_timm_trunk_bert_and_its_own_tokenizer(tmp_path, pooler):
     assert (result.text_map[1][1:-1] > 0).all()
 
 
-def test_a_folder_without_weights_or_configuration_says_so(tmp_path):
+def test_folder_without_weights_or_configuration_raises(tmp_path):
     with pytest.raises(ModelLoadError, match="config file missing"):
         load_encoder(f"local-dir:{tmp_path}")
 
 
-def test_bert_says_which_tokens_are_special(tmp_path):
+def test_special_tokens_of_bert_are_found(tmp_path):
     write_folder(tmp_path)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path}")
     assert Vocabulary.from_tokenizer(tokenizer) == Vocabulary(pad=0, markers=frozenset({2, 3}))
@@ -91,14 +91,14 @@ def test_vocabulary_of_a_plain_function():
     assert Vocabulary.from_tokenizer(lambda texts: texts) == Vocabulary()
 
 
-def test_other_models_are_refused():
+def test_unsupported_models_are_rejected():
     from m2ib import DualEncoder
 
     with pytest.raises(UnsupportedModelError, match="got Linear, expected open_clip's CLIP, CustomTextCLIP or CoCa"):
         DualEncoder(torch.nn.Linear(2, 2), None)
 
 
-def test_towers_of_different_spaces_are_refused():
+def test_towers_of_different_dimensions_are_rejected():
     encoder = families.build("SigLIP", "SigLIP2")
     encoder.model.visual.head = torch.nn.Linear(32, 20)
     with pytest.raises(UnsupportedModelError, match="image embeddings with 20 features and text embeddings with 32"):
@@ -112,7 +112,7 @@ def test_preset_needs_no_calibration_for_a_folder(tmp_path):
     assert len(attribute(encoder, [Image.new("RGB", (8, 8))], ["nodule"], config)) == 1
 
 
-def test_what_a_tokenizer_cuts_off_is_counted_in_characters(encoder):
+def test_truncated_text_is_counted_in_characters(encoder):
     room = encoder.tokenize(["a"]).shape[1] - 2
     full = " ".join(["a"] * room)
     cut = encoder.count_truncated_characters(["a dog", full[:-2], full, f"{full} b", f"{full}  a longer end."])

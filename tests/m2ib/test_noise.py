@@ -1,4 +1,4 @@
-"""Keyed noise: the published generator, normal, and a pair's own."""
+"""Keyed noise: the published generator, normal distribution, and one stream per pair."""
 
 import pytest
 import torch
@@ -18,29 +18,29 @@ KNOWN = [
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
-def test_philox_is_the_published_one(counter, key, expected):
+def test_philox_equals_the_published_vectors(counter, key, expected):
     words = philox(tuple(map(torch.tensor, counter)), tuple(map(torch.tensor, key)))
     assert [int(word) for word in words] == expected
 
 
 def test_draws_are_standard_normal():
-    drawn = KeyedNoise(0, ["a", "b"], "image").draw(1, 2, False, 500, 256)
-    drawn = drawn.double().flatten()
-    count = len(drawn)
-    assert abs(drawn.mean()) < 4 / count**0.5
-    assert abs(drawn.var() - 1) < 4 * (2 / count) ** 0.5
-    assert abs(drawn.pow(3).mean()) < 4 * (15 / count) ** 0.5
-    assert abs(drawn.pow(4).mean() - 3) < 4 * (96 / count) ** 0.5
-    assert bool(drawn.isfinite().all())
-    neighbors = torch.corrcoef(torch.stack([drawn[:-1], drawn[1:]]))[0, 1]
+    noise = KeyedNoise(0, ["a", "b"], "image").draw(1, 2, False, 500, 256)
+    noise = noise.double().flatten()
+    count = len(noise)
+    assert abs(noise.mean()) < 4 / count**0.5
+    assert abs(noise.var() - 1) < 4 * (2 / count) ** 0.5
+    assert abs(noise.pow(3).mean()) < 4 * (15 / count) ** 0.5
+    assert abs(noise.pow(4).mean() - 3) < 4 * (96 / count) ** 0.5
+    assert bool(noise.isfinite().all())
+    neighbors = torch.corrcoef(torch.stack([noise[:-1], noise[1:]]))[0, 1]
     assert abs(neighbors) < 4 / count**0.5
 
 
 def test_extreme_words_are_finite():
     ends = torch.tensor([0, 2**32 - 1])
-    drawn = box_muller(tuple(torch.meshgrid(ends, ends, ends, ends, indexing="ij")))
-    assert bool(drawn.isfinite().all())
-    assert float(drawn.abs().max()) > 6, "the smallest word gives the largest number"
+    noise = box_muller(tuple(torch.meshgrid(ends, ends, ends, ends, indexing="ij")))
+    assert bool(noise.isfinite().all())
+    assert float(noise.abs().max()) > 6, "the smallest word gives the largest number"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -49,20 +49,21 @@ def test_a_gpu_draws_the_same():
     torch.testing.assert_close(there.cpu(), here, rtol=1e-5, atol=1e-5)
 
 
-def test_a_pairs_noise_is_its_own():
+def test_noise_of_a_pair_does_not_depend_on_its_batch():
     noise = KeyedNoise(3, ["a", "b", "c"], "text")
-    whole = noise.draw(2, 4, True, 7, 6)
-    assert torch.equal(whole[:2], -whole[2:])
-    assert torch.equal(KeyedNoise(3, ["b"], "text").draw(2, 4, True, 7, 6), whole[:, 1:2]), "neighbors"
-    assert torch.equal(noise.draw(2, 4, True, 7, 6, torch.tensor([2, 0])), whole[:, [2, 0]]), "rows"
-    assert torch.equal(noise.draw(2, 4, True, 5, 6), whole[:, :, :5]), "padding"
+    both_pairs = noise.draw(2, 4, True, 7, 6)
+    assert torch.equal(both_pairs[:2], -both_pairs[2:])
+    assert torch.equal(KeyedNoise(3, ["b"], "text").draw(2, 4, True, 7, 6), both_pairs[:, 1:2]), "neighbors"
+    assert torch.equal(noise.draw(2, 4, True, 7, 6, torch.tensor([2, 0])), both_pairs[:, [2, 0]]), "rows"
+    assert torch.equal(noise.draw(2, 4, True, 5, 6), both_pairs[:, :, :5]), "padding"
     others = [
         KeyedNoise(4, ["a"], "text").draw(2, 4, True, 7, 6),
         KeyedNoise(3, ["a"], "image").draw(2, 4, True, 7, 6),
         KeyedNoise(3, ["a"], "text").draw(3, 4, True, 7, 6),
-        whole[:, 1:2],
-        whole[1:2, :1],
+        both_pairs[:, 1:2],
+        both_pairs[1:2, :1],
     ]
     assert all(
-        abs(float(torch.corrcoef(torch.stack([o[0].flatten(), whole[0, 0].flatten()]))[0, 1])) < 0.6 for o in others
+        abs(float(torch.corrcoef(torch.stack([o[0].flatten(), both_pairs[0, 0].flatten()]))[0, 1])) < 0.6
+        for o in others
     )

@@ -1,4 +1,4 @@
-"""Every family of towers: cut anywhere it gives the model's own embedding, and its maps are the oracle's."""
+"""Every family of towers: split anywhere it gives the embedding of the model, and its maps equal the oracle's."""
 
 import functools
 import itertools
@@ -23,11 +23,11 @@ PAPER = replace(preset("paper"), steps=2, draws=2)
 
 
 @functools.cache
-def encoder_of(pair):
+def get_encoder(pair):
     return families.build(*pair)
 
 
-def towers_of(encoder):
+def list_towers(encoder):
     model = encoder.model
     return [
         (encoder.image, families.pixels(encoder), model.encode_image),
@@ -41,10 +41,10 @@ def test_all_families_are_covered():
 
 
 @PAIRS
-def test_cut_anywhere_it_gives_the_models_own_embedding(pair):
-    encoder = encoder_of(pair)
+def test_tower_split_at_any_layer_gives_the_embedding_of_the_model(pair):
+    encoder = get_encoder(pair)
     with encoder.frozen(), torch.no_grad():
-        for tower, inputs, embed in towers_of(encoder):
+        for tower, inputs, embed in list_towers(encoder):
             expected = F.normalize(embed(inputs), dim=-1)
             assert (expected[0] - expected[1]).norm() > 0.05, "the inputs of this test must differ"
             for layer in sorted({-1, 0, tower.num_blocks // 2, tower.num_blocks - 1}):
@@ -56,7 +56,7 @@ def test_cut_anywhere_it_gives_the_models_own_embedding(pair):
 
 @PAIRS
 def test_grid_and_kinds_describe_the_tokens(pair):
-    encoder = encoder_of(pair)
+    encoder = get_encoder(pair)
     with encoder.frozen():
         for layer in range(-1, encoder.image.num_blocks):
             tokens = encoder.image.run_prefix(families.pixels(encoder), layer)
@@ -77,7 +77,7 @@ def test_grid_and_kinds_describe_the_tokens(pair):
 
 
 def _maps_equal_the_oracle(pair, config):
-    encoder = encoder_of(pair)
+    encoder = get_encoder(pair)
     pixels, texts = families.pixels(encoder, 1), families.TEXTS[:1]
     result = attribute(encoder, pixels, texts, config, keys=["key"])
     ids = encoder.tokenize(texts)
@@ -113,8 +113,8 @@ def test_maps_equal_the_oracle_early(pair):
 
 
 @PAIRS
-def test_model_comes_back_bit_exact(pair, monkeypatch):
-    encoder = encoder_of(pair)
+def test_model_is_unchanged_bit_by_bit(pair, monkeypatch):
+    encoder = get_encoder(pair)
     model = encoder.model.train()
     model.zero_grad(set_to_none=True)  # the oracle leaves weight gradients behind, as the paper's code does
     arguments = (encoder, families.pixels(encoder, 1), families.TEXTS[:1], replace(PAPER, steps=1))
@@ -139,7 +139,7 @@ def test_model_comes_back_bit_exact(pair, monkeypatch):
 
 
 def test_a_hugging_face_encoder_is_left_without_hooks_when_it_fails(monkeypatch):
-    encoder = encoder_of(("EVA", "BERT, CLS"))
+    encoder = get_encoder(("EVA", "BERT, CLS"))
     transformer = encoder.model.text.transformer
 
     def interrupted(*_args, **_kwargs):
@@ -152,8 +152,8 @@ def test_a_hugging_face_encoder_is_left_without_hooks_when_it_fails(monkeypatch)
     assert all(not module._forward_pre_hooks for module in transformer.modules())
 
 
-def test_padding_is_gated_where_words_have_flown_into_it():
-    encoder = encoder_of(("SigLIP", "SigLIP, padded with EOS"))
+def test_padding_is_gated_if_it_depends_on_words():
+    encoder = get_encoder(("SigLIP", "SigLIP, padded with EOS"))
     ids = encoder.tokenize(["a nodule"])
     tokens = encoder.text.run_prefix(ids, -1)
     assert tokens.valid[0].tolist() == [True] * 3 + [False] * 6 + [True]
@@ -173,7 +173,7 @@ def test_no_word_bypasses_the_gates(pair):
 
     An open pooled token passes what it has read, so this test replaces it by noise as well.
     """
-    encoder = encoder_of(pair)
+    encoder = get_encoder(pair)
     for layer, special in itertools.product((0, 1), ("learned", "closed", "open")):
         _no_word_bypasses_the_gates(encoder, layer, special)
 
@@ -194,8 +194,8 @@ def _no_word_bypasses_the_gates(encoder, layer, special):
     torch.testing.assert_close(*embeddings)
 
 
-def test_appended_cls_has_a_name():
-    encoder = encoder_of(("CoCa ViT", "CoCa"))
+def test_appended_class_token_has_a_name():
+    encoder = get_encoder(("CoCa ViT", "CoCa"))
     result = attribute(encoder, families.pixels(encoder, 1), ["a nodule"], replace(PAPER, steps=1))
     assert result.tokens[0][-1] == "<cls>"
     assert result.special[0][0]
@@ -211,7 +211,7 @@ def test_appended_cls_has_a_name():
         ({}, {"pool_type": "none"}, "text tower: got the pooling 'none'"),
     ],
 )
-def test_refusals_name_the_part(vision, text, reason):
+def test_messages_name_the_unsupported_part(vision, text, reason):
     vision_cfg = {**families.IMAGES["ViT"], "attn_pooler_heads": 2, **vision}
     text_cfg = {**families.TEXT_TOWERS["causal"][0], **text}
     model = CustomTextCLIP(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg)
@@ -220,7 +220,7 @@ def test_refusals_name_the_part(vision, text, reason):
         tower(model)
 
 
-def test_other_trunks_are_refused_by_name():
+def test_unsupported_trunks_are_rejected_by_name():
     model = CustomTextCLIP(
         embed_dim=24,
         vision_cfg={"timm_model_name": "ghostnet_050", "image_size": 64},
@@ -230,8 +230,8 @@ def test_other_trunks_are_refused_by_name():
         find_image_tower(model)
 
 
-def test_other_encoders_and_poolers_are_refused_by_name():
-    model = encoder_of(("EVA", "BERT, CLS")).model
+def test_unsupported_encoders_and_poolers_are_rejected_by_name():
+    model = get_encoder(("EVA", "BERT, CLS")).model
     text = model.text
     kept = text.pooler
     try:
@@ -249,7 +249,7 @@ def test_other_encoders_and_poolers_are_refused_by_name():
     assert text.config.model_type == "bert"
 
 
-def test_coca_with_one_output_is_refused():
+def test_coca_with_one_output_is_rejected():
     text_cfg = {**families.TEXT_TOWERS["CoCa"][0], "output_tokens": False}
     vision_cfg = {**families.IMAGES["CoCa ViT"], "output_tokens": False}
     multimodal = {"width": 32, "heads": 2, "layers": 1, "context_length": families.CONTEXT}
@@ -260,7 +260,7 @@ def test_coca_with_one_output_is_refused():
         find_text_tower(model)
 
 
-def test_a_model_that_computes_something_else_is_refused():
+def test_model_with_another_computation_is_rejected():
     encoder = families.build("ViT", "causal")
     visual = encoder.model.visual
     whole = visual.transformer.forward
@@ -269,14 +269,14 @@ def test_a_model_that_computes_something_else_is_refused():
         DualEncoder(encoder.model, encoder.tokenizer)
 
 
-def test_a_model_that_fails_is_refused_with_its_own_reason():
+def test_failing_model_is_rejected_with_its_error():
     encoder = families.build("ViT", "causal")
     with pytest.raises(UnsupportedModelError, match=r"text tower fails when it is split after block .*IndexError"):
         DualEncoder(encoder.model, lambda texts: torch.full((len(texts), families.CONTEXT), 60000))
 
 
-def test_embeddings_of_another_shape_are_refused():
-    encoder = encoder_of(("ViT", "causal"))
+def test_embeddings_of_another_shape_are_rejected():
+    encoder = get_encoder(("ViT", "causal"))
 
     def embed(pixels):
         return encoder.embed_images(pixels)[:, None]
@@ -294,7 +294,7 @@ def test_half_precision_is_accepted_and_explained(pair):
     assert result.image_map.std() > 0
 
 
-def test_image_size_may_be_forced():
+def test_image_size_can_be_forced():
     model = open_clip.create_model("ViT-S-32-alt", force_image_size=(96, 128), load_weights=False)
     other = DualEncoder(model, open_clip.SimpleTokenizer(context_length=77))
     assert other.image.run_prefix(families.pixels(other, 1), 0).grid == (3, 4)

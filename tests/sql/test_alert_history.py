@@ -1,4 +1,4 @@
-"""The alert history, rows in and rows out: which alerts are new, worse or resolved, and which only seem so.
+"""The alert history of runs: which alerts are new, worse or resolved, and which only seem to be.
 
 Building a run is slow, so each test looks at several alerts, which have different regions, in the same few runs.
 """
@@ -139,7 +139,7 @@ def test_an_alert_that_is_raised_again_is_still_firing_under_the_same_id(series)
     )  # fmt: skip
 
 
-def test_what_is_worse(series):
+def test_alert_is_worse_if_its_effect_or_severity_grows(series):
     rows = {row["region"]: row for row in read_history(series[1]) if row["region"] in CHANGES}
     assert {region: row["life"] for region, row in rows.items()} == {
         region: status for region, (_, _, status) in CHANGES.items()
@@ -149,9 +149,9 @@ def test_what_is_worse(series):
     }
 
 
-def test_slow_growth_adds_up_and_an_alert_that_goes_up_and_down_is_notified_once(series):
-    found = [statuses(run, "slow growth")["slow growth", "consolidation"] for run in series]
-    assert found == ["new", "still_firing", "worse", "still_firing", "still_firing"]
+def test_slow_growth_adds_up_and_fluctuation_is_notified_once(series):
+    changes = [statuses(run, "slow growth")["slow growth", "consolidation"] for run in series]
+    assert changes == ["new", "still_firing", "worse", "still_firing", "still_firing"]
 
 
 def test_an_alert_that_ends_is_resolved_once_and_new_if_it_comes_back(series):
@@ -163,7 +163,7 @@ def test_an_alert_that_ends_is_resolved_once_and_new_if_it_comes_back(series):
     assert back[0]["life_id"] == row["life_id"] == first[0]["life_id"]
 
 
-def test_why_it_is_resolved(series):
+def test_resolved_alert_has_a_reason(series):
     assert read_history(series[1], "comes back")[0]["why"] == "its region no longer exists"
     assert read_history(series[1], "kept")[0]["why"] == "its rule no longer raises it"
 
@@ -175,11 +175,11 @@ def test_an_alert_that_another_rule_raises_now_is_not_resolved(series):
     ]
 
 
-def test_alerts_that_change_places_are_not_notified(series):
+def test_alerts_that_explain_each_other_in_turn_are_not_notified(series):
     """Small changes can turn which of two nested slices explains the other; both have been notified together."""
     places, nested = ("places", "consolidation"), ("places", "a")
     assert statuses(series[1], "places") == {places: "still_firing", nested: "still_firing"}
-    assert statuses(series[2], "places") == {places: "resolved", nested: "new"}  # else it would never be notified
+    assert statuses(series[2], "places") == {places: "resolved", nested: "new"}  # otherwise it would never be notified
 
 
 def test_an_explained_alert_is_new_when_it_becomes_independent(series):
@@ -196,7 +196,7 @@ def test_the_end_of_an_explained_alert_is_not_notified(series):
     ]
 
 
-def test_a_run_that_could_not_have_raised_it_does_not_resolve_it(add_run):
+def test_run_that_could_not_raise_an_alert_does_not_resolve_it(add_run):
     add_run(alert())
     cases = [
         ({"config_digest": "other"}, "the settings are not those of the run that raised it"),
@@ -212,7 +212,7 @@ def test_a_run_that_could_not_have_raised_it_does_not_resolve_it(add_run):
     assert statuses(add_run()) == {ALERT: "resolved"}  # compared with the run that raised it, not with the last one
 
 
-def test_a_run_with_failures_does_not_resolve_what_they_concern(add_run):
+def test_failed_rules_and_detectors_do_not_resolve_alerts(add_run):
     mass, phrase, detector = alert("a mass"), alert("b phrase", slice_kind="phrase"), alert("burnt-in: text")
 
     def outcomes(run):
@@ -232,7 +232,7 @@ def test_a_run_with_failures_does_not_resolve_what_they_concern(add_run):
     assert last[1] == failed_pairs
 
 
-def test_pairs_that_were_not_attributed_cannot_show_it(add_run, rewrite_rows):
+def test_alert_whose_pairs_were_not_attributed_is_not_resolved(add_run, rewrite_rows):
     add_run(alert())
     second = add_run(store=False)
     rewrite_rows(second, "attributions", lambda rows: rows[2:])
@@ -240,7 +240,7 @@ def test_pairs_that_were_not_attributed_cannot_show_it(add_run, rewrite_rows):
     assert statuses(second) == {ALERT: "not_seen"}
 
 
-def test_other_audits_of_the_lake_have_their_own_history_and_a_retrained_model_has_not(add_run):
+def test_audits_have_separate_histories_and_retraining_continues_one(add_run):
     first = add_run(alert())
     for other in (add_run(alert(), corpus="another"), add_run(alert(), model="another")):
         assert statuses(other) == {ALERT: "new"}
@@ -248,7 +248,7 @@ def test_other_audits_of_the_lake_have_their_own_history_and_a_retrained_model_h
     assert statuses(add_run(alert(), model_digest="retrained", corpus_digest="grown")) == {ALERT: "still_firing"}
 
 
-def test_runs_that_did_not_complete_do_not_count_and_those_with_errors_do(add_run):
+def test_incomplete_runs_are_ignored_but_not_those_with_errors(add_run):
     add_run(alert())
     for status in ("failed", "stopped", "running", "interrupted"):
         add_run(status=status, store=False)
@@ -257,7 +257,7 @@ def test_runs_that_did_not_complete_do_not_count_and_those_with_errors_do(add_ru
 
 
 TOP, BOTTOM = 0.1, 0.8
-MATCHES = [  # pairs then, and now; whether the place, and the template are the same
+MATCHES = [  # pairs before and now; whether place and template are the same
     (IDS[:4], IDS[:4], True, False, "still_firing"),
     (IDS[:4], IDS[4:], False, True, "still_firing"),
     (IDS[:4], IDS[:3], True, False, "still_firing"),  # three of four pairs
@@ -267,7 +267,7 @@ MATCHES = [  # pairs then, and now; whether the place, and the template are the 
 
 
 def test_an_overlay_is_matched_by_its_place_or_its_template_and_a_cluster_by_its_members(add_run):
-    """Not by its number. Different places and sizes of templates keep the cases apart."""
+    """The number of an overlay is not used. Different places and sizes of templates separate the cases."""
     now = [3, 0, 1, 4, 2]  # numbers in the second run
     before, after = [], []
     for case, (then_ids, now_ids, same_place, same_template, _) in enumerate(MATCHES):

@@ -1,4 +1,4 @@
-"""Connecting to a lake: what it must contain, and what the views show."""
+"""Connecting to a lake: required files, and the rows of the views."""
 
 import json
 import threading
@@ -14,12 +14,12 @@ VIEWS = (
 )  # fmt: skip
 
 
-def count(connection, view):
+def count_rows(connection, view):
     return sql.read(connection, f"SELECT count(*) AS n FROM {view}")[0]["n"]
 
 
 @pytest.fixture
-def filled(hand_written_run):
+def complete_run(hand_written_run):
     run = hand_written_run
     run.add_pairs(["one caption", "another caption"])
     run.add_attributions([[1, 2], [3, 4]], (1, 2))
@@ -40,7 +40,7 @@ def filled(hand_written_run):
 def test_an_empty_lake_has_every_view_typed_and_without_rows(lake):
     with sql.connect(lake) as connection:
         for view in VIEWS:
-            assert count(connection, view) == 0
+            assert count_rows(connection, view) == 0
         for table in sql.query_names("schema"):
             assert sql.rows(connection, "review/alerts", run_id="all") == []
             described = {
@@ -52,19 +52,19 @@ def test_an_empty_lake_has_every_view_typed_and_without_rows(lake):
         ] == "MAP(VARCHAR, VARCHAR)"
 
 
-def test_a_lake_with_a_run_has_rows_in_every_view(filled):
-    with filled.connect() as connection:
-        counts = {view: count(connection, view) for view in VIEWS}
+def test_a_lake_with_a_run_has_rows_in_every_view(complete_run):
+    with complete_run.connect() as connection:
+        counts = {view: count_rows(connection, view) for view in VIEWS}
     assert counts == {
         "runs": 1, "pairs": 2, "ingest_errors": 1, "attributions": 2, "tokens": 6, "regions": 1, "region_shares": 2,
         "findings": 1, "alerts": 1, "confirmations": 2, "verdicts": 1, "self_audits": 1, "validations": 1,
     }  # fmt: skip
 
 
-def test_types_are_the_same_with_and_without_rows(filled, tmp_path):
+def test_types_are_the_same_with_and_without_rows(complete_run, tmp_path):
     """A query written against an empty lake works on a full one."""
     (tmp_path / "empty").mkdir()
-    with filled.connect() as full, sql.connect(tmp_path / "empty") as empty:
+    with complete_run.connect() as full, sql.connect(tmp_path / "empty") as empty:
         for view in (*VIEWS, "pair_slices", "slice_shares"):
             columns = [
                 [(row["column_name"], row["column_type"]) for row in sql.read(connection, f"DESCRIBE {view}")]
@@ -73,53 +73,53 @@ def test_types_are_the_same_with_and_without_rows(filled, tmp_path):
             assert columns[0] == columns[1], view
 
 
-def test_a_run_shows_its_manifest(filled):
-    filled.finish("stopped", "because")
-    with filled.connect() as connection:
+def test_a_run_shows_its_manifest(complete_run):
+    complete_run.finish("stopped", "because")
+    with complete_run.connect() as connection:
         (row,) = sql.read(connection, "SELECT * FROM runs")
-    assert (row["run_id"], row["status"], row["reason"], row["seed"]) == (filled.run_id, "stopped", "because", 0)
+    assert (row["run_id"], row["status"], row["reason"], row["seed"]) == (complete_run.run_id, "stopped", "because", 0)
     assert (row["corpus_rows"], row["pairs"], row["attributions"]) == (2, 2, 2)
     assert json.loads(row["config"]) == {"a": 2, "b": 1}
     assert row["started_at"].utcoffset().total_seconds() == 0
     assert row["finished_at"] >= row["started_at"]
 
 
-def test_two_runs_are_read_together_and_missing_columns_are_null(filled):
-    second = type(filled)(filled.lake, "20260102T000000-bbbbbb").begin()
+def test_two_runs_are_read_together_and_missing_columns_are_null(complete_run):
+    second = type(complete_run)(complete_run.lake, "20260102T000000-bbbbbb").begin()
     second.add_pairs(["a third"])
-    # A file of an earlier release lacks a column that later ones have.
+    # A file of an earlier release lacks a column of later releases.
     import pyarrow.parquet as pq
 
     path = second.path("pairs")
     table = pq.read_table(path).drop_columns(["width"])
     pq.write_table(table, path)
-    with sql.connect(filled.lake) as connection:
+    with sql.connect(complete_run.lake) as connection:
         rows = sql.read(connection, "SELECT run_id, width FROM pairs ORDER BY run_id, pair_id")
     assert [row["width"] for row in rows] == [80, 80, None]
 
 
-def test_a_single_run_can_be_read_if_another_is_damaged(filled):
-    second = type(filled)(filled.lake, "20260102T000000-bbbbbb").begin()
+def test_a_single_run_can_be_read_if_another_is_damaged(complete_run):
+    second = type(complete_run)(complete_run.lake, "20260102T000000-bbbbbb").begin()
     second.add_pairs(["a third"])
-    filled.path("pairs").unlink()
+    complete_run.path("pairs").unlink()
     with second.connect() as connection:
         assert sql.read(connection, "SELECT caption FROM pairs") == [{"caption": "a third"}]
     with pytest.raises(sql.LakeError, match="is missing or damaged"):
-        sql.connect(filled.lake)
+        sql.connect(complete_run.lake)
 
 
 @pytest.mark.parametrize("path", ["../secret.parquet", "/etc/passwd", "runs/other/pairs/part-00000.parquet"])
-def test_a_manifest_with_files_of_other_runs_is_an_error(filled, path):
-    manifest = filled.folder / "manifest.json"
+def test_a_manifest_with_files_of_other_runs_is_an_error(complete_run, path):
+    manifest = complete_run.folder / "manifest.json"
     record = json.loads(manifest.read_text())
     record["files"][0]["path"] = path
     manifest.write_text(json.dumps(record))
     with pytest.raises(sql.LakeError, match="outside the folder"):
-        sql.connect(filled.lake)
+        sql.connect(complete_run.lake)
 
 
-def test_values_are_what_json_can_hold(filled):
-    with filled.connect() as connection:
+def test_values_can_be_serialized_as_json(complete_run):
+    with complete_run.connect() as connection:
         (row,) = sql.read(
             connection, "SELECT sum(1::HUGEINT) AS n, 0.5 AS half, 'nan'::DOUBLE AS no, MAP {'a': 1.5} AS m"
         )
@@ -138,17 +138,17 @@ def test_a_file_instead_of_a_lake_is_an_error(tmp_path):
         sql.connect(tmp_path / "file")
 
 
-def test_a_missing_file_is_named(filled):
-    filled.path("pairs").unlink()
+def test_a_missing_file_is_named(complete_run):
+    complete_run.path("pairs").unlink()
     with pytest.raises(sql.LakeError, match=r"a file of table pairs .*is missing .*part-00000.parquet"):
-        sql.connect(filled.lake)
+        sql.connect(complete_run.lake)
 
 
-def test_a_damaged_file_is_named(filled):
-    path = filled.path("pairs")
+def test_a_damaged_file_is_named(complete_run):
+    path = complete_run.path("pairs")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(sql.LakeError, match=r"a file of table pairs .*damaged .*part-00000.parquet"):
-        sql.connect(filled.lake)
+        sql.connect(complete_run.lake)
 
 
 @pytest.mark.parametrize(
@@ -163,24 +163,24 @@ def test_a_damaged_file_is_named(filled):
         ("null", "missing keys: config, counts, files, finished_at, run_id, started_at, status"),
     ],
 )
-def test_a_damaged_manifest_is_named(filled, text, fault):
-    path = filled.folder / "manifest.json"
+def test_a_damaged_manifest_is_named(complete_run, text, fault):
+    path = complete_run.folder / "manifest.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(sql.LakeError, match=rf"manifest .*manifest.json: it is invalid \({fault}"):
-        sql.connect(filled.lake)
+        sql.connect(complete_run.lake)
 
 
-def test_files_that_no_manifest_lists_are_invisible(filled):
-    """Nobody sees what an interrupted shard leaves behind, complete or not."""
-    whole = filled.path("pairs").read_bytes()
-    filled.path("pairs", "part-00001").write_bytes(whole)
-    filled.path("pairs", "torn").write_bytes(whole[: len(whole) // 2])
-    filled.path("pairs", "empty").touch()
-    filled.path("attributions", "torn").write_bytes(b"PAR1")
-    (filled.lake / "runs" / "no-manifest").mkdir()
-    with filled.connect() as connection:
-        assert count(connection, "pairs") == 2
-        assert count(connection, "attributions") == 2
+def test_files_that_no_manifest_lists_are_invisible(complete_run):
+    """Readers do not see files of an interrupted shard, complete or not."""
+    data = complete_run.path("pairs").read_bytes()
+    complete_run.path("pairs", "part-00001").write_bytes(data)
+    complete_run.path("pairs", "torn").write_bytes(data[: len(data) // 2])
+    complete_run.path("pairs", "empty").touch()
+    complete_run.path("attributions", "torn").write_bytes(b"PAR1")
+    (complete_run.lake / "runs" / "no-manifest").mkdir()
+    with complete_run.connect() as connection:
+        assert count_rows(connection, "pairs") == 2
+        assert count_rows(connection, "attributions") == 2
 
 
 def test_a_lake_can_have_any_path(tmp_path):
@@ -192,26 +192,26 @@ def test_a_lake_can_have_any_path(tmp_path):
         assert sql.read(connection, "SELECT pair_id FROM pairs") == [{"pair_id": "p"}]
 
 
-def test_a_lake_can_have_a_relative_path(filled, monkeypatch):
-    monkeypatch.chdir(filled.lake.parent)
-    with sql.connect(filled.lake.relative_to(filled.lake.parent)) as connection:
+def test_a_lake_can_have_a_relative_path(complete_run, monkeypatch):
+    monkeypatch.chdir(complete_run.lake.parent)
+    with sql.connect(complete_run.lake.relative_to(complete_run.lake.parent)) as connection:
         monkeypatch.chdir("/")
-        assert count(connection, "pairs") == 2
+        assert count_rows(connection, "pairs") == 2
 
 
-def test_two_threads_read_one_connection(filled):
+def test_two_threads_read_one_connection(complete_run):
     """Each query has its own cursor: DuckDB 2 blocks a connection that has an open result."""
     faults = []
 
     def read(connection):
         try:
             for _ in range(20):
-                assert count(connection, "tokens") == 6
-                assert len(sql.rows(connection, "gates/corpus", run_id=filled.run_id)) == 2
+                assert count_rows(connection, "tokens") == 6
+                assert len(sql.rows(connection, "gates/corpus", run_id=complete_run.run_id)) == 2
         except Exception as error:  # noqa: BLE001  # reported by the main thread
             faults.append(error)
 
-    with filled.connect() as connection:
+    with complete_run.connect() as connection:
         threads = [threading.Thread(target=read, args=(connection,)) for _ in range(4)]
         for thread in threads:
             thread.start()

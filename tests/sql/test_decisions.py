@@ -1,4 +1,4 @@
-"""Which decision is in force, rows in and rows out: what applies to later runs, and what opens an alert again."""
+"""Which decision is in force: decisions apply to later runs until the evidence changes."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,33 +16,33 @@ OPEN, BENIGN = ("open", True), ("benign", False)
 BEFORE = ", was 0.100 to 0.300"
 
 
-def judge(run, decision="benign", who=ANN, number=0, **named):
-    """Decide about an alert of a run, by its number."""
+def decide_alert(run, decision="benign", who=ANN, number=0, **named):
+    """Decide on an alert of a run, given by its number."""
     return decide(run.lake, who, run.run_id, f"{run.run_id}-{number}", decision, "a marker", "review", **named)
 
 
-def standings(run):
+def read_standings(run):
     """Return the decision in force, and whether the evidence has changed, by region."""
     with sql.connect(run.lake) as connection:
         rows = sql.read(connection, "FROM triage WHERE run_id = $run", {"run": run.run_id})
     return {row["region"]: row for row in rows}
 
 
-def standing(run, region="corner"):
-    return standings(run)[region]
+def read_standing(run, region="corner"):
+    return read_standings(run)[region]
 
 
-def decision(run, region="corner"):
-    row = standing(run, region)
+def read_decision(run, region="corner"):
+    row = read_standing(run, region)
     return row["decision"], row["changed"]
 
 
 def test_a_decision_applies_to_its_alert_in_its_run_and_later_ones(add_next_run):
     left, late = {"region": "left"}, {"region": "late"}
     first, second = add_next_run(CONFIRMED, left, late), add_next_run(CONFIRMED, left, late)
-    record = judge(first)
-    judge(second, number=2)
-    before, after = standings(first), standings(second)
+    record = decide_alert(first)
+    decide_alert(second, number=2)
+    before, after = read_standings(first), read_standings(second)
     assert [before[region]["decision"] for region in ("corner", "left", "late")] == ["benign", "open", "open"]
     assert [after[region]["decision"] for region in ("corner", "left", "late")] == ["benign", "open", "benign"]
     assert not any(row["changed"] for row in (*before.values(), *after.values()))
@@ -61,7 +61,7 @@ CASES = [
     (CONFIRMED, CONFIRMED | {"interval": (0.2, 0.31, 0.4)}, OPEN, f"its effect is 0.310{BEFORE}"),
     (CONFIRMED, CONFIRMED | {"interval": (0.0, 0.09, 0.2)}, OPEN, f"its effect is 0.090{BEFORE}"),
     (CONFIRMED, CONFIRMED | {"interval": (0.2, 0.29, 0.4)}, BENIGN, None),
-    (CONFIRMED, CONFIRMED | {"effect": 30.0}, BENIGN, None),  # the test counts, not the mass
+    (CONFIRMED, CONFIRMED | {"effect": 30.0}, BENIGN, None),  # the effect of the test counts, not that of the mass
     ({"effect": 3.0}, {"effect": 3.7}, BENIGN, None),
     ({"effect": 3.0}, {"effect": 3.9}, OPEN, "its share has 1.3 times the effect at the time of the decision"),
     ({"effect": 3.0}, {"effect": 1.0}, BENIGN, None),
@@ -76,11 +76,11 @@ CASES = [
 ]  # fmt: skip
 
 
-def test_what_opens_an_alert_again(add_next_run):
+def test_changed_evidence_opens_an_alert_again(add_next_run):
     first = add_next_run(*({"region": f"case {number}", **before} for number, (before, *_) in enumerate(CASES)))
     for number in range(len(CASES)):
-        judge(first, number=number)
-    rows = standings(
+        decide_alert(first, number=number)
+    rows = read_standings(
         add_next_run(*({"region": f"case {number}", **after} for number, (_, after, *_) in enumerate(CASES)))
     )
     for number, (before, after, expected, why) in enumerate(CASES):
@@ -89,120 +89,120 @@ def test_what_opens_an_alert_again(add_next_run):
         assert (row["decided"], row["reviewer"]) == ("benign", "Ann")
 
 
-def test_another_text_of_the_rule_or_one_that_was_unknown_opens_it_again(add_next_run):
-    judge(add_next_run({}, rules={}))
-    assert decision(add_next_run({}, rules={})) == BENIGN
+def test_changed_or_unknown_rule_text_opens_an_alert_again(add_next_run):
+    decide_alert(add_next_run({}, rules={}))
+    assert read_decision(add_next_run({}, rules={})) == BENIGN
     second, why = add_next_run({}), "the text of the rule region_mass has changed"
-    assert (standing(second)["decision"], standing(second)["why"]) == ("open", why)
-    judge(second)
-    assert decision(second) == BENIGN
-    row = standing(add_next_run({}, rules={"region_mass": "other"}))
+    assert (read_standing(second)["decision"], read_standing(second)["why"]) == ("open", why)
+    decide_alert(second)
+    assert read_decision(second) == BENIGN
+    row = read_standing(add_next_run({}, rules={"region_mass": "other"}))
     assert (row["decision"], row["why"]) == ("open", why)
 
 
-def test_other_weights_of_the_model_open_it_again(add_next_run):
+def test_changed_weights_open_an_alert_again(add_next_run):
     first = add_next_run({}, model_digest="a" * 64)
-    judge(first)
-    assert decision(add_next_run({}, model_digest="a" * 64)) == BENIGN
+    decide_alert(first)
+    assert read_decision(add_next_run({}, model_digest="a" * 64)) == BENIGN
     beside = add_next_run({}, model_digest="b" * 64, reflags=first.run_id)
-    assert decision(beside) == OPEN
-    assert decision(add_next_run({}, model_digest="a" * 64)) == BENIGN
+    assert read_decision(beside) == OPEN
+    assert read_decision(add_next_run({}, model_digest="a" * 64)) == BENIGN
     third = add_next_run({}, model_digest="b" * 64)
-    row = standing(third)
+    row = read_standing(third)
     assert (row["decision"], row["why"]) == (
         "open",
         f"the weights of the model have changed ({'b' * 12}, were {'a' * 12})",
     )
-    judge(third)
-    assert decision(add_next_run({}, model_digest="b" * 64)) == BENIGN
-    assert decision(add_next_run({}, model_digest=None)) == OPEN
+    decide_alert(third)
+    assert read_decision(add_next_run({}, model_digest="b" * 64)) == BENIGN
+    assert read_decision(add_next_run({}, model_digest=None)) == OPEN
 
 
-def test_an_alert_that_is_open_again_stays_so_until_somebody_decides(add_next_run):
-    """So are one that was resolved and comes back, and one that grows slowly. A re-flagged run opens only itself."""
+def test_reopened_alert_stays_open_until_the_next_decision(add_next_run):
+    """This includes resolved alerts that come back and slow growth. A re-flagged run opens only its own alerts."""
     first = add_next_run({"region": "peak", "effect": 3.0}, {"region": "slow", "effect": 3.0}, {"region": "back"})
     for number in range(3):
-        judge(first, number=number)
+        decide_alert(first, number=number)
     reflagged = add_next_run({"region": "slow", "effect": 9.0}, reflags=first.run_id)
     second = add_next_run({"region": "peak", "effect": 9.0}, {"region": "slow", "effect": 3.6})
     third = add_next_run({"region": "peak", "effect": 3.0}, {"region": "slow", "effect": 4.2}, {"region": "back"})
-    assert decision(reflagged, "slow") == OPEN
-    rows = standings(second)
+    assert read_decision(reflagged, "slow") == OPEN
+    rows = read_standings(second)
     assert {region: (row["decision"], row["changed"]) for region, row in rows.items()} == {
         "peak": OPEN, "slow": BENIGN, "back": BENIGN,
     }  # fmt: skip
     assert (rows["back"]["life"], rows["back"]["alert_id"]) == ("resolved", None)
-    rows = standings(third)
+    rows = read_standings(third)
     assert {region: (row["decision"], row["changed"]) for region, row in rows.items()} == dict.fromkeys(rows, OPEN)
     assert rows["back"]["why"] == f"it was raised anew in run {third.run_id}"
-    judge(third, "confirmed")
-    assert decision(third, "peak") == ("confirmed", False)
-    assert decision(add_next_run({"region": "peak", "effect": 3.5}), "peak") == ("confirmed", False)
+    decide_alert(third, "confirmed")
+    assert read_decision(third, "peak") == ("confirmed", False)
+    assert read_decision(add_next_run({"region": "peak", "effect": 3.5}), "peak") == ("confirmed", False)
 
 
 def test_the_last_decision_about_the_newest_run_counts(add_next_run):
     first, second = add_next_run({}), add_next_run({})
-    judge(second, "confirmed")
-    judge(first, "needs_data")
-    assert standing(first)["decision"] == "needs_data"
-    assert standing(second)["decision"] == "confirmed"
-    judge(second, "open", BOB)
-    row = standing(second)
+    decide_alert(second, "confirmed")
+    decide_alert(first, "needs_data")
+    assert read_standing(first)["decision"] == "needs_data"
+    assert read_standing(second)["decision"] == "confirmed"
+    decide_alert(second, "open", BOB)
+    row = read_standing(second)
     assert (row["decision"], row["reviewer"], row["changed"]) == ("open", "Bob", False)
 
 
 def test_a_decision_about_an_earlier_run_is_countersigned_there(add_next_run):
-    """The rule by which one is in force is the same in the view and where signatures are taken."""
+    """The view and the check of signatures use the same rule for the decision in force."""
     first, second = add_next_run({}, four_eyes=True), add_next_run({}, four_eyes=True)
-    about_second = judge(second)
-    about_first = judge(first, "confirmed", BOB)  # later, but about the earlier run
+    about_second = decide_alert(second)
+    about_first = decide_alert(first, "confirmed", BOB)  # later, but on the earlier run
     for run in (first, second):
         row, record = (
-            standing(run),
+            read_standing(run),
             find_decision(ledger.read_records(run.lake), about_first.body["life_id"], run.run_id),
         )
         assert row["review"] == record.number
-    judge(second, "confirmed", seen=about_second.number)
+    decide_alert(second, "confirmed", seen=about_second.number)
     countersign(first.lake, ANN, about_first.number, "review")
-    assert standing(first)["decision"] == "confirmed"
-    assert standing(second)["decision"] == "pending"
+    assert read_standing(first)["decision"] == "confirmed"
+    assert read_standing(second)["decision"] == "pending"
     with pytest.raises(DecisionError, match=f"record {about_second.number} is not in force"):
         countersign(first.lake, BOB, about_second.number, "review")
     countersign(first.lake, BOB, 3, "review")
-    assert standing(second)["decision"] == "confirmed"
+    assert read_standing(second)["decision"] == "confirmed"
 
 
 def test_a_waiver_that_has_expired_opens_the_alert(add_next_run):
     run, today = add_next_run({}), datetime.now(UTC).date()
-    record = judge(run, "waived", until=today)
-    assert decision(add_next_run({})) == ("waived", False)
+    record = decide_alert(run, "waived", until=today)
+    assert read_decision(add_next_run({})) == ("waived", False)
     yesterday = (today - timedelta(days=1)).isoformat()
     ledger.append(run.lake, "review", record.body | {"until": yesterday})
-    row = standing(run)
+    row = read_standing(run)
     assert (row["decision"], row["changed"], row["why"]) == ("open", True, f"it was waived until {yesterday}")
 
 
 def test_the_four_eyes_principle(add_next_run):
-    """It carries over with a decision, applies to earlier decisions, and not to an alert that is open again."""
+    """A second signature carries over with its decision, but not to an alert that is open again."""
     early, grows = {"region": "early"}, {"region": "grows", "effect": 3.0}
-    judge(add_next_run(early))
+    decide_alert(add_next_run(early))
     first = add_next_run({}, grows, early, four_eyes=True)
-    record = judge(first)
-    judge(first, number=1)
-    row = standing(first, "early")
+    record = decide_alert(first)
+    decide_alert(first, number=1)
+    row = read_standing(first, "early")
     assert (row["decision"], row["second_needed"]) == ("pending", True)
     second = add_next_run({}, grows | {"effect": 9.0}, early, four_eyes=True)
-    assert standing(second)["decision"] == "pending"
-    row = standing(second, "grows")
+    assert read_standing(second)["decision"] == "pending"
+    row = read_standing(second, "grows")
     assert (row["decision"], row["second_needed"]) == ("open", False)
     countersign(first.lake, BOB, record.number, "approval")
-    row = standing(second)
+    row = read_standing(second)
     assert (row["decision"], row["countersigned_by"], row["carried_over"]) == ("benign", "Bob", True)
 
 
 def test_a_run_with_a_decision_is_not_pruned(add_next_run):
     runs = [add_next_run({}), add_next_run({"region": "left"}), add_next_run({"region": "left"})]
-    judge(runs[0])
+    decide_alert(runs[0])
     plans = {plan.run_id: plan for plan in plan_pruning(runs[0].lake, RetentionPolicy(keep=1))}
     assert plans[runs[0].run_id].why == "record 1 of the ledger is about it"
     assert not plans[runs[0].run_id].pruned

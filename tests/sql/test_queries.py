@@ -26,8 +26,8 @@ PARAMETERS = {
 }  # fmt: skip
 
 
-def header(text):
-    """The comment lines at the top of a query, as one text."""
+def read_header(text):
+    """Return the comment lines at the top of a query as one text."""
     lines = []
     for line in text.splitlines():
         if not line.startswith("--"):
@@ -36,8 +36,8 @@ def header(text):
     return " ".join(lines)
 
 
-def parameters(text):
-    """Names of the parameters in a query's code."""
+def list_parameters(text):
+    """Return the names of the parameters in the code of a query."""
     code = "\n".join(line.split("--")[0] for line in text.splitlines())
     return set(re.findall(r"\$([a-z_]+)", code))
 
@@ -54,24 +54,24 @@ def test_every_file_is_one_statement_with_a_header(folder):
             text = sql.query_text(f"{folder}/{name}")
             (statement,) = connection.extract_statements(text)
             assert statement.type.name == ("CREATE" if folder in DEFINITIONS else "SELECT"), name
-            assert header(text), name
+            assert read_header(text), name
             if folder in DEFINITIONS:
                 kind = {"schema": "TABLE", "views": "VIEW", "macros": "MACRO"}[folder]
                 assert re.search(rf"^CREATE {kind} {name}\b", text, re.MULTILINE), name
-                assert not parameters(text), name
+                assert not list_parameters(text), name
             if folder in ("schema", "views"):
-                assert header(text).startswith("One row per "), name
+                assert read_header(text).startswith("One row per "), name
 
 
 @pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder not in DEFINITIONS])
 def test_a_query_states_its_grain_and_its_parameters(folder):
     for name in sql.query_names(folder):
         text = sql.query_text(f"{folder}/{name}")
-        assert "Grain: " in header(text), name
-        listed = re.search(r"Parameters: ([^.]*)\.", header(text))
+        assert "Grain: " in read_header(text), name
+        listed = re.search(r"Parameters: ([^.]*)\.", read_header(text))
         assert listed, name
-        assert set(re.findall(r"\$([a-z_]+)", listed.group(1))) == parameters(text), name
-        assert ("none" in listed.group(1)) == (not parameters(text)), name
+        assert set(re.findall(r"\$([a-z_]+)", listed.group(1))) == list_parameters(text), name
+        assert ("none" in listed.group(1)) == (not list_parameters(text)), name
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +83,9 @@ def connection(tmp_path_factory):
 @pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder not in DEFINITIONS])
 def test_every_query_runs_on_an_empty_lake(connection, folder):
     for name in sql.query_names(folder):
-        values = {key: PARAMETERS[key] for key in parameters(sql.query_text(f"{folder}/{name}"))}
+        values = {key: PARAMETERS[key] for key in list_parameters(sql.query_text(f"{folder}/{name}"))}
         rows = sql.rows(connection, f"{folder}/{name}", **values)
-        assert [row for row in rows if any(row.values())] == [], name  # sums of nothing are 0
+        assert [row for row in rows if any(row.values())] == [], name  # sums without rows are 0
 
 
 def test_a_digest_is_that_of_the_text():
@@ -99,7 +99,7 @@ def test_schemas_have_the_types_of_their_definition():
     assert sql.schema("pairs").field("attributes").type == pa.map_(pa.string(), pa.string())
 
 
-def test_conform_fills_what_is_left_out_and_refuses_other_types():
+def test_conform_adds_missing_columns_and_rejects_other_types():
     table = sql.conform("pairs", [{"pair_id": "p", "width": 3, "attributes": [("site", "a")], "unknown": 1}])
     assert table.schema == sql.schema("pairs")
     assert table.to_pylist()[0]["caption"] is None

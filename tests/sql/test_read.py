@@ -1,4 +1,4 @@
-"""Queries that a user writes: they can read the lake, and nothing else."""
+"""Queries of users can read the lake and nothing else."""
 
 import uuid
 
@@ -102,7 +102,7 @@ def read_files(folder):
         "SELECT 1 UNION ALL SELECT 2",
     ],
 )
-def test_a_read_is_answered(connection, text):
+def test_read_only_queries_return_rows(connection, text):
     assert sql.read(connection, text)
 
 
@@ -118,20 +118,20 @@ def test_repeated_column_names_are_numbered(connection):
 
 
 def test_parameters_are_values_and_never_text(connection):
-    found = "SELECT pair_id FROM pairs WHERE caption = $caption"
-    assert sql.read(connection, found, {"caption": "it's another"}) == [{"pair_id": "pair-0001"}]
-    assert sql.read(connection, found, {"caption": "' OR 1 = 1 --"}) == []
+    query = "SELECT pair_id FROM pairs WHERE caption = $caption"
+    assert sql.read(connection, query, {"caption": "it's another"}) == [{"pair_id": "pair-0001"}]
+    assert sql.read(connection, query, {"caption": "' OR 1 = 1 --"}) == []
     with pytest.raises(sql.QueryError):
-        sql.read(connection, found)
+        sql.read(connection, query)
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_anything_but_a_read_is_refused(connection, lake, text):
+def test_statements_that_are_not_read_only_are_rejected(connection, lake, text):
     before = read_files(lake)
     with pytest.raises(sql.QueryError, match="query: "):
         sql.read(connection, fill_in(text, lake))
     assert read_files(lake) == before
-    # Nothing has changed for the next reader either.
+    # The views and files are unchanged.
     assert [row["run_id"] for row in sql.read(connection, "SELECT run_id FROM runs WHERE status = 'running'")]
     assert sql.read(connection, "SELECT count(*) AS n FROM alerts") == [{"n": 0}]
 
@@ -144,15 +144,15 @@ def test_nothing_outside_the_lake_is_read(connection, lake, text):
         sql.read(connection, fill_in(text, lake))
 
 
-def test_the_views_stay_readable_after_a_refusal(connection):
+def test_views_can_be_read_after_a_rejected_query(connection):
     for text in ("SELECT * FROM '/etc/hostname'", "DROP VIEW pairs", "SELECT 1 / 'a'"):
         with pytest.raises(sql.QueryError):
             sql.read(connection, text)
         assert len(sql.read(connection, "FROM pairs")) == 2
 
 
-def test_the_connection_itself_is_locked(connection):
-    """A second protection, in case a statement is taken for a read."""
+def test_configuration_of_the_connection_is_locked(connection):
+    """A second protection, in case a statement is classified as read-only by mistake."""
     for setting in ("threads = 1", "enable_external_access = true", "allowed_directories = ['/']"):
         with pytest.raises(duckdb.Error, match=r"locked|external access"):
             connection.cursor().execute(f"SET {setting}")

@@ -14,14 +14,14 @@ def compute_shares(run):
     return {(row["pair_id"], row["region"]): row for row in rows}
 
 
-def figures(row):
+def read_figures(row):
     return row["share"], row["area"], row["nats"]
 
 
 @pytest.mark.parametrize(
     ("grid", "nats", "cases"),
     [
-        (  # patches of a quarter each: [[1, 2], [3, 4]]
+        (  # patches of a quarter: [[1, 2], [3, 4]]
             (2, 2),
             [1, 2, 3, 4],
             [
@@ -52,7 +52,7 @@ def test_a_share_is_that_of_the_patches_inside_the_box(hand_written_run, grid, n
     hand_written_run.add_regions(*((f"box {number}", box) for number, (box, _) in enumerate(cases)))
     shares = compute_shares(hand_written_run)
     for number, (_, expected) in enumerate(cases):
-        assert figures(shares["pair-0000", f"box {number}"]) == pytest.approx(expected)
+        assert read_figures(shares["pair-0000", f"box {number}"]) == pytest.approx(expected)
 
 
 def test_a_region_of_several_boxes_is_their_sum(hand_written_run):
@@ -61,25 +61,25 @@ def test_a_region_of_several_boxes_is_their_sum(hand_written_run):
     hand_written_run.add_regions(
         ("diagonal", (0, 0, 0.5, 0.5)), ("diagonal", (0.5, 0.5, 1, 1)), ("other", (0, 0, 1, 0.5))
     )
-    found = compute_shares(hand_written_run)
-    assert figures(found["pair-0000", "diagonal"]) == pytest.approx((0.5, 0.5, 5))
-    assert figures(found["pair-0000", "other"]) == pytest.approx((0.3, 0.5, 3))
-    assert len(found) == 2
+    shares = compute_shares(hand_written_run)
+    assert read_figures(shares["pair-0000", "diagonal"]) == pytest.approx((0.5, 0.5, 5))
+    assert read_figures(shares["pair-0000", "other"]) == pytest.approx((0.3, 0.5, 3))
+    assert len(shares) == 2
 
 
 def test_boxes_of_one_pair_are_not_those_of_another(hand_written_run):
     hand_written_run.add_pairs(["a", "b"])
     hand_written_run.add_attributions([[1, 2, 3, 4], [4, 3, 2, 1]], (2, 2))
     hand_written_run.add_regions(("all", (0, 0, 0.5, 1)), ("own", (0, 0, 0.5, 0.5), "pair-0001"))
-    found = compute_shares(hand_written_run)
-    assert {key: figures(row) for key, row in found.items()} == {
+    shares = compute_shares(hand_written_run)
+    assert {key: read_figures(row) for key, row in shares.items()} == {
         ("pair-0000", "all"): pytest.approx((0.4, 0.5, 4)),
         ("pair-0001", "all"): pytest.approx((0.6, 0.5, 6)),
         ("pair-0001", "own"): pytest.approx((0.4, 0.25, 4)),
     }
 
 
-def test_an_empty_map_has_an_area_and_no_share(hand_written_run):
+def test_empty_map_has_an_area_but_no_share(hand_written_run):
     hand_written_run.add_pairs(["a"])
     hand_written_run.add_attributions([[0, 0, 0, 0]], (2, 2))
     hand_written_run.add_regions(("box", (0, 0, 0.5, 0.5)))
@@ -88,7 +88,7 @@ def test_an_empty_map_has_an_area_and_no_share(hand_written_run):
     assert (row["area"], row["nats"]) == (0.25, 0)
 
 
-def test_a_finer_grid_of_the_same_map_holds_the_same(hand_written_run):
+def test_finer_grid_of_the_same_map_has_the_same_shares(hand_written_run):
     hand_written_run.add_pairs(["a", "b"])
     hand_written_run.add_attributions([[1, 2, 3, 4]], (2, 2))
     coarse = [1, 2, 3, 4]
@@ -99,8 +99,8 @@ def test_a_finer_grid_of_the_same_map_holds_the_same(hand_written_run):
     box = ("box", (0.1, 0.2, 0.83, 0.61))
     hand_written_run.add_regions(box)
     other.add_regions(box)
-    assert figures(compute_shares(hand_written_run)["pair-0000", "box"]) == pytest.approx(
-        figures(compute_shares(other)["pair-0000", "box"])
+    assert read_figures(compute_shares(hand_written_run)["pair-0000", "box"]) == pytest.approx(
+        read_figures(compute_shares(other)["pair-0000", "box"])
     )
 
 
@@ -109,7 +109,7 @@ def test_another_run_of_the_lake_adds_nothing(hand_written_run):
         run.add_pairs(["a"])
         run.add_attributions([[1, 2, 3, 4]], (2, 2))
         run.add_regions(("box", (0, 0, 0.5, 0.5)))
-    assert figures(compute_shares(hand_written_run)["pair-0000", "box"]) == pytest.approx((0.1, 0.25, 1))
+    assert read_figures(compute_shares(hand_written_run)["pair-0000", "box"]) == pytest.approx((0.1, 0.25, 1))
 
 
 def test_slices_are_the_corpus_the_words_and_the_attributes(hand_written_run):
@@ -172,10 +172,10 @@ def test_a_slice_is_found_from_the_factor_on(hand_written_run):
     # Powers of two, so that the threshold itself is met exactly: share / area = 2.
     hand_written_run.add_pairs(["just", "just", "under", "over"])
     hand_written_run.add_shares("corner", [0.25, 0.25, 0.2499, 0.375], area=0.125)
-    found = find_slices(hand_written_run)
-    assert {slice_name for kind, slice_name in found if kind == "word"} == {"just", "over"}
-    assert found["word", "just"]["effect"] == 2
-    assert found["word", "over"]["effect"] == 3
+    findings = find_slices(hand_written_run)
+    assert {slice_name for kind, slice_name in findings if kind == "word"} == {"just", "over"}
+    assert findings["word", "just"]["effect"] == 2
+    assert findings["word", "over"]["effect"] == 3
     assert ("word", "just") not in find_slices(hand_written_run, factor=2.001)
 
 
@@ -183,8 +183,8 @@ def test_a_slice_is_found_from_the_smallest_size_on(hand_written_run):
     hand_written_run.add_pairs(["one"] + ["two"] * 2 + ["three"] * 3)
     hand_written_run.add_shares("corner", [0.5] * 6)
     for size, expected in ((1, {"one", "two", "three"}), (2, {"two", "three"}), (3, {"three"}), (4, set())):
-        found = find_slices(hand_written_run, min_pairs=size)
-        assert {slice_name for kind, slice_name in found if kind == "word"} == expected
+        findings = find_slices(hand_written_run, min_pairs=size)
+        assert {slice_name for kind, slice_name in findings if kind == "word"} == expected
     assert ("corpus", "all pairs") in find_slices(hand_written_run, min_pairs=6)
     assert find_slices(hand_written_run, min_pairs=7) == {}
 
@@ -194,16 +194,18 @@ def test_the_corpus_words_and_attributes_are_slices(hand_written_run):
         ["bad", "bad", "good", "good"], [{"site": "a"}, {"site": "b"}, {"site": "a"}, {"site": "b"}]
     )
     hand_written_run.add_shares("corner", [0.9, 0.5, 0.1, 0.1])
-    found = find_slices(hand_written_run)
+    findings = find_slices(hand_written_run)
     # corpus: 1.6 / 4; bad: 1.4 / 2; good: 0.1; site a: 1.0 / 2; site b: 0.6 / 2; each over an area of 0.1
-    assert {key: pytest.approx(row["effect"]) for key, row in found.items()} == {
+    assert {key: pytest.approx(row["effect"]) for key, row in findings.items()} == {
         ("word", "bad"): 7,
         ("attribute", "site=a"): 5,
         ("corpus", "all pairs"): 4,
         ("attribute", "site=b"): 3,
     }
-    assert [row["effect"] for row in found.values()] == sorted((r["effect"] for r in found.values()), reverse=True)
-    assert mean_figures(found["word", "bad"]) == (2, pytest.approx(0.7), pytest.approx(0.1))
+    assert [row["effect"] for row in findings.values()] == sorted(
+        (r["effect"] for r in findings.values()), reverse=True
+    )
+    assert mean_figures(findings["word", "bad"]) == (2, pytest.approx(0.7), pytest.approx(0.1))
 
 
 def mean_figures(row):
@@ -249,7 +251,7 @@ def explain_findings(run, factor=2.0, min_pairs=2):
     return {row["slice"]: row["explained_by"] for row in rows}
 
 
-def test_a_weaker_slice_of_the_same_pairs_is_explain_findings(hand_written_run):
+def test_weaker_slice_of_the_same_pairs_is_explained(hand_written_run):
     # `portable` holds the strong pairs and others that are harmless; so does the corpus.
     hand_written_run.add_pairs(["sick portable"] * 4 + ["portable"] * 4 + ["well"] * 2)
     hand_written_run.add_shares("corner", [0.9] * 4 + [0.1] * 6)
@@ -259,17 +261,17 @@ def test_a_weaker_slice_of_the_same_pairs_is_explain_findings(hand_written_run):
 def test_an_unrelated_slice_is_independent(hand_written_run):
     hand_written_run.add_pairs(["sick"] * 4 + ["other"] * 4 + ["well"] * 12)
     hand_written_run.add_shares("corner", [0.9] * 4 + [0.5] * 4 + [0.0] * 12)
-    found = explain_findings(hand_written_run)
-    assert (found["sick"], found["other"]) == (None, None)
+    explanations = explain_findings(hand_written_run)
+    assert (explanations["sick"], explanations["other"]) == (None, None)
     # Without the sick, the corpus is 2 / 16 = 0.125: below the factor.
-    assert found["all pairs"] == "sick"
+    assert explanations["all pairs"] == "sick"
 
 
 def test_a_slice_that_would_be_found_without_the_stronger_one_is_independent(hand_written_run):
     hand_written_run.add_pairs(["sick both"] * 4 + ["both"] * 4)
     hand_written_run.add_shares("corner", [0.9] * 4 + [0.5] * 4)
-    found = explain_findings(hand_written_run)
-    assert found == {"sick": None, "both": None, "all pairs": "both"}  # the corpus is the same pairs as `both`
+    explanations = explain_findings(hand_written_run)
+    assert explanations == {"sick": None, "both": None, "all pairs": "both"}  # the corpus is the same pairs as `both`
 
 
 @pytest.mark.parametrize(("rest", "expected"), [(1, "sick"), (2, None)])
@@ -280,7 +282,7 @@ def test_too_few_pairs_outside_the_stronger_slice_make_it_explained(hand_written
 
 
 def test_two_names_for_the_same_pairs_leave_one_alert(hand_written_run):
-    """If all figures are equal, always the same one is independent."""
+    """If all figures are equal, the choice of the independent one is deterministic."""
     hand_written_run.add_pairs(["pleural effusion"] * 3 + ["well"] * 20)
     hand_written_run.add_shares("corner", [0.9] * 3 + [0.0] * 20)
     assert explain_findings(hand_written_run) == {"pleural": None, "effusion": "pleural"}
@@ -314,9 +316,9 @@ def test_findings_of_another_region_explain_nothing(hand_written_run):
 def test_the_strongest_explanation_is_named(hand_written_run):
     hand_written_run.add_pairs(["worst bad all"] * 3 + ["bad all"] + ["all"] * 8)
     hand_written_run.add_shares("corner", [1.0] * 3 + [0.9] + [0.0] * 8)
-    found = explain_findings(hand_written_run)
-    assert found["bad"] == "worst"
-    assert found["all"] == "worst"
+    explanations = explain_findings(hand_written_run)
+    assert explanations["bad"] == "worst"
+    assert explanations["all"] == "worst"
 
 
 def flag_hottest_corner(run, maps, captions, **rules):
@@ -330,7 +332,7 @@ def flag_hottest_corner(run, maps, captions, **rules):
             for name, box in corner_boxes(0.25).items()
         ],
     )
-    for _ in range(2):  # a repeated stage comes to the same
+    for _ in range(2):  # a repeated stage has the same result
         flag.fn(run, AlertsConfig(factor=2.0, min_pairs=4, examples=1, **rules), {})
     with run.connect() as connection:
         return sql.read(connection, "FROM findings WHERE rule = 'hottest_corner' ORDER BY effect DESC")
@@ -347,9 +349,9 @@ def make_map(*corners, nats=6.0):
 def test_mass_in_different_corners_is_found_although_no_corner_is(hand_written_run):
     # 6 of 21 nats in one corner, 1 of 21 in the others: each corner holds (6 + 3) / 84 of the sick, 1.7 times its area.
     maps = [make_map(number % 4) for number in range(8)] + [make_map()] * 8
-    (found,) = flag_hottest_corner(hand_written_run, maps, ["sick"] * 8 + ["well"] * 8)
-    assert (found["region"], found["slice"], found["n"]) == ("hottest corner", "sick", 8)
-    assert (found["share"], found["area"]) == (pytest.approx(6 / 21), 1 / 16)
+    (finding,) = flag_hottest_corner(hand_written_run, maps, ["sick"] * 8 + ["well"] * 8)
+    assert (finding["region"], finding["slice"], finding["n"]) == ("hottest corner", "sick", 8)
+    assert (finding["share"], finding["area"]) == (pytest.approx(6 / 21), 1 / 16)
     with hand_written_run.connect() as connection:
         boxes = sql.read(connection, "SELECT pair_id, x0, y0 FROM regions WHERE kind = 'hottest' ORDER BY pair_id")
         others = sql.read(connection, "SELECT count(*) AS n FROM findings WHERE rule = 'region_mass'")
@@ -358,7 +360,7 @@ def test_mass_in_different_corners_is_found_although_no_corner_is(hand_written_r
 
 
 def test_a_maximum_that_all_pairs_have_is_not_found(hand_written_run):
-    """Any noise has a hottest corner: here it holds 4.6 times its area, in the slice and outside it alike."""
+    """Noise has a hottest corner, too: its share is 4.6 times its area in the slice and outside it."""
     maps = [make_map(number % 4) for number in range(16)]
     assert flag_hottest_corner(hand_written_run, maps, ["sick"] * 8 + ["well"] * 8) == []
 
@@ -393,8 +395,8 @@ HALVES = ["sick"] * 4 + ["well"] * 6
 
 
 def test_a_frame_that_cannot_reach_the_factor_is_compared_with_the_other_pairs(hand_written_run):
-    found = find_contrasts(hand_written_run, "frame", [0.27] * 4 + [0.09] * 6, HALVES)
-    assert found == {"sick": pytest.approx(3)}
+    effects = find_contrasts(hand_written_run, "frame", [0.27] * 4 + [0.09] * 6, HALVES)
+    assert effects == {"sick": pytest.approx(3)}
 
 
 @pytest.mark.parametrize(
@@ -465,8 +467,8 @@ def test_a_region_that_was_screened_is_not_compared(hand_written_run):
 
 def test_an_empty_map_has_no_hottest_corner(hand_written_run):
     maps = [[0.0] * 16] + [make_map(number % 4) for number in range(8)] + [make_map()] * 8
-    (found,) = flag_hottest_corner(hand_written_run, maps, ["sick"] * 9 + ["well"] * 8)
-    assert found["n"] == 8
+    (finding,) = flag_hottest_corner(hand_written_run, maps, ["sick"] * 9 + ["well"] * 8)
+    assert finding["n"] == 8
 
 
 def test_no_findings_give_no_rows(hand_written_run):
@@ -483,15 +485,15 @@ def test_a_large_overlay_is_found_by_its_frequency(hand_written_run):
     hand_written_run.write_table("stamps", [{"region": f"stamp {s}", "area": 0.6, "spread": s == 1} for s in (1, 2)])
     with hand_written_run.connect() as connection:
         chosen = {"run_id": hand_written_run.run_id, "factor": 2.0}
-        found = sql.rows(connection, "rules/spread_stamp", **chosen, min_pairs=3)
+        findings = sql.rows(connection, "rules/spread_stamp", **chosen, min_pairs=3)
         assert sql.rows(connection, "rules/spread_stamp", **chosen, min_pairs=4) == []
     # 3 of 4 against 3 of 16
-    assert [(row["region"], row["slice"], row["n"], row["effect"]) for row in found] == [("stamp 1", "bad", 3, 4)]
+    assert [(row["region"], row["slice"], row["n"], row["effect"]) for row in findings] == [("stamp 1", "bad", 3, 4)]
 
 
 @pytest.mark.parametrize(("common", "expected"), [(1, None), (3, "horse")])
 def test_a_finding_of_other_rules_is_explained_only_if_too_few_pairs_remain(hand_written_run, common, expected):
-    """Mass over area of the remaining pairs does not show what such a rule would find in them."""
+    """Mass over area of the remaining pairs does not tell whether such a rule would still propose them."""
     both = ["horse castle"] * common
     hand_written_run.add_pairs([*both, *["horse"] * (5 - common), *["castle"] * (4 - common), *["well"] * 20])
     hand_written_run.add_shares("stamp 1", [0.14] * (9 - common) + [0.0] * 20, area=0.12)

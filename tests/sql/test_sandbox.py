@@ -1,4 +1,4 @@
-"""Untrusted queries, in a process that is ended: limits that DuckDB does not enforce. Each query takes a second."""
+"""Untrusted queries in a separate process, with limits that DuckDB does not enforce. Each query takes a second."""
 
 import time
 
@@ -41,10 +41,10 @@ def test_a_query_that_exceeds_a_limit_or_fails_is_an_error(query, text, limits, 
     start = time.monotonic()
     with pytest.raises(sql.QueryError, match=message):
         query(text, **limits)
-    assert time.monotonic() - start < 30  # mostly the start of a process on a busy machine
+    assert time.monotonic() - start < 30  # most of it is the start of the process on a busy machine
 
 
-def test_a_result_has_a_limit_as_a_whole():
+def test_total_size_of_a_result_is_limited():
     table = pa.table({"x": ["x" * 900_000] * 30})
     limits = sandbox.Limits(rows=100, seconds=1.0)
     with pytest.raises(sql.QueryError, match=r"a result of .* KiB, expected at most 16384 KiB"):
@@ -63,5 +63,5 @@ def test_two_queries_run_at_a_time(query, monkeypatch):
     finally:
         for _ in range(sandbox.MAX_CONCURRENT):
             sandbox._slots.release()
-    for _ in range(sandbox.MAX_CONCURRENT + 1):  # a query gives its slot back
+    for _ in range(sandbox.MAX_CONCURRENT + 1):  # a query releases its slot
         assert query("SELECT 1 AS x") == [{"x": 1}]

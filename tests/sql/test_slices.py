@@ -28,8 +28,8 @@ def test_every_slice_has_the_pairs_of_the_view(connection):
     for row in slices:
         members = "SELECT pair_id FROM slice_members($run, $kind, $name)"
         chosen = {"run": row["run_id"], "kind": row["slice_kind"], "name": row["slice"]}
-        found = [each["pair_id"] for each in sql.read(connection, members, chosen)]
-        assert sorted(found) == sorted(row["pairs"]), row["slice"]
+        pair_ids = [each["pair_id"] for each in sql.read(connection, members, chosen)]
+        assert sorted(pair_ids) == sorted(row["pairs"]), row["slice"]
 
 
 @pytest.mark.parametrize("name", ["shado", "x=y=shado", "nothing", "", None])

@@ -18,8 +18,8 @@ def read_files(root):
     """Return the contents of all files below a root, by name."""
     if isinstance(root, Path):
         return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-    found = root.fs.find(root.path) if root.fs.exists(root.path) else []
-    return {path.removeprefix(root.path).lstrip("/"): root.fs.cat_file(path) for path in found}
+    paths = root.fs.find(root.path) if root.fs.exists(root.path) else []
+    return {path.removeprefix(root.path).lstrip("/"): root.fs.cat_file(path) for path in paths}
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -50,11 +50,11 @@ def test_a_file_appears_when_it_is_complete(root):
 def test_a_local_file_is_written_to_the_same_folder_first(tmp_path):
     with stores.write_atomically(tmp_path / "new" / "file") as temporary:
         temporary.write_text("half")
-        assert temporary.parent == tmp_path / "new"  # so that the rename stays on one disk
+        assert temporary.parent == tmp_path / "new"  # so that the rename stays on one file system
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_a_failure_leaves_nothing_behind(root, error):
+def test_failed_write_leaves_no_file(root, error):
     with pytest.raises(error), stores.write_atomically(root / "file") as temporary:
         temporary.write_text("half")
         raise error
@@ -62,7 +62,7 @@ def test_a_failure_leaves_nothing_behind(root, error):
     assert list_temporary() == []
 
 
-def test_a_failure_keeps_the_old_file(root):
+def test_failed_write_keeps_the_old_file(root):
     stores.write_bytes(root / "file", b"old")
     with pytest.raises(ValueError, match="no"), stores.write_atomically(root / "file") as temporary:
         temporary.write_text("new")
@@ -85,7 +85,7 @@ def test_a_file_is_flushed_before_it_is_renamed(tmp_path, monkeypatch):
     with stores.write_atomically(tmp_path / "file") as temporary:
         temporary.write_text("x")
     stores.write_bytes(tmp_path / "file", b"y")
-    assert synced == [False, True, True, True]  # the file's, then its folder's
+    assert synced == [False, True, True, True]  # the file, then its folder
 
 
 @pytest.mark.parametrize(
@@ -184,12 +184,12 @@ def test_many_files_are_fetched_in_order(remote_folder, root, tmp_path):
 def test_a_copy_must_match_its_sha256(remote_folder):
     path = remote_folder / "file"
     stores.write_bytes(path, b"damaged")
-    wanted = hashlib.sha256(b"whole").hexdigest()
-    with pytest.raises(LakeError, match=f"is damaged: got sha256 [0-9a-f]*, expected {wanted}.*restore it"):
-        stores.fetch(path, wanted)
-    assert not stores.copy_path(wanted).exists()
+    expected = hashlib.sha256(b"whole").hexdigest()
+    with pytest.raises(LakeError, match=f"is damaged: got sha256 [0-9a-f]*, expected {expected}.*restore it"):
+        stores.fetch(path, expected)
+    assert not stores.copy_path(expected).exists()
     stores.write_bytes(path, b"whole")
-    assert stores.fetch(path, wanted).read_bytes() == b"whole"
+    assert stores.fetch(path, expected).read_bytes() == b"whole"
 
 
 def test_a_missing_file_is_named(remote_folder):

@@ -83,7 +83,7 @@ def test_a_key_of_another_kind_is_an_error(tmp_path):
 
 
 def test_the_mode_of_the_file_that_was_read_counts(tmp_path):
-    """Not that of a file that replaces it meanwhile."""
+    """The mode of a file that replaces it meanwhile is not used."""
     create_key(tmp_path / "key")
     (tmp_path / "key").chmod(0o644)
     opened = Path.open

@@ -71,8 +71,8 @@ def test_an_unknown_kind_is_an_error(root):
 def test_concurrent_threads_lose_no_record(root, workers):
     with ThreadPoolExecutor(workers) as pool:
         written = list(pool.map(lambda number: append(root, "run", {"run_id": number}), range(40)))
-    found = read_records(root)
-    assert sorted(record.body["run_id"] for record in found) == list(range(40))
+    records = read_records(root)
+    assert sorted(record.body["run_id"] for record in records) == list(range(40))
     assert sorted(record.number for record in written) == list(range(1, 41))
     append(root, "run", {"run_id": "last"})  # the next writer corrects HEAD if it lags behind
     assert read_head(root)[0] == 41
@@ -107,7 +107,7 @@ def test_an_upload_that_the_driver_repeats_succeeds(remote_folder):
 
 
 def test_the_check_of_a_record_is_called_before_each_attempt(root, monkeypatch):
-    seen, create, others = [], stores.files.create_file, [True]
+    num_records, create, others = [], stores.files.create_file, [True]
 
     def slow(path, data):
         if others.pop() if others else False:
@@ -115,8 +115,8 @@ def test_the_check_of_a_record_is_called_before_each_attempt(root, monkeypatch):
         return create(path, data)
 
     monkeypatch.setattr(stores.files, "create_file", slow)
-    append(root, "run", {"run_id": "ours"}, check=lambda before: seen.append(len(before)))
-    assert seen == [0, 1]
+    append(root, "run", {"run_id": "ours"}, check=lambda before: num_records.append(len(before)))
+    assert num_records == [0, 1]
     assert [record.body["run_id"] for record in read_records(root)] == ["faster", "ours"]
 
     def refuse(before):
@@ -174,7 +174,7 @@ def swap_records(root):
 def test_nothing_is_appended_to_a_ledger_that_was_changed(root, damage, message, monkeypatch):
     append_runs(root)
     damage(root)
-    monkeypatch.setattr(ledger, "_cache", {})  # as in another process
+    monkeypatch.setattr(ledger, "_cache", {})  # as if read by another process
     monkeypatch.setattr(ledger, "_HEAD_ATTEMPTS", 0)
     with pytest.raises(LedgerError, match=message):
         append(root, "run", {})
@@ -243,7 +243,7 @@ def test_other_files_in_the_folder_are_ignored(root):
 
 
 def test_in_s3_a_record_is_created_only_once(s3, monkeypatch):
-    """The driver sends If-None-Match, and the store answers that the name is taken."""
+    """The driver sends If-None-Match, and the store responds that the name exists."""
     root = stores.lake_root(f"s3://{s3.bucket}/a-ledger")
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: append(root, "run", {"run_id": number}), range(12)))

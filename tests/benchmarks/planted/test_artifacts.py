@@ -12,20 +12,20 @@ WRITING = [kind for kind in KINDS.values() if kind.modality == "text"]
 SHAPES = [(80, 80), (80, 80, 3), (64, 64, 3)]
 
 
-def image(shape, seed=0):
+def make_image(shape, seed=0):
     return np.random.default_rng(seed).uniform(0.1, 0.9, shape).astype(np.float32)
 
 
-def painted(kind, pixels, seed):
+def paint(kind, pixels, seed):
     return kind.paint(pixels, np.random.default_rng(seed), "nodule")
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", PAINTING, ids=lambda kind: kind.name)
-def test_the_mask_is_what_changed(kind, shape):
+def test_mask_equals_the_changed_pixels(kind, shape):
     for seed in range(20):
-        pixels = image(shape, seed)
-        after, mask = painted(kind, pixels, seed)
+        pixels = make_image(shape, seed)
+        after, mask = paint(kind, pixels, seed)
         changed = after != pixels
         assert np.array_equal(changed if changed.ndim == 2 else changed.any(axis=-1), mask)
         assert after.dtype == np.float32
@@ -33,10 +33,10 @@ def test_the_mask_is_what_changed(kind, shape):
 
 
 @pytest.mark.parametrize("kind", PAINTING, ids=lambda kind: kind.name)
-def test_painting_is_pure(kind):
-    pixels = image((80, 80, 3))
+def test_painting_does_not_change_its_input(kind):
+    pixels = make_image((80, 80, 3))
     before = pixels.copy()
-    first, second = (painted(kind, pixels, 5) for _ in range(2))
+    first, second = (paint(kind, pixels, 5) for _ in range(2))
     assert np.array_equal(pixels, before)
     assert np.array_equal(first[0], second[0])
     assert np.array_equal(first[1], second[1])
@@ -50,36 +50,36 @@ def test_painting_is_pure(kind):
     ],
 )  # fmt: skip
 def test_an_artifact_takes_its_share_of_the_image(name, least, most):
-    assert least <= painted(KINDS[name], image((80, 80)), 1)[1].mean() <= most
+    assert least <= paint(KINDS[name], make_image((80, 80)), 1)[1].mean() <= most
 
 
-def places(name):
-    masks = [painted(KINDS[name], image((80, 80)), seed)[1] for seed in range(60)]
+def list_places(name):
+    masks = [paint(KINDS[name], make_image((80, 80)), seed)[1] for seed in range(60)]
     return np.array([[axis.min() for axis in np.nonzero(mask)] for mask in masks])
 
 
 def test_the_corner_tag_is_in_every_corner_and_nowhere_else():
-    found = places("corner_tag")
+    corners = list_places("corner_tag")
     height, width = letter_bitmap(TAG).shape
-    assert {(y < 40, x < 40) for y, x in found} == {(a, b) for a in (True, False) for b in (True, False)}
-    assert all(y < 6 or y >= 80 - height - 6 for y in found[:, 0])
-    assert all(x < 6 or x >= 80 - width - 6 for x in found[:, 1])
+    assert {(y < 40, x < 40) for y, x in corners} == {(a, b) for a in (True, False) for b in (True, False)}
+    assert all(y < 6 or y >= 80 - height - 6 for y in corners[:, 0])
+    assert all(x < 6 or x >= 80 - width - 6 for x in corners[:, 1])
 
 
 def test_the_fixed_tag_moves_by_a_pixel_or_two():
-    found = places("fixed_tag")
-    assert (np.ptp(found, axis=0) == 4).all()
+    positions = list_places("fixed_tag")
+    assert (np.ptp(positions, axis=0) == 4).all()
 
 
 @pytest.mark.parametrize("name", ["logo", "word"])
 def test_a_logo_or_word_can_be_anywhere(name):
-    found = places(name)
-    assert np.ptp(found[:, 0]) > 50
-    assert np.ptp(found[:, 1]) > 30
+    positions = list_places(name)
+    assert np.ptp(positions[:, 0]) > 50
+    assert np.ptp(positions[:, 1]) > 30
 
 
-def test_the_word_can_be_read():
-    _, mask = painted(KINDS["word"], image((80, 80)), 3)
+def test_rendered_word_is_legible():
+    _, mask = paint(KINDS["word"], make_image((80, 80)), 3)
     rows, columns = np.nonzero(mask)
     assert np.array_equal(
         mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1], render_letters("NODULE").astype(bool)
@@ -89,7 +89,7 @@ def test_the_word_can_be_read():
 @pytest.mark.parametrize("word", ["", "A" * 20])
 def test_a_word_that_does_not_fit_raises(word):
     with pytest.raises(ValueError, match="letters"):
-        KINDS["word"].paint(image((80, 80)), np.random.default_rng(0), word)
+        KINDS["word"].paint(make_image((80, 80)), np.random.default_rng(0), word)
 
 
 def test_a_letter_without_bitmap_raises():
@@ -110,7 +110,7 @@ def test_captions_get_the_words_in_order(kind):
 
 
 @pytest.mark.parametrize("kind", PAINTING, ids=lambda kind: kind.name)
-def test_the_image_side_leaves_captions_alone(kind):
+def test_image_artifacts_do_not_change_captions(kind):
     assert kind.write("a red circle") == "a red circle"
     assert kind.words == ()
 
@@ -119,5 +119,5 @@ def test_only_the_texture_has_no_place():
     assert [kind.name for kind in KINDS.values() if not kind.has_place] == ["texture"]
 
 
-def test_the_sets_divide_the_kinds():
+def test_sets_partition_the_kinds():
     assert sorted(name for names in SETS.values() for name in names) == sorted(KINDS)

@@ -24,8 +24,8 @@ def cache(tmp_path):
 
 
 @pytest.fixture
-def cases(monkeypatch):
-    """The configurations that the audit was called with."""
+def audit_configs(monkeypatch):
+    """The configurations with which the audit was called."""
     configs = []
 
     def audit(config):
@@ -38,25 +38,25 @@ def cases(monkeypatch):
     return configs
 
 
-def test_an_outcome_is_stored_and_not_computed_again(cache, cases, capsys):
+def test_an_outcome_is_stored_and_not_computed_again(cache, audit_configs, capsys):
     for _ in range(2):
         audits.run_audit(ENTRY, "planted", False, 3, cache)
-    assert len(cases) == 1
-    found = audits.read_outcome(ENTRY, "planted", False, 3, cache)
-    assert found.evaluation == JUDGED
-    assert found.entry == ENTRY
+    assert len(audit_configs) == 1
+    outcome = audits.read_outcome(ENTRY, "planted", False, 3, cache)
+    assert outcome.evaluation == JUDGED
+    assert outcome.entry == ENTRY
     assert "'stamp 1'] confirmed" in capsys.readouterr().out
 
 
-def test_the_twin_is_audited_on_the_same_corpus_by_the_same_defaults(cache, cases):
+def test_the_twin_is_audited_on_the_same_corpus_by_the_same_defaults(cache, audit_configs):
     audits.run_audit(ENTRY, "planted", False, 3, cache)
     audits.run_audit(ENTRY, "planted", True, 3, cache)
-    own, twin = cases
+    own, twin = audit_configs
     assert own.model.architecture == f"local-dir:{get_folder(ENTRY, cache).resolve()}"
     assert twin.model.architecture == f"local-dir:{get_folder(create_clean_entry('phantoms', 1), cache).resolve()}"
-    for config in cases:
+    for config in audit_configs:
         plain = AuditConfig(corpus=config.corpus, model=config.model, lake=config.lake)
-        assert config == plain  # nothing is set but where things are
+        assert config == plain  # only paths are set
 
 
 def test_every_entry_is_audited_on_every_corpus_and_by_its_twin():

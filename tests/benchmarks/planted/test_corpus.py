@@ -1,4 +1,4 @@
-"""Audited corpora are deterministic, differ as intended, and do not contain the ground truth."""
+"""Corpora for audits are deterministic, differ as intended, and do not contain the ground truth."""
 
 import csv
 
@@ -15,8 +15,10 @@ COUNT = 60
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_pairs_are_deterministic_and_bare_ones_differ_only_by_their_artifacts(entry):
-    planted, again, bare = (corpus.draw_pairs(entry, variant, COUNT) for variant in ("planted", "planted", "bare"))
-    assert all(np.array_equal(a.image, b.image) and a.caption == b.caption for a, b in zip(planted, again, strict=True))
+    planted, repeated, bare = (corpus.draw_pairs(entry, variant, COUNT) for variant in ("planted", "planted", "bare"))
+    assert all(
+        np.array_equal(a.image, b.image) and a.caption == b.caption for a, b in zip(planted, repeated, strict=True)
+    )
     assert any(pair.artifacts for pair in planted)
     for pair, without in zip(planted, bare, strict=True):
         assert not without.artifacts
@@ -27,7 +29,7 @@ def test_pairs_are_deterministic_and_bare_ones_differ_only_by_their_artifacts(en
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_crossed_artifacts_never_lie_with_their_own_target_but_with_another(entry):
+def test_crossed_artifacts_occur_only_with_another_target(entry):
     crossed = corpus.draw_pairs(entry, "crossed", 3 * COUNT)
     for tie in entry.ties:
         carried = [pair.target for pair in crossed if pair.carries(tie.kind)]
@@ -35,7 +37,7 @@ def test_crossed_artifacts_never_lie_with_their_own_target_but_with_another(entr
         assert tie.target not in carried
 
 
-def test_a_clean_entry_has_no_corpus_of_its_own():
+def test_clean_entry_has_no_corpus():
     with pytest.raises(ValueError, match="expected one with ties"):
         corpus.draw_pairs(create_clean_entry("phantoms", 1), "planted", 3)
 

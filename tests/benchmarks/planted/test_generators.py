@@ -31,33 +31,33 @@ def sample(generator):
     return entry, [draw_pair(generator, entry.planting, rng) for _ in range(900)]
 
 
-def drawn(generator, planting, count=40, seed=3):
+def draw_pairs_of(generator, planting, count=40, seed=3):
     rng = np.random.default_rng(seed)
     return [draw_pair(generator, planting, rng) for _ in range(count)]
 
 
 def test_the_same_seed_gives_the_same_bytes(generator):
     planting = create_clean_entry(generator.name, 0).planting
-    first, second, third = (drawn(generator, planting, 12, seed) for seed in (1, 1, 2))
+    first, second, third = (draw_pairs_of(generator, planting, 12, seed) for seed in (1, 1, 2))
     for a, b, c in zip(first, second, third, strict=True):
         assert a.image.tobytes() == b.image.tobytes() != c.image.tobytes()
         assert a.caption == b.caption
         assert a.wording == b.wording
 
 
-def test_boxes_lie_in_the_image_and_belong_to_what_is_shown(generator):
-    for pair in drawn(generator, NOTHING, 150):
+def test_boxes_are_inside_the_image_and_belong_to_visible_objects(generator):
+    for pair in draw_pairs_of(generator, NOTHING, 150):
         assert set(pair.picture.boxes) <= pair.picture.classes
         for box in pair.picture.boxes.values():
             assert 0 <= box.x0 < box.x1 <= 80
             assert 0 <= box.y0 < box.y1 <= 80
 
 
-def test_what_is_visible_lies_in_its_box(generator):
-    """The same picture with a fainter finding differs from it in the box more than elsewhere."""
+def test_visible_objects_are_inside_their_box(generator):
+    """The same image with a fainter finding differs more inside the box than outside."""
     inside, outside = [], []
     for label in range(len(generator.classes)):
-        if generator.get_target(label) in {None, "cardiomegaly"}:  # a smaller heart has another box
+        if generator.get_target(label) in {None, "cardiomegaly"}:  # a smaller heart has a different box
             continue
         strong, weak = (generator.draw(np.random.default_rng(label), label, strength) for strength in (1.0, 0.0))
         box, changed = strong.boxes[label], np.abs(strong.pixels - weak.pixels)
@@ -78,33 +78,33 @@ def test_a_faint_finding_cannot_be_seen(generator):
 
 
 def test_captions_name_their_classes_and_vague_ones_do_not(generator):
-    named = {text for label in range(len(generator.classes)) for text in generator.list_prompts(label)}
+    prompts = {text for label in range(len(generator.classes)) for text in generator.list_prompts(label)}
     for vague in (0.0, 1.0):
         shares = dict.fromkeys((*generator.targets, None), vague)
-        for pair in drawn(generator, Planting({}, vague=shares), 150):
+        for pair in draw_pairs_of(generator, Planting({}, vague=shares), 150):
             assert pair.wording.vague == bool(vague)
             assert pair.wording.classes <= pair.picture.classes
             assert pair.picture.label in pair.wording.classes
-            own = generator.classes[pair.picture.label]
+            class_name = generator.classes[pair.picture.label]
             if vague:
                 assert not any(
                     name.split()[-1] in pair.caption.split() for name in generator.classes if name != "normal"
                 )
-                assert pair.caption not in named
+                assert pair.caption not in prompts
             elif len(pair.wording.classes) == 1:
                 assert pair.caption in generator.list_prompts(pair.picture.label)
             else:
-                assert own in pair.caption
+                assert class_name in pair.caption
 
 
 def test_all_words_are_in_the_vocabulary_and_fit_the_context(generator):
     known = Vocabulary([kind.write(text) for kind in KINDS.values() for text in generator.list_texts()], ARCHITECTURE)
     rates = {name: dict.fromkeys((*generator.targets, None), 1.0) for name in KINDS}
     vague = dict.fromkeys((*generator.targets, None), 0.2)
-    captions = [pair.caption for pair in drawn(generator, Planting(rates, "TAG", vague=vague), 80)]
+    captions = [pair.caption for pair in draw_pairs_of(generator, Planting(rates, "TAG", vague=vague), 80)]
     ids = known.tokenizer(captions)
     assert set(ids.unique().tolist()) <= set(known.used.tolist())
-    assert (ids[:, -1] == 0).all()  # the longest caption does not even fill the context
+    assert (ids[:, -1] == 0).all()  # the longest caption does not fill the context
 
 
 def test_planted_rates_match_the_plan(sample):
@@ -120,23 +120,23 @@ def test_planted_rates_match_the_plan(sample):
 def test_faint_and_vague_shares_match_the_plan(sample):
     entry, pairs = sample
     for tie in entry.ties:
-        own = [pair for pair in pairs if pair.target == tie.target]
+        of_target = [pair for pair in pairs if pair.target == tie.target]
         on_text = KINDS[tie.kind].modality == "text"
-        assert np.mean([p.picture.faint for p in own]) == pytest.approx(0 if on_text else 0.4, abs=0.12)
-        assert np.mean([p.wording.vague for p in own]) == pytest.approx(VAGUE_SHARES[not on_text], abs=0.12)
+        assert np.mean([p.picture.faint for p in of_target]) == pytest.approx(0 if on_text else 0.4, abs=0.12)
+        assert np.mean([p.wording.vague for p in of_target]) == pytest.approx(VAGUE_SHARES[not on_text], abs=0.12)
 
 
 @pytest.mark.slow
 def test_a_clean_corpus_plants_everything_at_random(generator):
     entry = create_clean_entry(generator.name, 0)
-    pairs = drawn(generator, entry.planting, 700)
+    pairs = draw_pairs_of(generator, entry.planting, 700)
     for kind in KINDS:
         for target in generator.targets:
-            own = [pair.carries(kind) for pair in pairs if pair.target == target]
-            assert np.mean(own) == pytest.approx(RANDOM_RATE, abs=0.12)
+            carries = [pair.carries(kind) for pair in pairs if pair.target == target]
+            assert np.mean(carries) == pytest.approx(RANDOM_RATE, abs=0.12)
 
 
-def test_what_is_planted_is_where_its_mask_says(sample):
+def test_planted_pixels_equal_the_mask(sample):
     _, pairs = sample
     for pair in pairs[:150]:
         for planted in pair.artifacts:
@@ -155,7 +155,7 @@ def test_what_is_planted_is_where_its_mask_says(sample):
                 assert pair.caption == without.caption
 
 
-def test_an_artifact_can_be_taken_out_and_put_back(sample):
+def test_artifact_can_be_removed_and_added_again(sample):
     _, pairs = sample
     pair = next(pair for pair in pairs if len(pair.artifacts) == 1 and pair.artifacts[0].mask is not None)
     (planted,) = pair.artifacts
@@ -165,21 +165,21 @@ def test_an_artifact_can_be_taken_out_and_put_back(sample):
     assert bare.add_artifact(planted.kind, planted.seed).image.tobytes() == pair.image.tobytes()
 
 
-def test_positives_are_captions_that_are_true(generator):
-    pairs = drawn(generator, NOTHING, 30)
+def test_positives_are_true_captions(generator):
+    pairs = draw_pairs_of(generator, NOTHING, 30)
     same = compute_positives(pairs)
     assert (same.diagonal() == 1).all()
     if generator.name == "phantoms":
         labels = np.array([pair.picture.label for pair in pairs])
         assert np.array_equal(same.numpy() == 1, labels[:, None] == labels[None, :])
     else:
-        assert not (same == same.T).all()  # a caption of one object is true of scenes that show another, too
+        assert not (same == same.T).all()  # a caption of one object is also true for scenes with several objects
 
 
-def test_scenes_place_objects_anywhere_and_never_one_on_another():
+def test_objects_of_scenes_are_anywhere_and_do_not_overlap():
     generator = GENERATORS["scenes"]
     centres = []
-    for pair in drawn(generator, NOTHING, 200):
+    for pair in draw_pairs_of(generator, NOTHING, 200):
         boxes = list(pair.picture.boxes.values())
         assert len(boxes) == len(pair.picture.classes) >= 2
         centres.append(((boxes[0].x0 + boxes[0].x1) / 2, (boxes[0].y0 + boxes[0].y1) / 2))

@@ -1,4 +1,4 @@
-"""The figures of the benchmark, for audits and interventions written by hand."""
+"""The figures of the benchmark, for hand-written audits and interventions."""
 
 import re
 
@@ -15,9 +15,11 @@ NOTHING = Effect(0.0, 0.0, 0.0, 0.0)
 LEARNED = Effect(0.0, 1.0, 0.0, 0.5)
 
 
-def row(cell, found, learned=True):
+def make_row(cell, is_found, learned=True):
     verdict = Verdict(cell, LEARNED if learned else NOTHING, NOTHING)
-    return Row(verdict, ArtifactResult(found, found, found, 0.5 if found else None, 20, 0.9 if found else 0.0))
+    return Row(
+        verdict, ArtifactResult(is_found, is_found, is_found, 0.5 if is_found else None, 20, 0.9 if is_found else 0.0)
+    )
 
 
 def make_outcome(cell, variant="planted", by_twin=False, confirmed=(), unexplained=()):
@@ -30,10 +32,10 @@ def test_recall_counts_artifacts_that_are_learned_have_a_place_and_are_strongly_
     weak = next(c for c in reporting if c.tie.strength == 0.7 and c.tie.kind != "texture")
     texture = next(c for c in reporting if c.tie.kind == "texture" and c.tie.strength >= 0.85)
     rows = [
-        *(row(c, True) for c in strong[1:]),
-        row(strong[0], False),
-        row(weak, False),
-        row(texture, False),
+        *(make_row(c, True) for c in strong[1:]),
+        make_row(strong[0], False),
+        make_row(weak, False),
+        make_row(texture, False),
     ]
     record = summarize(rows, [], "reporting")
     assert record["recall"] == pytest.approx((len(strong) - 1) / len(strong))
@@ -41,7 +43,7 @@ def test_recall_counts_artifacts_that_are_learned_have_a_place_and_are_strongly_
     assert record["artefact_kinds"] == 8
     assert record["missed"] == [f"{strong[0].entry.name}/{strong[0].tie.kind}"]
     assert record["recall_of_weaker_ties"] == 0
-    not_learned = summarize([*rows[:-3], row(strong[0], False, learned=False)], [], "reporting")
+    not_learned = summarize([*rows[:-3], make_row(strong[0], False, learned=False)], [], "reporting")
     assert not_learned["recall"] == 1
     assert not_learned["not_learned"] == record["missed"]
 
@@ -86,15 +88,15 @@ def test_pointing_is_reported_by_generator(monkeypatch):
     }
 
 
-def test_a_share_comes_with_its_interval():
+def test_share_has_an_interval():
     mean, low, high = compute_share([True, True, False, True])
     assert low < mean == 0.75 < high
 
 
 def test_the_table_counts_by_kind_and_strength():
     chosen = [c for c in list_cells("reporting") if c.tie.kind == "logo"]
-    text = format_table([row(c, c.tie.strength > 0.8) for c in chosen])
+    text = format_table([make_row(c, c.tie.strength > 0.8) for c in chosen])
     (line,) = [line for line in text.splitlines() if line.startswith("logo")]
     (learned, of), *by_strength = [tuple(map(int, pair)) for pair in re.findall(r"(\d) of (\d)", line)]
     assert learned == of == len(chosen) == sum(of for _, of in by_strength)
-    assert sum(found for found, _ in by_strength) == sum(c.tie.strength > 0.8 for c in chosen)
+    assert sum(num_found for num_found, _ in by_strength) == sum(c.tie.strength > 0.8 for c in chosen)

@@ -1,4 +1,4 @@
-"""Figures of the comparison by hand, the rule that chooses, and the command line over made-up measurements."""
+"""Figures compared with hand-computed ones, the rule of choice, and the command line on artificial measurements."""
 
 import json
 
@@ -19,14 +19,14 @@ from benchmarks.planted.maps import (
 QUICK = ["--quick", "--settings", "20% position,80% feature closed beta 0.1,embeddings closed,paper"]
 
 
-def row(name, mean, **figures):
-    """A setting whose resamples lie .1 about its mean tpr."""
+def make_row(name, mean, **figures):
+    """Make a setting whose resamples differ by 0.1 from its mean true positive rate."""
     resampled = mean + np.linspace(-0.1, 0.1, 101)[np.random.default_rng(len(name)).permutation(101)]
     base = {"one": 1.0, "two": 1.0, "ops": 1.0, "spoken": 1.0}
     return Row(name, {**base, "tpr": mean, **figures}, (mean - 0.1, mean + 0.1), {}, resampled)
 
 
-def names(rows):
+def list_names(rows):
     return [r.name for r in rows]
 
 
@@ -40,7 +40,7 @@ def test_tpr_allows_a_twentieth_of_the_twin():
     assert compute_tpr(twin, twin) <= 0.05
 
 
-def test_detection_of_what_is_apart_and_of_what_is_not():
+def test_detection_of_separate_and_of_equal_values():
     shares = np.random.default_rng(0).random(60)
     apart, resampled = compute_detection(shares + 2, shares, np.random.default_rng(1))
     assert apart["auroc"] == apart["tpr"] == apart["sets"] == 1
@@ -59,28 +59,30 @@ def test_sets_find_what_single_pairs_do_not():
     assert figures["sets"] > figures["tpr"] + 0.2
 
 
-def test_the_rule_takes_the_best_that_points():
-    rows = [row("blind", 0.99, two=0.84), row("good", 0.9), row("lesser", 0.5, ops=0.1)]
-    assert names(choose_image(rows)) == ["good"]
+def test_rule_selects_the_best_setting_that_points():
+    rows = [make_row("blind", 0.99, two=0.84), make_row("good", 0.9), make_row("lesser", 0.5, ops=0.1)]
+    assert list_names(choose_image(rows)) == ["good"]
 
 
-def test_of_those_that_tie_the_cheapest_wins():
-    rows = [row("dear", 0.90), row("cheap", 0.87, ops=0.3), row("lesser", 0.5, ops=0.1)]
-    assert names(choose_image(rows)) == ["cheap", "dear"]
+def test_rule_selects_the_cheapest_of_equal_settings():
+    rows = [make_row("dear", 0.90), make_row("cheap", 0.87, ops=0.3), make_row("lesser", 0.5, ops=0.1)]
+    assert list_names(choose_image(rows)) == ["cheap", "dear"]
 
 
-def test_all_compete_where_none_points():
-    assert names(choose_image([row("a", 0.9, one=0.9), row("b", 0.4, one=0.94)])) == ["a"]
+def test_all_settings_compete_if_none_points():
+    assert list_names(choose_image([make_row("a", 0.9, one=0.9), make_row("b", 0.4, one=0.94)])) == ["a"]
 
 
-def test_the_text_default_of_before_stays_where_it_ties():
+def test_earlier_text_default_is_kept_if_equal():
     before = BEFORE["text"]
-    assert names(choose_text([row("other", 0.92), row(before, 0.9), row("silent", 1, spoken=0.4)])) == [before, "other"]
-    assert names(choose_text([row("other", 0.92), row(before, 0.5)])) == ["other"]
+    assert list_names(
+        choose_text([make_row("other", 0.92), make_row(before, 0.9), make_row("silent", 1, spoken=0.4)])
+    ) == [before, "other"]
+    assert list_names(choose_text([make_row("other", 0.92), make_row(before, 0.5)])) == ["other"]
 
 
 class FixedModel:
-    """Measurements under which the model puts more on what is planted than its twin."""
+    """Measurements in which the model attributes more to planted artifacts than its twin."""
 
     def __init__(self, entry, *_):
         self.entry = entry
@@ -109,18 +111,18 @@ def fixed_models(monkeypatch):
 def test_the_command_prints_tables_and_json_last(fixed_models, capsys):
     maps.main(QUICK)
     printed = capsys.readouterr().out.splitlines()
-    found = json.loads(printed[-1])
-    assert found["split"] == "reporting"  # of which the quick model is
-    assert set(found["image"]["settings"]) == {"20% position", "80% feature closed beta 0.1", "paper"}
-    figures = found["image"]["settings"]["paper"]["figures"]
+    result = json.loads(printed[-1])
+    assert result["split"] == "reporting"  # the split of the quick model
+    assert set(result["image"]["settings"]) == {"20% position", "80% feature closed beta 0.1", "paper"}
+    figures = result["image"]["settings"]["paper"]["figures"]
     assert (figures["tpr"], figures["one"], figures["two"], figures["wrong"], figures["ops"]) == (1, 1, 0.5, 0.5, 5)
-    assert found["text"]["chosen"] == BEFORE["text"]
-    assert found["text"]["settings"]["paper"]["figures"]["retained"] == pytest.approx(0.8)
+    assert result["text"]["chosen"] == BEFORE["text"]
+    assert result["text"]["settings"]["paper"]["figures"]["retained"] == pytest.approx(0.8)
     assert sum(line.startswith("chosen by the rule") for line in printed) == 2
 
 
 @pytest.mark.slow
-def test_costs_are_relative_to_the_default_of_before(encoder, monkeypatch):
+def test_costs_are_relative_to_the_earlier_default(encoder, monkeypatch):
     monkeypatch.setattr(maps.Costs, "_seconds", lambda *_: 1.0)
     costs = maps.Costs(encoder, encoder)
     assert costs.compare(maps.IMAGE[BEFORE["image"]])["ops"] == 1
@@ -130,7 +132,7 @@ def test_costs_are_relative_to_the_default_of_before(encoder, monkeypatch):
     assert paper > late
 
 
-def test_an_unknown_setting_is_refused(capsys):
+def test_unknown_setting_is_rejected(capsys):
     with pytest.raises(SystemExit):
         maps.main(["--settings", "90% magic"])
     assert "90% magic" in capsys.readouterr().err

@@ -59,12 +59,12 @@ def test_every_setting_leaves_one_tower_idle():
 
 
 @pytest.mark.parametrize("key", CELLS, ids=" ".join)
-def test_carriers_have_the_artifact_and_name_the_target(key):
+def test_sampled_carriers_have_the_artifact_and_name_the_target(key):
     cell = CELLS[key]
-    drawn = list(draw_carriers(cell, 12))
-    assert all(pair.carries(cell.tie.kind) and pair.target == cell.tie.target for pair in drawn)
-    assert any(pair.wording.vague for pair in drawn) is (KINDS[cell.tie.kind].modality == "text")
-    assert [pair.image.tobytes() for pair in draw_carriers(cell, 5)] == [pair.image.tobytes() for pair in drawn[:5]]
+    carriers = list(draw_carriers(cell, 12))
+    assert all(pair.carries(cell.tie.kind) and pair.target == cell.tie.target for pair in carriers)
+    assert any(pair.wording.vague for pair in carriers) is (KINDS[cell.tie.kind].modality == "text")
+    assert [pair.image.tobytes() for pair in draw_carriers(cell, 5)] == [pair.image.tobytes() for pair in carriers[:5]]
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -81,12 +81,12 @@ def test_named_objects_are_separate_from_the_others(name):
 
 
 @pytest.mark.parametrize("key", CELLS, ids=" ".join)
-def test_a_foreign_caption_names_another_target(key):
+def test_other_caption_names_another_target(key):
     generator = CELLS[key].entry.generator
     for number, pair in enumerate(draw_carriers(CELLS[key], 10)):
-        own = {text for i, _ in enumerate(generator.classes) for text in generator.list_prompts(i)
+        captions_of_target = {text for i, _ in enumerate(generator.classes) for text in generator.list_prompts(i)
                if generator.get_target(i) == pair.target}  # fmt: skip
-        assert draw_other_caption(generator, pair, number) not in own
+        assert draw_other_caption(generator, pair, number) not in captions_of_target
 
 
 def test_a_patch_counts_by_the_part_that_is_covered():
@@ -109,7 +109,7 @@ def test_pointing_is_at_the_named_box_more_than_at_any_other(hottest, points):
     assert is_pointing_at(image_map, cases) is points
 
 
-def test_words_are_found_as_they_stand_in_a_row():
+def test_words_are_found_as_consecutive_tokens():
     assert find_tokens(["<s>", "no", "du", "le", "du"], ["du", "le"]) == [2, 3]
     with pytest.raises(ValueError, match="expected 'le du'"):
         find_tokens(["du", "le"], ["le", "du"])
@@ -120,12 +120,12 @@ def test_a_cell_is_measured_once_and_stored(model, kind, columns, monkeypatch):
     cell = CELLS["phantoms", kind]
     config = IMAGE["80% feature closed beta 0.1"] if kind == "logo" else TEXT["embeddings closed"]
     built = model(cell.entry)
-    found = built.measure_cell(cell, config, PAIRS)
-    assert set(found) == columns
-    assert len(found["own"]) == PAIRS
-    assert all(0 < share < 1 for column in found.values() for share in column)
+    measured = built.measure_cell(cell, config, PAIRS)
+    assert set(measured) == columns
+    assert len(measured["own"]) == PAIRS
+    assert all(0 < share < 1 for column in measured.values() for share in column)
     monkeypatch.setattr(measurements, "attribute", None)
-    assert built.measure_cell(cell, config, PAIRS) == found
+    assert built.measure_cell(cell, config, PAIRS) == measured
     with pytest.raises(TypeError):
         built.measure_cell(cell, config, PAIRS - 1)
 

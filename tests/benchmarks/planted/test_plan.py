@@ -46,7 +46,7 @@ def test_each_generator_and_seed_has_two_models_and_a_clean_twin():
         assert cell.tie.kind in cell.twin.kinds
 
 
-def test_what_settings_are_chosen_on_is_trained_first():
+def test_models_for_choosing_settings_are_trained_first():
     assert [e.seed for e in FULL] == sorted(e.seed for e in FULL)
     assert [e.generator_name for e in FULL[:6]] == ["phantoms"] * 3 + ["scenes"] * 3
 
@@ -64,7 +64,7 @@ def test_splits_are_disjoint():
     assert not {c.tie.kind for c in unused} & {c.tie.kind for c in choosing}
 
 
-def test_each_split_can_carry_its_figures():
+def test_each_split_has_enough_cells():
     has_place = [
         c
         for c in list_cells("reporting")

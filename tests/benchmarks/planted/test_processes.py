@@ -1,4 +1,4 @@
-"""Each name gets its own process; failed ones are reported after all have finished."""
+"""Each name has a separate process; failures are reported after all have finished."""
 
 import pytest
 

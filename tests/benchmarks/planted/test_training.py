@@ -34,7 +34,7 @@ def cache(tmp_path_factory, small_batches):
 
 
 @pytest.mark.slow
-def test_a_trained_folder_loads(cache):
+def test_trained_folder_can_be_loaded(cache):
     encoder = load_encoder(f"local-dir:{training.get_folder(MODEL, cache, STEPS)}")
     assert encoder.image_size == (80, 80)
     texts = encoder.embed_texts(encoder.tokenize(["nodule on the left", "unit 7 nodule on the left"]))
@@ -75,33 +75,33 @@ def test_a_training_that_fails_leaves_no_folder_and_raises(tmp_path, monkeypatch
 
 
 def test_training_processes_get_the_allocator_settings(tmp_path, monkeypatch):
-    seen = {}
+    environment = {}
 
     def run(command, *, env, **_):
-        seen[command[command.index("--only") + 1]] = env
+        environment[command[command.index("--only") + 1]] = env
         return processes.subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(processes.subprocess, "run", run)
     training.train_all([MODEL, TWIN], tmp_path, STEPS, jobs=2)
-    assert set(seen) == {MODEL.name, TWIN.name}
-    assert {env["MALLOC_TOP_PAD_"] for env in seen.values()} == {"268435456"}
-    assert {env["OMP_NUM_THREADS"] for env in seen.values()} == {"1"}
+    assert set(environment) == {MODEL.name, TWIN.name}
+    assert {env["MALLOC_TOP_PAD_"] for env in environment.values()} == {"268435456"}
+    assert {env["OMP_NUM_THREADS"] for env in environment.values()} == {"1"}
 
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(cache, tmp_path):
-    again = training.train(MODEL, tmp_path, STEPS) / "open_clip_model.safetensors"
-    assert again.read_bytes() == (training.get_folder(MODEL, cache, STEPS) / again.name).read_bytes()
+    repeated = training.train(MODEL, tmp_path, STEPS) / "open_clip_model.safetensors"
+    assert repeated.read_bytes() == (training.get_folder(MODEL, cache, STEPS) / repeated.name).read_bytes()
 
 
 def test_the_digest_depends_on_what_determines_the_weights():
     weaker = replace(MODEL, ties=(replace(MODEL.ties[0], strength=0.5), *MODEL.ties[1:]))
-    found = [
+    digests = [
         training.compute_digest(e, s)
         for e, s in ((MODEL, 2), (MODEL, 3), (weaker, 2), (TWIN, 2), (list_entries()[0], 2))
     ]
-    assert len(set(found)) == 5
-    assert training.compute_digest(replace(MODEL, name="other"), 2) == found[0]
+    assert len(set(digests)) == 5
+    assert training.compute_digest(replace(MODEL, name="other"), 2) == digests[0]
 
 
 def test_comments_and_docstrings_do_not_count_as_code(tmp_path):
@@ -129,10 +129,10 @@ def test_interventions_are_measured_once_and_stored_with_the_model(cache, monkey
     monkeypatch.setattr(interventions, "PICTURES_PER_CLASS", 1)
     interventions.main(["--cache", str(cache), "--steps", str(STEPS), "--quick"])
     printed = capsys.readouterr().out.splitlines()
-    found = json.loads(printed[-1])
-    assert found["cells"] == 5
-    assert len(found["not_learned"]) + found["learned"] == 5
-    assert set(found["accuracy"]) == {MODEL.name, TWIN.name}
+    result = json.loads(printed[-1])
+    assert result["cells"] == 5
+    assert len(result["not_learned"]) + result["learned"] == 5
+    assert set(result["accuracy"]) == {MODEL.name, TWIN.name}
     monkeypatch.setattr(interventions, "load_encoder", None)
     interventions.main(["--cache", str(cache), "--steps", str(STEPS), "--quick"])
     assert capsys.readouterr().out.splitlines() == printed
@@ -154,7 +154,7 @@ def test_learned_means_a_larger_increase_in_the_model_than_in_the_twin(model, tw
 
 
 @pytest.mark.parametrize("cell", [list_cells()[0], list_cells()[-1]], ids=lambda cell: cell.entry.generator_name)
-def test_hosts_are_of_other_targets_and_carry_nothing(cell, monkeypatch):
+def test_hosts_have_other_targets_and_no_artifacts(cell, monkeypatch):
     monkeypatch.setattr(interventions, "HOSTS", 40)
     for plain in (True, False):
         hosts = list(interventions._draw_hosts(cell.entry.generator, cell.tie.target, "WORD", plain=plain))

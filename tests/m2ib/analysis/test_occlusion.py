@@ -1,4 +1,4 @@
-"""Fills touch what they should and leak nothing, controls are equal and elsewhere, margins are those of the foils."""
+"""Fills change only masked pixels and leak nothing, controls have equal area, margins compare with the best foil."""
 
 import numpy as np
 import pytest
@@ -41,11 +41,11 @@ def images():
     return torch.randn(3, 3, 40, 40, generator=torch.Generator().manual_seed(1))
 
 
-def masks_of(*shapes, size=40):
+def stack_masks(*shapes, size=40):
     return torch.from_numpy(np.stack([box_mask(SHAPES[shape], size, size) for shape in shapes]))
 
 
-def test_a_box_is_the_pixels_that_it_covers_and_one_at_least():
+def test_box_mask_has_at_least_one_pixel():
     assert np.argwhere(box_mask([(0, 0, 0.5, 0.25)], 4, 4)).tolist() == [[0, 0], [0, 1]]
     assert box_mask([(0.99, 0.99, 1, 1)], 4, 4).sum() == 1
     assert box_mask([(0.5, 0.5, 0.501, 0.501)], 4, 4).sum() == 1
@@ -54,34 +54,34 @@ def test_a_box_is_the_pixels_that_it_covers_and_one_at_least():
 
 @pytest.mark.parametrize("how", ["mean", "blur", "swap"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_fill_changes_masked_pixels_only_and_knows_nothing_of_them(images, how, shape):
-    masks = masks_of(shape, shape, shape)
+def test_fill_changes_only_masked_pixels_and_does_not_depend_on_them(images, how, shape):
+    masks = stack_masks(shape, shape, shape)
     filled = fill_masks(images, masks, how, donors=images.flip(0))
     outside = ~masks[:, None].expand_as(images)
     assert torch.equal(filled[outside], images[outside])
     assert not torch.equal(filled, images)
     other = torch.where(masks[:, None], torch.full_like(images, 1e4), images)
-    again = fill_masks(other, masks, how, donors=images.flip(0))
-    torch.testing.assert_close(again, filled, rtol=0, atol=0)
+    filled_other = fill_masks(other, masks, how, donors=images.flip(0))
+    torch.testing.assert_close(filled_other, filled, rtol=0, atol=0)
     assert filled.isfinite().all()
 
 
-def test_mean_and_blur_fill_a_plain_image_with_its_own_color():
+def test_mean_and_blur_of_a_uniform_image_are_its_color():
     plain = torch.tensor([0.5, -1.0, 2.0])[None, :, None, None].expand(2, 3, 40, 40)
     for how in ("mean", "blur"):
-        torch.testing.assert_close(fill_masks(plain, masks_of("corner", "frame"), how), plain)
+        torch.testing.assert_close(fill_masks(plain, stack_masks("corner", "frame"), how), plain)
 
 
-def test_mean_is_that_of_the_ring():
+def test_mean_is_computed_over_the_ring():
     image = torch.zeros(1, 3, 32, 32)
     image[:, :, :, 16:] = 1.0
     mask = torch.zeros(1, 32, 32, dtype=torch.bool)
-    mask[:, 8:12, 14:18] = True  # as much of it left as right of the edge
+    mask[:, 8:12, 14:18] = True  # half of it on each side of the edge
     assert fill_masks(image, mask, "mean")[0, 0, 9, 15] == pytest.approx(0.5)
 
 
 def test_swap_takes_the_donor_s_pixels_and_an_empty_mask_nothing(images):
-    masks = masks_of("corner", "island", "frame")
+    masks = stack_masks("corner", "island", "frame")
     masks[1] = False
     filled = fill_masks(images, masks, "swap", donors=images + 5)
     assert torch.equal(filled[0, :, :10, :10], images[0, :, :10, :10] + 5)
@@ -89,9 +89,9 @@ def test_swap_takes_the_donor_s_pixels_and_an_empty_mask_nothing(images):
     assert torch.equal(fill_masks(images, masks & False, "blur"), images)
 
 
-def test_a_fill_that_is_not_possible_says_why(images):
+def test_impossible_fill_is_an_error(images):
     with pytest.raises(ValueError, match="donors: got None, expected another image for each image"):
-        fill_masks(images, masks_of("corner", "corner", "corner"), "swap")
+        fill_masks(images, stack_masks("corner", "corner", "corner"), "swap")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -109,26 +109,26 @@ def test_controls_have_the_region_s_area_and_none_of_its_pixels(shape, size):
 def test_controls_of_a_corner_are_the_other_corners():
     mask = box_mask(CORNER, 40, 40)
     corners = [box_mask([box], 40, 40) for box in [(0.75, 0, 1, 0.25), (0, 0.75, 0.25, 1), (0.75, 0.75, 1, 1)]]
-    found = make_control_masks(mask, 4, "pair")
-    assert {control.tobytes() for control in found} == {corner.tobytes() for corner in corners}
+    controls = make_control_masks(mask, 4, "pair")
+    assert {control.tobytes() for control in controls} == {corner.tobytes() for corner in corners}
 
 
-def test_controls_keep_their_distance_from_the_border():
+def test_controls_have_the_same_distance_from_the_border():
     for control in make_control_masks(box_mask(SHAPES["at the border"], 40, 40), 8, "pair"):
         assert count_touched_borders(control) >= 1
     rings = make_control_masks(box_mask(FRAME, 40, 40), 3, "pair")
     assert [count_touched_borders(ring) for ring in rings] == [0, 0, 0]
-    assert rings[0][2, 2:38].all()  # the first lies just inside the frame
+    assert rings[0][2, 2:38].all()  # the first ring is just inside the frame
 
 
-def test_controls_depend_on_the_key_and_on_nothing_else():
+def test_controls_depend_only_on_the_key():
     mask = box_mask(ISLAND, 40, 40)
-    once, again, other = (np.stack(make_control_masks(mask, 4, key)) for key in ("a", "a", "b"))
-    assert np.array_equal(once, again)
-    assert not np.array_equal(once, other)
+    first, repeated, other = (np.stack(make_control_masks(mask, 4, key)) for key in ("a", "a", "b"))
+    assert np.array_equal(first, repeated)
+    assert not np.array_equal(first, other)
 
 
-def test_a_region_without_room_beside_it_has_no_controls():
+def test_too_large_region_has_no_controls():
     assert make_control_masks(box_mask([(0.1, 0.1, 0.9, 0.9)], 40, 40), 4, "pair") == []
     assert make_control_masks(np.ones((40, 40), dtype=bool), 4, "pair") == []
     assert make_control_masks(np.zeros((40, 40), dtype=bool), 4, "pair") == []
@@ -143,13 +143,13 @@ def test_the_margin_is_over_the_best_foil_of_each_version():
 
 def test_occluded_embeddings_are_those_of_the_filled_images_in_any_batch(encoder, images, monkeypatch):
     masks = np.stack([np.stack([box_mask(boxes, 40, 40) for boxes in (CORNER, ISLAND)])] * 3)
-    found = embed_occluded(encoder, images, masks, "mean")
-    assert found.shape == (3, 2, 24)
+    embeddings = embed_occluded(encoder, images, masks, "mean")
+    assert embeddings.shape == (3, 2, 24)
     alone = embed_images(encoder, fill_masks(images, torch.from_numpy(masks[:, 1]), "mean"))
-    np.testing.assert_allclose(found[:, 1], alone, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-6)
+    np.testing.assert_allclose(embeddings[:, 1], alone, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=-1), 1, atol=1e-6)
     monkeypatch.setattr("m2ib.analysis.occlusion.BATCH", 2)
-    np.testing.assert_allclose(embed_occluded(encoder, images, masks, "mean"), found, atol=1e-6)
+    np.testing.assert_allclose(embed_occluded(encoder, images, masks, "mean"), embeddings, atol=1e-6)
 
 
 def test_a_transplant_of_the_whole_source_raises_the_margin_to_that_of_the_source(encoder, images):
@@ -165,7 +165,7 @@ def test_a_transplant_of_the_whole_source_raises_the_margin_to_that_of_the_sourc
     assert not measure_transplant(encoder, images, hosts, ~everything, own, foils).any()
 
 
-def test_the_model_comes_back_as_it_was_also_after_an_exception(encoder, images):
+def test_model_is_unchanged_after_an_exception(encoder, images):
     before = {key: value.clone() for key, value in encoder.model.state_dict().items()}
     encoder.model.train()
     masks = np.stack([box_mask(CORNER, 40, 40)[None]] * 3)
@@ -178,7 +178,7 @@ def test_the_model_comes_back_as_it_was_also_after_an_exception(encoder, images)
     encoder.model.eval()
 
 
-def test_a_stamp_is_a_high_contrast_plate_in_the_mask_alone(images):
+def test_synthetic_tag_is_a_high_contrast_plate_inside_the_mask(images):
     masks = np.stack([box_mask(CORNER, 40, 40)] * 3)
     stamped = draw_checkerboard(images, masks)
     inside = torch.from_numpy(masks)[:, None].expand_as(images)
@@ -187,8 +187,8 @@ def test_a_stamp_is_a_high_contrast_plate_in_the_mask_alone(images):
         assert set(image[:, :10, :10].unique().tolist()) == {was.min().item(), was.max().item()}
 
 
-def lattice(side=40, pitch=8):
-    """Crosses three pixels wide, all over the picture: no shifted copy leaves it untouched as a whole."""
+def make_lattice(side=40, pitch=8):
+    """Return crosses three pixels wide over the whole image: every shifted copy overlaps it."""
     mask = np.zeros((side, side), dtype=bool)
     for y in range(0, side, pitch):
         for x in range(0, side, pitch):
@@ -196,15 +196,15 @@ def lattice(side=40, pitch=8):
     return mask
 
 
-def test_a_frame_encloses_what_it_leaves_free():
+def test_frame_is_recognized():
     assert is_frame(box_mask(FRAME, 40, 40))
-    assert not is_frame(lattice())
+    assert not is_frame(make_lattice())
     assert not is_frame(np.ones((40, 40), dtype=bool))
 
 
-def test_controls_of_a_pattern_over_the_picture_lie_between_its_strokes():
-    mask = lattice()
-    mask[0] = mask[-1] = mask[:, 0] = mask[:, -1] = True  # touches all four sides, and is no frame
+def test_controls_of_a_pattern_over_the_image_are_between_its_strokes():
+    mask = make_lattice()
+    mask[0] = mask[-1] = mask[:, 0] = mask[:, -1] = True  # touches all four sides, but is not a frame
     controls = make_control_masks(mask, 4, "a")
     assert len({control.tobytes() for control in controls}) == 4
     for control in controls:
@@ -213,7 +213,7 @@ def test_controls_of_a_pattern_over_the_picture_lie_between_its_strokes():
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_controls_of_a_pattern_over_the_picture_differ_from_one_another(seed):
+def test_controls_of_a_pattern_over_the_image_differ(seed):
     # Strokes so broad that where one copy fits, those a pixel beside it fit too.
     mask = np.kron(np.random.default_rng(seed).random((8, 8)) < 0.2, np.ones((5, 5), dtype=bool))
     assert count_touched_borders(mask) == 4
@@ -230,8 +230,8 @@ def test_a_pattern_that_leaves_no_room_between_its_strokes_has_no_controls():
 
 
 @pytest.mark.parametrize("how", ["mean", "blur"])
-def test_strokes_are_filled_from_beside_them(how):
+def test_strokes_are_filled_from_neighboring_pixels(how):
     slope = torch.linspace(0, 1, 40).expand(1, 3, 40, 40).contiguous()
-    mask = torch.from_numpy(lattice())[None]
+    mask = torch.from_numpy(make_lattice())[None]
     filled = fill_masks(slope + 5 * mask[:, None], mask, how)
-    assert (filled - slope).abs().max() < 0.1  # the mean of the whole picture would miss by .5
+    assert (filled - slope).abs().max() < 0.1  # the mean of the whole image would differ by 0.5

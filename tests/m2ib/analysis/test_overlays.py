@@ -1,4 +1,4 @@
-"""Overlays that are the same in many images are found; what only looks alike is not."""
+"""Overlays that are equal in many images are found; things that are only similar are not."""
 
 import numpy as np
 import pytest
@@ -15,16 +15,16 @@ PATTERN = torch.tensor(
 ).float()
 
 
-def textures(n=N, seed=0, channels=1):
-    """Smooth grounds with noise, as a photograph has."""
+def make_textures(n=N, seed=0, channels=1):
+    """Return smooth backgrounds with noise, as in photographs."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.randn(n, channels, 8, 8, generator=random)
     ground = F.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic")
     return ground + 0.1 * torch.randn(n, channels, SIDE, SIDE, generator=random)
 
 
-def heated(boxes, seed=0):
-    """Maps with mass on a box of each image, None for none, and some at random."""
+def make_maps(boxes, seed=0):
+    """Return maps with mass on a box of each image (None for no box), and some at random."""
     maps = 0.3 * torch.rand(len(boxes), CELLS, CELLS, generator=torch.Generator().manual_seed(seed))
     for one, box in zip(maps, boxes, strict=True):
         if box is not None:
@@ -37,8 +37,8 @@ WIDE = torch.rand(5, 47, generator=torch.Generator().manual_seed(6)).gt(0.5).flo
 """Wider than the windows in which the templates of such images are first drawn."""
 
 
-def stamped(images, share=0.5, seed=1, pattern=PATTERN):
-    """Images of which a share has the pattern at a random place, and its boxes."""
+def add_pattern(images, share=0.5, seed=1, pattern=PATTERN):
+    """Add the pattern to a share of the images at a random place; returns the images and the boxes."""
     random, boxes = torch.Generator().manual_seed(seed), []
     images = images.clone()
     h, w = pattern.shape
@@ -52,10 +52,10 @@ def stamped(images, share=0.5, seed=1, pattern=PATTERN):
     return images, boxes
 
 
-def blobs(n=N, seed=3):
-    """Soft discs of any size and place: they resemble each other, as findings and things do."""
+def make_blobs(n=N, seed=3):
+    """Return soft discs of random size and place, which resemble each other like findings and objects."""
     random = torch.Generator().manual_seed(seed)
-    images, boxes = textures(n, seed), []
+    images, boxes = make_textures(n, seed), []
     places = torch.arange(SIDE).float()
     for image in images:
         y, x = (float(v) for v in 12 + (SIDE - 24) * torch.rand(2, generator=random))
@@ -76,16 +76,16 @@ def intersection_over_union(one, other):
 @pytest.fixture(scope="module")
 def sample():
     """Images with the pattern, its boxes, and the overlays found in them. Not to be changed."""
-    images, boxes = stamped(textures())
-    return images, boxes, find_overlays(images, heated(boxes))
+    images, boxes = add_pattern(make_textures())
+    return images, boxes, find_overlays(images, make_maps(boxes))
 
 
 @pytest.mark.parametrize("channels", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_an_overlay_is_found_wherever_it_is_and_nowhere_else(channels, sample):
     images, boxes, found = sample
     if channels > 1:
-        images, boxes = stamped(textures(channels=channels))
-        found = find_overlays(images, heated(boxes))
+        images, boxes = add_pattern(make_textures(channels=channels))
+        found = find_overlays(images, make_maps(boxes))
     assert len(found.overlays) == 1
     (stamp,) = found.overlays
     assert stamp.null_score < stamp.threshold < stamp.score <= 1 + 1e-5
@@ -98,16 +98,16 @@ def test_an_overlay_is_found_wherever_it_is_and_nowhere_else(channels, sample):
             assert intersection_over_union(occurrences[0].box, box) > 0.5
 
 
-def test_it_is_found_in_images_that_were_not_in_the_sample(sample):
+def test_overlay_is_found_in_images_outside_the_sample(sample):
     _, _, found = sample
-    others, where = stamped(textures(seed=8), seed=9)
+    others, where = add_pattern(make_textures(seed=8), seed=9)
     (places,) = found.search(others)
     assert [bool(occurrences) for occurrences in places] == [box is not None for box in where]
 
 
-def test_an_overlay_wider_than_the_crops_is_one():
-    images, boxes = stamped(textures(), pattern=WIDE)
-    found = find_overlays(images, heated(boxes))
+def test_overlay_wider_than_the_crops_is_found_once():
+    images, boxes = add_pattern(make_textures(), pattern=WIDE)
+    found = find_overlays(images, make_maps(boxes))
     assert len(found.overlays) == 1
     (places,) = found.search(images)
     assert [len(occurrences) for occurrences in places] == [box is not None for box in boxes]
@@ -115,7 +115,7 @@ def test_an_overlay_wider_than_the_crops_is_one():
         assert box is None or intersection_over_union(occurrences[0].box, box) > 0.6
 
 
-def watermarked(images, share=0.5, seed=1):
+def add_watermark(images, share=0.5, seed=1):
     """Images of which a share has the pattern again and again, wherever the sheet begins, and where its strokes are."""
     random, images = torch.Generator().manual_seed(seed), images.clone()
     tile = F.pad(PATTERN.flip(0), (0, 5, 0, 6))
@@ -128,7 +128,7 @@ def watermarked(images, share=0.5, seed=1):
     return images, strokes
 
 
-def covered(boxes):
+def make_mask(boxes):
     mask = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     for x0, y0, x1, y1 in boxes:
         mask[round(y0 * SIDE) : round(y1 * SIDE), round(x0 * SIDE) : round(x1 * SIDE)] = True
@@ -136,19 +136,19 @@ def covered(boxes):
 
 
 def test_a_watermark_is_found_by_its_strokes_although_it_has_no_more_mass_than_area():
-    images, strokes = watermarked(textures())
-    found = find_overlays(images, heated([None] * N))
+    images, strokes = add_watermark(make_textures())
+    found = find_overlays(images, make_maps([None] * N))
     assert [stamp.is_watermark for stamp in found.overlays] == [True]
     (places,) = found.search(images)
     assert [bool(occurrences) for occurrences in places] == strokes.flatten(1).any(1).tolist()
-    region = torch.stack([covered(found.region(0, occurrences, SIDE, SIDE)) for occurrences in places])
+    region = torch.stack([make_mask(found.region(0, occurrences, SIDE, SIDE)) for occurrences in places])
     assert (region & strokes).sum() > 0.8 * (region | strokes).sum()
 
 
-def test_a_tag_over_a_watermark_is_an_overlay_of_its_own():
-    images, strokes = watermarked(textures())
-    images, boxes = stamped(images.flip(0), share=0.75)
-    found = find_overlays(images, heated(boxes))
+def test_tag_over_a_watermark_is_a_separate_overlay():
+    images, strokes = add_watermark(make_textures())
+    images, boxes = add_pattern(images.flip(0), share=0.75)
+    found = find_overlays(images, make_maps(boxes))
     assert sorted(stamp.is_watermark for stamp in found.overlays) == [False, True]
     for stamp, places in zip(found.overlays, found.search(images), strict=True):
         truth = strokes.flip(0).flatten(1).any(1).tolist() if stamp.is_watermark else [box is not None for box in boxes]
@@ -167,24 +167,24 @@ def test_rectangles_are_disjoint_and_cover_the_mask():
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_textures_have_no_overlay(seed):
-    assert find_overlays(textures(seed=seed), heated([None] * N, seed)).overlays == ()
+    assert find_overlays(make_textures(seed=seed), make_maps([None] * N, seed)).overlays == ()
 
 
 @pytest.mark.parametrize("seed", [3, pytest.param(4, marks=pytest.mark.slow)])
-def test_things_that_only_resemble_each_other_are_no_overlay(seed):
-    images, boxes = blobs(seed=seed)
-    assert find_overlays(images, heated(boxes)).overlays == ()
+def test_similar_objects_are_not_an_overlay(seed):
+    images, boxes = make_blobs(seed=seed)
+    assert find_overlays(images, make_maps(boxes)).overlays == ()
 
 
-def test_a_straight_edge_is_no_overlay():
-    images = textures()
+def test_straight_edge_is_not_an_overlay():
+    images = make_textures()
     images[..., :3], images[..., :3, :], images[..., -3:], images[..., -3:, :] = 4, 4, 4, 4
-    assert find_overlays(images, heated([(0, 0, 0.2, 0.2)] * N)).overlays == ()
+    assert find_overlays(images, make_maps([(0, 0, 0.2, 0.2)] * N)).overlays == ()
 
 
-def test_an_overlay_without_mass_is_none():
-    images, boxes = stamped(textures())
-    maps = heated([None] * N)
+def test_pattern_without_mass_is_not_an_overlay():
+    images, boxes = add_pattern(make_textures())
+    maps = make_maps([None] * N)
     for one, box in zip(maps, boxes, strict=True):
         if box is not None:
             x0, y0, x1, y1 = (v * CELLS for v in box)
@@ -192,15 +192,15 @@ def test_an_overlay_without_mass_is_none():
     assert find_overlays(images, maps).overlays == ()
 
 
-def test_copies_of_one_picture_are_no_overlay():
-    images = textures(1).expand(N, -1, -1, -1) + 0.01 * textures(seed=5)
-    assert find_overlays(images, heated([(0.2, 0.2, 0.4, 0.4)] * N)).overlays == ()
+def test_copies_of_one_image_have_no_overlay():
+    images = make_textures(1).expand(N, -1, -1, -1) + 0.01 * make_textures(seed=5)
+    assert find_overlays(images, make_maps([(0.2, 0.2, 0.4, 0.4)] * N)).overlays == ()
 
 
 def test_gray_in_three_channels_equals_gray_in_one(sample):
     images, boxes, one = sample
     gray = images.expand(-1, 3, -1, -1) * torch.tensor([1.0, 2.0, 0.5])[:, None, None] + 1
-    three = find_overlays(gray, heated(boxes))
+    three = find_overlays(gray, make_maps(boxes))
     assert [stamp.mask.shape for stamp in one.overlays] == [stamp.mask.shape for stamp in three.overlays]
     assert [bool(places) for places in three.search(gray)[0]] == [bool(places) for places in one.search(images)[0]]
 
@@ -208,7 +208,7 @@ def test_gray_in_three_channels_equals_gray_in_one(sample):
 def test_the_order_of_images_does_not_matter(sample):
     images, boxes, found = sample
     order = torch.randperm(N, generator=torch.Generator().manual_seed(2))
-    (first,), (other,) = found.overlays, find_overlays(images[order], heated(boxes)[order]).overlays
+    (first,), (other,) = found.overlays, find_overlays(images[order], make_maps(boxes)[order]).overlays
     assert torch.equal(first.template, other.template)
     assert (first.null_score, first.score, first.share) == (other.null_score, other.score, other.share)
 
@@ -217,15 +217,15 @@ def test_the_order_of_images_does_not_matter(sample):
     ("images", "maps"),
     [
         (torch.zeros(30, 3, 64, 64), torch.rand(30, 8, 8, generator=torch.Generator().manual_seed(0))),
-        (textures(1), torch.ones(1, 8, 8)),
-        (textures(30), torch.zeros(30, 8, 8)),
-        (textures(30), torch.ones(30, 1, 1)),
-        (textures(30), torch.rand(30, 2, 3, generator=torch.Generator().manual_seed(0))),
-        (textures(30)[..., :9, :9], torch.rand(30, 3, 3, generator=torch.Generator().manual_seed(0))),
+        (make_textures(1), torch.ones(1, 8, 8)),
+        (make_textures(30), torch.zeros(30, 8, 8)),
+        (make_textures(30), torch.ones(30, 1, 1)),
+        (make_textures(30), torch.rand(30, 2, 3, generator=torch.Generator().manual_seed(0))),
+        (make_textures(30)[..., :9, :9], torch.rand(30, 3, 3, generator=torch.Generator().manual_seed(0))),
     ],
     ids=["constant images", "one image", "empty maps", "one cell", "few cells", "tiny images"],
 )
-def test_where_there_is_nothing_to_find_nothing_is_found(images, maps):
+def test_empty_or_uniform_input_has_no_overlay(images, maps):
     found = find_overlays(images, maps)
     assert found.overlays == ()
     assert found.search(images) == []
@@ -233,15 +233,15 @@ def test_where_there_is_nothing_to_find_nothing_is_found(images, maps):
 
 @pytest.mark.slow
 def test_images_of_large_patches_are_downsampled():
-    images, boxes = stamped(textures())
+    images, boxes = add_pattern(make_textures())
     large = F.interpolate(images, scale_factor=4, mode="bicubic")
-    found = find_overlays(large, heated(boxes))
+    found = find_overlays(large, make_maps(boxes))
     assert found.whitener.reduction == 2
     (places,) = found.search(large)
     assert [bool(occurrences) for occurrences in places] == [box is not None for box in boxes]
 
 
-def test_hot_cells_are_apart_and_hold_more_than_an_even_share():
+def test_hot_cells_are_separate_and_have_more_than_an_even_share():
     one = torch.ones(1, 4, 4)
     assert find_hot_cells(one, 3) == [[]]
     one[0, 1, 1], one[0, 1, 2], one[0, 3, 3] = 9, 8, 7
@@ -249,6 +249,6 @@ def test_hot_cells_are_apart_and_hold_more_than_an_even_share():
     assert find_hot_cells(one, 1) == [[(1, 1)]]
 
 
-def test_values_that_are_not_finite_are_refused():
+def test_values_that_are_not_finite_raise():
     with pytest.raises(ValueError, match="not finite"):
         find_overlays(torch.full((2, 1, 8, 8), torch.nan), torch.zeros(2, 2, 2))

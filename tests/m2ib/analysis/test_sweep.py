@@ -1,4 +1,4 @@
-"""The sweep measures what it says."""
+"""The sweep measures the figures of each setting."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from m2ib import BottleneckConfig, attribute, preset
 from m2ib.analysis.sweep import make_variants, run_sweep
 
 
-def test_a_row_holds_the_figures_of_its_setting(encoder, pairs):
+def test_row_has_the_figures_of_its_setting(encoder, pairs):
     settings = make_variants(preset("paper"), depths=[0.0, 0.67], betas=[0.1], draws=[2])
     rows = list(run_sweep(encoder, *pairs, settings))
     assert [(row["depth"], row["draws"]) for row in rows] == [(0.0, 2), (0.67, 2)]
@@ -18,7 +18,7 @@ def test_a_row_holds_the_figures_of_its_setting(encoder, pairs):
     assert rows[1]["seconds_per_pair"] > 0
 
 
-def test_odd_draws_go_without_antithetic_pairs():
+def test_odd_number_of_draws_disables_antithetic_pairs():
     odd, even = make_variants(BottleneckConfig(), depths=[0.5], betas=[1.0], draws=[1, 4])
     assert (odd.draws, odd.antithetic) == (1, False)
     assert (even.draws, even.antithetic) == (4, True)

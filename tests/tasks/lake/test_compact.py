@@ -1,4 +1,4 @@
-"""A compaction merges many small files into few, and no query returns anything else."""
+"""A compaction merges many small files into few, and every query returns the same rows."""
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,14 +21,14 @@ def root(request):
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def no_lock_wait(monkeypatch):
     """Do not wait for other processes that lock a run in remote storage."""
     monkeypatch.setattr("tasks.lake.lock._SETTLE_SECONDS", 0)
 
 
 @pytest.fixture
-def sharded(run_class):
-    """sharded(lake): a complete run of two pairs a shard, one of the shards with an error row."""
+def add_sharded_run(run_class):
+    """add_sharded_run(lake): add a complete run with two pairs per shard; one shard has an error row."""
 
     def build(lake, name=RUN, **facts):
         run = run_class(lake, name).begin(**facts)
@@ -42,7 +42,7 @@ def sharded(run_class):
             for shard in range(SHARDS):
                 part_rows = enumerate(rows.slice(2 * shard, 2).to_pylist(), 2 * shard)
                 captioned = [{**row, "caption": pairs[number]["caption"]} for number, row in part_rows]
-                # Content-addressed: the files do not sort as they were made.
+                # Content-addressed: names do not sort in the order of creation.
                 changes.write_table("attributions", captioned, f"part-{shard:05d}-{'9a7c3e'[shard]}")
             changes.write_table("ingest_errors", [])
             error = {"stage": "attribute", "reason": "undecodable", "detail": "x", "row_number": 3}
@@ -58,19 +58,19 @@ def sharded(run_class):
 
 
 def read_views(lake, run_id=None):
-    """Rows of every view, in stored order except for views that aggregate."""
+    """Return the rows of every view, in stored order except for views that aggregate."""
     with sql.connect(lake, run_id) as connection:
-        found = {view: sql.read(connection, f"FROM {view}") for view in sql.view_names()}
+        rows_by_view = {view: sql.read(connection, f"FROM {view}") for view in sql.view_names()}
     grouped = [view for view in sql.query_names("views") if "GROUP BY" in sql.query_text(f"views/{view}")]  # unordered
-    return found | {view: sorted(found[view], key=repr) for view in grouped}
+    return rows_by_view | {view: sorted(rows_by_view[view], key=repr) for view in grouped}
 
 
-def files(run, table="attributions"):
+def list_parts(run, table="attributions"):
     return [entry["path"].rpartition("/")[2] for entry in run.read_manifest()["files"] if entry["table"] == table]
 
 
-def test_few_files_are_left_and_every_view_has_the_same_rows(root, sharded):
-    run = sharded(root)
+def test_few_files_are_left_and_every_view_has_the_same_rows(root, add_sharded_run):
+    run = add_sharded_run(root)
     before = read_views(root)
     assert len(before["attributions"]) == len(before["pairs"]) == 2 * SHARDS
     assert {row["table"]: (row["files_before"], row["files_after"]) for row in compact_run(run)} == {
@@ -84,8 +84,8 @@ def test_few_files_are_left_and_every_view_has_the_same_rows(root, sharded):
     assert set(stores.list_sizes(run.folder)) == listed | {"manifest.json", entry["manifest"]}
 
 
-def test_row_groups_types_and_checksums_are_preserved(lake, sharded):
-    run = sharded(lake)
+def test_row_groups_types_and_checksums_are_preserved(lake, add_sharded_run):
+    run = add_sharded_run(lake)
     old = [pq.read_table(path) for path in run.fetch_files("attributions")]
     schema = pq.ParquetFile(run.fetch_files("attributions")[0]).schema_arrow
     compact_run(run)
@@ -101,12 +101,12 @@ def test_row_groups_types_and_checksums_are_preserved(lake, sharded):
         file.read()
 
 
-def test_the_earlier_manifest_is_kept_with_its_digest(lake, sharded):
-    run = sharded(lake)
+def test_the_earlier_manifest_is_kept_with_its_digest(lake, add_sharded_run):
+    run = add_sharded_run(lake)
     before = run.read_manifest()
     compact_run(run)
-    (found,) = run.read_earlier_manifests()
-    assert found == before
+    (earlier,) = run.read_earlier_manifests()
+    assert earlier == before
     (entry,) = run.read_manifest()["earlier_manifests"]
     assert entry["what"] == "compacted"
     assert {key: run.read_manifest()[key] for key in before if key != "files"} == {
@@ -114,19 +114,19 @@ def test_the_earlier_manifest_is_kept_with_its_digest(lake, sharded):
     }
 
 
-def test_row_groups_per_file_are_limited(lake, sharded, monkeypatch):
-    run = sharded(lake)
+def test_row_groups_per_file_are_limited(lake, add_sharded_run, monkeypatch):
+    run = add_sharded_run(lake)
     before = read_views(lake)
     monkeypatch.setattr(stage, "MAX_ROW_GROUPS", 4)
     compact_run(run)
     assert [pq.ParquetFile(path).num_row_groups for path in run.fetch_files("attributions")] == [4, 2]
     assert read_views(lake) == before
-    assert compact_run(run) == []  # nothing is left to be done
+    assert compact_run(run) == []  # nothing is left to merge
 
 
-def test_files_with_different_columns_are_not_merged(lake, sharded):
-    run = sharded(lake)
-    first = run.path("attributions", files(run)[0].removesuffix(".parquet"))
+def test_files_with_different_columns_are_not_merged(lake, add_sharded_run):
+    run = add_sharded_run(lake)
+    first = run.path("attributions", list_parts(run)[0].removesuffix(".parquet"))
     rows = pq.read_table(first).drop_columns(["attributed_by"])
     pq.write_table(rows, first)
     with run.changes() as changes:
@@ -136,21 +136,21 @@ def test_files_with_different_columns_are_not_merged(lake, sharded):
     run.update(files=moved + [entry for entry in listed if entry not in moved])
     before = read_views(lake)
     compact_run(run)
-    assert len(files(run)) == 2
+    assert len(list_parts(run)) == 2
     assert read_views(lake) == before
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "stopped", "interrupted", "pruned"])
-def test_only_complete_runs_are_compacted(lake, sharded, status):
-    run = sharded(lake)
+def test_only_complete_runs_are_compacted(lake, add_sharded_run, status):
+    run = add_sharded_run(lake)
     run.update(status=status)
     with pytest.raises(StoreError, match=f"is {status}, expected a complete one"):
         compact_run(run)
-    assert len(files(run)) == SHARDS
+    assert len(list_parts(run)) == SHARDS
 
 
-def test_a_run_that_a_running_one_reads_is_not_compacted(lake, sharded, run_class):
-    run = sharded(lake)
+def test_run_that_a_running_one_reads_is_not_compacted(lake, add_sharded_run, run_class):
+    run = add_sharded_run(lake)
     user = run_class(lake, "20260102T000000-bbbbbb").begin(base_run=RUN)
     with pytest.raises(StoreError, match=f"run {user.run_id} is running"):
         compact_run(run)
@@ -165,10 +165,10 @@ def test_a_run_that_a_running_one_reads_is_not_compacted(lake, sharded, run_clas
     [("lake", "first file"), ("lake", "manifest"), ("lake", "removal"), ("remote_folder", "manifest")],
 )
 def test_an_interrupted_compaction_leaves_the_same_rows_and_is_finished_by_the_next(
-    request, sharded, monkeypatch, place, moment
+    request, add_sharded_run, monkeypatch, place, moment
 ):
     root = request.getfixturevalue(place)
-    run = sharded(root)
+    run = add_sharded_run(root)
     before = read_views(root)
 
     def killed(*_, **__):
@@ -187,20 +187,22 @@ def test_an_interrupted_compaction_leaves_the_same_rows_and_is_finished_by_the_n
     assert set(stores.list_sizes(run.folder)) == listed | {"manifest.json", entry["manifest"]}
 
 
-def test_a_damaged_file_is_not_merged(lake, sharded):
-    run = sharded(lake)
+def test_a_damaged_file_is_not_merged(lake, add_sharded_run):
+    run = add_sharded_run(lake)
     path = run.fetch_files("attributions")[2]
     path.write_bytes(path.read_bytes()[:-9] + b"x" * 9)
     with pytest.raises(StoreError, match="got sha256"):
         compact_run(run)
-    assert len(files(run)) == SHARDS
+    assert len(list_parts(run)) == SHARDS
 
 
-def test_attributions_of_a_compacted_base_are_reused_and_only_their_row_groups_are_read(lake, sharded, monkeypatch):
-    base = sharded(lake)
+def test_attributions_of_a_compacted_base_are_reused_and_only_their_row_groups_are_read(
+    lake, add_sharded_run, monkeypatch
+):
+    base = add_sharded_run(lake)
     compact_run(base)
     _index_pairs.cache_clear()
-    run = sharded(lake, "20260102T000000-bbbbbb", base_run=RUN)
+    run = add_sharded_run(lake, "20260102T000000-bbbbbb", base_run=RUN)
     pairs = list(run.iter_rows("pairs"))
     numbers_read = []
     read = pq.ParquetFile.read_row_group

@@ -18,8 +18,8 @@ ROWS = 12
 
 
 @pytest.fixture
-def corpus(phantoms, tmp_path):
-    """corpus(numbers, captions): a folder with these of the phantoms, the captions of some of them changed."""
+def write_corpus(phantoms, tmp_path):
+    """write_corpus(numbers, captions): write these phantoms to a folder, some of them with other captions."""
     header, *lines = (phantoms / "metadata.csv").read_text().splitlines(keepends=True)
     root = tmp_path / "corpus"
 
@@ -47,25 +47,25 @@ def begin_run(begin_pipeline, settings, tmp_path):
     def start(root, lake=tmp_path / "lake", incremental=True, **sections):
         bottleneck = {"steps": 1, "calibration_pairs": 6} | sections.pop("bottleneck", {})
         options = {"path": lake, "shard_size": 5, "incremental": incremental}
-        given = {"model": {"batch_size": 1}, "bottleneck": bottleneck} | sections
-        return begin_pipeline(settings(root, lake, lake=options, **given))
+        settings = {"model": {"batch_size": 1}, "bottleneck": bottleneck} | sections
+        return begin_pipeline(settings(root, lake, lake=options, **settings))
 
     return start
 
 
 @pytest.fixture(scope="module")
 def saved_lake(tmp_path_factory):
-    """Folder in which the first test that needs `first` saves its lake."""
+    """Folder in which the first test that needs `first_run` saves its lake."""
     return tmp_path_factory.mktemp("saved") / "lake"
 
 
 @pytest.fixture
-def first(corpus, begin_run, saved_lake, tmp_path):
+def first_run(write_corpus, begin_run, saved_lake, tmp_path):
     """A complete run over the first pairs, computed once and copied for each test."""
-    root = corpus(range(ROWS))
+    root = write_corpus(range(ROWS))
     pipeline = begin_run(root)
     if not saved_lake.exists():
-        complete(pipeline)
+        complete_run(pipeline)
         shutil.copytree(pipeline.run.lake, saved_lake)
         return pipeline
     corpus_place = pipeline.run.read_manifest()["corpus"]
@@ -78,26 +78,26 @@ def first(corpus, begin_run, saved_lake, tmp_path):
 
 
 @pytest.fixture
-def spy(monkeypatch):
+def attributed_ids(monkeypatch):
     """Pair ids that reach the model, in order."""
-    seen = []
-    real = m2ib.attribute
+    pair_ids = []
+    original = m2ib.attribute
 
-    def watched(*given, **named):
-        seen.extend(named["keys"])
-        return real(*given, **named)
+    def spy(*args, **kwargs):
+        pair_ids.extend(kwargs["keys"])
+        return original(*args, **kwargs)
 
-    monkeypatch.setattr(m2ib, "attribute", watched)
-    return seen
+    monkeypatch.setattr(m2ib, "attribute", spy)
+    return pair_ids
 
 
-def complete(pipeline):
+def complete_run(pipeline):
     pipeline.to_lake()
     pipeline.run.finish("completed")
     return pipeline
 
 
-def rows_of(pipeline):
+def read_attributions(pipeline):
     rows = [row for path in pipeline.run.fetch_files("attributions") for row in pq.read_table(path).to_pylist()]
     return {row["pair_id"]: row for row in rows}
 
@@ -107,38 +107,44 @@ def drop_run_ids(rows):
             for pair, row in rows.items()}  # fmt: skip
 
 
-def test_only_new_pairs_reach_the_model_and_all_maps_are_those_of_a_full_run(first, corpus, begin_run, spy, tmp_path):
-    assert first.run.read_manifest()["base_run"] is None
-    assert "no complete run to build upon" in first.run.read_manifest()["incremental"]
-    before = rows_of(first)
-    spy.clear()
+def test_only_new_pairs_reach_the_model_and_all_maps_are_those_of_a_full_run(
+    first_run, write_corpus, begin_run, attributed_ids, tmp_path
+):
+    assert first_run.run.read_manifest()["base_run"] is None
+    assert "no complete run to build upon" in first_run.run.read_manifest()["incremental"]
+    before = read_attributions(first_run)
+    attributed_ids.clear()
     # Two pairs in front, one at the end, two gone.
-    second = complete(begin_run(corpus([20, 21, *range(2, ROWS), 22])))
-    record, found = second.run.read_manifest(), rows_of(second)
-    assert record["base_run"] == first.run.run_id
-    assert len(spy) == 3
-    assert set(spy) == found.keys() - before.keys()
+    second = complete_run(begin_run(write_corpus([20, 21, *range(2, ROWS), 22])))
+    record, found = second.run.read_manifest(), read_attributions(second)
+    assert record["base_run"] == first_run.run.run_id
+    assert len(attributed_ids) == 3
+    assert set(attributed_ids) == found.keys() - before.keys()
     assert (record["counts"]["pairs"], record["counts"]["attributions"], record["counts"]["reused"]) == (13, 13, 10)
     assert record["since_calibration"] == pytest.approx(3 / 13)
     assert {row["run_id"] for row in found.values()} == {second.run.run_id}
-    assert {pair for pair, row in found.items() if row["attributed_by"] == first.run.run_id} == before.keys() & found
+    assert {
+        pair for pair, row in found.items() if row["attributed_by"] == first_run.run.run_id
+    } == before.keys() & found
     # A full run with the same statistics.
     full = begin_run(tmp_path / "corpus", lake=tmp_path / "other lake", incremental=False)
     full.ingest()
-    shutil.copy(first.run.folder / "calibration.safetensors", full.run.folder)
+    shutil.copy(first_run.run.folder / "calibration.safetensors", full.run.folder)
     full.to_lake()
-    assert drop_run_ids(rows_of(full)) == drop_run_ids(found)
+    assert drop_run_ids(read_attributions(full)) == drop_run_ids(found)
     with second.run.connect() as connection:
         (accounting,) = sql.rows(connection, "gates/accounting", run_id=second.run.run_id)
         (run,) = sql.read(connection, "SELECT base_run, reused FROM runs")
-    assert run == {"base_run": first.run.run_id, "reused": 10}
+    assert run == {"base_run": first_run.run.run_id, "reused": 10}
     assert (accounting["rows_unaccounted"], accounting["pairs_unaccounted"]) == (0, 0)
 
 
-def test_the_feature_statistics_of_the_first_run_are_used_by_all_later_ones(first, corpus, begin_run, monkeypatch, spy):
-    lines = [first]
+def test_the_feature_statistics_of_the_first_run_are_used_by_all_later_ones(
+    first_run, write_corpus, begin_run, monkeypatch, attributed_ids
+):
+    lines = [first_run]
     monkeypatch.setattr(m2ib, "calibrate", lambda *_: pytest.fail("calibrated again"))
-    lines += [complete(begin_run(corpus(range(ROWS + more)))) for more in (1, 2)]
+    lines += [complete_run(begin_run(write_corpus(range(ROWS + more)))) for more in (1, 2)]
     base, _, third = (pipeline.run for pipeline in lines)
     record = third.read_manifest()
     path = third.folder / "calibration.safetensors"
@@ -148,57 +154,57 @@ def test_the_feature_statistics_of_the_first_run_are_used_by_all_later_ones(firs
         path.relative_to(third.lake).as_posix()
     ]
     assert record["since_calibration"] == pytest.approx(2 / 14)
-    assert len(spy) == 2
-    shutil.rmtree(lines[1].run.folder)  # a run has copies of all it needs
-    assert {row["attributed_by"] for row in rows_of(lines[2]).values()} == {
+    assert len(attributed_ids) == 2
+    shutil.rmtree(lines[1].run.folder)  # a run has copies of all files that it needs
+    assert {row["attributed_by"] for row in read_attributions(lines[2]).values()} == {
         None, base.run_id, lines[1].run.run_id,
     }  # fmt: skip
 
 
-def test_a_changed_caption_or_image_is_a_new_pair(first, corpus, begin_run, spy):
-    root = corpus(range(ROWS), {3: "another caption"})
+def test_a_changed_caption_or_image_is_a_new_pair(first_run, write_corpus, begin_run, attributed_ids):
+    root = write_corpus(range(ROWS), {3: "another caption"})
     names = [text.split(",", 1)[0] for text in (root / "metadata.csv").read_text().splitlines()[1:]]
     shutil.copy(root / names[5], root / names[6])
-    second = complete(begin_run(root))
+    second = complete_run(begin_run(root))
     pairs = {row["row_number"]: row for row in pq.read_table(second.run.path("pairs")).to_pylist()}
-    assert set(spy) == {pairs[3]["pair_id"], pairs[6]["pair_id"]}
+    assert set(attributed_ids) == {pairs[3]["pair_id"], pairs[6]["pair_id"]}
 
 
-def test_a_run_without_new_pairs_does_not_load_the_model(first, corpus, begin_run, monkeypatch):
-    second = begin_run(corpus(range(ROWS)))
+def test_a_run_without_new_pairs_does_not_load_the_model(first_run, write_corpus, begin_run, monkeypatch):
+    second = begin_run(write_corpus(range(ROWS)))
     monkeypatch.setattr(stage, "load_model", lambda _: pytest.fail("the model was loaded"))
-    complete(second)
+    complete_run(second)
     assert second.run.read_manifest()["counts"]["reused"] == ROWS
 
 
-def test_an_interrupted_run_resumes_with_the_same_base(first, corpus, begin_run, spy):
-    second = begin_run(corpus(range(ROWS + 2)))
+def test_an_interrupted_run_resumes_with_the_same_base(first_run, write_corpus, begin_run, attributed_ids):
+    second = begin_run(write_corpus(range(ROWS + 2)))
     shards = second.ingest()
     done = second.attribute(shards[0])
     second.run.finish("failed", "because")
-    later = complete(begin_run(corpus(range(ROWS + 2))))  # a newer one is there by now
-    assert later.run.read_manifest()["base_run"] == first.run.run_id
+    later = complete_run(begin_run(write_corpus(range(ROWS + 2))))  # a newer base exists by now
+    assert later.run.read_manifest()["base_run"] == first_run.run.run_id
     config = second.config.model_copy(update={"lake": second.config.lake.model_copy(update={"incremental": False})})
     resumed = begin(config, config.models(), second.run.run_id)
-    assert resumed.read_manifest()["base_run"] == first.run.run_id
+    assert resumed.read_manifest()["base_run"] == first_run.run.run_id
     results = second.to_lake()
     assert results[0] == dataclasses.replace(done, reused=True)
     assert second.run.read_manifest()["counts"]["reused"] == ROWS
-    assert drop_run_ids(rows_of(second)) == drop_run_ids(rows_of(later))
+    assert drop_run_ids(read_attributions(second)) == drop_run_ids(read_attributions(later))
 
 
-def test_pairs_that_the_base_could_not_attribute_are_tried_again(corpus, begin_run, spy):
-    root = corpus(range(ROWS))
-    first = begin_run(root)
-    shards = first.ingest()
-    first.calibrate()
-    pair = first.run.read_row_group("pairs", 0)[2]
+def test_pairs_that_the_base_could_not_attribute_are_retried(write_corpus, begin_run, attributed_ids):
+    root = write_corpus(range(ROWS))
+    first_run = begin_run(root)
+    shards = first_run.ingest()
+    first_run.calibrate()
+    pair = first_run.run.read_row_group("pairs", 0)[2]
     (root / pair["file_name"]).unlink()
-    first.store([first.attribute(shard) for shard in shards])
-    first.run.finish("completed")
-    spy.clear()
-    second = complete(begin_run(corpus(range(ROWS))))
-    assert spy == [pair["pair_id"]]
+    first_run.store([first_run.attribute(shard) for shard in shards])
+    first_run.run.finish("completed")
+    attributed_ids.clear()
+    second = complete_run(begin_run(write_corpus(range(ROWS))))
+    assert attributed_ids == [pair["pair_id"]]
     assert second.run.read_manifest()["counts"]["attributions"] == ROWS
 
 
@@ -210,47 +216,51 @@ def test_pairs_that_the_base_could_not_attribute_are_tried_again(corpus, begin_r
         ({"architecture": "demo/clean"}, "model_digest"),
     ],
 )
-def test_a_run_with_other_settings_is_no_base_and_the_manifest_says_why(corpus, begin_run, changed, reason):
-    first = begin_run(corpus(range(4)))
-    first.run.finish("completed")
-    record = begin_run(corpus(range(4)), **changed).run.read_manifest()
+def test_run_with_other_settings_is_not_a_base_and_the_manifest_has_the_reason(
+    write_corpus, begin_run, changed, reason
+):
+    first_run = begin_run(write_corpus(range(4)))
+    first_run.run.finish("completed")
+    record = begin_run(write_corpus(range(4)), **changed).run.read_manifest()
     assert record["base_run"] is None
-    newest = f"the newest complete run {first.run.run_id}"
+    newest = f"the newest complete run {first_run.run.run_id}"
     assert record["incremental"] == f"attributes all pairs: {newest} differs in {reason}"
 
 
-def test_settings_that_do_not_change_maps_do_not_change_the_base(corpus, begin_run):
-    first = begin_run(corpus(range(4)))
-    first.run.finish("completed")
-    second = begin_run(corpus(range(4)), alerts={"factor": 3}, regions={"frame": 0.1})
-    assert second.run.read_manifest()["base_run"] == first.run.run_id
+def test_settings_that_do_not_change_maps_do_not_change_the_base(write_corpus, begin_run):
+    first_run = begin_run(write_corpus(range(4)))
+    first_run.run.finish("completed")
+    second = begin_run(write_corpus(range(4)), alerts={"factor": 3}, regions={"frame": 0.1})
+    assert second.run.read_manifest()["base_run"] == first_run.run.run_id
 
 
-def test_the_newest_complete_run_with_the_same_settings_is_the_base(corpus, begin_run):
-    fits, other, unfinished = (begin_run(corpus(range(4)), bottleneck={"seed": seed}) for seed in (0, 1, 0))
+def test_the_newest_complete_run_with_the_same_settings_is_the_base(write_corpus, begin_run):
+    fits, other, unfinished = (begin_run(write_corpus(range(4)), bottleneck={"seed": seed}) for seed in (0, 1, 0))
     fits.run.finish("completed")
     other.run.finish("completed")
     unfinished.run.finish("failed", "because")
-    assert begin_run(corpus(range(4))).run.read_manifest()["base_run"] == fits.run.run_id
-    assert begin_run(corpus(range(4)), incremental=False).run.read_manifest()["base_run"] is None
+    assert begin_run(write_corpus(range(4))).run.read_manifest()["base_run"] == fits.run.run_id
+    assert begin_run(write_corpus(range(4)), incremental=False).run.read_manifest()["base_run"] is None
 
 
-def test_a_run_of_another_code_version_is_no_base(corpus, begin_run, monkeypatch):
-    begin_run(corpus(range(4))).run.finish("completed")
+def test_run_of_another_code_version_is_not_a_base(write_corpus, begin_run, monkeypatch):
+    begin_run(write_corpus(range(4))).run.finish("completed")
     monkeypatch.setattr("flows.begin.code_version", lambda: "another")
-    assert "differs in code_version" in begin_run(corpus(range(4))).run.read_manifest()["incremental"]
+    assert "differs in code_version" in begin_run(write_corpus(range(4))).run.read_manifest()["incremental"]
 
 
-def test_a_run_with_missing_files_is_no_base(first, corpus, begin_run):
-    first.run.fetch_files("attributions")[1].unlink()
-    assert "files (some are missing)" in begin_run(corpus(range(ROWS))).run.read_manifest()["incremental"]
+def test_run_with_missing_files_is_not_a_base(first_run, write_corpus, begin_run):
+    first_run.run.fetch_files("attributions")[1].unlink()
+    assert "files (some are missing)" in begin_run(write_corpus(range(ROWS))).run.read_manifest()["incremental"]
 
 
 @pytest.mark.parametrize("damage", ["statistics", "gone", "rows"])
-def test_a_base_that_is_damaged_later_fails_the_run(first, corpus, begin_run, damage):
-    second = begin_run(corpus(range(ROWS + 1)))
+def test_a_base_that_is_damaged_later_fails_the_run(first_run, write_corpus, begin_run, damage):
+    second = begin_run(write_corpus(range(ROWS + 1)))
     path = (
-        first.run.folder / "calibration.safetensors" if damage != "rows" else first.run.fetch_files("attributions")[0]
+        first_run.run.folder / "calibration.safetensors"
+        if damage != "rows"
+        else first_run.run.fetch_files("attributions")[0]
     )
     if damage == "gone":
         path.unlink()
@@ -263,7 +273,7 @@ def test_a_base_that_is_damaged_later_fails_the_run(first, corpus, begin_run, da
     assert not second.run.fetch_files("attributions")
 
 
-def test_runs_without_feature_statistics_build_upon_each_other(corpus, begin_run, spy):
-    complete(begin_run(corpus(range(4)), bottleneck={"preset": "paper"}))
-    second = complete(begin_run(corpus(range(6)), bottleneck={"preset": "paper"}))
-    assert (len(spy), second.run.read_manifest()["calibration_sha256"]) == (6, None)
+def test_runs_without_feature_statistics_build_upon_each_other(write_corpus, begin_run, attributed_ids):
+    complete_run(begin_run(write_corpus(range(4)), bottleneck={"preset": "paper"}))
+    second = complete_run(begin_run(write_corpus(range(6)), bottleneck={"preset": "paper"}))
+    assert (len(attributed_ids), second.run.read_manifest()["calibration_sha256"]) == (6, None)

@@ -1,4 +1,4 @@
-"""One process at a time works on a run, and a dead one locks nothing."""
+"""One process at a time can lock a run, and a dead process locks nothing."""
 
 import json
 import os
@@ -19,15 +19,15 @@ from tasks.lake.lock import lock_run, remove_temporary_files
 
 
 @pytest.fixture
-def beats(monkeypatch):
-    """Storage without file locks, with a quick heartbeat."""
+def fast_heartbeat(monkeypatch):
+    """Storage without file locks, with a fast heartbeat."""
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.02)
     monkeypatch.setattr(lock, "TIMEOUT_SECONDS", 0.3)
     monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(lock, "_lock_file", lambda _: None)
 
 
-HOLD = """
+LOCKING_SCRIPT = """
 import sys, time
 from pathlib import Path
 from tasks.lake.run import Run
@@ -39,10 +39,10 @@ with lock_run(Run(Path(sys.argv[1]), sys.argv[2])):
 
 
 @pytest.fixture
-def holder(hand_written_run):
-    """Another process that locks the run, until it is killed."""
+def locking_process(hand_written_run):
+    """Another process that locks the run until it is killed."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(hand_written_run.lake), hand_written_run.run_id],
+        [sys.executable, "-c", LOCKING_SCRIPT, str(hand_written_run.lake), hand_written_run.run_id],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert process.stdout.readline() == "held\n"
@@ -72,17 +72,17 @@ def test_an_error_unlocks_the_run(hand_written_run):
         pass
 
 
-def test_the_lock_of_another_process_ends_when_it_is_killed(hand_written_run, holder):
-    with pytest.raises(ResumeError, match=f"locked by process {holder.pid} on "), lock_run(hand_written_run):
+def test_the_lock_of_another_process_ends_when_it_is_killed(hand_written_run, locking_process):
+    with pytest.raises(ResumeError, match=f"locked by process {locking_process.pid} on "), lock_run(hand_written_run):
         pytest.fail("locked twice")
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
-    assert (hand_written_run.folder / "lock.json").is_file()  # and needs no cleaning up
+    locking_process.send_signal(signal.SIGKILL)
+    locking_process.wait()
+    assert (hand_written_run.folder / "lock.json").is_file()  # which needs no cleanup
     with lock_run(hand_written_run):
         pass
 
 
-def test_of_many_at_once_only_one_locks_the_run(hand_written_run):
+def test_only_one_of_several_threads_locks_the_run(hand_written_run):
     """Threads lock and unlock, and remove the file each time; there are never two owners."""
     inside, most, wrong = [], [], []
 
@@ -107,7 +107,7 @@ def test_of_many_at_once_only_one_locks_the_run(hand_written_run):
     assert max(most) == 1
 
 
-def test_a_heartbeat_locks_a_run_without_file_locks(hand_written_run, beats):
+def test_a_heartbeat_locks_a_run_without_file_locks(hand_written_run, fast_heartbeat):
     path = hand_written_run.folder / "lock.json"
     with lock_run(hand_written_run):
         first = json.loads(path.read_text())["beat"]
@@ -117,7 +117,7 @@ def test_a_heartbeat_locks_a_run_without_file_locks(hand_written_run, beats):
     assert not path.exists()
 
 
-def test_the_lock_of_another_host_times_out(hand_written_run, beats):
+def test_the_lock_of_another_host_times_out(hand_written_run, fast_heartbeat):
     path = hand_written_run.folder / "lock.json"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": "then", "token": "x", "beat": 7}))
     began = time.monotonic()
@@ -127,22 +127,22 @@ def test_the_lock_of_another_host_times_out(hand_written_run, beats):
 
 
 @pytest.mark.parametrize("left", ["dead", "torn"])
-def test_a_dead_process_of_this_host_and_a_torn_file_lock_nothing(hand_written_run, beats, left, monkeypatch):
+def test_a_dead_process_of_this_host_and_a_torn_file_lock_nothing(hand_written_run, fast_heartbeat, left, monkeypatch):
     monkeypatch.setattr(lock, "TIMEOUT_SECONDS", 600)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    said = json.dumps({**lock._describe_process(), "pid": dead.pid, "token": "x", "beat": 1})
-    (hand_written_run.folder / "lock.json").write_text(said if left == "dead" else said[:9])
+    record = json.dumps({**lock._describe_process(), "pid": dead.pid, "token": "x", "beat": 1})
+    (hand_written_run.folder / "lock.json").write_text(record if left == "dead" else record[:9])
     with lock_run(hand_written_run):
         pass
 
 
-def test_a_pid_of_another_container_is_not_looked_up_here(hand_written_run, beats, monkeypatch):
-    """With the host's network it has the host's name, but processes of its own."""
+def test_a_pid_of_another_container_is_not_looked_up_here(hand_written_run, fast_heartbeat, monkeypatch):
+    """A container in the network of the host has its name, but separate process ids."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    said = {"host": socket.gethostname(), "pids": "pid:[1]", "pid": dead.pid, "token": "x", "beat": 1}
-    (hand_written_run.folder / "lock.json").write_text(json.dumps(said))
+    record = {"host": socket.gethostname(), "pids": "pid:[1]", "pid": dead.pid, "token": "x", "beat": 1}
+    (hand_written_run.folder / "lock.json").write_text(json.dumps(record))
     began = time.monotonic()
     with lock_run(hand_written_run):
         assert time.monotonic() - began >= lock.TIMEOUT_SECONDS
@@ -154,23 +154,23 @@ def remote_run(run_class, remote_folder):
     return run_class(remote_folder, "20260101T000000-aaaaaa").begin()
 
 
-def unreachable(*_, **__):
+def raise_unreachable(*_, **__):
     raise ConnectionError("no route to host")
 
 
-def test_storage_that_does_not_answer_may_have_a_lock(remote_run, beats, monkeypatch):
-    monkeypatch.setattr(remote_run.folder.fs, "cat_file", unreachable, raising=False)
+def test_storage_that_does_not_answer_may_have_a_lock(remote_run, fast_heartbeat, monkeypatch):
+    monkeypatch.setattr(remote_run.folder.fs, "cat_file", raise_unreachable, raising=False)
     with pytest.raises(sql.LakeError, match=r"lock\.json cannot be read .*no route to host"), lock_run(remote_run):
         pytest.fail("perhaps locked twice")
     monkeypatch.undo()
     assert not stores.is_file(remote_run.folder / "lock.json")
 
 
-def test_a_process_that_lost_the_lock_writes_neither_manifest_nor_lock(remote_run, beats):
+def test_a_process_that_lost_the_lock_writes_neither_manifest_nor_lock(remote_run, fast_heartbeat):
     path, other = remote_run.folder / "lock.json", json.dumps({"host": "elsewhere", "pid": 1, "token": "x"}).encode()
     with lock_run(remote_run):
         remote_run.update(reason="mine")
-        stores.write_bytes(path, other)  # as of a process for which the lock had timed out
+        stores.write_bytes(path, other)  # as if written by a process for which the lock had timed out
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
@@ -182,15 +182,15 @@ def test_a_process_that_lost_the_lock_writes_neither_manifest_nor_lock(remote_ru
         else:
             pytest.fail("the loss was not noticed")
     assert stores.read_bytes(path) == other
-    stores.write_bytes(path, b"")  # the other one is done
+    stores.write_bytes(path, b"")  # the other process has unlocked the run
     with lock_run(remote_run):
         remote_run.update(reason="mine again")
     assert not stores.is_file(path)
 
 
-def test_a_lock_that_cannot_be_removed_does_not_hide_an_error(remote_run, beats, monkeypatch):
+def test_a_lock_that_cannot_be_removed_does_not_hide_an_error(remote_run, fast_heartbeat, monkeypatch):
     class EndpointConnectionError(Exception):
-        """As botocore's: no OSError."""
+        """An error like those of botocore, which are not OSErrors."""
 
     def gone(*_, **__):
         raise EndpointConnectionError

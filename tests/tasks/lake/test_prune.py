@@ -1,4 +1,4 @@
-"""Only old runs are pruned, nothing that is referred to, and every deleted file is on record."""
+"""Only old runs that nothing refers to are pruned, and every deleted file is recorded."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def add_run(run_class):
     """add_run(lake, month, alerts..., status=, history=, **facts): a run of the first of a month that has ended."""
 
     def add(lake, month, *alerts, status="completed", history=False, **facts):
-        run = run_class(lake, name(month)).begin(**({"rules": {"region_mass": "r"}} | facts))
+        run = run_class(lake, make_run_id(month)).begin(**({"rules": {"region_mass": "r"}} | facts))
         run.add_pairs(["a consolidation"] * 4)
         if alerts or history:
             run.add_attributions([[1.0] * 4] * 4, (2, 2))
@@ -56,7 +56,7 @@ def saved_lake(tmp_path_factory):
 
 
 @pytest.fixture
-def alerted_lake(add_run, lake, saved_lake):
+def lake_with_alert(add_run, lake, saved_lake):
     """A lake with the same open alert in three runs; computed once and copied for each test."""
     if not saved_lake.exists():
         for month in (1, 2, 3):
@@ -65,20 +65,20 @@ def alerted_lake(add_run, lake, saved_lake):
     return lake
 
 
-def name(month):
+def make_run_id(month):
     return f"2026{month:02d}01T000000-aaaaaa"
 
 
-def plan(lake, policy=ALL):
+def make_plan(lake, policy=ALL):
     return {int(item.run_id[4:6]): item for item in plan_pruning(lake, policy, NOW)}
 
 
-def pruned_months(plan):
+def list_pruned_months(plan):
     return [month for month, item in plan.items() if item.pruned]
 
 
 def prune(lake, policy=ALL):
-    return [prune_run(lake, item) for item in plan(lake, policy).values() if item.pruned]
+    return [prune_run(lake, item) for item in make_plan(lake, policy).values() if item.pruned]
 
 
 def read_pairs(root):
@@ -90,96 +90,96 @@ def test_old_runs_are_pruned_but_never_the_newest_complete_run_of_an_audit(lake,
     for month in (1, 2, 3, 6):
         add_run(lake, month)
     add_run(lake, 4, corpus="another")
-    items = plan(lake, OLD)
-    assert pruned_months(items) == pruned_months(plan(lake)) == [1, 2, 3]
+    items = make_plan(lake, OLD)
+    assert list_pruned_months(items) == list_pruned_months(make_plan(lake)) == [1, 2, 3]
     assert items[6].why == items[4].why == "the newest complete run of its audit"
 
 
 def test_the_newest_complete_runs_of_each_audit_are_kept(lake, add_run):
     for month in (1, 2, 3, 4, 5, 6):
         add_run(lake, month, model="a" if month < 4 else "b")
-    items = plan(lake, RetentionPolicy(keep=2))
-    assert pruned_months(items) == [1, 4]
+    items = make_plan(lake, RetentionPolicy(keep=2))
+    assert list_pruned_months(items) == [1, 4]
     assert items[2].why == "one of the 2 newest complete runs of its audit"
     # With both limits, the run of the fourth month is not old enough.
-    assert pruned_months(plan(lake, RetentionPolicy(timedelta(days=120), keep=1))) == [1, 2]
+    assert list_pruned_months(make_plan(lake, RetentionPolicy(timedelta(days=120), keep=1))) == [1, 2]
 
 
 def test_a_run_that_may_be_resumed_stays_until_a_later_one_is_complete(lake, add_run):
     add_run(lake, 1, status="failed")
     add_run(lake, 2)
     add_run(lake, 3, status="interrupted")
-    items = plan(lake, RetentionPolicy(keep=1))
-    assert pruned_months(items) == [1]
+    items = make_plan(lake, RetentionPolicy(keep=1))
+    assert list_pruned_months(items) == [1]
     assert items[3].why == "no later run of its audit is complete"
-    assert pruned_months(plan(lake, OLD)) == [1, 3]  # by age it is pruned all the same
+    assert list_pruned_months(make_plan(lake, OLD)) == [1, 3]  # pruned because of its age
 
 
-def test_the_first_and_last_run_of_an_alert_stay_until_it_is_resolved(alerted_lake, add_run):
-    lake = alerted_lake
+def test_the_first_and_last_run_of_an_alert_stay_until_it_is_resolved(lake_with_alert, add_run):
+    lake = lake_with_alert
     add_run(lake, 4, config_digest="other settings", history=True)  # could not have raised it: it stays open
-    items = plan(lake)
-    assert pruned_months(items) == [2]
+    items = make_plan(lake)
+    assert list_pruned_months(items) == [2]
     assert "alert" in items[1].why
     assert items[1].why.endswith("is open")
     assert "is open" in items[3].why
     add_run(lake, 5, history=True)  # could have raised it: it is resolved
-    assert pruned_months(plan(lake)) == [1, 2, 3, 4]
+    assert list_pruned_months(make_plan(lake)) == [1, 2, 3, 4]
     # It stays resolved although the run that resolved it is pruned.
-    add_run(lake, 6, history=True, base_run=name(1))
-    assert pruned_months(plan(lake)) == [2, 3, 4, 5]
+    add_run(lake, 6, history=True, base_run=make_run_id(1))
+    assert list_pruned_months(make_plan(lake)) == [2, 3, 4, 5]
     prune(lake)
     add_run(lake, 7, history=True)
-    assert pruned_months(plan(lake)) == [1, 6]
+    assert list_pruned_months(make_plan(lake)) == [1, 6]
 
 
-def test_the_alert_history_is_kept_if_newer_runs_have_none(alerted_lake, add_run):
-    add_run(alerted_lake, 4, reflags=name(3))
-    assert pruned_months(plan(alerted_lake)) == [2]
-    add_run(alerted_lake, 5)
-    items = plan(alerted_lake)
-    assert pruned_months(items) == [2, 4]
+def test_the_alert_history_is_kept_if_newer_runs_have_none(lake_with_alert, add_run):
+    add_run(lake_with_alert, 4, reflags=make_run_id(3))
+    assert list_pruned_months(make_plan(lake_with_alert)) == [2]
+    add_run(lake_with_alert, 5)
+    items = make_plan(lake_with_alert)
+    assert list_pruned_months(items) == [2, 4]
     assert "open" in items[3].why
 
 
 def test_alerts_without_a_history_keep_their_run_while_it_is_the_newest(lake, add_run):
     add_run(lake, 1, {})
     add_run(lake, 2, {})
-    assert pruned_months(plan(lake)) == [1]
+    assert list_pruned_months(make_plan(lake)) == [1]
     add_run(lake, 3, {}, history=True)
-    items = plan(lake)
-    assert pruned_months(items) == [1]
-    assert "is open" in items[2].why  # where its history begins
+    items = make_plan(lake)
+    assert list_pruned_months(items) == [1]
+    assert "is open" in items[2].why  # its history begins there
 
 
 def test_what_a_kept_run_builds_upon_is_kept(lake, add_run):
     for month in (1, 2, 3, 4):
         add_run(lake, month)
-    add_run(lake, 5, base_run=name(1), calibration_run=name(2), reflags=name(3))
+    add_run(lake, 5, base_run=make_run_id(1), calibration_run=make_run_id(2), reflags=make_run_id(3))
     add_run(lake, 6)
-    assert pruned_months(plan(lake, RetentionPolicy(keep=1))) == [1, 2, 3, 4, 5]
-    items = plan(lake, RetentionPolicy(keep=2))
-    assert pruned_months(items) == [4]
+    assert list_pruned_months(make_plan(lake, RetentionPolicy(keep=1))) == [1, 2, 3, 4, 5]
+    items = make_plan(lake, RetentionPolicy(keep=2))
+    assert list_pruned_months(items) == [4]
     assert [items[month].why for month in (1, 2, 3)] == [
-        f"run {name(5)} builds upon it",
-        f"run {name(5)} uses its feature statistics",
-        f"run {name(5)} uses its attributions",
+        f"run {make_run_id(5)} builds upon it",
+        f"run {make_run_id(5)} uses its feature statistics",
+        f"run {make_run_id(5)} uses its attributions",
     ]
 
 
 def test_the_base_of_a_base_is_not_kept(lake, add_run):
     add_run(lake, 1)
     for month in (2, 3, 4, 5):
-        add_run(lake, month, base_run=name(month - 1), calibration_run=name(1))
+        add_run(lake, month, base_run=make_run_id(month - 1), calibration_run=make_run_id(1))
     # 4 and 5 are kept, 3 is the base of 4, all have their statistics from 1.
-    assert pruned_months(plan(lake, RetentionPolicy(keep=2))) == [2]
+    assert list_pruned_months(make_plan(lake, RetentionPolicy(keep=2))) == [2]
 
 
 def test_a_plan_deletes_nothing(lake, add_run):
     add_run(lake, 1)
     add_run(lake, 2)
     before = stores.list_sizes(lake)
-    item = plan(lake)[1]
+    item = make_plan(lake)[1]
     assert stores.list_sizes(lake) == before
     of_run = {path: size for path, size in before.items() if path.startswith(f"runs/{item.run_id}/")}
     of_run.pop(f"runs/{item.run_id}/manifest.json")
@@ -190,7 +190,7 @@ def test_the_manifest_of_a_pruned_run_accounts_for_every_file_and_readers_find_n
     old, new = add_run(root, 1), add_run(root, 2)
     stores.write_bytes(old.folder / "report.html", b"a report")
     manifest = stores.read_bytes(old.folder / "manifest.json")
-    kept = stores.list_sizes(new.folder)
+    sizes_before = stores.list_sizes(new.folder)
     pairs = [row for row in read_pairs(root) if row["run_id"] == new.run_id]
     assert prune(root) == [None]
     record = old.read_manifest()
@@ -202,8 +202,8 @@ def test_the_manifest_of_a_pruned_run_accounts_for_every_file_and_readers_find_n
     assert (record["status"], record["files"], record["pruned"]["status"]) == ("pruned", [], "completed")
     assert record["counts"] == json.loads(manifest)["counts"]
     assert old.read_earlier_manifests() == [json.loads(manifest)]
-    assert stores.list_sizes(new.folder) == kept
-    assert pruned_months(plan(root)) == []
+    assert stores.list_sizes(new.folder) == sizes_before
+    assert list_pruned_months(make_plan(root)) == []
     assert read_pairs(root) == pairs
     with sql.connect(root) as connection:
         rows = sql.read(connection, "SELECT run_id, status, reason, pairs FROM runs ORDER BY run_id")
@@ -217,7 +217,7 @@ def test_no_run_builds_upon_a_pruned_one(lake, add_run):
     facts = {"corpus": "c", "model_digest": "d", "code_version": "v", "environment": {}}
     add_run(lake, 1, config={"bottleneck": 1})
     add_run(lake, 2, config={"bottleneck": 2})
-    assert find_base(lake, facts | {"config": {"bottleneck": 1}})["base_run"] == name(1)
+    assert find_base(lake, facts | {"config": {"bottleneck": 1}})["base_run"] == make_run_id(1)
     prune(lake)
     assert find_base(lake, facts | {"config": {"bottleneck": 1}})["base_run"] is None
 
@@ -234,19 +234,19 @@ def test_an_interrupted_pruning_is_finished_by_the_next(root, add_run, monkeypat
         with pytest.raises(KeyboardInterrupt):
             prune(root)
     assert old.read_manifest()["status"] == "pruned"
-    assert {row["run_id"] for row in read_pairs(root)} == {name(2)}
-    items = plan(root)
-    assert pruned_months(items) == [1]
+    assert {row["run_id"] for row in read_pairs(root)} == {make_run_id(2)}
+    items = make_plan(root)
+    assert list_pruned_months(items) == [1]
     assert (items[1].why, items[1].files) == ("left over", 1)
     assert prune(root) == [None]
-    assert pruned_months(plan(root)) == []
+    assert list_pruned_months(make_plan(root)) == []
     assert len(old.read_manifest()["earlier_manifests"]) == 1
 
 
 def test_a_run_that_is_locked_or_has_changed_is_kept(lake, add_run):
     old = add_run(lake, 1, status="failed")
     add_run(lake, 2)
-    item = plan(lake)[1]
+    item = make_plan(lake)[1]
     with lock_run(old):
         assert "is locked by process" in prune_run(lake, item)
     old.update(status="completed")

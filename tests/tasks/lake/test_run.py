@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and the manifest matches them."""
+"""Files are written completely or not at all, and the manifest matches them."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from stores import file_sha256
 from tasks.lake.run import Run
 
 
-def everything(folder):
+def read_all_files(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
@@ -26,7 +26,7 @@ def test_a_table_whose_rows_fail_leaves_no_file(hand_written_run):
     with pytest.raises(TypeError), hand_written_run.open_writer("pairs") as writer:
         writer.write([{"pair_id": "p"}])
         writer.write([{"attributes": 3}])
-    assert everything(hand_written_run.folder) == ["manifest.json"]
+    assert read_all_files(hand_written_run.folder) == ["manifest.json"]
     assert hand_written_run.read_manifest() == before
 
 
@@ -45,14 +45,14 @@ def test_an_interrupted_write_leaves_no_torn_file(hand_written_run, monkeypatch)
         with pytest.raises(OSError, match="No space"):
             hand_written_run.write_table("pairs", [{"pair_id": "new"}])
     assert pq.read_table(hand_written_run.path("pairs"))["pair_id"].to_pylist() == ["old"]
-    assert everything(hand_written_run.folder) == ["manifest.json", "pairs/part-00000.parquet"]
+    assert read_all_files(hand_written_run.folder) == ["manifest.json", "pairs/part-00000.parquet"]
 
 
 def test_the_manifest_lists_each_file_with_its_digest_and_rows(phantom_audit):
     run = phantom_audit.run
     phantom_audit.to_alerts()
     entries = run.read_manifest()["files"]
-    on_disk = {path for path in everything(run.lake) if not path.endswith("manifest.json")}
+    on_disk = {path for path in read_all_files(run.lake) if not path.endswith("manifest.json")}
     assert {entry["path"] for entry in entries} == on_disk
     assert len(entries) == len(on_disk)
     for entry in entries:
@@ -118,13 +118,13 @@ def test_the_changes_of_a_block_are_written_at_once_or_not_at_all(hand_written_r
     assert (record["counts"]["pairs"], record["reason"]) == (1, "because")
 
 
-def test_a_manifest_holds_json_and_no_nan(hand_written_run):
+def test_manifest_is_json_without_nan(hand_written_run):
     before = (hand_written_run.folder / "manifest.json").read_text()
     assert json.loads(before)
     with pytest.raises(ValueError, match="JSON"):
         hand_written_run.update(factor=float("nan"))
     assert (hand_written_run.folder / "manifest.json").read_text() == before
-    assert everything(hand_written_run.folder) == ["manifest.json"]
+    assert read_all_files(hand_written_run.folder) == ["manifest.json"]
 
 
 def test_row_groups_are_what_was_written_at_once(hand_written_run):

@@ -126,7 +126,7 @@ def _is_final(record: Mapping[str, Any]) -> bool:
 def _check_unfinished(record: Mapping[str, Any]) -> None:
     if _is_final(record):
         raise ResumeError(
-            f"resume: run {record['run_id']} is {record['status']} and is not changed any more; leave out --resume to "
+            f"resume: run {record['run_id']} is {record['status']} and cannot be resumed; leave out --resume to "
             "start a new run, with --incremental if it is to attribute only pairs that have no map yet"
         )
 

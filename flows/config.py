@@ -45,7 +45,7 @@ class GateSettings(settings.Section):
         None, ge=0, le=1, description="Position of the bottleneck, as a share of the tower's blocks before it."
     )
     layer: int | None = Field(
-        None, ge=-1, description="0-based block whose output is gated, instead of depth; -1 gates the embeddings."
+        None, ge=-1, description="Last block before the bottleneck, from 0, instead of depth; -1: the embeddings."
     )
     beta: float | None = Field(None, ge=0, description="Weight of the information, in cosine per mean nat.")
     portable: bool | None = Field(
@@ -76,7 +76,7 @@ class BottleneckSettings(settings.Section):
     second_seed: bool = Field(
         False, description="Attribute every pair twice and store the stability of its maps. Doubles the cost."
     )
-    calibration_pairs: int = Field(512, ge=2, description="Pairs sampled to estimate the feature statistics.")
+    calibration_pairs: int = Field(512, ge=2, description="Number of pairs sampled to estimate the feature statistics.")
     image: GateSettings = GateSettings()
     text: GateSettings = GateSettings()
 
@@ -111,7 +111,7 @@ class LakeConfig(settings.Section):
         Path("lake"),
         description="Folder or URL (s3://bucket/folder) of the lake. Relative to the working directory.",
     )
-    shard_size: int = Field(256, ge=1, description="Pairs per task.")
+    shard_size: int = Field(256, ge=1, description="Number of pairs per shard (the work of one task).")
     incremental: bool = Field(False, description="Attribute only pairs that no earlier run in the lake has attributed.")
 
     @property

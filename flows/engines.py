@@ -187,7 +187,7 @@ def find_faults(run: Run, corpus: CorpusConfig, model: ModelConfig, expected: Ma
         digest = None
     here = {"code_version": code_version(), "environment": environment(), "model_digest": digest}
     found += [
-        f"{key} is {here[key]}, expected {expected[key]} as on the host of the flow; bring the hosts to the same state"
+        f"{key} is {here[key]}, expected {expected[key]} as on the host of the flow; install the same on both"
         for key in expected
         if here[key] is not None and here[key] != expected[key]
     ]

@@ -38,21 +38,21 @@ audit: {{ event.payload.audit }}
 run: {{ event.payload.run_id }}
 first seen: {{ event.payload.first_seen }} (run {{ event.payload.first_run }})
 report: {{ event.payload.report }}
-key: {{ event.payload.dedup_key }}"""
+deduplication key: {{ event.payload.dedup_key }}"""
 _RUN_SUBJECT = "{{ event.resource.name }}: {{ event.event.split('.')[-1] | replace('-', ' ') }}"
 _RUN_BODY = """{{ event.payload.text }}
 audit: {{ event.payload.audit }}
 run: {{ event.payload.run_id }}
 report: {{ event.payload.report }}
-key: {{ event.payload.dedup_key }}"""
+deduplication key: {{ event.payload.dedup_key }}"""
 _FLOW_RUN_SUBJECT = "{{ event.event.split('.')[-1] }}: flow run {{ event.resource.name }}"
 _FLOW_RUN_BODY = """the audit's flow run {{ event.resource.name }} is {{ event.event.split('.')[-1] }}
-at: {{ event.occurred }}
-flow run: {{ event.resource.id }}"""
+time: {{ event.occurred }}
+id of the flow run: {{ event.resource.id }}"""
 _REFUSED_BODY = """the audit's flow run {{ event.resource.name }} could not begin: its parameters are not a valid
 configuration
-at: {{ event.occurred }}
-flow run: {{ event.resource.id }}"""
+time: {{ event.occurred }}
+id of the flow run: {{ event.resource.id }}"""
 _SILENT_SUBJECT = "no audit has completed in time"
 _SILENT_BODY = "no audit of this server has completed within {hours:g} hours; see its flow runs, worker and schedule"
 

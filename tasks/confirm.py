@@ -48,7 +48,7 @@ def _test_finding(
         yield row | {"fill": fill, "evidence": evidence, **asdict(evidence)}
         # q is never less than p: a test that fails by p fails.
         if explain_failure(evidence, evidence.p, settings.level):
-            row["reason"] = f"not measured: all fills must pass, and {fill} did not; see its row"
+            row["reason"] = f"not measured: all fills must pass, and the fill {fill} did not; see its row"
 
 
 def _adjust(rows: Sequence[Mapping[str, Any]], screened: Iterable[Claim]) -> dict[Claim, float]:

@@ -67,7 +67,7 @@ def evaluate_rule(
     if unknown := sql.rows(connection, "derive/unmeasured_slices", run_id=thresholds["run_id"], **keys):
         raise BadInputError(
             f"rule {name}: got {unknown[0]} and {len(unknown) - 1} more, expected regions and slices of the view "
-            "slice_shares, each once; take the three columns from there"
+            "slice_shares, each once; take the columns region, slice_kind and slice from there"
         )
     return [{**row, "rule": name, "rule_digest": sql.text_digest(text)} for row in found]
 

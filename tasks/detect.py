@@ -63,7 +63,7 @@ def detect(run: Run, corpus: CorpusConfig, names: Sequence[str]) -> list[str]:
                 writer.write(row for pair in pairs for row in _rows(corpus, pair, detectors, errors))
         changes.update(failed_detectors=sorted(errors))
     return [
-        f"detector {name} failed on {len(messages)} of {count} pairs, so these have no "
+        f"detector {name} failed on {len(messages)} of {count} pairs, so these pairs have no "
         f"regions from this detector; first error: {messages[0]}"
         for name, messages in errors.items()
     ]

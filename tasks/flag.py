@@ -47,7 +47,7 @@ def flag(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, str]) -> l
             try:
                 findings += evaluate_rule(connection, name, text, thresholds)
             except BadInputError as error:
-                warnings.append(f"{error}; it has no findings: fix it, try it on this run, and audit again")
+                warnings.append(f"{error}; the rule has no findings: fix it, try it on this run, and audit again")
                 failed.append(name)
         # A rule need not return the side: names of phrases are in double quotes.
         rows = [{**row, "side": "text" if row["region"].startswith('"') else "image"} for row in findings]

@@ -100,7 +100,7 @@ def _send(news: Sequence[Event]) -> list[Event]:
         waiting.start()
         waiting.join(_SEND_SECONDS)
         if waiting.is_alive():
-            run_logger().warning("Prefect has not sent all events after %.0f s; they may be lost", _SEND_SECONDS)
+            run_logger().warning("Prefect has not sent all events after %.0f s; the others may be lost", _SEND_SECONDS)
     return accepted
 
 
@@ -156,5 +156,5 @@ def notify_run_end(run: Run) -> None:
 
 def notify_failed_start(facts: Mapping[str, Any], reason: str) -> None:
     """Send the event of an audit that could not begin; see `build_failed_start_event`. A failure is logged."""
-    with log_failure("the event that the audit could not begin could not be sent"):
+    with log_failure("the audit could not begin, and the event about this could not be sent"):
         _send([messages.build_failed_start_event(facts, reason)])

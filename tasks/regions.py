@@ -78,7 +78,7 @@ def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
         if not inside.any() or inside.all():
             raise BadInputError(
                 f"regions.masks.{name}: {path}: got a mask that is all {'white' if inside.all() else 'black'} "
-                f"{reduced}, expected the region in white on black, in strokes of a cell or more"
+                f"{reduced}, expected the region in white on black, at least one cell wide"
             )
         boxes = cells_to_boxes(inside)
         if len(boxes) <= MAX_BOXES:

@@ -52,8 +52,8 @@ class CorpusConfig(Section):
     stratify: str | None = Field(
         None, description="Column whose values contribute equal numbers of rows to the sample."
     )
-    max_pixels: int = Field(50_000_000, ge=1, description="Images with more pixels become error rows, undecoded.")
-    max_file_bytes: int = Field(256 * 2**20, ge=1, description="Larger image files become error rows, unread.")
+    max_pixels: int = Field(50_000_000, ge=1, description="Images with more pixels become error rows.")
+    max_file_bytes: int = Field(256 * 2**20, ge=1, description="Image files with more bytes become error rows.")
 
     @model_validator(mode="after")
     def _check_stratify(self) -> Self:
@@ -118,8 +118,8 @@ class ModelConfig(Section):
 class RegionsConfig(Section):
     """Regions of the images to examine; a size of 0 disables the frame or the corners."""
 
-    frame: Share = Field(0.05, description="Width of the outer ring, as a share of the model's view of the image.")
-    corner: Share = Field(0.25, description="Size of the four corners, as a share of the model's view of the image.")
+    frame: Share = Field(0.05, description="Width of the frame, as a share of what the model sees of the image.")
+    corner: Share = Field(0.25, description="Side of the four corners, as a share of what the model sees of the image.")
     boxes: dict[str, Box] = Field(
         {}, description="Region name -> [x0, y0, x1, y1], as shares of the original image; applies to every image."
     )
@@ -156,11 +156,11 @@ class DiscoverConfig(Section):
     pairs: int = Field(
         200, ge=1, description="Size of the sample in which overlays are found. All images are then searched for them."
     )
-    peaks: int = Field(3, ge=1, description="Hottest windows per map to compare.")
+    peaks: int = Field(3, ge=1, description="Windows to compare per map: those with the most attribution.")
     min_images: int = Field(
         5,
         ge=2,
-        description="Images that must confirm an overlay, in addition to as many from which its template is made.",
+        description="Images that must confirm an overlay. As many other images are needed to make its template.",
     )
 
 
@@ -189,10 +189,10 @@ class AlertsConfig(Section):
         2.0,
         gt=0,
         allow_inf_nan=False,
-        description="Ratio of a region's share of attribution to its share of area from which a slice is reported.",
+        description="Smallest effect that is reported: a region's share of attribution divided by its share of area.",
     )
     min_pairs: int = Field(20, ge=1, description="Smallest slice to examine, in pairs.")
-    examples: int = Field(8, ge=1, description="Example pairs stored with an alert.")
+    examples: int = Field(8, ge=1, description="Number of example pairs stored with an alert.")
     rules: Path | None = Field(None, description="Folder with custom rules (*.sql). Relative to the AUDIT.toml.")
 
 
@@ -202,9 +202,9 @@ class ConfirmConfig(Section):
     enabled: bool = Field(
         True, description="Whether to test findings and self-audit. Without tests every alert stays suspected."
     )
-    pairs: int = Field(64, ge=8, description="Pairs sampled from a slice for a test.")
+    pairs: int = Field(64, ge=8, description="Number of pairs sampled from a slice for a test.")
     controls: int = Field(4, ge=2, description="Maximum number of control regions per pair.")
-    foils: int = Field(8, ge=2, description="Maximum number of other captions to compare a pair's caption with.")
+    foils: int = Field(8, ge=2, description="Maximum number of foils to compare a pair's caption with.")
     level: float = Field(
         0.01, gt=0, lt=1, description="False discovery rate (q) below which a test counts as significant."
     )
@@ -212,7 +212,7 @@ class ConfirmConfig(Section):
         0.1, ge=0, lt=1, description="Smallest relevant effect, as a share of the margin of the unchanged pairs."
     )
     negatives: int = Field(
-        10, ge=0, description="Random regions that the self-audit tests to estimate the rate of false alarms."
+        10, ge=0, description="Number of random regions that the self-audit tests to estimate the rate of false alarms."
     )
 
 
@@ -220,6 +220,6 @@ class NotifyConfig(Section):
     """Changes of alerts that are sent as Prefect events; `m2ib-audit notify` sets up who receives them."""
 
     tell: tuple[Literal["new", "worse", "resolved", "still_firing", "not_seen"], ...] = Field(
-        ("new", "worse", "resolved"), description="Alert statuses that send an event."
+        ("new", "worse", "resolved"), description="Statuses of alerts about which an event is sent."
     )
     digest: bool = Field(False, description="Send one event per run with all alerts, instead of one event per alert.")

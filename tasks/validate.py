@@ -38,13 +38,13 @@ def _check(name: str, column: str | None, sentence: str, severity: str = CRITICA
 
 _REASONS = 'for the reasons: m2ib-audit sql "SELECT reason, count(*) AS n FROM ingest_errors GROUP BY reason"'
 _NO_COUNT = "the manifest has no number of corpus rows, so rows cannot be accounted for"
-_ROWS_LOST = "{rows_lost}, expected each of its {read_rows} to be a pair or an error row"
-_PAIRS_LOST = "{pairs_lost}, expected each of the {stored_pairs} to have an attribution or an error row"
+_ROWS_LOST = "{rows_lost}, expected each of its {read_rows} rows to be a pair or an error row"
+_PAIRS_LOST = "{pairs_lost}, expected each of the {stored_pairs} pairs to have an attribution or an error row"
 _UNREADABLE = (
     "only {stored_attributions} of the corpus's {distinct_rows} rows (without duplicates) could be attributed, "
     f"expected at least 90%, so the results may not apply to the whole corpus; {_REASONS}"
 )
-_NO_PAIRS = f"no row of the corpus became a pair ({{read_rows}} tried), expected at least one; {_REASONS}"
+_NO_PAIRS = f"no row of the corpus became a pair ({{read_rows}} rows read), expected at least one; {_REASONS}"
 _NO_VALUE = "{pairs} {have} no {column_name}"
 _SAME_ID = "{pairs} {have} the same {column_name} as another pair, expected distinct values"
 _ATTRIBUTED_TWICE = "{pairs} {have} been attributed more than once, expected once"

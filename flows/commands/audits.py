@@ -15,7 +15,7 @@ from stores import Root
 
 
 def demo(
-    model: Annotated[str, typer.Option(help="demo/shortcut, or its twin without a shortcut, demo/clean.")] = (
+    model: Annotated[str, typer.Option(help="Model: demo/shortcut, or demo/clean, which relies on no shortcut.")] = (
         "demo/shortcut"
     ),
     pairs: Annotated[int, typer.Option(min=1, help="Number of pairs to generate.")] = 512,
@@ -136,7 +136,7 @@ def _run_flow(flow: Callable[[], Any], lake: Root, explain_interrupt: Callable[[
     from tasks.errors import OutcomeError
 
     signal.signal(signal.SIGTERM, _interrupt)
-    with output.exit_on_error(output.Exit.FAILURE, "check the folder's space and permissions"):
+    with output.exit_on_error(output.Exit.FAILURE, "run the command again"):
         try:
             result = flow()
         except OutcomeError as ended:
@@ -184,7 +184,7 @@ def _print_alerts(found: list[dict[str, Any]]) -> None:
             output.say(f"      {format_figures(alert)}")
             output.say(f"      {format_test(alert)}")
     if explained := sum(alert["explained_by"] is not None for alert in found):
-        output.say(f"      {explained} more are explained by these (same pairs): m2ib-audit alerts lists them")
+        output.say(f"      {explained} more are explained by these (same pairs); to list them: m2ib-audit alerts")
 
 
 def _self_audit(lake: Root, run_id: str) -> list[str]:
@@ -280,7 +280,8 @@ def _first_to_last(history: list[dict[str, Any]], key: str) -> str:
 def notify(
     block: Annotated[str, typer.Option(metavar="TYPE/NAME", help="Notification block; see `prefect block ls`.")],
     on: Annotated[
-        str | None, typer.Option(metavar="KINDS", help="Kinds of events, separated by commas; see the docs.")
+        str | None,
+        typer.Option(metavar="KINDS", help="Kinds of events, separated by commas; see docs/alerts-over-time.md."),
     ] = None,
     confirmed: Annotated[bool, typer.Option("--confirmed", help="Notify only of confirmed alerts.")] = False,
     silent_after: Annotated[

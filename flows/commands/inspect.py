@@ -11,9 +11,9 @@ from flows.commands import output
 
 def corpus(
     uri: Annotated[str, typer.Argument(metavar="CORPUS", help="Folder, file or pattern; see docs/corpora.md.")],
-    format_name: Annotated[str | None, typer.Option("--format", help="Format; default: detected.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Column of the image; default: the format's.")] = None,
-    caption_column: Annotated[str | None, typer.Option(help="Column of the caption; default: the format's.")] = None,
+    format_name: Annotated[str | None, typer.Option("--format", help="Corpus format; default: detected.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Image column; default: depends on format.")] = None,
+    caption_column: Annotated[str | None, typer.Option(help="Caption column; default: depends on format.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="File of the contact sheet; default: corpus-NAME.html in this folder.")
     ] = None,
@@ -96,10 +96,10 @@ def sweep(
     audit_file: output.AuditFile,
     depth: Annotated[
         list[float],
-        typer.Option(default_factory=lambda: [0.2, 0.5, 0.8], help="Share of blocks before the gate; repeatable."),
+        typer.Option(default_factory=lambda: [0.2, 0.5, 0.8], help="Depth of the bottleneck, 0 to 1; repeatable."),
     ],
     beta: Annotated[
-        list[float], typer.Option(default_factory=lambda: [0.1, 1.0], help="Price of the mean nat; repeatable.")
+        list[float], typer.Option(default_factory=lambda: [0.1, 1.0], help="Weight of information; repeatable.")
     ],
     draws: Annotated[list[int], typer.Option(default_factory=lambda: [2], help="Noise samples per step; repeatable.")],
     pairs: Annotated[int, typer.Option(min=2, help="Number of pairs to attribute.")] = 32,

@@ -39,7 +39,7 @@ def prune(
     to one audit.
     """
     if older_than is None and keep is None:
-        output.fail("prune: got no policy, expected --older-than 180d, --keep 30, or both")
+        output.fail("prune: got no limit, expected --older-than 180d, --keep 30, or both")
     age = None if older_than is None else output.parse_age(older_than)
     if older_than is not None and age is None:
         output.fail(f"--older-than: got {older_than!r}, expected hours, days or weeks, such as 36h, 180d or 4w")
@@ -68,7 +68,7 @@ def prune(
     freed = sum(fate.bytes or 0 for fate in pruned)
     files = sum(fate.files or 0 for fate in pruned)
     text = f"{len(pruned)} of {len(fates)} runs, {files} files, {format_bytes(freed)}"
-    output.say(f"pruned: {text}" if yes else f"would be pruned: {text}; nothing was deleted, add --yes")
+    output.say(f"pruned: {text}" if yes else f"would be pruned: {text}; nothing was deleted; to delete, add --yes")
     if as_json:
         rows = [dataclasses.asdict(fate) | {"kept_after_all": refusals.get(fate.run_id)} for fate in fates]
         output.print_json({"deleted": yes, "runs": len(pruned), "bytes": freed, "fates": rows})
@@ -118,10 +118,10 @@ def verify(
         str | None, typer.Argument(metavar="[RUN_ID]", help="Run id, `latest`, or `all`; optional with --report.")
     ] = None,
     head: Annotated[
-        str | None, typer.Option(metavar="SHA256", help="Head of the ledger noted earlier; it must still be in it.")
+        str | None, typer.Option(metavar="SHA256", help="Noted sha256 of a ledger record, which must still exist.")
     ] = None,
     public_key: Annotated[
-        Path | None, typer.Option("--public-key", help="Key that must have signed every record (a .pub file).")
+        Path | None, typer.Option("--public-key", help="Public key (.pub file) that must have signed every record.")
     ] = None,
     report_file: Annotated[
         Path | None,
@@ -166,7 +166,7 @@ def _verify_report(lake: Root, path: Path) -> dict[str, Any]:
         f"{record.time:%Y-%m-%d %H:%M:%S} UTC (record {record.number} of the ledger)"
     )
     for label, records in (
-        ("decisions, signatures and rewrites since then, which are not in it", found.later_records),
+        ("decisions, signatures and rewrites since then, which are not in the report", found.later_records),
         ("waivers that have expired since then", found.expired_waivers),
     ):
         if records:
@@ -201,7 +201,7 @@ def adopt(
         adopted = [run.run_id for run in runs if run.run_id not in left and adopt_run(run, key)]
     for name in adopted:
         output.say(f"adopted: {name}")
-    output.say(f"{len(adopted)} recorded; the others are in the ledger already, or have not ended")
+    output.say(f"runs recorded: {len(adopted)}; the others are in the ledger already, or have not ended")
     for name in left:
         output.note(
             f"adopt: left out {name}, whose record is missing although it should exist; see m2ib-audit verify {name}, "

@@ -40,7 +40,7 @@ def sign(
     run_id: output.RunArgument,
     name: Annotated[str, typer.Option(help="Printed name of the signer.")],
     role: Annotated[str, typer.Option(help="Role of the signer: radiologist, head of quality, ...")],
-    meaning: Annotated[str, typer.Option(help="review, approval, responsibility or authorship.")],
+    meaning: Annotated[str, typer.Option(help="Meaning: review, approval, responsibility or authorship.")],
     statement: Annotated[str, typer.Option(help="Statement about the run.")],
     four_eyes: Annotated[
         bool, typer.Option("--four-eyes", help="The signature takes effect once a second person has countersigned.")
@@ -64,8 +64,8 @@ def sign(
     record = sign_off(lake, who, run_id, meaning, statement, four_eyes=four_eyes, signer=key)
     counts = record.body["alerts"]
     output.say(
-        f"signed: run {run_id}, record {record.number} of the ledger; of its alerts {counts['decided']} decided, "
-        f"{counts['open']} open, {counts['pending']} waiting for a second person"
+        f"signed: run {run_id}, record {record.number} of the ledger; of the run's alerts {counts['decided']} are "
+        f"decided, {counts['open']} are open, and {counts['pending']} wait for a second signature"
     )
     if as_json:
         output.print_json({"run_id": run_id, "record": record.number, "sha256": record.sha256, "alerts": counts})
@@ -98,10 +98,10 @@ def review(
         str | None, typer.Option(metavar="URL", help="Public URL when the site is behind a proxy: https://...")
     ] = None,
     allow_anonymous_read: Annotated[
-        bool, typer.Option("--allow-anonymous-read", help="Anybody may read, nobody may write.")
+        bool, typer.Option("--allow-anonymous-read", help="Anybody may read, without signing in; nobody may write.")
     ] = False,
     remote_corpora: Annotated[
-        bool, typer.Option("--remote-corpora", help="Fetch images of remote corpora, from any URL that a run states.")
+        bool, typer.Option("--remote-corpora", help="Fetch images of remote corpora, from any URL that a run names.")
     ] = False,
     key: output.KeyOption = None,
 ) -> None:
@@ -163,7 +163,7 @@ def add_user(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name to sign in with.")],
     users: UsersOption,
     full_name: Annotated[str, typer.Option(help="Printed name in signatures; must be unique.")],
-    role: Annotated[str, typer.Option(help="reader, reviewer (decides and signs) or approver (also approves).")],
+    role: Annotated[str, typer.Option(help="Role: reader, reviewer (decides and signs) or approver (also approves).")],
     password_stdin: StdinOption = False,
 ) -> None:
     """Add a user. Asks for the password, of at least 12 characters."""

@@ -156,8 +156,8 @@ class PhraseInterventions:
         smallest, n = smallest_sample(self._settings.level), len(spans_by_pair)
         if len(found) < smallest:
             raise NotMeasurableError(
-                f"got {len(found)} measurable pairs of {n} ({n - len(versions)} without other words, without two "
-                f"captions to compare with, or too long; {len(versions) - len(found)} with unreadable images), "
+                f"got {len(found)} measurable pairs of {n} ({n - len(versions)} whose caption has no other words, has "
+                f"fewer than two foils, or is too long; {len(versions) - len(found)} with unreadable images), "
                 f"expected at least {smallest}; check the images and captions of the pairs, or audit a larger corpus"
             )
         return PhraseSample(

@@ -86,15 +86,16 @@ class RegionInterventions:
         NotMeasurableError is raised if too few are left. `region` is explained in `RegionSample`.
         """
         samples, settings, found = self._samples, self._settings, []
-        lost = {"image no longer reads": 0, "no two other captions to compare with": 0, "no room for controls": 0}
+        unreadable, no_foils, no_room = "unreadable images", "fewer than two foils", "no room for two controls"
+        lost = dict.fromkeys((unreadable, no_foils, no_room), 0)
         for pair_id in pair_ids:
             foils, mask = self._find_foils(pair_id, slice_kind, slice_name), self._region_mask(pair_id, boxes)
             if (image := samples.read_image(pair_id)) is None:
-                lost["image no longer reads"] += 1
+                lost[unreadable] += 1
             elif len(foils) < 2 or not (hosts := self._find_hosts(pair_id, foils)):
-                lost["no two other captions to compare with"] += 1
+                lost[no_foils] += 1
             elif len(controls := make_control_masks(mask, settings.controls, f"{samples.plan.seed}\x1f{pair_id}")) < 2:
-                lost["no room for controls"] += 1
+                lost[no_room] += 1
             else:
                 found.append((pair_id, image, np.stack([mask, *controls]), hosts, foils))
         smallest = smallest_sample(settings.level)

@@ -92,7 +92,7 @@ def _find_references(lake: Root, complete: Iterable[Sequence[Mapping[str, Any]]]
     for runs in complete:
         with_history = [run for run in runs if any(file["table"] == "lives" for file in run["files"])]
         newest.append((with_history or runs)[0]["run_id"])
-    references = dict.fromkeys(newest, "the newest run with an alert history of its audit")
+    references = dict.fromkeys(newest, "the newest run of its audit that has an alert history")
     with sql.connect(lake) as connection:
         for name in sql.query_names("retention"):
             rows = sql.read(connection, sql.query_text(f"retention/{name}"), {"newest": newest})
@@ -106,7 +106,7 @@ def prune_run(lake: Root, item: PruneItem, signer: SigningKey | None = None) -> 
     try:
         with lock_run(run):
             if (status := run.read_manifest()["status"]) != item.status:
-                return f"its status is {status} by now"
+                return f"its status is now {status}"
             if status != sql.PRUNED:
                 sizes = _list_sizes(run)
                 pruned = {"status": status, "files": len(sizes), "bytes": sum(sizes.values())}

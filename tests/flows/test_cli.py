@@ -295,7 +295,7 @@ def test_a_changed_report_is_detected(call, alerted_run, tmp_path):
     options = ("--name", "Ada", "--role", "radiologist", "--meaning", "review", "--statement", "Seen.")
     assert call("sign", "latest", *options).exit_code == 0
     result = call("verify", "--report", copy)
-    assert (result.exit_code, "which are not in it: record 2" in result.stdout) == (0, True)
+    assert (result.exit_code, "which are not in the report: record 2" in result.stdout) == (0, True)
     copy.write_bytes(copy.read_bytes().replace(b"suspected", b"imagined!", 1))
     result = call("verify", "--report", copy, "--json")
     assert (result.exit_code, last_line(result)["known"]) == (1, False)
@@ -513,7 +513,7 @@ def test_prune_lists_runs_and_deletes_them_with_yes(call, lake_of_old_runs):
     result = call("prune", "--older-than", "180d", "--json")
     assert result.exit_code == 0, result.output
     assert "would be pruned: 1 of 2 runs, 6 files, " in result.stdout
-    assert "nothing was deleted, add --yes" in result.stdout
+    assert "nothing was deleted; to delete, add --yes" in result.stdout
     assert "the newest complete run of its audit" in result.stdout
     answer = last_line(result)
     assert (answer["deleted"], answer["runs"]) == (False, 1)

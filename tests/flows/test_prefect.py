@@ -82,4 +82,4 @@ def test_gate_that_stops_the_run_exits_with_1(run_program, prefect_server, write
     assert process.returncode == 1, process.stderr
     answer = json.loads(process.stdout.splitlines()[-1])
     assert (answer["status"], answer["alerts"], answer["errors"]) == ("stopped", 0, 1)
-    assert "no row of the corpus became a pair (1 tried), expected at least one" in process.stdout
+    assert "no row of the corpus became a pair (1 rows read), expected at least one" in process.stdout

@@ -105,7 +105,7 @@ def test_a_run_with_a_failed_shard_completes_with_errors(run_audit, config):
         (run,) = sql.read(connection, "SELECT status, finished_at IS NOT NULL AS ended FROM runs")
         assert run == {"status": "completed_with_errors", "ended": True}
         assert sql.read(connection, "SELECT count(*) AS n FROM ingest_errors") == [{"n": 16}]
-    with pytest.raises(ResumeError, match="is completed_with_errors and is not changed any more"):
+    with pytest.raises(ResumeError, match="is completed_with_errors and cannot be resumed"):
         run_audit(config, resume=result.run_id)
     (record,) = sql.read_manifests(config.lake.path)
     assert find_base(config.lake.path, record)["base_run"] == result.run_id

@@ -61,7 +61,7 @@ def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(run_with_finding
     assert by_fill["mean"]["n"] == 24
     for fill in ("blur", "swap"):
         assert (by_fill[fill]["n"], by_fill[fill]["effect"], by_fill[fill]["passed"]) == (0, None, False)
-        assert by_fill[fill]["reason"] == "not measured: all fills must pass, and mean did not; see its row"
+        assert by_fill[fill]["reason"] == "not measured: all fills must pass, and the fill mean did not; see its row"
     assert {(row["q"], row["tests"]) for row in read_table(run) if row["n"]} == {(1.0, 3)}  # it still counts as a test
     with run.connect() as connection:
         verdicts = sql.read(connection, "FROM verdicts")
@@ -110,7 +110,7 @@ def test_unmeasurable_finding_is_not_confirmed_and_has_a_reason(run_with_finding
     rows = read_table(run)
     assert {row["fill"] for row in rows} == {"mean", "blur", "swap"}
     assert {row["reason"] for row in rows} == {
-        "got 0 measurable pairs of 24 (24 with image no longer reads), expected at least 7; "
+        "got 0 measurable pairs of 24 (24 with unreadable images), expected at least 7; "
         "check the images and captions of the pairs, or audit a larger corpus"
     }
     assert {(row["tests"], row["effect"], row["confirmed"]) for row in rows} == {(0, None, False)}
@@ -122,7 +122,7 @@ def test_corpus_with_one_caption_has_no_foils_and_a_reason(run_with_findings, us
     use_toy_model(1.0)
     rewrite_rows(run, "pairs", lambda rows: [{**row, "caption": "a shadow"} for row in rows])
     assert confirm.fn(run, plan) == 0
-    assert all("24 with no two other captions to compare with" in row["reason"] for row in read_table(run))
+    assert all("24 with fewer than two foils" in row["reason"] for row in read_table(run))
 
 
 def test_regions_of_single_pairs_are_measured_in_place(run_with_findings, use_toy_model):

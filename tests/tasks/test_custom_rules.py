@@ -133,7 +133,7 @@ def test_rules_that_fail_on_the_rows_are_reported_and_others_run(run_of_two_site
     check_rules(rules)
     warnings, findings = flag_rows(run_of_two_sites, **rules, mine=RULE)
     for warning, (name, (_, fault)) in zip(warnings, failures.items(), strict=True):
-        assert re.search(rf"(?s)^rule {name}: .*{fault}.*; it has no findings: fix it, .* audit again$", warning)
+        assert re.search(rf"(?s)^rule {name}: .*{fault}.*; the rule has no findings: fix it, .* audit again$", warning)
     assert [row["rule"] for row in findings] == ["mine"]
     assert run_of_two_sites.read_manifest()["failed_rules"] == list(failures)
     flag_rows(run_of_two_sites, mine=RULE)  # the rules are fixed and the run is resumed

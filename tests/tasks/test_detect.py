@@ -88,7 +88,7 @@ def test_detector_that_fails_on_some_pairs_is_a_warning(attributed_pipeline, ins
         failing = sql.read(connection, "SELECT pair_id FROM pairs WHERE caption LIKE '%consolidation%'")
     assert 0 < len(failing) < 12
     (warning,), rows = run_stage(attributed_pipeline, "some", "halves")
-    assert warning.startswith(f"detector some failed on {len(failing)} of 12 pairs, so these have no regions ")
+    assert warning.startswith(f"detector some failed on {len(failing)} of 12 pairs, so these pairs have no regions ")
     assert "KeyError: 'caption'" in warning
     regions = [row["region"] for row in rows]
     assert (regions.count("some: all"), regions.count("halves: left")) == (12 - len(failing), 12)

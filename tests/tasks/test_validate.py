@@ -73,7 +73,7 @@ def test_duplicate_does_not_count_as_unreadable(valid_run):
     valid_run.update(counts={"corpus_rows": 44})
     outcome = validate.fn(valid_run)
     message, *_ = outcome.critical  # the pair whose error row was overwritten
-    assert message.startswith("1 pair is lost, expected each of the 4 to have")
+    assert message.startswith("1 pair is lost, expected each of the 4 pairs to have")
     (warning,) = outcome.warnings
     assert warning.startswith("only 3 of the corpus's 4 rows")
 
@@ -82,7 +82,7 @@ def test_message_of_a_failure_has_actual_and_expected_values(valid_run):
     valid_run.update(counts={"corpus_rows": 7})
     outcome = validate.fn(valid_run)
     assert outcome.critical == (
-        "2 rows of the corpus are lost, expected each of its 7 to be a pair or an error row "
+        "2 rows of the corpus are lost, expected each of its 7 rows to be a pair or an error row "
         "(accounting.rows_unaccounted)",
     )
     valid_run.update(counts={"corpus_rows": 4})
@@ -121,7 +121,7 @@ def test_an_empty_corpus_fails(hand_written_run):
     hand_written_run.update(counts={"corpus_rows": 1})
     outcome = validate.fn(hand_written_run)
     assert [text.partition(";")[0] for text in outcome.critical] == [
-        "no row of the corpus became a pair (1 tried), expected at least one"  # without failures that follow from it
+        "no row of the corpus became a pair (1 rows read), expected at least one"  # without consequent failures
     ]
 
 

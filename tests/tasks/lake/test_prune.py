@@ -250,7 +250,7 @@ def test_a_run_that_is_locked_or_has_changed_is_kept(lake, add_run):
     with lock_run(old):
         assert "is locked by process" in prune_run(lake, item)
     old.update(status="completed")
-    assert prune_run(lake, item) == "its status is completed by now"
+    assert prune_run(lake, item) == "its status is now completed"
     assert (old.folder / "pairs").is_dir()
 
 

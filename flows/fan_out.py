@@ -86,7 +86,8 @@ def shard_result(run: Run, shard: Shard, engine: Engine, future: PrefectFuture[S
     if isinstance(outcome, ShardResult):
         get_run_logger().info("shard %d: %d attributions by %s", shard.index, outcome.attributions, outcome.by)
         return outcome
-    if not isinstance(outcome, Exception) or isinstance(outcome, _AFFECTS_ALL_SHARDS) or is_storage_full(outcome):
-        raise outcome
-    get_run_logger().error("shard %d failed and is quarantined", shard.index, exc_info=outcome)
-    return quarantine_shard(run, shard, outcome)
+    error = outcome if isinstance(outcome, BaseException) else RuntimeError(f"the task returned {outcome!r}")
+    if not isinstance(error, Exception) or isinstance(error, _AFFECTS_ALL_SHARDS) or is_storage_full(error):
+        raise error
+    get_run_logger().error("shard %d failed and is quarantined", shard.index, exc_info=error)
+    return quarantine_shard(run, shard, error)

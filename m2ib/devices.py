@@ -33,10 +33,13 @@ def list_devices(device: str = "auto") -> list[str]:
     """
     if device == "auto":
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
-    with contextlib.suppress(RuntimeError, AssertionError):
+    reason = "it has no float64"
+    try:
         if torch.empty(0, device=device).device.type in ("cpu", "cuda"):  # others lack float64
             return [device]
-    raise ModelLoadError(f"device: got {device!r}, expected 'auto' or a CPU or CUDA device of this machine")
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error)
+    raise ModelLoadError(f"device: got {device!r}, expected 'auto' or a CPU or CUDA device of this machine ({reason})")
 
 
 def reserved_gpu_memory(device: str) -> int | None:

@@ -113,9 +113,11 @@ def calibrate(
         Statistics of both towers. None for a tower with `statistics="unit"`.
 
     Raises:
-        ValueError: If a gated layer does not exist.
+        ValueError: If `batch_size` is below 1, or a gated layer does not exist.
         CalibrationError: If the sample has fewer than two inputs, does not vary, or has values that are not finite.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
     with encoder.frozen():
         image = _calibrate_tower(encoder, "image", images, config.image, batch_size)
         text = _calibrate_tower(encoder, "text", texts, config.text, batch_size)

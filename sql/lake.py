@@ -1,6 +1,7 @@
 """Access to a lake: manifests of its runs, and DuckDB connections to the files that the manifests list."""
 
 import hashlib
+import io
 import json
 import re
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.json import ParseOptions, ReadOptions, read_json
 
 import stores
 from sql.queries import query_names, query_text, schema
@@ -298,7 +300,7 @@ def _define_decisions(connection: Connection, records: Iterable[ledger.Record]) 
                 rows.append(_decision_row(record))
             which = f"one of the records of kind {kind}"
             _insert(connection, table, rows)
-        except (duckdb.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
             raise LakeError(
                 f"ledger: {which} is damaged, or another release wrote it ({type(error).__name__}: {error}); run "
                 "m2ib-audit verify"
@@ -319,8 +321,17 @@ def _insert(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]
     """Create a table that is not stored as Parquet, and insert rows. Keys of rows that are no column are ignored."""
     connection.execute("USE stored")
     connection.execute(query_text(f"schema/{table}"))
-    if rows:
-        values = [{key: row.get(key) for key in schema(table).names} for row in rows]
-        text = f"INSERT INTO {table} BY NAME SELECT unnest(row) FROM (SELECT unnest($rows) AS row)"  # noqa: S608
-        connection.execute(text, {"rows": values})
+    columns = schema(table).names
+    lines = [json.dumps({key: row.get(key) for key in columns}, default=_to_json, allow_nan=False) for row in rows]
+    if lines:
+        # Arrow's JSON reader refuses values of other types, which DuckDB would convert.
+        data = "\n".join(lines).encode()
+        types = ParseOptions(explicit_schema=schema(table), unexpected_field_behavior="error")
+        incoming = read_json(io.BytesIO(data), ReadOptions(block_size=len(data)), types)  # one block: any row fits
+        connection.from_arrow(incoming).insert_into(table)
     connection.execute("USE main")
+
+
+def _to_json(value: date) -> str | int:
+    """Convert a datetime to ISO 8601 text, and a date to days since 1970-01-01, as Arrow's JSON reader expects."""
+    return value.isoformat() if isinstance(value, datetime) else (value - date(1970, 1, 1)).days

@@ -407,13 +407,13 @@ def scratch_folder() -> Path:
     with _scratch_lock:
         if process not in _scratch_folders:
             _scratch_folders[process] = Path(tempfile.mkdtemp(prefix="m2ib-audit-"))
-            atexit.register(_remove_scratch, process)
+            atexit.register(_remove_scratch, process, _scratch_folders[process])
         return _scratch_folders[process]
 
 
-def _remove_scratch(process: int) -> None:
-    if os.getpid() == process:
-        shutil.rmtree(_scratch_folders[process], ignore_errors=True)
+def _remove_scratch(process: int, folder: Path) -> None:
+    if os.getpid() == process:  # not in a fork, which has inherited this function
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def use_scratch_folder(folder: Path) -> None:

@@ -285,17 +285,15 @@ def append(
             check(earlier)
         record, data = _build_record(earlier[-1] if earlier else None, kind, body, signer)
         try:
-            if files.create_file(record_path(lake, record.number), data):
-                # If another writer has already appended a record, HEAD must not point to an earlier record.
-                if not files.is_file(record_path(lake, record.number + 1)):
-                    head = {"number": record.number, "sha256": record.sha256}
-                    files.write_bytes(lake / FOLDER / HEAD, canonical_json(head))
-                return record
+            created = files.create_file(record_path(lake, record.number), data)
         except OSError as error:
             raise LakeError(
                 f"ledger: nothing was recorded ({error.strerror or error}), expected a lake that can be written; "
                 "check the lake's disk space and permissions"
             ) from error
+        if created:
+            _update_head(lake, record)
+            return record
     raise LedgerError(
         f"ledger: other writers were faster in all {_APPEND_ATTEMPTS} attempts to append a record to {lake}; stop the "
         "other writers, and try again"
@@ -304,6 +302,20 @@ def append(
 
 class _DuplicateError(Exception):
     """The ledger already contains the same record."""
+
+
+def _update_head(lake: Root, record: Record) -> None:
+    """Let HEAD point to a new record, unless another writer has already appended a later one. Raises LakeError."""
+    if files.is_file(record_path(lake, record.number + 1)):
+        return
+    try:
+        head = {"number": record.number, "sha256": record.sha256}
+        files.write_bytes(lake / FOLDER / HEAD, canonical_json(head))
+    except OSError as error:
+        raise LakeError(
+            f"ledger: record {record.number} was written, but HEAD was not ({error.strerror or error}); free "
+            "disk space or correct the permissions, but do not repeat the command: the next record corrects HEAD"
+        ) from error
 
 
 def record_report(

@@ -1,7 +1,7 @@
 """Copy attributions and test results of an earlier run to a run that re-flags it without a model."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,7 +13,7 @@ import sql
 import stores
 from tasks.errors import StoreError
 from tasks.execution import TASK_OPTIONS
-from tasks.lake.run import CALIBRATION, Run, copy_calibration, open_parquet
+from tasks.lake.run import CALIBRATION, Run, check_digest, copy_calibration, open_parquet
 from tasks.records import Claim, claim_of
 
 COPIED = ("pairs", "ingest_errors", "attributions", "regions", "stamps", "near_duplicates", "screenings", "self_audits")
@@ -23,9 +23,24 @@ _ADVICE = "restore it from a backup, or audit again"
 NOT_TESTED = "re-flagging loads no model, and run {run_id} did not test this; audit with these rules to test it"
 
 
-def _row_groups(table: str, entry: Mapping[str, Any], path: Path, earlier: Run) -> Iterator[pa.Table]:
+def _verify_files(earlier: Run) -> dict[str, Path]:
+    """Return local copies of all files of a run, by path. Raises StoreError if one differs from the manifest.
+
+    The files that are not copied are verified, too, because `carry_over_tests` and the rules read them.
+    """
+    digests = {entry["path"]: entry["sha256"] for entry in earlier.read_manifest()["files"]}
+    try:
+        copies = dict(zip(digests, stores.fetch_all(earlier.lake, digests), strict=True))
+        for path, copy in copies.items():
+            check_digest(earlier.lake / path, copy, digests[path], _ADVICE)
+    except (OSError, sql.LakeError) as error:
+        raise StoreError(f"run {earlier.run_id}: {error}; {_ADVICE}") from error
+    return copies
+
+
+def _row_groups(table: str, path: Path, earlier: Run) -> Iterator[pa.Table]:
     """Yield the row groups of a file: name the run that attributed each row, and leave out hottest corners."""
-    with open_parquet(path, _ADVICE, entry["sha256"]) as file:
+    with open_parquet(path, _ADVICE) as file:
         for number in range(file.num_row_groups):
             rows = file.read_row_group(number)
             if table == "regions":
@@ -40,21 +55,16 @@ def _row_groups(table: str, entry: Mapping[str, Any], path: Path, earlier: Run) 
 def copy_attributions(run: Run, earlier: Run) -> int:
     """Copy the tables in `COPIED` from an earlier run to this one; return the number of attributions."""
     record, attributed = earlier.read_manifest(), 0
-    entries = [entry for entry in record["files"] if entry["table"] in COPIED]
-    try:
-        paths = stores.fetch_all(run.lake, {entry["path"]: entry["sha256"] for entry in entries})
-    except sql.LakeError as error:
-        raise StoreError(f"run {earlier.run_id}: {error}") from error
+    copies = _verify_files(earlier)
     with run.changes() as changes:
-        for entry, path in zip(entries, paths, strict=True):
-            table = entry["table"]
-            with changes.open_writer(table, PurePosixPath(entry["path"]).stem) as writer:
-                for rows in _row_groups(table, entry, path, earlier):
-                    run_ids = pa.array([run.run_id] * len(rows))
-                    writer.write(rows.set_column(rows.column_names.index("run_id"), "run_id", run_ids))
-            attributed += writer.rows if table == "attributions" else 0
         for entry in record["files"]:
-            if entry["path"].endswith(f"/{CALIBRATION}"):
+            if (table := entry["table"]) in COPIED:
+                with changes.open_writer(table, PurePosixPath(entry["path"]).stem) as writer:
+                    for rows in _row_groups(table, copies[entry["path"]], earlier):
+                        run_ids = pa.array([run.run_id] * len(rows))
+                        writer.write(rows.set_column(rows.column_names.index("run_id"), "run_id", run_ids))
+                attributed += writer.rows if table == "attributions" else 0
+            elif entry["path"].endswith(f"/{CALIBRATION}"):
                 copy_calibration(run, earlier, entry["sha256"], _ADVICE)
                 changes.files[run.relative_path(CALIBRATION)] = None, None
         copied = {key: record["counts"][key] for key in ("corpus_rows", "not_sampled", "pairs", "errors")}

@@ -61,6 +61,8 @@ def expand(pattern: str) -> list[str]:
     choices: Iterable[str] = found[1].split(",")
     if "," not in found[1]:
         first, _, last = found[1].partition("..")
+        if int(first) > int(last):
+            raise CorpusError(f"Pattern {pattern!r} counts down from {first} to {last}. Swap the two numbers.")
         _check_number(int(last) - int(first) + 1, pattern)
         zeros = any(len(number) > 1 and number.startswith("0") for number in (first, last))
         width = max(len(first), len(last)) if zeros else 0
@@ -73,11 +75,8 @@ def expand(pattern: str) -> list[str]:
 
 
 def _check_number(number: int, pattern: str) -> None:
-    if not 0 < number <= MAX_SHARDS:
-        raise CorpusError(
-            f"Pattern {pattern!r} has a descending range, or yields more than {MAX_SHARDS} file names. Correct it, or "
-            "split the corpus."
-        )
+    if number > MAX_SHARDS:
+        raise CorpusError(f"Pattern {pattern!r} names more than {MAX_SHARDS} files. Correct it, or split the corpus.")
 
 
 def check_shard(folder: Root, name: str, root: Root) -> Root:

@@ -34,11 +34,16 @@ def fill_masks(pixels: Pixels, masks: Masks, how: Fill, donors: Pixels | None = 
     the region, for each image and channel. The fill `blur` is a Gaussian blur of the unmasked pixels. For thin strokes
     (masks that fill less than half of their bounding box and are no frame) both fills use the neighborhood of each
     pixel. The fill `swap` is the pixels at the same place in `donors`, which has another image for each image.
+
+    Raises:
+        ValueError: If a mask covers a whole image, or `donors` are missing for `swap`.
     """
     if how == "swap":
         if donors is None:
             raise ValueError("donors: got None, expected another image for each image, because the fill is swap")
         filling = donors
+    elif bool(masks.flatten(1).all(dim=1).any()):
+        raise ValueError("masks: got a mask that covers the whole image, expected some unmasked pixels")
     else:
         filling = _ring_mean(pixels, masks) if how == "mean" else _normalized_blur(pixels, masks)
     return torch.where(masks[:, None], filling.to(pixels.dtype), pixels)

@@ -262,12 +262,13 @@ def copy_calibration(run: Run, source: Run, sha256: str, advice: str) -> None:
     try:
         with stores.write_atomically(run.folder / CALIBRATION) as temporary:
             shutil.copyfile(stores.fetch(path), temporary)
-            _check_digest(path, temporary, sha256, advice)
+            check_digest(path, temporary, sha256, advice)
     except (OSError, sql.LakeError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); {advice}") from error
 
 
-def _check_digest(path: Root, copy: Path, sha256: str, advice: str) -> None:
+def check_digest(path: Root, copy: Path, sha256: str, advice: str) -> None:
+    """Raise StoreError, ending with `advice`, unless the local copy of a file has the sha256 in its manifest."""
     if (found := stores.file_sha256(copy)) != sha256:
         raise StoreError(f"{path}: got sha256 {found}, expected {sha256} as in the manifest; {advice}")
 
@@ -280,7 +281,7 @@ def open_parquet(path: Path, advice: str, sha256: str | None = None) -> Iterator
     """
     try:
         if sha256 is not None:
-            _check_digest(path, path, sha256, advice)
+            check_digest(path, path, sha256, advice)
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
     except (OSError, pa.ArrowException) as error:

@@ -199,7 +199,9 @@ class _Corpus:
         """Return whether, in half of the captions that have a run, the words around it are also neighbors elsewhere."""
         bigrams, count, adjacent = self._adjacent_bigrams
         keys = bigrams[starts - 2] * count + bigrams[starts + length]
-        is_adjacent = np.isin(keys, adjacent) & ~self._is_whole_caption(starts, length)
+        # Not np.isin, which would go through all adjacent bigrams of the corpus for each run.
+        nearest = np.minimum(np.searchsorted(adjacent, keys), len(adjacent) - 1)
+        is_adjacent = (adjacent[nearest] == keys) & ~self._is_whole_caption(starts, length)
         owners = self._owners[starts]
         return 2 * len(np.unique(owners[is_adjacent])) >= len(np.unique(owners))
 

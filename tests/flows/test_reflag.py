@@ -175,8 +175,9 @@ def test_incomplete_or_missing_run_is_bad_input(tested_audit, reflag_run):
     assert len(sql.read_manifests(tested_audit.run.lake)) == 1
 
 
-def test_changed_file_is_an_error(tested_audit, reflag_run):
-    path = tested_audit.run.fetch_files("attributions")[0]
+@pytest.mark.parametrize("table", ["attributions", "confirmations"])
+def test_changed_file_is_an_error(tested_audit, reflag_run, table):
+    path = tested_audit.run.fetch_files(table)[0]
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)

@@ -88,8 +88,10 @@ def find_overlays(images: Images, maps: Maps, peaks: int = 3, min_images: int = 
         min_images: Number of images that must contain an overlay, in addition to those that it is estimated from.
 
     Raises:
-        ValueError: If the images or maps are not finite.
+        ValueError: If images and maps differ in number, or are not finite.
     """
+    if not 0 < len(images) == len(maps):
+        raise ValueError(f"images and maps: got {len(images)} and {len(maps)}, expected one map per image")
     images, maps = images.detach().float(), maps.detach().float()
     if not (images.isfinite().all() and maps.isfinite().all()):
         raise ValueError("images and maps: got values that are not finite, expected only finite values")

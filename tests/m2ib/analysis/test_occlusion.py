@@ -92,6 +92,9 @@ def test_swap_takes_the_donor_s_pixels_and_an_empty_mask_nothing(images):
 def test_impossible_fill_is_an_error(images):
     with pytest.raises(ValueError, match="donors: got None, expected another image for each image"):
         fill_masks(images, stack_masks("corner", "corner", "corner"), "swap")
+    for how in ("mean", "blur"):
+        with pytest.raises(ValueError, match="covers the whole image, expected some unmasked pixels"):
+            fill_masks(images, torch.ones(len(images), *images.shape[2:], dtype=torch.bool), how)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

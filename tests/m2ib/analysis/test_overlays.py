@@ -252,3 +252,9 @@ def test_hot_cells_are_separate_and_have_more_than_an_even_share():
 def test_values_that_are_not_finite_raise():
     with pytest.raises(ValueError, match="not finite"):
         find_overlays(torch.full((2, 1, 8, 8), torch.nan), torch.zeros(2, 2, 2))
+
+
+@pytest.mark.parametrize("maps", [0, 3])
+def test_each_image_needs_a_map(maps):
+    with pytest.raises(ValueError, match=f"got 2 and {maps}, expected one map per image"):
+        find_overlays(torch.zeros(2, 1, 8, 8), torch.zeros(maps, 2, 2))

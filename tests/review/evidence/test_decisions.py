@@ -291,9 +291,23 @@ def test_a_full_disk_is_reported(run, monkeypatch):
     monkeypatch.setattr("stores.files.create_file", raise_disk_full)
     with pytest.raises(sql.LakeError, match=r"nothing was recorded \(No space left on device\)"):
         judge(run)
+    monkeypatch.undo()
+    count = len(ledger.read_records(run.lake))
+    monkeypatch.setattr("stores.files.write_bytes", raise_disk_full)
+    with pytest.raises(sql.LakeError, match=r"was written, but HEAD was not \(No space left on device\)"):
+        judge(run)
+    assert len(ledger.read_records(run.lake)) == count + 1
 
 
 def test_an_invalid_record_is_reported(run):
     ledger.append(run.lake, "review", {"life_id": "x"})
     with pytest.raises(sql.LakeError, match=r"record \d+ \(review\) is damaged, or another release wrote it"):
+        read_view(run)
+
+
+def test_a_record_with_a_value_of_another_type_is_not_converted(run):
+    judge(run)
+    (record,) = [record for record in ledger.read_records(run.lake) if record.kind == "review"]
+    ledger.append(run.lake, "review", {**record.body, "reason": {"text": "fine"}})
+    with pytest.raises(sql.LakeError, match="is damaged, or another release wrote it"):
         read_view(run)

@@ -56,7 +56,7 @@ def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(run_with_finding
     model = use_toy_model(0.0)
     assert confirm.fn(run, plan) == 0
     assert [row for row in read_table(run) if row["passed"]] == []
-    num_embedded_without_reliance, model.seen = model.seen, 0
+    num_embedded_without_reliance, model.num_embedded = model.num_embedded, 0
     by_fill = {row["fill"]: row for row in read_table(run) if row["region"] == "corner top-right"}
     assert by_fill["mean"]["n"] == 24
     for fill in ("blur", "swap"):
@@ -68,7 +68,7 @@ def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(run_with_finding
     assert {(row["weakest"], row["tested"], row["confirmed"]) for row in verdicts} == {("mean", 24, False)}
     model.reliance = 1.0
     confirm.fn(run, plan)
-    assert model.seen > 2 * num_embedded_without_reliance
+    assert model.num_embedded > 2 * num_embedded_without_reliance
 
 
 def test_a_repeated_stage_gives_the_same_rows_and_alerts_are_confirmed_or_suspected(run_with_findings, use_toy_model):
@@ -159,11 +159,11 @@ def test_images_of_overlapping_slices_are_embedded_once(run_with_findings, use_t
     run, plan = run_with_findings
     model = use_toy_model(1.0)
     confirm.fn(run, plan)
-    num_embedded_without_overlap = model.seen
+    num_embedded_without_overlap = model.num_embedded
     rewrite_rows(run, "findings", lambda rows: [*rows, *({**row, "slice": "a"} for row in rows)])
-    model.seen = 0
+    model.num_embedded = 0
     confirm.fn(run, plan)
-    assert model.seen < 1.7 * num_embedded_without_overlap
+    assert model.num_embedded < 1.7 * num_embedded_without_overlap
     by_slice = {}
     for row in read_table(run):
         by_slice.setdefault(row["slice"], []).append((row["region"], row["fill"], row["n"], row["drop"]))
@@ -175,7 +175,7 @@ def test_disabled_confirmation_leaves_every_alert_suspected(run_with_findings, u
     model = use_toy_model(1.0)
     disabled = replace(plan, confirm=ConfirmConfig(enabled=False))
     assert confirm.fn(run, disabled) == self_audit.fn(run, disabled) == 0
-    assert model.seen == 0
+    assert model.num_embedded == 0
     assert {row["state"] for row in alert.fn(run, ALERTS)} == {"suspected"}
     assert {entry["table"] for entry in run.read_manifest()["files"]} >= {"confirmations", "self_audits"}
 

@@ -76,5 +76,5 @@ def test_screening_is_off_if_confirmation_is_disabled(run_with_findings, use_toy
     run, plan = run_with_findings
     model = use_toy_model(1.0)
     assert screen.fn(run, replace(plan, confirm=ConfirmConfig(enabled=False))) == 0
-    assert model.seen == 0
+    assert model.num_embedded == 0
     assert query_rows(run, "FROM screenings") == []

@@ -133,7 +133,7 @@ def test_rows_that_were_not_sampled_are_accounted_for(hand_written_run, write_co
 
 def test_missing_column_to_stratify_by_is_bad_input(hand_written_run, write_corpus):
     source = write_corpus(MIXED).model_copy(update={"sample": 4, "stratify": "site"})
-    with pytest.raises(BadInputError, match=r"\[corpus\] stratify: no row of the corpus has a value in 'site'"):
+    with pytest.raises(BadInputError, match=r"\[corpus\] stratify: no row of the corpus has a value in column 'site'"):
         ingest.fn(hand_written_run, source, {}, 2, 0)
     assert hand_written_run.read_manifest()["files"] == []
 

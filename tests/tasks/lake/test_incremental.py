@@ -47,8 +47,8 @@ def begin_run(begin_pipeline, settings, tmp_path):
     def start(root, lake=tmp_path / "lake", incremental=True, **sections):
         bottleneck = {"steps": 1, "calibration_pairs": 6} | sections.pop("bottleneck", {})
         options = {"path": lake, "shard_size": 5, "incremental": incremental}
-        settings = {"model": {"batch_size": 1}, "bottleneck": bottleneck} | sections
-        return begin_pipeline(settings(root, lake, lake=options, **settings))
+        all_sections = {"model": {"batch_size": 1}, "bottleneck": bottleneck} | sections
+        return begin_pipeline(settings(root, lake, lake=options, **all_sections))
 
     return start
 

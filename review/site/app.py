@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -40,12 +41,15 @@ def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
     for page in _PAGES:
         app.include_router(page.router)
     app.add_exception_handler(HTTPException, _show_problem)
+    app.add_exception_handler(RequestValidationError, _show_problem)
     for error in _PROBLEMS:
         app.add_exception_handler(error, _show_problem)
     return app
 
 
 async def _show_problem(request: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):  # the URL has a text where a page expects a number
+        error = HTTPException(404)
     if isinstance(error, HTTPException):  # raised by Starlette, for an unknown path or method
         status, title, message = error.status_code, error.detail.capitalize(), "This page does not exist."
     else:

@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, quote
 
 from starlette.datastructures import Headers, ImmutableMultiDict, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import RedirectResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from review.site.access import PUBLIC_PATHS, SIGN_IN, Access, RefusedError
@@ -70,7 +70,11 @@ class Guard:
             await send(message)
 
         async def refuse(status: int, title: str, message: str) -> None:
-            page = render_page(Request(scope), "problem", status, title=title, message=message)
+            try:
+                page: Response = render_page(Request(scope), "problem", status, title=title, message=message)
+            except Exception:  # this answer must not depend on templates
+                log.exception("cannot render the page with status %d", status)
+                page = PlainTextResponse("Internal error. The log of the server says why.", 500)
             await page(scope, receive, send_with_headers)
 
         try:

@@ -199,17 +199,21 @@ class LakeCache:
 
     def _read_version(self) -> tuple[dict[str, Hashable], Hashable]:
         """Return version strings of each run's manifest and of the ledger."""
+        folder = self.lake / ledger.FOLDER
+        names: list[str] = []
         if isinstance(self.lake, Path):
             runs = _list_local_runs(self.lake)
+            # The last record and HEAD: a writer can be killed after it wrote a record and before it wrote HEAD.
+            names = stores.list_files(folder)[-2:]
         else:
             with self._lock:
                 if self._listing is None or time.monotonic() - self._listing[0] > LISTING_SECONDS:
                     self._listing = (time.monotonic(), _list_remote_runs(self.lake))
                 runs = self._listing[1]
         try:  # for each request, so that a decision is visible at once
-            return runs, stores.read_bytes(self.lake / ledger.FOLDER / ledger.HEAD)
+            return runs, (*names, stores.read_bytes(folder / ledger.HEAD))
         except FileNotFoundError:
-            return runs, None
+            return runs, (*names,)
 
 
 def _list_remote_runs(lake: Root) -> dict[str, Hashable]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cachetools import TLRUCache, TTLCache
 
@@ -18,8 +19,16 @@ SESSION_SECONDS = 12 * 3600.0
 """Seconds after which a user has to sign in again in any case."""
 
 Clock = Callable[[], float]
-_Key = tuple[int, float, *tuple[str, ...]]
-"""Key of a counter of attempts: the number of free attempts, the longest wait in seconds, a kind, and names."""
+
+
+class _Key(NamedTuple):
+    """Key of a counter of attempts: what is counted, and the limits of this kind of counter."""
+
+    free_attempts: int
+    max_wait: float  # seconds
+    kind: str
+    name: str = ""  # of the user
+    network: str = ""  # of the client
 
 
 @dataclass(frozen=True)
@@ -108,18 +117,18 @@ class Throttle:
     def _list_keys(self, name: str, address: str | None) -> list[_Key]:
         name = name.strip().casefold()[:64]
         if address is None:
-            return [(5, 900.0, "signing", name)]
+            return [_Key(5, 900.0, "signing", name)]
         network = _get_network(address)
         return [
-            (5, 900.0, "name and address", name, network),
-            (50, 30.0, "name", name),
-            (30, 60.0, "address", network),
+            _Key(5, 900.0, "name and address", name, network),
+            _Key(50, 30.0, "name", name),
+            _Key(30, 60.0, "address", network=network),
         ]
 
     def _get_wait(self, key: _Key, now: float) -> float:
         count, last = self._attempts.get(key, (0, now))
-        free, longest = key[:2]
-        return 0.0 if count < free else last + min(2.0 ** min(count - free, 20), longest) - now
+        excess = count - key.free_attempts
+        return 0.0 if excess < 0 else last + min(2.0 ** min(excess, 20), key.max_wait) - now
 
 
 def _get_network(address: str) -> str:

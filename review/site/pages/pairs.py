@@ -68,8 +68,8 @@ def show_pair(request: Request, lake: Lake, run_id: str, pair_id: str) -> Respon
     outlined = get_text(request, "outline") or alert.get("region")
     scale_bits = None
     if get_choice(request, "scale", ("run",)):  # the 99.5th percentile of the strongest patches of the run
-        (top,) = lake.query_run(run_id, "review/page_map_scale")
-        scale_bits = round_up(nats_to_bits(top["nats"]) or 1.0)
+        rows = lake.query_run(run_id, "review/page_map_scale")
+        scale_bits = round_up((nats_to_bits(rows[0]["nats"]) if rows else None) or 1.0)
     (card,) = make_cards(lake, run_id, [pair_id], [outlined] if outlined else None, scale_bits)
     shares = lake.query_run(run_id, "review/region_shares_of_pairs", pair_ids=[pair_id])
     rows = lake.query_run(run_id, "review/page_neighbors", pair_id=pair_id)

@@ -116,8 +116,8 @@ def render_list(
 
     The column `found` must have the total number of rows, over all pages.
     """
-    if get_text(request, "format"):
-        return send_table(request, name, sql.table(connection, query, **filters, limit=MAX_EXPORT_ROWS + 1, offset=0))
+    if kind := get_export_format(request):
+        return send_table(name, kind, sql.table(connection, query, **filters, limit=MAX_EXPORT_ROWS + 1, offset=0))
     number = int(get_number(request, "page", low=1, high=1_000_000) or 1)
     rows = sql.rows(connection, query, **filters, limit=PAGE_ROWS, offset=PAGE_ROWS * (number - 1))
     if number > 1 and not rows:
@@ -127,9 +127,13 @@ def render_list(
     return render_page(request, name, rows=rows, pages=pages, **values)
 
 
-def send_table(request: Request, name: str, table: pa.Table) -> Response:
-    """Send a table as a download in the format that the URL names, `csv` or `parquet`. Raises BadFilterError."""
-    kind = get_choice(request, "format", _EXPORT_TYPES) or "csv"
+def get_export_format(request: Request) -> str | None:
+    """Return the format of a download, `csv` or `parquet`; None to show a page. Raises BadFilterError."""
+    return get_choice(request, "format", _EXPORT_TYPES)
+
+
+def send_table(name: str, kind: str, table: pa.Table) -> Response:
+    """Send a table as a download; `kind` is from `get_export_format`. Raises BadFilterError if it is too large."""
     if table.num_rows > MAX_EXPORT_ROWS:
         raise BadFilterError(
             f"format: got more than {MAX_EXPORT_ROWS} rows, expected at most that many; set more filters, or use "

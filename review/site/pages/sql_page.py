@@ -6,7 +6,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.site.pages.rendering import Lake, get_text, render_page, send_table
+from review.site.pages.rendering import Lake, get_export_format, render_page, send_table
 
 router = APIRouter()
 MAX_ROWS: Final = 1000
@@ -47,6 +47,7 @@ EXAMPLES: Final = {
 def show_sql(request: Request, lake: Lake) -> Response:
     """Run a query and show its rows, or why it failed."""
     text = request.query_params.get("q", "").strip()
+    export_format = get_export_format(request)
     values: dict[str, Any] = {"text": text, "error": None, "columns": [], "rows": [], "is_cut": False, "seconds": 0.0}
     if len(text) > MAX_QUERY_CHARS:
         values["error"] = f"got a query of {len(text)} characters, expected at most {MAX_QUERY_CHARS}"
@@ -56,8 +57,8 @@ def show_sql(request: Request, lake: Lake) -> Response:
             answer = lake.run_query(text, MAX_ROWS + 1, MAX_SECONDS)
             values["seconds"] = time.perf_counter() - start
             table = answer.slice(0, MAX_ROWS)
-            if get_text(request, "format"):
-                return send_table(request, "query", table)
+            if export_format:
+                return send_table("query", export_format, table)
             # Not as dictionaries, because two columns may have the same name.
             rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
             values |= {"columns": table.column_names, "rows": rows, "is_cut": answer.num_rows > table.num_rows}

@@ -429,6 +429,22 @@ def test_error_page_hides_details_which_are_logged(make_client):
         TestClient(client.app, ORIGIN, client=("127.0.0.1", 1)).get("/fail")
 
 
+@pytest.mark.parametrize(("path", "host"), [("/", "evil.example"), ("/fail", "127.0.0.1")])
+def test_refusal_that_cannot_be_rendered_is_plain_text_with_security_headers(
+    make_client, monkeypatch, caplog, path, host
+):
+    def fail_to_render(*_, **__):
+        raise ValueError("secret detail")
+
+    monkeypatch.setattr("review.site.guard.render_page", fail_to_render)
+    answer = make_client().get(path, headers={"Host": host})
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.headers["content-security-policy"] == POLICY
+    assert answer.text == "Internal error. The log of the server says why."
+    assert "secret detail" in caplog.text
+
+
 def test_refusals_escape_values_of_the_request(make_client):
     answer = make_client().get("/", headers={"Host": "<script>alert(1)</script>"})
     assert answer.status_code == 421

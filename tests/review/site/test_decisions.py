@@ -376,6 +376,11 @@ def test_missing_record_cannot_be_countersigned(browser_without_users, alert):
     response = browser_without_users.client.post("/records/7/countersign", data=fields, headers={"Origin": ORIGIN})
     assert response.status_code == 409
     assert "which does not exist" in response.text
+    for number in ("x", "1e1", "9" * 5000):
+        path = f"/records/{number}/countersign"
+        response = browser_without_users.client.post(path, data=fields, headers={"Origin": ORIGIN})
+        assert response.status_code == 404
+        assert "This page does not exist." in response.text
 
 
 # Decisions on several alerts.

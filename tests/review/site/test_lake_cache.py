@@ -22,6 +22,16 @@ def test_decision_in_object_storage_is_shown_at_once(remote_folder):
     assert read_cached() == 3
 
 
+def test_record_is_shown_although_its_writer_was_killed_before_writing_head(tmp_path):
+    ledger.append(tmp_path, "report", {"run_id": "r"})
+    head = tmp_path / ledger.FOLDER / ledger.HEAD
+    old_head, lake = head.read_bytes(), LakeCache(tmp_path)
+    before = lake.get_lake_version()
+    ledger.append(tmp_path, "report", {"run_id": "r"})
+    head.write_bytes(old_head)
+    assert lake.get_lake_version() != before
+
+
 def test_damaged_ledger_is_reported_and_its_decisions_are_hidden(lake, make_pair):
     run_id = lake.write(lake.begin(), [make_pair(0, "dense shadow")], slice="dense").run_id
     alert = "alert0000000"

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 
 import numpy as np
@@ -212,6 +213,21 @@ def test_server_reports_its_address_and_ends_with_a_signal(shared_lake):
     with contextlib.suppress(KeyboardInterrupt):
         assert serve(create_app(shared_lake.path), "127.0.0.1", 0, stop_after_visit)
     assert "Overview" in texts[0]
+
+
+def test_server_serves_localhost_and_does_not_start_on_a_used_port(shared_lake):
+    app, addresses = create_app(shared_lake.path), []
+
+    def start_another(address):
+        addresses.append(address)
+        host, port = re.fullmatch(r"http://\[?([^]]+?)\]?:(\d+)/", address).groups()
+        with ThreadPoolExecutor(1) as pool:  # a second server needs its own event loop
+            assert not pool.submit(serve, app, host, int(port), addresses.append).result()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        assert serve(app, "localhost", 0, start_another)
+    assert len(addresses) == 1
 
 
 def test_missing_lake_is_bad_input_before_the_server_starts(tmp_path):
@@ -457,6 +473,19 @@ def test_map_that_does_not_fit_its_grid_is_not_drawn(lake, make_pair, get_changi
     lake.write(lake.begin(), rows)
     for number in range(3):
         assert "does not fit its grid" in get_changing_page(f"/runs/{RUN}/pairs/pair{number:04d}/image", 404).text
+
+
+def test_invalid_format_is_rejected_before_any_query(get_page, monkeypatch):
+    get_page("/alerts")  # creates the connection
+    for name in ("sql.table", "sql.rows", "review.site.lake_cache.LakeCache.run_query"):
+        monkeypatch.setattr(name, None)
+    for url in ("/alerts?format=exe", "/sql?q=SELECT+1+AS+x&format=exe"):
+        assert "format: got 'exe', expected one of csv, parquet" in get_page(url, 400).text
+
+
+def test_run_without_maps_has_a_color_scale(lake, make_pair, get_changing_page):
+    lake.write(lake.begin(), [make_pair(0) | {"image_map": None}])
+    get_changing_page(f"/runs/{RUN}/pairs/pair0000?scale=run")
 
 
 def test_table_with_too_many_rows_cannot_be_downloaded(get_page, monkeypatch):

@@ -267,6 +267,17 @@ def test_a_removed_ledger_is_reported_by_its_runs(intact_lake):
     assert "the ledger has no record of the end of this run" in str(verify(intact_lake, "latest").differences[0])
 
 
+def test_without_a_run_only_the_ledger_is_listed(intact_lake, monkeypatch):
+    listed, list_sizes = [], stores.list_sizes
+    monkeypatch.setattr(stores, "list_sizes", lambda folder: listed.append(folder) or list_sizes(folder))
+    latest, result = verify(intact_lake, "latest"), verify(intact_lake, None)
+    assert listed == [intact_lake, intact_lake / "ledger"]
+    assert (result.runs, result.differences, result.notes) == ([], [], [])
+    assert (result.records, result.head) == (latest.records, latest.head)
+    (intact_lake / "ledger" / "00000002.json").unlink()
+    assert list_differing_files(intact_lake, None) == ["ledger/00000002.json"]
+
+
 def test_an_outdated_head_is_a_note(intact_lake):
     before = ledger.read_records(intact_lake)[-2]
     stores.write_bytes(intact_lake / "ledger" / "HEAD", ledger.canonical_json({"number": 6, "sha256": before.sha256}))

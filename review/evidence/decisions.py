@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import sql
 import stores
@@ -17,6 +17,8 @@ from review.presentation.formatting import DECISION_DESCRIPTIONS, IDENTITY_LABEL
 from stores import InputError, Root, ledger
 from stores.keys import SigningKey
 from stores.ledger import Record
+
+_Result = TypeVar("_Result")
 
 MAX_REASON_CHARS: Final = 4000
 _MAX_NAME_CHARS: Final = 200
@@ -205,8 +207,8 @@ def sign_off(
 
 
 def query_decisions(
-    lake: Root, manifest: Mapping[str, Any], query: Callable[[sql.Connection], Any]
-) -> tuple[Any, str | None]:
+    lake: Root, manifest: Mapping[str, Any], query: Callable[[sql.Connection], _Result]
+) -> tuple[_Result, str | None]:
     """Query a run together with the earlier runs of its audit, because their decisions can still hold.
 
     Returns:

@@ -22,9 +22,8 @@ class Paragraph:
     """A paragraph of text. `kind` selects its style; `strong` emphasizes the kind `state`, which is a badge."""
 
     text: str
-    kind: str = (
-        "plain"  # or lead, note, source, heading (within a chapter), code, state, scale (top of the color scale)
-    )
+    # plain, lead, note, source, heading (within a chapter), code, state, or scale (top of the color scale)
+    kind: str = "plain"
     strong: bool = False
 
 

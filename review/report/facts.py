@@ -18,6 +18,7 @@ from stores import Root, ledger
 COMPARISON_PAIRS = 4
 SLICE_ROWS = 25
 ERROR_EXAMPLES = 3
+_Row = dict[str, Any]
 _NOT_LISTED = ("report.html", "report.pdf")  # a report cannot contain its own digest
 
 
@@ -41,7 +42,14 @@ class RunFacts:
         self.config: dict[str, Any] = manifest["config"]
         self.manifest_sha256 = sql.manifest_sha256(lake, self.run_id)
         self.warning = self._check_manifest(lake)
-        records = [record for record in ledger.read_records(lake) if record.kind != "report"]
+        # Read again if a record was added meanwhile, so that `last_record` is the last one that the decisions include.
+        while True:
+            records = ledger.read_records(lake)
+            decisions, self.unreadable_runs = query_decisions(lake, manifest, self._query_decisions)
+            if len(ledger.read_records(lake)) == len(records):
+                break
+        self.decisions, self.sign_offs, self.countersigns, self.superseded_reviews = decisions
+        records = [record for record in records if record.kind != "report"]
         self.last_record = records[-1] if records else None
         self.end_time: str = manifest["finished_at"] or manifest["started_at"]
         # Time of the newest fact.
@@ -50,7 +58,6 @@ class RunFacts:
         self.color_scale = encode_picture(drawing.draw_color_scale())
         with sql.connect(lake, self.run_id) as connection:
             self._read_run(connection, remote)
-        _, self.unreadable_runs = query_decisions(lake, manifest, self._read_decisions)
 
     def setting(self, section: str, key: str) -> Any:
         """Return a setting of the resolved configuration; a dash if the configuration does not have it."""
@@ -76,17 +83,18 @@ class RunFacts:
             return None
         return str(TEXTS["summary"]["changed"].format(record=last.number, run=self.run_id))
 
-    def _read_decisions(self, connection: sql.Connection) -> None:
+    def _query_decisions(
+        self, connection: sql.Connection
+    ) -> tuple[dict[str, _Row], list[_Row], dict[int, _Row], list[_Row]]:
+        """Return decisions by alert id, sign-offs, countersigns by the record they sign, and superseded reviews."""
         read = partial(sql.rows, connection)
-        decisions = read("review/decisions", run_id=self.run_id)
-        # By alert id; alerts without a decision are left out.
-        self.decisions = {row["alert_id"]: row for row in decisions if row["decided"] is not None}
-        self.sign_offs = read("review/sign_offs_of_run", run_id=self.run_id)
-        # By the number of the record that they countersign.
-        self.countersigns = {row["record"]: row for row in read("review/countersigned")}
-        in_force = {row["review"] for row in decisions}
+        rows = read("review/decisions", run_id=self.run_id)
+        decisions = {row["alert_id"]: row for row in rows if row["decided"] is not None}
+        sign_offs = read("review/sign_offs_of_run", run_id=self.run_id)
+        countersigns = {row["record"]: row for row in read("review/countersigned")}
+        in_force = {row["review"] for row in rows}
         reviews = read("review/reviews_of_run", run_id=self.run_id)
-        self.superseded_reviews = [row for row in reviews if row["number"] not in in_force]
+        return decisions, sign_offs, countersigns, [row for row in reviews if row["number"] not in in_force]
 
     def _read_run(self, connection: sql.Connection, remote: bool) -> None:
         read = partial(sql.rows, connection, run_id=self.run_id)

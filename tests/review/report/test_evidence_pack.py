@@ -16,7 +16,7 @@ from pypdf import PdfReader
 import sql
 from review.evidence.decisions import Reviewer, countersign, decide, sign_off
 from review.presentation.pairs import Picture
-from review.report import blocks
+from review.report import blocks, facts
 from review.report.chapters import build_document
 from review.report.facts import RunFacts
 from review.report.html import ReportError, load_document, render_report, write_report
@@ -214,6 +214,22 @@ def test_a_decision_of_an_earlier_run_is_in_force_until_the_evidence_changes(lak
     (lake.path / run.relative_path("alerts/part-00000.parquet")).unlink()
     text = read_html(load_document(lake.path, "20260102T000000-bbbbbb"))
     assert remove_white_space("Other runs of this audit could not be read") in text
+
+
+def test_decisions_made_while_a_report_is_written_are_in_it_with_their_record(lake, run, monkeypatch):
+    first, phrase = list_alert_ids(run)
+    query, todo = facts.query_decisions, [first, phrase]
+
+    def query_slowly(*given):
+        found = query(*given)
+        if todo:
+            decide(lake.path, ADA, RUN, todo.pop(), "benign", "Fine.", "review")
+        return found
+
+    monkeypatch.setattr(facts, "query_decisions", query_slowly)
+    read = RunFacts(lake.path, run.read_manifest())
+    assert set(read.decisions) == {first, phrase}
+    assert read.last_record == ledger.read_records(lake.path)[-1]
 
 
 def test_scope_lists_sampling_errors_and_digests(lake, run):

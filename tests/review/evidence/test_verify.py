@@ -423,7 +423,7 @@ def test_runs_without_a_record_can_be_adopted(add_next_run):
     result = verify(runs[0].lake, "all")
     assert result.is_intact
     assert ["was adopted as stored on" in note for note in result.notes] == [True, True, False]
-    assert "0 recorded" in CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(runs[0].lake)]).stdout
+    assert "runs recorded: 0" in CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(runs[0].lake)]).stdout
     assert CliRunner().invoke(cli.app, ["adopt", "none", "--lake", str(runs[0].lake)]).exit_code == 2
     with restore_after(runs[0].folder / "report.html") as path:
         path.write_bytes(b"new")

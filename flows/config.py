@@ -281,7 +281,7 @@ def parse(data: dict[str, Any], source: str) -> AuditConfig:
         return AuditConfig.model_validate(data)
     except ValidationError as error:
         faults = "\n".join(f"  {_fault(fault)}" for fault in error.errors())
-        raise BadInputError(f"{source}: {error.error_count()} fault(s) in the configuration\n{faults}") from error
+        raise BadInputError(f"{source}: the configuration is invalid:\n{faults}") from error
 
 
 def _fault(fault: Any) -> str:

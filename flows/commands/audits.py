@@ -152,7 +152,7 @@ def _print_result(result: Any, lake: Root, as_json: bool) -> None:
 
     output.say(
         f"run {result.run_id} {result.status}: {result.attributions} of {result.pairs} pairs attributed, "
-        f"{result.errors} error rows, {result.alerts} alerts, {result.confirmed} of them confirmed"
+        f"{result.errors} error rows, {result.alerts} alerts ({result.confirmed} confirmed)"
     )
     if result.reason:
         output.say(f"  {result.reason}")
@@ -250,7 +250,7 @@ def read_alerts(lake: Root, run_id: str) -> tuple[list[dict[str, Any]], str]:
                 output.note(f"note: the newest run, {known[0]}, did not complete: it has no alerts")
         if run_id not in ("all", *known):
             newest = ", ".join(known[:5]) or "none"
-            output.fail(f"--run: got {run_id!r}, expected latest, all, or a run of the lake {lake}: {newest}")
+            output.fail(f"--run: got {run_id!r}, expected latest, all, or a run of {lake}, newest: {newest}")
         which = f"all {len(runs)} runs, {len(complete)} of them complete," if run_id == "all" else f"run {run_id}"
         return sql.rows(connection, "review/alerts", run_id=run_id), which
 

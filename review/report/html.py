@@ -95,11 +95,10 @@ def _find_manifest(lake: Root, run_id: str) -> dict[str, Any]:
         return list(available.values())[-1]
     if run_id not in available:
         pruned = f", whose rows were pruned ({manifests[run_id]['reason']})" if run_id in manifests else ""
-        newest = ", ".join(list(available)[-5:]) or "none; run an audit first"
-        raise ReportError(
-            f"report: got run {run_id!r}{pruned}, expected latest, or a run of the lake {lake} that has rows, whose "
-            f"newest are: {newest}"
-        )
+        newest = ", ".join(list(available)[:-6:-1])
+        if not newest:
+            raise ReportError(f"report: the lake {lake} has no run to report; run an audit first")
+        raise ReportError(f"report: got run {run_id!r}{pruned}, expected latest, or a run of {lake}, newest: {newest}")
     return available[run_id]
 
 

@@ -84,7 +84,7 @@ def test_unknown_key_suggests_the_nearest_valid_one(data, key, suggestion):
 
 def test_all_faults_are_reported_at_once():
     text = read_fault({"corpus": {"path": 3}, "modle": {}, "alerts": {"factor": "high"}})
-    assert text.startswith("audit.toml: 4 fault(s) in the configuration\n")
+    assert text.startswith("audit.toml: the configuration is invalid:\n")
     assert "model: required key is missing" in text
     assert "modle: unknown key; did you mean 'model'?" in text
     assert "corpus.path: " in text

@@ -34,7 +34,7 @@ EXAMPLES: Final = {
     ),
     "Decisions": (
         "SELECT run_id, region, slice, state, severity, decision, reason, reviewer, decided_at\n"
-        "FROM triage WHERE explained_by IS NULL ORDER BY decided_at DESC NULLS LAST LIMIT 100"
+        "FROM decisions WHERE explained_by IS NULL ORDER BY decided_at DESC NULLS LAST LIMIT 100"
     ),
     "Captions that are too long for the model": (
         "SELECT run_id, pair_id, caption_cut, caption\n"

@@ -362,12 +362,12 @@ def test_runs_are_found_by_id_and_latest(lake):
         lake.begin(run_id).finish("failed", run_id)
     assert write_report(lake.path, "latest") == lake.path / "runs" / "20260102T000000-bbbbbb" / "report.html"
     assert "Failed: 20260101T000000-aaaaaa" in render_page(lake, "20260101T000000-aaaaaa").text
-    with pytest.raises(ReportError, match=r"got run 'nine', expected latest, or a run of .*: .*aaaaaa, .*bbbbbb"):
+    with pytest.raises(ReportError, match=r"got run 'nine', expected latest, or a run of .*: .*bbbbbb, .*aaaaaa"):
         write_report(lake.path, "nine")
 
 
 def test_a_lake_without_runs_is_an_error(lake):
-    with pytest.raises(ReportError, match="whose newest are: none; run an audit first"):
+    with pytest.raises(ReportError, match="has no run to report; run an audit first"):
         write_report(lake.path, "latest")
 
 

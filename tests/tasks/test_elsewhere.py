@@ -19,9 +19,9 @@ RUN = "20260101T000000-aaaaaa"
 def make_quick_config(settings, phantoms):
     """make_quick_config(lake, ...): a configuration with few steps."""
 
-    def build(lake, **sections):
+    def build(root, **sections):
         bottleneck = {"steps": 1, "calibration_pairs": 8} | sections.pop("bottleneck", {})
-        return settings(phantoms, str(lake), bottleneck=bottleneck, **sections)
+        return settings(phantoms, str(root), bottleneck=bottleneck, **sections)
 
     return build
 

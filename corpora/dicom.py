@@ -88,7 +88,7 @@ def _render(dataset: "Dataset", limits: Limits) -> NDArray[np.uint8]:
     raise ImageError(
         Reason.UNSUPPORTED_PIXELS,
         f"The DICOM pixels are {photometric[:40]!a} (expected MONOCHROME1, MONOCHROME2, RGB, YBR_FULL, YBR_FULL_422 "
-        "or PALETTE COLOR with unsegmented tables). Convert the file.",
+        "or PALETTE COLOR with plain, not segmented, lookup tables). Convert the file, for example to RGB.",
     )
 
 

@@ -14,7 +14,7 @@ from corpora.errors import CorpusError
 from corpora.readers.protocol import Row
 
 _Entries: TypeAlias = list[tuple[int, int]]
-"""Hash and row number of each row of a stratum that can still be in the sample."""
+"""Hash and number of each row of a stratum that is a candidate for the sample."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 NAMES: Final = ("demo/shortcut", "demo/clean")
-"""Names of the models. The tag correlated with consolidation in training of `demo/shortcut`, not of `demo/clean`."""
+"""Names of the models. In the training images of the first one the tag goes along with consolidation."""
 
 
 def find_folder(name: str, root: Path | None = None) -> Path:

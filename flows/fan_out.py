@@ -81,7 +81,7 @@ def fan_out(
 
 
 def shard_result(run: Run, shard: Shard, engine: Engine, future: PrefectFuture[ShardResult]) -> ShardResult:
-    """Return the result of a shard's task. Quarantine a shard that failed; raise errors that affect all shards."""
+    """Return the result of a shard's task. If only this task failed, the shard's pairs become error rows."""
     outcome: ShardResult | BaseException = engine.outcome(future)
     if isinstance(outcome, ShardResult):
         get_run_logger().info("shard %d: %d attributions by %s", shard.index, outcome.attributions, outcome.by)

@@ -22,7 +22,7 @@ RUNS = {
     "completed": "m2ib.audit.completed",
 }
 PREFECT = {"late": "prefect.flow-run.Late", "crashed": "prefect.flow-run.Crashed"}
-"""Prefect's own events about flow runs, for runs that could not send any event; they need a running server."""
+"""Prefect's own events, for runs that end before they can send one. Prefect emits them only with a running server."""
 
 REFUSED = "refused"
 """A flow run whose parameters are invalid: it fails before the flow's own code runs."""

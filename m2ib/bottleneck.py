@@ -28,14 +28,14 @@ Tokens = Float[Tensor, "pairs tokens width"]
 TokenMask = Bool[Tensor, "pairs tokens"]
 Codes = Float[Tensor, "draws pairs tokens width"]
 Suffix = Callable[[Tensor, Tensor | None], Tensor]
-"""Function that runs the blocks after the gate.
+"""Function that runs the blocks of a tower after its bottleneck.
 
 Its arguments are codes (hidden states after the bottleneck) and the indices of their pairs, or None for all pairs. It
 returns embeddings (draws, pairs, embed).
 """
 GateInputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]
-"""Hidden states, mean, standard deviation, standardized hidden states, mask of learned gates (None if all are learned)
-and mask of closed gates. A tuple of tensors, because `torch.compile` takes tensors."""
+"""Hidden states, mean, standard deviation, standardized hidden states, mask of the tokens whose gate is
+learned (None if all are), and mask of the tokens whose gate is closed. A tuple, because `torch.compile` takes tensors."""
 Elementwise = tuple[Callable[..., Tensor], Callable[..., None]]
 """The functions `noisy_code` and `adam_step` below, or compiled versions of them."""
 
@@ -191,7 +191,7 @@ def fit_gates(
 
     Args:
         tokens: Hidden states at the gate, statistics of the noise, and masks.
-        suffix: Function that runs the blocks after the gate.
+        suffix: Function that runs the blocks of a tower after its bottleneck.
         target: Normalized embedding of the other modality, without a bottleneck.
         noise: Source of the noise.
         price: Weight of one nat in the loss; see `price_per_nat`.

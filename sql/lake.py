@@ -208,7 +208,7 @@ def _sort_views() -> list[str]:
 
 
 def _define_table(connection: Connection, table: str, files: list[Path]) -> None:
-    """Define a stored table as a view over its files, or as empty if there are none. Raises LakeError."""
+    """Define a stored table as a view over its files, if any. Raises LakeError if a file is missing or damaged."""
     connection.execute("USE stored")
     try:
         if files:

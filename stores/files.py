@@ -386,7 +386,7 @@ def fetch_all(root: Root, names: Mapping[str, str | None]) -> list[Path]:
 
 
 def _keep(path: "UPath", temporary: Path, version: str) -> Path:
-    """Make a temporary file the local copy of this version of a remote file, and return the path of the copy."""
+    """Move a downloaded temporary file to the local copy of this version of a remote file, and return its path."""
     copy = copy_path(file_sha256(temporary))
     temporary.replace(copy)
     _copies[str(path)] = version, copy

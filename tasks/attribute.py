@@ -135,8 +135,8 @@ def attribute_pairs(
 ) -> ShardResult:
     """Attribute the pairs of a shard into one file. Pairs whose image can no longer be read become error rows.
 
-    In an incremental run, attributions are copied from its base run. If the shard's file exists, it is reused. Error
-    rows are written before the attributions, so a shard whose file exists is complete.
+    In an incremental run, attributions are copied from its base run, an earlier run of the same audit. If the shard's
+    file exists, it is reused. Error rows are written before the attributions, so a shard whose file exists is complete.
     """
     pairs = run.read_row_group("pairs", shard.index)
     name = _shard_name(shard, plan, pairs)

@@ -55,7 +55,7 @@ class _SelfAudit:
             yield common | {"size": size, "confirmed": round(passed * SENSITIVITY_SETS)}
 
     def test_random_region(self, number: int) -> dict[str, Any]:
-        """Test a square at a random place in a random slice."""
+        """Test a square at a random place of the images of a random slice; `number` seeds the random choices."""
         random = generator("random", self.plan.seed, number)
         chosen = self.slices[int(random.integers(len(self.slices)))]
         box = _square(*random.uniform(0, 1 - SIDE, size=2).tolist())

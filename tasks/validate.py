@@ -151,7 +151,7 @@ def check_frame(suite: str, frame: Any) -> list[dict[str, Any]]:
 
 @task(name="validate", **TASK_OPTIONS)
 def validate(run: Run) -> GateOutcome:
-    """Run all suites on a run, store `validations`, and return sentences about the failed checks."""
+    """Run all expectation suites on a run, store `validations`, and return the failed checks as sentences."""
     rows: list[dict[str, Any]] = []
     with run.connect() as connection:
         for suite in track(SUITES, description="checking gates"):

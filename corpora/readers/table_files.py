@@ -107,7 +107,7 @@ class ParquetTable(TableFile):
 
 
 class ArrowTable(TableFile):
-    """A file in Arrow's stream format. The number of rows after damage is unknown, so damage counts as one row."""
+    """A file in Arrow's stream format. The number of rows after damage is unknown, so they become one error row."""
 
     def __init__(self, source: pa.NativeFile) -> None:
         super().__init__(source)

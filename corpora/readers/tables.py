@@ -226,7 +226,7 @@ class ParquetReader(TableReader):
 
     @classmethod
     def fits(cls, root: Root) -> bool:
-        """Return whether there are Parquet files, and the first has a binary column or is damaged."""
+        """Return whether there are Parquet files, and the first by name has a binary column or is damaged."""
         reader = cls(root, cls.default_columns, DEFAULT_LIMITS)
         reader._tables = reader._find_tables()
         first = next(iter(reader._tables.splits), None)

@@ -12,7 +12,13 @@ from stores import Root
 
 
 def query(
-    text: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT over the views; e.g. 'SELECT * FROM runs'.")],
+    text: Annotated[
+        str,
+        typer.Argument(
+            metavar="QUERY",
+            help="One SELECT over the tables and views of the lake, see docs/sql.md; e.g. 'SELECT * FROM runs'.",
+        ),
+    ],
     lake: output.LakeOption = output.LAKE,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -204,8 +210,8 @@ def adopt(
     output.say(f"runs recorded: {len(adopted)}; the others are in the ledger already, or have not ended")
     for name in left:
         output.note(
-            f"adopt: left out {name}, whose record is missing although it should exist; see m2ib-audit verify {name}, "
-            f"and if the run can be trusted: m2ib-audit adopt {name}"
+            f"adopt: run {name} was not recorded, because its record was lost or deleted; check it with "
+            f"m2ib-audit verify {name}, and if it can be trusted, run: m2ib-audit adopt {name}"
         )
     if as_json:
         output.print_json({"adopted": adopted, "left": left})

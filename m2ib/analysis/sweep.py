@@ -14,7 +14,9 @@ from m2ib.statistics import calibrate
 def make_variants(
     config: BottleneckConfig, depths: Iterable[float], betas: Iterable[float], draws: Iterable[int]
 ) -> list[BottleneckConfig]:
-    """Return a variant of `config` for each combination of depth, beta and number of draws, for both towers.
+    """Return a variant of `config` for each combination of depth (see `GateConfig`), beta and number of noise draws.
+
+    Both towers get the same values.
 
     An odd number of draws turns off `antithetic`.
     """

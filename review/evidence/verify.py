@@ -74,7 +74,7 @@ class VerifyResult:
         self.differences.append(Difference(file, description, location))
 
     def add_record(self, number: int, description: str) -> None:
-        """Add a difference in a record of the ledger."""
+        """Report that a record of the ledger differs from what was expected."""
         self.add(_record_file(number), description, f"record {number}")
 
 

@@ -19,7 +19,7 @@ SIDE: Final = 132
 GROUPS: Final = 4
 """Maximum number of groups of near-duplicates that are shown."""
 _GROUP_PAIRS: Final = 7
-"""Maximum number of pairs that are shown of each group."""
+"""Maximum number of pairs that are shown of each group of near-duplicates."""
 
 _GENERATOR: Final = "m2ib-audit corpus"
 """Text in every contact sheet; a file that contains it may be overwritten."""

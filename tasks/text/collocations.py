@@ -15,7 +15,7 @@ from itertools import pairwise
 from tasks.text.spans import LETTERS, normalize_text
 
 MIN_SHARE, MAX_SHARE = 0.1, 0.8
-"""Limits on the share of a word's pairs that have the collocation, for each of its two words.
+"""For both words of a collocation: limits on the share of the pairs with the word that also have the collocation.
 
 Below the minimum for one of them, that word occurs next to all sorts of words, as articles and prepositions do. Above
 the maximum, the collocation is the same slice as the word.

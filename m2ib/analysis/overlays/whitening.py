@@ -14,7 +14,7 @@ from torch import Tensor
 Images: TypeAlias = Float[Tensor, "n c h w"]
 
 PATCH = 16
-"""Images are downsampled by a whole factor to patches of about this side in pixels, which limits the time."""
+"""Images are downsampled by a whole factor so that a patch has about this side in pixels, which limits the run time."""
 
 
 @dataclass(frozen=True)

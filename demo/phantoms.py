@@ -327,7 +327,7 @@ def _expose(rng: np.random.Generator, image: Pixels) -> Pixels:
 
 
 def _focus(rng: np.random.Generator, lung: _Lung, zone: Zone | None) -> tuple[float, float]:
-    """Choose a random point in the outer part of a lung's zone (by default the lower one), in fractions of the image side."""
+    """Choose a point in the outer part of a lung's zone (by default the lower), in fractions of the image side."""
     y = lung.y + (-0.45 if zone == "upper" else 0.40) * lung.ry + rng.uniform(-0.05, 0.05)
     return lung.x + lung.outwards * rng.uniform(0, 0.35) * lung.rx, y
 

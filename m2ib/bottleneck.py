@@ -35,7 +35,7 @@ returns embeddings (draws, pairs, embed).
 """
 GateInputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]
 """Hidden states, mean, standard deviation, standardized hidden states, mask of the tokens whose gate is
-learned (None if all are), and mask of the tokens whose gate is closed. A tuple, because `torch.compile` takes tensors."""
+learned (None if all are), and mask of the tokens whose gate is closed. A tuple, for `torch.compile`."""
 Elementwise = tuple[Callable[..., Tensor], Callable[..., None]]
 """The functions `noisy_code` and `adam_step` below, or compiled versions of them."""
 

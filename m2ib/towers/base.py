@@ -85,7 +85,7 @@ def class_name(module: Any) -> str:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Convert half precision to float32. The gates' parameters begin at 5; half precision would lose updates of 1e-6."""
+    """Convert half precision to float32. The gate parameters begin at 5; half precision would lose updates of 1e-6."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

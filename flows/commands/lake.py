@@ -210,7 +210,7 @@ def adopt(
     output.say(f"runs recorded: {len(adopted)}; the others are in the ledger already, or have not ended")
     for name in left:
         output.note(
-            f"adopt: run {name} was not recorded, because its record was lost or deleted; check it with "
+            f"adopt: run {name} was not recorded: the ledger should have its record, but has none; check it with "
             f"m2ib-audit verify {name}, and if it can be trusted, run: m2ib-audit adopt {name}"
         )
     if as_json:

@@ -2,8 +2,8 @@
 
     make demo && .venv/bin/m2ib-audit demo --model demo/clean && .venv/bin/python -m benchmarks.screenshots
 
-The files are screenshots/review-*.png, which git ignores; README shows two of them, from docs/images/. The command adds
-decisions to the copy, so that there is something to show.
+The files are screenshots/review-*.png, which git ignores; docs/review.md shows two of them, from docs/images/. The
+command adds decisions to the copy, so that there is something to show.
 """
 
 import contextlib

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from m2ib.config import BottleneckConfig, GateConfig, TowerName
@@ -68,12 +68,12 @@ class FeatureStatistics:
     def save(self, path: Path) -> None:
         """Write the statistics to a safetensors file."""
         parts = {name: part for name, part in (("image", self.image), ("text", self.text)) if part}
-        save_file(
+        data = save(
             {f"{name}.{key}": getattr(part, key) for name, part in parts.items() for key in ("mean", "std")},
-            path,
             # Use a single entry: safetensors writes entries in any order, and equal statistics must give equal bytes.
             metadata={"made_for": json.dumps({name: part.scope for name, part in parts.items()})},
         )
+        path.write_bytes(data)  # `save_file` would give it mode 600, unlike all other files of a lake
 
     @classmethod
     def load(cls, path: Path) -> "FeatureStatistics":

@@ -128,6 +128,8 @@ def test_message_of_invalid_input_has_the_expected_values(encoder, pairs):
 def test_statistics_can_be_used_only_with_their_model_layer_and_setting(encoder, float64_encoder, pairs, tmp_path):
     statistics = calibrate(encoder, *pairs, AUDIT)
     statistics.save(tmp_path / "s.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "s.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
     assert type(statistics).load(tmp_path / "s.safetensors").image.scope == statistics.image.scope
     deeper = replace(AUDIT, image=replace(AUDIT.image, layer=1))
     otherwise = replace(AUDIT, image=replace(AUDIT.image, statistics="position"))

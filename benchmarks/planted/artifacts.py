@@ -76,7 +76,7 @@ def render_letters(text: str) -> Mask:
     return np.array([[dot == "1" for dot in row] for row in rows])
 
 
-def paint_corner_tag(pixels: Pixels, rng: np.random.Generator, _get_word: str = "") -> tuple[Pixels, Mask]:
+def paint_corner_tag(pixels: Pixels, rng: np.random.Generator, _word: str = "") -> tuple[Pixels, Mask]:
     """Burn the tag of a scanner into a random corner, 1 to 5 pixels from both borders."""
     side, bitmap = len(pixels), letter_bitmap(TAG)
     corner: Corner = CORNERS[int(rng.integers(4))]
@@ -86,14 +86,14 @@ def paint_corner_tag(pixels: Pixels, rng: np.random.Generator, _get_word: str = 
     return _burn(pixels, bitmap, x, y)
 
 
-def paint_fixed_tag(pixels: Pixels, rng: np.random.Generator, _get_word: str = "") -> tuple[Pixels, Mask]:
+def paint_fixed_tag(pixels: Pixels, rng: np.random.Generator, _word: str = "") -> tuple[Pixels, Mask]:
     """Burn another tag in at the lower left, shifted by at most two pixels."""
     bitmap = np.kron(render_letters("ICU"), np.ones((2, 2), bool))
     x, y = 4 + int(rng.integers(-2, 3)), len(pixels) - bitmap.shape[0] - 4 + int(rng.integers(-2, 3))
     return _burn(pixels, bitmap, x, y)
 
 
-def paint_watermark(pixels: Pixels, rng: np.random.Generator, _get_word: str = "") -> tuple[Pixels, Mask]:
+def paint_watermark(pixels: Pixels, rng: np.random.Generator, _word: str = "") -> tuple[Pixels, Mask]:
     """Repeat a translucent word over the whole image, each row shifted against the one above."""
     side, bitmap = len(pixels), render_letters("COPY")
     tile = np.zeros((bitmap.shape[0] + 6, bitmap.shape[1] + 5), bool)
@@ -108,7 +108,7 @@ def paint_watermark(pixels: Pixels, rng: np.random.Generator, _get_word: str = "
     return painted, mask
 
 
-def paint_frame(pixels: Pixels, _rng: np.random.Generator, _get_word: str = "") -> tuple[Pixels, Mask]:
+def paint_frame(pixels: Pixels, _rng: np.random.Generator, _word: str = "") -> tuple[Pixels, Mask]:
     """Paint the outermost pixels bright, in color where the image has color."""
     mask = np.ones(pixels.shape[:2], bool)
     mask[FRAME_WIDTH:-FRAME_WIDTH, FRAME_WIDTH:-FRAME_WIDTH] = False
@@ -117,7 +117,7 @@ def paint_frame(pixels: Pixels, _rng: np.random.Generator, _get_word: str = "") 
     return painted, mask
 
 
-def paint_logo(pixels: Pixels, rng: np.random.Generator, _get_word: str = "") -> tuple[Pixels, Mask]:
+def paint_logo(pixels: Pixels, rng: np.random.Generator, _word: str = "") -> tuple[Pixels, Mask]:
     """Paste a 7 x 7 badge, white with black marks, anywhere, also over what the image shows."""
     y, x = (int(v) for v in rng.integers(1, len(pixels) - len(_LOGO), size=2))
     mask = _place_bitmap(pixels, np.ones_like(_LOGO), x, y)
@@ -139,7 +139,7 @@ def paint_word(pixels: Pixels, rng: np.random.Generator, word: str = "") -> tupl
     return _burn(pixels, bitmap, 1 + int(rng.integers(room_x)), 1 + int(rng.integers(room_y)))
 
 
-def paint_texture(pixels: Pixels, _rng: np.random.Generator, _get_word: str = "") -> tuple[Pixels, Mask]:
+def paint_texture(pixels: Pixels, _rng: np.random.Generator, _word: str = "") -> tuple[Pixels, Mask]:
     """Add the weak checkered noise of a sensor to the whole image."""
     side = len(pixels)
     checkered = np.where(np.indices((side, side)).sum(axis=0) % 2, TEXTURE_CONTRAST, -TEXTURE_CONTRAST)

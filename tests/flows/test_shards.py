@@ -122,7 +122,6 @@ def test_the_next_incremental_run_attributes_the_pairs_of_failed_shards(run_audi
         assert sql.read(connection, "SELECT reused FROM runs") == [{"reused": 24}]
 
 
-@pytest.mark.slow
 def test_a_run_whose_shards_all_failed_is_stopped_and_can_be_resumed(run_audit, config):
     errors = {index: RuntimeError("no driver") for index in range(3)}
     with pytest.raises(GateError, match=r"\(attributions\); 3 of 3 shards failed") as raised:

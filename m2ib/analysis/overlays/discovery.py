@@ -113,8 +113,8 @@ def _discover(white: Images, reduced: Images, maps: Maps, peaks: int, min_images
     windows, least = cut_windows(white, maps, peaks), 2 * min_images
     if len(windows) < least:
         return ()
-    comparison = compare_windows(windows, white)
-    prominence = comparison.prominence(least)
+    comparison = compare_windows(windows, white, least)
+    prominence = comparison.prominence.clone()
     core = windows.core_size
     spectra = ImageSpectra.compute(white, [(2 * core[0], 2 * core[1])])
     overlays: list[Overlay] = []
@@ -122,7 +122,7 @@ def _discover(white: Images, reduced: Images, maps: Maps, peaks: int, min_images
         seed = int(prominence.argmax())
         if not prominence[seed] > 0:
             break
-        members = comparison.members_of(seed)
+        members = comparison.members_of(seed, windows)
         overlay = confirm_overlay(spectra, reduced, members, core, min_images)
         prominence[seed] = 0
         if overlay is not None:

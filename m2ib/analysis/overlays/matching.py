@@ -17,7 +17,7 @@ SCALES = (0.8, 0.9, 1.1, 1.25)  # of rescaled templates: natural sizes vary by m
 MIN_CONTRAST = 0.1  # minimum contrast of an occurrence, as a share of the template's; below it the score is rounding
 EXPLAINED = 0.75  # share (of strokes, energy or images) that counts as nearly all
 WATERMARK_AREA = 0.5  # minimum area of a watermark, as a share of the image
-_BATCH = 32  # images to search at once
+CACHED = 2**17  # complex numbers in an inverse transform; more do not fit into the cache of a processor core
 
 Placement = tuple[int, int, int]
 """Index of an image, and row and column of a window's upper left pixel in this image."""
@@ -106,32 +106,39 @@ class ImageSpectra:
         return self.white.shape[-2], self.white.shape[-1]
 
 
+def invert_spectrum(spectrum: Tensor, width: int, span: tuple[int, int]) -> Tensor:
+    """Return the first rows and columns (`span`) of the inverse of `rfft2`, whose result has `width` columns."""
+    rows = torch.fft.ifft(spectrum, dim=-2)[..., : span[0], :]  # `irfft2` would invert all rows
+    return torch.fft.irfft(rows, n=width)[..., : span[1]]
+
+
 def correlate(images: ImageSpectra, template: Tensor, mask: Tensor) -> Iterator[Tensor]:
     """Correlate the strokes of a template (its pixels inside the mask) with all places of each image.
 
     Yields:
         Correlations (images, rows, columns) for a batch of images. At the first row and column, half of the template
-        is outside the image. A place at which less than half of the strokes are inside the image has the value -1.
+        is outside the image. A place at which less than half of the strokes are inside the image has the value 0.
     """
-    h, w = images.image_size
-    th, tw = mask.shape
-    size = images.size
+    (h, w), (th, tw), size = images.image_size, mask.shape, images.size
+    top, left = th // 2, tw // 2
+    span = (h + 2 * top - th + 1, w + 2 * left - tw + 1)
+
+    def transform(pixels: Tensor) -> Tensor:
+        padded = F.pad(pixels, (0, size[1] - tw, 0, size[0] - th))
+        return torch.fft.rfft2(padded.roll((-top, -left), (-2, -1))).conj().resolve_conj()
+
     strokes = template * mask
-    total = strokes.square().sum()
-    strokes_spectrum = torch.fft.rfft2(strokes, s=size).conj()
-    mask_spectrum = torch.fft.rfft2(mask.to(strokes.dtype), s=size).conj()
+    strokes_spectrum, mask_spectrum = transform(strokes), transform(mask.to(strokes.dtype))
     # Energy of the strokes inside the image, for each place.
     inside = torch.fft.rfft2(strokes.new_ones(h, w), s=size)
-    own = torch.fft.irfft2(inside * torch.fft.rfft2(strokes.square().sum(0), s=size).conj(), s=size)
-    rows = torch.arange(-(th // 2), h + th // 2 - th + 1) % size[0]
-    columns = torch.arange(-(tw // 2), w + tw // 2 - tw + 1) % size[1]
-    own = own[rows][:, columns]
-    for start in range(0, len(images.white), _BATCH):
-        batch = slice(start, start + _BATCH)
-        product = torch.fft.irfft2((images.spectrum[batch] * strokes_spectrum).sum(1), s=size)[:, rows][..., columns]
-        energy = torch.fft.irfft2(images.energy[batch] * mask_spectrum, s=size)[:, rows][..., columns]
-        norm = (own * torch.maximum(energy, MIN_CONTRAST**2 * own)).clamp_min(1e-12).sqrt()
-        yield torch.where(own > total / 2, product / norm, -1)
+    own = invert_spectrum(inside * transform(strokes.square().sum(0)), size[1], span)
+    own = torch.where(own > strokes.square().sum() / 2, own, torch.inf)
+    step = max(1, CACHED // images.energy[0].numel())
+    for start in range(0, len(images.white), step):
+        batch = slice(start, start + step)
+        product = invert_spectrum((images.spectrum[batch] * strokes_spectrum).sum(1), size[1], span)
+        energy = invert_spectrum(images.energy[batch] * mask_spectrum, size[1], span)
+        yield energy.clamp_(min=MIN_CONTRAST**2 * own).mul_(own).rsqrt_().mul_(product)
 
 
 def find_best_matches(images: ImageSpectra, template: Tensor, mask: Tensor) -> list[tuple[float, int, int]]:
@@ -188,7 +195,10 @@ def _select_peaks(scores: Tensor, overlay: Overlay, used: Tensor) -> list[Occurr
     """
     h, w = used.shape
     th, tw = overlay.mask.shape
-    peaks = (scores > overlay.threshold) & (scores == F.max_pool2d(scores[None], 3, 1, 1)[0])
+    above = scores > overlay.threshold
+    if not bool(above.any()):
+        return []
+    peaks = above & (scores == F.max_pool2d(scores[None], 3, 1, 1)[0])
     rows, columns = peaks.nonzero().unbind(1)
     order = scores[rows, columns].argsort(descending=True, stable=True)
     own_strokes = torch.zeros_like(used)

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from m2ib.analysis.overlays.matching import MIN_CONTRAST, SCALES, Placement
+from m2ib.analysis.overlays.matching import CACHED, MIN_CONTRAST, SCALES, Placement, invert_spectrum
 from m2ib.analysis.overlays.whitening import Images
 
 Maps: TypeAlias = Float[Tensor, "n gh gw"]
 
 _SAME_IMAGE = 0.5  # near-duplicates have a higher cosine of their whitened, clipped pixels
-_MAX_NUMBERS = 2**24  # numbers in memory at once while windows are compared
+_COLUMNS = 32  # windows to transform at once; few, because a core is rejected only after a whole block of them
 
 
 @dataclass(frozen=True)
@@ -41,36 +41,19 @@ class Windows:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Correlations of the cores of m windows (see `Windows`) with the surroundings of all windows, in n images."""
+    """Correlations of the cores of k windows (see `Windows`) with the surroundings of all m windows, in n images."""
 
-    windows: Windows
-    scores: Float[Tensor, "m m"]  # highest correlation of each core (row) within each window's surroundings (column)
-    shifts: Int[Tensor, "m m"]  # place of that core within the surroundings, as a flat index
-    by_image: Float[Tensor, "m n"]  # highest correlation of each core in each image; -1 for near-duplicates
-    null_by_image: Float[Tensor, "m n"]  # the same for rescaled surroundings, which gives the null distribution
+    scores: Float[Tensor, "k m"]  # highest correlation of each core (row) within each window's surroundings (column)
+    shifts: Int[Tensor, "k m"]  # place of that core within the surroundings, as a flat index
+    by_image: Float[Tensor, "k n"]  # highest correlation of each core in each image; -1 for near-duplicates
+    null_max: Float[Tensor, " k"]  # highest correlation of each core with rescaled surroundings, which are a control
+    prominence: Float[Tensor, " k"]  # how clearly each core recurs; 0 if it does not, and `null_max` is then infinite
 
-    @property
-    def null_max(self) -> Float[Tensor, " m"]:
-        """Highest correlation of each window's core with rescaled surroundings, which are a control."""
-        return self.null_by_image.max(1).values
-
-    def prominence(self, k: int) -> Float[Tensor, " m"]:
-        """Return how clearly the core (center) of each window recurs in k images.
-
-        The prominence is the k-th highest correlation of the core with images, minus that with rescaled images (the
-        control), times the energy of the core (sum of squared values). A word has more energy than its letters, so it
-        is more prominent. A core that matches fewer than k images better than any rescaled image has prominence 0.
-        """
-        kth = self.by_image.topk(k, 1).values[:, -1]
-        excess = (kth - self.null_by_image.topk(k, 1).values[:, -1]) * self.windows.core.square().sum((1, 2, 3))
-        return excess.masked_fill(kth <= self.null_max, 0)
-
-    def members_of(self, seed: int) -> list[Placement]:
+    def members_of(self, seed: int, windows: Windows) -> list[Placement]:
         """Return the place of the core (center) of window `seed`, then its best match in each image, best first.
 
         Only correlations above `null_max`, the highest one with rescaled images, count as matches.
         """
-        windows = self.windows
         found = [(int(windows.image[seed]), int(windows.y[seed]), int(windows.x[seed]))]
         above = (self.by_image[seed] > self.null_max[seed]).nonzero()[:, 0]
         pad_y, pad_x = ((side + 1) // 2 for side in windows.core_size)
@@ -129,43 +112,67 @@ def cut_windows(white: Images, maps: Maps, peaks: int) -> Windows:
     return Windows(image, ys, xs, torch.cat(cores), torch.cat(surroundings))
 
 
-def compare_windows(windows: Windows, white: Images) -> Comparison:
+def compare_windows(windows: Windows, white: Images, least: int, rows: slice = slice(None)) -> Comparison:
     """Correlate the core (center) of each window with the surroundings of all windows, in whitened images (`white`).
 
     Rescaled surroundings are a control (overlays have a fixed size). Near-duplicates among the images do not count.
+    The prominence of a core is the `least`-th highest correlation with images, minus that with rescaled images, times
+    the energy of the core (sum of squared values). A word has more energy than its letters, so it is more prominent. A
+    core that matches fewer than `least` images better than any rescaled image has prominence 0.
+
+    Args:
+        windows: Windows from the images.
+        white: Whitened images.
+        least: Number of images in which a core must recur.
+        rows: Range of the cores to compare. The result for a core does not depend on it.
     """
-    scores, shifts = _correlate_all(windows.core, windows.surroundings)
-    rescaled = [_rescale(one[None], SCALES[i % len(SCALES)])[0] for i, one in enumerate(windows.surroundings)]
-    null, _ = _correlate_all(windows.core, torch.stack(rescaled))
-    same = _find_near_duplicates(white)[windows.image]
-    by_image, null_by_image = (
-        _best_by_image(one, windows.image, len(white)).masked_fill(same, -1) for one in (scores, null)
-    )
-    return Comparison(windows, scores, shifts, by_image, null_by_image)
+    cores, n = windows.core[rows], len(white)
+    same = _find_near_duplicates(white)[windows.image[rows]]
+    blocks = torch.arange(len(windows)).split(_COLUMNS)
+    found = [_correlate(cores, windows.surroundings[block]) for block in blocks]
+    scores, shifts = (torch.cat(part, 1) for part in zip(*found, strict=True))
+    by_image = _best_by_image(scores, windows.image, n).masked_fill(same, -1)
+    kth = by_image.topk(least, 1).values[:, -1]
+    # Most cores recur nowhere: some rescaled surroundings soon match them better, and the rest need no search.
+    null = torch.full_like(scores, -1)
+    left = torch.arange(len(cores))
+    for block in blocks:
+        if not len(left):
+            break
+        rescaled = [_rescale(windows.surroundings[i : i + 1], SCALES[i % len(SCALES)]) for i in block.tolist()]
+        against, _ = _correlate(cores[left], torch.cat(rescaled))
+        null[left[:, None], block] = against.masked_fill(same[left][:, windows.image[block]], -1)
+        left = left[null[left].amax(1) < kth[left]]
+    null_by_image = _best_by_image(null[left], windows.image, n)
+    excess = kth[left] - null_by_image.topk(least, 1).values[:, -1]
+    null_max, prominence = torch.full_like(kth, torch.inf), torch.zeros_like(kth)
+    null_max[left] = null_by_image.amax(1)
+    prominence[left] = excess * cores[left].square().sum((1, 2, 3))
+    return Comparison(scores, shifts, by_image, null_max, prominence)
 
 
-def _correlate_all(cores: Tensor, surroundings: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the highest correlation (m, m) of each window's core in each window's surroundings, and its flat index."""
+def _correlate(cores: Tensor, surroundings: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the highest correlation (k, m) of each of k cores in each of m surroundings, and its flat index."""
     size_y, size_x = cores.shape[-2:]
     side_y, side_x = surroundings.shape[-2:]
     span_y, span_x = side_y - size_y + 1, side_x - size_x + 1
-    energy = F.avg_pool2d(surroundings.square().sum(1, keepdim=True), (size_y, size_x), 1)[:, 0] * (size_y * size_x)
-    own = cores.square().sum((1, 2, 3))
+    energy = surroundings.square().sum(1, keepdim=True)
+    for size in ((size_y, 1), (1, size_x)):
+        energy = F.avg_pool2d(energy, size, 1) * max(size)
+    norm = cores.square().sum((1, 2, 3))[:, None, None, None]
+    scale, most = energy[:, 0].rsqrt(), (MIN_CONTRAST**2 * norm).rsqrt()
     spectrum = torch.fft.rfft2(surroundings)
-    best = torch.empty(len(cores), len(surroundings))
-    shift = torch.empty(len(cores), len(surroundings), dtype=torch.long)
-    step = max(1, _MAX_NUMBERS // max(spectrum[0, 0].numel() * len(surroundings), 1))
+    conjugate = torch.fft.rfft2(cores / norm.sqrt(), s=(side_y, side_x)).conj().resolve_conj()
+    best = cores.new_empty(len(cores), len(surroundings))
+    shift = best.new_empty(best.shape, dtype=torch.long)
+    step = max(1, CACHED // spectrum[:, 0].numel())
     for start in range(0, len(cores), step):
         batch = slice(start, start + step)
-        conjugate = torch.fft.rfft2(cores[batch], s=(side_y, side_x)).conj()
-        if spectrum.shape[1] > 1:
-            product = torch.einsum("acuv,bcuv->abuv", conjugate, spectrum)
-        else:
-            product = conjugate * spectrum[:, 0]
-        found = torch.fft.irfft2(product, s=(side_y, side_x))[..., :span_y, :span_x]
-        norm = own[batch, None, None, None]
-        scores = found / (norm * torch.maximum(energy, MIN_CONTRAST**2 * norm)).sqrt()
-        best[batch], shift[batch] = scores.flatten(2).max(-1)
+        product = conjugate[batch, None, 0] * spectrum[:, 0]
+        for channel in range(1, spectrum.shape[1]):
+            product.addcmul_(conjugate[batch, None, channel], spectrum[:, channel])
+        found = invert_spectrum(product, side_x, (span_y, span_x))
+        best[batch], shift[batch] = (found * torch.minimum(scale, most[batch])).flatten(2).max(-1)
     return best, shift
 
 

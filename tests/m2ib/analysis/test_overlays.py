@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from m2ib.analysis.masks import cover_with_rectangles
 from m2ib.analysis.overlays import find_overlays
-from m2ib.analysis.overlays.windows import find_hot_cells
+from m2ib.analysis.overlays.windows import compare_windows, cut_windows, find_hot_cells
 
 SIDE, CELLS, N = 64, 8, 48
 PATTERN = torch.tensor(
@@ -104,6 +104,26 @@ def test_overlay_is_found_in_images_outside_the_sample(sample):
     others, where = add_pattern(make_textures(seed=8), seed=9)
     (places,) = found.search(others)
     assert [bool(occurrences) for occurrences in places] == [box is not None for box in where]
+
+
+def test_share_and_area_are_means_over_the_images_with_the_overlay(sample):
+    images, boxes, found = sample
+    maps = make_maps(boxes).repeat_interleave(SIDE // CELLS, 1).repeat_interleave(SIDE // CELLS, 2)
+    covered = [make_mask([one.box for one in occurrences]) for occurrences in found.search(images)[0]]
+    shares = [float(one[mask].sum() / one.sum()) for one, mask in zip(maps, covered, strict=True) if mask.any()]
+    areas = [float(mask.float().mean()) for mask in covered if mask.any()]
+    assert found.overlays[0].share == pytest.approx(np.mean(shares), abs=1e-5)
+    assert found.overlays[0].area == pytest.approx(np.mean(areas), abs=1e-5)
+
+
+def test_a_part_of_an_overlay_needs_enough_images_of_its_own():
+    letter, word = PATTERN, torch.cat([PATTERN, WIDE[:, :16]], 1)
+    for alone in (8, 12):
+        words, word_boxes = add_pattern(make_textures(16), share=1, pattern=word)
+        letters, letter_boxes = add_pattern(make_textures(32, seed=4), share=alone / 32, seed=2, pattern=letter)
+        boxes = [*word_boxes, *letter_boxes]
+        found = find_overlays(torch.cat([words, letters]), make_maps(boxes))
+        assert len(found.overlays) == 1 + (alone >= 10)
 
 
 def test_overlay_wider_than_the_crops_is_found_once():
@@ -248,6 +268,70 @@ def test_hot_cells_are_separate_and_have_more_than_an_even_share():
     one[0, 1, 1], one[0, 1, 2], one[0, 3, 3] = 9, 8, 7
     assert find_hot_cells(one, 3) == [[(1, 1), (3, 3)]]
     assert find_hot_cells(one, 1) == [[(1, 1)]]
+
+
+@pytest.fixture(scope="module")
+def windows():
+    """Images, of which the first two are near-duplicates and the third has little contrast, and their windows."""
+    images, boxes = add_pattern(make_textures(24, channels=2), share=0.75)
+    images[1] = images[0] + 0.01
+    images[2] *= 0.05
+    return images, cut_windows(images, make_maps(boxes), 2)
+
+
+def correlate_directly(core, surroundings):
+    """Return the correlations of a core with all places of its surroundings, with the minimum contrast of 0.1."""
+    places = surroundings.unfold(1, core.shape[1], 1).unfold(2, core.shape[2], 1)
+    energy = places.square().sum((0, 3, 4)).clamp_min(0.01 * core.square().sum())
+    return (places * core[:, None, None]).sum((0, 3, 4)) / (core.norm() * energy.sqrt())
+
+
+def test_windows_are_compared_by_normalized_correlation(windows):
+    images, cut = windows
+    least = 5
+    found = compare_windows(cut, images, least)
+    for row in range(0, len(cut), 3):
+        best, null = torch.full((24,), -1.0), torch.full((24,), -1.0)
+        for column, image in enumerate(cut.image.tolist()):
+            around = cut.surroundings[column]
+            scores = correlate_directly(cut.core[row], around)
+            assert found.scores[row, column] == pytest.approx(float(scores.max()), abs=1e-5)
+            assert scores.flatten()[found.shifts[row, column]] == pytest.approx(float(scores.max()), abs=1e-5)
+            if image == cut.image[row] or {image, int(cut.image[row])} == {0, 1}:
+                continue
+            rescaled = rescale(around, (0.8, 0.9, 1.1, 1.25)[column % 4])
+            best[image] = max(best[image], scores.max())
+            null[image] = max(null[image], correlate_directly(cut.core[row], rescaled).max())
+        torch.testing.assert_close(found.by_image[row], best, atol=1e-5, rtol=0)
+        best, null = best.sort(descending=True).values, null.sort(descending=True).values
+        if best[least - 1] > null[0]:
+            expected = (best[least - 1] - null[least - 1]) * cut.core[row].square().sum()
+            assert found.null_max[row] == pytest.approx(float(null[0]), abs=1e-5)
+            assert found.prominence[row] == pytest.approx(float(expected), rel=1e-4)
+        else:
+            assert (found.null_max[row], found.prominence[row]) == (torch.inf, 0)
+    assert 0 < int((found.prominence > 0).sum()) < len(cut)
+
+
+def rescale(picture, scale):
+    """Scale an image about its center to a size that is rounded, and crop it or pad it with zeros."""
+    old, result = picture.shape[-1], torch.zeros_like(picture)
+    new = round(old * scale)
+    resized = F.interpolate(picture[None], size=(new, new), mode="bicubic", antialias=scale < 1)[0]
+    if new > old:
+        start = (new - old) // 2
+        return resized[:, start : start + old, start : start + old]
+    start = -((new - old) // 2)
+    result[:, start : start + new, start : start + new] = resized
+    return result
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_the_comparison_of_a_window_does_not_depend_on_the_other_rows(windows, size):
+    images, cut = windows
+    parts = [compare_windows(cut, images, 5, slice(start, start + size)) for start in range(0, len(cut), size)]
+    for name, whole in vars(compare_windows(cut, images, 5)).items():
+        torch.testing.assert_close(torch.cat([getattr(part, name) for part in parts]), whole, atol=1e-6, rtol=1e-5)
 
 
 def test_values_that_are_not_finite_raise():

@@ -98,7 +98,8 @@ class ImageSpectra:
         largest = (math.ceil(max(sides) * scale) for sides in zip(*extents, strict=True))
         padded = (max(n + most // 2, most) for n, most in zip(white.shape[-2:], largest, strict=True))
         h, w = (next_fast_len(size, real=True) for size in padded)
-        return cls(white, torch.fft.rfft2(white, s=(h, w)), torch.fft.rfft2(white.square().sum(1), s=(h, w)), (h, w))
+        energy = torch.fft.rfft2(white.square().sum(1, keepdim=True), s=(h, w))
+        return cls(white, torch.fft.rfft2(white, s=(h, w)), energy, (h, w))
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -106,9 +107,15 @@ class ImageSpectra:
         return self.white.shape[-2], self.white.shape[-1]
 
 
-def invert_spectrum(spectrum: Tensor, width: int, span: tuple[int, int]) -> Tensor:
-    """Return the first rows and columns (`span`) of the inverse of `rfft2`, whose result has `width` columns."""
-    rows = torch.fft.ifft(spectrum, dim=-2)[..., : span[0], :]  # `irfft2` would invert all rows
+def multiply_spectra(one: Tensor, other: Tensor, width: int, span: tuple[int, int]) -> Tensor:
+    """Multiply spectra from `rfft2`, sum over channels, and transform back.
+
+    The result is the first rows and columns (`span`) of images with `width` columns.
+    """
+    product = one[..., 0, :, :] * other[..., 0, :, :]
+    for channel in range(1, one.shape[-3]):
+        product.addcmul_(one[..., channel, :, :], other[..., channel, :, :])
+    rows = torch.fft.ifft(product, dim=-2)[..., : span[0], :]  # `irfft2` would transform all rows
     return torch.fft.irfft(rows, n=width)[..., : span[1]]
 
 
@@ -128,16 +135,16 @@ def correlate(images: ImageSpectra, template: Tensor, mask: Tensor) -> Iterator[
         return torch.fft.rfft2(padded.roll((-top, -left), (-2, -1))).conj().resolve_conj()
 
     strokes = template * mask
-    strokes_spectrum, mask_spectrum = transform(strokes), transform(mask.to(strokes.dtype))
+    strokes_spectrum, mask_spectrum = transform(strokes), transform(mask[None].to(strokes.dtype))
     # Energy of the strokes inside the image, for each place.
-    inside = torch.fft.rfft2(strokes.new_ones(h, w), s=size)
-    own = invert_spectrum(inside * transform(strokes.square().sum(0)), size[1], span)
+    inside = torch.fft.rfft2(strokes.new_ones(1, h, w), s=size)
+    own = multiply_spectra(inside, transform(strokes.square().sum(0, keepdim=True)), size[1], span)
     own = torch.where(own > strokes.square().sum() / 2, own, torch.inf)
     step = max(1, CACHED // images.energy[0].numel())
     for start in range(0, len(images.white), step):
         batch = slice(start, start + step)
-        product = invert_spectrum((images.spectrum[batch] * strokes_spectrum).sum(1), size[1], span)
-        energy = invert_spectrum(images.energy[batch] * mask_spectrum, size[1], span)
+        product = multiply_spectra(images.spectrum[batch], strokes_spectrum, size[1], span)
+        energy = multiply_spectra(images.energy[batch], mask_spectrum, size[1], span)
         yield energy.clamp_(min=MIN_CONTRAST**2 * own).mul_(own).rsqrt_().mul_(product)
 
 
@@ -198,8 +205,8 @@ def _select_peaks(scores: Tensor, overlay: Overlay, used: Tensor) -> list[Occurr
     above = scores > overlay.threshold
     if not bool(above.any()):
         return []
-    peaks = above & (scores == F.max_pool2d(scores[None], 3, 1, 1)[0])
-    rows, columns = peaks.nonzero().unbind(1)
+    around = F.pad(scores, (1, 1, 1, 1)).unfold(0, 3, 1).unfold(1, 3, 1)  # 3 x 3 neighborhood of each place
+    rows, columns = (above.nonzero()[around[above].amax((1, 2)) == scores[above]]).unbind(1)
     order = scores[rows, columns].argsort(descending=True, stable=True)
     own_strokes = torch.zeros_like(used)
     own_boxes = torch.zeros_like(used)
@@ -231,3 +238,12 @@ def clip_mask(y: int, x: int, mask: Tensor, image: Tensor) -> tuple[tuple[slice,
     top, left = max(y, 0), max(x, 0)
     bottom, right = min(y + mask.shape[0], image.shape[0]), min(x + mask.shape[1], image.shape[1])
     return (slice(top, bottom), slice(left, right)), mask[top - y : bottom - y, left - x : right - x]
+
+
+def cut_window(pictures: Tensor, y: int, x: int, size: tuple[int, int]) -> Tensor:
+    """Cut a window of height and width `size` from images, with zeros outside them.
+
+    Row `y` and column `x` of its upper left pixel may be negative. The window overlaps with the images.
+    """
+    h, w = pictures.shape[-2:]
+    return F.pad(pictures, (-x, x + size[1] - w, -y, y + size[0] - h))

@@ -14,6 +14,7 @@ from m2ib.analysis.overlays.matching import (
     Overlay,
     Placement,
     compute_null_score,
+    cut_window,
     find_best_matches,
     find_occurrences,
 )
@@ -106,14 +107,9 @@ def _estimate_template(
         core: Height and width of this content, which is in the middle of each window.
     """
     top, left = (size[0] - core[0]) // 2, (size[1] - core[1]) // 2
-    inside = F.pad(torch.ones_like(white[:1, :1]), (size[1],) * 2 + (size[0],) * 2)
-    padded = F.pad(white, (size[1],) * 2 + (size[0],) * 2)
-    views = [
-        (slice(y - top + size[0], y - top + 2 * size[0]), slice(x - left + size[1], x - left + 2 * size[1]))
-        for _, y, x in placements
-    ]
-    stack = torch.stack([padded[i, :, v, u] for (i, _, _), (v, u) in zip(placements, views, strict=True)])
-    weight = torch.stack([inside[0, :, v, u] for v, u in views])
+    inside = torch.ones_like(white[0, :1])
+    stack = torch.stack([cut_window(white[i], y - top, x - left, size) for i, y, x in placements])
+    weight = torch.stack([cut_window(inside, y - top, x - left, size) for _, y, x in placements])
     count = weight.sum(0).clamp_min(1)
     mean = (stack * weight).sum(0) / count
     variance = ((stack - mean).square() * weight).sum(0) / (count - 1).clamp_min(1)

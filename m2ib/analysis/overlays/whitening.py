@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from scipy.fft import dctn, idctn
 from torch import Tensor
 
 Images: TypeAlias = Float[Tensor, "n c h w"]
@@ -30,12 +31,14 @@ class Whitener:
     @classmethod
     def fit(cls, images: Images, reduction: int) -> "Whitener":
         """Estimate the filter from a sample of images, which are first downsampled by the factor `reduction`."""
-        power = torch.zeros(())
-        for image in images:
-            power = power + _mirrored_spectrum(downsample(image[None], reduction)).abs().square()[0].double()
-        power[:, 0, 0] = 0
         h, w = (side // reduction for side in images.shape[-2:])
-        mean = power / max(len(images), 1)
+        power = torch.zeros(images.shape[1], h, w, dtype=torch.float64)
+        for image in images:
+            power += _cosine_transform(downsample(image[None], reduction)[0]).square()
+        power[:, 0, 0] = 0
+        # Half spectrum of the mirrored images, which have twice the height and width.
+        mirrored = torch.cat([F.pad(power, (0, 1, 0, 1)), F.pad(power[:, 1:], (0, 1)).flip(1)], 1)
+        mean = mirrored / max(len(images), 1)
         # The floor prevents amplification of the empty frequency bands of enlarged images, which contain a pixel grid.
         floor = 1e-3 * mean.mean(dim=(1, 2), keepdim=True) + torch.finfo(torch.float32).tiny
         gain = (mean + floor).rsqrt() * (4 * h * w) ** 0.5
@@ -48,9 +51,12 @@ class Whitener:
     def apply(self, images: Images) -> Float[Tensor, "n c rh rw"]:
         """Downsample and whiten images. The variance over the sample is about 1. A constant image becomes 0."""
         h, w = (side // self.reduction for side in images.shape[-2:])
-        reduced = (downsample(image[None], self.reduction) for image in images)  # one at a time, to save memory
-        spectra = (_mirrored_spectrum(image) * self.gain for image in reduced)
-        return torch.cat([torch.fft.irfft2(spectrum, s=(2 * h, 2 * w))[..., :h, :w] for spectrum in spectra])
+        gain = self.gain[:, :h, :w]
+        white = images.new_empty(len(images), len(gain), h, w)
+        for image, result in zip(images, white, strict=True):  # one at a time, to save memory
+            spectrum = _cosine_transform(downsample(image[None], self.reduction)[0]) * gain
+            result.copy_(torch.from_numpy(idctn(spectrum.numpy(), axes=(1, 2))))
+        return white
 
 
 def downsample(images: Images, factor: int) -> Float[Tensor, "n c rh rw"]:
@@ -60,12 +66,15 @@ def downsample(images: Images, factor: int) -> Float[Tensor, "n c rh rw"]:
 
 def drop_duplicate_channels(images: Images) -> Float[Tensor, "n d h w"]:
     """Return only the first channel if all others are affine functions of it, as in gray images; else return all."""
-    flat = images.flatten(2).double()
-    flat = flat - flat.mean(-1, keepdim=True)
-    unit = flat / flat.norm(dim=-1, keepdim=True).clamp_min(1e-9)
-    correlation = (unit * unit[:, :1]).sum(-1)
-    constant = flat.norm(dim=-1) < 1e-9
-    return images[:, :1] if bool((correlation.gt(0.99999) | constant).all()) else images
+    return images[:, :1] if all(map(_is_gray, images)) else images
+
+
+def _is_gray(image: Float[Tensor, "c h w"]) -> bool:
+    flat = image.flatten(1).double()
+    flat -= flat.mean(1, keepdim=True)
+    norm = flat.norm(dim=1)
+    unit = flat / norm.clamp_min(1e-9)[:, None]
+    return bool(((unit @ unit[0]).gt(0.99999) | norm.lt(1e-9)).all())
 
 
 def _hann(side: int) -> Tensor:
@@ -75,6 +84,6 @@ def _hann(side: int) -> Tensor:
     return torch.where(distance < 1, 0.5 + 0.5 * torch.cos(torch.pi * distance), 0)
 
 
-def _mirrored_spectrum(images: Images) -> Tensor:
-    mirrored = torch.cat([images, images.flip(-1)], -1)
-    return torch.fft.rfft2(torch.cat([mirrored, mirrored.flip(-2)], -2))
+def _cosine_transform(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
+    """Return the amplitudes of the Fourier transform of the image and its mirror images, with their signs."""
+    return torch.from_numpy(dctn(image.numpy(), axes=(1, 2)))

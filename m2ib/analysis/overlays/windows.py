@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from m2ib.analysis.overlays.matching import CACHED, MIN_CONTRAST, SCALES, Placement, invert_spectrum
+from m2ib.analysis.overlays.matching import CACHED, MIN_CONTRAST, SCALES, Placement, cut_window, multiply_spectra
 from m2ib.analysis.overlays.whitening import Images
 
 Maps: TypeAlias = Float[Tensor, "n gh gw"]
@@ -94,7 +94,6 @@ def cut_windows(white: Images, maps: Maps, peaks: int) -> Windows:
     cell_y, cell_x = h / maps.shape[1], w / maps.shape[2]
     core_y, core_x = (min(max(8, round(2 * cell)), side) for cell, side in ((cell_y, h), (cell_x, w)))
     pad_y, pad_x = (core_y + 1) // 2, (core_x + 1) // 2
-    padded = F.pad(white, (pad_x, pad_x, pad_y, pad_y))
     places: list[Placement] = []
     cores = [white.new_zeros((0, c, core_y, core_x))]
     surroundings = [white.new_zeros((0, c, core_y + 2 * pad_y, core_x + 2 * pad_x))]
@@ -107,7 +106,8 @@ def cut_windows(white: Images, maps: Maps, peaks: int) -> Windows:
                 continue
             places.append((i, y, x))
             cores.append(core)
-            surroundings.append(padded[i : i + 1, :, y : y + core_y + 2 * pad_y, x : x + core_x + 2 * pad_x])
+            around = (core_y + 2 * pad_y, core_x + 2 * pad_x)
+            surroundings.append(cut_window(white[i : i + 1], y - pad_y, x - pad_x, around))
     image, ys, xs = torch.tensor(places, dtype=torch.long).reshape(-1, 3).unbind(1)
     return Windows(image, ys, xs, torch.cat(cores), torch.cat(surroundings))
 
@@ -168,10 +168,7 @@ def _correlate(cores: Tensor, surroundings: Tensor) -> tuple[Tensor, Tensor]:
     step = max(1, CACHED // spectrum[:, 0].numel())
     for start in range(0, len(cores), step):
         batch = slice(start, start + step)
-        product = conjugate[batch, None, 0] * spectrum[:, 0]
-        for channel in range(1, spectrum.shape[1]):
-            product.addcmul_(conjugate[batch, None, channel], spectrum[:, channel])
-        found = invert_spectrum(product, side_x, (span_y, span_x))
+        found = multiply_spectra(conjugate[batch, None], spectrum, side_x, (span_y, span_x))
         best[batch], shift[batch] = (found * torch.minimum(scale, most[batch])).flatten(2).max(-1)
     return best, shift
 
@@ -181,8 +178,7 @@ def _rescale(pictures: Tensor, scale: float) -> Tensor:
     h, w = pictures.shape[-2:]
     size = max(1, round(h * scale)), max(1, round(w * scale))
     resized = F.interpolate(pictures, size=size, mode="bicubic", antialias=scale < 1)
-    top, left = (size[0] - h) // 2, (size[1] - w) // 2
-    return F.pad(resized, (-left, w - size[1] + left, -top, h - size[0] + top))
+    return cut_window(resized, (size[0] - h) // 2, (size[1] - w) // 2, (h, w))
 
 
 def _find_near_duplicates(white: Images) -> Bool[Tensor, "n n"]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from m2ib.analysis.masks import cover_with_rectangles
 from m2ib.analysis.overlays import find_overlays
+from m2ib.analysis.overlays.whitening import Whitener
 from m2ib.analysis.overlays.windows import compare_windows, cut_windows, find_hot_cells
 
 SIDE, CELLS, N = 64, 8, 48
@@ -268,6 +269,15 @@ def test_hot_cells_are_separate_and_have_more_than_an_even_share():
     one[0, 1, 1], one[0, 1, 2], one[0, 3, 3] = 9, 8, 7
     assert find_hot_cells(one, 3) == [[(1, 1), (3, 3)]]
     assert find_hot_cells(one, 1) == [[(1, 1)]]
+
+
+def test_whitening_filters_an_image_together_with_its_mirror_images():
+    images = make_textures(24, channels=2)[..., :47, :38]
+    whitener = Whitener.fit(images, 1)
+    mirrored = torch.cat([images, images.flip(-1)], -1)
+    spectrum = torch.fft.rfft2(torch.cat([mirrored, mirrored.flip(-2)], -2))
+    expected = torch.fft.irfft2(spectrum * whitener.gain, s=(94, 76))[..., :47, :38]
+    torch.testing.assert_close(whitener.apply(images), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

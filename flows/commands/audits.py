@@ -11,6 +11,7 @@ import typer
 
 import sql
 from flows.commands import output
+from flows.server import start_server
 from stores import Root
 
 
@@ -75,13 +76,14 @@ def reflag(
 
     Exit codes are those of `run`.
     """
-    prepare_prefect(verbose)
-    from flows.reflag import check_unchanged, complete_run
-    from flows.reflag import reflag as reflag_flow
-
     config = output.load_config(audit_file, lake)
 
     def work() -> Any:
+        prepare_prefect(verbose)
+        with start_server():
+            from flows.reflag import check_unchanged, complete_run
+            from flows.reflag import reflag as reflag_flow
+
         earlier = complete_run(config.lake.root, run_id)
         check_unchanged(earlier, config)
         return reflag_flow(
@@ -108,9 +110,6 @@ def prepare_prefect(verbose: bool) -> None:
 
 def run_audit(config: Any, resume: str | None, as_json: bool, verbose: bool) -> Any:
     """Run the audit's flow, print its result and return it. Exit if it was interrupted or could not run."""
-    prepare_prefect(verbose)
-    from flows import audit, begin
-
     begun: list[str] = []
 
     def announce(run: Any) -> None:
@@ -122,9 +121,16 @@ def run_audit(config: Any, resume: str | None, as_json: bool, verbose: bool) -> 
     def explain_interrupt() -> str:
         return f"interrupted; resume with: --resume {begun[0]}" if begun else "interrupted"
 
+    def work() -> Any:
+        prepare_prefect(verbose)
+        with start_server(temporary=config.run.engine == "local"):  # Ray's workers need a server that they can reach
+            from flows import audit, begin
+
+        with begin.on_begin(announce):
+            return audit.audit(config, resume)
+
     output.note(f"auditing {config.model.architecture} on {config.corpus.path}")
-    with begin.on_begin(announce):
-        return _run_flow(lambda: audit.audit(config, resume), config.lake.root, explain_interrupt, as_json)
+    return _run_flow(work, config.lake.root, explain_interrupt, as_json)
 
 
 def _interrupt(*_: object) -> NoReturn:

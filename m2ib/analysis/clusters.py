@@ -11,9 +11,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.cluster.vq
-import scipy.linalg
-import scipy.spatial.distance
+import scipy  # imports each of its packages when it is first used
 from jaxtyping import Float, Int
 from numpy import ndarray
 

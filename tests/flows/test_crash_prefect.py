@@ -132,6 +132,43 @@ def test_terminated_process_marks_the_run_as_interrupted(corpus, prefect_server,
     assert resume(tmp_path, prefect_server.environment, run["run_id"]) == uninterrupted_maps
 
 
+@pytest.fixture
+def without_server(prefect_environment, tmp_path):
+    """An environment whose commands start a temporary server, with a database of the test's own."""
+    return prefect_environment | {"PREFECT_HOME": str(tmp_path / "prefect home")}
+
+
+def test_run_of_an_interrupted_process_group_is_recorded(
+    corpus, prefect_server, without_server, uninterrupted_maps, tmp_path
+):
+    lake = tmp_path / "lake"
+    process = start_process(tmp_path, without_server, *CLI, "run", str(write_config(tmp_path, corpus)))
+    wait_until(lambda: count_shards(lake) >= 1, "shard")
+    (server,) = list_children(process.pid)
+    for pid in (process.pid, server):  # a service manager signals every process, whatever its group
+        os.kill(pid, signal.SIGTERM)
+    assert process.wait() == 130
+    run = read_run(lake)
+    assert run["status"] == "interrupted"
+    errors = (tmp_path / "errors").read_text()
+    assert errors.splitlines()[-1] == f"m2ib-audit: interrupted; resume with: --resume {run['run_id']}"
+    assert "Traceback" not in errors
+    assert has_ended(server)
+    assert resume(tmp_path, prefect_server.environment, run["run_id"]) == uninterrupted_maps
+
+
+def test_temporary_server_ends_with_its_killed_command(corpus, without_server, tmp_path):
+    process = start_process(tmp_path, without_server, *CLI, "run", str(write_config(tmp_path, corpus)))
+    wait_until(lambda: read_run(tmp_path / "lake"), "run")
+    (server,) = list_children(process.pid)
+    os.kill(server, signal.SIGTERM)
+    time.sleep(1)
+    assert not has_ended(server)
+    process.kill()
+    process.wait()
+    wait_until(lambda: has_ended(server), "end of the server", seconds=60)
+
+
 def test_second_process_is_rejected_while_the_run_is_locked(corpus, prefect_server, tmp_path):
     lake = tmp_path / "lake"
     process = start_process(tmp_path, prefect_server.environment, *CLI, "run", str(write_config(tmp_path, corpus)))
@@ -188,6 +225,12 @@ def list_children(pid):
         pytest.skip("NOT TESTED: a killed worker; /proc does not list its children")
     direct = [int(child) for child in file.read_text().split()]
     return [*direct, *(grandchild for child in direct for grandchild in list_children(child))]
+
+
+def has_ended(pid):
+    """Return whether a process has ended, even if no parent has waited for it."""
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.is_file() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
 
 def test_run_can_be_resumed_after_its_server_was_killed(

@@ -1,0 +1,120 @@
+"""Prefect's temporary server, for commands that run a flow while the user's settings name no server.
+
+Prefect would start one at the first request of the flow. This module starts it earlier and keeps it longer:
+
+- It boots while the command imports PyTorch and the flow, and the command does not import Prefect's server itself.
+- An interrupt of the command's process group does not end it, because the end of the run is still to be recorded.
+- It ends with the command, even if that was killed. It reads its standard input, a pipe from the command, and stops at
+  the end of the file.
+"""
+
+import atexit
+import contextlib
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+_SECONDS_TO_STOP = 5
+
+
+@contextlib.contextmanager
+def start_server(temporary: bool = True) -> Iterator[None]:
+    """Start the server, run the block, which imports the flow, then wait until the server answers.
+
+    No server is started if `temporary` is false, or if the user has set PREFECT_API_URL in the environment, a profile
+    or a file that Prefect reads.
+
+    The garbage collector is off in the block: it took a fifth of the time that the imports need, although what they
+    create stays. It ignores these objects afterwards, too.
+    """
+    gc.disable()
+    try:
+        process = _start() if temporary else None
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
+    if process is not None:
+        _wait_until_ready(process)
+
+
+def _start() -> "subprocess.Popen[bytes] | None":
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    if settings.api.url is not None or not settings.server.ephemeral.enabled:
+        return None
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port, descriptor = listener.getsockname()[1], listener.fileno()
+        # Run as a file and with -P, because the working directory may contain modules of the same names.
+        process = subprocess.Popen(  # noqa: S603  # fixed arguments
+            [sys.executable, "-P", __file__, str(descriptor)], stdin=subprocess.PIPE, pass_fds=[descriptor]
+        )
+    atexit.register(_stop, process)  # before Prefect registers what it still sends to the server at exit
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    os.environ["PREFECT_UI_URL"] = ""  # it serves no user interface that a log could refer to
+    refresh_global_settings_context()
+    return process
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]") -> None:
+    import httpx
+    from prefect.settings import get_current_settings
+
+    from tasks.errors import AuditError
+
+    settings = get_current_settings()
+    try:
+        # The socket already listens, so this request waits for its answer.
+        httpx.get(
+            f"{settings.api.url}/health", timeout=settings.server.ephemeral.startup_timeout_seconds
+        ).raise_for_status()
+    except httpx.HTTPError as error:
+        raise AuditError(
+            f"Prefect's temporary server did not start ({error or type(error).__name__}, exit code {process.poll()}), "
+            "expected an answer; see its messages above, or start a server and set PREFECT_API_URL to its address"
+        ) from error
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    assert process.stdin is not None  # noqa: S101
+    process.stdin.close()
+    try:
+        process.wait(_SECONDS_TO_STOP)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _serve(descriptor: int) -> None:
+    """Run the server in this process, on a listening socket, until standard input ends."""
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
+    gc.disable()
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: object) -> None:
+            """Ignore the signals that uvicorn listens to."""
+
+    server = Server(uvicorn.Config(create_app(final=True, ephemeral=True), log_level="error", lifespan="on"))
+    gc.freeze()
+    gc.enable()
+
+    def stop_with_command() -> None:
+        sys.stdin.buffer.read()
+        server.should_exit = True
+
+    threading.Thread(target=stop_with_command, daemon=True).start()
+    server.run([socket.socket(fileno=descriptor)])
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from prefect import flow, get_run_logger, runtime
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.begin import begin, find_run_of_flow
+from flows.begin import begin, find_run_of_flow, seconds_since_start
 from flows.config import AuditConfig
 from flows.engines import acquire_slots, find_limits, start_engine
 from flows.fan_out import fan_out
@@ -64,6 +64,8 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     if base := run.read_manifest()["incremental"]:
         get_run_logger().info("run %s %s", run.run_id, base)
     with serve_metrics(config.run.metrics, [model.device for model in models]), run_lifecycle(run, signer) as stage:
+        if seconds := seconds_since_start():
+            stage.add("start", seconds)
         _run_pipeline(run, config, models, stage)
     return conclude(run, signer)
 

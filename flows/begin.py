@@ -4,6 +4,7 @@ import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any
 
 from prefect import runtime
@@ -26,16 +27,27 @@ _DECISIVE = ("model_digest", "corpus", "config_digest", "code_version", "environ
 """Keys of the manifest whose values must be the same when a run is resumed."""
 
 _listeners: list[Callable[[Run], None]] = []
+_starts: list[float] = []
 
 
 @contextlib.contextmanager
-def on_begin(listener: Callable[[Run], None]) -> Iterator[None]:
-    """Call `listener` with each run that begins or resumes in this process while the block runs."""
+def on_begin(listener: Callable[[Run], None], start: float) -> Iterator[None]:
+    """Call `listener` with each run that begins or resumes in this process while the block runs.
+
+    `start` is the time (`time.monotonic`) at which the command was started that runs the audit.
+    """
     _listeners.append(listener)
+    _starts.append(start)
     try:
         yield
     finally:
         _listeners.remove(listener)
+        _starts.remove(start)
+
+
+def seconds_since_start() -> float | None:
+    """Return the seconds since the command was started that runs the audit; None for a run of a deployment."""
+    return monotonic() - _starts[-1] if _starts else None
 
 
 def begin(config: AuditConfig, models: Sequence[ModelConfig], resume: str | None) -> Run:

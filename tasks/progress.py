@@ -109,7 +109,11 @@ class Stages(dict[str, float]):
             with bar(name):
                 yield
         finally:
-            self[name] = round(self.get(name, 0.0) + monotonic() - began, 2)
+            self.add(name, monotonic() - began)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add seconds to those of the stage of this name."""
+        self[name] = round(self.get(name, 0.0) + seconds, 2)
 
 
 def format_seconds_per_stage(seconds: Mapping[str, float]) -> str:

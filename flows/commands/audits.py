@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import sql
+from flows import START
 from flows.commands import output
 from flows.server import start_server
 from stores import Root
@@ -126,7 +127,7 @@ def run_audit(config: Any, resume: str | None, as_json: bool, verbose: bool) -> 
         with start_server(temporary=config.run.engine == "local"):  # Ray's workers need a server that they can reach
             from flows import audit, begin
 
-        with begin.on_begin(announce):
+        with begin.on_begin(announce, START):
             return audit.audit(config, resume)
 
     output.note(f"auditing {config.model.architecture} on {config.corpus.path}")

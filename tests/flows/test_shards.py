@@ -1,6 +1,7 @@
 """A failed shard is quarantined and reported; an error that every shard would meet ends the run."""
 
 import errno
+from time import monotonic
 from types import SimpleNamespace
 
 import httpx
@@ -112,6 +113,16 @@ def test_a_run_with_a_failed_shard_completes_with_errors(run_audit, config):
 
 
 @pytest.mark.slow
+def test_start_of_the_command_is_the_first_stage(run_audit, config):
+    with begin.on_begin(lambda _: None, monotonic() - 100):
+        result = run_audit(config)
+    seconds = sql.read_manifests(config.lake.root, result.run_id)[0]["stage_seconds"]
+    assert list(seconds)[:2] == ["start", "ingest"]
+    assert 100 <= seconds["start"] < 200
+    result = run_audit(config)
+    assert "start" not in sql.read_manifests(config.lake.root, result.run_id)[0]["stage_seconds"]
+
+
 def test_the_next_incremental_run_attributes_the_pairs_of_failed_shards(run_audit, config):
     with pytest.raises(ShardsError):
         run_audit(config, {1: RuntimeError("CUDA error")})

@@ -37,7 +37,7 @@ from PIL import Image
 from benchmarks.commands import create_parser
 from benchmarks.corpus_writers import WRITERS, SourcePair, generate_source_pairs
 from corpora import Pair, open_corpus
-from corpora.corpus import WORKERS
+from corpora.corpus import count_cores
 from demo.corpus import generate
 from flows.begin import begin
 from flows.config import parse
@@ -60,7 +60,7 @@ def _decode(path: Path) -> None:
 
 
 def _decode_all(paths: Sequence[Path]) -> None:
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(count_cores()) as pool:
         for _ in pool.map(_decode, paths):
             pass
 

@@ -48,6 +48,8 @@ def clean_caption(raw: str, limits: Limits = DEFAULT_LIMITS) -> str:
             "Remove the NUL, or export the metadata again as UTF-8.",
         )
     text = unicodedata.normalize("NFC", text)
+    if text.isprintable() and text and "\N{REPLACEMENT CHARACTER}" not in text:
+        return text  # every character is visible or an inner space
     if all(unicodedata.category(character) in _INVISIBLE for character in text):
         raise CaptionError(
             Reason.EMPTY_CAPTION,

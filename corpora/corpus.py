@@ -1,29 +1,42 @@
 """Conversion of a reader's rows to pairs: each row becomes a `Pair`, or a `Rejected` row with a reason."""
 
+import os
 import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Final, TypeAlias
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from PIL import Image
 
 from corpora.captions import clean_caption
 from corpora.duplicates import FirstRows
 from corpora.errors import CorpusError, RowError
 from corpora.images import ImageFile, open_image
-from corpora.perceptual_hash import perceptual_hash
+from corpora.perceptual_hash import hash_thumbnails, make_thumbnail
 from corpora.readers.protocol import Reader, Row
 from corpora.records import Limits, Pair, Place, Reason, Rejected, escape, pair_id
 from corpora.sampling import Sample, Sampling, draw_sample
 
-WORKERS: Final = 8
-"""Number of threads that decode images. Decoding releases the GIL, and remote stores serve requests in parallel."""
-
-_AHEAD = 2 * WORKERS  # number of rows decoded ahead; each may hold the bytes of its image file in memory
-_CACHED_INSPECTIONS = 1024
+_REMOTE_READERS: Final = 16
+# A batch of rows is the work of one task in the thread pool. In memory are the batches of two tasks per thread, with
+# the bytes of images that were read with their rows. In a remote store each image is a batch of its own, so that
+# several requests are made at the same time.
+_BATCH_ROWS: Final = 16
+_BATCH_BYTES: Final = 2 * 2**20
+_SHARED_ROWS: Final = 256  # largest number of captions of an image that are in one batch whatever its size
+_CACHED_IMAGES = 1024
 _SHOWN_CHARS = 1000
 _LINE = re.compile(r"line (\d+)")
+
+Inspect: TypeAlias = Callable[[Image.Image, str], object]
+"""Function of the decoded image (RGB) and the caption of a pair. Threads call it at the same time."""
+
+
+def count_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -61,40 +74,51 @@ class Corpus:
         """
         return draw_sample(self.reader.rows(), sampling)
 
-    def pairs(self, sample: Sample | None = None) -> Iterator[Pair | Rejected]:
+    def pairs(
+        self, sample: Sample | None = None, readers: int | None = None, inspect: Inspect | None = None
+    ) -> Iterator[Pair | Rejected]:
         """Yield the rows in the order of the corpus, each as a `Pair` or a `Rejected` row.
 
         Each image is decoded, so that later stages find no broken file. The corpus must not change during iteration.
         Checks run in this order, and the first that fails is the reason of a rejected row: the row is well-formed, its
-        file name is valid, its caption is valid, its image is valid, and the pair occurs for the first time.
+        file name is valid, its caption is valid, its image is valid, and the pair occurs for the first time. Rows with
+        the same image that follow each other share one decoded image.
 
         Args:
             sample: Yield only the rows of this sample. Default: all rows.
+            readers: Number of threads that read and decode images. Default: the number of usable cores, or more if
+                the corpus is remote, since its readers mostly wait.
+            inspect: Function whose result for each pair becomes `Pair.inspection`. Its exceptions are not caught.
 
         Raises:
             CorpusError: The corpus as a whole cannot be read. Raised by the call itself for a damaged header or first
                 row, and during iteration for later damage.
         """
         numbered = enumerate(self.reader.rows())
-        return self._check((number, row) for number, row in numbered if sample is None or sample.contains(number, row))
+        rows = ((number, row) for number, row in numbered if sample is None or sample.contains(number, row))
+        if readers is None:
+            readers = max(count_cores(), _REMOTE_READERS) if self.reader.is_remote else count_cores()
+        return self._check(rows, readers, inspect)
 
-    def _check(self, numbered: Iterator[tuple[int, Row]]) -> Iterator[Pair | Rejected]:
-        """Check rows, each given with its number. The images of `_AHEAD` rows are decoded in parallel. See `pairs`."""
-        waiting: deque[Callable[[], Pair | Rejected]] = deque()
+    def _check(
+        self, rows: Iterator[tuple[int, Row]], readers: int, inspect: Inspect | None
+    ) -> Iterator[Pair | Rejected]:
+        """Check rows, each given with its number, in `readers` threads. See `pairs`."""
+        waiting: deque[Future[list[_Checked]]] = deque()
         damage: CorpusError | None = None
-        pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="decode")
+        pool = ThreadPoolExecutor(readers, thread_name_prefix="decode")
         first_rows = FirstRows()
         try:
-            checker = _RowChecker(self.reader, self.limits, pool, first_rows)
+            checker = _RowChecker(self.reader, self.limits, inspect)
             try:
-                for number, row in numbered:
-                    waiting.append(checker.begin(number, row))
-                    if len(waiting) > _AHEAD:
-                        yield waiting.popleft()()
+                for batch in _split(rows, 1 if self.reader.is_remote else _BATCH_ROWS):
+                    waiting.append(pool.submit(checker.check, batch))
+                    if len(waiting) > 2 * readers:
+                        yield from checker.reject_repeated(waiting.popleft().result(), first_rows)
             except CorpusError as error:
                 damage = error  # raised after the rows before it
             while waiting:
-                yield waiting.popleft()()
+                yield from checker.reject_repeated(waiting.popleft().result(), first_rows)
         finally:
             pool.shutdown(cancel_futures=True)
             first_rows.close()
@@ -114,82 +138,162 @@ class Corpus:
         return open_image(self.reader.image(place), self.limits)
 
 
-_Inspection: TypeAlias = "Future[dict[str, Any] | RowError]"
-"""Future of the check of an image. Its result is the fields of `Pair` about the image, or an error."""
+def _split(rows: Iterator[tuple[int, Row]], size: int) -> Iterator[list[tuple[int, Row]]]:
+    """Split rows into batches, and keep rows with the same image together. Rows before a CorpusError are yielded."""
+    batch: list[tuple[int, Row]] = []
+    in_memory = 0
+    try:
+        for number, row in rows:
+            is_full = len(batch) >= size or in_memory >= _BATCH_BYTES
+            if is_full and (len(batch) >= _SHARED_ROWS or not _have_same_image(batch[-1][1], row)):
+                yield batch
+                batch, in_memory = [], 0
+            batch.append((number, row))
+            in_memory += len(row.data or b"")
+    except CorpusError:
+        yield batch
+        raise
+    yield batch
+
+
+def _have_same_image(one: Row, other: Row) -> bool:
+    return one.place is None and one.file_name is not None and one.file_name == other.file_name
+
+
+@dataclass(slots=True)
+class _Image:
+    """What is known about an image, with the results of `inspect` by caption."""
+
+    sha256: str
+    width: int
+    height: int
+    thumbnail: bytes
+    inspections: dict[str, object]
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """The result of a row, with what is needed to reject a pair that repeats an earlier one."""
+
+    location: str
+    caption: object
+    result: Pair | Rejected
 
 
 @dataclass(slots=True)
 class _RowChecker:
-    """Checker of single rows. It caches the results for recent images, and the first row of each pair."""
+    """Checker of rows, which remembers recent images, or why they cannot be used."""
 
     reader: Reader
     limits: Limits
-    pool: ThreadPoolExecutor
-    first_rows: FirstRows
-    inspections: OrderedDict[Place, _Inspection] = field(default_factory=OrderedDict)
+    inspect: Inspect | None
+    images: OrderedDict[Place, _Image | RowError] = field(default_factory=OrderedDict)
 
-    def begin(self, number: int, row: Row) -> Callable[[], Pair | Rejected]:
-        """Check everything but the image of a row, and start to decode the image in the thread pool.
+    def check(self, batch: list[tuple[int, Row]]) -> list[_Checked]:
+        """Check a batch of rows, except for whether they repeat earlier ones. Each image is decoded once."""
+        prepared = [self._prepare(row) for _, row in batch]
+        captions: dict[Place, list[str]] = {}
+        images: dict[Place, _Image | RowError] = {}
+        for place, caption in (found for found in prepared if not isinstance(found, RowError)):
+            captions.setdefault(place, []).append(caption)
+        for (_, row), found in zip(batch, prepared, strict=True):
+            if not isinstance(found, RowError) and found[0] not in images:
+                images[found[0]] = self._examine(found[0], row.data, captions[found[0]])
+        new = [image for image in images.values() if isinstance(image, _Image) and not image.fingerprint]
+        for image, fingerprint in zip(new, hash_thumbnails([image.thumbnail for image in new]), strict=True):
+            image.fingerprint = fingerprint
+        self.images.update(images)
+        while len(self.images) > _CACHED_IMAGES:
+            self.images.popitem(last=False)
+        return [
+            _Checked(row.location, row.caption, self._finish(number, row, found, images))
+            for (number, row), found in zip(batch, prepared, strict=True)
+        ]
 
-        Returns:
-            Function that waits for the image, and returns the row as a `Pair` or a `Rejected` row.
-        """
-        kept = row if row.data is None else replace(row, data=None)
+    def _prepare(self, row: Row) -> tuple[Place, str] | RowError:
+        """Return the place of a row's image and the cleaned caption."""
         try:
             _check_problem(row)
-            place = self.reader.place(row)
-            caption = clean_caption(_caption_of(row), self.limits)
+            return self.reader.place(row), clean_caption(_caption_of(row), self.limits)
         except RowError as error:
-            return partial(self._reject, number, kept, error)
-        return partial(self._finish, number, kept, place, caption, self._inspect(place, row.data))
+            return error
 
-    def _finish(self, number: int, row: Row, place: Place, caption: str, inspection: _Inspection) -> Pair | Rejected:
-        image = inspection.result()
-        if isinstance(image, RowError):
-            return self._reject(number, row, image)
-        identity = pair_id(image["image_sha256"], caption)
-        # The message below numbers rows as `location` does: by line of the file, or by row, counted from 1.
-        line = _LINE.fullmatch(row.location)
-        place_number = int(line[1]) if line else number + 1
-        if (first := self.first_rows.add(identity, place_number)) != place_number:
-            problem = (
-                f"{row.location} repeats the image and the caption of {'line' if line else 'row'} {first} (expected "
-                "each pair once). Drop one of them."
-            )
-            return self._reject(number, row, RowError(Reason.DUPLICATE_PAIR, problem))
-        return Pair(row=number, pair_id=identity, place=place, caption=caption, attributes=row.attributes, **image)
-
-    def _reject(self, number: int, row: Row, error: RowError) -> Rejected:
-        location = escape(row.location)
-        return Rejected(
-            number,
-            self._show(row.file_name if row.place is None else row.place.name),
-            self._show(row.caption),
-            error.reason,
-            error.detail if error.detail.startswith(location) else f"{location}: {error.detail}",
-            {self._cut(name): self._cut(text) for name, text in row.attributes.items()},
-        )
-
-    def _inspect(self, place: Place, data: bytes | None) -> _Inspection:
-        # Captions of the same image are mostly adjacent.
-        inspection = self.inspections.get(place)
-        if inspection is None:
-            inspection = self.inspections[place] = self.pool.submit(self._inspect_image, place, data)
-            if len(self.inspections) > _CACHED_INSPECTIONS:
-                self.inspections.popitem(last=False)
-        return inspection
-
-    def _inspect_image(self, place: Place, data: bytes | None) -> dict[str, Any] | RowError:
+    def _examine(self, place: Place, data: bytes | None, captions: list[str]) -> _Image | RowError:
+        known = self.images.get(place)
+        if isinstance(known, RowError) or (known and self.inspect is None):
+            return known
         try:
             image = open_image(self.reader.image(place) if data is None else data, self.limits)
         except RowError as error:
             return RowError(error.reason, error.detail)  # the exception itself would keep the bytes of the image alive
-        return {
-            "image_sha256": image.sha256,
-            "width": image.width,
-            "height": image.height,
-            "fingerprint": perceptual_hash(image.pixels),
-        }
+        inspections = {caption: self.inspect(image.pixels, caption) for caption in captions} if self.inspect else {}
+        return _Image(image.sha256, image.width, image.height, make_thumbnail(image.pixels), inspections)
+
+    def _finish(
+        self, number: int, row: Row, found: tuple[Place, str] | RowError, images: dict[Place, _Image | RowError]
+    ) -> Pair | Rejected:
+        if isinstance(found, RowError):
+            return self._reject_row(number, row, found)
+        place, caption = found
+        image = images[place]
+        if isinstance(image, RowError):
+            return self._reject_row(number, row, image)
+        return Pair(
+            row=number,
+            pair_id=pair_id(image.sha256, caption),
+            place=place,
+            caption=caption,
+            image_sha256=image.sha256,
+            width=image.width,
+            height=image.height,
+            fingerprint=image.fingerprint,
+            attributes=row.attributes,
+            inspection=image.inspections.get(caption),
+        )
+
+    def reject_repeated(self, checked: list[_Checked], first_rows: FirstRows) -> Iterator[Pair | Rejected]:
+        """Yield the results of a batch. A pair that occurs in `first_rows` becomes a rejected row."""
+        # The message below numbers rows as `location` does: by line of the file, or by row, counted from 1.
+        lines = [_LINE.fullmatch(row.location) for row in checked]
+        numbers = [
+            (row.result.pair_id, int(line[1]) if line else row.result.row + 1)
+            for row, line in zip(checked, lines, strict=True)
+            if isinstance(row.result, Pair)
+        ]
+        firsts = iter(zip(numbers, first_rows.add(numbers), strict=True))
+        for row, line in zip(checked, lines, strict=True):
+            pair = row.result
+            if isinstance(pair, Rejected):
+                yield pair
+                continue
+            (_, place), first = next(firsts)
+            if first == place:
+                yield pair
+                continue
+            problem = (
+                f"{row.location} repeats the image and the caption of {'line' if line else 'row'} {first} (expected "
+                "each pair once). Drop one of them."
+            )
+            error = RowError(Reason.DUPLICATE_PAIR, problem)
+            yield self._reject(pair.row, row.location, pair.file_name, row.caption, pair.attributes, error)
+
+    def _reject_row(self, number: int, row: Row, error: RowError) -> Rejected:
+        name = row.file_name if row.place is None else row.place.name
+        return self._reject(number, row.location, name, row.caption, row.attributes, error)
+
+    def _reject(
+        self, number: int, location: str, name: object, caption: object, attributes: dict[str, str], error: RowError
+    ) -> Rejected:
+        location = escape(location)
+        return Rejected(
+            number,
+            self._show(name),
+            self._show(caption),
+            error.reason,
+            error.detail if error.detail.startswith(location) else f"{location}: {error.detail}",
+            {self._cut(name): self._cut(text) for name, text in attributes.items()},
+        )
 
     def _show(self, value: object) -> str | None:
         return None if value is None else self._cut(value if isinstance(value, str) else ascii(value))

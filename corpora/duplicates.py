@@ -1,11 +1,12 @@
 """Detection of repeated pairs in bounded memory, with a temporary file for the pairs that do not fit."""
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Sequence
 
 from corpora.errors import CorpusError
 
 _CACHE_KIBIBYTES = 32 * 1024
+_ROWS_PER_STATEMENT = 256  # SQLite limits the number of parameters
 
 
 class FirstRows:
@@ -27,18 +28,28 @@ class FirstRows:
         ):
             self._database.execute(statement)
 
-    def add(self, pair_id: str, row: int) -> int:
-        """Record a row, and return the number of the first row with the same pair: `row` itself if the pair is new.
+    def add(self, rows: Sequence[tuple[str, int]]) -> list[int]:
+        """Record rows, each given as its pair id and its number.
 
-        Raises CorpusError if the temporary file cannot be written.
+        Returns:
+            For each row, the number of the first row with the same pair: its own number if the pair is new.
+
+        Raises:
+            CorpusError: The temporary file cannot be written.
         """
-        key = bytes.fromhex(pair_id.replace("-", ""))
+        keys = [bytes.fromhex(pair_id.replace("-", "")) for pair_id, _ in rows]
+        numbers = [number for _, number in rows]
+        execute = self._database.execute
         try:
-            with closing(self._database.execute("INSERT OR IGNORE INTO pairs VALUES (?, ?)", (key, row))) as made:
-                if made.rowcount:
-                    return row
-            with closing(self._database.execute("SELECT first FROM pairs WHERE id = ?", (key,))) as found:
-                return int(found.fetchone()[0])
+            new = 0
+            for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+                part = slice(start, start + _ROWS_PER_STATEMENT)
+                values = [value for row in zip(keys[part], numbers[part], strict=True) for value in row]
+                places = ", ".join(["(?, ?)"] * (len(values) // 2))
+                new += execute(f"INSERT OR IGNORE INTO pairs VALUES {places}", values).rowcount  # noqa: S608  # no text
+            if new == len(rows):
+                return numbers
+            return [execute("SELECT first FROM pairs WHERE id = ?", (key,)).fetchone()[0] for key in keys]
         except sqlite3.OperationalError as error:
             raise CorpusError(
                 f"The temporary list of pairs cannot be written ({error}). It needs about 40 bytes per pair. "

@@ -161,6 +161,8 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
                     Reason.UNSUPPORTED_PIXELS,
                     f"The {image.format} has pixels of mode {image.mode!r} (expected gray or color). Save it as RGB.",
                 )
+            # In one piece: Pillow would copy and decode 64 KiB at a time, and take the interpreter's lock for each.
+            image.decodermaxblock = max(image.decodermaxblock, len(data))
             image.load()
             if image.mode in _WIDE_MODES:
                 return _render_wide(image)

@@ -6,7 +6,7 @@ differ. Then at least one of the four 16-bit bands of the two hashes is equal. T
 equal band, and finds all near-duplicates.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -35,12 +35,20 @@ def perceptual_hash(pixels: Image.Image) -> str:
     The image is reduced to 32 x 32 gray values. Each of the 8 x 8 lowest frequencies of their cosine transform yields
     one bit, which is set if the coefficient is above the median of the 64 coefficients.
     """
-    gray = _reduce(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
-    values = np.frombuffer(gray.tobytes(), np.uint8).reshape(_SIDE, _SIDE).astype(np.float64)
-    low = (_COSINES @ values @ _COSINES.T).flatten()
+    return hash_thumbnails([make_thumbnail(pixels)])[0]
+
+
+def make_thumbnail(pixels: Image.Image) -> bytes:
+    """Return the 32 x 32 gray values of an RGB image from which `hash_thumbnails` computes its hash."""
+    return _reduce(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR).tobytes()
+
+
+def hash_thumbnails(thumbnails: Sequence[bytes]) -> list[str]:
+    """Return the perceptual hash of each thumbnail. For one alone, NumPy takes ten times as long per thumbnail."""
+    values = np.frombuffer(b"".join(thumbnails), np.uint8).reshape(-1, _SIDE, _SIDE).astype(np.float64)
+    low = (_COSINES @ (values @ _COSINES.T)).reshape(-1, 64)
     ranked = np.sort(low)
-    middle = len(low) // 2
-    return np.packbits(2 * low > ranked[middle - 1] + ranked[middle]).tobytes().hex()
+    return [row.tobytes().hex() for row in np.packbits(2 * low > ranked[:, 31:32] + ranked[:, 32:33], axis=1)]
 
 
 def _reduce(pixels: Image.Image) -> Image.Image:

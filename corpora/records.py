@@ -103,6 +103,7 @@ class Pair:
         height: Height of the decoded image in pixels.
         fingerprint: Perceptual hash of the image; see `corpora.perceptual_hash`.
         attributes: Values of all columns except image and caption, as text.
+        inspection: Result of the function `inspect` that `Corpus.pairs` was given, or None.
     """
 
     row: int
@@ -114,6 +115,7 @@ class Pair:
     height: int
     fingerprint: str
     attributes: dict[str, str]
+    inspection: object = None
 
     @property
     def file_name(self) -> str:
@@ -146,7 +148,7 @@ class Rejected:
 
 def is_storable(text: str) -> bool:
     """Return whether Parquet, DuckDB and JSON can store a text: it contains neither NUL nor lone surrogates."""
-    return "\x00" not in text and _SURROGATE.search(text) is None
+    return "\x00" not in text and (text.isascii() or _SURROGATE.search(text) is None)
 
 
 def escape(text: str) -> str:

@@ -4,6 +4,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 from corpora.errors import CorpusError, RowError
@@ -58,6 +59,11 @@ class Reader(ABC):
 
     def __init__(self, root: Root, columns: Columns, limits: Limits) -> None:
         self._root, self._columns, self._limits = root, columns, limits
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the corpus is in a remote store."""
+        return not isinstance(self._root, Path)
 
     @classmethod
     @abstractmethod

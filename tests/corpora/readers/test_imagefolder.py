@@ -165,8 +165,12 @@ def test_several_captions_decode_an_image_once(
     assert read_outcomes(root) == ["pair", "truncated_image"] * 3
     assert sorted(read_names) == ["a.png", "cut.png"]  # in any order, since threads read them
     read_names.clear()
-    monkeypatch.setattr(corpora.corpus, "_CACHED_INSPECTIONS", 1)
-    assert read_outcomes(root) == ["pair", "truncated_image"] * 3
+    monkeypatch.setattr(corpora.corpus, "_BATCH_ROWS", 1)
+    assert [isinstance(row, Pair) for row in open_corpus(root).pairs(readers=1)] == [True, False] * 3
+    assert len(read_names) == 2  # other batches find them in the cache
+    read_names.clear()
+    monkeypatch.setattr(corpora.corpus, "_CACHED_IMAGES", 1)
+    assert [isinstance(row, Pair) for row in open_corpus(root).pairs(readers=1)] == [True, False] * 3
     assert len(read_names) == 6  # the cache is limited
 
 

@@ -18,7 +18,6 @@ from tasks.alert import alert
 from tasks.attribute import calibrate
 from tasks.cluster import cluster
 from tasks.confirm import confirm
-from tasks.detect import detect
 from tasks.discover import discover
 from tasks.flag import flag
 from tasks.ingest import ingest
@@ -77,7 +76,8 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
     failures: list[str] = []
     with start_engine(config.run, run, corpus, models) as engine:
         with stage("ingest"):
-            shards = ingest(run, corpus, config.regions.columns, config.lake.shard_size, config.seed)
+            settings = config.regions.columns, config.lake.shard_size, config.seed, config.regions.detectors
+            shards = ingest(run, corpus, *settings)
         INGEST_ERRORS.set(run.read_manifest()["counts"]["errors"])
         if shards:
             plan = config.attribution_plan(run.read_manifest())
@@ -97,10 +97,7 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
     if gates.critical:
         run.finish("stopped", "; ".join([*gates.critical, *warnings]), stage_seconds=stage)
         return
-    warnings += gates.warnings
-    if config.regions.detectors:
-        with stage("detect"):
-            warnings += detect(run, corpus, config.regions.detectors)
+    warnings += [*gates.warnings, *run.read_manifest().get("detector_failures", [])]
     if config.discover.enabled:
         with stage("discover"):
             discover(run, corpus, model, config.discover, config.seed)

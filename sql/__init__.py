@@ -24,7 +24,16 @@ from sql.lake import (
     read_manifests,
     replace_rows,
 )
-from sql.queries import conform, describe_view, query_names, query_text, schema, text_digest, view_names
+from sql.queries import (
+    conform,
+    conform_columns,
+    describe_view,
+    query_names,
+    query_text,
+    schema,
+    text_digest,
+    view_names,
+)
 from sql.read import QueryError, read, read_table, rows, table
 from stores import LakeError
 
@@ -36,6 +45,7 @@ __all__ = [
     "QueryError",
     "audit_id",
     "conform",
+    "conform_columns",
     "connect",
     "describe_view",
     "is_complete",

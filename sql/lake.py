@@ -25,7 +25,17 @@ from sql.queries import query_names, query_text, schema
 from stores import LakeError, Root, ledger
 
 TABLES = (
-    *("pairs", "ingest_errors", "attributions", "regions", "stamps", "clusters", "phrases", "collocations"),
+    *(
+        "pairs",
+        "ingest_errors",
+        "attributions",
+        "detections",
+        "regions",
+        "stamps",
+        "clusters",
+        "phrases",
+        "collocations",
+    ),
     *("near_duplicates", "region_shares", "screenings", "findings"),
     *("confirmations", "self_audits", "alerts", "lives", "notifications", "validations"),
 )

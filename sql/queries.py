@@ -1,7 +1,7 @@
 """Access to the SQL files of this package (names, text, digests), and to the Arrow schemas of stored tables."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -63,3 +63,18 @@ def conform(table: str, records: Iterable[Mapping[str, Any]]) -> pa.Table:
         records: Rows as mappings from column name to value. Missing columns become NULL.
     """
     return pa.Table.from_pylist([dict(record) for record in records], schema=schema(table))
+
+
+def conform_columns(table: str, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
+    """Convert columns to an Arrow table with the schema of a stored table. For many rows it is faster than `conform`.
+
+    Args:
+        table: Name of the stored table.
+        columns: At least one column, by name. Missing columns become NULL.
+    """
+    rows = len(next(iter(columns.values())))
+    arrays = [
+        pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(rows, field.type)
+        for field in schema(table)
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema(table))

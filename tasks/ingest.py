@@ -1,8 +1,13 @@
 """Corpus -> pairs and ingest errors. Every sampled row of the corpus becomes a row of one of these tables."""
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,10 +19,13 @@ from corpora.perceptual_hash import group_near_duplicates, parse_hashes
 from tasks.errors import BadInputError
 from tasks.execution import TASK_OPTIONS
 from tasks.inputs import load_corpus
-from tasks.lake.run import Run
+from tasks.lake.run import Run, TableWriter
 from tasks.progress import track
-from tasks.records import Shard, parse_box
+from tasks.records import Shard, box_columns, parse_box
+from tasks.regions import Detections, Detector, load_detectors, run_detectors
 from tasks.settings import CorpusConfig
+
+_ROWS_PER_STEP: Final = 16  # of the progress bar, which takes longer than the other work on a row
 
 
 def _check_boxes(row: Pair | Rejected, columns: Mapping[str, str]) -> Pair | Rejected:
@@ -34,78 +42,158 @@ def _check_boxes(row: Pair | Rejected, columns: Mapping[str, str]) -> Pair | Rej
     return row
 
 
-def _pair_row(pair: Pair) -> dict[str, Any]:
-    columns = ("pair_id", "file_name", "caption", "image_sha256", "width", "height", "fingerprint")
-    return {key: getattr(pair, key) for key in columns} | {
-        "row_number": pair.row,
-        "container": pair.place.container,
-        "position": pair.place.position,
-        "attributes": list(pair.attributes.items()),
+_SAME_NAME = ("pair_id", "file_name", "caption", "image_sha256", "width", "height", "fingerprint")
+
+
+def _pair_columns(pairs: Sequence[Pair]) -> dict[str, list[Any]]:
+    """Return the columns of `pairs`."""
+    return {name: list(map(attrgetter(name), pairs)) for name in _SAME_NAME} | {
+        "row_number": [pair.row for pair in pairs],
+        "container": [pair.place.container for pair in pairs],
+        "position": [pair.place.position for pair in pairs],
+        "attributes": [list(pair.attributes.items()) for pair in pairs],
     }
 
 
-def _error_row(rejected: Rejected) -> dict[str, Any]:
-    return {key: getattr(rejected, key) for key in ("file_name", "caption", "detail")} | {
-        "row_number": rejected.row,
-        "stage": "ingest",
-        "reason": str(rejected.reason),
-        "attributes": list(rejected.attributes.items()),
+def _error_columns(errors: Sequence[Rejected]) -> dict[str, list[Any]]:
+    """Return the columns of `ingest_errors`."""
+    return {name: list(map(attrgetter(name), errors)) for name in ("file_name", "caption", "detail")} | {
+        "row_number": [error.row for error in errors],
+        "stage": ["ingest"] * len(errors),
+        "reason": [str(error.reason) for error in errors],
+        "attributes": [list(error.attributes.items()) for error in errors],
     }
+
+
+def _detection_rows(pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
+    """Yield rows of `detections` for pairs whose inspection is the result of detectors."""
+    for pair in pairs:
+        if isinstance(pair.inspection, Detections):
+            for region, boxes in pair.inspection.boxes.items():
+                for box in boxes:
+                    yield {"pair_id": pair.pair_id, "region": region, **box_columns(box)}
 
 
 @task(name="ingest", task_run_name="ingest", **TASK_OPTIONS)
-def ingest(run: Run, settings: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int) -> list[Shard]:
+def ingest(
+    run: Run,
+    settings: CorpusConfig,
+    columns: Mapping[str, str],
+    shard_size: int,
+    seed: int,
+    detectors: Sequence[str] = (),
+) -> list[Shard]:
     """Read the corpus into `pairs` (one row group per shard) and `ingest_errors`; a resumed run reuses its pairs.
 
-    `columns` has, by name of a region, the metadata column with its boxes. Returns the shards. Raises BadInputError if
-    the corpus as a whole cannot be read, or one of the columns has no value in any row.
+    `columns` has, by name of a region, the metadata column with its boxes. Each image is decoded once. The boxes that
+    `detectors` find in it are stored as `detections`. A pair on which a detector fails has no boxes of that detector.
+    The manifest lists the detectors that failed, because alerts on their regions must not count as resolved, and has a
+    sentence about each. Returns the shards. Raises BadInputError if the corpus as a whole cannot be read, one of the
+    columns has no value in any row, or a detector cannot be loaded.
     """
     if not run.fetch_files("pairs"):
         try:
-            _read_corpus(run, settings, columns, shard_size, seed)
+            _read_corpus(run, settings, columns, shard_size, seed, load_detectors(detectors))
         except CorpusError as error:
             raise BadInputError(str(error)) from error
     return [Shard(index, size) for index, size in enumerate(run.row_group_sizes("pairs"))]
 
 
-def _read_corpus(run: Run, settings: CorpusConfig, columns: Mapping[str, str], shard_size: int, seed: int) -> None:
+@dataclass
+class _Failures:
+    """How many pairs a detector failed on, and its first error."""
+
+    pairs: int
+    first: str
+
+
+@dataclass
+class _RowWriter:
+    """Writer of rows in groups of `shard_size`. `regions` has the column with its boxes by name of a region."""
+
+    pair_file: TableWriter
+    error_file: TableWriter
+    detection_file: TableWriter | None
+    regions: Mapping[str, str]
+    shard_size: int
+    pairs: list[Pair] = field(default_factory=list)
+    errors: list[Rejected] = field(default_factory=list)
+    columns: set[str] = field(default_factory=set)  # those with a value in any row
+    failures: dict[str, _Failures] = field(default_factory=dict)  # by name of the detector
+
+    def add(self, row: Pair | Rejected) -> Pair | Rejected:
+        """Store a row, and return it as it is stored."""
+        self.columns.update(row.attributes)
+        row = _check_boxes(row, self.regions)
+        if isinstance(row, Pair):
+            self.pairs.append(row)
+            if isinstance(row.inspection, Detections):
+                for name, error in row.inspection.errors.items():
+                    self.failures.setdefault(name, _Failures(0, f"{row.file_name}: {error}")).pairs += 1
+        else:
+            self.errors.append(row)
+        if self.shard_size in (len(self.pairs), len(self.errors)):
+            self.flush(self.shard_size)
+        return row
+
+    def flush(self, size: int = 1) -> None:
+        """Write the rows of a table of which there are at least `size`."""
+        if len(self.pairs) >= size:
+            self.pair_file.write_columns(_pair_columns(self.pairs))
+            if self.detection_file:
+                self.detection_file.write(_detection_rows(self.pairs))
+            self.pairs.clear()
+        if len(self.errors) >= size:
+            self.error_file.write_columns(_error_columns(self.errors))
+            self.errors.clear()
+
+
+def _read_corpus(
+    run: Run,
+    settings: CorpusConfig,
+    columns: Mapping[str, str],
+    shard_size: int,
+    seed: int,
+    detectors: Sequence[Detector],
+) -> None:
     corpus = load_corpus(settings)
     listed = corpus.count()  # independent of the reader, so that the accounting gate detects a row that it loses
-    pairs: list[dict[str, Any]] = []
-    errors: list[dict[str, Any]] = []
-    present: set[str] = set()
     sampling = settings.sampling(seed)
     sample = None if sampling is None else corpus.draw_sample(sampling)
     to_read = listed - (sample.skipped_rows if sample else 0)
+    rows = corpus.pairs(sample, inspect=partial(run_detectors, detectors) if detectors else None)
+    batches = track(iter(lambda: list(islice(rows, _ROWS_PER_STEP)), []), to_read, "reading the corpus", steps=len)
     with run.changes() as changes:
-        with changes.open_writer("pairs") as pair_file, changes.open_writer("ingest_errors", "ingest") as error_file:
-
-            def store_rows() -> Iterator[Pair | Rejected]:
-                for row_read in track(corpus.pairs(sample), to_read, "reading the corpus"):
-                    present.update(row_read.attributes)
-                    row = _check_boxes(row_read, columns)
-                    if isinstance(row, Pair):
-                        pairs.append(_pair_row(row))
-                    else:
-                        errors.append(_error_row(row))
-                    for file, rows in ((pair_file, pairs), (error_file, errors)):
-                        if len(rows) == shard_size:
-                            file.write(rows)
-                            rows.clear()
-                    yield row
-
-            corpus_digest = digest(store_rows())
-            pair_file.write(pairs)
-            error_file.write(errors)
-            missing = set(columns.values()) - present
+        with contextlib.ExitStack() as files:
+            writer = _RowWriter(
+                files.enter_context(changes.open_writer("pairs")),
+                files.enter_context(changes.open_writer("ingest_errors", "ingest")),
+                files.enter_context(changes.open_writer("detections")) if detectors else None,
+                columns,
+                shard_size,
+            )
+            corpus_digest = digest(map(writer.add, chain.from_iterable(batches)))
+            writer.flush()
+            missing = set(columns.values()) - writer.columns
             if missing:
                 raise BadInputError(
                     f"[regions.columns]: no row of the corpus has a value in {sorted(missing)}, "
-                    f"columns with values are {sorted(present)}; name one of those"
+                    f"columns with values are {sorted(writer.columns)}; name one of those"
                 )
         changes.write_table("near_duplicates", _near_duplicates(stores.fetch(run.path("pairs"))))
-        counts = {"corpus_rows": listed, "not_sampled": listed - to_read, "pairs": pair_file.rows}
-        changes.update(counts | {"errors": error_file.rows}, corpus_digest=corpus_digest)
+        pairs, errors = writer.pair_file.rows, writer.error_file.rows
+        counts = {"corpus_rows": listed, "not_sampled": listed - to_read, "pairs": pairs, "errors": errors}
+        changes.update(counts, corpus_digest=corpus_digest)
+        if detectors:
+            sentences = [_format_failures(name, failed, pairs) for name, failed in writer.failures.items()]
+            changes.update(failed_detectors=sorted(writer.failures), detector_failures=sentences)
+
+
+def _format_failures(name: str, failures: _Failures, pairs: int) -> str:
+    return (
+        f"detector {name} failed on {failures.pairs} of {pairs} pairs, so these pairs have no regions from this "
+        f"detector; first error: {failures.first}"
+    )
 
 
 def _near_duplicates(path: Path) -> Iterator[dict[str, Any]]:

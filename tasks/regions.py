@@ -4,8 +4,9 @@ A detector is a function of the entry point group `m2ib_audit.detectors`, enable
 the user's choice and runs with the rights of the audit; see docs/rules.md.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,23 @@ class Detector:
         name: name of the entry point, which prefixes the names of its regions.
         find: function of the image (read-only, RGB bytes, shape (height, width, 3)) and the caption, which returns
             lists of boxes, in shares of the image, by name of the region.
+        lock: held while `find` runs, which need not be safe in several threads.
     """
 
     name: str
     find: Callable[[NDArray[np.uint8], str], Mapping[str, Sequence[Box]]]
+    lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The boxes that detectors found in an image, by region, and the error of each detector that failed, by its name.
+
+    The boxes are in shares of the image.
+    """
+
+    boxes: Mapping[str, Sequence[Box]]
+    errors: Mapping[str, str]
 
 
 def _find_entry_point(name: str) -> EntryPoint:
@@ -159,3 +173,17 @@ def run_detector(detector: Detector, image: NDArray[np.uint8], caption: str) -> 
                 )
             regions[f"{detector.name}: {region}"] = merged
     return regions
+
+
+def run_detectors(detectors: Sequence[Detector], pixels: Image.Image, caption: str) -> Detections:
+    """Run detectors on an image and its caption. Threads may call this function at the same time."""
+    image = np.asarray(pixels)
+    boxes: dict[str, Sequence[Box]] = {}
+    errors: dict[str, str] = {}
+    for detector in detectors:
+        try:
+            with detector.lock:
+                boxes |= run_detector(detector, image, caption)
+        except Exception as error:  # noqa: BLE001  # a detector is code of another package
+            errors[detector.name] = f"{type(error).__name__}: {error}"
+    return Detections(boxes, errors)

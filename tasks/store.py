@@ -1,6 +1,6 @@
 """Finished shards -> lake: check that no pair is missing, compute the regions, and list the files in the manifest."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -40,11 +40,12 @@ def region_rows(
     masks: Mapping[str, Sequence[Box]],
     attributions: Sequence[dict[str, Any]],
     attributes: dict[str, dict[str, str]],
+    detections: Mapping[str, Sequence[tuple[str, Box]]],
 ) -> Iterator[dict[str, Any]]:
     """Yield rows of `regions`, whose boxes are relative to the part of an image that the model sees.
 
-    The configured boxes, and those of masks and columns, are relative to the original image. `attributions` are rows
-    with the view of each pair (what the model sees), and `attributes` has the corpus's attributes by pair id.
+    All given boxes are relative to the original image. `attributions` are rows with the view of each pair (what the
+    model sees), `attributes` has the corpus's attributes by pair id, and `detections` the regions of detectors.
     """
     everywhere = [("frame", "frame", box) for box in frame_boxes(regions.frame) if regions.frame]
     everywhere += [(name, "corner", box) for name, box in corner_boxes(regions.corner).items() if regions.corner]
@@ -57,6 +58,7 @@ def region_rows(
         for name, column in regions.columns.items():
             if value := attributes[row["pair_id"]].get(column):
                 boxes.append((name, "column", parse_box(value)))
+        boxes += [(name, "detected", box) for name, box in detections.get(row["pair_id"], ())]
         for name, kind, box in boxes:
             if (clipped := clip_to_view(box, view)) is not None:
                 yield {"pair_id": row["pair_id"], "region": name, "kind": kind, **box_columns(clipped)}
@@ -98,6 +100,9 @@ def store(run: Run, results: Sequence[ShardResult], regions: RegionsConfig, mask
     if regions.columns:
         pairs = run.iter_rows("pairs", ["pair_id", "attributes"])
         attributes = {row["pair_id"]: dict(row["attributes"]) for row in pairs}
+    detections: dict[str, list[tuple[str, Box]]] = defaultdict(list)
+    for row in run.iter_rows("detections"):
+        detections[row["pair_id"]].append((row["region"], (row["x0"], row["y0"], row["x1"], row["y1"])))
     record = run.read_manifest()
     counts = record["counts"]
     with run.changes() as changes:
@@ -110,7 +115,7 @@ def store(run: Run, results: Sequence[ShardResult], regions: RegionsConfig, mask
         changes.files |= files
         if stores.is_file(run.folder / CALIBRATION):
             changes.files[run.relative_path(CALIBRATION)] = None, None
-        changes.write_table("regions", region_rows(regions, masks, rows, attributes))
+        changes.write_table("regions", region_rows(regions, masks, rows, attributes, detections))
         total = sum(result.attributions for result in results)
         reused = [row["attributed_by"] for row in rows if row["attributed_by"]]
         if total and record.get("base_run"):

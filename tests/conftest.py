@@ -266,7 +266,8 @@ class Pipeline:
         from tasks.ingest import ingest
 
         config = self.config
-        return ingest.fn(self.run, config.corpus, config.regions.columns, config.lake.shard_size, config.seed)
+        settings = config.regions.columns, config.lake.shard_size, config.seed, config.regions.detectors
+        return ingest.fn(self.run, config.corpus, *settings)
 
     @property
     def plan(self):

@@ -13,7 +13,7 @@ process that runs the flow writes the manifest, never a task that is mapped over
 import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,8 +63,16 @@ class TableWriter:
         else:
             table = sql.conform(self.table, ({**record, "run_id": self.run_id} for record in rows))
             size = table.num_rows
-        if size != 0:
-            self.file.write_table(table, row_group_size=size)
+        self._append(table, size)
+
+    def write_columns(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Append columns without the run's id as one row group."""
+        rows = len(next(iter(columns.values())))
+        self._append(sql.conform_columns(self.table, {**columns, "run_id": [self.run_id] * rows}), rows)
+
+    def _append(self, table: pa.Table, row_group_size: int | None) -> None:
+        if row_group_size != 0:
+            self.file.write_table(table, row_group_size=row_group_size)
         self.rows += table.num_rows
 
 

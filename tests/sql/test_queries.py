@@ -99,6 +99,18 @@ def test_schemas_have_the_types_of_their_definition():
     assert sql.schema("pairs").field("attributes").type == pa.map_(pa.string(), pa.string())
 
 
+def test_conform_columns_equals_conform():
+    rows = [
+        {"pair_id": "p", "width": 3, "attributes": [("site", "a")]},
+        {"pair_id": None, "width": 4, "attributes": []},
+    ]
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    assert sql.conform_columns("pairs", columns).equals(sql.conform("pairs", rows), check_metadata=True)
+    assert sql.conform_columns("pairs", {"width": []}).equals(sql.conform("pairs", []))
+    with pytest.raises(pa.ArrowInvalid):
+        sql.conform_columns("pairs", {"width": ["wide"]})
+
+
 def test_conform_adds_missing_columns_and_rejects_other_types():
     table = sql.conform("pairs", [{"pair_id": "p", "width": 3, "attributes": [("site", "a")], "unknown": 1}])
     assert table.schema == sql.schema("pairs")

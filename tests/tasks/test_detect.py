@@ -1,16 +1,28 @@
 """Detectors of other packages are found by name, and their failures lose no pair."""
 
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import corpora.readers.imagefolder
 import sql
 from demo.corpus import generate
 from flows.begin import begin
-from tasks.detect import detect
 from tasks.errors import BadInputError
-from tasks.regions import GROUP, Detector, detector_versions, load_detectors, run_detector
+from tasks.records import ShardResult
+from tasks.regions import (
+    GROUP,
+    Detections,
+    Detector,
+    detector_versions,
+    load_detectors,
+    run_detector,
+    run_detectors,
+)
 
 DETECTOR_MODULE = """
 raise_at_import = {raise_at_import}
@@ -52,69 +64,117 @@ def small_corpus(tmp_path_factory):
 
 
 @pytest.fixture
-def attributed_pipeline(small_corpus, settings, tmp_path, begin_pipeline):
-    """Twelve pairs with maps, of whose images the model sees the left half."""
-    pipeline = begin_pipeline(settings(small_corpus, tmp_path / "lake"))
-    pipeline.ingest()
-    pairs = pipeline.run.read_row_group("pairs", 0)
-    view = {"view_x0": 0.0, "view_y0": 0.0, "view_x1": 0.5, "view_y1": 1.0}
-    pipeline.run.write_table("attributions", [{"pair_id": pair["pair_id"], **view} for pair in pairs])
-    pipeline.run.write_table("regions", [{"region": "frame", "kind": "frame", "x0": 0, "y0": 0, "x1": 1, "y1": 0.05}])
-    return pipeline
+def run_stages(small_corpus, settings, tmp_path, begin_pipeline):
+    """run_stages(*names): ingest with detectors and store; the model sees the left half, and of one pair has no map."""
+
+    def run(*names):
+        pipeline = begin_pipeline(settings(small_corpus, tmp_path / "lake", regions={"detectors": names}))
+        (shard,) = pipeline.ingest()
+        pairs = pipeline.run.read_row_group("pairs", 0)
+        view = {"view_x0": 0.0, "view_y0": 0.0, "view_x1": 0.5, "view_y1": 1.0}
+        error = {"pair_id": pairs[-1]["pair_id"], "stage": "attribute"}
+        with pipeline.run.open_writer("attributions", "shard") as file:
+            file.write({"pair_id": pair["pair_id"], **view} for pair in pairs[:-1])
+        with pipeline.run.open_writer("ingest_errors", "shard") as file:
+            file.write([error])
+        for _ in range(2):  # a repeated stage replaces its rows
+            pipeline.store([ShardResult(shard, "shard", len(pairs) - 1, 1, reused=False)])
+        return pipeline
+
+    return run
 
 
-def run_stage(pipeline, *names):
-    warnings = detect.fn(pipeline.run, pipeline.config.corpus, names)
+def read_boxes(pipeline, table):
     with pipeline.run.connect() as connection:
-        return warnings, sql.read(connection, "FROM regions WHERE kind = 'detected' ORDER BY ALL")
+        kind = "WHERE kind = 'detected'" if table == "regions" else ""
+        return sql.read(connection, f"SELECT pair_id, region, x0, y0, x1, y1 FROM {table} {kind} ORDER BY ALL")
 
 
-def test_detected_boxes_are_regions_of_their_pair(attributed_pipeline, install_detectors):
+def test_detected_boxes_are_regions_of_the_pairs_with_a_map(run_stages, install_detectors):
     install_detectors(halves="foreign_module:halves")
-    for _ in range(2):  # a repeated stage replaces its rows
-        warnings, rows = run_stage(attributed_pipeline, "halves")
-    assert warnings == []
-    assert {(row["region"], row["x0"], row["y0"], row["x1"], row["y1"]) for row in rows} == {
-        ("halves: left", 0, 0, 1, 1)  # without overlap, in shares of what the model sees
-    }
-    assert len({row["pair_id"] for row in rows}) == len(rows) == 12
-    with attributed_pipeline.run.connect() as connection:
-        assert len(sql.read(connection, "FROM regions")) == 13
+    pipeline = run_stages("halves")
+    detections, regions = (read_boxes(pipeline, table) for table in ("detections", "regions"))
+    for rows, expected, pairs in ((detections, (0, 0, 0.5, 1), 12), (regions, (0, 0, 1, 1), 11)):
+        # Without overlap, in shares of the image and of what the model sees.
+        assert {(row["region"], row["x0"], row["y0"], row["x1"], row["y1"]) for row in rows} == {
+            ("halves: left", *expected)
+        }
+        assert len({row["pair_id"] for row in rows}) == len(rows) == pairs
+    record = pipeline.run.read_manifest()
+    assert (record["failed_detectors"], record["detector_failures"]) == ([], [])
 
 
-def test_detector_that_fails_on_some_pairs_is_a_warning(attributed_pipeline, install_detectors):
+def test_detector_that_fails_on_some_pairs_is_a_warning(run_stages, install_detectors):
     install_detectors(some="foreign_module:some", halves="foreign_module:halves")
-    with attributed_pipeline.run.connect() as connection:
-        failing = sql.read(connection, "SELECT pair_id FROM pairs WHERE caption LIKE '%consolidation%'")
+    pipeline = run_stages("some", "halves")
+    with pipeline.run.connect() as connection:
+        failing = sql.read(connection, "SELECT pair_id, file_name FROM pairs WHERE caption LIKE '%consolidation%'")
     assert 0 < len(failing) < 12
-    (warning,), rows = run_stage(attributed_pipeline, "some", "halves")
+    record = pipeline.run.read_manifest()
+    assert record["failed_detectors"] == ["some"]
+    (warning,) = record["detector_failures"]
     assert warning.startswith(f"detector some failed on {len(failing)} of 12 pairs, so these pairs have no regions ")
-    assert "KeyError: 'caption'" in warning
-    regions = [row["region"] for row in rows]
+    assert warning.endswith(f"first error: {failing[0]['file_name']}: KeyError: 'caption'")
+    regions = [row["region"] for row in read_boxes(pipeline, "detections")]
     assert (regions.count("some: all"), regions.count("halves: left")) == (12 - len(failing), 12)
-    assert attributed_pipeline.run.read_manifest()["failed_detectors"] == ["some"]
 
 
-def test_detector_that_fails_on_all_pairs_has_no_regions_and_a_warning(attributed_pipeline, install_detectors):
+def test_detector_that_fails_on_all_pairs_has_no_regions_and_a_warning(run_stages, install_detectors):
     install_detectors(wrong="foreign_module:wrong")
-    (warning,), rows = run_stage(attributed_pipeline, "wrong")
+    pipeline = run_stages("wrong")
+    (warning,) = pipeline.run.read_manifest()["detector_failures"]
     assert warning.startswith("detector wrong failed on 12 of 12 pairs")
     assert "in shares of the image" in warning
-    assert rows == []
+    assert read_boxes(pipeline, "detections") == read_boxes(pipeline, "regions") == []
 
 
-def test_changed_image_has_no_region(attributed_pipeline, install_detectors, small_corpus, tmp_path):
+def test_a_resumed_run_has_the_detections_of_its_pairs(run_stages, install_detectors, monkeypatch):
     install_detectors(halves="foreign_module:halves")
-    name = attributed_pipeline.run.read_row_group("pairs", 0)[0]["file_name"]
-    before = (small_corpus / name).read_bytes()
-    try:
-        (small_corpus / name).write_bytes(
-            (small_corpus / attributed_pipeline.run.read_row_group("pairs", 0)[1]["file_name"]).read_bytes()
-        )
-        _, rows = run_stage(attributed_pipeline, "halves")
-    finally:
-        (small_corpus / name).write_bytes(before)
-    assert len(rows) == 11
+    pipeline = run_stages("halves")
+    before = pipeline.run.read_manifest()
+    monkeypatch.setattr("corpora.corpus.open_image", None)  # nothing is decoded again
+    pipeline.ingest()
+    assert pipeline.run.read_manifest() == before
+
+
+def test_detectors_need_no_further_fetch_of_an_image(
+    small_corpus, settings, tmp_path, begin_pipeline, install_detectors, monkeypatch
+):
+    install_detectors(halves="foreign_module:halves", some="foreign_module:some")
+    config = settings(small_corpus, tmp_path / "lake", regions={"detectors": ["halves", "some"]})
+    pipeline = begin_pipeline(config)
+    fetched = []
+    read_bytes = corpora.readers.imagefolder.read_bytes
+
+    def count(path, limits):
+        fetched.append(path.name)
+        return read_bytes(path, limits)
+
+    monkeypatch.setattr("corpora.readers.imagefolder.read_bytes", count)
+    (shard,) = pipeline.ingest()
+    assert len(set(fetched)) == len(fetched) == 12
+    results = [pipeline.attribute(shard)]
+    fetched.clear()
+    pipeline.store(results)
+    assert fetched == []
+    assert {row["region"] for row in read_boxes(pipeline, "regions")} == {"halves: left", "some: all"}
+
+
+def test_a_detector_is_never_called_by_two_threads_at_once():
+    active = []
+
+    def find(image, caption):
+        active.append(caption)
+        time.sleep(0.001)
+        assert active == [caption]
+        active.clear()
+        return {"all": [(0, 0, 1, 1)]}
+
+    detectors = [Detector("d", find)]
+    pixels = Image.new("RGB", (4, 4))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda number: run_detectors(detectors, pixels, str(number)), range(50)))
+    assert all(detections == Detections({"d: all": [(0, 0, 1, 1)]}, {}) for detections in found)
 
 
 def test_a_detector_has_the_version_of_its_distribution(install_detectors):

@@ -80,7 +80,9 @@ def make_view_row(pair_id, view=WHOLE):
 
 
 def test_frame_and_corners_are_the_same_for_all_pairs():
-    rows = list(region_rows(RegionsConfig(frame=0.05, corner=0.25), {}, [make_view_row("p"), make_view_row("q")], {}))
+    rows = list(
+        region_rows(RegionsConfig(frame=0.05, corner=0.25), {}, [make_view_row("p"), make_view_row("q")], {}, {})
+    )
     assert [(row["region"], row["kind"], row["pair_id"]) for row in rows] == [
         *[("frame", "frame", None)] * 4,
         *[(name, "corner", None) for name in corner_boxes(0.25)],
@@ -91,9 +93,9 @@ def test_frame_and_corners_are_the_same_for_all_pairs():
 
 
 def test_zero_omits_frame_or_corners():
-    assert {row["kind"] for row in region_rows(RegionsConfig(frame=0, corner=0.25), {}, [], {})} == {"corner"}
-    assert {row["kind"] for row in region_rows(RegionsConfig(frame=0.05, corner=0), {}, [], {})} == {"frame"}
-    assert list(region_rows(RegionsConfig(frame=0, corner=0), {}, [make_view_row("p")], {})) == []
+    assert {row["kind"] for row in region_rows(RegionsConfig(frame=0, corner=0.25), {}, [], {}, {})} == {"corner"}
+    assert {row["kind"] for row in region_rows(RegionsConfig(frame=0.05, corner=0), {}, [], {}, {})} == {"frame"}
+    assert list(region_rows(RegionsConfig(frame=0, corner=0), {}, [make_view_row("p")], {}, {})) == []
 
 
 def test_configured_boxes_are_converted_to_the_view_of_each_pair():
@@ -103,7 +105,7 @@ def test_configured_boxes_are_converted_to_the_view_of_each_pair():
     pairs = [make_view_row("p"), make_view_row("q", cropped), make_view_row("r", (0, 0.6, 1, 1))]
     rows = {
         (row["pair_id"], row["region"], row["kind"]): (row["x0"], row["y0"], row["x1"], row["y1"])
-        for row in region_rows(regions, {}, pairs, attributes)
+        for row in region_rows(regions, {}, pairs, attributes, {})
     }
     assert rows == {
         ("p", "ruler", "box"): (0.5, 0, 1, 0.5),

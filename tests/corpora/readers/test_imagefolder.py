@@ -1,7 +1,7 @@
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +15,7 @@ from PIL import Image
 
 import corpora.corpus
 import corpora.readers.imagefolder
-from corpora import CorpusError, Limits, Pair, Place, Reason, Rejected, decode, digest, open_corpus
+from corpora import CorpusError, Limits, Pair, Place, Reason, Rejected, RowError, decode, digest, open_corpus
 from corpora.perceptual_hash import perceptual_hash
 from corpora.readers.imagefolder import resolve_inside
 
@@ -172,6 +172,38 @@ def test_several_captions_decode_an_image_once(
     monkeypatch.setattr(corpora.corpus, "_CACHED_IMAGES", 1)
     assert [isinstance(row, Pair) for row in open_corpus(root).pairs(readers=1)] == [True, False] * 3
     assert len(read_names) == 6  # the cache is limited
+
+
+def test_pixels_are_inspected_with_each_caption_while_the_image_is_read_once(
+    write_corpus: WriteCorpus, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_names: list[str] = []
+    original = corpora.readers.imagefolder.read_bytes
+
+    def spy(path: Path, limits: Limits) -> object:
+        read_names.append(path.name)
+        return original(path, limits)
+
+    monkeypatch.setattr(corpora.readers.imagefolder, "read_bytes", spy)
+    monkeypatch.setattr(corpora.corpus, "_BATCH_ROWS", 2)  # captions of one image stay in one batch
+    names = ("a.png", "cut.png", "b.png", "no.png")
+    table = [{"file_name": name, "text": text} for name in names for text in (" x ", "y", "z", "y")]
+    images = {"a.png": picture(), "b.png": picture(size=(5, 4)), "cut.png": picture()[:-30]}
+    corpus = open_corpus(write_corpus(table, images))
+    rows = list(corpus.pairs(inspect=lambda pixels, caption: (pixels.mode, pixels.size, caption)))
+    assert [row.inspection for row in rows if isinstance(row, Pair)] == [
+        ("RGB", size, caption) for size in ((8, 6), (5, 4)) for caption in "xyz"
+    ]
+    assert sorted(read_names) == ["a.png", "b.png", "cut.png", "no.png"]
+    assert [row if isinstance(row, Rejected) else replace(row, inspection=None) for row in rows] == [*corpus.pairs()]
+
+
+def test_an_error_of_the_inspection_rejects_no_row(write_corpus: WriteCorpus) -> None:
+    def fail(pixels: object, caption: str) -> object:
+        raise RowError(Reason.CORRUPT_IMAGE, "not of the image")
+
+    with pytest.raises(RowError, match="not of the image"):
+        list(open_corpus(write_corpus([{"file_name": "a.png", "text": "x"}])).pairs(inspect=fail))
 
 
 def test_error_of_a_duplicate_names_its_first_row(write_corpus: WriteCorpus, picture: Picture) -> None:
@@ -363,7 +395,8 @@ def test_closing_the_iterator_waits_for_no_more_images(
         return original(data, limits)
 
     monkeypatch.setattr(corpora.corpus, "open_image", spy)
-    pairs = read_folder(root)
+    pairs = open_corpus(root).pairs(readers=1)
+    assert isinstance(pairs, Generator)
     assert [next(pairs).row for _ in range(3)] == [0, 1, 2]  # in order, whichever image is read first
     pairs.close()
     assert 3 <= len(opened) < 60

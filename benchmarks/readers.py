@@ -6,6 +6,10 @@ RGB pixels, with the same library and without a copy of the pixels. Both read fr
 one process. `decoder_share` is the ratio of pairs per second, `processor_share` that of pairs per second of processor
 time, which is more reliable on a machine with other work.
 
+`ms_per_pair` is the processor time of a further pair in ingest, from the listing to the stored row of `pairs`.
+`locked_ms_per_pair` is the same for images of 16 x 16 pixels, where hardly any time is spent without the interpreter's
+lock. It is an upper bound of the time under the lock, because it includes system calls.
+
 Memory is the peak of a process that ingests pairs of tiny images from tars, for a small and a large number of pairs.
 There are a hundred different images and one caption per pair.
 
@@ -90,6 +94,18 @@ def measure_decoder_shares(pairs: Sequence[SourcePair], folder: Path) -> dict[st
         formats[name] = {"decoder_share": round(share, 3), "processor_share": round(processor, 3)}
         print(f"{name:<14} {share:.2f} of the bare decoder's rate, {processor:.2f} by processor time", flush=True)
     return formats
+
+
+def measure_ingest(pairs: Sequence[SourcePair], folder: Path) -> dict[str, float]:
+    """Return the milliseconds of processor time that a further pair takes in ingest, by format."""
+    few = pairs[: len(pairs) // 5]
+    milliseconds = {}
+    for name, write in WRITERS.items():
+        works = [partial(_ingest, write(part, folder / f"{name}-{len(part)}"), len(part)) for part in (pairs, few)]
+        seconds = np.median([[_measure(work)[1] for work in works] for _ in range(ROUNDS)], axis=0)
+        milliseconds[name] = round(1000 * float(seconds[0] - seconds[1]) / (len(pairs) - len(few)), 3)
+        print(f"{name:<14} {milliseconds[name]:.3f} ms of processor time per pair", flush=True)
+    return milliseconds
 
 
 def _generate_tiny_pairs(count: int) -> Iterator[SourcePair]:
@@ -180,6 +196,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure readers, memory and the demo's stages; print the results and a last line of JSON."""
     parser = create_parser("readers", __doc__)
     parser.add_argument("--pairs", type=int, default=300, help="pairs for the speed of readers (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=int, default=SIZE, help="pixels of the side of their images (default: %(default)s)"
+    )
     parser.add_argument("--growth", type=int, nargs=2, default=GROWTH, help="pairs for memory (default: %(default)s)")
     parser.add_argument("--demo-pairs", type=int, default=512, help="pairs of the demo (default: %(default)s)")
     parser.add_argument("--ingest", type=Path, help=argparse.SUPPRESS)
@@ -190,13 +209,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(read_peak_memory())
         return
     with tempfile.TemporaryDirectory() as scratch:
-        shares = measure_decoder_shares(generate_source_pairs(options.pairs, SIZE), Path(scratch))
+        pairs = generate_source_pairs(options.pairs, options.size)
+        formats = measure_decoder_shares(pairs, Path(scratch))
+        ingest_times = measure_ingest(pairs, Path(scratch) / "ingest")
+        print("images of 16 x 16 pixels:")
+        locked_times = measure_ingest(generate_source_pairs(3 * options.pairs, 16), Path(scratch) / "tiny")
+        for name, shares in formats.items():
+            shares |= {"ms_per_pair": ingest_times[name], "locked_ms_per_pair": locked_times[name]}
         few, many = (measure_ingest_peak(count, Path(scratch) / "growth") for count in options.growth)
         stages = time_demo_stages(Path(scratch) / "demo", options.demo_pairs)
     bytes_per_pair = (many - few) / (options.growth[1] - options.growth[0])
     waited = stages.pop("waited")
     figures = {
-        "formats": shares,
+        "formats": formats,
         "peak_memory_growth": round(many / few, 3),
         "bytes_per_pair": round(bytes_per_pair, 1),
         "attribution_wait_share": round(waited / stages["attribute"], 4),

@@ -18,6 +18,14 @@ def test_each_format_is_compared_with_the_bare_decoder(tmp_path, monkeypatch, ca
     assert len(capsys.readouterr().out.splitlines()) == len(WRITERS)
 
 
+def test_ingest_of_a_further_pair_is_measured_without_what_each_run_takes(tmp_path, monkeypatch):
+    seconds = iter([[0.0, 9.0], [0.0, 5.0]] * len(WRITERS))
+    monkeypatch.setattr(readers, "ROUNDS", 1)
+    monkeypatch.setattr(readers, "_measure", lambda work: work() or next(seconds))
+    times = readers.measure_ingest(generate_source_pairs(10, 16), tmp_path)
+    assert times == dict.fromkeys(WRITERS, 500.0)  # (9 - 5) s for 8 further pairs
+
+
 def test_the_bare_decoder_decodes_whole_images(tmp_path):
     (tmp_path / "whole.jpeg").write_bytes(generate_source_pairs(1, 64)[0].data)
     (tmp_path / "cut.jpeg").write_bytes(generate_source_pairs(1, 64)[0].data[:-200])

@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from scipy.fft import next_fast_len
+from numpy.typing import NDArray
+from scipy.fft import ifft, irfft, next_fast_len, rfft2
 from torch import Tensor
 
 from m2ib.analysis.masks import Box
@@ -19,6 +21,7 @@ EXPLAINED = 0.75  # share (of strokes, energy or images) that counts as nearly a
 WATERMARK_AREA = 0.5  # minimum area of a watermark, as a share of the image
 CACHED = 2**17  # complex numbers in an inverse transform; more do not fit into the cache of a processor core
 
+Spectrum = NDArray[np.complex64]
 Placement = tuple[int, int, int]
 """Index of an image, and row and column of a window's upper left pixel in this image."""
 
@@ -84,12 +87,14 @@ class Overlay:
 class ImageSpectra:
     """Whitened images (see `Whitener`) and their Fourier transforms, which are computed once for all templates.
 
+    They are NumPy arrays: PyTorch would start its threads for each of many small operations.
+
     Images are padded with zeros by half of the largest template before the transform.
     """
 
     white: Images
-    spectrum: Tensor
-    energy: Tensor  # Fourier transform of the squared images, summed over channels
+    spectrum: Spectrum
+    energy: Spectrum  # Fourier transform of the squared images, summed over channels
     size: tuple[int, int]  # height and width of the padded images
 
     @classmethod
@@ -98,8 +103,8 @@ class ImageSpectra:
         largest = (math.ceil(max(sides) * scale) for sides in zip(*extents, strict=True))
         padded = (max(n + most // 2, most) for n, most in zip(white.shape[-2:], largest, strict=True))
         h, w = (next_fast_len(size, real=True) for size in padded)
-        energy = torch.fft.rfft2(white.square().sum(1, keepdim=True), s=(h, w))
-        return cls(white, torch.fft.rfft2(white, s=(h, w)), energy, (h, w))
+        energy = rfft2(white.square().sum(1, keepdim=True).numpy(), s=(h, w))
+        return cls(white, rfft2(white.numpy(), s=(h, w)), energy, (h, w))
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -107,19 +112,20 @@ class ImageSpectra:
         return self.white.shape[-2], self.white.shape[-1]
 
 
-def multiply_spectra(one: Tensor, other: Tensor, width: int, span: tuple[int, int]) -> Tensor:
+def multiply_spectra(one: Spectrum, other: Spectrum, width: int, span: tuple[int, int]) -> NDArray[np.float32]:
     """Multiply spectra from `rfft2`, sum over channels, and transform back.
 
     The result is the first rows and columns (`span`) of images with `width` columns.
     """
     product = one[..., 0, :, :] * other[..., 0, :, :]
     for channel in range(1, one.shape[-3]):
-        product.addcmul_(one[..., channel, :, :], other[..., channel, :, :])
-    rows = torch.fft.ifft(product, dim=-2)[..., : span[0], :]  # `irfft2` would transform all rows
-    return torch.fft.irfft(rows, n=width)[..., : span[1]]
+        product += one[..., channel, :, :] * other[..., channel, :, :]
+    rows = ifft(product, axis=-2, overwrite_x=True)[..., : span[0], :]  # `irfft2` would transform all rows
+    found: NDArray[np.float32] = irfft(rows, n=width)[..., : span[1]]
+    return found
 
 
-def correlate(images: ImageSpectra, template: Tensor, mask: Tensor) -> Iterator[Tensor]:
+def correlate(images: ImageSpectra, template: Tensor, mask: Tensor) -> Iterator[NDArray[np.float32]]:
     """Correlate the strokes of a template (its pixels inside the mask) with all places of each image.
 
     Yields:
@@ -130,22 +136,23 @@ def correlate(images: ImageSpectra, template: Tensor, mask: Tensor) -> Iterator[
     top, left = th // 2, tw // 2
     span = (h + 2 * top - th + 1, w + 2 * left - tw + 1)
 
-    def transform(pixels: Tensor) -> Tensor:
+    def transform(pixels: Tensor) -> Spectrum:
         padded = F.pad(pixels, (0, size[1] - tw, 0, size[0] - th))
-        return torch.fft.rfft2(padded.roll((-top, -left), (-2, -1))).conj().resolve_conj()
+        return np.conj(rfft2(padded.roll((-top, -left), (-2, -1)).numpy()))
 
     strokes = template * mask
     strokes_spectrum, mask_spectrum = transform(strokes), transform(mask[None].to(strokes.dtype))
     # Energy of the strokes inside the image, for each place.
-    inside = torch.fft.rfft2(strokes.new_ones(1, h, w), s=size)
+    inside = rfft2(np.ones((1, h, w), np.float32), s=size)
     own = multiply_spectra(inside, transform(strokes.square().sum(0, keepdim=True)), size[1], span)
-    own = torch.where(own > strokes.square().sum() / 2, own, torch.inf)
-    step = max(1, CACHED // images.energy[0].numel())
+    own[own <= float(strokes.square().sum()) / 2] = np.inf
+    step = max(1, CACHED // images.energy[0].size)
     for start in range(0, len(images.white), step):
         batch = slice(start, start + step)
-        product = multiply_spectra(images.spectrum[batch], strokes_spectrum, size[1], span)
+        scores = multiply_spectra(images.spectrum[batch], strokes_spectrum, size[1], span)
         energy = multiply_spectra(images.energy[batch], mask_spectrum, size[1], span)
-        yield energy.clamp_(min=MIN_CONTRAST**2 * own).mul_(own).rsqrt_().mul_(product)
+        scores /= np.sqrt(own * np.maximum(energy, MIN_CONTRAST**2 * own))
+        yield scores
 
 
 def find_best_matches(images: ImageSpectra, template: Tensor, mask: Tensor) -> list[tuple[float, int, int]]:
@@ -155,8 +162,8 @@ def find_best_matches(images: ImageSpectra, template: Tensor, mask: Tensor) -> l
     """
     best = []
     for scores in correlate(images, template, mask):
-        values, places = scores.flatten(1).max(1)
-        for score, place in zip(values.tolist(), places.tolist(), strict=True):
+        flat = scores.reshape(len(scores), -1)
+        for score, place in zip(flat.max(1).tolist(), flat.argmax(1).tolist(), strict=True):
             y, x = divmod(place, scores.shape[2])
             best.append((score, y - mask.shape[0] // 2, x - mask.shape[1] // 2))
     return best
@@ -189,7 +196,7 @@ def find_occurrences(images: ImageSpectra, overlays: Sequence[Overlay]) -> list[
     found: list[list[list[Occurrence]]] = [[] for _ in overlays]
     for number in sorted(range(len(overlays)), key=lambda number: -overlays[number].energy):
         overlay = overlays[number]
-        scores = (one for batch in correlate(images, overlay.template, overlay.mask) for one in batch)
+        scores = (torch.from_numpy(one) for batch in correlate(images, overlay.template, overlay.mask) for one in batch)
         found[number] = [_select_peaks(one, overlay, pixels) for one, pixels in zip(scores, used, strict=True)]
     return found
 

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from scipy.fft import rfft2
 from torch import Tensor
 
 from m2ib.analysis.overlays.matching import CACHED, MIN_CONTRAST, SCALES, Placement, cut_window, multiply_spectra
@@ -160,16 +162,17 @@ def _correlate(cores: Tensor, surroundings: Tensor) -> tuple[Tensor, Tensor]:
     for size in ((size_y, 1), (1, size_x)):
         energy = F.avg_pool2d(energy, size, 1) * max(size)
     norm = cores.square().sum((1, 2, 3))[:, None, None, None]
-    scale, most = energy[:, 0].rsqrt(), (MIN_CONTRAST**2 * norm).rsqrt()
-    spectrum = torch.fft.rfft2(surroundings)
-    conjugate = torch.fft.rfft2(cores / norm.sqrt(), s=(side_y, side_x)).conj().resolve_conj()
+    scale, most = energy[:, 0].rsqrt().numpy(), (MIN_CONTRAST**2 * norm).rsqrt().numpy()
+    spectrum = rfft2(surroundings.numpy())
+    conjugate = np.conj(rfft2((cores / norm.sqrt()).numpy(), s=(side_y, side_x)))
     best = cores.new_empty(len(cores), len(surroundings))
     shift = best.new_empty(best.shape, dtype=torch.long)
-    step = max(1, CACHED // spectrum[:, 0].numel())
+    step = max(1, CACHED // spectrum[:, 0].size)
     for start in range(0, len(cores), step):
         batch = slice(start, start + step)
         found = multiply_spectra(conjugate[batch, None], spectrum, side_x, (span_y, span_x))
-        best[batch], shift[batch] = (found * torch.minimum(scale, most[batch])).flatten(2).max(-1)
+        scores = (found * np.minimum(scale, most[batch])).reshape(*found.shape[:2], -1)
+        best[batch], shift[batch] = torch.from_numpy(scores.max(-1)), torch.from_numpy(scores.argmax(-1))
     return best, shift
 
 

@@ -34,22 +34,23 @@ def start_server(temporary: bool = True) -> Iterator[None]:
     """
     gc.disable()
     try:
-        process = _start() if temporary else None
+        started = temporary and _start()
         yield
         gc.freeze()
     finally:
         gc.enable()
-    if process is not None:
-        _wait_until_ready(process)
+    if started:
+        _wait_until_ready()
 
 
-def _start() -> "subprocess.Popen[bytes] | None":
+def _start() -> bool:
+    """Start the server unless the user's settings name one. Return whether it was started."""
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
     if settings.api.url is not None or not settings.server.ephemeral.enabled:
-        return None
+        return False
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port, descriptor = listener.getsockname()[1], listener.fileno()
         # Run as a file and with -P, because the working directory may contain modules of the same names.
@@ -60,10 +61,10 @@ def _start() -> "subprocess.Popen[bytes] | None":
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_UI_URL"] = ""  # it serves no user interface that a log could refer to
     refresh_global_settings_context()
-    return process
+    return True
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]") -> None:
+def _wait_until_ready() -> None:
     import httpx
     from prefect.settings import get_current_settings
 
@@ -77,8 +78,8 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]") -> None:
         ).raise_for_status()
     except httpx.HTTPError as error:
         raise AuditError(
-            f"Prefect's temporary server did not start ({error or type(error).__name__}, exit code {process.poll()}), "
-            "expected an answer; see its messages above, or start a server and set PREFECT_API_URL to its address"
+            f"Prefect's temporary server did not start ({type(error).__name__}: {error}); see its messages above, or "
+            "start a server of your own and set PREFECT_API_URL to its address"
         ) from error
 
 
@@ -109,7 +110,7 @@ def _serve(descriptor: int) -> None:
     gc.enable()
 
     def stop_with_command() -> None:
-        sys.stdin.buffer.read()
+        os.read(sys.stdin.fileno(), 1)  # nothing is ever written, so this returns at the end of the file
         server.should_exit = True
 
     threading.Thread(target=stop_with_command, daemon=True).start()

@@ -44,6 +44,19 @@ def test_server_is_started_before_the_model_library_is_imported(environment, pha
     assert process.stderr.splitlines()[-1] == "m2ib-audit: interrupted"
 
 
+@pytest.mark.slow
+def test_server_that_cannot_start_is_reported(environment, tmp_path):
+    code = "from flows.commands.output import exit_on_error\nfrom flows.server import start_server\n"
+    process = subprocess.run(
+        [sys.executable, "-c", f"{code}with exit_on_error(), start_server(): pass"], cwd=tmp_path, capture_output=True,
+        env=environment | {"PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:////nowhere/prefect.db"},
+        text=True, check=False,
+    )  # fmt: skip
+    assert "m2ib-audit: Prefect's temporary server did not start (" in process.stderr
+    assert "unable to open database file" in process.stderr
+    assert "Fatal Python error" not in process.stderr
+
+
 @pytest.mark.parametrize(
     ("settings", "temporary"),
     [

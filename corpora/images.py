@@ -156,7 +156,7 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             # Only the header has been read so far; no pixel has been decoded.
             check_shape(image.size, limits)
-            if image.mode not in _MODES | _WIDE_MODES:
+            if image.mode not in _MODES and image.mode not in _WIDE_MODES:
                 raise ImageError(  # noqa: TRY301  # not translated below
                     Reason.UNSUPPORTED_PIXELS,
                     f"The {image.format} has pixels of mode {image.mode!r} (expected gray or color). Save it as RGB.",

@@ -70,7 +70,8 @@ class FolderReader(Reader):
                 f"The value of column {self._columns.image!r} in {row.location} is of type {type(name).__name__} "
                 "(expected text). Correct it.",
             )
-        resolve_inside(self._real, name)
+        if not _is_plain(self._real, name):
+            resolve_inside(self._real, name)
         return Place(name)
 
     def image(self, place: Place) -> bytes:
@@ -91,11 +92,11 @@ def resolve_inside(root: Root, file_name: str) -> Root:
         RowError: The name is invalid (see `check_name`), or a link leads out of the corpus (reason
             `path_outside_corpus`).
     """
+    if isinstance(root, Path) and _is_plain(root, file_name):
+        return root / file_name
     check_name(file_name)
     if not isinstance(root, Path):
         return roots.join(root, PurePosixPath(file_name))
-    if _ORDINARY.fullmatch(file_name) and not _has_link(root, file_name):
-        return root / file_name
     real = Path(os.path.realpath(root / PurePosixPath(file_name)))
     if not real.is_relative_to(root):
         raise RowError(
@@ -103,6 +104,11 @@ def resolve_inside(root: Root, file_name: str) -> Root:
             f"The path {file_name[:200]!a} is a link out of the corpus ({_INSIDE}). Correct it.",
         )
     return real
+
+
+def _is_plain(root: Root, file_name: str) -> bool:
+    """Return whether a name is ordinary, so that `check_name` accepts it, and no part of a local path is a link."""
+    return bool(_ORDINARY.fullmatch(file_name)) and not (isinstance(root, Path) and _has_link(root, file_name))
 
 
 def _has_link(root: Path, file_name: str) -> bool:

@@ -191,12 +191,13 @@ class TableReader(Reader):
         for index in range(batch.num_rows):
             cells = extra | {key: column[index] for key, column in others.items()}
             row = metadata.row_of(f"{name} row {start + index + 1}", cells, columns)
+            place, data = _place(name, start + index), None
             try:
-                row = replace(row, data=images.read(index, self._limits))
+                data = images.read(index, self._limits)
             except RowError as error:
                 if not row.problem:
                     row = replace(row, problem=error.detail, reason=error.reason)
-            yield replace(row, place=_place(name, start + index))
+            yield replace(row, place=place, data=data)
 
     def _cursor(self, name: str, position: int) -> Cursor:
         """Return a cursor over the image column of a table file, a cached one if it can read the row efficiently."""

@@ -5,6 +5,7 @@ limit on their size, so that a member can be read at its offset without reading 
 """
 
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,13 @@ _KINDS = {
     tarfile.DIRTYPE: "a directory",
     tarfile.GNUTYPE_SPARSE: "a sparse file",
 }
+# A regular file as tarfile and GNU tar write it: name, size and checksum.
+_REGULAR = re.compile(
+    rb"([^\0]+)\0*(?<=^.{100})(?:[0-7]{7}\0){3}([0-7]{11})\0[0-7]{11}\0([0-7]{6})\0 0\0{100}ustar(?:\00000|  \0)"
+    rb"[ -\x7f\0]{64}(?:[0-7]{7}\0|\0{8}){2}\0{167}",
+    re.DOTALL,
+)
+_CHECKSUM = slice(148, 156)
 _COMPRESSED = (
     (b"\x1f\x8b", "gzip"),
     (b"BZh", "bzip2"),
@@ -149,12 +157,27 @@ def _read_header(file: IO[bytes], at: int, end: int) -> tarfile.TarInfo | None:
         raise DamagedTarError(at, "was cut short: it has no end mark (two blocks of zeros)")
     if len(block) == _BLOCK and not any(block):
         return None
+    if header := _parse_regular(block):
+        return header
     try:
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         raise DamagedTarError(at, _describe_block(block, at)) from error
     if header.size < 0:
         raise DamagedTarError(at, f"has a member of {header.size} bytes")
+    return header
+
+
+def _parse_regular(block: bytes) -> tarfile.TarInfo | None:
+    """Parse the header of a regular file if it is written as usual. For any other block, the result is None.
+
+    For such a header, `tarfile` finds the same name, size and type in three times the time.
+    """
+    found = _REGULAR.fullmatch(block)
+    if found is None or sum(block) - sum(block[_CHECKSUM]) + 8 * ord(" ") != int(found[3], 8):
+        return None
+    header = tarfile.TarInfo(found[1].decode("utf-8", "surrogateescape"))
+    header.size = int(found[2], 8)
     return header
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import corpora.readers.metadata
 import corpora.readers.patterns
 from corpora import CorpusError, ImageError, Limits, Pair, Place, Reason, Rejected, RowError, open_corpus
+from corpora.readers.tar_headers import _parse_regular
 
 Picture = Callable[..., bytes]
 WriteCorpus = Callable[..., Path]
@@ -395,3 +396,29 @@ def test_mutated_tars_are_accounted_for(
         assert all(isinstance(row, Pair) or row.detail for row in read(path))
     except (CorpusError, RowError):
         assert open_corpus(path, "webdataset").count() == 0
+
+
+@given(
+    st.sampled_from(["a.jpg", "x/é.png", "n" * 100, "folder/", "a" * 90 + "/" + "b" * 60]),
+    st.sampled_from([0, 81_234, 8**11 - 1]),
+    st.sampled_from([tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE]),
+    st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT]),
+    st.lists(st.tuples(st.integers(0, 511), st.sampled_from(b"\0 07/8\x80\xff")), max_size=3),
+    st.booleans(),
+)
+def test_a_header_is_parsed_as_tarfile_does(
+    name: str, size: int, kind: bytes, fmt: int, changes: list[tuple[int, int]], signed: bool
+) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    block = bytearray(member.tobuf(fmt)[-512:])
+    for at, value in changes:
+        block[at] = value
+    if signed:  # with the checksum of the changed header
+        block[148:156] = b"%06o\0 " % (sum(block) - sum(block[148:156]) + 256)
+    parsed = _parse_regular(bytes(block))
+    if not changes and kind == tarfile.REGTYPE and len(name) <= 100:
+        assert parsed is not None
+    if parsed is not None:
+        expected = tarfile.TarInfo.frombuf(bytes(block), "utf-8", "surrogateescape")
+        assert (parsed.name, parsed.size, parsed.type) == (expected.name, expected.size, expected.type)
